@@ -1,0 +1,1 @@
+"""Postgres: tables, sessions, the job ledger, scenes, vectors, search. Imports shared/ only."""

@@ -1,0 +1,124 @@
+"""Sessions on Postgres: one small pool per process, never shared across a fork."""
+
+from __future__ import annotations
+
+import os
+import random
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import TypeVar
+
+import psycopg
+from sqlalchemy import Engine, create_engine
+from sqlalchemy.exc import DBAPIError, InterfaceError, OperationalError
+from sqlalchemy.orm import Session
+from sqlalchemy.pool import NullPool
+
+from shared.errors import DatabaseUnavailable
+from shared.settings import get_settings, hide_password
+
+T = TypeVar("T")
+
+#: (pid, engine): a forked child must not use its parent's sockets.
+_engine: tuple[int, Engine] | None = None
+
+_CONFLICTS = (psycopg.errors.DeadlockDetected, psycopg.errors.SerializationFailure, psycopg.errors.LockNotAvailable)
+_MAX_CONFLICTS = 10
+
+
+def make_engine(url: str, *, pooled: bool = True) -> Engine:
+    """An engine that notices a dead server within seconds."""
+    arguments = {
+        "connect_timeout": 5,
+        "keepalives_idle": 10,
+        "keepalives_interval": 5,
+        "keepalives_count": 3,
+        "application_name": "scenefleet",
+    }
+    if not pooled:
+        return create_engine(url, poolclass=NullPool, connect_args=arguments)
+    return create_engine(url, pool_size=2, max_overflow=3, pool_pre_ping=True, connect_args=arguments)
+
+
+def get_engine() -> Engine:
+    """This process's engine, made at first use (again after a fork)."""
+    global _engine
+    if _engine is None or _engine[0] != os.getpid():
+        if _engine is not None:
+            _engine[1].dispose(close=False)
+        _engine = (os.getpid(), make_engine(get_settings().database_url))
+    return _engine[1]
+
+
+def set_engine(engine: Engine | None) -> None:
+    """Use this engine in this process (tests, embedded servers)."""
+    global _engine
+    _engine = None if engine is None else (os.getpid(), engine)
+
+
+def is_outage(error: BaseException) -> bool:
+    """Whether Postgres is away, as opposed to refusing what we asked."""
+    if isinstance(error, DBAPIError) and error.connection_invalidated:
+        return True
+    if not isinstance(error, (OperationalError, InterfaceError)):
+        return False
+    cause = error.orig
+    if isinstance(cause, _CONFLICTS):
+        return False
+    state = getattr(cause, "sqlstate", None)
+    # 08 connection, 53 resources (disk full, connections), 57 shutdown in progress; None: never reached a server.
+    return state is None or state[:2] in ("08", "53", "57", "58")
+
+
+@contextmanager
+def outages() -> Iterator[None]:
+    """Turn a driver's loss of the server into ``DatabaseUnavailable``."""
+    try:
+        yield
+    except DBAPIError as error:
+        if is_outage(error):
+            first = str(error.orig).strip().split("\n")[0]
+            url = hide_password(get_settings().postgres_url)
+            raise DatabaseUnavailable(f"Postgres at {url} does not answer ({first}): is it running?") from error
+        raise
+
+
+@contextmanager
+def reading() -> Iterator[Session]:
+    """A read-only use of the database.
+
+    Raises:
+        DatabaseUnavailable: Postgres is away.
+    """
+    with outages(), Session(get_engine(), expire_on_commit=False) as session:
+        yield session
+
+
+def transact(work: Callable[[Session], T]) -> T:
+    """Run ``work`` in one READ COMMITTED transaction; again if it lost a deadlock or a serialisation race.
+
+    ``work`` must be repeatable: it may run several times, only the last run is committed.
+
+    Raises:
+        DatabaseUnavailable: Postgres is away. Whether the commit arrived is then unknown, so callers are idempotent.
+    """
+    for attempt in range(1, _MAX_CONFLICTS + 1):
+        try:
+            with outages(), Session(get_engine(), expire_on_commit=False) as session, session.begin():
+                return work(session)
+        except DBAPIError as error:
+            if not isinstance(error.orig, _CONFLICTS) or attempt == _MAX_CONFLICTS:
+                raise
+            time.sleep(random.uniform(0, 0.02 * 2**attempt))
+    raise AssertionError("unreachable")
+
+
+def check_database() -> None:
+    """One round trip.
+
+    Raises:
+        DatabaseUnavailable: Postgres is away.
+    """
+    with reading() as session:
+        session.connection().exec_driver_sql("SELECT 1")

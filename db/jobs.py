@@ -1,0 +1,339 @@
+"""The ledger: claim, lease, finish, fail, expire. A job is done once, whatever dies.
+
+Lock order is always the video's row first, then jobs. A claim and a beat touch one job's row and nothing else.
+Times are ``clock_timestamp()`` of Postgres; no worker's clock is trusted. Every function works inside the caller's
+transaction (``db.engine.transact``) and may run again. A function that makes jobs claimable returns their bells, to
+be rung after the commit.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from sqlalchemy import func, select, text, update
+from sqlalchemy.orm import Session
+
+from db.tables import Job, Video
+from shared.errors import LeaseLost, ScenefleetError
+
+MAX_ERROR_CHARS = 2000
+NOW = func.clock_timestamp()
+
+
+@dataclass(frozen=True)
+class Bell:
+    """Work waits in this lane; the job's id rides along for the logs."""
+
+    lane: str
+    job_id: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Claim:
+    """One attempt at a job, ours while the lease lasts."""
+
+    job_id: int
+    attempt: int
+    owner: str
+    video_id: str
+    user_id: str
+    lane: str
+    run: int
+    stage: str
+    part: int
+    failures: int
+    payload: Mapping[str, Any]
+
+    @property
+    def storage_part(self) -> str:
+        """The folder only this attempt writes to."""
+        return f"{self.job_id}.{self.attempt}"
+
+
+@dataclass(frozen=True, kw_only=True)
+class RetryPolicy:
+    """When a job is tried again, and when it is given up."""
+
+    max_outages: int
+    backoff_s: float
+    backoff_max_s: float
+
+
+_CLAIM = text(
+    """
+    WITH busy AS (
+        SELECT user_id, count(*) AS running FROM jobs WHERE state = 'running' AND lane = :lane GROUP BY user_id
+    )
+    UPDATE jobs SET
+        state = 'running', attempt = attempt + 1, lease_owner = :owner,
+        lease_until = clock_timestamp() + make_interval(secs => :lease_s),
+        started_at = clock_timestamp(), finished_at = NULL, progress = 0
+    WHERE job_id = (
+        SELECT jobs.job_id FROM jobs LEFT JOIN busy USING (user_id)
+        WHERE jobs.lane = :lane AND jobs.state = 'queued' AND jobs.not_before <= clock_timestamp()
+        ORDER BY jobs.priority DESC, coalesce(busy.running, 0), jobs.created_at, jobs.job_id
+        LIMIT 1 FOR UPDATE OF jobs SKIP LOCKED
+    )
+    RETURNING job_id, attempt, lease_owner AS owner, video_id, user_id, lane, run, stage, part, failures, payload
+    """
+)
+
+
+def claim(session: Session, lane: str, owner: str, lease_s: float) -> Claim | None:
+    """Take the best claimable job of a lane: by priority, then the user with the fewest running, then age."""
+    row = session.execute(_CLAIM, {"lane": lane, "owner": owner, "lease_s": lease_s}).mappings().one_or_none()
+    return None if row is None else Claim(**row)
+
+
+def mark_started(session: Session, claimed: Claim) -> None:
+    """The video's first job runs: it is being processed."""
+    session.execute(
+        update(Video)
+        .where(Video.video_id == claimed.video_id, Video.run == claimed.run, Video.state == "uploaded")
+        .values(state="processing")
+    )
+
+
+def _mine(claimed: Claim) -> Any:
+    return (
+        (Job.job_id == claimed.job_id)
+        & (Job.attempt == claimed.attempt)
+        & (Job.lease_owner == claimed.owner)
+        & (Job.state == "running")
+    )
+
+
+def beat(session: Session, claimed: Claim, progress: float, lease_s: float) -> bool:
+    """Renew the lease and report progress (0..1). False: the job is no longer ours, stop."""
+    result = session.execute(
+        update(Job)
+        .where(_mine(claimed))
+        .values(
+            lease_until=NOW + func.make_interval(0, 0, 0, 0, 0, 0, lease_s),
+            progress=min(max(progress, 0.0), 1.0),
+        )
+    )
+    return result.rowcount == 1  # type: ignore[attr-defined, no-any-return]
+
+
+def let_go(session: Session, claimed: Claim) -> None:
+    """Say that a lost attempt has stopped, so that a delete need not wait for its lease to run out."""
+    session.execute(
+        update(Job)
+        .where(
+            Job.job_id == claimed.job_id,
+            Job.attempt == claimed.attempt,
+            Job.lease_owner == claimed.owner,
+            Job.state != "running",
+        )
+        .values(lease_owner=None, lease_until=None)
+    )
+
+
+def lock_video(session: Session, video_id: str) -> Video | None:
+    """The video's row, locked: the first lock of every transaction that changes its jobs."""
+    return session.scalars(
+        select(Video).where(Video.video_id == video_id).with_for_update(), execution_options={"populate_existing": True}
+    ).one_or_none()
+
+
+def fence(session: Session, claimed: Claim) -> tuple[Video, Job]:
+    """Lock the video, then the job, and prove that this attempt may still change anything.
+
+    Raises:
+        LeaseLost: another attempt, a cancel, a rerun or a delete took the job.
+    """
+    video = lock_video(session, claimed.video_id)
+    job = session.scalars(select(Job).where(_mine(claimed)).with_for_update()).one_or_none()
+    if video is None or job is None:
+        raise LeaseLost(f"job {claimed.job_id} attempt {claimed.attempt} is no longer ours")
+    if job.run != video.run or (video.deleted_at is not None and job.stage != "erase"):
+        raise LeaseLost(f"job {claimed.job_id} belongs to run {job.run}, which is over")
+    return video, job
+
+
+def finish(
+    session: Session,
+    claimed: Claim,
+    write: Callable[[Session], None],
+    result: Mapping[str, Any],
+    advance: Callable[[Session, Video], list[Bell]],
+) -> list[Bell]:
+    """Write the outputs, mark the job done and start what follows, in one transaction.
+
+    Raises:
+        LeaseLost: the attempt is fenced out; nothing is written.
+    """
+    video, job = fence(session, claimed)
+    write(session)
+    job.result = dict(result)
+    job.progress = 1.0
+    job.error_class = job.error = None
+    _end(session, job, "done")
+    return advance(session, video)
+
+
+def fail(
+    session: Session,
+    claimed: Claim,
+    error: BaseException,
+    policy: RetryPolicy,
+    advance: Callable[[Session, Video], list[Bell]],
+) -> list[Bell]:
+    """Record an attempt's error: queue the job again with backoff, or give it up.
+
+    Raises:
+        LeaseLost: the attempt is fenced out.
+    """
+    video, job = fence(session, claimed)
+    return _fail(session, video, job, error, policy, advance)
+
+
+def _fail(
+    session: Session,
+    video: Video,
+    job: Job,
+    error: BaseException,
+    policy: RetryPolicy,
+    advance: Callable[[Session, Video], list[Bell]],
+) -> list[Bell]:
+    known = isinstance(error, ScenefleetError)
+    # An unknown exception may be a passing one (memory, a library's race): it is retried, and counted.
+    retryable = error.retryable if isinstance(error, ScenefleetError) else True
+    counted = error.counted if isinstance(error, ScenefleetError) else True
+    job.error_class = error.code if isinstance(error, ScenefleetError) else type(error).__name__
+    message = str(error) if known else f"{type(error).__name__}: {error}"
+    job.error = message.replace("\x00", "\ufffd").encode(errors="replace").decode()[:MAX_ERROR_CHARS]
+    if counted:
+        job.failures += 1
+    else:
+        job.outages += 1
+    given_up = not retryable or job.failures >= job.max_failures or job.outages >= policy.max_outages
+    if given_up:
+        _end(session, job, "failed")
+        return advance(session, video)
+    tries = job.failures + job.outages
+    wait_s = min(policy.backoff_max_s, policy.backoff_s * 2 ** (tries - 1))
+    _requeue(session, job, wait_s)
+    return []
+
+
+def defer(session: Session, claimed: Claim, wait_s: float) -> None:
+    """Put the job back for later; not an error.
+
+    Raises:
+        LeaseLost: the attempt is fenced out.
+    """
+    _, job = fence(session, claimed)
+    _requeue(session, job, wait_s)
+
+
+def _requeue(session: Session, job: Job, wait_s: float) -> None:
+    job.state = "queued"
+    job.not_before = NOW + func.make_interval(0, 0, 0, 0, 0, 0, wait_s)
+    job.lease_owner = job.lease_until = None
+    session.flush()
+
+
+def _end(session: Session, job: Job, state: str) -> None:
+    job.device_seconds = func.coalesce(Job.device_seconds, 0) + func.extract("epoch", NOW - Job.started_at)
+    job.state = state
+    job.finished_at = NOW
+    job.lease_owner = job.lease_until = None
+    session.flush()
+
+
+@dataclass(frozen=True)
+class Held:
+    """A running job as the reconciler sees it."""
+
+    job_id: int
+    attempt: int
+    video_id: str
+    owner: str
+    expired: bool
+
+
+def held_jobs(session: Session) -> list[Held]:
+    """Every running job, its owner and whether its lease has run out."""
+    rows = session.execute(
+        select(Job.job_id, Job.attempt, Job.video_id, Job.lease_owner, (Job.lease_until < NOW).label("expired")).where(
+            Job.state == "running"
+        )
+    )
+    return [Held(row.job_id, row.attempt, row.video_id, row.lease_owner or "", bool(row.expired)) for row in rows]
+
+
+def take_back(
+    session: Session,
+    held: Held,
+    error: ScenefleetError,
+    policy: RetryPolicy,
+    advance: Callable[[Session, Video], list[Bell]],
+) -> list[Bell]:
+    """Fail an attempt whose worker is gone, unless it has ended or been renewed meanwhile."""
+    video = lock_video(session, held.video_id)
+    condition = (Job.job_id == held.job_id) & (Job.attempt == held.attempt) & (Job.state == "running")
+    if held.expired:
+        condition &= Job.lease_until < NOW
+    job = session.scalars(select(Job).where(condition).with_for_update()).one_or_none()
+    if video is None or job is None:
+        return []
+    return _fail(session, video, job, error, policy, advance)
+
+
+def release(session: Session, owner_prefix: str) -> int:
+    """Give back, uncounted and at once, what a stopping node still holds. Returns how many jobs."""
+    result = session.execute(
+        text(
+            "UPDATE jobs SET state = 'queued', not_before = clock_timestamp(), lease_owner = NULL, lease_until = NULL"
+            " WHERE state = 'running' AND starts_with(lease_owner, :prefix)"
+        ),
+        {"prefix": owner_prefix},
+    )
+    return result.rowcount  # type: ignore[attr-defined, no-any-return]
+
+
+def claimable(session: Session) -> dict[str, list[int]]:
+    """Per lane, the ids of jobs that could be claimed now (at most 1,000 a lane: bells needed are few)."""
+    rows = session.execute(
+        text(
+            """
+            SELECT lane, job_id FROM (
+                SELECT lane, job_id, row_number() OVER (PARTITION BY lane ORDER BY created_at, job_id) AS place
+                FROM jobs WHERE state = 'queued' AND not_before <= clock_timestamp()
+            ) waiting WHERE place <= 1000
+            """
+        )
+    )
+    lanes: dict[str, list[int]] = {}
+    for lane, job_id in rows:
+        lanes.setdefault(lane, []).append(job_id)
+    return lanes
+
+
+def queue_depths(session: Session) -> dict[tuple[str, str], int]:
+    """(lane, state) -> number of jobs that are queued or running."""
+    rows = session.execute(
+        select(Job.lane, Job.state, func.count()).where(Job.state.in_(("queued", "running"))).group_by(Job.lane, Job.state)
+    )
+    return {(lane, state): count for lane, state, count in rows}
+
+
+def leases_held(session: Session, video_id: str, *, but: int) -> int:
+    """How many attempts may still be at work on a video, the job ``but`` left out."""
+    return session.scalars(
+        select(func.count())
+        .select_from(Job)
+        .where(Job.video_id == video_id, Job.job_id != but, Job.lease_owner.is_not(None), Job.lease_until > NOW)
+    ).one()
+
+
+def insert(session: Session, jobs: Sequence[Job]) -> list[Bell]:
+    """Add jobs; returns bells for those that can be claimed at once."""
+    session.add_all(jobs)
+    session.flush()
+    return [Bell(job.lane, job.job_id) for job in jobs if job.state == "queued"]
+

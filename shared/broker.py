@@ -1,0 +1,49 @@
+"""Celery's configuration, one for workers and clients: each line is there because its default lost something."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from kombu import Queue
+
+from . import routing
+
+
+def broker_config(
+    redis_url: str, *, visibility_timeout_s: int = 3600, result_expires_s: int = 600
+) -> dict[str, Any]:
+    """The settings both ends of the broker share."""
+    connection = {
+        "socket_connect_timeout": 3,
+        "socket_timeout": 30,
+        "socket_keepalive": True,
+    }
+    return {
+        "broker_url": redis_url,
+        "result_backend": redis_url,
+        "result_expires": result_expires_s,
+        "redis_socket_connect_timeout": 3,
+        "redis_socket_timeout": 30,
+        "redis_socket_keepalive": True,
+        "redis_retry_on_timeout": True,
+        "task_serializer": "json",
+        "result_serializer": "json",
+        "accept_content": ["json"],
+        "enable_utc": True,
+        "timezone": "UTC",
+        # Queues without a named exchange: kombu's bindings live in Redis and a FLUSHALL deletes them.
+        "task_queues": [Queue(name) for name in routing.QUEUES],
+        "task_create_missing_queues": False,
+        "task_default_queue": routing.REQUESTS,
+        "task_default_exchange": "",
+        "task_default_routing_key": routing.REQUESTS,
+        "broker_connection_retry_on_startup": True,
+        "broker_connection_max_retries": None,
+        "broker_transport_options": {
+            **connection,
+            "visibility_timeout": visibility_timeout_s,
+            "unacked_restore_interval": 10,
+            "unacked_restore_limit": 1000,
+            "queue_order_strategy": "priority",
+        },
+    }

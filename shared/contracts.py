@@ -1,0 +1,220 @@
+"""Payloads and results of every task: frozen, versioned, JSON only.
+
+Everything here comes from outside and is hostile until it has passed these models. A broker message stays under
+``MAX_MESSAGE_BYTES``; media travels by storage key.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping
+from datetime import datetime
+from typing import Annotated, Any, Literal, TypeVar
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
+
+from .errors import InvalidRequest
+from .graph import PIPELINE_NAMES
+
+MAX_MESSAGE_BYTES = 4096
+MAX_QUERY_CHARS = 1000
+ID_PATTERN = r"[A-Za-z0-9_-]{1,64}"
+
+VideoState = Literal["uploaded", "processing", "indexed", "partial", "failed", "cancelled", "deleted"]
+SearchMode = Literal["keyword", "semantic"]
+
+
+def _check_id(value: str) -> str:
+    if not re.fullmatch(ID_PATTERN, value):
+        raise ValueError(f"must match {ID_PATTERN}")
+    return value
+
+
+def _check_text(value: str) -> str:
+    if "\x00" in value:
+        raise ValueError("must not hold a NUL character")
+    try:
+        value.encode()
+    except UnicodeEncodeError as error:
+        raise ValueError("must be valid Unicode text") from error
+    return value
+
+
+Id = Annotated[str, AfterValidator(_check_id)]
+Text = Annotated[str, AfterValidator(_check_text)]
+
+
+class Contract(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+
+    version: Literal[1] = 1
+
+
+class VideoRef(Contract):
+    """Names a video of a user."""
+
+    video_id: Id
+    user_id: Id
+
+
+class ProcessVideo(VideoRef):
+    """Accept a video whose file lies under ``storage_key`` in the uploads bucket."""
+
+    storage_key: Text = Field(max_length=512)
+    #: 0..9, higher first.
+    priority: int = Field(0, ge=0, le=9)
+
+
+class RerunVideo(VideoRef):
+    """Process again: all stages, or the named ones and those downstream of them."""
+
+    stages: tuple[Text, ...] = Field((), max_length=len(PIPELINE_NAMES))
+
+
+class ListScenes(VideoRef):
+    """A page of a video's published scenes, from ``after_idx`` (exclusive) on."""
+
+    after_idx: int = Field(-1, ge=-1)
+    limit: int = Field(200, ge=1, le=1000)
+
+
+class EmbedTexts(Contract):
+    texts: tuple[Text, ...] = Field(max_length=64)
+
+
+class SearchScenes(Contract):
+    """Search one user's published scenes."""
+
+    user_id: Id
+    query: Text = Field(min_length=1, max_length=MAX_QUERY_CHARS)
+    mode: SearchMode = "keyword"
+    limit: int | None = Field(None, ge=1)
+    video_id: Id | None = None
+
+
+class Receipt(Contract):
+    """The answer to a change: from here on nothing is lost."""
+
+    video_id: str
+    user_id: str
+    state: VideoState
+    run: int
+    #: False when the same request had been accepted before.
+    accepted: bool
+
+
+class StageStatus(Contract):
+    stage: str
+    #: pending, queued, running, done, carried, failed, cancelled, skipped
+    state: str
+    parts: int
+    parts_done: int
+    #: 0..1 over all parts.
+    progress: float
+    error_class: str | None = None
+    error: str | None = None
+    attempts: int = 0
+
+
+class VideoStatus(Contract):
+    video_id: str
+    user_id: str
+    storage_key: str
+    state: VideoState
+    run: int
+    published_run: int | None
+    duration_s: float | None
+    scenes: int
+    error_class: str | None
+    error: str | None
+    created_at: datetime
+    indexed_at: datetime | None
+    stages: tuple[StageStatus, ...]
+
+
+class SceneView(Contract):
+    """One published scene as callers see it. Times in seconds from the video's start."""
+
+    scene_id: str
+    video_id: str
+    idx: int
+    start_s: float
+    end_s: float
+    kind: str
+    transcript: str
+    language: str | None
+    keyframe_keys: tuple[str, ...]
+    sidecar_key: str | None
+    faces: int
+
+
+class ScenePage(Contract):
+    video_id: str
+    scenes: tuple[SceneView, ...]
+    #: Pass as ``after_idx`` for the next page; None at the end.
+    next_after_idx: int | None
+
+
+class SearchHit(Contract):
+    scene_id: str
+    video_id: str
+    idx: int
+    start_s: float
+    end_s: float
+    transcript: str
+    score: float
+    keyframe_keys: tuple[str, ...]
+
+
+class Coverage(Contract):
+    """How much of what was asked could be looked at: "nothing found" is not "not looked at yet"."""
+
+    scenes: int
+    #: Scenes with words spoken in them.
+    with_words: int
+    #: Scenes with a vector of the model that was searched; None in keyword mode.
+    with_vectors: int | None
+    #: Videos of this user still in work.
+    videos_in_work: int
+
+
+class SearchAnswer(Contract):
+    query: str
+    mode: SearchMode
+    model: str | None
+    hits: tuple[SearchHit, ...]
+    coverage: Coverage
+
+
+C = TypeVar("C", bound=BaseModel)
+
+
+def parse(contract: type[C], payload: Mapping[str, Any]) -> C:
+    """Check a payload from outside.
+
+    Raises:
+        InvalidRequest: over ``MAX_MESSAGE_BYTES``, or the first field that is wrong, by name and value.
+    """
+    try:
+        size_bytes = len(json.dumps(payload, default=str).encode(errors="surrogatepass"))
+    except (TypeError, ValueError, RecursionError):
+        raise InvalidRequest(
+            f"the payload of {contract.__name__} is not plain JSON: send strings and numbers"
+        ) from None
+    if size_bytes > MAX_MESSAGE_BYTES * (16 if contract is EmbedTexts else 1):
+        raise InvalidRequest(
+            f"the payload of {contract.__name__} has {size_bytes} bytes, more than {MAX_MESSAGE_BYTES}: send storage keys, not data"
+        )
+    try:
+        return contract.model_validate_json(json.dumps(payload))
+    except ValidationError as error:
+        first = error.errors()[0]
+        name = ".".join(str(part) for part in first["loc"]) or "payload"
+        value = repr(first.get("input"))
+        shown = value if len(value) <= 80 else value[:77] + "..."
+        raise InvalidRequest(f"{name}={shown} is not acceptable: {first['msg']}") from None
+    except (TypeError, ValueError):
+        raise InvalidRequest(
+            f"the payload of {contract.__name__} is not valid JSON text: send UTF-8"
+        ) from None

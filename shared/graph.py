@@ -1,0 +1,74 @@
+"""Which stage follows which: pure data, on one screen.
+
+    split -+-> asr (windows) -> text (batches of scenes) -+-> sidecar -> published
+           +-> vision (batches of keyframes) -------------+
+           +-> face (batches of keyframes) ---------------+
+
+``audio`` stands between split and asr only in a run that repeats asr without split: split's own pass makes the
+audio otherwise.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, kw_only=True)
+class Stage:
+    name: str
+    #: The queue whose workers run it.
+    lane: str
+    #: Stages that must have ended before it starts.
+    after: tuple[str, ...] = ()
+    #: Without it there is nothing to publish: its failure fails the run.
+    essential: bool = False
+    #: A part that runs longer than this is stopped, seconds.
+    time_limit_s: int
+    #: How many items (scenes, keyframes) make one part; 0: the stage decides.
+    batch: int = 0
+
+
+SPLIT = Stage(name="split", lane="media", essential=True, time_limit_s=6 * 3600)
+AUDIO = Stage(name="audio", lane="media", after=("split",), time_limit_s=3600)
+ASR = Stage(name="asr", lane="asr", after=("split", "audio"), time_limit_s=1800)
+TEXT = Stage(name="text", lane="text", after=("asr",), time_limit_s=600, batch=64)
+VISION = Stage(name="vision", lane="vision", after=("split",), time_limit_s=600, batch=32)
+FACE = Stage(name="face", lane="face", after=("split",), time_limit_s=600, batch=8)
+SIDECAR = Stage(
+    name="sidecar",
+    lane="media",
+    after=("split", "asr", "text", "vision", "face"),
+    essential=True,
+    time_limit_s=3600,
+)
+
+#: The pipeline of a video, in an order in which every stage follows what it waits for.
+PIPELINE: tuple[Stage, ...] = (SPLIT, AUDIO, ASR, TEXT, VISION, FACE, SIDECAR)
+
+#: Housekeeping jobs of a video, outside the pipeline: remove what a run left, remove a deleted video.
+SWEEP = Stage(name="sweep", lane="media", time_limit_s=1800)
+ERASE = Stage(name="erase", lane="media", time_limit_s=3600)
+
+STAGES: dict[str, Stage] = {stage.name: stage for stage in (*PIPELINE, SWEEP, ERASE)}
+PIPELINE_NAMES: tuple[str, ...] = tuple(stage.name for stage in PIPELINE)
+
+#: No attempt of any stage outlives this, seconds.
+LONGEST_S: int = max(stage.time_limit_s for stage in STAGES.values())
+
+
+def with_downstream(names: Iterable[str]) -> set[str]:
+    """The named stages and every stage that depends on one of them (``audio`` only if named).
+
+    Raises:
+        KeyError: a name is not a stage of the pipeline.
+    """
+    wanted = set()
+    for name in names:
+        if name not in PIPELINE_NAMES:
+            raise KeyError(name)
+        wanted.add(name)
+    for stage in PIPELINE:
+        if stage.name != "audio" and wanted.intersection(stage.after):
+            wanted.add(stage.name)
+    return wanted

@@ -1,0 +1,287 @@
+"""The configuration: environment variables in, one frozen object out. Nobody else reads ``os.environ``.
+
+A URL that is not set falls back to the embedded services that ``scenefleet up`` runs on this machine: their
+addresses stand in ``$SCENEFLEET_HOME/run.json`` while they run. ``docs/settings.md`` is generated from this file
+(``python -m shared.settings``).
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from functools import lru_cache
+from pathlib import Path
+from typing import Any, Literal
+from urllib.parse import urlsplit, urlunsplit
+
+from pydantic import Field, SecretStr, ValidationError, field_validator
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from .errors import InvalidRequest
+
+GiB = 2**30
+RUN_FILE = "run.json"
+
+
+class Settings(BaseSettings):
+    """Every setting, with its default; the environment variable is the upper-case name (or the stated alias)."""
+
+    model_config = SettingsConfigDict(
+        frozen=True, extra="ignore", env_ignore_empty=True
+    )
+
+    # --- servers
+    postgres_url: str = Field(
+        "",
+        description="Postgres with pgvector, `postgresql://user:password@host:5432/name`. Empty: the embedded one.",
+    )
+    redis_url: str = Field(
+        "",
+        description="Redis used as broker and for short-lived results, `redis://:password@host:6379/0`. Empty: the embedded one.",
+    )
+    storage_backend: Literal["local", "minio"] = Field(
+        "local", description="Where objects live: `local` (a folder) or `minio` (any S3 server)."
+    )
+    storage_root: Path | None = Field(
+        None, description="Folder of the `local` storage. Default `$SCENEFLEET_HOME/storage`."
+    )
+    storage_endpoint: str = Field("", description="`host:port` of the S3 server, for `minio`.")
+    storage_access_key: str = Field("", description="S3 access key.")
+    storage_secret_key: SecretStr = Field(SecretStr(""), description="S3 secret key.")
+    storage_secure: bool = Field(False, description="Use https to reach the S3 server.")
+    storage_region: str = Field("us-east-1", description="S3 region, part of every signature.")
+    storage_bucket_uploads: str = Field("uploads", description="Bucket of the source videos.")
+    storage_bucket_sidecars: str = Field("sidecars", description="Bucket of sidecar JSON and keyframes.")
+    storage_bucket_tmp: str = Field(
+        "tmp", description="Bucket of temporary objects (audio while a run lasts)."
+    )
+
+    # --- this machine
+    home: Path = Field(
+        Path("~/.scenefleet"),
+        alias="SCENEFLEET_HOME",
+        description="Folder of the embedded services, logs and local storage.",
+    )
+    profile: Literal["lite", "full"] = Field(
+        "lite", alias="SCENEFLEET_PROFILE", description="Which models: `lite` (from PyPI, CPU) or `full`."
+    )
+    nodes: str = Field(
+        "media,asr,text,vision,face,search",
+        alias="SCENEFLEET_NODES",
+        description="Which nodes `scenefleet up` runs here: families, comma-separated, `family:N` for N processes. A family without a model in the profile is left out.",
+    )
+    family: str = Field(
+        "",
+        alias="SCENEFLEET_FAMILY",
+        description="Family of this node. Set by `scenefleet node`, not by hand.",
+    )
+    user_id: str = Field(
+        "local", alias="SCENEFLEET_USER", description="The user the `scenefleet` command acts for."
+    )
+    log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = Field(
+        "INFO", alias="SCENEFLEET_LOG_LEVEL", description="Log level of nodes."
+    )
+    log_format: Literal["json", "console"] = Field(
+        "json", alias="SCENEFLEET_LOG_FORMAT", description="Log lines as JSON or for people."
+    )
+
+    # --- models
+    models_dir: Path = Field(
+        Path("~/.scenefleet/models"), description="Folder of model weights (profile `full`)."
+    )
+    models_file: Path | None = Field(
+        None, alias="SCENEFLEET_MODELS_FILE", description="The catalogue. Default: the shipped `models.yaml`."
+    )
+    hf_home: Path | None = Field(None, description="Cache folder of Hugging Face libraries.")
+    asr_model: str = Field("", description="Name of the speech model in the catalogue. Empty: the profile's.")
+    asr_device: str = Field("auto", description="Device of the speech model: `auto`, `cpu`, `cuda`.")
+    text_model: str = Field("", description="Name of the text model in the catalogue. Empty: the profile's.")
+    vision_model_name: str = Field(
+        "", description="Name of the vision model in the catalogue. Empty: the profile's."
+    )
+    face_detector: str = Field(
+        "", description="Name of the face model in the catalogue. Empty: the profile's."
+    )
+    model_threads: int = Field(
+        0,
+        ge=0,
+        le=256,
+        alias="SCENEFLEET_MODEL_THREADS",
+        description="CPU threads of one model process. 0: all cores.",
+    )
+
+    # --- features (each off and on again without loss)
+    feature_semantic_search: bool = Field(True, description="Embed transcripts and search by meaning.")
+    feature_vision: bool = Field(True, description="Embed keyframes and search by sight.")
+    feature_face: bool = Field(True, description="Everything about faces.")
+    feature_face_detection: bool = Field(True, description="Find faces in videos.")
+
+    # --- limits on what is accepted
+    max_video_bytes: int = Field(20 * GiB, gt=0, description="Largest source file, bytes.")
+    max_video_duration_s: float = Field(12 * 3600.0, gt=0, description="Longest video, seconds.")
+    max_video_side_px: int = Field(8192, gt=0, description="Largest side of a picture, pixels.")
+    max_video_fps: float = Field(240.0, gt=0, description="Highest frame rate, frames per second.")
+    max_video_streams: int = Field(16, gt=0, description="Most streams in one file.")
+    max_video_scenes: int = Field(50_000, gt=0, description="Most scenes in one video.")
+    split_mode: Literal["exact", "fast"] = Field(
+        "exact", description="`exact` decodes every picture; `fast` skips non-reference pictures."
+    )
+
+    # --- the ledger
+    lease_s: float = Field(
+        60.0, gt=0, description="A job not renewed for so long is given to another worker, seconds."
+    )
+    heartbeat_s: float = Field(15.0, gt=0, description="How often a running job renews its lease, seconds.")
+    reconcile_s: float = Field(
+        3.0, gt=0, description="How often each node looks for work that lost its bell, seconds."
+    )
+    max_failures: int = Field(
+        3, ge=1, le=20, description="A job is given up after so many errors or deaths of its worker."
+    )
+    max_outages: int = Field(
+        20, ge=1, description="A job is given up after so many outages of a service or losses of a node."
+    )
+    backoff_s: float = Field(2.0, gt=0, description="First wait before a retry, seconds; doubles each time.")
+    backoff_max_s: float = Field(60.0, gt=0, description="Longest wait before a retry, seconds.")
+    database_wait_s: float = Field(
+        20.0,
+        ge=0,
+        description="How long a task waits for Postgres before it gives its message back, seconds.",
+    )
+    tmp_ttl_s: float = Field(
+        24 * 3600.0, gt=0, description="Temporary objects older than this are swept, seconds."
+    )
+    soft_shutdown_s: float = Field(
+        10.0, ge=0, description="How long a stopping node lets its running job go on, seconds."
+    )
+    visibility_timeout_s: int = Field(
+        3600,
+        gt=0,
+        description="After so long Redis offers an unacknowledged message again (harmless), seconds.",
+    )
+    result_expires_s: int = Field(
+        600, gt=0, description="How long Redis keeps the answer to a request, seconds."
+    )
+
+    # --- search
+    search_text_weight: float = Field(0.5, ge=0, description="Weight of the text similarity.")
+    search_vision_weight: float = Field(0.35, ge=0, description="Weight of the vision similarity.")
+    search_default_results: int = Field(20, ge=1, description="Hits in an answer when none are asked for.")
+    search_max_results: int = Field(50, ge=1, le=1000, description="Most hits one answer may have.")
+    search_ef: int = Field(
+        100,
+        ge=10,
+        le=1000,
+        alias="SEARCH_EF_SEARCH",
+        description="`hnsw.ef_search`: candidates looked at by an approximate search.",
+    )
+    search_exact_rows: int = Field(
+        20_000, ge=0, description="Up to so many vectors of a user are compared one by one, exactly."
+    )
+
+    @field_validator("home", "models_dir", "storage_root", "models_file", "hf_home", mode="after")
+    @classmethod
+    def _expand(cls, value: Path | None) -> Path | None:
+        return value.expanduser().absolute() if value is not None else None
+
+    @property
+    def storage_dir(self) -> Path:
+        return self.storage_root or self.home / "storage"
+
+    @property
+    def run_file(self) -> Path:
+        return self.home / RUN_FILE
+
+    @property
+    def database_url(self) -> str:
+        """The URL SQLAlchemy and Alembic want, with the psycopg 3 driver named."""
+        url = self.require("postgres_url")
+        scheme, separator, rest = url.partition("://")
+        if scheme not in ("postgresql", "postgres", "postgresql+psycopg") or not separator:
+            raise InvalidRequest(f"POSTGRES_URL must begin with postgresql://, not {scheme!r}: correct it")
+        return "postgresql+psycopg://" + rest
+
+    def require(self, name: str) -> str:
+        """The value of a setting that has no usable default.
+
+        Raises:
+            InvalidRequest: it is not set and no embedded service runs.
+        """
+        value = str(getattr(self, name))
+        if not value:
+            raise InvalidRequest(
+                f"{name.upper()} is not set and no embedded service runs in {self.home}: set it, or start `scenefleet up`"
+            )
+        return value
+
+
+def load_settings() -> Settings:
+    """Read the environment, then fill unset URLs from the embedded services' run file.
+
+    Raises:
+        InvalidRequest: a value is not acceptable; names the variable and the value.
+    """
+    try:
+        settings = Settings()
+    except ValidationError as error:
+        first = error.errors()[0]
+        name = "".join(str(part) for part in first["loc"]).upper()
+        raise InvalidRequest(f"{name}={first.get('input')!r} is not acceptable: {first['msg']}") from None
+    missing = [name for name in ("postgres_url", "redis_url") if not getattr(settings, name)]
+    if missing and settings.run_file.is_file():
+        run: dict[str, Any] = json.loads(settings.run_file.read_text())
+        settings = settings.model_copy(update={name: run[name] for name in missing if name in run})
+    return settings
+
+
+@lru_cache(maxsize=1)
+def get_settings() -> Settings:
+    """This process's settings, read once."""
+    return load_settings()
+
+
+def child_environment(**extra: str) -> dict[str, str]:
+    """The environment for a process we start: ours plus ``extra``."""
+    return {**os.environ, **extra}
+
+
+def set_process_environment(name: str, value: str) -> None:
+    """Set a variable that a library reads in this process (the one place that writes ``os.environ``)."""
+    os.environ[name] = value
+
+
+def hide_password(url: str) -> str:
+    """The URL with its password replaced, for logs and messages."""
+    parts = urlsplit(url)
+    if parts.password is None:
+        return url
+    netloc = parts.netloc.replace(f":{parts.password}@", ":***@")
+    return urlunsplit(parts._replace(netloc=netloc))
+
+
+def settings_table() -> str:
+    """The Markdown table of every environment variable."""
+    rows = ["| variable | default | what it does |", "|---|---|---|"]
+    for name, field in Settings.model_fields.items():
+        default = field.default
+        if isinstance(default, SecretStr):
+            default = default.get_secret_value()
+        shown = (
+            ""
+            if default in ("", None)
+            else f"`{str(default).lower() if isinstance(default, bool) else default}`"
+        )
+        rows.append(f"| `{(field.alias or name).upper()}` | {shown} | {field.description} |")
+    return "\n".join(rows)
+
+
+def main() -> None:
+    """Write ``docs/settings.md``."""
+    text = (
+        "# Settings\n\nGenerated from `shared/settings.py` by `python -m shared.settings`; do not edit.\n\n"
+    )
+    Path("docs/settings.md").write_text(text + settings_table() + "\n")
+
+
+if __name__ == "__main__":
+    main()
