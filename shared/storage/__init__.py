@@ -1,0 +1,48 @@
+"""Objects by bucket and key, on a folder or on an S3 server, behind one interface.
+
+Videos, frames, audio and sidecars travel between tasks as keys, never inside messages. This package exists so that
+no other module knows which backend holds the bytes; ``docs/storage.md`` explains the layout. A backend is imported
+only when it is opened: importing this package loads neither ``minio`` nor ``urllib3``.
+"""
+
+from __future__ import annotations
+
+from .keys import (
+    attempt_prefix,
+    check_key,
+    check_prefix,
+    require_prefix,
+    sidecar_key,
+    upload_key,
+)
+from .objects import Bucket, ObjectInfo, ObjectStat, Storage, StorageConfig
+
+__all__ = [
+    "Bucket",
+    "ObjectInfo",
+    "ObjectStat",
+    "Storage",
+    "StorageConfig",
+    "attempt_prefix",
+    "check_key",
+    "check_prefix",
+    "open_storage",
+    "require_prefix",
+    "sidecar_key",
+    "upload_key",
+]
+
+
+def open_storage(config: StorageConfig) -> Storage:
+    """The storage that ``config`` describes. Opens no file and no connection yet.
+
+    Raises:
+        InvalidRequest: a value of ``config`` is missing or not acceptable; names the setting.
+    """
+    if config.backend == "local":
+        from .local import LocalStorage
+
+        return LocalStorage(config)
+    from .minio import MinioStorage
+
+    return MinioStorage(config)

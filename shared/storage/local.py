@@ -1,0 +1,383 @@
+"""Objects as files: ``{root}/{bucket}/{key}``, for one machine, tests and the embedded setup.
+
+Every key is walked by file descriptor (``folders.py``), so that nothing planted inside the root can lead out of it.
+Files are written under ``{bucket}/.partial/``, fsynced, then renamed: a reader sees a whole object or none. Only
+``ensure_buckets`` creates the root and the buckets: when a disk is away, writes fail instead of filling the folder it
+was mounted on.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import secrets
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import BinaryIO
+
+from ..errors import (
+    Conflict,
+    InvalidKey,
+    InvalidRequest,
+    ObjectMissing,
+    ScenefleetError,
+    StorageUnavailable,
+)
+from . import folders as tree
+from .keys import check_key, check_prefix
+from .objects import (
+    MAX_GET_BYTES,
+    Bucket,
+    ObjectInfo,
+    ObjectStat,
+    OnProgress,
+    Storage,
+    StorageConfig,
+    check_folder_prefix,
+    check_range,
+)
+from .transfer import (
+    CHUNK_BYTES,
+    NO_ROOM,
+    check_size,
+    no_room,
+    read_source,
+    receive,
+    source_file,
+)
+
+PARTIAL = ".partial"  # no key begins with a dot, so no key can name it
+PARTIAL_TTL_S = 24 * 3600.0
+_ROLES: tuple[Bucket, ...] = ("uploads", "sidecars", "tmp")
+#: A folder may be pruned between our making it and our using it; each try needs a delete at just that moment.
+_TRIES = 50
+
+
+class LocalStorage(Storage):
+    """Keeps the contract of ``Storage`` on a folder of this machine (or one mounted on several)."""
+
+    def __init__(self, config: StorageConfig) -> None:
+        """Raises InvalidRequest when the configuration has no root or bucket names that can't be folders."""
+        if config.root is None:
+            raise InvalidRequest("STORAGE_ROOT is not set: name the folder that holds the storage")
+        self._root = config.root.expanduser().absolute()
+        self._names = config.bucket_names()
+
+    # --- writing
+
+    def put_file(self, bucket: Bucket, key: str, path: Path, content_type: str) -> None:
+        check_key(key)
+        with source_file(path) as (source, size_bytes):
+            self._put(bucket, key, lambda target: _copy(source, size_bytes, path, target))
+
+    def put_bytes(self, bucket: Bucket, key: str, data: bytes, content_type: str) -> None:
+        check_key(key)
+        self._put(bucket, key, lambda target: _write_all(target, data))
+
+    def _put(self, bucket: Bucket, key: str, write: Callable[[int], None]) -> None:
+        with (
+            self._reported(bucket),
+            self._bucket(bucket) as bucket_fd,
+            _partial(bucket_fd) as (partial_fd, partial),
+        ):
+            with _created(partial_fd, partial) as target:
+                write(target)
+                os.fsync(target)
+            _settle(bucket_fd, key, partial_fd, partial)
+
+    # --- reading
+
+    def get_file(
+        self,
+        bucket: Bucket,
+        key: str,
+        path: Path,
+        *,
+        max_bytes: int | None = None,
+        on_progress: OnProgress | None = None,
+    ) -> int:
+        with self._open(bucket, key) as (source, found):
+            return receive(
+                path,
+                self._chunks(bucket, source),
+                size_bytes=found.st_size,
+                max_bytes=max_bytes,
+                on_progress=on_progress,
+                source=f"object {bucket}:{key}",
+            )
+
+    def _chunks(self, bucket: Bucket, source: int) -> Iterator[bytes]:
+        with self._reported(bucket):
+            while chunk := os.read(source, CHUNK_BYTES):
+                yield chunk
+
+    def get_bytes(
+        self,
+        bucket: Bucket,
+        key: str,
+        *,
+        offset: int = 0,
+        length: int | None = None,
+        max_bytes: int = MAX_GET_BYTES,
+    ) -> bytes:
+        check_range(offset, length)
+        parts = []
+        with self._open(bucket, key) as (source, found), self._reported(bucket):
+            left_bytes = max(0, found.st_size - offset)
+            left_bytes = left_bytes if length is None else min(length, left_bytes)
+            check_size(left_bytes, max_bytes, f"object {bucket}:{key}")
+            while left_bytes > 0 and (part := os.pread(source, min(left_bytes, CHUNK_BYTES), offset)):
+                parts.append(part)
+                offset += len(part)
+                left_bytes -= len(part)
+        if left_bytes > 0:
+            raise StorageUnavailable(
+                f"object {bucket}:{key} broke off {left_bytes} bytes early: it is read again"
+            )
+        return b"".join(parts)
+
+    def stat(self, bucket: Bucket, key: str) -> ObjectStat:
+        with self._open(bucket, key) as (_, found):
+            return ObjectStat(size_bytes=found.st_size, modified_at=_modified_at(found))
+
+    def local_path(self, bucket: Bucket, key: str) -> Path | None:
+        with self._open(bucket, key):
+            return self._root / self._name(bucket) / key
+
+    @contextmanager
+    def _open(self, bucket: Bucket, key: str) -> Iterator[tuple[int, os.stat_result]]:
+        """The object's file descriptor and its stat."""
+        *names, name = check_key(key).split("/")
+        with self._reported(bucket), self._bucket(bucket) as bucket_fd:
+            try:
+                with (
+                    tree.walk(bucket_fd, names) as folder_fd,
+                    tree.open_file(folder_fd, name) as (file_fd, found),
+                ):
+                    source = os.dup(file_fd)
+            except (FileNotFoundError, NotADirectoryError) as error:
+                raise ObjectMissing(f"there is no object {bucket}:{key}: upload it first") from error
+        try:
+            yield source, found
+        finally:
+            os.close(source)
+
+    # --- listing and deleting
+
+    def list(self, bucket: Bucket, prefix: str) -> Iterator[ObjectInfo]:
+        folder, _, start = check_prefix(prefix).rpartition("/")
+        self._name(bucket)
+        return self._listed(bucket, folder, start)
+
+    def _listed(self, bucket: Bucket, folder: str, start: str) -> Iterator[ObjectInfo]:
+        with self._reported(bucket), self._bucket(bucket) as bucket_fd:
+            try:
+                with tree.walk(bucket_fd, folder.split("/") if folder else []) as folder_fd:
+                    for key, found in tree.scan(folder_fd, f"{folder}/" if folder else "", start):
+                        yield ObjectInfo(
+                            key=key,
+                            size_bytes=found.st_size,
+                            modified_at=_modified_at(found),
+                        )
+            except (FileNotFoundError, NotADirectoryError):
+                return  # no such folder: nothing begins like this
+
+    def delete(self, bucket: Bucket, key: str) -> None:
+        *names, name = check_key(key).split("/")
+        with self._reported(bucket), self._bucket(bucket) as bucket_fd:
+            try:
+                with tree.walk(bucket_fd, names) as folder_fd:
+                    os.unlink(name, dir_fd=folder_fd)
+                    os.fsync(folder_fd)
+            except (FileNotFoundError, NotADirectoryError, IsADirectoryError):
+                return  # no such object
+            tree.prune(bucket_fd, names)
+
+    def delete_prefix(self, bucket: Bucket, prefix: str) -> int:
+        names = check_folder_prefix(prefix).removesuffix("/").split("/")
+        with self._reported(bucket), self._bucket(bucket) as bucket_fd:
+            try:
+                with tree.walk(bucket_fd, names) as folder_fd:
+                    removed = tree.clear(folder_fd)
+            except (FileNotFoundError, NotADirectoryError):
+                return 0  # no such folder
+            tree.prune(bucket_fd, names)
+        return removed
+
+    # --- the storage as a whole
+
+    def presign_put(self, bucket: Bucket, key: str, expires_s: int) -> str:
+        raise InvalidRequest(
+            "STORAGE_BACKEND=local has no upload URLs: store the file with put_file, or use minio"
+        )
+
+    def presign_get(
+        self,
+        bucket: Bucket,
+        key: str,
+        expires_s: int,
+        *,
+        download_name: str | None = None,
+    ) -> str:
+        raise InvalidRequest(
+            "STORAGE_BACKEND=local has no download URLs: read the file at local_path, or use minio"
+        )
+
+    def ensure_buckets(self) -> None:
+        with self._reported(None):
+            self._root.mkdir(parents=True, exist_ok=True)
+            for role, name in self._names.items():
+                (self._root / name).mkdir(exist_ok=True)
+                with (
+                    self._bucket(role) as bucket_fd,
+                    tree.walk(bucket_fd, [PARTIAL], create=True) as partial_fd,
+                ):
+                    tree.sweep(partial_fd, PARTIAL_TTL_S)
+
+    def check(self) -> None:
+        try:
+            for role in _ROLES:
+                self._probe(role)
+        except StorageUnavailable:
+            raise
+        except ScenefleetError as error:
+            raise StorageUnavailable(str(error)) from error
+
+    def _probe(self, bucket: Bucket) -> None:
+        """Write a byte where every object begins, and take it away."""
+        with (
+            self._reported(bucket),
+            self._bucket(bucket) as bucket_fd,
+            _partial(bucket_fd) as (partial_fd, partial),
+        ):
+            with _created(partial_fd, partial) as target:
+                _write_all(target, b"?")
+                os.fsync(target)
+            os.unlink(partial, dir_fd=partial_fd)
+
+    def describe(self) -> str:
+        return f"folder {self._root}"
+
+    # --- folders
+
+    def _name(self, bucket: Bucket) -> str:
+        try:
+            return self._names[bucket]
+        except KeyError:
+            raise InvalidRequest(
+                f"there is no bucket role {bucket!r}: use one of {', '.join(_ROLES)}"
+            ) from None
+
+    @contextmanager
+    def _bucket(self, bucket: Bucket) -> Iterator[int]:
+        """The descriptor of a bucket's folder. The root may be a link (its owner's choice), the bucket may not."""
+        name = self._name(bucket)
+        try:
+            root_fd = os.open(self._root, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+            try:
+                with tree.walk(root_fd, [name]) as folder_fd:
+                    bucket_fd = os.dup(folder_fd)
+            finally:
+                os.close(root_fd)
+        except (FileNotFoundError, NotADirectoryError) as error:
+            raise StorageUnavailable(
+                f"storage folder {self._root / name} is not there: mount its disk or correct STORAGE_ROOT; "
+                "a new storage is made by `scenefleet up`"
+            ) from error
+        try:
+            yield bucket_fd
+        finally:
+            os.close(bucket_fd)
+
+    @contextmanager
+    def _reported(self, bucket: Bucket | None) -> Iterator[None]:
+        """Turn the file system's errors into one sentence each."""
+        try:
+            yield
+        except OSError as error:
+            folder = self._root if bucket is None else self._root / self._name(bucket)
+            if error.errno in NO_ROOM:
+                raise StorageUnavailable(no_room(folder)) from error
+            if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
+                raise StorageUnavailable(
+                    f"storage folder {folder} can't be used by this user ({error.strerror}): correct its permissions"
+                ) from error
+            raise StorageUnavailable(
+                f"storage folder {folder} does not work ({error.strerror}): check its disk or mount"
+            ) from error
+
+
+@contextmanager
+def _partial(bucket_fd: int) -> Iterator[tuple[int, str]]:
+    """The folder of unfinished files and a fresh name in it; a file of that name is gone afterwards."""
+    with tree.walk(bucket_fd, [PARTIAL], create=True) as partial_fd:
+        name = secrets.token_hex(16)
+        try:
+            yield partial_fd, name
+        except BaseException:
+            with suppress(FileNotFoundError):
+                os.unlink(name, dir_fd=partial_fd)
+            raise
+
+
+@contextmanager
+def _created(folder_fd: int, name: str) -> Iterator[int]:
+    target = os.open(
+        name,
+        os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC,
+        0o666,
+        dir_fd=folder_fd,
+    )
+    try:
+        yield target
+    finally:
+        os.close(target)
+
+
+def _settle(bucket_fd: int, key: str, partial_fd: int, partial: str) -> None:
+    """Rename the finished file to its key, making the folders on the way."""
+    names = key.split("/")
+    for tries_left in range(_TRIES - 1, -1, -1):
+        try:
+            _rename(bucket_fd, names[:-1], names[-1], partial_fd, partial)
+            return
+        except FileNotFoundError:
+            if not tries_left:
+                raise
+        except NotADirectoryError as error:
+            raise InvalidKey(f"key {key!r} lies inside another object: choose another key") from error
+        except IsADirectoryError as error:
+            raise InvalidKey(f"key {key!r} is the folder of other objects: choose another key") from error
+
+
+def _rename(bucket_fd: int, names: Sequence[str], name: str, partial_fd: int, partial: str) -> None:
+    with tree.walk(bucket_fd, names, create=True) as folder_fd:
+        try:
+            os.rename(partial, name, src_dir_fd=partial_fd, dst_dir_fd=folder_fd)
+        except IsADirectoryError:
+            if not tree.remove_empty(folder_fd, name):  # a delete that died may leave an empty folder
+                raise
+            os.rename(partial, name, src_dir_fd=partial_fd, dst_dir_fd=folder_fd)
+        os.fsync(folder_fd)
+
+
+def _copy(source: BinaryIO, size_bytes: int, path: Path, target: int) -> None:
+    left_bytes = size_bytes
+    while left_bytes > 0:
+        chunk = read_source(source, min(CHUNK_BYTES, left_bytes), path)
+        if not chunk:
+            raise Conflict(f"file {path} became shorter while it was stored: store it once it is complete")
+        _write_all(target, chunk)
+        left_bytes -= len(chunk)
+
+
+def _write_all(target: int, data: bytes) -> None:
+    view = memoryview(data)
+    while view:
+        view = view[os.write(target, view) :]
+
+
+def _modified_at(found: os.stat_result) -> datetime:
+    return datetime.fromtimestamp(found.st_mtime, UTC)

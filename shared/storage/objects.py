@@ -1,0 +1,286 @@
+"""What a storage is: the interface every backend keeps, its values and its configuration.
+
+``tests/contracts/test_storage.py`` holds every backend to the sentences written here.
+"""
+
+from __future__ import annotations
+
+import re
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, Field, SecretStr
+
+from ..errors import InvalidKey, InvalidRequest, ObjectMissing
+from .keys import check_prefix
+
+Bucket = Literal["uploads", "sidecars", "tmp"]
+#: Called with (bytes done, bytes in all); an exception it raises stops the transfer and reaches the caller.
+OnProgress = Callable[[int, int | None], None]
+
+MiB = 2**20
+_BUCKET_NAME = re.compile(r"(?!.*\.[.-])(?!.*-\.)[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]", re.ASCII)
+MAX_GET_BYTES = 64 * MiB
+MAX_EXPIRES_S = 7 * 24 * 3600  # the longest that Signature Version 4 allows
+
+
+class StorageConfig(BaseModel):
+    """Which backend, where, and how patient. Values are checked by ``open_storage``, in sentences."""
+
+    model_config = ConfigDict(frozen=True)
+
+    backend: Literal["local", "minio"] = "local"
+    #: Folder that holds the buckets (local).
+    root: Path | None = None
+    #: ``host:port`` or a URL without a path; a URL's scheme overrides ``secure`` (minio).
+    endpoint: str = ""
+    #: The same server as browsers reach it, for presigned URLs; empty: ``endpoint`` (minio).
+    public_endpoint: str = ""
+    access_key: str = Field("", repr=False)
+    secret_key: SecretStr = SecretStr("")
+    secure: bool = False
+    region: str = "us-east-1"
+    bucket_uploads: str = "uploads"
+    bucket_sidecars: str = "sidecars"
+    bucket_tmp: str = "tmp"
+    #: Longest wait for a connection, and for the next bytes on it, seconds; each is tried at most three times.
+    connect_timeout_s: float = Field(3.0, gt=0)
+    read_timeout_s: float = Field(30.0, gt=0)
+
+    def bucket_names(self) -> dict[Bucket, str]:
+        """The real name of the bucket that plays each role.
+
+        Raises:
+            InvalidRequest: a name breaks the rule of S3 (3 to 63 of a-z 0-9 . -), or two are the same.
+        """
+        names: dict[Bucket, str] = {
+            "uploads": self.bucket_uploads,
+            "sidecars": self.bucket_sidecars,
+            "tmp": self.bucket_tmp,
+        }
+        for role, name in names.items():
+            if not _BUCKET_NAME.fullmatch(name):
+                raise InvalidRequest(
+                    f"STORAGE_BUCKET_{role.upper()}={name!r} is not a bucket name: use 3 to 63 of a-z 0-9 . -"
+                )
+        if len(set(names.values())) < len(names):
+            raise InvalidRequest(f"the buckets {', '.join(names.values())} must differ: name three buckets")
+        return names
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ObjectStat:
+    """What is known about an object without reading it."""
+
+    size_bytes: int
+    #: When it was stored, by the storage's own clock; aware, UTC.
+    modified_at: datetime
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ObjectInfo:
+    """One line of a listing."""
+
+    key: str
+    size_bytes: int
+    modified_at: datetime
+
+
+class Storage(ABC):
+    """Objects by bucket role and key. Safe to share between threads, and to use in a child after a fork.
+
+    Every method that takes a key raises InvalidKey for a malformed one. Every method may raise StorageUnavailable
+    (an outage: the folder or server is away, a bucket is missing, no room) and, on minio, Permanent when the server
+    refuses our credentials. An object appears whole or not at all, and replaces an older one of the same key. No key
+    may lie "inside" another (``a/b`` and ``a/b/c``): a folder can't hold both.
+    """
+
+    @abstractmethod
+    def put_file(self, bucket: Bucket, key: str, path: Path, content_type: str) -> None:
+        """Store the file at ``path``, in memory that does not grow with its size.
+
+        ``content_type`` reaches those who download by a presigned URL; the local backend has no use for it.
+
+        Raises:
+            InvalidRequest: there is no readable regular file at ``path``.
+            Conflict: the file became shorter while it was being read.
+        """
+
+    @abstractmethod
+    def put_bytes(self, bucket: Bucket, key: str, data: bytes, content_type: str) -> None:
+        """Store ``data``; see ``put_file``."""
+
+    @abstractmethod
+    def get_file(
+        self,
+        bucket: Bucket,
+        key: str,
+        path: Path,
+        *,
+        max_bytes: int | None = None,
+        on_progress: OnProgress | None = None,
+    ) -> int:
+        """Copy an object to the file ``path``, in constant memory, and return its size in bytes.
+
+        The file appears whole (temporary file beside it, then rename) or not at all; it is not fsynced, being
+        meant for work, not for keeping.
+
+        Raises:
+            ObjectMissing: no such object.
+            LimitExceeded: it has more than ``max_bytes`` bytes.
+            InvalidRequest: the folder of ``path`` does not exist or can't be written.
+        """
+
+    @abstractmethod
+    def get_bytes(
+        self,
+        bucket: Bucket,
+        key: str,
+        *,
+        offset: int = 0,
+        length: int | None = None,
+        max_bytes: int = MAX_GET_BYTES,
+    ) -> bytes:
+        """Read ``length`` bytes (None: all that follow) from ``offset`` on; fewer, or none, where the object ends.
+
+        Raises:
+            ObjectMissing: no such object.
+            LimitExceeded: more than ``max_bytes`` bytes would be read.
+            InvalidRequest: ``offset`` or ``length`` is negative.
+        """
+
+    @abstractmethod
+    def stat(self, bucket: Bucket, key: str) -> ObjectStat:
+        """Size and time of an object.
+
+        Raises:
+            ObjectMissing: no such object.
+        """
+
+    def exists(self, bucket: Bucket, key: str) -> bool:
+        """Whether the object is there; an outage raises, it never reads as "no"."""
+        try:
+            self.stat(bucket, key)
+        except ObjectMissing:
+            return False
+        return True
+
+    @abstractmethod
+    def list(self, bucket: Bucket, prefix: str) -> Iterator[ObjectInfo]:
+        """The objects whose key begins with ``prefix`` (a string prefix, may be empty), in NO particular order.
+
+        Memory stays flat however many there are. What is stored or deleted meanwhile may or may not be listed.
+        Names that are not acceptable keys (put there by other programs) are left out, as no method could open them.
+        """
+
+    @abstractmethod
+    def delete(self, bucket: Bucket, key: str) -> None:
+        """Remove an object; no error if there is none."""
+
+    @abstractmethod
+    def delete_prefix(self, bucket: Bucket, prefix: str) -> int:
+        """Remove all objects under the folder ``prefix``, and return how many were removed.
+
+        Raises:
+            InvalidKey: ``prefix`` does not end with ``/`` or has fewer than two parts: too much would go.
+        """
+
+    @abstractmethod
+    def local_path(self, bucket: Bucket, key: str) -> Path | None:
+        """The object's own file, to be read in place and never written; None where objects are not files here.
+
+        Raises:
+            ObjectMissing: no such object (local).
+        """
+
+    @abstractmethod
+    def presign_put(self, bucket: Bucket, key: str, expires_s: int) -> str:
+        """A URL to which anyone may PUT this one object during the next ``expires_s`` seconds (1 to 604800).
+
+        The URL does not limit the size: look at ``stat`` before using what came.
+
+        Raises:
+            InvalidRequest: the backend has no URLs (local), or ``expires_s`` is out of range.
+        """
+
+    @abstractmethod
+    def presign_get(
+        self,
+        bucket: Bucket,
+        key: str,
+        expires_s: int,
+        *,
+        download_name: str | None = None,
+    ) -> str:
+        """A URL from which anyone may GET this one object during the next ``expires_s`` seconds (1 to 604800).
+
+        With ``download_name`` a browser saves the object under that name instead of showing it.
+
+        Raises:
+            InvalidRequest: the backend has no URLs (local), or ``expires_s`` is out of range.
+        """
+
+    @abstractmethod
+    def ensure_buckets(self) -> None:
+        """Create what is missing: the root folder and the buckets. The only method that creates them.
+
+        Call it when a fleet is set up, not whenever a worker starts: while a disk is not mounted it would make an
+        empty storage beside it.
+        """
+
+    @abstractmethod
+    def check(self) -> None:
+        """Find out whether the storage can be used.
+
+        Raises:
+            StorageUnavailable: it can't, for whatever reason; one sentence that says what to do.
+        """
+
+    @abstractmethod
+    def describe(self) -> str:
+        """Where the objects are, for people; without credentials."""
+
+
+def check_folder_prefix(prefix: str) -> str:
+    """Return ``prefix`` if it is narrow enough to be deleted as a whole.
+
+    Raises:
+        InvalidKey: it is malformed, does not end with ``/`` or has fewer than two parts.
+    """
+    if not isinstance(prefix, str) or not prefix.endswith("/"):
+        raise InvalidKey(
+            f"prefix {prefix!r} must end with '/', or neighbours that begin alike would be deleted too"
+        )
+    check_prefix(prefix)
+    if prefix.count("/") < 2:
+        raise InvalidKey(
+            f"prefix {prefix!r} is too wide to delete: it needs at least two parts, as in 'uploads/user/'"
+        )
+    return prefix
+
+
+def check_range(offset: int, length: int | None) -> None:
+    """Refuse negative numbers of bytes.
+
+    Raises:
+        InvalidRequest: ``offset`` or ``length`` is negative.
+    """
+    if offset < 0 or (length is not None and length < 0):
+        raise InvalidRequest(f"offset {offset} and length {length} must not be negative: count bytes from 0")
+
+
+def check_expires(expires_s: int) -> int:
+    """Return ``expires_s`` if a signature may last that long.
+
+    Raises:
+        InvalidRequest: it is not between 1 second and 7 days.
+    """
+    if not 1 <= expires_s <= MAX_EXPIRES_S:
+        raise InvalidRequest(
+            f"a presigned URL can't expire after {expires_s} s: choose 1 to {MAX_EXPIRES_S} s (7 days)"
+        )
+    return expires_s
