@@ -23,7 +23,11 @@ T = TypeVar("T")
 #: (pid, engine): a forked child must not use its parent's sockets.
 _engine: tuple[int, Engine] | None = None
 
-_CONFLICTS = (psycopg.errors.DeadlockDetected, psycopg.errors.SerializationFailure, psycopg.errors.LockNotAvailable)
+_CONFLICTS = (
+    psycopg.errors.DeadlockDetected,
+    psycopg.errors.SerializationFailure,
+    psycopg.errors.LockNotAvailable,
+)
 _MAX_CONFLICTS = 10
 
 
@@ -80,7 +84,9 @@ def outages() -> Iterator[None]:
         if is_outage(error):
             first = str(error.orig).strip().split("\n")[0]
             url = hide_password(get_settings().postgres_url)
-            raise DatabaseUnavailable(f"Postgres at {url} does not answer ({first}): is it running?") from error
+            raise DatabaseUnavailable(
+                f"Postgres at {url} does not answer ({first}): is it running?"
+            ) from error
         raise
 
 
@@ -105,7 +111,11 @@ def transact(work: Callable[[Session], T]) -> T:
     """
     for attempt in range(1, _MAX_CONFLICTS + 1):
         try:
-            with outages(), Session(get_engine(), expire_on_commit=False) as session, session.begin():
+            with (
+                outages(),
+                Session(get_engine(), expire_on_commit=False) as session,
+                session.begin(),
+            ):
                 return work(session)
         except DBAPIError as error:
             if not isinstance(error.orig, _CONFLICTS) or attempt == _MAX_CONFLICTS:

@@ -91,7 +91,11 @@ def mark_started(session: Session, claimed: Claim) -> None:
     """The video's first job runs: it is being processed."""
     session.execute(
         update(Video)
-        .where(Video.video_id == claimed.video_id, Video.run == claimed.run, Video.state == "uploaded")
+        .where(
+            Video.video_id == claimed.video_id,
+            Video.run == claimed.run,
+            Video.state == "uploaded",
+        )
         .values(state="processing")
     )
 
@@ -135,7 +139,8 @@ def let_go(session: Session, claimed: Claim) -> None:
 def lock_video(session: Session, video_id: str) -> Video | None:
     """The video's row, locked: the first lock of every transaction that changes its jobs."""
     return session.scalars(
-        select(Video).where(Video.video_id == video_id).with_for_update(), execution_options={"populate_existing": True}
+        select(Video).where(Video.video_id == video_id).with_for_update(),
+        execution_options={"populate_existing": True},
     ).one_or_none()
 
 
@@ -211,11 +216,13 @@ def _fail(
     else:
         job.outages += 1
     given_up = not retryable or job.failures >= job.max_failures or job.outages >= policy.max_outages
+    # What a user asked to be erased is erased, however long the storage is away.
+    given_up = given_up and job.stage != "erase"
     if given_up:
         _end(session, job, "failed")
         return advance(session, video)
     tries = job.failures + job.outages
-    wait_s = min(policy.backoff_max_s, policy.backoff_s * 2 ** (tries - 1))
+    wait_s = min(policy.backoff_max_s, policy.backoff_s * 2 ** min(tries - 1, 20))
     _requeue(session, job, wait_s)
     return []
 
@@ -259,11 +266,24 @@ class Held:
 def held_jobs(session: Session) -> list[Held]:
     """Every running job, its owner and whether its lease has run out."""
     rows = session.execute(
-        select(Job.job_id, Job.attempt, Job.video_id, Job.lease_owner, (Job.lease_until < NOW).label("expired")).where(
-            Job.state == "running"
-        )
+        select(
+            Job.job_id,
+            Job.attempt,
+            Job.video_id,
+            Job.lease_owner,
+            (Job.lease_until < NOW).label("expired"),
+        ).where(Job.state == "running")
     )
-    return [Held(row.job_id, row.attempt, row.video_id, row.lease_owner or "", bool(row.expired)) for row in rows]
+    return [
+        Held(
+            row.job_id,
+            row.attempt,
+            row.video_id,
+            row.lease_owner or "",
+            bool(row.expired),
+        )
+        for row in rows
+    ]
 
 
 def take_back(
@@ -317,7 +337,9 @@ def claimable(session: Session) -> dict[str, list[int]]:
 def queue_depths(session: Session) -> dict[tuple[str, str], int]:
     """(lane, state) -> number of jobs that are queued or running."""
     rows = session.execute(
-        select(Job.lane, Job.state, func.count()).where(Job.state.in_(("queued", "running"))).group_by(Job.lane, Job.state)
+        select(Job.lane, Job.state, func.count())
+        .where(Job.state.in_(("queued", "running")))
+        .group_by(Job.lane, Job.state)
     )
     return {(lane, state): count for lane, state, count in rows}
 
@@ -327,7 +349,12 @@ def leases_held(session: Session, video_id: str, *, but: int) -> int:
     return session.scalars(
         select(func.count())
         .select_from(Job)
-        .where(Job.video_id == video_id, Job.job_id != but, Job.lease_owner.is_not(None), Job.lease_until > NOW)
+        .where(
+            Job.video_id == video_id,
+            Job.job_id != but,
+            Job.lease_owner.is_not(None),
+            Job.lease_until > NOW,
+        )
     ).one()
 
 
@@ -336,4 +363,3 @@ def insert(session: Session, jobs: Sequence[Job]) -> list[Bell]:
     session.add_all(jobs)
     session.flush()
     return [Bell(job.lane, job.job_id) for job in jobs if job.state == "queued"]
-

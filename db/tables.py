@@ -30,7 +30,15 @@ from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 JOB_STATES = ("queued", "running", "done", "carried", "failed", "cancelled", "skipped")
 #: States a job never leaves by itself.
 TERMINAL = ("done", "carried", "failed", "cancelled", "skipped")
-VIDEO_STATES = ("uploaded", "processing", "indexed", "partial", "failed", "cancelled", "deleted")
+VIDEO_STATES = (
+    "uploaded",
+    "processing",
+    "indexed",
+    "partial",
+    "failed",
+    "cancelled",
+    "deleted",
+)
 
 _NOW = func.clock_timestamp()
 
@@ -49,7 +57,7 @@ class Base(DeclarativeBase):
             "pk": "pk_%(table_name)s",
         }
     )
-    type_annotation_map = {
+    type_annotation_map = {  # noqa: RUF012
         str: Text,
         float: Double,
         datetime: DateTime(timezone=True),
@@ -121,7 +129,12 @@ class Job(Base):
             "job_id",
             postgresql_where=text("state = 'queued'"),
         ),
-        Index("ix_jobs_running", "lane", "user_id", postgresql_where=text("state = 'running'")),
+        Index(
+            "ix_jobs_running",
+            "lane",
+            "user_id",
+            postgresql_where=text("state = 'running'"),
+        ),
         Index(None, "video_id", "run"),
     )
 
@@ -166,7 +179,12 @@ class Scene(Base):
     __table_args__ = (
         UniqueConstraint("video_id", "split_version", "idx"),
         Index(None, "user_id", "video_id", postgresql_where=text("live")),
-        Index("ix_scenes_tsv", "tsv", postgresql_using="gin", postgresql_where=text("live")),
+        Index(
+            "ix_scenes_tsv",
+            "tsv",
+            postgresql_using="gin",
+            postgresql_where=text("live"),
+        ),
     )
 
     scene_id: Mapped[UUID] = mapped_column(primary_key=True)
@@ -198,9 +216,7 @@ class TranscriptPart(Base):
     """What one asr job heard in one window; scenes get their words from these."""
 
     __tablename__ = "transcript_parts"
-    __table_args__ = (
-        ForeignKeyConstraint(["video_id"], ["videos.video_id"], ondelete="CASCADE"),
-    )
+    __table_args__ = (ForeignKeyConstraint(["video_id"], ["videos.video_id"], ondelete="CASCADE"),)
 
     video_id: Mapped[str] = mapped_column(primary_key=True)
     run: Mapped[int] = mapped_column(primary_key=True)
@@ -235,7 +251,9 @@ class Embedding(Base):
     __tablename__ = "embeddings"
     __table_args__ = (Index(None, "user_id", "model_id"),)
 
-    scene_id: Mapped[UUID] = mapped_column(ForeignKey("scenes.scene_id", ondelete="CASCADE"), primary_key=True)
+    scene_id: Mapped[UUID] = mapped_column(
+        ForeignKey("scenes.scene_id", ondelete="CASCADE"), primary_key=True
+    )
     model_id: Mapped[int] = mapped_column(ForeignKey("models.model_id"), primary_key=True)
     #: 0 for text; the keyframe's ordinal for vision.
     ordinal: Mapped[int] = mapped_column(primary_key=True)

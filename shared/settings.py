@@ -26,9 +26,7 @@ RUN_FILE = "run.json"
 class Settings(BaseSettings):
     """Every setting, with its default; the environment variable is the upper-case name (or the stated alias)."""
 
-    model_config = SettingsConfigDict(
-        frozen=True, extra="ignore", env_ignore_empty=True
-    )
+    model_config = SettingsConfigDict(frozen=True, extra="ignore", env_ignore_empty=True)
 
     # --- servers
     postgres_url: str = Field(
@@ -40,10 +38,12 @@ class Settings(BaseSettings):
         description="Redis used as broker and for short-lived results, `redis://:password@host:6379/0`. Empty: the embedded one.",
     )
     storage_backend: Literal["local", "minio"] = Field(
-        "local", description="Where objects live: `local` (a folder) or `minio` (any S3 server)."
+        "local",
+        description="Where objects live: `local` (a folder) or `minio` (any S3 server).",
     )
     storage_root: Path | None = Field(
-        None, description="Folder of the `local` storage. Default `$SCENEFLEET_HOME/storage`."
+        None,
+        description="Folder of the `local` storage. Default `$SCENEFLEET_HOME/storage`.",
     )
     storage_endpoint: str = Field("", description="`host:port` of the S3 server, for `minio`.")
     storage_access_key: str = Field("", description="S3 access key.")
@@ -63,7 +63,9 @@ class Settings(BaseSettings):
         description="Folder of the embedded services, logs and local storage.",
     )
     profile: Literal["lite", "full"] = Field(
-        "lite", alias="SCENEFLEET_PROFILE", description="Which models: `lite` (from PyPI, CPU) or `full`."
+        "lite",
+        alias="SCENEFLEET_PROFILE",
+        description="Which models: `lite` (from PyPI, CPU) or `full`.",
     )
     nodes: str = Field(
         "media,asr,text,vision,face,search",
@@ -76,28 +78,39 @@ class Settings(BaseSettings):
         description="Family of this node. Set by `scenefleet node`, not by hand.",
     )
     user_id: str = Field(
-        "local", alias="SCENEFLEET_USER", description="The user the `scenefleet` command acts for."
+        "local",
+        alias="SCENEFLEET_USER",
+        description="The user the `scenefleet` command acts for.",
     )
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = Field(
         "INFO", alias="SCENEFLEET_LOG_LEVEL", description="Log level of nodes."
     )
     log_format: Literal["json", "console"] = Field(
-        "json", alias="SCENEFLEET_LOG_FORMAT", description="Log lines as JSON or for people."
+        "json",
+        alias="SCENEFLEET_LOG_FORMAT",
+        description="Log lines as JSON or for people.",
     )
 
     # --- models
     models_dir: Path = Field(
-        Path("~/.scenefleet/models"), description="Folder of model weights (profile `full`)."
+        Path("~/.scenefleet/models"),
+        description="Folder of model weights (profile `full`).",
     )
     models_file: Path | None = Field(
-        None, alias="SCENEFLEET_MODELS_FILE", description="The catalogue. Default: the shipped `models.yaml`."
+        None,
+        alias="SCENEFLEET_MODELS_FILE",
+        description="The catalogue. Default: the shipped `models.yaml`.",
     )
     hf_home: Path | None = Field(None, description="Cache folder of Hugging Face libraries.")
-    asr_model: str = Field("", description="Name of the speech model in the catalogue. Empty: the profile's.")
+    asr_model: str = Field(
+        "",
+        description="Name of the speech model in the catalogue. Empty: the profile's.",
+    )
     asr_device: str = Field("auto", description="Device of the speech model: `auto`, `cpu`, `cuda`.")
     text_model: str = Field("", description="Name of the text model in the catalogue. Empty: the profile's.")
     vision_model_name: str = Field(
-        "", description="Name of the vision model in the catalogue. Empty: the profile's."
+        "",
+        description="Name of the vision model in the catalogue. Empty: the profile's.",
     )
     face_detector: str = Field(
         "", description="Name of the face model in the catalogue. Empty: the profile's."
@@ -124,22 +137,32 @@ class Settings(BaseSettings):
     max_video_streams: int = Field(16, gt=0, description="Most streams in one file.")
     max_video_scenes: int = Field(50_000, gt=0, description="Most scenes in one video.")
     split_mode: Literal["exact", "fast"] = Field(
-        "exact", description="`exact` decodes every picture; `fast` skips non-reference pictures."
+        "exact",
+        description="`exact` decodes every picture; `fast` skips non-reference pictures.",
     )
 
     # --- the ledger
     lease_s: float = Field(
-        60.0, gt=0, description="A job not renewed for so long is given to another worker, seconds."
+        60.0,
+        gt=0,
+        description="A job not renewed for so long is given to another worker, seconds.",
     )
     heartbeat_s: float = Field(15.0, gt=0, description="How often a running job renews its lease, seconds.")
     reconcile_s: float = Field(
-        3.0, gt=0, description="How often each node looks for work that lost its bell, seconds."
+        3.0,
+        gt=0,
+        description="How often each node looks for work that lost its bell, seconds.",
     )
     max_failures: int = Field(
-        3, ge=1, le=20, description="A job is given up after so many errors or deaths of its worker."
+        3,
+        ge=1,
+        le=20,
+        description="A job is given up after so many errors or deaths of its worker.",
     )
     max_outages: int = Field(
-        20, ge=1, description="A job is given up after so many outages of a service or losses of a node."
+        20,
+        ge=1,
+        description="A job is given up after so many outages of a service or losses of a node.",
     )
     backoff_s: float = Field(2.0, gt=0, description="First wait before a retry, seconds; doubles each time.")
     backoff_max_s: float = Field(60.0, gt=0, description="Longest wait before a retry, seconds.")
@@ -149,10 +172,14 @@ class Settings(BaseSettings):
         description="How long a task waits for Postgres before it gives its message back, seconds.",
     )
     tmp_ttl_s: float = Field(
-        24 * 3600.0, gt=0, description="Temporary objects older than this are swept, seconds."
+        24 * 3600.0,
+        gt=0,
+        description="Temporary objects older than this are swept, seconds.",
     )
     soft_shutdown_s: float = Field(
-        10.0, ge=0, description="How long a stopping node lets its running job go on, seconds."
+        10.0,
+        ge=0,
+        description="How long a stopping node lets its running job go on, seconds.",
     )
     visibility_timeout_s: int = Field(
         3600,
@@ -176,7 +203,9 @@ class Settings(BaseSettings):
         description="`hnsw.ef_search`: candidates looked at by an approximate search.",
     )
     search_exact_rows: int = Field(
-        20_000, ge=0, description="Up to so many vectors of a user are compared one by one, exactly."
+        20_000,
+        ge=0,
+        description="Up to so many vectors of a user are compared one by one, exactly.",
     )
 
     @field_validator("home", "models_dir", "storage_root", "models_file", "hf_home", mode="after")

@@ -1,0 +1,468 @@
+"""How a video moves through the pipeline: start, advance, end, cancel, retry, rerun, delete.
+
+Every function holds the lock on the video's row (``db.jobs.lock_video``) and works inside the caller's transaction.
+``skips`` says which stages can't run here and why (a feature that is off, no model in the profile).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from sqlalchemy import ColumnElement, delete, func, literal, select, update
+from sqlalchemy.orm import Session
+
+from db import jobs
+from db.jobs import NOW, Bell
+from db.tables import TERMINAL, Job, Run, Scene, TranscriptPart, Video
+from shared import graph
+from shared.errors import Conflict
+from shared.graph import PIPELINE, Stage
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plan:
+    """What the fleet can do and how patient it is."""
+
+    #: stage -> why it can't run.
+    skips: Mapping[str, str]
+    max_failures: int
+    #: How long a failed run's temporary objects are kept for a retry, seconds.
+    tmp_ttl_s: float
+
+
+@dataclass(frozen=True)
+class StageState:
+    """A stage of one run, summed over its parts."""
+
+    state: str
+    parts: int
+    ended: int
+    progress: float
+    error_class: str | None
+    error: str | None
+    attempts: int
+
+    @property
+    def is_terminal(self) -> bool:
+        return self.state in TERMINAL
+
+
+# The state a stage shows, by the worst of its parts; a live part wins over all.
+_SHOWN = ("running", "queued", "failed", "cancelled", "skipped", "done", "carried")
+
+
+def stage_states(session: Session, video_id: str, run: int) -> dict[str, StageState]:
+    """The stages of a run that have jobs."""
+    rows = session.execute(
+        select(
+            Job.stage,
+            Job.state,
+            func.count().label("parts"),
+            func.sum(Job.progress).label("progress"),
+            func.max(Job.error_class).label("error_class"),
+            func.max(Job.error).label("error"),
+            func.max(Job.attempt).label("attempts"),
+        )
+        .where(Job.video_id == video_id, Job.run == run)
+        .group_by(Job.stage, Job.state)
+    ).all()
+    found: dict[str, list[Any]] = {}
+    for row in rows:
+        found.setdefault(row.stage, []).append(row)
+    states = {}
+    for stage, group in found.items():
+        group.sort(key=lambda row: _SHOWN.index(row.state))
+        parts = sum(row.parts for row in group)
+        ended = sum(row.parts for row in group if row.state in TERMINAL)
+        running = sum(row.progress for row in group if row.state not in TERMINAL)
+        states[stage] = StageState(
+            state=group[0].state,
+            parts=parts,
+            ended=ended,
+            progress=(ended + running) / parts,
+            error_class=next((row.error_class for row in group if row.error_class), None),
+            error=next((row.error for row in group if row.error), None),
+            attempts=max(row.attempts for row in group),
+        )
+    return states
+
+
+def get_run(session: Session, video: Video) -> Run | None:
+    return session.get(Run, (video.video_id, video.run), populate_existing=True)
+
+
+def start_run(
+    session: Session,
+    video: Video,
+    stages: Collection[str],
+    made: Mapping[str, int],
+    plan: Plan,
+) -> list[Bell]:
+    """Open the video's next run: ``stages`` are made anew, the others count from the runs in ``made``."""
+    video.run += 1
+    video.state = "uploaded"
+    video.error_class = video.error = None
+    ordered = [name for name in graph.PIPELINE_NAMES if name in stages]
+    session.add(
+        Run(
+            video_id=video.video_id,
+            run=video.run,
+            stages=ordered,
+            made={
+                **{name: run for name, run in made.items() if name not in stages},
+                **dict.fromkeys(ordered, video.run),
+            },
+        )
+    )
+    session.flush()
+    return advance(session, video, plan)
+
+
+def advance(session: Session, video: Video, plan: Plan) -> list[Bell]:
+    """Start every stage whose upstream has ended; end the run when all have. Harmless at any time."""
+    run = get_run(session, video)
+    if run is None or run.ended_at is not None or video.deleted_at is not None:
+        return []
+    planned = [stage for stage in PIPELINE if stage.name != "audio" or "audio" in run.stages]
+    names = {stage.name for stage in planned}
+    bells: list[Bell] = []
+    states = stage_states(session, video.video_id, run.run)
+    # One pass suffices for stages that end at once: PIPELINE lists a stage after all it waits for.
+    for stage in planned:
+        if stage.name in states:
+            continue
+        upstream = [states.get(name) for name in stage.after if name in names]
+        if all(state is not None and state.is_terminal for state in upstream):
+            new = _stage_jobs(session, video, run, stage, states, plan)
+            bells += jobs.insert(session, new)
+            states = stage_states(session, video.video_id, run.run)
+    if all(stage.name in states and states[stage.name].is_terminal for stage in planned):
+        bells += _end_run(session, video, run, states, plan)
+    return bells
+
+
+def _stage_jobs(
+    session: Session,
+    video: Video,
+    run: Run,
+    stage: Stage,
+    states: Mapping[str, StageState],
+    plan: Plan,
+) -> list[Job]:
+    if stage.name not in run.stages:
+        base = stage_states(session, video.video_id, int(run.made[stage.name]))[stage.name]
+        carried = "carried" if base.state in ("done", "carried") else base.state
+        return [
+            _job(
+                video,
+                run,
+                stage,
+                plan,
+                state=carried,
+                error_class=base.error_class,
+                error=base.error,
+            )
+        ]
+    for name in stage.after:
+        state = states.get(name)
+        if state is None or state.state in ("done", "carried"):
+            continue
+        if not stage.essential or graph.STAGES[name].essential:
+            return [
+                _job(
+                    video,
+                    run,
+                    stage,
+                    plan,
+                    state="skipped",
+                    error=f"upstream {name} {state.state}",
+                )
+            ]
+    if stage.name in plan.skips:
+        return [_job(video, run, stage, plan, state="skipped", error=plan.skips[stage.name])]
+    parts = _parts(session, video, run, stage)
+    if not parts:
+        return [_job(video, run, stage, plan, state="done")]
+    return [_job(video, run, stage, plan, part=part, payload=payload) for part, payload in enumerate(parts)]
+
+
+def _job(
+    video: Video,
+    run: Run,
+    stage: Stage,
+    plan: Plan,
+    *,
+    state: str = "queued",
+    **values: Any,
+) -> Job:
+    if state != "queued":
+        values["finished_at"] = NOW
+        values["progress"] = 1.0
+    return Job(
+        subject_kind="video",
+        subject_id=video.video_id,
+        video_id=video.video_id,
+        user_id=video.user_id,
+        lane=stage.lane,
+        run=run.run,
+        stage=stage.name,
+        state=state,
+        priority=video.priority,
+        max_failures=plan.max_failures,
+        **values,
+    )
+
+
+def _parts(session: Session, video: Video, run: Run, stage: Stage) -> list[dict[str, Any]]:
+    """The payload of each part of a stage; none when there is nothing to do."""
+    if stage.name in ("split", "audio", "sidecar"):
+        return [{}]
+    if stage.name == "asr":
+        return [
+            {"start_s": start, "end_s": end} for start, end in split_result(session, video, run)["windows"]
+        ]
+    weight: ColumnElement[int] = (
+        func.jsonb_array_length(Scene.keyframes) if stage.name in ("vision", "face") else literal(1)
+    )
+    rows = session.execute(
+        select(Scene.idx, weight)
+        .where(
+            Scene.video_id == video.video_id,
+            Scene.split_version == int(run.made["split"]),
+        )
+        .order_by(Scene.idx)
+    ).all()
+    parts: list[dict[str, Any]] = []
+    filled = 0
+    for idx, items in rows:
+        if not parts or filled + items > stage.batch:
+            parts.append({"first_idx": idx, "last_idx": idx})
+            filled = 0
+        parts[-1]["last_idx"] = idx
+        filled += items
+    return parts
+
+
+def split_result(session: Session, video: Video, run: Run) -> dict[str, Any]:
+    """What the split behind this run found: audio key, windows, counts."""
+    result = session.scalars(
+        select(Job.result).where(
+            Job.video_id == video.video_id,
+            Job.run == int(run.made["split"]),
+            Job.stage == "split",
+        )
+    ).one()
+    return dict(result or {})
+
+
+def _end_run(
+    session: Session,
+    video: Video,
+    run: Run,
+    states: Mapping[str, StageState],
+    plan: Plan,
+) -> list[Bell]:
+    broken = [
+        name
+        for name in graph.PIPELINE_NAMES
+        if name in states and states[name].state in ("failed", "cancelled")
+    ]
+    if states["sidecar"].state in ("done", "carried"):
+        video.published_run = run.run
+        video.state = "partial" if broken else "indexed"
+        video.indexed_at = NOW
+    else:
+        video.state = "failed"
+    if broken:
+        first = states[broken[0]]
+        video.error_class, video.error = first.error_class, first.error
+    run.ended_at = NOW
+    session.flush()
+    return jobs.insert(session, [_sweep(video, run, plan, wait_s=plan.tmp_ttl_s if broken else 0.0)])
+
+
+def _sweep(video: Video, run: Run, plan: Plan, *, wait_s: float) -> Job:
+    job = _job(video, run, graph.SWEEP, plan)
+    job.priority = 0
+    if wait_s:
+        job.not_before = NOW + func.make_interval(0, 0, 0, 0, 0, 0, wait_s)
+    return job
+
+
+def _cancel_jobs(session: Session, video: Video) -> int:
+    """Cancel what is queued or running. A running attempt keeps its lease until it notices and lets go."""
+    result = session.execute(
+        update(Job)
+        .where(Job.video_id == video.video_id, Job.state.in_(("queued", "running")))
+        .values(state="cancelled", finished_at=NOW)
+    )
+    return result.rowcount  # type: ignore[attr-defined, no-any-return]
+
+
+def cancel(session: Session, video: Video, plan: Plan) -> tuple[bool, list[Bell]]:
+    """Stop the video's run. What is published stays. Returns whether there was anything to stop."""
+    run = get_run(session, video)
+    if run is None or run.ended_at is not None:
+        return False, []
+    _cancel_jobs(session, video)
+    video.state = "cancelled"
+    run.ended_at = NOW
+    session.flush()
+    return True, jobs.insert(session, [_sweep(video, run, plan, wait_s=0.0)])
+
+
+def retry(session: Session, video: Video, plan: Plan) -> tuple[bool, list[Bell]]:
+    """Try the failed parts of the newest run again, and what hung on them.
+
+    Failures start from zero; attempts go on counting, they are the fence. A cancelled run is started anew.
+
+    Raises:
+        Conflict: the run has not ended, or nothing of it failed.
+    """
+    run = get_run(session, video)
+    if run is None:
+        raise Conflict(
+            f"video {video.video_id} was refused at acceptance: send it again with a right storage key"
+        )
+    if run.ended_at is None:
+        return False, []
+    if video.state == "cancelled":
+        return True, rerun(session, video, run.stages, plan)
+    states = stage_states(session, video.video_id, run.run)
+    failed = {
+        name for name, state in states.items() if state.state == "failed" and name in graph.PIPELINE_NAMES
+    }
+    if not failed:
+        raise Conflict(
+            f"video {video.video_id} is {video.state}: nothing failed; use rerun to process it again"
+        )
+    if "sweep" in states and states["sweep"].state != "queued":
+        # The run's temporary audio is gone: make the failed stages in a new run.
+        return True, rerun(session, video, failed, plan)
+    hanging = graph.with_downstream(failed) - failed
+    session.execute(
+        delete(Job).where(
+            Job.video_id == video.video_id,
+            Job.run == run.run,
+            Job.stage.in_([*hanging, graph.SWEEP.name]),
+        )
+    )
+    session.execute(
+        update(Job)
+        .where(Job.video_id == video.video_id, Job.run == run.run, Job.state == "failed")
+        .values(
+            state="queued",
+            failures=0,
+            outages=0,
+            not_before=NOW,
+            error_class=None,
+            error=None,
+            finished_at=None,
+        )
+    )
+    session.execute(
+        update(Run).where(Run.video_id == video.video_id, Run.run == run.run).values(ended_at=None)
+    )
+    video.state = "processing"
+    video.error_class = video.error = None
+    session.flush()
+    session.refresh(run)
+    again = session.scalars(
+        select(Job).where(Job.video_id == video.video_id, Job.run == run.run, Job.state == "queued")
+    ).all()
+    return True, [Bell(job.lane, job.job_id) for job in again] + advance(session, video, plan)
+
+
+def rerun(session: Session, video: Video, stages: Collection[str], plan: Plan) -> list[Bell]:
+    """Process again: all stages, or the named ones and those downstream; the published run stays searchable.
+
+    A stage that no published or current run has finished is made as well. Cancels what runs.
+    """
+    wanted = (
+        graph.with_downstream(stages)
+        if stages
+        else {stage.name for stage in PIPELINE if stage.name != "audio"}
+    )
+    base = video.published_run or video.run
+    base_run = session.get(Run, (video.video_id, base))
+    made: dict[str, int] = {}
+    if base_run is not None:
+        states = stage_states(session, video.video_id, base)
+        published = video.published_run is not None
+        made = {
+            name: int(base_run.made.get(name, base))
+            for name, state in states.items()
+            if name in graph.PIPELINE_NAMES
+            and state.is_terminal
+            and (published or state.state in ("done", "carried"))
+        }
+    wanted |= graph.with_downstream(
+        name for name in graph.PIPELINE_NAMES if name != "audio" and name not in made and name not in wanted
+    )
+    if "split" in wanted:
+        wanted = {stage.name for stage in PIPELINE if stage.name != "audio"}
+    elif "asr" in wanted:
+        wanted.add("audio")
+    _cancel_jobs(session, video)
+    session.execute(
+        update(Run).where(Run.video_id == video.video_id, Run.ended_at.is_(None)).values(ended_at=NOW)
+    )
+    return start_run(session, video, wanted, made, plan)
+
+
+def begin_delete(session: Session, video: Video, plan: Plan) -> list[Bell]:
+    """Make the id a tombstone and queue the erasure; nothing of the video is found from now on."""
+    _cancel_jobs(session, video)
+    session.execute(
+        update(Run).where(Run.video_id == video.video_id, Run.ended_at.is_(None)).values(ended_at=NOW)
+    )
+    session.execute(update(Scene).where(Scene.video_id == video.video_id).values(live=False))
+    video.state = "deleted"
+    video.deleted_at = NOW
+    video.run += 1
+    run = Run(video_id=video.video_id, run=video.run, stages=[], made={})
+    session.flush()
+    return jobs.insert(session, [_job(video, run, graph.ERASE, plan)])
+
+
+def erase_rows(session: Session, video: Video, job_id: int) -> None:
+    """Remove every row of a deleted video but its tombstone and the erase job itself."""
+    session.execute(delete(Job).where(Job.video_id == video.video_id, Job.job_id != job_id))
+    session.execute(delete(Scene).where(Scene.video_id == video.video_id))
+    session.execute(delete(TranscriptPart).where(TranscriptPart.video_id == video.video_id))
+    session.execute(delete(Run).where(Run.video_id == video.video_id))
+    video.storage_key = ""
+    video.media = video.duration_s = video.published_run = video.indexed_at = None
+    video.error_class = video.error = None
+    session.flush()
+
+
+def erase_again(session: Session, video: Video, plan: Plan) -> list[Bell]:
+    """Look once more after the longest time limit: a writer nobody heard of may have left objects."""
+    run = Run(video_id=video.video_id, run=video.run, stages=[], made={})
+    job = _job(video, run, graph.ERASE, plan, part=1)
+    job.not_before = NOW + func.make_interval(0, 0, 0, 0, 0, 0, float(graph.LONGEST_S))
+    return jobs.insert(session, [job])
+
+
+def stuck_videos(session: Session, limit: int = 100) -> list[str]:
+    """Videos whose run is open while none of its jobs is queued or running: something has to advance them."""
+    live = (
+        select(Job.job_id)
+        .where(
+            Job.video_id == Run.video_id,
+            Job.run == Run.run,
+            Job.state.in_(("queued", "running")),
+        )
+        .exists()
+    )
+    return list(
+        session.scalars(
+            select(Run.video_id)
+            .join(Video, (Video.video_id == Run.video_id) & (Video.run == Run.run))
+            .where(Run.ended_at.is_(None), Video.deleted_at.is_(None), ~live)
+            .limit(limit)
+        )
+    )

@@ -1,0 +1,367 @@
+"""What stages write about a video, and what is published of it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+from uuid import UUID, uuid5
+
+from sqlalchemy import delete, func, select, text, update
+from sqlalchemy import insert as bulk
+from sqlalchemy.orm import Session
+
+from db.tables import Embedding, Face, Model, Scene, TranscriptPart, Video
+from db.videos import get
+from shared.contracts import ScenePage, SceneView
+
+#: Namespace of scene ids: the same video split the same way gives the same ids.
+NAMESPACE = UUID("6f2f1c52-5d0c-5d0a-9a4e-3f6a0e9d7c11")
+_BATCH = 500
+
+
+def scene_id(video_id: str, split_version: int, idx: int) -> UUID:
+    return uuid5(NAMESPACE, f"{video_id}/{split_version}/{idx}")
+
+
+def face_id(scene: UUID, run: int, ordinal: int, place: int) -> UUID:
+    return uuid5(scene, f"face/{run}/{ordinal}/{place}")
+
+
+def write_scenes(
+    session: Session,
+    video_id: str,
+    user_id: str,
+    split_version: int,
+    scenes: Sequence[Mapping[str, Any]],
+) -> None:
+    """Store a split: each scene has idx, start_s, end_s, kind, keyframes. Not live until published."""
+    session.execute(delete(Scene).where(Scene.video_id == video_id, Scene.split_version == split_version))
+    for start in range(0, len(scenes), _BATCH):
+        session.execute(
+            bulk(Scene),
+            [
+                {
+                    "scene_id": scene_id(video_id, split_version, scene["idx"]),
+                    "video_id": video_id,
+                    "user_id": user_id,
+                    "split_version": split_version,
+                    **scene,
+                }
+                for scene in scenes[start : start + _BATCH]
+            ],
+        )
+
+
+def write_transcript(
+    session: Session,
+    *,
+    video_id: str,
+    user_id: str,
+    run: int,
+    part: int,
+    start_s: float,
+    end_s: float,
+    language: str | None,
+    segments: Sequence[Mapping[str, Any]],
+    model_id: int,
+) -> None:
+    """Store what one window of audio said; times in seconds from the video's start."""
+    session.execute(
+        delete(TranscriptPart).where(
+            TranscriptPart.video_id == video_id,
+            TranscriptPart.run == run,
+            TranscriptPart.part == part,
+        )
+    )
+    session.add(
+        TranscriptPart(
+            video_id=video_id,
+            user_id=user_id,
+            run=run,
+            part=part,
+            start_s=start_s,
+            end_s=end_s,
+            language=language,
+            segments=list(segments),
+            model_id=model_id,
+        )
+    )
+
+
+def write_faces(
+    session: Session,
+    run: int,
+    scene_ids: Sequence[UUID],
+    faces: Sequence[Mapping[str, Any]],
+) -> None:
+    """Replace the faces this run found in these scenes."""
+    session.execute(delete(Face).where(Face.run == run, Face.scene_id.in_(scene_ids)))
+    if faces:
+        session.execute(bulk(Face), [dict(face) for face in faces])
+
+
+@dataclass(frozen=True)
+class Words:
+    """The speech of one scene."""
+
+    text: str = ""
+    language: str | None = None
+    segments: list[dict[str, Any]] = field(default_factory=list)
+
+
+def scenes_between(
+    session: Session, video_id: str, split_version: int, first_idx: int, last_idx: int
+) -> list[Scene]:
+    """The scenes first_idx..last_idx (inclusive) of a split, in order."""
+    return list(
+        session.scalars(
+            select(Scene)
+            .where(
+                Scene.video_id == video_id,
+                Scene.split_version == split_version,
+                Scene.idx.between(first_idx, last_idx),
+            )
+            .order_by(Scene.idx)
+        )
+    )
+
+
+def scene_count(session: Session, video_id: str, split_version: int) -> int:
+    return session.scalars(
+        select(func.count())
+        .select_from(Scene)
+        .where(Scene.video_id == video_id, Scene.split_version == split_version)
+    ).one()
+
+
+def words_of(session: Session, video_id: str, asr_run: int, scenes: Sequence[Scene]) -> dict[UUID, Words]:
+    """Give every word to the scene in which its middle lies; a segment across a cut is divided."""
+    if not scenes:
+        return {}
+    first, last = scenes[0], scenes[-1]
+    parts = session.scalars(
+        select(TranscriptPart)
+        .where(
+            TranscriptPart.video_id == video_id,
+            TranscriptPart.run == asr_run,
+            TranscriptPart.start_s < last.end_s,
+            TranscriptPart.end_s > first.start_s,
+        )
+        .order_by(TranscriptPart.start_s)
+    )
+    found: dict[UUID, Words] = {}
+    for part in parts:
+        for segment in part.segments:
+            for scene, piece in _divide(segment, scenes):
+                words = found.get(scene.scene_id, Words())
+                joined = f"{words.text} {piece['text']}".strip()
+                found[scene.scene_id] = Words(
+                    joined, words.language or part.language, [*words.segments, piece]
+                )
+    return found
+
+
+def _divide(segment: Mapping[str, Any], scenes: Sequence[Scene]) -> list[tuple[Scene, dict[str, Any]]]:
+    words = segment["words"]
+    if not words:
+        scene = _scene_at(scenes, (segment["start_s"] + segment["end_s"]) / 2)
+        return [] if scene is None else [(scene, dict(segment))]
+    pieces: list[tuple[Scene, list[Any]]] = []
+    for word in words:
+        scene = _scene_at(scenes, (word["start_s"] + word["end_s"]) / 2)
+        if scene is None:
+            continue
+        if pieces and pieces[-1][0] is scene:
+            pieces[-1][1].append(word)
+        else:
+            pieces.append((scene, [word]))
+    if len(pieces) == 1 and len(pieces[0][1]) == len(words):
+        return [(pieces[0][0], dict(segment))]
+    return [
+        (
+            scene,
+            {
+                "start_s": group[0]["start_s"],
+                "end_s": group[-1]["end_s"],
+                "text": " ".join(word["text"].strip() for word in group),
+                "words": group,
+            },
+        )
+        for scene, group in pieces
+    ]
+
+
+def _scene_at(scenes: Sequence[Scene], time_s: float) -> Scene | None:
+    low, high = 0, len(scenes) - 1
+    while low <= high:
+        middle = (low + high) // 2
+        scene = scenes[middle]
+        if time_s < scene.start_s:
+            high = middle - 1
+        elif time_s >= scene.end_s:
+            # Speech a little past the last picture belongs to the last scene.
+            if middle == len(scenes) - 1 and time_s < scene.end_s + 1.0:
+                return scene
+            low = middle + 1
+        else:
+            return scene
+    return None
+
+
+def faces_of(session: Session, run: int, scene_ids: Sequence[UUID]) -> dict[UUID, list[Face]]:
+    """The faces a run found, per scene, in a stable order."""
+    rows = session.scalars(
+        select(Face)
+        .where(Face.run == run, Face.scene_id.in_(scene_ids))
+        .order_by(Face.scene_id, Face.ordinal, Face.face_id)
+    )
+    found: dict[UUID, list[Face]] = {}
+    for face in rows:
+        found.setdefault(face.scene_id, []).append(face)
+    return found
+
+
+def embedded(session: Session, run: int, family: str, scene_ids: Sequence[UUID]) -> dict[UUID, Model]:
+    """Which of these scenes have a vector of this family made by this run, and by which model."""
+    rows = session.execute(
+        select(Embedding.scene_id, Model)
+        .join(Model, Model.model_id == Embedding.model_id)
+        .where(
+            Embedding.run == run,
+            Model.family == family,
+            Embedding.scene_id.in_(scene_ids),
+        )
+        .distinct()
+    )
+    return {row[0]: row[1] for row in rows}
+
+
+#: Language code -> Postgres's text search configuration; others are indexed word by word as they are.
+_LEXICON = {
+    "en": "english", "de": "german", "fr": "french", "es": "spanish", "it": "italian", "pt": "portuguese",
+    "nl": "dutch", "ru": "russian", "sv": "swedish", "da": "danish", "fi": "finnish", "no": "norwegian",
+    "hu": "hungarian", "ro": "romanian", "tr": "turkish", "ar": "arabic", "el": "greek", "hi": "hindi",
+}  # fmt: skip
+
+
+def publish_scene(
+    session: Session,
+    scene: UUID,
+    words: Words,
+    sidecar_key: str,
+    made: Mapping[str, int],
+) -> None:
+    """Make one scene what callers see. Part of the run's last transaction."""
+    lexicon = _LEXICON.get((words.language or "")[:2], "simple")
+    transcript = words.text.replace("\x00", "")
+    session.execute(
+        update(Scene)
+        .where(Scene.scene_id == scene)
+        .values(
+            live=True,
+            transcript=transcript,
+            segments=words.segments,
+            language=words.language,
+            # Postgres caps a tsvector at 1 MB; an hour of speech has about 60 KB.
+            tsv=func.to_tsvector(text(f"'{lexicon}'"), transcript[:200_000]).op("||")(
+                func.to_tsvector(text("'simple'"), transcript[:200_000])
+            ),
+            sidecar_key=sidecar_key,
+            text_run=made.get("text"),
+            vision_run=made.get("vision"),
+            face_run=made.get("face"),
+        )
+    )
+
+
+def drop_unpublished(session: Session, video_id: str, made: Mapping[str, int]) -> None:
+    """Remove rows of older runs that the published run replaces: each stage's newest output is the only one."""
+    session.execute(delete(Scene).where(Scene.video_id == video_id, Scene.split_version != made["split"]))
+    of_video = select(Scene.scene_id).where(Scene.video_id == video_id)
+    if "face" in made:
+        session.execute(delete(Face).where(Face.scene_id.in_(of_video), Face.run != made["face"]))
+    for family in ("text", "vision"):
+        if family in made:
+            models = select(Model.model_id).where(Model.family == family)
+            session.execute(
+                delete(Embedding).where(
+                    Embedding.scene_id.in_(of_video),
+                    Embedding.model_id.in_(models),
+                    Embedding.run != made[family],
+                )
+            )
+    if "asr" in made:
+        session.execute(
+            delete(TranscriptPart).where(
+                TranscriptPart.video_id == video_id, TranscriptPart.run != made["asr"]
+            )
+        )
+
+
+def page(session: Session, video_id: str, user_id: str, after_idx: int, limit: int) -> ScenePage:
+    """The published scenes after ``after_idx``, in order.
+
+    Raises:
+        NotFound: no such video of this user.
+    """
+    get(session, video_id, user_id)
+    faces = (
+        select(func.count())
+        .select_from(Face)
+        .where(Face.scene_id == Scene.scene_id, Face.run == Scene.face_run)
+        .scalar_subquery()
+    )
+    rows = session.execute(
+        select(Scene, faces)
+        .where(
+            Scene.video_id == video_id,
+            Scene.user_id == user_id,
+            Scene.live,
+            Scene.idx > after_idx,
+        )
+        .order_by(Scene.idx)
+        .limit(limit + 1)
+    ).all()
+    views = [
+        SceneView(
+            scene_id=str(scene.scene_id),
+            video_id=scene.video_id,
+            idx=scene.idx,
+            start_s=scene.start_s,
+            end_s=scene.end_s,
+            kind=scene.kind,
+            transcript=scene.transcript,
+            language=scene.language,
+            keyframe_keys=tuple(keyframe["key"] for keyframe in scene.keyframes),
+            sidecar_key=scene.sidecar_key,
+            faces=count,
+        )
+        for scene, count in rows[:limit]
+    ]
+    more = len(rows) > limit
+    return ScenePage(
+        video_id=video_id,
+        scenes=tuple(views),
+        next_after_idx=views[-1].idx if more else None,
+    )
+
+
+def referenced_keys(session: Session, video_id: str) -> set[str]:
+    """Every storage key the video's scenes point at (keyframes of all splits, current sidecars)."""
+    keys: set[str] = set()
+    for keyframes, sidecar_key in session.execute(
+        select(Scene.keyframes, Scene.sidecar_key).where(Scene.video_id == video_id)
+    ):
+        keys.update(keyframe["key"] for keyframe in keyframes)
+        if sidecar_key:
+            keys.add(sidecar_key)
+    return keys
+
+
+def videos_in_work(session: Session, user_id: str) -> int:
+    return session.scalars(
+        select(func.count())
+        .select_from(Video)
+        .where(Video.user_id == user_id, Video.state.in_(("uploaded", "processing")))
+    ).one()

@@ -1,0 +1,146 @@
+"""Models and their vectors: one untyped halfvec column, one partial expression HNSW index per model.
+
+Model ids and dimensions are rendered as literals: with a parameter in its place a generic plan loses the index.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+from uuid import UUID
+
+import numpy as np
+import numpy.typing as npt
+from pgvector import HalfVector
+from sqlalchemy import Engine, delete, select, text
+from sqlalchemy import insert as bulk
+from sqlalchemy.dialects.postgresql import insert
+from sqlalchemy.orm import Session
+
+from db.tables import Embedding, Model
+from shared.errors import ModelFailure
+
+_OPS = {"cosine": "halfvec_cosine_ops", "l2": "halfvec_l2_ops"}
+#: Families whose vectors are searched by nearest neighbour.
+SEARCHED = ("text", "vision")
+_INDEX_LOCK = 7_305_001
+
+
+@dataclass(frozen=True)
+class ModelRow:
+    """A model whose outputs are stored."""
+
+    model_id: int
+    name: str
+    revision: str
+    family: str
+    dim: int | None
+    metric: str | None
+
+
+def find_model(session: Session, name: str, revision: str) -> ModelRow | None:
+    row = session.scalars(select(Model).where(Model.name == name, Model.revision == revision)).one_or_none()
+    return (
+        None
+        if row is None
+        else ModelRow(row.model_id, row.name, row.revision, row.family, row.dim, row.metric)
+    )
+
+
+def ensure_model(
+    session: Session,
+    *,
+    name: str,
+    revision: str,
+    family: str,
+    dim: int | None,
+    metric: str | None,
+) -> ModelRow:
+    """The model's row, made if it is new."""
+    found = find_model(session, name, revision)
+    if found is not None:
+        return found
+    session.execute(
+        insert(Model)
+        .values(name=name, revision=revision, family=family, dim=dim, metric=metric)
+        .on_conflict_do_nothing()
+    )
+    found = find_model(session, name, revision)
+    assert found is not None
+    return found
+
+
+def index_name(model_id: int) -> str:
+    return f"ix_embeddings_hnsw_m{model_id}"
+
+
+def index_sql(model_id: int, dim: int, metric: str, *, concurrently: bool) -> str:
+    """The statement that makes a model's HNSW index."""
+    how = "CONCURRENTLY " if concurrently else ""
+    return (
+        f"CREATE INDEX {how}IF NOT EXISTS {index_name(int(model_id))} ON embeddings"
+        f" USING hnsw ((vec::halfvec({int(dim)})) {_OPS[metric]}) WHERE model_id = {int(model_id)}"
+    )
+
+
+def ensure_index(engine: Engine, model: ModelRow) -> None:
+    """Build a searched model's HNSW index beside running work; drops an invalid leftover of a broken build."""
+    if model.family not in SEARCHED or model.dim is None or model.metric is None:
+        return
+    name = index_name(model.model_id)
+    valid = text("SELECT indisvalid FROM pg_index WHERE indexrelid = to_regclass(:name)")
+    with engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
+        if connection.execute(valid, {"name": name}).scalar():
+            return
+        connection.execute(text("SELECT pg_advisory_lock(:key)"), {"key": _INDEX_LOCK})
+        try:
+            state = connection.execute(valid, {"name": name}).scalar()
+            if state is False:
+                connection.execute(text(f"DROP INDEX CONCURRENTLY IF EXISTS {name}"))
+            if not state:
+                connection.execute(
+                    text(index_sql(model.model_id, model.dim, model.metric, concurrently=True))
+                )
+        finally:
+            connection.execute(text("SELECT pg_advisory_unlock(:key)"), {"key": _INDEX_LOCK})
+
+
+def write_embeddings(
+    session: Session,
+    model: ModelRow,
+    run: int,
+    user_id: str,
+    scene_ids: Sequence[UUID],
+    rows: Sequence[tuple[UUID, int, npt.NDArray[np.float32]]],
+) -> None:
+    """Replace a run's vectors of these scenes. ``rows``: (scene, ordinal, float32 [dim]).
+
+    Raises:
+        ModelFailure: a vector has another dimension than the model, or is not finite.
+    """
+    session.execute(
+        delete(Embedding).where(
+            Embedding.scene_id.in_(scene_ids),
+            Embedding.model_id == model.model_id,
+            Embedding.run == run,
+        )
+    )
+    values: list[dict[str, Any]] = []
+    for scene, ordinal, vector in rows:
+        if vector.shape != (model.dim,) or not np.isfinite(vector).all():
+            raise ModelFailure(
+                f"{model.name} gave a vector of shape {vector.shape}, expected ({model.dim},) finite numbers"
+            )
+        values.append(
+            {
+                "scene_id": scene,
+                "model_id": model.model_id,
+                "ordinal": ordinal,
+                "run": run,
+                "user_id": user_id,
+                "vec": HalfVector(vector),
+            }
+        )
+    if values:
+        session.execute(bulk(Embedding), values)

@@ -1,0 +1,191 @@
+"""Videos of a user: accept, find, describe. Every function is scoped by ``user_id``."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from sqlalchemy import func, select
+from sqlalchemy.dialects.postgresql import insert
+from sqlalchemy.orm import Session
+
+from db import jobs, runs
+from db.jobs import Bell
+from db.runs import Plan, stage_states
+from db.tables import Run, Scene, Video
+from shared import graph
+from shared.contracts import ProcessVideo, Receipt, StageStatus, VideoStatus
+from shared.errors import Conflict, Forbidden, NotFound, ScenefleetError
+
+
+def receipt(video: Video, *, accepted: bool) -> Receipt:
+    return Receipt(
+        video_id=video.video_id,
+        user_id=video.user_id,
+        state=video.state,  # type: ignore[arg-type]
+        run=video.run,
+        accepted=accepted,
+    )
+
+
+def accept(
+    session: Session, request: ProcessVideo, plan: Plan, refusal: ScenefleetError | None
+) -> tuple[Receipt, list[Bell]]:
+    """Write the video and its first job in this transaction; again with the same request changes nothing.
+
+    ``refusal`` is why the request can't be processed (a bad storage key): it is stored on the video, and the same
+    id may be sent again with a right key.
+
+    Raises:
+        Forbidden: the id belongs to another user.
+        Conflict: the id was deleted, or names another file.
+    """
+    session.execute(
+        insert(Video)
+        .values(
+            video_id=request.video_id,
+            user_id=request.user_id,
+            storage_key=request.storage_key,
+            priority=request.priority,
+        )
+        .on_conflict_do_nothing()
+    )
+    video = _owned(session, request.video_id, request.user_id)
+    if video.deleted_at is not None:
+        raise Conflict(f"video {video.video_id} was deleted: send the file under a new video id")
+    if video.run > 0:
+        if video.storage_key != request.storage_key:
+            raise Conflict(
+                f"video {video.video_id} already is {video.storage_key!r}: delete it, or send this file under a new id"
+            )
+        return receipt(video, accepted=False), []
+    video.storage_key, video.priority = request.storage_key, request.priority
+    if refusal is not None:
+        video.state, video.error_class, video.error = (
+            "failed",
+            refusal.code,
+            str(refusal),
+        )
+        return receipt(video, accepted=False), []
+    stages = [stage.name for stage in graph.PIPELINE if stage.name != "audio"]
+    bells = runs.start_run(session, video, stages, {}, plan)
+    return receipt(video, accepted=True), bells
+
+
+def _owned(session: Session, video_id: str, user_id: str) -> Video:
+    video = jobs.lock_video(session, video_id)
+    if video is None:
+        raise NotFound(f"no video {video_id!r}: check the id, or send tasks.video.process first")
+    if video.user_id != user_id:
+        raise Forbidden(f"video id {video_id!r} is taken by another user: choose another id")
+    return video
+
+
+def lock(session: Session, video_id: str, user_id: str, *, deleted_too: bool = False) -> Video:
+    """The user's video, locked.
+
+    Raises:
+        NotFound: no such video of this user (another user's video is not told apart).
+    """
+    video = jobs.lock_video(session, video_id)
+    if video is None or video.user_id != user_id or (video.deleted_at is not None and not deleted_too):
+        raise NotFound(f"no video {video_id!r}: check the id, or send tasks.video.process first")
+    return video
+
+
+def get(session: Session, video_id: str, user_id: str) -> Video:
+    """The user's video, unlocked.
+
+    Raises:
+        NotFound: no such video of this user.
+    """
+    video = session.scalars(
+        select(Video).where(Video.video_id == video_id, Video.user_id == user_id)
+    ).one_or_none()
+    if video is None or video.deleted_at is not None:
+        raise NotFound(f"no video {video_id!r}: check the id, or send tasks.video.process first")
+    return video
+
+
+def list_ids(session: Session, user_id: str, *, limit: int = 1000) -> list[str]:
+    """The user's videos, newest first."""
+    return list(
+        session.scalars(
+            select(Video.video_id)
+            .where(Video.user_id == user_id, Video.deleted_at.is_(None))
+            .order_by(Video.created_at.desc())
+            .limit(limit)
+        )
+    )
+
+
+def status(session: Session, video_id: str, user_id: str) -> VideoStatus:
+    """Where a video stands, stage by stage.
+
+    Raises:
+        NotFound: no such video of this user.
+    """
+    video = get(session, video_id, user_id)
+    states = stage_states(session, video.video_id, video.run)
+    run = session.get(Run, (video.video_id, video.run))
+    scenes = session.scalar(
+        select(func.count()).select_from(Scene).where(Scene.video_id == video.video_id, Scene.live)
+    )
+    stages = []
+    for stage in graph.PIPELINE:
+        if stage.name == "audio" and (run is None or "audio" not in run.stages):
+            continue
+        state = states.get(stage.name)
+        if state is None:
+            stages.append(
+                StageStatus(
+                    stage=stage.name,
+                    state="pending",
+                    parts=0,
+                    parts_done=0,
+                    progress=0.0,
+                )
+            )
+            continue
+        stages.append(
+            StageStatus(
+                stage=stage.name,
+                state=state.state,
+                parts=state.parts,
+                parts_done=state.ended,
+                progress=float(state.progress),
+                error_class=state.error_class,
+                error=state.error,
+                attempts=state.attempts,
+            )
+        )
+    return VideoStatus(
+        video_id=video.video_id,
+        user_id=video.user_id,
+        storage_key=video.storage_key,
+        state=video.state,  # type: ignore[arg-type]
+        run=video.run,
+        published_run=video.published_run,
+        duration_s=video.duration_s,
+        scenes=scenes or 0,
+        error_class=video.error_class,
+        error=video.error,
+        created_at=video.created_at,
+        indexed_at=video.indexed_at,
+        stages=tuple(stages),
+    )
+
+
+def next_revision(session: Session, video_id: str) -> int:
+    """A sidecar revision no other attempt gets."""
+    video = jobs.lock_video(session, video_id)
+    if video is None:
+        raise NotFound(f"no video {video_id!r}")
+    video.revision += 1
+    return video.revision
+
+
+def set_media(session: Session, video_id: str, duration_s: float, media: dict[str, Any]) -> None:
+    """Store what the probe found."""
+    video = jobs.lock_video(session, video_id)
+    if video is not None:
+        video.duration_s, video.media = duration_s, media
