@@ -1,0 +1,198 @@
+"""The sound as 16 kHz mono WAV on the video's clock, and the quiet places to cut it at.
+
+The file has exactly a 44-byte header, so sample n lies at byte ``44 + 2 * n`` and a reader can fetch a range.
+Sample n is heard ``n / 16000`` seconds after the container's start, whatever the stream's own offset and gaps.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Iterable
+from pathlib import Path
+from types import TracebackType
+from typing import cast
+
+import av
+import numpy as np
+from av.audio.frame import AudioFrame
+from av.audio.resampler import AudioResampler
+from numpy.typing import NDArray
+
+from shared.errors import LimitExceeded
+
+RATE_HZ = 16_000
+HEADER_BYTES = 44
+
+#: Timestamps that wander less than this are jitter; more is a gap or an overlap.
+_JITTER_S = 0.05
+_MAX_OVERLAP_S = 5.0
+
+
+class AudioTrack:
+    """Writes decoded audio frames to a WAV file; a context manager that always leaves a valid header."""
+
+    def __init__(self, path: Path, *, part_s: float, max_duration_s: float) -> None:
+        self.path = path
+        self.windows = Windows(part_s)
+        self._max_samples = int(max_duration_s * RATE_HZ)
+        self._file = path.open("wb")
+        self._file.write(b"\0" * HEADER_BYTES)
+        self._samples = 0
+        #: Samples still to be dropped, because their time is written already.
+        self._skip = 0
+        self._resampler: AudioResampler | None = None
+        self._shape: tuple[object, ...] = ()
+        #: Time of the end of what was fed, by the stream's clock.
+        self._fed_to_s: float | None = None
+
+    @property
+    def duration_s(self) -> float:
+        return self._samples / RATE_HZ
+
+    def __enter__(self) -> AudioTrack:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        try:
+            if kind is None:
+                self._drain()
+                self.windows.finish(self._samples)
+            self._file.truncate(HEADER_BYTES + 2 * self._samples)
+            self._file.seek(0)
+            self._file.write(wav_header(self._samples))
+        finally:
+            self._file.close()
+
+    def feed(self, frame: AudioFrame, ts_s: float | None) -> None:
+        """Append a frame that starts ``ts_s`` seconds after the container's start (None: right after the last).
+
+        Gaps become silence, overlaps are dropped. Raises LimitExceeded past the duration limit.
+        """
+        if frame.sample_rate <= 0 or frame.samples <= 0:
+            return
+        shape = (frame.format.name, frame.layout.name, frame.sample_rate)
+        if shape != self._shape:
+            self._drain()
+            self._shape = shape
+        expected_s = self._fed_to_s if self._fed_to_s is not None else 0.0
+        if ts_s is None:
+            ts_s = expected_s
+        if self._fed_to_s is not None and ts_s < expected_s - _MAX_OVERLAP_S:
+            ts_s = expected_s  # a clock that was set back, not the same sound again
+        if self._fed_to_s is None or abs(ts_s - expected_s) > _JITTER_S:
+            self._drain()
+            self._pad_to(round(ts_s * RATE_HZ))
+            # Positive when the frame starts before what is written already, or before the container's start.
+            self._skip = max(0, self._samples - round(ts_s * RATE_HZ))
+            self._fed_to_s = ts_s
+        self._fed_to_s = cast(float, self._fed_to_s) + frame.samples / frame.sample_rate
+        if self._resampler is None:
+            self._resampler = AudioResampler(format="s16", layout="mono", rate=RATE_HZ)
+        frame.pts = None
+        self._write(self._resampler.resample(frame))
+
+    def _drain(self) -> None:
+        if self._resampler is not None:
+            resampler, self._resampler = self._resampler, None
+            self._write(resampler.resample(None))
+
+    def _pad_to(self, sample: int) -> None:
+        if sample > self._samples:
+            self._check(sample)
+            self.windows.feed_silence(sample - self._samples)
+            self._samples = sample
+            self._file.seek(HEADER_BYTES + 2 * sample)
+
+    def _write(self, frames: Iterable[av.AudioFrame | None]) -> None:
+        for frame in frames:
+            if frame is None:
+                continue
+            samples = frame.to_ndarray().reshape(-1)
+            if self._skip:
+                skipped = min(self._skip, samples.size)
+                self._skip -= skipped
+                samples = samples[skipped:]
+            self._check(self._samples + samples.size)
+            self._file.write(samples.astype("<i2", copy=False).tobytes())
+            self._samples += samples.size
+            self.windows.feed(samples)
+
+    def _check(self, samples: int) -> None:
+        if samples > self._max_samples:
+            raise LimitExceeded(
+                f"The sound goes on past {self._max_samples / RATE_HZ:.0f} s, the limit; cut the file up."
+            )
+
+
+class Windows:
+    """Cuts a stream of samples into windows at quiet places, holding one window's energies.
+
+    ``part_s`` is the longest window, in seconds. The border is the quietest 0.25 s within the last quarter of it.
+    """
+
+    _BLOCK = RATE_HZ // 20
+    _SMOOTH = 5
+
+    def __init__(self, part_s: float) -> None:
+        self._part = max(8, int(part_s * RATE_HZ) // self._BLOCK)
+        self._energies: list[float] = []
+        self._rest = np.zeros(0, np.int16)
+        #: First block of the open window.
+        self._start = 0
+        self.spans_s: list[tuple[float, float]] = []
+
+    def feed(self, samples: NDArray[np.int16]) -> None:
+        """Take the next samples (int16 [n])."""
+        samples = np.concatenate([self._rest, samples]) if self._rest.size else samples
+        whole = samples.size // self._BLOCK * self._BLOCK
+        self._rest = samples[whole:].copy()
+        if whole:
+            blocks = samples[:whole].reshape(-1, self._BLOCK).astype(np.float32)
+            self._extend(np.square(blocks).mean(axis=1).tolist())
+
+    def feed_silence(self, samples: int) -> None:
+        """Take ``samples`` zeros without making them."""
+        head = min(samples, self._BLOCK - self._rest.size)
+        self.feed(np.zeros(head, np.int16))
+        blocks, rest = divmod(samples - head, self._BLOCK)
+        while blocks > 0:
+            step = min(blocks, self._part)
+            self._extend([0.0] * step)
+            blocks -= step
+        self.feed(np.zeros(rest, np.int16))
+
+    def finish(self, samples: int) -> None:
+        """Close the last window at ``samples``, the end of the audio."""
+        start_s = self._start * self._BLOCK / RATE_HZ
+        end_s = samples / RATE_HZ
+        if end_s > start_s:
+            self.spans_s.append((start_s, end_s))
+
+    def _extend(self, energies: list[float]) -> None:
+        self._energies += energies
+        while len(self._energies) > self._part:
+            self._cut()
+
+    def _cut(self) -> None:
+        earliest = self._part * 3 // 4
+        tail = np.array(self._energies[earliest : self._part])
+        width = min(self._SMOOTH, tail.size)
+        smooth = np.convolve(tail, np.ones(width) / width, mode="valid")
+        quietest = smooth.size - 1 - int(np.argmin(smooth[::-1]))
+        length = earliest + quietest + width // 2 + (0 if width == tail.size else 1)
+        length = min(length, self._part)
+        start_s = self._start * self._BLOCK / RATE_HZ
+        self._start += length
+        self.spans_s.append((start_s, self._start * self._BLOCK / RATE_HZ))
+        del self._energies[:length]
+
+
+def wav_header(samples: int) -> bytes:
+    """Return the 44-byte RIFF header of mono s16le audio at 16 kHz."""
+    size = min(2 * samples, 0xFFFFFFFF - 36)
+    return struct.pack(
+        "<4sI4s4sIHHIIHH4sI",
+        b"RIFF", 36 + size, b"WAVE", b"fmt ", 16, 1, 1, RATE_HZ, 2 * RATE_HZ, 2, 16, b"data", size,
+    )  # fmt: skip

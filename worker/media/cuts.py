@@ -1,0 +1,93 @@
+"""Where scenes begin: joins the three detectors and settles their disagreements.
+
+A cut is handed out ``SETTLE_S`` after it happened, in order, and never taken back.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Literal
+
+from .gradual import Dissolves, Fades, Gradual
+from .hardcuts import FLASH_S, HardCuts
+from .planes import Thumb
+
+#: Every detector has decided about a moment this long after it.
+SETTLE_S = 4.0
+
+#: No scene is shorter than this, except the last.
+MIN_SCENE_S = FLASH_S
+
+#: How far around a transition another finding is the same one.
+_SAME_S = 0.3
+
+
+@dataclass(frozen=True, slots=True)
+class Cut:
+    """The start of a scene; from ``mixed_from_s`` to ``mixed_to_s`` pictures belong to both scenes or to none."""
+
+    ts_s: float
+    kind: Literal["cut", "gradual"]
+    mixed_from_s: float
+    mixed_to_s: float
+
+
+class CutFinder:
+    """Feeds thumbs to the detectors and hands out cuts in order; its memory is bounded by time, not by length."""
+
+    def __init__(self) -> None:
+        self._hard = HardCuts()
+        self._dissolves = Dissolves()
+        self._fades = Fades()
+        self._hard_s: deque[float] = deque(maxlen=64)
+        self._pending: list[Cut] = []
+        self._last_s = 0.0
+        self._first_s: float | None = None
+        self._given_s = 0.0
+        self._mixed_to_s = -1.0
+
+    def feed(self, ts_s: float, thumb: Thumb) -> list[Cut]:
+        """Take the next frame (times in seconds, growing); return the cuts settled by it, in order."""
+        if self._first_s is None:
+            self._first_s = self._given_s = ts_s
+        for cut_s in self._hard.feed(ts_s, thumb):
+            self._add_hard(cut_s)
+        for dissolve in self._dissolves.feed(ts_s, thumb):
+            self._add_gradual(dissolve, self._hard_s)
+        for fade in self._fades.feed(ts_s, thumb):
+            self._add_gradual(fade, self._hard.jumps_s)
+        self._last_s = ts_s
+        return self._take(ts_s - SETTLE_S)
+
+    def flush(self) -> list[Cut]:
+        """Return the cuts left at the end of the video."""
+        for cut_s in self._hard.flush():
+            self._add_hard(cut_s)
+        for dissolve in self._dissolves.flush():
+            self._add_gradual(dissolve, self._hard_s)
+        return self._take(self._last_s - MIN_SCENE_S / 2)
+
+    def _add_hard(self, cut_s: float) -> None:
+        self._hard_s.append(cut_s)
+        self._pending.append(Cut(cut_s, "cut", cut_s, cut_s))
+
+    def _add_gradual(self, found: Gradual, sudden_s: Iterable[float]) -> None:
+        """Remember a transition, unless one of the sudden changes already says what happened there."""
+        if not any(found.start_s - _SAME_S <= at_s <= found.end_s + _SAME_S for at_s in sudden_s):
+            self._pending.append(Cut(found.mid_s, "gradual", found.start_s, found.end_s))
+
+    def _take(self, until_s: float) -> list[Cut]:
+        if not self._pending:
+            return []
+        self._pending.sort(key=lambda cut: cut.ts_s)
+        taken = []
+        while self._pending and self._pending[0].ts_s <= until_s:
+            cut = self._pending.pop(0)
+            overlaps = cut.kind == "gradual" and cut.mixed_from_s < self._mixed_to_s
+            if cut.ts_s - self._given_s < MIN_SCENE_S or overlaps:
+                continue
+            self._given_s, self._mixed_to_s = cut.ts_s, cut.mixed_to_s
+            taken.append(cut)
+        return taken

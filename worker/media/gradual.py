@@ -1,0 +1,184 @@
+"""Gradual transitions: dissolves and fades, each by its own rule.
+
+Dissolve: for about a second every picture is a mixture of the picture at the start and the one at the end, with a
+weight that climbs steadily (the production model of Hampapur, Jain and Weymouth, "Production model based digital
+video segmentation", 1995). Camera moves change the picture as much, but what lies between is no mixture.
+Fade: a run of blank pictures (black or white) that no sudden change leads into or out of.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from .hardcuts import correlation
+from .planes import Plane, Thumb
+
+
+@dataclass(frozen=True, slots=True)
+class Gradual:
+    """A transition from ``start_s`` to ``end_s``; ``mid_s`` is where half of it is done."""
+
+    start_s: float
+    mid_s: float
+    end_s: float
+
+
+#: Lengths of time over which a mixture is looked for, in seconds.
+_SPANS_S = (0.28, 0.5, 0.8, 1.2, 1.8, 2.6, 3.4)
+#: Samples closer than this are not taken, so that high frame rates cost no more.
+_MIN_STEP_S = 1 / 31
+#: Long spans are tried only this often.
+_LONG_EVERY_S = 0.08
+#: Smallest mean difference of the two ends, in grey levels.
+_MIN_CHANGE = 9.0
+#: Largest share of the change that the mixture may leave unexplained: worst picture, mean picture.
+_MAX_WORST_RESIDUAL = 0.34
+_MAX_MEAN_RESIDUAL = 0.24
+#: Largest step of the weight between two samples (a hard cut makes one of 1.0) and largest step back.
+_MAX_STEP = 0.6
+_MAX_BACKSTEP = 0.08
+#: Ends that correlate more than this show the same scene.
+_MAX_CORRELATION = 0.6
+#: A found dissolve is settled when nothing better came for this long.
+_SETTLE_S = 0.5
+#: Pictures of a span that are tested, at most.
+_TESTED = 12
+#: Size (width, height) in pixels of the pictures the mixture is fitted on: small, so that slow pans don't matter.
+_SIZE = (32, 18)
+
+
+@dataclass(slots=True)
+class _Sample:
+    ts_s: float
+    picture: Plane  # uint8 [18, 32], luma
+    blank: bool
+
+
+@dataclass(frozen=True, slots=True)
+class _Found:
+    change: float
+    span_s: float
+    seen_s: float
+    gradual: Gradual
+
+
+class Dissolves:
+    """Finds dissolves in a stream of thumbs; holds the samples of the longest span."""
+
+    def __init__(self) -> None:
+        self._samples: deque[_Sample] = deque()
+        self._best: _Found | None = None
+        self._long_tried_s = 0.0
+
+    def feed(self, ts_s: float, thumb: Thumb) -> list[Gradual]:
+        """Take the next frame; return the dissolves settled by it (at most one)."""
+        if self._samples and ts_s - self._samples[-1].ts_s < _MIN_STEP_S:
+            return []
+        picture = cv2.resize(thumb.y, _SIZE, interpolation=cv2.INTER_AREA)
+        self._samples.append(_Sample(ts_s, picture, thumb.blank))
+        while ts_s - self._samples[0].ts_s > _SPANS_S[-1] + 0.1:
+            self._samples.popleft()
+        long_too = ts_s - self._long_tried_s >= _LONG_EVERY_S
+        if long_too:
+            self._long_tried_s = ts_s
+        found = None if thumb.blank else self._search(_SPANS_S if long_too else _SPANS_S[:2])
+        if found and (self._best is None or found.change > 1.02 * self._best.change):
+            self._best = found
+        if self._best and ts_s - self._best.seen_s > _SETTLE_S:
+            return self.flush()
+        return []
+
+    def flush(self) -> list[Gradual]:
+        """Settle what is still open."""
+        best, self._best = self._best, None
+        return [best.gradual] if best else []
+
+    def _search(self, spans_s: Sequence[float]) -> _Found | None:
+        """Return the span ending now that is a mixture and changes most."""
+        end = self._samples[-1]
+        best: _Found | None = None
+        start = len(self._samples) - 1
+        for span_s in spans_s:
+            while start > 0 and end.ts_s - self._samples[start].ts_s < span_s - 0.005:
+                start -= 1
+            first = self._samples[start]
+            if end.ts_s - first.ts_s < span_s - 0.005:
+                break
+            if first.blank:
+                continue
+            change = cv2.norm(first.picture, end.picture, cv2.NORM_L1) / first.picture.size
+            if change < _MIN_CHANGE or (best is not None and change < best.change):
+                continue
+            gradual = self._fit(start)
+            if gradual is not None:
+                best = _Found(change, span_s, end.ts_s, gradual)
+        return best
+
+    def _fit(self, start: int) -> Gradual | None:
+        """Return the transition if the samples from ``start`` on are mixtures of the first and the last."""
+        count = len(self._samples) - start
+        if count < 5:
+            return None
+        picked = np.unique(np.linspace(start, start + count - 1, min(count, _TESTED + 2)).round().astype(int))
+        samples = [self._samples[i] for i in picked]
+        pictures = np.stack([s.picture for s in samples]).reshape(len(samples), -1).astype(np.float32)
+        weights, residuals = mixture(pictures)
+        inner = residuals[1:-1]
+        if inner.max() > _MAX_WORST_RESIDUAL or inner.mean() > _MAX_MEAN_RESIDUAL:
+            return None
+        steps = np.diff(weights)
+        if steps.max() > _MAX_STEP or steps.min() < -_MAX_BACKSTEP:
+            return None
+        if correlation(samples[0].picture, samples[-1].picture) > _MAX_CORRELATION:
+            return None
+        times_s = [s.ts_s for s in samples]
+        climbing = np.maximum.accumulate(weights)
+        start_s, mid_s, end_s = (float(np.interp(w, climbing, times_s)) for w in (0.05, 0.5, 0.95))
+        return Gradual(start_s=start_s, mid_s=mid_s, end_s=end_s)
+
+
+def mixture(pictures: NDArray[np.float32]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    """Fit every picture as ``(1 - w) * first + w * last``.
+
+    ``pictures``: float32 [n, pixels]. Returns the weights [n] (0 and 1 at the ends) and the share of the change each
+    fit leaves over [n], as a ratio of norms: 0 for a pure mixture, about 0.9 for an unrelated picture.
+    """
+    direction = pictures[-1] - pictures[0]
+    length = float(direction @ direction)
+    moved = pictures - pictures[0]
+    weights = (moved @ direction) / length
+    left = moved - weights[:, None] * direction
+    return weights, np.sqrt((left * left).sum(axis=1) / length)
+
+
+class Fades:
+    """Finds runs of blank pictures between two scenes; the caller drops those that a hard cut leads into."""
+
+    #: Longer blank runs put their cut this long before their end, so that it is known soon enough.
+    MAX_MIDDLE_S = 3.0
+
+    def __init__(self) -> None:
+        self._seen_picture = False
+        self._run_start_s: float | None = None
+        self._last_s = 0.0
+
+    def feed(self, ts_s: float, thumb: Thumb) -> list[Gradual]:
+        """Take the next frame; return the fade that ended with it. None at the start or end of the video."""
+        fades = []
+        if thumb.blank:
+            if self._run_start_s is None:
+                self._run_start_s = ts_s
+        else:
+            if self._run_start_s is not None and self._seen_picture:
+                mid_s = max((self._run_start_s + ts_s) / 2, ts_s - self.MAX_MIDDLE_S)
+                fades.append(Gradual(start_s=self._run_start_s, mid_s=mid_s, end_s=ts_s))
+            self._run_start_s = None
+            self._seen_picture = True
+        self._last_s = ts_s
+        return fades

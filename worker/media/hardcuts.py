@@ -1,0 +1,186 @@
+"""Hard cuts: one frame differs from the one before far more than its neighbours do, and stays different.
+
+An adaptive rule (as PySceneDetect's AdaptiveDetector: a frame's score against its neighbours') proposes; three checks
+dispose. A change of light keeps the structure (correlation), a jump of the camera is explained by moving blocks
+(motion compensation), and a flash returns to what was there before (persistence).
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from dataclasses import dataclass
+
+import cv2
+import numpy as np
+
+from .planes import Plane, Thumb
+
+#: A picture that comes back within this time was a flash, not a scene.
+FLASH_S = 0.3
+
+#: Frames on each side that a score is compared with.
+_NEIGHBOURS = 6
+
+#: Waiting for neighbours ends after this time, so that slide shows (a frame in seconds) are decided too.
+_MAX_WAIT_S = 1.5
+
+#: Smallest mean change of Y+U+V, in grey levels, that can be a cut.
+_MIN_SCORE = 7.0
+
+#: How many times its neighbours' mean a frame's score must be.
+_MIN_RATIO = 2.0
+
+#: Same numbers after motion compensation, which takes the camera's movement out of both sides.
+_MIN_RESIDUAL = 4.0
+_MIN_RESIDUAL_RATIO = 2.2
+
+#: Above this correlation of the luma only the light has changed.
+_SAME_STRUCTURE = 0.90
+
+
+@dataclass(slots=True)
+class _Frame:
+    ts_s: float
+    thumb: Thumb
+    #: Change from the frame before.
+    score: float
+    #: Motion-compensated change from the frame before, once somebody needed it.
+    residual: float | None = None
+
+
+class HardCuts:
+    """Finds hard cuts in a stream of thumbs; holds about half a second of them."""
+
+    def __init__(self) -> None:
+        self._frames: deque[_Frame] = deque()
+        #: Position in ``_frames`` of the first frame not judged yet.
+        self._next = 0
+        self._last_cut: _Frame | None = None
+        #: Times of every sudden change, cut or flash, of the last seconds: borders that no fade can have.
+        self.jumps_s: deque[float] = deque(maxlen=64)
+
+    def feed(self, ts_s: float, thumb: Thumb) -> list[float]:
+        """Take the next frame; return the times in seconds of the cuts decided by it (first frame of the scene)."""
+        score = difference(self._frames[-1].thumb, thumb) if self._frames else 0.0
+        self._frames.append(_Frame(ts_s, thumb, score))
+        cuts = []
+        while self._next < len(self._frames) and self._has_future(self._next):
+            if self._judge(self._next):
+                cuts.append(self._frames[self._next].ts_s)
+            self._next += 1
+        self._forget()
+        return cuts
+
+    def flush(self) -> list[float]:
+        """Judge the last frames with the future there is; return the times of their cuts."""
+        first, self._next = self._next, len(self._frames)
+        return [self._frames[i].ts_s for i in range(first, len(self._frames)) if self._judge(i)]
+
+    def _has_future(self, index: int) -> bool:
+        wait_s = self._frames[-1].ts_s - self._frames[index].ts_s
+        enough = len(self._frames) - 1 - index >= _NEIGHBOURS or wait_s >= _MAX_WAIT_S
+        return enough and wait_s >= FLASH_S
+
+    def _forget(self) -> None:
+        keep_from_s = self._frames[self._next].ts_s - FLASH_S if self._next < len(self._frames) else 0.0
+        while self._next > _NEIGHBOURS + 2 and self._frames[1].ts_s < keep_from_s:
+            self._frames.popleft()
+            self._next -= 1
+
+    def _judge(self, index: int) -> bool:
+        frame = self._frames[index]
+        if index == 0 or frame.score < _MIN_SCORE:
+            return False
+        first, last = max(1, index - _NEIGHBOURS), min(len(self._frames), index + _NEIGHBOURS + 1)
+        around = sorted(self._frames[i].score for i in range(first, last) if i != index)[:-1]
+        usual = sum(around) / len(around) if around else 0.0
+        if frame.score < _MIN_RATIO * usual + 2.0:
+            return False
+        self.jumps_s.append(frame.ts_s)
+        before = self._frames[index - 1].thumb
+        if correlation(before.y, frame.thumb.y) > _SAME_STRUCTURE and not (before.blank or frame.thumb.blank):
+            return False
+        if not self._beats_motion(index) or self._is_flash(index):
+            return False
+        return self._beats_rival(frame)
+
+    def _beats_motion(self, index: int) -> bool:
+        """Whether moving blocks fail to explain this change although they explain the neighbours'."""
+        frame = self._frames[index]
+        residual = self._residual(index)
+        if residual < _MIN_RESIDUAL:
+            return False
+        usual = 0.0
+        for near in (index - 1, index + 1):
+            if 1 <= near < len(self._frames) and self._frames[near].score < 0.6 * frame.score:
+                usual = max(usual, self._residual(near))
+        return residual >= _MIN_RESIDUAL_RATIO * usual + 1.0
+
+    def _residual(self, index: int) -> float:
+        frame = self._frames[index]
+        if frame.residual is None:
+            frame.residual = motion_residual(self._frames[index - 1].thumb, frame.thumb)
+        return frame.residual
+
+    def _is_flash(self, index: int) -> bool:
+        """Whether what was there before comes back, or what is there now was there shortly before."""
+        frame = self._frames[index]
+        before = self._frames[index - 1]
+        same = 0.5 * frame.score
+        after = [f for f in _slice(self._frames, index + 1) if f.ts_s <= frame.ts_s + FLASH_S]
+        if any(difference(before.thumb, f.thumb) < same for f in _thin(after)):
+            return True
+        earlier = [f for f in list(self._frames)[: index - 1] if f.ts_s >= before.ts_s - FLASH_S]
+        return any(difference(frame.thumb, f.thumb) < same for f in _thin(earlier))
+
+    def _beats_rival(self, frame: _Frame) -> bool:
+        """Keep one of two cuts closer together than a scene can be short: the first, a blended frame's partner."""
+        if self._last_cut is not None and frame.ts_s - self._last_cut.ts_s < FLASH_S:
+            return False
+        self._last_cut = frame
+        return True
+
+
+def difference(a: Thumb, b: Thumb) -> float:
+    """Return the mean absolute change of Y plus that of U and of V, in grey levels."""
+    y = cv2.norm(a.y, b.y, cv2.NORM_L1) / a.y.size
+    u = cv2.norm(a.u, b.u, cv2.NORM_L1) / a.u.size
+    v = cv2.norm(a.v, b.v, cv2.NORM_L1) / a.v.size
+    return float(y + u + v)
+
+
+def correlation(a: Plane, b: Plane) -> float:
+    """Return the zero-mean normalised correlation of two planes, -1..1; 0 when one is uniform."""
+    return float(cv2.matchTemplate(a, b, cv2.TM_CCOEFF_NORMED)[0, 0]) if a.std() > 1 and b.std() > 1 else 0.0
+
+
+def motion_residual(before: Thumb, after: Thumb) -> float:
+    """Return the mean change left, in grey levels, after each block of ``after`` took its best match in ``before``.
+
+    Blocks of 10 px at half the thumb's size, searched 10 px (an eighth of the picture) around.
+    """
+    old = cv2.resize(before.y, None, fx=0.5, fy=0.5, interpolation=cv2.INTER_AREA)
+    new = cv2.resize(after.y, None, fx=0.5, fy=0.5, interpolation=cv2.INTER_AREA)
+    height, width = new.shape
+    side, reach = 10, 10
+    old = cv2.copyMakeBorder(old, reach, reach, reach, reach, cv2.BORDER_REPLICATE)
+    total = blocks = 0.0
+    for top in range(0, height - side + 1, side):
+        for left in range(0, width - side + 1, side):
+            block = new[top : top + side, left : left + side]
+            around = old[top : top + side + 2 * reach, left : left + side + 2 * reach]
+            squares = float(cv2.minMaxLoc(cv2.matchTemplate(around, block, cv2.TM_SQDIFF))[0])
+            total += np.sqrt(max(0.0, squares) / block.size)
+            blocks += 1
+    # A picture lower than one block has no blocks to match: its plain change decides.
+    return float(total / blocks) if blocks else difference(before, after)
+
+
+def _slice(frames: deque[_Frame], start: int) -> list[_Frame]:
+    return [frames[i] for i in range(start, len(frames))]
+
+
+def _thin(frames: list[_Frame]) -> list[_Frame]:
+    """Return at most about ten of the frames, spread evenly, with the last one."""
+    step = max(1, len(frames) // 10)
+    return frames[::-1][::step]

@@ -1,0 +1,111 @@
+"""Small luma and chroma pictures for the detectors, taken straight from the decoder's planes.
+
+Full frames never go through swscale here: reducing the Y, U and V planes costs about 0.1 ms for a 720p picture,
+against 1 to 4 ms for decoding it.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import cv2
+import numpy as np
+from av.video.frame import VideoFrame
+from numpy.typing import NDArray
+
+#: Longest side of a thumb. Grain averages out at this size while objects stay distinct.
+THUMB_SIDE_PX = 160
+
+Plane = NDArray[Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Thumb:
+    """One reduced picture: ``y`` uint8 [h, w], ``u`` and ``v`` uint8 [h/2, w/2]; ``mean`` and ``std`` are of ``y``."""
+
+    y: Plane
+    u: Plane
+    v: Plane
+    mean: float
+    std: float
+
+    @property
+    def blank(self) -> bool:
+        """Whether there is nothing to see: uniform, and black or white (studio black is 16, white 235)."""
+        return self.std < 6.0 and not 34.0 < self.mean < 222.0
+
+
+def thumb_size(width: int, height: int) -> tuple[int, int]:
+    """Return the even (width, height) in pixels of the thumbs of a ``width`` x ``height`` video."""
+    scale = min(1.0, THUMB_SIDE_PX / max(width, height))
+    return max(8, round(width * scale / 2) * 2), max(8, round(height * scale / 2) * 2)
+
+
+def reduce_frame(frame: VideoFrame, size: tuple[int, int]) -> Thumb:
+    """Return the frame reduced to ``size`` (width, height), whatever its pixel format."""
+    width, height = size
+    planes = _yuv_planes(frame)
+    if planes is None:
+        frame = frame.reformat(width=width, height=height, format="yuv444p", interpolation="AREA", threads=1)
+        planes = _yuv_planes(frame)
+        assert planes is not None
+    shift = _DEPTHS[frame.format.name] - 8
+    y = _shrink(planes[0], width, height, shift)
+    u = _shrink(planes[1], width // 2, height // 2, shift)
+    v = _shrink(planes[2], width // 2, height // 2, shift)
+    mean, std = cv2.meanStdDev(y)
+    return Thumb(y=y, u=u, v=v, mean=float(mean[0, 0]), std=float(std[0, 0]))
+
+
+def sharpness(frame: VideoFrame) -> float:
+    """Return the variance of the Laplacian over a band in the middle of the picture, at full size.
+
+    Pech-Pacheco et al., "Diatom autofocusing in brightfield microscopy", ICPR 2000. Comparable only between
+    pictures of the same scene.
+    """
+    planes = _yuv_planes(frame)
+    if planes is None:
+        plane, shift = frame.reformat(format="gray", threads=1).to_ndarray(), 0
+    else:
+        plane, shift = planes[0], _DEPTHS[frame.format.name] - 8
+    height, width = plane.shape
+    band = plane[height * 3 // 8 : height * 5 // 8, width // 8 : width * 7 // 8] >> shift
+    _, std = cv2.meanStdDev(cv2.Laplacian(band.astype(np.uint8), cv2.CV_16S))
+    return float(std[0, 0]) ** 2
+
+
+def frame_bytes(frame: VideoFrame) -> int:
+    """Return about how much memory the frame's pixels take."""
+    return sum(plane.buffer_size for plane in frame.planes)
+
+
+def _yuv_planes(frame: VideoFrame) -> tuple[Plane, Plane, Plane] | None:
+    """Return views on the frame's Y, U and V planes (uint8 or uint16), None for other pixel formats."""
+    depth = _DEPTHS.get(frame.format.name)
+    planes = frame.planes
+    if depth is None or any(plane.line_size <= 0 for plane in planes[:3]):
+        return None
+    dtype = np.dtype(np.uint8 if depth == 8 else np.uint16)
+    y, u, v = (
+        np.frombuffer(plane, dtype).reshape(plane.height, -1)[:, : plane.width]  # type: ignore[call-overload]
+        for plane in planes[:3]
+    )
+    return y, u, v
+
+
+def _shrink(plane: Plane, width: int, height: int, shift: int) -> Plane:
+    """Reduce a plane in two steps, sampling 16 pixels for each one kept: a fifth of the cost of a full average."""
+    if plane.shape[0] >= 4 * height and plane.shape[1] >= 4 * width:
+        plane = cv2.resize(plane, (2 * width, 2 * height), interpolation=cv2.INTER_LINEAR)
+    small = cv2.resize(plane, (width, height), interpolation=cv2.INTER_AREA)
+    return small if shift == 0 else (small >> shift).astype(np.uint8)
+
+
+#: Bits per sample of the planar YUV formats read directly; all others go through swscale.
+_DEPTHS = {
+    f"{family}{sampling}p{suffix}": depth
+    for family in ("yuv", "yuva")
+    for sampling in ("410", "411", "420", "422", "440", "444")
+    for suffix, depth in (("", 8), ("9le", 9), ("10le", 10), ("12le", 12), ("14le", 14), ("16le", 16))
+} | {f"yuvj{sampling}p": 8 for sampling in ("411", "420", "422", "440", "444")}

@@ -1,0 +1,318 @@
+"""What a file is, before anything is decoded: container, streams, limits.
+
+Every file is untrusted. FFmpeg may open this one local file and nothing else: protocols are limited to ``file`` and
+formats to real containers, so a playlist (HLS, DASH, concat) is refused by its format before it can name a file, and
+QuickTime data references to other files stay off.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import cast
+
+import av
+import av.container
+import av.stream
+import av.video.stream
+from av.audio.stream import AudioStream as AvAudioStream
+from av.container import InputContainer
+from av.video.frame import VideoFrame
+from av.video.stream import VideoStream as AvVideoStream
+
+from shared.errors import BadMedia, LimitExceeded
+
+from .limits import MIN_SIDE_PX, MediaLimits
+
+#: Demuxers FFmpeg may choose. The three audio ones are there for a better error: "has no video stream".
+CONTAINERS = ("mov", "matroska", "avi", "mpegts", "mpeg", "flv", "ogg", "asf", "mxf", "wav", "mp3", "flac")
+
+#: First bytes of text formats that name other files, refused with their own message.
+_PLAYLISTS = {b"#EXTM3U": "an HLS playlist", b"ffconcat": "a concat list", b"<MPD": "a DASH manifest"}
+
+#: Packets read while looking for the first picture.
+_FIRST_PICTURE_PACKETS = 500
+
+
+@dataclass(frozen=True, kw_only=True)
+class VideoStream:
+    """The video stream that is used."""
+
+    index: int
+    codec: str
+    #: Stored size, before rotation and before correcting non-square pixels.
+    width: int
+    height: int
+    #: Clockwise turn that shows the picture upright: 0, 90, 180 or 270.
+    rotation_deg: int
+    #: Frames a second by the header; 0.0 when it does not say.
+    avg_fps: float
+    pix_fmt: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class AudioStream:
+    """The audio stream that is used."""
+
+    index: int
+    codec: str
+    sample_rate_hz: int
+    channels: int
+    #: ISO 639 code as the container gives it.
+    language: str | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class MediaInfo:
+    """What the container says; ``split`` replaces ``duration_s`` by the measured one."""
+
+    container: str
+    #: 0.0 when the header does not say.
+    duration_s: float
+    size_bytes: int
+    video: VideoStream
+    audio: AudioStream | None
+    #: Streams of every type.
+    streams: int
+
+
+def probe(path: Path, limits: MediaLimits) -> MediaInfo:
+    """Say what ``path`` holds, or why it can't be used.
+
+    Reads the header and decodes up to the first picture.
+    Raises BadMedia (not a usable video) or LimitExceeded, each with one sentence that names the value.
+    """
+    with open_media(path, limits) as container:
+        info = describe(container, path, limits)
+        return with_rotation(info, first_picture(container, info, limits))
+
+
+@contextmanager
+def open_media(path: Path, limits: MediaLimits) -> Iterator[InputContainer]:
+    """Open one local file with FFmpeg, allowed to read that file and no other.
+
+    Raises BadMedia when it is empty, a playlist, or no container we accept; LimitExceeded when it is too large.
+    """
+    size_bytes = path.stat().st_size
+    if size_bytes == 0:
+        raise BadMedia("The file is empty (0 bytes); upload it again.")
+    if size_bytes > limits.max_bytes:
+        raise LimitExceeded(
+            f"The file has {size_bytes} bytes, the limit is {limits.max_bytes}; upload a smaller one or cut it up."
+        )
+    try:
+        container = av.open(
+            f"file:{path.resolve()}",
+            mode="r",
+            metadata_errors="replace",
+            options={
+                "protocol_whitelist": "file",
+                "format_whitelist": ",".join(CONTAINERS),
+                "max_pixels": str(max_pixels(limits)),
+                "enable_drefs": "0",
+                "max_streams": str(4 * limits.max_streams),
+            },
+        )
+    except MemoryError as error:
+        raise LimitExceeded(
+            f"The file declares more than {4 * limits.max_streams} streams or needs more memory than there is, "
+            f"the limit is {limits.max_streams} streams; keep one video and one audio stream."
+        ) from error
+    except (av.FFmpegError, ValueError, OverflowError) as error:
+        raise BadMedia(_why_not_opened(path, size_bytes)) from error
+    try:
+        yield container
+    finally:
+        container.close()
+
+
+def max_pixels(limits: MediaLimits) -> int:
+    """Return the largest picture a decoder may allocate, in pixels, codec padding included."""
+    return (limits.max_side_px + 64) ** 2
+
+
+def describe(container: InputContainer, path: Path, limits: MediaLimits) -> MediaInfo:
+    """Choose the streams and check the header against the limits; see ``probe`` for what is raised."""
+    streams = container.streams
+    if len(streams) > limits.max_streams:
+        raise LimitExceeded(
+            f"The file has {len(streams)} streams, the limit is {limits.max_streams}; keep one video and one audio."
+        )
+    video = _choose_video(container)
+    width, height = video.codec_context.width, video.codec_context.height
+    check_size(width, height, limits)
+    avg_fps = float(video.average_rate or 0)
+    if avg_fps > limits.max_fps:
+        raise LimitExceeded(
+            f"The header gives {avg_fps:.6g} frames a second, the limit is {limits.max_fps:g}; "
+            "re-encode it at a usual frame rate."
+        )
+    duration_s = max(0.0, (container.duration or 0) / 1e6, *(stream_duration_s(s) for s in streams))
+    if duration_s > limits.max_duration_s:
+        raise LimitExceeded(
+            f"The header gives a duration of {duration_s:.0f} s, the limit is {limits.max_duration_s:.0f} s; "
+            "cut it into shorter files or repair the header."
+        )
+    audio = _choose_audio(container)
+    return MediaInfo(
+        container=container.format.name,
+        duration_s=duration_s,
+        size_bytes=path.stat().st_size,
+        video=VideoStream(
+            index=video.index,
+            codec=video.codec_context.name,
+            width=width,
+            height=height,
+            rotation_deg=0,
+            avg_fps=avg_fps,
+            pix_fmt=video.codec_context.pix_fmt or "unknown",
+        ),
+        audio=None if audio is None else _describe_audio(audio),
+        streams=len(streams),
+    )
+
+
+def check_size(width: int, height: int, limits: MediaLimits) -> None:
+    """Refuse pictures outside the allowed sides; both in pixels."""
+    if min(width, height) < MIN_SIDE_PX:
+        raise BadMedia(
+            f"The picture is {width}x{height} pixels, the smallest usable side is {MIN_SIDE_PX}; "
+            "upload a video with a visible picture."
+        )
+    if max(width, height) > limits.max_side_px:
+        raise LimitExceeded(
+            f"The picture is {width}x{height} pixels, the limit is {limits.max_side_px} a side; scale it down."
+        )
+
+
+def stream_duration_s(stream: av.stream.Stream) -> float:
+    """Return the seconds the header gives this stream, 0.0 when it gives none."""
+    if stream.duration is None or stream.time_base is None:
+        return 0.0
+    return max(0.0, float(stream.duration * stream.time_base))
+
+
+def configure_decoder(stream: AvVideoStream, limits: MediaLimits, threads: int, *, fast: bool = False) -> None:
+    """Set the decoder's options; must run before its first packet.
+
+    ``threads`` 0 means one per core. ``fast`` drops pictures nothing else refers to and skips the loop filter.
+    """
+    context = stream.codec_context
+    context.thread_type = "FRAME" if threads != 1 else "NONE"  # type: ignore[assignment]  # PyAV takes names
+    context.thread_count = threads
+    context.options = {"max_pixels": str(max_pixels(limits))}
+    if fast:
+        context.skip_frame = "NONREF"
+        context.options = {**context.options, "skip_loop_filter": "all"}
+
+
+def first_picture(container: InputContainer, info: MediaInfo, limits: MediaLimits) -> VideoFrame:
+    """Decode up to the first picture; raises BadMedia when there is none."""
+    stream = container.streams[info.video.index]
+    configure_decoder(cast(AvVideoStream, stream), limits, 1)
+    try:
+        for count, packet in enumerate(container.demux(stream)):
+            try:
+                frames = packet.decode()
+            except av.FFmpegError:
+                frames = []  # counted by the loop's bound: a file of broken packets ends below
+            for frame in frames:
+                if isinstance(frame, VideoFrame):
+                    return frame
+            if count >= _FIRST_PICTURE_PACKETS:
+                break
+    except av.FFmpegError as error:
+        raise no_picture(info) from error
+    raise no_picture(info)
+
+
+def no_picture(info: MediaInfo) -> BadMedia:
+    """Return the error for a video stream that yields nothing."""
+    return BadMedia(
+        f"No picture of the {info.video.codec} video stream could be decoded: it is empty or damaged; "
+        "export it again."
+    )
+
+
+def with_rotation(info: MediaInfo, frame: VideoFrame) -> MediaInfo:
+    """Return ``info`` with the rotation that the picture's display matrix asks for."""
+    clockwise_deg = round(-frame.rotation / 90) * 90 % 360
+    video = VideoStream(**{**vars(info.video), "rotation_deg": clockwise_deg})
+    return MediaInfo(**{**vars(info), "video": video})
+
+
+def _choose_video(container: InputContainer) -> AvVideoStream:
+    """Pick the default, else the largest video stream with a decoder; cover pictures don't count."""
+    moving = [s for s in container.streams.video if not s.disposition & av.stream.Disposition.attached_pic]
+    if not moving:
+        raise BadMedia("The file has no video stream; upload a file with moving pictures.")
+    decodable = [s for s in moving if s.codec_context is not None]
+    if not decodable:
+        raise BadMedia("The video stream uses an unknown codec; convert it to H.264 in MP4.")
+
+    def rank(stream: AvVideoStream) -> tuple[bool, int, int]:
+        default = bool(stream.disposition & av.stream.Disposition.default)
+        return default, stream.codec_context.width * stream.codec_context.height, -stream.index
+
+    return max(decodable, key=rank)
+
+
+def _choose_audio(container: InputContainer) -> AvAudioStream | None:
+    """Pick the default, else the first audio stream with a decoder and a sample rate."""
+    usable = [s for s in container.streams.audio if s.codec_context is not None and s.codec_context.sample_rate > 0]
+    if not usable:
+        return None
+    return max(usable, key=lambda s: (bool(s.disposition & av.stream.Disposition.default), -s.index))
+
+
+def _describe_audio(stream: AvAudioStream) -> AudioStream:
+    return AudioStream(
+        index=stream.index,
+        codec=stream.codec_context.name,
+        sample_rate_hz=stream.codec_context.sample_rate,
+        channels=stream.codec_context.channels,
+        language=None if stream.language in (None, "und") else stream.language,
+    )
+
+
+def _why_not_opened(path: Path, size_bytes: int) -> str:
+    """Return the sentence for a file FFmpeg would not open, from its first bytes."""
+    with path.open("rb") as file:
+        head = file.read(4096)
+        text = head.lstrip(b"\xef\xbb\xbf \t\r\n")
+        for mark, name in _PLAYLISTS.items():
+            if text.startswith(mark) or (mark == b"<MPD" and mark in head):
+                return f"The file is {name}, which only names other files; upload the video itself."
+        if head[4:8] == b"ftyp" and not _has_box(file, b"moov", size_bytes):
+            return (
+                "The file is an MP4 without its index (no moov box in "
+                f"{size_bytes} bytes): it is truncated or was never finished; upload it again."
+            )
+    return (
+        f"The file ({size_bytes} bytes) is damaged or in no video format we accept "
+        f"({', '.join(CONTAINERS[:9])}); convert it to H.264 in MP4."
+    )
+
+
+def _has_box(file: object, wanted: bytes, size_bytes: int) -> bool:
+    """Walk the top-level boxes of an ISO base media file (ISO/IEC 14496-12, 4.2) looking for one."""
+    from io import BufferedReader
+
+    reader = cast(BufferedReader, file)
+    offset = 0
+    for _ in range(10_000):
+        reader.seek(offset)
+        header = reader.read(16)
+        if len(header) < 8:
+            return False
+        length = int.from_bytes(header[:4], "big")
+        if header[4:8] == wanted:
+            return True
+        if length == 1:
+            length = int.from_bytes(header[8:16], "big")
+        if length < 8 or offset + length > size_bytes:
+            return False
+        offset += length
+    return False

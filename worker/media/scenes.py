@@ -1,0 +1,118 @@
+"""Turns cuts and frames into scenes, writing each scene's keyframes when it closes."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from av.packet import Packet
+from av.video.frame import VideoFrame
+
+from shared.errors import LimitExceeded
+
+from .cuts import SETTLE_S, Cut
+from .exact import KeyPictures
+from .keyframes import Candidate, Recent, SceneFrames
+from .pictures import write_jpeg
+from .planes import Thumb
+
+
+@dataclass(frozen=True, kw_only=True)
+class Keyframe:
+    """One picture of a scene."""
+
+    #: Seconds from the container's start.
+    ts_s: float
+    #: JPEG.
+    path: Path
+    #: As shown: turned upright, square pixels, at most 1280 a side.
+    width: int
+    height: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class SceneCut:
+    """A scene: from one cut to the next."""
+
+    idx: int
+    start_s: float
+    end_s: float
+    #: What began the scene.
+    kind: Literal["start", "cut", "gradual"]
+    #: In order of time, at least one.
+    keyframes: tuple[Keyframe, ...]
+
+
+class SceneBuilder:
+    """Collects frames for the open scene and closes it at each cut."""
+
+    def __init__(self, out_dir: Path, max_scenes: int, keys: KeyPictures | None) -> None:
+        self._out_dir = out_dir
+        self._max_scenes = max_scenes
+        self._keys = keys
+        self._recent = Recent()
+        self._open = SceneFrames()
+        self._begins: Cut | None = None
+        self._done: list[SceneCut] = []
+        self._rotation_deg = 0
+        self._pixel_aspect = 1.0
+
+    def feed(
+        self,
+        ts_s: float,
+        frame: VideoFrame,
+        thumb: Thumb,
+        packet: Packet | None,
+        rotation_deg: int,
+        pixel_aspect: float,
+    ) -> None:
+        """Take the next frame, after the cuts it settled."""
+        self._rotation_deg, self._pixel_aspect = rotation_deg, pixel_aspect
+        self._settle(ts_s - SETTLE_S)
+        self._recent.offer(ts_s, frame, thumb, packet)
+
+    def cut(self, cut: Cut) -> None:
+        """Close the open scene at ``cut`` and open the next one."""
+        self._settle(cut.ts_s)
+        self._close(cut.ts_s, cut)
+        self._begins = cut
+        self._open = SceneFrames()
+
+    def finish(self, end_s: float) -> tuple[SceneCut, ...]:
+        """Close the last scene at ``end_s``; return all of them."""
+        self._settle(float("inf"))
+        self._close(end_s, None)
+        return tuple(self._done)
+
+    def _settle(self, until_s: float) -> None:
+        for candidate in self._recent.take_until(until_s):
+            self._open.add(candidate)
+
+    def _close(self, end_s: float, ends: Cut | None) -> None:
+        idx = len(self._done)
+        if idx >= self._max_scenes:
+            raise LimitExceeded(
+                f"There are more than {self._max_scenes} scenes, the limit, by {end_s:.0f} s; cut the file up."
+            )
+        start_s = 0.0 if self._begins is None else self._begins.ts_s
+        chosen = self._open.choose(start_s, end_s, self._begins, ends)
+        self._done.append(
+            SceneCut(
+                idx=idx,
+                start_s=start_s,
+                end_s=end_s,
+                kind="start" if self._begins is None else self._begins.kind,
+                keyframes=tuple(self._write(idx, ordinal, candidate) for ordinal, candidate in enumerate(chosen)),
+            )
+        )
+
+    def _write(self, idx: int, ordinal: int, candidate: Candidate) -> Keyframe:
+        frame = candidate.frame
+        if self._keys is not None and candidate.packet is not None:
+            frame = self._keys.decode(candidate.packet) or frame
+        path = self._out_dir / f"{idx:05d}_{ordinal}.jpg"
+        width, height = write_jpeg(
+            frame, path, rotation_deg=self._rotation_deg, pixel_aspect=self._pixel_aspect
+        )
+        return Keyframe(ts_s=candidate.ts_s, path=path, width=width, height=height)
