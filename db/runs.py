@@ -247,11 +247,14 @@ def _parts(session: Session, video: Video, run: Run, stage: Stage) -> list[dict[
 
 def split_result(session: Session, video: Video, run: Run) -> dict[str, Any]:
     """What the split behind this run found: audio key, windows, counts."""
+    return stage_result(session, video, run, "split")
+
+
+def stage_result(session: Session, video: Video, run: Run, stage: str) -> dict[str, Any]:
+    """What a one-part stage behind this run found."""
     result = session.scalars(
         select(Job.result).where(
-            Job.video_id == video.video_id,
-            Job.run == int(run.made["split"]),
-            Job.stage == "split",
+            Job.video_id == video.video_id, Job.run == int(run.made[stage]), Job.stage == stage, Job.part == 0
         )
     ).one()
     return dict(result or {})

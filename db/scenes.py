@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+from bisect import bisect_right
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -136,16 +138,21 @@ def scene_count(session: Session, video_id: str, split_version: int) -> int:
 
 
 def words_of(session: Session, video_id: str, asr_run: int, scenes: Sequence[Scene]) -> dict[UUID, Words]:
-    """Give every word to the scene in which its middle lies; a segment across a cut is divided."""
+    """Give every word to the scene in which its middle lies; a segment across a cut is divided.
+
+    ``scenes``: neighbours of one split, in order. Speech after the last picture belongs to the video's last scene.
+    """
     if not scenes:
         return {}
     first, last = scenes[0], scenes[-1]
+    is_end = last.idx == scene_count(session, video_id, last.split_version) - 1
+    until_s = math.inf if is_end else last.end_s
     parts = session.scalars(
         select(TranscriptPart)
         .where(
             TranscriptPart.video_id == video_id,
             TranscriptPart.run == asr_run,
-            TranscriptPart.start_s < last.end_s,
+            TranscriptPart.start_s < until_s,
             TranscriptPart.end_s > first.start_s,
         )
         .order_by(TranscriptPart.start_s)
@@ -153,7 +160,7 @@ def words_of(session: Session, video_id: str, asr_run: int, scenes: Sequence[Sce
     found: dict[UUID, Words] = {}
     for part in parts:
         for segment in part.segments:
-            for scene, piece in _divide(segment, scenes):
+            for scene, piece in _divide(segment, scenes, until_s):
                 words = found.get(scene.scene_id, Words())
                 joined = f"{words.text} {piece['text']}".strip()
                 found[scene.scene_id] = Words(
@@ -162,14 +169,16 @@ def words_of(session: Session, video_id: str, asr_run: int, scenes: Sequence[Sce
     return found
 
 
-def _divide(segment: Mapping[str, Any], scenes: Sequence[Scene]) -> list[tuple[Scene, dict[str, Any]]]:
+def _divide(
+    segment: Mapping[str, Any], scenes: Sequence[Scene], until_s: float
+) -> list[tuple[Scene, dict[str, Any]]]:
     words = segment["words"]
     if not words:
-        scene = _scene_at(scenes, (segment["start_s"] + segment["end_s"]) / 2)
+        scene = _scene_at(scenes, (segment["start_s"] + segment["end_s"]) / 2, until_s)
         return [] if scene is None else [(scene, dict(segment))]
     pieces: list[tuple[Scene, list[Any]]] = []
     for word in words:
-        scene = _scene_at(scenes, (word["start_s"] + word["end_s"]) / 2)
+        scene = _scene_at(scenes, (word["start_s"] + word["end_s"]) / 2, until_s)
         if scene is None:
             continue
         if pieces and pieces[-1][0] is scene:
@@ -192,21 +201,12 @@ def _divide(segment: Mapping[str, Any], scenes: Sequence[Scene]) -> list[tuple[S
     ]
 
 
-def _scene_at(scenes: Sequence[Scene], time_s: float) -> Scene | None:
-    low, high = 0, len(scenes) - 1
-    while low <= high:
-        middle = (low + high) // 2
-        scene = scenes[middle]
-        if time_s < scene.start_s:
-            high = middle - 1
-        elif time_s >= scene.end_s:
-            # Speech a little past the last picture belongs to the last scene.
-            if middle == len(scenes) - 1 and time_s < scene.end_s + 1.0:
-                return scene
-            low = middle + 1
-        else:
-            return scene
-    return None
+def _scene_at(scenes: Sequence[Scene], time_s: float, until_s: float) -> Scene | None:
+    place = bisect_right(scenes, time_s, key=lambda scene: scene.start_s) - 1
+    if place < 0:
+        return None
+    end_s = until_s if place == len(scenes) - 1 else scenes[place + 1].start_s
+    return scenes[place] if time_s < end_s else None
 
 
 def faces_of(session: Session, run: int, scene_ids: Sequence[UUID]) -> dict[UUID, list[Face]]:
@@ -235,6 +235,16 @@ def embedded(session: Session, run: int, family: str, scene_ids: Sequence[UUID])
         .distinct()
     )
     return {row[0]: row[1] for row in rows}
+
+
+def asr_model(session: Session, video_id: str, run: int) -> Model | None:
+    """The model that heard a run's words."""
+    return session.scalars(
+        select(Model)
+        .join(TranscriptPart, TranscriptPart.model_id == Model.model_id)
+        .where(TranscriptPart.video_id == video_id, TranscriptPart.run == run)
+        .limit(1)
+    ).one_or_none()
 
 
 #: Language code -> Postgres's text search configuration; others are indexed word by word as they are.

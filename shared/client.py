@@ -51,30 +51,58 @@ class Client:
 
     def process(self, video_id: str, user_id: str, storage_key: str, *, priority: int = 0) -> Receipt:
         """Hand a stored video to the fleet; call again until a receipt comes."""
-        kwargs = {"video_id": video_id, "user_id": user_id, "storage_key": storage_key, "priority": priority}
+        kwargs = {
+            "video_id": video_id,
+            "user_id": user_id,
+            "storage_key": storage_key,
+            "priority": priority,
+        }
         return self._ask(routing.VIDEO_PROCESS, ProcessVideo, kwargs, Receipt)
 
     def status(self, video_id: str, user_id: str) -> VideoStatus:
         return self._ask(
-            routing.VIDEO_STATUS, VideoRef, {"video_id": video_id, "user_id": user_id}, VideoStatus
+            routing.VIDEO_STATUS,
+            VideoRef,
+            {"video_id": video_id, "user_id": user_id},
+            VideoStatus,
         )
 
     def scenes(self, video_id: str, user_id: str, *, after_idx: int = -1, limit: int = 200) -> ScenePage:
-        kwargs = {"video_id": video_id, "user_id": user_id, "after_idx": after_idx, "limit": limit}
+        kwargs = {
+            "video_id": video_id,
+            "user_id": user_id,
+            "after_idx": after_idx,
+            "limit": limit,
+        }
         return self._ask(routing.VIDEO_SCENES, ListScenes, kwargs, ScenePage)
 
     def cancel(self, video_id: str, user_id: str) -> Receipt:
-        return self._ask(routing.VIDEO_CANCEL, VideoRef, {"video_id": video_id, "user_id": user_id}, Receipt)
+        return self._ask(
+            routing.VIDEO_CANCEL,
+            VideoRef,
+            {"video_id": video_id, "user_id": user_id},
+            Receipt,
+        )
 
     def retry(self, video_id: str, user_id: str) -> Receipt:
-        return self._ask(routing.VIDEO_RETRY, VideoRef, {"video_id": video_id, "user_id": user_id}, Receipt)
+        return self._ask(
+            routing.VIDEO_RETRY,
+            VideoRef,
+            {"video_id": video_id, "user_id": user_id},
+            Receipt,
+        )
 
     def rerun(self, video_id: str, user_id: str, stages: Sequence[str] = ()) -> Receipt:
         kwargs = {"video_id": video_id, "user_id": user_id, "stages": list(stages)}
         return self._ask(routing.VIDEO_RERUN, RerunVideo, kwargs, Receipt)
 
     def delete(self, video_id: str, user_id: str) -> Receipt:
-        return self._ask(routing.VIDEO_DELETE, VideoRef, {"video_id": video_id, "user_id": user_id}, Receipt)
+        return self._ask(
+            routing.VIDEO_DELETE,
+            VideoRef,
+            {"video_id": video_id, "user_id": user_id},
+            Receipt,
+        )
 
     def search(
         self,
@@ -86,14 +114,30 @@ class Client:
         video_id: str | None = None,
     ) -> SearchAnswer:
         """Search the user's published scenes by words (``keyword``) or meaning (``semantic``)."""
-        kwargs = {"user_id": user_id, "query": query, "mode": mode, "limit": limit, "video_id": video_id}
+        kwargs = {
+            "user_id": user_id,
+            "query": query,
+            "mode": mode,
+            "limit": limit,
+            "video_id": video_id,
+        }
         return self._ask(routing.SEARCH_SCENES, SearchScenes, kwargs, SearchAnswer)
 
-    def _ask(self, task: str, contract: type[BaseModel], kwargs: dict[str, Any], answer: type[R]) -> R:
+    def _ask(
+        self,
+        task: str,
+        contract: type[BaseModel],
+        kwargs: dict[str, Any],
+        answer: type[R],
+    ) -> R:
         parse(contract, kwargs)
         try:
             result = self._app.send_task(
-                task, kwargs=kwargs, queue=routing.TASK_QUEUE[task], expires=self.timeout_s, retry=False
+                task,
+                kwargs=kwargs,
+                queue=routing.TASK_QUEUE[task],
+                expires=self.timeout_s,
+                retry=False,
             )
             value = result.get(timeout=self.timeout_s, disable_sync_subtasks=False)
         except CeleryTimeout:

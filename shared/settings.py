@@ -46,6 +46,10 @@ class Settings(BaseSettings):
         description="Folder of the `local` storage. Default `$SCENEFLEET_HOME/storage`.",
     )
     storage_endpoint: str = Field("", description="`host:port` of the S3 server, for `minio`.")
+    storage_public_endpoint: str = Field(
+        "",
+        description="The same S3 server as browsers reach it, for presigned URLs. Empty: `STORAGE_ENDPOINT`.",
+    )
     storage_access_key: str = Field("", description="S3 access key.")
     storage_secret_key: SecretStr = Field(SecretStr(""), description="S3 secret key.")
     storage_secure: bool = Field(False, description="Use https to reach the S3 server.")

@@ -7,6 +7,7 @@ only when it is opened: importing this package loads neither ``minio`` nor ``url
 
 from __future__ import annotations
 
+from ..settings import Settings
 from .keys import (
     attempt_prefix,
     check_key,
@@ -26,6 +27,7 @@ __all__ = [
     "attempt_prefix",
     "check_key",
     "check_prefix",
+    "configured_storage",
     "open_storage",
     "require_prefix",
     "sidecar_key",
@@ -46,3 +48,26 @@ def open_storage(config: StorageConfig) -> Storage:
     from .minio import MinioStorage
 
     return MinioStorage(config)
+
+
+def configured_storage(settings: Settings) -> Storage:
+    """The storage the settings describe.
+
+    Raises:
+        InvalidRequest: a setting is missing or not acceptable.
+    """
+    return open_storage(
+        StorageConfig(
+            backend=settings.storage_backend,
+            root=settings.storage_dir,
+            endpoint=settings.storage_endpoint,
+            public_endpoint=settings.storage_public_endpoint,
+            access_key=settings.storage_access_key,
+            secret_key=settings.storage_secret_key,
+            secure=settings.storage_secure,
+            region=settings.storage_region,
+            bucket_uploads=settings.storage_bucket_uploads,
+            bucket_sidecars=settings.storage_bucket_sidecars,
+            bucket_tmp=settings.storage_bucket_tmp,
+        )
+    )

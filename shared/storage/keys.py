@@ -46,7 +46,7 @@ def check_prefix(prefix: str) -> str:
     Raises:
         InvalidKey: no acceptable key begins like this.
     """
-    if prefix:
+    if prefix != "":
         check_key(prefix.removesuffix("/") if isinstance(prefix, str) else prefix)
     return prefix
 

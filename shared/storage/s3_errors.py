@@ -32,9 +32,13 @@ _LATER = frozenset(
         "XMinioServerNotInitialized",
     }
 )
+_RIGHTS = (
+    "give the access key the right to read, write, list and delete in the bucket, "
+    "or correct STORAGE_ACCESS_KEY and STORAGE_SECRET_KEY"  # a refused HEAD can't say which of them it is
+)
 _REFUSED = {
-    "AccessDenied": "give this access key the right to read, write, list and delete in the bucket",
-    "AllAccessDisabled": "give this access key the right to read, write, list and delete in the bucket",
+    "AccessDenied": _RIGHTS,
+    "AllAccessDisabled": _RIGHTS,
     "InvalidAccessKeyId": "correct STORAGE_ACCESS_KEY",
     "SignatureDoesNotMatch": "correct STORAGE_SECRET_KEY",
     "AuthorizationHeaderMalformed": "correct STORAGE_REGION",

@@ -1,0 +1,130 @@
+"""The sidecar: one JSON document per scene and run, with deterministic bytes.
+
+``docs/sidecar.schema.json`` is generated from these models (``python -m shared.sidecar``).
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, Field
+
+#: Grows when a field changes its meaning or goes away; new fields don't change it.
+SCHEMA_VERSION = 1
+
+
+class Part(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class ModelRef(Part):
+    """Which model made something."""
+
+    name: str
+    revision: str
+
+
+class Word(Part):
+    start_s: float
+    end_s: float
+    text: str
+    probability: float
+
+
+class Segment(Part):
+    start_s: float
+    end_s: float
+    text: str
+    words: list[Word]
+
+
+class Transcript(Part):
+    text: str
+    segments: list[Segment]
+    language: str | None
+    model: ModelRef | None
+
+
+class EmbeddingRef(Part):
+    """Whether the scene has a vector; vectors themselves live in Postgres."""
+
+    model: str | None
+    revision: str | None
+    dimensions: int | None
+    has_embedding: bool
+    #: Why there is none, when a stage did not run.
+    reason: str | None = None
+
+
+class Embeddings(Part):
+    text: EmbeddingRef
+    vision: EmbeddingRef
+
+
+class Keyframe(Part):
+    ordinal: int
+    key: str
+    ts_s: float
+    width: int
+    height: int
+
+
+class Face(Part):
+    face_id: str
+    keyframe: int = Field(description="Ordinal of the keyframe it was found in.")
+    ts_s: float
+    box: list[float] = Field(description="x, y, width, height in the keyframe's pixels.")
+    landmarks: list[list[float]]
+    det_score: float
+    model: str
+
+
+class Person(Part):
+    person_id: str
+    name: str
+    confidence: float
+    frame_count: int
+
+
+class Metadata(Part):
+    created_at: str = Field(description="Database time of the run, ISO 8601, UTC.")
+    version: int
+    processing_info: dict[str, Any]
+
+
+class Sidecar(Part):
+    """Everything known about one scene."""
+
+    video_id: str
+    scene_id: str
+    idx: int
+    start_s: float
+    end_s: float
+    duration_s: float
+    kind: str = Field(description="What began the scene: start, cut or gradual.")
+    transcript: Transcript
+    embeddings: Embeddings
+    keyframes: list[Keyframe]
+    vision_tags: dict[str, float]
+    faces: list[Face]
+    people: list[Person]
+    metadata: Metadata
+
+
+def to_bytes(sidecar: Sidecar) -> bytes:
+    """The document: UTF-8, keys sorted, one trailing newline; the same sidecar gives the same bytes."""
+    return (
+        json.dumps(sidecar.model_dump(mode="json"), ensure_ascii=False, sort_keys=True, indent=1) + "\n"
+    ).encode()
+
+
+def main() -> None:
+    """Write ``docs/sidecar.schema.json``."""
+    schema = {"$schema": "https://json-schema.org/draft/2020-12/schema", **Sidecar.model_json_schema()}
+    Path("docs/sidecar.schema.json").write_text(json.dumps(schema, indent=2) + "\n")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,38 @@
+"""How a request of an API is answered: checked payload in, plain JSON out, errors by name."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+from celery.exceptions import Reject
+from pydantic import BaseModel
+from sqlalchemy.orm import Session
+
+from shared.errors import DatabaseUnavailable, Permanent
+from shared.routing import REQUEST_LIMIT_S
+from worker.runner import patiently
+from worker.runtime import get_runtime
+
+T = TypeVar("T")
+
+#: Options of every request task: errors the caller caused are not logged as ours.
+REQUEST: dict[str, Any] = {
+    "acks_late": True,
+    "reject_on_worker_lost": True,
+    "ignore_result": False,
+    "time_limit": REQUEST_LIMIT_S,
+    "throws": (Permanent,),
+}
+
+
+def change(work: Callable[[Session], T]) -> T:
+    """Run a change; while Postgres is away the message goes back to the queue, so nothing asked for is lost."""
+    try:
+        return patiently(work, get_runtime().settings.database_wait_s)
+    except DatabaseUnavailable as error:
+        raise Reject(str(error), requeue=True) from error
+
+
+def answer(result: BaseModel) -> dict[str, Any]:
+    return result.model_dump(mode="json")

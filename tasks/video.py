@@ -1,0 +1,114 @@
+"""Requests about one video: process, status, scenes, cancel, retry, rerun, delete."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from sqlalchemy.orm import Session
+
+from db import runs, videos
+from db.engine import reading
+from db.jobs import Bell
+from db.scenes import page
+from db.tables import Video
+from shared import routing
+from shared.contracts import ListScenes, ProcessVideo, Receipt, RerunVideo, VideoRef, parse
+from shared.errors import InvalidKey, InvalidRequest
+from shared.graph import PIPELINE_NAMES
+from shared.storage import require_prefix
+from tasks.requests import REQUEST, answer, change
+from worker.app import app
+from worker.bells import ring
+from worker.runtime import get_runtime
+
+
+@app.task(name=routing.VIDEO_PROCESS, **REQUEST)
+def process(**payload: Any) -> dict[str, Any]:
+    """Accept a video for processing and return a receipt; from then on nothing is lost.
+
+    Send it again until the receipt comes: the same request again changes nothing.
+    """
+    request = parse(ProcessVideo, payload)
+    refusal: InvalidKey | None = None
+    try:
+        require_prefix(request.storage_key, f"uploads/{request.user_id}/{request.video_id}/")
+    except InvalidKey as error:
+        refusal = error
+    plan = get_runtime().plan
+    receipt, bells = change(lambda session: videos.accept(session, request, plan, refusal))
+    ring(bells)
+    if refusal is not None and receipt.run == 0:
+        raise refusal
+    return answer(receipt)
+
+
+@app.task(name=routing.VIDEO_STATUS, **REQUEST)
+def status(**payload: Any) -> dict[str, Any]:
+    """Where a video stands, stage by stage."""
+    request = parse(VideoRef, payload)
+    with reading() as session:
+        return answer(videos.status(session, request.video_id, request.user_id))
+
+
+@app.task(name=routing.VIDEO_SCENES, **REQUEST)
+def scenes(**payload: Any) -> dict[str, Any]:
+    """A page of a video's published scenes."""
+    request = parse(ListScenes, payload)
+    with reading() as session:
+        return answer(page(session, request.video_id, request.user_id, request.after_idx, request.limit))
+
+
+def _change(
+    request: VideoRef, act: Callable[[Session, Video], tuple[bool, list[Bell]]], **lock: bool
+) -> dict[str, Any]:
+    """Lock the caller's video, change it, ring the bells, return the receipt."""
+
+    def work(session: Session) -> tuple[Receipt, list[Bell]]:
+        video = videos.lock(session, request.video_id, request.user_id, **lock)
+        accepted, bells = act(session, video)
+        session.flush()
+        return videos.receipt(video, accepted=accepted), bells
+
+    receipt, bells = change(work)
+    ring(bells)
+    return answer(receipt)
+
+
+@app.task(name=routing.VIDEO_CANCEL, **REQUEST)
+def cancel(**payload: Any) -> dict[str, Any]:
+    """Stop a video's run; what is published stays."""
+    plan = get_runtime().plan
+    return _change(parse(VideoRef, payload), lambda session, video: runs.cancel(session, video, plan))
+
+
+@app.task(name=routing.VIDEO_RETRY, **REQUEST)
+def retry(**payload: Any) -> dict[str, Any]:
+    """Try what failed again; a cancelled run is started anew."""
+    plan = get_runtime().plan
+    return _change(parse(VideoRef, payload), lambda session, video: runs.retry(session, video, plan))
+
+
+@app.task(name=routing.VIDEO_RERUN, **REQUEST)
+def rerun(**payload: Any) -> dict[str, Any]:
+    """Process again, all stages or the named ones and those downstream; the published run stays searchable."""
+    request = parse(RerunVideo, payload)
+    for stage in request.stages:
+        if stage not in PIPELINE_NAMES or stage == "audio":
+            known = ", ".join(name for name in PIPELINE_NAMES if name != "audio")
+            raise InvalidRequest(f"stages={stage!r} is not a stage: name some of {known}")
+    plan = get_runtime().plan
+    return _change(request, lambda session, video: (True, runs.rerun(session, video, request.stages, plan)))
+
+
+@app.task(name=routing.VIDEO_DELETE, **REQUEST)
+def delete(**payload: Any) -> dict[str, Any]:
+    """Forget a video: its id becomes a tombstone now, rows and objects are removed by a job."""
+    plan = get_runtime().plan
+
+    def act(session: Session, video: Video) -> tuple[bool, list[Bell]]:
+        if video.deleted_at is not None:
+            return False, []
+        return True, runs.begin_delete(session, video, plan)
+
+    return _change(parse(VideoRef, payload), act, deleted_too=True)

@@ -1,0 +1,1 @@
+"""The process that runs jobs: boot, lease, reconcile, stages, models and media."""

@@ -1,0 +1,60 @@
+"""The Celery application: ``celery -A worker.app worker|inspect|control|flower``.
+
+Configured by REDIS_URL and POSTGRES_URL alone. Importing it starts nothing and loads no ML engine.
+"""
+
+from __future__ import annotations
+
+from celery import Celery, signals
+from kombu import Queue
+
+from shared import routing
+from shared.broker import broker_config
+from shared.logs import configure_logs
+from shared.settings import get_settings
+
+_settings = get_settings()
+
+app = Celery("scenefleet", include=["tasks.jobs", "tasks.video", "tasks.text", "tasks.search"])
+app.conf.update(
+    broker_config(
+        # No URL and no embedded Redis: say so when somebody connects, not when somebody imports.
+        _settings.redis_url or "redis://redis-url-is-not-set:6379/0",
+        visibility_timeout_s=_settings.visibility_timeout_s,
+        result_expires_s=_settings.result_expires_s,
+    ),
+    worker_prefetch_multiplier=1,
+    # Covers the load of a model in a replacement child; the default of 4 s kills it for ever.
+    worker_proc_alive_timeout=600,
+    worker_soft_shutdown_timeout=_settings.soft_shutdown_s,
+    worker_enable_soft_shutdown_on_idle=False,
+    worker_cancel_long_running_tasks_on_connection_loss=False,
+    # A recycled child would load its model again.
+    worker_max_tasks_per_child=None,
+    worker_send_task_events=True,
+    worker_hijack_root_logger=False,
+    worker_redirect_stdouts=False,
+    task_acks_late=True,
+    task_reject_on_worker_lost=True,
+    task_track_started=False,
+    task_send_sent_event=False,
+)
+if _settings.family:
+    # A node waits on a private queue until its model is loaded (worker/boot.py).
+    app.conf.task_queues = [*app.conf.task_queues, Queue(routing.gate_queue(_settings.family))]
+
+
+@signals.setup_logging.connect
+def _setup_logging(**_: object) -> None:
+    configure_logs(_settings)
+
+
+def install_boot() -> None:
+    """Attach the node's readiness and housekeeping to the worker; does nothing in other processes."""
+    from worker import boot
+
+    boot.install(app, _settings)
+
+
+if _settings.family:
+    install_boot()

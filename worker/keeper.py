@@ -1,0 +1,132 @@
+"""The node's housekeeping: a thread of the main process that reconciles the ledger and publishes the node's state.
+
+It opens its connections inside a tick and closes them at its end, and no child is forked during a tick: a child
+never inherits a live connection.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import threading
+import time
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+import redis
+from redis.exceptions import RedisError
+
+from db import jobs
+from db.engine import make_engine, set_engine, transact
+from shared.errors import DatabaseUnavailable, Outage
+from shared.logs import get_logger
+from shared.settings import Settings
+from worker import reconcile
+
+if TYPE_CHECKING:
+    from worker.boot import Node
+
+log = get_logger(__name__)
+
+#: A node that has not spoken for so long is gone, seconds.
+STATE_TTL_S = 30
+_PUBLISH_S = 5.0
+
+
+def state_key(node: str) -> str:
+    """The Redis hash in which a node says how it is."""
+    return f"scenefleet:node:{node}"
+
+
+class Keeper:
+    """Runs until the process ends; ``leave`` gives back what the node still holds."""
+
+    def __init__(self, node: Node, settings: Settings) -> None:
+        self.children: Callable[[], set[int]] = set
+        self._node = node
+        self._settings = settings
+        self._tick_lock = threading.Lock()
+        self._wake = threading.Event()
+        self._leaving = False
+        self._thread: threading.Thread | None = None
+        self._published_at = 0.0
+
+    def start(self) -> None:
+        """Start the thread; again after a lost broker connection does nothing."""
+        if self._thread is not None:
+            return
+        set_engine(make_engine(self._settings.database_url, pooled=False))
+        # No child is forked while the tick holds open connections.
+        os.register_at_fork(
+            before=self._tick_lock.acquire,
+            after_in_parent=self._tick_lock.release,
+            after_in_child=self._tick_lock.release,
+        )
+        self._thread = threading.Thread(target=self._run, name="keeper", daemon=True)
+        self._thread.start()
+
+    def wake(self) -> None:
+        """The node's state has changed: say so now."""
+        self._published_at = 0.0
+        self._wake.set()
+
+    def _run(self) -> None:
+        while not self._leaving:
+            self._wake.wait(self._settings.reconcile_s)
+            self._wake.clear()
+            with self._tick_lock:
+                if self._leaving:
+                    return
+                try:
+                    self._tick()
+                except Outage as error:
+                    log.warning("reconcile put off", error=str(error))
+                except Exception:
+                    log.exception("reconcile failed")
+
+    def _tick(self) -> None:
+        if time.monotonic() - self._published_at >= _PUBLISH_S:
+            self._publish()
+            self._published_at = time.monotonic()
+        reconcile.own_children(self._node.name, self._node.main_pid, self.children)
+        reconcile.fleet()
+
+    def _publish(self) -> None:
+        node = self._node
+        values = {
+            "state": node.state,
+            "family": node.family.name,
+            "error": node.error,
+            "pid": str(node.main_pid),
+            "models": json.dumps(node.models()),
+            "updated": str(time.time()),
+        }
+        try:
+            with redis.Redis.from_url(
+                self._settings.redis_url, socket_timeout=3, socket_connect_timeout=3
+            ) as client:
+                client.hset(state_key(node.name), mapping=values)
+                client.expire(state_key(node.name), STATE_TTL_S)
+        except RedisError as error:
+            log.warning("state not published", error=str(error))
+
+    def leave(self) -> None:
+        """The node stops: its running jobs are free at once, and it is no longer listed."""
+        self._leaving = True
+        self._wake.set()
+        if self._thread is None:
+            return
+        with self._tick_lock:
+            try:
+                released = transact(lambda session: jobs.release(session, self._node.owner_prefix))
+                if released:
+                    log.info("jobs released", count=released)
+            except DatabaseUnavailable as error:
+                log.warning("leases run out by themselves", error=str(error))
+            try:
+                with redis.Redis.from_url(
+                    self._settings.redis_url, socket_timeout=3, socket_connect_timeout=3
+                ) as client:
+                    client.delete(state_key(self._node.name))
+            except RedisError as error:
+                log.warning("state not withdrawn", error=str(error))

@@ -1,0 +1,98 @@
+"""Holding a job: a thread renews its lease, reports progress, learns of a cancel and keeps the time limit."""
+
+from __future__ import annotations
+
+import os
+import threading
+import time
+from collections.abc import Callable
+from types import TracebackType
+
+from db import jobs
+from db.engine import transact
+from db.jobs import Claim
+from shared.errors import DatabaseUnavailable, LeaseLost, StageTimeout
+from shared.logs import get_logger
+
+log = get_logger(__name__)
+
+#: Exit status of a child that ended itself past a stage's time limit.
+EXIT_TIME_LIMIT = 70
+
+
+class Lease:
+    """Renews a claim while the ``with`` block runs.
+
+    Args:
+        claimed: the job.
+        lease_s, heartbeat_s: how long a lease lasts, how often it is renewed.
+        time_limit_s: past this the process records the failure and ends itself: native code can't be interrupted.
+        on_time_limit: records the failure.
+    """
+
+    def __init__(
+        self,
+        claimed: Claim,
+        *,
+        lease_s: float,
+        heartbeat_s: float,
+        time_limit_s: float,
+        on_time_limit: Callable[[StageTimeout], object],
+    ) -> None:
+        self._claimed = claimed
+        self._lease_s = lease_s
+        self._heartbeat_s = heartbeat_s
+        self._time_limit_s = time_limit_s
+        self._on_time_limit = on_time_limit
+        self._progress = 0.0
+        self._lost = threading.Event()
+        self._done = threading.Event()
+        self._thread = threading.Thread(target=self._beat_until_done, name="lease", daemon=True)
+
+    def __enter__(self) -> Lease:
+        self._started = time.monotonic()
+        self._thread.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._done.set()
+        self._thread.join()
+
+    def report(self, fraction: float) -> None:
+        """Say how far the work is (0..1).
+
+        Raises:
+            LeaseLost: the job was cancelled, deleted or given to another worker: stop.
+        """
+        self._progress = fraction
+        if self._lost.is_set():
+            raise LeaseLost(f"job {self._claimed.job_id} attempt {self._claimed.attempt} is no longer ours")
+
+    def _beat_until_done(self) -> None:
+        while not self._done.wait(self._heartbeat_s):
+            if time.monotonic() - self._started > self._time_limit_s:
+                self._end_process()
+            try:
+                held = transact(
+                    lambda session: jobs.beat(session, self._claimed, self._progress, self._lease_s)
+                )
+            except DatabaseUnavailable as error:
+                # Work on: if the lease runs out meanwhile, the fence at the end decides.
+                log.warning("lease not renewed", job_id=self._claimed.job_id, error=str(error))
+                continue
+            if not held:
+                self._lost.set()
+                return
+
+    def _end_process(self) -> None:
+        error = StageTimeout(
+            f"stage {self._claimed.stage} ran longer than its limit of {self._time_limit_s:g} s: "
+            "the file may be damaged, or the machine too slow for it"
+        )
+        log.error("time limit", job_id=self._claimed.job_id, error=str(error))
+        try:
+            self._on_time_limit(error)
+        finally:
+            os._exit(EXIT_TIME_LIMIT)

@@ -1,0 +1,149 @@
+"""One bell: claim the best job of a lane, run its stage under a lease, finish or fail it in the ledger."""
+
+from __future__ import annotations
+
+import errno
+import shutil
+import time
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+import structlog
+from sqlalchemy.orm import Session
+
+from db import jobs, runs
+from db.engine import transact
+from db.jobs import Bell, Claim
+from db.tables import Video
+from shared import graph
+from shared.errors import DatabaseUnavailable, LeaseLost, Outage, ScenefleetError, StorageUnavailable
+from shared.logs import get_logger
+from worker import stages
+from worker.bells import ring
+from worker.lease import Lease
+from worker.runtime import Runtime
+from worker.stages.context import Deferred, StageContext
+
+log = get_logger(__name__)
+T = TypeVar("T")
+
+
+def patiently(work: Callable[[Session], T], wait_s: float) -> T:
+    """``transact``, waiting up to ``wait_s`` for a Postgres that is away.
+
+    Raises:
+        DatabaseUnavailable: it stayed away.
+    """
+    give_up = time.monotonic() + wait_s
+    pause_s = 0.2
+    while True:
+        try:
+            return transact(work)
+        except DatabaseUnavailable:
+            if time.monotonic() + pause_s > give_up:
+                raise
+            time.sleep(pause_s)
+            pause_s = min(2.0, pause_s * 2)
+
+
+def work(lane: str, runtime: Runtime) -> dict[str, Any]:
+    """Claim and run one job. Returns what ran, for logs and Flower.
+
+    Raises:
+        DatabaseUnavailable: Postgres stayed away; give the bell back.
+    """
+    settings = runtime.settings
+    claimed = patiently(
+        lambda session: jobs.claim(session, lane, runtime.owner, settings.lease_s), settings.database_wait_s
+    )
+    if claimed is None:
+        return {"lane": lane, "idle": True}
+    shown = {"job_id": claimed.job_id, "attempt": claimed.attempt, "video_id": claimed.video_id, "stage": claimed.stage,
+             "part": claimed.part, "run": claimed.run}  # fmt: skip
+    with structlog.contextvars.bound_contextvars(**shown):
+        started = time.monotonic()
+        outcome = _run(claimed, runtime)
+        log.info("job ended", outcome=outcome, seconds=round(time.monotonic() - started, 3))
+    return {**shown, "outcome": outcome}
+
+
+def _run(claimed: Claim, runtime: Runtime) -> str:
+    settings = runtime.settings
+    stage = graph.STAGES[claimed.stage]
+    folder = runtime.attempt_dir(claimed.storage_part)
+    try:
+        lease = Lease(
+            claimed,
+            lease_s=settings.lease_s,
+            heartbeat_s=settings.heartbeat_s,
+            time_limit_s=stage.time_limit_s,
+            on_time_limit=lambda error: _fail(claimed, error, runtime),
+        )
+        with lease:
+            patiently(lambda session: jobs.mark_started(session, claimed), settings.database_wait_s)
+            context = StageContext(claimed=claimed, runtime=runtime, folder=folder, report=lease.report)
+            outcome = stages.run(context)
+            lease.report(1.0)
+            bells = patiently(
+                lambda session: jobs.finish(
+                    session, claimed, outcome.write, outcome.result, lambda s, v: advance(s, v, runtime)
+                ),
+                settings.database_wait_s,
+            )
+        ring(bells)
+        return "done"
+    except LeaseLost as error:
+        log.warning("job given up", reason=str(error))
+        _clean_up(claimed, runtime)
+        return "lost"
+    except Deferred as pause:
+        wait_s = pause.wait_s
+        try:
+            patiently(lambda session: jobs.defer(session, claimed, wait_s), settings.database_wait_s)
+        except LeaseLost:
+            return "lost"
+        return "deferred"
+    except ScenefleetError as error:
+        log.warning("job failed", error_class=error.code, error=str(error))
+        return _fail(claimed, error, runtime)
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            return _fail(
+                claimed, StorageUnavailable(f"no room left in {folder.parent}: free some disk space"), runtime
+            )
+        log.exception("job failed")
+        return _fail(claimed, error, runtime)
+    except Exception as error:
+        log.exception("job failed")
+        return _fail(claimed, error, runtime)
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def advance(session: Session, video: Video, runtime: Runtime) -> list[Bell]:
+    return runs.advance(session, video, runtime.plan)
+
+
+def _fail(claimed: Claim, error: Exception, runtime: Runtime) -> str:
+    try:
+        bells = patiently(
+            lambda session: jobs.fail(
+                session, claimed, error, runtime.policy, lambda s, v: advance(s, v, runtime)
+            ),
+            runtime.settings.database_wait_s,
+        )
+    except LeaseLost:
+        return "lost"
+    ring(bells)
+    return "failed"
+
+
+def _clean_up(claimed: Claim, runtime: Runtime) -> None:
+    """Remove what a lost attempt stored, then let its lease go: a delete is waiting for that."""
+    try:
+        for bucket, prefix in stages.attempt_prefixes(claimed):
+            runtime.storage.delete_prefix(bucket, prefix)
+        patiently(lambda session: jobs.let_go(session, claimed), runtime.settings.database_wait_s)
+    except Outage as error:
+        # The sweep removes what is left; the lease runs out by itself.
+        log.warning("clean-up put off", error=str(error))

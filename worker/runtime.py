@@ -1,0 +1,97 @@
+"""What a worker process has at hand: settings, catalogue, models, storage, and the ledger's rules made from them."""
+
+from __future__ import annotations
+
+import shutil
+import threading
+from functools import cached_property, lru_cache
+from pathlib import Path
+
+from db.jobs import RetryPolicy
+from db.runs import Plan
+from shared import graph
+from shared.settings import Settings, get_settings
+from shared.storage import Storage, configured_storage
+from worker.models.catalog import Catalog, load_catalog
+from worker.models.shelf import Shelf
+
+#: Stage -> the settings that switch it off.
+_FLAGS: dict[str, tuple[str, ...]] = {
+    "text": ("feature_semantic_search",),
+    "vision": ("feature_vision",),
+    "face": ("feature_face", "feature_face_detection"),
+}
+#: Stages for which this version has code; the others are skipped, and say so.
+_BUILT = frozenset({"split", "audio", "asr", "text", "face", "sidecar"})
+
+
+def make_plan(settings: Settings, catalog: Catalog) -> Plan:
+    """Which stages can't run in this fleet and why, and how patient the ledger is."""
+    models = catalog.for_profile(settings.profile)
+    skips: dict[str, str] = {}
+    for stage in graph.PIPELINE:
+        off = [flag.upper() for flag in _FLAGS.get(stage.name, ()) if not getattr(settings, flag)]
+        if off:
+            skips[stage.name] = f"{off[0]} is off"
+        elif stage.lane != "media" and stage.lane not in models:
+            skips[stage.name] = f"unavailable: profile {settings.profile} has no {stage.lane} model"
+        elif stage.name not in _BUILT:
+            skips[stage.name] = f"unavailable: this version has no {stage.name} stage"
+    return Plan(skips=skips, max_failures=settings.max_failures, tmp_ttl_s=settings.tmp_ttl_s)
+
+
+def make_policy(settings: Settings) -> RetryPolicy:
+    return RetryPolicy(
+        max_outages=settings.max_outages, backoff_s=settings.backoff_s, backoff_max_s=settings.backoff_max_s
+    )
+
+
+class Runtime:
+    """Made once per process, after the fork; everything in it is made at first use."""
+
+    def __init__(self, settings: Settings) -> None:
+        self.settings = settings
+        #: ``node:main pid:slot:pid`` once this is a pool child (worker/boot.py sets it).
+        self.owner = "nobody"
+        self.work_dir = settings.home / "work" / "nobody"
+        self._lock = threading.Lock()
+
+    @cached_property
+    def catalog(self) -> Catalog:
+        return load_catalog(self.settings.models_file)
+
+    @cached_property
+    def plan(self) -> Plan:
+        return make_plan(self.settings, self.catalog)
+
+    @cached_property
+    def policy(self) -> RetryPolicy:
+        return make_policy(self.settings)
+
+    @cached_property
+    def storage(self) -> Storage:
+        return configured_storage(self.settings)
+
+    @cached_property
+    def shelf(self) -> Shelf:
+        family = self.settings.family
+        return Shelf(
+            self.catalog,
+            self.settings.profile,
+            [family] if family in ("asr", "text", "vision", "face") else [],  # type: ignore[list-item]
+            threads=self.settings.model_threads or None,
+            models_dir=self.settings.models_dir,
+        )
+
+    def attempt_dir(self, name: str) -> Path:
+        """A fresh empty folder for one attempt's temporary files."""
+        path = self.work_dir / name
+        shutil.rmtree(path, ignore_errors=True)
+        path.mkdir(parents=True)
+        return path
+
+
+@lru_cache(maxsize=1)
+def get_runtime() -> Runtime:
+    """This process's runtime."""
+    return Runtime(get_settings())

@@ -1,0 +1,37 @@
+"""What each stage does with a claimed job. A stage's module, and so its engine, is imported when it first runs."""
+
+from __future__ import annotations
+
+from importlib import import_module
+
+from db.jobs import Claim
+from shared.storage import Bucket, attempt_prefix
+from worker.stages.context import Outcome, StageContext
+
+_MODULES = {
+    "split": "worker.stages.split",
+    "audio": "worker.stages.audio",
+    "asr": "worker.stages.asr",
+    "text": "worker.stages.text",
+    "face": "worker.stages.face",
+    "sidecar": "worker.stages.sidecar",
+    "sweep": "worker.stages.sweep",
+    "erase": "worker.stages.erase",
+}
+
+
+def run(context: StageContext) -> Outcome:
+    """Do the job's work. Writes objects under the attempt's own prefixes and nothing to the database.
+
+    Raises:
+        ScenefleetError: what went wrong; the class says whether to try again.
+    """
+    stage = import_module(_MODULES[context.claimed.stage])
+    outcome: Outcome = stage.run(context)
+    return outcome
+
+
+def attempt_prefixes(claimed: Claim) -> list[tuple[Bucket, str]]:
+    """Where only this attempt writes: (bucket, prefix)."""
+    ids = (claimed.user_id, claimed.video_id, str(claimed.job_id), claimed.attempt)
+    return [("tmp", attempt_prefix("tmp", *ids)), ("sidecars", attempt_prefix("keyframes", *ids))]

@@ -1,0 +1,114 @@
+"""What a stage is given and what it gives back."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, TypeVar
+
+from sqlalchemy.orm import Session
+
+from db import runs
+from db.engine import reading
+from db.jobs import Claim
+from db.tables import Run, Video
+from db.vectors import ModelRow, ensure_model
+from shared.errors import LeaseLost
+from shared.storage import Storage, attempt_prefix, require_prefix
+from worker.models.catalog import ModelSpec
+from worker.runtime import Runtime
+
+M = TypeVar("M")
+
+
+class Deferred(Exception):
+    """The job can't run yet; put it back for ``wait_s`` seconds, uncounted."""
+
+    def __init__(self, wait_s: float) -> None:
+        super().__init__(wait_s)
+        self.wait_s = wait_s
+
+
+def _nothing(session: Session) -> None:
+    """No rows to write."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Outcome:
+    """What a stage found: ``write`` stores rows inside the finishing transaction and may run more than once."""
+
+    result: Mapping[str, Any] = field(default_factory=dict)
+    write: Callable[[Session], None] = _nothing
+
+
+@dataclass(frozen=True, kw_only=True)
+class StageContext:
+    """One attempt at one job."""
+
+    claimed: Claim
+    runtime: Runtime
+    #: An empty folder, removed when the attempt ends.
+    folder: Path
+    #: Takes the fraction done (0..1); raises LeaseLost when the work should stop.
+    report: Callable[[float], None]
+
+    @property
+    def storage(self) -> Storage:
+        return self.runtime.storage
+
+    def video_and_run(self, session: Session) -> tuple[Video, Run]:
+        """The job's video and run.
+
+        Raises:
+            LeaseLost: the video is on to another run, or deleted.
+        """
+        video = session.get(Video, self.claimed.video_id)
+        run = session.get(Run, (self.claimed.video_id, self.claimed.run))
+        if video is None or run is None or video.run != self.claimed.run or video.deleted_at is not None:
+            raise LeaseLost(f"run {self.claimed.run} of video {self.claimed.video_id} is over")
+        return video, run
+
+    def prefix(self, role: str) -> str:
+        """The folder in storage that only this attempt writes to; ``role`` is ``tmp`` or ``keyframes``."""
+        claimed = self.claimed
+        return attempt_prefix(role, claimed.user_id, claimed.video_id, str(claimed.job_id), claimed.attempt)
+
+    def fetch_source(self) -> Path:
+        """The source video as a local file: the stored one itself where storage is a folder, else a copy.
+
+        Raises:
+            InvalidKey, ObjectMissing, LimitExceeded, StorageUnavailable.
+        """
+        with reading() as session:
+            video, _ = self.video_and_run(session)
+            key = video.storage_key
+        require_prefix(key, f"uploads/{self.claimed.user_id}/{self.claimed.video_id}/")
+        local = self.storage.local_path("uploads", key)
+        if local is not None:
+            return local
+        path = self.folder / "source"
+        self.storage.get_file(
+            "uploads",
+            key,
+            path,
+            max_bytes=self.runtime.settings.max_video_bytes,
+            on_progress=lambda done, total: self.report(0.0),
+        )
+        return path
+
+    def audio_key(self) -> str | None:
+        """Where this run's 16 kHz audio lies; None when the video has no sound."""
+        with reading() as session:
+            video, run = self.video_and_run(session)
+            result = runs.split_result(session, video, run)
+            if "audio" in run.stages:
+                result = runs.stage_result(session, video, run, "audio")
+        return result.get("audio_key")
+
+
+def model_row(session: Session, spec: ModelSpec) -> ModelRow:
+    """The database's row of a catalogue entry."""
+    return ensure_model(
+        session, name=spec.name, revision=spec.revision, family=spec.family, dim=spec.dim, metric=spec.metric
+    )

@@ -1,0 +1,158 @@
+"""sidecar: one JSON document per scene, then the transaction that publishes the run."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from datetime import UTC
+from typing import Any
+from uuid import UUID
+
+from sqlalchemy.orm import Session
+
+from db.engine import reading, transact
+from db.runs import StageState, stage_states
+from db.scenes import (
+    Words,
+    asr_model,
+    drop_unpublished,
+    embedded,
+    faces_of,
+    publish_scene,
+    scene_count,
+    scenes_between,
+    words_of,
+)
+from db.tables import Face, Model, Run, Scene, Video
+from db.videos import next_revision
+from shared.sidecar import (
+    SCHEMA_VERSION,
+    EmbeddingRef,
+    Embeddings,
+    Keyframe,
+    Metadata,
+    ModelRef,
+    Segment,
+    Sidecar,
+    Transcript,
+    to_bytes,
+)
+from shared.sidecar import Face as SidecarFace
+from shared.storage import sidecar_key
+from worker.stages.context import Outcome, StageContext
+
+_BATCH = 64
+
+
+def run(context: StageContext) -> Outcome:
+    claimed = context.claimed
+    revision = transact(lambda session: next_revision(session, claimed.video_id))
+    with reading() as session:
+        _, video_run = context.video_and_run(session)
+        count = scene_count(session, claimed.video_id, int(video_run.made["split"]))
+    made = {name: int(made_by) for name, made_by in video_run.made.items()}
+    keys: dict[UUID, str] = {}
+    for first in range(0, count, _BATCH):
+        with reading() as session:
+            video, video_run = context.video_and_run(session)
+            documents = _documents(session, video, video_run, first)
+        for document in documents:
+            key = sidecar_key(claimed.user_id, claimed.video_id, document.scene_id, revision)
+            context.storage.put_bytes("sidecars", key, to_bytes(document), "application/json")
+            keys[UUID(document.scene_id)] = key
+        context.report(min(1.0, (first + _BATCH) / count))
+
+    def write(session: Session) -> None:
+        for scenes, words in _batches(session, claimed.video_id, made, count):
+            for scene in scenes:
+                publish_scene(
+                    session, scene.scene_id, words.get(scene.scene_id, Words()), keys[scene.scene_id], made
+                )
+        drop_unpublished(session, claimed.video_id, made)
+
+    return Outcome(result={"sidecars": len(keys), "revision": revision}, write=write)
+
+
+def _batches(
+    session: Session, video_id: str, made: Mapping[str, int], count: int
+) -> Iterator[tuple[list[Scene], dict[UUID, Words]]]:
+    for first in range(0, count, _BATCH):
+        scenes = scenes_between(session, video_id, made["split"], first, first + _BATCH - 1)
+        yield scenes, words_of(session, video_id, made["asr"], scenes)
+
+
+def _documents(session: Session, video: Video, run: Run, first: int) -> list[Sidecar]:
+    made = {name: int(made_by) for name, made_by in run.made.items()}
+    scenes = scenes_between(session, video.video_id, made["split"], first, first + _BATCH - 1)
+    ids = [scene.scene_id for scene in scenes]
+    words = words_of(session, video.video_id, made["asr"], scenes)
+    faces = faces_of(session, made["face"], ids)
+    models = {family: embedded(session, made[family], family, ids) for family in ("text", "vision")}
+    names = {model.model_id: model.name for model in session.query(Model)}
+    states = stage_states(session, video.video_id, run.run)
+    heard_by = asr_model(session, video.video_id, made["asr"])
+    created_at = run.created_at.astimezone(UTC).isoformat()
+    return [
+        _document(scene, words.get(scene.scene_id, Words()), faces.get(scene.scene_id, []), names, heard_by,
+                  Embeddings(**{family: _reference(found.get(scene.scene_id), states.get(family))
+                                for family, found in models.items()}),
+                  Metadata(created_at=created_at, version=SCHEMA_VERSION,
+                           processing_info={"run": run.run, "made": dict(sorted(made.items())),
+                                            "stages": {name: states[name].state for name in sorted(states)
+                                                       if name in made and name != "sidecar"}}))
+        for scene in scenes
+    ]  # fmt: skip
+
+
+def _document(
+    scene: Scene,
+    words: Words,
+    faces: list[Face],
+    names: Mapping[int, str],
+    heard_by: Model | None,
+    embeddings: Embeddings,
+    metadata: Metadata,
+) -> Sidecar:
+    return Sidecar(
+        video_id=scene.video_id,
+        scene_id=str(scene.scene_id),
+        idx=scene.idx,
+        start_s=scene.start_s,
+        end_s=scene.end_s,
+        duration_s=round(scene.end_s - scene.start_s, 6),
+        kind=scene.kind,
+        transcript=Transcript(
+            text=words.text,
+            segments=[Segment.model_validate(segment) for segment in words.segments],
+            language=words.language,
+            model=None if heard_by is None else ModelRef(name=heard_by.name, revision=heard_by.revision),
+        ),
+        embeddings=embeddings,
+        keyframes=[Keyframe.model_validate(keyframe) for keyframe in scene.keyframes],
+        vision_tags={},
+        faces=[_face(face, names[face.model_id]) for face in faces],
+        people=[],
+        metadata=metadata,
+    )
+
+
+def _face(face: Face, model: str) -> SidecarFace:
+    return SidecarFace(
+        face_id=str(face.face_id),
+        keyframe=face.ordinal,
+        ts_s=face.ts_s,
+        box=face.box,
+        landmarks=face.landmarks,
+        det_score=face.det_score,
+        model=model,
+    )
+
+
+def _reference(model: Model | None, stage: StageState | None) -> EmbeddingRef:
+    reason: Any = None
+    if stage is not None and stage.state not in ("done", "carried"):
+        reason = stage.error or stage.state
+    if model is None:
+        return EmbeddingRef(model=None, revision=None, dimensions=None, has_embedding=False, reason=reason)
+    return EmbeddingRef(
+        model=model.name, revision=model.revision, dimensions=model.dim, has_embedding=True, reason=reason
+    )
