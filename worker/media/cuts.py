@@ -41,7 +41,9 @@ class CutFinder:
         self._hard = HardCuts()
         self._dissolves = Dissolves()
         self._fades = Fades()
+        #: Hard cuts and fades of the last seconds.
         self._hard_s: deque[float] = deque(maxlen=64)
+        self._faded: deque[Cut] = deque(maxlen=16)
         self._pending: list[Cut] = []
         self._last_s = 0.0
         self._first_s: float | None = None
@@ -55,9 +57,9 @@ class CutFinder:
         for cut_s in self._hard.feed(ts_s, thumb):
             self._add_hard(cut_s)
         for dissolve in self._dissolves.feed(ts_s, thumb):
-            self._add_gradual(dissolve, self._hard_s)
+            self._add_dissolve(dissolve)
         for fade in self._fades.feed(ts_s, thumb):
-            self._add_gradual(fade, self._hard.jumps_s)
+            self._add_fade(fade)
         self._last_s = ts_s
         return self._take(ts_s - SETTLE_S)
 
@@ -66,17 +68,27 @@ class CutFinder:
         for cut_s in self._hard.flush():
             self._add_hard(cut_s)
         for dissolve in self._dissolves.flush():
-            self._add_gradual(dissolve, self._hard_s)
+            self._add_dissolve(dissolve)
         return self._take(self._last_s - MIN_SCENE_S / 2)
 
     def _add_hard(self, cut_s: float) -> None:
         self._hard_s.append(cut_s)
         self._pending.append(Cut(cut_s, "cut", cut_s, cut_s))
 
-    def _add_gradual(self, found: Gradual, sudden_s: Iterable[float]) -> None:
-        """Remember a transition, unless one of the sudden changes already says what happened there."""
-        if not any(found.start_s - _SAME_S <= at_s <= found.end_s + _SAME_S for at_s in sudden_s):
-            self._pending.append(Cut(found.mid_s, "gradual", found.start_s, found.end_s))
+    def _add_dissolve(self, found: Gradual) -> None:
+        """Remember a dissolve, unless a hard cut or a fade already says what happened there."""
+        cut = Cut(found.mid_s, "gradual", found.start_s, found.end_s)
+        if not _any_within(self._hard_s, cut) and not any(_overlap(cut, fade) for fade in self._faded):
+            self._pending.append(cut)
+
+    def _add_fade(self, found: Gradual) -> None:
+        """Remember a fade, unless its border is sudden; the half of it that looked like a dissolve goes."""
+        if _any_within(self._hard.jumps_s, Cut(found.mid_s, "gradual", found.start_s, found.end_s)):
+            return
+        cut = Cut(found.mid_s, "gradual", found.start_s - Fades.RAMP_S, found.end_s + Fades.RAMP_S)
+        self._pending = [other for other in self._pending if other.kind == "cut" or not _overlap(other, cut)]
+        self._pending.append(cut)
+        self._faded.append(cut)
 
     def _take(self, until_s: float) -> list[Cut]:
         if not self._pending:
@@ -91,3 +103,11 @@ class CutFinder:
             self._given_s, self._mixed_to_s = cut.ts_s, cut.mixed_to_s
             taken.append(cut)
         return taken
+
+
+def _any_within(times_s: Iterable[float], cut: Cut) -> bool:
+    return any(cut.mixed_from_s - _SAME_S <= time_s <= cut.mixed_to_s + _SAME_S for time_s in times_s)
+
+
+def _overlap(a: Cut, b: Cut) -> bool:
+    return a.mixed_from_s < b.mixed_to_s and b.mixed_from_s < a.mixed_to_s

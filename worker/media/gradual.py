@@ -43,6 +43,10 @@ _MAX_MEAN_RESIDUAL = 0.24
 #: Largest step of the weight between two samples (a hard cut makes one of 1.0) and largest step back.
 _MAX_STEP = 0.6
 _MAX_BACKSTEP = 0.08
+#: Largest step next to an end: more means that the end is a flash or the other side of a cut.
+_MAX_END_STEP = 0.3
+#: Somewhere the weight rests, as a share of its largest step: a piece of a steady pan climbs all the time.
+_MAX_PLATEAU = 0.25
 #: Ends that correlate more than this show the same scene.
 _MAX_CORRELATION = 0.6
 #: A found dissolve is settled when nothing better came for this long.
@@ -133,7 +137,9 @@ class Dissolves:
         if inner.max() > _MAX_WORST_RESIDUAL or inner.mean() > _MAX_MEAN_RESIDUAL:
             return None
         steps = np.diff(weights)
-        if steps.max() > _MAX_STEP or steps.min() < -_MAX_BACKSTEP:
+        if steps.max() > _MAX_STEP or steps.min() < -_MAX_BACKSTEP or max(steps[0], steps[-1]) > _MAX_END_STEP:
+            return None
+        if steps.min() > _MAX_PLATEAU * steps.max():
             return None
         if correlation(samples[0].picture, samples[-1].picture) > _MAX_CORRELATION:
             return None
@@ -160,6 +166,8 @@ def mixture(pictures: NDArray[np.float32]) -> tuple[NDArray[np.float32], NDArray
 class Fades:
     """Finds runs of blank pictures between two scenes; the caller drops those that a hard cut leads into."""
 
+    #: How long before and after the blank run pictures may be darkened.
+    RAMP_S = 0.6
     #: Longer blank runs put their cut this long before their end, so that it is known soon enough.
     MAX_MIDDLE_S = 3.0
 
