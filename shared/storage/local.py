@@ -74,7 +74,7 @@ class LocalStorage(Storage):
 
     def put_bytes(self, bucket: Bucket, key: str, data: bytes, content_type: str) -> None:
         check_key(key)
-        self._put(bucket, key, lambda target: _write_all(target, data))
+        self._put(bucket, key, lambda target: write_all(target, data))
 
     def _put(self, bucket: Bucket, key: str, write: Callable[[int], None]) -> None:
         with (
@@ -253,7 +253,7 @@ class LocalStorage(Storage):
             _partial(bucket_fd) as (partial_fd, partial),
         ):
             with _created(partial_fd, partial) as target:
-                _write_all(target, b"?")
+                write_all(target, b"?")
                 os.fsync(target)
             os.unlink(partial, dir_fd=partial_fd)
 
@@ -369,14 +369,8 @@ def _copy(source: BinaryIO, size_bytes: int, path: Path, target: int) -> None:
         chunk = read_source(source, min(CHUNK_BYTES, left_bytes), path)
         if not chunk:
             raise Conflict(f"file {path} became shorter while it was stored: store it once it is complete")
-        _write_all(target, chunk)
+        write_all(target, chunk)
         left_bytes -= len(chunk)
-
-
-def _write_all(target: int, data: bytes) -> None:
-    view = memoryview(data)
-    while view:
-        view = view[os.write(target, view) :]
 
 
 def _modified_at(found: os.stat_result) -> datetime:

@@ -39,8 +39,8 @@ _RIGHTS = (
 _REFUSED = {
     "AccessDenied": _RIGHTS,
     "AllAccessDisabled": _RIGHTS,
-    "InvalidAccessKeyId": "correct STORAGE_ACCESS_KEY",
-    "SignatureDoesNotMatch": "correct STORAGE_SECRET_KEY",
+    "InvalidAccessKeyId": "correct STORAGE_ACCESS_KEY and STORAGE_SECRET_KEY",
+    "SignatureDoesNotMatch": "correct STORAGE_ACCESS_KEY and STORAGE_SECRET_KEY",
     "AuthorizationHeaderMalformed": "correct STORAGE_REGION",
     "PermanentRedirect": "correct STORAGE_REGION or STORAGE_ENDPOINT",
     "InvalidRegion": "correct STORAGE_REGION",

@@ -40,10 +40,10 @@ def receive(
     """
     check_size(size_bytes, max_bytes, source)
     done_bytes = 0
-    with _appearing(path) as file:
+    with _appearing(path) as target:
         for chunk in chunks:
             with local_errors(path):
-                file.write(chunk)
+                write_all(target, chunk)
             done_bytes += len(chunk)
             if on_progress is not None:
                 on_progress(done_bytes, size_bytes)
@@ -120,18 +120,26 @@ def no_room(folder: Path) -> str:
     return f"no room left to write in {folder} ({free_bytes}): free some space or raise its quota"
 
 
+def write_all(target: int, data: bytes) -> None:
+    """Write ``data`` to a file descriptor, however little each write takes."""
+    view = memoryview(data)
+    while view:
+        view = view[os.write(target, view) :]
+
+
 @contextmanager
-def _appearing(path: Path) -> Iterator[BinaryIO]:
-    partial = path.with_name(
-        f".{secrets.token_hex(8)}.part"
-    )  # not derived from the name, which may be at its limit
+def _appearing(path: Path) -> Iterator[int]:
+    """A descriptor to write to; the file is at ``path`` afterwards, or nowhere."""
+    # The temporary name is not derived from the file's, which may be at the limit of its length.
+    partial = path.with_name(f".{secrets.token_hex(8)}.part")
     with local_errors(path):
-        file = partial.open("xb")
+        target = os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)
     try:
-        with file:
-            yield file
-            with local_errors(path):
-                file.flush()
+        try:
+            yield target
+        finally:
+            with local_errors(path):  # a full network disk may say so only now
+                os.close(target)
         with local_errors(path):
             partial.replace(path)
     except BaseException:

@@ -1,0 +1,647 @@
+"""The minio backend over real HTTP: signatures against a server that verifies them, and servers that fail.
+
+What every backend has in common is in ``tests/contracts/test_storage.py``. Signatures and expiry are proved on
+OpenStack Swift; the failures are played by a scripted server, because no real one fails on demand.
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+import gzip
+import http.server
+import multiprocessing
+import os
+import secrets
+import socket
+import subprocess
+import sys
+import threading
+import time
+import traceback
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from urllib.parse import parse_qsl, urlencode, urlsplit, urlunsplit
+
+import minio.api
+import pytest
+import urllib3
+
+from shared.errors import (
+    InvalidKey,
+    InvalidRequest,
+    ObjectMissing,
+    Permanent,
+    ScenefleetError,
+    StorageUnavailable,
+)
+from shared.storage import Storage, StorageConfig, open_storage
+from tests.s3_servers import ACCESS_KEY, SECRET_KEY, STRANGER_KEY, config_for, moto_server, swift_server
+
+KEY = "uploads/u1/v1/Mein Urlaub +1.mp4"
+OTHER = "uploads/u2/v1/private.mp4"
+OCTETS = "application/octet-stream"
+ROLES = ("uploads", "sidecars", "tmp")
+
+
+@pytest.fixture(scope="module")
+def swift() -> Iterator[StorageConfig]:
+    with swift_server() as config:
+        yield config
+
+
+@pytest.fixture
+def config(swift: StorageConfig) -> StorageConfig:
+    name = secrets.token_hex(6)
+    return swift.model_copy(update={f"bucket_{role}": f"{role}-{name}" for role in ROLES})
+
+
+@pytest.fixture
+def storage(config: StorageConfig) -> Storage:
+    """On the verifying server, holding one object of ours and one of another user."""
+    storage = open_storage(config)
+    storage.ensure_buckets()
+    storage.put_bytes("uploads", KEY, b"mine", "video/mp4")
+    storage.put_bytes("uploads", OTHER, b"private", "video/mp4")
+    return storage
+
+
+@pytest.fixture(scope="module")
+def browser() -> urllib3.PoolManager:
+    """A client that knows nothing of us."""
+    return urllib3.PoolManager(retries=False, timeout=20)
+
+
+# --- presigned URLs, on the server that verifies them
+
+
+def test_a_stranger_downloads_by_url(storage: Storage, browser: urllib3.PoolManager) -> None:
+    answer = browser.request("GET", storage.presign_get("uploads", KEY, 60))
+    assert (answer.status, answer.data) == (200, b"mine")
+    assert answer.headers["content-type"] == "video/mp4"
+
+
+def test_a_stranger_uploads_by_url(storage: Storage, browser: urllib3.PoolManager) -> None:
+    data = os.urandom(100_000)
+    url = storage.presign_put("uploads", "uploads/u1/v2/new.mp4", 60)
+    assert browser.request("PUT", url, body=data, headers={"Content-Type": "video/mp4"}).status == 200
+    assert storage.get_bytes("uploads", "uploads/u1/v2/new.mp4") == data
+
+
+def test_a_download_may_be_given_a_name(storage: Storage, browser: urllib3.PoolManager) -> None:
+    name = 'Urlaub "é"\r\nX-Evil: 1;.mp4'
+    answer = browser.request("GET", storage.presign_get("uploads", KEY, 60, download_name=name))
+    assert answer.data == b"mine"
+    expected = "attachment; filename*=UTF-8''Urlaub%20%22%C3%A9%22%0D%0AX-Evil%3A%201%3B.mp4"
+    assert answer.headers["content-disposition"] == expected
+    assert "x-evil" not in answer.headers
+
+
+def change(url: str, **parameters: str) -> str:
+    """The URL with some of its query parameters replaced."""
+    parts = urlsplit(url)
+    query = dict(parse_qsl(parts.query, keep_blank_values=True))
+    unknown = set(parameters) - set(query)
+    assert not unknown, f"nothing to tamper with: {unknown}"
+    return urlunsplit(parts._replace(query=urlencode(query | parameters)))
+
+
+def parameter(url: str, name: str) -> str:
+    return dict(parse_qsl(urlsplit(url).query))[name]
+
+
+def tamper_signature(url: str) -> str:
+    signature = parameter(url, "X-Amz-Signature")
+    return change(url, **{"X-Amz-Signature": ("1" if signature[0] == "0" else "0") + signature[1:]})
+
+
+def tamper_date(url: str) -> str:
+    later = dt.datetime.strptime(parameter(url, "X-Amz-Date"), "%Y%m%dT%H%M%SZ") + dt.timedelta(seconds=5)
+    return change(url, **{"X-Amz-Date": later.strftime("%Y%m%dT%H%M%SZ")})
+
+
+TAMPERINGS: dict[str, Callable[[str], str]] = {
+    "path to another's object": lambda url: url.replace(
+        "/u1/v1/Mein%20Urlaub%20%2B1.mp4", "/u2/v1/private.mp4"
+    ),
+    "bucket": lambda url: url.replace("/uploads-", "/sidecars-"),
+    "signature": tamper_signature,
+    "no signature": lambda url: url.split("&X-Amz-Signature")[0],
+    "nothing but the path": lambda url: url.split("?")[0],
+    "longer life": lambda url: change(url, **{"X-Amz-Expires": "600"}),
+    "later date": tamper_date,
+    "another user": lambda url: url.replace("tester", "stranger"),
+    "header": lambda url: change(url, **{"response-content-disposition": "inline"}),
+    "added parameter": lambda url: url + "&response-content-type=text%2Fhtml",
+}
+
+
+@pytest.mark.parametrize("tampering", TAMPERINGS)
+def test_a_tampered_download_is_refused(
+    storage: Storage, browser: urllib3.PoolManager, tampering: str
+) -> None:
+    url = storage.presign_get("uploads", KEY, 60, download_name="a.mp4")
+    assert browser.request("GET", url).data == b"mine"
+    tampered = TAMPERINGS[tampering](url)
+    assert tampered != url
+    answer = browser.request("GET", tampered)
+    assert answer.status == 403
+    assert b"mine" not in answer.data and b"private" not in answer.data
+
+
+@pytest.mark.parametrize("tampering", [name for name in TAMPERINGS if name != "header"])
+def test_a_tampered_upload_is_refused(storage: Storage, browser: urllib3.PoolManager, tampering: str) -> None:
+    tampered = TAMPERINGS[tampering](storage.presign_put("uploads", KEY, 60))
+    assert browser.request("PUT", tampered, body=b"evil").status == 403
+    assert storage.get_bytes("uploads", KEY) == b"mine"
+    assert storage.get_bytes("uploads", OTHER) == b"private"
+
+
+@pytest.mark.parametrize("method", ["PUT", "DELETE"])
+def test_a_download_url_allows_nothing_else(
+    storage: Storage, browser: urllib3.PoolManager, method: str
+) -> None:
+    answer = browser.request(method, storage.presign_get("uploads", KEY, 60), body=b"evil")
+    assert answer.status == 403
+    assert storage.get_bytes("uploads", KEY) == b"mine"
+
+
+@pytest.mark.parametrize("method", ["GET", "DELETE"])
+def test_an_upload_url_allows_nothing_else(
+    storage: Storage, browser: urllib3.PoolManager, method: str
+) -> None:
+    answer = browser.request(method, storage.presign_put("uploads", KEY, 60))
+    assert answer.status == 403
+    assert b"mine" not in answer.data
+    assert storage.get_bytes("uploads", KEY) == b"mine"
+
+
+@pytest.mark.parametrize(("age_s", "status"), [(0, 200), (45, 200), (61, 403), (3600, 403)])
+def test_urls_expire(
+    storage: Storage, browser: urllib3.PoolManager, monkeypatch: pytest.MonkeyPatch, age_s: int, status: int
+) -> None:
+    """URLs for 60 s, signed ``age_s`` seconds ago by our clock; the server's clock is the real one."""
+    now = minio.api.time.utcnow
+    with monkeypatch.context() as patch:
+        patch.setattr(minio.api.time, "utcnow", lambda: now() - dt.timedelta(seconds=age_s))
+        download = storage.presign_get("uploads", KEY, 60)
+        upload = storage.presign_put("uploads", "uploads/u1/v1/late.mp4", 60)
+    assert parameter(download, "X-Amz-Expires") == "60"
+    assert browser.request("GET", download).status == status
+    assert browser.request("PUT", upload, body=b"late").status == status
+    assert storage.exists("uploads", "uploads/u1/v1/late.mp4") == (status == 200)
+
+
+@pytest.mark.parametrize("expires_s", [0, -1, 604_801])
+def test_a_life_s3_does_not_allow_is_refused(storage: Storage, expires_s: int) -> None:
+    for presign in (storage.presign_get, storage.presign_put):
+        with pytest.raises(InvalidRequest, match="604800 s"):
+            presign("uploads", KEY, expires_s)
+
+
+def test_urls_name_the_server_as_browsers_know_it(
+    config: StorageConfig, browser: urllib3.PoolManager
+) -> None:
+    """Workers may reach the server by another name; signing needs no connection at all."""
+    inside = config.model_copy(
+        update={"endpoint": "minio.invalid:9000", "public_endpoint": f"http://{config.endpoint}"}
+    )
+    storage = open_storage(config)
+    storage.ensure_buckets()
+    storage.put_bytes("uploads", KEY, b"mine", OCTETS)
+    url = open_storage(inside).presign_get("uploads", KEY, 60)
+    assert browser.request("GET", url).data == b"mine"
+    outside = inside.model_copy(update={"public_endpoint": "https://media.example.org"})
+    assert (
+        open_storage(outside).presign_put("uploads", KEY, 60).startswith("https://media.example.org/uploads-")
+    )
+
+
+# --- credentials
+
+
+@pytest.mark.parametrize(
+    ("changes", "advice"),
+    [
+        ({"secret_key": "wrong-secret-5Zq"}, "STORAGE_SECRET_KEY"),
+        ({"access_key": "nobody:nowhere"}, "STORAGE_ACCESS_KEY"),
+        ({"access_key": STRANGER_KEY}, "right to read, write, list and delete"),
+        ({"region": "mars-north-1"}, "STORAGE_REGION"),
+    ],
+)
+def test_credentials_that_do_not_fit(
+    storage: Storage, config: StorageConfig, tmp_path: Path, changes: dict[str, str], advice: str
+) -> None:
+    wrong = open_storage(StorageConfig.model_validate({**config.model_dump(), **changes}))
+    (tmp_path / "source").write_bytes(b"x")
+    for operation in (
+        lambda: wrong.get_bytes("uploads", KEY),
+        lambda: wrong.get_file("uploads", KEY, tmp_path / "target"),
+        lambda: wrong.put_bytes("uploads", KEY, b"x", OCTETS),
+        lambda: wrong.put_file("uploads", KEY, tmp_path / "source", OCTETS),
+        lambda: wrong.delete("uploads", KEY),
+        lambda: list(wrong.list("uploads", "")),
+        lambda: wrong.delete_prefix("uploads", "uploads/u1/"),
+    ):
+        with pytest.raises(Permanent, match=advice) as caught:
+            operation()
+        assert_discreet(caught.value, wrong_secrets=tuple(changes.values()))
+    with pytest.raises(StorageUnavailable):
+        wrong.check()
+    assert storage.get_bytes("uploads", KEY) == b"mine"
+
+
+def assert_discreet(error: ScenefleetError, wrong_secrets: tuple[str, ...] = ()) -> None:
+    """One line that names no credential, in the message and in the whole printed traceback."""
+    shown = "".join(traceback.format_exception(error))
+    for secret in (SECRET_KEY, ACCESS_KEY, *wrong_secrets):
+        assert secret not in str(error)
+        assert secret not in shown or secret == "mars-north-1"
+    assert "\n" not in str(error) and len(str(error)) < 400
+
+
+# --- servers that fail
+
+
+class Script:
+    """What a scripted server answers, and what it was asked. ``answer`` gets the handler and its request's number."""
+
+    def __init__(self, answer: Callable[[http.server.BaseHTTPRequestHandler, int], None]) -> None:
+        self.answer = answer
+        self.requests: list[str] = []
+        self.endpoint = ""
+        self.stopping = threading.Event()
+
+
+@contextmanager
+def scripted(answer: Callable[[http.server.BaseHTTPRequestHandler, int], None]) -> Iterator[Script]:
+    script = Script(answer)
+
+    class Handler(http.server.BaseHTTPRequestHandler):
+        protocol_version = "HTTP/1.1"
+
+        def handle_any(self) -> None:
+            script.requests.append(f"{self.command} {self.path}")
+            script.answer(self, len(script.requests))
+
+        do_GET = do_PUT = do_HEAD = do_POST = do_DELETE = handle_any
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    server.daemon_threads = True
+    script.endpoint = f"127.0.0.1:{server.server_address[1]}"
+    thread = threading.Thread(target=server.serve_forever)
+    thread.start()
+    try:
+        yield script
+    finally:
+        script.stopping.set()
+        server.shutdown()
+        server.server_close()
+        thread.join()
+
+
+def send(handler: http.server.BaseHTTPRequestHandler, status: int, body: bytes = b"", **headers: str) -> None:
+    """One whole answer, after the request's body is read."""
+    handler.rfile.read(int(handler.headers.get("content-length") or 0))
+    handler.send_response(status)
+    for name, value in headers.items():
+        handler.send_header(name.replace("_", "-"), value)
+    if "Content_Length" not in headers:
+        handler.send_header("Content-Length", str(len(body)))
+    handler.end_headers()
+    if handler.command != "HEAD":
+        handler.wfile.write(body)
+
+
+def refuse(handler: http.server.BaseHTTPRequestHandler, status: int, code: str) -> None:
+    """An S3 error, which tactlessly repeats the credentials."""
+    words = f"words of the server about {ACCESS_KEY} and {SECRET_KEY}"
+    xml = f"<?xml version='1.0'?><Error><Code>{code}</Code><Message>{words}</Message></Error>"
+    send(handler, status, xml.encode(), Content_Type="application/xml")
+
+
+def quick(endpoint: str, **changes: object) -> Storage:
+    return open_storage(config_for(endpoint, **({"connect_timeout_s": 0.3, "read_timeout_s": 0.3} | changes)))
+
+
+def all_operations(storage: Storage, tmp_path: Path) -> dict[str, Callable[[], object]]:
+    (tmp_path / "source").write_bytes(b"x")
+    return {
+        "put_bytes": lambda: storage.put_bytes("uploads", KEY, b"x", OCTETS),
+        "put_file": lambda: storage.put_file("uploads", KEY, tmp_path / "source", OCTETS),
+        "get_bytes": lambda: storage.get_bytes("uploads", KEY),
+        "get_file": lambda: storage.get_file("uploads", KEY, tmp_path / "target"),
+        "stat": lambda: storage.stat("uploads", KEY),
+        "exists": lambda: storage.exists("uploads", KEY),
+        "list": lambda: list(storage.list("uploads", "uploads/u1/")),
+        "delete": lambda: storage.delete("uploads", KEY),
+        "delete_prefix": lambda: storage.delete_prefix("uploads", "uploads/u1/"),
+        "ensure_buckets": storage.ensure_buckets,
+        "check": storage.check,
+    }
+
+
+@pytest.mark.parametrize(
+    ("status", "code", "error", "words", "requests"),
+    [
+        (503, "SlowDown", StorageUnavailable, "can't serve", 3),
+        (503, "ServiceUnavailable", StorageUnavailable, "can't serve", 3),
+        (500, "InternalError", StorageUnavailable, "can't serve", 3),
+        (429, "TooManyRequests", StorageUnavailable, "can't serve", 1),
+        (400, "RequestTimeout", StorageUnavailable, "can't serve", 1),
+        (507, "XMinioStorageFull", StorageUnavailable, "no room", 1),
+        (400, "XMinioAdminBucketQuotaExceeded", StorageUnavailable, "no room", 1),
+        (404, "NoSuchBucket", StorageUnavailable, "has no bucket 'uploads'", 1),
+        (403, "RequestTimeTooSkewed", StorageUnavailable, "clock", 1),
+        (404, "NoSuchKey", ObjectMissing, "upload it first", 1),
+        (403, "AccessDenied", Permanent, "right to read", 1),
+        (403, "InvalidAccessKeyId", Permanent, "STORAGE_ACCESS_KEY", 1),
+        (403, "SignatureDoesNotMatch", Permanent, "STORAGE_SECRET_KEY", 1),
+        (400, "AuthorizationHeaderMalformed", Permanent, "STORAGE_REGION", 1),
+        (400, "XMinioParentIsObject", InvalidKey, "another key", 1),
+        (418, "Teapot", Permanent, "words of the server about *** and ***", 1),
+    ],
+)
+def test_what_a_server_says(
+    tmp_path: Path, status: int, code: str, error: type[ScenefleetError], words: str, requests: int
+) -> None:
+    with scripted(lambda handler, _: refuse(handler, status, code)) as script:
+        storage = quick(script.endpoint)
+        for name in ("put_bytes", "put_file", "get_bytes", "get_file"):
+            script.requests.clear()
+            with pytest.raises(error) as caught:
+                all_operations(storage, tmp_path)[name]()
+            assert type(caught.value) is error
+            assert words in str(caught.value)
+            assert len(script.requests) == requests
+            for secret in (SECRET_KEY, ACCESS_KEY):
+                assert secret not in str(caught.value)
+    assert not (tmp_path / "target").exists()
+
+
+@pytest.mark.parametrize(("status", "words"), [(503, "HTTP 503"), (507, "no room"), (429, "HTTP 429")])
+def test_what_a_server_says_without_words(status: int, words: str) -> None:
+    """The answer to HEAD has no body."""
+    with scripted(lambda handler, _: send(handler, status)) as script:
+        with pytest.raises(StorageUnavailable, match=words):
+            quick(script.endpoint).stat("uploads", KEY)
+
+
+def test_a_page_of_some_proxy_is_an_outage_and_is_not_quoted(tmp_path: Path) -> None:
+    page = f"<html>502 Bad Gateway {SECRET_KEY} {'x' * 100_000}</html>".encode()
+    for status in (404, 403, 502):
+        with scripted(
+            lambda handler, _, status=status: send(handler, status, page, Content_Type="text/html")
+        ) as script:
+            for name in ("get_bytes", "put_bytes", "list"):
+                with pytest.raises(StorageUnavailable, match="without S3's XML") as caught:
+                    all_operations(quick(script.endpoint), tmp_path)[name]()
+                assert_discreet(caught.value)
+
+
+@pytest.mark.parametrize("body", [b"<Error><Code>No", b"\xff\xfe\xfa", b"not xml"])
+def test_an_error_that_can_not_be_read_is_an_outage(body: bytes) -> None:
+    with scripted(lambda handler, _: send(handler, 400, body, Content_Type="application/xml")) as script:
+        with pytest.raises(StorageUnavailable, match="unreadable"):
+            quick(script.endpoint).get_bytes("uploads", KEY)
+
+
+def test_a_listing_that_can_not_be_read_is_an_outage() -> None:
+    with (
+        scripted(lambda handler, _: send(handler, 200, b"<ListBu", Content_Type="application/xml")) as script,
+        pytest.raises(StorageUnavailable, match="unreadable"),
+    ):
+        list(quick(script.endpoint).list("uploads", ""))
+
+
+def test_a_hiccup_is_not_even_noticed() -> None:
+    def answer(handler: http.server.BaseHTTPRequestHandler, number: int) -> None:
+        if number < 3:
+            refuse(handler, 503, "SlowDown")
+        else:
+            send(handler, 200, b"at last")
+
+    with scripted(answer) as script:
+        assert quick(script.endpoint).get_bytes("uploads", KEY) == b"at last"
+        assert len(script.requests) == 3
+
+
+def test_a_server_that_says_wait_an_hour_is_not_waited_for() -> None:
+    with scripted(lambda handler, _: send(handler, 503, Retry_After="3600")) as script:
+        begun_s = time.monotonic()
+        with pytest.raises(StorageUnavailable):
+            quick(script.endpoint).stat("uploads", KEY)
+        assert time.monotonic() - begun_s < 30
+
+
+def test_a_redirect_is_not_followed_with_our_signature(tmp_path: Path) -> None:
+    with (
+        scripted(lambda handler, _: send(handler, 200, b"thank you")) as thief,
+        scripted(lambda handler, _: send(handler, 307, Location=f"http://{thief.endpoint}/")) as script,
+    ):
+        for operation in all_operations(quick(script.endpoint), tmp_path).values():
+            with pytest.raises(ScenefleetError):
+                operation()
+        assert script.requests and not thief.requests
+
+
+def test_nobody_listens(tmp_path: Path) -> None:
+    with socket.socket() as closed:
+        closed.bind(("127.0.0.1", 0))  # bound, so that no one else takes the port; not listening
+        storage = quick(f"127.0.0.1:{closed.getsockname()[1]}")
+        for operation in all_operations(storage, tmp_path).values():
+            with pytest.raises(
+                StorageUnavailable, match=r"can't be reached.*start it or correct STORAGE_ENDPOINT"
+            ) as e:
+                operation()
+            assert_discreet(e.value)
+
+
+def test_a_name_nobody_knows() -> None:
+    with pytest.raises(StorageUnavailable, match=r"minio\.invalid:9000 can't be reached"):
+        quick("minio.invalid:9000").get_bytes("uploads", KEY)
+
+
+def test_a_server_that_accepts_and_is_silent(tmp_path: Path) -> None:
+    """Each wait is bounded: at most 3 tries of 0.3 s, not minio-py's 6 of 300 s."""
+    with scripted(lambda handler, _: script.stopping.wait(60) and None) as script:
+        for name, operation in all_operations(quick(script.endpoint), tmp_path).items():
+            begun_s = time.monotonic()
+            with pytest.raises(StorageUnavailable, match="does not answer in time"):
+                operation()
+            assert time.monotonic() - begun_s < 10, name
+            assert len(script.requests) <= 3
+            script.requests.clear()
+
+
+def test_a_server_that_does_not_even_accept() -> None:
+    """A full backlog drops connections unanswered, as a firewall does."""
+    with ExitStack() as stack:
+        deaf = stack.enter_context(socket.socket())
+        deaf.bind(("127.0.0.1", 0))
+        deaf.listen(0)
+        for _ in range(4):
+            waiting = stack.enter_context(socket.socket())
+            waiting.setblocking(False)
+            waiting.connect_ex(deaf.getsockname())
+        begun_s = time.monotonic()
+        with pytest.raises(StorageUnavailable, match=r"no answer to a connection|does not answer in time"):
+            quick(f"127.0.0.1:{deaf.getsockname()[1]}").get_bytes("uploads", KEY)
+        assert time.monotonic() - begun_s < 10
+
+
+@pytest.mark.parametrize("ending", ["closed", "stalled"])
+def test_a_download_that_breaks_off_leaves_nothing(tmp_path: Path, ending: str) -> None:
+    def answer(handler: http.server.BaseHTTPRequestHandler, number: int) -> None:
+        send(handler, 200, bytes(700_000), Content_Length="1000000")
+        handler.wfile.flush()
+        if ending == "stalled":
+            script.stopping.wait(60)
+        handler.close_connection = True
+
+    with scripted(answer) as script:
+        storage = quick(script.endpoint)
+        with pytest.raises(StorageUnavailable):
+            storage.get_file("uploads", KEY, tmp_path / "target")
+        with pytest.raises(StorageUnavailable):
+            storage.get_bytes("uploads", KEY)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_an_answer_without_a_length_is_not_trusted(tmp_path: Path) -> None:
+    def answer(handler: http.server.BaseHTTPRequestHandler, number: int) -> None:
+        handler.send_response(200)
+        handler.end_headers()
+        handler.wfile.write(b"how much is this?")
+        handler.close_connection = True
+
+    with scripted(answer) as script, pytest.raises(StorageUnavailable, match="does not say how long"):
+        quick(script.endpoint).get_file("uploads", KEY, tmp_path / "target")
+
+
+def test_a_server_that_ignores_ranges_is_not_believed() -> None:
+    with scripted(lambda handler, _: send(handler, 200, b"0123456789")) as script:
+        with pytest.raises(StorageUnavailable, match="ignores ranges"):
+            quick(script.endpoint).get_bytes("uploads", KEY, offset=5)
+
+
+def test_a_packed_object_stays_packed(tmp_path: Path) -> None:
+    packed = gzip.compress(b"0" * 10_000)
+    with scripted(lambda handler, _: send(handler, 200, packed, Content_Encoding="gzip")) as script:
+        assert quick(script.endpoint).get_file("uploads", KEY, tmp_path / "target") == len(packed)
+    assert (tmp_path / "target").read_bytes() == packed
+
+
+def test_tls_with_a_server_that_has_none() -> None:
+    with scripted(lambda handler, _: send(handler, 200)) as script:
+        with pytest.raises(StorageUnavailable, match="STORAGE_SECURE"):
+            quick(script.endpoint, secure=True).stat("uploads", KEY)
+
+
+# --- many, large, forked
+
+
+def test_more_objects_than_one_page(tmp_path: Path) -> None:
+    with moto_server() as config:
+        storage = open_storage(config)
+        storage.ensure_buckets()
+        keys = {f"tmp/u1/v1/{number:04}" for number in range(1005)}
+        for key in keys:
+            storage.put_bytes("tmp", key, b"", OCTETS)
+        storage.put_bytes("tmp", "tmp/u1/v2/kept", b"", OCTETS)
+        assert {info.key for info in storage.list("tmp", "tmp/u1/v1/")} == keys
+        assert storage.delete_prefix("tmp", "tmp/u1/v1/") == 1005
+        assert [info.key for info in storage.list("tmp", "")] == ["tmp/u1/v2/kept"]
+
+
+def read_in_child(storage: Storage, results: multiprocessing.SimpleQueue[bytes]) -> None:
+    for _ in range(20):
+        results.put(storage.get_bytes("uploads", KEY))
+
+
+def test_a_child_does_not_share_its_parents_connection(storage: Storage) -> None:
+    context = multiprocessing.get_context("fork")
+    results: multiprocessing.SimpleQueue[bytes] = context.SimpleQueue()
+    assert storage.get_bytes("uploads", KEY) == b"mine"  # opens the parent's connection
+    children = [context.Process(target=read_in_child, args=(storage, results)) for _ in range(2)]
+    for child in children:
+        child.start()
+    ours = [storage.get_bytes("uploads", OTHER) for _ in range(20)]
+    theirs = [results.get() for _ in range(40)]
+    for child in children:
+        child.join(30)
+        assert child.exitcode == 0
+    assert set(ours) == {b"private"} and set(theirs) == {b"mine"}
+
+
+LARGE = """
+import resource, sys
+from pathlib import Path
+from shared.storage import StorageConfig, open_storage
+
+storage = open_storage(StorageConfig.model_validate_json(sys.argv[1]))
+storage.ensure_buckets()
+storage.put_bytes("tmp", "tmp/warm/up", bytes(2**20), "")
+before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+storage.put_file("tmp", "tmp/u1/large", Path(sys.argv[2]), "")
+storage.get_file("tmp", "tmp/u1/large", Path(sys.argv[2] + ".back"))
+print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) * 1024)
+"""
+
+
+def test_a_large_file_takes_no_large_memory(tmp_path: Path) -> None:
+    source = tmp_path / "source"
+    with source.open("wb") as file:
+        for number in range(256):
+            file.write(bytes([number]) * 2**20)
+    with moto_server() as config:
+        dumped = config.model_dump(mode="json") | {"secret_key": SECRET_KEY}
+        command = [
+            sys.executable,
+            "-c",
+            LARGE,
+            StorageConfig.model_validate(dumped).model_dump_json(),
+            str(source),
+        ]
+        command[3] = command[3].replace('"**********"', f'"{SECRET_KEY}"')
+        result = subprocess.run(
+            command, cwd=Path(__file__).parents[2], capture_output=True, text=True, timeout=250
+        )
+    assert result.returncode == 0, result.stderr
+    assert (tmp_path / "source.back").read_bytes() == source.read_bytes()
+    assert int(result.stdout) < 128 * 2**20  # bytes; the file has twice as many
+
+
+# --- configuration
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"endpoint": ""}, "STORAGE_ENDPOINT is not set"),
+        ({"endpoint": "http://u:hunter2@host:9000"}, "STORAGE_ENDPOINT must be host:port"),
+        ({"endpoint": "host:9000/path"}, "STORAGE_ENDPOINT must be host:port"),
+        ({"endpoint": "host:port"}, "STORAGE_ENDPOINT must be host:port"),
+        ({"endpoint": "ftp://host"}, "STORAGE_ENDPOINT must be host:port"),
+        ({"endpoint": "http://[::1"}, "STORAGE_ENDPOINT must be host:port"),
+        ({"public_endpoint": "https://media.example.org/?x"}, "STORAGE_PUBLIC_ENDPOINT must be host:port"),
+        ({"access_key": ""}, "STORAGE_ACCESS_KEY is not set"),
+        ({"secret_key": ""}, "STORAGE_SECRET_KEY is not set"),
+        ({"bucket_tmp": "Tmp"}, "STORAGE_BUCKET_TMP='Tmp'"),
+        ({"bucket_tmp": "uploads"}, "must differ"),
+    ],
+)
+def test_configurations_that_lead_nowhere(changes: dict[str, str], words: str) -> None:
+    values = {"endpoint": "localhost:9000"} | changes
+    with pytest.raises(InvalidRequest) as caught:
+        open_storage(config_for(values.pop("endpoint"), **values))
+    assert words in str(caught.value) and "hunter2" not in str(caught.value)
+
+
+def test_opening_connects_to_nothing() -> None:
+    with scripted(lambda handler, _: send(handler, 200)) as script:
+        open_storage(config_for(script.endpoint)).presign_get("uploads", KEY, 60)
+        assert script.requests == []
