@@ -10,7 +10,6 @@ import struct
 from collections.abc import Iterable
 from pathlib import Path
 from types import TracebackType
-from typing import cast
 
 import av
 import numpy as np
@@ -87,7 +86,7 @@ class AudioTrack:
             # Positive when the frame starts before what is written already, or before the container's start.
             self._skip = max(0, self._samples - round(ts_s * RATE_HZ))
             self._fed_to_s = ts_s
-        self._fed_to_s = cast(float, self._fed_to_s) + frame.samples / frame.sample_rate
+        self._fed_to_s = self._fed_to_s + frame.samples / frame.sample_rate
         if self._resampler is None:
             self._resampler = AudioResampler(format="s16", layout="mono", rate=RATE_HZ)
         frame.pts = None

@@ -137,7 +137,11 @@ class Dissolves:
         if inner.max() > _MAX_WORST_RESIDUAL or inner.mean() > _MAX_MEAN_RESIDUAL:
             return None
         steps = np.diff(weights)
-        if steps.max() > _MAX_STEP or steps.min() < -_MAX_BACKSTEP or max(steps[0], steps[-1]) > _MAX_END_STEP:
+        if (
+            steps.max() > _MAX_STEP
+            or steps.min() < -_MAX_BACKSTEP
+            or max(steps[0], steps[-1]) > _MAX_END_STEP
+        ):
             return None
         if steps.min() > _MAX_PLATEAU * steps.max():
             return None

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections import deque
 from dataclasses import dataclass
+from typing import Any
 
 from av.packet import Packet
 from av.video.frame import VideoFrame
@@ -35,7 +36,7 @@ class Candidate:
     frame: VideoFrame
     thumb: Thumb
     #: In fast mode: the packet that holds this picture alone, to decode it again exactly.
-    packet: Packet | None = None
+    packet: Packet[Any] | None = None
 
 
 class Recent:
@@ -44,11 +45,11 @@ class Recent:
     def __init__(self) -> None:
         self._held: deque[Candidate] = deque()
 
-    def offer(self, ts_s: float, frame: VideoFrame, thumb: Thumb, packet: Packet | None = None) -> None:
+    def offer(self, ts_s: float, frame: VideoFrame, thumb: Thumb, packet: Packet[Any] | None = None) -> None:
         """Hold the frame if the last one held is long enough ago, or if it alone comes with its packet."""
-        if self._held and ts_s - self._held[-1].ts_s < SETTLE_S / HELD:
-            if packet is None or self._held[-1].packet is not None:
-                return
+        soon = bool(self._held) and ts_s - self._held[-1].ts_s < SETTLE_S / HELD
+        if soon and (packet is None or self._held[-1].packet is not None):
+            return
         held = frame if frame_bytes(frame) <= _LARGE_BYTES else bound_frame(frame)
         self._held.append(Candidate(ts_s, held, thumb, packet))
 

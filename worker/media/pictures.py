@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
 from av.video.frame import VideoFrame
+from numpy.typing import NDArray
 
 from shared.errors import BadMedia
 
@@ -34,7 +36,7 @@ def write_jpeg(frame: VideoFrame, path: Path, *, rotation_deg: int, pixel_aspect
     """
     # Untagged video is BT.709 from 720 lines on, by convention; swscale would take BT.601.
     colorspace = _BT709 if frame.colorspace == _UNSPECIFIED and frame.height >= 720 else None
-    picture = frame.to_ndarray(format="bgr24", src_colorspace=colorspace, threads=1)
+    picture: NDArray[Any] = frame.to_ndarray(format="bgr24", src_colorspace=colorspace, threads=1)
     height, width = picture.shape[:2]
     wide, high = (width * pixel_aspect, height) if pixel_aspect >= 1 else (width, height / pixel_aspect)
     scale = min(1.0, MAX_SIDE_PX / max(wide, high))

@@ -65,10 +65,8 @@ def sharpness(frame: VideoFrame) -> float:
     pictures of the same scene.
     """
     planes = _yuv_planes(frame)
-    if planes is None:
-        plane, shift = frame.reformat(format="gray", threads=1).to_ndarray(), 0
-    else:
-        plane, shift = planes[0], _DEPTHS[frame.format.name] - 8
+    plane: Plane = frame.reformat(format="gray", threads=1).to_ndarray() if planes is None else planes[0]
+    shift = _DEPTHS.get(frame.format.name, 8) - 8
     height, width = plane.shape
     band = plane[height * 3 // 8 : height * 5 // 8, width // 8 : width * 7 // 8] >> shift
     _, std = cv2.meanStdDev(cv2.Laplacian(band.astype(np.uint8), cv2.CV_16S))
@@ -98,7 +96,7 @@ def _shrink(plane: Plane, width: int, height: int, shift: int) -> Plane:
     """Reduce a plane in two steps, sampling 16 pixels for each one kept: a fifth of the cost of a full average."""
     if plane.shape[0] >= 4 * height and plane.shape[1] >= 4 * width:
         plane = cv2.resize(plane, (2 * width, 2 * height), interpolation=cv2.INTER_LINEAR)
-    small = cv2.resize(plane, (width, height), interpolation=cv2.INTER_AREA)
+    small: Plane = cv2.resize(plane, (width, height), interpolation=cv2.INTER_AREA)
     return small if shift == 0 else (small >> shift).astype(np.uint8)
 
 

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import cast
+from typing import BinaryIO, cast
 
 import av
 import av.container
@@ -194,13 +194,15 @@ def stream_duration_s(stream: av.stream.Stream) -> float:
     return max(0.0, float(stream.duration * stream.time_base))
 
 
-def configure_decoder(stream: AvVideoStream, limits: MediaLimits, threads: int, *, fast: bool = False) -> None:
+def configure_decoder(
+    stream: AvVideoStream, limits: MediaLimits, threads: int, *, fast: bool = False
+) -> None:
     """Set the decoder's options; must run before its first packet.
 
     ``threads`` 0 means one per core. ``fast`` drops pictures nothing else refers to and skips the loop filter.
     """
     context = stream.codec_context
-    context.thread_type = "FRAME" if threads != 1 else "NONE"  # type: ignore[assignment]  # PyAV takes names
+    context.thread_type = "FRAME" if threads != 1 else "NONE"
     context.thread_count = threads
     context.options = {"max_pixels": str(max_pixels(limits))}
     if fast:
@@ -261,7 +263,9 @@ def _choose_video(container: InputContainer) -> AvVideoStream:
 
 def _choose_audio(container: InputContainer) -> AvAudioStream | None:
     """Pick the default, else the first audio stream with a decoder and a sample rate."""
-    usable = [s for s in container.streams.audio if s.codec_context is not None and s.codec_context.sample_rate > 0]
+    usable = [
+        s for s in container.streams.audio if s.codec_context is not None and s.codec_context.sample_rate > 0
+    ]
     if not usable:
         return None
     return max(usable, key=lambda s: (bool(s.disposition & av.stream.Disposition.default), -s.index))
@@ -296,15 +300,12 @@ def _why_not_opened(path: Path, size_bytes: int) -> str:
     )
 
 
-def _has_box(file: object, wanted: bytes, size_bytes: int) -> bool:
+def _has_box(file: BinaryIO, wanted: bytes, size_bytes: int) -> bool:
     """Walk the top-level boxes of an ISO base media file (ISO/IEC 14496-12, 4.2) looking for one."""
-    from io import BufferedReader
-
-    reader = cast(BufferedReader, file)
     offset = 0
     for _ in range(10_000):
-        reader.seek(offset)
-        header = reader.read(16)
+        file.seek(offset)
+        header = file.read(16)
         if len(header) < 8:
             return False
         length = int.from_bytes(header[:4], "big")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from av.packet import Packet
 from av.video.frame import VideoFrame
@@ -58,17 +58,12 @@ class SceneBuilder:
         self._rotation_deg = 0
         self._pixel_aspect = 1.0
 
-    def feed(
-        self,
-        ts_s: float,
-        frame: VideoFrame,
-        thumb: Thumb,
-        packet: Packet | None,
-        rotation_deg: int,
-        pixel_aspect: float,
-    ) -> None:
-        """Take the next frame, after the cuts it settled."""
+    def show_as(self, rotation_deg: int, pixel_aspect: float) -> None:
+        """Set how pictures are turned (clockwise) and stretched (a pixel's width over its height)."""
         self._rotation_deg, self._pixel_aspect = rotation_deg, pixel_aspect
+
+    def feed(self, ts_s: float, frame: VideoFrame, thumb: Thumb, packet: Packet[Any] | None) -> None:
+        """Take the next frame, after the cuts it settled."""
         self._settle(ts_s - SETTLE_S)
         self._recent.offer(ts_s, frame, thumb, packet)
 
@@ -103,7 +98,9 @@ class SceneBuilder:
                 start_s=start_s,
                 end_s=end_s,
                 kind="start" if self._begins is None else self._begins.kind,
-                keyframes=tuple(self._write(idx, ordinal, candidate) for ordinal, candidate in enumerate(chosen)),
+                keyframes=tuple(
+                    self._write(idx, ordinal, candidate) for ordinal, candidate in enumerate(chosen)
+                ),
             )
         )
 
