@@ -38,15 +38,7 @@ from .objects import (
     check_folder_prefix,
     check_range,
 )
-from .transfer import (
-    CHUNK_BYTES,
-    NO_ROOM,
-    check_size,
-    no_room,
-    read_source,
-    receive,
-    source_file,
-)
+from .transfer import CHUNK_BYTES, NO_ROOM, check_size, no_room, read_source, receive, source_file, write_all
 
 PARTIAL = ".partial"  # no key begins with a dot, so no key can name it
 PARTIAL_TTL_S = 24 * 3600.0

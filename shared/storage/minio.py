@@ -317,8 +317,11 @@ class MinioStorage(Storage):
                 what=f"bucket {self._name(bucket)}" if key is None else f"object {bucket}:{key}",
                 secrets=self._secrets,
             )
-            # A page that some proxy sent is no use in a traceback, and nobody knows what it quotes.
-            raise ours from (None if isinstance(error, InvalidResponseError) else error)
+            # Nobody knows what a page of some proxy quotes, and a traceback prints causes too.
+            indiscreet = isinstance(error, InvalidResponseError) or any(
+                s in str(error) for s in self._secrets
+            )
+            raise ours from (None if indiscreet else error)
 
 
 class _PastTheEnd(Exception):

@@ -40,6 +40,7 @@ from tests.s3_servers import ACCESS_KEY, SECRET_KEY, STRANGER_KEY, config_for, m
 
 KEY = "uploads/u1/v1/Mein Urlaub +1.mp4"
 OTHER = "uploads/u2/v1/private.mp4"
+MINE, THEIRS = b"bytes of the first user", b"bytes of the second user"
 OCTETS = "application/octet-stream"
 ROLES = ("uploads", "sidecars", "tmp")
 
@@ -61,8 +62,8 @@ def storage(config: StorageConfig) -> Storage:
     """On the verifying server, holding one object of ours and one of another user."""
     storage = open_storage(config)
     storage.ensure_buckets()
-    storage.put_bytes("uploads", KEY, b"mine", "video/mp4")
-    storage.put_bytes("uploads", OTHER, b"private", "video/mp4")
+    storage.put_bytes("uploads", KEY, MINE, "video/mp4")
+    storage.put_bytes("uploads", OTHER, THEIRS, "video/mp4")
     return storage
 
 
@@ -77,7 +78,7 @@ def browser() -> urllib3.PoolManager:
 
 def test_a_stranger_downloads_by_url(storage: Storage, browser: urllib3.PoolManager) -> None:
     answer = browser.request("GET", storage.presign_get("uploads", KEY, 60))
-    assert (answer.status, answer.data) == (200, b"mine")
+    assert (answer.status, answer.data) == (200, MINE)
     assert answer.headers["content-type"] == "video/mp4"
 
 
@@ -91,7 +92,7 @@ def test_a_stranger_uploads_by_url(storage: Storage, browser: urllib3.PoolManage
 def test_a_download_may_be_given_a_name(storage: Storage, browser: urllib3.PoolManager) -> None:
     name = 'Urlaub "é"\r\nX-Evil: 1;.mp4'
     answer = browser.request("GET", storage.presign_get("uploads", KEY, 60, download_name=name))
-    assert answer.data == b"mine"
+    assert answer.data == MINE
     expected = "attachment; filename*=UTF-8''Urlaub%20%22%C3%A9%22%0D%0AX-Evil%3A%201%3B.mp4"
     assert answer.headers["content-disposition"] == expected
     assert "x-evil" not in answer.headers
@@ -134,6 +135,10 @@ TAMPERINGS: dict[str, Callable[[str], str]] = {
     "header": lambda url: change(url, **{"response-content-disposition": "inline"}),
     "added parameter": lambda url: url + "&response-content-type=text%2Fhtml",
 }
+REFUSED = (
+    403,
+    400,
+)  # Swift takes a request without any signature for one of its own protocol, and finds it bad
 
 
 @pytest.mark.parametrize("tampering", TAMPERINGS)
@@ -141,20 +146,20 @@ def test_a_tampered_download_is_refused(
     storage: Storage, browser: urllib3.PoolManager, tampering: str
 ) -> None:
     url = storage.presign_get("uploads", KEY, 60, download_name="a.mp4")
-    assert browser.request("GET", url).data == b"mine"
+    assert browser.request("GET", url).data == MINE
     tampered = TAMPERINGS[tampering](url)
     assert tampered != url
     answer = browser.request("GET", tampered)
-    assert answer.status == 403
-    assert b"mine" not in answer.data and b"private" not in answer.data
+    assert answer.status in REFUSED
+    assert MINE not in answer.data and THEIRS not in answer.data
 
 
 @pytest.mark.parametrize("tampering", [name for name in TAMPERINGS if name != "header"])
 def test_a_tampered_upload_is_refused(storage: Storage, browser: urllib3.PoolManager, tampering: str) -> None:
     tampered = TAMPERINGS[tampering](storage.presign_put("uploads", KEY, 60))
-    assert browser.request("PUT", tampered, body=b"evil").status == 403
-    assert storage.get_bytes("uploads", KEY) == b"mine"
-    assert storage.get_bytes("uploads", OTHER) == b"private"
+    assert browser.request("PUT", tampered, body=b"evil").status in REFUSED
+    assert storage.get_bytes("uploads", KEY) == MINE
+    assert storage.get_bytes("uploads", OTHER) == THEIRS
 
 
 @pytest.mark.parametrize("method", ["PUT", "DELETE"])
@@ -163,7 +168,7 @@ def test_a_download_url_allows_nothing_else(
 ) -> None:
     answer = browser.request(method, storage.presign_get("uploads", KEY, 60), body=b"evil")
     assert answer.status == 403
-    assert storage.get_bytes("uploads", KEY) == b"mine"
+    assert storage.get_bytes("uploads", KEY) == MINE
 
 
 @pytest.mark.parametrize("method", ["GET", "DELETE"])
@@ -172,8 +177,8 @@ def test_an_upload_url_allows_nothing_else(
 ) -> None:
     answer = browser.request(method, storage.presign_put("uploads", KEY, 60))
     assert answer.status == 403
-    assert b"mine" not in answer.data
-    assert storage.get_bytes("uploads", KEY) == b"mine"
+    assert MINE not in answer.data
+    assert storage.get_bytes("uploads", KEY) == MINE
 
 
 @pytest.mark.parametrize(("age_s", "status"), [(0, 200), (45, 200), (61, 403), (3600, 403)])
@@ -208,9 +213,9 @@ def test_urls_name_the_server_as_browsers_know_it(
     )
     storage = open_storage(config)
     storage.ensure_buckets()
-    storage.put_bytes("uploads", KEY, b"mine", OCTETS)
+    storage.put_bytes("uploads", KEY, MINE, OCTETS)
     url = open_storage(inside).presign_get("uploads", KEY, 60)
-    assert browser.request("GET", url).data == b"mine"
+    assert browser.request("GET", url).data == MINE
     outside = inside.model_copy(update={"public_endpoint": "https://media.example.org"})
     assert (
         open_storage(outside).presign_put("uploads", KEY, 60).startswith("https://media.example.org/uploads-")
@@ -248,7 +253,7 @@ def test_credentials_that_do_not_fit(
         assert_discreet(caught.value, wrong_secrets=tuple(changes.values()))
     with pytest.raises(StorageUnavailable):
         wrong.check()
-    assert storage.get_bytes("uploads", KEY) == b"mine"
+    assert storage.get_bytes("uploads", KEY) == MINE
 
 
 def assert_discreet(error: ScenefleetError, wrong_secrets: tuple[str, ...] = ()) -> None:
@@ -377,17 +382,18 @@ def test_what_a_server_says(
             assert type(caught.value) is error
             assert words in str(caught.value)
             assert len(script.requests) == requests
-            for secret in (SECRET_KEY, ACCESS_KEY):
-                assert secret not in str(caught.value)
+            assert_discreet(caught.value)
     assert not (tmp_path / "target").exists()
 
 
 @pytest.mark.parametrize(("status", "words"), [(503, "HTTP 503"), (507, "no room"), (429, "HTTP 429")])
 def test_what_a_server_says_without_words(status: int, words: str) -> None:
     """The answer to HEAD has no body."""
-    with scripted(lambda handler, _: send(handler, status)) as script:
-        with pytest.raises(StorageUnavailable, match=words):
-            quick(script.endpoint).stat("uploads", KEY)
+    with (
+        scripted(lambda handler, _: send(handler, status)) as script,
+        pytest.raises(StorageUnavailable, match=words),
+    ):
+        quick(script.endpoint).stat("uploads", KEY)
 
 
 def test_a_page_of_some_proxy_is_an_outage_and_is_not_quoted(tmp_path: Path) -> None:
@@ -404,9 +410,11 @@ def test_a_page_of_some_proxy_is_an_outage_and_is_not_quoted(tmp_path: Path) -> 
 
 @pytest.mark.parametrize("body", [b"<Error><Code>No", b"\xff\xfe\xfa", b"not xml"])
 def test_an_error_that_can_not_be_read_is_an_outage(body: bytes) -> None:
-    with scripted(lambda handler, _: send(handler, 400, body, Content_Type="application/xml")) as script:
-        with pytest.raises(StorageUnavailable, match="unreadable"):
-            quick(script.endpoint).get_bytes("uploads", KEY)
+    with (
+        scripted(lambda handler, _: send(handler, 400, body, Content_Type="application/xml")) as script,
+        pytest.raises(StorageUnavailable, match="unreadable"),
+    ):
+        quick(script.endpoint).get_bytes("uploads", KEY)
 
 
 def test_a_listing_that_can_not_be_read_is_an_outage() -> None:
@@ -466,9 +474,9 @@ def test_a_name_nobody_knows() -> None:
 
 
 def test_a_server_that_accepts_and_is_silent(tmp_path: Path) -> None:
-    """Each wait is bounded: at most 3 tries of 0.3 s, not minio-py's 6 of 300 s."""
+    """Each wait is bounded: at most 3 tries of 0.15 s, not minio-py's 6 of 300 s."""
     with scripted(lambda handler, _: script.stopping.wait(60) and None) as script:
-        for name, operation in all_operations(quick(script.endpoint), tmp_path).items():
+        for name, operation in all_operations(quick(script.endpoint, read_timeout_s=0.15), tmp_path).items():
             begun_s = time.monotonic()
             with pytest.raises(StorageUnavailable, match="does not answer in time"):
                 operation()
@@ -523,9 +531,11 @@ def test_an_answer_without_a_length_is_not_trusted(tmp_path: Path) -> None:
 
 
 def test_a_server_that_ignores_ranges_is_not_believed() -> None:
-    with scripted(lambda handler, _: send(handler, 200, b"0123456789")) as script:
-        with pytest.raises(StorageUnavailable, match="ignores ranges"):
-            quick(script.endpoint).get_bytes("uploads", KEY, offset=5)
+    with (
+        scripted(lambda handler, _: send(handler, 200, b"0123456789")) as script,
+        pytest.raises(StorageUnavailable, match="ignores ranges"),
+    ):
+        quick(script.endpoint).get_bytes("uploads", KEY, offset=5)
 
 
 def test_a_packed_object_stays_packed(tmp_path: Path) -> None:
@@ -536,9 +546,11 @@ def test_a_packed_object_stays_packed(tmp_path: Path) -> None:
 
 
 def test_tls_with_a_server_that_has_none() -> None:
-    with scripted(lambda handler, _: send(handler, 200)) as script:
-        with pytest.raises(StorageUnavailable, match="STORAGE_SECURE"):
-            quick(script.endpoint, secure=True).stat("uploads", KEY)
+    with (
+        scripted(lambda handler, _: send(handler, 200)) as script,
+        pytest.raises(StorageUnavailable, match="STORAGE_SECURE"),
+    ):
+        quick(script.endpoint, secure=True).stat("uploads", KEY)
 
 
 # --- many, large, forked
@@ -565,7 +577,7 @@ def read_in_child(storage: Storage, results: multiprocessing.SimpleQueue[bytes])
 def test_a_child_does_not_share_its_parents_connection(storage: Storage) -> None:
     context = multiprocessing.get_context("fork")
     results: multiprocessing.SimpleQueue[bytes] = context.SimpleQueue()
-    assert storage.get_bytes("uploads", KEY) == b"mine"  # opens the parent's connection
+    assert storage.get_bytes("uploads", KEY) == MINE  # opens the parent's connection
     children = [context.Process(target=read_in_child, args=(storage, results)) for _ in range(2)]
     for child in children:
         child.start()
@@ -574,15 +586,16 @@ def test_a_child_does_not_share_its_parents_connection(storage: Storage) -> None
     for child in children:
         child.join(30)
         assert child.exitcode == 0
-    assert set(ours) == {b"private"} and set(theirs) == {b"mine"}
+    assert set(ours) == {THEIRS} and set(theirs) == {MINE}
 
 
 LARGE = """
 import resource, sys
 from pathlib import Path
-from shared.storage import StorageConfig, open_storage
+from shared.storage import open_storage
+from tests.s3_servers import config_for
 
-storage = open_storage(StorageConfig.model_validate_json(sys.argv[1]))
+storage = open_storage(config_for(sys.argv[1]))
 storage.ensure_buckets()
 storage.put_bytes("tmp", "tmp/warm/up", bytes(2**20), "")
 before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
@@ -598,15 +611,7 @@ def test_a_large_file_takes_no_large_memory(tmp_path: Path) -> None:
         for number in range(256):
             file.write(bytes([number]) * 2**20)
     with moto_server() as config:
-        dumped = config.model_dump(mode="json") | {"secret_key": SECRET_KEY}
-        command = [
-            sys.executable,
-            "-c",
-            LARGE,
-            StorageConfig.model_validate(dumped).model_dump_json(),
-            str(source),
-        ]
-        command[3] = command[3].replace('"**********"', f'"{SECRET_KEY}"')
+        command = [sys.executable, "-c", LARGE, config.endpoint, str(source)]
         result = subprocess.run(
             command, cwd=Path(__file__).parents[2], capture_output=True, text=True, timeout=250
         )
