@@ -1,0 +1,337 @@
+"""The container files: valid by their schema and linter, safe by what they say, and in step with the code."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import time
+import tomllib
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from cli.node import node_environment
+from shared.routing import FAMILIES, MODEL_FAMILIES
+from shared.settings import Settings
+
+ROOT = Path(__file__).parents[2]
+TOOLS = Path(sys.executable).parent
+COMPOSE = ROOT / "docker-compose.yml"
+GPU_COMPOSE = ROOT / "docker-compose.gpu.yml"
+DOCKERFILE = ROOT / "Dockerfile.gpu"
+ENV_EXAMPLE = ROOT / ".env.example"
+SERVERS = {"postgres", "redis", "minio"}
+SECRETS = {
+    "POSTGRES_PASSWORD",
+    "REDIS_PASSWORD",
+    "MINIO_USER",
+    "MINIO_PASSWORD",
+    "FLOWER_USER",
+    "FLOWER_PASSWORD",
+}
+#: Environment of our containers that is not a setting of ours.
+FOREIGN_ENVIRONMENT = {"FLOWER_BASIC_AUTH"}
+#: What Celery needs beyond its soft shutdown to hand a job back and leave.
+LEAVE_S = 15
+
+
+@pytest.fixture(scope="module")
+def compose() -> dict[str, Any]:
+    data: dict[str, Any] = yaml.safe_load(COMPOSE.read_text())
+    return data
+
+
+@pytest.fixture(scope="module")
+def services(compose: dict[str, Any]) -> dict[str, dict[str, Any]]:
+    found: dict[str, dict[str, Any]] = compose["services"]
+    return found
+
+
+def run_tool(name: str, *arguments: str) -> None:
+    """Fail with what the tool printed. It comes with the extra `dev`, so its absence is a failure too."""
+    done = subprocess.run(
+        [str(TOOLS / name), *arguments], capture_output=True, text=True, timeout=120, check=False
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+def variables(text: str) -> dict[str, set[str]]:
+    """Each `${NAME...}` that Docker Compose would fill in, and the forms it is used in (`:?`, `:-`, or plain)."""
+    uses: dict[str, set[str]] = {}
+    for name, form in re.findall(r"(?<!\$)\$\{(\w+)(:[?-])?", text):
+        uses.setdefault(name, set()).add(form)
+    return uses
+
+
+def seconds(text: str) -> float:
+    match = re.fullmatch(r"(\d+)(s|m)", text)
+    assert match, text
+    return int(match[1]) * {"s": 1, "m": 60}[match[2]]
+
+
+@pytest.mark.parametrize("path", [COMPOSE, GPU_COMPOSE], ids=lambda path: path.name)
+def test_compose_files_keep_the_compose_schema(path: Path) -> None:
+    run_tool("check-jsonschema", "--builtin-schema", "vendor.compose-spec", str(path))
+
+
+def test_dockerfile_passes_the_linter() -> None:
+    run_tool("hadolint", str(DOCKERFILE))
+
+
+# --- secrets and what is reachable
+
+
+def test_every_secret_must_be_set_by_the_user() -> None:
+    uses = variables(COMPOSE.read_text())
+    assert {name for name, forms in uses.items() if forms == {":?"}} == SECRETS
+    # What may be left out has a default, in every place.
+    assert {name for name, forms in uses.items() if forms != {":-"}} == SECRETS
+
+
+def test_no_password_is_written_down(services: dict[str, dict[str, Any]]) -> None:
+    for name, service in services.items():
+        for key, value in service.get("environment", {}).items():
+            if re.search(r"PASSWORD|SECRET|AUTH$|ACCESS_KEY|_URL$", key):
+                assert "${" in str(value), (name, key)
+
+
+def test_the_example_names_every_variable_and_sets_no_secret() -> None:
+    lines = [line.removeprefix("#") for line in ENV_EXAMPLE.read_text().splitlines()]
+    pairs = dict(line.split("=", 1) for line in lines if re.match(r"[A-Z_]+=", line))
+    used = variables(COMPOSE.read_text()).keys() | variables(GPU_COMPOSE.read_text()).keys()
+    assert used <= pairs.keys()
+    assert pairs.keys() - used == {"COMPOSE_FILE", "COMPOSE_PROFILES"}
+    set_lines = [line for line in ENV_EXAMPLE.read_text().splitlines() if re.match(r"[A-Z_]+=", line)]
+    assert sorted(set_lines) == sorted(f"{name}=" for name in SECRETS)
+
+
+def test_only_what_others_need_is_published_and_to_this_machine_by_default(
+    services: dict[str, dict[str, Any]],
+) -> None:
+    published = {name: service["ports"] for name, service in services.items() if "ports" in service}
+    assert published.keys() == {"redis", "minio", "flower"}
+    for ports in published.values():
+        (port,) = ports
+        assert port.startswith("${PUBLISH_ADDRESS:-127.0.0.1}:")
+
+
+def test_nodes_have_no_way_out(compose: dict[str, Any], services: dict[str, dict[str, Any]]) -> None:
+    assert compose["networks"]["servers"] == {"internal": True}
+    outside = {name for name, service in services.items() if service["networks"] != ["servers"]}
+    assert outside == {"redis", "minio", "flower"}
+
+
+def test_no_container_has_more_rights_than_it_needs(services: dict[str, dict[str, Any]]) -> None:
+    for name, service in services.items():
+        assert not {"privileged", "cap_add", "pid", "ipc", "network_mode", "devices"} & service.keys(), name
+        assert service["security_opt"] == ["no-new-privileges:true"], name
+        assert all(not volume.startswith(("/", ".", "~")) for volume in service.get("volumes", [])), name
+        if name != "postgres":  # its entrypoint changes owner and user
+            assert service["cap_drop"] == ["ALL"], name
+
+
+# --- servers
+
+
+def test_images_are_pinned_by_tag(services: dict[str, dict[str, Any]]) -> None:
+    for name in SERVERS:
+        tag = services[name]["image"].rpartition(":")[2]
+        assert re.search(r"\d+\.\d+\.\d+|RELEASE\.\d{4}-\d\d-\d\d", tag), services[name]["image"]
+    text = DOCKERFILE.read_text()
+    (default,) = re.findall(r"^ARG PYTHON_TAG=(.+)$", text, re.M)
+    assert re.fullmatch(r"3\.1[1-9]\.\d+-slim-[a-z]+", default)
+    assert set(re.findall(r"^FROM (\S+)", text, re.M)) == {"python:${PYTHON_TAG}"}
+
+
+def test_data_of_servers_lies_on_named_volumes(
+    compose: dict[str, Any], services: dict[str, dict[str, Any]]
+) -> None:
+    mounted = {name: [volume.split(":") for volume in services[name]["volumes"]] for name in SERVERS}
+    assert mounted == {
+        "postgres": [["postgres-data", "/var/lib/postgresql"]],
+        "redis": [["redis-data", "/data"]],
+        "minio": [["minio-data", "/data"]],
+    }
+    assert {"postgres-data", "redis-data", "minio-data"} <= compose["volumes"].keys()
+
+
+def test_redis_keeps_its_data_and_its_password(services: dict[str, dict[str, Any]], tmp_path: Path) -> None:
+    """The very command of the compose file, run by the redis-server of this machine."""
+    server, client = shutil.which("redis-server"), shutil.which("redis-cli")
+    if server is None or client is None:
+        if os.environ.get("CI"):
+            pytest.fail("redis-server is not installed")
+        pytest.skip("redis-server is not installed")
+    shell, flag, script = services["redis"]["command"]
+    # What Compose does with it, and a private address instead of the container's.
+    script = script.replace("$$", "$").replace(
+        "--dir /data", f"--dir {tmp_path} --port 0 --unixsocket redis.sock"
+    )
+    environment = {**os.environ, "REDIS_PASSWORD": "open5esame"}
+    process = subprocess.Popen([shell, flag, script], env=environment, stdout=subprocess.DEVNULL)
+
+    def ask(*words: str, password: str = "open5esame") -> str:
+        return subprocess.run(
+            [client, "-s", str(tmp_path / "redis.sock"), *words],
+            capture_output=True,
+            text=True,
+            timeout=10,
+            check=False,
+            env={**os.environ, "REDISCLI_AUTH": password},
+        ).stdout.strip()
+
+    try:
+        deadline = time.monotonic() + 20
+        while ask("ping") != "PONG":
+            assert process.poll() is None
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
+        assert "NOAUTH" in ask("ping", password="")
+        for name, value in [
+            ("appendonly", "yes"),
+            ("appendfsync", "everysec"),
+            ("maxmemory-policy", "noeviction"),
+        ]:
+            assert ask("config", "get", name).split() == [name, value]
+        assert b"open5esame" not in Path(f"/proc/{process.pid}/cmdline").read_bytes()
+        # SIGTERM, as Docker sends it to the first process, reaches Redis: it leaves by itself and in order.
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(timeout=20) == 0
+    finally:
+        if process.poll() is None:
+            process.kill()
+            process.wait()
+
+
+# --- our services
+
+
+def test_there_is_one_service_per_family_and_its_health_is_its_own(
+    services: dict[str, dict[str, Any]],
+) -> None:
+    assert services.keys() == {*SERVERS, "migrate", "buckets", *FAMILIES, "flower"}
+    for family in FAMILIES:
+        assert services[family]["command"] == ["scenefleet", "node", family]
+        assert services[family]["healthcheck"]["test"] == ["CMD", "scenefleet", "node-health", family]
+    # A family without a model in the profile lite has no node there.
+    assert [name for name, service in services.items() if "profiles" in service] == ["vision"]
+
+
+def test_everything_that_stays_up_is_watched_and_restarted(services: dict[str, dict[str, Any]]) -> None:
+    for name, service in services.items():
+        if name in ("migrate", "buckets"):
+            assert service["restart"].startswith("on-failure")
+        else:
+            assert service["restart"] == "unless-stopped", name
+            assert service["healthcheck"]["test"][0] in ("CMD", "CMD-SHELL"), name
+
+
+def test_order_of_start(services: dict[str, dict[str, Any]]) -> None:
+    healthy, done = {"condition": "service_healthy"}, {"condition": "service_completed_successfully"}
+    assert services["migrate"]["command"] == ["alembic", "upgrade", "head"]
+    assert services["migrate"]["depends_on"] == {"postgres": healthy}
+    assert services["buckets"]["depends_on"] == {"minio": healthy}
+    for family in FAMILIES:
+        assert services[family]["depends_on"] == {"migrate": done, "buckets": done, "redis": healthy}
+
+
+def test_a_node_has_time_to_hand_its_job_back(services: dict[str, dict[str, Any]]) -> None:
+    for family in FAMILIES:
+        soft_s = float(services[family]["environment"]["SOFT_SHUTDOWN_S"])
+        assert soft_s > 0
+        assert seconds(services[family]["stop_grace_period"]) > soft_s + LEAVE_S
+        # Docker sends SIGTERM, on which Celery would ignore its soft shutdown.
+        assert node_environment(family)["REMAP_SIGTERM"] == "SIGQUIT"
+
+
+def test_settings_in_the_compose_file_exist(services: dict[str, dict[str, Any]]) -> None:
+    known = {(field.alias or name).upper() for name, field in Settings.model_fields.items()}
+    for family in [*FAMILIES, "migrate", "buckets", "flower"]:
+        assert services[family]["environment"].keys() - FOREIGN_ENVIRONMENT <= known, family
+    settings = Settings(
+        **{
+            key.lower(): value
+            for key, value in services["text"]["environment"].items()
+            if key.startswith("STORAGE_") and "$" not in value
+        }
+    )
+    assert (settings.storage_backend, settings.storage_endpoint) == ("minio", "minio:9000")
+
+
+def test_the_snippet_that_makes_the_buckets_names_what_exists(
+    services: dict[str, dict[str, Any]], tmp_path: Path
+) -> None:
+    program, flag, script = services["buckets"]["command"]
+    assert (program, flag) == ("python", "-c")
+    environment = {**os.environ, "STORAGE_BACKEND": "local", "SCENEFLEET_HOME": str(tmp_path)}
+    for name in ("STORAGE_ROOT", "STORAGE_BUCKET_UPLOADS", "STORAGE_BUCKET_SIDECARS", "STORAGE_BUCKET_TMP"):
+        environment.pop(name, None)
+    subprocess.run([sys.executable, "-c", script], check=True, cwd=ROOT, env=environment, timeout=60)
+    assert {path.name for path in (tmp_path / "storage").iterdir()} >= {"uploads", "sidecars", "tmp"}
+
+
+def test_gpus_go_to_the_nodes_with_a_model() -> None:
+    overlay = yaml.safe_load(GPU_COMPOSE.read_text())["services"]
+    assert overlay.keys() == set(MODEL_FAMILIES)
+    for family, service in overlay.items():
+        (device,) = service["deploy"]["resources"]["reservations"]["devices"]
+        assert device == {
+            "driver": "nvidia",
+            "capabilities": ["gpu"],
+            "device_ids": [f"${{{family.upper()}_GPU:-0}}"],
+        }
+
+
+# --- the image
+
+
+def test_image_is_built_in_stages_and_runs_as_nobody_special() -> None:
+    stages = re.split(r"^FROM ", DOCKERFILE.read_text(), flags=re.M)[1:]
+    assert len(stages) == 2
+    users = re.findall(r"^USER (\d+):(\d+)$", stages[-1], re.M)
+    assert users == [("10001", "10001")]
+    assert "useradd --uid 10001" in stages[-1]
+    assert re.search(r"^HEALTHCHECK .*", stages[-1], re.M)
+    assert "pip install" not in stages[-1]
+    installs = re.findall(r"pip install.*", stages[0])
+    assert installs
+    assert all("--constraint constraints.txt" in line for line in installs)
+
+
+def test_the_context_holds_what_is_copied_and_no_more() -> None:
+    copied: set[str] = set()
+    for line in re.findall(r"^COPY (?!--from)(.+)$", DOCKERFILE.read_text(), re.M):
+        *sources, _target = line.split()
+        copied.update(sources)
+    lines = (ROOT / ".dockerignore").read_text().splitlines()
+    rules = [line for line in lines if line and not line.startswith("#")]
+    assert rules[0] == "*"
+    assert {rule[1:] for rule in rules if rule.startswith("!")} == copied
+    assert "**/.env*" in rules
+    assert [name for name in sorted(copied) if not (ROOT / name).exists()] == []
+
+
+def test_every_package_of_the_wheel_is_in_the_context() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())
+    wheel = project["tool"]["hatch"]["build"]["targets"]["wheel"]
+    needed = {
+        *wheel["packages"],
+        *wheel.get("force-include", {}),
+        project["project"]["readme"],
+        "pyproject.toml",
+    }
+    assert needed <= {
+        line[1:] for line in (ROOT / ".dockerignore").read_text().splitlines() if line[:1] == "!"
+    }
+
+
+def test_the_default_extra_of_the_image_exists() -> None:
+    extras = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
+    assert re.findall(r"^ARG EXTRAS=(\w+)$", DOCKERFILE.read_text(), re.M) == ["lite"]
+    assert {"lite", "full"} <= extras.keys()
