@@ -121,7 +121,8 @@ class Camera:
         shift, scale = self._position(index)
         center = (0.8 * width + shift[0] * width, 0.8 * height + shift[1] * width)
         matrix = np.array(
-            [[scale, 0, center[0] - scale * width / 2], [0, scale, center[1] - scale * height / 2]], np.float32
+            [[scale, 0, center[0] - scale * width / 2], [0, scale, center[1] - scale * height / 2]],
+            np.float32,
         )
         flags = cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP
         image = cv2.warpAffine(self._source, matrix, self._size, flags=flags, borderMode=cv2.BORDER_REFLECT)
@@ -213,14 +214,19 @@ def make_clip(
 
 
 def write_video(
-    path: Path, images: Iterator[Image], encoding: Encoding, sound: Sound | None = None, duration_s: float = 0.0
+    path: Path,
+    images: Iterator[Image],
+    encoding: Encoding,
+    sound: Sound | None = None,
+    duration_s: float = 0.0,
 ) -> None:
     """Encode RGB images, and a tone of ``duration_s`` seconds, into one file."""
     with av.open(str(path), "w") as container:
         video: Any = container.add_stream(encoding.codec, rate=encoding.fps, options=encoding.options)
         video.width, video.height = encoding.size
         video.pix_fmt = encoding.pix_fmt
-        video.codec_context.time_base = Fraction(1, 90_000)
+        tick_s = Fraction(1, 90_000) if encoding.times_s else 1 / encoding.fps
+        video.codec_context.time_base = tick_s
         if encoding.rotation_deg:
             video.set_display_rotation(encoding.rotation_deg)
         audio: Any = None
@@ -230,7 +236,7 @@ def write_video(
         for index, image in enumerate(images):
             frame = av.VideoFrame.from_ndarray(image, format="rgb24")
             time_s = encoding.times_s[index] if encoding.times_s else Fraction(index) / encoding.fps
-            frame.pts, frame.time_base = round(time_s * 90_000), Fraction(1, 90_000)
+            frame.pts, frame.time_base = round(time_s / tick_s), tick_s
             for packet in video.encode(frame):
                 container.mux(packet)
         for packet in video.encode(None):
@@ -248,13 +254,19 @@ def _tone(stream: Any, sound: Sound, duration_s: float) -> Iterator[Any]:
         wave[int(start_s * sound.rate_hz) : int(end_s * sound.rate_hz)] = 0
     samples = (wave * 32767).astype(np.int16)
     offset = round(sound.offset_s * sound.rate_hz)
-    resampler = av.AudioResampler(format=stream.codec_context.format.name, layout=stream.layout, rate=sound.rate_hz)
+    resampler = av.AudioResampler(
+        format=stream.codec_context.format.name, layout=stream.layout, rate=sound.rate_hz
+    )
     for start in range(0, total, 1024):
         chunk = np.repeat(samples[None, start : start + 1024], sound.channels, axis=0)
         frame = av.AudioFrame.from_ndarray(
             np.ascontiguousarray(chunk.T.reshape(1, -1)), format="s16", layout=stream.layout.name
         )
-        frame.sample_rate, frame.pts, frame.time_base = sound.rate_hz, start + offset, Fraction(1, sound.rate_hz)
+        frame.sample_rate, frame.pts, frame.time_base = (
+            sound.rate_hz,
+            start + offset,
+            Fraction(1, sound.rate_hz),
+        )
         for converted in resampler.resample(frame):
             yield from stream.encode(converted)
     yield from stream.encode(None)

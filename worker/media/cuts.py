@@ -46,6 +46,7 @@ class CutFinder:
         self._faded: deque[Cut] = deque(maxlen=16)
         self._pending: list[Cut] = []
         self._last_s = 0.0
+        self._step_s = 0.0
         self._first_s: float | None = None
         self._given_s = 0.0
         self._mixed_to_s = -1.0
@@ -60,7 +61,7 @@ class CutFinder:
             self._add_dissolve(dissolve)
         for fade in self._fades.feed(ts_s, thumb):
             self._add_fade(fade)
-        self._last_s = ts_s
+        self._step_s, self._last_s = ts_s - self._last_s, ts_s
         return self._take(ts_s - SETTLE_S)
 
     def flush(self) -> list[Cut]:
@@ -69,7 +70,8 @@ class CutFinder:
             self._add_hard(cut_s)
         for dissolve in self._dissolves.flush():
             self._add_dissolve(dissolve)
-        return self._take(self._last_s - MIN_SCENE_S / 2)
+        # The last frame is shown for about as long as the one before.
+        return self._take(self._last_s + self._step_s - MIN_SCENE_S / 2)
 
     def _add_hard(self, cut_s: float) -> None:
         self._hard_s.append(cut_s)

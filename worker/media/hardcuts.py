@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections import deque
 from dataclasses import dataclass
+from itertools import islice
 
 import cv2
 import numpy as np
@@ -20,6 +21,9 @@ FLASH_S = 0.3
 
 #: Frames on each side that a score is compared with.
 _NEIGHBOURS = 6
+
+#: Neighbours further away in time say nothing: in a slide show every frame is a scene.
+_NEIGHBOUR_S = 1.1
 
 #: Waiting for neighbours ends after this time, so that slide shows (a frame in seconds) are decided too.
 _MAX_WAIT_S = 1.5
@@ -92,7 +96,8 @@ class HardCuts:
         if index == 0 or frame.score < _MIN_SCORE:
             return False
         first, last = max(1, index - _NEIGHBOURS), min(len(self._frames), index + _NEIGHBOURS + 1)
-        around = sorted(self._frames[i].score for i in range(first, last) if i != index)[:-1]
+        near = [f for i, f in enumerate(islice(self._frames, first, last), first) if i != index]
+        around = sorted(f.score for f in near if abs(f.ts_s - frame.ts_s) <= _NEIGHBOUR_S)[:-1]
         usual = sum(around) / len(around) if around else 0.0
         if frame.score < _MIN_RATIO * usual + 2.0:
             return False
@@ -112,7 +117,10 @@ class HardCuts:
             return False
         usual = 0.0
         for near in (index - 1, index + 1):
-            if 1 <= near < len(self._frames) and self._frames[near].score < 0.6 * frame.score:
+            if not 1 <= near < len(self._frames):
+                continue
+            other = self._frames[near]
+            if other.score < 0.6 * frame.score and abs(other.ts_s - frame.ts_s) <= _NEIGHBOUR_S:
                 usual = max(usual, self._residual(near))
         return residual >= _MIN_RESIDUAL_RATIO * usual + 1.0
 
@@ -127,10 +135,10 @@ class HardCuts:
         frame = self._frames[index]
         before = self._frames[index - 1]
         same = 0.5 * frame.score
-        after = [f for f in _slice(self._frames, index + 1) if f.ts_s <= frame.ts_s + FLASH_S]
+        after = [f for f in islice(self._frames, index + 1, None) if f.ts_s <= frame.ts_s + FLASH_S]
         if any(difference(before.thumb, f.thumb) < same for f in _thin(after)):
             return True
-        earlier = [f for f in list(self._frames)[: index - 1] if f.ts_s >= before.ts_s - FLASH_S]
+        earlier = [f for f in islice(self._frames, index - 1) if f.ts_s >= before.ts_s - FLASH_S]
         return any(difference(frame.thumb, f.thumb) < same for f in _thin(earlier))
 
     def _beats_rival(self, frame: _Frame) -> bool:
@@ -174,10 +182,6 @@ def motion_residual(before: Thumb, after: Thumb) -> float:
             blocks += 1
     # A picture lower than one block has no blocks to match: its plain change decides.
     return float(total / blocks) if blocks else difference(before, after)
-
-
-def _slice(frames: deque[_Frame], start: int) -> list[_Frame]:
-    return [frames[i] for i in range(start, len(frames))]
 
 
 def _thin(frames: list[_Frame]) -> list[_Frame]:
