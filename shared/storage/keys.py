@@ -27,7 +27,7 @@ def check_key(key: str) -> str:
     """Return ``key`` unchanged if it may name an object.
 
     A key is 1 to 512 bytes of UTF-8 in normal form C: segments of 1 to 200 bytes, separated by ``/``, none of them
-    ``.`` or ``..``; no leading or trailing slash, no backslash, no control character, no leading dot.
+    ``.`` or ``..``; not blank, no leading or trailing slash, no backslash, no control character, no leading dot.
 
     Raises:
         InvalidKey: says which rule the key breaks.
@@ -103,8 +103,8 @@ def attempt_prefix(role: str, user_id: str, video_id: str, job_id: str, attempt:
 
 def _find_fault(key: str) -> str | None:
     """The first rule that ``key`` breaks, as the end of a sentence; None if it breaks none."""
-    if not key:
-        return "it is empty"
+    if not key.strip():
+        return "it is empty or blank"
     for character in key:
         if _is_forbidden(character):
             return f"it holds the character U+{ord(character):04X}"

@@ -41,8 +41,9 @@ from .s3_client import check_connection, open_client, open_signer, server_name
 from .s3_errors import no_bucket, translate
 from .transfer import CHUNK_BYTES, check_size, receive, source_file
 
-PART_BYTES = 16 * MiB  # S3 allows 10,000 parts: objects up to 156 GiB
-PARALLEL_PARTS = 3  # parts in flight, so at most about 5 * PART_BYTES of memory while storing
+PART_BYTES = 8 * MiB  # at least; S3 allows 10,000 parts
+MAX_PARTS = 10_000
+PARALLEL_PARTS = 3  # parts in flight: storing takes about 5 * PART_BYTES of memory
 
 
 class MinioStorage(Storage):
@@ -69,7 +70,7 @@ class MinioStorage(Storage):
                     source,
                     size_bytes,
                     content_type=content_type,
-                    part_size=PART_BYTES,
+                    part_size=_part_bytes(size_bytes),
                     num_parallel_uploads=PARALLEL_PARTS,
                 )
             except OSError as error:
@@ -88,7 +89,7 @@ class MinioStorage(Storage):
                 io.BytesIO(data),
                 len(data),
                 content_type=content_type,
-                part_size=PART_BYTES,
+                part_size=_part_bytes(len(data)),
             )
 
     # --- reading
@@ -329,6 +330,11 @@ class _PastTheEnd(Exception):
 
 
 _GONE = frozenset({"NoSuchKey", "NoSuchVersion"})
+
+
+def _part_bytes(size_bytes: int) -> int:
+    """The smallest whole number of MiB that needs no more parts than S3 allows."""
+    return max(PART_BYTES, -(-size_bytes // (MAX_PARTS * MiB)) * MiB)
 
 
 def _is_key(name: str) -> bool:

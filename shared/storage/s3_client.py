@@ -11,7 +11,7 @@ from urllib.parse import urlsplit
 import certifi
 import urllib3
 from minio import Minio
-from minio.helpers import BaseURL
+from minio.helpers import BaseURL, check_bucket_name
 from urllib3.util import Retry, Timeout
 
 from ..errors import InvalidRequest
@@ -35,6 +35,13 @@ def check_connection(config: StorageConfig) -> None:
             raise InvalidRequest(f"{name} is not set: STORAGE_BACKEND=minio needs the server's credentials")
     server_name(config)
     _public_address(config)
+    for role, bucket in config.bucket_names().items():
+        try:
+            check_bucket_name(bucket, strict=True, s3_check=True)
+        except ValueError as error:
+            raise InvalidRequest(
+                f"STORAGE_BUCKET_{role.upper()}={bucket!r} is reserved by S3: choose another name"
+            ) from error
 
 
 def server_name(config: StorageConfig) -> str:

@@ -590,22 +590,28 @@ def test_a_child_does_not_share_its_parents_connection(storage: Storage) -> None
 
 
 LARGE = """
-import resource, sys
+import sys
 from pathlib import Path
 from shared.storage import open_storage
 from tests.s3_servers import config_for
 
+def peak_kib():
+    # Not getrusage: its peak begins with the size of the process that started this one.
+    return int(Path("/proc/self/status").read_text().split("VmHWM:")[1].split()[0])
+
 storage = open_storage(config_for(sys.argv[1]))
 storage.ensure_buckets()
 storage.put_bytes("tmp", "tmp/warm/up", bytes(2**20), "")
-before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+before_kib = peak_kib()
 storage.put_file("tmp", "tmp/u1/large", Path(sys.argv[2]), "")
 storage.get_file("tmp", "tmp/u1/large", Path(sys.argv[2] + ".back"))
-print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) * 1024)
+print((peak_kib() - before_kib) * 1024)
 """
 
 
 def test_a_large_file_takes_no_large_memory(tmp_path: Path) -> None:
+    if not Path("/proc/self/status").exists():
+        pytest.skip("measuring memory needs Linux's /proc")
     source = tmp_path / "source"
     with source.open("wb") as file:
         for number in range(256):
@@ -617,7 +623,7 @@ def test_a_large_file_takes_no_large_memory(tmp_path: Path) -> None:
         )
     assert result.returncode == 0, result.stderr
     assert (tmp_path / "source.back").read_bytes() == source.read_bytes()
-    assert int(result.stdout) < 128 * 2**20  # bytes; the file has twice as many
+    assert int(result.stdout) < 64 * 2**20  # bytes; the file has four times as many
 
 
 # --- configuration
@@ -636,6 +642,7 @@ def test_a_large_file_takes_no_large_memory(tmp_path: Path) -> None:
         ({"access_key": ""}, "STORAGE_ACCESS_KEY is not set"),
         ({"secret_key": ""}, "STORAGE_SECRET_KEY is not set"),
         ({"bucket_tmp": "Tmp"}, "STORAGE_BUCKET_TMP='Tmp'"),
+        ({"bucket_tmp": "10.0.0.1"}, "STORAGE_BUCKET_TMP='10.0.0.1' is reserved"),
         ({"bucket_tmp": "uploads"}, "must differ"),
     ],
 )

@@ -75,6 +75,7 @@ def test_ordinary_keys_are_accepted_unchanged(key: str) -> None:
     ("key", "reason"),
     [
         ("", "empty"),
+        ("\u3000 ", "blank"),
         ("..", "dot"),
         (".", "dot"),
         (".partial/x", "dot"),
