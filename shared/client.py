@@ -9,11 +9,12 @@ Whoever wants nothing of ours installed sends the same tasks by name::
 
 from __future__ import annotations
 
+import time
 from collections.abc import Sequence
 from typing import Any, TypeVar
 
 from celery import Celery
-from celery.exceptions import TimeoutError as CeleryTimeout
+from celery.states import EXCEPTION_STATES, READY_STATES
 from kombu.exceptions import OperationalError
 from pydantic import BaseModel
 from redis.exceptions import RedisError
@@ -48,6 +49,7 @@ class Client:
         self.timeout_s = timeout_s
         self._app = Celery("scenefleet-client", set_as_current=False)
         self._app.conf.update(broker_config(redis_url))
+        self._app.backend.on_task_call = _not_subscribed
 
     def process(self, video_id: str, user_id: str, storage_key: str, *, priority: int = 0) -> Receipt:
         """Hand a stored video to the fleet; call again until a receipt comes."""
@@ -123,41 +125,47 @@ class Client:
         }
         return self._ask(routing.SEARCH_SCENES, SearchScenes, kwargs, SearchAnswer)
 
-    def _ask(
-        self,
-        task: str,
-        contract: type[BaseModel],
-        kwargs: dict[str, Any],
-        answer: type[R],
-    ) -> R:
+    def _ask(self, task: str, contract: type[BaseModel], kwargs: dict[str, Any], answer: type[R]) -> R:
         parse(contract, kwargs)
         try:
             result = self._app.send_task(
-                task,
-                kwargs=kwargs,
-                queue=routing.TASK_QUEUE[task],
-                expires=self.timeout_s,
-                retry=False,
+                task, kwargs=kwargs, queue=routing.TASK_QUEUE[task], expires=self.timeout_s, retry=False
             )
-            value = result.get(timeout=self.timeout_s, disable_sync_subtasks=False)
-        except CeleryTimeout:
-            raise errors.Outage(
-                f"no answer to {task} in {self.timeout_s:g} s: is a `search` node running? Sending again is harmless"
-            ) from None
-        except (OperationalError, RedisError, ConnectionError) as error:
+            # Nothing to unsubscribe when the handle is collected, maybe after Redis has gone.
+            result.backend = None
+            meta = self._wait(result.id, task)
+        except (OperationalError, RedisError, OSError) as error:
             raise errors.BrokerUnavailable(
                 f"Redis does not answer ({error}): is it running, is REDIS_URL right?"
             ) from error
-        except errors.ScenefleetError:
-            raise
-        except Exception as error:
-            raise _known(error) from error
-        return answer.model_validate(value, strict=False)
+        if meta["status"] in EXCEPTION_STATES:
+            raise _known(meta["result"])
+        return answer.model_validate(meta["result"], strict=False)
+
+    def _wait(self, task_id: str, task: str) -> dict[str, Any]:
+        """Poll for the answer: Celery's subscription for results can't be shared between threads."""
+        deadline = time.monotonic() + self.timeout_s
+        pause_s = 0.002
+        while True:
+            meta: dict[str, Any] = self._app.backend.get_task_meta(task_id)
+            if meta["status"] in READY_STATES:
+                self._app.backend.forget(task_id)
+                return meta
+            if time.monotonic() > deadline:
+                raise errors.Outage(
+                    f"no answer to {task} in {self.timeout_s:g} s: is a `search` node running? Sending again is harmless"
+                )
+            time.sleep(pause_s)
+            pause_s = min(0.05, pause_s * 1.5)
 
 
-def _known(error: Exception) -> Exception:
+def _not_subscribed(producer: Any, task_id: str) -> None:
+    """Answers are polled for, not subscribed to."""
+
+
+def _known(error: object) -> Exception:
     """The fleet's own error behind what the result backend rebuilt."""
     kind = getattr(errors, type(error).__name__, None)
     if isinstance(kind, type) and issubclass(kind, errors.ScenefleetError):
         return kind(str(error))
-    return error
+    return error if isinstance(error, Exception) else errors.Retryable(f"the fleet answered with {error!r}")

@@ -1,0 +1,128 @@
+"""The main job end to end: the sample video through real workers, Postgres and Redis."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import jiwer
+import jsonschema
+import psycopg
+import pytest
+
+from shared.contracts import ScenePage
+from tests.fleet import ROOT, Fleet
+from tests.services import PostgresServer, RedisServer
+
+VIDEO = "sample"
+
+
+@pytest.fixture(scope="module")
+def indexed(
+    postgres: PostgresServer,
+    redis_server: RedisServer,
+    tmp_path_factory: pytest.TempPathFactory,
+    sample: Path,
+) -> Iterator[Fleet]:
+    """A fleet that has indexed the sample; its nodes still run."""
+    name = "pipeline"
+    postgres.execute(f"CREATE DATABASE {name} TEMPLATE template_scenefleet")
+    fleet = Fleet(tmp_path_factory.mktemp("home"), postgres.url(name), redis_server.url)
+    fleet.start()
+    fleet.wait_ready()
+    fleet.process(sample, VIDEO)
+    status = fleet.wait_ended([VIDEO], within_s=120)[VIDEO]
+    assert status.state == "indexed", status
+    yield fleet
+    fleet.close()
+    postgres.execute(f"DROP DATABASE {name} WITH (FORCE)")
+
+
+@pytest.fixture(scope="module")
+def truth() -> dict[str, Any]:
+    found: dict[str, Any] = json.loads((ROOT / "samples" / "truth.json").read_text())
+    return found
+
+
+@pytest.fixture(scope="module")
+def page(indexed: Fleet) -> ScenePage:
+    return indexed.client.scenes(VIDEO, "u1")
+
+
+def test_every_cut_is_found_and_no_other(page: ScenePage, truth: dict[str, Any]) -> None:
+    frame_s = 1 / truth["fps"]
+    found = [(scene.start_s, scene.kind) for scene in page.scenes[1:]]
+    assert len(found) == len(truth["cuts"])
+    for (start_s, kind), cut in zip(found, truth["cuts"], strict=True):
+        if cut["kind"] == "hard":
+            assert kind == "cut"
+            assert abs(start_s - cut["time_s"]) <= frame_s + 1e-6
+        else:
+            assert kind == "gradual"
+            assert abs(start_s - cut["time_s"]) <= cut["length_s"]
+
+
+def test_word_error_rate_of_the_narration(page: ScenePage, truth: dict[str, Any]) -> None:
+    said = " ".join(" ".join(scene["words"]) for scene in truth["scenes"])
+    heard = " ".join(scene.transcript for scene in page.scenes)
+    rate = jiwer.wer(said.lower(), heard.lower())
+    print(f"word error rate {rate:.3f}")
+    assert rate < 0.15
+
+
+def test_searches_return_the_right_scene_first(indexed: Fleet, truth: dict[str, Any]) -> None:
+    for search in truth["searches"]:
+        answer = indexed.client.search("u1", search["query"], mode=search["mode"])
+        assert answer.hits[0].idx == search["scene"], (search, answer.hits[:3])
+        assert answer.coverage.scenes == len(truth["scenes"])
+
+
+def test_the_astronauts_face_is_found(page: ScenePage, truth: dict[str, Any]) -> None:
+    for face in truth["faces"]:
+        assert page.scenes[face["scene"]].faces >= 1
+
+
+def test_rows_and_sidecars_are_complete_and_single(indexed: Fleet, page: ScenePage) -> None:
+    embeddings = indexed.rows("SELECT scene_id::text, count(*) AS n FROM embeddings GROUP BY scene_id")
+    spoken = {scene.scene_id for scene in page.scenes if scene.transcript}
+    assert {row["scene_id"] for row in embeddings} == spoken
+    assert {row["n"] for row in embeddings} == {1}
+    sidecars = {key for key in indexed.objects() if key.startswith("sidecars/")}
+    assert sidecars == {scene.sidecar_key for scene in page.scenes}
+    assert not indexed.objects("tmp"), "the run's audio is gone"
+
+
+def test_sidecars_match_their_schema(indexed: Fleet, page: ScenePage) -> None:
+    schema = json.loads((ROOT / "docs" / "sidecar.schema.json").read_text())
+    for scene in page.scenes:
+        assert scene.sidecar_key is not None
+        document = json.loads(indexed.storage.get_bytes("sidecars", scene.sidecar_key))
+        jsonschema.validate(document, schema)
+        assert document["transcript"]["text"] == scene.transcript
+        assert document["embeddings"]["vision"]["has_embedding"] is False
+        assert "profile lite" in document["embeddings"]["vision"]["reason"]
+        assert document["keyframes"]
+        assert len(document["faces"]) == scene.faces
+
+
+def test_other_users_see_nothing(indexed: Fleet) -> None:
+    from shared.errors import NotFound
+
+    for mode in ("keyword", "semantic"):
+        answer = indexed.client.search("u2", "rocket", mode=mode)  # type: ignore[arg-type]
+        assert answer.hits == () and answer.coverage.scenes == 0
+    for ask in (indexed.client.status, indexed.client.scenes, indexed.client.cancel, indexed.client.delete):
+        with pytest.raises(NotFound):
+            ask(VIDEO, "u2")
+
+
+def test_the_index_serves_semantic_search(indexed: Fleet) -> None:
+    with psycopg.connect(indexed.postgres_url) as connection:
+        connection.execute("SET enable_seqscan = off")
+        plan = connection.execute(
+            "EXPLAIN SELECT scene_id FROM embeddings WHERE model_id = 1"
+            " ORDER BY (vec::halfvec(384)) <=> array_fill(0.1, ARRAY[384])::halfvec(384) LIMIT 5"
+        ).fetchall()
+    assert any("ix_embeddings_hnsw_m1" in row[0] for row in plan), plan

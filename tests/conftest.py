@@ -1,0 +1,98 @@
+"""Servers and databases for tests. A test that needs what is not installed skips locally and fails in CI."""
+
+from __future__ import annotations
+
+import itertools
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import redis
+
+from db import schema
+from db.engine import make_engine, set_engine
+from shared import settings as settings_module
+from shared.errors import InvalidRequest
+from tests.fleet import Fleet
+from tests.services import PostgresServer, RedisServer
+
+_names = itertools.count(1)
+
+
+def _missing(reason: str) -> None:
+    if os.environ.get("CI"):
+        pytest.fail(reason)
+    pytest.skip(reason)
+
+
+@pytest.fixture(scope="session")
+def postgres(tmp_path_factory: pytest.TempPathFactory) -> Iterator[PostgresServer]:
+    """A Postgres of this test run, with a migrated template database."""
+    server = PostgresServer(tmp_path_factory.mktemp("postgres"))
+    try:
+        server.start()
+    except InvalidRequest as error:
+        _missing(str(error))
+    server.execute("CREATE DATABASE template_scenefleet")
+    schema.upgrade(url=server.url("template_scenefleet").replace("postgresql://", "postgresql+psycopg://"))
+    yield server
+    server.stop()
+
+
+@pytest.fixture(scope="session")
+def redis_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RedisServer]:
+    """A Redis of this test run."""
+    server = RedisServer(tmp_path_factory.mktemp("redis"))
+    try:
+        server.start()
+    except InvalidRequest as error:
+        _missing(str(error))
+    yield server
+    server.stop()
+
+
+@pytest.fixture
+def database(postgres: PostgresServer, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+    """The URL of an empty, migrated database, which this process's sessions use."""
+    name = f"test_{os.getpid()}_{next(_names)}"
+    postgres.execute(f"CREATE DATABASE {name} TEMPLATE template_scenefleet")
+    url = postgres.url(name)
+    monkeypatch.setenv("POSTGRES_URL", url)
+    settings_module.get_settings.cache_clear()
+    engine = make_engine(url.replace("postgresql://", "postgresql+psycopg://"))
+    set_engine(engine)
+    yield url
+    set_engine(None)
+    engine.dispose()
+    settings_module.get_settings.cache_clear()
+    postgres.execute(f"DROP DATABASE {name} WITH (FORCE)")
+
+
+@pytest.fixture
+def fleet(
+    request: pytest.FixtureRequest, postgres: PostgresServer, redis_server: RedisServer, tmp_path: Path
+) -> Iterator[Fleet]:
+    """A fleet over an empty database and an empty Redis; the test starts its nodes."""
+    with redis.Redis.from_url(redis_server.url) as client:
+        client.flushall()
+    name = f"fleet_{os.getpid()}_{next(_names)}"
+    postgres.execute(f"CREATE DATABASE {name} TEMPLATE template_scenefleet")
+    found = Fleet(tmp_path / "home", postgres.url(name), redis_server.url)
+    yield found
+    found.close()
+    postgres.execute(f"DROP DATABASE {name} WITH (FORCE)")
+
+
+@pytest.fixture(scope="session")
+def assets() -> Path:
+    """The folder of real inputs named by SCENEFLEET_TEST_ASSETS; tests that want it skip without it."""
+    folder = os.environ.get("SCENEFLEET_TEST_ASSETS")
+    if not folder:
+        pytest.skip("SCENEFLEET_TEST_ASSETS is not set")
+    return Path(folder)
+
+
+@pytest.fixture(scope="session")
+def sample() -> Path:
+    return Path(__file__).parents[1] / "samples" / "demo.mp4"
