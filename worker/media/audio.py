@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Iterable
+from fractions import Fraction
 from pathlib import Path
 from types import TracebackType
 
@@ -15,12 +16,18 @@ import av
 import numpy as np
 from av.audio.frame import AudioFrame
 from av.audio.resampler import AudioResampler
+from av.audio.stream import AudioStream as AvAudioStream
+from av.packet import Packet
 from numpy.typing import NDArray
 
 from shared.errors import LimitExceeded
 
 RATE_HZ = 16_000
 HEADER_BYTES = 44
+AUDIO_NAME = "audio.wav"
+
+#: For streams without one, FFmpeg's own: AV_TIME_BASE.
+DEFAULT_TIME_BASE = Fraction(1, 1_000_000)
 
 #: Timestamps that wander less than this are jitter; more is a gap or an overlap.
 _JITTER_S = 0.05
@@ -123,6 +130,18 @@ class AudioTrack:
             raise LimitExceeded(
                 f"The sound goes on past {self._max_samples / RATE_HZ:.0f} s, the limit; cut the file up."
             )
+
+
+def decode_into(track: AudioTrack, stream: AvAudioStream, packet: Packet[Any], start_s: float) -> None:
+    """Decode one packet (an empty one at the end) into the track; ``start_s`` is the container's start."""
+    try:
+        for frame in stream.codec_context.decode(packet if packet.size else None):
+            ts_s = None
+            if frame.pts is not None:
+                ts_s = float(frame.pts * (stream.time_base or DEFAULT_TIME_BASE)) - start_s
+            track.feed(frame, ts_s)
+    except (av.FFmpegError, ValueError, MemoryError):
+        return  # a damaged packet: the gap it leaves becomes silence
 
 
 class Windows:

@@ -20,7 +20,7 @@ from av.packet import Packet
 from av.video.frame import VideoFrame
 from av.video.stream import VideoStream as AvVideoStream
 
-from .audio import AudioTrack
+from .audio import AUDIO_NAME, DEFAULT_TIME_BASE, AudioTrack, decode_into
 from .cuts import CutFinder
 from .exact import KeyPictures
 from .guard import Guard
@@ -36,11 +36,6 @@ __all__ = ["Keyframe", "Mode", "SceneCut", "SplitResult", "split"]
 ALGORITHM = "onepass-1"
 
 Mode = Literal["exact", "fast"]
-
-AUDIO_NAME = "audio.wav"
-
-#: For streams without one, FFmpeg's own: AV_TIME_BASE.
-DEFAULT_TIME_BASE = Fraction(1, 1_000_000)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -210,12 +205,7 @@ class _Pass:
 
     def _decode_audio(self, packet: Packet[Any]) -> None:
         assert self._audio is not None and self._track is not None
-        try:
-            for frame in self._audio.codec_context.decode(packet if packet.size else None):
-                ts_s = None if frame.pts is None else self._seconds(frame.pts, self._audio.time_base)
-                self._track.feed(frame, ts_s)
-        except (av.FFmpegError, ValueError, MemoryError):
-            return  # a damaged packet: the gap it leaves becomes silence
+        decode_into(self._track, self._audio, packet, self._start_s)
 
     def _seconds(self, ticks: int, time_base: Fraction | None) -> float:
         """Return ticks of a stream's time base as seconds on the container's clock."""

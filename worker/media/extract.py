@@ -1,0 +1,51 @@
+"""The audio alone, for a run that repeats speech recognition after the split's audio was swept.
+
+Gives the same bytes and windows as the split's own pass: the same decoder feeds the same track.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import ExitStack
+from pathlib import Path
+from typing import cast
+
+from av.audio.stream import AudioStream as AvAudioStream
+
+from .audio import AUDIO_NAME, AudioTrack, decode_into
+from .limits import MediaLimits
+from .probe import describe, open_media
+from .progress import Progress
+
+
+def extract_audio(
+    path: Path,
+    out_dir: Path,
+    *,
+    limits: MediaLimits,
+    part_s: float = 120.0,
+    on_progress: Callable[[float], None] | None = None,
+) -> tuple[Path | None, tuple[tuple[float, float], ...]]:
+    """Write the file's audio as 16 kHz mono WAV into ``out_dir``; return it with its windows (seconds).
+
+    (None, ()) without audio. ``on_progress`` as for ``split``.
+    Raises BadMedia or LimitExceeded with one sentence; OSError when ``out_dir`` can't be written.
+    """
+    out_dir.mkdir(parents=True, exist_ok=True)
+    with open_media(path, limits) as container, ExitStack() as stack:
+        info = describe(container, path, limits)
+        if info.audio is None:
+            return None, ()
+        stream = cast(AvAudioStream, container.streams[info.audio.index])
+        start_s = (container.start_time or 0) / 1e6
+        track = AudioTrack(out_dir / AUDIO_NAME, part_s=part_s, max_duration_s=limits.max_duration_s)
+        stack.enter_context(track)
+        progress = Progress(info.duration_s, info.size_bytes, on_progress)
+        for packet in container.demux(stream):
+            decode_into(track, stream, packet, start_s)
+            progress.tell(track.duration_s, packet.pos)
+    progress.finish()
+    if track.duration_s == 0:
+        track.path.unlink()
+        return None, ()
+    return track.path, tuple(track.windows.spans_s)

@@ -1,0 +1,22 @@
+"""audio: the 16 kHz audio again, for a run that repeats asr without split."""
+
+from __future__ import annotations
+
+from worker.media.extract import extract_audio
+from worker.stages.context import Outcome, StageContext
+from worker.stages.split import PART_S, media_limits
+
+
+def run(context: StageContext) -> Outcome:
+    audio, windows = extract_audio(
+        context.fetch_source(),
+        context.folder,
+        limits=media_limits(context.runtime),
+        part_s=PART_S,
+        on_progress=lambda fraction: context.report(fraction * 0.9),
+    )
+    audio_key = None
+    if audio is not None:
+        audio_key = f"{context.prefix('tmp')}audio.wav"
+        context.storage.put_file("tmp", audio_key, audio, "audio/wav")
+    return Outcome(result={"audio_key": audio_key, "windows": [list(window) for window in windows]})
