@@ -1,0 +1,1 @@
+"""The ``scenefleet`` command. Imports db and shared; ``worker`` only lazily, to read the catalogue."""

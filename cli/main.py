@@ -1,0 +1,307 @@
+"""The ``scenefleet`` command: its options and help. What a command does is imported when it runs, so help is quick."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Annotated, NoReturn
+
+import typer
+
+app = typer.Typer(
+    name="scenefleet",
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode="rich",
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+    help="""
+    Turn videos into searchable scenes.
+
+    Start a fleet on this machine, index a video, search it:
+
+      [bold]scenefleet up[/bold]
+      [bold]scenefleet index film.mp4[/bold]
+      [bold]scenefleet search "a hot drink" --mode semantic[/bold]
+    """,
+)
+db_app = typer.Typer(no_args_is_help=True, help="The database's schema: upgrade it, see where it stands.")
+app.add_typer(db_app, name="db", rich_help_panel="Run")
+
+RUN, VIDEOS = "Run", "Videos"
+
+User = Annotated[
+    str | None, typer.Option("--user", help="Act for this user. Default: SCENEFLEET_USER, or `local`.")
+]
+Json = Annotated[bool, typer.Option("--json", help="One JSON document on stdout; fields: docs/cli.md.")]
+Video = Annotated[str, typer.Argument(metavar="VIDEO", help="Id of the video.", show_default=False)]
+Family = Annotated[str, typer.Argument(help="media, asr, text, vision, face or search.", show_default=False)]
+
+
+@app.command(rich_help_panel=RUN)
+def up(
+    detach: Annotated[bool, typer.Option("--detach", "-d", help="Run behind, return when ready.")] = False,
+) -> int:
+    """Run the fleet on this machine until Ctrl-C.
+
+    Without POSTGRES_URL and REDIS_URL it brings its own Postgres and Redis, with their data in SCENEFLEET_HOME
+    (default ~/.scenefleet). Starts one node per family of SCENEFLEET_NODES and starts a dead one again.
+
+      [bold]scenefleet up[/bold]
+      [bold]SCENEFLEET_NODES=media:2,asr:4,text,search scenefleet up --detach[/bold]
+    """
+    from cli import up as command
+
+    return command.run_detached() if detach else command.run_foreground()
+
+
+@app.command(rich_help_panel=RUN)
+def down() -> int:
+    """Stop the fleet that `up` runs here; what is in work continues at the next `up`."""
+    from cli import up as command
+
+    return command.run_down()
+
+
+@app.command(rich_help_panel=RUN)
+def node(
+    family: Family,
+    name: Annotated[str | None, typer.Option(help="Name of this instance. Default: the family.")] = None,
+    concurrency: Annotated[int, typer.Option("--concurrency", "-c", min=1, max=256, help="Processes.")] = 1,
+) -> None:
+    """Become one worker node of a family (containers run this; `up` does it for you).
+
+    [bold]POSTGRES_URL=... REDIS_URL=... scenefleet node asr --concurrency 4[/bold]
+    """
+    from cli import node as command
+
+    command.run(family, name, concurrency)
+
+
+@app.command("node-health", rich_help_panel=RUN)
+def node_health(
+    family: Family,
+    name: Annotated[str | None, typer.Option(help="Name of the instance. Default: any.")] = None,
+) -> None:
+    """Exit 0 when a node of the family on this host is ready (for container health checks)."""
+    from cli import node as command
+
+    command.health(family, name)
+
+
+@app.command(rich_help_panel=RUN)
+def doctor(json_: Json = False) -> int:
+    """Check everything the fleet depends on, and say what to do; exit 1 when something essential is broken."""
+    from cli import doctor as command
+
+    return command.run(as_json=json_)
+
+
+@app.command(rich_help_panel=RUN)
+def settings(json_: Json = False) -> None:
+    """Show every setting: its environment variable, its value here, what it does."""
+    from cli import settings_table
+
+    settings_table.run(as_json=json_)
+
+
+@db_app.command("upgrade")
+def db_upgrade(revision: Annotated[str, typer.Argument(help="Revision to go to.")] = "head") -> None:
+    """Bring the database to this version's schema; safe at any time, from several machines at once."""
+    from cli import database
+
+    database.upgrade(revision)
+
+
+@db_app.command("downgrade")
+def db_downgrade(
+    revision: Annotated[str, typer.Argument(help="Revision to go back to; `base`: drop everything.")],
+    yes: Annotated[bool, typer.Option("--yes", "-y", help="Don't ask.")] = False,
+) -> None:
+    """Take the schema back to an older revision; data that it can't hold is lost."""
+    from cli import database
+
+    database.downgrade(revision, sure=yes)
+
+
+@db_app.command("current")
+def db_current(json_: Json = False) -> int:
+    """Say which revision the database has; exit 1 when it is not the one this version wants."""
+    from cli import database
+
+    return database.current(as_json=json_)
+
+
+@app.command(rich_help_panel=VIDEOS)
+def index(
+    files: Annotated[list[Path], typer.Argument(metavar="FILE...", show_default=False, help="Video files.")],
+    video_id: Annotated[
+        str | None, typer.Option("--id", help="Id of the video (one file). Default: made from its name.")
+    ] = None,
+    priority: Annotated[int, typer.Option(min=0, max=9, help="0 to 9, higher goes first.")] = 0,
+    no_wait: Annotated[
+        bool, typer.Option("--no-wait", help="Return once the fleet has accepted it.")
+    ] = False,
+    json_: Json = False,
+    user: User = None,
+) -> int:
+    """Upload videos, hand them to the fleet, and watch until they are indexed.
+
+    Exits 1 when a video ends failed, partial or cancelled, and says why. Ctrl-C stops watching, not the work.
+
+      [bold]scenefleet index film.mp4[/bold]
+      [bold]scenefleet index --no-wait *.mp4[/bold]
+      [bold]scenefleet index lecture.mkv --id lecture-07 --json[/bold]
+    """
+    from cli import index as command
+
+    return command.run(files, video_id, priority=priority, wait=not no_wait, as_json=json_, user=user)
+
+
+@app.command(rich_help_panel=VIDEOS)
+def status(
+    video: Annotated[
+        str | None, typer.Argument(metavar="[VIDEO]", help="Id of the video.", show_default=False)
+    ] = None,
+    limit: Annotated[int, typer.Option(min=1, max=1000, help="Most videos to list, newest first.")] = 50,
+    json_: Json = False,
+    user: User = None,
+) -> None:
+    """Show where a video stands, stage by stage; without VIDEO, list your videos.
+
+    [bold]scenefleet status[/bold]
+    [bold]scenefleet status demo-1a2b3c4d[/bold]
+    """
+    from cli import videos
+
+    if video is None:
+        videos.show_list(limit=limit, as_json=json_, user=user)
+    else:
+        videos.show_status(video, as_json=json_, user=user)
+
+
+@app.command(rich_help_panel=VIDEOS)
+def scenes(video: Video, json_: Json = False, user: User = None) -> None:
+    """List a video's scenes with their words and faces."""
+    from cli import videos
+
+    videos.show_scenes(video, as_json=json_, user=user)
+
+
+@app.command(rich_help_panel=VIDEOS)
+def search(
+    text: Annotated[str, typer.Argument(metavar="TEXT", help="What to look for.", show_default=False)],
+    mode: Annotated[
+        str, typer.Option("--mode", "-m", help="`keyword` or `semantic` (by meaning).")
+    ] = "keyword",
+    limit: Annotated[int | None, typer.Option(min=1, help="Most hits.", show_default=False)] = None,
+    video: Annotated[str | None, typer.Option(help="Only in this video.")] = None,
+    json_: Json = False,
+    user: User = None,
+) -> None:
+    """Find scenes by the words spoken in them, or by what is meant.
+
+    [bold]scenefleet search rocket[/bold]
+    [bold]scenefleet search '"space shuttle" or orbit -moon'[/bold]
+    [bold]scenefleet search --mode semantic "a hot drink" --limit 5[/bold]
+    """
+    from cli import videos
+
+    videos.show_search(text, mode=mode, limit=limit, video=video, as_json=json_, user=user)
+
+
+@app.command(rich_help_panel=VIDEOS)
+def retry(video: Video, json_: Json = False, user: User = None) -> None:
+    """Try the failed jobs of a video again."""
+    from cli import videos
+
+    videos.change("retry", video, as_json=json_, user=user)
+
+
+@app.command(rich_help_panel=VIDEOS)
+def rerun(
+    video: Video,
+    stage: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--stage", "-s", show_default=False, help="Repeat this stage and those after it. Repeatable."
+        ),
+    ] = None,
+    json_: Json = False,
+    user: User = None,
+) -> None:
+    """Process a video again; it stays searchable as it was until the new run ends.
+
+    [bold]scenefleet rerun demo-1a2b3c4d[/bold]
+    [bold]scenefleet rerun demo-1a2b3c4d --stage face --stage text[/bold]
+    """
+    from cli import videos
+
+    videos.change("rerun", video, stages=stage or [], as_json=json_, user=user)
+
+
+@app.command(rich_help_panel=VIDEOS)
+def cancel(video: Video, json_: Json = False, user: User = None) -> None:
+    """Stop the work on a video; what an earlier run published stays."""
+    from cli import videos
+
+    videos.change("cancel", video, as_json=json_, user=user)
+
+
+@app.command(rich_help_panel=VIDEOS)
+def delete(
+    video: Video,
+    yes: Annotated[bool, typer.Option("--yes", "-y", help="Don't ask.")] = False,
+    json_: Json = False,
+    user: User = None,
+) -> None:
+    """Delete a video and everything made from it: rows, vectors, pictures, sidecars, the upload."""
+    from cli import videos
+
+    videos.delete(video, sure=yes, as_json=json_, user=user)
+
+
+def main() -> NoReturn:
+    """Run the command; every foreseen error is one sentence on stderr."""
+    try:
+        status = app(standalone_mode=False)
+    except KeyboardInterrupt:
+        status = 130
+    except Exception as error:  # noqa: BLE001 - the last line of defence; each kind is told apart below
+        status = _explain(error)
+    sys.exit(status if isinstance(status, int) else 0)
+
+
+def _explain(error: Exception) -> int:
+    """Print what went wrong; returns the exit status."""
+    from shared.errors import ScenefleetError
+
+    if isinstance(error, ScenefleetError):
+        return _fail(str(error), 1)
+    if isinstance(error, BrokenPipeError):
+        # The reader of our output left (`scenefleet scenes x | head`): nobody to tell.
+        sys.stderr.close()
+        return 141
+    # Typer's usage errors; their class moved between its versions.
+    format_message = getattr(error, "format_message", None)
+    if format_message is not None:
+        context = getattr(error, "ctx", None)
+        hint = f" (see `{context.command_path} --help`)" if context is not None else ""
+        return _fail(format_message().rstrip(".") + hint, 2)
+    if isinstance(error, ModuleNotFoundError):
+        return _fail(f'{error.name} is not installed: run `pip install "scenefleet[lite,embedded]"`', 1)
+    if isinstance(error, OSError):
+        return _fail(f"{error.filename or 'system'}: {error.strerror or error}", 1)
+    from shared.settings import load_settings
+
+    if load_settings().log_level == "DEBUG":
+        raise error
+    return _fail(
+        f"unforeseen {type(error).__name__}: {error}; SCENEFLEET_LOG_LEVEL=DEBUG shows where, please report it",
+        70,
+    )
+
+
+def _fail(message: str, status: int) -> int:
+    sys.stderr.write(f"scenefleet: {message}\n")
+    return status

@@ -1,0 +1,92 @@
+"""``scenefleet node FAMILY``: become one Celery worker node. ``node-health``: is it ready?"""
+
+from __future__ import annotations
+
+import os
+import sys
+
+from cli import nodes
+from shared import routing
+from shared.errors import InvalidRequest
+from shared.settings import child_environment, get_settings
+
+
+def check_family(family: str) -> str:
+    """The name of a kind of node.
+
+    Raises:
+        InvalidRequest: there is no such kind.
+    """
+    if family not in routing.NODES:
+        raise InvalidRequest(f"there is no family {family!r}: use one of {', '.join(routing.NODES)}")
+    return family
+
+
+def celery_command(family: str, instance: str, concurrency: int, log_level: str) -> list[str]:
+    """The worker's command line.
+
+    It starts on its private gate queue only and takes its real queues once its model is loaded. No mingle and no
+    gossip: nodes have nothing to tell each other. Heartbeats stay, they are what Flower shows as "online".
+    """
+    return [
+        *(sys.executable, "-m", "celery", "-A", "worker.app", "worker"),
+        *("-n", f"{instance}@%h"),
+        *("-Q", routing.gate_queue(family)),
+        *("--pool", "prefork", "-c", str(concurrency)),
+        *("--without-mingle", "--without-gossip"),
+        *("-l", log_level),
+    ]
+
+
+def node_environment(family: str) -> dict[str, str]:
+    """What has to stand in the environment before Celery or a model's library is imported."""
+    return child_environment(
+        SCENEFLEET_FAMILY=family,
+        # TERM lets a running job go on for `soft_shutdown_s` and then gives it back; Celery's own TERM waits for ever.
+        REMAP_SIGTERM="SIGQUIT",
+        # Weights come from packages or MODELS_DIR; a node never asks a model hub.
+        HF_HUB_OFFLINE="1",
+        TRANSFORMERS_OFFLINE="1",
+        # The tokenizer's threads don't survive the fork of the pool.
+        TOKENIZERS_PARALLELISM="false",
+        PYTHONUNBUFFERED="1",
+    )
+
+
+def run(family: str, name: str | None, concurrency: int) -> None:
+    """Replace this process by the node; returns never.
+
+    Raises:
+        InvalidRequest: no such family, or no server is configured.
+    """
+    settings = get_settings()
+    check_family(family)
+    settings.require("redis_url")
+    settings.require("postgres_url")
+    command = celery_command(family, name or family, concurrency, settings.log_level)
+    os.execvpe(command[0], command, node_environment(family))
+
+
+def health(family: str, name: str | None) -> None:
+    """Return quietly when a node of the family on this host is ready.
+
+    Raises:
+        Outage: it is not; says how it is instead.
+        BrokerUnavailable: Redis does not answer.
+    """
+    from shared.errors import Outage
+
+    check_family(family)
+    records = nodes.read_nodes(get_settings().require("redis_url"))
+    host = nodes.node_name("").removeprefix("@")
+    mine = [
+        record
+        for record in records.values()
+        if record.family == family
+        and record.name.endswith(f"@{host}")
+        and (name is None or record.name == nodes.node_name(name))
+    ]
+    if any(record.state == "ready" for record in mine):
+        return
+    states = ", ".join(f"{record.name} is {record.state} {record.error}".strip() for record in mine)
+    raise Outage(f"no {family} node on {host} is ready: {states or 'none gave a sign of life in 30 s'}")

@@ -1,0 +1,71 @@
+"""What the command writes: answers on stdout, everything about the work itself on stderr."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, Any
+
+from rich.console import Console
+
+if TYPE_CHECKING:
+    from pydantic import BaseModel
+
+#: A pipe has no width: tables then get this many columns.
+PIPE_COLUMNS = 120
+
+STATE_STYLES = {
+    "indexed": "green",
+    "done": "green",
+    "ready": "green",
+    "ok": "green",
+    "carried": "green",
+    "partial": "yellow",
+    "warn": "yellow",
+    "processing": "cyan",
+    "running": "cyan",
+    "loading": "cyan",
+    "restarting": "yellow",
+    "failed": "red",
+    "stopped": "red",
+    "fail": "red",
+    "cancelled": "magenta",
+}
+
+
+def make_console(*, stderr: bool = False) -> Console:
+    """A console for answers (stdout) or for messages (stderr)."""
+    stream = sys.stderr if stderr else sys.stdout
+    width = None if stream.isatty() else PIPE_COLUMNS
+    return Console(file=stream, width=width, highlight=False, soft_wrap=False)
+
+
+def write_json(value: BaseModel | Iterable[BaseModel] | dict[str, Any] | list[Any]) -> None:
+    """One JSON document on stdout."""
+    sys.stdout.write(json.dumps(_plain(value), indent=2, ensure_ascii=False) + "\n")
+
+
+def _plain(value: Any) -> Any:
+    if hasattr(value, "model_dump"):
+        return value.model_dump(mode="json")
+    if isinstance(value, dict):
+        return {name: _plain(item) for name, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_plain(item) for item in value]
+    return value
+
+
+def styled(state: str) -> str:
+    """A state in its colour, as Rich markup."""
+    style = STATE_STYLES.get(state)
+    return f"[{style}]{state}[/{style}]" if style else state
+
+
+def clock(time_s: float) -> str:
+    """Seconds as ``m:ss.s`` or ``h:mm:ss.s``; rounded once, so that 59.97 s is 1:00.0."""
+    tenths = round(time_s * 10)
+    minutes, rest = divmod(tenths, 600)
+    hours, minutes = divmod(minutes, 60)
+    seconds = f"{rest // 10:02d}.{rest % 10}"
+    return f"{hours}:{minutes:02d}:{seconds}" if hours else f"{minutes}:{seconds}"

@@ -1,0 +1,243 @@
+"""Commands about videos that exist: status, scenes, search, retry, rerun, cancel, delete."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import cast, get_args
+
+from rich.console import Group
+from rich.markup import escape
+from rich.table import Table
+from rich.text import Text
+
+from cli import screen
+from cli.database import ask
+from shared.client import Client
+from shared.contracts import (
+    Receipt,
+    ScenePage,
+    SceneView,
+    SearchAnswer,
+    SearchMode,
+    StageStatus,
+    VideoStatus,
+)
+from shared.errors import InvalidRequest
+from shared.settings import get_settings
+
+
+def open_client(*, timeout_s: float = 30.0) -> Client:
+    """A client of the configured fleet.
+
+    Raises:
+        InvalidRequest: no Redis is configured and no `up` runs here.
+    """
+    return Client(get_settings().require("redis_url"), timeout_s=timeout_s)
+
+
+def acting_user(user: str | None) -> str:
+    return user or get_settings().user_id
+
+
+def show_status(video: str, *, as_json: bool, user: str | None) -> None:
+    """Show where one video stands."""
+    status = open_client().status(video, acting_user(user))
+    if as_json:
+        screen.write_json(status)
+    else:
+        screen.make_console().print(describe(status))
+
+
+def describe(status: VideoStatus) -> Group:
+    """A video's state, line by line, and its stages as a table."""
+    facts = [screen.styled(status.state), f"run {status.run}"]
+    if status.published_run not in (None, status.run):
+        facts.append(f"run {status.published_run} is searchable")
+    if status.duration_s is not None:
+        facts.append(f"{screen.clock(status.duration_s)} long")
+    if status.scenes:
+        facts.append(f"{status.scenes} scenes")
+    lines: list[Text | Table] = [
+        Text.from_markup(f"[bold]{status.video_id}[/bold]  " + ", ".join(facts)),
+    ]
+    if status.error:
+        lines.append(Text.from_markup(f"[red]{status.error_class}[/red]: {escape(status.error)}"))
+    table = Table(box=None, pad_edge=False, header_style="dim")
+    table.add_column("stage", no_wrap=True)
+    table.add_column("state", no_wrap=True)
+    table.add_column("parts", justify="right", no_wrap=True)
+    table.add_column("progress", justify="right", no_wrap=True)
+    table.add_column("", overflow="fold")
+    for stage in status.stages:
+        table.add_row(*_stage_row(stage))
+    return Group(*lines, table)
+
+
+def _stage_row(stage: StageStatus) -> tuple[str, str, str, str, str]:
+    parts = f"{stage.parts_done}/{stage.parts}" if stage.parts else ""
+    progress = f"{stage.progress:.0%}" if stage.parts else ""
+    return stage.stage, screen.styled(stage.state), parts, progress, escape(stage.error or "")
+
+
+def show_list(*, limit: int, as_json: bool, user: str | None) -> None:
+    """List the user's videos, straight from the database."""
+    from db import videos
+    from db.engine import reading
+
+    owner = acting_user(user)
+    get_settings().require("postgres_url")
+    with reading() as session:
+        found = [videos.status(session, name, owner) for name in videos.list_ids(session, owner, limit=limit)]
+    if as_json:
+        screen.write_json({"videos": found})
+        return
+    console = screen.make_console()
+    if not found:
+        console.print(f"user {owner} has no videos yet: `scenefleet index FILE`")
+        return
+    table = Table(box=None, pad_edge=False, header_style="dim")
+    table.add_column("video", overflow="fold")
+    table.add_column("state", no_wrap=True)
+    table.add_column("length", justify="right", no_wrap=True)
+    table.add_column("scenes", justify="right", no_wrap=True)
+    table.add_column("added (UTC)", no_wrap=True)
+    table.add_column("", overflow="fold")
+    for status in found:
+        table.add_row(
+            status.video_id,
+            screen.styled(status.state),
+            screen.clock(status.duration_s) if status.duration_s is not None else "",
+            str(status.scenes or ""),
+            f"{status.created_at:%Y-%m-%d %H:%M}",
+            escape(status.error or _active(status)),
+        )
+    console.print(table)
+
+
+def _active(status: VideoStatus) -> str:
+    if status.state != "processing":
+        return ""
+    return ", ".join(f"{s.stage} {s.progress:.0%}" for s in status.stages if s.state == "running")
+
+
+def all_scenes(client: Client, video: str, user: str) -> ScenePage:
+    """Every published scene of a video, page by page."""
+    found: list[SceneView] = []
+    after: int | None = -1
+    while after is not None:
+        page = client.scenes(video, user, after_idx=after)
+        found += page.scenes
+        after = page.next_after_idx
+    return ScenePage(video_id=video, scenes=tuple(found), next_after_idx=None)
+
+
+def show_scenes(video: str, *, as_json: bool, user: str | None) -> None:
+    """List a video's scenes."""
+    client, owner = open_client(), acting_user(user)
+    page = all_scenes(client, video, owner)
+    if as_json:
+        screen.write_json(page)
+        return
+    console = screen.make_console()
+    if not page.scenes:
+        state = client.status(video, owner).state
+        console.print(f"{video} is {state} and has no published scenes: `scenefleet status {video}`")
+        return
+    console.print(scene_table(page.scenes))
+
+
+def scene_table(scenes: Sequence[SceneView]) -> Table:
+    """Scenes as a table: number, time, words, faces."""
+    table = Table(box=None, pad_edge=False, header_style="dim")
+    table.add_column("#", justify="right", no_wrap=True)
+    table.add_column("time", no_wrap=True)
+    table.add_column("words", overflow="fold")
+    table.add_column("faces", justify="right", no_wrap=True)
+    for scene in scenes:
+        table.add_row(
+            str(scene.idx),
+            f"{screen.clock(scene.start_s)} - {screen.clock(scene.end_s)}",
+            escape(scene.transcript) or "[dim]-[/dim]",
+            str(scene.faces or ""),
+        )
+    return table
+
+
+def show_search(
+    text: str, *, mode: str, limit: int | None, video: str | None, as_json: bool, user: str | None
+) -> None:
+    """Search and show the hits, and how much could be looked at."""
+    if mode not in get_args(SearchMode):
+        raise InvalidRequest(f"--mode {mode} does not exist: use {' or '.join(get_args(SearchMode))}")
+    answer = open_client().search(
+        acting_user(user), text, mode=cast("SearchMode", mode), limit=limit, video_id=video
+    )
+    if as_json:
+        screen.write_json(answer)
+        return
+    console = screen.make_console()
+    if answer.hits:
+        console.print(hit_table(answer))
+    else:
+        console.print("nothing found")
+    screen.make_console(stderr=True).print(f"[dim]{coverage_line(answer)}[/dim]")
+
+
+def hit_table(answer: SearchAnswer) -> Table:
+    """Hits as a table, best first."""
+    table = Table(box=None, pad_edge=False, header_style="dim")
+    table.add_column("score", justify="right", no_wrap=True)
+    table.add_column("video", overflow="fold")
+    table.add_column("#", justify="right", no_wrap=True)
+    table.add_column("time", no_wrap=True)
+    table.add_column("words", overflow="fold")
+    for hit in answer.hits:
+        table.add_row(
+            f"{hit.score:.2f}",
+            hit.video_id,
+            str(hit.idx),
+            f"{screen.clock(hit.start_s)} - {screen.clock(hit.end_s)}",
+            escape(hit.transcript),
+        )
+    return table
+
+
+def coverage_line(answer: SearchAnswer) -> str:
+    """What was looked at, in one sentence: "nothing found" is not "not looked at yet"."""
+    seen = answer.coverage
+    line = f"looked at {seen.scenes} scenes, {seen.with_words} with words"
+    if seen.with_vectors is not None:
+        line += f", {seen.with_vectors} with a vector of {answer.model}"
+    if seen.videos_in_work:
+        line += f"; {seen.videos_in_work} videos are still in work"
+    return line
+
+
+def change(action: str, video: str, *, as_json: bool, user: str | None, stages: Sequence[str] = ()) -> None:
+    """Retry, rerun or cancel, and say what state the video is in now."""
+    client, owner = open_client(), acting_user(user)
+    if action == "rerun":
+        receipt = client.rerun(video, owner, stages)
+    elif action == "retry":
+        receipt = client.retry(video, owner)
+    else:
+        receipt = client.cancel(video, owner)
+    _confirm(receipt, as_json=as_json)
+
+
+def delete(video: str, *, sure: bool, as_json: bool, user: str | None) -> None:
+    """Delete, after asking."""
+    client, owner = open_client(), acting_user(user)
+    if not sure:
+        status = client.status(video, owner)
+        ask(f"Delete {video} ({status.state}, {status.scenes} scenes) and everything made from it?")
+    _confirm(client.delete(video, owner), as_json=as_json)
+
+
+def _confirm(receipt: Receipt, *, as_json: bool) -> None:
+    if as_json:
+        screen.write_json(receipt)
+        return
+    screen.make_console().print(
+        f"[bold]{receipt.video_id}[/bold]  {screen.styled(receipt.state)}, run {receipt.run}"
+    )
