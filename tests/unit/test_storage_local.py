@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import shutil
+import stat as modes
 import subprocess
 import sys
 import tempfile
@@ -380,6 +381,39 @@ def test_a_source_that_shrinks_is_not_stored(
     with pytest.raises(Conflict, match="shorter"):
         storage.put_file("uploads", KEY, source, OCTETS)
     assert not storage.exists("uploads", KEY)
+
+
+def test_an_object_is_on_the_disk_before_it_has_its_name(
+    storage: Storage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Otherwise a power cut could leave a key with no bytes behind it."""
+    steps: list[str] = []
+    fsync, rename = os.fsync, os.rename
+
+    def record_fsync(fd: int) -> None:
+        fsync(fd)
+        steps.append("folder" if modes.S_ISDIR(os.fstat(fd).st_mode) else f"file of {os.fstat(fd).st_size}")
+
+    def record_rename(*names: object, **folders: object) -> None:
+        rename(*names, **folders)  # type: ignore[arg-type]
+        steps.append("rename")
+
+    storage.put_bytes("tmp", "tmp/u1/v1/first", b"", OCTETS)  # makes the folders
+    monkeypatch.setattr(os, "fsync", record_fsync)
+    monkeypatch.setattr(os, "rename", record_rename)
+    storage.put_bytes("tmp", "tmp/u1/v1/a", b"12345", OCTETS)
+    assert steps == ["file of 5", "rename", "folder"]
+
+
+def test_an_object_that_loses_bytes_while_it_is_read(storage: Storage, tmp_path: Path) -> None:
+    storage.put_bytes("uploads", KEY, bytes(3 * 2**20), OCTETS)
+    path = storage.local_path("uploads", KEY)
+    assert path is not None
+    with pytest.raises(StorageUnavailable, match="broke off after"):
+        storage.get_file(
+            "uploads", KEY, tmp_path / "target", on_progress=lambda done, total: os.truncate(path, 2**20 + 5)
+        )
+    assert not (tmp_path / "target").exists()
 
 
 def test_an_object_can_not_lie_inside_another(storage: Storage, root: Path) -> None:
