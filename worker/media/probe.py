@@ -149,7 +149,10 @@ def describe(container: InputContainer, path: Path, limits: MediaLimits) -> Medi
             f"The header gives {avg_fps:.6g} frames a second, the limit is {limits.max_fps:g}; "
             "re-encode it at a usual frame rate."
         )
-    duration_s = max(0.0, (container.duration or 0) / 1e6, *(stream_duration_s(s) for s in streams))
+    duration_s = max(0.0, (container.duration or 0) / 1e6, *(_stream_duration_s(s) for s in streams))
+    if container.format.name == "avi" and avg_fps > 0:
+        # FFmpeg shortens the duration of a truncated AVI to what is there; the header's frame count stays.
+        duration_s = max(duration_s, video.frames / avg_fps)
     if duration_s > limits.max_duration_s:
         raise LimitExceeded(
             f"The header gives a duration of {duration_s:.0f} s, the limit is {limits.max_duration_s:.0f} s; "
@@ -187,7 +190,7 @@ def check_size(width: int, height: int, limits: MediaLimits) -> None:
         )
 
 
-def stream_duration_s(stream: av.stream.Stream) -> float:
+def _stream_duration_s(stream: av.stream.Stream) -> float:
     """Return the seconds the header gives this stream, 0.0 when it gives none."""
     if stream.duration is None or stream.time_base is None:
         return 0.0

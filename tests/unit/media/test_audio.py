@@ -1,0 +1,136 @@
+"""The WAV file and its windows: format, clock, gaps, borders at quiet places."""
+
+from __future__ import annotations
+
+import wave
+from pathlib import Path
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from shared.errors import LimitExceeded
+from tests.clips import Shot, Sound, make_clip
+from worker.media.audio import HEADER_BYTES, RATE_HZ, AudioTrack, Windows
+from worker.media.limits import MediaLimits
+from worker.media.split import SplitResult, split
+
+SHOTS = (Shot(seed=41, frames=75),)
+
+
+def split_with(tmp_path: Path, sound: Sound | None, name: str = "a.mp4", part_s: float = 120.0) -> SplitResult:
+    truth = make_clip(tmp_path / name, SHOTS, sound=sound)
+    return split(truth.path, tmp_path / "out", limits=MediaLimits(), part_s=part_s)
+
+
+def read(path: Path) -> NDArray[np.int16]:
+    """Return the samples, by the documented layout: sample n at byte 44 + 2n."""
+    return np.frombuffer(path.read_bytes()[HEADER_BYTES:], "<i2")
+
+
+def loud_s(samples: NDArray[np.int16]) -> tuple[float, float]:
+    """Return the first and last time in seconds at which something is heard."""
+    heard = np.flatnonzero(np.abs(samples.astype(np.int32)) > 3000)
+    return heard[0] / RATE_HZ, heard[-1] / RATE_HZ
+
+
+@pytest.mark.parametrize(
+    ("name", "sound"),
+    [
+        ("a.mp4", Sound()),
+        ("mono.mp4", Sound(channels=1, rate_hz=48_000)),
+        ("pcm.mov", Sound(codec="pcm_s16le", rate_hz=8_000, channels=1)),
+        ("mp3.avi", Sound(codec="libmp3lame")),
+        ("opus.mkv", Sound(codec="libopus", rate_hz=48_000)),
+        ("flac.mkv", Sound(codec="flac", rate_hz=96_000)),
+    ],
+)
+def test_wav_is_mono_16_khz_with_a_44_byte_header(tmp_path: Path, name: str, sound: Sound) -> None:
+    result = split_with(tmp_path, sound, name)
+    assert result.audio is not None and result.info.audio is not None
+    with wave.open(str(result.audio)) as file:
+        assert (file.getnchannels(), file.getsampwidth(), file.getframerate()) == (1, 2, RATE_HZ)
+        assert file.getnframes() == (result.audio.stat().st_size - HEADER_BYTES) // 2
+        assert file.getnframes() / RATE_HZ == pytest.approx(3.0, abs=0.1)
+    samples = read(result.audio).astype(np.float64)
+    assert samples.std() / 32767 == pytest.approx(0.4 / 2**0.5, rel=0.1)
+    spectrum = np.abs(np.fft.rfft(samples))
+    assert np.argmax(spectrum) * RATE_HZ / samples.size == pytest.approx(440, abs=3)
+
+
+def test_no_audio(tmp_path: Path) -> None:
+    result = split_with(tmp_path, None)
+    assert (result.audio, result.windows, result.info.audio) == (None, (), None)
+    assert not (tmp_path / "out" / "audio.wav").exists()
+
+
+def test_offset_stream_is_on_the_container_clock(tmp_path: Path) -> None:
+    """Sound that starts 1.5 s after the picture is heard at 1.5 s of the file."""
+    result = split_with(tmp_path, Sound(offset_s=1.5, duration_s=1.0), "a.mkv")
+    assert result.audio is not None
+    first_s, last_s = loud_s(read(result.audio))
+    assert first_s == pytest.approx(1.5, abs=0.05)
+    assert last_s == pytest.approx(2.5, abs=0.08)
+
+
+def test_silence_between_is_kept(tmp_path: Path) -> None:
+    result = split_with(tmp_path, Sound(silences_s=((0.0, 1.0), (2.0, 3.0))))
+    assert result.audio is not None
+    first_s, last_s = loud_s(read(result.audio))
+    assert (first_s, last_s) == (pytest.approx(1.0, abs=0.05), pytest.approx(2.0, abs=0.05))
+
+
+def test_windows_are_cut_where_it_is_silent(tmp_path: Path) -> None:
+    sound = Sound(duration_s=10.0, silences_s=((2.6, 2.9), (5.4, 5.7), (8.1, 8.4)))
+    result = split_with(tmp_path, sound, part_s=3.0)
+    assert len(result.windows) == 4
+    for (_, border_s), silence_s in zip(result.windows, sound.silences_s, strict=False):
+        assert silence_s[0] <= border_s <= silence_s[1]
+    check_windows(result.windows, 3.0, 10.0)
+
+
+def check_windows(windows: tuple[tuple[float, float], ...], part_s: float, duration_s: float) -> None:
+    assert windows[0][0] == 0.0
+    assert windows[-1][1] == pytest.approx(duration_s, abs=0.05)
+    for (start_s, end_s), after in zip(windows, (*windows[1:], None), strict=True):
+        assert 0 < end_s - start_s <= part_s + 1e-9
+        assert after is None or after[0] == end_s
+
+
+@pytest.mark.parametrize("chunk", [1, 777, 16_000, 500_000])
+def test_silent_audio_gives_full_windows_however_it_is_fed(chunk: int) -> None:
+    windows = Windows(part_s=10.0)
+    for start in range(0, 30 * RATE_HZ, max(chunk, 500)):
+        windows.feed(np.zeros(min(max(chunk, 500), 30 * RATE_HZ - start), np.int16))
+    windows.finish(30 * RATE_HZ)
+    check_windows(tuple(windows.spans_s), 10.0, 30.0)
+    assert len(windows.spans_s) <= 4
+
+
+def test_made_silence_equals_fed_silence() -> None:
+    fed, made = Windows(part_s=2.0), Windows(part_s=2.0)
+    noise = np.random.default_rng(5).integers(-9000, 9000, 12_345).astype(np.int16)
+    for windows in (fed, made):
+        windows.feed(noise)
+    fed.feed(np.zeros(100_001, np.int16))
+    made.feed_silence(100_001)
+    for windows in (fed, made):
+        windows.feed(noise)
+        windows.finish(2 * noise.size + 100_001)
+    assert fed.spans_s == made.spans_s
+
+
+def test_audio_over_the_duration_limit(tmp_path: Path) -> None:
+    """The limit holds for what is decoded, not only for the header, and the file stays valid."""
+    import av
+
+    path = tmp_path / "audio.wav"
+    with (
+        pytest.raises(LimitExceeded, match="past 1 s"),
+        AudioTrack(path, part_s=10.0, max_duration_s=1.0) as track,
+    ):
+        for _ in range(40):
+            frame = av.AudioFrame.from_ndarray(np.zeros((1, 1600), np.int16), format="s16", layout="mono")
+            frame.sample_rate = RATE_HZ
+            track.feed(frame, None)
+    assert int.from_bytes(path.read_bytes()[40:44], "little") == path.stat().st_size - HEADER_BYTES

@@ -1,0 +1,130 @@
+"""Which pictures stand for a scene, and that they are upright, exact and few in memory."""
+
+from __future__ import annotations
+
+from fractions import Fraction
+from itertools import pairwise
+from pathlib import Path
+
+import av
+import cv2
+import numpy as np
+import pytest
+
+from tests.clips import Encoding, Image, Shot, make_clip, picture, write_video
+from worker.media.keyframes import HELD, Candidate, SceneFrames
+from worker.media.limits import MediaLimits
+from worker.media.planes import Thumb
+from worker.media.split import split
+
+LIMITS = MediaLimits()
+
+
+def solid(level: int) -> Image:
+    return np.full((180, 320, 3), level, np.uint8)
+
+
+def blurred(image: Image) -> Image:
+    return cv2.GaussianBlur(image, (31, 31), 0).astype(np.uint8)
+
+
+def test_spread_over_the_scene_with_matching_pictures(tmp_path: Path) -> None:
+    shots = (Shot(seed=51, frames=250, move="pan"), Shot(seed=52, frames=20, move="pan"))
+    truth = make_clip(tmp_path / "a.mp4", shots)
+    result = split(truth.path, tmp_path / "out", limits=LIMITS)
+    long, short = result.scenes
+    assert len(long.keyframes) == 4 and len(short.keyframes) == 1
+    assert all(b.ts_s - a.ts_s > 0.5 for a, b in pairwise(long.keyframes))
+    frames = {round(f.time, 3): f.to_ndarray(format="bgr24") for f in av.open(str(truth.path)).decode(video=0)}
+    for scene in result.scenes:
+        for keyframe in scene.keyframes:
+            assert scene.start_s <= keyframe.ts_s < scene.end_s
+            stored = cv2.imread(str(keyframe.path))
+            assert stored is not None and stored.shape == (keyframe.height, keyframe.width, 3)
+            assert np.abs(stored.astype(int) - frames[round(keyframe.ts_s, 3)]).mean() < 6
+
+
+def test_prefers_sharp_and_visible_pictures(tmp_path: Path) -> None:
+    """Two thirds of the scene are blurred, the start is black: the keyframes are neither."""
+    sharp = picture(61, 320, 180)
+    moved = [np.roll(sharp, 2 * i, axis=1) for i in range(120)]
+    images = [solid(16)] * 20 + [blurred(m) if i % 30 < 20 else m for i, m in enumerate(moved)]
+    write_video(tmp_path / "a.mp4", iter(images), Encoding())
+    result = split(tmp_path / "a.mp4", tmp_path / "out", limits=LIMITS)
+    for keyframe in (k for s in result.scenes if s.end_s > 1.5 for k in s.keyframes):
+        stored = cv2.imread(str(keyframe.path), cv2.IMREAD_GRAYSCALE)
+        assert stored is not None and stored.std() > 15
+        assert cv2.Laplacian(stored, cv2.CV_64F).var() > 0.3 * cv2.Laplacian(sharp[:, :, 1], cv2.CV_64F).var()
+
+
+def test_a_black_video_still_has_a_keyframe(tmp_path: Path) -> None:
+    write_video(tmp_path / "a.mp4", iter([solid(0)] * 30), Encoding())
+    result = split(tmp_path / "a.mp4", tmp_path / "out", limits=LIMITS)
+    assert [len(s.keyframes) for s in result.scenes] == [1]
+
+
+@pytest.mark.parametrize(("turn_deg", "clockwise_deg"), [(90, 270), (-90, 90), (180, 180)])
+def test_rotation_is_applied(tmp_path: Path, turn_deg: int, clockwise_deg: int) -> None:
+    """A bright left half, turned by the display matrix, is where a player would show it."""
+    image = solid(30)
+    image[:, :160] = 220
+    write_video(tmp_path / "a.mp4", iter([image] * 30), Encoding(rotation_deg=turn_deg))
+    result = split(tmp_path / "a.mp4", tmp_path / "out", limits=LIMITS)
+    assert result.info.video.rotation_deg == clockwise_deg
+    keyframe = result.scenes[0].keyframes[0]
+    stored = cv2.imread(str(keyframe.path), cv2.IMREAD_GRAYSCALE)
+    assert stored is not None
+    upright = np.rot90(image[:, :, 0], turn_deg // 90)
+    assert stored.shape == upright.shape == (keyframe.height, keyframe.width)
+    assert np.abs(stored.astype(int) - upright).mean() < 5
+
+
+def test_large_pictures_are_stored_at_most_1280_wide(tmp_path: Path) -> None:
+    large = cv2.resize(picture(62, 640, 360), (2560, 1440))
+    write_video(tmp_path / "a.mp4", iter([large] * 3), Encoding(size=(2560, 1440)))
+    keyframe = split(tmp_path / "a.mp4", tmp_path / "out", limits=LIMITS).scenes[0].keyframes[0]
+    assert (keyframe.width, keyframe.height) == (1280, 720)
+
+
+def test_fast_mode_stores_exact_pictures(tmp_path: Path) -> None:
+    """Although its own decoder skips the loop filter, the pictures equal those of a full decode."""
+    encoding = Encoding(options={"preset": "medium", "crf": "36", "g": "25"})
+    truth = make_clip(tmp_path / "a.mp4", [Shot(seed=63, frames=150, move="pan")], encoding)
+    result = split(truth.path, tmp_path / "out", limits=LIMITS, mode="fast")
+    exact = {round(f.time, 3): f for f in av.open(str(truth.path)).decode(video=0)}
+    keyframes = result.scenes[0].keyframes
+    assert len(keyframes) == 3
+    for keyframe in keyframes:
+        wanted = cv2.imencode(
+            ".jpg", exact[round(keyframe.ts_s, 3)].to_ndarray(format="bgr24"), [cv2.IMWRITE_JPEG_QUALITY, 88]
+        )[1]
+        assert keyframe.path.read_bytes() == wanted.tobytes()
+
+
+def test_a_long_scene_holds_few_frames() -> None:
+    """However many are offered, at most HELD stay, spread over the whole time."""
+    frames = SceneFrames()
+    thumb = Thumb(*(np.zeros((2, 2), np.uint8),) * 3, mean=100.0, std=50.0)
+    shared = av.VideoFrame(16, 16, "yuv420p")
+    for index in range(20_000):
+        frames.add(Candidate(index * 0.25, shared, thumb))
+        assert len(frames._held) <= HELD
+    times_s = [c.ts_s for c in frames._held]
+    assert len(times_s) >= HELD // 2 and times_s[0] == 0.0 and times_s[-1] > 0.8 * 5000
+    steps_s = [b - a for a, b in pairwise(times_s)]
+    assert max(steps_s) <= 2.1 * min(steps_s)
+
+
+def test_pixels_that_are_not_square(tmp_path: Path) -> None:
+    """PAL widescreen: 180 lines of 240 pixels, each 4:3 wide, are shown as 320x180."""
+    with av.open(str(tmp_path / "a.mp4"), "w") as container:
+        stream = container.add_stream("libx264", rate=Fraction(25), options={"preset": "veryfast"})
+        stream.width, stream.height, stream.pix_fmt = 240, 180, "yuv420p"
+        stream.codec_context.sample_aspect_ratio = Fraction(4, 3)
+        for index in range(20):
+            frame = av.VideoFrame.from_ndarray(picture(64, 240, 180), format="rgb24")
+            frame.pts = index
+            container.mux(stream.encode(frame))
+        container.mux(stream.encode(None))
+    keyframe = split(tmp_path / "a.mp4", tmp_path / "out", limits=LIMITS).scenes[0].keyframes[0]
+    assert (keyframe.width, keyframe.height) == (320, 180)
