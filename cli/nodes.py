@@ -7,7 +7,7 @@ import socket
 from dataclasses import dataclass
 from typing import Any, cast
 
-from shared.errors import BrokerUnavailable
+from shared.errors import BrokerUnavailable, InvalidRequest
 from shared.routing import NODES
 from shared.settings import hide_password
 
@@ -75,14 +75,17 @@ def _parse(name: str, fields: dict[str, str]) -> NodeRecord:
     )
 
 
+def usable_families(models: set[str]) -> list[str]:
+    """Families a fleet needs, given those that have a model: the others can't work and are left out."""
+    return [name for name, family in NODES.items() if not family.has_model or name in models]
+
+
 def parse_plan(text: str, models: set[str]) -> list[tuple[str, int]]:
     """Families to run here and how many processes each, from ``media,asr:2``; families without a model left out.
 
     Raises:
         InvalidRequest: an unknown family, one named twice, or a bad number.
     """
-    from shared.errors import InvalidRequest
-
     plan: dict[str, int] = {}
     for item in filter(None, (part.strip() for part in text.split(","))):
         family, _, count = item.partition(":")
@@ -94,7 +97,7 @@ def parse_plan(text: str, models: set[str]) -> list[tuple[str, int]]:
             raise InvalidRequest(f"SCENEFLEET_NODES names {family} twice: write {family}:2 for two processes")
         if count and (not count.isdigit() or not 1 <= int(count) <= 256):
             raise InvalidRequest(f"SCENEFLEET_NODES has {item!r}: write {family}:N with N from 1 to 256")
-        if NODES[family].has_model and family not in models:
+        if family not in usable_families(models):
             continue
         plan[family] = int(count or 1)
     if not plan:
