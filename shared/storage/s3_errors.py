@@ -14,9 +14,16 @@ from ..errors import InvalidKey, ObjectMissing, Permanent, ScenefleetError, Stor
 _MISSING = frozenset({"NoSuchKey", "NoSuchObject"})
 _NO_ROOM = frozenset({"XMinioStorageFull", "XMinioAdminBucketQuotaExceeded", "QuotaExceeded"})
 _BAD_KEY = frozenset(
-    {"XMinioParentIsObject", "XMinioObjectExistsAsDirectory", "XMinioInvalidObjectName", "KeyTooLongError"}
+    {
+        "XMinioParentIsObject",
+        "XMinioObjectExistsAsDirectory",
+        "XMinioInvalidObjectName",
+        "XMinioInvalidResourceName",
+        "KeyTooLongError",
+    }
 )
-#: Codes under 500 that say "later", not "never". NoSuchUpload: the parts were swept while we sent them.
+#: Codes that say "later", not "never", whatever their status. NoSuchUpload: the parts were swept while we sent them;
+#: the digests: bytes were changed on the way.
 _LATER = frozenset(
     {
         "SlowDown",
@@ -24,7 +31,10 @@ _LATER = frozenset(
         "SlowDownWrite",
         "ServiceUnavailable",
         "TooManyRequests",
+        "Throttling",
         "InternalError",
+        "BadDigest",
+        "XAmzContentSHA256Mismatch",
         "RequestTimeout",
         "IncompleteBody",
         "OperationAborted",
@@ -32,6 +42,7 @@ _LATER = frozenset(
         "XMinioServerNotInitialized",
     }
 )
+_LATER_STATUS = (408, 429, 499)  # timed out, too many requests, connection lost
 _RIGHTS = (
     "give the access key the right to read, write, list and delete in the bucket, "
     "or correct STORAGE_ACCESS_KEY and STORAGE_SECRET_KEY"  # a refused HEAD can't say which of them it is
@@ -44,6 +55,8 @@ _REFUSED = {
     "AuthorizationHeaderMalformed": "correct STORAGE_REGION",
     "PermanentRedirect": "correct STORAGE_REGION or STORAGE_ENDPOINT",
     "InvalidRegion": "correct STORAGE_REGION",
+    "UnauthorizedAccess": _RIGHTS,
+    "XMinioInsecureClientRequest": "set STORAGE_SECURE=true",
     "ExpiredToken": "renew the access key",
     "InvalidTokenId": "renew the access key",
 }
@@ -99,7 +112,7 @@ def _from_code(
         )
     if code in _BAD_KEY:
         return InvalidKey(f"{server} can't hold {what} ({code}): choose another key")
-    if code in _LATER or status >= 500:
+    if code in _LATER or status >= 500 or status in _LATER_STATUS:
         return StorageUnavailable(f"{server} can't serve {what} now ({code}): look at its health")
     said = (error.message or "")[:_QUOTED_CHARACTERS]
     for secret in secrets:

@@ -367,6 +367,17 @@ def test_deleting_a_folder_takes_all_of_it_and_nothing_else(storage: Storage) ->
     put(storage, "tmp/u1/v1/again", bucket="tmp")
 
 
+def test_deleting_what_is_being_listed(storage: Storage) -> None:
+    keys = {f"tmp/u1/v{number % 5}/{number}/x" for number in range(30)}
+    put(storage, *keys, bucket="tmp")
+    seen = set()
+    for info in storage.list("tmp", "tmp/u1/"):
+        storage.delete("tmp", info.key)
+        seen.add(info.key)
+    assert seen == keys
+    assert listed(storage, "", bucket="tmp") == []
+
+
 @pytest.mark.parametrize(
     "prefix", ["", "/", "uploads", "uploads/", "uploads/u1", "uploads/u1/..", "uploads/../", "../../"]
 )
