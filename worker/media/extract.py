@@ -14,6 +14,7 @@ from av.audio.stream import AudioStream as AvAudioStream
 
 from .audio import AUDIO_NAME, AudioTrack, decode_into
 from .limits import MediaLimits
+from .packets import read_packets
 from .probe import describe, open_media
 from .progress import Progress
 
@@ -41,8 +42,9 @@ def extract_audio(
         track = AudioTrack(out_dir / AUDIO_NAME, part_s=part_s, max_duration_s=limits.max_duration_s)
         stack.enter_context(track)
         progress = Progress(info.duration_s, info.size_bytes, on_progress)
-        for packet in container.demux(stream):
-            decode_into(track, stream, packet, start_s)
+        for packet in read_packets(container, [stream], lambda: None):  # what can be read is what there is
+            if packet.stream is stream:
+                decode_into(track, stream, packet, start_s)
             progress.tell(track.duration_s, packet.pos)
     progress.finish()
     if track.duration_s == 0:

@@ -25,6 +25,7 @@ from .cuts import CutFinder
 from .exact import KeyPictures
 from .guard import Guard
 from .limits import MediaLimits
+from .packets import read_packets
 from .planes import reduce_frame, thumb_size
 from .probe import MediaInfo, configure_decoder, describe, open_media, with_rotation
 from .progress import Progress
@@ -123,19 +124,9 @@ class _Pass:
         self._frame_s = 1 / info.video.avg_fps if info.video.avg_fps > 0 else 0.04
 
     def packets(self) -> Iterator[Packet[Any]]:
-        """Yield the packets of all streams, then an empty one for each decoder to give up what it holds."""
-        try:
-            for packet in self._container.demux():
-                if packet.size:
-                    yield packet
-        except av.FFmpegError:
-            # The rest can't be read: the guard judges what came so far.
-            self.guard.count_error()
-        for stream in (self._video, self._audio):
-            if stream is not None:
-                end: Packet[Any] = Packet()
-                end.stream = stream
-                yield end
+        """Yield what ``take`` wants: every packet, then the ends of the streams that are decoded."""
+        decoded = [stream for stream in (self._video, self._audio) if stream is not None]
+        return read_packets(self._container, decoded, self.guard.count_error)
 
     def take(self, packet: Packet[Any]) -> None:
         """Decode the packet if its stream is used."""

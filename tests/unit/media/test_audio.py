@@ -12,13 +12,16 @@ from numpy.typing import NDArray
 from shared.errors import LimitExceeded
 from tests.clips import Shot, Sound, make_clip
 from worker.media.audio import HEADER_BYTES, RATE_HZ, AudioTrack, Windows
+from worker.media.extract import extract_audio
 from worker.media.limits import MediaLimits
 from worker.media.split import SplitResult, split
 
 SHOTS = (Shot(seed=41, frames=75),)
 
 
-def split_with(tmp_path: Path, sound: Sound | None, name: str = "a.mp4", part_s: float = 120.0) -> SplitResult:
+def split_with(
+    tmp_path: Path, sound: Sound | None, name: str = "a.mp4", part_s: float = 120.0
+) -> SplitResult:
     truth = make_clip(tmp_path / name, SHOTS, sound=sound)
     return split(truth.path, tmp_path / "out", limits=MediaLimits(), part_s=part_s)
 
@@ -87,6 +90,16 @@ def test_windows_are_cut_where_it_is_silent(tmp_path: Path) -> None:
     for (_, border_s), silence_s in zip(result.windows, sound.silences_s, strict=False):
         assert silence_s[0] <= border_s <= silence_s[1]
     check_windows(result.windows, 3.0, 10.0)
+
+
+def test_extracted_alone_it_is_the_same(tmp_path: Path) -> None:
+    """Repeating speech recognition alone must hear the same bytes and windows as the split gave."""
+    sound = Sound(duration_s=7.0, silences_s=((2.6, 2.9), (5.4, 5.7)))
+    result = split_with(tmp_path, sound, part_s=3.0)
+    audio, windows = extract_audio(tmp_path / "a.mp4", tmp_path / "alone", limits=MediaLimits(), part_s=3.0)
+    assert audio is not None and result.audio is not None
+    assert audio.read_bytes() == result.audio.read_bytes()
+    assert windows == result.windows
 
 
 def check_windows(windows: tuple[tuple[float, float], ...], part_s: float, duration_s: float) -> None:

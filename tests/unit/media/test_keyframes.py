@@ -35,7 +35,9 @@ def test_spread_over_the_scene_with_matching_pictures(tmp_path: Path) -> None:
     long, short = result.scenes
     assert len(long.keyframes) == 4 and len(short.keyframes) == 1
     assert all(b.ts_s - a.ts_s > 0.5 for a, b in pairwise(long.keyframes))
-    frames = {round(f.time, 3): f.to_ndarray(format="bgr24") for f in av.open(str(truth.path)).decode(video=0)}
+    frames = {
+        round(f.time, 3): f.to_ndarray(format="bgr24") for f in av.open(str(truth.path)).decode(video=0)
+    }
     for scene in result.scenes:
         for keyframe in scene.keyframes:
             assert scene.start_s <= keyframe.ts_s < scene.end_s

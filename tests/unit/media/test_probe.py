@@ -146,7 +146,9 @@ def subtitles(path: Path) -> None:
     ],
     ids=lambda value: value.__name__ if callable(value) else "",
 )
-def test_bad_file_gives_one_sentence(tmp_path: Path, make: Callable[[Path], None], says: str, stage: str) -> None:
+def test_bad_file_gives_one_sentence(
+    tmp_path: Path, make: Callable[[Path], None], says: str, stage: str
+) -> None:
     path = tmp_path / "upload.mp4"
     make(path)
     with pytest.raises(BadMedia, match=says) as caught:
@@ -211,7 +213,9 @@ def test_truncated_content_is_told_with_both_times(tmp_path: Path, name: str) ->
         path = faststart(path)
     data = path.read_bytes()
     path.write_bytes(data[: len(data) // 2])
-    with pytest.raises(BadMedia, match=r"truncated: the header says 8\.\d s, content ends at [2-6]\.\d s; upload"):
+    with pytest.raises(
+        BadMedia, match=r"truncated: the header says 8\.\d s, content ends at [2-6]\.\d s; upload"
+    ):
         split(path, tmp_path / "out", limits=LIMITS)
 
 

@@ -121,7 +121,9 @@ def test_slide_show(tmp_path: Path) -> None:
     truth = make_clip(tmp_path / "a.mkv", shots, Encoding(times_s=times_s, fps=Fraction(1)))
     result = run(truth, tmp_path / "out")
     assert [s.start_s for s in result.scenes] == pytest.approx(list(times_s), abs=0.01)
-    assert [[k.ts_s for k in s.keyframes] for s in result.scenes] == [[pytest.approx(t, abs=0.01)] for t in times_s]
+    assert [[k.ts_s for k in s.keyframes] for s in result.scenes] == [
+        [pytest.approx(t, abs=0.01)] for t in times_s
+    ]
 
 
 def test_scenes_have_no_gaps_and_cover_an_audio_tail(tmp_path: Path) -> None:

@@ -1,0 +1,381 @@
+"""Hostile files through the split stage: references to other files, mutations by the hundred, endless videos.
+
+Run as a program (``python -m tests.integration.test_media_hostile FILE...``) this module splits the files one after
+another and prints a line for each and its peak memory: the tests start it so, to see crashes, hangs and memory.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import json
+import os
+import queue
+import random
+import resource
+import socket
+import struct
+import subprocess
+import sys
+import tempfile
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import av
+import pytest
+
+from shared.errors import BadMedia
+from tests.clips import Encoding, Shot, Sound, make_clip
+from worker.media.limits import MediaLimits
+from worker.media.probe import probe
+from worker.media.split import split
+
+ROOT = Path(__file__).parents[2]
+LIMITS = MediaLimits()
+
+MUTATED = 320
+#: A file of 40 tiny pictures takes about 30 ms; a machine under load some more.
+DEADLINE_S = 20.0
+MEMORY_LIMIT_BYTES = 600 * 2**20
+
+
+# --- other files and addresses are never opened -------------------------------------------------------------------
+
+
+class Watch:
+    """Says whether a file was opened, by inotify: the kernel's word, whatever library opens it."""
+
+    _IN_OPEN = 0x20
+
+    def __init__(self, path: Path) -> None:
+        libc = ctypes.CDLL(None, use_errno=True)
+        self._fd = libc.inotify_init1(os.O_NONBLOCK)
+        assert self._fd >= 0
+        assert libc.inotify_add_watch(self._fd, str(path).encode(), self._IN_OPEN) >= 0
+
+    def opened(self) -> bool:
+        """Whether the file was opened since the last call."""
+        try:
+            return bool(os.read(self._fd, 4096))
+        except BlockingIOError:
+            return False
+
+    def close(self) -> None:
+        os.close(self._fd)
+
+
+class Listener:
+    """A server on a free loopback port that counts and drops every connection."""
+
+    def __init__(self) -> None:
+        self._socket = socket.create_server(("127.0.0.1", 0))
+        self.port: int = self._socket.getsockname()[1]
+        self.connections = 0
+        threading.Thread(target=self._accept, daemon=True).start()
+
+    def _accept(self) -> None:
+        with suppress(OSError):  # closed by the test
+            while True:
+                connection, _ = self._socket.accept()
+                self.connections += 1
+                connection.close()
+
+    def close(self) -> None:
+        self._socket.close()
+
+
+@contextmanager
+def secret(tmp_path: Path) -> Iterator[tuple[Path, Watch]]:
+    """A playable file that nobody may open, and the watch on it."""
+    path = tmp_path / "secret.ts"
+    make_clip(path, (Shot(seed=81, frames=25),), Encoding(size=(64, 48)))
+    watch = Watch(path)
+    try:
+        yield path, watch
+    finally:
+        watch.close()
+
+
+def playlist(kind: str, target: str) -> str:
+    if kind == "hls":
+        return f"#EXTM3U\n#EXT-X-VERSION:3\n#EXT-X-TARGETDURATION:1\n#EXTINF:1.0,\n{target}\n#EXT-X-ENDLIST\n"
+    if kind == "hls-key":
+        return (
+            "#EXTM3U\n#EXT-X-TARGETDURATION:1\n"
+            f'#EXT-X-KEY:METHOD=AES-128,URI="{target}"\n#EXTINF:1.0,\n{target}\n#EXT-X-ENDLIST\n'
+        )
+    return f"ffconcat version 1.0\nfile '{target}'\n"
+
+
+@pytest.mark.parametrize("name", ["upload.mp4", "upload.m3u8", "upload.ts"])
+@pytest.mark.parametrize("kind", ["hls", "hls-key", "concat"])
+def test_a_playlist_never_opens_the_file_it_names(tmp_path: Path, kind: str, name: str) -> None:
+    with secret(tmp_path) as (target, watch):
+        path = tmp_path / name
+        path.write_text(playlist(kind, str(target) if kind == "concat" else target.name))
+        for stage in (lambda: probe(path, LIMITS), lambda: split(path, tmp_path / "out", limits=LIMITS)):
+            with pytest.raises(BadMedia, match="only names other files"):
+                stage()
+        assert not watch.opened()
+
+
+@pytest.mark.parametrize("kind", ["hls", "concat"])
+def test_the_watch_would_have_seen_it(tmp_path: Path, kind: str) -> None:
+    """The same playlists do open the file when FFmpeg is used without our white lists."""
+    with secret(tmp_path) as (target, watch):
+        path = tmp_path / "upload.m3u8"
+        path.write_text(playlist(kind, str(target) if kind == "concat" else target.name))
+        options = {"safe": "0"} if kind == "concat" else {"extension_picky": "0"}
+        av.open(str(path), options=options).close()
+        assert watch.opened()
+
+
+def test_a_playlist_never_connects(tmp_path: Path) -> None:
+    listener = Listener()
+    url = f"http://127.0.0.1:{listener.port}/a.ts"
+    path = tmp_path / "upload.m3u8"
+    for kind in ("hls", "hls-key", "concat"):
+        path.write_text(playlist(kind, url))
+        with pytest.raises(BadMedia, match="only names other files"):
+            split(path, tmp_path / "out", limits=LIMITS)
+    assert listener.connections == 0
+    # The listener does count: the same playlist, opened without our white lists.
+    path.write_text(playlist("hls", url))
+    options = {"protocol_whitelist": "file,http,tcp,crypto,data", "extension_picky": "0"}
+    with suppress(av.FFmpegError):
+        av.open(str(path), options=options, timeout=5.0).close()
+    assert listener.connections > 0
+    listener.close()
+
+
+@pytest.mark.parametrize(
+    "name", ["concat:secret.ts", "subfile,,start,0,end,0,,:secret.ts", "pipe:0", "http:x"]
+)
+def test_a_name_that_looks_like_a_protocol_is_a_file_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    with secret(tmp_path) as (_, watch):
+        Path(name).write_text("not a video\n" * 10)
+        with pytest.raises(BadMedia, match="no video format we accept"):
+            probe(Path(name), LIMITS)
+        assert not watch.opened()
+
+
+def test_quicktime_references_are_not_followed(tmp_path: Path) -> None:
+    """A movie whose track's data lies in another file, by an absolute path."""
+    with secret(tmp_path) as (target, watch):
+        path = tmp_path / "upload.mov"
+        make_clip(path, (Shot(seed=82, frames=10),), Encoding(size=(64, 48)))
+        path.write_bytes(refer_to(path.read_bytes(), target))
+        with suppress(BadMedia):
+            split(path, tmp_path / "out", limits=LIMITS)
+        assert not watch.opened()
+        with suppress(av.FFmpegError):
+            av.open(str(path), options={"enable_drefs": "1", "use_absolute_path": "1"}).close()
+        assert watch.opened()
+
+
+def refer_to(movie: bytes, target: Path) -> bytes:
+    """Return the movie with its data reference replaced by an alias to ``target`` (moov must come last)."""
+    location = str(target).encode()
+    location += bytes(len(location) % 2)
+    alias = bytes(10) + bytes(1 + 27) + bytes(12) + bytes(1 + 63) + bytes(16)
+    alias += struct.pack(">hh", 0, 0) + bytes(16) + struct.pack(">hh", 2, len(location)) + location
+    alias += struct.pack(">hh", -1, 0)
+    entry = struct.pack(">I4sI", 12 + len(alias), b"alis", 0) + alias
+    dref = struct.pack(">I4sII", 16 + len(entry), b"dref", 0, 1) + entry
+    at = movie.index(b"dref") - 4
+    old = int.from_bytes(movie[at : at + 4], "big")
+    data = bytearray(movie[:at] + dref + movie[at + old :])
+    for box in (b"moov", b"trak", b"mdia", b"minf", b"dinf"):
+        size_at = data.index(box) - 4
+        size = int.from_bytes(data[size_at : size_at + 4], "big") + len(dref) - old
+        data[size_at : size_at + 4] = size.to_bytes(4, "big")
+    return bytes(data)
+
+
+# --- mutations -----------------------------------------------------------------------------------------------------
+
+
+def seeds(folder: Path) -> list[Path]:
+    """Make one tiny file of each container: 40 pictures of two shots, with sound."""
+    shots = (Shot(seed=91, frames=20, move="pan"), Shot(seed=92, frames=20, move="zoom"))
+    small = (96, 64)
+    kinds = {
+        "a.mp4": (Encoding(size=small), Sound(channels=1, rate_hz=16_000)),
+        "b.mkv": (Encoding(size=small, pix_fmt="yuv420p10le"), Sound(codec="flac", rate_hz=16_000)),
+        "c.webm": (
+            Encoding(size=small, codec="libvpx", options={"cpu-used": "8"}),
+            Sound(codec="libopus", rate_hz=48_000),
+        ),
+        "d.avi": (Encoding(size=small, codec="mpeg4", options={}), Sound(codec="libmp3lame")),
+        "e.mov": (
+            Encoding(size=small, codec="mjpeg", pix_fmt="yuvj420p", options={}),
+            Sound(codec="pcm_s16le"),
+        ),
+        "f.ts": (Encoding(size=small, codec="mpeg2video", options={}), Sound(codec="libmp3lame")),
+        "g.flv": (Encoding(size=small, codec="flv", options={}), Sound(codec="libmp3lame")),
+    }
+    for name, (encoding, sound) in kinds.items():
+        make_clip(folder / name, shots, encoding, sound)
+    return [folder / name for name in kinds]
+
+
+def mutate(data: bytes, rng: random.Random) -> bytes:
+    """Return the file with flipped bits, a hole, a moved piece, or its end missing; often in its header."""
+    changed = bytearray(data)
+    reach = rng.choice([64, 600, len(data), len(data)])
+    match rng.choice(["flip", "flip", "many", "truncate", "hole", "move", "header"]):
+        case "flip":
+            for _ in range(rng.randint(1, 12)):
+                changed[rng.randrange(min(reach, len(data)))] ^= 1 << rng.randrange(8)
+        case "many":
+            for _ in range(len(data) // 50):
+                changed[rng.randrange(len(data))] ^= 1 << rng.randrange(8)
+        case "truncate":
+            del changed[rng.randrange(len(data)) :]
+        case "hole":
+            start = rng.randrange(len(data))
+            changed[start : start + rng.randint(1, 4000)] = b"\xff" * rng.randint(0, 4000)
+        case "move":
+            start, size, to = rng.randrange(len(data)), rng.randint(1, 2000), rng.randrange(len(data))
+            piece = changed[start : start + size]
+            changed[to : to + len(piece)] = piece
+        case "header":
+            tag = rng.choice(
+                [b"mdhd", b"stsz", b"stts", b"tkhd", b"avih", b"strh", b"strf", b"avcC", b"\x44\x89", b"\xb0"]
+            )
+            at = data.find(tag)
+            for offset in range(4, 4 + rng.randint(1, 24)):
+                if 0 <= at < len(data) - 30:
+                    changed[at + offset] = rng.choice([0, 0xFF, 0x7F, rng.randrange(256)])
+    return bytes(changed)
+
+
+def test_mutated_files(tmp_path: Path) -> None:
+    """Each gives scenes or one clear error: no crash, no hang, no growing memory."""
+    originals = seeds(tmp_path)
+    sources = [path.read_bytes() for path in originals]
+    rng = random.Random(20_261)
+    files = []
+    for number in range(MUTATED):
+        source = number % len(sources)
+        path = tmp_path / f"m{number:03d}{originals[source].suffix}"
+        path.write_bytes(mutate(sources[source], rng))
+        files.append(path)
+    outcomes, peak_bytes = split_in_child([*originals, *files])
+    assert [outcomes[str(path)]["scenes"] for path in originals] == [2] * len(originals)
+    assert len(outcomes) == MUTATED + len(originals)
+    errors = [outcome["error"] for outcome in outcomes.values() if "error" in outcome]
+    assert 20 < len(errors) < MUTATED  # mutations that hit, and files that survive them
+    for error in errors:
+        assert error.endswith(".") and "\n" not in error and len(error) < 300, error
+    assert peak_bytes < MEMORY_LIMIT_BYTES
+
+
+# --- length --------------------------------------------------------------------------------------------------------
+
+
+def test_memory_does_not_grow_with_length(tmp_path: Path) -> None:
+    """A 2-minute clip, and the same repeated by stream copy to two hours: peak memory within 1.3 times."""
+    shots = [Shot(seed=100 + i, frames=30 + 17 * (i % 3), move="pan") for i in range(12)]
+    short = tmp_path / "short.mp4"
+    frames = sum(shot.frames for shot in shots)
+    encoding = Encoding(size=(96, 64), times_s=tuple(i * 120 / frames for i in range(frames)))
+    make_clip(short, shots, encoding, Sound(channels=1, rate_hz=16_000, duration_s=120.0))
+    long = tmp_path / "long.mp4"
+    repeat(short, long, 60)
+    short_outcomes, short_bytes = split_in_child([short], deadline_s=60.0)
+    long_outcomes, long_bytes = split_in_child([long], deadline_s=200.0)
+    assert short_outcomes[str(short)]["end_s"] == pytest.approx(120, abs=1)
+    assert long_outcomes[str(long)]["end_s"] == pytest.approx(7200, abs=60)
+    assert long_outcomes[str(long)]["scenes"] >= 59 * short_outcomes[str(short)]["scenes"]
+    assert long_bytes <= 1.3 * short_bytes, (long_bytes, short_bytes)
+
+
+def repeat(source: Path, target: Path, times: int) -> None:
+    """Write ``source`` ``times`` times in a row by stream copy."""
+    with av.open(str(target), "w") as output:
+        streams: dict[int, Any] = {}
+        offset_s = 0.0
+        for _ in range(times):
+            with av.open(str(source)) as container:
+                if not streams:
+                    streams = {s.index: output.add_stream_from_template(s) for s in container.streams}
+                for packet in container.demux():
+                    if packet.dts is None or packet.pts is None or packet.time_base is None:
+                        continue
+                    shift = round(offset_s / packet.time_base)
+                    packet.pts, packet.dts = packet.pts + shift, packet.dts + shift
+                    packet.stream = streams[packet.stream_index]
+                    output.mux(packet)
+                offset_s += (container.duration or 0) / 1e6 + 0.2
+
+
+# --- the child -----------------------------------------------------------------------------------------------------
+
+
+def split_in_child(
+    files: Sequence[Path], deadline_s: float = DEADLINE_S
+) -> tuple[dict[str, dict[str, Any]], int]:
+    """Split the files in a process of their own; return the outcome of each and the peak memory in bytes.
+
+    Fails when the process dies or takes longer than ``deadline_s`` over one file.
+    """
+    command = [sys.executable, "-m", "tests.integration.test_media_hostile", *map(str, files)]
+    with subprocess.Popen(
+        command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    ) as child:
+        lines: queue.Queue[str | None] = queue.Queue()
+        assert child.stdout is not None and child.stderr is not None
+        stdout, stderr = child.stdout, child.stderr
+        reader = threading.Thread(target=lambda: [*map(lines.put, stdout), lines.put(None)])
+        said: list[str] = []
+        drainer = threading.Thread(target=lambda: said.extend(stderr))
+        reader.start()
+        drainer.start()
+        answers: list[dict[str, Any]] = []
+        try:
+            while (line := lines.get(timeout=deadline_s + 20 * (not answers))) is not None:
+                answers.append(json.loads(line))
+        except queue.Empty:
+            child.kill()
+            pytest.fail(f"no answer in {deadline_s} s after {answers[-1:]}")
+        finally:
+            reader.join()
+            drainer.join()
+    assert child.returncode == 0, (
+        f"died with {child.returncode} after {answers[-1:]}: {''.join(said)[-2000:]}"
+    )
+    peak_bytes = answers.pop()["peak_bytes"]
+    return {answer["file"]: answer for answer in answers}, peak_bytes
+
+
+def tell(**answer: Any) -> None:
+    sys.stdout.write(json.dumps(answer) + "\n")
+    sys.stdout.flush()
+
+
+def main(files: Sequence[str]) -> None:
+    """Split each file; print ``{"file", "scenes", "end_s"}`` or ``{"file", "error"}``, then the peak memory."""
+    for file in files:
+        with tempfile.TemporaryDirectory() as folder:
+            try:
+                result = split(Path(file), Path(folder), limits=LIMITS)
+            except BadMedia as error:
+                tell(file=file, error=str(error))
+                continue
+            scenes = result.scenes
+            assert scenes[0].start_s == 0.0 and all(scene.end_s > scene.start_s for scene in scenes), scenes
+            assert all(a.end_s == b.start_s for a, b in pairwise(scenes)), scenes
+            assert all(scene.keyframes for scene in scenes), scenes
+            tell(file=file, scenes=len(scenes), end_s=scenes[-1].end_s)
+    tell(peak_bytes=resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])
