@@ -12,6 +12,7 @@ from fractions import Fraction
 from pathlib import Path
 from types import TracebackType
 from typing import Any
+from typing import Any
 
 import av
 import numpy as np
