@@ -1,24 +1,23 @@
 """Which frames stand for a scene, chosen without a second pass and in constant memory.
 
 Frames are held by reference. Recent ones wait until every cut up to their time is settled; those of the open scene
-are thinned by doubling the stride, so at most ``HELD`` of each are alive however long a scene is.
+are thinned by doubling the stride, so about forty are alive however long a scene is.
 """
 
 from __future__ import annotations
 
-from collections import deque
 from dataclasses import dataclass
 from typing import Any
 
 from av.packet import Packet
 from av.video.frame import VideoFrame
 
-from .cuts import SETTLE_S, Cut
+from .cuts import Cut
 from .hardcuts import difference
 from .pictures import bound_frame
 from .planes import Thumb, frame_bytes, sharpness
 
-#: Frames held for the open scene, and as many for the time not settled yet.
+#: Frames held for the open scene, apart from the recent ones.
 HELD = 16
 
 #: Frames that take more than this are scaled to keyframe size before they are held.
@@ -40,25 +39,53 @@ class Candidate:
 
 
 class Recent:
-    """The candidates of the time that may still turn out to belong to another scene."""
+    """The candidates of the time that may still turn out to belong to another scene.
+
+    Whatever scene of at least 0.3 s comes out of it, one of its frames is held: dense frames are held every 0.2 s,
+    and any frame that stays on screen for 0.1 s (screen recordings have such) is held as well.
+    """
+
+    _STRIDE_S = 0.2
+    _STAYS_S = 0.1
+    _MOST = 24
 
     def __init__(self) -> None:
-        self._held: deque[Candidate] = deque()
+        self._held: list[Candidate] = []
+        #: The newest frame, when it is not held.
+        self._passing: Candidate | None = None
 
     def offer(self, ts_s: float, frame: VideoFrame, thumb: Thumb, packet: Packet[Any] | None = None) -> None:
-        """Hold the frame if the last one held is long enough ago, or if it alone comes with its packet."""
-        soon = bool(self._held) and ts_s - self._held[-1].ts_s < SETTLE_S / HELD
-        if soon and (packet is None or self._held[-1].packet is not None):
-            return
-        held = frame if frame_bytes(frame) <= _LARGE_BYTES else bound_frame(frame)
-        self._held.append(Candidate(ts_s, held, thumb, packet))
+        """Take the next frame, to hold it or let it pass."""
+        if self._passing is not None and ts_s - self._passing.ts_s >= self._STAYS_S:
+            self._hold(self._passing)
+        candidate = Candidate(ts_s, frame, thumb, packet)
+        last = self._held[-1] if self._held else None
+        if last is None or ts_s - last.ts_s >= self._STRIDE_S or (packet is not None and last.packet is None):
+            self._hold(candidate)
+        else:
+            self._passing = candidate
 
     def take_until(self, ts_s: float) -> list[Candidate]:
         """Hand over the candidates before ``ts_s``."""
-        taken = []
-        while self._held and self._held[0].ts_s < ts_s:
-            taken.append(self._held.popleft())
+        count = sum(candidate.ts_s < ts_s for candidate in self._held)
+        taken, self._held = self._held[:count], self._held[count:]
         return taken
+
+    def take_rest(self) -> list[Candidate]:
+        """Hand over all candidates, with the very last frame."""
+        if self._passing is not None:
+            self._hold(self._passing)
+        return self.take_until(float("inf"))
+
+    def _hold(self, candidate: Candidate) -> None:
+        self._passing = None
+        if frame_bytes(candidate.frame) > _LARGE_BYTES:
+            candidate.frame = bound_frame(candidate.frame)
+        self._held.append(candidate)
+        if len(self._held) > self._MOST:
+            # Few frames a second, all of them held: the most crowded goes, so no gap grows beyond two steps.
+            middle = range(1, len(self._held) - 1)
+            del self._held[min(middle, key=lambda i: self._held[i + 1].ts_s - self._held[i - 1].ts_s)]
 
 
 class SceneFrames:

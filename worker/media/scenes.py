@@ -76,7 +76,8 @@ class SceneBuilder:
 
     def finish(self, end_s: float) -> tuple[SceneCut, ...]:
         """Close the last scene at ``end_s``; return all of them."""
-        self._settle(float("inf"))
+        for candidate in self._recent.take_rest():
+            self._open.add(candidate)
         self._close(end_s, None)
         return tuple(self._done)
 

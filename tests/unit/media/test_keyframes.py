@@ -130,3 +130,22 @@ def test_pixels_that_are_not_square(tmp_path: Path) -> None:
         container.mux(stream.encode(None))
     keyframe = split(tmp_path / "a.mp4", tmp_path / "out", limits=LIMITS).scenes[0].keyframes[0]
     assert (keyframe.width, keyframe.height) == (320, 180)
+
+
+def test_every_scene_has_a_keyframe_whatever_the_frame_times(tmp_path: Path) -> None:
+    """A screen recording: bursts of frames, then one that stays; each new picture is the first of a stay."""
+    images, times_s, now_s = [], [], 0.0
+    for scene in range(8):
+        base = picture(200 + scene, 320, 180)
+        steps_s = [0.7, 0.04, 0.04, 0.03] if scene % 2 else [0.04, 0.35]
+        for step_s in steps_s:
+            images.append(base)
+            times_s.append(now_s)
+            now_s += step_s
+    write_video(tmp_path / "a.mkv", iter(images), Encoding(times_s=tuple(times_s)))
+    result = split(tmp_path / "a.mkv", tmp_path / "out", limits=LIMITS)
+    assert len(result.scenes) == 8
+    for scene in result.scenes:
+        assert scene.keyframes
+        for keyframe in scene.keyframes:
+            assert scene.start_s - 0.001 <= keyframe.ts_s < scene.end_s
