@@ -1,0 +1,593 @@
+"""The ledger against a real Postgres: claims, leases, fences, advance, retry, rerun, cancel, delete."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from sqlalchemy import select, text, update
+from sqlalchemy.orm import Session
+
+from db import jobs, runs, videos
+from db.engine import get_engine, reading, transact
+from db.jobs import Bell, Claim, RetryPolicy
+from db.runs import Plan
+from db.scenes import scene_id, write_scenes
+from db.tables import Job, Run, Scene, Video
+from shared.contracts import ProcessVideo, Receipt
+from shared.errors import (
+    BadMedia,
+    Conflict,
+    Forbidden,
+    InvalidKey,
+    LeaseLost,
+    ModelFailure,
+    StorageUnavailable,
+    WorkerLost,
+)
+
+pytestmark = pytest.mark.usefixtures("database")
+
+PLAN = Plan(skips={"vision": "unavailable: no model"}, max_failures=3, tmp_ttl_s=3600)
+POLICY = RetryPolicy(max_outages=20, backoff_s=0.0, backoff_max_s=0.0)
+LEASE_S = 60.0
+
+
+def advance(session: Session, video: Video) -> list[Bell]:
+    return runs.advance(session, video, PLAN)
+
+
+def accept(
+    video_id: str = "v1", user_id: str = "u1", *, key: str | None = None, priority: int = 0
+) -> Receipt:
+    request = ProcessVideo(
+        video_id=video_id,
+        user_id=user_id,
+        storage_key=key or f"uploads/{user_id}/{video_id}/a.mp4",
+        priority=priority,
+    )
+    return transact(lambda session: videos.accept(session, request, PLAN, None))[0]
+
+
+def claim(lane: str = "media", owner: str = "n:1:0:2", lease_s: float = LEASE_S) -> Claim | None:
+    return transact(lambda session: jobs.claim(session, lane, owner, lease_s))
+
+
+def must_claim(lane: str = "media", **options: Any) -> Claim:
+    found = claim(lane, **options)
+    assert found is not None, f"nothing claimable in {lane}"
+    return found
+
+
+def nothing(session: Session) -> None:
+    """No rows."""
+
+
+def finish(claimed: Claim, write: Callable[[Session], None] = nothing, **result: Any) -> list[Bell]:
+    return transact(lambda session: jobs.finish(session, claimed, write, result, advance))
+
+
+def fail(claimed: Claim, error: Exception) -> list[Bell]:
+    return transact(lambda session: jobs.fail(session, claimed, error, POLICY, advance))
+
+
+def split(claimed: Claim, scenes: int = 3, windows: int = 2) -> list[Bell]:
+    """Finish a split with so many scenes of one second, one keyframe each, and windows."""
+    rows = [
+        {
+            "idx": i,
+            "start_s": float(i),
+            "end_s": i + 1.0,
+            "kind": "cut",
+            "keyframes": [{"ordinal": 0, "key": f"k{i}"}],
+        }
+        for i in range(scenes)
+    ]
+    return finish(
+        claimed,
+        lambda session: write_scenes(session, claimed.video_id, claimed.user_id, claimed.run, rows),
+        audio_key="a",
+        windows=[[i * 10.0, i * 10.0 + 10] for i in range(windows)],
+    )
+
+
+def run_lane(lane: str) -> int:
+    """Finish everything claimable in a lane."""
+    count = 0
+    while (claimed := claim(lane)) is not None:
+        finish(claimed)
+        count += 1
+    return count
+
+
+def index(video_id: str = "v1") -> None:
+    """Take a freshly accepted video to ``indexed``."""
+    split(must_claim())
+    for lane in ("asr", "face", "text", "media"):
+        assert run_lane(lane)
+    assert state(video_id) == "indexed"
+
+
+def state(video_id: str = "v1") -> str:
+    with reading() as session:
+        return session.scalars(select(Video.state).where(Video.video_id == video_id)).one()
+
+
+def job(job_id: int) -> Job:
+    with reading() as session:
+        return session.scalars(select(Job).where(Job.job_id == job_id)).one()
+
+
+def stages(video_id: str = "v1") -> dict[str, str]:
+    with reading() as session:
+        video = session.scalars(select(Video).where(Video.video_id == video_id)).one()
+        return {name: found.state for name, found in runs.stage_states(session, video_id, video.run).items()}
+
+
+def expire(claimed: Claim) -> None:
+    """Let a lease run out."""
+    transact(
+        lambda session: session.execute(
+            update(Job)
+            .where(Job.job_id == claimed.job_id)
+            .values(lease_until=text("clock_timestamp() - interval '1 second'"))
+        )
+    )
+
+
+def take_back_expired(error: Exception | None = None) -> int:
+    with reading() as session:
+        held = [found for found in jobs.held_jobs(session) if found.expired]
+    for found in held:
+        transact(
+            lambda s, found=found: jobs.take_back(s, found, error or WorkerLost("gone"), POLICY, advance)
+        )  # type: ignore[misc]
+    return len(held)
+
+
+# --- acceptance
+
+
+def test_accepting_twice_makes_one_video_and_one_run() -> None:
+    assert accept().accepted
+    again = accept()
+    assert not again.accepted and again.run == 1
+    with reading() as session:
+        assert len(session.scalars(select(Job)).all()) == 1
+
+
+def test_concurrent_acceptance_makes_one_run() -> None:
+    receipts: list[Receipt] = []
+    threads = [threading.Thread(target=lambda: receipts.append(accept())) for _ in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert sorted(receipt.accepted for receipt in receipts) == [False] * 7 + [True]
+
+
+def test_an_id_of_another_user_is_refused() -> None:
+    accept()
+    with pytest.raises(Forbidden):
+        accept(user_id="u2")
+
+
+def test_the_same_id_for_another_file_is_refused() -> None:
+    accept()
+    with pytest.raises(Conflict):
+        accept(key="uploads/u1/v1/b.mp4")
+
+
+def test_a_refused_key_is_stored_and_a_right_one_accepted_later() -> None:
+    bad = ProcessVideo(video_id="v1", user_id="u1", storage_key="../x")
+    receipt, bells = transact(
+        lambda session: videos.accept(session, bad, PLAN, InvalidKey("storage key '../x' ..."))
+    )
+    assert (receipt.state, receipt.run, bells) == ("failed", 0, [])
+    with reading() as session:
+        status = videos.status(session, "v1", "u1")
+    assert status.error_class == "InvalidKey" and "../x" in (status.error or "")
+    assert accept().accepted
+    assert state() == "uploaded"
+
+
+# --- claims
+
+
+def test_claims_go_by_priority_then_fair_share_then_age() -> None:
+    for video, user, priority in (("a1", "a", 0), ("a2", "a", 0), ("b1", "b", 0), ("c1", "c", 5)):
+        accept(video, user, priority=priority)
+    assert [must_claim().video_id for _ in range(4)] == ["c1", "a1", "b1", "a2"]
+    assert claim() is None
+
+
+def test_two_claimers_never_get_the_same_job() -> None:
+    for i in range(40):
+        accept(f"v{i}")
+    claimed: list[int] = []
+
+    def take() -> None:
+        while (found := claim()) is not None:
+            claimed.append(found.job_id)
+
+    threads = [threading.Thread(target=take) for _ in range(6)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(claimed) == len(set(claimed)) == 40
+
+
+def test_a_job_is_not_claimed_before_its_time() -> None:
+    accept()
+    claimed = must_claim()
+    transact(lambda session: jobs.defer(session, claimed, 3600))
+    assert claim() is None
+
+
+# --- leases and fences
+
+
+def test_a_beat_renews_only_the_own_lease() -> None:
+    accept()
+    claimed = must_claim(lease_s=1.0)
+    before = job(claimed.job_id).lease_until
+    assert transact(lambda session: jobs.beat(session, claimed, 0.5, LEASE_S))
+    after = job(claimed.job_id)
+    assert before is not None and after.lease_until is not None and after.lease_until > before
+    assert after.progress == 0.5
+    stale = Claim(**{**vars(claimed), "attempt": claimed.attempt - 1})
+    assert not transact(lambda session: jobs.beat(session, stale, 0.9, LEASE_S))
+
+
+def test_a_zombie_finishes_nothing() -> None:
+    accept()
+    zombie = must_claim()
+    expire(zombie)
+    assert take_back_expired() == 1
+    second = must_claim(owner="n:1:0:3")
+    assert second.job_id == zombie.job_id and second.attempt == zombie.attempt + 1
+    for stale in (lambda: split(zombie), lambda: fail(zombie, BadMedia("x"))):
+        with pytest.raises(LeaseLost):
+            stale()
+    with reading() as session:
+        assert session.scalars(select(Scene)).all() == []
+    split(second)
+    with pytest.raises(LeaseLost):
+        split(second)
+
+
+def test_a_renewed_lease_is_not_taken_back() -> None:
+    accept()
+    claimed = must_claim()
+    expire(claimed)
+    with reading() as session:
+        (held,) = jobs.held_jobs(session)
+    assert held.expired
+    assert transact(lambda session: jobs.beat(session, claimed, 0.1, LEASE_S))
+    transact(lambda session: jobs.take_back(session, held, WorkerLost("gone"), POLICY, advance))
+    assert job(claimed.job_id).state == "running"
+    split(claimed)
+
+
+def test_two_reconcilers_take_back_once() -> None:
+    accept()
+    expire(must_claim())
+    with reading() as session:
+        (held,) = jobs.held_jobs(session)
+    barrier = threading.Barrier(2)
+
+    def take_back() -> None:
+        barrier.wait()
+        transact(lambda session: jobs.take_back(session, held, WorkerLost("gone"), POLICY, advance))
+
+    threads = [threading.Thread(target=take_back) for _ in range(2)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert job(held.job_id).failures == 1
+
+
+def test_a_stopping_node_releases_uncounted() -> None:
+    accept()
+    claimed = must_claim(owner="media@h:10:0:11")
+    assert transact(lambda session: jobs.release(session, "media@h:1:")) == 0
+    assert transact(lambda session: jobs.release(session, "media@h:10:")) == 1
+    again = job(claimed.job_id)
+    assert (again.state, again.failures, again.outages) == ("queued", 0, 0)
+
+
+# --- failures
+
+
+def test_a_permanent_error_fails_at_once() -> None:
+    accept()
+    fail(must_claim(), BadMedia("the file is empty: upload it again"))
+    with reading() as session:
+        status = videos.status(session, "v1", "u1")
+    assert (status.state, status.error_class) == ("failed", "BadMedia")
+    assert {found.stage: found.state for found in status.stages}["sidecar"] == "skipped"
+
+
+def test_counted_failures_end_at_the_maximum() -> None:
+    accept()
+    for n in range(1, 4):
+        claimed = must_claim()
+        assert claimed.attempt == n
+        fail(claimed, ModelFailure("boom"))
+    assert claim() is None
+    assert state() == "failed"
+
+
+def test_outages_are_not_counted_as_failures_but_have_their_own_end() -> None:
+    accept()
+    for _ in range(POLICY.max_outages - 1):
+        fail(must_claim(), StorageUnavailable("away"))
+    found = job(must_claim().job_id)
+    assert (found.failures, found.outages) == (0, POLICY.max_outages - 1)
+    fail(Claim(**{**vars_of(found)}), StorageUnavailable("away"))
+    assert state() == "failed"
+
+
+def vars_of(found: Job) -> dict[str, Any]:
+    names = (
+        "job_id",
+        "attempt",
+        "video_id",
+        "user_id",
+        "lane",
+        "run",
+        "stage",
+        "part",
+        "failures",
+        "payload",
+    )
+    return {**{name: getattr(found, name) for name in names}, "owner": found.lease_owner}
+
+
+def test_an_error_message_is_stored_clean_and_capped() -> None:
+    accept()
+    fail(must_claim(), BadMedia("a\x00b\ud800" + "x" * 10_000))
+    with reading() as session:
+        error = videos.status(session, "v1", "u1").error
+    assert error is not None and "\x00" not in error and len(error) == jobs.MAX_ERROR_CHARS
+
+
+# --- the pipeline
+
+
+def test_a_video_goes_through_to_indexed() -> None:
+    accept()
+    bells = split(must_claim())
+    assert sorted({bell.lane for bell in bells}) == ["asr", "face"]
+    assert stages()["vision"] == "skipped"
+    assert run_lane("face") == 1
+    assert run_lane("asr") == 2
+    assert run_lane("text") == 1
+    assert run_lane("media") == 2  # sidecar and sweep
+    assert state() == "indexed"
+    with reading() as session:
+        run = session.scalars(select(Run)).one()
+        assert run.ended_at is not None
+
+
+def test_stages_with_nothing_to_do_are_done() -> None:
+    accept()
+    split(must_claim(), scenes=1, windows=0)
+    assert stages()["asr"] == "done"
+    run_lane("text")
+    run_lane("face")
+    run_lane("media")
+    assert state() == "indexed"
+
+
+def test_a_failed_last_part_strands_nothing() -> None:
+    accept()
+    split(must_claim())
+    finish(must_claim("asr"))
+    fail(must_claim("asr"), BadMedia("x"))
+    run_lane("face")
+    run_lane("media")
+    assert stages()["text"] == "skipped"
+    assert state() == "partial"
+    with reading() as session:
+        status = videos.status(session, "v1", "u1")
+    assert status.published_run == 1
+    assert "upstream asr failed" in {found.error for found in status.stages}
+
+
+def test_a_lost_transition_is_found_and_made() -> None:
+    accept()
+    claimed = must_claim()
+    # As if the worker had committed its job and died before advancing.
+    transact(lambda session: session.execute(update(Job).values(state="failed", lease_owner=None)))
+    with reading() as session:
+        assert runs.stuck_videos(session) == ["v1"]
+
+    def go_on(session: Session) -> None:
+        video = jobs.lock_video(session, claimed.video_id)
+        assert video is not None
+        advance(session, video)
+
+    transact(go_on)
+    assert state() == "failed"
+    with reading() as session:
+        assert runs.stuck_videos(session) == []
+
+
+# --- retry, rerun, cancel, delete
+
+
+def change(act: Callable[[Session, Video], Any], video_id: str = "v1") -> Any:
+    return transact(lambda session: act(session, videos.lock(session, video_id, "u1")))
+
+
+def test_retry_resets_failures_never_attempts() -> None:
+    accept()
+    split(must_claim())
+    for _ in range(3):
+        fail(must_claim("face"), ModelFailure("boom"))
+    run_lane("asr")
+    run_lane("text")
+    finish(must_claim("media"))  # the sidecar; the sweep waits for the retry's sake
+    assert state() == "partial"
+    change(lambda session, video: runs.retry(session, video, PLAN))
+    claimed = must_claim("face")
+    assert (claimed.attempt, claimed.failures) == (4, 0)
+    finish(claimed)
+    run_lane("media")
+    assert state() == "indexed"
+
+
+def test_retry_of_what_did_not_fail_is_refused() -> None:
+    accept()
+    index()
+    with pytest.raises(Conflict):
+        change(lambda session, video: runs.retry(session, video, PLAN))
+
+
+def test_rerun_of_a_stage_makes_it_and_what_follows() -> None:
+    accept()
+    index()
+    change(lambda session, video: runs.rerun(session, video, ["text"], PLAN))
+    found = stages()
+    assert {name: found[name] for name in ("split", "asr", "face", "text")} == {
+        "split": "carried", "asr": "carried", "face": "carried", "text": "queued",
+    }  # fmt: skip
+    with reading() as session:
+        status = videos.status(session, "v1", "u1")
+    assert (status.run, status.published_run) == (2, 1)
+    run_lane("text")
+    run_lane("media")
+    with reading() as session:
+        run = session.get(Run, ("v1", 2))
+        assert run is not None and run.made["text"] == 2 and run.made["asr"] == 1
+        assert videos.status(session, "v1", "u1").published_run == 2
+
+
+def test_rerun_of_asr_makes_the_audio_first() -> None:
+    accept()
+    index()
+    change(lambda session, video: runs.rerun(session, video, ["asr"], PLAN))
+    assert stages()["audio"] == "queued"
+    assert claim("asr") is None
+    finish(must_claim("media"), audio_key="b", windows=[[0, 10]])
+    assert run_lane("asr") == 2
+
+
+def test_a_rerun_fences_out_the_run_before() -> None:
+    accept()
+    old = must_claim()
+    change(lambda session, video: runs.rerun(session, video, [], PLAN))
+    with pytest.raises(LeaseLost):
+        split(old)
+    assert not transact(lambda session: jobs.beat(session, old, 0.1, LEASE_S))
+    new = must_claim()
+    assert (new.run, new.stage) == (2, "split")
+
+
+def test_a_failed_rerun_keeps_what_is_published() -> None:
+    accept()
+    index()
+    change(lambda session, video: runs.rerun(session, video, [], PLAN))
+    fail(must_claim(), BadMedia("x"))
+    with reading() as session:
+        status = videos.status(session, "v1", "u1")
+    assert (status.state, status.published_run) == ("failed", 1)
+
+
+def test_cancel_stops_and_a_zombie_lets_go() -> None:
+    accept()
+    running = must_claim()
+    accepted, _ = change(lambda session, video: runs.cancel(session, video, PLAN))
+    assert accepted and state() == "cancelled"
+    with reading() as session:
+        assert jobs.leases_held(session, "v1", but=0) == 1
+    with pytest.raises(LeaseLost):
+        split(running)
+    transact(lambda session: jobs.let_go(session, running))
+    with reading() as session:
+        assert jobs.leases_held(session, "v1", but=0) == 0
+    assert change(lambda session, video: runs.cancel(session, video, PLAN))[0] is False
+
+
+def test_a_cancelled_video_is_retried_from_the_start() -> None:
+    accept()
+    must_claim()
+    change(lambda session, video: runs.cancel(session, video, PLAN))
+    change(lambda session, video: runs.retry(session, video, PLAN))
+    claimed = must_claim()
+    assert (claimed.run, claimed.stage) == (2, "split")
+
+
+def test_delete_leaves_a_tombstone_only() -> None:
+    accept()
+    index()
+    change(lambda session, video: runs.begin_delete(session, video, PLAN))
+    erase = must_claim("media")
+    assert erase.stage == "erase"
+
+    def erase_all(session: Session) -> None:
+        video = jobs.lock_video(session, "v1")
+        assert video is not None
+        runs.erase_rows(session, video, erase.job_id)
+        runs.erase_again(session, video, PLAN)
+
+    finish(erase, erase_all)
+    with reading() as session:
+        assert session.scalars(select(Scene)).all() == []
+        assert session.scalars(select(Run)).all() == []
+        assert [found.stage for found in session.scalars(select(Job))] == ["erase", "erase"]
+        video = session.scalars(select(Video)).one()
+        assert (video.state, video.storage_key) == ("deleted", "")
+    with pytest.raises(Conflict):
+        accept()
+
+
+def test_erasure_outlasts_any_outage() -> None:
+    accept()
+    change(lambda session, video: runs.begin_delete(session, video, PLAN))
+    for _ in range(POLICY.max_outages + 5):
+        fail(must_claim("media"), StorageUnavailable("away"))
+    assert must_claim("media").stage == "erase"
+
+
+# --- ids
+
+
+def test_scene_ids_depend_on_video_split_and_place_only() -> None:
+    assert scene_id("v", 1, 0) == scene_id("v", 1, 0)
+    assert len({scene_id("v", 1, 0), scene_id("v", 1, 1), scene_id("v", 2, 0), scene_id("w", 1, 0)}) == 4
+
+
+def test_many_finishers_advance_a_stage_once() -> None:
+    """The last parts of two stages end at the same moment, again and again: each next stage starts once."""
+    for i in range(5):
+        accept(f"v{i}")
+        split(must_claim(), scenes=24, windows=6)
+    claims: list[Claim] = []
+    for lane in ("asr", "face"):
+        while (found := claim(lane)) is not None:
+            claims.append(found)
+    errors: list[BaseException] = []
+
+    def end(mine: list[Claim]) -> None:
+        try:
+            for found in mine:
+                finish(found)
+        except BaseException as error:  # noqa: BLE001 - shown by the assertion below
+            errors.append(error)
+
+    threads = [threading.Thread(target=end, args=(claims[n::6],)) for n in range(6)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert errors == []
+    with reading() as session:
+        texts = session.scalars(select(Job).where(Job.stage == "text")).all()
+    assert sorted(found.video_id or "" for found in texts) == [f"v{i}" for i in range(5)]
+    assert get_engine().pool.checkedout() == 0  # type: ignore[attr-defined]
