@@ -74,7 +74,8 @@ class Fleet:
             **environment,
         }
         self.nodes: dict[str, NodeProcess] = {}
-        self.storage = open_storage(StorageConfig(backend="local", root=home / "storage"))
+        self.storage_root = Path(environment.get("STORAGE_ROOT", home / "storage"))
+        self.storage = open_storage(StorageConfig(backend="local", root=self.storage_root))
         self.storage.ensure_buckets()
         self.client = Client(redis_url, timeout_s=30)
         (home / "logs").mkdir(parents=True, exist_ok=True)

@@ -1,0 +1,272 @@
+"""Breaks a running fleet at random moments, and restarts what a supervisor would restart.
+
+Every fault is real: signals to processes, servers stopped and killed, FLUSHALL, the storage folder renamed away, a
+full file system. Moments, kinds and victims come from one seeded generator; what happened is kept for the report.
+"""
+
+from __future__ import annotations
+
+import random
+import signal
+import subprocess
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import psutil
+import redis
+
+from shared.client import Client
+from shared.errors import Outage
+from shared.storage import upload_key
+from tests.faults.material import Source
+from tests.fleet import Fleet, eventually
+from tests.services import PostgresServer, RedisServer
+
+#: Deaths of pool children count against a job: the third would rightly fail it, so a job is spared that.
+_SPARED_FAILURES = 2
+
+
+@dataclass(frozen=True)
+class Fault:
+    """One thing that was broken."""
+
+    at_s: float
+    kind: str
+    #: Jobs that were running at that moment.
+    running: int
+    seconds: float
+    detail: str
+
+
+class FullDisk:
+    """Makes the storage (and the nodes' working folders) refuse to grow, by the kernel's own word.
+
+    Where file systems may be mounted (root with that right), the storage lies on a small tmpfs, which is filled up:
+    ENOSPC. Elsewhere the nodes' processes get a file-size limit (``prlimit RLIMIT_FSIZE``, which needs no right):
+    EFBIG from the same calls.
+    """
+
+    _SIZE_BYTES = 64 * 2**20
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        root.mkdir(parents=True, exist_ok=True)
+        command = ["mount", "-t", "tmpfs", "-o", f"size={self._SIZE_BYTES}", "scenefleet-test", str(root)]
+        self.mounted = subprocess.run(command, capture_output=True, check=False).returncode == 0
+        self.how = "ENOSPC on a full tmpfs" if self.mounted else "EFBIG by RLIMIT_FSIZE"
+
+    def environment(self, home: Path) -> dict[str, str]:
+        """For the ``Fleet`` whose storage and working folders are to lie on this disk."""
+        (self.root / "work").mkdir()
+        home.mkdir(parents=True, exist_ok=True)
+        (home / "work").symlink_to(self.root / "work")
+        # A folder below the mount point: that itself could not be renamed away.
+        return {"STORAGE_ROOT": str(self.root / "storage")}
+
+    def unmount(self) -> None:
+        if self.mounted:
+            subprocess.run(["umount", "--lazy", str(self.root)], check=True)
+
+    @contextmanager
+    def full(self, fleet: Fleet) -> Iterator[None]:
+        if self.mounted:
+            with self._filled():
+                yield
+        else:
+            with self._limited(fleet):
+                yield
+
+    @contextmanager
+    def _filled(self) -> Iterator[None]:
+        ballast = self.root / "ballast"
+        try:
+            with ballast.open("wb", buffering=0) as sink:
+                for size_bytes in (2**20, 4096, 1):
+                    try:
+                        while True:
+                            sink.write(b"\0" * size_bytes)
+                    except OSError:
+                        continue  # as full as it gets with this size
+            yield
+        finally:
+            ballast.unlink()
+
+    @contextmanager
+    def _limited(self, fleet: Fleet) -> Iterator[None]:
+        # Above what the logs have grown to, which the same processes write, and below a clip's audio.
+        limit_bytes = max(path.stat().st_size for path in (fleet.home / "logs").iterdir()) + 2**16
+        limited: list[tuple[psutil.Process, tuple[int, int]]] = []
+        for node in list(fleet.nodes.values()):
+            for process in node.children:
+                try:
+                    before = process.rlimit(psutil.RLIMIT_FSIZE)
+                    process.rlimit(psutil.RLIMIT_FSIZE, (limit_bytes, before[1]))
+                    limited.append((process, before))
+                except psutil.NoSuchProcess:
+                    continue
+        try:
+            yield
+        finally:
+            for process, before in limited:
+                try:
+                    process.rlimit(psutil.RLIMIT_FSIZE, before)
+                except psutil.NoSuchProcess:
+                    continue
+
+
+class Chaos:
+    """One fleet, its servers and its storage, and the faults done to them."""
+
+    def __init__(
+        self,
+        fleet: Fleet,
+        postgres: PostgresServer,
+        redis_server: RedisServer,
+        disk: FullDisk,
+        *,
+        seed: int,
+    ) -> None:
+        self.fleet, self.postgres, self.redis_server, self.disk = fleet, postgres, redis_server, disk
+        self.seed = seed
+        self.random = random.Random(seed)
+        self.faults: list[Fault] = []
+        self.resent = 0
+        self.began = time.monotonic()
+        self._client = Client(fleet.redis_url, timeout_s=6)
+
+    @property
+    def kinds(self) -> dict[str, Callable[[], str]]:
+        return {
+            "pool child kill -9": self.kill_child,
+            "node kill -9, restarted": self.kill_node,
+            "Redis restart": self.restart_redis,
+            "Redis kill -9": self.kill_redis,
+            "Redis FLUSHALL": self.flush_redis,
+            "Postgres restart": self.restart_postgres,
+            "Postgres kill -9": self.kill_postgres,
+            "storage away": self.take_storage_away,
+            "disk full": self.fill_disk,
+        }
+
+    def inject(self, kind: str) -> None:
+        """Do one fault while something runs, and note it."""
+        running = self._wait_running()
+        began = time.monotonic()
+        detail = self.kinds[kind]()
+        self.faults.append(
+            Fault(began - self.began, kind, running, round(time.monotonic() - began, 2), detail)
+        )
+        print(f"  {began - self.began:6.1f} s  {kind:24} {detail} ({running} jobs were running)", flush=True)
+
+    def pause(self, least_s: float = 0.1, most_s: float = 1.5) -> None:
+        """Let a random time pass: the moment of the next fault."""
+        time.sleep(self.random.uniform(least_s, most_s))
+
+    def _wait_running(self) -> int:
+        """A fault that meets an idle fleet shows nothing: wait for a running job."""
+        return eventually(
+            lambda: len(self.fleet.rows("SELECT 1 FROM jobs WHERE state = 'running'")),
+            within_s=120,
+            what="a job runs",
+            every_s=0.05,
+        )
+
+    # --- the faults
+
+    def kill_child(self) -> str:
+        """kill -9 a child that runs a job (any child, when the job has just ended)."""
+        rows = self.fleet.rows(
+            "SELECT lease_owner, stage FROM jobs WHERE state = 'running' AND failures < %s ORDER BY job_id",
+            _SPARED_FAILURES,
+        )
+        spared = self.fleet.rows(
+            "SELECT lease_owner FROM jobs WHERE state = 'running' AND failures >= %s", _SPARED_FAILURES
+        )
+        pids = {int(row["lease_owner"].rsplit(":", 1)[1]): row["stage"] for row in rows}
+        spared_pids = {int(row["lease_owner"].rsplit(":", 1)[1]) for row in spared}
+        children = [child for node in self.fleet.nodes.values() for child in node.children]
+        busy = [child for child in children if child.pid in pids]
+        victim = self.random.choice(busy or [child for child in children if child.pid not in spared_pids])
+        victim.kill()
+        return f"pid {victim.pid}, stage {pids.get(victim.pid, 'none')}"
+
+    def kill_node(self) -> str:
+        name = self.random.choice(sorted(self.fleet.nodes))
+        family = self.fleet.nodes[name].family
+        self.fleet.kill(name)
+        self.pause(0.0, 1.0)
+        self.fleet.start(family, name=name)
+        return name
+
+    def restart_redis(self) -> str:
+        return self._restart(self.redis_server, signal.SIGTERM)
+
+    def kill_redis(self) -> str:
+        return self._restart(self.redis_server, signal.SIGKILL)
+
+    def flush_redis(self) -> str:
+        with redis.Redis.from_url(self.fleet.redis_url) as client:
+            keys = client.dbsize()
+            client.flushall()
+        return f"{keys} keys gone"
+
+    def restart_postgres(self) -> str:
+        return self._restart(self.postgres, signal.SIGINT)
+
+    def kill_postgres(self) -> str:
+        return self._restart(self.postgres, signal.SIGKILL)
+
+    def _restart(self, server: PostgresServer | RedisServer, how: signal.Signals) -> str:
+        assert server.process is not None
+        backends = psutil.Process(server.process.pid).children(recursive=True)
+        server.stop(how)
+        # A killed Postgres leaves its backends to notice; a new one refuses to start beside them.
+        psutil.wait_procs(backends, timeout=30)
+        away_s = self.random.uniform(0.0, 2.0)
+        time.sleep(away_s)
+        server.start()
+        return f"away {away_s:.1f} s and the start"
+
+    def take_storage_away(self) -> str:
+        root = self.fleet.storage_root
+        away, away_s = root.with_name("away"), self.random.uniform(0.5, 3.0)
+        root.rename(away)
+        try:
+            time.sleep(away_s)
+        finally:
+            away.rename(root)
+        return f"away {away_s:.1f} s"
+
+    def fill_disk(self) -> str:
+        full_s = self.random.uniform(0.5, 3.0)
+        with self.disk.full(self.fleet):
+            time.sleep(full_s)
+        return f"{self.disk.how}, full {full_s:.1f} s"
+
+    # --- what goes on meanwhile
+
+    def send(self, source: Source, *, within_s: float = 120) -> None:
+        """Store and hand over a video as a client does: again after each outage, until it has its receipt."""
+        key = upload_key(source.user_id, source.video_id, source.path.name)
+        deadline = time.monotonic() + within_s
+        while True:
+            try:
+                self.fleet.storage.put_file("uploads", key, source.path, "video/mp4")
+                self._client.process(source.video_id, source.user_id, key, priority=source.priority)
+                return
+            except Outage as error:
+                if time.monotonic() > deadline:
+                    raise AssertionError(f"no receipt for {source.video_id} in {within_s:g} s") from error
+                self.resent += 1
+                time.sleep(0.2)
+
+    def table(self) -> str:
+        """The faults done, by kind."""
+        lines = ["| fault | times | jobs running at the time |", "|---|---|---|"]
+        for kind in self.kinds:
+            done = [fault for fault in self.faults if fault.kind == kind]
+            lines.append(f"| {kind} | {len(done)} | {sum(fault.running for fault in done)} |")
+        return "\n".join(lines)
