@@ -382,7 +382,14 @@ def rerun(session: Session, video: Video, stages: Collection[str], plan: Plan) -
     """Process again: all stages, or the named ones and those downstream; the published run stays searchable.
 
     A stage that no published or current run has finished is made as well. Cancels what runs.
+
+    Raises:
+        Conflict: the video was refused at acceptance: there is nothing to process.
     """
+    if video.run == 0:
+        raise Conflict(
+            f"video {video.video_id} was refused at acceptance: send it again with a right storage key"
+        )
     wanted = (
         graph.with_downstream(stages)
         if stages

@@ -124,6 +124,7 @@ class Job(Base):
         Index(
             "ix_jobs_claim",
             "lane",
+            "user_id",
             text("priority DESC"),
             "created_at",
             "job_id",

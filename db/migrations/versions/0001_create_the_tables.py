@@ -133,7 +133,7 @@ def upgrade() -> None:
     op.create_index(
         "ix_jobs_claim",
         "jobs",
-        ["lane", sa.literal_column("priority DESC"), "created_at", "job_id"],
+        ["lane", "user_id", sa.literal_column("priority DESC"), "created_at", "job_id"],
         unique=False,
         postgresql_where=sa.text("state = 'queued'"),
     )
