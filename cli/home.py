@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from shared.errors import Conflict, InvalidRequest
-from shared.settings import Settings
+from shared.settings import Settings, load_settings
 
 SECRET_BYTES = 24
 
@@ -116,6 +116,16 @@ class Home:
 
     def remove_run(self) -> None:
         self.run_file.unlink(missing_ok=True)
+
+
+def configured_settings() -> Settings:
+    """The settings as the environment has them, without the servers that an `up` runs (or ran) here.
+
+    Raises:
+        InvalidRequest: a value is not acceptable.
+    """
+    load_settings()  # says what is wrong in a sentence
+    return Settings()
 
 
 def write_private(path: Path, value: dict[str, Any]) -> None:

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from cli.embedded import postgres, redis_server
 from cli.findings import Check, Finding
-from cli.home import Home
+from cli.home import Home, configured_settings
 from shared.settings import GiB, Settings
 
 OLDEST_PYTHON = (3, 11)
@@ -50,7 +50,7 @@ def check_python(settings: Settings) -> Iterator[Finding]:
 
 def is_embedded(settings: Settings) -> bool:
     """Whether `up` runs a server of its own here: no URL in the environment (run.json does not count)."""
-    configured = Settings()
+    configured = configured_settings()
     return not (configured.postgres_url and configured.redis_url)
 
 
@@ -74,7 +74,7 @@ def check_packages(settings: Settings) -> Iterator[Finding]:
 
 def check_servers(settings: Settings) -> Iterator[Finding]:
     """The binaries of the embedded servers, where they are needed."""
-    configured = Settings()
+    configured = configured_settings()
     if configured.postgres_url:
         yield Finding(check="embedded postgres", state="ok", detail="not needed, POSTGRES_URL is set")
     else:

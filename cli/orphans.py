@@ -17,6 +17,9 @@ from cli.home import Home
 #: Set for everything that ``up`` starts.
 MARK = "SCENEFLEET_UP"
 STOP_LIMIT_S = 40.0
+#: Nodes get less: with supervisord their log pipe is gone, and Celery, which writes to it first thing when asked to end,
+#: then ignores the request. Their jobs go to others when their leases run out.
+NODE_LIMIT_S = 4.0
 SERVERS = {"postgres": signal.SIGINT, "redis-server": signal.SIGTERM}
 
 
@@ -50,25 +53,30 @@ def _server_name(process: psutil.Process) -> str | None:
 def stop(home: Home, limit_s: float = STOP_LIMIT_S) -> int:
     """Stop them: first what would restart the others, then nodes, then the servers; returns how many there were."""
     found = find(home)
-    servers = [process for process in found if _server_name(process) is not None]
-    runners = [process for process in found if process not in servers and _is_runner(process)]
-    nodes = [process for process in found if process not in servers and process not in runners]
+    kinds: dict[str, list[psutil.Process]] = {"runner": [], "node": [], **{name: [] for name in SERVERS}}
+    for process in found:
+        kinds[_kind(process)].append(process)
     # A runner asked to end would stop its programs one by one; killed, it leaves them to us.
-    _end(runners, signal.SIGKILL, limit_s)
-    # A node's main process ends its children itself.
-    pids = {process.pid for process in nodes}
-    _end([process for process in nodes if _parent(process) not in pids], signal.SIGTERM, limit_s)
-    _end([process for process in nodes if process.is_running()], signal.SIGKILL, limit_s)
+    _end(kinds["runner"], signal.SIGKILL, limit_s)
+    _end(_roots(kinds["node"]), signal.SIGTERM, min(limit_s, NODE_LIMIT_S))
+    _end([process for process in kinds["node"] if process.is_running()], signal.SIGKILL, limit_s)
     for name, stop_signal in reversed(SERVERS.items()):
-        _end([process for process in servers if _server_name(process) == name], stop_signal, limit_s)
+        _end(_roots(kinds[name]), stop_signal, limit_s)
     return len(found)
 
 
-def _is_runner(process: psutil.Process) -> bool:
+def _kind(process: psutil.Process) -> str:
     try:
-        return "supervisor.supervisord" in process.cmdline()
+        runner = "supervisor.supervisord" in process.cmdline()
+        return _server_name(process) or ("runner" if runner else "node")
     except psutil.Error:
-        return False
+        return "node"  # ended meanwhile: nothing will be sent to it
+
+
+def _roots(processes: list[psutil.Process]) -> list[psutil.Process]:
+    """Those that no other of them started: a main process ends its children itself."""
+    pids = {process.pid for process in processes}
+    return [process for process in processes if _parent(process) not in pids]
 
 
 def _parent(process: psutil.Process) -> int:

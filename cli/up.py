@@ -8,6 +8,7 @@ import subprocess
 import sys
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor, wait
 from types import FrameType
 
 from rich.console import Console
@@ -18,9 +19,9 @@ from rich.table import Table
 
 from cli import orphans, screen
 from cli.fleet import Fleet, NodeView
-from cli.home import Home
+from cli.home import Home, configured_settings
 from shared.errors import Outage, ScenefleetError
-from shared.settings import child_environment, get_settings, load_settings
+from shared.settings import child_environment, get_settings
 
 DETACH_LIMIT_S = 600.0
 DOWN_LIMIT_S = 240.0
@@ -59,7 +60,7 @@ class Signals:
 def run_foreground() -> int:
     """Run until a signal comes or the process runner ends; returns the exit status."""
     console = screen.make_console(stderr=True)
-    fleet = Fleet(load_settings())
+    fleet = Fleet(configured_settings())
     signals = Signals()
     status = 0
     problem: ScenefleetError | None = None
@@ -84,13 +85,14 @@ def run_foreground() -> int:
 
 def _stop(fleet: Fleet, signals: Signals) -> None:
     """Stop in order; a second signal meanwhile makes it short."""
-    worker = threading.Thread(target=fleet.stop, name="stop")
-    worker.start()
-    while worker.is_alive():
-        worker.join(0.2)
-        if signals.hurry.is_set() and worker.is_alive():
-            fleet.hurry()
-            signals.hurry.clear()
+    with ThreadPoolExecutor(max_workers=1) as pool:
+        stopped = pool.submit(fleet.stop)
+        while not stopped.done():
+            wait([stopped], timeout=0.2)
+            if signals.hurry.is_set():
+                signals.hurry.clear()
+                fleet.hurry()
+        stopped.result()
 
 
 def node_table(views: list[NodeView]) -> Table:
@@ -207,7 +209,7 @@ def run_detached() -> int:
     deadline = time.monotonic() + DETACH_LIMIT_S
     try:
         with console.status("starting"):
-            while not (settled := home.read_run().get("settled")):
+            while not (settled := _settled(home, process.pid)):
                 if process.poll() is not None:
                     raise Outage(f"`up` ended: {_last_line(log)} (log: {log})")
                 if time.monotonic() > deadline:
@@ -225,6 +227,12 @@ def run_detached() -> int:
     if settled != "ready":
         raise Outage(f"not every node is ready: read {log}")
     return 0
+
+
+def _settled(home: Home, pid: int) -> str | None:
+    """How the start of that process ended; None while it has not. A killed `up` may have left another's answer."""
+    run = home.read_run()
+    return run.get("settled") if run.get("pid") == pid else None
 
 
 def _last_line(path: os.PathLike[str]) -> str:
