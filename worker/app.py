@@ -15,7 +15,7 @@ from shared.settings import get_settings
 
 _settings = get_settings()
 
-app = Celery("scenefleet", include=["tasks.jobs", "tasks.video", "tasks.text", "tasks.search"])
+app = Celery("scenefleet", include=["tasks.jobs", "tasks.video", "tasks.text", "tasks.search", "worker.boot"])
 app.conf.update(
     broker_config(
         # No URL and no embedded Redis: say so when somebody connects, not when somebody imports.
@@ -47,14 +47,3 @@ if _settings.family:
 @signals.setup_logging.connect
 def _setup_logging(**_: object) -> None:
     configure_logs(_settings)
-
-
-def install_boot() -> None:
-    """Attach the node's readiness and housekeeping to the worker; does nothing in other processes."""
-    from worker import boot
-
-    boot.install(app, _settings)
-
-
-if _settings.family:
-    install_boot()

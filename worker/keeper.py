@@ -11,7 +11,6 @@ import os
 import threading
 import time
 from collections.abc import Callable
-from typing import TYPE_CHECKING
 
 import redis
 from redis.exceptions import RedisError
@@ -22,9 +21,7 @@ from shared.errors import DatabaseUnavailable, Outage
 from shared.logs import get_logger
 from shared.settings import Settings
 from worker import reconcile
-
-if TYPE_CHECKING:
-    from worker.boot import Node
+from worker.node import Node
 
 log = get_logger(__name__)
 
