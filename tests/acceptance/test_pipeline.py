@@ -13,7 +13,7 @@ import psycopg
 import pytest
 
 from shared.contracts import ScenePage
-from tests.fleet import ROOT, Fleet
+from tests.fleet import ROOT, Fleet, eventually
 from tests.services import PostgresServer, RedisServer
 
 VIDEO = "sample"
@@ -91,7 +91,7 @@ def test_rows_and_sidecars_are_complete_and_single(indexed: Fleet, page: ScenePa
     assert {row["n"] for row in embeddings} == {1}
     sidecars = {key for key in indexed.objects() if key.startswith("sidecars/")}
     assert sidecars == {scene.sidecar_key for scene in page.scenes}
-    assert not indexed.objects("tmp"), "the run's audio is gone"
+    eventually(lambda: not indexed.objects("tmp"), within_s=60, what="the run's audio is swept")
 
 
 def test_sidecars_match_their_schema(indexed: Fleet, page: ScenePage) -> None:
