@@ -1,7 +1,7 @@
 """Speech recognition by PocketSphinx (US English), for machines with neither a GPU nor a model hub.
 
-Each window of speech is an utterance of its own, given whole (`full_utt`): streamed in chunks, a clip is decoded
-differently after another clip. A window is at most 10 s long because decoding holds the GIL: nothing else in the
+Each window of speech is an utterance of its own, given whole (`full_utt`) to a front end that starts anew: otherwise a
+clip is decoded differently after another clip. A window is at most 10 s long because decoding holds the GIL: nothing else in the
 process, such as a heartbeat, runs meanwhile.
 """
 
@@ -97,6 +97,9 @@ class PocketSphinxTranscriber(Transcriber):
     def _decode(self, window: Float32) -> Decoder:
         decoder = self._decoder
         assert decoder is not None
+        # Forgets the noise it learned: without this, times and confidences (now and then words) depend on what was
+        # decoded before, even with full_utt.
+        decoder.reinit_feat()
         decoder.start_utt()
         try:
             decoder.process_raw((window * 32767).astype("<i2").tobytes(), full_utt=True)

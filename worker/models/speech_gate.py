@@ -85,11 +85,13 @@ class SpeechGate:
         Returns: float32 [ceil(N / 512)], 0..1.
         """
         count = -(-len(audio) // FRAME)
+        if not count:
+            return np.zeros(0, np.float32)
         padded = np.zeros(_CONTEXT + count * FRAME, np.float32)
         padded[_CONTEXT : _CONTEXT + len(audio)] = audio
         frames = torch.from_numpy(padded).unfold(0, _CONTEXT + FRAME, FRAME)
         state: tuple[torch.Tensor, torch.Tensor] | None = None
-        parts = [np.zeros(0, np.float32)]
+        parts: list[Float32] = []
         for first in range(0, count, _BLOCK_FRAMES):
             block = frames[first : first + _BLOCK_FRAMES]
             with torch.inference_mode():

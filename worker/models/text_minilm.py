@@ -7,7 +7,7 @@ respected, then L2). Plain transformers gives the same vectors as sentence-trans
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 import torch
@@ -55,10 +55,7 @@ class MiniLmEmbedder(TextEmbedder):
         whole = [text.encode("utf-8", "replace").decode("utf-8") for text in texts]
         ids = [encoding.ids for encoding in tokenizer.encode_batch_fast(whole)]
         vectors = np.empty((len(ids), self.dim), np.float32)
-        # Like lengths together: padding costs as much as text.
-        by_length = sorted(range(len(ids)), key=lambda index: len(ids[index]))
-        for first in range(0, len(by_length), self.spec.batch):
-            chosen = by_length[first : first + self.spec.batch]
+        for chosen in _group([len(row) for row in ids], self.spec.batch):
             width = len(ids[chosen[-1]])
             tokens = torch.zeros((len(chosen), width), dtype=torch.long)
             mask = torch.zeros((len(chosen), width), dtype=torch.long)
@@ -71,3 +68,19 @@ class MiniLmEmbedder(TextEmbedder):
             means = (states * weights).sum(1) / weights.sum(1)
             vectors[chosen] = torch.nn.functional.normalize(means, dim=1).numpy()
         return vectors
+
+
+def _group(lengths: Sequence[int], batch: int) -> Iterator[list[int]]:
+    """Indices of texts to compute together, the shortest first: at most `batch`, of like length.
+
+    Padding costs as much as text, so a group also ends where the next text is over a quarter (and 8 tokens) longer than
+    its first: one long text among short ones would make all of them as dear as itself.
+    """
+    group: list[int] = []
+    for index in sorted(range(len(lengths)), key=lambda place: lengths[place]):
+        if group and (len(group) == batch or lengths[index] > lengths[group[0]] * 1.25 + 8):
+            yield group
+            group = []
+        group.append(index)
+    if group:
+        yield group
