@@ -204,7 +204,7 @@ class TestTranscriber:
     def test_hears_a_human_voice(self, transcriber: Transcriber) -> None:
         heard = transcriber.transcribe(read_audio(Path(cast(str, ASSETS)) / "jfk.flac"))
         rate = jiwer.wer(words_of(JFK), words_of(heard.text))
-        print(f"\n{transcriber.spec.name} on jfk.flac: WER {rate:.3f}: {heard.text}")  # noqa: T201
+        print(f"\n{transcriber.spec.name} on jfk.flac: WER {rate:.3f}: {heard.text}")
         assert rate <= 0.25
 
     def test_is_the_same_whatever_came_before(

@@ -14,9 +14,8 @@ import torch
 from pocketsphinx import Decoder
 
 from shared.errors import ModelUnavailable
-
-from .base import SAMPLE_RATE_HZ, Float32, Segment, Transcriber, Transcript, Word
-from .speech_gate import SpeechGate, plan_windows
+from worker.models.base import SAMPLE_RATE_HZ, Float32, Segment, Transcriber, Transcript, Word
+from worker.models.speech_gate import SpeechGate, plan_windows
 
 MAX_WINDOW_S = 10.0
 #: Speech with a shorter silence within shares an utterance: the language model knows more (JFK sample: 4 words of 22

@@ -23,9 +23,8 @@ import numpy.typing as npt
 import psutil
 
 from shared.errors import InvalidRequest, ModelFailure, ScenefleetError
-
-from .catalog import ModelSpec
-from .weights import locate, verify
+from worker.models.catalog import ModelSpec
+from worker.models.weights import locate, verify
 
 Float32 = npt.NDArray[np.float32]
 Uint8 = npt.NDArray[np.uint8]

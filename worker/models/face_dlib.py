@@ -13,8 +13,7 @@ import dlib
 import numpy as np
 
 from shared.errors import ModelUnavailable
-
-from .base import Face, FaceAnalyser, Float32, Uint8
+from worker.models.base import Face, FaceAnalyser, Float32, Uint8
 
 #: Long side of the image the detector sees. It finds faces of 80 px and more there, in about 50 ms.
 MAX_SIDE_PX = 1280

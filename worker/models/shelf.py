@@ -14,9 +14,8 @@ from pathlib import Path
 from typing import Any
 
 from shared.errors import ModelUnavailable
-
-from .base import Model
-from .catalog import Catalog, Family, ModelSpec
+from worker.models.base import Model
+from worker.models.catalog import Catalog, Family, ModelSpec
 
 #: (family, provider) -> dotted path of the class. A new provider is one line here and one class there.
 PROVIDERS: dict[tuple[Family, str], str] = {

@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from .base import SAMPLE_RATE_HZ, Float32
+from worker.models.base import SAMPLE_RATE_HZ, Float32
 
 FRAME = 512
 """Samples a probability stands for (32 ms)."""
@@ -162,11 +162,12 @@ def plan_windows(
                 merged.append((start, end))
     windows: list[Span] = []
     for index, (start, end) in enumerate(merged):
-        before = merged[index - 1][1] if index else 0
-        after = merged[index + 1][0] if index + 1 < len(merged) else len(probabilities)
-        first = max(start - pad, before + -(-(start - before) // 2))
-        last = min(end + pad, end + (after - end) // 2) if index + 1 < len(merged) else min(end + pad, after)
-        first = first if index else max(0, start - pad)
+        # Neighbours share the silence between them; at the ends all of it is free.
+        room_before = (start - merged[index - 1][1]) // 2 if index else start
+        room_after = (
+            (merged[index + 1][0] - end) // 2 if index + 1 < len(merged) else len(probabilities) - end
+        )
+        first, last = start - min(pad, room_before), end + min(pad, room_after)
         windows.append((first * FRAME, min(last * FRAME, samples)))
     return windows
 

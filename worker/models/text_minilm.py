@@ -15,7 +15,7 @@ from safetensors.torch import load_file
 from tokenizers import Tokenizer
 from transformers import BertConfig, BertModel
 
-from .base import Float32, TextEmbedder
+from worker.models.base import Float32, TextEmbedder
 
 _DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
 #: In the file, but no part of a sentence vector: the head for whole sequences, and a constant of old releases.

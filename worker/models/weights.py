@@ -12,8 +12,7 @@ import importlib.util
 from pathlib import Path
 
 from shared.errors import ModelUnavailable
-
-from .catalog import ModelSpec
+from worker.models.catalog import ModelSpec
 
 _READ_BYTES = 1 << 20
 
