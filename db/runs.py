@@ -341,15 +341,24 @@ def retry(session: Session, video: Video, plan: Plan) -> tuple[bool, list[Bell]]
         raise Conflict(
             f"video {video.video_id} is {video.state}: nothing failed; use rerun to process it again"
         )
-    if "sweep" in states and states["sweep"].state != "queued":
-        # The run's temporary audio is gone: make the failed stages in a new run.
+    # Taken away first: from here on nobody can claim it.
+    unswept = session.execute(
+        delete(Job).where(
+            Job.video_id == video.video_id,
+            Job.run == run.run,
+            Job.stage == graph.SWEEP.name,
+            Job.state == "queued",
+        )
+    )
+    if not unswept.rowcount:  # type: ignore[attr-defined]
+        # The run's temporary audio is gone, or going: make the failed stages in a new run.
         return True, rerun(session, video, failed, plan)
     hanging = graph.with_downstream(failed) - failed
     session.execute(
         delete(Job).where(
             Job.video_id == video.video_id,
             Job.run == run.run,
-            Job.stage.in_([*hanging, graph.SWEEP.name]),
+            Job.stage.in_(hanging),
         )
     )
     session.execute(

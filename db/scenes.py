@@ -357,12 +357,13 @@ def page(session: Session, video_id: str, user_id: str, after_idx: int, limit: i
     )
 
 
-def referenced_keys(session: Session, video_id: str) -> set[str]:
-    """Every storage key the video's scenes point at (keyframes of all splits, current sidecars)."""
+def referenced_keys(session: Session, video_id: str, split_version: int | None) -> set[str]:
+    """Every storage key the video's scenes point at (keyframes, current sidecars): those of one split, or of all."""
     keys: set[str] = set()
-    for keyframes, sidecar_key in session.execute(
-        select(Scene.keyframes, Scene.sidecar_key).where(Scene.video_id == video_id)
-    ):
+    scenes = select(Scene.keyframes, Scene.sidecar_key).where(Scene.video_id == video_id)
+    if split_version is not None:
+        scenes = scenes.where(Scene.split_version == split_version)
+    for keyframes, sidecar_key in session.execute(scenes):
         keys.update(keyframe["key"] for keyframe in keyframes)
         if sidecar_key:
             keys.add(sidecar_key)

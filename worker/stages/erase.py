@@ -10,7 +10,7 @@ from shared.errors import NotFound
 from shared.storage import Bucket
 from worker.stages.context import Deferred, Outcome, StageContext
 
-_PATIENCE_S = 5.0
+_PATIENCE_S = 2.0
 _PLACES: tuple[tuple[Bucket, str], ...] = (
     ("tmp", "tmp"),
     ("sidecars", "keyframes"),

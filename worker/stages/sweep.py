@@ -2,33 +2,48 @@
 
 from __future__ import annotations
 
+from sqlalchemy.orm import Session
+
 from db import jobs
 from db.engine import reading
-from db.scenes import referenced_keys
+from db.scenes import drop_unpublished, referenced_keys
+from db.tables import Run
 from shared.storage import Bucket
 from worker.stages.context import Deferred, Outcome, StageContext
 
 #: How long to wait for attempts that have lost their job to let go, seconds.
-_PATIENCE_S = 10.0
+_PATIENCE_S = 2.0
+_PLACES: tuple[tuple[Bucket, str], ...] = (
+    ("tmp", "tmp"),
+    ("sidecars", "keyframes"),
+    ("sidecars", "sidecars"),
+)
 
 
 def run(context: StageContext) -> Outcome:
     claimed = context.claimed
+    # Listed before the ledger is read: what a later run stores meanwhile is not in the list, so it can't be taken
+    # for a leftover of this one.
+    found: list[tuple[Bucket, str]] = []
+    for bucket, role in _PLACES:
+        for stored in context.storage.list(bucket, f"{role}/{claimed.user_id}/{claimed.video_id}/"):
+            found.append((bucket, stored.key))
+            context.report(0.2)
     with reading() as session:
-        context.video_and_run(session)
+        video, _ = context.video_and_run(session)
         if jobs.leases_held(session, claimed.video_id, but=claimed.job_id):
             raise Deferred(_PATIENCE_S)
-        kept = referenced_keys(session, claimed.video_id)
-    removed = 0
-    places: tuple[tuple[Bucket, str], ...] = (
-        ("tmp", "tmp"),
-        ("sidecars", "keyframes"),
-        ("sidecars", "sidecars"),
-    )
-    for bucket, role in places:
-        for found in context.storage.list(bucket, f"{role}/{claimed.user_id}/{claimed.video_id}/"):
-            if found.key not in kept:
-                context.storage.delete(bucket, found.key)
-                removed += 1
-            context.report(0.5)
-    return Outcome(result={"removed": removed})
+        published = session.get(Run, (claimed.video_id, video.published_run or 0))
+        # Without a published run the next one may still build on what this one made.
+        made = None if published is None else {name: int(run) for name, run in published.made.items()}
+        kept = referenced_keys(session, claimed.video_id, None if made is None else made["split"])
+    leftover = [(bucket, key) for bucket, key in found if key not in kept]
+    for done, (bucket, key) in enumerate(leftover):
+        context.storage.delete(bucket, key)
+        context.report(0.2 + 0.8 * done / len(leftover))
+
+    def write(session: Session) -> None:
+        if made is not None:
+            drop_unpublished(session, claimed.video_id, made)
+
+    return Outcome(result={"removed": len(leftover)}, write=write)
