@@ -66,7 +66,7 @@ def run_foreground() -> int:
     problem: ScenefleetError | None = None
     try:
         fleet.start(lambda line: console.print(f"[dim]{escape(line)}[/dim]"))
-        views = _show_start(console, fleet)
+        views = show_start(console, fleet)
         _show_ready(console, fleet, views)
         _watch(console, fleet, views)
     except Interrupted as stop:
@@ -107,7 +107,7 @@ def node_table(views: list[NodeView]) -> Table:
     return table
 
 
-def _show_start(console: Console, fleet: Fleet) -> list[NodeView]:
+def show_start(console: Console, fleet: Fleet) -> list[NodeView]:
     """Show the nodes until each is ready or can't become so."""
     if not console.is_terminal:
         told: dict[str, str] = {}

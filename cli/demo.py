@@ -1,0 +1,156 @@
+"""``python -m cli.demo [VIDEO] [--home DIR]``: the whole fleet once, from nothing to a found scene. ``make demo``.
+
+Uses servers, storage and models of its own in a private home folder, whatever the environment says, and stops
+everything at the end. With the sample it knows what is true (``samples/truth.json``) and exits 1 when a search is wrong.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import shlex
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from rich.console import Console
+from rich.markup import escape
+
+from cli import screen
+from cli.fleet import Fleet
+from cli.home import configured_settings
+from cli.index import Upload, make_video_id, reasons, send, watch
+from cli.up import Interrupted, Signals, show_start
+from cli.videos import all_scenes, coverage_line, hit_table, open_client, scene_table
+from shared.client import Client
+from shared.contracts import SearchMode
+from shared.errors import InvalidRequest, Outage, ScenefleetError
+from shared.settings import get_settings, set_process_environment
+from shared.storage import configured_storage
+
+SAMPLES = Path(__file__).parents[1] / "samples"
+DEFAULT_HOME = Path(".scenefleet/demo")
+#: Kept apart from whatever the environment is configured for.
+PRIVATE = {
+    "POSTGRES_URL": "",
+    "REDIS_URL": "",
+    "STORAGE_BACKEND": "local",
+    "STORAGE_ROOT": "",
+    "SCENEFLEET_PROFILE": "lite",
+    "SCENEFLEET_NODES": "",
+    "SCENEFLEET_USER": "demo",
+}
+
+
+@dataclass(frozen=True)
+class Query:
+    """A search, and the scene that has to come first if that is known."""
+
+    text: str
+    mode: SearchMode
+    scene: int | None
+
+
+def read_arguments(arguments: Sequence[str]) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="python -m cli.demo", description="Index a video and search it.")
+    parser.add_argument("video", nargs="?", type=Path, help="default: the sample")
+    parser.add_argument("--home", type=Path, default=DEFAULT_HOME, help=f"default: {DEFAULT_HOME}")
+    return parser.parse_args(arguments)
+
+
+def sample_queries() -> list[Query]:
+    """The searches whose answers ``truth.json`` knows."""
+    truth = json.loads((SAMPLES / "truth.json").read_text())
+    return [Query(entry["query"], entry["mode"], entry["scene"]) for entry in truth["searches"]]
+
+
+def own_queries(words: Sequence[str]) -> list[Query]:
+    """Two searches for a video we know nothing about: its longest word, and a meaning."""
+    longest = max(words, key=len, default="")
+    return [Query(longest, "keyword", None)] * bool(longest) + [Query("a hot drink", "semantic", None)]
+
+
+def show_search(client: Client, user: str, video_id: str, query: Query, console: Console) -> bool:
+    """Run one search and show it; returns whether its first hit is right (or nobody knows)."""
+    answer = client.search(user, query.text, mode=query.mode, video_id=video_id, limit=3)
+    console.print(f"\n[bold]search {query.mode}: {escape(query.text)}[/bold]")
+    if answer.hits:
+        console.print(hit_table(answer))
+    else:
+        console.print("nothing found")
+    console.print(f"[dim]{escape(coverage_line(answer))}[/dim]")
+    if query.scene is None:
+        return True
+    first = answer.hits[0].idx if answer.hits else None
+    right = first == query.scene
+    verdict = "[green]right[/green]" if right else "[red]wrong[/red]"
+    console.print(f"first hit: scene {first}, should be scene {query.scene}: {verdict}")
+    return right
+
+
+def run(video: Path, queries: list[Query] | None, fleet: Fleet, console: Console) -> bool:
+    """Start, index, show, search; returns whether everything was right."""
+    fleet.start(lambda line: console.print(f"[dim]{escape(line)}[/dim]", soft_wrap=True))
+    down = [view for view in show_start(console, fleet) if view.state != "ready"]
+    if down:
+        raise Outage("; ".join(f"{view.name} {view.state}: {view.detail or view.log}" for view in down))
+    settings = get_settings()
+    client, storage, user = open_client(), configured_storage(settings), settings.user_id
+    sent = Upload(path=video, video_id=make_video_id(video))
+    console.print(f"\n[bold]index {escape(str(video))}[/bold]", soft_wrap=True)
+    started = time.monotonic()
+    send(client, storage, sent, user, 0, console)
+    watch(client, [sent], user, console)
+    wrong = reasons(sent)
+    for reason in wrong:
+        console.print(f"[red]{escape(reason)}[/red]", soft_wrap=True)
+    if sent.status is None or not sent.status.scenes:
+        return False
+    page = all_scenes(client, sent.video_id, user)
+    console.print(f"[dim]{sent.status.scenes} scenes in {time.monotonic() - started:.1f} s[/dim]\n")
+    console.print(scene_table(page.scenes))
+    asked = (
+        queries if queries is not None else own_queries(" ".join(s.transcript for s in page.scenes).split())
+    )
+    right = [show_search(client, user, sent.video_id, query, console) for query in asked]
+    folder = settings.storage_dir / "sidecars"
+    keys = [scene.sidecar_key for scene in page.scenes if scene.sidecar_key]
+    console.print(f"\n{len(keys)} sidecars (one JSON file per scene) lie in", soft_wrap=True)
+    console.print(f"  {escape(str((folder / keys[0]).parent))}" if keys else "  nowhere", soft_wrap=True)
+    return not wrong and all(right)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Returns 0 when every stage succeeded and every known search was right."""
+    options = read_arguments(sys.argv[1:] if arguments is None else arguments)
+    console = screen.make_console()
+    signals = Signals()
+    video: Path = options.video or SAMPLES / "demo.mp4"
+    home: Path = options.home.absolute()
+    status = 1
+    fleet: Fleet | None = None
+    try:
+        if not video.is_file():
+            raise InvalidRequest(f"{str(video)!r} is no file: name a video")
+        queries = sample_queries() if options.video is None else None
+        for name, value in {**PRIVATE, "SCENEFLEET_HOME": str(home)}.items():
+            set_process_environment(name, value)
+        fleet = Fleet(configured_settings())
+        status = 0 if run(video, queries, fleet, console) else 1
+    except Interrupted as stop:
+        status = 128 + stop.number
+    except ScenefleetError as error:
+        sys.stderr.write(f"scenefleet: {error}\n")
+    signals.begin_stop()
+    if fleet is not None and fleet.home.owned:
+        fleet.stop()
+        console.print("\n[dim]everything is stopped; to look around:[/dim]")
+        again = f"SCENEFLEET_HOME={shlex.quote(str(home))} SCENEFLEET_USER=demo"
+        console.print(f"[dim]  {escape(again)} .venv/bin/scenefleet up[/dim]", soft_wrap=True)
+    return status
+
+
+if __name__ == "__main__":
+    sys.exit(main())
