@@ -1,0 +1,91 @@
+"""A lease over a real job: renewed while work goes on, lost on a cancel, ended with the process past its limit."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import textwrap
+import time
+from pathlib import Path
+
+import pytest
+from sqlalchemy import select, update
+
+from db import jobs
+from db.engine import reading, transact
+from db.tables import Job
+from shared.errors import LeaseLost, StageTimeout
+from tests.fleet import eventually
+from tests.integration.test_ledger import accept, job, must_claim
+from worker.lease import EXIT_TIME_LIMIT, Lease
+
+pytestmark = pytest.mark.usefixtures("database")
+
+
+def never(error: StageTimeout) -> None:
+    raise AssertionError(error)
+
+
+def lease_of(claimed: jobs.Claim) -> Lease:
+    return Lease(claimed, lease_s=5.0, heartbeat_s=0.05, time_limit_s=60.0, on_time_limit=never)
+
+
+def test_a_lease_is_renewed_and_reports_progress() -> None:
+    accept()
+    claimed = must_claim(lease_s=1.0)
+    first = job(claimed.job_id).lease_until
+    assert first is not None
+    with lease_of(claimed) as lease:
+        lease.report(0.4)
+        eventually(lambda: job(claimed.job_id).progress == 0.4, within_s=20, what="progress is stored")
+        until = job(claimed.job_id).lease_until
+    assert until is not None and until > first
+
+
+def test_a_cancelled_job_stops_at_its_next_report() -> None:
+    accept()
+    claimed = must_claim()
+
+    def report_until_lost(lease: Lease) -> None:
+        deadline = time.monotonic() + 20
+        while time.monotonic() < deadline:
+            lease.report(0.1)
+            time.sleep(0.01)
+
+    with lease_of(claimed) as lease:
+        transact(lambda session: session.execute(update(Job).values(state="cancelled")))
+        with pytest.raises(LeaseLost):
+            report_until_lost(lease)
+
+
+def test_past_its_limit_the_process_records_the_failure_and_ends(database: str) -> None:
+    accept()
+    claimed = must_claim()
+    code = f"""
+        import time
+        from db import jobs
+        from db.engine import transact
+        from worker.lease import Lease
+        from worker.runner import _fail
+        from worker.runtime import get_runtime
+        claimed = jobs.Claim(**{vars(claimed)!r})
+        lease = Lease(claimed, lease_s=60, heartbeat_s=0.05, time_limit_s=0.2,
+                      on_time_limit=lambda error: _fail(claimed, error, get_runtime()))
+        with lease:
+            time.sleep(60)  # native code that never returns
+    """
+    environment = {**os.environ, "POSTGRES_URL": database, "REDIS_URL": "redis://127.0.0.1:1/0"}
+    root = Path(__file__).parents[2]
+    ended = subprocess.run(
+        [sys.executable, "-c", textwrap.dedent(code)],
+        env=environment,
+        cwd=root,
+        timeout=50,
+        capture_output=True,
+    )
+    assert ended.returncode == EXIT_TIME_LIMIT, ended.stderr.decode()
+    with reading() as session:
+        found = session.scalars(select(Job)).one()
+    assert (found.state, found.failures, found.error_class) == ("queued", 1, "StageTimeout")
+    assert found.error is not None and "limit of 0.2 s" in found.error
