@@ -1,0 +1,191 @@
+"""The sweep against what happens at the same moment: a newer run's objects and a retry's audio are not leftovers."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from sqlalchemy import update
+from sqlalchemy.orm import Session
+
+from db import jobs, runs
+from db.engine import transact
+from db.jobs import Claim
+from db.scenes import write_scenes
+from db.tables import Job, Video
+from shared.errors import BadMedia, LeaseLost
+from shared.storage import Storage, StorageConfig, open_storage
+from tests.integration.test_ledger import (
+    PLAN,
+    accept,
+    claim,
+    fail,
+    finish,
+    must_claim,
+    run_lane,
+    split,
+    stages,
+)
+from worker.stages import sweep
+from worker.stages.context import Deferred, StageContext
+
+pytestmark = pytest.mark.usefixtures("database")
+
+
+@pytest.fixture
+def storage(tmp_path: Path) -> Storage:
+    found = open_storage(StorageConfig(backend="local", root=tmp_path / "storage"))
+    found.ensure_buckets()
+    return found
+
+
+def context(claimed: Claim, storage: Any, folder: Path) -> StageContext:
+    runtime: Any = SimpleNamespace(storage=storage)
+    return StageContext(claimed=claimed, runtime=runtime, folder=folder, report=lambda fraction: None)
+
+
+def change(act: Any) -> Any:
+    def work(session: Session) -> Any:
+        video = jobs.lock_video(session, "v1")
+        assert video is not None
+        return act(session, video, PLAN)
+
+    return transact(work)
+
+
+def publish() -> Claim:
+    """A published video; returns its sweep, claimed."""
+    accept()
+    split(must_claim())
+    for lane in ("asr", "face", "text"):
+        assert run_lane(lane)
+    finish(must_claim())
+    swept = must_claim()
+    assert swept.stage == "sweep"
+    return swept
+
+
+class Interrupted:
+    """A storage in which something happens between the sweep's look at the objects and its deletes."""
+
+    def __init__(self, storage: Storage, at: str, happen: Any) -> None:
+        self._storage, self._at, self._happen = storage, at, happen
+
+    def list(self, bucket: Any, prefix: str) -> Iterator[Any]:
+        found = list(self._storage.list(bucket, prefix))
+        if bucket == self._at:
+            self._happen()
+        return iter(found)
+
+    def delete(self, bucket: Any, key: str) -> None:
+        self._storage.delete(bucket, key)
+
+
+def test_a_sweep_leaves_what_a_newer_run_stores_meanwhile(storage: Storage, tmp_path: Path) -> None:
+    swept = publish()
+    new = "keyframes/u1/v1/99.1/000000_0.jpg"
+
+    def rerun() -> None:
+        change(lambda session, video, plan: runs.rerun(session, video, [], plan))
+        storage.put_bytes("sidecars", new, b"picture", "image/jpeg")
+
+    with pytest.raises(LeaseLost):
+        sweep.run(context(swept, Interrupted(storage, "tmp", rerun), tmp_path))
+    assert storage.exists("sidecars", new)
+
+
+def test_a_sweep_waits_for_attempts_that_may_still_write(storage: Storage, tmp_path: Path) -> None:
+    accept()
+    held = must_claim()
+    change(runs.cancel)
+    swept = must_claim()
+    assert swept.stage == "sweep"
+    with pytest.raises(Deferred):
+        sweep.run(context(swept, storage, tmp_path))
+    transact(lambda session: jobs.let_go(session, held))
+    assert sweep.run(context(swept, storage, tmp_path)).result == {"removed": 0}
+
+
+def test_a_sweep_drops_rows_and_objects_of_a_cancelled_rerun(storage: Storage, tmp_path: Path) -> None:
+    finish(publish())
+    change(lambda session, video, plan: runs.rerun(session, video, [], plan))
+    again = must_claim()
+    mine = "keyframes/u1/v1/9.1/000000_0.jpg"
+    storage.put_bytes("sidecars", mine, b"picture", "image/jpeg")
+    scene = {
+        "idx": 0,
+        "start_s": 0.0,
+        "end_s": 1.0,
+        "kind": "start",
+        "keyframes": [{"ordinal": 0, "key": mine}],
+    }
+    finish(
+        again,
+        lambda session: write_scenes(session, "v1", "u1", again.run, [scene]),
+        audio_key=None,
+        windows=[],
+    )
+    change(runs.cancel)
+    swept = must_claim()
+    outcome = sweep.run(context(swept, storage, tmp_path))
+    finish(swept, outcome.write)
+    assert not storage.exists("sidecars", mine)
+    versions = transact(lambda session: {row.split_version for row in session.query(_scene()).all()})
+    assert versions == {1}, "the published split stays, the cancelled one is gone"
+
+
+def _scene() -> Any:
+    from db.tables import Scene
+
+    return Scene
+
+
+def test_a_sweep_keeps_what_an_unpublished_run_made(storage: Storage, tmp_path: Path) -> None:
+    """Nothing is published: a rerun of a later stage builds on this split."""
+    accept()
+    split(must_claim(), scenes=1)
+    storage.put_bytes("sidecars", "keyframes/u1/v1/1.1/0.jpg", b"picture", "image/jpeg")
+    transact(
+        lambda session: session.execute(
+            update(_scene()).values(keyframes=[{"ordinal": 0, "key": "keyframes/u1/v1/1.1/0.jpg"}])
+        )
+    )
+    change(runs.cancel)
+    swept = must_claim()
+    finish(swept, sweep.run(context(swept, storage, tmp_path)).write)
+    assert storage.exists("sidecars", "keyframes/u1/v1/1.1/0.jpg")
+
+
+def test_a_retry_during_the_sweep_makes_its_audio_anew(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The sweep of a failed run is claimed while a retry is deciding: the retry must not build on the audio."""
+    accept()
+    split(must_claim(), windows=1)
+    fail(must_claim("asr"), BadMedia("on purpose"))
+    while (claimed := claim("face")) is not None:
+        finish(claimed)
+    finish(must_claim())
+    assert stages()["sweep"] == "queued"
+    transact(lambda session: session.execute(update(Job).values(not_before=jobs.NOW)))
+    look = runs.stage_states
+    taken: list[Claim] = []
+
+    def claimed_meanwhile(session: Session, video_id: str, run: int) -> Any:
+        states = look(session, video_id, run)
+        if not taken:
+            taken.append(must_claim())
+        return states
+
+    monkeypatch.setattr(runs, "stage_states", claimed_meanwhile)
+
+    def retry(session: Session, video: Video, plan: runs.Plan) -> Any:
+        return runs.retry(session, video, plan)
+
+    change(retry)
+    assert taken[0].stage == "sweep"
+    shown = stages()
+    assert (shown["split"], shown["audio"]) == ("carried", "queued"), shown
+    with pytest.raises(LeaseLost):
+        finish(taken[0])
