@@ -47,7 +47,7 @@ def draw_shots(seed: int, seconds: float) -> list[Shot]:
                 move=rng.choice(get_args(Move)),
                 join=join,
                 join_frames=overlap,
-                noise=rng.choice([0, 0, 3, 8]),
+                noise=rng.choice([0, 0, 2, 4]),
                 flashes=flashes,
                 speed=rng.choice([0.5, 1.0, 2.0]),
             )

@@ -33,20 +33,25 @@ DEFAULT_TIME_BASE = Fraction(1, 1_000_000)
 #: Timestamps that wander less than this are jitter; more is a gap or an overlap.
 _JITTER_S = 0.05
 _MAX_OVERLAP_S = 5.0
+_LEAP_S = 60.0
 
 
 class AudioTrack:
     """Writes decoded audio frames to a WAV file; a context manager that always leaves a valid header."""
 
-    def __init__(self, path: Path, *, part_s: float, max_duration_s: float) -> None:
+    def __init__(self, path: Path, *, part_s: float, max_duration_s: float, declared_s: float = 0.0) -> None:
+        """``declared_s`` is the header's duration, 0.0 when it gives none: see ``is_plausible``."""
         self.path = path
         self.windows = Windows(part_s)
+        self._declared_s = declared_s
         self._max_samples = int(max_duration_s * RATE_HZ)
         self._file = path.open("wb")
         self._file.write(b"\0" * HEADER_BYTES)
         self._samples = 0
         #: Samples still to be dropped, because their time is written already.
         self._skip = 0
+        self._waiting: list[NDArray[np.int16]] = []
+        self._waiting_samples = 0
         self._resampler: AudioResampler | None = None
         self._shape: tuple[object, ...] = ()
         #: Time of the end of what was fed, by the stream's clock.
@@ -84,7 +89,7 @@ class AudioTrack:
             self._drain()
             self._shape = shape
         expected_s = self._fed_to_s if self._fed_to_s is not None else 0.0
-        if ts_s is None:
+        if ts_s is None or not is_plausible(ts_s, expected_s, self._declared_s):
             ts_s = expected_s
         if self._fed_to_s is not None and ts_s < expected_s - _MAX_OVERLAP_S:
             ts_s = expected_s  # a clock that was set back, not the same sound again
@@ -98,12 +103,13 @@ class AudioTrack:
         if self._resampler is None:
             self._resampler = AudioResampler(format="s16", layout="mono", rate=RATE_HZ)
         frame.pts = None
-        self._write(self._resampler.resample(frame))
+        self._collect(self._resampler.resample(frame))
 
     def _drain(self) -> None:
         if self._resampler is not None:
             resampler, self._resampler = self._resampler, None
-            self._write(resampler.resample(None))
+            self._collect(resampler.resample(None))
+        self._write()
 
     def _pad_to(self, sample: int) -> None:
         if sample > self._samples:
@@ -112,25 +118,41 @@ class AudioTrack:
             self._samples = sample
             self._file.seek(HEADER_BYTES + 2 * sample)
 
-    def _write(self, frames: Iterable[av.AudioFrame | None]) -> None:
+    def _collect(self, frames: Iterable[AudioFrame | None]) -> None:
+        """Take resampled frames; they are written a second at a time, a frame being only 20 ms."""
         for frame in frames:
-            if frame is None:
-                continue
-            samples = frame.to_ndarray().reshape(-1)
-            if self._skip:
-                skipped = min(self._skip, samples.size)
-                self._skip -= skipped
-                samples = samples[skipped:]
-            self._check(self._samples + samples.size)
-            self._file.write(samples.astype("<i2", copy=False).tobytes())
-            self._samples += samples.size
-            self.windows.feed(samples)
+            if frame is not None:
+                self._waiting.append(np.frombuffer(memoryview(frame.planes[0]), np.int16, frame.samples))
+                self._waiting_samples += frame.samples
+        if self._waiting_samples >= RATE_HZ:
+            self._write()
+
+    def _write(self) -> None:
+        if not self._waiting:
+            return
+        samples = np.concatenate(self._waiting)[self._skip :]
+        self._skip = max(0, self._skip - self._waiting_samples)
+        self._waiting.clear()
+        self._waiting_samples = 0
+        self._check(self._samples + samples.size)
+        self._file.write(samples.astype("<i2", copy=False).tobytes())
+        self._samples += samples.size
+        self.windows.feed(samples)
 
     def _check(self, samples: int) -> None:
         if samples > self._max_samples:
             raise LimitExceeded(
                 f"The sound goes on past {self._max_samples / RATE_HZ:.0f} s, the limit; cut the file up."
             )
+
+
+def is_plausible(ts_s: float, last_s: float, declared_s: float) -> bool:
+    """Whether content may really come at ``ts_s`` after content at ``last_s``.
+
+    A single damaged timestamp far in the future would make everything after it come too late. So a great leap must
+    at least land within the duration the header gives (0.0: it gives none).
+    """
+    return declared_s <= 0 or ts_s - last_s < _LEAP_S or ts_s < declared_s + _LEAP_S
 
 
 def decode_into(track: AudioTrack, stream: AvAudioStream, packet: Packet[Any], start_s: float) -> None:

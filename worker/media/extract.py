@@ -39,7 +39,12 @@ def extract_audio(
             return None, ()
         stream = cast(AvAudioStream, container.streams[info.audio.index])
         start_s = (container.start_time or 0) / 1e6
-        track = AudioTrack(out_dir / AUDIO_NAME, part_s=part_s, max_duration_s=limits.max_duration_s)
+        track = AudioTrack(
+            out_dir / AUDIO_NAME,
+            part_s=part_s,
+            max_duration_s=limits.max_duration_s,
+            declared_s=info.duration_s,
+        )
         stack.enter_context(track)
         progress = Progress(info.duration_s, info.size_bytes, on_progress)
         for packet in read_packets(container, [stream], lambda: None):  # what can be read is what there is

@@ -47,6 +47,9 @@ _MAX_BACKSTEP = 0.08
 _MAX_END_STEP = 0.3
 #: Somewhere the weight rests, as a share of its largest step: a piece of a steady pan climbs all the time.
 _MAX_PLATEAU = 0.25
+#: A mixture in the middle lies on the straight way from one end to the other; this much of a detour is let through
+#: to the fit, which costs fifty times as much as this test.
+_MAX_DETOUR = 1.6
 #: Ends that correlate more than this show the same scene.
 _MAX_CORRELATION = 0.6
 #: A found dissolve is settled when nothing better came for this long.
@@ -62,6 +65,10 @@ class _Sample:
     ts_s: float
     picture: Plane  # uint8 [18, 32], luma
     blank: bool
+
+    def change(self, other: _Sample) -> float:
+        """Return the mean absolute difference in grey levels."""
+        return float(cv2.norm(self.picture, other.picture, cv2.NORM_L1)) / self.picture.size
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,8 +123,13 @@ class Dissolves:
                 break
             if first.blank:
                 continue
-            change = cv2.norm(first.picture, end.picture, cv2.NORM_L1) / first.picture.size
+            change = first.change(end)
             if change < _MIN_CHANGE or (best is not None and change < best.change):
+                continue
+            middle = self._samples[(start + len(self._samples) - 1) // 2]
+            if first.change(middle) + middle.change(end) > _MAX_DETOUR * change:
+                continue
+            if correlation(first.picture, end.picture) > _MAX_CORRELATION:
                 continue
             gradual = self._fit(start)
             if gradual is not None:
@@ -144,8 +156,6 @@ class Dissolves:
         ):
             return None
         if steps.min() > _MAX_PLATEAU * steps.max():
-            return None
-        if correlation(samples[0].picture, samples[-1].picture) > _MAX_CORRELATION:
             return None
         times_s = [s.ts_s for s in samples]
         climbing = np.maximum.accumulate(weights)

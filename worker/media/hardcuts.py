@@ -159,7 +159,9 @@ def difference(a: Thumb, b: Thumb) -> float:
 
 def correlation(a: Plane, b: Plane) -> float:
     """Return the zero-mean normalised correlation of two planes, -1..1; 0 when one is uniform."""
-    return float(cv2.matchTemplate(a, b, cv2.TM_CCOEFF_NORMED)[0, 0]) if a.std() > 1 and b.std() > 1 else 0.0
+    if min(cv2.meanStdDev(a)[1][0, 0], cv2.meanStdDev(b)[1][0, 0]) <= 1:
+        return 0.0
+    return float(cv2.matchTemplate(a, b, cv2.TM_CCOEFF_NORMED)[0, 0])
 
 
 def motion_residual(before: Thumb, after: Thumb) -> float:

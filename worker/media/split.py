@@ -9,7 +9,6 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
-from fractions import Fraction
 from pathlib import Path
 from typing import Any, Literal, cast
 
@@ -20,7 +19,7 @@ from av.packet import Packet
 from av.video.frame import VideoFrame
 from av.video.stream import VideoStream as AvVideoStream
 
-from .audio import AUDIO_NAME, DEFAULT_TIME_BASE, AudioTrack, decode_into
+from .audio import AUDIO_NAME, DEFAULT_TIME_BASE, AudioTrack, decode_into, is_plausible
 from .cuts import CutFinder
 from .exact import KeyPictures
 from .guard import Guard
@@ -78,7 +77,12 @@ def split(
         info = describe(container, path, limits)
         track = None
         if info.audio is not None:
-            track = AudioTrack(out_dir / AUDIO_NAME, part_s=part_s, max_duration_s=limits.max_duration_s)
+            track = AudioTrack(
+                out_dir / AUDIO_NAME,
+                part_s=part_s,
+                max_duration_s=limits.max_duration_s,
+                declared_s=info.duration_s,
+            )
             stack.enter_context(track)
         progress = Progress(info.duration_s, info.size_bytes, on_progress)
         one_pass = _Pass(container, info, limits, out_dir, track, mode=mode, threads=threads)
@@ -113,6 +117,8 @@ class _Pass:
         self._video = cast(AvVideoStream, container.streams[info.video.index])
         self._audio = cast(AvAudioStream, container.streams[info.audio.index]) if info.audio else None
         self._track = track
+        #: Seconds a tick lasts, for each stream: Fractions are slow.
+        self._tick_s = [float(stream.time_base or DEFAULT_TIME_BASE) for stream in container.streams]
         configure_decoder(self._video, limits, threads, fast=mode == "fast")
         self._keys = KeyPictures(self._video, limits) if mode == "fast" else None
         self._cuts = CutFinder()
@@ -132,7 +138,7 @@ class _Pass:
         """Decode the packet if its stream is used."""
         ticks = packet.pts if packet.pts is not None else packet.dts
         if ticks is not None:
-            self.guard.note_content(self._seconds(ticks + (packet.duration or 0), packet.stream.time_base))
+            self.guard.note_content(self._seconds(ticks + (packet.duration or 0), packet.stream_index))
         if packet.stream is self._video:
             self._decode_video(packet)
         elif packet.stream is self._audio:
@@ -186,7 +192,11 @@ class _Pass:
     def _time_of(self, frame: VideoFrame) -> float:
         """Return when the frame is shown."""
         ticks = frame.pts if frame.pts is not None else frame.dts
-        return self._last_s + self._frame_s if ticks is None else self._seconds(ticks, self._video.time_base)
+        if ticks is not None:
+            ts_s = self._seconds(ticks, self._info.video.index)
+            if is_plausible(ts_s, self._last_s, self._info.duration_s):
+                return ts_s
+        return self._last_s + self._frame_s
 
     def _pixel_aspect(self) -> float:
         """Return a pixel's width over its height; absurd ones count as square."""
@@ -198,6 +208,6 @@ class _Pass:
         assert self._audio is not None and self._track is not None
         decode_into(self._track, self._audio, packet, self._start_s)
 
-    def _seconds(self, ticks: int, time_base: Fraction | None) -> float:
+    def _seconds(self, ticks: int, stream: int) -> float:
         """Return ticks of a stream's time base as seconds on the container's clock."""
-        return float(ticks * (time_base or DEFAULT_TIME_BASE)) - self._start_s
+        return ticks * self._tick_s[stream] - self._start_s
