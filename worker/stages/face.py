@@ -27,10 +27,12 @@ def run(context: StageContext) -> Outcome:
         scenes = scenes_between(session, claimed.video_id, int(video_run.made["split"]), first, last)
     model = cast(FaceAnalyser, context.runtime.shelf.get("face"))
     keyframes = [(scene, keyframe) for scene in scenes for keyframe in scene.keyframes]
+    pictures = []
+    for done, (_, keyframe) in enumerate(keyframes):
+        context.report(0.5 * done / len(keyframes))
+        pictures.append(_read_picture(context, keyframe["key"]))
     rows: list[dict[str, Any]] = []
-    for done, (scene, keyframe) in enumerate(keyframes):
-        context.report(done / len(keyframes))
-        (faces,) = model.analyse([_read_picture(context, keyframe["key"])])
+    for (scene, keyframe), faces in zip(keyframes, model.analyse(pictures), strict=True):
         for place, face in enumerate(faces):
             rows.append(
                 {
