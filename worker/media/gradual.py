@@ -37,9 +37,9 @@ _MIN_STEP_S = 1 / 31
 _LONG_EVERY_S = 0.08
 #: Smallest mean difference of the two ends, in grey levels.
 _MIN_CHANGE = 9.0
-#: Largest share of the change that the mixture may leave unexplained: worst picture, mean picture.
-_MAX_WORST_RESIDUAL = 0.34
-_MAX_MEAN_RESIDUAL = 0.24
+#: Largest share of the change that the mixture may leave unexplained, (worst picture, mean picture), from each mean
+#: difference of the ends on: moving objects disturb a strong change little, zooms over texture make weak ones.
+_MAX_RESIDUALS = ((_MIN_CHANGE, 0.17, 0.12), (15.0, 0.34, 0.24), (30.0, 0.42, 0.30))
 #: Largest step of the weight between two samples (a hard cut makes one of 1.0) and largest step back.
 _MAX_STEP = 0.6
 _MAX_BACKSTEP = 0.08
@@ -131,12 +131,12 @@ class Dissolves:
                 continue
             if correlation(first.picture, end.picture) > _MAX_CORRELATION:
                 continue
-            gradual = self._fit(start)
+            gradual = self._fit(start, change)
             if gradual is not None:
                 best = _Found(change, span_s, end.ts_s, gradual)
         return best
 
-    def _fit(self, start: int) -> Gradual | None:
+    def _fit(self, start: int, change: float) -> Gradual | None:
         """Return the transition if the samples from ``start`` on are mixtures of the first and the last."""
         count = len(self._samples) - start
         if count < 5:
@@ -145,8 +145,8 @@ class Dissolves:
         samples = [self._samples[i] for i in picked]
         pictures = np.stack([s.picture for s in samples]).reshape(len(samples), -1).astype(np.float32)
         weights, residuals = mixture(pictures)
-        inner = residuals[1:-1]
-        if inner.max() > _MAX_WORST_RESIDUAL or inner.mean() > _MAX_MEAN_RESIDUAL:
+        worst, mean = next((w, m) for least, w, m in reversed(_MAX_RESIDUALS) if change >= least)
+        if residuals[1:-1].max() > worst or residuals[1:-1].mean() > mean:
             return None
         steps = np.diff(weights)
         if (
