@@ -43,6 +43,7 @@ class CutFinder:
         self._fades = Fades()
         #: Hard cuts and fades of the last seconds.
         self._hard_s: deque[float] = deque(maxlen=64)
+        self._last_score = 0.0
         self._faded: deque[Cut] = deque(maxlen=16)
         self._pending: list[Cut] = []
         self._last_s = 0.0
@@ -55,8 +56,8 @@ class CutFinder:
         """Take the next frame (times in seconds, growing); return the cuts settled by it, in order."""
         if self._first_s is None:
             self._first_s = self._given_s = ts_s
-        for cut_s in self._hard.feed(ts_s, thumb):
-            self._add_hard(cut_s)
+        for cut_s, score in self._hard.feed(ts_s, thumb):
+            self._add_hard(cut_s, score)
         for dissolve in self._dissolves.feed(ts_s, thumb):
             self._add_dissolve(dissolve)
         for fade in self._fades.feed(ts_s, thumb):
@@ -66,14 +67,21 @@ class CutFinder:
 
     def flush(self) -> list[Cut]:
         """Return the cuts left at the end of the video."""
-        for cut_s in self._hard.flush():
-            self._add_hard(cut_s)
+        for cut_s, score in self._hard.flush():
+            self._add_hard(cut_s, score)
         for dissolve in self._dissolves.flush():
             self._add_dissolve(dissolve)
         # The last frame is shown for about as long as the one before.
         return self._take(self._last_s + self._step_s - MIN_SCENE_S / 2)
 
-    def _add_hard(self, cut_s: float) -> None:
+    def _add_hard(self, cut_s: float, score: float) -> None:
+        """Remember a hard cut; of two closer together than a scene can be short, the stronger."""
+        if self._hard_s and cut_s - self._hard_s[-1] < MIN_SCENE_S:
+            if score <= self._last_score:
+                return
+            self._pending = [cut for cut in self._pending if cut.ts_s != self._hard_s[-1]]
+            self._hard_s.pop()
+        self._last_score = score
         self._hard_s.append(cut_s)
         self._pending.append(Cut(cut_s, "cut", cut_s, cut_s))
 

@@ -67,26 +67,26 @@ class HardCuts:
         self._frames: deque[_Frame] = deque()
         #: Position in ``_frames`` of the first frame not judged yet.
         self._next = 0
-        self._last_cut: _Frame | None = None
         #: Times of every sudden change, cut or flash, of the last seconds: borders that no fade can have.
         self.jumps_s: deque[float] = deque(maxlen=64)
 
-    def feed(self, ts_s: float, thumb: Thumb) -> list[float]:
-        """Take the next frame; return the times in seconds of the cuts decided by it (first frame of the scene)."""
+    def feed(self, ts_s: float, thumb: Thumb) -> list[tuple[float, float]]:
+        """Take the next frame; return (time in seconds, score) of the cuts it decides: the scene's first frame."""
         score = difference(self._frames[-1].thumb, thumb) if self._frames else 0.0
         self._frames.append(_Frame(ts_s, thumb, score))
         cuts = []
         while self._next < len(self._frames) and self._has_future(self._next):
             if self._judge(self._next):
-                cuts.append(self._frames[self._next].ts_s)
+                cuts.append((self._frames[self._next].ts_s, self._frames[self._next].score))
             self._next += 1
         self._forget()
         return cuts
 
-    def flush(self) -> list[float]:
-        """Judge the last frames with the future there is; return the times of their cuts."""
+    def flush(self) -> list[tuple[float, float]]:
+        """Judge the last frames with the future there is; return as ``feed`` does."""
         first, self._next = self._next, len(self._frames)
-        return [self._frames[i].ts_s for i in range(first, len(self._frames)) if self._judge(i)]
+        cuts = (self._frames[i] for i in range(first, len(self._frames)) if self._judge(i))
+        return [(frame.ts_s, frame.score) for frame in cuts]
 
     def _has_future(self, index: int) -> bool:
         wait_s = self._frames[-1].ts_s - self._frames[index].ts_s
@@ -113,9 +113,7 @@ class HardCuts:
         before = self._frames[index - 1].thumb
         if correlation(before.y, frame.thumb.y) > _SAME_STRUCTURE and not (before.blank or frame.thumb.blank):
             return False
-        if not self._beats_motion(index) or self._is_flash(index):
-            return False
-        return self._beats_rival(frame)
+        return self._beats_motion(index) and not self._is_flash(index)
 
     def _beats_motion(self, index: int) -> bool:
         """Whether moving blocks fail to explain this change although they explain the neighbours'."""
@@ -148,13 +146,6 @@ class HardCuts:
             return True
         earlier = [f for f in islice(self._frames, index - 1) if f.ts_s >= before.ts_s - FLASH_S]
         return any(difference(frame.thumb, f.thumb) < same for f in _thin(earlier))
-
-    def _beats_rival(self, frame: _Frame) -> bool:
-        """Keep one of two cuts closer together than a scene can be short: the first, a blended frame's partner."""
-        if self._last_cut is not None and frame.ts_s - self._last_cut.ts_s < FLASH_S:
-            return False
-        self._last_cut = frame
-        return True
 
 
 def difference(a: Thumb, b: Thumb) -> float:
