@@ -50,6 +50,10 @@ class Gate(bootsteps.StartStopStep):
         if self.timer is not None:
             self.timer.cancel()
 
+    def shutdown(self, consumer: Any) -> None:
+        """The worker stops, warm or cold; its children have ended. Celery's own signal is only sent when warm."""
+        self.keeper.leave()
+
     def look(self, consumer: Any) -> None:
         was = self.node.state
         now = self.node.look(live_children(consumer))
@@ -80,14 +84,25 @@ def install(app: Celery, settings: Settings) -> None:
     @signals.celeryd_after_setup.connect(weak=False)
     def prepare(sender: str, instance: Any, **_: object) -> None:
         node.prepare(sender, instance.concurrency or 1)
+        _announce_stop(instance, keeper)
 
     @signals.worker_process_init.connect(weak=False)
     def start_child(**_: object) -> None:
         node.start_child()
 
-    @signals.worker_shutdown.connect(weak=False)
-    def leave(**_: object) -> None:
-        keeper.leave()
+
+def _announce_stop(worker: Any, keeper: Keeper) -> None:
+    """Tell the keeper before Celery ends the children of a stopping worker: their deaths are nobody's failure.
+
+    Its signal ``worker_shutting_down`` comes only after they are dead; this is the first thing its handler calls.
+    """
+    wait = worker.wait_for_soft_shutdown
+
+    def wait_for_soft_shutdown() -> None:
+        keeper.stopping = True
+        wait()
+
+    worker.wait_for_soft_shutdown = wait_for_soft_shutdown
 
 
 if get_settings().family:

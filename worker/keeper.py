@@ -44,6 +44,8 @@ class Keeper:
         self._settings = settings
         self._tick_lock = threading.Lock()
         self._wake = threading.Event()
+        #: Set when the node has been told to stop: it ends its own children then.
+        self.stopping = False
         self._leaving = False
         self._thread: threading.Thread | None = None
         self._published_at = 0.0
@@ -85,8 +87,12 @@ class Keeper:
         if time.monotonic() - self._published_at >= _PUBLISH_S:
             self._publish()
             self._published_at = time.monotonic()
-        reconcile.own_children(self._node.name, self._node.main_pid, self.children)
+        reconcile.own_children(self._node.name, self._node.life, self._live_children)
         reconcile.fleet()
+
+    def _live_children(self) -> set[int] | None:
+        live = self.children()
+        return None if self.stopping else live
 
     def _publish(self) -> None:
         node = self._node
@@ -108,7 +114,9 @@ class Keeper:
             log.warning("state not published", error=str(error))
 
     def leave(self) -> None:
-        """The node stops: its running jobs are free at once, and it is no longer listed."""
+        """The node stops: its running jobs are free at once, and it is no longer listed. Again does nothing."""
+        if self._leaving:
+            return
         self._leaving = True
         self._wake.set()
         if self._thread is None:
