@@ -19,7 +19,8 @@ T = TypeVar("T")
 #: Options of every request task: errors the caller caused are not logged as ours.
 REQUEST: dict[str, Any] = {
     "acks_late": True,
-    "reject_on_worker_lost": True,
+    # Redis counts no deliveries: a request that kills its worker would kill one after another. The caller is told.
+    "reject_on_worker_lost": False,
     "ignore_result": False,
     "time_limit": REQUEST_LIMIT_S,
     "throws": (Permanent,),
