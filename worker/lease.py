@@ -82,6 +82,10 @@ class Lease:
                 # Work on: if the lease runs out meanwhile, the fence at the end decides.
                 log.warning("lease not renewed", job_id=self._claimed.job_id, error=str(error))
                 continue
+            except Exception:
+                # Without this thread there is no time limit either: whatever it was, the next beat may work.
+                log.exception("lease not renewed", job_id=self._claimed.job_id)
+                continue
             if not held:
                 self._lost.set()
                 return

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import secrets
 import shutil
 from pathlib import Path
 from typing import Any
@@ -31,6 +32,8 @@ class Node:
         self.family = routing.NODES[settings.family]
         self.name = ""
         self.main_pid = os.getpid()
+        #: Tells this life of the node from one before it: in a container both have the same process ids.
+        self.birth = secrets.token_hex(4)
         self.slots = Slots(1)
         self.failed_loads = 0
         self._counted: set[tuple[int, int]] = set()
@@ -38,8 +41,12 @@ class Node:
         self.error = ""
 
     @property
+    def life(self) -> str:
+        return f"{self.main_pid}.{self.birth}"
+
+    @property
     def owner_prefix(self) -> str:
-        return f"{self.name}:{self.main_pid}:"
+        return f"{self.name}:{self.life}:"
 
     # --- main process
 

@@ -33,22 +33,27 @@ class NodeLost(Outage):
     """The whole node that ran the job is gone."""
 
 
-def own_children(node: str, main_pid: int, children: Callable[[], set[int]]) -> None:
+def own_children(node: str, life: str, children: Callable[[], set[int] | None]) -> None:
     """Free, at once, jobs held by children of this node that no longer live, and by an earlier life of this node.
 
-    A dead child counts as a failure of its job (the job may have killed it); a dead node does not.
+    A dead child counts as a failure of its job (the job may have killed it); a dead node does not. ``children`` gives
+    None while the node ends its children itself: what they held is released when they have ended.
     """
     with reading() as session:
         held = [job for job in jobs.held_jobs(session) if job.owner.startswith(f"{node}:")]
     # Read after the ledger: a child born in between is among them.
     live = children()
+    if live is None:
+        return
     for job in held:
-        main, _, child = job.owner.removeprefix(f"{node}:").split(":")
-        if int(main) == main_pid:
+        holder, _, child = job.owner.removeprefix(f"{node}:").split(":")
+        if holder == life:
             if int(child) not in live:
                 _take_back(job, WorkerLost(f"the worker process (pid {child}) died while it ran this job"))
-        elif not _is_alive(int(main)):
-            _take_back(job, NodeLost(f"node {node} (pid {main}) died while it ran this job"))
+        else:
+            main = int(holder.partition(".")[0])
+            if main == os.getpid() or not _is_alive(main):
+                _take_back(job, NodeLost(f"node {node} (pid {main}) died while it ran this job"))
 
 
 def _is_alive(pid: int) -> bool:

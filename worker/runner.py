@@ -5,19 +5,20 @@ from __future__ import annotations
 import errno
 import shutil
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
 
 import structlog
 from sqlalchemy.orm import Session
 
 from db import jobs, runs
-from db.engine import transact
+from db.engine import outages, transact
 from db.jobs import Bell, Claim
 from db.tables import Video
 from shared import graph
 from shared.errors import DatabaseUnavailable, LeaseLost, Outage, ScenefleetError, StorageUnavailable
 from shared.logs import get_logger
+from shared.storage import Bucket
 from worker import stages
 from worker.bells import ring
 from worker.lease import Lease
@@ -26,6 +27,9 @@ from worker.stages.context import Deferred, StageContext
 
 log = get_logger(__name__)
 T = TypeVar("T")
+
+#: A full disk, a used-up quota, a file-size limit: the machine's trouble, not the video's.
+_NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 def patiently(work: Callable[[Session], T], wait_s: float) -> T:
@@ -70,8 +74,10 @@ def work(lane: str, runtime: Runtime) -> dict[str, Any]:
 def _run(claimed: Claim, runtime: Runtime) -> str:
     settings = runtime.settings
     stage = graph.STAGES[claimed.stage]
-    folder = runtime.attempt_dir(claimed.storage_part)
+    folder = runtime.work_dir / claimed.storage_part
+    stored: list[tuple[Bucket, str]] = []
     try:
+        runtime.attempt_dir(claimed.storage_part)
         lease = Lease(
             claimed,
             lease_s=settings.lease_s,
@@ -81,8 +87,11 @@ def _run(claimed: Claim, runtime: Runtime) -> str:
         )
         with lease:
             patiently(lambda session: jobs.mark_started(session, claimed), settings.database_wait_s)
-            context = StageContext(claimed=claimed, runtime=runtime, folder=folder, report=lease.report)
-            outcome = stages.run(context)
+            context = StageContext(
+                claimed=claimed, runtime=runtime, folder=folder, report=lease.report, stored=stored
+            )
+            with outages():
+                outcome = stages.run(context)
             lease.report(1.0)
             bells = patiently(
                 lambda session: jobs.finish(
@@ -94,7 +103,7 @@ def _run(claimed: Claim, runtime: Runtime) -> str:
         return "done"
     except LeaseLost as error:
         log.warning("job given up", reason=str(error))
-        _clean_up(claimed, runtime)
+        _clean_up(claimed, runtime, stored)
         return "lost"
     except Deferred as pause:
         wait_s = pause.wait_s
@@ -107,7 +116,7 @@ def _run(claimed: Claim, runtime: Runtime) -> str:
         log.warning("job failed", error_class=error.code, error=str(error))
         return _fail(claimed, error, runtime)
     except OSError as error:
-        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        if error.errno in _NO_ROOM:
             return _fail(
                 claimed, StorageUnavailable(f"no room left in {folder.parent}: free some disk space"), runtime
             )
@@ -138,11 +147,13 @@ def _fail(claimed: Claim, error: Exception, runtime: Runtime) -> str:
     return "failed"
 
 
-def _clean_up(claimed: Claim, runtime: Runtime) -> None:
+def _clean_up(claimed: Claim, runtime: Runtime, stored: Sequence[tuple[Bucket, str]]) -> None:
     """Remove what a lost attempt stored, then let its lease go: a delete is waiting for that."""
     try:
         for bucket, prefix in stages.attempt_prefixes(claimed):
             runtime.storage.delete_prefix(bucket, prefix)
+        for bucket, key in stored:
+            runtime.storage.delete(bucket, key)
         patiently(lambda session: jobs.let_go(session, claimed), runtime.settings.database_wait_s)
     except Outage as error:
         # The sweep removes what is left; the lease runs out by itself.

@@ -51,7 +51,7 @@ class Runtime:
 
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
-        #: ``node:main pid:slot:pid`` once this is a pool child (worker/boot.py sets it).
+        #: ``node:main pid.birth:slot:pid`` once this is a pool child (worker/boot.py sets it).
         self.owner = "nobody"
         self.work_dir = settings.home / "work" / "nobody"
         self._lock = threading.Lock()

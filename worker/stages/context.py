@@ -15,7 +15,7 @@ from db.jobs import Claim
 from db.tables import Run, Video
 from db.vectors import ModelRow, ensure_model
 from shared.errors import LeaseLost
-from shared.storage import Storage, attempt_prefix, require_prefix
+from shared.storage import Bucket, Storage, attempt_prefix, require_prefix
 from worker.models.catalog import ModelSpec
 from worker.runtime import Runtime
 
@@ -52,6 +52,8 @@ class StageContext:
     folder: Path
     #: Takes the fraction done (0..1); raises LeaseLost when the work should stop.
     report: Callable[[float], None]
+    #: What this attempt stores outside its own prefixes, noted before it is stored: removed if the attempt is lost.
+    stored: list[tuple[Bucket, str]] = field(default_factory=list)
 
     @property
     def storage(self) -> Storage:

@@ -57,6 +57,7 @@ def run(context: StageContext) -> Outcome:
             documents = _documents(session, video, video_run, first)
         for document in documents:
             key = sidecar_key(claimed.user_id, claimed.video_id, document.scene_id, revision)
+            context.stored.append(("sidecars", key))
             context.storage.put_bytes("sidecars", key, to_bytes(document), "application/json")
             keys[UUID(document.scene_id)] = key
         context.report(min(1.0, (first + _BATCH) / count))
