@@ -82,10 +82,7 @@ class StageContext:
         Raises:
             InvalidKey, ObjectMissing, LimitExceeded, StorageUnavailable.
         """
-        with reading() as session:
-            video, _ = self.video_and_run(session)
-            key = video.storage_key
-        require_prefix(key, f"uploads/{self.claimed.user_id}/{self.claimed.video_id}/")
+        key = self._source_key()
         local = self.storage.local_path("uploads", key)
         if local is not None:
             return local
@@ -98,6 +95,20 @@ class StageContext:
             on_progress=lambda done, total: self.report(0.0),
         )
         return path
+
+    def check_source(self) -> None:
+        """Make sure the source video is still there.
+
+        Raises:
+            ObjectMissing, StorageUnavailable.
+        """
+        self.storage.stat("uploads", self._source_key())
+
+    def _source_key(self) -> str:
+        with reading() as session:
+            video, _ = self.video_and_run(session)
+            key = video.storage_key
+        return require_prefix(key, f"uploads/{self.claimed.user_id}/{self.claimed.video_id}/")
 
     def audio_key(self) -> str | None:
         """Where this run's 16 kHz audio lies; None when the video has no sound."""

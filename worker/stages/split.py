@@ -9,6 +9,7 @@ from sqlalchemy.orm import Session
 
 from db.scenes import write_scenes
 from db.videos import set_media
+from shared.errors import BadMedia
 from worker.media.limits import MediaLimits
 from worker.media.split import split
 from worker.runtime import Runtime
@@ -35,14 +36,19 @@ def media_limits(runtime: Runtime) -> MediaLimits:
 def run(context: StageContext) -> Outcome:
     claimed = context.claimed
     source = context.fetch_source()
-    found = split(
-        source,
-        context.folder,
-        limits=media_limits(context.runtime),
-        mode=context.runtime.settings.split_mode,
-        part_s=PART_S,
-        on_progress=lambda fraction: context.report(fraction * _DECODING),
-    )
+    try:
+        found = split(
+            source,
+            context.folder,
+            limits=media_limits(context.runtime),
+            mode=context.runtime.settings.split_mode,
+            part_s=PART_S,
+            on_progress=lambda fraction: context.report(fraction * _DECODING),
+        )
+    except (BadMedia, OSError):
+        # A storage that went away while the file was read is to blame, not the video.
+        context.check_source()
+        raise
     keyframes = context.prefix("keyframes")
     scenes: list[dict[str, Any]] = []
     for place, scene in enumerate(found.scenes):
