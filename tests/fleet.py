@@ -45,8 +45,17 @@ def eventually(look: Callable[[], T], *, within_s: float, what: str, every_s: fl
 class NodeProcess:
     """One ``celery worker`` and its log."""
 
-    def __init__(self, name: str, family: str, process: subprocess.Popen[bytes], log: Path) -> None:
+    def __init__(
+        self,
+        name: str,
+        family: str,
+        process: subprocess.Popen[bytes],
+        log: Path,
+        concurrency: int,
+        environment: dict[str, str],
+    ) -> None:
         self.name, self.family, self.process, self.log = name, family, process, log
+        self.concurrency, self.environment = concurrency, environment
 
     @property
     def children(self) -> list[psutil.Process]:
@@ -107,7 +116,13 @@ class Fleet:
                 stderr=sink,
                 start_new_session=True,
             )
-        self.nodes[name] = NodeProcess(name, family, process, log)
+        self.nodes[name] = NodeProcess(name, family, process, log, concurrency, environment)
+
+    def restart(self, name: str) -> None:
+        """Start a node that has left or was killed as it was started before, as a supervisor does."""
+        node = self.nodes[name]
+        assert node.process.poll() is not None, f"node {name} still runs"
+        self._start(name, node.family, node.concurrency, node.environment)
 
     def process_environment(self) -> dict[str, str]:
         kept = {key: value for key, value in os.environ.items() if key in ("PATH", "HOME", "LANG", "TMPDIR")}
@@ -148,8 +163,8 @@ class Fleet:
         eventually(ready, within_s=within_s, what=f"nodes {', '.join(wanted)} are ready")
 
     def kill(self, name: str) -> None:
-        """kill -9 the whole node."""
-        node = self.nodes.pop(name)
+        """kill -9 the whole node; ``restart`` starts it again."""
+        node = self.nodes[name]
         children = node.children
         node.process.kill()
         node.process.wait(timeout=30)
@@ -209,6 +224,11 @@ class Fleet:
             )
             raise AssertionError(f"{error}\n" + "\n".join(map(str, jobs[:50]))) from None
         return {video_id: self.client.status(video_id, user_id) for video_id in wanted}
+
+    @property
+    def database(self) -> str:
+        """The name of its database."""
+        return self.postgres_url.rpartition("/")[2]
 
     def rows(self, query: str, *values: Any) -> list[dict[str, Any]]:
         """Ask Postgres; again while it is away."""

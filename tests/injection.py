@@ -91,9 +91,17 @@ class Injection:
         """For ``Fleet.start(**...)`` of every node that should obey."""
         return {"PYTHONPATH": str(self.folder / "python"), _VARIABLE: str(self.folder / "rules")}
 
-    def hold(self, stage: str, video_id: str, *, when: When = "before", deaf: bool = False) -> Rule:
+    def hold(
+        self,
+        stage: str,
+        video_id: str,
+        *,
+        when: When = "before",
+        deaf: bool = False,
+        times: int | None = None,
+    ) -> Rule:
         """Stop at the stage until the rule is lifted. ``deaf``: don't notice that the lease was lost."""
-        return self._rule(stage, video_id, action="hold", when=when, deaf=deaf)
+        return self._rule(stage, video_id, action="hold", when=when, deaf=deaf, times=times)
 
     def fail(
         self,

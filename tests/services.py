@@ -54,8 +54,8 @@ class PostgresServer(Server):
     def url(self, database: str = "postgres") -> str:
         return postgres.server_url(self.port, self.password, database)
 
-    def execute(self, statement: str) -> None:
-        with psycopg.connect(self.url(), autocommit=True) as connection:
+    def execute(self, statement: str, database: str = "postgres") -> None:
+        with psycopg.connect(self.url(database), autocommit=True) as connection:
             connection.execute(statement)
 
 

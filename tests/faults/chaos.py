@@ -195,10 +195,9 @@ class Chaos:
 
     def kill_node(self) -> str:
         name = self.random.choice(sorted(self.fleet.nodes))
-        family = self.fleet.nodes[name].family
         self.fleet.kill(name)
         self.pause(0.0, 1.0)
-        self.fleet.start(family, name=name)
+        self.fleet.restart(name)
         return name
 
     def restart_redis(self) -> str:

@@ -19,6 +19,15 @@ SPANS: tuple[tuple[float, float], ...] = (
     (39.0, 44.6),
     (10.0, 18.4),
 )
+#: The same in three seconds each, for the compact run.
+SHORT_SPANS: tuple[tuple[float, float], ...] = (
+    (7.2, 10.4),
+    (16.0, 19.2),
+    (24.8, 28.0),
+    (31.6, 34.8),
+    (40.6, 43.8),
+    (56.6, 59.8),
+)
 
 
 @dataclass(frozen=True)
