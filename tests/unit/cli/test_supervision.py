@@ -1,0 +1,134 @@
+"""The process runner: its configuration, and a real supervisord that keeps small programs alive."""
+
+from __future__ import annotations
+
+import configparser
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import psutil
+import pytest
+
+from cli import orphans, supervision
+from cli.home import Home
+from cli.supervision import Program, ProgramState, Supervisor
+from shared.errors import Outage
+from shared.settings import Settings, child_environment
+from tests.fleet import eventually
+
+
+def program(name: str, code: str, cwd: Path, **options: object) -> Program:
+    values: dict[str, object] = {"priority": 100, "stop_wait_s": 10, "group": "nodes", "autostart": False}
+    return Program(name=name, command=(sys.executable, "-c", code), cwd=cwd, **{**values, **options})  # type: ignore[arg-type]
+
+
+def test_names_with_percent_and_spaces_survive(tmp_path: Path) -> None:
+    folder = tmp_path / "100% mine"
+    text = supervision.render_config(folder / "s.sock", [program("media", "print('%s')", folder)])
+    parser = configparser.RawConfigParser()
+    parser.read_string(text)
+    assert parser["program:media"]["directory"] == str(folder).replace("%", "%%")
+    assert "%%s" in parser["program:media"]["command"]
+    assert parser["group:nodes"]["programs"] == "media"
+
+
+def test_a_deep_home_gets_a_short_socket(tmp_path: Path) -> None:
+    deep = tmp_path / ("x" * 60) / ("y" * 60)
+    deep.mkdir(parents=True)
+    short = supervision.socket_path(deep)
+    try:
+        assert len(str(short)) <= supervision.MAX_SOCKET_PATH
+        assert short.parent.stat().st_mode & 0o077 == 0
+    finally:
+        short.parent.rmdir()
+
+
+class Running:
+    """A supervisord in a home folder of its own."""
+
+    def __init__(self, home: Home, programs: list[Program]) -> None:
+        self.home = home
+        home.acquire()
+        socket = supervision.socket_path(home.root)
+        home.supervisor_config.write_text(supervision.render_config(socket, programs))
+        environment = child_environment(**{orphans.MARK: str(home.root)})
+        self.process = supervision.start(home.supervisor_config, environment)
+        self.supervisor = Supervisor(socket)
+        self.supervisor.wait(self.process, home.logs / "supervisor.err")
+        self.supervisor.start_group("nodes")
+
+    def state(self, name: str) -> ProgramState:
+        return self.supervisor.states()[name]
+
+
+STAYS = "import time; time.sleep(3600)"
+#: Longer than START_S, so that the exit counts.
+LEAVES_WITH_78 = "import sys, time; time.sleep(1.6); sys.exit(78)"
+
+
+@pytest.fixture
+def running(tmp_path: Path) -> Iterator[Running]:
+    home = Home(Settings(SCENEFLEET_HOME=tmp_path / "a 100% home"))
+    home.root.mkdir()
+    programs = [program("stays", STAYS, tmp_path), program("hopeless", LEAVES_WITH_78, tmp_path)]
+    found = Running(home, programs)
+    yield found
+    found.process.kill()
+    found.process.wait()
+    orphans.stop(home, 5.0)
+    home.release()
+
+
+def test_a_killed_program_is_started_again(running: Running) -> None:
+    eventually(lambda: running.state("stays").state == "RUNNING", within_s=20, what="it runs")
+    first = running.state("stays").pid
+    psutil.Process(first).kill()
+
+    def replaced() -> bool:
+        state = running.state("stays")
+        return state.state == "RUNNING" and state.pid != first
+
+    eventually(replaced, within_s=30, what="another process runs")
+
+
+def test_a_program_that_left_with_78_stays_away(running: Running) -> None:
+    eventually(lambda: running.state("hopeless").state == "EXITED", within_s=30, what="it has left")
+    left = running.state("hopeless")
+    assert left.exit_status == supervision.EXIT_CONFIG
+    eventually(lambda: running.state("stays").state == "RUNNING", within_s=20, what="the other one runs")
+    assert running.state("hopeless") == left
+
+
+def test_term_stops_everything(running: Running) -> None:
+    eventually(lambda: running.state("stays").state == "RUNNING", within_s=20, what="it runs")
+    pid = running.state("stays").pid
+    running.process.terminate()
+    running.process.wait(timeout=30)
+    assert not psutil.pid_exists(pid)
+    with pytest.raises(Outage, match="does not answer"):
+        running.supervisor.states()
+
+
+def test_what_a_killed_runner_leaves_is_found_and_stopped(running: Running) -> None:
+    eventually(lambda: running.state("stays").state == "RUNNING", within_s=20, what="it runs")
+    pid = running.state("stays").pid
+    running.process.kill()
+    running.process.wait()
+    assert pid in [process.pid for process in orphans.find(running.home)]
+    other = Home(Settings(SCENEFLEET_HOME=running.home.root.parent))
+    assert orphans.find(other) == [], "processes of another home folder are not ours"
+    assert orphans.stop(running.home, 5.0) >= 1
+    eventually(lambda: not psutil.pid_exists(pid), within_s=10, what="it is gone")
+    assert orphans.find(running.home) == []
+
+
+def test_a_runner_that_cannot_start_says_where_to_look(tmp_path: Path) -> None:
+    home = Home(Settings(SCENEFLEET_HOME=tmp_path / "home"))
+    home.acquire()
+    home.supervisor_config.write_text("[supervisord]\nnodaemon=perhaps\n")
+    process = supervision.start(home.supervisor_config, child_environment())
+    with pytest.raises(Outage, match=r"supervisor\.err"):
+        Supervisor(home.root / "s.sock").wait(process, home.logs / "supervisor.err")
+    assert "perhaps" in (home.logs / "supervisor.err").read_text()
+    home.release()
