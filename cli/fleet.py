@@ -86,6 +86,8 @@ class Fleet:
         if self.cleaned:
             say(f"stopped {self.cleaned} processes that an earlier, killed `up` had left")
         self.home.remove_run()
+        for record in (self.home.root / "work").glob("*.starts"):
+            record.unlink()
         run = self._start_services(say)
         self.home.write_run(run)
         get_settings.cache_clear()
@@ -139,7 +141,8 @@ class Fleet:
         configured_storage(self.settings).ensure_buckets()
 
     def _node_program(self, family: str, count: int) -> Program:
-        command = (sys.executable, "-m", "cli", "node", family, "--concurrency", str(count))
+        starts = str(self.home.root / "work" / f"{family}.starts")
+        command = (sys.executable, "-m", "cli", "node", family, "-c", str(count), "--starts", starts)
         return Program(
             name=family,
             command=command,

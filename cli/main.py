@@ -68,6 +68,7 @@ def node(
     family: Family,
     name: Annotated[str | None, typer.Option(help="Name of this instance. Default: the family.")] = None,
     concurrency: Annotated[int, typer.Option("--concurrency", "-c", min=1, max=256, help="Processes.")] = 1,
+    starts: Annotated[Path | None, typer.Option(hidden=True)] = None,
 ) -> None:
     """Become one worker node of a family (containers run this; `up` does it for you).
 
@@ -75,7 +76,7 @@ def node(
     """
     from cli import node as command
 
-    command.run(family, name, concurrency)
+    command.run(family, name, concurrency, starts)
 
 
 @app.command("node-health", rich_help_panel=RUN)

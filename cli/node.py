@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import os
 import sys
+import time
+from pathlib import Path
 
 from cli import nodes
+from cli.pacing import pause_s
 from shared import routing
 from shared.errors import InvalidRequest
 from shared.settings import child_environment, get_settings
@@ -53,8 +56,8 @@ def node_environment(family: str) -> dict[str, str]:
     )
 
 
-def run(family: str, name: str | None, concurrency: int) -> None:
-    """Replace this process by the node; returns never.
+def run(family: str, name: str | None, concurrency: int, starts: Path | None = None) -> None:
+    """Replace this process by the node; returns never. With ``starts``, a record of its starts, it paces them.
 
     Raises:
         InvalidRequest: no such family, or no server is configured.
@@ -64,6 +67,9 @@ def run(family: str, name: str | None, concurrency: int) -> None:
     settings.require("redis_url")
     settings.require("postgres_url")
     command = celery_command(family, name or family, concurrency, settings.log_level)
+    if starts is not None and (wait_s := pause_s(starts, time.time())):
+        print(f"node {name or family} keeps ending: starting it in {wait_s:g} s", flush=True)
+        time.sleep(wait_s)
     os.execvpe(command[0], command, node_environment(family))
 
 
