@@ -8,13 +8,14 @@ Fade: a run of blank pictures (black or white) that no sudden change leads into 
 
 from __future__ import annotations
 
+import math
 from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import accumulate, pairwise
 
 import cv2
 import numpy as np
-from numpy.typing import NDArray
 
 from .hardcuts import correlation
 from .planes import Plane, Thumb
@@ -47,9 +48,6 @@ _MAX_BACKSTEP = 0.08
 _MAX_END_STEP = 0.3
 #: Somewhere the weight rests, as a share of its largest step: a piece of a steady pan climbs all the time.
 _MAX_PLATEAU = 0.25
-#: A mixture in the middle lies on the straight way from one end to the other; this much of a detour is let through
-#: to the fit, which costs fifty times as much as this test.
-_MAX_DETOUR = 1.6
 #: Ends that correlate more than this show the same scene.
 _MAX_CORRELATION = 0.6
 #: A found dissolve is settled when nothing better came for this long.
@@ -126,11 +124,6 @@ class Dissolves:
             change = first.change(end)
             if change < _MIN_CHANGE or (best is not None and change < best.change):
                 continue
-            middle = self._samples[(start + len(self._samples) - 1) // 2]
-            if first.change(middle) + middle.change(end) > _MAX_DETOUR * change:
-                continue
-            if correlation(first.picture, end.picture) > _MAX_CORRELATION:
-                continue
             gradual = self._fit(start, change)
             if gradual is not None:
                 best = _Found(change, span_s, end.ts_s, gradual)
@@ -141,40 +134,49 @@ class Dissolves:
         count = len(self._samples) - start
         if count < 5:
             return None
-        picked = np.unique(np.linspace(start, start + count - 1, min(count, _TESTED + 2)).round().astype(int))
-        samples = [self._samples[i] for i in picked]
-        pictures = np.stack([s.picture for s in samples]).reshape(len(samples), -1).astype(np.float32)
-        weights, residuals = mixture(pictures)
+        first, last = self._samples[start], self._samples[-1]
+        inner = min(count - 2, _TESTED)
+        places = [start + round(step * (count - 1) / (inner + 1)) for step in range(1, inner + 1)]
         worst, mean = next((w, m) for least, w, m in reversed(_MAX_RESIDUALS) if change >= least)
-        if residuals[1:-1].max() > worst or residuals[1:-1].mean() > mean:
+        length = cv2.norm(first.picture, last.picture, cv2.NORM_L2SQR)
+        # The one in the middle refutes most: camera moves end here.
+        if mixture(first.picture, self._samples[places[inner // 2]].picture, last.picture, length)[1] > worst:
             return None
-        steps = np.diff(weights)
-        if (
-            steps.max() > _MAX_STEP
-            or steps.min() < -_MAX_BACKSTEP
-            or max(steps[0], steps[-1]) > _MAX_END_STEP
-        ):
+        if correlation(first.picture, last.picture) > _MAX_CORRELATION:
             return None
-        if steps.min() > _MAX_PLATEAU * steps.max():
+        fits = [mixture(first.picture, self._samples[i].picture, last.picture, length) for i in places]
+        residuals = [residual for _, residual in fits]
+        if max(residuals) > worst or sum(residuals) / inner > mean:
             return None
-        times_s = [s.ts_s for s in samples]
-        climbing = np.maximum.accumulate(weights)
+        weights = [0.0, *(weight for weight, _ in fits), 1.0]
+        if not _climbs(weights):
+            return None
+        times_s = [first.ts_s, *(self._samples[i].ts_s for i in places), last.ts_s]
+        climbing = list(accumulate(weights, max))
         start_s, mid_s, end_s = (float(np.interp(w, climbing, times_s)) for w in (0.05, 0.5, 0.95))
         return Gradual(start_s=start_s, mid_s=mid_s, end_s=end_s)
 
 
-def mixture(pictures: NDArray[np.float32]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-    """Fit every picture as ``(1 - w) * first + w * last``.
+def mixture(first: Plane, picture: Plane, last: Plane, length: float) -> tuple[float, float]:
+    """Fit ``picture`` as ``(1 - w) * first + w * last`` by least squares; return w and what the fit leaves over.
 
-    ``pictures``: float32 [n, pixels]. Returns the weights [n] (0 and 1 at the ends) and the share of the change each
-    fit leaves over [n], as a ratio of norms: 0 for a pure mixture, about 0.9 for an unrelated picture.
+    Three uint8 pictures of one size; ``length``: the squared distance of ``first`` and ``last``. The rest is a ratio
+    of norms, to the whole change: 0 for a pure mixture, about 0.9 for an unrelated picture. By the law of cosines,
+    from distances alone.
     """
-    direction = pictures[-1] - pictures[0]
-    length = float(direction @ direction)
-    moved = pictures - pictures[0]
-    weights = (moved @ direction) / length
-    left = moved - weights[:, None] * direction
-    return weights, np.sqrt((left * left).sum(axis=1) / length)
+    from_first = cv2.norm(first, picture, cv2.NORM_L2SQR) / length
+    from_last = cv2.norm(picture, last, cv2.NORM_L2SQR) / length
+    weight = (from_first - from_last + 1) / 2
+    return weight, math.sqrt(max(0.0, from_first - weight * weight))
+
+
+def _climbs(weights: list[float]) -> bool:
+    """Whether weights go up from 0 to 1 as in a dissolve: gently, never back, resting somewhere."""
+    steps = [b - a for a, b in pairwise(weights)]
+    highest, lowest = max(steps), min(steps)
+    if highest > _MAX_STEP or lowest < -_MAX_BACKSTEP or max(steps[0], steps[-1]) > _MAX_END_STEP:
+        return False
+    return lowest <= _MAX_PLATEAU * highest
 
 
 class Fades:

@@ -68,8 +68,10 @@ def sharpness(frame: VideoFrame) -> float:
     plane: Plane = frame.reformat(format="gray", threads=1).to_ndarray() if planes is None else planes[0]
     shift = _DEPTHS.get(frame.format.name, 8) - 8
     height, width = plane.shape
-    band = plane[height * 3 // 8 : height * 5 // 8, width // 8 : width * 7 // 8] >> shift
-    _, std = cv2.meanStdDev(cv2.Laplacian(band.astype(np.uint8), cv2.CV_16S))
+    band = plane[height * 7 // 16 : height * 9 // 16, width // 8 : width * 7 // 8]
+    if shift:
+        band = (band >> shift).astype(np.uint8)
+    _, std = cv2.meanStdDev(cv2.Laplacian(band, cv2.CV_16S))
     return float(std[0, 0]) ** 2
 
 
@@ -93,9 +95,9 @@ def _yuv_planes(frame: VideoFrame) -> tuple[Plane, Plane, Plane] | None:
 
 
 def _shrink(plane: Plane, width: int, height: int, shift: int) -> Plane:
-    """Reduce a plane in two steps, sampling 16 pixels for each one kept: a fifth of the cost of a full average."""
-    if plane.shape[0] >= 4 * height and plane.shape[1] >= 4 * width:
-        plane = cv2.resize(plane, (2 * width, 2 * height), interpolation=cv2.INTER_LINEAR)
+    """Reduce a plane in two steps, sampling 8 pixels for each one kept: a tenth of the cost of a full average."""
+    if plane.shape[0] >= 2 * height and plane.shape[1] >= 4 * width:
+        plane = cv2.resize(plane, (2 * width, height), interpolation=cv2.INTER_LINEAR)
     small: Plane = cv2.resize(plane, (width, height), interpolation=cv2.INTER_AREA)
     return small if shift == 0 else (small >> shift).astype(np.uint8)
 
