@@ -22,6 +22,7 @@ from redis.exceptions import RedisError
 from . import errors, routing
 from .broker import broker_config
 from .contracts import (
+    Contract,
     ListScenes,
     ProcessVideo,
     Receipt,
@@ -125,7 +126,7 @@ class Client:
         }
         return self._ask(routing.SEARCH_SCENES, SearchScenes, kwargs, SearchAnswer)
 
-    def _ask(self, task: str, contract: type[BaseModel], kwargs: dict[str, Any], answer: type[R]) -> R:
+    def _ask(self, task: str, contract: type[Contract], kwargs: dict[str, Any], answer: type[R]) -> R:
         parse(contract, kwargs)
         try:
             result = self._app.send_task(

@@ -10,7 +10,7 @@ import json
 import re
 from collections.abc import Mapping
 from datetime import datetime
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Annotated, Any, ClassVar, Literal, TypeVar
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 
@@ -46,7 +46,10 @@ Text = Annotated[str, AfterValidator(_check_text)]
 
 
 class Contract(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
+
+    #: The largest payload that is looked at, as JSON text.
+    max_bytes: ClassVar[int] = MAX_MESSAGE_BYTES
 
     version: Literal[1] = 1
 
@@ -75,12 +78,27 @@ class RerunVideo(VideoRef):
 class ListScenes(VideoRef):
     """A page of a video's published scenes, from ``after_idx`` (exclusive) on."""
 
-    after_idx: int = Field(-1, ge=-1)
+    after_idx: int = Field(-1, ge=-1, le=2**31 - 1)
     limit: int = Field(200, ge=1, le=1000)
 
 
 class EmbedTexts(Contract):
+    """Some texts to embed; short ones: the batch lane takes whole videos."""
+
+    max_bytes: ClassVar[int] = 16 * MAX_MESSAGE_BYTES
+
     texts: tuple[Text, ...] = Field(max_length=64)
+
+
+class TextVectors(Contract):
+    """The answer to ``EmbedTexts``: one unit vector [dim] per text."""
+
+    max_bytes: ClassVar[int] = 4 * 2**20
+
+    model: Text
+    revision: Text
+    dim: int = Field(ge=1)
+    vectors: tuple[tuple[float, ...], ...] = Field(max_length=64)
 
 
 class SearchScenes(Contract):
@@ -187,34 +205,46 @@ class SearchAnswer(Contract):
     coverage: Coverage
 
 
-C = TypeVar("C", bound=BaseModel)
+C = TypeVar("C", bound=Contract)
 
 
 def parse(contract: type[C], payload: Mapping[str, Any]) -> C:
     """Check a payload from outside.
 
     Raises:
-        InvalidRequest: over ``MAX_MESSAGE_BYTES``, or the first field that is wrong, by name and value.
+        InvalidRequest: over the contract's ``max_bytes``, or the first field that is wrong, by name and value.
     """
+    if not isinstance(payload, Mapping):
+        raise InvalidRequest(
+            f"the payload of {contract.__name__} is a {type(payload).__name__}: send an object with named fields"
+        )
     try:
-        size_bytes = len(json.dumps(payload, default=str).encode(errors="surrogatepass"))
+        text = json.dumps(payload)
+        size_bytes = len(text.encode(errors="surrogatepass"))
     except (TypeError, ValueError, RecursionError):
         raise InvalidRequest(
             f"the payload of {contract.__name__} is not plain JSON: send strings and numbers"
         ) from None
-    if size_bytes > MAX_MESSAGE_BYTES * (16 if contract is EmbedTexts else 1):
+    if size_bytes > contract.max_bytes:
         raise InvalidRequest(
-            f"the payload of {contract.__name__} has {size_bytes} bytes, more than {MAX_MESSAGE_BYTES}: send storage keys, not data"
+            f"the payload of {contract.__name__} has {size_bytes} bytes, more than {contract.max_bytes}:"
+            " send storage keys, not data"
         )
     try:
-        return contract.model_validate_json(json.dumps(payload))
+        return contract.model_validate_json(text)
     except ValidationError as error:
-        first = error.errors()[0]
-        name = ".".join(str(part) for part in first["loc"]) or "payload"
-        value = repr(first.get("input"))
-        shown = value if len(value) <= 80 else value[:77] + "..."
-        raise InvalidRequest(f"{name}={shown} is not acceptable: {first['msg']}") from None
+        raise InvalidRequest(_say(error.errors()[0])) from None
     except (TypeError, ValueError):
         raise InvalidRequest(
             f"the payload of {contract.__name__} is not valid JSON text: send UTF-8"
         ) from None
+
+
+def _say(fault: Any) -> str:
+    """One sentence for one of pydantic's errors."""
+    name = ".".join(str(part) for part in fault["loc"]) or "payload"
+    if fault["type"] == "missing":
+        return f"{name} is missing: send it"
+    value = repr(fault.get("input"))
+    shown = value if len(value) <= 80 else value[:77] + "..."
+    return f"{name}={shown} is not acceptable: {fault['msg']}"

@@ -9,15 +9,33 @@ from celery.exceptions import Reject
 from pydantic import BaseModel
 from sqlalchemy.orm import Session
 
-from shared.errors import DatabaseUnavailable, Permanent
+from shared.errors import DatabaseUnavailable, InvalidRequest, Permanent
 from shared.routing import REQUEST_LIMIT_S
+from worker.app import app
 from worker.runner import patiently
 from worker.runtime import get_runtime
 
 T = TypeVar("T")
 
+
+class Request(app.Task):
+    """A task whose payload goes by name; whatever else is sent gets a clear error and not a TypeError."""
+
+    abstract = True
+    #: How many arguments come by position: results of the task before it in a chain.
+    positional = 0
+
+    def __call__(self, /, *args: Any, **payload: Any) -> Any:
+        if len(args) > self.positional:
+            raise InvalidRequest(
+                f"{self.name} got {len(args)} arguments by position, takes {self.positional}: send them by name, in kwargs"
+            )
+        return self.run(*args, **payload)
+
+
 #: Options of every request task: errors the caller caused are not logged as ours.
 REQUEST: dict[str, Any] = {
+    "base": Request,
     "acks_late": True,
     # Redis counts no deliveries: a request that kills its worker would kill one after another. The caller is told.
     "reject_on_worker_lost": False,

@@ -11,7 +11,7 @@ from db import search
 from db.engine import reading
 from db.vectors import find_model
 from shared import routing
-from shared.contracts import SearchAnswer, SearchScenes, parse
+from shared.contracts import SearchAnswer, SearchScenes, TextVectors, parse
 from shared.errors import Conflict, InvalidRequest
 from tasks.requests import REQUEST, answer
 from tasks.text import embed
@@ -20,7 +20,7 @@ from worker.runtime import get_runtime
 
 
 @app.task(name=routing.SEARCH_SCENES, bind=True, **REQUEST)
-def scenes(self: Task, **payload: Any) -> Any:
+def scenes(self: Task, /, **payload: Any) -> Any:
     """The user's published scenes that fit a query, best first."""
     request = parse(SearchScenes, payload)
     limit = _limit(request)
@@ -41,20 +41,25 @@ def scenes(self: Task, **payload: Any) -> Any:
     )
 
 
-@app.task(name=routing.SEARCH_BY_VECTOR, **REQUEST)
-def by_vector(embedded: dict[str, Any], **payload: Any) -> dict[str, Any]:
-    """Second half of a semantic search: compare the query's vector."""
+@app.task(name=routing.SEARCH_BY_VECTOR, positional=1, **REQUEST)
+def by_vector(embedded: Any = None, /, **payload: Any) -> dict[str, Any]:
+    """Second half of a semantic search: compare the query's vector, the answer of ``tasks.text.embed``."""
     request = parse(SearchScenes, payload)
+    query = parse(TextVectors, embedded)
     settings = get_runtime().settings
     with reading() as session:
-        model = find_model(session, str(embedded["model"]), str(embedded["revision"]))
+        model = find_model(session, query.model, query.revision)
         hits = []
         if model is not None:
+            if len(query.vectors) != 1 or len(query.vectors[0]) != model.dim:
+                raise InvalidRequest(
+                    f"vectors={_shape(query)} is not acceptable: send one of {model.dim} numbers"
+                )
             hits = search.by_meaning(
                 session,
                 request.user_id,
                 model,
-                np.asarray(embedded["vectors"][0], np.float32),
+                np.asarray(query.vectors[0], np.float32),
                 _limit(request),
                 request.video_id,
                 exact_rows=settings.search_exact_rows,
@@ -65,11 +70,15 @@ def by_vector(embedded: dict[str, Any], **payload: Any) -> dict[str, Any]:
         SearchAnswer(
             query=request.query,
             mode="semantic",
-            model=str(embedded["model"]),
+            model=query.model,
             hits=tuple(hits),
             coverage=covered,
         )
     )
+
+
+def _shape(query: TextVectors) -> list[int]:
+    return [len(vector) for vector in query.vectors]
 
 
 def _limit(request: SearchScenes) -> int:

@@ -1,0 +1,575 @@
+"""Bad files and bad messages through a running fleet: one clear error each, one attempt, and nobody dies of it."""
+
+from __future__ import annotations
+
+import base64
+import json
+import os
+import pickle
+import re
+import struct
+import uuid
+from collections.abc import Callable, Iterator, Sequence
+from fractions import Fraction
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import pytest
+import redis
+from celery import Celery
+from celery.exceptions import TimeoutError as NoAnswer
+from celery.result import AsyncResult
+from kombu import Connection, Producer
+
+from shared.routing import NODES, bell_task
+from tests.clips import Encoding, Shot, Sound, make_clip
+from tests.fleet import FAMILIES, Fleet, eventually
+from tests.integration.test_media_hostile import Listener, Watch, playlist
+from tests.services import PostgresServer, RedisServer
+from tests.unit.media import test_probe as files
+
+USER = "u1"
+#: What the nodes of the fleet listen to.
+QUEUES = tuple(queue for family in FAMILIES for queue in NODES[family].queues)
+
+
+@pytest.fixture(scope="module")
+def fleet(
+    postgres: PostgresServer, redis_server: RedisServer, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Fleet]:
+    """A ready fleet that every test of this module abuses, and the last one uses."""
+    name = "bad_input"
+    postgres.execute(f"CREATE DATABASE {name} TEMPLATE template_scenefleet")
+    found = Fleet(tmp_path_factory.mktemp("home"), postgres.url(name), redis_server.url)
+    found.start()
+    found.wait_ready()
+    yield found
+    found.close()
+    postgres.execute(f"DROP DATABASE {name} WITH (FORCE)")
+
+
+def pids(fleet: Fleet) -> dict[str, set[int]]:
+    """Every process of every node."""
+    return {
+        name: {node.process.pid, *(child.pid for child in node.children)}
+        for name, node in fleet.nodes.items()
+    }
+
+
+@pytest.fixture(autouse=True)
+def nobody_died(fleet: Fleet) -> Iterator[None]:
+    """The same processes before and after, and no message that comes again and again."""
+    before = pids(fleet)
+    yield
+    assert pids(fleet) == before
+    with redis.Redis.from_url(fleet.redis_url) as client:
+        eventually(
+            lambda: not client.hlen("unacked") and not any(client.llen(queue) for queue in QUEUES),
+            within_s=20,
+            what="every message was taken and acknowledged",
+        )
+    assert pids(fleet) == before
+
+
+# --- files
+
+
+def over_the_pixel_limit(path: Path) -> None:
+    make_clip(path, [Shot(seed=3, frames=3)], Encoding(size=(8208, 16)))
+
+
+def absurd_frame_rate(path: Path) -> None:
+    times_s = tuple(i / 10_000 for i in range(50))
+    make_clip(path, [Shot(seed=3, frames=50)], Encoding(fps=Fraction(10_000), times_s=times_s))
+
+
+def absurd_duration(path: Path) -> None:
+    """A Matroska header that says 50 days; the content is 1 s."""
+    make_clip(path.with_suffix(".mkv"), [Shot(seed=3, frames=25)])
+    data = bytearray(path.with_suffix(".mkv").read_bytes())
+    at = data.index(b"\x44\x89\x88")  # the Duration element: 8 bytes of float, in milliseconds
+    data[at + 3 : at + 11] = struct.pack(">d", 50 * 86_400_000.0)
+    path.write_bytes(data)
+
+
+def absurd_sample_times(path: Path) -> None:
+    """An MP4 whose table of sample times makes every picture last a day."""
+    make_clip(path, [Shot(seed=3, frames=25)])
+    data = bytearray(path.read_bytes())
+    timescale = int.from_bytes(data[data.index(b"mdhd") + 16 : data.index(b"mdhd") + 20], "big")
+    at = data.index(b"stts")
+    data[at + 16 : at + 20] = (timescale * 86_400).to_bytes(4, "big")
+    # Without the edit list, which would cut it to the true second.
+    path.write_bytes(data.replace(b"edts", b"free"))
+
+
+def truncated(path: Path) -> None:
+    make_clip(path, [Shot(seed=3, frames=200, move="pan")])
+    whole = files.faststart(path)
+    path.write_bytes(whole.read_bytes()[: whole.stat().st_size // 2])
+    whole.unlink()
+
+
+def without_end(path: Path) -> None:
+    make_clip(path, [Shot(seed=3, frames=50)])
+    path.write_bytes(path.read_bytes()[:-2000])
+
+
+BAD_FILES: list[tuple[Callable[[Path], None], str, str]] = [
+    (files.empty, "BadMedia", r"The file is empty \(0 bytes\); upload it again"),
+    (files.text, "BadMedia", r"\d+ bytes\) is damaged or in no video format we accept .*convert it to"),
+    (files.random_bytes, "BadMedia", r"damaged or in no video format we accept .*convert it to"),
+    (
+        truncated,
+        "BadMedia",
+        r"truncated: the header says 8\.\d s, content ends at [1-7]\.\d s; upload it again",
+    ),
+    (without_end, "BadMedia", r"without its index .*truncated .*upload it again"),
+    (files.audio_only, "BadMedia", r"no video stream; upload a file with moving pictures"),
+    (files.zero_length, "BadMedia", r"No picture .*export it again|no video format we accept .*convert"),
+    (files.one_pixel, "BadMedia", r"1x1 pixels, the smallest usable side is 16; upload"),
+    (over_the_pixel_limit, "LimitExceeded", r"8208x16 pixels, the limit is 8192 a side; scale it down"),
+    (absurd_duration, "LimitExceeded", r"duration of 4320000 s, the limit is 43200 s; cut it"),
+    (absurd_sample_times, "LimitExceeded", r"shown at 86400 s, the limit is 43200 s; cut the file up"),
+    (absurd_frame_rate, "LimitExceeded", r"10000 frames a second, the limit is 240; re-encode it"),
+    (files.playlist, "BadMedia", r"an HLS playlist, which only names other files; upload the video itself"),
+    (files.concat_list, "BadMedia", r"a concat list, which only names other files; upload the video itself"),
+    (files.dash_manifest, "BadMedia", r"a DASH manifest, which only names other files; upload the video"),
+]
+
+
+def assert_refused(fleet: Fleet, video_id: str, error_class: str, says: str) -> None:
+    """The video failed for one clear reason, tried once."""
+    (status,) = fleet.wait_ended([video_id], within_s=60).values()
+    assert (status.state, status.error_class) == ("failed", error_class), status
+    assert status.error is not None and re.search(says, status.error), status.error
+    assert "\n" not in status.error and "Traceback" not in status.error and len(status.error) < 300
+    by_name = {stage.stage: stage for stage in status.stages}
+    assert (by_name["split"].state, by_name["split"].attempts) == ("failed", 1)
+    assert {stage.state for name, stage in by_name.items() if name != "split"} == {"skipped"}
+    assert status.published_run is None
+    assert fleet.client.scenes(video_id, USER).scenes == ()
+
+
+@pytest.mark.parametrize(
+    ("make", "error_class", "says"), BAD_FILES, ids=[make.__name__ for make, _, _ in BAD_FILES]
+)
+def test_a_bad_file_gives_one_error_and_one_attempt(
+    fleet: Fleet, tmp_path: Path, make: Callable[[Path], None], error_class: str, says: str
+) -> None:
+    path = tmp_path / "film.mp4"
+    make(path)
+    video_id = make.__name__.replace("_", "-")
+    fleet.process(path, video_id)
+    assert_refused(fleet, video_id, error_class, says)
+    assert not list((fleet.home / "work").rglob("*.jpg"))
+
+
+@pytest.mark.parametrize("kind", ["hls", "hls-key", "concat"])
+def test_what_a_playlist_names_is_never_opened(fleet: Fleet, tmp_path: Path, kind: str) -> None:
+    secret = tmp_path / "secret.ts"
+    make_clip(secret, [Shot(seed=4, frames=25)], Encoding(size=(64, 48)))
+    listener, watch = Listener(), Watch(secret)
+    try:
+        for number, target in enumerate((str(secret), f"http://127.0.0.1:{listener.port}/secret.ts")):
+            path = tmp_path / "film.mp4"
+            path.write_text(playlist(kind, target))
+            video_id = f"names-{kind}-{number}"
+            fleet.process(path, video_id)
+            assert_refused(fleet, video_id, "BadMedia", "which only names other files")
+        assert not watch.opened() and listener.connections == 0
+    finally:
+        watch.close()
+        listener.close()
+
+
+def as_missing(place: Path, good: Path) -> None:
+    pass
+
+
+def as_symlink(place: Path, good: Path) -> None:
+    place.symlink_to(good)
+
+
+def as_symlinked_folder(place: Path, good: Path) -> None:
+    place.parent.rmdir()
+    place.parent.symlink_to(good.parent)
+
+
+def as_folder(place: Path, good: Path) -> None:
+    place.mkdir()
+
+
+def as_pipe(place: Path, good: Path) -> None:
+    os.mkfifo(place)
+
+
+@pytest.mark.parametrize("plant", [as_missing, as_symlink, as_symlinked_folder, as_folder, as_pipe])
+def test_a_source_that_is_no_object_is_refused(
+    fleet: Fleet, tmp_path: Path, plant: Callable[[Path, Path], None]
+) -> None:
+    good = tmp_path / "outside" / "film.mp4"
+    good.parent.mkdir()
+    make_clip(good, [Shot(seed=5, frames=10)])
+    watch = Watch(good)
+    video_id = plant.__name__.replace("_", "-")
+    place = fleet.home / "storage" / "uploads" / "uploads" / USER / video_id / "film.mp4"
+    place.parent.mkdir(parents=True)
+    plant(place, good)
+    try:
+        fleet.client.process(video_id, USER, f"uploads/{USER}/{video_id}/film.mp4")
+        (status,) = fleet.wait_ended([video_id], within_s=60).values()
+        assert status.state == "failed" and status.error_class in ("ObjectMissing", "InvalidKey"), status
+        assert status.error is not None and ("film.mp4" in status.error or video_id in status.error)
+        assert next(stage.attempts for stage in status.stages if stage.stage == "split") == 1
+        assert not watch.opened()
+    finally:
+        watch.close()
+
+
+# --- storage keys
+
+
+@pytest.mark.parametrize(
+    ("number", "key"),
+    list(
+        enumerate(
+            [
+                "uploads/u1/{id}/../../u2/secret/film.mp4",
+                "uploads/u1/{id}/./film.mp4",
+                "../etc/passwd",
+                "/etc/passwd",
+                "//etc/passwd",
+                "uploads/u2/{id}/film.mp4",
+                "uploads/u1/another/film.mp4",
+                "uploads/u1/{id}",
+                "uploads/u1/{id}/",
+                "uploads/u1/{id}x/film.mp4",
+                "sidecars/u1/{id}/x.json",
+                "uploads\\u1\\{id}\\film.mp4",
+                "uploads/u1/{id}/a\x01b.mp4",
+                "uploads/u1/{id}/a\nb.mp4",
+                "uploads/u1/{id}/\u202efilm.mp4",
+                "uploads/u1/{id}/" + "a" * 300,
+                "https://example.org/film.mp4",
+                "file:///etc/passwd",
+                "s3://bucket/uploads/u1/{id}/film.mp4",
+                "",
+                " ",
+            ]
+        )
+    ),
+)
+def test_a_bad_storage_key_is_stored_on_the_video(fleet: Fleet, number: int, key: str) -> None:
+    video_id = f"key-{number}"
+    key = key.replace("{id}", video_id)
+    kind, message = ask(fleet, "tasks.video.process", video_id=video_id, user_id=USER, storage_key=key)
+    assert kind == "InvalidKey", message
+    assert "storage key" in message and (":" in message), message
+    status = fleet.client.status(video_id, USER)
+    assert (status.state, status.error_class, status.error, status.run) == (
+        "failed",
+        "InvalidKey",
+        message,
+        0,
+    )
+    assert not fleet.rows("SELECT 1 FROM jobs WHERE video_id = %s", video_id), "no attempt at all"
+
+
+def test_a_video_refused_for_its_key_is_accepted_with_a_right_one(fleet: Fleet, tmp_path: Path) -> None:
+    kind, _ = ask(fleet, "tasks.video.process", video_id="mended", user_id=USER, storage_key="/film.mp4")
+    assert kind == "InvalidKey"
+    path = tmp_path / "film.mp4"
+    make_clip(path, [Shot(seed=5, frames=10)])
+    fleet.process(path, "mended")
+    (status,) = fleet.wait_ended(["mended"], within_s=60).values()
+    assert (status.state, status.error_class, status.error) == ("indexed", None, None)
+
+
+# --- payloads
+
+
+@cache
+def stranger(redis_url: str) -> Celery:
+    """A Celery application with the defaults of anybody's API."""
+    return Celery("api", broker=redis_url, backend=redis_url, set_as_current=False)
+
+
+def ask(
+    fleet: Fleet, task: str, args: Any = None, /, timeout_s: float = 30, **kwargs: Any
+) -> tuple[str, str]:
+    """Send a request as anybody's API would; ("ok", answer) or (error class, message)."""
+    api = stranger(fleet.redis_url)
+    queue = "text.online" if task.startswith("tasks.text.") else "search"
+    sent = api.send_task(task, args=args, kwargs=kwargs, queue=queue)
+    return answer_of(sent, f"{task} {kwargs}", timeout_s)
+
+
+def answer_of(sent: AsyncResult, what: str, timeout_s: float = 30) -> tuple[str, str]:
+    try:
+        return "ok", json.dumps(sent.get(timeout=timeout_s))
+    except NoAnswer:
+        raise AssertionError(f"no answer to {what[:200]}") from None
+    except Exception as error:  # noqa: BLE001 - what came back is the answer
+        return type(error).__name__, str(error)
+    finally:
+        # Its end would unsubscribe, after Redis has gone.
+        sent.backend = None
+
+
+def video(**changes: Any) -> dict[str, Any]:
+    good: dict[str, Any] = {
+        "video_id": "never",
+        "user_id": USER,
+        "storage_key": f"uploads/{USER}/never/a.mp4",
+    }
+    return {name: value for name, value in {**good, **changes}.items() if value is not ...}
+
+
+BAD_IDS: list[Any] = [5, None, [], {"$ne": 1}, True, "", "a" * 65, "a/b", "..", "a\n", "é", "a b", "a\x00"]
+BAD_PAYLOADS: list[tuple[str, dict[str, Any], str]] = [
+    *[("tasks.video.process", video(video_id=value), r"^video_id=") for value in BAD_IDS],
+    *[("tasks.video.status", {"video_id": "v", "user_id": value}, r"^user_id=") for value in BAD_IDS],
+    ("tasks.video.process", video(video_id=...), r"^video_id is missing"),
+    ("tasks.video.process", {}, r"^video_id is missing"),
+    ("tasks.video.process", video(storage_key=...), r"^storage_key is missing"),
+    ("tasks.video.process", video(storage_key=7), r"^storage_key=7 "),
+    ("tasks.video.process", video(storage_key="a" * 600), r"^storage_key='aaa.* at most 512"),
+    ("tasks.video.process", video(storage_key="a" * 5000), r"5\d\d\d bytes, more than 4096: send storage keys"),
+    ("tasks.video.process", video(storage_key="a\x00b"), r"^storage_key=.*NUL"),
+    *[
+        ("tasks.video.process", video(priority=value), r"^priority=")
+        for value in ("high", "5", 1.5, True, -1, 10, 2**63, 10**300, [1], None)
+    ],
+    ("tasks.video.process", video(version=2), r"^version=2 "),
+    ("tasks.video.process", video(colour="red"), r"^colour='red' "),
+    ("tasks.video.process", video(notes=["x" * 3000] * 3), r"bytes, more than 4096"),
+    ("tasks.video.rerun", video(storage_key=..., stages="text"), r"^stages='text' "),
+    ("tasks.video.rerun", video(storage_key=..., stages=["x"] * 50), r"^stages="),
+    ("tasks.video.rerun", video(storage_key=..., stages=[1]), r"^stages\.0=1 "),
+    ("tasks.video.rerun", video(storage_key=..., stages=["no"]), r"^stages='no' is not a stage: name some of"),
+    ("tasks.video.scenes", video(storage_key=..., limit=0), r"^limit=0 "),
+    ("tasks.video.scenes", video(storage_key=..., limit=10**9), r"^limit=1000000000 "),
+    ("tasks.video.scenes", video(storage_key=..., after_idx=-2), r"^after_idx=-2 "),
+    ("tasks.video.scenes", video(storage_key=..., after_idx=10**30), r"^after_idx=1000000"),
+    ("tasks.search.scenes", {"user_id": USER}, r"^query is missing"),
+    ("tasks.search.scenes", {"user_id": USER, "query": ""}, r"^query='' "),
+    ("tasks.search.scenes", {"user_id": USER, "query": 3}, r"^query=3 "),
+    ("tasks.search.scenes", {"user_id": USER, "query": "x" * 1001}, r"^query='xx.* at most 1000"),
+    ("tasks.search.scenes", {"user_id": USER, "query": "x" * 10_000}, r"bytes, more than 4096"),
+    ("tasks.search.scenes", {"user_id": USER, "query": "x", "mode": "magic"}, r"^mode='magic' "),
+    ("tasks.search.scenes", {"user_id": USER, "query": "x", "limit": 51}, r"^limit=51 is more than 50"),
+    ("tasks.search.scenes", {"user_id": USER, "query": "x", "limit": 10**40}, r"^limit=1000"),
+    ("tasks.search.scenes", {"user_id": USER, "query": "x", "self": 1}, r"^self=1 "),
+    ("tasks.search.by_vector", {"user_id": USER, "query": "x"}, r"payload of TextVectors is a NoneType: send an"),
+    ("tasks.search.by_vector", {"user_id": USER, "query": "x", "embedded": "y"}, r"^embedded='y' "),
+    ("tasks.text.embed", {"texts": "one"}, r"^texts='one' "),
+    ("tasks.text.embed", {"texts": ["x"] * 65}, r"^texts="),
+    ("tasks.text.embed", {"texts": [1]}, r"^texts\.0=1 "),
+    ("tasks.text.embed", {"texts": [None]}, r"^texts\.0=None "),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("task", "payload", "says"), BAD_PAYLOADS)
+def test_a_bad_payload_is_refused_by_field_and_value(
+    fleet: Fleet, task: str, payload: dict[str, Any], says: str
+) -> None:
+    kind, message = ask(fleet, task, None, **payload)
+    assert kind == "InvalidRequest", (kind, message)
+    assert re.search(says, message), message
+    assert "\n" not in message and len(message) < 300
+    assert not fleet.rows("SELECT 1 FROM videos WHERE video_id = 'never'")
+
+
+@pytest.mark.parametrize("value", ["NaN", "Infinity", "-Infinity", "1e999"])
+def test_numbers_that_json_does_not_know_are_refused(fleet: Fleet, value: str) -> None:
+    kind, message = send_raw(
+        fleet, "tasks.video.process", f'[[], {json.dumps(video())[:-1]}, "priority": {value}}}, null]'
+    )
+    assert kind == "InvalidRequest" and "priority=" in message, (kind, message)
+
+
+def test_an_unknown_video_is_not_found(fleet: Fleet) -> None:
+    for request in ("status", "scenes", "cancel", "retry", "rerun", "delete"):
+        kind, message = ask(fleet, f"tasks.video.{request}", video_id="unheard-of", user_id=USER)
+        assert (kind, message) == (
+            "NotFound",
+            "no video 'unheard-of': check the id, or send tasks.video.process first",
+        )
+
+
+def test_arguments_without_names_are_refused(fleet: Fleet) -> None:
+    for task in ("tasks.video.process", "tasks.video.delete", "tasks.search.scenes", "tasks.text.embed"):
+        kind, message = ask(fleet, task, ["v1", USER])
+        assert kind == "InvalidRequest" and "by name" in message, (kind, message)
+
+
+@pytest.mark.parametrize(
+    ("embedded", "says"),
+    [
+        ("y", "payload of TextVectors is a str"),
+        ([], "payload of TextVectors is a list"),
+        ({}, "model is missing"),
+        ({"model": "all-minilm-l6-v2"}, "revision is missing"),
+        ({"vectors": [["a", 1]]}, r"vectors\.0\.0='a' "),
+        ({"vectors": [[0.1] * 383]}, r"vectors=\[383\] is not acceptable: send one of 384 numbers"),
+        ({"vectors": []}, r"vectors=\[\] is not acceptable"),
+        ({"vectors": [[float("nan")] * 384]}, r"vectors\.0\.0=nan "),
+    ],
+)
+def test_a_forged_vector_is_refused(fleet: Fleet, embedded: Any, says: str) -> None:
+    if isinstance(embedded, dict) and "vectors" in embedded:
+        (model,) = fleet.rows("SELECT name AS model, revision, dim FROM models WHERE family = 'text'")
+        embedded = {**model, **embedded}
+    kind, message = ask(fleet, "tasks.search.by_vector", [embedded], user_id=USER, query="x")
+    assert kind == "InvalidRequest" and re.search(says, message), (kind, message)
+
+
+# --- messages
+
+
+def send_raw(
+    fleet: Fleet,
+    task: Any,
+    body: str | bytes,
+    *,
+    queue: str = "search",
+    content_type: str = "application/json",
+    encoding: str = "utf-8",
+    headers: dict[str, Any] | None = None,
+    answered: bool = True,
+) -> tuple[str, str]:
+    """Publish a message whose body Celery would not write; the answer, if one is awaited."""
+    task_id = str(uuid.uuid4())
+    whole = {
+        "lang": "py", "task": task, "id": task_id, "root_id": task_id, "parent_id": None, "group": None,
+        "argsrepr": "()", "kwargsrepr": "{}", "origin": "test", "ignore_result": False,
+    } if headers is None else headers  # fmt: skip
+    with Connection(fleet.redis_url) as connection:
+        Producer(connection).publish(
+            body,
+            routing_key=queue,
+            exchange="",
+            headers=whole,
+            content_type=content_type,
+            content_encoding=encoding,
+            correlation_id=task_id,
+            reply_to=str(uuid.uuid4()),
+        )
+    if not answered:
+        return "", ""
+    return answer_of(stranger(fleet.redis_url).AsyncResult(task_id), f"{task} {body[:80]!r}")
+
+
+class Bomb:
+    """Writes a file when unpickled."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def __reduce__(self) -> tuple[Any, tuple[str, str]]:
+        return (os.system, (f"touch {self.path}",))
+
+
+def test_a_pickled_message_is_never_loaded(fleet: Fleet, tmp_path: Path) -> None:
+    mark = tmp_path / "ran"
+    body = pickle.dumps(((Bomb(mark),), {}, {}))
+    for queue in QUEUES:
+        for task in ("tasks.video.status", bell_task("media")):
+            for content, encoding in (
+                (body, "binary"),
+                (base64.b64encode(body), "base64"),
+            ):
+                send_raw(
+                    fleet, task, content, queue=queue, content_type="application/x-python-serialize",
+                    encoding=encoding, answered=False)  # fmt: skip
+    assert answers(fleet)
+    assert not mark.exists()
+
+
+def answers(fleet: Fleet) -> bool:
+    """The search node still answers, after all that was sent before."""
+    return ask(fleet, "tasks.video.status", video_id="unheard-of", user_id=USER)[0] == "NotFound"
+
+
+def test_an_unknown_task_is_answered(fleet: Fleet) -> None:
+    kind, message = ask(fleet, "tasks.video.explode", video_id="v", user_id=USER)
+    assert kind == "NotRegistered" and "tasks.video.explode" in message
+
+
+DEEP = 200_000
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        "[[], {" + '"video_id": ' + "[" * DEEP + "]" * DEEP + "}, null]",
+        "[" * DEEP,
+        "",
+        "null",
+        "{}",
+        "[]",
+        "[1]",
+        '"tasks"',
+        "[[], {}",
+        "[{}, [], null]",
+        '[[], "kwargs", null]',
+        "[[], null, null]",
+        '[[], {"1": 2}, {"callbacks": [1], "chord": 5}]',
+        "\ud800".encode(errors="surrogatepass"),
+        b"\xff\xfe\x00garbage",
+        "[[], {" + '"video_id": ' + "9" * 10_000 + "}, null]",
+    ],
+    ids=lambda body: str(body[:24]),
+)
+def test_a_malformed_body_is_dropped(fleet: Fleet, body: str | bytes) -> None:
+    for queue in QUEUES:
+        for task in ("tasks.video.status", bell_task("media")):
+            send_raw(fleet, task, body, queue=queue, answered=False)
+    assert answers(fleet)
+
+
+@pytest.mark.parametrize(
+    "headers",
+    [{}, {"task": None, "id": "x"}, {"task": "tasks.video.status"}, {"task": 5, "id": "x"}, {"id": "x"}],
+)
+def test_malformed_headers_are_dropped(fleet: Fleet, headers: dict[str, Any]) -> None:
+    for queue in QUEUES:
+        send_raw(fleet, "x", "[[], {}, null]", headers=headers, queue=queue, answered=False)
+    assert answers(fleet)
+
+
+def test_an_oversized_message_is_refused(fleet: Fleet) -> None:
+    kind, message = ask(fleet, "tasks.video.process", None, **video(storage_key="x" * 20_000_000))
+    assert kind == "InvalidRequest" and "more than 4096: send storage keys, not data" in message
+    kind, message = ask(fleet, "tasks.text.embed", None, texts=["x" * 2_000_000])
+    assert kind == "InvalidRequest" and "bytes, more than 65536" in message
+
+
+@pytest.mark.parametrize("lane", ["media", "asr", "text", "face"])
+def test_bells_with_nonsense_ring_for_nothing(fleet: Fleet, lane: str) -> None:
+    bodies: Sequence[Any] = ([[], {"job_id": "x"}, None], [[], {"job_id": 2**80}, None], [["x", "y"], {}, None],
+                             [[], {"nonsense": {}}, None], [[], {}, None])  # fmt: skip
+    for body in bodies:
+        send_raw(fleet, bell_task(lane), json.dumps(body), queue=lane, answered=False)
+    assert answers(fleet)
+
+
+def test_hostile_texts_are_embedded_or_refused(fleet: Fleet) -> None:
+    texts = ["", " ", "\u202e", "🚀" * 50, "a" * 20_000, "'; DROP TABLE scenes; --", "\x01\x02", "مرحبا"]
+    for text in texts:
+        kind, message = ask(fleet, "tasks.text.embed", texts=[text])
+        assert kind == "ok", (text, kind, message)
+        vector = json.loads(message)["vectors"][0]
+        assert len(vector) == 384 and all(-1.01 <= value <= 1.01 for value in vector)
+    assert json.loads(ask(fleet, "tasks.text.embed", texts=[])[1])["vectors"] == []
+
+
+def test_after_all_that_a_good_video_is_indexed(fleet: Fleet, tmp_path: Path) -> None:
+    path = tmp_path / "good.mp4"
+    make_clip(path, [Shot(seed=6, frames=40), Shot(seed=7, frames=40)], sound=Sound())
+    fleet.process(path, "good")
+    (status,) = fleet.wait_ended(["good"], within_s=90).values()
+    assert status.state == "indexed" and status.scenes == 2
+    assert {stage.attempts for stage in status.stages if stage.state == "done"} <= {0, 1}
