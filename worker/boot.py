@@ -55,6 +55,9 @@ class Gate(bootsteps.StartStopStep):
         self.keeper.leave()
 
     def look(self, consumer: Any) -> None:
+        if self.keeper.stopping:
+            # Celery has cancelled the queues: a stopping node takes nothing new.
+            return
         was = self.node.state
         now = self.node.look(live_children(consumer))
         for queue in self.node.family.queues:

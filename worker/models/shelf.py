@@ -132,7 +132,7 @@ def build(spec: ModelSpec, *, threads: int | None = None, models_dir: Path | Non
     except ImportError as error:
         raise ModelUnavailable(
             f"Model {spec.name} can't be loaded: its engine does not import ({error}); "
-            f"install it with `pip install 'scenefleet[{spec.profiles[0]}]'`."
+            f"install scenefleet's extra {spec.profiles[0]!r}."
         ) from error
     model = provider(spec, threads=threads, models_dir=models_dir)
     assert isinstance(model, Model)

