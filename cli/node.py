@@ -52,6 +52,8 @@ def node_environment(family: str) -> dict[str, str]:
         TRANSFORMERS_OFFLINE="1",
         # The tokenizer's threads don't survive the fork of the pool.
         TOKENIZERS_PARALLELISM="false",
+        # Waiting OpenMP threads would spin and starve the other nodes of this machine.
+        OMP_WAIT_POLICY="PASSIVE",
         PYTHONUNBUFFERED="1",
     )
 
