@@ -12,10 +12,16 @@ from shared import routing
 from shared.broker import broker_config
 from shared.logs import configure_logs
 from shared.settings import get_settings
+from worker.intake import install_transport
 
 _settings = get_settings()
 
-app = Celery("scenefleet", include=["tasks.jobs", "tasks.video", "tasks.text", "tasks.search", "worker.boot"])
+install_transport()
+app = Celery(
+    "scenefleet",
+    task_cls="worker.intake:CarefulTask",
+    include=["tasks.jobs", "tasks.video", "tasks.text", "tasks.search", "worker.boot"],
+)
 app.conf.update(
     broker_config(
         # No URL and no embedded Redis: say so when somebody connects, not when somebody imports.

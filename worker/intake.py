@@ -1,0 +1,77 @@
+"""Garbage in a queue is logged and dropped; the node lives.
+
+Celery drops most of it (a wrong serializer, a broken body, an unknown task), but two kinds end the whole worker: what
+is no message at all, and a message whose body or headers are not of the kinds expected. The second is put back when
+the worker leaves, so that it would end one worker after another for ever.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from queue import Empty
+from typing import Any
+
+from celery import Task
+from celery.exceptions import InvalidTaskError
+from celery.worker.strategy import default
+from kombu.transport import TRANSPORT_ALIASES, redis
+
+from shared.logs import get_logger
+
+log = get_logger(__name__)
+
+#: What code that takes a message apart raises when a part is of another kind.
+_MISFIT = (TypeError, ValueError, LookupError, AttributeError)
+
+
+class NotAMessage(Exception):
+    """What stood in the queue has not the form of a message."""
+
+
+class Message(redis.Channel.Message):  # type: ignore[misc]
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        try:
+            super().__init__(*args, **kwargs)
+        except _MISFIT as error:
+            raise NotAMessage(repr(error)) from error
+
+
+class Channel(redis.Channel):  # type: ignore[misc]
+    Message = Message
+
+    def _brpop_read(self, **options: Any) -> Any:
+        try:
+            return super()._brpop_read(**options)
+        except (NotAMessage, json.JSONDecodeError, UnicodeDecodeError) as error:
+            # It has been taken off the queue and is not counted as one of ours: nothing to acknowledge.
+            log.error("not a message, dropped", error=str(error))
+            raise Empty from error
+
+
+class Transport(redis.Transport):  # type: ignore[misc]
+    Channel = Channel
+
+
+def install_transport() -> None:
+    """Use the transport above for ``redis://`` URLs in this process."""
+    TRANSPORT_ALIASES["redis"] = f"{__name__}:Transport"
+
+
+def careful(task: Task, app: Any, consumer: Any, **options: Any) -> Callable[..., Any]:
+    """Celery's way to receive a task's messages, misfits refused as it refuses other invalid ones."""
+    receive = default(task, app, consumer, **options)
+
+    def task_message_handler(message: Any, *args: Any, **kwargs: Any) -> Any:
+        try:
+            return receive(message, *args, **kwargs)
+        except _MISFIT as error:
+            raise InvalidTaskError(f"the message does not fit {task.name}: {error!r}") from error
+
+    return task_message_handler
+
+
+class CarefulTask(Task):  # type: ignore[misc]
+    """Base of all our tasks."""
+
+    Strategy = f"{__name__}:careful"
