@@ -61,9 +61,10 @@ def stand(folder: Path, **environment: str) -> Iterator[Stand]:
         redis_server.start()
         postgres.execute(f"CREATE DATABASE {_TEMPLATE}")
         schema.upgrade(url=postgres.url(_TEMPLATE).replace("postgresql://", "postgresql+psycopg://"))
+        postgres.execute(f"CREATE DATABASE stand TEMPLATE {_TEMPLATE}")
         injection = Injection(folder / "injection")
         environment = {**disk.environment(folder / "home"), **injection.environment(), **environment}
-        fleet = Fleet(folder / "home", postgres.url(_TEMPLATE), redis_server.url, **environment)
+        fleet = Fleet(folder / "home", postgres.url("stand"), redis_server.url, **environment)
         try:
             yield Stand(fleet, postgres, redis_server, disk, injection)
         finally:
@@ -137,7 +138,7 @@ def wait_indexed(fleet: Fleet, sources: Sequence[Source], *, within_s: float) ->
 
     try:
         eventually(ended, within_s=within_s, what=f"{len(wanted)} videos have ended")
-        wait_swept(fleet, within_s=60)
+        wait_swept(fleet, wanted, within_s=60)
     except AssertionError as error:
         jobs = fleet.rows(
             "SELECT video_id, stage, part, state, attempt, failures, outages, lease_owner, not_before, error"

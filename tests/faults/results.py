@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -46,7 +47,9 @@ def neutral(key: str) -> str:
 def collect(fleet: Fleet) -> Results:
     """Read all results from Postgres and the storage."""
     found = Results()
-    for video in fleet.rows("SELECT video_id, state, published_run, duration_s FROM videos ORDER BY video_id"):
+    for video in fleet.rows(
+        "SELECT video_id, state, published_run, duration_s FROM videos ORDER BY video_id"
+    ):
         scenes = fleet.rows(
             "SELECT idx, scene_id::text, start_s, end_s, kind, live, transcript, segments, language, keyframes,"
             " sidecar_key FROM scenes WHERE video_id = %s ORDER BY idx",
@@ -108,10 +111,11 @@ def _shown(value: Any) -> str:
     return text if len(text) < 300 else text[:300] + "..."
 
 
-def wait_swept(fleet: Fleet, *, within_s: float) -> None:
-    """Wait until nothing is queued or running any more: the last jobs of a run remove what it left."""
+def wait_swept(fleet: Fleet, video_ids: Sequence[str], *, within_s: float) -> None:
+    """Wait until nothing of these videos is queued or running: the last job of a run removes what it left."""
+    left = "SELECT 1 FROM jobs WHERE state IN ('queued', 'running') AND video_id = ANY(%s) LIMIT 1"
     eventually(
-        lambda: not fleet.rows("SELECT 1 FROM jobs WHERE state IN ('queued', 'running') LIMIT 1"),
+        lambda: not fleet.rows(left, list(video_ids)),
         within_s=within_s,
         what="every job has ended, the sweeps too",
     )

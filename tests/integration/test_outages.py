@@ -139,4 +139,3 @@ def test_storage_that_is_there_again_but_empty(runtime: Runtime, tmp_path: Path)
     (tmp_path / "away").rename(root)
     with pytest.raises(ObjectMissing):
         storage.get_bytes("uploads", "uploads/u1/v1/a.mp4")
-

@@ -1,0 +1,543 @@
+"""Nothing is lost, doubled or stranded when processes, servers and disks fail: the compact form.
+
+Real nodes over a Postgres, a Redis and a disk of their own. The long form is ``tests/faults`` (``make test-faults``).
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import redis
+from celery import Celery
+
+from shared import routing
+from shared.broker import broker_config
+from shared.client import Client
+from shared.errors import BrokerUnavailable
+from tests.faults.campaign import (
+    Stand,
+    bells_received,
+    restart_dead,
+    run_disturbed,
+    run_undisturbed,
+    seed_of,
+    stand,
+    wait_indexed,
+)
+from tests.faults.material import SHORT_SPANS, Source, cut_clips, sources
+from tests.faults.results import Results, collect, differences, leftovers
+from tests.fleet import FAMILIES, ROOT, Fleet, eventually
+
+pytestmark = pytest.mark.timeout(600)
+
+MEDIA_LEASE_S = 4
+
+
+@pytest.fixture(scope="module")
+def clips(sample: Path, tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
+    return cut_clips(sample, tmp_path_factory.mktemp("clips"), SHORT_SPANS)
+
+
+@pytest.fixture(scope="module")
+def the_stand(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stand]:
+    """All nodes, two children for media; they obey injected rules. Asr holds the GIL: its lease must outlast that."""
+    with stand(tmp_path_factory.mktemp("stand"), LEASE_S="30") as made:
+        start(made.fleet, *FAMILIES)
+        made.fleet.wait_ready()
+        yield made
+
+
+def start(fleet: Fleet, *families: str) -> None:
+    for family in families:
+        if family == "media":
+            fleet.start(family, concurrency=2, LEASE_S=str(MEDIA_LEASE_S))
+        else:
+            fleet.start(family)
+
+
+@pytest.fixture
+def fleet(the_stand: Stand) -> Fleet:
+    """The fleet with every node up, whatever the test before did."""
+    fleet = the_stand.fleet
+    start(fleet, *(name for name in FAMILIES if name not in fleet.nodes))
+    restart_dead(fleet)
+    fleet.wait_ready()
+    return fleet
+
+
+@pytest.fixture
+def producer(fleet: Fleet) -> Celery:
+    """An API process that has nothing of ours but the broker's address."""
+    app = Celery("api", set_as_current=False)
+    app.conf.update(broker_config(fleet.redis_url))
+    return app
+
+
+def send(fleet: Fleet, clip: Path, video_id: str) -> Source:
+    fleet.process(clip, video_id)
+    return Source(video_id, "u1", clip)
+
+
+def wait_done(fleet: Fleet, *sent: Source, within_s: float = 120) -> None:
+    wait_indexed(fleet, sent, within_s=within_s)
+    # A worker that gives up still tidies its folder after the video has ended.
+    eventually(lambda: not leftovers(fleet), within_s=10, what=f"nothing is left: {leftovers(fleet)}")
+
+
+def job(fleet: Fleet, video_id: str, stage: str) -> dict[str, Any]:
+    (row,) = fleet.rows("SELECT * FROM jobs WHERE video_id = %s AND stage = %s", video_id, stage)
+    return row
+
+
+# --- the campaign
+
+
+@pytest.fixture(scope="module")
+def twelve(clips: list[Path]) -> list[Source]:
+    return sources(clips, 12)
+
+
+@pytest.fixture(scope="module")
+def undisturbed(the_stand: Stand, twelve: list[Source]) -> Results:
+    """What an undisturbed run makes of the videos; it also counts the bells."""
+    before = bells_received(the_stand.fleet)
+    results = run_undisturbed(the_stand.fleet, twelve, within_s=300)
+    assert leftovers(the_stand.fleet) == []
+    rung = bells_received(the_stand.fleet) - before
+    jobs = {
+        row["lane"]: row["n"]
+        for row in the_stand.fleet.rows(
+            "SELECT lane, count(*) AS n FROM jobs WHERE attempt > 0 GROUP BY lane"
+        )
+    }
+    print(f"\nbells {dict(rung)} for jobs {jobs}")
+    for lane, count in jobs.items():
+        assert count <= rung[routing.bell_task(lane)] <= 1.25 * count + 2, "about one bell per job"
+    assert the_stand.fleet.rows("SELECT * FROM jobs WHERE failures + outages > 0") == []
+    the_stand.start_over()
+    return results
+
+
+def test_results_matter(undisturbed: Results) -> None:
+    """Comparing two runs proves little unless there is something to compare."""
+    scenes = [scene for video in undisturbed.videos.values() for scene in video["scenes"]]
+    assert len(scenes) >= 24
+    assert sum(bool(scene["transcript"]) for scene in scenes) >= 12
+    assert len(undisturbed.faces) >= 4
+    assert sum(key.endswith(".json") for key in undisturbed.objects) == len(scenes)
+
+
+def test_a_run_in_which_everything_fails(
+    the_stand: Stand, undisturbed: Results, twelve: list[Source], fleet: Fleet
+) -> None:
+    chaos = the_stand.new_chaos(seed_of("FAULTS_SEED"))
+    print(f"\nFAULTS_SEED={chaos.seed}")
+    kinds = list(chaos.kinds)
+    chaos.random.shuffle(kinds)
+    disturbed = run_disturbed(chaos, twelve, kinds, within_s=300)
+    print(chaos.table())
+    assert leftovers(fleet) == []
+    assert differences(undisturbed, disturbed) == []
+
+
+# --- jobs and workers that die
+
+
+def test_a_job_that_always_kills_its_worker(the_stand: Stand, fleet: Fleet, clips: list[Path]) -> None:
+    deadly = the_stand.injection.die("split", "deadly")
+    send(fleet, clips[0], "deadly")
+    others = [send(fleet, clip, f"beside{n}") for n, clip in enumerate(clips[:2])]
+    wait_indexed(fleet, others, within_s=120)
+    status = fleet.wait_ended(["deadly"], within_s=120)["deadly"]
+    assert (status.state, status.error_class) == ("failed", "WorkerLost")
+    assert "died while it ran this job" in (status.error or "")
+    row = job(fleet, "deadly", "split")
+    assert (row["failures"], row["attempt"]) == (3, 3)
+    assert len(deadly.met) == 3, "as many deaths as max_failures, no storm"
+    assert all(
+        row["failures"] == 0 for row in fleet.rows("SELECT failures FROM jobs WHERE video_id <> 'deadly'")
+    )
+    deadly.lift()
+    fleet.client.retry("deadly", "u1")
+    wait_done(fleet, Source("deadly", "u1", clips[0]))
+
+
+def test_a_request_that_kills_its_worker_is_not_repeated_for_ever(
+    fleet: Fleet, producer: Celery, tmp_path: Path
+) -> None:
+    """Redis counts no deliveries: 280 deaths in 45 s have been seen. Requests are not worth a second worker."""
+    fleet.stop("search")
+    (tmp_path / "sitecustomize.py").write_text(_DEADLY_REQUEST)
+    fleet.start("search", PYTHONPATH=str(tmp_path), DEATHS=str(tmp_path / "deaths"))
+    fleet.wait_ready("search")
+    answer = producer.send_task(
+        routing.VIDEO_STATUS, kwargs={"video_id": "die", "user_id": "u1"}, queue=routing.REQUESTS
+    )
+    with pytest.raises(Exception, match=r"WorkerLost|exited prematurely"):
+        answer.get(timeout=60)
+    assert fleet.client.search("u1", "rocket").query == "rocket", "the next child answers"
+    assert len((tmp_path / "deaths").read_text().split()) == 1
+    fleet.stop("search")
+    start(fleet, "search")
+
+
+_DEADLY_REQUEST = """
+import os, signal
+from db import videos
+get = videos.status
+def status(session, video_id, user_id):
+    if video_id == "die":
+        with open(os.environ["DEATHS"], "a") as sink:
+            sink.write(f"{os.getpid()}\\n")
+        os.kill(os.getpid(), signal.SIGKILL)
+    return get(session, video_id, user_id)
+videos.status = status
+"""
+
+
+def test_duplicate_bells_while_the_first_still_runs(
+    the_stand: Stand, fleet: Fleet, producer: Celery, clips: list[Path]
+) -> None:
+    held = the_stand.injection.hold("split", "doubled")
+    sent = send(fleet, clips[0], "doubled")
+    job_id = held.wait_met()["job_id"]
+    for _ in range(5):
+        producer.send_task(
+            routing.bell_task("media"), kwargs={"job_id": job_id}, queue="media", ignore_result=True
+        )
+    with redis.Redis.from_url(fleet.redis_url) as client:
+        eventually(
+            lambda: client.llen("media") == 0 and client.hlen("unacked") <= 1,
+            within_s=30,
+            what="the other child has answered the duplicates",
+        )
+    row = job(fleet, "doubled", "split")
+    assert (row["state"], row["attempt"], len(held.met)) == ("running", 1, 1)
+    held.lift()
+    wait_done(fleet, sent)
+    assert job(fleet, "doubled", "split")["attempt"] == 1
+
+
+@pytest.mark.parametrize("stage", ["split", "sidecar"])
+def test_a_worker_that_wakes_after_its_lease_was_taken(
+    the_stand: Stand, fleet: Fleet, clips: list[Path], stage: str
+) -> None:
+    """The sleeper of split wakes while the run goes on, that of sidecar when all is over and swept."""
+    video_id = f"woken_{stage}"
+    slept = the_stand.injection.hold(
+        stage, video_id, when="after" if stage == "split" else "before", deaf=True, times=1
+    )
+    later = the_stand.injection.hold("asr", video_id) if stage == "split" else None
+    sent = send(fleet, clips[1], video_id)
+    sleeper = slept.wait_met()
+    os.kill(sleeper["pid"], signal.SIGSTOP)
+    try:
+        eventually(
+            lambda: job(fleet, video_id, stage)["state"] == "done",
+            within_s=60,
+            what="another child has done the job",
+        )
+        if later is not None:
+            later.wait_met()
+        else:
+            wait_indexed(fleet, [sent], within_s=120)
+        mine = f"/{sleeper['job_id']}.{sleeper['attempt']}/"
+        if stage == "split":
+            assert [key for key in fleet.objects("sidecars") if mine in key], "it had stored pictures"
+        made = {key: data for key, data in fleet.objects("sidecars").items() if mine not in key}
+        rows = collect(fleet)
+        slept.lift()
+    finally:
+        os.kill(sleeper["pid"], signal.SIGCONT)
+    eventually(
+        lambda: re.search(rf"job given up\s.*job_id={sleeper['job_id']}", _plain(fleet.log("media"))),
+        within_s=30,
+        what="the woken worker has given up",
+    )
+    eventually(
+        lambda: fleet.objects("sidecars") == made,
+        within_s=10,
+        what="what the woken worker had stored is gone",
+    )
+    assert differences(rows, collect(fleet)) == [] or stage == "split"
+    if later is not None:
+        later.lift()
+    wait_done(fleet, sent)
+    row = job(fleet, video_id, stage)
+    assert (row["state"], row["attempt"], row["failures"]) == ("done", 2, 0)
+
+
+def _plain(text: str) -> str:
+    return re.sub(r"\x1b\[[0-9;]*m", "", text)
+
+
+def test_several_reconcilers_at_once(the_stand: Stand, tmp_path: Path) -> None:
+    """Each expired job is taken back once, each stuck video goes on once, and no more bells than jobs."""
+    count = 40
+    the_stand.postgres.execute("CREATE DATABASE reconcilers TEMPLATE template_scenefleet")
+    url = the_stand.redis_server.url.removesuffix("/0") + "/1"
+    fleet = Fleet(tmp_path / "home", the_stand.postgres.url("reconcilers"), url)
+    the_stand.postgres.execute(_EXPIRED_AND_STUCK.format(count=count), "reconcilers")
+    (tmp_path / "here").mkdir()
+    command = [sys.executable, "-m", "tests.faults.reconcilers", str(tmp_path / "here"), "3"]
+    running = [
+        subprocess.Popen(command, cwd=ROOT, env={**fleet.process_environment(), "BACKOFF_S": "0.001"})
+        for _ in range(3)
+    ]
+    assert [process.wait(timeout=120) for process in running] == [0, 0, 0]
+    expired = fleet.rows(
+        "SELECT state, attempt, outages, failures FROM jobs WHERE starts_with(video_id, 'expired')"
+    )
+    assert expired == [{"state": "queued", "attempt": 1, "outages": 1, "failures": 0}] * count
+    states = fleet.rows(
+        "SELECT stage, state, count(*) AS n FROM jobs WHERE starts_with(video_id, 'stuck') GROUP BY 1, 2"
+    )
+    assert {(row["stage"], row["state"]): row["n"] for row in states} == {
+        ("split", "failed"): count,
+        ("sweep", "queued"): count,
+        **{(stage, "skipped"): count for stage in ("asr", "text", "vision", "face", "sidecar")},
+    }
+    assert fleet.rows("SELECT DISTINCT state FROM videos WHERE starts_with(video_id, 'stuck')") == [
+        {"state": "failed"}
+    ]
+    with redis.Redis.from_url(url) as client:
+        assert client.llen("media") == count, "one bell for each job that can be claimed"
+
+
+_EXPIRED_AND_STUCK = """
+INSERT INTO videos (video_id, user_id, storage_key, state, run)
+    SELECT kind || n, 'u' || n % 3, 'k', 'processing', 1
+    FROM generate_series(1, {count}) n, (VALUES ('expired'), ('stuck')) AS kinds (kind);
+INSERT INTO runs (video_id, run, stages, made)
+    SELECT video_id, 1, '["split", "asr", "text", "vision", "face", "sidecar"]',
+        '{{"split": 1, "asr": 1, "text": 1, "vision": 1, "face": 1, "sidecar": 1}}' FROM videos;
+INSERT INTO jobs (subject_id, video_id, user_id, lane, run, stage, state, attempt, lease_owner, lease_until)
+    SELECT video_id, video_id, user_id, 'media', 1, 'split', 'running', 1, 'gone:1:0:1',
+        clock_timestamp() - interval '1 second' FROM videos WHERE video_id LIKE 'expired%';
+INSERT INTO jobs (subject_id, video_id, user_id, lane, run, stage, state, attempt)
+    SELECT video_id, video_id, user_id, 'media', 1, 'split', 'failed', 1 FROM videos WHERE video_id LIKE 'stuck%';
+"""
+
+
+# --- nodes that stop
+
+
+def test_a_stopped_node_gives_its_job_back_uncounted(
+    the_stand: Stand, fleet: Fleet, clips: list[Path]
+) -> None:
+    """SIGTERM, as a supervisor sends it: the job is free at once, and a deploy is nobody's failure."""
+    held = the_stand.injection.hold("split", "deployed", deaf=True)
+    sent = send(fleet, clips[0], "deployed")
+    held.wait_met()
+    began = time.monotonic()
+    fleet.stop("media")
+    row = job(fleet, "deployed", "split")
+    assert (row["state"], row["failures"], row["outages"]) == ("queued", 0, 0)
+    print(f"\nstopped in {time.monotonic() - began:.1f} s")
+    held.lift()
+    start(fleet, "media")
+    wait_done(fleet, sent)
+    row = job(fleet, "deployed", "split")
+    assert (row["attempt"], row["failures"], row["outages"]) == (2, 0, 0)
+
+
+@pytest.mark.parametrize("times", [1, 2])
+def test_ctrl_c(the_stand: Stand, fleet: Fleet, clips: list[Path], times: int) -> None:
+    """Ctrl-C reaches the whole process group. Once: the job ends first. Twice: the job is given back."""
+    held = the_stand.injection.hold("split", f"interrupted{times}", deaf=True)
+    sent = send(fleet, clips[0], f"interrupted{times}")
+    held.wait_met()
+    node = fleet.nodes["media"]
+    for _ in range(times):
+        shown = fleet.log("media").count("Hitting Ctrl+C again")
+        os.killpg(node.process.pid, signal.SIGINT)
+        eventually(
+            lambda: fleet.log("media").count("Hitting Ctrl+C again") > shown,  # noqa: B023
+            within_s=20,
+            what="the node has taken the signal",
+        )
+    if times == 1:
+        held.lift()
+    node.process.wait(timeout=60)
+    row = job(fleet, sent.video_id, "split")
+    assert (row["state"], row["failures"], row["outages"]) == ("done" if times == 1 else "queued", 0, 0)
+    held.lift()
+    fleet.restart("media")
+    wait_done(fleet, sent)
+    assert job(fleet, sent.video_id, "split")["attempt"] == times
+
+
+def test_a_node_whose_model_can_not_load(fleet: Fleet, clips: list[Path], tmp_path: Path) -> None:
+    """It leaves with 78 and never takes a message; the others work on, and a good node finds all still there."""
+    fleet.stop("face")
+    catalogue = (ROOT / "models.yaml").read_text()
+    changed = re.sub(r"(shape_predictor_5_face_landmarks.dat: )[0-9a-f]{8}", r"\g<1>00000000", catalogue)
+    assert changed != catalogue
+    (tmp_path / "models.yaml").write_text(changed)
+    fleet.start("face", SCENEFLEET_MODELS_FILE=str(tmp_path / "models.yaml"))
+    sent = send(fleet, clips[0], "faceless")
+    assert fleet.nodes.pop("face").process.wait(timeout=120) == 78
+    assert "the model can't be loaded" in fleet.log("face")
+    eventually(
+        lambda: fleet.rows(
+            "SELECT 1 FROM jobs WHERE video_id = 'faceless' AND stage = 'text' AND state = 'done'"
+        ),
+        within_s=90,
+        what="the others worked on",
+    )
+    assert (job(fleet, "faceless", "face")["state"], job(fleet, "faceless", "face")["attempt"]) == (
+        "queued",
+        0,
+    )
+    with redis.Redis.from_url(fleet.redis_url) as client:
+        assert client.llen("face") == 1
+    start(fleet, "face")
+    wait_done(fleet, sent)
+
+
+# --- the broker
+
+
+def test_poison_messages_are_dropped_and_the_worker_lives(
+    fleet: Fleet, producer: Celery, clips: list[Path]
+) -> None:
+    pids = {name: node.process.pid for name, node in fleet.nodes.items()}
+    for queue, task in (("media", routing.bell_task("media")), (routing.REQUESTS, routing.VIDEO_PROCESS)):
+        with producer.connection_for_write() as connection:
+            poison = connection.Producer(auto_declare=False)
+            headers = {"task": task, "id": "00000000-0000-0000-0000-000000000000", "lang": "py"}
+            route = {"routing_key": queue, "exchange": "", "headers": headers}
+            poison.publish(b"\x80\x04K\x01.", content_type="application/x-python-serialize",
+                           content_encoding="binary", **route)  # fmt: skip
+            poison.publish(b"{[", content_type="application/json", content_encoding="utf-8", **route)
+            poison.publish(b"17", content_type="application/json", content_encoding="utf-8", **route)
+            poison.publish(b"[]", content_type="application/json", content_encoding="utf-8",
+                           routing_key=queue, exchange="")  # fmt: skip
+        for args, kwargs in (((), {"wrong": 1}), (([1] * 9), {}), ((), {"job_id": {"a": []}})):
+            producer.send_task(task, args=args, kwargs=kwargs, queue=queue, ignore_result=True)
+        producer.send_task("tasks.no.such", queue=queue, ignore_result=True)
+    sent = send(fleet, clips[0], "unharmed")
+    wait_done(fleet, sent)
+    with redis.Redis.from_url(fleet.redis_url) as client:
+        eventually(
+            lambda: (
+                not client.llen("media") and not client.llen(routing.REQUESTS) and not client.hlen("unacked")
+            ),
+            within_s=20,
+            what="no poison is left",
+        )
+    assert pids == {name: node.process.pid for name, node in fleet.nodes.items()}
+    assert all(node.process.poll() is None for node in fleet.nodes.values())
+
+
+def test_a_queue_with_garbage_in_it(fleet: Fleet, clips: list[Path]) -> None:
+    """Not even a message: somebody wrote to the list itself."""
+    with redis.Redis.from_url(fleet.redis_url) as client:
+        for garbage in ("garbage", b"\xff\xfe", "[]", "{}", "null"):
+            client.lpush("media", garbage)
+    sent = send(fleet, clips[0], "beside_garbage")
+    wait_done(fleet, sent)
+    assert all(node.process.poll() is None for node in fleet.nodes.values())
+
+
+def test_redis_flushed_under_warm_workers_and_producers(fleet: Fleet, clips: list[Path]) -> None:
+    """Nothing restarts: bells sent before are rung again from the ledger, later ones arrive as ever."""
+    before = send(fleet, clips[0], "before_flush")
+    with redis.Redis.from_url(fleet.redis_url) as client:
+        client.flushall()
+    began = time.monotonic()
+    after = send(fleet, clips[1], "after_flush")
+    assert time.monotonic() - began < 20, "the warm producer and the warm worker still speak"
+    wait_done(fleet, before, after)
+
+
+def test_redis_down_when_a_video_is_sent(the_stand: Stand, fleet: Fleet, clips: list[Path]) -> None:
+    client = Client(fleet.redis_url, timeout_s=20)
+    source = Source("redis_down", "u1", clips[0])
+    key = fleet.upload(source.path, source.video_id)
+    assert client.search("u1", "warm").query == "warm"
+    the_stand.redis_server.stop()
+    began = time.monotonic()
+    with pytest.raises(BrokerUnavailable, match=r"Redis does not answer .* is it running"):
+        client.process(source.video_id, "u1", key)
+    assert time.monotonic() - began < 10
+    the_stand.redis_server.start()
+    receipt = client.process(source.video_id, "u1", key)
+    assert receipt.accepted and receipt.run == 1, "the first call after the restart works"
+    assert not client.process(source.video_id, "u1", key).accepted, "sent again: nothing changes"
+    wait_done(fleet, source)
+
+
+def test_a_redis_restart_keeps_what_is_queued(
+    the_stand: Stand, fleet: Fleet, producer: Celery, clips: list[Path]
+) -> None:
+    """Append-only file: neither a request nobody took yet nor a bell is lost, though the reconciler could ring again."""
+    fleet.stop("media", "search")
+    source = Source("kept", "u1", clips[0])
+    payload = {"video_id": "kept", "user_id": "u1", "storage_key": fleet.upload(source.path, "kept")}
+    producer.send_task(routing.VIDEO_PROCESS, kwargs=payload, queue=routing.REQUESTS)
+    for _ in range(7):
+        producer.send_task(routing.bell_task("media"), kwargs={}, queue="media", ignore_result=True)
+    with redis.Redis.from_url(fleet.redis_url) as client:
+        client.config_set("appendfsync", "always")  # what a second of waiting would show as well
+        queued = {queue: client.lrange(queue, 0, -1) for queue in ("media", routing.REQUESTS)}
+    the_stand.redis_server.stop(signal.SIGKILL)
+    the_stand.redis_server.start()
+    with redis.Redis.from_url(fleet.redis_url) as client:
+        assert queued == {queue: client.lrange(queue, 0, -1) for queue in ("media", routing.REQUESTS)}
+    start(fleet, "search", "media")
+    eventually(
+        lambda: fleet.rows("SELECT 1 FROM videos WHERE video_id = 'kept'"), within_s=60, what="it is accepted"
+    )
+    wait_done(fleet, source)
+
+
+# --- the database
+
+
+def test_postgres_down_when_a_video_is_sent(
+    the_stand: Stand, fleet: Fleet, producer: Celery, clips: list[Path]
+) -> None:
+    """The message is kept, answered when Postgres is back, and sending it again meanwhile changes nothing."""
+    source = Source("postgres_down", "u1", clips[0])
+    payload = {
+        "video_id": source.video_id,
+        "user_id": "u1",
+        "storage_key": fleet.upload(clips[0], source.video_id),
+    }
+    the_stand.postgres.stop()
+    answers = [
+        producer.send_task(routing.VIDEO_PROCESS, kwargs=payload, queue=routing.REQUESTS) for _ in range(2)
+    ]
+    with redis.Redis.from_url(fleet.redis_url) as client:
+        eventually(lambda: client.hlen("unacked"), within_s=20, what="a worker has taken the message")
+    the_stand.postgres.start()
+    receipts = [answer.get(timeout=60) for answer in answers]
+    assert sorted(receipt["accepted"] for receipt in receipts) == [False, True]
+    wait_done(fleet, source)
+
+
+def test_nothing_is_left_of_all_this(fleet: Fleet) -> None:
+    assert leftovers(fleet) == []
+    with redis.Redis.from_url(fleet.redis_url) as client:
+        waiting = {queue: client.llen(queue) for queue in routing.QUEUES}
+    assert not any(waiting.values()), waiting
+
+
+def test_idle_nodes_ring_no_bells(fleet: Fleet) -> None:
+    """A dozen rounds of every reconciler over an idle ledger."""
+    with redis.Redis.from_url(fleet.redis_url) as client:
+        client.config_resetstat()
+        time.sleep(6)
+        calls = {name: stat["calls"] for name, stat in client.info("commandstats").items()}
+    assert calls.get("cmdstat_lpush", 0) == 0, json.dumps(calls)
