@@ -139,16 +139,18 @@ class Dissolves:
         places = [start + round(step * (count - 1) / (inner + 1)) for step in range(1, inner + 1)]
         worst, mean = next((w, m) for least, w, m in reversed(_MAX_RESIDUALS) if change >= least)
         length = cv2.norm(first.picture, last.picture, cv2.NORM_L2SQR)
-        # The one in the middle refutes most: camera moves end here.
-        if mixture(first.picture, self._samples[places[inner // 2]].picture, last.picture, length)[1] > worst:
+        fits: dict[int, tuple[float, float]] = {}
+        # The middle first: camera moves end there.
+        for place in (places[inner // 2], *places):
+            if place not in fits:
+                fits[place] = mixture(first.picture, self._samples[place].picture, last.picture, length)
+                if fits[place][1] > worst:
+                    return None
+        if sum(residual for _, residual in fits.values()) / inner > mean:
             return None
         if correlation(first.picture, last.picture) > _MAX_CORRELATION:
             return None
-        fits = [mixture(first.picture, self._samples[i].picture, last.picture, length) for i in places]
-        residuals = [residual for _, residual in fits]
-        if max(residuals) > worst or sum(residuals) / inner > mean:
-            return None
-        weights = [0.0, *(weight for weight, _ in fits), 1.0]
+        weights = [0.0, *(fits[place][0] for place in places), 1.0]
         if not _climbs(weights):
             return None
         times_s = [first.ts_s, *(self._samples[i].ts_s for i in places), last.ts_s]

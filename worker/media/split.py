@@ -25,9 +25,10 @@ from .exact import KeyPictures
 from .guard import Guard
 from .limits import MediaLimits
 from .packets import read_packets
-from .planes import reduce_frame, thumb_size
+from .planes import thumb_size
 from .probe import MediaInfo, configure_decoder, describe, open_media, with_rotation
 from .progress import Progress
+from .sampling import Look, Sampler
 from .scenes import Keyframe, SceneBuilder, SceneCut
 
 __all__ = ["Keyframe", "Mode", "SceneCut", "SplitResult", "split"]
@@ -123,7 +124,7 @@ class _Pass:
         self._keys = KeyPictures(self._video, limits) if mode == "fast" else None
         self._cuts = CutFinder()
         self._scenes = SceneBuilder(out_dir, limits.max_scenes, self._keys)
-        self._thumb_size = thumb_size(info.video.width, info.video.height)
+        self._sampler = Sampler(thumb_size(info.video.width, info.video.height))
         self._first = True
         self._last_s = -1.0
         #: From one frame to the next, for frames without a time and for the end of the last.
@@ -147,6 +148,8 @@ class _Pass:
     def result(self) -> SplitResult:
         """Judge the file and close the last scene; the audio file must be closed by now."""
         self.guard.check_complete()
+        for look in self._sampler.flush():
+            self._take_look(look)
         for cut in self._cuts.flush():
             self._scenes.cut(cut)
         track = self._track
@@ -183,11 +186,14 @@ class _Pass:
             self._first = False
             self._info = with_rotation(self._info, frame)
             self._scenes.show_as(self._info.video.rotation_deg, self._pixel_aspect())
-        thumb = reduce_frame(frame, self._thumb_size)
-        for cut in self._cuts.feed(ts_s, thumb):
+        for look in self._sampler.feed(ts_s, frame):
+            self._take_look(look)
+
+    def _take_look(self, look: Look) -> None:
+        for cut in self._cuts.feed(look.ts_s, look.thumb):
             self._scenes.cut(cut)
-        packet = self._keys.packet_of(frame) if self._keys is not None else None
-        self._scenes.feed(ts_s, frame, thumb, packet)
+        packet = self._keys.packet_of(look.frame) if self._keys is not None else None
+        self._scenes.feed(look.ts_s, look.frame, look.thumb, packet)
 
     def _time_of(self, frame: VideoFrame) -> float:
         """Return when the frame is shown."""

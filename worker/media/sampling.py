@@ -1,0 +1,64 @@
+"""Which frames are looked at: all of them where something happens, every second or third where nothing does.
+
+Looking at a frame costs a tenth of decoding it. Where two looks 0.1 s apart hardly differ, nothing that lasts has
+happened between them; where they do differ, the frames between are looked at after all, so no time is lost.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from av.video.frame import VideoFrame
+
+from .hardcuts import difference
+from .planes import Thumb, reduce_frame
+
+#: Frames that come sooner after the last look than this wait.
+_SPACING_S = 0.07
+
+#: Most frames that wait.
+_MOST = 5
+
+#: A smaller change than this (grey levels, as ``difference`` counts) between two looks is calm: a cut makes 7.
+_CALM = 3.0
+
+
+@dataclass(frozen=True, slots=True)
+class Look:
+    """A frame and its thumb; ``ts_s`` in seconds."""
+
+    ts_s: float
+    frame: VideoFrame
+    thumb: Thumb
+
+
+class Sampler:
+    """Turns frames into looks, in order; at most ``_MOST`` frames wait."""
+
+    def __init__(self, thumb_size: tuple[int, int]) -> None:
+        self._size = thumb_size
+        self._last: Look | None = None
+        self._waiting: list[tuple[float, VideoFrame]] = []
+
+    def feed(self, ts_s: float, frame: VideoFrame) -> list[Look]:
+        """Take the next frame; return the looks it brings."""
+        soon = self._last is not None and ts_s - self._last.ts_s < _SPACING_S
+        if soon and len(self._waiting) < _MOST and not frame.key_frame:
+            self._waiting.append((ts_s, frame))
+            return []
+        return self._look(ts_s, frame)
+
+    def flush(self) -> list[Look]:
+        """Return the look at the last frame, if it still waits."""
+        return self._look(*self._waiting.pop()) if self._waiting else []
+
+    def _look(self, ts_s: float, frame: VideoFrame) -> list[Look]:
+        now = Look(ts_s, frame, reduce_frame(frame, self._size))
+        looks = []
+        if self._waiting and self._last is not None and difference(self._last.thumb, now.thumb) >= _CALM:
+            looks = [
+                Look(at_s, waiting, reduce_frame(waiting, self._size)) for at_s, waiting in self._waiting
+            ]
+        self._waiting.clear()
+        self._last = now
+        return [*looks, now]
