@@ -1,0 +1,276 @@
+"""The fleet from outside: a process with nothing of ours, the celery program, Flower, with only the URLs configured."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import urllib.error
+import urllib.request
+from base64 import b64encode
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import redis
+
+from cli.embedded.ports import find_free_port
+from shared.routing import TASK_QUEUE
+from tests.clips import Shot, make_clip
+from tests.fleet import FAMILIES, ROOT, Fleet, eventually
+from tests.services import PostgresServer, RedisServer
+
+USER = "u1"
+CELERY = str(Path(sys.executable).with_name("celery"))
+#: One line of JSON in, {task, kwargs}; one line out, {ok} or {error, message}. Celery and redis only.
+STRANGER = """
+import importlib.util, json, sys
+for name in ("shared", "tasks", "worker", "db", "cli", "scenefleet"):
+    assert importlib.util.find_spec(name) is None, name
+from celery import Celery
+fleet = Celery(broker=sys.argv[1], backend=sys.argv[1])
+for line in sys.stdin:
+    request = json.loads(line)
+    try:
+        sent = fleet.send_task(request["task"], kwargs=request["kwargs"], queue="search")
+        answer = {"ok": sent.get(timeout=30)}
+    except Exception as error:
+        answer = {"error": type(error).__name__, "message": str(error)}
+    print(json.dumps(answer), flush=True)
+"""
+
+
+@pytest.fixture(scope="module")
+def fleet(
+    postgres: PostgresServer, redis_server: RedisServer, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Fleet]:
+    name = "outside"
+    postgres.execute(f"CREATE DATABASE {name} TEMPLATE template_scenefleet")
+    found = Fleet(tmp_path_factory.mktemp("home"), postgres.url(name), redis_server.url)
+    found.start()
+    found.wait_ready()
+    yield found
+    found.close()
+    postgres.execute(f"DROP DATABASE {name} WITH (FORCE)")
+
+
+@pytest.fixture(scope="module")
+def bare_python(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
+    """A Python that can import Celery and what it needs, and nothing of ours."""
+    site = next(path for path in map(Path, sys.path) if (path / "celery" / "__init__.py").is_file())
+    folder = tmp_path_factory.mktemp("bare")
+    names = ("celery", "kombu", "billiard", "vine", "redis", "amqp", "click", "dateutil", "six.py", "tzdata",
+             "packaging", "click_didyoumean", "click_plugins.py", "click_plugins", "click_repl", "prompt_toolkit",
+             "wcwidth", "tzlocal", "async_timeout", "typing_extensions.py")  # fmt: skip
+    for name in names:
+        if (site / name).exists():
+            (folder / name).symlink_to(site / name)
+    for found in site.glob("*.dist-info"):
+        if found.name.split("-")[0].lower() in {*names, "python_dateutil"}:
+            (folder / found.name).symlink_to(found)
+    return [
+        sys.executable,
+        "-I",
+        "-S",
+        "-c",
+        f"import sys; sys.path.append({str(folder)!r}); exec({STRANGER!r})",
+    ]
+
+
+class Stranger:
+    """An API process that has nothing of ours."""
+
+    def __init__(self, command: list[str], redis_url: str, folder: Path) -> None:
+        self._process = subprocess.Popen(
+            [*command, redis_url],
+            cwd=folder,
+            env={"PATH": os.environ["PATH"], "LANG": "C.UTF-8"},
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+
+    def ask(self, task: str, **kwargs: Any) -> dict[str, Any]:
+        assert self._process.stdin is not None and self._process.stdout is not None
+        self._process.stdin.write(json.dumps({"task": task, "kwargs": kwargs}) + "\n")
+        self._process.stdin.flush()
+        answer: dict[str, Any] = json.loads(self._process.stdout.readline())
+        return answer
+
+    def video(self, request: str, video_id: str, **kwargs: Any) -> dict[str, Any]:
+        return self.ask(f"tasks.video.{request}", video_id=video_id, user_id=USER, **kwargs)
+
+    def close(self) -> None:
+        assert self._process.stdin is not None
+        self._process.stdin.close()
+        assert self._process.wait(timeout=30) == 0
+
+
+@pytest.fixture
+def stranger(fleet: Fleet, bare_python: list[str], tmp_path: Path) -> Iterator[Stranger]:
+    found = Stranger(bare_python, fleet.redis_url, tmp_path)
+    yield found
+    found.close()
+
+
+def test_a_process_without_anything_of_ours_can_do_everything(
+    fleet: Fleet, stranger: Stranger, sample: Path
+) -> None:
+    key = fleet.upload(sample, "bare")
+    receipt = stranger.video("process", "bare", storage_key=key)["ok"]
+    assert receipt == {
+        "version": 1, "video_id": "bare", "user_id": USER, "state": "uploaded", "run": 1, "accepted": True
+    }  # fmt: skip
+
+    def state() -> Any:
+        return stranger.video("status", "bare")["ok"]["state"] == "indexed"
+
+    eventually(state, within_s=120, what="the video is indexed")
+    status = stranger.video("status", "bare")["ok"]
+    assert {stage["stage"]: stage["state"] for stage in status["stages"]} == {
+        "split": "done", "asr": "done", "text": "done", "vision": "skipped", "face": "done", "sidecar": "done"
+    }  # fmt: skip
+    scenes = stranger.video("scenes", "bare", limit=3)["ok"]
+    assert [scene["idx"] for scene in scenes["scenes"]] == [0, 1, 2] and scenes["next_after_idx"] == 2
+    rest = stranger.video("scenes", "bare", after_idx=2)["ok"]
+    assert [scene["idx"] for scene in rest["scenes"]] == [3, 4, 5, 6, 7] and rest["next_after_idx"] is None
+    for query, mode, first in (("rocket", "keyword", 0), ("a hot drink", "semantic", 3)):
+        found = stranger.ask("tasks.search.scenes", user_id=USER, query=query, mode=mode)["ok"]
+        assert (found["mode"], found["hits"][0]["idx"]) == (mode, first)
+    assert stranger.video("cancel", "bare")["ok"]["accepted"] is False
+    refused = stranger.video("retry", "bare")
+    assert refused["error"] == "Conflict" and "nothing failed; use rerun" in refused["message"]
+    assert stranger.video("rerun", "bare", stages=["text"])["ok"]["run"] == 2
+    eventually(state, within_s=60, what="the rerun is indexed")
+    assert stranger.video("delete", "bare")["ok"]["state"] == "deleted"
+    gone = stranger.video("status", "bare")
+    assert gone == {
+        "error": "NotFound",
+        "message": "no video 'bare': check the id, or send tasks.video.process first",
+    }
+
+
+def test_requests_arrive_after_redis_lost_everything(fleet: Fleet, stranger: Stranger) -> None:
+    """A warm API does not declare its queue again, and needs not: by queue name no binding is involved."""
+    assert stranger.video("status", "nobody")["error"] == "NotFound"
+    with redis.Redis.from_url(fleet.redis_url) as client:
+        client.flushall()
+    assert stranger.video("status", "nobody")["error"] == "NotFound"
+
+
+def celery(fleet: Fleet, *arguments: str, cwd: Path = ROOT, timeout_s: float = 60) -> str:
+    """Run the celery program with nothing configured but the URLs."""
+    done = subprocess.run(
+        [CELERY, *arguments],
+        cwd=cwd,
+        env=urls(fleet),
+        capture_output=True,
+        text=True,
+        timeout=timeout_s,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr + done.stdout
+    return done.stdout
+
+
+def urls(fleet: Fleet) -> dict[str, str]:
+    return {
+        "PATH": os.environ["PATH"],
+        "HOME": str(fleet.home / "nobody"),
+        "POSTGRES_URL": fleet.postgres_url,
+        "REDIS_URL": fleet.redis_url,
+    }
+
+
+def test_the_celery_program_can_send_a_video(fleet: Fleet, tmp_path: Path) -> None:
+    make_clip(tmp_path / "clip.mp4", [Shot(seed=8, frames=20), Shot(seed=9, frames=20)])
+    key = fleet.upload(tmp_path / "clip.mp4", "by-hand")
+    payload = json.dumps({"video_id": "by-hand", "user_id": USER, "storage_key": key})
+    sent = celery(
+        fleet, "-b", fleet.redis_url, "call", "tasks.video.process", "--queue", "search", "--kwargs", payload,
+        cwd=tmp_path,
+    )  # fmt: skip
+    assert len(sent.strip()) == 36, "the task's id"
+    (status,) = fleet.wait_ended(["by-hand"], within_s=120).values()
+    assert status.state == "indexed"
+
+
+def test_inspect_works(fleet: Fleet) -> None:
+    host = os.uname().nodename
+    nodes = {f"{family}@{host}" for family in FAMILIES}
+    active = json.loads(celery(fleet, "-A", "worker.app", "inspect", "active", "--json"))
+    assert set(active) == nodes
+    registered = json.loads(celery(fleet, "-A", "worker.app", "inspect", "registered", "--json"))
+    assert set(registered) == nodes
+    assert all(set(TASK_QUEUE) <= set(tasks) for tasks in registered.values())
+    stats = json.loads(celery(fleet, "-A", "worker.app", "inspect", "stats", "--json"))
+    assert {name: found["pool"]["max-concurrency"] for name, found in stats.items()} == dict.fromkeys(
+        nodes, 1
+    )
+    queues = json.loads(celery(fleet, "-A", "worker.app", "inspect", "active_queues", "--json"))
+    assert [queue["name"] for queue in queues[f"text@{host}"] if not queue["name"].startswith("gate")] == [
+        "text.online",
+        "text",
+    ]
+    assert {queue["exchange"]["name"] for found in queues.values() for queue in found} == {""}
+
+
+def fetch(url: str, user: str | None = None) -> tuple[int, bytes]:
+    request = urllib.request.Request(url)
+    if user is not None:
+        request.add_header("Authorization", "Basic " + b64encode(user.encode()).decode())
+    try:
+        with urllib.request.urlopen(request, timeout=10) as answer:
+            return answer.status, answer.read()
+    except urllib.error.HTTPError as error:
+        return error.code, error.read()
+
+
+def test_flower_shows_the_nodes_to_those_with_the_password(fleet: Fleet, tmp_path: Path) -> None:
+    port = find_free_port()
+    log = tmp_path / "flower.log"
+    with log.open("wb") as sink:
+        process = subprocess.Popen(
+            [CELERY, "-A", "worker.app", "flower", f"--port={port}", "--address=127.0.0.1",
+             "--basic-auth=admin:secret"],
+            cwd=ROOT,
+            env=urls(fleet),
+            stdout=sink,
+            stderr=sink,
+        )  # fmt: skip
+    try:
+
+        def up() -> bool:
+            assert process.poll() is None, log.read_text()
+            try:
+                return fetch(f"http://127.0.0.1:{port}/healthcheck", "admin:secret")[0] == 200
+            except OSError:
+                return False
+
+        eventually(up, within_s=60, what="Flower answers")
+        address = f"http://127.0.0.1:{port}/api/workers?refresh=1"
+        host = os.uname().nodename
+        wanted = {f"{family}@{host}" for family in FAMILIES}
+
+        def listed() -> bool:
+            code, body = fetch(address, "admin:secret")
+            return code == 200 and wanted <= set(json.loads(body))
+
+        eventually(listed, within_s=60, what="Flower lists every node")
+        assert fetch(address)[0] == 401
+        assert fetch(address, "admin:wrong")[0] == 401
+        # What ran is seen as tasks, with the stage in their result or at least their name.
+        fleet.client.search(USER, "rocket")
+
+        def shown() -> bool:
+            code, body = fetch(f"http://127.0.0.1:{port}/api/tasks?limit=50", "admin:secret")
+            return code == 200 and any(
+                task["name"] == "tasks.search.scenes" for task in json.loads(body).values()
+            )
+
+        eventually(shown, within_s=30, what="Flower shows the search")
+    finally:
+        process.terminate()
+        process.wait(timeout=30)
