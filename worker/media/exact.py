@@ -1,12 +1,13 @@
 """Exact pictures for fast mode, whose own decoder skips the loop filter and so drifts from the true picture.
 
-A key picture depends on no other, so its packet alone, given to a second decoder, yields it exactly as exact mode
-would, for the price of one picture.
+A key picture depends on no other: its packet alone, given to a second decoder, yields it exactly as exact mode would,
+for the price of one picture. Any other one needs the packets from the key picture before it on.
 """
 
 from __future__ import annotations
 
 from collections import OrderedDict
+from dataclasses import dataclass
 from typing import Any, cast
 
 import av
@@ -20,40 +21,66 @@ from .limits import MediaLimits
 from .probe import max_pixels
 
 #: Packets remembered until their picture comes out of the decoder.
-_REMEMBERED = 64
+_REMEMBERED = 128
+
+#: A group of pictures with more data than this is not kept; 8 s at 16 Mbit/s fit.
+_GROUP_BYTES = 16 * 2**20
 
 
-class KeyPictures:
-    """Remembers the packets of key pictures and decodes single ones again."""
+@dataclass(frozen=True, slots=True)
+class Source:
+    """Where a picture can be decoded again from: the first ``count`` packets of its group, a key picture first."""
+
+    packets: list[Packet[Any]]
+    count: int
+    pts: int
+
+    @property
+    def is_key(self) -> bool:
+        return self.count == 1
+
+
+class ExactPictures:
+    """Keeps the packets of the current group of pictures and decodes single pictures again."""
 
     def __init__(self, stream: VideoStream, limits: MediaLimits) -> None:
-        self._packets: OrderedDict[int, Packet[Any]] = OrderedDict()
-        context = cast(VideoCodecContext, CodecContext.create(stream.codec_context.codec, "r"))
-        context.extradata = stream.codec_context.extradata
-        context.width, context.height = stream.codec_context.width, stream.codec_context.height
-        context.thread_count = 1
-        context.options = {"max_pixels": str(max_pixels(limits))}
-        self._decoder = context
+        self._stream = stream
+        self._options = {"max_pixels": str(max_pixels(limits))}
+        self._group: list[Packet[Any]] | None = None
+        self._group_bytes = 0
+        self._sources: OrderedDict[int, Source] = OrderedDict()
 
     def note(self, packet: Packet[Any]) -> None:
-        """Remember the packet if it holds a key picture."""
-        if packet.is_keyframe and packet.pts is not None:
-            self._packets[packet.pts] = packet
-            if len(self._packets) > _REMEMBERED:
-                self._packets.popitem(last=False)
+        """Remember a packet, in the order of decoding."""
+        if packet.is_keyframe:
+            self._group, self._group_bytes = [], 0
+        if self._group is None or packet.pts is None:
+            return
+        self._group.append(packet)
+        self._group_bytes += packet.size
+        self._sources[packet.pts] = Source(self._group, len(self._group), packet.pts)
+        if len(self._sources) > _REMEMBERED:
+            self._sources.popitem(last=False)
+        if self._group_bytes > _GROUP_BYTES:
+            self._group = None
 
-    def packet_of(self, frame: VideoFrame) -> Packet[Any] | None:
-        """Return the packet that holds this key picture, None for any other picture."""
-        if frame.pts is None or not frame.key_frame:
-            return None
-        return self._packets.pop(frame.pts, None)
+    def source_of(self, frame: VideoFrame) -> Source | None:
+        """Return how to decode this frame again, None when its packets were not kept."""
+        return None if frame.pts is None else self._sources.get(frame.pts)
 
-    def decode(self, packet: Packet[Any]) -> VideoFrame | None:
-        """Return the packet's picture, None when it can't be decoded alone."""
+    def decode(self, source: Source) -> VideoFrame | None:
+        """Return the picture, None when it can't be decoded."""
+        context = cast(VideoCodecContext, CodecContext.create(self._stream.codec_context.codec, "r"))
+        context.extradata = self._stream.codec_context.extradata
+        context.width, context.height = self._stream.codec_context.width, self._stream.codec_context.height
+        context.thread_count = 1
+        context.skip_frame = "NONREF"
+        context.options = dict(self._options)
         try:
-            frames = [*self._decoder.decode(packet), *self._decoder.decode(None)]
+            for packet in (*source.packets[: source.count], None):
+                for frame in context.decode(packet):
+                    if frame.pts == source.pts:
+                        return frame
         except av.FFmpegError:
             return None  # the caller keeps the picture it has
-        finally:
-            self._decoder.flush_buffers()
-        return frames[0] if frames else None
+        return None

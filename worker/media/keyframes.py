@@ -7,12 +7,11 @@ are thinned by doubling the stride, so about forty are alive however long a scen
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
-from av.packet import Packet
 from av.video.frame import VideoFrame
 
 from .cuts import Cut
+from .exact import Source
 from .hardcuts import difference
 from .pictures import bound_frame
 from .planes import Thumb, frame_bytes, sharpness
@@ -34,8 +33,13 @@ class Candidate:
     ts_s: float
     frame: VideoFrame
     thumb: Thumb
-    #: In fast mode: the packet that holds this picture alone, to decode it again exactly.
-    packet: Packet[Any] | None = None
+    #: In fast mode: how to decode this picture again exactly.
+    source: Source | None = None
+
+    @property
+    def is_key(self) -> bool:
+        """Whether decoding it again costs one picture."""
+        return self.source is not None and self.source.is_key
 
 
 class Recent:
@@ -54,13 +58,13 @@ class Recent:
         #: The newest frame, when it is not held.
         self._passing: Candidate | None = None
 
-    def offer(self, ts_s: float, frame: VideoFrame, thumb: Thumb, packet: Packet[Any] | None = None) -> None:
+    def offer(self, ts_s: float, frame: VideoFrame, thumb: Thumb, source: Source | None = None) -> None:
         """Take the next frame, to hold it or let it pass."""
         if self._passing is not None and ts_s - self._passing.ts_s >= self._STAYS_S:
             self._hold(self._passing)
-        candidate = Candidate(ts_s, frame, thumb, packet)
+        candidate = Candidate(ts_s, frame, thumb, source)
         last = self._held[-1] if self._held else None
-        if last is None or ts_s - last.ts_s >= self._STRIDE_S or (packet is not None and last.packet is None):
+        if last is None or ts_s - last.ts_s >= self._STRIDE_S or (candidate.is_key and not last.is_key):
             self._hold(candidate)
         else:
             self._passing = candidate
@@ -98,10 +102,14 @@ class SceneFrames:
     def add(self, candidate: Candidate) -> None:
         """Keep the candidate if it falls on the stride; halve what is held when there is too much."""
         if self._held and candidate.ts_s - self._held[-1].ts_s < self._stride_s - 1e-6:
-            if candidate.packet is not None and self._held[-1].packet is None:
+            if candidate.is_key and not self._held[-1].is_key:
                 self._held[-1] = candidate
             return
         self._held.append(candidate)
+        if any(held.is_key for held in self._held):
+            # Key pictures will do: let go of the packets that the others would need.
+            for held in self._held:
+                held.source = held.source if held.is_key else None
         if len(self._held) > HELD:
             self._held = self._held[::2]
             self._stride_s = min(b.ts_s - a.ts_s for a, b in zip(self._held, self._held[1:], strict=False))
@@ -109,14 +117,17 @@ class SceneFrames:
     def choose(self, start_s: float, end_s: float, begins: Cut | None, ends: Cut | None) -> list[Candidate]:
         """Return the keyframes of a scene, in order: the sharpest of each part of it, at least one.
 
-        Blank pictures, those inside a transition, repetitions, and (in fast mode) those that can't be decoded again
-        exactly are left out while others remain.
+        Blank pictures, those inside a transition and repetitions are left out while others remain; in fast mode, all
+        but key pictures.
         """
         clean_from_s = start_s if begins is None else begins.mixed_to_s
         clean_to_s = end_s if ends is None else ends.mixed_from_s
         clean = [c for c in self._held if clean_from_s <= c.ts_s < clean_to_s] or self._held
         visible = [c for c in clean if not c.thumb.blank] or clean
-        visible = [c for c in visible if c.packet is not None] or visible
+        keys = [c for c in visible if c.is_key]
+        if keys or any(c.source for c in visible):
+            # In fast mode. Without a key picture the first one is nearest to one, and so the cheapest.
+            visible = keys or visible[:1]
         parts = _parts(end_s - start_s)
         slots: list[list[Candidate]] = [[] for _ in range(parts)]
         span_s = max(end_s - start_s, 1e-6)

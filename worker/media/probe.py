@@ -7,6 +7,7 @@ QuickTime data references to other files stay off.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -31,6 +32,8 @@ CONTAINERS = ("mov", "matroska", "avi", "mpegts", "mpeg", "flv", "ogg", "asf", "
 
 #: First bytes of text formats that name other files, refused with their own message.
 _PLAYLISTS = {b"#EXTM3U": "an HLS playlist", b"ffconcat": "a concat list", b"<MPD": "a DASH manifest"}
+
+_MOST_THREADS = 8
 
 #: Packets read while looking for the first picture.
 _FIRST_PICTURE_PACKETS = 500
@@ -202,10 +205,11 @@ def configure_decoder(
 ) -> None:
     """Set the decoder's options; must run before its first packet.
 
-    ``threads`` 0 means one per core. ``fast`` drops pictures nothing else refers to and skips the loop filter.
+    ``threads`` 0 means one per core, at most 8: each holds pictures of its own. ``fast`` drops pictures nothing else refers to and skips the loop filter.
     """
     context = stream.codec_context
-    context.thread_type = "FRAME" if threads != 1 else "NONE"
+    threads = threads or min(os.cpu_count() or 1, _MOST_THREADS)
+    context.thread_type = "FRAME" if threads > 1 else "NONE"
     context.thread_count = threads
     context.options = {"max_pixels": str(max_pixels(limits))}
     if fast:

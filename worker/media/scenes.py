@@ -4,15 +4,14 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
-from av.packet import Packet
 from av.video.frame import VideoFrame
 
 from shared.errors import LimitExceeded
 
 from .cuts import SETTLE_S, Cut
-from .exact import KeyPictures
+from .exact import ExactPictures, Source
 from .keyframes import Candidate, Recent, SceneFrames
 from .pictures import write_jpeg
 from .planes import Thumb
@@ -47,10 +46,10 @@ class SceneCut:
 class SceneBuilder:
     """Collects frames for the open scene and closes it at each cut."""
 
-    def __init__(self, out_dir: Path, max_scenes: int, keys: KeyPictures | None) -> None:
+    def __init__(self, out_dir: Path, max_scenes: int, exact: ExactPictures | None) -> None:
         self._out_dir = out_dir
         self._max_scenes = max_scenes
-        self._keys = keys
+        self._exact = exact
         self._recent = Recent()
         self._open = SceneFrames()
         self._begins: Cut | None = None
@@ -62,10 +61,10 @@ class SceneBuilder:
         """Set how pictures are turned (clockwise) and stretched (a pixel's width over its height)."""
         self._rotation_deg, self._pixel_aspect = rotation_deg, pixel_aspect
 
-    def feed(self, ts_s: float, frame: VideoFrame, thumb: Thumb, packet: Packet[Any] | None) -> None:
+    def feed(self, ts_s: float, frame: VideoFrame, thumb: Thumb, source: Source | None) -> None:
         """Take the next frame, after the cuts it settled."""
         self._settle(ts_s - SETTLE_S)
-        self._recent.offer(ts_s, frame, thumb, packet)
+        self._recent.offer(ts_s, frame, thumb, source)
 
     def cut(self, cut: Cut) -> None:
         """Close the open scene at ``cut`` and open the next one."""
@@ -107,8 +106,8 @@ class SceneBuilder:
 
     def _write(self, idx: int, ordinal: int, candidate: Candidate) -> Keyframe:
         frame = candidate.frame
-        if self._keys is not None and candidate.packet is not None:
-            frame = self._keys.decode(candidate.packet) or frame
+        if self._exact is not None and candidate.source is not None:
+            frame = self._exact.decode(candidate.source) or frame
         path = self._out_dir / f"{idx:05d}_{ordinal}.jpg"
         width, height = write_jpeg(
             frame, path, rotation_deg=self._rotation_deg, pixel_aspect=self._pixel_aspect

@@ -21,7 +21,7 @@ from av.video.stream import VideoStream as AvVideoStream
 
 from .audio import AUDIO_NAME, DEFAULT_TIME_BASE, AudioTrack, decode_into, is_plausible
 from .cuts import CutFinder
-from .exact import KeyPictures
+from .exact import ExactPictures
 from .guard import Guard
 from .limits import MediaLimits
 from .packets import read_packets
@@ -68,9 +68,9 @@ def split(
     """Decode ``path`` once; write keyframes (JPEG) and audio (WAV) into ``out_dir`` and return the scenes.
 
     ``mode`` "fast" skips pictures that no other refers to and the loop filter: cuts may be off by a few frames where
-    no key picture marks them. ``part_s``: longest audio window in seconds. ``on_progress`` is called with a fraction
+    no key picture marks them, and keyframes are key pictures of the file where a scene has any (one at least). ``part_s``: longest audio window in seconds. ``on_progress`` is called with a fraction
     0..1 about twice a second and may raise; the exception passes through once the files are closed. ``threads``: 0
-    means one per core.
+    means one per core, at most 8.
     Raises BadMedia or LimitExceeded with one sentence; OSError when ``out_dir`` can't be written.
     """
     out_dir.mkdir(parents=True, exist_ok=True)
@@ -121,9 +121,9 @@ class _Pass:
         #: Seconds a tick lasts, for each stream: Fractions are slow.
         self._tick_s = [float(stream.time_base or DEFAULT_TIME_BASE) for stream in container.streams]
         configure_decoder(self._video, limits, threads, fast=mode == "fast")
-        self._keys = KeyPictures(self._video, limits) if mode == "fast" else None
+        self._exact = ExactPictures(self._video, limits) if mode == "fast" else None
         self._cuts = CutFinder()
-        self._scenes = SceneBuilder(out_dir, limits.max_scenes, self._keys)
+        self._scenes = SceneBuilder(out_dir, limits.max_scenes, self._exact)
         self._sampler = Sampler(thumb_size(info.video.width, info.video.height))
         self._first = True
         self._last_s = -1.0
@@ -166,8 +166,8 @@ class _Pass:
         )
 
     def _decode_video(self, packet: Packet[Any]) -> None:
-        if self._keys is not None:
-            self._keys.note(packet)
+        if self._exact is not None:
+            self._exact.note(packet)
         try:
             frames = self._video.codec_context.decode(packet if packet.size else None)
         except (av.FFmpegError, MemoryError):
@@ -192,8 +192,8 @@ class _Pass:
     def _take_look(self, look: Look) -> None:
         for cut in self._cuts.feed(look.ts_s, look.thumb):
             self._scenes.cut(cut)
-        packet = self._keys.packet_of(look.frame) if self._keys is not None else None
-        self._scenes.feed(look.ts_s, look.frame, look.thumb, packet)
+        source = self._exact.source_of(look.frame) if self._exact is not None else None
+        self._scenes.feed(look.ts_s, look.frame, look.thumb, source)
 
     def _time_of(self, frame: VideoFrame) -> float:
         """Return when the frame is shown."""

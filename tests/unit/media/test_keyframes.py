@@ -149,3 +149,21 @@ def test_every_scene_has_a_keyframe_whatever_the_frame_times(tmp_path: Path) -> 
         assert scene.keyframes
         for keyframe in scene.keyframes:
             assert scene.start_s - 0.001 <= keyframe.ts_s < scene.end_s
+
+
+def test_fast_mode_is_exact_where_no_key_picture_is(tmp_path: Path) -> None:
+    """A scene that a dissolve begins, inside one group of pictures, has an exact keyframe all the same."""
+    shots = (
+        Shot(seed=65, frames=60, move="pan"),
+        Shot(seed=66, frames=100, move="pan", join="dissolve", join_frames=20),
+    )
+    encoding = Encoding(options={"preset": "medium", "crf": "36", "g": "500", "sc_threshold": "0"})
+    truth = make_clip(tmp_path / "a.mp4", shots, encoding)
+    result = split(truth.path, tmp_path / "out", limits=LIMITS, mode="fast")
+    exact = {round(f.time, 3): f for f in av.open(str(truth.path)).decode(video=0)}
+    assert [s.kind for s in result.scenes] == ["start", "gradual"]
+    for scene in result.scenes:
+        (keyframe,) = scene.keyframes
+        frame = exact[round(keyframe.ts_s, 3)].to_ndarray(format="bgr24")
+        wanted = cv2.imencode(".jpg", frame, [cv2.IMWRITE_JPEG_QUALITY, 88])[1]
+        assert keyframe.path.read_bytes() == wanted.tobytes()
