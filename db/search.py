@@ -13,11 +13,13 @@ import numpy as np
 import numpy.typing as npt
 from pgvector import HalfVector
 from sqlalchemy import Row, text
+from sqlalchemy.exc import DBAPIError
 from sqlalchemy.orm import Session
 
 from db.scenes import videos_in_work
 from db.vectors import ModelRow
 from shared.contracts import Coverage, SearchHit
+from shared.errors import InvalidRequest
 
 _COLUMNS = "s.scene_id, s.video_id, s.idx, s.start_s, s.end_s, s.transcript, s.keyframes"
 
@@ -35,15 +37,30 @@ _KEYWORD = text(
     """
 )
 
+# Program limit exceeded, data exception, internal error: what parsing a hostile query ends with.
+_REFUSED = ("54", "22", "XX")
+
 
 def by_words(
     session: Session, user_id: str, query: str, limit: int, video_id: str | None = None
 ) -> list[SearchHit]:
-    """Scenes in which the query's words are spoken, best first; understands "quoted phrases", or, -not."""
-    rows = session.execute(
-        _KEYWORD, {"user_id": user_id, "query": query, "limit": limit, "video_id": video_id}
-    )
-    return _hits(rows.all())
+    """Scenes in which the query's words are spoken, best first; understands "quoted phrases", or, -not.
+
+    Raises:
+        InvalidRequest: Postgres can't make a search of it: a word of over 2 KB, dozens of nested "not".
+    """
+    values = {"user_id": user_id, "query": query, "limit": limit, "video_id": video_id}
+    try:
+        rows = session.execute(_KEYWORD, values).all()
+    except DBAPIError as error:
+        state = getattr(error.orig, "sqlstate", None) or ""
+        if state[:2] not in _REFUSED:
+            raise
+        reason = str(error.orig).split("\n")[0]
+        raise InvalidRequest(
+            f"query={query[:40]!r} can't be searched ({reason}): use plain, shorter words"
+        ) from error
+    return _hits(rows)
 
 
 def by_meaning(

@@ -104,6 +104,9 @@ class TextVectors(Contract):
 class SearchScenes(Contract):
     """Search one user's published scenes."""
 
+    #: ``MAX_QUERY_CHARS`` of any script fit.
+    max_bytes: ClassVar[int] = 2 * MAX_MESSAGE_BYTES
+
     user_id: Id
     query: Text = Field(min_length=1, max_length=MAX_QUERY_CHARS)
     mode: SearchMode = "keyword"
@@ -219,25 +222,25 @@ def parse(contract: type[C], payload: Mapping[str, Any]) -> C:
             f"the payload of {contract.__name__} is a {type(payload).__name__}: send an object with named fields"
         )
     try:
-        text = json.dumps(payload)
-        size_bytes = len(text.encode(errors="surrogatepass"))
+        # As UTF-8: escaped, a word in another script would count six bytes a letter.
+        data = json.dumps(payload, ensure_ascii=False).encode()
+    except UnicodeEncodeError:
+        raise InvalidRequest(
+            f"the payload of {contract.__name__} holds text that is not valid Unicode: send UTF-8"
+        ) from None
     except (TypeError, ValueError, RecursionError):
         raise InvalidRequest(
             f"the payload of {contract.__name__} is not plain JSON: send strings and numbers"
         ) from None
-    if size_bytes > contract.max_bytes:
+    if len(data) > contract.max_bytes:
         raise InvalidRequest(
-            f"the payload of {contract.__name__} has {size_bytes} bytes, more than {contract.max_bytes}:"
+            f"the payload of {contract.__name__} has {len(data)} bytes, more than {contract.max_bytes}:"
             " send storage keys, not data"
         )
     try:
-        return contract.model_validate_json(text)
+        return contract.model_validate_json(data)
     except ValidationError as error:
         raise InvalidRequest(_say(error.errors()[0])) from None
-    except (TypeError, ValueError):
-        raise InvalidRequest(
-            f"the payload of {contract.__name__} is not valid JSON text: send UTF-8"
-        ) from None
 
 
 def _say(fault: Any) -> str:

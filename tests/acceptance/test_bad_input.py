@@ -357,7 +357,7 @@ BAD_PAYLOADS: list[tuple[str, dict[str, Any], str]] = [
     ("tasks.search.scenes", {"user_id": USER, "query": ""}, r"^query='' "),
     ("tasks.search.scenes", {"user_id": USER, "query": 3}, r"^query=3 "),
     ("tasks.search.scenes", {"user_id": USER, "query": "x" * 1001}, r"^query='xx.* at most 1000"),
-    ("tasks.search.scenes", {"user_id": USER, "query": "x" * 10_000}, r"bytes, more than 4096"),
+    ("tasks.search.scenes", {"user_id": USER, "query": "x" * 10_000}, r"bytes, more than 8192"),
     ("tasks.search.scenes", {"user_id": USER, "query": "x", "mode": "magic"}, r"^mode='magic' "),
     ("tasks.search.scenes", {"user_id": USER, "query": "x", "limit": 51}, r"^limit=51 is more than 50"),
     ("tasks.search.scenes", {"user_id": USER, "query": "x", "limit": 10**40}, r"^limit=1000"),
