@@ -246,6 +246,9 @@ def parse(contract: type[C], payload: Mapping[str, Any]) -> C:
 def _say(fault: Any) -> str:
     """One sentence for one of pydantic's errors."""
     name = ".".join(str(part) for part in fault["loc"]) or "payload"
+    if not name.isprintable() or len(name) > 60:
+        # A field that is none of ours: whatever the caller called it.
+        name = ascii(name)[:60]
     if fault["type"] == "missing":
         return f"{name} is missing: send it"
     value = repr(fault.get("input"))

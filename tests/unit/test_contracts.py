@@ -1,0 +1,178 @@
+"""What comes from outside is checked by field and value, and nothing else than InvalidRequest comes of it."""
+
+from __future__ import annotations
+
+import json
+import math
+from datetime import UTC, datetime
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from shared import contracts, routing
+from shared.contracts import (
+    MAX_MESSAGE_BYTES,
+    MAX_QUERY_CHARS,
+    Contract,
+    EmbedTexts,
+    ListScenes,
+    ProcessVideo,
+    RerunVideo,
+    SearchScenes,
+    TextVectors,
+    VideoRef,
+    VideoStatus,
+    parse,
+)
+from shared.errors import InvalidRequest
+
+REQUESTS: tuple[type[Contract], ...] = (
+    VideoRef, ProcessVideo, RerunVideo, ListScenes, EmbedTexts, SearchScenes, TextVectors
+)  # fmt: skip
+FIELDS = sorted({name for contract in REQUESTS for name in contract.model_fields})
+JSON = st.recursive(
+    st.one_of(
+        st.none(), st.booleans(), st.integers(), st.floats(), st.text(max_size=80),
+        st.integers(min_value=2**62, max_value=2**200)),
+    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(max_size=20), inner, max_size=4),
+    max_leaves=12,
+)  # fmt: skip
+GOOD: dict[type[Contract], dict[str, Any]] = {
+    VideoRef: {"video_id": "v-1_A", "user_id": "u"},
+    ProcessVideo: {"video_id": "v", "user_id": "u", "storage_key": "uploads/u/v/a.mp4", "priority": 9},
+    RerunVideo: {"video_id": "v", "user_id": "u", "stages": ["text", "face"]},
+    ListScenes: {"video_id": "v", "user_id": "u", "after_idx": 3, "limit": 1000},
+    EmbedTexts: {"texts": ["a", ""]},
+    SearchScenes: {"user_id": "u", "query": "a hot drink", "mode": "semantic", "limit": 5, "video_id": "v"},
+    TextVectors: {"model": "m", "revision": "r", "dim": 2, "vectors": [[0.5, 1]]},
+}
+
+
+def refusal(contract: type[Contract], payload: Any) -> str:
+    with pytest.raises(InvalidRequest) as caught:
+        parse(contract, payload)
+    return str(caught.value)
+
+
+@pytest.mark.parametrize("contract", REQUESTS)
+def test_good_requests_pass_and_come_back_the_same(contract: type[Contract]) -> None:
+    parsed = parse(contract, GOOD[contract])
+    assert parse(contract, json.loads(parsed.model_dump_json())) == parsed
+    assert parsed.model_dump(mode="json").items() >= {"version": 1}.items()
+
+
+@pytest.mark.parametrize("contract", REQUESTS)
+@given(payload=st.dictionaries(st.sampled_from(FIELDS) | st.text(max_size=30), JSON, max_size=6))
+def test_any_payload_is_accepted_or_refused_in_one_sentence(
+    contract: type[Contract], payload: dict[str, Any]
+) -> None:
+    try:
+        parsed = parse(contract, payload)
+    except InvalidRequest as error:
+        message = str(error)
+        assert message.isprintable(), message
+        assert 10 < len(message) < 300
+    else:
+        assert isinstance(parsed, contract)
+
+
+@pytest.mark.parametrize("contract", REQUESTS)
+@given(data=st.data())
+def test_one_wrong_field_is_named(contract: type[Contract], data: st.DataObject) -> None:
+    name = data.draw(st.sampled_from(sorted(GOOD[contract])))
+    wrong = data.draw(
+        st.sampled_from([{"a": 1}, math.nan, math.inf, b"bytes", 1.5, [[[]]], "\x00", "\ud800"])
+    )
+    try:
+        parse(contract, {**GOOD[contract], name: wrong})
+    except InvalidRequest as error:
+        message = str(error)
+        assert message.startswith((name, "the payload of")), message
+    else:
+        assert contract is SearchScenes and name == "query" and isinstance(wrong, str)
+
+
+@settings(max_examples=300)
+@given(value=st.text(max_size=70))
+def test_an_id_is_letters_digits_dash_and_underscore(value: str) -> None:
+    good = 1 <= len(value) <= 64 and all(
+        character.isascii() and (character.isalnum() or character in "_-") for character in value
+    )
+    try:
+        parse(VideoRef, {"video_id": value, "user_id": "u"})
+    except InvalidRequest:
+        assert not good
+    else:
+        assert good
+
+
+@given(query=st.text(alphabet=st.characters(exclude_characters="\x00"), min_size=1, max_size=MAX_QUERY_CHARS))
+def test_a_query_of_the_greatest_length_fits_in_any_script(query: str) -> None:
+    whole = (query * MAX_QUERY_CHARS)[:MAX_QUERY_CHARS]
+    assert parse(SearchScenes, {"user_id": "u" * 64, "query": whole, "video_id": "v" * 64}).query == whole
+
+
+@pytest.mark.parametrize(
+    ("contract", "payload", "says"),
+    [
+        (VideoRef, {}, "video_id is missing: send it"),
+        (VideoRef, {"video_id": "v"}, "user_id is missing: send it"),
+        (VideoRef, {"video_id": 1, "user_id": "u"}, "video_id=1 is not acceptable: Input should be a valid string"),
+        (VideoRef, [], "the payload of VideoRef is a list: send an object with named fields"),
+        (VideoRef, None, "the payload of VideoRef is a NoneType: send an object with named fields"),
+        (VideoRef, {"video_id": {1}}, "the payload of VideoRef is not plain JSON: send strings and numbers"),
+        (VideoRef, {"video_id": 10**5000}, "the payload of VideoRef is not plain JSON: send strings and numbers"),
+        (EmbedTexts, {"texts": ["x" * 70_000]},
+         "the payload of EmbedTexts has 70015 bytes, more than 65536: send storage keys, not data"),
+        (EmbedTexts, {"texts": "x"}, "texts='x' is not acceptable: Input should be a valid array"),
+        (TextVectors, {"model": "m", "revision": "r", "dim": 1, "vectors": [[math.nan]]},
+         "vectors.0.0=nan is not acceptable: Input should be a finite number"),
+    ],
+)  # fmt: skip
+def test_the_sentence(contract: type[Contract], payload: Any, says: str) -> None:
+    assert refusal(contract, payload) == says
+
+
+@given(name=st.text(max_size=200) | st.text(alphabet="\n\u202e\x00\ud800", min_size=1))
+def test_a_field_of_any_name_is_refused_in_one_sentence(name: str) -> None:
+    message = refusal(VideoRef, {**GOOD[VideoRef], **{f"x{name}": 1}})
+    assert message.isprintable() and len(message) < 200
+
+
+def test_nesting_without_end_is_refused() -> None:
+    nested: list[Any] = []
+    for _ in range(100_000):
+        nested = [nested]
+    assert "not plain JSON" in refusal(VideoRef, {"video_id": nested})
+    circle: dict[str, Any] = {}
+    circle["circle"] = circle
+    assert "not plain JSON" in refusal(VideoRef, circle)
+
+
+@pytest.mark.parametrize("contract", REQUESTS)
+def test_contracts_are_frozen_and_closed(contract: type[Contract]) -> None:
+    parsed = parse(contract, GOOD[contract])
+    with pytest.raises(ValueError, match="frozen"):
+        parsed.version = 1
+    assert "colour='red'" in refusal(contract, {**GOOD[contract], "colour": "red"})
+    assert refusal(contract, {**GOOD[contract], "version": 2}).startswith("version=2")
+
+
+def test_answers_are_plain_json() -> None:
+    status = VideoStatus(
+        video_id="v", user_id="u", storage_key="k", state="indexed", run=1, published_run=1, duration_s=1.5,
+        scenes=1, error_class=None, error=None, created_at=datetime(2026, 1, 2, tzinfo=UTC), indexed_at=None,
+        stages=())  # fmt: skip
+    wire = json.loads(json.dumps(status.model_dump(mode="json"), allow_nan=False))
+    assert VideoStatus.model_validate(wire, strict=False) == status
+
+
+def test_every_request_has_a_queue_and_a_bell_fits_its_lane() -> None:
+    assert set(routing.TASK_QUEUE.values()) <= set(routing.QUEUES)
+    for lane in routing.LANES:
+        assert routing.bell_task(lane) == f"tasks.{lane}.work" and lane in routing.QUEUES
+        assert routing.lane_limit_s(lane) > 0 or lane == "search"
+    biggest = {"video_id": "v" * 64, "user_id": "u" * 64, "storage_key": "k" * 512, "priority": 9}
+    assert len(json.dumps(biggest)) < MAX_MESSAGE_BYTES == contracts.VideoRef.max_bytes
