@@ -155,16 +155,25 @@ def is_plausible(ts_s: float, last_s: float, declared_s: float) -> bool:
     return declared_s <= 0 or ts_s - last_s < _LEAP_S or ts_s < declared_s + _LEAP_S
 
 
-def decode_into(track: AudioTrack, stream: AvAudioStream, packet: Packet[Any], start_s: float) -> None:
-    """Decode one packet (an empty one at the end) into the track; ``start_s`` is the container's start."""
-    try:
-        for frame in stream.codec_context.decode(packet if packet.size else None):
-            ts_s = None
-            if frame.pts is not None:
-                ts_s = float(frame.pts * (stream.time_base or DEFAULT_TIME_BASE)) - start_s
-            track.feed(frame, ts_s)
-    except (av.FFmpegError, ValueError, MemoryError):
-        return  # a damaged packet: the gap it leaves becomes silence
+class AudioFeed:
+    """Decodes the packets of one stream into a track."""
+
+    def __init__(self, track: AudioTrack, stream: AvAudioStream, start_s: float) -> None:
+        """``start_s``: the container's start on the stream's clock."""
+        self._track = track
+        self._context = stream.codec_context
+        self._start_s = start_s
+        # A float once: arithmetic with Fractions would cost as much as the decoding.
+        self._tick_s = float(stream.time_base or DEFAULT_TIME_BASE)
+
+    def take(self, packet: Packet[Any]) -> None:
+        """Decode the next packet; an empty one at the end."""
+        try:
+            for frame in self._context.decode(packet if packet.size else None):
+                ts_s = None if frame.pts is None else frame.pts * self._tick_s - self._start_s
+                self._track.feed(frame, ts_s)
+        except (av.FFmpegError, ValueError, MemoryError):
+            return  # a damaged packet: the gap it leaves becomes silence
 
 
 class Windows:

@@ -12,7 +12,7 @@ from typing import cast
 
 from av.audio.stream import AudioStream as AvAudioStream
 
-from .audio import AUDIO_NAME, AudioTrack, decode_into
+from .audio import AUDIO_NAME, AudioFeed, AudioTrack
 from .limits import MediaLimits
 from .packets import read_packets
 from .probe import describe, open_media
@@ -46,10 +46,11 @@ def extract_audio(
             declared_s=info.duration_s,
         )
         stack.enter_context(track)
+        feed = AudioFeed(track, stream, start_s)
         progress = Progress(info.duration_s, info.size_bytes, on_progress)
         for packet in read_packets(container, [stream], lambda: None):  # what can be read is what there is
             if packet.stream is stream:
-                decode_into(track, stream, packet, start_s)
+                feed.take(packet)
             progress.tell(track.duration_s, packet.pos)
     progress.finish()
     if track.duration_s == 0:

@@ -35,7 +35,7 @@ _SPANS_S = (0.28, 0.5, 0.8, 1.2, 1.8, 2.6, 3.4)
 #: Samples closer than this are not taken, so that high frame rates cost no more.
 _MIN_STEP_S = 1 / 31
 #: Long spans are tried only this often.
-_LONG_EVERY_S = 0.08
+_LONG_EVERY_S = 0.15
 #: Smallest mean difference of the two ends, in grey levels.
 _MIN_CHANGE = 9.0
 #: Largest share of the change that the mixture may leave unexplained, (worst picture, mean picture), from each mean
@@ -135,22 +135,24 @@ class Dissolves:
         if count < 5:
             return None
         first, last = self._samples[start], self._samples[-1]
-        inner = min(count - 2, _TESTED)
-        places = [start + round(step * (count - 1) / (inner + 1)) for step in range(1, inner + 1)]
         worst, mean = next((w, m) for least, w, m in reversed(_MAX_RESIDUALS) if change >= least)
         length = cv2.norm(first.picture, last.picture, cv2.NORM_L2SQR)
-        fits: dict[int, tuple[float, float]] = {}
-        # The middle first: camera moves end there.
-        for place in (places[inner // 2], *places):
-            if place not in fits:
-                fits[place] = mixture(first.picture, self._samples[place].picture, last.picture, length)
-                if fits[place][1] > worst:
-                    return None
-        if sum(residual for _, residual in fits.values()) / inner > mean:
+        # One in the middle first: camera moves end there.
+        middle = self._samples[start + count // 2].picture
+        if mixture(first.picture, middle, last.picture, length)[1] > worst:
+            return None
+        inner = min(count - 2, _TESTED)
+        places = [start + round(step * (count - 1) / (inner + 1)) for step in range(1, inner + 1)]
+        fits: list[tuple[float, float]] = []
+        for place in places:
+            fits.append(mixture(first.picture, self._samples[place].picture, last.picture, length))
+            if fits[-1][1] > worst:
+                return None
+        if sum(residual for _, residual in fits) / inner > mean:
             return None
         if correlation(first.picture, last.picture) > _MAX_CORRELATION:
             return None
-        weights = [0.0, *(fits[place][0] for place in places), 1.0]
+        weights = [0.0, *(weight for weight, _ in fits), 1.0]
         if not _climbs(weights):
             return None
         times_s = [first.ts_s, *(self._samples[i].ts_s for i in places), last.ts_s]

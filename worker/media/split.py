@@ -19,7 +19,7 @@ from av.packet import Packet
 from av.video.frame import VideoFrame
 from av.video.stream import VideoStream as AvVideoStream
 
-from .audio import AUDIO_NAME, DEFAULT_TIME_BASE, AudioTrack, decode_into, is_plausible
+from .audio import AUDIO_NAME, DEFAULT_TIME_BASE, AudioFeed, AudioTrack, is_plausible
 from .cuts import CutFinder
 from .exact import ExactPictures
 from .guard import Guard
@@ -118,6 +118,7 @@ class _Pass:
         self._video = cast(AvVideoStream, container.streams[info.video.index])
         self._audio = cast(AvAudioStream, container.streams[info.audio.index]) if info.audio else None
         self._track = track
+        self._feed = AudioFeed(track, self._audio, self._start_s) if track and self._audio else None
         #: Seconds a tick lasts, for each stream: Fractions are slow.
         self._tick_s = [float(stream.time_base or DEFAULT_TIME_BASE) for stream in container.streams]
         configure_decoder(self._video, limits, threads, fast=mode == "fast")
@@ -142,8 +143,8 @@ class _Pass:
             self.guard.note_content(self._seconds(ticks + (packet.duration or 0), packet.stream_index))
         if packet.stream is self._video:
             self._decode_video(packet)
-        elif packet.stream is self._audio:
-            self._decode_audio(packet)
+        elif self._feed is not None and packet.stream is self._audio:
+            self._feed.take(packet)
 
     def result(self) -> SplitResult:
         """Judge the file and close the last scene; the audio file must be closed by now."""
@@ -209,10 +210,6 @@ class _Pass:
         ratio = self._video.sample_aspect_ratio
         aspect = float(ratio) if ratio else 1.0
         return aspect if 0.2 <= aspect <= 5.0 else 1.0
-
-    def _decode_audio(self, packet: Packet[Any]) -> None:
-        assert self._audio is not None and self._track is not None
-        decode_into(self._track, self._audio, packet, self._start_s)
 
     def _seconds(self, ticks: int, stream: int) -> float:
         """Return ticks of a stream's time base as seconds on the container's clock."""
