@@ -7,9 +7,9 @@ the worker leaves, so that it would end one worker after another for ever.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
 from queue import Empty
+from types import NoneType
 from typing import Any
 
 from celery import Task
@@ -33,8 +33,29 @@ class Message(redis.Channel.Message):  # type: ignore[misc]
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         try:
             super().__init__(*args, **kwargs)
+            self._check()
         except _MISFIT as error:
             raise NotAMessage(repr(error)) from error
+
+    def _check(self) -> None:
+        """Refuse what Celery would stumble over on its way to refusing the message."""
+        parts = {
+            "body": self.body,
+            "content type": self.content_type,
+            "content encoding": self.content_encoding,
+            # An unknown task is looked up by its name and answered under its id.
+            **{name: self.headers[name] for name in ("task", "id") if name in self.headers},
+        }
+        for name, part in parts.items():
+            if not isinstance(part, (str, bytes)):
+                raise NotAMessage(f"{name} is a {type(part).__name__}, not text")
+        # Celery looks at these two when it has taken a child of the pool, and never gives that child back.
+        limits = self.headers.get("timelimit") or (None, None)
+        if len(limits) != 2 or not all(isinstance(limit, (int, float, NoneType)) for limit in limits):
+            raise NotAMessage("timelimit is no pair of seconds")
+        stamps = self.headers.get("stamped_headers") or ()
+        if not isinstance(stamps, (list, tuple)) or not all(isinstance(stamp, str) for stamp in stamps):
+            raise NotAMessage("stamped_headers is no list of names")
 
 
 class Channel(redis.Channel):  # type: ignore[misc]
@@ -43,7 +64,7 @@ class Channel(redis.Channel):  # type: ignore[misc]
     def _brpop_read(self, **options: Any) -> Any:
         try:
             return super()._brpop_read(**options)
-        except (NotAMessage, json.JSONDecodeError, UnicodeDecodeError) as error:
+        except (NotAMessage, ValueError, RecursionError) as error:
             # It has been taken off the queue and is not counted as one of ours: nothing to acknowledge.
             log.error("not a message, dropped", error=str(error))
             raise Empty from error

@@ -540,6 +540,74 @@ def test_malformed_headers_are_dropped(fleet: Fleet, headers: dict[str, Any]) ->
     assert answers(fleet)
 
 
+def wire(**changes: Any) -> str:
+    """A whole message as kombu puts it on a Redis list."""
+    message: dict[str, Any] = {
+        "body": base64.b64encode(b"[[], {}, null]").decode(),
+        "content-encoding": "utf-8",
+        "content-type": "application/json",
+        "headers": {"lang": "py", "task": "tasks.video.status", "id": "x", "root_id": "x", "parent_id": None},
+        "properties": {
+            "correlation_id": "x",
+            "reply_to": "x",
+            "delivery_mode": 2,
+            "delivery_info": {"exchange": "", "routing_key": "search"},
+            "priority": 0,
+            "body_encoding": "base64",
+            "delivery_tag": str(uuid.uuid4()),
+        },
+    }
+    return json.dumps({name: value for name, value in {**message, **changes}.items() if value is not ...})
+
+
+HEADERS: dict[str, Any] = {"lang": "py", "task": "tasks.video.status", "id": "x", "root_id": "x"}
+WIRE: dict[str, Callable[[], str]] = {
+    "no JSON": lambda: "garbage",
+    "empty": lambda: "",
+    "a number": lambda: "5",
+    "a list": lambda: "[1]",
+    "an empty object": lambda: "{}",
+    "nested without end": lambda: "[" * DEEP,
+    "closed nesting": lambda: "[" * DEEP + "]" * DEEP,
+    "a huge number": lambda: "9" * 10_000,
+    "no properties": lambda: wire(properties=...),
+    "properties of a wrong kind": lambda: wire(properties=[1]),
+    "no body": lambda: wire(body=...),
+    "a body that is a number": lambda: wire(body=5),
+    "a body that is no base64": lambda: wire(body="%%%"),
+    "no headers": lambda: wire(headers=...),
+    "headers of a wrong kind": lambda: wire(headers=[1]),
+    "headers null": lambda: wire(headers=None),
+    "unknown encoding": lambda: wire(**{"content-encoding": "klingon"}),
+    "an encoding that is a list": lambda: wire(**{"content-encoding": [1]}),
+    "a content type that is a list": lambda: wire(**{"content-type": [1]}),
+    "an unknown task with a number for an id": lambda: wire(headers={**HEADERS, "task": "nothing", "id": 5}),
+    "an unknown task with an object for an id": lambda: wire(
+        headers={**HEADERS, "task": "nothing", "id": {}}
+    ),
+    "a task that is an object": lambda: wire(headers={**HEADERS, "task": {}}),
+    "a task that is a number": lambda: wire(headers={**HEADERS, "task": 5, "id": 5}),
+    "an id that is a list": lambda: wire(headers={**HEADERS, "id": [1]}),
+    "an id that is a number": lambda: wire(headers={**HEADERS, "id": 7}),
+    "a date that is none": lambda: wire(headers={**HEADERS, "expires": "yesterday"}),
+    "an eta that is none": lambda: wire(headers={**HEADERS, "eta": {"soon": 1}}),
+    "limits that are none": lambda: wire(headers={**HEADERS, "timelimit": "short"}),
+    "limits of text": lambda: wire(headers={**HEADERS, "timelimit": ["a", "b"]}),
+    "retries that are none": lambda: wire(headers={**HEADERS, "retries": "many"}),
+    "a group that is a number": lambda: wire(headers={**HEADERS, "group": 5}),
+    "stamps": lambda: wire(headers={**HEADERS, "stamps": 5, "stamped_headers": 5}),
+    "replaced": lambda: wire(headers={**HEADERS, "replaced_task_nesting": "x", "ignore_result": "x"}),
+}
+
+
+@pytest.mark.parametrize("name", WIRE)
+def test_garbage_on_the_wire_is_dropped(fleet: Fleet, name: str) -> None:
+    with redis.Redis.from_url(fleet.redis_url) as client:
+        for queue in ("search", "text.online", "media"):
+            client.lpush(queue, WIRE[name]())
+    assert answers(fleet)
+
+
 def test_an_oversized_message_is_refused(fleet: Fleet) -> None:
     kind, message = ask(fleet, "tasks.video.process", None, **video(storage_key="x" * 20_000_000))
     assert kind == "InvalidRequest" and "more than 4096: send storage keys, not data" in message
