@@ -7,23 +7,21 @@ Sample n is heard ``n / 16000`` seconds after the container's start, whatever th
 from __future__ import annotations
 
 import struct
-from collections.abc import Iterable
 from fractions import Fraction
 from pathlib import Path
 from types import TracebackType
 from typing import Any
 
 import av
-import numpy as np
 from av.audio.frame import AudioFrame
-from av.audio.resampler import AudioResampler
 from av.audio.stream import AudioStream as AvAudioStream
 from av.packet import Packet
-from numpy.typing import NDArray
 
 from shared.errors import LimitExceeded
 
-RATE_HZ = 16_000
+from .resampling import RATE_HZ, Resampler, Samples, shape_of
+from .windows import Windows
+
 HEADER_BYTES = 44
 AUDIO_NAME = "audio.wav"
 
@@ -50,10 +48,7 @@ class AudioTrack:
         self._samples = 0
         #: Samples still to be dropped, because their time is written already.
         self._skip = 0
-        self._waiting: list[NDArray[np.int16]] = []
-        self._waiting_samples = 0
-        self._resampler: AudioResampler | None = None
-        self._shape: tuple[object, ...] = ()
+        self._resampler: Resampler | None = None
         #: Time of the end of what was fed, by the stream's clock.
         self._fed_to_s: float | None = None
 
@@ -84,10 +79,8 @@ class AudioTrack:
         """
         if frame.sample_rate <= 0 or frame.samples <= 0:
             return
-        shape = (frame.format.name, frame.layout.name, frame.sample_rate)
-        if shape != self._shape:
+        if self._resampler is not None and self._resampler.shape != shape_of(frame):
             self._drain()
-            self._shape = shape
         expected_s = self._fed_to_s if self._fed_to_s is not None else 0.0
         if ts_s is None or not is_plausible(ts_s, expected_s, self._declared_s):
             ts_s = expected_s
@@ -101,15 +94,15 @@ class AudioTrack:
             self._fed_to_s = ts_s
         self._fed_to_s = self._fed_to_s + frame.samples / frame.sample_rate
         if self._resampler is None:
-            self._resampler = AudioResampler(format="s16", layout="mono", rate=RATE_HZ)
-        frame.pts = None
-        self._collect(self._resampler.resample(frame))
+            self._resampler = Resampler(frame)
+        for samples in self._resampler.feed(frame):
+            self._write(samples)
 
     def _drain(self) -> None:
         if self._resampler is not None:
             resampler, self._resampler = self._resampler, None
-            self._collect(resampler.resample(None))
-        self._write()
+            for samples in resampler.flush():
+                self._write(samples)
 
     def _pad_to(self, sample: int) -> None:
         if sample > self._samples:
@@ -118,22 +111,10 @@ class AudioTrack:
             self._samples = sample
             self._file.seek(HEADER_BYTES + 2 * sample)
 
-    def _collect(self, frames: Iterable[AudioFrame | None]) -> None:
-        """Take resampled frames; they are written a second at a time, a frame being only 20 ms."""
-        for frame in frames:
-            if frame is not None:
-                self._waiting.append(np.frombuffer(memoryview(frame.planes[0]), np.int16, frame.samples))
-                self._waiting_samples += frame.samples
-        if self._waiting_samples >= RATE_HZ:
-            self._write()
-
-    def _write(self) -> None:
-        if not self._waiting:
-            return
-        samples = np.concatenate(self._waiting)[self._skip :]
-        self._skip = max(0, self._skip - self._waiting_samples)
-        self._waiting.clear()
-        self._waiting_samples = 0
+    def _write(self, samples: Samples) -> None:
+        skipped = min(self._skip, samples.size)
+        self._skip -= skipped
+        samples = samples[skipped:]
         self._check(self._samples + samples.size)
         self._file.write(samples.astype("<i2", copy=False).tobytes())
         self._samples += samples.size
@@ -174,69 +155,6 @@ class AudioFeed:
                 self._track.feed(frame, ts_s)
         except (av.FFmpegError, ValueError, MemoryError):
             return  # a damaged packet: the gap it leaves becomes silence
-
-
-class Windows:
-    """Cuts a stream of samples into windows at quiet places, holding one window's energies.
-
-    ``part_s`` is the longest window, in seconds. The border is the quietest 0.25 s within the last quarter of it.
-    """
-
-    _BLOCK = RATE_HZ // 20
-    _SMOOTH = 5
-
-    def __init__(self, part_s: float) -> None:
-        self._part = max(8, int(part_s * RATE_HZ) // self._BLOCK)
-        self._energies: list[float] = []
-        self._rest = np.zeros(0, np.int16)
-        #: First block of the open window.
-        self._start = 0
-        self.spans_s: list[tuple[float, float]] = []
-
-    def feed(self, samples: NDArray[np.int16]) -> None:
-        """Take the next samples (int16 [n])."""
-        samples = np.concatenate([self._rest, samples]) if self._rest.size else samples
-        whole = samples.size // self._BLOCK * self._BLOCK
-        self._rest = samples[whole:].copy()
-        if whole:
-            blocks = samples[:whole].reshape(-1, self._BLOCK).astype(np.float32)
-            self._extend(np.square(blocks).mean(axis=1).tolist())
-
-    def feed_silence(self, samples: int) -> None:
-        """Take ``samples`` zeros without making them."""
-        head = min(samples, self._BLOCK - self._rest.size)
-        self.feed(np.zeros(head, np.int16))
-        blocks, rest = divmod(samples - head, self._BLOCK)
-        while blocks > 0:
-            step = min(blocks, self._part)
-            self._extend([0.0] * step)
-            blocks -= step
-        self.feed(np.zeros(rest, np.int16))
-
-    def finish(self, samples: int) -> None:
-        """Close the last window at ``samples``, the end of the audio."""
-        start_s = self._start * self._BLOCK / RATE_HZ
-        end_s = samples / RATE_HZ
-        if end_s > start_s:
-            self.spans_s.append((start_s, end_s))
-
-    def _extend(self, energies: list[float]) -> None:
-        self._energies += energies
-        while len(self._energies) > self._part:
-            self._cut()
-
-    def _cut(self) -> None:
-        earliest = self._part * 3 // 4
-        tail = np.array(self._energies[earliest : self._part])
-        width = min(self._SMOOTH, tail.size)
-        smooth = np.convolve(tail, np.ones(width) / width, mode="valid")
-        quietest = smooth.size - 1 - int(np.argmin(smooth[::-1]))
-        length = earliest + quietest + width // 2 + (0 if width == tail.size else 1)
-        length = min(length, self._part)
-        start_s = self._start * self._BLOCK / RATE_HZ
-        self._start += length
-        self.spans_s.append((start_s, self._start * self._BLOCK / RATE_HZ))
-        del self._energies[:length]
 
 
 def wav_header(samples: int) -> bytes:

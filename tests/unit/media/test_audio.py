@@ -11,10 +11,12 @@ from numpy.typing import NDArray
 
 from shared.errors import LimitExceeded
 from tests.clips import Shot, Sound, make_clip
-from worker.media.audio import HEADER_BYTES, RATE_HZ, AudioTrack, Windows
+from worker.media.audio import HEADER_BYTES, AudioTrack
 from worker.media.extract import extract_audio
 from worker.media.limits import MediaLimits
+from worker.media.resampling import RATE_HZ
 from worker.media.split import SplitResult, split
+from worker.media.windows import Windows
 
 SHOTS = (Shot(seed=41, frames=75),)
 

@@ -11,9 +11,10 @@ import pytest
 
 from shared.errors import LimitExceeded
 from tests.clips import Encoding, Shot, Sound, make_clip
-from worker.media.audio import RATE_HZ, AudioTrack
+from worker.media.audio import AudioTrack
 from worker.media.limits import MediaLimits
 from worker.media.probe import probe
+from worker.media.resampling import RATE_HZ
 from worker.media.split import split
 
 LIMITS = MediaLimits()
