@@ -88,28 +88,37 @@ def run_disturbed(
     """Send the videos while ``kinds`` of faults happen one after the other, the next videos after each fault."""
     tickets = threading.Semaphore(0)
     failures: list[BaseException] = []
+    given, sent = 0, 0
 
     def send_all() -> None:
+        nonlocal sent
         try:
             for source in sources:
                 tickets.acquire()
                 chaos.send(source)
+                sent += 1
         except BaseException as error:  # noqa: BLE001 - raised again below, in the test's thread
             failures.append(error)
+
+    def send_more(due: int | None = None) -> bool:
+        nonlocal given
+        if due is None and sent < given and not failures:
+            return True  # the last one is still being sent
+        more = min(due or given + 1, len(sources)) - given
+        if more > 0:
+            tickets.release(more)
+            given += more
+        return more > 0
 
     sender = threading.Thread(target=send_all, name="sender", daemon=True)
     sender.start()
     at_first = max(1, len(sources) // 4)
-    tickets.release(at_first)
-    given = at_first
-    for number, kind in enumerate(kinds, 1):
+    for number, kind in enumerate(kinds):
+        send_more(at_first + (len(sources) - at_first) * number // len(kinds))
         chaos.pause()
-        chaos.inject(kind)
-        due = at_first + (len(sources) - at_first) * number // len(kinds)
-        if due > given:
-            tickets.release(due - given)
-            given = due
+        chaos.inject(kind, send_more)
         restart_dead(chaos.fleet)
+    send_more(len(sources))
     sender.join(timeout=within_s)
     if failures:
         raise failures[0]

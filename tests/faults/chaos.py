@@ -22,7 +22,7 @@ from shared.client import Client
 from shared.errors import Outage
 from shared.storage import upload_key
 from tests.faults.material import Source
-from tests.fleet import Fleet, eventually
+from tests.fleet import Fleet
 from tests.services import PostgresServer, RedisServer
 
 #: Deaths of pool children count against a job: the third would rightly fail it, so a job is spared that.
@@ -151,9 +151,9 @@ class Chaos:
             "disk full": self.fill_disk,
         }
 
-    def inject(self, kind: str) -> None:
-        """Do one fault while something runs, and note it."""
-        running = self._wait_running()
+    def inject(self, kind: str, send_more: Callable[[], bool]) -> None:
+        """Do one fault while something runs, and note it. ``send_more`` hands over a video; False: none is left."""
+        running = self._wait_running(send_more)
         began = time.monotonic()
         detail = self.kinds[kind]()
         self.faults.append(
@@ -165,14 +165,17 @@ class Chaos:
         """Let a random time pass: the moment of the next fault."""
         time.sleep(self.random.uniform(least_s, most_s))
 
-    def _wait_running(self) -> int:
-        """A fault that meets an idle fleet shows nothing: wait for a running job."""
-        return eventually(
-            lambda: len(self.fleet.rows("SELECT 1 FROM jobs WHERE state = 'running'")),
-            within_s=120,
-            what="a job runs",
-            every_s=0.05,
-        )
+    def _wait_running(self, send_more: Callable[[], bool]) -> int:
+        """A fault that meets an idle fleet shows nothing: wait for a running job, and see to it that there is one."""
+        deadline = time.monotonic() + 120
+        while time.monotonic() < deadline:
+            states = [row["state"] for row in self.fleet.rows("SELECT state FROM jobs")]
+            if "running" in states:
+                return states.count("running")
+            if "queued" not in states and not send_more():
+                return 0
+            time.sleep(0.05)
+        raise AssertionError("jobs are queued, and none runs for two minutes")
 
     # --- the faults
 

@@ -121,8 +121,8 @@ def wait_swept(fleet: Fleet, video_ids: Sequence[str], *, within_s: float) -> No
     )
 
 
-def leftovers(fleet: Fleet) -> list[str]:
-    """What should not be there once every job has ended, one line each."""
+def leftovers(fleet: Fleet, video_ids: Sequence[str] | None = None) -> list[str]:
+    """What should not be there once every job (of these videos) has ended, one line each."""
     found = [f"temporary object {key}" for key in fleet.objects("tmp")]
     referenced = {
         key
@@ -135,8 +135,9 @@ def leftovers(fleet: Fleet) -> list[str]:
     found += [
         f"job {row['job_id']} ({row['stage']}) is {row['state']}: {row['error']}"
         for row in fleet.rows(
-            "SELECT job_id, stage, state, error FROM jobs WHERE state NOT IN ('done', 'skipped')"
-            " OR lease_owner IS NOT NULL"
+            "SELECT job_id, stage, state, error FROM jobs WHERE (state NOT IN ('done', 'skipped')"
+            " OR lease_owner IS NOT NULL) AND video_id = ANY(coalesce(%s, ARRAY[video_id]))",
+            None if video_ids is None else list(video_ids),
         )
     ]
     # Every scene that has words has one vector, every other scene none; both are unique by primary key only per run.
