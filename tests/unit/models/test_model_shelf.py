@@ -151,7 +151,7 @@ def test_an_unknown_provider_is_named(spec: ModelSpec) -> None:
 
 def test_a_missing_engine_is_named(spec: ModelSpec, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(shelf_module.PROVIDERS, ("text", "counting"), "no_such_engine:Model")
-    with pytest.raises(ModelUnavailable, match="No module named 'no_such_engine'.*extra 'lite'"):
+    with pytest.raises(ModelUnavailable, match=r"No module named 'no_such_engine'.*extra 'lite'"):
         build(spec)
 
 
