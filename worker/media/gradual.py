@@ -34,8 +34,8 @@ class Gradual:
 _SPANS_S = (0.28, 0.5, 0.8, 1.2, 1.8, 2.6, 3.4)
 #: Samples closer than this are not taken, so that high frame rates cost no more.
 _MIN_STEP_S = 1 / 31
-#: Long spans are tried only this often.
-_LONG_EVERY_S = 0.15
+#: Short spans are tried this often, long ones that often.
+_SHORT_EVERY_S, _LONG_EVERY_S = 0.03, 0.15
 #: Smallest mean difference of the two ends, in grey levels.
 _MIN_CHANGE = 9.0
 #: Largest share of the change that the mixture may leave unexplained, (worst picture, mean picture), from each mean
@@ -86,7 +86,7 @@ class Dissolves:
     def __init__(self) -> None:
         self._samples: deque[_Sample] = deque()
         self._best: _Found | None = None
-        self._long_tried_s = 0.0
+        self._short_tried_s = self._long_tried_s = 0.0
 
     def feed(self, ts_s: float, thumb: Thumb) -> list[Gradual]:
         """Take the next frame; return the dissolves settled by it (at most one)."""
@@ -96,10 +96,13 @@ class Dissolves:
         self._samples.append(_Sample(ts_s, picture, thumb))
         while ts_s - self._samples[0].ts_s > _SPANS_S[-1] + 0.1:
             self._samples.popleft()
-        long_too = ts_s - self._long_tried_s >= _LONG_EVERY_S
-        if long_too:
-            self._long_tried_s = ts_s
-        found = None if thumb.blank else self._search(_SPANS_S if long_too else _SPANS_S[:2])
+        found = None
+        if ts_s - self._long_tried_s >= _LONG_EVERY_S:
+            self._short_tried_s = self._long_tried_s = ts_s
+            found = self._search(_SPANS_S)
+        elif ts_s - self._short_tried_s >= _SHORT_EVERY_S:
+            self._short_tried_s = ts_s
+            found = self._search(_SPANS_S[:2])
         if found and (self._best is None or found.change > 1.02 * self._best.change):
             self._best = found
         if self._best and ts_s - self._best.seen_s > _SETTLE_S:
@@ -114,6 +117,8 @@ class Dissolves:
     def _search(self, spans_s: Sequence[float]) -> _Found | None:
         """Return the span ending now that is a mixture and changes most."""
         end = self._samples[-1]
+        if end.thumb.blank:
+            return None
         best: _Found | None = None
         start = len(self._samples) - 1
         for span_s in spans_s:

@@ -143,4 +143,4 @@ class SceneFrames:
 
 def _parts(duration_s: float) -> int:
     """Return how many keyframes a scene of this length gets."""
-    return 1 + sum(duration_s >= limit_s for limit_s in (1.0, 3.0, 8.0))
+    return 1 + sum(duration_s >= limit_s for limit_s in (1.5, 4.0, 9.0))
