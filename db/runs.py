@@ -182,10 +182,30 @@ def _stage_jobs(
             ]
     if stage.name in plan.skips:
         return [_job(video, run, stage, plan, state="skipped", error=plan.skips[stage.name])]
+    lost = _would_lose(session, video, run, states, plan) if stage.name == graph.SIDECAR.name else None
+    if lost is not None:
+        reason = f"{lost} {states[lost].state}: the published run has it and is kept"
+        return [_job(video, run, stage, plan, state="skipped", error=reason)]
     parts = _parts(session, video, run, stage)
     if not parts:
         return [_job(video, run, stage, plan, state="done")]
     return [_job(video, run, stage, plan, part=part, payload=payload) for part, payload in enumerate(parts)]
+
+
+def _would_lose(
+    session: Session, video: Video, run: Run, states: Mapping[str, StageState], plan: Plan
+) -> str | None:
+    """The stage whose outputs callers see now and would not see in this run, as it failed; None: publish it."""
+    if video.published_run is None or video.published_run == run.run:
+        return None
+    published = stage_states(session, video.video_id, video.published_run)
+    for name in graph.SIDECAR.after:
+        has = published.get(name)
+        if has is None or has.state not in ("done", "carried") or name in plan.skips:
+            continue
+        if states[name].state not in ("done", "carried"):
+            return name
+    return None
 
 
 def _job(

@@ -13,7 +13,7 @@ import av
 import psycopg
 import pytest
 
-from shared.contracts import SearchAnswer, VideoStatus
+from shared.contracts import Receipt, SearchAnswer, VideoStatus
 from shared.errors import Conflict, Forbidden, InvalidRequest, NotFound
 from shared.routing import bell_task
 from tests.clips import Shot, make_clip
@@ -49,8 +49,9 @@ def fleet(
     name = "requests"
     postgres.execute(f"CREATE DATABASE {name} TEMPLATE template_scenefleet")
     found = Fleet(tmp_path_factory.mktemp("home"), postgres.url(name), redis_server.url)
-    found.start("media", concurrency=2, **injection.environment())
-    found.start("asr", "text", "face", "search", **injection.environment())
+    obeying: dict[str, Any] = injection.environment()
+    found.start("media", concurrency=2, **obeying)
+    found.start("asr", "text", "face", "search", **obeying)
     found.wait_ready()
     yield found
     found.close()
@@ -320,13 +321,70 @@ def test_a_rerun_that_fails_keeps_the_published_run(fleet: Fleet, injection: Inj
     assert_only_run_left(fleet, video_id)
 
 
+@pytest.mark.parametrize("stage", ["asr", "text", "face"])
+def test_a_rerun_in_which_a_stage_fails_does_not_replace_what_is_published(
+    fleet: Fleet, injection: Injection, spoken: Path, stage: str
+) -> None:
+    """A first run is published without what failed; a rerun must not take away what callers have."""
+    video_id = f"loses-{stage}"
+    index(fleet, spoken, video_id)
+    before = fleet.client.scenes(video_id, USER)
+    assert any(scene.faces for scene in before.scenes)
+    broken = injection.fail(stage, video_id, error="BadMedia", message="on purpose: lift the rule")
+    with Searches(fleet, video_id) as searches:
+        fleet.client.rerun(video_id, USER, [stage])
+        (status,) = fleet.wait_ended([video_id], within_s=60).values()
+    assert (status.state, status.published_run, status.error) == ("failed", 1, "on purpose: lift the rule"), (
+        status
+    )
+    last = status.stages[-1]
+    assert (last.stage, last.state) == ("sidecar", "skipped")
+    assert last.error is not None and last.error.endswith("the published run has it and is kept")
+    assert searches.assert_no_gap() == [before.scenes[0].scene_id]
+    assert fleet.client.scenes(video_id, USER) == before
+    broken.lift()
+    assert fleet.client.retry(video_id, USER).accepted
+    (status,) = fleet.wait_ended([video_id], within_s=60).values()
+    settle(fleet, video_id)
+    assert (status.state, status.published_run, status.error) == ("indexed", 2, None)
+    assert_only_run_left(fleet, video_id)
+
+
+def test_a_rerun_without_its_source_keeps_the_words(fleet: Fleet, spoken: Path) -> None:
+    video_id = "sourceless"
+    index(fleet, spoken, video_id)
+    before = fleet.client.scenes(video_id, USER)
+    fleet.storage.delete("uploads", fleet.client.status(video_id, USER).storage_key)
+    for stages in (["asr"], []):
+        fleet.client.rerun(video_id, USER, stages)
+        (status,) = fleet.wait_ended([video_id], within_s=60).values()
+        assert (status.state, status.error_class, status.published_run) == ("failed", "ObjectMissing", 1)
+        assert fleet.client.scenes(video_id, USER) == before
+    assert fleet.client.search(USER, "rocket", video_id=video_id).hits
+    fleet.client.rerun(video_id, USER, ["text"])
+    (status,) = fleet.wait_ended([video_id], within_s=60).values()
+    assert status.state == "indexed", "what needs no source can be made without it"
+
+
+def test_a_silent_video_can_be_rerun_from_any_stage(fleet: Fleet, silent: Path) -> None:
+    video_id = "silent"
+    index(fleet, silent, video_id)
+    for stages in (["asr"], ["text"], ["face"], ["sidecar"], ["vision"], []):
+        fleet.client.rerun(video_id, USER, stages)
+        (status,) = fleet.wait_ended([video_id], within_s=60).values()
+        assert (status.state, status.published_run) == ("indexed", status.run), status
+        settle(fleet, video_id)
+        assert_only_run_left(fleet, video_id)
+
+
 def test_a_partial_video_is_completed_by_a_rerun_or_a_retry(
     fleet: Fleet, injection: Injection, spoken: Path
 ) -> None:
-    for video_id, repair in (
+    repairs: tuple[tuple[str, Callable[[str], Receipt]], ...] = (
         ("partial-rerun", lambda name: fleet.client.rerun(name, USER, ["face"])),
         ("partial-retry", lambda name: fleet.client.retry(name, USER)),
-    ):
+    )
+    for video_id, repair in repairs:
         broken = injection.fail("face", video_id, message="on purpose: lift the rule")
         fleet.process(spoken, video_id)
         (status,) = fleet.wait_ended([video_id], within_s=90).values()
@@ -500,7 +558,7 @@ def test_a_tombstoned_id_never_comes_back(fleet: Fleet, silent: Path) -> None:
         fleet.client.rerun,
     ):
         with pytest.raises(NotFound, match="no video 'tombstone': check the id"):
-            ask(video_id, USER)  # type: ignore[operator]
+            ask(video_id, USER)
     # Stale bells of its jobs ring for nothing.
     for _ in range(3):
         fleet.client._app.send_task(
@@ -523,7 +581,7 @@ def test_another_users_video_is_out_of_reach(fleet: Fleet, published: str) -> No
         fleet.client.delete,
     ):
         with pytest.raises(NotFound):
-            ask(published, "u2")  # type: ignore[operator]
+            ask(published, "u2")
     with pytest.raises(Forbidden, match="video id 'again' is taken by another user: choose another id"):
         fleet.client.process(published, "u2", f"uploads/u2/{published}/x.mp4")
     assert fleet.client.status(published, USER) == before
@@ -578,7 +636,7 @@ def test_changes_at_once_leave_one_consistent_video(fleet: Fleet, silent: Path) 
     video_id = "busy"
     index(fleet, silent, video_id)
     acts = [fleet.client.rerun, fleet.client.cancel, fleet.client.rerun, fleet.client.retry] * 2
-    answers = at_once(len(acts), lambda number: acts[number](video_id, USER))  # type: ignore[operator]
+    answers = at_once(len(acts), lambda number: acts[number](video_id, USER))
     assert not [
         answer for answer in answers if isinstance(answer, Exception) and not isinstance(answer, Conflict)
     ]
