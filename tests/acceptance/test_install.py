@@ -77,7 +77,7 @@ def base(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     for found in needed(requirements):
         for top in {Path(file).parts[0] for file in found.files or []} - {"..", "__pycache__"}:
             if not (site / top).exists():
-                (site / top).symlink_to(found.locate_file(top))
+                (site / top).symlink_to(str(found.locate_file(top)))
     return python
 
 

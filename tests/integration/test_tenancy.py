@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Literal
 
 import numpy as np
@@ -161,7 +162,7 @@ def test_nobody_reads_or_changes_another_users_video(seed: int, asker: str) -> N
         request = ProcessVideo(video_id=video, user_id=asker, storage_key=f"uploads/{asker}/{video}/a.mp4")
         if owner != asker:
             with pytest.raises(Forbidden):
-                transact(lambda session, request=request: videos.accept(session, request, PLAN, None))
+                transact(partial(videos.accept, request=request, plan=PLAN, refusal=None))
         if is_mine:
             with reading() as session:
                 shown = page(session, video, asker, -1, 100)

@@ -48,7 +48,7 @@ def alembic(url: str, *arguments: str) -> str:
 
 def rows(url: str, query: str, *values: Any) -> list[Any]:
     with psycopg.connect(url) as connection:
-        return connection.execute(query, values).fetchall()  # type: ignore[arg-type]
+        return connection.execute(query, values).fetchall()
 
 
 def things(url: str) -> set[str]:
