@@ -8,9 +8,10 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import IO, Any, TypeVar
 
 import psutil
 import psycopg
@@ -83,6 +84,8 @@ class Fleet:
             **environment,
         }
         self.nodes: dict[str, NodeProcess] = {}
+        #: Let another process write the nodes' logs, so that nodes can be kept from writing to any file.
+        self.pipe_logs = False
         self.storage_root = Path(environment.get("STORAGE_ROOT", home / "storage"))
         self.storage = open_storage(StorageConfig(backend="local", root=self.storage_root))
         self.storage.ensure_buckets()
@@ -102,7 +105,7 @@ class Fleet:
         log = self.home / "logs" / f"{name}.log"
         command = [sys.executable, "-m", "celery", "-A", "worker.app", "worker", "-n", f"{name}@%h",
                    "-Q", gate_queue(family), "-c", str(concurrency), "-l", "INFO", "--without-mingle"]  # fmt: skip
-        with log.open("ab") as sink:
+        with self._log_sink(log) as sink:
             process = subprocess.Popen(
                 command,
                 cwd=ROOT,
@@ -117,6 +120,17 @@ class Fleet:
                 start_new_session=True,
             )
         self.nodes[name] = NodeProcess(name, family, process, log, concurrency, environment)
+
+    @contextmanager
+    def _log_sink(self, log: Path) -> Iterator[IO[bytes]]:
+        with log.open("ab") as sink:
+            if not self.pipe_logs:
+                yield sink
+                return
+            writer = subprocess.Popen(["cat"], stdin=subprocess.PIPE, stdout=sink, start_new_session=True)
+        assert writer.stdin is not None
+        with writer.stdin as pipe:
+            yield pipe
 
     def restart(self, name: str) -> None:
         """Start a node that has left or was killed as it was started before, as a supervisor does."""

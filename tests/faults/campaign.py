@@ -65,6 +65,7 @@ def stand(folder: Path, **environment: str) -> Iterator[Stand]:
         injection = Injection(folder / "injection")
         environment = {**disk.environment(folder / "home"), **injection.environment(), **environment}
         fleet = Fleet(folder / "home", postgres.url("stand"), redis_server.url, **environment)
+        fleet.pipe_logs = not disk.mounted
         try:
             yield Stand(fleet, postgres, redis_server, disk, injection)
         finally:

@@ -6,6 +6,7 @@ full file system. Moments, kinds and victims come from one seeded generator; wha
 
 from __future__ import annotations
 
+import contextlib
 import random
 import signal
 import subprocess
@@ -50,6 +51,8 @@ class FullDisk:
     """
 
     _SIZE_BYTES = 64 * 2**20
+    #: Less than a clip's audio or a picture of it.
+    _LIMIT_BYTES = 8192
 
     def __init__(self, root: Path) -> None:
         self.root = root
@@ -96,14 +99,12 @@ class FullDisk:
 
     @contextmanager
     def _limited(self, fleet: Fleet) -> Iterator[None]:
-        # Above what the logs have grown to, which the same processes write, and below a clip's audio.
-        limit_bytes = max(path.stat().st_size for path in (fleet.home / "logs").iterdir()) + 2**16
         limited: list[tuple[psutil.Process, tuple[int, int]]] = []
         for node in list(fleet.nodes.values()):
             for process in node.children:
                 try:
                     before = process.rlimit(psutil.RLIMIT_FSIZE)
-                    process.rlimit(psutil.RLIMIT_FSIZE, (limit_bytes, before[1]))
+                    process.rlimit(psutil.RLIMIT_FSIZE, (self._LIMIT_BYTES, before[1]))
                     limited.append((process, before))
                 except psutil.NoSuchProcess:
                     continue
@@ -133,7 +134,11 @@ class Chaos:
         self.seed = seed
         self.random = random.Random(seed)
         self.faults: list[Fault] = []
+        #: Requests and uploads that a client had to send again.
         self.resent = 0
+        #: Attempts of jobs that met a storage which was away or full.
+        self.storage_met = 0
+        self._send_more: Callable[[], bool] = lambda: False
         self.began = time.monotonic()
         self._client = Client(fleet.redis_url, timeout_s=6)
 
@@ -151,11 +156,22 @@ class Chaos:
             "disk full": self.fill_disk,
         }
 
+    @property
+    def rarer_kinds(self) -> dict[str, Callable[[], str]]:
+        """Processes that neither answer nor die: only the long run does these."""
+        return {
+            "pool child frozen": self.freeze_child,
+            "node frozen": self.freeze_node,
+            "Redis frozen": lambda: self._freeze(self.redis_server.process),
+            "Postgres frozen": lambda: self._freeze(self.postgres.process),
+        }
+
     def inject(self, kind: str, send_more: Callable[[], bool]) -> None:
         """Do one fault while something runs, and note it. ``send_more`` hands over a video; False: none is left."""
         running = self._wait_running(send_more)
+        self._send_more = send_more
         began = time.monotonic()
-        detail = self.kinds[kind]()
+        detail = {**self.kinds, **self.rarer_kinds}[kind]()
         self.faults.append(
             Fault(began - self.began, kind, running, round(time.monotonic() - began, 2), detail)
         )
@@ -232,21 +248,59 @@ class Chaos:
         server.start()
         return f"away {away_s:.1f} s and the start"
 
+    def freeze_child(self) -> str:
+        children = [child for node in self.fleet.nodes.values() for child in node.children]
+        return self._freeze(self.random.choice(children))
+
+    def freeze_node(self) -> str:
+        name = self.random.choice(sorted(self.fleet.nodes))
+        return f"{name}, {self._freeze(self.fleet.nodes[name].process)}"
+
+    def _freeze(self, process: psutil.Process | subprocess.Popen[bytes] | None) -> str:
+        """Stop a process and all its children for a while, up to longer than a lease of media."""
+        assert process is not None
+        root = psutil.Process(process.pid)
+        frozen, frozen_s = [root, *root.children(recursive=True)], self.random.uniform(1.0, 8.0)
+        for one in frozen:
+            with contextlib.suppress(psutil.NoSuchProcess):
+                one.suspend()
+        time.sleep(frozen_s)
+        for one in frozen:
+            with contextlib.suppress(psutil.NoSuchProcess):
+                one.resume()
+        return f"pid {root.pid} and {len(frozen) - 1} children, {frozen_s:.1f} s"
+
     def take_storage_away(self) -> str:
         root = self.fleet.storage_root
         away, away_s = root.with_name("away"), self.random.uniform(0.5, 3.0)
         root.rename(away)
         try:
-            time.sleep(away_s)
+            met = self._until_met(away_s)
         finally:
             away.rename(root)
-        return f"away {away_s:.1f} s"
+        return f"away {away_s:.1f} s or more, met by {met}"
 
     def fill_disk(self) -> str:
         full_s = self.random.uniform(0.5, 3.0)
         with self.disk.full(self.fleet):
-            time.sleep(full_s)
-        return f"{self.disk.how}, full {full_s:.1f} s"
+            met = self._until_met(full_s)
+        return f"{self.disk.how}, full {full_s:.1f} s or more, met by {met}"
+
+    def _until_met(self, least_s: float) -> str:
+        """Let ``least_s`` pass, and then up to 5 s more until somebody has met the broken storage."""
+        began, resent, outages = time.monotonic(), self.resent, self._outages()
+        self._send_more()
+        while (passed_s := time.monotonic() - began) < least_s + 5:
+            attempts = self._outages() - outages
+            if passed_s >= least_s and (attempts or self.resent > resent):
+                break
+            time.sleep(0.05)
+        self.storage_met += attempts
+        return f"{attempts} attempts, {self.resent - resent} uploads"
+
+    def _outages(self) -> int:
+        (row,) = self.fleet.rows("SELECT coalesce(sum(outages), 0) AS n FROM jobs")
+        return int(row["n"])
 
     # --- what goes on meanwhile
 
@@ -268,7 +322,9 @@ class Chaos:
     def table(self) -> str:
         """The faults done, by kind."""
         lines = ["| fault | times | jobs running at the time |", "|---|---|---|"]
-        for kind in self.kinds:
+        for kind in (*self.kinds, *self.rarer_kinds):
             done = [fault for fault in self.faults if fault.kind == kind]
+            if not done:
+                continue
             lines.append(f"| {kind} | {len(done)} | {sum(fault.running for fault in done)} |")
         return "\n".join(lines)
