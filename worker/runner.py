@@ -117,9 +117,9 @@ def _run(claimed: Claim, runtime: Runtime) -> str:
         return _fail(claimed, error, runtime)
     except OSError as error:
         if error.errno in _NO_ROOM:
-            return _fail(
-                claimed, StorageUnavailable(f"no room left in {folder.parent}: free some disk space"), runtime
-            )
+            no_room = StorageUnavailable(f"no room left in {folder.parent}: free some disk space")
+            log.warning("job failed", error_class=no_room.code, error=str(no_room))
+            return _fail(claimed, no_room, runtime)
         log.exception("job failed")
         return _fail(claimed, error, runtime)
     except Exception as error:
