@@ -22,7 +22,7 @@ from shared.client import Client
 from shared.contracts import VideoStatus
 from shared.routing import gate_queue
 from shared.settings import Settings
-from shared.storage import StorageConfig, open_storage, upload_key
+from shared.storage import Bucket, StorageConfig, open_storage, upload_key
 from worker.keeper import state_key
 
 ROOT = Path(__file__).parents[1]
@@ -252,17 +252,17 @@ class Fleet:
                 with psycopg.connect(
                     self.postgres_url, row_factory=dict_row, connect_timeout=5
                 ) as connection:
-                    return connection.execute(query, values).fetchall()  # type: ignore[arg-type]
+                    return connection.execute(query, values).fetchall()
             except psycopg.OperationalError:
                 if time.monotonic() > deadline:
                     raise
                 time.sleep(0.2)
 
-    def objects(self, bucket: str = "sidecars") -> dict[str, bytes]:
+    def objects(self, bucket: Bucket = "sidecars") -> dict[str, bytes]:
         """Every object of a bucket."""
         return {
             found.key: self.storage.get_bytes(bucket, found.key) for found in self.storage.list(bucket, "")
-        }  # type: ignore[arg-type]
+        }
 
     def close(self) -> None:
         self.stop()

@@ -96,13 +96,13 @@ def wait_answer(producer: Celery, task_id: str, *, within_s: float = 60) -> Any:
 
     Raises: what the fleet answered with.
     """
-    meta: dict[str, Any] = eventually(
-        lambda: (
-            (found := producer.backend.get_task_meta(task_id))["status"] in ("SUCCESS", "FAILURE") and found
-        ),
-        within_s=within_s,
-        what=f"request {task_id} is answered",
-    )
+
+    def answered() -> dict[str, Any] | None:
+        found: dict[str, Any] = producer.backend.get_task_meta(task_id)
+        return found if found["status"] in ("SUCCESS", "FAILURE") else None
+
+    meta = eventually(answered, within_s=within_s, what=f"request {task_id} is answered")
+    assert meta is not None
     if meta["status"] == "FAILURE":
         raise meta["result"]
     return meta["result"]

@@ -15,6 +15,7 @@ import redis
 
 from db import schema
 from db.tables import Base
+from shared.storage import Bucket
 from tests.faults.chaos import Chaos, FullDisk
 from tests.faults.material import Source
 from tests.faults.results import Results, collect, wait_swept
@@ -46,9 +47,10 @@ class Stand:
         self.postgres.execute(f"TRUNCATE {tables} RESTART IDENTITY CASCADE", self.fleet.database)
         with redis.Redis.from_url(self.fleet.redis_url) as client:
             client.flushall()
-        for bucket in ("uploads", "sidecars", "tmp"):
+        buckets: tuple[Bucket, ...] = ("uploads", "sidecars", "tmp")
+        for bucket in buckets:
             for key in self.fleet.objects(bucket):
-                self.fleet.storage.delete(bucket, key)  # type: ignore[arg-type]
+                self.fleet.storage.delete(bucket, key)
 
 
 @contextmanager
