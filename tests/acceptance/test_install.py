@@ -158,9 +158,6 @@ def test_an_api_with_the_same_package_names_is_not_disturbed(base: Path, tmp_pat
     assert run(base, "import sys; sys.path.insert(0, ''); import api", tmp_path) == "uploads/u/v/a film.mp4\n"
 
 
-@pytest.mark.xfail(
-    strict=True, reason="worker/models/base.py needs psutil, which only the extra `worker` brings"
-)
 def test_the_tasks_can_be_imported_without_an_engine(base: Path, tmp_path: Path) -> None:
     """Flower and `celery inspect` need no more than the base install."""
     code = (

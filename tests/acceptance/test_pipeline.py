@@ -33,7 +33,7 @@ def indexed(
     fleet.start()
     fleet.wait_ready()
     fleet.process(sample, VIDEO)
-    status = fleet.wait_ended([VIDEO], within_s=120)[VIDEO]
+    status = fleet.wait_ended([VIDEO], within_s=300)[VIDEO]
     assert status.state == "indexed", status
     yield fleet
     fleet.close()
