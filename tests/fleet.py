@@ -74,7 +74,8 @@ class Fleet:
         self.postgres_url, self.redis_url = postgres_url, redis_url
         self.environment = {
             "SCENEFLEET_LOG_FORMAT": "console",
-            "LEASE_S": "6",
+            # PocketSphinx holds the GIL for seconds on a busy machine: no beat meanwhile.
+            "LEASE_S": "30",
             "HEARTBEAT_S": "1",
             "RECONCILE_S": "0.5",
             "BACKOFF_S": "0.2",
