@@ -5,11 +5,9 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
-import av
 import psycopg
 import pytest
 
@@ -17,6 +15,7 @@ from shared.contracts import Receipt, SearchAnswer, VideoStatus
 from shared.errors import Conflict, Forbidden, InvalidRequest, NotFound
 from shared.routing import bell_task
 from tests.clips import Shot, make_clip
+from tests.excerpt import write_excerpt
 from tests.fleet import Fleet, eventually
 from tests.injection import Injection
 from tests.services import PostgresServer, RedisServer
@@ -60,28 +59,8 @@ def fleet(
 
 @pytest.fixture(scope="module")
 def spoken(tmp_path_factory: pytest.TempPathFactory, sample: Path) -> Path:
-    """Four seconds of the sample: two scenes, the second with the astronaut's face; words about a rocket in both."""
     path = tmp_path_factory.mktemp("clips") / "spoken.mp4"
-    with av.open(str(sample)) as source, av.open(str(path), "w") as target:
-        size = source.streams.video[0].codec_context
-        video: Any = target.add_stream("libx264", rate=25, options={"preset": "veryfast"})
-        video.width, video.height, video.pix_fmt = size.width, size.height, "yuv420p"
-        audio = target.add_stream_from_template(source.streams.audio[0])
-        shown = 0
-        for packet in source.demux(source.streams.video[0], source.streams.audio[0]):
-            if packet.stream.type == "audio":
-                if packet.pts is not None and packet.pts * packet.time_base < 4:
-                    packet.stream = audio
-                    target.mux(packet)
-                continue
-            for frame in packet.decode():
-                if not (frame.time < 2 or 9 <= frame.time < 11):
-                    continue
-                picture = av.VideoFrame.from_ndarray(frame.to_ndarray(format="rgb24"), format="rgb24")
-                picture.pts, picture.time_base = shown, Fraction(1, 25)
-                shown += 1
-                target.mux(video.encode(picture))
-        target.mux(video.encode(None))
+    write_excerpt(sample, path)
     return path
 
 
@@ -106,7 +85,7 @@ def settle(fleet: Fleet, video_id: str) -> None:
 
     def idle() -> bool:
         return not fleet.rows(
-            "SELECT job_id FROM jobs WHERE video_id = %s AND (state = 'running' OR lease_owner IS NOT NULL"
+            "SELECT job_id FROM jobs WHERE video_id = %s AND (state = 'running' OR lease_until > clock_timestamp()"
             " OR state = 'queued' AND not_before < clock_timestamp() + interval '1 minute')",
             video_id,
         )
