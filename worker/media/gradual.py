@@ -36,6 +36,8 @@ _SPANS_S = (0.28, 0.5, 0.8, 1.2, 1.8, 2.6, 3.4)
 _MIN_STEP_S = 1 / 31
 #: Short spans are tried this often, long ones that often.
 _SHORT_EVERY_S, _LONG_EVERY_S = 0.03, 0.15
+#: After a move was taken for a dissolve until the last test, nothing is tried for this long: it goes on.
+_REST_S = 0.15
 #: Smallest mean difference of the two ends, in grey levels.
 _MIN_CHANGE = 9.0
 #: Largest share of the change that the mixture may leave unexplained, (worst picture, mean picture), from each mean
@@ -49,8 +51,9 @@ _MAX_END_STEP = 0.3
 #: Somewhere the weight rests, as a share of its largest step: a piece of a steady pan climbs all the time.
 _MAX_PLATEAU = 0.25
 #: Share of the change that moving blocks must leave: pans and shakes over textures leave up to 0.33, dissolves from
-#: 0.38 up (measured on photographs).
+#: 0.38 up (measured on photographs); smooth pictures less, but then the mixture is nearly pure, as no move is.
 _MIN_UNEXPLAINED = 0.35
+_MIN_UNEXPLAINED_PURE, _NEAR_PURE = 0.2, 0.12
 #: Ends that correlate more than this show the same scene.
 _MAX_CORRELATION = 0.6
 #: A found dissolve is settled when nothing better came for this long.
@@ -156,7 +159,8 @@ class Dissolves:
             fits.append(mixture(first.picture, self._samples[place].picture, last.picture, length))
             if fits[-1][1] > worst:
                 return None
-        if sum(residual for _, residual in fits) / inner > mean:
+        left = sum(residual for _, residual in fits) / inner
+        if left > mean:
             return None
         if correlation(first.picture, last.picture) > _MAX_CORRELATION:
             return None
@@ -166,16 +170,18 @@ class Dissolves:
         times_s = [first.ts_s, *(self._samples[i].ts_s for i in places), last.ts_s]
         climbing = list(accumulate(weights, max))
         start_s, mid_s, end_s = (float(np.interp(w, climbing, times_s)) for w in (0.05, 0.5, 0.95))
-        if self._is_motion(start_s + (mid_s - start_s) / 2, mid_s + (end_s - mid_s) / 2):
+        least = _MIN_UNEXPLAINED if left > _NEAR_PURE else _MIN_UNEXPLAINED_PURE
+        if self._unexplained(start_s + (mid_s - start_s) / 2, mid_s + (end_s - mid_s) / 2) < least:
+            self._short_tried_s = self._long_tried_s = last.ts_s + _REST_S
             return None
         return Gradual(start_s=start_s, mid_s=mid_s, end_s=end_s)
 
-    def _is_motion(self, from_s: float, to_s: float) -> bool:
-        """Whether moving blocks explain what changes in the middle half of the transition."""
+    def _unexplained(self, from_s: float, to_s: float) -> float:
+        """Return the share of the change in the middle half of a transition that moving blocks leave."""
         before = min(self._samples, key=lambda sample: abs(sample.ts_s - from_s))
         after = min(self._samples, key=lambda sample: abs(sample.ts_s - to_s))
         change, residual = motion_residual(before.thumb, after.thumb)
-        return residual < _MIN_UNEXPLAINED * change
+        return residual / max(change, 1e-6)
 
 
 def mixture(first: Plane, picture: Plane, last: Plane, length: float) -> tuple[float, float]:

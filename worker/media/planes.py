@@ -51,9 +51,9 @@ def reduce_frame(frame: VideoFrame, size: tuple[int, int]) -> Thumb:
         planes = _yuv_planes(frame)
         assert planes is not None
     shift = _DEPTHS[frame.format.name] - 8
-    y = _shrink(planes[0], width, height, shift)
-    u = _shrink(planes[1], width // 2, height // 2, shift)
-    v = _shrink(planes[2], width // 2, height // 2, shift)
+    y = _shrink(planes[0], width, height, shift, finely=True)
+    u = _shrink(planes[1], width // 2, height // 2, shift, finely=False)
+    v = _shrink(planes[2], width // 2, height // 2, shift, finely=False)
     mean, std = cv2.meanStdDev(y)
     return Thumb(y=y, u=u, v=v, mean=float(mean[0, 0]), std=float(std[0, 0]))
 
@@ -94,11 +94,13 @@ def _yuv_planes(frame: VideoFrame) -> tuple[Plane, Plane, Plane] | None:
     return y, u, v
 
 
-def _shrink(plane: Plane, width: int, height: int, shift: int) -> Plane:
-    """Reduce a plane in two steps, sampling 8 pixels for each one kept: a tenth of the cost of a full average."""
-    if plane.shape[0] >= 2 * height and plane.shape[1] >= 4 * width:
-        plane = cv2.resize(plane, (2 * width, height), interpolation=cv2.INTER_LINEAR)
-    small: Plane = cv2.resize(plane, (width, height), interpolation=cv2.INTER_AREA)
+def _shrink(plane: Plane, width: int, height: int, shift: int, *, finely: bool) -> Plane:
+    """Reduce a plane, sampling 16 pixels (``finely``) or 4 for each one kept: a fifth of a full average's cost or less."""
+    if finely and plane.shape[0] >= 4 * height and plane.shape[1] >= 4 * width:
+        plane = cv2.resize(plane, (2 * width, 2 * height), interpolation=cv2.INTER_LINEAR)
+    far = not finely and plane.shape[0] >= 2 * height and plane.shape[1] >= 2 * width
+    how = cv2.INTER_LINEAR if far else cv2.INTER_AREA
+    small: Plane = cv2.resize(plane, (width, height), interpolation=how)
     return small if shift == 0 else (small >> shift).astype(np.uint8)
 
 
