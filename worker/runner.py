@@ -6,6 +6,7 @@ import errno
 import shutil
 import time
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any, TypeVar
 
 import structlog
@@ -72,10 +73,26 @@ def work(lane: str, runtime: Runtime) -> dict[str, Any]:
 
 
 def _run(claimed: Claim, runtime: Runtime) -> str:
-    settings = runtime.settings
-    stage = graph.STAGES[claimed.stage]
     folder = runtime.work_dir / claimed.storage_part
     stored: list[tuple[Bucket, str]] = []
+    try:
+        return _attempt(claimed, runtime, folder, stored)
+    except LeaseLost as error:
+        log.warning("job given up", reason=str(error))
+        _clean_up(claimed, runtime, stored)
+        return "lost"
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def _attempt(claimed: Claim, runtime: Runtime, folder: Path, stored: list[tuple[Bucket, str]]) -> str:
+    """Run the stage, then finish, put back or fail the job.
+
+    Raises:
+        LeaseLost: at any point, also while a failure was recorded.
+    """
+    settings = runtime.settings
+    stage = graph.STAGES[claimed.stage]
     try:
         runtime.attempt_dir(claimed.storage_part)
         lease = Lease(
@@ -101,16 +118,11 @@ def _run(claimed: Claim, runtime: Runtime) -> str:
             )
         ring(bells)
         return "done"
-    except LeaseLost as error:
-        log.warning("job given up", reason=str(error))
-        _clean_up(claimed, runtime, stored)
-        return "lost"
+    except LeaseLost:
+        raise
     except Deferred as pause:
         wait_s = pause.wait_s
-        try:
-            patiently(lambda session: jobs.defer(session, claimed, wait_s), settings.database_wait_s)
-        except LeaseLost:
-            return "lost"
+        patiently(lambda session: jobs.defer(session, claimed, wait_s), settings.database_wait_s)
         return "deferred"
     except ScenefleetError as error:
         log.warning("job failed", error_class=error.code, error=str(error))
@@ -125,8 +137,6 @@ def _run(claimed: Claim, runtime: Runtime) -> str:
     except Exception as error:
         log.exception("job failed")
         return _fail(claimed, error, runtime)
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
 
 
 def advance(session: Session, video: Video, runtime: Runtime) -> list[Bell]:
@@ -134,15 +144,12 @@ def advance(session: Session, video: Video, runtime: Runtime) -> list[Bell]:
 
 
 def _fail(claimed: Claim, error: Exception, runtime: Runtime) -> str:
-    try:
-        bells = patiently(
-            lambda session: jobs.fail(
-                session, claimed, error, runtime.policy, lambda s, v: advance(s, v, runtime)
-            ),
-            runtime.settings.database_wait_s,
-        )
-    except LeaseLost:
-        return "lost"
+    bells = patiently(
+        lambda session: jobs.fail(
+            session, claimed, error, runtime.policy, lambda s, v: advance(s, v, runtime)
+        ),
+        runtime.settings.database_wait_s,
+    )
     ring(bells)
     return "failed"
 
