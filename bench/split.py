@@ -213,7 +213,7 @@ def main() -> int:
     """Run the benchmark; exit status 1 when a target is missed."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("--quick", action="store_true", help="one short clip, one run")
-    parser.add_argument("--runs", type=int, help="runs of every way on every clip (default 3, quick 1)")
+    parser.add_argument("--runs", type=int, help="runs of every way on every clip (default 5, quick 1)")
     parser.add_argument(
         "--threads", type=int, default=os.cpu_count() or 1, help="decoder threads, for all ways"
     )
@@ -231,7 +231,7 @@ def main() -> int:
     console = Console()
     chosen = QUICK if options.quick else FULL
     clips = {name: make(seed, SIZES[size], seconds) for name, seed, size, seconds in chosen}
-    result = measure(clips, options.runs or (1 if options.quick else 3), options.threads, console)
+    result = measure(clips, options.runs or (1 if options.quick else 5), options.threads, console)
     targets = compare(result["medians"], result["scores"])
     show(clips, result, targets, console)
     OUT.mkdir(exist_ok=True)

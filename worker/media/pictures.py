@@ -34,17 +34,19 @@ def write_jpeg(frame: VideoFrame, path: Path, *, rotation_deg: int, pixel_aspect
 
     ``pixel_aspect`` is the width of a pixel over its height. Of interlaced frames one field is shown.
     """
-    # Untagged video is BT.709 from 720 lines on, by convention; swscale would take BT.601.
-    colorspace = _BT709 if frame.colorspace == _UNSPECIFIED and frame.height >= 720 else None
-    picture: NDArray[Any] = frame.to_ndarray(format="bgr24", src_colorspace=colorspace, threads=1)
-    height, width = picture.shape[:2]
-    wide, high = (width * pixel_aspect, height) if pixel_aspect >= 1 else (width, height / pixel_aspect)
+    wide, high = float(frame.width), float(frame.height)
+    wide, high = (wide * pixel_aspect, high) if pixel_aspect >= 1 else (wide, high / pixel_aspect)
     scale = min(1.0, MAX_SIDE_PX / max(wide, high))
     size = (max(1, round(wide * scale)), max(1, round(high * scale)))
+    # Untagged video is BT.709 from 720 lines on, by convention; swscale would take BT.601.
+    colorspace = _BT709 if frame.colorspace == _UNSPECIFIED and frame.height >= 720 else None
+    # Scaling two fields as one picture would blend them.
+    target = (None, None) if frame.interlaced_frame else size
+    picture: NDArray[Any] = frame.to_ndarray(
+        format="bgr24", width=target[0], height=target[1], src_colorspace=colorspace, threads=1
+    )
     if frame.interlaced_frame:
-        picture = picture[::2]
-    if size != (picture.shape[1], picture.shape[0]):
-        picture = cv2.resize(picture, size, interpolation=cv2.INTER_AREA)
+        picture = cv2.resize(picture[::2], size, interpolation=cv2.INTER_AREA)
     if rotation_deg:
         picture = np.ascontiguousarray(np.rot90(picture, -rotation_deg // 90))
     written, data = cv2.imencode(".jpg", picture, [cv2.IMWRITE_JPEG_QUALITY, _JPEG_QUALITY])
