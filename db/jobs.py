@@ -201,7 +201,7 @@ def finish(
     try:
         video, job = fence(session, claimed)
     except LeaseLost:
-        if _is_finished(session, claimed):
+        if is_finished(session, claimed):
             return []
         raise
     write(session)
@@ -212,7 +212,7 @@ def finish(
     return advance(session, video)
 
 
-def _is_finished(session: Session, claimed: Claim) -> bool:
+def is_finished(session: Session, claimed: Claim) -> bool:
     """Whether this very attempt has been committed as done: nobody else can have done that."""
     done = (Job.job_id == claimed.job_id) & (Job.attempt == claimed.attempt) & (Job.state == "done")
     return session.scalars(select(Job.job_id).where(done)).one_or_none() is not None

@@ -157,6 +157,9 @@ def _fail(claimed: Claim, error: Exception, runtime: Runtime) -> str:
 def _clean_up(claimed: Claim, runtime: Runtime, stored: Sequence[tuple[Bucket, str]]) -> None:
     """Remove what a lost attempt stored, then let its lease go: a delete is waiting for that."""
     try:
+        # A commit whose answer was lost: the job is done, and what this attempt stored is what it made known.
+        if patiently(lambda session: jobs.is_finished(session, claimed), runtime.settings.database_wait_s):
+            return
         for bucket, prefix in stages.attempt_prefixes(claimed):
             runtime.storage.delete_prefix(bucket, prefix)
         for bucket, key in stored:

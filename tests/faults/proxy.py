@@ -15,11 +15,11 @@ _COMMIT = b"COMMIT\x00"
 class LossyProxy:
     """Forwards to the server of ``url``; loses the answer to a share of all commits, and the connection with it."""
 
-    def __init__(self, url: str, *, share: float, seed: int = 1) -> None:
+    def __init__(self, url: str, *, share: float, seed: int = 1, most: int | None = None) -> None:
         parts = urlsplit(url)
         self._server = (parts.hostname or "", parts.port or 5432)
         self._random = random.Random(seed)
-        self.share = share
+        self.share, self.most = share, most
         self.lost = 0
         self._listener = socket.create_server(("127.0.0.1", 0))
         port = self._listener.getsockname()[1]
@@ -49,7 +49,7 @@ class LossyProxy:
     def _to_server(self, client: socket.socket, server: socket.socket, losing: threading.Event) -> None:
         with contextlib.suppress(OSError):
             while data := client.recv(65536):
-                if data.endswith(_COMMIT) and self._random.random() < self.share:
+                if data.endswith(_COMMIT) and self._random.random() < self.share and self.lost != self.most:
                     losing.set()
                 server.sendall(data)
         with contextlib.suppress(OSError):

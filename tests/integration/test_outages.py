@@ -61,6 +61,34 @@ def test_a_commit_whose_answer_was_lost_is_not_done_twice_nor_taken_for_lost(dat
     assert job(claimed.job_id).state == "done"
 
 
+def test_what_a_commit_made_known_stays_when_its_answer_is_lost_and_patience_ends(
+    runtime: Runtime, database: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The attempt then records a failure, learns that the job is no longer its own, and must not tidy up."""
+    accept()
+    runtime.settings = runtime.settings.model_copy(update={"database_wait_s": 0.0})
+    with LossyProxy(database, share=0.0, most=1) as proxy:
+        engine = make_engine(proxy.url.replace("postgresql://", "postgresql+psycopg://"))
+        set_engine(engine)
+
+        def lose_the_answer(session: Session) -> None:
+            proxy.share = 1.0
+
+        def split(context: StageContext) -> Outcome:
+            context.storage.put_bytes("sidecars", context.prefix("keyframes") + "a.jpg", b"a", "image/jpeg")
+            return Outcome(result={"windows": []}, write=lose_the_answer)
+
+        monkeypatch.setattr(stages, "run", split)
+        ran = runner.work("media", runtime)
+        assert proxy.lost == 1
+        set_engine(None)
+        engine.dispose()
+    assert job(ran["job_id"]).state == "done"
+    assert [found.key for found in runtime.storage.list("sidecars", "")] == [
+        f"keyframes/u1/v1/{ran['job_id']}.1/a.jpg"
+    ]
+
+
 def test_a_restarted_node_with_the_same_process_ids_is_another_life() -> None:
     """In a container the node is always the same pid, and so may its children be."""
     accept()
