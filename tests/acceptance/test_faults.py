@@ -476,7 +476,9 @@ def test_a_queue_with_garbage_in_it(fleet: Fleet, clips: list[Path]) -> None:
     assert all(node.process.poll() is None for node in fleet.nodes.values())
 
 
-def test_redis_flushed_under_warm_workers_and_producers(fleet: Fleet, clips: list[Path]) -> None:
+def test_redis_flushed_under_warm_workers_and_producers(
+    fleet: Fleet, producer: Celery, clips: list[Path]
+) -> None:
     """Nothing restarts: bells sent before are rung again from the ledger, later ones arrive as ever."""
     before = send(fleet, clips[0], "before_flush")
     with redis.Redis.from_url(fleet.redis_url) as client:
@@ -484,6 +486,9 @@ def test_redis_flushed_under_warm_workers_and_producers(fleet: Fleet, clips: lis
     began = time.monotonic()
     after = send(fleet, clips[1], "after_flush")
     assert time.monotonic() - began < 20, "the warm producer and the warm worker still speak"
+    nodes = len(fleet.nodes)
+    answers = producer.control.inspect(timeout=20, limit=nodes).ping()
+    assert len(answers or {}) == nodes, "`celery inspect` still reaches every node"
     wait_done(fleet, before, after)
 
 
