@@ -39,7 +39,9 @@ LIMITS = MediaLimits()
 MUTATED = 320
 #: A file of 40 tiny pictures takes about 30 ms; a machine under load some more.
 DEADLINE_S = 20.0
-MEMORY_LIMIT_BYTES = 600 * 2**20
+MEMORY_LIMIT_BYTES = (
+    2 * 2**30
+)  # a damaged header may ask for pictures of 8192 px a side, which the limits allow
 
 
 # --- other files and addresses are never opened -------------------------------------------------------------------
