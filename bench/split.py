@@ -4,7 +4,7 @@
 machine hurts all of them alike; medians are compared. CPU time is user plus system, of the work alone: starting an
 interpreter and importing, which a worker does once, is left out for us and for PySceneDetect alike. "Three steps" is
 PySceneDetect (the cheaper detector), its save-images (three a scene), and FFmpeg writing 16 kHz mono audio.
-The clips' seeds were used for nothing else: the detectors were tuned on others.
+No threshold of the detectors was tuned on these clips: that was done on other seeds and on photographs.
 """
 
 from __future__ import annotations
