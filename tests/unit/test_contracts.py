@@ -108,7 +108,11 @@ def test_an_id_is_letters_digits_dash_and_underscore(value: str) -> None:
         assert good
 
 
-@given(query=st.text(alphabet=st.characters(codec="utf-8", exclude_characters="\x00"), min_size=1, max_size=MAX_QUERY_CHARS))
+@given(
+    query=st.text(
+        alphabet=st.characters(codec="utf-8", exclude_characters="\x00"), min_size=1, max_size=MAX_QUERY_CHARS
+    )
+)
 def test_a_query_of_the_greatest_length_fits_in_any_script(query: str) -> None:
     whole = (query * MAX_QUERY_CHARS)[:MAX_QUERY_CHARS]
     assert parse(SearchScenes, {"user_id": "u" * 64, "query": whole, "video_id": "v" * 64}).query == whole
