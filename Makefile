@@ -17,17 +17,18 @@ RUN_STAMP = $(VENV)/.installed-run
 DEV_STAMP = $(VENV)/.installed-dev
 SOURCES = cli db shared tasks worker tests bench samples
 
-.PHONY: help demo test test-faults lint fmt bench up migrate install install-dev clean
+.PHONY: help demo test test-faults test-gpu lint fmt bench up migrate install install-dev clean
 
 help:
 	@echo "make demo         index the sample video and search it, on a bare machine"
 	@echo "make up           run a fleet here until Ctrl-C"
 	@echo "make migrate      bring the database of POSTGRES_URL to this version's schema"
-	@echo "make test         every test but the long run of faults"
+	@echo "make test         every test but the long run of faults and those for a GPU"
 	@echo "make test-faults  a dozen videos while processes, Redis, Postgres and the storage fail"
+	@echo "make test-gpu     what needs an NVIDIA GPU, with throughput; skipped with a word elsewhere"
 	@echo "make lint         format, lint, types, who may import whom"
 	@echo "make fmt          format the code"
-	@echo "make bench        measure the split stage and the pipeline"
+	@echo "make bench        measure the split stage, the pipeline, the models and the fleet's memory"
 
 demo: $(RUN_STAMP)
 	@set -- ; if [ -n "$$VIDEO" ]; then set -- "$$VIDEO"; fi; exec $(BIN)/python -m cli.demo "$$@"
@@ -39,10 +40,13 @@ migrate: $(RUN_STAMP)
 	@$(BIN)/scenefleet db upgrade
 
 test: $(DEV_STAMP)
-	$(BIN)/python -m pytest -m "not faults" $(ARGS)
+	$(BIN)/python -m pytest -m "not faults and not gpu" $(ARGS)
 
 test-faults: $(DEV_STAMP)
-	$(BIN)/python -m pytest -m faults $(ARGS)
+	$(BIN)/python -m pytest -m faults -s $(ARGS)
+
+test-gpu: $(DEV_STAMP)
+	$(BIN)/python -m pytest -m gpu tests/gpu $(ARGS)
 
 lint: $(DEV_STAMP)
 	$(BIN)/ruff format --check .
@@ -55,8 +59,9 @@ fmt: $(DEV_STAMP)
 	$(BIN)/ruff check --fix .
 
 bench: $(DEV_STAMP)
-	$(BIN)/python -m bench.split $(ARGS)
-	$(BIN)/python -m bench.pipeline $(ARGS)
+	@status=0; for name in split pipeline models memory search; do \
+	  $(BIN)/python -m bench.$$name $(ARGS) || status=1; \
+	done; exit $$status
 
 install: $(RUN_STAMP)
 

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from typing import Any, TypeVar
+from typing import Any, Literal, TypeVar
 
 from celery import Celery
 from celery.states import EXCEPTION_STATES, READY_STATES
@@ -22,19 +22,49 @@ from redis.exceptions import RedisError
 from . import errors, routing
 from .broker import broker_config
 from .contracts import (
+    AddPhoto,
     Contract,
+    CreatePerson,
+    DetectedFaces,
+    DetectFaces,
+    EmbedImages,
+    EmbedTexts,
+    EncodeTexts,
+    EventList,
+    FacePage,
+    ImageVectors,
+    JudgeFace,
+    ListEvents,
+    ListFaces,
+    ListPeople,
     ListScenes,
+    MakeSubtitles,
+    MergePeople,
+    PeoplePage,
+    PersonRef,
+    PersonView,
+    PhotoList,
+    PhotoRef,
+    PhotoView,
     ProcessVideo,
     Receipt,
+    RenamePerson,
+    RerankDocuments,
+    RerankScores,
     RerunVideo,
     ScenePage,
     SearchAnswer,
     SearchMode,
     SearchScenes,
+    SplitPerson,
+    Subtitles,
+    TextVectors,
+    UndoEvent,
     VideoRef,
     VideoStatus,
     parse,
 )
+from .subtitles import SubtitleFormat
 
 R = TypeVar("R", bound=BaseModel)
 
@@ -79,6 +109,11 @@ class Client:
         }
         return self._ask(routing.VIDEO_SCENES, ListScenes, kwargs, ScenePage)
 
+    def subtitles(self, video_id: str, user_id: str, *, format: SubtitleFormat = "srt") -> Subtitles:
+        """What is said in the video, as the content of a subtitle file."""
+        kwargs = {"video_id": video_id, "user_id": user_id, "format": format}
+        return self._ask(routing.VIDEO_SUBTITLES, MakeSubtitles, kwargs, Subtitles)
+
     def cancel(self, video_id: str, user_id: str) -> Receipt:
         return self._ask(
             routing.VIDEO_CANCEL,
@@ -110,21 +145,134 @@ class Client:
     def search(
         self,
         user_id: str,
-        query: str,
+        query: str | None = None,
         *,
-        mode: SearchMode = "keyword",
+        mode: SearchMode = "hybrid",
         limit: int | None = None,
         video_id: str | None = None,
+        **options: Any,
     ) -> SearchAnswer:
-        """Search the user's published scenes by words (``keyword``) or meaning (``semantic``)."""
-        kwargs = {
-            "user_id": user_id,
-            "query": query,
-            "mode": mode,
-            "limit": limit,
-            "video_id": video_id,
-        }
-        return self._ask(routing.SEARCH_SCENES, SearchScenes, kwargs, SearchAnswer)
+        """The user's published scenes that fit, best first.
+
+        ``options``: any other field of ``SearchScenes``, as JSON has it: ``like_scene``, ``image_key``, ``weights``,
+        ``min_score``, ``cursor``, ``rerank``, ``persons``, ``video_ids``, ``from_s``, ``languages``, ...
+        """
+        kwargs = {"user_id": user_id, "query": query, "mode": mode, "limit": limit, "video_id": video_id}
+        return self._ask(routing.SEARCH_SCENES, SearchScenes, {**kwargs, **options}, SearchAnswer)
+
+    def create_person(self, user_id: str, name: str, *, person_id: str | None = None) -> PersonView:
+        """Make a person; the one of this name (or id) if there is one already."""
+        kwargs = {"user_id": user_id, "name": name, "person_id": person_id}
+        return self._ask(routing.PEOPLE_CREATE, CreatePerson, kwargs, PersonView)
+
+    def people(
+        self,
+        user_id: str,
+        *,
+        kind: Literal["named", "unknown"] | None = None,
+        after: str | None = None,
+        limit: int = 200,
+    ) -> PeoplePage:
+        """A page of the user's people, by name."""
+        kwargs = {"user_id": user_id, "kind": kind, "after": after, "limit": limit}
+        return self._ask(routing.PEOPLE_LIST, ListPeople, kwargs, PeoplePage)
+
+    def person(self, user_id: str, person_id: str) -> PersonView:
+        """One person, also an erased one."""
+        return self._ask(routing.PEOPLE_GET, PersonRef, _person(user_id, person_id), PersonView)
+
+    def rename_person(self, user_id: str, person_id: str, name: str) -> PersonView:
+        kwargs = {**_person(user_id, person_id), "name": name}
+        return self._ask(routing.PEOPLE_RENAME, RenamePerson, kwargs, PersonView)
+
+    def delete_person(self, user_id: str, person_id: str) -> PersonView:
+        """Erase a person; ask ``person`` for the receipt."""
+        return self._ask(routing.PEOPLE_DELETE, PersonRef, _person(user_id, person_id), PersonView)
+
+    def add_photo(
+        self,
+        user_id: str,
+        person_id: str,
+        *,
+        extension: Literal["jpg", "jpeg", "png", "webp"] = "jpg",
+        expires_s: int = 3600,
+    ) -> PhotoView:
+        """Make room for a photo: store it under the answer's key, or PUT it to its URL, then ``enroll``."""
+        kwargs = {**_person(user_id, person_id), "extension": extension, "expires_s": expires_s}
+        return self._ask(routing.PEOPLE_ADD_PHOTO, AddPhoto, kwargs, PhotoView)
+
+    def photos(self, user_id: str, person_id: str) -> PhotoList:
+        return self._ask(routing.PEOPLE_PHOTOS, PersonRef, _person(user_id, person_id), PhotoList)
+
+    def remove_photo(self, user_id: str, person_id: str, photo_id: str) -> PersonView:
+        kwargs = {**_person(user_id, person_id), "photo_id": photo_id}
+        return self._ask(routing.PEOPLE_REMOVE_PHOTO, PhotoRef, kwargs, PersonView)
+
+    def enroll(self, user_id: str, person_id: str) -> PersonView:
+        """Look at the new photos, then for the person in all videos; ask ``person`` how far it is."""
+        return self._ask(routing.PEOPLE_ENROLL, PersonRef, _person(user_id, person_id), PersonView)
+
+    def cancel_enrolment(self, user_id: str, person_id: str) -> PersonView:
+        return self._ask(routing.PEOPLE_CANCEL, PersonRef, _person(user_id, person_id), PersonView)
+
+    def faces(self, user_id: str, person_id: str, *, after: str | None = None, limit: int = 200) -> FacePage:
+        """Where a person is seen, track by track."""
+        kwargs = {**_person(user_id, person_id), "after": after, "limit": limit}
+        return self._ask(routing.PEOPLE_FACES, ListFaces, kwargs, FacePage)
+
+    def judge_face(self, user_id: str, person_id: str, track_id: str, *, is_person: bool) -> PersonView:
+        """Say that a face is, or is not, this person's: no machine says otherwise from then on."""
+        kwargs = {**_person(user_id, person_id), "track_id": track_id, "is_person": is_person}
+        return self._ask(routing.PEOPLE_JUDGE, JudgeFace, kwargs, PersonView)
+
+    def merge_people(self, user_id: str, person_id: str, into: str) -> PersonView:
+        """Say that a person is another one; returns that one."""
+        kwargs = {**_person(user_id, person_id), "into": into}
+        return self._ask(routing.PEOPLE_MERGE, MergePeople, kwargs, PersonView)
+
+    def split_person(
+        self, user_id: str, person_id: str, track_ids: Sequence[str], *, name: str | None = None
+    ) -> PersonView:
+        """Say that some faces of a person are somebody else's; returns that one."""
+        kwargs = {**_person(user_id, person_id), "track_ids": list(track_ids), "name": name}
+        return self._ask(routing.PEOPLE_SPLIT, SplitPerson, kwargs, PersonView)
+
+    def people_events(self, user_id: str, *, before: int | None = None, limit: int = 100) -> EventList:
+        """What was done to the user's people, newest first."""
+        kwargs = {"user_id": user_id, "before": before, "limit": limit}
+        return self._ask(routing.PEOPLE_EVENTS, ListEvents, kwargs, EventList)
+
+    def undo(self, user_id: str, event_id: int) -> PersonView:
+        """Undo one of these."""
+        return self._ask(
+            routing.PEOPLE_UNDO, UndoEvent, {"user_id": user_id, "event_id": event_id}, PersonView
+        )
+
+    def embed_texts(self, texts: Sequence[str], *, lexical: bool = False) -> TextVectors:
+        """Vectors of texts in the space of what is said; with ``lexical`` also the weights of their words."""
+        kwargs = {"texts": list(texts), "lexical": lexical}
+        return self._ask(routing.TEXT_EMBED, EncodeTexts, kwargs, TextVectors)
+
+    def rerank(self, query: str, documents: Sequence[str]) -> RerankScores:
+        """How well each document answers the query. The first call of a node loads the model: allow it a minute."""
+        kwargs = {"query": query, "documents": list(documents)}
+        return self._ask(routing.TEXT_RERANK, RerankDocuments, kwargs, RerankScores)
+
+    def embed_vision_texts(self, texts: Sequence[str]) -> TextVectors:
+        """Vectors of short texts in the space of the pictures, to search these by words."""
+        return self._ask(routing.VISION_EMBED_TEXTS, EmbedTexts, {"texts": list(texts)}, TextVectors)
+
+    def embed_images(self, user_id: str, storage_keys: Sequence[str]) -> ImageVectors:
+        """Vectors of the user's stored pictures or keyframes, 16 at most."""
+        kwargs = {"user_id": user_id, "storage_keys": list(storage_keys)}
+        return self._ask(routing.VISION_EMBED_IMAGES, EmbedImages, kwargs, ImageVectors)
+
+    def detect_faces(
+        self, user_id: str, storage_keys: Sequence[str], *, vectors: bool = False
+    ) -> DetectedFaces:
+        """The faces in the user's stored pictures, 16 at most."""
+        kwargs = {"user_id": user_id, "storage_keys": list(storage_keys), "vectors": vectors}
+        return self._ask(routing.FACE_DETECT, DetectFaces, kwargs, DetectedFaces)
 
     def _ask(self, task: str, contract: type[Contract], kwargs: dict[str, Any], answer: type[R]) -> R:
         parse(contract, kwargs)
@@ -153,11 +301,16 @@ class Client:
                 self._app.backend.forget(task_id)
                 return meta
             if time.monotonic() > deadline:
+                node = routing.TASK_QUEUE[task].partition(".")[0]
                 raise errors.Outage(
-                    f"no answer to {task} in {self.timeout_s:g} s: is a `search` node running? Sending again is harmless"
+                    f"no answer to {task} in {self.timeout_s:g} s: is a `{node}` node running? Sending again is harmless"
                 )
             time.sleep(pause_s)
             pause_s = min(0.05, pause_s * 1.5)
+
+
+def _person(user_id: str, person_id: str) -> dict[str, Any]:
+    return {"user_id": user_id, "person_id": person_id}
 
 
 def _not_subscribed(producer: Any, task_id: str) -> None:

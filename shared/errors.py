@@ -66,6 +66,26 @@ class LimitExceeded(BadMedia):
     """The file is over one of the configured limits."""
 
 
+class BadPhoto(BadMedia):
+    """The photo can't be used to know a person by."""
+
+
+class NoFace(BadPhoto):
+    """No face was found in the photo."""
+
+
+class SeveralFaces(BadPhoto):
+    """More than one face was found in the photo."""
+
+
+class SmallFace(BadPhoto):
+    """The face in the photo is too small."""
+
+
+class BlurredFace(BadPhoto):
+    """The face in the photo does not show clearly who it is."""
+
+
 class ObjectMissing(Permanent):
     """The storage has no object under this key."""
 
@@ -86,8 +106,20 @@ class ModelUnavailable(Permanent):
     """A model can't be loaded: file missing, wrong or not in the active profile."""
 
 
+class ModelDoesNotFit(ModelUnavailable):
+    """A model needs more memory than the budget, or than the device has."""
+
+
+class DeviceUnavailable(ModelUnavailable):
+    """The GPU a model is meant for is missing, busy or not usable."""
+
+
 class ModelFailure(Retryable):
     """A model raised while it worked."""
+
+
+class DeviceOutOfMemory(ModelFailure):
+    """The GPU had no memory left, even for one item at a time."""
 
 
 class StageTimeout(Retryable):

@@ -3,6 +3,7 @@
     split -+-> asr (windows) -> text (batches of scenes) -+-> sidecar -> published
            +-> vision (batches of keyframes) -------------+
            +-> face (batches of keyframes) ---------------+
+           +-> ocr (batches of keyframes) ----------------+
 
 ``audio`` stands between split and asr only in a run that repeats asr without split: split's own pass makes the
 audio otherwise.
@@ -35,23 +36,35 @@ ASR = Stage(name="asr", lane="asr", after=("split", "audio"), time_limit_s=1800)
 TEXT = Stage(name="text", lane="text", after=("asr",), time_limit_s=600, batch=64)
 VISION = Stage(name="vision", lane="vision", after=("split",), time_limit_s=600, batch=32)
 FACE = Stage(name="face", lane="face", after=("split",), time_limit_s=600, batch=8)
+OCR = Stage(name="ocr", lane="ocr", after=("split",), time_limit_s=600, batch=8)
 SIDECAR = Stage(
     name="sidecar",
     lane="media",
-    after=("split", "asr", "text", "vision", "face"),
+    after=("split", "asr", "text", "vision", "face", "ocr"),
     essential=True,
     time_limit_s=3600,
 )
 
 #: The pipeline of a video, in an order in which every stage follows what it waits for.
-PIPELINE: tuple[Stage, ...] = (SPLIT, AUDIO, ASR, TEXT, VISION, FACE, SIDECAR)
+PIPELINE: tuple[Stage, ...] = (SPLIT, AUDIO, ASR, TEXT, VISION, FACE, OCR, SIDECAR)
 
 #: Housekeeping jobs of a video, outside the pipeline: remove what a run left, remove a deleted video.
 SWEEP = Stage(name="sweep", lane="media", time_limit_s=1800)
 ERASE = Stage(name="erase", lane="media", time_limit_s=3600)
 
-STAGES: dict[str, Stage] = {stage.name: stage for stage in (*PIPELINE, SWEEP, ERASE)}
+#: Jobs about people: look at a person's photos, compare a video's faces with the people again, erase a person. A change
+#: of people is written into a video's sidecars by a job of the video.
+ENROLL = Stage(name="enroll", lane="face", time_limit_s=600, batch=8)
+MATCH = Stage(name="match", lane="media", after=("enroll",), time_limit_s=600)
+FORGET = Stage(name="forget", lane="media", time_limit_s=3600)
+REVISE = Stage(name="revise", lane="media", time_limit_s=1800)
+
+STAGES: dict[str, Stage] = {
+    stage.name: stage for stage in (*PIPELINE, SWEEP, ERASE, ENROLL, MATCH, FORGET, REVISE)
+}
 PIPELINE_NAMES: tuple[str, ...] = tuple(stage.name for stage in PIPELINE)
+#: What a run from the start makes, and what a caller may name.
+FULL_RUN: tuple[str, ...] = tuple(name for name in PIPELINE_NAMES if name != AUDIO.name)
 
 #: No attempt of any stage outlives this, seconds.
 LONGEST_S: int = max(stage.time_limit_s for stage in STAGES.values())

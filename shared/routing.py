@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from . import graph
 
 #: Families that own a model, and so a queue and a readiness of their own.
-MODEL_FAMILIES: tuple[str, ...] = ("asr", "text", "vision", "face")
+MODEL_FAMILIES: tuple[str, ...] = ("asr", "text", "vision", "face", "ocr")
 #: Every kind of node.
 FAMILIES: tuple[str, ...] = ("media", *MODEL_FAMILIES, "search")
 #: Queues whose messages are bells for jobs in the ledger.
@@ -36,10 +36,11 @@ class Family:
 
 NODES: dict[str, Family] = {
     "media": Family("media", ("media",)),
-    "asr": Family("asr", ("asr",)),
+    "asr": Family("asr", ("asr.online", "asr")),
     "text": Family("text", ("text.online", "text")),
-    "vision": Family("vision", ("vision",)),
-    "face": Family("face", ("face",)),
+    "vision": Family("vision", ("vision.online", "vision")),
+    "face": Family("face", ("face.online", "face")),
+    "ocr": Family("ocr", ("ocr",)),
     "search": Family("search", ("search",)),
 }
 
@@ -49,25 +50,72 @@ QUEUES: tuple[str, ...] = tuple(queue for family in NODES.values() for queue in 
 VIDEO_PROCESS = "tasks.video.process"
 VIDEO_STATUS = "tasks.video.status"
 VIDEO_SCENES = "tasks.video.scenes"
+VIDEO_SUBTITLES = "tasks.video.subtitles"
 VIDEO_CANCEL = "tasks.video.cancel"
 VIDEO_RETRY = "tasks.video.retry"
 VIDEO_RERUN = "tasks.video.rerun"
 VIDEO_DELETE = "tasks.video.delete"
+ASR_TRANSCRIBE = "tasks.asr.transcribe"
 TEXT_EMBED = "tasks.text.embed"
+TEXT_RERANK = "tasks.text.rerank"
+VISION_EMBED_TEXTS = "tasks.vision.embed_texts"
+VISION_EMBED_IMAGES = "tasks.vision.embed_images"
+FACE_DETECT = "tasks.face.detect"
+PEOPLE_CREATE = "tasks.people.create"
+PEOPLE_LIST = "tasks.people.list"
+PEOPLE_GET = "tasks.people.get"
+PEOPLE_RENAME = "tasks.people.rename"
+PEOPLE_DELETE = "tasks.people.delete"
+PEOPLE_ADD_PHOTO = "tasks.people.add_photo"
+PEOPLE_PHOTOS = "tasks.people.photos"
+PEOPLE_REMOVE_PHOTO = "tasks.people.remove_photo"
+PEOPLE_ENROLL = "tasks.people.enroll"
+PEOPLE_CANCEL = "tasks.people.cancel"
+PEOPLE_FACES = "tasks.people.faces"
+PEOPLE_JUDGE = "tasks.people.judge"
+PEOPLE_MERGE = "tasks.people.merge"
+PEOPLE_SPLIT = "tasks.people.split"
+PEOPLE_EVENTS = "tasks.people.events"
+PEOPLE_UNDO = "tasks.people.undo"
 SEARCH_SCENES = "tasks.search.scenes"
-SEARCH_BY_VECTOR = "tasks.search.by_vector"
+#: The fleet's own: a search that waited goes on.
+SEARCH_GATHER = "tasks.search.gather"
+SEARCH_FINISH = "tasks.search.finish"
 
 TASK_QUEUE: dict[str, str] = {
     VIDEO_PROCESS: REQUESTS,
     VIDEO_STATUS: REQUESTS,
     VIDEO_SCENES: REQUESTS,
+    VIDEO_SUBTITLES: REQUESTS,
     VIDEO_CANCEL: REQUESTS,
     VIDEO_RETRY: REQUESTS,
     VIDEO_RERUN: REQUESTS,
     VIDEO_DELETE: REQUESTS,
+    PEOPLE_CREATE: REQUESTS,
+    PEOPLE_LIST: REQUESTS,
+    PEOPLE_GET: REQUESTS,
+    PEOPLE_RENAME: REQUESTS,
+    PEOPLE_DELETE: REQUESTS,
+    PEOPLE_ADD_PHOTO: REQUESTS,
+    PEOPLE_PHOTOS: REQUESTS,
+    PEOPLE_REMOVE_PHOTO: REQUESTS,
+    PEOPLE_ENROLL: REQUESTS,
+    PEOPLE_CANCEL: REQUESTS,
+    PEOPLE_FACES: REQUESTS,
+    PEOPLE_JUDGE: REQUESTS,
+    PEOPLE_MERGE: REQUESTS,
+    PEOPLE_SPLIT: REQUESTS,
+    PEOPLE_EVENTS: REQUESTS,
+    PEOPLE_UNDO: REQUESTS,
     SEARCH_SCENES: REQUESTS,
-    SEARCH_BY_VECTOR: REQUESTS,
+    SEARCH_GATHER: REQUESTS,
+    SEARCH_FINISH: REQUESTS,
+    ASR_TRANSCRIBE: "asr.online",
     TEXT_EMBED: "text.online",
+    TEXT_RERANK: "text.online",
+    VISION_EMBED_TEXTS: "vision.online",
+    VISION_EMBED_IMAGES: "vision.online",
+    FACE_DETECT: "face.online",
 }
 
 

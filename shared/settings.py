@@ -72,9 +72,9 @@ class Settings(BaseSettings):
         description="Which models: `lite` (from PyPI, CPU) or `full`.",
     )
     nodes: str = Field(
-        "media,asr,text,vision,face,search",
+        "media,asr,text,vision,face,ocr,search",
         alias="SCENEFLEET_NODES",
-        description="Which nodes `scenefleet up` runs here: families, comma-separated, `family:N` for N processes. A family without a model in the profile is left out.",
+        description="Which nodes `scenefleet up` runs here: families, comma-separated, `family:N` for N processes, `family@0+1` for one process on each of these GPUs. A family without a model in the profile is left out.",
     )
     family: str = Field(
         "",
@@ -98,7 +98,7 @@ class Settings(BaseSettings):
     # --- models
     models_dir: Path = Field(
         Path("~/.scenefleet/models"),
-        description="Folder of model weights (profile `full`).",
+        description="Folder of downloaded and supplied model weights, and of `models.lock`.",
     )
     models_file: Path | None = Field(
         None,
@@ -106,11 +106,16 @@ class Settings(BaseSettings):
         description="The catalogue. Default: the shipped `models.yaml`.",
     )
     hf_home: Path | None = Field(None, description="Cache folder of Hugging Face libraries.")
+    hf_endpoint: str = Field(
+        "", description="Another model hub than Hugging Face's, for `scenefleet models pull`."
+    )
     asr_model: str = Field(
         "",
-        description="Name of the speech model in the catalogue. Empty: the profile's.",
+        description="Name of the speech model in the catalogue, `whisper-` may be left out. Empty: the profile's.",
     )
-    asr_device: str = Field("auto", description="Device of the speech model: `auto`, `cpu`, `cuda`.")
+    asr_device: Literal["", "auto", "cpu", "cuda"] = Field(
+        "", description="Device of the speech model: `auto`, `cpu`, `cuda`. Empty: the catalogue's."
+    )
     text_model: str = Field("", description="Name of the text model in the catalogue. Empty: the profile's.")
     vision_model_name: str = Field(
         "",
@@ -118,6 +123,25 @@ class Settings(BaseSettings):
     )
     face_detector: str = Field(
         "", description="Name of the face model in the catalogue. Empty: the profile's."
+    )
+    ocr_model: str = Field(
+        "", description="Name of the model of on-screen text in the catalogue. Empty: the profile's."
+    )
+    gpus: str = Field(
+        "",
+        alias="SCENEFLEET_GPUS",
+        description="GPUs of this node, one per process, comma-separated: index, UUID (`GPU-...`) or `MIG-...`. A GPU that is named must be there. Empty: what CUDA shows, or the CPU.",
+    )
+    model_memory_mb: int = Field(
+        0,
+        ge=0,
+        alias="WORKER_MODEL_MEMORY_MB",
+        description="Memory one process may fill with models; the least recently used makes room. 0: no limit.",
+    )
+    vision_labels: Path | None = Field(
+        None,
+        alias="VISION_LABELS",
+        description="Text file of labels, one a line, that pictures are tagged with. Default: a shipped list.",
     )
     model_threads: int = Field(
         0,
@@ -132,6 +156,34 @@ class Settings(BaseSettings):
     feature_vision: bool = Field(True, description="Embed keyframes and search by sight.")
     feature_face: bool = Field(True, description="Everything about faces.")
     feature_face_detection: bool = Field(True, description="Find faces in videos.")
+    feature_face_enrollment: bool = Field(
+        True, description="Take new people and photos. Off: those that are there stay and are found."
+    )
+
+    # --- people
+    face_similarity_threshold: float = Field(
+        0.6, ge=-1, le=1, description="Least cosine of a face and a person (models compared by cosine)."
+    )
+    face_distance_threshold: float = Field(
+        0.55,
+        gt=0,
+        description="Largest Euclidean distance of a face and a person (models compared by L2, as dlib).",
+    )
+    face_margin: float = Field(
+        0.05, ge=0, le=1, description="How much more alike the best person must be than the next one."
+    )
+    face_min_side_px: int = Field(
+        48, ge=1, description="Smallest face in a photo that a person is known by, pixels."
+    )
+    face_min_sharpness: float = Field(
+        8.0, ge=0, description="Least sharpness of such a face: variance of its Laplacian at about 112 px."
+    )
+    face_min_quality: float = Field(
+        0.0, ge=0, description="Least quality of such a face, where the model tells (AdaFace's feature norm)."
+    )
+    feature_ocr: bool = Field(
+        True, description="Read the text that keyframes show. What was read stays, and is searched."
+    )
 
     # --- limits on what is accepted
     max_video_bytes: int = Field(20 * GiB, gt=0, description="Largest source file, bytes.")
@@ -197,6 +249,30 @@ class Settings(BaseSettings):
     # --- search
     search_text_weight: float = Field(0.5, ge=0, description="Weight of the text similarity.")
     search_vision_weight: float = Field(0.35, ge=0, description="Weight of the vision similarity.")
+    search_people_weight: float = Field(
+        0.3, ge=0, description="Weight of the confidence with which persons asked for were recognised."
+    )
+    search_keyword_weight: float = Field(
+        0.2, ge=0, description="Weight of the words as they were spoken, in a hybrid search."
+    )
+    search_lexical_weight: float = Field(
+        0.2, ge=0, description="Weight of the words as the text model weighs them, in a hybrid search."
+    )
+    search_screen_weight: float = Field(
+        0.2, ge=0, description="Weight of the words on screen, in a hybrid search."
+    )
+    search_deadline_s: float = Field(
+        5.0,
+        gt=0,
+        le=60,
+        description="A model that has not answered a search by then is done without, seconds.",
+    )
+    search_candidates: int = Field(
+        100, ge=10, le=1000, description="How many scenes each leg of a search puts forward."
+    )
+    search_link_s: int = Field(
+        3600, ge=1, le=604_800, description="How long links to keyframes in an answer work, seconds."
+    )
     search_default_results: int = Field(20, ge=1, description="Hits in an answer when none are asked for.")
     search_max_results: int = Field(50, ge=1, le=1000, description="Most hits one answer may have.")
     search_ef: int = Field(
@@ -212,10 +288,17 @@ class Settings(BaseSettings):
         description="Up to so many vectors of a user are compared one by one, exactly.",
     )
 
-    @field_validator("home", "models_dir", "storage_root", "models_file", "hf_home", mode="after")
+    @field_validator(
+        "home", "models_dir", "storage_root", "models_file", "hf_home", "vision_labels", mode="after"
+    )
     @classmethod
     def _expand(cls, value: Path | None) -> Path | None:
         return value.expanduser().absolute() if value is not None else None
+
+    @property
+    def gpu_list(self) -> tuple[str, ...]:
+        """SCENEFLEET_GPUS, one device per process of the node."""
+        return tuple(filter(None, (device.strip() for device in self.gpus.split(","))))
 
     @property
     def storage_dir(self) -> Path:
@@ -276,6 +359,11 @@ def get_settings() -> Settings:
 def child_environment(**extra: str) -> dict[str, str]:
     """The environment for a process we start: ours plus ``extra``."""
     return {**os.environ, **extra}
+
+
+def process_environment(name: str) -> str | None:
+    """A variable of this process that a library reads, for messages."""
+    return os.environ.get(name)
 
 
 def set_process_environment(name: str, value: str) -> None:

@@ -38,6 +38,9 @@ class Segment(Part):
     end_s: float
     text: str
     words: list[Word]
+    rejected: str | None = Field(
+        None, description="Why it is not believed and not part of the transcript's text; null: it is."
+    )
 
 
 class Transcript(Part):
@@ -78,6 +81,27 @@ class Face(Part):
     box: list[float] = Field(description="x, y, width, height in the keyframe's pixels.")
     landmarks: list[list[float]]
     det_score: float
+    quality: float | None = Field(
+        None, description="How well it shows who it is; null from a model that can't tell."
+    )
+    track: int | None = Field(
+        None, description="Faces of this scene with the same number are the same person."
+    )
+    model: str
+
+
+class Sighting(Part):
+    keyframe: int = Field(description="Ordinal of the keyframe that shows it.")
+    ts_s: float
+    box: list[float] = Field(description="x, y, width, height in the keyframe's pixels.")
+
+
+class ScreenText(Part):
+    """A line of text in the picture, once however many keyframes show it."""
+
+    text: str
+    score: float = Field(description="How sure the model was at the best sighting, 0..1.")
+    sightings: list[Sighting]
     model: str
 
 
@@ -110,6 +134,7 @@ class Sidecar(Part):
     vision_tags: dict[str, float]
     faces: list[Face]
     people: list[Person]
+    screen_texts: list[ScreenText] = Field(default_factory=list)
     metadata: Metadata
 
 

@@ -12,6 +12,7 @@ from shared import routing
 from shared.broker import broker_config
 from shared.logs import configure_logs
 from shared.settings import get_settings
+from worker import control as _control  # noqa: F401 - the command line has to know a node's own remote commands
 from worker.intake import install_transport
 
 _settings = get_settings()
@@ -20,7 +21,17 @@ install_transport()
 app = Celery(
     "scenefleet",
     task_cls="worker.intake:CarefulTask",
-    include=["tasks.jobs", "tasks.video", "tasks.text", "tasks.search", "worker.boot"],
+    include=[
+        "tasks.jobs",
+        "tasks.video",
+        "tasks.asr",
+        "tasks.text",
+        "tasks.vision",
+        "tasks.face",
+        "tasks.people",
+        "tasks.search",
+        "worker.boot",
+    ],
 )
 app.conf.update(
     broker_config(

@@ -2,8 +2,8 @@
 
 Celery serves tasks before ``worker_process_init`` has ended and swallows its exceptions. So a node starts on a
 private queue; each child writes LOADING, READY or FAILED to shared memory; a timer in the main process consumes the
-real queues while all children are READY. A child whose load fails exits with ``EXIT_NO_MODEL``; after three such
-loads the node does.
+real queues while all children are READY. A child whose load fails exits with ``EXIT_NO_MODEL``; the node does so too after
+three such loads, or one that can't work the next time either.
 """
 
 from __future__ import annotations
@@ -13,11 +13,15 @@ from typing import Any
 from celery import Celery, bootsteps, signals
 from celery.worker import state as worker_state
 
+from shared import routing
 from shared.logs import get_logger
 from shared.settings import Settings, get_settings
+from worker import control
 from worker.app import app as fleet_app
+from worker.finishing import send_finish
 from worker.keeper import Keeper
 from worker.node import EXIT_NO_MODEL, Node
+from worker.pending import watch
 
 log = get_logger(__name__)
 
@@ -43,6 +47,8 @@ class Gate(bootsteps.StartStopStep):
     def start(self, consumer: Any) -> None:
         self.keeper.children = lambda: live_children(consumer)
         self.keeper.start()
+        # A child may have ended already, saying why; Celery would leave with 1 and no word of it.
+        consumer.pool.did_start_ok = lambda: True
         self.timer = consumer.timer.call_repeatedly(_LOOK_S, self.look, (consumer,))
         self.look(consumer)
 
@@ -67,11 +73,12 @@ class Gate(bootsteps.StartStopStep):
             elif now != "ready" and consuming:
                 consumer.cancel_task_queue(queue)
         if now != was:
-            log.info("node " + now, node=self.node.name, error=self.node.error or None)
+            log.info("node " + now, node=self.node.name)
+        if now != was or self.node.changed:
             self.keeper.wake()
         if now == "failed" and worker_state.should_stop is None:
             log.error(
-                "leaving: the model can't be loaded; the queue keeps its messages",
+                "leaving: this node can't work; its queues keep their messages",
                 node=self.node.name,
                 error=self.node.error,
             )
@@ -82,6 +89,7 @@ def install(app: Celery, settings: Settings) -> None:
     """Make the worker process that ``app`` starts a node of ``settings.family``."""
     node = Node(settings)
     keeper = Keeper(node, settings)
+    control.answer_for(node)
     app.steps["consumer"].add(type("NodeGate", (Gate,), {"node": node, "keeper": keeper}))
 
     @signals.celeryd_after_setup.connect(weak=False)
@@ -92,6 +100,8 @@ def install(app: Celery, settings: Settings) -> None:
     @signals.worker_process_init.connect(weak=False)
     def start_child(**_: object) -> None:
         node.start_child()
+        if settings.family == routing.REQUESTS:
+            watch(settings, send_finish)
 
 
 def _announce_stop(worker: Any, keeper: Keeper) -> None:

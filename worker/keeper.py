@@ -17,7 +17,7 @@ from redis.exceptions import RedisError
 
 from db import jobs
 from db.engine import make_engine, set_engine, transact
-from shared.errors import DatabaseUnavailable, Outage
+from shared.errors import DatabaseUnavailable, ScenefleetError
 from shared.logs import get_logger
 from shared.settings import Settings
 from worker import reconcile
@@ -78,7 +78,7 @@ class Keeper:
                     return
                 try:
                     self._tick()
-                except Outage as error:
+                except ScenefleetError as error:
                     log.warning("reconcile put off", error=str(error))
                 except Exception:
                     log.exception("reconcile failed")
@@ -96,13 +96,12 @@ class Keeper:
 
     def _publish(self) -> None:
         node = self._node
+        described = node.describe()
         values = {
-            "state": node.state,
-            "family": node.family.name,
-            "error": node.error,
-            "pid": str(node.main_pid),
-            "models": json.dumps(node.models()),
-            "updated": str(time.time()),
+            **{name: described[name] for name in ("state", "family", "error", "pid", "evictions")},
+            **{name: json.dumps(described[name]) for name in ("loads", "slots")},
+            "models": json.dumps([model for slot in described["slots"] for model in slot["models"]]),
+            "updated": time.time(),
         }
         try:
             with redis.Redis.from_url(

@@ -5,22 +5,27 @@ from __future__ import annotations
 import os
 import secrets
 import shutil
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
 from billiard.process import current_process
 
 from shared import routing
-from shared.errors import ScenefleetError
+from shared.errors import Conflict, ModelUnavailable
 from shared.logs import get_logger
 from shared.settings import Settings
+from worker import gpu
+from worker.child import EXIT_NO_MODEL, Child
+from worker.models.catalog import configured_catalog
 from worker.runtime import get_runtime
-from worker.slots import FAILED, LOADING, READY, Slots
+from worker.slots import READY, STATE_NAMES, Slot, Slots
+
+__all__ = ["EXIT_NO_MODEL", "MAX_FAILED_LOADS", "Node"]
 
 log = get_logger(__name__)
 
-#: EX_CONFIG: the model can't be loaded; restarting won't help until somebody changes something.
-EXIT_NO_MODEL = 78
+#: A load that failed may work the next time (unless its error says it can't), but not for ever.
 MAX_FAILED_LOADS = 3
 
 
@@ -36,9 +41,13 @@ class Node:
         self.birth = secrets.token_hex(4)
         self.slots = Slots(1)
         self.failed_loads = 0
-        self._counted: set[tuple[int, int]] = set()
         self.state = "loading"
         self.error = ""
+        #: Whether the last look found something worth telling the fleet at once.
+        self.changed = False
+        self._told: list[Any] = []
+        self._live: set[int] = set()
+        self._orders = 0
 
     @property
     def life(self) -> str:
@@ -63,46 +72,115 @@ class Node:
         return self.settings.home / "work" / self.name
 
     def look(self, live_pids: set[int]) -> str:
-        """Read the children's states: ``ready`` when all are, ``failed`` when loading is hopeless."""
+        """Read the children's states: ``ready`` when all are, ``failed`` when waiting for them is hopeless."""
         slots = self.slots.read_all()
-        for index, slot in enumerate(slots):
-            if slot.state == FAILED and (index, slot.pid) not in self._counted:
-                self._counted.add((index, slot.pid))
-                self.failed_loads += 1
-                self.error = str(slot.report.get("error", "unknown"))
-                log.error(
-                    "model not loaded", node=self.name, loads_failed=self.failed_loads, error=self.error
-                )
-        if self.failed_loads >= MAX_FAILED_LOADS:
+        self._live = live_pids
+        told = [
+            (slot.state, slot.pid, *map(slot.report.get, ("loads", "evictions", "command"))) for slot in slots
+        ]
+        self.changed, self._told = told != self._told, told
+        # Counted by the children: one that fails may be replaced before anybody looks.
+        failed_loads = sum(slot.report.get("failures", 0) for slot in slots)
+        for slot in slots:
+            self.error = slot.report.get("error") or self.error
+        if failed_loads > self.failed_loads:
+            log.warning("node did not load", node=self.name, loads_failed=failed_loads)
+        self.failed_loads = failed_loads
+        if gpu.is_cuda_initialised():
+            # Children forked from here on would hang at their first use of it.
+            self.state, self.error = (
+                "failed",
+                "the node's main process has initialised CUDA; its children can't",
+            )
+        elif failed_loads >= MAX_FAILED_LOADS or any(slot.report.get("permanent") for slot in slots):
             self.state = "failed"
         elif all(slot.state == READY and slot.pid in live_pids for slot in slots):
             self.state, self.error = "ready", ""
-            self.failed_loads = 0
         else:
             self.state = "loading"
         return self.state
 
-    def models(self) -> list[Any]:
-        return [model for slot in self.slots.read_all() for model in slot.report.get("models", [])]
+    def describe(self) -> dict[str, Any]:
+        """The node and each of its processes, as the children said last; plain JSON."""
+        slots = self.slots.read_all()
+        return {
+            "node": self.name,
+            "family": self.family.name,
+            "state": self.state,
+            "error": self.error,
+            "pid": self.main_pid,
+            "loads": dict(sum((Counter(slot.report.get("loads", {})) for slot in slots), Counter())),
+            "evictions": sum(slot.report.get("evictions", 0) for slot in slots),
+            "slots": [self._describe_slot(index, slot) for index, slot in enumerate(slots)],
+        }
+
+    def _describe_slot(self, index: int, slot: Slot) -> dict[str, Any]:
+        state = STATE_NAMES[slot.state] if slot.pid in self._live or not slot.pid else "dead"
+        command = slot.report.get("command")
+        given = self.slots.read_command(index)
+        if given and (command is None or command["id"] != given["id"]):
+            command = {**given, "state": "waiting", "error": "", "seconds": None}
+        return {
+            "models": [],
+            **slot.report,
+            "slot": index,
+            "pid": slot.pid,
+            "state": state,
+            "command": command,
+        }
+
+    def order(self, verb: str, model: str) -> int:
+        """Hand an order about a model on to every child; returns its number at once.
+
+        Args:
+            verb: ``load``, ``unload`` or ``warm_up``.
+
+        Raises:
+            ModelUnavailable: there is no such model, or it belongs to another family.
+            Conflict: the node is not ready, or an order before this one is still at work.
+        """
+        catalog = configured_catalog(self.settings)
+        spec = catalog.get(model)
+        if spec.family != self.family.name:
+            raise ModelUnavailable(
+                f"Model {model} belongs to family {spec.family}; node {self.name} serves {self.family.name}."
+            )
+        if self.state != "ready":
+            raise Conflict(f"Node {self.name} is {self.state}; wait until it is ready.")
+        for slot in self.describe()["slots"]:
+            command = slot["command"]
+            if command is not None and command["state"] in ("waiting", "running"):
+                raise Conflict(
+                    f"Node {self.name} is busy with `{command['verb']} {command['model']}` "
+                    f"(command {command['id']}); wait until it is done."
+                )
+        self._orders += 1
+        for index in range(self.slots.count):
+            self.slots.write_command(index, {"id": self._orders, "verb": verb, "model": model})
+        log.info("command given", node=self.name, command=self._orders, verb=verb, model=model)
+        return self._orders
 
     # --- pool child
 
     def start_child(self) -> None:
         """Load and warm this node's models; ends the process when that fails."""
         pid, index = os.getpid(), current_process().index or 0
-        self.slots.write(index, LOADING, pid, 0, {})
+        child = Child(self.slots, index, pid)
         runtime = get_runtime()
         runtime.owner = f"{self.owner_prefix}{index}:{pid}"
         runtime.work_dir = self.work_dir / str(index)
         shutil.rmtree(runtime.work_dir, ignore_errors=True)
         try:
+            # Before anything imports an engine: CUDA looks at its environment once.
+            device = gpu.pin(self.settings.gpu_list, index)
+            # Every family plans runs: one that can't read the catalogue would fail job after job.
+            _ = runtime.plan
+            child.hold(runtime.shelf, device)
+            if self.family.name == "vision":
+                _ = runtime.labels
             if self.family.has_model:
                 runtime.shelf.preload()
-            report = {"models": runtime.shelf.states()}
         except Exception as error:  # noqa: BLE001 - Celery would swallow it and serve tasks without a model
-            message = str(error) if isinstance(error, ScenefleetError) else f"{type(error).__name__}: {error}"
-            log.error("model load failed", node=self.name, slot=index, error=message)
-            self.slots.write(index, FAILED, pid, 0, {"error": message})
-            os._exit(EXIT_NO_MODEL)
-        self.slots.write(index, READY, pid, 0, report)
+            child.end(error)
+        child.serve()
         log.info("child ready", node=self.name, slot=index)

@@ -7,7 +7,7 @@ loses nothing: bells are made again from the ledger.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from kombu.exceptions import OperationalError
 from redis.exceptions import RedisError
@@ -17,6 +17,7 @@ from sqlalchemy.orm import Session
 from db import jobs, runs
 from db.engine import get_engine, outages, reading, transact
 from db.jobs import Bell, Held
+from db.people import enrolment, revisions
 from shared.errors import Outage, ScenefleetError, WorkerLost
 from shared.logs import get_logger
 from worker.app import app
@@ -73,6 +74,8 @@ def fleet() -> None:
             return
         expired_leases()
         stuck_videos()
+        stuck_people()
+        stale_sidecars()
         missing_bells()
 
 
@@ -98,17 +101,43 @@ def _take_back(job: Held, error: ScenefleetError) -> None:
 
 def stuck_videos() -> None:
     """Advance every video whose open run has no job at work: some transition was lost."""
-    runtime = get_runtime()
     with reading() as session:
         stuck = runs.stuck_videos(session)
-    for video_id in stuck:
+    _go_on("video", stuck)
 
-        def go_on(session: Session, video_id: str = video_id) -> None:
-            video = jobs.lock_video(session, video_id)
-            if video is not None:
-                advance(session, video, runtime)
+
+def stuck_people() -> None:
+    """Advance every person whose open run has no job at work."""
+    with reading() as session:
+        stuck = enrolment.stuck_people(session)
+    _go_on("person", stuck)
+
+
+def _go_on(kind: str, subject_ids: Sequence[str]) -> None:
+    runtime = get_runtime()
+    for subject_id in subject_ids:
+
+        def go_on(session: Session, subject_id: str = subject_id) -> None:
+            subject = jobs.lock_subject(session, kind, subject_id)
+            if subject is not None:
+                advance(session, subject, runtime)
 
         transact(go_on)
+
+
+def stale_sidecars() -> None:
+    """Queue a revision of every video with a sidecar that no longer says who is in its scene."""
+    runtime = get_runtime()
+    with reading() as session:
+        stale = revisions.stale_videos(session)
+    for video_id in stale:
+
+        def revise(session: Session, video_id: str = video_id) -> None:
+            video = jobs.lock_video(session, video_id)
+            if video is not None and revisions.is_stale(session, video_id):
+                revisions.queue(session, video, runtime.plan)
+
+        transact(revise)
 
 
 def missing_bells() -> None:

@@ -14,8 +14,9 @@ from sqlalchemy.orm import Session
 
 from db import jobs, runs
 from db.engine import outages, transact
-from db.jobs import Bell, Claim
-from db.tables import Video
+from db.jobs import Bell, Claim, Subject
+from db.people import enrolment
+from db.tables import Person
 from shared import graph
 from shared.errors import DatabaseUnavailable, LeaseLost, Outage, ScenefleetError, StorageUnavailable
 from shared.logs import get_logger
@@ -63,7 +64,8 @@ def work(lane: str, runtime: Runtime) -> dict[str, Any]:
     )
     if claimed is None:
         return {"lane": lane, "idle": True}
-    shown = {"job_id": claimed.job_id, "attempt": claimed.attempt, "video_id": claimed.video_id, "stage": claimed.stage,
+    kind, subject_id = claimed.subject
+    shown = {"job_id": claimed.job_id, "attempt": claimed.attempt, f"{kind}_id": subject_id, "stage": claimed.stage,
              "part": claimed.part, "run": claimed.run}  # fmt: skip
     with structlog.contextvars.bound_contextvars(**shown):
         started = time.monotonic()
@@ -139,8 +141,11 @@ def _attempt(claimed: Claim, runtime: Runtime, folder: Path, stored: list[tuple[
         return _fail(claimed, error, runtime)
 
 
-def advance(session: Session, video: Video, runtime: Runtime) -> list[Bell]:
-    return runs.advance(session, video, runtime.plan)
+def advance(session: Session, subject: Subject, runtime: Runtime) -> list[Bell]:
+    """Start what follows the end of a job."""
+    if isinstance(subject, Person):
+        return enrolment.advance(session, subject, runtime.plan)
+    return runs.advance(session, subject, runtime.plan)
 
 
 def _fail(claimed: Claim, error: Exception, runtime: Runtime) -> str:

@@ -8,11 +8,13 @@ from functools import cached_property, lru_cache
 from pathlib import Path
 
 from db.jobs import RetryPolicy
+from db.people.vote import FaceRule
 from db.runs import Plan
 from shared import graph
 from shared.settings import Settings, get_settings
 from shared.storage import Storage, configured_storage
-from worker.models.catalog import Catalog, load_catalog
+from worker.models.catalog import KINDS, Catalog, configured_catalog
+from worker.models.labels import read_labels
 from worker.models.shelf import Shelf
 
 #: Stage -> the settings that switch it off.
@@ -20,14 +22,13 @@ _FLAGS: dict[str, tuple[str, ...]] = {
     "text": ("feature_semantic_search",),
     "vision": ("feature_vision",),
     "face": ("feature_face", "feature_face_detection"),
+    "ocr": ("feature_ocr",),
 }
-#: Stages for which this version has code; the others are skipped, and say so.
-_BUILT = frozenset({"split", "audio", "asr", "text", "face", "sidecar"})
 
 
 def make_plan(settings: Settings, catalog: Catalog) -> Plan:
     """Which stages can't run in this fleet and why, and how patient the ledger is."""
-    models = catalog.for_profile(settings.profile)
+    models = catalog.active(settings)
     skips: dict[str, str] = {}
     for stage in graph.PIPELINE:
         off = [flag.upper() for flag in _FLAGS.get(stage.name, ()) if not getattr(settings, flag)]
@@ -35,8 +36,6 @@ def make_plan(settings: Settings, catalog: Catalog) -> Plan:
             skips[stage.name] = f"{off[0]} is off"
         elif stage.lane != "media" and stage.lane not in models:
             skips[stage.name] = f"unavailable: profile {settings.profile} has no {stage.lane} model"
-        elif stage.name not in _BUILT:
-            skips[stage.name] = f"unavailable: this version has no {stage.name} stage"
     return Plan(skips=skips, max_failures=settings.max_failures, tmp_ttl_s=settings.tmp_ttl_s)
 
 
@@ -58,7 +57,7 @@ class Runtime:
 
     @cached_property
     def catalog(self) -> Catalog:
-        return load_catalog(self.settings.models_file)
+        return configured_catalog(self.settings)
 
     @cached_property
     def plan(self) -> Plan:
@@ -69,18 +68,34 @@ class Runtime:
         return make_policy(self.settings)
 
     @cached_property
+    def face_rule(self) -> FaceRule:
+        """From when on a face is somebody's."""
+        settings = self.settings
+        return FaceRule(
+            cosine=settings.face_similarity_threshold,
+            distance=settings.face_distance_threshold,
+            margin=settings.face_margin,
+        )
+
+    @cached_property
     def storage(self) -> Storage:
         return configured_storage(self.settings)
 
     @cached_property
+    def labels(self) -> tuple[str, ...]:
+        """What pictures are tagged with."""
+        return read_labels(self.settings.vision_labels)
+
+    @cached_property
     def shelf(self) -> Shelf:
-        family = self.settings.family
+        settings = self.settings
         return Shelf(
             self.catalog,
-            self.settings.profile,
-            [family] if family in ("asr", "text", "vision", "face") else [],  # type: ignore[list-item]
-            threads=self.settings.model_threads or None,
-            models_dir=self.settings.models_dir,
+            self.catalog.active(settings),
+            [settings.family] if settings.family in KINDS else [],
+            threads=settings.model_threads or None,
+            models_dir=settings.models_dir,
+            budget_mb=settings.model_memory_mb,
         )
 
     def attempt_dir(self, name: str) -> Path:

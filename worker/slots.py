@@ -1,7 +1,8 @@
-"""What the pool's children tell their parent: a page of shared memory per slot, written by one side only.
+"""What a node's main process and its children tell each other: two pages of shared memory per slot, no file, no lock.
 
-The parent can't see a child's model; the child writes its state here and the parent's event loop reads it. Made
-before the fork, so that parent and children share it; no file, no lock.
+Made before the fork, so that parent and children share them. On one page only the child writes (how its models are),
+on the other only the main process (what to do about them). A child may be killed at any moment: a page keeps the record
+before the newest, so that a reader always finds a whole one.
 """
 
 from __future__ import annotations
@@ -9,24 +10,82 @@ from __future__ import annotations
 import json
 import mmap
 import struct
-from dataclasses import dataclass
+import zlib
+from dataclasses import dataclass, field
 from typing import Any
 
 LOADING, READY, FAILED = 0, 1, 2
-_RECORD_BYTES = 16 * 1024
-_HEAD = struct.Struct("<BIII")  # state, pid, sequence, length of the JSON that follows
+STATE_NAMES = ("loading", "ready", "failed")
+#: Room for one record. Memory nobody has written to takes none, so this costs nothing.
+RECORD_BYTES = 256 * 1024
+#: A reader that is outrun by two writes while it looks, looks again.
+_LOOKS = 5
+#: Longest string kept in a record that has not enough room.
+SHORT_CHARS = 300
+_HEAD = struct.Struct("<QI")  # sequence, length of the JSON that follows
+_CHECKSUM = struct.Struct("<I")  # of both
+_PREFIX_BYTES = _HEAD.size + _CHECKSUM.size
+
+
+class Page:
+    """One record, written whole or not at all by a single writer.
+
+    Args:
+        memory: shared memory.
+        at: where the page begins in it.
+    """
+
+    BYTES = 2 * RECORD_BYTES
+
+    def __init__(self, memory: mmap.mmap, at: int) -> None:
+        self._memory, self._at = memory, at
+
+    def write(self, record: dict[str, Any]) -> int:
+        """Replace the record. Returns its sequence: one more than that of the last, whoever wrote that."""
+        sequence = self.read()[0] + 1
+        body = _encode(record, RECORD_BYTES - _PREFIX_BYTES)
+        head = _HEAD.pack(sequence, len(body))
+        whole = head + _CHECKSUM.pack(zlib.crc32(head + body)) + body
+        # Over the older of the two: the newest stays readable until this one is complete.
+        at = self._place(sequence)
+        self._memory[at : at + len(whole)] = whole
+        return sequence
+
+    def read(self) -> tuple[int, dict[str, Any]]:
+        """The newest whole record and its sequence; 0 and nothing before the first."""
+        sequence, body = 0, b""
+        for _ in range(_LOOKS):
+            sequence, body = max(self._half(0), self._half(1))
+            if sequence:
+                break
+        return sequence, json.loads(body) if body else {}
+
+    def _half(self, parity: int) -> tuple[int, bytes]:
+        at = self._place(parity)
+        prefix = self._memory[at : at + _PREFIX_BYTES]
+        head, checksum = prefix[: _HEAD.size], prefix[_HEAD.size :]
+        sequence, length = _HEAD.unpack(head)
+        body = self._memory[
+            at + _PREFIX_BYTES : at + _PREFIX_BYTES + min(length, RECORD_BYTES - _PREFIX_BYTES)
+        ]
+        # A wrong sum: never written, being written at this moment, or its writer was killed meanwhile.
+        return (sequence, body) if checksum == _CHECKSUM.pack(zlib.crc32(head + body)) else (0, b"")
+
+    def _place(self, sequence: int) -> int:
+        return self._at + sequence % 2 * RECORD_BYTES
 
 
 @dataclass(frozen=True)
 class Slot:
     """One child as its parent sees it."""
 
-    state: int
-    pid: int
-    #: Grows with every load, so that a failed load is counted once.
-    sequence: int
-    #: {"models": [...]} when ready, {"error": "..."} when failed.
-    report: dict[str, Any]
+    state: int = LOADING
+    #: 0: no child has said anything yet.
+    pid: int = 0
+    #: What the child says of itself (`worker.child`).
+    report: dict[str, Any] = field(default_factory=dict)
+    #: Grows with every record.
+    sequence: int = 0
 
 
 class Slots:
@@ -34,28 +93,51 @@ class Slots:
 
     def __init__(self, count: int) -> None:
         self.count = count
-        self._memory = mmap.mmap(-1, count * _RECORD_BYTES)
+        self._memory = mmap.mmap(-1, count * 2 * Page.BYTES)
 
-    def write(self, index: int, state: int, pid: int, sequence: int, report: dict[str, Any]) -> None:
+    def write(self, index: int, state: int, pid: int, report: dict[str, Any]) -> None:
         """Called by the child that owns slot ``index``."""
-        body = json.dumps(report).encode()
-        if len(body) > _RECORD_BYTES - _HEAD.size:
-            body = json.dumps({"error": str(report.get("error", ""))[:4000]}).encode()
-        at = index * _RECORD_BYTES
-        self._memory[at + _HEAD.size : at + _HEAD.size + len(body)] = body
-        # The head last: a reader never sees a state whose report is not there yet.
-        self._memory[at : at + _HEAD.size] = _HEAD.pack(state, pid, sequence, len(body))
+        self._page(index, 0).write({"state": state, "pid": pid, "report": report})
 
     def read(self, index: int) -> Slot:
-        at = index * _RECORD_BYTES
-        state, pid, sequence, length = _HEAD.unpack(self._memory[at : at + _HEAD.size])
-        body = self._memory[at + _HEAD.size : at + _HEAD.size + length]
-        try:
-            report = json.loads(body) if body else {}
-        except ValueError:
-            # The child is writing at this moment; the next look sees it whole.
-            report = {}
-        return Slot(state, pid, sequence, report)
+        sequence, record = self._page(index, 0).read()
+        return Slot(**record, sequence=sequence)
 
     def read_all(self) -> list[Slot]:
         return [self.read(index) for index in range(self.count)]
+
+    def write_command(self, index: int, command: dict[str, Any]) -> None:
+        """Called by the main process: tell the child of slot ``index`` to do something."""
+        self._page(index, 1).write(command)
+
+    def read_command(self, index: int) -> dict[str, Any]:
+        """The last command given to slot ``index``; empty: none yet."""
+        return self._page(index, 1).read()[1]
+
+    def _page(self, index: int, side: int) -> Page:
+        return Page(self._memory, (2 * index + side) * Page.BYTES)
+
+
+def _encode(record: dict[str, Any], room: int) -> bytes:
+    """The record as JSON that fits: long strings cut, then models left out from the end, and counted."""
+    body = json.dumps(record).encode()
+    if len(body) <= room:
+        return body
+    record = _shortened(record)
+    report = record.get("report", {})
+    models = report.get("models", [])
+    kept = len(models)
+    while len(body := json.dumps(record).encode()) > room and kept:
+        kept //= 2
+        report |= {"models": models[:kept], "models_left_out": len(models) - kept}
+    return body
+
+
+def _shortened(value: Any) -> Any:
+    if isinstance(value, str):
+        return value if len(value) <= SHORT_CHARS else value[: SHORT_CHARS - 3] + "..."
+    if isinstance(value, dict):
+        return {key: _shortened(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_shortened(item) for item in value]
+    return value

@@ -90,6 +90,15 @@ def sidecar_key(user_id: str, video_id: str, scene_id: str, revision: int) -> st
     return check_key(f"sidecars/{_id(user_id)}/{_id(video_id)}/{_id(scene_id)}.r{revision}.json")
 
 
+def photo_key(user_id: str, person_id: str, timestamp: int, extension: str) -> str:
+    """Where a photo of a person belongs: ``faces/{user_id}/{person_id}/photo_{timestamp}.{extension}``.
+
+    Raises:
+        InvalidKey: an id is not 1 to 64 of ``A-Z a-z 0-9 _ -``.
+    """
+    return check_key(f"faces/{_id(user_id)}/{_id(person_id)}/photo_{timestamp}.{extension}")
+
+
 def attempt_prefix(role: str, user_id: str, video_id: str, job_id: str, attempt: int) -> str:
     """The folder that only this attempt of this job writes to: ``{role}/{user_id}/{video_id}/{job_id}.{attempt}/``.
 

@@ -1,7 +1,8 @@
-"""Keyframe pictures: upright, square pixels, bounded size, JPEG."""
+"""Pictures on their way out and in: keyframes (upright, square pixels, bounded size, JPEG), and anybody's to RGB."""
 
 from __future__ import annotations
 
+import io
 from pathlib import Path
 from typing import Any
 
@@ -9,8 +10,12 @@ import cv2
 import numpy as np
 from av.video.frame import VideoFrame
 from numpy.typing import NDArray
+from PIL import Image
+from PIL.JpegImagePlugin import JpegImageFile
+from PIL.PngImagePlugin import PngImageFile
+from PIL.WebPImagePlugin import WebPImageFile
 
-from shared.errors import BadMedia
+from shared.errors import BadMedia, LimitExceeded
 
 #: Longest side of a stored keyframe; models look at 640 px at most, people at 1280.
 MAX_SIDE_PX = 1280
@@ -18,6 +23,22 @@ _JPEG_QUALITY = 88
 
 #: AVColorSpace codes (libavutil/pixfmt.h): BT.709 and "unspecified".
 _BT709, _UNSPECIFIED = 1, 2
+
+#: Scans one JPEG may have: each costs a pass over all pixels, and a scan of a few bytes is allowed. Encoders write 1 to 30.
+_MAX_JPEG_SCANS = 100
+_START_OF_SCAN = b"\xff\xda"
+#: EXIF's tag, and its values as what shows the picture upright. Source: EXIF 2.32, 4.6.4 A.
+_ORIENTATION = 0x0112
+_TURNS: dict[int, tuple[int, bool]] = {
+    # Quarter turns against the clock, then whether left and right change places.
+    2: (0, True),
+    3: (2, False),
+    4: (2, True),
+    5: (3, True),
+    6: (3, False),
+    7: (1, True),
+    8: (1, False),
+}
 
 
 def bound_frame(frame: VideoFrame) -> VideoFrame:
@@ -54,6 +75,119 @@ def write_jpeg(frame: VideoFrame, path: Path, *, rotation_deg: int, pixel_aspect
         raise BadMedia(f"A {size[0]}x{size[1]} picture could not be stored as JPEG; re-encode the video.")
     path.write_bytes(data.tobytes())
     return int(picture.shape[1]), int(picture.shape[0])
+
+
+def decode_picture(data: bytes, *, max_pixels: int) -> NDArray[np.uint8]:
+    """Decode a picture from anywhere, upright; nothing is allocated for it before its header has been looked at.
+
+    Args:
+        data: a whole JPEG, PNG or WebP file; of an animation the first picture counts. Grey, palette, CMYK and 16-bit
+            pictures become 8-bit RGB, transparent ones lie on white.
+        max_pixels: width times height the header may state.
+
+    Returns: uint8 [H, W, 3] RGB, contiguous.
+
+    Raises:
+        LimitExceeded: more pixels, or more scans than any encoder writes.
+        BadMedia: another format, or damaged, or cut off.
+    """
+    try:
+        with _open(data, max_pixels) as picture:
+            turns, mirrored = _TURNS.get(_read_orientation(picture), (0, False))
+            pixels = _to_rgb(picture)
+    except (BadMedia, MemoryError):
+        raise
+    except Image.DecompressionBombError as error:
+        raise LimitExceeded(f"The picture is too large ({error}); send a smaller one.") from None
+    except Exception as error:
+        # Over damaged files the decoders raise of every class.
+        reason = " ".join(str(error).split()) or type(error).__name__
+        raise BadMedia(
+            f"The picture can't be decoded ({reason}); send it again, or as another JPEG."
+        ) from error
+    pixels = np.rot90(pixels, turns)
+    return np.ascontiguousarray(pixels[:, ::-1] if mirrored else pixels)
+
+
+def bound_picture(picture: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """Return the picture, scaled down as keyframes are when its longest side is over ``MAX_SIDE_PX``.
+
+    Args:
+        picture: uint8 [H, W, 3].
+    """
+    height, width = picture.shape[:2]
+    scale = MAX_SIDE_PX / max(height, width)
+    if scale >= 1:
+        return picture
+    size = (max(1, round(width * scale)), max(1, round(height * scale)))
+    return np.asarray(cv2.resize(picture, size, interpolation=cv2.INTER_AREA), np.uint8)
+
+
+def _open(data: bytes, max_pixels: int) -> Image.Image:
+    """The picture with its header read. By class, not `Image.open`: that would try every format Pillow knows."""
+    if data.startswith(b"\xff\xd8\xff"):
+        scans = data.count(_START_OF_SCAN)
+        if scans > _MAX_JPEG_SCANS:
+            raise LimitExceeded(
+                f"The picture has {scans} scans, over the limit of {_MAX_JPEG_SCANS}; save it again as a plain JPEG."
+            )
+        picture: Image.Image = JpegImageFile(io.BytesIO(data))
+    elif data.startswith(b"\x89PNG\r\n\x1a\n"):
+        picture = PngImageFile(io.BytesIO(data))
+    elif data[:4] == b"RIFF" and data[8:12] == b"WEBP":
+        # Its decoder makes room for the picture as it is opened.
+        width, height = _webp_size(data)
+        _check_size(width, height, max_pixels)
+        picture = WebPImageFile(io.BytesIO(data))
+    else:
+        shown = data[:8].hex(" ") or "nothing"
+        raise BadMedia(
+            f"The picture is no JPEG, PNG or WebP (it begins with {shown}); convert it to one of them."
+        )
+    width, height = picture.size
+    _check_size(width, height, max_pixels)
+    return picture
+
+
+def _check_size(width: int, height: int, max_pixels: int) -> None:
+    if width * height > max_pixels:
+        raise LimitExceeded(
+            f"The picture has {width}x{height} = {width * height} pixels, over the limit of {max_pixels}; "
+            "send a smaller one."
+        )
+
+
+def _webp_size(data: bytes) -> tuple[int, int]:
+    """(width, height) in pixels by the first chunk. Source: WebP Container Specification; RFC 6386, 9.1; RFC 9649, 3.4."""
+    kind = data[12:16]
+    if len(data) < 30 or kind not in (b"VP8X", b"VP8L", b"VP8 "):
+        raise BadMedia("The picture is a WebP without a picture in it; send it again.")
+    if kind == b"VP8X":
+        return int.from_bytes(data[24:27], "little") + 1, int.from_bytes(data[27:30], "little") + 1
+    if kind == b"VP8L":
+        bits = int.from_bytes(data[21:25], "little")
+        return (bits & 0x3FFF) + 1, (bits >> 14 & 0x3FFF) + 1
+    return int.from_bytes(data[26:28], "little") & 0x3FFF, int.from_bytes(data[28:30], "little") & 0x3FFF
+
+
+def _read_orientation(picture: Image.Image) -> int:
+    try:
+        return int(picture.getexif().get(_ORIENTATION, 1))
+    except Exception:  # noqa: BLE001 - a picture with damaged remarks is still a picture
+        return 1
+
+
+def _to_rgb(picture: Image.Image) -> NDArray[np.uint8]:
+    """uint8 [H, W, 3]."""
+    picture.load()
+    if picture.mode.startswith("I"):
+        # 16-bit grey. Pillow would cut values off at 255 instead of scaling them.
+        grey = (np.asarray(picture).astype(np.uint32) >> 8).clip(0, 255).astype(np.uint8)
+        return np.repeat(grey[:, :, None], 3, axis=2)
+    if picture.has_transparency_data:
+        seen = picture.convert("RGBA")
+        picture = Image.alpha_composite(Image.new("RGBA", seen.size, "white"), seen)
+    return np.asarray(picture.convert("RGB"))
 
 
 def _even(side_px: float) -> int:

@@ -161,7 +161,7 @@ def describe(container: InputContainer, path: Path, limits: MediaLimits) -> Medi
             f"The header gives a duration of {duration_s:.0f} s, the limit is {limits.max_duration_s:.0f} s; "
             "cut it into shorter files or repair the header."
         )
-    audio = _choose_audio(container)
+    audio = choose_audio(container)
     return MediaInfo(
         container=container.format.name,
         duration_s=duration_s,
@@ -268,7 +268,7 @@ def _choose_video(container: InputContainer) -> AvVideoStream:
     return max(decodable, key=rank)
 
 
-def _choose_audio(container: InputContainer) -> AvAudioStream | None:
+def choose_audio(container: InputContainer) -> AvAudioStream | None:
     """Pick the default, else the first audio stream with a decoder and a sample rate."""
     usable = [
         s for s in container.streams.audio if s.codec_context is not None and s.codec_context.sample_rate > 0

@@ -14,7 +14,8 @@ import torch
 from pocketsphinx import Decoder
 
 from shared.errors import ModelUnavailable
-from worker.models.base import SAMPLE_RATE_HZ, Float32, Segment, Transcriber, Transcript, Word
+from worker.models.asr import Segment, Transcriber, Transcript, Word
+from worker.models.base import SAMPLE_RATE_HZ, Float32
 from worker.models.speech_gate import SpeechGate, plan_windows
 
 MAX_WINDOW_S = 10.0
@@ -79,7 +80,7 @@ class PocketSphinxTranscriber(Transcriber):
             on_step(_GATE_SHARE + (1 - _GATE_SHARE) * decoded / total)
         if not windows:
             on_step(1.0)
-        return Transcript("en", tuple(segments))
+        return Transcript("en" if segments else None, tuple(segments))
 
     def _words(self, window: Float32, offset_s: float) -> Iterator[Word]:
         decoder = self._decode(window)

@@ -13,7 +13,8 @@ import dlib
 import numpy as np
 
 from shared.errors import ModelUnavailable
-from worker.models.base import Face, FaceAnalyser, Float32, Uint8
+from worker.models.base import Float32, Uint8
+from worker.models.face import Face, FaceAnalyser
 
 #: Long side of the image the detector sees. It finds faces of 80 px and more there, in about 50 ms.
 MAX_SIDE_PX = 1280
@@ -37,6 +38,8 @@ class DlibFaceAnalyser(FaceAnalyser):
         "left eye, inner corner",
         "nose, base",
     )
+    # Measured: the same person 0.33 to 0.53, others 0.69 to 1.02.
+    same_person = 0.55
 
     _detector: dlib.fhog_object_detector | None = None
     _predictor: dlib.shape_predictor | None = None

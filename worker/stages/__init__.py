@@ -13,8 +13,14 @@ _MODULES = {
     "audio": "worker.stages.audio",
     "asr": "worker.stages.asr",
     "text": "worker.stages.text",
+    "vision": "worker.stages.vision",
     "face": "worker.stages.face",
+    "ocr": "worker.stages.ocr",
     "sidecar": "worker.stages.sidecar",
+    "enroll": "worker.stages.enroll",
+    "match": "worker.stages.match",
+    "forget": "worker.stages.forget",
+    "revise": "worker.stages.revise",
     "sweep": "worker.stages.sweep",
     "erase": "worker.stages.erase",
 }
@@ -33,5 +39,7 @@ def run(context: StageContext) -> Outcome:
 
 def attempt_prefixes(claimed: Claim) -> list[tuple[Bucket, str]]:
     """Where only this attempt writes: (bucket, prefix)."""
+    if claimed.subject_kind != "video":
+        return []
     ids = (claimed.user_id, claimed.video_id, str(claimed.job_id), claimed.attempt)
     return [("tmp", attempt_prefix("tmp", *ids)), ("sidecars", attempt_prefix("keyframes", *ids))]

@@ -10,7 +10,8 @@ from sqlalchemy.orm import Session
 
 from db.scenes import write_transcript
 from shared.errors import ObjectMissing
-from worker.models.base import SAMPLE_RATE_HZ, Transcriber
+from worker.models.asr import Transcriber
+from worker.models.base import SAMPLE_RATE_HZ
 from worker.stages.context import Outcome, StageContext, model_row
 
 #: The split's WAV: a fixed header, then mono s16le samples, so that a window is one ranged read.

@@ -7,6 +7,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
 
+import numpy as np
+from numpy.typing import NDArray
 from sqlalchemy.orm import Session
 
 from db import runs
@@ -14,12 +16,16 @@ from db.engine import reading
 from db.jobs import Claim
 from db.tables import Run, Video
 from db.vectors import ModelRow, ensure_model
-from shared.errors import LeaseLost
+from shared.errors import BadMedia, LeaseLost
 from shared.storage import Bucket, Storage, attempt_prefix, require_prefix
 from worker.models.catalog import ModelSpec
 from worker.runtime import Runtime
 
 M = TypeVar("M")
+
+#: Split writes pictures of 1280 px a side at most.
+_MAX_KEYFRAME_PIXELS = 1280 * 1280
+_MAX_KEYFRAME_BYTES = 32 * 2**20
 
 
 class Deferred(Exception):
@@ -109,6 +115,22 @@ class StageContext:
             video, _ = self.video_and_run(session)
             key = video.storage_key
         return require_prefix(key, f"uploads/{self.claimed.user_id}/{self.claimed.video_id}/")
+
+    def read_keyframe(self, key: str) -> NDArray[np.uint8]:
+        """A keyframe of this video: uint8 [H, W, 3] RGB.
+
+        Raises:
+            ObjectMissing, StorageUnavailable.
+            BadMedia: the stored picture can't be decoded, which a new split mends.
+        """
+        # Not at the top: whoever names a stage would load the decoders.
+        from worker.media.pictures import decode_picture
+
+        data = self.storage.get_bytes("sidecars", key, max_bytes=_MAX_KEYFRAME_BYTES)
+        try:
+            return decode_picture(data, max_pixels=_MAX_KEYFRAME_PIXELS)
+        except BadMedia as error:
+            raise BadMedia(f"Keyframe {key} is damaged, rerun split: {error}") from error
 
     def audio_key(self) -> str | None:
         """Where this run's 16 kHz audio lies; None when the video has no sound."""

@@ -1,22 +1,26 @@
-"""face: the faces in a batch of keyframes, with boxes, landmarks and vectors."""
+"""face: the faces in a batch of scenes' keyframes, with boxes, landmarks and vectors, linked into one track per person."""
 
 from __future__ import annotations
 
 from typing import Any, cast
 
-import cv2
 import numpy as np
-import numpy.typing as npt
+from numpy.typing import NDArray
 from pgvector import HalfVector
 from sqlalchemy.orm import Session
 
+from db import jobs
 from db.engine import reading
+from db.people.tracks import write_tracks
+from db.people.unknowns import settle
 from db.scenes import face_id, scenes_between, write_faces
-from shared.errors import ModelFailure
-from worker.models.base import FaceAnalyser
+from db.tables import Scene
+from worker.models.face import Face, FaceAnalyser
+from worker.stages import tracks
 from worker.stages.context import Outcome, StageContext, model_row
 
-_MAX_KEYFRAME_BYTES = 32 * 2**20
+#: Pictures held at once; between two such groups a lost lease is noticed. A batch of faces is filled from several pictures.
+_PICTURES_AT_ONCE = 32
 
 
 def run(context: StageContext) -> Outcome:
@@ -26,28 +30,23 @@ def run(context: StageContext) -> Outcome:
         _, video_run = context.video_and_run(session)
         scenes = scenes_between(session, claimed.video_id, int(video_run.made["split"]), first, last)
     model = cast(FaceAnalyser, context.runtime.shelf.get("face"))
-    keyframes = [(scene, keyframe) for scene in scenes for keyframe in scene.keyframes]
-    pictures = []
-    for done, (_, keyframe) in enumerate(keyframes):
-        context.report(0.5 * done / len(keyframes))
-        pictures.append(_read_picture(context, keyframe["key"]))
+    keyframes = [keyframe for scene in scenes for keyframe in scene.keyframes]
+    found: list[list[Face]] = []
+    while len(found) < len(keyframes):
+        pictures: list[NDArray[np.uint8]] = []
+        for keyframe in keyframes[len(found) : len(found) + _PICTURES_AT_ONCE]:
+            context.report((len(found) + len(pictures) / 2) / len(keyframes))
+            pictures.append(context.read_keyframe(keyframe["key"]))
+        found += model.analyse(pictures)
     rows: list[dict[str, Any]] = []
-    for (scene, keyframe), faces in zip(keyframes, model.analyse(pictures), strict=True):
-        for place, face in enumerate(faces):
-            rows.append(
-                {
-                    "face_id": face_id(scene.scene_id, claimed.run, keyframe["ordinal"], place),
-                    "scene_id": scene.scene_id,
-                    "user_id": claimed.user_id,
-                    "run": claimed.run,
-                    "ordinal": keyframe["ordinal"],
-                    "ts_s": keyframe["ts_s"],
-                    "box": [float(value) for value in face.box],
-                    "landmarks": [[float(x), float(y)] for x, y in face.landmarks],
-                    "det_score": float(face.score),
-                    "vec": HalfVector(face.vec),
-                }
-            )
+    of_keyframe = iter(found)
+    for scene in scenes:
+        seen = [
+            (keyframe, place, face)
+            for keyframe in scene.keyframes
+            for place, face in enumerate(next(of_keyframe))
+        ]
+        rows += _rows(scene, claimed.run, seen, model)
 
     def write(session: Session) -> None:
         model_id = model_row(session, model.spec).model_id
@@ -55,16 +54,40 @@ def run(context: StageContext) -> Outcome:
             session,
             claimed.run,
             [scene.scene_id for scene in scenes],
-            [{**row, "model_id": model_id} for row in rows],
+            [{**row, "user_id": claimed.user_id, "model_id": model_id} for row in rows],
         )
+        ids = [scene.scene_id for scene in scenes]
+        metric = str(model.spec.metric)
+        write_tracks(session, claimed.video_id, claimed.user_id, claimed.run, ids, metric)
+        video = jobs.lock_video(session, claimed.video_id)
+        if video is not None:
+            settle(session, video, context.runtime.face_rule, ids)
 
     return Outcome(result={"faces": len(rows), "keyframes": len(keyframes)}, write=write)
 
 
-def _read_picture(context: StageContext, key: str) -> npt.NDArray[np.uint8]:
-    """uint8 [H, W, 3] RGB."""
-    data = context.storage.get_bytes("sidecars", key, max_bytes=_MAX_KEYFRAME_BYTES)
-    picture = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR)
-    if picture is None:
-        raise ModelFailure(f"keyframe {key} can't be decoded: rerun split")
-    return cast("npt.NDArray[np.uint8]", cv2.cvtColor(picture, cv2.COLOR_BGR2RGB))
+def _rows(
+    scene: Scene, run: int, seen: list[tuple[dict[str, Any], int, Face]], model: FaceAnalyser
+) -> list[dict[str, Any]]:
+    """One scene's faces, each with its keyframe and its place there, as the database stores them."""
+    numbers = tracks.link(
+        [tracks.Sighting(keyframe["ordinal"], face.box, face.vec) for keyframe, _, face in seen],
+        cast(tracks.Metric, model.spec.metric),
+        model.same_person,
+    )
+    return [
+        {
+            "face_id": face_id(scene.scene_id, run, keyframe["ordinal"], place),
+            "scene_id": scene.scene_id,
+            "run": run,
+            "ordinal": keyframe["ordinal"],
+            "ts_s": keyframe["ts_s"],
+            "box": list(face.box),
+            "landmarks": [list(point) for point in face.landmarks],
+            "det_score": face.score,
+            "vec": HalfVector(face.vec),
+            "quality": face.quality,
+            "track": number,
+        }
+        for (keyframe, place, face), number in zip(seen, numbers, strict=True)
+    ]

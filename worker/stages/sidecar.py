@@ -10,6 +10,7 @@ from uuid import UUID
 from sqlalchemy.orm import Session
 
 from db.engine import reading, transact
+from db.people.tracks import Seen, people_in, refresh_scene_people
 from db.runs import StageState, stage_states
 from db.scenes import (
     Words,
@@ -20,9 +21,11 @@ from db.scenes import (
     publish_scene,
     scene_count,
     scenes_between,
+    screen_texts_of,
+    tags_of,
     words_of,
 )
-from db.tables import Face, Model, Run, Scene, Video
+from db.tables import Face, Model, Run, Scene, ScreenText, Video
 from db.videos import next_revision
 from shared.sidecar import (
     SCHEMA_VERSION,
@@ -31,12 +34,15 @@ from shared.sidecar import (
     Keyframe,
     Metadata,
     ModelRef,
+    Person,
     Segment,
     Sidecar,
+    Sighting,
     Transcript,
     to_bytes,
 )
 from shared.sidecar import Face as SidecarFace
+from shared.sidecar import ScreenText as SidecarScreenText
 from shared.storage import sidecar_key
 from worker.stages.context import Outcome, StageContext
 
@@ -51,23 +57,33 @@ def run(context: StageContext) -> Outcome:
         count = scene_count(session, claimed.video_id, int(video_run.made["split"]))
     made = {name: int(made_by) for name, made_by in video_run.made.items()}
     keys: dict[UUID, str] = {}
+    people: dict[UUID, list[Seen]] = {}
     for first in range(0, count, _BATCH):
         with reading() as session:
             video, video_run = context.video_and_run(session)
-            documents = _documents(session, video, video_run, first)
+            documents = make_documents(session, video, video_run, first, first + _BATCH - 1)
         for document in documents:
             key = sidecar_key(claimed.user_id, claimed.video_id, document.scene_id, revision)
             context.stored.append(("sidecars", key))
             context.storage.put_bytes("sidecars", key, to_bytes(document), "application/json")
             keys[UUID(document.scene_id)] = key
+            people[UUID(document.scene_id)] = seen_in(document)
         context.report(min(1.0, (first + _BATCH) / count))
 
     def write(session: Session) -> None:
-        for scenes, words in _batches(session, claimed.video_id, made, count):
+        for scenes, words, shown in _batches(session, claimed.video_id, made, count):
             for scene in scenes:
+                screen_text = "\n".join(line.text for line in shown.get(scene.scene_id, []))
                 publish_scene(
-                    session, scene.scene_id, words.get(scene.scene_id, Words()), keys[scene.scene_id], made
+                    session,
+                    scene.scene_id,
+                    words.get(scene.scene_id, Words()),
+                    keys[scene.scene_id],
+                    made,
+                    screen_text,
                 )
+            # Whoever was named since the documents were written is in the next revision (stage revise).
+            refresh_scene_people(session, [scene.scene_id for scene in scenes], people)
         drop_unpublished(session, claimed.video_id, made)
 
     return Outcome(result={"sidecars": len(keys), "revision": revision}, write=write)
@@ -75,25 +91,37 @@ def run(context: StageContext) -> Outcome:
 
 def _batches(
     session: Session, video_id: str, made: Mapping[str, int], count: int
-) -> Iterator[tuple[list[Scene], dict[UUID, Words]]]:
+) -> Iterator[tuple[list[Scene], dict[UUID, Words], dict[UUID, list[ScreenText]]]]:
     for first in range(0, count, _BATCH):
         scenes = scenes_between(session, video_id, made["split"], first, first + _BATCH - 1)
-        yield scenes, words_of(session, video_id, made["asr"], scenes)
+        shown = screen_texts_of(session, made.get("ocr"), [scene.scene_id for scene in scenes])
+        yield scenes, words_of(session, video_id, made["asr"], scenes), shown
 
 
-def _documents(session: Session, video: Video, run: Run, first: int) -> list[Sidecar]:
+def seen_in(document: Sidecar) -> list[Seen]:
+    """The people a document names."""
+    return [Seen(who.person_id, who.name, who.confidence, who.frame_count) for who in document.people]
+
+
+def make_documents(session: Session, video: Video, run: Run, first_idx: int, last_idx: int) -> list[Sidecar]:
+    """The documents of the scenes first_idx..last_idx (inclusive), as this run has them."""
     made = {name: int(made_by) for name, made_by in run.made.items()}
-    scenes = scenes_between(session, video.video_id, made["split"], first, first + _BATCH - 1)
+    scenes = scenes_between(session, video.video_id, made["split"], first_idx, last_idx)
     ids = [scene.scene_id for scene in scenes]
     words = words_of(session, video.video_id, made["asr"], scenes)
     faces = faces_of(session, made["face"], ids)
+    people = people_in(session, dict.fromkeys(ids, made["face"]))
+    tags = tags_of(session, made["vision"], ids)
+    # A run from before there was the stage has none.
+    shown = screen_texts_of(session, made.get("ocr"), ids)
     models = {family: embedded(session, made[family], family, ids) for family in ("text", "vision")}
     names = {model.model_id: model.name for model in session.query(Model)}
     states = stage_states(session, video.video_id, run.run)
     heard_by = asr_model(session, video.video_id, made["asr"])
     created_at = run.created_at.astimezone(UTC).isoformat()
     return [
-        _document(scene, words.get(scene.scene_id, Words()), faces.get(scene.scene_id, []), names, heard_by,
+        _document(scene, words.get(scene.scene_id, Words()), faces.get(scene.scene_id, []),
+                  people.get(scene.scene_id, []), tags.get(scene.scene_id, {}), shown.get(scene.scene_id, []), names, heard_by,
                   Embeddings(**{family: _reference(found.get(scene.scene_id), states.get(family))
                                 for family, found in models.items()}),
                   Metadata(created_at=created_at, version=SCHEMA_VERSION,
@@ -108,6 +136,9 @@ def _document(
     scene: Scene,
     words: Words,
     faces: list[Face],
+    people: list[Seen],
+    tags: Mapping[str, float],
+    shown: list[ScreenText],
     names: Mapping[int, str],
     heard_by: Model | None,
     embeddings: Embeddings,
@@ -129,9 +160,18 @@ def _document(
         ),
         embeddings=embeddings,
         keyframes=[Keyframe.model_validate(keyframe) for keyframe in scene.keyframes],
-        vision_tags={},
+        vision_tags=dict(sorted(tags.items())),
         faces=[_face(face, names[face.model_id]) for face in faces],
-        people=[],
+        people=[
+            Person(
+                person_id=seen.person_id,
+                name=seen.name,
+                confidence=seen.confidence,
+                frame_count=seen.frame_count,
+            )
+            for seen in people
+        ],
+        screen_texts=[_screen_text(line, names[line.model_id]) for line in shown],
         metadata=metadata,
     )
 
@@ -144,6 +184,19 @@ def _face(face: Face, model: str) -> SidecarFace:
         box=face.box,
         landmarks=face.landmarks,
         det_score=face.det_score,
+        quality=face.quality,
+        track=face.track,
+        model=model,
+    )
+
+
+def _screen_text(line: ScreenText, model: str) -> SidecarScreenText:
+    return SidecarScreenText(
+        text=line.text,
+        score=line.score,
+        sightings=[
+            Sighting(keyframe=seen["ordinal"], ts_s=seen["ts_s"], box=seen["box"]) for seen in line.sightings
+        ],
         model=model,
     )
 

@@ -1,4 +1,4 @@
-"""text: one vector per scene in which something is said."""
+"""text: one vector per scene in which something is said, and the weights of its words where the model has them."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from sqlalchemy.orm import Session
 
 from db.engine import get_engine, reading, transact
 from db.scenes import scenes_between, words_of
-from db.vectors import ensure_index, write_embeddings
-from worker.models.base import TextEmbedder
+from db.vectors import ensure_index, write_embeddings, write_lexical
+from worker.models.text import TextEmbedder
 from worker.stages.context import Outcome, StageContext, model_row
 
 #: Models whose index this process has made sure of.
@@ -31,10 +31,14 @@ def run(context: StageContext) -> Outcome:
         ensure_index(get_engine(), row)
         _indexed.add(row.model_id)
     context.report(0.1)
-    vectors = model.embed([words[scene_id].text for scene_id in spoken])
+    found = model.encode([words[scene_id].text for scene_id in spoken])
+    vocabulary_size = model.vocabulary_size
 
     def write(session: Session) -> None:
-        rows = [(scene_id, 0, vector) for scene_id, vector in zip(spoken, vectors, strict=True)]
-        write_embeddings(session, row, claimed.run, claimed.user_id, scene_ids, rows)
+        vectors = [(scene_id, 0, vector) for scene_id, vector in zip(spoken, found.dense, strict=True)]
+        write_embeddings(session, row, claimed.run, claimed.user_id, scene_ids, vectors)
+        if found.lexical is not None:
+            weights = list(zip(spoken, found.lexical, strict=True))
+            write_lexical(session, row, claimed.run, claimed.user_id, scene_ids, weights, vocabulary_size)
 
     return Outcome(result={"embedded": len(spoken), "scenes": len(scenes)}, write=write)

@@ -1,0 +1,64 @@
+"""Remote control of a node's models: ``celery inspect models``, ``celery control load_model|unload_model|warmup_model``.
+
+The commands run in the node's main process, which holds no model and imports no engine: it answers from what its
+children have published, and hands orders on to them (worker/slots.py). An order is answered at once, with its number or
+with the reason it is refused; what became of it stands in ``inspect models``. Imported by ``worker.app``, so that the
+command line knows the same commands; only a node has something to answer.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from celery.worker.control import control_command, inspect_command
+
+from shared.errors import ScenefleetError
+
+if TYPE_CHECKING:
+    from worker.node import Node
+
+_node: Node | None = None
+
+
+def answer_for(node: Node) -> None:
+    """Let the commands of this process speak of ``node``."""
+    global _node
+    _node = node
+
+
+@inspect_command()
+def models(state: Any, **_: Any) -> dict[str, Any]:
+    """How the models of each process are: state, memory, load times, last use, evictions, errors."""
+    return {"error": _NO_NODE} if _node is None else {"ok": _node.describe()}
+
+
+@control_command(args=[("name", str)], signature="<model>")
+def load_model(state: Any, name: str = "", **_: Any) -> dict[str, Any]:
+    """Load a model of the catalogue in every process of its family's nodes."""
+    return _give("load", name)
+
+
+@control_command(args=[("name", str)], signature="<model>")
+def unload_model(state: Any, name: str = "", **_: Any) -> dict[str, Any]:
+    """Free a model; the next job that needs it loads it again."""
+    return _give("unload", name)
+
+
+@control_command(args=[("name", str)], signature="<model>")
+def warmup_model(state: Any, name: str = "", **_: Any) -> dict[str, Any]:
+    """Load a model if it is not, and run its warm-up samples."""
+    return _give("warm_up", name)
+
+
+_NO_NODE = "this worker is no node of a fleet: SCENEFLEET_FAMILY is not set"
+
+
+def _give(verb: str, name: str) -> dict[str, Any]:
+    if _node is None:
+        return {"error": _NO_NODE}
+    if not name:
+        return {"error": "no model was named: give its name in models.yaml"}
+    try:
+        return {"ok": {"command": _node.order(verb, name)}}
+    except ScenefleetError as error:
+        return {"error": str(error)}

@@ -1,0 +1,85 @@
+"""Speech to words: what every speech recogniser is to the rest of the fleet. Imports no engine."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from typing import Any, Literal
+
+import numpy as np
+
+from shared.errors import InvalidRequest
+from worker.models.base import Float32, Model
+
+Rejection = Literal["no speech", "repetition", "low confidence"]
+
+
+@dataclass(frozen=True, slots=True)
+class Word:
+    start_s: float
+    end_s: float
+    text: str
+    #: 0..1, the engine's own confidence.
+    probability: float
+
+
+@dataclass(frozen=True, slots=True)
+class Segment:
+    """Words spoken without a long pause; starts with its first word and ends with its last."""
+
+    start_s: float
+    end_s: float
+    text: str
+    words: tuple[Word, ...]
+    #: Why it is not believed, and so not part of the transcript; None: it is.
+    rejected: Rejection | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Transcript:
+    #: ISO 639-1 code of the language most of it is spoken in; None when nothing was said.
+    language: str | None
+    segments: tuple[Segment, ...]
+
+    @property
+    def text(self) -> str:
+        return " ".join(segment.text for segment in self.segments if segment.rejected is None)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain lists, dicts, strings and floats, ready for JSON."""
+        return asdict(self)
+
+
+def _ignore_step(fraction: float) -> None:
+    """Nobody wants to know."""
+
+
+class Transcriber(Model):
+    """Speech to words."""
+
+    def transcribe(
+        self, audio: Float32, *, offset_s: float = 0.0, on_step: Callable[[float], None] = _ignore_step
+    ) -> Transcript:
+        """The words of a piece of audio; the same piece gives the same words, whatever was transcribed before.
+
+        Args:
+            audio: float32 [N], mono, 16 kHz, -1..1 (louder is clipped); may be empty.
+            offset_s: where the piece starts in its video; added to every time.
+            on_step: told the fraction done, 0..1, growing, from this thread, between pieces of at most 30 s of audio (10 s
+                where the engine holds the GIL within a piece). What it raises ends the call and passes through.
+
+        Returns: segments in order of time; none for silence.
+        Raises: InvalidRequest for another shape or dtype, or values that aren't numbers; ModelFailure.
+        """
+        if audio.ndim != 1 or audio.dtype != np.float32:
+            raise InvalidRequest(f"Audio must be float32 [N], mono; got {audio.dtype} {list(audio.shape)}.")
+        if not np.isfinite(audio).all():
+            raise InvalidRequest("Audio holds values that are not finite numbers; decode it again.")
+        with self._ready():
+            return self._transcribe(audio, offset_s, on_step)
+
+    @abstractmethod
+    def _transcribe(
+        self, audio: Float32, offset_s: float, on_step: Callable[[float], None]
+    ) -> Transcript: ...

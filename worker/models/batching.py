@@ -1,0 +1,76 @@
+"""How many items go through a model at once: of like length together, and half as many when the device's memory is full."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+
+from shared.errors import DeviceOutOfMemory
+from shared.logs import get_logger
+from worker.gpu import free_cache, is_out_of_memory
+
+log = get_logger(__name__)
+
+
+def by_length(lengths: Sequence[int], batch: int, *, padded: int | None = None) -> Iterator[list[int]]:
+    """Indices of items to compute together, the shortest first: at most `batch`, of like length.
+
+    Padding costs as much as text, so a group also ends where the next text is over a quarter (and 8 tokens) longer than
+    its first: one long text among short ones would make all of them as dear as itself.
+
+    Args:
+        padded: most tokens of a group, padding included: a batch of the longest texts takes much more memory than one of
+            short ones. An item longer than that goes alone.
+    """
+    group: list[int] = []
+    for index in sorted(range(len(lengths)), key=lambda place: lengths[place]):
+        length = lengths[index]
+        too_long = length > lengths[group[0]] * 1.25 + 8 if group else False
+        too_many = padded is not None and (len(group) + 1) * length > padded
+        if group and (len(group) == batch or too_long or too_many):
+            yield group
+            group = []
+        group.append(index)
+    if group:
+        yield group
+
+
+def in_order(count: int, batch: int) -> Iterator[list[int]]:
+    """Indices of `count` items of one size, `batch` at a time."""
+    for first in range(0, count, batch):
+        yield list(range(first, min(first + batch, count)))
+
+
+def compute(groups: Iterable[list[int]], work: Callable[[list[int]], None], *, model: str) -> None:
+    """Run `work` on each group; one that fills the device's memory is halved, and so are those after it.
+
+    Raises: DeviceOutOfMemory when one item alone does not fit. What else `work` raises passes through.
+    """
+    limit: int | None = None
+    for group in groups:
+        waiting = [group]
+        while waiting:
+            now = waiting.pop()
+            if limit is not None and len(now) > limit:
+                waiting += [now[limit:], now[:limit]]
+                continue
+            full: Exception | None = None
+            try:
+                work(now)
+            except Exception as error:
+                if not is_out_of_memory(error):
+                    raise
+                full = error
+            if full is None:
+                continue
+            # Outside the `except`: the traceback would keep the failed batch's tensors alive.
+            reason = str(full)
+            full = None
+            free_cache()
+            if len(now) == 1:
+                raise DeviceOutOfMemory(
+                    f"Model {model} ran out of device memory on one item: free memory on its GPU, or use a larger one"
+                    f" ({reason.splitlines()[0]})."
+                )
+            limit = len(now) // 2
+            log.warning("batch halved: the device's memory is full", model=model, batch=len(now), now=limit)
+            waiting.append(now)

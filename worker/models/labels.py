@@ -1,0 +1,62 @@
+"""The labels pictures are tagged with: the shipped list, or one of the user's own. Imports no engine."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from shared.errors import ModelUnavailable
+
+SHIPPED = Path(__file__).with_name("labels.txt")
+
+#: All labels of a process are embedded once, and compared with every keyframe.
+MAX_LABELS = 2000
+#: A sentence; a text tower reads some 60 words.
+MAX_LABEL_CHARS = 100
+_MAX_BYTES = 2**20
+
+
+def read_labels(path: Path | None = None) -> tuple[str, ...]:
+    """The labels of a text file in UTF-8, one a line; blank lines and those that begin with ``#`` don't count.
+
+    Args:
+        path: VISION_LABELS; None for the list that ships with scenefleet.
+
+    Returns: in the order of the file, each once.
+    Raises: ModelUnavailable, in one sentence, when the file is missing, too large, no text or without labels.
+    """
+    path = path or SHIPPED
+    try:
+        with path.open("rb") as stream:
+            data = stream.read(_MAX_BYTES + 1)
+    except OSError as error:
+        raise _refused(path, f"can't be read ({error.strerror})", "correct VISION_LABELS") from error
+    if len(data) > _MAX_BYTES:
+        raise _refused(path, f"has more than {_MAX_BYTES} bytes", "shorten it")
+    try:
+        text = data.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        place = data.count(b"\n", 0, error.start) + 1
+        raise _refused(path, f"is not UTF-8 text (line {place})", "save it as UTF-8") from error
+    labels: dict[str, None] = {}
+    for number, line in enumerate(text.splitlines(), 1):
+        label = " ".join(line.split())
+        if not label or label.startswith("#"):
+            continue
+        if not label.isprintable():
+            raise _refused(path, f"has a control character in line {number}", "remove it")
+        if len(label) > MAX_LABEL_CHARS:
+            raise _refused(
+                path,
+                f"has a label of {len(label)} characters in line {number}",
+                f"use {MAX_LABEL_CHARS} at most",
+            )
+        labels[label] = None
+    if not labels:
+        raise _refused(path, "has no label", "write one a line")
+    if len(labels) > MAX_LABELS:
+        raise _refused(path, f"has {len(labels)} labels", f"keep {MAX_LABELS} at most")
+    return tuple(labels)
+
+
+def _refused(path: Path, fault: str, remedy: str) -> ModelUnavailable:
+    return ModelUnavailable(f"The list of labels {path} {fault}: {remedy}.")

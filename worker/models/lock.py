@@ -1,0 +1,95 @@
+"""`models.lock`: what was pulled into MODELS_DIR, by commit and by checksum, recorded at the first pull.
+
+Lies in MODELS_DIR, beside the weights it describes; machines that share the folder share the lock.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from shared.errors import ModelUnavailable
+
+FILE = "models.lock"
+
+
+class LockedFile(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    sha256: str
+    bytes: int
+    #: Commit, for a file from a hub's repository that is not the model's own.
+    revision: str | None = None
+
+
+class Entry(BaseModel):
+    """What was pulled of one model."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    #: Commit of the model's own repository on the hub; None where it has none.
+    revision: str | None = None
+    #: File as the catalogue names it -> what was found in it.
+    files: dict[str, LockedFile]
+
+
+class _Document(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    version: int = 1
+    models: dict[str, Entry] = {}
+
+
+def read(models_dir: Path) -> dict[str, Entry]:
+    """Every model recorded; none where nothing was pulled.
+
+    Raises: ModelUnavailable when the lock can't be read or is damaged.
+    """
+    path = models_dir / FILE
+    try:
+        text = path.read_text(encoding="utf-8")
+    except FileNotFoundError:
+        return {}
+    except (OSError, UnicodeDecodeError) as error:
+        raise ModelUnavailable(
+            f"{path} can't be read ({error}); restore it, or pull the models again."
+        ) from error
+    try:
+        return dict(_Document.model_validate_json(text).models)
+    except ValidationError as error:
+        reason = error.errors()[0]["msg"]
+        raise ModelUnavailable(
+            f"{path} is damaged ({reason}); restore it, or remove it and pull the models again."
+        ) from error
+
+
+@contextmanager
+def changing(models_dir: Path) -> Iterator[dict[str, Entry]]:
+    """The recorded models, to be changed in place; written, whole or not at all, when the block ends well.
+
+    Holds a lock on the file meanwhile, so that two pulls don't lose each other's entries.
+    """
+    models_dir.mkdir(parents=True, exist_ok=True)
+    with (models_dir / f".{FILE}").open("a") as guard:
+        fcntl.flock(guard, fcntl.LOCK_EX)
+        entries = read(models_dir)
+        yield entries
+        _write(models_dir, entries)
+
+
+def _write(models_dir: Path, entries: Mapping[str, Entry]) -> None:
+    path = models_dir / FILE
+    ordered = {name: entries[name] for name in sorted(entries)}
+    new = path.with_name(f".{FILE}.{os.getpid()}")
+    document = _Document(models=ordered).model_dump_json(indent=1, exclude_none=True) + "\n"
+    with new.open("w", encoding="utf-8") as stream:
+        stream.write(document)
+        stream.flush()
+        # Else a power cut could leave the name without the content.
+        os.fsync(stream.fileno())
+    new.replace(path)

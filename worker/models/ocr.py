@@ -1,0 +1,42 @@
+"""Images to the text they show: what every reader of on-screen text is to the rest of the fleet. Imports no engine."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from worker.models.base import Model, Uint8, check_images
+
+
+@dataclass(frozen=True, slots=True)
+class Line:
+    """One line of text in a picture."""
+
+    #: Never empty; no spaces around it.
+    text: str
+    #: x, y, width, height in pixels of the image given, inside it; of a slanted line what encloses it.
+    box: tuple[float, float, float, float]
+    #: How sure the model is of the characters, 0..1, higher is surer. Comparable only within one model.
+    score: float
+
+
+class TextReader(Model):
+    """Images to the lines of text in them."""
+
+    def read(self, images: Sequence[Uint8]) -> list[list[Line]]:
+        """The lines of each image, in the images' order, as one reads them: from the top, then from the left.
+
+        Args:
+            images: uint8 [H, W, 3] RGB each, any sizes mixed, H and W at least 1.
+
+        Raises: InvalidRequest for another shape or dtype; ModelFailure.
+        """
+        check_images(images)
+        if not images:
+            return []
+        with self._ready(), self._engine():
+            return [self._read(image) for image in images]
+
+    @abstractmethod
+    def _read(self, image: Uint8) -> list[Line]: ...

@@ -1,0 +1,85 @@
+"""Texts: vectors and word weights to search by, and how well a document answers a query. Imports no engine."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import ClassVar
+
+import numpy as np
+
+from shared.errors import InvalidRequest
+from worker.models.base import Float32, Model, check_texts
+
+LexicalWeights = Mapping[int, float]
+"""Token id of the model's vocabulary -> weight above 0; the dot product of two of them is their lexical similarity."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class TextVectors:
+    #: float32 [N, dim], each of length 1.
+    dense: Float32
+    #: One per text; None from a model that has no lexical head.
+    lexical: tuple[LexicalWeights, ...] | None
+
+
+class TextEmbedder(Model):
+    """Text to unit vectors whose dot product is their similarity; some models weigh its words as well."""
+
+    #: Whether `encode` gives lexical weights, and over how many token ids.
+    has_lexical: ClassVar[bool] = False
+
+    @property
+    def vocabulary_size(self) -> int:
+        """Token ids lie below this; 0 without a lexical head."""
+        return 0
+
+    def embed(self, texts: Sequence[str]) -> Float32:
+        """The dense vectors of `encode`."""
+        return self.encode(texts).dense
+
+    def encode(self, texts: Sequence[str]) -> TextVectors:
+        """One vector (and, where the model has them, lexical weights) per text, in the order given.
+
+        Args:
+            texts: any number, in any script; cut at the model's length limit; none gives an empty array.
+
+        Raises: InvalidRequest when an item is not a string; ModelFailure.
+        """
+        check_texts(texts, "embed")
+        if not texts:
+            return TextVectors(np.zeros((0, self.dim), np.float32), () if self.has_lexical else None)
+        # JSON may carry half a surrogate pair, which is no text in UTF-8.
+        whole = [text.encode("utf-8", "replace").decode("utf-8") for text in texts]
+        with self._ready(), self._engine():
+            return self._encode(whole)
+
+    @abstractmethod
+    def _encode(self, texts: Sequence[str]) -> TextVectors: ...
+
+
+class Reranker(Model):
+    """How well each of some documents answers a query, by reading both together."""
+
+    def rerank(self, query: str, documents: Sequence[str]) -> Float32:
+        """A score per document, 0..1, higher is better; comparable within one query.
+
+        Args:
+            query: what is looked for; cut, as the documents are, at the model's length limit.
+            documents: any number; none gives an empty array.
+
+        Returns: float32 [len(documents)].
+        Raises: InvalidRequest when the query or a document is not a string; ModelFailure.
+        """
+        if not isinstance(query, str):
+            raise InvalidRequest(f"The query is {type(query).__name__}, not a string.")
+        check_texts(documents, "rerank")
+        if not documents:
+            return np.zeros(0, np.float32)
+        whole = [text.encode("utf-8", "replace").decode("utf-8") for text in (query, *documents)]
+        with self._ready(), self._engine():
+            return self._rerank(whole[0], whole[1:])
+
+    @abstractmethod
+    def _rerank(self, query: str, documents: Sequence[str]) -> Float32: ...

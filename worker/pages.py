@@ -1,0 +1,45 @@
+"""Pages of a search: where the next one begins, said in a way that is good for that search only."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import json
+
+from db import search
+from shared.contracts import SearchScenes
+from shared.errors import InvalidRequest
+
+
+def query_hash(request: SearchScenes) -> str:
+    """Names a search whatever page of it is asked for."""
+    asked = request.model_dump(mode="json", exclude={"cursor", "limit"})
+    return hashlib.sha256(json.dumps(asked, sort_keys=True).encode()).hexdigest()[:32]
+
+
+def write_cursor(request: SearchScenes, last: search.Found) -> str:
+    """Where the next page begins; good for the same search only."""
+    place = [query_hash(request), last.score, last.video_id, last.idx]
+    return base64.urlsafe_b64encode(json.dumps(place).encode()).decode().rstrip("=")
+
+
+def read_cursor(request: SearchScenes) -> tuple[float, str, int]:
+    """The place behind which a page begins.
+
+    Raises:
+        InvalidRequest: it is not one of ours, or belongs to another search.
+    """
+    cursor = request.cursor or ""
+    try:
+        decoded = json.loads(base64.b64decode(cursor + "=" * (-len(cursor) % 4), b"-_", validate=True))
+        name, score, video_id, idx = decoded
+        place = (-float(score), str(video_id), int(idx))
+    except (ValueError, TypeError, OverflowError, RecursionError):
+        raise InvalidRequest(
+            f"cursor={cursor[:40]!a} is none of ours: send next_cursor as it came, or leave it out"
+        ) from None
+    if name != query_hash(request):
+        raise InvalidRequest(
+            f"cursor={cursor[:40]!r} belongs to another search: send it with the search it came from"
+        )
+    return place

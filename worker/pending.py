@@ -1,0 +1,181 @@
+"""Searches that wait for other nodes: what was asked, and what the lanes have answered so far. In Redis, no slot waits.
+
+A search leaves its slot when it has sent its query to the lanes of the models. Each answer is noted here; whichever
+completes the set, or a thread of the search nodes' children once the deadline has passed, sends the message that
+finishes the search. Every step is one script, so two can't both be the last, and Redis's clock is the only one.
+"""
+
+from __future__ import annotations
+
+import json
+import threading
+import time
+from collections.abc import Callable, Mapping, Sequence
+from functools import lru_cache
+from typing import Any, cast
+
+import redis
+from redis.exceptions import RedisError
+
+from shared.errors import BrokerUnavailable
+from shared.logs import get_logger
+from shared.settings import Settings, get_settings
+
+log = get_logger(__name__)
+
+#: How often a search node looks for searches whose time is up.
+LOOK_S = 0.25
+#: A message that finishes a search and was lost is sent again after so long.
+_AGAIN_S = 10
+#: What is left of a search nobody finished goes by itself.
+_KEPT_S = 180
+#: How long the pages after the first are made of the same query vectors.
+_PAGES_S = 900
+_NODES_S = 1.0
+_WAITING = "scenefleet:searches"
+
+_BEGIN = """
+local now = redis.call('TIME')
+redis.call('HSET', KEYS[1], 'state', ARGV[1], 'needs', ARGV[2])
+redis.call('EXPIRE', KEYS[1], ARGV[4])
+redis.call('ZADD', KEYS[2], now[1] + now[2] / 1000000 + ARGV[3], ARGV[5])
+"""
+_ARRIVE = """
+if redis.call('EXISTS', KEYS[1]) == 0 then return 0 end
+redis.call('HSETNX', KEYS[1], 'lane:' .. ARGV[1], ARGV[2])
+for lane in string.gmatch(redis.call('HGET', KEYS[1], 'needs'), '[^,]+') do
+    if redis.call('HEXISTS', KEYS[1], 'lane:' .. lane) == 0 then return 0 end
+end
+if redis.call('HSETNX', KEYS[1], 'complete', 1) == 0 then return 0 end
+return 1
+"""
+_TAKE = """
+redis.call('ZREM', KEYS[2], ARGV[1])
+local found = redis.call('HGETALL', KEYS[1])
+redis.call('DEL', KEYS[1])
+return found
+"""
+_DUE = """
+local time = redis.call('TIME')
+local now = time[1] + time[2] / 1000000
+local due = redis.call('ZRANGEBYSCORE', KEYS[1], '-inf', now, 'LIMIT', 0, 100)
+local found = {}
+for _, id in ipairs(due) do
+    if redis.call('EXISTS', ARGV[2] .. id) == 1 then
+        redis.call('ZADD', KEYS[1], now + ARGV[1], id)
+        found[#found + 1] = id
+    else
+        redis.call('ZREM', KEYS[1], id)
+    end
+end
+return found
+"""
+
+
+class Pending:
+    """The waiting searches of one Redis. Made after the fork: a child never uses its parent's connections.
+
+    Every method raises ``BrokerUnavailable`` when Redis is away.
+    """
+
+    def __init__(self, redis_url: str) -> None:
+        self._redis: Any = redis.Redis.from_url(
+            redis_url, socket_timeout=5, socket_connect_timeout=3, decode_responses=True
+        )
+        self._begin = self._redis.register_script(_BEGIN)
+        self._arrive = self._redis.register_script(_ARRIVE)
+        self._take = self._redis.register_script(_TAKE)
+        self._due = self._redis.register_script(_DUE)
+        self._nodes: tuple[float, frozenset[str]] = (float("-inf"), frozenset())
+
+    def begin(
+        self, search: str, state: Mapping[str, Any], needs: Sequence[str], *, deadline_s: float
+    ) -> None:
+        """Remember a search that waits for these lanes, ``deadline_s`` at most."""
+        arguments = [json.dumps(state), ",".join(needs), deadline_s, int(deadline_s + _KEPT_S), search]
+        self._run(self._begin, [_key(search), _WAITING], arguments)
+
+    def arrive(self, search: str, lane: str, answer: Mapping[str, Any]) -> bool:
+        """Note what a lane answered; whether that was the last one missing. A search that is over notes nothing."""
+        return bool(self._run(self._arrive, [_key(search)], [lane, json.dumps(answer)]))
+
+    def take(self, search: str) -> tuple[dict[str, Any], dict[str, dict[str, Any]]] | None:
+        """What was asked, and what each lane answered; None when somebody else has taken it, or it never was."""
+        flat = cast("list[str]", self._run(self._take, [_key(search), _WAITING], [search]))
+        if not flat:
+            return None
+        fields = dict(zip(flat[::2], flat[1::2], strict=True))
+        lanes = {
+            name.removeprefix("lane:"): json.loads(value)
+            for name, value in fields.items()
+            if name.startswith("lane:")
+        }
+        return json.loads(fields["state"]), lanes
+
+    def state(self, search: str) -> dict[str, Any] | None:
+        """What was asked, without taking it."""
+        found = self._run(self._redis.hget, _key(search), "state")
+        return None if found is None else json.loads(found)
+
+    def due(self) -> list[str]:
+        """Searches whose deadline has passed; each is told again only after a while."""
+        return list(self._run(self._due, [_WAITING], [_AGAIN_S, _key("")]))
+
+    def keep_page(self, name: str, lanes: Mapping[str, Any]) -> None:
+        """Keep what the lanes answered, so that the pages after this one are in the same order."""
+        self._run(self._redis.set, f"scenefleet:page:{name}", json.dumps(lanes), _PAGES_S)
+
+    def page(self, name: str) -> dict[str, Any] | None:
+        found = self._run(self._redis.get, f"scenefleet:page:{name}")
+        return None if found is None else json.loads(found)
+
+    def ready_families(self) -> frozenset[str]:
+        """Families of which some node says it is ready; at most a second old."""
+        if time.monotonic() - self._nodes[0] > _NODES_S:
+            self._nodes = (time.monotonic(), frozenset(self._run(self._ready)))
+        return self._nodes[1]
+
+    def _ready(self) -> set[str]:
+        ready = set()
+        for key in self._redis.scan_iter(match="scenefleet:node:*", count=1000):
+            state, family = self._redis.hmget(key, "state", "family")
+            if state == "ready" and family:
+                ready.add(family)
+        return ready
+
+    def _run(self, call: Callable[..., Any], *arguments: Any) -> Any:
+        try:
+            return call(*arguments)
+        except RedisError as error:
+            raise BrokerUnavailable(
+                f"Redis does not answer ({error}): is it running, is REDIS_URL right?"
+            ) from error
+
+
+def _key(search: str) -> str:
+    return f"scenefleet:search:{search}"
+
+
+@lru_cache(maxsize=1)
+def get_pending() -> Pending:
+    """This process's view of the waiting searches; to be called in a pool child only."""
+    return Pending(get_settings().require("redis_url"))
+
+
+def watch(settings: Settings, finish: Callable[[Pending, str], None]) -> None:
+    """From now on let ``finish`` see every search whose time is up; in a thread of this process."""
+
+    def look() -> None:
+        pending = Pending(settings.require("redis_url"))
+        while True:
+            time.sleep(LOOK_S)
+            try:
+                for search in pending.due():
+                    finish(pending, search)
+            except BrokerUnavailable as error:
+                log.warning("waiting searches not looked at", error=str(error))
+            except Exception:
+                # The thread has to live as long as the process, whatever it was.
+                log.exception("waiting searches not looked at")
+
+    threading.Thread(target=look, name="searches", daemon=True).start()
