@@ -122,13 +122,3 @@ def transact(work: Callable[[Session], T]) -> T:
                 raise
             time.sleep(random.uniform(0, 0.02 * 2**attempt))
     raise AssertionError("unreachable")
-
-
-def check_database() -> None:
-    """One round trip.
-
-    Raises:
-        DatabaseUnavailable: Postgres is away.
-    """
-    with reading() as session:
-        session.connection().exec_driver_sql("SELECT 1")

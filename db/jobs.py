@@ -1,6 +1,6 @@
 """The ledger: claim, lease, finish, fail, expire. A job is done once, whatever dies.
 
-Lock order is always the video's row first, then jobs. A claim and a beat touch one job's row and nothing else.
+A job is about a subject: a video, or a person. Lock order is always the subject's row first, then jobs. A claim and a beat touch one job's row and nothing else.
 Times are ``clock_timestamp()`` of Postgres; no worker's clock is trusted. Every function works inside the caller's
 transaction (``db.engine.transact``) and may run again. A function that makes jobs claimable returns their bells, to
 be rung after the commit.
@@ -15,12 +15,19 @@ from typing import Any
 from sqlalchemy import func, select, text, update
 from sqlalchemy.orm import Session
 
-from db.tables import Job, Video
+from db.tables import Job, Person, Video
 from shared.errors import LeaseLost, ScenefleetError
 from shared.routing import LANES
 
 MAX_ERROR_CHARS = 2000
+#: What a job is about; its row is locked first, and says which run counts.
+Subject = Video | Person
 NOW = func.clock_timestamp()
+
+
+def seconds_from_now(seconds: float) -> Any:
+    """A time by Postgres's clock, as an SQL expression."""
+    return NOW + func.make_interval(0, 0, 0, 0, 0, 0, seconds)
 
 
 @dataclass(frozen=True)
@@ -38,6 +45,7 @@ class Claim:
     job_id: int
     attempt: int
     owner: str
+    #: Empty when the job is not about a video.
     video_id: str
     user_id: str
     lane: str
@@ -46,11 +54,19 @@ class Claim:
     part: int
     failures: int
     payload: Mapping[str, Any]
+    subject_kind: str = "video"
+    #: Of a subject that is no video.
+    subject_id: str = ""
 
     @property
     def storage_part(self) -> str:
         """The folder only this attempt writes to."""
         return f"{self.job_id}.{self.attempt}"
+
+    @property
+    def subject(self) -> tuple[str, str]:
+        """Kind and id of what the job is about."""
+        return (self.subject_kind, self.video_id if self.subject_kind == "video" else self.subject_id)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -95,9 +111,12 @@ _CLAIM = text(
         ORDER BY best.priority DESC, best.running, best.created_at, best.job_id
         LIMIT 1 FOR UPDATE OF jobs SKIP LOCKED
     )
-    RETURNING job_id, attempt, lease_owner AS owner, video_id, user_id, lane, run, stage, part, failures, payload
+    RETURNING job_id, attempt, lease_owner AS owner, coalesce(video_id, '') AS video_id, user_id, lane, run, stage, part,
+        failures, payload, subject_kind, subject_id
     """
 )
+#: What a user asked to be erased is erased, however long the storage is away: these stages are never given up.
+_ERASURES = ("erase", "forget")
 #: How many of the best jobs a claim looks at: more than there are claims at the same moment.
 _CLAIM_WIDTH = 64
 
@@ -140,7 +159,7 @@ def beat(session: Session, claimed: Claim, progress: float, lease_s: float) -> b
         update(Job)
         .where(_mine(claimed))
         .values(
-            lease_until=NOW + func.make_interval(0, 0, 0, 0, 0, 0, lease_s),
+            lease_until=seconds_from_now(lease_s),
             progress=min(max(progress, 0.0), 1.0),
         )
     )
@@ -169,19 +188,32 @@ def lock_video(session: Session, video_id: str) -> Video | None:
     ).one_or_none()
 
 
-def fence(session: Session, claimed: Claim) -> tuple[Video, Job]:
-    """Lock the video, then the job, and prove that this attempt may still change anything.
+def lock_person(session: Session, person_id: str) -> Person | None:
+    """The person's row, locked; rows that refer to it may still be written (a video's transaction does that)."""
+    return session.scalars(
+        select(Person).where(Person.person_id == person_id).with_for_update(key_share=True),
+        execution_options={"populate_existing": True},
+    ).one_or_none()
+
+
+def lock_subject(session: Session, kind: str, subject_id: str) -> Subject | None:
+    """The row of what a job is about, locked."""
+    return lock_person(session, subject_id) if kind == "person" else lock_video(session, subject_id)
+
+
+def fence(session: Session, claimed: Claim) -> tuple[Subject, Job]:
+    """Lock the subject, then the job, and prove that this attempt may still change anything.
 
     Raises:
         LeaseLost: another attempt, a cancel, a rerun or a delete took the job.
     """
-    video = lock_video(session, claimed.video_id)
+    subject = lock_subject(session, *claimed.subject)
     job = session.scalars(select(Job).where(_mine(claimed)).with_for_update()).one_or_none()
-    if video is None or job is None:
+    if subject is None or job is None:
         raise LeaseLost(f"job {claimed.job_id} attempt {claimed.attempt} is no longer ours")
-    if job.run != video.run or (video.deleted_at is not None and job.stage != "erase"):
+    if job.run != subject.run or (subject.deleted_at is not None and job.stage not in _ERASURES):
         raise LeaseLost(f"job {claimed.job_id} belongs to run {job.run}, which is over")
-    return video, job
+    return subject, job
 
 
 def finish(
@@ -189,7 +221,7 @@ def finish(
     claimed: Claim,
     write: Callable[[Session], None],
     result: Mapping[str, Any],
-    advance: Callable[[Session, Video], list[Bell]],
+    advance: Callable[[Session, Subject], list[Bell]],
 ) -> list[Bell]:
     """Write the outputs, mark the job done and start what follows, in one transaction.
 
@@ -199,7 +231,7 @@ def finish(
         LeaseLost: the attempt is fenced out; nothing is written.
     """
     try:
-        video, job = fence(session, claimed)
+        subject, job = fence(session, claimed)
     except LeaseLost:
         if is_finished(session, claimed):
             return []
@@ -209,7 +241,7 @@ def finish(
     job.progress = 1.0
     job.error_class = job.error = None
     _end(session, job, "done")
-    return advance(session, video)
+    return advance(session, subject)
 
 
 def is_finished(session: Session, claimed: Claim) -> bool:
@@ -223,24 +255,24 @@ def fail(
     claimed: Claim,
     error: BaseException,
     policy: RetryPolicy,
-    advance: Callable[[Session, Video], list[Bell]],
+    advance: Callable[[Session, Subject], list[Bell]],
 ) -> list[Bell]:
     """Record an attempt's error: queue the job again with backoff, or give it up.
 
     Raises:
         LeaseLost: the attempt is fenced out.
     """
-    video, job = fence(session, claimed)
-    return _fail(session, video, job, error, policy, advance)
+    subject, job = fence(session, claimed)
+    return _fail(session, subject, job, error, policy, advance)
 
 
 def _fail(
     session: Session,
-    video: Video,
+    subject: Subject,
     job: Job,
     error: BaseException,
     policy: RetryPolicy,
-    advance: Callable[[Session, Video], list[Bell]],
+    advance: Callable[[Session, Subject], list[Bell]],
 ) -> list[Bell]:
     known = isinstance(error, ScenefleetError)
     # An unknown exception may be a passing one (memory, a library's race): it is retried, and counted.
@@ -254,11 +286,10 @@ def _fail(
     else:
         job.outages += 1
     given_up = not retryable or job.failures >= job.max_failures or job.outages >= policy.max_outages
-    # What a user asked to be erased is erased, however long the storage is away.
-    given_up = given_up and job.stage != "erase"
+    given_up = given_up and job.stage not in _ERASURES
     if given_up:
         _end(session, job, "failed")
-        return advance(session, video)
+        return advance(session, subject)
     tries = job.failures + job.outages
     wait_s = min(policy.backoff_max_s, policy.backoff_s * 2 ** min(tries - 1, 20))
     _requeue(session, job, wait_s)
@@ -277,7 +308,7 @@ def defer(session: Session, claimed: Claim, wait_s: float) -> None:
 
 def _requeue(session: Session, job: Job, wait_s: float) -> None:
     job.state = "queued"
-    job.not_before = NOW + func.make_interval(0, 0, 0, 0, 0, 0, wait_s)
+    job.not_before = seconds_from_now(wait_s)
     job.lease_owner = job.lease_until = None
     session.flush()
 
@@ -296,7 +327,8 @@ class Held:
 
     job_id: int
     attempt: int
-    video_id: str
+    subject_kind: str
+    subject_id: str
     owner: str
     expired: bool
 
@@ -307,7 +339,8 @@ def held_jobs(session: Session) -> list[Held]:
         select(
             Job.job_id,
             Job.attempt,
-            Job.video_id,
+            Job.subject_kind,
+            Job.subject_id,
             Job.lease_owner,
             (Job.lease_until < NOW).label("expired"),
         ).where(Job.state == "running")
@@ -316,7 +349,8 @@ def held_jobs(session: Session) -> list[Held]:
         Held(
             row.job_id,
             row.attempt,
-            row.video_id,
+            row.subject_kind,
+            row.subject_id,
             row.lease_owner or "",
             bool(row.expired),
         )
@@ -329,17 +363,17 @@ def take_back(
     held: Held,
     error: ScenefleetError,
     policy: RetryPolicy,
-    advance: Callable[[Session, Video], list[Bell]],
+    advance: Callable[[Session, Subject], list[Bell]],
 ) -> list[Bell]:
     """Fail an attempt whose worker is gone, unless it has ended or been renewed meanwhile."""
-    video = lock_video(session, held.video_id)
+    subject = lock_subject(session, held.subject_kind, held.subject_id)
     condition = (Job.job_id == held.job_id) & (Job.attempt == held.attempt) & (Job.state == "running")
     if held.expired:
         condition &= Job.lease_until < NOW
     job = session.scalars(select(Job).where(condition).with_for_update()).one_or_none()
-    if video is None or job is None:
+    if subject is None or job is None:
         return []
-    return _fail(session, video, job, error, policy, advance)
+    return _fail(session, subject, job, error, policy, advance)
 
 
 def release(session: Session, owner_prefix: str) -> int:
@@ -371,16 +405,6 @@ def claimable(session: Session) -> dict[str, list[int]]:
     for lane, job_id in rows:
         lanes.setdefault(lane, []).append(job_id)
     return lanes
-
-
-def queue_depths(session: Session) -> dict[tuple[str, str], int]:
-    """(lane, state) -> number of jobs that are queued or running."""
-    rows = session.execute(
-        select(Job.lane, Job.state, func.count())
-        .where(Job.state.in_(("queued", "running")))
-        .group_by(Job.lane, Job.state)
-    )
-    return {(lane, state): count for lane, state, count in rows}
 
 
 def leases_held(session: Session, video_id: str, *, but: int) -> int:

@@ -14,8 +14,8 @@ from sqlalchemy import ColumnElement, delete, func, literal, select, update
 from sqlalchemy.orm import Session
 
 from db import jobs
-from db.jobs import NOW, Bell
-from db.tables import TERMINAL, Job, Run, Scene, TranscriptPart, Video
+from db.jobs import NOW, Bell, seconds_from_now
+from db.tables import TERMINAL, FaceDecision, FaceTrack, Job, Person, Run, Scene, TranscriptPart, Video
 from shared import graph
 from shared.errors import Conflict
 from shared.graph import PIPELINE, Stage
@@ -93,6 +93,15 @@ def get_run(session: Session, video: Video) -> Run | None:
     return session.get(Run, (video.video_id, video.run), populate_existing=True)
 
 
+def stages_of(run: Run) -> list[Stage]:
+    """The stages a run makes or carries over. A run from before a stage existed ends without it; a rerun makes it."""
+    return [
+        stage
+        for stage in PIPELINE
+        if stage.name in run.stages or (stage.name != "audio" and stage.name in run.made)
+    ]
+
+
 def start_run(
     session: Session,
     video: Video,
@@ -125,7 +134,7 @@ def advance(session: Session, video: Video, plan: Plan) -> list[Bell]:
     run = get_run(session, video)
     if run is None or run.ended_at is not None or video.deleted_at is not None:
         return []
-    planned = [stage for stage in PIPELINE if stage.name != "audio" or "audio" in run.stages]
+    planned = stages_of(run)
     names = {stage.name for stage in planned}
     bells: list[Bell] = []
     states = stage_states(session, video.video_id, run.run)
@@ -244,7 +253,7 @@ def _parts(session: Session, video: Video, run: Run, stage: Stage) -> list[dict[
             {"start_s": start, "end_s": end} for start, end in split_result(session, video, run)["windows"]
         ]
     weight: ColumnElement[int] = (
-        func.jsonb_array_length(Scene.keyframes) if stage.name in ("vision", "face") else literal(1)
+        func.jsonb_array_length(Scene.keyframes) if stage.name in ("vision", "face", "ocr") else literal(1)
     )
     rows = session.execute(
         select(Scene.idx, weight)
@@ -310,18 +319,26 @@ def _sweep(video: Video, run: Run, plan: Plan, *, wait_s: float) -> Job:
     job = _job(video, run, graph.SWEEP, plan)
     job.priority = 0
     if wait_s:
-        job.not_before = NOW + func.make_interval(0, 0, 0, 0, 0, 0, wait_s)
+        job.not_before = seconds_from_now(wait_s)
     return job
 
 
-def _cancel_jobs(session: Session, video: Video) -> int:
-    """Cancel what is queued or running. A running attempt keeps its lease until it notices and lets go."""
-    result = session.execute(
+def _stop(session: Session, video: Video) -> None:
+    """End the open run, cancel its jobs. A running attempt keeps its lease until it notices and lets go."""
+    session.execute(
         update(Job)
         .where(Job.video_id == video.video_id, Job.state.in_(("queued", "running")))
         .values(state="cancelled", finished_at=NOW)
     )
-    return result.rowcount  # type: ignore[attr-defined, no-any-return]
+    session.execute(
+        update(Run).where(Run.video_id == video.video_id, Run.ended_at.is_(None)).values(ended_at=NOW)
+    )
+
+
+def _refused(video: Video) -> Conflict:
+    return Conflict(
+        f"video {video.video_id} was refused at acceptance: send it again with a right storage key"
+    )
 
 
 def cancel(session: Session, video: Video, plan: Plan) -> tuple[bool, list[Bell]]:
@@ -329,9 +346,8 @@ def cancel(session: Session, video: Video, plan: Plan) -> tuple[bool, list[Bell]
     run = get_run(session, video)
     if run is None or run.ended_at is not None:
         return False, []
-    _cancel_jobs(session, video)
+    _stop(session, video)
     video.state = "cancelled"
-    run.ended_at = NOW
     session.flush()
     return True, jobs.insert(session, [_sweep(video, run, plan, wait_s=0.0)])
 
@@ -346,9 +362,7 @@ def retry(session: Session, video: Video, plan: Plan) -> tuple[bool, list[Bell]]
     """
     run = get_run(session, video)
     if run is None:
-        raise Conflict(
-            f"video {video.video_id} was refused at acceptance: send it again with a right storage key"
-        )
+        raise _refused(video)
     if run.ended_at is None:
         return False, []
     if video.state == "cancelled":
@@ -416,14 +430,8 @@ def rerun(session: Session, video: Video, stages: Collection[str], plan: Plan) -
         Conflict: the video was refused at acceptance: there is nothing to process.
     """
     if video.run == 0:
-        raise Conflict(
-            f"video {video.video_id} was refused at acceptance: send it again with a right storage key"
-        )
-    wanted = (
-        graph.with_downstream(stages)
-        if stages
-        else {stage.name for stage in PIPELINE if stage.name != "audio"}
-    )
+        raise _refused(video)
+    wanted = graph.with_downstream(stages) if stages else set(graph.FULL_RUN)
     base = video.published_run or video.run
     base_run = session.get(Run, (video.video_id, base))
     made: dict[str, int] = {}
@@ -438,25 +446,19 @@ def rerun(session: Session, video: Video, stages: Collection[str], plan: Plan) -
             and (published or state.state in ("done", "carried"))
         }
     wanted |= graph.with_downstream(
-        name for name in graph.PIPELINE_NAMES if name != "audio" and name not in made and name not in wanted
+        name for name in graph.FULL_RUN if name not in made and name not in wanted
     )
     if "split" in wanted:
-        wanted = {stage.name for stage in PIPELINE if stage.name != "audio"}
+        wanted = set(graph.FULL_RUN)
     elif "asr" in wanted:
         wanted.add("audio")
-    _cancel_jobs(session, video)
-    session.execute(
-        update(Run).where(Run.video_id == video.video_id, Run.ended_at.is_(None)).values(ended_at=NOW)
-    )
+    _stop(session, video)
     return start_run(session, video, wanted, made, plan)
 
 
 def begin_delete(session: Session, video: Video, plan: Plan) -> list[Bell]:
     """Make the id a tombstone and queue the erasure; nothing of the video is found from now on."""
-    _cancel_jobs(session, video)
-    session.execute(
-        update(Run).where(Run.video_id == video.video_id, Run.ended_at.is_(None)).values(ended_at=NOW)
-    )
+    _stop(session, video)
     session.execute(update(Scene).where(Scene.video_id == video.video_id).values(live=False))
     video.state = "deleted"
     video.deleted_at = NOW
@@ -471,6 +473,12 @@ def erase_rows(session: Session, video: Video, job_id: int) -> None:
     session.execute(delete(Job).where(Job.video_id == video.video_id, Job.job_id != job_id))
     session.execute(delete(Scene).where(Scene.video_id == video.video_id))
     session.execute(delete(TranscriptPart).where(TranscriptPart.video_id == video.video_id))
+    session.execute(delete(FaceDecision).where(FaceDecision.video_id == video.video_id))
+    # Nobody knows an unknown person by anything else than by tracks in videos.
+    seen = select(FaceTrack.track_id).where(FaceTrack.person_id == Person.person_id).exists()
+    unknown = (Person.user_id == video.user_id) & (Person.kind == "unknown") & Person.deleted_at.is_(None)
+    idle = Person.ended_run >= Person.run
+    session.execute(delete(Person).where(unknown, idle, Person.merged_into.is_(None), ~seen))
     session.execute(delete(Run).where(Run.video_id == video.video_id))
     video.storage_key = ""
     video.media = video.duration_s = video.published_run = video.indexed_at = None
@@ -482,7 +490,7 @@ def erase_again(session: Session, video: Video, plan: Plan) -> list[Bell]:
     """Look once more after the longest time limit: a writer nobody heard of may have left objects."""
     run = Run(video_id=video.video_id, run=video.run, stages=[], made={})
     job = _job(video, run, graph.ERASE, plan, part=1)
-    job.not_before = NOW + func.make_interval(0, 0, 0, 0, 0, 0, float(graph.LONGEST_S))
+    job.not_before = seconds_from_now(float(graph.LONGEST_S))
     return jobs.insert(session, [job])
 
 

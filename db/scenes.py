@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from bisect import bisect_right
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -13,7 +14,18 @@ from sqlalchemy import delete, func, select, text, update
 from sqlalchemy import insert as bulk
 from sqlalchemy.orm import Session
 
-from db.tables import Embedding, Face, Model, Scene, TranscriptPart, Video
+from db.tables import (
+    Embedding,
+    Face,
+    FaceTrack,
+    LexicalWeights,
+    Model,
+    Scene,
+    SceneTags,
+    ScreenText,
+    TranscriptPart,
+    Video,
+)
 from db.videos import get
 from shared.contracts import ScenePage, SceneView
 
@@ -103,12 +115,80 @@ def write_faces(
         session.execute(bulk(Face), [dict(face) for face in faces])
 
 
+def write_tags(
+    session: Session,
+    model_id: int,
+    run: int,
+    user_id: str,
+    scene_ids: Sequence[UUID],
+    tags: Mapping[UUID, Mapping[str, float]],
+) -> None:
+    """Replace what this run says these scenes show: scene -> label -> 0..1."""
+    session.execute(delete(SceneTags).where(SceneTags.run == run, SceneTags.scene_id.in_(scene_ids)))
+    if tags:
+        session.execute(
+            bulk(SceneTags),
+            [
+                {"scene_id": scene, "run": run, "user_id": user_id, "model_id": model_id, "tags": dict(found)}
+                for scene, found in tags.items()
+            ],
+        )
+
+
+def tags_of(session: Session, run: int, scene_ids: Sequence[UUID]) -> dict[UUID, dict[str, float]]:
+    """What a run says these scenes show; scenes it said nothing about are absent."""
+    rows = session.execute(
+        select(SceneTags.scene_id, SceneTags.tags).where(
+            SceneTags.run == run, SceneTags.scene_id.in_(scene_ids)
+        )
+    )
+    return {row[0]: dict(row[1]) for row in rows}
+
+
+def write_screen_texts(
+    session: Session,
+    model_id: int,
+    run: int,
+    user_id: str,
+    scene_ids: Sequence[UUID],
+    lines: Mapping[UUID, Sequence[Mapping[str, Any]]],
+) -> None:
+    """Replace the lines this run read in these scenes: scene -> its lines in order, each text, score, sightings."""
+    session.execute(delete(ScreenText).where(ScreenText.run == run, ScreenText.scene_id.in_(scene_ids)))
+    rows = [
+        {
+            "scene_id": scene, "run": run, "place": place, "user_id": user_id, "model_id": model_id,
+            "text": line["text"], "score": line["score"], "sightings": line["sightings"],
+        }
+        for scene, found in lines.items()
+        for place, line in enumerate(found)
+    ]  # fmt: skip
+    for start in range(0, len(rows), _BATCH):
+        session.execute(bulk(ScreenText), rows[start : start + _BATCH])
+
+
+def screen_texts_of(
+    session: Session, run: int | None, scene_ids: Sequence[UUID]
+) -> dict[UUID, list[ScreenText]]:
+    """The lines a run read, per scene, in their order; ``run`` None (a video from before the stage): none."""
+    rows = session.scalars(
+        select(ScreenText)
+        .where(ScreenText.run == run, ScreenText.scene_id.in_(scene_ids))
+        .order_by(ScreenText.scene_id, ScreenText.place)
+    )
+    found: dict[UUID, list[ScreenText]] = {}
+    for line in rows:
+        found.setdefault(line.scene_id, []).append(line)
+    return found
+
+
 @dataclass(frozen=True)
 class Words:
     """The speech of one scene."""
 
     text: str = ""
     language: str | None = None
+    #: All of them; one that is ``rejected`` is not part of the text.
     segments: list[dict[str, Any]] = field(default_factory=list)
 
 
@@ -162,7 +242,7 @@ def words_of(session: Session, video_id: str, asr_run: int, scenes: Sequence[Sce
         for segment in part.segments:
             for scene, piece in _divide(segment, scenes, until_s):
                 words = found.get(scene.scene_id, Words())
-                joined = f"{words.text} {piece['text']}".strip()
+                joined = words.text if piece.get("rejected") else f"{words.text} {piece['text']}".strip()
                 found[scene.scene_id] = Words(
                     joined, words.language or part.language, [*words.segments, piece]
                 )
@@ -193,12 +273,20 @@ def _divide(
             {
                 "start_s": group[0]["start_s"],
                 "end_s": group[-1]["end_s"],
-                "text": " ".join(word["text"].strip() for word in group),
+                "text": _said(segment["text"], group),
                 "words": group,
+                "rejected": segment.get("rejected"),
             },
         )
         for scene, group in pieces
     ]
+
+
+def _said(text: str, words: Sequence[Mapping[str, Any]]) -> str:
+    """The part of a segment's text that these words, neighbours, are: with spaces only where its language has them."""
+    own = [word["text"].strip() for word in words]
+    spelled = re.search(r"\s*".join(map(re.escape, own)), text)
+    return spelled[0] if spelled else " ".join(own)
 
 
 def _scene_at(scenes: Sequence[Scene], time_s: float, until_s: float) -> Scene | None:
@@ -261,9 +349,15 @@ def publish_scene(
     words: Words,
     sidecar_key: str,
     made: Mapping[str, int],
+    screen_text: str = "",
 ) -> None:
-    """Make one scene what callers see. Part of the run's last transaction."""
+    """Make one scene what callers see. Part of the run's last transaction.
+
+    ``screen_text``: the text it shows, a line each.
+    """
     lexicon = _LEXICON.get((words.language or "")[:2], "simple")
+    # What a picture shows may be in another language than what is said; where nothing is said queries are English too.
+    screen_lexicon = _LEXICON.get((words.language or "en")[:2], "simple")
     transcript = words.text.replace("\x00", "")
     session.execute(
         update(Scene)
@@ -281,6 +375,11 @@ def publish_scene(
             text_run=made.get("text"),
             vision_run=made.get("vision"),
             face_run=made.get("face"),
+            screen_text=screen_text,
+            screen_tsv=func.to_tsvector(text(f"'{screen_lexicon}'"), screen_text).op("||")(
+                func.to_tsvector(text("'simple'"), screen_text)
+            ),
+            ocr_run=made.get("ocr"),
         )
     )
 
@@ -291,6 +390,9 @@ def drop_unpublished(session: Session, video_id: str, made: Mapping[str, int]) -
     of_video = select(Scene.scene_id).where(Scene.video_id == video_id)
     if "face" in made:
         session.execute(delete(Face).where(Face.scene_id.in_(of_video), Face.run != made["face"]))
+        session.execute(
+            delete(FaceTrack).where(FaceTrack.scene_id.in_(of_video), FaceTrack.run != made["face"])
+        )
     for family in ("text", "vision"):
         if family in made:
             models = select(Model.model_id).where(Model.family == family)
@@ -301,6 +403,9 @@ def drop_unpublished(session: Session, video_id: str, made: Mapping[str, int]) -
                     Embedding.run != made[family],
                 )
             )
+    for family, table in (("text", LexicalWeights), ("vision", SceneTags), ("ocr", ScreenText)):
+        if family in made:
+            session.execute(delete(table).where(table.scene_id.in_(of_video), table.run != made[family]))
     if "asr" in made:
         session.execute(
             delete(TranscriptPart).where(
@@ -346,6 +451,7 @@ def page(session: Session, video_id: str, user_id: str, after_idx: int, limit: i
             keyframe_keys=tuple(keyframe["key"] for keyframe in scene.keyframes),
             sidecar_key=scene.sidecar_key,
             faces=count,
+            screen_text=scene.screen_text,
         )
         for scene, count in rows[:limit]
     ]

@@ -6,7 +6,7 @@ from datetime import datetime
 from typing import Any
 from uuid import UUID
 
-from pgvector.sqlalchemy import HALFVEC
+from pgvector.sqlalchemy import HALFVEC, SPARSEVEC
 from sqlalchemy import (
     BigInteger,
     CheckConstraint,
@@ -24,7 +24,7 @@ from sqlalchemy import (
     func,
     text,
 )
-from sqlalchemy.dialects.postgresql import JSONB, TSVECTOR
+from sqlalchemy.dialects.postgresql import ARRAY, JSONB, TSVECTOR
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
 JOB_STATES = ("queued", "running", "done", "carried", "failed", "cancelled", "skipped")
@@ -186,6 +186,13 @@ class Scene(Base):
             postgresql_using="gin",
             postgresql_where=text("live"),
         ),
+        Index(
+            "ix_scenes_screen_tsv",
+            "screen_tsv",
+            postgresql_using="gin",
+            postgresql_where=text("live"),
+        ),
+        Index("ix_scenes_people_changed", "video_id", postgresql_where=text("people_changed")),
     )
 
     scene_id: Mapped[UUID] = mapped_column(primary_key=True)
@@ -211,6 +218,13 @@ class Scene(Base):
     text_run: Mapped[int | None]
     vision_run: Mapped[int | None]
     face_run: Mapped[int | None]
+    #: The text it shows, a line each, and what it is searched by.
+    screen_text: Mapped[str] = mapped_column(server_default="")
+    screen_tsv: Mapped[Any | None] = mapped_column(TSVECTOR)
+    #: The run that read it; None: nobody looked.
+    ocr_run: Mapped[int | None]
+    #: Who is in it has changed since its sidecar was written.
+    people_changed: Mapped[bool] = mapped_column(server_default=text("false"))
 
 
 class TranscriptPart(Base):
@@ -263,6 +277,62 @@ class Embedding(Base):
     vec: Mapped[Any] = mapped_column(HALFVEC)
 
 
+class LexicalWeights(Base):
+    """Which words of a scene weigh how much, by a model with a lexical head (BGE-M3)."""
+
+    __tablename__ = "lexical_weights"
+    __table_args__ = (
+        Index("ix_lexical_weights_tokens", "tokens", postgresql_using="gin"),
+        Index(None, "user_id", "model_id"),
+    )
+
+    scene_id: Mapped[UUID] = mapped_column(
+        ForeignKey("scenes.scene_id", ondelete="CASCADE"), primary_key=True
+    )
+    model_id: Mapped[int] = mapped_column(ForeignKey("models.model_id"), primary_key=True)
+    run: Mapped[int] = mapped_column(primary_key=True)
+    user_id: Mapped[str]
+    #: Token ids of the model's vocabulary: to find candidates by.
+    tokens: Mapped[list[int]] = mapped_column(ARRAY(Integer))
+    #: Token id (from 0) -> weight; its inner product with a query's is their lexical similarity.
+    weights: Mapped[Any] = mapped_column(SPARSEVEC)
+
+
+class SceneTags(Base):
+    """What a scene's pictures show, of a list of labels, as a model of sight sees it."""
+
+    __tablename__ = "scene_tags"
+
+    scene_id: Mapped[UUID] = mapped_column(
+        ForeignKey("scenes.scene_id", ondelete="CASCADE"), primary_key=True
+    )
+    run: Mapped[int] = mapped_column(primary_key=True)
+    user_id: Mapped[str]
+    model_id: Mapped[int] = mapped_column(ForeignKey("models.model_id"))
+    #: label -> how likely it is, 0..1, the best of the scene's keyframes
+    tags: Mapped[dict[str, Any]]
+
+
+class ScreenText(Base):
+    """One line of text a scene shows, once however many keyframes show it."""
+
+    __tablename__ = "screen_texts"
+
+    scene_id: Mapped[UUID] = mapped_column(
+        ForeignKey("scenes.scene_id", ondelete="CASCADE"), primary_key=True
+    )
+    run: Mapped[int] = mapped_column(primary_key=True)
+    #: Its place among the scene's lines, from 0, in the order they are seen and read.
+    place: Mapped[int] = mapped_column(primary_key=True)
+    user_id: Mapped[str]
+    model_id: Mapped[int] = mapped_column(ForeignKey("models.model_id"))
+    text: Mapped[str]
+    #: How sure the model was at the best sighting, 0..1.
+    score: Mapped[float]
+    #: [{ordinal, ts_s, box}]: the keyframes that show it, box x, y, width, height in their pixels
+    sightings: Mapped[list[Any]]
+
+
 class Face(Base):
     """A face found in a keyframe. Box and landmarks in that keyframe's pixels."""
 
@@ -283,3 +353,171 @@ class Face(Base):
     det_score: Mapped[float]
     model_id: Mapped[int] = mapped_column(ForeignKey("models.model_id"))
     vec: Mapped[Any] = mapped_column(HALFVEC)
+    #: How well it shows who it is (AdaFace's feature norm); None from a model that can't tell.
+    quality: Mapped[float | None]
+    #: Faces of one scene with the same number are the same person seen several times; None before tracks were made.
+    track: Mapped[int | None]
+
+
+PERSON_KINDS = ("named", "unknown")
+PHOTO_STATES = ("waiting", "pending", "good", "refused", "failed")
+
+
+class Person(Base):
+    """Somebody a user wants to be found, or one of the faces that keep coming back."""
+
+    __tablename__ = "people"
+    __table_args__ = (
+        CheckConstraint(_one_of("kind", PERSON_KINDS), name="kind"),
+        Index(
+            "uq_people_name",
+            "user_id",
+            text("lower(name)"),
+            unique=True,
+            postgresql_where=text("deleted_at IS NULL AND merged_into IS NULL"),
+        ),
+    )
+
+    person_id: Mapped[str] = mapped_column(primary_key=True)
+    user_id: Mapped[str]
+    name: Mapped[str]
+    kind: Mapped[str] = mapped_column(server_default="named")
+    #: The newest run of jobs (enrol, match the archive), and the newest one that has ended.
+    run: Mapped[int] = mapped_column(server_default="0")
+    ended_run: Mapped[int] = mapped_column(server_default="0")
+    #: Set: shown as that person; undone by undoing the merge.
+    merged_into: Mapped[str | None]
+    created_at: Mapped[datetime] = mapped_column(server_default=_NOW)
+    #: Set: the id is a tombstone and never comes back.
+    deleted_at: Mapped[datetime | None]
+    #: What a sweep after the erasure found.
+    receipt: Mapped[dict[str, Any] | None]
+
+
+class PersonPhoto(Base):
+    """A photo of a person, what became of it, and its vector."""
+
+    __tablename__ = "person_photos"
+    __table_args__ = (
+        CheckConstraint(_one_of("state", PHOTO_STATES), name="state"),
+        UniqueConstraint("storage_key"),
+        Index(None, "person_id"),
+    )
+
+    photo_id: Mapped[UUID] = mapped_column(primary_key=True)
+    person_id: Mapped[str] = mapped_column(ForeignKey("people.person_id", ondelete="CASCADE"))
+    user_id: Mapped[str]
+    storage_key: Mapped[str]
+    #: waiting for its upload, pending, good (has a vector), refused (for what it shows), failed (our fault)
+    state: Mapped[str] = mapped_column(server_default="waiting")
+    error_class: Mapped[str | None]
+    error: Mapped[str | None]
+    model_id: Mapped[int | None] = mapped_column(ForeignKey("models.model_id"))
+    vec: Mapped[Any | None] = mapped_column(HALFVEC)
+    quality: Mapped[float | None]
+    #: [x, y, width, height] in the photo's pixels
+    box: Mapped[list[Any] | None]
+    created_at: Mapped[datetime] = mapped_column(server_default=_NOW)
+
+
+class PersonProfile(Base):
+    """What a person's face is to one model: the centroid everything is compared with."""
+
+    __tablename__ = "person_profiles"
+    __table_args__ = (Index(None, "user_id", "model_id"),)
+
+    person_id: Mapped[str] = mapped_column(
+        ForeignKey("people.person_id", ondelete="CASCADE"), primary_key=True
+    )
+    model_id: Mapped[int] = mapped_column(ForeignKey("models.model_id"), primary_key=True)
+    user_id: Mapped[str]
+    vec: Mapped[Any] = mapped_column(HALFVEC)
+    #: How many photos it was made from; 0: from tracks in videos.
+    photos: Mapped[int]
+    tracks: Mapped[int] = mapped_column(server_default="0")
+
+
+class FaceTrack(Base):
+    """One face through one scene, and whose it is."""
+
+    __tablename__ = "face_tracks"
+    __table_args__ = (
+        UniqueConstraint("scene_id", "run", "track"),
+        CheckConstraint("decided_by IN ('machine', 'human')", name="decided_by"),
+        Index(None, "video_id"),
+        Index(None, "user_id", "model_id"),
+        Index(None, "person_id"),
+    )
+
+    track_id: Mapped[UUID] = mapped_column(primary_key=True)
+    scene_id: Mapped[UUID] = mapped_column(ForeignKey("scenes.scene_id", ondelete="CASCADE"))
+    video_id: Mapped[str] = mapped_column(ForeignKey("videos.video_id", ondelete="CASCADE"))
+    user_id: Mapped[str]
+    run: Mapped[int]
+    #: As in ``faces.track``.
+    track: Mapped[int]
+    model_id: Mapped[int] = mapped_column(ForeignKey("models.model_id"))
+    #: Its best face: the keyframe's ordinal and time, the box [x, y, width, height] in pixels.
+    ordinal: Mapped[int]
+    ts_s: Mapped[float]
+    box: Mapped[list[Any]]
+    vec: Mapped[Any] = mapped_column(HALFVEC)
+    faces: Mapped[int]
+    person_id: Mapped[str | None] = mapped_column(ForeignKey("people.person_id", ondelete="SET NULL"))
+    #: Mean over the faces that voted: cosine, or 1 - Euclidean distance. 1 when a human said so.
+    similarity: Mapped[float | None]
+    votes: Mapped[int | None]
+    decided_by: Mapped[str | None]
+
+
+class ScenePerson(Base):
+    """Who is in a published scene."""
+
+    __tablename__ = "scene_people"
+    __table_args__ = (Index(None, "person_id"), Index(None, "user_id", "person_id"))
+
+    scene_id: Mapped[UUID] = mapped_column(
+        ForeignKey("scenes.scene_id", ondelete="CASCADE"), primary_key=True
+    )
+    person_id: Mapped[str] = mapped_column(
+        ForeignKey("people.person_id", ondelete="CASCADE"), primary_key=True
+    )
+    user_id: Mapped[str]
+    #: The best of the person's tracks, 0..1.
+    confidence: Mapped[float]
+    #: Keyframes in which the person was recognised.
+    frame_count: Mapped[int]
+
+
+class PeopleEvent(Base):
+    """What was done to a user's people. Never changed; an undo is an event of its own."""
+
+    __tablename__ = "people_events"
+    __table_args__ = (Index(None, "user_id", "event_id"), UniqueConstraint("undoes"))
+
+    event_id: Mapped[int] = mapped_column(BigInteger, Identity(always=True), primary_key=True)
+    user_id: Mapped[str]
+    kind: Mapped[str]
+    person_id: Mapped[str | None]
+    #: What it takes to undo it.
+    payload: Mapped[dict[str, Any]]
+    #: The event this one undoes.
+    undoes: Mapped[int | None] = mapped_column(BigInteger)
+    created_at: Mapped[datetime] = mapped_column(server_default=_NOW)
+
+
+class FaceDecision(Base):
+    """What a human said about a face: it is this person, or it is not. Bound to a time and a place in the video."""
+
+    __tablename__ = "face_decisions"
+    __table_args__ = (Index(None, "video_id"), Index(None, "person_id"))
+
+    decision_id: Mapped[int] = mapped_column(BigInteger, Identity(always=True), primary_key=True)
+    user_id: Mapped[str]
+    video_id: Mapped[str] = mapped_column(ForeignKey("videos.video_id", ondelete="CASCADE"))
+    person_id: Mapped[str] = mapped_column(ForeignKey("people.person_id", ondelete="CASCADE"))
+    is_person: Mapped[bool]
+    ts_s: Mapped[float]
+    #: [x, y, width, height] in pixels of the keyframe at ``ts_s``
+    box: Mapped[list[Any]]
+    created_at: Mapped[datetime] = mapped_column(server_default=_NOW)

@@ -5,20 +5,20 @@ Model ids and dimensions are rendered as literals: with a parameter in its place
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 from uuid import UUID
 
 import numpy as np
 import numpy.typing as npt
-from pgvector import HalfVector
+from pgvector import HalfVector, SparseVector
 from sqlalchemy import Engine, delete, select, text
 from sqlalchemy import insert as bulk
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.orm import Session
 
-from db.tables import Embedding, Model
+from db.tables import Embedding, LexicalWeights, Model
 from shared.errors import ModelFailure
 
 _OPS = {"cosine": "halfvec_cosine_ops", "l2": "halfvec_l2_ops"}
@@ -144,3 +144,45 @@ def write_embeddings(
         )
     if values:
         session.execute(bulk(Embedding), values)
+
+
+def write_lexical(
+    session: Session,
+    model: ModelRow,
+    run: int,
+    user_id: str,
+    scene_ids: Sequence[UUID],
+    rows: Sequence[tuple[UUID, Mapping[int, float]]],
+    vocabulary_size: int,
+) -> None:
+    """Replace a run's lexical weights of these scenes. ``rows``: (scene, token id -> weight).
+
+    Raises:
+        ModelFailure: a token id lies outside the vocabulary, or a weight is not a number above 0.
+    """
+    session.execute(
+        delete(LexicalWeights).where(
+            LexicalWeights.scene_id.in_(scene_ids),
+            LexicalWeights.model_id == model.model_id,
+            LexicalWeights.run == run,
+        )
+    )
+    values: list[dict[str, Any]] = []
+    for scene, weights in rows:
+        if not all(
+            0 <= token < vocabulary_size and weight > 0 and np.isfinite(weight)
+            for token, weight in weights.items()
+        ):
+            raise ModelFailure(f"{model.name} gave lexical weights outside its vocabulary, or not above 0")
+        values.append(
+            {
+                "scene_id": scene,
+                "model_id": model.model_id,
+                "run": run,
+                "user_id": user_id,
+                "tokens": sorted(weights),
+                "weights": SparseVector(dict(weights), vocabulary_size),
+            }
+        )
+    if values:
+        session.execute(bulk(LexicalWeights), values)

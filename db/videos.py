@@ -66,8 +66,7 @@ def accept(
             str(refusal),
         )
         return receipt(video, accepted=False), []
-    stages = [stage.name for stage in graph.PIPELINE if stage.name != "audio"]
-    bells = runs.start_run(session, video, stages, {}, plan)
+    bells = runs.start_run(session, video, graph.FULL_RUN, {}, plan)
     return receipt(video, accepted=True), bells
 
 
@@ -130,10 +129,9 @@ def status(session: Session, video_id: str, user_id: str) -> VideoStatus:
     scenes = session.scalar(
         select(func.count()).select_from(Scene).where(Scene.video_id == video.video_id, Scene.live)
     )
+    planned = [graph.STAGES[name] for name in graph.FULL_RUN] if run is None else runs.stages_of(run)
     stages = []
-    for stage in graph.PIPELINE:
-        if stage.name == "audio" and (run is None or "audio" not in run.stages):
-            continue
+    for stage in planned:
         state = states.get(stage.name)
         if state is None:
             stages.append(

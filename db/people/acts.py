@@ -1,0 +1,280 @@
+"""What a human says about people: it is her, it is not, these are one, this is somebody else. Each act can be undone.
+
+What was said is kept as decisions bound to a time and a place in a video: no machine overrules them, and they hold in
+later runs and splits.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+from uuid import UUID, uuid4
+
+from sqlalchemy import delete, select, update
+from sqlalchemy.orm import Session
+
+from db import jobs
+from db.jobs import Bell
+from db.people import enrolment, registry
+from db.people.events import record
+from db.people.tracks import mark_scenes_of, refresh_scene_people
+from db.people.unknowns import lock_user, make_unknown, settle
+from db.people.vote import FaceRule
+from db.runs import Plan
+from db.tables import FaceDecision, FaceTrack, PeopleEvent, Person, PersonPhoto, PersonProfile, Scene
+from shared.errors import Conflict, InvalidRequest, NotFound
+
+#: Tracks that a merge turns into decisions, the longest first; the others are the machine's to find again.
+_MAX_DECISIONS = 2000
+
+
+def judge(session: Session, person: Person, track_id: str, rule: FaceRule, *, is_person: bool) -> int:
+    """Remember that a track is, or is not, this person (whose row is locked). Returns the event's id.
+
+    Raises:
+        NotFound: the user has no such track.
+    """
+    (track,) = _tracks(session, person.user_id, [track_id])
+    decision = _decide(session, track, person.person_id, is_person=is_person)
+    payload: dict[str, Any] = {"decisions": [decision], "videos": [track.video_id]}
+    _settle_all(session, payload["videos"], rule)
+    _make_profile_of_tracks(session, person)
+    return record(session, person.user_id, "confirm" if is_person else "reject", person.person_id, payload)
+
+
+def _tracks(session: Session, user_id: str, ids: Sequence[str]) -> list[FaceTrack]:
+    wanted = [registry.as_uuid(name) for name in ids]
+    found = {
+        track.track_id: track
+        for track in session.scalars(
+            select(FaceTrack).where(FaceTrack.track_id.in_(wanted), FaceTrack.user_id == user_id)
+        )
+    }
+    missing = [name for name in wanted if name not in found]
+    if missing:
+        raise NotFound(f"there is no face {str(missing[0])!r}: see tasks.people.faces")
+    return [found[name] for name in wanted]
+
+
+def _decide(session: Session, track: FaceTrack, person_id: str, *, is_person: bool) -> int:
+    decision = FaceDecision(
+        user_id=track.user_id,
+        video_id=track.video_id,
+        person_id=person_id,
+        is_person=is_person,
+        ts_s=track.ts_s,
+        box=track.box,
+    )
+    session.add(decision)
+    session.flush()
+    return decision.decision_id
+
+
+def _settle_all(session: Session, videos: Sequence[str], rule: FaceRule) -> None:
+    locked = [jobs.lock_video(session, video) for video in sorted(set(videos))]
+    for video in locked:
+        if video is not None and video.deleted_at is None:
+            settle(session, video, rule)
+
+
+def _make_profile_of_tracks(session: Session, person: Person) -> None:
+    """Somebody without photos is known by the tracks a human confirmed."""
+    photos = select(PersonProfile.photos).where(
+        PersonProfile.person_id == person.person_id, PersonProfile.photos > 0
+    )
+    confirmed = select(FaceTrack.track_id).where(
+        FaceTrack.person_id == person.person_id, FaceTrack.decided_by == "human"
+    )
+    if session.scalars(photos).first() is None and session.scalars(confirmed.limit(1)).first() is not None:
+        enrolment.make_profile(session, person.person_id)
+
+
+def lock_two(session: Session, one: str, other: str, user_id: str) -> tuple[Person, Person]:
+    """Two people of the user, locked in the order of their ids.
+
+    Raises:
+        NotFound, InvalidRequest.
+    """
+    if one == other:
+        raise InvalidRequest(f"into={other!r} is the person itself: name another one")
+    locked = {name: registry.lock(session, name, user_id) for name in sorted((one, other))}
+    return locked[one], locked[other]
+
+
+def merge(session: Session, person: Person, into: Person, plan: Plan) -> tuple[int, list[Bell]]:
+    """Make all photos and tracks of a person another one's, for good. Returns the event's id and bells."""
+    enrolment.stop(session, person)
+    tracks = session.scalars(
+        select(FaceTrack)
+        .where(FaceTrack.person_id == person.person_id)
+        .order_by(FaceTrack.faces.desc(), FaceTrack.track_id)
+    ).all()
+    photos = session.scalars(
+        update(PersonPhoto)
+        .where(PersonPhoto.person_id == person.person_id)
+        .values(person_id=into.person_id)
+        .returning(PersonPhoto.photo_id)
+    ).all()
+    payload = {
+        "into": into.person_id,
+        "photos": [str(photo) for photo in photos],
+        "tracks": [str(track.track_id) for track in tracks],
+        "decisions": [
+            _decide(session, track, into.person_id, is_person=True) for track in tracks[:_MAX_DECISIONS]
+        ],
+    }
+    person.merged_into = into.person_id
+    session.execute(delete(PersonProfile).where(PersonProfile.person_id == person.person_id))
+    _move_tracks(session, [track.track_id for track in tracks], into.person_id, by="human")
+    event = record(session, person.user_id, "merge", person.person_id, payload)
+    return event, enrolment.start(session, into, plan)
+
+
+def _move_tracks(session: Session, ids: Sequence[UUID], person_id: str, *, by: str) -> None:
+    tracks = session.scalars(select(FaceTrack).where(FaceTrack.track_id.in_(ids))).all()
+    for video_id in sorted({track.video_id for track in tracks}):
+        jobs.lock_video(session, video_id)
+    session.execute(
+        update(FaceTrack).where(FaceTrack.track_id.in_(ids)).values(person_id=person_id, decided_by=by)
+    )
+    refresh_scene_people(session, sorted({track.scene_id for track in tracks}))
+
+
+def split(
+    session: Session, person: Person, track_ids: Sequence[str], name: str | None, rule: FaceRule, plan: Plan
+) -> tuple[Person, int, list[Bell]]:
+    """Make some tracks of a person somebody else's, who gets a name or the next number.
+
+    Raises:
+        NotFound: a track is not this person's. Conflict: the name is taken.
+    """
+    tracks = _tracks(session, person.user_id, track_ids)
+    for track in tracks:
+        if track.person_id != person.person_id:
+            raise NotFound(f"face {str(track.track_id)!r} is not {person.name}'s: see tasks.people.faces")
+    for video_id in sorted({track.video_id for track in tracks}):
+        jobs.lock_video(session, video_id)
+    if name is None:
+        lock_user(session, person.user_id)
+        new = make_unknown(session, person.user_id)
+    else:
+        registry.require_free(session, person.user_id, name)
+        new = Person(person_id=str(uuid4()), user_id=person.user_id, name=name)
+        session.add(new)
+        session.flush()
+    decisions = []
+    for track in tracks:
+        decisions.append(_decide(session, track, person.person_id, is_person=False))
+        decisions.append(_decide(session, track, new.person_id, is_person=True))
+    # Whoever takes some faces out has seen that the others are not meant.
+    rest = session.scalars(
+        select(FaceTrack)
+        .where(
+            FaceTrack.person_id == person.person_id,
+            FaceTrack.track_id.not_in([track.track_id for track in tracks]),
+        )
+        .order_by(FaceTrack.faces.desc(), FaceTrack.track_id)
+        .limit(_MAX_DECISIONS)
+    ).all()
+    decisions += [_decide(session, track, new.person_id, is_person=False) for track in rest]
+    videos = [track.video_id for track in tracks]
+    _settle_all(session, videos, rule)
+    enrolment.make_profile(session, new.person_id)
+    payload = {
+        "new": new.person_id,
+        "decisions": decisions,
+        "tracks": [str(track.track_id) for track in tracks],
+        "videos": videos,
+    }
+    event = record(session, person.user_id, "split", person.person_id, payload)
+    return new, event, enrolment.start(session, new, plan)
+
+
+def undo(
+    session: Session, user_id: str, event_id: int, rule: FaceRule, plan: Plan
+) -> tuple[Person, int, list[Bell]]:
+    """Undo one of the user's events. Returns the person it was about, the new event's id and bells.
+
+    Raises:
+        NotFound: no such event of this user.
+        Conflict: it can't be undone (any more).
+    """
+    event = session.scalars(
+        select(PeopleEvent).where(PeopleEvent.event_id == event_id, PeopleEvent.user_id == user_id)
+    ).one_or_none()
+    if event is None or event.person_id is None:
+        raise NotFound(f"there is no event {event_id}: see tasks.people.events")
+    undone = session.scalars(select(PeopleEvent.event_id).where(PeopleEvent.undoes == event_id)).one_or_none()
+    if undone is not None:
+        raise Conflict(f"event {event_id} has been undone by event {undone}")
+    if event.kind not in ("rename", "confirm", "reject", "merge", "split"):
+        raise Conflict(f"event {event_id} is {event.kind!r}, which can't be undone: do the opposite")
+    payload = event.payload
+    others = [payload[name] for name in ("into", "new") if name in payload]
+    locked = {name: _lock_any(session, name, user_id) for name in sorted({event.person_id, *others})}
+    person = locked[event.person_id]
+    _forget_decisions(session, user_id, payload)
+    bells: list[Bell] = []
+    if event.kind == "rename":
+        registry.require_free(session, user_id, payload["before"]["name"], but=person.person_id)
+        person.name, person.kind = payload["before"]["name"], payload["before"]["kind"]
+        session.flush()
+        mark_scenes_of(session, person.person_id)
+    elif event.kind == "merge":
+        bells = _part(session, person, locked[payload["into"]], payload, plan)
+    elif event.kind == "split":
+        new = locked[payload["new"]]
+        enrolment.stop(session, new)
+        new.merged_into = person.person_id
+        own = session.scalars(select(FaceTrack.track_id).where(FaceTrack.person_id == new.person_id)).all()
+        session.execute(delete(PersonProfile).where(PersonProfile.person_id == new.person_id))
+        session.flush()
+        _move_tracks(session, own, person.person_id, by="machine")
+        bells = enrolment.start(session, person, plan)
+    else:
+        _settle_all(session, payload["videos"], rule)
+    return person, record(session, user_id, "undo", person.person_id, {}, undoes=event_id), bells
+
+
+def _lock_any(session: Session, person_id: str, user_id: str) -> Person:
+    """A person, merged ones too."""
+    person = jobs.lock_person(session, person_id)
+    if person is None or person.user_id != user_id or person.deleted_at is not None:
+        raise Conflict("the person was erased: nothing to undo")
+    return person
+
+
+def _forget_decisions(session: Session, user_id: str, payload: dict[str, Any]) -> None:
+    session.execute(
+        delete(FaceDecision).where(
+            FaceDecision.user_id == user_id, FaceDecision.decision_id.in_(payload.get("decisions", ()))
+        )
+    )
+
+
+def _part(session: Session, person: Person, into: Person, payload: dict[str, Any], plan: Plan) -> list[Bell]:
+    """Undo a merge: what came from the person goes back, what the other has got since stays there."""
+    if person.merged_into != into.person_id:
+        raise Conflict(f"{person.name} is not part of {into.name} any more")
+    registry.require_free(session, person.user_id, person.name, but=person.person_id)
+    person.merged_into = None
+    session.execute(
+        update(PersonPhoto)
+        .where(
+            PersonPhoto.person_id == into.person_id,
+            PersonPhoto.photo_id.in_([UUID(photo) for photo in payload["photos"]]),
+        )
+        .values(person_id=person.person_id)
+    )
+    session.flush()
+    own = session.scalars(
+        select(FaceTrack.track_id)
+        .join(Scene, Scene.scene_id == FaceTrack.scene_id)
+        .where(
+            FaceTrack.person_id == into.person_id,
+            FaceTrack.track_id.in_([UUID(track) for track in payload["tracks"]]),
+        )
+    ).all()
+    _move_tracks(session, own, person.person_id, by="machine")
+    enrolment.make_profile(session, person.person_id)
+    return enrolment.start(session, into, plan) + enrolment.start(session, person, plan)

@@ -1,0 +1,279 @@
+"""A person's jobs: look at the photos, make the profile, compare all videos of the user again; resumable part by part.
+
+Every function holds the lock on the person's row (``db.jobs.lock_person``).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+from uuid import UUID
+
+import numpy as np
+from pgvector import HalfVector
+from sqlalchemy import ColumnElement, delete, func, or_, select, update
+from sqlalchemy.dialects.postgresql import insert
+from sqlalchemy.orm import Session
+
+from db import jobs
+from db.jobs import NOW, Bell
+from db.people.tracks import as_array, videos_with_faces
+from db.people.vote import centroid
+from db.runs import Plan
+from db.tables import TERMINAL, FaceTrack, Job, Model, Person, PersonPhoto, PersonProfile
+from shared import graph
+
+#: Behind every video in work.
+_PRIORITY = -1
+#: Tracks a profile without photos is made from.
+_MAX_TRACKS = 500
+
+
+@dataclass(frozen=True, kw_only=True)
+class PhotoResult:
+    """What the model found in one photo, or why it is of no use."""
+
+    photo_id: UUID
+    state: str
+    error_class: str | None = None
+    error: str | None = None
+    model_id: int | None = None
+    vec: Any = None
+    quality: float | None = None
+    box: list[float] | None = None
+
+
+def start(session: Session, person: Person, plan: Plan, model_id: int | None = None) -> list[Bell]:
+    """Look at the photos that need it, then at all videos. Ends what an earlier change had started.
+
+    ``model_id``: the active face model; photos with a vector of another one are looked at again.
+    """
+    stop(session, person)
+    person.run += 1
+    wanted: ColumnElement[bool] = PersonPhoto.state.in_(("waiting", "pending", "failed"))
+    if model_id is not None:
+        wanted = or_(wanted, (PersonPhoto.state == "good") & (PersonPhoto.model_id != model_id))
+    ids = list(
+        session.scalars(
+            update(PersonPhoto)
+            .where(PersonPhoto.person_id == person.person_id, wanted)
+            .values(state="pending", error_class=None, error=None)
+            .returning(PersonPhoto.photo_id)
+        )
+    )
+    session.flush()
+    batch = graph.ENROLL.batch
+    parts = [sorted(map(str, ids))[first : first + batch] for first in range(0, len(ids), batch)]
+    bells = jobs.insert(
+        session,
+        [
+            _job(person, graph.ENROLL, plan, part=part, payload={"photo_ids": chosen}, priority=0)
+            for part, chosen in enumerate(parts)
+        ],
+    )
+    return bells + advance(session, person, plan)
+
+
+def stop(session: Session, person: Person) -> bool:
+    """Cancel the person's jobs. Returns whether there was something to cancel."""
+    done = session.execute(
+        update(Job)
+        .where(
+            Job.subject_kind == "person",
+            Job.subject_id == person.person_id,
+            Job.state.in_(("queued", "running")),
+        )
+        .values(state="cancelled", finished_at=NOW)
+    )
+    person.ended_run = person.run
+    session.flush()
+    return bool(done.rowcount)  # type: ignore[attr-defined]
+
+
+def advance(session: Session, person: Person, plan: Plan) -> list[Bell]:
+    """Start what follows when a stage has ended. Harmless at any time."""
+    if person.deleted_at is not None or person.ended_run >= person.run:
+        return []
+    mine = (Job.subject_kind == "person") & (Job.subject_id == person.person_id) & (Job.run == person.run)
+    states: dict[str, set[str]] = {}
+    for stage, state in session.execute(select(Job.stage, Job.state).where(mine).distinct()):
+        states.setdefault(stage, set()).add(state)
+    if any(state not in TERMINAL for state in states.get("enroll", ())):
+        return []
+    if "match" not in states:
+        _give_up_photos(session, person)
+        make_profile(session, person.person_id)
+        found = videos_with_faces(session, person.user_id)
+        new = [
+            _job(person, graph.MATCH, plan, part=part, payload={"video_id": video}, priority=_PRIORITY)
+            for part, video in enumerate(found)
+        ]
+        if new:
+            return jobs.insert(session, new)
+    elif any(state not in TERMINAL for state in states["match"]):
+        return []
+    person.ended_run = person.run
+    session.flush()
+    return []
+
+
+def _give_up_photos(session: Session, person: Person) -> None:
+    """Photos of a job that failed for good are not pending any more."""
+    failed = session.execute(
+        select(Job.payload, Job.error_class, Job.error).where(
+            Job.subject_kind == "person",
+            Job.subject_id == person.person_id,
+            Job.run == person.run,
+            Job.stage == "enroll",
+            Job.state == "failed",
+        )
+    ).all()
+    for row in failed:
+        session.execute(
+            update(PersonPhoto)
+            .where(
+                PersonPhoto.person_id == person.person_id,
+                PersonPhoto.state == "pending",
+                PersonPhoto.photo_id.in_([UUID(photo) for photo in row.payload["photo_ids"]]),
+            )
+            .values(state="failed", error_class=row.error_class, error=row.error)
+        )
+
+
+def _job(person: Person, stage: graph.Stage, plan: Plan, **values: Any) -> Job:
+    return Job(
+        subject_kind="person",
+        subject_id=person.person_id,
+        user_id=person.user_id,
+        lane=stage.lane,
+        run=person.run,
+        stage=stage.name,
+        max_failures=plan.max_failures,
+        **values,
+    )
+
+
+def erasure_job(person: Person, plan: Plan) -> Job:
+    """The job that removes all of a person and makes sure of it."""
+    return _job(person, graph.FORGET, plan, priority=0)
+
+
+def photos_to_look_at(
+    session: Session, person_id: str, user_id: str, ids: Sequence[str]
+) -> list[PersonPhoto]:
+    """The photos of a part that still wait for it."""
+    return list(
+        session.scalars(
+            select(PersonPhoto)
+            .where(
+                PersonPhoto.person_id == person_id,
+                PersonPhoto.user_id == user_id,
+                PersonPhoto.state == "pending",
+                PersonPhoto.photo_id.in_([UUID(photo) for photo in ids]),
+            )
+            .order_by(PersonPhoto.created_at, PersonPhoto.photo_id)
+        )
+    )
+
+
+def write_photos(session: Session, person_id: str, results: Sequence[PhotoResult]) -> None:
+    """Store what became of some photos; one that was removed meanwhile is left alone."""
+    for result in results:
+        session.execute(
+            update(PersonPhoto)
+            .where(PersonPhoto.photo_id == result.photo_id, PersonPhoto.person_id == person_id)
+            .values(
+                state=result.state,
+                error_class=result.error_class,
+                error=result.error,
+                model_id=result.model_id,
+                vec=result.vec,
+                quality=result.quality,
+                box=result.box,
+            )
+        )
+
+
+def make_profile(session: Session, person_id: str) -> None:
+    """Make the person's centroids anew: of the good photos by quality; without any, of the tracks in videos.
+
+    A named person is known by those tracks only that a human confirmed: else one wrong match would bring the next.
+    """
+    session.execute(delete(PersonProfile).where(PersonProfile.person_id == person_id))
+    user_id, kind = session.execute(
+        select(Person.user_id, Person.kind).where(Person.person_id == person_id)
+    ).one()
+    believed = FaceTrack.person_id == person_id
+    if kind == "named":
+        believed &= FaceTrack.decided_by == "human"
+    metrics: Mapping[int, str] = {
+        row.model_id: row.metric or "cosine"
+        for row in session.scalars(select(Model).where(Model.family == "face"))
+    }
+    photos = session.execute(
+        select(PersonPhoto.model_id, PersonPhoto.vec, PersonPhoto.quality)
+        .where(PersonPhoto.person_id == person_id, PersonPhoto.state == "good")
+        .order_by(PersonPhoto.photo_id)
+    ).all()
+    for model_id, metric in metrics.items():
+        own = [row for row in photos if row.model_id == model_id]
+        tracks: list[Any] = []
+        if own:
+            weights = [1.0 if row.quality is None else max(row.quality, 1e-6) for row in own]
+        else:
+            tracks = list(
+                session.execute(
+                    select(FaceTrack.vec, FaceTrack.faces)
+                    .where(believed, FaceTrack.model_id == model_id)
+                    .order_by(FaceTrack.faces.desc(), FaceTrack.track_id)
+                    .limit(_MAX_TRACKS)
+                )
+            )
+            weights = [float(row.faces) for row in tracks]
+        if not weights:
+            continue
+        middle = centroid(as_array([row.vec for row in own or tracks]), np.array(weights), metric)
+        session.execute(
+            insert(PersonProfile).values(
+                person_id=person_id,
+                model_id=model_id,
+                user_id=user_id,
+                vec=HalfVector(middle),
+                photos=len(own),
+                tracks=len(tracks),
+            )
+        )
+
+
+def stuck_people(session: Session, limit: int = 100) -> list[str]:
+    """People whose run is open while none of its jobs is queued or running: something has to advance them."""
+    live = (
+        select(Job.job_id)
+        .where(
+            Job.subject_kind == "person",
+            Job.subject_id == Person.person_id,
+            Job.run == Person.run,
+            Job.state.in_(("queued", "running")),
+        )
+        .exists()
+    )
+    return list(
+        session.scalars(
+            select(Person.person_id)
+            .where(Person.ended_run < Person.run, Person.deleted_at.is_(None), ~live)
+            .limit(limit)
+        )
+    )
+
+
+def progress(session: Session, person: Person) -> float:
+    """How far the person's run is, 0..1."""
+    if person.ended_run >= person.run:
+        return 1.0
+    row = session.execute(
+        select(func.count().label("parts"), func.sum(Job.progress).label("done")).where(
+            Job.subject_kind == "person", Job.subject_id == person.person_id, Job.run == person.run
+        )
+    ).one()
+    return float(row.done or 0.0) / row.parts if row.parts else 0.0

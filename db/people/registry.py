@@ -1,0 +1,314 @@
+"""Create, find, list, rename people, and their photos."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Collection
+from uuid import UUID, uuid4
+
+from sqlalchemy import func, select
+from sqlalchemy.dialects.postgresql import insert
+from sqlalchemy.orm import Session
+
+from db.jobs import lock_person
+from db.people.enrolment import progress
+from db.people.events import record
+from db.people.tracks import mark_scenes_of
+from db.tables import FaceTrack, Person, PersonPhoto, PersonProfile, Scene, ScenePerson
+from shared.contracts import (
+    CreatePerson,
+    FacePage,
+    FaceView,
+    ListFaces,
+    ListPeople,
+    PeoplePage,
+    PersonView,
+    PhotoView,
+)
+from shared.errors import Conflict, Forbidden, LimitExceeded, NotFound
+from shared.storage import photo_key
+
+#: A person's face is known well from a dozen; each costs a look by the model.
+MAX_PHOTOS = 100
+
+
+def _no_person(person_id: str) -> NotFound:
+    return NotFound(f"no person {person_id!r}: check the id, or send tasks.people.create first")
+
+
+def lock(session: Session, person_id: str, user_id: str, *, deleted_too: bool = False) -> Person:
+    """The user's person, locked.
+
+    Raises:
+        NotFound: no such person of this user (another user's is not told apart).
+    """
+    person = lock_person(session, person_id)
+    if person is None or person.user_id != user_id or (person.deleted_at is not None and not deleted_too):
+        raise _no_person(person_id)
+    if person.merged_into is not None:
+        raise NotFound(
+            f"person {person_id!r} was merged into {person.merged_into!r}: use that id, or undo the merge"
+        )
+    return person
+
+
+def get(session: Session, person_id: str, user_id: str) -> Person:
+    """The user's person, unlocked, erased ones too: their receipt is asked for by id.
+
+    Raises:
+        NotFound: no such person of this user.
+    """
+    person = session.scalars(
+        select(Person).where(Person.person_id == person_id, Person.user_id == user_id)
+    ).one_or_none()
+    if person is None:
+        raise _no_person(person_id)
+    return person
+
+
+def create(session: Session, request: CreatePerson) -> PersonView:
+    """Make the person, or show the one that has this id or, without an id, this name.
+
+    Raises:
+        Forbidden: the id belongs to another user.
+        Conflict: the id was erased or has another name, or the name is taken.
+    """
+    if request.person_id is None:
+        same = _named(session, request.user_id, request.name)
+        if same is not None:
+            return view(session, same, accepted=False)
+    person_id = request.person_id or str(uuid4())
+    made = session.scalars(
+        insert(Person)
+        .values(person_id=person_id, user_id=request.user_id, name=request.name)
+        .on_conflict_do_nothing()
+        .returning(Person.person_id)
+    ).one_or_none()
+    person = lock_person(session, person_id)
+    if person is None:
+        raise _taken(request.name)
+    if person.user_id != request.user_id:
+        raise Forbidden(f"person id {person_id!r} is taken by another user: choose another id")
+    if person.deleted_at is not None or person.merged_into is not None:
+        raise Conflict(f"person {person_id} was erased or merged: choose another id")
+    if person.name != request.name:
+        raise Conflict(f"person {person_id} already is {person.name!r}: rename it, or choose another id")
+    accepted = made is not None
+    event = record(session, request.user_id, "create", person_id, {}) if accepted else None
+    return view(session, person, accepted=accepted, event_id=event)
+
+
+def _taken(name: str) -> Conflict:
+    return Conflict(f"a person {name!r} is there already: choose another name, or merge the two")
+
+
+def _named(session: Session, user_id: str, name: str) -> Person | None:
+    return session.scalars(
+        select(Person).where(
+            Person.user_id == user_id,
+            func.lower(Person.name) == func.lower(name),
+            Person.deleted_at.is_(None),
+            Person.merged_into.is_(None),
+        )
+    ).one_or_none()
+
+
+def require_free(session: Session, user_id: str, name: str, *, but: str | None = None) -> None:
+    """Make sure that no person of the user, ``but`` left out, has the name.
+
+    Raises:
+        Conflict: one has.
+    """
+    other = _named(session, user_id, name)
+    if other is not None and other.person_id != but:
+        raise _taken(name)
+
+
+def rename(session: Session, person: Person, name: str) -> int:
+    """Give the person another name; an unknown one is somebody from now on. Returns the event's id.
+
+    Raises:
+        Conflict: another person has the name.
+    """
+    require_free(session, person.user_id, name, but=person.person_id)
+    before = {"name": person.name, "kind": person.kind}
+    person.name, person.kind = name, "named"
+    session.flush()
+    mark_scenes_of(session, person.person_id)
+    return record(session, person.user_id, "rename", person.person_id, {"before": before})
+
+
+def list_page(session: Session, request: ListPeople) -> PeoplePage:
+    """A page of the user's people, by name; unknown ones nobody sees any more are left out."""
+    query = select(Person).where(
+        Person.user_id == request.user_id, Person.deleted_at.is_(None), Person.merged_into.is_(None)
+    )
+    if request.kind is not None:
+        query = query.where(Person.kind == request.kind)
+    if request.after is not None:
+        query = query.where(func.lower(Person.name) > request.after.lower())
+    seen = select(FaceTrack.track_id).where(FaceTrack.person_id == Person.person_id).exists()
+    query = query.where((Person.kind == "named") | seen)
+    found = session.scalars(query.order_by(func.lower(Person.name)).limit(request.limit + 1)).all()
+    people = [view(session, person) for person in found[: request.limit]]
+    return PeoplePage(
+        people=tuple(people), next_after=people[-1].name if len(found) > request.limit else None
+    )
+
+
+def view(
+    session: Session, person: Person, *, accepted: bool = True, event_id: int | None = None
+) -> PersonView:
+    """A person as callers see it."""
+    photos = session.execute(
+        select(func.count(), func.count().filter(PersonPhoto.state == "good")).where(
+            PersonPhoto.person_id == person.person_id
+        )
+    ).one()
+    seen = session.execute(
+        select(func.count(), func.count(Scene.video_id.distinct()))
+        .select_from(ScenePerson)
+        .join(Scene, Scene.scene_id == ScenePerson.scene_id)
+        .where(ScenePerson.person_id == person.person_id, ScenePerson.user_id == person.user_id, Scene.live)
+    ).one()
+    known = session.scalars(
+        select(PersonProfile.model_id).where(PersonProfile.person_id == person.person_id).limit(1)
+    ).first()
+    if person.deleted_at is not None:
+        state = "erasing" if person.receipt is None else "erased"
+    elif person.ended_run < person.run:
+        state = "working"
+    else:
+        state = "empty" if known is None else "ready"
+    return PersonView(
+        person_id=person.person_id,
+        user_id=person.user_id,
+        name=person.name,
+        kind=person.kind,  # type: ignore[arg-type]
+        state=state,  # type: ignore[arg-type]
+        progress=progress(session, person),
+        photos=photos[0],
+        good_photos=photos[1],
+        scenes=seen[0],
+        videos=seen[1],
+        created_at=person.created_at,
+        receipt=person.receipt,
+        event_id=event_id,
+        accepted=accepted,
+    )
+
+
+def add_photo(session: Session, person: Person, extension: str) -> PersonPhoto:
+    """Make room for a photo of the person, whose row is locked.
+
+    Raises:
+        LimitExceeded: the person has ``MAX_PHOTOS``.
+    """
+    taken = set(
+        session.scalars(select(PersonPhoto.storage_key).where(PersonPhoto.person_id == person.person_id))
+    )
+    if len(taken) >= MAX_PHOTOS:
+        raise LimitExceeded(f"{person.name} has {len(taken)} photos, the most there may be: remove some")
+    stamp = time.time_ns() // 1000
+    while any(key.rpartition(".")[0].endswith(f"photo_{stamp}") for key in taken):
+        stamp += 1
+    photo = PersonPhoto(
+        photo_id=uuid4(),
+        person_id=person.person_id,
+        user_id=person.user_id,
+        storage_key=photo_key(person.user_id, person.person_id, stamp, extension),
+        state="waiting",
+    )
+    session.add(photo)
+    session.flush()
+    return photo
+
+
+def photos_of(session: Session, person: Person) -> list[PersonPhoto]:
+    return list(
+        session.scalars(
+            select(PersonPhoto)
+            .where(PersonPhoto.person_id == person.person_id, PersonPhoto.user_id == person.user_id)
+            .order_by(PersonPhoto.created_at, PersonPhoto.photo_id)
+        )
+    )
+
+
+def remove_photo(session: Session, person: Person, photo_id: str) -> str:
+    """Forget a photo and its vector; returns the key under which it lies.
+
+    Raises:
+        NotFound: the person has no such photo.
+    """
+    found = [photo for photo in photos_of(session, person) if str(photo.photo_id) == photo_id]
+    if not found:
+        raise NotFound(f"{person.name} has no photo {photo_id!r}: see tasks.people.photos")
+    key = found[0].storage_key
+    session.delete(found[0])
+    session.flush()
+    return key
+
+
+def photo_view(photo: PersonPhoto, upload_url: str | None = None) -> PhotoView:
+    return PhotoView(
+        photo_id=str(photo.photo_id),
+        person_id=photo.person_id,
+        storage_key=photo.storage_key,
+        state=photo.state,
+        error_class=photo.error_class,
+        error=photo.error,
+        box=None if photo.box is None else tuple(photo.box),
+        quality=photo.quality,
+        upload_url=upload_url,
+    )
+
+
+def faces_page(session: Session, request: ListFaces) -> FacePage:
+    """Where a person is seen in published scenes, by the tracks' ids."""
+    query = (
+        select(FaceTrack, Scene.keyframes)
+        .join(Scene, Scene.scene_id == FaceTrack.scene_id)
+        .where(
+            FaceTrack.user_id == request.user_id,
+            FaceTrack.person_id == request.person_id,
+            Scene.user_id == request.user_id,
+            Scene.live,
+            Scene.face_run == FaceTrack.run,
+        )
+    )
+    if request.after is not None:
+        query = query.where(FaceTrack.track_id > as_uuid(request.after))
+    rows = session.execute(query.order_by(FaceTrack.track_id).limit(request.limit + 1)).all()
+    faces = [_face_view(track, keyframes) for track, keyframes in rows[: request.limit]]
+    return FacePage(
+        person_id=request.person_id,
+        faces=tuple(faces),
+        next_after=faces[-1].track_id if len(rows) > request.limit else None,
+    )
+
+
+def _face_view(track: FaceTrack, keyframes: Collection[dict[str, object]]) -> FaceView:
+    keys = {frame["ordinal"]: str(frame["key"]) for frame in keyframes}
+    return FaceView(
+        track_id=str(track.track_id),
+        video_id=track.video_id,
+        scene_id=str(track.scene_id),
+        ts_s=track.ts_s,
+        keyframe_key=keys.get(track.ordinal, ""),
+        box=tuple(track.box),
+        faces=track.faces,
+        similarity=track.similarity,
+        decided_by=track.decided_by,  # type: ignore[arg-type]
+    )
+
+
+def as_uuid(text: str) -> UUID:
+    """An id that was made here.
+
+    Raises:
+        NotFound: it was not.
+    """
+    try:
+        return UUID(text)
+    except ValueError:
+        raise NotFound(f"there is no {text!r}: check the id") from None

@@ -1,0 +1,112 @@
+"""Sidecars that no longer say who is in their scene: which, and the jobs that write them anew."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from uuid import UUID
+
+from sqlalchemy import Select, func, select, update
+from sqlalchemy.orm import Session
+
+from db import jobs
+from db.jobs import Bell, seconds_from_now
+from db.people.tracks import Seen, people_in
+from db.runs import Plan
+from db.tables import Job, Scene, Video
+from shared import graph
+
+#: A video whose revision failed for good is tried again after so long, seconds.
+_PATIENCE_S = 600.0
+
+
+def stale_videos(session: Session, limit: int = 100) -> list[str]:
+    """Published videos with a sidecar that is out of date and no job that would change that."""
+    return list(session.scalars(_stale().limit(limit)))
+
+
+def is_stale(session: Session, video_id: str) -> bool:
+    """Whether a video is one of ``stale_videos``."""
+    return session.scalars(_stale().where(Video.video_id == video_id)).one_or_none() is not None
+
+
+def _stale() -> Select[str]:
+    at_work = (
+        select(Job.job_id)
+        .where(
+            Job.video_id == Video.video_id,
+            Job.stage == "revise",
+            Job.state.in_(("queued", "running"))
+            | ((Job.state == "failed") & (Job.finished_at > seconds_from_now(-_PATIENCE_S))),
+        )
+        .exists()
+    )
+    return select(Video.video_id).where(
+        Video.video_id.in_(select(Scene.video_id).where(Scene.people_changed, Scene.live)),
+        Video.deleted_at.is_(None),
+        Video.published_run.is_not(None),
+        ~at_work,
+    )
+
+
+def queue(session: Session, video: Video, plan: Plan, remove: Sequence[str] = ()) -> list[Bell]:
+    """Queue a revision of a video, whose row is locked; ``remove``: sidecars nobody is shown any more."""
+    if video.deleted_at is not None or video.published_run is None:
+        return []
+    last = session.scalars(
+        select(func.max(Job.part)).where(
+            Job.video_id == video.video_id, Job.run == video.run, Job.stage == "revise"
+        )
+    ).one()
+    job = Job(
+        subject_kind="video",
+        subject_id=video.video_id,
+        video_id=video.video_id,
+        user_id=video.user_id,
+        lane=graph.REVISE.lane,
+        run=video.run,
+        stage=graph.REVISE.name,
+        part=0 if last is None else last + 1,
+        max_failures=plan.max_failures,
+        payload={"remove": list(remove)},
+    )
+    return jobs.insert(session, [job])
+
+
+def stale_scenes(session: Session, video_id: str, limit: int) -> list[tuple[UUID, int, str | None]]:
+    """Published scenes whose sidecar is out of date: id, idx, the sidecar's key."""
+    rows = session.execute(
+        select(Scene.scene_id, Scene.idx, Scene.sidecar_key)
+        .where(Scene.video_id == video_id, Scene.live, Scene.people_changed)
+        .order_by(Scene.idx)
+        .limit(limit)
+    )
+    return [(row.scene_id, row.idx, row.sidecar_key) for row in rows]
+
+
+def show(
+    session: Session,
+    written: Mapping[UUID, tuple[str | None, str, Sequence[Seen]]],
+) -> list[str]:
+    """Make new sidecars what callers see: scene -> (old key, new key, whom the new one names).
+
+    One that was overtaken, by another sidecar or by another change of people, is not shown. Returns the keys that
+    nobody is shown any more.
+    """
+    scenes = session.execute(
+        select(Scene.scene_id, Scene.face_run, Scene.sidecar_key, Scene.live).where(
+            Scene.scene_id.in_(written)
+        )
+    ).all()
+    now = people_in(session, {row.scene_id: int(row.face_run or 0) for row in scenes})
+    removed = {new for _, new, _ in written.values()}
+    for row in scenes:
+        old, new, people = written[row.scene_id]
+        if not row.live or row.sidecar_key != old or list(now.get(row.scene_id, ())) != list(people):
+            continue
+        session.execute(
+            update(Scene).where(Scene.scene_id == row.scene_id).values(sidecar_key=new, people_changed=False)
+        )
+        removed.discard(new)
+        if old is not None:
+            removed.add(old)
+    return sorted(removed)

@@ -1,0 +1,434 @@
+"""Face tracks of videos: made from faces, given to people by vote or by what a human said, shown as people of scenes."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import groupby
+from typing import Any
+from uuid import UUID, uuid5
+
+import numpy as np
+from pgvector import HalfVector
+from sqlalchemy import delete, func, or_, select, update
+from sqlalchemy import insert as bulk
+from sqlalchemy.orm import Session
+
+from db.people.vote import FaceRule, Float64, Verdict, centroid, decide
+from db.tables import Face, FaceDecision, FaceTrack, Model, Person, PersonProfile, Scene, ScenePerson, Video
+
+#: Scenes whose faces are held in memory at once.
+_BATCH = 200
+#: A decision is about the face that overlaps its box this much, at most so many seconds away.
+_LEAST_OVERLAP = 0.3
+_NEAR_S = 2.0
+
+
+@dataclass(frozen=True)
+class Known:
+    """The people a face may be, for one model."""
+
+    ids: tuple[str, ...]
+    #: [P, dim]
+    vectors: Float64
+
+    def without(self, barred: Iterable[str]) -> Known:
+        out = set(barred)
+        keep = [place for place, name in enumerate(self.ids) if name not in out]
+        if len(keep) == len(self.ids):
+            return self
+        return Known(tuple(self.ids[place] for place in keep), self.vectors[keep])
+
+
+@dataclass(frozen=True)
+class Say:
+    """What a human said about one track."""
+
+    person_id: str | None
+    barred: frozenset[str]
+
+
+def as_array(vectors: Sequence[Any]) -> Float64:
+    """halfvec values, in whatever form the driver's version gives them, as float64 [N, dim]."""
+    plain = [vector.to_numpy() if isinstance(vector, HalfVector) else vector for vector in vectors]
+    return np.array(plain, np.float64)
+
+
+def write_tracks(
+    session: Session, video_id: str, user_id: str, run: int, scene_ids: Sequence[UUID], metric: str
+) -> None:
+    """Replace the tracks of these scenes by those of the faces this run found there."""
+    session.execute(delete(FaceTrack).where(FaceTrack.run == run, FaceTrack.scene_id.in_(scene_ids)))
+    faces = _faces(session, [(scene, run) for scene in scene_ids])
+    rows = []
+    for (scene, _, number), group in faces.items():
+        best = max(group, key=lambda face: (face.quality or face.det_score, -face.ordinal))
+        middle = centroid(as_array([face.vec for face in group]), weights_of(group), metric)
+        rows.append(
+            {
+                "track_id": uuid5(scene, f"track/{run}/{number}"),
+                "scene_id": scene,
+                "video_id": video_id,
+                "user_id": user_id,
+                "run": run,
+                "track": number,
+                "model_id": best.model_id,
+                "ordinal": best.ordinal,
+                "ts_s": best.ts_s,
+                "box": best.box,
+                "vec": HalfVector(middle),
+                "faces": len(group),
+            }
+        )
+    if rows:
+        session.execute(bulk(FaceTrack), rows)
+
+
+def weights_of(faces: Sequence[Face]) -> Float64:
+    """How much each face counts: its quality, where the model can tell."""
+    return np.array([1.0 if face.quality is None else max(face.quality, 1e-6) for face in faces], np.float64)
+
+
+def _faces(session: Session, wanted: Sequence[tuple[UUID, int]]) -> dict[tuple[UUID, int, int], list[Face]]:
+    """The faces of the scenes in these runs, by (scene, run, track)."""
+    runs = {run for _, run in wanted}
+    rows = session.scalars(
+        select(Face)
+        .where(Face.scene_id.in_({scene for scene, _ in wanted}), Face.run.in_(runs), Face.track.is_not(None))
+        .order_by(Face.scene_id, Face.run, Face.track, Face.ordinal)
+    ).all()
+    return {
+        key: list(group) for key, group in groupby(rows, key=lambda f: (f.scene_id, f.run, int(f.track or 0)))
+    }
+
+
+def load_known(session: Session, user_id: str, model_id: int, kind: str) -> Known:
+    """The user's people of one kind that have a profile by this model."""
+    rows = session.execute(
+        select(PersonProfile.person_id, PersonProfile.vec)
+        .join(Person, Person.person_id == PersonProfile.person_id)
+        .where(
+            PersonProfile.user_id == user_id,
+            PersonProfile.model_id == model_id,
+            Person.user_id == user_id,
+            Person.kind == kind,
+            Person.deleted_at.is_(None),
+            Person.merged_into.is_(None),
+        )
+        .order_by(PersonProfile.person_id)
+    ).all()
+    return Known(tuple(row.person_id for row in rows), as_array([row.vec for row in rows]))
+
+
+def rematch(
+    session: Session, video: Video, rule: FaceRule, scene_ids: Sequence[UUID] | None = None
+) -> set[str]:
+    """Give the tracks of a video, whose row is locked, to people; what a human said stays.
+
+    ``scene_ids``: only in these scenes. Returns the ids of all people whose tracks have changed.
+    """
+    scenes = select(FaceTrack.scene_id).where(FaceTrack.video_id == video.video_id).distinct()
+    if scene_ids is not None:
+        scenes = scenes.where(FaceTrack.scene_id.in_(scene_ids))
+    wanted = list(session.scalars(scenes.order_by(FaceTrack.scene_id)))
+    changed: set[str] = set()
+    for first in range(0, len(wanted), _BATCH):
+        batch = wanted[first : first + _BATCH]
+        changed |= _rematch_scenes(session, video, batch, rule)
+        refresh_scene_people(session, batch)
+    return changed
+
+
+def _rematch_scenes(session: Session, video: Video, scene_ids: Sequence[UUID], rule: FaceRule) -> set[str]:
+    tracks = session.scalars(
+        select(FaceTrack)
+        .where(FaceTrack.scene_id.in_(scene_ids), FaceTrack.user_id == video.user_id)
+        .order_by(FaceTrack.scene_id, FaceTrack.run, FaceTrack.track)
+        .execution_options(populate_existing=True)
+    ).all()
+    faces = _faces(session, [(track.scene_id, track.run) for track in tracks])
+    said = _said(session, video, scene_ids, tracks, faces)
+    metrics: dict[int, str] = {
+        row.model_id: row.metric or "cosine"
+        for row in session.scalars(select(Model).where(Model.model_id.in_({t.model_id for t in tracks})))
+    }
+    known = {
+        (model, kind): load_known(session, video.user_id, model, kind)
+        for model in metrics
+        for kind in ("named", "unknown")
+    }
+    changes: list[dict[str, Any]] = []
+    changed: set[str] = set()
+    for _, group in groupby(tracks, key=lambda track: (track.scene_id, track.run)):
+        own = list(group)
+        verdicts = [
+            _judge(
+                faces.get((track.scene_id, track.run, track.track), []),
+                said.get(track.track_id, Say(None, frozenset())),
+                known[track.model_id, "named"],
+                known[track.model_id, "unknown"],
+                metrics[track.model_id],
+                rule,
+            )
+            for track in own
+        ]
+        _one_place_each(own, verdicts, faces)
+        for track, (verdict, by) in zip(own, verdicts, strict=True):
+            before = (track.person_id, track.similarity, track.votes, track.decided_by)
+            after = (verdict.person_id, verdict.similarity, verdict.votes, by)
+            if before != after:
+                changes.append(
+                    dict(zip(("person_id", "similarity", "votes", "decided_by"), after, strict=True))
+                    | {"track_id": track.track_id}
+                )
+                changed.update(name for name in (track.person_id, verdict.person_id) if name)
+    if changes:
+        session.execute(update(FaceTrack), changes)
+    return changed
+
+
+def _judge(
+    faces: Sequence[Face], say: Say, named: Known, unknown: Known, metric: str, rule: FaceRule
+) -> tuple[Verdict, str | None]:
+    """A track's verdict and who decided; nobody decided about a stranger."""
+    if say.person_id is not None:
+        return Verdict(say.person_id, 1.0, max(1, len(faces))), "human"
+    if not faces:
+        return Verdict(None, None, 0), None
+    vectors, weights = as_array([face.vec for face in faces]), weights_of(faces)
+    left = named.without(say.barred)
+    verdict = decide(vectors, weights, left.vectors, left.ids, metric, rule)
+    if verdict.person_id is None and not verdict.undecided:
+        left = unknown.without(say.barred)
+        # Two unknowns that are alike may be one person: whichever is nearer will do.
+        loose = FaceRule(cosine=rule.cosine, distance=rule.distance, margin=0.0)
+        verdict = decide(vectors, weights, left.vectors, left.ids, metric, loose)
+        if verdict.person_id is None:
+            return Verdict(None, None, 0), None
+    return verdict, "machine"
+
+
+def _one_place_each(
+    tracks: Sequence[FaceTrack],
+    verdicts: list[tuple[Verdict, str | None]],
+    faces: Mapping[tuple[UUID, int, int], list[Face]],
+) -> None:
+    """Nobody is at two places of one keyframe: of two such tracks the likelier keeps the person."""
+    order = sorted(
+        range(len(tracks)),
+        key=lambda place: (verdicts[place][1] != "human", -(verdicts[place][0].similarity or 0)),
+    )
+    taken: dict[str, set[int]] = {}
+    for place in order:
+        verdict, by = verdicts[place]
+        if verdict.person_id is None:
+            continue
+        track = tracks[place]
+        seen = {face.ordinal for face in faces.get((track.scene_id, track.run, track.track), [])}
+        others = taken.setdefault(verdict.person_id, set())
+        if by == "machine" and seen & others:
+            verdicts[place] = (Verdict(None, verdict.similarity, 0, undecided=True), "machine")
+        else:
+            others |= seen
+
+
+def _said(
+    session: Session,
+    video: Video,
+    scene_ids: Sequence[UUID],
+    tracks: Sequence[FaceTrack],
+    faces: Mapping[tuple[UUID, int, int], list[Face]],
+) -> dict[UUID, Say]:
+    """What humans said about these tracks, found again by time and place whatever run or split made them."""
+    decisions = session.scalars(
+        select(FaceDecision)
+        .where(FaceDecision.video_id == video.video_id, FaceDecision.user_id == video.user_id)
+        .order_by(FaceDecision.decision_id)
+    ).all()
+    if not decisions:
+        return {}
+    merged = {
+        row.person_id: row.merged_into
+        for row in session.execute(
+            select(Person.person_id, Person.merged_into).where(
+                Person.user_id == video.user_id, Person.merged_into.is_not(None)
+            )
+        )
+    }
+    spans = {
+        row.scene_id: (row.start_s, row.end_s)
+        for row in session.execute(
+            select(Scene.scene_id, Scene.start_s, Scene.end_s).where(Scene.scene_id.in_(scene_ids))
+        )
+    }
+    said: dict[UUID, Say] = {}
+    by_run: dict[int, list[FaceTrack]] = {}
+    for track in tracks:
+        by_run.setdefault(track.run, []).append(track)
+    for decision in decisions:
+        who = decision.person_id
+        while merged.get(who):
+            who = str(merged[who])
+        for candidates in by_run.values():
+            near = [
+                track
+                for track in candidates
+                if spans[track.scene_id][0] - 0.001 <= decision.ts_s <= spans[track.scene_id][1] + 0.001
+            ]
+            found = _nearest(decision, near, faces)
+            if found is None:
+                continue
+            say = said.get(found.track_id, Say(None, frozenset()))
+            if decision.is_person:
+                said[found.track_id] = Say(who, say.barred - {who})
+            else:
+                said[found.track_id] = Say(
+                    None if say.person_id == who else say.person_id, say.barred | {who}
+                )
+    return said
+
+
+def _nearest(
+    decision: FaceDecision, tracks: Sequence[FaceTrack], faces: Mapping[tuple[UUID, int, int], list[Face]]
+) -> FaceTrack | None:
+    """The track whose face lies where the decision's did, at about its time."""
+    best: tuple[float, FaceTrack] | None = None
+    for track in tracks:
+        for face in faces.get((track.scene_id, track.run, track.track), []):
+            apart_s = abs(face.ts_s - decision.ts_s)
+            if apart_s > _NEAR_S:
+                continue
+            shared = overlap(face.box, decision.box)
+            if shared < _LEAST_OVERLAP:
+                continue
+            score = shared - apart_s / 100.0
+            if best is None or score > best[0]:
+                best = (score, track)
+    return best[1] if best else None
+
+
+def overlap(one: Sequence[float], other: Sequence[float]) -> float:
+    """Intersection over union of two boxes [x, y, width, height], 0..1."""
+    wide = min(one[0] + one[2], other[0] + other[2]) - max(one[0], other[0])
+    high = min(one[1] + one[3], other[1] + other[3]) - max(one[1], other[1])
+    shared = max(0.0, wide) * max(0.0, high)
+    union = one[2] * one[3] + other[2] * other[3] - shared
+    return shared / union if union > 0 else 0.0
+
+
+@dataclass(frozen=True)
+class Seen:
+    """A person in a scene."""
+
+    person_id: str
+    name: str
+    confidence: float
+    frame_count: int
+
+
+def people_in(session: Session, scenes: Mapping[UUID, int]) -> dict[UUID, list[Seen]]:
+    """Who is in some scenes by the tracks of a run: scene -> run in, scene -> people by id out."""
+    rows = session.execute(
+        select(
+            FaceTrack.scene_id,
+            FaceTrack.run,
+            FaceTrack.person_id,
+            Person.name,
+            func.max(FaceTrack.similarity).label("confidence"),
+            func.sum(FaceTrack.votes).label("frame_count"),
+        )
+        .join(Person, Person.person_id == FaceTrack.person_id)
+        .where(
+            FaceTrack.scene_id.in_(scenes.keys()),
+            FaceTrack.user_id == Person.user_id,
+            Person.deleted_at.is_(None),
+        )
+        .group_by(FaceTrack.scene_id, FaceTrack.run, FaceTrack.person_id, Person.name)
+        .order_by(FaceTrack.scene_id, FaceTrack.person_id)
+    )
+    found: dict[UUID, list[Seen]] = {}
+    for row in rows:
+        if scenes[row.scene_id] == row.run:
+            found.setdefault(row.scene_id, []).append(
+                Seen(str(row.person_id), row.name, float(row.confidence), int(row.frame_count))
+            )
+    return found
+
+
+def refresh_scene_people(
+    session: Session, scene_ids: Sequence[UUID], written: Mapping[UUID, Sequence[Seen]] | None = None
+) -> None:
+    """Make ``scene_people`` of published scenes what their tracks say, and note whose sidecar says otherwise.
+
+    ``written``: what the sidecar written right now says; None: what ``scene_people`` said until now.
+    """
+    rows = session.execute(
+        select(Scene.scene_id, Scene.face_run, Scene.user_id).where(
+            Scene.scene_id.in_(scene_ids), Scene.live, Scene.face_run.is_not(None)
+        )
+    ).all()
+    owner = {row.scene_id: row.user_id for row in rows}
+    now = people_in(session, {row.scene_id: int(row.face_run) for row in rows})
+    before: dict[UUID, list[tuple[str, float, int]]] = {}
+    for old in session.execute(
+        select(ScenePerson.scene_id, ScenePerson.person_id, ScenePerson.confidence, ScenePerson.frame_count)
+        .where(ScenePerson.scene_id.in_(owner))
+        .order_by(ScenePerson.scene_id, ScenePerson.person_id)
+    ):
+        before.setdefault(old.scene_id, []).append((old.person_id, old.confidence, old.frame_count))
+    changed = [scene for scene in owner if _facts(now.get(scene, ())) != before.get(scene, [])]
+    session.execute(delete(ScenePerson).where(ScenePerson.scene_id.in_(changed)))
+    values = [
+        {
+            "scene_id": scene,
+            "person_id": seen.person_id,
+            "user_id": owner[scene],
+            "confidence": seen.confidence,
+            "frame_count": seen.frame_count,
+        }
+        for scene in changed
+        for seen in now.get(scene, ())
+    ]
+    if values:
+        session.execute(bulk(ScenePerson), values)
+    if written is None:
+        session.execute(update(Scene).where(Scene.scene_id.in_(changed)).values(people_changed=True))
+        return
+    stale = {scene for scene in owner if list(now.get(scene, ())) != list(written.get(scene, ()))}
+    session.execute(
+        update(Scene).where(Scene.scene_id.in_(owner)).values(people_changed=Scene.scene_id.in_(stale))
+    )
+
+
+def _facts(people: Sequence[Seen]) -> list[tuple[str, float, int]]:
+    return [(seen.person_id, seen.confidence, seen.frame_count) for seen in people]
+
+
+def mark_scenes_of(session: Session, person_id: str) -> None:
+    """The person's name has changed: the sidecars of its scenes say the old one."""
+    session.execute(
+        update(Scene)
+        .where(
+            Scene.live,
+            Scene.scene_id.in_(select(ScenePerson.scene_id).where(ScenePerson.person_id == person_id)),
+        )
+        .values(people_changed=True)
+    )
+
+
+def videos_with_faces(session: Session, user_id: str) -> list[str]:
+    """The user's videos that have face tracks, or may get some while we look: those in work."""
+    return list(
+        session.scalars(
+            select(Video.video_id)
+            .where(
+                Video.user_id == user_id,
+                Video.deleted_at.is_(None),
+                or_(
+                    Video.state.in_(("uploaded", "processing")),
+                    select(FaceTrack.track_id).where(FaceTrack.video_id == Video.video_id).exists(),
+                ),
+            )
+            .order_by(Video.created_at.desc(), Video.video_id)
+        )
+    )

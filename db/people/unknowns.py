@@ -1,0 +1,151 @@
+"""Strangers who keep coming back: their tracks become "unknown 1, 2, ..." of the user, to be named, merged or split."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from uuid import UUID, uuid4
+
+from sqlalchemy import Integer, cast, func, select, text, update
+from sqlalchemy.orm import Session
+
+from db.people.enrolment import make_profile
+from db.people.tracks import as_array, refresh_scene_people, rematch
+from db.people.vote import FaceRule, similarities
+from db.tables import FaceTrack, Model, Person, Video
+
+#: Faces that make somebody worth a number: one alone may be a chance find.
+MIN_FACES = 2
+#: The most strangers' tracks that new ones are compared with, the newest first.
+_MAX_OTHERS = 20_000
+#: Two users may share a lock: they wait for each other, nothing worse.
+_LOCK = 7_305_100
+
+
+def settle(session: Session, video: Video, rule: FaceRule, scene_ids: Sequence[UUID] | None = None) -> None:
+    """Give the tracks of a video, whose row is locked, to people, and gather strangers seen more than once."""
+    changed = rematch(session, video, rule, scene_ids)
+    lock_user(session, video.user_id)
+    unknown = session.scalars(
+        select(Person.person_id).where(Person.person_id.in_(changed), Person.kind == "unknown")
+    ).all()
+    for person_id in sorted(unknown):
+        make_profile(session, person_id)
+    gather(session, video, rule, scene_ids)
+
+
+def lock_user(session: Session, user_id: str) -> None:
+    """One transaction at a time numbers a user's unknowns; the last lock of a transaction."""
+    session.execute(
+        text("SELECT pg_advisory_xact_lock(:key, hashtext(:user))"), {"key": _LOCK, "user": user_id}
+    )
+
+
+def gather(
+    session: Session, video: Video, rule: FaceRule, scene_ids: Sequence[UUID] | None = None
+) -> list[str]:
+    """Make people of the strangers in this video that are alike, with all strangers of the user. Returns their ids.
+
+    A track joins the first group whose leader it is like, the longest track first; of two tracks of one scene only one.
+    """
+    stranger = FaceTrack.person_id.is_(None) & FaceTrack.decided_by.is_(None)
+    new = select(FaceTrack).where(
+        FaceTrack.video_id == video.video_id, FaceTrack.user_id == video.user_id, stranger
+    )
+    if scene_ids is not None:
+        new = new.where(FaceTrack.scene_id.in_(scene_ids))
+    leaders = session.scalars(
+        new.order_by(FaceTrack.faces.desc(), FaceTrack.track_id).execution_options(populate_existing=True)
+    ).all()
+    made: list[str] = []
+    touched: set[UUID] = set()
+    for model_id in sorted({track.model_id for track in leaders}):
+        own = [track for track in leaders if track.model_id == model_id]
+        others = session.scalars(
+            select(FaceTrack)
+            .where(
+                FaceTrack.user_id == video.user_id,
+                FaceTrack.model_id == model_id,
+                stranger,
+                FaceTrack.track_id.not_in([track.track_id for track in own]),
+            )
+            .order_by(FaceTrack.track_id)
+            .limit(_MAX_OTHERS)
+        ).all()
+        metric = session.scalars(select(Model.metric).where(Model.model_id == model_id)).one() or "cosine"
+        for group in _groups(own, others, metric, rule):
+            group = _still_free(session, video, group)
+            if sum(track.faces for track in group) < MIN_FACES:
+                continue
+            person = make_unknown(session, video.user_id)
+            made.append(person.person_id)
+            for track in group:
+                session.execute(
+                    update(FaceTrack)
+                    .where(FaceTrack.track_id == track.track_id)
+                    .values(
+                        person_id=person.person_id, similarity=1.0, votes=track.faces, decided_by="machine"
+                    )
+                )
+                touched.add(track.scene_id)
+            make_profile(session, person.person_id)
+    refresh_scene_people(session, sorted(touched))
+    return made
+
+
+def _groups(
+    own: Sequence[FaceTrack], others: Sequence[FaceTrack], metric: str, rule: FaceRule
+) -> list[list[FaceTrack]]:
+    everyone = [*own, *others]
+    vectors = as_array([track.vec for track in everyone])
+    taken: set[int] = set()
+    groups: list[list[FaceTrack]] = []
+    for leader in range(len(own)):
+        if leader in taken:
+            continue
+        alike = similarities(vectors[leader : leader + 1], vectors, metric)[0]
+        places: set[tuple[UUID, int]] = set()
+        group: list[FaceTrack] = []
+        for other in [leader, *(int(place) for place in (-alike).argsort(kind="stable"))]:
+            track = everyone[other]
+            if other in taken or (track.scene_id, track.run) in places or alike[other] < rule.least(metric):
+                continue
+            taken.add(other)
+            places.add((track.scene_id, track.run))
+            group.append(track)
+        groups.append(group)
+    return groups
+
+
+def _still_free(session: Session, video: Video, group: Sequence[FaceTrack]) -> list[FaceTrack]:
+    """Those of the group that nobody else works on: their videos are locked now; the others' turn will come."""
+    others = {track.video_id for track in group} - {video.video_id}
+    locked = {video.video_id} | set(
+        session.scalars(
+            select(Video.video_id)
+            .where(Video.video_id.in_(others), Video.deleted_at.is_(None))
+            .order_by(Video.video_id)
+            .with_for_update(skip_locked=True)
+        )
+    )
+    free = set(
+        session.scalars(
+            select(FaceTrack.track_id).where(
+                FaceTrack.track_id.in_([track.track_id for track in group]),
+                FaceTrack.person_id.is_(None),
+                FaceTrack.decided_by.is_(None),
+            )
+        )
+    )
+    return [track for track in group if track.video_id in locked and track.track_id in free]
+
+
+def make_unknown(session: Session, user_id: str) -> Person:
+    """A person with the user's next free number; call ``lock_user`` first."""
+    number = cast(func.substring(Person.name, r"^unknown ([0-9]{1,6})$"), Integer)
+    last = session.scalars(select(func.max(number)).where(Person.user_id == user_id)).one()
+    person = Person(
+        person_id=str(uuid4()), user_id=user_id, name=f"unknown {(last or 0) + 1}", kind="unknown"
+    )
+    session.add(person)
+    session.flush()
+    return person

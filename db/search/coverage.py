@@ -1,0 +1,95 @@
+"""How much of a scope a search could look at, leg by leg: "nothing found" is not "not looked at yet"."""
+
+from __future__ import annotations
+
+import time
+from collections import OrderedDict
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from sqlalchemy import text
+from sqlalchemy.orm import Session
+
+from db.scenes import videos_in_work
+from db.search.scope import Scope
+from db.vectors import ModelRow
+
+#: A scope of more scenes is not counted again while the user's videos are the same: it takes longer than the search.
+_LARGE = 5_000
+_KEPT_S = 30.0
+_KEPT = 256
+_known: OrderedDict[Any, tuple[float, Covered]] = OrderedDict()
+
+
+@dataclass(frozen=True)
+class Covered:
+    """Counts of scenes of a scope."""
+
+    scenes: int
+    with_words: int
+    videos_in_work: int
+    #: Leg -> scenes it has something to compare of.
+    legs: dict[str, int]
+
+
+def cover(session: Session, scope: Scope, models: Mapping[str, ModelRow]) -> Covered:
+    """Count a scope's scenes, and those each leg can compare. ``models``: of the legs text, lexical and vision.
+
+    A large scope's counts are remembered for some seconds, until a video of the user comes, goes or is published again.
+    """
+    key = (
+        scope,
+        tuple(sorted((leg, model.model_id) for leg, model in models.items())),
+        _state(session, scope),
+    )
+    known = _known.get(key)
+    if known is not None and time.monotonic() - known[0] < _KEPT_S:
+        return known[1]
+    covered = _count(session, scope, models)
+    if covered.scenes > _LARGE:
+        _known[key] = (time.monotonic(), covered)
+        while len(_known) > _KEPT:
+            _known.popitem(last=False)
+    return covered
+
+
+def _state(session: Session, scope: Scope) -> tuple[Any, ...]:
+    """Changes whenever what the user can search does; the database's name tells servers apart in one process."""
+    row = session.execute(
+        text(
+            "SELECT current_database(), count(*), max(indexed_at), sum(run), sum(published_run), count(deleted_at)"
+            " FROM videos WHERE user_id = :user_id"
+        ),
+        {"user_id": scope.user_id},
+    ).one()
+    return tuple(row)
+
+
+def _count(session: Session, scope: Scope, models: Mapping[str, ModelRow]) -> Covered:
+    counted = {
+        "scenes": "count(*)",
+        "words": "count(*) FILTER (WHERE s.transcript <> '')",
+        "screen": "count(*) FILTER (WHERE s.ocr_run IS NOT NULL)",
+        "people": "count(*) FILTER (WHERE s.face_run IS NOT NULL)",
+    }
+    joined = ""
+    for leg, model in models.items():
+        table = "lexical_weights" if leg == "lexical" else "embeddings"
+        run = "vision_run" if leg == "vision" else "text_run"
+        joined += (
+            f" LEFT JOIN (SELECT DISTINCT e.scene_id, e.run FROM {table} e WHERE e.user_id = :user_id"
+            f" AND e.model_id = {int(model.model_id)}) of_{leg}"
+            f" ON of_{leg}.scene_id = s.scene_id AND of_{leg}.run = s.{run}"
+        )
+        counted[leg] = f"count(of_{leg}.scene_id)"
+    row = session.execute(
+        text(
+            f"SELECT {', '.join(f'{what} AS n_{name}' for name, what in counted.items())}"
+            f" FROM scenes s{joined} WHERE {scope.sql()}"
+        ),
+        scope.values(),
+    ).one()
+    legs = {"keyword": row.n_words, "screen": row.n_screen, "people": row.n_people}
+    legs |= {leg: getattr(row, f"n_{leg}") for leg in models}
+    return Covered(row.n_scenes, row.n_words, videos_in_work(session, scope.user_id), legs)

@@ -1,0 +1,209 @@
+"""What a hit shows: the scene, and why it was found (which words, which keyframe, which face)."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Sequence
+from typing import Any, cast
+from uuid import UUID
+
+from sqlalchemy import text
+from sqlalchemy.orm import Session
+
+from db.search.ranking import Found
+from db.search.scope import Scope
+from shared.contracts import (
+    Highlights,
+    KeyframeMatch,
+    PersonMatch,
+    ScreenMatch,
+    SearchHit,
+    SearchLeg,
+    WordSpan,
+)
+
+#: Marks around found words: control characters, which are blanked in the text first.
+_OPEN, _CLOSE = "\x02", "\x03"
+_HEADLINE = f"HighlightAll=true, StartSel={_OPEN}, StopSel={_CLOSE}"
+_MARKED = re.compile(f"{_OPEN}([^{_OPEN}{_CLOSE}]+){_CLOSE}")
+_MAX_SPANS, _MAX_LINES = 100, 5
+
+
+def describe(
+    session: Session,
+    scope: Scope,
+    found: Sequence[Found],
+    tsquery: str,
+    link: Callable[[str], str | None],
+) -> list[SearchHit]:
+    """The hits as callers see them, in the order given.
+
+    Args:
+        tsquery: from ``legs.read_words``, for the words to mark; empty: none.
+        link: the URL of a keyframe's key; None where the storage has no URLs.
+    """
+    scenes = [hit.scene_id for hit in found]
+    rows = {
+        row.scene_id: row
+        for row in session.execute(
+            text(
+                "SELECT scene_id, start_s, end_s, transcript, language, keyframes, screen_text FROM scenes"
+                " WHERE user_id = :user_id AND scene_id = ANY(:scenes)"
+            ),
+            {"user_id": scope.user_id, "scenes": scenes},
+        )
+    }
+    words = _found_words(session, scope.user_id, scenes, tsquery)
+    screens = _screen_lines(session, scope.user_id, [scene for scene in scenes if words.get(scene)])
+    people = _people(session, scope, scenes)
+    hits = []
+    for hit in found:
+        row = rows[hit.scene_id]
+        pattern = _pattern(words.get(hit.scene_id, set()))
+        keys = tuple(keyframe["key"] for keyframe in row.keyframes)
+        urls = [link(key) for key in keys]
+        hits.append(
+            SearchHit(
+                scene_id=str(hit.scene_id),
+                video_id=hit.video_id,
+                idx=hit.idx,
+                start_s=row.start_s,
+                end_s=row.end_s,
+                transcript=row.transcript,
+                language=row.language,
+                score=hit.score,
+                similarities={
+                    cast(SearchLeg, leg): round(match.similarity, 6) for leg, match in hit.matches.items()
+                },
+                keyframe_keys=keys,
+                keyframe_urls=None if None in urls else tuple(url for url in urls if url is not None),
+                highlights=Highlights(
+                    words=_spans(pattern, row.transcript),
+                    keyframe=_keyframe(hit, row.keyframes, link),
+                    screen=_screen(pattern, screens.get(hit.scene_id, [])),
+                    people=tuple(people.get(hit.scene_id, [])),
+                ),
+            )
+        )
+    return hits
+
+
+def _found_words(
+    session: Session, user_id: str, scenes: Sequence[UUID], tsquery: str
+) -> dict[UUID, set[str]]:
+    """Scene -> words of its transcript and of its screen that the query means, as they stand there.
+
+    Only the words are taken from Postgres's headline, not their places: it rewrites what looks like markup.
+    """
+    if not tsquery or not scenes:
+        return {}
+    blanked = f"translate(left(s.transcript, 200000) || ' ' || s.screen_text, '{_OPEN}{_CLOSE}', '  ')"
+    rows = session.execute(
+        text(
+            f"""
+            SELECT s.scene_id, ts_headline('english', {blanked}, q.query, :options)
+                || ts_headline('simple', {blanked}, q.query, :options) AS marked
+            FROM scenes s, (SELECT CAST(:tsquery AS tsquery) AS query) q
+            WHERE s.user_id = :user_id AND s.scene_id = ANY(:scenes) AND (s.tsv @@ q.query OR s.screen_tsv @@ q.query)
+            """
+        ),
+        {"tsquery": tsquery, "user_id": user_id, "scenes": list(scenes), "options": _HEADLINE},
+    )
+    return {row.scene_id: set(_MARKED.findall(row.marked)) for row in rows}
+
+
+def _pattern(words: set[str]) -> re.Pattern[str] | None:
+    if not words:
+        return None
+    longest_first = sorted(words, key=lambda word: (-len(word), word))
+    return re.compile(r"(?<!\w)(?:" + "|".join(map(re.escape, longest_first)) + r")(?!\w)")
+
+
+def _spans(pattern: re.Pattern[str] | None, transcript: str) -> tuple[WordSpan, ...]:
+    if pattern is None:
+        return ()
+    spans = [WordSpan(start=match.start(), end=match.end()) for match in pattern.finditer(transcript)]
+    return tuple(spans[:_MAX_SPANS])
+
+
+def _keyframe(
+    hit: Found, keyframes: Sequence[dict[str, Any]], link: Callable[[str], str | None]
+) -> KeyframeMatch | None:
+    match = hit.matches.get("vision")
+    if match is None or match.ordinal is None:
+        return None
+    for keyframe in keyframes:
+        if keyframe["ordinal"] == match.ordinal:
+            return KeyframeMatch(
+                ordinal=match.ordinal,
+                key=keyframe["key"],
+                url=link(keyframe["key"]),
+                similarity=round(match.similarity, 6),
+            )
+    return None
+
+
+def _screen_lines(session: Session, user_id: str, scenes: Sequence[UUID]) -> dict[UUID, list[Any]]:
+    if not scenes:
+        return {}
+    rows = session.execute(
+        text(
+            "SELECT t.scene_id, t.text, t.sightings FROM screen_texts t JOIN scenes s USING (scene_id)"
+            " WHERE t.user_id = :user_id AND s.user_id = :user_id AND t.run = s.ocr_run"
+            " AND t.scene_id = ANY(:scenes) ORDER BY t.scene_id, t.place"
+        ),
+        {"user_id": user_id, "scenes": list(scenes)},
+    )
+    found: dict[UUID, list[Any]] = {}
+    for row in rows:
+        found.setdefault(row.scene_id, []).append(row)
+    return found
+
+
+def _screen(pattern: re.Pattern[str] | None, lines: Sequence[Any]) -> tuple[ScreenMatch, ...]:
+    if pattern is None:
+        return ()
+    found = [
+        ScreenMatch(text=line.text, ordinal=line.sightings[0]["ordinal"], box=tuple(line.sightings[0]["box"]))
+        for line in lines
+        if line.sightings and pattern.search(line.text)
+    ]
+    return tuple(found[:_MAX_LINES])
+
+
+def _people(session: Session, scope: Scope, scenes: Sequence[UUID]) -> dict[UUID, list[PersonMatch]]:
+    """Who of those asked for is there, with their best face."""
+    if not scope.persons or not scenes:
+        return {}
+    rows = session.execute(
+        text(
+            """
+            SELECT p.scene_id, p.person_id, who.name, p.confidence, p.frame_count, best.ordinal, best.box
+            FROM scene_people p
+            JOIN people who ON who.person_id = p.person_id AND who.user_id = :user_id
+            JOIN scenes s ON s.scene_id = p.scene_id
+            LEFT JOIN LATERAL (
+                SELECT t.ordinal, t.box FROM face_tracks t
+                WHERE t.scene_id = p.scene_id AND t.person_id = p.person_id AND t.user_id = :user_id
+                  AND t.run = s.face_run
+                ORDER BY t.similarity DESC NULLS LAST, t.track LIMIT 1
+            ) best ON true
+            WHERE p.user_id = :user_id AND p.scene_id = ANY(:scenes) AND p.person_id = ANY(:persons)
+            ORDER BY p.scene_id, p.confidence DESC, p.person_id
+            """
+        ),
+        {"user_id": scope.user_id, "scenes": list(scenes), "persons": list(scope.persons)},
+    )
+    found: dict[UUID, list[PersonMatch]] = {}
+    for row in rows:
+        found.setdefault(row.scene_id, []).append(
+            PersonMatch(
+                person_id=row.person_id,
+                name=row.name,
+                confidence=row.confidence,
+                frame_count=row.frame_count,
+                ordinal=row.ordinal,
+                box=None if row.box is None else tuple(row.box),
+            )
+        )
+    return found

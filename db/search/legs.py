@@ -1,0 +1,411 @@
+"""The legs of a search: each puts scenes forward that are most alike in one way, and compares any scene in that way.
+
+How a leg looks is chosen here, not by the planner: a small set of vectors is compared one by one, exactly; a large one
+goes through the model's HNSW index with iterative scan, so that a filter never empties the answer. Model ids and
+dimensions are literals: with a parameter in their place a generic plan loses the index.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any, Literal, Protocol
+from uuid import UUID
+
+import numpy as np
+import numpy.typing as npt
+from pgvector import HalfVector, SparseVector
+from sqlalchemy import Row, text
+from sqlalchemy.exc import DBAPIError
+from sqlalchemy.orm import Session
+
+from db.search.scope import Scope
+from db.vectors import ModelRow
+from shared.errors import InvalidRequest
+
+#: Program limit exceeded, data exception, internal error: what parsing a hostile query ends with.
+_REFUSED = ("54", "22", "XX")
+#: Tokens of a query that candidates are found by; the others only add to the likeness.
+_MAX_TOKENS = 24
+#: A token that weighs less than this share of the heaviest finds no candidates: it stands in half of all scenes.
+_LIGHT = 0.25
+#: ts_rank_cd gives 0.2 to one word said once (as itself and as its stem); that is half alike, more words come near 1.
+_RANK_HALF = 0.2
+#: Keyframes looked at per scene wanted; more, up to the second, when few scenes take all the places.
+_KEYFRAMES, _MOST_KEYFRAMES = 2, 32
+
+
+@dataclass(frozen=True)
+class Tuning:
+    """How hard a search looks; see the settings of the same names."""
+
+    exact_rows: int = 20_000
+    ef_search: int = 100
+    #: Scenes each leg puts forward.
+    candidates: int = 100
+
+
+@dataclass(frozen=True)
+class Match:
+    #: 0..1
+    similarity: float
+    #: The keyframe that fits best.
+    ordinal: int | None = None
+
+
+class Leg(Protocol):
+    """One kind of likeness."""
+
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def proposes(self) -> bool:
+        """Whether it puts scenes forward, or only compares those of the other legs."""
+        ...
+
+    def candidates(self, session: Session, scope: Scope, tuning: Tuning) -> dict[UUID, Match]:
+        """The scenes of the scope that are most alike, ``tuning.candidates`` at most."""
+        ...
+
+    def compare(self, session: Session, scope: Scope, scenes: Collection[UUID]) -> dict[UUID, Match]:
+        """How alike these scenes of the scope's user are; one that has nothing to compare is absent."""
+        ...
+
+
+# --- words
+
+
+def read_words(session: Session, query: str) -> str:
+    """What Postgres makes of a query, as the text of a tsquery; empty when it holds no word.
+
+    It understands "quoted phrases", or, -not.
+
+    Raises:
+        InvalidRequest: Postgres can't make a search of it: a word of over 2 KB, dozens of nested "not".
+    """
+    statement = text(
+        "SELECT CAST(websearch_to_tsquery('english', :query) || websearch_to_tsquery('simple', :query) AS text)"
+    )
+    try:
+        with session.begin_nested():
+            return str(session.execute(statement, {"query": query}).scalar_one())
+    except DBAPIError as error:
+        state = getattr(error.orig, "sqlstate", None) or ""
+        if state[:2] not in _REFUSED:
+            raise
+        reason = str(error.orig).split("\n")[0]
+        raise InvalidRequest(
+            f"query={query[:40]!r} can't be searched ({reason}): use plain, shorter words"
+        ) from error
+
+
+@dataclass(frozen=True)
+class Words:
+    """Words as they are spoken (``keyword``) or shown (``screen``). ``tsquery``: from ``read_words``."""
+
+    name: Literal["keyword", "screen"]
+    tsquery: str
+    #: The rank that counts as half alike.
+    half: float = _RANK_HALF
+    proposes: bool = True
+
+    @property
+    def _tsv(self) -> str:
+        return "s.tsv" if self.name == "keyword" else "s.screen_tsv"
+
+    def candidates(self, session: Session, scope: Scope, tuning: Tuning) -> dict[UUID, Match]:
+        return self._ranked(session, scope, scope.sql(), {"rows": tuning.candidates})
+
+    def compare(self, session: Session, scope: Scope, scenes: Collection[UUID]) -> dict[UUID, Match]:
+        values = {"rows": len(scenes), "scenes": list(scenes)}
+        return self._ranked(
+            session, scope, "s.user_id = :user_id AND s.live AND s.scene_id = ANY(:scenes)", values
+        )
+
+    def _ranked(
+        self, session: Session, scope: Scope, where: str, values: dict[str, Any]
+    ) -> dict[UUID, Match]:
+        if not self.tsquery:
+            return {}
+        rows = session.execute(
+            text(
+                f"""
+                SELECT s.scene_id, ts_rank_cd({self._tsv}, q.query) AS rank
+                FROM scenes s, (SELECT CAST(:tsquery AS tsquery) AS query) q
+                WHERE {where} AND {self._tsv} @@ q.query
+                ORDER BY rank DESC, s.video_id, s.idx LIMIT :rows
+                """
+            ),
+            {**scope.values(), **values, "tsquery": self.tsquery},
+        )
+        return {row.scene_id: Match(row.rank / (row.rank + self.half)) for row in rows}
+
+
+# --- vectors
+
+
+@dataclass(frozen=True, eq=False)
+class Vector:
+    """Nearness to a unit vector float32 [dim]: of what is said (``text``) or of the best keyframe (``vision``)."""
+
+    name: Literal["text", "vision"]
+    model: ModelRow
+    vector: npt.NDArray[np.float32]
+    proposes: bool = True
+
+    def __post_init__(self) -> None:
+        if self.model.dim is None or self.vector.shape != (self.model.dim,):
+            raise ValueError(
+                f"the query has shape {self.vector.shape}, {self.model.name} searches ({self.model.dim},)"
+            )
+        if self.model.metric != "cosine":
+            raise ValueError(f"{self.model.name} is compared by {self.model.metric}, not by cosine")
+
+    @property
+    def _distance(self) -> str:
+        dim = int(self.model.dim or 0)
+        return f"(e.vec::halfvec({dim})) <=> CAST(:vector AS halfvec({dim}))"
+
+    @property
+    def _rows(self) -> str:
+        """Embeddings that count: of this model, of this user, of the run published with their scene."""
+        return (
+            "embeddings e JOIN scenes s USING (scene_id)"
+            f" WHERE e.model_id = {int(self.model.model_id)} AND e.user_id = :user_id AND e.run = s.{self.name}_run"
+        )
+
+    @cached_property
+    def _values(self) -> dict[str, Any]:
+        return {"vector": HalfVector(self.vector).to_text()}
+
+    def candidates(self, session: Session, scope: Scope, tuning: Tuning) -> dict[UUID, Match]:
+        if self.is_exact(session, scope, tuning.exact_rows):
+            return self.nearest_exactly(session, scope, tuning.candidates)
+        return self.nearest(session, scope, tuning.candidates, tuning.ef_search)
+
+    def nearest_exactly(self, session: Session, scope: Scope, count: int) -> dict[UUID, Match]:
+        """By comparing every vector of the scope."""
+        found, _ = self._best(
+            session,
+            f"SELECT e.scene_id, e.ordinal, {self._distance} AS distance FROM {self._rows} AND {scope.sql()}",
+            {**scope.values(), "rows": count},
+        )
+        return found
+
+    def nearest(self, session: Session, scope: Scope, count: int, ef_search: int) -> dict[UUID, Match]:
+        """By the model's HNSW index, going on until enough pass the filters."""
+        rows = count if self.name == "text" else count * _KEYFRAMES
+        while True:
+            found, seen = self._nearest_rows(session, scope, count, rows, ef_search)
+            if len(found) >= count or seen < rows or rows >= count * _MOST_KEYFRAMES:
+                return found
+            # A few scenes with many keyframes took the places: look further.
+            rows *= 4
+
+    def _nearest_rows(
+        self, session: Session, scope: Scope, count: int, rows: int, ef_search: int
+    ) -> tuple[dict[UUID, Match], int]:
+        """The scenes among the nearest ``rows`` vectors, and how many vectors there were."""
+        # Left to itself the planner sorts whole tables when a filter looks selective to it.
+        steer = {
+            "hnsw.ef_search": str(min(1000, max(ef_search, rows))),
+            # The strict order drops what comes late; here everything found is sorted afterwards.
+            "hnsw.iterative_scan": "relaxed_order",
+            "enable_sort": "off",
+        }
+        for name, value in steer.items():
+            session.execute(text("SELECT set_config(:name, :value, true)"), {"name": name, "value": value})
+        try:
+            return self._best(
+                session,
+                f"SELECT e.scene_id, e.ordinal, {self._distance} AS distance FROM {self._rows} AND {scope.sql()}"
+                f" ORDER BY {self._distance} LIMIT {int(rows)}",
+                {**scope.values(), "rows": count},
+            )
+        finally:
+            session.execute(text("SET LOCAL enable_sort = 'on'"))
+
+    def compare(self, session: Session, scope: Scope, scenes: Collection[UUID]) -> dict[UUID, Match]:
+        found, _ = self._best(
+            session,
+            f"SELECT e.scene_id, e.ordinal, {self._distance} AS distance FROM {self._rows}"
+            " AND s.user_id = :user_id AND s.live AND e.scene_id = ANY(:scenes)",
+            {"user_id": scope.user_id, "scenes": list(scenes), "rows": len(scenes)},
+        )
+        return found
+
+    def _best(self, session: Session, near: str, values: dict[str, Any]) -> tuple[dict[UUID, Match], int]:
+        """The best vector of each scene of a query, nearest first, and how many vectors the query gave."""
+        rows = session.execute(
+            text(
+                f"""
+                SELECT near.scene_id, min(near.distance) AS distance, sum(count(*)) OVER () AS seen,
+                    (array_agg(near.ordinal ORDER BY near.distance, near.ordinal))[1] AS ordinal
+                FROM ({near}) near GROUP BY near.scene_id ORDER BY distance, near.scene_id LIMIT :rows
+                """
+            ),
+            {**self._values, **values},
+        ).all()
+        found = {
+            row.scene_id: Match(clamp(1 - row.distance), row.ordinal if self.name == "vision" else None)
+            for row in rows
+        }
+        return found, int(rows[0].seen) if rows else 0
+
+    def is_exact(self, session: Session, scope: Scope, exact_rows: int) -> bool:
+        """Whether the scope has at most ``exact_rows`` vectors, counted no further than that."""
+        if scope.is_narrow:
+            # One text vector a scene, one vision vector a keyframe.
+            size = "1" if self.name == "text" else "jsonb_array_length(s.keyframes)"
+            counted = f"SELECT {size} AS size FROM scenes s WHERE {scope.sql()} LIMIT :rows"
+        else:
+            counted = (
+                "SELECT 1 AS size FROM embeddings WHERE user_id = :user_id"
+                f" AND model_id = {int(self.model.model_id)} LIMIT :rows"
+            )
+        found = session.execute(
+            text(f"SELECT coalesce(sum(few.size), 0) FROM ({counted}) few"),
+            {**scope.values(), "rows": exact_rows + 1},
+        ).scalar_one()
+        return int(found) <= exact_rows
+
+
+# --- weighted words
+
+
+@dataclass(frozen=True, eq=False)
+class Lexical:
+    """Inner product of the weights a model gives the words, as a share of what the query's own would give."""
+
+    model: ModelRow
+    #: Token id of the model's vocabulary -> weight above 0.
+    weights: Mapping[int, float]
+    name: Literal["lexical"] = "lexical"
+    proposes: bool = True
+
+    @property
+    def _finding(self) -> list[int]:
+        """The tokens that candidates are found by: those that weigh most."""
+        heaviest = sorted(self.weights.items(), key=lambda item: (-item[1], item[0]))[:_MAX_TOKENS]
+        return [token for token, weight in heaviest if weight >= _LIGHT * heaviest[0][1]]
+
+    def candidates(self, session: Session, scope: Scope, tuning: Tuning) -> dict[UUID, Match]:
+        return self._weighed(
+            session,
+            f"l.tokens && CAST(:tokens AS integer[]) AND {scope.sql()}",
+            {**scope.values(), "tokens": self._finding, "rows": tuning.candidates},
+        )
+
+    def compare(self, session: Session, scope: Scope, scenes: Collection[UUID]) -> dict[UUID, Match]:
+        values = {"user_id": scope.user_id, "scenes": list(scenes), "rows": len(scenes)}
+        return self._weighed(session, "s.user_id = :user_id AND s.live AND l.scene_id = ANY(:scenes)", values)
+
+    def _weighed(self, session: Session, where: str, values: dict[str, Any]) -> dict[UUID, Match]:
+        own = sum(weight * weight for weight in self.weights.values())
+        size = self._vocabulary_size(session, values["user_id"])
+        if not own or size is None:
+            return {}
+        known = {token: weight for token, weight in self.weights.items() if token < size}
+        rows = session.execute(
+            text(
+                f"""
+                SELECT l.scene_id, -(l.weights <#> CAST(:weights AS sparsevec)) AS product
+                FROM lexical_weights l JOIN scenes s USING (scene_id)
+                WHERE l.model_id = {int(self.model.model_id)} AND l.user_id = :user_id AND l.run = s.text_run AND {where}
+                ORDER BY product DESC, s.video_id, s.idx LIMIT :rows
+                """
+            ),
+            {**values, "weights": SparseVector(known, size).to_text()},
+        )
+        return {row.scene_id: Match(clamp(row.product / own)) for row in rows if row.product > 0}
+
+    def _vocabulary_size(self, session: Session, user_id: str) -> int | None:
+        """Sparse vectors are compared only with others of their length; any row has it."""
+        found = session.execute(
+            text(
+                "SELECT CAST(weights AS text) FROM lexical_weights"
+                f" WHERE user_id = :user_id AND model_id = {int(self.model.model_id)} LIMIT 1"
+            ),
+            {"user_id": user_id},
+        ).scalar()
+        return None if found is None else int(str(found).rpartition("/")[2])
+
+
+# --- people
+
+
+@dataclass(frozen=True)
+class People:
+    """How surely the persons asked for were recognised: the mean over them, 0 for one who is not there."""
+
+    persons: tuple[str, ...]
+    proposes: bool
+    name: Literal["people"] = "people"
+
+    def candidates(self, session: Session, scope: Scope, tuning: Tuning) -> dict[UUID, Match]:
+        return self._seen(session, scope, scope.sql(), {"rows": tuning.candidates})
+
+    def compare(self, session: Session, scope: Scope, scenes: Collection[UUID]) -> dict[UUID, Match]:
+        values = {"rows": len(scenes), "scenes": list(scenes)}
+        return self._seen(
+            session, scope, "s.user_id = :user_id AND s.live AND s.scene_id = ANY(:scenes)", values
+        )
+
+    def _seen(self, session: Session, scope: Scope, where: str, values: dict[str, Any]) -> dict[UUID, Match]:
+        rows = session.execute(
+            text(
+                f"""
+                SELECT s.scene_id, sum(p.confidence) AS confidence
+                FROM scene_people p JOIN scenes s USING (scene_id)
+                WHERE p.user_id = :user_id AND p.person_id = ANY(:wanted) AND {where}
+                GROUP BY s.scene_id, s.video_id, s.idx ORDER BY confidence DESC, s.video_id, s.idx LIMIT :rows
+                """
+            ),
+            {**scope.values(), **values, "wanted": list(self.persons)},
+        )
+        return {row.scene_id: Match(clamp(row.confidence / len(set(self.persons)))) for row in rows}
+
+
+# --- a scene as the query
+
+
+@dataclass(frozen=True)
+class Exemplar:
+    """A scene that others are to be like."""
+
+    #: Unit vector float32 [dim] by leg, of the model asked for; a leg the scene has no vector for is absent.
+    vectors: dict[str, npt.NDArray[np.float32]]
+
+
+def exemplar(session: Session, user_id: str, scene: UUID, models: Mapping[str, ModelRow]) -> Exemplar | None:
+    """A published scene of the user's as a query; None when there is no such scene.
+
+    Several keyframes count as the middle between them.
+    """
+    mine: Row[Any] | None = session.execute(
+        text("SELECT 1 FROM scenes s WHERE s.scene_id = :scene AND s.user_id = :user_id AND s.live"),
+        {"scene": scene, "user_id": user_id},
+    ).one_or_none()
+    if mine is None:
+        return None
+    vectors: dict[str, npt.NDArray[np.float32]] = {}
+    for leg, model in models.items():
+        rows = session.execute(
+            text(
+                f"SELECT e.vec::halfvec({int(model.dim or 0)})::real[] AS vec FROM embeddings e JOIN scenes s USING (scene_id)"
+                f" WHERE e.scene_id = :scene AND e.user_id = :user_id AND e.model_id = {int(model.model_id)}"
+                f" AND e.run = s.{'text' if leg == 'text' else 'vision'}_run"
+            ),
+            {"scene": scene, "user_id": user_id},
+        ).all()
+        middle = np.sum([np.asarray(row.vec, np.float32) for row in rows], axis=0) if rows else None
+        if middle is not None and (length := float(np.linalg.norm(middle))):
+            vectors[leg] = np.asarray(middle / length, np.float32)
+    return Exemplar(vectors)
+
+
+def clamp(similarity: float) -> float:
+    """Within 0..1; half precision leaves it by a hair, and opposites count as nothing alike."""
+    return min(1.0, max(0.0, float(similarity)))

@@ -1,0 +1,50 @@
+"""What is said in a video, as its published scenes have it."""
+
+from __future__ import annotations
+
+from collections import Counter
+from typing import Any
+
+from sqlalchemy import select
+from sqlalchemy.orm import Session
+
+from db.runs import stage_states
+from db.tables import Scene
+from db.videos import get
+from shared.errors import Conflict
+
+
+def published_speech(
+    session: Session, video_id: str, user_id: str
+) -> tuple[str | None, list[list[dict[str, Any]]]]:
+    """The language of most of it (None: nothing is said), and the segments of each scene, in order.
+
+    Rejected segments are among them.
+
+    Raises:
+        NotFound: no such video of this user.
+        Conflict: nothing of it is published, or its words are not known: that is not silence.
+    """
+    video = get(session, video_id, user_id)
+    if video.published_run is None:
+        raise Conflict(
+            f"video {video_id} is {video.state} and has no published scenes: wait until it is indexed"
+        )
+    scenes = session.execute(
+        select(Scene.language, Scene.segments)
+        .where(Scene.video_id == video_id, Scene.user_id == user_id, Scene.live)
+        .order_by(Scene.idx)
+    ).all()
+    said: Counter[str] = Counter()
+    for language, segments in scenes:
+        believed = sum(len(segment["text"]) for segment in segments if not segment.get("rejected"))
+        if language is not None and believed:
+            said[language] += believed
+    if not any(segments for _, segments in scenes):
+        heard = stage_states(session, video_id, video.published_run).get("asr")
+        if heard is not None and heard.state not in ("done", "carried"):
+            reason = f" ({heard.error})" if heard.error else ""
+            raise Conflict(
+                f"the words of video {video_id} are not known, as asr {heard.state}{reason}: see its status"
+            )
+    return next(iter(said.most_common(1)), (None, 0))[0], [segments for _, segments in scenes]
