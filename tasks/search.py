@@ -1,21 +1,26 @@
-"""Search: one ``send_task`` for the caller. A semantic query is embedded on the text lane, then compared here."""
+"""Search: one ``send_task`` for the caller. The query is embedded on the models' lanes, all at once, then compared here.
+
+No slot waits for another task: the first task notes what was asked (worker/pending.py), asks the lanes and ends; their
+answers ring ``gather``; the last one, or the deadline, rings ``finish``, which runs under the caller's task id.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
+from uuid import uuid4
 
-import numpy as np
 from celery import Task
+from celery.exceptions import Ignore
 
-from db import search
-from db.engine import reading
-from db.vectors import find_model
 from shared import routing
-from shared.contracts import SearchAnswer, SearchScenes, TextVectors, parse
-from shared.errors import Conflict, InvalidRequest
+from shared.contracts import GatherSearch, SearchAnswer, SearchScenes, parse
+from shared.errors import InvalidRequest
 from tasks.requests import REQUEST, answer
-from tasks.text import embed
+from worker import answering, pages, reranking, searches
 from worker.app import app
+from worker.finishing import send_finish
+from worker.pending import get_pending
 from worker.runtime import get_runtime
 
 
@@ -23,67 +28,124 @@ from worker.runtime import get_runtime
 def scenes(self: Task, /, **payload: Any) -> Any:
     """The user's published scenes that fit a query, best first."""
     request = parse(SearchScenes, payload)
-    limit = _limit(request)
-    if request.mode == "keyword":
-        with reading() as session:
-            hits = search.by_words(session, request.user_id, request.query, limit, request.video_id)
-            covered = search.coverage(session, request.user_id, None, request.video_id)
-        return answer(
-            SearchAnswer(query=request.query, mode="keyword", model=None, hits=tuple(hits), coverage=covered)
-        )
-    reason = get_runtime().plan.skips.get("text")
-    if reason is not None:
-        raise Conflict(f"search by meaning is not possible: {reason}; search by mode keyword")
-    # The slot is free while the text node works: replace, not wait.
-    return self.replace(
-        embed.s(texts=[request.query]).set(queue=routing.TASK_QUEUE[routing.TEXT_EMBED])
-        | by_vector.s(**payload).set(queue=routing.REQUESTS)
-    )
+    runtime, pending = get_runtime(), get_pending()
+    searches.check(request, runtime.settings)
+    kept = None
+    if request.cursor is not None:
+        pages.read_cursor(request)
+        kept = pending.page(pages.query_hash(request))
+    ready = pending.ready_families() if request.mode != "keyword" else frozenset[str]()
+    made = searches.plan(request, runtime, ready, kept)
+    if not made.calls:
+        return _conclude(self, request, made, kept or {}, {})
+    _wait(self, request, made.calls, {"missing": made.missing})
+    raise Ignore
 
 
-@app.task(name=routing.SEARCH_BY_VECTOR, positional=1, **REQUEST)
-def by_vector(embedded: Any = None, /, **payload: Any) -> dict[str, Any]:
-    """Second half of a semantic search: compare the query's vector, the answer of ``tasks.text.embed``."""
-    request = parse(SearchScenes, payload)
-    query = parse(TextVectors, embedded)
+@app.task(name=routing.SEARCH_GATHER, positional=1, **{**REQUEST, "ignore_result": True})
+def gather(said: Any = None, /, **payload: Any) -> None:
+    """A lane has answered: ``said`` is its answer, or the id of its task if that failed."""
+    request = parse(GatherSearch, payload)
+    if request.lane is None:
+        raise InvalidRequest("lane is missing: send it")
+    pending = get_pending()
+    child = lane_task_id(request.search, request.lane)
+    if request.failed:
+        error = app.backend.get_task_meta(child)["result"]
+        told: Mapping[str, Any] = {"error": searches.sentence(error), "class": type(error).__name__}
+    else:
+        told = {"ok": said}
+    app.backend.forget(child)
+    if pending.arrive(request.search, request.lane, told):
+        send_finish(pending, request.search)
+
+
+@app.task(name=routing.SEARCH_FINISH, bind=True, **REQUEST)
+def finish(self: Task, /, **payload: Any) -> Any:
+    """Answer a search with what the lanes have said by now. Runs under the id of the caller's task."""
+    request = parse(GatherSearch, payload)
+    taken = get_pending().take(request.search)
+    if taken is None:
+        # The other message that finishes it was first.
+        raise Ignore
+    state, lanes = taken
+    asked = parse(SearchScenes, state["request"])
+    runtime = get_runtime()
+    late = {"error": f"no answer in {runtime.settings.search_deadline_s:g} s"}
+    if "draft" in state:
+        draft = SearchAnswer.model_validate(state["draft"], strict=False)
+        return answer(reranking.reranked(asked, runtime.settings, draft, lanes.get("rerank", late)))
+    made = searches.plan(asked, runtime, state["needs"])
+    lanes = {lane: lanes.get(lane, late) for lane in state["needs"]}
+    made.missing |= state["missing"]
+    return _conclude(self, asked, made, lanes, lanes)
+
+
+def lane_task_id(search: str, lane: str) -> str:
+    """The id of the task that a search has sent to a lane."""
+    return f"{search}-{lane}"
+
+
+def _conclude(
+    task: Task,
+    request: SearchScenes,
+    made: searches.Plan,
+    lanes: Mapping[str, Mapping[str, Any]],
+    fresh: Mapping[str, Mapping[str, Any]],
+) -> dict[str, Any]:
+    """The answer, or one more wait for the reranker. ``fresh``: what was embedded for this page."""
+    runtime, pending = get_runtime(), get_pending()
+    draft = answering.answer(request, runtime, made, lanes)
+    if draft.next_cursor is not None and fresh:
+        pending.keep_page(pages.query_hash(request), fresh)
+    if request.rerank is None:
+        return answer(draft)
+    reason = None
+    if "rerank" not in runtime.catalog.active(runtime.settings):
+        reason = f"unavailable: profile {runtime.settings.profile} has no rerank model"
+    elif "text" not in pending.ready_families():
+        reason = "no text node is ready"
+    call = reranking.rerank_call(request, draft)
+    if reason is not None or call is None:
+        said = {"error": reason or "no hit has words to read"}
+        return answer(reranking.reranked(request, runtime.settings, draft, said))
+    _wait(task, request, {"rerank": call}, {"draft": answer(draft)})
+    raise Ignore
+
+
+def _wait(
+    task: Task, request: SearchScenes, calls: Mapping[str, searches.Call], more: Mapping[str, Any]
+) -> None:
+    """Note the search, and ask the lanes; whoever answers last finishes it."""
     settings = get_runtime().settings
-    with reading() as session:
-        model = find_model(session, query.model, query.revision)
-        hits = []
-        if model is not None:
-            if len(query.vectors) != 1 or len(query.vectors[0]) != model.dim:
-                raise InvalidRequest(
-                    f"vectors={_shape(query)} is not acceptable: send one of {model.dim} numbers"
-                )
-            hits = search.by_meaning(
-                session,
-                request.user_id,
-                model,
-                np.asarray(query.vectors[0], np.float32),
-                _limit(request),
-                request.video_id,
-                exact_rows=settings.search_exact_rows,
-                ef_search=settings.search_ef,
-            )
-        covered = search.coverage(session, request.user_id, model, request.video_id)
-    return answer(
-        SearchAnswer(
-            query=request.query,
-            mode="semantic",
-            model=query.model,
-            hits=tuple(hits),
-            coverage=covered,
+    search = uuid4().hex
+    own = task.request
+    state = {
+        "task_id": own.id,
+        # Whatever the caller wants done with the answer goes along.
+        "options": {
+            "link": own.callbacks,
+            "link_error": own.errbacks,
+            "chain": own.chain,
+            "chord": own.chord,
+            "group_id": own.group,
+            "root_id": own.root_id,
+            "ignore_result": bool(own.ignore_result),
+        },
+        "request": request.model_dump(mode="json"),
+        "needs": list(calls),
+        **more,
+    }
+    get_pending().begin(search, state, list(calls), deadline_s=settings.search_deadline_s)
+    for lane, call in calls.items():
+        note = {"search": search, "lane": lane}
+        app.send_task(
+            call.task,
+            kwargs=call.payload,
+            task_id=lane_task_id(search, lane),
+            queue=routing.TASK_QUEUE[call.task],
+            expires=settings.search_deadline_s + 5,
+            retry=False,
+            link=gather.s(**note).set(queue=routing.REQUESTS),
+            link_error=gather.s(**note, failed=True).set(queue=routing.REQUESTS),
         )
-    )
-
-
-def _shape(query: TextVectors) -> list[int]:
-    return [len(vector) for vector in query.vectors]
-
-
-def _limit(request: SearchScenes) -> int:
-    settings = get_runtime().settings
-    limit = request.limit or settings.search_default_results
-    if limit > settings.search_max_results:
-        raise InvalidRequest(f"limit={limit} is more than {settings.search_max_results}: ask for fewer")
-    return limit

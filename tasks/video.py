@@ -1,4 +1,4 @@
-"""Requests about one video: process, status, scenes, cancel, retry, rerun, delete."""
+"""Requests about one video: process, status, scenes, subtitles, cancel, retry, rerun, delete."""
 
 from __future__ import annotations
 
@@ -11,12 +11,23 @@ from db import runs, videos
 from db.engine import reading
 from db.jobs import Bell
 from db.scenes import page
+from db.speech import published_speech
 from db.tables import Video
 from shared import routing
-from shared.contracts import ListScenes, ProcessVideo, Receipt, RerunVideo, VideoRef, parse
+from shared.contracts import (
+    ListScenes,
+    MakeSubtitles,
+    ProcessVideo,
+    Receipt,
+    RerunVideo,
+    Subtitles,
+    VideoRef,
+    parse,
+)
 from shared.errors import InvalidKey, InvalidRequest
-from shared.graph import PIPELINE_NAMES
+from shared.graph import FULL_RUN
 from shared.storage import require_prefix
+from shared.subtitles import make_cues, render
 from tasks.requests import REQUEST, answer, change
 from worker.app import app
 from worker.bells import ring
@@ -59,6 +70,16 @@ def scenes(**payload: Any) -> dict[str, Any]:
         return answer(page(session, request.video_id, request.user_id, request.after_idx, request.limit))
 
 
+@app.task(name=routing.VIDEO_SUBTITLES, **REQUEST)
+def subtitles(**payload: Any) -> dict[str, Any]:
+    """The words of a video's published scenes as SRT or WebVTT."""
+    request = parse(MakeSubtitles, payload)
+    with reading() as session:
+        language, scenes = published_speech(session, request.video_id, request.user_id)
+    text = render(make_cues(scenes), request.format)
+    return answer(Subtitles(video_id=request.video_id, format=request.format, language=language, text=text))
+
+
 def _change(
     request: VideoRef, act: Callable[[Session, Video], tuple[bool, list[Bell]]], **lock: bool
 ) -> dict[str, Any]:
@@ -94,9 +115,8 @@ def rerun(**payload: Any) -> dict[str, Any]:
     """Process again, all stages or the named ones and those downstream; the published run stays searchable."""
     request = parse(RerunVideo, payload)
     for stage in request.stages:
-        if stage not in PIPELINE_NAMES or stage == "audio":
-            known = ", ".join(name for name in PIPELINE_NAMES if name != "audio")
-            raise InvalidRequest(f"stages={stage!r} is not a stage: name some of {known}")
+        if stage not in FULL_RUN:
+            raise InvalidRequest(f"stages={stage!r} is not a stage: name some of {', '.join(FULL_RUN)}")
     plan = get_runtime().plan
     return _change(request, lambda session, video: (True, runs.rerun(session, video, request.stages, plan)))
 

@@ -1,0 +1,86 @@
+"""Online requests of the asr family, answered by the process that holds the model."""
+
+from __future__ import annotations
+
+import shutil
+from typing import TYPE_CHECKING, Any, cast
+
+import numpy as np
+from numpy.typing import NDArray
+
+from shared import routing
+from shared.contracts import TranscribeAudio, TranscribedAudio, parse
+from shared.errors import BadMedia, InvalidRequest
+from shared.storage import require_prefix
+from tasks.requests import REQUEST, answer
+from worker.app import app
+from worker.runtime import get_runtime
+
+if TYPE_CHECKING:
+    from worker.models.asr import Transcriber
+
+#: Longest stretch of sound one request may ask for, seconds.
+MAX_SOUND_S = 60.0
+#: An hour of film at 2 Mbit/s; where storage is a server, all of it is fetched.
+_MAX_FILE_BYTES = 2**30
+
+
+# With the longer limit: on a CPU a large model is slower than the speaker.
+@app.task(name=routing.ASR_TRANSCRIBE, **REQUEST)
+def transcribe(**payload: Any) -> dict[str, Any]:
+    """The words in a stretch of a stored file of one user, sound or video: see ``TranscribedAudio``."""
+    request = parse(TranscribeAudio, payload)
+    require_prefix(request.storage_key, f"uploads/{request.user_id}/")
+    if request.end_s is not None:
+        asked_s = request.end_s - request.start_s
+        if not 0 < asked_s <= MAX_SOUND_S:
+            raise InvalidRequest(
+                f"start_s={request.start_s:g} to end_s={request.end_s:g} is {asked_s:g} s of sound: ask for more than 0 s"
+                f" and at most {MAX_SOUND_S:g} s"
+            )
+    sound = _read(request)
+    model = cast("Transcriber", get_runtime().shelf.get("asr"))
+    heard = model.transcribe(sound, offset_s=request.start_s)
+    return answer(
+        TranscribedAudio(
+            model=model.spec.name,
+            revision=model.spec.revision,
+            language=heard.language,
+            text=heard.text,
+            segments=tuple(heard.to_dict()["segments"]),
+        )
+    )
+
+
+def _read(request: TranscribeAudio) -> NDArray[np.float32]:
+    """float32 [N] in -1..1 at 16 kHz.
+
+    Raises:
+        ObjectMissing, StorageUnavailable.
+        BadMedia: no sound there, damaged or too much.
+    """
+    from worker.media.excerpt import read_excerpt
+    from worker.media.limits import MediaLimits
+
+    runtime = get_runtime()
+    settings, key = runtime.settings, request.storage_key
+    limits = MediaLimits(
+        max_bytes=min(_MAX_FILE_BYTES, settings.max_video_bytes),
+        max_duration_s=settings.max_video_duration_s,
+        max_streams=settings.max_video_streams,
+    )
+    folder = runtime.attempt_dir("transcribe")
+    try:
+        path = runtime.storage.local_path("uploads", key)
+        if path is None:
+            path = folder / "source"
+            runtime.storage.get_file("uploads", key, path, max_bytes=limits.max_bytes)
+        samples = read_excerpt(
+            path, folder, start_s=request.start_s, end_s=request.end_s, max_s=MAX_SOUND_S, limits=limits
+        )
+    except BadMedia as error:
+        # The class is what the caller acts on.
+        raise type(error)(f"{key}: {error}") from error
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+    return samples.astype(np.float32) / 32768.0

@@ -1,0 +1,74 @@
+"""Online requests of the face family, answered by the process that holds the model."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, cast
+
+from shared import routing
+from shared.contracts import DetectedFaces, DetectFaces, FoundFace, PictureFaces, parse
+from shared.storage import require_prefix
+from tasks.pictures import read_picture
+from tasks.requests import REQUEST, answer
+from worker.app import app
+from worker.runtime import get_runtime
+
+if TYPE_CHECKING:
+    from worker.models.face import Face, FaceAnalyser
+
+
+@app.task(name=routing.FACE_DETECT, **{**REQUEST, "time_limit": routing.ONLINE_LIMIT_S})
+def detect(**payload: Any) -> dict[str, Any]:
+    """The faces in some stored pictures of one user, picture by picture: see ``DetectedFaces``."""
+    request = parse(DetectFaces, payload)
+    keys = [_require_own(key, request.user_id) for key in request.storage_keys]
+    model = cast("FaceAnalyser", get_runtime().shelf.get("face"))
+    # One picture at a time: decoded, sixteen photographs take gigabytes.
+    pictures = tuple(_look_at(model, key, request.vectors) for key in keys)
+    spec = model.spec
+    return answer(
+        DetectedFaces(
+            model=spec.name,
+            revision=spec.revision,
+            dim=model.dim,
+            metric=str(spec.metric),
+            landmark_names=model.landmark_names,
+            pictures=pictures,
+        )
+    )
+
+
+def _require_own(key: str, user_id: str) -> str:
+    """The key, if it is the user's own.
+
+    Raises:
+        InvalidKey: it lies neither under ``uploads/{user_id}/`` nor under ``faces/{user_id}/``.
+    """
+    role = "faces" if key.startswith("faces/") else "uploads"
+    return require_prefix(key, f"{role}/{user_id}/")
+
+
+def _look_at(model: FaceAnalyser, key: str, vectors: bool) -> PictureFaces:
+    """The faces in one picture, in the pixels it has when it stands upright.
+
+    Raises:
+        ObjectMissing, StorageUnavailable.
+        BadMedia: no picture, damaged or too large.
+    """
+    picture = read_picture("uploads", key)
+    (faces,) = model.analyse([picture])
+    return PictureFaces(
+        storage_key=key,
+        width_px=picture.shape[1],
+        height_px=picture.shape[0],
+        faces=tuple(_found(face, vectors) for face in faces),
+    )
+
+
+def _found(face: Face, vectors: bool) -> FoundFace:
+    return FoundFace(
+        box=face.box,
+        score=face.score,
+        landmarks=face.landmarks,
+        quality=face.quality,
+        vec=tuple(face.vec.tolist()) if vectors else None,
+    )

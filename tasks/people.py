@@ -1,0 +1,271 @@
+"""Requests about people: create, list, rename, delete, photos, enrol, and what a human says about faces."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from sqlalchemy.orm import Session
+
+from db.engine import reading
+from db.jobs import Bell
+from db.people import acts, enrolment, erasure, events, registry
+from db.tables import Person, PersonPhoto
+from db.vectors import find_model
+from shared import routing
+from shared.contracts import (
+    AddPhoto,
+    CreatePerson,
+    JudgeFace,
+    ListEvents,
+    ListFaces,
+    ListPeople,
+    MergePeople,
+    PersonRef,
+    PersonView,
+    PhotoList,
+    PhotoRef,
+    RenamePerson,
+    SplitPerson,
+    UndoEvent,
+    parse,
+)
+from shared.errors import Conflict, InvalidRequest
+from tasks.requests import REQUEST, answer, change
+from worker.app import app
+from worker.bells import ring
+from worker.runtime import get_runtime
+
+
+def _require_enrolment() -> None:
+    """Refuse what needs the face model, or a feature that is off.
+
+    Raises:
+        Conflict: says which.
+    """
+    runtime = get_runtime()
+    if not runtime.settings.feature_face_enrollment:
+        raise Conflict("people can't be enrolled: FEATURE_FACE_ENROLLMENT is off; those that are there stay")
+    reason = runtime.plan.skips.get("face")
+    if reason is not None:
+        raise Conflict(f"people can't be enrolled: {reason}")
+
+
+@app.task(name=routing.PEOPLE_CREATE, **REQUEST)
+def create(**payload: Any) -> dict[str, Any]:
+    """Make a person; again with the same id or name changes nothing."""
+    request = parse(CreatePerson, payload)
+    _require_enrolment()
+    return answer(change(lambda session: registry.create(session, request)))
+
+
+@app.task(name=routing.PEOPLE_LIST, **REQUEST)
+def list_people(**payload: Any) -> dict[str, Any]:
+    """A page of the user's people."""
+    request = parse(ListPeople, payload)
+    with reading() as session:
+        return answer(registry.list_page(session, request))
+
+
+@app.task(name=routing.PEOPLE_GET, **REQUEST)
+def get(**payload: Any) -> dict[str, Any]:
+    """One person, also one that was erased: with its receipt."""
+    request = parse(PersonRef, payload)
+    with reading() as session:
+        person = registry.get(session, request.person_id, request.user_id)
+        return answer(registry.view(session, person))
+
+
+def _change(
+    request: PersonRef, act: Callable[[Session, Person], tuple[int | None, list[Bell]]]
+) -> dict[str, Any]:
+    """Lock the caller's person, change it, ring the bells, show the person."""
+
+    def work(session: Session) -> tuple[PersonView, list[Bell]]:
+        person = registry.lock(session, request.person_id, request.user_id)
+        event, bells = act(session, person)
+        session.flush()
+        return registry.view(session, person, event_id=event), bells
+
+    shown, bells = change(work)
+    ring(bells)
+    return answer(shown)
+
+
+@app.task(name=routing.PEOPLE_RENAME, **REQUEST)
+def rename(**payload: Any) -> dict[str, Any]:
+    """Give a person another name; naming an unknown one makes it somebody."""
+    request = parse(RenamePerson, payload)
+    return _change(request, lambda session, person: (registry.rename(session, person, request.name), []))
+
+
+@app.task(name=routing.PEOPLE_DELETE, **REQUEST)
+def delete(**payload: Any) -> dict[str, Any]:
+    """Erase a person: rows now, photos, sidecars and cached answers by a job that leaves a receipt (get)."""
+    request = parse(PersonRef, payload)
+    plan = get_runtime().plan
+
+    def work(session: Session) -> tuple[PersonView, list[Bell]]:
+        person = registry.lock(session, request.person_id, request.user_id, deleted_too=True)
+        bells = erasure.begin(session, person, plan) if person.deleted_at is None else []
+        return registry.view(session, person), bells
+
+    shown, bells = change(work)
+    ring(bells)
+    return answer(shown)
+
+
+@app.task(name=routing.PEOPLE_ADD_PHOTO, **REQUEST)
+def add_photo(**payload: Any) -> dict[str, Any]:
+    """Make room for a photo: where to store it. Then send tasks.people.enroll."""
+    request = parse(AddPhoto, payload)
+    _require_enrolment()
+    runtime = get_runtime()
+
+    def work(session: Session) -> PersonPhoto:
+        person = registry.lock(session, request.person_id, request.user_id)
+        return registry.add_photo(session, person, request.extension)
+
+    photo = change(work)
+    url: str | None = None
+    if runtime.settings.storage_backend != "local":
+        url = runtime.storage.presign_put("uploads", photo.storage_key, request.expires_s)
+    return answer(registry.photo_view(photo, url))
+
+
+@app.task(name=routing.PEOPLE_PHOTOS, **REQUEST)
+def photos(**payload: Any) -> dict[str, Any]:
+    """The photos of a person and what became of each."""
+    request = parse(PersonRef, payload)
+    with reading() as session:
+        person = registry.get(session, request.person_id, request.user_id)
+        found = tuple(registry.photo_view(photo) for photo in registry.photos_of(session, person))
+        return answer(PhotoList(person_id=person.person_id, photos=found))
+
+
+@app.task(name=routing.PEOPLE_REMOVE_PHOTO, **REQUEST)
+def remove_photo(**payload: Any) -> dict[str, Any]:
+    """Forget a photo; the profile is made anew from the others, and the videos are looked at again."""
+    request = parse(PhotoRef, payload)
+    runtime = get_runtime()
+    keys: list[str] = []
+
+    def act(session: Session, person: Person) -> tuple[int | None, list[Bell]]:
+        keys[:] = [registry.remove_photo(session, person, request.photo_id)]
+        return None, enrolment.start(session, person, runtime.plan)
+
+    shown = _change(request, act)
+    for key in keys:
+        runtime.storage.delete("uploads", key)
+    return shown
+
+
+@app.task(name=routing.PEOPLE_ENROLL, **REQUEST)
+def enroll(**payload: Any) -> dict[str, Any]:
+    """Look at the person's new photos, make the profile, then look for the person in all of the user's videos."""
+    request = parse(PersonRef, payload)
+    _require_enrolment()
+    runtime = get_runtime()
+    spec = runtime.catalog.active(runtime.settings)["face"]
+
+    def act(session: Session, person: Person) -> tuple[int | None, list[Bell]]:
+        model = find_model(session, spec.name, spec.revision)
+        if not registry.photos_of(session, person):
+            raise InvalidRequest(f"{person.name} has no photos: send tasks.people.add_photo first")
+        # A model without a row has made none of the vectors that are there.
+        return None, enrolment.start(session, person, runtime.plan, model.model_id if model else -1)
+
+    return _change(request, act)
+
+
+@app.task(name=routing.PEOPLE_CANCEL, **REQUEST)
+def cancel(**payload: Any) -> dict[str, Any]:
+    """Stop looking at a person's photos and videos; what was found stays, enrol again to go on."""
+    request = parse(PersonRef, payload)
+
+    def act(session: Session, person: Person) -> tuple[int | None, list[Bell]]:
+        enrolment.stop(session, person)
+        return None, []
+
+    return _change(request, act)
+
+
+@app.task(name=routing.PEOPLE_FACES, **REQUEST)
+def faces(**payload: Any) -> dict[str, Any]:
+    """Where a person is seen, track by track."""
+    request = parse(ListFaces, payload)
+    with reading() as session:
+        registry.get(session, request.person_id, request.user_id)
+        return answer(registry.faces_page(session, request))
+
+
+@app.task(name=routing.PEOPLE_EVENTS, **REQUEST)
+def list_events(**payload: Any) -> dict[str, Any]:
+    """What was done to the user's people, newest first."""
+    request = parse(ListEvents, payload)
+    with reading() as session:
+        return answer(events.page(session, request))
+
+
+@app.task(name=routing.PEOPLE_JUDGE, **REQUEST)
+def judge(**payload: Any) -> dict[str, Any]:
+    """Say that a face is, or is not, a person's: it holds for ever, also in later runs."""
+    request = parse(JudgeFace, payload)
+    rule = get_runtime().face_rule
+    return _change(
+        request,
+        lambda session, person: (
+            acts.judge(session, person, request.track_id, rule, is_person=request.is_person),
+            [],
+        ),
+    )
+
+
+def _act(work: Callable[[Session], tuple[Person, int, list[Bell]]]) -> dict[str, Any]:
+    """Do what concerns several people, ring the bells, show one of them."""
+
+    def shown(session: Session) -> tuple[PersonView, list[Bell]]:
+        person, event, bells = work(session)
+        session.flush()
+        return registry.view(session, person, event_id=event), bells
+
+    result, bells = change(shown)
+    ring(bells)
+    return answer(result)
+
+
+@app.task(name=routing.PEOPLE_MERGE, **REQUEST)
+def merge(**payload: Any) -> dict[str, Any]:
+    """Say that a person is another one, who is shown."""
+    request = parse(MergePeople, payload)
+    plan = get_runtime().plan
+
+    def work(session: Session) -> tuple[Person, int, list[Bell]]:
+        person, into = acts.lock_two(session, request.person_id, request.into, request.user_id)
+        event, bells = acts.merge(session, person, into, plan)
+        return into, event, bells
+
+    return _act(work)
+
+
+@app.task(name=routing.PEOPLE_SPLIT, **REQUEST)
+def split(**payload: Any) -> dict[str, Any]:
+    """Say that some faces of a person are somebody else's, who is shown."""
+    request = parse(SplitPerson, payload)
+    runtime = get_runtime()
+
+    def work(session: Session) -> tuple[Person, int, list[Bell]]:
+        person = registry.lock(session, request.person_id, request.user_id)
+        return acts.split(session, person, request.track_ids, request.name, runtime.face_rule, runtime.plan)
+
+    return _act(work)
+
+
+@app.task(name=routing.PEOPLE_UNDO, **REQUEST)
+def undo(**payload: Any) -> dict[str, Any]:
+    """Undo one of the user's events; the person it was about is shown."""
+    request = parse(UndoEvent, payload)
+    runtime = get_runtime()
+    return _act(
+        lambda session: acts.undo(session, request.user_id, request.event_id, runtime.face_rule, runtime.plan)
+    )

@@ -1,0 +1,74 @@
+"""Online requests of the vision family, answered by the process that holds the model."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, cast
+
+import numpy as np
+from numpy.typing import NDArray
+
+from shared import routing
+from shared.contracts import EmbedImages, EmbedTexts, parse
+from shared.storage import Bucket, require_prefix
+from tasks.pictures import read_picture
+from tasks.requests import REQUEST
+from worker.app import app
+from worker.runtime import get_runtime
+
+if TYPE_CHECKING:
+    from worker.models.vision import VisionEmbedder
+
+
+@app.task(name=routing.VISION_EMBED_TEXTS, **{**REQUEST, "time_limit": routing.ONLINE_LIMIT_S})
+def embed_texts(**payload: Any) -> dict[str, Any]:
+    """Unit vectors of some texts, by the text tower, to search pictures by words: {model, revision, dim, vectors}."""
+    request = parse(EmbedTexts, payload)
+    model = _model()
+    return _answer(model, model.embed_texts(request.texts))
+
+
+@app.task(name=routing.VISION_EMBED_IMAGES, **{**REQUEST, "time_limit": routing.ONLINE_LIMIT_S})
+def embed_images(**payload: Any) -> dict[str, Any]:
+    """Unit vectors of some stored pictures of one user: {model, revision, dim, vectors}."""
+    request = parse(EmbedImages, payload)
+    places = [(_bucket(key, request.user_id), key) for key in request.storage_keys]
+    model = _model()
+    return _answer(model, model.embed_images([_read(bucket, key) for bucket, key in places]))
+
+
+def _model() -> VisionEmbedder:
+    return cast("VisionEmbedder", get_runtime().shelf.get("vision"))
+
+
+def _bucket(key: str, user_id: str) -> Bucket:
+    """Where a picture lies: the user's own uploads, or keyframes of the user's videos.
+
+    Raises:
+        InvalidKey: it is neither.
+    """
+    if key.startswith("keyframes/"):
+        require_prefix(key, f"keyframes/{user_id}/")
+        return "sidecars"
+    require_prefix(key, f"uploads/{user_id}/")
+    return "uploads"
+
+
+def _read(bucket: Bucket, key: str) -> NDArray[np.uint8]:
+    """uint8 [H, W, 3] RGB, of the size keyframes have at most: as large, and as much memory, as what it is compared with.
+
+    Raises:
+        ObjectMissing, StorageUnavailable.
+        BadMedia: no picture, damaged or too large.
+    """
+    from worker.media.pictures import bound_picture
+
+    return bound_picture(read_picture(bucket, key))
+
+
+def _answer(model: VisionEmbedder, vectors: NDArray[np.float32]) -> dict[str, Any]:
+    return {
+        "model": model.spec.name,
+        "revision": model.spec.revision,
+        "dim": model.dim,
+        "vectors": vectors.tolist(),
+    }
