@@ -22,8 +22,9 @@ from cli import screen
 from cli.fleet import Fleet
 from cli.home import configured_settings
 from cli.index import Upload, make_video_id, reasons, send, watch
+from cli.search import coverage_line, hit_table
 from cli.up import Interrupted, Signals, show_start
-from cli.videos import all_scenes, coverage_line, hit_table, open_client, scene_table
+from cli.videos import all_scenes, open_client, scene_table
 from shared.client import Client
 from shared.contracts import SearchMode
 from shared.errors import InvalidRequest, Outage, ScenefleetError

@@ -35,6 +35,8 @@ class NodeView:
 
     name: str
     family: str
+    #: The GPU of each of its processes; empty: it was given none.
+    devices: tuple[str, ...]
     #: starting, loading, ready, restarting, failed (model can't be loaded), stopped
     state: str
     detail: str
@@ -55,7 +57,7 @@ class Fleet:
         self.home = Home(settings)
         self._configured = settings
         self.settings = settings
-        self.plan: list[tuple[str, int]] = []
+        self.plan: list[nodes.PlannedNode] = []
         self.cleaned = 0
         self._process: subprocess.Popen[bytes] | None = None
         self._supervisor: Supervisor | None = None
@@ -98,7 +100,7 @@ class Fleet:
     def _start_services(self, say: Say) -> dict[str, object]:
         home = self.home
         run: dict[str, object] = {"pid": os.getpid()}
-        programs = [self._node_program(family, count) for family, count in self.plan]
+        programs = [self._node_program(node) for node in self.plan]
         ports = {name: find_free_port() for name in self.embedded}
         if "postgres" in ports:
             if not (home.postgres / "PG_VERSION").is_file():
@@ -140,12 +142,13 @@ class Fleet:
             say(f"database schema upgraded to {schema.head_revision()}")
         configured_storage(self.settings).ensure_buckets()
 
-    def _node_program(self, family: str, count: int) -> Program:
-        starts = str(self.home.root / "work" / f"{family}.starts")
-        command = (sys.executable, "-m", "cli", "node", family, "-c", str(count), "--starts", starts)
+    def _node_program(self, node: nodes.PlannedNode) -> Program:
+        starts = str(self.home.root / "work" / f"{node.name}.starts")
+        gpus = ("--gpu", ",".join(node.devices)) if node.devices else ()
+        command = (sys.executable, "-m", "cli", "node", node.family, "--name", node.name)
         return Program(
-            name=family,
-            command=command,
+            name=node.name,
+            command=(*command, "-c", str(node.processes), *gpus, "--starts", starts),
             cwd=Path.cwd(),
             priority=100,
             stop_wait_s=int(self._configured.soft_shutdown_s) + STOP_GRACE_S,
@@ -190,9 +193,7 @@ class Fleet:
             records = nodes.read_nodes(self.settings.redis_url)
         except BrokerUnavailable:
             records = {}
-        return [
-            _view(family, states[family], records.get(nodes.node_name(family))) for family, _ in self.plan
-        ]
+        return [_view(node, states[node.name], records.get(nodes.node_name(node.name))) for node in self.plan]
 
     def services(self) -> list[tuple[str, bool]]:
         """The embedded services and whether each runs."""
@@ -242,23 +243,23 @@ class Fleet:
         get_settings.cache_clear()
 
 
-def plan_nodes(settings: Settings) -> list[tuple[str, int]]:
-    """Which families run here, and with how many processes each.
+def plan_nodes(settings: Settings) -> list[nodes.PlannedNode]:
+    """Which nodes run here, with how many processes and on which GPUs.
 
     Raises:
-        InvalidRequest: SCENEFLEET_NODES is not acceptable, or what nodes need is not installed.
+        InvalidRequest: SCENEFLEET_NODES or SCENEFLEET_GPUS is not acceptable, or what nodes need is not installed.
     """
     try:
-        from worker.models.catalog import load_catalog
+        from worker.models.catalog import configured_catalog
     except ModuleNotFoundError as error:
         raise InvalidRequest(
             f'{error.name} is not installed: run `make install` in the checkout, or `pip install ".[lite,embedded]"`'
         ) from None
-    models = load_catalog(settings.models_file).for_profile(settings.profile)
-    return nodes.parse_plan(settings.nodes, set(models))
+    models = configured_catalog(settings).active(settings)
+    return nodes.parse_plan(settings.nodes, set(models), settings.gpu_list)
 
 
-def _view(family: str, program: ProgramState, record: nodes.NodeRecord | None) -> NodeView:
+def _view(node: nodes.PlannedNode, program: ProgramState, record: nodes.NodeRecord | None) -> NodeView:
     # A record of an earlier process of this name may live on for some seconds.
     fresh = record if record is not None and record.pid == program.pid else None
     models: tuple[str, ...] = ()
@@ -276,8 +277,9 @@ def _view(family: str, program: ProgramState, record: nodes.NodeRecord | None) -
     else:
         state, detail, models = fresh.state, fresh.error, fresh.models
     return NodeView(
-        name=family,
-        family=family,
+        name=node.name,
+        family=node.family,
+        devices=node.devices,
         state=state,
         detail=detail,
         models=models,

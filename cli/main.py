@@ -22,11 +22,18 @@ app = typer.Typer(
 
       [bold]scenefleet up[/bold]
       [bold]scenefleet index film.mp4[/bold]
-      [bold]scenefleet search "a hot drink" --mode semantic[/bold]
+      [bold]scenefleet search "a hot drink"[/bold]
     """,
 )
 db_app = typer.Typer(no_args_is_help=True, help="The database's schema: upgrade it, see where it stands.")
 app.add_typer(db_app, name="db", rich_help_panel="Run")
+models_app = typer.Typer(
+    no_args_is_help=True,
+    help="The models: which there are, fetch their weights, check them, control a node's.",
+)
+app.add_typer(models_app, name="models", rich_help_panel="Run")
+people_app = typer.Typer(no_args_is_help=True, help="The people to be found in videos, by their photos.")
+app.add_typer(people_app, name="people", rich_help_panel="Videos")
 
 RUN, VIDEOS = "Run", "Videos"
 
@@ -35,7 +42,31 @@ User = Annotated[
 ]
 Json = Annotated[bool, typer.Option("--json", help="One JSON document on stdout; fields: docs/cli.md.")]
 Video = Annotated[str, typer.Argument(metavar="VIDEO", help="Id of the video.", show_default=False)]
-Family = Annotated[str, typer.Argument(help="media, asr, text, vision, face or search.", show_default=False)]
+OnNodes = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--node",
+        "-n",
+        show_default=False,
+        help="On this node only, `text@box` or `text`. Repeatable. Default: every one of the model's family.",
+    ),
+]
+ControlTimeout = Annotated[
+    float, typer.Option(min=0, help="Seconds to wait until it is done; the nodes go on after that.")
+]
+ModelName = Annotated[str, typer.Argument(metavar="NAME", help="Name of the model.", show_default=False)]
+ModelNames = Annotated[
+    list[str] | None,
+    typer.Argument(
+        metavar="[NAME...]", show_default=False, help="Names of models. Default: the active ones."
+    ),
+]
+OfProfile = Annotated[
+    str | None, typer.Option("--profile", help="The models of this profile.", show_default=False)
+]
+Family = Annotated[
+    str, typer.Argument(help="media, asr, text, vision, face, ocr or search.", show_default=False)
+]
 
 
 @app.command(rich_help_panel=RUN)
@@ -49,6 +80,7 @@ def up(
 
       [bold]scenefleet up[/bold]
       [bold]SCENEFLEET_NODES=media:2,asr:4,text,search scenefleet up --detach[/bold]
+      [bold]SCENEFLEET_NODES=media:2,asr@0+1,text@0,vision@1,face@1,search scenefleet up[/bold]
     """
     from cli import up as command
 
@@ -67,16 +99,34 @@ def down() -> int:
 def node(
     family: Family,
     name: Annotated[str | None, typer.Option(help="Name of this instance. Default: the family.")] = None,
-    concurrency: Annotated[int, typer.Option("--concurrency", "-c", min=1, max=256, help="Processes.")] = 1,
+    concurrency: Annotated[
+        int | None,
+        typer.Option(
+            "--concurrency",
+            "-c",
+            min=1,
+            max=256,
+            help="Processes. Default: 1, or one per GPU.",
+            show_default=False,
+        ),
+    ] = None,
+    gpu: Annotated[
+        str | None,
+        typer.Option(
+            help="GPUs, one per process: 0,1 or UUIDs or MIG-... names. Default: SCENEFLEET_GPUS.",
+            show_default=False,
+        ),
+    ] = None,
     starts: Annotated[Path | None, typer.Option(hidden=True)] = None,
 ) -> None:
     """Become one worker node of a family (containers run this; `up` does it for you).
 
     [bold]POSTGRES_URL=... REDIS_URL=... scenefleet node asr --concurrency 4[/bold]
+    [bold]POSTGRES_URL=... REDIS_URL=... scenefleet node asr --gpu 0,1[/bold]
     """
     from cli import node as command
 
-    command.run(family, name, concurrency, starts)
+    command.run(family, name, concurrency, gpu, starts)
 
 
 @app.command("node-health", rich_help_panel=RUN)
@@ -131,6 +181,106 @@ def db_current(json_: Json = False) -> int:
     from cli import database
 
     return database.current(as_json=json_)
+
+
+@models_app.command("list")
+def models_list(json_: Json = False) -> None:
+    """Show the models of the catalogue: what for, how large, under which licence, whether their files are here."""
+    from cli import models
+
+    models.show_list(as_json=json_)
+
+
+@models_app.command("info")
+def models_info(name: ModelName, json_: Json = False) -> None:
+    """Show everything about one model: its files, where they lie, their sums and who says so."""
+    from cli import models
+
+    models.show_info(name, as_json=json_)
+
+
+@models_app.command("pull")
+def models_pull(
+    names: ModelNames = None,
+    profile: OfProfile = None,
+    update: Annotated[
+        bool,
+        typer.Option(
+            "--update", help="Take the newest revision, and accept files that models.lock knows otherwise."
+        ),
+    ] = False,
+    json_: Json = False,
+) -> int:
+    """Fetch the weights of models into MODELS_DIR; without NAME the active models of SCENEFLEET_PROFILE.
+
+    An interrupted pull goes on where it ended. What was pulled is recorded in models.lock and checked from then on.
+
+      [bold]scenefleet models pull --profile full[/bold]
+      [bold]scenefleet models pull whisper-turbo bge-m3[/bold]
+    """
+    from cli import models
+
+    return models.run_pull(names or [], profile, update=update, as_json=json_)
+
+
+@models_app.command("verify")
+def models_verify(names: ModelNames = None, profile: OfProfile = None, json_: Json = False) -> int:
+    """Compute the sha256 of every file of models; exit 1 when one is missing, wrong or of unknown sum."""
+    from cli import models
+
+    return models.run_verify(names or [], profile, as_json=json_)
+
+
+@models_app.command("status")
+def models_status(node: OnNodes = None, json_: Json = False) -> int:
+    """Show the models running nodes hold: state, memory measured, load and warm-up time, loads, evictions, last use.
+
+    [bold]scenefleet models status[/bold]
+    [bold]scenefleet models status --node text@box --json[/bold]
+    """
+    from cli import control
+
+    return control.show_status(node or [], as_json=json_)
+
+
+@models_app.command("load")
+def models_load(
+    name: ModelName, node: OnNodes = None, timeout: ControlTimeout = 600, json_: Json = False
+) -> int:
+    """Load a model on running nodes now; under WORKER_MODEL_MEMORY_MB the least recently used make room.
+
+    [bold]scenefleet models load bge-reranker-v2-m3[/bold]
+    [bold]scenefleet models load faster-whisper-medium --node asr@box[/bold]
+    """
+    from cli import control
+
+    return control.run("load", name, node or [], timeout_s=timeout, as_json=json_)
+
+
+@models_app.command("unload")
+def models_unload(
+    name: ModelName, node: OnNodes = None, timeout: ControlTimeout = 600, json_: Json = False
+) -> int:
+    """Free a model on running nodes, after the call in work; the next job that needs it loads it again.
+
+    [bold]scenefleet models unload bge-reranker-v2-m3[/bold]
+    """
+    from cli import control
+
+    return control.run("unload", name, node or [], timeout_s=timeout, as_json=json_)
+
+
+@models_app.command("warmup")
+def models_warmup(
+    name: ModelName, node: OnNodes = None, timeout: ControlTimeout = 600, json_: Json = False
+) -> int:
+    """Load a model on running nodes if it is not, and run its warm-up samples.
+
+    [bold]scenefleet models warmup all-minilm-l6-v2 --node text[/bold]
+    """
+    from cli import control
+
+    return control.run("warmup", name, node or [], timeout_s=timeout, as_json=json_)
 
 
 @app.command(rich_help_panel=VIDEOS)
@@ -190,25 +340,118 @@ def scenes(video: Video, json_: Json = False, user: User = None) -> None:
 
 
 @app.command(rich_help_panel=VIDEOS)
+def subtitles(
+    video: Video,
+    format: Annotated[
+        str | None,
+        typer.Option(
+            "--format", "-f", show_default=False, help="`srt` or `vtt`. Default: by FILE's name, or srt."
+        ),
+    ] = None,
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", metavar="FILE", help="Write here, not to stdout.")
+    ] = None,
+    force: Annotated[bool, typer.Option("--force", help="Replace FILE if it exists.")] = False,
+    user: User = None,
+) -> None:
+    """Write what is said in a video as SRT or WebVTT subtitles.
+
+    [bold]scenefleet subtitles demo-1a2b3c4d > demo.srt[/bold]
+    [bold]scenefleet subtitles demo-1a2b3c4d -o demo.vtt[/bold]
+    """
+    from cli import subtitles as command
+
+    command.run(video, format, output, force=force, user=user)
+
+
+@app.command(rich_help_panel=VIDEOS)
 def search(
-    text: Annotated[str, typer.Argument(metavar="TEXT", help="What to look for.", show_default=False)],
+    text: Annotated[
+        str | None, typer.Argument(metavar="TEXT", help="What to look for.", show_default=False)
+    ] = None,
     mode: Annotated[
-        str, typer.Option("--mode", "-m", help="`keyword` or `semantic` (by meaning).")
-    ] = "keyword",
+        str, typer.Option("--mode", "-m", help="`hybrid`, `keyword` (as spoken) or `semantic` (by meaning).")
+    ] = "hybrid",
+    like: Annotated[
+        str | None,
+        typer.Option(metavar="VIDEO:#", show_default=False, help="More like this scene."),
+    ] = None,
+    image: Annotated[
+        Path | None, typer.Option(metavar="FILE", show_default=False, help="What looks like this picture.")
+    ] = None,
+    person: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="WHO",
+            show_default=False,
+            help="Scenes with this person, name or id. Repeatable: with any.",
+        ),
+    ] = None,
+    all_persons: Annotated[bool, typer.Option("--all-persons", help="With every --person at once.")] = False,
+    video: Annotated[
+        list[str] | None, typer.Option(show_default=False, help="Only in this video. Repeatable.")
+    ] = None,
+    language: Annotated[
+        list[str] | None,
+        typer.Option(metavar="CODE", show_default=False, help="Only where this is spoken: en. Repeatable."),
+    ] = None,
     limit: Annotated[int | None, typer.Option(min=1, help="Most hits.", show_default=False)] = None,
-    video: Annotated[str | None, typer.Option(help="Only in this video.")] = None,
+    min_score: Annotated[
+        float | None, typer.Option(min=0, show_default=False, help="No hits that score less.")
+    ] = None,
+    weight: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--weight",
+            "-w",
+            metavar="LEG=NUMBER",
+            show_default=False,
+            help="Of text, vision, lexical, keyword, screen or people. Repeatable.",
+        ),
+    ] = None,
+    rerank: Annotated[
+        int | None,
+        typer.Option(min=1, max=50, show_default=False, help="Read the best N hits again, for their order."),
+    ] = None,
+    cursor: Annotated[str | None, typer.Option(show_default=False, help="The next page of a search.")] = None,
+    recall: Annotated[
+        bool, typer.Option("--recall", help="Measure the index on your own vectors, search nothing.")
+    ] = False,
     json_: Json = False,
     user: User = None,
 ) -> None:
-    """Find scenes by the words spoken in them, or by what is meant.
+    """Find scenes by words, meaning, sight, text on screen, and by who is there.
 
     [bold]scenefleet search rocket[/bold]
-    [bold]scenefleet search '"space shuttle" or orbit -moon'[/bold]
-    [bold]scenefleet search --mode semantic "a hot drink" --limit 5[/bold]
+    [bold]scenefleet search '"space shuttle" or orbit -moon' --mode keyword[/bold]
+    [bold]scenefleet search "a hot drink" --limit 5 --weight vision=0.6[/bold]
+    [bold]scenefleet search --like demo-1a2b3c4d:3[/bold]
     """
+    from cli import recall as recall_command
+    from cli import search as command
     from cli import videos
 
-    videos.show_search(text, mode=mode, limit=limit, video=video, as_json=json_, user=user)
+    owner = videos.acting_user(user)
+    if recall:
+        recall_command.run(owner, as_json=json_)
+        return
+    command.run(
+        owner,
+        text,
+        mode=mode,
+        like=like,
+        image=image,
+        weights=weight or [],
+        as_json=json_,
+        video_ids=video or [],
+        persons=person or [],
+        persons_match="all" if all_persons else "any",
+        languages=language or [],
+        limit=limit,
+        min_score=min_score,
+        rerank=rerank,
+        cursor=cursor,
+    )
 
 
 @app.command(rich_help_panel=VIDEOS)
@@ -260,6 +503,82 @@ def delete(
     from cli import videos
 
     videos.delete(video, sure=yes, as_json=json_, user=user)
+
+
+Who = Annotated[str, typer.Argument(metavar="PERSON", help="Name or id of the person.", show_default=False)]
+
+
+@people_app.command("add")
+def people_add(
+    name: Annotated[str, typer.Argument(metavar="NAME", help="Name of the person.", show_default=False)],
+    files: Annotated[
+        list[Path] | None,
+        typer.Argument(metavar="[PHOTO...]", help="Photos that show this person only.", show_default=False),
+    ] = None,
+    no_wait: Annotated[bool, typer.Option("--no-wait", help="Return once the fleet has the photos.")] = False,
+    json_: Json = False,
+    user: User = None,
+) -> int:
+    """Add photos of a person, new or known, and look for the person in all videos.
+
+    Exits 1 when no photo is good enough, and says why, photo by photo.
+
+      [bold]scenefleet people add "Ann Lee" ann1.jpg ann2.jpg[/bold]
+    """
+    from cli import people
+
+    return people.add(name, files or [], wait=not no_wait, as_json=json_, user=user)
+
+
+@people_app.command("list")
+def people_list(
+    kind: Annotated[
+        str | None, typer.Option("--kind", help="Only `named` or `unknown` people.", show_default=False)
+    ] = None,
+    json_: Json = False,
+    user: User = None,
+) -> None:
+    """Show the people, their photos, and in how many scenes they are."""
+    from cli import people
+
+    people.show_list(kind, as_json=json_, user=user)
+
+
+@people_app.command("photos")
+def people_photos(who: Who, json_: Json = False, user: User = None) -> None:
+    """Show a person's photos, and what is wrong with which."""
+    from cli import people
+
+    people.show_photos(who, as_json=json_, user=user)
+
+
+@people_app.command("rename")
+def people_rename(
+    who: Who,
+    name: Annotated[str, typer.Argument(metavar="NAME", help="The new name.", show_default=False)],
+    json_: Json = False,
+    user: User = None,
+) -> None:
+    """Give a person another name; naming an unknown one makes it somebody.
+
+    [bold]scenefleet people rename "unknown 1" "Ann Lee"[/bold]
+    """
+    from cli import people
+
+    people.rename(who, name, as_json=json_, user=user)
+
+
+@people_app.command("rm")
+def people_rm(
+    who: Who,
+    yes: Annotated[bool, typer.Option("--yes", "-y", help="Don't ask.")] = False,
+    json_: Json = False,
+    user: User = None,
+) -> int:
+    """Erase a person: photos, vectors, matches, mentions in sidecars; prints a receipt of a sweep afterwards."""
+    from cli import people
+
+    return people.remove(who, sure=yes, as_json=json_, user=user)
 
 
 def main() -> NoReturn:

@@ -41,10 +41,18 @@ def celery_command(family: str, instance: str, concurrency: int, log_level: str)
     ]
 
 
-def node_environment(family: str) -> dict[str, str]:
-    """What has to stand in the environment before Celery or a model's library is imported."""
+def node_environment(family: str, devices: tuple[str, ...] = ()) -> dict[str, str]:
+    """What has to stand in the environment before Celery or a model's library is imported.
+
+    A node with one process sees its GPU from the start; the processes of a larger one each choose theirs (`worker.gpu`).
+    """
+    pinned = {"CUDA_VISIBLE_DEVICES": devices[0]} if len(devices) == 1 else {}
     return child_environment(
+        **pinned,
         SCENEFLEET_FAMILY=family,
+        SCENEFLEET_GPUS=",".join(devices),
+        # Indices as nvidia-smi counts them; CUDA by itself puts the fastest first.
+        CUDA_DEVICE_ORDER="PCI_BUS_ID",
         # TERM lets a running job go on for `soft_shutdown_s` and then gives it back; Celery's own TERM waits for ever.
         REMAP_SIGTERM="SIGQUIT",
         # Weights come from packages or MODELS_DIR; a node never asks a model hub.
@@ -58,21 +66,45 @@ def node_environment(family: str) -> dict[str, str]:
     )
 
 
-def run(family: str, name: str | None, concurrency: int, starts: Path | None = None) -> None:
+def choose_devices(family: str, gpu: str | None, gpus: tuple[str, ...]) -> tuple[str, ...]:
+    """The GPUs of a node: those asked for, else those of SCENEFLEET_GPUS if the family has a model.
+
+    Raises:
+        InvalidRequest: a name that no GPU has, or a family that needs none.
+    """
+    if gpu is not None:
+        devices = tuple(device.strip() for device in gpu.split(","))
+        nodes.check_devices(family, devices, f"--gpu {gpu}")
+        return devices
+    if not routing.NODES[family].has_model:
+        return ()
+    nodes.check_devices(family, gpus, f"SCENEFLEET_GPUS={','.join(gpus)}")
+    return gpus
+
+
+def run(
+    family: str,
+    name: str | None,
+    concurrency: int | None = None,
+    gpu: str | None = None,
+    starts: Path | None = None,
+) -> None:
     """Replace this process by the node; returns never. With ``starts``, a record of its starts, it paces them.
 
     Raises:
-        InvalidRequest: no such family, or no server is configured.
+        InvalidRequest: no such family, GPUs that can't be meant, or no server is configured.
     """
     settings = get_settings()
     check_family(family)
+    devices = choose_devices(family, gpu, settings.gpu_list)
+    processes = nodes.count_processes(concurrency, devices, f"scenefleet node {family}")
     settings.require("redis_url")
     settings.require("postgres_url")
-    command = celery_command(family, name or family, concurrency, settings.log_level)
+    command = celery_command(family, name or family, processes, settings.log_level)
     if starts is not None and (wait_s := pause_s(starts, time.time())):
         print(f"node {name or family} keeps ending: starting it in {wait_s:g} s", flush=True)
         time.sleep(wait_s)
-    os.execvpe(command[0], command, node_environment(family))
+    os.execvpe(command[0], command, node_environment(family, devices))
 
 
 def health(family: str, name: str | None) -> None:

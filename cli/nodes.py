@@ -10,8 +10,10 @@ from typing import Any, cast
 from shared.errors import BrokerUnavailable, InvalidRequest
 from shared.routing import NODES
 from shared.settings import hide_password
+from worker.gpu import DEVICE_NAME_FORMS, is_device_name
 
 KEY_PREFIX = "scenefleet:node:"
+MAX_PROCESSES = 256
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -25,6 +27,18 @@ class NodeRecord:
     error: str
     pid: int
     models: tuple[str, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class PlannedNode:
+    """One node to run on this machine."""
+
+    #: Name of the instance: the family, for a family's second node ``family-2``.
+    name: str
+    family: str
+    processes: int
+    #: The GPU of each process; empty: whatever CUDA shows, if anything.
+    devices: tuple[str, ...] = ()
 
 
 def node_name(instance: str) -> str:
@@ -64,7 +78,8 @@ def read_nodes(redis_url: str) -> dict[str, NodeRecord]:
 
 def _parse(name: str, fields: dict[str, str]) -> NodeRecord:
     models = json.loads(fields.get("models") or "[]")
-    names = [model["name"] if isinstance(model, dict) else str(model) for model in models]
+    # One entry per process; a kind the profile has no model for has no name.
+    names = dict.fromkeys(model["name"] for model in models if "name" in model)
     return NodeRecord(
         name=name,
         family=fields.get("family", name.partition("@")[0]),
@@ -80,26 +95,83 @@ def usable_families(models: set[str]) -> list[str]:
     return [name for name, family in NODES.items() if not family.has_model or name in models]
 
 
-def parse_plan(text: str, models: set[str]) -> list[tuple[str, int]]:
-    """Families to run here and how many processes each, from ``media,asr:2``; families without a model left out.
+def parse_plan(text: str, models: set[str], gpus: tuple[str, ...] = ()) -> list[PlannedNode]:
+    """The nodes to run here, from ``media:2,asr@0+1,text@GPU-8932f937``; those of families without a model left out.
+
+    ``family:N`` is one node with N processes, ``family@A+B`` one with a process on each of these GPUs. A family may stand
+    several times when each has its GPUs: nodes of their own, which start and fail apart.
+
+    Args:
+        text: SCENEFLEET_NODES.
+        models: families that have a model.
+        gpus: SCENEFLEET_GPUS, the GPUs of a node that names none.
 
     Raises:
-        InvalidRequest: an unknown family, one named twice, or a bad number.
+        InvalidRequest: an unknown family, one named twice, a bad number, or GPUs that can't be meant.
     """
-    plan: dict[str, int] = {}
+    plan: list[PlannedNode] = []
+    seen: dict[str, bool] = {}
     for item in filter(None, (part.strip() for part in text.split(","))):
-        family, _, count = item.partition(":")
-        if family not in NODES:
+        family, count, devices = _parse_item(item)
+        if family in seen and not (seen[family] and devices):
             raise InvalidRequest(
-                f"SCENEFLEET_NODES names {family!r}, which is no family: use {', '.join(NODES)}"
+                f"SCENEFLEET_NODES names {family} twice: write {family}:2 for two processes, or give each its GPUs"
+                f" ({family}@0,{family}@1)"
             )
-        if family in plan:
-            raise InvalidRequest(f"SCENEFLEET_NODES names {family} twice: write {family}:2 for two processes")
-        if count and (not count.isdigit() or not 1 <= int(count) <= 256):
-            raise InvalidRequest(f"SCENEFLEET_NODES has {item!r}: write {family}:N with N from 1 to 256")
+        seen[family] = bool(devices)
+        if gpus and NODES[family].has_model and not devices:
+            check_devices(family, gpus, f"SCENEFLEET_GPUS={','.join(gpus)}")
+            devices = gpus
+        processes = count_processes(count, devices, f"SCENEFLEET_NODES has {item!r}")
         if family not in usable_families(models):
             continue
-        plan[family] = int(count or 1)
+        nth = 1 + sum(node.family == family for node in plan)
+        name = family if nth == 1 else f"{family}-{nth}"
+        plan.append(PlannedNode(name=name, family=family, processes=processes, devices=devices))
     if not plan:
         raise InvalidRequest(f"SCENEFLEET_NODES={text!r} leaves no node to run: name at least one family")
-    return list(plan.items())
+    return plan
+
+
+def _parse_item(item: str) -> tuple[str, int | None, tuple[str, ...]]:
+    """Family, number of processes if it is given, GPUs."""
+    head, at, tail = item.partition("@")
+    family, colon, count = (part.strip() for part in head.partition(":"))
+    if family not in NODES:
+        raise InvalidRequest(f"SCENEFLEET_NODES names {family!r}, which is no family: use {', '.join(NODES)}")
+    if colon and not (count.isdigit() and 1 <= int(count) <= MAX_PROCESSES):
+        raise InvalidRequest(
+            f"SCENEFLEET_NODES has {item!r}: write {family}:N with N from 1 to {MAX_PROCESSES}"
+        )
+    if not at:
+        return family, int(count) if colon else None, ()
+    devices = tuple(device.strip() for device in tail.split("+"))
+    check_devices(family, devices, f"SCENEFLEET_NODES has {item!r}")
+    return family, int(count) if colon else None, devices
+
+
+def check_devices(family: str, devices: tuple[str, ...], said: str) -> None:
+    """Whether these could be the GPUs of a node of the family; ``said`` begins the message.
+
+    Raises:
+        InvalidRequest: the family has no model, or a name that no GPU has.
+    """
+    if not NODES[family].has_model:
+        raise InvalidRequest(f"{said}, but {family} has no model and needs no GPU: leave the GPU out")
+    for device in devices:
+        if not is_device_name(device):
+            raise InvalidRequest(f"{said}: {device!r} is no GPU, use {DEVICE_NAME_FORMS}")
+
+
+def count_processes(count: int | None, devices: tuple[str, ...], said: str) -> int:
+    """How many processes a node has: as many as GPUs.
+
+    Raises:
+        InvalidRequest: another number was asked for.
+    """
+    if devices and count not in (None, len(devices)):
+        raise InvalidRequest(
+            f"{said}: processes {count}, GPUs {len(devices)} ({', '.join(devices)}); name one GPU per process, the same"
+            " one twice if two shall share it"
+        )
+    return len(devices) or count or 1

@@ -105,12 +105,12 @@ def check_storage(settings: Settings) -> Iterator[Finding]:
 
 def check_nodes(settings: Settings) -> Iterator[Finding]:
     """Every family that the profile has a model for has a node that is ready and answers."""
-    from worker.models.catalog import load_catalog
+    from worker.models.catalog import configured_catalog
 
     url = settings.require("redis_url")
     records = nodes.read_nodes(url)
     answering = ping(url, len(records)) if records else set()
-    models = load_catalog(settings.models_file).for_profile(settings.profile)
+    models = configured_catalog(settings).active(settings)
     for family in nodes.usable_families(set(models)):
         mine = [record for record in records.values() if record.family == family]
         ready = [record for record in mine if record.state == "ready"]

@@ -100,10 +100,15 @@ def node_table(views: list[NodeView]) -> Table:
     table = Table(box=None, pad_edge=False, header_style="dim")
     table.add_column("node", no_wrap=True)
     table.add_column("state", no_wrap=True)
+    if any(view.devices for view in views):
+        table.add_column("GPU", overflow="fold")
     table.add_column("model", overflow="fold")
     table.add_column("", overflow="fold")
     for view in views:
-        table.add_row(view.name, screen.styled(view.state), ", ".join(view.models), escape(view.detail))
+        gpus = [", ".join(view.devices)] if len(table.columns) == 5 else []
+        table.add_row(
+            view.name, screen.styled(view.state), *gpus, ", ".join(view.models), escape(view.detail)
+        )
     return table
 
 

@@ -1,9 +1,8 @@
-"""Commands about videos that exist: status, scenes, search, retry, rerun, cancel, delete."""
+"""Commands about videos that exist: status, scenes, retry, rerun, cancel, delete."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import cast, get_args
 
 from rich.console import Group
 from rich.markup import escape
@@ -17,12 +16,9 @@ from shared.contracts import (
     Receipt,
     ScenePage,
     SceneView,
-    SearchAnswer,
-    SearchMode,
     StageStatus,
     VideoStatus,
 )
-from shared.errors import InvalidRequest
 from shared.settings import get_settings
 
 
@@ -147,70 +143,24 @@ def show_scenes(video: str, *, as_json: bool, user: str | None) -> None:
 
 
 def scene_table(scenes: Sequence[SceneView]) -> Table:
-    """Scenes as a table: number, time, words, faces."""
+    """Scenes as a table: number, time, words, text on screen where there is any, faces."""
+    shows_text = any(scene.screen_text for scene in scenes)
     table = Table(box=None, pad_edge=False, header_style="dim")
     table.add_column("#", justify="right", no_wrap=True)
     table.add_column("time", no_wrap=True)
     table.add_column("words", overflow="fold")
+    if shows_text:
+        table.add_column("on screen", overflow="fold")
     table.add_column("faces", justify="right", no_wrap=True)
     for scene in scenes:
         table.add_row(
             str(scene.idx),
             f"{screen.clock(scene.start_s)} - {screen.clock(scene.end_s)}",
             escape(scene.transcript) or "[dim]-[/dim]",
+            *([escape(scene.screen_text)] if shows_text else []),
             str(scene.faces or ""),
         )
     return table
-
-
-def show_search(
-    text: str, *, mode: str, limit: int | None, video: str | None, as_json: bool, user: str | None
-) -> None:
-    """Search and show the hits, and how much could be looked at."""
-    if mode not in get_args(SearchMode):
-        raise InvalidRequest(f"--mode {mode} does not exist: use {' or '.join(get_args(SearchMode))}")
-    answer = open_client().search(
-        acting_user(user), text, mode=cast("SearchMode", mode), limit=limit, video_id=video
-    )
-    if as_json:
-        screen.write_json(answer)
-        return
-    console = screen.make_console()
-    if answer.hits:
-        console.print(hit_table(answer))
-    else:
-        console.print("nothing found")
-    screen.make_console(stderr=True).print(f"[dim]{coverage_line(answer)}[/dim]")
-
-
-def hit_table(answer: SearchAnswer) -> Table:
-    """Hits as a table, best first."""
-    table = Table(box=None, pad_edge=False, header_style="dim")
-    table.add_column("score", justify="right", no_wrap=True)
-    table.add_column("video", overflow="fold")
-    table.add_column("#", justify="right", no_wrap=True)
-    table.add_column("time", no_wrap=True)
-    table.add_column("words", overflow="fold")
-    for hit in answer.hits:
-        table.add_row(
-            f"{hit.score:.2f}",
-            hit.video_id,
-            str(hit.idx),
-            f"{screen.clock(hit.start_s)} - {screen.clock(hit.end_s)}",
-            escape(hit.transcript),
-        )
-    return table
-
-
-def coverage_line(answer: SearchAnswer) -> str:
-    """What was looked at, in one sentence: "nothing found" is not "not looked at yet"."""
-    seen = answer.coverage
-    line = f"looked at {seen.scenes} scenes, {seen.with_words} with words"
-    if seen.with_vectors is not None:
-        line += f", {seen.with_vectors} with a vector of {answer.model}"
-    if seen.videos_in_work:
-        line += f"; {seen.videos_in_work} videos are still in work"
-    return line
 
 
 def change(action: str, video: str, *, as_json: bool, user: str | None, stages: Sequence[str] = ()) -> None:
