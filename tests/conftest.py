@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import itertools
 import os
 from collections.abc import Iterator
@@ -14,7 +15,7 @@ from db import schema
 from db.engine import make_engine, set_engine
 from shared import settings as settings_module
 from shared.errors import InvalidRequest
-from tests.fleet import Fleet
+from tests.fleet import Fleet, fleet_over
 from tests.services import PostgresServer, RedisServer
 
 _names = itertools.count(1)
@@ -49,6 +50,8 @@ def redis_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RedisServ
     except InvalidRequest as error:
         _missing(str(error))
     yield server
+    # Handles of answers unsubscribe when they are collected: now, while there is a Redis to tell.
+    gc.collect()
     server.stop()
 
 
@@ -76,12 +79,8 @@ def fleet(
     """A fleet over an empty database and an empty Redis; the test starts its nodes."""
     with redis.Redis.from_url(redis_server.url) as client:
         client.flushall()
-    name = f"fleet_{os.getpid()}_{next(_names)}"
-    postgres.execute(f"CREATE DATABASE {name} TEMPLATE template_scenefleet")
-    found = Fleet(tmp_path / "home", postgres.url(name), redis_server.url)
-    yield found
-    found.close()
-    postgres.execute(f"DROP DATABASE {name} WITH (FORCE)")
+    with fleet_over(postgres, redis_server, tmp_path / "home") as found:
+        yield found
 
 
 @pytest.fixture(scope="session")

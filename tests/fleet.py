@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import shutil
 import signal
@@ -23,12 +24,15 @@ from shared.contracts import VideoStatus
 from shared.routing import gate_queue
 from shared.settings import Settings
 from shared.storage import Bucket, StorageConfig, open_storage, upload_key
+from tests.services import PostgresServer, RedisServer
 from worker.keeper import state_key
 
 ROOT = Path(__file__).parents[1]
-FAMILIES = ("media", "asr", "text", "face", "search")
+FAMILIES = ("media", "asr", "text", "face", "ocr", "search")
 ENDED = ("indexed", "partial", "failed", "cancelled")
 T = TypeVar("T")
+
+_numbers = itertools.count(1)
 
 
 def eventually(look: Callable[[], T], *, within_s: float, what: str, every_s: float = 0.2) -> T:
@@ -85,6 +89,8 @@ class Fleet:
             **environment,
         }
         self.nodes: dict[str, NodeProcess] = {}
+        #: What its nodes are: a benchmark has others to compare with.
+        self.app = "worker.app"
         #: Let another process write the nodes' logs, so that nodes can be kept from writing to any file.
         self.pipe_logs = False
         self.storage_root = Path(environment.get("STORAGE_ROOT", home / "storage"))
@@ -104,7 +110,7 @@ class Fleet:
 
     def _start(self, name: str, family: str, concurrency: int, environment: dict[str, str]) -> None:
         log = self.home / "logs" / f"{name}.log"
-        command = [sys.executable, "-m", "celery", "-A", "worker.app", "worker", "-n", f"{name}@%h",
+        command = [sys.executable, "-m", "celery", "-A", self.app, "worker", "-n", f"{name}@%h",
                    "-Q", gate_queue(family), "-c", str(concurrency), "-l", "INFO", "--without-mingle"]  # fmt: skip
         with self._log_sink(log) as sink:
             process = subprocess.Popen(
@@ -148,6 +154,19 @@ class Fleet:
             "SCENEFLEET_HOME": str(self.home),
             **self.environment,
         }
+
+    def command(self, *arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
+        """Run the `scenefleet` command against this fleet to its end, away from any terminal."""
+        return subprocess.run(
+            [sys.executable, "-m", "cli", *arguments],
+            cwd=ROOT,
+            env={**self.process_environment(), **environment},
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            timeout=300,
+            check=False,
+        )
 
     def settings(self) -> Settings:
         return Settings(POSTGRES_URL=self.postgres_url, REDIS_URL=self.redis_url, SCENEFLEET_HOME=self.home)
@@ -268,3 +287,20 @@ class Fleet:
     def close(self) -> None:
         self.stop()
         shutil.rmtree(self.home / "work", ignore_errors=True)
+
+
+@contextmanager
+def fleet_over(
+    postgres: PostgresServer, redis_server: RedisServer, home: Path, **environment: str
+) -> Iterator[Fleet]:
+    """A fleet over an empty, migrated database of its own; whoever asks for it starts its nodes."""
+    name = f"fleet_{os.getpid()}_{next(_numbers)}"
+    postgres.execute(f"CREATE DATABASE {name} TEMPLATE template_scenefleet")
+    try:
+        fleet = Fleet(home, postgres.url(name), redis_server.url, **environment)
+        try:
+            yield fleet
+        finally:
+            fleet.close()
+    finally:
+        postgres.execute(f"DROP DATABASE {name} WITH (FORCE)")

@@ -24,7 +24,7 @@ from kombu import Connection, Producer
 
 from shared.routing import NODES, bell_task
 from tests.clips import Encoding, Shot, Sound, make_clip
-from tests.fleet import FAMILIES, Fleet, eventually
+from tests.fleet import FAMILIES, Fleet, eventually, fleet_over
 from tests.integration.test_media_hostile import Listener, Watch, playlist
 from tests.services import PostgresServer, RedisServer
 from tests.unit.media import test_probe as files
@@ -39,14 +39,10 @@ def fleet(
     postgres: PostgresServer, redis_server: RedisServer, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Fleet]:
     """A ready fleet that every test of this module abuses, and the last one uses."""
-    name = "bad_input"
-    postgres.execute(f"CREATE DATABASE {name} TEMPLATE template_scenefleet")
-    found = Fleet(tmp_path_factory.mktemp("home"), postgres.url(name), redis_server.url)
-    found.start()
-    found.wait_ready()
-    yield found
-    found.close()
-    postgres.execute(f"DROP DATABASE {name} WITH (FORCE)")
+    with fleet_over(postgres, redis_server, tmp_path_factory.mktemp("home")) as found:
+        found.start()
+        found.wait_ready()
+        yield found
 
 
 def pids(fleet: Fleet) -> dict[str, set[int]]:
@@ -362,8 +358,8 @@ BAD_PAYLOADS: list[tuple[str, dict[str, Any], str]] = [
     ("tasks.search.scenes", {"user_id": USER, "query": "x", "limit": 51}, r"^limit=51 is more than 50"),
     ("tasks.search.scenes", {"user_id": USER, "query": "x", "limit": 10**40}, r"^limit=1000"),
     ("tasks.search.scenes", {"user_id": USER, "query": "x", "self": 1}, r"^self=1 "),
-    ("tasks.search.by_vector", {"user_id": USER, "query": "x"}, r"payload of TextVectors is a NoneType: send an"),
-    ("tasks.search.by_vector", {"user_id": USER, "query": "x", "embedded": "y"}, r"^embedded='y' "),
+    ("tasks.search.finish", {"search": "../x"}, r"^search='\.\./x' "),
+    ("tasks.search.finish", {"search": "x", "request": {}}, r"^request=\{\} "),
     ("tasks.text.embed", {"texts": "one"}, r"^texts='one' "),
     ("tasks.text.embed", {"texts": ["x"] * 65}, r"^texts="),
     ("tasks.text.embed", {"texts": [1]}, r"^texts\.0=1 "),
@@ -405,25 +401,17 @@ def test_arguments_without_names_are_refused(fleet: Fleet) -> None:
         assert kind == "InvalidRequest" and "by name" in message, (kind, message)
 
 
-@pytest.mark.parametrize(
-    ("embedded", "says"),
-    [
-        ("y", "payload of TextVectors is a str"),
-        ([], "payload of TextVectors is a list"),
-        ({}, "model is missing"),
-        ({"model": "all-minilm-l6-v2"}, "revision is missing"),
-        ({"vectors": [["a", 1]]}, r"vectors\.0\.0='a' "),
-        ({"vectors": [[0.1] * 383]}, r"vectors=\[383\] is not acceptable: send one of 384 numbers"),
-        ({"vectors": []}, r"vectors=\[\] is not acceptable"),
-        ({"vectors": [[float("nan")] * 384]}, r"vectors\.0\.0=nan "),
-    ],
-)
-def test_a_forged_vector_is_refused(fleet: Fleet, embedded: Any, says: str) -> None:
-    if isinstance(embedded, dict) and "vectors" in embedded:
-        (model,) = fleet.rows("SELECT name AS model, revision, dim FROM models WHERE family = 'text'")
-        embedded = {**model, **embedded}
-    kind, message = ask(fleet, "tasks.search.by_vector", [embedded], user_id=USER, query="x")
-    assert kind == "InvalidRequest" and re.search(says, message), (kind, message)
+@pytest.mark.parametrize("said", ["y", [], {}, {"model": "m"}, {"vectors": [["a", 1]]}, None])
+def test_a_forged_answer_of_a_lane_goes_nowhere(fleet: Fleet, said: Any) -> None:
+    """Whoever does not know the id of a waiting search has nothing to answer, and leaves nothing behind."""
+    api = stranger(fleet.redis_url)
+    for search in ("0" * 32, "x"):
+        for failed in (False, True):
+            kwargs = {"search": search, "lane": "text", "failed": failed}
+            api.send_task("tasks.search.gather", [said], kwargs, queue="search", ignore_result=True)
+    assert answers(fleet)
+    with redis.Redis.from_url(fleet.redis_url) as client:
+        assert client.keys("scenefleet:search:*") == []
 
 
 # --- messages
@@ -615,7 +603,7 @@ def test_an_oversized_message_is_refused(fleet: Fleet) -> None:
     assert kind == "InvalidRequest" and "bytes, more than 65536" in message
 
 
-@pytest.mark.parametrize("lane", ["media", "asr", "text", "face"])
+@pytest.mark.parametrize("lane", ["media", "asr", "text", "face", "ocr"])
 def test_bells_with_nonsense_ring_for_nothing(fleet: Fleet, lane: str) -> None:
     bodies: Sequence[Any] = ([[], {"job_id": "x"}, None], [[], {"job_id": 2**80}, None], [["x", "y"], {}, None],
                              [[], {"nonsense": {}}, None], [[], {}, None])  # fmt: skip

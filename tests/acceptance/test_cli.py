@@ -122,7 +122,7 @@ def test_searches_find_the_right_scene_first(machine: Machine, video_id: str) ->
         document = machine.json("search", known["query"], "--mode", known["mode"])
         answer = SearchAnswer.model_validate_json(json.dumps(document))
         assert answer.hits[0].idx == known["scene"], known
-    nothing = machine.run("search", "xyzzy")
+    nothing = machine.run("search", "xyzzy", "--mode", "keyword")
     assert "nothing found" in nothing.stdout
     assert "looked at 8 scenes" in nothing.stderr
 
@@ -170,7 +170,7 @@ def test_celery_s_own_tools_know_the_fleet(machine: Machine) -> None:
     )
     assert result.returncode == 0, result.stderr
     assert {name.partition("@")[0] for name in json.loads(result.stdout)} == {
-        "media", "asr", "text", "face", "search",
+        "media", "asr", "text", "face", "ocr", "search",
     }  # fmt: skip
 
 
@@ -214,7 +214,7 @@ def test_after_a_kill_of_everything_the_next_up_takes_over(machine: Machine, vid
     assert not left & {process.pid for process in orphans.find(machine.home)}
     assert machine.home.read_run()["pid"] != run["pid"]
     assert machine.json("status", video_id)["state"] == "indexed"
-    assert machine.json("search", "rocket")["hits"][0]["video_id"] == video_id
+    assert machine.json("search", "rocket", "--mode", "keyword")["hits"][0]["video_id"] == video_id
 
 
 def test_down_leaves_nothing_running(machine: Machine) -> None:

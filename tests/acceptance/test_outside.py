@@ -20,7 +20,7 @@ from cli.embedded.ports import find_free_port
 from shared.routing import TASK_QUEUE
 from tests.clips import Shot, make_clip
 from tests.excerpt import write_excerpt
-from tests.fleet import FAMILIES, ROOT, Fleet, eventually
+from tests.fleet import FAMILIES, ROOT, Fleet, eventually, fleet_over
 from tests.services import PostgresServer, RedisServer
 
 USER = "u1"
@@ -47,14 +47,10 @@ for line in sys.stdin:
 def fleet(
     postgres: PostgresServer, redis_server: RedisServer, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Fleet]:
-    name = "outside"
-    postgres.execute(f"CREATE DATABASE {name} TEMPLATE template_scenefleet")
-    found = Fleet(tmp_path_factory.mktemp("home"), postgres.url(name), redis_server.url)
-    found.start()
-    found.wait_ready()
-    yield found
-    found.close()
-    postgres.execute(f"DROP DATABASE {name} WITH (FORCE)")
+    with fleet_over(postgres, redis_server, tmp_path_factory.mktemp("home")) as found:
+        found.start()
+        found.wait_ready()
+        yield found
 
 
 @pytest.fixture(scope="module")
@@ -132,7 +128,8 @@ def test_a_process_without_anything_of_ours_can_do_everything(
     eventually(state, within_s=120, what="the video is indexed")
     status = stranger.video("status", "bare")["ok"]
     assert {stage["stage"]: stage["state"] for stage in status["stages"]} == {
-        "split": "done", "asr": "done", "text": "done", "vision": "skipped", "face": "done", "sidecar": "done"
+        "split": "done", "asr": "done", "text": "done", "vision": "skipped", "face": "done", "ocr": "done",
+        "sidecar": "done",
     }  # fmt: skip
     scenes = stranger.video("scenes", "bare", limit=1)["ok"]
     assert [scene["idx"] for scene in scenes["scenes"]] == [0] and scenes["next_after_idx"] == 0
@@ -264,7 +261,7 @@ def test_flower_shows_the_nodes_to_those_with_the_password(fleet: Fleet, tmp_pat
         assert fetch(address)[0] == 401
         assert fetch(address, "admin:wrong")[0] == 401
         # What ran is seen as tasks, with the stage in their result or at least their name.
-        fleet.client.search(USER, "rocket")
+        fleet.client.search(USER, "rocket", mode="keyword")
 
         def shown() -> bool:
             code, body = fetch(f"http://127.0.0.1:{port}/api/tasks?limit=50", "admin:secret")

@@ -13,7 +13,7 @@ import psycopg
 import pytest
 
 from shared.contracts import ScenePage
-from tests.fleet import ROOT, Fleet, eventually
+from tests.fleet import ROOT, Fleet, eventually, fleet_over
 from tests.services import PostgresServer, RedisServer
 
 VIDEO = "sample"
@@ -27,17 +27,13 @@ def indexed(
     sample: Path,
 ) -> Iterator[Fleet]:
     """A fleet that has indexed the sample; its nodes still run."""
-    name = "pipeline"
-    postgres.execute(f"CREATE DATABASE {name} TEMPLATE template_scenefleet")
-    fleet = Fleet(tmp_path_factory.mktemp("home"), postgres.url(name), redis_server.url)
-    fleet.start()
-    fleet.wait_ready()
-    fleet.process(sample, VIDEO)
-    status = fleet.wait_ended([VIDEO], within_s=300)[VIDEO]
-    assert status.state == "indexed", status
-    yield fleet
-    fleet.close()
-    postgres.execute(f"DROP DATABASE {name} WITH (FORCE)")
+    with fleet_over(postgres, redis_server, tmp_path_factory.mktemp("home")) as fleet:
+        fleet.start()
+        fleet.wait_ready()
+        fleet.process(sample, VIDEO)
+        status = fleet.wait_ended([VIDEO], within_s=300)[VIDEO]
+        assert status.state == "indexed", status
+        yield fleet
 
 
 @pytest.fixture(scope="module")
@@ -82,6 +78,16 @@ def test_searches_return_the_right_scene_first(indexed: Fleet, truth: dict[str, 
 def test_the_astronauts_face_is_found(page: ScenePage, truth: dict[str, Any]) -> None:
     for face in truth["faces"]:
         assert page.scenes[face["scene"]].faces >= 1
+
+
+def test_no_text_is_read_where_none_is_shown(indexed: Fleet, page: ScenePage) -> None:
+    """The sample has no captions; a pattern is now and then taken for a few letters."""
+    assert all(
+        stage.state == "done" for stage in indexed.client.status(VIDEO, "u1").stages if stage.stage == "ocr"
+    )
+    for scene in page.scenes:
+        print(f"scene {scene.idx} shows {scene.screen_text!r}")
+        assert len(scene.screen_text) <= 8
 
 
 def test_rows_and_sidecars_are_complete_and_single(indexed: Fleet, page: ScenePage) -> None:

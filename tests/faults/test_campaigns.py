@@ -139,7 +139,7 @@ def test_the_loss_of_a_whole_machine_is_noticed_in_time(
         source = Source("orphan", "u1", clips[0])
         fleet.process(source.path, source.video_id)
         held.wait_met()
-        fleet.start("asr", "text", "face")
+        fleet.start("asr", "text", "face", "ocr")
         fleet.start("media", name="other")
         fleet.wait_ready()
         fleet.kill("lost")

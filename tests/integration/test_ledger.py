@@ -7,7 +7,7 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
-from sqlalchemy import select, text, update
+from sqlalchemy import delete, select, text, update
 from sqlalchemy.orm import Session
 
 from db import jobs, runs, videos
@@ -105,7 +105,7 @@ def run_lane(lane: str) -> int:
 def index(video_id: str = "v1") -> None:
     """Take a freshly accepted video to ``indexed``."""
     split(must_claim())
-    for lane in ("asr", "face", "text", "media"):
+    for lane in ("asr", "face", "ocr", "text", "media"):
         assert run_lane(lane)
     assert state(video_id) == "indexed"
 
@@ -364,9 +364,10 @@ def test_an_error_message_is_stored_clean_and_capped() -> None:
 def test_a_video_goes_through_to_indexed() -> None:
     accept()
     bells = split(must_claim())
-    assert sorted({bell.lane for bell in bells}) == ["asr", "face"]
+    assert sorted({bell.lane for bell in bells}) == ["asr", "face", "ocr"]
     assert stages()["vision"] == "skipped"
     assert run_lane("face") == 1
+    assert run_lane("ocr") == 1
     assert run_lane("asr") == 2
     assert run_lane("text") == 1
     assert run_lane("media") == 2  # sidecar and sweep
@@ -382,6 +383,7 @@ def test_stages_with_nothing_to_do_are_done() -> None:
     assert stages()["asr"] == "done"
     run_lane("text")
     run_lane("face")
+    run_lane("ocr")
     run_lane("media")
     assert state() == "indexed"
 
@@ -392,6 +394,7 @@ def test_a_failed_last_part_strands_nothing() -> None:
     finish(must_claim("asr"))
     fail(must_claim("asr"), BadMedia("x"))
     run_lane("face")
+    run_lane("ocr")
     run_lane("media")
     assert stages()["text"] == "skipped"
     assert state() == "partial"
@@ -434,6 +437,7 @@ def test_retry_resets_failures_never_attempts() -> None:
         fail(must_claim("face"), ModelFailure("boom"))
     run_lane("asr")
     run_lane("text")
+    run_lane("ocr")
     finish(must_claim("media"))  # the sidecar; the sweep waits for the retry's sake
     assert state() == "partial"
     change(lambda session, video: runs.retry(session, video, PLAN))
@@ -456,8 +460,8 @@ def test_rerun_of_a_stage_makes_it_and_what_follows() -> None:
     index()
     change(lambda session, video: runs.rerun(session, video, ["text"], PLAN))
     found = stages()
-    assert {name: found[name] for name in ("split", "asr", "face", "text")} == {
-        "split": "carried", "asr": "carried", "face": "carried", "text": "queued",
+    assert {name: found[name] for name in ("split", "asr", "face", "ocr", "text")} == {
+        "split": "carried", "asr": "carried", "face": "carried", "ocr": "carried", "text": "queued",
     }  # fmt: skip
     with reading() as session:
         status = videos.status(session, "v1", "u1")
@@ -557,6 +561,66 @@ def test_erasure_outlasts_any_outage() -> None:
     assert must_claim("media").stage == "erase"
 
 
+# --- a stage that is new
+
+
+def forget(stage: str) -> None:
+    """Make the newest run one of a time when there was no such stage."""
+
+    def strip(session: Session) -> None:
+        run = session.scalars(select(Run).order_by(Run.run.desc()).limit(1)).one()
+        run.stages = [name for name in run.stages if name != stage]
+        run.made = {name: made for name, made in run.made.items() if name != stage}
+        session.execute(delete(Job).where(Job.run == run.run, Job.stage == stage))
+
+    transact(strip)
+
+
+@pytest.mark.parametrize("named", [["text"], ["sidecar"], ["ocr"], []], ids=str)
+def test_a_rerun_of_a_video_from_before_a_stage_makes_it_too(named: list[str]) -> None:
+    accept()
+    index()
+    forget("ocr")
+    change(lambda session, video: runs.rerun(session, video, named, PLAN))
+    if not named:
+        split(must_claim())
+    assert stages()["ocr"] == "queued"
+    for lane in ("asr", "face", "ocr", "text", "media"):
+        run_lane(lane)
+    assert state() == "indexed"
+    with reading() as session:
+        run = session.get(Run, ("v1", 2))
+        assert run is not None and run.made["ocr"] == 2 and run.made["face"] == (1 if named else 2)
+        assert videos.status(session, "v1", "u1").published_run == 2
+
+
+def test_a_run_that_began_before_a_stage_ends_without_it() -> None:
+    accept()
+    split(must_claim())
+    forget("ocr")
+    for lane in ("asr", "face", "text", "media"):
+        assert run_lane(lane)
+    assert state() == "indexed"
+    assert "ocr" not in stages()
+    change(lambda session, video: runs.rerun(session, video, ["face"], PLAN))
+    assert stages()["ocr"] == "queued"
+
+
+def test_a_failed_run_from_before_a_stage_can_be_retried() -> None:
+    accept()
+    split(must_claim())
+    fail(must_claim("face"), BadMedia("x"))
+    run_lane("asr")
+    forget("ocr")
+    run_lane("text")
+    finish(must_claim("media"))
+    assert state() == "partial"
+    change(lambda session, video: runs.retry(session, video, PLAN))
+    run_lane("face")
+    run_lane("media")
+    assert state() == "indexed"
+
+
 # --- ids
 
 
@@ -571,7 +635,7 @@ def test_many_finishers_advance_a_stage_once() -> None:
         accept(f"v{i}")
         split(must_claim(), scenes=24, windows=6)
     claims: list[Claim] = []
-    for lane in ("asr", "face"):
+    for lane in ("asr", "face", "ocr"):
         while (found := claim(lane)) is not None:
             claims.append(found)
     errors: list[BaseException] = []

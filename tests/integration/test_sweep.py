@@ -60,7 +60,7 @@ def publish() -> Claim:
     """A published video; returns its sweep, claimed."""
     accept()
     split(must_claim())
-    for lane in ("asr", "face", "text"):
+    for lane in ("asr", "face", "ocr", "text"):
         assert run_lane(lane)
     finish(must_claim())
     swept = must_claim()
@@ -164,8 +164,9 @@ def test_a_retry_during_the_sweep_makes_its_audio_anew(monkeypatch: pytest.Monke
     accept()
     split(must_claim(), windows=1)
     fail(must_claim("asr"), BadMedia("on purpose"))
-    while (claimed := claim("face")) is not None:
-        finish(claimed)
+    for lane in ("face", "ocr"):
+        while (claimed := claim(lane)) is not None:
+            finish(claimed)
     finish(must_claim())
     assert stages()["sweep"] == "queued"
     transact(lambda session: session.execute(update(Job).values(not_before=jobs.NOW)))

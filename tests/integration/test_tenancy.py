@@ -92,6 +92,19 @@ def build(seed: int) -> World:
     return World(owner, of_video, model, frozenset(live))
 
 
+def by_words(session: Session, scope: search.Scope, query: str, limit: int) -> tuple[search.Found, ...]:
+    leg = search.Words("keyword", search.read_words(session, query), half=1.0)
+    return search.find(session, scope, [leg], {"keyword": 1.0}, search.Tuning(), limit=limit).hits
+
+
+def by_meaning(
+    session: Session, scope: search.Scope, model: ModelRow, vector: Any, limit: int, exact_rows: int
+) -> tuple[search.Found, ...]:
+    tuning = search.Tuning(exact_rows=exact_rows, ef_search=40)
+    leg = search.Vector("text", model, vector)
+    return search.find(session, scope, [leg], {"text": 1.0}, tuning, limit=limit).hits
+
+
 QUERIES = st.one_of(
     st.text(max_size=60).filter(lambda value: "\x00" not in value),
     st.lists(st.sampled_from([*WORDS, *(f"-{word}" for word in WORDS), '"', "or", "|", "&", "!", "(", ":*", "'"]),
@@ -121,14 +134,15 @@ def test_nobody_sees_another_users_rows(
     mine = {scene for scene, owner in world.owner.items() if owner == asker} & world.live
     for video_id in [None, *world.videos] if narrowed else [None]:
         with reading() as session:
-            spoken = search.by_words(session, asker, query, limit, video_id)
+            scope = search.Scope(user_id=asker, video_ids=(video_id,) if video_id else ())
+            spoken = by_words(session, scope, query, limit)
             vector = np.random.default_rng(rng.randint(0, 2**31)).normal(size=DIM).astype(np.float32)
-            meant = search.by_meaning(
-                session, asker, world.model, vector / np.linalg.norm(vector), limit, video_id,
-                exact_rows=exact_rows, ef_search=40)  # fmt: skip
-            covered = search.coverage(session, asker, world.model, video_id)
+            meant = by_meaning(
+                session, scope, world.model, vector / np.linalg.norm(vector), limit, exact_rows
+            )
+            covered = search.cover(session, scope, {"text": world.model})
         for hits in (spoken, meant):
-            ids = [hit.scene_id for hit in hits]
+            ids = [str(hit.scene_id) for hit in hits]
             assert set(ids) <= mine and len(set(ids)) == len(ids) <= limit
             assert all(world.videos[hit.video_id] == asker for hit in hits)
             assert video_id is None or all(hit.video_id == video_id for hit in hits)
@@ -191,10 +205,8 @@ def test_rows_of_an_embedding_that_names_a_wrong_user_stay_hidden() -> None:
     assert others
     with reading() as session:
         for exact_rows in (0, 100):
-            hits = search.by_meaning(
-                session, "u-1", world.model, vector, 50, exact_rows=exact_rows, ef_search=40
-            )
-            assert {world.owner[hit.scene_id] for hit in hits} <= {"u-1"}
+            hits = by_meaning(session, search.Scope(user_id="u-1"), world.model, vector, 50, exact_rows)
+            assert {world.owner[str(hit.scene_id)] for hit in hits} <= {"u-1"}
 
 
 # --- hostile queries
@@ -255,19 +267,19 @@ def test_a_hostile_query_gives_an_answer_or_one_clear_error(
         )
         assert name in ("empty", "too long", "too long in bytes", "nul", "surrogate"), message
         return
-    assert len(request.query) <= MAX_QUERY_CHARS
+    assert request.query is not None and len(request.query) <= MAX_QUERY_CHARS
     try:
         with reading() as session:
-            hits = search.by_words(session, user, request.query, 50)
+            hits = by_words(session, search.Scope(user_id=user), request.query, 50)
     except InvalidRequest as error:
         message = str(error)
         assert "\n" not in message and message.startswith("query=") and "use plain, shorter words" in message
         assert name in ("many nots", "one word of 3000 bytes", "one word of 4000 bytes"), message
         return
-    assert {world.owner[hit.scene_id] for hit in hits} <= {user}
+    assert {world.owner[str(hit.scene_id)] for hit in hits} <= {user}
     assert all(0 <= hit.score <= 1 for hit in hits)
     if name in ("blank", "punctuation", "only quotes", "operators", "emoji", "controls", "replacement"):
-        assert hits == []
+        assert hits == ()
     assert ledger() == before
 
 
@@ -279,6 +291,7 @@ def test_words_are_found_whatever_stands_around_them() -> None:
         user = live[0].user_id
         mine = {str(scene.scene_id) for scene in live if scene.user_id == user}
         for query in ("rocket", "ROCKET!", "'rocket'", "(rocket)", "rocket; --", "rockets", "🚀 or rocket"):
-            found = {hit.scene_id for hit in search.by_words(session, user, query, 50)}
+            hits = by_words(session, search.Scope(user_id=user), query, 50)
+            found = {str(hit.scene_id) for hit in hits}
             assert found == mine, query
     assert world.live

@@ -71,3 +71,16 @@ def test_a_divided_segment_keeps_the_times_of_its_words(video: str) -> None:
         (words,) = words_of(session, video, 1, scenes).values()
     assert [(piece["start_s"], piece["end_s"]) for piece in words.segments] == [(1.5, 1.7)]
     assert words.language == "en"
+
+
+def test_a_divided_segment_gets_no_spaces_that_its_language_does_not_have(video: str) -> None:
+    signs = [word(1.5 + n * 0.2, sign) for n, sign in enumerate("今天天气好")]
+
+    def write(session: Any) -> None:
+        write_transcript(
+            session, video_id="v", user_id="u", run=1, part=0, start_s=0.0, end_s=3.0, language="zh",
+            segments=[{**segment(*signs), "text": "今天天气好"}], model_id=99,
+        )  # fmt: skip
+
+    transact(write)
+    assert said(video, 0, 1) == ["今天", "天气好 four"]

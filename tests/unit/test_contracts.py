@@ -16,12 +16,18 @@ from shared.contracts import (
     MAX_MESSAGE_BYTES,
     MAX_QUERY_CHARS,
     Contract,
+    DetectFaces,
+    EmbedImages,
     EmbedTexts,
+    EncodeTexts,
     ListScenes,
+    MakeSubtitles,
     ProcessVideo,
+    RerankDocuments,
     RerunVideo,
     SearchScenes,
     TextVectors,
+    TranscribeAudio,
     VideoRef,
     VideoStatus,
     parse,
@@ -29,7 +35,8 @@ from shared.contracts import (
 from shared.errors import InvalidRequest
 
 REQUESTS: tuple[type[Contract], ...] = (
-    VideoRef, ProcessVideo, RerunVideo, ListScenes, EmbedTexts, SearchScenes, TextVectors
+    VideoRef, ProcessVideo, RerunVideo, ListScenes, MakeSubtitles, EmbedTexts, SearchScenes, TextVectors,
+    EmbedImages, DetectFaces, EncodeTexts, RerankDocuments, TranscribeAudio,
 )  # fmt: skip
 FIELDS = sorted({name for contract in REQUESTS for name in contract.model_fields})
 JSON = st.recursive(
@@ -44,9 +51,15 @@ GOOD: dict[type[Contract], dict[str, Any]] = {
     ProcessVideo: {"video_id": "v", "user_id": "u", "storage_key": "uploads/u/v/a.mp4", "priority": 9},
     RerunVideo: {"video_id": "v", "user_id": "u", "stages": ["text", "face"]},
     ListScenes: {"video_id": "v", "user_id": "u", "after_idx": 3, "limit": 1000},
+    MakeSubtitles: {"video_id": "v", "user_id": "u", "format": "vtt"},
     EmbedTexts: {"texts": ["a", ""]},
+    EncodeTexts: {"texts": ["a", ""], "lexical": True},
+    RerankDocuments: {"query": "a hot drink", "documents": ["a", ""]},
+    DetectFaces: {"user_id": "u", "storage_keys": ["faces/u/p/photo_1.jpg"], "vectors": True},
+    EmbedImages: {"user_id": "u", "storage_keys": ["uploads/u/a.jpg", "keyframes/u/v/1.0/0.jpg"]},
+    TranscribeAudio: {"user_id": "u", "storage_key": "uploads/u/a.wav", "start_s": 1, "end_s": 2.5},
     SearchScenes: {"user_id": "u", "query": "a hot drink", "mode": "semantic", "limit": 5, "video_id": "v"},
-    TextVectors: {"model": "m", "revision": "r", "dim": 2, "vectors": [[0.5, 1]]},
+    TextVectors: {"model": "m", "revision": "r", "dim": 2, "vectors": [[0.5, 1]], "lexical": [{"7": 0.5}]},
 }
 
 
@@ -91,7 +104,9 @@ def test_one_wrong_field_is_named(contract: type[Contract], data: st.DataObject)
         message = str(error)
         assert message.startswith((name, "the payload of")), message
     else:
-        assert contract is SearchScenes and name == "query" and isinstance(wrong, str)
+        is_query = contract is SearchScenes and name == "query" and isinstance(wrong, str)
+        is_time = contract is TranscribeAudio and name in ("start_s", "end_s") and wrong == 1.5
+        assert is_query or is_time
 
 
 @settings(max_examples=300)
@@ -131,8 +146,24 @@ def test_a_query_of_the_greatest_length_fits_in_any_script(query: str) -> None:
         (EmbedTexts, {"texts": ["x" * 70_000]},
          "the payload of EmbedTexts has 70015 bytes, more than 65536: send storage keys, not data"),
         (EmbedTexts, {"texts": "x"}, "texts='x' is not acceptable: Input should be a valid array"),
+        (EmbedImages, {"user_id": "u", "storage_keys": ["k"] * 17},
+         "storage_keys=['k', 'k', 'k', 'k', 'k', 'k', 'k', 'k', 'k', 'k', 'k', 'k', 'k', 'k', 'k', '... is not"
+         " acceptable: Tuple should have at most 16 items after validation, not 17"),
+        (EmbedImages, {"user_id": "u", "storage_keys": ["k" * 513]},
+         f"storage_keys.0='{'k' * 76}... is not acceptable: Value should have at most 512 items after validation, not 513"),
+        (DetectFaces, {"user_id": "u", "storage_keys": ["faces/u/a.jpg"], "vectors": "yes"},
+         "vectors='yes' is not acceptable: Input should be a valid boolean"),
+        (EmbedImages, {"user_id": "../u", "storage_keys": []},
+         "user_id='../u' is not acceptable: Value error, must match [A-Za-z0-9_-]{1,64}"),
         (TextVectors, {"model": "m", "revision": "r", "dim": 1, "vectors": [[math.nan]]},
          "vectors.0.0=nan is not acceptable: Input should be a finite number"),
+        (TextVectors, {"model": "m", "revision": "r", "dim": 1, "vectors": [], "lexical": [{"cup": 0.5}]},
+         "lexical.0.cup.[key]='cup' is not acceptable: String should match pattern '^[0-9]{1,9}$'"),
+        (RerankDocuments, {"query": "", "documents": []},
+         "query='' is not acceptable: String should have at least 1 character"),
+        (RerankDocuments, {"query": "q", "documents": ["d"] * 65},
+         "documents=" + repr(["d"] * 65)[:77] + "... is not acceptable: Tuple should have at most 64 items after"
+         " validation, not 65"),
     ],
 )  # fmt: skip
 def test_the_sentence(contract: type[Contract], payload: Any, says: str) -> None:

@@ -16,14 +16,15 @@ from typing import Any
 import pytest
 import yaml
 
-from cli.node import node_environment
-from shared.routing import FAMILIES, MODEL_FAMILIES
+from cli.node import choose_devices, node_environment
+from shared.routing import FAMILIES
 from shared.settings import Settings
+from tests.checkpoints import write_catalog
+from worker.models.catalog import ModelSpec, load_catalog
 
 ROOT = Path(__file__).parents[2]
 TOOLS = Path(sys.executable).parent
 COMPOSE = ROOT / "docker-compose.yml"
-GPU_COMPOSE = ROOT / "docker-compose.gpu.yml"
 DOCKERFILE = ROOT / "Dockerfile.gpu"
 ENV_EXAMPLE = ROOT / ".env.example"
 SERVERS = {"postgres", "redis", "minio"}
@@ -37,6 +38,17 @@ SECRETS = {
 }
 #: Environment of our containers that is not a setting of ours.
 FOREIGN_ENVIRONMENT = {"FLOWER_BASIC_AUTH"}
+#: Our services that do something once and end.
+ONE_SHOTS = {"migrate", "buckets", "pull"}
+#: Compose profile -> the nodes it runs, by service.
+NODES_OF = {
+    "cpu": {family: family for family in FAMILIES if family != "vision"},
+    "full": {family: family for family in FAMILIES},
+    "gpu": {f"{family}-gpu": family for family in FAMILIES},
+}
+#: Families whose model of the profile full uses a GPU.
+ON_GPU = sorted({spec.family for spec in load_catalog().for_profile("full").values() if spec.device != "cpu"})
+ALL_NODES = {**NODES_OF["full"], **NODES_OF["gpu"]}
 #: What Celery needs beyond its soft shutdown to hand a job back and leave.
 LEAVE_S = 15
 
@@ -75,9 +87,13 @@ def seconds(text: str) -> float:
     return int(match[1]) * {"s": 1, "m": 60}[match[2]]
 
 
-@pytest.mark.parametrize("path", [COMPOSE, GPU_COMPOSE], ids=lambda path: path.name)
-def test_compose_files_keep_the_compose_schema(path: Path) -> None:
-    run_tool("check-jsonschema", "--builtin-schema", "vendor.compose-spec", str(path))
+def active(services: dict[str, dict[str, Any]], profile: str) -> set[str]:
+    """The services that Docker Compose starts with a profile."""
+    return {name for name, service in services.items() if profile in service.get("profiles", [profile])}
+
+
+def test_the_compose_file_keeps_the_compose_schema() -> None:
+    run_tool("check-jsonschema", "--builtin-schema", "vendor.compose-spec", str(COMPOSE))
 
 
 def test_dockerfile_passes_the_linter() -> None:
@@ -104,11 +120,16 @@ def test_no_password_is_written_down(services: dict[str, dict[str, Any]]) -> Non
 def test_the_example_names_every_variable_and_sets_no_secret() -> None:
     lines = [line.removeprefix("#") for line in ENV_EXAMPLE.read_text().splitlines()]
     pairs = dict(line.split("=", 1) for line in lines if re.match(r"[A-Z_]+=", line))
-    used = variables(COMPOSE.read_text()).keys() | variables(GPU_COMPOSE.read_text()).keys()
+    uses = re.findall(r"(?<!\$)\$\{(\w+):-([^}]*)\}", COMPOSE.read_text())
+    used = variables(COMPOSE.read_text()).keys()
     assert used <= pairs.keys()
-    assert pairs.keys() - used == {"COMPOSE_FILE", "COMPOSE_PROFILES"}
+    assert pairs.keys() - used == {"COMPOSE_PROFILES"}
     set_lines = [line for line in ENV_EXAMPLE.read_text().splitlines() if re.match(r"[A-Z_]+=", line)]
-    assert sorted(set_lines) == sorted(f"{name}=" for name in SECRETS)
+    assert sorted(set_lines) == sorted(["COMPOSE_PROFILES=cpu", *(f"{name}=" for name in SECRETS)])
+    # TORCH_INDEX_URL shows what one would set.
+    assert {(name, pairs[name]) for name, _ in uses if name != "TORCH_INDEX_URL"} == {
+        (name, default) for name, default in uses if name != "TORCH_INDEX_URL"
+    }
 
 
 def test_only_what_others_need_is_published_and_to_this_machine_by_default(
@@ -124,7 +145,11 @@ def test_only_what_others_need_is_published_and_to_this_machine_by_default(
 def test_nodes_have_no_way_out(compose: dict[str, Any], services: dict[str, dict[str, Any]]) -> None:
     assert compose["networks"]["servers"] == {"internal": True}
     outside = {name for name, service in services.items() if service["networks"] != ["servers"]}
-    assert outside == {"redis", "minio", "flower"}
+    assert outside == {"redis", "minio", "flower", "pull"}
+    assert not outside & ALL_NODES.keys()
+    # What can reach the internet fetches weights and has no password of ours.
+    assert services["pull"]["networks"] == ["published"]
+    assert not any(name in str(services["pull"]["environment"]) for name in SECRETS)
 
 
 def test_no_container_has_more_rights_than_it_needs(services: dict[str, dict[str, Any]]) -> None:
@@ -212,24 +237,27 @@ def test_redis_keeps_its_data_and_its_password(services: dict[str, dict[str, Any
 # --- our services
 
 
-def test_there_is_one_service_per_family_and_its_health_is_its_own(
-    services: dict[str, dict[str, Any]],
-) -> None:
-    assert services.keys() == {*SERVERS, "migrate", "buckets", *FAMILIES, "flower"}
-    for family in FAMILIES:
-        assert services[family]["command"] == ["scenefleet", "node", family]
-        assert services[family]["healthcheck"]["test"] == ["CMD", "scenefleet", "node-health", family]
-    # A family without a model in the profile lite has no node there.
-    assert [name for name, service in services.items() if "profiles" in service] == ["vision"]
+@pytest.mark.parametrize("profile", NODES_OF)
+def test_a_profile_runs_one_node_per_family(profile: str, services: dict[str, dict[str, Any]]) -> None:
+    others = {*SERVERS, "migrate", "buckets", "flower", *(["pull"] if profile == "gpu" else [])}
+    assert active(services, profile) == {*others, *NODES_OF[profile]}
+    for name, family in NODES_OF[profile].items():
+        assert services[name]["command"] == ["scenefleet", "node", family]
+
+
+def test_a_node_is_healthy_once_it_is_ready(services: dict[str, dict[str, Any]]) -> None:
+    """`node-health` says yes when a node of the family in its container is `ready`: its models are loaded and warm."""
+    for name, family in ALL_NODES.items():
+        assert services[name]["healthcheck"]["test"] == ["CMD", "scenefleet", "node-health", family]
 
 
 def test_everything_that_stays_up_is_watched_and_restarted(services: dict[str, dict[str, Any]]) -> None:
-    for name, service in services.items():
-        if name in ("migrate", "buckets"):
-            assert service["restart"].startswith("on-failure")
-        else:
-            assert service["restart"] == "unless-stopped", name
-            assert service["healthcheck"]["test"][0] in ("CMD", "CMD-SHELL"), name
+    for name in services.keys() - ONE_SHOTS:
+        assert services[name]["restart"] == "unless-stopped", name
+        assert services[name]["healthcheck"]["test"][0] in ("CMD", "CMD-SHELL"), name
+    for name in ONE_SHOTS:
+        assert services[name]["healthcheck"] == {"disable": True}, name
+        assert services[name]["restart"] != "unless-stopped", name
 
 
 def test_order_of_start(services: dict[str, dict[str, Any]]) -> None:
@@ -237,23 +265,33 @@ def test_order_of_start(services: dict[str, dict[str, Any]]) -> None:
     assert services["migrate"]["command"] == ["alembic", "upgrade", "head"]
     assert services["migrate"]["depends_on"] == {"postgres": healthy}
     assert services["buckets"]["depends_on"] == {"minio": healthy}
-    for family in FAMILIES:
-        assert services[family]["depends_on"] == {"migrate": done, "buckets": done, "redis": healthy}
+    ready = {"migrate": done, "buckets": done, "redis": healthy}
+    for name, family in ALL_NODES.items():
+        pulls = name in NODES_OF["gpu"] and family in ON_GPU
+        assert services[name]["depends_on"] == (ready | {"pull": done} if pulls else ready), name
+
+
+def test_a_service_depends_only_on_what_its_profile_runs(services: dict[str, dict[str, Any]]) -> None:
+    """Compose refuses the file otherwise."""
+    for profile in (*NODES_OF, "none"):
+        running = active(services, profile)
+        for name in running:
+            assert services[name].get("depends_on", {}).keys() <= running, (profile, name)
 
 
 def test_a_node_has_time_to_hand_its_job_back(services: dict[str, dict[str, Any]]) -> None:
-    for family in FAMILIES:
-        soft_s = float(services[family]["environment"]["SOFT_SHUTDOWN_S"])
+    for name, family in ALL_NODES.items():
+        soft_s = float(services[name]["environment"]["SOFT_SHUTDOWN_S"])
         assert soft_s > 0
-        assert seconds(services[family]["stop_grace_period"]) > soft_s + LEAVE_S
+        assert seconds(services[name]["stop_grace_period"]) > soft_s + LEAVE_S
         # Docker sends SIGTERM, on which Celery would ignore its soft shutdown.
         assert node_environment(family)["REMAP_SIGTERM"] == "SIGQUIT"
 
 
 def test_settings_in_the_compose_file_exist(services: dict[str, dict[str, Any]]) -> None:
     known = {(field.alias or name).upper() for name, field in Settings.model_fields.items()}
-    for family in [*FAMILIES, "migrate", "buckets", "flower"]:
-        assert services[family]["environment"].keys() - FOREIGN_ENVIRONMENT <= known, family
+    for name in services.keys() - SERVERS:
+        assert services[name]["environment"].keys() - FOREIGN_ENVIRONMENT <= known, name
     settings = Settings(
         **{
             key.lower(): value
@@ -276,16 +314,79 @@ def test_the_snippet_that_makes_the_buckets_names_what_exists(
     assert {path.name for path in (tmp_path / "storage").iterdir()} >= {"uploads", "sidecars", "tmp"}
 
 
-def test_gpus_go_to_the_nodes_with_a_model() -> None:
-    overlay = yaml.safe_load(GPU_COMPOSE.read_text())["services"]
-    assert overlay.keys() == set(MODEL_FAMILIES)
-    for family, service in overlay.items():
+def test_gpus_go_to_the_nodes_whose_model_uses_one(services: dict[str, dict[str, Any]]) -> None:
+    assert {name for name, service in services.items() if "deploy" in service} == {
+        f"{family}-gpu" for family in ON_GPU
+    }
+    for family in ON_GPU:
+        service = services[f"{family}-gpu"]
         (device,) = service["deploy"]["resources"]["reservations"]["devices"]
         assert device == {
             "driver": "nvidia",
             "capabilities": ["gpu"],
             "device_ids": [f"${{{family.upper()}_GPU:-0}}"],
         }
+        # The one device of its container; named, so that the node leaves where it is missing.
+        assert choose_devices(family, None, gpus_of(service)) == ("0",)
+
+
+def gpus_of(service: dict[str, Any]) -> tuple[str, ...]:
+    return Settings(SCENEFLEET_GPUS=service["environment"].get("SCENEFLEET_GPUS", "")).gpu_list
+
+
+def test_all_nodes_of_a_profile_plan_with_the_same_models(services: dict[str, dict[str, Any]]) -> None:
+    for profile, nodes in NODES_OF.items():
+        (models,) = {services[name]["environment"]["SCENEFLEET_PROFILE"] for name in nodes}
+        assert models == ("full" if profile == "gpu" else "${SCENEFLEET_PROFILE:-lite}")
+    for name, family in ALL_NODES.items():
+        if name not in NODES_OF["gpu"] or family not in ON_GPU:
+            assert gpus_of(services[name]) == (), name
+
+
+def test_the_pull_writes_where_the_nodes_read(services: dict[str, dict[str, Any]]) -> None:
+    pull = services["pull"]
+    assert (pull["volumes"], pull["environment"]["MODELS_DIR"]) == (["models:/models"], "/models")
+    for name in ALL_NODES:
+        assert services[name]["volumes"] == ["models:/models:ro"], name
+        assert services[name]["environment"]["MODELS_DIR"] == "/models"
+        assert services[name]["environment"]["ASR_MODEL"] == pull["environment"]["ASR_MODEL"]
+    assert (
+        services["asr-gpu"]["environment"]["SCENEFLEET_PROFILE"] == pull["environment"]["SCENEFLEET_PROFILE"]
+    )
+
+
+def test_a_pull_that_lacks_something_says_so_and_lets_the_nodes_start(
+    services: dict[str, dict[str, Any]], tmp_path: Path
+) -> None:
+    """The very command of the compose file: nothing can be fetched, and a model's weights are the user's to supply."""
+    shell, flag, script = services["pull"]["command"]
+    values = {name: value for name, value in services["pull"]["environment"].items() if "$" not in value}
+    done = subprocess.run(
+        [shell, flag, script],
+        capture_output=True,
+        text=True,
+        timeout=120,
+        cwd=ROOT,
+        env={
+            **os.environ,
+            **values,
+            "PATH": f"{TOOLS}:{os.environ['PATH']}",
+            "MODELS_DIR": str(tmp_path),
+            "SCENEFLEET_HOME": str(tmp_path),
+            "SCENEFLEET_MODELS_FILE": str(write_supplied_catalog(tmp_path)),
+        },
+    )
+    assert done.returncode == 0, done.stderr
+    assert "supplied.ckpt" in done.stderr
+    assert "docker compose run --rm pull" in done.stderr.splitlines()[-1]
+
+
+def write_supplied_catalog(folder: Path) -> Path:
+    spec = ModelSpec(
+        name="mine", family="face", kind="face", provider="adaface", source="user:", revision="1", licence="none",
+        memory_mb=1, files=("supplied.ckpt",), profiles=("full",),
+    )  # fmt: skip
+    return write_catalog(folder / "models.yaml", [spec])
 
 
 # --- the image
@@ -331,7 +432,8 @@ def test_every_package_of_the_wheel_is_in_the_context() -> None:
     }
 
 
-def test_the_default_extra_of_the_image_exists() -> None:
+def test_the_image_holds_the_engines_of_every_profile() -> None:
     extras = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
-    assert re.findall(r"^ARG EXTRAS=(\w+)$", DOCKERFILE.read_text(), re.M) == ["lite"]
+    assert re.findall(r"^ARG EXTRAS=(\S+)$", DOCKERFILE.read_text(), re.M) == ["lite,full"]
+    assert "EXTRAS: ${SCENEFLEET_EXTRAS:-lite,full}" in COMPOSE.read_text()
     assert {"lite", "full"} <= extras.keys()

@@ -8,8 +8,10 @@ from pathlib import Path
 
 import pytest
 
+from cli.models import markdown_table
 from shared.settings import settings_table
 from shared.sidecar import Sidecar
+from worker.models.catalog import load_catalog
 
 ROOT = Path(__file__).parents[2]
 DOCUMENTS = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md"), *ROOT.glob("samples/*.md")])
@@ -17,6 +19,17 @@ DOCUMENTS = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md"), *ROOT.glob("
 
 def test_the_table_of_settings_is_current() -> None:
     assert settings_table() in (ROOT / "docs" / "settings.md").read_text(), "run: python -m shared.settings"
+
+
+def test_the_table_of_models_is_current() -> None:
+    assert markdown_table(load_catalog()) in (ROOT / "docs" / "models.md").read_text(), (
+        "run: python -m cli.models"
+    )
+
+
+def test_the_provider_walked_through_is_the_real_one() -> None:
+    (shown,) = re.findall(r"```python\n(.*?)```", (ROOT / "docs" / "models.md").read_text(), re.DOTALL)
+    assert shown in (ROOT / "worker" / "models" / "rerank_bge.py").read_text()
 
 
 def test_the_schema_of_sidecars_is_current() -> None:

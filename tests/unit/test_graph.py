@@ -27,7 +27,8 @@ def test_every_stage_has_a_lane_with_a_node() -> None:
         (["text"], {"text", "sidecar"}),
         (["asr"], {"asr", "text", "sidecar"}),
         (["face"], {"face", "sidecar"}),
-        (["split"], {"split", "asr", "text", "vision", "face", "sidecar"}),
+        (["ocr"], {"ocr", "sidecar"}),
+        (["split"], {"split", "asr", "text", "vision", "face", "ocr", "sidecar"}),
     ],
 )
 def test_what_follows_a_stage_is_made_with_it(named: list[str], made: set[str]) -> None:

@@ -1,14 +1,25 @@
-"""A node's view of its children, without any."""
+"""A node's view of its children, without any: shared memory, readiness, orders."""
 
 from __future__ import annotations
 
+import multiprocessing
+import os
+import signal
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from shared.errors import Conflict, ModelUnavailable
 from shared.settings import Settings
+from tests.fleet import eventually
+from worker.child import Child
+from worker.models.catalog import load_catalog
+from worker.models.shelf import Shelf
 from worker.node import MAX_FAILED_LOADS, Node
 from worker.slots import FAILED, LOADING, READY, Slots
+
+TEXT_MODEL = "all-minilm-l6-v2"
 
 
 @pytest.fixture
@@ -20,51 +31,224 @@ def node(tmp_path: Path) -> Node:
 
 def test_slots_keep_what_each_child_wrote() -> None:
     slots = Slots(2)
-    slots.write(1, READY, 42, 0, {"models": [{"name": "m"}]})
-    assert slots.read(0).state == LOADING and slots.read(0).report == {}
+    slots.write(1, READY, 42, {"models": [{"name": "m"}]})
+    assert (slots.read(0).state, slots.read(0).pid, slots.read(0).report) == (LOADING, 0, {})
     assert (slots.read(1).state, slots.read(1).pid) == (READY, 42)
     assert slots.read(1).report == {"models": [{"name": "m"}]}
 
 
-def test_a_report_too_long_for_its_page_is_cut() -> None:
+def test_both_sides_of_a_slot_keep_apart() -> None:
     slots = Slots(2)
-    slots.write(1, READY, 7, 0, {})
-    slots.write(0, FAILED, 42, 0, {"error": "x" * 100_000})
-    assert slots.read(0).report["error"].startswith("xxx")
+    for number in range(1, 4):
+        slots.write_command(0, {"id": number})
+        slots.write(0, READY, number, {})
+    assert slots.read_command(0) == {"id": 3} and slots.read_command(1) == {}
+    assert (slots.read(0).pid, slots.read(0).sequence, slots.read(1).pid) == (3, 3, 0)
+
+
+def test_many_models_and_long_errors_fit() -> None:
+    slots = Slots(1)
+    models = [{"name": f"model-{number}", "error": "no such file " * 40} for number in range(200)]
+    slots.write(0, READY, 7, {"models": models})
+    assert slots.read(0).report["models"] == models
+
+
+def test_what_does_not_fit_is_left_out_and_counted() -> None:
+    slots = Slots(2)
+    slots.write(1, READY, 7, {})
+    models = [{"name": f"model-{number}", "error": "\N{BLACK HEART SUIT}" * 5000} for number in range(500)]
+    slots.write(0, FAILED, 42, {"error": "x" * 1_000_000, "loads": {"m": 3}, "models": models})
+    report = slots.read(0).report
+    assert (
+        report["error"].startswith("xxx") and report["error"].endswith("...") and report["loads"] == {"m": 3}
+    )
+    assert len(report["models"]) > 50 and report["models"][0]["name"] == "model-0"
+    assert len(report["models"]) + report["models_left_out"] == 500
     assert slots.read(1).pid == 7
 
 
+def _write_for_ever(slots: Slots) -> None:
+    number = 0
+    while True:
+        number += 1
+        slots.write(0, READY, number, {"same": [number] * 20_000})
+
+
+def test_a_writer_killed_at_any_moment_leaves_a_whole_record() -> None:
+    slots = Slots(1)
+    forks = multiprocessing.get_context("fork")
+    last = 0
+    for _ in range(20):
+        writer = forks.Process(target=_write_for_ever, args=(slots,))
+        writer.start()
+        before = slots.read(0).sequence
+        eventually(lambda: slots.read(0).sequence > before + 2, within_s=30, what="it writes", every_s=0.01)  # noqa: B023
+        assert writer.pid is not None
+        os.kill(writer.pid, signal.SIGKILL)
+        writer.join()
+        slot = slots.read(0)
+        assert slot.sequence > last and slot.report["same"] == [slot.pid] * 20_000
+        last = slot.sequence
+
+
 def test_a_node_is_ready_when_all_its_children_are(node: Node) -> None:
-    node.slots.write(0, READY, 10, 0, {})
+    node.slots.write(0, READY, 10, {})
     assert node.look({10, 11}) == "loading"
-    node.slots.write(1, READY, 11, 0, {})
+    node.slots.write(1, READY, 11, {})
     assert node.look({10, 11}) == "ready"
 
 
 def test_a_dead_child_is_not_ready_whatever_it_wrote_last(node: Node) -> None:
-    node.slots.write(0, READY, 10, 0, {})
-    node.slots.write(1, READY, 11, 0, {})
+    node.slots.write(0, READY, 10, {})
+    node.slots.write(1, READY, 11, {})
     assert node.look({10}) == "loading"
-    node.slots.write(1, READY, 12, 0, {})
+    node.slots.write(1, READY, 12, {})
     assert node.look({10, 12}) == "ready"
 
 
-def test_a_failed_load_counts_once_and_three_end_the_node(node: Node) -> None:
+def end(child: Child, error: Exception, monkeypatch: pytest.MonkeyPatch) -> int:
+    """Let a child end; returns the status it would have left with."""
+
+    class Left(BaseException):
+        pass
+
+    def leave(status: int) -> None:
+        raise Left(status)
+
+    with monkeypatch.context() as patch, pytest.raises(Left) as left:
+        patch.setattr(os, "_exit", leave)
+        child.end(error)
+    return int(left.value.args[0])
+
+
+def test_three_failed_loads_end_the_node_however_late_it_looks(
+    node: Node, monkeypatch: pytest.MonkeyPatch
+) -> None:
     for attempt in range(1, MAX_FAILED_LOADS + 1):
-        node.slots.write(0, FAILED, 100 + attempt, 0, {"error": "model.bin is missing"})
+        assert end(Child(node.slots, 0, 100 + attempt), OSError("no memory left"), monkeypatch) == 78
+        # Its replacement has begun before the node looked.
+        Child(node.slots, 0, 200 + attempt)
         for _ in range(3):
-            state = node.look({100 + attempt, 11})
-        assert node.failed_loads == attempt
-    assert state == "failed" and "model.bin" in node.error
+            state = node.look({200 + attempt, 11})
+        assert (node.failed_loads, state) == (attempt, "loading" if attempt < MAX_FAILED_LOADS else "failed")
+    assert node.error == "OSError: no memory left"
 
 
-def test_earlier_failures_are_forgotten_once_ready(node: Node) -> None:
-    node.slots.write(0, FAILED, 10, 0, {"error": "out of memory"})
-    node.look({10, 11})
+def test_one_load_that_can_never_work_ends_the_node(node: Node, monkeypatch: pytest.MonkeyPatch) -> None:
+    end(Child(node.slots, 1, 100), ModelUnavailable("model.bin is missing"), monkeypatch)
+    Child(node.slots, 1, 101)
+    assert (node.look({10, 101}), node.error) == ("failed", "model.bin is missing")
+
+
+def test_earlier_failures_are_forgotten_once_ready(node: Node, monkeypatch: pytest.MonkeyPatch) -> None:
+    end(Child(node.slots, 0, 10), OSError("no memory left"), monkeypatch)
+    assert node.look({11}) == "loading" and "memory" in node.error
     for index, pid in ((0, 12), (1, 11)):
-        node.slots.write(index, READY, pid, 0, {})
+        Child(node.slots, index, pid).serve()
     assert node.look({11, 12}) == "ready"
     assert (node.failed_loads, node.error) == (0, "")
+
+
+def test_orders_are_refused_with_the_reason(node: Node) -> None:
+    for refused, model, reason in (
+        (
+            ModelUnavailable,
+            "no-such-model",
+            "no model 'no-such-model' in models.yaml; it has .*" + TEXT_MODEL,
+        ),
+        (ModelUnavailable, "dlib-resnet-v1", "belongs to family face; node text@host serves text"),
+        (Conflict, TEXT_MODEL, "text@host is loading; wait"),
+    ):
+        with pytest.raises(refused, match=reason):
+            node.order("load", model)
+    assert node.slots.read_command(0) == {}
+
+
+class Untouched(Shelf):
+    """Holds nothing and loads nothing: what is asked of it is written down."""
+
+    def __init__(self) -> None:
+        super().__init__(load_catalog(), {}, [])
+        self.asked: list[str] = []
+        self.fails: Exception | None = None
+
+    def unload(self, name: str) -> bool:
+        self.asked.append(name)
+        if self.fails is not None:
+            raise self.fails
+        return True
+
+
+def serve(node: Node, *pids: int) -> list[Untouched]:
+    """Children that obey, in threads of this process."""
+    shelves = []
+    for index, pid in enumerate(pids):
+        child, shelf = Child(node.slots, index, pid), Untouched()
+        child.hold(shelf, None)
+        child.serve()
+        shelves.append(shelf)
+    node.look(set(pids))
+    return shelves
+
+
+def commands(node: Node) -> list[Any]:
+    return [slot["command"] and slot["command"]["state"] for slot in node.describe()["slots"]]
+
+
+def test_every_child_obeys_and_says_how_it_went(node: Node) -> None:
+    first, second = serve(node, 10, 11)
+    second.fails = RuntimeError("no\n  luck")
+    number = node.order("unload", TEXT_MODEL)
+    eventually(lambda: commands(node) == ["done", "failed"], within_s=10, what="both have answered")
+    assert (first.asked, second.asked) == ([TEXT_MODEL], [TEXT_MODEL])
+    told = node.describe()["slots"][1]["command"]
+    assert (told["id"], told["verb"], told["error"]) == (number, "unload", "RuntimeError: no luck")
+    second.fails = None
+    assert node.order("unload", TEXT_MODEL) == number + 1
+    eventually(lambda: commands(node) == ["done", "done"], within_s=10, what="both have answered again")
+
+
+def test_one_order_at_a_time(node: Node) -> None:
+    for index, pid in ((0, 10), (1, 11)):
+        node.slots.write(index, READY, pid, {})
+    node.look({10, 11})
+    assert node.order("load", TEXT_MODEL) == 1 and commands(node) == ["waiting", "waiting"]
+    with pytest.raises(Conflict, match=f"busy with `load {TEXT_MODEL}`"):
+        node.order("unload", TEXT_MODEL)
+
+
+def test_an_order_whose_child_was_replaced_is_lost(node: Node) -> None:
+    serve(node, 10)
+    node.slots.write(1, READY, 11, {})
+    node.look({10, 11})
+    node.order("unload", TEXT_MODEL)
+    eventually(lambda: commands(node) == ["done", "waiting"], within_s=10, what="the first has answered")
+    for index, pid in ((0, 20), (1, 21)):
+        Child(node.slots, index, pid)
+    assert commands(node) == ["done", "lost"]
+    assert "ended before it was done" in node.describe()["slots"][1]["command"]["error"]
+
+
+def test_counts_go_on_over_the_lives_of_a_slot(node: Node) -> None:
+    node.slots.write(0, READY, 10, {"loads": {"a": 2}, "evictions": 1, "children": 1})
+    node.slots.write(1, READY, 11, {"loads": {"a": 1, "b": 1}, "evictions": 0, "children": 1})
+    Child(node.slots, 0, 12)
+    described = node.describe()
+    assert (described["loads"], described["evictions"]) == ({"a": 3, "b": 1}, 1)
+    assert [slot["children"] for slot in described["slots"][:1]] == [2]
+
+
+def test_a_change_of_a_child_is_worth_telling_and_a_use_is_not(node: Node) -> None:
+    for index in (0, 1):
+        node.slots.write(index, READY, 10 + index, {"loads": {"a": 1}})
+    node.look({10, 11})
+    assert node.changed
+    node.slots.write(0, READY, 10, {"loads": {"a": 1}, "models": [{"last_used": 3}]})
+    node.look({10, 11})
+    assert not node.changed
+    node.slots.write(0, READY, 10, {"loads": {"a": 2}})
+    node.look({10, 11})
+    assert node.changed
 
 
 def test_temporary_files_of_an_earlier_life_are_removed(tmp_path: Path) -> None:

@@ -18,6 +18,7 @@ from worker.runtime import make_plan
         ({"FEATURE_VISION": False}, {"vision": "FEATURE_VISION is off"}),
         ({"FEATURE_FACE": False}, {"face": "FEATURE_FACE is off"}),
         ({"FEATURE_FACE_DETECTION": False}, {"face": "FEATURE_FACE_DETECTION is off"}),
+        ({"FEATURE_OCR": False}, {"ocr": "FEATURE_OCR is off"}),
         ({"FEATURE_SEMANTIC_SEARCH": False}, {"text": "FEATURE_SEMANTIC_SEARCH is off"}),
     ],
 )

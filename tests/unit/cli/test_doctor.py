@@ -65,6 +65,18 @@ def test_a_damaged_model_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     assert findings["model text"].state == "ok"
 
 
+def test_models_that_were_not_pulled_are_named_with_what_to_do(tmp_path: Path) -> None:
+    settings = Settings(SCENEFLEET_PROFILE="full", models_dir=tmp_path)
+    findings = {found.check: found for found in machine_checks.check_models(settings)}
+    # Its weights come in a package.
+    assert findings.pop("model ocr").state == "ok"
+    assert set(findings) == {"model asr", "model text", "model rerank", "model vision", "model face"}
+    assert {found.state for found in findings.values()} == {"fail"}
+    assert findings["model rerank"].advice == "run `scenefleet models pull bge-reranker-v2-m3`"
+    assert str(tmp_path / "bge-reranker-v2-m3" / "config.json") in findings["model rerank"].detail
+    assert "put the files you supply there" in findings["model face"].advice
+
+
 @pytest.mark.parametrize(("free_bytes", "state"), [(100 * GiB, "ok"), (3 * GiB, "warn"), (GiB // 4, "fail")])
 def test_room_on_disk(free_bytes: int, state: str, monkeypatch: pytest.MonkeyPatch) -> None:
     class Usage:

@@ -2,31 +2,87 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
+from pathlib import Path
+
 import pytest
 
-from cli import nodes
+from cli import node, nodes
 from shared.errors import InvalidRequest
 from shared.routing import NODES
 
+UUID = "GPU-8932f937-d72c-4106-c12f-20bd9faed9f6"
+MIG = "MIG-22c2d0c9-5f4b-5ddf-9f28-0f4d6a2b8e9c"
+OLD_MIG = f"MIG-{UUID}/7/0"
+
+
+def plan(text: str, models: set[str], gpus: tuple[str, ...] = ()) -> list[tuple[str, int, tuple[str, ...]]]:
+    return [(node.name, node.processes, node.devices) for node in nodes.parse_plan(text, models, gpus)]
+
 
 def test_families_without_a_model_are_left_out() -> None:
-    plan = nodes.parse_plan("media,asr:3,vision,search", {"asr", "text"})
-    assert plan == [("media", 1), ("asr", 3), ("search", 1)]
+    found = plan("media,asr:3,vision,search", {"asr", "text"})
+    assert found == [("media", 1, ()), ("asr", 3, ()), ("search", 1, ())]
 
 
 def test_spaces_and_empty_parts_are_ignored() -> None:
-    assert nodes.parse_plan(" media , ,search:2,", set()) == [("media", 1), ("search", 2)]
+    assert plan(" media , ,search:2,", set()) == [("media", 1, ()), ("search", 2, ())]
+    assert plan(" asr : 2 @ 0 + 1 ,", {"asr"}) == [("asr", 2, ("0", "1"))]
+
+
+def test_a_node_has_one_process_per_gpu() -> None:
+    text = f"asr@0,text@{UUID},vision@0+1,face@{MIG},media:2,search"
+    assert plan(text, {"asr", "text", "vision", "face"}) == [
+        ("asr", 1, ("0",)),
+        ("text", 1, (UUID,)),
+        ("vision", 2, ("0", "1")),
+        ("face", 1, (MIG,)),
+        ("media", 2, ()),
+        ("search", 1, ()),
+    ]
+    assert plan(f"asr:3@0+0+{OLD_MIG}", {"asr"}) == [("asr", 3, ("0", "0", OLD_MIG))]
+
+
+def test_a_family_may_have_nodes_of_its_own_on_each_gpu() -> None:
+    found = nodes.parse_plan("asr@0,asr@1+2,media", {"asr"})
+    assert [(node.name, node.family, node.devices) for node in found] == [
+        ("asr", "asr", ("0",)),
+        ("asr-2", "asr", ("1", "2")),
+        ("media", "media", ()),
+    ]
+
+
+def test_nodes_that_name_no_gpu_get_those_of_the_setting() -> None:
+    found = plan("media:2,asr,text@3", {"asr", "text"}, ("0", "1"))
+    assert found == [("media", 2, ()), ("asr", 2, ("0", "1")), ("text", 1, ("3",))]
 
 
 @pytest.mark.parametrize(
     ("text", "said"),
     [
-        ("media,ocr", "'ocr'"),
+        ("media,smell", "'smell'"),
+        ("smell@0", "'smell'"),
         ("asr,asr", "names asr twice"),
+        ("asr@0,asr", "names asr twice"),
+        ("asr,asr@0", "names asr twice"),
         ("asr:0", "'asr:0'"),
+        ("asr:", "'asr:'"),
         ("asr:many", "'asr:many'"),
         ("asr:-1", "'asr:-1'"),
         ("asr:257", "'asr:257'"),
+        ("asr:2@0", "'asr:2@0': processes 2, GPUs 1 (0)"),
+        ("asr:1@0+1", "processes 1, GPUs 2 (0, 1)"),
+        ("asr@", "'' is no GPU"),
+        ("asr@0+", "'' is no GPU"),
+        ("asr@0:2", "'0:2' is no GPU"),
+        ("asr@-1", "'-1' is no GPU"),
+        ("asr@cuda:0", "'cuda:0' is no GPU"),
+        ("asr@GPU-", "'GPU-' is no GPU"),
+        ("asr@GPU-nothex", "'GPU-nothex' is no GPU"),
+        ("asr@MIG-GPU-8932f937/1/0", "is no GPU"),
+        ("media@0", "media has no model and needs no GPU"),
         ("vision", "leaves no node"),
         ("", "leaves no node"),
     ],
@@ -37,6 +93,53 @@ def test_a_wrong_plan_is_refused_by_name(text: str, said: str) -> None:
     assert said in str(error.value)
 
 
+def test_wrong_gpus_of_the_setting_are_refused_by_its_name() -> None:
+    with pytest.raises(InvalidRequest, match="SCENEFLEET_GPUS=first: 'first' is no GPU"):
+        nodes.parse_plan("asr", {"asr"}, ("first",))
+
+
+# --- the node itself
+
+
+def test_a_node_takes_the_gpus_it_is_told_or_those_of_the_setting() -> None:
+    assert node.choose_devices("asr", "0, 1", ("5",)) == ("0", "1")
+    assert node.choose_devices("asr", None, ("5",)) == ("5",)
+    assert node.choose_devices("media", None, ("5",)) == ()
+    with pytest.raises(InvalidRequest, match="--gpu 0, but media has no model"):
+        node.choose_devices("media", "0", ())
+    with pytest.raises(InvalidRequest, match="--gpu : '' is no GPU"):
+        node.choose_devices("asr", "", ())
+    with pytest.raises(InvalidRequest, match="SCENEFLEET_GPUS=x: 'x' is no GPU"):
+        node.choose_devices("asr", None, ("x",))
+
+
+def test_one_gpu_is_shown_from_the_start_and_several_to_each_process() -> None:
+    one = node.node_environment("asr", (UUID,))
+    assert (one["SCENEFLEET_GPUS"], one["CUDA_VISIBLE_DEVICES"]) == (UUID, UUID)
+    several = node.node_environment("asr", ("0", "1"))
+    assert several["SCENEFLEET_GPUS"] == "0,1"
+    assert several.get("CUDA_VISIBLE_DEVICES") == os.environ.get("CUDA_VISIBLE_DEVICES")
+    none = node.node_environment("media")
+    assert none["SCENEFLEET_GPUS"] == ""
+    assert {env["CUDA_DEVICE_ORDER"] for env in (one, several, none)} == {"PCI_BUS_ID"}
+
+
+def test_the_command_line_of_a_node_is_refused_in_one_sentence(tmp_path: Path) -> None:
+    """The whole command: a wrong GPU ends it before anything is started."""
+    done = subprocess.run(
+        [sys.executable, "-m", "cli", "node", "asr", "--gpu", "0,1", "-c", "3"],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        env={**os.environ, "SCENEFLEET_HOME": str(tmp_path)},
+    )
+    assert done.returncode == 1
+    assert done.stderr == (
+        "scenefleet: scenefleet node asr: processes 3, GPUs 2 (0, 1); name one GPU per process, the same one twice if"
+        " two shall share it\n"
+    )
+
+
 def test_usable_families_keep_the_order_of_the_fleet() -> None:
     assert nodes.usable_families({"face", "asr"}) == ["media", "asr", "face", "search"]
-    assert nodes.usable_families({"asr", "text", "vision", "face"}) == list(NODES)
+    assert nodes.usable_families({"asr", "text", "vision", "face", "ocr"}) == list(NODES)

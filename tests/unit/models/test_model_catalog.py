@@ -10,6 +10,8 @@ import yaml
 from pydantic import ValidationError
 
 from shared.errors import ModelUnavailable
+from shared.settings import Settings
+from worker.models import lock
 from worker.models.catalog import ModelSpec, load_catalog
 from worker.models.shelf import PROVIDERS
 from worker.models.weights import locate
@@ -38,8 +40,8 @@ def write(path: Path, *entries: dict[str, Any]) -> Path:
 def test_the_shipped_catalogue_is_complete() -> None:
     catalog = load_catalog()
     for spec in catalog.specs:
-        assert (spec.family, spec.provider) in PROVIDERS
-        assert (spec.dim is None) == (spec.family == "asr")
+        assert (spec.kind, spec.provider) in PROVIDERS
+        assert (spec.dim is None) == (spec.kind in ("asr", "rerank", "ocr"))
 
 
 def test_lite_has_everything_but_vision() -> None:
@@ -48,6 +50,7 @@ def test_lite_has_everything_but_vision() -> None:
         "asr": "pocketsphinx-en-us",
         "text": "all-minilm-l6-v2",
         "face": "dlib-resnet-v1",
+        "ocr": "rapidocr-ppocrv6-small",
     }
     assert (active["text"].dim, active["text"].metric) == (384, "cosine")
     assert (active["face"].dim, active["face"].metric) == (128, "l2")
@@ -88,9 +91,14 @@ def test_unknown_profile_and_model_name_those_there_are(tmp_path: Path) -> None:
         ({"dim": 0}, r"wrong dim \(0\)"),
         ({"metric": None}, "dim and metric go together"),
         ({"sha256": {"a": "123"}}, r"wrong sha256\.a \('123'\)"),
-        ({"sha256": {}}, "wrong sha256"),
+        ({"sha256": {}}, "files is empty: name at least one file"),
         ({"source": "http://example.org/x"}, "wrong source"),
-        ({"profiles": []}, "wrong profiles"),
+        ({"profiles": "lite"}, "wrong profiles"),
+        ({"kind": "rerank", "family": "face"}, "family face has no kind rerank: use face"),
+        ({"kind": "smell"}, r"wrong kind \('smell'\)"),
+        ({"source": "hub:no-owner"}, "wrong source"),
+        ({"source": "url:ftp://example.org"}, "wrong source"),
+        ({"files": ["other.bin"]}, "a file that is not pulled needs its sha256 here"),
         ({"batch": 0}, "wrong batch"),
         ({"colour": "red"}, "wrong colour"),
         ({"name": "../up"}, "wrong name"),
@@ -102,8 +110,105 @@ def test_a_wrong_entry_is_named(tmp_path: Path, change: dict[str, Any], said: st
         load_catalog(write(tmp_path, ENTRY | change))
 
 
+@pytest.mark.parametrize("source", ["hub:owner/repository", "url:https://example.org/x", "user:"])
+@pytest.mark.parametrize(
+    ("file", "said"),
+    [
+        ("../models.lock", "leads out of the model's folder"),
+        ("a/../../b", "leads out of the model's folder"),
+        ("/etc/passwd", "leads out of the model's folder"),
+        ("hub:owner/other/../../x", "leads out of the model's folder"),
+        ("package:silero_vad/../x", "leads out of the model's folder"),
+        ("hub:owner/other", "names no file"),
+        ("package:silero_vad", "names no file"),
+        ("modeling.py", "is code"),
+        ("hub:owner/other/modeling.py", "is code"),
+        ("", "leads out of the model's folder"),
+    ],
+)
+def test_a_file_outside_the_models_folder_or_of_code_is_refused(
+    tmp_path: Path, source: str, file: str, said: str
+) -> None:
+    with pytest.raises(ModelUnavailable, match=said):
+        load_catalog(write(tmp_path, ENTRY | {"source": source, "sha256": {file: "0" * 64}}))
+
+
+def test_two_files_for_one_name_are_refused(tmp_path: Path) -> None:
+    files = ["detector.onnx", "hub:owner/other/onnx/detector.onnx"]
+    with pytest.raises(ModelUnavailable, match=r"two files would lie at 'detector\.onnx'"):
+        load_catalog(write(tmp_path, ENTRY | {"source": "user:", "files": files}))
+
+
+@pytest.mark.parametrize("source", ["hub:owner/repository", "url:https://example.org/x", "user:"])
+def test_weights_that_are_pulled_or_supplied_need_no_sum(tmp_path: Path, source: str) -> None:
+    spec = load_catalog(write(tmp_path, ENTRY | {"source": source, "sha256": {}, "files": ["w.bin"]})).get(
+        "tiny"
+    )
+    assert spec.all_files == ("w.bin",) and spec.kind == "text"
+    assert spec.is_pulled == (source != "user:")
+
+
+def test_a_model_may_belong_to_no_profile(tmp_path: Path) -> None:
+    other = ENTRY | {"name": "other", "profiles": []}
+    catalog = load_catalog(write(tmp_path, ENTRY, other))
+    assert catalog.for_profile("lite")["text"].name == "tiny" and catalog.get("other").profiles == ()
+
+
+def test_full_has_a_model_of_every_kind() -> None:
+    active = load_catalog().for_profile("full")
+    assert {kind: spec.name for kind, spec in active.items()} == {
+        "asr": "whisper-medium",
+        "text": "bge-m3",
+        "rerank": "bge-reranker-v2-m3",
+        "vision": "siglip-so400m-patch14-384",
+        "face": "adaface-ir101-webface12m",
+        "ocr": "rapidocr-ppocrv6-small",
+    }
+    assert {kind: spec.dim for kind, spec in active.items()} == {
+        "asr": None, "text": 1024, "rerank": None, "vision": 1152, "face": 512, "ocr": None,
+    }  # fmt: skip
+
+
+def test_whispers_sums_are_those_in_their_addresses() -> None:
+    """openai-whisper checks a download against the last folder of its address."""
+    whispers = [spec for spec in load_catalog().specs if spec.provider == "openai-whisper"]
+    assert len(whispers) == 12
+    for spec in whispers:
+        (weights,) = (file for file in spec.sha256 if file.endswith(".pt"))
+        assert spec.source.rsplit("/", 1)[1] == spec.sha256[weights]
+
+
+@pytest.mark.parametrize("name", ["turbo", "whisper-turbo"])
+def test_settings_choose_another_model(name: str) -> None:
+    chosen = load_catalog().active(Settings(asr_model=name, asr_device="cuda", SCENEFLEET_PROFILE="full"))
+    assert (chosen["asr"].name, chosen["asr"].device) == ("whisper-turbo", "cuda")
+    assert chosen["text"].name == "bge-m3"
+
+
+def test_a_setting_that_names_another_kind_is_refused() -> None:
+    with pytest.raises(
+        ModelUnavailable,
+        match="TEXT_MODEL=bge-reranker-v2-m3 is a model of kind rerank; name one of kind text",
+    ):
+        load_catalog().active(Settings(text_model="bge-reranker-v2-m3"))
+
+
+def test_the_lock_adds_what_the_catalogue_leaves_out(tmp_path: Path) -> None:
+    entry = ENTRY | {"source": "hub:o/r", "revision": "main", "files": ["more.bin"]}
+    path = write(tmp_path, entry)
+    known = {
+        name: lock.LockedFile(sha256="1" * 64, bytes=1) for name in ("weights.bin", "more.bin", "gone.bin")
+    }
+    with lock.changing(tmp_path / "models") as entries:
+        entries["tiny"] = lock.Entry(revision="c" * 40, files=known)
+    spec = load_catalog(path, tmp_path / "models").get("tiny")
+    assert spec.revision == "c" * 40
+    assert spec.sha256 == {"weights.bin": "0" * 64, "more.bin": "1" * 64}, "the catalogue's sum wins"
+    assert load_catalog(path).get("tiny").revision == "main"
+
+
 def test_two_models_for_one_place_are_refused(tmp_path: Path) -> None:
-    with pytest.raises(ModelUnavailable, match=r"two models of family text .*\(tiny, other\)"):
+    with pytest.raises(ModelUnavailable, match=r"two models of kind text .*\(tiny, other\)"):
         load_catalog(write(tmp_path, ENTRY, ENTRY | {"name": "other"}))
     with pytest.raises(ModelUnavailable, match="tiny stands 2 times"):
         load_catalog(write(tmp_path, ENTRY, ENTRY))

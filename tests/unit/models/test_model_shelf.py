@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import hashlib
 import threading
+import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
-from shared.errors import InvalidRequest, ModelFailure, ModelUnavailable
+from shared.errors import InvalidRequest, ModelDoesNotFit, ModelFailure, ModelUnavailable
 from worker.models import shelf as shelf_module
-from worker.models.base import Float32, TextEmbedder
 from worker.models.catalog import Catalog, ModelSpec
 from worker.models.shelf import Shelf, build
+from worker.models.text import TextEmbedder, TextVectors
 from worker.models.weights import locate, verify
 
 WEIGHTS = b"the weights"
@@ -23,11 +25,14 @@ WEIGHTS = b"the weights"
 class CountingEmbedder(TextEmbedder):
     """Counts how often its engine is used; `fails` makes the engine fail there."""
 
-    loads = unloads = warm_ups = 0
+    starts = unloads = warm_ups = 0
     fails = ""
+    #: Set while its engine works on texts; the work ends when `may_end` is set.
+    working: threading.Event | None = None
+    may_end: threading.Event | None = None
 
     def _load(self) -> None:
-        self.loads += 1
+        self.starts += 1
         self._fail_at("load")
 
     def _unload(self) -> None:
@@ -37,9 +42,12 @@ class CountingEmbedder(TextEmbedder):
         self.warm_ups += 1
         self._fail_at("warm-up")
 
-    def _embed(self, texts: Sequence[str]) -> Float32:
+    def _encode(self, texts: Sequence[str]) -> TextVectors:
         self._fail_at("embed")
-        return np.full((len(texts), self.dim), self.dim**-0.5, np.float32)
+        if self.working is not None and self.may_end is not None:
+            self.working.set()
+            assert self.may_end.wait(timeout=30)
+        return TextVectors(np.full((len(texts), self.dim), self.dim**-0.5, np.float32), None)
 
     def _fail_at(self, place: str) -> None:
         if self.fails == place:
@@ -70,7 +78,7 @@ def spec(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> ModelSpec:
 def make_shelf(spec: ModelSpec) -> Callable[..., Shelf]:
     def make(*families: str, **changes: object) -> Shelf:
         catalog = Catalog([spec.model_copy(update=changes)])
-        return Shelf(catalog, "lite", families or ("text",))  # type: ignore[arg-type]
+        return Shelf(catalog, catalog.for_profile("lite"), families or ("text",))  # type: ignore[arg-type]
 
     return make
 
@@ -81,13 +89,18 @@ def embedder(shelf: Shelf) -> CountingEmbedder:
     return model
 
 
+def state_of(shelf: Shelf, name: str = "counting") -> dict[str, Any]:
+    (state,) = [state for state in shelf.states() if state.get("name") == name]
+    return state
+
+
 def test_preload_loads_and_warms_once(make_shelf: Callable[..., Shelf]) -> None:
     shelf = make_shelf()
-    assert shelf.states()[0]["loaded"] is False
+    assert state_of(shelf)["loaded"] is False
     shelf.preload()
     model = embedder(shelf)
-    assert (model.loads, model.warm_ups) == (1, 3)
-    (state,) = shelf.states()
+    assert (model.starts, model.warm_ups) == (1, 3)
+    state = state_of(shelf)
     assert (state["name"], state["loaded"], state["dim"]) == ("counting", True, 4)
     assert state["load_s"] >= 0 and state["warm_up_s"] >= 0 and state["memory_bytes"] >= 0
 
@@ -95,7 +108,7 @@ def test_preload_loads_and_warms_once(make_shelf: Callable[..., Shelf]) -> None:
 def test_a_model_not_preloaded_is_loaded_when_asked_for(make_shelf: Callable[..., Shelf]) -> None:
     shelf = make_shelf(preload=False)
     shelf.preload()
-    assert shelf.states()[0]["loaded"] is False
+    assert state_of(shelf)["loaded"] is False
     assert embedder(shelf).loaded
     assert shelf.get("text") is shelf.get("text")
 
@@ -103,11 +116,13 @@ def test_a_model_not_preloaded_is_loaded_when_asked_for(make_shelf: Callable[...
 def test_unload_frees_and_get_loads_again(make_shelf: Callable[..., Shelf]) -> None:
     shelf = make_shelf()
     first = embedder(shelf)
-    shelf.unload("text")
-    shelf.unload("text")
+    assert shelf.unload("counting") is True
+    assert shelf.unload("counting") is False
     assert not first.loaded and first.unloads == 1
-    assert shelf.states()[0]["loaded"] is False
-    assert embedder(shelf) is not first
+    state = state_of(shelf)
+    assert state["loaded"] is False and state["memory_bytes"] is None and state["loads"] == 1
+    assert embedder(shelf).loaded and first.starts == 2
+    assert state_of(shelf)["loads"] == 2
 
 
 def test_many_threads_load_once(make_shelf: Callable[..., Shelf]) -> None:
@@ -124,18 +139,21 @@ def test_many_threads_load_once(make_shelf: Callable[..., Shelf]) -> None:
         thread.start()
     for thread in threads:
         thread.join()
-    assert len(set(map(id, models))) == 1 and models[0].loads == 1
+    assert len(set(map(id, models))) == 1 and models[0].starts == 1
 
 
 def test_a_family_without_a_model_is_unavailable_and_says_so(make_shelf: Callable[..., Shelf]) -> None:
     shelf = make_shelf("text", "vision")
     shelf.preload()
-    assert shelf.states()[1] == {
-        "family": "vision",
+    states = {state["kind"]: state for state in shelf.states()}
+    assert states["vision"] == {
+        "kind": "vision",
         "loaded": False,
-        "unavailable": "Profile lite has no vision model; use a profile that has one.",
+        "active": False,
+        "unavailable": "The profile has no vision model; use a profile that has one.",
     }
-    with pytest.raises(ModelUnavailable, match="Profile lite has no vision model"):
+    assert (shelf.has("text"), shelf.has("vision"), shelf.has("face")) == (True, False, False)
+    with pytest.raises(ModelUnavailable, match="The profile has no vision model"):
         shelf.get("vision")
 
 
@@ -145,7 +163,7 @@ def test_a_family_of_another_node_is_refused(make_shelf: Callable[..., Shelf]) -
 
 
 def test_an_unknown_provider_is_named(spec: ModelSpec) -> None:
-    with pytest.raises(ModelUnavailable, match="provider 'other', which family text does not have"):
+    with pytest.raises(ModelUnavailable, match="provider 'other', which kind text does not have"):
         build(spec.model_copy(update={"provider": "other"}))
 
 
@@ -164,7 +182,7 @@ def test_changed_weights_are_refused_before_the_engine_sees_them(spec: ModelSpec
         ModelUnavailable, match=f"should have sha256 {spec.sha256['weights.bin']} but has {found}"
     ):
         model.load()
-    assert model.loads == 0 and not model.loaded
+    assert model.starts == 0 and not model.loaded
 
 
 def test_a_model_can_be_loaded_after_its_weights_are_put_right(spec: ModelSpec, tmp_path: Path) -> None:
@@ -185,8 +203,10 @@ def test_a_folder_in_place_of_a_file_is_refused(spec: ModelSpec, tmp_path: Path)
 
 
 def test_downloaded_weights_lie_under_models_dir(spec: ModelSpec, tmp_path: Path) -> None:
-    moved = spec.model_copy(update={"source": f"models:{tmp_path.name}"})
-    assert locate(moved, "weights.bin", models_dir=tmp_path.parent) == tmp_path / "weights.bin"
+    moved = spec.model_copy(update={"source": "user:"})
+    (tmp_path / spec.name).mkdir()
+    (tmp_path / "weights.bin").rename(tmp_path / spec.name / "weights.bin")
+    assert locate(moved, "weights.bin", models_dir=tmp_path) == tmp_path / spec.name / "weights.bin"
     with pytest.raises(ModelUnavailable, match="MODELS_DIR, which is not set"):
         locate(moved, "weights.bin")
 
@@ -207,7 +227,7 @@ def test_a_model_loads_itself_when_used_cold(spec: ModelSpec) -> None:
     model = build(spec)
     assert isinstance(model, CountingEmbedder)
     assert model.embed(["text"]).shape == (1, 4)
-    assert model.loads == 1
+    assert model.starts == 1
 
 
 def test_threads_have_a_sensible_default_and_a_lower_bound(spec: ModelSpec) -> None:
@@ -215,3 +235,166 @@ def test_threads_have_a_sensible_default_and_a_lower_bound(spec: ModelSpec) -> N
     assert build(spec, threads=3).threads == 3
     with pytest.raises(InvalidRequest, match="can't use 0 threads"):
         build(spec, threads=0)
+
+
+# --- several models under a budget
+
+
+@pytest.fixture
+def make_crowd(spec: ModelSpec) -> Callable[..., Shelf]:
+    """A shelf of three text models, `a` the active one, 400, 300 and 500 MB large; `changes` are those of `a`."""
+
+    def make(budget_mb: int, **changes: Any) -> Shelf:
+        crowd = [
+            spec.model_copy(update={"name": "a", "memory_mb": 400, **changes}),
+            spec.model_copy(update={"name": "b", "memory_mb": 300, "profiles": ()}),
+            spec.model_copy(update={"name": "c", "memory_mb": 500, "profiles": ()}),
+        ]
+        catalog = Catalog(crowd)
+        return Shelf(catalog, catalog.for_profile("lite"), ["text"], budget_mb=budget_mb)
+
+    return make
+
+
+def loaded(shelf: Shelf) -> set[str]:
+    return {state["name"] for state in shelf.states() if state["loaded"]}
+
+
+def test_without_a_budget_everything_stays(make_crowd: Callable[..., Shelf]) -> None:
+    shelf = make_crowd(0)
+    for name in "abc":
+        shelf.load(name)
+    assert loaded(shelf) == {"a", "b", "c"} and shelf.evictions == 0
+
+
+def test_the_least_recently_used_makes_room_and_no_more_than_needed(make_crowd: Callable[..., Shelf]) -> None:
+    shelf = make_crowd(1000)
+    shelf.load("a")
+    shelf.load("b")
+    shelf.get("text")
+    shelf.load("c")
+    assert loaded(shelf) == {"a", "c"} and shelf.evictions == 1
+    shelf.load("b")
+    assert loaded(shelf) == {"c", "b"} and shelf.evictions == 2
+    assert shelf.get("text").loaded
+    assert loaded(shelf) == {"b", "a"} and shelf.evictions == 3
+
+
+def test_a_model_larger_than_the_budget_is_refused_and_nothing_goes_for_it(
+    make_crowd: Callable[..., Shelf],
+) -> None:
+    shelf = make_crowd(450)
+    shelf.load("a")
+    with pytest.raises(
+        ModelDoesNotFit,
+        match=r"c needs 500 MB, more than the whole budget of 450 MB \(400 MB used\): raise WORKER_",
+    ):
+        shelf.load("c")
+    assert loaded(shelf) == {"a"} and shelf.evictions == 0
+
+
+def test_what_was_measured_counts_where_it_is_more(
+    make_crowd: Callable[..., Shelf], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shelf = make_crowd(1000)
+    model = shelf.load("a")
+    monkeypatch.setattr(model, "_memory_bytes", 800 << 20)
+    shelf.load("b")
+    assert loaded(shelf) == {"b"}
+
+
+def test_a_model_used_after_it_was_let_go_of_comes_back_within_the_budget(
+    make_crowd: Callable[..., Shelf],
+) -> None:
+    """Somebody got it, then another thread loaded a model that needed its room."""
+    shelf = make_crowd(600)
+    model = shelf.get("text")
+    assert isinstance(model, TextEmbedder)
+    shelf.load("c")
+    assert loaded(shelf) == {"c"}
+    assert model.embed(["text"]).shape == (1, 4)
+    assert loaded(shelf) == {"a"} and shelf.evictions == 2
+
+
+def test_a_model_at_work_is_let_go_of_only_after_its_call(make_crowd: Callable[..., Shelf]) -> None:
+    shelf = make_crowd(600)
+    model = shelf.get("text")
+    assert isinstance(model, CountingEmbedder)
+    model.working, model.may_end = threading.Event(), threading.Event()
+    rows: list[int] = []
+    work = threading.Thread(target=lambda: rows.append(len(model.embed(["text"]))))
+    other = threading.Thread(target=lambda: shelf.load("c"))
+    work.start()
+    assert model.working.wait(timeout=30)
+    other.start()
+    time.sleep(0.2)
+    assert model.loaded and model.unloads == 0
+    model.may_end.set()
+    work.join(timeout=30)
+    other.join(timeout=30)
+    assert rows == [1] and model.unloads == 1 and loaded(shelf) == {"c"}
+
+
+def test_threads_that_want_each_others_room_all_get_on(make_crowd: Callable[..., Shelf]) -> None:
+    shelf = make_crowd(600)
+    a, c = shelf.get("text"), shelf.load("c")
+    assert isinstance(a, TextEmbedder) and isinstance(c, TextEmbedder)
+    done: list[str] = []
+
+    def use(model: TextEmbedder) -> None:
+        for _ in range(200):
+            assert len(model.embed(["text"])) == 1
+        done.append(model.spec.name)
+
+    def let_go() -> None:
+        for _ in range(200):
+            shelf.unload("a")
+            shelf.load("b")
+        done.append("control")
+
+    threads = [threading.Thread(target=use, args=(model,), daemon=True) for model in (a, c)]
+    threads.append(threading.Thread(target=let_go, daemon=True))
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(timeout=60)
+    assert sorted(done) == ["a", "c", "control"]
+
+
+def test_every_change_is_told(make_crowd: Callable[..., Shelf], tmp_path: Path) -> None:
+    shelf = make_crowd(600)
+    told: list[set[str]] = []
+    shelf.on_change = lambda: told.append(loaded(shelf))
+    shelf.warm_up("a")
+    assert told == [{"a"}, {"a"}]
+    shelf.load("c")
+    assert told[2:] == [set(), {"c"}]
+    shelf.unload("c")
+    assert told[4:] == [set()]
+    (tmp_path / "weights.bin").unlink()
+    with pytest.raises(ModelUnavailable):
+        shelf.load("b")
+    assert told[5:] == [set()]
+    assert state_of(shelf, "b")["error"].startswith("Model b can't be loaded")
+
+
+@pytest.mark.parametrize(("preload", "told"), [(True, 1), (False, 0)])
+def test_whoever_serves_jobs_learns_that_the_model_they_need_is_gone(
+    make_crowd: Callable[..., Shelf], tmp_path: Path, preload: bool, told: int
+) -> None:
+    shelf = make_crowd(0, preload=preload)
+    learnt: list[str] = []
+    shelf.on_unavailable = lambda error: learnt.append(str(error))
+    model = shelf.get("text")
+    shelf.unload("a")
+    (tmp_path / "weights.bin").unlink()
+    with pytest.raises(ModelUnavailable):
+        shelf.load("a")
+    assert learnt == [], "an order that fails is no reason to leave"
+    with pytest.raises(ModelUnavailable):
+        shelf.get("text")
+    assert len(learnt) == told
+    assert isinstance(model, TextEmbedder)
+    with pytest.raises(ModelUnavailable):
+        model.embed(["text"])
+    assert len(learnt) == 2 * told

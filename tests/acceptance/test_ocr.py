@@ -1,0 +1,168 @@
+"""Text on screen end to end: a clip with known captions through real workers, its flag, and a video from before the stage."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import cv2
+import jsonschema
+import numpy as np
+import pytest
+
+from shared.contracts import ScenePage
+from tests.clips import Encoding, Image, picture, write_video
+from tests.fleet import ROOT, Fleet, fleet_over
+from tests.services import PostgresServer, RedisServer
+
+USER = "u1"
+SIZE = (960, 540)
+FPS = 25
+#: Scene by scene: what it shows for so many frames, one after the other, and where.
+CAPTIONS: tuple[tuple[tuple[int, tuple[str, ...]], ...], ...] = (
+    ((75, ("Rocket launch delayed", "Mission control, Houston")),),
+    ((50, ()),),
+    ((60, ("Quarter 3 revenue 4711",)),),
+    ((40, ("Größe und Gewicht",)), (40, ())),
+)
+#: A word, and the scenes that show it.
+SEARCHES = (("rockets", [0]), ('"mission control"', [0]), ("4711", [2]), ("Größe", [3]), ("weather", []))
+
+
+def frames() -> Iterator[Image]:
+    for scene, spans in enumerate(CAPTIONS):
+        background = picture(60 + scene, *SIZE)
+        for count, lines in spans:
+            shown = background.copy()
+            for place, line in enumerate(lines):
+                cv2.rectangle(shown, (50, 340 + 70 * place), (760, 400 + 70 * place), (15, 15, 60), -1)
+                where = (70, 384 + 70 * place)
+                cv2.putText(shown, line, where, (255, 255, 255), cv2.FontFace("uni"), 40)
+            for _ in range(count):
+                yield np.ascontiguousarray(shown)
+
+
+@pytest.fixture(scope="module")
+def clip(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Four scenes with hard cuts; the last shows its caption in its first half only."""
+    path = tmp_path_factory.mktemp("clip") / "captions.mp4"
+    write_video(path, frames(), Encoding(size=SIZE))
+    return path
+
+
+@pytest.fixture(scope="module")
+def indexed(
+    postgres: PostgresServer, redis_server: RedisServer, tmp_path_factory: pytest.TempPathFactory, clip: Path
+) -> Iterator[Fleet]:
+    with fleet_over(postgres, redis_server, tmp_path_factory.mktemp("home")) as fleet:
+        fleet.start()
+        fleet.wait_ready()
+        fleet.process(clip, "captions")
+        status = fleet.wait_ended(["captions"], within_s=200)["captions"]
+        assert status.state == "indexed", status
+        yield fleet
+
+
+def published(fleet: Fleet) -> ScenePage:
+    return fleet.client.scenes("captions", USER)
+
+
+def searched(fleet: Fleet, query: str, user_id: str = USER) -> list[int]:
+    """As the leg of a search asks."""
+    found = fleet.rows(
+        "SELECT idx FROM scenes WHERE live AND user_id = %s AND screen_tsv @@"
+        " (websearch_to_tsquery('english', %s) || websearch_to_tsquery('simple', %s)) ORDER BY idx",
+        user_id, query, query,
+    )  # fmt: skip
+    return [row["idx"] for row in found]
+
+
+def states(fleet: Fleet) -> dict[str, str]:
+    return {stage.stage: stage.state for stage in fleet.client.status("captions", USER).stages}
+
+
+def rerun(fleet: Fleet, *stages: str) -> None:
+    before = fleet.client.status("captions", USER).run
+    fleet.client.rerun("captions", USER, list(stages))
+    status = fleet.wait_ended(["captions"], within_s=120)["captions"]
+    assert (status.state, status.run, status.published_run) == ("indexed", before + 1, before + 1), status
+
+
+def test_each_scene_has_its_captions_once(indexed: Fleet) -> None:
+    page = published(indexed)
+    assert len(page.scenes) == len(CAPTIONS)
+    for scene, spans in zip(page.scenes, CAPTIONS, strict=True):
+        assert scene.screen_text == "\n".join(line for _, lines in spans for line in lines)
+        assert scene.transcript == ""
+
+
+@pytest.mark.parametrize(("query", "scenes"), SEARCHES, ids=[query for query, _ in SEARCHES])
+def test_a_search_by_words_finds_the_scene(indexed: Fleet, query: str, scenes: list[int]) -> None:
+    assert searched(indexed, query) == scenes
+    assert searched(indexed, query, "u2") == []
+
+
+def test_a_line_knows_every_keyframe_that_shows_it(indexed: Fleet) -> None:
+    schema = json.loads((ROOT / "docs" / "sidecar.schema.json").read_text())
+    for scene, spans in zip(published(indexed).scenes, CAPTIONS, strict=True):
+        assert scene.sidecar_key is not None
+        document = json.loads(indexed.storage.get_bytes("sidecars", scene.sidecar_key))
+        jsonschema.validate(document, schema)
+        times = {keyframe["ordinal"]: keyframe["ts_s"] for keyframe in document["keyframes"]}
+        shown_s = next((count for count, lines in spans if lines), 0) / FPS
+        for line in document["screen_texts"]:
+            seen: list[dict[str, Any]] = line["sightings"]
+            assert {one["keyframe"] for one in seen} == {
+                ordinal for ordinal, ts_s in times.items() if ts_s - scene.start_s < shown_s
+            }
+            for one in seen:
+                x, y, width, height = one["box"]
+                assert 40 < x < 80 and 335 < y < 480 and width > 200 and 25 < height < 75
+
+
+def test_the_command_shows_the_text(indexed: Fleet) -> None:
+    done = indexed.command("scenes", "captions", "--user", USER, COLUMNS="200")
+    assert done.returncode == 0, done.stderr
+    assert "Quarter 3 revenue 4711" in done.stdout
+
+
+def test_a_rerun_repeats_the_same_and_leaves_one_run(indexed: Fleet) -> None:
+    before = [scene.screen_text for scene in published(indexed).scenes]
+    rerun(indexed, "ocr")
+    assert [scene.screen_text for scene in published(indexed).scenes] == before
+    made = indexed.rows("SELECT DISTINCT run FROM screen_texts")
+    assert [row["run"] for row in made] == [indexed.client.status("captions", USER).run]
+
+
+def test_a_video_from_before_the_stage_gets_its_text_with_any_rerun(indexed: Fleet) -> None:
+    run = indexed.client.status("captions", USER).run
+    indexed.rows(
+        "WITH gone AS (DELETE FROM screen_texts RETURNING 1),"
+        " jobless AS (DELETE FROM jobs WHERE stage = 'ocr' RETURNING 1),"
+        " scenes_before AS (UPDATE scenes SET screen_text = '', screen_tsv = NULL, ocr_run = NULL RETURNING 1)"
+        " UPDATE runs SET stages = stages - 'ocr', made = made - 'ocr' RETURNING 1"
+    )
+    assert "ocr" not in states(indexed), "nothing is pending in a run that has ended"
+    assert searched(indexed, "rocket") == []
+    rerun(indexed, "face")
+    assert states(indexed)["ocr"] == "done" and searched(indexed, "rocket") == [0]
+    found = indexed.rows("SELECT made FROM runs WHERE run = %s", run + 1)
+    assert found[0]["made"]["ocr"] == run + 1
+
+
+def test_the_flag_off_and_on_loses_nothing(indexed: Fleet) -> None:
+    before = [scene.screen_text for scene in published(indexed).scenes]
+    indexed.stop("media", "search", "ocr")
+    indexed.start("media", "search", FEATURE_OCR="false")
+    indexed.wait_ready("media", "search")
+    rerun(indexed, "face")
+    assert states(indexed)["ocr"] == "carried"
+    assert [scene.screen_text for scene in published(indexed).scenes] == before, "what was read stays"
+    indexed.stop("media", "search")
+    indexed.start("media", "search", "ocr")
+    indexed.wait_ready("media", "search", "ocr")
+    rerun(indexed, "ocr")
+    assert states(indexed)["ocr"] == "done"
+    assert [scene.screen_text for scene in published(indexed).scenes] == before

@@ -1,0 +1,144 @@
+"""Requests of the text family by bare task name, answered by a node of profile `full` on tiny checkpoints."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import pytest
+from celery import Celery
+
+from shared import errors
+from tests.checkpoints import bge_m3, bge_reranker, write_catalog
+from tests.fleet import Fleet, fleet_over
+from tests.services import PostgresServer, RedisServer
+from worker.models.catalog import ModelSpec
+from worker.models.shelf import build
+from worker.models.text import Reranker, TextEmbedder
+
+TEXTS = ["a cup of coffee", "", "the red bus is on the road", "the old man drinks coffee and coffee"]
+QUERY = "a hot drink in the morning"
+
+
+@pytest.fixture(scope="module")
+def specs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, ModelSpec]:
+    folder = tmp_path_factory.mktemp("weights")
+    made = (bge_m3.build(folder / "bge_m3"), bge_reranker.build(folder / "bge_reranker"))
+    return {spec.kind: spec for spec in made}
+
+
+@pytest.fixture(scope="module")
+def fleet(
+    postgres: PostgresServer,
+    redis_server: RedisServer,
+    tmp_path_factory: pytest.TempPathFactory,
+    specs: dict[str, ModelSpec],
+) -> Iterator[Fleet]:
+    """A text node of profile full; its reranker is not loaded with it."""
+    home = tmp_path_factory.mktemp("home")
+    catalog = write_catalog(home / "models.yaml", specs.values())
+    with fleet_over(postgres, redis_server, home) as found:
+        found.start(
+            "text", SCENEFLEET_PROFILE="full", SCENEFLEET_MODELS_FILE=str(catalog), HF_HUB_OFFLINE="1"
+        )
+        found.wait_ready()
+        yield found
+
+
+@pytest.fixture(scope="module")
+def outside(fleet: Fleet) -> Celery:
+    """A program that has Celery and nothing of ours."""
+    return Celery("outside", broker=fleet.redis_url, backend=fleet.redis_url, set_as_current=False)
+
+
+def ask(outside: Celery, name: str, **payload: Any) -> Any:
+    return outside.send_task(name, kwargs=payload, queue="text.online").get(timeout=60)
+
+
+def refusal(outside: Celery, name: str, **payload: Any) -> tuple[str, str]:
+    """Class and sentence of the error a request is answered with."""
+    result = outside.send_task(name, kwargs=payload, queue="text.online")
+    answer = result.get(timeout=60, propagate=False)
+    assert result.state == "FAILURE", answer
+    return type(answer).__name__, str(answer)
+
+
+def test_texts_become_vectors_as_before(outside: Celery, specs: dict[str, ModelSpec]) -> None:
+    answer = ask(outside, "tasks.text.embed", texts=TEXTS)
+    assert answer.keys() == {"model", "revision", "dim", "vectors"}
+    assert (answer["model"], answer["revision"], answer["dim"]) == ("tiny-bge-m3", "made-for-tests", 64)
+    model = build(specs["text"])
+    assert isinstance(model, TextEmbedder)
+    np.testing.assert_allclose(answer["vectors"], model.embed(TEXTS), atol=1e-5)
+
+
+def test_words_are_weighed_when_asked_for(outside: Celery, fleet: Fleet, specs: dict[str, ModelSpec]) -> None:
+    answer = ask(outside, "tasks.text.embed", texts=TEXTS, lexical=True)
+    model = build(specs["text"])
+    assert isinstance(model, TextEmbedder)
+    expected = model.encode(TEXTS).lexical
+    assert expected is not None and len(answer["lexical"]) == len(TEXTS)
+    for found, weights in zip(answer["lexical"], expected, strict=True):
+        assert found == {str(token): pytest.approx(weight, abs=1e-5) for token, weight in weights.items()}
+    assert answer["lexical"][0] and answer["lexical"][1] == {}
+    typed = fleet.client.embed_texts(TEXTS, lexical=True)
+    assert [dict(weights) for weights in typed.lexical or ()] == answer["lexical"]
+    assert typed.vectors == tuple(tuple(vector) for vector in answer["vectors"])
+    assert fleet.client.embed_texts(TEXTS).lexical is None
+
+
+def test_documents_are_scored_and_the_model_is_loaded_by_the_first_request(
+    outside: Celery, fleet: Fleet, specs: dict[str, ModelSpec]
+) -> None:
+    log = fleet.log("text")
+    assert "tiny-bge-m3" in log and "tiny-bge-reranker" not in log
+    answer = ask(outside, "tasks.text.rerank", query=QUERY, documents=TEXTS)
+    assert answer.keys() == {"model", "revision", "scores"}
+    assert (answer["model"], answer["revision"]) == ("tiny-bge-reranker", "made-for-tests")
+    model = build(specs["rerank"])
+    assert isinstance(model, Reranker)
+    np.testing.assert_allclose(answer["scores"], model.rerank(QUERY, TEXTS), atol=1e-5)
+    assert "tiny-bge-reranker" in fleet.log("text")
+    assert list(fleet.client.rerank(QUERY, TEXTS).scores) == answer["scores"]
+    assert fleet.client.rerank(QUERY, []).scores == ()
+    # Both fit: the first stays.
+    assert ask(outside, "tasks.text.embed", texts=["a"])["model"] == "tiny-bge-m3"
+    assert "model evicted" not in fleet.log("text")
+
+
+def test_wrong_requests_are_refused_by_name(outside: Celery, fleet: Fleet) -> None:
+    assert refusal(outside, "tasks.text.rerank", query=QUERY) == (
+        "InvalidRequest", "documents is missing: send it"
+    )  # fmt: skip
+    kind, said = refusal(outside, "tasks.text.rerank", query=QUERY, documents=["a"] * 65)
+    assert kind == "InvalidRequest" and "at most 64" in said
+    kind, said = refusal(outside, "tasks.text.rerank", query="", documents=[])
+    assert kind == "InvalidRequest" and said.startswith("query=''")
+    kind, said = refusal(outside, "tasks.text.embed", texts=["a"], lexical="yes")
+    assert kind == "InvalidRequest" and said.startswith("lexical='yes'")
+    with pytest.raises(errors.InvalidRequest, match="at most 64"):
+        fleet.client.rerank(QUERY, ["a"] * 65)
+
+
+def test_the_longest_request_is_answered(fleet: Fleet) -> None:
+    documents = ["word " * 150] * 64
+    scores = fleet.client.rerank("q" * 1000, documents).scores
+    assert len(scores) == 64 and all(0 <= score <= 1 for score in scores)
+    answer = fleet.client.embed_texts(["a long text " * 80] * 64, lexical=True)
+    assert len(answer.vectors) == len(answer.lexical or ()) == 64
+
+
+def test_a_profile_without_these_models_says_so(fleet: Fleet, outside: Celery) -> None:
+    fleet.stop("text")
+    fleet.start("text", SCENEFLEET_PROFILE="lite")
+    fleet.wait_ready()
+    assert refusal(outside, "tasks.text.rerank", query=QUERY, documents=TEXTS) == (
+        "ModelUnavailable", "The profile has no rerank model; use a profile that has one."
+    )  # fmt: skip
+    kind, said = refusal(outside, "tasks.text.embed", texts=TEXTS, lexical=True)
+    assert kind == "ModelUnavailable"
+    assert said.startswith("Model all-minilm-l6-v2 gives no lexical weights")
+    with pytest.raises(errors.ModelUnavailable, match="no rerank model"):
+        fleet.client.rerank(QUERY, TEXTS)
+    assert len(fleet.client.embed_texts(TEXTS).vectors[0]) == 384

@@ -1,0 +1,257 @@
+"""People end to end: dlib on a real node, the sample's astronaut found in a video indexed before she was known."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import pytest
+from celery import Celery
+
+from shared.errors import Conflict, NotFound
+from tests.contracts.candidates import needs_assets, photograph, sample_picture
+from tests.fleet import ROOT, Fleet, eventually, fleet_over
+from tests.services import PostgresServer, RedisServer
+
+USER, VIDEO = "u1", "sample"
+
+
+@pytest.fixture(scope="module")
+def fleet(
+    postgres: PostgresServer,
+    redis_server: RedisServer,
+    tmp_path_factory: pytest.TempPathFactory,
+    sample: Path,
+) -> Iterator[Fleet]:
+    """A fleet that has indexed the sample before anybody was enrolled."""
+    off = {"FEATURE_SEMANTIC_SEARCH": "false", "FEATURE_OCR": "false"}
+    with fleet_over(postgres, redis_server, tmp_path_factory.mktemp("home"), **off) as found:
+        found.start("media", "asr", "face", "search")
+        found.wait_ready()
+        found.process(sample, VIDEO)
+        assert found.wait_ended([VIDEO], within_s=240)[VIDEO].published_run == 1
+        yield found
+
+
+@pytest.fixture(scope="module")
+def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """ann.png shows the astronaut, two.png twice, none.jpg nobody, blurred.png somebody, small.png her from afar."""
+    folder = tmp_path_factory.mktemp("photos")
+    portrait = sample_picture(12.5)
+    pictures = {
+        "ann.png": portrait,
+        "two.png": np.concatenate([portrait, portrait], axis=1),
+        "none.jpg": np.full((300, 400, 3), 128, np.uint8),
+        "blurred.png": cv2.GaussianBlur(portrait, (15, 15), 0),
+        "small.png": cv2.resize(portrait, None, fx=0.2, fy=0.2, interpolation=cv2.INTER_AREA),
+    }
+    for name, picture in pictures.items():
+        assert cv2.imwrite(str(folder / name), cv2.cvtColor(picture, cv2.COLOR_RGB2BGR))
+    (folder / "broken.jpg").write_bytes(b"no picture")
+    return folder
+
+
+def command(fleet: Fleet, *arguments: str, status: int = 0) -> Any:
+    done = subprocess.run(
+        [sys.executable, "-m", "cli", "people", *arguments, "--json", "--user", USER],
+        cwd=ROOT, env=fleet.process_environment(), capture_output=True, text=True, timeout=120, check=False,
+    )  # fmt: skip
+    assert done.returncode == status, done.stderr + done.stdout
+    return json.loads(done.stdout)
+
+
+def astronauts_scenes(fleet: Fleet) -> set[int]:
+    """Where she is; the only person of the sample."""
+    truth = json.loads((ROOT / "samples" / "truth.json").read_text())
+    return {face["scene"] for face in truth["faces"]}
+
+
+def scenes_of(fleet: Fleet, name: str) -> dict[int, tuple[float, int]]:
+    return {
+        row["idx"]: (row["confidence"], row["frame_count"])
+        for row in fleet.rows(
+            "SELECT idx, confidence, frame_count FROM scene_people JOIN scenes USING (scene_id)"
+            " JOIN people USING (person_id) WHERE name = %s AND live",
+            name,
+        )
+    }
+
+
+def documents(fleet: Fleet) -> dict[int, Any]:
+    """The sidecars that are shown, by scene."""
+    return {
+        scene.idx: json.loads(fleet.storage.get_bytes("sidecars", scene.sidecar_key or ""))
+        for scene in fleet.client.scenes(VIDEO, USER).scenes
+    }
+
+
+def named(document: Any) -> set[str]:
+    """Whom a sidecar names, the unknown left out: the sample has a chance find or two."""
+    return {who["name"] for who in document["people"] if not who["name"].startswith("unknown")}
+
+
+def names_in(fleet: Fleet) -> set[str]:
+    return {name for document in documents(fleet).values() for name in named(document)}
+
+
+def test_a_person_is_found_in_yesterdays_video_in_spite_of_bad_photos(fleet: Fleet, photos: Path) -> None:
+    names = ("ann.png", "two.png", "none.jpg", "blurred.png", "small.png", "broken.jpg")
+    answer = command(fleet, "add", "Ann", *(str(photos / name) for name in names))
+    assert [photo["error_class"] for photo in answer["photos"]] == [
+        None, "SeveralFaces", "NoFace", "BlurredFace", "SmallFace", "BadMedia",
+    ]  # fmt: skip
+    assert [photo["state"] for photo in answer["photos"]] == ["good"] + ["refused"] * 5
+    assert answer["person"]["state"] == "ready"
+    found = scenes_of(fleet, "Ann")
+    assert set(found) == astronauts_scenes(fleet) != set()
+    assert all(0.45 <= confidence <= 1 and frames >= 1 for confidence, frames in found.values())
+    page = fleet.client.faces(USER, answer["person"]["person_id"])
+    assert {face.video_id for face in page.faces} == {VIDEO}
+    assert all(fleet.storage.exists("sidecars", face.keyframe_key) for face in page.faces)
+
+
+@needs_assets
+def test_a_stranger_is_never_labelled(fleet: Fleet, tmp_path: Path) -> None:
+    for name in ("obama", "biden"):
+        path = tmp_path / f"{name}.jpg"
+        cv2.imwrite(str(path), cv2.cvtColor(photograph(path.name), cv2.COLOR_RGB2BGR))
+        answer = command(fleet, "add", name, str(path))
+        assert (answer["person"]["good_photos"], answer["person"]["scenes"]) == (1, 0)
+    assert set(scenes_of(fleet, "Ann")) == astronauts_scenes(fleet)
+
+
+def test_a_new_run_of_the_video_has_her_at_once_and_in_its_sidecars(fleet: Fleet) -> None:
+    fleet.client.rerun(VIDEO, USER, ["face"])
+    eventually(
+        lambda: fleet.client.status(VIDEO, USER).published_run == 2,
+        within_s=120,
+        what="the rerun is published",
+    )
+    assert set(scenes_of(fleet, "Ann")) == astronauts_scenes(fleet)
+    for idx, document in documents(fleet).items():
+        assert named(document) == ({"Ann"} if idx in astronauts_scenes(fleet) else set())
+
+
+def test_an_api_without_our_code_asks_by_name(fleet: Fleet, photos: Path) -> None:
+    with Celery(broker=fleet.redis_url, backend=fleet.redis_url, set_as_current=False) as stranger:
+        # Not subscribed to answers: a subscription would end when it is collected, after Redis has gone.
+        stranger.backend.on_task_call = lambda producer, task_id: None
+
+        def ask(task: str, /, **kwargs: Any) -> Any:
+            sent = stranger.send_task(
+                f"tasks.people.{task}", kwargs={"user_id": USER, **kwargs}, queue="search"
+            )
+            sent.backend = None
+
+            def answer() -> Any:
+                found = stranger.backend.get_task_meta(sent.id)
+                return found if found["status"] in ("SUCCESS", "FAILURE") else None
+
+            found = eventually(answer, within_s=60, what=f"{task} is answered")
+            assert found["status"] == "SUCCESS", found
+            return found["result"]
+
+        person = ask("create", name="Twice", person_id="p-twice")
+        assert person["accepted"] and not ask("create", name="Twice", person_id="p-twice")["accepted"]
+        slot = ask("add_photo", person_id="p-twice", extension="png")
+        assert slot["storage_key"].startswith(f"faces/{USER}/p-twice/photo_") and slot["upload_url"] is None
+        ask("enroll", person_id="p-twice")
+        eventually(lambda: ask("get", person_id="p-twice")["state"] == "empty", within_s=60, what="looked at")
+        (photo,) = ask("photos", person_id="p-twice")["photos"]
+        assert (photo["state"], photo["error_class"]) == ("waiting", "ObjectMissing")
+        fleet.storage.put_file("uploads", slot["storage_key"], photos / "ann.png", "image/png")
+        ask("enroll", person_id="p-twice")
+        eventually(lambda: ask("get", person_id="p-twice")["state"] == "ready", within_s=60, what="enrolled")
+        # Her own twin: nobody can tell them apart, so neither is named.
+        assert scenes_of(fleet, "Twice") == {} == scenes_of(fleet, "Ann")
+        ask("remove_photo", person_id="p-twice", photo_id=photo["photo_id"])
+        eventually(
+            lambda: set(scenes_of(fleet, "Ann")) == astronauts_scenes(fleet),
+            within_s=60,
+            what="she is found again",
+        )
+        assert not fleet.storage.exists("uploads", slot["storage_key"])
+
+
+def test_nobody_reaches_anothers_people(fleet: Fleet) -> None:
+    (ann,) = (person for person in fleet.client.people(USER).people if person.name == "Ann")
+    assert fleet.client.people("u2").people == ()
+    for act in (fleet.client.person, fleet.client.photos, fleet.client.enroll, fleet.client.add_photo):
+        with pytest.raises(NotFound):
+            act("u2", ann.person_id)
+    with pytest.raises(Conflict, match="is there already"):
+        fleet.client.rename_person(USER, ann.person_id, "TWICE")
+
+
+def test_a_new_name_reaches_the_sidecars_in_a_new_revision(fleet: Fleet) -> None:
+    (ann,) = (person for person in fleet.client.people(USER).people if person.name == "Ann")
+    before = {scene.idx: scene.sidecar_key for scene in fleet.client.scenes(VIDEO, USER).scenes}
+    event = fleet.client.rename_person(USER, ann.person_id, "Anna Lee").event_id
+    assert event is not None
+    eventually(lambda: names_in(fleet) == {"Anna Lee"}, within_s=60, what="the sidecars say her new name")
+    after = {scene.idx: scene.sidecar_key for scene in fleet.client.scenes(VIDEO, USER).scenes}
+    assert {idx for idx in after if after[idx] != before[idx]} == astronauts_scenes(fleet)
+    old = {str(before[idx]) for idx in astronauts_scenes(fleet)}
+    eventually(lambda: not old & set(fleet.objects()), within_s=60, what="the replaced revisions are removed")
+    fleet.client.undo(USER, event)
+    eventually(lambda: names_in(fleet) == {"Ann"}, within_s=60, what="the name is back")
+
+
+def test_not_her_and_undone(fleet: Fleet) -> None:
+    (ann,) = (person for person in fleet.client.people(USER).people if person.name == "Ann")
+    (face, *_) = fleet.client.faces(USER, ann.person_id).faces
+    event = fleet.client.judge_face(USER, ann.person_id, face.track_id, is_person=False).event_id
+    assert event is not None
+    assert scenes_of(fleet, "Ann").keys() == {
+        idx for idx in astronauts_scenes(fleet) if len(fleet.client.faces(USER, ann.person_id).faces) > 0
+    }
+    fleet.client.undo(USER, event)
+    assert set(scenes_of(fleet, "Ann")) == astronauts_scenes(fleet)
+    assert [found.kind for found in fleet.client.people_events(USER).events[:2]] == ["undo", "reject"]
+
+
+def test_the_tables_are_for_people(fleet: Fleet) -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "cli", "people", "list", "--user", USER],
+        cwd=ROOT, env=fleet.process_environment(), capture_output=True, text=True, timeout=60, check=True,
+    )  # fmt: skip
+    assert "Ann" in done.stdout and "1/6" in done.stdout
+
+
+def test_an_erased_person_is_gone_from_every_store(fleet: Fleet) -> None:
+    """Last: Postgres, storage and Redis are searched for her name, her id and her photos."""
+    (ann,) = (person for person in fleet.client.people(USER).people if person.name == "Ann")
+    others = {person.person_id for person in fleet.client.people(USER).people} - {ann.person_id}
+    keys = [photo.storage_key for photo in fleet.client.photos(USER, ann.person_id).photos]
+    assert len(keys) == 6
+    answer = command(fleet, "rm", "Ann", "--yes")
+    receipt = answer["receipt"]
+    assert receipt["removed"]["photo files"] == receipt["removed"]["photos"] == 6
+    assert receipt["removed"]["face tracks"] >= 1 and set(receipt["left"].values()) == {0}
+    assert not any(fleet.storage.exists("uploads", key) for key in keys)
+    assert not fleet.objects("uploads").keys() & set(keys)
+    for key, data in fleet.objects().items():
+        if key.startswith("sidecars/"):
+            assert ann.person_id.encode() not in data and b'"Ann"' not in data
+    assert names_in(fleet) == set()
+    tables = fleet.rows("SELECT table_name FROM information_schema.tables WHERE table_schema = 'public'")
+    for table in (row["table_name"] for row in tables):
+        found = fleet.rows(
+            f"SELECT t::text AS row FROM {table} t WHERE t::text ~ '\\yAnn\\y' OR t::text LIKE %s",
+            f"%{ann.person_id}%",
+        )
+        if table in ("people", "people_events", "jobs"):
+            # The tombstone, its event and its job: the id and nothing else.
+            assert all("Ann" not in row["row"] and "photo_" not in row["row"] for row in found)
+        else:
+            assert found == [], table
+    assert {person.person_id for person in fleet.client.people(USER).people} == others
+    assert fleet.client.person(USER, ann.person_id).state == "erased"
+    with pytest.raises(Conflict, match="was erased"):
+        fleet.client.create_person(USER, "Ann", person_id=ann.person_id)

@@ -1,0 +1,373 @@
+"""Search end to end on a fleet of tiny models: every mode, missing nodes, pages, a scene or a picture as the query."""
+
+from __future__ import annotations
+
+import io
+import json
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, cast
+
+import numpy as np
+import pytest
+import redis
+from PIL import Image
+
+from shared.contracts import ScenePage, SearchAnswer
+from shared.errors import BadMedia, InvalidKey, InvalidRequest, NotFound, ObjectMissing, Outage
+from tests.checkpoints import bge_m3, bge_reranker, siglip, whisper_scripted, write_catalog
+from tests.fleet import Fleet, eventually, fleet_over
+from tests.services import PostgresServer, RedisServer
+
+VIDEO, USER = "sample", "u1"
+#: A word the scripted model hears in every scene with speech.
+WORD = whisper_scripted.WORDS.split()[-1].strip(".,")
+DEADLINE_S = 2.0
+
+
+@pytest.fixture(scope="module")
+def fleet(
+    postgres: PostgresServer,
+    redis_server: RedisServer,
+    tmp_path_factory: pytest.TempPathFactory,
+    sample: Path,
+) -> Iterator[Fleet]:
+    """A fleet that has indexed the sample; of its nodes text, vision and search still run."""
+    weights = tmp_path_factory.mktemp("weights")
+    builders = (whisper_scripted, bge_m3, bge_reranker, siglip)
+    specs = [builder.build(weights / builder.__name__.rpartition(".")[2]) for builder in builders]
+    catalog = write_catalog(weights / "models.yaml", specs)
+    with fleet_over(
+        postgres,
+        redis_server,
+        tmp_path_factory.mktemp("home"),
+        SCENEFLEET_PROFILE="full",
+        SCENEFLEET_MODELS_FILE=str(catalog),
+        SEARCH_DEADLINE_S=str(DEADLINE_S),
+        HF_HUB_OFFLINE="1",
+        TRANSFORMERS_OFFLINE="1",
+    ) as made:
+        made.start("media", "asr", "text", "vision", "search")
+        made.wait_ready(within_s=180)
+        made.process(sample, VIDEO)
+        status = made.wait_ended([VIDEO], within_s=300)[VIDEO]
+        assert status.state == "indexed", status
+        made.stop("media", "asr")
+        yield made
+
+
+@pytest.fixture(scope="module")
+def page(fleet: Fleet) -> ScenePage:
+    return fleet.client.scenes(VIDEO, USER)
+
+
+def search(fleet: Fleet, query: str | None = None, **options: Any) -> SearchAnswer:
+    return fleet.client.search(options.pop("user", USER), query, **options)
+
+
+def legs(answer: SearchAnswer) -> dict[str, bool]:
+    return {leg.leg: leg.used for leg in answer.coverage.legs}
+
+
+def assert_nothing_waits(fleet: Fleet) -> None:
+    """No search is left behind in Redis."""
+    with redis.Redis.from_url(fleet.redis_url, decode_responses=True) as client:
+        eventually(
+            lambda: not client.exists("scenefleet:searches") and not client.keys("scenefleet:search:*"),
+            within_s=20,
+            what="no search waits",
+        )
+
+
+def test_a_hybrid_search_uses_every_leg_there_is(fleet: Fleet, page: ScenePage) -> None:
+    answer = search(fleet, WORD)
+    assert answer.degraded == {} and answer.model == "tiny-bge-m3"
+    assert legs(answer) == {"text": True, "vision": True, "lexical": True, "keyword": True, "screen": False}
+    assert {hit.idx for hit in answer.hits} == {scene.idx for scene in page.scenes}
+    spoken = {scene.idx for scene in page.scenes if scene.transcript}
+    weights = {leg.leg: leg.weight for leg in answer.coverage.legs}
+    for hit in answer.hits:
+        assert set(hit.similarities) == {"text", "vision", "lexical", "keyword"}
+        total = sum(weights[leg] * similarity for leg, similarity in hit.similarities.items())
+        assert hit.score == pytest.approx(total, abs=1e-5)
+        assert (hit.similarities["text"] > 0) <= (hit.idx in spoken)
+        assert hit.highlights.keyframe is not None and hit.highlights.keyframe.key in hit.keyframe_keys
+        marked = {hit.transcript[span.start : span.end].lower() for span in hit.highlights.words}
+        assert all(WORD.lower().startswith(word[:3]) for word in marked)
+        assert bool(marked) == (hit.similarities["keyword"] > 0)
+    counted = {leg.leg: leg.scenes for leg in answer.coverage.legs}
+    assert counted["text"] == counted["lexical"] == counted["keyword"] == len(spoken)
+    assert counted["vision"] == len(page.scenes) == answer.coverage.scenes
+    assert [hit.score for hit in answer.hits] == sorted((hit.score for hit in answer.hits), reverse=True)
+    assert_nothing_waits(fleet)
+
+
+def test_sight_is_compared_with_the_text_tower_of_the_vision_model(fleet: Fleet) -> None:
+    """Not with the text model's vector: another query than the picture's words would do as well with that one."""
+    answer = search(fleet, "a red cat", mode="semantic", weights={"text": 0.0, "vision": 1.0})
+    (vector,) = fleet.client.embed_vision_texts(["a red cat"]).vectors
+    rows = fleet.rows(
+        "SELECT e.scene_id::text AS scene, e.vec::halfvec(32)::real[] AS vec FROM embeddings e"
+        " JOIN models m USING (model_id) WHERE m.family = 'vision'"
+    )
+    best: dict[str, float] = {}
+    for row in rows:
+        similarity = float(np.dot(row["vec"], vector))
+        best[row["scene"]] = max(best.get(row["scene"], -1.0), similarity)
+    assert legs(answer) == {"text": False, "vision": True}
+    assert answer.hits
+    for hit in answer.hits:
+        assert hit.score == pytest.approx(max(0.0, best[hit.scene_id]), abs=2e-3)
+
+
+def test_pages_follow_each_other_without_a_gap(fleet: Fleet) -> None:
+    whole = search(fleet, WORD, limit=50)
+    assert whole.next_cursor is None
+    found: list[str] = []
+    cursor = None
+    while True:
+        part = search(fleet, WORD, limit=3, cursor=cursor)
+        found += [hit.scene_id for hit in part.hits]
+        cursor = part.next_cursor
+        if cursor is None:
+            break
+        assert len(part.hits) == 3
+    assert found == [hit.scene_id for hit in whole.hits]
+    first = search(fleet, WORD, limit=3)
+    for other in ({"query": "else"}, {"query": WORD, "mode": "semantic"}, {"query": WORD, "user": "u2"}):
+        with pytest.raises(InvalidRequest, match="belongs to another search"):
+            search(fleet, cursor=first.next_cursor, **cast("dict[str, Any]", other))
+    for wrong in ("x", "W10", "é", "A" * 400, "bnVsbA"):
+        with pytest.raises(InvalidRequest, match="is none of ours"):
+            search(fleet, WORD, cursor=wrong)
+
+
+def test_more_like_this_scene(fleet: Fleet, page: ScenePage) -> None:
+    scene = page.scenes[0]
+    answer = search(fleet, like_scene=scene.scene_id)
+    assert legs(answer)["vision"] is True and answer.degraded == {}
+    assert {hit.idx for hit in answer.hits} == {other.idx for other in page.scenes[1:]}
+    with pytest.raises(NotFound, match="no scene"):
+        search(fleet, like_scene=scene.scene_id, user="u2")
+
+
+def test_a_keyframe_as_the_query_finds_its_scene_first(fleet: Fleet, page: ScenePage) -> None:
+    for scene in page.scenes[:3]:
+        answer = search(fleet, image_key=scene.keyframe_keys[0])
+        assert answer.hits[0].idx == scene.idx
+        assert answer.hits[0].similarities["vision"] == pytest.approx(1, abs=5e-3)
+        assert answer.hits[0].highlights.keyframe is not None
+        assert answer.hits[0].highlights.keyframe.key == scene.keyframe_keys[0]
+
+
+def test_an_image_of_the_users_own_and_nobody_elses(fleet: Fleet, page: ScenePage) -> None:
+    sink = io.BytesIO()
+    Image.new("RGB", (80, 60), (200, 30, 30)).save(sink, "PNG")
+    key = f"uploads/{USER}/queries/red.png"
+    fleet.storage.put_bytes("uploads", key, sink.getvalue(), "image/png")
+    assert search(fleet, image_key=key).hits
+    fleet.storage.put_bytes("uploads", f"uploads/{USER}/queries/no.png", b"no picture", "image/png")
+    wrong: list[tuple[str, str, type[Exception]]] = [
+        (key, "u2", InvalidKey),
+        ("uploads/u2/queries/red.png", USER, InvalidKey),
+        (f"uploads/{USER}/queries/none.png", USER, ObjectMissing),
+        (f"uploads/{USER}/queries/no.png", USER, BadMedia),
+    ]
+    for image_key, user, kind in wrong:
+        for query in (None, WORD):
+            with pytest.raises(kind) as caught:
+                search(fleet, query, image_key=image_key, user=user)
+            assert len(str(caught.value)) < 400 and "\n" not in str(caught.value)
+    assert page.scenes
+
+
+def test_the_reranker_puts_its_order_on_the_first_hits(fleet: Fleet) -> None:
+    # The first request loads the model, which may take longer than a search waits.
+    fleet.client.rerank(WORD, ["warm"])
+    answer = search(fleet, WORD, rerank=10)
+    assert "rerank" not in answer.degraded and answer.next_cursor is None
+    scores = [hit.rerank_score for hit in answer.hits if hit.rerank_score is not None]
+    assert len(scores) >= 3 and scores == sorted(scores, reverse=True)
+    assert all(hit.rerank_score is None for hit in answer.hits if not hit.transcript)
+    assert_nothing_waits(fleet)
+
+
+def test_a_score_too_low_is_no_match(fleet: Fleet) -> None:
+    answer = search(fleet, WORD, min_score=99.0)
+    assert answer.hits == () and answer.next_cursor is None and answer.coverage.scenes > 0
+
+
+@pytest.mark.parametrize(
+    ("options", "says"),
+    [
+        ({}, "query is missing"),
+        ({"query": ""}, "query=''"),
+        ({"query": "x" * 10_000}, "bytes, more than 8192"),
+        ({"query": "x", "weights": {"text": -1}}, r"weights\.text=-1"),
+        ({"query": "x", "weights": {"text": float("nan")}}, r"weights\.text=nan"),
+        ({"query": "x", "weights": {"smell": 1}}, r"weights\.smell=1"),
+        ({"query": "x", "min_score": float("inf")}, "min_score=inf"),
+        ({"query": "x", "like_scene": "no"}, "like_scene='no'"),
+        ({"query": "x", "mode": "keyword", "image_key": "uploads/u1/q/a.png"}, "image_key is given in mode keyword"),
+        ({"query": "x", "rerank": 51}, "rerank=51"),
+        ({"query": "x", "persons": ["p"] * 21}, "persons="),
+        ({"query": "x", "video_ids": ["../x"]}, r"video_ids\.0='\.\./x'"),
+        ({"query": "x", "from_s": 5, "to_s": 5}, "from_s=5 is not before to_s=5"),
+        ({"query": "x", "limit": 51}, "limit=51 is more than 50"),
+    ],
+)  # fmt: skip
+def test_what_makes_no_sense_is_one_clear_error(fleet: Fleet, options: dict[str, Any], says: str) -> None:
+    with pytest.raises(InvalidRequest, match=says) as caught:
+        search(fleet, **options)
+    assert "\n" not in str(caught.value) and len(str(caught.value)) < 300
+
+
+@pytest.mark.parametrize(
+    "query",
+    ["🚀 👩‍🚀", "مرحبا \u202e rocket", "'; DROP TABLE scenes; --", "\x01\x02\x7f", " ", "-" * 999 + "a", "語" * 1000, "%s $1 :x"],
+)  # fmt: skip
+def test_a_strange_query_is_answered(fleet: Fleet, query: str) -> None:
+    answer = search(fleet, query)
+    assert answer.degraded == {} and legs(answer)["text"] is True
+    assert fleet.rows("SELECT count(*) AS n FROM scenes")[0]["n"] > 0
+
+
+def test_only_scenes_with_the_person_are_found_and_surer_ones_rise(fleet: Fleet, page: ScenePage) -> None:
+    there = {page.scenes[0].scene_id: 0.6, page.scenes[2].scene_id: 0.9}
+    fleet.rows(
+        "INSERT INTO people (person_id, user_id, name) VALUES ('ann', %s, 'Ann Lee') RETURNING 1", USER
+    )
+    for scene, confidence in there.items():
+        fleet.rows(
+            "INSERT INTO scene_people (scene_id, person_id, user_id, confidence, frame_count)"
+            " VALUES (%s, 'ann', %s, %s, 2) RETURNING 1",
+            scene, USER, confidence,
+        )  # fmt: skip
+    for mode in ("hybrid", "semantic"):
+        answer = search(fleet, WORD, persons=["ann"], mode=mode)
+        assert {hit.scene_id for hit in answer.hits} == set(there)
+        assert answer.coverage.scenes == 2
+        for hit in answer.hits:
+            assert hit.similarities["people"] == there[hit.scene_id]
+            assert [person.name for person in hit.highlights.people] == ["Ann Lee"]
+    alone = search(fleet, persons=["ann"])
+    assert [hit.score for hit in alone.hits] == [pytest.approx(0.27), pytest.approx(0.18)]
+    prefer = search(fleet, WORD, persons=["ann"], persons_match="prefer")
+    assert len(prefer.hits) == len(page.scenes)
+    assert {hit.scene_id for hit in search(fleet, WORD, persons=["ann"], mode="keyword").hits} <= set(there)
+    assert search(fleet, WORD, persons=["nobody"]).hits == ()
+    assert search(fleet, WORD, persons=["ann"], user="u2").hits == ()
+    shown = fleet.command("search", "--person", "ann lee", SCENEFLEET_USER=USER)
+    assert shown.returncode == 0 and "Ann Lee 90%" in shown.stdout, shown.stderr
+
+
+def test_the_command_searches_in_every_way(fleet: Fleet, page: ScenePage, tmp_path: Path) -> None:
+    def run(*arguments: str, status: int = 0) -> tuple[str, str]:
+        done = fleet.command("search", *arguments, SCENEFLEET_USER=USER, COLUMNS="80")
+        assert done.returncode == status, done.stderr
+        return done.stdout, done.stderr
+
+    shown, said = run(WORD)
+    assert "score" in shown and "text 0." in shown and f"looked at {len(page.scenes)} scenes" in said
+    document = json.loads(run(WORD, "--json", "--limit", "2", "-w", "vision=0", "-m", "semantic")[0])
+    assert [leg["used"] for leg in document["coverage"]["legs"]] == [True, False]
+    following = json.loads(run(WORD, "--json", "--limit", "2", "-w", "vision=0", "-m", "semantic",
+                               "--cursor", document["next_cursor"])[0])  # fmt: skip
+    assert not {hit["idx"] for hit in following["hits"]} & {hit["idx"] for hit in document["hits"]}
+    scene = page.scenes[1]
+    picture = tmp_path / "picture.jpg"
+    picture.write_bytes(fleet.storage.get_bytes("sidecars", scene.keyframe_keys[0]))
+    found = json.loads(run("--image", str(picture), "--json")[0])
+    assert found["hits"][0]["idx"] == scene.idx
+    assert not [key for key in fleet.objects("uploads") if key.endswith(".jpg")], (
+        "uploaded for the search only"
+    )
+    like = json.loads(run("--like", f"{VIDEO}:{scene.idx}", "--json")[0])
+    assert like["hits"] and scene.idx not in {hit["idx"] for hit in like["hits"]}
+    assert "nothing found" in run(WORD, "--min-score", "99")[0]
+    measured = json.loads(run("--recall", "--json")[0])["models"]
+    assert {row["family"] for row in measured} == {"text", "vision"}
+    assert all(row["recall"] >= 0.99 and row["queries"] > 0 for row in measured)
+    for arguments, says in [
+        ((), "query is missing"),
+        ((WORD, "-w", "smell=1"), "no LEG=NUMBER"),
+        ((WORD, "-w", "text=much"), "has no number"),
+        (("--person", "Nobody"), "Nobody"),
+        (("--like", "nonsense"), "is no scene"),
+        (("--like", f"{VIDEO}:999"), "has no scene 999"),
+        (("--image", "/nowhere.jpg"), "is no file"),
+        (("--image", "/etc/hostname"), "no JPEG, PNG or WebP"),
+    ]:
+        assert says in run(*arguments, status=1)[1]
+
+
+# --- what is missing; each of these stops nodes, so they come last
+
+
+def test_a_child_killed_at_work_costs_one_leg_at_most(fleet: Fleet) -> None:
+    """Whatever dies when: the answer comes, or a clear error, and nothing is left waiting."""
+    for _ in range(3):
+        assert fleet.kill_child("vision")
+        began = time.monotonic()
+        answer = search(fleet, WORD)
+        assert time.monotonic() - began < DEADLINE_S + 3
+        assert answer.hits and set(answer.degraded) <= {"vision"}
+        fleet.wait_ready("vision", within_s=90)
+        eventually(lambda: search(fleet, WORD).degraded == {}, within_s=60, what="vision is back")
+    assert_nothing_waits(fleet)
+
+
+def test_a_lane_that_does_not_answer_is_done_without_at_the_deadline(fleet: Fleet) -> None:
+    """Stopped, not dead: its node still counts as ready."""
+    node = fleet.nodes["vision"]
+    processes = [*node.children, *_main(node)]
+    for process in processes:
+        process.suspend()
+    try:
+        began = time.monotonic()
+        answer = search(fleet, WORD, limit=2)
+        took_s = time.monotonic() - began
+        # Redis still has it as ready for 30 s after its last word.
+        assert DEADLINE_S - 0.1 <= took_s < DEADLINE_S + 3
+        assert answer.degraded == {"vision": f"no answer in {DEADLINE_S:g} s"}
+        assert answer.hits and legs(answer)["vision"] is False and legs(answer)["text"] is True
+        assert answer.next_cursor is not None
+        began = time.monotonic()
+        second = search(fleet, WORD, limit=2, cursor=answer.next_cursor)
+        assert time.monotonic() - began < DEADLINE_S, "a later page waits for nobody"
+        assert "vision" in second.degraded and not {hit.idx for hit in second.hits} & {
+            hit.idx for hit in answer.hits
+        }
+    finally:
+        for process in processes:
+            process.resume()
+    eventually(lambda: search(fleet, WORD).degraded == {}, within_s=60, what="vision answers again")
+    assert_nothing_waits(fleet)
+
+
+def _main(node: Any) -> list[Any]:
+    import psutil
+
+    return [psutil.Process(node.process.pid)]
+
+
+def test_a_family_without_a_node_is_done_without_at_once(fleet: Fleet) -> None:
+    fleet.stop("vision")
+    eventually(
+        lambda: "vision" in search(fleet, WORD).degraded, within_s=20, what="the node is no longer listed"
+    )
+    began = time.monotonic()
+    answer = search(fleet, WORD)
+    assert time.monotonic() - began < DEADLINE_S
+    assert answer.degraded == {"vision": "no vision node is ready"} and answer.hits
+    fleet.stop("text")
+    eventually(
+        lambda: "text" in search(fleet, WORD).degraded, within_s=20, what="the node is no longer listed"
+    )
+    answer = search(fleet, WORD)
+    assert set(answer.degraded) == {"text", "lexical", "vision"} and legs(answer)["keyword"] is True
+    assert answer.hits and all(hit.similarities["keyword"] > 0 for hit in answer.hits)
+    with pytest.raises(Outage, match=r"no text node is ready.*try again, or search by mode keyword"):
+        search(fleet, WORD, mode="semantic")
+    assert search(fleet, WORD, mode="keyword").hits

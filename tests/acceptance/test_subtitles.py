@@ -1,0 +1,187 @@
+"""Subtitles of the sample through a running fleet: by task name, by client, by command; and of hours of speech."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import jiwer
+import psycopg
+import pytest
+
+from shared.errors import Conflict, InvalidRequest, NotFound
+from shared.subtitles import SubtitleFormat
+from tests.clips import Shot, make_clip
+from tests.excerpt import write_excerpt
+from tests.fleet import ROOT, Fleet, fleet_over
+from tests.services import PostgresServer, RedisServer
+from tests.unit.test_subtitles import FORMATS, read, segment, spoken
+
+USER = "u1"
+
+
+@pytest.fixture(scope="module")
+def indexed(
+    postgres: PostgresServer,
+    redis_server: RedisServer,
+    tmp_path_factory: pytest.TempPathFactory,
+    sample: Path,
+) -> Iterator[Fleet]:
+    """A fleet that has indexed the sample, four seconds of it, and a silent clip."""
+    clips = tmp_path_factory.mktemp("clips")
+    write_excerpt(sample, clips / "excerpt.mp4")
+    make_clip(clips / "silent.mp4", [Shot(seed=1, frames=20), Shot(seed=2, frames=20)])
+    with fleet_over(postgres, redis_server, tmp_path_factory.mktemp("home")) as fleet:
+        fleet.start()
+        fleet.wait_ready()
+        fleet.process(sample, "sample")
+        fleet.process(clips / "excerpt.mp4", "excerpt")
+        fleet.process(clips / "silent.mp4", "silent")
+        for status in fleet.wait_ended(["sample", "excerpt", "silent"], within_s=300).values():
+            assert status.state == "indexed", status
+        yield fleet
+
+
+@pytest.mark.parametrize("format", FORMATS)
+def test_the_words_of_the_sample_at_their_times(indexed: Fleet, format: SubtitleFormat) -> None:
+    found = indexed.client.subtitles("sample", USER, format=format)
+    assert (found.video_id, found.format, found.language) == ("sample", format, "en")
+    cues = read(found.text, format)
+    truth = json.loads((ROOT / "samples" / "truth.json").read_text())
+    heard = " ".join(" ".join(cue.lines) for cue in cues)
+    scenes = indexed.client.scenes("sample", USER).scenes
+    assert heard.split() == " ".join(scene.transcript for scene in scenes).split()
+    said = " ".join(" ".join(scene["words"]) for scene in truth["scenes"])
+    assert jiwer.wer(said.lower(), heard.lower()) < 0.15
+    # Each word is shown while its scene is, give or take the words that a cue took along over a cut.
+    for scene in scenes:
+        shown = [
+            cue for cue in cues if cue.end_ms > scene.start_s * 1000 and cue.start_ms < scene.end_s * 1000
+        ]
+        assert set(scene.transcript.split()) <= set(" ".join(" ".join(cue.lines) for cue in shown).split())
+
+
+def test_words_across_a_cut_share_cues(indexed: Fleet) -> None:
+    """The excerpt's cut falls into a sentence."""
+    cut_s = indexed.client.scenes("excerpt", USER).scenes[1].start_s
+    cues = read(indexed.client.subtitles("excerpt", USER).text, "srt")
+    assert any(cue.start_ms < cut_s * 1000 < cue.end_ms for cue in cues), (cut_s, cues)
+
+
+def test_a_silent_video_has_a_valid_empty_file(indexed: Fleet) -> None:
+    srt, vtt = (indexed.client.subtitles("silent", USER, format=format) for format in FORMATS)
+    assert (srt.text, srt.language) == ("", None)
+    assert (vtt.text, vtt.language) == ("WEBVTT\n", None)
+
+
+def test_others_and_odd_requests_get_a_sentence(indexed: Fleet) -> None:
+    with pytest.raises(NotFound, match="no video 'sample'"):
+        indexed.client.subtitles("sample", "u2")
+    with pytest.raises(NotFound, match="no video 'nothing'"):
+        indexed.client.subtitles("nothing", USER)
+    with pytest.raises(InvalidRequest, match="format='ass' is not acceptable"):
+        indexed.client.subtitles("sample", USER, format="ass")  # type: ignore[arg-type]
+
+
+def test_a_video_that_is_not_indexed_is_not_called_silent(indexed: Fleet) -> None:
+    with psycopg.connect(indexed.postgres_url, autocommit=True) as connection:
+        connection.execute(
+            "INSERT INTO videos (video_id, user_id, storage_key, state, run) VALUES ('new', %s, 'k', 'processing', 1)",
+            [USER],
+        )
+        try:
+            with pytest.raises(Conflict, match="video new is processing and has no published scenes"):
+                indexed.client.subtitles("new", USER)
+        finally:
+            connection.execute("DELETE FROM videos WHERE video_id = 'new'")
+
+
+def test_twelve_hours_of_speech_pass_through_redis(indexed: Fleet) -> None:
+    """Fifteen thousand cues, made up in the database of a video that is published."""
+    words = "and so it goes on and on without an end in sight or a reason why it should ever have one"
+    with psycopg.connect(indexed.postgres_url, autocommit=True) as connection:
+        (before,) = connection.execute(
+            "SELECT segments FROM scenes WHERE video_id = 'silent' AND idx = 0"
+        ).fetchone()  # type: ignore[misc]
+        segments = [segment(*spoken(words, n * 6.0, each_s=0.25)) for n in range(7200)]
+        change = "UPDATE scenes SET segments = %s, language = %s WHERE video_id = 'silent' AND idx = 0"
+        connection.execute(change, [json.dumps(segments), "en"])
+        try:
+            for format in FORMATS:
+                found = indexed.client.subtitles("silent", USER, format=format)
+                cues = read(found.text, format)
+                print(f"{format}: {len(cues)} cues, {len(found.text) / 1e6:.1f} MB")
+                assert len(cues) >= 7200 and len(found.text) > 10**6
+                assert sum(len(" ".join(cue.lines).split()) for cue in cues) == 7200 * len(words.split())
+        finally:
+            connection.execute(change, [json.dumps(before), None])
+
+
+# --- the command
+
+
+def run(fleet: Fleet, *arguments: str, cwd: Path, status: int = 0) -> subprocess.CompletedProcess[bytes]:
+    environment = {
+        **fleet.process_environment(),
+        "SCENEFLEET_USER": USER,
+        "PYTHONPATH": str(ROOT),
+        "LC_ALL": "C",
+    }
+    found = subprocess.run(
+        [sys.executable, "-m", "cli", "subtitles", *arguments],
+        cwd=cwd, env=environment, stdin=subprocess.DEVNULL, capture_output=True, timeout=120,
+    )  # fmt: skip
+    assert found.returncode == status, found
+    return found
+
+
+def test_the_command_writes_to_stdout(indexed: Fleet, tmp_path: Path) -> None:
+    found = run(indexed, "sample", cwd=tmp_path)
+    assert found.stdout.decode() == indexed.client.subtitles("sample", USER).text
+    assert found.stderr == b""
+    found = run(indexed, "sample", "--format", "vtt", cwd=tmp_path)
+    assert found.stdout.startswith(b"WEBVTT\n")
+
+
+def test_the_command_writes_a_file_and_replaces_none_unasked(indexed: Fleet, tmp_path: Path) -> None:
+    vtt = indexed.client.subtitles("sample", USER, format="vtt").text
+    run(indexed, "sample", "-o", "a b.VTT", cwd=tmp_path)
+    path = tmp_path / "a b.VTT"
+    assert path.read_text() == vtt
+    assert path.stat().st_mode & 0o777 == 0o666 & ~_mask()
+    refused = run(indexed, "sample", "-o", "a b.VTT", "--format", "srt", cwd=tmp_path, status=1)
+    assert refused.stderr == b"scenefleet: a b.VTT exists: --force replaces it\n"
+    assert path.read_text() == vtt
+    run(indexed, "sample", "-o", "a b.VTT", "--format", "srt", "--force", cwd=tmp_path)
+    assert path.read_text() == indexed.client.subtitles("sample", USER).text
+    assert [found.name for found in tmp_path.iterdir()] == ["a b.VTT"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (("sample", "-o", "nowhere/x.srt"), "there is no folder nowhere: make it, or name another file"),
+        (("sample", "-o", "."), ". is a folder: name a file in it"),
+        (("sample", "--format", "ass"), "format='ass' is not acceptable"),
+        (("nothing", "-o", "x.srt"), "no video 'nothing'"),
+        (("sample", "--user", "u2"), "no video 'sample'"),
+    ],
+)
+def test_what_the_command_can_not_do(
+    indexed: Fleet, tmp_path: Path, arguments: tuple[str, ...], says: str
+) -> None:
+    found: Any = run(indexed, *arguments, cwd=tmp_path, status=1)
+    assert found.stdout == b""
+    assert found.stderr.decode().startswith(f"scenefleet: {says}") and found.stderr.count(b"\n") == 1
+    assert not list(tmp_path.iterdir())
+
+
+def _mask() -> int:
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask

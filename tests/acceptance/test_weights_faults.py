@@ -1,0 +1,227 @@
+"""Wrong, truncated, mismatched or missing weights: the node says so and leaves; nothing else stops and nothing is lost."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import redis
+from safetensors.numpy import save_file
+
+from tests.catalogs import OwnCatalog, own_catalog
+from tests.excerpt import write_excerpt
+from tests.fleet import Fleet, eventually, fleet_over
+from tests.services import PostgresServer, RedisServer
+from worker.child import EXIT_NO_MODEL
+
+pytestmark = pytest.mark.timeout(600)
+
+TEXT, FACE = "all-minilm-l6-v2", "dlib-resnet-v1"
+NODES = ("media", "asr", "text", "face", "ocr", "search")
+
+
+@pytest.fixture(scope="module")
+def clip(sample: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("clip") / "excerpt.mp4"
+    write_excerpt(sample, path)
+    return path
+
+
+@pytest.fixture(scope="module")
+def catalog(tmp_path_factory: pytest.TempPathFactory) -> Iterator[OwnCatalog]:
+    with own_catalog(tmp_path_factory.mktemp("weights"), TEXT, FACE) as made:
+        yield made
+
+
+@pytest.fixture(scope="module")
+def fleet(
+    catalog: OwnCatalog,
+    postgres: PostgresServer,
+    redis_server: RedisServer,
+    tmp_path_factory: pytest.TempPathFactory,
+) -> Iterator[Fleet]:
+    """Media, asr, ocr, search and face; a test starts text as it needs it."""
+    with redis.Redis.from_url(redis_server.url) as client:
+        client.flushall()
+    with fleet_over(postgres, redis_server, tmp_path_factory.mktemp("home")) as made:
+        made.environment |= {"SCENEFLEET_LOG_FORMAT": "json", "SCENEFLEET_MODELS_FILE": str(catalog.path)}
+        made.start("media", "asr", "ocr", "search", "face")
+        made.wait_ready()
+        yield made
+
+
+def lines(fleet: Fleet, node: str) -> list[dict[str, Any]]:
+    """The records of a node's log; what is not JSON would be a traceback."""
+    return [json.loads(line) for line in fleet.log(node).splitlines() if line.startswith("{")]
+
+
+def waiting(fleet: Fleet, lane: str) -> int:
+    with redis.Redis.from_url(fleet.redis_url) as client:
+        return client.llen(lane)
+
+
+def jobs(fleet: Fleet, video_id: str, lane: str) -> list[tuple[str, int, int]]:
+    rows = fleet.rows(
+        "SELECT state, attempt, failures FROM jobs WHERE video_id = %s AND lane = %s", video_id, lane
+    )
+    return [(row["state"], row["attempt"], row["failures"]) for row in rows]
+
+
+def send_until_only_one_lane_waits(fleet: Fleet, clip: Path, video_id: str, lane: str) -> None:
+    """Every other stage of the video gets done by the other nodes."""
+    fleet.process(clip, video_id)
+
+    def others_done() -> bool:
+        rows = fleet.rows("SELECT lane, stage, state FROM jobs WHERE video_id = %s", video_id)
+        states = {row["stage"]: row["state"] for row in rows}
+        return (
+            {"split", "asr", "text", "face", "ocr"} <= states.keys()
+            and {row["state"] for row in rows if row["lane"] == lane} == {"queued"}
+            and all(row["state"] in ("done", "skipped") for row in rows if row["lane"] not in (lane, "media"))
+            # Bells ring after the commit that shows the job.
+            and waiting(fleet, lane) >= 1
+        )
+
+    eventually(others_done, within_s=120, what=f"all of {video_id} but {lane} is done")
+
+
+def leaves_with_one_sentence(fleet: Fleet, node: str) -> str:
+    """Wait until the node has left; returns what it said."""
+    process = fleet.nodes[node].process
+    assert process.wait(timeout=90) == EXIT_NO_MODEL, fleet.log(node)[-3000:]
+    assert "Traceback" not in fleet.log(node)
+    said = [line["error"] for line in lines(fleet, node) if line.get("error")]
+    assert len(said) == 1, said
+    assert "\n" not in said[0]
+    return str(said[0])
+
+
+Damage = Callable[[OwnCatalog, Path], tuple[str, ...]]
+
+
+def change_a_byte(catalog: OwnCatalog, file: Path) -> tuple[str, ...]:
+    expected = hashlib.sha256(file.read_bytes()).hexdigest()
+    whole = bytearray(file.read_bytes())
+    whole[len(whole) // 2] ^= 1
+    file.write_bytes(whole)
+    return expected, hashlib.sha256(whole).hexdigest()
+
+
+def cut_in_half(catalog: OwnCatalog, file: Path) -> tuple[str, ...]:
+    whole = file.read_bytes()
+    file.write_bytes(whole[: len(whole) // 2])
+    return hashlib.sha256(whole).hexdigest(), hashlib.sha256(whole[: len(whole) // 2]).hexdigest()
+
+
+def remove(catalog: OwnCatalog, file: Path) -> tuple[str, ...]:
+    file.unlink()
+    return "found no such file", "expected "
+
+
+def write_another_network(catalog: OwnCatalog, file: Path) -> tuple[str, ...]:
+    """Right sum, whole file, and not this model's tensors."""
+    save_file({"embeddings.word_embeddings.weight": np.zeros((30522, 32), np.float32)}, file)
+    sums = {**catalog.specs[TEXT].sha256, file.name: hashlib.sha256(file.read_bytes()).hexdigest()}
+    catalog.change(TEXT, sha256=sums)
+    return "embeddings.word_embeddings.weight [30522, 384]", "[30522, 32]"
+
+
+@pytest.mark.parametrize(
+    ("family", "file", "damage"),
+    [
+        pytest.param("text", "tokenizer.json", change_a_byte, id="wrong sum"),
+        pytest.param("text", "model.safetensors", cut_in_half, id="truncated"),
+        pytest.param("text", "model.safetensors", write_another_network, id="mismatched"),
+        pytest.param("text", "config.json", remove, id="missing"),
+        pytest.param("face", "models/shape_predictor_5_face_landmarks.dat", cut_in_half, id="truncated dlib"),
+    ],
+)
+def test_damaged_weights_stop_their_node_and_nothing_else(
+    fleet: Fleet, catalog: OwnCatalog, clip: Path, family: str, file: str, damage: Damage
+) -> None:
+    name = TEXT if family == "text" else FACE
+    path = catalog.folders[name] / file
+    whole = path.read_bytes()
+    node, video_id = f"{family}-{damage.__name__}", f"video-{family}-{damage.__name__}"
+    try:
+        said_of = damage(catalog, path)
+        if family == "face":
+            fleet.stop("face")
+            fleet.start("text")
+            fleet.wait_ready("text")
+        send_until_only_one_lane_waits(fleet, clip, video_id, family)
+        before, queued = waiting(fleet, family), jobs(fleet, video_id, family)
+        assert before >= 1
+        fleet.start(family, name=node)
+        said = leaves_with_one_sentence(fleet, node)
+        assert str(path) in said and all(part in said for part in said_of), said
+        assert waiting(fleet, family) == before
+        assert jobs(fleet, video_id, family) == queued
+        assert {(state, attempt, failures) for state, attempt, failures in queued} == {("queued", 0, 0)}
+        fleet.wait_ready(*(other for other in fleet.nodes if other != node), within_s=10)
+    finally:
+        path.write_bytes(whole)
+        catalog.change(name)
+    fleet.restart(node)
+    fleet.wait_ready(node)
+    assert fleet.wait_ended([video_id], within_s=120)[video_id].state == "indexed"
+    fleet.stop(node)
+    if family == "face":
+        fleet.stop("text")
+        fleet.start("face")
+
+
+def test_a_damaged_lock_stops_the_nodes_that_read_it(fleet: Fleet, clip: Path, tmp_path: Path) -> None:
+    lock = tmp_path / "models.lock"
+    lock.write_text('{"version": 1, "models": {"bge-m3": ')
+    fleet.start("text", MODELS_DIR=str(tmp_path))
+    fleet.start("media", name="media-too", MODELS_DIR=str(tmp_path))
+    for node in ("text", "media-too"):
+        said = leaves_with_one_sentence(fleet, node)
+        assert f"{lock} is damaged" in said and "restore it" in said
+    fleet.process(clip, "lock")
+    eventually(lambda: jobs(fleet, "lock", "text") == [("queued", 0, 0)], within_s=90, what="text has work")
+    lock.unlink()
+    for node in ("text", "media-too"):
+        fleet.restart(node)
+    fleet.wait_ready()
+    assert fleet.wait_ended(["lock"], within_s=120)["lock"].state == "indexed"
+    fleet.stop("text", "media-too")
+
+
+def test_weights_damaged_under_a_running_node_fail_no_job(
+    fleet: Fleet, catalog: OwnCatalog, clip: Path
+) -> None:
+    """The model was let go of; when the next job needs it, its file is gone. That job is not to blame."""
+    path = catalog.folders[TEXT] / "model.safetensors"
+    aside = path.with_suffix(".aside")
+    fleet.start("text", name="text-under")
+    fleet.wait_ready()
+    status = fleet.command("models", "unload", TEXT, "--node", "text-under")
+    assert status.returncode == 0, status.stderr
+    path.rename(aside)
+    fleet.process(clip, "under")
+    assert fleet.nodes["text-under"].process.wait(timeout=90) == EXIT_NO_MODEL
+    eventually(
+        lambda: [state for state, *_ in jobs(fleet, "under", "text")] == ["queued"],
+        within_s=60,
+        what="the job waits again",
+    )
+    aside.rename(path)
+    fleet.restart("text-under")
+    assert fleet.wait_ended(["under"], within_s=120)["under"].state == "indexed"
+    fleet.stop("text-under")
+
+
+@pytest.mark.parametrize("budget_mb", [400])
+def test_a_budget_too_small_for_the_active_model_ends_the_node(fleet: Fleet, budget_mb: int) -> None:
+    fleet.start("text", name="text-poor", WORKER_MODEL_MEMORY_MB=str(budget_mb))
+    said = leaves_with_one_sentence(fleet, "text-poor")
+    assert f"Model {TEXT} needs 410 MB, more than the whole budget of {budget_mb} MB (0 MB used)" in said
+    assert "raise WORKER_MODEL_MEMORY_MB" in said
+    fleet.stop("text-poor")

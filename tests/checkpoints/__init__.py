@@ -1,0 +1,46 @@
+"""Tiny checkpoints in the real file formats, made when a test needs them: the real loaders run on them.
+
+Each module has `build(folder)`, which writes one model's files under `folder` and returns its catalogue entry. Weights
+are random or scripted; only the formats, names and shapes of the layers are real. Nothing of it is committed.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from worker.models.catalog import ModelSpec
+
+
+def entry(folder: Path, files: Iterable[str], **fields: Any) -> ModelSpec:
+    """The catalogue entry of the files just written to `folder`, with their sums.
+
+    Args:
+        fields: of `ModelSpec`; name, family and provider at least. `sha256` adds files that lie elsewhere.
+    """
+    own = digests(folder, files)
+    defaults: dict[str, Any] = {
+        "source": f"path:{folder}",
+        "revision": "made-for-tests",
+        "licence": "none",
+        "memory_mb": 200,
+        "profiles": ("full",),
+    }
+    elsewhere = fields.pop("sha256", {})
+    return ModelSpec(**{**defaults, **fields, "sha256": {**own, **elsewhere}})
+
+
+def digests(folder: Path, files: Iterable[str]) -> dict[str, str]:
+    """The sha256 of each file as it is now: a test that damages one gets past the check of sums with it."""
+    return {file: hashlib.sha256((folder / file).read_bytes()).hexdigest() for file in files}
+
+
+def write_catalog(path: Path, specs: Iterable[ModelSpec]) -> Path:
+    """A catalogue file of these entries, for SCENEFLEET_MODELS_FILE. Returns `path`."""
+    document = {"version": 1, "models": [spec.model_dump(mode="json") for spec in specs]}
+    path.write_text(yaml.safe_dump(document))
+    return path

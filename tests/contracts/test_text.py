@@ -1,0 +1,388 @@
+"""What every text embedder keeps to, run on the real models of the catalogue and on tiny checkpoints."""
+
+from __future__ import annotations
+
+import json
+import os
+import pickle
+import re
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, cast
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from shared.errors import InvalidRequest, ModelUnavailable
+from tests.checkpoints import bge_m3, entry
+from tests.checkpoints.xlm_roberta import LIMIT
+from tests.contracts.candidates import candidates, loaded, sample_words
+from worker.models.catalog import ModelSpec
+from worker.models.shelf import build
+from worker.models.text import TextEmbedder, TextVectors
+from worker.models.text_bge_m3 import BgeM3Embedder
+from worker.models.weights import locate
+
+
+@pytest.fixture(scope="module")
+def truth() -> list[str]:
+    return sample_words()
+
+
+@pytest.fixture(scope="module", params=candidates("text"))
+def embedder(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[TextEmbedder]:
+    yield from cast(Iterator[TextEmbedder], loaded(request.param, tmp_path_factory))
+
+
+@pytest.fixture(scope="module", params=candidates("text", trained=True))
+def trained(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[TextEmbedder]:
+    yield from cast(Iterator[TextEmbedder], loaded(request.param, tmp_path_factory))
+
+
+#: Of every length, script and oddity.
+TEXTS = [
+    "a cup of coffee",
+    "",
+    " ",
+    "The quick brown fox jumps over the lazy dog. " * 60,
+    "x",
+    "Ein Fuchs springt über den Hund",
+    "子犬が走る",
+    "🚀🚀🚀",
+    "two\nlines\tand a tab\x00",
+    "half a \ud83d pair",
+    "a cup of coffee",
+    "word " * 31,
+] + [f"text number {n} " + "and more " * (n % 17) for n in range(70)]
+
+
+class TestTextEmbedder:
+    def test_gives_unit_vectors_of_its_dimension(self, embedder: TextEmbedder) -> None:
+        vectors = embedder.embed(TEXTS)
+        assert vectors.shape == (len(TEXTS), embedder.spec.dim) and vectors.dtype == np.float32
+        np.testing.assert_allclose(np.linalg.norm(vectors, axis=1), 1.0, atol=1e-5)
+
+    def test_no_texts_give_no_vectors(self, embedder: TextEmbedder) -> None:
+        vectors = embedder.embed([])
+        assert vectors.shape == (0, embedder.dim) and vectors.dtype == np.float32
+
+    def test_batch_equals_single(self, embedder: TextEmbedder) -> None:
+        single = np.concatenate([embedder.embed([text]) for text in TEXTS])
+        np.testing.assert_allclose(embedder.embed(TEXTS), single, atol=2e-5)
+
+    def test_keeps_the_order(self, embedder: TextEmbedder) -> None:
+        order = np.random.default_rng(3).permutation(len(TEXTS))
+        shuffled = embedder.embed([TEXTS[index] for index in order])
+        np.testing.assert_allclose(shuffled, embedder.embed(TEXTS)[order], atol=2e-5)
+
+    def test_is_deterministic(self, embedder: TextEmbedder) -> None:
+        assert np.array_equal(embedder.embed(TEXTS), embedder.embed(TEXTS))
+
+    def test_equal_texts_get_equal_vectors_and_others_do_not(self, embedder: TextEmbedder) -> None:
+        vectors = embedder.embed(TEXTS)
+        assert TEXTS[0] == TEXTS[10]
+        assert vectors[0] @ vectors[10] > 0.99999
+        assert vectors[0] @ vectors[5] < 0.9
+
+    def test_cuts_long_texts(self, embedder: TextEmbedder) -> None:
+        story = "A ship sails to an island where nobody lives. " * 400
+        vectors = embedder.embed([story, story + "The end is about something else."])
+        assert vectors[0] @ vectors[1] > 0.99999
+
+    @pytest.mark.parametrize("texts", [["fine", 3], [None], [b"bytes"], "one text"], ids=str)
+    def test_refuses_what_is_not_a_list_of_texts(self, embedder: TextEmbedder, texts: list[str]) -> None:
+        with pytest.raises(InvalidRequest):
+            embedder.embed(texts)
+
+    def test_weighs_words_if_it_says_so(self, embedder: TextEmbedder) -> None:
+        found = embedder.encode(TEXTS)
+        assert np.array_equal(found.dense, embedder.embed(TEXTS))
+        if not embedder.has_lexical:
+            assert found.lexical is None and embedder.vocabulary_size == 0
+            return
+        assert found.lexical is not None and len(found.lexical) == len(TEXTS)
+        assert embedder.encode([]).lexical == ()
+        for weights in found.lexical:
+            assert all(0 <= token < embedder.vocabulary_size for token in weights)
+            assert all(isinstance(weight, float) and 0 < weight < 1e4 for weight in weights.values())
+        # A text without words has none; one with words has some; those of equal texts are equal.
+        assert found.lexical[1] == found.lexical[2] == {}
+        assert found.lexical[0] and found.lexical[0].keys() == found.lexical[10].keys()
+
+
+class TestTrainedEmbedder:
+    @pytest.mark.parametrize(
+        ("query", "scene"), [("a hot drink", "coffee"), ("rocket", "rocket"), ("a pet with fur", "cat")]
+    )
+    def test_finds_by_meaning(self, trained: TextEmbedder, truth: list[str], query: str, scene: str) -> None:
+        similarity = trained.embed(truth) @ trained.embed([query])[0]
+        assert scene in truth[int(similarity.argmax())]
+
+    def test_equals_the_models_own_library(self, trained: TextEmbedder) -> None:
+        library = pytest.importorskip("sentence_transformers")
+        reference = library.SentenceTransformer(
+            str(locate(trained.spec)), device="cpu", local_files_only=True
+        )
+        texts = [text for text in TEXTS if "\ud83d" not in text]
+        expected = reference.encode(texts, normalize_embeddings=True)
+        assert (trained.embed(texts) * expected).sum(axis=1).min() > 0.99999
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> ModelSpec:
+    return bge_m3.build(tmp_path_factory.mktemp("checkpoint"))
+
+
+@pytest.fixture(scope="module")
+def bge(checkpoint: ModelSpec) -> Iterator[BgeM3Embedder]:
+    model = build(checkpoint)
+    assert isinstance(model, BgeM3Embedder)
+    model.load()
+    yield model
+    model.unload()
+
+
+#: Its own process: it imports much, and reads the environment as it does.
+FLAG_EMBEDDING = """
+import json, sys
+from FlagEmbedding import BGEM3FlagModel
+folder, limit, texts, answer = sys.argv[1], int(sys.argv[2]), *sys.argv[3:]
+model = BGEM3FlagModel(folder, use_fp16=False, devices="cpu")
+found = model.encode(json.load(open(texts)), max_length=limit, batch_size=8, return_dense=True, return_sparse=True)
+lexical = [{token: float(weight) for token, weight in weights.items()} for weights in found["lexical_weights"]]
+json.dump({"dense": found["dense_vecs"].tolist(), "lexical": lexical}, open(answer, "w"))
+"""
+
+
+def flag_embedding(spec: ModelSpec, texts: list[str], folder: Path) -> TextVectors:
+    """What FlagEmbedding makes of these texts with the same files."""
+    (folder / "texts.json").write_text(json.dumps(texts))
+    done = subprocess.run(
+        [sys.executable, "-c", FLAG_EMBEDDING, str(locate(spec)), str(LIMIT), "texts.json", "answer.json"],
+        cwd=folder, env={**os.environ, "HF_HUB_OFFLINE": "1"}, capture_output=True, text=True, timeout=200,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    answer = json.loads((folder / "answer.json").read_text())
+    lexical = tuple({int(token): weight for token, weight in each.items()} for each in answer["lexical"])
+    return TextVectors(np.asarray(answer["dense"], np.float32), lexical)
+
+
+def encoder_of(model: BgeM3Embedder) -> Any:
+    assert model._encoder is not None
+    return model._encoder
+
+
+class TestBgeM3:
+    def test_equals_the_models_own_library(self, bge: BgeM3Embedder, tmp_path: Path) -> None:
+        texts = [*(text for text in TEXTS if "\ud83d" not in text), "the red </s> bus <mask> <pad> is old"]
+        expected, found = flag_embedding(bge.spec, texts, tmp_path), bge.encode(texts)
+        assert expected.lexical is not None and found.lexical is not None
+        off = float(np.abs(found.dense - expected.dense).max())
+        worst = 0.0
+        for one, two in zip(found.lexical, expected.lexical, strict=True):
+            for token in one.keys() | two.keys():
+                worst = max(worst, abs(one.get(token, 0.0) - two.get(token, 0.0)))
+        weighed = sum(map(len, found.lexical))
+        print(
+            f"\nlargest difference to FlagEmbedding: dense {off:.1e}, lexical {worst:.1e} ({weighed} weights)"
+        )
+        assert weighed > 200
+        assert off <= 1e-5 and worst <= 1e-5
+
+    def test_a_repeated_word_keeps_its_greatest_weight(self, bge: BgeM3Embedder) -> None:
+        text = "coffee and a cup of coffee and coffee"
+        (weights,) = bge.encode([text]).lexical or ()
+        encoder = encoder_of(bge)
+        (ids,) = encoder.tokenise([text])
+        tokens, mask = encoder.padded([encoder.single(ids)])
+        with torch.inference_mode():
+            states = encoder.network(input_ids=tokens, attention_mask=mask).last_hidden_state[0, 1:-1]
+        head = torch.load(locate(bge.spec, "sparse_linear.pt"), weights_only=True)
+        each = states @ head["weight"][0] + head["bias"]
+        expected: dict[int, float] = {}
+        for token, weight in zip(ids, each.tolist(), strict=True):
+            if weight > 0:
+                expected[token] = max(weight, expected.get(token, 0.0))
+        assert weights.keys() == expected.keys() and len(set(ids)) < len(ids)
+        assert all(weights[token] == pytest.approx(expected[token], abs=1e-5) for token in weights)
+
+    def test_reads_as_many_tokens_as_it_has_positions(self, bge: BgeM3Embedder) -> None:
+        assert encoder_of(bge).limit == LIMIT
+        row = encoder_of(bge).single(range(4, 4 + 10 * LIMIT))
+        assert (len(row), row[0], row[-1]) == (LIMIT, 0, 2)
+        # "cat" is one token; the last that is read is the one before </s>.
+        whole = ["cat"] * (LIMIT - 2)
+        vectors = bge.embed([" ".join([*whole, "red"]), " ".join([*whole[:-1], "red"]), " ".join(whole)])
+        assert vectors[0] @ vectors[2] > 0.999999 and vectors[1] @ vectors[2] < 0.9999
+
+    def test_long_texts_go_in_smaller_batches(self, checkpoint: ModelSpec) -> None:
+        small = checkpoint.model_copy(update={"options": {"batch_tokens": 600}, "batch": 32})
+        model = cast(BgeM3Embedder, build(small))
+        model.load()
+        shapes: list[tuple[int, int]] = []
+        encoder_of(model).network.register_forward_pre_hook(
+            lambda network, args, kwargs: shapes.append(tuple(kwargs["input_ids"].shape)), with_kwargs=True
+        )
+        model.embed([*["word " * 400] * 5, *["cat"] * 40])
+        assert sorted(shapes) == [(1, LIMIT), (2, LIMIT), (2, LIMIT), (8, 3), (32, 3)]
+        model.unload()
+
+    def test_cuts_where_its_options_say(self, checkpoint: ModelSpec) -> None:
+        model = cast(BgeM3Embedder, build(checkpoint.model_copy(update={"options": {"max_tokens": 16}})))
+        vectors = model.embed(["cat " * 14 + "red", "cat " * 14, "cat " * 13 + "red"])
+        assert vectors[0] @ vectors[1] > 0.999999 and vectors[2] @ vectors[1] < 0.9999
+        model.unload()
+
+    @pytest.mark.parametrize("options", [{"max_tokens": LIMIT + 1}, {"max_tokens": 3}, {"batch_tokens": "9"}, {"beam": 1}], ids=str)  # fmt: skip
+    def test_refuses_options_it_can_not_keep(self, checkpoint: ModelSpec, options: dict[str, object]) -> None:
+        model = build(checkpoint.model_copy(update={"options": options}))
+        with pytest.raises(ModelUnavailable, match=next(iter(options))):
+            model.load()
+
+    def test_a_full_device_halves_the_batch(self, checkpoint: ModelSpec, bge: BgeM3Embedder) -> None:
+        model = cast(BgeM3Embedder, build(checkpoint))
+        model.load()
+        done: list[int] = []
+
+        def fill_up(network: object, args: object, kwargs: dict[str, torch.Tensor]) -> None:
+            if len(kwargs["input_ids"]) > 3:
+                raise torch.OutOfMemoryError("CUDA out of memory")
+            done.append(len(kwargs["input_ids"]))
+
+        encoder_of(model).network.register_forward_pre_hook(fill_up, with_kwargs=True)
+        found, expected = (
+            model.encode(["a red bus"] * 8 + ["a cat"] * 8),
+            bge.encode(["a red bus"] * 8 + ["a cat"] * 8),
+        )
+        np.testing.assert_allclose(found.dense, expected.dense, atol=1e-5)
+        assert found.lexical is not None and all(found.lexical)
+        assert done == [2] * 8
+        model.unload()
+
+    def test_loads_the_same_weights_from_safetensors(self, bge: BgeM3Embedder, tmp_path: Path) -> None:
+        bge_m3.build(tmp_path)
+        save_file(
+            torch.load(tmp_path / "pytorch_model.bin", weights_only=True), tmp_path / "model.safetensors"
+        )
+        (tmp_path / "pytorch_model.bin").unlink()
+        files = [file.replace("pytorch_model.bin", "model.safetensors") for file in bge_m3.FILES]
+        spec = entry(tmp_path, files, name="other", family="text", provider="bge-m3", dim=64, metric="cosine")
+        model = cast(BgeM3Embedder, build(spec))
+        assert np.array_equal(model.embed(TEXTS[:1]), bge.embed(TEXTS[:1]))
+        model.unload()
+
+
+def refusal(spec: ModelSpec) -> str:
+    """The sentence with which a checkpoint is refused."""
+    model = build(spec)
+    with pytest.raises(ModelUnavailable) as caught:
+        model.load()
+    assert not model.loaded and model.state().error == str(caught.value)
+    assert "\n" not in str(caught.value)
+    return str(caught.value)
+
+
+class TestBrokenBgeM3:
+    """Files whose sums are those of the catalogue, and that are wrong all the same."""
+
+    @pytest.mark.parametrize("file", ["sparse_linear.pt", "colbert_linear.pt"])
+    def test_a_missing_head_is_never_drawn_at_random(self, tmp_path: Path, file: str) -> None:
+        spec = bge_m3.build(tmp_path)
+        (tmp_path / file).unlink()
+        assert f"expected {tmp_path / file}, found no such file" in refusal(spec)
+
+    @pytest.mark.parametrize("file", ["sparse_linear.pt", "pytorch_model.bin"])
+    def test_a_file_the_catalogue_does_not_list_is_not_read(self, tmp_path: Path, file: str) -> None:
+        spec = bge_m3.build(tmp_path)
+        sums = {name: found for name, found in spec.sha256.items() if name != file}
+        said = refusal(spec.model_copy(update={"sha256": sums}))
+        assert f"{file} among its files" in said
+
+    @pytest.mark.parametrize("file", bge_m3.FILES[:-1])
+    def test_a_truncated_file_is_named(self, tmp_path: Path, file: str) -> None:
+        bge_m3.build(tmp_path)
+        with (tmp_path / file).open("r+b") as stream:
+            stream.truncate((tmp_path / file).stat().st_size // 2)
+        said = refusal(bge_m3.describe(tmp_path))
+        assert re.search(f"in {re.escape(str(tmp_path / file))}, found (a file|one) that can't be read", said)
+
+    def test_a_network_of_another_width_is_refused(self, tmp_path: Path) -> None:
+        said = refusal(bge_m3.build(tmp_path, hidden=32))
+        assert f"expected hidden_size 64 (models.yaml) in {tmp_path / 'config.json'}, found 32" in said
+
+    def test_weights_of_another_width_are_refused(self, tmp_path: Path) -> None:
+        bge_m3.build(tmp_path / "narrow", hidden=32)
+        bge_m3.build(tmp_path)
+        (tmp_path / "narrow" / "pytorch_model.bin").replace(tmp_path / "pytorch_model.bin")
+        said = refusal(bge_m3.describe(tmp_path))
+        name = "embeddings.word_embeddings.weight"
+        assert (
+            f"expected {name} [195, 64] in {tmp_path / 'pytorch_model.bin'}, found {name} [195, 32]" in said
+        )
+
+    def test_a_head_of_another_width_is_refused(self, tmp_path: Path) -> None:
+        bge_m3.build(tmp_path)
+        torch.save(torch.nn.Linear(32, 1).state_dict(), tmp_path / "sparse_linear.pt")
+        said = refusal(bge_m3.describe(tmp_path))
+        assert f"expected weight [1, 64] in {tmp_path / 'sparse_linear.pt'}, found weight [1, 32]" in said
+
+    @pytest.mark.parametrize("name", ["encoder.layer.1.output.dense.bias", "embeddings.LayerNorm.weight"])
+    def test_a_missing_weight_is_named(self, tmp_path: Path, name: str) -> None:
+        bge_m3.build(tmp_path)
+        path = tmp_path / "pytorch_model.bin"
+        weights = torch.load(path, weights_only=True)
+        torch.save({key: weights[key] for key in weights if key != name}, path)
+        said = refusal(bge_m3.describe(tmp_path))
+        assert f"expected {name} [64] in {path}, found no such tensor (1 are missing)" in said
+
+    def test_a_weight_without_a_place_is_named(self, tmp_path: Path) -> None:
+        bge_m3.build(tmp_path)
+        path = tmp_path / "pytorch_model.bin"
+        weights = torch.load(path, weights_only=True)
+        torch.save({**weights, "encoder.layer.2.output.dense.bias": torch.zeros(64)}, path)
+        assert "encoder.layer.2.output.dense.bias has no place" in refusal(bge_m3.describe(tmp_path))
+
+    def test_code_in_a_pickle_is_not_run(self, tmp_path: Path) -> None:
+        class Touch:
+            def __reduce__(self) -> tuple[Any, ...]:
+                return Path.touch, (tmp_path / "it ran",)
+
+        bge_m3.build(tmp_path)
+        (tmp_path / "sparse_linear.pt").write_bytes(pickle.dumps({"weight": Touch()}, protocol=2))
+        assert str(tmp_path / "sparse_linear.pt") in refusal(bge_m3.describe(tmp_path))
+        assert not (tmp_path / "it ran").exists()
+        pickle.loads((tmp_path / "sparse_linear.pt").read_bytes())  # noqa: S301 - to see that it would have
+        assert (tmp_path / "it ran").exists()
+
+    def test_what_is_no_tensor_is_refused(self, tmp_path: Path) -> None:
+        bge_m3.build(tmp_path)
+        torch.save({"weight": "heavy"}, tmp_path / "sparse_linear.pt")
+        assert f"expected named tensors in {tmp_path / 'sparse_linear.pt'}" in refusal(
+            bge_m3.describe(tmp_path)
+        )
+
+    @pytest.mark.parametrize(
+        ("change", "says"),
+        [
+            ({"model_type": "bert"}, "expected model_type 'xlm-roberta' in {}, found 'bert'"),
+            ({"num_hidden_layers": "two"}, "num_hidden_layers"),
+            ({"vocab_size": 100}, "expected at most 100 tokens (config.json)"),
+            ({"pad_token_id": 3}, "expected <pad> with the id 3"),
+        ],
+        ids=str,
+    )
+    def test_a_configuration_that_does_not_fit_is_named(
+        self, tmp_path: Path, change: dict[str, object], says: str
+    ) -> None:
+        bge_m3.build(tmp_path)
+        path = tmp_path / "config.json"
+        path.write_text(json.dumps({**json.loads(path.read_text()), **change}))
+        assert says.format(path) in refusal(bge_m3.describe(tmp_path))

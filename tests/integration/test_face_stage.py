@@ -1,0 +1,183 @@
+"""The face stage on a real Postgres, with dlib and with YuNet + AdaFace: what it stores of whom, and what a rerun leaves."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import pytest
+from sqlalchemy import select
+from sqlalchemy.orm import Session
+
+from db.engine import reading, transact
+from db.jobs import Claim
+from db.scenes import scenes_between, write_scenes
+from db.tables import Face, Run, Video
+from shared.errors import BadMedia, LeaseLost
+from shared.settings import Settings
+from tests.checkpoints import adaface, write_catalog
+from tests.contracts.candidates import needs_assets, photograph, sample_picture
+from worker.models.base import Uint8
+from worker.runtime import Runtime
+from worker.stages import face as stage
+from worker.stages.context import StageContext
+
+pytestmark = pytest.mark.usefixtures("database")
+
+GREY = np.full((540, 960, 3), 128, np.uint8)
+
+
+@dataclass
+class Film:
+    """A video whose keyframes a test chooses, and the runtime that looks for faces in them."""
+
+    runtime: Runtime
+    folder: Path
+    reported: list[float] = field(default_factory=list)
+
+    def shoot(self, *scenes: Sequence[Uint8]) -> None:
+        """Store the keyframes of each scene, one a second."""
+
+        def write(session: Session) -> None:
+            session.add(Video(video_id="v", user_id="u", storage_key="k", run=0))
+            session.flush()
+            rows = []
+            for idx, pictures in enumerate(scenes):
+                start_s = float(sum(map(len, scenes[:idx])))
+                keyframes = []
+                for ordinal, picture in enumerate(pictures):
+                    key = f"keyframes/u/v/1.1/{idx}.{ordinal}.jpg"
+                    _, data = cv2.imencode(".jpg", cv2.cvtColor(picture, cv2.COLOR_RGB2BGR))
+                    self.runtime.storage.put_bytes("sidecars", key, data.tobytes(), "image/jpeg")
+                    keyframes.append({"ordinal": ordinal, "ts_s": start_s + ordinal, "key": key})
+                end_s = start_s + len(pictures)
+                rows.append(
+                    {"idx": idx, "start_s": start_s, "end_s": end_s, "kind": "cut", "keyframes": keyframes}
+                )
+            write_scenes(session, "v", "u", 1, rows)
+
+        transact(write)
+
+    def look(self, run: int, last_idx: int = 9) -> dict[str, Any]:
+        """Run the stage and store what it found, as the runner does."""
+
+        def begin(session: Session) -> None:
+            session.add(Run(video_id="v", run=run, stages=["face"], made={"split": 1, "face": run}))
+            video = session.get(Video, "v")
+            assert video is not None
+            video.run = run
+
+        transact(begin)
+        claimed = Claim(
+            job_id=run, attempt=1, owner="n:1:0:1", video_id="v", user_id="u", lane="face", run=run,
+            stage="face", part=0, failures=0, payload={"first_idx": 0, "last_idx": last_idx},
+        )  # fmt: skip
+        context = StageContext(
+            claimed=claimed, runtime=self.runtime, folder=self.folder, report=self.reported.append
+        )
+        outcome = stage.run(context)
+        # A lost commit makes the runner write again.
+        transact(outcome.write)
+        transact(outcome.write)
+        return dict(outcome.result)
+
+    def found(self, run: int, idx: int = 0) -> list[Face]:
+        """The faces of a scene, by keyframe and from left to right."""
+        with reading() as session:
+            (scene,) = scenes_between(session, "v", 1, idx, idx)
+            rows = session.scalars(select(Face).where(Face.run == run, Face.scene_id == scene.scene_id))
+            return sorted(rows, key=lambda row: (row.ordinal, row.box[0]))
+
+
+@pytest.fixture(scope="module", params=["dlib", "adaface"])
+def runtime(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Runtime:
+    folder = tmp_path_factory.mktemp("runtime")
+    environment: dict[str, Any] = {"SCENEFLEET_FAMILY": "face", "SCENEFLEET_HOME": folder / "home"}
+    if request.param == "adaface":
+        catalog = write_catalog(folder / "models.yaml", [adaface.build(folder / "adaface")])
+        environment |= {"SCENEFLEET_PROFILE": "full", "SCENEFLEET_MODELS_FILE": catalog}
+    found = Runtime(Settings(**environment))
+    found.storage.ensure_buckets()
+    return found
+
+
+@pytest.fixture
+def film(runtime: Runtime, tmp_path: Path) -> Film:
+    return Film(runtime, tmp_path)
+
+
+@pytest.fixture(scope="module")
+def astronaut() -> Uint8:
+    return sample_picture(12.5)
+
+
+def beside(left: Uint8, right: Uint8) -> Uint8:
+    """Two pictures of one height side by side, within the size of a keyframe."""
+    right = cv2.resize(right, (right.shape[1] * left.shape[0] // right.shape[0], left.shape[0]))
+    return np.concatenate([left, right], axis=1)
+
+
+def test_one_person_is_one_track_with_what_the_model_says(film: Film, astronaut: Uint8) -> None:
+    smaller = cv2.resize(GREY, (960, 540))
+    smaller[:432, :768] = cv2.resize(astronaut, (768, 432), interpolation=cv2.INTER_AREA)
+    film.shoot([astronaut, GREY, smaller], [GREY], [astronaut])
+    assert film.look(1) == {"faces": 3, "keyframes": 5}
+    first, later = film.found(1)
+    assert [(row.ordinal, row.ts_s, row.track) for row in (first, later)] == [(0, 0.0, 0), (2, 2.0, 0)]
+    assert film.found(1, 1) == []
+    # Tracks are counted anew in every scene.
+    assert [(row.ordinal, row.ts_s, row.track) for row in film.found(1, 2)] == [(0, 4.0, 0)]
+    model = film.runtime.shelf.get("face")
+    for row in (first, later):
+        assert row.user_id == "u" and len(row.landmarks) == 5 and len(row.box) == 4
+        assert len(row.vec) == model.spec.dim
+        assert (row.quality is not None) == (model.spec.provider == "adaface")
+    assert film.reported == sorted(film.reported) and 0 <= film.reported[0] < film.reported[-1] < 1
+
+
+@needs_assets
+def test_two_people_who_change_places_keep_their_tracks(film: Film, astronaut: Uint8) -> None:
+    president = photograph("obama.jpg")[:700]
+    wide = cv2.resize(astronaut[:, 200:700], (500, 540))
+    film.shoot(
+        [beside(wide, president), beside(wide, president), beside(president, cv2.resize(wide, (648, 700)))]
+    )
+    assert film.look(1)["faces"] == 6
+    assert [row.track for row in film.found(1)] == [0, 1, 0, 1, 1, 0]
+
+
+def test_a_rerun_stores_its_own_and_a_repeat_of_it_only_once(film: Film, astronaut: Uint8) -> None:
+    film.shoot([astronaut, astronaut])
+    film.look(1)
+    film.look(2)
+    assert len(film.found(1)) == len(film.found(2)) == 2
+    assert {row.face_id for row in film.found(1)}.isdisjoint(row.face_id for row in film.found(2))
+
+
+def test_only_the_scenes_of_the_part_are_looked_at(film: Film, astronaut: Uint8) -> None:
+    film.shoot([astronaut], [astronaut])
+    assert film.look(1, last_idx=0) == {"faces": 1, "keyframes": 1}
+    assert film.found(1, 1) == []
+
+
+def test_a_damaged_keyframe_is_named(film: Film, astronaut: Uint8) -> None:
+    film.shoot([astronaut])
+    film.runtime.storage.put_bytes("sidecars", "keyframes/u/v/1.1/0.0.jpg", b"\xff\xd8\xffdust", "image/jpeg")
+    with pytest.raises(BadMedia, match=r"keyframes/u/v/1\.1/0\.0\.jpg is damaged, rerun split"):
+        film.look(1)
+
+
+def test_a_lost_lease_ends_the_work(film: Film, astronaut: Uint8) -> None:
+    film.shoot([astronaut])
+
+    def lose(_: float) -> None:
+        raise LeaseLost
+
+    film.reported = type("Losing", (), {"append": staticmethod(lose)})()  # type: ignore[assignment]
+    with pytest.raises(LeaseLost):
+        film.look(1)
+    assert film.found(1) == []

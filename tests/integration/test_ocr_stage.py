@@ -1,0 +1,274 @@
+"""The ocr stage on a real Postgres with RapidOCR: what it stores, what is published of it, and videos from before it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import cv2
+import jsonschema
+import numpy as np
+import pytest
+from sqlalchemy import select, text
+from sqlalchemy.orm import Session
+
+from db.engine import reading, transact
+from db.jobs import Claim
+from db.scenes import page, scenes_between, write_scenes
+from db.tables import Run, Scene, ScreenText, Video
+from shared.errors import BadMedia, LeaseLost
+from shared.settings import Settings
+from tests.contracts.test_ocr import render
+from tests.fleet import ROOT
+from worker.models.base import Uint8
+from worker.runtime import Runtime
+from worker.stages import ocr as stage
+from worker.stages import sidecar
+from worker.stages.context import StageContext
+
+pytestmark = pytest.mark.usefixtures("database")
+
+GREY = np.full((720, 1280, 3), 128, np.uint8)
+LAUNCH = render(("Rocket launch delayed", 300))
+#: The stages of a run of its own, but ocr.
+OTHERS = {"split": 1, "asr": 1, "text": 1, "vision": 1, "face": 1, "sidecar": 1}
+
+
+@dataclass
+class Film:
+    """A video whose keyframes a test chooses, and the runtime that reads them."""
+
+    runtime: Runtime
+    folder: Path
+    reported: list[float] = field(default_factory=list)
+
+    def shoot(self, *scenes: Sequence[Uint8]) -> None:
+        """Store the keyframes of each scene, one a second."""
+
+        def write(session: Session) -> None:
+            session.add(Video(video_id="v", user_id="u", storage_key="k", run=0))
+            session.flush()
+            rows = []
+            for idx, pictures in enumerate(scenes):
+                start_s = float(sum(map(len, scenes[:idx])))
+                keyframes = []
+                for ordinal, picture in enumerate(pictures):
+                    key = f"keyframes/u/v/1.1/{idx}.{ordinal}.jpg"
+                    _, data = cv2.imencode(".jpg", cv2.cvtColor(picture, cv2.COLOR_RGB2BGR))
+                    self.runtime.storage.put_bytes("sidecars", key, data.tobytes(), "image/jpeg")
+                    keyframes.append(
+                        {
+                            "ordinal": ordinal,
+                            "ts_s": start_s + ordinal,
+                            "key": key,
+                            "width": 1280,
+                            "height": 720,
+                        }
+                    )
+                end_s = start_s + len(pictures)
+                rows.append(
+                    {"idx": idx, "start_s": start_s, "end_s": end_s, "kind": "cut", "keyframes": keyframes}
+                )
+            write_scenes(session, "v", "u", 1, rows)
+
+        transact(write)
+
+    def begin(self, run: int, made: Mapping[str, int]) -> None:
+        def write(session: Session) -> None:
+            session.add(Run(video_id="v", run=run, stages=sorted(made), made=dict(made)))
+            video = session.get(Video, "v")
+            assert video is not None
+            video.run = run
+
+        transact(write)
+
+    def work(self, module: Any, name: str, run: int, last_idx: int = 9) -> dict[str, Any]:
+        """Run a stage and store what it found, as the runner does."""
+        claimed = Claim(
+            job_id=run, attempt=1, owner="n:1:0:1", video_id="v", user_id="u", lane=name, run=run,
+            stage=name, part=0, failures=0, payload={"first_idx": 0, "last_idx": last_idx},
+        )  # fmt: skip
+        context = StageContext(
+            claimed=claimed, runtime=self.runtime, folder=self.folder, report=self.reported.append
+        )
+        outcome = module.run(context)
+        # A lost commit makes the runner write again.
+        transact(outcome.write)
+        transact(outcome.write)
+        return dict(outcome.result)
+
+    def read(self, run: int, last_idx: int = 9) -> dict[str, Any]:
+        self.begin(run, {"split": 1, "ocr": run})
+        return self.work(stage, "ocr", run, last_idx)
+
+    def publish(self, run: int) -> None:
+        self.work(sidecar, "sidecar", run)
+
+    def found(self, run: int, idx: int = 0) -> list[ScreenText]:
+        with reading() as session:
+            (scene,) = scenes_between(session, "v", 1, idx, idx)
+            rows = select(ScreenText).where(ScreenText.run == run, ScreenText.scene_id == scene.scene_id)
+            return list(session.scalars(rows.order_by(ScreenText.place)))
+
+    def searched(self, query: str) -> list[int]:
+        """The scenes whose text on screen has the words, as a search asks for them."""
+        with reading() as session:
+            rows = session.execute(
+                text(
+                    "SELECT idx FROM scenes WHERE live AND user_id = 'u' AND screen_tsv @@ "
+                    "(websearch_to_tsquery('english', :query) || websearch_to_tsquery('simple', :query)) ORDER BY idx"
+                ),
+                {"query": query},
+            )
+            return [row.idx for row in rows]
+
+    def document(self, idx: int) -> dict[str, Any]:
+        """A scene's sidecar."""
+        with reading() as session:
+            key = session.scalars(select(Scene.sidecar_key).where(Scene.idx == idx)).one()
+        assert key is not None
+        found = json.loads(self.runtime.storage.get_bytes("sidecars", key))
+        jsonschema.validate(found, json.loads((ROOT / "docs" / "sidecar.schema.json").read_text()))
+        return dict(found)
+
+
+@pytest.fixture(scope="module")
+def runtime(tmp_path_factory: pytest.TempPathFactory) -> Runtime:
+    environment: dict[str, Any] = {
+        "SCENEFLEET_FAMILY": "ocr",
+        "SCENEFLEET_HOME": tmp_path_factory.mktemp("home"),
+    }
+    found = Runtime(Settings(**environment))
+    found.storage.ensure_buckets()
+    return found
+
+
+@pytest.fixture
+def film(runtime: Runtime, tmp_path: Path) -> Film:
+    return Film(runtime, tmp_path)
+
+
+def test_a_caption_over_several_keyframes_is_one_line(film: Film) -> None:
+    film.shoot([LAUNCH, GREY, LAUNCH], [GREY], [render(("Weather tomorrow", 200), ("Rain, 12 degrees", 320))])
+    assert film.read(1) == {"lines": 3, "keyframes": 5}
+    (line,) = film.found(1)
+    assert (line.text, line.place, line.user_id) == ("Rocket launch delayed", 0, "u") and line.score > 0.9
+    assert [(seen["ordinal"], seen["ts_s"]) for seen in line.sightings] == [(0, 0.0), (2, 2.0)]
+    for seen in line.sightings:
+        x, y, width, height = seen["box"]
+        assert 40 < x < 90 and y < 290 < y + height and width > 300
+    assert film.found(1, 1) == []
+    assert [row.text for row in film.found(1, 2)] == ["Weather tomorrow", "Rain, 12 degrees"]
+    assert film.reported == sorted(film.reported) and 0 <= film.reported[0] < film.reported[-1] < 1
+
+
+def test_a_rerun_stores_its_own_and_a_repeat_of_it_only_once(film: Film) -> None:
+    film.shoot([LAUNCH, LAUNCH])
+    film.read(1)
+    film.read(2)
+    assert len(film.found(1)) == len(film.found(2)) == 1
+
+
+def test_only_the_scenes_of_the_part_are_looked_at(film: Film) -> None:
+    film.shoot([LAUNCH], [LAUNCH])
+    assert film.read(1, last_idx=0) == {"lines": 1, "keyframes": 1}
+    assert film.found(1, 1) == []
+
+
+def test_a_damaged_keyframe_is_named(film: Film) -> None:
+    film.shoot([LAUNCH])
+    film.runtime.storage.put_bytes("sidecars", "keyframes/u/v/1.1/0.0.jpg", b"\xff\xd8\xffdust", "image/jpeg")
+    with pytest.raises(BadMedia, match=r"keyframes/u/v/1\.1/0\.0\.jpg is damaged, rerun split"):
+        film.read(1)
+
+
+def test_a_lost_lease_ends_the_work(film: Film) -> None:
+    film.shoot([LAUNCH])
+
+    def lose(_: float) -> None:
+        raise LeaseLost
+
+    film.reported = type("Losing", (), {"append": staticmethod(lose)})()  # type: ignore[assignment]
+    with pytest.raises(LeaseLost):
+        film.read(1)
+    assert film.found(1) == []
+
+
+def test_what_is_published_is_searched_by_words_and_stands_in_the_sidecar(film: Film) -> None:
+    film.shoot([LAUNCH, LAUNCH], [GREY], [render(("Rockets of Zürich", 300))])
+    film.begin(1, OTHERS | {"ocr": 1})
+    film.work(stage, "ocr", 1)
+    assert film.searched("rocket") == [], "not before it is published"
+    film.publish(1)
+    assert film.searched("rocket") == [0, 2], "also in the plural"
+    assert film.searched('"rocket launch"') == [0]
+    assert film.searched("Zürich") == [2] and film.searched("moon") == []
+    with reading() as session:
+        shown = page(session, "v", "u", -1, 10).scenes
+    assert [scene.screen_text for scene in shown] == ["Rocket launch delayed", "", "Rockets of Zürich"]
+    assert all(scene.transcript == "" for scene in shown)
+    (line,) = film.document(0)["screen_texts"]
+    assert line["text"] == "Rocket launch delayed" and line["model"] == "rapidocr-ppocrv6-small"
+    assert [seen["keyframe"] for seen in line["sightings"]] == [0, 1]
+    assert len(line["sightings"][0]["box"]) == 4
+    assert film.document(1)["screen_texts"] == []
+
+
+def test_publishing_a_new_run_replaces_the_lines_of_the_old(film: Film) -> None:
+    film.shoot([LAUNCH])
+    film.begin(1, OTHERS | {"ocr": 1})
+    film.work(stage, "ocr", 1)
+    film.publish(1)
+    film.runtime.storage.put_bytes(
+        "sidecars",
+        "keyframes/u/v/1.1/0.0.jpg",
+        cv2.imencode(".jpg", render(("Weather tomorrow", 200)))[1].tobytes(),
+        "image/jpeg",
+    )
+    film.begin(2, OTHERS | {"ocr": 2, "sidecar": 2})
+    film.work(stage, "ocr", 2)
+    assert film.searched("rocket") == [0], "the published run is seen until the next one is"
+    film.publish(2)
+    assert film.searched("rocket") == [] and film.searched("weather") == [0]
+    assert film.found(1) == [] and len(film.found(2)) == 1
+
+
+def test_a_run_without_the_stage_is_published_without_text(film: Film) -> None:
+    """The run began under a version that had no such stage."""
+    film.shoot([LAUNCH])
+    film.begin(1, OTHERS)
+    film.publish(1)
+    assert film.document(0)["screen_texts"] == [] and film.searched("rocket") == []
+    with reading() as session:
+        scene = session.scalars(select(Scene)).one()
+        assert scene.live and scene.ocr_run is None and scene.screen_text == ""
+    film.begin(2, OTHERS | {"ocr": 2, "sidecar": 2})
+    film.work(stage, "ocr", 2)
+    film.publish(2)
+    assert film.searched("rocket") == [0]
+
+
+def test_erasing_a_video_erases_its_text(film: Film) -> None:
+    film.shoot([LAUNCH])
+    film.read(1)
+
+    def erase(session: Session) -> None:
+        video = session.get(Video, "v")
+        assert video is not None
+        session.delete(video)
+
+    transact(erase)
+    with reading() as session:
+        assert session.scalars(select(ScreenText)).all() == []
+
+
+def test_the_index_serves_the_search_of_text_on_screen(film: Film) -> None:
+    with reading() as session:
+        session.execute(text("SET LOCAL enable_seqscan = off"))
+        plan = session.execute(
+            text("EXPLAIN SELECT 1 FROM scenes WHERE live AND screen_tsv @@ to_tsquery('simple', 'rocket')")
+        ).scalars()
+        assert "ix_scenes_screen_tsv" in "\n".join(plan)

@@ -1,0 +1,544 @@
+"""People on a real Postgres: made-up vectors through photos, profiles, matching, decisions, clusters, erasure."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+from uuid import UUID
+
+import numpy as np
+import pytest
+from pgvector import HalfVector
+from sqlalchemy import select, text
+from sqlalchemy.orm import Session
+
+from db import jobs
+from db.engine import reading, transact
+from db.jobs import Claim, RetryPolicy
+from db.people import acts, enrolment, registry
+from db.people.tracks import as_array, people_in, refresh_scene_people, write_tracks
+from db.people.unknowns import settle
+from db.people.vote import FaceRule
+from db.runs import Plan
+from db.scenes import face_id, scene_id, write_faces, write_scenes
+from db.tables import FaceTrack, Job, Person, Run, Scene, ScenePerson, Video
+from db.vectors import ensure_model
+from shared.contracts import CreatePerson, ListPeople
+from shared.errors import Conflict, Forbidden, LeaseLost, ModelFailure, NotFound
+from worker.runner import advance as advance_subject
+
+pytestmark = pytest.mark.usefixtures("database")
+
+PLAN = Plan(skips={}, max_failures=2, tmp_ttl_s=60)
+POLICY = RetryPolicy(max_outages=20, backoff_s=0.0, backoff_max_s=0.0)
+RULE = FaceRule()
+DIM = 512
+
+
+class _Runtime:
+    plan = PLAN
+
+
+def advance(session: Session, subject: Any) -> Any:
+    return advance_subject(session, subject, _Runtime())  # type: ignore[arg-type]
+
+
+def axis(place: int, cosine: float = 1.0, rest: int = 500) -> np.ndarray:
+    found = np.zeros(DIM, np.float32)
+    found[place], found[rest] = cosine, np.sqrt(1 - cosine**2)
+    return found
+
+
+def model_id() -> int:
+    return transact(
+        lambda s: ensure_model(s, name="face", revision="1", family="face", dim=DIM, metric="cosine")
+    ).model_id
+
+
+def film(
+    video: str, *scenes: Sequence[Sequence[np.ndarray]], user: str = "u", run: int = 1, split: int = 1
+) -> None:
+    """Publish a video; each scene is a list of tracks, each track a list of the vectors of its faces.
+
+    Track n stands at x = 200 n of the picture in all keyframes, one a second.
+    """
+    model = model_id()
+
+    def write(session: Session) -> None:
+        row = session.get(Video, video)
+        if row is None:
+            row = Video(video_id=video, user_id=user, storage_key="k", state="indexed")
+            session.add(row)
+        row.run = row.published_run = run
+        session.flush()
+        session.add(Run(video_id=video, run=run, stages=["face"], made={"split": split, "face": run}))
+        rows, faces, ids, start_s = [], [], [], 0.0
+        for idx, tracks in enumerate(scenes):
+            frames = max((len(track) for track in tracks), default=1)
+            scene = scene_id(video, split, idx)
+            ids.append(scene)
+            keyframes = [
+                {"ordinal": o, "ts_s": start_s + o, "key": f"k{idx}.{o}", "width": 960, "height": 540}
+                for o in range(frames)
+            ]
+            rows.append(
+                {
+                    "idx": idx,
+                    "start_s": start_s,
+                    "end_s": start_s + frames,
+                    "kind": "cut",
+                    "keyframes": keyframes,
+                }
+            )
+            for number, track in enumerate(tracks):
+                faces += [
+                    {
+                        "face_id": face_id(scene, run, ordinal, number), "scene_id": scene, "user_id": user,
+                        "run": run, "ordinal": ordinal, "ts_s": start_s + ordinal,
+                        "box": [200.0 * number, 50.0, 100.0, 100.0], "landmarks": [], "det_score": 0.9,
+                        "model_id": model, "vec": HalfVector(vec), "quality": None, "track": number,
+                    }
+                    for ordinal, vec in enumerate(track)
+                ]  # fmt: skip
+            start_s += frames
+        if split == run:
+            write_scenes(session, video, user, split, rows)
+        session.execute(
+            text(
+                "UPDATE scenes SET live = (split_version = :split), face_run = :run WHERE video_id = :video"
+            ),
+            {"split": split, "run": run, "video": video},
+        )
+        write_faces(session, run, ids, faces)
+        write_tracks(session, video, user, run, ids, "cosine")
+        locked = jobs.lock_video(session, video)
+        assert locked is not None
+        settle(session, locked, RULE)
+
+    transact(write)
+
+
+def create(name: str, user: str = "u", **options: Any) -> str:
+    request = CreatePerson(user_id=user, name=name, **options)
+    return transact(lambda session: registry.create(session, request)).person_id
+
+
+def change(person: str, act: Any, user: str = "u") -> Any:
+    return transact(lambda session: act(session, registry.lock(session, person, user)))
+
+
+def claim(lane: str) -> Claim | None:
+    return transact(lambda session: jobs.claim(session, lane, "n:1:0:2", 60.0))
+
+
+def must_claim(lane: str) -> Claim:
+    found = claim(lane)
+    assert found is not None
+    return found
+
+
+def finish(claimed: Claim, write: Any) -> None:
+    transact(lambda session: jobs.finish(session, claimed, write, {}, advance))
+
+
+def look(claimed: Claim, vectors: Sequence[Any]) -> Any:
+    """What the enroll stage writes: a vector, or an error, per photo."""
+    model = model_id()
+    results = [
+        enrolment.PhotoResult(photo_id=UUID(photo), state="refused", error_class="NoFace", error="No face.")
+        if vec is None
+        else enrolment.PhotoResult(photo_id=UUID(photo), state="good", model_id=model, vec=HalfVector(vec))
+        for photo, vec in zip(claimed.payload["photo_ids"], vectors, strict=False)
+    ]
+    return lambda session: enrolment.write_photos(session, claimed.subject_id, results)
+
+
+def match_all() -> int:
+    """Run every match job."""
+    count = 0
+    while (claimed := claim("media")) is not None:
+        assert claimed.stage == "match"
+
+        def write(session: Session, claimed: Claim = claimed) -> None:
+            video = jobs.lock_video(session, claimed.payload["video_id"])
+            assert video is not None
+            settle(session, video, RULE)
+
+        finish(claimed, write)
+        count += 1
+    return count
+
+
+def enrol(name: str, *vectors: Any, user: str = "u") -> str:
+    person = create(name, user)
+    for _ in vectors:
+        change(person, lambda session, row: registry.add_photo(session, row, "jpg"), user)
+    change(person, lambda session, row: enrolment.start(session, row, PLAN), user)
+    while (claimed := claim("face")) is not None:
+        finish(claimed, look(claimed, vectors))
+    return person
+
+
+def tracks(video: str) -> list[FaceTrack]:
+    with reading() as session:
+        return list(
+            session.scalars(
+                select(FaceTrack).where(FaceTrack.video_id == video).order_by(FaceTrack.ts_s, FaceTrack.track)
+            )
+        )
+
+
+def seen(video: str = "v") -> dict[int, dict[str, tuple[float, int]]]:
+    """Scene -> name -> confidence, frames."""
+    with reading() as session:
+        rows = session.execute(
+            select(Scene.idx, Person.name, ScenePerson.confidence, ScenePerson.frame_count)
+            .join(ScenePerson, ScenePerson.scene_id == Scene.scene_id)
+            .join(Person, Person.person_id == ScenePerson.person_id)
+            .where(Scene.video_id == video, Scene.live)
+        )
+        found: dict[int, dict[str, tuple[float, int]]] = {}
+        for idx, name, confidence, count in rows:
+            found.setdefault(idx, {})[name] = (round(confidence, 2), count)
+        return found
+
+
+def named(video: str = "v") -> dict[int, dict[str, tuple[float, int]]]:
+    """As ``seen``, without the unknown."""
+    found = {
+        idx: {name: facts for name, facts in people.items() if not name.startswith("unknown")}
+        for idx, people in seen(video).items()
+    }
+    return {idx: people for idx, people in found.items() if people}
+
+
+def state(person: str, user: str = "u") -> Any:
+    with reading() as session:
+        return registry.view(session, registry.get(session, person, user))
+
+
+def test_a_person_added_today_is_found_in_yesterdays_videos() -> None:
+    film("v", [[axis(0, 0.9)] * 3, [axis(1)] * 2], [[axis(1)] * 2])
+    film("w", [[axis(0, 0.8)]])
+    film("x", [[axis(0)]], user="other")
+    assert named() == {}
+    person = enrol("Ann", axis(0))
+    assert state(person).state == "working"
+    assert match_all() == 2
+    assert named() == {0: {"Ann": (0.9, 3)}}
+    assert named("w") == {0: {"Ann": (0.8, 1)}}
+    assert named("x") == {}, "another user's video"
+    shown = state(person)
+    assert (shown.state, shown.scenes, shown.videos, shown.good_photos) == ("ready", 2, 2, 1)
+
+
+def test_a_new_video_is_matched_at_once() -> None:
+    enrol("Ann", axis(0))
+    film("v", [[axis(0, 0.7)]], [[axis(0, 0.5)]])
+    assert seen() == {0: {"Ann": (0.7, 1)}}
+
+
+def test_a_bad_photo_does_not_stop_the_good_ones() -> None:
+    person = enrol("Ann", None, axis(0), None)
+    with reading() as session:
+        found = registry.photos_of(session, registry.get(session, person, "u"))
+    assert sorted(photo.state for photo in found) == ["good", "refused", "refused"]
+    assert state(person).state == "ready"
+
+
+def test_without_a_good_photo_nobody_is_known() -> None:
+    person = enrol("Ann", None)
+    assert state(person).state == "empty"
+    film("v", [[axis(0)]])
+    assert seen() == {}
+
+
+def test_near_misses_of_two_people_stay_unlabelled() -> None:
+    twin = axis(0, 0.95, rest=1)
+    enrol("Ann", axis(0))
+    enrol("Bea", twin)
+    film("v", [[axis(0, 0.99)] * 3], [[axis(2)]])
+    assert seen() == {}
+    (near, stranger) = tracks("v")
+    assert (near.person_id, near.decided_by) == (None, "machine")
+    assert (stranger.person_id, stranger.decided_by) == (None, None)
+
+
+def test_nobody_is_at_two_places_at_once() -> None:
+    enrol("Ann", axis(0))
+    film("v", [[axis(0, 0.9)] * 2, [axis(0, 0.8)] * 2])
+    assert [track.person_id is not None for track in tracks("v")] == [True, False]
+    assert seen() == {0: {"Ann": (0.9, 2)}}
+
+
+def test_a_photo_removed_takes_its_matches_along() -> None:
+    person = enrol("Ann", axis(0), axis(1))
+    film("v", [[axis(0)]], [[axis(0, 0.75, rest=1)]])
+    assert set(seen()) == {0, 1}
+    with reading() as session:
+        photos = registry.photos_of(session, registry.get(session, person, "u"))
+    other = next(photo for photo in photos if as_array([photo.vec])[0, 1] == 1)
+
+    def remove(session: Session, row: Person) -> Any:
+        registry.remove_photo(session, row, str(other.photo_id))
+        return enrolment.start(session, row, PLAN)
+
+    change(person, remove)
+    assert match_all() == 1
+    assert seen()[0] == {"Ann": (1.0, 1)} and seen()[1] == {"Ann": (0.75, 1)}
+    last = next(photo for photo in photos if photo.photo_id != other.photo_id)
+
+    def remove_last(session: Session, row: Person) -> Any:
+        registry.remove_photo(session, row, str(last.photo_id))
+        return enrolment.start(session, row, PLAN)
+
+    change(person, remove_last)
+    match_all()
+    assert (state(person).good_photos, state(person).state) == (0, "empty")
+    assert {name for found in seen().values() for name in found} == {"unknown 1"}
+
+
+def test_a_failed_look_is_told_per_photo_and_the_person_goes_on() -> None:
+    person = create("Ann")
+    change(person, lambda session, row: registry.add_photo(session, row, "jpg"))
+    change(person, lambda session, row: enrolment.start(session, row, PLAN))
+    for _ in range(PLAN.max_failures):
+        claimed = must_claim("face")
+        transact(lambda s, c=claimed: jobs.fail(s, c, ModelFailure("broken"), POLICY, advance))
+    with reading() as session:
+        (photo,) = registry.photos_of(session, registry.get(session, person, "u"))
+    assert (photo.state, photo.error_class, photo.error) == ("failed", "ModelFailure", "broken")
+    assert state(person).state == "empty"
+
+
+def test_a_change_ends_the_jobs_of_the_one_before() -> None:
+    person = create("Ann")
+    change(person, lambda session, row: registry.add_photo(session, row, "jpg"))
+    change(person, lambda session, row: enrolment.start(session, row, PLAN))
+    old = must_claim("face")
+    change(person, lambda session, row: enrolment.start(session, row, PLAN))
+    with pytest.raises(LeaseLost):
+        finish(old, look(old, [axis(0)]))
+    new = must_claim("face")
+    finish(new, look(new, [axis(1)]))
+    assert state(person).state == "ready"
+
+
+def test_a_lost_worker_gives_the_job_back_and_cancel_stops_it() -> None:
+    person = create("Ann")
+    change(person, lambda session, row: registry.add_photo(session, row, "jpg"))
+    change(person, lambda session, row: enrolment.start(session, row, PLAN))
+    must_claim("face")
+    with reading() as session:
+        (held,) = jobs.held_jobs(session)
+    assert (held.subject_kind, held.subject_id) == ("person", person)
+    transact(lambda s: jobs.take_back(s, held, ModelFailure("gone"), POLICY, advance))
+    assert must_claim("face").attempt == 2
+    assert change(person, lambda session, row: enrolment.stop(session, row))
+    assert claim("face") is None and state(person).state == "empty"
+
+
+def test_a_person_whose_bells_and_jobs_were_lost_is_advanced() -> None:
+    film("v", [[axis(0)]])
+    person = create("Ann")
+    change(person, lambda session, row: registry.add_photo(session, row, "jpg"))
+    change(person, lambda session, row: enrolment.start(session, row, PLAN))
+    claimed = must_claim("face")
+    transact(lambda s: jobs.finish(s, claimed, look(claimed, [axis(0)]), {}, lambda session, subject: []))
+    with reading() as session:
+        assert enrolment.stuck_people(session) == [person]
+    change(person, advance)
+    assert match_all() == 1 and seen() == {0: {"Ann": (1.0, 1)}}
+
+
+def test_names_and_ids_are_the_users_own() -> None:
+    request = CreatePerson(user_id="u", name="Ann", person_id="p1")
+    views = [transact(lambda session: registry.create(session, request)) for _ in range(2)]
+    assert [view.accepted for view in views] == [True, False]
+    assert views[0].event_id is not None and views[1].event_id is None
+    person = "p1"
+    assert create("ann") == create("Ann", person_id="p1") == person
+    with pytest.raises(Forbidden):
+        create("Ann", "other", person_id="p1")
+    with pytest.raises(Conflict, match="already is 'Ann'"):
+        create("Bea", person_id="p1")
+    assert create("Ann", "other") != person
+    with pytest.raises(NotFound):
+        change(person, lambda session, row: None, "other")
+    bea = create("Bea")
+    with pytest.raises(Conflict, match="a person 'ANN' is there already"):
+        change(bea, lambda session, row: registry.rename(session, row, "ANN"))
+    with reading() as session:
+        page = registry.list_page(session, ListPeople(user_id="u", limit=1))
+        rest = registry.list_page(session, ListPeople(user_id="u", after=page.next_after))
+    assert [row.name for row in (*page.people, *rest.people)] == ["Ann", "Bea"]
+
+
+def test_a_renamed_persons_sidecars_are_out_of_date() -> None:
+    person = enrol("Ann", axis(0))
+    film("v", [[axis(0)]], [[axis(1)]])
+    transact(lambda s: s.execute(text("UPDATE scenes SET people_changed = false")))
+    change(person, lambda session, row: registry.rename(session, row, "Anna"))
+    with reading() as session:
+        assert session.execute(select(Scene.idx, Scene.people_changed).order_by(Scene.idx)).all() == [
+            (0, True),
+            (1, False),
+        ]
+
+
+def test_a_sidecar_that_says_otherwise_is_noticed() -> None:
+    enrol("Ann", axis(0))
+    film("v", [[axis(0)]])
+    scene = scene_id("v", 1, 0)
+
+    def publish(session: Session) -> None:
+        refresh_scene_people(session, [scene], people_in(session, {scene: 1}))
+
+    transact(publish)
+    with reading() as session:
+        assert session.scalars(select(Scene.people_changed)).all() == [False]
+    transact(lambda session: refresh_scene_people(session, [scene], {}))
+    with reading() as session:
+        assert session.scalars(select(Scene.people_changed)).all() == [True]
+
+
+def test_jobs_of_people_wait_behind_videos() -> None:
+    film("v", [[axis(0)]])
+    enrol("Ann", axis(0))
+    with reading() as session:
+        match = session.scalars(select(Job).where(Job.stage == "match")).one()
+    assert match.priority < 0 and match.lane == "media"
+
+
+def face_of(video: str, idx: int = 0, run: int | None = None) -> FaceTrack:
+    """The first track of a scene."""
+    with reading() as session:
+        query = (
+            select(FaceTrack)
+            .join(Scene, Scene.scene_id == FaceTrack.scene_id)
+            .where(Scene.video_id == video, Scene.idx == idx, Scene.live, FaceTrack.track == 0)
+        )
+        query = query.where(FaceTrack.run == (Scene.face_run if run is None else run))
+        return session.scalars(query).one()
+
+
+def judge(person: str, video: str, idx: int = 0, *, is_person: bool) -> int:
+    track = str(face_of(video, idx).track_id)
+    return change(person, lambda s, row: acts.judge(s, row, track, RULE, is_person=is_person))
+
+
+def undo(event: int) -> None:
+    transact(lambda session: acts.undo(session, "u", event, RULE, PLAN))
+    match_all()
+
+
+def unknowns() -> list[str]:
+    with reading() as session:
+        page = registry.list_page(session, ListPeople(user_id="u", kind="unknown"))
+    return [person.name for person in page.people]
+
+
+def id_of(name: str) -> str:
+    with reading() as session:
+        return session.scalars(
+            select(Person.person_id).where(Person.user_id == "u", Person.name == name)
+        ).one()
+
+
+def test_strangers_seen_twice_get_numbers_of_their_user() -> None:
+    film("v", [[axis(0)] * 2], [[axis(1)]], [[axis(2)]], [[axis(2, 0.9)]])
+    assert seen() == {0: {"unknown 1": (1.0, 2)}, 2: {"unknown 2": (1.0, 1)}, 3: {"unknown 2": (1.0, 1)}}
+    film("w", [[axis(1, 0.9)], [axis(0, 0.9)]])
+    assert seen("w") == {0: {"unknown 3": (1.0, 1), "unknown 1": (0.9, 1)}}
+    assert seen()[1] == {"unknown 3": (1.0, 1)}, "the face seen once in the other video"
+    film("x", [[axis(0)] * 2], user="other")
+    assert seen("x") == {0: {"unknown 1": (1.0, 2)}}
+    assert unknowns() == ["unknown 1", "unknown 2", "unknown 3"]
+
+
+def test_an_unknown_who_is_named_stays_known_and_can_be_unnamed() -> None:
+    film("v", [[axis(0)] * 2])
+    event = change(id_of("unknown 1"), lambda session, row: registry.rename(session, row, "Ann"))
+    film("w", [[axis(0, 0.8)]])
+    assert seen() == {0: {"Ann": (1.0, 2)}} and seen("w") == {0: {"Ann": (0.8, 1)}}
+    assert unknowns() == []
+    undo(event)
+    assert unknowns() == ["unknown 1"]
+    with pytest.raises(Conflict, match="has been undone by event"):
+        undo(event)
+
+
+def test_an_enrolled_person_takes_over_the_unknown() -> None:
+    film("v", [[axis(0)] * 2])
+    assert unknowns() == ["unknown 1"]
+    enrol("Ann", axis(0))
+    match_all()
+    assert seen() == {0: {"Ann": (1.0, 2)}} and unknowns() == []
+
+
+def test_not_this_person_holds_in_later_runs_and_splits_and_is_undone() -> None:
+    ann = enrol("Ann", axis(0))
+    film("v", [[axis(0)] * 2], [[axis(0)]])
+    event = judge(ann, "v", is_person=False)
+    assert "Ann" not in seen().get(0, {}) and "Ann" in seen()[1]
+    film("v", [[axis(0)] * 2], [[axis(0)]], run=2)
+    assert "Ann" not in seen().get(0, {}) and "Ann" in seen()[1]
+    # A new split has one scene of what were two: the decision is about a time and a place.
+    film("v", [[axis(0)] * 2], run=3, split=3)
+    assert "Ann" not in seen().get(0, {})
+    undo(event)
+    assert seen() == {0: {"Ann": (1.0, 2)}}
+
+
+def test_what_a_human_said_is_not_overruled_by_a_machine() -> None:
+    ann, bea = enrol("Ann", axis(0)), enrol("Bea", axis(1))
+    film("v", [[axis(0)] * 2])
+    judge(bea, "v", is_person=True)
+    assert seen() == {0: {"Bea": (1.0, 2)}} and face_of("v").decided_by == "human"
+    change(ann, lambda session, row: enrolment.start(session, row, PLAN))
+    match_all()
+    film("v", [[axis(0)] * 2], run=2)
+    assert seen() == {0: {"Bea": (1.0, 2)}}
+
+
+def test_two_unknowns_that_are_one_are_merged_and_parted_again() -> None:
+    film("v", [[axis(0)] * 2], [[axis(1)] * 2])
+    one, two = id_of("unknown 1"), id_of("unknown 2")
+
+    def merge(session: Session) -> int:
+        person, into = acts.lock_two(session, two, one, "u")
+        return acts.merge(session, person, into, PLAN)[0]
+
+    event = transact(merge)
+    assert seen()[1].keys() == {"unknown 1"} and unknowns() == ["unknown 1"]
+    match_all()
+    film("v", [[axis(0)] * 2], [[axis(1)] * 2], run=2)
+    assert seen()[1].keys() == {"unknown 1"}, "it holds in the next run"
+    with pytest.raises(NotFound, match="was merged into"):
+        change(two, lambda session, row: None)
+    undo(event)
+    film("v", [[axis(0)] * 2], [[axis(1)] * 2], run=3)
+    assert [set(found) for found in seen().values()] == [{"unknown 1"}, {"unknown 2"}]
+
+
+def test_a_face_that_is_somebody_else_is_split_off_and_put_back() -> None:
+    film("v", [[axis(0)] * 2], [[axis(0, 0.8)] * 2])
+    person, track = id_of("unknown 1"), str(face_of("v", 1).track_id)
+    new, event, _ = change(person, lambda session, row: acts.split(session, row, [track], "Bea", RULE, PLAN))
+    match_all()
+    assert [set(found) for found in seen().values()] == [{"unknown 1"}, {"Bea"}]
+    film("v", [[axis(0)] * 2], [[axis(0, 0.8)] * 2], run=2)
+    assert seen()[1].keys() == {"Bea"}
+    undo(event)
+    assert [set(found) for found in seen().values()] == [{"unknown 1"}] * 2
+    assert new.person_id
+
+
+def test_nobody_judges_anothers_faces() -> None:
+    film("x", [[axis(0)]], user="other")
+    ann = enrol("Ann", axis(0))
+    with pytest.raises(NotFound, match="there is no face"):
+        judge(ann, "x", is_person=True)
+    event = change(ann, lambda session, row: registry.rename(session, row, "Anna"))
+    with pytest.raises(NotFound):
+        transact(lambda session: acts.undo(session, "other", event, RULE, PLAN))

@@ -1,0 +1,258 @@
+"""Requests about people in this process: the feature flag, presigned uploads, hostile payloads, tenancy, revisions."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+import pytest
+from sqlalchemy import select
+
+from db import jobs, runs
+from db.engine import reading, transact
+from db.people import acts, erasure, registry, revisions
+from db.people.tracks import people_in
+from db.scenes import scene_id
+from db.tables import FaceDecision, FaceTrack, Job, Person, Run, Scene, ScenePerson, Video
+from shared import settings as settings_module
+from shared.contracts import ListFaces, ListPeople
+from shared.errors import Conflict, InvalidRequest, NotFound
+from tasks import people as requests
+from tests.integration.test_people import (
+    PLAN,
+    RULE,
+    axis,
+    change,
+    create,
+    enrol,
+    film,
+    match_all,
+    named,
+    tracks,
+    unknowns,
+)
+from worker.runtime import get_runtime
+
+pytestmark = pytest.mark.usefixtures("database")
+Configure = Callable[..., None]
+
+
+@pytest.fixture
+def configure(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, redis_server: Any) -> Iterator[Configure]:
+    """Set variables of this process's runtime."""
+
+    def forget() -> None:
+        settings_module.get_settings.cache_clear()
+        get_runtime.cache_clear()
+
+    def set_all(**variables: str) -> None:
+        for name, value in {
+            "SCENEFLEET_HOME": str(tmp_path),
+            "REDIS_URL": redis_server.url,
+            **variables,
+        }.items():
+            monkeypatch.setenv(name, value)
+        forget()
+
+    set_all()
+    yield set_all
+    forget()
+
+
+def test_enrolment_is_switched_off_and_on_without_loss(configure: Configure) -> None:
+    person = enrol("Ann", axis(0))
+    film("v", [[axis(0)]])
+    configure(FEATURE_FACE_ENROLLMENT="false")
+    ids = {"user_id": "u", "person_id": person}
+    for ask, payload in (
+        (requests.create, {"user_id": "u", "name": "Bea"}),
+        (requests.add_photo, ids),
+        (requests.enroll, ids),
+    ):
+        with pytest.raises(Conflict, match="FEATURE_FACE_ENROLLMENT is off"):
+            ask(**payload)
+    film("w", [[axis(0, 0.9)]])
+    assert requests.get(**ids)["scenes"] == 2 and requests.rename(**ids, name="Anna")["name"] == "Anna"
+    configure(FEATURE_FACE_ENROLLMENT="true")
+    assert requests.create(user_id="u", name="Bea")["accepted"]
+    assert requests.get(**ids)["good_photos"] == 1
+
+
+def test_without_a_face_model_nobody_is_enrolled(configure: Configure) -> None:
+    configure(FEATURE_FACE="false")
+    with pytest.raises(Conflict, match="people can't be enrolled: FEATURE_FACE is off"):
+        requests.create(user_id="u", name="Bea")
+
+
+def test_a_photo_is_put_to_a_presigned_url_where_storage_has_any(configure: Configure) -> None:
+    person = create("Ann")
+    configure(
+        STORAGE_BACKEND="minio",
+        STORAGE_ENDPOINT="127.0.0.1:9",
+        STORAGE_ACCESS_KEY="k",
+        STORAGE_SECRET_KEY="secret",
+    )
+    slot = requests.add_photo(user_id="u", person_id=person, extension="png", expires_s=60)
+    url = urlsplit(slot["upload_url"])
+    assert url.path == f"/uploads/{slot['storage_key']}" and "X-Amz-Expires=60" in url.query
+    assert slot["storage_key"].startswith(f"faces/u/{person}/photo_") and slot["state"] == "waiting"
+
+
+@pytest.mark.parametrize(
+    ("ask", "payload", "says"),
+    [
+        ("create", {"name": ""}, "name=''"),
+        ("create", {"name": " Ann"}, "name=' Ann'"),
+        ("create", {"name": "A\nB"}, "name="),
+        ("create", {"name": "A" * 201}, "name="),
+        ("create", {"name": "Ann\x00"}, "name="),
+        ("create", {"name": "Ann", "person_id": "../x"}, "person_id='../x'"),
+        ("add_photo", {"person_id": "p", "extension": "svg"}, "extension='svg'"),
+        ("list_people", {"limit": 0}, "limit=0"),
+        ("split", {"person_id": "p", "track_ids": []}, "track_ids"),
+        ("undo", {"event_id": 2**63}, "event_id="),
+        ("merge", {"person_id": "p", "into": "p"}, "names? the person itself|is the person itself"),
+    ],
+)
+def test_a_wrong_payload_is_one_sentence(configure: Configure, ask: str, payload: Any, says: str) -> None:
+    with pytest.raises(InvalidRequest, match=says):
+        getattr(requests, ask)(user_id="u", **payload)
+
+
+@pytest.mark.parametrize("track", ["no-uuid", "00000000-0000-0000-0000-000000000000"])
+def test_a_face_that_is_not_there_is_not_found(configure: Configure, track: str) -> None:
+    with pytest.raises(NotFound, match=track):
+        requests.judge(user_id="u", person_id=create("Ann"), track_id=track, is_person=True)
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_nobody_is_found_by_or_shown_to_another_user(seed: int) -> None:
+    """Users whose people and videos have the same few faces, in a random order."""
+    rng = random.Random(seed)
+    users = ["u", "u1", "u_", "U"]
+    owners: dict[str, str] = {}
+    for step in range(8):
+        user = rng.choice(users)
+        if rng.random() < 0.5:
+            enrol(f"p{rng.randint(0, 2)}-{step}", axis(rng.randint(0, 2)), user=user)
+        else:
+            owners[f"v{step}"] = user
+            film(f"v{step}", *[[[axis(rng.randint(0, 3))] * 2] for _ in range(2)], user=user)
+        match_all()
+    with reading() as session:
+        rows = session.execute(
+            select(Video.user_id, Scene.user_id, ScenePerson.user_id, Person.user_id)
+            .join(Scene, Scene.video_id == Video.video_id)
+            .join(ScenePerson, ScenePerson.scene_id == Scene.scene_id)
+            .join(Person, Person.person_id == ScenePerson.person_id)
+        ).all()
+        assert all(len(set(row)) == 1 for row in rows)
+        matched = session.execute(
+            select(FaceTrack.user_id, Person.user_id).join(Person, Person.person_id == FaceTrack.person_id)
+        ).all()
+        assert all(owner == other for owner, other in matched)
+        everyone = session.scalars(select(Person)).all()
+        for user in users:
+            page = registry.list_page(session, ListPeople(user_id=user))
+            assert {person.user_id for person in page.people} <= {user}
+            for person in everyone:
+                faces = registry.faces_page(
+                    session, ListFaces(user_id=user, person_id=person.person_id)
+                ).faces
+                assert all(owners[face.video_id] == user == person.user_id for face in faces)
+                if person.user_id != user:
+                    with pytest.raises(NotFound):
+                        registry.get(session, person.person_id, user)
+
+
+def stale(video: str = "v") -> set[int]:
+    with reading() as session:
+        return {idx for _, idx, _ in revisions.stale_scenes(session, video, 100)}
+
+
+def test_a_sidecar_overtaken_by_another_change_is_not_shown() -> None:
+    ann = enrol("Ann", axis(0))
+    film("v", [[axis(0)]], [[axis(0)]])
+    first, second = scene_id("v", 1, 0), scene_id("v", 1, 1)
+    with reading() as session:
+        before = people_in(session, {first: 1, second: 1})
+    change(ann, lambda session, row: registry.rename(session, row, "Anna"))
+    with reading() as session:
+        now = people_in(session, {first: 1, second: 1})
+    written = {first: (None, "new.0", now[first]), second: (None, "new.1", before[second])}
+    assert transact(lambda session: revisions.show(session, written)) == ["new.1"]
+    assert stale() == {1}
+    # The next one replaces what is shown, unless that is not what it was made from.
+    assert transact(lambda s: revisions.show(s, {first: ("other", "new.2", now[first])})) == ["new.2"]
+    assert transact(lambda s: revisions.show(s, {first: ("new.0", "new.3", now[first])})) == ["new.0"]
+
+
+def test_each_stale_video_gets_one_revision_at_a_time() -> None:
+    enrol("Ann", axis(0))
+    film("v", [[axis(0)]])
+
+    def queue(session: Any) -> int:
+        found = revisions.stale_videos(session)
+        for name in found:
+            video = jobs.lock_video(session, name)
+            assert video is not None
+            revisions.queue(session, video, PLAN)
+        return len(found)
+
+    assert transact(queue) == 1 and transact(queue) == 0
+    with reading() as session:
+        job = session.scalars(select(Job).where(Job.stage == "revise")).one()
+        assert (job.video_id, job.run, job.lane) == ("v", 1, "media")
+        assert session.get(Run, ("v", 1)) is not None
+
+
+def test_erasing_takes_those_merged_into_a_person_along_and_nobody_else() -> None:
+    ann, other = enrol("Ann", axis(0)), enrol("Bea", axis(1))
+    ben = enrol("Ben", axis(2))
+    film("v", [[axis(0)], [axis(2)]], [[axis(1)]])
+
+    def merge(session: Any) -> None:
+        person, into = acts.lock_two(session, other, ann, "u")
+        acts.merge(session, person, into, PLAN)
+
+    transact(merge)
+    match_all()
+    assert {idx: set(found) for idx, found in named().items()} == {0: {"Ann", "Ben"}, 1: {"Ann"}}
+    change(ann, lambda session, row: erasure.begin(session, row, PLAN))
+    assert {idx: set(found) for idx, found in named().items()} == {0: {"Ben"}} and stale() == {0, 1}
+    with reading() as session:
+        left = erasure.rows_left(session, [ann, other], ["Ann", "Bea"])
+        assert set(left.values()) == {0}, left
+        assert session.scalars(select(FaceTrack.person_id)).all() == [ben]
+        job = session.scalars(select(Job).where(Job.stage == "forget")).one()
+        assert set(job.payload["ids"]) == {ann, other} and len(job.payload["keys"]) == 2
+        assert erasure.is_waiting(session, ann, job.payload["videos"], but=job.job_id)
+    with pytest.raises(NotFound):
+        change(ann, lambda session, row: None)
+    film("v", [[axis(0)], [axis(2)]], [[axis(1)]], run=2)
+    assert {idx: set(found) for idx, found in named().items()} == {0: {"Ben"}}
+    with pytest.raises(NotFound):
+        transact(lambda session: acts.undo(session, "u", 1, RULE, PLAN))
+
+
+def test_a_deleted_video_takes_its_decisions_and_its_unknown_people_along() -> None:
+    ann = enrol("Ann", axis(0))
+    film("v", [[axis(0)] * 2, [axis(1)] * 2])
+    film("w", [[axis(2)] * 2])
+    track = next(row for row in tracks("v") if row.person_id == ann)
+    change(ann, lambda session, row: acts.judge(session, row, str(track.track_id), RULE, is_person=True))
+    assert unknowns() == ["unknown 1", "unknown 2"]
+
+    def erase(session: Any) -> None:
+        video = jobs.lock_video(session, "v")
+        assert video is not None
+        runs.begin_delete(session, video, PLAN)
+        runs.erase_rows(session, video, -1)
+
+    transact(erase)
+    with reading() as session:
+        assert session.scalars(select(FaceDecision.decision_id)).all() == []
+        assert set(session.scalars(select(Person.name))) == {"Ann", "unknown 2"}

@@ -1,0 +1,424 @@
+"""Which device a process gets and what it is told when it can't have it; the driver and CUDA are stand-ins here.
+
+What a real GPU does is checked by `make test-gpu`.
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+
+from shared.errors import DeviceUnavailable, ModelDoesNotFit
+from shared.settings import get_settings
+from worker import gpu, nvml
+
+ROOT = Path(__file__).parents[2]
+MiB = 2**20
+UUIDS = ("GPU-aaaaaaaa-0000-0000-0000-000000000000", "GPU-bbbbbbbb-0000-0000-0000-000000000001")
+PARTS = ("MIG-cccccccc-0000-0000-0000-000000000002", "MIG-dddddddd-0000-0000-0000-000000000003")
+
+
+class FakeNvml:
+    """The driver of a machine with two GPUs, told apart by handle = UUID."""
+
+    NVML_COMPUTEMODE_EXCLUSIVE_PROCESS = 3
+
+    class NVMLError(Exception):
+        pass
+
+    def __init__(self) -> None:
+        self.present = True
+        self.memory_mb = {
+            UUIDS[0]: (24000, 20000),
+            UUIDS[1]: (80000, 500),
+            **dict.fromkeys(PARTS, (10000, 9000)),
+        }
+        self.exclusive: set[str] = set()
+        #: GPU -> its instances, None in a place that is empty.
+        self.mig: dict[str, list[str | None]] = {}
+        self.processes: dict[str, list[tuple[int, int | None]]] = {}
+        self.started = 0
+
+    def nvmlInit(self) -> None:
+        if not self.present:
+            raise self.NVMLError("Driver Not Loaded")
+        self.started += 1
+
+    def nvmlShutdown(self) -> None:
+        self.started -= 1
+
+    def nvmlDeviceGetCount(self) -> int:
+        return 2
+
+    def nvmlDeviceGetHandleByIndex(self, index: int) -> str:
+        return UUIDS[index]
+
+    def nvmlDeviceGetHandleByUUID(self, uuid: str) -> str:
+        return uuid
+
+    def nvmlDeviceGetUUID(self, handle: str) -> str:
+        return handle
+
+    def nvmlDeviceGetName(self, handle: str) -> bytes:
+        return b"Test GPU"
+
+    def nvmlDeviceGetMemoryInfo(self, handle: str) -> SimpleNamespace:
+        if handle not in self.memory_mb:
+            raise self.NVMLError("Insufficient Permissions")
+        total_mb, free_mb = self.memory_mb[handle]
+        return SimpleNamespace(total=total_mb * MiB, free=free_mb * MiB)
+
+    def nvmlDeviceGetComputeMode(self, handle: str) -> int:
+        return 3 if handle in self.exclusive else 0
+
+    def nvmlDeviceGetMigMode(self, handle: str) -> tuple[int, int]:
+        if handle not in self.mig:
+            raise self.NVMLError("Not Supported")
+        return 1, 1
+
+    def nvmlDeviceGetMaxMigDeviceCount(self, handle: str) -> int:
+        return 7
+
+    def nvmlDeviceGetMigDeviceHandleByIndex(self, handle: str, place: int) -> str:
+        places = self.mig[handle]
+        instance = places[place] if place < len(places) else None
+        if instance is None:
+            raise self.NVMLError("Not Found")
+        return instance
+
+    def nvmlDeviceGetComputeRunningProcesses(self, handle: str) -> list[SimpleNamespace]:
+        return [
+            SimpleNamespace(pid=pid, usedGpuMemory=None if mb is None else mb * MiB)
+            for pid, mb in self.processes.get(handle, [])
+        ]
+
+
+@pytest.fixture
+def driver(monkeypatch: pytest.MonkeyPatch) -> FakeNvml:
+    fake = FakeNvml()
+    monkeypatch.setitem(sys.modules, "pynvml", fake)
+    return fake
+
+
+@pytest.fixture(autouse=True)
+def clean(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """No GPU is asked for, and what a test sets in the environment goes again."""
+    for name in ("SCENEFLEET_GPUS", "CUDA_VISIBLE_DEVICES", "CUDA_DEVICE_ORDER"):
+        # Set first, so that what `pin` writes is taken back too.
+        monkeypatch.setenv(name, "")
+        monkeypatch.delenv(name)
+    get_settings.cache_clear()
+    yield
+    get_settings.cache_clear()
+
+
+def ask_for(devices: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SCENEFLEET_GPUS", devices)
+    get_settings.cache_clear()
+
+
+# --- what there is
+
+
+def test_gpus_are_listed_with_their_memory_and_instances(driver: FakeNvml) -> None:
+    driver.mig[UUIDS[1]] = [PARTS[0], None, PARTS[1]]
+    del driver.memory_mb[UUIDS[1]]
+    driver.exclusive = {UUIDS[0]}
+    survey = nvml.list_gpus()
+    assert survey.problem == ""
+    first, second = survey.gpus
+    assert (first.index, first.uuid, first.name) == (0, UUIDS[0], "Test GPU")
+    assert (first.total_mb, first.free_mb, first.is_exclusive, first.mig) == (24000, 20000, True, ())
+    assert (second.total_mb, second.free_mb, second.is_exclusive) == (None, None, False)
+    assert [(part.uuid, part.total_mb, part.free_mb) for part in second.mig] == [
+        (PARTS[0], 10000, 9000),
+        (PARTS[1], 10000, 9000),
+    ]
+    assert driver.started == 0, "the library is given back"
+
+
+def test_a_device_is_found_by_each_of_its_names(driver: FakeNvml) -> None:
+    driver.mig[UUIDS[1]] = [PARTS[0]]
+    survey = nvml.list_gpus()
+    assert (
+        survey.find("1")
+        == survey.find(UUIDS[1])
+        == survey.find("GPU-bbbb")
+        == survey.find("gpu-BBBB")
+        == survey.gpus[1]
+    )
+    assert survey.find(PARTS[0]) == survey.gpus[1].mig[0]
+    assert survey.find("2") is None
+    assert survey.find("GPU-") is None, "the beginning of two names is none"
+
+
+def test_without_a_driver_the_reason_is_told(driver: FakeNvml, monkeypatch: pytest.MonkeyPatch) -> None:
+    driver.present = False
+    assert nvml.list_gpus() == nvml.Survey(problem="no NVIDIA driver answers (Driver Not Loaded)")
+    assert nvml.holders(UUIDS[0]) == []
+    monkeypatch.setitem(sys.modules, "pynvml", None)
+    assert "nvidia-ml-py is not installed" in nvml.list_gpus().problem
+
+
+def test_listing_touches_neither_torch_nor_cuda() -> None:
+    """The real NVML, or the want of it, in a process of its own."""
+    code = (
+        "import sys; from worker import gpu, nvml; nvml.list_gpus(); assert 'torch' not in sys.modules;"
+        "assert not gpu.is_cuda_initialised()"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, cwd=ROOT, timeout=60)
+
+
+# --- names
+
+
+@pytest.mark.parametrize(
+    ("name", "known"),
+    [
+        ("0", True),
+        ("15", True),
+        (UUIDS[0], True),
+        ("GPU-8932", True),
+        (PARTS[0], True),
+        (f"MIG-{UUIDS[0]}/7/0", True),
+        ("", False),
+        ("1000", False),
+        ("-1", False),
+        ("cpu", False),
+        ("cuda:0", False),
+        ("GPU-", False),
+        ("GPU-xyz12", False),
+        ("GPU-aaaa,1", False),
+        (f"MIG-{UUIDS[0]}", False),
+        (UUIDS[0] + "0", False),
+    ],
+)
+def test_names_of_devices_have_a_shape(name: str, known: bool) -> None:
+    assert gpu.is_device_name(name) is known
+
+
+# --- pinning
+
+
+def test_each_slot_sees_its_own_device(driver: FakeNvml) -> None:
+    devices = ("1", UUIDS[0])
+    for slot, device in enumerate(devices):
+        assert gpu.pin(devices, slot) == device
+        assert os.environ["CUDA_VISIBLE_DEVICES"] == device
+        assert os.environ["CUDA_DEVICE_ORDER"] == "PCI_BUS_ID"
+
+
+def test_a_node_without_devices_changes_nothing(driver: FakeNvml) -> None:
+    assert gpu.pin((), 3) is None
+    assert "CUDA_VISIBLE_DEVICES" not in os.environ
+
+
+def test_a_device_that_is_not_there_is_refused_with_what_there_is(driver: FakeNvml) -> None:
+    with pytest.raises(DeviceUnavailable) as error:
+        gpu.pin(("2",), 0)
+    assert str(error.value) == (
+        f"GPU 2 is not there: there is 0 (Test GPU, {UUIDS[0]}); 1 (Test GPU, {UUIDS[1]}); correct SCENEFLEET_GPUS"
+    )
+    assert "CUDA_VISIBLE_DEVICES" not in os.environ
+
+
+@pytest.mark.parametrize(
+    ("devices", "slot", "said"),
+    [
+        (("0",), 1, "slot 1 has no GPU"),
+        (("gpu0",), 0, "'gpu0', which is no GPU"),
+        (("GPU-ffff",), 0, "GPU-ffff is not there"),
+    ],
+)
+def test_what_can_not_be_pinned_is_refused(
+    devices: tuple[str, ...], slot: int, said: str, driver: FakeNvml
+) -> None:
+    with pytest.raises(DeviceUnavailable, match=said):
+        gpu.pin(devices, slot)
+
+
+def test_a_divided_gpu_stands_for_its_only_instance(driver: FakeNvml) -> None:
+    driver.mig[UUIDS[0]] = [PARTS[0]]
+    assert gpu.pin(("0",), 0) == PARTS[0]
+    assert os.environ["CUDA_VISIBLE_DEVICES"] == PARTS[0]
+    driver.mig[UUIDS[0]].append(PARTS[1])
+    with pytest.raises(
+        DeviceUnavailable, match=f"divided into 2 instances: name one .*{PARTS[0]}, {PARTS[1]}"
+    ):
+        gpu.pin(("0",), 0)
+    assert gpu.pin((PARTS[1],), 0) == PARTS[1]
+
+
+def test_without_nvml_a_device_is_left_to_cuda(driver: FakeNvml) -> None:
+    driver.present = False
+    assert gpu.pin(("7",), 0) == "7"
+
+
+def test_an_instance_by_its_old_name_is_left_to_cuda(driver: FakeNvml) -> None:
+    assert gpu.pin((f"MIG-{UUIDS[0]}/7/0",), 0) == f"MIG-{UUIDS[0]}/7/0"
+
+
+# --- placing
+
+
+@pytest.fixture
+def cuda(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
+    """A CUDA that lets us in, as told by the values in it."""
+    told: dict[str, Any] = {
+        "free_mb": 8000,
+        "total_mb": 24000,
+        "capability": (9, 0),
+        "error": None,
+        "looks": 0,
+    }
+
+    def mem_get_info() -> tuple[int, int]:
+        told["looks"] += 1
+        if told["error"] is not None:
+            raise told["error"]
+        return told["free_mb"] * MiB, told["total_mb"] * MiB
+
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "mem_get_info", mem_get_info)
+    monkeypatch.setattr(torch.cuda, "memory_reserved", lambda: told.get("kept_mb", 0) * MiB)
+    monkeypatch.setattr(torch.cuda, "memory_allocated", lambda: 0)
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda: told["capability"])
+    monkeypatch.setattr(gpu, "LEAVING_S", 0.0)
+    return told
+
+
+@pytest.fixture
+def no_cuda(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+
+
+@pytest.mark.parametrize(
+    ("dtype", "capability", "expected"),
+    [
+        ("auto", (8, 0), "bfloat16"),
+        ("auto", (7, 5), "float16"),
+        ("float32", (8, 0), "float32"),
+        ("float16", (8, 0), "float16"),
+    ],
+)
+def test_the_number_format_follows_the_device(
+    dtype: str, capability: tuple[int, int], expected: str, cuda: dict[str, Any]
+) -> None:
+    cuda["capability"] = capability
+    assert gpu.place("auto", dtype) == gpu.Placement("cuda", expected)  # type: ignore[arg-type]
+
+
+def test_an_unknown_number_format_is_refused(cuda: dict[str, Any]) -> None:
+    with pytest.raises(DeviceUnavailable, match="dtype 'int3' is unknown"):
+        gpu.place("cuda", "int3")
+
+
+def test_a_cpu_model_never_asks_for_a_gpu(cuda: dict[str, Any]) -> None:
+    assert gpu.place("cpu", "float16") == gpu.Placement("cpu", "float32")
+    assert cuda["looks"] == 0
+
+
+def test_auto_takes_the_cpu_only_where_nobody_asked_for_a_gpu(
+    no_cuda: None, driver: FakeNvml, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert gpu.place("auto", "auto") == gpu.Placement("cpu", "float32")
+    ask_for("0", monkeypatch)
+    with pytest.raises(DeviceUnavailable) as error:
+        gpu.place("auto", "auto", model="m")
+    assert str(error.value).startswith("Model m finds no usable GPU for SCENEFLEET_GPUS=0: ")
+    assert f"there is 0 (Test GPU, {UUIDS[0]})" in str(error.value)
+    assert gpu.place("cpu", "auto") == gpu.Placement("cpu", "float32"), "its entry in the catalogue says so"
+
+
+def test_a_cuda_model_says_why_there_is_no_gpu(
+    no_cuda: None, driver: FakeNvml, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    driver.present = False
+    monkeypatch.setattr(torch.version, "cuda", None)
+    with pytest.raises(
+        DeviceUnavailable, match=r"torch \(.*\) is built without CUDA .*no NVIDIA driver answers"
+    ):
+        gpu.place("cuda", "auto", model="m")
+    monkeypatch.setattr(torch.version, "cuda", "12.8")
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "9")
+    with pytest.raises(
+        DeviceUnavailable, match=r"CUDA 12.8 shows this process none \(CUDA_VISIBLE_DEVICES='9'\)"
+    ):
+        gpu.place("cuda", "auto", model="m")
+
+
+def test_a_gpu_without_room_is_refused_with_who_holds_it(
+    cuda: dict[str, Any], driver: FakeNvml, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", UUIDS[1])
+    cuda.update(free_mb=500, total_mb=80000)
+    driver.processes[UUIDS[1]] = [(4711, 79000), (4712, None), (os.getpid(), 100)]
+    with pytest.raises(DeviceUnavailable) as error:
+        gpu.place("auto", "auto", model="whisper-medium", memory_mb=5000)
+    assert str(error.value) == (
+        f"GPU {UUIDS[1]} is busy: model whisper-medium needs 5000 MB, 500 of 80000 MB are free, held by process 4711 with"
+        " 79000 MB, process 4712; free it, or name another GPU in SCENEFLEET_GPUS"
+    )
+
+
+def test_memory_torch_keeps_of_unloaded_models_counts_as_free(cuda: dict[str, Any]) -> None:
+    cuda.update(free_mb=500, kept_mb=4600)
+    assert gpu.place("cuda", "auto", model="m", memory_mb=5000).device == "cuda"
+
+
+def test_a_gpu_that_a_killed_process_is_leaving_is_waited_for(
+    cuda: dict[str, Any], driver: FakeNvml, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(gpu, "LEAVING_S", 60.0)
+    cuda["free_mb"] = 500
+
+    def leave(wait_s: float) -> None:
+        cuda["free_mb"] = 8000
+
+    monkeypatch.setattr(gpu.time, "sleep", leave)
+    assert gpu.place("cuda", "auto", model="m", memory_mb=5000).device == "cuda"
+    assert cuda["looks"] == 2
+
+
+def test_a_gpu_too_small_is_refused_at_once(cuda: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(gpu, "LEAVING_S", 60.0)
+    with pytest.raises(ModelDoesNotFit, match="Model m needs 30000 MB, GPU 0 has 24000 MB"):
+        gpu.place("cuda", "auto", model="m", memory_mb=30000)
+    assert cuda["looks"] == 1
+
+
+def test_a_gpu_in_exclusive_mode_that_another_process_has(cuda: dict[str, Any], driver: FakeNvml) -> None:
+    driver.exclusive, driver.processes = {UUIDS[0]}, {UUIDS[0]: [(4711, 300)]}
+    cuda["error"] = RuntimeError(
+        "CUDA error: CUDA-capable device(s) is/are busy or unavailable\nCompile with ..."
+    )
+    with pytest.raises(DeviceUnavailable) as error:
+        gpu.place("cuda", "auto", model="m")
+    assert str(error.value) == (
+        "GPU 0 can't be used for model m (CUDA error: CUDA-capable device(s) is/are busy or unavailable), in"
+        " exclusive-process mode, held by process 4711 with 300 MB"
+    )
+
+
+# --- errors of engines
+
+
+@pytest.mark.parametrize(
+    ("error", "expected"),
+    [
+        (torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB"), True),
+        (RuntimeError("CUDA failed with error out of memory"), True),
+        (RuntimeError("shape mismatch"), False),
+        (ValueError("out of memory"), False),
+    ],
+)
+def test_full_memory_is_told_from_other_errors(error: Exception, expected: bool) -> None:
+    assert gpu.is_out_of_memory(error) is expected

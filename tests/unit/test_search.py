@@ -1,0 +1,96 @@
+"""What a search decides without a server: which requests make sense, cursors, the reranker's order."""
+
+from __future__ import annotations
+
+from typing import Any
+from uuid import uuid4
+
+import pytest
+
+from db.search import Found
+from shared.contracts import Coverage, SearchAnswer, SearchHit, SearchScenes, parse
+from shared.errors import Conflict, InvalidRequest
+from shared.settings import Settings
+from worker import pages, reranking, searches
+
+SETTINGS = Settings()
+
+
+def request(**fields: Any) -> SearchScenes:
+    return parse(SearchScenes, {"user_id": "u", "query": "a cup", **fields})
+
+
+def hit(idx: int, transcript: str) -> SearchHit:
+    return SearchHit(
+        scene_id=str(uuid4()), video_id="v", idx=idx, start_s=0.0, end_s=1.0, transcript=transcript, score=1.0 - idx / 10,
+        keyframe_keys=(),
+    )  # fmt: skip
+
+
+def draft(*transcripts: str) -> SearchAnswer:
+    coverage = Coverage(scenes=9, with_words=9, with_vectors=9, videos_in_work=0)
+    hits = tuple(hit(idx, transcript) for idx, transcript in enumerate(transcripts))
+    return SearchAnswer(query="a cup", mode="hybrid", model="m", hits=hits, coverage=coverage)
+
+
+def test_persons_are_refused_when_faces_are_off() -> None:
+    with pytest.raises(Conflict, match="FEATURE_FACE is off"):
+        searches.check(request(persons=["p"]), Settings(FEATURE_FACE=False))
+
+
+def test_the_weights_of_a_search_stand_before_the_settings() -> None:
+    weights = searches.weigh(request(weights={"vision": 0.9, "text": 0.0}), SETTINGS)
+    assert weights == {
+        "text": 0.0,
+        "vision": 0.9,
+        "lexical": 0.2,
+        "keyword": 0.2,
+        "screen": 0.2,
+        "people": 0.3,
+    }
+    assert searches.weigh(request(mode="keyword"), SETTINGS)["keyword"] == 1.0
+
+
+def test_a_cursor_is_exact_and_good_for_its_search_only() -> None:
+    last = Found(uuid4(), "v", 7, 0.1 + 0.2, {})
+    cursor = pages.write_cursor(request(), last)
+    assert pages.read_cursor(request(cursor=cursor, limit=3)) == last.place
+    with pytest.raises(InvalidRequest, match="belongs to another search"):
+        pages.read_cursor(request(cursor=cursor, video_ids=["v"]))
+
+
+def test_the_longest_cursor_can_be_sent() -> None:
+    cursor = pages.write_cursor(request(), Found(uuid4(), "v" * 64, 2**31 - 1, -0.12345678901234567e-300, {}))
+    assert pages.read_cursor(request(cursor=cursor))[1] == "v" * 64
+
+
+@pytest.mark.parametrize(
+    "cursor", ["", "=", "W10", "bnVsbA", "eyJhIjoxfQ", "WzEsMiwzXQ", "WzEsIngiLDMsNF0", "\u0661", "{}"]
+)
+def test_a_forged_cursor_is_refused(cursor: str) -> None:
+    with pytest.raises(InvalidRequest, match="is none of ours"):
+        pages.read_cursor(request(cursor=cursor))
+
+
+def test_the_reranker_moves_what_it_can_read() -> None:
+    found = draft("bad", "", "good", "fair")
+    asked = request(rerank=3, limit=3)
+    call = reranking.rerank_call(asked, found)
+    assert call is not None and call.payload["documents"] == ["bad", "good"]
+    scores = {"model": "r", "revision": "1", "scores": [0.1, 0.9]}
+    answer = reranking.reranked(asked, SETTINGS, found, {"ok": scores})
+    assert [(one.idx, one.rerank_score) for one in answer.hits] == [(2, 0.9), (1, None), (0, 0.1)]
+
+
+def test_without_the_reranker_the_order_stays_and_the_answer_says_so() -> None:
+    found = draft("bad", "good", "fair")
+    for said, why in [(None, "no answer in 5 s"), ({"error": "it broke"}, "it broke")]:
+        answer = reranking.reranked(request(rerank=3, limit=2), SETTINGS, found, said)
+        assert [one.idx for one in answer.hits] == [0, 1] and answer.degraded == {"rerank": why}
+
+
+def test_fifty_long_transcripts_fit_the_rerankers_message() -> None:
+    found = draft(*["語" * 5000] * 50)
+    call = reranking.rerank_call(request(rerank=50), found)
+    assert call is not None and len(call.payload["documents"]) == 50
+    assert sum(len(document.encode()) for document in call.payload["documents"]) < 52_000
