@@ -2,7 +2,7 @@
 
 Rule: one video at a time through real worker processes, models warm. Wall time runs from the acceptance to the end of
 the run, both by Postgres's clock. A stage's time is what its jobs took (claim to finish, summed over the parts, which
-one worker of the lane does one after the other). Critical path: split, then the longer of asr + text and face, then
+one worker of the lane does one after the other). Critical path: split, then the longest of asr + text, face and ocr, then
 sidecar. The ratio is 1.0 when nothing is ever waited for. Printed: the median of the runs.
 """
 
@@ -37,7 +37,8 @@ def measure(fleet: Fleet, video: Path, video_id: str) -> dict[str, Any]:
         raise RuntimeError(f"{video_id} ended {status.state}: {status.error}")
     stages = {row["stage"]: row["seconds"] for row in fleet.rows(_TIMES, video_id)}
     spoken = stages.get("asr", 0.0) + stages.get("text", 0.0)
-    critical_s = stages["split"] + max(spoken, stages.get("face", 0.0)) + stages["sidecar"]
+    seen = [stages.get(name, 0.0) for name in ("face", "ocr")]
+    critical_s = stages["split"] + max(spoken, *seen) + stages["sidecar"]
     wall_s = fleet.rows(_WALL, video_id)[0]["seconds"]
     return {"stages_s": stages, "critical_s": critical_s, "wall_s": wall_s, "ratio": wall_s / critical_s}
 
@@ -80,6 +81,7 @@ def show(result: dict[str, Any], console: Console) -> None:
         "asr s",
         "text s",
         "face s",
+        "ocr s",
         "sidecar s",
         "critical path s",
         "wall s",
@@ -88,7 +90,7 @@ def show(result: dict[str, Any], console: Console) -> None:
         table.add_column(column, justify="right")
     for n, measured in enumerate(result["runs"], 1):
         stages = measured["stages_s"]
-        names = ("split", "asr", "text", "face", "sidecar")
+        names = ("split", "asr", "text", "face", "ocr", "sidecar")
         cells = [f"{stages.get(name, 0.0):.2f}" for name in names]
         table.add_row(
             str(n),
@@ -104,9 +106,10 @@ def show(result: dict[str, Any], console: Console) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])  # type: ignore[union-attr]
     parser.add_argument("--video", type=Path, default=ROOT / "samples" / "demo.mp4")
-    parser.add_argument("--runs", type=int, default=3)
+    parser.add_argument("--runs", type=int, help="default 3, quick 1")
+    parser.add_argument("--quick", action="store_true", help="one run")
     arguments = parser.parse_args()
-    result = run(arguments.video, arguments.runs)
+    result = run(arguments.video, arguments.runs or (1 if arguments.quick else 3))
     OUT.mkdir(parents=True, exist_ok=True)
     (OUT / "pipeline.json").write_text(json.dumps(result, indent=1) + "\n")
     show(result, Console())

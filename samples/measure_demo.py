@@ -19,9 +19,12 @@ import numpy as np
 from av.audio.resampler import AudioResampler
 from numpy.typing import NDArray
 
-from worker.models.base import SAMPLE_RATE_HZ, FaceAnalyser, TextEmbedder, Transcriber, Word
+from worker.models.asr import Transcriber, Word
+from worker.models.base import SAMPLE_RATE_HZ
 from worker.models.catalog import load_catalog
+from worker.models.face import FaceAnalyser
 from worker.models.shelf import Shelf
+from worker.models.text import TextEmbedder
 
 HOME = Path(__file__).parent
 #: Faces are looked for in this many pictures a second.
@@ -116,7 +119,8 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("folders", nargs="+", type=Path, help="folders with demo.mp4 and truth.json")
     parser.add_argument("--record", action="store_true", help="write the error rates into samples/truth.json")
     options = parser.parse_args(arguments)
-    shelf = Shelf(load_catalog(), "lite", ("asr", "text", "face"), threads=1)
+    catalog = load_catalog()
+    shelf = Shelf(catalog, catalog.for_profile("lite"), ("asr", "text", "face"), threads=1)
     rates = {}
     for folder in options.folders:
         path, truth = folder / "demo.mp4", json.loads((folder / "truth.json").read_text())

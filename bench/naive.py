@@ -1,0 +1,39 @@
+"""The fleet to compare with: the same nodes, but every child loads every model, whatever its family.
+
+What a worker with one set of tasks for everything does. Run as ``celery -A bench.naive worker``. A child that has loaded them
+says so by a file in SCENEFLEET_HOME.
+"""
+
+from __future__ import annotations
+
+import os
+from typing import Any
+
+from celery import signals
+
+from worker.app import app
+from worker.models.catalog import KINDS
+from worker.models.shelf import Shelf
+from worker.runtime import get_runtime
+
+__all__ = ["app"]
+
+#: Keeps the models alive.
+_shelves: list[Shelf] = []
+
+
+# After the node's own handler, which loads the family's model.
+@signals.worker_process_init.connect(weak=False)  # type: ignore[untyped-decorator]
+def load_the_others(**_: Any) -> None:
+    runtime = get_runtime()
+    settings = runtime.settings
+    shelf = Shelf(
+        runtime.catalog,
+        runtime.catalog.active(settings),
+        [family for family in KINDS if family != settings.family],
+        threads=settings.model_threads or None,
+        models_dir=settings.models_dir,
+    )
+    shelf.preload()
+    _shelves.append(shelf)
+    (settings.home / f"naive-{os.getpid()}").touch()
