@@ -1,6 +1,6 @@
 """The ledger: claim, lease, finish, fail, expire. A job is done once, whatever dies.
 
-A job is about a subject: a video, or a person. Lock order is always the subject's row first, then jobs. A claim and a beat touch one job's row and nothing else.
+A job is about a subject: a video, a person, or a switch of models. Lock order is always the subject's row first, then jobs. A claim and a beat touch one job's row and nothing else.
 Times are ``clock_timestamp()`` of Postgres; no worker's clock is trusted. Every function works inside the caller's
 transaction (``db.engine.transact``) and may run again. A function that makes jobs claimable returns their bells, to
 be rung after the commit.
@@ -15,13 +15,13 @@ from typing import Any
 from sqlalchemy import func, select, text, update
 from sqlalchemy.orm import Session
 
-from db.tables import Job, Person, Video
+from db.tables import Job, ModelSwitch, Person, Video
 from shared.errors import LeaseLost, ScenefleetError
 from shared.routing import LANES
 
 MAX_ERROR_CHARS = 2000
 #: What a job is about; its row is locked first, and says which run counts.
-Subject = Video | Person
+Subject = Video | Person | ModelSwitch
 NOW = func.clock_timestamp()
 
 
@@ -196,9 +196,24 @@ def lock_person(session: Session, person_id: str) -> Person | None:
     ).one_or_none()
 
 
+def lock_switch(session: Session, switch_id: str) -> ModelSwitch | None:
+    """The switch's row, locked; whoever only makes sure that its models are kept need not wait."""
+    return session.scalars(
+        select(ModelSwitch).where(ModelSwitch.switch_id == int(switch_id)).with_for_update(key_share=True),
+        execution_options={"populate_existing": True},
+    ).one_or_none()
+
+
+_LOCKS: Mapping[str, Callable[[Session, str], Subject | None]] = {
+    "video": lock_video,
+    "person": lock_person,
+    "switch": lock_switch,
+}
+
+
 def lock_subject(session: Session, kind: str, subject_id: str) -> Subject | None:
     """The row of what a job is about, locked."""
-    return lock_person(session, subject_id) if kind == "person" else lock_video(session, subject_id)
+    return _LOCKS[kind](session, subject_id)
 
 
 def fence(session: Session, claimed: Claim) -> tuple[Subject, Job]:

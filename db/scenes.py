@@ -209,6 +209,24 @@ def scenes_between(
     )
 
 
+def published_scenes(
+    session: Session, video_id: str, user_id: str, first_idx: int, last_idx: int
+) -> list[Scene]:
+    """The scenes first_idx..last_idx (inclusive) that callers see, in order."""
+    return list(
+        session.scalars(
+            select(Scene)
+            .where(
+                Scene.video_id == video_id,
+                Scene.user_id == user_id,
+                Scene.live,
+                Scene.idx.between(first_idx, last_idx),
+            )
+            .order_by(Scene.idx)
+        )
+    )
+
+
 def scene_count(session: Session, video_id: str, split_version: int) -> int:
     return session.scalars(
         select(func.count())

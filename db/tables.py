@@ -74,6 +74,7 @@ class Video(Base):
     __table_args__ = (
         CheckConstraint(_one_of("state", VIDEO_STATES), name="state"),
         Index(None, "user_id", "created_at"),
+        Index(None, "indexed_at", "video_id"),
     )
 
     video_id: Mapped[str] = mapped_column(primary_key=True)
@@ -521,3 +522,57 @@ class FaceDecision(Base):
     #: [x, y, width, height] in pixels of the keyframe at ``ts_s``
     box: Mapped[list[Any]]
     created_at: Mapped[datetime] = mapped_column(server_default=_NOW)
+
+
+SWITCH_STATES = ("building", "ready", "flipped", "dropping", "ended")
+
+
+class ModelSwitch(Base):
+    """A change of the model whose vectors are searched: the new model's are made beside the old ones."""
+
+    __tablename__ = "model_switches"
+    __table_args__ = (
+        CheckConstraint(_one_of("state", SWITCH_STATES), name="state"),
+        Index(
+            "uq_model_switches_open",
+            "kind",
+            unique=True,
+            postgresql_where=text("state <> 'ended'"),
+        ),
+    )
+
+    switch_id: Mapped[int] = mapped_column(BigInteger, Identity(always=True), primary_key=True)
+    #: Of models: text, vision.
+    kind: Mapped[str]
+    from_model: Mapped[int] = mapped_column(ForeignKey("models.model_id"))
+    to_model: Mapped[int] = mapped_column(ForeignKey("models.model_id"))
+    #: building, ready (both are complete, the old one is searched), flipped (the new one is), dropping, ended
+    state: Mapped[str] = mapped_column(server_default="building")
+    #: Of its jobs.
+    run: Mapped[int] = mapped_column(server_default="1")
+    #: Scenes the old model had vectors of at the beginning, and scenes the new one has been given.
+    total: Mapped[int] = mapped_column(BigInteger, server_default="0")
+    done: Mapped[int] = mapped_column(BigInteger, server_default="0")
+    #: How far videos have been looked through, by when they were indexed.
+    seen_until: Mapped[datetime | None]
+    seen_video: Mapped[str] = mapped_column(server_default="")
+    created_at: Mapped[datetime] = mapped_column(server_default=_NOW)
+    ready_at: Mapped[datetime | None]
+    #: When the last flip or rollback was.
+    flipped_at: Mapped[datetime | None]
+    ended_at: Mapped[datetime | None]
+
+    @property
+    def deleted_at(self) -> datetime | None:
+        """No job of a switch counts once it has ended."""
+        return self.ended_at
+
+
+class ActiveModel(Base):
+    """The model of a kind that is searched, where a switch has chosen it; without a row the configured one is."""
+
+    __tablename__ = "active_models"
+
+    kind: Mapped[str] = mapped_column(primary_key=True)
+    model_id: Mapped[int] = mapped_column(ForeignKey("models.model_id"))
+    changed_at: Mapped[datetime] = mapped_column(server_default=_NOW)

@@ -106,6 +106,16 @@ def ensure_index(engine: Engine, model: ModelRow) -> None:
             connection.execute(text("SELECT pg_advisory_unlock(:key)"), {"key": _INDEX_LOCK})
 
 
+def drop_index(engine: Engine, model_id: int) -> None:
+    """Remove a model's HNSW index beside running work."""
+    with engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
+        connection.execute(text("SELECT pg_advisory_lock(:key)"), {"key": _INDEX_LOCK})
+        try:
+            connection.execute(text(f"DROP INDEX CONCURRENTLY IF EXISTS {index_name(int(model_id))}"))
+        finally:
+            connection.execute(text("SELECT pg_advisory_unlock(:key)"), {"key": _INDEX_LOCK})
+
+
 def write_embeddings(
     session: Session,
     model: ModelRow,

@@ -27,6 +27,7 @@ from .contracts import (
     CreatePerson,
     DetectedFaces,
     DetectFaces,
+    DropModel,
     EmbedImages,
     EmbedTexts,
     EncodeTexts,
@@ -40,6 +41,8 @@ from .contracts import (
     ListScenes,
     MakeSubtitles,
     MergePeople,
+    ModelKind,
+    ModelsState,
     PeoplePage,
     PersonRef,
     PersonView,
@@ -54,10 +57,12 @@ from .contracts import (
     RerunVideo,
     ScenePage,
     SearchAnswer,
+    SearchedKind,
     SearchMode,
     SearchScenes,
     SplitPerson,
     Subtitles,
+    SwitchModel,
     TextVectors,
     UndoEvent,
     VideoRef,
@@ -248,9 +253,14 @@ class Client:
             routing.PEOPLE_UNDO, UndoEvent, {"user_id": user_id, "event_id": event_id}, PersonView
         )
 
-    def embed_texts(self, texts: Sequence[str], *, lexical: bool = False) -> TextVectors:
-        """Vectors of texts in the space of what is said; with ``lexical`` also the weights of their words."""
-        kwargs = {"texts": list(texts), "lexical": lexical}
+    def embed_texts(
+        self, texts: Sequence[str], *, lexical: bool = False, model: str | None = None
+    ) -> TextVectors:
+        """Vectors of texts in the space of what is said; with ``lexical`` also the weights of their words.
+
+        ``model``: of the catalogue; the active one if it is left out.
+        """
+        kwargs = {"texts": list(texts), "lexical": lexical, "model": model}
         return self._ask(routing.TEXT_EMBED, EncodeTexts, kwargs, TextVectors)
 
     def rerank(self, query: str, documents: Sequence[str]) -> RerankScores:
@@ -258,13 +268,16 @@ class Client:
         kwargs = {"query": query, "documents": list(documents)}
         return self._ask(routing.TEXT_RERANK, RerankDocuments, kwargs, RerankScores)
 
-    def embed_vision_texts(self, texts: Sequence[str]) -> TextVectors:
+    def embed_vision_texts(self, texts: Sequence[str], *, model: str | None = None) -> TextVectors:
         """Vectors of short texts in the space of the pictures, to search these by words."""
-        return self._ask(routing.VISION_EMBED_TEXTS, EmbedTexts, {"texts": list(texts)}, TextVectors)
+        kwargs = {"texts": list(texts), "model": model}
+        return self._ask(routing.VISION_EMBED_TEXTS, EmbedTexts, kwargs, TextVectors)
 
-    def embed_images(self, user_id: str, storage_keys: Sequence[str]) -> ImageVectors:
+    def embed_images(
+        self, user_id: str, storage_keys: Sequence[str], *, model: str | None = None
+    ) -> ImageVectors:
         """Vectors of the user's stored pictures or keyframes, 16 at most."""
-        kwargs = {"user_id": user_id, "storage_keys": list(storage_keys)}
+        kwargs = {"user_id": user_id, "storage_keys": list(storage_keys), "model": model}
         return self._ask(routing.VISION_EMBED_IMAGES, EmbedImages, kwargs, ImageVectors)
 
     def detect_faces(
@@ -273,6 +286,31 @@ class Client:
         """The faces in the user's stored pictures, 16 at most."""
         kwargs = {"user_id": user_id, "storage_keys": list(storage_keys), "vectors": vectors}
         return self._ask(routing.FACE_DETECT, DetectFaces, kwargs, DetectedFaces)
+
+    def models(self, kind: SearchedKind) -> ModelsState:
+        """Which model of a kind is searched, and how far the open switch to another one is."""
+        return self._ask(routing.MODELS_STATE, ModelKind, {"kind": kind}, ModelsState)
+
+    def switch_model(self, kind: SearchedKind, to: str, *, dry_run: bool = False) -> ModelsState:
+        """Begin to give the archive vectors of another model; ask ``models`` how far it is, then ``flip_model``."""
+        kwargs = {"kind": kind, "to": to, "dry_run": dry_run}
+        return self._ask(routing.MODELS_SWITCH, SwitchModel, kwargs, ModelsState)
+
+    def retry_switch(self, kind: SearchedKind) -> ModelsState:
+        """Try the failed jobs of a switch again."""
+        return self._ask(routing.MODELS_RETRY, ModelKind, {"kind": kind}, ModelsState)
+
+    def flip_model(self, kind: SearchedKind) -> ModelsState:
+        """Search by the new model of a built switch."""
+        return self._ask(routing.MODELS_FLIP, ModelKind, {"kind": kind}, ModelsState)
+
+    def rollback_model(self, kind: SearchedKind) -> ModelsState:
+        """Search by the old model again."""
+        return self._ask(routing.MODELS_ROLLBACK, ModelKind, {"kind": kind}, ModelsState)
+
+    def drop_model(self, kind: SearchedKind, *, now: bool = False) -> ModelsState:
+        """Remove the vectors of the model of a switch that is not searched; that ends the switch."""
+        return self._ask(routing.MODELS_DROP, DropModel, {"kind": kind, "now": now}, ModelsState)
 
     def _ask(self, task: str, contract: type[Contract], kwargs: dict[str, Any], answer: type[R]) -> R:
         parse(contract, kwargs)

@@ -55,6 +55,9 @@ def _check_name(value: str) -> str:
 Id = Annotated[str, AfterValidator(_check_id)]
 Text = Annotated[str, AfterValidator(_check_text)]
 PersonName = Annotated[Text, AfterValidator(_check_name), Field(min_length=1, max_length=MAX_NAME_CHARS)]
+ModelName = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9._-]{0,63}$")]
+#: Kinds of models whose vectors are searched.
+SearchedKind = Literal["text", "vision"]
 TokenId = Annotated[str, Field(pattern=r"^[0-9]{1,9}$")]
 
 
@@ -107,6 +110,8 @@ class EmbedTexts(Contract):
     max_bytes: ClassVar[int] = 16 * MAX_MESSAGE_BYTES
 
     texts: tuple[Text, ...] = Field(max_length=64)
+    #: None: the active model.
+    model: ModelName | None = None
 
 
 class EncodeTexts(EmbedTexts):
@@ -155,6 +160,8 @@ class EmbedImages(Contract):
 
     user_id: Id
     storage_keys: tuple[Annotated[Text, Field(max_length=512)], ...] = Field(max_length=16)
+    #: None: the active model.
+    model: ModelName | None = None
 
 
 class ImageVectors(TextVectors):
@@ -290,6 +297,9 @@ class SearchScenes(Contract):
     limit: int | None = Field(None, ge=1)
     #: ``next_cursor`` of the answer before, for the same search.
     cursor: Text | None = Field(None, max_length=400)
+    #: Search by this model's vectors; None: by the active one's.
+    text_model: ModelName | None = None
+    vision_model: ModelName | None = None
     #: The best hits, so many, are read again by the reranker and put in its order.
     rerank: int | None = Field(None, ge=1, le=50)
 
@@ -677,6 +687,61 @@ class EventView(Contract):
 
 class EventList(Contract):
     events: tuple[EventView, ...]
+
+
+class ModelKind(Contract):
+    """Names what a switch is about."""
+
+    kind: SearchedKind
+
+
+class SwitchModel(ModelKind):
+    """Give the archive vectors of another model of the catalogue, beside the present ones."""
+
+    to: ModelName
+    #: Only say what it would take.
+    dry_run: bool = False
+
+
+class DropModel(ModelKind):
+    """Remove the vectors of the model of an open switch that is not active."""
+
+    #: Also while searches from before the last flip may still turn pages.
+    now: bool = False
+
+
+class SwitchView(BaseModel):
+    """A switch from one model's vectors to another's."""
+
+    model_config = Contract.model_config
+
+    from_model: str
+    to_model: str
+    #: building, ready (both complete, the old one is active), flipped (the new one is), dropping
+    state: Literal["building", "ready", "flipped", "dropping"]
+    #: Scenes that had a vector of the old model at the beginning; scenes given one of the new model.
+    total: int
+    done: int
+    #: Jobs given up, and the first one's error.
+    failed: int
+    error: str | None
+    #: Lately; None: nothing was done lately.
+    scenes_per_s: float | None
+    #: Seconds until it is built, at that speed.
+    eta_s: float | None
+    created_at: datetime
+    ready_at: datetime | None
+    flipped_at: datetime | None
+
+
+class ModelsState(Contract):
+    """The active model of a kind, and the open switch, if there is one."""
+
+    kind: SearchedKind
+    active: str | None
+    #: Scenes with a vector of it.
+    scenes: int
+    switch: SwitchView | None
 
 
 C = TypeVar("C", bound=Contract)

@@ -59,9 +59,18 @@ MATCH = Stage(name="match", lane="media", after=("enroll",), time_limit_s=600)
 FORGET = Stage(name="forget", lane="media", time_limit_s=3600)
 REVISE = Stage(name="revise", lane="media", time_limit_s=1800)
 
+#: Jobs of a switch of models: give published scenes vectors of the new model, drop those of the other. The parts are
+#: small: a search waits for the one in work.
+TEXT_ANEW = Stage(name="text_anew", lane="text", time_limit_s=600, batch=32)
+VISION_ANEW = Stage(name="vision_anew", lane="vision", time_limit_s=600, batch=8)
+DROP = Stage(name="drop", lane="media", time_limit_s=6 * 3600)
+
 STAGES: dict[str, Stage] = {
-    stage.name: stage for stage in (*PIPELINE, SWEEP, ERASE, ENROLL, MATCH, FORGET, REVISE)
-}
+    stage.name: stage
+    for stage in (
+        *PIPELINE, SWEEP, ERASE, ENROLL, MATCH, FORGET, REVISE, TEXT_ANEW, VISION_ANEW, DROP,
+    )
+}  # fmt: skip
 PIPELINE_NAMES: tuple[str, ...] = tuple(stage.name for stage in PIPELINE)
 #: What a run from the start makes, and what a caller may name.
 FULL_RUN: tuple[str, ...] = tuple(name for name in PIPELINE_NAMES if name != AUDIO.name)

@@ -77,6 +77,12 @@ PEOPLE_MERGE = "tasks.people.merge"
 PEOPLE_SPLIT = "tasks.people.split"
 PEOPLE_EVENTS = "tasks.people.events"
 PEOPLE_UNDO = "tasks.people.undo"
+MODELS_STATE = "tasks.models.state"
+MODELS_SWITCH = "tasks.models.switch"
+MODELS_RETRY = "tasks.models.retry"
+MODELS_FLIP = "tasks.models.flip"
+MODELS_ROLLBACK = "tasks.models.rollback"
+MODELS_DROP = "tasks.models.drop"
 SEARCH_SCENES = "tasks.search.scenes"
 #: The fleet's own: a search that waited goes on.
 SEARCH_GATHER = "tasks.search.gather"
@@ -107,6 +113,12 @@ TASK_QUEUE: dict[str, str] = {
     PEOPLE_SPLIT: REQUESTS,
     PEOPLE_EVENTS: REQUESTS,
     PEOPLE_UNDO: REQUESTS,
+    MODELS_STATE: REQUESTS,
+    MODELS_SWITCH: REQUESTS,
+    MODELS_RETRY: REQUESTS,
+    MODELS_FLIP: REQUESTS,
+    MODELS_ROLLBACK: REQUESTS,
+    MODELS_DROP: REQUESTS,
     SEARCH_SCENES: REQUESTS,
     SEARCH_GATHER: REQUESTS,
     SEARCH_FINISH: REQUESTS,

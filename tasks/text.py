@@ -18,7 +18,7 @@ def embed(**payload: Any) -> dict[str, Any]:
     request = parse(EncodeTexts, payload)
     from worker.models.text import TextEmbedder
 
-    model = cast(TextEmbedder, get_runtime().shelf.get("text"))
+    model = cast(TextEmbedder, get_runtime().model("text", request.model))
     if request.lexical and not model.has_lexical:
         raise ModelUnavailable(
             f"Model {model.spec.name} gives no lexical weights: ask for vectors only, or use a profile whose text model"

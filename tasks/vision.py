@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 def embed_texts(**payload: Any) -> dict[str, Any]:
     """Unit vectors of some texts, by the text tower, to search pictures by words: {model, revision, dim, vectors}."""
     request = parse(EmbedTexts, payload)
-    model = _model()
+    model = _model(request.model)
     return _answer(model, model.embed_texts(request.texts))
 
 
@@ -32,12 +32,12 @@ def embed_images(**payload: Any) -> dict[str, Any]:
     """Unit vectors of some stored pictures of one user: {model, revision, dim, vectors}."""
     request = parse(EmbedImages, payload)
     places = [(_bucket(key, request.user_id), key) for key in request.storage_keys]
-    model = _model()
+    model = _model(request.model)
     return _answer(model, model.embed_images([_read(bucket, key) for bucket, key in places]))
 
 
-def _model() -> VisionEmbedder:
-    return cast("VisionEmbedder", get_runtime().shelf.get("vision"))
+def _model(name: str | None) -> VisionEmbedder:
+    return cast("VisionEmbedder", get_runtime().model("vision", name))
 
 
 def _bucket(key: str, user_id: str) -> Bucket:

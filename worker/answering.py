@@ -17,7 +17,7 @@ from shared.contracts import Coverage, LegCoverage, SearchAnswer, SearchLeg, Sea
 from shared.errors import Conflict, InvalidRequest, NotFound, Outage
 from worker.pages import read_cursor, write_cursor
 from worker.runtime import Runtime
-from worker.searches import LEGS, OF_MODE, STAGES, Plan, miss, weigh
+from worker.searches import LEGS, OF_MODE, STAGES, Plan, miss, models_of, weigh
 
 
 def answer(
@@ -65,6 +65,7 @@ class _Answering:
         self.settings = runtime.settings
         self.scope = scope_of(request)
         self.weights = weigh(request, self.settings)
+        self.specs = models_of(request, runtime)
         self.models: dict[str, ModelRow] = {}
         self.names: dict[str, str] = {}
         self.tsquery = ""
@@ -125,7 +126,7 @@ class _Answering:
 
     def _know(self, leg: str) -> None:
         """The model whose rows a leg looks through: the fleet's, until a lane says which one it has."""
-        spec = self.runtime.catalog.active(self.settings).get("vision" if leg == "vision" else "text")
+        spec = self.specs.get("vision" if leg == "vision" else "text")
         if spec is not None:
             self.names[leg] = spec.name
             row = find_model(self.session, spec.name, spec.revision)

@@ -24,6 +24,7 @@ app = Celery(
     include=[
         "tasks.jobs",
         "tasks.video",
+        "tasks.models",
         "tasks.asr",
         "tasks.text",
         "tasks.vision",

@@ -14,7 +14,7 @@ from redis.exceptions import RedisError
 from sqlalchemy import text
 from sqlalchemy.orm import Session
 
-from db import jobs, runs
+from db import jobs, runs, switches
 from db.engine import get_engine, outages, reading, transact
 from db.jobs import Bell, Held
 from db.people import enrolment, revisions
@@ -75,6 +75,7 @@ def fleet() -> None:
         expired_leases()
         stuck_videos()
         stuck_people()
+        open_switches()
         stale_sidecars()
         missing_bells()
 
@@ -111,6 +112,13 @@ def stuck_people() -> None:
     with reading() as session:
         stuck = enrolment.stuck_people(session)
     _go_on("person", stuck)
+
+
+def open_switches() -> None:
+    """Plan what switches of models have to do next: what was published meanwhile, too."""
+    with reading() as session:
+        found = switches.open_switches(session)
+    _go_on("switch", found)
 
 
 def _go_on(kind: str, subject_ids: Sequence[str]) -> None:

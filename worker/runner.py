@@ -12,11 +12,11 @@ from typing import Any, TypeVar
 import structlog
 from sqlalchemy.orm import Session
 
-from db import jobs, runs
+from db import jobs, runs, switches
 from db.engine import outages, transact
 from db.jobs import Bell, Claim, Subject
 from db.people import enrolment
-from db.tables import Person
+from db.tables import ModelSwitch, Person
 from shared import graph
 from shared.errors import DatabaseUnavailable, LeaseLost, Outage, ScenefleetError, StorageUnavailable
 from shared.logs import get_logger
@@ -145,6 +145,8 @@ def advance(session: Session, subject: Subject, runtime: Runtime) -> list[Bell]:
     """Start what follows the end of a job."""
     if isinstance(subject, Person):
         return enrolment.advance(session, subject, runtime.plan)
+    if isinstance(subject, ModelSwitch):
+        return switches.advance(session, subject, runtime.plan)
     return runs.advance(session, subject, runtime.plan)
 
 

@@ -13,7 +13,9 @@ from db.runs import Plan
 from shared import graph
 from shared.settings import Settings, get_settings
 from shared.storage import Storage, configured_storage
-from worker.models.catalog import KINDS, Catalog, configured_catalog
+from worker.active import Active
+from worker.models.base import Model
+from worker.models.catalog import KINDS, Catalog, Kind, configured_catalog
 from worker.models.labels import read_labels
 from worker.models.shelf import Shelf
 
@@ -60,6 +62,11 @@ class Runtime:
         return configured_catalog(self.settings)
 
     @cached_property
+    def active(self) -> Active:
+        """Which model of each kind is used."""
+        return Active(self.catalog, self.settings)
+
+    @cached_property
     def plan(self) -> Plan:
         return make_plan(self.settings, self.catalog)
 
@@ -91,12 +98,23 @@ class Runtime:
         settings = self.settings
         return Shelf(
             self.catalog,
-            self.catalog.active(settings),
+            self.active.models(),
             [settings.family] if settings.family in KINDS else [],
             threads=settings.model_threads or None,
             models_dir=settings.models_dir,
             budget_mb=settings.model_memory_mb,
         )
+
+    def model(self, kind: Kind, name: str | None = None) -> Model:
+        """The loaded model of that name, which must be of that kind; without a name the active one.
+
+        Raises:
+            ModelUnavailable: this process does not serve the kind, has no such model, or it can't be loaded.
+        """
+        spec = self.active.models().get(kind)
+        if spec is not None:
+            self.shelf.activate(spec)
+        return self.shelf.get(kind, name)
 
     def attempt_dir(self, name: str) -> Path:
         """A fresh empty folder for one attempt's temporary files."""

@@ -13,7 +13,7 @@ from shared.contracts import (
 )
 from shared.errors import Conflict, InvalidRequest, ScenefleetError
 from shared.settings import Settings
-from worker.models.catalog import ModelSpec
+from worker.models.catalog import Kind, ModelSpec
 from worker.runtime import Runtime
 
 LEGS: tuple[SearchLeg, ...] = get_args(SearchLeg)
@@ -95,7 +95,7 @@ def plan(
     """
     made = Plan()
     weights = weigh(request, runtime.settings)
-    models = runtime.catalog.active(runtime.settings)
+    models = models_of(request, runtime)
     for leg in OF_MODE[request.mode]:
         reason = _no_use(leg, request, runtime, weights[leg], models.get("text"))
         if reason is not None:
@@ -106,13 +106,18 @@ def plan(
         made.legs.append("people")
     calls = {}
     if {"text", "lexical"} & set(made.legs) and request.query is not None:
-        payload = {"texts": [request.query], "lexical": "lexical" in made.legs}
+        payload = {"texts": [request.query], "lexical": "lexical" in made.legs, "model": models["text"].name}
         calls["text"] = Call(routing.TEXT_EMBED, payload)
     if "vision" in made.legs and request.image_key is not None:
-        payload = {"user_id": request.user_id, "storage_keys": [request.image_key]}
+        payload = {
+            "user_id": request.user_id,
+            "storage_keys": [request.image_key],
+            "model": models["vision"].name,
+        }
         calls["vision"] = Call(routing.VISION_EMBED_IMAGES, payload)
     elif "vision" in made.legs and request.query is not None and request.like_scene is None:
-        calls["vision"] = Call(routing.VISION_EMBED_TEXTS, {"texts": [request.query]})
+        payload = {"texts": [request.query], "model": models["vision"].name}
+        calls["vision"] = Call(routing.VISION_EMBED_TEXTS, payload)
     for lane, call in calls.items():
         if kept is not None:
             continue
@@ -121,6 +126,26 @@ def plan(
         else:
             miss(made, lane, f"no {lane} node is ready")
     return made
+
+
+def models_of(request: SearchScenes, runtime: Runtime) -> dict[Kind, ModelSpec]:
+    """The model of each kind that this search uses: the active one, unless the request names another.
+
+    Raises:
+        InvalidRequest: it names none of the kind.
+    """
+    models = dict(runtime.active.models())
+    named: dict[Kind, str | None] = {"text": request.text_model, "vision": request.vision_model}
+    for kind, name in named.items():
+        if name is None:
+            continue
+        known = {spec.name: spec for spec in runtime.catalog.specs if spec.kind == kind}
+        if name not in known:
+            raise InvalidRequest(
+                f"{kind}_model={name!r} is no {kind} model of this fleet: name one of {', '.join(known)}, or leave it out"
+            )
+        models[kind] = known[name]
+    return models
 
 
 def miss(made: Plan, lane: str, reason: str) -> None:

@@ -85,12 +85,27 @@ class Shelf:
             if spec is not None and spec.preload:
                 self.warm_up(spec.name)
 
-    def get(self, kind: Kind) -> Model:
-        """The loaded active model of a kind; loads it if it isn't.
+    def get(self, kind: Kind, name: str | None = None) -> Model:
+        """The loaded active model of a kind, or the one of that name; loads it if it isn't.
 
-        Raises: ModelUnavailable when this shelf does not serve the kind, has no model for it, or it can't be loaded.
+        Raises: ModelUnavailable when this shelf does not serve the kind, has no (such) model for it, or it can't be
+            loaded.
         """
-        return self._bring(self._active_spec(kind))
+        spec = self._active_spec(kind)
+        if name is not None and name != spec.name:
+            spec = self._named_spec(name)
+            if spec.kind != kind:
+                raise ModelUnavailable(f"Model {name} is of kind {spec.kind}; name one of kind {kind}.")
+        return self._bring(spec)
+
+    def activate(self, spec: ModelSpec) -> None:
+        """Let a model be the active one of its kind from now on; it is loaded when it is asked for."""
+        if self._active.get(spec.kind) == spec:
+            return
+        with self._lock:
+            self._active = {**self._active, spec.kind: spec}
+        log.info("model active", model=spec.name)
+        self.on_change()
 
     def has(self, kind: Kind) -> bool:
         """Whether `get` has a model to load."""

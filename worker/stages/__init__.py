@@ -21,6 +21,9 @@ _MODULES = {
     "match": "worker.stages.match",
     "forget": "worker.stages.forget",
     "revise": "worker.stages.revise",
+    "text_anew": "worker.stages.anew",
+    "vision_anew": "worker.stages.anew",
+    "drop": "worker.stages.drop",
     "sweep": "worker.stages.sweep",
     "erase": "worker.stages.erase",
 }

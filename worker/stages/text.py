@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from typing import cast
+from uuid import UUID
 
 from sqlalchemy.orm import Session
 
-from db.engine import get_engine, reading, transact
+from db.engine import reading
 from db.scenes import scenes_between, words_of
-from db.vectors import ensure_index, write_embeddings, write_lexical
+from db.vectors import write_embeddings, write_lexical
 from worker.models.text import TextEmbedder
-from worker.stages.context import Outcome, StageContext, model_row
-
-#: Models whose index this process has made sure of.
-_indexed: set[int] = set()
+from worker.stages.context import Outcome, StageContext
+from worker.stages.vectors import Made, indexed_row, write_kept
 
 
 def run(context: StageContext) -> Outcome:
@@ -24,21 +24,41 @@ def run(context: StageContext) -> Outcome:
         scenes = scenes_between(session, claimed.video_id, int(video_run.made["split"]), first, last)
         words = words_of(session, claimed.video_id, int(video_run.made["asr"]), scenes)
     scene_ids = [scene.scene_id for scene in scenes]
-    spoken = [scene_id for scene_id in scene_ids if scene_id in words and words[scene_id].text]
-    model = cast(TextEmbedder, context.runtime.shelf.get("text"))
-    row = transact(lambda session: model_row(session, model.spec))
-    if row.model_id not in _indexed:
-        ensure_index(get_engine(), row)
-        _indexed.add(row.model_id)
-    context.report(0.1)
-    found = model.encode([words[scene_id].text for scene_id in spoken])
-    vocabulary_size = model.vocabulary_size
+    texts = {
+        scene_id: words[scene_id].text for scene_id in scene_ids if scene_id in words and words[scene_id].text
+    }
+    made = []
+    for spec in context.runtime.active.written("text"):
+        made.append(embed(context, spec.name, texts))
+        context.report(0.1)
 
     def write(session: Session) -> None:
-        vectors = [(scene_id, 0, vector) for scene_id, vector in zip(spoken, found.dense, strict=True)]
-        write_embeddings(session, row, claimed.run, claimed.user_id, scene_ids, vectors)
-        if found.lexical is not None:
-            weights = list(zip(spoken, found.lexical, strict=True))
-            write_lexical(session, row, claimed.run, claimed.user_id, scene_ids, weights, vocabulary_size)
+        write_kept(session, "text", made, claimed.run, scene_ids)
 
-    return Outcome(result={"embedded": len(spoken), "scenes": len(scenes)}, write=write)
+    return Outcome(result={"embedded": len(texts), "scenes": len(scenes)}, write=write)
+
+
+def embed(context: StageContext, name: str, texts: Mapping[UUID, str], *, again: bool = False) -> Made:
+    """What a model makes of what is said in some scenes. ``again``: see ``indexed_row``."""
+    model = cast(TextEmbedder, context.runtime.model("text", name))
+    row = indexed_row(model.spec, again=again)
+    found = model.encode(list(texts.values()))
+    vocabulary_size = model.vocabulary_size
+
+    def write(session: Session, run: int, scene_ids: Sequence[UUID]) -> None:
+        user_id, wanted = context.claimed.user_id, set(scene_ids)
+        vectors = [
+            (scene_id, 0, vector)
+            for scene_id, vector in zip(texts, found.dense, strict=True)
+            if scene_id in wanted
+        ]
+        write_embeddings(session, row, run, user_id, scene_ids, vectors)
+        if found.lexical is not None:
+            weights = [
+                (scene_id, weighed)
+                for scene_id, weighed in zip(texts, found.lexical, strict=True)
+                if scene_id in wanted
+            ]
+            write_lexical(session, row, run, user_id, scene_ids, weights, vocabulary_size)
+
+    return Made(row, write)

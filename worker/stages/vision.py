@@ -5,19 +5,20 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any, cast
+from typing import cast
 from uuid import UUID
 
 import numpy as np
 from numpy.typing import NDArray
 from sqlalchemy.orm import Session
 
-from db.engine import get_engine, reading, transact
+from db.engine import reading
 from db.scenes import scenes_between, write_tags
 from db.tables import Scene
-from db.vectors import ensure_index, write_embeddings
+from db.vectors import write_embeddings
 from worker.models.vision import VisionEmbedder
-from worker.stages.context import Deferred, Outcome, StageContext, model_row
+from worker.stages.context import Deferred, Outcome, StageContext
+from worker.stages.vectors import Made, indexed_row, write_kept
 
 #: Most tags of one scene, the likeliest.
 MAX_TAGS = 16
@@ -30,8 +31,6 @@ LABELS_LIMIT_S = 150.0
 #: Keyframes fetched and decoded side by side: a GPU computes them faster than a storage answers one after the other.
 _READERS = 8
 
-#: Models whose index this process has made sure of.
-_indexed: set[int] = set()
 #: Model's name and revision, labels -> vectors of the labels [L, dim]. A process has one list, and seldom two models.
 _label_vectors: dict[tuple[str, str, tuple[str, ...]], list[NDArray[np.float32]]] = {}
 
@@ -44,29 +43,48 @@ def run(context: StageContext) -> Outcome:
         scenes = scenes_between(session, claimed.video_id, int(video_run.made["split"]), first, last)
     scene_ids = [scene.scene_id for scene in scenes]
     labels = context.runtime.labels
-    model = cast(VisionEmbedder, context.runtime.shelf.get("vision"))
-    row = transact(lambda session: model_row(session, model.spec))
-    if row.model_id not in _indexed:
-        ensure_index(get_engine(), row)
-        _indexed.add(row.model_id)
+    active, *others = context.runtime.active.written("vision")
+    model = cast(VisionEmbedder, context.runtime.model("vision", active.name))
     label_vectors = _embed_labels(context, model, labels)
-    keyframes = [(scene.scene_id, keyframe) for scene in scenes for keyframe in scene.keyframes]
-    vectors = model.embed_images(_read(context, [keyframe["key"] for _, keyframe in keyframes]))
+    pictures = read_keyframes(context, scenes)
+    vectors, first_made = embed(context, active.name, scenes, pictures)
     context.report(0.9)
     likely = model.match(vectors, label_vectors)
     tags = _choose_tags(scenes, labels, likely, model.tag_threshold)
+    made = [first_made, *(embed(context, other.name, scenes, pictures)[1] for other in others)]
 
     def write(session: Session) -> None:
-        rows: list[tuple[UUID, int, Any]] = [
-            (scene_id, keyframe["ordinal"], vector)
-            for (scene_id, keyframe), vector in zip(keyframes, vectors, strict=True)
-        ]
-        write_embeddings(session, row, claimed.run, claimed.user_id, scene_ids, rows)
-        write_tags(session, row.model_id, claimed.run, claimed.user_id, scene_ids, tags)
+        write_kept(session, "vision", made, claimed.run, scene_ids)
+        write_tags(session, first_made.row.model_id, claimed.run, claimed.user_id, scene_ids, tags)
 
     return Outcome(
-        result={"keyframes": len(keyframes), "scenes": len(scenes), "tagged": len(tags)}, write=write
+        result={"keyframes": len(pictures), "scenes": len(scenes), "tagged": len(tags)}, write=write
     )
+
+
+def embed(
+    context: StageContext,
+    name: str,
+    scenes: Sequence[Scene],
+    pictures: Sequence[NDArray[np.uint8]],
+    *,
+    again: bool = False,
+) -> tuple[NDArray[np.float32], Made]:
+    """What a model makes of the pictures of some scenes (``read_keyframes``): its vectors [keyframes, dim], in order.
+
+    ``again``: see ``indexed_row``.
+    """
+    model = cast(VisionEmbedder, context.runtime.model("vision", name))
+    row = indexed_row(model.spec, again=again)
+    vectors = model.embed_images(pictures)
+    places = [(scene.scene_id, int(keyframe["ordinal"])) for scene in scenes for keyframe in scene.keyframes]
+
+    def write(session: Session, run: int, scene_ids: Sequence[UUID]) -> None:
+        wanted = set(scene_ids)
+        rows = [(*place, vector) for place, vector in zip(places, vectors, strict=True) if place[0] in wanted]
+        write_embeddings(session, row, run, context.claimed.user_id, scene_ids, rows)
+
+    return vectors, Made(row, write)
 
 
 def _embed_labels(
@@ -88,8 +106,10 @@ def _embed_labels(
     return np.concatenate(parts)
 
 
-def _read(context: StageContext, keys: Sequence[str]) -> list[NDArray[np.uint8]]:
-    pictures = []
+def read_keyframes(context: StageContext, scenes: Sequence[Scene]) -> list[NDArray[np.uint8]]:
+    """The keyframes of some scenes in order, uint8 [H, W, 3] RGB each."""
+    keys = [keyframe["key"] for scene in scenes for keyframe in scene.keyframes]
+    pictures: list[NDArray[np.uint8]] = []
     with ThreadPoolExecutor(_READERS, "keyframes") as pool:
         for picture in pool.map(context.read_keyframe, keys):
             pictures.append(picture)

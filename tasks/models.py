@@ -1,0 +1,149 @@
+"""Requests of an operator about the searched models: switch to another one while searches go on."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, Literal, cast
+
+from sqlalchemy.orm import Session
+
+from db import switches
+from db.engine import reading
+from db.jobs import Bell
+from db.tables import ModelSwitch
+from db.vectors import find_model
+from shared import routing
+from shared.contracts import DropModel, ModelKind, ModelsState, SearchedKind, SwitchModel, SwitchView, parse
+from shared.errors import InvalidRequest, ModelUnavailable
+from tasks.requests import REQUEST, answer, change
+from worker.app import app
+from worker.bells import ring
+from worker.models.catalog import ModelSpec
+from worker.pending import PAGES_S
+from worker.runtime import get_runtime
+from worker.stages.context import model_row
+
+
+@app.task(name=routing.MODELS_STATE, **REQUEST)
+def state(**payload: Any) -> dict[str, Any]:
+    """The active model of a kind and its open switch."""
+    request = parse(ModelKind, payload)
+    with reading() as session:
+        return answer(_state(session, request.kind))
+
+
+@app.task(name=routing.MODELS_SWITCH, **REQUEST)
+def switch(**payload: Any) -> dict[str, Any]:
+    """Begin a switch, or find it begun; its jobs do the rest."""
+    request = parse(SwitchModel, payload)
+    active = _active(request.kind)
+    spec = get_runtime().catalog.get(request.to)
+    if spec.kind != request.kind:
+        raise InvalidRequest(
+            f"to={spec.name!r} is a model of kind {spec.kind}: name one of kind {request.kind}"
+        )
+    if spec.metric != "cosine":
+        raise InvalidRequest(f"to={spec.name!r} is compared by {spec.metric}: only cosine is searched")
+
+    def begin(session: Session) -> tuple[ModelsState, list[Bell]]:
+        old, new = model_row(session, active), model_row(session, spec)
+        found = switches.find(session, request.kind)
+        if found is not None and not request.dry_run:
+            # Wherever the pointer is by now: the switch knows where it came from.
+            old = switches.models_of(session, found)[0]
+        bells = (
+            [] if request.dry_run else switches.begin(session, request.kind, old, new, get_runtime().plan)[1]
+        )
+        return _state(session, request.kind), bells
+
+    shown, bells = change(begin)
+    ring(bells)
+    return answer(shown)
+
+
+@app.task(name=routing.MODELS_RETRY, **REQUEST)
+def retry(**payload: Any) -> dict[str, Any]:
+    """Try the jobs of the open switch again that were given up."""
+    return _change(parse(ModelKind, payload), switches.retry)
+
+
+@app.task(name=routing.MODELS_FLIP, **REQUEST)
+def flip(**payload: Any) -> dict[str, Any]:
+    """Search by the new model from now on."""
+    return _change(parse(ModelKind, payload), lambda session, found: _point(session, found, "new"))
+
+
+@app.task(name=routing.MODELS_ROLLBACK, **REQUEST)
+def rollback(**payload: Any) -> dict[str, Any]:
+    """Search by the old model again."""
+    return _change(parse(ModelKind, payload), lambda session, found: _point(session, found, "old"))
+
+
+@app.task(name=routing.MODELS_DROP, **REQUEST)
+def drop(**payload: Any) -> dict[str, Any]:
+    """Remove the vectors of the model that is not searched, and end the switch."""
+    request, runtime = parse(DropModel, payload), get_runtime()
+    pages_s = 0.0 if request.now else PAGES_S + runtime.settings.search_deadline_s
+    return _change(
+        request, lambda session, found: switches.drop(session, found, runtime.plan, pages_s=pages_s)
+    )
+
+
+def _point(session: Session, found: ModelSwitch, to: Literal["old", "new"]) -> list[Bell]:
+    switches.point(session, found, to)
+    return []
+
+
+def _change(request: ModelKind, work: Callable[[Session, ModelSwitch], list[Bell]]) -> dict[str, Any]:
+    def changed(session: Session) -> tuple[ModelsState, list[Bell]]:
+        bells = work(session, switches.require(session, request.kind))
+        return _state(session, request.kind), bells
+
+    shown, bells = change(changed)
+    ring(bells)
+    return answer(shown)
+
+
+def _active(kind: SearchedKind) -> ModelSpec:
+    runtime = get_runtime()
+    active = runtime.active.models().get(kind)
+    if active is None:
+        raise ModelUnavailable(
+            f"profile {runtime.settings.profile} has no {kind} model: there is nothing to switch from"
+        )
+    return active
+
+
+def _state(session: Session, kind: SearchedKind) -> ModelsState:
+    active = switches.active_models(session).get(kind)
+    name = None if active is None else active.name
+    if active is None and (spec := get_runtime().active.models().get(kind)) is not None:
+        name, active = spec.name, find_model(session, spec.name, spec.revision)
+    found = switches.find(session, kind)
+    return ModelsState(
+        kind=kind,
+        active=name,
+        scenes=0 if active is None else switches.count(session, kind, active),
+        switch=None if found is None else _view(session, found),
+    )
+
+
+def _view(session: Session, found: ModelSwitch) -> SwitchView:
+    session.refresh(found)
+    old, new = switches.models_of(session, found)
+    progress = switches.progress(session, found)
+    left = max(0, found.total - found.done) if found.state == "building" else 0
+    return SwitchView(
+        from_model=old.name,
+        to_model=new.name,
+        state=cast(Any, found.state),
+        total=found.total,
+        done=found.done,
+        failed=progress.failed,
+        error=progress.error,
+        scenes_per_s=progress.scenes_per_s,
+        eta_s=left / progress.scenes_per_s if progress.scenes_per_s else None if left else 0.0,
+        created_at=found.created_at,
+        ready_at=found.ready_at,
+        flipped_at=found.flipped_at,
+    )

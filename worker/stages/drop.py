@@ -1,0 +1,40 @@
+"""drop: remove the vectors of the model that a switch has left behind, with their index."""
+
+from __future__ import annotations
+
+from sqlalchemy import text
+from sqlalchemy.orm import Session
+
+from db import switches
+from db.engine import get_engine, reading, transact
+from db.vectors import drop_index
+from worker.stages.context import Outcome, StageContext
+
+_AT_ONCE = 2_000
+
+
+def run(context: StageContext) -> Outcome:
+    claimed = context.claimed
+    model_id = int(claimed.payload["model_id"])
+    # First: without it a row costs little to remove.
+    drop_index(get_engine(), model_id)
+    with reading() as session:
+        users = list(session.execute(text("SELECT DISTINCT user_id FROM videos ORDER BY 1")).scalars())
+    removed = 0
+    for place, user_id in enumerate(users):
+        while True:
+
+            def drop(session: Session, user_id: str = user_id) -> int:
+                return switches.drop_some(session, model_id, user_id, _AT_ONCE)
+
+            gone = transact(drop)
+            removed += gone
+            # Raises when the attempt is not ours any more.
+            context.report(place / len(users))
+            if not gone:
+                break
+
+    def write(session: Session) -> None:
+        switches.end(session, claimed.subject_id, claimed.job_id)
+
+    return Outcome(result={"removed": removed}, write=write)

@@ -1,0 +1,54 @@
+"""Vectors of scenes by one model, on their way to the database; shared by the stages that make them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from uuid import UUID
+
+from sqlalchemy.orm import Session
+
+from db.engine import get_engine, transact
+from db.switches import active_models, kept_models
+from db.vectors import ModelRow, ensure_index
+from shared.errors import ModelFailure
+from worker.models.catalog import ModelSpec
+from worker.stages.context import model_row
+
+#: Models whose index this process has made sure of.
+_indexed: set[int] = set()
+
+
+@dataclass(frozen=True)
+class Made:
+    """What one model made of some scenes. ``write`` takes a session, the run they count for, and which of the scenes."""
+
+    row: ModelRow
+    write: Callable[[Session, int, Sequence[UUID]], None]
+
+
+def indexed_row(spec: ModelSpec, *, again: bool = False) -> ModelRow:
+    """The database's row of a model, with an index for its vectors. ``again``: look also if this process has before."""
+    row = transact(lambda session: model_row(session, spec))
+    if again or row.model_id not in _indexed:
+        ensure_index(get_engine(), row)
+        _indexed.add(row.model_id)
+    return row
+
+
+def write_kept(
+    session: Session, kind: str, made: Sequence[Made], run: int, scene_ids: Sequence[UUID]
+) -> None:
+    """Write what the models made that are kept now; ``made``: the active model's first, as it was when work began.
+
+    Raises:
+        ModelFailure: the active model is another one by now, and nothing was made by it.
+    """
+    kept = {row.model_id for row in kept_models(session, kind, lock=True)}
+    active = active_models(session).get(kind, made[0].row)
+    kept.add(active.model_id)
+    if active.model_id not in {one.row.model_id for one in made}:
+        raise ModelFailure(f"the active {kind} model became {active.name} while {made[0].row.name} worked")
+    for one in made:
+        if one.row.model_id in kept:
+            one.write(session, run, scene_ids)
