@@ -283,6 +283,67 @@ def models_warmup(
     return control.run("warmup", name, node or [], timeout_s=timeout, as_json=json_)
 
 
+@models_app.command("switch")
+def models_switch(
+    kind: Annotated[str, typer.Argument(metavar="KIND", help="text or vision.", show_default=False)],
+    to: Annotated[
+        str | None, typer.Option("--to", help="Name of the new model in models.yaml.", show_default=False)
+    ] = None,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Say how many scenes and how long; change nothing.")
+    ] = False,
+    queries: Annotated[
+        Path | None,
+        typer.Option(
+            show_default=False,
+            help="Compare both models on the queries of this file, one a line. Default: words from the user's own scenes.",
+        ),
+    ] = None,
+    hold: Annotated[
+        bool, typer.Option("--hold", help="Build and compare, and leave the old one active.")
+    ] = False,
+    flip: Annotated[
+        bool, typer.Option("--flip", help="Search by the new model (after --hold or --rollback).")
+    ] = False,
+    rollback: Annotated[
+        bool, typer.Option("--rollback", help="Search by the old model again, at once.")
+    ] = False,
+    drop: Annotated[
+        bool,
+        typer.Option("--drop", help="Remove the vectors of the model that is not active; ends the switch."),
+    ] = False,
+    now: Annotated[
+        bool, typer.Option("--now", help="With --drop: also within 15 minutes of a flip.")
+    ] = False,
+    retry: Annotated[bool, typer.Option("--retry", help="Try failed parts again.")] = False,
+    user: User = None,
+    json_: Json = False,
+) -> int:
+    """Change the model the archive is searched by, while searches go on; without an option: how it stands.
+
+    The new model's vectors are made beside the old ones by jobs of low priority. Then both are compared, and searches
+    use the new one. Given again after an interruption, the command goes on where it was.
+
+      [bold]scenefleet models switch text --to bge-m3 --dry-run[/bold]
+      [bold]scenefleet models switch text --to bge-m3 --queries queries.txt[/bold]
+      [bold]scenefleet models switch text --rollback[/bold]
+    """
+    from cli import switch
+
+    acts = {"flip": flip, "rollback": rollback, "drop": drop, "retry": retry}
+    return switch.run(
+        kind,
+        to,
+        [name for name, wanted in acts.items() if wanted],
+        dry_run=dry_run,
+        queries=queries,
+        hold=hold,
+        now=now,
+        user=user,
+        as_json=json_,
+    )
+
+
 @app.command(rich_help_panel=VIDEOS)
 def index(
     files: Annotated[list[Path], typer.Argument(metavar="FILE...", show_default=False, help="Video files.")],

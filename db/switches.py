@@ -13,14 +13,14 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any, Literal
 
-from sqlalchemy import Row, delete, func, select, text, update
+from sqlalchemy import Row, Text, cast, delete, func, select, text, update
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.orm import Session
 
 from db import jobs
 from db.jobs import NOW, Bell
 from db.runs import Plan
-from db.tables import ActiveModel, Job, Model, ModelSwitch
+from db.tables import ActiveModel, Job, Model, ModelSwitch, Scene
 from db.vectors import ModelRow
 from shared import graph
 from shared.errors import Conflict, NotFound
@@ -34,6 +34,8 @@ _LATE = timedelta(minutes=10)
 _VIDEOS_AT_ONCE = 200
 #: The speed is that of the last so many seconds.
 _SPEED_S = 120
+#: Of a scene's words: enough to try a model, few enough for a message.
+_SAMPLE_CHARS = 500
 _BEGIN_LOCK = 7_305_003
 #: Of a switch, in which both models are kept.
 _BOTH = ("building", "ready", "flipped")
@@ -101,33 +103,35 @@ def require(session: Session, kind: str) -> ModelSwitch:
 
 
 def begin(
-    session: Session, kind: str, old: ModelRow, new: ModelRow, plan: Plan
-) -> tuple[ModelSwitch, list[Bell]]:
-    """Start giving the archive vectors of the model ``new``; sent again, it changes nothing.
+    session: Session, kind: str, active: ModelRow, new: ModelRow, plan: Plan, *, dry_run: bool = False
+) -> list[Bell]:
+    """Start giving the archive vectors of the model ``new``; sent again, it changes nothing. ``active``: searched now.
 
     Raises:
         Conflict: ``new`` is active already, or a switch to another model is open.
     """
     session.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": _BEGIN_LOCK})
     switch = find(session, kind, lock=True)
-    if switch is not None and switch.to_model == new.model_id and switch.state in _BOTH:
-        return switch, advance(session, switch, plan)
     if switch is not None:
         _, other = models_of(session, switch)
-        raise Conflict(
-            f"a switch of the {kind} model to {other.name} is {switch.state}: end it first, with --drop"
-        )
-    if old.model_id == new.model_id:
+        if other.model_id != new.model_id or switch.state not in _BOTH:
+            raise Conflict(
+                f"a switch of the {kind} model to {other.name} is {switch.state}: end it first, with --drop"
+            )
+        return [] if dry_run else advance(session, switch, plan)
+    if active.model_id == new.model_id:
         raise Conflict(f"{new.name} is the active {kind} model already: there is nothing to switch")
+    if dry_run:
+        return []
     switch = ModelSwitch(
         kind=kind,
-        from_model=old.model_id,
+        from_model=active.model_id,
         to_model=new.model_id,
-        total=count(session, kind, old),
+        total=count(session, kind, active),
     )
     session.add(switch)
     session.flush()
-    return switch, advance(session, switch, plan)
+    return advance(session, switch, plan)
 
 
 def count(session: Session, kind: str, model: ModelRow) -> int:
@@ -359,6 +363,19 @@ def drop(session: Session, switch: ModelSwitch, plan: Plan, *, pages_s: float) -
             )
         ],
     )
+
+
+def samples(session: Session, user_id: str, kind: str, count: int) -> tuple[list[str], list[str], int]:
+    """Some published scenes of a user: what is said in them, their keyframes' keys, how many; always the same ones."""
+    wanted = Scene.transcript != "" if kind == "text" else func.jsonb_array_length(Scene.keyframes) > 0
+    scenes = session.scalars(
+        select(Scene)
+        .where(Scene.user_id == user_id, Scene.live, wanted)
+        .order_by(func.md5(cast(Scene.scene_id, Text)))
+        .limit(count)
+    ).all()
+    texts = [scene.transcript[:_SAMPLE_CHARS] for scene in scenes if scene.transcript]
+    return texts, [keyframe["key"] for scene in scenes for keyframe in scene.keyframes], len(scenes)
 
 
 def drop_some(session: Session, model_id: int, user_id: str, most: int) -> int:

@@ -42,6 +42,7 @@ from .contracts import (
     MakeSubtitles,
     MergePeople,
     ModelKind,
+    ModelSamples,
     ModelsState,
     PeoplePage,
     PersonRef,
@@ -55,6 +56,7 @@ from .contracts import (
     RerankDocuments,
     RerankScores,
     RerunVideo,
+    SampleScenes,
     ScenePage,
     SearchAnswer,
     SearchedKind,
@@ -295,6 +297,11 @@ class Client:
         """Begin to give the archive vectors of another model; ask ``models`` how far it is, then ``flip_model``."""
         kwargs = {"kind": kind, "to": to, "dry_run": dry_run}
         return self._ask(routing.MODELS_SWITCH, SwitchModel, kwargs, ModelsState)
+
+    def model_samples(self, kind: SearchedKind, user_id: str, count: int = 20) -> ModelSamples:
+        """Some scenes of the user's to try a model on."""
+        kwargs = {"kind": kind, "user_id": user_id, "count": count}
+        return self._ask(routing.MODELS_SAMPLES, SampleScenes, kwargs, ModelSamples)
 
     def retry_switch(self, kind: SearchedKind) -> ModelsState:
         """Try the failed jobs of a switch again."""

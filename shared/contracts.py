@@ -710,6 +710,23 @@ class DropModel(ModelKind):
     now: bool = False
 
 
+class SampleScenes(ModelKind):
+    """Some scenes of a user, to try a model on; always the same ones."""
+
+    user_id: Id
+    count: int = Field(20, ge=1, le=64)
+
+
+class ModelSamples(Contract):
+    """The answer to ``SampleScenes``."""
+
+    #: What is said in them, where something is; the beginning of it.
+    texts: tuple[str, ...]
+    #: Of ``scenes`` scenes.
+    keyframe_keys: tuple[str, ...]
+    scenes: int
+
+
 class SwitchView(BaseModel):
     """A switch from one model's vectors to another's."""
 

@@ -79,6 +79,7 @@ PEOPLE_EVENTS = "tasks.people.events"
 PEOPLE_UNDO = "tasks.people.undo"
 MODELS_STATE = "tasks.models.state"
 MODELS_SWITCH = "tasks.models.switch"
+MODELS_SAMPLES = "tasks.models.samples"
 MODELS_RETRY = "tasks.models.retry"
 MODELS_FLIP = "tasks.models.flip"
 MODELS_ROLLBACK = "tasks.models.rollback"
@@ -115,6 +116,7 @@ TASK_QUEUE: dict[str, str] = {
     PEOPLE_UNDO: REQUESTS,
     MODELS_STATE: REQUESTS,
     MODELS_SWITCH: REQUESTS,
+    MODELS_SAMPLES: REQUESTS,
     MODELS_RETRY: REQUESTS,
     MODELS_FLIP: REQUESTS,
     MODELS_ROLLBACK: REQUESTS,

@@ -13,7 +13,17 @@ from db.jobs import Bell
 from db.tables import ModelSwitch
 from db.vectors import find_model
 from shared import routing
-from shared.contracts import DropModel, ModelKind, ModelsState, SearchedKind, SwitchModel, SwitchView, parse
+from shared.contracts import (
+    DropModel,
+    ModelKind,
+    ModelSamples,
+    ModelsState,
+    SampleScenes,
+    SearchedKind,
+    SwitchModel,
+    SwitchView,
+    parse,
+)
 from shared.errors import InvalidRequest, ModelUnavailable
 from tasks.requests import REQUEST, answer, change
 from worker.app import app
@@ -47,18 +57,21 @@ def switch(**payload: Any) -> dict[str, Any]:
 
     def begin(session: Session) -> tuple[ModelsState, list[Bell]]:
         old, new = model_row(session, active), model_row(session, spec)
-        found = switches.find(session, request.kind)
-        if found is not None and not request.dry_run:
-            # Wherever the pointer is by now: the switch knows where it came from.
-            old = switches.models_of(session, found)[0]
-        bells = (
-            [] if request.dry_run else switches.begin(session, request.kind, old, new, get_runtime().plan)[1]
-        )
+        bells = switches.begin(session, request.kind, old, new, get_runtime().plan, dry_run=request.dry_run)
         return _state(session, request.kind), bells
 
     shown, bells = change(begin)
     ring(bells)
     return answer(shown)
+
+
+@app.task(name=routing.MODELS_SAMPLES, **REQUEST)
+def samples(**payload: Any) -> dict[str, Any]:
+    """Some scenes of a user to try a model on."""
+    request = parse(SampleScenes, payload)
+    with reading() as session:
+        texts, keys, scenes = switches.samples(session, request.user_id, request.kind, request.count)
+    return answer(ModelSamples(texts=tuple(texts), keyframe_keys=tuple(keys), scenes=scenes))
 
 
 @app.task(name=routing.MODELS_RETRY, **REQUEST)

@@ -103,6 +103,8 @@ class Child:
                     loads[model["name"]] = loads.get(model["name"], 0) + model["loads"]
             report = {
                 **self._said,
+                #: Memory all models of this process may take together, MB; 0: no limit.
+                "budget_mb": shelf.budget_mb if shelf is not None else 0,
                 "models": self._published,
                 "loads": loads,
                 "evictions": self._evictions_before + (shelf.evictions if shelf is not None else 0),

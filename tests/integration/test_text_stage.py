@@ -24,6 +24,7 @@ from worker.models.text import LexicalWeights as Weights
 from worker.models.text import TextEmbedder
 from worker.runtime import Runtime
 from worker.stages import text as stage
+from worker.stages import vectors
 from worker.stages.context import StageContext
 
 pytestmark = pytest.mark.usefixtures("database")
@@ -92,7 +93,7 @@ class Film:
 def film(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Film:
     catalog = write_catalog(tmp_path / "models.yaml", [bge_m3.build(tmp_path / "bge")])
     # The database is new: an index of another test's stands in none of it.
-    monkeypatch.setattr(stage, "_indexed", set())
+    monkeypatch.setattr(vectors, "_indexed", set())
 
     def write(session: Session) -> None:
         session.add(Video(video_id="v", user_id="u", storage_key="k", run=0))

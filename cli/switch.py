@@ -1,0 +1,440 @@
+"""``scenefleet models switch``: another model for the archive, while searches go on."""
+
+from __future__ import annotations
+
+import statistics
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, cast, get_args
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.table import Table
+from rich.text import Text
+
+from cli import screen
+from cli.control import Remote
+from cli.videos import acting_user, open_client
+from shared.client import Client
+from shared.contracts import (
+    MAX_QUERY_CHARS,
+    ModelSamples,
+    ModelsState,
+    SearchAnswer,
+    SearchedKind,
+    SwitchView,
+)
+from shared.errors import Conflict, InvalidRequest, Outage, Retryable
+from shared.settings import get_settings
+from worker.models.catalog import configured_catalog
+
+POLL_S = 1.0
+#: How long one request may take: the first one loads the model.
+_PATIENCE_S = 120.0
+#: How long a fleet may be silent.
+_SILENCE_S = 300.0
+#: How many hits of each answer are compared.
+_AT = 10
+_QUERIES, _QUERY_WORDS = 20, 8
+_MAX_QUERIES = 1_000
+_MAX_FILE_BYTES = 2**20
+
+
+@dataclass
+class Compared:
+    """What some queries find by the old model and by the new one."""
+
+    #: Mean share of the best hits that both find, 0..1; None: nothing could be compared.
+    overlap: float | None = None
+    #: Median and 95th percentile of one search, milliseconds, embedding the query included.
+    old_p50_ms: float | None = None
+    old_p95_ms: float | None = None
+    new_p50_ms: float | None = None
+    new_p95_ms: float | None = None
+    queries: list[dict[str, Any]] = field(default_factory=list)
+
+
+def run(
+    kind: str,
+    to: str | None,
+    acts: Sequence[str],
+    *,
+    dry_run: bool,
+    queries: Path | None,
+    hold: bool,
+    now: bool,
+    user: str | None,
+    as_json: bool,
+) -> int:
+    """What the command's options ask for; returns the exit status.
+
+    Raises:
+        InvalidRequest: options that don't go together. Others as the fleet answers.
+    """
+    if kind not in get_args(SearchedKind):
+        raise InvalidRequest(
+            f"KIND={kind!r} is not searched by vectors: use {' or '.join(get_args(SearchedKind))}"
+        )
+    if len(acts) + (to is not None) > 1:
+        raise InvalidRequest("--to, --flip, --rollback, --drop and --retry exclude each other: give one")
+    if to is None and (dry_run or queries is not None or hold):
+        raise InvalidRequest("--dry-run, --queries and --hold say how to switch: give --to NAME, too")
+    if now and "drop" not in acts:
+        raise InvalidRequest("--now says when to drop: give --drop, too")
+    client, searched = open_client(timeout_s=_PATIENCE_S), cast(SearchedKind, kind)
+    if to is None:
+        if acts:
+            _act(client, searched, acts[0], now=now)
+        _show_state(client.models(searched), as_json=as_json)
+        return 0
+    try:
+        return _switch(
+            client,
+            searched,
+            to,
+            user=acting_user(user),
+            queries=queries,
+            hold=hold,
+            dry_run=dry_run,
+            as_json=as_json,
+        )
+    except KeyboardInterrupt:
+        sys.stderr.write(
+            "scenefleet: the fleet goes on; give the command again to watch, or --drop to give it up\n"
+        )
+        raise
+
+
+def _act(client: Client, kind: SearchedKind, what: str, *, now: bool) -> None:
+    if what == "drop":
+        client.drop_model(kind, now=now)
+    elif what == "flip":
+        client.flip_model(kind)
+    elif what == "rollback":
+        client.rollback_model(kind)
+    else:
+        client.retry_switch(kind)
+
+
+def _switch(
+    client: Client,
+    kind: SearchedKind,
+    to: str,
+    *,
+    user: str,
+    queries: Path | None,
+    hold: bool,
+    dry_run: bool,
+    as_json: bool,
+) -> int:
+    """Build, compare, flip; every step is found done when the command is given again.
+
+    Raises:
+        Conflict: jobs failed for good, or a node can't hold both models. Others as the fleet answers.
+    """
+    say = screen.make_console(stderr=True)
+    wanted = None if queries is None else read_queries(queries)
+    samples = client.model_samples(kind, user, _QUERIES)
+    state = client.switch_model(kind, to, dry_run=True)
+    if state.switch is None or state.switch.to_model != to:
+        estimate = try_out(client, kind, to, state, samples, user)
+        if dry_run:
+            return _show_plan(estimate, as_json=as_json)
+        state = client.switch_model(kind, to)
+    elif dry_run:
+        _show_state(state, as_json=as_json)
+        return 0
+    state = watch(client, kind, say)
+    switch = _require(state)
+    compared = compare(client, kind, switch, user, wanted or _as_queries(samples))
+    flipped = switch.state == "flipped"
+    if not hold and not flipped:
+        state = client.flip_model(kind)
+        flipped = True
+    if as_json:
+        screen.write_json({**state.model_dump(mode="json"), "compared": asdict(compared)})
+        return 0
+    _show_compared(compared, switch, user)
+    if flipped:
+        say.print(f"{kind} is searched by {switch.to_model} now; back to {switch.from_model}: --rollback;"
+                  " let its vectors go: --drop", soft_wrap=True)  # fmt: skip
+    else:
+        say.print(
+            f"{kind} is still searched by {switch.from_model}; search by {switch.to_model}: --flip",
+            soft_wrap=True,
+        )
+    return 0
+
+
+def try_out(
+    client: Client, kind: SearchedKind, to: str, state: ModelsState, samples: ModelSamples, user: str
+) -> dict[str, Any]:
+    """What the switch would take, by letting the new model work on a few of the user's own scenes.
+
+    Raises:
+        ModelUnavailable: the family's node can't load it. Conflict: a node can't hold both models at once.
+    """
+    _refuse_tight(kind, to, state.active)
+    speed = None
+
+    def embed() -> int:
+        if kind == "text":
+            client.embed_texts(samples.texts or ("a few words",), model=to)
+            return len(samples.texts)
+        client.embed_vision_texts(["a few words"], model=to)
+        for first in range(0, len(samples.keyframe_keys), 16):
+            client.embed_images(user, samples.keyframe_keys[first : first + 16], model=to)
+        return samples.scenes
+
+    # The first call loads the model: not part of its speed.
+    embed()
+    began = time.monotonic()
+    done = embed()
+    if done:
+        speed = done / (time.monotonic() - began)
+    return {
+        "kind": kind,
+        "from": state.active,
+        "to": to,
+        "scenes": state.scenes,
+        "scenes_per_s": speed,
+        "eta_s": state.scenes / speed if speed else None,
+    }
+
+
+def _refuse_tight(kind: SearchedKind, to: str, active: str | None) -> None:
+    """Both models have to be in memory at once: else every search would wait for a load."""
+    catalog = configured_catalog(get_settings())
+    need_mb = sum(catalog.get(name).memory_mb for name in {to, active} if name)
+    remote = Remote(get_settings().require("redis_url"))
+    names = [name for name in remote.nodes() if name.partition("@")[0] == kind]
+    for name, node in remote.describe(names).items():
+        for slot in node["slots"]:
+            budget_mb = slot.get("budget_mb") or 0
+            if budget_mb and budget_mb < need_mb:
+                raise Conflict(
+                    f"{name} may hold {budget_mb} MB of models, and {active} with {to} need {need_mb} MB: searches would"
+                    " wait for loads; raise WORKER_MODEL_MEMORY_MB there"
+                )
+
+
+def watch(client: Client, kind: SearchedKind, console: Console) -> ModelsState:
+    """Show the progress until both models' vectors are complete.
+
+    Raises:
+        Conflict: jobs were given up. Outage: the fleet does not answer.
+    """
+    heard_s = time.monotonic()
+    told = ""
+    with Progress(
+        TextColumn("{task.description}"),
+        BarColumn(bar_width=24, complete_style="cyan", finished_style="green"),
+        TextColumn("{task.percentage:>3.0f}%"),
+        TimeElapsedColumn(),
+        TextColumn("{task.fields[detail]}"),
+        console=console,
+        disable=not console.is_terminal,
+    ) as progress:
+        task = progress.add_task("building", total=1.0, detail="")
+        while True:
+            try:
+                state = client.models(kind)
+            except Outage:
+                if time.monotonic() - heard_s > _SILENCE_S:
+                    raise
+                time.sleep(POLL_S)
+                continue
+            heard_s = time.monotonic()
+            switch = _require(state)
+            share = 1.0 if switch.state != "building" or not switch.total else switch.done / switch.total
+            progress.update(task, completed=min(share, 1.0), detail=_detail(switch))
+            line = f"{switch.state} {min(share, 1.0):.0%}"
+            if not console.is_terminal and line != told:
+                told = line
+                console.print(f"{line} {_detail(switch)}".strip(), soft_wrap=True)
+            if switch.state in ("ready", "flipped"):
+                return state
+            if switch.state == "dropping":
+                raise Conflict(
+                    f"vectors of the switch to {switch.to_model} are being dropped: wait for its end"
+                )
+            if switch.failed:
+                raise Conflict(
+                    f"{switch.failed} parts of the switch to {switch.to_model} failed ({switch.error}): mend the cause, then"
+                    " give the command with --retry"
+                )
+            time.sleep(POLL_S)
+
+
+def _detail(switch: SwitchView) -> str:
+    if switch.state != "building":
+        return f"{switch.done:,} scenes"
+    speed = f", {switch.scenes_per_s:.1f}/s" if switch.scenes_per_s else ""
+    eta = f", about {duration(switch.eta_s)} left" if switch.eta_s else ""
+    return f"{switch.done:,} of {switch.total:,} scenes{speed}{eta}"
+
+
+def compare(
+    client: Client, kind: SearchedKind, switch: SwitchView, user: str, queries: Sequence[str]
+) -> Compared:
+    """Ask each query of both models, in turn; the first one twice, to warm up."""
+    compared = Compared()
+    times: dict[str, list[float]] = {"old": [], "new": []}
+    models = {"old": switch.from_model, "new": switch.to_model}
+    overlaps = []
+    for query in queries[:1]:
+        for model in models.values():
+            _search(client, kind, user, query, model)
+    for query in queries:
+        answers: dict[str, SearchAnswer] = {}
+        for side, model in models.items():
+            began = time.monotonic()
+            answers[side] = _search(client, kind, user, query, model)
+            times[side].append((time.monotonic() - began) * 1000)
+        if answers["old"].degraded or answers["new"].degraded:
+            reason = next(iter({**answers["old"].degraded, **answers["new"].degraded}.values()))
+            raise Retryable(f"query {query[:40]!r} can't be compared ({reason}): try again, with --hold")
+        old, new = ([hit.scene_id for hit in answers[side].hits] for side in ("old", "new"))
+        most = max(len(old), len(new))
+        overlap = len(set(old) & set(new)) / most if most else 1.0
+        overlaps.append(overlap)
+        compared.queries.append(
+            {
+                "query": query,
+                "overlap": round(overlap, 4),
+                "old_first": _place(answers["old"]),
+                "new_first": _place(answers["new"]),
+                "left": len(set(old) - set(new)),
+                "entered": len(set(new) - set(old)),
+            }
+        )
+    if overlaps:
+        compared.overlap = round(statistics.fmean(overlaps), 4)
+        for side, taken in times.items():
+            taken.sort()
+            setattr(compared, f"{side}_p50_ms", round(statistics.median(taken), 1))
+            setattr(compared, f"{side}_p95_ms", round(taken[int(0.95 * (len(taken) - 1))], 1))
+    return compared
+
+
+def _search(client: Client, kind: SearchedKind, user: str, query: str, model: str) -> SearchAnswer:
+    other = "vision" if kind == "text" else "text"
+    named: dict[str, Any] = {f"{kind}_model": model}
+    return client.search(user, query, mode="semantic", limit=_AT, weights={other: 0.0}, **named)
+
+
+def _place(answer: SearchAnswer) -> str | None:
+    return f"{answer.hits[0].video_id}:{answer.hits[0].idx}" if answer.hits else None
+
+
+def read_queries(path: Path) -> list[str]:
+    """The queries of a file, one a line; blank lines and those that begin with # are left out.
+
+    Raises:
+        InvalidRequest: no such file, too large, not text, or it holds no query.
+    """
+    if not path.is_file():
+        raise InvalidRequest(f"--queries {str(path)!r} is no file: name one with a query on each line")
+    if path.stat().st_size > _MAX_FILE_BYTES:
+        raise InvalidRequest(
+            f"--queries {str(path)!r} has more than {_MAX_FILE_BYTES:,} bytes: keep the best of it"
+        )
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+    except UnicodeDecodeError:
+        raise InvalidRequest(f"--queries {str(path)!r} is not UTF-8 text: convert it") from None
+    queries = [line.strip() for line in lines if line.strip() and not line.startswith("#")]
+    if not queries or len(queries) > _MAX_QUERIES:
+        raise InvalidRequest(
+            f"--queries {str(path)!r} has {len(queries)} queries: give 1 to {_MAX_QUERIES:,}"
+        )
+    for query in queries:
+        if len(query) > MAX_QUERY_CHARS:
+            raise InvalidRequest(
+                f"--queries {str(path)!r} has a query of {len(query)} characters ({query[:40]!r}...), more than"
+                f" {MAX_QUERY_CHARS}: make it shorter"
+            )
+    return queries
+
+
+def _as_queries(samples: ModelSamples) -> list[str]:
+    """Without queries of their own: the beginnings of what is said in some scenes."""
+    return [" ".join(said.split()[:_QUERY_WORDS])[:MAX_QUERY_CHARS] for said in samples.texts]
+
+
+def _show_state(state: ModelsState, *, as_json: bool) -> None:
+    if as_json:
+        screen.write_json(state)
+        return
+    console = screen.make_console()
+    console.print(
+        f"{state.kind} is searched by {state.active or 'no model'} ({state.scenes:,} scenes)", soft_wrap=True
+    )
+    switch = state.switch
+    if switch is None:
+        return
+    console.print(
+        f"switch {switch.from_model} -> {switch.to_model}: {switch.state}, {_detail(switch)}", soft_wrap=True
+    )
+    if switch.failed:
+        console.print(Text(f"{switch.failed} parts failed: {switch.error}", style="red"), soft_wrap=True)
+
+
+def _show_plan(estimate: dict[str, Any], *, as_json: bool) -> int:
+    if as_json:
+        screen.write_json({"dry_run": estimate})
+        return 0
+    console = screen.make_console()
+    console.print(f"{estimate['from']} -> {estimate['to']}: {estimate['scenes']:,} scenes", soft_wrap=True)
+    if estimate["scenes_per_s"]:
+        console.print(
+            f"about {duration(estimate['eta_s'])} at {estimate['scenes_per_s']:.1f} scenes/s, as measured on a few of the"
+            " user's scenes; one node, nothing else to do",
+            soft_wrap=True,
+        )
+    else:
+        console.print(
+            "how long is unknown: the user has no scenes to try it on; name one with --user", soft_wrap=True
+        )
+    return 0
+
+
+def _show_compared(compared: Compared, switch: SwitchView, user: str) -> None:
+    console = screen.make_console()
+    if compared.overlap is None:
+        console.print(
+            f"not compared: user {user} has no scenes with words; name one with --user, or give --queries",
+            soft_wrap=True,
+        )
+        return
+    table = Table(box=None, pad_edge=False, header_style="dim")
+    table.add_column("query", overflow="ellipsis", no_wrap=True)
+    table.add_column("same", justify="right", no_wrap=True)
+    table.add_column("first before", overflow="fold")
+    table.add_column("first after", overflow="fold")
+    for one in compared.queries:
+        table.add_row(
+            Text(one["query"]), f"{one['overlap']:.0%}", one["old_first"] or "-", one["new_first"] or "-"
+        )
+    console.print(table)
+    console.print(
+        f"{compared.overlap:.0%} of the first {_AT} hits are the same; {switch.from_model} {compared.old_p50_ms:.0f} ms (p95"
+        f" {compared.old_p95_ms:.0f}), {switch.to_model} {compared.new_p50_ms:.0f} ms (p95 {compared.new_p95_ms:.0f})",
+        soft_wrap=True,
+    )
+
+
+def _require(state: ModelsState) -> SwitchView:
+    if state.switch is None:
+        raise Conflict(f"the switch of the {state.kind} model was ended meanwhile")
+    return state.switch
+
+
+def duration(seconds: float) -> str:
+    """Roughly, for people: 40 s, 12 min, 3.5 h."""
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
