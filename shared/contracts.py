@@ -563,10 +563,10 @@ class ListFaces(PersonRef):
     limit: int = Field(200, ge=1, le=1000)
 
 
-class JudgeFace(PersonRef):
-    """What a human says about a track: it is this person, or it is not. It holds for ever, also in later runs."""
+class JudgeFaces(PersonRef):
+    """What a human says about tracks: they are this person's, or not. It holds for ever, also in later runs."""
 
-    track_id: Id
+    track_ids: tuple[Id, ...] = Field(min_length=1, max_length=64)
     is_person: bool
 
 
@@ -653,6 +653,8 @@ class FaceView(Contract):
     scene_id: str
     #: Of its best keyframe, seconds from the video's start.
     ts_s: float
+    #: The scene's number in its video.
+    idx: int
     keyframe_key: str
     box: tuple[float, float, float, float]
     faces: int
@@ -670,8 +672,20 @@ class EventView(Contract):
     event_id: int
     kind: str
     person_id: str | None
+    #: create, rename, confirm (these faces are the person's), reject (they are not), merge, split, undo, erase
     undoes: int | None
     undone_by: int | None
+    #: Of the person, as it is now; None once erased.
+    name: str | None
+    #: Into whom the person was merged, or who was split off, and what that one is called now.
+    other_id: str | None
+    other: str | None
+    #: Of a renaming: the name before, and the one given.
+    old_name: str | None
+    new_name: str | None
+    #: How many faces it was about, where it was about faces, and in which videos when a human picked them.
+    faces: int | None
+    video_ids: tuple[str, ...]
     created_at: datetime
 
 

@@ -16,7 +16,7 @@ from shared import routing
 from shared.contracts import (
     AddPhoto,
     CreatePerson,
-    JudgeFace,
+    JudgeFaces,
     ListEvents,
     ListFaces,
     ListPeople,
@@ -209,13 +209,13 @@ def list_events(**payload: Any) -> dict[str, Any]:
 
 @app.task(name=routing.PEOPLE_JUDGE, **REQUEST)
 def judge(**payload: Any) -> dict[str, Any]:
-    """Say that a face is, or is not, a person's: it holds for ever, also in later runs."""
-    request = parse(JudgeFace, payload)
+    """Say that faces are, or are not, a person's: it holds for ever, also in later runs."""
+    request = parse(JudgeFaces, payload)
     rule = get_runtime().face_rule
     return _change(
         request,
         lambda session, person: (
-            acts.judge(session, person, request.track_id, rule, is_person=request.is_person),
+            acts.judge(session, person, request.track_ids, rule, is_person=request.is_person),
             [],
         ),
     )
