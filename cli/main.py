@@ -462,13 +462,22 @@ def retry(video: Video, json_: Json = False, user: User = None) -> None:
 
 @app.command(rich_help_panel=VIDEOS)
 def rerun(
-    video: Video,
+    video: Annotated[
+        str | None,
+        typer.Argument(
+            metavar="[VIDEO]", show_default=False, help="Id of the video; all of yours with --missing alone."
+        ),
+    ] = None,
     stage: Annotated[
         list[str] | None,
         typer.Option(
             "--stage", "-s", show_default=False, help="Repeat this stage and those after it. Repeatable."
         ),
     ] = None,
+    missing: Annotated[
+        bool,
+        typer.Option("--missing", help="Only what was not made so far: the feature was off, or it failed."),
+    ] = False,
     json_: Json = False,
     user: User = None,
 ) -> None:
@@ -476,10 +485,11 @@ def rerun(
 
     [bold]scenefleet rerun demo-1a2b3c4d[/bold]
     [bold]scenefleet rerun demo-1a2b3c4d --stage face --stage text[/bold]
+    [bold]scenefleet rerun --missing[/bold]
     """
     from cli import videos
 
-    videos.change("rerun", video, stages=stage or [], as_json=json_, user=user)
+    videos.rerun(video, stage or [], missing=missing, as_json=json_, user=user)
 
 
 @app.command(rich_help_panel=VIDEOS)

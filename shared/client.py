@@ -130,8 +130,11 @@ class Client:
             Receipt,
         )
 
-    def rerun(self, video_id: str, user_id: str, stages: Sequence[str] = ()) -> Receipt:
-        kwargs = {"video_id": video_id, "user_id": user_id, "stages": list(stages)}
+    def rerun(
+        self, video_id: str, user_id: str, stages: Sequence[str] = (), *, missing: bool = False
+    ) -> Receipt:
+        """Process again. ``missing``: only what the published run lacks; not accepted when that is nothing."""
+        kwargs = {"video_id": video_id, "user_id": user_id, "stages": list(stages), "missing": missing}
         return self._ask(routing.VIDEO_RERUN, RerunVideo, kwargs, Receipt)
 
     def delete(self, video_id: str, user_id: str) -> Receipt:

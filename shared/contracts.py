@@ -83,9 +83,11 @@ class ProcessVideo(VideoRef):
 
 
 class RerunVideo(VideoRef):
-    """Process again: all stages, or the named ones and those downstream of them."""
+    """Process again: all stages, or the named ones and those downstream of them, or what the published run lacks."""
 
     stages: tuple[Text, ...] = Field((), max_length=len(PIPELINE_NAMES))
+    #: Only stages that were off, failed or out of date; nothing happens when there is none.
+    missing: bool = False
 
 
 class ListScenes(VideoRef):
@@ -651,10 +653,10 @@ class FaceView(Contract):
     track_id: str
     video_id: str
     scene_id: str
-    #: Of its best keyframe, seconds from the video's start.
-    ts_s: float
     #: The scene's number in its video.
     idx: int
+    #: Of its best keyframe, seconds from the video's start.
+    ts_s: float
     keyframe_key: str
     box: tuple[float, float, float, float]
     faces: int
@@ -670,11 +672,9 @@ class FacePage(Contract):
 
 class EventView(Contract):
     event_id: int
+    #: create, rename, confirm (these faces are the person's), reject (they are not), merge, split, undo, erase
     kind: str
     person_id: str | None
-    #: create, rename, confirm (these faces are the person's), reject (they are not), merge, split, undo, erase
-    undoes: int | None
-    undone_by: int | None
     #: Of the person, as it is now; None once erased.
     name: str | None
     #: Into whom the person was merged, or who was split off, and what that one is called now.
@@ -686,6 +686,8 @@ class EventView(Contract):
     #: How many faces it was about, where it was about faces, and in which videos when a human picked them.
     faces: int | None
     video_ids: tuple[str, ...]
+    undoes: int | None
+    undone_by: int | None
     created_at: datetime
 
 
