@@ -8,6 +8,9 @@ from typing import Annotated, NoReturn
 
 import typer
 
+from cli.options import Json, User
+from cli.people_commands import people_app
+
 app = typer.Typer(
     name="scenefleet",
     no_args_is_help=True,
@@ -32,15 +35,10 @@ models_app = typer.Typer(
     help="The models: which there are, fetch their weights, check them, control a node's.",
 )
 app.add_typer(models_app, name="models", rich_help_panel="Run")
-people_app = typer.Typer(no_args_is_help=True, help="The people to be found in videos, by their photos.")
 app.add_typer(people_app, name="people", rich_help_panel="Videos")
 
 RUN, VIDEOS = "Run", "Videos"
 
-User = Annotated[
-    str | None, typer.Option("--user", help="Act for this user. Default: SCENEFLEET_USER, or `local`.")
-]
-Json = Annotated[bool, typer.Option("--json", help="One JSON document on stdout; fields: docs/cli.md.")]
 Video = Annotated[str, typer.Argument(metavar="VIDEO", help="Id of the video.", show_default=False)]
 OnNodes = Annotated[
     list[str] | None,
@@ -525,13 +523,22 @@ def retry(video: Video, json_: Json = False, user: User = None) -> None:
 
 @app.command(rich_help_panel=VIDEOS)
 def rerun(
-    video: Video,
+    video: Annotated[
+        str | None,
+        typer.Argument(
+            metavar="[VIDEO]", show_default=False, help="Id of the video; all of yours with --missing alone."
+        ),
+    ] = None,
     stage: Annotated[
         list[str] | None,
         typer.Option(
             "--stage", "-s", show_default=False, help="Repeat this stage and those after it. Repeatable."
         ),
     ] = None,
+    missing: Annotated[
+        bool,
+        typer.Option("--missing", help="Only what was not made so far: the feature was off, or it failed."),
+    ] = False,
     json_: Json = False,
     user: User = None,
 ) -> None:
@@ -539,10 +546,11 @@ def rerun(
 
     [bold]scenefleet rerun demo-1a2b3c4d[/bold]
     [bold]scenefleet rerun demo-1a2b3c4d --stage face --stage text[/bold]
+    [bold]scenefleet rerun --missing[/bold]
     """
     from cli import videos
 
-    videos.change("rerun", video, stages=stage or [], as_json=json_, user=user)
+    videos.rerun(video, stage or [], missing=missing, as_json=json_, user=user)
 
 
 @app.command(rich_help_panel=VIDEOS)
@@ -564,82 +572,6 @@ def delete(
     from cli import videos
 
     videos.delete(video, sure=yes, as_json=json_, user=user)
-
-
-Who = Annotated[str, typer.Argument(metavar="PERSON", help="Name or id of the person.", show_default=False)]
-
-
-@people_app.command("add")
-def people_add(
-    name: Annotated[str, typer.Argument(metavar="NAME", help="Name of the person.", show_default=False)],
-    files: Annotated[
-        list[Path] | None,
-        typer.Argument(metavar="[PHOTO...]", help="Photos that show this person only.", show_default=False),
-    ] = None,
-    no_wait: Annotated[bool, typer.Option("--no-wait", help="Return once the fleet has the photos.")] = False,
-    json_: Json = False,
-    user: User = None,
-) -> int:
-    """Add photos of a person, new or known, and look for the person in all videos.
-
-    Exits 1 when no photo is good enough, and says why, photo by photo.
-
-      [bold]scenefleet people add "Ann Lee" ann1.jpg ann2.jpg[/bold]
-    """
-    from cli import people
-
-    return people.add(name, files or [], wait=not no_wait, as_json=json_, user=user)
-
-
-@people_app.command("list")
-def people_list(
-    kind: Annotated[
-        str | None, typer.Option("--kind", help="Only `named` or `unknown` people.", show_default=False)
-    ] = None,
-    json_: Json = False,
-    user: User = None,
-) -> None:
-    """Show the people, their photos, and in how many scenes they are."""
-    from cli import people
-
-    people.show_list(kind, as_json=json_, user=user)
-
-
-@people_app.command("photos")
-def people_photos(who: Who, json_: Json = False, user: User = None) -> None:
-    """Show a person's photos, and what is wrong with which."""
-    from cli import people
-
-    people.show_photos(who, as_json=json_, user=user)
-
-
-@people_app.command("rename")
-def people_rename(
-    who: Who,
-    name: Annotated[str, typer.Argument(metavar="NAME", help="The new name.", show_default=False)],
-    json_: Json = False,
-    user: User = None,
-) -> None:
-    """Give a person another name; naming an unknown one makes it somebody.
-
-    [bold]scenefleet people rename "unknown 1" "Ann Lee"[/bold]
-    """
-    from cli import people
-
-    people.rename(who, name, as_json=json_, user=user)
-
-
-@people_app.command("rm")
-def people_rm(
-    who: Who,
-    yes: Annotated[bool, typer.Option("--yes", "-y", help="Don't ask.")] = False,
-    json_: Json = False,
-    user: User = None,
-) -> int:
-    """Erase a person: photos, vectors, matches, mentions in sidecars; prints a receipt of a sweep afterwards."""
-    from cli import people
-
-    return people.remove(who, sure=yes, as_json=json_, user=user)
 
 
 def main() -> NoReturn:

@@ -63,7 +63,7 @@ def add(name: str, files: Sequence[Path], *, wait: bool, as_json: bool, user: st
     if files:
         person = client.enroll(owner, person.person_id)
     if not wait or not files:
-        _show(person, as_json=as_json)
+        show(person, as_json=as_json)
         return 0
     person = _wait(client, owner, person.person_id, "working")
     found = client.photos(owner, person.person_id)
@@ -169,13 +169,8 @@ def photo_table(found: PhotoList, names: dict[str, str]) -> Table:
     return table
 
 
-def rename(who: str, name: str, *, as_json: bool, user: str | None) -> None:
-    """Give a person another name."""
-    client, owner = open_client(), acting_user(user)
-    _show(client.rename_person(owner, find(client, owner, who).person_id, name), as_json=as_json)
-
-
-def _show(person: PersonView, *, as_json: bool) -> None:
+def show(person: PersonView, *, as_json: bool) -> None:
+    """One person, as in the list."""
     if as_json:
         screen.write_json(person)
     else:

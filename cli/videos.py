@@ -19,6 +19,7 @@ from shared.contracts import (
     StageStatus,
     VideoStatus,
 )
+from shared.errors import InvalidRequest
 from shared.settings import get_settings
 
 
@@ -163,16 +164,50 @@ def scene_table(scenes: Sequence[SceneView]) -> Table:
     return table
 
 
-def change(action: str, video: str, *, as_json: bool, user: str | None, stages: Sequence[str] = ()) -> None:
-    """Retry, rerun or cancel, and say what state the video is in now."""
+def change(action: str, video: str, *, as_json: bool, user: str | None) -> None:
+    """Retry or cancel, and say what state the video is in now."""
     client, owner = open_client(), acting_user(user)
-    if action == "rerun":
-        receipt = client.rerun(video, owner, stages)
-    elif action == "retry":
-        receipt = client.retry(video, owner)
-    else:
-        receipt = client.cancel(video, owner)
-    _confirm(receipt, as_json=as_json)
+    _confirm((client.retry if action == "retry" else client.cancel)(video, owner), as_json=as_json)
+
+
+def rerun(
+    video: str | None, stages: Sequence[str], *, missing: bool, as_json: bool, user: str | None
+) -> None:
+    """Process a video again, or make what all of the user's videos lack.
+
+    Raises:
+        InvalidRequest: no video is named, and not only what is missing is asked for.
+    """
+    client, owner = open_client(), acting_user(user)
+    if video is not None:
+        receipt = client.rerun(video, owner, stages, missing=missing)
+        if missing and not receipt.accepted and not as_json:
+            screen.make_console().print(f"[bold]{video}[/bold]  lacks nothing that can be made now")
+            return
+        _confirm(receipt, as_json=as_json)
+        return
+    if not missing or stages:
+        raise InvalidRequest("VIDEO is missing: name a video, or --missing alone for all of yours")
+    names = _published(owner)
+    receipts = [client.rerun(name, owner, missing=True) for name in names]
+    if as_json:
+        screen.write_json({"receipts": receipts})
+        return
+    for receipt in receipts:
+        if receipt.accepted:
+            _confirm(receipt, as_json=False)
+    lacking = sum(receipt.accepted for receipt in receipts)
+    screen.make_console().print(f"{lacking} of {len(receipts)} videos lacked something that can be made now")
+
+
+def _published(owner: str) -> list[str]:
+    """All videos of the user that have a published run, oldest first, straight from the database."""
+    from db import videos
+    from db.engine import reading
+
+    get_settings().require("postgres_url")
+    with reading() as session:
+        return videos.published_ids(session, owner)
 
 
 def delete(video: str, *, sure: bool, as_json: bool, user: str | None) -> None:

@@ -2,26 +2,32 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import random
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import psycopg
-from sqlalchemy import Engine, create_engine
+from sqlalchemy import Connection, Engine, create_engine, event
 from sqlalchemy.exc import DBAPIError, InterfaceError, OperationalError
-from sqlalchemy.orm import Session
+from sqlalchemy.orm import Session, SessionTransaction
 from sqlalchemy.pool import NullPool
 
+from db import wall
 from shared.errors import DatabaseUnavailable
 from shared.settings import get_settings, hide_password
+
+log = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
 #: (pid, engine): a forked child must not use its parent's sockets.
 _engine: tuple[int, Engine] | None = None
+#: Whether this engine's database user may act as the reader (db/wall.py); asked once.
+_reader: tuple[Engine, bool] | None = None
 
 _CONFLICTS = (
     psycopg.errors.DeadlockDetected,
@@ -99,6 +105,53 @@ def reading() -> Iterator[Session]:
     """
     with outages(), Session(get_engine(), expire_on_commit=False) as session:
         yield session
+
+
+@contextmanager
+def reading_as(user_id: str, *, snapshot: bool = False) -> Iterator[Session]:
+    """A read-only use of the database that finds the rows of one user, whatever is asked; see db/wall.py.
+
+    Role and user end with the transaction, so nothing of them is left on the pool's connection; a session that is
+    rolled back takes them again with its next statement. ``snapshot``: all statements see the same state.
+
+    Raises:
+        DatabaseUnavailable: Postgres is away.
+    """
+    options: dict[str, Any] = {"postgresql_readonly": True}
+    if snapshot:
+        options["isolation_level"] = "REPEATABLE READ"
+    with outages():
+        engine = get_engine()
+        become = wall.BECOME_READER if _may_be_reader(engine) else wall.NAME_USER
+
+        def begun(_: Session, transaction: SessionTransaction, connection: Connection) -> None:
+            # A savepoint is within a transaction that has them.
+            if not transaction.nested:
+                connection.execute(become, {"user_id": user_id})
+
+        with Session(engine.execution_options(**options), expire_on_commit=False) as session:
+            event.listen(session, "after_begin", begun)
+            yield session
+
+
+def _may_be_reader(engine: Engine) -> bool:
+    global _reader
+    if _reader is None or _reader[0] is not engine:
+        may = True
+        try:
+            with engine.connect() as connection:
+                connection.execute(wall.BECOME_READER, {"user_id": ""})
+        except DBAPIError as error:
+            if getattr(error.orig, "sqlstate", None) not in wall.NO_READER:
+                raise
+            may = False
+            reason = str(error.orig).split("\n")[0]
+            log.warning(
+                "requests are read as the owner of the tables (%s): `scenefleet doctor` says what to do",
+                reason,
+            )
+        _reader = (engine, may)
+    return _reader[1]
 
 
 def transact(work: Callable[[Session], T]) -> T:

@@ -102,6 +102,20 @@ def stages_of(run: Run) -> list[Stage]:
     ]
 
 
+def kept_stages(run: Run) -> list[str]:
+    """Stages that can't run here: a run that splits anew keeps what an earlier one made of the same scenes."""
+    if graph.SPLIT.name not in run.stages:
+        return []
+    return [name for name in graph.FULL_RUN if name in run.made and name not in run.stages]
+
+
+def keep_split(session: Session, video_id: str, run: int, split: int) -> None:
+    """The run's split has found what the run ``split`` had found: its scenes and their pictures count on."""
+    found = session.get_one(Run, (video_id, run), populate_existing=True)
+    found.made = {**found.made, graph.SPLIT.name: split}
+    session.flush()
+
+
 def start_run(
     session: Session,
     video: Video,
@@ -191,7 +205,7 @@ def _stage_jobs(
             ]
     if stage.name in plan.skips:
         return [_job(video, run, stage, plan, state="skipped", error=plan.skips[stage.name])]
-    lost = _would_lose(session, video, run, states, plan) if stage.name == graph.SIDECAR.name else None
+    lost = _would_lose(session, video, run, states) if stage.name == graph.SIDECAR.name else None
     if lost is not None:
         reason = f"{lost} {states[lost].state}: the published run has it and is kept"
         return [_job(video, run, stage, plan, state="skipped", error=reason)]
@@ -201,16 +215,14 @@ def _stage_jobs(
     return [_job(video, run, stage, plan, part=part, payload=payload) for part, payload in enumerate(parts)]
 
 
-def _would_lose(
-    session: Session, video: Video, run: Run, states: Mapping[str, StageState], plan: Plan
-) -> str | None:
+def _would_lose(session: Session, video: Video, run: Run, states: Mapping[str, StageState]) -> str | None:
     """The stage whose outputs callers see now and would not see in this run, as it failed; None: publish it."""
     if video.published_run is None or video.published_run == run.run:
         return None
     published = stage_states(session, video.video_id, video.published_run)
     for name in graph.SIDECAR.after:
         has = published.get(name)
-        if has is None or has.state not in ("done", "carried") or name in plan.skips:
+        if has is None or has.state not in ("done", "carried"):
             continue
         if states[name].state not in ("done", "carried"):
             return name
@@ -281,9 +293,11 @@ def split_result(session: Session, video: Video, run: Run) -> dict[str, Any]:
 
 def stage_result(session: Session, video: Video, run: Run, stage: str) -> dict[str, Any]:
     """What a one-part stage behind this run found."""
+    # A run that has split anew knows where its own audio lies, also if older scenes count on.
+    number = run.run if stage in run.stages else int(run.made[stage])
     result = session.scalars(
         select(Job.result).where(
-            Job.video_id == video.video_id, Job.run == int(run.made[stage]), Job.stage == stage, Job.part == 0
+            Job.video_id == video.video_id, Job.run == number, Job.stage == stage, Job.part == 0
         )
     ).one()
     return dict(result or {})
@@ -310,6 +324,8 @@ def _end_run(
     if broken:
         first = states[broken[0]]
         video.error_class, video.error = first.error_class, first.error
+    elif video.state == "failed":
+        video.error_class, video.error = Conflict.__name__, states["sidecar"].error
     run.ended_at = NOW
     session.flush()
     return jobs.insert(session, [_sweep(video, run, plan, wait_s=plan.tmp_ttl_s if broken else 0.0)])
@@ -366,7 +382,7 @@ def retry(session: Session, video: Video, plan: Plan) -> tuple[bool, list[Bell]]
     if run.ended_at is None:
         return False, []
     if video.state == "cancelled":
-        return True, rerun(session, video, run.stages, plan)
+        return True, rerun(session, video, [name for name in run.stages if name not in plan.skips], plan)
     states = stage_states(session, video.video_id, run.run)
     failed = {
         name for name, state in states.items() if state.state == "failed" and name in graph.PIPELINE_NAMES
@@ -424,20 +440,25 @@ def retry(session: Session, video: Video, plan: Plan) -> tuple[bool, list[Bell]]
 def rerun(session: Session, video: Video, stages: Collection[str], plan: Plan) -> list[Bell]:
     """Process again: all stages, or the named ones and those downstream; the published run stays searchable.
 
-    A stage that no published or current run has finished is made as well. Cancels what runs.
+    A stage that no published or current run has finished is made as well. One that can't run here keeps what the
+    published run has of it. Cancels what runs.
 
     Raises:
-        Conflict: the video was refused at acceptance: there is nothing to process.
+        Conflict: the video was refused at acceptance: there is nothing to process; or a named stage can't run here.
     """
     if video.run == 0:
         raise _refused(video)
+    for name in stages:
+        if name in plan.skips:
+            raise Conflict(f"{name} can't be made again: {plan.skips[name]}; name other stages")
     wanted = graph.with_downstream(stages) if stages else set(graph.FULL_RUN)
+    published = video.published_run is not None
     base = video.published_run or video.run
     base_run = session.get(Run, (video.video_id, base))
     made: dict[str, int] = {}
+    states: Mapping[str, StageState] = {}
     if base_run is not None:
         states = stage_states(session, video.video_id, base)
-        published = video.published_run is not None
         made = {
             name: int(base_run.made.get(name, base))
             for name, state in states.items()
@@ -452,8 +473,46 @@ def rerun(session: Session, video: Video, stages: Collection[str], plan: Plan) -
         wanted = set(graph.FULL_RUN)
     elif "asr" in wanted:
         wanted.add("audio")
+    if published:
+        wanted -= {
+            name
+            for name in plan.skips
+            if name in states and states[name].state in ("done", "carried", "failed")
+        }
     _stop(session, video)
     return start_run(session, video, wanted, made, plan)
+
+
+def missing_stages(session: Session, video: Video, plan: Plan) -> list[str]:
+    """Stages that could run here now and of which the published run has nothing, or less than its other stages.
+
+    They were off, or failed, or were kept while what they are made of was made again. None while a run is open.
+
+    Raises:
+        Conflict: nothing is published yet.
+    """
+    run = get_run(session, video)
+    if run is not None and run.ended_at is None:
+        return []
+    published = (
+        None if video.published_run is None else session.get(Run, (video.video_id, video.published_run))
+    )
+    if published is None:
+        raise Conflict(
+            f"video {video.video_id} is {video.state}, nothing of it is published: use retry or rerun"
+        )
+    states = stage_states(session, video.video_id, published.run)
+    missing = []
+    for name in graph.SIDECAR.after:
+        if name in plan.skips:
+            continue
+        state = states.get(name)
+        made = int(published.made.get(name, 0))
+        has = state is not None and state.state in ("done", "carried")
+        stale = any(int(published.made.get(before, 0)) > made for before in graph.STAGES[name].after)
+        if not has or stale:
+            missing.append(name)
+    return missing
 
 
 def begin_delete(session: Session, video: Video, plan: Plan) -> list[Bell]:

@@ -8,8 +8,10 @@ from alembic import command
 from alembic.config import Config
 from alembic.runtime.migration import MigrationContext
 from alembic.script import ScriptDirectory
+from sqlalchemy import text
 
 from db.engine import make_engine, outages
+from db.wall import ALLOW
 from shared.settings import get_settings
 
 
@@ -22,13 +24,16 @@ def migration_config(url: str | None = None) -> Config:
 
 
 def upgrade(revision: str = "head", url: str | None = None) -> None:
-    """Migrate to ``revision``; safe to run from several machines at once.
+    """Migrate to ``revision``, and let requests be read as their role; safe to run from several machines at once.
 
     Raises:
         DatabaseUnavailable: Postgres is away.
     """
     with outages():
         command.upgrade(migration_config(url), revision)
+        # Again, also when there was nothing to migrate: a restored dump brings neither the role nor what it may read.
+        with make_engine(url or get_settings().database_url, pooled=False).begin() as connection:
+            connection.execute(text(ALLOW))
 
 
 def downgrade(revision: str, url: str | None = None) -> None:

@@ -117,6 +117,17 @@ def list_ids(session: Session, user_id: str, *, limit: int = 1000) -> list[str]:
     )
 
 
+def published_ids(session: Session, user_id: str) -> list[str]:
+    """The user's videos of which something is published, oldest first."""
+    return list(
+        session.scalars(
+            select(Video.video_id)
+            .where(Video.user_id == user_id, Video.deleted_at.is_(None), Video.published_run.is_not(None))
+            .order_by(Video.created_at, Video.video_id)
+        )
+    )
+
+
 def status(session: Session, video_id: str, user_id: str) -> VideoStatus:
     """Where a video stands, stage by stage.
 

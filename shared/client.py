@@ -34,7 +34,7 @@ from .contracts import (
     EventList,
     FacePage,
     ImageVectors,
-    JudgeFace,
+    JudgeFaces,
     ListEvents,
     ListFaces,
     ListPeople,
@@ -137,8 +137,11 @@ class Client:
             Receipt,
         )
 
-    def rerun(self, video_id: str, user_id: str, stages: Sequence[str] = ()) -> Receipt:
-        kwargs = {"video_id": video_id, "user_id": user_id, "stages": list(stages)}
+    def rerun(
+        self, video_id: str, user_id: str, stages: Sequence[str] = (), *, missing: bool = False
+    ) -> Receipt:
+        """Process again. ``missing``: only what the published run lacks; not accepted when that is nothing."""
+        kwargs = {"video_id": video_id, "user_id": user_id, "stages": list(stages), "missing": missing}
         return self._ask(routing.VIDEO_RERUN, RerunVideo, kwargs, Receipt)
 
     def delete(self, video_id: str, user_id: str) -> Receipt:
@@ -227,10 +230,12 @@ class Client:
         kwargs = {**_person(user_id, person_id), "after": after, "limit": limit}
         return self._ask(routing.PEOPLE_FACES, ListFaces, kwargs, FacePage)
 
-    def judge_face(self, user_id: str, person_id: str, track_id: str, *, is_person: bool) -> PersonView:
-        """Say that a face is, or is not, this person's: no machine says otherwise from then on."""
-        kwargs = {**_person(user_id, person_id), "track_id": track_id, "is_person": is_person}
-        return self._ask(routing.PEOPLE_JUDGE, JudgeFace, kwargs, PersonView)
+    def judge_faces(
+        self, user_id: str, person_id: str, track_ids: Sequence[str], *, is_person: bool
+    ) -> PersonView:
+        """Say that faces are, or are not, this person's: no machine says otherwise from then on."""
+        kwargs = {**_person(user_id, person_id), "track_ids": list(track_ids), "is_person": is_person}
+        return self._ask(routing.PEOPLE_JUDGE, JudgeFaces, kwargs, PersonView)
 
     def merge_people(self, user_id: str, person_id: str, into: str) -> PersonView:
         """Say that a person is another one; returns that one."""

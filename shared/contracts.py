@@ -86,9 +86,11 @@ class ProcessVideo(VideoRef):
 
 
 class RerunVideo(VideoRef):
-    """Process again: all stages, or the named ones and those downstream of them."""
+    """Process again: all stages, or the named ones and those downstream of them, or what the published run lacks."""
 
     stages: tuple[Text, ...] = Field((), max_length=len(PIPELINE_NAMES))
+    #: Only stages that were off, failed or out of date; nothing happens when there is none.
+    missing: bool = False
 
 
 class ListScenes(VideoRef):
@@ -573,10 +575,10 @@ class ListFaces(PersonRef):
     limit: int = Field(200, ge=1, le=1000)
 
 
-class JudgeFace(PersonRef):
-    """What a human says about a track: it is this person, or it is not. It holds for ever, also in later runs."""
+class JudgeFaces(PersonRef):
+    """What a human says about tracks: they are this person's, or not. It holds for ever, also in later runs."""
 
-    track_id: Id
+    track_ids: tuple[Id, ...] = Field(min_length=1, max_length=64)
     is_person: bool
 
 
@@ -661,6 +663,8 @@ class FaceView(Contract):
     track_id: str
     video_id: str
     scene_id: str
+    #: The scene's number in its video.
+    idx: int
     #: Of its best keyframe, seconds from the video's start.
     ts_s: float
     keyframe_key: str
@@ -678,8 +682,20 @@ class FacePage(Contract):
 
 class EventView(Contract):
     event_id: int
+    #: create, rename, confirm (these faces are the person's), reject (they are not), merge, split, undo, erase
     kind: str
     person_id: str | None
+    #: Of the person, as it is now; None once erased.
+    name: str | None
+    #: Into whom the person was merged, or who was split off, and what that one is called now.
+    other_id: str | None
+    other: str | None
+    #: Of a renaming: the name before, and the one given.
+    old_name: str | None
+    new_name: str | None
+    #: How many faces it was about, where it was about faces, and in which videos when a human picked them.
+    faces: int | None
+    video_ids: tuple[str, ...]
     undoes: int | None
     undone_by: int | None
     created_at: datetime

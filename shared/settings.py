@@ -181,9 +181,7 @@ class Settings(BaseSettings):
     face_min_quality: float = Field(
         0.0, ge=0, description="Least quality of such a face, where the model tells (AdaFace's feature norm)."
     )
-    feature_ocr: bool = Field(
-        True, description="Read the text that keyframes show. What was read stays, and is searched."
-    )
+    feature_ocr: bool = Field(True, description="Read the text that keyframes show, and search it.")
 
     # --- limits on what is accepted
     max_video_bytes: int = Field(20 * GiB, gt=0, description="Largest source file, bytes.")

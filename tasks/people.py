@@ -7,7 +7,7 @@ from typing import Any
 
 from sqlalchemy.orm import Session
 
-from db.engine import reading
+from db.engine import reading_as
 from db.jobs import Bell
 from db.people import acts, enrolment, erasure, events, registry
 from db.tables import Person, PersonPhoto
@@ -16,7 +16,7 @@ from shared import routing
 from shared.contracts import (
     AddPhoto,
     CreatePerson,
-    JudgeFace,
+    JudgeFaces,
     ListEvents,
     ListFaces,
     ListPeople,
@@ -63,7 +63,7 @@ def create(**payload: Any) -> dict[str, Any]:
 def list_people(**payload: Any) -> dict[str, Any]:
     """A page of the user's people."""
     request = parse(ListPeople, payload)
-    with reading() as session:
+    with reading_as(request.user_id) as session:
         return answer(registry.list_page(session, request))
 
 
@@ -71,7 +71,7 @@ def list_people(**payload: Any) -> dict[str, Any]:
 def get(**payload: Any) -> dict[str, Any]:
     """One person, also one that was erased: with its receipt."""
     request = parse(PersonRef, payload)
-    with reading() as session:
+    with reading_as(request.user_id) as session:
         person = registry.get(session, request.person_id, request.user_id)
         return answer(registry.view(session, person))
 
@@ -137,7 +137,7 @@ def add_photo(**payload: Any) -> dict[str, Any]:
 def photos(**payload: Any) -> dict[str, Any]:
     """The photos of a person and what became of each."""
     request = parse(PersonRef, payload)
-    with reading() as session:
+    with reading_as(request.user_id) as session:
         person = registry.get(session, request.person_id, request.user_id)
         found = tuple(registry.photo_view(photo) for photo in registry.photos_of(session, person))
         return answer(PhotoList(person_id=person.person_id, photos=found))
@@ -194,7 +194,7 @@ def cancel(**payload: Any) -> dict[str, Any]:
 def faces(**payload: Any) -> dict[str, Any]:
     """Where a person is seen, track by track."""
     request = parse(ListFaces, payload)
-    with reading() as session:
+    with reading_as(request.user_id) as session:
         registry.get(session, request.person_id, request.user_id)
         return answer(registry.faces_page(session, request))
 
@@ -203,19 +203,19 @@ def faces(**payload: Any) -> dict[str, Any]:
 def list_events(**payload: Any) -> dict[str, Any]:
     """What was done to the user's people, newest first."""
     request = parse(ListEvents, payload)
-    with reading() as session:
+    with reading_as(request.user_id) as session:
         return answer(events.page(session, request))
 
 
 @app.task(name=routing.PEOPLE_JUDGE, **REQUEST)
 def judge(**payload: Any) -> dict[str, Any]:
-    """Say that a face is, or is not, a person's: it holds for ever, also in later runs."""
-    request = parse(JudgeFace, payload)
+    """Say that faces are, or are not, a person's: it holds for ever, also in later runs."""
+    request = parse(JudgeFaces, payload)
     rule = get_runtime().face_rule
     return _change(
         request,
         lambda session, person: (
-            acts.judge(session, person, request.track_id, rule, is_person=request.is_person),
+            acts.judge(session, person, request.track_ids, rule, is_person=request.is_person),
             [],
         ),
     )

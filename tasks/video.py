@@ -8,7 +8,7 @@ from typing import Any
 from sqlalchemy.orm import Session
 
 from db import runs, videos
-from db.engine import reading
+from db.engine import reading_as
 from db.jobs import Bell
 from db.scenes import page
 from db.speech import published_speech
@@ -58,7 +58,7 @@ def process(**payload: Any) -> dict[str, Any]:
 def status(**payload: Any) -> dict[str, Any]:
     """Where a video stands, stage by stage."""
     request = parse(VideoRef, payload)
-    with reading() as session:
+    with reading_as(request.user_id) as session:
         return answer(videos.status(session, request.video_id, request.user_id))
 
 
@@ -66,7 +66,7 @@ def status(**payload: Any) -> dict[str, Any]:
 def scenes(**payload: Any) -> dict[str, Any]:
     """A page of a video's published scenes."""
     request = parse(ListScenes, payload)
-    with reading() as session:
+    with reading_as(request.user_id) as session:
         return answer(page(session, request.video_id, request.user_id, request.after_idx, request.limit))
 
 
@@ -74,7 +74,7 @@ def scenes(**payload: Any) -> dict[str, Any]:
 def subtitles(**payload: Any) -> dict[str, Any]:
     """The words of a video's published scenes as SRT or WebVTT."""
     request = parse(MakeSubtitles, payload)
-    with reading() as session:
+    with reading_as(request.user_id) as session:
         language, scenes = published_speech(session, request.video_id, request.user_id)
     text = render(make_cues(scenes), request.format)
     return answer(Subtitles(video_id=request.video_id, format=request.format, language=language, text=text))
@@ -112,13 +112,22 @@ def retry(**payload: Any) -> dict[str, Any]:
 
 @app.task(name=routing.VIDEO_RERUN, **REQUEST)
 def rerun(**payload: Any) -> dict[str, Any]:
-    """Process again, all stages or the named ones and those downstream; the published run stays searchable."""
+    """Process again: all stages, the named ones and those downstream, or what is missing; what is published stays."""
     request = parse(RerunVideo, payload)
     for stage in request.stages:
         if stage not in FULL_RUN:
             raise InvalidRequest(f"stages={stage!r} is not a stage: name some of {', '.join(FULL_RUN)}")
+    if request.missing and request.stages:
+        raise InvalidRequest(f"missing and stages={request.stages[0]!r} are both given: send one of them")
     plan = get_runtime().plan
-    return _change(request, lambda session, video: (True, runs.rerun(session, video, request.stages, plan)))
+
+    def act(session: Session, video: Video) -> tuple[bool, list[Bell]]:
+        stages = runs.missing_stages(session, video, plan) if request.missing else request.stages
+        if request.missing and not stages:
+            return False, []
+        return True, runs.rerun(session, video, stages, plan)
+
+    return _change(request, act)
 
 
 @app.task(name=routing.VIDEO_DELETE, **REQUEST)

@@ -7,10 +7,15 @@ from pathlib import Path
 from typing import Any
 
 import av
+import cv2
+import numpy as np
 
 
-def write_excerpt(sample: Path, path: Path) -> None:
-    """Two scenes of 2 s, the second with the astronaut's face; words about a rocket and its towers in both."""
+def write_excerpt(sample: Path, path: Path, caption: str = "") -> None:
+    """Two scenes of 2 s, the second with the astronaut's face; words about a rocket and its towers in both.
+
+    ``caption``: what the first scene shows in writing.
+    """
     with av.open(str(sample)) as source, av.open(str(path), "w") as target:
         size = source.streams.video[0].codec_context
         video: Any = target.add_stream("libx264", rate=25, options={"preset": "veryfast"})
@@ -32,7 +37,11 @@ def write_excerpt(sample: Path, path: Path) -> None:
                     continue
                 if not (frame.time < 2 or 9 <= frame.time < 11):
                     continue
-                picture = av.VideoFrame.from_ndarray(frame.to_ndarray(format="rgb24"), format="rgb24")
+                pixels = np.ascontiguousarray(frame.to_ndarray(format="rgb24"))
+                if caption and frame.time < 2:
+                    cv2.rectangle(pixels, (50, 340), (760, 400), (15, 15, 60), -1)
+                    cv2.putText(pixels, caption, (70, 384), (255, 255, 255), cv2.FontFace("uni"), 40)
+                picture = av.VideoFrame.from_ndarray(pixels, format="rgb24")
                 picture.pts, picture.time_base = shown, Fraction(1, 25)
                 shown += 1
                 target.mux(video.encode(picture))

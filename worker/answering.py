@@ -10,7 +10,7 @@ import numpy as np
 from sqlalchemy.orm import Session
 
 from db import search
-from db.engine import reading
+from db.engine import reading_as
 from db.vectors import ModelRow, find_model
 from shared import errors
 from shared.contracts import Coverage, LegCoverage, SearchAnswer, SearchLeg, SearchScenes, TextVectors, parse
@@ -33,9 +33,8 @@ def answer(
             if lane == "vision" and request.image_key is not None:
                 _blame_picture(said)
             miss(made, lane, str(said["error"]))
-    with reading() as session:
-        # One snapshot: a run published meanwhile must not take away what was found a statement ago.
-        session.connection(execution_options={"isolation_level": "REPEATABLE READ"})
+    # One snapshot: a run published meanwhile must not take away what was found a statement ago.
+    with reading_as(request.user_id, snapshot=True) as session:
         return _Answering(session, request, runtime, made, lanes).answer()
 
 

@@ -28,22 +28,34 @@ from shared.errors import Conflict, InvalidRequest, NotFound
 _MAX_DECISIONS = 2000
 
 
-def judge(session: Session, person: Person, track_id: str, rule: FaceRule, *, is_person: bool) -> int:
-    """Remember that a track is, or is not, this person (whose row is locked). Returns the event's id.
+def judge(
+    session: Session, person: Person, track_ids: Sequence[str], rule: FaceRule, *, is_person: bool
+) -> int:
+    """Remember that some tracks are, or are not, this person (whose row is locked). Returns the event's id.
 
     Raises:
         NotFound: the user has no such track.
     """
-    (track,) = _tracks(session, person.user_id, [track_id])
-    decision = _decide(session, track, person.person_id, is_person=is_person)
-    payload: dict[str, Any] = {"decisions": [decision], "videos": [track.video_id]}
+    tracks = _tracks(session, person.user_id, track_ids)
+    decisions = [_decide(session, track, person.person_id, is_person=is_person) for track in tracks]
+    payload: dict[str, Any] = {
+        "decisions": decisions,
+        "tracks": [str(track.track_id) for track in tracks],
+        "videos": [track.video_id for track in tracks],
+        # Whose they were: an unknown of whom no other face is left would not be found again by likeness.
+        "were": {
+            str(decision): track.person_id
+            for decision, track in zip(decisions, tracks, strict=True)
+            if track.person_id is not None
+        },
+    }
     _settle_all(session, payload["videos"], rule)
     _make_profile_of_tracks(session, person)
     return record(session, person.user_id, "confirm" if is_person else "reject", person.person_id, payload)
 
 
 def _tracks(session: Session, user_id: str, ids: Sequence[str]) -> list[FaceTrack]:
-    wanted = [registry.as_uuid(name) for name in ids]
+    wanted = list(dict.fromkeys(registry.as_uuid(name) for name in ids))
     found = {
         track.track_id: track
         for track in session.scalars(
@@ -109,6 +121,7 @@ def merge(session: Session, person: Person, into: Person, plan: Plan) -> tuple[i
         .where(FaceTrack.person_id == person.person_id)
         .order_by(FaceTrack.faces.desc(), FaceTrack.track_id)
     ).all()
+    decided = [*tracks[:_MAX_DECISIONS], *_doubted(session, person, into)]
     photos = session.scalars(
         update(PersonPhoto)
         .where(PersonPhoto.person_id == person.person_id)
@@ -119,15 +132,42 @@ def merge(session: Session, person: Person, into: Person, plan: Plan) -> tuple[i
         "into": into.person_id,
         "photos": [str(photo) for photo in photos],
         "tracks": [str(track.track_id) for track in tracks],
-        "decisions": [
-            _decide(session, track, into.person_id, is_person=True) for track in tracks[:_MAX_DECISIONS]
-        ],
+        "decisions": [_decide(session, track, into.person_id, is_person=True) for track in decided],
     }
     person.merged_into = into.person_id
     session.execute(delete(PersonProfile).where(PersonProfile.person_id == person.person_id))
     _move_tracks(session, [track.track_id for track in tracks], into.person_id, by="human")
     event = record(session, person.user_id, "merge", person.person_id, payload)
     return event, enrolment.start(session, into, plan)
+
+
+def _doubted(session: Session, person: Person, into: Person) -> list[FaceTrack]:
+    """Tracks of ``into`` in scenes where somebody was said not to be ``person``, as by a split.
+
+    Whoever says that the two are one has seen them as ``into``'s: else what was said of the one would part them from
+    the other.
+    """
+    return list(
+        session.scalars(
+            select(FaceTrack)
+            .join(Scene, Scene.scene_id == FaceTrack.scene_id)
+            .where(
+                FaceTrack.person_id == into.person_id,
+                select(FaceDecision.decision_id)
+                .where(
+                    FaceDecision.video_id == FaceTrack.video_id,
+                    FaceDecision.person_id.in_(
+                        [person.person_id, *registry.merged_into(session, person.person_id)]
+                    ),
+                    FaceDecision.is_person.is_(False),
+                    FaceDecision.ts_s.between(Scene.start_s, Scene.end_s),
+                )
+                .exists(),
+            )
+            .order_by(FaceTrack.faces.desc(), FaceTrack.track_id)
+            .limit(_MAX_DECISIONS)
+        )
+    )
 
 
 def _move_tracks(session: Session, ids: Sequence[UUID], person_id: str, *, by: str) -> None:
@@ -211,8 +251,17 @@ def undo(
         raise Conflict(f"event {event_id} is {event.kind!r}, which can't be undone: do the opposite")
     payload = event.payload
     others = [payload[name] for name in ("into", "new") if name in payload]
-    locked = {name: _lock_any(session, name, user_id) for name in sorted({event.person_id, *others})}
+    were: dict[str, str] = payload.get("were", {})
+    locked = _lock_all(session, user_id, {event.person_id, *others}, set(were.values()))
     person = locked[event.person_id]
+    for decision_id, before in were.items():
+        if before in locked and locked[before].merged_into is None:
+            session.execute(
+                update(FaceDecision)
+                .where(FaceDecision.user_id == user_id, FaceDecision.decision_id == int(decision_id))
+                .values(person_id=before, is_person=True)
+            )
+    _settle_all(session, payload["videos"] if were else (), rule)
     _forget_decisions(session, user_id, payload)
     bells: list[Bell] = []
     if event.kind == "rename":
@@ -236,12 +285,20 @@ def undo(
     return person, record(session, user_id, "undo", person.person_id, {}, undoes=event_id), bells
 
 
-def _lock_any(session: Session, person_id: str, user_id: str) -> Person:
-    """A person, merged ones too."""
-    person = jobs.lock_person(session, person_id)
-    if person is None or person.user_id != user_id or person.deleted_at is not None:
+def _lock_all(session: Session, user_id: str, needed: set[str], others: set[str]) -> dict[str, Person]:
+    """People by id, merged ones too; of ``others`` those that were not erased.
+
+    Raises:
+        Conflict: one that is needed was erased.
+    """
+    locked = {}
+    for person_id in sorted(needed | others):
+        person = jobs.lock_person(session, person_id)
+        if person is not None and person.user_id == user_id and person.deleted_at is None:
+            locked[person_id] = person
+    if not needed <= locked.keys():
         raise Conflict("the person was erased: nothing to undo")
-    return person
+    return locked
 
 
 def _forget_decisions(session: Session, user_id: str, payload: dict[str, Any]) -> None:

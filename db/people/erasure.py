@@ -13,7 +13,7 @@ from sqlalchemy.orm import Session
 
 from db import jobs
 from db.jobs import NOW, Bell
-from db.people import enrolment
+from db.people import enrolment, registry
 from db.people.events import record
 from db.runs import Plan
 from db.tables import (
@@ -35,7 +35,7 @@ _TABLES = (PersonPhoto, PersonProfile, FaceTrack, ScenePerson, FaceDecision)
 def begin(session: Session, person: Person, plan: Plan) -> list[Bell]:
     """Remove all rows of a person, whose row is locked, and of those merged into it; queue the job for the rest."""
     enrolment.stop(session, person)
-    ids = [person.person_id, *_merged_into(session, person.person_id)]
+    ids = [person.person_id, *registry.merged_into(session, person.person_id)]
     names = list(session.scalars(select(Person.name).where(Person.person_id.in_(ids))))
     keys = list(session.scalars(select(PersonPhoto.storage_key).where(PersonPhoto.person_id.in_(ids))))
     videos, tracks = erase_tracks(session, ids)
@@ -54,6 +54,13 @@ def begin(session: Session, person: Person, plan: Plan) -> list[Bell]:
         )
     )
     removed["events"] = gone.rowcount  # type: ignore[attr-defined]
+    # Whose a face had been before it was said to be another's.
+    were = PeopleEvent.payload["were"].astext
+    session.execute(
+        update(PeopleEvent)
+        .where(PeopleEvent.user_id == person.user_id, or_(*(func.strpos(were, name) > 0 for name in ids)))
+        .values(payload=PeopleEvent.payload.op("-")("were"))
+    )
     session.execute(
         delete(Job).where(Job.subject_kind == "person", Job.subject_id.in_(ids), Job.lease_owner.is_(None))
     )
@@ -68,16 +75,6 @@ def begin(session: Session, person: Person, plan: Plan) -> list[Bell]:
     job = enrolment.erasure_job(person, plan)
     job.payload = {"ids": ids, "names": names, "keys": keys, "videos": videos, "removed": removed}
     return jobs.insert(session, [job])
-
-
-def _merged_into(session: Session, person_id: str) -> list[str]:
-    """Everybody who is shown as this person, however often merged."""
-    found: list[str] = []
-    level = [person_id]
-    while level:
-        level = list(session.scalars(select(Person.person_id).where(Person.merged_into.in_(level))))
-        found += level
-    return found
 
 
 def erase_tracks(session: Session, ids: Sequence[str]) -> tuple[list[str], int]:

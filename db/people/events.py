@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
-from sqlalchemy import select
+from sqlalchemy import func, select
 from sqlalchemy.orm import Session, aliased
 
-from db.tables import PeopleEvent
+from db.tables import PeopleEvent, Person
 from shared.contracts import EventList, EventView, ListEvents
 
 
@@ -28,25 +28,43 @@ def record(
 
 def page(session: Session, request: ListEvents) -> EventList:
     """The user's events, newest first."""
-    undo = aliased(PeopleEvent)
+    undo, person, other = aliased(PeopleEvent), aliased(Person), aliased(Person)
+    # A merge is into somebody, a split makes somebody new.
+    other_id = func.coalesce(PeopleEvent.payload["into"].astext, PeopleEvent.payload["new"].astext)
     query = (
-        select(PeopleEvent, undo.event_id)
+        select(PeopleEvent, undo.event_id, person.name, other.person_id, other.name)
         .outerjoin(undo, undo.undoes == PeopleEvent.event_id)
+        .outerjoin(
+            person,
+            (person.person_id == PeopleEvent.person_id)
+            & (person.user_id == request.user_id)
+            & person.deleted_at.is_(None),
+        )
+        .outerjoin(other, (other.person_id == other_id) & (other.user_id == request.user_id))
         .where(PeopleEvent.user_id == request.user_id)
     )
     if request.before is not None:
         query = query.where(PeopleEvent.event_id < request.before)
     rows = session.execute(query.order_by(PeopleEvent.event_id.desc()).limit(request.limit)).all()
-    return EventList(
-        events=tuple(
-            EventView(
-                event_id=event.event_id,
-                kind=event.kind,
-                person_id=event.person_id,
-                undoes=event.undoes,
-                undone_by=undone_by,
-                created_at=event.created_at,
-            )
-            for event, undone_by in rows
-        )
+    return EventList(events=tuple(_view(*row) for row in rows))
+
+
+def _view(
+    event: PeopleEvent, undone_by: int | None, name: str | None, other_id: str | None, other: str | None
+) -> EventView:
+    payload = event.payload
+    return EventView(
+        event_id=event.event_id,
+        kind=event.kind,
+        person_id=event.person_id,
+        name=name,
+        other_id=other_id,
+        other=other,
+        old_name=payload.get("before", {}).get("name"),
+        new_name=payload.get("after"),
+        faces=len(payload["tracks"]) if "tracks" in payload else None,
+        video_ids=tuple(dict.fromkeys(payload.get("videos", ()))),
+        undoes=event.undoes,
+        undone_by=undone_by,
+        created_at=event.created_at,
     )

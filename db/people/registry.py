@@ -66,6 +66,16 @@ def get(session: Session, person_id: str, user_id: str) -> Person:
     return person
 
 
+def merged_into(session: Session, person_id: str) -> list[str]:
+    """Everybody who is shown as this person, however often merged."""
+    found: list[str] = []
+    level = [person_id]
+    while level:
+        level = list(session.scalars(select(Person.person_id).where(Person.merged_into.in_(level))))
+        found += level
+    return found
+
+
 def create(session: Session, request: CreatePerson) -> PersonView:
     """Make the person, or show the one that has this id or, without an id, this name.
 
@@ -135,7 +145,7 @@ def rename(session: Session, person: Person, name: str) -> int:
     person.name, person.kind = name, "named"
     session.flush()
     mark_scenes_of(session, person.person_id)
-    return record(session, person.user_id, "rename", person.person_id, {"before": before})
+    return record(session, person.user_id, "rename", person.person_id, {"before": before, "after": name})
 
 
 def list_page(session: Session, request: ListPeople) -> PeoplePage:
@@ -266,7 +276,7 @@ def photo_view(photo: PersonPhoto, upload_url: str | None = None) -> PhotoView:
 def faces_page(session: Session, request: ListFaces) -> FacePage:
     """Where a person is seen in published scenes, by the tracks' ids."""
     query = (
-        select(FaceTrack, Scene.keyframes)
+        select(FaceTrack, Scene.idx, Scene.keyframes)
         .join(Scene, Scene.scene_id == FaceTrack.scene_id)
         .where(
             FaceTrack.user_id == request.user_id,
@@ -279,7 +289,7 @@ def faces_page(session: Session, request: ListFaces) -> FacePage:
     if request.after is not None:
         query = query.where(FaceTrack.track_id > as_uuid(request.after))
     rows = session.execute(query.order_by(FaceTrack.track_id).limit(request.limit + 1)).all()
-    faces = [_face_view(track, keyframes) for track, keyframes in rows[: request.limit]]
+    faces = [_face_view(track, idx, keyframes) for track, idx, keyframes in rows[: request.limit]]
     return FacePage(
         person_id=request.person_id,
         faces=tuple(faces),
@@ -287,12 +297,13 @@ def faces_page(session: Session, request: ListFaces) -> FacePage:
     )
 
 
-def _face_view(track: FaceTrack, keyframes: Collection[dict[str, object]]) -> FaceView:
+def _face_view(track: FaceTrack, idx: int, keyframes: Collection[dict[str, object]]) -> FaceView:
     keys = {frame["ordinal"]: str(frame["key"]) for frame in keyframes}
     return FaceView(
         track_id=str(track.track_id),
         video_id=track.video_id,
         scene_id=str(track.scene_id),
+        idx=idx,
         ts_s=track.ts_s,
         keyframe_key=keys.get(track.ordinal, ""),
         box=tuple(track.box),

@@ -2,7 +2,8 @@
 
 How a leg looks is chosen here, not by the planner: a small set of vectors is compared one by one, exactly; a large one
 goes through the model's HNSW index with iterative scan, so that a filter never empties the answer. Model ids and
-dimensions are literals: with a parameter in their place a generic plan loses the index.
+dimensions are literals: with a parameter in their place a generic plan loses the index. Words are looked for in the views
+``searched_*`` and in nothing else: one table with row-level security in the same query would cost them their index.
 """
 
 from __future__ import annotations
@@ -133,7 +134,7 @@ class Words:
             text(
                 f"""
                 SELECT s.scene_id, ts_rank_cd({self._tsv}, q.query) AS rank
-                FROM scenes s, (SELECT CAST(:tsquery AS tsquery) AS query) q
+                FROM searched_scenes s, (SELECT CAST(:tsquery AS tsquery) AS query) q
                 WHERE {where} AND {self._tsv} @@ q.query
                 ORDER BY rank DESC, s.video_id, s.idx LIMIT :rows
                 """
@@ -312,7 +313,7 @@ class Lexical:
             text(
                 f"""
                 SELECT l.scene_id, -(l.weights <#> CAST(:weights AS sparsevec)) AS product
-                FROM lexical_weights l JOIN scenes s USING (scene_id)
+                FROM searched_weights l JOIN searched_scenes s USING (scene_id)
                 WHERE l.model_id = {int(self.model.model_id)} AND l.user_id = :user_id AND l.run = s.text_run AND {where}
                 ORDER BY product DESC, s.video_id, s.idx LIMIT :rows
                 """

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -16,10 +14,12 @@ from celery import Celery
 
 from shared.errors import Conflict, NotFound
 from tests.contracts.candidates import needs_assets, photograph, sample_picture
+from tests.faults.material import cut_clips
 from tests.fleet import ROOT, Fleet, eventually, fleet_over
 from tests.services import PostgresServer, RedisServer
 
 USER, VIDEO = "u1", "sample"
+OTHER = "u3"
 
 
 @pytest.fixture(scope="module")
@@ -57,11 +57,8 @@ def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def command(fleet: Fleet, *arguments: str, status: int = 0) -> Any:
-    done = subprocess.run(
-        [sys.executable, "-m", "cli", "people", *arguments, "--json", "--user", USER],
-        cwd=ROOT, env=fleet.process_environment(), capture_output=True, text=True, timeout=120, check=False,
-    )  # fmt: skip
+def command(fleet: Fleet, *arguments: str, status: int = 0, user: str = USER) -> Any:
+    done = fleet.command("people", *arguments, "--json", "--user", user)
     assert done.returncode == status, done.stderr + done.stdout
     return json.loads(done.stdout)
 
@@ -98,6 +95,63 @@ def named(document: Any) -> set[str]:
 
 def names_in(fleet: Fleet) -> set[str]:
     return {name for document in documents(fleet).values() for name in named(document)}
+
+
+def seen(fleet: Fleet, who: str) -> dict[str, str]:
+    """Video -> track of the other user's person."""
+    return {face["video_id"]: face["track_id"] for face in command(fleet, "faces", who, user=OTHER)["faces"]}
+
+
+def strangers(fleet: Fleet) -> dict[str, int]:
+    """The other user's unknown people, and in how many scenes each is."""
+    found = command(fleet, "list", "--kind", "unknown", user=OTHER)["people"]
+    return {person["name"]: person["scenes"] for person in found}
+
+
+def test_what_a_human_says_of_strangers_holds_and_is_taken_back(
+    fleet: Fleet, sample: Path, tmp_path: Path
+) -> None:
+    """One stranger in two clips of another user."""
+    for name, clip in zip(("a", "b"), cut_clips(sample, tmp_path, ((6.2, 13.4), (13.4, 19.6))), strict=True):
+        fleet.process(clip, name, OTHER)
+    fleet.wait_ended(["a", "b"], within_s=120, user_id=OTHER)
+    assert strangers(fleet) == {"unknown 1": 2}
+    tracks = seen(fleet, "unknown 1")
+
+    parted = command(fleet, "split", "unknown 1", tracks["b"], user=OTHER)
+    assert (parted["name"], parted["scenes"]) == ("unknown 2", 1)
+    merged = command(fleet, "merge", "unknown 2", "unknown 1", user=OTHER)
+    assert merged["name"] == "unknown 1" and strangers(fleet) == {"unknown 1": 2}
+    gone = fleet.command("people", "faces", "unknown 2", "--user", OTHER)
+    assert (gone.returncode, gone.stdout) == (1, "")
+    assert gone.stderr.startswith("scenefleet: user u3 has no person 'unknown 2'")
+    command(fleet, "undo", str(merged["event_id"]), user=OTHER)
+    assert seen(fleet, "unknown 2") == {"b": tracks["b"]}
+    again = fleet.command("people", "undo", str(merged["event_id"]), "--user", OTHER)
+    assert again.returncode == 1
+    assert again.stderr.startswith(f"scenefleet: event {merged['event_id']} has been undone by event ")
+
+    judged = command(fleet, "is-not", "unknown 1", tracks["a"], user=OTHER)
+    assert "unknown 1" not in strangers(fleet)
+    fleet.client.rerun("a", OTHER, ["face"])
+    eventually(
+        lambda: fleet.client.status("a", OTHER).published_run == 2,
+        within_s=120,
+        what="the rerun is published",
+    )
+    assert "unknown 1" not in strangers(fleet), "the judgement holds for the tracks of the new run"
+
+    events = command(fleet, "events", user=OTHER)["events"]
+    assert [event["kind"] for event in events] == ["reject", "undo", "merge", "split"]
+    assert events[2]["undone_by"] == events[1]["event_id"] and events[1]["undoes"] == events[2]["event_id"]
+    assert [event["video_ids"] for event in events] == [["a"], [], [], ["b"]]
+    assert (events[3]["name"], events[3]["other"]) == ("unknown 1", "unknown 2")
+    table = fleet.command("people", "events", "--user", OTHER).stdout
+    assert f"by {events[1]['event_id']}" in table and "1 face of b split off as unknown 2" in table
+
+    command(fleet, "undo", str(judged["event_id"]), user=OTHER)
+    command(fleet, "undo", str(parted["event_id"]), user=OTHER)
+    assert strangers(fleet) == {"unknown 1": 2} and seen(fleet, "unknown 1").keys() == {"a", "b"}
 
 
 def test_a_person_is_found_in_yesterdays_video_in_spite_of_bad_photos(fleet: Fleet, photos: Path) -> None:
@@ -206,7 +260,7 @@ def test_a_new_name_reaches_the_sidecars_in_a_new_revision(fleet: Fleet) -> None
 def test_not_her_and_undone(fleet: Fleet) -> None:
     (ann,) = (person for person in fleet.client.people(USER).people if person.name == "Ann")
     (face, *_) = fleet.client.faces(USER, ann.person_id).faces
-    event = fleet.client.judge_face(USER, ann.person_id, face.track_id, is_person=False).event_id
+    event = fleet.client.judge_faces(USER, ann.person_id, [face.track_id], is_person=False).event_id
     assert event is not None
     assert scenes_of(fleet, "Ann").keys() == {
         idx for idx in astronauts_scenes(fleet) if len(fleet.client.faces(USER, ann.person_id).faces) > 0
@@ -217,11 +271,8 @@ def test_not_her_and_undone(fleet: Fleet) -> None:
 
 
 def test_the_tables_are_for_people(fleet: Fleet) -> None:
-    done = subprocess.run(
-        [sys.executable, "-m", "cli", "people", "list", "--user", USER],
-        cwd=ROOT, env=fleet.process_environment(), capture_output=True, text=True, timeout=60, check=True,
-    )  # fmt: skip
-    assert "Ann" in done.stdout and "1/6" in done.stdout
+    done = fleet.command("people", "list", "--user", USER)
+    assert done.returncode == 0 and "Ann" in done.stdout and "1/6" in done.stdout
 
 
 def test_an_erased_person_is_gone_from_every_store(fleet: Fleet) -> None:

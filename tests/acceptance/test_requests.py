@@ -361,7 +361,9 @@ def test_a_rerun_without_its_source_keeps_the_words(fleet: Fleet, spoken: Path) 
 def test_a_silent_video_can_be_rerun_from_any_stage(fleet: Fleet, silent: Path) -> None:
     video_id = "silent"
     index(fleet, silent, video_id)
-    for stages in (["asr"], ["text"], ["face"], ["sidecar"], ["vision"], []):
+    with pytest.raises(Conflict, match="vision can't be made again: unavailable: profile lite has no vision"):
+        fleet.client.rerun(video_id, USER, ["vision"])
+    for stages in (["asr"], ["text"], ["face"], ["sidecar"], []):
         fleet.client.rerun(video_id, USER, stages)
         (status,) = fleet.wait_ended([video_id], within_s=60).values()
         assert (status.state, status.published_run) == ("indexed", status.run), status

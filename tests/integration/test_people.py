@@ -424,7 +424,7 @@ def face_of(video: str, idx: int = 0, run: int | None = None) -> FaceTrack:
 
 def judge(person: str, video: str, idx: int = 0, *, is_person: bool) -> int:
     track = str(face_of(video, idx).track_id)
-    return change(person, lambda s, row: acts.judge(s, row, track, RULE, is_person=is_person))
+    return change(person, lambda s, row: acts.judge(s, row, [track], RULE, is_person=is_person))
 
 
 def undo(event: int) -> None:
@@ -532,6 +532,59 @@ def test_a_face_that_is_somebody_else_is_split_off_and_put_back() -> None:
     undo(event)
     assert [set(found) for found in seen().values()] == [{"unknown 1"}] * 2
     assert new.person_id
+
+
+def test_what_was_split_off_can_be_merged_again() -> None:
+    film("v", [[axis(0)] * 2], [[axis(0, 0.8)] * 2])
+    one, track = id_of("unknown 1"), str(face_of("v", 1).track_id)
+    new, _, _ = change(one, lambda session, row: acts.split(session, row, [track], None, RULE, PLAN))
+    match_all()
+    assert [set(found) for found in seen().values()] == [{"unknown 1"}, {"unknown 2"}]
+
+    def merge(session: Session) -> int:
+        person, into = acts.lock_two(session, new.person_id, one, "u")
+        return acts.merge(session, person, into, PLAN)[0]
+
+    event = transact(merge)
+    match_all()
+    film("v", [[axis(0)] * 2], [[axis(0, 0.8)] * 2], run=2)
+    assert [set(found) for found in seen().values()] == [{"unknown 1"}] * 2
+    undo(event)
+    assert [set(found) for found in seen().values()] == [{"unknown 1"}, {"unknown 2"}]
+
+
+def test_not_this_person_holds_for_whom_that_one_is_merged_into() -> None:
+    bea = enrol("Bea", axis(0))
+    film("v", [[axis(0)] * 2], [[axis(0)]])
+    judge(bea, "v", is_person=False)
+    ann = enrol("Ann", axis(0))
+
+    def merge(session: Session) -> None:
+        person, into = acts.lock_two(session, bea, ann, "u")
+        acts.merge(session, person, into, PLAN)
+
+    transact(merge)
+    match_all()
+    assert "Ann" not in seen().get(0, {}) and seen()[1].keys() == {"Ann"}
+
+
+@pytest.mark.parametrize("rerun", [False, True])
+def test_a_judgement_undone_gives_the_face_back_to_the_unknown_it_was(rerun: bool) -> None:
+    film("v", [[axis(0)] * 2])
+    ann, one = enrol("Ann", axis(1)), id_of("unknown 1")
+    for event in (
+        lambda: judge(ann, "v", is_person=True),
+        lambda: judge(one, "v", is_person=False),
+    ):
+        number = event()
+        assert "unknown 1" not in seen().get(0, {})
+        if rerun:
+            with reading() as session:
+                run = session.get_one(Video, "v").run + 1
+            film("v", [[axis(0)] * 2], run=run)
+            assert "unknown 1" not in seen().get(0, {})
+        undo(number)
+        assert seen() == {0: {"unknown 1": (1.0, 2)}} and face_of("v").decided_by == "machine"
 
 
 def test_nobody_judges_anothers_faces() -> None:

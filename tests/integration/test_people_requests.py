@@ -16,7 +16,7 @@ from db.engine import reading, transact
 from db.people import acts, erasure, registry, revisions
 from db.people.tracks import people_in
 from db.scenes import scene_id
-from db.tables import FaceDecision, FaceTrack, Job, Person, Run, Scene, ScenePerson, Video
+from db.tables import FaceDecision, FaceTrack, Job, PeopleEvent, Person, Run, Scene, ScenePerson, Video
 from shared import settings as settings_module
 from shared.contracts import ListFaces, ListPeople
 from shared.errors import Conflict, InvalidRequest, NotFound
@@ -125,7 +125,7 @@ def test_a_wrong_payload_is_one_sentence(configure: Configure, ask: str, payload
 @pytest.mark.parametrize("track", ["no-uuid", "00000000-0000-0000-0000-000000000000"])
 def test_a_face_that_is_not_there_is_not_found(configure: Configure, track: str) -> None:
     with pytest.raises(NotFound, match=track):
-        requests.judge(user_id="u", person_id=create("Ann"), track_id=track, is_person=True)
+        requests.judge(user_id="u", person_id=create("Ann"), track_ids=[track], is_person=True)
 
 
 @pytest.mark.parametrize("seed", range(5))
@@ -221,7 +221,13 @@ def test_erasing_takes_those_merged_into_a_person_along_and_nobody_else() -> Non
     transact(merge)
     match_all()
     assert {idx: set(found) for idx, found in named().items()} == {0: {"Ann", "Ben"}, 1: {"Ann"}}
+    # What was said about somebody who stays does not keep the id of whose the face had been.
+    track = next(str(row.track_id) for row in tracks("v") if row.person_id == ann)
+    event = change(ben, lambda session, row: acts.judge(session, row, [track], RULE, is_person=True))
+    change(ann, lambda session, row: acts.judge(session, row, [track], RULE, is_person=True))
     change(ann, lambda session, row: erasure.begin(session, row, PLAN))
+    with reading() as session:
+        assert "were" not in session.get_one(PeopleEvent, event).payload
     assert {idx: set(found) for idx, found in named().items()} == {0: {"Ben"}} and stale() == {0, 1}
     with reading() as session:
         left = erasure.rows_left(session, [ann, other], ["Ann", "Bea"])
@@ -243,7 +249,7 @@ def test_a_deleted_video_takes_its_decisions_and_its_unknown_people_along() -> N
     film("v", [[axis(0)] * 2, [axis(1)] * 2])
     film("w", [[axis(2)] * 2])
     track = next(row for row in tracks("v") if row.person_id == ann)
-    change(ann, lambda session, row: acts.judge(session, row, str(track.track_id), RULE, is_person=True))
+    change(ann, lambda session, row: acts.judge(session, row, [str(track.track_id)], RULE, is_person=True))
     assert unknowns() == ["unknown 1", "unknown 2"]
 
     def erase(session: Any) -> None:

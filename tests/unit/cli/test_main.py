@@ -162,6 +162,10 @@ def test_the_documented_fields_are_the_contracts_fields() -> None:
         "Hit": contracts.SearchHit,
         "Coverage": contracts.Coverage,
         "Receipt": contracts.Receipt,
+        "Person": contracts.PersonView,
+        "Photo": contracts.PhotoView,
+        "Face": contracts.FaceView,
+        "Event": contracts.EventView,
     }
     for name, contract in kinds.items():
         paragraph = re.search(rf"^\*\*{name}\*\*: (.*?)(?:\n\n|\Z)", text, re.M | re.S)

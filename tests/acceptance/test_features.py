@@ -1,0 +1,181 @@
+"""Features switched off and on again on real nodes of the profile lite: nothing is lost, nothing has to be made again."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import cv2
+import pytest
+
+from shared.contracts import SearchAnswer, VideoStatus
+from shared.errors import Conflict
+from tests.contracts.candidates import sample_picture
+from tests.excerpt import write_excerpt
+from tests.fleet import Fleet, fleet_over
+from tests.services import PostgresServer, RedisServer
+
+USER, VIDEO, LATER = "u1", "excerpt", "later"
+#: Nobody says it.
+SHOWN = "quarterly"
+ALL = ("media", "asr", "text", "face", "ocr", "search")
+OFF = {
+    "FEATURE_SEMANTIC_SEARCH": "false",
+    "FEATURE_OCR": "false",
+    "FEATURE_FACE_DETECTION": "false",
+    "FEATURE_FACE_ENROLLMENT": "false",
+}
+#: What the stages have stored of published scenes, by the scene's number.
+STORED = {
+    "text": "SELECT s.idx, e.ordinal, e.vec::text FROM embeddings e JOIN scenes s USING (scene_id) WHERE s.live"
+    " AND s.video_id = %s AND e.run = s.text_run ORDER BY 1, 2",
+    "faces": "SELECT s.idx, f.ordinal, f.box, f.det_score, f.vec::text FROM faces f JOIN scenes s USING (scene_id)"
+    " WHERE s.live AND s.video_id = %s AND f.run = s.face_run ORDER BY 1, 2, f.box::text",
+    "tracks": "SELECT s.idx, t.track, t.person_id, t.similarity, t.votes FROM face_tracks t JOIN scenes s"
+    " USING (scene_id) WHERE s.live AND s.video_id = %s AND t.run = s.face_run ORDER BY 1, 2",
+    "people": "SELECT s.idx, p.person_id, p.confidence, p.frame_count FROM scene_people p JOIN scenes s"
+    " USING (scene_id) WHERE s.live AND s.video_id = %s ORDER BY 1, 2",
+    "screen": "SELECT s.idx, x.text, x.score, x.sightings, s.screen_text FROM screen_texts x JOIN scenes s"
+    " USING (scene_id) WHERE s.live AND s.video_id = %s AND x.run = s.ocr_run ORDER BY 1, x.place",
+}
+
+
+@pytest.fixture(scope="module")
+def clip(tmp_path_factory: pytest.TempPathFactory, sample: Path) -> Path:
+    path = tmp_path_factory.mktemp("clip") / "excerpt.mp4"
+    write_excerpt(sample, path, caption="Quarterly report 4711")
+    return path
+
+
+@pytest.fixture(scope="module")
+def fleet(
+    postgres: PostgresServer, redis_server: RedisServer, tmp_path_factory: pytest.TempPathFactory, clip: Path
+) -> Iterator[Fleet]:
+    """A fleet that has indexed the excerpt and knows the astronaut."""
+    with fleet_over(postgres, redis_server, tmp_path_factory.mktemp("home")) as found:
+        switch(found)
+        photo = found.home / "ann.png"
+        cv2.imwrite(str(photo), cv2.cvtColor(sample_picture(12.5), cv2.COLOR_RGB2BGR))
+        command(found, "people", "add", "Ann", str(photo))
+        found.process(clip, VIDEO)
+        assert ended(found, VIDEO).state == "indexed"
+        yield found
+
+
+def switch(fleet: Fleet, *names: str, **flags: str) -> None:
+    """Start nodes again with these settings."""
+    fleet.stop(*[name for name in names or ALL if name in fleet.nodes])
+    fleet.start(*(names or ALL), **flags)
+    fleet.wait_ready()
+
+
+def command(fleet: Fleet, *arguments: str, status: int = 0) -> str:
+    done = fleet.command(*arguments, SCENEFLEET_USER=USER, COLUMNS="160")
+    assert done.returncode == status, done.stderr + done.stdout
+    return done.stdout if status == 0 else done.stderr
+
+
+def ended(fleet: Fleet, video_id: str) -> VideoStatus:
+    return fleet.wait_ended([video_id], within_s=200)[video_id]
+
+
+def states(status: VideoStatus) -> dict[str, str]:
+    return {stage.stage: stage.state for stage in status.stages}
+
+
+def stored(fleet: Fleet, video_id: str = VIDEO) -> dict[str, list[Any]]:
+    return {
+        name: [tuple(row.values()) for row in fleet.rows(query, video_id)] for name, query in STORED.items()
+    }
+
+
+def person(fleet: Fleet) -> str:
+    (found,) = fleet.client.people(USER, kind="named").people
+    return found.person_id
+
+
+def answers(fleet: Fleet) -> dict[str, SearchAnswer]:
+    """What a caller asks: by meaning, by all legs, by who is there."""
+    ann = person(fleet)
+    asked: dict[str, dict[str, Any]] = {
+        "meaning": {"query": "a space ship", "mode": "semantic"},
+        "all": {"query": "rocket"},
+        "shown": {"query": SHOWN},
+        "with Ann": {"query": "rocket", "persons": [ann]},
+        "Ann": {"persons": [ann]},
+    }
+    return {name: fleet.client.search(USER, video_id=VIDEO, **options) for name, options in asked.items()}
+
+
+def legs(answer: SearchAnswer) -> dict[str, str | None]:
+    """Leg -> why it took no part, None for those that did."""
+    return {leg.leg: leg.reason for leg in answer.coverage.legs}
+
+
+def test_off_on_and_in_between(fleet: Fleet, clip: Path) -> None:
+    before, found = stored(fleet), answers(fleet)
+    assert all(before.values()), {name: len(rows) for name, rows in before.items()}
+    assert found["meaning"].hits and found["with Ann"].hits and found["Ann"].hits
+    assert [hit.idx for hit in found["shown"].hits if "screen" in hit.similarities][:1] == [0]
+    ann = person(fleet)
+
+    # Off: stages do nothing, legs say why, all that is stored stays through any rerun.
+    switch(fleet, **OFF)
+    for stages in ([], ["asr"], ["split"]):
+        fleet.client.rerun(VIDEO, USER, stages)
+        status = ended(fleet, VIDEO)
+        assert (status.state, status.published_run) == ("indexed", status.run), status
+        assert {states(status)[stage] for stage in ("text", "face", "ocr")} == {"carried"}
+        assert stored(fleet) == before
+    assert "face can't be made again: FEATURE_FACE_DETECTION is off" in command(
+        fleet, "rerun", VIDEO, "-s", "face", status=1
+    )
+    with pytest.raises(Conflict, match=r"text: FEATURE_SEMANTIC_SEARCH is off.*search by mode keyword"):
+        fleet.client.search(USER, "a space ship", mode="semantic")
+    hybrid = fleet.client.search(USER, "rocket")
+    assert hybrid.hits and hybrid.degraded == {}
+    assert legs(hybrid)["text"] == "FEATURE_SEMANTIC_SEARCH is off"
+    assert legs(hybrid)["screen"] == "FEATURE_OCR is off" and legs(hybrid)["keyword"] is None
+    assert fleet.client.search(USER, SHOWN).hits == ()
+    alone = fleet.client.search(USER, persons=[ann], video_id=VIDEO)
+    assert [hit.scene_id for hit in alone.hits] == [hit.scene_id for hit in found["Ann"].hits]
+    refused = command(fleet, "people", "add", "Ben", str(fleet.home / "ann.png"), status=1)
+    assert "FEATURE_FACE_ENROLLMENT is off; those that are there stay" in refused
+    fleet.process(clip, LATER)
+    status = ended(fleet, LATER)
+    assert status.state == "indexed" and states(status)["face"] == states(status)["ocr"] == "skipped"
+    assert "0 of 2 videos lacked something" in command(fleet, "rerun", "--missing")
+
+    # Everything about faces off: nobody is searched for, but all requests that only read answer.
+    switch(fleet, "search", **OFF, FEATURE_FACE="false")
+    with pytest.raises(Conflict, match="persons can't be searched: FEATURE_FACE is off"):
+        fleet.client.search(USER, "rocket", persons=[ann])
+    assert person(fleet) == ann and fleet.client.person(USER, ann).scenes > 0
+    assert fleet.client.photos(USER, ann).photos and fleet.client.faces(USER, ann).faces
+    assert {event.person_id for event in fleet.client.people_events(USER).events} <= {ann}
+    assert "Ann" in command(fleet, "people", "list")
+
+    # On again: the same rows, the same answers, nothing had to be made.
+    switch(fleet)
+    assert stored(fleet) == before
+    assert answers(fleet) == found
+
+    # What was not made meanwhile is made on request: the vectors of words heard again, all of the later video.
+    receipts = json.loads(command(fleet, "rerun", "--missing", "--json"))["receipts"]
+    assert [(receipt["video_id"], receipt["accepted"]) for receipt in receipts] == [
+        (VIDEO, True),
+        (LATER, True),
+    ]
+    status = ended(fleet, VIDEO)
+    assert (states(status)["text"], states(status)["face"], states(status)["ocr"]) == (
+        "done", "carried", "carried",
+    )  # fmt: skip
+    assert ended(fleet, LATER).state == "indexed"
+    assert stored(fleet) == before and stored(fleet, LATER) == before
+    assert {name: answer.hits for name, answer in answers(fleet).items()} == {
+        name: answer.hits for name, answer in found.items()
+    }
+    assert "lacks nothing" in command(fleet, "rerun", VIDEO, "--missing")
+    assert "name a video, or --missing alone" in command(fleet, "rerun", status=1)

@@ -1,0 +1,386 @@
+"""A feature that is off loses nothing: real split, sidecar and sweep on a real Postgres, the models' stages made up.
+
+What the made-up stages write tells the run that wrote it, so that "kept" and "made again" can't be mistaken.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+from uuid import UUID
+
+import numpy as np
+import pytest
+from pgvector import HalfVector
+from sqlalchemy import text
+from sqlalchemy.orm import Session
+
+from db import jobs, runs, videos
+from db.engine import reading, transact
+from db.jobs import Bell, Claim, RetryPolicy
+from db.people.tracks import write_tracks
+from db.runs import Plan
+from db.scenes import face_id, scenes_between, write_faces, write_screen_texts, write_tags, write_transcript
+from db.tables import Run, Scene, Video
+from db.vectors import ModelRow, ensure_model, write_embeddings, write_lexical
+from shared.contracts import ProcessVideo, VideoStatus
+from shared.errors import BadMedia, Conflict, ScenefleetError
+from shared.settings import Settings
+from shared.storage import upload_key
+from tests.clips import Shot, Sound, make_clip
+from worker import stages
+from worker.runtime import Runtime
+from worker.stages.context import StageContext
+
+pytestmark = pytest.mark.usefixtures("database")
+
+ON = Plan(skips={}, max_failures=3, tmp_ttl_s=0.0)
+POLICY = RetryPolicy(max_outages=20, backoff_s=0.0, backoff_max_s=0.0)
+LANES = ("media", "asr", "text", "vision", "face", "ocr")
+VIDEO, USER = "v1", "u1"
+FLAG = {
+    "text": "FEATURE_SEMANTIC_SEARCH",
+    "vision": "FEATURE_VISION",
+    "face": "FEATURE_FACE_DETECTION",
+    "ocr": "FEATURE_OCR",
+}
+#: What a stage has stored, by the scene's number and not by its id.
+STORED = {
+    "text": "SELECT s.idx, e.ordinal, e.run, e.vec::text, l.tokens FROM embeddings e JOIN scenes s USING (scene_id)"
+    " JOIN models m USING (model_id) JOIN lexical_weights l ON l.scene_id = e.scene_id AND l.run = e.run"
+    " WHERE m.family = 'text' AND s.live AND e.run = s.text_run ORDER BY 1, 2",
+    "vision": "SELECT s.idx, e.ordinal, e.run, e.vec::text, t.tags FROM embeddings e JOIN scenes s USING (scene_id)"
+    " JOIN models m USING (model_id) JOIN scene_tags t ON t.scene_id = e.scene_id AND t.run = e.run"
+    " WHERE m.family = 'vision' AND s.live AND e.run = s.vision_run ORDER BY 1, 2",
+    "face": "SELECT s.idx, f.run, f.box, f.vec::text, t.track, t.faces FROM faces f JOIN scenes s USING (scene_id)"
+    " JOIN face_tracks t ON t.scene_id = f.scene_id AND t.run = f.run WHERE s.live AND f.run = s.face_run ORDER BY 1",
+    "ocr": "SELECT s.idx, x.run, x.text, s.screen_text, s.screen_tsv::text FROM screen_texts x"
+    " JOIN scenes s USING (scene_id) WHERE s.live AND x.run = s.ocr_run ORDER BY 1",
+}
+
+
+def off(*names: str) -> Plan:
+    return replace(ON, skips={name: f"{FLAG[name]} is off" for name in names})
+
+
+@dataclass
+class Library:
+    """One user's videos, and workers that do whatever waits."""
+
+    runtime: Runtime
+    folder: Path
+    plan: Plan = ON
+    #: Stage -> what it raises.
+    broken: dict[str, Exception] = field(default_factory=dict)
+    #: Called before a stage's job ends.
+    before_end: Callable[[Claim], None] = lambda claimed: None
+
+    def process(self, clip: Path) -> VideoStatus:
+        key = upload_key(USER, VIDEO, "a.mp4")
+        self.runtime.storage.put_file("uploads", key, clip, "video/mp4")
+        request = ProcessVideo(video_id=VIDEO, user_id=USER, storage_key=key)
+        transact(lambda session: videos.accept(session, request, self.plan, None))
+        return self.work()
+
+    def rerun(self, *names: str) -> VideoStatus:
+        self.change(lambda session, video: runs.rerun(session, video, names, self.plan))
+        return self.work()
+
+    def missing(self) -> list[str]:
+        found: list[str] = self.change(lambda session, video: runs.missing_stages(session, video, self.plan))
+        return found
+
+    def change(self, act: Callable[[Session, Video], Any]) -> Any:
+        return transact(lambda session: act(session, videos.lock(session, VIDEO, USER)))
+
+    def work(self) -> VideoStatus:
+        """Do everything that waits."""
+        while claims := [found for lane in LANES if (found := self._claim(lane)) is not None]:
+            for claimed in claims:
+                self._do(claimed)
+        with reading() as session:
+            return videos.status(session, VIDEO, USER)
+
+    def _claim(self, lane: str) -> Claim | None:
+        return transact(lambda session: jobs.claim(session, lane, "n:1:0:2", 60.0))
+
+    def _advance(self, session: Session, subject: Any) -> list[Bell]:
+        return runs.advance(session, subject, self.plan)
+
+    def _do(self, claimed: Claim) -> None:
+        folder = self.folder / claimed.storage_part
+        folder.mkdir(parents=True)
+        # A node's plan is that of its settings; here the test's.
+        self.runtime.__dict__["plan"] = self.plan
+        context = StageContext(
+            claimed=claimed, runtime=self.runtime, folder=folder, report=lambda fraction: None
+        )
+        try:
+            if claimed.stage in self.broken:
+                raise self.broken[claimed.stage]
+            if claimed.lane == "media":
+                outcome = stages.run(context)
+                write, result = outcome.write, outcome.result
+            else:
+                write, result = made_up(claimed), {}
+        except ScenefleetError as error:
+            reason = error
+            transact(lambda session: jobs.fail(session, claimed, reason, POLICY, self._advance))
+            return
+        self.before_end(claimed)
+        transact(lambda session: jobs.finish(session, claimed, write, result, self._advance))
+
+    def stored(self) -> dict[str, list[Any]]:
+        return {name: self.rows(query) for name, query in STORED.items()}
+
+    def rows(self, query: str) -> list[Any]:
+        with reading() as session:
+            return [tuple(row) for row in session.execute(text(query))]
+
+
+def made_up(claimed: Claim) -> Callable[[Session], None]:
+    """What a stage of a model finds in its scenes: something in each, with the run's number in it."""
+
+    def write(session: Session) -> None:
+        def model(family: str) -> ModelRow:
+            return ensure_model(
+                session, name=f"{family}-m", revision="1", family=family, dim=2, metric="cosine"
+            )
+
+        run, stage = claimed.run, claimed.stage
+        if stage == "asr":
+            start_s, end_s = claimed.payload["start_s"], claimed.payload["end_s"]
+            segment = {"start_s": start_s, "end_s": start_s + 0.4, "text": f"heard in run {run}", "words": []}
+            write_transcript(
+                session, video_id=VIDEO, user_id=USER, run=run, part=claimed.part, start_s=start_s, end_s=end_s,
+                language="en", segments=[segment], model_id=model("asr").model_id,
+            )  # fmt: skip
+            return
+        split = int(session.get_one(Run, (VIDEO, run)).made["split"])
+        scenes = scenes_between(
+            session, VIDEO, split, claimed.payload["first_idx"], claimed.payload["last_idx"]
+        )
+        ids = [scene.scene_id for scene in scenes]
+        row = model(stage)
+        vector = np.array([float(run), 1.0], np.float32)
+        if stage in ("text", "vision"):
+            write_embeddings(session, row, run, USER, ids, [(scene, 0, vector) for scene in ids])
+        if stage == "text":
+            write_lexical(session, row, run, USER, ids, [(scene, {run: 0.5}) for scene in ids], 100)
+        elif stage == "vision":
+            write_tags(session, row.model_id, run, USER, ids, {scene: {f"run {run}": 0.9} for scene in ids})
+        elif stage == "face":
+            write_faces(session, run, ids, [_face(scene, run, row.model_id, vector) for scene in ids])
+            write_tracks(session, VIDEO, USER, run, ids, "cosine")
+        elif stage == "ocr":
+            line = {"text": f"read in run {run}", "score": 0.9, "sightings": []}
+            write_screen_texts(session, row.model_id, run, USER, ids, {scene: [line] for scene in ids})
+
+    return write
+
+
+def _face(scene: UUID, run: int, model_id: int, vector: Any) -> dict[str, Any]:
+    return {
+        "face_id": face_id(scene, run, 0, 0), "scene_id": scene, "user_id": USER, "run": run, "ordinal": 0,
+        "ts_s": 0.0, "box": [run, 0, 9, 9], "landmarks": [], "det_score": 0.9, "model_id": model_id,
+        "vec": HalfVector(vector), "quality": None, "track": 0,
+    }  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def clips(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """A video, and others that could take its place: cut elsewhere, or cut alike and showing something else."""
+    folder = tmp_path_factory.mktemp("clips")
+    shots = {
+        "own": [(1, 25), (2, 30), (3, 25)],
+        "other cuts": [(1, 40), (2, 40)],
+        "other pictures": [(4, 25), (5, 30), (6, 25)],
+    }
+    for name, found in shots.items():
+        make_clip(
+            folder / f"{name}.mp4", [Shot(seed=seed, frames=count) for seed, count in found], sound=Sound()
+        )
+    return {name: folder / f"{name}.mp4" for name in shots}
+
+
+@pytest.fixture
+def library(tmp_path: Path) -> Library:
+    runtime = Runtime(Settings(SCENEFLEET_HOME=tmp_path / "home"))
+    runtime.storage.ensure_buckets()
+    return Library(runtime, tmp_path / "work")
+
+
+def states(status: VideoStatus) -> dict[str, str]:
+    return {stage.stage: stage.state for stage in status.stages}
+
+
+@pytest.mark.parametrize("stage", list(FLAG))
+def test_a_whole_rerun_with_a_feature_off_keeps_what_it_had_made(
+    library: Library, clips: dict[str, Path], stage: str
+) -> None:
+    assert library.process(clips["own"]).state == "indexed"
+    before = library.stored()
+    assert all(len(rows) == 3 for rows in before.values())
+    library.plan = off(stage)
+    status = library.rerun()
+    assert (status.state, status.published_run, status.error) == ("indexed", 2, None)
+    assert states(status)[stage] == "carried" and states(status)["split"] == "done"
+    after = library.stored()
+    assert after[stage] == before[stage]
+    for other in set(FLAG) - {stage}:
+        assert after[other] != before[other] and len(after[other]) == 3, other
+    assert {row[0] for row in library.rows("SELECT transcript FROM scenes WHERE live AND idx = 0")} == {
+        "heard in run 2"
+    }
+    # The sweep has run: every picture and every sidecar that is left is a published one.
+    keys = {found.key for found in library.runtime.storage.list("sidecars", "")}
+    with reading() as session:
+        live = [scene for scene in session.query(Scene) if scene.live]
+        assert session.query(Scene).count() == len(live) == 3
+        shown = {frame["key"] for scene in live for frame in scene.keyframes}
+        assert keys == shown | {scene.sidecar_key for scene in live}
+    assert not list(library.runtime.storage.list("tmp", ""))
+    # On again: there as before; the vectors of words that were heard again are out of date, nothing else is.
+    library.plan = ON
+    assert library.stored() == after
+    assert library.missing() == (["text"] if stage == "text" else [])
+    status = library.rerun()
+    assert status.state == "indexed" and states(status)[stage] == "done"
+    assert library.stored()[stage] != before[stage] and len(library.stored()[stage]) == 3
+
+
+def test_all_features_off_and_a_part_made_again(library: Library, clips: dict[str, Path]) -> None:
+    library.process(clips["own"])
+    before = library.stored()
+    library.plan = off(*FLAG)
+    for names in (("asr",), ("split",), ("asr",), ()):
+        status = library.rerun(*names)
+        assert status.state == "indexed", status
+        assert library.stored() == before
+    library.plan = ON
+    assert library.missing() == ["text"]
+    assert library.rerun(*library.missing()).state == "indexed"
+    after = library.stored()
+    assert {name for name in FLAG if after[name] != before[name]} == {"text"}
+    assert library.missing() == []
+
+
+@pytest.mark.parametrize("change", ["other cuts", "other pictures", "a damaged keyframe", "a lost keyframe"])
+def test_scenes_that_are_not_the_same_are_refused_and_nothing_is_lost(
+    library: Library, clips: dict[str, Path], change: str
+) -> None:
+    key = library.process(clips["own"]).storage_key
+    before = library.stored()
+    storage = library.runtime.storage
+    with reading() as session:
+        (scene,) = scenes_between(session, VIDEO, 1, 1, 1)
+    picture = scene.keyframes[0]["key"]
+    if change in clips:
+        storage.put_file("uploads", key, clips[change], "video/mp4")
+    elif change == "a damaged keyframe":
+        storage.put_bytes("sidecars", picture, b"no picture", "image/jpeg")
+    else:
+        storage.delete("sidecars", picture)
+    library.plan = off("face", "ocr")
+    status = library.rerun()
+    assert (status.state, status.published_run, status.error_class) == ("failed", 1, "Conflict")
+    assert status.error is not None and "\n" not in status.error
+    assert "face (FEATURE_FACE_DETECTION is off), ocr (FEATURE_OCR is off)" in status.error
+    assert library.stored() == before
+    library.plan = ON
+    status = library.rerun()
+    assert (status.state, status.published_run) == ("indexed", 3), status
+    assert all(len(rows) in (2, 3) for rows in library.stored().values())
+
+
+def test_what_was_not_made_meanwhile_is_filled_in(library: Library, clips: dict[str, Path]) -> None:
+    library.plan = off("vision", "ocr")
+    status = library.process(clips["own"])
+    assert status.state == "indexed" and states(status)["vision"] == "skipped"
+    assert library.missing() == [], "both are still off"
+    before = library.stored()
+    assert before["vision"] == before["ocr"] == []
+    status = library.rerun()
+    assert states(status)["vision"] == "skipped", "there is nothing to keep"
+    before = library.stored()
+    library.plan = off("ocr")
+    assert library.missing() == ["vision"]
+    library.rerun(*library.missing())
+    library.plan = ON
+    assert library.missing() == ["ocr"]
+    status = library.rerun(*library.missing())
+    assert status.state == "indexed" and states(status)["vision"] == "carried"
+    after = library.stored()
+    assert len(after["vision"]) == len(after["ocr"]) == 3
+    assert (after["text"], after["face"]) == (before["text"], before["face"])
+    assert library.missing() == []
+
+
+def test_what_failed_is_missing_too(library: Library, clips: dict[str, Path]) -> None:
+    library.broken = {"asr": BadMedia("on purpose")}
+    assert library.process(clips["own"]).state == "partial"
+    assert library.missing() == ["asr", "text"]
+    library.broken = {}
+    assert library.rerun(*library.missing()).state == "indexed"
+    assert library.missing() == []
+
+
+def test_a_stage_that_is_off_cannot_be_named(library: Library, clips: dict[str, Path]) -> None:
+    library.process(clips["own"])
+    before = library.stored()
+    library.plan = off("face")
+    with pytest.raises(Conflict, match="face can't be made again: FEATURE_FACE_DETECTION is off"):
+        library.rerun("text", "face")
+    assert library.stored() == before and library.work().run == 1
+
+
+def test_a_feature_switched_off_in_the_middle_of_a_rerun_loses_nothing(
+    library: Library, clips: dict[str, Path]
+) -> None:
+    library.process(clips["own"])
+    before = library.stored()
+
+    def switch(claimed: Claim) -> None:
+        if claimed.stage == "split":
+            library.plan = off("face")
+
+    library.before_end = switch
+    status = library.rerun()
+    assert (status.state, status.published_run, status.error_class) == ("failed", 1, "Conflict")
+    assert status.error == "face skipped: the published run has it and is kept"
+    assert library.stored() == before
+    status = library.rerun()
+    assert (status.state, status.published_run) == ("indexed", 3)
+    assert library.stored()["face"] == before["face"]
+
+
+def test_nothing_is_missing_while_a_run_is_open_and_nothing_of_an_unpublished_video(
+    library: Library, clips: dict[str, Path]
+) -> None:
+    library.broken = {"split": BadMedia("on purpose")}
+    assert library.process(clips["own"]).state == "failed"
+    with pytest.raises(Conflict, match="nothing of it is published: use retry or rerun"):
+        library.missing()
+    library.broken = {}
+    library.plan = off("face")
+    library.rerun()
+    library.plan = ON
+    assert library.missing() == ["face"]
+    library.change(lambda session, video: runs.rerun(session, video, ["face"], ON))
+    assert library.missing() == []
+
+
+def test_a_cancelled_rerun_is_started_again_without_what_is_off(
+    library: Library, clips: dict[str, Path]
+) -> None:
+    library.process(clips["own"])
+    before = library.stored()
+    library.change(lambda session, video: runs.rerun(session, video, [], ON))
+    library.plan = off("face")
+    library.change(lambda session, video: runs.cancel(session, video, library.plan))
+    library.change(lambda session, video: runs.retry(session, video, library.plan))
+    status = library.work()
+    assert (status.state, states(status)["face"]) == ("indexed", "carried")
+    assert library.stored()["face"] == before["face"]

@@ -1,0 +1,268 @@
+"""The second wall by itself: what the role that requests are read as sees, on a real Postgres, in every table."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from datetime import UTC, datetime
+from typing import Any
+
+import numpy as np
+import psycopg
+import pytest
+from sqlalchemy import event, func, select, text
+from sqlalchemy.exc import DBAPIError
+from sqlalchemy.orm import Session
+
+from db import search, wall
+from db.engine import get_engine, make_engine, reading, reading_as, set_engine, transact
+from db.tables import Base, Person, Scene, Video
+from db.vectors import index_name
+from shared.errors import InvalidRequest
+from tests.tenants import DIM, OF_USERS, USERS, World, make_models, populate, unit
+
+pytestmark = pytest.mark.usefixtures("database")
+
+#: Tables without users: which models there are is no secret.
+GLOBAL = {"models", "model_switches", "active_models"}
+VIEWS = ("searched_scenes", "searched_weights")
+READ = [name for name in (*(table.name for table in OF_USERS), *VIEWS) if name in wall.READ]
+WHOSE = {"runs": "(SELECT user_id FROM videos v WHERE v.video_id = t.video_id)"}
+
+
+@pytest.fixture
+def world(database: str) -> World:
+    return populate(1, make_models({family: (family, "1") for family in ("text", "vision", "face", "ocr")}))
+
+
+def owners(session: Session, table: str) -> set[str]:
+    """Whose rows of a table an unscoped query finds."""
+    return set(session.scalars(text(f"SELECT {WHOSE.get(table, 'user_id')} FROM {table} t")))
+
+
+def who(session: Session) -> tuple[str, str | None]:
+    row = session.execute(text("SELECT current_user, nullif(current_setting('app.user_id', true), '')")).one()
+    return row[0], row[1]
+
+
+def test_every_table_of_users_has_the_wall_and_no_other_table_is_forgotten() -> None:
+    """A new table with a user's rows needs its policy (as in migration 0006); one without users is named in GLOBAL."""
+    with get_engine().connect() as connection:
+        assert wall.gaps(connection) == wall.Gaps()
+        walled = set(
+            connection.execute(
+                text("SELECT relname FROM pg_class JOIN pg_policy ON polrelid = pg_class.oid WHERE relrowsecurity")
+            ).scalars()
+        )  # fmt: skip
+    of_users = {table.name for table in OF_USERS}
+    assert walled == of_users
+    assert set(Base.metadata.tables) - of_users <= GLOBAL
+    assert {name for name in wall.READ if name not in VIEWS} <= of_users | GLOBAL
+
+
+def test_the_owner_sees_everybody_in_every_table(world: World) -> None:
+    """So that what follows says something: every user has a row in every table and view."""
+    with reading() as session:
+        for table in (*(table.name for table in OF_USERS), *VIEWS):
+            assert owners(session, table) == set(USERS), table
+
+
+@pytest.mark.parametrize("table", READ)
+def test_an_unscoped_query_finds_the_readers_own_rows_only(world: World, table: str) -> None:
+    for user in USERS:
+        with reading_as(user) as session:
+            assert owners(session, table) == {user}
+    for nobody in ("", "u2", "%", "u_1", "null"):
+        with reading_as(nobody) as session:
+            assert owners(session, table) == set()
+
+
+@pytest.mark.parametrize("table", READ)
+def test_without_a_user_nothing_is_seen(world: World, table: str) -> None:
+    with reading() as session:
+        session.execute(text(f"SELECT set_config('role', '{wall.ROLE}', true)"))
+        assert who(session) == (wall.ROLE, None)
+        assert owners(session, table) == set()
+
+
+@pytest.mark.parametrize("table", sorted({table.name for table in OF_USERS} - set(wall.READ)))
+def test_what_no_request_reads_is_shut(world: World, table: str) -> None:
+    with pytest.raises(DBAPIError, match="permission denied"), reading_as("u") as session:
+        owners(session, table)
+
+
+@pytest.mark.parametrize("table", [table.name for table in OF_USERS])
+def test_the_reader_writes_nothing(world: World, table: str) -> None:
+    column = "video_id" if table == "runs" else "user_id"
+    for statement in (
+        f"UPDATE {table} SET {column} = {column}",
+        f"DELETE FROM {table}",
+        f"TRUNCATE {table} CASCADE",
+        f"INSERT INTO {table} DEFAULT VALUES",
+    ):
+        with (
+            pytest.raises(DBAPIError, match=r"read-only transaction|permission denied|must be owner"),
+            reading_as("u") as session,
+        ):
+            session.execute(text(statement))
+        # Not only because the transaction is read only.
+        with pytest.raises(DBAPIError, match="permission denied"), Session(get_engine()) as session:
+            session.execute(wall.BECOME_READER, {"user_id": "u"})
+            session.execute(text(statement))
+
+
+def test_objects_are_found_as_rows_are(world: World) -> None:
+    with reading_as("u1") as session:
+        assert {video.user_id for video in session.scalars(select(Video))} == {"u1"}
+        other = next(person for person, owner in world.persons.items() if owner != "u1")
+        assert session.get(Person, other) is None
+        joined = session.execute(
+            select(Video.user_id, Scene.user_id).join(Scene, Scene.video_id == Video.video_id)
+        )
+        assert {tuple(row) for row in joined} == {("u1", "u1")}
+        assert session.scalar(select(func.count()).select_from(Scene)) == sum(
+            shot.user == "u1" for shot in world.shots
+        )
+
+
+def test_nothing_of_the_reader_is_left_on_the_pools_connection(world: World) -> None:
+    engine = make_engine(get_engine().url.render_as_string(hide_password=False))
+    set_engine(engine)
+    try:
+        with reading() as session:
+            owner = who(session)
+            pid = session.scalar(text("SELECT pg_backend_pid()"))
+        assert owner[1] is None
+
+        def same_connection() -> None:
+            with reading() as session:
+                assert session.scalar(text("SELECT pg_backend_pid()")) == pid
+                assert who(session) == owner
+                assert owners(session, "videos") == set(USERS)
+                assert session.scalar(text("SHOW transaction_read_only")) == "off"
+                assert session.scalar(text("SHOW transaction_isolation")) == "read committed"
+
+        with reading_as("u1", snapshot=True) as session:
+            assert who(session) == (wall.ROLE, "u1")
+            assert session.scalar(text("SELECT pg_backend_pid()")) == pid
+            assert session.scalar(text("SHOW transaction_isolation")) == "repeatable read"
+        same_connection()
+        with pytest.raises(DBAPIError, match="division by zero"), reading_as("u1") as session:
+            session.execute(text("SELECT 1 / 0"))
+        same_connection()
+        with pytest.raises(InvalidRequest), reading_as("u1") as session:
+            assert owners(session, "videos") == {"u1"}
+            raise InvalidRequest("from within")
+        same_connection()
+        with reading_as("u10") as session:
+            assert owners(session, "videos") == {"u10"}
+        assert transact(who) == owner
+    finally:
+        set_engine(None)
+        engine.dispose()
+
+
+def test_a_session_that_goes_on_after_an_error_is_still_the_readers(world: World) -> None:
+    with reading_as("u1") as session:
+        with pytest.raises(DBAPIError):
+            session.execute(text("SELECT 1 / 0"))
+        session.rollback()
+        assert who(session) == (wall.ROLE, "u1") and owners(session, "scenes") == {"u1"}
+        session.commit()
+        assert who(session) == (wall.ROLE, "u1") and owners(session, "scenes") == {"u1"}
+        with pytest.raises(DBAPIError), session.begin_nested():
+            session.execute(text("SELECT 1 / 0"))
+        assert who(session) == (wall.ROLE, "u1") and owners(session, "scenes") == {"u1"}
+
+
+def test_readers_within_one_another_and_beside_one_another_do_not_mix(world: World) -> None:
+    with reading_as("u") as outer:
+        assert owners(outer, "scenes") == {"u"}
+        with reading_as("u1") as inner:
+            assert owners(inner, "scenes") == {"u1"}
+            assert owners(outer, "scenes") == {"u"}
+            assert len(transact(lambda session: owners(session, "scenes"))) == len(USERS)
+        assert owners(outer, "scenes") == {"u"}
+    wrong: list[tuple[str, set[str]]] = []
+
+    def read(user: str) -> None:
+        for _ in range(20):
+            with reading_as(user) as session:
+                found = owners(session, "scenes")
+            if found != {user}:
+                wrong.append((user, found))
+
+    threads = [threading.Thread(target=read, args=(user,)) for user in USERS[:4]]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert not wrong
+
+
+def test_role_and_user_cost_one_statement_more(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    sent: list[str] = []
+    execute = psycopg.Cursor.execute
+
+    def counted(self, query, *args, **kwargs):  # type: ignore[no-untyped-def]
+        sent.append(str(query))
+        return execute(self, query, *args, **kwargs)
+
+    monkeypatch.setattr(psycopg.Cursor, "execute", counted)
+    counts = []
+    for use in (reading_as("u"), reading_as("u"), reading()):
+        with use as session:
+            sent.clear()
+            owners(session, "videos")
+            counts.append(len(sent))
+    assert counts[1] == counts[2] + 1, "after the first time, which asks whether there is such a role"
+
+
+def plans(session: Session, ask: Callable[[], object]) -> str:
+    """How Postgres runs the statements of a search."""
+    told: list[str] = []
+    connection = session.connection()
+
+    def explain(_: Any, cursor: Any, statement: str, parameters: Any, __: Any, ___: bool) -> None:
+        if statement.lstrip().startswith("SELECT") and "set_config" not in statement:
+            cursor.execute(f"EXPLAIN {statement}", parameters)
+            told.extend(row[0] for row in cursor.fetchall())
+
+    event.listen(connection, "before_cursor_execute", explain)
+    ask()
+    return "\n".join(told)
+
+
+@pytest.mark.parametrize("filtered", [False, True], ids=["all", "dated"])
+def test_the_wall_costs_no_index(database: str, filtered: bool) -> None:
+    """Under row-level security a condition that is not leakproof can't use an index: the views are there for that."""
+    models = make_models({family: (family, "1") for family in ("text", "vision", "face", "ocr")})
+    model = models["text"]
+    with get_engine().begin() as connection:
+        for statement in (
+            "INSERT INTO videos (video_id, user_id, storage_key, indexed_at) VALUES ('v', 'u', 'k', now())",
+            "INSERT INTO scenes (scene_id, video_id, user_id, split_version, idx, start_s, end_s, kind, keyframes, live, text_run,"
+            " tsv, screen_tsv) SELECT md5(n::text)::uuid, 'v', 'u', 1, n, 0, 1, 'cut', '[]', true, 1,"
+            " to_tsvector('simple', 'word' || n), to_tsvector('simple', 'word' || n) FROM generate_series(1, 3000) n",
+            "INSERT INTO lexical_weights (scene_id, model_id, run, user_id, tokens, weights)"
+            f" SELECT scene_id, {model.model_id}, 1, 'u', ARRAY[idx], ('{{' || idx + 1 || ':1}}/4000')::sparsevec FROM scenes",
+            "INSERT INTO embeddings (scene_id, model_id, ordinal, run, user_id, vec)"
+            f" SELECT scene_id, {model.model_id}, 0, 1, 'u', array_fill(0, ARRAY[{DIM - 2}])::real[] || ARRAY[sin(idx), cos(idx)]::real[]"
+            " FROM scenes",
+            "ANALYZE",
+        ):
+            connection.exec_driver_sql(statement)
+    since = datetime(2020, 1, 1, tzinfo=UTC) if filtered else None
+    scope = search.Scope(user_id="u", indexed_from=since)
+    vector = unit(np.random.default_rng(1))
+    for leg, index in (
+        (search.Words("keyword", "'word7'"), "Bitmap Index Scan on ix_scenes_tsv"),
+        (search.Words("screen", "'word7'"), "Bitmap Index Scan on ix_scenes_screen_tsv"),
+        (search.Lexical(model, {7: 1.0}), "Bitmap Index Scan on ix_lexical_weights_tokens"),
+        (search.Vector("text", model, vector), f"Index Scan using {index_name(model.model_id)}"),
+    ):
+        with reading_as("u") as session:
+            tuning = search.Tuning(exact_rows=0, candidates=5)
+            found: list[object] = []
+            told = plans(session, lambda: found.extend(leg.candidates(session, scope, tuning)))  # noqa: B023
+            assert found and index in told, told

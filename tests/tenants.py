@@ -1,0 +1,207 @@
+"""Several users with rows in every table of users, all alike: the same words, faces and vectors, ids that are each other's prefixes."""
+
+from __future__ import annotations
+
+import random
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from typing import Any
+from uuid import UUID, uuid5
+
+import numpy as np
+import numpy.typing as npt
+from pgvector import HalfVector, SparseVector
+from sqlalchemy import insert, text
+from sqlalchemy.orm import Session
+
+from db import tables
+from db.engine import get_engine, transact
+from db.scenes import scene_id
+from db.vectors import ModelRow, ensure_model, index_sql
+
+USERS = ("u", "u1", "u10", "U1", "u_", "u-1")
+WORDS = ("rocket", "rockets", "cup", "coffee", "the", "cat", "running", "runs", "not", "or")
+LANGUAGES = ("en", "de", None)
+DIM, VOCABULARY = 8, 50
+EPOCH = datetime(2026, 1, 1, tzinfo=UTC)
+#: Tables with a row of a user, parents first.
+OF_USERS = tuple(
+    table for table in tables.Base.metadata.sorted_tables if "user_id" in table.c or table.name == "runs"
+)
+
+
+def secret(user: str) -> str:
+    """A word that stands in every text of the user's, and in nobody else's."""
+    return f"qx{USERS.index(user)}xq"
+
+
+@dataclass(frozen=True)
+class Shot:
+    """A scene that was written."""
+
+    id: UUID
+    user: str
+    video: str
+    idx: int
+    live: bool
+    words: str
+    language: str | None
+    indexed: datetime
+    persons: frozenset[str]
+
+
+@dataclass
+class World:
+    shots: list[Shot] = field(default_factory=list)
+    #: Id -> owner.
+    videos: dict[str, str] = field(default_factory=dict)
+    persons: dict[str, str] = field(default_factory=dict)
+
+    def owner(self, scene: str) -> str:
+        return next(shot.user for shot in self.shots if str(shot.id) == scene)
+
+
+def unit(numbers: np.random.Generator) -> npt.NDArray[np.float32]:
+    vector = numbers.normal(size=DIM).astype(np.float32)
+    return np.asarray(vector / np.linalg.norm(vector), np.float32)
+
+
+def weigh(rng: random.Random) -> dict[int, float]:
+    return {token: rng.uniform(0.1, 1) for token in rng.sample(range(VOCABULARY), 5)}
+
+
+def make_models(names: dict[str, tuple[str, str]]) -> dict[str, ModelRow]:
+    """Models of ``DIM`` numbers under these names and revisions, by family; text and vision have their index."""
+
+    def write(session: Session) -> dict[str, ModelRow]:
+        return {
+            family: ensure_model(
+                session, name=name, revision=revision, family=family, dim=DIM, metric="cosine"
+            )
+            for family, (name, revision) in names.items()
+        }
+
+    made = transact(write)
+    with get_engine().begin() as connection:
+        for family in ("text", "vision"):
+            connection.execute(text(index_sql(made[family].model_id, DIM, "cosine", concurrently=False)))
+    return made
+
+
+def populate(seed: int, models: dict[str, ModelRow], users: tuple[str, ...] = USERS) -> World:
+    """Take all rows away and write random ones: every user has a video, a person and a row in every table."""
+    rng, numbers = random.Random(seed), np.random.default_rng(seed)
+    rows: dict[str, list[dict[str, Any]]] = {table.name: [] for table in OF_USERS}
+    world = World()
+    ids = {family: model.model_id for family, model in models.items()}
+    box = [1.0, 2.0, 3.0, 4.0]
+    for user in users:
+        for number in range(rng.randint(1, 3)):
+            person = f"p{len(world.persons)}"
+            world.persons[person] = user
+            base = {"person_id": person, "user_id": user}
+            rows["people"].append({**base, "name": f"Ann {number} {secret(user)}"})
+            rows["person_photos"].append(
+                {**base, "photo_id": uuid5(UUID(int=seed), person), "storage_key": f"faces/{secret(user)}/{person}", "state": "good"}
+            )  # fmt: skip
+            vector = HalfVector(unit(numbers))
+            rows["person_profiles"].append({**base, "model_id": ids["face"], "vec": vector, "photos": 1})
+            rows["people_events"].append({**base, "kind": "create", "payload": {"name": secret(user)}})
+        for _ in range(rng.randint(1, 3)):
+            _film(rng, numbers, rows, world, user, ids, box)
+
+    def write(session: Session) -> None:
+        session.execute(text(f"TRUNCATE {', '.join(table.name for table in OF_USERS)} CASCADE"))
+        for table in OF_USERS:
+            session.execute(insert(table), rows[table.name])
+        session.execute(
+            text(
+                "UPDATE scenes SET tsv = to_tsvector('english', transcript) || to_tsvector('simple', transcript),"
+                " screen_tsv = to_tsvector('english', screen_text) || to_tsvector('simple', screen_text)"
+            )
+        )
+
+    transact(write)
+    return world
+
+
+def _film(
+    rng: random.Random,
+    numbers: np.random.Generator,
+    rows: dict[str, list[dict[str, Any]]],
+    world: World,
+    user: str,
+    ids: dict[str, int],
+    box: list[float],
+) -> None:
+    """A video of the user's, its jobs and everything found in it."""
+    video, mark = f"v{len(world.videos)}", secret(user)
+    world.videos[video] = user
+    mine = [person for person, owner in world.persons.items() if owner == user]
+    indexed = EPOCH + timedelta(days=rng.randint(0, 9))
+    of_video = {"video_id": video, "user_id": user}
+    rows["videos"].append(
+        {**of_video, "storage_key": f"uploads/{mark}/a.mp4", "state": "indexed", "run": 1, "published_run": 1, "indexed_at": indexed}
+    )  # fmt: skip
+    rows["runs"].append({"video_id": video, "run": 1, "stages": ["split"], "made": {"split": 1}})
+    rows["jobs"].append(
+        {**of_video, "subject_id": video, "lane": "media", "run": 1, "stage": "split", "state": "done", "error": mark}
+    )  # fmt: skip
+    rows["transcript_parts"].append(
+        {**of_video, "run": 1, "part": 0, "start_s": 0.0, "end_s": 1.0, "segments": [{"text": mark}]}
+    )
+    for idx in range(rng.randint(1, 4)):
+        scene, live = scene_id(video, 1, idx), rng.random() < 0.85 or idx == 0
+        words = " ".join([mark, *rng.choices(WORDS, k=rng.randint(0, 5))])
+        shown = " ".join([mark, *rng.choices(WORDS, k=2)])
+        language = rng.choice(LANGUAGES)
+        seen = frozenset(rng.sample(mine, rng.randint(0 if idx else 1, len(mine))))
+        world.shots.append(Shot(scene, user, video, idx, live, words, language, indexed, seen))
+        of_scene = {"scene_id": scene, "user_id": user}
+        found = {**of_scene, "run": 1}
+        rows["scenes"].append(
+            {
+                **of_video, "scene_id": scene, "split_version": 1, "idx": idx, "start_s": 10.0 * idx, "end_s": 10.0 * idx + 10,
+                "kind": "cut", "live": live, "transcript": words, "segments": [{"start_s": 0.0, "end_s": 1.0, "text": words, "words": []}],
+                "language": language, "screen_text": shown, "text_run": 1, "vision_run": 1, "face_run": 1, "ocr_run": 1,
+                "sidecar_key": f"sidecars/{mark}/{video}.{idx}",
+                "keyframes": [
+                    {"ordinal": ordinal, "key": f"{mark}/{video}.{idx}.{ordinal}", "ts_s": 0.0, "width": 8, "height": 8}
+                    for ordinal in (0, 1)
+                ],
+            }
+        )  # fmt: skip
+        for family, ordinal in (("text", 0), ("vision", 0), ("vision", 1)):
+            rows["embeddings"].append(
+                {**found, "model_id": ids[family], "ordinal": ordinal, "vec": HalfVector(unit(numbers))}
+            )
+        weights = weigh(rng)
+        rows["lexical_weights"].append(
+            {**found, "model_id": ids["text"], "tokens": sorted(weights), "weights": SparseVector(weights, VOCABULARY)}
+        )  # fmt: skip
+        rows["scene_tags"].append({**found, "model_id": ids["vision"], "tags": {mark: 0.5}})
+        sighting = {"ordinal": 0, "ts_s": 0.0, "box": box}
+        rows["screen_texts"].append(
+            {
+                **found,
+                "place": 0,
+                "model_id": ids["ocr"],
+                "text": shown,
+                "score": 0.9,
+                "sightings": [sighting],
+            }
+        )
+        for number, person in enumerate(sorted(seen)):
+            face = {**found, "ordinal": 0, "ts_s": 0.0, "box": box, "model_id": ids["face"], "vec": HalfVector(unit(numbers)), "track": number}  # fmt: skip
+            face_id = uuid5(scene, str(number))
+            rows["faces"].append({**face, "face_id": face_id, "landmarks": [], "det_score": 0.9})
+            rows["face_tracks"].append(
+                {**face, "track_id": uuid5(face_id, "track"), "video_id": video, "faces": 1, "person_id": person,
+                 "similarity": 0.8, "votes": 1, "decided_by": "machine"}
+            )  # fmt: skip
+            rows["scene_people"].append(
+                {**of_scene, "person_id": person, "confidence": 0.8, "frame_count": 1}
+            )
+            rows["face_decisions"].append(
+                {**of_video, "person_id": person, "is_person": True, "ts_s": 0.0, "box": box}
+            )
