@@ -14,6 +14,7 @@ from sqlalchemy import delete, func, select, text, update
 from sqlalchemy import insert as bulk
 from sqlalchemy.orm import Session
 
+from db.switches import searched_model
 from db.tables import (
     Embedding,
     Face,
@@ -329,7 +330,8 @@ def faces_of(session: Session, run: int, scene_ids: Sequence[UUID]) -> dict[UUID
 
 
 def embedded(session: Session, run: int, family: str, scene_ids: Sequence[UUID]) -> dict[UUID, Model]:
-    """Which of these scenes have a vector of this family made by this run, and by which model."""
+    """Which of these scenes have a vector of this family made by this run, and by which model: the searched one's, if any."""
+    searched = searched_model(session, family)
     rows = session.execute(
         select(Embedding.scene_id, Model)
         .join(Model, Model.model_id == Embedding.model_id)
@@ -339,6 +341,8 @@ def embedded(session: Session, run: int, family: str, scene_ids: Sequence[UUID])
             Embedding.scene_id.in_(scene_ids),
         )
         .distinct()
+        # Of several the last one counts.
+        .order_by(Model.model_id == searched, Model.model_id)
     )
     return {row[0]: row[1] for row in rows}
 

@@ -60,6 +60,16 @@ def active_models(session: Session) -> dict[str, ModelRow]:
     return {kind: model_row(model) for kind, model in rows}
 
 
+def searched_model(session: Session, kind: str) -> int | None:
+    """The id of the model a switch has to do with that is searched now; None: there never was a switch."""
+    pointed = session.scalars(select(ActiveModel.model_id).where(ActiveModel.kind == kind)).one_or_none()
+    if pointed is not None:
+        return pointed
+    return session.scalars(
+        select(ModelSwitch.from_model).where(ModelSwitch.kind == kind, ModelSwitch.state.in_(_BOTH))
+    ).one_or_none()
+
+
 def model_row(model: Model) -> ModelRow:
     return ModelRow(model.model_id, model.name, model.revision, model.family, model.dim, model.metric)
 

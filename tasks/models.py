@@ -8,7 +8,7 @@ from typing import Any, Literal, cast
 from sqlalchemy.orm import Session
 
 from db import switches
-from db.engine import reading
+from db.engine import reading, reading_as
 from db.jobs import Bell
 from db.tables import ModelSwitch
 from db.vectors import find_model
@@ -69,7 +69,7 @@ def switch(**payload: Any) -> dict[str, Any]:
 def samples(**payload: Any) -> dict[str, Any]:
     """Some scenes of a user to try a model on."""
     request = parse(SampleScenes, payload)
-    with reading() as session:
+    with reading_as(request.user_id) as session:
         texts, keys, scenes = switches.samples(session, request.user_id, request.kind, request.count)
     return answer(ModelSamples(texts=tuple(texts), keyframe_keys=tuple(keys), scenes=scenes))
 

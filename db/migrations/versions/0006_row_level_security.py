@@ -5,7 +5,7 @@ as other databases of the server may use it. The two views are for finding words
 that is not leakproof (``tsv @@ query``, ``tokens && array``) can't use an index. They let the same rows through.
 
 Revision ID: 0006
-Revises: 0004
+Revises: 0005
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from alembic import op
 from db.wall import ALLOW, DISALLOW
 
 revision = "0006"
-down_revision = "0004"
+down_revision = "0005"
 branch_labels = None
 depends_on = None
 
