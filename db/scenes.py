@@ -341,10 +341,10 @@ def embedded(session: Session, run: int, family: str, scene_ids: Sequence[UUID])
             Embedding.scene_id.in_(scene_ids),
         )
         .distinct()
-        # Of several the last one counts.
-        .order_by(Model.model_id == searched, Model.model_id)
     )
-    return {row[0]: row[1] for row in rows}
+    # Of several models the last one counts.
+    ordered = sorted(rows, key=lambda row: (row[1].model_id == searched, row[1].model_id))
+    return {row[0]: row[1] for row in ordered}
 
 
 def asr_model(session: Session, video_id: str, run: int) -> Model | None:
