@@ -15,7 +15,7 @@ OLDEST_PGVECTOR = (0, 8)
 
 
 def check_postgres(settings: Settings) -> Iterator[Finding]:
-    """It answers, brings pgvector, and has this version's schema."""
+    """It answers, brings pgvector, has this version's schema, and the wall between users stands."""
     import psycopg
 
     from db import schema
@@ -57,6 +57,40 @@ def check_postgres(settings: Settings) -> Iterator[Finding]:
         detail=f"revision {have or 'none'}" + ("" if have == want else f", this version wants {want}"),
         advice="" if have == want else "scenefleet db upgrade",
     )
+    if have == want:
+        yield _check_tenancy(settings)
+
+
+def _check_tenancy(settings: Settings) -> Finding:
+    """The worst of what is wrong with row-level security, the second wall between users."""
+    from db.engine import make_engine
+    from db.wall import ROLE, find_gaps
+
+    with make_engine(settings.database_url, pooled=False).connect() as connection:
+        gaps = find_gaps(connection)
+    if gaps.hidden:
+        detail = (
+            f"{gaps.user} does not own the tables, and row-level security hides every row of theirs from it"
+        )
+        advice = "set POSTGRES_URL to the user that owns them: the one that ran `scenefleet db upgrade`"
+    elif gaps.open:
+        detail = f"no row-level security on {', '.join(gaps.open)}"
+        advice = "make it as db/migrations/versions/0006_row_level_security.py does, or restore a whole dump"
+    elif gaps.shut:
+        detail = f"requests may not read {', '.join(gaps.shut)}: they fail"
+        advice = "scenefleet db upgrade"
+    elif gaps.role:
+        return Finding(
+            check="tenancy",
+            state="warn",
+            detail=f"only the queries keep users apart: requests are read as {gaps.user}, since {gaps.role}",
+            advice=f"as an administrator of Postgres: CREATE ROLE {ROLE} NOLOGIN (if there is none); GRANT {ROLE} TO"
+            f' "{gaps.user}"; then `scenefleet db upgrade`, and start the nodes again',
+        )
+    else:
+        detail = f"row-level security on {gaps.tables} tables, requests are read as {ROLE}"
+        return Finding(check="tenancy", state="ok", detail=detail)
+    return Finding(check="tenancy", state="fail", detail=detail, advice=advice)
 
 
 def _libpq(settings: Settings) -> str:

@@ -8,7 +8,7 @@ Roles belong to the whole server, so a dump does not hold this one: ``allow`` ma
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from sqlalchemy import Connection, text
 
@@ -44,7 +44,7 @@ BECOME_READER = text(f"SELECT set_config('role', '{ROLE}', true), set_config('{U
 #: Where there is no such role: views by which a search finds words show one user's rows only to those who are not the owner.
 NAME_USER = text(f"SELECT set_config('{USER}', :user_id, true)")
 
-#: Makes the role, lets this database user act as it, and lets it read. What it may not do is left undone: ``gaps`` says so.
+#: Makes the role, lets this database user act as it, and lets it read. What it may not do is left undone: ``find_gaps`` says so.
 ALLOW = f"""
 DO $allow$
 DECLARE
@@ -75,11 +75,11 @@ BEGIN
         RETURN;
     END IF;
     IF NOT has_schema_privilege('{ROLE}', current_schema(), 'USAGE') THEN
-        EXECUTE format('GRANT USAGE ON SCHEMA %I TO {ROLE}', current_schema());
+        EXECUTE 'GRANT USAGE ON SCHEMA ' || quote_ident(current_schema()) || ' TO {ROLE}';
     END IF;
     FOREACH relation IN ARRAY ARRAY[{", ".join(f"'{name}'" for name in READ)}] LOOP
         IF to_regclass(relation) IS NOT NULL AND NOT has_table_privilege('{ROLE}', relation, 'SELECT') THEN
-            EXECUTE format('GRANT SELECT ON %I TO {ROLE}', relation);
+            EXECUTE 'GRANT SELECT ON ' || quote_ident(relation) || ' TO {ROLE}';
         END IF;
     END LOOP;
 END
@@ -94,7 +94,7 @@ BEGIN
     IF to_regrole('{ROLE}') IS NOT NULL THEN
         FOREACH relation IN ARRAY ARRAY[{", ".join(f"'{name}'" for name in READ)}] LOOP
             IF to_regclass(relation) IS NOT NULL THEN
-                EXECUTE format('REVOKE SELECT ON %I FROM {ROLE}', relation);
+                EXECUTE 'REVOKE SELECT ON ' || quote_ident(relation) || ' FROM {ROLE}';
             END IF;
         END LOOP;
     END IF;
@@ -106,21 +106,24 @@ $disallow$
 NO_READER = ("22023", "42501")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Gaps:
-    """Where the wall does not stand; all empty when it does."""
+    """Where the wall does not stand."""
 
+    #: The database user that asked, and how many tables have rows of users.
+    user: str
+    tables: int
     #: Why requests are not read as the role; empty: they can be.
-    role: str = ""
+    role: str
     #: Tables of users that show the role every row.
-    open: list[str] = field(default_factory=list)
+    open: list[str]
     #: What requests read and the role may not.
-    shut: list[str] = field(default_factory=list)
+    shut: list[str]
     #: Tables that hide rows from the database user itself, which does not own them: workers would find nothing.
-    hidden: list[str] = field(default_factory=list)
+    hidden: list[str]
 
 
-def gaps(connection: Connection) -> Gaps:
+def find_gaps(connection: Connection) -> Gaps:
     """Look for gaps in a database whose schema is this version's."""
     of_users = connection.execute(
         text(
@@ -134,19 +137,26 @@ def gaps(connection: Connection) -> Gaps:
             """
         )
     ).all()
-    unwalled = [table.name for table in of_users if not table.walled]
-    hidden = [table.name for table in of_users if table.hides]
-    known = connection.execute(text(f"SELECT to_regrole('{ROLE}') IS NOT NULL")).scalar_one()
-    if not known:
-        return Gaps(f"the server has no role {ROLE}", unwalled, [], hidden)
-    shut = connection.execute(
+    user, version, known = connection.execute(
         text(
+            f"SELECT current_user, current_setting('server_version_num')::int, to_regrole('{ROLE}') IS NOT NULL"
+        )
+    ).one()
+    role, shut = f"the server has no role {ROLE}", list[str]()
+    if known:
+        member = "MEMBER" if version < 160000 else "SET"
+        may = connection.execute(text(f"SELECT pg_has_role('{ROLE}', '{member}')")).scalar_one()
+        role = "" if may else f"{user} may not act as {ROLE}"
+        names = text(
             "SELECT name FROM unnest(CAST(:names AS text[])) name"
             f" WHERE to_regclass(name) IS NOT NULL AND NOT has_table_privilege('{ROLE}', name, 'SELECT')"
-        ),
-        {"names": list(READ)},
-    ).scalars()
-    version = int(connection.execute(text("SHOW server_version_num")).scalar_one())
-    member = "MEMBER" if version < 160000 else "SET"
-    may, user = connection.execute(text(f"SELECT pg_has_role('{ROLE}', '{member}'), current_user")).one()
-    return Gaps("" if may else f"{user} may not act as {ROLE}", unwalled, list(shut), hidden)
+        )
+        shut = list(connection.execute(names, {"names": list(READ)}).scalars())
+    return Gaps(
+        user=user,
+        tables=len(of_users),
+        role=role,
+        open=[table.name for table in of_users if not table.walled],
+        shut=shut,
+        hidden=[table.name for table in of_users if table.hides],
+    )

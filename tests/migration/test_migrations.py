@@ -67,7 +67,7 @@ def things(url: str) -> set[str]:
 
 
 def definitions(url: str) -> set[tuple[str, str]]:
-    """Columns and indexes, as the server describes them."""
+    """Columns, indexes, constraints, views and what shows users their own rows only, as the server describes them."""
     columns = rows(
         url,
         "SELECT table_name || '.' || column_name, data_type || udt_name || is_nullable || coalesce(column_default, '')"
@@ -78,7 +78,14 @@ def definitions(url: str) -> set[tuple[str, str]]:
         url,
         "SELECT conname, pg_get_constraintdef(oid) FROM pg_constraint WHERE connamespace = 'public'::regnamespace",
     )
-    return {(name, how) for name, how in [*columns, *indexes, *constraints]}
+    views = rows(url, "SELECT viewname, definition FROM pg_views WHERE schemaname = 'public'")
+    policies = rows(url, "SELECT tablename || '.' || policyname, cmd || roles::text || qual FROM pg_policies")
+    walled = rows(
+        url,
+        "SELECT relname, 'walled ' || relrowsecurity || array_to_string(relacl, ' ') FROM pg_class"
+        " WHERE relnamespace = 'public'::regnamespace AND relkind IN ('r', 'v')",
+    )
+    return {(name, how) for name, how in [*columns, *indexes, *constraints, *views, *policies, *walled]}
 
 
 def of_ours(found: set[str]) -> set[str]:
