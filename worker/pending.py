@@ -30,7 +30,7 @@ _AGAIN_S = 10
 #: What is left of a search nobody finished goes by itself.
 _KEPT_S = 180
 #: How long the pages after the first are made of the same query vectors.
-PAGES_S = 900
+_PAGES_S = 900
 _NODES_S = 1.0
 _WAITING = "scenefleet:searches"
 
@@ -123,7 +123,7 @@ class Pending:
 
     def keep_page(self, name: str, lanes: Mapping[str, Any]) -> None:
         """Keep what the lanes answered, so that the pages after this one are in the same order."""
-        self._run(self._redis.set, f"scenefleet:page:{name}", json.dumps(lanes), PAGES_S)
+        self._run(self._redis.set, f"scenefleet:page:{name}", json.dumps(lanes), _PAGES_S)
 
     def page(self, name: str) -> dict[str, Any] | None:
         found = self._run(self._redis.get, f"scenefleet:page:{name}")
