@@ -1,0 +1,314 @@
+"""A switch of models in the ledger: what is planned, given up, tried again, overtaken by a new run, dropped."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+from uuid import UUID
+
+import numpy as np
+import pytest
+from sqlalchemy import func, select, text
+from sqlalchemy.orm import Session
+
+from db import jobs, runs, switches
+from db.engine import reading, transact
+from db.jobs import Bell, Claim, RetryPolicy
+from db.runs import Plan
+from db.scenes import published_scenes, scene_id, write_scenes
+from db.switches import Progress
+from db.tables import Embedding, Job, ModelSwitch, Video
+from db.vectors import ModelRow, ensure_model, write_embeddings
+from shared.errors import Conflict, LeaseLost, ModelFailure, ModelUnavailable
+from shared.settings import Settings
+from worker.runtime import Runtime
+from worker.stages import anew
+from worker.stages import drop as dropping
+from worker.stages.context import Outcome, StageContext
+from worker.stages.vectors import Made, write_kept
+
+pytestmark = pytest.mark.usefixtures("database")
+
+PLAN = Plan(skips={}, max_failures=3, tmp_ttl_s=3600)
+POLICY = RetryPolicy(max_outages=20, backoff_s=0.0, backoff_max_s=0.0)
+DIMS = {"old": 4, "new": 6}
+
+
+class Archive:
+    """Videos whose scenes have a vector of the model ``old``."""
+
+    def __init__(self) -> None:
+        self.models: dict[str, ModelRow] = transact(
+            lambda session: {
+                name: ensure_model(session, name=name, revision="1", family="text", dim=dim, metric="cosine")
+                for name, dim in DIMS.items()
+            }
+        )
+
+    def add(self, video_id: str, scenes: int, user_id: str = "u1") -> None:
+        def write(session: Session) -> None:
+            session.add(
+                Video(
+                    video_id=video_id, user_id=user_id, storage_key="k", state="indexed", run=1, published_run=1,
+                    indexed_at=func.clock_timestamp(),
+                )
+            )  # fmt: skip
+            session.flush()
+            rows = [
+                {
+                    "idx": idx, "start_s": float(idx), "end_s": idx + 1.0, "kind": "cut", "keyframes": [],
+                    "live": True, "transcript": f"words {idx}", "text_run": 1,
+                }
+                for idx in range(scenes)
+            ]  # fmt: skip
+            write_scenes(session, video_id, user_id, 1, rows)
+            self.write(session, "old", 1, [scene_id(video_id, 1, idx) for idx in range(scenes)], user_id)
+
+        transact(write)
+
+    def write(self, session: Session, model: str, run: int, ids: Sequence[UUID], user_id: str = "u1") -> None:
+        vector = np.ones(DIMS[model], np.float32)
+        write_embeddings(session, self.models[model], run, user_id, ids, [(one, 0, vector) for one in ids])
+
+    def publish_again(self, video_id: str) -> None:
+        """A second run, whose text stage knew nothing of the switch."""
+
+        def write(session: Session) -> None:
+            ids = [scene.scene_id for scene in published_scenes(session, video_id, "u1", 0, 10_000)]
+            self.write(session, "old", 2, ids)
+            session.execute(
+                text("UPDATE scenes SET text_run = 2 WHERE video_id = :video"), {"video": video_id}
+            )
+            session.execute(
+                text("UPDATE videos SET run = 2, published_run = 2, indexed_at = clock_timestamp() WHERE video_id = :video"),
+                {"video": video_id},
+            )  # fmt: skip
+
+        transact(write)
+
+    def begin(self) -> None:
+        transact(
+            lambda session: switches.begin(session, "text", self.models["old"], self.models["new"], PLAN)
+        )
+
+    def lacking(self, *videos: str) -> int:
+        with reading() as session:
+            rows = switches.lacking(session, "text", self.models["old"], self.models["new"], list(videos))
+        return sum(len(row.idxs) for row in rows)
+
+
+@pytest.fixture
+def archive(monkeypatch: pytest.MonkeyPatch) -> Archive:
+    made = Archive()
+
+    def embed(context: StageContext, kind: str, name: str, scenes: list[Any]) -> Made:
+        assert (kind, name) == ("text", "new")
+
+        def write(session: Session, run: int, ids: Sequence[UUID]) -> None:
+            made.write(session, "new", run, ids, context.claimed.user_id)
+
+        return Made(made.models["new"], write)
+
+    monkeypatch.setattr(anew, "_embed", embed)
+    return made
+
+
+def switch() -> ModelSwitch:
+    with reading() as session:
+        return (
+            session.scalars(select(ModelSwitch).order_by(ModelSwitch.switch_id.desc())).first()
+            or pytest.fail()
+        )
+
+
+def progress() -> Progress:
+    with reading() as session:
+        return switches.progress(session, switch())
+
+
+def advance(session: Session, subject: Any) -> list[Bell]:
+    assert isinstance(subject, ModelSwitch)
+    return switches.advance(session, subject, PLAN)
+
+
+def reconcile() -> None:
+    def go_on(session: Session) -> None:
+        for found in switches.open_switches(session):
+            subject = jobs.lock_switch(session, found)
+            assert subject is not None
+            advance(session, subject)
+
+    transact(go_on)
+
+
+def claim(lane: str = "text") -> Claim | None:
+    return transact(lambda session: jobs.claim(session, lane, "n:1:0:2", 60.0))
+
+
+def must_claim(lane: str = "text") -> Claim:
+    found = claim(lane)
+    assert found is not None, f"nothing claimable in {lane}"
+    return found
+
+
+def work(claimed: Claim) -> Outcome:
+    context = StageContext(
+        claimed=claimed, runtime=Runtime(Settings()), folder=Path("/nowhere"), report=lambda done: None
+    )
+    return dropping.run(context) if claimed.stage == "drop" else anew.run(context)
+
+
+def finish(claimed: Claim, outcome: Outcome) -> list[Bell]:
+    return transact(lambda session: jobs.finish(session, claimed, outcome.write, outcome.result, advance))
+
+
+def run_all(lane: str = "text") -> int:
+    """Do what is claimable, to the end."""
+    parts = 0
+    while (claimed := claim(lane)) is not None:
+        finish(claimed, work(claimed))
+        parts += 1
+    return parts
+
+
+def waiting() -> int:
+    with reading() as session:
+        return session.scalars(select(func.count()).select_from(Job).where(Job.state == "queued")).one()
+
+
+def count(model: ModelRow) -> int:
+    with reading() as session:
+        return session.scalars(
+            select(func.count()).select_from(Embedding).where(Embedding.model_id == model.model_id)
+        ).one()
+
+
+def test_a_large_archive_is_planned_bit_by_bit_and_each_scene_is_done_once(archive: Archive) -> None:
+    for number in range(3):
+        archive.add(f"v{number}", 2000, user_id=f"u{number % 2}")
+    archive.begin()
+    assert 0 < waiting() <= 2 * switches._WINDOW, "not all of it at once"
+    first = must_claim()
+    assert first.payload["last_idx"] - first.payload["first_idx"] < 32
+    finish(first, work(first))
+    assert run_all() == 3 * 63 - 1
+    found = switch()
+    assert (found.state, found.done, found.total) == ("ready", 6000, 6000)
+    assert archive.lacking("v0", "v1", "v2") == 0 == waiting()
+    assert (count(archive.models["old"]), count(archive.models["new"])) == (6000, 6000)
+    rate = progress().scenes_per_s
+    assert rate is not None and rate > 0
+
+
+def test_nothing_to_do_is_ready_at_once_and_beginning_again_changes_nothing(archive: Archive) -> None:
+    archive.begin()
+    archive.begin()
+    assert switch().state == "ready" and switch().switch_id == 1
+
+
+def test_a_part_given_up_holds_the_switch_until_it_is_tried_again(archive: Archive) -> None:
+    archive.add("v", 40)
+    archive.begin()
+    broken = must_claim()
+    transact(
+        lambda session: jobs.fail(session, broken, ModelUnavailable("the weights are gone"), POLICY, advance)
+    )
+    run_all()
+    reconcile()
+    assert switch().state == "building" and waiting() == 0
+    assert (progress().failed, progress().error) == (1, "the weights are gone")
+    with pytest.raises(Conflict, match="building: it can't be flipped"):
+        transact(lambda session: switches.point(session, switches.require(session, "text"), "new"))
+    transact(lambda session: switches.retry(session, switches.require(session, "text")))
+    assert run_all() == 1
+    assert switch().state == "ready" and switch().done == 40
+
+
+def test_a_run_published_meanwhile_is_looked_at_again(archive: Archive) -> None:
+    archive.add("v", 10)
+    archive.begin()
+    claimed = must_claim()
+    outcome = work(claimed)
+    archive.publish_again("v")
+    finish(claimed, outcome)
+    assert count(archive.models["new"]) == 0, "made of words that are not published any more"
+    assert run_all() == 1
+    assert switch().state == "ready" and archive.lacking("v") == 0
+    # The same when it is built, and after the flip: a run that began before the switch may end at any time.
+    transact(lambda session: switches.point(session, switches.require(session, "text"), "new"))
+    archive.add("late", 5)
+    reconcile()
+    assert run_all() == 1 and archive.lacking("late") == 0 and switch().state == "flipped"
+
+
+def test_a_video_erased_meanwhile_gets_nothing(archive: Archive) -> None:
+    archive.add("v", 5)
+    archive.begin()
+    claimed = must_claim()
+    outcome = work(claimed)
+    transact(lambda session: runs.begin_delete(session, session.get_one(Video, "v"), PLAN))
+    finish(claimed, outcome)
+    reconcile()
+    assert count(archive.models["new"]) == 0 and switch().state == "ready"
+
+
+def test_dropping_ends_what_is_at_work_and_leaves_the_other_model_alone(archive: Archive) -> None:
+    archive.add("v", 100)
+    archive.begin()
+    done, running = must_claim(), must_claim()
+    finish(done, work(done))
+    outcome = work(running)
+    transact(lambda session: switches.drop(session, switches.require(session, "text"), PLAN, pages_s=900))
+    with pytest.raises(LeaseLost):
+        finish(running, outcome)
+    assert claim() is None, "nothing more is made"
+    assert run_all("media") == 1
+    assert switch().state == "ended"
+    assert (count(archive.models["old"]), count(archive.models["new"])) == (100, 0)
+    # And once more from the start, with the same model.
+    archive.begin()
+    run_all()
+    assert switch().state == "ready" and count(archive.models["new"]) == 100
+
+
+def test_what_is_dropped_is_what_is_not_searched(archive: Archive) -> None:
+    archive.add("v", 3)
+    archive.begin()
+    run_all()
+    transact(lambda session: switches.point(session, switches.require(session, "text"), "new"))
+    with pytest.raises(Conflict, match="turn pages"):
+        transact(lambda session: switches.drop(session, switches.require(session, "text"), PLAN, pages_s=900))
+    transact(lambda session: switches.drop(session, switches.require(session, "text"), PLAN, pages_s=0))
+    run_all("media")
+    assert (count(archive.models["old"]), count(archive.models["new"])) == (0, 3)
+    with reading() as session:
+        assert switches.active_models(session)["text"].name == "new"
+        assert switches.kept_models(session, "text") == ()
+
+
+def test_a_stage_writes_the_models_that_are_kept_when_it_ends(archive: Archive) -> None:
+    archive.add("v", 1)
+    (scene,) = [scene_id("v", 1, 0)]
+    made = [
+        Made(row, lambda session, run, ids, name=name: archive.write(session, name, run, ids))  # type: ignore[misc]
+        for name, row in archive.models.items()
+    ]
+
+    def write(run: int, *chosen: Made) -> set[str]:
+        transact(lambda session: write_kept(session, "text", chosen, run, [scene]))
+        with reading() as session:
+            rows = session.scalars(select(Embedding.model_id).where(Embedding.run == run)).all()
+        return {name for name, row in archive.models.items() if row.model_id in rows}
+
+    # No switch: the active model only, whatever was made.
+    assert write(5, *made) == {"old"}
+    archive.begin()
+    run_all()
+    assert write(6, *made) == {"old", "new"}
+    transact(lambda session: switches.point(session, switches.require(session, "text"), "new"))
+    transact(lambda session: switches.drop(session, switches.require(session, "text"), PLAN, pages_s=0))
+    run_all("media")
+    with pytest.raises(ModelFailure, match="became new while old worked"):
+        write(7, made[0])
+    assert write(8, *made) == {"new"}
