@@ -27,6 +27,7 @@ from worker.node import EXIT_NO_MODEL
 from worker.stages.vision import MAX_TAGS
 
 USER, VIDEO = "u1", "seen"
+SECOND = "second-siglip"
 
 
 @pytest.fixture(scope="module")
@@ -38,8 +39,9 @@ def spec(tmp_path_factory: pytest.TempPathFactory) -> Any:
 def fleet(
     postgres: PostgresServer, redis_server: RedisServer, tmp_path_factory: pytest.TempPathFactory, spec: Any
 ) -> Iterator[Fleet]:
-    """A fleet whose profile has a model of vision only."""
-    catalog = write_catalog(tmp_path_factory.mktemp("catalog") / "models.yaml", [spec])
+    """A fleet whose profile has a model of vision only; the catalogue has the same once more, by another name."""
+    second = spec.model_copy(update={"name": SECOND, "profiles": ()})
+    catalog = write_catalog(tmp_path_factory.mktemp("catalog") / "models.yaml", [spec, second])
     name = "vision"
     postgres.execute(f"CREATE DATABASE {name} TEMPLATE template_scenefleet")
     found = Fleet(
@@ -74,12 +76,15 @@ def model(spec: Any) -> VisionEmbedder:
     return cast(VisionEmbedder, build(spec))
 
 
-def keyframe_vectors(fleet: Fleet, video_id: str = VIDEO) -> dict[str, np.ndarray[Any, Any]]:
+def keyframe_vectors(
+    fleet: Fleet, video_id: str = VIDEO, model: str = "tiny-siglip"
+) -> dict[str, np.ndarray[Any, Any]]:
     """Keyframe's key -> its stored vector."""
     rows = fleet.rows(
         "SELECT s.keyframes, e.ordinal, e.user_id, e.vec::real[] AS vec FROM embeddings e JOIN scenes s USING (scene_id)"
-        " JOIN models m USING (model_id) WHERE s.video_id = %s AND m.name = 'tiny-siglip'",
+        " JOIN models m USING (model_id) WHERE s.video_id = %s AND m.name = %s",
         video_id,
+        model,
     )
     assert {row["user_id"] for row in rows} == {USER}
     found = {}
@@ -186,6 +191,35 @@ def test_requests_embed_texts_and_stored_pictures(
     assert (vectors[1:] @ upright > 0.98).all()
     lying = model.embed_images([view])[0]
     assert (vectors[1:] @ upright > vectors[1:] @ lying).all()
+
+
+def test_the_model_of_sight_is_switched_too(fleet: Fleet, status: VideoStatus) -> None:
+    old = keyframe_vectors(fleet)
+    done = fleet.command("models", "switch", "vision", "--to", SECOND, "--user", USER, "--json")
+    assert done.returncode == 0, done.stderr
+    told = json.loads(done.stdout)
+    assert (told["active"], told["switch"]["state"]) == (SECOND, "flipped")
+    new = keyframe_vectors(fleet, model=SECOND)
+    assert set(new) == set(old)
+    assert all(np.array_equal(new[key], old[key]) for key in old), "the same weights see the same"
+    eventually(
+        lambda: (
+            {
+                leg.leg: leg.model
+                for leg in fleet.client.search(USER, "a red cat", mode="semantic").coverage.legs
+            }["vision"]
+            == SECOND
+        ),
+        within_s=20,
+        what="searches use the new model",
+    )
+    (embedded,) = {fleet.client.embed_vision_texts(["a red cat"]).model}
+    assert embedded == SECOND
+    fleet.client.rollback_model("vision")
+    fleet.client.drop_model("vision", now=True)
+    eventually(lambda: fleet.client.models("vision").switch is None, within_s=60, what="the switch has ended")
+    assert keyframe_vectors(fleet).keys() == old.keys()
+    assert not fleet.rows("SELECT 1 FROM embeddings JOIN models USING (model_id) WHERE name = %s", SECOND)
 
 
 @pytest.mark.parametrize(
