@@ -59,6 +59,7 @@ def check_postgres(settings: Settings) -> Iterator[Finding]:
     )
     if have == want:
         yield _check_tenancy(settings)
+        yield from _check_searched_models(settings)
 
 
 def _check_tenancy(settings: Settings) -> Finding:
@@ -91,6 +92,36 @@ def _check_tenancy(settings: Settings) -> Finding:
         detail = f"row-level security on {gaps.tables} tables, requests are read as {ROLE}"
         return Finding(check="tenancy", state="ok", detail=detail)
     return Finding(check="tenancy", state="fail", detail=detail, advice=advice)
+
+
+def _check_searched_models(settings: Settings) -> Iterator[Finding]:
+    """What switches have made active is there, and where it is not what is configured, that is said."""
+    from sqlalchemy.orm import Session
+
+    from db.engine import make_engine
+    from db.switches import active_models
+    from worker.models.catalog import configured_catalog
+
+    catalog = configured_catalog(settings)
+    configured = catalog.active(settings)
+    with Session(make_engine(settings.database_url, pooled=False)) as session:
+        switched = active_models(session)
+    for kind, row in switched.items():
+        known = {spec.name: spec.revision for spec in catalog.specs}
+        said = {str(name): spec.name for name, spec in configured.items()}.get(kind, "none")
+        if known.get(row.name) != row.revision:
+            yield Finding(
+                check=f"searched {kind} model",
+                state="fail",
+                detail=f"{row.name} at revision {row.revision} is searched, models.yaml and models.lock have"
+                f" {known.get(row.name) or 'no such model'}",
+                advice="put it back into models.yaml, or into MODELS_DIR at that revision",
+            )
+        else:
+            instead = "" if said == row.name else f", not {said}, which is configured"
+            yield Finding(
+                check=f"searched {kind} model", state="ok", detail=f"{row.name}, by a switch{instead}"
+            )
 
 
 def _libpq(settings: Settings) -> str:

@@ -353,6 +353,9 @@ def test_a_node_that_starts_later_loads_the_active_model(fleet: Fleet) -> None:
     assert f"model={NEW}" in fleet.log("text").rpartition("model loaded")[2]
     answer = fleet.client.search(USER, QUERIES[0], mode="semantic")
     assert answer.hits and answer.model == NEW
+    checks = json.loads(fleet.command("doctor", "--json").stdout)["checks"]
+    (check,) = [check for check in checks if check["check"] == "searched text model"]
+    assert check["state"] == "ok" and NEW in check["detail"] and f"not {OLD}" in check["detail"]
     with pytest.raises(InvalidRequest, match="no text model of this fleet"):
         fleet.client.search(USER, "x", text_model="nothing")
     with pytest.raises(ModelUnavailable):
