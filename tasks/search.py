@@ -1,7 +1,8 @@
 """Search: one ``send_task`` for the caller. The query is embedded on the models' lanes, all at once, then compared here.
 
 No slot waits for another task: the first task notes what was asked (worker/pending.py), asks the lanes and ends; their
-answers ring ``gather``; the last one, or the deadline, rings ``finish``, which runs under the caller's task id.
+answers ring ``gather``; the last one, or the deadline, rings ``finish``, which runs under the caller's task id. Either may
+be killed at any moment: what a lane has answered also lies in the result backend, and ``finish`` is rung again.
 """
 
 from __future__ import annotations
@@ -12,16 +13,23 @@ from uuid import uuid4
 
 from celery import Task
 from celery.exceptions import Ignore
+from celery.states import EXCEPTION_STATES, SUCCESS
 
 from shared import routing
 from shared.contracts import GatherSearch, SearchAnswer, SearchScenes, parse
-from shared.errors import InvalidRequest
-from tasks.requests import REQUEST, answer
+from shared.errors import BrokerUnavailable, InvalidRequest, WorkerLost
+from shared.logs import get_logger
+from tasks.requests import REQUEST, Request, answer
 from worker import answering, pages, reranking, searches
 from worker.app import app
 from worker.finishing import send_finish
-from worker.pending import get_pending
+from worker.pending import get_pending, working_on
 from worker.runtime import get_runtime
+
+log = get_logger(__name__)
+
+#: A search that kills whoever answers it is given up.
+_MAX_CLAIMS = 3
 
 
 @app.task(name=routing.SEARCH_SCENES, bind=True, **REQUEST)
@@ -49,26 +57,49 @@ def gather(said: Any = None, /, **payload: Any) -> None:
     if request.lane is None:
         raise InvalidRequest("lane is missing: send it")
     pending = get_pending()
-    child = lane_task_id(request.search, request.lane)
-    if request.failed:
-        error = app.backend.get_task_meta(child)["result"]
-        told: Mapping[str, Any] = {"error": searches.sentence(error), "class": type(error).__name__}
-    else:
-        told = {"ok": said}
-    app.backend.forget(child)
-    if pending.arrive(request.search, request.lane, told):
+    told = _stored_answer(request.search, request.lane) if request.failed else {"ok": said}
+    if told is not None and pending.arrive(request.search, request.lane, told):
         send_finish(pending, request.search)
+    app.backend.forget(lane_task_id(request.search, request.lane))
 
 
-@app.task(name=routing.SEARCH_FINISH, bind=True, **REQUEST)
+class Finish(Request):
+    """Forgets a search once its answer, or its error, is stored: until then it can be finished again."""
+
+    abstract = True
+
+    def after_return(
+        self, status: str, retval: Any, task_id: str, args: Any, kwargs: dict[str, Any], einfo: Any
+    ) -> None:
+        try:
+            get_pending().remove(str(kwargs.get("search")))
+        except BrokerUnavailable as error:
+            log.warning("an answered search is finished once more", error=str(error))
+
+
+#: A child that dies at it tells the caller nothing: the search is claimed again by whoever gets the next message.
+_FINISH: dict[str, Any] = {**REQUEST, "base": Finish, "reject_on_worker_lost": True}
+
+
+@app.task(name=routing.SEARCH_FINISH, bind=True, **_FINISH)
 def finish(self: Task, /, **payload: Any) -> Any:
     """Answer a search with what the lanes have said by now. Runs under the id of the caller's task."""
     request = parse(GatherSearch, payload)
-    taken = get_pending().take(request.search)
-    if taken is None:
-        # The other message that finishes it was first.
+    claimed = get_pending().claim(request.search)
+    if claimed is None:
+        # It is answered, or another message that finishes it was first.
         raise Ignore
-    state, lanes = taken
+    if claimed.claims > _MAX_CLAIMS:
+        raise WorkerLost(f"{_MAX_CLAIMS} worker processes died while they answered this search: change it")
+    with working_on(request.search):
+        return _finish(self, request.search, claimed.state, claimed.lanes)
+
+
+def _finish(task: Task, search: str, state: Mapping[str, Any], lanes: dict[str, Any]) -> dict[str, Any]:
+    for lane in state["needs"]:
+        if lane not in lanes and (told := _stored_answer(search, lane)) is not None:
+            # Whoever should have noted it here was killed.
+            lanes[lane] = told
     asked = parse(SearchScenes, state["request"])
     runtime = get_runtime()
     late = {"error": f"no answer in {runtime.settings.search_deadline_s:g} s"}
@@ -78,7 +109,17 @@ def finish(self: Task, /, **payload: Any) -> Any:
     made = searches.plan(asked, runtime, state["needs"])
     lanes = {lane: lanes.get(lane, late) for lane in state["needs"]}
     made.missing |= state["missing"]
-    return _conclude(self, asked, made, lanes, lanes)
+    return _conclude(task, asked, made, lanes, lanes, instead_of=search)
+
+
+def _stored_answer(search: str, lane: str) -> dict[str, Any] | None:
+    """What a lane's task has left in the result backend; None when it has not ended, or that was forgotten."""
+    found = app.backend.get_task_meta(lane_task_id(search, lane))
+    if found["status"] == SUCCESS:
+        return {"ok": found["result"]}
+    if found["status"] in EXCEPTION_STATES:
+        return {"error": searches.sentence(found["result"]), "class": type(found["result"]).__name__}
+    return None
 
 
 def lane_task_id(search: str, lane: str) -> str:
@@ -92,8 +133,13 @@ def _conclude(
     made: searches.Plan,
     lanes: Mapping[str, Mapping[str, Any]],
     fresh: Mapping[str, Mapping[str, Any]],
+    *,
+    instead_of: str | None = None,
 ) -> dict[str, Any]:
-    """The answer, or one more wait for the reranker. ``fresh``: what was embedded for this page."""
+    """The answer, or one more wait, ``instead_of`` the last one, for the reranker.
+
+    ``fresh``: what was embedded for this page.
+    """
     runtime, pending = get_runtime(), get_pending()
     draft = answering.answer(request, runtime, made, lanes)
     if draft.next_cursor is not None and fresh:
@@ -109,12 +155,16 @@ def _conclude(
     if reason is not None or call is None:
         said = {"error": reason or "no hit has words to read"}
         return answer(reranking.reranked(request, runtime.settings, draft, said))
-    _wait(task, request, {"rerank": call}, {"draft": answer(draft)})
+    _wait(task, request, {"rerank": call}, {"draft": answer(draft)}, instead_of)
     raise Ignore
 
 
 def _wait(
-    task: Task, request: SearchScenes, calls: Mapping[str, searches.Call], more: Mapping[str, Any]
+    task: Task,
+    request: SearchScenes,
+    calls: Mapping[str, searches.Call],
+    more: Mapping[str, Any],
+    instead_of: str | None = None,
 ) -> None:
     """Note the search, and ask the lanes; whoever answers last finishes it."""
     settings = get_runtime().settings
@@ -136,7 +186,9 @@ def _wait(
         "needs": list(calls),
         **more,
     }
-    get_pending().begin(search, state, list(calls), deadline_s=settings.search_deadline_s)
+    get_pending().begin(
+        search, state, list(calls), deadline_s=settings.search_deadline_s, instead_of=instead_of
+    )
     for lane, call in calls.items():
         note = {"search": search, "lane": lane}
         app.send_task(

@@ -3,6 +3,9 @@
 A search leaves its slot when it has sent its query to the lanes of the models. Each answer is noted here; whichever
 completes the set, or a thread of the search nodes' children once the deadline has passed, sends the message that
 finishes the search. Every step is one script, so two can't both be the last, and Redis's clock is the only one.
+
+Whoever finishes a search claims it for a while and removes it when the answer is stored: killed in between, it is
+finished again by the next message, which the same threads send when the claim has run out.
 """
 
 from __future__ import annotations
@@ -10,7 +13,9 @@ from __future__ import annotations
 import json
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any, cast
 
@@ -27,6 +32,8 @@ log = get_logger(__name__)
 LOOK_S = 0.25
 #: A message that finishes a search and was lost is sent again after so long.
 _AGAIN_S = 10
+#: How long a search belongs to whoever finishes it without a further sign of life.
+CLAIM_S = 5
 #: What is left of a search nobody finished goes by itself.
 _KEPT_S = 180
 #: How long the pages after the first are made of the same query vectors.
@@ -35,6 +42,10 @@ _NODES_S = 1.0
 _WAITING = "scenefleet:searches"
 
 _BEGIN = """
+if ARGV[6] ~= '' then
+    redis.call('DEL', KEYS[3])
+    redis.call('ZREM', KEYS[2], ARGV[6])
+end
 local now = redis.call('TIME')
 redis.call('HSET', KEYS[1], 'state', ARGV[1], 'needs', ARGV[2])
 redis.call('EXPIRE', KEYS[1], ARGV[4])
@@ -49,11 +60,26 @@ end
 if redis.call('HSETNX', KEYS[1], 'complete', 1) == 0 then return 0 end
 return 1
 """
-_TAKE = """
+_CLAIM = """
+if redis.call('EXISTS', KEYS[1]) == 0 then return {} end
+local time = redis.call('TIME')
+local now = time[1] + time[2] / 1000000
+if now < tonumber(redis.call('HGET', KEYS[1], 'claimed') or 0) then return {} end
+redis.call('HSET', KEYS[1], 'claimed', now + ARGV[2])
+redis.call('HINCRBY', KEYS[1], 'claims', 1)
+redis.call('ZADD', KEYS[2], now + ARGV[2], ARGV[1])
+return redis.call('HGETALL', KEYS[1])
+"""
+_EXTEND = """
+if redis.call('EXISTS', KEYS[1]) == 0 then return end
+local time = redis.call('TIME')
+local until_s = time[1] + time[2] / 1000000 + ARGV[2]
+redis.call('HSET', KEYS[1], 'claimed', until_s)
+redis.call('ZADD', KEYS[2], until_s, ARGV[1])
+"""
+_REMOVE = """
 redis.call('ZREM', KEYS[2], ARGV[1])
-local found = redis.call('HGETALL', KEYS[1])
 redis.call('DEL', KEYS[1])
-return found
 """
 _DUE = """
 local time = redis.call('TIME')
@@ -72,6 +98,18 @@ return found
 """
 
 
+@dataclass(frozen=True)
+class Claimed:
+    """A search that is ours to finish, for ``CLAIM_S``."""
+
+    #: What was asked.
+    state: dict[str, Any]
+    #: What each lane has answered.
+    lanes: dict[str, dict[str, Any]]
+    #: How many have claimed it, this time included: those before have died.
+    claims: int
+
+
 class Pending:
     """The waiting searches of one Redis. Made after the fork: a child never uses its parent's connections.
 
@@ -84,24 +122,40 @@ class Pending:
         )
         self._begin = self._redis.register_script(_BEGIN)
         self._arrive = self._redis.register_script(_ARRIVE)
-        self._take = self._redis.register_script(_TAKE)
+        self._claim = self._redis.register_script(_CLAIM)
+        self._extend = self._redis.register_script(_EXTEND)
+        self._remove = self._redis.register_script(_REMOVE)
         self._due = self._redis.register_script(_DUE)
         self._nodes: tuple[float, frozenset[str]] = (float("-inf"), frozenset())
 
     def begin(
-        self, search: str, state: Mapping[str, Any], needs: Sequence[str], *, deadline_s: float
+        self,
+        search: str,
+        state: Mapping[str, Any],
+        needs: Sequence[str],
+        *,
+        deadline_s: float,
+        instead_of: str | None = None,
     ) -> None:
-        """Remember a search that waits for these lanes, ``deadline_s`` at most."""
-        arguments = [json.dumps(state), ",".join(needs), deadline_s, int(deadline_s + _KEPT_S), search]
-        self._run(self._begin, [_key(search), _WAITING], arguments)
+        """Remember a search that waits for these lanes, ``deadline_s`` at most; ``instead_of`` is forgotten."""
+        before = instead_of or ""
+        arguments = [
+            json.dumps(state),
+            ",".join(needs),
+            deadline_s,
+            int(deadline_s + _KEPT_S),
+            search,
+            before,
+        ]
+        self._run(self._begin, [_key(search), _WAITING, _key(before)], arguments)
 
     def arrive(self, search: str, lane: str, answer: Mapping[str, Any]) -> bool:
         """Note what a lane answered; whether that was the last one missing. A search that is over notes nothing."""
         return bool(self._run(self._arrive, [_key(search)], [lane, json.dumps(answer)]))
 
-    def take(self, search: str) -> tuple[dict[str, Any], dict[str, dict[str, Any]]] | None:
-        """What was asked, and what each lane answered; None when somebody else has taken it, or it never was."""
-        flat = cast("list[str]", self._run(self._take, [_key(search), _WAITING], [search]))
+    def claim(self, search: str) -> Claimed | None:
+        """Make a search ours to finish; None when it is over, or somebody else is at it."""
+        flat = cast("list[str]", self._run(self._claim, [_key(search), _WAITING], [search, CLAIM_S]))
         if not flat:
             return None
         fields = dict(zip(flat[::2], flat[1::2], strict=True))
@@ -110,10 +164,18 @@ class Pending:
             for name, value in fields.items()
             if name.startswith("lane:")
         }
-        return json.loads(fields["state"]), lanes
+        return Claimed(json.loads(fields["state"]), lanes, int(fields["claims"]))
+
+    def extend(self, search: str) -> None:
+        """A claimed search is being worked on: ours for ``CLAIM_S`` from now."""
+        self._run(self._extend, [_key(search), _WAITING], [search, CLAIM_S])
+
+    def remove(self, search: str) -> None:
+        """Its answer is stored: nobody has to finish it any more."""
+        self._run(self._remove, [_key(search), _WAITING], [search])
 
     def state(self, search: str) -> dict[str, Any] | None:
-        """What was asked, without taking it."""
+        """What was asked, without claiming it."""
         found = self._run(self._redis.hget, _key(search), "state")
         return None if found is None else json.loads(found)
 
@@ -162,6 +224,20 @@ def get_pending() -> Pending:
     return Pending(get_settings().require("redis_url"))
 
 
+#: What this process is finishing right now.
+_in_work: set[str] = set()
+
+
+@contextmanager
+def working_on(search: str) -> Iterator[None]:
+    """Keep a claimed search ours for as long as this takes (``watch`` runs in this process)."""
+    _in_work.add(search)
+    try:
+        yield
+    finally:
+        _in_work.discard(search)
+
+
 def watch(settings: Settings, finish: Callable[[Pending, str], None]) -> None:
     """From now on let ``finish`` see every search whose time is up; in a thread of this process."""
 
@@ -170,6 +246,8 @@ def watch(settings: Settings, finish: Callable[[Pending, str], None]) -> None:
         while True:
             time.sleep(LOOK_S)
             try:
+                for search in tuple(_in_work):
+                    pending.extend(search)
                 for search in pending.due():
                     finish(pending, search)
             except BrokerUnavailable as error:

@@ -1,13 +1,14 @@
 """Finding scenes: by words, by meaning, by sight, by who is there. Every query is scoped by ``user_id`` and sees published
 scenes only.
 
-``scope`` says which scenes may be found, ``legs`` how one kind of likeness is looked up and compared, ``ranking`` joins
-the legs into one order, ``details`` fetches what a hit shows, ``coverage`` counts what could be looked at.
+``scope`` says which scenes may be found, ``legs`` and ``nearest`` how one kind of likeness is looked up and compared,
+``ranking`` joins the legs into one order, ``details`` fetches what a hit shows, ``coverage`` counts what could be looked at.
 """
 
 from db.search.coverage import Covered, cover
 from db.search.details import describe
-from db.search.legs import Lexical, People, Tuning, Vector, Words, exemplar, read_words
+from db.search.legs import Lexical, Match, People, Tuning, Words, exemplar, read_words
+from db.search.nearest import Vector
 from db.search.ranking import Found, Ranking, find
 from db.search.scope import Scope
 
@@ -15,6 +16,7 @@ __all__ = [
     "Covered",
     "Found",
     "Lexical",
+    "Match",
     "People",
     "Ranking",
     "Scope",

@@ -1,22 +1,19 @@
 """The legs of a search: each puts scenes forward that are most alike in one way, and compares any scene in that way.
 
-How a leg looks is chosen here, not by the planner: a small set of vectors is compared one by one, exactly; a large one
-goes through the model's HNSW index with iterative scan, so that a filter never empties the answer. Model ids and
-dimensions are literals: with a parameter in their place a generic plan loses the index. Words are looked for in the views
-``searched_*`` and in nothing else: one table with row-level security in the same query would cost them their index.
+Words are looked for in the views ``searched_*`` and in nothing else: one table with row-level security in the same query
+would cost them their index. The leg of vectors is ``db.search.nearest``.
 """
 
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
-from functools import cached_property
 from typing import Any, Literal, Protocol
 from uuid import UUID
 
 import numpy as np
 import numpy.typing as npt
-from pgvector import HalfVector, SparseVector
+from pgvector import SparseVector
 from sqlalchemy import Row, text
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.orm import Session
@@ -33,8 +30,6 @@ _MAX_TOKENS = 24
 _LIGHT = 0.25
 #: ts_rank_cd gives 0.2 to one word said once (as itself and as its stem); that is half alike, more words come near 1.
 _RANK_HALF = 0.2
-#: Keyframes looked at per scene wanted; more, up to the second, when few scenes take all the places.
-_KEYFRAMES, _MOST_KEYFRAMES = 2, 32
 
 
 @dataclass(frozen=True)
@@ -42,9 +37,9 @@ class Tuning:
     """How hard a search looks; see the settings of the same names."""
 
     exact_rows: int = 20_000
-    ef_search: int = 100
+    ef_search: int = 200
     #: Scenes each leg puts forward.
-    candidates: int = 100
+    candidates: int = 200
 
 
 @dataclass(frozen=True)
@@ -53,6 +48,8 @@ class Match:
     similarity: float
     #: The keyframe that fits best.
     ordinal: int | None = None
+    #: The scene's video, and its place there.
+    place: tuple[str, int] = ("", 0)
 
 
 class Leg(Protocol):
@@ -133,7 +130,7 @@ class Words:
         rows = session.execute(
             text(
                 f"""
-                SELECT s.scene_id, ts_rank_cd({self._tsv}, q.query) AS rank
+                SELECT s.scene_id, s.video_id, s.idx, ts_rank_cd({self._tsv}, q.query) AS rank
                 FROM searched_scenes s, (SELECT CAST(:tsquery AS tsquery) AS query) q
                 WHERE {where} AND {self._tsv} @@ q.query
                 ORDER BY rank DESC, s.video_id, s.idx LIMIT :rows
@@ -141,136 +138,10 @@ class Words:
             ),
             {**scope.values(), **values, "tsquery": self.tsquery},
         )
-        return {row.scene_id: Match(row.rank / (row.rank + self.half)) for row in rows}
-
-
-# --- vectors
-
-
-@dataclass(frozen=True, eq=False)
-class Vector:
-    """Nearness to a unit vector float32 [dim]: of what is said (``text``) or of the best keyframe (``vision``)."""
-
-    name: Literal["text", "vision"]
-    model: ModelRow
-    vector: npt.NDArray[np.float32]
-    proposes: bool = True
-
-    def __post_init__(self) -> None:
-        if self.model.dim is None or self.vector.shape != (self.model.dim,):
-            raise ValueError(
-                f"the query has shape {self.vector.shape}, {self.model.name} searches ({self.model.dim},)"
-            )
-        if self.model.metric != "cosine":
-            raise ValueError(f"{self.model.name} is compared by {self.model.metric}, not by cosine")
-
-    @property
-    def _distance(self) -> str:
-        dim = int(self.model.dim or 0)
-        return f"(e.vec::halfvec({dim})) <=> CAST(:vector AS halfvec({dim}))"
-
-    @property
-    def _rows(self) -> str:
-        """Embeddings that count: of this model, of this user, of the run published with their scene."""
-        return (
-            "embeddings e JOIN scenes s USING (scene_id)"
-            f" WHERE e.model_id = {int(self.model.model_id)} AND e.user_id = :user_id AND e.run = s.{self.name}_run"
-        )
-
-    @cached_property
-    def _values(self) -> dict[str, Any]:
-        return {"vector": HalfVector(self.vector).to_text()}
-
-    def candidates(self, session: Session, scope: Scope, tuning: Tuning) -> dict[UUID, Match]:
-        if self.is_exact(session, scope, tuning.exact_rows):
-            return self.nearest_exactly(session, scope, tuning.candidates)
-        return self.nearest(session, scope, tuning.candidates, tuning.ef_search)
-
-    def nearest_exactly(self, session: Session, scope: Scope, count: int) -> dict[UUID, Match]:
-        """By comparing every vector of the scope."""
-        found, _ = self._best(
-            session,
-            f"SELECT e.scene_id, e.ordinal, {self._distance} AS distance FROM {self._rows} AND {scope.sql()}",
-            {**scope.values(), "rows": count},
-        )
-        return found
-
-    def nearest(self, session: Session, scope: Scope, count: int, ef_search: int) -> dict[UUID, Match]:
-        """By the model's HNSW index, going on until enough pass the filters."""
-        rows = count if self.name == "text" else count * _KEYFRAMES
-        while True:
-            found, seen = self._nearest_rows(session, scope, count, rows, ef_search)
-            if len(found) >= count or seen < rows or rows >= count * _MOST_KEYFRAMES:
-                return found
-            # A few scenes with many keyframes took the places: look further.
-            rows *= 4
-
-    def _nearest_rows(
-        self, session: Session, scope: Scope, count: int, rows: int, ef_search: int
-    ) -> tuple[dict[UUID, Match], int]:
-        """The scenes among the nearest ``rows`` vectors, and how many vectors there were."""
-        # Left to itself the planner sorts whole tables when a filter looks selective to it.
-        steer = {
-            "hnsw.ef_search": str(min(1000, max(ef_search, rows))),
-            # The strict order drops what comes late; here everything found is sorted afterwards.
-            "hnsw.iterative_scan": "relaxed_order",
-            "enable_sort": "off",
-        }
-        for name, value in steer.items():
-            session.execute(text("SELECT set_config(:name, :value, true)"), {"name": name, "value": value})
-        try:
-            return self._best(
-                session,
-                f"SELECT e.scene_id, e.ordinal, {self._distance} AS distance FROM {self._rows} AND {scope.sql()}"
-                f" ORDER BY {self._distance} LIMIT {int(rows)}",
-                {**scope.values(), "rows": count},
-            )
-        finally:
-            session.execute(text("SET LOCAL enable_sort = 'on'"))
-
-    def compare(self, session: Session, scope: Scope, scenes: Collection[UUID]) -> dict[UUID, Match]:
-        found, _ = self._best(
-            session,
-            f"SELECT e.scene_id, e.ordinal, {self._distance} AS distance FROM {self._rows}"
-            " AND s.user_id = :user_id AND s.live AND e.scene_id = ANY(:scenes)",
-            {"user_id": scope.user_id, "scenes": list(scenes), "rows": len(scenes)},
-        )
-        return found
-
-    def _best(self, session: Session, near: str, values: dict[str, Any]) -> tuple[dict[UUID, Match], int]:
-        """The best vector of each scene of a query, nearest first, and how many vectors the query gave."""
-        rows = session.execute(
-            text(
-                f"""
-                SELECT near.scene_id, min(near.distance) AS distance, sum(count(*)) OVER () AS seen,
-                    (array_agg(near.ordinal ORDER BY near.distance, near.ordinal))[1] AS ordinal
-                FROM ({near}) near GROUP BY near.scene_id ORDER BY distance, near.scene_id LIMIT :rows
-                """
-            ),
-            {**self._values, **values},
-        ).all()
-        found = {
-            row.scene_id: Match(clamp(1 - row.distance), row.ordinal if self.name == "vision" else None)
+        return {
+            row.scene_id: Match(row.rank / (row.rank + self.half), place=(row.video_id, row.idx))
             for row in rows
         }
-        return found, int(rows[0].seen) if rows else 0
-
-    def is_exact(self, session: Session, scope: Scope, exact_rows: int) -> bool:
-        """Whether the scope has at most ``exact_rows`` vectors, counted no further than that."""
-        if scope.is_narrow:
-            # One text vector a scene, one vision vector a keyframe.
-            size = "1" if self.name == "text" else "jsonb_array_length(s.keyframes)"
-            counted = f"SELECT {size} AS size FROM scenes s WHERE {scope.sql()} LIMIT :rows"
-        else:
-            counted = (
-                "SELECT 1 AS size FROM embeddings WHERE user_id = :user_id"
-                f" AND model_id = {int(self.model.model_id)} LIMIT :rows"
-            )
-        found = session.execute(
-            text(f"SELECT coalesce(sum(few.size), 0) FROM ({counted}) few"),
-            {**scope.values(), "rows": exact_rows + 1},
-        ).scalar_one()
-        return int(found) <= exact_rows
 
 
 # --- weighted words
@@ -312,7 +183,7 @@ class Lexical:
         rows = session.execute(
             text(
                 f"""
-                SELECT l.scene_id, -(l.weights <#> CAST(:weights AS sparsevec)) AS product
+                SELECT l.scene_id, s.video_id, s.idx, -(l.weights <#> CAST(:weights AS sparsevec)) AS product
                 FROM searched_weights l JOIN searched_scenes s USING (scene_id)
                 WHERE l.model_id = {int(self.model.model_id)} AND l.user_id = :user_id AND l.run = s.text_run AND {where}
                 ORDER BY product DESC, s.video_id, s.idx LIMIT :rows
@@ -320,7 +191,11 @@ class Lexical:
             ),
             {**values, "weights": SparseVector(known, size).to_text()},
         )
-        return {row.scene_id: Match(clamp(row.product / own)) for row in rows if row.product > 0}
+        return {
+            row.scene_id: Match(clamp(row.product / own), place=(row.video_id, row.idx))
+            for row in rows
+            if row.product > 0
+        }
 
     def _vocabulary_size(self, session: Session, user_id: str) -> int | None:
         """Sparse vectors are compared only with others of their length; any row has it."""
@@ -358,7 +233,7 @@ class People:
         rows = session.execute(
             text(
                 f"""
-                SELECT s.scene_id, sum(p.confidence) AS confidence
+                SELECT s.scene_id, s.video_id, s.idx, sum(p.confidence) AS confidence
                 FROM scene_people p JOIN scenes s USING (scene_id)
                 WHERE p.user_id = :user_id AND p.person_id = ANY(:wanted) AND {where}
                 GROUP BY s.scene_id, s.video_id, s.idx ORDER BY confidence DESC, s.video_id, s.idx LIMIT :rows
@@ -366,7 +241,11 @@ class People:
             ),
             {**scope.values(), **values, "wanted": list(self.persons)},
         )
-        return {row.scene_id: Match(clamp(row.confidence / len(set(self.persons)))) for row in rows}
+        persons = len(set(self.persons))
+        return {
+            row.scene_id: Match(clamp(row.confidence / persons), place=(row.video_id, row.idx))
+            for row in rows
+        }
 
 
 # --- a scene as the query

@@ -10,7 +10,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from uuid import UUID
 
-from sqlalchemy import text
 from sqlalchemy.orm import Session
 
 from db.search.legs import Leg, Match, Tuning
@@ -56,18 +55,18 @@ def find(
 ) -> Ranking:
     """The scenes of the scope that score best, from behind ``after`` (the ``place`` of a hit) on."""
     matches: dict[str, dict[UUID, Match]] = {leg.name: {} for leg in legs}
-    union: set[UUID] = set()
+    places: dict[UUID, tuple[str, int]] = {}
     for leg in legs:
         if leg.proposes:
             matches[leg.name] = leg.candidates(session, scope, tuning)
-            union.update(matches[leg.name])
+            places.update((scene_id, match.place) for scene_id, match in matches[leg.name].items())
     for leg in legs:
-        unknown = union - matches[leg.name].keys()
+        unknown = places.keys() - matches[leg.name].keys()
         if unknown:
             matches[leg.name] = {**matches[leg.name], **leg.compare(session, scope, unknown)}
     nothing = Match(0.0)
     found = []
-    for scene_id, video_id, idx in _places(session, scope, union):
+    for scene_id, (video_id, idx) in places.items():
         own = {leg.name: matches[leg.name].get(scene_id, nothing) for leg in legs}
         score = sum(weights[name] * match.similarity for name, match in own.items())
         found.append(Found(scene_id, video_id, idx, score, own))
@@ -78,16 +77,3 @@ def find(
         if (min_score is None or hit.score >= min_score) and (after is None or hit.place > after)
     ]
     return Ranking(tuple(wanted[:limit]), len(wanted) > limit)
-
-
-def _places(session: Session, scope: Scope, scenes: set[UUID]) -> list[tuple[UUID, str, int]]:
-    if not scenes:
-        return []
-    rows = session.execute(
-        text(
-            "SELECT scene_id, video_id, idx FROM scenes s"
-            " WHERE s.scene_id = ANY(:scenes) AND s.user_id = :user_id AND s.live"
-        ),
-        {"scenes": list(scenes), "user_id": scope.user_id},
-    )
-    return [(row.scene_id, row.video_id, row.idx) for row in rows]

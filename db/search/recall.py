@@ -11,7 +11,7 @@ import numpy.typing as npt
 from sqlalchemy import text
 from sqlalchemy.orm import Session
 
-from db.search.legs import Vector
+from db.search.nearest import Vector
 from db.search.scope import Scope
 from db.vectors import SEARCHED, ModelRow
 

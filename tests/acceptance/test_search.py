@@ -6,19 +6,25 @@ import io
 import json
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, cast
 
 import numpy as np
+import psycopg
 import pytest
 import redis
+from celery import Celery
+from celery.states import FAILURE, READY_STATES
 from PIL import Image
 
 from shared.contracts import ScenePage, SearchAnswer
 from shared.errors import BadMedia, InvalidKey, InvalidRequest, NotFound, ObjectMissing, Outage
 from tests.checkpoints import bge_m3, bge_reranker, siglip, whisper_scripted, write_catalog
 from tests.fleet import Fleet, eventually, fleet_over
+from tests.kills import Kills
 from tests.services import PostgresServer, RedisServer
+from worker.pending import CLAIM_S
 
 VIDEO, USER = "sample", "u1"
 #: A word the scripted model hears in every scene with speech.
@@ -27,11 +33,17 @@ DEADLINE_S = 2.0
 
 
 @pytest.fixture(scope="module")
+def kills(tmp_path_factory: pytest.TempPathFactory) -> Kills:
+    return Kills(tmp_path_factory.mktemp("kills"))
+
+
+@pytest.fixture(scope="module")
 def fleet(
     postgres: PostgresServer,
     redis_server: RedisServer,
     tmp_path_factory: pytest.TempPathFactory,
     sample: Path,
+    kills: Kills,
 ) -> Iterator[Fleet]:
     """A fleet that has indexed the sample; of its nodes text, vision and search still run."""
     weights = tmp_path_factory.mktemp("weights")
@@ -48,7 +60,9 @@ def fleet(
         HF_HUB_OFFLINE="1",
         TRANSFORMERS_OFFLINE="1",
     ) as made:
-        made.start("media", "asr", "text", "vision", "search")
+        made.start("media", "asr", "text", "vision")
+        obeying: dict[str, Any] = kills.environment()
+        made.start("search", **obeying)
         made.wait_ready(within_s=180)
         made.process(sample, VIDEO)
         status = made.wait_ended([VIDEO], within_s=300)[VIDEO]
@@ -300,6 +314,127 @@ def test_the_command_searches_in_every_way(fleet: Fleet, page: ScenePage, tmp_pa
         (("--image", "/etc/hostname"), "no JPEG, PNG or WebP"),
     ]:
         assert says in run(*arguments, status=1)[1]
+
+
+# --- who answers is killed
+
+
+def ask(fleet: Fleet, /, **options: Any) -> tuple[dict[str, Any], float]:
+    """What a caller is told in the end, and after how many seconds, who may have been told nothing else before."""
+    with Celery(broker=fleet.redis_url, backend=fleet.redis_url, set_as_current=False) as stranger:
+        # Not subscribed to answers: a subscription would end when it is collected, after Redis has gone.
+        stranger.backend.on_task_call = lambda producer, task_id: None
+        began = time.monotonic()
+        sent = stranger.send_task(
+            "tasks.search.scenes", kwargs={"user_id": USER, "query": WORD, **options}, queue="search"
+        )
+        sent.backend = None
+
+        def told() -> dict[str, Any]:
+            found: dict[str, Any] = stranger.backend.get_task_meta(sent.id)
+            # Two exceptions are never equal.
+            shown = str(found["result"]) if found["status"] == FAILURE else found["result"]
+            return {**found, "result": shown} if found["status"] in READY_STATES else {}
+
+        first = eventually(told, within_s=90, what="an answer", every_s=0.05)
+        took_s = time.monotonic() - began
+        assert_nothing_waits(fleet)
+        assert told() == first, "nothing else comes afterwards"
+        return first, took_s
+
+
+@pytest.mark.parametrize(
+    "point", ["arrive.before", "arrive.after", "claim.before", "claim.after", "remove.before"]
+)
+def test_whoever_notes_or_answers_is_killed_and_the_answer_comes_once(
+    fleet: Fleet, kills: Kills, point: str
+) -> None:
+    right = search(fleet, WORD)
+    kills.at(point)
+    told, took_s = ask(fleet)
+    assert kills.met(point) == 1
+    assert told["status"] == "SUCCESS", told
+    found = SearchAnswer.model_validate(told["result"], strict=False)
+    assert (found.hits, found.degraded) == (right.hits, {}), "what the lanes said is not lost"
+    # And the time in which another child takes the place of the dead one.
+    assert took_s < DEADLINE_S + CLAIM_S + 10
+
+
+def test_whoever_sends_the_hits_to_the_reranker_is_killed(fleet: Fleet, kills: Kills) -> None:
+    fleet.client.rerank(WORD, ["warm"])
+    right = search(fleet, WORD, rerank=5)
+    for point, skip in (("claim.after", 0), ("begin.before", 1), ("begin.after", 1), ("claim.after", 1)):
+        kills.at(point, skip=skip)
+        told, took_s = ask(fleet, rerank=5)
+        assert kills.met(point) == 1, point
+        found = SearchAnswer.model_validate(told["result"], strict=False)
+        assert {hit.scene_id for hit in found.hits} == {hit.scene_id for hit in right.hits}
+        if point == "begin.after":
+            # It died before it had asked: the answer comes at the deadline, in the order it had.
+            assert found.degraded == {"rerank": f"no answer in {DEADLINE_S:g} s"}
+        else:
+            assert found == right
+        assert took_s < 2 * (DEADLINE_S + CLAIM_S) + 10
+
+
+def test_a_search_that_kills_whoever_answers_it_is_given_up(fleet: Fleet, kills: Kills) -> None:
+    kills.at("claim.after", times=3)
+    told, _ = ask(fleet)
+    assert kills.met("claim.after") == 3
+    assert told["status"] == FAILURE and "3 worker processes died" in told["result"]
+    assert search(fleet, WORD).hits
+
+
+def test_a_slow_answer_is_made_once(fleet: Fleet) -> None:
+    """Whoever finishes a search keeps it for as long as that takes."""
+    with (
+        ThreadPoolExecutor(1) as pool,
+        redis.Redis.from_url(fleet.redis_url, decode_responses=True) as client,
+    ):
+
+        def claims() -> list[tuple[float, str]]:
+            keys = client.keys("scenefleet:search:*")
+            return [(float(client.hget(key, "claimed") or 0), client.hget(key, "claims")) for key in keys]
+
+        with psycopg.connect(fleet.postgres_url) as connection:
+            connection.execute("LOCK TABLE scenes IN ACCESS EXCLUSIVE MODE")
+            answer = pool.submit(search, fleet, WORD)
+            eventually(lambda: any(until_s for until_s, _ in claims()), within_s=10, what="it is claimed")
+            ((until_s, _),) = claims()
+            eventually(lambda: claims()[0][0] > until_s + 1, within_s=10, what="the claim is renewed")
+            assert claims()[0][1] == "1"
+        found = answer.result()
+    assert found.hits and found.degraded == {}
+    assert_nothing_waits(fleet)
+
+
+@pytest.mark.parametrize(("lane", "gone"), [("text", {"text", "lexical"}), ("vision", {"vision"})])
+def test_a_model_node_killed_while_it_embeds_the_query_costs_its_legs(
+    fleet: Fleet, lane: str, gone: set[str]
+) -> None:
+    node = fleet.nodes[lane]
+    (child,) = node.children
+    # From here on it has the query and does not come to an end with it.
+    child.suspend()
+    began = time.monotonic()
+    with ThreadPoolExecutor(1) as pool:
+        answer = pool.submit(search, fleet, WORD)
+        with redis.Redis.from_url(fleet.redis_url, decode_responses=True) as client:
+            eventually(
+                lambda: any(f'-{lane}"' in message for message in client.hvals("unacked")),
+                within_s=DEADLINE_S, what="the lane has the query", every_s=0.02,
+            )  # fmt: skip
+        fleet.kill(lane)
+        found = answer.result()
+    assert time.monotonic() - began < DEADLINE_S + 3
+    assert set(found.degraded) == gone and found.hits
+    assert all(
+        leg not in hit.similarities or hit.similarities[leg] == 0 for hit in found.hits for leg in gone
+    )
+    assert_nothing_waits(fleet)
+    fleet.restart(lane)
+    fleet.wait_ready(lane)
+    eventually(lambda: search(fleet, WORD).degraded == {}, within_s=60, what=f"{lane} answers again")
 
 
 # --- what is missing; each of these stops nodes, so they come last

@@ -355,17 +355,36 @@ def test_a_scene_as_the_query(exact_rows: int) -> None:
     assert ids(find(legs, exact_rows=exact_rows, without=scene_id("v", 1, 0))) == [1]
 
 
-def test_a_small_scope_is_compared_exactly_and_a_large_one_by_the_index() -> None:
-    models = write(*SCENES)
-    leg = search.Vector("text", models.text, unit(1))
+def test_a_small_scope_is_compared_exactly_and_a_large_one_by_the_index(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    models = write(*SCENES, Shot(video="d", idx=7, vision=[unit(1), unit(1, 1)], people={"anna": 0.9}))
+    by_index: list[str] = []
+    nearest = search.Vector.nearest
+
+    def watched(self: search.Vector, *arguments: Any) -> dict[UUID, search.Match]:
+        by_index.append(self.name)
+        return nearest(self, *arguments)
+
+    monkeypatch.setattr(search.Vector, "nearest", watched)
+    of_text = search.Vector("text", models.text, unit(1))
+    of_sight = search.Vector("vision", models.vision, unit(1))
     with reading() as session:
-        for scope, exact_rows, expected in [
-            (search.Scope(user_id="u"), 6, True),
-            (search.Scope(user_id="u"), 5, False),
-            (search.Scope(user_id="u", video_ids=("a",)), 2, True),
-            (search.Scope(user_id="u", video_ids=("a",)), 1, False),
+        for leg, videos, exact_rows, indexed in [
+            (of_text, (), 6, False),
+            (of_text, (), 5, True),
+            (of_text, ("a",), 2, False),
+            (of_text, ("a",), 1, True),
+            # Counted by keyframes: one scene with two vectors.
+            (of_sight, ("d",), 2, False),
+            (of_sight, ("d",), 1, True),
+            (of_sight, ("none",), 0, False),
         ]:
-            assert leg.is_exact(session, scope, exact_rows) is expected, (scope, exact_rows)
+            by_index.clear()
+            scope = search.Scope(user_id="u", video_ids=videos)
+            found = leg.candidates(session, scope, search.Tuning(exact_rows=exact_rows, candidates=10))
+            assert bool(by_index) is indexed, (leg.name, videos, exact_rows)
+            assert found == leg.nearest_exactly(session, scope, 10)
 
 
 def test_recall_is_measured_by_how_near_the_found_are() -> None:

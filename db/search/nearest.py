@@ -1,0 +1,196 @@
+"""The leg of vectors: scenes near a query, by the model's index or by comparing them one by one.
+
+Which of the two is chosen here, not by the planner: a small set of vectors is compared one by one, exactly; a large one
+goes through the model's HNSW index with iterative scan, so that a filter never empties the answer. Model ids and
+dimensions are literals: with a parameter in their place a generic plan loses the index.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any, Literal
+from uuid import UUID
+
+import numpy as np
+import numpy.typing as npt
+from pgvector import HalfVector
+from sqlalchemy import Row, text
+from sqlalchemy.orm import Session
+
+from db.search.legs import Match, Tuning, clamp
+from db.search.scope import Scope
+from db.vectors import ModelRow
+
+#: Keyframes looked at per scene wanted; more, up to the second, when few scenes take all the places.
+_KEYFRAMES, _MOST_KEYFRAMES = 2, 32
+#: More vectors than there can be.
+_NO_END = 2**40
+
+
+@dataclass(frozen=True, eq=False)
+class Vector:
+    """Nearness to a unit vector float32 [dim]: of what is said (``text``) or of the best keyframe (``vision``)."""
+
+    name: Literal["text", "vision"]
+    model: ModelRow
+    vector: npt.NDArray[np.float32]
+    proposes: bool = True
+
+    def __post_init__(self) -> None:
+        if self.model.dim is None or self.vector.shape != (self.model.dim,):
+            raise ValueError(
+                f"the query has shape {self.vector.shape}, {self.model.name} searches ({self.model.dim},)"
+            )
+        if self.model.metric != "cosine":
+            raise ValueError(f"{self.model.name} is compared by {self.model.metric}, not by cosine")
+
+    @property
+    def _distance(self) -> str:
+        dim = int(self.model.dim or 0)
+        return f"(e.vec::halfvec({dim})) <=> CAST(:vector AS halfvec({dim}))"
+
+    @property
+    def _columns(self) -> str:
+        return f"e.scene_id, s.video_id, s.idx, e.ordinal, {self._distance} AS distance"
+
+    @property
+    def _rows(self) -> str:
+        """Embeddings that count: of this model, of this user, of the run published with their scene."""
+        return (
+            "embeddings e JOIN scenes s USING (scene_id)"
+            f" WHERE e.model_id = {int(self.model.model_id)} AND e.user_id = :user_id AND e.run = s.{self.name}_run"
+        )
+
+    @cached_property
+    def _values(self) -> dict[str, Any]:
+        return {"vector": HalfVector(self.vector).to_text()}
+
+    def candidates(self, session: Session, scope: Scope, tuning: Tuning) -> dict[UUID, Match]:
+        count, most = tuning.candidates, tuning.exact_rows
+        if scope.is_narrow:
+            found = self._one_by_one(session, scope.sql(), scope.values(), count, most)
+            if found is not None:
+                return found
+        elif not self._has_more(session, scope.user_id, most):
+            return self.nearest_exactly(session, scope, count)
+        return self.nearest(session, scope, count, tuning.ef_search)
+
+    def nearest_exactly(self, session: Session, scope: Scope, count: int) -> dict[UUID, Match]:
+        """By comparing every vector of the scope."""
+        if scope.is_narrow:
+            return self._one_by_one(session, scope.sql(), scope.values(), count) or {}
+        found, _ = self._best(
+            session,
+            f"SELECT {self._columns} FROM {self._rows} AND {scope.sql()}",
+            {**scope.values(), "rows": count},
+        )
+        return found
+
+    def nearest(self, session: Session, scope: Scope, count: int, ef_search: int) -> dict[UUID, Match]:
+        """By the model's HNSW index, going on until enough pass the filters."""
+        rows = count if self.name == "text" else count * _KEYFRAMES
+        while True:
+            found, seen = self._nearest_rows(session, scope, count, rows, ef_search)
+            if len(found) >= count or seen < rows or rows >= count * _MOST_KEYFRAMES:
+                return found
+            # A few scenes with many keyframes took the places: look further.
+            rows *= 4
+
+    def _nearest_rows(
+        self, session: Session, scope: Scope, count: int, rows: int, ef_search: int
+    ) -> tuple[dict[UUID, Match], int]:
+        """The scenes among the nearest ``rows`` vectors, and how many vectors there were."""
+        # Left to itself the planner sorts whole tables when a filter looks selective to it.
+        steer = {
+            "hnsw.ef_search": str(min(1000, max(ef_search, rows))),
+            # The strict order drops what comes late; here everything found is sorted afterwards.
+            "hnsw.iterative_scan": "relaxed_order",
+            "enable_sort": "off",
+        }
+        # One statement: what is sent one by one costs as much as a tenth of the search.
+        session.execute(
+            text("SELECT " + ", ".join(f"set_config('{name}', :v{n}, true)" for n, name in enumerate(steer))),
+            {f"v{n}": value for n, value in enumerate(steer.values())},
+        )
+        try:
+            return self._best(
+                session,
+                f"SELECT {self._columns} FROM {self._rows} AND {scope.sql()}"
+                f" ORDER BY {self._distance} LIMIT {int(rows)}",
+                {**scope.values(), "rows": count},
+            )
+        finally:
+            session.execute(text("SET LOCAL enable_sort = 'on'"))
+
+    def compare(self, session: Session, scope: Scope, scenes: Collection[UUID]) -> dict[UUID, Match]:
+        where = "s.user_id = :user_id AND s.live AND s.scene_id = ANY(:scenes)"
+        values = {"user_id": scope.user_id, "scenes": list(scenes)}
+        return self._one_by_one(session, where, values, len(scenes)) or {}
+
+    def _one_by_one(
+        self, session: Session, where: str, values: dict[str, Any], count: int, most: int = _NO_END
+    ) -> dict[UUID, Match] | None:
+        """The best vector of each of these scenes, nearest first; None when they have more than ``most`` vectors.
+
+        Vectors are looked up scene by scene: the planner, which does not know how dear it is to fetch one, would
+        read the vectors of everybody for a few. Counting them is part of the statement, not a round trip of its own.
+        """
+        # One text vector a scene, one vision vector a keyframe.
+        size = "1" if self.name == "text" else "jsonb_array_length(s.keyframes)"
+        rows = session.execute(
+            text(
+                f"""
+                WITH few AS MATERIALIZED (
+                    SELECT s.scene_id, s.video_id, s.idx, s.{self.name}_run AS run, {size} AS size
+                    FROM scenes s WHERE {where} LIMIT :most + 1
+                ), counted AS MATERIALIZED (SELECT coalesce(sum(few.size), 0) AS vectors FROM few)
+                SELECT counted.vectors, near.* FROM counted LEFT JOIN (
+                    SELECT few.scene_id, few.video_id, few.idx, best.ordinal, best.distance
+                    FROM few CROSS JOIN LATERAL (
+                        SELECT e.ordinal, {self._distance} AS distance FROM embeddings e
+                        WHERE e.scene_id = few.scene_id AND e.model_id = {int(self.model.model_id)} AND e.run = few.run
+                            AND e.user_id = :user_id
+                        ORDER BY distance, e.ordinal LIMIT 1
+                    ) best
+                    WHERE (SELECT counted.vectors FROM counted) <= :most
+                    ORDER BY best.distance, few.scene_id LIMIT :rows
+                ) near ON true ORDER BY near.distance, near.scene_id
+                """
+            ),
+            {**self._values, **values, "rows": count, "most": most},
+        ).all()
+        if rows[0].vectors > most:
+            return None
+        return {row.scene_id: self._match(row) for row in rows if row.scene_id is not None}
+
+    def _best(self, session: Session, near: str, values: dict[str, Any]) -> tuple[dict[UUID, Match], int]:
+        """The best vector of each scene of a query, nearest first, and how many vectors the query gave."""
+        rows = session.execute(
+            text(
+                f"""
+                SELECT near.scene_id, near.video_id, near.idx, min(near.distance) AS distance, sum(count(*)) OVER () AS seen,
+                    (array_agg(near.ordinal ORDER BY near.distance, near.ordinal))[1] AS ordinal
+                FROM ({near}) near GROUP BY near.scene_id, near.video_id, near.idx
+                ORDER BY distance, near.scene_id LIMIT :rows
+                """
+            ),
+            {**self._values, **values},
+        ).all()
+        return {row.scene_id: self._match(row) for row in rows}, int(rows[0].seen) if rows else 0
+
+    def _match(self, row: Row[Any]) -> Match:
+        ordinal = row.ordinal if self.name == "vision" else None
+        return Match(clamp(1 - row.distance), ordinal, (row.video_id, row.idx))
+
+    def _has_more(self, session: Session, user_id: str, rows: int) -> bool:
+        """Whether the user has more vectors than that, counted no further."""
+        found = session.execute(
+            text(
+                "SELECT 1 FROM embeddings WHERE user_id = :user_id"
+                f" AND model_id = {int(self.model.model_id)} OFFSET :rows LIMIT 1"
+            ),
+            {"user_id": user_id, "rows": rows},
+        ).scalar()
+        return found is not None
