@@ -29,7 +29,7 @@ from tasks.requests import REQUEST, answer, change
 from worker.app import app
 from worker.bells import ring
 from worker.models.catalog import ModelSpec
-from worker.pages import PAGES_S
+from worker.pending import PAGES_S
 from worker.runtime import get_runtime
 from worker.stages.context import model_row
 

@@ -10,9 +10,6 @@ from db import search
 from shared.contracts import SearchScenes
 from shared.errors import InvalidRequest
 
-#: How long the pages after the first are made of the same query vectors, seconds.
-PAGES_S = 900
-
 
 def query_hash(request: SearchScenes) -> str:
     """Names a search whatever page of it is asked for."""

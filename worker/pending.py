@@ -37,7 +37,7 @@ CLAIM_S = 5
 #: What is left of a search nobody finished goes by itself.
 _KEPT_S = 180
 #: How long the pages after the first are made of the same query vectors.
-_PAGES_S = 900
+PAGES_S = 900
 _NODES_S = 1.0
 _WAITING = "scenefleet:searches"
 
@@ -185,7 +185,7 @@ class Pending:
 
     def keep_page(self, name: str, lanes: Mapping[str, Any]) -> None:
         """Keep what the lanes answered, so that the pages after this one are in the same order."""
-        self._run(self._redis.set, f"scenefleet:page:{name}", json.dumps(lanes), _PAGES_S)
+        self._run(self._redis.set, f"scenefleet:page:{name}", json.dumps(lanes), PAGES_S)
 
     def page(self, name: str) -> dict[str, Any] | None:
         found = self._run(self._redis.get, f"scenefleet:page:{name}")
