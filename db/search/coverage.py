@@ -77,12 +77,19 @@ def _count(session: Session, scope: Scope, models: Mapping[str, ModelRow]) -> Co
     for leg, model in models.items():
         table = "lexical_weights" if leg == "lexical" else "embeddings"
         run = "vision_run" if leg == "vision" else "text_run"
-        joined += (
-            f" LEFT JOIN (SELECT DISTINCT e.scene_id, e.run FROM {table} e WHERE e.user_id = :user_id"
-            f" AND e.model_id = {int(model.model_id)}) of_{leg}"
-            f" ON of_{leg}.scene_id = s.scene_id AND of_{leg}.run = s.{run}"
-        )
-        counted[leg] = f"count(of_{leg}.scene_id)"
+        mine = f"e.user_id = :user_id AND e.model_id = {int(model.model_id)}"
+        if scope.is_narrow:
+            # Some scenes of many are looked up one by one, ten times as fast as reading the rows of all.
+            counted[leg] = (
+                f"count(*) FILTER (WHERE EXISTS (SELECT FROM {table} e WHERE {mine}"
+                f" AND e.scene_id = s.scene_id AND e.run = s.{run}))"
+            )
+        else:
+            joined += (
+                f" LEFT JOIN (SELECT DISTINCT e.scene_id, e.run FROM {table} e WHERE {mine}) of_{leg}"
+                f" ON of_{leg}.scene_id = s.scene_id AND of_{leg}.run = s.{run}"
+            )
+            counted[leg] = f"count(of_{leg}.scene_id)"
     row = session.execute(
         text(
             f"SELECT {', '.join(f'{what} AS n_{name}' for name, what in counted.items())}"

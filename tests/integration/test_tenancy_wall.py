@@ -86,6 +86,19 @@ def test_without_a_user_nothing_is_seen(world: World, table: str) -> None:
         assert owners(session, table) == set()
 
 
+def test_what_is_nobodys_is_not_shown_to_nobody(database: str) -> None:
+    """Jobs about no user's things have an empty user, and a setting that has ended is empty, too."""
+    with get_engine().begin() as connection:
+        connection.execute(
+            text(
+                "INSERT INTO jobs (subject_id, user_id, lane, run, stage) VALUES ('1', '', 'media', 1, 'sweep')"
+            )
+        )
+    for user in ("u", ""):
+        with reading_as(user) as session:
+            assert owners(session, "jobs") == set()
+
+
 @pytest.mark.parametrize("table", sorted({table.name for table in OF_USERS} - set(wall.READ)))
 def test_what_no_request_reads_is_shut(world: World, table: str) -> None:
     with pytest.raises(DBAPIError, match="permission denied"), reading_as("u") as session:

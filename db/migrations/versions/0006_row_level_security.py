@@ -19,7 +19,8 @@ down_revision = "0005"
 branch_labels = None
 depends_on = None
 
-MINE = "user_id = current_setting('app.user_id', true)"
+# A setting that was local to an earlier transaction is empty, and so is the user of jobs that are nobody's.
+MINE = "user_id = nullif(current_setting('app.user_id', true), '')"
 TABLES = (
     "videos",
     "jobs",
