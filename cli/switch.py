@@ -11,12 +11,13 @@ from pathlib import Path
 from typing import Any, cast, get_args
 
 from rich.console import Console
-from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
-from rich.table import Table
+from rich.progress import BarColumn, Progress, TextColumn
+from rich.table import Column, Table
 from rich.text import Text
 
 from cli import screen
 from cli.control import Remote
+from cli.progress import NARROW_BAR, WIDE_BAR, WIDE_COLUMNS
 from cli.videos import acting_user, open_client
 from shared.client import Client
 from shared.contracts import (
@@ -229,12 +230,17 @@ def watch(client: Client, kind: SearchedKind, console: Console) -> ModelsState:
     """
     heard_s = time.monotonic()
     told = ""
+    width = WIDE_BAR if console.width >= WIDE_COLUMNS else NARROW_BAR
     with Progress(
         TextColumn("{task.description}"),
-        BarColumn(bar_width=24, complete_style="cyan", finished_style="green"),
-        TextColumn("{task.percentage:>3.0f}%"),
-        TimeElapsedColumn(),
-        TextColumn("{task.fields[detail]}"),
+        BarColumn(
+            bar_width=width,
+            complete_style="cyan",
+            finished_style="green",
+            table_column=Column(min_width=width),
+        ),
+        TextColumn("{task.percentage:>3.0f}%", table_column=Column(min_width=4)),
+        TextColumn("{task.fields[detail]}", table_column=Column(no_wrap=True, overflow="ellipsis")),
         console=console,
         disable=not console.is_terminal,
     ) as progress:
@@ -411,10 +417,10 @@ def _show_compared(compared: Compared, switch: SwitchView, user: str) -> None:
         )
         return
     table = Table(box=None, pad_edge=False, header_style="dim")
-    table.add_column("query", overflow="ellipsis", no_wrap=True)
-    table.add_column("same", justify="right", no_wrap=True)
-    table.add_column("first before", overflow="fold")
-    table.add_column("first after", overflow="fold")
+    table.add_column("query", overflow="fold", ratio=2)
+    table.add_column("same", justify="right", no_wrap=True, min_width=4)
+    table.add_column("first before", overflow="fold", ratio=1)
+    table.add_column("first after", overflow="fold", ratio=1)
     for one in compared.queries:
         table.add_row(
             Text(one["query"]), f"{one['overlap']:.0%}", one["old_first"] or "-", one["new_first"] or "-"
