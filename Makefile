@@ -10,6 +10,8 @@ TORCH_INDEX_URL ?=
 VIDEO ?=
 # Extra arguments: make test ARGS="-k ledger -x", make bench ARGS=--quick
 ARGS ?=
+# Test files run side by side; 0: one after the other, in one process.
+JOBS ?= 2
 
 BIN = $(VENV)/bin
 PIP = $(BIN)/python -m pip --disable-pip-version-check
@@ -40,7 +42,7 @@ migrate: $(RUN_STAMP)
 	@$(BIN)/scenefleet db upgrade
 
 test: $(DEV_STAMP)
-	$(BIN)/python -m pytest -m "not faults and not gpu" $(ARGS)
+	$(BIN)/python -m pytest -m "not faults and not gpu" -n $(JOBS) --dist loadfile $(ARGS)
 
 test-faults: $(DEV_STAMP)
 	$(BIN)/python -m pytest -m faults -s $(ARGS)

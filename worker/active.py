@@ -18,6 +18,8 @@ log = get_logger(__name__)
 
 #: A flip is noticed this late at most, seconds. Until then queries and vectors of the other model are used, which are kept.
 NOTICED_S = 1.0
+#: While Postgres is away it is not asked again for so long: each time costs a request seconds.
+_AWAY_S = 15.0
 
 
 class Active:
@@ -33,7 +35,8 @@ class Active:
         self._configured = catalog.active(settings)
         self._lock = threading.Lock()
         self._switched: dict[str, ModelRow] = {}
-        self._read_s = float("-inf")
+        #: When to look again.
+        self._next_s = float("-inf")
 
     def models(self) -> Mapping[Kind, ModelSpec]:
         """The active model of each kind; a kind that has none is absent.
@@ -44,13 +47,15 @@ class Active:
             ModelUnavailable: a switch has made a model active that this catalogue does not have.
         """
         with self._lock:
-            if time.monotonic() - self._read_s > NOTICED_S:
+            if time.monotonic() >= self._next_s:
+                pause_s = NOTICED_S
                 try:
                     with reading() as session:
                         self._switched = active_models(session)
                 except DatabaseUnavailable as error:
                     log.warning("active models not looked up", error=str(error))
-                self._read_s = time.monotonic()
+                    pause_s = _AWAY_S
+                self._next_s = time.monotonic() + pause_s
             switched = dict(self._switched)
         found = dict(self._configured)
         for kind in found:
