@@ -18,10 +18,12 @@ from db.jobs import Bell, Claim, RetryPolicy
 from db.runs import Plan
 from db.scenes import published_scenes, scene_id, write_scenes
 from db.switches import Progress
-from db.tables import Embedding, Job, ModelSwitch, Video
+from db.tables import ActiveModel, Embedding, Job, ModelSwitch, Video
 from db.vectors import ModelRow, ensure_model, write_embeddings
-from shared.errors import Conflict, LeaseLost, ModelFailure, ModelUnavailable
+from shared.errors import Conflict, DatabaseUnavailable, LeaseLost, ModelFailure, ModelUnavailable
 from shared.settings import Settings
+from worker.active import Active
+from worker.models.catalog import Catalog, load_catalog
 from worker.runtime import Runtime
 from worker.stages import anew
 from worker.stages import drop as dropping
@@ -312,3 +314,67 @@ def test_a_stage_writes_the_models_that_are_kept_when_it_ends(archive: Archive) 
     with pytest.raises(ModelFailure, match="became new while old worked"):
         write(7, made[0])
     assert write(8, *made) == {"new"}
+
+
+class TestActive:
+    """The pointer as a process sees it."""
+
+    @pytest.fixture
+    def catalog(self) -> Catalog:
+        lite = load_catalog().for_profile("lite")
+        return Catalog([*lite.values(), lite["text"].model_copy(update={"name": "second", "profiles": ()})])
+
+    def point(self, catalog: Catalog, name: str, revision: str | None = None) -> None:
+        spec = catalog.get("all-minilm-l6-v2")
+
+        def write(session: Session) -> None:
+            row = ensure_model(
+                session, name=name, revision=revision or spec.revision, family="text", dim=384, metric="cosine"
+            )  # fmt: skip
+            session.merge(ActiveModel(kind="text", model_id=row.model_id))
+
+        transact(write)
+
+    def test_without_a_switch_it_is_the_configured_one(self, catalog: Catalog) -> None:
+        active = Active(catalog, Settings())
+        assert active.models()["text"].name == "all-minilm-l6-v2"
+        assert [spec.name for spec in active.written("text")] == ["all-minilm-l6-v2"]
+
+    def test_a_flip_is_noticed_soon(self, catalog: Catalog, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr("worker.active.NOTICED_S", 0.0)
+        active = Active(catalog, Settings())
+        assert active.models()["text"].name == "all-minilm-l6-v2"
+        self.point(catalog, "second")
+        assert active.models()["text"].name == "second"
+        assert active.models()["asr"].name == "pocketsphinx-en-us", "the other kinds are as configured"
+
+    @pytest.mark.parametrize(
+        ("name", "revision", "says"),
+        [
+            ("gone", None, "of model gone in use, which models.yaml does not have"),
+            ("second", "older", "of second at revision older in use"),
+        ],
+    )
+    def test_a_model_that_is_not_here_is_refused(
+        self, catalog: Catalog, name: str, revision: str | None, says: str
+    ) -> None:
+        self.point(catalog, name, revision)
+        with pytest.raises(ModelUnavailable, match=says):
+            Active(catalog, Settings()).models()
+
+    def test_while_postgres_is_away_what_was_known_goes_on(
+        self, catalog: Catalog, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr("worker.active.NOTICED_S", 0.0)
+        self.point(catalog, "second")
+        active = Active(catalog, Settings())
+        assert active.models()["text"].name == "second"
+        asked = []
+
+        def away() -> Any:
+            asked.append(1)
+            raise DatabaseUnavailable("gone")
+
+        monkeypatch.setattr("worker.active.reading", away)
+        assert [active.models()["text"].name for _ in range(5)] == ["second"] * 5
+        assert len(asked) == 1, "not asked at every request"
