@@ -50,7 +50,7 @@ VIEWS = {
 
 def upgrade() -> None:
     policies = dict.fromkeys(TABLES, MINE)
-    policies["runs"] = f"video_id IN (SELECT v.video_id FROM videos v WHERE v.{MINE})"
+    policies["runs"] = f"EXISTS (SELECT FROM videos v WHERE v.video_id = runs.video_id AND v.{MINE})"
     for table, condition in policies.items():
         op.execute(f"ALTER TABLE {table} ENABLE ROW LEVEL SECURITY")
         op.execute(f"CREATE POLICY own_rows ON {table} FOR SELECT USING ({condition})")
