@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -11,79 +9,30 @@ import cv2
 import numpy as np
 import pytest
 from sqlalchemy import select
-from sqlalchemy.orm import Session
 
-from db.engine import reading, transact
-from db.jobs import Claim
-from db.scenes import scenes_between, write_scenes
-from db.tables import Face, Run, Video
+from db.engine import reading
+from db.scenes import scenes_between
+from db.tables import Face
 from shared.errors import BadMedia, LeaseLost
 from shared.settings import Settings
 from tests.checkpoints import adaface, write_catalog
 from tests.contracts.candidates import needs_assets, photograph, sample_picture
+from tests.films import Film
 from worker.models.base import Uint8
 from worker.runtime import Runtime
 from worker.stages import face as stage
-from worker.stages.context import StageContext
 
 pytestmark = pytest.mark.usefixtures("database")
 
 GREY = np.full((540, 960, 3), 128, np.uint8)
 
 
-@dataclass
-class Film:
-    """A video whose keyframes a test chooses, and the runtime that looks for faces in them."""
-
-    runtime: Runtime
-    folder: Path
-    reported: list[float] = field(default_factory=list)
-
-    def shoot(self, *scenes: Sequence[Uint8]) -> None:
-        """Store the keyframes of each scene, one a second."""
-
-        def write(session: Session) -> None:
-            session.add(Video(video_id="v", user_id="u", storage_key="k", run=0))
-            session.flush()
-            rows = []
-            for idx, pictures in enumerate(scenes):
-                start_s = float(sum(map(len, scenes[:idx])))
-                keyframes = []
-                for ordinal, picture in enumerate(pictures):
-                    key = f"keyframes/u/v/1.1/{idx}.{ordinal}.jpg"
-                    _, data = cv2.imencode(".jpg", cv2.cvtColor(picture, cv2.COLOR_RGB2BGR))
-                    self.runtime.storage.put_bytes("sidecars", key, data.tobytes(), "image/jpeg")
-                    keyframes.append({"ordinal": ordinal, "ts_s": start_s + ordinal, "key": key})
-                end_s = start_s + len(pictures)
-                rows.append(
-                    {"idx": idx, "start_s": start_s, "end_s": end_s, "kind": "cut", "keyframes": keyframes}
-                )
-            write_scenes(session, "v", "u", 1, rows)
-
-        transact(write)
+class Faces(Film):
+    """A film whose faces are looked for."""
 
     def look(self, run: int, last_idx: int = 9) -> dict[str, Any]:
-        """Run the stage and store what it found, as the runner does."""
-
-        def begin(session: Session) -> None:
-            session.add(Run(video_id="v", run=run, stages=["face"], made={"split": 1, "face": run}))
-            video = session.get(Video, "v")
-            assert video is not None
-            video.run = run
-
-        transact(begin)
-        claimed = Claim(
-            job_id=run, attempt=1, owner="n:1:0:1", video_id="v", user_id="u", lane="face", run=run,
-            stage="face", part=0, failures=0, payload={"first_idx": 0, "last_idx": last_idx},
-        )  # fmt: skip
-        context = StageContext(
-            claimed=claimed, runtime=self.runtime, folder=self.folder, report=self.reported.append
-        )
-        outcome = stage.run(context)
-        # A lost commit makes the runner write again.
-        transact(outcome.write)
-        transact(outcome.write)
-        return dict(outcome.result)
+        self.begin(run, {"split": 1, "face": run})
+        return self.work(stage, "face", run, last_idx)
 
     def found(self, run: int, idx: int = 0) -> list[Face]:
         """The faces of a scene, by keyframe and from left to right."""
@@ -106,8 +55,8 @@ def runtime(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFac
 
 
 @pytest.fixture
-def film(runtime: Runtime, tmp_path: Path) -> Film:
-    return Film(runtime, tmp_path)
+def film(runtime: Runtime, tmp_path: Path) -> Faces:
+    return Faces(runtime, tmp_path)
 
 
 @pytest.fixture(scope="module")
@@ -121,7 +70,7 @@ def beside(left: Uint8, right: Uint8) -> Uint8:
     return np.concatenate([left, right], axis=1)
 
 
-def test_one_person_is_one_track_with_what_the_model_says(film: Film, astronaut: Uint8) -> None:
+def test_one_person_is_one_track_with_what_the_model_says(film: Faces, astronaut: Uint8) -> None:
     smaller = cv2.resize(GREY, (960, 540))
     smaller[:432, :768] = cv2.resize(astronaut, (768, 432), interpolation=cv2.INTER_AREA)
     film.shoot([astronaut, GREY, smaller], [GREY], [astronaut])
@@ -140,7 +89,7 @@ def test_one_person_is_one_track_with_what_the_model_says(film: Film, astronaut:
 
 
 @needs_assets
-def test_two_people_who_change_places_keep_their_tracks(film: Film, astronaut: Uint8) -> None:
+def test_two_people_who_change_places_keep_their_tracks(film: Faces, astronaut: Uint8) -> None:
     president = photograph("obama.jpg")[:700]
     wide = cv2.resize(astronaut[:, 200:700], (500, 540))
     film.shoot(
@@ -150,7 +99,7 @@ def test_two_people_who_change_places_keep_their_tracks(film: Film, astronaut: U
     assert [row.track for row in film.found(1)] == [0, 1, 0, 1, 1, 0]
 
 
-def test_a_rerun_stores_its_own_and_a_repeat_of_it_only_once(film: Film, astronaut: Uint8) -> None:
+def test_a_rerun_stores_its_own_and_a_repeat_of_it_only_once(film: Faces, astronaut: Uint8) -> None:
     film.shoot([astronaut, astronaut])
     film.look(1)
     film.look(2)
@@ -158,20 +107,20 @@ def test_a_rerun_stores_its_own_and_a_repeat_of_it_only_once(film: Film, astrona
     assert {row.face_id for row in film.found(1)}.isdisjoint(row.face_id for row in film.found(2))
 
 
-def test_only_the_scenes_of_the_part_are_looked_at(film: Film, astronaut: Uint8) -> None:
+def test_only_the_scenes_of_the_part_are_looked_at(film: Faces, astronaut: Uint8) -> None:
     film.shoot([astronaut], [astronaut])
     assert film.look(1, last_idx=0) == {"faces": 1, "keyframes": 1}
     assert film.found(1, 1) == []
 
 
-def test_a_damaged_keyframe_is_named(film: Film, astronaut: Uint8) -> None:
+def test_a_damaged_keyframe_is_named(film: Faces, astronaut: Uint8) -> None:
     film.shoot([astronaut])
     film.runtime.storage.put_bytes("sidecars", "keyframes/u/v/1.1/0.0.jpg", b"\xff\xd8\xffdust", "image/jpeg")
     with pytest.raises(BadMedia, match=r"keyframes/u/v/1\.1/0\.0\.jpg is damaged, rerun split"):
         film.look(1)
 
 
-def test_a_lost_lease_ends_the_work(film: Film, astronaut: Uint8) -> None:
+def test_a_lost_lease_ends_the_work(film: Faces, astronaut: Uint8) -> None:
     film.shoot([astronaut])
 
     def lose(_: float) -> None:

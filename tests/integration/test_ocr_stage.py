@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -16,18 +14,16 @@ from sqlalchemy import select, text
 from sqlalchemy.orm import Session
 
 from db.engine import reading, transact
-from db.jobs import Claim
-from db.scenes import page, scenes_between, write_scenes
-from db.tables import Run, Scene, ScreenText, Video
+from db.scenes import page, scenes_between
+from db.tables import Scene, ScreenText, Video
 from shared.errors import BadMedia, LeaseLost
 from shared.settings import Settings
 from tests.contracts.test_ocr import render
+from tests.films import Film
 from tests.fleet import ROOT
-from worker.models.base import Uint8
 from worker.runtime import Runtime
 from worker.stages import ocr as stage
 from worker.stages import sidecar
-from worker.stages.context import StageContext
 
 pytestmark = pytest.mark.usefixtures("database")
 
@@ -37,68 +33,8 @@ LAUNCH = render(("Rocket launch delayed", 300))
 OTHERS = {"split": 1, "asr": 1, "text": 1, "vision": 1, "face": 1, "sidecar": 1}
 
 
-@dataclass
-class Film:
-    """A video whose keyframes a test chooses, and the runtime that reads them."""
-
-    runtime: Runtime
-    folder: Path
-    reported: list[float] = field(default_factory=list)
-
-    def shoot(self, *scenes: Sequence[Uint8]) -> None:
-        """Store the keyframes of each scene, one a second."""
-
-        def write(session: Session) -> None:
-            session.add(Video(video_id="v", user_id="u", storage_key="k", run=0))
-            session.flush()
-            rows = []
-            for idx, pictures in enumerate(scenes):
-                start_s = float(sum(map(len, scenes[:idx])))
-                keyframes = []
-                for ordinal, picture in enumerate(pictures):
-                    key = f"keyframes/u/v/1.1/{idx}.{ordinal}.jpg"
-                    _, data = cv2.imencode(".jpg", cv2.cvtColor(picture, cv2.COLOR_RGB2BGR))
-                    self.runtime.storage.put_bytes("sidecars", key, data.tobytes(), "image/jpeg")
-                    keyframes.append(
-                        {
-                            "ordinal": ordinal,
-                            "ts_s": start_s + ordinal,
-                            "key": key,
-                            "width": 1280,
-                            "height": 720,
-                        }
-                    )
-                end_s = start_s + len(pictures)
-                rows.append(
-                    {"idx": idx, "start_s": start_s, "end_s": end_s, "kind": "cut", "keyframes": keyframes}
-                )
-            write_scenes(session, "v", "u", 1, rows)
-
-        transact(write)
-
-    def begin(self, run: int, made: Mapping[str, int]) -> None:
-        def write(session: Session) -> None:
-            session.add(Run(video_id="v", run=run, stages=sorted(made), made=dict(made)))
-            video = session.get(Video, "v")
-            assert video is not None
-            video.run = run
-
-        transact(write)
-
-    def work(self, module: Any, name: str, run: int, last_idx: int = 9) -> dict[str, Any]:
-        """Run a stage and store what it found, as the runner does."""
-        claimed = Claim(
-            job_id=run, attempt=1, owner="n:1:0:1", video_id="v", user_id="u", lane=name, run=run,
-            stage=name, part=0, failures=0, payload={"first_idx": 0, "last_idx": last_idx},
-        )  # fmt: skip
-        context = StageContext(
-            claimed=claimed, runtime=self.runtime, folder=self.folder, report=self.reported.append
-        )
-        outcome = module.run(context)
-        # A lost commit makes the runner write again.
-        transact(outcome.write)
-        transact(outcome.write)
-        return dict(outcome.result)
+class Captions(Film):
+    """A film whose text is read."""
 
     def read(self, run: int, last_idx: int = 9) -> dict[str, Any]:
         self.begin(run, {"split": 1, "ocr": run})
@@ -147,11 +83,11 @@ def runtime(tmp_path_factory: pytest.TempPathFactory) -> Runtime:
 
 
 @pytest.fixture
-def film(runtime: Runtime, tmp_path: Path) -> Film:
-    return Film(runtime, tmp_path)
+def film(runtime: Runtime, tmp_path: Path) -> Captions:
+    return Captions(runtime, tmp_path)
 
 
-def test_a_caption_over_several_keyframes_is_one_line(film: Film) -> None:
+def test_a_caption_over_several_keyframes_is_one_line(film: Captions) -> None:
     film.shoot([LAUNCH, GREY, LAUNCH], [GREY], [render(("Weather tomorrow", 200), ("Rain, 12 degrees", 320))])
     assert film.read(1) == {"lines": 3, "keyframes": 5}
     (line,) = film.found(1)
@@ -165,27 +101,27 @@ def test_a_caption_over_several_keyframes_is_one_line(film: Film) -> None:
     assert film.reported == sorted(film.reported) and 0 <= film.reported[0] < film.reported[-1] < 1
 
 
-def test_a_rerun_stores_its_own_and_a_repeat_of_it_only_once(film: Film) -> None:
+def test_a_rerun_stores_its_own_and_a_repeat_of_it_only_once(film: Captions) -> None:
     film.shoot([LAUNCH, LAUNCH])
     film.read(1)
     film.read(2)
     assert len(film.found(1)) == len(film.found(2)) == 1
 
 
-def test_only_the_scenes_of_the_part_are_looked_at(film: Film) -> None:
+def test_only_the_scenes_of_the_part_are_looked_at(film: Captions) -> None:
     film.shoot([LAUNCH], [LAUNCH])
     assert film.read(1, last_idx=0) == {"lines": 1, "keyframes": 1}
     assert film.found(1, 1) == []
 
 
-def test_a_damaged_keyframe_is_named(film: Film) -> None:
+def test_a_damaged_keyframe_is_named(film: Captions) -> None:
     film.shoot([LAUNCH])
     film.runtime.storage.put_bytes("sidecars", "keyframes/u/v/1.1/0.0.jpg", b"\xff\xd8\xffdust", "image/jpeg")
     with pytest.raises(BadMedia, match=r"keyframes/u/v/1\.1/0\.0\.jpg is damaged, rerun split"):
         film.read(1)
 
 
-def test_a_lost_lease_ends_the_work(film: Film) -> None:
+def test_a_lost_lease_ends_the_work(film: Captions) -> None:
     film.shoot([LAUNCH])
 
     def lose(_: float) -> None:
@@ -197,7 +133,7 @@ def test_a_lost_lease_ends_the_work(film: Film) -> None:
     assert film.found(1) == []
 
 
-def test_what_is_published_is_searched_by_words_and_stands_in_the_sidecar(film: Film) -> None:
+def test_what_is_published_is_searched_by_words_and_stands_in_the_sidecar(film: Captions) -> None:
     film.shoot([LAUNCH, LAUNCH], [GREY], [render(("Rockets of Zürich", 300))])
     film.begin(1, OTHERS | {"ocr": 1})
     film.work(stage, "ocr", 1)
@@ -217,7 +153,7 @@ def test_what_is_published_is_searched_by_words_and_stands_in_the_sidecar(film: 
     assert film.document(1)["screen_texts"] == []
 
 
-def test_publishing_a_new_run_replaces_the_lines_of_the_old(film: Film) -> None:
+def test_publishing_a_new_run_replaces_the_lines_of_the_old(film: Captions) -> None:
     film.shoot([LAUNCH])
     film.begin(1, OTHERS | {"ocr": 1})
     film.work(stage, "ocr", 1)
@@ -236,7 +172,7 @@ def test_publishing_a_new_run_replaces_the_lines_of_the_old(film: Film) -> None:
     assert film.found(1) == [] and len(film.found(2)) == 1
 
 
-def test_a_run_without_the_stage_is_published_without_text(film: Film) -> None:
+def test_a_run_without_the_stage_is_published_without_text(film: Captions) -> None:
     """The run began under a version that had no such stage."""
     film.shoot([LAUNCH])
     film.begin(1, OTHERS)
@@ -251,7 +187,7 @@ def test_a_run_without_the_stage_is_published_without_text(film: Film) -> None:
     assert film.searched("rocket") == [0]
 
 
-def test_erasing_a_video_erases_its_text(film: Film) -> None:
+def test_erasing_a_video_erases_its_text(film: Captions) -> None:
     film.shoot([LAUNCH])
     film.read(1)
 
@@ -265,7 +201,7 @@ def test_erasing_a_video_erases_its_text(film: Film) -> None:
         assert session.scalars(select(ScreenText)).all() == []
 
 
-def test_the_index_serves_the_search_of_text_on_screen(film: Film) -> None:
+def test_the_index_serves_the_search_of_text_on_screen(film: Captions) -> None:
     with reading() as session:
         session.execute(text("SET LOCAL enable_seqscan = off"))
         plan = session.execute(
