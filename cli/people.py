@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-import mimetypes
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Literal, cast, get_args
+from typing import Literal, cast
 
 from rich.markup import escape
 from rich.table import Table
 
 from cli import screen
 from cli.database import ask
+from cli.pictures import check_picture
 from cli.videos import acting_user, open_client
 from shared.client import Client
 from shared.contracts import PersonView, PhotoList
@@ -45,20 +45,15 @@ def find(client: Client, user: str, who: str) -> PersonView:
 
 def add(name: str, files: Sequence[Path], *, wait: bool, as_json: bool, user: str | None) -> int:
     """Make a person (or take the one of this name), add photos, enrol. Exit 1 when no photo is any good."""
-    for path in files:
-        _extension(path)
-        if not path.is_file():
-            raise InvalidRequest(
-                f"{str(path)!r} is {'a folder' if path.is_dir() else 'no file'}: name photos"
-            )
+    kinds = [check_picture(path) for path in files]
     client, owner = open_client(), acting_user(user)
     storage = configured_storage(get_settings())
     person = client.create_person(owner, name)
     names: dict[str, str] = {}
-    for path in files:
-        photo = client.add_photo(owner, person.person_id, extension=_extension(path))
-        content_type = mimetypes.guess_type(path.name)[0] or "image/jpeg"
-        storage.put_file("uploads", photo.storage_key, path, content_type)
+    for path, kind in zip(files, kinds, strict=True):
+        extension = cast("Extension", path.suffix.lower().removeprefix("."))
+        photo = client.add_photo(owner, person.person_id, extension=extension)
+        storage.put_file("uploads", photo.storage_key, path, kind)
         names[photo.photo_id] = path.name
     if files:
         person = client.enroll(owner, person.person_id)
@@ -74,13 +69,6 @@ def add(name: str, files: Sequence[Path], *, wait: bool, as_json: bool, user: st
         console.print(people_table([person]))
         console.print(photo_table(found, names))
     return 0 if person.good_photos else 1
-
-
-def _extension(path: Path) -> Extension:
-    extension = path.suffix.lower().removeprefix(".")
-    if extension not in get_args(Extension):
-        raise InvalidRequest(f"{path.name!r} is no photo: use {', '.join(get_args(Extension))}")
-    return cast("Extension", extension)
 
 
 def _wait(client: Client, user: str, person_id: str, state: str) -> PersonView:
@@ -133,7 +121,8 @@ def people_table(people: Sequence[PersonView]) -> Table:
         table.add_column(column, justify="right", no_wrap=True)
     table.add_column("id", no_wrap=True)
     for person in people:
-        state = f"working {person.progress:.0%}" if person.state == "working" else person.state
+        # Of the work that goes on; the word would leave a name no room on a narrow terminal.
+        state = f"{person.progress:.0%}" if person.state == "working" else person.state
         photos = f"{person.good_photos}/{person.photos}" if person.photos else ""
         table.add_row(
             escape(person.name),

@@ -13,6 +13,7 @@ from rich.table import Table
 from rich.text import Text
 
 from cli import people, screen
+from cli.pictures import check_picture
 from cli.videos import open_client
 from shared.client import Client
 from shared.contracts import SearchAnswer, SearchHit, SearchLeg, SearchMode
@@ -20,8 +21,6 @@ from shared.errors import InvalidRequest, NotFound
 from shared.settings import get_settings
 from shared.storage import configured_storage, upload_key
 
-_CONTENT_TYPES = {".jpg": "image/jpeg", ".jpeg": "image/jpeg", ".png": "image/png", ".webp": "image/webp"}
-_MAX_IMAGE_BYTES = 32 * 2**20
 #: Characters of a transcript shown around the first word found.
 _SHOWN_CHARS = 220
 
@@ -120,16 +119,7 @@ def uploaded(user: str, image: Path | None) -> Iterator[str | None]:
     if image is None:
         yield None
         return
-    kind = _CONTENT_TYPES.get(image.suffix.lower())
-    if not image.is_file():
-        raise InvalidRequest(f"--image {str(image)!r} is no file: name a JPEG, PNG or WebP")
-    if kind is None:
-        raise InvalidRequest(f"--image {str(image)!r} is no JPEG, PNG or WebP by its name: convert it")
-    size = image.stat().st_size
-    if size > _MAX_IMAGE_BYTES:
-        raise InvalidRequest(
-            f"--image {str(image)!r} has {size:,} bytes, more than {_MAX_IMAGE_BYTES:,}: make it smaller"
-        )
+    kind = check_picture(image)
     storage = configured_storage(get_settings())
     key = upload_key(user, "queries", uuid4().hex + image.suffix.lower())
     storage.put_file("uploads", key, image, kind)

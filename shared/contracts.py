@@ -22,6 +22,9 @@ from .subtitles import SubtitleFormat
 MAX_MESSAGE_BYTES = 4096
 MAX_QUERY_CHARS = 1000
 MAX_NAME_CHARS = 200
+#: Of a picture a caller sends, as a query or as a photo: one of 48 megapixels has some 25 MB.
+MAX_PICTURE_BYTES = 32 * 2**20
+MAX_PICTURE_PIXELS = 50_000_000
 ID_PATTERN = r"[A-Za-z0-9_-]{1,64}"
 
 VideoState = Literal["uploaded", "processing", "indexed", "partial", "failed", "cancelled", "deleted"]

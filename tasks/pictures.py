@@ -5,13 +5,10 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
+from shared.contracts import MAX_PICTURE_BYTES, MAX_PICTURE_PIXELS
 from shared.errors import BadMedia
 from shared.storage import Bucket
 from worker.runtime import get_runtime
-
-#: A photograph of 48 megapixels has some 25 MB.
-_MAX_BYTES = 32 * 2**20
-_MAX_PIXELS = 50_000_000
 
 
 def read_picture(bucket: Bucket, key: str) -> NDArray[np.uint8]:
@@ -24,9 +21,9 @@ def read_picture(bucket: Bucket, key: str) -> NDArray[np.uint8]:
     # Not at the top: an API that names a task would load the decoders.
     from worker.media.pictures import decode_picture
 
-    data = get_runtime().storage.get_bytes(bucket, key, max_bytes=_MAX_BYTES)
+    data = get_runtime().storage.get_bytes(bucket, key, max_bytes=MAX_PICTURE_BYTES)
     try:
-        return decode_picture(data, max_pixels=_MAX_PIXELS)
+        return decode_picture(data, max_pixels=MAX_PICTURE_PIXELS)
     except BadMedia as error:
         # The class is what the caller acts on.
         raise type(error)(f"{key}: {error}") from error

@@ -168,6 +168,16 @@ class Fleet:
             check=False,
         )
 
+    def peaks_mb(self, *names: str) -> dict[int, float]:
+        """The most memory each process of these nodes has ever held, MiB, by process id."""
+        held = {}
+        for name in names:
+            node = self.nodes[name]
+            for pid in (node.process.pid, *(child.pid for child in node.children)):
+                status = Path(f"/proc/{pid}/status").read_text()
+                held[pid] = int(status.split("VmHWM:")[1].split()[0]) / 1024
+        return held
+
     def settings(self) -> Settings:
         return Settings(POSTGRES_URL=self.postgres_url, REDIS_URL=self.redis_url, SCENEFLEET_HOME=self.home)
 

@@ -358,6 +358,28 @@ BAD_PAYLOADS: list[tuple[str, dict[str, Any], str]] = [
     ("tasks.search.scenes", {"user_id": USER, "query": "x", "limit": 51}, r"^limit=51 is more than 50"),
     ("tasks.search.scenes", {"user_id": USER, "query": "x", "limit": 10**40}, r"^limit=1000"),
     ("tasks.search.scenes", {"user_id": USER, "query": "x", "self": 1}, r"^self=1 "),
+    ("tasks.search.scenes", {"user_id": USER, "query": "x", "limit": 0}, r"^limit=0 "),
+    ("tasks.search.scenes", {"user_id": USER, "query": "x\x00"}, r"^query='x\\x00' .*NUL"),
+    ("tasks.search.scenes", {"user_id": USER, "query": "x", "weights": {"text": "9"}}, r"^weights\.text='9' "),
+    ("tasks.search.scenes", {"user_id": USER, "query": "x", "weights": {"text": 10**400}}, r"^weights\.text=1000"),
+    ("tasks.search.scenes", {"user_id": USER, "query": "x", "cursor": 5}, r"^cursor=5 "),
+    ("tasks.search.scenes", {"user_id": USER, "query": "x", "cursor": "'; DROP"}, r"^cursor=.* is none of ours"),
+    ("tasks.search.scenes", {"user_id": USER, "query": "x", "persons": [None]}, r"^persons\.0=None "),
+    *[("tasks.people.get", {"user_id": USER, "person_id": value}, r"^person_id=") for value in BAD_IDS],
+    *[
+        ("tasks.people.create", {"user_id": USER, "name": value}, r"^name=")
+        for value in ("", " ", "a\x00", "a\u202eb", "a\tb", "x" * 201, 5, None, ["a"])
+    ],
+    ("tasks.people.list", {"user_id": USER, "limit": 10**9}, r"^limit=1000000000 "),
+    ("tasks.people.list", {"user_id": USER, "kind": "all"}, r"^kind='all' "),
+    ("tasks.people.faces", {"user_id": USER, "person_id": "p", "after": "' OR 1=1"}, r"^after="),
+    ("tasks.people.judge", {"user_id": USER, "person_id": "p", "track_ids": [], "is_person": True}, r"^track_ids="),
+    ("tasks.people.judge", {"user_id": USER, "person_id": "p", "track_ids": ["t"], "is_person": 1}, r"^is_person=1 "),
+    ("tasks.people.split", {"user_id": USER, "person_id": "p", "track_ids": ["t"] * 65}, r"^track_ids="),
+    ("tasks.people.undo", {"user_id": USER, "event_id": -1}, r"^event_id=-1 "),
+    ("tasks.people.undo", {"user_id": USER, "event_id": 2**64}, r"^event_id=18446744073709551616 "),
+    ("tasks.people.events", {"user_id": USER, "before": 0}, r"^before=0 "),
+    ("tasks.people.add_photo", {"user_id": USER, "person_id": "p", "extension": "../x"}, r"^extension='\.\./x' "),
     ("tasks.search.finish", {"search": "../x"}, r"^search='\.\./x' "),
     ("tasks.search.finish", {"search": "x", "request": {}}, r"^request=\{\} "),
     ("tasks.text.embed", {"texts": "one"}, r"^texts='one' "),
@@ -384,6 +406,21 @@ def test_numbers_that_json_does_not_know_are_refused(fleet: Fleet, value: str) -
         fleet, "tasks.video.process", f'[[], {json.dumps(video())[:-1]}, "priority": {value}}}, null]'
     )
     assert kind == "InvalidRequest" and "priority=" in message, (kind, message)
+
+
+@pytest.mark.parametrize(
+    ("task", "fields"),
+    [
+        ("tasks.search.scenes", {"query": "?"}),
+        ("tasks.people.create", {"name": "?"}),
+        ("tasks.people.list", {"?": 1}),
+    ],
+)
+def test_broken_unicode_is_refused(fleet: Fleet, task: str, fields: dict[str, Any]) -> None:
+    """Half a surrogate pair: valid JSON, and no text."""
+    payload = json.dumps({"user_id": USER, **fields}).replace("?", "\\ud83d")
+    kind, message = send_raw(fleet, task, f"[[], {payload}, null]")
+    assert kind == "InvalidRequest" and "not valid Unicode: send UTF-8" in message, (kind, message)
 
 
 def test_an_unknown_video_is_not_found(fleet: Fleet) -> None:

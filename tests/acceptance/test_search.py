@@ -21,8 +21,10 @@ from PIL import Image
 from shared.contracts import ScenePage, SearchAnswer
 from shared.errors import BadMedia, InvalidKey, InvalidRequest, NotFound, ObjectMissing, Outage
 from tests.checkpoints import bge_m3, bge_reranker, siglip, whisper_scripted, write_catalog
+from tests.contracts.candidates import sample_picture
 from tests.fleet import Fleet, eventually, fleet_over
 from tests.kills import Kills
+from tests.pictures import odd, unusable
 from tests.services import PostgresServer, RedisServer
 from worker.pending import CLAIM_S
 
@@ -196,6 +198,31 @@ def test_an_image_of_the_users_own_and_nobody_elses(fleet: Fleet, page: ScenePag
     assert page.scenes
 
 
+def test_a_hostile_picture_is_refused_and_an_odd_one_looked_at(fleet: Fleet, page: ScenePage) -> None:
+    nodes = ("vision", "search")
+    search(fleet, image_key=page.scenes[0].keyframe_keys[0])
+    before = fleet.peaks_mb(*nodes)
+    key = f"uploads/{USER}/queries/any.png"
+    for sent in unusable():
+        fleet.storage.put_bytes("uploads", key, sent.data, "image/png")
+        for query in (None, WORD):
+            with pytest.raises(BadMedia, match=sent.says) as caught:
+                search(fleet, query, image_key=key)
+            assert type(caught.value).__name__ == sent.error
+            assert len(str(caught.value)) < 400 and "\n" not in str(caught.value)
+    first = sample_picture(page.scenes[0].start_s)
+    for sent in odd(first):
+        fleet.storage.put_bytes("uploads", key, sent.data, "image/png")
+        answer = search(fleet, image_key=key)
+        assert answer.degraded == {} and answer.hits
+        if sent.name != "deep.png":
+            assert answer.hits[0].similarities["vision"] > 0.98, sent.name
+    after = fleet.peaks_mb(*nodes)
+    assert after.keys() == before.keys()
+    assert max(after[pid] - before[pid] for pid in after) < 100, "no large picture was decoded"
+    assert_nothing_waits(fleet)
+
+
 def test_the_reranker_puts_its_order_on_the_first_hits(fleet: Fleet) -> None:
     # The first request loads the model, which may take longer than a search waits.
     fleet.client.rerank(WORD, ["warm"])
@@ -229,6 +256,13 @@ def test_a_score_too_low_is_no_match(fleet: Fleet) -> None:
         ({"query": "x", "video_ids": ["../x"]}, r"video_ids\.0='\.\./x'"),
         ({"query": "x", "from_s": 5, "to_s": 5}, "from_s=5 is not before to_s=5"),
         ({"query": "x", "limit": 51}, "limit=51 is more than 50"),
+        ({"query": "x", "limit": -1}, "limit=-1"),
+        ({"query": "x\0"}, "NUL"),
+        ({"query": "x\ud800"}, "not valid Unicode"),
+        ({"query": "x", "weights": {"vision": float("-inf")}}, r"weights\.vision=-inf"),
+        ({"query": "x", "weights": {"people": 1e300}}, r"weights\.people=1e\+300"),
+        ({"query": "x", "persons": ["a/b"]}, r"persons\.0='a/b'"),
+        ({"image_key": "uploads/u1/\0.png"}, "NUL"),
     ],
 )  # fmt: skip
 def test_what_makes_no_sense_is_one_clear_error(fleet: Fleet, options: dict[str, Any], says: str) -> None:
@@ -245,6 +279,16 @@ def test_a_strange_query_is_answered(fleet: Fleet, query: str) -> None:
     answer = search(fleet, query)
     assert answer.degraded == {} and legs(answer)["text"] is True
     assert fleet.rows("SELECT count(*) AS n FROM scenes")[0]["n"] > 0
+
+
+def test_what_is_not_there_or_anothers_is_not_found(fleet: Fleet, page: ScenePage) -> None:
+    for video, user in (("unheard-of", USER), (VIDEO, "u2")):
+        for options in ({"video_id": video}, {"video_ids": [video]}):
+            answer = search(fleet, WORD, user=user, **options)
+            assert answer.hits == () and answer.coverage.scenes == 0, "nothing there could be looked at"
+    for scene, user in (("00000000-0000-0000-0000-000000000000", USER), (page.scenes[0].scene_id, "u2")):
+        with pytest.raises(NotFound, match=scene):
+            search(fleet, WORD, like_scene=scene, user=user)
 
 
 def test_only_scenes_with_the_person_are_found_and_surer_ones_rise(fleet: Fleet, page: ScenePage) -> None:
@@ -478,6 +522,29 @@ def test_a_lane_that_does_not_answer_is_done_without_at_the_deadline(fleet: Flee
         for process in processes:
             process.resume()
     eventually(lambda: search(fleet, WORD).degraded == {}, within_s=60, what="vision answers again")
+    assert_nothing_waits(fleet)
+
+
+def test_when_no_lane_answers_words_are_still_found_by_the_deadline(fleet: Fleet) -> None:
+    processes = [
+        part
+        for name in ("text", "vision")
+        for part in (*fleet.nodes[name].children, *_main(fleet.nodes[name]))
+    ]
+    for process in processes:
+        process.suspend()
+    try:
+        began = time.monotonic()
+        answer = search(fleet, WORD)
+        assert set(answer.degraded) == {"text", "lexical", "vision"}
+        assert answer.hits and all(hit.similarities["keyword"] > 0 for hit in answer.hits)
+        with pytest.raises(Outage, match=f"no answer in {DEADLINE_S:g} s"):
+            search(fleet, WORD, mode="semantic")
+        assert time.monotonic() - began < 2 * (DEADLINE_S + 3)
+    finally:
+        for process in processes:
+            process.resume()
+    eventually(lambda: search(fleet, WORD).degraded == {}, within_s=60, what="the lanes answer again")
     assert_nothing_waits(fleet)
 
 

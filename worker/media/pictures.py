@@ -186,8 +186,10 @@ def _to_rgb(picture: Image.Image) -> NDArray[np.uint8]:
         return np.repeat(grey[:, :, None], 3, axis=2)
     if picture.has_transparency_data:
         seen = picture.convert("RGBA")
-        picture = Image.alpha_composite(Image.new("RGBA", seen.size, "white"), seen)
-    return np.asarray(picture.convert("RGB"))
+        picture = Image.new("RGB", seen.size, "white")
+        picture.paste(seen, mask=seen.getchannel("A"))
+    # A copy of the largest picture would be 200 MB.
+    return np.asarray(picture if picture.mode == "RGB" else picture.convert("RGB"))
 
 
 def _even(side_px: float) -> int:

@@ -12,15 +12,13 @@ from sqlalchemy.orm import Session
 from db.engine import reading
 from db.people.enrolment import PhotoResult, photos_to_look_at, write_photos
 from db.tables import PersonPhoto
+from shared.contracts import MAX_PICTURE_BYTES, MAX_PICTURE_PIXELS
 from shared.errors import BadMedia, BadPhoto, BlurredFace, NoFace, ObjectMissing, SeveralFaces, SmallFace
 from shared.settings import Settings
 from shared.storage import require_prefix
 from worker.models.face import Face, FaceAnalyser
 from worker.stages.context import Outcome, StageContext, model_row
 
-#: A photograph of 48 megapixels has some 25 MB.
-MAX_PHOTO_BYTES = 32 * 2**20
-MAX_PHOTO_PIXELS = 50_000_000
 #: Faces are brought to about this side before their sharpness is measured: a large picture is not blurred for being large.
 _MEASURED_PX = 112
 
@@ -78,8 +76,8 @@ def _look(context: StageContext, model: FaceAnalyser, photo: PersonPhoto) -> Fac
     from worker.media.pictures import decode_picture
 
     key = require_prefix(photo.storage_key, f"faces/{context.claimed.user_id}/")
-    data = context.storage.get_bytes("uploads", key, max_bytes=MAX_PHOTO_BYTES)
-    picture = decode_picture(data, max_pixels=MAX_PHOTO_PIXELS)
+    data = context.storage.get_bytes("uploads", key, max_bytes=MAX_PICTURE_BYTES)
+    picture = decode_picture(data, max_pixels=MAX_PICTURE_PIXELS)
     (faces,) = model.analyse([picture])
     return choose(picture, faces, context.runtime.settings)
 

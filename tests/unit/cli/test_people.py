@@ -72,11 +72,25 @@ def test_a_wrong_command_line_is_refused(arguments: str, said: str) -> None:
     assert result.exit_code == 2 and said in result.output
 
 
-@pytest.mark.parametrize("name", ["film.mp4", "photo.svg", "photo.gif", "photo", "none.jpg", "folder.jpg"])
-def test_what_is_no_photo_is_named_before_a_person_is_made(name: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [
+        ("film.mp4", "is no JPEG, PNG or WebP by its name"),
+        ("photo.svg", "is no JPEG, PNG or WebP by its name"),
+        ("photo", "is no JPEG, PNG or WebP by its name"),
+        ("none.jpg", "is no file"),
+        ("folder.jpg", "is a folder"),
+        ("large.jpg", "has 33,554,433 bytes, more than 33,554,432: make it smaller"),
+    ],
+)
+def test_what_is_no_photo_is_named_before_a_person_is_made(name: str, said: str, tmp_path: Path) -> None:
     (tmp_path / "folder.jpg").mkdir()
-    with pytest.raises(InvalidRequest, match=name):
-        people.add("Ann", [tmp_path / name], wait=True, as_json=False, user="u")
+    for file in ("good.png", "film.mp4", "photo.svg", "photo", "large.jpg"):
+        (tmp_path / file).touch()
+    with (tmp_path / "large.jpg").open("r+b") as large:
+        large.truncate(32 * 2**20 + 1)
+    with pytest.raises(InvalidRequest, match=f"{name}' {said}"):
+        people.add("Ann", [tmp_path / "good.png", tmp_path / name], wait=True, as_json=False, user="u")
 
 
 @pytest.mark.parametrize(

@@ -5,7 +5,6 @@ from __future__ import annotations
 import io
 import struct
 import tracemalloc
-import zlib
 
 import numpy as np
 import pytest
@@ -13,6 +12,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageOps
 
 from shared.errors import BadMedia, LimitExceeded
+from tests.pictures import encoded, png_claiming
 from worker.media.pictures import MAX_SIDE_PX, bound_picture, decode_picture
 
 MANY = 10**7
@@ -22,23 +22,6 @@ def scenery(height: int = 40, width: int = 60) -> NDArray[np.uint8]:
     """uint8 [height, width, 3], different in every corner and smooth enough for JPEG."""
     y, x = np.mgrid[0:height, 0:width]
     return np.stack([x * 255 // width, y * 255 // height, (x + y) % 256], axis=2).astype(np.uint8)
-
-
-def encoded(image: Image.Image, kind: str, **options: object) -> bytes:
-    stream = io.BytesIO()
-    image.save(stream, kind, **options)  # type: ignore[arg-type]
-    return stream.getvalue()
-
-
-def png_claiming(width: int, height: int) -> bytes:
-    """A PNG of a few bytes whose header states a size."""
-
-    def chunk(kind: bytes, data: bytes) -> bytes:
-        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
-
-    header = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
-    body = zlib.compress(b"\0" * 1000)
-    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", body) + chunk(b"IEND", b"")
 
 
 def webp_claiming(width: int, height: int) -> bytes:
