@@ -76,20 +76,29 @@ def get(**payload: Any) -> dict[str, Any]:
         return answer(registry.view(session, person))
 
 
+def _act(work: Callable[[Session], tuple[Person, int | None, list[Bell]]]) -> dict[str, Any]:
+    """Do something to people, ring the bells, show one of them."""
+
+    def shown(session: Session) -> tuple[PersonView, list[Bell]]:
+        person, event, bells = work(session)
+        session.flush()
+        return registry.view(session, person, event_id=event), bells
+
+    result, bells = change(shown)
+    ring(bells)
+    return answer(result)
+
+
 def _change(
     request: PersonRef, act: Callable[[Session, Person], tuple[int | None, list[Bell]]]
 ) -> dict[str, Any]:
     """Lock the caller's person, change it, ring the bells, show the person."""
 
-    def work(session: Session) -> tuple[PersonView, list[Bell]]:
+    def work(session: Session) -> tuple[Person, int | None, list[Bell]]:
         person = registry.lock(session, request.person_id, request.user_id)
-        event, bells = act(session, person)
-        session.flush()
-        return registry.view(session, person, event_id=event), bells
+        return (person, *act(session, person))
 
-    shown, bells = change(work)
-    ring(bells)
-    return answer(shown)
+    return _act(work)
 
 
 @app.task(name=routing.PEOPLE_RENAME, **REQUEST)
@@ -171,7 +180,7 @@ def enroll(**payload: Any) -> dict[str, Any]:
     def act(session: Session, person: Person) -> tuple[int | None, list[Bell]]:
         model = find_model(session, spec.name, spec.revision)
         if not registry.photos_of(session, person):
-            raise InvalidRequest(f"{person.name} has no photos: send tasks.people.add_photo first")
+            raise InvalidRequest(f"{person.name!r} has no photos: send tasks.people.add_photo first")
         # A model without a row has made none of the vectors that are there.
         return None, enrolment.start(session, person, runtime.plan, model.model_id if model else -1)
 
@@ -219,19 +228,6 @@ def judge(**payload: Any) -> dict[str, Any]:
             [],
         ),
     )
-
-
-def _act(work: Callable[[Session], tuple[Person, int, list[Bell]]]) -> dict[str, Any]:
-    """Do what concerns several people, ring the bells, show one of them."""
-
-    def shown(session: Session) -> tuple[PersonView, list[Bell]]:
-        person, event, bells = work(session)
-        session.flush()
-        return registry.view(session, person, event_id=event), bells
-
-    result, bells = change(shown)
-    ring(bells)
-    return answer(result)
 
 
 @app.task(name=routing.PEOPLE_MERGE, **REQUEST)

@@ -191,7 +191,7 @@ def split(
     tracks = _tracks(session, person.user_id, track_ids)
     for track in tracks:
         if track.person_id != person.person_id:
-            raise NotFound(f"face {str(track.track_id)!r} is not {person.name}'s: see tasks.people.faces")
+            raise NotFound(f"face {str(track.track_id)!r} is not of {person.name!r}: see tasks.people.faces")
     for video_id in sorted({track.video_id for track in tracks}):
         jobs.lock_video(session, video_id)
     if name is None:
@@ -312,7 +312,7 @@ def _forget_decisions(session: Session, user_id: str, payload: dict[str, Any]) -
 def _part(session: Session, person: Person, into: Person, payload: dict[str, Any], plan: Plan) -> list[Bell]:
     """Undo a merge: what came from the person goes back, what the other has got since stays there."""
     if person.merged_into != into.person_id:
-        raise Conflict(f"{person.name} is not part of {into.name} any more")
+        raise Conflict(f"{person.name!r} is not part of {into.name!r} any more")
     registry.require_free(session, person.user_id, person.name, but=person.person_id)
     person.merged_into = None
     session.execute(

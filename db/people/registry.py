@@ -218,7 +218,7 @@ def add_photo(session: Session, person: Person, extension: str) -> PersonPhoto:
         session.scalars(select(PersonPhoto.storage_key).where(PersonPhoto.person_id == person.person_id))
     )
     if len(taken) >= MAX_PHOTOS:
-        raise LimitExceeded(f"{person.name} has {len(taken)} photos, the most there may be: remove some")
+        raise LimitExceeded(f"{person.name!r} has {len(taken)} photos, the most there may be: remove some")
     stamp = time.time_ns() // 1000
     while any(key.rpartition(".")[0].endswith(f"photo_{stamp}") for key in taken):
         stamp += 1
@@ -252,7 +252,7 @@ def remove_photo(session: Session, person: Person, photo_id: str) -> str:
     """
     found = [photo for photo in photos_of(session, person) if str(photo.photo_id) == photo_id]
     if not found:
-        raise NotFound(f"{person.name} has no photo {photo_id!r}: see tasks.people.photos")
+        raise NotFound(f"{person.name!r} has no photo {photo_id!r}: see tasks.people.photos")
     key = found[0].storage_key
     session.delete(found[0])
     session.flush()

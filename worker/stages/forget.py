@@ -6,6 +6,7 @@ import json
 from collections.abc import Iterator
 from typing import Any
 
+from celery.states import EXCEPTION_STATES
 from sqlalchemy.orm import Session
 
 from db.engine import reading, transact
@@ -31,11 +32,11 @@ def run(context: StageContext) -> Outcome:
         raise Deferred(_PATIENCE_S)
     removed = {**payload["removed"], "photo files": _remove_photos(context, payload)}
     removed["old sidecars"] = _remove_sidecars(context, ids)
-    removed["cached results"] = _remove_cached(ids)
+    removed["cached results"] = _remove_cached(ids, names)
     left = {
         "photo files": sum(1 for _ in _photo_files(context, payload)),
         "sidecars": sum(1 for _ in _mentions(context, ids)),
-        "cached results": sum(1 for key in _cached(ids) if _names_in(key, names)),
+        "cached results": sum(1 for _ in _cached(ids, names)),
     }
 
     def write(session: Session) -> None:
@@ -98,24 +99,49 @@ def _remove_sidecars(context: StageContext, ids: list[str]) -> int:
     return len(keys)
 
 
-def _cached(ids: list[str]) -> Iterator[bytes]:
-    """The keys of answers and other values in Redis that name one of the erased."""
-    wanted = [name.encode() for name in ids]
+def _cached(ids: list[str], names: list[str]) -> Iterator[tuple[bytes, bytes]]:
+    """Keys in Redis whose values say something of the erased, and what to put there; nothing: remove it."""
     client = app.backend.client
+    wanted = [name.encode() for name in ids]
+    # As an error says a name.
+    quoted = [json.dumps(repr(name))[1:-1].encode() for name in names]
     for key in client.scan_iter(count=1000, _type="STRING"):
-        value = client.get(key) or b""
-        if any(name in value for name in wanted):
-            yield key
+        value: bytes = client.get(key) or b""
+        answer = _read(value)
+        if answer.get("status") in EXCEPTION_STATES:
+            # Somebody may wait for it, maybe another user who has asked for the same name.
+            cleaned = value
+            for name in quoted:
+                cleaned = cleaned.replace(name, b"'(erased)'")
+            if cleaned != value:
+                yield key, cleaned
+        elif any(name in value for name in wanted) and not _is_tombstone(answer.get("result"), ids):
+            yield key, b""
 
 
-def _remove_cached(ids: list[str]) -> int:
+def _read(value: bytes) -> dict[str, Any]:
+    try:
+        found = json.loads(value)
+    except ValueError:
+        return {}
+    return found if isinstance(found, dict) else {}
+
+
+def _is_tombstone(result: Any, ids: list[str]) -> bool:
+    """Whether an answer says that somebody is erased and nothing else: whoever waits for the receipt waits for it."""
+    return (
+        isinstance(result, dict)
+        and result.get("person_id") in ids
+        and result.get("state") in ("erasing", "erased")
+    )
+
+
+def _remove_cached(ids: list[str], names: list[str]) -> int:
     count = 0
-    for key in _cached(ids):
-        count += int(app.backend.client.delete(key))
+    client = app.backend.client
+    for key, cleaned in _cached(ids, names):
+        if cleaned:
+            count += bool(client.set(key, cleaned, xx=True, keepttl=True))
+        else:
+            count += int(client.delete(key))
     return count
-
-
-def _names_in(key: bytes, names: list[str]) -> bool:
-    """Whether a value says the name: the answer to a question about the tombstone does not."""
-    value = app.backend.client.get(key) or b""
-    return any(json.dumps(name).encode() in value for name in names)
