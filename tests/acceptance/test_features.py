@@ -11,7 +11,7 @@ import cv2
 import pytest
 
 from shared.contracts import SearchAnswer, VideoStatus
-from shared.errors import Conflict
+from shared.errors import Conflict, InvalidRequest
 from tests.contracts.candidates import sample_picture
 from tests.excerpt import write_excerpt
 from tests.fleet import Fleet, fleet_over
@@ -178,4 +178,6 @@ def test_off_on_and_in_between(fleet: Fleet, clip: Path) -> None:
         name: answer.hits for name, answer in found.items()
     }
     assert "lacks nothing" in command(fleet, "rerun", VIDEO, "--missing")
+    with pytest.raises(InvalidRequest, match="missing and stages='text' are both given"):
+        fleet.client.rerun(VIDEO, USER, ["text"], missing=True)
     assert "name a video, or --missing alone" in command(fleet, "rerun", status=1)
