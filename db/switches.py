@@ -31,7 +31,9 @@ _WINDOW = 128
 _PRIORITY = -2
 #: A run may be published this long after the time it was given: younger videos are looked at again.
 _LATE = timedelta(minutes=10)
-_VIDEOS_AT_ONCE = 200
+_VIDEOS_AT_ONCE = 20
+#: Of so many at most in one transaction, however little they lack: it holds the switch.
+_STRETCH = 2_000
 #: The speed is that of the last so many seconds.
 _SPEED_S = 120
 #: Of a scene's words: enough to try a model, few enough for a message.
@@ -61,13 +63,8 @@ def active_models(session: Session) -> dict[str, ModelRow]:
 
 
 def searched_model(session: Session, kind: str) -> int | None:
-    """The id of the model a switch has to do with that is searched now; None: there never was a switch."""
-    pointed = session.scalars(select(ActiveModel.model_id).where(ActiveModel.kind == kind)).one_or_none()
-    if pointed is not None:
-        return pointed
-    return session.scalars(
-        select(ModelSwitch.from_model).where(ModelSwitch.kind == kind, ModelSwitch.state.in_(_BOTH))
-    ).one_or_none()
+    """The id of the model that is searched now; None: there never was a switch."""
+    return session.scalars(select(ActiveModel.model_id).where(ActiveModel.kind == kind)).one_or_none()
 
 
 def model_row(model: Model) -> ModelRow:
@@ -115,7 +112,9 @@ def require(session: Session, kind: str) -> ModelSwitch:
 def begin(
     session: Session, kind: str, active: ModelRow, new: ModelRow, plan: Plan, *, dry_run: bool = False
 ) -> list[Bell]:
-    """Start giving the archive vectors of the model ``new``; sent again, it changes nothing. ``active``: searched now.
+    """Start giving the archive vectors of the model ``new``; sent again, it changes nothing.
+
+    ``active``: searched now, unless a switch has chosen another one, which the caller may not know yet.
 
     Raises:
         Conflict: ``new`` is active already, or a switch to another model is open.
@@ -129,6 +128,7 @@ def begin(
                 f"a switch of the {kind} model to {other.name} is {switch.state}: end it first, with --drop"
             )
         return [] if dry_run else advance(session, switch, plan)
+    active = active_models(session).get(kind, active)
     if active.model_id == new.model_id:
         raise Conflict(f"{new.name} is the active {kind} model already: there is nothing to switch")
     if dry_run:
@@ -141,14 +141,24 @@ def begin(
     )
     session.add(switch)
     session.flush()
+    # From now on: a setting changed meanwhile would have searches use vectors that are not complete.
+    _let_be_active(session, kind, active.model_id)
     return advance(session, switch, plan)
+
+
+def _let_be_active(session: Session, kind: str, model_id: int) -> None:
+    session.execute(
+        insert(ActiveModel)
+        .values(kind=kind, model_id=model_id)
+        .on_conflict_do_update(index_elements=["kind"], set_={"model_id": model_id, "changed_at": NOW})
+    )
 
 
 def count(session: Session, kind: str, model: ModelRow) -> int:
     """How many published scenes have a vector of a model."""
     statement = text(
-        f"SELECT count(DISTINCT s.scene_id) FROM embeddings e JOIN scenes s USING (scene_id)"
-        f" WHERE e.model_id = {int(model.model_id)} AND e.run = s.{_run(kind)} AND s.live"
+        "SELECT count(*) FROM scenes s WHERE s.live AND EXISTS (SELECT 1 FROM embeddings e"
+        f" WHERE e.scene_id = s.scene_id AND e.model_id = {int(model.model_id)} AND e.run = s.{_run(kind)})"
     )
     return int(session.execute(statement).scalar_one())
 
@@ -197,11 +207,12 @@ def advance(session: Session, switch: ModelSwitch, plan: Plan) -> list[Bell]:
     live = states.get("queued", 0) + states.get("running", 0)
     if live >= _WINDOW // 2:
         return []
-    planned = _plan_more(session, switch, plan, _WINDOW - live)
-    if not planned and not live and not states.get("failed"):
+    _forget_done(session, switch)
+    planned, at_end = _plan_more(session, switch, plan, _WINDOW - live, stretch=_STRETCH)
+    if at_end and not planned and not live and not states.get("failed"):
         _look_again(session, switch)
-        planned = _plan_more(session, switch, plan, _WINDOW)
-        if not planned and switch.state == "building":
+        planned, at_end = _plan_more(session, switch, plan, _WINDOW)
+        if at_end and not planned and switch.state == "building":
             switch.state, switch.ready_at = "ready", NOW
     session.flush()
     return jobs.insert(session, planned)
@@ -215,20 +226,41 @@ def _own(switch: ModelSwitch) -> tuple[Any, ...]:
     )
 
 
+def _forget_done(session: Session, switch: ModelSwitch) -> None:
+    """Remove done jobs: a large archive has hundreds of thousands, and they are counted at every job's end."""
+    session.execute(
+        delete(Job).where(
+            *_own(switch), Job.state == "done", Job.finished_at < NOW - timedelta(seconds=_SPEED_S)
+        )
+    )
+
+
 def _look_again(session: Session, switch: ModelSwitch) -> None:
     """Videos that were indexed lately may have come into sight behind the place that was reached."""
+    if switch.seen_until is None:
+        return
     now: datetime = session.execute(select(NOW)).scalar_one()
-    if switch.seen_until is not None and switch.seen_until > now - _LATE:
-        switch.seen_until, switch.seen_video = now - _LATE, ""
+    # While it is built the place may have been reached long ago, and the last jobs have taken their time.
+    back_to = min(switch.seen_until, now) - _LATE if switch.state == "building" else now - _LATE
+    if switch.seen_until > back_to:
+        switch.seen_until, switch.seen_video = back_to, ""
 
 
-def _plan_more(session: Session, switch: ModelSwitch, plan: Plan, most: int) -> list[Job]:
-    """Jobs for the videos behind the place that was reached, about ``most`` of them; moves the place on."""
+def _plan_more(
+    session: Session, switch: ModelSwitch, plan: Plan, most: int, *, stretch: int | None = None
+) -> tuple[list[Job], bool]:
+    """Jobs for the videos behind the place that was reached; moves the place on.
+
+    Ends at the video that makes them ``most``, or after ``stretch`` videos. Returns also whether no video is left.
+    """
     old, new = models_of(session, switch)
     stage = stage_of(switch.kind)
-    part = session.execute(select(func.coalesce(func.max(Job.part), -1)).where(*_own(switch))).scalar_one()
+    part = session.execute(
+        select(func.coalesce(func.max(Job.part), -1)).where(*_own(switch), Job.stage == stage.name)
+    ).scalar_one()
     planned: list[Job] = []
-    while len(planned) < most:
+    looked_at = 0
+    while stretch is None or looked_at < stretch:
         videos = session.execute(
             text(
                 "SELECT video_id, indexed_at FROM videos WHERE indexed_at IS NOT NULL AND deleted_at IS NULL"
@@ -238,8 +270,15 @@ def _plan_more(session: Session, switch: ModelSwitch, plan: Plan, most: int) -> 
             {"until": switch.seen_until, "video": switch.seen_video, "count": _VIDEOS_AT_ONCE},
         ).all()
         if not videos:
-            break
-        for row in lacking(session, switch.kind, old, new, [video.video_id for video in videos]):
+            return planned, True
+        looked_at += len(videos)
+        ids = [video.video_id for video in videos]
+        todo = {row.video_id: row for row in lacking(session, switch.kind, old, new, ids)}
+        for video in videos:
+            switch.seen_until, switch.seen_video = video.indexed_at, video.video_id
+            row = todo.get(video.video_id)
+            if row is None:
+                continue
             for first in range(0, len(row.idxs), stage.batch):
                 some = row.idxs[first : first + stage.batch]
                 part += 1
@@ -258,8 +297,9 @@ def _plan_more(session: Session, switch: ModelSwitch, plan: Plan, most: int) -> 
                         payload={"video_id": row.video_id, "first_idx": some[0], "last_idx": some[-1]},
                     )
                 )
-        switch.seen_until, switch.seen_video = videos[-1].indexed_at, videos[-1].video_id
-    return planned
+            if len(planned) >= most:
+                return planned, False
+    return planned, False
 
 
 def open_switches(session: Session) -> list[str]:
@@ -320,11 +360,7 @@ def point(session: Session, switch: ModelSwitch, to: Literal["old", "new"]) -> b
             f"the switch of the {switch.kind} model to {new.name} is {switch.state}: it can't be flipped"
         )
     model_id = switch.to_model if to == "new" else switch.from_model
-    session.execute(
-        insert(ActiveModel)
-        .values(kind=switch.kind, model_id=model_id)
-        .on_conflict_do_update(index_elements=["kind"], set_={"model_id": model_id, "changed_at": NOW})
-    )
+    _let_be_active(session, switch.kind, model_id)
     switch.state, switch.flipped_at = wanted, NOW
     session.flush()
     return True
@@ -336,7 +372,7 @@ def drop(session: Session, switch: ModelSwitch, plan: Plan, *, pages_s: float) -
     ``pages_s``: for so long after a flip a search from before it may still ask for its next page.
 
     Raises:
-        Conflict: the last flip is younger than that.
+        Conflict: the last flip is younger than that, or scenes have vectors of the losing model only.
     """
     if switch.state == "dropping":
         return []
@@ -348,6 +384,8 @@ def drop(session: Session, switch: ModelSwitch, plan: Plan, *, pages_s: float) -
                 f"the {switch.kind} model was flipped {age_s:.0f} s ago, and searches from before that may still turn"
                 f" pages: drop in {pages_s - float(age_s):.0f} s, or with --now"
             )
+    if switch.state == "flipped":
+        _refuse_to_lose(session, switch, plan)
     loser = switch.from_model if switch.state == "flipped" else switch.to_model
     session.execute(
         update(Job)
@@ -373,6 +411,37 @@ def drop(session: Session, switch: ModelSwitch, plan: Plan, *, pages_s: float) -
             )
         ],
     )
+
+
+def _refuse_to_lose(session: Session, switch: ModelSwitch, plan: Plan) -> None:
+    """Make sure that nothing has a vector of the old model alone: videos may come late, or be in work since before the switch.
+
+    Raises:
+        Conflict: something has.
+    """
+    advance(session, switch, plan)
+    left = session.execute(
+        select(func.count()).where(*_own(switch), Job.state.in_(("queued", "running", "failed")))
+    ).scalar_one()
+    old, new = models_of(session, switch)
+    if left:
+        raise Conflict(
+            f"{left} parts of the archive have no vectors of {new.name} yet: drop when they are done (--retry tries again"
+            " what failed)"
+        )
+    has = "SELECT 1 FROM embeddings e WHERE e.scene_id = s.scene_id AND e.run = r.run AND e.model_id = {}"
+    video_id = session.execute(
+        text(
+            "SELECT r.video_id FROM runs r JOIN videos v ON v.video_id = r.video_id AND v.run = r.run"
+            " JOIN scenes s ON s.video_id = r.video_id WHERE r.ended_at IS NULL AND v.deleted_at IS NULL"
+            f" AND EXISTS ({has.format(int(old.model_id))}) AND NOT EXISTS ({has.format(int(new.model_id))}) LIMIT 1"
+        )
+    ).scalar()
+    if video_id is not None:
+        raise Conflict(
+            f"video {video_id} is in work since before the switch and has vectors of {old.name} only: drop when it has ended,"
+            " or cancel it"
+        )
 
 
 def samples(session: Session, user_id: str, kind: str, count: int) -> tuple[list[str], list[str], int]:

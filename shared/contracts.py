@@ -775,7 +775,7 @@ class ModelsState(Contract):
 
     kind: SearchedKind
     active: str | None
-    #: Scenes with a vector of it.
+    #: Scenes with a vector of it; while a switch is open, as counted when it began and as made since.
     scenes: int
     switch: SwitchView | None
 

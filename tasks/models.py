@@ -56,9 +56,16 @@ def switch(**payload: Any) -> dict[str, Any]:
         raise InvalidRequest(f"to={spec.name!r} is compared by {spec.metric}: only cosine is searched")
 
     def begin(session: Session) -> tuple[ModelsState, list[Bell]]:
-        old, new = model_row(session, active), model_row(session, spec)
-        bells = switches.begin(session, request.kind, old, new, get_runtime().plan, dry_run=request.dry_run)
-        return _state(session, request.kind), bells
+        with session.begin_nested() as tried:
+            old, new = model_row(session, active), model_row(session, spec)
+            bells = switches.begin(
+                session, request.kind, old, new, get_runtime().plan, dry_run=request.dry_run
+            )
+            shown = _state(session, request.kind)
+            if request.dry_run:
+                # A model is known from its first vector on, not from a question.
+                tried.rollback()
+        return shown, bells
 
     shown, bells = change(begin)
     ring(bells)
@@ -133,11 +140,14 @@ def _state(session: Session, kind: SearchedKind) -> ModelsState:
     if active is None and (spec := get_runtime().active.models().get(kind)) is not None:
         name, active = spec.name, find_model(session, spec.name, spec.revision)
     found = switches.find(session, kind)
+    scenes = 0
+    if found is not None:
+        # Not counted anew: this is asked every second, and while the switch is locked.
+        scenes = max(found.total, found.done)
+    elif active is not None:
+        scenes = switches.count(session, kind, active)
     return ModelsState(
-        kind=kind,
-        active=name,
-        scenes=0 if active is None else switches.count(session, kind, active),
-        switch=None if found is None else _view(session, found),
+        kind=kind, active=name, scenes=scenes, switch=None if found is None else _view(session, found)
     )
 
 

@@ -12,13 +12,15 @@ import pytest
 from sqlalchemy import func, select, text
 from sqlalchemy.orm import Session
 
+import tasks.models
+import tasks.requests
 from db import jobs, runs, switches
 from db.engine import reading, transact
 from db.jobs import Bell, Claim, RetryPolicy
 from db.runs import Plan
 from db.scenes import published_scenes, scene_id, write_scenes
 from db.switches import Progress
-from db.tables import ActiveModel, Embedding, Job, ModelSwitch, Video
+from db.tables import ActiveModel, Embedding, Job, Model, ModelSwitch, Run, Video
 from db.vectors import ModelRow, ensure_model, write_embeddings
 from shared.errors import Conflict, DatabaseUnavailable, LeaseLost, ModelFailure, ModelUnavailable
 from shared.settings import Settings
@@ -207,6 +209,155 @@ def test_nothing_to_do_is_ready_at_once_and_beginning_again_changes_nothing(arch
     archive.begin()
     archive.begin()
     assert switch().state == "ready" and switch().switch_id == 1
+
+
+def test_a_plan_ends_at_the_video_that_fills_it(archive: Archive, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(switches, "_WINDOW", 8)
+    for number in range(6):
+        archive.add(f"v{number}", 32 * 5)
+    archive.begin()
+    assert waiting() == 2 * 5, "two videos fill the window; the others wait for their turn"
+    assert run_all() == 6 * 5
+    assert (switch().state, switch().done) == ("ready", 6 * 32 * 5)
+
+
+def test_a_long_stretch_that_lacks_nothing_is_walked_bit_by_bit(
+    archive: Archive, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(switches, "_VIDEOS_AT_ONCE", 2)
+    monkeypatch.setattr(switches, "_STRETCH", 4)
+    for number in range(9):
+        archive.add(f"v{number}", 1)
+        ids = [scene_id(f"v{number}", 1, 0)]
+        if number < 8:
+            transact(lambda session, ids=ids: archive.write(session, "new", 1, ids))  # type: ignore[misc]
+    archive.begin()
+    assert (switch().state, switch().seen_video) == ("building", "v3"), (
+        "not ready: it has not been looked through"
+    )
+    reconcile()
+    assert (switch().state, switch().seen_video) == ("building", "v7")
+    reconcile()
+    assert run_all() == 1 and archive.lacking("v8") == 0
+    assert switch().state == "ready"
+
+
+def test_a_video_that_came_into_sight_late_is_found_however_slow_the_last_parts_are(archive: Archive) -> None:
+    archive.add("v", 10)
+    archive.add("late", 5)
+    # Its publication was committed after the place had been passed ...
+    transact(lambda session: session.execute(text("UPDATE videos SET published_run = NULL, indexed_at = NULL WHERE video_id = 'late'")))  # fmt: skip
+    transact(
+        lambda session: session.execute(text("UPDATE videos SET indexed_at = indexed_at - interval '1 hour'"))
+    )
+    archive.begin()
+    transact(
+        lambda session: session.execute(
+            text(
+                "UPDATE videos SET published_run = 1, indexed_at ="
+                " (SELECT indexed_at - interval '1 second' FROM videos WHERE video_id = 'v') WHERE video_id = 'late'"
+            )
+        )
+    )
+    # ... and the parts before it were done an hour later.
+    run_all()
+    assert switch().state == "ready" and archive.lacking("late") == 0
+
+
+def test_done_parts_do_not_pile_up(archive: Archive, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(switches, "_SPEED_S", 0)
+    archive.add("v", 32 * 6)
+    archive.begin()
+    assert run_all() == 6 and switch().done == 32 * 6
+    with reading() as session:
+        assert session.scalars(select(func.count()).select_from(Job)).one() == 0
+    archive.add("w", 1)
+    reconcile()
+    assert run_all() == 1 and archive.lacking("w") == 0
+
+
+def test_a_setting_changed_while_it_is_built_moves_nothing(archive: Archive) -> None:
+    archive.begin()
+    with reading() as session:
+        assert switches.active_models(session)["text"] == archive.models["old"]
+
+
+def test_what_is_searched_is_what_the_switch_begins_with_whatever_the_caller_thinks(archive: Archive) -> None:
+    archive.add("v", 3)
+    archive.begin()
+    run_all()
+    transact(lambda session: switches.point(session, switches.require(session, "text"), "new"))
+    transact(lambda session: switches.drop(session, switches.require(session, "text"), PLAN, pages_s=0))
+    run_all("media")
+    third = transact(
+        lambda session: ensure_model(
+            session, name="third", revision="1", family="text", dim=6, metric="cosine"
+        )
+    )
+    # A process that looked the pointer up a moment ago still thinks of the old one.
+    transact(lambda session: switches.begin(session, "text", archive.models["old"], third, PLAN))
+    assert switch().from_model == archive.models["new"].model_id and switch().total == 3
+    assert switch().state == "building" and waiting() == 1
+
+
+def test_nothing_is_dropped_that_the_new_model_has_no_vectors_of(archive: Archive) -> None:
+    archive.add("v", 3)
+    archive.begin()
+    run_all()
+    transact(lambda session: switches.point(session, switches.require(session, "text"), "new"))
+
+    def drop() -> None:
+        transact(lambda session: switches.drop(session, switches.require(session, "text"), PLAN, pages_s=0))
+
+    # Published a moment ago by a run from before the switch.
+    archive.add("late", 2)
+    with pytest.raises(Conflict, match="1 parts of the archive have no vectors of new yet"):
+        drop()
+    reconcile()
+    run_all()
+    # Its words were embedded before the switch; it is not published yet.
+    archive.add("slow", 2)
+    transact(
+        lambda session: (
+            session.execute(text("UPDATE scenes SET live = false, text_run = NULL WHERE video_id = 'slow'")),
+            session.execute(
+                text("UPDATE videos SET published_run = NULL, indexed_at = NULL WHERE video_id = 'slow'")
+            ),
+            session.add(Run(video_id="slow", run=1, stages=["text"], made={"text": 1})),
+        )
+    )
+    with pytest.raises(Conflict, match="video slow is in work since before the switch"):
+        drop()
+    assert (switch().state, count(archive.models["old"])) == ("flipped", 7)
+    transact(lambda session: session.execute(text("UPDATE runs SET ended_at = clock_timestamp()")))
+    drop()
+    assert run_all("media") == 1 and switch().state == "ended"
+
+
+def test_a_question_leaves_nothing_behind(archive: Archive, monkeypatch: pytest.MonkeyPatch) -> None:
+    lite = load_catalog().for_profile("lite")
+    second = lite["text"].model_copy(update={"name": "second", "profiles": ()})
+    runtime = Runtime(Settings())
+    runtime.catalog = Catalog([*lite.values(), second])
+    monkeypatch.setattr(tasks.models, "get_runtime", lambda: runtime)
+    monkeypatch.setattr(tasks.requests, "get_runtime", lambda: runtime)
+    said = tasks.models.switch(kind="text", to="second", dry_run=True)
+    assert (said["active"], said["switch"]) == (lite["text"].name, None)
+    with reading() as session:
+        assert "second" not in session.scalars(select(Model.name)).all()
+    said = tasks.models.switch(kind="text", to="second")
+    assert said["switch"]["to_model"] == "second" and said["switch"]["state"] == "ready"
+    assert tasks.models.switch(kind="text", to="second", dry_run=True) == said
+
+
+def test_how_a_switch_stands_is_said_without_counting_the_archive(
+    archive: Archive, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    archive.add("v", 3)
+    archive.begin()
+    monkeypatch.setattr(switches, "count", lambda *_: pytest.fail("counted the whole archive"))
+    said = tasks.models.state(kind="text")
+    assert (said["active"], said["scenes"], said["switch"]["done"]) == ("old", 3, 0)
 
 
 def test_a_part_given_up_holds_the_switch_until_it_is_tried_again(archive: Archive) -> None:
