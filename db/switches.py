@@ -175,7 +175,11 @@ def stage_of(kind: str) -> graph.Stage:
 def lacking(
     session: Session, kind: str, old: ModelRow, new: ModelRow, video_ids: list[str]
 ) -> list[Row[Any]]:
-    """Published scenes of these videos that have a vector of ``old`` and none of ``new``: video_id, user_id, idxs."""
+    """Published scenes of these videos that have a vector of ``old`` and none of ``new``: video_id, user_id, idxs.
+
+    A scene whose words have gone since has nothing to be embedded, and never gets one.
+    """
+    something = "AND s.transcript <> ''" if kind == "text" else ""
     run = f"s.{_run(kind)}"
     has = (
         "EXISTS (SELECT 1 FROM embeddings e WHERE e.scene_id = s.scene_id AND e.model_id = {} AND e.run = {})"
@@ -184,7 +188,7 @@ def lacking(
         session.execute(
             text(
                 "SELECT s.video_id, s.user_id, array_agg(s.idx ORDER BY s.idx) AS idxs FROM scenes s"
-                f" WHERE s.video_id = ANY(:videos) AND s.live AND {has.format(int(old.model_id), run)}"
+                f" WHERE s.video_id = ANY(:videos) AND s.live {something} AND {has.format(int(old.model_id), run)}"
                 f" AND NOT {has.format(int(new.model_id), run)} GROUP BY s.video_id, s.user_id ORDER BY s.video_id"
             ),
             {"videos": video_ids},

@@ -106,7 +106,7 @@ def _finish(task: Task, search: str, state: Mapping[str, Any], lanes: dict[str, 
     if "draft" in state:
         draft = SearchAnswer.model_validate(state["draft"], strict=False)
         return answer(reranking.reranked(asked, runtime.settings, draft, lanes.get("rerank", late)))
-    made = searches.plan(asked, runtime, state["needs"])
+    made = searches.plan(asked, runtime, state["needs"], said=lanes)
     lanes = {lane: lanes.get(lane, late) for lane in state["needs"]}
     made.missing |= state["missing"]
     return _conclude(task, asked, made, lanes, lanes, instead_of=search)

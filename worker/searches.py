@@ -86,16 +86,22 @@ def plan(
     runtime: Runtime,
     ready: Collection[str],
     kept: Mapping[str, Any] | None = None,
+    said: Mapping[str, Any] | None = None,
 ) -> Plan:
     """Which legs the search has, and what the lanes must be asked.
 
     Args:
         ready: families that have a ready node.
         kept: what the lanes answered for an earlier page; they are not asked again.
+        said: what the lanes have answered for this page, which was planned before.
     """
     made = Plan()
     weights = weigh(request, runtime.settings)
     models = models_of(request, runtime)
+    heard = (kept or said or {}).get("text", {}).get("ok", {}).get("model")
+    if heard in runtime.catalog.names():
+        # Another one may be active since: a search keeps the legs it began with, from page to page.
+        models["text"] = runtime.catalog.get(heard)
     for leg in OF_MODE[request.mode]:
         reason = _no_use(leg, request, runtime, weights[leg], models.get("text"))
         if reason is not None:

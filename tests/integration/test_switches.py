@@ -360,6 +360,15 @@ def test_how_a_switch_stands_is_said_without_counting_the_archive(
     assert (said["active"], said["scenes"], said["switch"]["done"]) == ("old", 3, 0)
 
 
+def test_a_scene_without_words_gets_no_vector_and_holds_nothing_up(archive: Archive) -> None:
+    archive.add("v", 3)
+    # Its words were heard anew while the text stage was off: nothing is said there any more.
+    transact(lambda session: session.execute(text("UPDATE scenes SET transcript = '' WHERE idx = 1")))
+    archive.begin()
+    run_all()
+    assert switch().state == "ready" and count(archive.models["new"]) == 2
+
+
 def test_a_part_given_up_holds_the_switch_until_it_is_tried_again(archive: Archive) -> None:
     archive.add("v", 40)
     archive.begin()

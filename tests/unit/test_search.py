@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
 from typing import Any
 from uuid import uuid4
 
@@ -12,6 +13,8 @@ from shared.contracts import Coverage, SearchAnswer, SearchHit, SearchScenes, pa
 from shared.errors import Conflict, InvalidRequest
 from shared.settings import Settings
 from worker import pages, reranking, searches
+from worker.models.catalog import Catalog
+from worker.runtime import Runtime
 
 SETTINGS = Settings()
 
@@ -49,6 +52,26 @@ def test_the_weights_of_a_search_stand_before_the_settings() -> None:
         "people": 0.3,
     }
     assert searches.weigh(request(mode="keyword"), SETTINGS)["keyword"] == 1.0
+
+
+def test_a_search_keeps_its_legs_when_another_model_becomes_active() -> None:
+    runtime = Runtime(Settings(_env_file=None, profile="lite"))
+    lite = runtime.catalog.for_profile("lite")
+    weighing = lite["text"].model_copy(update={"name": "weighing", "provider": "bge-m3", "profiles": ()})
+    runtime.catalog = Catalog([*lite.values(), weighing])
+    active = {"text": weighing}
+    runtime.active = SimpleNamespace(models=lambda: active)  # type: ignore[assignment]
+    asked = request(mode="hybrid")
+    before = searches.plan(asked, runtime, ("text", "vision"))
+    assert "lexical" in before.legs and before.calls["text"].payload["model"] == "weighing"
+    active["text"] = lite["text"]
+    assert "lexical" not in searches.plan(asked, runtime, ("text", "vision")).legs
+    lanes = {"text": {"ok": {"model": "weighing"}}}
+    assert searches.plan(asked, runtime, ("text", "vision"), said=lanes).legs == before.legs
+    page = searches.plan(asked, runtime, ("text", "vision"), kept=lanes)
+    assert page.legs == before.legs and not page.calls
+    silent = {"text": {"error": "no answer in 5 s"}}
+    assert "lexical" not in searches.plan(asked, runtime, ("text", "vision"), said=silent).legs
 
 
 def test_a_cursor_is_exact_and_good_for_its_search_only() -> None:
