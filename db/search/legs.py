@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
-from typing import Any, Literal, Protocol
+from typing import Any, Literal, NamedTuple, Protocol
 from uuid import UUID
 
 import numpy as np
@@ -39,11 +39,12 @@ class Tuning:
     exact_rows: int = 20_000
     ef_search: int = 200
     #: Scenes each leg puts forward.
-    candidates: int = 200
+    candidates: int = 300
 
 
-@dataclass(frozen=True)
-class Match:
+class Match(NamedTuple):
+    """How alike a scene is in one way; there are many, so they are tuples."""
+
     #: 0..1
     similarity: float
     #: The keyframe that fits best.
@@ -287,5 +288,7 @@ def exemplar(session: Session, user_id: str, scene: UUID, models: Mapping[str, M
 
 
 def clamp(similarity: float) -> float:
-    """Within 0..1; half precision leaves it by a hair, and opposites count as nothing alike."""
-    return min(1.0, max(0.0, float(similarity)))
+    """Within 0..1; half precision leaves it by a hair, and opposites count as nothing alike, as does not-a-number."""
+    if not similarity > 0:
+        return 0.0
+    return float(similarity) if similarity < 1 else 1.0

@@ -7,24 +7,30 @@ dimensions are literals: with a parameter in their place a generic plan loses th
 
 from __future__ import annotations
 
-from collections.abc import Collection
+import time
+from collections import OrderedDict
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from math import ceil
 from typing import Any, Literal
 from uuid import UUID
 
 import numpy as np
 import numpy.typing as npt
 from pgvector import HalfVector
-from sqlalchemy import Row, text
+from sqlalchemy import text
 from sqlalchemy.orm import Session
 
 from db.search.legs import Match, Tuning, clamp
 from db.search.scope import Scope
 from db.vectors import ModelRow
 
-#: Keyframes looked at per scene wanted; more, up to the second, when few scenes take all the places.
-_KEYFRAMES, _MOST_KEYFRAMES = 2, 32
+#: Keyframes looked at per scene wanted when few scenes take all the places.
+_MOST_KEYFRAMES = 32
+#: How long it is remembered that a user has many vectors: counting them takes as long as finding the nearest.
+_KEPT_S, _KEPT = 60.0, 1000
+_large: OrderedDict[Any, tuple[float, float]] = OrderedDict()
 #: More vectors than there can be.
 _NO_END = 2**40
 
@@ -73,9 +79,10 @@ class Vector:
             found = self._one_by_one(session, scope.sql(), scope.values(), count, most)
             if found is not None:
                 return found
-        elif not self._has_more(session, scope.user_id, most):
+        per_scene = self._per_scene(session, scope.user_id, most)
+        if per_scene is None and not scope.is_narrow:
             return self.nearest_exactly(session, scope, count)
-        return self.nearest(session, scope, count, tuning.ef_search)
+        return self.nearest(session, scope, count, tuning.ef_search, per_scene or 1.0)
 
     def nearest_exactly(self, session: Session, scope: Scope, count: int) -> dict[UUID, Match]:
         """By comparing every vector of the scope."""
@@ -88,9 +95,11 @@ class Vector:
         )
         return found
 
-    def nearest(self, session: Session, scope: Scope, count: int, ef_search: int) -> dict[UUID, Match]:
-        """By the model's HNSW index, going on until enough pass the filters."""
-        rows = count if self.name == "text" else count * _KEYFRAMES
+    def nearest(
+        self, session: Session, scope: Scope, count: int, ef_search: int, per_scene: float = 1.0
+    ) -> dict[UUID, Match]:
+        """By the model's HNSW index, going on until enough pass the filters. ``per_scene``: vectors a scene has."""
+        rows = ceil(count * per_scene)
         while True:
             found, seen = self._nearest_rows(session, scope, count, rows, ef_search)
             if len(found) >= count or seen < rows or rows >= count * _MOST_KEYFRAMES:
@@ -146,7 +155,7 @@ class Vector:
                     SELECT s.scene_id, s.video_id, s.idx, s.{self.name}_run AS run, {size} AS size
                     FROM scenes s WHERE {where} LIMIT :most + 1
                 ), counted AS MATERIALIZED (SELECT coalesce(sum(few.size), 0) AS vectors FROM few)
-                SELECT counted.vectors, near.* FROM counted LEFT JOIN (
+                SELECT near.*, counted.vectors FROM counted LEFT JOIN (
                     SELECT few.scene_id, few.video_id, few.idx, best.ordinal, best.distance
                     FROM few CROSS JOIN LATERAL (
                         SELECT e.ordinal, {self._distance} AS distance FROM embeddings e
@@ -163,34 +172,54 @@ class Vector:
         ).all()
         if rows[0].vectors > most:
             return None
-        return {row.scene_id: self._match(row) for row in rows if row.scene_id is not None}
+        return self._matches(rows)
 
     def _best(self, session: Session, near: str, values: dict[str, Any]) -> tuple[dict[UUID, Match], int]:
         """The best vector of each scene of a query, nearest first, and how many vectors the query gave."""
         rows = session.execute(
             text(
                 f"""
-                SELECT near.scene_id, near.video_id, near.idx, min(near.distance) AS distance, sum(count(*)) OVER () AS seen,
-                    (array_agg(near.ordinal ORDER BY near.distance, near.ordinal))[1] AS ordinal
+                SELECT near.scene_id, near.video_id, near.idx,
+                    (array_agg(near.ordinal ORDER BY near.distance, near.ordinal))[1] AS ordinal,
+                    min(near.distance) AS distance, sum(count(*)) OVER () AS seen
                 FROM ({near}) near GROUP BY near.scene_id, near.video_id, near.idx
                 ORDER BY distance, near.scene_id LIMIT :rows
                 """
             ),
             {**self._values, **values},
         ).all()
-        return {row.scene_id: self._match(row) for row in rows}, int(rows[0].seen) if rows else 0
+        return self._matches(rows), int(rows[0].seen) if rows else 0
 
-    def _match(self, row: Row[Any]) -> Match:
-        ordinal = row.ordinal if self.name == "vision" else None
-        return Match(clamp(1 - row.distance), ordinal, (row.video_id, row.idx))
+    def _matches(self, rows: Sequence[Any]) -> dict[UUID, Match]:
+        """Rows: scene, video, place in it, ordinal, distance and one thing more; a row without a scene is none."""
+        sees = self.name == "vision"
+        return {
+            scene_id: Match(clamp(1 - distance), ordinal if sees else None, (video_id, idx))
+            for scene_id, video_id, idx, ordinal, distance, _ in rows
+            if scene_id is not None
+        }
 
-    def _has_more(self, session: Session, user_id: str, rows: int) -> bool:
-        """Whether the user has more vectors than that, counted no further."""
-        found = session.execute(
+    def _per_scene(self, session: Session, user_id: str, most: int) -> float | None:
+        """How many vectors a scene of the user has, about; None when they are ``most`` at most in all."""
+        key = (session.get_bind().engine.url, user_id, self.model.model_id, most)
+        known = _large.get(key)
+        if known is not None and time.monotonic() - known[0] < _KEPT_S:
+            return known[1]
+        mine = f"FROM embeddings WHERE user_id = :user_id AND model_id = {int(self.model.model_id)}"
+        per_scene = session.execute(
             text(
-                "SELECT 1 FROM embeddings WHERE user_id = :user_id"
-                f" AND model_id = {int(self.model.model_id)} OFFSET :rows LIMIT 1"
+                f"""
+                SELECT CASE WHEN EXISTS (SELECT {mine} OFFSET :most) THEN
+                    (SELECT count(*) / greatest(1, count(DISTINCT few.scene_id))::float8
+                     FROM (SELECT scene_id {mine} LIMIT 1000) few)
+                END
+                """
             ),
-            {"user_id": user_id, "rows": rows},
+            {"user_id": user_id, "most": most},
         ).scalar()
-        return found is not None
+        if per_scene is None:
+            return None
+        _large[key] = (time.monotonic(), per_scene)
+        while len(_large) > _KEPT:
+            _large.popitem(last=False)
+        return float(per_scene)

@@ -54,26 +54,36 @@ def find(
     min_score: float | None = None,
 ) -> Ranking:
     """The scenes of the scope that score best, from behind ``after`` (the ``place`` of a hit) on."""
-    matches: dict[str, dict[UUID, Match]] = {leg.name: {} for leg in legs}
-    places: dict[UUID, tuple[str, int]] = {}
+    # By scene first: ids are costly to look up, a search of two legs has over a thousand likenesses.
+    matches: dict[UUID, dict[str, Match]] = {}
     for leg in legs:
         if leg.proposes:
-            matches[leg.name] = leg.candidates(session, scope, tuning)
-            places.update((scene_id, match.place) for scene_id, match in matches[leg.name].items())
+            for scene_id, match in leg.candidates(session, scope, tuning).items():
+                matches.setdefault(scene_id, {})[leg.name] = match
     for leg in legs:
-        unknown = places.keys() - matches[leg.name].keys()
+        unknown = [scene_id for scene_id, own in matches.items() if leg.name not in own]
         if unknown:
-            matches[leg.name] = {**matches[leg.name], **leg.compare(session, scope, unknown)}
+            for scene_id, match in leg.compare(session, scope, unknown).items():
+                matches[scene_id][leg.name] = match
+    # Summed in one order: the same scene has the same score on every page, to the last bit.
+    names = [leg.name for leg in legs]
+    scored = []
+    for scene_id, own in matches.items():
+        score = sum([weights[name] * own[name].similarity for name in names if name in own], 0.0)
+        if min_score is None or score >= min_score:
+            place = next(iter(own.values())).place
+            scored.append(((-score, *place), scene_id))
+    scored.sort()
+    wanted = [one for one in scored if after is None or one[0] > after]
     nothing = Match(0.0)
-    found = []
-    for scene_id, (video_id, idx) in places.items():
-        own = {leg.name: matches[leg.name].get(scene_id, nothing) for leg in legs}
-        score = sum(weights[name] * match.similarity for name, match in own.items())
-        found.append(Found(scene_id, video_id, idx, score, own))
-    found.sort(key=lambda hit: hit.place)
-    wanted = [
-        hit
-        for hit in found
-        if (min_score is None or hit.score >= min_score) and (after is None or hit.place > after)
+    hits = [
+        Found(
+            scene_id,
+            video_id,
+            idx,
+            -minus,
+            {name: matches[scene_id].get(name, nothing) for name in names},
+        )
+        for (minus, video_id, idx), scene_id in wanted[:limit]
     ]
-    return Ranking(tuple(wanted[:limit]), len(wanted) > limit)
+    return Ranking(tuple(hits), len(wanted) > limit)
