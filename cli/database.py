@@ -35,7 +35,13 @@ def ask(question: str) -> None:
 
     if not sys.stdin.isatty():
         raise InvalidRequest("nobody is there to confirm: pass --yes")
-    if not typer.confirm(question, err=True):
+    try:
+        sure = typer.confirm(question, err=True)
+    except typer.Abort:
+        # Ctrl-C, or the end of the input.
+        sys.stderr.write("\n")
+        sure = False
+    if not sure:
         raise InvalidRequest("not confirmed, nothing was changed")
 
 

@@ -85,7 +85,8 @@ def _wait(client: Client, user: str, person_id: str, state: str) -> PersonView:
                 return person
             if time.monotonic() > deadline:
                 raise Outage(f"{person.name} is still {state} after {WAIT_S:g} s: is a `face` node running?")
-            spinner.update(f"{state}: {person.progress:.0%}")
+            if state == "working":
+                spinner.update(f"{state}: {person.progress:.0%}")
             time.sleep(_PAUSE_S)
 
 

@@ -29,7 +29,14 @@ from db.tables import (
     ScenePerson,
 )
 
-_TABLES = (PersonPhoto, PersonProfile, FaceTrack, ScenePerson, FaceDecision)
+#: In the words of the receipt.
+_TABLES: dict[str, type[PersonPhoto | PersonProfile | FaceTrack | ScenePerson | FaceDecision]] = {
+    "photos": PersonPhoto,
+    "profiles": PersonProfile,
+    "face tracks": FaceTrack,
+    "scenes": ScenePerson,
+    "decisions": FaceDecision,
+}
 
 
 def begin(session: Session, person: Person, plan: Plan) -> list[Bell]:
@@ -40,7 +47,8 @@ def begin(session: Session, person: Person, plan: Plan) -> list[Bell]:
     keys = list(session.scalars(select(PersonPhoto.storage_key).where(PersonPhoto.person_id.in_(ids))))
     videos, tracks = erase_tracks(session, ids)
     removed = {"face tracks": tracks}
-    for table, what in ((PersonPhoto, "photos"), (PersonProfile, "profiles"), (FaceDecision, "decisions")):
+    for what in ("photos", "profiles", "decisions"):
+        table = _TABLES[what]
         done = session.execute(delete(table).where(table.person_id.in_(ids)))
         removed[what] = done.rowcount  # type: ignore[attr-defined]
     gone = session.execute(
@@ -133,17 +141,15 @@ def current_sidecars(session: Session, keys: Sequence[str]) -> set[str]:
 def rows_left(session: Session, ids: Sequence[str], names: Sequence[str]) -> dict[str, int]:
     """What a sweep of every table about people finds of somebody erased, but the tombstone and the job at work."""
     left = {
-        table.__tablename__: session.scalars(
-            select(func.count()).select_from(table).where(table.person_id.in_(ids))
-        ).one()
-        for table in _TABLES
+        what: session.scalars(select(func.count()).select_from(table).where(table.person_id.in_(ids))).one()
+        for what, table in _TABLES.items()
     }
-    left["people_events"] = session.scalars(
+    left["events"] = session.scalars(
         select(func.count())
         .select_from(PeopleEvent)
         .where(PeopleEvent.person_id.in_(ids), PeopleEvent.kind != "erase")
     ).one()
-    left["people"] = session.scalars(
+    left["names"] = session.scalars(
         select(func.count()).select_from(Person).where(Person.person_id.in_(ids), Person.name.in_(names))
     ).one()
     return left

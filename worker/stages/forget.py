@@ -31,7 +31,7 @@ def run(context: StageContext) -> Outcome:
     if waiting or late:
         raise Deferred(_PATIENCE_S)
     removed = {**payload["removed"], "photo files": _remove_photos(context, payload)}
-    removed["old sidecars"] = _remove_sidecars(context, ids)
+    removed["sidecars"] = _remove_sidecars(context, ids)
     removed["cached results"] = _remove_cached(ids, names)
     left = {
         "photo files": sum(1 for _ in _photo_files(context, payload)),

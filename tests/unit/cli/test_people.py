@@ -2,7 +2,13 @@
 
 from __future__ import annotations
 
+import fcntl
 import io
+import os
+import pty
+import subprocess
+import sys
+import termios
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -17,6 +23,7 @@ from cli.main import app
 from shared.contracts import EventView, FaceView, PersonView, PhotoList, PhotoView
 from shared.errors import InvalidRequest
 
+ROOT = Path(__file__).parents[3]
 TRACK = "1f0c7f52-94a5-5f0e-9f0e-0f1f6d6f2d11"
 PERSON = "7d0f6a3e-1c0f-4c57-9f66-2f7f8c1d9b10"
 NOW = datetime(2026, 11, 21, 9, 30, tzinfo=UTC)
@@ -91,6 +98,33 @@ def test_what_is_no_photo_is_named_before_a_person_is_made(name: str, said: str,
         large.truncate(32 * 2**20 + 1)
     with pytest.raises(InvalidRequest, match=f"{name}' {said}"):
         people.add("Ann", [tmp_path / "good.png", tmp_path / name], wait=True, as_json=False, user="u")
+
+
+@pytest.mark.parametrize("typed", [b"n\n", b"\n", b"\x04", b"\x03"])
+def test_a_question_not_answered_with_yes_changes_nothing(typed: bytes, tmp_path: Path) -> None:
+    """As `people rm` and others ask; the two last are the keys for the end of input and for an interrupt."""
+    ours, theirs = pty.openpty()
+    code = "import sys, cli.main as m; sys.argv[1:] = ['db', 'downgrade', 'base']; m.main()"
+    with subprocess.Popen(
+        [sys.executable, "-c", code], cwd=ROOT, stdin=theirs, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+        env={"PATH": os.environ["PATH"], "SCENEFLEET_HOME": str(tmp_path)}, preexec_fn=_at_its_terminal,
+    ) as process:  # fmt: skip
+        assert process.stderr is not None and process.stdout is not None
+        asked = b""
+        while not asked.endswith(b"[y/N]:") and (more := process.stderr.read(1)):
+            asked += more
+        os.write(ours, typed)
+        said, shown = process.stderr.read(), process.stdout.read()
+    os.close(ours)
+    os.close(theirs)
+    assert process.returncode == 1, asked + said
+    assert said.endswith(b"scenefleet: not confirmed, nothing was changed\n") and shown.strip() == b""
+
+
+def _at_its_terminal() -> None:
+    """Make the child's stdin the terminal that sends it signals."""
+    os.setsid()
+    fcntl.ioctl(0, termios.TIOCSCTTY, 0)
 
 
 @pytest.mark.parametrize(
