@@ -115,6 +115,7 @@ def archive(monkeypatch: pytest.MonkeyPatch) -> Archive:
         return Made(made.models["new"], write)
 
     monkeypatch.setattr(anew, "_embed", embed)
+    monkeypatch.setattr(switches.acts, "_SETTLE_S", 0.0)
     return made
 
 
@@ -192,7 +193,7 @@ def test_a_large_archive_is_planned_bit_by_bit_and_each_scene_is_done_once(archi
     for number in range(3):
         archive.add(f"v{number}", 2000, user_id=f"u{number % 2}")
     archive.begin()
-    assert 0 < waiting() <= 2 * switches._WINDOW, "not all of it at once"
+    assert 0 < waiting() <= 2 * switches.parts._WINDOW, "not all of it at once"
     first = must_claim()
     assert first.payload["last_idx"] - first.payload["first_idx"] < 32
     finish(first, work(first))
@@ -212,7 +213,7 @@ def test_nothing_to_do_is_ready_at_once_and_beginning_again_changes_nothing(arch
 
 
 def test_a_plan_ends_at_the_video_that_fills_it(archive: Archive, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(switches, "_WINDOW", 8)
+    monkeypatch.setattr(switches.parts, "_WINDOW", 8)
     for number in range(6):
         archive.add(f"v{number}", 32 * 5)
     archive.begin()
@@ -224,8 +225,8 @@ def test_a_plan_ends_at_the_video_that_fills_it(archive: Archive, monkeypatch: p
 def test_a_long_stretch_that_lacks_nothing_is_walked_bit_by_bit(
     archive: Archive, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(switches, "_VIDEOS_AT_ONCE", 2)
-    monkeypatch.setattr(switches, "_STRETCH", 4)
+    monkeypatch.setattr(switches.parts, "_VIDEOS_AT_ONCE", 2)
+    monkeypatch.setattr(switches.parts, "_STRETCH", 4)
     for number in range(9):
         archive.add(f"v{number}", 1)
         ids = [scene_id(f"v{number}", 1, 0)]
@@ -265,7 +266,7 @@ def test_a_video_that_came_into_sight_late_is_found_however_slow_the_last_parts_
 
 
 def test_done_parts_do_not_pile_up(archive: Archive, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(switches, "_SPEED_S", 0)
+    monkeypatch.setattr(switches.parts, "_SPEED_S", 0)
     archive.add("v", 32 * 6)
     archive.begin()
     assert run_all() == 6 and switch().done == 32 * 6

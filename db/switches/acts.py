@@ -1,0 +1,228 @@
+"""What an operator does with a switch: begin it, point searches at one side or the other, drop the side that is not searched."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from sqlalchemy import Text, cast, delete, func, select, text, update
+from sqlalchemy.dialects.postgresql import insert
+from sqlalchemy.orm import Session
+
+from db import jobs
+from db.jobs import NOW, Bell, seconds_from_now
+from db.runs import Plan
+from db.switches.parts import advance, count, own_jobs
+from db.switches.pointer import KEPT, active_models, models_of
+from db.tables import ActiveModel, Job, ModelSwitch, Scene
+from db.vectors import ModelRow
+from shared import graph
+from shared.errors import Conflict, NotFound
+
+#: Of a scene's words: enough to try a model, few enough for a message.
+_SAMPLE_CHARS = 500
+#: A drop begins so late: processes that have not noticed a flip yet, and searches under way, use the losing side.
+_SETTLE_S = 5.0
+_BEGIN_LOCK = 7_305_003
+
+
+def find(session: Session, kind: str, *, lock: bool = False) -> ModelSwitch | None:
+    """The open switch of a kind."""
+    query = select(ModelSwitch).where(ModelSwitch.kind == kind, ModelSwitch.state != "ended")
+    if lock:
+        query = query.with_for_update()
+    return session.scalars(query, execution_options={"populate_existing": True}).one_or_none()
+
+
+def require(session: Session, kind: str) -> ModelSwitch:
+    """The open switch of a kind, locked.
+
+    Raises:
+        NotFound: there is none.
+    """
+    switch = find(session, kind, lock=True)
+    if switch is None:
+        raise NotFound(f"no switch of the {kind} model is open: begin one with --to NAME")
+    return switch
+
+
+def begin(
+    session: Session, kind: str, active: ModelRow, new: ModelRow, plan: Plan, *, dry_run: bool = False
+) -> list[Bell]:
+    """Start giving the archive vectors of the model ``new``; sent again, it changes nothing.
+
+    ``active``: searched now, unless a switch has chosen another one, which the caller may not know yet.
+
+    Raises:
+        Conflict: ``new`` is active already, or a switch to another model is open.
+    """
+    session.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": _BEGIN_LOCK})
+    switch = find(session, kind, lock=True)
+    if switch is not None:
+        _, other = models_of(session, switch)
+        if other.model_id != new.model_id or switch.state not in KEPT:
+            raise Conflict(
+                f"a switch of the {kind} model to {other.name} is {switch.state}: end it first, with --drop"
+            )
+        return [] if dry_run else advance(session, switch, plan)
+    active = active_models(session).get(kind, active)
+    if active.model_id == new.model_id:
+        raise Conflict(f"{new.name} is the active {kind} model already: there is nothing to switch")
+    if dry_run:
+        return []
+    switch = ModelSwitch(
+        kind=kind,
+        from_model=active.model_id,
+        to_model=new.model_id,
+        total=count(session, kind, active),
+    )
+    session.add(switch)
+    session.flush()
+    # From now on: a setting changed meanwhile would have searches use vectors that are not complete.
+    _let_be_active(session, kind, active.model_id)
+    return advance(session, switch, plan)
+
+
+def _let_be_active(session: Session, kind: str, model_id: int) -> None:
+    session.execute(
+        insert(ActiveModel)
+        .values(kind=kind, model_id=model_id)
+        .on_conflict_do_update(index_elements=["kind"], set_={"model_id": model_id, "changed_at": NOW})
+    )
+
+
+def point(session: Session, switch: ModelSwitch, to: Literal["old", "new"]) -> bool:
+    """Let the new model (or the old one again) be the one that is searched. Returns whether that is a change.
+
+    Raises:
+        Conflict: the new one's vectors are not complete, or one of both is being dropped.
+    """
+    wanted = "flipped" if to == "new" else "ready"
+    if switch.state == wanted or (to == "old" and switch.state == "building"):
+        return False
+    if switch.state not in ("ready", "flipped"):
+        _, new = models_of(session, switch)
+        raise Conflict(
+            f"the switch of the {switch.kind} model to {new.name} is {switch.state}: it can't be flipped"
+        )
+    model_id = switch.to_model if to == "new" else switch.from_model
+    _let_be_active(session, switch.kind, model_id)
+    switch.state, switch.flipped_at = wanted, NOW
+    session.flush()
+    return True
+
+
+def drop(session: Session, switch: ModelSwitch, plan: Plan, *, pages_s: float) -> list[Bell]:
+    """Remove the vectors of the model that is not searched, in a job, and end the switch.
+
+    ``pages_s``: for so long after a flip a search from before it may still ask for its next page.
+
+    Raises:
+        Conflict: the last flip is younger than that, or scenes have vectors of the losing model only.
+    """
+    if switch.state == "dropping":
+        return []
+    if switch.flipped_at is not None:
+        session.refresh(switch)
+        age_s = session.execute(select(func.extract("epoch", NOW - switch.flipped_at))).scalar_one()
+        if age_s < pages_s:
+            raise Conflict(
+                f"the {switch.kind} model was flipped {age_s:.0f} s ago, and searches from before that may still turn"
+                f" pages: drop in {pages_s - float(age_s):.0f} s, or with --now"
+            )
+    if switch.state == "flipped":
+        _refuse_to_lose(session, switch, plan)
+    loser = switch.from_model if switch.state == "flipped" else switch.to_model
+    session.execute(
+        update(Job)
+        .where(*own_jobs(switch), Job.state.in_(("queued", "running")))
+        .values(state="cancelled", finished_at=NOW)
+    )
+    switch.run += 1
+    switch.state = "dropping"
+    session.flush()
+    return jobs.insert(
+        session,
+        [
+            Job(
+                subject_kind="switch",
+                subject_id=str(switch.switch_id),
+                user_id="",
+                lane=graph.DROP.lane,
+                run=switch.run,
+                stage=graph.DROP.name,
+                max_failures=plan.max_failures,
+                model_id=loser,
+                payload={"model_id": loser},
+                not_before=seconds_from_now(_SETTLE_S),
+            )
+        ],
+    )
+
+
+def _refuse_to_lose(session: Session, switch: ModelSwitch, plan: Plan) -> None:
+    """Make sure that nothing has a vector of the old model alone: videos may come late, or be in work since before the switch.
+
+    Raises:
+        Conflict: something has.
+    """
+    advance(session, switch, plan)
+    left = session.execute(
+        select(func.count()).where(*own_jobs(switch), Job.state.in_(("queued", "running", "failed")))
+    ).scalar_one()
+    old, new = models_of(session, switch)
+    if left:
+        raise Conflict(
+            f"{left} parts of the archive have no vectors of {new.name} yet: drop when they are done (--retry tries again"
+            " what failed)"
+        )
+    has = "SELECT 1 FROM embeddings e WHERE e.scene_id = s.scene_id AND e.run = r.run AND e.model_id = {}"
+    video_id = session.execute(
+        text(
+            "SELECT r.video_id FROM runs r JOIN videos v ON v.video_id = r.video_id AND v.run = r.run"
+            " JOIN scenes s ON s.video_id = r.video_id WHERE r.ended_at IS NULL AND v.deleted_at IS NULL"
+            f" AND EXISTS ({has.format(int(old.model_id))}) AND NOT EXISTS ({has.format(int(new.model_id))}) LIMIT 1"
+        )
+    ).scalar()
+    if video_id is not None:
+        raise Conflict(
+            f"video {video_id} is in work since before the switch and has vectors of {old.name} only: drop when it has ended,"
+            " or cancel it"
+        )
+
+
+def samples(session: Session, user_id: str, kind: str, count: int) -> tuple[list[str], list[str], int]:
+    """Some published scenes of a user: what is said in them, their keyframes' keys, how many; always the same ones."""
+    wanted = Scene.transcript != "" if kind == "text" else func.jsonb_array_length(Scene.keyframes) > 0
+    scenes = session.scalars(
+        select(Scene)
+        .where(Scene.user_id == user_id, Scene.live, wanted)
+        .order_by(func.md5(cast(Scene.scene_id, Text)))
+        .limit(count)
+    ).all()
+    texts = [scene.transcript[:_SAMPLE_CHARS] for scene in scenes if scene.transcript]
+    return texts, [keyframe["key"] for scene in scenes for keyframe in scene.keyframes], len(scenes)
+
+
+def drop_some(session: Session, model_id: int, user_id: str, most: int) -> int:
+    """Remove up to ``most`` of a user's vectors (and word weights) of a model. Returns how many."""
+    removed = 0
+    for table in ("embeddings", "lexical_weights"):
+        done = session.execute(
+            text(
+                f"DELETE FROM {table} WHERE ctid = ANY(ARRAY(SELECT ctid FROM {table}"
+                " WHERE user_id = :user_id AND model_id = :model_id LIMIT :most))"
+            ),
+            {"user_id": user_id, "model_id": model_id, "most": most},
+        )
+        removed += done.rowcount  # type: ignore[attr-defined]
+    return removed
+
+
+def end(session: Session, switch_id: str, but: int) -> None:
+    """The vectors are dropped: the switch is over, and of its jobs only the last one is kept."""
+    switch = session.get_one(ModelSwitch, int(switch_id))
+    switch.state, switch.ended_at = "ended", NOW
+    session.execute(
+        delete(Job).where(Job.subject_kind == "switch", Job.subject_id == switch_id, Job.job_id != but)
+    )
+    session.flush()

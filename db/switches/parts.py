@@ -1,0 +1,237 @@
+"""The jobs of a switch: which published scenes lack a vector of the new model, planned bit by bit."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import Any
+
+from sqlalchemy import Row, delete, func, select, text, update
+from sqlalchemy.orm import Session
+
+from db import jobs
+from db.jobs import NOW, Bell
+from db.runs import Plan
+from db.switches.pointer import KEPT, models_of
+from db.tables import Job, ModelSwitch
+from db.vectors import ModelRow
+from shared import graph
+
+#: Jobs that wait at once: the next are planned when half of them are done.
+_WINDOW = 128
+#: Behind every video in work, and behind people who are looked for.
+_PRIORITY = -2
+#: A run may be published this long after the time it was given: younger videos are looked at again.
+_LATE = timedelta(minutes=10)
+_VIDEOS_AT_ONCE = 20
+#: Of so many at most in one transaction, however little they lack: it holds the switch.
+_STRETCH = 2_000
+#: The speed is that of the last so many seconds.
+_SPEED_S = 120
+
+
+@dataclass(frozen=True)
+class Progress:
+    """How far a switch is."""
+
+    #: Jobs that were given up, and the first one's error.
+    failed: int
+    error: str | None
+    #: Scenes a second lately; None: nothing was done lately.
+    scenes_per_s: float | None
+
+
+def count(session: Session, kind: str, model: ModelRow) -> int:
+    """How many published scenes have a vector of a model."""
+    statement = text(
+        "SELECT count(*) FROM scenes s WHERE s.live AND EXISTS (SELECT 1 FROM embeddings e"
+        f" WHERE e.scene_id = s.scene_id AND e.model_id = {int(model.model_id)} AND e.run = s.{_run(kind)})"
+    )
+    return int(session.execute(statement).scalar_one())
+
+
+def _run(kind: str) -> str:
+    return "text_run" if kind == "text" else "vision_run"
+
+
+def stage_of(kind: str) -> graph.Stage:
+    """What makes a kind's vectors anew."""
+    return graph.TEXT_ANEW if kind == "text" else graph.VISION_ANEW
+
+
+def lacking(
+    session: Session, kind: str, old: ModelRow, new: ModelRow, video_ids: list[str]
+) -> list[Row[Any]]:
+    """Published scenes of these videos that have a vector of ``old`` and none of ``new``: video_id, user_id, idxs.
+
+    A scene whose words have gone since has nothing to be embedded, and never gets one.
+    """
+    something = "AND s.transcript <> ''" if kind == "text" else ""
+    run = f"s.{_run(kind)}"
+    has = (
+        "EXISTS (SELECT 1 FROM embeddings e WHERE e.scene_id = s.scene_id AND e.model_id = {} AND e.run = {})"
+    )
+    return list(
+        session.execute(
+            text(
+                "SELECT s.video_id, s.user_id, array_agg(s.idx ORDER BY s.idx) AS idxs FROM scenes s"
+                f" WHERE s.video_id = ANY(:videos) AND s.live {something} AND {has.format(int(old.model_id), run)}"
+                f" AND NOT {has.format(int(new.model_id), run)} GROUP BY s.video_id, s.user_id ORDER BY s.video_id"
+            ),
+            {"videos": video_ids},
+        )
+    )
+
+
+def advance(session: Session, switch: ModelSwitch, plan: Plan) -> list[Bell]:
+    """Plan the next jobs; the switch is ready when nothing lacks a vector. Harmless at any time."""
+    if switch.state not in KEPT:
+        return []
+    states: Mapping[str, int] = {
+        row.state: row.jobs
+        for row in session.execute(
+            select(Job.state, func.count().label("jobs"))
+            .where(*own_jobs(switch), Job.state.in_(("queued", "running", "failed")))
+            .group_by(Job.state)
+        )
+    }
+    live = states.get("queued", 0) + states.get("running", 0)
+    if live >= _WINDOW // 2:
+        return []
+    _forget_done(session, switch)
+    planned, at_end = _plan_more(session, switch, plan, _WINDOW - live, stretch=_STRETCH)
+    if at_end and not planned and not live and not states.get("failed"):
+        _look_again(session, switch)
+        planned, at_end = _plan_more(session, switch, plan, _WINDOW)
+        if at_end and not planned and switch.state == "building":
+            switch.state, switch.ready_at = "ready", NOW
+    session.flush()
+    return jobs.insert(session, planned)
+
+
+def own_jobs(switch: ModelSwitch) -> tuple[Any, ...]:
+    return (
+        Job.subject_kind == "switch",
+        Job.subject_id == str(switch.switch_id),
+        Job.run == switch.run,
+    )
+
+
+def _forget_done(session: Session, switch: ModelSwitch) -> None:
+    """Remove done jobs: a large archive has hundreds of thousands, and they are counted at every job's end."""
+    session.execute(
+        delete(Job).where(
+            *own_jobs(switch), Job.state == "done", Job.finished_at < NOW - timedelta(seconds=_SPEED_S)
+        )
+    )
+
+
+def _look_again(session: Session, switch: ModelSwitch) -> None:
+    """Videos that were indexed lately may have come into sight behind the place that was reached."""
+    if switch.seen_until is None:
+        return
+    now: datetime = session.execute(select(NOW)).scalar_one()
+    # While it is built the place may have been reached long ago, and the last jobs have taken their time.
+    back_to = min(switch.seen_until, now) - _LATE if switch.state == "building" else now - _LATE
+    if switch.seen_until > back_to:
+        switch.seen_until, switch.seen_video = back_to, ""
+
+
+def _plan_more(
+    session: Session, switch: ModelSwitch, plan: Plan, most: int, *, stretch: int | None = None
+) -> tuple[list[Job], bool]:
+    """Jobs for the videos behind the place that was reached; moves the place on.
+
+    Ends at the video that makes them ``most``, or after ``stretch`` videos. Returns also whether no video is left.
+    """
+    old, new = models_of(session, switch)
+    stage = stage_of(switch.kind)
+    part = session.execute(
+        select(func.coalesce(func.max(Job.part), -1)).where(*own_jobs(switch), Job.stage == stage.name)
+    ).scalar_one()
+    planned: list[Job] = []
+    looked_at = 0
+    while stretch is None or looked_at < stretch:
+        videos = session.execute(
+            text(
+                "SELECT video_id, indexed_at FROM videos WHERE indexed_at IS NOT NULL AND deleted_at IS NULL"
+                " AND (CAST(:until AS timestamptz) IS NULL OR (indexed_at, video_id) > (CAST(:until AS timestamptz), :video))"
+                " ORDER BY indexed_at, video_id LIMIT :count"
+            ),
+            {"until": switch.seen_until, "video": switch.seen_video, "count": _VIDEOS_AT_ONCE},
+        ).all()
+        if not videos:
+            return planned, True
+        looked_at += len(videos)
+        ids = [video.video_id for video in videos]
+        todo = {row.video_id: row for row in lacking(session, switch.kind, old, new, ids)}
+        for video in videos:
+            switch.seen_until, switch.seen_video = video.indexed_at, video.video_id
+            row = todo.get(video.video_id)
+            if row is None:
+                continue
+            for first in range(0, len(row.idxs), stage.batch):
+                some = row.idxs[first : first + stage.batch]
+                part += 1
+                planned.append(
+                    Job(
+                        subject_kind="switch",
+                        subject_id=str(switch.switch_id),
+                        user_id=row.user_id,
+                        lane=stage.lane,
+                        run=switch.run,
+                        stage=stage.name,
+                        part=part,
+                        priority=_PRIORITY,
+                        max_failures=plan.max_failures,
+                        model_id=new.model_id,
+                        payload={"video_id": row.video_id, "first_idx": some[0], "last_idx": some[-1]},
+                    )
+                )
+            if len(planned) >= most:
+                return planned, False
+    return planned, False
+
+
+def open_switches(session: Session) -> list[str]:
+    """Ids of the switches that may have something to plan."""
+    return [
+        str(found)
+        for found in session.scalars(select(ModelSwitch.switch_id).where(ModelSwitch.state.in_(KEPT)))
+    ]
+
+
+def progress(session: Session, switch: ModelSwitch) -> Progress:
+    failed = session.execute(
+        select(func.count().label("jobs"), func.min(Job.error).label("error")).where(
+            *own_jobs(switch), Job.state == "failed"
+        )
+    ).one()
+    lately = session.execute(
+        select(
+            func.sum(Job.result["scenes"].as_integer()).label("scenes"),
+            func.extract("epoch", NOW - func.min(Job.started_at)).label("seconds"),
+        ).where(*own_jobs(switch), Job.state == "done", Job.finished_at > NOW - timedelta(seconds=_SPEED_S))
+    ).one()
+    speed = float(lately.scenes) / float(lately.seconds) if lately.scenes and lately.seconds else None
+    return Progress(failed.jobs, failed.error, speed)
+
+
+def retry(session: Session, switch: ModelSwitch) -> list[Bell]:
+    """Try the jobs again that were given up."""
+    again = session.execute(
+        update(Job)
+        .where(*own_jobs(switch), Job.state == "failed")
+        .values(
+            state="queued",
+            failures=0,
+            outages=0,
+            not_before=NOW,
+            error_class=None,
+            error=None,
+            finished_at=None,
+        )
+        .returning(Job.lane, Job.job_id)
+    ).all()
+    return [Bell(row.lane, row.job_id) for row in again]

@@ -1,0 +1,47 @@
+"""Which model of a kind is searched, and which ones have their vectors kept."""
+
+from __future__ import annotations
+
+from sqlalchemy import select
+from sqlalchemy.orm import Session
+
+from db.tables import ActiveModel, Model, ModelSwitch
+from db.vectors import ModelRow
+
+#: States of a switch in which both models are kept.
+KEPT = ("building", "ready", "flipped")
+
+
+def active_models(session: Session) -> dict[str, ModelRow]:
+    """Kind -> the model a switch has made active; a kind that was never switched is absent."""
+    rows = session.execute(
+        select(ActiveModel.kind, Model).join(Model, Model.model_id == ActiveModel.model_id)
+    ).all()
+    return {kind: model_row(model) for kind, model in rows}
+
+
+def searched_model(session: Session, kind: str) -> int | None:
+    """The id of the model that is searched now; None: there never was a switch."""
+    return session.scalars(select(ActiveModel.model_id).where(ActiveModel.kind == kind)).one_or_none()
+
+
+def model_row(model: Model) -> ModelRow:
+    return ModelRow(model.model_id, model.name, model.revision, model.family, model.dim, model.metric)
+
+
+def models_of(session: Session, switch: ModelSwitch) -> tuple[ModelRow, ModelRow]:
+    """The old model and the new one."""
+    old, new = (session.get_one(Model, model) for model in (switch.from_model, switch.to_model))
+    return model_row(old), model_row(new)
+
+
+def kept_models(session: Session, kind: str, *, lock: bool = False) -> tuple[ModelRow, ...]:
+    """The two models of an open switch; empty when there is none, or one of them is being dropped.
+
+    ``lock``: nothing is dropped before the end of this transaction.
+    """
+    query = select(ModelSwitch).where(ModelSwitch.kind == kind, ModelSwitch.state.in_(KEPT))
+    if lock:
+        query = query.with_for_update(read=True, key_share=True)
+    switch = session.scalars(query, execution_options={"populate_existing": True}).one_or_none()
+    return () if switch is None else models_of(session, switch)
