@@ -266,7 +266,7 @@ class Settings(BaseSettings):
         description="A model that has not answered a search by then is done without, seconds.",
     )
     search_candidates: int = Field(
-        200, ge=10, le=1000, description="How many scenes each leg of a search puts forward."
+        100, ge=10, le=1000, description="How many scenes each leg of a search puts forward."
     )
     search_link_s: int = Field(
         3600, ge=1, le=604_800, description="How long links to keyframes in an answer work, seconds."

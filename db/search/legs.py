@@ -39,7 +39,7 @@ class Tuning:
     exact_rows: int = 20_000
     ef_search: int = 200
     #: Scenes each leg puts forward.
-    candidates: int = 300
+    candidates: int = 100
 
 
 class Match(NamedTuple):
