@@ -15,7 +15,7 @@ from cli.database import ask
 from cli.pictures import check_picture
 from cli.videos import acting_user, open_client
 from shared.client import Client
-from shared.contracts import PersonView, PhotoList
+from shared.contracts import PersonView, PhotoList, PhotoView
 from shared.errors import InvalidRequest, NotFound, Outage
 from shared.settings import get_settings
 from shared.storage import configured_storage
@@ -147,6 +147,26 @@ def show_photos(who: str, *, as_json: bool, user: str | None) -> None:
     console.print(photo_table(found, {}) if found.photos else f"{escape(who)} has no photos")
 
 
+def remove_photo(who: str, name: str, *, as_json: bool, user: str | None) -> None:
+    """Forget a photo and show the person as the others make it.
+
+    Raises:
+        NotFound: the person has no photo of this name or id.
+    """
+    client, owner = open_client(), acting_user(user)
+    person = find(client, owner, who)
+    photos = client.photos(owner, person.person_id).photos
+    chosen = [photo for photo in photos if name in (photo.photo_id, _shown_name(photo))]
+    if not chosen:
+        raise NotFound(f"{person.name} has no photo {name!r}: see `scenefleet people photos`")
+    client.remove_photo(owner, person.person_id, chosen[0].photo_id)
+    show(_wait(client, owner, person.person_id, "working"), as_json=as_json)
+
+
+def _shown_name(photo: PhotoView) -> str:
+    return photo.storage_key.rpartition("/")[2]
+
+
 def photo_table(found: PhotoList, names: dict[str, str]) -> Table:
     """Photos as a table; ``names``: the files they came from."""
     table = Table(box=None, pad_edge=False, header_style="dim")
@@ -154,7 +174,7 @@ def photo_table(found: PhotoList, names: dict[str, str]) -> Table:
     table.add_column("state", no_wrap=True)
     table.add_column("", overflow="fold")
     for photo in found.photos:
-        shown = names.get(photo.photo_id, photo.storage_key.rpartition("/")[2])
+        shown = names.get(photo.photo_id, _shown_name(photo))
         table.add_row(escape(shown), photo.state, escape(photo.error or ""))
     return table
 

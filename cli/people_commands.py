@@ -75,6 +75,25 @@ def people_photos(who: Who, json_: Json = False, user: User = None) -> None:
     people.show_photos(who, as_json=json_, user=user)
 
 
+@people_app.command("rm-photo", rich_help_panel=KNOW)
+def people_rm_photo(
+    who: Who,
+    photo: Annotated[
+        str,
+        typer.Argument(metavar="PHOTO", help="As `people photos` shows it, or its id.", show_default=False),
+    ],
+    json_: Json = False,
+    user: User = None,
+) -> None:
+    """Forget a photo of a person; the person is looked for again, by the others.
+
+    [bold]scenefleet people rm-photo "Ann Lee" photo_1760000000000.jpg[/bold]
+    """
+    from cli import people
+
+    people.remove_photo(who, photo, as_json=json_, user=user)
+
+
 @people_app.command("faces", rich_help_panel=KNOW)
 def people_faces(who: Who, json_: Json = False, user: User = None) -> None:
     """Show where a person is seen, face by face: the track's id, scene, time, how alike, and who said so.

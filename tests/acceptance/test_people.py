@@ -167,6 +167,12 @@ def test_a_person_is_found_in_yesterdays_video_in_spite_of_bad_photos(fleet: Fle
     found = scenes_of(fleet, "Ann")
     assert set(found) == astronauts_scenes(fleet) != set()
     assert all(0.45 <= confidence <= 1 and frames >= 1 for confidence, frames in found.values())
+    refused = answer["photos"][1]
+    left = command(fleet, "rm-photo", "Ann", refused["storage_key"].rpartition("/")[2])
+    assert (left["photos"], left["good_photos"], left["state"]) == (5, 1, "ready")
+    assert not fleet.storage.exists("uploads", refused["storage_key"]) and scenes_of(fleet, "Ann") == found
+    again = fleet.command("people", "rm-photo", "Ann", refused["photo_id"], "--user", USER)
+    assert again.returncode == 1 and f"Ann has no photo '{refused['photo_id']}'" in again.stderr
     page = fleet.client.faces(USER, answer["person"]["person_id"])
     assert {face.video_id for face in page.faces} == {VIDEO}
     assert all(fleet.storage.exists("sidecars", face.keyframe_key) for face in page.faces)
@@ -325,7 +331,7 @@ def test_not_her_and_undone(fleet: Fleet) -> None:
 
 def test_the_tables_are_for_people(fleet: Fleet) -> None:
     done = fleet.command("people", "list", "--user", USER)
-    assert done.returncode == 0 and "Ann" in done.stdout and "1/6" in done.stdout
+    assert done.returncode == 0 and "Ann" in done.stdout and "1/5" in done.stdout
 
 
 def test_an_erased_person_is_gone_from_every_store(
