@@ -367,7 +367,7 @@ def test_an_erased_person_is_gone_from_every_store(
         )
         for row in fleet.rows(query, ann.person_id)
     ]
-    assert len(hers) == 6 and len(vectors) >= 4
+    assert len(hers) == 5 and len(vectors) >= 4
     for needle in (ann.person_id, name, *hers, *vectors):
         assert before.traces([needle]), needle
     portrait = (photos / "ann.png").read_bytes()
@@ -375,7 +375,7 @@ def test_an_erased_person_is_gone_from_every_store(
 
     answer = command(fleet, "rm", name, "--yes")
     receipt = answer["receipt"]
-    assert receipt["removed"]["photo files"] == receipt["removed"]["photos"] == 6
+    assert receipt["removed"]["photo files"] == receipt["removed"]["photos"] == 5
     assert receipt["removed"]["face tracks"] >= 1 and set(receipt["left"].values()) == {0}
 
     after = look(fleet)
@@ -404,7 +404,7 @@ def test_an_erased_person_is_gone_from_every_store(
     kept = {path for path in before.files if f"/{USER}/" in path and path in after.files}
     assert all(after.files[path] == before.files[path] for path in kept)
     gone = before.files.keys() - after.files.keys()
-    assert len(gone) == 6 + len(astronauts_scenes(fleet)), "her photos and the sidecars that named her"
+    assert len(gone) == 5 + len(astronauts_scenes(fleet)), "her photos and the sidecars that named her"
     assert names_in(fleet) == set()
     assert fleet.client.person(USER, ann.person_id).state == "erased"
     with pytest.raises(Conflict, match="was erased"):
