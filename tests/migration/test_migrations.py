@@ -158,6 +158,15 @@ def test_search_has_its_indexes_from_the_first_migration_on(url: str) -> None:
     assert invalid == []
 
 
+def test_vector_indexes_of_before_are_built_with_more_care(url: str) -> None:
+    alembic(url, "upgrade", "0006")
+    (before,) = rows(url, "SELECT indexdef FROM pg_indexes WHERE indexname = 'ix_embeddings_hnsw_m1'")
+    alembic(url, "upgrade", "head")
+    (after,) = rows(url, "SELECT indexdef FROM pg_indexes WHERE indexname = 'ix_embeddings_hnsw_m1'")
+    assert "ef_construction" not in before[0]
+    assert after[0] == before[0].replace(" WHERE ", " WITH (ef_construction='128') WHERE ")
+
+
 def test_a_database_with_work_in_it_goes_down_and_up(url: str) -> None:
     alembic(url, "upgrade", "head")
     with psycopg.connect(url, autocommit=True) as connection:
