@@ -91,6 +91,11 @@ class Injection:
         """For ``Fleet.start(**...)`` of every node that should obey."""
         return {"PYTHONPATH": str(self.folder / "python"), _VARIABLE: str(self.folder / "rules")}
 
+    def lift_all(self) -> None:
+        """Take every rule away: a test that failed may have left some."""
+        for path in (self.folder / "rules").glob("*.json"):
+            path.unlink(missing_ok=True)
+
     def hold(
         self,
         stage: str,
