@@ -123,6 +123,8 @@ def fill(url: str, source: Source, models: dict[Family, ModelRow], scenes: int) 
             connection.execute(index_sql(models[family].model_id, dim, "cosine", concurrently=False))
             print(f"{source.kind}: index of {family} built in {time.monotonic() - began:.0f} s", flush=True)
         connection.execute("VACUUM ANALYZE")
+        # Else it is written out while the searches are timed.
+        connection.execute("CHECKPOINT")
 
 
 def draw_queries(source: Source, models: dict[Family, ModelRow], count: int) -> list[Query]:
