@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import func, select, text, update
+from sqlalchemy import ColumnElement, func, select, text, update
 from sqlalchemy.orm import Session
 
 from db.tables import Job, ModelSwitch, Person, Video
@@ -434,6 +434,35 @@ def leases_held(session: Session, video_id: str, *, but: int) -> int:
             Job.lease_until > NOW,
         )
     ).one()
+
+
+def cancel(session: Session, *which: ColumnElement[bool]) -> int:
+    """Cancel those of some jobs that have not ended; a running attempt keeps its lease until it notices. Returns how many."""
+    result = session.execute(
+        update(Job)
+        .where(*which, Job.state.in_(("queued", "running")))
+        .values(state="cancelled", finished_at=NOW)
+    )
+    return result.rowcount  # type: ignore[attr-defined, no-any-return]
+
+
+def try_failed_again(session: Session, *which: ColumnElement[bool]) -> list[Bell]:
+    """Queue those of some jobs again that were given up. Failures start from zero; attempts go on counting, they are the fence."""
+    again = session.execute(
+        update(Job)
+        .where(*which, Job.state == "failed")
+        .values(
+            state="queued",
+            failures=0,
+            outages=0,
+            not_before=NOW,
+            error_class=None,
+            error=None,
+            finished_at=None,
+        )
+        .returning(Job.lane, Job.job_id)
+    )
+    return [Bell(row.lane, row.job_id) for row in again]
 
 
 def insert(session: Session, jobs: Sequence[Job]) -> list[Bell]:

@@ -341,11 +341,7 @@ def _sweep(video: Video, run: Run, plan: Plan, *, wait_s: float) -> Job:
 
 def _stop(session: Session, video: Video) -> None:
     """End the open run, cancel its jobs. A running attempt keeps its lease until it notices and lets go."""
-    session.execute(
-        update(Job)
-        .where(Job.video_id == video.video_id, Job.state.in_(("queued", "running")))
-        .values(state="cancelled", finished_at=NOW)
-    )
+    jobs.cancel(session, Job.video_id == video.video_id)
     session.execute(
         update(Run).where(Run.video_id == video.video_id, Run.ended_at.is_(None)).values(ended_at=NOW)
     )
@@ -411,19 +407,7 @@ def retry(session: Session, video: Video, plan: Plan) -> tuple[bool, list[Bell]]
             Job.stage.in_(hanging),
         )
     )
-    session.execute(
-        update(Job)
-        .where(Job.video_id == video.video_id, Job.run == run.run, Job.state == "failed")
-        .values(
-            state="queued",
-            failures=0,
-            outages=0,
-            not_before=NOW,
-            error_class=None,
-            error=None,
-            finished_at=None,
-        )
-    )
+    jobs.try_failed_again(session, Job.video_id == video.video_id, Job.run == run.run)
     session.execute(
         update(Run).where(Run.video_id == video.video_id, Run.run == run.run).values(ended_at=None)
     )

@@ -17,7 +17,7 @@ from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.orm import Session
 
 from db import jobs
-from db.jobs import NOW, Bell
+from db.jobs import Bell
 from db.people.tracks import as_array, videos_with_faces
 from db.people.vote import centroid
 from db.runs import Plan
@@ -77,18 +77,10 @@ def start(session: Session, person: Person, plan: Plan, model_id: int | None = N
 
 def stop(session: Session, person: Person) -> bool:
     """Cancel the person's jobs. Returns whether there was something to cancel."""
-    done = session.execute(
-        update(Job)
-        .where(
-            Job.subject_kind == "person",
-            Job.subject_id == person.person_id,
-            Job.state.in_(("queued", "running")),
-        )
-        .values(state="cancelled", finished_at=NOW)
-    )
+    cancelled = jobs.cancel(session, Job.subject_kind == "person", Job.subject_id == person.person_id)
     person.ended_run = person.run
     session.flush()
-    return bool(done.rowcount)  # type: ignore[attr-defined]
+    return bool(cancelled)
 
 
 def advance(session: Session, person: Person, plan: Plan) -> list[Bell]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Literal
 
-from sqlalchemy import Text, cast, delete, func, select, text, update
+from sqlalchemy import Text, cast, delete, func, select, text
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.orm import Session
 
@@ -132,11 +132,7 @@ def drop(session: Session, switch: ModelSwitch, plan: Plan, *, pages_s: float) -
     if switch.state == "flipped":
         _refuse_to_lose(session, switch, plan)
     loser = switch.from_model if switch.state == "flipped" else switch.to_model
-    session.execute(
-        update(Job)
-        .where(*own_jobs(switch), Job.state.in_(("queued", "running")))
-        .values(state="cancelled", finished_at=NOW)
-    )
+    jobs.cancel(session, *own_jobs(switch))
     switch.run += 1
     switch.state = "dropping"
     session.flush()

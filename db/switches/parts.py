@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
 
-from sqlalchemy import Row, delete, func, select, text, update
+from sqlalchemy import Row, delete, func, select, text
 from sqlalchemy.orm import Session
 
 from db import jobs
@@ -220,18 +220,4 @@ def progress(session: Session, switch: ModelSwitch) -> Progress:
 
 def retry(session: Session, switch: ModelSwitch) -> list[Bell]:
     """Try the jobs again that were given up."""
-    again = session.execute(
-        update(Job)
-        .where(*own_jobs(switch), Job.state == "failed")
-        .values(
-            state="queued",
-            failures=0,
-            outages=0,
-            not_before=NOW,
-            error_class=None,
-            error=None,
-            finished_at=None,
-        )
-        .returning(Job.lane, Job.job_id)
-    ).all()
-    return [Bell(row.lane, row.job_id) for row in again]
+    return jobs.try_failed_again(session, *own_jobs(switch))
