@@ -155,6 +155,8 @@ class Job(Base):
             postgresql_where=text("state = 'running'"),
         ),
         Index(None, "video_id", "run"),
+        # What a list of failures looks through.
+        Index("ix_jobs_failed", "user_id", "job_id", postgresql_where=text("state = 'failed'")),
     )
 
     job_id: Mapped[int] = mapped_column(BigInteger, Identity(always=True), primary_key=True)
