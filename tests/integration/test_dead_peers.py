@@ -29,8 +29,8 @@ from shared.errors import DatabaseBusy, DatabaseUnavailable, ModelFailure, State
 from shared.settings import Settings, get_settings
 from tasks import requests, video
 from tests.fleet import eventually
-from tests.integration.test_ledger import accept, claim, expire, job, must_claim
 from tests.integration.test_lease import never
+from tests.integration.test_ledger import accept, claim, expire, job, must_claim
 from worker import reconcile, runner
 from worker.lease import Lease
 
@@ -150,7 +150,7 @@ def test_a_lock_that_is_not_given_up_is_said_once_and_soon(database: str) -> Non
     accept()
     with limited(database, SHORT), silent_on(database, row_of("v1")):
         began = time.monotonic()
-        with pytest.raises(DatabaseBusy, match="another transaction holds .*: try again in a minute"):
+        with pytest.raises(DatabaseBusy, match=r"another transaction holds .*: try again in a minute"):
             transact(lambda session: jobs.lock_video(session, "v1"))
         assert time.monotonic() - began < 5.0, "waited once, not ten times"
 
@@ -171,7 +171,7 @@ def test_a_statement_that_takes_too_long_is_no_outage_and_not_repeated(database:
 
     with (
         limited(database, SHORT),
-        pytest.raises(StatementTimeout, match="took too long: .*DATABASE_STATEMENT_S"),
+        pytest.raises(StatementTimeout, match=r"took too long: .*DATABASE_STATEMENT_S"),
     ):
         runner.patiently(work, 20.0, locked_s=20.0)
     assert len(tries) == 1
@@ -270,7 +270,7 @@ def strand(video_id: str) -> None:
 def states() -> dict[str, str]:
     with reading() as session:
         rows = session.execute(text("SELECT video_id, state FROM jobs WHERE stage = 'split'"))
-        return {video_id: state for video_id, state in rows}
+        return {row.video_id: row.state for row in rows}
 
 
 def ended() -> set[str]:
