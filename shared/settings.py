@@ -198,12 +198,12 @@ class Settings(BaseSettings):
     max_video_pixels_per_s: int = Field(
         1_100_000_000,
         gt=0,
-        description="Most pixels decoded for each second of a video, beyond the first 4 gigapixels: 7680x4320 at 33 frames a second.",
+        description="Most pixels decoded for each second of a video, beyond the first 2 gigapixels: 7680x4320 at 33 frames a second.",
     )
     max_video_pixels_per_byte: int = Field(
         100_000,
         gt=0,
-        description="Most pixels decoded for each byte of compressed pictures, beyond the first 4 gigapixels. A still screen of 1920x1080 takes up to 70,000.",
+        description="Most pixels decoded for each byte of compressed pictures, beyond the first 2 gigapixels. A still screen of 1920x1080 takes up to 70,000.",
     )
     max_video_keyframes: int = Field(100_000, gt=0, description="Most keyframes stored of one video.")
     max_video_keyframe_bytes: int = Field(

@@ -14,8 +14,8 @@ from shared.errors import LimitExceeded
 
 from .limits import MediaLimits
 
-#: Decoded pixels that any file may have: 77 s of 1920x1080 at 25 frames a second.
-FREE_PIXELS = 4_000_000_000
+#: Decoded pixels that any file may have: 38 s of 1920x1080 at 25 frames a second.
+FREE_PIXELS = 2_000_000_000
 
 #: A leap in time counts as this much content at most, seconds.
 _LEAP_S = 10.0
