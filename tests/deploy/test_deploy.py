@@ -312,6 +312,9 @@ def test_every_documented_setting_reaches_every_node(
             done = probe.compose("run", "--rm", "--no-deps", "-T", service, "python", "-c", script)
             found = json.loads(done.stdout.strip().splitlines()[-1])
             assert {name: found.get(name) for name in wanted} == wanted, service
+            assert all(found[name] == "" for name in (*values.ADMINISTRATION, *values.ADMINISTRATORS)), (
+                service
+            )
             fixed = compose_file["services"][service]["environment"]
             assert {name: found[name] for name in ("SCENEFLEET_HOME", "MODELS_DIR", "HF_HOME")} == {
                 name: fixed[name] for name in ("SCENEFLEET_HOME", "MODELS_DIR", "HF_HOME")

@@ -73,7 +73,14 @@ def other_value(name: str, field: FieldInfo) -> str:
         candidates = [int(value) if isinstance(default, int) else value for value in candidates]
     else:
         choices = [value for value in get_args(field.annotation) if isinstance(value, str)]
-        candidates = [*reversed(choices), "media:2,asr,text", "0", "/tmp/other", "other"]
+        # One of its own for each, so that none is taken for another's.
+        candidates = [
+            *reversed(choices),
+            f"other-{name.lower()}",
+            f"/tmp/{name.lower()}",
+            "media:2,asr,text",
+            "0",
+        ]
     for candidate in candidates:
         if str(candidate) == str(default):
             continue
