@@ -14,6 +14,7 @@ from sqlalchemy.orm import Session
 
 from db import jobs, runs, switches
 from db.engine import outages, statements_may_take, transact
+from db.ids import name_video
 from db.jobs import Bell, Claim, Subject
 from db.people import enrolment
 from db.tables import ModelSwitch, Person
@@ -194,8 +195,12 @@ def _clean_up(claimed: Claim, runtime: Runtime, stored: Sequence[tuple[Bucket, s
         # A commit whose answer was lost: the job is done, and what this attempt stored is what it made known.
         if patiently(lambda session: jobs.is_finished(session, claimed), runtime.settings.database_wait_s):
             return
-        for bucket, prefix in stages.attempt_prefixes(claimed):
-            runtime.storage.delete_prefix(bucket, prefix)
+        if claimed.subject_kind == "video":
+            name = patiently(
+                lambda session: name_video(session, claimed.video_id), runtime.settings.database_wait_s
+            )
+            for bucket, prefix in stages.attempt_prefixes(claimed, name):
+                runtime.storage.delete_prefix(bucket, prefix)
         for bucket, key in stored:
             runtime.storage.delete(bucket, key)
         patiently(lambda session: jobs.let_go(session, claimed), runtime.settings.database_wait_s)
