@@ -30,7 +30,7 @@ def test_a_silent_connection_stops_one_video_and_not_the_fleet(fleet: Fleet, tmp
     with psycopg.connect(
         fleet.postgres_url, options=f"-c idle_in_transaction_session_timeout={round(IDLE_S * 1000)}"
     ) as silent:
-        silent.execute("SELECT 1 FROM videos WHERE video_id = 'held' FOR UPDATE")
+        silent.execute("SELECT 1 FROM videos WHERE external_id = 'held' FOR UPDATE")
         began = time.monotonic()
         with (
             psycopg.connect(fleet.postgres_url, autocommit=True) as operator,
@@ -39,12 +39,16 @@ def test_a_silent_connection_stops_one_video_and_not_the_fleet(fleet: Fleet, tmp
             # Two whose worker is gone, and all bells with it.
             operator.execute(
                 "UPDATE jobs SET state = 'running', attempt = attempt + 1, lease_owner = 'gone@h:1.a:0:2',"
-                " lease_until = clock_timestamp() - interval '1 s' WHERE video_id IN ('held', 'lost')"
+                " lease_until = clock_timestamp() - interval '1 s' WHERE video_id IN"
+                " (SELECT video_id FROM videos WHERE external_id IN ('held', 'lost'))"
             )
             client.delete("media")
 
         def taken_back() -> bool:
-            rows = fleet.rows("SELECT state FROM jobs WHERE video_id = 'lost' AND stage = 'split'")
+            rows = fleet.rows(
+                "SELECT jobs.state FROM jobs JOIN videos USING (video_id)"
+                " WHERE external_id = 'lost' AND stage = 'split'"
+            )
             return [row["state"] for row in rows] == ["queued"]
 
         eventually(taken_back, within_s=5, what="another video's job is taken back within two ticks")

@@ -38,9 +38,10 @@ WORKER = """
     from sqlalchemy import text
     from db import jobs
     from db.engine import transact
+    from db.ids import video_key
 
     def work(session):
-        assert jobs.lock_video(session, sys.argv[1]) is not None
+        assert jobs.lock_video(session, video_key("u1", sys.argv[1])) is not None
         print("locked", flush=True)
         if sys.argv[1] == "idle":
             time.sleep(600)
@@ -162,7 +163,7 @@ def start_worker(link: Link, server: ReachableServer, video_id: str) -> subproce
 def is_free(server: ReachableServer, video_id: str) -> bool:
     with psycopg.connect(server.url()) as connection:
         try:
-            connection.execute("SELECT 1 FROM videos WHERE video_id = %s FOR UPDATE NOWAIT", [video_id])
+            connection.execute("SELECT 1 FROM videos WHERE external_id = %s FOR UPDATE NOWAIT", [video_id])
         except psycopg.errors.LockNotAvailable:
             return False
     return True
