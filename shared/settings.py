@@ -33,6 +33,10 @@ class Settings(BaseSettings):
         "",
         description="Postgres with pgvector, `postgresql://user:password@host:5432/name`. Empty: the embedded one.",
     )
+    postgres_admin_url: SecretStr = Field(
+        SecretStr(""),
+        description="The same Postgres for an administrator, read by `scenefleet db bootstrap` alone: nodes never need it.",
+    )
     redis_url: str = Field(
         "",
         description="Redis used as broker and for short-lived results, `redis://:password@host:6379/0`. Empty: the embedded one.",

@@ -29,6 +29,7 @@ import pytest
 
 from shared.errors import BadMedia
 from tests.clips import Encoding, Shot, Sound, make_clip
+from tests.figures import RecordFigure
 from worker.media.decoding import limit_memory
 from worker.media.limits import MediaLimits
 from worker.media.probe import probe
@@ -258,7 +259,7 @@ def mutate(data: bytes, rng: random.Random) -> bytes:
     return bytes(changed)
 
 
-def test_mutated_files(tmp_path: Path) -> None:
+def test_mutated_files(tmp_path: Path, record_figure: RecordFigure) -> None:
     """Each gives scenes or one clear error: no crash, no hang, no growing memory."""
     originals = seeds(tmp_path)
     sources = [path.read_bytes() for path in originals]
@@ -276,7 +277,7 @@ def test_mutated_files(tmp_path: Path) -> None:
     assert 20 < len(errors) < MUTATED  # mutations that hit, and files that survive them
     for error in errors:
         assert error.endswith(".") and "\n" not in error and len(error) < 300, error
-    print(f"peak memory {peak_bytes / 1e6:.0f} MB")
+    record_figure("peak memory over mutated files", f"{peak_bytes / 1e6:.0f} MB")
     assert peak_bytes < MEMORY_LIMIT_BYTES
 
 
