@@ -38,6 +38,7 @@ def accept(
     Raises:
         Forbidden: the id belongs to another user.
         Conflict: the id was deleted, or names another file.
+        QuotaExceeded: the user has as many videos in work as one may have; nothing is stored.
     """
     session.execute(
         insert(Video)

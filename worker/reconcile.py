@@ -7,6 +7,7 @@ loses nothing: bells are made again from the ledger.
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Callable, Sequence
 
 from kombu.exceptions import OperationalError
@@ -14,7 +15,7 @@ from redis.exceptions import RedisError
 from sqlalchemy import text
 from sqlalchemy.orm import Session
 
-from db import jobs, runs, switches
+from db import jobs, runs, switches, usage
 from db.engine import get_engine, outages, reading, transact
 from db.jobs import Bell, Held
 from db.people import enrolment, revisions
@@ -28,6 +29,8 @@ from worker.runtime import get_runtime
 log = get_logger(__name__)
 
 _LOCK = 7_305_002
+_TEND_USAGE_S = 60.0
+_usage_tended_s = -_TEND_USAGE_S
 
 
 class NodeLost(Outage):
@@ -77,6 +80,7 @@ def fleet() -> None:
         stuck_people()
         open_switches()
         stale_sidecars()
+        queue_usage()
         missing_bells()
 
 
@@ -146,6 +150,14 @@ def stale_sidecars() -> None:
                 revisions.queue(session, video, runtime.plan)
 
         transact(revise)
+
+
+def queue_usage() -> None:
+    """Once a minute, look after what claims choose users by."""
+    global _usage_tended_s
+    if time.monotonic() - _usage_tended_s > _TEND_USAGE_S:
+        transact(usage.tend)
+        _usage_tended_s = time.monotonic()
 
 
 def missing_bells() -> None:

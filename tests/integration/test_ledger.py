@@ -105,7 +105,7 @@ def run_lane(lane: str) -> int:
 def index(video_id: str = "v1") -> None:
     """Take a freshly accepted video to ``indexed``."""
     split(must_claim())
-    for lane in ("asr", "face", "ocr", "text", "media"):
+    for lane in ("asr", "face", "ocr", "text", "media", "housekeeping"):
         assert run_lane(lane)
     assert state(video_id) == "indexed"
 
@@ -196,10 +196,10 @@ def test_a_refused_key_is_stored_and_a_right_one_accepted_later() -> None:
 # --- claims
 
 
-def test_claims_go_by_priority_then_fair_share_then_age() -> None:
-    for video, user, priority in (("a1", "a", 0), ("a2", "a", 0), ("b1", "b", 0), ("c1", "c", 5)):
+def test_claims_go_by_fair_share_then_age_and_by_priority_within_a_user() -> None:
+    for video, user, priority in (("a1", "a", 0), ("a2", "a", 5), ("b1", "b", 0), ("c1", "c", 9)):
         accept(video, user, priority=priority)
-    assert [must_claim().video_id for _ in range(4)] == ["c1", "a1", "b1", "a2"]
+    assert [must_claim().video_id for _ in range(4)] == ["a2", "b1", "c1", "a1"]
     assert claim() is None
 
 
@@ -370,7 +370,8 @@ def test_a_video_goes_through_to_indexed() -> None:
     assert run_lane("ocr") == 1
     assert run_lane("asr") == 2
     assert run_lane("text") == 1
-    assert run_lane("media") == 2  # sidecar and sweep
+    assert run_lane("media") == 1
+    assert run_lane("housekeeping") == 1  # the sweep
     assert state() == "indexed"
     with reading() as session:
         run = session.scalars(select(Run)).one()
@@ -533,7 +534,7 @@ def test_delete_leaves_a_tombstone_only() -> None:
     accept()
     index()
     change(lambda session, video: runs.begin_delete(session, video, PLAN))
-    erase = must_claim("media")
+    erase = must_claim("housekeeping")
     assert erase.stage == "erase"
 
     def erase_all(session: Session) -> None:
@@ -557,8 +558,8 @@ def test_erasure_outlasts_any_outage() -> None:
     accept()
     change(lambda session, video: runs.begin_delete(session, video, PLAN))
     for _ in range(POLICY.max_outages + 5):
-        fail(must_claim("media"), StorageUnavailable("away"))
-    assert must_claim("media").stage == "erase"
+        fail(must_claim("housekeeping"), StorageUnavailable("away"))
+    assert must_claim("housekeeping").stage == "erase"
 
 
 # --- a stage that is new
