@@ -109,7 +109,7 @@ def configured_rules() -> ClaimRules:
 
 
 # Whose turn it is stands in an index, but for the few accounts whose level it doesn't tell: those with a weight, and
-# those with running jobs, whose seconds so far count too. From account to account it is looked for a job that is free,
+# those with running jobs, whose seconds so far, one each at least, count too. From account to account it is looked for a job that is free,
 # and the first one is taken: the cost is that of the accounts looked at, however many wait, with however many jobs.
 _CLAIM = text(
     f"""
@@ -118,7 +118,7 @@ _CLAIM = text(
         FROM (SELECT clock_timestamp() AS now) AS read
     ), busy AS MATERIALIZED (
         SELECT account, count(*) AS running,
-            sum(greatest(extract(epoch FROM least(clock.now, lease_until) - started_at), 0))::float8 AS seconds
+            sum(greatest(extract(epoch FROM least(clock.now, lease_until) - started_at), 1))::float8 AS seconds
         FROM jobs CROSS JOIN clock WHERE state = 'running' AND lane = :lane GROUP BY account
     ), special AS MATERIALIZED (
         SELECT account, coalesce(running, 0) AS running, coalesce(seconds, 0) AS seconds, coalesce(weight, 1) AS weight
