@@ -148,11 +148,11 @@ HEADS = """
 _PROMOTE = text(
     """
     UPDATE queue_usage SET waiting = true, waiting_since = due_at, due_at = NULL
-    WHERE queue = :queue AND account IN (
+    WHERE queue = :queue AND account = ANY(ARRAY(
         SELECT account FROM queue_usage
         WHERE queue = :queue AND NOT waiting AND due_at <= (SELECT clock_timestamp())
         ORDER BY due_at LIMIT 100 FOR NO KEY UPDATE SKIP LOCKED
-    )
+    ))
     """
 )
 
