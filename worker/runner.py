@@ -126,6 +126,9 @@ def _attempt(claimed: Claim, runtime: Runtime, folder: Path, stored: list[tuple[
     except Deferred as pause:
         wait_s = pause.wait_s
         patiently(lambda session: jobs.defer(session, claimed, wait_s), settings.database_wait_s)
+        if wait_s <= 0:
+            # It goes on behind whatever else waits in its lane.
+            ring([Bell(claimed.lane, claimed.job_id)])
         return "deferred"
     except ScenefleetError as error:
         log.warning("job failed", error_class=error.code, error=str(error))
