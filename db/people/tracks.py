@@ -436,7 +436,17 @@ def _facts(people: Sequence[Seen]) -> list[tuple[str, float, int]]:
 
 
 def mark_scenes_of(session: Session, person_id: str) -> None:
-    """The person's name has changed: the sidecars of its scenes say the old one."""
+    """The person's name has changed: the sidecars of its scenes say the old one.
+
+    Waits for every transaction that publishes one of the person's videos at this moment: its scenes become visible
+    with its commit, so that they could not be marked before. One that begins later reads the new name.
+    """
+    session.execute(
+        select(Video.video_id)
+        .where(Video.video_id.in_(select(FaceTrack.video_id).where(FaceTrack.person_id == person_id)))
+        .order_by(Video.video_id)
+        .with_for_update(key_share=True)
+    )
     session.execute(
         update(Scene)
         .where(
