@@ -229,9 +229,14 @@ def make_profile(session: Session, person_id: str) -> None:
     A named person is known by those tracks only that a human confirmed: else one wrong match would bring the next.
     """
     session.execute(delete(PersonProfile).where(PersonProfile.person_id == person_id))
-    user_id, kind = session.execute(
-        select(Person.user_id, Person.kind).where(Person.person_id == person_id)
+    user_id, kind, gone = session.execute(
+        select(
+            Person.user_id, Person.kind, Person.deleted_at.is_not(None) | Person.merged_into.is_not(None)
+        ).where(Person.person_id == person_id)
     ).one()
+    if gone:
+        # Their tracks go batch by batch; nobody is to be known by those that are left.
+        return
     believed = FaceTrack.person_id == person_id
     if kind == "named":
         believed &= FaceTrack.decided_by == "human"

@@ -211,6 +211,11 @@ def remove_photos(session: Session, person_id: str, ids: Sequence[str], limit: i
     return _remove(session, PersonPhoto, PersonPhoto.photo_id, ids, limit)
 
 
+def remove_profiles(session: Session, person_id: str, ids: Sequence[str], limit: int = BATCH) -> int:
+    """What their faces are compared by; gone since ``begin``, unless something was at work then."""
+    return _remove(session, PersonProfile, PersonProfile.person_id, ids, limit)
+
+
 def _remove(session: Session, table: Any, key: Any, ids: Sequence[str], limit: int) -> int:
     chosen = select(key).where(table.person_id == any_(jobs.array(ids))).limit(limit)
     gone = session.execute(delete(table).where(key.in_(chosen)).execution_options(synchronize_session=False))
@@ -271,6 +276,7 @@ def remove_former_owners(session: Session, person_id: str, ids: Sequence[str], l
 
 #: What is removed, in this order, in the words of the receipt. Decisions first: no machine acts on them from then on.
 STEPS: Mapping[str, Callable[[Session, str, Sequence[str]], int]] = {
+    "profiles": remove_profiles,
     "decisions": remove_decisions,
     "photos": remove_photos,
     "face tracks": remove_tracks,
