@@ -37,7 +37,7 @@ def find_videos(session: Session, user_id: str, external_ids: Collection[str]) -
                 Video.user_id == user_id, Video.external_id.in_(found)
             )
         )
-        found.update(row.tuple() for row in rows)
+        found |= {row.external_id: row.video_id for row in rows}
     return found
 
 
@@ -64,7 +64,7 @@ def name_videos(session: Session, user_id: str, video_ids: Collection[str]) -> d
             Video.user_id == user_id, Video.video_id.in_(video_ids)
         )
     )
-    return dict(row.tuple() for row in rows)
+    return {row.video_id: row.external_id for row in rows}
 
 
 def name_person(session: Session, person_id: str) -> str:

@@ -556,6 +556,8 @@ def stuck_videos(session: Session, limit: int = 100) -> list[str]:
             select(Run.video_id)
             .join(Video, (Video.video_id == Run.video_id) & (Video.run == Run.run))
             .where(Run.ended_at.is_(None), Video.deleted_at.is_(None), ~live)
+            # Those that can't be advanced must not be the only ones that are looked at.
+            .order_by(func.random())
             .limit(limit)
         )
     )

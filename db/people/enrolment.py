@@ -300,6 +300,8 @@ def stuck_people(session: Session, limit: int = 100) -> list[str]:
                 Person.moving_event.is_(None),
                 ~live,
             )
+            # Those that can't be advanced must not be the only ones that are looked at.
+            .order_by(func.random())
             .limit(limit)
         )
     )
