@@ -7,11 +7,10 @@ later runs and splits.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any, Literal
 from uuid import UUID, uuid4
 
-from sqlalchemy import ARRAY, BigInteger, any_, delete, insert, literal, select, update
+from sqlalchemy import ARRAY, BigInteger, Select, any_, delete, insert, literal, select, update
 from sqlalchemy.orm import Session
 
 from db import jobs
@@ -71,7 +70,9 @@ def _tracks(session: Session, user_id: str, ids: Sequence[str]) -> list[FaceTrac
     return [found[name] for name in wanted]
 
 
-def _decide(session: Session, track: FaceTrack, person_id: str, *, is_person: bool) -> int:
+def _decide(
+    session: Session, track: FaceTrack, person_id: str, *, is_person: bool, event_id: int | None = None
+) -> int:
     decision = FaceDecision(
         user_id=track.user_id,
         video_id=track.video_id,
@@ -79,6 +80,7 @@ def _decide(session: Session, track: FaceTrack, person_id: str, *, is_person: bo
         is_person=is_person,
         ts_s=track.ts_s,
         box=track.box,
+        event_id=event_id,
     )
     session.add(decision)
     session.flush()
@@ -125,7 +127,6 @@ def merge(session: Session, person: Person, into: Person, plan: Plan) -> tuple[i
     """
     moves.require_still(person, into)
     enrolment.stop(session, person)
-    decided = [*_longest(session, person.person_id), *_doubted(session, person, into)]
     photos = session.scalars(
         update(PersonPhoto)
         .where(PersonPhoto.person_id == person.person_id)
@@ -136,7 +137,10 @@ def merge(session: Session, person: Person, into: Person, plan: Plan) -> tuple[i
     session.execute(delete(PersonProfile).where(PersonProfile.person_id == person.person_id))
     payload = {"into": into.person_id, "photos": [str(photo) for photo in photos]}
     event = record(session, person.user_id, "merge", person.person_id, payload)
-    _decide_all(session, person.user_id, event, [(place, into.person_id, True) for place in decided])
+    asked = session.get_one(PeopleEvent, event)
+    theirs = select(FaceTrack).where(FaceTrack.person_id == person.person_id)
+    for tracks in (theirs, _doubted(session, person, into)):
+        _decide_longest(session, asked, into.person_id, tracks, is_person=True)
     move = Move(
         kind="merge",
         event_id=event,
@@ -148,27 +152,31 @@ def merge(session: Session, person: Person, into: Person, plan: Plan) -> tuple[i
     return event, moves.begin(session, move, person, into, plan)
 
 
-@dataclass(frozen=True)
-class _Place:
-    """Where a track is: what a decision is bound to."""
-
-    video_id: str
-    ts_s: float
-    box: list[Any]
-
-
-_PLACE = (FaceTrack.video_id, FaceTrack.ts_s, FaceTrack.box)
 _LONGEST = (FaceTrack.faces.desc(), FaceTrack.track_id)
 
 
-def _longest(session: Session, person_id: str, but: Sequence[UUID] = ()) -> list[_Place]:
-    """Where the longest tracks of a person are, up to ``_MAX_DECISIONS``."""
-    mine = (FaceTrack.person_id == person_id) & FaceTrack.track_id.not_in(but)
-    rows = session.execute(select(*_PLACE).where(mine).order_by(*_LONGEST).limit(_MAX_DECISIONS))
-    return [_Place(*row) for row in rows]
+def _decide_longest(
+    session: Session, event: PeopleEvent, person_id: str, tracks: Select[Any], *, is_person: bool
+) -> None:
+    """Remember of the longest of some tracks, up to ``_MAX_DECISIONS``, that they are, or are not, this person."""
+    chosen = (
+        tracks.with_only_columns(
+            FaceTrack.user_id,
+            FaceTrack.video_id,
+            literal(person_id),
+            literal(is_person),
+            FaceTrack.ts_s,
+            FaceTrack.box,
+            literal(event.event_id, BigInteger),
+        )
+        .order_by(*_LONGEST)
+        .limit(_MAX_DECISIONS)
+    )
+    columns = ["user_id", "video_id", "person_id", "is_person", "ts_s", "box", "event_id"]
+    session.execute(insert(FaceDecision).from_select(columns, chosen))
 
 
-def _doubted(session: Session, person: Person, into: Person) -> list[_Place]:
+def _doubted(session: Session, person: Person, into: Person) -> Select[Any]:
     """Tracks of ``into`` in scenes where somebody was said not to be ``person``, as by a split.
 
     Whoever says that the two are one has seen them as ``into``'s: else what was said of the one would part them from
@@ -184,33 +192,7 @@ def _doubted(session: Session, person: Person, into: Person) -> list[_Place]:
             FaceDecision.ts_s.between(Scene.start_s, Scene.end_s),
         )
     )
-    rows = session.execute(
-        select(*_PLACE)
-        .where(FaceTrack.person_id == into.person_id, FaceTrack.scene_id.in_(scenes))
-        .order_by(*_LONGEST)
-        .limit(_MAX_DECISIONS)
-    )
-    return [_Place(*row) for row in rows]
-
-
-def _decide_all(
-    session: Session, user_id: str, event_id: int, said: Sequence[tuple[_Place, str, bool]]
-) -> None:
-    """Remember decisions of an event, the later ones counting more: place, person, whether it is that person."""
-    rows = [
-        {
-            "user_id": user_id,
-            "video_id": place.video_id,
-            "person_id": person_id,
-            "is_person": is_person,
-            "ts_s": place.ts_s,
-            "box": place.box,
-            "event_id": event_id,
-        }
-        for place, person_id, is_person in said
-    ]
-    if rows:
-        session.execute(insert(FaceDecision), rows)
+    return select(FaceTrack).where(FaceTrack.person_id == into.person_id, FaceTrack.scene_id.in_(scenes))
 
 
 def _note_faces(session: Session, event_id: int, count: int) -> None:
@@ -245,13 +227,15 @@ def split(
     videos = [track.video_id for track in tracks]
     payload = {"new": new.person_id, "tracks": [str(track.track_id) for track in tracks], "videos": videos}
     event = record(session, person.user_id, "split", person.person_id, payload)
-    said: list[tuple[_Place, str, bool]] = []
     for track in tracks:
-        place = _Place(track.video_id, track.ts_s, track.box)
-        said += [(place, person.person_id, False), (place, new.person_id, True)]
+        _decide(session, track, person.person_id, is_person=False, event_id=event)
+        _decide(session, track, new.person_id, is_person=True, event_id=event)
     # Whoever takes some faces out has seen that the others are not meant.
-    rest = _longest(session, person.person_id, [track.track_id for track in tracks])
-    _decide_all(session, person.user_id, event, [*said, *((place, new.person_id, False) for place in rest)])
+    rest = select(FaceTrack).where(
+        FaceTrack.person_id == person.person_id,
+        FaceTrack.track_id.not_in([track.track_id for track in tracks]),
+    )
+    _decide_longest(session, session.get_one(PeopleEvent, event), new.person_id, rest, is_person=False)
     _settle_all(session, videos, rule)
     enrolment.make_profile(session, new.person_id)
     return new, event, enrolment.start(session, new, plan)

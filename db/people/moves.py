@@ -13,19 +13,18 @@ from dataclasses import asdict, dataclass
 from typing import Any, Literal
 from uuid import UUID
 
-from sqlalchemy import ARRAY, Uuid, any_, delete, func, insert, literal, select, tuple_, update
+from sqlalchemy import ARRAY, Uuid, any_, delete, func, insert, literal, select, text, tuple_, update
 from sqlalchemy.orm import Session
 
 from db import jobs
 from db.jobs import Bell
 from db.people import enrolment
-from db.people.tracks import refresh_scene_people
 from db.runs import Plan
 from db.tables import FaceTrack, Job, MovedTrack, Person
 from shared.errors import Conflict
 
-#: Tracks of one transaction: about 0.3 s.
-BATCH = 500
+#: Tracks of one transaction: of the request's own, and of each that follows.
+FIRST, BATCH = 250, 1000
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -67,13 +66,13 @@ def require_still(*people: Person) -> None:
 def begin(session: Session, move: Move, source: Person, target: Person, plan: Plan) -> list[Bell]:
     """Move the first tracks, and queue a job if there are more. Both people are locked. Returns bells."""
     total = count(session, move)
-    if step(session, move) < BATCH:
+    if step(session, move, FIRST) < FIRST:
         return end(session, move, plan)
     source.moving_event = target.moving_event = move.event_id
     enrolment.stop(session, target)
     target.run += 1
     session.flush()
-    payload = {"move": asdict(move), "total": total, "done": BATCH}
+    payload = {"move": asdict(move), "total": total, "done": FIRST}
     return jobs.insert(session, [enrolment.move_job(target, plan, payload)])
 
 
@@ -122,22 +121,40 @@ def step(session: Session, move: Move, limit: int = BATCH) -> int:
         .returning(FaceTrack.track_id, FaceTrack.video_id, FaceTrack.scene_id)
         .execution_options(synchronize_session=False)
     ).all()
-    if move.kind == "merge" and moved:
-        session.execute(
-            insert(MovedTrack),
-            [
-                {
-                    "event_id": move.event_id,
-                    "video_id": row.video_id,
-                    "track_id": row.track_id,
-                    "user_id": move.user_id,
-                }
-                for row in moved
-            ],
-        )
-    refresh_scene_people(session, sorted({row.scene_id for row in moved}))
+    values = {
+        "event": move.event_id,
+        "people": [move.source, move.target],
+        "scenes": list({row.scene_id for row in moved}),
+        "tracks": [row.track_id for row in moved],
+    }
+    if move.kind == "merge":
+        session.execute(_NOTE, values)
+    for statement in _SHOW:
+        session.execute(statement, values)
     session.expire_all()
     return len(rows)
+
+
+_NOTE = text(
+    "INSERT INTO moved_tracks (event_id, video_id, track_id, user_id) SELECT :event, video_id, track_id, user_id"
+    " FROM face_tracks WHERE track_id = ANY(CAST(:tracks AS uuid[]))"
+)
+#: As ``tracks.refresh_scene_people`` for two people only, whose tracks in these scenes have changed, in few statements.
+_SHOW = tuple(
+    text(statement)
+    for statement in (
+        "DELETE FROM scene_people WHERE scene_id = ANY(CAST(:scenes AS uuid[])) AND person_id = ANY(:people)",
+        """
+        INSERT INTO scene_people (scene_id, person_id, user_id, confidence, frame_count)
+        SELECT s.scene_id, t.person_id, s.user_id, max(t.similarity), sum(t.votes)
+        FROM scenes s JOIN face_tracks t ON t.scene_id = s.scene_id AND t.run = s.face_run AND t.user_id = s.user_id
+        JOIN people p ON p.person_id = t.person_id AND p.user_id = t.user_id AND p.deleted_at IS NULL
+        WHERE s.scene_id = ANY(CAST(:scenes AS uuid[])) AND s.live AND t.person_id = ANY(:people)
+        GROUP BY s.scene_id, t.person_id, s.user_id
+        """,
+        "UPDATE scenes SET people_changed = true WHERE scene_id = ANY(CAST(:scenes AS uuid[])) AND live",
+    )
+)
 
 
 def note(session: Session, event_id: int, track_ids: list[UUID]) -> None:

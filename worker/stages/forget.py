@@ -152,10 +152,12 @@ class _Erasure:
                 found = True
                 self._yield()
         if found or "rows_gone_at" not in self.payload:
+            # Not with rows locked: Redis may be away.
+            answers_until = answers.now()
 
             def finish(session: Session, payload: dict[str, Any]) -> None:
                 payload["rows_gone_at"] = erasure.now(session)
-                payload["answers_until"] = answers.now()
+                payload["answers_until"] = answers_until
                 payload["noted"] = erasure.count_noted(session, self.person)
 
             self._note(finish)
