@@ -13,6 +13,8 @@ class ScenefleetError(Exception):
     retryable: bool = False
     #: Whether this failure counts against the job's ``max_failures`` (an outage of a service does not).
     counted: bool = True
+    #: Whether its text may stand in logs: it names servers, devices, jobs and settings, never what a caller sent.
+    loggable: bool = False
 
     @property
     def code(self) -> str:
@@ -97,9 +99,13 @@ class StorageUnavailable(Outage):
 class DatabaseUnavailable(Outage):
     """Postgres does not answer."""
 
+    loggable = True
+
 
 class BrokerUnavailable(Outage):
     """Redis does not answer."""
+
+    loggable = True
 
 
 class ModelUnavailable(Permanent):
@@ -109,9 +115,13 @@ class ModelUnavailable(Permanent):
 class ModelDoesNotFit(ModelUnavailable):
     """A model needs more memory than the budget, or than the device has."""
 
+    loggable = True
+
 
 class DeviceUnavailable(ModelUnavailable):
     """The GPU a model is meant for is missing, busy or not usable."""
+
+    loggable = True
 
 
 class ModelFailure(Retryable):
@@ -125,10 +135,16 @@ class DeviceOutOfMemory(ModelFailure):
 class StageTimeout(Retryable):
     """A stage ran longer than its hard time limit."""
 
+    loggable = True
+
 
 class WorkerLost(Retryable):
     """The process that ran the job died."""
 
+    loggable = True
+
 
 class LeaseLost(ScenefleetError):
     """The job is no longer ours: another attempt, a cancel or a delete took it. The attempt stops and writes nothing."""
+
+    loggable = True

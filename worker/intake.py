@@ -66,7 +66,7 @@ class Channel(redis.Channel):  # type: ignore[misc]
             return super()._brpop_read(**options)
         except (NotAMessage, ValueError, RecursionError) as error:
             # It has been taken off the queue and is not counted as one of ours: nothing to acknowledge.
-            log.error("not a message, dropped", error=str(error))
+            log.error("not a message, dropped", error=error)
             raise Empty from error
 
 
@@ -96,3 +96,4 @@ class CarefulTask(Task):  # type: ignore[misc]
     """Base of all our tasks."""
 
     Strategy = f"{__name__}:careful"
+    Request = "worker.payloads:Request"

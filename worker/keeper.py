@@ -79,7 +79,7 @@ class Keeper:
                 try:
                     self._tick()
                 except ScenefleetError as error:
-                    log.warning("reconcile put off", error=str(error))
+                    log.warning("reconcile put off", error=error)
                 except Exception:
                     log.exception("reconcile failed")
 
@@ -110,7 +110,7 @@ class Keeper:
                 client.hset(state_key(node.name), mapping=values)
                 client.expire(state_key(node.name), STATE_TTL_S)
         except RedisError as error:
-            log.warning("state not published", error=str(error))
+            log.warning("state not published", error=error)
 
     def leave(self) -> None:
         """The node stops: its running jobs are free at once, and it is no longer listed. Again does nothing."""
@@ -126,11 +126,11 @@ class Keeper:
                 if released:
                     log.info("jobs released", count=released)
             except DatabaseUnavailable as error:
-                log.warning("leases run out by themselves", error=str(error))
+                log.warning("leases run out by themselves", error=error)
             try:
                 with redis.Redis.from_url(
                     self._settings.redis_url, socket_timeout=3, socket_connect_timeout=3
                 ) as client:
                     client.delete(state_key(self._node.name))
             except RedisError as error:
-                log.warning("state not withdrawn", error=str(error))
+                log.warning("state not withdrawn", error=error)

@@ -33,6 +33,8 @@ _LOCK = 7_305_002
 class NodeLost(Outage):
     """The whole node that ran the job is gone."""
 
+    loggable = True
+
 
 def own_children(node: str, life: str, children: Callable[[], set[int] | None]) -> None:
     """Free, at once, jobs held by children of this node that no longer live, and by an earlier life of this node.
@@ -97,7 +99,7 @@ def _take_back(job: Held, error: ScenefleetError) -> None:
         return jobs.take_back(session, job, error, runtime.policy, lambda s, v: advance(s, v, runtime))
 
     transact(take_back)
-    log.warning("job taken back", job_id=job.job_id, attempt=job.attempt, reason=str(error))
+    log.warning("job taken back", job_id=job.job_id, attempt=job.attempt, reason=error)
 
 
 def stuck_videos() -> None:
@@ -164,4 +166,4 @@ def missing_bells() -> None:
                 waiting = connection.default_channel.client.llen(lane)
                 ring([Bell(lane, job_id) for job_id in ids[waiting:]], connection)
     except (OperationalError, RedisError, OSError) as error:
-        log.warning("bells put off", error=str(error))
+        log.warning("bells put off", error=error)

@@ -106,7 +106,13 @@ def server_command(data: Path, port: int) -> list[str]:
         "port": str(port),
         "unix_socket_directories": "",
         "max_connections": str(MAX_CONNECTIONS),
-        "log_min_messages": "warning",
+        # No values of rows or statements in its log: an error's first line may hold one, its DETAIL does. The node that
+        # made the error logs its SQLSTATE. "log" is above "error" here.
+        "log_min_messages": "log",
+        "log_min_error_statement": "panic",
+        "log_error_verbosity": "terse",
+        "log_parameter_max_length": "0",
+        "log_parameter_max_length_on_error": "0",
     }
     command = [str(find_binaries() / "postgres"), "-D", str(data)]
     for name, value in options.items():

@@ -54,6 +54,9 @@ def prepare(folder: Path, port: int, password: str) -> None:
         "appendfsync everysec",
         'save ""',
         "maxmemory-policy noeviction",
+        # Both would show arguments of commands: messages, and with them names and queries.
+        "slowlog-log-slower-than -1",
+        "crash-log-enabled no",
     ]
     config = folder / CONFIG
     config.unlink(missing_ok=True)
