@@ -367,7 +367,7 @@ def test_nothing_that_users_name_say_or_ask_is_logged_or_shown(
         waiting = leave_a_request_waiting(fleet, inspect)
         assert "tasks.text.embed" in waiting, "a request was waiting while we looked"
         said = phrases(fleet)
-        assert len(said) > 5
+        assert len(said) > 2
         assert_clean("inspect", waiting, said)
         pages = flower_pages(flower)
         with redis.Redis.from_url(fleet.redis_url) as client:

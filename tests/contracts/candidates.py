@@ -54,6 +54,7 @@ CANDIDATES = (
     Candidate("tiny-whisper", "asr", "whisper_scripted"),
     Candidate("tiny-faster-whisper", "asr", "faster_whisper_scripted"),
     Candidate("tiny-bge-m3", "text", "bge_m3"),
+    Candidate("tiny-bge-m3-flagembedding", "text", "bge_m3_flagembedding"),
     Candidate("tiny-bge-reranker", "rerank", "bge_reranker"),
     Candidate("tiny-siglip", "vision", "siglip"),
     Candidate("tiny-adaface", "face", "adaface"),
