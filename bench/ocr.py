@@ -144,13 +144,13 @@ def write(rng: random.Random, pixels: Uint8, fonts: Sequence[Path], text: str) -
     return np.asarray(image)
 
 
-def kept(lines: Sequence[Line], size: tuple[int, int]) -> tuple[list[Line], list[Line], list[Line]]:
+def kept(lines: Sequence[Line]) -> tuple[list[Line], list[Line], list[Line]]:
     """By the engine's default score, by ours, by ours and the rule."""
     ours = [line for line in lines if line.score >= MIN_SCORE]
     return (
         [line for line in lines if line.score >= ENGINE_SCORE],
         ours,
-        [line for line in ours if is_text(line, *size)],
+        [line for line in ours if is_text(line)],
     )
 
 
@@ -178,9 +178,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     halves = {False: Found(), True: Found()}
     rng = random.Random(options.seed)
     for picture in pictures(options.paths, options.frames_s):
-        half, size = halves[picture.held_out], (picture.pixels.shape[1], picture.pixels.shape[0])
+        half = halves[picture.held_out]
         half.pictures += 1
-        for column, lines in enumerate(kept(reader.read_all(picture.pixels), size)):
+        for column, lines in enumerate(kept(reader.read_all(picture.pixels))):
             half.lines[column] += len(lines)
             half.with_lines[column] += bool(lines)
             if options.list and column == 2:
@@ -194,11 +194,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
             continue
         half.written += 1
         all_lines = reader.read_all(written)
-        for column, lines in enumerate(kept(all_lines, size)):
+        for column, lines in enumerate(kept(all_lines)):
             half.read[column] += plain(text) in map(plain, (line.text for line in lines))
         if options.list:
             for line in all_lines:
-                if plain(line.text) == plain(text) and not (line.score >= MIN_SCORE and is_text(line, *size)):
+                if plain(line.text) == plain(text) and not (line.score >= MIN_SCORE and is_text(line)):
                     print(
                         f"lost: {picture.name}: {line.text!r} {line.score:.2f} {[round(edge) for edge in line.box]}"
                     )

@@ -84,13 +84,11 @@ def test_the_astronaut_is_one_person_however_often_she_is_seen(
 
 
 def test_no_text_is_read_where_none_is_shown(indexed: Fleet, page: ScenePage) -> None:
-    """The sample has no captions; a pattern is now and then taken for a few letters."""
+    """The sample has no captions; its cups and engines look like zeros."""
     assert all(
         stage.state == "done" for stage in indexed.client.status(VIDEO, "u1").stages if stage.stage == "ocr"
     )
-    for scene in page.scenes:
-        print(f"scene {scene.idx} shows {scene.screen_text!r}")
-        assert len(scene.screen_text) <= 8
+    assert [scene.screen_text for scene in page.scenes] == [""] * len(page.scenes)
 
 
 def test_rows_and_sidecars_are_complete_and_single(indexed: Fleet, page: ScenePage) -> None:

@@ -103,6 +103,16 @@ def sample_picture(at_s: float) -> Uint8:
     raise AssertionError(f"the sample ends before {at_s} s")
 
 
+def sample_pictures(every_s: float) -> Iterator[Uint8]:
+    """Frames of the sample, so many seconds apart; uint8 [540, 960, 3] RGB each."""
+    due_s = 0.0
+    with av.open(str(SAMPLES / "demo.mp4")) as container:
+        for frame in container.decode(video=0):
+            if frame.time is not None and frame.time >= due_s:
+                due_s += every_s
+                yield cast(Uint8, frame.to_ndarray(format="rgb24"))
+
+
 def photograph(name: str) -> Uint8:
     """uint8 [H, W, 3] RGB, one of the photographs among the test assets."""
     image = cv2.imread(str(Path(cast(str, ASSETS)) / name))

@@ -85,9 +85,7 @@ class RapidReader(TextReader):
         self._read(_sample())
 
     def _read(self, image: Uint8) -> list[Line]:
-        height_px, width_px = image.shape[:2]
-        found = self.read_all(image)
-        return [line for line in found if line.score >= MIN_SCORE and is_text(line, width_px, height_px)]
+        return [line for line in self.read_all(image) if line.score >= MIN_SCORE and is_text(line)]
 
     def read_all(self, image: Uint8) -> list[Line]:
         """Every line the engine reads with its score, also what is no text; for measuring (`bench/ocr.py`)."""
