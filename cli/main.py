@@ -129,6 +129,27 @@ def settings(json_: Json = False) -> None:
     settings_table.run(as_json=json_)
 
 
+@db_app.command("bootstrap")
+def db_bootstrap(
+    admin_url: Annotated[
+        str,
+        typer.Option(
+            help="The Postgres of POSTGRES_URL for an administrator; default POSTGRES_ADMIN_URL, which no process list shows."
+        ),
+    ] = "",
+    rename_admin: Annotated[
+        str,
+        typer.Option(
+            help="First give the administrator this name: for a server whose first superuser is the role of POSTGRES_URL."
+        ),
+    ] = "",
+) -> None:
+    """Make the role and the database of POSTGRES_URL and the extension vector; safe at any time, again and again."""
+    from cli import database
+
+    database.bootstrap(admin_url, rename_admin)
+
+
 @db_app.command("upgrade")
 def db_upgrade(revision: Annotated[str, typer.Argument(help="Revision to go to.")] = "head") -> None:
     """Bring the database to this version's schema; safe at any time, from several machines at once."""
@@ -154,6 +175,24 @@ def db_current(json_: Json = False) -> int:
     from cli import database
 
     return database.current(as_json=json_)
+
+
+@db_app.command("purge")
+def db_purge(
+    every_table: Annotated[
+        bool,
+        typer.Option("--all", help="Every table, not only those about people: vectors' indexes take long."),
+    ] = False,
+    yes: Annotated[bool, typer.Option("--yes", "-y", help="Don't ask.")] = False,
+    json_: Json = False,
+) -> int:
+    """Take what was erased out of the servers' files too: rewrite tables and Redis' append-only file.
+
+    Example: scenefleet db purge --yes
+    """
+    from cli import purge
+
+    return purge.run(every_table=every_table, sure=yes, as_json=json_)
 
 
 @app.command(rich_help_panel=VIDEOS)

@@ -61,6 +61,9 @@ _PLAIN = (
     "Events of group",
 )
 
+#: Keys of our own lines under which a text could be anybody's: of an error, or of a library that wrote to a file.
+_TEXTS = frozenset({"error", "reason", "stderr"})
+
 _CLASS_NAME = re.compile(r"[A-Za-z_][\w.]*(?=\()")
 
 
@@ -122,12 +125,12 @@ def _frames(trace: TracebackType | None) -> str:
 def hide_payloads(_: Any, __: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
     """A processor of structlog: errors as ``describe_error`` shows them.
 
-    Pass the exception itself (``error=error``): a text under ``error`` or ``reason`` could be anybody's and is hidden.
+    Pass the exception itself (``error=error``): a text under ``error``, ``reason`` or ``stderr`` is hidden.
     """
     for key, value in event.items():
         if isinstance(value, BaseException):
             event[key] = describe_error(value)
-        elif key in ("error", "reason") and isinstance(value, str):
+        elif key in _TEXTS and value and isinstance(value, str):
             event[key] = HIDDEN
     return event
 
