@@ -1,6 +1,7 @@
 """Lines read off pictures without text, and what the rule against them costs true text.
 
-``python -m bench.ocr PATH... [--fonts FOLDER]... [--frames-s S] [--threads N] [--seed N] [--list]``. PATHs are pictures, videos
+``python -m bench.ocr PATH... [--fonts FOLDER]... [--frames-s S] [--every N] [--threads N] [--seed N]
+[--list]``. PATHs are pictures, videos
 (a frame every S seconds) and folders of them, all without text: the caller has looked. Half of the files, by a hash of their
 names, are those on which the rule was tuned; the other half is held out. Then texts of known wording are written over the
 same pictures, in the fonts of the folders and one of OpenCV's, in sizes, colours, slants and qualities drawn at random.
@@ -17,6 +18,7 @@ import random
 import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from itertools import islice
 from pathlib import Path
 from typing import cast
 
@@ -163,6 +165,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("paths", nargs="+", type=Path)
     parser.add_argument("--fonts", action="append", default=[], type=Path)
     parser.add_argument("--frames-s", type=float, default=1.0)
+    parser.add_argument("--every", type=int, default=1, metavar="N", help="only each Nth picture")
     parser.add_argument("--threads", type=int, default=0)
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument(
@@ -177,7 +180,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     reader.load()
     halves = {False: Found(), True: Found()}
     rng = random.Random(options.seed)
-    for picture in pictures(options.paths, options.frames_s):
+    for picture in islice(pictures(options.paths, options.frames_s), 0, None, options.every):
         half = halves[picture.held_out]
         half.pictures += 1
         for column, lines in enumerate(kept(reader.read_all(picture.pixels))):
