@@ -34,7 +34,7 @@ from db import usage
 from db.tables import Job, ModelSwitch, Person, Video
 from shared import graph
 from shared.errors import LeaseLost, ScenefleetError
-from shared.redaction import hide_paths
+from shared.paths import hide_paths
 from shared.routing import LANES
 from shared.settings import get_settings
 

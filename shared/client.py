@@ -20,7 +20,7 @@ from pydantic import BaseModel
 from redis.exceptions import RedisError
 
 from . import errors, routing
-from .broker import broker_config
+from .broker import HidingAMQP, broker_config
 from .contracts import (
     AddPhoto,
     Contract,
@@ -85,7 +85,7 @@ class Client:
 
     def __init__(self, redis_url: str, *, timeout_s: float = 30.0) -> None:
         self.timeout_s = timeout_s
-        self._app = Celery("scenefleet-client", set_as_current=False)
+        self._app = Celery("scenefleet-client", amqp=HidingAMQP, set_as_current=False)
         self._app.conf.update(broker_config(redis_url))
         self._app.backend.on_task_call = _not_subscribed
 

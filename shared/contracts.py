@@ -386,6 +386,7 @@ class SceneView(Contract):
     language: str | None
     keyframe_keys: tuple[str, ...]
     sidecar_key: str | None
+    #: People whose faces it shows, however many keyframes show them.
     faces: int
     #: The text it shows, a line each.
     screen_text: str = ""

@@ -101,6 +101,10 @@ class Settings(BaseSettings):
         alias="SCENEFLEET_LOG_FORMAT",
         description="Log lines as JSON or for people.",
     )
+    log_payloads: bool = Field(
+        False,
+        description="Let logs, task events and Flower show what requests hold and return: names, queries, transcripts, file names. For a test system without personal data only.",
+    )
 
     # --- models
     models_dir: Path = Field(
