@@ -8,8 +8,6 @@ as foreign keys stay on the primary keys. Nothing reads or writes the two meanwh
 two busy cores: 48 s for a million videos with 1 kB of facts each. The column is generated from the primary key and then made
 a plain one: an UPDATE took 143 s and left the table twice as large.
 
-The index of failed jobs reads ``jobs`` once; claims wait for so long.
-
 A downgrade keeps the primary keys: what was accepted since is known by those afterwards, no longer by its user's id.
 
 Revision ID: 0008
@@ -30,7 +28,6 @@ KEYS = {"videos": "video_id", "people": "person_id"}
 
 def upgrade() -> None:
     op.execute("DELETE FROM videos WHERE run = 0")
-    op.execute("CREATE INDEX ix_jobs_failed ON jobs (user_id, job_id) WHERE state = 'failed'")
     for table, key in KEYS.items():
         op.execute(
             f"ALTER TABLE {table} ADD COLUMN external_id text NOT NULL GENERATED ALWAYS AS ({key}) STORED,"
@@ -40,6 +37,5 @@ def upgrade() -> None:
 
 
 def downgrade() -> None:
-    op.execute("DROP INDEX ix_jobs_failed")
     for table in KEYS:
         op.execute(f"ALTER TABLE {table} DROP COLUMN external_id")
