@@ -433,12 +433,13 @@ def search(
     [bold]scenefleet search "a hot drink" --limit 5 --weight vision=0.6[/bold]
     [bold]scenefleet search --like demo-1a2b3c4d:3[/bold]
     """
-    from cli import recall as recall_command
     from cli import search as command
     from cli import videos
 
     owner = videos.acting_user(user)
     if recall:
+        from cli import recall as recall_command
+
         recall_command.run(owner, as_json=json_)
         return
     command.run(
@@ -537,8 +538,7 @@ def delete(
 
 def main() -> NoReturn:
     """Run the command; every foreseen error is one sentence on stderr."""
-    # Half a second of imports, most of a quick command's time, makes objects that stay: the collector need not look at
-    # them again and again, which takes a sixth of it.
+    # The imports, most of a quick command's time, make objects that stay: the collector need not look at them again and again.
     gc.set_threshold(50_000, 20, 100)
     try:
         status = app(standalone_mode=False)
@@ -546,6 +546,8 @@ def main() -> NoReturn:
         status = 130
     except Exception as error:  # noqa: BLE001 - the last line of defence; each kind is told apart below
         status = _explain(error)
+    # Nor when the process ends, which would take as long as a third of the imports.
+    gc.freeze()
     sys.exit(status if isinstance(status, int) else 0)
 
 

@@ -286,7 +286,7 @@ def provoke_servers(fleet: Fleet) -> None:
         with pytest.raises(psycopg.Error), psycopg.connect(fleet.postgres_url) as connection:
             connection.execute(statement, [CANARY] if "%s" in statement else None)  # type: ignore[arg-type]
     rows = (
-        "INSERT INTO people (user_id, person_id, name, kind) SELECT user_id, 'again', name, kind FROM people"
+        "INSERT INTO people (user_id, person_id, external_id, name, kind) SELECT user_id, 'again', 'again', name, kind FROM people"
     )
     with pytest.raises(psycopg.Error), psycopg.connect(fleet.postgres_url) as connection:
         connection.execute(rows)

@@ -122,7 +122,7 @@ def test_a_request_loads_neither_a_database_nor_an_engine(arguments: list[str], 
         (("index",), 2, "FILE"),
         (("search", "x", "--limit", "0"), 2, "--limit"),
         (("status", "v1"), 1, "REDIS_URL is not set"),
-        (("status",), 1, "POSTGRES_URL is not set"),
+        (("status",), 1, "REDIS_URL is not set"),
         (("node", "smell"), 1, "'smell'"),
         (("node", "asr"), 1, "REDIS_URL is not set"),
         (("node-health", "asr"), 1, "REDIS_URL is not set"),
@@ -159,9 +159,9 @@ def test_a_server_that_is_away_is_one_sentence_without_its_password(tmp_path: Pa
     assert result.stderr.count("\n") == 1
     assert "Redis" in result.stderr
     assert "secret" not in result.stderr
-    listed = run("status", home=tmp_path, POSTGRES_URL="postgresql://u:secret@127.0.0.1:1/x")
-    assert listed.returncode == 1
-    assert "Postgres at postgresql://u:***@127.0.0.1:1/x does not answer" in listed.stderr
+    current = run("db", "current", home=tmp_path, POSTGRES_URL="postgresql://u:secret@127.0.0.1:1/x")
+    assert current.returncode == 1
+    assert "Postgres at postgresql://u:***@127.0.0.1:1/x does not answer" in current.stderr
     assert listed.stderr.count("\n") == 1
 
 
