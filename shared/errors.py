@@ -34,6 +34,10 @@ class Retryable(ScenefleetError):
     retryable = True
 
 
+class QuotaExceeded(Retryable):
+    """The user has as much in work as the fleet allows one user: the same request may be sent again later."""
+
+
 class Outage(Retryable):
     """A service we depend on is away: retried with backoff, not counted as a failure of the job."""
 

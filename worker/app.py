@@ -24,7 +24,7 @@ install_transport()
 app = Celery(
     "scenefleet",
     **_hiding,
-    task_cls="worker.intake:CarefulTask",
+    task_cls="worker.payloads:HidingTask",
     include=[
         "tasks.jobs",
         "tasks.video",

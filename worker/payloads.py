@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from celery import Task
 from celery.app.events import Events
 from celery.events.dispatcher import EventDispatcher
 from celery.worker.request import Request as CeleryRequest
@@ -50,3 +51,9 @@ class Request(CeleryRequest):  # type: ignore[misc]
         """For ``celery inspect active`` and Flower's pages."""
         shown: dict[str, Any] = super().info(safe=safe or not get_settings().log_payloads)
         return shown
+
+
+class HidingTask(Task):  # type: ignore[misc]
+    """Base of all our tasks."""
+
+    Request = f"{__name__}:Request"

@@ -19,7 +19,7 @@ from kombu.exceptions import OperationalError
 from redis.exceptions import RedisError, ResponseError
 from sqlalchemy.orm import Session
 
-from db import jobs, runs, switches
+from db import jobs, runs, switches, usage
 from db.engine import reading, transact
 from db.jobs import Bell, Held
 from db.people import enrolment, revisions
@@ -41,6 +41,9 @@ _PAUSE_S, _PAUSE_MAX_S = 1.0, 60.0
 #: (step, subject) -> (monotonic time from which it is tried again, the pause before that).
 _paused: dict[tuple[str, str], tuple[float, float]] = {}
 _MAX_PAUSED = 10_000
+
+_TEND_USAGE_S = 60.0
+_usage_tended_s = -_TEND_USAGE_S
 
 
 class NodeLost(Outage):
@@ -137,7 +140,10 @@ def fleet() -> None:
     Raises:
         DatabaseUnavailable: Postgres is away.
     """
-    for step in (expired_leases, stuck_videos, stuck_people, open_switches, stale_sidecars, missing_bells):
+    steps = (
+        expired_leases, stuck_videos, stuck_people, open_switches, stale_sidecars, queue_usage, missing_bells
+    )  # fmt: skip
+    for step in steps:
         with guarded(step.__name__):
             step()
 
@@ -208,6 +214,14 @@ def stale_sidecars() -> None:
     _each("stale_sidecars", _find(revisions.stale_videos), str, revise)
 
 
+def queue_usage() -> None:
+    """Once a minute, look after what claims choose users by."""
+    global _usage_tended_s
+    if time.monotonic() - _usage_tended_s > _TEND_USAGE_S:
+        transact(usage.tend)
+        _usage_tended_s = time.monotonic()
+
+
 def missing_bells() -> None:
     """Per lane, bring the queue's length up to the number of claimable jobs, never beyond: no storm of bells.
 
@@ -217,9 +231,10 @@ def missing_bells() -> None:
     claimable = _find(jobs.claimable)
     if not claimable:
         return
-    timeouts = {"socket_timeout": _REDIS_S, "socket_connect_timeout": _REDIS_S}
+    # A Redis that is away is tried again with the next tick, not here.
+    options = {"socket_timeout": _REDIS_S, "socket_connect_timeout": _REDIS_S, "max_retries": 0}
     try:
-        with forks.held_off(), app.connection_for_write(transport_options=timeouts) as connection:
+        with forks.held_off(), app.connection_for_write(transport_options=options) as connection:
             client = connection.default_channel.client
             for lane, ids in claimable.items():
                 try:

@@ -146,12 +146,15 @@ def _attempt(claimed: Claim, runtime: Runtime, folder: Path, stored: list[tuple[
     except LeaseLost:
         raise
     except Deferred as pause:
-        wait_s = pause.wait_s
-        patiently(
-            lambda session: jobs.defer(session, claimed, wait_s),
+        wait_s, progressed = pause.wait_s, pause.progressed
+        bells = patiently(
+            lambda session: jobs.defer(
+                session, claimed, wait_s, max_wait_s=runtime.policy.defer_max_s, progressed=progressed
+            ),
             settings.database_wait_s,
             locked_s=LOCKED_S,
         )
+        ring(bells)
         return "deferred"
     except ScenefleetError as error:
         log.warning("job failed", error_class=error.code, error=error)

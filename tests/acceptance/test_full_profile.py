@@ -26,7 +26,7 @@ from tests.services import PostgresServer, RedisServer
 from worker.models.catalog import load_catalog
 
 VIDEO = "sample"
-FAMILIES = ("media", "asr", "text", "vision", "face", "ocr", "search")
+FAMILIES = ("media", "asr", "text", "vision", "face", "ocr", "housekeeping", "search")
 
 
 @pytest.fixture(scope="module")

@@ -163,7 +163,7 @@ def look(claimed: Claim, vectors: Sequence[Any]) -> Any:
 def match_all() -> int:
     """Run every match job."""
     count = 0
-    while (claimed := claim("media")) is not None:
+    while (claimed := claim("housekeeping")) is not None:
         assert claimed.stage == "match"
 
         def write(session: Session, claimed: Claim = claimed) -> None:
@@ -415,7 +415,7 @@ def test_jobs_of_people_wait_behind_videos() -> None:
     enrol("Ann", axis(0))
     with reading() as session:
         match = session.scalars(select(Job).where(Job.stage == "match")).one()
-    assert match.priority < 0 and match.lane == "media"
+    assert match.priority < 0 and match.lane == "housekeeping"
 
 
 def face_of(video: str, idx: int = 0, run: int | None = None) -> FaceTrack:
