@@ -46,10 +46,6 @@ class NotFound(Permanent):
     """No such thing for this user."""
 
 
-class Forbidden(Permanent):
-    """The thing belongs to another user."""
-
-
 class Conflict(Permanent):
     """The thing is in a state that does not allow this."""
 
@@ -96,6 +92,14 @@ class StorageUnavailable(Outage):
 
 class DatabaseUnavailable(Outage):
     """Postgres does not answer."""
+
+
+class DatabaseBusy(DatabaseUnavailable):
+    """Another transaction holds what this one has to change: trying again helps once it has ended."""
+
+
+class StatementTimeout(DatabaseBusy):
+    """A statement took longer than its limit."""
 
 
 class BrokerUnavailable(Outage):

@@ -194,6 +194,60 @@ class Settings(BaseSettings):
     max_video_fps: float = Field(240.0, gt=0, description="Highest frame rate, frames per second.")
     max_video_streams: int = Field(16, gt=0, description="Most streams in one file.")
     max_video_scenes: int = Field(50_000, gt=0, description="Most scenes in one video.")
+    max_video_pixels: int = Field(
+        6_000_000_000_000,
+        gt=0,
+        description="Most pixels that are decoded of one video, over all its pictures: 26 h of 1920x1080 or 6 h of 3840x2160, at 30 frames a second.",
+    )
+    max_video_pixels_per_s: int = Field(
+        1_100_000_000,
+        gt=0,
+        description="Most pixels decoded for each second of a video, beyond the first 2 gigapixels: 7680x4320 at 33 frames a second.",
+    )
+    max_video_pixels_per_byte: int = Field(
+        100_000,
+        gt=0,
+        description="Most pixels decoded for each byte of compressed pictures, beyond the first 2 gigapixels. A still screen of 1920x1080 takes up to 70,000.",
+    )
+    max_video_keyframes: int = Field(100_000, gt=0, description="Most keyframes stored of one video.")
+    max_video_keyframe_bytes: int = Field(
+        4 * GiB, gt=0, description="Most bytes that the keyframes of one video take."
+    )
+    min_audio_rate_hz: int = Field(4_000, gt=0, description="Least sample rate of sound, hertz.")
+    max_sound_after_pictures_s: float = Field(
+        1800.0, ge=0, description="How long sound may go on after the last picture of a video, seconds."
+    )
+    media_memory_mb: int = Field(
+        768,
+        ge=256,
+        description="Memory of the process that decodes a file, MB. A video that needs more is refused. Enough for 3840x2160 of every accepted codec; 7680x4320 wants 1024 in H.264 and 2048 in HEVC, VP9 or AV1.",
+    )
+    media_threads: int = Field(
+        0,
+        ge=0,
+        le=64,
+        description="Threads that decode a video. 0: one per core, at most 8. Fewer are used where more would not fit in MEDIA_MEMORY_MB.",
+    )
+    media_cpu_base_s: float = Field(
+        60.0,
+        gt=0,
+        description="CPU seconds that decoding may take for any file; also the most between two packets of it. Past the limit the video is refused, not tried again.",
+    )
+    media_cpu_per_s: float = Field(
+        10.0,
+        ge=0,
+        description="CPU seconds that decoding may take, beyond MEDIA_CPU_BASE_S, for each second of the video.",
+    )
+    max_request_pixels: int = Field(
+        100_000_000,
+        gt=0,
+        description="Most pixels of all the pictures that one request names, each picture counted once.",
+    )
+    max_jpeg_scans: int = Field(
+        50,
+        gt=0,
+        description="Most scans of a progressive JPEG, each of which costs a pass over all pixels. Encoders write 1 to 30.",
+    )
     split_mode: Literal["exact", "fast"] = Field(
         "exact",
         description="`exact` decodes every picture; `fast` skips non-reference pictures.",
@@ -228,6 +282,32 @@ class Settings(BaseSettings):
         20.0,
         ge=0,
         description="How long a task waits for Postgres before it gives its message back, seconds.",
+    )
+    database_lock_s: float = Field(
+        10.0,
+        gt=0,
+        description="How long a transaction waits for a row that another one holds, seconds (`lock_timeout`).",
+    )
+    database_statement_s: float = Field(
+        60.0,
+        gt=0,
+        description="Longest statement of a request, seconds (`statement_timeout`).",
+    )
+    database_job_statement_s: float = Field(900.0, gt=0, description="Longest statement of a job, seconds.")
+    database_build_s: float = Field(
+        21_600.0,
+        gt=0,
+        description="Longest build of a vector index, seconds; waiting for older transactions is part of it.",
+    )
+    database_idle_s: float = Field(
+        30.0,
+        gt=0,
+        description="A session that is silent inside a transaction for so long is ended by Postgres, seconds (`idle_in_transaction_session_timeout`).",
+    )
+    database_peer_s: float = Field(
+        30.0,
+        ge=3,
+        description="The other end of a connection to Postgres is taken for dead after so much silence of the network, seconds (TCP keepalives and `tcp_user_timeout`, on both ends).",
     )
     tmp_ttl_s: float = Field(
         24 * 3600.0,

@@ -18,6 +18,7 @@ from shared.errors import Conflict, InvalidRequest, NotFound
 from shared.subtitles import SubtitleFormat
 from tests.clips import Shot, make_clip
 from tests.excerpt import write_excerpt
+from tests.figures import RecordFigure
 from tests.fleet import ROOT, Fleet, fleet_over
 from tests.services import PostgresServer, RedisServer
 from tests.unit.test_subtitles import FORMATS, read, segment, spoken
@@ -91,31 +92,31 @@ def test_others_and_odd_requests_get_a_sentence(indexed: Fleet) -> None:
 def test_a_video_that_is_not_indexed_is_not_called_silent(indexed: Fleet) -> None:
     with psycopg.connect(indexed.postgres_url, autocommit=True) as connection:
         connection.execute(
-            "INSERT INTO videos (video_id, user_id, storage_key, state, run) VALUES ('new', %s, 'k', 'processing', 1)",
+            "INSERT INTO videos (video_id, user_id, external_id, storage_key, state, run) VALUES ('new', %s, 'new', 'k', 'processing', 1)",
             [USER],
         )
         try:
             with pytest.raises(Conflict, match="video new is processing and has no published scenes"):
                 indexed.client.subtitles("new", USER)
         finally:
-            connection.execute("DELETE FROM videos WHERE video_id = 'new'")
+            connection.execute("DELETE FROM videos WHERE external_id = 'new'")
 
 
-def test_twelve_hours_of_speech_pass_through_redis(indexed: Fleet) -> None:
+def test_twelve_hours_of_speech_pass_through_redis(indexed: Fleet, record_figure: RecordFigure) -> None:
     """Fifteen thousand cues, made up in the database of a video that is published."""
     words = "and so it goes on and on without an end in sight or a reason why it should ever have one"
     with psycopg.connect(indexed.postgres_url, autocommit=True) as connection:
         (before,) = connection.execute(
-            "SELECT segments FROM scenes WHERE video_id = 'silent' AND idx = 0"
+            "SELECT segments FROM scenes WHERE video_id IN (SELECT video_id FROM videos WHERE external_id = 'silent') AND idx = 0"
         ).fetchone()  # type: ignore[misc]
         segments = [segment(*spoken(words, n * 6.0, each_s=0.25)) for n in range(7200)]
-        change = "UPDATE scenes SET segments = %s, language = %s WHERE video_id = 'silent' AND idx = 0"
+        change = "UPDATE scenes SET segments = %s, language = %s WHERE video_id IN (SELECT video_id FROM videos WHERE external_id = 'silent') AND idx = 0"
         connection.execute(change, [json.dumps(segments), "en"])
         try:
             for format in FORMATS:
                 found = indexed.client.subtitles("silent", USER, format=format)
                 cues = read(found.text, format)
-                print(f"{format}: {len(cues)} cues, {len(found.text) / 1e6:.1f} MB")
+                record_figure(f"{len(cues)} cues as {format}", f"{len(found.text) / 1e6:.1f} MB")
                 assert len(cues) >= 7200 and len(found.text) > 10**6
                 assert sum(len(" ".join(cue.lines).split()) for cue in cues) == 7200 * len(words.split())
         finally:
