@@ -17,8 +17,8 @@ from sqlalchemy.orm import Session
 
 from db.tables import Job, ModelSwitch, Person, Video
 from shared.errors import LeaseLost, ScenefleetError
-from shared.redaction import hide_paths
 from shared.routing import LANES
+from shared.server_paths import hide_paths
 
 MAX_ERROR_CHARS = 2000
 #: What a job is about; its row is locked first, and says which run counts.

@@ -10,8 +10,8 @@ from pydantic import BaseModel
 from sqlalchemy.orm import Session
 
 from shared.errors import DatabaseBusy, DatabaseUnavailable, InvalidRequest, Permanent
-from shared.redaction import without_paths
 from shared.routing import REQUEST_LIMIT_S
+from shared.server_paths import without_paths
 from worker.app import app
 from worker.runner import patiently
 from worker.runtime import get_runtime

@@ -29,8 +29,8 @@ from shared.errors import DatabaseBusy, DatabaseUnavailable, ModelFailure, State
 from shared.settings import Settings, get_settings
 from tasks import requests, video
 from tests.fleet import eventually
-from tests.integration.test_ledger import accept, claim, expire, job, must_claim
 from tests.integration.test_lease import never
+from tests.integration.test_ledger import accept, claim, expire, job, must_claim
 from worker import reconcile, runner
 from worker.lease import Lease
 
