@@ -39,12 +39,20 @@ def make_plan(settings: Settings, catalog: Catalog) -> Plan:
             skips[stage.name] = f"{off[0]} is off"
         elif stage.lane != "media" and stage.lane not in models:
             skips[stage.name] = f"unavailable: profile {settings.profile} has no {stage.lane} model"
-    return Plan(skips=skips, max_failures=settings.max_failures, tmp_ttl_s=settings.tmp_ttl_s)
+    return Plan(
+        skips=skips,
+        max_failures=settings.max_failures,
+        tmp_ttl_s=settings.tmp_ttl_s,
+        max_open_videos=settings.user_max_open_videos,
+    )
 
 
 def make_policy(settings: Settings) -> RetryPolicy:
     return RetryPolicy(
-        max_outages=settings.max_outages, backoff_s=settings.backoff_s, backoff_max_s=settings.backoff_max_s
+        max_outages=settings.max_outages,
+        backoff_s=settings.backoff_s,
+        backoff_max_s=settings.backoff_max_s,
+        defer_max_s=settings.defer_max_s,
     )
 
 

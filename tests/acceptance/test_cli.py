@@ -173,7 +173,7 @@ def test_celery_s_own_tools_know_the_fleet(machine: Machine) -> None:
     )
     assert result.returncode == 0, result.stderr
     assert {name.partition("@")[0] for name in json.loads(result.stdout)} == {
-        "media", "asr", "text", "face", "ocr", "search",
+        "media", "asr", "text", "face", "ocr", "housekeeping", "search",
     }  # fmt: skip
 
 

@@ -10,7 +10,7 @@ import pytest
 
 from shared import settings as settings_module
 from shared.errors import BadMedia, ModelUnavailable, StorageUnavailable
-from shared.server_paths import hide_paths, without_paths
+from shared.paths import hide_paths, without_paths
 from shared.settings import get_settings
 from shared.storage import open_storage
 from shared.storage.objects import StorageConfig
