@@ -10,7 +10,7 @@ from sqlalchemy.exc import DBAPIError
 
 from db.engine import make_engine, outages
 from db.tables import Base
-from shared.errors import Conflict
+from shared.errors import Conflict, DatabaseBusy
 from shared.settings import get_settings
 
 #: Tables about people, and what was asked and answered about them; their indexes are small enough to be made again.
@@ -70,9 +70,7 @@ def _run(statements: Sequence[str]) -> None:
         with outages(), engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
             for statement in statements:
                 connection.execute(text(statement))
-    except DBAPIError as error:
-        if isinstance(error.orig, psycopg.errors.LockNotAvailable):
-            raise Conflict(
-                f"a table was in use for {_LOCK_S} s ({statements[-1]}): run it again when less is going on"
-            ) from None
-        raise
+    except DatabaseBusy:
+        raise Conflict(
+            f"a table was in use for {_LOCK_S} s ({statements[-1]}): run it again when less is going on"
+        ) from None

@@ -27,7 +27,7 @@ def run(context: StageContext) -> Outcome:
             raise Deferred(_PATIENCE_S)
     removed = 0
     for bucket, role in _PLACES:
-        removed += context.storage.delete_prefix(bucket, f"{role}/{claimed.user_id}/{claimed.video_id}/")
+        removed += context.storage.delete_prefix(bucket, f"{role}/{claimed.user_id}/{context.video_name}/")
         context.report(0.5)
 
     while transact(lambda session: leave_video(session, claimed.video_id)):
