@@ -122,6 +122,17 @@ def doctor(json_: Json = False) -> int:
 
 
 @app.command(rich_help_panel=RUN)
+def usage(
+    limit: Annotated[int, typer.Option(min=1, max=10_000, help="Most rows, the heaviest first.")] = 50,
+    json_: Json = False,
+) -> None:
+    """Show which users have used the fleet's processes lately, by queue: what decides whose job is next."""
+    from cli import usage as command
+
+    command.run(limit, as_json=json_)
+
+
+@app.command(rich_help_panel=RUN)
 def settings(json_: Json = False) -> None:
     """Show every setting: its environment variable, its value here, what it does."""
     from cli import settings_table

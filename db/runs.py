@@ -10,15 +10,28 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import ColumnElement, delete, func, literal, select, update
+from sqlalchemy import ColumnElement, delete, func, literal, select, text, update
 from sqlalchemy.orm import Session
 
 from db import jobs
 from db.jobs import NOW, Bell, seconds_from_now
-from db.tables import TERMINAL, FaceDecision, FaceTrack, Job, Person, Run, Scene, TranscriptPart, Video
+from db.tables import (
+    TERMINAL,
+    FaceDecision,
+    FaceTrack,
+    Job,
+    MovedTrack,
+    Person,
+    Run,
+    Scene,
+    TranscriptPart,
+    Video,
+)
 from shared import graph
-from shared.errors import Conflict
+from shared.errors import Conflict, QuotaExceeded
 from shared.graph import PIPELINE, Stage
+
+_QUOTA_LOCK = text("SELECT pg_advisory_xact_lock(7305004, hashtext(:user_id))")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,6 +43,8 @@ class Plan:
     max_failures: int
     #: How long a failed run's temporary objects are kept for a retry, seconds.
     tmp_ttl_s: float
+    #: Videos of one user that may wait or be in work; 0: no limit.
+    max_open_videos: int = 0
 
 
 @dataclass(frozen=True)
@@ -123,7 +138,12 @@ def start_run(
     made: Mapping[str, int],
     plan: Plan,
 ) -> list[Bell]:
-    """Open the video's next run: ``stages`` are made anew, the others count from the runs in ``made``."""
+    """Open the video's next run: ``stages`` are made anew, the others count from the runs in ``made``.
+
+    Raises:
+        QuotaExceeded: the user has as many other videos in work as one may have.
+    """
+    _require_room(session, video, plan)
     video.run += 1
     video.state = "uploaded"
     video.error_class = video.error = None
@@ -141,6 +161,32 @@ def start_run(
     )
     session.flush()
     return advance(session, video, plan)
+
+
+def _require_room(session: Session, video: Video, plan: Plan) -> None:
+    """Make sure that the user may have another video in work.
+
+    Raises:
+        QuotaExceeded: as many others wait or are in work as one user may have.
+    """
+    if not plan.max_open_videos:
+        return
+    # One request of a user at a time, or several would take the same last place.
+    session.execute(_QUOTA_LOCK, {"user_id": video.user_id})
+    others = (
+        select(Video.video_id)
+        .where(
+            Video.user_id == video.user_id,
+            Video.state.in_(("uploaded", "processing")),
+            Video.video_id != video.video_id,
+        )
+        .limit(plan.max_open_videos)
+    )
+    if session.scalar(select(func.count()).select_from(others.subquery())) == plan.max_open_videos:
+        raise QuotaExceeded(
+            f"user {video.user_id!r} has {plan.max_open_videos} videos that wait or are in work, as many as"
+            f" USER_MAX_OPEN_VIDEOS allows: send {video.video_id!r} again when one of them has ended"
+        )
 
 
 def advance(session: Session, video: Video, plan: Plan) -> list[Bell]:
@@ -391,6 +437,7 @@ def retry(session: Session, video: Video, plan: Plan) -> tuple[bool, list[Bell]]
     if not unswept.rowcount:  # type: ignore[attr-defined]
         # The run's temporary audio is gone, or going: make the failed stages in a new run.
         return True, rerun(session, video, failed, plan)
+    _require_room(session, video, plan)
     hanging = graph.with_downstream(failed) - failed
     session.execute(
         delete(Job).where(
@@ -511,7 +558,9 @@ def erase_rows(session: Session, video: Video, job_id: int) -> None:
     seen = select(FaceTrack.track_id).where(FaceTrack.person_id == Person.person_id).exists()
     unknown = (Person.user_id == video.user_id) & (Person.kind == "unknown") & Person.deleted_at.is_(None)
     idle = Person.ended_run >= Person.run
-    session.execute(delete(Person).where(unknown, idle, Person.merged_into.is_(None), ~seen))
+    still = Person.merged_into.is_(None) & Person.moving_event.is_(None)
+    session.execute(delete(Person).where(unknown, idle, still, ~seen))
+    session.execute(delete(MovedTrack).where(MovedTrack.video_id == video.video_id))
     session.execute(delete(Run).where(Run.video_id == video.video_id))
     video.storage_key = ""
     video.media = video.duration_s = video.published_run = video.indexed_at = None

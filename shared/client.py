@@ -20,7 +20,7 @@ from pydantic import BaseModel
 from redis.exceptions import RedisError
 
 from . import errors, routing
-from .broker import broker_config
+from .broker import HidingAMQP, broker_config
 from .contracts import (
     AddPhoto,
     Contract,
@@ -85,7 +85,7 @@ class Client:
 
     def __init__(self, redis_url: str, *, timeout_s: float = 30.0) -> None:
         self.timeout_s = timeout_s
-        self._app = Celery("scenefleet-client", set_as_current=False)
+        self._app = Celery("scenefleet-client", amqp=HidingAMQP, set_as_current=False)
         self._app.conf.update(broker_config(redis_url))
         self._app.backend.on_task_call = _not_subscribed
 
@@ -205,7 +205,7 @@ class Client:
         person_id: str,
         *,
         extension: Literal["jpg", "jpeg", "png", "webp"] = "jpg",
-        expires_s: int = 3600,
+        expires_s: int | None = None,
     ) -> PhotoView:
         """Make room for a photo: store it under the answer's key, or PUT it to its URL, then ``enroll``."""
         kwargs = {**_person(user_id, person_id), "extension": extension, "expires_s": expires_s}

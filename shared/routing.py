@@ -12,9 +12,9 @@ from . import graph
 #: Families that own a model, and so a queue and a readiness of their own.
 MODEL_FAMILIES: tuple[str, ...] = ("asr", "text", "vision", "face", "ocr")
 #: Every kind of node.
-FAMILIES: tuple[str, ...] = ("media", *MODEL_FAMILIES, "search")
+FAMILIES: tuple[str, ...] = ("media", *MODEL_FAMILIES, "housekeeping", "search")
 #: Queues whose messages are bells for jobs in the ledger.
-LANES: tuple[str, ...] = ("media", *MODEL_FAMILIES)
+LANES: tuple[str, ...] = ("media", *MODEL_FAMILIES, graph.HOUSEKEEPING)
 #: The queue of short requests of an API: accept a video, status, search.
 REQUESTS = "search"
 #: Seconds after which a request that nobody took is dropped by the broker's consumers.
@@ -41,6 +41,7 @@ NODES: dict[str, Family] = {
     "vision": Family("vision", ("vision.online", "vision")),
     "face": Family("face", ("face.online", "face")),
     "ocr": Family("ocr", ("ocr",)),
+    "housekeeping": Family("housekeeping", (graph.HOUSEKEEPING,)),
     "search": Family("search", ("search",)),
 }
 

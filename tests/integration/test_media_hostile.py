@@ -30,18 +30,19 @@ import pytest
 from shared.errors import BadMedia
 from tests.clips import Encoding, Shot, Sound, make_clip
 from tests.figures import RecordFigure
+from worker.media.decoding import limit_memory
 from worker.media.limits import MediaLimits
 from worker.media.probe import probe
 from worker.media.split import split
 
 ROOT = Path(__file__).parents[2]
-#: A damaged header may ask for pictures as large as the limits allow: small limits keep what that costs small.
-LIMITS = MediaLimits(max_side_px=1024)
+#: The limits that ship: a damaged header may ask for pictures as large as they allow.
+LIMITS = MediaLimits()
 
 MUTATED = 320
 #: A file of 40 tiny pictures takes about 30 ms; a machine under load some more.
 DEADLINE_S = 20.0
-MEMORY_LIMIT_BYTES = 600_000_000
+MEMORY_LIMIT_BYTES = 900_000_000
 
 
 # --- other files and addresses are never opened -------------------------------------------------------------------
@@ -364,7 +365,8 @@ def tell(**answer: Any) -> None:
 
 
 def main(files: Sequence[str]) -> None:
-    """Split each file; print ``{"file", "scenes", "end_s"}`` or ``{"file", "error"}``, then the peak memory."""
+    """Split each file within the memory of a decoding process; print ``{"file", "scenes", "end_s"}`` or ``{"file", "error"}``, then the peak memory."""
+    limit_memory(LIMITS)
     for file in files:
         with tempfile.TemporaryDirectory() as folder:
             try:
