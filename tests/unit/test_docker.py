@@ -220,7 +220,7 @@ def test_no_container_has_more_rights_than_it_needs(services: dict[str, dict[str
         assert service["cap_drop"] == ["ALL"], name
         assert service["read_only"] is True, name
         # Bounded: what lies there is memory.
-        assert all(re.fullmatch(r"/[a-z/]+:size=\d+m", mount) for mount in service["tmpfs"]), name
+        assert all(re.fullmatch(r"/[a-z/]+:size=\d+m,mode=1777", mount) for mount in service["tmpfs"]), name
         # Nothing of the host.
         assert all(not re.match(r"[/.~][^:]*:", volume) for volume in service.get("volumes", [])), name
 
@@ -320,7 +320,7 @@ def test_data_of_servers_lies_on_named_volumes(
 ) -> None:
     mounted = {name: [volume.split(":") for volume in services[name]["volumes"]] for name in SERVERS}
     assert mounted == {
-        "postgres": [["postgres-data", "/var/lib/postgresql"]],
+        "postgres": [["postgres-data", "/var/lib/postgresql"], ["/run/postgresql"]],
         "redis": [["redis-data", "/data"]],
         "minio": [["minio-data", "/data"]],
     }
