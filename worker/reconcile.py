@@ -218,7 +218,7 @@ def queue_usage() -> None:
     """Once a minute, look after what claims choose users by."""
     global _usage_tended_s
     if time.monotonic() - _usage_tended_s > _TEND_USAGE_S:
-        transact(usage.tend)
+        _change(usage.tend)
         _usage_tended_s = time.monotonic()
 
 

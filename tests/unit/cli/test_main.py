@@ -82,7 +82,9 @@ def test_help_loads_nothing_heavy(tmp_path: Path) -> None:
     assert not loaded & heavy
 
 
-@pytest.mark.parametrize("arguments", [["status"], ["status", "v"], ["failures"], ["search", "rocket"], ["people", "list"]])
+@pytest.mark.parametrize(
+    "arguments", [["status"], ["status", "v"], ["failures"], ["search", "rocket"], ["people", "list"]]
+)
 def test_a_request_loads_neither_a_database_nor_an_engine(arguments: list[str], tmp_path: Path) -> None:
     """A quick command is quick: what it loads is what it takes to ask the fleet."""
     code = (
@@ -94,7 +96,11 @@ def test_a_request_loads_neither_a_database_nor_an_engine(arguments: list[str], 
     result = subprocess.run(
         [sys.executable, "-c", code, json.dumps(arguments)],
         cwd=ROOT,
-        env={"PATH": os.environ["PATH"], "REDIS_URL": "redis://127.0.0.1:1/0", "SCENEFLEET_HOME": str(tmp_path)},
+        env={
+            "PATH": os.environ["PATH"],
+            "REDIS_URL": "redis://127.0.0.1:1/0",
+            "SCENEFLEET_HOME": str(tmp_path),
+        },
         capture_output=True,
         text=True,
         timeout=120,
