@@ -24,9 +24,11 @@ from tests.services import PostgresServer, RedisServer
 
 _TIMES = """
     SELECT stage, sum(extract(epoch FROM finished_at - started_at))::float AS seconds FROM jobs
-    WHERE video_id = %s AND state = 'done' AND started_at IS NOT NULL AND stage NOT IN ('sweep', 'erase') GROUP BY stage
+    WHERE video_id IN (SELECT video_id FROM videos WHERE external_id = %s) AND state = 'done' AND started_at IS NOT NULL AND stage NOT IN ('sweep', 'erase') GROUP BY stage
 """
-_WALL = "SELECT extract(epoch FROM indexed_at - created_at)::float AS seconds FROM videos WHERE video_id = %s"
+_WALL = (
+    "SELECT extract(epoch FROM indexed_at - created_at)::float AS seconds FROM videos WHERE external_id = %s"
+)
 
 
 def measure(fleet: Fleet, video: Path, video_id: str) -> dict[str, Any]:

@@ -94,8 +94,8 @@ def fill(url: str, source: Source, models: dict[Family, ModelRow], scenes: int) 
     with psycopg.connect(url, autocommit=True) as connection:
         register_vector(connection)
         connection.execute(
-            "INSERT INTO videos (video_id, user_id, storage_key, state, run, published_run)"
-            " SELECT 'v' || n, %s, 'k', 'indexed', 1, 1 FROM generate_series(0, %s) n",
+            "INSERT INTO videos (video_id, user_id, external_id, storage_key, state, run, published_run)"
+            " SELECT 'v' || n, %s, 'v' || n, 'k', 'indexed', 1, 1 FROM generate_series(0, %s) n",
             (USER, scenes // SCENES_PER_VIDEO),
         )
         for start in range(0, scenes, _CHUNK):

@@ -167,6 +167,24 @@ def db_current(json_: Json = False) -> int:
     return database.current(as_json=json_)
 
 
+@db_app.command("purge")
+def db_purge(
+    every_table: Annotated[
+        bool,
+        typer.Option("--all", help="Every table, not only those about people: vectors' indexes take long."),
+    ] = False,
+    yes: Annotated[bool, typer.Option("--yes", "-y", help="Don't ask.")] = False,
+    json_: Json = False,
+) -> int:
+    """Take what was erased out of the servers' files too: rewrite tables and Redis' append-only file.
+
+    Example: scenefleet db purge --yes
+    """
+    from cli import purge
+
+    return purge.run(every_table=every_table, sure=yes, as_json=json_)
+
+
 @app.command(rich_help_panel=VIDEOS)
 def index(
     files: Annotated[list[Path], typer.Argument(metavar="FILE...", show_default=False, help="Video files.")],

@@ -8,16 +8,18 @@ import random
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from contextvars import ContextVar
 from typing import Any, TypeVar
 
 import psycopg
-from sqlalchemy import Connection, Engine, create_engine, event
+from sqlalchemy import Connection, Engine, create_engine, event, make_url, text
 from sqlalchemy.exc import DBAPIError, InterfaceError, OperationalError
 from sqlalchemy.orm import Session, SessionTransaction
 from sqlalchemy.pool import NullPool
 
 from db import wall
-from shared.errors import DatabaseUnavailable
+from db.limits import Limits, configured_limits
+from shared.errors import DatabaseBusy, DatabaseUnavailable, StatementTimeout
 from shared.settings import get_settings, hide_password
 
 log = logging.getLogger(__name__)
@@ -29,21 +31,25 @@ _engine: tuple[int, Engine] | None = None
 #: Whether this engine's database user may act as the reader (db/wall.py); asked once.
 _reader: tuple[Engine, bool] | None = None
 
-_CONFLICTS = (
-    psycopg.errors.DeadlockDetected,
-    psycopg.errors.SerializationFailure,
-    psycopg.errors.LockNotAvailable,
-)
+#: Limit of each statement in transactions begun from here on, seconds; None: the engine's.
+_statement_s: ContextVar[float | None] = ContextVar("statement_s", default=None)
+
+_CONFLICTS = (psycopg.errors.DeadlockDetected, psycopg.errors.SerializationFailure)
 _MAX_CONFLICTS = 10
+_LOCK_TIMEOUT, _CANCELLED = "55P03", "57014"
+#: The server has ended our session: idle in a transaction for too long, or a transaction that took too long.
+_ENDED = ("25P03", "25P04")
 
 
-def make_engine(url: str, *, pooled: bool = True) -> Engine:
-    """An engine that notices a dead server within seconds."""
+def make_engine(url: str, *, pooled: bool = True, limits: Limits | None = None) -> Engine:
+    """An engine that notices a dead server within seconds, and whose sessions hold no lock when this process is gone.
+
+    ``limits``: by default those of the settings; see db/limits.py.
+    """
+    limits = limits or configured_limits(get_settings())
+    own = make_url(url).query.get("options", "")
     arguments = {
-        "connect_timeout": 5,
-        "keepalives_idle": 10,
-        "keepalives_interval": 5,
-        "keepalives_count": 3,
+        **limits.arguments(own if isinstance(own, str) else " ".join(own)),
         "application_name": "scenefleet",
     }
     if not pooled:
@@ -78,16 +84,27 @@ def is_outage(error: BaseException) -> bool:
         return False
     state = getattr(cause, "sqlstate", None)
     # 08 connection, 53 resources (disk full, connections), 57 shutdown in progress; None: never reached a server.
-    return state is None or state[:2] in ("08", "53", "57", "58")
+    return state is None or (state != _CANCELLED and state[:2] in ("08", "53", "57", "58"))
 
 
 @contextmanager
 def outages() -> Iterator[None]:
-    """Turn a driver's loss of the server into ``DatabaseUnavailable``."""
+    """Turn a driver's loss of the server into ``DatabaseUnavailable``, and limits that were met into its subclasses."""
     try:
         yield
     except DBAPIError as error:
-        if is_outage(error):
+        state = getattr(error.orig, "sqlstate", None)
+        if state == _LOCK_TIMEOUT:
+            raise DatabaseBusy(
+                "another transaction holds what this one has to change, and has not ended in time: "
+                "try again in a minute"
+            ) from error
+        if state == _CANCELLED:
+            raise StatementTimeout(
+                "Postgres ended a statement that took too long: try again when the server has less to do, "
+                "or raise DATABASE_STATEMENT_S (DATABASE_JOB_STATEMENT_S for a job)"
+            ) from error
+        if is_outage(error) or state in _ENDED:
             first = str(error.orig).strip().split("\n")[0]
             url = hide_password(get_settings().postgres_url)
             raise DatabaseUnavailable(
@@ -103,8 +120,32 @@ def reading() -> Iterator[Session]:
     Raises:
         DatabaseUnavailable: Postgres is away.
     """
-    with outages(), Session(get_engine(), expire_on_commit=False) as session:
+    with outages(), _session(get_engine()) as session:
         yield session
+
+
+@contextmanager
+def statements_may_take(seconds: float) -> Iterator[None]:
+    """Let each statement of the transactions begun in this block, by this thread, take so long."""
+    token = _statement_s.set(seconds)
+    try:
+        yield
+    finally:
+        _statement_s.reset(token)
+
+
+def _session(engine: Engine) -> Session:
+    session = Session(engine, expire_on_commit=False)
+    limit_s = _statement_s.get()
+    if limit_s is not None:
+        statement = text(f"SET LOCAL statement_timeout = {round(limit_s * 1000)}")
+
+        def begun(_: Session, transaction: SessionTransaction, connection: Connection) -> None:
+            if not transaction.nested:
+                connection.execute(statement)
+
+        event.listen(session, "after_begin", begun)
+    return session
 
 
 @contextmanager
@@ -129,7 +170,7 @@ def reading_as(user_id: str, *, snapshot: bool = False) -> Iterator[Session]:
             if not transaction.nested:
                 connection.execute(become, {"user_id": user_id})
 
-        with Session(engine.execution_options(**options), expire_on_commit=False) as session:
+        with _session(engine.execution_options(**options)) as session:
             event.listen(session, "after_begin", begun)
             yield session
 
@@ -160,15 +201,13 @@ def transact(work: Callable[[Session], T]) -> T:
     ``work`` must be repeatable: it may run several times, only the last run is committed.
 
     Raises:
+        DatabaseBusy: another transaction kept a lock for longer than we wait, once; nothing is changed.
+        StatementTimeout: a statement took too long; nothing is changed.
         DatabaseUnavailable: Postgres is away. Whether the commit arrived is then unknown, so callers are idempotent.
     """
     for attempt in range(1, _MAX_CONFLICTS + 1):
         try:
-            with (
-                outages(),
-                Session(get_engine(), expire_on_commit=False) as session,
-                session.begin(),
-            ):
+            with outages(), _session(get_engine()) as session, session.begin():
                 return work(session)
         except DBAPIError as error:
             if not isinstance(error.orig, _CONFLICTS) or attempt == _MAX_CONFLICTS:

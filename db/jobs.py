@@ -273,40 +273,49 @@ def let_go(session: Session, claimed: Claim) -> None:
         usage.add_seconds(session, row.lane, row.account, row.seconds)
 
 
-def lock_video(session: Session, video_id: str) -> Video | None:
-    """The video's row, locked: the first lock of every transaction that changes its jobs."""
+def lock_video(session: Session, video_id: str, *, skip_locked: bool = False) -> Video | None:
+    """The video's row, locked: the first lock of every transaction that changes its jobs.
+
+    ``skip_locked``, here and below: None also where another transaction has it locked.
+    """
     return session.scalars(
-        select(Video).where(Video.video_id == video_id).with_for_update(),
+        select(Video).where(Video.video_id == video_id).with_for_update(skip_locked=skip_locked),
         execution_options={"populate_existing": True},
     ).one_or_none()
 
 
-def lock_person(session: Session, person_id: str) -> Person | None:
+def lock_person(session: Session, person_id: str, *, skip_locked: bool = False) -> Person | None:
     """The person's row, locked; rows that refer to it may still be written (a video's transaction does that)."""
     return session.scalars(
-        select(Person).where(Person.person_id == person_id).with_for_update(key_share=True),
+        select(Person)
+        .where(Person.person_id == person_id)
+        .with_for_update(key_share=True, skip_locked=skip_locked),
         execution_options={"populate_existing": True},
     ).one_or_none()
 
 
-def lock_switch(session: Session, switch_id: str) -> ModelSwitch | None:
+def lock_switch(session: Session, switch_id: str, *, skip_locked: bool = False) -> ModelSwitch | None:
     """The switch's row, locked; whoever only makes sure that its models are kept need not wait."""
     return session.scalars(
-        select(ModelSwitch).where(ModelSwitch.switch_id == int(switch_id)).with_for_update(key_share=True),
+        select(ModelSwitch)
+        .where(ModelSwitch.switch_id == int(switch_id))
+        .with_for_update(key_share=True, skip_locked=skip_locked),
         execution_options={"populate_existing": True},
     ).one_or_none()
 
 
-_LOCKS: Mapping[str, Callable[[Session, str], Subject | None]] = {
+_LOCKS: Mapping[str, Callable[..., Subject | None]] = {
     "video": lock_video,
     "person": lock_person,
     "switch": lock_switch,
 }
 
 
-def lock_subject(session: Session, kind: str, subject_id: str) -> Subject | None:
+def lock_subject(
+    session: Session, kind: str, subject_id: str, *, skip_locked: bool = False
+) -> Subject | None:
     """The row of what a job is about, locked."""
-    return _LOCKS[kind](session, subject_id)
+    return _LOCKS[kind](session, subject_id, skip_locked=skip_locked)
 
 
 def fence(session: Session, claimed: Claim) -> tuple[Subject, Job]:
@@ -503,15 +512,15 @@ def take_back(
     error: ScenefleetError,
     policy: RetryPolicy,
     advance: Callable[[Session, Subject], list[Bell]],
-) -> list[Bell]:
-    """Fail an attempt whose worker is gone, unless it has ended or been renewed meanwhile."""
-    subject = lock_subject(session, held.subject_kind, held.subject_id)
+) -> list[Bell] | None:
+    """Fail an attempt whose worker is gone. None: it has ended or been renewed meanwhile, or its rows are locked now."""
+    subject = lock_subject(session, held.subject_kind, held.subject_id, skip_locked=True)
     condition = (Job.job_id == held.job_id) & (Job.attempt == held.attempt) & (Job.state == "running")
     if held.expired:
         condition &= Job.lease_until < NOW
-    job = session.scalars(select(Job).where(condition).with_for_update()).one_or_none()
+    job = session.scalars(select(Job).where(condition).with_for_update(skip_locked=True)).one_or_none()
     if subject is None or job is None:
-        return []
+        return None
     return _fail(session, subject, job, error, policy, advance)
 
 
@@ -521,7 +530,8 @@ def release(session: Session, owner_prefix: str) -> int:
         text(
             "UPDATE jobs SET state = 'queued', not_before = clock_timestamp(), lease_owner = NULL, lease_until = NULL,"
             " device_seconds = coalesce(device_seconds, 0) + extract(epoch FROM clock_timestamp() - started_at)"
-            " WHERE state = 'running' AND starts_with(lease_owner, :prefix)"
+            " WHERE job_id IN (SELECT job_id FROM jobs"
+            " WHERE state = 'running' AND starts_with(lease_owner, :prefix) FOR UPDATE SKIP LOCKED)"
             " RETURNING lane, account, extract(epoch FROM clock_timestamp() - started_at) AS seconds"
         ),
         {"prefix": owner_prefix},
@@ -539,7 +549,7 @@ def claimable(session: Session) -> dict[str, list[int]]:
             """
             SELECT lanes.lane, waiting.job_id FROM unnest(CAST(:lanes AS text[])) AS lanes(lane) CROSS JOIN LATERAL (
                 SELECT job_id FROM jobs
-                WHERE lane = lanes.lane AND state = 'queued' AND not_before <= clock_timestamp() LIMIT 1000
+                WHERE lane = lanes.lane AND state = 'queued' AND not_before <= (SELECT clock_timestamp()) LIMIT 1000
             ) waiting
             """
         ),

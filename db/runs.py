@@ -174,7 +174,7 @@ def _require_room(session: Session, video: Video, plan: Plan) -> None:
     if session.scalar(select(func.count()).select_from(others.subquery())) == plan.max_open_videos:
         raise QuotaExceeded(
             f"user {video.user_id!r} has {plan.max_open_videos} videos that wait or are in work, as many as"
-            f" USER_MAX_OPEN_VIDEOS allows: send {video.video_id!r} again when one of them has ended"
+            f" USER_MAX_OPEN_VIDEOS allows: send {video.external_id!r} again when one of them has ended"
         )
 
 
@@ -382,12 +382,6 @@ def _stop(session: Session, video: Video) -> None:
     )
 
 
-def _refused(video: Video) -> Conflict:
-    return Conflict(
-        f"video {video.video_id} was refused at acceptance: send it again with a right storage key"
-    )
-
-
 def cancel(session: Session, video: Video, plan: Plan) -> tuple[bool, list[Bell]]:
     """Stop the video's run. What is published stays. Returns whether there was anything to stop."""
     run = get_run(session, video)
@@ -408,9 +402,7 @@ def retry(session: Session, video: Video, plan: Plan) -> tuple[bool, list[Bell]]
         Conflict: the run has not ended, or nothing of it failed.
     """
     run = get_run(session, video)
-    if run is None:
-        raise _refused(video)
-    if run.ended_at is None:
+    if run is None or run.ended_at is None:
         return False, []
     if video.state == "cancelled":
         return True, rerun(session, video, [name for name in run.stages if name not in plan.skips], plan)
@@ -420,7 +412,7 @@ def retry(session: Session, video: Video, plan: Plan) -> tuple[bool, list[Bell]]
     }
     if not failed:
         raise Conflict(
-            f"video {video.video_id} is {video.state}: nothing failed; use rerun to process it again"
+            f"video {video.external_id} is {video.state}: nothing failed; use rerun to process it again"
         )
     # Taken away first: from here on nobody can claim it.
     unswept = session.execute(
@@ -464,10 +456,8 @@ def rerun(session: Session, video: Video, stages: Collection[str], plan: Plan) -
     published run has of it. Cancels what runs.
 
     Raises:
-        Conflict: the video was refused at acceptance: there is nothing to process; or a named stage can't run here.
+        Conflict: a named stage can't run here.
     """
-    if video.run == 0:
-        raise _refused(video)
     for name in stages:
         if name in plan.skips:
             raise Conflict(f"{name} can't be made again: {plan.skips[name]}; name other stages")
@@ -519,7 +509,7 @@ def missing_stages(session: Session, video: Video, plan: Plan) -> list[str]:
     )
     if published is None:
         raise Conflict(
-            f"video {video.video_id} is {video.state}, nothing of it is published: use retry or rerun"
+            f"video {video.external_id} is {video.state}, nothing of it is published: use retry or rerun"
         )
     states = stage_states(session, video.video_id, published.run)
     missing = []
@@ -589,6 +579,8 @@ def stuck_videos(session: Session, limit: int = 100) -> list[str]:
             select(Run.video_id)
             .join(Video, (Video.video_id == Run.video_id) & (Video.run == Run.run))
             .where(Run.ended_at.is_(None), Video.deleted_at.is_(None), ~live)
+            # Those that can't be advanced must not be the only ones that are looked at.
+            .order_by(func.random())
             .limit(limit)
         )
     )

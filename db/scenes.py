@@ -442,7 +442,7 @@ def page(session: Session, video_id: str, user_id: str, after_idx: int, limit: i
     Raises:
         NotFound: no such video of this user.
     """
-    get(session, video_id, user_id)
+    video = get(session, video_id, user_id)
     faces = (
         select(func.count())
         .select_from(Face)
@@ -452,7 +452,7 @@ def page(session: Session, video_id: str, user_id: str, after_idx: int, limit: i
     rows = session.execute(
         select(Scene, faces)
         .where(
-            Scene.video_id == video_id,
+            Scene.video_id == video.video_id,
             Scene.user_id == user_id,
             Scene.live,
             Scene.idx > after_idx,
@@ -463,7 +463,7 @@ def page(session: Session, video_id: str, user_id: str, after_idx: int, limit: i
     views = [
         SceneView(
             scene_id=str(scene.scene_id),
-            video_id=scene.video_id,
+            video_id=video.external_id,
             idx=scene.idx,
             start_s=scene.start_s,
             end_s=scene.end_s,
@@ -479,7 +479,7 @@ def page(session: Session, video_id: str, user_id: str, after_idx: int, limit: i
     ]
     more = len(rows) > limit
     return ScenePage(
-        video_id=video_id,
+        video_id=video.external_id,
         scenes=tuple(views),
         next_after_idx=views[-1].idx if more else None,
     )

@@ -11,6 +11,7 @@ from alembic.script import ScriptDirectory
 from sqlalchemy import text
 
 from db.engine import make_engine, outages
+from db.limits import migration_limits
 from db.wall import ALLOW
 from shared.settings import get_settings
 
@@ -27,12 +28,15 @@ def upgrade(revision: str = "head", url: str | None = None) -> None:
     """Migrate to ``revision``, and let requests be read as their role; safe to run from several machines at once.
 
     Raises:
+        DatabaseBusy: a table is in use for too long; nothing is changed, try again.
         DatabaseUnavailable: Postgres is away.
     """
     with outages():
         command.upgrade(migration_config(url), revision)
         # Again, also when there was nothing to migrate: a restored dump brings neither the role nor what it may read.
-        with make_engine(url or get_settings().database_url, pooled=False).begin() as connection:
+        settings = get_settings()
+        engine = make_engine(url or settings.database_url, pooled=False, limits=migration_limits(settings))
+        with engine.begin() as connection:
             connection.execute(text(ALLOW))
 
 

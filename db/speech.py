@@ -32,7 +32,7 @@ def published_speech(
         )
     scenes = session.execute(
         select(Scene.language, Scene.segments)
-        .where(Scene.video_id == video_id, Scene.user_id == user_id, Scene.live)
+        .where(Scene.video_id == video.video_id, Scene.user_id == user_id, Scene.live)
         .order_by(Scene.idx)
     ).all()
     said: Counter[str] = Counter()
@@ -41,7 +41,7 @@ def published_speech(
         if language is not None and believed:
             said[language] += believed
     if not any(segments for _, segments in scenes):
-        heard = stage_states(session, video_id, video.published_run).get("asr")
+        heard = stage_states(session, video.video_id, video.published_run).get("asr")
         if heard is not None and heard.state not in ("done", "carried"):
             reason = f" ({heard.error})" if heard.error else ""
             raise Conflict(

@@ -1,7 +1,11 @@
-"""The tables. Times are Postgres's; ids given by callers are text, ids made by us are uuids or numbers."""
+"""The tables. Times are Postgres's; ids given by callers are text, ids made by us are uuids or numbers.
+
+Videos and people have both (``db.ids``): the primary key is ours, ``external_id`` is the id by which the user knows them.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from datetime import datetime
 from typing import Any
 from uuid import UUID
@@ -26,6 +30,7 @@ from sqlalchemy import (
     text,
 )
 from sqlalchemy.dialects.postgresql import ARRAY, JSONB, TSVECTOR
+from sqlalchemy.engine.default import DefaultExecutionContext
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
 JOB_STATES = ("queued", "running", "done", "carried", "failed", "cancelled", "skipped")
@@ -42,6 +47,15 @@ VIDEO_STATES = (
 )
 
 _NOW = func.clock_timestamp()
+
+
+def _same_as(column: str) -> Callable[[DefaultExecutionContext], Any]:
+    """A default that repeats another column of the same row."""
+
+    def value(context: DefaultExecutionContext) -> Any:
+        return context.get_current_parameters()[column]  # type: ignore[no-untyped-call]
+
+    return value
 
 
 def _one_of(column: str, values: tuple[str, ...]) -> str:
@@ -74,6 +88,7 @@ class Video(Base):
     __tablename__ = "videos"
     __table_args__ = (
         CheckConstraint(_one_of("state", VIDEO_STATES), name="state"),
+        UniqueConstraint("user_id", "external_id"),
         Index(None, "user_id", "created_at"),
         Index(None, "indexed_at", "video_id"),
         Index("ix_videos_open", "user_id", postgresql_where=text("state IN ('uploaded', 'processing')")),
@@ -81,10 +96,12 @@ class Video(Base):
 
     video_id: Mapped[str] = mapped_column(primary_key=True)
     user_id: Mapped[str]
+    #: The id that the user chose.
+    external_id: Mapped[str] = mapped_column(default=_same_as("video_id"))
     storage_key: Mapped[str]
     state: Mapped[str] = mapped_column(server_default="uploaded")
     priority: Mapped[int] = mapped_column(server_default="0")
-    #: The newest run; 0 when the video was refused at acceptance.
+    #: The newest run.
     run: Mapped[int] = mapped_column(server_default="0")
     #: The run whose outputs callers see.
     published_run: Mapped[int | None]
@@ -423,6 +440,7 @@ class Person(Base):
     __tablename__ = "people"
     __table_args__ = (
         CheckConstraint(_one_of("kind", PERSON_KINDS), name="kind"),
+        UniqueConstraint("user_id", "external_id"),
         Index(
             "uq_people_name",
             "user_id",
@@ -434,6 +452,8 @@ class Person(Base):
 
     person_id: Mapped[str] = mapped_column(primary_key=True)
     user_id: Mapped[str]
+    #: The id that the user chose; the primary key where none was.
+    external_id: Mapped[str] = mapped_column(default=_same_as("person_id"))
     name: Mapped[str]
     kind: Mapped[str] = mapped_column(server_default="named")
     #: The newest run of jobs (enrol, match the archive), and the newest one that has ended.

@@ -5,7 +5,9 @@ Model ids and dimensions are rendered as literals: with a parameter in its place
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 from uuid import UUID
@@ -13,18 +15,21 @@ from uuid import UUID
 import numpy as np
 import numpy.typing as npt
 from pgvector import HalfVector, SparseVector
-from sqlalchemy import Engine, delete, select, text
+from sqlalchemy import Connection, Engine, delete, select, text
 from sqlalchemy import insert as bulk
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.orm import Session
 
+from db.engine import outages
 from db.tables import Embedding, LexicalWeights, Model
-from shared.errors import ModelFailure
+from shared.errors import DatabaseBusy, ModelFailure
+from shared.settings import get_settings
 
 _OPS = {"cosine": "halfvec_cosine_ops", "l2": "halfvec_l2_ops"}
 #: Families whose vectors are searched by nearest neighbour.
 SEARCHED = ("text", "vision")
 _INDEX_LOCK = 7_305_001
+_LOOK_S = 0.5
 #: Twice pgvector's default, and twice the time to build: with 64 some clusters can't be reached from the others.
 _EF_CONSTRUCTION = 128
 
@@ -87,36 +92,56 @@ def index_sql(model_id: int, dim: int, metric: str, *, concurrently: bool) -> st
     )
 
 
+@contextmanager
+def _building(engine: Engine) -> Iterator[Connection]:
+    """A connection on which one index is built or dropped at a time, for as long as that takes (DATABASE_BUILD_S).
+
+    Waiting for older transactions, a backup's for example, is part of building one concurrently: no limit on locks.
+    Whose turn it is is asked again and again: a statement that waits in ``pg_advisory_lock()`` holds a snapshot, for
+    which the build of another process would wait.
+
+    Raises:
+        DatabaseBusy: other processes build for too long. DatabaseUnavailable: Postgres is away.
+    """
+    limit_s = get_settings().database_build_s
+    deadline = time.monotonic() + limit_s
+    with outages(), engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
+        while not connection.scalar(text("SELECT pg_try_advisory_lock(:key)"), {"key": _INDEX_LOCK}):
+            if time.monotonic() > deadline:
+                raise DatabaseBusy(
+                    f"another process has built vector indexes for {limit_s:g} s: try again when it has ended"
+                )
+            time.sleep(_LOOK_S)
+        try:
+            connection.execute(text("SET lock_timeout = 0"))
+            connection.execute(text(f"SET statement_timeout = {round(limit_s * 1000)}"))
+            yield connection
+        finally:
+            # Not back to the pool: its limits are no longer those of the engine, and its end gives up the lock.
+            connection.invalidate()
+
+
 def ensure_index(engine: Engine, model: ModelRow) -> None:
     """Build a searched model's HNSW index beside running work; drops an invalid leftover of a broken build."""
     if model.family not in SEARCHED or model.dim is None or model.metric is None:
         return
     name = index_name(model.model_id)
     valid = text("SELECT indisvalid FROM pg_index WHERE indexrelid = to_regclass(:name)")
-    with engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
+    with outages(), engine.connect() as connection:
         if connection.execute(valid, {"name": name}).scalar():
             return
-        connection.execute(text("SELECT pg_advisory_lock(:key)"), {"key": _INDEX_LOCK})
-        try:
-            state = connection.execute(valid, {"name": name}).scalar()
-            if state is False:
-                connection.execute(text(f"DROP INDEX CONCURRENTLY IF EXISTS {name}"))
-            if not state:
-                connection.execute(
-                    text(index_sql(model.model_id, model.dim, model.metric, concurrently=True))
-                )
-        finally:
-            connection.execute(text("SELECT pg_advisory_unlock(:key)"), {"key": _INDEX_LOCK})
+    with _building(engine) as connection:
+        state = connection.execute(valid, {"name": name}).scalar()
+        if state is False:
+            connection.execute(text(f"DROP INDEX CONCURRENTLY IF EXISTS {name}"))
+        if not state:
+            connection.execute(text(index_sql(model.model_id, model.dim, model.metric, concurrently=True)))
 
 
 def drop_index(engine: Engine, model_id: int) -> None:
     """Remove a model's HNSW index beside running work."""
-    with engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
-        connection.execute(text("SELECT pg_advisory_lock(:key)"), {"key": _INDEX_LOCK})
-        try:
-            connection.execute(text(f"DROP INDEX CONCURRENTLY IF EXISTS {index_name(int(model_id))}"))
-        finally:
-            connection.execute(text("SELECT pg_advisory_unlock(:key)"), {"key": _INDEX_LOCK})
+    with _building(engine) as connection:
+        connection.execute(text(f"DROP INDEX CONCURRENTLY IF EXISTS {index_name(int(model_id))}"))
 
 
 def write_embeddings(

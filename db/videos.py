@@ -1,4 +1,4 @@
-"""Videos of a user: accept, find, describe. Every function is scoped by ``user_id``."""
+"""Videos of a user: accept, find, describe. Every function for requests takes the user and the id that the user chose."""
 
 from __future__ import annotations
 
@@ -9,17 +9,18 @@ from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.orm import Session
 
 from db import jobs, runs
+from db.ids import video_key
 from db.jobs import Bell
 from db.runs import Plan, stage_states
 from db.tables import Run, Scene, Video
 from shared import graph
 from shared.contracts import ProcessVideo, Receipt, StageStatus, VideoStatus
-from shared.errors import Conflict, Forbidden, NotFound, ScenefleetError
+from shared.errors import Conflict, NotFound
 
 
 def receipt(video: Video, *, accepted: bool) -> Receipt:
     return Receipt(
-        video_id=video.video_id,
+        video_id=video.external_id,
         user_id=video.user_id,
         state=video.state,  # type: ignore[arg-type]
         run=video.run,
@@ -27,57 +28,35 @@ def receipt(video: Video, *, accepted: bool) -> Receipt:
     )
 
 
-def accept(
-    session: Session, request: ProcessVideo, plan: Plan, refusal: ScenefleetError | None
-) -> tuple[Receipt, list[Bell]]:
+def accept(session: Session, request: ProcessVideo, plan: Plan) -> tuple[Receipt, list[Bell]]:
     """Write the video and its first job in this transaction; again with the same request changes nothing.
 
-    ``refusal`` is why the request can't be processed (a bad storage key): it is stored on the video, and the same
-    id may be sent again with a right key.
-
     Raises:
-        Forbidden: the id belongs to another user.
-        Conflict: the id was deleted, or names another file.
-        QuotaExceeded: the user has as many videos in work as one may have; nothing is stored.
+        Conflict: the user has deleted a video of this id, or it names another file.
+        QuotaExceeded: the user has as many videos in work as one may have.
     """
     session.execute(
         insert(Video)
         .values(
-            video_id=request.video_id,
+            video_id=video_key(request.user_id, request.video_id),
             user_id=request.user_id,
+            external_id=request.video_id,
             storage_key=request.storage_key,
             priority=request.priority,
         )
-        .on_conflict_do_nothing()
+        .on_conflict_do_nothing(index_elements=[Video.user_id, Video.external_id])
     )
-    video = _owned(session, request.video_id, request.user_id)
+    video = lock(session, request.video_id, request.user_id, deleted_too=True)
     if video.deleted_at is not None:
-        raise Conflict(f"video {video.video_id} was deleted: send the file under a new video id")
+        raise Conflict(f"video {video.external_id} was deleted: send the file under a new video id")
     if video.run > 0:
         if video.storage_key != request.storage_key:
             raise Conflict(
-                f"video {video.video_id} already is {video.storage_key!r}: delete it, or send this file under a new id"
+                f"video {video.external_id} already is {video.storage_key!r}: delete it, or send this file under a new id"
             )
-        return receipt(video, accepted=False), []
-    video.storage_key, video.priority = request.storage_key, request.priority
-    if refusal is not None:
-        video.state, video.error_class, video.error = (
-            "failed",
-            refusal.code,
-            str(refusal),
-        )
         return receipt(video, accepted=False), []
     bells = runs.start_run(session, video, graph.FULL_RUN, {}, plan)
     return receipt(video, accepted=True), bells
-
-
-def _owned(session: Session, video_id: str, user_id: str) -> Video:
-    video = jobs.lock_video(session, video_id)
-    if video is None:
-        raise NotFound(f"no video {video_id!r}: check the id, or send tasks.video.process first")
-    if video.user_id != user_id:
-        raise Forbidden(f"video id {video_id!r} is taken by another user: choose another id")
-    return video
 
 
 def lock(session: Session, video_id: str, user_id: str, *, deleted_too: bool = False) -> Video:
@@ -86,8 +65,11 @@ def lock(session: Session, video_id: str, user_id: str, *, deleted_too: bool = F
     Raises:
         NotFound: no such video of this user (another user's video is not told apart).
     """
-    video = jobs.lock_video(session, video_id)
-    if video is None or video.user_id != user_id or (video.deleted_at is not None and not deleted_too):
+    video = session.scalars(
+        select(Video).where(Video.user_id == user_id, Video.external_id == video_id).with_for_update(),
+        execution_options={"populate_existing": True},
+    ).one_or_none()
+    if video is None or (video.deleted_at is not None and not deleted_too):
         raise NotFound(f"no video {video_id!r}: check the id, or send tasks.video.process first")
     return video
 
@@ -99,7 +81,7 @@ def get(session: Session, video_id: str, user_id: str) -> Video:
         NotFound: no such video of this user.
     """
     video = session.scalars(
-        select(Video).where(Video.video_id == video_id, Video.user_id == user_id)
+        select(Video).where(Video.user_id == user_id, Video.external_id == video_id)
     ).one_or_none()
     if video is None or video.deleted_at is not None:
         raise NotFound(f"no video {video_id!r}: check the id, or send tasks.video.process first")
@@ -110,7 +92,7 @@ def list_ids(session: Session, user_id: str, *, limit: int = 1000) -> list[str]:
     """The user's videos, newest first."""
     return list(
         session.scalars(
-            select(Video.video_id)
+            select(Video.external_id)
             .where(Video.user_id == user_id, Video.deleted_at.is_(None))
             .order_by(Video.created_at.desc())
             .limit(limit)
@@ -122,7 +104,7 @@ def published_ids(session: Session, user_id: str) -> list[str]:
     """The user's videos of which something is published, oldest first."""
     return list(
         session.scalars(
-            select(Video.video_id)
+            select(Video.external_id)
             .where(Video.user_id == user_id, Video.deleted_at.is_(None), Video.published_run.is_not(None))
             .order_by(Video.created_at, Video.video_id)
         )
@@ -169,7 +151,7 @@ def status(session: Session, video_id: str, user_id: str) -> VideoStatus:
             )
         )
     return VideoStatus(
-        video_id=video.video_id,
+        video_id=video.external_id,
         user_id=video.user_id,
         storage_key=video.storage_key,
         state=video.state,  # type: ignore[arg-type]

@@ -102,6 +102,14 @@ class DatabaseUnavailable(Outage):
     """Postgres does not answer."""
 
 
+class DatabaseBusy(DatabaseUnavailable):
+    """Another transaction holds what this one has to change: trying again helps once it has ended."""
+
+
+class StatementTimeout(DatabaseBusy):
+    """A statement took longer than its limit."""
+
+
 class BrokerUnavailable(Outage):
     """Redis does not answer."""
 

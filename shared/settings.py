@@ -233,6 +233,32 @@ class Settings(BaseSettings):
         ge=0,
         description="How long a task waits for Postgres before it gives its message back, seconds.",
     )
+    database_lock_s: float = Field(
+        10.0,
+        gt=0,
+        description="How long a transaction waits for a row that another one holds, seconds (`lock_timeout`).",
+    )
+    database_statement_s: float = Field(
+        60.0,
+        gt=0,
+        description="Longest statement of a request, seconds (`statement_timeout`).",
+    )
+    database_job_statement_s: float = Field(900.0, gt=0, description="Longest statement of a job, seconds.")
+    database_build_s: float = Field(
+        21_600.0,
+        gt=0,
+        description="Longest build of a vector index, seconds; waiting for older transactions is part of it.",
+    )
+    database_idle_s: float = Field(
+        30.0,
+        gt=0,
+        description="A session that is silent inside a transaction for so long is ended by Postgres, seconds (`idle_in_transaction_session_timeout`).",
+    )
+    database_peer_s: float = Field(
+        30.0,
+        ge=3,
+        description="The other end of a connection to Postgres is taken for dead after so much silence of the network, seconds (TCP keepalives and `tcp_user_timeout`, on both ends).",
+    )
     tmp_ttl_s: float = Field(
         24 * 3600.0,
         gt=0,

@@ -10,7 +10,7 @@ from sqlalchemy.orm import Session
 from db.engine import reading_as
 from db.jobs import Bell
 from db.people import acts, enrolment, erasure, events, registry
-from db.tables import Person, PersonPhoto
+from db.tables import Person
 from db.vectors import find_model
 from shared import routing
 from shared.contracts import (
@@ -25,6 +25,7 @@ from shared.contracts import (
     PersonView,
     PhotoList,
     PhotoRef,
+    PhotoView,
     RenamePerson,
     SplitPerson,
     UndoEvent,
@@ -131,15 +132,16 @@ def add_photo(**payload: Any) -> dict[str, Any]:
     _require_enrolment()
     runtime = get_runtime()
 
-    def work(session: Session) -> PersonPhoto:
+    def work(session: Session) -> PhotoView:
         person = registry.lock(session, request.person_id, request.user_id)
-        return registry.add_photo(session, person, request.extension)
+        photo = registry.add_photo(session, person, request.extension)
+        url: str | None = None
+        if runtime.settings.storage_backend != "local":
+            # Before the commit: a request that ends with an error stores nothing.
+            url = runtime.storage.presign_put("uploads", photo.storage_key, request.expires_s)
+        return registry.photo_view(person, photo, url)
 
-    photo = change(work)
-    url: str | None = None
-    if runtime.settings.storage_backend != "local":
-        url = runtime.storage.presign_put("uploads", photo.storage_key, request.expires_s)
-    return answer(registry.photo_view(photo, url))
+    return answer(change(work))
 
 
 @app.task(name=routing.PEOPLE_PHOTOS, **REQUEST)
@@ -148,8 +150,8 @@ def photos(**payload: Any) -> dict[str, Any]:
     request = parse(PersonRef, payload)
     with reading_as(request.user_id) as session:
         person = registry.get(session, request.person_id, request.user_id)
-        found = tuple(registry.photo_view(photo) for photo in registry.photos_of(session, person))
-        return answer(PhotoList(person_id=person.person_id, photos=found))
+        found = tuple(registry.photo_view(person, photo) for photo in registry.photos_of(session, person))
+        return answer(PhotoList(person_id=person.external_id, photos=found))
 
 
 @app.task(name=routing.PEOPLE_REMOVE_PHOTO, **REQUEST)
@@ -204,7 +206,6 @@ def faces(**payload: Any) -> dict[str, Any]:
     """Where a person is seen, track by track."""
     request = parse(ListFaces, payload)
     with reading_as(request.user_id) as session:
-        registry.get(session, request.person_id, request.user_id)
         return answer(registry.faces_page(session, request))
 
 

@@ -9,7 +9,7 @@ from celery.exceptions import Reject
 from pydantic import BaseModel
 from sqlalchemy.orm import Session
 
-from shared.errors import DatabaseUnavailable, InvalidRequest, Permanent
+from shared.errors import DatabaseBusy, DatabaseUnavailable, InvalidRequest, Permanent
 from shared.routing import REQUEST_LIMIT_S
 from worker.app import app
 from worker.runner import patiently
@@ -41,14 +41,20 @@ REQUEST: dict[str, Any] = {
     "reject_on_worker_lost": False,
     "ignore_result": False,
     "time_limit": REQUEST_LIMIT_S,
-    "throws": (Permanent,),
+    "throws": (Permanent, DatabaseBusy),
 }
 
 
 def change(work: Callable[[Session], T]) -> T:
-    """Run a change; while Postgres is away the message goes back to the queue, so nothing asked for is lost."""
+    """Run a change; while Postgres is away the message goes back to the queue, so nothing asked for is lost.
+
+    Raises:
+        DatabaseBusy: another transaction holds the row, perhaps one whose worker is dead: the caller may send it again.
+    """
     try:
         return patiently(work, get_runtime().settings.database_wait_s)
+    except DatabaseBusy:
+        raise
     except DatabaseUnavailable as error:
         raise Reject(str(error), requeue=True) from error
 

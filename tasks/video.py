@@ -24,7 +24,7 @@ from shared.contracts import (
     VideoRef,
     parse,
 )
-from shared.errors import InvalidKey, InvalidRequest
+from shared.errors import InvalidRequest
 from shared.graph import FULL_RUN
 from shared.storage import require_prefix
 from shared.subtitles import make_cues, render
@@ -41,16 +41,10 @@ def process(**payload: Any) -> dict[str, Any]:
     Send it again until the receipt comes: the same request again changes nothing.
     """
     request = parse(ProcessVideo, payload)
-    refusal: InvalidKey | None = None
-    try:
-        require_prefix(request.storage_key, f"uploads/{request.user_id}/{request.video_id}/")
-    except InvalidKey as error:
-        refusal = error
+    require_prefix(request.storage_key, f"uploads/{request.user_id}/{request.video_id}/")
     plan = get_runtime().plan
-    receipt, bells = change(lambda session: videos.accept(session, request, plan, refusal))
+    receipt, bells = change(lambda session: videos.accept(session, request, plan))
     ring(bells)
-    if refusal is not None and receipt.run == 0:
-        raise refusal
     return answer(receipt)
 
 

@@ -256,7 +256,9 @@ class Fleet:
         wanted = list(video_ids)
 
         def ended() -> bool:
-            rows = self.rows("SELECT video_id, state FROM videos WHERE video_id = ANY(%s)", wanted)
+            rows = self.rows(
+                "SELECT state FROM videos WHERE user_id = %s AND external_id = ANY(%s)", user_id, wanted
+            )
             return len(rows) == len(wanted) and all(row["state"] in ENDED for row in rows)
 
         try:

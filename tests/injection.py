@@ -139,7 +139,8 @@ class Injection:
 def obey(stage_run: Callable[[Any], Any], context: Any) -> Any:
     """In a node: run the stage under the rule for it, if there is one."""
     claimed = context.claimed
-    path = Path(os.environ[_VARIABLE]) / f"{claimed.stage}.{claimed.video_id}.json"
+    name = context.video_name if claimed.video_id else ""
+    path = Path(os.environ[_VARIABLE]) / f"{claimed.stage}.{name}.json"
     try:
         rule: dict[str, Any] = json.loads(path.read_text())
     except FileNotFoundError:

@@ -11,6 +11,7 @@ from sqlalchemy.orm import Session
 
 from db import search
 from db.engine import reading_as
+from db.ids import find_people, find_videos
 from db.vectors import ModelRow, find_model
 from shared import errors
 from shared.contracts import Coverage, LegCoverage, SearchAnswer, SearchLeg, SearchScenes, TextVectors, parse
@@ -62,7 +63,7 @@ class _Answering:
             session, request, runtime, made, lanes,
         )  # fmt: skip
         self.settings = runtime.settings
-        self.scope = scope_of(request)
+        self.scope = scope_of(session, request)
         self.weights = weigh(request, self.settings)
         self.specs = models_of(request, runtime)
         self.models: dict[str, ModelRow] = {}
@@ -119,7 +120,7 @@ class _Answering:
         if "people" in wanted:
             asked_alone = not (request.query or request.like_scene or request.image_key)
             proposes = asked_alone or request.mode != "keyword"
-            legs.append(search.People(request.persons, proposes))
+            legs.append(search.People(self.scope.persons, proposes))
         order = {name: place for place, name in enumerate(LEGS)}
         return sorted(legs, key=lambda leg: order[leg.name])
 
@@ -239,12 +240,13 @@ class _Answering:
         return self.runtime.storage.presign_get("sidecars", key, self.settings.search_link_s)
 
 
-def scope_of(request: SearchScenes) -> search.Scope:
+def scope_of(session: Session, request: SearchScenes) -> search.Scope:
+    """The scenes that a request is about. An id that the user has not given leaves nothing, as do all such ids."""
     videos = (*request.video_ids, *((request.video_id,) if request.video_id else ()))
     return search.Scope(
         user_id=request.user_id,
-        video_ids=tuple(sorted(set(videos))),
-        persons=tuple(sorted(set(request.persons))),
+        video_ids=tuple(sorted(find_videos(session, request.user_id, videos).values())),
+        persons=tuple(sorted(find_people(session, request.user_id, request.persons).values())),
         persons_match=request.persons_match,
         from_s=request.from_s,
         to_s=request.to_s,

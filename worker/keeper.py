@@ -1,26 +1,29 @@
 """The node's housekeeping: a thread of the main process that reconciles the ledger and publishes the node's state.
 
-It opens its connections inside a tick and closes them at its end, and no child is forked during a tick: a child
-never inherits a live connection.
+It opens a connection for each small transaction and closes it at its end, and no child is forked meanwhile
+(worker/forks.py): a child never inherits a live connection.
 """
 
 from __future__ import annotations
 
 import json
-import os
 import threading
 import time
 from collections.abc import Callable
 
 import redis
+from redis.backoff import NoBackoff
 from redis.exceptions import RedisError
+from redis.retry import Retry
 
 from db import jobs
 from db.engine import make_engine, set_engine, transact
+from db.limits import housekeeping_limits
 from shared.errors import DatabaseUnavailable, ScenefleetError
 from shared.logs import get_logger
 from shared.settings import Settings
 from worker import reconcile
+from worker.forks import forks
 from worker.node import Node
 
 log = get_logger(__name__)
@@ -28,6 +31,10 @@ log = get_logger(__name__)
 #: A node that has not spoken for so long is gone, seconds.
 STATE_TTL_S = 30
 _PUBLISH_S = 5.0
+#: For Redis to connect and to answer: a fork may be waiting.
+_REDIS_S = 2.0
+#: How long a stopping node waits for the tick under way.
+_LEAVE_S = 10.0
 
 
 def state_key(node: str) -> str:
@@ -42,7 +49,6 @@ class Keeper:
         self.children: Callable[[], set[int]] = set
         self._node = node
         self._settings = settings
-        self._tick_lock = threading.Lock()
         self._wake = threading.Event()
         #: Set when the node has been told to stop: it ends its own children then.
         self.stopping = False
@@ -54,13 +60,9 @@ class Keeper:
         """Start the thread; again after a lost broker connection does nothing."""
         if self._thread is not None:
             return
-        set_engine(make_engine(self._settings.database_url, pooled=False))
-        # No child is forked while the tick holds open connections.
-        os.register_at_fork(
-            before=self._tick_lock.acquire,
-            after_in_parent=self._tick_lock.release,
-            after_in_child=self._tick_lock.release,
-        )
+        limits = housekeeping_limits(self._settings)
+        set_engine(forks.watch(make_engine(self._settings.database_url, pooled=False, limits=limits)))
+        forks.install()
         self._thread = threading.Thread(target=self._run, name="keeper", daemon=True)
         self._thread.start()
 
@@ -73,21 +75,21 @@ class Keeper:
         while not self._leaving:
             self._wake.wait(self._settings.reconcile_s)
             self._wake.clear()
-            with self._tick_lock:
-                if self._leaving:
-                    return
-                try:
-                    self._tick()
-                except ScenefleetError as error:
-                    log.warning("reconcile put off", error=str(error))
-                except Exception:
-                    log.exception("reconcile failed")
+            if self._leaving:
+                return
+            try:
+                self._tick()
+            except ScenefleetError as error:
+                log.warning("reconcile put off", error=str(error))
+            except Exception:
+                log.exception("reconcile failed")
 
     def _tick(self) -> None:
         if time.monotonic() - self._published_at >= _PUBLISH_S:
             self._publish()
             self._published_at = time.monotonic()
-        reconcile.own_children(self._node.name, self._node.life, self._live_children)
+        with reconcile.guarded("own_children"):
+            reconcile.own_children(self._node.name, self._node.life, self._live_children)
         reconcile.fleet()
 
     def _live_children(self) -> set[int] | None:
@@ -104,13 +106,20 @@ class Keeper:
             "updated": time.time(),
         }
         try:
-            with redis.Redis.from_url(
-                self._settings.redis_url, socket_timeout=3, socket_connect_timeout=3
-            ) as client:
+            with forks.held_off(), self._redis() as client:
                 client.hset(state_key(node.name), mapping=values)
                 client.expire(state_key(node.name), STATE_TTL_S)
         except RedisError as error:
             log.warning("state not published", error=str(error))
+
+    def _redis(self) -> redis.Redis:
+        # The default is ten tries, each as long as the timeout.
+        return redis.Redis.from_url(
+            self._settings.redis_url,
+            socket_timeout=_REDIS_S,
+            socket_connect_timeout=_REDIS_S,
+            retry=Retry(NoBackoff(), 0),
+        )
 
     def leave(self) -> None:
         """The node stops: its running jobs are free at once, and it is no longer listed. Again does nothing."""
@@ -120,17 +129,17 @@ class Keeper:
         self._wake.set()
         if self._thread is None:
             return
-        with self._tick_lock:
-            try:
+        # Each of its transactions is harmless beside what follows; it only must not publish a state after that.
+        self._thread.join(_LEAVE_S)
+        try:
+            with forks.held_off():
                 released = transact(lambda session: jobs.release(session, self._node.owner_prefix))
-                if released:
-                    log.info("jobs released", count=released)
-            except DatabaseUnavailable as error:
-                log.warning("leases run out by themselves", error=str(error))
-            try:
-                with redis.Redis.from_url(
-                    self._settings.redis_url, socket_timeout=3, socket_connect_timeout=3
-                ) as client:
-                    client.delete(state_key(self._node.name))
-            except RedisError as error:
-                log.warning("state not withdrawn", error=str(error))
+            if released:
+                log.info("jobs released", count=released)
+        except DatabaseUnavailable as error:
+            log.warning("leases run out by themselves", error=str(error))
+        try:
+            with forks.held_off(), self._redis() as client:
+                client.delete(state_key(self._node.name))
+        except RedisError as error:
+            log.warning("state not withdrawn", error=str(error))

@@ -1,6 +1,9 @@
 """What any node does for all every few seconds: free the jobs of dead workers, advance stuck videos, ring lost bells.
 
-Each step is a conditional change that is harmless when repeated or done by two nodes at once. Losing all of Redis
+Each step is a conditional change that is harmless when repeated or done by several nodes at once, so no lock keeps
+them apart. What a step is about is taken one by one, each in a small transaction of its own with short limits: what
+somebody else has locked is skipped and comes with the next tick, what raises is logged by its id, and the rest goes
+on. So neither a dead peer's open transaction nor a row that can't be advanced stops the fleet. Losing all of Redis
 loses nothing: bells are made again from the ledger.
 """
 
@@ -8,33 +11,90 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from typing import TypeVar
 
 from kombu.exceptions import OperationalError
-from redis.exceptions import RedisError
-from sqlalchemy import text
+from redis.exceptions import RedisError, ResponseError
 from sqlalchemy.orm import Session
 
 from db import jobs, runs, switches, usage
-from db.engine import get_engine, outages, reading, transact
+from db.engine import reading, transact
 from db.jobs import Bell, Held
 from db.people import enrolment, revisions
-from shared.errors import Outage, ScenefleetError, WorkerLost
+from shared.errors import DatabaseBusy, DatabaseUnavailable, Outage, ScenefleetError, WorkerLost
 from shared.logs import get_logger
 from worker.app import app
 from worker.bells import ring
+from worker.forks import forks
 from worker.runner import advance
 from worker.runtime import get_runtime
 
 log = get_logger(__name__)
+T = TypeVar("T")
 
-_LOCK = 7_305_002
+#: For Redis to connect and to answer, seconds: a fork may be waiting.
+_REDIS_S = 3.0
+#: How often it is looked after what claims choose users by, seconds; and when it was last, monotonic.
 _TEND_USAGE_S = 60.0
 _usage_tended_s = -_TEND_USAGE_S
+#: What raised is left alone for a while, doubling, seconds: it must not fill the log, nor the time of every tick.
+_PAUSE_S, _PAUSE_MAX_S = 1.0, 60.0
+#: (step, subject) -> (monotonic time from which it is tried again, the pause before that).
+_paused: dict[tuple[str, str], tuple[float, float]] = {}
+_MAX_PAUSED = 10_000
 
 
 class NodeLost(Outage):
     """The whole node that ran the job is gone."""
+
+
+@contextmanager
+def guarded(step: str, subject: str = "") -> Iterator[None]:
+    """Log what this block raises, by its step and subject, and go on.
+
+    Raises:
+        DatabaseUnavailable: Postgres is away: the rest would find the same.
+    """
+    try:
+        yield
+    except DatabaseBusy as error:
+        log.warning("reconcile skipped", step=step, subject=subject, reason=str(error))
+    except DatabaseUnavailable:
+        raise
+    except ScenefleetError as error:
+        log.warning("reconcile skipped", step=step, subject=subject, reason=str(error))
+    except Exception:
+        log.exception("reconcile skipped", step=step, subject=subject)
+    else:
+        _paused.pop((step, subject), None)
+        return
+    if len(_paused) > _MAX_PAUSED:
+        _paused.clear()
+    _, pause_s = _paused.get((step, subject), (0.0, 0.0))
+    pause_s = min(_PAUSE_MAX_S, max(_PAUSE_S, 2 * pause_s))
+    _paused[step, subject] = (time.monotonic() + pause_s, pause_s)
+
+
+def _each(step: str, subjects: Iterable[T], name: Callable[[T], object], act: Callable[[T], None]) -> None:
+    """Do something about each subject, whatever becomes of the others."""
+    for subject in subjects:
+        called = str(name(subject))
+        if _paused.get((step, called), (0.0, 0.0))[0] > time.monotonic():
+            continue
+        with guarded(step, called):
+            act(subject)
+
+
+def _find(look: Callable[[Session], T]) -> T:
+    with forks.held_off(), reading() as session:
+        return look(session)
+
+
+def _change(work: Callable[[Session], T]) -> T:
+    with forks.held_off():
+        return transact(work)
 
 
 def own_children(node: str, life: str, children: Callable[[], set[int] | None]) -> None:
@@ -43,13 +103,13 @@ def own_children(node: str, life: str, children: Callable[[], set[int] | None]) 
     A dead child counts as a failure of its job (the job may have killed it); a dead node does not. ``children`` gives
     None while the node ends its children itself: what they held is released when they have ended.
     """
-    with reading() as session:
-        held = [job for job in jobs.held_jobs(session) if job.owner.startswith(f"{node}:")]
+    held = [job for job in _find(jobs.held_jobs) if job.owner.startswith(f"{node}:")]
     # Read after the ledger: a child born in between is among them.
     live = children()
     if live is None:
         return
-    for job in held:
+
+    def look(job: Held) -> None:
         holder, _, child = job.owner.removeprefix(f"{node}:").split(":")
         if holder == life:
             if int(child) not in live:
@@ -58,6 +118,8 @@ def own_children(node: str, life: str, children: Callable[[], set[int] | None]) 
             main = int(holder.partition(".")[0])
             if main == os.getpid() or not _is_alive(main):
                 _take_back(job, NodeLost(f"node {node} (pid {main}) died while it ran this job"))
+
+    _each("own_children", held, lambda job: job.job_id, look)
 
 
 def _is_alive(pid: int) -> bool:
@@ -71,92 +133,95 @@ def _is_alive(pid: int) -> bool:
 
 
 def fleet() -> None:
-    """The steps for all nodes, done by one of them at a time."""
-    with outages(), get_engine().connect() as connection, connection.begin():
-        if not connection.execute(text("SELECT pg_try_advisory_xact_lock(:key)"), {"key": _LOCK}).scalar():
-            return
-        expired_leases()
-        stuck_videos()
-        stuck_people()
-        open_switches()
-        stale_sidecars()
-        queue_usage()
-        missing_bells()
+    """The steps for all nodes; any number of them may do this at the same time.
+
+    Raises:
+        DatabaseUnavailable: Postgres is away.
+    """
+    for step in (
+        expired_leases,
+        stuck_videos,
+        stuck_people,
+        open_switches,
+        stale_sidecars,
+        queue_usage,
+        missing_bells,
+    ):
+        with guarded(step.__name__):
+            step()
 
 
 def expired_leases() -> None:
     """Queue again, or give up, every job whose lease has run out."""
-    with reading() as session:
-        held = [job for job in jobs.held_jobs(session) if job.expired]
-    for job in held:
+
+    def take_back(job: Held) -> None:
         _take_back(
             job, NodeLost(f"worker {job.owner} has not renewed its lease: it died or lost its connection")
         )
+
+    held = [job for job in _find(jobs.held_jobs) if job.expired]
+    _each("expired_leases", held, lambda job: job.job_id, take_back)
 
 
 def _take_back(job: Held, error: ScenefleetError) -> None:
     runtime = get_runtime()
 
-    def take_back(session: Session) -> list[Bell]:
+    def take_back(session: Session) -> list[Bell] | None:
         return jobs.take_back(session, job, error, runtime.policy, lambda s, v: advance(s, v, runtime))
 
-    transact(take_back)
-    log.warning("job taken back", job_id=job.job_id, attempt=job.attempt, reason=str(error))
+    if _change(take_back) is not None:
+        log.warning("job taken back", job_id=job.job_id, attempt=job.attempt, reason=str(error))
 
 
 def stuck_videos() -> None:
     """Advance every video whose open run has no job at work: some transition was lost."""
-    with reading() as session:
-        stuck = runs.stuck_videos(session)
-    _go_on("video", stuck)
+    _go_on("video", _find(runs.stuck_videos))
 
 
 def stuck_people() -> None:
     """Advance every person whose open run has no job at work."""
-    with reading() as session:
-        stuck = enrolment.stuck_people(session)
-    _go_on("person", stuck)
+    _go_on("person", _find(enrolment.stuck_people))
 
 
 def open_switches() -> None:
     """Plan what switches of models have to do next: what was published meanwhile, too."""
-    with reading() as session:
-        found = switches.open_switches(session)
-    _go_on("switch", found)
+    _go_on("switch", _find(switches.open_switches))
 
 
-def _go_on(kind: str, subject_ids: Sequence[str]) -> None:
+def _go_on(kind: str, subject_ids: Iterable[str]) -> None:
     runtime = get_runtime()
-    for subject_id in subject_ids:
 
-        def go_on(session: Session, subject_id: str = subject_id) -> None:
-            subject = jobs.lock_subject(session, kind, subject_id)
+    def go_on(subject_id: str) -> None:
+        def work(session: Session) -> None:
+            subject = jobs.lock_subject(session, kind, subject_id, skip_locked=True)
             if subject is not None:
                 advance(session, subject, runtime)
 
-        transact(go_on)
+        _change(work)
+
+    _each(f"stuck {kind}", subject_ids, str, go_on)
 
 
 def stale_sidecars() -> None:
     """Queue a revision of every video with a sidecar that no longer says who is in its scene."""
     runtime = get_runtime()
-    with reading() as session:
-        stale = revisions.stale_videos(session)
-    for video_id in stale:
 
-        def revise(session: Session, video_id: str = video_id) -> None:
-            video = jobs.lock_video(session, video_id)
+    def revise(video_id: str) -> None:
+        def work(session: Session) -> None:
+            video = jobs.lock_video(session, video_id, skip_locked=True)
             if video is not None and revisions.is_stale(session, video_id):
                 revisions.queue(session, video, runtime.plan)
 
-        transact(revise)
+        _change(work)
+
+    _each("stale_sidecars", _find(revisions.stale_videos), str, revise)
 
 
 def queue_usage() -> None:
     """Once a minute, look after what claims choose users by."""
     global _usage_tended_s
     if time.monotonic() - _usage_tended_s > _TEND_USAGE_S:
-        transact(usage.tend)
+        _change(usage.tend)
         _usage_tended_s = time.monotonic()
 
 
@@ -166,14 +231,20 @@ def missing_bells() -> None:
     Messages taken but not acknowledged are not counted: those of a dead worker ring only after the visibility
     timeout, and the live ones are no more than there are workers.
     """
-    with reading() as session:
-        claimable = jobs.claimable(session)
+    claimable = _find(jobs.claimable)
     if not claimable:
         return
+    timeouts = {"socket_timeout": _REDIS_S, "socket_connect_timeout": _REDIS_S}
     try:
-        with app.connection_for_write() as connection:
+        with forks.held_off(), app.connection_for_write(transport_options=timeouts) as connection:
+            client = connection.default_channel.client
             for lane, ids in claimable.items():
-                waiting = connection.default_channel.client.llen(lane)
+                try:
+                    waiting = client.llen(lane)
+                except ResponseError as error:
+                    # Something of another kind has the queue's name; the other queues are not to blame.
+                    log.error("queue not looked at", lane=lane, error=str(error))
+                    continue
                 ring([Bell(lane, job_id) for job_id in ids[waiting:]], connection)
     except (OperationalError, RedisError, OSError) as error:
         log.warning("bells put off", error=str(error))

@@ -13,12 +13,21 @@ import structlog
 from sqlalchemy.orm import Session
 
 from db import jobs, runs, switches
-from db.engine import outages, transact
+from db.engine import outages, statements_may_take, transact
+from db.ids import name_video
 from db.jobs import Bell, Claim, Subject
 from db.people import enrolment
 from db.tables import ModelSwitch, Person
 from shared import graph
-from shared.errors import DatabaseUnavailable, LeaseLost, Outage, ScenefleetError, StorageUnavailable
+from shared.errors import (
+    DatabaseBusy,
+    DatabaseUnavailable,
+    LeaseLost,
+    Outage,
+    ScenefleetError,
+    StatementTimeout,
+    StorageUnavailable,
+)
 from shared.logs import get_logger
 from shared.storage import Bucket
 from worker import stages
@@ -34,19 +43,29 @@ T = TypeVar("T")
 _NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
-def patiently(work: Callable[[Session], T], wait_s: float) -> T:
-    """``transact``, waiting up to ``wait_s`` for a Postgres that is away.
+#: How long the end of a job waits for a row that another transaction holds, seconds. What a dead peer holds is free
+#: within 60 s; the longest transaction of our own is the publication of 50,000 scenes, about 90 s.
+LOCKED_S = 150.0
+
+
+def patiently(work: Callable[[Session], T], wait_s: float, *, locked_s: float = 0.0) -> T:
+    """``transact``, waiting up to ``wait_s`` for a Postgres that is away, and up to ``locked_s`` for locks of others.
 
     Raises:
+        StatementTimeout: at once; it would take as long again.
+        DatabaseBusy: a lock was held for longer.
         DatabaseUnavailable: it stayed away.
     """
-    give_up = time.monotonic() + wait_s
+    began = time.monotonic()
     pause_s = 0.2
     while True:
         try:
             return transact(work)
-        except DatabaseUnavailable:
-            if time.monotonic() + pause_s > give_up:
+        except StatementTimeout:
+            raise
+        except DatabaseUnavailable as error:
+            limit_s = locked_s if isinstance(error, DatabaseBusy) else wait_s
+            if time.monotonic() + pause_s > began + limit_s:
                 raise
             time.sleep(pause_s)
             pause_s = min(2.0, pause_s * 2)
@@ -67,7 +86,10 @@ def work(lane: str, runtime: Runtime) -> dict[str, Any]:
     kind, subject_id = claimed.subject
     shown = {"job_id": claimed.job_id, "attempt": claimed.attempt, f"{kind}_id": subject_id, "stage": claimed.stage,
              "part": claimed.part, "run": claimed.run}  # fmt: skip
-    with structlog.contextvars.bound_contextvars(**shown):
+    with (
+        structlog.contextvars.bound_contextvars(**shown),
+        statements_may_take(settings.database_job_statement_s),
+    ):
         started = time.monotonic()
         outcome = _run(claimed, runtime)
         log.info("job ended", outcome=outcome, seconds=round(time.monotonic() - started, 3))
@@ -117,6 +139,7 @@ def _attempt(claimed: Claim, runtime: Runtime, folder: Path, stored: list[tuple[
                     session, claimed, outcome.write, outcome.result, lambda s, v: advance(s, v, runtime)
                 ),
                 settings.database_wait_s,
+                locked_s=LOCKED_S,
             )
         ring(bells)
         return "done"
@@ -129,6 +152,7 @@ def _attempt(claimed: Claim, runtime: Runtime, folder: Path, stored: list[tuple[
                 session, claimed, wait_s, max_wait_s=runtime.policy.defer_max_s, progressed=progressed
             ),
             settings.database_wait_s,
+            locked_s=LOCKED_S,
         )
         ring(bells)
         return "deferred"
@@ -162,6 +186,7 @@ def _fail(claimed: Claim, error: Exception, runtime: Runtime) -> str:
             session, claimed, error, runtime.policy, lambda s, v: advance(s, v, runtime)
         ),
         runtime.settings.database_wait_s,
+        locked_s=LOCKED_S,
     )
     ring(bells)
     return "failed"
@@ -173,8 +198,12 @@ def _clean_up(claimed: Claim, runtime: Runtime, stored: Sequence[tuple[Bucket, s
         # A commit whose answer was lost: the job is done, and what this attempt stored is what it made known.
         if patiently(lambda session: jobs.is_finished(session, claimed), runtime.settings.database_wait_s):
             return
-        for bucket, prefix in stages.attempt_prefixes(claimed):
-            runtime.storage.delete_prefix(bucket, prefix)
+        if claimed.subject_kind == "video":
+            name = patiently(
+                lambda session: name_video(session, claimed.video_id), runtime.settings.database_wait_s
+            )
+            for bucket, prefix in stages.attempt_prefixes(claimed, name):
+                runtime.storage.delete_prefix(bucket, prefix)
         for bucket, key in stored:
             runtime.storage.delete(bucket, key)
         patiently(lambda session: jobs.let_go(session, claimed), runtime.settings.database_wait_s)

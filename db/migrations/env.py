@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
+import time
 from typing import Any
 
 from alembic import context
+from sqlalchemy import Connection
 
 from db.engine import make_engine
+from db.limits import migration_limits
 from db.tables import Base
 from shared.settings import get_settings
+
+#: Taken by every migration until it ends; ``db.wall.ALLOW`` takes it, too.
+_LOCK = 7_305_000
+_LOOK_S = 0.5
 
 
 def include_object(item: Any, name: str | None, kind: str, reflected: bool, compare_to: Any) -> bool:
@@ -29,13 +36,18 @@ def run() -> None:
         with context.begin_transaction():
             context.run_migrations()
         return
-    engine = make_engine(url, pooled=False)
+    engine = make_engine(url, pooled=False, limits=migration_limits(get_settings()))
     with engine.connect() as connection:
         context.configure(connection=connection, **options)
         with context.begin_transaction():
-            # Two upgrades at once (several nodes starting) wait for each other.
-            connection.exec_driver_sql("SELECT pg_advisory_xact_lock(7305000)")
+            _wait_for_turn(connection)
             context.run_migrations()
+
+
+def _wait_for_turn(connection: Connection) -> None:
+    """Two upgrades at once (several nodes starting) wait for each other, for longer than for any table."""
+    while not connection.exec_driver_sql(f"SELECT pg_try_advisory_xact_lock({_LOCK})").scalar():
+        time.sleep(_LOOK_S)
 
 
 run()

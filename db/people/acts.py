@@ -14,6 +14,7 @@ from sqlalchemy import delete, select, update
 from sqlalchemy.orm import Session
 
 from db import jobs
+from db.ids import find_people
 from db.jobs import Bell
 from db.people import enrolment, registry
 from db.people.events import record
@@ -102,14 +103,15 @@ def _make_profile_of_tracks(session: Session, person: Person) -> None:
 
 
 def lock_two(session: Session, one: str, other: str, user_id: str) -> tuple[Person, Person]:
-    """Two people of the user, locked in the order of their ids.
+    """Two people of the user, locked in the order of their primary keys.
 
     Raises:
         NotFound, InvalidRequest.
     """
     if one == other:
         raise InvalidRequest(f"into={other!r} is the person itself: name another one")
-    locked = {name: registry.lock(session, name, user_id) for name in sorted((one, other))}
+    keys = find_people(session, user_id, (one, other))
+    locked = {name: registry.lock(session, name, user_id) for name in sorted(keys, key=keys.__getitem__)}
     return locked[one], locked[other]
 
 

@@ -254,6 +254,8 @@ def stuck_people(session: Session, limit: int = 100) -> list[str]:
         session.scalars(
             select(Person.person_id)
             .where(Person.ended_run < Person.run, Person.deleted_at.is_(None), ~live)
+            # Those that can't be advanced must not be the only ones that are looked at.
+            .order_by(func.random())
             .limit(limit)
         )
     )

@@ -12,6 +12,7 @@ from sqlalchemy import delete, func, or_, select, tuple_, update
 from sqlalchemy.orm import Session
 
 from db import jobs
+from db.ids import name_person
 from db.jobs import NOW, Bell
 from db.people import enrolment, registry
 from db.people.events import record
@@ -43,7 +44,8 @@ def begin(session: Session, person: Person, plan: Plan) -> list[Bell]:
     """Remove all rows of a person, whose row is locked, and of those merged into it; queue the job for the rest."""
     enrolment.stop(session, person)
     ids = [person.person_id, *registry.merged_into(session, person.person_id)]
-    names = list(session.scalars(select(Person.name).where(Person.person_id.in_(ids))))
+    people = session.execute(select(Person.external_id, Person.name).where(Person.person_id.in_(ids))).all()
+    names = [row.name for row in people]
     keys = list(session.scalars(select(PersonPhoto.storage_key).where(PersonPhoto.person_id.in_(ids))))
     videos, tracks = erase_tracks(session, ids)
     removed = {"face tracks": tracks}
@@ -81,7 +83,14 @@ def begin(session: Session, person: Person, plan: Plan) -> list[Bell]:
     session.flush()
     record(session, person.user_id, "erase", person.person_id, {})
     job = enrolment.erasure_job(person, plan)
-    job.payload = {"ids": ids, "names": names, "keys": keys, "videos": videos, "removed": removed}
+    job.payload = {
+        "ids": ids,
+        "external_ids": [row.external_id for row in people],
+        "names": names,
+        "keys": keys,
+        "videos": videos,
+        "removed": removed,
+    }
     return jobs.insert(session, [job])
 
 
@@ -165,6 +174,8 @@ def conclude(
     session.execute(update(Person).where(Person.person_id == person_id).values(receipt=receipt))
     others = [name for name in ids if name != person_id]
     session.execute(
-        update(Person).where(Person.person_id.in_(others)).values(receipt={"erased_with": person_id})
+        update(Person)
+        .where(Person.person_id.in_(others))
+        .values(receipt={"erased_with": name_person(session, person_id)})
     )
     session.execute(update(Job).where(Job.job_id == job_id).values(payload={}))

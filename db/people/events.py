@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 from sqlalchemy import func, select
 from sqlalchemy.orm import Session, aliased
 
+from db.ids import name_videos
 from db.tables import PeopleEvent, Person
 from shared.contracts import EventList, EventView, ListEvents
 
@@ -27,43 +29,45 @@ def record(
 
 
 def page(session: Session, request: ListEvents) -> EventList:
-    """The user's events, newest first."""
+    """The user's events, newest first, with people and videos as the user calls them."""
     undo, person, other = aliased(PeopleEvent), aliased(Person), aliased(Person)
     # A merge is into somebody, a split makes somebody new.
     other_id = func.coalesce(PeopleEvent.payload["into"].astext, PeopleEvent.payload["new"].astext)
     query = (
-        select(PeopleEvent, undo.event_id, person.name, other.person_id, other.name)
+        select(PeopleEvent, undo.event_id, person, other)
         .outerjoin(undo, undo.undoes == PeopleEvent.event_id)
-        .outerjoin(
-            person,
-            (person.person_id == PeopleEvent.person_id)
-            & (person.user_id == request.user_id)
-            & person.deleted_at.is_(None),
-        )
+        .outerjoin(person, (person.person_id == PeopleEvent.person_id) & (person.user_id == request.user_id))
         .outerjoin(other, (other.person_id == other_id) & (other.user_id == request.user_id))
         .where(PeopleEvent.user_id == request.user_id)
     )
     if request.before is not None:
         query = query.where(PeopleEvent.event_id < request.before)
     rows = session.execute(query.order_by(PeopleEvent.event_id.desc()).limit(request.limit)).all()
-    return EventList(events=tuple(_view(*row) for row in rows))
+    videos = {video for row in rows for video in row[0].payload.get("videos", ())}
+    names = name_videos(session, request.user_id, videos)
+    return EventList(events=tuple(_view(*row, names) for row in rows))
 
 
 def _view(
-    event: PeopleEvent, undone_by: int | None, name: str | None, other_id: str | None, other: str | None
+    event: PeopleEvent,
+    undone_by: int | None,
+    person: Person | None,
+    other: Person | None,
+    videos: Mapping[str, str],
 ) -> EventView:
     payload = event.payload
+    about = dict.fromkeys(payload.get("videos", ()))
     return EventView(
         event_id=event.event_id,
         kind=event.kind,
-        person_id=event.person_id,
-        name=name,
-        other_id=other_id,
-        other=other,
+        person_id=None if person is None else person.external_id,
+        name=None if person is None or person.deleted_at is not None else person.name,
+        other_id=None if other is None else other.external_id,
+        other=None if other is None else other.name,
         old_name=payload.get("before", {}).get("name"),
         new_name=payload.get("after"),
         faces=len(payload["tracks"]) if "tracks" in payload else None,
-        video_ids=tuple(dict.fromkeys(payload.get("videos", ()))),
+        video_ids=tuple(videos[video] for video in about if video in videos),
         undoes=event.undoes,
         undone_by=undone_by,
         created_at=event.created_at,

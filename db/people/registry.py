@@ -1,4 +1,4 @@
-"""Create, find, list, rename people, and their photos."""
+"""Create, find, list, rename people, and their photos. Functions for requests take the id that the user chose."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from sqlalchemy import func, select
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.orm import Session
 
-from db.jobs import lock_person
+from db.ids import name_person, person_key
 from db.people.enrolment import progress
 from db.people.events import record
 from db.people.tracks import mark_scenes_of
-from db.tables import FaceTrack, Person, PersonPhoto, PersonProfile, Scene, ScenePerson
+from db.tables import FaceTrack, Person, PersonPhoto, PersonProfile, Scene, ScenePerson, Video
 from shared.contracts import (
     CreatePerson,
     FacePage,
@@ -25,7 +25,7 @@ from shared.contracts import (
     PersonView,
     PhotoView,
 )
-from shared.errors import Conflict, Forbidden, LimitExceeded, NotFound
+from shared.errors import Conflict, LimitExceeded, NotFound
 from shared.storage import photo_key
 
 #: A person's face is known well from a dozen; each costs a look by the model.
@@ -42,14 +42,22 @@ def lock(session: Session, person_id: str, user_id: str, *, deleted_too: bool = 
     Raises:
         NotFound: no such person of this user (another user's is not told apart).
     """
-    person = lock_person(session, person_id)
-    if person is None or person.user_id != user_id or (person.deleted_at is not None and not deleted_too):
+    person = _lock(session, person_id, user_id)
+    if person is None or (person.deleted_at is not None and not deleted_too):
         raise _no_person(person_id)
     if person.merged_into is not None:
-        raise NotFound(
-            f"person {person_id!r} was merged into {person.merged_into!r}: use that id, or undo the merge"
-        )
+        into = name_person(session, person.merged_into)
+        raise NotFound(f"person {person_id!r} was merged into {into!r}: use that id, or undo the merge")
     return person
+
+
+def _lock(session: Session, external_id: str, user_id: str) -> Person | None:
+    """As ``db.jobs.lock_person``, by the user's own id."""
+    mine = (Person.user_id == user_id) & (Person.external_id == external_id)
+    return session.scalars(
+        select(Person).where(mine).with_for_update(key_share=True),
+        execution_options={"populate_existing": True},
+    ).one_or_none()
 
 
 def get(session: Session, person_id: str, user_id: str) -> Person:
@@ -59,7 +67,7 @@ def get(session: Session, person_id: str, user_id: str) -> Person:
         NotFound: no such person of this user.
     """
     person = session.scalars(
-        select(Person).where(Person.person_id == person_id, Person.user_id == user_id)
+        select(Person).where(Person.user_id == user_id, Person.external_id == person_id)
     ).one_or_none()
     if person is None:
         raise _no_person(person_id)
@@ -80,31 +88,29 @@ def create(session: Session, request: CreatePerson) -> PersonView:
     """Make the person, or show the one that has this id or, without an id, this name.
 
     Raises:
-        Forbidden: the id belongs to another user.
-        Conflict: the id was erased or has another name, or the name is taken.
+        Conflict: the user has erased or merged a person of this id, or it has another name, or the name is taken.
     """
     if request.person_id is None:
         same = _named(session, request.user_id, request.name)
         if same is not None:
             return view(session, same, accepted=False)
-    person_id = request.person_id or str(uuid4())
+    external_id = request.person_id or str(uuid4())
+    key = external_id if request.person_id is None else person_key(request.user_id, external_id)
     made = session.scalars(
         insert(Person)
-        .values(person_id=person_id, user_id=request.user_id, name=request.name)
+        .values(person_id=key, user_id=request.user_id, external_id=external_id, name=request.name)
         .on_conflict_do_nothing()
         .returning(Person.person_id)
     ).one_or_none()
-    person = lock_person(session, person_id)
+    person = _lock(session, external_id, request.user_id)
     if person is None:
         raise _taken(request.name)
-    if person.user_id != request.user_id:
-        raise Forbidden(f"person id {person_id!r} is taken by another user: choose another id")
     if person.deleted_at is not None or person.merged_into is not None:
-        raise Conflict(f"person {person_id} was erased or merged: choose another id")
+        raise Conflict(f"person {external_id} was erased or merged: choose another id")
     if person.name != request.name:
-        raise Conflict(f"person {person_id} already is {person.name!r}: rename it, or choose another id")
+        raise Conflict(f"person {external_id} already is {person.name!r}: rename it, or choose another id")
     accepted = made is not None
-    event = record(session, request.user_id, "create", person_id, {}) if accepted else None
+    event = record(session, request.user_id, "create", person.person_id, {}) if accepted else None
     return view(session, person, accepted=accepted, event_id=event)
 
 
@@ -191,7 +197,7 @@ def view(
     else:
         state = "empty" if known is None else "ready"
     return PersonView(
-        person_id=person.person_id,
+        person_id=person.external_id,
         user_id=person.user_id,
         name=person.name,
         kind=person.kind,  # type: ignore[arg-type]
@@ -226,7 +232,7 @@ def add_photo(session: Session, person: Person, extension: str) -> PersonPhoto:
         photo_id=uuid4(),
         person_id=person.person_id,
         user_id=person.user_id,
-        storage_key=photo_key(person.user_id, person.person_id, stamp, extension),
+        storage_key=photo_key(person.user_id, person.external_id, stamp, extension),
         state="waiting",
     )
     session.add(photo)
@@ -259,10 +265,10 @@ def remove_photo(session: Session, person: Person, photo_id: str) -> str:
     return key
 
 
-def photo_view(photo: PersonPhoto, upload_url: str | None = None) -> PhotoView:
+def photo_view(person: Person, photo: PersonPhoto, upload_url: str | None = None) -> PhotoView:
     return PhotoView(
         photo_id=str(photo.photo_id),
-        person_id=photo.person_id,
+        person_id=person.external_id,
         storage_key=photo.storage_key,
         state=photo.state,
         error_class=photo.error_class,
@@ -274,13 +280,19 @@ def photo_view(photo: PersonPhoto, upload_url: str | None = None) -> PhotoView:
 
 
 def faces_page(session: Session, request: ListFaces) -> FacePage:
-    """Where a person is seen in published scenes, by the tracks' ids."""
+    """Where a person is seen in published scenes, by the tracks' ids.
+
+    Raises:
+        NotFound: no such person of this user.
+    """
+    person = get(session, request.person_id, request.user_id)
     query = (
-        select(FaceTrack, Scene.idx, Scene.keyframes)
+        select(FaceTrack, Video.external_id, Scene.idx, Scene.keyframes)
         .join(Scene, Scene.scene_id == FaceTrack.scene_id)
+        .join(Video, Video.video_id == FaceTrack.video_id)
         .where(
             FaceTrack.user_id == request.user_id,
-            FaceTrack.person_id == request.person_id,
+            FaceTrack.person_id == person.person_id,
             Scene.user_id == request.user_id,
             Scene.live,
             Scene.face_run == FaceTrack.run,
@@ -289,7 +301,7 @@ def faces_page(session: Session, request: ListFaces) -> FacePage:
     if request.after is not None:
         query = query.where(FaceTrack.track_id > as_uuid(request.after))
     rows = session.execute(query.order_by(FaceTrack.track_id).limit(request.limit + 1)).all()
-    faces = [_face_view(track, idx, keyframes) for track, idx, keyframes in rows[: request.limit]]
+    faces = [_face_view(*row) for row in rows[: request.limit]]
     return FacePage(
         person_id=request.person_id,
         faces=tuple(faces),
@@ -297,11 +309,13 @@ def faces_page(session: Session, request: ListFaces) -> FacePage:
     )
 
 
-def _face_view(track: FaceTrack, idx: int, keyframes: Collection[dict[str, object]]) -> FaceView:
+def _face_view(
+    track: FaceTrack, video_id: str, idx: int, keyframes: Collection[dict[str, object]]
+) -> FaceView:
     keys = {frame["ordinal"]: str(frame["key"]) for frame in keyframes}
     return FaceView(
         track_id=str(track.track_id),
-        video_id=track.video_id,
+        video_id=video_id,
         scene_id=str(track.scene_id),
         idx=idx,
         ts_s=track.ts_s,

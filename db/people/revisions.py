@@ -21,7 +21,8 @@ _PATIENCE_S = 600.0
 
 def stale_videos(session: Session, limit: int = 100) -> list[str]:
     """Published videos with a sidecar that is out of date and no job that would change that."""
-    return list(session.scalars(_stale().limit(limit)))
+    # Those that can't be revised must not be the only ones that are looked at.
+    return list(session.scalars(_stale().order_by(func.random()).limit(limit)))
 
 
 def is_stale(session: Session, video_id: str) -> bool:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import groupby
 from typing import Any
 from uuid import UUID, uuid5
@@ -318,9 +318,12 @@ def overlap(one: Sequence[float], other: Sequence[float]) -> float:
 
 @dataclass(frozen=True)
 class Seen:
-    """A person in a scene."""
+    """A person in a scene; two are equal if a sidecar says the same of both."""
 
-    person_id: str
+    #: The primary key; not known of what was read back from a sidecar.
+    person_id: str = field(compare=False)
+    #: The id that the user chose.
+    external_id: str
     name: str
     confidence: float
     frame_count: int
@@ -333,6 +336,7 @@ def people_in(session: Session, scenes: Mapping[UUID, int]) -> dict[UUID, list[S
             FaceTrack.scene_id,
             FaceTrack.run,
             FaceTrack.person_id,
+            Person.external_id,
             Person.name,
             func.max(FaceTrack.similarity).label("confidence"),
             func.sum(FaceTrack.votes).label("frame_count"),
@@ -343,14 +347,20 @@ def people_in(session: Session, scenes: Mapping[UUID, int]) -> dict[UUID, list[S
             FaceTrack.user_id == Person.user_id,
             Person.deleted_at.is_(None),
         )
-        .group_by(FaceTrack.scene_id, FaceTrack.run, FaceTrack.person_id, Person.name)
+        .group_by(FaceTrack.scene_id, FaceTrack.run, FaceTrack.person_id, Person.external_id, Person.name)
         .order_by(FaceTrack.scene_id, FaceTrack.person_id)
     )
     found: dict[UUID, list[Seen]] = {}
     for row in rows:
         if scenes[row.scene_id] == row.run:
             found.setdefault(row.scene_id, []).append(
-                Seen(str(row.person_id), row.name, float(row.confidence), int(row.frame_count))
+                Seen(
+                    str(row.person_id),
+                    row.external_id,
+                    row.name,
+                    float(row.confidence),
+                    int(row.frame_count),
+                )
             )
     return found
 
@@ -405,7 +415,17 @@ def _facts(people: Sequence[Seen]) -> list[tuple[str, float, int]]:
 
 
 def mark_scenes_of(session: Session, person_id: str) -> None:
-    """The person's name has changed: the sidecars of its scenes say the old one."""
+    """The person's name has changed: the sidecars of its scenes say the old one.
+
+    Waits for every transaction that publishes one of the person's videos at this moment: its scenes become visible
+    with its commit, so that they could not be marked before. One that begins later reads the new name.
+    """
+    session.execute(
+        select(Video.video_id)
+        .where(Video.video_id.in_(select(FaceTrack.video_id).where(FaceTrack.person_id == person_id)))
+        .order_by(Video.video_id)
+        .with_for_update(key_share=True)
+    )
     session.execute(
         update(Scene)
         .where(

@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 from uuid import UUID, uuid4
 
-from sqlalchemy import Integer, cast, func, select, text, update
+from sqlalchemy import Integer, cast, delete, func, select, text, update
 from sqlalchemy.orm import Session
 
+from db.jobs import lock_person
 from db.people.enrolment import make_profile
 from db.people.tracks import as_array, refresh_scene_people, rematch
 from db.people.vote import FaceRule, similarities
-from db.tables import FaceTrack, Model, Person, Video
+from db.tables import FaceTrack, Model, Person, PersonProfile, Video
 
 #: Faces that make somebody worth a number: one alone may be a chance find.
 MIN_FACES = 2
@@ -38,6 +39,32 @@ def lock_user(session: Session, user_id: str) -> None:
     session.execute(
         text("SELECT pg_advisory_xact_lock(:key, hashtext(:user))"), {"key": _LOCK, "user": user_id}
     )
+
+
+def leave_video(session: Session, video_id: str) -> bool:
+    """Take a deleted video's tracks out of the profile of one person who was learned from them.
+
+    To be called, each time in a transaction of its own, until it returns False. Photos of a person are not touched,
+    and a person who is known by photos has nothing of the video.
+    """
+    learned = (
+        select(FaceTrack.person_id)
+        .join(PersonProfile, PersonProfile.person_id == FaceTrack.person_id)
+        .where(FaceTrack.video_id == video_id, PersonProfile.tracks > 0)
+        .order_by(FaceTrack.person_id)
+        .limit(1)
+    )
+    person_id = session.scalars(learned).one_or_none()
+    if person_id is None:
+        return False
+    person = lock_person(session, person_id)
+    if person is not None:
+        lock_user(session, person.user_id)
+        session.execute(
+            delete(FaceTrack).where(FaceTrack.video_id == video_id, FaceTrack.person_id == person_id)
+        )
+        make_profile(session, person_id)
+    return True
 
 
 def gather(

@@ -47,8 +47,9 @@ def describe(
         row.scene_id: row
         for row in session.execute(
             text(
-                "SELECT scene_id, start_s, end_s, transcript, language, keyframes, screen_text FROM scenes"
-                " WHERE user_id = :user_id AND scene_id = ANY(:scenes)"
+                "SELECT s.scene_id, v.external_id AS video_id, s.start_s, s.end_s, s.transcript, s.language, s.keyframes,"
+                " s.screen_text FROM scenes s JOIN videos v ON v.video_id = s.video_id AND v.user_id = :user_id"
+                " WHERE s.user_id = :user_id AND s.scene_id = ANY(:scenes)"
             ),
             {"user_id": scope.user_id, "scenes": scenes},
         )
@@ -65,7 +66,7 @@ def describe(
         hits.append(
             SearchHit(
                 scene_id=str(hit.scene_id),
-                video_id=hit.video_id,
+                video_id=row.video_id,
                 idx=hit.idx,
                 start_s=row.start_s,
                 end_s=row.end_s,
@@ -178,7 +179,7 @@ def _people(session: Session, scope: Scope, scenes: Sequence[UUID]) -> dict[UUID
     rows = session.execute(
         text(
             """
-            SELECT p.scene_id, p.person_id, who.name, p.confidence, p.frame_count, best.ordinal, best.box
+            SELECT p.scene_id, who.external_id AS person_id, who.name, p.confidence, p.frame_count, best.ordinal, best.box
             FROM scene_people p
             JOIN people who ON who.person_id = p.person_id AND who.user_id = :user_id
             JOIN scenes s ON s.scene_id = p.scene_id

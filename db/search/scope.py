@@ -13,6 +13,7 @@ class Scope:
     """The scenes of ``user_id`` that are published and pass every filter given."""
 
     user_id: str
+    #: Primary keys of videos and of people, not the ids that users give.
     video_ids: tuple[str, ...] = ()
     persons: tuple[str, ...] = ()
     #: ``prefer`` filters nothing.

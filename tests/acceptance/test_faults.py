@@ -130,7 +130,11 @@ def wait_done(fleet: Fleet, *sent: Source, within_s: float = 120) -> None:
 
 
 def job(fleet: Fleet, video_id: str, stage: str) -> dict[str, Any]:
-    (row,) = fleet.rows("SELECT * FROM jobs WHERE video_id = %s AND stage = %s", video_id, stage)
+    (row,) = fleet.rows(
+        "SELECT * FROM jobs WHERE video_id IN (SELECT video_id FROM videos WHERE external_id = %s) AND stage = %s",
+        video_id,
+        stage,
+    )
     return row
 
 
@@ -200,7 +204,9 @@ def test_a_job_that_always_kills_its_worker(the_stand: Stand, fleet: Fleet, clip
     row = job(fleet, "deadly", "split")
     assert (row["failures"], row["attempt"]) == (3, 3)
     assert len(deadly.met) == 3, "as many deaths as max_failures, no storm"
-    beside = fleet.rows("SELECT sum(failures) AS failures FROM jobs WHERE starts_with(video_id, 'beside')")
+    beside = fleet.rows(
+        "SELECT sum(failures) AS failures FROM jobs WHERE video_id IN (SELECT video_id FROM videos WHERE starts_with(external_id, 'beside'))"
+    )
     assert beside == [{"failures": 0}]
     deadly.lift()
     fleet.client.retry("deadly", "u1")
@@ -330,18 +336,18 @@ def test_several_reconcilers_at_once(the_stand: Stand, tmp_path: Path) -> None:
     ]
     assert [process.wait(timeout=120) for process in running] == [0, 0, 0]
     expired = fleet.rows(
-        "SELECT state, attempt, outages, failures FROM jobs WHERE starts_with(video_id, 'expired')"
+        "SELECT state, attempt, outages, failures FROM jobs WHERE video_id IN (SELECT video_id FROM videos WHERE starts_with(external_id, 'expired'))"
     )
     assert expired == [{"state": "queued", "attempt": 1, "outages": 1, "failures": 0}] * count
     states = fleet.rows(
-        "SELECT stage, state, count(*) AS n FROM jobs WHERE starts_with(video_id, 'stuck') GROUP BY 1, 2"
+        "SELECT stage, state, count(*) AS n FROM jobs WHERE video_id IN (SELECT video_id FROM videos WHERE starts_with(external_id, 'stuck')) GROUP BY 1, 2"
     )
     assert {(row["stage"], row["state"]): row["n"] for row in states} == {
         ("split", "failed"): count,
         ("sweep", "queued"): count,
         **{(stage, "skipped"): count for stage in ("asr", "text", "vision", "face", "ocr", "sidecar")},
     }
-    assert fleet.rows("SELECT DISTINCT state FROM videos WHERE starts_with(video_id, 'stuck')") == [
+    assert fleet.rows("SELECT DISTINCT state FROM videos WHERE starts_with(external_id, 'stuck')") == [
         {"state": "failed"}
     ]
     with redis.Redis.from_url(url) as client:
@@ -349,8 +355,8 @@ def test_several_reconcilers_at_once(the_stand: Stand, tmp_path: Path) -> None:
 
 
 _EXPIRED_AND_STUCK = """
-INSERT INTO videos (video_id, user_id, storage_key, state, run)
-    SELECT kind || n, 'u' || n % 3, 'k', 'processing', 1
+INSERT INTO videos (video_id, user_id, external_id, storage_key, state, run)
+    SELECT kind || n, 'u' || n % 3, kind || n, 'k', 'processing', 1
     FROM generate_series(1, {count}) n, (VALUES ('expired'), ('stuck')) AS kinds (kind);
 INSERT INTO runs (video_id, run, stages, made)
     SELECT video_id, 1, '["split", "asr", "text", "vision", "face", "ocr", "sidecar"]',
@@ -424,7 +430,7 @@ def test_a_node_whose_model_can_not_load(fleet: Fleet, clips: list[Path], tmp_pa
     assert "leaving: this node can't work" in fleet.log("face")
     eventually(
         lambda: fleet.rows(
-            "SELECT 1 FROM jobs WHERE video_id = 'faceless' AND stage = 'text' AND state = 'done'"
+            "SELECT 1 FROM jobs WHERE video_id IN (SELECT video_id FROM videos WHERE external_id = 'faceless') AND stage = 'text' AND state = 'done'"
         ),
         within_s=90,
         what="the others worked on",
@@ -537,7 +543,9 @@ def test_a_redis_restart_keeps_what_is_queued(
         assert queued == {queue: client.lrange(queue, 0, -1) for queue in ("media", routing.REQUESTS)}
     start(fleet, "search", "media")
     eventually(
-        lambda: fleet.rows("SELECT 1 FROM videos WHERE video_id = 'kept'"), within_s=60, what="it is accepted"
+        lambda: fleet.rows("SELECT 1 FROM videos WHERE external_id = 'kept'"),
+        within_s=60,
+        what="it is accepted",
     )
     wait_done(fleet, source)
 

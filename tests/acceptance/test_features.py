@@ -30,15 +30,15 @@ OFF = {
 #: What the stages have stored of published scenes, by the scene's number.
 STORED = {
     "text": "SELECT s.idx, e.ordinal, e.vec::text FROM embeddings e JOIN scenes s USING (scene_id) WHERE s.live"
-    " AND s.video_id = %s AND e.run = s.text_run ORDER BY 1, 2",
+    " AND s.video_id IN (SELECT video_id FROM videos WHERE external_id = %s) AND e.run = s.text_run ORDER BY 1, 2",
     "faces": "SELECT s.idx, f.ordinal, f.box, f.det_score, f.vec::text FROM faces f JOIN scenes s USING (scene_id)"
-    " WHERE s.live AND s.video_id = %s AND f.run = s.face_run ORDER BY 1, 2, f.box::text",
+    " WHERE s.live AND s.video_id IN (SELECT video_id FROM videos WHERE external_id = %s) AND f.run = s.face_run ORDER BY 1, 2, f.box::text",
     "tracks": "SELECT s.idx, t.track, t.person_id, t.similarity, t.votes FROM face_tracks t JOIN scenes s"
-    " USING (scene_id) WHERE s.live AND s.video_id = %s AND t.run = s.face_run ORDER BY 1, 2",
+    " USING (scene_id) WHERE s.live AND s.video_id IN (SELECT video_id FROM videos WHERE external_id = %s) AND t.run = s.face_run ORDER BY 1, 2",
     "people": "SELECT s.idx, p.person_id, p.confidence, p.frame_count FROM scene_people p JOIN scenes s"
-    " USING (scene_id) WHERE s.live AND s.video_id = %s ORDER BY 1, 2",
+    " USING (scene_id) WHERE s.live AND s.video_id IN (SELECT video_id FROM videos WHERE external_id = %s) ORDER BY 1, 2",
     "screen": "SELECT s.idx, x.text, x.score, x.sightings, s.screen_text FROM screen_texts x JOIN scenes s"
-    " USING (scene_id) WHERE s.live AND s.video_id = %s AND x.run = s.ocr_run ORDER BY 1, x.place",
+    " USING (scene_id) WHERE s.live AND s.video_id IN (SELECT video_id FROM videos WHERE external_id = %s) AND x.run = s.ocr_run ORDER BY 1, x.place",
 }
 
 

@@ -359,11 +359,11 @@ def test_an_erased_person_is_gone_from_every_store(
     vectors = [
         row["vec"]
         for query in (
-            "SELECT vec::text AS vec FROM person_photos WHERE person_id = %s AND vec IS NOT NULL",
-            "SELECT vec::text AS vec FROM person_profiles WHERE person_id = %s",
-            "SELECT vec::text AS vec FROM face_tracks WHERE person_id = %s",
+            "SELECT vec::text AS vec FROM person_photos WHERE person_id IN (SELECT person_id FROM people WHERE external_id = %s) AND vec IS NOT NULL",
+            "SELECT vec::text AS vec FROM person_profiles WHERE person_id IN (SELECT person_id FROM people WHERE external_id = %s)",
+            "SELECT vec::text AS vec FROM face_tracks WHERE person_id IN (SELECT person_id FROM people WHERE external_id = %s)",
             "SELECT f.vec::text AS vec FROM faces f JOIN face_tracks t USING (scene_id, run, track)"
-            " WHERE t.person_id = %s",
+            " WHERE t.person_id IN (SELECT person_id FROM people WHERE external_id = %s)",
         )
         for row in fleet.rows(query, ann.person_id)
     ]

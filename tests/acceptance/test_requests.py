@@ -23,12 +23,12 @@ from tests.services import PostgresServer, RedisServer
 USER = "u1"
 #: Tables whose rows belong to one video, and how to find them.
 OWNED = {
-    "scenes": "video_id = %s",
-    "jobs": "video_id = %s",
-    "runs": "video_id = %s",
-    "transcript_parts": "video_id = %s",
-    "embeddings": "scene_id IN (SELECT scene_id FROM scenes WHERE video_id = %s)",
-    "faces": "scene_id IN (SELECT scene_id FROM scenes WHERE video_id = %s)",
+    "scenes": "video_id IN (SELECT video_id FROM videos WHERE external_id = %s)",
+    "jobs": "video_id IN (SELECT video_id FROM videos WHERE external_id = %s)",
+    "runs": "video_id IN (SELECT video_id FROM videos WHERE external_id = %s)",
+    "transcript_parts": "video_id IN (SELECT video_id FROM videos WHERE external_id = %s)",
+    "embeddings": "scene_id IN (SELECT scene_id FROM scenes WHERE video_id IN (SELECT video_id FROM videos WHERE external_id = %s))",
+    "faces": "scene_id IN (SELECT scene_id FROM scenes WHERE video_id IN (SELECT video_id FROM videos WHERE external_id = %s))",
 }
 
 
@@ -81,7 +81,7 @@ def settle(fleet: Fleet, video_id: str) -> None:
 
     def idle() -> bool:
         return not fleet.rows(
-            "SELECT job_id FROM jobs WHERE video_id = %s AND (state = 'running' OR lease_until > clock_timestamp()"
+            "SELECT job_id FROM jobs WHERE video_id IN (SELECT video_id FROM videos WHERE external_id = %s) AND (state = 'running' OR lease_until > clock_timestamp()"
             " OR state = 'queued' AND not_before < clock_timestamp() + interval '1 minute')",
             video_id,
         )
@@ -103,31 +103,39 @@ def keys(fleet: Fleet, video_id: str) -> dict[str, set[str]]:
 
 def assert_only_run_left(fleet: Fleet, video_id: str) -> None:
     """What is stored is what is published: one row per thing, one object per key, nothing of older runs."""
-    scenes = fleet.rows("SELECT * FROM scenes WHERE video_id = %s ORDER BY idx", video_id)
+    scenes = fleet.rows(
+        "SELECT * FROM scenes WHERE video_id IN (SELECT video_id FROM videos WHERE external_id = %s) ORDER BY idx",
+        video_id,
+    )
     assert [scene["idx"] for scene in scenes] == list(range(len(scenes)))
     assert all(scene["live"] for scene in scenes)
     (run,) = fleet.rows(
         "SELECT r.made FROM runs r JOIN videos v ON v.video_id = r.video_id AND v.published_run = r.run"
-        " WHERE v.video_id = %s",
+        " WHERE v.video_id IN (SELECT video_id FROM videos WHERE external_id = %s)",
         video_id,
     )
     made = run["made"]
     assert {scene["split_version"] for scene in scenes} == {made["split"]}
     vectors = fleet.rows(
-        "SELECT e.scene_id, e.ordinal, e.run FROM embeddings e JOIN scenes s USING (scene_id) WHERE s.video_id = %s",
+        "SELECT e.scene_id, e.ordinal, e.run FROM embeddings e JOIN scenes s USING (scene_id) WHERE s.video_id IN (SELECT video_id FROM videos WHERE external_id = %s)",
         video_id,
     )
     assert {row["run"] for row in vectors} <= {made["text"]}
     assert len(vectors) == sum(bool(scene["transcript"]) for scene in scenes)
     faces = fleet.rows(
-        "SELECT f.run FROM faces f JOIN scenes s USING (scene_id) WHERE s.video_id = %s", video_id
+        "SELECT f.run FROM faces f JOIN scenes s USING (scene_id) WHERE s.video_id IN (SELECT video_id FROM videos WHERE external_id = %s)",
+        video_id,
     )
     assert {row["run"] for row in faces} <= {made["face"]}
     lines = fleet.rows(
-        "SELECT t.run FROM screen_texts t JOIN scenes s USING (scene_id) WHERE s.video_id = %s", video_id
+        "SELECT t.run FROM screen_texts t JOIN scenes s USING (scene_id) WHERE s.video_id IN (SELECT video_id FROM videos WHERE external_id = %s)",
+        video_id,
     )
     assert {row["run"] for row in lines} <= {made["ocr"]}
-    heard = fleet.rows("SELECT run FROM transcript_parts WHERE video_id = %s", video_id)
+    heard = fleet.rows(
+        "SELECT run FROM transcript_parts WHERE video_id IN (SELECT video_id FROM videos WHERE external_id = %s)",
+        video_id,
+    )
     assert {row["run"] for row in heard} <= {made["asr"]}
     expected = {scene["sidecar_key"] for scene in scenes}
     expected |= {keyframe["key"] for scene in scenes for keyframe in scene["keyframes"]}
@@ -484,7 +492,7 @@ def assert_forgotten(fleet: Fleet, video_id: str) -> None:
         "SELECT scene_id FROM embeddings WHERE scene_id NOT IN (SELECT scene_id FROM scenes)"
     )
     assert not orphans
-    (tombstone,) = fleet.rows("SELECT * FROM videos WHERE video_id = %s", video_id)
+    (tombstone,) = fleet.rows("SELECT * FROM videos WHERE external_id = %s", video_id)
     assert tombstone["state"] == "deleted" and tombstone["deleted_at"] is not None
     assert tombstone["storage_key"] == "" and tombstone["media"] is None
     assert keys(fleet, video_id) == {"uploads": set(), "sidecars": set(), "tmp": set()}
@@ -550,7 +558,10 @@ def test_delete_while_a_run_is_swept_or_queued(fleet: Fleet, injection: Injectio
 def test_a_tombstoned_id_never_comes_back(fleet: Fleet, silent: Path) -> None:
     video_id = "tombstone"
     index(fleet, silent, video_id)
-    (job,) = fleet.rows("SELECT job_id FROM jobs WHERE video_id = %s AND stage = 'split'", video_id)
+    (job,) = fleet.rows(
+        "SELECT job_id FROM jobs WHERE video_id IN (SELECT video_id FROM videos WHERE external_id = %s) AND stage = 'split'",
+        video_id,
+    )
     fleet.client.delete(video_id, USER)
     settle(fleet, video_id)
     key = fleet.upload(silent, video_id)
@@ -571,9 +582,12 @@ def test_a_tombstoned_id_never_comes_back(fleet: Fleet, silent: Path) -> None:
             bell_task("media"), kwargs={"job_id": job["job_id"]}, queue="media", ignore_result=True
         )
     index(fleet, silent, "after-tombstone")
-    (row,) = fleet.rows("SELECT state, run FROM videos WHERE video_id = %s", video_id)
+    (row,) = fleet.rows("SELECT state, run FROM videos WHERE external_id = %s", video_id)
     assert row["state"] == "deleted"
-    assert not fleet.rows("SELECT 1 FROM scenes WHERE video_id = %s", video_id)
+    assert not fleet.rows(
+        "SELECT 1 FROM scenes WHERE video_id IN (SELECT video_id FROM videos WHERE external_id = %s)",
+        video_id,
+    )
 
 
 def test_another_users_video_is_out_of_reach(fleet: Fleet, published: str) -> None:
@@ -619,7 +633,7 @@ def test_the_same_video_sent_at_once_is_one_video_and_one_run(fleet: Fleet, sile
     fleet.wait_ended([video_id], within_s=60)
     assert fleet.client.process(video_id, USER, key).accepted is False
     (jobs,) = fleet.rows(
-        "SELECT count(*) AS n, max(attempt) AS attempts FROM jobs WHERE video_id = %s AND stage = 'split'",
+        "SELECT count(*) AS n, max(attempt) AS attempts FROM jobs WHERE video_id IN (SELECT video_id FROM videos WHERE external_id = %s) AND stage = 'split'",
         video_id,
     )
     assert (jobs["n"], jobs["attempts"]) == (1, 1)
@@ -653,6 +667,7 @@ def test_changes_at_once_leave_one_consistent_video(fleet: Fleet, silent: Path) 
     assert_only_run_left(fleet, video_id)
     with psycopg.connect(fleet.postgres_url) as connection:
         open_runs = connection.execute(
-            "SELECT run FROM runs WHERE video_id = %s AND ended_at IS NULL", (video_id,)
+            "SELECT run FROM runs WHERE video_id IN (SELECT video_id FROM videos WHERE external_id = %s) AND ended_at IS NULL",
+            (video_id,),
         ).fetchall()
     assert open_runs == []

@@ -294,7 +294,8 @@ def test_what_is_not_there_or_anothers_is_not_found(fleet: Fleet, page: ScenePag
 def test_only_scenes_with_the_person_are_found_and_surer_ones_rise(fleet: Fleet, page: ScenePage) -> None:
     there = {page.scenes[0].scene_id: 0.6, page.scenes[2].scene_id: 0.9}
     fleet.rows(
-        "INSERT INTO people (person_id, user_id, name) VALUES ('ann', %s, 'Ann Lee') RETURNING 1", USER
+        "INSERT INTO people (person_id, user_id, external_id, name) VALUES ('ann', %s, 'ann', 'Ann Lee') RETURNING 1",
+        USER,
     )
     for scene, confidence in there.items():
         fleet.rows(

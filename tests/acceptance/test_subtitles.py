@@ -91,14 +91,14 @@ def test_others_and_odd_requests_get_a_sentence(indexed: Fleet) -> None:
 def test_a_video_that_is_not_indexed_is_not_called_silent(indexed: Fleet) -> None:
     with psycopg.connect(indexed.postgres_url, autocommit=True) as connection:
         connection.execute(
-            "INSERT INTO videos (video_id, user_id, storage_key, state, run) VALUES ('new', %s, 'k', 'processing', 1)",
+            "INSERT INTO videos (video_id, user_id, external_id, storage_key, state, run) VALUES ('new', %s, 'new', 'k', 'processing', 1)",
             [USER],
         )
         try:
             with pytest.raises(Conflict, match="video new is processing and has no published scenes"):
                 indexed.client.subtitles("new", USER)
         finally:
-            connection.execute("DELETE FROM videos WHERE video_id = 'new'")
+            connection.execute("DELETE FROM videos WHERE external_id = 'new'")
 
 
 def test_twelve_hours_of_speech_pass_through_redis(indexed: Fleet) -> None:
@@ -106,10 +106,10 @@ def test_twelve_hours_of_speech_pass_through_redis(indexed: Fleet) -> None:
     words = "and so it goes on and on without an end in sight or a reason why it should ever have one"
     with psycopg.connect(indexed.postgres_url, autocommit=True) as connection:
         (before,) = connection.execute(
-            "SELECT segments FROM scenes WHERE video_id = 'silent' AND idx = 0"
+            "SELECT segments FROM scenes WHERE video_id IN (SELECT video_id FROM videos WHERE external_id = 'silent') AND idx = 0"
         ).fetchone()  # type: ignore[misc]
         segments = [segment(*spoken(words, n * 6.0, each_s=0.25)) for n in range(7200)]
-        change = "UPDATE scenes SET segments = %s, language = %s WHERE video_id = 'silent' AND idx = 0"
+        change = "UPDATE scenes SET segments = %s, language = %s WHERE video_id IN (SELECT video_id FROM videos WHERE external_id = 'silent') AND idx = 0"
         connection.execute(change, [json.dumps(segments), "en"])
         try:
             for format in FORMATS:

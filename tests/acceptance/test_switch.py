@@ -136,7 +136,10 @@ def fill(fleet: Fleet) -> None:
             write_scenes(session, video, user, 1, scenes)
             ids = (
                 session.execute(
-                    text("SELECT scene_id FROM scenes WHERE video_id = :video ORDER BY idx"), {"video": video}
+                    text(
+                        "SELECT scene_id FROM scenes WHERE video_id IN (SELECT video_id FROM videos WHERE external_id = :video) ORDER BY idx"
+                    ),
+                    {"video": video},
                 )
                 .scalars()
                 .all()
@@ -289,13 +292,17 @@ def test_while_it_is_open_both_models_are_written(fleet: Fleet, sample: Path) ->
     fleet.stop("asr")
     rows = fleet.rows(
         "SELECT m.name, count(*) AS n FROM embeddings JOIN scenes USING (scene_id) JOIN models m USING (model_id)"
-        " WHERE video_id = 'meanwhile' AND m.family = 'text' GROUP BY 1"
+        " WHERE video_id IN (SELECT video_id FROM videos WHERE external_id = 'meanwhile') AND m.family = 'text' GROUP BY 1"
     )
     counts = {row["name"]: row["n"] for row in rows}
     assert counts[OLD] == counts[NEW] > 0
     fleet.client.delete("meanwhile", USER)
     eventually(
-        lambda: not fleet.rows("SELECT 1 FROM scenes WHERE video_id = 'meanwhile'"),
+        lambda: (
+            not fleet.rows(
+                "SELECT 1 FROM scenes WHERE video_id IN (SELECT video_id FROM videos WHERE external_id = 'meanwhile')"
+            )
+        ),
         within_s=60,
         what="the video is erased",
     )

@@ -82,7 +82,7 @@ def keyframe_vectors(
     """Keyframe's key -> its stored vector."""
     rows = fleet.rows(
         "SELECT s.keyframes, e.ordinal, e.user_id, e.vec::real[] AS vec FROM embeddings e JOIN scenes s USING (scene_id)"
-        " JOIN models m USING (model_id) WHERE s.video_id = %s AND m.name = %s",
+        " JOIN models m USING (model_id) WHERE s.video_id IN (SELECT video_id FROM videos WHERE external_id = %s) AND m.name = %s",
         video_id,
         model,
     )
@@ -107,7 +107,7 @@ def vision_stage(status: VideoStatus) -> Any:
 def settled(fleet: Fleet, video_id: str) -> Callable[[], bool]:
     return lambda: (
         not fleet.rows(
-            "SELECT job_id FROM jobs WHERE video_id = %s AND state IN ('queued', 'running') AND not_before < now()",
+            "SELECT job_id FROM jobs WHERE video_id IN (SELECT video_id FROM videos WHERE external_id = %s) AND state IN ('queued', 'running') AND not_before < now()",
             video_id,
         )
     )

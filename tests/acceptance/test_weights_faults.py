@@ -67,7 +67,9 @@ def waiting(fleet: Fleet, lane: str) -> int:
 
 def jobs(fleet: Fleet, video_id: str, lane: str) -> list[tuple[str, int, int]]:
     rows = fleet.rows(
-        "SELECT state, attempt, failures FROM jobs WHERE video_id = %s AND lane = %s", video_id, lane
+        "SELECT state, attempt, failures FROM jobs WHERE video_id IN (SELECT video_id FROM videos WHERE external_id = %s) AND lane = %s",
+        video_id,
+        lane,
     )
     return [(row["state"], row["attempt"], row["failures"]) for row in rows]
 
@@ -77,7 +79,10 @@ def send_until_only_one_lane_waits(fleet: Fleet, clip: Path, video_id: str, lane
     fleet.process(clip, video_id)
 
     def others_done() -> bool:
-        rows = fleet.rows("SELECT lane, stage, state FROM jobs WHERE video_id = %s", video_id)
+        rows = fleet.rows(
+            "SELECT lane, stage, state FROM jobs WHERE video_id IN (SELECT video_id FROM videos WHERE external_id = %s)",
+            video_id,
+        )
         states = {row["stage"]: row["state"] for row in rows}
         return (
             {"split", "asr", "text", "face", "ocr"} <= states.keys()

@@ -145,7 +145,7 @@ def wait_indexed(fleet: Fleet, sources: Sequence[Source], *, within_s: float) ->
 
     def ended() -> bool:
         restart_dead(fleet)
-        rows = fleet.rows("SELECT state FROM videos WHERE video_id = ANY(%s)", wanted)
+        rows = fleet.rows("SELECT state FROM videos WHERE external_id = ANY(%s)", wanted)
         return len(rows) == len(wanted) and all(row["state"] in ENDED for row in rows)
 
     try:
@@ -157,7 +157,9 @@ def wait_indexed(fleet: Fleet, sources: Sequence[Source], *, within_s: float) ->
             " FROM jobs WHERE state NOT IN ('done', 'skipped') ORDER BY job_id"
         )
         raise AssertionError(f"{error}\n" + "\n".join(map(str, jobs[:50]))) from None
-    rows = fleet.rows("SELECT video_id, state, error FROM videos WHERE video_id = ANY(%s)", wanted)
+    rows = fleet.rows(
+        "SELECT external_id AS video_id, state, error FROM videos WHERE external_id = ANY(%s)", wanted
+    )
     assert {row["video_id"]: row["state"] for row in rows} == dict.fromkeys(wanted, "indexed"), rows
 
 

@@ -49,11 +49,11 @@ def collect(fleet: Fleet) -> Results:
     """Read all results from Postgres and the storage."""
     found = Results()
     for video in fleet.rows(
-        "SELECT video_id, state, published_run, duration_s FROM videos ORDER BY video_id"
+        "SELECT external_id AS video_id, state, published_run, duration_s FROM videos ORDER BY external_id"
     ):
         scenes = fleet.rows(
             "SELECT idx, scene_id::text, start_s, end_s, kind, live, transcript, segments, language, keyframes,"
-            " sidecar_key FROM scenes WHERE video_id = %s ORDER BY idx",
+            " sidecar_key FROM scenes WHERE video_id IN (SELECT video_id FROM videos WHERE external_id = %s) ORDER BY idx",
             video["video_id"],
         )
         for scene in scenes:
@@ -116,7 +116,7 @@ def _shown(value: Any) -> str:
 
 def wait_swept(fleet: Fleet, video_ids: Sequence[str], *, within_s: float) -> None:
     """Wait until nothing of these videos is queued or running: the last job of a run removes what it left."""
-    left = "SELECT 1 FROM jobs WHERE state IN ('queued', 'running') AND video_id = ANY(%s) LIMIT 1"
+    left = "SELECT 1 FROM jobs WHERE state IN ('queued', 'running') AND video_id IN (SELECT video_id FROM videos WHERE external_id = ANY(%s)) LIMIT 1"
     eventually(
         lambda: not fleet.rows(left, list(video_ids)),
         within_s=within_s,
@@ -139,8 +139,9 @@ def leftovers(fleet: Fleet, video_ids: Sequence[str] | None = None) -> list[str]
         f"job {row['job_id']} ({row['stage']}) is {row['state']}: {row['error']}"
         for row in fleet.rows(
             "SELECT job_id, stage, state, error FROM jobs WHERE (state NOT IN ('done', 'skipped')"
-            " OR lease_owner IS NOT NULL) AND video_id = ANY(coalesce(%s, ARRAY[video_id]))",
-            None if video_ids is None else list(video_ids),
+            " OR lease_owner IS NOT NULL) AND (%s::boolean IS NULL OR video_id IN (SELECT video_id FROM videos WHERE external_id = ANY(%s)))",
+            video_ids is None or None,
+            list(video_ids or ()),
         )
     ]
     # Every scene that has words has one vector, every other scene none; both are unique by primary key only per run.

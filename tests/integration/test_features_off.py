@@ -19,6 +19,7 @@ from sqlalchemy.orm import Session
 
 from db import jobs, runs, videos
 from db.engine import reading, transact
+from db.ids import video_key
 from db.jobs import Bell, Claim, RetryPolicy
 from db.people.tracks import write_tracks
 from db.runs import Plan
@@ -40,6 +41,7 @@ ON = Plan(skips={}, max_failures=3, tmp_ttl_s=0.0)
 POLICY = RetryPolicy(max_outages=20, backoff_s=0.0, backoff_max_s=0.0)
 LANES = ("media", "asr", "text", "vision", "face", "ocr", "housekeeping")
 VIDEO, USER = "v1", "u1"
+KEY = video_key(USER, VIDEO)
 FLAG = {
     "text": "FEATURE_SEMANTIC_SEARCH",
     "vision": "FEATURE_VISION",
@@ -81,7 +83,7 @@ class Library:
         key = upload_key(USER, VIDEO, "a.mp4")
         self.runtime.storage.put_file("uploads", key, clip, "video/mp4")
         request = ProcessVideo(video_id=VIDEO, user_id=USER, storage_key=key)
-        transact(lambda session: videos.accept(session, request, self.plan, None))
+        transact(lambda session: videos.accept(session, request, self.plan))
         return self.work()
 
     def rerun(self, *names: str) -> VideoStatus:
@@ -154,13 +156,13 @@ def made_up(claimed: Claim) -> Callable[[Session], None]:
             start_s, end_s = claimed.payload["start_s"], claimed.payload["end_s"]
             segment = {"start_s": start_s, "end_s": start_s + 0.4, "text": f"heard in run {run}", "words": []}
             write_transcript(
-                session, video_id=VIDEO, user_id=USER, run=run, part=claimed.part, start_s=start_s, end_s=end_s,
+                session, video_id=KEY, user_id=USER, run=run, part=claimed.part, start_s=start_s, end_s=end_s,
                 language="en", segments=[segment], model_id=model("asr").model_id,
             )  # fmt: skip
             return
-        split = int(session.get_one(Run, (VIDEO, run)).made["split"])
+        split = int(session.get_one(Run, (KEY, run)).made["split"])
         scenes = scenes_between(
-            session, VIDEO, split, claimed.payload["first_idx"], claimed.payload["last_idx"]
+            session, KEY, split, claimed.payload["first_idx"], claimed.payload["last_idx"]
         )
         ids = [scene.scene_id for scene in scenes]
         row = model(stage)
@@ -173,7 +175,7 @@ def made_up(claimed: Claim) -> Callable[[Session], None]:
             write_tags(session, row.model_id, run, USER, ids, {scene: {f"run {run}": 0.9} for scene in ids})
         elif stage == "face":
             write_faces(session, run, ids, [_face(scene, run, row.model_id, vector) for scene in ids])
-            write_tracks(session, VIDEO, USER, run, ids, "cosine")
+            write_tracks(session, KEY, USER, run, ids, "cosine")
         elif stage == "ocr":
             line = {"text": f"read in run {run}", "score": 0.9, "sightings": []}
             write_screen_texts(session, row.model_id, run, USER, ids, {scene: [line] for scene in ids})
@@ -275,7 +277,7 @@ def test_scenes_that_are_not_the_same_are_refused_and_nothing_is_lost(
     before = library.stored()
     storage = library.runtime.storage
     with reading() as session:
-        (scene,) = scenes_between(session, VIDEO, 1, 1, 1)
+        (scene,) = scenes_between(session, KEY, 1, 1, 1)
     picture = scene.keyframes[0]["key"]
     if change in clips:
         storage.put_file("uploads", key, clips[change], "video/mp4")

@@ -12,6 +12,7 @@ from sqlalchemy.orm import Session
 
 from db import jobs, runs, videos
 from db.engine import get_engine, reading, transact
+from db.ids import video_key
 from db.jobs import Bell, Claim, RetryPolicy
 from db.runs import Plan
 from db.scenes import scene_id, write_scenes
@@ -20,8 +21,6 @@ from shared.contracts import ProcessVideo, Receipt
 from shared.errors import (
     BadMedia,
     Conflict,
-    Forbidden,
-    InvalidKey,
     LeaseLost,
     ModelFailure,
     StorageUnavailable,
@@ -33,6 +32,8 @@ pytestmark = pytest.mark.usefixtures("database")
 PLAN = Plan(skips={"vision": "unavailable: no model"}, max_failures=3, tmp_ttl_s=3600)
 POLICY = RetryPolicy(max_outages=20, backoff_s=0.0, backoff_max_s=0.0)
 LEASE_S = 60.0
+#: Primary key of u1's v1.
+KEY = video_key("u1", "v1")
 
 
 def advance(session: Session, video: Video) -> list[Bell]:
@@ -48,7 +49,7 @@ def accept(
         storage_key=key or f"uploads/{user_id}/{video_id}/a.mp4",
         priority=priority,
     )
-    return transact(lambda session: videos.accept(session, request, PLAN, None))[0]
+    return transact(lambda session: videos.accept(session, request, PLAN))[0]
 
 
 def claim(lane: str = "media", owner: str = "n:1:0:2", lease_s: float = LEASE_S) -> Claim | None:
@@ -112,7 +113,7 @@ def index(video_id: str = "v1") -> None:
 
 def state(video_id: str = "v1") -> str:
     with reading() as session:
-        return session.scalars(select(Video.state).where(Video.video_id == video_id)).one()
+        return session.scalars(select(Video.state).where(Video.external_id == video_id)).one()
 
 
 def job(job_id: int) -> Job:
@@ -122,8 +123,10 @@ def job(job_id: int) -> Job:
 
 def stages(video_id: str = "v1") -> dict[str, str]:
     with reading() as session:
-        video = session.scalars(select(Video).where(Video.video_id == video_id)).one()
-        return {name: found.state for name, found in runs.stage_states(session, video_id, video.run).items()}
+        video = session.scalars(select(Video).where(Video.external_id == video_id)).one()
+        return {
+            name: found.state for name, found in runs.stage_states(session, video.video_id, video.run).items()
+        }
 
 
 def expire(claimed: Claim) -> None:
@@ -168,10 +171,11 @@ def test_concurrent_acceptance_makes_one_run() -> None:
     assert sorted(receipt.accepted for receipt in receipts) == [False] * 7 + [True]
 
 
-def test_an_id_of_another_user_is_refused() -> None:
-    accept()
-    with pytest.raises(Forbidden):
-        accept(user_id="u2")
+def test_users_may_choose_the_same_id() -> None:
+    assert accept().accepted and accept(user_id="u2").accepted
+    assert not accept().accepted and not accept(user_id="u2").accepted
+    keys = {must_claim().video_id, must_claim().video_id}
+    assert keys == {video_key("u1", "v1"), video_key("u2", "v1")}
 
 
 def test_the_same_id_for_another_file_is_refused() -> None:
@@ -180,26 +184,15 @@ def test_the_same_id_for_another_file_is_refused() -> None:
         accept(key="uploads/u1/v1/b.mp4")
 
 
-def test_a_refused_key_is_stored_and_a_right_one_accepted_later() -> None:
-    bad = ProcessVideo(video_id="v1", user_id="u1", storage_key="../x")
-    receipt, bells = transact(
-        lambda session: videos.accept(session, bad, PLAN, InvalidKey("storage key '../x' ..."))
-    )
-    assert (receipt.state, receipt.run, bells) == ("failed", 0, [])
-    with reading() as session:
-        status = videos.status(session, "v1", "u1")
-    assert status.error_class == "InvalidKey" and "../x" in (status.error or "")
-    assert accept().accepted
-    assert state() == "uploaded"
-
-
 # --- claims
 
 
 def test_claims_go_by_fair_share_then_age_and_by_priority_within_a_user() -> None:
     for video, user, priority in (("a1", "a", 0), ("a2", "a", 5), ("b1", "b", 0), ("c1", "c", 9)):
         accept(video, user, priority=priority)
-    assert [must_claim().video_id for _ in range(4)] == ["a2", "b1", "c1", "a1"]
+    assert [must_claim().video_id for _ in range(4)] == [
+        video_key(name[0], name) for name in ("a2", "b1", "c1", "a1")
+    ]
     assert claim() is None
 
 
@@ -411,7 +404,7 @@ def test_a_lost_transition_is_found_and_made() -> None:
     # As if the worker had committed its job and died before advancing.
     transact(lambda session: session.execute(update(Job).values(state="failed", lease_owner=None)))
     with reading() as session:
-        assert runs.stuck_videos(session) == ["v1"]
+        assert runs.stuck_videos(session) == [KEY]
 
     def go_on(session: Session) -> None:
         video = jobs.lock_video(session, claimed.video_id)
@@ -470,7 +463,7 @@ def test_rerun_of_a_stage_makes_it_and_what_follows() -> None:
     run_lane("text")
     run_lane("media")
     with reading() as session:
-        run = session.get(Run, ("v1", 2))
+        run = session.get(Run, (KEY, 2))
         assert run is not None and run.made["text"] == 2 and run.made["asr"] == 1
         assert videos.status(session, "v1", "u1").published_run == 2
 
@@ -512,12 +505,12 @@ def test_cancel_stops_and_a_zombie_lets_go() -> None:
     accepted, _ = change(lambda session, video: runs.cancel(session, video, PLAN))
     assert accepted and state() == "cancelled"
     with reading() as session:
-        assert jobs.leases_held(session, "v1", but=0) == 1
+        assert jobs.leases_held(session, KEY, but=0) == 1
     with pytest.raises(LeaseLost):
         split(running)
     transact(lambda session: jobs.let_go(session, running))
     with reading() as session:
-        assert jobs.leases_held(session, "v1", but=0) == 0
+        assert jobs.leases_held(session, KEY, but=0) == 0
     assert change(lambda session, video: runs.cancel(session, video, PLAN))[0] is False
 
 
@@ -538,7 +531,7 @@ def test_delete_leaves_a_tombstone_only() -> None:
     assert erase.stage == "erase"
 
     def erase_all(session: Session) -> None:
-        video = jobs.lock_video(session, "v1")
+        video = jobs.lock_video(session, KEY)
         assert video is not None
         runs.erase_rows(session, video, erase.job_id)
         runs.erase_again(session, video, PLAN)
@@ -590,7 +583,7 @@ def test_a_rerun_of_a_video_from_before_a_stage_makes_it_too(named: list[str]) -
         run_lane(lane)
     assert state() == "indexed"
     with reading() as session:
-        run = session.get(Run, ("v1", 2))
+        run = session.get(Run, (KEY, 2))
         assert run is not None and run.made["ocr"] == 2 and run.made["face"] == (1 if named else 2)
         assert videos.status(session, "v1", "u1").published_run == 2
 
@@ -656,5 +649,5 @@ def test_many_finishers_advance_a_stage_once() -> None:
     assert errors == []
     with reading() as session:
         texts = session.scalars(select(Job).where(Job.stage == "text")).all()
-    assert sorted(found.video_id or "" for found in texts) == [f"v{i}" for i in range(5)]
+    assert {found.video_id for found in texts} == {video_key("u1", f"v{i}") for i in range(5)}
     assert get_engine().pool.checkedout() == 0  # type: ignore[attr-defined]

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import threading
+import time
 from collections.abc import Sequence
+from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 from uuid import UUID
 
@@ -12,7 +16,7 @@ from pgvector import HalfVector
 from sqlalchemy import select, text
 from sqlalchemy.orm import Session
 
-from db import jobs
+from db import jobs, runs
 from db.engine import reading, transact
 from db.jobs import Claim, RetryPolicy
 from db.people import acts, enrolment, registry
@@ -21,11 +25,14 @@ from db.people.unknowns import settle
 from db.people.vote import FaceRule
 from db.runs import Plan
 from db.scenes import face_id, scene_id, write_faces, write_scenes
-from db.tables import FaceTrack, Job, Person, Run, Scene, ScenePerson, Video
+from db.tables import FaceTrack, Job, Person, PersonProfile, Run, Scene, ScenePerson, Video
 from db.vectors import ensure_model
 from shared.contracts import CreatePerson, ListPeople
-from shared.errors import Conflict, Forbidden, LeaseLost, ModelFailure, NotFound
+from shared.errors import Conflict, LeaseLost, ModelFailure, NotFound
+from shared.storage import StorageConfig, open_storage
 from worker.runner import advance as advance_subject
+from worker.stages import erase
+from worker.stages.context import StageContext
 
 pytestmark = pytest.mark.usefixtures("database")
 
@@ -358,13 +365,14 @@ def test_names_and_ids_are_the_users_own() -> None:
     assert views[0].event_id is not None and views[1].event_id is None
     person = "p1"
     assert create("ann") == create("Ann", person_id="p1") == person
-    with pytest.raises(Forbidden):
-        create("Ann", "other", person_id="p1")
+    assert create("Ann", "other", person_id="p1") == person, "another user's own"
     with pytest.raises(Conflict, match="already is 'Ann'"):
         create("Bea", person_id="p1")
-    assert create("Ann", "other") != person
+    change(person, lambda session, row: registry.rename(session, row, "Zoe"), "other")
+    with reading() as session:
+        assert [registry.get(session, person, user).name for user in ("u", "other")] == ["Ann", "Zoe"]
     with pytest.raises(NotFound):
-        change(person, lambda session, row: None, "other")
+        change(person, lambda session, row: None, "third")
     bea = create("Bea")
     with pytest.raises(Conflict, match="a person 'ANN' is there already"):
         change(bea, lambda session, row: registry.rename(session, row, "ANN"))
@@ -595,3 +603,101 @@ def test_nobody_judges_anothers_faces() -> None:
     event = change(ann, lambda session, row: registry.rename(session, row, "Anna"))
     with pytest.raises(NotFound):
         transact(lambda session: acts.undo(session, "other", event, RULE, PLAN))
+
+
+def profile(person: str) -> tuple[np.ndarray, int] | None:
+    """The person's centroid and how many tracks it was made from."""
+    with reading() as session:
+        row = session.execute(
+            select(PersonProfile.vec, PersonProfile.tracks).where(PersonProfile.person_id == person)
+        ).one_or_none()
+    return None if row is None else (as_array([row.vec])[0], row.tracks)
+
+
+def delete_video(video: str, folder: Path) -> None:
+    """Delete the video and run its erasure, as a media worker does."""
+
+    def begin(session: Session) -> None:
+        locked = jobs.lock_video(session, video)
+        assert locked is not None
+        runs.begin_delete(session, locked, PLAN)
+
+    transact(begin)
+    storage = open_storage(StorageConfig(backend="local", root=folder / "storage"))
+    storage.ensure_buckets()
+    with reading() as session:
+        lane = session.scalars(select(Job.lane).where(Job.stage == "erase", Job.video_id == video)).one()
+    claimed = must_claim(lane)
+    assert claimed.stage == "erase"
+    runtime: Any = SimpleNamespace(storage=storage, plan=PLAN)
+    outcome = erase.run(
+        StageContext(claimed=claimed, runtime=runtime, folder=folder, report=lambda fraction: None)
+    )
+    finish(claimed, outcome.write)
+
+
+def test_a_deleted_video_takes_its_share_out_of_an_unknowns_centroid(tmp_path: Path) -> None:
+    film("v", [[axis(0, 0.9, rest=1)] * 3])
+    film("w", [[axis(0, 0.9, rest=2)] * 3])
+    unknown = next(iter(named_by_nobody()))
+    both = profile(unknown)
+    assert both is not None and both[1] == 2 and both[0][1] > 0.1, "learned from both videos"
+    delete_video("v", tmp_path)
+    left = profile(unknown)
+    assert left is not None and left[1] == 1
+    np.testing.assert_allclose(left[0], axis(0, 0.9, rest=2), atol=2e-3)
+
+
+def test_a_deleted_video_takes_its_share_out_of_a_learned_profile(tmp_path: Path) -> None:
+    film("v", [[axis(0)] * 2])
+    film("w", [[axis(1)] * 2])
+    person = create("Ann")
+    confirm(person, "v")
+    assert profile(person) is not None
+    delete_video("v", tmp_path)
+    assert profile(person) is None, "nothing else was known of her"
+    assert state(person).state == "empty"
+
+
+def confirm(person: str, video: str) -> None:
+    track = str(tracks(video)[0].track_id)
+    change(person, lambda session, row: acts.judge(session, row, [track], RULE, is_person=True))
+
+
+def named_by_nobody() -> list[str]:
+    with reading() as session:
+        return list(session.scalars(select(Person.person_id).where(Person.kind == "unknown")))
+
+
+def test_a_rename_while_a_video_is_published_reaches_its_sidecars() -> None:
+    """The publishing transaction has read the old name, and commits after the rename has begun."""
+    person = enrol("Ann", axis(0))
+    match_all()
+    film("v", [[axis(0)]])
+    scene = scene_id("v", 1, 0)
+    transact(lambda session: session.execute(text("UPDATE scenes SET live = false, people_changed = false")))
+    transact(lambda session: session.execute(text("DELETE FROM scene_people")))
+    renamed = threading.Thread(
+        target=lambda: change(person, lambda session, row: registry.rename(session, row, "Anna"))
+    )
+
+    def publish(session: Session) -> None:
+        assert jobs.lock_video(session, "v") is not None
+        session.execute(text("UPDATE scenes SET live = true"))
+        written = people_in(session, {scene: 1})
+        assert [who.name for who in written[scene]] == ["Ann"]
+        refresh_scene_people(session, [scene], written)
+        renamed.start()
+        # Long enough for a rename that does not wait; one that waits is seen in pg_locks.
+        deadline = time.monotonic() + 10
+        while renamed.is_alive() and time.monotonic() < deadline:
+            with reading() as other:
+                if other.execute(text("SELECT count(*) FROM pg_locks WHERE NOT granted")).scalar_one():
+                    break
+            time.sleep(0.02)
+
+    transact(publish)
+    renamed.join(timeout=30)
+    assert not renamed.is_alive()
+    with reading() as session:
+        assert session.scalars(select(Scene.people_changed)).all() == [True]

@@ -108,7 +108,7 @@ def write(*shots: Shot) -> Models:
                 write_lexical(session, models.text, 1, shot.user, [shot.id], rows_of_words, VOCABULARY)
             for person, confidence in shot.people.items():
                 session.execute(
-                    text("INSERT INTO people (person_id, user_id, name) VALUES (:person, :user, :person) ON CONFLICT DO NOTHING"),
+                    text("INSERT INTO people (person_id, user_id, external_id, name) VALUES (:person, :user, :person, :person) ON CONFLICT DO NOTHING"),
                     {"person": person, "user": shot.user},
                 )  # fmt: skip
                 session.execute(

@@ -19,6 +19,7 @@ from db.tables import Job, Video
 from shared.errors import BadMedia, LeaseLost
 from shared.storage import Storage, StorageConfig, open_storage
 from tests.integration.test_ledger import (
+    KEY,
     PLAN,
     accept,
     claim,
@@ -49,7 +50,7 @@ def context(claimed: Claim, storage: Any, folder: Path) -> StageContext:
 
 def change(act: Any) -> Any:
     def work(session: Session) -> Any:
-        video = jobs.lock_video(session, "v1")
+        video = jobs.lock_video(session, KEY)
         assert video is not None
         return act(session, video, PLAN)
 
@@ -124,7 +125,7 @@ def test_a_sweep_drops_rows_and_objects_of_a_cancelled_rerun(storage: Storage, t
     }
     finish(
         again,
-        lambda session: write_scenes(session, "v1", "u1", again.run, [scene]),
+        lambda session: write_scenes(session, KEY, "u1", again.run, [scene]),
         audio_key=None,
         windows=[],
     )

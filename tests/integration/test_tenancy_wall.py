@@ -254,7 +254,7 @@ def test_the_wall_costs_no_index(database: str, filtered: bool) -> None:
     model = models["text"]
     with get_engine().begin() as connection:
         for statement in (
-            "INSERT INTO videos (video_id, user_id, storage_key, indexed_at) VALUES ('v', 'u', 'k', now())",
+            "INSERT INTO videos (video_id, user_id, external_id, storage_key, indexed_at) VALUES ('v', 'u', 'v', 'k', now())",
             "INSERT INTO scenes (scene_id, video_id, user_id, split_version, idx, start_s, end_s, kind, keyframes, live, text_run,"
             " tsv, screen_tsv) SELECT md5(n::text)::uuid, 'v', 'u', 1, n, 0, 1, 'cut', '[]', true, 1,"
             " to_tsvector('simple', 'word' || n), to_tsvector('simple', 'word' || n) FROM generate_series(1, 3000) n",

@@ -171,7 +171,7 @@ def test_a_database_with_work_in_it_goes_down_and_up(url: str) -> None:
     alembic(url, "upgrade", "head")
     with psycopg.connect(url, autocommit=True) as connection:
         connection.execute(
-            "INSERT INTO videos (video_id, user_id, storage_key) VALUES ('v', 'u', 'uploads/u/v/a')"
+            "INSERT INTO videos (video_id, user_id, external_id, storage_key) VALUES ('v', 'u', 'v', 'uploads/u/v/a')"
         )
         connection.execute(
             "INSERT INTO scenes (scene_id, video_id, user_id, split_version, idx, start_s, end_s, kind, keyframes)"

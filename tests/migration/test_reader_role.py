@@ -103,7 +103,9 @@ def fill() -> None:
     with get_engine().begin() as connection:
         for user in ("u", "u1"):
             connection.execute(
-                text("INSERT INTO videos (video_id, user_id, storage_key) VALUES (:user, :user, 'k')"),
+                text(
+                    "INSERT INTO videos (video_id, user_id, external_id, storage_key) VALUES (:user, :user, :user, 'k')"
+                ),
                 {"user": user},
             )
 

@@ -40,9 +40,7 @@ def run(context: StageContext) -> Outcome:
     return outcome
 
 
-def attempt_prefixes(claimed: Claim) -> list[tuple[Bucket, str]]:
-    """Where only this attempt writes: (bucket, prefix)."""
-    if claimed.subject_kind != "video":
-        return []
-    ids = (claimed.user_id, claimed.video_id, str(claimed.job_id), claimed.attempt)
+def attempt_prefixes(claimed: Claim, video_name: str) -> list[tuple[Bucket, str]]:
+    """Where only this attempt writes: (bucket, prefix). ``video_name``: the id by which its user knows the video."""
+    ids = (claimed.user_id, video_name, str(claimed.job_id), claimed.attempt)
     return [("tmp", attempt_prefix("tmp", *ids)), ("sidecars", attempt_prefix("keyframes", *ids))]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -13,6 +14,7 @@ from sqlalchemy.orm import Session
 
 from db import runs
 from db.engine import reading
+from db.ids import name_video
 from db.jobs import Claim
 from db.tables import Run, Video
 from db.vectors import ModelRow, ensure_model
@@ -72,6 +74,12 @@ class StageContext:
     def storage(self) -> Storage:
         return self.runtime.storage
 
+    @cached_property
+    def video_name(self) -> str:
+        """The id by which its user knows the video: storage keys hold it, not the primary key."""
+        with reading() as session:
+            return name_video(session, self.claimed.video_id)
+
     def video_and_run(self, session: Session) -> tuple[Video, Run]:
         """The job's video and run.
 
@@ -87,7 +95,7 @@ class StageContext:
     def prefix(self, role: str) -> str:
         """The folder in storage that only this attempt writes to; ``role`` is ``tmp`` or ``keyframes``."""
         claimed = self.claimed
-        return attempt_prefix(role, claimed.user_id, claimed.video_id, str(claimed.job_id), claimed.attempt)
+        return attempt_prefix(role, claimed.user_id, self.video_name, str(claimed.job_id), claimed.attempt)
 
     def fetch_source(self) -> Path:
         """The source video as a local file: the stored one itself where storage is a folder, else a copy.
@@ -121,7 +129,7 @@ class StageContext:
         with reading() as session:
             video, _ = self.video_and_run(session)
             key = video.storage_key
-        return require_prefix(key, f"uploads/{self.claimed.user_id}/{self.claimed.video_id}/")
+        return require_prefix(key, f"uploads/{self.claimed.user_id}/{self.video_name}/")
 
     def read_keyframe(self, key: str) -> NDArray[np.uint8]:
         """A keyframe of this video: uint8 [H, W, 3] RGB.

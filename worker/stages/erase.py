@@ -5,7 +5,8 @@ from __future__ import annotations
 from sqlalchemy.orm import Session
 
 from db import jobs, runs
-from db.engine import reading
+from db.engine import reading, transact
+from db.people.unknowns import leave_video
 from shared.errors import NotFound
 from shared.storage import Bucket
 from worker.stages.context import Deferred, Outcome, StageContext
@@ -26,8 +27,11 @@ def run(context: StageContext) -> Outcome:
             raise Deferred(_PATIENCE_S)
     removed = 0
     for bucket, role in _PLACES:
-        removed += context.storage.delete_prefix(bucket, f"{role}/{claimed.user_id}/{claimed.video_id}/")
+        removed += context.storage.delete_prefix(bucket, f"{role}/{claimed.user_id}/{context.video_name}/")
         context.report(0.5)
+
+    while transact(lambda session: leave_video(session, claimed.video_id)):
+        context.report(0.9)
 
     def write(session: Session) -> None:
         video = jobs.lock_video(session, claimed.video_id)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from celery.states import EXCEPTION_STATES
@@ -24,6 +24,7 @@ def run(context: StageContext) -> Outcome:
     claimed = context.claimed
     payload = claimed.payload
     ids, names = [str(name) for name in payload["ids"]], [str(name) for name in payload["names"]]
+    known_by = _external_ids(payload)
     with reading() as session:
         waiting = erasure.is_waiting(session, claimed.subject_id, payload["videos"], but=claimed.job_id)
     # A face stage that knew the person from before may have finished since.
@@ -31,12 +32,12 @@ def run(context: StageContext) -> Outcome:
     if waiting or late:
         raise Deferred(_PATIENCE_S)
     removed = {**payload["removed"], "photo files": _remove_photos(context, payload)}
-    removed["sidecars"] = _remove_sidecars(context, ids)
-    removed["cached results"] = _remove_cached(ids, names)
+    removed["sidecars"] = _remove_sidecars(context, known_by)
+    removed["cached results"] = _remove_cached(known_by, names)
     left = {
         "photo files": sum(1 for _ in _photo_files(context, payload)),
-        "sidecars": sum(1 for _ in _mentions(context, ids)),
-        "cached results": sum(1 for _ in _cached(ids, names)),
+        "sidecars": sum(1 for _ in _mentions(context, known_by)),
+        "cached results": sum(1 for _ in _cached(known_by, names)),
     }
 
     def write(session: Session) -> None:
@@ -47,10 +48,16 @@ def run(context: StageContext) -> Outcome:
     return Outcome(result={"left": sum(left.values())}, write=write)
 
 
+def _external_ids(payload: Mapping[str, Any]) -> list[str]:
+    """The ids by which the user, storage and answers know the erased."""
+    # A job queued before there were two kinds of ids has one list: they were the same.
+    return [str(name) for name in payload.get("external_ids", payload["ids"])]
+
+
 def _photo_files(context: StageContext, payload: Any) -> Iterator[str]:
     """The photos of the erased that are stored, those of somebody who stays left out."""
     keys = {str(key) for key in payload["keys"] if context.storage.exists("uploads", check_key(str(key)))}
-    for person_id in payload["ids"]:
+    for person_id in _external_ids(payload):
         prefix = f"faces/{context.claimed.user_id}/{person_id}/"
         keys.update(found.key for found in context.storage.list("uploads", prefix))
     with reading() as session:

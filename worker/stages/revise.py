@@ -62,7 +62,7 @@ def _write(
     by_scene = {document.scene_id: document for document in documents}
     written: dict[UUID, tuple[str | None, str, list[Seen]]] = {}
     for scene, _, old in batch:
-        key = sidecar_key(claimed.user_id, claimed.video_id, str(scene), revision)
+        key = sidecar_key(claimed.user_id, context.video_name, str(scene), revision)
         document = by_scene.get(str(scene))
         people: list[Seen] = []
         if document is not None:

@@ -63,7 +63,7 @@ def run(context: StageContext) -> Outcome:
             video, video_run = context.video_and_run(session)
             documents = make_documents(session, video, video_run, first, first + _BATCH - 1)
         for document in documents:
-            key = sidecar_key(claimed.user_id, claimed.video_id, document.scene_id, revision)
+            key = sidecar_key(claimed.user_id, context.video_name, document.scene_id, revision)
             context.stored.append(("sidecars", key))
             context.storage.put_bytes("sidecars", key, to_bytes(document), "application/json")
             keys[UUID(document.scene_id)] = key
@@ -100,7 +100,7 @@ def _batches(
 
 def seen_in(document: Sidecar) -> list[Seen]:
     """The people a document names."""
-    return [Seen(who.person_id, who.name, who.confidence, who.frame_count) for who in document.people]
+    return [Seen("", who.person_id, who.name, who.confidence, who.frame_count) for who in document.people]
 
 
 def make_documents(session: Session, video: Video, run: Run, first_idx: int, last_idx: int) -> list[Sidecar]:
@@ -120,7 +120,7 @@ def make_documents(session: Session, video: Video, run: Run, first_idx: int, las
     heard_by = asr_model(session, video.video_id, made["asr"])
     created_at = run.created_at.astimezone(UTC).isoformat()
     return [
-        _document(scene, words.get(scene.scene_id, Words()), faces.get(scene.scene_id, []),
+        _document(video.external_id, scene, words.get(scene.scene_id, Words()), faces.get(scene.scene_id, []),
                   people.get(scene.scene_id, []), tags.get(scene.scene_id, {}), shown.get(scene.scene_id, []), names, heard_by,
                   Embeddings(**{family: _reference(found.get(scene.scene_id), states.get(family))
                                 for family, found in models.items()}),
@@ -133,6 +133,7 @@ def make_documents(session: Session, video: Video, run: Run, first_idx: int, las
 
 
 def _document(
+    video_id: str,
     scene: Scene,
     words: Words,
     faces: list[Face],
@@ -145,7 +146,7 @@ def _document(
     metadata: Metadata,
 ) -> Sidecar:
     return Sidecar(
-        video_id=scene.video_id,
+        video_id=video_id,
         scene_id=str(scene.scene_id),
         idx=scene.idx,
         start_s=scene.start_s,
@@ -164,7 +165,7 @@ def _document(
         faces=[_face(face, names[face.model_id]) for face in faces],
         people=[
             Person(
-                person_id=seen.person_id,
+                person_id=seen.external_id,
                 name=seen.name,
                 confidence=seen.confidence,
                 frame_count=seen.frame_count,

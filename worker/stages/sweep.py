@@ -26,7 +26,7 @@ def run(context: StageContext) -> Outcome:
     # for a leftover of this one.
     found: list[tuple[Bucket, str]] = []
     for bucket, role in _PLACES:
-        for stored in context.storage.list(bucket, f"{role}/{claimed.user_id}/{claimed.video_id}/"):
+        for stored in context.storage.list(bucket, f"{role}/{claimed.user_id}/{context.video_name}/"):
             found.append((bucket, stored.key))
             context.report(0.2)
     with reading() as session:

@@ -1,0 +1,76 @@
+"""Rewrite tables, so that deleted rows leave the database's files: Postgres keeps them there until it needs the room."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import psycopg
+from sqlalchemy import text
+from sqlalchemy.exc import DBAPIError
+
+from db.engine import make_engine, outages
+from db.tables import Base
+from shared.errors import Conflict, DatabaseBusy
+from shared.settings import get_settings
+
+#: Tables about people, and what was asked and answered about them; their indexes are small enough to be made again.
+PERSONAL: tuple[str, ...] = (
+    "people",
+    "people_events",
+    "person_photos",
+    "person_profiles",
+    "face_decisions",
+    "face_tracks",
+    "faces",
+    "scene_people",
+    "jobs",
+)
+#: How long one table may be waited for: until then everything that uses it goes on.
+_LOCK_S = 10
+
+
+def every_table() -> tuple[str, ...]:
+    """All tables of this version's schema."""
+    return tuple(sorted(Base.metadata.tables))
+
+
+def rewrite(table: str) -> None:
+    """Write one table and its indexes again without deleted rows. Whoever uses it meanwhile waits.
+
+    Needs free disk for a copy of the table.
+
+    Raises:
+        Conflict: others kept the table busy for ``_LOCK_S`` seconds.
+        DatabaseUnavailable: Postgres is away.
+    """
+    if table not in Base.metadata.tables:
+        raise ValueError(f"{table!r} is no table of ours")
+    _run(
+        [f"SET lock_timeout = '{_LOCK_S}s'", "SET statement_timeout = 0", f'VACUUM (FULL, ANALYZE) "{table}"']
+    )
+
+
+def checkpoint() -> bool:
+    """Write everything to the tables' files, so that older write-ahead log can be recycled.
+
+    Returns False where the database's user may not (`GRANT pg_checkpoint TO ...` allows it).
+    """
+    try:
+        _run(["SET statement_timeout = 0", "CHECKPOINT"])
+    except DBAPIError as error:
+        if isinstance(error.orig, psycopg.errors.InsufficientPrivilege):
+            return False
+        raise
+    return True
+
+
+def _run(statements: Sequence[str]) -> None:
+    engine = make_engine(get_settings().database_url, pooled=False)
+    try:
+        with outages(), engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
+            for statement in statements:
+                connection.execute(text(statement))
+    except DatabaseBusy:
+        raise Conflict(
+            f"a table was in use for {_LOCK_S} s ({statements[-1]}): run it again when less is going on"
+        ) from None

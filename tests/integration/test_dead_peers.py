@@ -1,0 +1,452 @@
+"""A peer that is gone, or silent, with a transaction open: it holds up nothing but its own rows, and those not for long."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import textwrap
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import psycopg
+import pytest
+import yaml
+from sqlalchemy import text, update
+from sqlalchemy.orm import Session
+from structlog.testing import capture_logs
+
+from cli.embedded import postgres as embedded
+from db import jobs, runs
+from db.engine import get_engine, make_engine, reading, set_engine, statements_may_take, transact
+from db.limits import Limits, configured_limits
+from db.tables import Job, Video
+from shared.errors import DatabaseBusy, DatabaseUnavailable, ModelFailure, StatementTimeout
+from shared.settings import Settings, get_settings
+from tasks import requests, video
+from tests.fleet import eventually
+from tests.integration.test_lease import never
+from tests.integration.test_ledger import accept, claim, expire, job, must_claim
+from worker import reconcile, runner
+from worker.lease import Lease
+
+pytestmark = pytest.mark.usefixtures("database")
+
+ROOT = Path(__file__).parents[2]
+SHORT = Limits(lock_s=1.0, statement_s=2.0, idle_s=1.5, peer_s=6.0)
+
+
+@contextmanager
+def silent_on(url: str, statement: str, *, idle_s: float = 0.0) -> Iterator[psycopg.Connection[Any]]:
+    """A client that has opened a transaction, locked something and says nothing more."""
+    options = f"-c idle_in_transaction_session_timeout={round(idle_s * 1000)}" if idle_s else ""
+    connection = psycopg.connect(url, options=options)
+    try:
+        connection.execute(statement)  # psycopg begins a transaction by itself
+        yield connection
+    finally:
+        connection.close()
+
+
+def row_of(video_id: str) -> str:
+    return f"SELECT 1 FROM videos WHERE video_id = '{video_id}' FOR UPDATE"
+
+
+@contextmanager
+def limited(url: str, limits: Limits) -> Iterator[None]:
+    """Sessions of this process have these limits."""
+    engine = make_engine(url.replace("postgresql://", "postgresql+psycopg://"), limits=limits)
+    before = get_engine()
+    set_engine(engine)
+    try:
+        yield
+    finally:
+        set_engine(before)
+        engine.dispose()
+
+
+@pytest.fixture(autouse=True)
+def nothing_paused() -> None:
+    reconcile._paused.clear()
+
+
+def ticks(count: int, *, within_s: float) -> None:
+    """So many ticks of a node, each in the time given."""
+    for _ in range(count):
+        thread = threading.Thread(target=reconcile.fleet, daemon=True)
+        thread.start()
+        thread.join(within_s)
+        assert not thread.is_alive(), f"a tick took longer than {within_s:g} s"
+
+
+# --- limits
+
+
+def shown(connection: Any) -> dict[str, str]:
+    names = (
+        "lock_timeout",
+        "statement_timeout",
+        "idle_in_transaction_session_timeout",
+        "tcp_keepalives_idle",
+        "tcp_keepalives_interval",
+        "tcp_keepalives_count",
+        "tcp_user_timeout",
+        "client_connection_check_interval",
+    )
+    rows = connection.execute("SELECT name, setting FROM pg_settings WHERE name = ANY(%s)", [list(names)])
+    return dict(rows.fetchall())
+
+
+def test_every_session_has_limits_by_which_a_row_is_free_within_a_minute(database: str) -> None:
+    with get_engine().connect() as connection:
+        raw = connection.connection.driver_connection
+        assert raw is not None
+        ours = shown(raw)
+        assert raw.info.get_parameters()["tcp_user_timeout"] == "30000"
+    assert ours == {
+        "lock_timeout": "10000",
+        "statement_timeout": "60000",
+        "idle_in_transaction_session_timeout": "30000",
+        "tcp_keepalives_idle": "10",
+        "tcp_keepalives_interval": "5",
+        "tcp_keepalives_count": "3",
+        "tcp_user_timeout": "30000",
+        "client_connection_check_interval": "5000",
+    }
+
+
+def test_servers_that_we_start_have_limits_for_clients_without_any(database: str) -> None:
+    with psycopg.connect(database) as stranger:
+        theirs = shown(stranger)
+    assert theirs["idle_in_transaction_session_timeout"] == "45000"
+    assert (theirs["tcp_user_timeout"], theirs["client_connection_check_interval"]) == ("30000", "5000")
+    assert (theirs["tcp_keepalives_idle"], theirs["tcp_keepalives_interval"]) == ("10", "5")
+
+
+def test_composes_postgres_has_the_limits_of_the_embedded_one(tmp_path: Path) -> None:
+    command = yaml.safe_load((ROOT / "docker-compose.yml").read_text())["services"]["postgres"]["command"]
+    for option in embedded.server_command(tmp_path, 1):
+        if option.startswith(("tcp_", "client_connection", "idle_in_transaction")):
+            assert option in command
+
+
+def test_options_of_the_url_are_kept_and_win(database: str) -> None:
+    url = database.replace("postgresql://", "postgresql+psycopg://")
+    engine = make_engine(url + "?options=-c%20lock_timeout%3D123%20-c%20work_mem%3D5MB", pooled=False)
+    with engine.connect() as connection:
+        assert connection.scalar(text("SHOW lock_timeout")) == "123ms"
+        assert connection.scalar(text("SHOW work_mem")) == "5MB"
+        assert connection.scalar(text("SHOW statement_timeout")) == "1min"
+
+
+# --- errors
+
+
+def test_a_lock_that_is_not_given_up_is_said_once_and_soon(database: str) -> None:
+    accept()
+    with limited(database, SHORT), silent_on(database, row_of("v1")):
+        began = time.monotonic()
+        with pytest.raises(DatabaseBusy, match="another transaction holds .*: try again in a minute"):
+            transact(lambda session: jobs.lock_video(session, "v1"))
+        assert time.monotonic() - began < 5.0, "waited once, not ten times"
+
+
+def test_the_end_of_a_job_outlasts_a_dead_peer(database: str) -> None:
+    accept()
+    with limited(database, SHORT), silent_on(database, row_of("v1"), idle_s=3.0):
+        found = runner.patiently(lambda session: jobs.lock_video(session, "v1"), 0.0, locked_s=20.0)
+    assert found is not None and runner.LOCKED_S > 2 * 60.0
+
+
+def test_a_statement_that_takes_too_long_is_no_outage_and_not_repeated(database: str) -> None:
+    tries: list[None] = []
+
+    def work(session: Session) -> None:
+        tries.append(None)
+        session.execute(text("SELECT pg_sleep(30)"))
+
+    with (
+        limited(database, SHORT),
+        pytest.raises(StatementTimeout, match="took too long: .*DATABASE_STATEMENT_S"),
+    ):
+        runner.patiently(work, 20.0, locked_s=20.0)
+    assert len(tries) == 1
+
+
+def test_jobs_have_a_longer_limit_of_their_own(database: str) -> None:
+    with limited(database, SHORT), statements_may_take(20.0):
+        transact(lambda session: session.execute(text("SELECT pg_sleep(2.5)")))
+        with reading() as session:
+            assert session.scalar(text("SHOW statement_timeout")) == "20s"
+    with limited(database, SHORT), reading() as session:
+        assert session.scalar(text("SHOW statement_timeout")) == "2s", (
+            "nothing is left on the pool's connection"
+        )
+
+
+def test_a_session_that_postgres_ended_for_its_silence_is_tried_again(database: str) -> None:
+    accept()
+    tries: list[None] = []
+
+    def work(session: Session) -> str:
+        tries.append(None)
+        jobs.lock_video(session, "v1")
+        if len(tries) == 1:
+            time.sleep(2.5)  # longer than idle_s: a process that was frozen
+        found = session.get(Video, "v1")
+        assert found is not None
+        session.refresh(found)
+        return found.state
+
+    with limited(database, SHORT):
+        assert runner.patiently(work, 10.0) == "uploaded"
+        assert len(tries) == 2
+        tries.clear()
+        with pytest.raises(DatabaseUnavailable):
+            transact(work)
+
+
+# --- requests and leases
+
+
+def test_a_cancel_of_a_video_that_a_dead_peer_holds_is_answered(
+    database: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    accept()
+    accept("v2")
+    monkeypatch.setattr(video, "ring", lambda bells: 0)
+    with limited(database, SHORT), silent_on(database, row_of("v1")):
+        began = time.monotonic()
+        with pytest.raises(DatabaseBusy) as refused:
+            video.cancel.run(video_id="v1", user_id="u1")
+        assert time.monotonic() - began < 5.0
+        assert refused.value.retryable
+        assert video.cancel.run(video_id="v2", user_id="u1")["accepted"]
+    assert video.cancel.run(video_id="v1", user_id="u1")["accepted"]
+    assert DatabaseBusy in requests.REQUEST["throws"]
+
+
+def test_a_heartbeat_outlives_a_locked_job(database: str) -> None:
+    accept()
+    claimed = must_claim()
+    with limited(database, SHORT):
+        lease = Lease(claimed, lease_s=30.0, heartbeat_s=0.1, time_limit_s=60.0, on_time_limit=never)
+        with lease:
+            statement = f"SELECT 1 FROM jobs WHERE job_id = {claimed.job_id} FOR UPDATE"
+            with capture_logs() as logs, silent_on(database, statement):
+                eventually(
+                    lambda: [line for line in logs if line["event"] == "lease not renewed"],
+                    within_s=10,
+                    what="a beat gave up",
+                )
+            lease.report(0.7)
+            eventually(lambda: job(claimed.job_id).progress == 0.7, within_s=10, what="beats go on")
+
+
+# --- reconciling
+
+
+def abandoned(video_id: str) -> jobs.Claim:
+    """A video whose job's worker is gone."""
+    accept(video_id)
+    claimed = must_claim(owner="gone@h:1.a:0:2")
+    assert claimed.video_id == video_id
+    expire(claimed)
+    return claimed
+
+
+def strand(video_id: str) -> None:
+    """A video that nothing advances: its job has ended without what follows."""
+    accept(video_id)
+    transact(
+        lambda session: session.execute(update(Job).where(Job.video_id == video_id).values(state="failed"))
+    )
+
+
+def states() -> dict[str, str]:
+    with reading() as session:
+        rows = session.execute(text("SELECT video_id, state FROM jobs WHERE stage = 'split'"))
+        return {video_id: state for video_id, state in rows}
+
+
+def ended() -> set[str]:
+    with reading() as session:
+        return set(session.scalars(text("SELECT video_id FROM runs WHERE ended_at IS NOT NULL")))
+
+
+def test_a_silent_connection_holds_up_no_other_video(database: str) -> None:
+    for video_id in ("held", "free"):
+        abandoned(video_id)
+    for video_id in ("stuck-held", "stuck-free"):
+        strand(video_id)
+    silent = "SELECT 1 FROM videos WHERE video_id IN ('held', 'stuck-held') FOR UPDATE"
+    with silent_on(database, silent, idle_s=15.0):
+        ticks(2, within_s=5.0)
+        assert states()["free"] == "queued", "its job can be claimed again"
+        assert states()["held"] == "running", "comes when its row is free"
+        assert ended() == {"stuck-free"}
+        # Somebody else's claim and beat touch other rows.
+        found = eventually(claim, within_s=10, what="a job is claimed after its backoff")
+        assert found is not None and found.video_id == "free"
+
+        def caught_up() -> bool:
+            ticks(1, within_s=5.0)
+            return states()["held"] == "queued" and "stuck-held" in ended()
+
+        eventually(
+            caught_up, within_s=40, what="the silent connection is ended, its videos go on", every_s=1.0
+        )
+
+
+def test_a_locked_job_holds_up_no_other(database: str) -> None:
+    held, free = abandoned("held"), abandoned("free")
+    with silent_on(database, f"SELECT 1 FROM jobs WHERE job_id = {held.job_id} FOR UPDATE"):
+        ticks(2, within_s=5.0)
+        assert job(free.job_id).state == "queued"
+        assert transact(lambda session: jobs.release(session, "gone@h:")) == 0, (
+            "a stopping node does not wait"
+        )
+    ticks(1, within_s=5.0)
+    assert job(held.job_id).state == "queued"
+
+
+def test_a_subject_that_raises_stops_no_other(monkeypatch: pytest.MonkeyPatch) -> None:
+    for video_id in ("a", "bad", "z"):
+        strand(video_id)
+    late = abandoned("late")
+    advance = reconcile.advance
+
+    def fail(session: Session, subject: Any, runtime: Any) -> list[jobs.Bell]:
+        if subject.video_id == "bad":
+            raise ValueError("a row nobody thought of")
+        return advance(session, subject, runtime)
+
+    monkeypatch.setattr(reconcile, "advance", fail)
+    with capture_logs() as logs:
+        reconcile.fleet()
+    assert ended() == {"a", "z"}
+    assert job(late.job_id).state == "queued"
+    (line,) = [line for line in logs if line["log_level"] == "error"]
+    assert (line["step"], line["subject"]) == ("stuck video", "bad")
+    # It is left alone for a while, and not for ever.
+    with capture_logs() as logs:
+        reconcile.fleet()
+    assert not logs
+    time.sleep(1.1)
+    with capture_logs() as logs:
+        reconcile.fleet()
+    assert [line["subject"] for line in logs] == ["bad"]
+    monkeypatch.setattr(reconcile, "advance", advance)
+    eventually(lambda: reconcile.fleet() or ended() == {"a", "bad", "z"}, within_s=20, what="it goes on")
+
+
+def test_a_step_that_raises_stops_no_other(monkeypatch: pytest.MonkeyPatch) -> None:
+    strand("a")
+    late = abandoned("late")
+
+    def fail(*_: Any) -> Any:
+        raise ModelFailure("broken")
+
+    monkeypatch.setattr(reconcile, "expired_leases", fail)
+    monkeypatch.setattr(reconcile, "missing_bells", fail)
+    with capture_logs() as logs:
+        reconcile.fleet()
+    assert ended() == {"a"}
+    assert {line["log_level"] for line in logs} == {"warning"}
+    monkeypatch.undo()
+    reconcile._paused.clear()
+    reconcile.fleet()
+    assert job(late.job_id).state == "queued"
+
+
+def test_owners_of_another_form_stop_nothing() -> None:
+    accept()
+    claimed = must_claim(owner="n@h:what is this")
+    accept("v2")
+    other = must_claim(owner="n@h:5.me:0:77")
+    reconcile.own_children("n@h", "5.me", lambda: {76})
+    assert (job(claimed.job_id).state, job(other.job_id).state) == ("running", "queued")
+
+
+def test_more_stuck_videos_than_are_looked_at_have_their_turn(monkeypatch: pytest.MonkeyPatch) -> None:
+    for number in range(8):
+        strand(f"v{number}")
+    with reading() as session:
+        looks = {tuple(runs.stuck_videos(session, 2)) for _ in range(20)}
+    assert len({video_id for look in looks for video_id in look}) > 4
+
+
+# --- forks
+
+
+FORKS = """
+import os, socket, sys, threading, time
+from sqlalchemy import text
+from db.engine import make_engine
+from worker.forks import WAIT_S, forks
+
+engine = forks.watch(make_engine(os.environ["POSTGRES_URL"].replace("postgresql://", "postgresql+psycopg://"), pooled=False))
+forks.install()
+asked, ended = threading.Event(), []
+
+def housekeeping(stubborn):
+    with forks.held_off():
+        try:
+            with engine.connect() as connection:
+                connection.execute(text("SELECT 1"))
+                asked.set()
+                connection.execute(text("SELECT pg_sleep(30)"))
+        except Exception as error:
+            ended.append(type(error).__name__)
+        time.sleep(stubborn)
+
+def sockets():
+    found = set()
+    for name in os.listdir("/proc/self/fd"):
+        try:
+            found.add(os.readlink("/proc/self/fd/" + name))
+        except OSError:
+            pass
+    return {name for name in found if name.startswith("socket:")}
+
+before = sockets()
+for stubborn in (0.0, 3 * WAIT_S):
+    asked.clear()
+    thread = threading.Thread(target=housekeeping, args=(stubborn,), daemon=True)
+    thread.start()
+    asked.wait(20)
+    began = time.monotonic()
+    pid = os.fork()
+    if pid == 0:
+        with forks.held_off():
+            os._exit(0 if sockets() == before else 9)
+    took_s = time.monotonic() - began
+    status = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+    print(f"{took_s:.1f} s, child {status}, {ended}")
+    assert took_s < 2 * WAIT_S + 1.0 and status == 0 and ended
+    thread.join()
+"""
+
+
+def test_a_fork_waits_for_no_server(database: str) -> None:
+    """A server that does not answer: the fork interrupts whoever waits for it, and the child gets no connection of theirs."""
+    done = subprocess.run(
+        [sys.executable, "-c", textwrap.dedent(FORKS)],
+        env={**os.environ, "POSTGRES_URL": database, "DATABASE_STATEMENT_S": "60"},
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_limits_are_settings() -> None:
+    limits = configured_limits(Settings(DATABASE_LOCK_S="3", DATABASE_IDLE_S="7"))  # type: ignore[call-arg]
+    assert (limits.lock_s, limits.idle_s, limits.statement_s) == (3.0, 7.0, 60.0)
+    assert get_settings().database_idle_s + get_settings().database_lock_s < 60.0
