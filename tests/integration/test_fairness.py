@@ -518,7 +518,12 @@ def test_a_user_has_no_more_running_jobs_in_a_queue_than_allowed() -> None:
 
     run_threads([work] * 6)
     assert Counter(claimed.user_id for claimed in found) == {"a": 2, "b": 1}
+    with reading() as session:
+        assert jobs.claimable(session, rules) == {}, "no message is sent for what can't be claimed"
+        assert len(jobs.claimable(session)["media"]) == 18
     finish(next(claimed for claimed in found if claimed.user_id == "a"))
+    with reading() as session:
+        assert len(jobs.claimable(session, rules)["media"]) == 1
     assert must_claim(rules=rules).user_id == "a"
     assert claim(rules=rules) is None
 
