@@ -19,15 +19,16 @@ RUN_STAMP = $(VENV)/.installed-run
 DEV_STAMP = $(VENV)/.installed-dev
 SOURCES = cli db shared tasks worker tests bench samples
 
-.PHONY: help demo test test-faults test-gpu lint fmt bench up migrate install install-dev clean
+.PHONY: help demo test test-faults test-gpu test-deploy lint fmt bench up migrate install install-dev clean
 
 help:
 	@echo "make demo         index the sample video and search it, on a bare machine"
 	@echo "make up           run a fleet here until Ctrl-C"
 	@echo "make migrate      bring the database of POSTGRES_URL to this version's schema"
-	@echo "make test         every test but the long run of faults and those for a GPU"
+	@echo "make test         every test but the long run of faults, those for a GPU and those in containers"
 	@echo "make test-faults  a dozen videos while processes, Redis, Postgres and the storage fail"
 	@echo "make test-gpu     what needs an NVIDIA GPU, with throughput; skipped with a word elsewhere"
+	@echo "make test-deploy  build the image and run docker-compose.yml, whole, in containers"
 	@echo "make lint         format, lint, types, who may import whom"
 	@echo "make fmt          format the code"
 	@echo "make bench        measure the split stage, the pipeline, the models and the fleet's memory"
@@ -42,13 +43,17 @@ migrate: $(RUN_STAMP)
 	@$(BIN)/scenefleet db upgrade
 
 test: $(DEV_STAMP)
-	$(BIN)/python -m pytest -m "not faults and not gpu" -n $(JOBS) --dist loadfile $(ARGS)
+	$(BIN)/python -m pytest -m "not faults and not gpu and not deploy" -n $(JOBS) --dist loadfile $(ARGS)
 
 test-faults: $(DEV_STAMP)
 	$(BIN)/python -m pytest -m faults -s $(ARGS)
 
 test-gpu: $(DEV_STAMP)
 	$(BIN)/python -m pytest -m gpu tests/gpu $(ARGS)
+
+# Needs Docker with Compose, or podman and podman-compose; SCENEFLEET_KEEP_IMAGES=1 keeps what it builds for the next time.
+test-deploy: $(DEV_STAMP)
+	TORCH_INDEX_URL="$(TORCH_INDEX_URL)" $(BIN)/python -m pytest -m deploy tests/deploy $(ARGS)
 
 lint: $(DEV_STAMP)
 	$(BIN)/ruff format --check .

@@ -7,6 +7,33 @@ import sys
 from cli import screen
 from db import schema
 from shared.errors import InvalidRequest
+from shared.settings import get_settings
+
+
+def bootstrap(admin_url: str, rename_admin: str) -> None:
+    """Make what takes an administrator: role, database, extension.
+
+    Raises:
+        InvalidRequest: a URL is missing or incomplete.
+        DatabaseUnavailable: Postgres does not let the administrator in.
+        Conflict: the administrator may not do it.
+    """
+    from db import bootstrap as administration
+
+    settings = get_settings()
+    admin_url = admin_url or settings.postgres_admin_url.get_secret_value()
+    if not admin_url:
+        raise InvalidRequest(
+            "no administrator is named: set POSTGRES_ADMIN_URL to postgresql://user:password@host:5432/postgres, "
+            "a superuser of the server of POSTGRES_URL"
+        )
+    application = administration.Application.from_url(settings.require("postgres_url"))
+    if rename_admin:
+        admin_url = administration.rename_role(admin_url, rename_admin)
+    administration.bootstrap(admin_url, application)
+    screen.make_console(stderr=True).print(
+        f"database {application.database} belongs to role {application.role}, which owns nothing else"
+    )
 
 
 def upgrade(revision: str) -> None:

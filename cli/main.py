@@ -140,6 +140,27 @@ def settings(json_: Json = False) -> None:
     settings_table.run(as_json=json_)
 
 
+@db_app.command("bootstrap")
+def db_bootstrap(
+    admin_url: Annotated[
+        str,
+        typer.Option(
+            help="The Postgres of POSTGRES_URL for an administrator; default POSTGRES_ADMIN_URL, which no process list shows."
+        ),
+    ] = "",
+    rename_admin: Annotated[
+        str,
+        typer.Option(
+            help="First give the administrator this name: for a server whose first superuser is the role of POSTGRES_URL."
+        ),
+    ] = "",
+) -> None:
+    """Make the role and the database of POSTGRES_URL and the extension vector; safe at any time, again and again."""
+    from cli import database
+
+    database.bootstrap(admin_url, rename_admin)
+
+
 @db_app.command("upgrade")
 def db_upgrade(revision: Annotated[str, typer.Argument(help="Revision to go to.")] = "head") -> None:
     """Bring the database to this version's schema; safe at any time, from several machines at once."""

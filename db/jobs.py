@@ -20,6 +20,7 @@ from db import usage
 from db.tables import Job, ModelSwitch, Person, Video
 from shared import graph
 from shared.errors import LeaseLost, ScenefleetError
+from shared.redaction import hide_paths
 from shared.routing import LANES
 from shared.settings import get_settings
 
@@ -396,7 +397,8 @@ def _fail(
     retryable = error.retryable if isinstance(error, ScenefleetError) else True
     counted = error.counted if isinstance(error, ScenefleetError) else True
     job.error_class = error.code if isinstance(error, ScenefleetError) else type(error).__name__
-    message = str(error) if known else f"{type(error).__name__}: {error}"
+    # A caller reads it in the status of the video; the node's log has the whole of it.
+    message = hide_paths(str(error) if known else f"{type(error).__name__}: {error}")
     job.error = message.replace("\x00", "\ufffd").encode(errors="replace").decode()[:MAX_ERROR_CHARS]
     if counted:
         job.failures += 1

@@ -33,7 +33,7 @@ def accept(session: Session, request: ProcessVideo, plan: Plan) -> tuple[Receipt
 
     Raises:
         Conflict: the user has deleted a video of this id, or it names another file.
-        QuotaExceeded: the user has as many videos in work as one may have.
+        QuotaExceeded: the user has as many videos in work as one may have; nothing is stored.
     """
     session.execute(
         insert(Video)

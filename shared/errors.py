@@ -50,10 +50,6 @@ class NotFound(Permanent):
     """No such thing for this user."""
 
 
-class Forbidden(Permanent):
-    """The thing belongs to another user."""
-
-
 class Conflict(Permanent):
     """The thing is in a state that does not allow this."""
 

@@ -36,6 +36,10 @@ class Settings(BaseSettings):
         "",
         description="Postgres with pgvector, `postgresql://user:password@host:5432/name`. Empty: the embedded one.",
     )
+    postgres_admin_url: SecretStr = Field(
+        SecretStr(""),
+        description="The same Postgres for an administrator, read by `scenefleet db bootstrap` alone: nodes never need it.",
+    )
     redis_url: str = Field(
         "",
         description="Redis used as broker and for short-lived results, `redis://:password@host:6379/0`. Empty: the embedded one.",
@@ -193,6 +197,60 @@ class Settings(BaseSettings):
     max_video_fps: float = Field(240.0, gt=0, description="Highest frame rate, frames per second.")
     max_video_streams: int = Field(16, gt=0, description="Most streams in one file.")
     max_video_scenes: int = Field(50_000, gt=0, description="Most scenes in one video.")
+    max_video_pixels: int = Field(
+        6_000_000_000_000,
+        gt=0,
+        description="Most pixels that are decoded of one video, over all its pictures: 26 h of 1920x1080 or 6 h of 3840x2160, at 30 frames a second.",
+    )
+    max_video_pixels_per_s: int = Field(
+        1_100_000_000,
+        gt=0,
+        description="Most pixels decoded for each second of a video, beyond the first 2 gigapixels: 7680x4320 at 33 frames a second.",
+    )
+    max_video_pixels_per_byte: int = Field(
+        100_000,
+        gt=0,
+        description="Most pixels decoded for each byte of compressed pictures, beyond the first 2 gigapixels. A still screen of 1920x1080 takes up to 70,000.",
+    )
+    max_video_keyframes: int = Field(100_000, gt=0, description="Most keyframes stored of one video.")
+    max_video_keyframe_bytes: int = Field(
+        4 * GiB, gt=0, description="Most bytes that the keyframes of one video take."
+    )
+    min_audio_rate_hz: int = Field(4_000, gt=0, description="Least sample rate of sound, hertz.")
+    max_sound_after_pictures_s: float = Field(
+        1800.0, ge=0, description="How long sound may go on after the last picture of a video, seconds."
+    )
+    media_memory_mb: int = Field(
+        768,
+        ge=256,
+        description="Memory of the process that decodes a file, MB. A video that needs more is refused. Enough for 3840x2160 of every accepted codec; 7680x4320 wants 1024 in H.264 and 2048 in HEVC, VP9 or AV1.",
+    )
+    media_threads: int = Field(
+        0,
+        ge=0,
+        le=64,
+        description="Threads that decode a video. 0: one per core, at most 8. Fewer are used where more would not fit in MEDIA_MEMORY_MB.",
+    )
+    media_cpu_base_s: float = Field(
+        60.0,
+        gt=0,
+        description="CPU seconds that decoding may take for any file; also the most between two packets of it. Past the limit the video is refused, not tried again.",
+    )
+    media_cpu_per_s: float = Field(
+        10.0,
+        ge=0,
+        description="CPU seconds that decoding may take, beyond MEDIA_CPU_BASE_S, for each second of the video.",
+    )
+    max_request_pixels: int = Field(
+        100_000_000,
+        gt=0,
+        description="Most pixels of all the pictures that one request names, each picture counted once.",
+    )
+    max_jpeg_scans: int = Field(
+        50,
+        gt=0,
+        description="Most scans of a progressive JPEG, each of which costs a pass over all pixels. Encoders write 1 to 30.",
+    )
     split_mode: Literal["exact", "fast"] = Field(
         "exact",
         description="`exact` decodes every picture; `fast` skips non-reference pictures.",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
@@ -23,6 +24,8 @@ if TYPE_CHECKING:
 MAX_SOUND_S = 60.0
 #: An hour of film at 2 Mbit/s; where storage is a server, all of it is fetched.
 _MAX_FILE_BYTES = 2**30
+#: Longest time that getting at the sound may take, seconds.
+_MAX_READING_S = 40.0
 
 
 # With the longer limit: on a CPU a large model is slower than the speaker.
@@ -59,15 +62,17 @@ def _read(request: TranscribeAudio) -> NDArray[np.float32]:
         ObjectMissing, StorageUnavailable.
         BadMedia: no sound there, damaged or too much.
     """
-    from worker.media.excerpt import read_excerpt
-    from worker.media.limits import MediaLimits
+    from worker.media.limits import media_limits
+    from worker.media.sandbox import read_excerpt
 
     runtime = get_runtime()
     settings, key = runtime.settings, request.storage_key
-    limits = MediaLimits(
-        max_bytes=min(_MAX_FILE_BYTES, settings.max_video_bytes),
-        max_duration_s=settings.max_video_duration_s,
-        max_streams=settings.max_video_streams,
+    limits = media_limits(settings)
+    # The request's own limit would end the process that holds the model.
+    limits = replace(
+        limits,
+        max_bytes=min(_MAX_FILE_BYTES, limits.max_bytes),
+        cpu_base_s=min(_MAX_READING_S, limits.cpu_base_s),
     )
     folder = runtime.attempt_dir("transcribe")
     try:
@@ -76,7 +81,13 @@ def _read(request: TranscribeAudio) -> NDArray[np.float32]:
             path = folder / "source"
             runtime.storage.get_file("uploads", key, path, max_bytes=limits.max_bytes)
         samples = read_excerpt(
-            path, folder, start_s=request.start_s, end_s=request.end_s, max_s=MAX_SOUND_S, limits=limits
+            path,
+            folder,
+            start_s=request.start_s,
+            end_s=request.end_s,
+            max_s=MAX_SOUND_S,
+            limits=limits,
+            wall_s=_MAX_READING_S,
         )
     except BadMedia as error:
         # The class is what the caller acts on.

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, cast
 from shared import routing
 from shared.contracts import DetectedFaces, DetectFaces, FoundFace, PictureFaces, parse
 from shared.storage import require_prefix
-from tasks.pictures import read_picture
+from tasks.pictures import PictureReader, each_once
 from tasks.requests import REQUEST, answer
 from worker.app import app
 from worker.runtime import get_runtime
@@ -23,7 +23,8 @@ def detect(**payload: Any) -> dict[str, Any]:
     keys = [_require_own(key, request.user_id) for key in request.storage_keys]
     model = cast("FaceAnalyser", get_runtime().shelf.get("face"))
     # One picture at a time: decoded, sixteen photographs take gigabytes.
-    pictures = tuple(_look_at(model, key, request.vectors) for key in keys)
+    reader = PictureReader()
+    pictures = each_once(keys, lambda once: [_look_at(model, reader, key, request.vectors) for key in once])
     spec = model.spec
     return answer(
         DetectedFaces(
@@ -32,7 +33,7 @@ def detect(**payload: Any) -> dict[str, Any]:
             dim=model.dim,
             metric=str(spec.metric),
             landmark_names=model.landmark_names,
-            pictures=pictures,
+            pictures=tuple(pictures),
         )
     )
 
@@ -47,14 +48,14 @@ def _require_own(key: str, user_id: str) -> str:
     return require_prefix(key, f"{role}/{user_id}/")
 
 
-def _look_at(model: FaceAnalyser, key: str, vectors: bool) -> PictureFaces:
+def _look_at(model: FaceAnalyser, reader: PictureReader, key: str, vectors: bool) -> PictureFaces:
     """The faces in one picture, in the pixels it has when it stands upright.
 
     Raises:
         ObjectMissing, StorageUnavailable.
         BadMedia: no picture, damaged or too large.
     """
-    picture = read_picture("uploads", key)
+    picture = reader.read("uploads", key)
     (faces,) = model.analyse([picture])
     return PictureFaces(
         storage_key=key,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
@@ -10,7 +11,7 @@ from numpy.typing import NDArray
 from shared import routing
 from shared.contracts import EmbedImages, EmbedTexts, parse
 from shared.storage import Bucket, require_prefix
-from tasks.pictures import read_picture
+from tasks.pictures import PictureReader, each_once
 from tasks.requests import REQUEST
 from worker.app import app
 from worker.runtime import get_runtime
@@ -31,9 +32,14 @@ def embed_texts(**payload: Any) -> dict[str, Any]:
 def embed_images(**payload: Any) -> dict[str, Any]:
     """Unit vectors of some stored pictures of one user: {model, revision, dim, vectors}."""
     request = parse(EmbedImages, payload)
-    places = [(_bucket(key, request.user_id), key) for key in request.storage_keys]
+    buckets = {key: _bucket(key, request.user_id) for key in request.storage_keys}
     model = _model(request.model)
-    return _answer(model, model.embed_images([_read(bucket, key) for bucket, key in places]))
+    reader = PictureReader()
+    vectors = each_once(
+        request.storage_keys,
+        lambda once: model.embed_images([_read(reader, buckets[key], key) for key in once]),
+    )
+    return _answer(model, vectors)
 
 
 def _model(name: str | None) -> VisionEmbedder:
@@ -53,22 +59,22 @@ def _bucket(key: str, user_id: str) -> Bucket:
     return "uploads"
 
 
-def _read(bucket: Bucket, key: str) -> NDArray[np.uint8]:
+def _read(reader: PictureReader, bucket: Bucket, key: str) -> NDArray[np.uint8]:
     """uint8 [H, W, 3] RGB, of the size keyframes have at most: as large, and as much memory, as what it is compared with.
 
     Raises:
         ObjectMissing, StorageUnavailable.
         BadMedia: no picture, damaged or too large.
     """
-    from worker.media.pictures import bound_picture
+    from worker.media.pictures import MAX_SIDE_PX, bound_picture
 
-    return bound_picture(read_picture(bucket, key))
+    return bound_picture(reader.read(bucket, key, shown_px=MAX_SIDE_PX))
 
 
-def _answer(model: VisionEmbedder, vectors: NDArray[np.float32]) -> dict[str, Any]:
+def _answer(model: VisionEmbedder, vectors: Iterable[NDArray[np.float32]]) -> dict[str, Any]:
     return {
         "model": model.spec.name,
         "revision": model.spec.revision,
         "dim": model.dim,
-        "vectors": vectors.tolist(),
+        "vectors": [vector.tolist() for vector in vectors],
     }

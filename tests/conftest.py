@@ -10,21 +10,24 @@ from pathlib import Path
 
 import pytest
 import redis
+from _pytest.terminal import TerminalReporter
 
 from db import schema
 from db.engine import make_engine, set_engine
 from shared import settings as settings_module
 from shared.errors import InvalidRequest
+from tests.assets import find_assets, give_up
+from tests.figures import record_figure, write_summary
 from tests.fleet import Fleet, fleet_over
 from tests.services import PostgresServer, RedisServer
+
+__all__ = ["record_figure"]
 
 _names = itertools.count(1)
 
 
-def _missing(reason: str) -> None:
-    if os.environ.get("CI"):
-        pytest.fail(reason)
-    pytest.skip(reason)
+def pytest_terminal_summary(terminalreporter: TerminalReporter) -> None:
+    write_summary(terminalreporter)
 
 
 @pytest.fixture(scope="session")
@@ -34,7 +37,7 @@ def postgres(tmp_path_factory: pytest.TempPathFactory) -> Iterator[PostgresServe
     try:
         server.start()
     except InvalidRequest as error:
-        _missing(str(error))
+        give_up(str(error))
     server.execute("CREATE DATABASE template_scenefleet")
     schema.upgrade(url=server.url("template_scenefleet").replace("postgresql://", "postgresql+psycopg://"))
     yield server
@@ -48,7 +51,7 @@ def redis_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RedisServ
     try:
         server.start()
     except InvalidRequest as error:
-        _missing(str(error))
+        give_up(str(error))
     yield server
     # Handles of answers unsubscribe when they are collected: now, while there is a Redis to tell.
     gc.collect()
@@ -85,11 +88,8 @@ def fleet(
 
 @pytest.fixture(scope="session")
 def assets() -> Path:
-    """The folder of real inputs named by SCENEFLEET_TEST_ASSETS; tests that want it skip without it."""
-    folder = os.environ.get("SCENEFLEET_TEST_ASSETS")
-    if not folder:
-        pytest.skip("SCENEFLEET_TEST_ASSETS is not set")
-    return Path(folder)
+    """The folder of real inputs named by SCENEFLEET_TEST_ASSETS; without it a test skips locally and fails in CI."""
+    return find_assets()
 
 
 @pytest.fixture(scope="session")

@@ -8,18 +8,17 @@ CI (environment variable ``CI``) it fails.
 from __future__ import annotations
 
 import importlib.util
-import os
 import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import NoReturn
 
 import pytest
 
 from shared.storage import StorageConfig
+from tests.assets import give_up
 
 REGION = "us-east-1"
 ACCESS_KEY = "scenefleet:tester"
@@ -81,10 +80,3 @@ def config_for(endpoint: str, **changes: object) -> StorageConfig:
         "read_timeout_s": 20.0,
     }
     return StorageConfig.model_validate(values | changes)
-
-
-def give_up(reason: str) -> NoReturn:
-    """Skip on a developer's machine, fail in CI."""
-    if os.environ.get("CI"):
-        pytest.fail(reason)
-    pytest.skip(reason)

@@ -13,6 +13,7 @@ eventlet.monkey_patch()  # before anything else is imported: Swift serves by gre
 
 import sys  # noqa: E402
 from pathlib import Path  # noqa: E402
+from typing import Any  # noqa: E402
 
 import eventlet.wsgi  # noqa: E402
 from swift.account.server import app_factory as account_app  # noqa: E402
@@ -52,7 +53,22 @@ use = egg:swift#dlo
 
 
 def serve(folder: Path, account: str, user: str, secret_key: str, region: str) -> None:
-    """Serve until standard input ends."""
+    """Serve on a free loopback port until standard input ends."""
+    config = PROXY.format(folder=folder, account=account, user=user, secret_key=secret_key, region=region)
+    proxy = eventlet.listen(("127.0.0.1", 0))
+    eventlet.spawn(eventlet.wsgi.server, proxy, make_proxy(folder, config), log_output=False)
+    sys.stdout.write(f"READY {proxy.getsockname()[1]}\n")
+    sys.stdout.flush()
+    eventlet.tpool.execute(sys.stdin.read)
+
+
+def make_proxy(folder: Path, config: str) -> Any:
+    """Start the servers behind a proxy, and return its WSGI application.
+
+    Args:
+        folder: where listings and rings are kept.
+        config: the proxy's configuration, whose ``swift_dir`` is the folder.
+    """
     utils.HASH_PATH_SUFFIX = b"tests"  # in place of /etc/swift/swift.conf
     (folder / "devices" / "disk").mkdir(parents=True)
     backends = {"account": account_app, "container": container_app, "object": object_app}
@@ -69,14 +85,8 @@ def serve(folder: Path, account: str, user: str, secret_key: str, region: str) -
     for name, app in backends.items():
         eventlet.spawn(eventlet.wsgi.server, sockets[name], app(conf), log_output=False)
     proxy_conf = folder / "proxy.conf"
-    proxy_conf.write_text(
-        PROXY.format(folder=folder, account=account, user=user, secret_key=secret_key, region=region)
-    )
-    proxy = eventlet.listen(("127.0.0.1", 0))
-    eventlet.spawn(eventlet.wsgi.server, proxy, loadapp(str(proxy_conf)), log_output=False)
-    sys.stdout.write(f"READY {proxy.getsockname()[1]}\n")
-    sys.stdout.flush()
-    eventlet.tpool.execute(sys.stdin.read)
+    proxy_conf.write_text(config)
+    return loadapp(str(proxy_conf))
 
 
 def _write_ring(path: Path, port: int) -> None:

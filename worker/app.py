@@ -20,7 +20,6 @@ _settings = get_settings()
 install_transport()
 app = Celery(
     "scenefleet",
-    task_cls="worker.intake:CarefulTask",
     include=[
         "tasks.jobs",
         "tasks.video",

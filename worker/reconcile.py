@@ -138,15 +138,10 @@ def fleet() -> None:
     Raises:
         DatabaseUnavailable: Postgres is away.
     """
-    for step in (
-        expired_leases,
-        stuck_videos,
-        stuck_people,
-        open_switches,
-        stale_sidecars,
-        queue_usage,
-        missing_bells,
-    ):
+    steps = (
+        expired_leases, stuck_videos, stuck_people, open_switches, stale_sidecars, queue_usage, missing_bells
+    )  # fmt: skip
+    for step in steps:
         with guarded(step.__name__):
             step()
 
@@ -234,9 +229,10 @@ def missing_bells() -> None:
     claimable = _find(jobs.claimable)
     if not claimable:
         return
-    timeouts = {"socket_timeout": _REDIS_S, "socket_connect_timeout": _REDIS_S}
+    # A Redis that is away is tried again with the next tick, not here.
+    options = {"socket_timeout": _REDIS_S, "socket_connect_timeout": _REDIS_S, "max_retries": 0}
     try:
-        with forks.held_off(), app.connection_for_write(transport_options=timeouts) as connection:
+        with forks.held_off(), app.connection_for_write(transport_options=options) as connection:
             client = connection.default_channel.client
             for lane, ids in claimable.items():
                 try:

@@ -11,6 +11,7 @@ from db.jobs import RetryPolicy
 from db.people.vote import FaceRule
 from db.runs import Plan
 from shared import graph
+from shared.permissions import make_private_folder
 from shared.settings import Settings, get_settings
 from shared.storage import Storage, configured_storage
 from worker.active import Active
@@ -128,7 +129,7 @@ class Runtime:
         """A fresh empty folder for one attempt's temporary files."""
         path = self.work_dir / name
         shutil.rmtree(path, ignore_errors=True)
-        path.mkdir(parents=True)
+        make_private_folder(path)
         return path
 
 

@@ -22,6 +22,7 @@ from celery.exceptions import TimeoutError as NoAnswer
 from celery.result import AsyncResult
 from kombu import Connection, Producer
 
+from shared.errors import NotFound
 from shared.routing import NODES, bell_task
 from tests.clips import Encoding, Shot, Sound, make_clip
 from tests.fleet import FAMILIES, Fleet, eventually, fleet_over
@@ -257,22 +258,15 @@ def test_a_source_that_is_no_object_is_refused(
         )
     ),
 )
-def test_a_bad_storage_key_is_stored_on_the_video(fleet: Fleet, number: int, key: str) -> None:
+def test_a_bad_storage_key_is_refused_and_nothing_stored(fleet: Fleet, number: int, key: str) -> None:
     video_id = f"key-{number}"
     key = key.replace("{id}", video_id)
     kind, message = ask(fleet, "tasks.video.process", video_id=video_id, user_id=USER, storage_key=key)
     assert kind == "InvalidKey", message
     assert "storage key" in message and (":" in message), message
-    status = fleet.client.status(video_id, USER)
-    assert (status.state, status.error_class, status.error, status.run) == (
-        "failed",
-        "InvalidKey",
-        message,
-        0,
-    )
-    assert not fleet.rows(
-        "SELECT 1 FROM jobs WHERE video_id IN (SELECT video_id FROM videos WHERE external_id = %s)", video_id
-    ), "no attempt at all"
+    with pytest.raises(NotFound):
+        fleet.client.status(video_id, USER)
+    assert not fleet.rows("SELECT 1 FROM videos WHERE external_id = %s", video_id)
 
 
 def test_a_video_refused_for_its_key_is_accepted_with_a_right_one(fleet: Fleet, tmp_path: Path) -> None:

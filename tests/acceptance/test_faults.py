@@ -36,6 +36,7 @@ from tests.faults.campaign import (
 )
 from tests.faults.material import SHORT_SPANS, Source, cut_clips, sources
 from tests.faults.results import Results, collect, differences, leftovers
+from tests.figures import RecordFigure
 from tests.fleet import FAMILIES, ROOT, Fleet, eventually
 
 pytestmark = pytest.mark.timeout(600)
@@ -373,7 +374,7 @@ INSERT INTO jobs (subject_id, video_id, user_id, lane, run, stage, state, attemp
 
 
 def test_a_stopped_node_gives_its_job_back_uncounted(
-    the_stand: Stand, fleet: Fleet, clips: list[Path]
+    the_stand: Stand, fleet: Fleet, clips: list[Path], record_figure: RecordFigure
 ) -> None:
     """SIGTERM, as a supervisor sends it: the job is free at once, and a deploy is nobody's failure."""
     held = the_stand.injection.hold("split", "deployed", deaf=True)
@@ -383,7 +384,7 @@ def test_a_stopped_node_gives_its_job_back_uncounted(
     fleet.stop("media")
     row = job(fleet, "deployed", "split")
     assert (row["state"], row["failures"], row["outages"]) == ("queued", 0, 0)
-    print(f"\nstopped in {time.monotonic() - began:.1f} s")
+    record_figure("a node with a deaf job stopped in", f"{time.monotonic() - began:.1f} s")
     held.lift()
     start(fleet, "media")
     wait_done(fleet, sent)

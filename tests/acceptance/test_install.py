@@ -17,7 +17,7 @@ from pathlib import Path
 import pytest
 from packaging.requirements import Requirement
 
-from tests.conftest import _missing
+from tests.assets import give_up
 from tests.fleet import ROOT
 from tests.services import PostgresServer
 from tests.unit.test_imports import DATABASE, ENGINES
@@ -26,7 +26,7 @@ from tests.unit.test_imports import DATABASE, ENGINES
 @pytest.fixture(scope="module")
 def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
     if find_spec("hatchling") is None:
-        _missing("hatchling is not installed: the wheel can't be built without network")
+        give_up("hatchling is not installed: the wheel can't be built without network")
     folder = tmp_path_factory.mktemp("wheel")
     command = [sys.executable, "-m", "pip", "wheel", "--no-deps", "--no-build-isolation", "--disable-pip-version-check",
                "-q", "-w", str(folder), str(ROOT)]  # fmt: skip

@@ -13,6 +13,7 @@ import psycopg
 import pytest
 
 from shared.contracts import ScenePage
+from tests.figures import RecordFigure
 from tests.fleet import ROOT, Fleet, eventually, fleet_over
 from tests.services import PostgresServer, RedisServer
 
@@ -47,9 +48,12 @@ def page(indexed: Fleet) -> ScenePage:
     return indexed.client.scenes(VIDEO, "u1")
 
 
-def test_every_cut_is_found_and_no_other(page: ScenePage, truth: dict[str, Any]) -> None:
+def test_every_cut_is_found_and_no_other(
+    page: ScenePage, truth: dict[str, Any], record_figure: RecordFigure
+) -> None:
     frame_s = 1 / truth["fps"]
     found = [(scene.start_s, scene.kind) for scene in page.scenes[1:]]
+    record_figure("cuts of the sample found", f"{len(found)}, true {len(truth['cuts'])}")
     assert len(found) == len(truth["cuts"])
     for (start_s, kind), cut in zip(found, truth["cuts"], strict=True):
         if cut["kind"] == "hard":
@@ -60,11 +64,13 @@ def test_every_cut_is_found_and_no_other(page: ScenePage, truth: dict[str, Any])
             assert abs(start_s - cut["time_s"]) <= cut["length_s"]
 
 
-def test_word_error_rate_of_the_narration(page: ScenePage, truth: dict[str, Any]) -> None:
+def test_word_error_rate_of_the_narration(
+    page: ScenePage, truth: dict[str, Any], record_figure: RecordFigure
+) -> None:
     said = " ".join(" ".join(scene["words"]) for scene in truth["scenes"])
     heard = " ".join(scene.transcript for scene in page.scenes)
     rate = jiwer.wer(said.lower(), heard.lower())
-    print(f"word error rate {rate:.3f}")
+    record_figure("word error rate of the sample", f"{rate:.3f}")
     assert rate < 0.15
 
 

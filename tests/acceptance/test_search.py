@@ -22,6 +22,7 @@ from shared.contracts import ScenePage, SearchAnswer
 from shared.errors import BadMedia, InvalidKey, InvalidRequest, NotFound, ObjectMissing, Outage
 from tests.checkpoints import bge_m3, bge_reranker, siglip, whisper_scripted, write_catalog
 from tests.contracts.candidates import sample_picture
+from tests.figures import RecordFigure
 from tests.fleet import Fleet, eventually, fleet_over
 from tests.kills import Kills
 from tests.pictures import odd, unusable
@@ -321,7 +322,9 @@ def test_only_scenes_with_the_person_are_found_and_surer_ones_rise(fleet: Fleet,
     assert shown.returncode == 0 and "Ann Lee 90%" in shown.stdout, shown.stderr
 
 
-def test_the_command_searches_in_every_way(fleet: Fleet, page: ScenePage, tmp_path: Path) -> None:
+def test_the_command_searches_in_every_way(
+    fleet: Fleet, page: ScenePage, tmp_path: Path, record_figure: RecordFigure
+) -> None:
     def run(*arguments: str, status: int = 0) -> tuple[str, str]:
         done = fleet.command("search", *arguments, SCENEFLEET_USER=USER, COLUMNS="80")
         assert done.returncode == status, done.stderr
@@ -347,6 +350,8 @@ def test_the_command_searches_in_every_way(fleet: Fleet, page: ScenePage, tmp_pa
     assert "nothing found" in run(WORD, "--min-score", "99")[0]
     measured = json.loads(run("--recall", "--json")[0])["models"]
     assert {row["family"] for row in measured} == {"text", "vision"}
+    for row in measured:
+        record_figure(f"recall of {row['family']} by its index", f"{row['recall']:.3f}")
     assert all(row["recall"] >= 0.99 and row["queries"] > 0 for row in measured)
     for arguments, says in [
         ((), "query is missing"),

@@ -18,6 +18,7 @@ from shared.errors import Conflict, InvalidRequest, NotFound
 from shared.subtitles import SubtitleFormat
 from tests.clips import Shot, make_clip
 from tests.excerpt import write_excerpt
+from tests.figures import RecordFigure
 from tests.fleet import ROOT, Fleet, fleet_over
 from tests.services import PostgresServer, RedisServer
 from tests.unit.test_subtitles import FORMATS, read, segment, spoken
@@ -101,7 +102,7 @@ def test_a_video_that_is_not_indexed_is_not_called_silent(indexed: Fleet) -> Non
             connection.execute("DELETE FROM videos WHERE external_id = 'new'")
 
 
-def test_twelve_hours_of_speech_pass_through_redis(indexed: Fleet) -> None:
+def test_twelve_hours_of_speech_pass_through_redis(indexed: Fleet, record_figure: RecordFigure) -> None:
     """Fifteen thousand cues, made up in the database of a video that is published."""
     words = "and so it goes on and on without an end in sight or a reason why it should ever have one"
     with psycopg.connect(indexed.postgres_url, autocommit=True) as connection:
@@ -115,7 +116,7 @@ def test_twelve_hours_of_speech_pass_through_redis(indexed: Fleet) -> None:
             for format in FORMATS:
                 found = indexed.client.subtitles("silent", USER, format=format)
                 cues = read(found.text, format)
-                print(f"{format}: {len(cues)} cues, {len(found.text) / 1e6:.1f} MB")
+                record_figure(f"{len(cues)} cues as {format}", f"{len(found.text) / 1e6:.1f} MB")
                 assert len(cues) >= 7200 and len(found.text) > 10**6
                 assert sum(len(" ".join(cue.lines).split()) for cue in cues) == 7200 * len(words.split())
         finally:

@@ -15,13 +15,15 @@ import cv2
 import numpy as np
 import pytest
 
+from tests.assets import VARIABLE
 from worker.models.base import SAMPLE_RATE_HZ, Float32, Model, Uint8
 from worker.models.catalog import Kind, ModelSpec, load_catalog
 from worker.models.shelf import build
 
 SAMPLES = Path(__file__).parents[2] / "samples"
-ASSETS = os.environ.get("SCENEFLEET_TEST_ASSETS")
-needs_assets = pytest.mark.skipif(not ASSETS, reason="SCENEFLEET_TEST_ASSETS is not set")
+ASSETS = os.environ.get(VARIABLE)
+#: A test that reads from ASSETS: the fixture skips it where there are none, and fails it in CI.
+needs_assets = pytest.mark.usefixtures("assets")
 
 
 @dataclass(frozen=True)

@@ -25,6 +25,7 @@ from tests.contracts.candidates import (
     read_audio,
     sample_words,
 )
+from tests.figures import RecordFigure
 from worker.models.asr import Transcriber, Transcript
 from worker.models.base import SAMPLE_RATE_HZ, Float32
 from worker.models.catalog import ModelSpec
@@ -83,10 +84,10 @@ class TestTrainedTranscriber:
         assert jiwer.wer(truth[0], words_of(heard.text)) < 0.15
 
     @needs_assets
-    def test_hears_a_human_voice(self, trained: Transcriber) -> None:
+    def test_hears_a_human_voice(self, trained: Transcriber, record_figure: RecordFigure) -> None:
         heard = trained.transcribe(read_audio(Path(cast(str, ASSETS)) / "jfk.flac"))
         rate = jiwer.wer(words_of(JFK), words_of(heard.text))
-        print(f"\n{trained.spec.name} on jfk.flac: WER {rate:.3f}: {heard.text}")
+        record_figure(f"word error rate of {trained.spec.name} on jfk.flac", f"{rate:.3f}")
         assert rate <= 0.25
 
     def test_loud_audio_is_clipped_not_wrapped(

@@ -11,6 +11,7 @@ import pytest
 
 from shared.errors import InvalidRequest
 from tests.contracts.candidates import candidates, loaded, needs_assets, photograph, sample_picture
+from tests.figures import RecordFigure
 from worker.models.base import Uint8
 from worker.models.face import Face, FaceAnalyser
 
@@ -119,24 +120,33 @@ class TestFaceAnalyser:
         assert [face.score for face in faces] == sorted((face.score for face in faces), reverse=True)
 
     @needs_assets
-    def test_people_are_told_apart(self, analyser: FaceAnalyser, portrait: Uint8) -> None:
+    def test_people_are_told_apart(
+        self, analyser: FaceAnalyser, portrait: Uint8, record_figure: RecordFigure
+    ) -> None:
         one, other = photograph("obama.jpg"), photograph("biden.jpg")
         ((a,), (b,), (c,)) = analyser.analyse([one, other, portrait])
         again = cv2.resize(one[:, ::-1], None, fx=0.6, fy=0.6, interpolation=cv2.INTER_AREA)
         ((a2,),) = analyser.analyse([again])
         assert distance(analyser, a, a2) < analyser.same_person
         others = [distance(analyser, *pair) for pair in ((a, b), (a, c), (b, c))]
+        record_figure(
+            f"distances of {analyser.spec.name}",
+            f"same person {distance(analyser, a, a2):.2f}, others from {min(others):.2f}, limit {analyser.same_person:.2f}",
+        )
         assert min(others) > analyser.same_person + 0.1
 
     @needs_assets
     @pytest.mark.parametrize("name", ["obama.jpg", "biden.jpg"])
-    def test_a_portrait_has_one_face(self, analyser: FaceAnalyser, name: str) -> None:
+    def test_a_portrait_has_one_face(
+        self, analyser: FaceAnalyser, name: str, record_figure: RecordFigure
+    ) -> None:
         (faces,) = analyser.analyse([photograph(name)])
         for face in faces:
             width_px, height_px = face.box[2:]
-            print(
-                f"\n{analyser.spec.name} on {name}: score {face.score:.3f}, {width_px:.0f} x {height_px:.0f} px, quality "
-                + ("unknown" if face.quality is None else f"{face.quality:.2f}")
+            quality = "unknown" if face.quality is None else f"{face.quality:.2f}"
+            record_figure(
+                f"{analyser.spec.name} on {name}",
+                f"score {face.score:.3f}, {width_px:.0f} x {height_px:.0f} px, quality {quality}",
             )
         # biden.jpg shows Joe Biden alone, before a curtain.
         assert len(faces) == 1

@@ -20,6 +20,7 @@ from shared.errors import InvalidRequest, ModelUnavailable
 from tests.checkpoints import bge_reranker
 from tests.checkpoints.xlm_roberta import LIMIT
 from tests.contracts.candidates import candidates, loaded
+from tests.figures import RecordFigure
 from worker.models.base import Float32
 from worker.models.catalog import ModelSpec
 from worker.models.rerank_bge import BgeReranker
@@ -120,7 +121,7 @@ def flag_embedding(spec: ModelSpec, query: str, documents: list[str], folder: Pa
 
 
 class TestBgeReranker:
-    def test_equals_transformers(self, bge: BgeReranker) -> None:
+    def test_equals_transformers(self, bge: BgeReranker, record_figure: RecordFigure) -> None:
         documents = [*DOCUMENTS, "the lazy dog " * 300]
         tokenizer = AutoTokenizer.from_pretrained(locate(bge.spec))
         network = AutoModelForSequenceClassification.from_pretrained(locate(bge.spec)).eval()
@@ -132,15 +133,17 @@ class TestBgeReranker:
             with torch.no_grad():
                 expected.append(float(torch.sigmoid(network(**pair).logits)))
         off = float(np.abs(bge.rerank(QUERY, documents) - np.asarray(expected)).max())
-        print(f"\nlargest difference to transformers: {off:.1e}")
+        record_figure("largest difference of the reranker to transformers", f"{off:.1e}")
         assert off <= 1e-5
 
-    def test_equals_the_models_own_library(self, bge: BgeReranker, tmp_path: Path) -> None:
+    def test_equals_the_models_own_library(
+        self, bge: BgeReranker, tmp_path: Path, record_figure: RecordFigure
+    ) -> None:
         # Version 1.4 on transformers 5 turns ids into text and back, which changes letters the vocabulary lacks: only
         # texts without.
         expected = flag_embedding(bge.spec, QUERY, PLAIN, tmp_path)
         off = float(np.abs(bge.rerank(QUERY, PLAIN) - expected).max())
-        print(f"\nlargest difference to FlagEmbedding: {off:.1e}")
+        record_figure("largest difference of the reranker to FlagEmbedding", f"{off:.1e}")
         assert off <= 1e-5
 
     def test_only_the_document_is_cut(self, bge: BgeReranker) -> None:

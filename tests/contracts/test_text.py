@@ -21,6 +21,7 @@ from shared.errors import InvalidRequest, ModelUnavailable
 from tests.checkpoints import bge_m3, entry
 from tests.checkpoints.xlm_roberta import LIMIT
 from tests.contracts.candidates import candidates, loaded, sample_words
+from tests.figures import RecordFigure
 from worker.models.catalog import ModelSpec
 from worker.models.shelf import build
 from worker.models.text import TextEmbedder, TextVectors
@@ -181,7 +182,9 @@ def encoder_of(model: BgeM3Embedder) -> Any:
 
 
 class TestBgeM3:
-    def test_equals_the_models_own_library(self, bge: BgeM3Embedder, tmp_path: Path) -> None:
+    def test_equals_the_models_own_library(
+        self, bge: BgeM3Embedder, tmp_path: Path, record_figure: RecordFigure
+    ) -> None:
         texts = [*(text for text in TEXTS if "\ud83d" not in text), "the red </s> bus <mask> <pad> is old"]
         expected, found = flag_embedding(bge.spec, texts, tmp_path), bge.encode(texts)
         assert expected.lexical is not None and found.lexical is not None
@@ -191,8 +194,9 @@ class TestBgeM3:
             for token in one.keys() | two.keys():
                 worst = max(worst, abs(one.get(token, 0.0) - two.get(token, 0.0)))
         weighed = sum(map(len, found.lexical))
-        print(
-            f"\nlargest difference to FlagEmbedding: dense {off:.1e}, lexical {worst:.1e} ({weighed} weights)"
+        record_figure(
+            "largest difference of BGE-M3 to FlagEmbedding",
+            f"dense {off:.1e}, lexical {worst:.1e} ({weighed} weights)",
         )
         assert weighed > 200
         assert off <= 1e-5 and worst <= 1e-5

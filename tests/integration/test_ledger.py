@@ -191,7 +191,7 @@ def test_claims_go_by_fair_share_then_age_and_by_priority_within_a_user() -> Non
     for video, user, priority in (("a1", "a", 0), ("a2", "a", 5), ("b1", "b", 0), ("c1", "c", 9)):
         accept(video, user, priority=priority)
     assert [must_claim().video_id for _ in range(4)] == [
-        video_key(name[0], name) for name in ("a2", "b1", "c1", "a1")
+        video_key(user, name) for user, name in (("a", "a2"), ("b", "b1"), ("c", "c1"), ("a", "a1"))
     ]
     assert claim() is None
 

@@ -18,6 +18,7 @@ from db.scenes import scene_id
 from db.search import recall
 from db.tables import Model, Scene, Video
 from db.vectors import ModelRow, ensure_model, index_sql, write_embeddings, write_lexical
+from tests.figures import RecordFigure
 
 pytestmark = pytest.mark.usefixtures("database")
 
@@ -387,7 +388,7 @@ def test_a_small_scope_is_compared_exactly_and_a_large_one_by_the_index(
             assert found == leg.nearest_exactly(session, scope, 10)
 
 
-def test_recall_is_measured_by_how_near_the_found_are() -> None:
+def test_recall_is_measured_by_how_near_the_found_are(record_figure: RecordFigure) -> None:
     """Scenes that say the same are equally right: which ten of them come first is chance."""
     rng = np.random.default_rng(3)
     different = [
@@ -405,4 +406,6 @@ def test_recall_is_measured_by_how_near_the_found_are() -> None:
         ("text", 50, 20, 10),
         ("vision", 50, 20, 10),
     ]
+    for one in measured:
+        record_figure(f"recall@{one.at} of {one.family} by its index", f"{one.recall:.3f}")
     assert all(one.recall >= 0.99 and one.index_p95_ms > 0 for one in measured)

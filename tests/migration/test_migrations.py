@@ -167,6 +167,31 @@ def test_vector_indexes_of_before_are_built_with_more_care(url: str) -> None:
     assert after[0] == before[0].replace(" WHERE ", " WITH (ef_construction='128') WHERE ")
 
 
+def test_rows_of_before_keep_their_ids_and_others_may_choose_the_same(url: str) -> None:
+    alembic(url, "upgrade", "0007")
+    with psycopg.connect(url, autocommit=True) as connection:
+        connection.execute(
+            "INSERT INTO videos (video_id, user_id, storage_key, state, run) VALUES ('v', 'u', 'k', 'indexed', 1),"
+            " ('refused', 'u', '../x', 'failed', 0)"
+        )
+        connection.execute("INSERT INTO people (person_id, user_id, name) VALUES ('p', 'u', 'Ann')")
+        connection.execute("INSERT INTO runs (video_id, run, stages, made) VALUES ('v', 1, '[]', '{}')")
+    alembic(url, "upgrade", "head")
+    assert rows(url, "SELECT video_id, user_id, external_id, state FROM videos") == [
+        ("v", "u", "v", "indexed")
+    ]
+    assert rows(url, "SELECT person_id, user_id, external_id, name FROM people") == [("p", "u", "p", "Ann")]
+    with psycopg.connect(url, autocommit=True) as connection:
+        other = "INSERT INTO videos (video_id, user_id, external_id, storage_key) VALUES (%s, %s, 'v', 'k')"
+        connection.execute(other, ("x", "u2"))
+        with pytest.raises(psycopg.errors.UniqueViolation):
+            connection.execute(other, ("y", "u"))
+        with pytest.raises(psycopg.errors.NotNullViolation):
+            connection.execute("INSERT INTO people (person_id, user_id, name) VALUES ('q', 'u', 'Bea')")
+    alembic(url, "downgrade", "0007")
+    assert rows(url, "SELECT video_id FROM videos ORDER BY 1") == [("v",), ("x",)]
+
+
 def test_a_database_with_work_in_it_goes_down_and_up(url: str) -> None:
     alembic(url, "upgrade", "head")
     with psycopg.connect(url, autocommit=True) as connection:

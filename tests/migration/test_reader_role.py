@@ -17,6 +17,7 @@ from db import schema, wall
 from db.engine import get_engine, make_engine, reading, reading_as, set_engine
 from shared import settings as settings_module
 from shared.errors import InvalidRequest
+from tests.assets import give_up
 from tests.fleet import ROOT
 from tests.services import PostgresServer
 
@@ -38,7 +39,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Managed]:
     try:
         server.start()
     except InvalidRequest as error:
-        pytest.skip(str(error))
+        give_up(str(error))
     yield server
     server.stop()
 

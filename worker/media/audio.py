@@ -37,11 +37,20 @@ _LEAP_S = 60.0
 class AudioTrack:
     """Writes decoded audio frames to a WAV file; a context manager that always leaves a valid header."""
 
-    def __init__(self, path: Path, *, part_s: float, max_duration_s: float, declared_s: float = 0.0) -> None:
+    def __init__(
+        self,
+        path: Path,
+        *,
+        part_s: float,
+        max_duration_s: float,
+        declared_s: float = 0.0,
+        min_rate_hz: int = 0,
+    ) -> None:
         """``declared_s`` is the header's duration, 0.0 when it gives none: see ``is_plausible``."""
         self.path = path
         self.windows = Windows(part_s)
         self._declared_s = declared_s
+        self._min_rate_hz = min_rate_hz
         self._max_samples = int(max_duration_s * RATE_HZ)
         self._file = path.open("wb")
         self._file.write(b"\0" * HEADER_BYTES)
@@ -75,10 +84,15 @@ class AudioTrack:
     def feed(self, frame: AudioFrame, ts_s: float | None) -> None:
         """Append a frame that starts ``ts_s`` seconds after the container's start (None: right after the last).
 
-        Gaps become silence, overlaps are dropped. Raises LimitExceeded past the duration limit.
+        Gaps become silence, overlaps are dropped. Raises LimitExceeded past the duration limit, or for a rate below the least.
         """
         if frame.sample_rate <= 0 or frame.samples <= 0:
             return
+        if frame.sample_rate < self._min_rate_hz:
+            raise LimitExceeded(
+                f"The sound has {frame.sample_rate} samples a second, the least is {self._min_rate_hz} (MIN_AUDIO_RATE_HZ); "
+                "convert it to a usual rate."
+            )
         if self._resampler is not None and self._resampler.shape != shape_of(frame):
             self._drain()
         expected_s = self._fed_to_s if self._fed_to_s is not None else 0.0
@@ -153,7 +167,9 @@ class AudioFeed:
             for frame in self._context.decode(packet if packet.size else None):
                 ts_s = None if frame.pts is None else frame.pts * self._tick_s - self._start_s
                 self._track.feed(frame, ts_s)
-        except (av.FFmpegError, ValueError, MemoryError):
+        except MemoryError:
+            raise  # at the limit sound would be lost without a word
+        except (av.FFmpegError, ValueError):
             return  # a damaged packet: the gap it leaves becomes silence
 
 

@@ -15,9 +15,11 @@ import numpy as np
 from shared.errors import BadMedia, LimitExceeded
 
 from .audio import AUDIO_NAME, HEADER_BYTES, AudioFeed, AudioTrack
+from .boundary import media_errors
+from .budget import Budget
 from .limits import MediaLimits
 from .packets import read_packets
-from .probe import choose_audio, open_media
+from .probe import check_rate, choose_audio, open_media
 from .resampling import RATE_HZ, Samples
 
 #: Decoded before the stretch: some codecs need 0.1 s, seeking may land late.
@@ -36,22 +38,27 @@ def read_excerpt(
     """
     wanted_s = (end_s - start_s) if end_s is not None else max_s + _ROUNDING_S
     wanted = round(wanted_s * RATE_HZ)
-    with open_media(path, limits) as container:
+    with media_errors(limits), open_media(path, limits) as container:
         stream = choose_audio(container)
         if stream is None:
             raise BadMedia("The file has no sound; name one that has an audio stream.")
+        check_rate(stream.codec_context.sample_rate, limits)
+        budget = Budget(limits)
         first_s = (container.start_time or 0) / 1e6
         if start_s > _LEAD_S:
             # Where that is not possible all is decoded from the beginning.
             with suppress(av.FFmpegError):
                 container.seek(round((first_s + start_s - _LEAD_S) * 1e6))
         path = folder / AUDIO_NAME
-        with AudioTrack(path, part_s=max_s, max_duration_s=limits.max_duration_s) as track:
+        with AudioTrack(
+            path, part_s=max_s, max_duration_s=limits.max_duration_s, min_rate_hz=limits.min_sample_rate_hz
+        ) as track:
             # On a clock that starts with the stretch: what is earlier is dropped, as sound before a file's start is.
             feed = AudioFeed(track, stream, first_s + start_s)
             for packet in read_packets(container, [stream], lambda: None):
                 if packet.stream is stream:
                     feed.take(packet)
+                budget.reach(0.0)  # a request is short: what comes before the stretch allows nothing
                 if track.duration_s >= wanted_s:
                     break
     with path.open("rb") as file:

@@ -12,7 +12,9 @@ from typing import cast
 
 from av.audio.stream import AudioStream as AvAudioStream
 
-from .audio import AUDIO_NAME, AudioFeed, AudioTrack
+from .audio import AUDIO_NAME, DEFAULT_TIME_BASE, AudioFeed, AudioTrack
+from .boundary import media_errors
+from .guard import Guard
 from .limits import MediaLimits
 from .packets import read_packets
 from .probe import describe, open_media
@@ -33,7 +35,7 @@ def extract_audio(
     Raises BadMedia or LimitExceeded with one sentence; OSError when ``out_dir`` can't be written.
     """
     out_dir.mkdir(parents=True, exist_ok=True)
-    with open_media(path, limits) as container, ExitStack() as stack:
+    with media_errors(limits), open_media(path, limits) as container, ExitStack() as stack:
         info = describe(container, path, limits)
         if info.audio is None:
             return None, ()
@@ -44,13 +46,22 @@ def extract_audio(
             part_s=part_s,
             max_duration_s=limits.max_duration_s,
             declared_s=info.duration_s,
+            min_rate_hz=limits.min_sample_rate_hz,
         )
         stack.enter_context(track)
         feed = AudioFeed(track, stream, start_s)
+        guard, tick_s = (
+            Guard(info, limits),
+            float(container.streams[info.video.index].time_base or DEFAULT_TIME_BASE),
+        )
         progress = Progress(info.duration_s, info.size_bytes, on_progress)
         for packet in read_packets(container, [stream], lambda: None):  # what can be read is what there is
             if packet.stream is stream:
                 feed.take(packet)
+                guard.check_sound(track.duration_s)
+            elif packet.stream_index == info.video.index and packet.pts is not None:
+                guard.charge_picture(packet.size, 0, packet.pts * tick_s - start_s)
+            guard.check_cost(track.duration_s)
             progress.tell(track.duration_s, packet.pos)
     progress.finish()
     if track.duration_s == 0:

@@ -7,8 +7,10 @@ from __future__ import annotations
 
 from shared.errors import BadMedia, LimitExceeded
 
+from .budget import Budget
 from .limits import MediaLimits
-from .probe import MediaInfo, check_size, no_picture
+from .probe import check_size, check_sound, no_picture
+from .results import MediaInfo
 
 #: Containers whose header tells the true duration, so that content ending early means a truncated file.
 _HEADER_TELLS = ("mov", "matroska", "avi", "flv", "asf", "mxf")
@@ -27,6 +29,9 @@ class Guard:
         self._frames = 0
         self._errors = 0
         self._last_s = 0.0
+        self._budget = Budget(limits)
+        #: Start of the last picture by its packet, decoded or not.
+        self._pictures_s = 0.0
         #: End of everything the container holds, in any stream, in seconds.
         self.content_s = 0.0
 
@@ -37,6 +42,20 @@ class Guard:
     def note_content(self, end_s: float) -> None:
         """Note that some stream has content until ``end_s``."""
         self.content_s = max(self.content_s, end_s)
+
+    def charge_picture(self, packet_bytes: int, pixels: int, ts_s: float | None) -> None:
+        """Count a compressed picture before it is decoded; raises LimitExceeded."""
+        self._budget.charge(packet_bytes, pixels)
+        if ts_s is not None:
+            self._pictures_s = max(self._pictures_s, min(ts_s, self._limits.max_duration_s))
+
+    def check_cost(self, content_s: float) -> None:
+        """Check the CPU time spent for the content decoded so far; raises LimitExceeded."""
+        self._budget.reach(content_s)
+
+    def check_sound(self, sound_s: float) -> None:
+        """Check that sound up to ``sound_s`` belongs to the pictures; raises LimitExceeded."""
+        check_sound(sound_s, self._pictures_s, self._limits)
 
     def check_frame(self, width: int, height: int, ts_s: float) -> None:
         """Count a decoded picture shown at ``ts_s``; raises BadMedia or LimitExceeded."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import math
 from pathlib import Path
 from typing import Any
 
@@ -24,8 +25,9 @@ _JPEG_QUALITY = 88
 #: AVColorSpace codes (libavutil/pixfmt.h): BT.709 and "unspecified".
 _BT709, _UNSPECIFIED = 1, 2
 
-#: Scans one JPEG may have: each costs a pass over all pixels, and a scan of a few bytes is allowed. Encoders write 1 to 30.
-_MAX_JPEG_SCANS = 100
+#: Scans one JPEG may have, unless the caller says: each costs a pass over all pixels, and a scan of a few bytes is allowed.
+#: Encoders write 1 to 30.
+MAX_JPEG_SCANS = 50
 _START_OF_SCAN = b"\xff\xda"
 #: EXIF's tag, and its values as what shows the picture upright. Source: EXIF 2.32, 4.6.4 A.
 _ORIENTATION = 0x0112
@@ -77,13 +79,18 @@ def write_jpeg(frame: VideoFrame, path: Path, *, rotation_deg: int, pixel_aspect
     return int(picture.shape[1]), int(picture.shape[0])
 
 
-def decode_picture(data: bytes, *, max_pixels: int) -> NDArray[np.uint8]:
+def decode_picture(
+    data: bytes, *, max_pixels: int, max_scans: int = MAX_JPEG_SCANS, shown_px: int | None = None
+) -> NDArray[np.uint8]:
     """Decode a picture from anywhere, upright; nothing is allocated for it before its header has been looked at.
 
     Args:
         data: a whole JPEG, PNG or WebP file; of an animation the first picture counts. Grey, palette, CMYK and 16-bit
             pictures become 8-bit RGB, transparent ones lie on white.
         max_pixels: width times height the header may state.
+        max_scans: how many scans a JPEG may have.
+        shown_px: longest side that the caller has a use for: a JPEG that is larger is decoded at the half, quarter or
+            eighth of its size, which costs less, but never smaller than this.
 
     Returns: uint8 [H, W, 3] RGB, contiguous.
 
@@ -92,7 +99,10 @@ def decode_picture(data: bytes, *, max_pixels: int) -> NDArray[np.uint8]:
         BadMedia: another format, or damaged, or cut off.
     """
     try:
-        with _open(data, max_pixels) as picture:
+        with _open(data, max_pixels, max_scans) as picture:
+            if shown_px is not None and max(picture.size) > shown_px:
+                scale = shown_px / max(picture.size)
+                picture.draft(None, (math.ceil(picture.width * scale), math.ceil(picture.height * scale)))
             turns, mirrored = _TURNS.get(_read_orientation(picture), (0, False))
             pixels = _to_rgb(picture)
     except (BadMedia, MemoryError):
@@ -100,13 +110,26 @@ def decode_picture(data: bytes, *, max_pixels: int) -> NDArray[np.uint8]:
     except Image.DecompressionBombError as error:
         raise LimitExceeded(f"The picture is too large ({error}); send a smaller one.") from None
     except Exception as error:
-        # Over damaged files the decoders raise of every class.
-        reason = " ".join(str(error).split()) or type(error).__name__
-        raise BadMedia(
-            f"The picture can't be decoded ({reason}); send it again, or as another JPEG."
-        ) from error
+        raise _undecodable(error) from error
     pixels = np.rot90(pixels, turns)
     return np.ascontiguousarray(pixels[:, ::-1] if mirrored else pixels)
+
+
+def count_pixels(data: bytes, *, max_pixels: int, max_scans: int = MAX_JPEG_SCANS) -> int:
+    """Return how many pixels decoding the picture would make, by its header; arguments and errors as ``decode_picture``."""
+    if data[:4] == b"RIFF" and data[8:12] == b"WEBP":
+        width, height = _webp_size(data)
+        _check_size(width, height, max_pixels)
+        return width * height
+    try:
+        with _open(data, max_pixels, max_scans) as picture:
+            return int(picture.width) * int(picture.height)
+    except (BadMedia, MemoryError):
+        raise
+    except Image.DecompressionBombError as error:
+        raise LimitExceeded(f"The picture is too large ({error}); send a smaller one.") from None
+    except Exception as error:
+        raise _undecodable(error) from error
 
 
 def bound_picture(picture: NDArray[np.uint8]) -> NDArray[np.uint8]:
@@ -123,13 +146,19 @@ def bound_picture(picture: NDArray[np.uint8]) -> NDArray[np.uint8]:
     return np.asarray(cv2.resize(picture, size, interpolation=cv2.INTER_AREA), np.uint8)
 
 
-def _open(data: bytes, max_pixels: int) -> Image.Image:
+def _undecodable(error: Exception) -> BadMedia:
+    """Return our error for what the decoders raise over damaged files: that is of every class."""
+    reason = " ".join(str(error).split()) or type(error).__name__
+    return BadMedia(f"The picture can't be decoded ({reason}); send it again, or as another JPEG.")
+
+
+def _open(data: bytes, max_pixels: int, max_scans: int) -> Image.Image:
     """The picture with its header read. By class, not `Image.open`: that would try every format Pillow knows."""
     if data.startswith(b"\xff\xd8\xff"):
         scans = data.count(_START_OF_SCAN)
-        if scans > _MAX_JPEG_SCANS:
+        if scans > max_scans:
             raise LimitExceeded(
-                f"The picture has {scans} scans, over the limit of {_MAX_JPEG_SCANS}; save it again as a plain JPEG."
+                f"The picture has {scans} scans, over the limit of {max_scans} (MAX_JPEG_SCANS); save it again as a plain JPEG."
             )
         picture: Image.Image = JpegImageFile(io.BytesIO(data))
     elif data.startswith(b"\x89PNG\r\n\x1a\n"):

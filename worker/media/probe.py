@@ -2,15 +2,13 @@
 
 Every file is untrusted. FFmpeg may open this one local file and nothing else: protocols are limited to ``file`` and
 formats to real containers, so a playlist (HLS, DASH, concat) is refused by its format before it can name a file, and
-QuickTime data references to other files stay off.
+QuickTime data references to other files stay off. Codecs are named too (``codecs``): opening a file decodes some of it.
 """
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO, cast
 
@@ -25,7 +23,11 @@ from av.video.stream import VideoStream as AvVideoStream
 
 from shared.errors import BadMedia, LimitExceeded
 
+from .boundary import media_errors
+from .codecs import AUDIO, VIDEO, decoders
 from .limits import MIN_SIDE_PX, MediaLimits
+from .memory import choose_threads
+from .results import AudioStream, MediaInfo, VideoStream
 
 #: Demuxers FFmpeg may choose. The three audio ones are there for a better error: "has no video stream".
 CONTAINERS = ("mov", "matroska", "avi", "mpegts", "mpeg", "flv", "ogg", "asf", "mxf", "wav", "mp3", "flac")
@@ -33,52 +35,8 @@ CONTAINERS = ("mov", "matroska", "avi", "mpegts", "mpeg", "flv", "ogg", "asf", "
 #: First bytes of text formats that name other files, refused with their own message.
 _PLAYLISTS = {b"#EXTM3U": "an HLS playlist", b"ffconcat": "a concat list", b"<MPD": "a DASH manifest"}
 
-_MOST_THREADS = 8
-
 #: Packets read while looking for the first picture.
 _FIRST_PICTURE_PACKETS = 500
-
-
-@dataclass(frozen=True, kw_only=True)
-class VideoStream:
-    """The video stream that is used."""
-
-    index: int
-    codec: str
-    #: Stored size, before rotation and before correcting non-square pixels.
-    width: int
-    height: int
-    #: Clockwise turn that shows the picture upright: 0, 90, 180 or 270.
-    rotation_deg: int
-    #: Frames a second by the header; 0.0 when it does not say.
-    avg_fps: float
-    pix_fmt: str
-
-
-@dataclass(frozen=True, kw_only=True)
-class AudioStream:
-    """The audio stream that is used."""
-
-    index: int
-    codec: str
-    sample_rate_hz: int
-    channels: int
-    #: ISO 639 code as the container gives it.
-    language: str | None
-
-
-@dataclass(frozen=True, kw_only=True)
-class MediaInfo:
-    """What the container says; ``split`` replaces ``duration_s`` by the measured one."""
-
-    container: str
-    #: 0.0 when the header does not say.
-    duration_s: float
-    size_bytes: int
-    video: VideoStream
-    audio: AudioStream | None
-    #: Streams of every type.
-    streams: int
 
 
 def probe(path: Path, limits: MediaLimits) -> MediaInfo:
@@ -87,7 +45,7 @@ def probe(path: Path, limits: MediaLimits) -> MediaInfo:
     Reads the header and decodes up to the first picture.
     Raises BadMedia (not a usable video) or LimitExceeded, each with one sentence that names the value.
     """
-    with open_media(path, limits) as container:
+    with media_errors(limits), open_media(path, limits) as container:
         info = describe(container, path, limits)
         return with_rotation(info, first_picture(container, info, limits))
 
@@ -113,6 +71,7 @@ def open_media(path: Path, limits: MediaLimits) -> Iterator[InputContainer]:
             options={
                 "protocol_whitelist": "file",
                 "format_whitelist": ",".join(CONTAINERS),
+                "codec_whitelist": ",".join(decoders()),
                 "max_pixels": str(max_pixels(limits)),
                 "enable_drefs": "0",
                 "max_streams": str(4 * limits.max_streams),
@@ -156,12 +115,15 @@ def describe(container: InputContainer, path: Path, limits: MediaLimits) -> Medi
     if container.format.name == "avi" and avg_fps > 0:
         # FFmpeg shortens the duration of a truncated AVI to what is there; the header's frame count stays.
         duration_s = max(duration_s, video.frames / avg_fps)
+    audio = choose_audio(container)
+    if audio is not None:
+        check_rate(audio.codec_context.sample_rate, limits)
+        _check_lengths(video, audio, limits)
     if duration_s > limits.max_duration_s:
         raise LimitExceeded(
             f"The header gives a duration of {duration_s:.0f} s, the limit is {limits.max_duration_s:.0f} s; "
             "cut it into shorter files or repair the header."
         )
-    audio = choose_audio(container)
     return MediaInfo(
         container=container.format.name,
         duration_s=duration_s,
@@ -193,6 +155,31 @@ def check_size(width: int, height: int, limits: MediaLimits) -> None:
         )
 
 
+def check_rate(rate_hz: int, limits: MediaLimits) -> None:
+    """Refuse sound with fewer samples a second than the least: each would become thousands at 16 kHz."""
+    if rate_hz < limits.min_sample_rate_hz:
+        raise LimitExceeded(
+            f"The sound has {rate_hz} samples a second, the least is {limits.min_sample_rate_hz} (MIN_AUDIO_RATE_HZ); "
+            "convert it to a usual rate."
+        )
+
+
+def check_sound(sound_s: float, pictures_s: float, limits: MediaLimits) -> None:
+    """Refuse sound that goes on long after the last picture; both in seconds from the container's start."""
+    if sound_s > pictures_s + limits.max_sound_after_s:
+        raise LimitExceeded(
+            f"The sound goes on to {sound_s:.0f} s, the pictures end at {pictures_s:.0f} s, the limit is "
+            f"{limits.max_sound_after_s:g} s more (MAX_SOUND_AFTER_PICTURES_S); cut the sound off."
+        )
+
+
+def _check_lengths(video: AvVideoStream, audio: AvAudioStream, limits: MediaLimits) -> None:
+    """Compare the two streams where the header gives the length of both."""
+    pictures_s, sound_s = _stream_duration_s(video), _stream_duration_s(audio)
+    if pictures_s > 0:
+        check_sound(sound_s, pictures_s, limits)
+
+
 def _stream_duration_s(stream: av.stream.Stream) -> float:
     """Return the seconds the header gives this stream, 0.0 when it gives none."""
     if stream.duration is None or stream.time_base is None:
@@ -205,10 +192,12 @@ def configure_decoder(
 ) -> None:
     """Set the decoder's options; must run before its first packet.
 
-    ``threads`` 0 means one per core, at most 8: each holds pictures of its own. ``fast`` drops pictures nothing else refers to and skips the loop filter.
+    ``threads`` 0 means one per core, at most 8: each holds pictures of its own, so fewer are used where they would not fit.
+    ``fast`` drops pictures nothing else refers to and skips the loop filter.
+    Raises LimitExceeded when not even one thread fits in the memory allowed.
     """
     context = stream.codec_context
-    threads = threads or min(os.cpu_count() or 1, _MOST_THREADS)
+    threads = choose_threads(stream, limits, threads)
     context.thread_type = "FRAME" if threads > 1 else "NONE"
     context.thread_count = threads
     context.options = {"max_pixels": str(max_pixels(limits))}
@@ -225,6 +214,8 @@ def first_picture(container: InputContainer, info: MediaInfo, limits: MediaLimit
         for count, packet in enumerate(container.demux(stream)):
             try:
                 frames = packet.decode()
+            except MemoryError:
+                raise
             except av.FFmpegError:
                 frames = []  # counted by the loop's bound: a file of broken packets ends below
             for frame in frames:
@@ -232,6 +223,8 @@ def first_picture(container: InputContainer, info: MediaInfo, limits: MediaLimit
                     return frame
             if count >= _FIRST_PICTURE_PACKETS:
                 break
+    except MemoryError:
+        raise
     except av.FFmpegError as error:
         raise no_picture(info) from error
     raise no_picture(info)
@@ -257,9 +250,15 @@ def _choose_video(container: InputContainer) -> AvVideoStream:
     moving = [s for s in container.streams.video if not s.disposition & av.stream.Disposition.attached_pic]
     if not moving:
         raise BadMedia("The file has no video stream; upload a file with moving pictures.")
-    decodable = [s for s in moving if s.codec_context is not None]
-    if not decodable:
+    known = [s for s in moving if s.codec_context is not None]
+    if not known:
         raise BadMedia("The video stream uses an unknown codec; convert it to H.264 in MP4.")
+    decodable = [s for s in known if s.codec_context.codec.canonical_name in VIDEO]
+    if not decodable:
+        name = known[0].codec_context.codec.canonical_name
+        raise BadMedia(
+            f"The video stream uses the codec {name}, which is not accepted; convert it to H.264 in MP4."
+        )
 
     def rank(stream: AvVideoStream) -> tuple[bool, int, int]:
         default = bool(stream.disposition & av.stream.Disposition.default)
@@ -269,12 +268,19 @@ def _choose_video(container: InputContainer) -> AvVideoStream:
 
 
 def choose_audio(container: InputContainer) -> AvAudioStream | None:
-    """Pick the default, else the first audio stream with a decoder and a sample rate."""
-    usable = [
+    """Pick the default, else the first audio stream with a decoder and a sample rate.
+
+    Raises BadMedia when there is sound, but only of codecs that are not accepted.
+    """
+    known = [
         s for s in container.streams.audio if s.codec_context is not None and s.codec_context.sample_rate > 0
     ]
-    if not usable:
+    if not known:
         return None
+    usable = [s for s in known if s.codec_context.codec.canonical_name in AUDIO]
+    if not usable:
+        name = known[0].codec_context.codec.canonical_name
+        raise BadMedia(f"The sound uses the codec {name}, which is not accepted; convert it to AAC.")
     return max(usable, key=lambda s: (bool(s.disposition & av.stream.Disposition.default), -s.index))
 
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 
+from .boundary import Stopped
+
 #: Wall time between two calls.
 _EVERY_S = 0.5
 
@@ -34,9 +36,16 @@ class Progress:
         else:
             fraction = (position_bytes or 0) / self._size_bytes
         self._fraction = max(self._fraction, min(0.99, fraction))
-        self._on_progress(self._fraction)
+        self._call(self._fraction)
 
     def finish(self) -> None:
         """Report that all is done."""
         if self._on_progress is not None:
             self._on_progress(1.0)
+
+    def _call(self, fraction: float) -> None:
+        assert self._on_progress is not None
+        try:
+            self._on_progress(fraction)
+        except BaseException as error:
+            raise Stopped(error) from error

@@ -11,13 +11,14 @@ from dataclasses import dataclass
 from av.video.frame import VideoFrame
 
 from .hardcuts import difference
-from .planes import Thumb, reduce_frame
+from .planes import Thumb, frame_bytes, reduce_frame
 
 #: Frames that come sooner after the last look than this wait.
 _SPACING_S = 0.07
 
-#: Most frames that wait.
+#: Most frames that wait, and how many bytes they take at most: large ones are looked at sooner.
 _MOST = 5
+_MOST_BYTES = 80 * 2**20
 
 #: A smaller change than this (grey levels, as ``difference`` counts) between two looks is calm: a cut makes 7.
 _CALM = 3.0
@@ -39,11 +40,12 @@ class Sampler:
         self._size = thumb_size
         self._last: Look | None = None
         self._waiting: list[tuple[float, VideoFrame]] = []
+        self._most = _MOST
 
     def feed(self, ts_s: float, frame: VideoFrame) -> list[Look]:
         """Take the next frame; return the looks it brings."""
         soon = self._last is not None and ts_s - self._last.ts_s < _SPACING_S
-        if soon and len(self._waiting) < _MOST and not frame.key_frame:
+        if soon and not frame.key_frame and len(self._waiting) < self._room_for(frame):
             self._waiting.append((ts_s, frame))
             return []
         return self._look(ts_s, frame)
@@ -51,6 +53,12 @@ class Sampler:
     def flush(self) -> list[Look]:
         """Return the look at the last frame, if it still waits."""
         return self._look(*self._waiting.pop()) if self._waiting else []
+
+    def _room_for(self, frame: VideoFrame) -> int:
+        """Return how many frames of this size may wait."""
+        if not self._waiting:
+            self._most = min(_MOST, _MOST_BYTES // max(1, frame_bytes(frame)))
+        return self._most
 
     def _look(self, ts_s: float, frame: VideoFrame) -> list[Look]:
         now = Look(ts_s, frame, reduce_frame(frame, self._size))

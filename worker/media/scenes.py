@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
 
 from av.video.frame import VideoFrame
 
@@ -13,42 +11,19 @@ from shared.errors import LimitExceeded
 from .cuts import SETTLE_S, Cut
 from .exact import ExactPictures, Source
 from .keyframes import Candidate, Recent, SceneFrames
+from .limits import MediaLimits
 from .pictures import write_jpeg
 from .planes import Thumb
-
-
-@dataclass(frozen=True, kw_only=True)
-class Keyframe:
-    """One picture of a scene."""
-
-    #: Seconds from the container's start.
-    ts_s: float
-    #: JPEG.
-    path: Path
-    #: As shown: turned upright, square pixels, at most 1280 a side.
-    width: int
-    height: int
-
-
-@dataclass(frozen=True, kw_only=True)
-class SceneCut:
-    """A scene: from one cut to the next."""
-
-    idx: int
-    start_s: float
-    end_s: float
-    #: What began the scene.
-    kind: Literal["start", "cut", "gradual"]
-    #: In order of time, at least one.
-    keyframes: tuple[Keyframe, ...]
+from .results import Keyframe, SceneCut
 
 
 class SceneBuilder:
     """Collects frames for the open scene and closes it at each cut."""
 
-    def __init__(self, out_dir: Path, max_scenes: int, exact: ExactPictures | None) -> None:
+    def __init__(self, out_dir: Path, limits: MediaLimits, exact: ExactPictures | None) -> None:
         self._out_dir = out_dir
-        self._max_scenes = max_scenes
+        self._limits = limits
+        self._keyframes = self._keyframe_bytes = 0
         self._exact = exact
         self._recent = Recent()
         self._open = SceneFrames()
@@ -86,9 +61,9 @@ class SceneBuilder:
 
     def _close(self, end_s: float, ends: Cut | None) -> None:
         idx = len(self._done)
-        if idx >= self._max_scenes:
+        if idx >= self._limits.max_scenes:
             raise LimitExceeded(
-                f"There are more than {self._max_scenes} scenes, the limit, by {end_s:.0f} s; cut the file up."
+                f"There are more than {self._limits.max_scenes} scenes, the limit, by {end_s:.0f} s; cut the file up."
             )
         start_s = 0.0 if self._begins is None else self._begins.ts_s
         chosen = self._open.choose(start_s, end_s, self._begins, ends)
@@ -112,4 +87,21 @@ class SceneBuilder:
         width, height = write_jpeg(
             frame, path, rotation_deg=self._rotation_deg, pixel_aspect=self._pixel_aspect
         )
+        self._count(path.stat().st_size, candidate.ts_s)
         return Keyframe(ts_s=candidate.ts_s, path=path, width=width, height=height)
+
+    def _count(self, size_bytes: int, ts_s: float) -> None:
+        """Count a written keyframe; raises LimitExceeded past their number or their bytes."""
+        self._keyframes += 1
+        self._keyframe_bytes += size_bytes
+        limits = self._limits
+        if self._keyframes > limits.max_keyframes:
+            raise LimitExceeded(
+                f"There are more than {limits.max_keyframes} keyframes, the limit (MAX_VIDEO_KEYFRAMES), by {ts_s:.0f} s; "
+                "cut the file up."
+            )
+        if self._keyframe_bytes > limits.max_keyframe_bytes:
+            raise LimitExceeded(
+                f"The keyframes take more than {limits.max_keyframe_bytes} bytes, the limit (MAX_VIDEO_KEYFRAME_BYTES), by "
+                f"{ts_s:.0f} s; cut the file up."
+            )

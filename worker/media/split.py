@@ -8,9 +8,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
-from typing import Any, Literal, cast
+from typing import Any, cast
 
 import av
 from av.audio.stream import AudioStream as AvAudioStream
@@ -20,39 +20,23 @@ from av.video.frame import VideoFrame
 from av.video.stream import VideoStream as AvVideoStream
 
 from .audio import AUDIO_NAME, DEFAULT_TIME_BASE, AudioFeed, AudioTrack, is_plausible
+from .boundary import media_errors
 from .cuts import CutFinder
 from .exact import ExactPictures
 from .guard import Guard
 from .limits import MediaLimits
 from .packets import read_packets
 from .planes import thumb_size
-from .probe import MediaInfo, configure_decoder, describe, open_media, with_rotation
+from .probe import configure_decoder, describe, open_media, with_rotation
 from .progress import Progress
+from .results import Keyframe, MediaInfo, Mode, SceneCut, SplitResult
 from .sampling import Look, Sampler
-from .scenes import Keyframe, SceneBuilder, SceneCut
+from .scenes import SceneBuilder
 
 __all__ = ["Keyframe", "Mode", "SceneCut", "SplitResult", "split"]
 
 #: Changes whenever the same file could give other scenes or keyframes than before.
-ALGORITHM = "onepass-1"
-
-Mode = Literal["exact", "fast"]
-
-
-@dataclass(frozen=True, kw_only=True)
-class SplitResult:
-    """What one pass found. Times are seconds from the container's start."""
-
-    #: With the measured duration and rotation.
-    info: MediaInfo
-    #: Without gaps, from 0.0 to the end of the content.
-    scenes: tuple[SceneCut, ...]
-    #: WAV: mono s16le, 16 kHz, 44-byte header; None without audio.
-    audio: Path | None
-    #: (start, end) spans covering the audio, each at most ``part_s`` long, cut at quiet places.
-    windows: tuple[tuple[float, float], ...]
-    #: Algorithm and mode.
-    version: str
+ALGORITHM = "onepass-2"
 
 
 def split(
@@ -74,7 +58,7 @@ def split(
     Raises BadMedia or LimitExceeded with one sentence; OSError when ``out_dir`` can't be written.
     """
     out_dir.mkdir(parents=True, exist_ok=True)
-    with open_media(path, limits) as container, ExitStack() as stack:
+    with media_errors(limits), open_media(path, limits) as container, ExitStack() as stack:
         info = describe(container, path, limits)
         track = None
         if info.audio is not None:
@@ -83,6 +67,7 @@ def split(
                 part_s=part_s,
                 max_duration_s=limits.max_duration_s,
                 declared_s=info.duration_s,
+                min_rate_hz=limits.min_sample_rate_hz,
             )
             stack.enter_context(track)
         progress = Progress(info.duration_s, info.size_bytes, on_progress)
@@ -124,7 +109,7 @@ class _Pass:
         configure_decoder(self._video, limits, threads, fast=mode == "fast")
         self._exact = ExactPictures(self._video, limits) if mode == "fast" else None
         self._cuts = CutFinder()
-        self._scenes = SceneBuilder(out_dir, limits.max_scenes, self._exact)
+        self._scenes = SceneBuilder(out_dir, limits, self._exact)
         self._sampler = Sampler(thumb_size(info.video.width, info.video.height))
         self._first = True
         self._last_s = -1.0
@@ -139,12 +124,20 @@ class _Pass:
     def take(self, packet: Packet[Any]) -> None:
         """Decode the packet if its stream is used."""
         ticks = packet.pts if packet.pts is not None else packet.dts
+        ts_s = None
         if ticks is not None:
+            ts_s = self._seconds(ticks, packet.stream_index)
             self.guard.note_content(self._seconds(ticks + (packet.duration or 0), packet.stream_index))
         if packet.stream is self._video:
+            if packet.size:
+                context = self._video.codec_context
+                self.guard.charge_picture(packet.size, context.width * context.height, ts_s)
             self._decode_video(packet)
         elif self._feed is not None and packet.stream is self._audio:
             self._feed.take(packet)
+            assert self._track is not None
+            self.guard.check_sound(self._track.duration_s)
+        self.guard.check_cost(max(self._last_s, self._track.duration_s if self._track else 0.0))
 
     def result(self) -> SplitResult:
         """Judge the file and close the last scene; the audio file must be closed by now."""
@@ -171,7 +164,9 @@ class _Pass:
             self._exact.note(packet)
         try:
             frames = self._video.codec_context.decode(packet if packet.size else None)
-        except (av.FFmpegError, MemoryError):
+        except MemoryError:
+            raise  # at the limit pictures would be lost one after another
+        except av.FFmpegError:
             self.guard.count_error()
             return
         for frame in frames:

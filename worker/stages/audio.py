@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
-from worker.media.extract import extract_audio
+from shared import graph
+from worker.media.limits import media_limits
+from worker.media.sandbox import extract_audio
 from worker.stages.context import Outcome, StageContext
-from worker.stages.split import PART_S, media_limits
+from worker.stages.split import PART_S, SHARE_OF_LIMIT
 
 
 def run(context: StageContext) -> Outcome:
     audio, windows = extract_audio(
         context.fetch_source(),
         context.folder,
-        limits=media_limits(context.runtime),
+        limits=media_limits(context.runtime.settings),
         part_s=PART_S,
         on_progress=lambda fraction: context.report(fraction * 0.9),
+        wall_s=SHARE_OF_LIMIT * graph.AUDIO.time_limit_s,
     )
     audio_key = None
     if audio is not None:

@@ -77,7 +77,9 @@ def _look(context: StageContext, model: FaceAnalyser, photo: PersonPhoto) -> Fac
 
     key = require_prefix(photo.storage_key, f"faces/{context.claimed.user_id}/")
     data = context.storage.get_bytes("uploads", key, max_bytes=MAX_PICTURE_BYTES)
-    picture = decode_picture(data, max_pixels=MAX_PICTURE_PIXELS)
+    picture = decode_picture(
+        data, max_pixels=MAX_PICTURE_PIXELS, max_scans=context.runtime.settings.max_jpeg_scans
+    )
     (faces,) = model.analyse([picture])
     return choose(picture, faces, context.runtime.settings)
 

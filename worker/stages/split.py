@@ -13,28 +13,19 @@ from db.runs import keep_split, kept_stages
 from db.scenes import scene_count, scenes_between, write_scenes
 from db.tables import Run, Scene
 from db.videos import set_media
+from shared import graph
 from shared.errors import BadMedia, Conflict, ObjectMissing
-from worker.media.limits import MediaLimits
-from worker.media.split import SplitResult, split
-from worker.runtime import Runtime
+from worker.media.limits import media_limits
+from worker.media.results import SplitResult
+from worker.media.sandbox import split
 from worker.stages.context import Outcome, StageContext
 
 #: Share of the progress bar that decoding takes; the rest is storing.
 _DECODING = 0.9
+#: Share of the stage's time limit after which a file is refused: past the limit itself it would be tried again.
+SHARE_OF_LIMIT = 0.9
 #: Length of an asr part, seconds of audio.
 PART_S = 120.0
-
-
-def media_limits(runtime: Runtime) -> MediaLimits:
-    settings = runtime.settings
-    return MediaLimits(
-        max_bytes=settings.max_video_bytes,
-        max_duration_s=settings.max_video_duration_s,
-        max_side_px=settings.max_video_side_px,
-        max_fps=settings.max_video_fps,
-        max_streams=settings.max_video_streams,
-        max_scenes=settings.max_video_scenes,
-    )
 
 
 def run(context: StageContext) -> Outcome:
@@ -45,10 +36,11 @@ def run(context: StageContext) -> Outcome:
         found = split(
             source,
             context.folder,
-            limits=media_limits(context.runtime),
+            limits=media_limits(context.runtime.settings),
             mode=context.runtime.settings.split_mode,
             part_s=PART_S,
             on_progress=lambda fraction: context.report(fraction * _DECODING),
+            wall_s=SHARE_OF_LIMIT * graph.SPLIT.time_limit_s,
         )
     except (BadMedia, OSError):
         # A storage that went away while the file was read is to blame, not the video.

@@ -63,7 +63,7 @@ def test_hard_cuts_within_one_frame(tmp_path: Path, name: str, encoding: Encodin
     truth = make_clip(tmp_path / name, THREE_SHOTS, encoding)
     result = run(truth, tmp_path / "out")
     assert_cuts(result, truth)
-    assert result.version == "onepass-1-exact"
+    assert result.version == "onepass-2-exact"
     assert result.info.duration_s == pytest.approx(truth.duration_s, abs=2 / truth.fps)
 
 
@@ -81,7 +81,7 @@ def test_transitions(tmp_path: Path, mode: str) -> None:
     truth = make_clip(tmp_path / "a.mp4", shots)
     result = run(truth, tmp_path / "out", mode=mode)
     assert_cuts(result, truth)
-    assert result.version == f"onepass-1-{mode}"
+    assert result.version == f"onepass-2-{mode}"
 
 
 @pytest.mark.parametrize(

@@ -20,6 +20,7 @@ from torch import Tensor
 from shared.errors import ModelFailure, ModelUnavailable
 from tests.checkpoints import adaface
 from tests.contracts.candidates import photograph, sample_picture
+from tests.figures import RecordFigure
 from worker.models.base import Uint8
 from worker.models.catalog import load_catalog
 from worker.models.face import FaceAnalyser
@@ -112,7 +113,9 @@ class TestAlignment:
         assert np.abs(expected - found).mean() < 0.6
         assert np.abs(expected - found).max() < 8
 
-    def test_the_eyes_lie_where_the_template_has_them(self, analyser: FaceAnalyser) -> None:
+    def test_the_eyes_lie_where_the_template_has_them(
+        self, analyser: FaceAnalyser, record_figure: RecordFigure
+    ) -> None:
         for picture in (photograph("obama.jpg"), photograph("biden.jpg"), sample_picture(12.5)):
             ((face,),) = analyser.analyse([picture])
             marks = np.array(face.landmarks)
@@ -121,7 +124,7 @@ class TestAlignment:
                 [a * marks[:, 0] - b * marks[:, 1] + c, b * marks[:, 0] + a * marks[:, 1] + d], axis=1
             )
             off_px = np.abs(there - TEMPLATE).max()
-            print(f"\nlandmarks off the template by {off_px:.1f} px at most")
+            record_figure("landmarks off the template", f"{off_px:.1f} px at most")
             assert off_px < 6
 
     def test_a_picture_wider_than_opencv_can_warp_gives_the_same_face(self) -> None:

@@ -1,0 +1,278 @@
+"""What only an administrator of Postgres can do: the role that nodes use, its database, the extension ``vector``.
+
+Nodes, the command and the migrations use a role that owns the tables and can do nothing else: it reads no files, runs no
+programs, makes no roles and no databases, and does not pass row-level security of others. ``bootstrap`` makes it with an
+administrator's connection and takes over what an earlier version made as a superuser. Running it again changes nothing
+but the role's password, which is then the given one.
+"""
+
+from __future__ import annotations
+
+import secrets
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from urllib.parse import quote, unquote, urlsplit, urlunsplit
+
+import psycopg
+from psycopg import Connection, sql
+from psycopg.rows import TupleRow
+
+from db.wall import ROLE as READER
+from shared.errors import Conflict, DatabaseUnavailable, InvalidRequest
+from shared.settings import hide_password
+
+EXTENSION = "vector"
+CONNECT_LIMIT_S = 5
+#: How long taking over a table waits for whoever uses it.
+LOCK_LIMIT = "30s"
+#: What the application's role must not have, by its column in pg_roles and its word in CREATE ROLE.
+FORBIDDEN = {
+    "rolsuper": "SUPERUSER",
+    "rolcreatedb": "CREATEDB",
+    "rolcreaterole": "CREATEROLE",
+    "rolreplication": "REPLICATION",
+    "rolbypassrls": "BYPASSRLS",
+}
+
+#: One running ``bootstrap`` per server.
+_LOCK = 7305001
+
+
+@dataclass(frozen=True, kw_only=True)
+class Application:
+    """The role and database that nodes use, as POSTGRES_URL names them."""
+
+    role: str
+    password: str
+    database: str
+
+    @classmethod
+    def from_url(cls, url: str) -> Application:
+        """Read them from a URL.
+
+        Raises:
+            InvalidRequest: the URL does not name all three.
+        """
+        parts = urlsplit(url)
+        database = unquote(parts.path.removeprefix("/"))
+        if not parts.username or not parts.password or not database:
+            raise InvalidRequest(
+                f"POSTGRES_URL={hide_password(url)!r} does not name a user, a password and a database: "
+                "write it as postgresql://user:password@host:5432/name"
+            )
+        return cls(role=unquote(parts.username), password=unquote(parts.password), database=database)
+
+
+def bootstrap(admin_url: str, application: Application) -> None:
+    """Make the application's role, its database and the extension, whatever of them is missing or different.
+
+    Args:
+        admin_url: a URL of the server for a superuser, or for a role that may make roles, databases and the extension.
+        application: what to make.
+
+    Raises:
+        InvalidRequest: the administrator is the application's own role.
+        DatabaseUnavailable: no connection.
+        Conflict: the administrator may not do it, or a table is in use for longer than LOCK_LIMIT.
+    """
+    try:
+        with _connect(admin_url) as connection:
+            connection.execute("SELECT pg_advisory_lock(%s)", (_LOCK,))
+            _refuse_itself(connection, application)
+            _make_role(connection, application)
+            _make_reader(connection, application)
+            _make_database(connection, application)
+        with _connect(with_database(admin_url, application.database)) as connection, connection.transaction():
+            connection.execute(f"SET LOCAL lock_timeout = '{LOCK_LIMIT}'")
+            _take_over(connection, application)
+    except psycopg.errors.InsufficientPrivilege as error:
+        raise Conflict(
+            f"{hide_password(admin_url)} may not set up the database ({_first_line(error)}): name a superuser"
+        ) from None
+    except psycopg.errors.LockNotAvailable:
+        raise Conflict(
+            f"a table of database {application.database!r} is in use: stop the nodes, then try again"
+        ) from None
+
+
+def rename_role(admin_url: str, name: str) -> str:
+    """Give the role that a URL connects as another name, and return the URL with it.
+
+    The first superuser of a server can't lose its rights. Where the application has been that user (as it was in
+    the first versions), it is renamed and the application gets a new role of the old name.
+
+    Raises:
+        DatabaseUnavailable: no connection.
+        Conflict: there is a role of the new name.
+    """
+    old = unquote(urlsplit(admin_url).username or "")
+    helper, password = f"{old}_rename", secrets.token_urlsafe(24)
+    # Should we die on the way, no one can log in as what is left.
+    until = (datetime.now(UTC) + timedelta(minutes=10)).isoformat()
+    with _connect(admin_url) as connection:
+        if _role(connection, name) is not None:
+            raise Conflict(f"there is a role {name!r} already: choose another name for the administrator")
+        connection.execute(sql.SQL("DROP ROLE IF EXISTS {}").format(sql.Identifier(helper)))
+        connection.execute(
+            sql.SQL("CREATE ROLE {} SUPERUSER LOGIN PASSWORD {} VALID UNTIL {}").format(
+                sql.Identifier(helper),
+                sql.Literal(_verifier(connection, helper, password)),
+                sql.Literal(until),
+            )
+        )
+    # A session can't rename its own role.
+    with _connect(_with_user(admin_url, helper, password)) as connection:
+        connection.execute(
+            sql.SQL("ALTER ROLE {} RENAME TO {}").format(sql.Identifier(old), sql.Identifier(name))
+        )
+    renamed = _with_user(admin_url, name)
+    with _connect(renamed) as connection:
+        connection.execute(sql.SQL("DROP ROLE {}").format(sql.Identifier(helper)))
+    return renamed
+
+
+def find_rights(connection: Connection[TupleRow]) -> list[str]:
+    """What the connection's role can do that the application does not need, as words of CREATE ROLE."""
+    columns = sql.SQL(", ").join(map(sql.Identifier, FORBIDDEN))
+    row = connection.execute(
+        sql.SQL("SELECT {} FROM pg_roles WHERE rolname = current_user").format(columns)
+    ).fetchone()
+    assert row is not None
+    return [word for word, has in zip(FORBIDDEN.values(), row, strict=True) if has]
+
+
+def with_database(url: str, database: str) -> str:
+    """The URL of another database of the same server for the same user."""
+    return urlunsplit(urlsplit(url)._replace(path="/" + quote(database, safe="")))
+
+
+def _with_user(url: str, user: str, password: str | None = None) -> str:
+    parts = urlsplit(url)
+    secret = parts.password if password is None else quote(password, safe="")
+    host = parts.netloc.rpartition("@")[2]
+    login = quote(user, safe="") + (f":{secret}" if secret else "")
+    return urlunsplit(parts._replace(netloc=f"{login}@{host}"))
+
+
+def _connect(url: str) -> Connection[TupleRow]:
+    try:
+        return psycopg.connect(
+            url.replace("postgresql+psycopg://", "postgresql://", 1),
+            autocommit=True,
+            connect_timeout=CONNECT_LIMIT_S,
+            application_name="scenefleet bootstrap",
+        )
+    except psycopg.OperationalError as error:
+        raise DatabaseUnavailable(
+            f"Postgres at {hide_password(url)} does not let the administrator in ({_first_line(error)}): "
+            "is it running, and are user and password right?"
+        ) from None
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).strip().split("\n")[0]
+
+
+def _role(connection: Connection[TupleRow], name: str) -> dict[str, bool] | None:
+    columns = sql.SQL(", ").join(map(sql.Identifier, FORBIDDEN))
+    query = sql.SQL("SELECT {} FROM pg_roles WHERE rolname = {}").format(columns, sql.Literal(name))
+    row = connection.execute(query).fetchone()
+    return None if row is None else dict(zip(FORBIDDEN, row, strict=True))
+
+
+def _verifier(connection: Connection[TupleRow], role: str, password: str) -> str:
+    """What the server keeps instead of the password, so that its log never shows that."""
+    return connection.pgconn.encrypt_password(password.encode(), role.encode(), b"scram-sha-256").decode()
+
+
+def _refuse_itself(connection: Connection[TupleRow], application: Application) -> None:
+    if connection.execute("SELECT session_user::text").fetchone() == (application.role,):
+        raise InvalidRequest(
+            f"the administrator and the application are both the role {application.role!r}: name another "
+            "administrator, or give this one another name with --rename-admin"
+        )
+
+
+def _make_role(connection: Connection[TupleRow], application: Application) -> None:
+    role = sql.Identifier(application.role)
+    password = sql.Literal(_verifier(connection, application.role, application.password))
+    known = _role(connection, application.role)
+    if known is None:
+        connection.execute(sql.SQL("CREATE ROLE {} LOGIN PASSWORD {}").format(role, password))
+        known = _role(connection, application.role) or {}
+    else:
+        connection.execute(sql.SQL("ALTER ROLE {} LOGIN PASSWORD {}").format(role, password))
+    # Only what differs: to say NOSUPERUSER takes a superuser, whatever it changes.
+    for column, has in known.items():
+        if has:
+            connection.execute(sql.SQL("ALTER ROLE {} {}").format(role, sql.SQL("NO" + FORBIDDEN[column])))
+    others = connection.execute(
+        "SELECT g.rolname FROM pg_auth_members m JOIN pg_roles g ON g.oid = m.roleid JOIN pg_roles r ON r.oid = m.member"
+        " WHERE r.rolname = %s AND g.rolname <> %s",
+        (application.role, READER),
+    ).fetchall()
+    for (other,) in others:
+        connection.execute(sql.SQL("REVOKE {} FROM {}").format(sql.Identifier(other), role))
+
+
+def _make_reader(connection: Connection[TupleRow], application: Application) -> None:
+    if _role(connection, READER) is None:
+        connection.execute(sql.SQL("CREATE ROLE {} NOLOGIN").format(sql.Identifier(READER)))
+    connection.execute(
+        sql.SQL("GRANT {} TO {}").format(sql.Identifier(READER), sql.Identifier(application.role))
+    )
+
+
+def _make_database(connection: Connection[TupleRow], application: Application) -> None:
+    database, role = sql.Identifier(application.database), sql.Identifier(application.role)
+    owner = connection.execute(
+        "SELECT pg_get_userbyid(datdba) FROM pg_database WHERE datname = %s", (application.database,)
+    ).fetchone()
+    if owner == (application.role,):
+        return
+    superuser = connection.execute("SELECT rolsuper FROM pg_roles WHERE rolname = current_user").fetchone()
+    if superuser != (True,):
+        # Only a member may make something that belongs to the role.
+        connection.execute(sql.SQL("GRANT {} TO CURRENT_USER").format(role))
+    if owner is None:
+        connection.execute(sql.SQL("CREATE DATABASE {} OWNER {}").format(database, role))
+        connection.execute(sql.SQL("REVOKE ALL ON DATABASE {} FROM PUBLIC").format(database))
+    else:
+        connection.execute(sql.SQL("ALTER DATABASE {} OWNER TO {}").format(database, role))
+
+
+def _take_over(connection: Connection[TupleRow], application: Application) -> None:
+    """Make the extension, and give the role what superusers own in the schema ``public``."""
+    role = sql.Identifier(application.role)
+    connection.execute(f"CREATE EXTENSION IF NOT EXISTS {EXTENSION} SCHEMA public")
+    connection.execute(sql.SQL("GRANT USAGE, CREATE ON SCHEMA public TO {}").format(role))
+    connection.execute(sql.SQL("GRANT USAGE ON SCHEMA public TO {}").format(sql.Identifier(READER)))
+    for kind, name in connection.execute(_OF_SUPERUSERS).fetchall():
+        # The server has quoted the name; the kind is one of the query's own.
+        connection.execute(sql.SQL("ALTER {} {} OWNER TO {}").format(sql.SQL(kind), sql.SQL(name), role))
+
+
+#: Kind and quoted name of everything in ``public`` that a superuser owns. Left out is what follows its owner by itself
+#: (indexes, types of rows and of arrays, sequences of columns) and what belongs to an extension.
+_OF_SUPERUSERS = """
+WITH superusers AS (SELECT oid FROM pg_roles WHERE rolsuper),
+    of_extensions AS (SELECT classid, objid FROM pg_depend WHERE deptype = 'e')
+SELECT CASE c.relkind WHEN 'v' THEN 'VIEW' WHEN 'm' THEN 'MATERIALIZED VIEW' WHEN 'S' THEN 'SEQUENCE' ELSE 'TABLE' END,
+    c.oid::regclass::text
+FROM pg_class c
+WHERE c.relnamespace = 'public'::regnamespace AND c.relkind IN ('r', 'p', 'v', 'm', 'S')
+    AND c.relowner IN (TABLE superusers)
+    AND NOT EXISTS (SELECT FROM of_extensions e WHERE e.classid = 'pg_class'::regclass AND e.objid = c.oid)
+    AND NOT EXISTS (SELECT FROM pg_depend d WHERE d.classid = 'pg_class'::regclass AND d.objid = c.oid
+        AND c.relkind = 'S' AND d.deptype IN ('a', 'i'))
+UNION ALL
+SELECT 'ROUTINE', p.oid::regprocedure::text
+FROM pg_proc p
+WHERE p.pronamespace = 'public'::regnamespace AND p.proowner IN (TABLE superusers)
+    AND NOT EXISTS (SELECT FROM of_extensions e WHERE e.classid = 'pg_proc'::regclass AND e.objid = p.oid)
+UNION ALL
+SELECT 'TYPE', t.oid::regtype::text
+FROM pg_type t
+WHERE t.typnamespace = 'public'::regnamespace AND t.typowner IN (TABLE superusers) AND t.typtype IN ('e', 'd')
+    AND NOT EXISTS (SELECT FROM of_extensions e WHERE e.classid = 'pg_type'::regclass AND e.objid = t.oid)
+"""

@@ -1,0 +1,416 @@
+"""The image and docker-compose.yml, whole: built, started, used from outside, hurt, and stopped (`make test-deploy`).
+
+Where the images of Python and of the servers can't be pulled, stand-ins take their names (tests/deploy/standins.py); the
+end of the run's log says which.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import secrets
+import socket
+import time
+import urllib.error
+import urllib.request
+from base64 import b64encode
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import Any, TypeVar
+
+import pytest
+import yaml
+from minio import Minio
+from minio.error import S3Error
+
+from tests.acceptance.test_outside import Stranger, bare_python
+from tests.deploy import standins, values
+from tests.deploy.engine import ROOT, Deployment, Engine, find_engine
+from tests.figures import RecordFigure
+
+__all__ = ["bare_python"]
+
+T = TypeVar("T")
+
+pytestmark = [pytest.mark.deploy, pytest.mark.timeout(3600)]
+
+USER = "u1"
+SERVERS = ("postgres", "redis", "minio")
+ONE_SHOTS = ("bootstrap", "buckets", "migrate")
+BUCKETS = ("uploads", "sidecars", "tmp")
+#: Kept for the next run, containers and volumes are not: an image takes minutes to make.
+KEEP_IMAGES = bool(os.environ.get("SCENEFLEET_KEEP_IMAGES"))
+
+
+@dataclass
+class Images:
+    """What the containers run."""
+
+    engine: Engine
+    ours: str
+    servers: dict[str, str]
+    standins: list[str] = field(default_factory=list)
+
+    def describe(self) -> dict[str, Any]:
+        (found,) = json.loads(self.engine.call("image", "inspect", self.ours).stdout)
+        return dict(found)
+
+
+@pytest.fixture(scope="module")
+def compose_file() -> dict[str, Any]:
+    return dict(yaml.safe_load((ROOT / "docker-compose.yml").read_text()))
+
+
+def default_of(text: str) -> str:
+    """`${NAME:-value}` -> value."""
+    return text.partition(":-")[2].removesuffix("}")
+
+
+@pytest.fixture(scope="module")
+def images(tmp_path_factory: pytest.TempPathFactory, compose_file: dict[str, Any]) -> Iterator[Images]:
+    """Our image, built from Dockerfile.gpu with the engines of lite, and the servers'."""
+    engine = find_engine(tmp_path_factory.mktemp("engine"))
+    services = compose_file["services"]
+    base = default_of(services["text"]["build"]["args"]["PYTHON_IMAGE"])
+    servers = {name: default_of(services[name]["image"]) for name in SERVERS}
+    there = {name for name in (base, *servers.values()) if engine.has_image(name)}
+    images = Images(engine, "localhost/scenefleet:test-deploy", servers)
+    images.standins = standins.provide(engine, base, servers)
+    arguments = {"EXTRAS": "lite", "PYTHON_IMAGE": base}
+    if index := os.environ.get("TORCH_INDEX_URL"):
+        arguments["TORCH_INDEX_URL"] = index
+    engine.build(images.ours, ROOT / "Dockerfile.gpu", ROOT, **arguments)
+    yield images
+    if not KEEP_IMAGES:
+        for name in {images.ours, base, *servers.values()} - there:
+            engine.call("image", "rm", "--force", name, check=False)
+        if engine.name == "podman":
+            engine.call("image", "prune", "--force", check=False)
+
+
+@pytest.fixture(scope="module")
+def deployment(
+    images: Images, tmp_path_factory: pytest.TempPathFactory, nodes: list[str]
+) -> Iterator[Deployment]:
+    """The fleet of the profile `cpu`, all of it healthy."""
+    made = Deployment(
+        images.engine,
+        tmp_path_factory.mktemp("deployment"),
+        values.deployment_values(images.ours),
+        f"scenefleet-{secrets.token_hex(3)}",
+    )
+    try:
+        made.up([*SERVERS, *ONE_SHOTS, *nodes, "flower"])
+        made.wait_healthy([*SERVERS, *nodes, "flower"])
+        yield made
+    finally:
+        made.down()
+
+
+@pytest.fixture(scope="module")
+def nodes(compose_file: dict[str, Any]) -> list[str]:
+    """The services of the profile `cpu` that are nodes."""
+    return [
+        name
+        for name, service in compose_file["services"].items()
+        if "cpu" in service.get("profiles", []) and service["command"][:2] == ["scenefleet", "node"]
+    ]
+
+
+@pytest.fixture(scope="module")
+def stranger(
+    deployment: Deployment, bare_python: list[str], tmp_path_factory: pytest.TempPathFactory
+) -> Stranger:
+    """An API's process, with Celery and nothing of ours, on the host."""
+    url = f"redis://:{deployment.values['REDIS_PASSWORD']}@127.0.0.1:{deployment.values['REDIS_PORT']}/0"
+    return Stranger(bare_python, url, tmp_path_factory.mktemp("stranger"))
+
+
+@pytest.fixture(scope="module")
+def bucket(deployment: Deployment) -> Minio:
+    """The storage from outside, with the nodes' key."""
+    return storage(deployment, "STORAGE_ACCESS_KEY", "STORAGE_SECRET_KEY")
+
+
+def storage(deployment: Deployment, key: str, secret: str) -> Minio:
+    found = deployment.values
+    return Minio(f"127.0.0.1:{found['MINIO_PORT']}", found[key], found[secret], secure=False)
+
+
+def eventually(what: Callable[[], T], within_s: float, name: str) -> T:
+    """The first true answer."""
+    deadline = time.monotonic() + within_s
+    while not (found := what()):
+        assert time.monotonic() < deadline, f"{name}: not within {within_s:.0f} s"
+        time.sleep(0.5)
+    return found
+
+
+def send(stranger: Stranger, bucket: Minio, video_id: str) -> None:
+    """Upload the sample and have it accepted; a request that a dying server swallowed is sent again."""
+    key = f"uploads/{USER}/{video_id}/demo.mp4"
+    bucket.fput_object("uploads", key, str(ROOT / "samples" / "demo.mp4"))
+    answer = eventually(
+        lambda: stranger.video("process", video_id, storage_key=key).get("ok"),
+        120,
+        f"acceptance of {video_id}",
+    )
+    assert answer["video_id"] == video_id, answer
+
+
+def state_of(stranger: Stranger, video_id: str) -> str:
+    answer = stranger.video("status", video_id)
+    return str(answer.get("ok", {}).get("state", answer))
+
+
+def wait_indexed(stranger: Stranger, video_id: str, within_s: float = 600) -> None:
+    def ended() -> str:
+        state = state_of(stranger, video_id)
+        return state if state in ("indexed", "partial", "failed", "cancelled") else ""
+
+    assert eventually(ended, within_s, f"{video_id} indexed") == "indexed"
+
+
+# --- the image
+
+
+def test_the_image(images: Images, record_figure: RecordFigure) -> None:
+    found = images.describe()
+    for name in images.standins:
+        record_figure("stand-in, not the real image", name)
+    record_figure("size of the image with the extras lite", f"{found['Size'] / 1e9:.2f} GB")
+    record_figure("engine", images.engine.name)
+    assert found["Config"]["User"] == "10001:10001"
+    assert found["Size"] < 2.0e9
+
+
+# --- what stands
+
+
+def test_every_service_is_healthy(deployment: Deployment, nodes: list[str]) -> None:
+    assert set(nodes) >= {"media", "asr", "text", "face", "ocr", "search"}
+    for service in (*SERVERS, *nodes, "flower"):
+        assert deployment.engine.is_healthy(deployment.container(service)), service
+    for service in ONE_SHOTS:
+        deployment.wait_done(service)
+
+
+def test_no_process_has_a_right_to_spare(
+    deployment: Deployment, nodes: list[str], compose_file: dict[str, Any]
+) -> None:
+    for service in (*SERVERS, *nodes, "flower"):
+        status = dict(
+            line.split(":\t", 1)
+            for line in deployment.inside(service, "cat", "/proc/1/status").stdout.splitlines()
+            if ":\t" in line
+        )
+        assert int(status["CapEff"], 16) == int(status["CapPrm"], 16) == 0, service
+        assert int(status["CapBnd"], 16) == 0, service
+        assert status["NoNewPrivs"] == "1", service
+        user = status["Uid"].split()[0]
+        # MinIO's image has no user of its own: root without a capability.
+        assert user == {"postgres": "999", "redis": "999", "minio": "0"}.get(service, "10001"), service
+        for place in ("/", "/etc", "/usr", "/opt"):
+            tried = deployment.inside(service, "sh", "-c", f"echo x > {place}/written", check=False)
+            assert tried.returncode != 0 and "ead-only" in tried.stderr, (service, place, tried.stderr)
+        if service in nodes:
+            deployment.inside(
+                service, "sh", "-c", "echo x > /tmp/written && echo x > /var/lib/scenefleet/written"
+            )
+            assert (
+                deployment.inside(service, "sh", "-c", "echo x > /models/written", check=False).returncode
+                != 0
+            )
+        assert compose_file["services"][service]["read_only"] is True
+
+
+def test_memory_and_processes_are_limited(
+    deployment: Deployment, nodes: list[str], compose_file: dict[str, Any]
+) -> None:
+    units = {"m": 2**20, "g": 2**30}
+    for service in (*SERVERS, *nodes, "flower"):
+        text = compose_file["services"][service]["mem_limit"]
+        wanted = deployment.values.get(text[2:].partition(":")[0], default_of(text) or text)
+        found = deployment.engine.inspect(deployment.container(service))["HostConfig"]
+        assert found["Memory"] == int(wanted[:-1]) * units[wanted[-1]], service
+        assert found["PidsLimit"] == compose_file["services"][service]["pids_limit"], service
+        # The kernel's word, by either version of cgroups.
+        files = "/sys/fs/cgroup/memory.max /sys/fs/cgroup/memory/memory.limit_in_bytes"
+        held = deployment.inside(service, "sh", "-c", f"cat {files} 2>/dev/null", check=False).stdout.split()
+        assert held[:1] == [str(found["Memory"])], (service, held)
+
+
+def test_a_node_that_takes_too_much_memory_is_killed_alone(deployment: Deployment) -> None:
+    greedy = "import mmap\nm = mmap.mmap(-1, 2 * 2**30)\nfor i in range(0, len(m), 4096): m[i] = 1\nprint('had it')"
+    tried = deployment.inside("search", "python", "-c", greedy, check=False)
+    assert tried.returncode != 0 and "had it" not in tried.stdout
+    deployment.wait_healthy(["search"], within_s=180)
+
+
+def test_no_administrators_secret_reaches_a_node(deployment: Deployment, nodes: list[str]) -> None:
+    for service in (*nodes, "migrate"):
+        environment = deployment.engine.inspect(deployment.container(service))["Config"]["Env"]
+        for name in values.ADMINISTRATORS:
+            assert not any(deployment.values[name] in line for line in environment), (service, name)
+
+
+def test_the_nodes_database_user_owns_tables_and_nothing_more(deployment: Deployment) -> None:
+    script = (
+        "import psycopg\nfrom shared.settings import get_settings\n"
+        "with psycopg.connect(get_settings().postgres_url, autocommit=True) as c:\n"
+        "    print(c.execute('SELECT rolsuper, rolcreaterole, rolcreatedb, rolbypassrls, rolreplication FROM pg_roles WHERE rolname = current_user').fetchone())\n"
+        "    print(c.execute(\"SELECT count(*) > 10, bool_and(tableowner = current_user) FROM pg_tables WHERE schemaname = 'public'\").fetchone())\n"
+        "    for trick in (\"SELECT pg_read_file('/etc/passwd')\", \"COPY (SELECT 1) TO PROGRAM 'true'\", 'CREATE ROLE other'):\n"
+        "        try: c.execute(trick); print('done', trick)\n"
+        "        except psycopg.errors.InsufficientPrivilege: print('refused')\n"
+    )
+    lines = deployment.inside("text", "python", "-c", script).stdout.splitlines()
+    assert lines == ["(False, False, False, False, False)", "(True, True)", "refused", "refused", "refused"]
+
+
+def test_the_nodes_storage_key_opens_three_buckets(deployment: Deployment, bucket: Minio) -> None:
+    root = storage(deployment, "MINIO_ROOT_USER", "MINIO_ROOT_PASSWORD")
+    root.make_bucket("others")
+    assert all(bucket.bucket_exists(name) for name in BUCKETS)
+    tries: list[Callable[[], Any]] = [
+        lambda: bucket.make_bucket("mine"),
+        lambda: bucket.remove_bucket("tmp"),
+        lambda: list(bucket.list_objects("others")),
+        lambda: bucket.fput_object("others", "x", __file__),
+    ]
+    for one in tries:
+        with pytest.raises(S3Error, match="AccessDenied"):
+            one()
+
+
+def test_nodes_have_no_way_out(deployment: Deployment, nodes: list[str]) -> None:
+    script = "import socket\ntry: socket.create_connection(('1.1.1.1', 443), 3); print('out')\nexcept OSError: print('no way')"
+    for service in nodes:
+        assert deployment.inside(service, "python", "-c", script).stdout.strip() == "no way", service
+
+
+# --- settings
+
+
+def test_every_documented_setting_reaches_every_node(
+    images: Images, deployment: Deployment, nodes: list[str], tmp_path: Path, compose_file: dict[str, Any]
+) -> None:
+    """One .env with another value for each; a node's environment has them, and its settings accept them."""
+    wanted = values.other_values()
+    assert set(values.documented_settings()) == wanted.keys() | values.FIXED | values.ADMINISTRATION
+    probe = Deployment(
+        images.engine,
+        tmp_path / "probe",
+        {**deployment.values, **wanted, "SCENEFLEET_IMAGE": images.ours},
+        deployment.project + "p",
+    )
+    script = "import json, os; from shared.settings import load_settings; load_settings(); print(json.dumps(dict(os.environ)))"
+    try:
+        for service in nodes:
+            done = probe.compose("run", "--rm", "--no-deps", "-T", service, "python", "-c", script)
+            found = json.loads(done.stdout.strip().splitlines()[-1])
+            assert {name: found.get(name) for name in wanted} == wanted, service
+            assert all(found[name] == "" for name in (*values.ADMINISTRATION, *values.ADMINISTRATORS)), (
+                service
+            )
+            fixed = compose_file["services"][service]["environment"]
+            assert {name: found[name] for name in ("SCENEFLEET_HOME", "MODELS_DIR", "HF_HOME")} == {
+                name: fixed[name] for name in ("SCENEFLEET_HOME", "MODELS_DIR", "HF_HOME")
+            }
+    finally:
+        probe.down()
+
+
+# --- from outside
+
+
+def test_the_dashboard_asks_for_a_password_and_listens_on_this_machine_only(deployment: Deployment) -> None:
+    url = f"http://127.0.0.1:{deployment.values['FLOWER_PORT']}/api/workers"
+    with pytest.raises(urllib.error.HTTPError) as refused:
+        urllib.request.urlopen(url, timeout=10)
+    assert refused.value.code == 401
+    user = f"{deployment.values['FLOWER_USER']}:{deployment.values['FLOWER_PASSWORD']}"
+    request = urllib.request.Request(
+        url, headers={"Authorization": f"Basic {b64encode(user.encode()).decode()}"}
+    )
+    with urllib.request.urlopen(request, timeout=10) as answer:
+        assert answer.status == 200
+    ports = deployment.engine.inspect(deployment.container("flower"))["HostConfig"]["PortBindings"]
+    assert [binding["HostIp"] for bindings in ports.values() for binding in bindings] == ["127.0.0.1"]
+    assert not (
+        deployment.engine.inspect(deployment.container("postgres"))["HostConfig"].get("PortBindings") or {}
+    )
+
+
+def test_redis_refuses_who_has_no_password(deployment: Deployment) -> None:
+    with socket.create_connection(("127.0.0.1", int(deployment.values["REDIS_PORT"])), 5) as client:
+        client.sendall(b"PING\r\n")
+        assert client.recv(100).startswith(b"-NOAUTH")
+
+
+def test_a_video_is_indexed_and_found_by_a_bare_send_task(
+    deployment: Deployment, stranger: Stranger, bucket: Minio, record_figure: RecordFigure
+) -> None:
+    began = time.monotonic()
+    send(stranger, bucket, "demo")
+    wait_indexed(stranger, "demo")
+    record_figure("the sample was indexed in containers in", f"{time.monotonic() - began:.0f} s")
+    truth = json.loads((ROOT / "samples" / "truth.json").read_text())
+    for search in truth["searches"]:
+        answer = stranger.ask("tasks.search.scenes", user_id=USER, query=search["query"], mode=search["mode"])
+        assert answer["ok"]["hits"][0]["idx"] == search["scene"], answer
+    # Links to keyframes are signed for the address that browsers use.
+    link = next(hit["keyframe_url"] for hit in answer["ok"]["hits"] if hit.get("keyframe_url"))
+    assert link.startswith(f"http://localhost:{deployment.values['MINIO_PORT']}/")
+    with urllib.request.urlopen(link, timeout=10) as picture:
+        assert picture.read(3) == b"\xff\xd8\xff"
+
+
+# --- faults
+
+
+def test_processes_and_servers_die_and_the_video_is_indexed(
+    deployment: Deployment, stranger: Stranger, bucket: Minio
+) -> None:
+    send(stranger, bucket, "hurt")
+    engine = deployment.engine
+    before = engine.inspect(deployment.container("media"))["State"]["StartedAt"]
+    # Everything in the container but its init and the shell itself; Compose's restart policy brings it back.
+    deployment.inside("media", "sh", "-c", "kill -KILL -1", check=False)
+    eventually(
+        lambda: engine.inspect(deployment.container("media"))["State"]["StartedAt"] != before,
+        60,
+        "restart of media",
+    )
+    for server in ("redis", "postgres"):
+        engine.call("kill", "--signal", "KILL", deployment.container(server))
+        eventually(partial(deployment.has_stopped, server), 30, f"death of {server}")
+        engine.call("start", deployment.container(server))
+        deployment.wait_healthy([server], within_s=120)
+    engine.call("restart", "--time", "30", deployment.container("text"), timeout_s=120)
+    wait_indexed(stranger, "hurt")
+    answer = stranger.ask(
+        "tasks.search.scenes", user_id=USER, query="a hot drink", mode="semantic", video_id="hurt"
+    )
+    assert answer["ok"]["hits"][0]["video_id"] == "hurt", answer
+
+
+def test_every_service_stops_within_its_grace(
+    deployment: Deployment, nodes: list[str], stranger: Stranger, bucket: Minio, compose_file: dict[str, Any],
+    record_figure: RecordFigure,
+) -> None:  # fmt: skip
+    """With a video on its way, so that some node has a job to hand back. A process that had to be killed ends with 137."""
+    send(stranger, bucket, "stopped")
+    eventually(lambda: state_of(stranger, "stopped") == "processing", 60, "the job taken")
+    for service in ("flower", *nodes, *reversed(SERVERS)):
+        grace_s = int(compose_file["services"][service]["stop_grace_period"].removesuffix("s"))
+        began = time.monotonic()
+        deployment.engine.call(
+            "stop", "--time", str(grace_s), deployment.container(service), timeout_s=grace_s + 60
+        )
+        took_s = time.monotonic() - began
+        record_figure(f"{service} stopped in", f"{took_s:.1f} s of {grace_s}")
+        state = deployment.engine.inspect(deployment.container(service))["State"]
+        assert state["ExitCode"] != 137 and took_s < grace_s, (service, state)

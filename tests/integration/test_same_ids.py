@@ -1,0 +1,299 @@
+"""Two users who choose the same ids do not notice each other: what one is answered is the same with and without the other.
+
+Random requests of two users about videos and people of the same ids, in one order with both of them and once more with
+the first user's alone. Only what the fleet makes (times, uuids, numbers of events) may differ.
+"""
+
+from __future__ import annotations
+
+import random
+import re
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from sqlalchemy import func, select, text
+
+from db import jobs, runs
+from db.engine import get_engine, reading, transact
+from db.ids import person_key, video_key
+from db.jobs import Claim
+from db.runs import Plan
+from db.scenes import Words, publish_scene, scene_id, write_scenes
+from db.tables import Base, Job, Person, Scene, Video
+from shared import settings as settings_module
+from shared.contracts import SearchScenes, parse
+from shared.errors import Conflict, InvalidKey, NotFound, ScenefleetError
+from shared.storage import Storage, sidecar_key
+from tasks import people, video
+from tests.integration.test_ledger import PLAN
+from worker import answering, searches, stages
+from worker.runtime import Runtime, get_runtime
+from worker.stages.context import StageContext
+
+pytestmark = pytest.mark.usefixtures("database")
+
+FIRST, OTHER = "u", "u1"
+VIDEOS, PEOPLE = ("17", "text", "u1"), ("17", "text", "unknown")
+NAMES = ("Ann", "Bea")
+#: What the fleet makes, differently every time.
+_MADE = re.compile(
+    r"[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}|photo_\d+|\d{4}-\d\d-\d\dT[\d:.]+Z?"
+)
+_COUNTED = re.compile(r"('event_id': |'undoes': |'undone_by': |event )\d+")
+
+
+@pytest.fixture
+def runtime(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Runtime]:
+    """This process's, with storage in a folder; nothing listens at its Redis, so that nobody is woken."""
+
+    def forget() -> None:
+        settings_module.get_settings.cache_clear()
+        get_runtime.cache_clear()
+
+    monkeypatch.setenv("SCENEFLEET_HOME", str(tmp_path))
+    monkeypatch.setenv("REDIS_URL", "redis://127.0.0.1:9/0")
+    for module in (video, people):
+        monkeypatch.setattr(module, "ring", lambda bells: None)
+    forget()
+    made = get_runtime()
+    made.storage.ensure_buckets()
+    yield made
+    forget()
+
+
+def ask(request: Callable[..., Any], user: str, **payload: Any) -> str:
+    """The answer of a request, or its error, as text without what differs every time."""
+    try:
+        said = str(request(user_id=user, **payload))
+    except ScenefleetError as error:
+        said = f"{error.code}: {error}"
+    return _COUNTED.sub(r"\1N", _MADE.sub("MADE", said))
+
+
+def index(user: str, name: str) -> str:
+    """Publish a video of one scene, if it waits for that: what a fleet would make of it."""
+    key = video_key(user, name)
+
+    def write(session: Any) -> str:
+        found = jobs.lock_video(session, key)
+        if found is None or found.state != "uploaded":
+            return "nothing to do"
+        scene = scene_id(key, found.run, 0)
+        rows = [{"idx": 0, "start_s": 0.0, "end_s": 1.0, "kind": "start", "keyframes": []}]
+        write_scenes(session, key, user, found.run, rows)
+        made = dict.fromkeys(("split", "text", "vision", "face", "ocr"), found.run)
+        stored = sidecar_key(user, name, str(scene), found.run)
+        publish_scene(session, scene, Words(f"a rocket of {user}", "en"), stored, made)
+        jobs.cancel(session, Job.video_id == key)
+        found.state, found.published_run = "indexed", found.run
+        return "indexed"
+
+    return transact(write)
+
+
+def search(runtime: Runtime, user_id: str, **payload: Any) -> dict[str, Any]:
+    request = parse(SearchScenes, {"user_id": user_id, "mode": "keyword", "query": "rocket", **payload})
+    made = searches.plan(request, runtime, frozenset())
+    return answering.answer(request, runtime, made, {}).model_dump(mode="json")
+
+
+def random_act(rng: random.Random, runtime: Runtime) -> Callable[[str], str]:
+    """One thing a user does."""
+    name, who, called = rng.choice(VIDEOS), rng.choice(PEOPLE), rng.choice(NAMES)
+    place, seed = rng.choice(("a.mp4", "b.mp4")), rng.random()
+
+    def process(user: str) -> str:
+        return ask(video.process, user, video_id=name, storage_key=f"uploads/{user}/{name}/{place}")
+
+    def misplace(user: str) -> str:
+        return ask(video.process, user, video_id=name, storage_key=f"uploads/{user}x/{name}/{place}")
+
+    def find(user: str) -> str:
+        return ask(lambda **given: search(runtime, **given), user, video_ids=[name])
+
+    def of_video(user: str) -> str:
+        request = random.Random(seed).choice(
+            (
+                video.status,
+                video.scenes,
+                video.subtitles,
+                video.cancel,
+                video.retry,
+                video.rerun,
+                video.delete,
+            )
+        )
+        return ask(request, user, video_id=name)
+
+    def create(user: str) -> str:
+        return ask(people.create, user, name=called, person_id=who)
+
+    def of_person(user: str) -> str:
+        request = random.Random(seed).choice(
+            (
+                people.get,
+                people.photos,
+                people.add_photo,
+                people.faces,
+                people.enroll,
+                people.delete,
+                people.cancel,
+            )
+        )
+        return ask(request, user, person_id=who)
+
+    def more(user: str) -> str:
+        if seed < 0.3:
+            return ask(people.rename, user, person_id=who, name=called)
+        if seed < 0.6:
+            return ask(people.merge, user, person_id=who, into=random.Random(seed).choice(PEOPLE))
+        return ask(people.list_people if seed < 0.8 else people.list_events, user)
+
+    return rng.choice(
+        (process, process, misplace, find, of_video, of_video, create, create, of_person, of_person, more,
+         lambda user: index(user, name))
+    )  # fmt: skip
+
+
+def empty() -> None:
+    tables = ", ".join(table.name for table in Base.metadata.sorted_tables if "user_id" in table.c)
+    with get_engine().begin() as connection:
+        connection.execute(text(f"TRUNCATE {tables}, runs CASCADE"))
+
+
+@pytest.mark.parametrize("seed", range(12))
+def test_what_a_user_is_answered_does_not_depend_on_another(runtime: Runtime, seed: int) -> None:
+    rng = random.Random(seed)
+    acts = [(rng.random() < 0.5, random_act(rng, runtime)) for _ in range(80)]
+    empty()
+    together = [(act(FIRST) if first else act(OTHER), first) for first, act in acts]
+    empty()
+    alone = [act(FIRST) for first, act in acts if first]
+    assert [said for said, first in together if first] == alone
+    assert sum("Error" not in said and "NotFound" not in said for said in alone) > 10
+    told = [said for said, _ in together]
+    assert not [said for said in told if "another" in said and "user" in said]
+    for said, first in together:
+        stranger = OTHER if first else FIRST
+        assert f"'user_id': '{stranger}'" not in said and f"s/{stranger}/" not in said
+
+
+def test_a_refused_request_stores_nothing_and_blocks_nobody(runtime: Runtime) -> None:
+    for key in ("uploads/u1/17/a.mp4", "uploads/u/170/a.mp4", "../x", "uploads/u/17"):
+        with pytest.raises(InvalidKey):
+            video.process(user_id=FIRST, video_id="17", storage_key=key)
+    with reading() as session:
+        assert session.scalars(select(func.count()).select_from(Video)).one() == 0
+    with pytest.raises(NotFound):
+        video.status(user_id=FIRST, video_id="17")
+    for user in (OTHER, FIRST):
+        receipt = video.process(user_id=user, video_id="17", storage_key=f"uploads/{user}/17/a.mp4")
+        assert (receipt["video_id"], receipt["user_id"], receipt["accepted"]) == ("17", user, True)
+    people.create(user_id=FIRST, name="Ann", person_id="17")
+    with pytest.raises(Conflict):
+        people.create(user_id=FIRST, name="Ann", person_id="18")
+    with reading() as session:
+        assert session.scalars(select(Person.person_id)).all() == [person_key(FIRST, "17")]
+
+
+def test_the_same_request_gives_the_same_scene_ids_and_another_users_others(runtime: Runtime) -> None:
+    made: list[dict[str, str]] = []
+    for _ in range(2):
+        empty()
+        for user in (FIRST, OTHER):
+            video.process(user_id=user, video_id="17", storage_key=f"uploads/{user}/17/a.mp4")
+            assert index(user, "17") == "indexed"
+        shown = {user: video.scenes(user_id=user, video_id="17")["scenes"][0] for user in (FIRST, OTHER)}
+        assert all(scene["video_id"] == "17" for scene in shown.values())
+        assert {user: scene["sidecar_key"].split("/")[:3] for user, scene in shown.items()} == {
+            user: ["sidecars", user, "17"] for user in shown
+        }
+        made.append({user: scene["scene_id"] for user, scene in shown.items()})
+    assert made[0] == made[1] and made[0][FIRST] != made[0][OTHER]
+
+
+def test_a_row_from_before_is_known_by_the_id_it_had(runtime: Runtime) -> None:
+    def write(session: Any) -> None:
+        session.add(Video(video_id="old", user_id=FIRST, storage_key="uploads/u/old/a.mp4", run=1))
+        session.add(Person(person_id="old", user_id=FIRST, name="Ann"))
+
+    transact(write)
+    again = video.process(user_id=FIRST, video_id="old", storage_key="uploads/u/old/a.mp4")
+    assert (again["video_id"], again["accepted"]) == ("old", False)
+    assert people.create(user_id=FIRST, name="Ann", person_id="old")["accepted"] is False
+    other = video.process(user_id=OTHER, video_id="old", storage_key="uploads/u1/old/a.mp4")
+    assert (other["video_id"], other["accepted"]) == ("old", True)
+    assert people.create(user_id=OTHER, name="Ann", person_id="old")["accepted"] is True
+
+
+def objects(storage: Storage) -> set[str]:
+    return {found.key for bucket in ("uploads", "sidecars", "tmp") for found in storage.list(bucket, "")}
+
+
+def work_off(runtime: Runtime) -> None:
+    """Do every job that waits on the media lane and erases something."""
+    plan = Plan(skips=PLAN.skips, max_failures=3, tmp_ttl_s=0)
+    while (claimed := transact(lambda session: jobs.claim(session, "media", "n:1:0:1", 60.0))) is not None:
+        mine: Claim = claimed
+        folder = runtime.work_dir / mine.storage_part
+        folder.mkdir(parents=True, exist_ok=True)
+        context = StageContext(claimed=mine, runtime=runtime, folder=folder, report=lambda fraction: None)
+        done = stages.run(context)
+        transact(
+            lambda s, mine=mine, done=done: jobs.finish(  # type: ignore[misc]
+                s,
+                mine,
+                done.write,
+                done.result,
+                lambda session, subject: runs.advance(session, subject, plan),
+            )
+        )
+
+
+def test_deleting_a_video_leaves_the_other_users_of_the_same_id(runtime: Runtime) -> None:
+    for user in (FIRST, OTHER):
+        runtime.storage.put_bytes("uploads", f"uploads/{user}/17/a.mp4", b"film", "video/mp4")
+        video.process(user_id=user, video_id="17", storage_key=f"uploads/{user}/17/a.mp4")
+        index(user, "17")
+        scene = video.scenes(user_id=user, video_id="17")["scenes"][0]
+        runtime.storage.put_bytes("sidecars", scene["sidecar_key"], b"{}", "application/json")
+        runtime.storage.put_bytes("tmp", f"tmp/{user}/17/1.1/audio.wav", b"sound", "audio/wav")
+    before = objects(runtime.storage)
+    answers = [str(request(user_id=OTHER, video_id="17")) for request in (video.status, video.scenes)]
+    assert video.delete(user_id=FIRST, video_id="17")["state"] == "deleted"
+    work_off(runtime)
+    assert objects(runtime.storage) == {key for key in before if key.split("/")[1] == OTHER}
+    assert [str(request(user_id=OTHER, video_id="17")) for request in (video.status, video.scenes)] == answers
+    with pytest.raises(NotFound):
+        video.status(user_id=FIRST, video_id="17")
+    with reading() as session:
+        assert set(session.scalars(select(Scene.user_id))) == {OTHER}
+    assert [hit["video_id"] for hit in search(runtime, OTHER, video_id="17")["hits"]] == ["17"]
+    assert search(runtime, FIRST, video_id="17")["hits"] == []
+
+
+def test_people_of_the_same_id_are_found_apart(runtime: Runtime) -> None:
+    for user in (FIRST, OTHER):
+        video.process(user_id=user, video_id="17", storage_key=f"uploads/{user}/17/a.mp4")
+        index(user, "17")
+        people.create(user_id=user, name="Ann", person_id="17")
+        scene = scene_id(video_key(user, "17"), 1, 0)
+
+        def write(session: Any, user: str = user, scene: Any = scene) -> None:
+            values = {"scene": scene, "person": person_key(user, "17"), "user": user}
+            session.execute(
+                text("INSERT INTO scene_people VALUES (:scene, :person, :user, :confidence, 1)"),
+                {**values, "confidence": 0.9 if user == FIRST else 0.4},
+            )
+
+        transact(write)
+    for user, confidence in ((FIRST, 0.9), (OTHER, 0.4)):
+        (hit,) = search(runtime, user, persons=["17"])["hits"]
+        (who,) = hit["highlights"]["people"]
+        assert (hit["video_id"], who["person_id"], who["confidence"]) == ("17", "17", confidence)
+        view = people.get(user_id=user, person_id="17")
+        assert (view["person_id"], view["scenes"], view["videos"]) == ("17", 1, 1)
+    assert search(runtime, FIRST, persons=["17", "nobody"], persons_match="all")["hits"] == []
+    assert search(runtime, FIRST, video_ids=["nothing"])["hits"] == []

@@ -1,0 +1,215 @@
+"""The role that nodes use: made by an administrator, it owns its tables and can do nothing else."""
+
+from __future__ import annotations
+
+import itertools
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import psycopg
+import pytest
+
+from db import schema
+from db.bootstrap import Application, bootstrap, find_rights, rename_role, with_database
+from db.wall import ROLE as READER
+from shared.errors import Conflict, DatabaseUnavailable, InvalidRequest
+from tests.fleet import ROOT
+from tests.services import PostgresServer
+
+_names = itertools.count(1)
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[PostgresServer]:
+    """A server of this module: roles belong to a whole server, and one here is renamed."""
+    server = PostgresServer(tmp_path_factory.mktemp("bootstrap"))
+    try:
+        server.start()
+    except InvalidRequest as error:
+        pytest.skip(str(error))
+    yield server
+    server.stop()
+
+
+@pytest.fixture
+def application(server: PostgresServer) -> Iterator[Application]:
+    name = f"application{next(_names)}"
+    yield Application(role=name, password="pass:word/ with@signs", database=name)
+    server.execute(f"DROP DATABASE IF EXISTS {name} WITH (FORCE)")
+    server.execute(f"DROP ROLE IF EXISTS {name}")
+
+
+def connect(server: PostgresServer, application: Application) -> psycopg.Connection:
+    return psycopg.connect(
+        host="127.0.0.1",
+        port=server.port,
+        user=application.role,
+        password=application.password,
+        dbname=application.database,
+        autocommit=True,
+    )
+
+
+def url_of(server: PostgresServer, application: Application) -> str:
+    from urllib.parse import quote
+
+    return f"postgresql+psycopg://{application.role}:{quote(application.password, safe='')}@127.0.0.1:{server.port}/{application.database}"
+
+
+def foreign_owners(connection: psycopg.Connection, role: str) -> list[tuple[str, str]]:
+    """Relations, routines and types outside extensions that another role owns."""
+    return connection.execute(
+        """
+        SELECT c.relname, pg_get_userbyid(c.relowner) FROM pg_class c
+        WHERE c.relnamespace = 'public'::regnamespace AND pg_get_userbyid(c.relowner) <> %(role)s
+            AND NOT EXISTS (SELECT FROM pg_depend d WHERE d.objid = c.oid AND d.deptype = 'e')
+        UNION ALL SELECT p.proname, pg_get_userbyid(p.proowner) FROM pg_proc p
+        WHERE p.pronamespace = 'public'::regnamespace AND pg_get_userbyid(p.proowner) <> %(role)s
+            AND NOT EXISTS (SELECT FROM pg_depend d WHERE d.objid = p.oid AND d.deptype = 'e')
+        """,
+        {"role": role},
+    ).fetchall()
+
+
+def test_the_migrations_run_as_the_role_and_again(server: PostgresServer, application: Application) -> None:
+    for _ in range(2):
+        bootstrap(server.url(), application)
+        schema.upgrade(url=url_of(server, application))
+    with connect(server, application) as connection:
+        assert find_rights(connection) == []
+        assert foreign_owners(connection, application.role) == []
+        connection.execute("SELECT count(*) FROM videos")
+        connection.execute(f"SET ROLE {READER}")
+        assert connection.execute("SELECT count(*) FROM videos").fetchone() == (0,)
+        with pytest.raises(psycopg.errors.InsufficientPrivilege):
+            connection.execute("DELETE FROM videos")
+
+
+REFUSED = {
+    "run a program": "COPY (SELECT 1) TO PROGRAM 'true'",
+    "run a program for its output": "CREATE TEMP TABLE t (x text); COPY t FROM PROGRAM 'id'",
+    "read a file": "SELECT pg_read_file('/etc/passwd')",
+    "read the server's own file": "SELECT pg_read_file('postgresql.conf')",
+    "list a folder": "SELECT pg_ls_dir('/')",
+    "copy a file": "CREATE TEMP TABLE t (x text); COPY t FROM '/etc/passwd'",
+    "write a file": "COPY (SELECT 1) TO '/tmp/scenefleet-must-not-be-written'",
+    "import a file": "SELECT lo_import('/etc/passwd')",
+    "make a role": "CREATE ROLE intruder SUPERUSER",
+    "become a superuser": "ALTER ROLE CURRENT_USER SUPERUSER",
+    "make a database": "CREATE DATABASE intruder",
+    "read the passwords": "SELECT rolpassword FROM pg_authid",
+    "change the server": "ALTER SYSTEM SET log_min_messages = 'panic'",
+    "load a library": "LOAD '/tmp/x.so'",
+    "act as the administrator": "SET ROLE postgres",
+    "write functions in C": "CREATE FUNCTION f() RETURNS int AS '/lib/x86_64-linux-gnu/libc.so.6', 'getpid' LANGUAGE c",
+}
+
+
+@pytest.mark.parametrize("what", REFUSED)
+def test_the_role_can_not(server: PostgresServer, application: Application, what: str) -> None:
+    bootstrap(server.url(), application)
+    with connect(server, application) as connection, pytest.raises(psycopg.errors.InsufficientPrivilege):
+        connection.execute(REFUSED[what])
+
+
+def test_the_role_reads_nothing_of_another_one(server: PostgresServer, application: Application) -> None:
+    other = Application(role=f"{application.role}_other", password="x", database=f"{application.role}_other")
+    bootstrap(server.url(), application)
+    bootstrap(server.url(), other)
+    try:
+        server.execute("CREATE TABLE kept (secret text)", application.database)
+        with connect(server, application) as connection:
+            with pytest.raises(psycopg.errors.InsufficientPrivilege):
+                connection.execute("SELECT * FROM kept")
+            with pytest.raises(psycopg.OperationalError, match="permission denied for database"):
+                psycopg.connect(connection.info.dsn, dbname=other.database, password=application.password)
+    finally:
+        server.execute(f"DROP DATABASE {other.database} WITH (FORCE)")
+        server.execute(f"DROP ROLE {other.role}")
+
+
+def test_what_a_superuser_made_is_taken_over(server: PostgresServer, application: Application) -> None:
+    server.execute(f"CREATE DATABASE {application.database}")
+    server.execute(
+        f"CREATE ROLE {application.role} SUPERUSER CREATEDB CREATEROLE BYPASSRLS REPLICATION LOGIN"
+    )
+    server.execute(f"GRANT pg_read_server_files TO {application.role}")
+    old = with_database(server.url(), application.database).replace("postgresql://", "postgresql+psycopg://")
+    schema.upgrade(url=old)
+    with psycopg.connect(server.url(application.database), autocommit=True) as connection:
+        connection.execute(
+            "INSERT INTO videos (video_id, user_id, storage_key) VALUES ('v', 'u', 'uploads/u/v/a')"
+        )
+        connection.execute('CREATE SEQUENCE "Odd name"')
+        connection.execute("CREATE FUNCTION odd(int, text) RETURNS int LANGUAGE sql AS 'SELECT 1'")
+        connection.execute("CREATE TYPE mood AS ENUM ('good')")
+    bootstrap(server.url(), application)
+    with connect(server, application) as connection:
+        assert find_rights(connection) == []
+        assert foreign_owners(connection, application.role) == []
+        assert connection.execute("SELECT video_id FROM videos").fetchall() == [("v",)]
+        memberships = connection.execute(
+            "SELECT roleid::regrole::text FROM pg_auth_members WHERE member = current_user::regrole"
+        ).fetchall()
+        assert memberships == [(READER,)]
+    schema.downgrade("base", url=url_of(server, application))
+    schema.upgrade(url=url_of(server, application))
+
+
+def test_an_administrator_of_the_applications_name_is_renamed(tmp_path: Path) -> None:
+    server = PostgresServer(tmp_path / "old")
+    server.start()
+    try:
+        server.execute("CREATE ROLE chief SUPERUSER LOGIN PASSWORD 'chief'")
+        chief = f"postgresql://chief:chief@127.0.0.1:{server.port}/postgres"
+        application = Application(role="chief", password="new", database="films")
+        with pytest.raises(InvalidRequest, match="--rename-admin"):
+            bootstrap(chief, application)
+        with pytest.raises(Conflict, match="choose another name"):
+            rename_role(chief, READER_OF_ALL)
+        renamed = rename_role(chief, "boss")
+        assert renamed == chief.replace("chief:", "boss:", 1)
+        bootstrap(renamed, application)
+        with connect(server, application) as connection:
+            assert find_rights(connection) == []
+    finally:
+        server.stop()
+
+
+#: A role that every server has.
+READER_OF_ALL = "pg_read_all_data"
+
+
+def test_the_command_says_in_a_sentence_what_is_wrong(
+    server: PostgresServer, application: Application
+) -> None:
+    environment = {"PATH": os.environ["PATH"], "SCENEFLEET_HOME": "/nonexistent"}
+    url = url_of(server, application).replace("+psycopg", "")
+
+    def run(**names: str) -> tuple[int, str]:
+        done = subprocess.run(
+            [sys.executable, "-m", "cli", "db", "bootstrap"],
+            cwd=ROOT,
+            env={**environment, **names},
+            capture_output=True,
+            text=True,
+            timeout=60,
+            check=False,
+        )
+        assert "Traceback" not in done.stderr
+        return done.returncode, done.stderr
+
+    status, says = run(POSTGRES_URL=url)
+    assert status and "POSTGRES_ADMIN_URL" in says
+    status, says = run(POSTGRES_URL="postgresql://h/x", POSTGRES_ADMIN_URL=server.url())
+    assert status and "does not name a user, a password and a database" in says.replace("\n", " ")
+    for _ in range(2):
+        status, says = run(POSTGRES_URL=url, POSTGRES_ADMIN_URL=server.url())
+        assert status == 0, says
+    connect(server, application).close()
+    wrong = server.url().replace(server.password, "wrong")
+    with pytest.raises(DatabaseUnavailable, match="password"):
+        bootstrap(wrong, application)

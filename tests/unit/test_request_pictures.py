@@ -1,0 +1,76 @@
+"""Pictures of one request: each is looked at once, and together they have a limit."""
+
+from __future__ import annotations
+
+import io
+import types
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from shared.errors import LimitExceeded
+from shared.settings import Settings
+from shared.storage import StorageConfig, open_storage
+from tasks import pictures
+from tasks.pictures import PictureReader, each_once
+
+
+def jpeg(width: int, height: int, **options: object) -> bytes:
+    kept = io.BytesIO()
+    pixels = np.linspace(0, 255, width * height * 3).reshape(height, width, 3).astype(np.uint8)
+    Image.fromarray(pixels).save(kept, "JPEG", **options)
+    return kept.getvalue()
+
+
+@pytest.fixture
+def storage(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> object:
+    made = open_storage(StorageConfig(backend="local", root=tmp_path))
+    made.ensure_buckets()
+    settings = Settings(MAX_REQUEST_PIXELS=100_000, MAX_JPEG_SCANS=12)
+    monkeypatch.setattr(
+        pictures, "get_runtime", lambda: types.SimpleNamespace(storage=made, settings=settings)
+    )
+    return made
+
+
+def test_the_pixels_of_a_request_count_together(storage: object) -> None:
+    for number in range(3):
+        storage.put_bytes("uploads", f"uploads/u1/{number}.jpg", jpeg(200, 200), "image/jpeg")  # type: ignore[attr-defined]
+    reader = PictureReader()
+    assert reader.read("uploads", "uploads/u1/0.jpg").shape == (200, 200, 3)
+    reader.read("uploads", "uploads/u1/1.jpg")
+    with pytest.raises(
+        LimitExceeded, match=r"2\.jpg: With it .* 120000 pixels, over the limit of 100000 .MAX_REQUEST_PIXELS"
+    ):
+        reader.read("uploads", "uploads/u1/2.jpg")
+
+
+def test_the_number_of_scans_is_a_setting(storage: object) -> None:
+    data = jpeg(64, 64, progressive=True)
+    scan = data[data.rindex(b"\xff\xda") : -2]
+    storage.put_bytes("uploads", "uploads/u1/a.jpg", data, "image/jpeg")  # type: ignore[attr-defined]
+    storage.put_bytes("uploads", "uploads/u1/b.jpg", data[:-2] + scan * 5 + data[-2:], "image/jpeg")  # type: ignore[attr-defined]
+    PictureReader().read("uploads", "uploads/u1/a.jpg")
+    with pytest.raises(LimitExceeded, match=r"b\.jpg: .* over the limit of 12 \(MAX_JPEG_SCANS\)"):
+        PictureReader().read("uploads", "uploads/u1/b.jpg")
+
+
+def test_larger_than_can_be_used_comes_smaller(storage: object) -> None:
+    storage.put_bytes("uploads", "uploads/u1/a.jpg", jpeg(400, 240), "image/jpeg")  # type: ignore[attr-defined]
+    assert PictureReader().read("uploads", "uploads/u1/a.jpg", shown_px=90).shape == (60, 100, 3)
+    assert PictureReader().read("uploads", "uploads/u1/a.jpg", shown_px=300).shape == (240, 400, 3)
+    assert PictureReader().read("uploads", "uploads/u1/a.jpg", shown_px=1280).shape == (240, 400, 3)
+
+
+def test_each_key_is_looked_at_once() -> None:
+    looked: list[str] = []
+
+    def look(keys: object) -> list[str]:
+        looked.extend(keys)  # type: ignore[call-overload]
+        return [key.upper() for key in looked]
+
+    assert each_once(["b", "a", "b", "b"], look) == ["B", "A", "B", "B"]
+    assert looked == ["b", "a"]
+    assert each_once([], lambda keys: []) == []

@@ -1,0 +1,73 @@
+"""What the tests' own support promises CI: nothing is skipped for want of assets, and figures reach the log."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.assets import VARIABLE
+
+ROOT = Path(__file__).parents[2]
+CONFTEST = "from tests.conftest import assets, pytest_terminal_summary, record_figure\n"
+
+
+def run_pytest(
+    folder: Path, code: str, *arguments: str, **environment: str
+) -> subprocess.CompletedProcess[str]:
+    """Run the tests in ``code`` with this project's conftest; an empty variable is taken away."""
+    (folder / "conftest.py").write_text(CONFTEST)
+    (folder / "test_it.py").write_text(code)
+    (folder / "pytest.ini").write_text("[pytest]\n")
+    full = {**os.environ, "PYTHONPATH": str(ROOT), **environment}
+    return subprocess.run(
+        [sys.executable, "-m", "pytest", "-q", "-rs", *arguments, str(folder)],
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+        cwd=folder,
+        env={name: value for name, value in full.items() if value},
+    )
+
+
+NEEDS_ASSETS = {
+    "by the fixture": "def test_one(assets): pass",
+    "by the mark": "from tests.contracts.candidates import needs_assets\n\n@needs_assets\ndef test_one(): pass",
+    "by a checkpoint": "from pathlib import Path\nfrom tests.checkpoints import adaface\n\ndef test_one(tmp_path): adaface.build(tmp_path)",
+}
+
+
+@pytest.mark.parametrize("way", NEEDS_ASSETS)
+def test_without_assets_a_test_skips_here_and_fails_in_ci(tmp_path: Path, way: str) -> None:
+    here = run_pytest(tmp_path, NEEDS_ASSETS[way], **{VARIABLE: "", "CI": ""})
+    assert here.returncode == 0 and "1 skipped" in here.stdout, here.stdout
+    ci = run_pytest(tmp_path, NEEDS_ASSETS[way], **{VARIABLE: "", "CI": "true"})
+    assert ci.returncode == 1 and "skipped" not in ci.stdout.splitlines()[-1], ci.stdout
+    assert f"{VARIABLE} is not set" in ci.stdout
+
+
+def test_assets_that_are_not_there_fail_in_ci_too(tmp_path: Path) -> None:
+    gone = run_pytest(tmp_path, NEEDS_ASSETS["by the fixture"], **{VARIABLE: "/nowhere", "CI": "true"})
+    assert gone.returncode == 1 and f"{VARIABLE}=/nowhere is no folder" in gone.stdout, gone.stdout
+
+
+@pytest.mark.parametrize("arguments", [(), ("-n", "2")], ids=["one process", "side by side"])
+def test_figures_of_tests_that_pass_reach_the_log(tmp_path: Path, arguments: tuple[str, ...]) -> None:
+    done = run_pytest(
+        tmp_path,
+        "def test_b(record_figure): record_figure('word error rate', '0.071')\n"
+        "def test_a(record_figure):\n    record_figure('recall', 0.5)\n    assert False\n",
+        *arguments,
+    )
+    lines = done.stdout.splitlines()
+    (heading,) = [number for number, line in enumerate(lines) if "= figures =" in line]
+    assert lines[heading + 1] == "test_it.py::test_a  recall: 0.5"
+    assert lines[heading + 2] == "test_it.py::test_b  word error rate: 0.071"
+
+
+def test_there_is_no_section_without_a_figure(tmp_path: Path) -> None:
+    assert "figures" not in run_pytest(tmp_path, "def test_a(): pass").stdout

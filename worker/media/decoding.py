@@ -1,0 +1,145 @@
+"""The process that decodes one file: ``python -m worker.media.decoding``, started by ``sandbox``.
+
+Reads one JSON line from stdin, writes lines of progress to stdout and the answer to a file in the job's folder. Starts in
+a fifth of a second: it must import neither Celery, SQLAlchemy, pydantic nor an ML engine.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import json
+import os
+import resource
+import signal
+import sys
+import threading
+import traceback
+from contextlib import suppress
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from shared.errors import BadMedia, LimitExceeded
+
+from .limits import MediaLimits
+
+RESULT_NAME, SAMPLES_NAME = "decoding.json", "samples.s16"
+
+#: Room left to say what went wrong when the memory is used up, bytes.
+_LAST_BYTES = 64 * 2**20
+_PR_SET_PDEATHSIG = 1
+
+
+def main() -> int:
+    """Do what the first line of stdin asks."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the node, which ends this process
+    request = json.loads(sys.stdin.buffer.readline())
+    end_with(request["parent"])
+    limits = MediaLimits(**request["limits"])
+    limit_memory(limits)
+    try:
+        result = decode(request, limits)
+    except MemoryError:
+        _lift_memory_limit()
+        from .boundary import no_memory
+
+        tell(error="LimitExceeded", message=str(no_memory(limits)))
+    except LimitExceeded as error:
+        _lift_memory_limit()
+        tell(error="LimitExceeded", message=str(error))
+    except BadMedia as error:
+        _lift_memory_limit()
+        tell(error="BadMedia", message=str(error))
+    except OSError as error:
+        tell(error="OSError", message=error.strerror or str(error), errno=error.errno)
+    except Exception as error:  # noqa: BLE001 - a mistake of ours is for the parent to report
+        traceback.print_exc()
+        tell(error="bug", message=f"{type(error).__name__}: {error}")
+    else:
+        (Path(request["folder"]) / RESULT_NAME).write_text(json.dumps(result, default=str))
+    return 0
+
+
+def decode(request: dict[str, Any], limits: MediaLimits) -> dict[str, Any]:
+    """Return what the function asked for found, as JSON; raises as it does."""
+    import cv2
+
+    # The pictures it gets are small, and its threads would each take memory.
+    cv2.setNumThreads(1)
+    path, folder = Path(request["path"]), Path(request["folder"])
+    arguments = request["arguments"]
+
+    def tell_progress(fraction: float) -> None:
+        tell(progress=fraction)
+
+    match request["kind"]:
+        case "split":
+            from .split import split
+
+            return asdict(split(path, folder, limits=limits, on_progress=tell_progress, **arguments))
+        case "extract_audio":
+            from .extract import extract_audio
+
+            audio, windows = extract_audio(
+                path, folder, limits=limits, on_progress=tell_progress, **arguments
+            )
+            return {"audio": audio, "windows": windows}
+        case "read_excerpt":
+            from .excerpt import read_excerpt
+
+            samples = read_excerpt(path, folder, limits=limits, **arguments)
+            samples.tofile(folder / SAMPLES_NAME)
+            return {}
+    raise ValueError(f"unknown kind {request['kind']!r}")
+
+
+def tell(**said: Any) -> None:
+    """Say one line to the parent."""
+    sys.stdout.write(json.dumps(said) + "\n")
+    sys.stdout.flush()
+
+
+def end_with(parent: int) -> None:
+    """End this process when the process ``parent`` ends: at once on Linux, else when stdin closes."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
+        # The kernel's killer of processes shall take this one and not the node.
+        with suppress(OSError):
+            Path("/proc/self/oom_score_adj").write_text("1000")
+        if os.getppid() != parent:
+            os._exit(1)
+    else:
+        threading.Thread(target=_wait_for_end, daemon=True).start()
+
+
+def _wait_for_end() -> None:
+    while sys.stdin.buffer.read(4096):
+        pass
+    os._exit(1)
+
+
+def limit_memory(limits: MediaLimits) -> None:
+    """Set the kernel's limit on what this process may allocate; no core dumps, no endless files.
+
+    RLIMIT_DATA counts the heap and private mappings, since Linux 4.7, and neither libraries nor address space that is
+    only reserved, as RLIMIT_AS would. Other systems ignore it: there the parent looks.
+    """
+    size = limits.memory_mb * 1_000_000
+    with suppress(ValueError, OSError):
+        resource.setrlimit(resource.RLIMIT_DATA, (size, size + _LAST_BYTES))
+    with suppress(ValueError, OSError):
+        resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    # The largest file is the sound.
+    largest = int(limits.max_duration_s * 32_000) + 2**20
+    with suppress(ValueError, OSError):
+        resource.setrlimit(resource.RLIMIT_FSIZE, (largest, largest))
+
+
+def _lift_memory_limit() -> None:
+    with suppress(ValueError, OSError):
+        hard = resource.getrlimit(resource.RLIMIT_DATA)[1]
+        resource.setrlimit(resource.RLIMIT_DATA, (hard, hard))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

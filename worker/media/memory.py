@@ -1,0 +1,104 @@
+"""How much memory decoding a stream takes, estimated before the first picture is decoded.
+
+The estimate refuses with a clear sentence what can't fit, and chooses how many threads fit. It trusts the header, so it
+protects nothing by itself: the limit of the decoding process does.
+"""
+
+from __future__ import annotations
+
+import os
+from contextlib import suppress
+
+import av
+from av.video.stream import VideoStream
+
+from shared.errors import LimitExceeded
+
+from . import h264
+from .limits import MediaLimits
+
+MB = 1_000_000
+
+_MOST_THREADS = 8
+
+#: Pictures a decoder keeps to refer to; H.264 states it. HEVC: that of the levels' largest pictures.
+_REFERENCES = {
+    "mjpeg": 0, "prores": 0, "dnxhd": 0, "dvvideo": 0, "ffv1": 1,
+    "hevc": 6, "vp9": 8, "av1": 8, "vp8": 3, "vp6": 3, "vp6f": 3,
+}  # fmt: skip
+_USUAL_REFERENCES = 2
+_USUAL_H264_REFERENCES = 4
+
+#: Bytes a pixel that decoders keep beside a picture: motion vectors, block types (H.264: 141 bytes for 256 pixels).
+_SIDE_BYTES = 0.6
+
+#: The process without pictures: the interpreter's heap, packets, the audio decoder.
+_BASE_BYTES = 80 * MB
+#: Frames that stand for scenes: about forty of them, of at most 4 MiB (see ``keyframes``).
+_HELD = 40
+_HELD_BYTES = 4 * 2**20
+_SCALED_PIXELS = 1280 * 1280
+#: Frames that wait to be looked at, at most (see ``sampling``), and whole frames held beside them: the last looked at, and
+#: the newest that may become a keyframe.
+_WAITING_BYTES = 80 * 2**20
+_WAITING, _WHOLE = 5, 2
+#: What is estimated at up to so many times the limit is tried: the limit itself holds.
+_BENEFIT_OF_DOUBT = 1.15
+#: Stack of a thread.
+_STACK_BYTES = 8 * 2**20
+
+
+def choose_threads(stream: VideoStream, limits: MediaLimits, threads: int = 0) -> int:
+    """Return how many threads to decode with: ``threads`` (0: one per core, at most 8), or fewer so that they fit.
+
+    Raises:
+        LimitExceeded: not even one fits in the memory of the decoding process.
+    """
+    wanted = threads or limits.threads or min(os.cpu_count() or 1, _MOST_THREADS)
+    context = stream.codec_context
+    size = context.width, context.height
+    pictures = _pictures(stream)
+    picture_bytes = frame_bytes(*size, context.pix_fmt)
+    limit_bytes = limits.memory_mb * MB
+    for count in range(wanted, 0, -1):
+        if _estimate(picture_bytes, size[0] * size[1], pictures, count) <= limit_bytes:
+            return count
+    needed_bytes = _estimate(picture_bytes, size[0] * size[1], pictures, 1)
+    if needed_bytes <= _BENEFIT_OF_DOUBT * limit_bytes:
+        return 1
+    raise LimitExceeded(
+        f"Decoding {size[0]}x{size[1]} pixels of {context.codec.canonical_name} with {pictures} pictures at once takes about "
+        f"{needed_bytes / MB:.0f} MB, the limit is {limits.memory_mb} MB (MEDIA_MEMORY_MB); "
+        "scale it down or encode it with fewer reference frames."
+    )
+
+
+def frame_bytes(width: int, height: int, pix_fmt: str | None) -> int:
+    """Return about how many bytes a decoded picture takes; an unknown pixel format counts as 8-bit 4:2:0."""
+    bits = 12
+    if pix_fmt:
+        with suppress(ValueError):
+            bits = av.VideoFormat(pix_fmt, 16, 16).padded_bits_per_pixel or bits
+    return width * height * bits // 8
+
+
+def _pictures(stream: VideoStream) -> int:
+    """Return how many pictures the decoder keeps, without those of its threads."""
+    context = stream.codec_context
+    name = context.codec.canonical_name
+    delayed = 0
+    if name == "h264":
+        references = h264.reference_frames(context.extradata)
+        references = _USUAL_H264_REFERENCES if references is None else references
+        delayed = min(16, max(0, context.has_b_frames or 0))
+    else:
+        references = _REFERENCES.get(name, _USUAL_REFERENCES)
+    return references + delayed + 1
+
+
+def _estimate(picture_bytes: int, pixels: int, pictures: int, threads: int) -> int:
+    decoder = (picture_bytes + int(pixels * _SIDE_BYTES)) * (pictures + threads - 1)
+    waiting = min(_WAITING_BYTES, _WAITING * picture_bytes) + _WHOLE * picture_bytes
+    scaled = int(picture_bytes * min(1.0, _SCALED_PIXELS / max(1, pixels)))
+    held = _HELD * (picture_bytes if picture_bytes <= _HELD_BYTES else scaled)
+    return _BASE_BYTES + decoder + waiting + held + threads * _STACK_BYTES

@@ -1,0 +1,93 @@
+"""What decoding a file gives. Imports no decoder: a process that lets another one decode loads none."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+Mode = Literal["exact", "fast"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class VideoStream:
+    """The video stream that is used."""
+
+    index: int
+    codec: str
+    #: Stored size, before rotation and before correcting non-square pixels.
+    width: int
+    height: int
+    #: Clockwise turn that shows the picture upright: 0, 90, 180 or 270.
+    rotation_deg: int
+    #: Frames a second by the header; 0.0 when it does not say.
+    avg_fps: float
+    pix_fmt: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class AudioStream:
+    """The audio stream that is used."""
+
+    index: int
+    codec: str
+    sample_rate_hz: int
+    channels: int
+    #: ISO 639 code as the container gives it.
+    language: str | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class MediaInfo:
+    """What the container says; ``split`` replaces ``duration_s`` by the measured one."""
+
+    container: str
+    #: 0.0 when the header does not say.
+    duration_s: float
+    size_bytes: int
+    video: VideoStream
+    audio: AudioStream | None
+    #: Streams of every type.
+    streams: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Keyframe:
+    """One picture of a scene."""
+
+    #: Seconds from the container's start.
+    ts_s: float
+    #: JPEG.
+    path: Path
+    #: As shown: turned upright, square pixels, at most 1280 a side.
+    width: int
+    height: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class SceneCut:
+    """A scene: from one cut to the next."""
+
+    idx: int
+    start_s: float
+    end_s: float
+    #: What began the scene.
+    kind: Literal["start", "cut", "gradual"]
+    #: In order of time, at least one.
+    keyframes: tuple[Keyframe, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class SplitResult:
+    """What one pass found. Times are seconds from the container's start."""
+
+    #: With the measured duration and rotation.
+    info: MediaInfo
+    #: Without gaps, from 0.0 to the end of the content.
+    scenes: tuple[SceneCut, ...]
+    #: WAV: mono s16le, 16 kHz, 44-byte header; None without audio.
+    audio: Path | None
+    #: (start, end) spans covering the audio, each at most ``part_s`` long, cut at quiet places.
+    windows: tuple[tuple[float, float], ...]
+    #: Algorithm and mode.
+    version: str

@@ -1,0 +1,328 @@
+"""Decoding in a process of its own, with a memory limit and a CPU limit, so that no file can harm the node.
+
+The functions here take and return what those of the same names in ``split``, ``extract`` and ``excerpt`` do, and raise the
+same errors; ``decoding`` is what runs on the other side. Imports no decoder.
+
+The process has none of the node's secrets: of the environment it gets the few variables that an interpreter needs. It
+ends with its parent. Limits: its memory by the kernel where that is possible (Linux), else by looking ten times a second;
+CPU time by itself between packets, and from here while it says nothing.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import selectors
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import psutil
+
+from shared.errors import BadMedia, LimitExceeded, StageTimeout, WorkerLost
+from shared.logs import get_logger
+from shared.settings import process_environment
+
+from .limits import MediaLimits
+from .results import AudioStream, Keyframe, MediaInfo, Mode, SceneCut, SplitResult, VideoStream
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+log = get_logger(__name__)
+
+#: -P: the folder it works in holds files of users.
+COMMAND = (sys.executable, "-P", "-m", "worker.media.decoding")
+
+#: Files in the job's folder: the answer, and what the process said before it died.
+RESULT_NAME, STDERR_NAME, SAMPLES_NAME = "decoding.json", "decoding.log", "samples.s16"
+
+#: How long at most between two looks at the process, seconds.
+_LOOK_S = 0.1
+#: How often the caller hears about progress, seconds.
+_REPORT_S = 0.5
+#: A process that uses no CPU for this long waits for a disk that is away.
+_STUCK_S = 120.0
+#: How long it may take to end after its last word, seconds.
+_END_S = 60.0
+#: No line of it is longer than this, in bytes, nor its answer.
+_MAX_LINE_BYTES, _MAX_RESULT_BYTES = 2**16, 256 * 2**20
+
+#: What the file did to the decoder, not what somebody else did to the process.
+_CRASHES = (signal.SIGSEGV, signal.SIGABRT, signal.SIGFPE, signal.SIGILL, signal.SIGTRAP)
+
+_VARIABLES = ("PATH", "LD_LIBRARY_PATH", "DYLD_LIBRARY_PATH", "PYTHONHOME", "TMPDIR", "LANG", "LC_ALL", "TZ")
+
+#: The folder that holds our packages.
+_ROOT = Path(__file__).resolve().parents[2]
+
+
+def split(
+    path: Path,
+    out_dir: Path,
+    *,
+    limits: MediaLimits,
+    mode: Mode = "exact",
+    part_s: float = 120.0,
+    on_progress: Callable[[float], None] | None = None,
+    wall_s: float = float("inf"),
+) -> SplitResult:
+    """Do ``split.split`` in a process of its own; past ``wall_s`` seconds the file is refused.
+
+    Raises as that does, and StageTimeout when the disk does not answer, WorkerLost when somebody killed the process.
+    """
+    found = _Decoding(out_dir, limits, on_progress, wall_s).run(
+        "split", path, {"mode": mode, "part_s": part_s}
+    )
+    info = found["info"]
+    audio = info.pop("audio")
+    return SplitResult(
+        info=MediaInfo(
+            **{**info, "video": VideoStream(**info["video"])}, audio=AudioStream(**audio) if audio else None
+        ),
+        scenes=tuple(
+            SceneCut(
+                **{**scene, "keyframes": tuple(_keyframe(out_dir, found) for found in scene["keyframes"])}
+            )
+            for scene in found["scenes"]
+        ),
+        audio=out_dir / Path(found["audio"]).name if found["audio"] else None,
+        windows=_windows(found["windows"]),
+        version=found["version"],
+    )
+
+
+def extract_audio(
+    path: Path,
+    out_dir: Path,
+    *,
+    limits: MediaLimits,
+    part_s: float = 120.0,
+    on_progress: Callable[[float], None] | None = None,
+    wall_s: float = float("inf"),
+) -> tuple[Path | None, tuple[tuple[float, float], ...]]:
+    """Do ``extract.extract_audio`` in a process of its own; raises as ``split``."""
+    found = _Decoding(out_dir, limits, on_progress, wall_s).run("extract_audio", path, {"part_s": part_s})
+    return out_dir / Path(found["audio"]).name if found["audio"] else None, _windows(found["windows"])
+
+
+def read_excerpt(
+    path: Path,
+    folder: Path,
+    *,
+    start_s: float,
+    end_s: float | None,
+    max_s: float,
+    limits: MediaLimits,
+    wall_s: float = float("inf"),
+) -> NDArray[np.int16]:
+    """Do ``excerpt.read_excerpt`` in a process of its own; raises as ``split``."""
+    import numpy as np
+
+    asked = {"start_s": start_s, "end_s": end_s, "max_s": max_s}
+    _Decoding(folder, limits, None, wall_s).run("read_excerpt", path, asked)
+    return np.fromfile(folder / SAMPLES_NAME, np.int16)
+
+
+def _keyframe(out_dir: Path, found: dict[str, Any]) -> Keyframe:
+    return Keyframe(**{**found, "path": out_dir / Path(found["path"]).name})
+
+
+def _windows(spans_s: list[list[float]]) -> tuple[tuple[float, float], ...]:
+    return tuple((start_s, end_s) for start_s, end_s in spans_s)
+
+
+class _Decoding:
+    """One run of the other process."""
+
+    def __init__(
+        self,
+        folder: Path,
+        limits: MediaLimits,
+        on_progress: Callable[[float], None] | None,
+        wall_s: float,
+    ) -> None:
+        self._folder = folder
+        self._limits = limits
+        self._on_progress = on_progress
+        self._wall_s = wall_s
+        self._fraction = 0.0
+        self._said: dict[str, Any] | None = None
+        self._rest = b""
+
+    def run(self, kind: str, path: Path, arguments: dict[str, Any]) -> dict[str, Any]:
+        """Decode; return what the process wrote down. Raises as ``split``."""
+        self._folder.mkdir(parents=True, exist_ok=True)
+        request = {
+            "kind": kind,
+            "path": str(path.resolve()),
+            "folder": str(self._folder.resolve()),
+            "limits": asdict(self._limits),
+            "arguments": arguments,
+            "parent": os.getpid(),
+        }
+        with (
+            (self._folder / STDERR_NAME).open("wb") as stderr,
+            subprocess.Popen(
+                COMMAND,
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=stderr,
+                cwd=self._folder,
+                env=_environment(),
+            ) as process,
+        ):
+            try:
+                self._send(process, request)
+                self._follow(process)
+                process.wait(_END_S)
+            except BaseException:
+                process.kill()
+                raise
+        self._judge(process.returncode)
+        result = self._folder / RESULT_NAME
+        if not result.is_file():
+            raise WorkerLost("the process that decoded the file ended without an answer")
+        if result.stat().st_size > _MAX_RESULT_BYTES:
+            raise LimitExceeded("The video has too many scenes to write down; cut the file up.")
+        found: dict[str, Any] = json.loads(result.read_text())
+        return found
+
+    def _send(self, process: subprocess.Popen[bytes], request: dict[str, Any]) -> None:
+        """Hand over the request; the pipe stays open, and its end tells the process that this one has died."""
+        assert process.stdin is not None
+        with suppress(BrokenPipeError):  # it died: its status says why
+            process.stdin.write(json.dumps(request).encode() + b"\n")
+            process.stdin.flush()
+
+    def _follow(self, process: subprocess.Popen[bytes]) -> None:
+        """Read what the process says until it ends; raises for what it may not do, and what ``on_progress`` raises."""
+        assert process.stdout is not None
+        os.set_blocking(process.stdout.fileno(), False)
+        watch = _Watch(process.pid, self._limits, self._wall_s)
+        reported_s = time.monotonic()
+        with selectors.DefaultSelector() as selector:
+            selector.register(process.stdout, selectors.EVENT_READ)
+            while True:
+                if selector.select(_LOOK_S):
+                    data = process.stdout.read(_MAX_LINE_BYTES)
+                    if data == b"":
+                        return
+                    if data:
+                        self._hear(data)
+                        watch.hear()
+                watch.look()
+                if self._on_progress is not None and time.monotonic() - reported_s >= _REPORT_S:
+                    reported_s = time.monotonic()
+                    self._on_progress(self._fraction)
+
+    def _hear(self, data: bytes) -> None:
+        *lines, self._rest = (self._rest + data).split(b"\n")
+        for line in lines:
+            try:
+                said = json.loads(line)
+            except ValueError:
+                continue  # some library's own words
+            if not isinstance(said, dict):
+                continue
+            if "progress" in said:
+                self._fraction = max(self._fraction, float(said["progress"]))
+            else:
+                self._said = said
+        if len(self._rest) > _MAX_LINE_BYTES:
+            raise BadMedia("The file made its decoder answer without end: it is damaged; export it again.")
+
+    def _judge(self, status: int) -> None:
+        """Raise what the process said, or what its exit status means."""
+        if self._said is not None:
+            raise _error(self._said)
+        if status == 0:
+            return
+        told = (self._folder / STDERR_NAME).read_bytes()[-2000:].decode(errors="replace")
+        log.error("decoding process died", status=status, stderr=told)
+        if -status in _CRASHES:
+            raise BadMedia(
+                f"The file made its decoder crash ({signal.Signals(-status).name}), with {self._limits.memory_mb} MB of memory "
+                "(MEDIA_MEMORY_MB): it is damaged or needs more; convert it to H.264 in MP4."
+            )
+        if -status == signal.SIGXFSZ:
+            raise LimitExceeded("The file gives more keyframes or sound than may be written; cut it up.")
+        raise WorkerLost(f"the process that decoded the file ended with status {status}")
+
+
+class _Watch:
+    """Looks after a process while it says nothing."""
+
+    def __init__(self, pid: int, limits: MediaLimits, wall_s: float) -> None:
+        self._process = psutil.Process(pid)
+        self._limits = limits
+        self._wall_s = wall_s
+        self._started_s = self._moved_s = time.monotonic()
+        #: CPU seconds when it was last looked at, and when it last said something.
+        self._spent_s = self._heard_s = 0.0
+
+    def hear(self) -> None:
+        """Note that it said something."""
+        self._heard_s = self._spent_s
+
+    def look(self) -> None:
+        """Raise LimitExceeded for too much CPU time or memory, StageTimeout when it stands still."""
+        limits, now_s = self._limits, time.monotonic()
+        try:
+            times = self._process.cpu_times()
+            resident = 0 if sys.platform == "linux" else self._process.memory_info().rss
+        except psutil.Error:
+            return  # it has just ended
+        spent_s = times.user + times.system
+        if spent_s > self._spent_s + 0.01:
+            self._spent_s, self._moved_s = spent_s, now_s
+        if resident > limits.memory_mb * 1_000_000:
+            raise LimitExceeded(
+                f"Decoding needs more memory than the limit of {limits.memory_mb} MB (MEDIA_MEMORY_MB); "
+                "scale the video down or encode it with fewer reference frames."
+            )
+        if spent_s - self._heard_s > limits.cpu_base_s:
+            raise LimitExceeded(
+                f"Decoding one picture takes more than {limits.cpu_base_s:g} s of CPU time, the limit (MEDIA_CPU_BASE_S); "
+                "scale the video down or re-encode it."
+            )
+        if now_s - self._started_s > self._wall_s:
+            raise LimitExceeded(
+                f"Decoding takes more than {self._wall_s:.0f} s, the limit; cut the file up or scale it down."
+            )
+        if now_s - self._moved_s > _STUCK_S:
+            raise StageTimeout(f"decoding stood still for {_STUCK_S:.0f} s: the disk may not answer")
+
+
+def _error(said: dict[str, Any]) -> Exception:
+    """Return the error that the process reported, by its class."""
+    message = str(said.get("message", ""))
+    match said.get("error"):
+        case "BadMedia":
+            return BadMedia(message)
+        case "LimitExceeded":
+            return LimitExceeded(message)
+        case "OSError":
+            return OSError(int(said.get("errno") or 0), message)
+    return RuntimeError(f"internal error while decoding: {message}")
+
+
+def _environment() -> dict[str, str]:
+    """What the process gets of this one's environment: nothing secret, and one thread a library."""
+    found = {name: value for name in _VARIABLES if (value := process_environment(name)) is not None}
+    paths = [str(_ROOT), *filter(None, (process_environment("PYTHONPATH") or "").split(os.pathsep))]
+    return {
+        **found,
+        "PYTHONPATH": os.pathsep.join(paths),
+        "OPENBLAS_NUM_THREADS": "1",
+        "OMP_NUM_THREADS": "1",
+        # Arenas of threads are memory that is reserved and not used.
+        "MALLOC_ARENA_MAX": "2",
+    }
