@@ -9,11 +9,25 @@ be rung after the commit.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from sqlalchemy import ColumnElement, Double, case, cast, func, select, text, update
+from sqlalchemy import (
+    BindParameter,
+    ColumnElement,
+    Double,
+    Text,
+    any_,
+    case,
+    cast,
+    func,
+    literal,
+    select,
+    text,
+    update,
+)
+from sqlalchemy.dialects.postgresql import ARRAY
 from sqlalchemy.orm import Session
 
 from db import usage
@@ -30,9 +44,14 @@ Subject = Video | Person | ModelSwitch
 NOW = func.clock_timestamp()
 
 
-def seconds_from_now(seconds: float) -> Any:
+def seconds(count: float) -> Any:
+    """An interval, as an SQL expression."""
+    return func.make_interval(0, 0, 0, 0, 0, 0, count)
+
+
+def seconds_from_now(count: float) -> Any:
     """A time by Postgres's clock, as an SQL expression."""
-    return NOW + func.make_interval(0, 0, 0, 0, 0, 0, seconds)
+    return NOW + seconds(count)
 
 
 @dataclass(frozen=True)
@@ -176,6 +195,8 @@ _CLAIM = text(
 )
 #: What a user asked to be erased is erased, however long the storage is away: these stages are never given up.
 _ERASURES = ("erase", "forget")
+#: Jobs of a person that go on whatever else is asked of it: tracks being moved, photos to be removed once more.
+LASTING = ("move", "late_photos")
 #: How many accounts without running jobs a claim looks at: more than there are claims at the same moment.
 _CLAIM_WIDTH = 64
 #: How often it looks at the next ones, where none of those had a job.
@@ -285,6 +306,23 @@ def lock_video(session: Session, video_id: str, *, skip_locked: bool = False) ->
     ).one_or_none()
 
 
+def lock_videos(session: Session, video_ids: Collection[str]) -> dict[str, Video]:
+    """As ``lock_video``, several at once, by id."""
+    found = session.scalars(
+        select(Video)
+        .where(Video.video_id == any_(array(video_ids)))
+        .order_by(Video.video_id)
+        .with_for_update(),
+        execution_options={"populate_existing": True},
+    )
+    return {video.video_id: video for video in found}
+
+
+def array(values: Collection[str]) -> BindParameter[Any]:
+    """Texts as one parameter of a statement, for ``= any_(array(...))``: any number of them."""
+    return literal(list(values), ARRAY(Text))
+
+
 def lock_person(session: Session, person_id: str, *, skip_locked: bool = False) -> Person | None:
     """The person's row, locked; rows that refer to it may still be written (a video's transaction does that)."""
     return session.scalars(
@@ -329,7 +367,9 @@ def fence(session: Session, claimed: Claim) -> tuple[Subject, Job]:
     job = session.scalars(select(Job).where(_mine(claimed)).with_for_update()).one_or_none()
     if subject is None or job is None:
         raise LeaseLost(f"job {claimed.job_id} attempt {claimed.attempt} is no longer ours")
-    if job.run != subject.run or (subject.deleted_at is not None and job.stage not in _ERASURES):
+    over = job.run != subject.run and job.stage not in LASTING
+    # An erasure waits for tracks that are on their way from or to the person.
+    if over or (subject.deleted_at is not None and job.stage not in (*_ERASURES, "move")):
         raise LeaseLost(f"job {claimed.job_id} belongs to run {job.run}, which is over")
     return subject, job
 
@@ -405,7 +445,7 @@ def _fail(
     else:
         job.outages += 1
     given_up = not retryable or job.failures >= job.max_failures or job.outages >= policy.max_outages
-    given_up = given_up and job.stage not in _ERASURES
+    given_up = given_up and job.stage not in (*_ERASURES, *LASTING)
     if given_up:
         _end(session, job, "failed")
         return advance(session, subject)

@@ -15,7 +15,18 @@ from sqlalchemy.orm import Session
 
 from db import jobs
 from db.jobs import NOW, Bell, seconds_from_now
-from db.tables import TERMINAL, FaceDecision, FaceTrack, Job, Person, Run, Scene, TranscriptPart, Video
+from db.tables import (
+    TERMINAL,
+    FaceDecision,
+    FaceTrack,
+    Job,
+    MovedTrack,
+    Person,
+    Run,
+    Scene,
+    TranscriptPart,
+    Video,
+)
 from shared import graph
 from shared.errors import Conflict, QuotaExceeded
 from shared.graph import PIPELINE, Stage
@@ -547,7 +558,9 @@ def erase_rows(session: Session, video: Video, job_id: int) -> None:
     seen = select(FaceTrack.track_id).where(FaceTrack.person_id == Person.person_id).exists()
     unknown = (Person.user_id == video.user_id) & (Person.kind == "unknown") & Person.deleted_at.is_(None)
     idle = Person.ended_run >= Person.run
-    session.execute(delete(Person).where(unknown, idle, Person.merged_into.is_(None), ~seen))
+    still = Person.merged_into.is_(None) & Person.moving_event.is_(None)
+    session.execute(delete(Person).where(unknown, idle, still, ~seen))
+    session.execute(delete(MovedTrack).where(MovedTrack.video_id == video.video_id))
     session.execute(delete(Run).where(Run.video_id == video.video_id))
     video.storage_key = ""
     video.media = video.duration_s = video.published_run = video.indexed_at = None

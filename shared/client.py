@@ -205,7 +205,7 @@ class Client:
         person_id: str,
         *,
         extension: Literal["jpg", "jpeg", "png", "webp"] = "jpg",
-        expires_s: int = 3600,
+        expires_s: int | None = None,
     ) -> PhotoView:
         """Make room for a photo: store it under the answer's key, or PUT it to its URL, then ``enroll``."""
         kwargs = {**_person(user_id, person_id), "extension": extension, "expires_s": expires_s}

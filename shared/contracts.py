@@ -563,8 +563,8 @@ class AddPhoto(PersonRef):
     """Make room for a photo: the answer says under which key to store it, and where to PUT it if there is a URL."""
 
     extension: Literal["jpg", "jpeg", "png", "webp"] = "jpg"
-    #: Of the URL, seconds.
-    expires_s: int = Field(3600, ge=1, le=604_800)
+    #: Of the URL, seconds; None: ``UPLOAD_LINK_S``.
+    expires_s: int | None = Field(None, ge=1, le=604_800)
 
 
 class PhotoRef(PersonRef):

@@ -190,6 +190,13 @@ class Settings(BaseSettings):
     )
     feature_ocr: bool = Field(True, description="Read the text that keyframes show, and search it.")
 
+    upload_link_s: int = Field(
+        900,
+        ge=1,
+        le=604_800,
+        description="How long a URL works to which a photo may be PUT, seconds, unless a request says otherwise. An erasure looks once more when the last one has ended.",
+    )
+
     # --- limits on what is accepted
     max_video_bytes: int = Field(20 * GiB, gt=0, description="Largest source file, bytes.")
     max_video_duration_s: float = Field(12 * 3600.0, gt=0, description="Longest video, seconds.")
