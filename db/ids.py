@@ -42,15 +42,16 @@ def find_videos(session: Session, user_id: str, external_ids: Collection[str]) -
 
 
 def find_people(session: Session, user_id: str, external_ids: Collection[str]) -> dict[str, str]:
-    """Primary keys by the user's own ids; for an id that the user has not given, a key that no row has."""
+    """Primary keys by the user's own ids; for an id not given, or of somebody erased, a key that no row has."""
     found = {name: person_key(user_id, name) for name in external_ids}
     if found:
         rows = session.execute(
-            select(Person.external_id, Person.person_id).where(
+            select(Person.external_id, Person.person_id, Person.deleted_at).where(
                 Person.user_id == user_id, Person.external_id.in_(found)
             )
         )
-        found |= {row.external_id: row.person_id for row in rows}
+        # Rows that say where somebody erased was seen go batch by batch: nothing is found by them meanwhile.
+        found.update((name, key if gone is None else f"erased/{key}") for name, key, gone in rows)
     return found
 
 

@@ -9,18 +9,32 @@ be rung after the commit.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from sqlalchemy import ColumnElement, Double, case, cast, func, select, text, update
+from sqlalchemy import (
+    BindParameter,
+    ColumnElement,
+    Double,
+    Text,
+    any_,
+    case,
+    cast,
+    func,
+    literal,
+    select,
+    text,
+    update,
+)
+from sqlalchemy.dialects.postgresql import ARRAY
 from sqlalchemy.orm import Session
 
 from db import usage
 from db.tables import Job, ModelSwitch, Person, Video
 from shared import graph
 from shared.errors import LeaseLost, ScenefleetError
-from shared.redaction import hide_paths
+from shared.paths import hide_paths
 from shared.routing import LANES
 from shared.settings import get_settings
 
@@ -30,9 +44,14 @@ Subject = Video | Person | ModelSwitch
 NOW = func.clock_timestamp()
 
 
-def seconds_from_now(seconds: float) -> Any:
+def seconds(count: float) -> Any:
+    """An interval, as an SQL expression."""
+    return func.make_interval(0, 0, 0, 0, 0, 0, count)
+
+
+def seconds_from_now(count: float) -> Any:
     """A time by Postgres's clock, as an SQL expression."""
-    return NOW + func.make_interval(0, 0, 0, 0, 0, 0, seconds)
+    return NOW + seconds(count)
 
 
 @dataclass(frozen=True)
@@ -176,6 +195,8 @@ _CLAIM = text(
 )
 #: What a user asked to be erased is erased, however long the storage is away: these stages are never given up.
 _ERASURES = ("erase", "forget")
+#: Jobs of a person that go on whatever else is asked of it: tracks being moved, photos to be removed once more.
+LASTING = ("move", "late_photos")
 #: How many accounts without running jobs a claim looks at: more than there are claims at the same moment.
 _CLAIM_WIDTH = 64
 #: How often it looks at the next ones, where none of those had a job.
@@ -286,6 +307,23 @@ def lock_video(session: Session, video_id: str, *, skip_locked: bool = False) ->
     ).one_or_none()
 
 
+def lock_videos(session: Session, video_ids: Collection[str]) -> dict[str, Video]:
+    """As ``lock_video``, several at once, by id."""
+    found = session.scalars(
+        select(Video)
+        .where(Video.video_id == any_(array(video_ids)))
+        .order_by(Video.video_id)
+        .with_for_update(),
+        execution_options={"populate_existing": True},
+    )
+    return {video.video_id: video for video in found}
+
+
+def array(values: Collection[str]) -> BindParameter[Any]:
+    """Texts as one parameter of a statement, for ``= any_(array(...))``: any number of them."""
+    return literal(list(values), ARRAY(Text))
+
+
 def lock_person(session: Session, person_id: str, *, skip_locked: bool = False) -> Person | None:
     """The person's row, locked; rows that refer to it may still be written (a video's transaction does that)."""
     return session.scalars(
@@ -330,7 +368,9 @@ def fence(session: Session, claimed: Claim) -> tuple[Subject, Job]:
     job = session.scalars(select(Job).where(_mine(claimed)).with_for_update()).one_or_none()
     if subject is None or job is None:
         raise LeaseLost(f"job {claimed.job_id} attempt {claimed.attempt} is no longer ours")
-    if job.run != subject.run or (subject.deleted_at is not None and job.stage not in _ERASURES):
+    over = job.run != subject.run and job.stage not in LASTING
+    # An erasure waits for tracks that are on their way from or to the person.
+    if over or (subject.deleted_at is not None and job.stage not in (*_ERASURES, "move")):
         raise LeaseLost(f"job {claimed.job_id} belongs to run {job.run}, which is over")
     return subject, job
 
@@ -406,7 +446,7 @@ def _fail(
     else:
         job.outages += 1
     given_up = not retryable or job.failures >= job.max_failures or job.outages >= policy.max_outages
-    given_up = given_up and job.stage not in _ERASURES
+    given_up = given_up and job.stage not in (*_ERASURES, *LASTING)
     if given_up:
         _end(session, job, "failed")
         return advance(session, subject)
@@ -545,23 +585,44 @@ def release(session: Session, owner_prefix: str) -> int:
     return len(released)
 
 
-def claimable(session: Session) -> dict[str, list[int]]:
-    """Per lane, the ids of jobs that could be claimed now (at most 1,000 a lane: bells needed are few)."""
-    rows = session.execute(
-        text(
-            """
-            SELECT lanes.lane, waiting.job_id FROM unnest(CAST(:lanes AS text[])) AS lanes(lane) CROSS JOIN LATERAL (
-                SELECT job_id FROM jobs
-                WHERE lane = lanes.lane AND state = 'queued' AND not_before <= clock_timestamp() LIMIT 1000
-            ) waiting
-            """
-        ),
-        {"lanes": list(LANES)},
-    )
+_CLAIMABLE = text(
+    """
+    SELECT lanes.lane, waiting.job_id FROM unnest(CAST(:lanes AS text[])) AS lanes(lane) CROSS JOIN LATERAL (
+        SELECT job_id FROM jobs
+        WHERE lane = lanes.lane AND state = 'queued' AND not_before <= (SELECT clock_timestamp())
+        ORDER BY not_before LIMIT :most
+    ) waiting
+    """
+)
+# Where accounts are limited, those that have reached the limit need no bell, however much they have waiting.
+_CLAIMABLE_LIMITED = text(
+    """
+    SELECT own.queue, waiting.job_id FROM queue_usage own LEFT JOIN (
+        SELECT lane, account, count(*) AS running FROM jobs WHERE state = 'running' GROUP BY lane, account
+    ) busy ON busy.lane = own.queue AND busy.account = own.account
+    CROSS JOIN LATERAL (
+        SELECT job_id FROM jobs
+        WHERE lane = own.queue AND account = own.account AND state = 'queued' AND not_before <= (SELECT clock_timestamp())
+        LIMIT greatest(:max_running - coalesce(busy.running, 0), 0)
+    ) waiting
+    WHERE own.waiting OR own.due_at <= clock_timestamp()
+    """
+)
+#: Bells of one lane needed at once are few.
+_MOST_CLAIMABLE = 1_000
+
+
+def claimable(session: Session, rules: ClaimRules | None = None) -> dict[str, list[int]]:
+    """Per lane, the ids of jobs that could be claimed now, at most 1,000 a lane."""
+    rules = configured_rules() if rules is None else rules
+    if rules.max_running:
+        rows = session.execute(_CLAIMABLE_LIMITED, {"max_running": rules.max_running})
+    else:
+        rows = session.execute(_CLAIMABLE, {"lanes": list(LANES), "most": _MOST_CLAIMABLE})
     lanes: dict[str, list[int]] = {}
     for lane, job_id in rows:
         lanes.setdefault(lane, []).append(job_id)
-    return lanes
+    return {lane: ids[:_MOST_CLAIMABLE] for lane, ids in lanes.items()}
 
 
 def leases_held(session: Session, video_id: str, *, but: int) -> int:

@@ -160,6 +160,8 @@ class Job(Base):
             postgresql_where=text("state = 'running'"),
         ),
         Index(None, "video_id", "run"),
+        # What an erasure looks through, videos of whom older sidecars may have been left, and a list of failures.
+        Index("ix_jobs_failed", "user_id", postgresql_where=text("state = 'failed'")),
     )
 
     job_id: Mapped[int] = mapped_column(BigInteger, Identity(always=True), primary_key=True)
@@ -448,6 +450,8 @@ class Person(Base):
             unique=True,
             postgresql_where=text("deleted_at IS NULL AND merged_into IS NULL"),
         ),
+        Index("ix_people_merged_into", "merged_into", postgresql_where=text("merged_into IS NOT NULL")),
+        Index("ix_people_moving", "user_id", postgresql_where=text("moving_event IS NOT NULL")),
     )
 
     person_id: Mapped[str] = mapped_column(primary_key=True)
@@ -461,6 +465,10 @@ class Person(Base):
     ended_run: Mapped[int] = mapped_column(server_default="0")
     #: Set: shown as that person; undone by undoing the merge.
     merged_into: Mapped[str | None]
+    #: Set while a job moves tracks from or to this person: the event that asked for it.
+    moving_event: Mapped[int | None] = mapped_column(BigInteger)
+    #: When the last URL to which a photo may be PUT ends; None: there never was one.
+    uploads_until: Mapped[datetime | None]
     created_at: Mapped[datetime] = mapped_column(server_default=_NOW)
     #: Set: the id is a tombstone and never comes back.
     deleted_at: Mapped[datetime | None]
@@ -520,7 +528,8 @@ class FaceTrack(Base):
         CheckConstraint("decided_by IN ('machine', 'human')", name="decided_by"),
         Index(None, "video_id"),
         Index(None, "user_id", "model_id"),
-        Index(None, "person_id"),
+        # By video: a batch of a person's tracks locks few videos.
+        Index(None, "person_id", "video_id", "track_id"),
     )
 
     track_id: Mapped[UUID] = mapped_column(primary_key=True)
@@ -580,11 +589,41 @@ class PeopleEvent(Base):
     created_at: Mapped[datetime] = mapped_column(server_default=_NOW)
 
 
+class MovedTrack(Base):
+    """A track that a merge gave to another person, for the undo to give back."""
+
+    __tablename__ = "moved_tracks"
+
+    event_id: Mapped[int] = mapped_column(BigInteger, primary_key=True)
+    video_id: Mapped[str] = mapped_column(
+        ForeignKey("videos.video_id", ondelete="CASCADE"), primary_key=True, index=True
+    )
+    #: No foreign key: a track that a later run replaced is not given back.
+    track_id: Mapped[UUID] = mapped_column(primary_key=True)
+    user_id: Mapped[str]
+
+
+class ErasureScene(Base):
+    """A scene that named somebody who is being erased: whose sidecars the erasure has still to look at."""
+
+    __tablename__ = "erasure_scenes"
+
+    person_id: Mapped[str] = mapped_column(
+        ForeignKey("people.person_id", ondelete="CASCADE"), primary_key=True
+    )
+    video_id: Mapped[str] = mapped_column(
+        ForeignKey("videos.video_id", ondelete="CASCADE"), primary_key=True, index=True
+    )
+    #: ``db.people.erasure.NO_SCENE``: sidecars of the video that nobody is shown.
+    scene_id: Mapped[UUID] = mapped_column(primary_key=True)
+    user_id: Mapped[str]
+
+
 class FaceDecision(Base):
     """What a human said about a face: it is this person, or it is not. Bound to a time and a place in the video."""
 
     __tablename__ = "face_decisions"
-    __table_args__ = (Index(None, "video_id"), Index(None, "person_id"))
+    __table_args__ = (Index(None, "video_id"), Index(None, "person_id"), Index(None, "event_id"))
 
     decision_id: Mapped[int] = mapped_column(BigInteger, Identity(always=True), primary_key=True)
     user_id: Mapped[str]
@@ -594,6 +633,8 @@ class FaceDecision(Base):
     ts_s: Mapped[float]
     #: [x, y, width, height] in pixels of the keyframe at ``ts_s``
     box: Mapped[list[Any]]
+    #: The merge or split that made it, and whose undo removes it.
+    event_id: Mapped[int | None] = mapped_column(BigInteger)
     created_at: Mapped[datetime] = mapped_column(server_default=_NOW)
 
 

@@ -61,6 +61,10 @@ ERASE = Stage(name="erase", lane=HOUSEKEEPING, time_limit_s=3600)
 ENROLL = Stage(name="enroll", lane="face", time_limit_s=600, batch=8)
 MATCH = Stage(name="match", lane=HOUSEKEEPING, after=("enroll",), time_limit_s=600)
 FORGET = Stage(name="forget", lane=HOUSEKEEPING, time_limit_s=3600)
+#: Give tracks to another person, a batch at a time: a merge, or what undoes a merge or a split.
+MOVE = Stage(name="move", lane=HOUSEKEEPING, time_limit_s=3600)
+#: Remove photos once more when no URL is left by which they could have been stored again.
+LATE_PHOTOS = Stage(name="late_photos", lane=HOUSEKEEPING, time_limit_s=3600)
 REVISE = Stage(name="revise", lane=HOUSEKEEPING, time_limit_s=1800)
 
 #: Jobs of a switch of models: give published scenes vectors of the new model, drop those of the other. The parts are
@@ -72,7 +76,7 @@ DROP = Stage(name="drop", lane=HOUSEKEEPING, time_limit_s=3600)
 STAGES: dict[str, Stage] = {
     stage.name: stage
     for stage in (
-        *PIPELINE, SWEEP, ERASE, ENROLL, MATCH, FORGET, REVISE, TEXT_ANEW, VISION_ANEW, DROP,
+        *PIPELINE, SWEEP, ERASE, ENROLL, MATCH, FORGET, MOVE, LATE_PHOTOS, REVISE, TEXT_ANEW, VISION_ANEW, DROP,
     )
 }  # fmt: skip
 PIPELINE_NAMES: tuple[str, ...] = tuple(stage.name for stage in PIPELINE)

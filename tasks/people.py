@@ -7,6 +7,7 @@ from typing import Any
 
 from sqlalchemy.orm import Session
 
+from db import jobs
 from db.engine import reading_as
 from db.jobs import Bell
 from db.people import acts, enrolment, erasure, events, registry
@@ -32,7 +33,7 @@ from shared.contracts import (
     parse,
 )
 from shared.errors import Conflict, InvalidRequest
-from tasks.requests import REQUEST, answer, change
+from tasks.requests import PEOPLE_REQUEST, answer, change
 from worker.app import app
 from worker.bells import ring
 from worker.runtime import get_runtime
@@ -52,7 +53,7 @@ def _require_enrolment() -> None:
         raise Conflict(f"people can't be enrolled: {reason}")
 
 
-@app.task(name=routing.PEOPLE_CREATE, **REQUEST)
+@app.task(name=routing.PEOPLE_CREATE, **PEOPLE_REQUEST)
 def create(**payload: Any) -> dict[str, Any]:
     """Make a person; again with the same id or name changes nothing."""
     request = parse(CreatePerson, payload)
@@ -60,7 +61,7 @@ def create(**payload: Any) -> dict[str, Any]:
     return answer(change(lambda session: registry.create(session, request)))
 
 
-@app.task(name=routing.PEOPLE_LIST, **REQUEST)
+@app.task(name=routing.PEOPLE_LIST, **PEOPLE_REQUEST)
 def list_people(**payload: Any) -> dict[str, Any]:
     """A page of the user's people."""
     request = parse(ListPeople, payload)
@@ -68,7 +69,7 @@ def list_people(**payload: Any) -> dict[str, Any]:
         return answer(registry.list_page(session, request))
 
 
-@app.task(name=routing.PEOPLE_GET, **REQUEST)
+@app.task(name=routing.PEOPLE_GET, **PEOPLE_REQUEST)
 def get(**payload: Any) -> dict[str, Any]:
     """One person, also one that was erased: with its receipt."""
     request = parse(PersonRef, payload)
@@ -102,14 +103,14 @@ def _change(
     return _act(work)
 
 
-@app.task(name=routing.PEOPLE_RENAME, **REQUEST)
+@app.task(name=routing.PEOPLE_RENAME, **PEOPLE_REQUEST)
 def rename(**payload: Any) -> dict[str, Any]:
     """Give a person another name; naming an unknown one makes it somebody."""
     request = parse(RenamePerson, payload)
     return _change(request, lambda session, person: (registry.rename(session, person, request.name), []))
 
 
-@app.task(name=routing.PEOPLE_DELETE, **REQUEST)
+@app.task(name=routing.PEOPLE_DELETE, **PEOPLE_REQUEST)
 def delete(**payload: Any) -> dict[str, Any]:
     """Erase a person: rows now, photos, sidecars and cached answers by a job that leaves a receipt (get)."""
     request = parse(PersonRef, payload)
@@ -125,7 +126,7 @@ def delete(**payload: Any) -> dict[str, Any]:
     return answer(shown)
 
 
-@app.task(name=routing.PEOPLE_ADD_PHOTO, **REQUEST)
+@app.task(name=routing.PEOPLE_ADD_PHOTO, **PEOPLE_REQUEST)
 def add_photo(**payload: Any) -> dict[str, Any]:
     """Make room for a photo: where to store it. Then send tasks.people.enroll."""
     request = parse(AddPhoto, payload)
@@ -138,13 +139,15 @@ def add_photo(**payload: Any) -> dict[str, Any]:
         url: str | None = None
         if runtime.settings.storage_backend != "local":
             # Before the commit: a request that ends with an error stores nothing.
-            url = runtime.storage.presign_put("uploads", photo.storage_key, request.expires_s)
+            lasts_s = request.expires_s or runtime.settings.upload_link_s
+            url = runtime.storage.presign_put("uploads", photo.storage_key, lasts_s)
+            enrolment.note_upload_url(session, person, lasts_s)
         return registry.photo_view(person, photo, url)
 
     return answer(change(work))
 
 
-@app.task(name=routing.PEOPLE_PHOTOS, **REQUEST)
+@app.task(name=routing.PEOPLE_PHOTOS, **PEOPLE_REQUEST)
 def photos(**payload: Any) -> dict[str, Any]:
     """The photos of a person and what became of each."""
     request = parse(PersonRef, payload)
@@ -154,7 +157,7 @@ def photos(**payload: Any) -> dict[str, Any]:
         return answer(PhotoList(person_id=person.external_id, photos=found))
 
 
-@app.task(name=routing.PEOPLE_REMOVE_PHOTO, **REQUEST)
+@app.task(name=routing.PEOPLE_REMOVE_PHOTO, **PEOPLE_REQUEST)
 def remove_photo(**payload: Any) -> dict[str, Any]:
     """Forget a photo; the profile is made anew from the others, and the videos are looked at again."""
     request = parse(PhotoRef, payload)
@@ -163,7 +166,10 @@ def remove_photo(**payload: Any) -> dict[str, Any]:
 
     def act(session: Session, person: Person) -> tuple[int | None, list[Bell]]:
         keys[:] = [registry.remove_photo(session, person, request.photo_id)]
-        return None, enrolment.start(session, person, runtime.plan)
+        bells = enrolment.start(session, person, runtime.plan)
+        # A URL may still be used to store it again.
+        jobs.insert(session, [enrolment.late_photos_job(person, runtime.plan, keys)])
+        return None, bells
 
     shown = _change(request, act)
     for key in keys:
@@ -171,7 +177,7 @@ def remove_photo(**payload: Any) -> dict[str, Any]:
     return shown
 
 
-@app.task(name=routing.PEOPLE_ENROLL, **REQUEST)
+@app.task(name=routing.PEOPLE_ENROLL, **PEOPLE_REQUEST)
 def enroll(**payload: Any) -> dict[str, Any]:
     """Look at the person's new photos, make the profile, then look for the person in all of the user's videos."""
     request = parse(PersonRef, payload)
@@ -189,7 +195,7 @@ def enroll(**payload: Any) -> dict[str, Any]:
     return _change(request, act)
 
 
-@app.task(name=routing.PEOPLE_CANCEL, **REQUEST)
+@app.task(name=routing.PEOPLE_CANCEL, **PEOPLE_REQUEST)
 def cancel(**payload: Any) -> dict[str, Any]:
     """Stop looking at a person's photos and videos; what was found stays, enrol again to go on."""
     request = parse(PersonRef, payload)
@@ -201,7 +207,7 @@ def cancel(**payload: Any) -> dict[str, Any]:
     return _change(request, act)
 
 
-@app.task(name=routing.PEOPLE_FACES, **REQUEST)
+@app.task(name=routing.PEOPLE_FACES, **PEOPLE_REQUEST)
 def faces(**payload: Any) -> dict[str, Any]:
     """Where a person is seen, track by track."""
     request = parse(ListFaces, payload)
@@ -209,7 +215,7 @@ def faces(**payload: Any) -> dict[str, Any]:
         return answer(registry.faces_page(session, request))
 
 
-@app.task(name=routing.PEOPLE_EVENTS, **REQUEST)
+@app.task(name=routing.PEOPLE_EVENTS, **PEOPLE_REQUEST)
 def list_events(**payload: Any) -> dict[str, Any]:
     """What was done to the user's people, newest first."""
     request = parse(ListEvents, payload)
@@ -217,7 +223,7 @@ def list_events(**payload: Any) -> dict[str, Any]:
         return answer(events.page(session, request))
 
 
-@app.task(name=routing.PEOPLE_JUDGE, **REQUEST)
+@app.task(name=routing.PEOPLE_JUDGE, **PEOPLE_REQUEST)
 def judge(**payload: Any) -> dict[str, Any]:
     """Say that faces are, or are not, a person's: it holds for ever, also in later runs."""
     request = parse(JudgeFaces, payload)
@@ -231,7 +237,7 @@ def judge(**payload: Any) -> dict[str, Any]:
     )
 
 
-@app.task(name=routing.PEOPLE_MERGE, **REQUEST)
+@app.task(name=routing.PEOPLE_MERGE, **PEOPLE_REQUEST)
 def merge(**payload: Any) -> dict[str, Any]:
     """Say that a person is another one, who is shown."""
     request = parse(MergePeople, payload)
@@ -245,7 +251,7 @@ def merge(**payload: Any) -> dict[str, Any]:
     return _act(work)
 
 
-@app.task(name=routing.PEOPLE_SPLIT, **REQUEST)
+@app.task(name=routing.PEOPLE_SPLIT, **PEOPLE_REQUEST)
 def split(**payload: Any) -> dict[str, Any]:
     """Say that some faces of a person are somebody else's, who is shown."""
     request = parse(SplitPerson, payload)
@@ -258,7 +264,7 @@ def split(**payload: Any) -> dict[str, Any]:
     return _act(work)
 
 
-@app.task(name=routing.PEOPLE_UNDO, **REQUEST)
+@app.task(name=routing.PEOPLE_UNDO, **PEOPLE_REQUEST)
 def undo(**payload: Any) -> dict[str, Any]:
     """Undo one of the user's events; the person it was about is shown."""
     request = parse(UndoEvent, payload)

@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, TypeVar
 
-from celery.exceptions import Reject
+from celery.exceptions import Ignore, Reject
 from pydantic import BaseModel
 from sqlalchemy.orm import Session
 
 from shared.errors import DatabaseBusy, DatabaseUnavailable, InvalidRequest, Permanent
-from shared.redaction import without_paths
+from shared.paths import without_paths
 from shared.routing import REQUEST_LIMIT_S
+from worker import answers
 from worker.app import app
 from worker.runner import patiently
 from worker.runtime import get_runtime
@@ -39,6 +40,26 @@ class Request(app.Task):
             raise
 
 
+class PeopleRequest(Request):
+    """A request whose answer may name people: it is noted whose it is, for when one of them is erased."""
+
+    abstract = True
+
+    def __call__(self, /, *args: Any, **payload: Any) -> Any:
+        answers.note_asked(payload.get("user_id"), self.request.id)
+        try:
+            return super().__call__(*args, **payload)
+        except Ignore:
+            # A search that waits for models is noted among those (worker/pending.py).
+            answers.note_answered(payload.get("user_id"), self.request.id)
+            raise
+
+    def after_return(
+        self, status: str, retval: Any, task_id: str, args: Any, kwargs: dict[str, Any], einfo: Any
+    ) -> None:
+        answers.note_answered(kwargs.get("user_id"), task_id)
+
+
 #: Options of every request task: errors the caller caused are not logged as ours.
 REQUEST: dict[str, Any] = {
     "base": Request,
@@ -49,6 +70,8 @@ REQUEST: dict[str, Any] = {
     "time_limit": REQUEST_LIMIT_S,
     "throws": (Permanent, DatabaseBusy),
 }
+#: Of requests whose answers name people.
+PEOPLE_REQUEST: dict[str, Any] = {**REQUEST, "base": PeopleRequest}
 
 
 def change(work: Callable[[Session], T]) -> T:

@@ -19,7 +19,7 @@ from shared import routing
 from shared.contracts import GatherSearch, SearchAnswer, SearchScenes, parse
 from shared.errors import BrokerUnavailable, InvalidRequest, WorkerLost
 from shared.logs import get_logger
-from tasks.requests import REQUEST, Request, answer
+from tasks.requests import PEOPLE_REQUEST, REQUEST, Request, answer
 from worker import answering, pages, reranking, searches
 from worker.app import app
 from worker.finishing import send_finish
@@ -32,7 +32,7 @@ log = get_logger(__name__)
 _MAX_CLAIMS = 3
 
 
-@app.task(name=routing.SEARCH_SCENES, bind=True, **REQUEST)
+@app.task(name=routing.SEARCH_SCENES, bind=True, **PEOPLE_REQUEST)
 def scenes(self: Task, /, **payload: Any) -> Any:
     """The user's published scenes that fit a query, best first."""
     request = parse(SearchScenes, payload)
@@ -74,7 +74,7 @@ class Finish(Request):
         try:
             get_pending().remove(str(kwargs.get("search")))
         except BrokerUnavailable as error:
-            log.warning("an answered search is finished once more", error=str(error))
+            log.warning("an answered search is finished once more", error=error)
 
 
 #: A child that dies at it tells the caller nothing: the search is claimed again by whoever gets the next message.

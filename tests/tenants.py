@@ -199,6 +199,8 @@ def _film(
                 {**face, "track_id": uuid5(face_id, "track"), "video_id": video, "faces": 1, "person_id": person,
                  "similarity": 0.8, "votes": 1, "decided_by": "machine"}
             )  # fmt: skip
+            rows["moved_tracks"].append({**of_video, "event_id": 1, "track_id": uuid5(face_id, "track")})
+            rows["erasure_scenes"].append({**of_video, "person_id": person, "scene_id": scene})
             rows["scene_people"].append(
                 {**of_scene, "person_id": person, "confidence": 0.8, "frame_count": 1}
             )

@@ -16,7 +16,7 @@ from queue import Empty
 from types import SimpleNamespace
 from typing import Any
 
-from celery import Task, current_app
+from celery import current_app
 from celery.exceptions import NotRegistered
 from kombu.transport import TRANSPORT_ALIASES, redis
 from kombu.utils import json as kombu_json
@@ -43,7 +43,7 @@ _TASK_QUEUES = frozenset((*routing.QUEUES, *(routing.gate_queue(node) for node i
 
 
 def _drop(reason: str, raw: Any, queue: str) -> None:
-    log.error("message dropped", queue=queue, reason=reason, **describe(raw))
+    log.error("message dropped", queue=queue, problem=reason, **describe(raw))
 
 
 class QoS(redis.QoS):  # type: ignore[misc]
@@ -54,7 +54,7 @@ class QoS(redis.QoS):  # type: ignore[misc]
             super().restore_visible(*args, **kwargs)
         except ResponseError as error:
             # One of the keys is of another kind: nothing can be put back, and nothing else is to suffer.
-            log.error("unacknowledged messages not restored", error=str(error))
+            log.error("unacknowledged messages not restored", error=error)
 
     def restore_by_tag(self, tag: Any, client: Any = None, leftmost: bool = False) -> None:
         def restore(pipe: Any) -> None:
@@ -66,7 +66,7 @@ class QoS(redis.QoS):  # type: ignore[misc]
             try:
                 raw, queue = check_unacknowledged(entry)
             except NotAMessage as error:
-                log.error("unacknowledged message dropped", reason=str(error), bytes=len(entry))
+                log.error("unacknowledged message dropped", problem=str(error), bytes=len(entry))
                 return
             (pipe.lpush if leftmost else pipe.rpush)(queue, json.dumps(raw))
 
@@ -132,14 +132,14 @@ class Channel(redis.Channel):  # type: ignore[misc]
             return super()._brpop_read(**options)
         except (ValueError, TypeError, LookupError, AttributeError, RecursionError) as error:
             # Not even JSON. It has been taken off the queue and is not noted as taken: nothing to acknowledge.
-            log.error("message dropped", reason=f"it is no JSON ({type(error).__name__})")
+            log.error("message dropped", problem=f"it is no JSON ({type(error).__name__})")
             raise Empty from error
 
     def _receive_one(self, c: Any) -> Any:
         try:
             return super()._receive_one(c)
         except (ValueError, TypeError, LookupError, AttributeError, RecursionError) as error:
-            log.error("control message dropped", reason=f"it is no JSON ({type(error).__name__})")
+            log.error("control message dropped", problem=f"it is no JSON ({type(error).__name__})")
             return False
 
 
@@ -186,7 +186,3 @@ def install_transport() -> None:
     """
     TRANSPORT_ALIASES["redis"] = TRANSPORT_ALIASES["rediss"] = f"{__name__}:Transport"
     kombu_json.loads.__defaults__ = (json.loads, True, None)
-
-
-class CarefulTask(Task):  # type: ignore[misc]
-    """Base of all our tasks."""

@@ -39,7 +39,8 @@ _KEPT_S = 180
 #: How long the pages after the first are made of the same query vectors.
 PAGES_S = 900
 _NODES_S = 1.0
-_WAITING = "scenefleet:searches"
+#: The waiting searches by when their time is up.
+PENDING = "scenefleet:searches"
 
 _BEGIN = """
 if ARGV[6] ~= '' then
@@ -147,15 +148,15 @@ class Pending:
             search,
             before,
         ]
-        self._run(self._begin, [_key(search), _WAITING, _key(before)], arguments)
+        self._run(self._begin, [search_key(search), PENDING, search_key(before)], arguments)
 
     def arrive(self, search: str, lane: str, answer: Mapping[str, Any]) -> bool:
         """Note what a lane answered; whether that was the last one missing. A search that is over notes nothing."""
-        return bool(self._run(self._arrive, [_key(search)], [lane, json.dumps(answer)]))
+        return bool(self._run(self._arrive, [search_key(search)], [lane, json.dumps(answer)]))
 
     def claim(self, search: str) -> Claimed | None:
         """Make a search ours to finish; None when it is over, or somebody else is at it."""
-        flat = cast("list[str]", self._run(self._claim, [_key(search), _WAITING], [search, CLAIM_S]))
+        flat = cast("list[str]", self._run(self._claim, [search_key(search), PENDING], [search, CLAIM_S]))
         if not flat:
             return None
         fields = dict(zip(flat[::2], flat[1::2], strict=True))
@@ -168,20 +169,20 @@ class Pending:
 
     def extend(self, search: str) -> None:
         """A claimed search is being worked on: ours for ``CLAIM_S`` from now."""
-        self._run(self._extend, [_key(search), _WAITING], [search, CLAIM_S])
+        self._run(self._extend, [search_key(search), PENDING], [search, CLAIM_S])
 
     def remove(self, search: str) -> None:
         """Its answer is stored: nobody has to finish it any more."""
-        self._run(self._remove, [_key(search), _WAITING], [search])
+        self._run(self._remove, [search_key(search), PENDING], [search])
 
     def state(self, search: str) -> dict[str, Any] | None:
         """What was asked, without claiming it."""
-        found = self._run(self._redis.hget, _key(search), "state")
+        found = self._run(self._redis.hget, search_key(search), "state")
         return None if found is None else json.loads(found)
 
     def due(self) -> list[str]:
         """Searches whose deadline has passed; each is told again only after a while."""
-        return list(self._run(self._due, [_WAITING], [_AGAIN_S, _key("")]))
+        return list(self._run(self._due, [PENDING], [_AGAIN_S, search_key("")]))
 
     def keep_page(self, name: str, lanes: Mapping[str, Any]) -> None:
         """Keep what the lanes answered, so that the pages after this one are in the same order."""
@@ -214,7 +215,8 @@ class Pending:
             ) from error
 
 
-def _key(search: str) -> str:
+def search_key(search: str) -> str:
+    """Where a waiting search is kept: a hash."""
     return f"scenefleet:search:{search}"
 
 
@@ -251,7 +253,7 @@ def watch(settings: Settings, finish: Callable[[Pending, str], None]) -> None:
                 for search in pending.due():
                     finish(pending, search)
             except BrokerUnavailable as error:
-                log.warning("waiting searches not looked at", error=str(error))
+                log.warning("waiting searches not looked at", error=error)
             except Exception:
                 # The thread has to live as long as the process, whatever it was.
                 log.exception("waiting searches not looked at")

@@ -7,25 +7,26 @@ later runs and splits.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Literal
 from uuid import UUID, uuid4
 
-from sqlalchemy import delete, select, update
+from sqlalchemy import ARRAY, BigInteger, Select, any_, delete, insert, literal, select, update
 from sqlalchemy.orm import Session
 
 from db import jobs
 from db.ids import find_people
 from db.jobs import Bell
-from db.people import enrolment, registry
+from db.people import enrolment, moves, registry
 from db.people.events import record
-from db.people.tracks import mark_scenes_of, refresh_scene_people
+from db.people.moves import Move
+from db.people.tracks import mark_scenes_of
 from db.people.unknowns import lock_user, make_unknown, settle
 from db.people.vote import FaceRule
 from db.runs import Plan
 from db.tables import FaceDecision, FaceTrack, PeopleEvent, Person, PersonPhoto, PersonProfile, Scene
 from shared.errors import Conflict, InvalidRequest, NotFound
 
-#: Tracks that a merge turns into decisions, the longest first; the others are the machine's to find again.
+#: Tracks that a merge or a split turns into decisions, the longest first; the others are the machine's to find again.
 _MAX_DECISIONS = 2000
 
 
@@ -69,7 +70,9 @@ def _tracks(session: Session, user_id: str, ids: Sequence[str]) -> list[FaceTrac
     return [found[name] for name in wanted]
 
 
-def _decide(session: Session, track: FaceTrack, person_id: str, *, is_person: bool) -> int:
+def _decide(
+    session: Session, track: FaceTrack, person_id: str, *, is_person: bool, event_id: int | None = None
+) -> int:
     decision = FaceDecision(
         user_id=track.user_id,
         video_id=track.video_id,
@@ -77,6 +80,7 @@ def _decide(session: Session, track: FaceTrack, person_id: str, *, is_person: bo
         is_person=is_person,
         ts_s=track.ts_s,
         box=track.box,
+        event_id=event_id,
     )
     session.add(decision)
     session.flush()
@@ -116,70 +120,85 @@ def lock_two(session: Session, one: str, other: str, user_id: str) -> tuple[Pers
 
 
 def merge(session: Session, person: Person, into: Person, plan: Plan) -> tuple[int, list[Bell]]:
-    """Make all photos and tracks of a person another one's, for good. Returns the event's id and bells."""
+    """Make all photos and tracks of a person another one's, for good. Returns the event's id and bells.
+
+    Raises:
+        Conflict: an earlier merge or split of one of them is still being worked on.
+    """
+    moves.require_still(person, into)
     enrolment.stop(session, person)
-    tracks = session.scalars(
-        select(FaceTrack)
-        .where(FaceTrack.person_id == person.person_id)
-        .order_by(FaceTrack.faces.desc(), FaceTrack.track_id)
-    ).all()
-    decided = [*tracks[:_MAX_DECISIONS], *_doubted(session, person, into)]
     photos = session.scalars(
         update(PersonPhoto)
         .where(PersonPhoto.person_id == person.person_id)
         .values(person_id=into.person_id)
         .returning(PersonPhoto.photo_id)
     ).all()
-    payload = {
-        "into": into.person_id,
-        "photos": [str(photo) for photo in photos],
-        "tracks": [str(track.track_id) for track in tracks],
-        "decisions": [_decide(session, track, into.person_id, is_person=True) for track in decided],
-    }
     person.merged_into = into.person_id
     session.execute(delete(PersonProfile).where(PersonProfile.person_id == person.person_id))
-    _move_tracks(session, [track.track_id for track in tracks], into.person_id, by="human")
+    payload = {"into": into.person_id, "photos": [str(photo) for photo in photos]}
     event = record(session, person.user_id, "merge", person.person_id, payload)
-    return event, enrolment.start(session, into, plan)
+    asked = session.get_one(PeopleEvent, event)
+    theirs = select(FaceTrack).where(FaceTrack.person_id == person.person_id)
+    for tracks in (theirs, _doubted(session, person, into)):
+        _decide_longest(session, asked, into.person_id, tracks, is_person=True)
+    move = Move(
+        kind="merge",
+        event_id=event,
+        user_id=person.user_id,
+        source=person.person_id,
+        target=into.person_id,
+    )
+    _note_faces(session, event, moves.count(session, move))
+    return event, moves.begin(session, move, person, into, plan)
 
 
-def _doubted(session: Session, person: Person, into: Person) -> list[FaceTrack]:
+_LONGEST = (FaceTrack.faces.desc(), FaceTrack.track_id)
+
+
+def _decide_longest(
+    session: Session, event: PeopleEvent, person_id: str, tracks: Select[Any], *, is_person: bool
+) -> None:
+    """Remember of the longest of some tracks, up to ``_MAX_DECISIONS``, that they are, or are not, this person."""
+    chosen = (
+        tracks.with_only_columns(
+            FaceTrack.user_id,
+            FaceTrack.video_id,
+            literal(person_id),
+            literal(is_person),
+            FaceTrack.ts_s,
+            FaceTrack.box,
+            literal(event.event_id, BigInteger),
+        )
+        .order_by(*_LONGEST)
+        .limit(_MAX_DECISIONS)
+    )
+    columns = ["user_id", "video_id", "person_id", "is_person", "ts_s", "box", "event_id"]
+    session.execute(insert(FaceDecision).from_select(columns, chosen))
+
+
+def _doubted(session: Session, person: Person, into: Person) -> Select[Any]:
     """Tracks of ``into`` in scenes where somebody was said not to be ``person``, as by a split.
 
     Whoever says that the two are one has seen them as ``into``'s: else what was said of the one would part them from
     the other.
     """
-    return list(
-        session.scalars(
-            select(FaceTrack)
-            .join(Scene, Scene.scene_id == FaceTrack.scene_id)
-            .where(
-                FaceTrack.person_id == into.person_id,
-                select(FaceDecision.decision_id)
-                .where(
-                    FaceDecision.video_id == FaceTrack.video_id,
-                    FaceDecision.person_id.in_(
-                        [person.person_id, *registry.merged_into(session, person.person_id)]
-                    ),
-                    FaceDecision.is_person.is_(False),
-                    FaceDecision.ts_s.between(Scene.start_s, Scene.end_s),
-                )
-                .exists(),
-            )
-            .order_by(FaceTrack.faces.desc(), FaceTrack.track_id)
-            .limit(_MAX_DECISIONS)
+    who = [person.person_id, *registry.merged_into(session, person.person_id)]
+    scenes = (
+        select(Scene.scene_id)
+        .join(FaceDecision, FaceDecision.video_id == Scene.video_id)
+        .where(
+            FaceDecision.person_id == any_(jobs.array(who)),
+            FaceDecision.is_person.is_(False),
+            FaceDecision.ts_s.between(Scene.start_s, Scene.end_s),
         )
     )
+    return select(FaceTrack).where(FaceTrack.person_id == into.person_id, FaceTrack.scene_id.in_(scenes))
 
 
-def _move_tracks(session: Session, ids: Sequence[UUID], person_id: str, *, by: str) -> None:
-    tracks = session.scalars(select(FaceTrack).where(FaceTrack.track_id.in_(ids))).all()
-    for video_id in sorted({track.video_id for track in tracks}):
-        jobs.lock_video(session, video_id)
-    session.execute(
-        update(FaceTrack).where(FaceTrack.track_id.in_(ids)).values(person_id=person_id, decided_by=by)
-    )
-    refresh_scene_people(session, sorted({track.scene_id for track in tracks}))
+def _note_faces(session: Session, event_id: int, count: int) -> None:
+    event = session.get_one(PeopleEvent, event_id)
+    event.payload = {**event.payload, "faces": count}
+    session.flush()
 
 
 def split(
@@ -188,14 +207,15 @@ def split(
     """Make some tracks of a person somebody else's, who gets a name or the next number.
 
     Raises:
-        NotFound: a track is not this person's. Conflict: the name is taken.
+        NotFound: a track is not this person's.
+        Conflict: the name is taken, or an earlier merge or split of the person is still being worked on.
     """
+    moves.require_still(person)
     tracks = _tracks(session, person.user_id, track_ids)
     for track in tracks:
         if track.person_id != person.person_id:
             raise NotFound(f"face {str(track.track_id)!r} is not of {person.name!r}: see tasks.people.faces")
-    for video_id in sorted({track.video_id for track in tracks}):
-        jobs.lock_video(session, video_id)
+    jobs.lock_videos(session, {track.video_id for track in tracks})
     if name is None:
         lock_user(session, person.user_id)
         new = make_unknown(session, person.user_id)
@@ -204,31 +224,20 @@ def split(
         new = Person(person_id=str(uuid4()), user_id=person.user_id, name=name)
         session.add(new)
         session.flush()
-    decisions = []
-    for track in tracks:
-        decisions.append(_decide(session, track, person.person_id, is_person=False))
-        decisions.append(_decide(session, track, new.person_id, is_person=True))
-    # Whoever takes some faces out has seen that the others are not meant.
-    rest = session.scalars(
-        select(FaceTrack)
-        .where(
-            FaceTrack.person_id == person.person_id,
-            FaceTrack.track_id.not_in([track.track_id for track in tracks]),
-        )
-        .order_by(FaceTrack.faces.desc(), FaceTrack.track_id)
-        .limit(_MAX_DECISIONS)
-    ).all()
-    decisions += [_decide(session, track, new.person_id, is_person=False) for track in rest]
     videos = [track.video_id for track in tracks]
+    payload = {"new": new.person_id, "tracks": [str(track.track_id) for track in tracks], "videos": videos}
+    event = record(session, person.user_id, "split", person.person_id, payload)
+    for track in tracks:
+        _decide(session, track, person.person_id, is_person=False, event_id=event)
+        _decide(session, track, new.person_id, is_person=True, event_id=event)
+    # Whoever takes some faces out has seen that the others are not meant.
+    rest = select(FaceTrack).where(
+        FaceTrack.person_id == person.person_id,
+        FaceTrack.track_id.not_in([track.track_id for track in tracks]),
+    )
+    _decide_longest(session, session.get_one(PeopleEvent, event), new.person_id, rest, is_person=False)
     _settle_all(session, videos, rule)
     enrolment.make_profile(session, new.person_id)
-    payload = {
-        "new": new.person_id,
-        "decisions": decisions,
-        "tracks": [str(track.track_id) for track in tracks],
-        "videos": videos,
-    }
-    event = record(session, person.user_id, "split", person.person_id, payload)
     return new, event, enrolment.start(session, new, plan)
 
 
@@ -264,7 +273,7 @@ def undo(
                 .values(person_id=before, is_person=True)
             )
     _settle_all(session, payload["videos"] if were else (), rule)
-    _forget_decisions(session, user_id, payload)
+    _forget_decisions(session, event)
     bells: list[Bell] = []
     if event.kind == "rename":
         registry.require_free(session, user_id, payload["before"]["name"], but=person.person_id)
@@ -272,16 +281,15 @@ def undo(
         session.flush()
         mark_scenes_of(session, person.person_id)
     elif event.kind == "merge":
-        bells = _part(session, person, locked[payload["into"]], payload, plan)
+        bells = _part(session, event, person, locked[payload["into"]], payload, plan)
     elif event.kind == "split":
         new = locked[payload["new"]]
+        moves.require_still(person, new)
         enrolment.stop(session, new)
         new.merged_into = person.person_id
-        own = session.scalars(select(FaceTrack.track_id).where(FaceTrack.person_id == new.person_id)).all()
         session.execute(delete(PersonProfile).where(PersonProfile.person_id == new.person_id))
         session.flush()
-        _move_tracks(session, own, person.person_id, by="machine")
-        bells = enrolment.start(session, person, plan)
+        bells = _begin(session, "unsplit", event, new, person, plan)
     else:
         _settle_all(session, payload["videos"], rule)
     return person, record(session, user_id, "undo", person.person_id, {}, undoes=event_id), bells
@@ -303,37 +311,54 @@ def _lock_all(session: Session, user_id: str, needed: set[str], others: set[str]
     return locked
 
 
-def _forget_decisions(session: Session, user_id: str, payload: dict[str, Any]) -> None:
+def _forget_decisions(session: Session, event: PeopleEvent) -> None:
+    """Remove what an event has decided; events of before decisions knew theirs have a list."""
+    listed = any_(literal(list(event.payload.get("decisions", ())), ARRAY(BigInteger)))
     session.execute(
         delete(FaceDecision).where(
-            FaceDecision.user_id == user_id, FaceDecision.decision_id.in_(payload.get("decisions", ()))
+            FaceDecision.user_id == event.user_id,
+            (FaceDecision.event_id == event.event_id) | (FaceDecision.decision_id == listed),
         )
     )
 
 
-def _part(session: Session, person: Person, into: Person, payload: dict[str, Any], plan: Plan) -> list[Bell]:
+def _part(
+    session: Session, event: PeopleEvent, person: Person, into: Person, payload: dict[str, Any], plan: Plan
+) -> list[Bell]:
     """Undo a merge: what came from the person goes back, what the other has got since stays there."""
     if person.merged_into != into.person_id:
         raise Conflict(f"{person.name!r} is not part of {into.name!r} any more")
+    moves.require_still(person, into)
     registry.require_free(session, person.user_id, person.name, but=person.person_id)
     person.merged_into = None
     session.execute(
         update(PersonPhoto)
         .where(
             PersonPhoto.person_id == into.person_id,
-            PersonPhoto.photo_id.in_([UUID(photo) for photo in payload["photos"]]),
+            PersonPhoto.photo_id == any_(moves.uuids([UUID(photo) for photo in payload["photos"]])),
         )
         .values(person_id=person.person_id)
     )
     session.flush()
-    own = session.scalars(
-        select(FaceTrack.track_id)
-        .join(Scene, Scene.scene_id == FaceTrack.scene_id)
-        .where(
-            FaceTrack.person_id == into.person_id,
-            FaceTrack.track_id.in_([UUID(track) for track in payload["tracks"]]),
-        )
-    ).all()
-    _move_tracks(session, own, person.person_id, by="machine")
-    enrolment.make_profile(session, person.person_id)
-    return enrolment.start(session, into, plan) + enrolment.start(session, person, plan)
+    if "tracks" in payload:
+        # An event of before its tracks were rows of their own.
+        moves.note(session, event.event_id, [UUID(track) for track in payload["tracks"]])
+    return _begin(session, "unmerge", event, into, person, plan)
+
+
+def _begin(
+    session: Session,
+    kind: Literal["unmerge", "unsplit"],
+    event: PeopleEvent,
+    source: Person,
+    target: Person,
+    plan: Plan,
+) -> list[Bell]:
+    move = Move(
+        kind=kind,
+        event_id=event.event_id,
+        user_id=event.user_id,
+        source=source.person_id,
+        target=target.person_id,
+    )
+    return moves.begin(session, move, source, target, plan)

@@ -17,7 +17,7 @@ from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.orm import Session
 
 from db import jobs
-from db.jobs import Bell
+from db.jobs import NOW, Bell, seconds
 from db.people.tracks import as_array, videos_with_faces
 from db.people.vote import centroid
 from db.runs import Plan
@@ -26,6 +26,8 @@ from shared import graph
 
 #: Behind every video in work.
 _PRIORITY = -1
+#: An upload that began just before its URL ended may take so long, seconds.
+UPLOAD_GRACE_S = 60.0
 #: Tracks a profile without photos is made from.
 _MAX_TRACKS = 500
 
@@ -76,8 +78,13 @@ def start(session: Session, person: Person, plan: Plan, model_id: int | None = N
 
 
 def stop(session: Session, person: Person) -> bool:
-    """Cancel the person's jobs. Returns whether there was something to cancel."""
-    cancelled = jobs.cancel(session, Job.subject_kind == "person", Job.subject_id == person.person_id)
+    """Cancel the person's jobs, but not those that last. Returns whether there was something to cancel."""
+    cancelled = jobs.cancel(
+        session,
+        Job.subject_kind == "person",
+        Job.subject_id == person.person_id,
+        Job.stage.not_in(jobs.LASTING),
+    )
     person.ended_run = person.run
     session.flush()
     return bool(cancelled)
@@ -86,6 +93,9 @@ def stop(session: Session, person: Person) -> bool:
 def advance(session: Session, person: Person, plan: Plan) -> list[Bell]:
     """Start what follows when a stage has ended. Harmless at any time."""
     if person.deleted_at is not None or person.ended_run >= person.run:
+        return []
+    if person.moving_event is not None:
+        # Whoever has moved its tracks starts again from the photos.
         return []
     mine = (Job.subject_kind == "person") & (Job.subject_id == person.person_id) & (Job.run == person.run)
     states: dict[str, set[str]] = {}
@@ -151,6 +161,32 @@ def erasure_job(person: Person, plan: Plan) -> Job:
     return _job(person, graph.FORGET, plan, priority=0)
 
 
+def move_job(person: Person, plan: Plan, payload: Mapping[str, Any]) -> Job:
+    """The job that gives tracks to a person (``db.people.moves``)."""
+    return _job(person, graph.MOVE, plan, priority=0, payload=dict(payload))
+
+
+def late_photos_job(person: Person, plan: Plan, keys: Sequence[str]) -> Job:
+    """The job that removes photos once more, when no URL is left by which they could be stored again."""
+    ends = func.greatest(func.coalesce(person.uploads_until, NOW), NOW)
+    return _job(
+        person,
+        graph.LATE_PHOTOS,
+        plan,
+        priority=_PRIORITY,
+        payload={"keys": list(keys)},
+        not_before=ends + seconds(UPLOAD_GRACE_S),
+    )
+
+
+def note_upload_url(session: Session, person: Person, lasts_s: float) -> None:
+    """Remember that for so long a photo of the person, whose row is locked, may be stored by a URL."""
+    person.uploads_until = func.greatest(
+        func.coalesce(Person.uploads_until, NOW), jobs.seconds_from_now(lasts_s)
+    )
+    session.flush()
+
+
 def photos_to_look_at(
     session: Session, person_id: str, user_id: str, ids: Sequence[str]
 ) -> list[PersonPhoto]:
@@ -193,9 +229,14 @@ def make_profile(session: Session, person_id: str) -> None:
     A named person is known by those tracks only that a human confirmed: else one wrong match would bring the next.
     """
     session.execute(delete(PersonProfile).where(PersonProfile.person_id == person_id))
-    user_id, kind = session.execute(
-        select(Person.user_id, Person.kind).where(Person.person_id == person_id)
+    user_id, kind, gone = session.execute(
+        select(
+            Person.user_id, Person.kind, Person.deleted_at.is_not(None) | Person.merged_into.is_not(None)
+        ).where(Person.person_id == person_id)
     ).one()
+    if gone:
+        # Their tracks go batch by batch; nobody is to be known by those that are left.
+        return
     believed = FaceTrack.person_id == person_id
     if kind == "named":
         believed &= FaceTrack.decided_by == "human"
@@ -253,7 +294,12 @@ def stuck_people(session: Session, limit: int = 100) -> list[str]:
     return list(
         session.scalars(
             select(Person.person_id)
-            .where(Person.ended_run < Person.run, Person.deleted_at.is_(None), ~live)
+            .where(
+                Person.ended_run < Person.run,
+                Person.deleted_at.is_(None),
+                Person.moving_event.is_(None),
+                ~live,
+            )
             # Those that can't be advanced must not be the only ones that are looked at.
             .order_by(func.random())
             .limit(limit)
@@ -262,7 +308,19 @@ def stuck_people(session: Session, limit: int = 100) -> list[str]:
 
 
 def progress(session: Session, person: Person) -> float:
-    """How far the person's run is, 0..1."""
+    """How far the person's run is, or its erasure, or the moving of its tracks, 0..1."""
+    if person.deleted_at is not None or person.moving_event is not None:
+        stage = graph.FORGET if person.deleted_at is not None else graph.MOVE
+        found = session.scalars(
+            select(func.max(Job.progress)).where(
+                Job.subject_kind == "person",
+                Job.subject_id == person.person_id,
+                Job.stage == stage.name,
+                Job.part == 0,
+                Job.state.in_(("queued", "running")),
+            )
+        ).one()
+        return float(found or 0.0) if person.deleted_at is None or person.receipt is None else 1.0
     if person.ended_run >= person.run:
         return 1.0
     row = session.execute(

@@ -1,14 +1,18 @@
-"""Erasing a person: rows at once, objects and caches by a job, then a sweep that makes sure, and a receipt.
+"""Erasing a person: hidden at once, rows in batches by a job that then removes objects and answers, and a receipt.
 
-What stays is a tombstone: the id, so that it never comes back, and the receipt.
+``begin`` is one short transaction: the person becomes a tombstone, which no list and no search shows. The job (stage
+``forget``) removes rows a batch a transaction; what is still there says where it has to go on, so a worker that dies loses
+nothing. A scene that named the person is noted (``erasure_scenes``) in the transaction that removes the rows saying so:
+its sidecars are those to be looked at. What stays is the tombstone: the id, so that it never comes back, and the receipt.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
+from uuid import UUID
 
-from sqlalchemy import delete, func, or_, select, tuple_, update
+from sqlalchemy import any_, delete, func, select, text, update
 from sqlalchemy.orm import Session
 
 from db import jobs
@@ -18,7 +22,7 @@ from db.people import enrolment, registry
 from db.people.events import record
 from db.runs import Plan
 from db.tables import (
-    Face,
+    ErasureScene,
     FaceDecision,
     FaceTrack,
     Job,
@@ -28,7 +32,13 @@ from db.tables import (
     PersonProfile,
     Scene,
     ScenePerson,
+    Video,
 )
+
+#: Stands in ``erasure_scenes`` for those sidecars of a video that nobody is shown.
+NO_SCENE = UUID(int=0)
+#: Rows of one transaction: well under a second.
+BATCH = 1000
 
 #: In the words of the receipt.
 _TABLES: dict[str, type[PersonPhoto | PersonProfile | FaceTrack | ScenePerson | FaceDecision]] = {
@@ -41,41 +51,34 @@ _TABLES: dict[str, type[PersonPhoto | PersonProfile | FaceTrack | ScenePerson | 
 
 
 def begin(session: Session, person: Person, plan: Plan) -> list[Bell]:
-    """Remove all rows of a person, whose row is locked, and of those merged into it; queue the job for the rest."""
-    enrolment.stop(session, person)
-    ids = [person.person_id, *registry.merged_into(session, person.person_id)]
-    people = session.execute(select(Person.external_id, Person.name).where(Person.person_id.in_(ids))).all()
-    names = [row.name for row in people]
-    keys = list(session.scalars(select(PersonPhoto.storage_key).where(PersonPhoto.person_id.in_(ids))))
-    videos, tracks = erase_tracks(session, ids)
-    removed = {"face tracks": tracks}
-    for what in ("photos", "profiles", "decisions"):
-        table = _TABLES[what]
-        done = session.execute(delete(table).where(table.person_id.in_(ids)))
-        removed[what] = done.rowcount  # type: ignore[attr-defined]
-    gone = session.execute(
-        delete(PeopleEvent).where(
-            PeopleEvent.user_id == person.user_id,
-            or_(
-                PeopleEvent.person_id.in_(ids),
-                PeopleEvent.payload["into"].astext.in_(ids),
-                PeopleEvent.payload["new"].astext.in_(ids),
-            ),
-        )
-    )
-    removed["events"] = gone.rowcount  # type: ignore[attr-defined]
-    # Whose a face had been before it was said to be another's.
-    were = PeopleEvent.payload["were"].astext
+    """Hide a person, whose row is locked, and those merged into it; queue the job that removes all of them."""
+    others = registry.merged_into(session, person.person_id)
     session.execute(
-        update(PeopleEvent)
-        .where(PeopleEvent.user_id == person.user_id, or_(*(func.strpos(were, name) > 0 for name in ids)))
-        .values(payload=PeopleEvent.payload.op("-")("were"))
+        select(Person.person_id)
+        .where(Person.person_id == any_(jobs.array(others)))
+        .order_by(Person.person_id)
+        .with_for_update(key_share=True)
     )
-    session.execute(
-        delete(Job).where(Job.subject_kind == "person", Job.subject_id.in_(ids), Job.lease_owner.is_(None))
+    ids = [person.person_id, *others]
+    mine = Person.person_id == any_(jobs.array(ids))
+    # Tracks on their way from or to one of them arrive first (``moves.under_way``): else the wrong ones would go.
+    jobs.cancel(
+        session,
+        Job.subject_kind == "person",
+        Job.subject_id == any_(jobs.array(ids)),
+        Job.stage != "move",
     )
+    known = session.execute(select(Person.external_id, Person.name, Person.uploads_until).where(mine)).all()
+    keys = session.scalars(
+        select(PersonPhoto.storage_key).where(PersonPhoto.person_id == any_(jobs.array(ids)))
+    ).all()
+    gone = session.execute(delete(PersonProfile).where(PersonProfile.person_id == any_(jobs.array(ids))))
+    urls = [row.uploads_until for row in known if row.uploads_until is not None]
     session.execute(
-        update(Person).where(Person.person_id.in_(ids)).values(name="", deleted_at=NOW, merged_into=None)
+        update(Person)
+        .where(mine)
+        .values(name="", deleted_at=NOW, merged_into=None)
+        .execution_options(synchronize_session=False)
     )
     session.refresh(person)
     person.run += 1
@@ -85,97 +88,394 @@ def begin(session: Session, person: Person, plan: Plan) -> list[Bell]:
     job = enrolment.erasure_job(person, plan)
     job.payload = {
         "ids": ids,
-        "external_ids": [row.external_id for row in people],
-        "names": names,
-        "keys": keys,
-        "videos": videos,
-        "removed": removed,
+        "external_ids": [row.external_id for row in known],
+        "names": [row.name for row in known],
+        "keys": list(keys),
+        "uploads_until": max(urls).isoformat() if urls else None,
+        "removed": {"profiles": gone.rowcount},  # type: ignore[attr-defined]
     }
     return jobs.insert(session, [job])
 
 
-def erase_tracks(session: Session, ids: Sequence[str]) -> tuple[list[str], int]:
-    """Remove the faces, vectors and tracks matched to these people; returns the videos concerned, and how many tracks.
+def note_suspects(session: Session, person_id: str, user_id: str) -> None:
+    """Note the user's videos that may have sidecars older than their rows: what is being written, or was not removed."""
+    session.execute(
+        text(
+            """
+            INSERT INTO erasure_scenes (person_id, video_id, scene_id, user_id)
+            SELECT :person, v.video_id, :none, :user FROM videos v
+            WHERE v.user_id = :user AND v.deleted_at IS NULL AND v.video_id IN (
+                SELECT video_id FROM jobs WHERE lane = 'media' AND state = 'queued' AND user_id = :user
+                    AND stage IN ('revise', 'sweep', 'sidecar')
+                UNION SELECT video_id FROM jobs WHERE lane = 'media' AND state = 'running' AND user_id = :user
+                    AND stage IN ('revise', 'sweep', 'sidecar')
+                UNION SELECT video_id FROM jobs WHERE state = 'failed' AND user_id = :user
+                    AND stage IN ('revise', 'sweep', 'sidecar')
+                UNION SELECT s.video_id FROM scenes s WHERE s.people_changed AND s.user_id = :user
+            ) ON CONFLICT DO NOTHING
+            """
+        ),
+        {"person": person_id, "user": user_id, "none": NO_SCENE},
+    )
 
-    The sidecars of their scenes are written anew without them.
+
+# --- rows: each step removes up to ``limit`` rows of these people and returns how many; 0: nothing is left of them
+
+_NOTE = text(
     """
-    videos = sorted(
-        session.scalars(select(FaceTrack.video_id).where(FaceTrack.person_id.in_(ids)).distinct()).all()
-    )
-    for video_id in videos:
-        jobs.lock_video(session, video_id)
-    tracks = session.execute(
-        select(FaceTrack.track_id, FaceTrack.scene_id, FaceTrack.run, FaceTrack.track).where(
-            FaceTrack.person_id.in_(ids)
+    INSERT INTO erasure_scenes (person_id, video_id, scene_id, user_id)
+    SELECT DISTINCT CAST(:person AS text), s.video_id, place.scene_id, s.user_id FROM scenes s
+    CROSS JOIN LATERAL (VALUES (s.scene_id), (CAST(:none AS uuid))) place(scene_id)
+    WHERE s.scene_id = ANY(CAST(:scenes AS uuid[])) ON CONFLICT DO NOTHING
+    """
+)
+_REMOVE_FACES = text(
+    """
+    DELETE FROM faces f USING unnest(CAST(:scenes AS uuid[]), CAST(:runs AS int[]), CAST(:tracks AS int[]))
+        AS gone(scene_id, run, track)
+    WHERE f.scene_id = gone.scene_id AND f.run = gone.run AND f.track = gone.track
+    """
+)
+
+
+def remove_tracks(session: Session, person_id: str, ids: Sequence[str], limit: int = BATCH) -> int:
+    """Faces found in videos that were given to them, with vectors; their scenes' sidecars will be written again."""
+    mine = FaceTrack.person_id == any_(jobs.array(ids))
+    videos = set(
+        session.scalars(
+            select(FaceTrack.video_id).where(
+                FaceTrack.track_id.in_(select(FaceTrack.track_id).where(mine).limit(limit))
+            )
         )
+    )
+    if not videos:
+        return 0
+    jobs.lock_videos(session, videos)
+    chosen = (
+        select(FaceTrack.track_id).where(mine, FaceTrack.video_id == any_(jobs.array(videos))).limit(limit)
+    )
+    gone = session.execute(
+        delete(FaceTrack)
+        .where(FaceTrack.track_id.in_(chosen))
+        .returning(FaceTrack.scene_id, FaceTrack.run, FaceTrack.track)
+        .execution_options(synchronize_session=False)
     ).all()
-    places = [(row.scene_id, row.run, row.track) for row in tracks]
-    session.execute(delete(Face).where(tuple_(Face.scene_id, Face.run, Face.track).in_(places)))
-    session.execute(delete(FaceTrack).where(FaceTrack.track_id.in_([row.track_id for row in tracks])))
-    scenes = {row.scene_id for row in tracks} | set(
-        session.scalars(select(ScenePerson.scene_id).where(ScenePerson.person_id.in_(ids)))
+    session.execute(
+        _REMOVE_FACES,
+        {
+            "scenes": [row.scene_id for row in gone],
+            "runs": [row.run for row in gone],
+            "tracks": [row.track for row in gone],
+        },
     )
-    session.execute(delete(ScenePerson).where(ScenePerson.person_id.in_(ids)))
-    session.execute(update(Scene).where(Scene.live, Scene.scene_id.in_(scenes)).values(people_changed=True))
-    return videos, len(tracks)
+    _leave_scenes(session, person_id, ids, list({row.scene_id for row in gone}))
+    return len(gone)
 
 
-def is_waiting(session: Session, person_id: str, videos: Sequence[str], *, but: int) -> bool:
-    """Whether somebody may still be at work with the person: its jobs, or those that write sidecars anew."""
-    held = select(Job.job_id).where(
-        Job.subject_kind == "person",
-        Job.subject_id == person_id,
-        Job.job_id != but,
-        Job.lease_owner.is_not(None),
-        Job.lease_until > NOW,
+def remove_from_scenes(session: Session, person_id: str, ids: Sequence[str], limit: int = BATCH) -> int:
+    """What is left of who is in which scene."""
+    mine = ScenePerson.person_id == any_(jobs.array(ids))
+    scenes = list(session.scalars(select(ScenePerson.scene_id).where(mine).limit(limit)))
+    if scenes:
+        jobs.lock_videos(
+            session, set(session.scalars(select(Scene.video_id).where(Scene.scene_id.in_(set(scenes)))))
+        )
+        _leave_scenes(session, person_id, ids, scenes)
+    return len(scenes)
+
+
+def _leave_scenes(session: Session, person_id: str, ids: Sequence[str], scenes: list[UUID]) -> None:
+    """Note scenes that named these people, and let them name them no longer."""
+    session.execute(_NOTE, {"person": person_id, "none": NO_SCENE, "scenes": scenes})
+    session.execute(
+        delete(ScenePerson).where(
+            ScenePerson.person_id == any_(jobs.array(ids)), ScenePerson.scene_id.in_(scenes)
+        )
     )
-    revising = select(Job.job_id).where(
-        Job.video_id.in_(videos), Job.stage == "revise", Job.state.in_(("queued", "running"))
+    session.execute(
+        update(Scene)
+        .where(Scene.live, Scene.scene_id.in_(scenes))
+        .values(people_changed=True)
+        .execution_options(synchronize_session=False)
     )
-    stale = select(Scene.scene_id).where(Scene.video_id.in_(videos), Scene.live, Scene.people_changed)
-    return any(session.scalars(query.limit(1)).first() is not None for query in (held, revising, stale))
+
+
+def remove_decisions(session: Session, person_id: str, ids: Sequence[str], limit: int = 5 * BATCH) -> int:
+    """What humans said about their faces."""
+    return _remove(session, FaceDecision, FaceDecision.decision_id, ids, limit)
+
+
+def remove_photos(session: Session, person_id: str, ids: Sequence[str], limit: int = BATCH) -> int:
+    """Their photos' rows, with vectors."""
+    return _remove(session, PersonPhoto, PersonPhoto.photo_id, ids, limit)
+
+
+def remove_profiles(session: Session, person_id: str, ids: Sequence[str], limit: int = BATCH) -> int:
+    """What their faces are compared by; gone since ``begin``, unless something was at work then."""
+    return _remove(session, PersonProfile, PersonProfile.person_id, ids, limit)
+
+
+def _remove(session: Session, table: Any, key: Any, ids: Sequence[str], limit: int) -> int:
+    chosen = select(key).where(table.person_id == any_(jobs.array(ids))).limit(limit)
+    gone = session.execute(delete(table).where(key.in_(chosen)).execution_options(synchronize_session=False))
+    return gone.rowcount  # type: ignore[attr-defined, no-any-return]
+
+
+_ABOUT = """
+    user_id = :user AND kind <> 'erase'
+    AND (person_id = ANY(:ids) OR payload->>'into' = ANY(:ids) OR payload->>'new' = ANY(:ids))
+"""
+
+
+def remove_events(session: Session, person_id: str, ids: Sequence[str], limit: int = BATCH) -> int:
+    """What was done to them, and which tracks that moved."""
+    user = session.scalars(select(Person.user_id).where(Person.person_id == person_id)).one()
+    found = list(
+        session.execute(
+            text(f"SELECT event_id FROM people_events WHERE {_ABOUT} ORDER BY event_id LIMIT :limit"),
+            {"user": user, "ids": list(ids), "limit": limit},
+        ).scalars()
+    )
+    if not found:
+        return 0
+    moved = session.execute(
+        text(
+            "DELETE FROM moved_tracks WHERE (event_id, video_id, track_id) IN (SELECT event_id, video_id, track_id"
+            " FROM moved_tracks WHERE event_id = ANY(:events) LIMIT :limit)"
+        ),
+        {"events": found, "limit": 5 * BATCH},
+    )
+    if not moved.rowcount:  # type: ignore[attr-defined]
+        session.execute(delete(PeopleEvent).where(PeopleEvent.event_id.in_(found)))
+    return len(found)
+
+
+def remove_former_owners(session: Session, person_id: str, ids: Sequence[str], limit: int = BATCH) -> int:
+    """Whose a face had been before it was said to be another's: a judgement keeps that for its undo."""
+    user = session.scalars(select(Person.user_id).where(Person.person_id == person_id)).one()
+    events = session.scalars(
+        select(PeopleEvent)
+        .where(
+            PeopleEvent.user_id == user,
+            text(
+                "EXISTS (SELECT FROM jsonb_each_text(CASE jsonb_typeof(payload->'were') WHEN 'object'"
+                " THEN payload->'were' ELSE '{}' END) were WHERE were.value = ANY(:ids))"
+            ).bindparams(ids=list(ids)),
+        )
+        .limit(limit)
+    ).all()
+    gone = set(ids)
+    for event in events:
+        were = {key: before for key, before in event.payload["were"].items() if before not in gone}
+        rest = {key: value for key, value in event.payload.items() if key != "were"}
+        event.payload = {**rest, "were": were} if were else rest
+    session.flush()
+    return len(events)
+
+
+#: What is removed, in this order, in the words of the receipt. Decisions first: no machine acts on them from then on.
+STEPS: Mapping[str, Callable[[Session, str, Sequence[str]], int]] = {
+    "profiles": remove_profiles,
+    "decisions": remove_decisions,
+    "photos": remove_photos,
+    "face tracks": remove_tracks,
+    "scenes": remove_from_scenes,
+    "events": remove_events,
+    "former owners": remove_former_owners,
+}
+
+
+def now(session: Session) -> str:
+    """Postgres's time, to be kept in a job."""
+    return str(session.scalars(select(func.clock_timestamp())).one().isoformat())
+
+
+def is_waiting(session: Session, person_id: str, user_id: str, since: str) -> bool:
+    """Whether somebody may still write what names the person: rows or documents made of rows from before ``since``.
+
+    That is an attempt that began before the last row was removed, or a sidecar that is shown and not written again yet.
+    """
+    attempt = text(
+        "SELECT 1 FROM jobs WHERE user_id = :user"
+        " AND lane IN ('media', 'face') AND stage IN ('face', 'match', 'enroll', 'sidecar', 'revise')"
+        " AND state = 'running' AND started_at < CAST(:since AS timestamptz) LIMIT 1"
+    )
+    if session.execute(attempt, {"user": user_id, "since": since}).first() is not None:
+        return True
+    stale = text(
+        """
+        SELECT 1 FROM scenes s JOIN videos v USING (video_id) WHERE s.people_changed AND s.live AND v.deleted_at IS NULL
+        AND EXISTS (SELECT FROM erasure_scenes e WHERE e.person_id = :person AND e.video_id = s.video_id) LIMIT 1
+        """
+    )
+    return session.execute(stale, {"person": person_id}).first() is not None
+
+
+# --- sidecars
+
+
+def next_video(session: Session, person_id: str, after: str) -> tuple[str, str, bool] | None:
+    """The next video with scenes to be looked at: key, the user's id of it, whether it was deleted."""
+    row = session.execute(
+        select(Video.video_id, Video.external_id, Video.deleted_at)
+        .join(ErasureScene, ErasureScene.video_id == Video.video_id)
+        .where(ErasureScene.person_id == person_id, ErasureScene.video_id > after)
+        .order_by(ErasureScene.video_id)
+        .limit(1)
+    ).first()
+    return None if row is None else (row.video_id, row.external_id, row.deleted_at is not None)
+
+
+def noted_scenes(session: Session, person_id: str, video_id: str) -> set[UUID]:
+    """Scenes of a video that are still to be looked at; ``NO_SCENE`` among them: what nobody is shown, too."""
+    return set(
+        session.scalars(
+            select(ErasureScene.scene_id).where(
+                ErasureScene.person_id == person_id, ErasureScene.video_id == video_id
+            )
+        )
+    )
+
+
+def shown_sidecars(session: Session, video_id: str) -> dict[str, UUID]:
+    """The sidecars of a video that callers are shown, by key."""
+    rows = session.execute(
+        select(Scene.sidecar_key, Scene.scene_id).where(
+            Scene.video_id == video_id, Scene.live, Scene.sidecar_key.is_not(None)
+        )
+    )
+    return {str(row.sidecar_key): row.scene_id for row in rows}
+
+
+def note_looked_at(session: Session, person_id: str, video_id: str, scenes: Sequence[UUID] | None) -> None:
+    """Scenes of a video, or (None) all of it, need not be looked at again."""
+    mine = (ErasureScene.person_id == person_id) & (ErasureScene.video_id == video_id)
+    if scenes is not None:
+        mine &= ErasureScene.scene_id.in_(scenes)
+    session.execute(delete(ErasureScene).where(mine))
+
+
+def write_again(session: Session, video_id: str, scenes: Sequence[UUID]) -> None:
+    """Sidecars that are shown name somebody erased, whatever rows say: let them be written again."""
+    jobs.lock_video(session, video_id)
+    session.execute(
+        update(Scene)
+        .where(Scene.live, Scene.scene_id.in_(scenes))
+        .values(people_changed=True)
+        .execution_options(synchronize_session=False)
+    )
+
+
+def count_noted(session: Session, person_id: str) -> int:
+    """How many scenes, and videos, are still to be looked at."""
+    return session.scalars(
+        select(func.count()).select_from(ErasureScene).where(ErasureScene.person_id == person_id)
+    ).one()
+
+
+def count_tracks(session: Session, ids: Sequence[str]) -> int:
+    return session.scalars(
+        select(func.count()).select_from(FaceTrack).where(FaceTrack.person_id == any_(jobs.array(ids)))
+    ).one()
 
 
 def kept_photos(session: Session, keys: Sequence[str]) -> set[str]:
     """Those of some keys that are photos of somebody who stays: merges and their undoing move photos about."""
-    return set(session.scalars(select(PersonPhoto.storage_key).where(PersonPhoto.storage_key.in_(keys))))
+    return set(
+        session.scalars(
+            select(PersonPhoto.storage_key).where(PersonPhoto.storage_key == any_(jobs.array(keys)))
+        )
+    )
 
 
 def current_sidecars(session: Session, keys: Sequence[str]) -> set[str]:
     """Those of some keys that callers are shown."""
-    shown = session.scalars(select(Scene.sidecar_key).where(Scene.sidecar_key.in_(keys)))
+    shown = session.scalars(select(Scene.sidecar_key).where(Scene.sidecar_key == any_(jobs.array(keys))))
     return {key for key in shown if key is not None}
 
 
-def rows_left(session: Session, ids: Sequence[str], names: Sequence[str]) -> dict[str, int]:
+# --- the end
+
+
+def rows_left(session: Session, user_id: str, ids: Sequence[str], names: Sequence[str]) -> dict[str, int]:
     """What a sweep of every table about people finds of somebody erased, but the tombstone and the job at work."""
+    mine = jobs.array(ids)
     left = {
-        what: session.scalars(select(func.count()).select_from(table).where(table.person_id.in_(ids))).one()
+        what: session.scalars(
+            select(func.count()).select_from(table).where(table.person_id == any_(mine))
+        ).one()
         for what, table in _TABLES.items()
     }
-    left["events"] = session.scalars(
-        select(func.count())
-        .select_from(PeopleEvent)
-        .where(PeopleEvent.person_id.in_(ids), PeopleEvent.kind != "erase")
-    ).one()
+    left["events"] = session.execute(
+        text(f"SELECT count(*) FROM people_events WHERE {_ABOUT}"), {"user": user_id, "ids": list(ids)}
+    ).scalar_one()
     left["names"] = session.scalars(
-        select(func.count()).select_from(Person).where(Person.person_id.in_(ids), Person.name.in_(names))
+        select(func.count())
+        .select_from(Person)
+        .where(Person.person_id == any_(mine), Person.name == any_(jobs.array(names)))
     ).one()
     return left
 
 
+def note_receipt(session: Session, person_id: str, receipt: Mapping[str, Any]) -> None:
+    """Say how far the erasure is."""
+    session.execute(update(Person).where(Person.person_id == person_id).values(receipt=dict(receipt)))
+
+
 def conclude(
-    session: Session, person_id: str, job_id: int, ids: Sequence[str], receipt: dict[str, Any]
+    session: Session,
+    person_id: str,
+    job_id: int,
+    payload: Mapping[str, Any],
+    receipt: Mapping[str, Any],
+    plan: Plan,
+    grace_s: float,
 ) -> None:
-    """Write the receipt on the tombstones, and forget the name the job knew."""
+    """Write the receipt on the tombstones, and forget the name the job knew.
+
+    While a URL may still be used to store a photo, a last look follows when it has ended.
+    """
+    ids = [str(name) for name in payload["ids"]]
     session.execute(
-        delete(Job).where(Job.subject_kind == "person", Job.subject_id.in_(ids), Job.job_id != job_id)
+        delete(Job).where(
+            Job.subject_kind == "person",
+            Job.subject_id == any_(jobs.array(ids)),
+            Job.job_id != job_id,
+            Job.lease_owner.is_(None),
+        )
     )
-    session.execute(update(Person).where(Person.person_id == person_id).values(receipt=receipt))
+    receipt = dict(receipt)
+    if payload.get("uploads_until"):
+        person = session.get_one(Person, person_id)
+        due, ahead = session.execute(
+            text(
+                "SELECT CAST(:ends AS timestamptz) + make_interval(secs => :grace),"
+                " CAST(:ends AS timestamptz) + make_interval(secs => :grace) > clock_timestamp()"
+            ),
+            {"ends": payload["uploads_until"], "grace": grace_s},
+        ).one()
+        if ahead:
+            receipt["sweep_due"] = due.isoformat()
+        job = enrolment.erasure_job(person, plan)
+        job.part, job.not_before = 1, due
+        job.payload = {"ids": ids, "external_ids": payload["external_ids"], "keys": payload["keys"]}
+        jobs.insert(session, [job])
+    note_receipt(session, person_id, receipt)
     others = [name for name in ids if name != person_id]
     session.execute(
         update(Person)
-        .where(Person.person_id.in_(others))
-        .values(receipt={"erased_with": name_person(session, person_id)})
+        .where(Person.person_id == any_(jobs.array(others)))
+        .values(receipt={"state": "complete", "erased_with": name_person(session, person_id)})
     )
     session.execute(update(Job).where(Job.job_id == job_id).values(payload={}))
+
+
+def note_late_sweep(session: Session, person_id: str, files: int) -> None:
+    """The last look has been taken: no URL is left by which a photo could come back."""
+    person = jobs.lock_person(session, person_id)
+    if person is None or person.receipt is None:
+        return
+    receipt = {key: value for key, value in person.receipt.items() if key != "sweep_due"}
+    receipt["removed"] = {**receipt.get("removed", {}), "late photo files": files}
+    person.receipt = receipt
+    session.flush()

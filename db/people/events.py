@@ -57,16 +57,18 @@ def _view(
 ) -> EventView:
     payload = event.payload
     about = dict.fromkeys(payload.get("videos", ()))
+    # Events of somebody erased go batch by batch.
+    gone = person is not None and person.deleted_at is not None
     return EventView(
         event_id=event.event_id,
         kind=event.kind,
         person_id=None if person is None else person.external_id,
-        name=None if person is None or person.deleted_at is not None else person.name,
+        name=None if gone or person is None else person.name,
         other_id=None if other is None else other.external_id,
         other=None if other is None else other.name,
-        old_name=payload.get("before", {}).get("name"),
-        new_name=payload.get("after"),
-        faces=len(payload["tracks"]) if "tracks" in payload else None,
+        old_name=None if gone else payload.get("before", {}).get("name"),
+        new_name=None if gone else payload.get("after"),
+        faces=payload.get("faces", len(payload["tracks"]) if "tracks" in payload else None),
         video_ids=tuple(videos[video] for video in about if video in videos),
         undoes=event.undoes,
         undone_by=undone_by,

@@ -176,6 +176,8 @@ def view(
     session: Session, person: Person, *, accepted: bool = True, event_id: int | None = None
 ) -> PersonView:
     """A person as callers see it."""
+    # What a job has still to remove of somebody erased is not shown.
+    there = person.deleted_at is None
     photos = session.execute(
         select(func.count(), func.count().filter(PersonPhoto.state == "good")).where(
             PersonPhoto.person_id == person.person_id
@@ -191,8 +193,9 @@ def view(
         select(PersonProfile.model_id).where(PersonProfile.person_id == person.person_id).limit(1)
     ).first()
     if person.deleted_at is not None:
-        state = "erasing" if person.receipt is None else "erased"
-    elif person.ended_run < person.run:
+        done = person.receipt is not None and person.receipt.get("state") != "incomplete"
+        state = "erased" if done else "erasing"
+    elif person.ended_run < person.run or person.moving_event is not None:
         state = "working"
     else:
         state = "empty" if known is None else "ready"
@@ -203,10 +206,10 @@ def view(
         kind=person.kind,  # type: ignore[arg-type]
         state=state,  # type: ignore[arg-type]
         progress=progress(session, person),
-        photos=photos[0],
-        good_photos=photos[1],
-        scenes=seen[0],
-        videos=seen[1],
+        photos=photos[0] if there else 0,
+        good_photos=photos[1] if there else 0,
+        scenes=seen[0] if there else 0,
+        videos=seen[1] if there else 0,
         created_at=person.created_at,
         receipt=person.receipt,
         event_id=event_id,
@@ -241,6 +244,9 @@ def add_photo(session: Session, person: Person, extension: str) -> PersonPhoto:
 
 
 def photos_of(session: Session, person: Person) -> list[PersonPhoto]:
+    """The person's photos, the oldest first; none of somebody erased, whose rows a job has still to remove."""
+    if person.deleted_at is not None:
+        return []
     return list(
         session.scalars(
             select(PersonPhoto)
@@ -286,6 +292,8 @@ def faces_page(session: Session, request: ListFaces) -> FacePage:
         NotFound: no such person of this user.
     """
     person = get(session, request.person_id, request.user_id)
+    if person.deleted_at is not None:
+        return FacePage(person_id=request.person_id, faces=(), next_after=None)
     query = (
         select(FaceTrack, Video.external_id, Scene.idx, Scene.keyframes)
         .join(Scene, Scene.scene_id == FaceTrack.scene_id)

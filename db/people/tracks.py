@@ -48,6 +48,9 @@ class Say:
     barred: frozenset[str]
 
 
+NOTHING = Say(None, frozenset())
+
+
 def as_array(vectors: Sequence[Any]) -> Float64:
     """halfvec values, in whatever form the driver's version gives them, as float64 [N, dim]."""
     plain = [vector.to_numpy() if isinstance(vector, HalfVector) else vector for vector in vectors]
@@ -152,6 +155,15 @@ def _rematch_scenes(session: Session, video: Video, scene_ids: Sequence[UUID], r
         row.model_id: row.metric or "cosine"
         for row in session.scalars(select(Model).where(Model.model_id.in_({t.model_id for t in tracks})))
     }
+    moving = set(
+        session.scalars(
+            select(Person.person_id).where(
+                Person.user_id == video.user_id,
+                Person.moving_event.is_not(None),
+                Person.merged_into.is_not(None),
+            )
+        )
+    )
     known = {
         (model, kind): load_known(session, video.user_id, model, kind)
         for model in metrics
@@ -162,9 +174,12 @@ def _rematch_scenes(session: Session, video: Video, scene_ids: Sequence[UUID], r
     for _, group in groupby(tracks, key=lambda track: (track.scene_id, track.run)):
         own = list(group)
         verdicts = [
-            _judge(
+            # On its way to another person (db/people/moves.py): no machine may lose it meanwhile.
+            (Verdict(track.person_id, track.similarity, track.votes or 0), track.decided_by)
+            if track.person_id in moving and said.get(track.track_id, NOTHING).person_id is None
+            else _judge(
                 faces.get((track.scene_id, track.run, track.track), []),
-                said.get(track.track_id, Say(None, frozenset())),
+                said.get(track.track_id, NOTHING),
                 known[track.model_id, "named"],
                 known[track.model_id, "unknown"],
                 metrics[track.model_id],
@@ -242,7 +257,13 @@ def _said(
     """What humans said about these tracks, found again by time and place whatever run or split made them."""
     decisions = session.scalars(
         select(FaceDecision)
-        .where(FaceDecision.video_id == video.video_id, FaceDecision.user_id == video.user_id)
+        .join(Person, Person.person_id == FaceDecision.person_id)
+        .where(
+            FaceDecision.video_id == video.video_id,
+            FaceDecision.user_id == video.user_id,
+            # What was said of somebody who is being erased goes batch by batch.
+            Person.deleted_at.is_(None),
+        )
         .order_by(FaceDecision.decision_id)
     ).all()
     if not decisions:

@@ -181,7 +181,7 @@ def _people(session: Session, scope: Scope, scenes: Sequence[UUID]) -> dict[UUID
             """
             SELECT p.scene_id, who.external_id AS person_id, who.name, p.confidence, p.frame_count, best.ordinal, best.box
             FROM scene_people p
-            JOIN people who ON who.person_id = p.person_id AND who.user_id = :user_id
+            JOIN people who ON who.person_id = p.person_id AND who.user_id = :user_id AND who.deleted_at IS NULL
             JOIN scenes s ON s.scene_id = p.scene_id
             LEFT JOIN LATERAL (
                 SELECT t.ordinal, t.box FROM face_tracks t

@@ -188,6 +188,10 @@ class LocalStorage(Storage):
                 return  # no such object
             tree.prune(bucket_fd, names)
 
+    def delete_many(self, bucket: Bucket, keys: Sequence[str]) -> None:
+        for key in keys:
+            self.delete(bucket, key)
+
     def delete_prefix(self, bucket: Bucket, prefix: str) -> int:
         names = check_folder_prefix(prefix).removesuffix("/").split("/")
         with self._reported(bucket), self._bucket(bucket) as bucket_fd:

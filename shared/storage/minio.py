@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import io
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from datetime import timedelta
 from pathlib import Path
@@ -211,6 +211,20 @@ class MinioStorage(Storage):
                 self._connect().remove_object(self._name(bucket), key)
         except ObjectMissing:
             return  # some servers say so, S3 does not
+
+    def delete_many(self, bucket: Bucket, keys: Sequence[str]) -> None:
+        doomed = [DeleteObject(check_key(key)) for key in keys]
+        if not doomed:
+            return
+        # A thousand a call.
+        with self._reported(bucket, keys[0]):
+            found = self._connect().remove_objects(self._name(bucket), doomed)
+            errors = [error for error in found if error.code not in _GONE]
+        if errors:
+            raise StorageUnavailable(
+                f"{self._server} could not delete {len(errors)} of {len(doomed)} objects of bucket {bucket} "
+                f"({errors[0].code}): look at its health and at the rights of this access key"
+            )
 
     def delete_prefix(self, bucket: Bucket, prefix: str) -> int:
         check_folder_prefix(prefix)

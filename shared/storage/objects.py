@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import re
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -180,6 +180,10 @@ class Storage(ABC):
     @abstractmethod
     def delete(self, bucket: Bucket, key: str) -> None:
         """Remove an object; no error if there is none."""
+
+    @abstractmethod
+    def delete_many(self, bucket: Bucket, keys: Sequence[str]) -> None:
+        """Remove objects, in few calls where the backend knows how; no error for those that are not there."""
 
     @abstractmethod
     def delete_prefix(self, bucket: Bucket, prefix: str) -> int:

@@ -20,6 +20,8 @@ _MODULES = {
     "enroll": "worker.stages.enroll",
     "match": "worker.stages.match",
     "forget": "worker.stages.forget",
+    "move": "worker.stages.move",
+    "late_photos": "worker.stages.late_photos",
     "revise": "worker.stages.revise",
     "text_anew": "worker.stages.anew",
     "vision_anew": "worker.stages.anew",

@@ -12,11 +12,11 @@ import numpy as np
 from numpy.typing import NDArray
 from sqlalchemy.orm import Session
 
-from db import runs
-from db.engine import reading
+from db import jobs, runs
+from db.engine import reading, transact
 from db.ids import name_video
 from db.jobs import Claim
-from db.tables import Run, Video
+from db.tables import Job, Run, Video
 from db.vectors import ModelRow, ensure_model
 from shared.errors import BadMedia, LeaseLost
 from shared.storage import Bucket, Storage, attempt_prefix, require_prefix
@@ -24,6 +24,7 @@ from worker.models.catalog import ModelSpec
 from worker.runtime import Runtime
 
 M = TypeVar("M")
+T = TypeVar("T")
 
 #: Split writes pictures of 1280 px a side at most.
 _MAX_KEYFRAME_PIXELS = 1280 * 1280
@@ -79,6 +80,21 @@ class StageContext:
         """The id by which its user knows the video: storage keys hold it, not the primary key."""
         with reading() as session:
             return name_video(session, self.claimed.video_id)
+
+    def write(self, work: Callable[[Session, Job], T]) -> T:
+        """Run ``work`` in a transaction that holds the job's subject and the job, and proves that both are ours still.
+
+        For long work in batches: what ``work`` notes in the job's row (progress, payload) is kept with its batch.
+
+        Raises:
+            LeaseLost: another attempt, a cancel or a delete took the job; nothing is written.
+        """
+
+        def fenced(session: Session) -> T:
+            _, job = jobs.fence(session, self.claimed)
+            return work(session, job)
+
+        return transact(fenced)
 
     def video_and_run(self, session: Session) -> tuple[Video, Run]:
         """The job's video and run.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
 from uuid import UUID
 
 from sqlalchemy.orm import Session
@@ -21,6 +22,8 @@ from worker.stages.sidecar import make_documents, seen_in
 #: Scenes of one job; a longer list is gone on with by the next.
 _SCENES = 256
 _BATCH = 64
+#: Sidecars stored at once.
+_THREADS = 8
 
 
 def run(context: StageContext) -> Outcome:
@@ -60,6 +63,7 @@ def _write(
         assert published is not None
         documents = make_documents(session, video, published, batch[0][1], batch[-1][1])
     by_scene = {document.scene_id: document for document in documents}
+    puts: list[tuple[str, bytes]] = []
     written: dict[UUID, tuple[str | None, str, list[Seen]]] = {}
     for scene, _, old in batch:
         key = sidecar_key(claimed.user_id, context.video_name, str(scene), revision)
@@ -67,9 +71,16 @@ def _write(
         people: list[Seen] = []
         if document is not None:
             context.stored.append(("sidecars", key))
-            context.storage.put_bytes("sidecars", key, to_bytes(document), "application/json")
+            puts.append((key, to_bytes(document)))
             people = seen_in(document)
         written[scene] = (old if document is not None else "", key, people)
+    with ThreadPoolExecutor(_THREADS) as pool:
+        # A server's answer takes longer than making a document.
+        list(
+            pool.map(
+                lambda put: context.storage.put_bytes("sidecars", put[0], put[1], "application/json"), puts
+            )
+        )
     return written
 
 
@@ -77,6 +88,4 @@ def _remove(context: StageContext) -> None:
     keys = [str(key) for key in context.claimed.payload.get("remove", ())]
     with reading() as session:
         kept = current_sidecars(session, keys)
-    for key in keys:
-        if key not in kept:
-            context.storage.delete("sidecars", key)
+    context.storage.delete_many("sidecars", [key for key in keys if key not in kept])

@@ -4,7 +4,7 @@
 how much device time an account has had in a queue and whether it waits there. Jobs that wait are taken over.
 
 Revision ID: 0010
-Revises: 0008
+Revises: 0009
 """
 
 from __future__ import annotations
@@ -13,12 +13,12 @@ import sqlalchemy as sa
 from alembic import op
 
 revision = "0010"
-down_revision = "0008"
+down_revision = "0009"
 branch_labels = None
 depends_on = None
 
 # As of this revision; later ones may know other stages.
-_HOUSEKEEPING = "('sweep', 'erase', 'match', 'forget', 'revise', 'drop')"
+_HOUSEKEEPING = "('sweep', 'erase', 'match', 'forget', 'move', 'late_photos', 'revise', 'drop')"
 _DEPTH = "CASE WHEN stage = 'split' THEN 0 WHEN stage IN ('audio', 'vision', 'face', 'ocr') THEN 1 WHEN stage = 'asr' THEN 2 WHEN stage = 'text' THEN 3 ELSE 4 END"
 _OPEN = "state IN ('queued', 'running', 'failed')"
 

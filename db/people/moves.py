@@ -1,0 +1,201 @@
+"""Giving tracks to another person in batches: a merge, and what undoes a merge or a split.
+
+The first batch goes with the request. What is left is a job's (stage ``move``), a transaction a batch: each proves that
+the job is still the attempt's, locks the videos of its tracks and is done or not done as a whole, so a worker that dies
+loses nothing. Meanwhile both people are marked by the event; whoever would move their tracks elsewhere is refused, and
+matching leaves tracks alone that are on their way. Lock order as in ``db.people``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any, Literal
+from uuid import UUID
+
+from sqlalchemy import ARRAY, Uuid, any_, delete, func, insert, literal, select, text, tuple_, update
+from sqlalchemy.orm import Session
+
+from db import jobs
+from db.jobs import Bell
+from db.people import enrolment
+from db.runs import Plan
+from db.tables import FaceTrack, Job, MovedTrack, Person
+from shared.errors import Conflict
+
+#: Tracks of one transaction: of the request's own, and of each that follows.
+FIRST, BATCH = 250, 1000
+
+
+@dataclass(frozen=True, kw_only=True)
+class Move:
+    """Tracks on their way from one person to another of the same user."""
+
+    #: merge: all that the source has; unmerge: those that the merge (the event) had moved; unsplit: all it has.
+    kind: Literal["merge", "unmerge", "unsplit"]
+    #: The merge or split that is done or undone.
+    event_id: int
+    user_id: str
+    source: str
+    target: str
+
+    @property
+    def by(self) -> str:
+        """Who has decided whose the tracks are: what was undone is the machine's to find again."""
+        return "human" if self.kind == "merge" else "machine"
+
+
+def read_move(payload: Mapping[str, Any]) -> Move:
+    """The move of a job."""
+    return Move(**payload["move"])
+
+
+def require_still(*people: Person) -> None:
+    """Make sure that no tracks are being moved from or to these people.
+
+    Raises:
+        Conflict: some are.
+    """
+    for person in people:
+        if person.moving_event is not None:
+            raise Conflict(
+                f"{person.name!r} is being merged or split: try again when its state is no longer 'working'"
+            )
+
+
+def begin(session: Session, move: Move, source: Person, target: Person, plan: Plan) -> list[Bell]:
+    """Move the first tracks, and queue a job if there are more. Both people are locked. Returns bells."""
+    total = count(session, move)
+    if step(session, move, FIRST) < FIRST:
+        return end(session, move, plan)
+    source.moving_event = target.moving_event = move.event_id
+    enrolment.stop(session, target)
+    target.run += 1
+    session.flush()
+    payload = {"move": asdict(move), "total": total, "done": FIRST}
+    return jobs.insert(session, [enrolment.move_job(target, plan, payload)])
+
+
+def count(session: Session, move: Move) -> int:
+    """How many tracks wait to be moved."""
+    if move.kind == "unmerge":
+        query = select(func.count()).where(MovedTrack.event_id == move.event_id)
+    else:
+        query = select(func.count()).where(FaceTrack.person_id == move.source)
+    return session.scalars(query).one()
+
+
+def step(session: Session, move: Move, limit: int = BATCH) -> int:
+    """Move up to ``limit`` tracks. Returns how many were looked at; fewer than ``limit``: that was all."""
+    if move.kind == "unmerge":
+        key = (MovedTrack.event_id, MovedTrack.video_id, MovedTrack.track_id)
+        chosen = (
+            select(*key)
+            .where(MovedTrack.event_id == move.event_id)
+            .order_by(MovedTrack.video_id, MovedTrack.track_id)
+            .limit(limit)
+        )
+        rows = session.execute(
+            delete(MovedTrack)
+            .where(tuple_(*key).in_(chosen))
+            .returning(MovedTrack.track_id, MovedTrack.video_id)
+        ).all()
+    else:
+        rows = session.execute(
+            select(FaceTrack.track_id, FaceTrack.video_id)
+            .where(FaceTrack.person_id == move.source)
+            .order_by(FaceTrack.video_id, FaceTrack.track_id)
+            .limit(limit)
+        ).all()
+    if not rows:
+        return 0
+    jobs.lock_videos(session, {row.video_id for row in rows})
+    # As they are now that their videos are locked.
+    moved = session.execute(
+        update(FaceTrack)
+        .where(
+            FaceTrack.track_id == any_(uuids([row.track_id for row in rows])),
+            FaceTrack.person_id == move.source,
+        )
+        .values(person_id=move.target, decided_by=move.by)
+        .returning(FaceTrack.track_id, FaceTrack.video_id, FaceTrack.scene_id)
+        .execution_options(synchronize_session=False)
+    ).all()
+    values = {
+        "event": move.event_id,
+        "people": [move.source, move.target],
+        "scenes": list({row.scene_id for row in moved}),
+        "tracks": [row.track_id for row in moved],
+    }
+    if move.kind == "merge":
+        session.execute(_NOTE, values)
+    for statement in _SHOW:
+        session.execute(statement, values)
+    session.expire_all()
+    return len(rows)
+
+
+_NOTE = text(
+    "INSERT INTO moved_tracks (event_id, video_id, track_id, user_id) SELECT :event, video_id, track_id, user_id"
+    " FROM face_tracks WHERE track_id = ANY(CAST(:tracks AS uuid[]))"
+)
+#: As ``tracks.refresh_scene_people`` for two people only, whose tracks in these scenes have changed, in few statements.
+_SHOW = tuple(
+    text(statement)
+    for statement in (
+        "DELETE FROM scene_people WHERE scene_id = ANY(CAST(:scenes AS uuid[])) AND person_id = ANY(:people)",
+        """
+        INSERT INTO scene_people (scene_id, person_id, user_id, confidence, frame_count)
+        SELECT s.scene_id, t.person_id, s.user_id, max(t.similarity), sum(t.votes)
+        FROM scenes s JOIN face_tracks t ON t.scene_id = s.scene_id AND t.run = s.face_run AND t.user_id = s.user_id
+        JOIN people p ON p.person_id = t.person_id AND p.user_id = t.user_id AND p.deleted_at IS NULL
+        WHERE s.scene_id = ANY(CAST(:scenes AS uuid[])) AND s.live AND t.person_id = ANY(:people)
+        GROUP BY s.scene_id, t.person_id, s.user_id
+        """,
+        "UPDATE scenes SET people_changed = true WHERE scene_id = ANY(CAST(:scenes AS uuid[])) AND live",
+    )
+)
+
+
+def note(session: Session, event_id: int, track_ids: list[UUID]) -> None:
+    """Say which tracks a merge had moved."""
+    found = select(literal(event_id), FaceTrack.video_id, FaceTrack.track_id, FaceTrack.user_id).where(
+        FaceTrack.track_id == any_(uuids(track_ids))
+    )
+    session.execute(insert(MovedTrack).from_select(["event_id", "video_id", "track_id", "user_id"], found))
+
+
+def end(session: Session, move: Move, plan: Plan) -> list[Bell]:
+    """All tracks are moved: look for both people in all videos again. Returns bells."""
+    people = {key: jobs.lock_person(session, key) for key in sorted((move.source, move.target))}
+    for person in people.values():
+        if person is not None:
+            person.moving_event = None
+    session.flush()
+    again = [move.source, move.target] if move.kind == "unmerge" else [move.target]
+    bells: list[Bell] = []
+    for key in again:
+        person = people[key]
+        if person is not None and person.deleted_at is None and person.merged_into is None:
+            if key == move.target and move.kind == "unmerge":
+                enrolment.make_profile(session, key)
+            bells += enrolment.start(session, person, plan)
+    return bells
+
+
+def under_way(session: Session, user_id: str, ids: set[str]) -> bool:
+    """Whether tracks of the user are on their way from or to one of these people."""
+    found = session.scalars(
+        select(Job.payload).where(
+            Job.lane == "media",
+            Job.user_id == user_id,
+            Job.stage == "move",
+            Job.state.in_(("queued", "running")),
+        )
+    )
+    return any(ids & {move.source, move.target} for move in map(read_move, found))
+
+
+def uuids(values: list[UUID]) -> Any:
+    """Ids as one parameter of a statement, for ``= any_(...)``: any number of them."""
+    return literal(values, ARRAY(Uuid))
