@@ -255,7 +255,7 @@ def hostile() -> Iterator[tuple[str, str | bytes]]:
     for name, item in ITEMS.items():
         yield f"item: {name}", item
     for name, body in BODIES.items():
-        yield f"body: {name}", json.dumps(message(body=encode(body)))
+        yield f"content: {name}", json.dumps(message(body=encode(body)))
     for part in PARTS:
         for name, value in WRONG.items():
             made = message(**{part: value})
