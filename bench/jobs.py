@@ -139,7 +139,10 @@ class Work:
             session.flush()
             session.add(Run(video_id=VIDEO, run=RUN, stages=list(graph.FULL_RUN), made=made))
             session.add(Job(**common, lane="media", stage="split", state="done", result=split_result))
-            session.add(Job(**common, lane=self.stage.lane, stage=self.stage.name, payload=payload))
+            jobs.insert(
+                session,
+                [Job(**common, lane=self.stage.lane, stage=self.stage.name, state="queued", payload=payload)],
+            )
             write_scenes(session, VIDEO, USER, RUN, scenes)
             if texts:
                 self._say(session, texts)

@@ -25,6 +25,7 @@ from cli.index import Upload, make_video_id, reasons, send, watch
 from cli.search import coverage_line, hit_table
 from cli.up import Interrupted, Signals, show_start
 from cli.videos import all_scenes, open_client, scene_table
+from shared import permissions
 from shared.client import Client
 from shared.contracts import SearchMode
 from shared.errors import InvalidRequest, Outage, ScenefleetError
@@ -126,6 +127,7 @@ def run(video: Path, queries: list[Query] | None, fleet: Fleet, console: Console
 def main(arguments: Sequence[str] | None = None) -> int:
     """Returns 0 when every stage succeeded and every known search was right."""
     options = read_arguments(sys.argv[1:] if arguments is None else arguments)
+    permissions.keep_private()
     console = screen.make_console()
     signals = Signals()
     video: Path = options.video or SAMPLES / "demo.mp4"

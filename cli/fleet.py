@@ -62,6 +62,7 @@ class Fleet:
         self._process: subprocess.Popen[bytes] | None = None
         self._supervisor: Supervisor | None = None
         self._socket: Path | None = None
+        self._redis_socket: Path | None = None
         self._hurried = False
 
     @property
@@ -101,29 +102,31 @@ class Fleet:
         home = self.home
         run: dict[str, object] = {"pid": os.getpid()}
         programs = [self._node_program(node) for node in self.plan]
-        ports = {name: find_free_port() for name in self.embedded}
-        if "postgres" in ports:
+        port = find_free_port()
+        if "postgres" in self.embedded:
             if not (home.postgres / "PG_VERSION").is_file():
                 say("setting up Postgres")
             postgres.prepare(home.postgres, home.secret("postgres"), home.logs / "postgres.log")
-            programs.append(self._postgres_program(ports["postgres"]))
-        if "redis" in ports:
-            redis_server.prepare(home.redis, ports["redis"], home.secret("redis"))
+            programs.append(self._postgres_program(port))
+        if "redis" in self.embedded:
+            self._redis_socket = supervision.socket_path(home.redis, redis_server.SOCKET)
+            redis_server.prepare(home.redis, self._redis_socket, home.secret("redis"))
             programs.append(self._redis_program())
-        self._socket = supervision.socket_path(home.root)
+        self._socket = supervision.socket_path(home.root, supervision.SOCKET)
         home.supervisor_config.write_text(supervision.render_config(self._socket, programs))
         environment = child_environment(**{orphans.MARK: str(home.root), "SCENEFLEET_HOME": str(home.root)})
         self._process = supervision.start(home.supervisor_config, environment)
         self._supervisor = Supervisor(self._socket)
         self._supervisor.wait(self._process, home.logs / "supervisor.err")
-        if "postgres" in ports:
+        if "postgres" in self.embedded:
             log = home.logs / "postgres.log"
             run["postgres_url"] = postgres.wait_until_ready(
-                ports["postgres"], home.secret("postgres"), log=log
+                port, home.secret("postgres"), home.secret("scenefleet"), log=log
             )
-        if "redis" in ports:
+        if self._redis_socket is not None:
             log = home.logs / "redis.log"
-            run["redis_url"] = redis_server.wait_until_ready(ports["redis"], home.secret("redis"), log=log)
+            url = redis_server.server_url(self._redis_socket, home.secret("redis"))
+            run["redis_url"] = redis_server.wait_until_ready(url, log=log)
         if self.embedded:
             say(f"{' and '.join(self.embedded)} answer on this machine, data in {home.root}")
         return run
@@ -235,10 +238,9 @@ class Fleet:
             return
         orphans.stop(self.home, HURRIED_STOP_S if self._hurried else orphans.STOP_LIMIT_S)
         self.home.remove_run()
-        if self._socket is not None:
-            self._socket.unlink(missing_ok=True)
-            if self._socket.parent != self.home.root:
-                self._socket.parent.rmdir()
+        for socket in (self._socket, self._redis_socket):
+            if socket is not None:
+                supervision.remove_socket(socket, self.home.root)
         self.home.release()
         get_settings.cache_clear()
 

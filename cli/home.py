@@ -12,6 +12,7 @@ import secrets
 from pathlib import Path
 from typing import IO, Any
 
+from shared import permissions
 from shared.errors import Conflict, InvalidRequest
 from shared.settings import Settings, load_settings
 
@@ -38,12 +39,17 @@ class Home:
 
         Raises:
             Conflict: another ``scenefleet up`` runs in this folder.
-            InvalidRequest: the folder can't be created or written.
+            InvalidRequest: the folder can't be created or written, or others can read it.
         """
+        permissions.require_private(self.root, "SCENEFLEET_HOME")
         try:
-            self.root.mkdir(mode=0o700, parents=True, exist_ok=True)
-            self.logs.mkdir(exist_ok=True)
+            permissions.make_private_folder(self.root)
+            permissions.make_private_folder(self.logs)
+            for path in (self.logs, self.redis, self.root / "work", self.root / "storage"):
+                # Made by an earlier version.
+                permissions.tighten(path)
             handle = self.lock_file.open("a+")
+            permissions.tighten(self.lock_file, permissions.FILE_MODE)
         except OSError as error:
             raise InvalidRequest(
                 f"SCENEFLEET_HOME={str(self.root)!r} can't be used ({error.strerror}): name a folder you can write to"

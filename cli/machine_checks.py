@@ -10,8 +10,11 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from cli.embedded import postgres, redis_server
+from cli.embedded.redis_versions import HOLES, patched_releases
 from cli.findings import Check, Finding
 from cli.home import Home, configured_settings
+from shared.errors import InvalidRequest
+from shared.permissions import require_private
 from shared.settings import GiB, Settings
 
 OLDEST_PYTHON = (3, 11)
@@ -84,7 +87,37 @@ def check_servers(settings: Settings) -> Iterator[Finding]:
     if configured.redis_url:
         yield Finding(check="redis-server", state="ok", detail="not needed, REDIS_URL is set")
     else:
-        yield Finding(check="redis-server", state="ok", detail=str(redis_server.find_server()))
+        yield _check_redis_server()
+
+
+def _check_redis_server() -> Finding:
+    server = redis_server.find_server()
+    detail = f"{server.title}, {server.path}"
+    if server.patched:
+        return Finding(check="redis-server", state="ok", detail=detail)
+    return Finding(
+        check="redis-server",
+        state="warn",
+        detail=f"{detail}: without the mends of {HOLES}, unless its distributor put them in; only you can reach its socket",
+        advice="install a newer one, it is then taken: `apt-get install valkey-server` or `redis-server` (macOS: `brew install valkey`);"
+        f" mended are {patched_releases()}",
+    )
+
+
+def check_privacy(settings: Settings) -> Iterator[Finding]:
+    """What lies on this machine is for its user alone."""
+    folders = {"SCENEFLEET_HOME": settings.home}
+    if settings.storage_backend == "local":
+        folders["STORAGE_ROOT"] = settings.storage_dir
+    for name, folder in folders.items():
+        try:
+            require_private(folder, name)
+        except InvalidRequest as error:
+            detail, _, advice = str(error).partition(": ")
+            yield Finding(check=f"privacy {name}", state="fail", detail=detail, advice=advice)
+        else:
+            state = "only its user can read it" if folder.exists() else "not there yet"
+            yield Finding(check=f"privacy {name}", state="ok", detail=f"{folder}: {state}")
 
 
 def check_models(settings: Settings) -> Iterator[Finding]:
@@ -154,5 +187,6 @@ CHECKS: tuple[tuple[str, Check], ...] = (
     ("servers", check_servers),
     ("models", check_models),
     ("disk", check_disks),
+    ("privacy", check_privacy),
     ("up", check_up),
 )

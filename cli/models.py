@@ -8,6 +8,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+import typer
 from rich.console import Console
 from rich.filesize import decimal
 from rich.markup import escape
@@ -23,11 +24,12 @@ from rich.progress import (
 from rich.table import Column, Table
 
 from cli import screen
+from shared import permissions
 from shared.errors import InvalidRequest, ModelUnavailable
 from shared.settings import Settings, get_settings
 from worker.models import lock
 from worker.models.catalog import Catalog, ModelSpec, load_catalog
-from worker.models.pull import Pulled, Watcher, pull
+from worker.models.pull import Pulled, Unstated, Watcher, pull
 from worker.models.weights import digest, place
 
 #: Widest a licence is shown in the list; `info` has all of it.
@@ -155,15 +157,16 @@ def run_verify(names: Sequence[str], profile: str | None, *, as_json: bool) -> i
     return 0 if good else 1
 
 
-def run_pull(names: Sequence[str], profile: str | None, *, update: bool, as_json: bool) -> int:
+def run_pull(names: Sequence[str], profile: str | None, *, update: bool, trust: bool, as_json: bool) -> int:
     """Fetch the files of models; exit 1 when one could not be had, after trying the others."""
+    permissions.keep_private()
     settings, catalog = _read()
     specs = _chosen(catalog, settings, names, profile)
     console = screen.make_console(stderr=True)
     results: list[dict[str, Any]] = []
     try:
         for spec in specs:
-            results.append(_pull_one(spec, settings, console, update=update))
+            results.append(_pull_one(spec, settings, console, update=update, trust=trust))
     except KeyboardInterrupt:
         sys.stderr.write("scenefleet: stopped; the next pull goes on from here\n")
         return 130
@@ -172,7 +175,9 @@ def run_pull(names: Sequence[str], profile: str | None, *, update: bool, as_json
     return 1 if any(result["error"] for result in results) else 0
 
 
-def _pull_one(spec: ModelSpec, settings: Settings, console: Console, *, update: bool) -> dict[str, Any]:
+def _pull_one(
+    spec: ModelSpec, settings: Settings, console: Console, *, update: bool, trust: bool
+) -> dict[str, Any]:
     pulled: list[Pulled] = []
     error = ""
     with _Bars(spec.name, console) as watcher:
@@ -182,6 +187,7 @@ def _pull_one(spec: ModelSpec, settings: Settings, console: Console, *, update: 
                 models_dir=settings.models_dir,
                 endpoint=settings.hf_endpoint,
                 update=update,
+                trust=lambda files: _ask_for_trust(spec, files, console, watcher, sure=trust),
                 watcher=watcher,
             )
         except ModelUnavailable as refusal:
@@ -197,6 +203,27 @@ def _pull_one(spec: ModelSpec, settings: Settings, console: Console, *, update: 
         "files": [{**asdict(file), "path": str(file.path)} for file in pulled],
         "error": error,
     }
+
+
+def _ask_for_trust(
+    spec: ModelSpec, files: Sequence[Unstated], console: Console, bars: _Bars, *, sure: bool
+) -> bool:
+    """Show what came without a stated sum; whether it is to be taken for the right thing from now on."""
+    bars.pause()
+    console.print(
+        f"{spec.name}: nobody states the sha256 of these files; they will be held to it:", soft_wrap=True
+    )
+    for file in files:
+        console.print(
+            escape(
+                f"  {file.file}  {file.bytes} bytes  sha256 {file.sha256}"
+                f"  commit {file.commit or 'none'}  from {file.url}"
+            ),
+            soft_wrap=True,
+        )
+    if sure or not sys.stdin.isatty():
+        return sure
+    return typer.confirm("Trust them?", err=True)
 
 
 class _Bars(Watcher):
@@ -223,6 +250,10 @@ class _Bars(Watcher):
         return self
 
     def __exit__(self, *exc: object) -> None:
+        self._progress.stop()
+
+    def pause(self) -> None:
+        """Leave the screen to a question."""
         self._progress.stop()
 
     def checking(self, file: str) -> None:

@@ -65,18 +65,23 @@ def models_pull(
             "--update", help="Take the newest revision, and accept files that models.lock knows otherwise."
         ),
     ] = False,
+    trust: Annotated[
+        bool,
+        typer.Option("--trust", help="Accept files whose sha256 models.yaml does not state, without asking."),
+    ] = False,
     json_: Json = False,
 ) -> int:
     """Fetch the weights of models into MODELS_DIR; without NAME the active models of SCENEFLEET_PROFILE.
 
     An interrupted pull goes on where it ended. What was pulled is recorded in models.lock and checked from then on.
+    A file whose sha256 models.yaml does not state is shown, with its commit, and taken once you trust it.
 
       [bold]scenefleet models pull --profile full[/bold]
       [bold]scenefleet models pull whisper-turbo bge-m3[/bold]
     """
     from cli import models
 
-    return models.run_pull(names or [], profile, update=update, as_json=json_)
+    return models.run_pull(names or [], profile, update=update, trust=trust, as_json=json_)
 
 
 @models_app.command("verify")

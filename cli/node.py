@@ -9,7 +9,7 @@ from pathlib import Path
 
 from cli import nodes
 from cli.pacing import pause_s
-from shared import routing
+from shared import permissions, routing
 from shared.errors import InvalidRequest
 from shared.settings import child_environment, get_settings
 
@@ -100,10 +100,15 @@ def run(
     processes = nodes.count_processes(concurrency, devices, f"scenefleet node {family}")
     settings.require("redis_url")
     settings.require("postgres_url")
+    if settings.run_file.is_file():
+        permissions.require_private(settings.home, "SCENEFLEET_HOME")
+    if settings.storage_backend == "local":
+        permissions.require_private(settings.storage_dir, "STORAGE_ROOT")
     command = celery_command(family, name or family, processes, settings.log_level)
     if starts is not None and (wait_s := pause_s(starts, time.time())):
         print(f"node {name or family} keeps ending: starting it in {wait_s:g} s", flush=True)
         time.sleep(wait_s)
+    permissions.keep_private()
     os.execvpe(command[0], command, node_environment(family, devices))
 
 

@@ -20,7 +20,7 @@ STOP_LIMIT_S = 40.0
 #: Nodes get less: with supervisord their log pipe is gone, and Celery, which writes to it first thing when asked to end,
 #: then ignores the request. Their jobs go to others when their leases run out.
 NODE_LIMIT_S = 4.0
-SERVERS = {"postgres": signal.SIGINT, "redis-server": signal.SIGTERM}
+SERVERS = {"postgres": signal.SIGINT, "redis-server": signal.SIGTERM, "valkey-server": signal.SIGTERM}
 
 
 def find(home: Home) -> list[psutil.Process]:

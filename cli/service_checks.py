@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from cli import nodes
+from cli.embedded.redis_versions import HOLES, is_patched, patched_releases
 from cli.findings import Check, Finding
 from shared.errors import BrokerUnavailable, DatabaseUnavailable
 from shared.settings import Settings, hide_password
@@ -141,7 +142,7 @@ def check_redis(settings: Settings) -> Iterator[Finding]:
         raise BrokerUnavailable(
             f"Redis at {hide_password(url)} does not answer ({error}): is it running, is REDIS_URL right?"
         ) from None
-    yield Finding(check="redis", state="ok", detail=f"{info['redis_version']} at {hide_password(url)}")
+    yield _check_redis_version(info, hide_password(url))
     yield Finding(
         check="redis eviction",
         state="ok" if policy == "noeviction" else "fail",
@@ -156,6 +157,23 @@ def check_redis(settings: Settings) -> Iterator[Finding]:
         advice=""
         if durable
         else "set appendonly yes: after a restart work goes on only once nodes have looked at the ledger",
+    )
+
+
+def _check_redis_version(info: dict[str, Any], address: str) -> Finding:
+    """The server's version, and whether it has known holes; Valkey calls itself Redis 7.2.4 as well."""
+    product, said = (
+        ("Valkey", info["valkey_version"]) if "valkey_version" in info else ("Redis", info["redis_version"])
+    )
+    detail = f"{product} {said} at {address}"
+    numbers = tuple(int(part) for part in str(said).split(".")[:3] if part.isdigit())
+    if len(numbers) != 3 or is_patched(product, numbers):
+        return Finding(check="redis", state="ok", detail=detail)
+    return Finding(
+        check="redis",
+        state="warn",
+        detail=f"{detail}: without the mends of {HOLES}, unless its distributor put them in",
+        advice=f"update it: mended are {patched_releases()}",
     )
 
 

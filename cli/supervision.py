@@ -20,6 +20,7 @@ from dataclasses import dataclass
 from http.client import HTTPException
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 from shared.errors import Outage
 
@@ -32,6 +33,7 @@ LOG_BACKUPS = 3
 #: ``sun_path`` holds 104 bytes on macOS, 108 on Linux; supervisord adds its pid to a temporary name.
 MAX_SOCKET_PATH = 90
 CONTROL_LIMIT_S = 20.0
+SOCKET = "supervisor.sock"
 #: What a node exits with when its model can't be loaded: trying again can't help.
 EXIT_CONFIG = 78
 _PR_SET_PDEATHSIG = 1
@@ -69,12 +71,22 @@ class ProgramState:
     log: str
 
 
-def socket_path(root: Path) -> Path:
-    """Where the control socket lies: in the home folder, or in a private temporary one when that path is too long."""
-    path = root / "supervisor.sock"
-    if len(os.fsencode(path)) <= MAX_SOCKET_PATH:
+def socket_path(folder: Path, name: str) -> Path:
+    """Where a socket lies: in its folder, or in a private temporary one when that path is too long.
+
+    Or when it would be another one as a part of a URL: Flower does not undo the quoting.
+    """
+    path = folder / name
+    if len(os.fsencode(path)) <= MAX_SOCKET_PATH and quote(str(path)) == str(path):
         return path
-    return Path(tempfile.mkdtemp(prefix="scenefleet-")) / "supervisor.sock"
+    return Path(tempfile.mkdtemp(prefix="scenefleet-")) / name
+
+
+def remove_socket(path: Path, root: Path) -> None:
+    """Remove a socket, with the temporary folder it lies in when that is not below ``root``."""
+    path.unlink(missing_ok=True)
+    if not path.is_relative_to(root):
+        path.parent.rmdir()
 
 
 def render_config(socket: Path, programs: Iterable[Program]) -> str:
@@ -83,6 +95,7 @@ def render_config(socket: Path, programs: Iterable[Program]) -> str:
         "; Written by `scenefleet up`; changes are lost.",
         "[supervisord]",
         "nodaemon=true",
+        "umask=077",
         "silent=true",
         "logfile=logs/supervisor.log",
         f"logfile_maxbytes={LOG_BYTES}",

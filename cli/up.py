@@ -20,6 +20,7 @@ from rich.table import Table
 from cli import orphans, screen
 from cli.fleet import Fleet, NodeView
 from cli.home import Home, configured_settings
+from shared import permissions
 from shared.errors import Outage, ScenefleetError
 from shared.settings import child_environment, get_settings
 
@@ -60,6 +61,7 @@ class Signals:
 def run_foreground() -> int:
     """Run until a signal comes or the process runner ends; returns the exit status."""
     console = screen.make_console(stderr=True)
+    permissions.keep_private()
     fleet = Fleet(configured_settings())
     signals = Signals()
     status = 0
@@ -196,6 +198,7 @@ def _watch(console: Console, fleet: Fleet, views: list[NodeView]) -> None:
 
 def run_detached() -> int:
     """Start ``up`` behind this terminal and return when its nodes are ready; 1 when some can't be."""
+    permissions.keep_private()
     settings = get_settings()
     home = Home(settings)
     console = screen.make_console(stderr=True)

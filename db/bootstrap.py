@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import secrets
 from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
 from urllib.parse import quote, unquote, urlsplit, urlunsplit
 
 import psycopg
@@ -106,13 +107,17 @@ def rename_role(admin_url: str, name: str) -> str:
     """
     old = unquote(urlsplit(admin_url).username or "")
     helper, password = f"{old}_rename", secrets.token_urlsafe(24)
+    # Should we die on the way, no one can log in as what is left.
+    until = (datetime.now(UTC) + timedelta(minutes=10)).isoformat()
     with _connect(admin_url) as connection:
         if _role(connection, name) is not None:
             raise Conflict(f"there is a role {name!r} already: choose another name for the administrator")
         connection.execute(sql.SQL("DROP ROLE IF EXISTS {}").format(sql.Identifier(helper)))
         connection.execute(
-            sql.SQL("CREATE ROLE {} SUPERUSER LOGIN PASSWORD {}").format(
-                sql.Identifier(helper), sql.Literal(_verifier(connection, helper, password))
+            sql.SQL("CREATE ROLE {} SUPERUSER LOGIN PASSWORD {} VALID UNTIL {}").format(
+                sql.Identifier(helper),
+                sql.Literal(_verifier(connection, helper, password)),
+                sql.Literal(until),
             )
         )
     # A session can't rename its own role.

@@ -1,6 +1,7 @@
 """The ledger: claim, lease, finish, fail, expire. A job is done once, whatever dies.
 
-A job is about a subject: a video, a person, or a switch of models. Lock order is always the subject's row first, then jobs. A claim and a beat touch one job's row and nothing else.
+A job is about a subject: a video, a person, or a switch of models. Lock order is always the subject's row first, then jobs, then
+rows of ``queue_usage`` (db/usage.py), at the very end. A claim and a beat touch one job's row, and wait for nothing.
 Times are ``clock_timestamp()`` of Postgres; no worker's clock is trusted. Every function works inside the caller's
 transaction (``db.engine.transact``) and may run again. A function that makes jobs claimable returns their bells, to
 be rung after the commit.
@@ -9,16 +10,33 @@ be rung after the commit.
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
-from sqlalchemy import BindParameter, ColumnElement, Text, any_, func, literal, select, text, update
+from sqlalchemy import (
+    BindParameter,
+    ColumnElement,
+    Double,
+    Text,
+    any_,
+    case,
+    cast,
+    func,
+    literal,
+    select,
+    text,
+    update,
+)
 from sqlalchemy.dialects.postgresql import ARRAY
 from sqlalchemy.orm import Session
 
+from db import usage
 from db.tables import Job, ModelSwitch, Person, Video
+from shared import graph
 from shared.errors import LeaseLost, ScenefleetError
+from shared.paths import hide_paths
 from shared.routing import LANES
+from shared.settings import get_settings
 
 MAX_ERROR_CHARS = 2000
 #: What a job is about; its row is locked first, and says which run counts.
@@ -82,74 +100,156 @@ class RetryPolicy:
     max_outages: int
     backoff_s: float
     backoff_max_s: float
+    #: Longest pause of a job that waits for something else.
+    defer_max_s: float = 300.0
 
 
-# The users who wait in a lane are found by hopping through the index, and of each only the next few jobs are looked
-# at: a claim costs the same with ten waiting jobs as with a million.
+@dataclass(frozen=True, kw_only=True)
+class ClaimRules:
+    """How a claim chooses among accounts, and among the jobs of one."""
+
+    usage_half_life_s: float = 3600.0
+    #: Account -> share; others have 1. The empty account is the fleet's own.
+    weights: Mapping[str, float] = field(default_factory=dict)
+    #: A waiting job gains a step of priority after so long, seconds.
+    priority_ageing_s: float = 300.0
+    #: Jobs of one account that may run at once in one queue; 0: no limit.
+    max_running: int = 0
+
+
+def configured_rules() -> ClaimRules:
+    """The rules of this process's settings."""
+    settings = get_settings()
+    return ClaimRules(
+        usage_half_life_s=settings.usage_half_life_s,
+        weights={**settings.weights, "": settings.fleet_weight},
+        priority_ageing_s=settings.priority_ageing_s,
+        max_running=settings.user_max_running_jobs,
+    )
+
+
+# Whose turn it is stands in an index, but for the few accounts whose level it doesn't tell: those with a weight, and
+# those with running jobs, whose seconds so far, one each at least, count too. From account to account it is looked for a job that is free,
+# and the first one is taken: the cost is that of the accounts looked at, however many wait, with however many jobs.
 _CLAIM = text(
-    """
-    WITH RECURSIVE waiting AS (
-        (SELECT user_id FROM jobs WHERE lane = :lane AND state = 'queued' ORDER BY user_id LIMIT 1)
+    f"""
+    WITH clock AS MATERIALIZED (
+        SELECT now, extract(epoch FROM now)::float8 * {usage.RATE.format(half_life="CAST(:half_life_s AS float8)")} AS shift
+        FROM (SELECT clock_timestamp() AS now) AS read
+    ), busy AS MATERIALIZED (
+        SELECT account, count(*) AS running,
+            sum(greatest(extract(epoch FROM least(clock.now, lease_until) - started_at), 1))::float8 AS seconds
+        FROM jobs CROSS JOIN clock WHERE state = 'running' AND lane = :lane GROUP BY account
+    ), special AS MATERIALIZED (
+        SELECT account, coalesce(running, 0) AS running, coalesce(seconds, 0) AS seconds, coalesce(weight, 1) AS weight
+        FROM busy FULL JOIN unnest(CAST(:accounts AS text[]), CAST(:weights AS float8[])) AS given(account, weight)
+            USING (account)
+    ), candidates AS MATERIALIZED (
+        (
+            SELECT account, level, waiting_since FROM queue_usage
+            WHERE queue = :lane AND waiting AND account <> ALL(ARRAY(SELECT account FROM special))
+            ORDER BY level, waiting_since LIMIT :width
+        )
         UNION ALL
-        SELECT (
-            SELECT jobs.user_id FROM jobs
-            WHERE jobs.lane = :lane AND jobs.state = 'queued' AND jobs.user_id > waiting.user_id
-            ORDER BY jobs.user_id LIMIT 1
-        ) FROM waiting WHERE waiting.user_id IS NOT NULL
-    ), busy AS (
-        SELECT user_id, count(*) AS running FROM jobs WHERE state = 'running' AND lane = :lane GROUP BY user_id
-    ), best AS MATERIALIZED (
-        SELECT next.job_id, next.priority, next.created_at, coalesce(busy.running, 0) AS running
-        FROM waiting LEFT JOIN busy USING (user_id) CROSS JOIN LATERAL (
-            SELECT job_id, priority, created_at FROM jobs
-            WHERE lane = :lane AND state = 'queued' AND user_id = waiting.user_id
-              AND not_before <= clock_timestamp()
-            ORDER BY priority DESC, created_at, job_id LIMIT 16
-        ) next
-        ORDER BY next.priority DESC, running, next.created_at, next.job_id LIMIT :width
+        SELECT special.account,
+            CASE WHEN seconds > 0 THEN ln(exp(greatest(level - shift, {usage.LEAST})) + seconds) + shift ELSE level END
+                - ln(weight),
+            waiting_since
+        FROM special CROSS JOIN clock CROSS JOIN LATERAL (
+            SELECT level, waiting_since FROM queue_usage
+            WHERE queue = :lane AND queue_usage.account = special.account AND waiting LIMIT 1
+        ) own
+        WHERE :max_running = 0 OR running < :max_running
+    ), turns AS MATERIALIZED (
+        SELECT account, row_number() OVER (ORDER BY level, waiting_since, account) AS turn FROM candidates
+    ), chosen AS MATERIALIZED (
+        SELECT free.job_id, sorted.turn FROM (SELECT account, turn FROM turns ORDER BY turn) sorted
+        CROSS JOIN LATERAL (
+            SELECT job.job_id FROM (
+                SELECT priority, depth, not_before
+                FROM ({usage.HEADS.format(queue=":lane", account="sorted.account")}) first, clock
+                WHERE not_before <= now
+                ORDER BY priority + floor(extract(epoch FROM now - not_before)::float8 / CAST(:ageing_s AS float8)) DESC,
+                    depth DESC, not_before
+            ) head CROSS JOIN LATERAL (
+                SELECT job_id FROM jobs
+                WHERE lane = :lane AND account = sorted.account AND state = 'queued'
+                    AND priority = head.priority AND depth = head.depth AND not_before <= (SELECT now FROM clock)
+                ORDER BY not_before, job_id LIMIT 1 FOR UPDATE SKIP LOCKED
+            ) job LIMIT 1
+        ) free LIMIT 1
+    ), taken AS (
+        UPDATE jobs SET
+            state = 'running', attempt = attempt + 1, lease_owner = :owner,
+            lease_until = clock_timestamp() + make_interval(secs => :lease_s),
+            started_at = clock_timestamp(), finished_at = NULL, progress = 0
+        FROM chosen WHERE jobs.job_id = chosen.job_id
+        RETURNING jobs.job_id, attempt, lease_owner AS owner, coalesce(video_id, '') AS video_id, user_id, lane, run,
+            stage, part, failures, payload, subject_kind, subject_id
     )
-    UPDATE jobs SET
-        state = 'running', attempt = attempt + 1, lease_owner = :owner,
-        lease_until = clock_timestamp() + make_interval(secs => :lease_s),
-        started_at = clock_timestamp(), finished_at = NULL, progress = 0
-    WHERE job_id = (
-        SELECT jobs.job_id FROM jobs JOIN best USING (job_id) WHERE jobs.state = 'queued'
-        ORDER BY best.priority DESC, best.running, best.created_at, best.job_id
-        LIMIT 1 FOR UPDATE OF jobs SKIP LOCKED
-    )
-    RETURNING job_id, attempt, lease_owner AS owner, coalesce(video_id, '') AS video_id, user_id, lane, run, stage, part,
-        failures, payload, subject_kind, subject_id
+    SELECT taken.*, ARRAY(
+        SELECT account FROM turns WHERE turn < coalesce((SELECT turn FROM chosen), 2147483647)
+    ) AS passed_over
+    FROM (SELECT) AS one LEFT JOIN taken ON true
     """
 )
 #: What a user asked to be erased is erased, however long the storage is away: these stages are never given up.
 _ERASURES = ("erase", "forget")
 #: Jobs of a person that go on whatever else is asked of it: tracks being moved, photos to be removed once more.
 LASTING = ("move", "late_photos")
-#: How many of the best jobs a claim looks at: more than there are claims at the same moment.
+#: How many accounts without running jobs a claim looks at: more than there are claims at the same moment.
 _CLAIM_WIDTH = 64
+#: How often it looks at the next ones, where none of those had a job.
+_CLAIM_LOOKS = 20
+#: With a limit on running jobs, one claim at a time counts them; the queue is the second half of the lock's key.
+_LIMIT_LOCK = text("SELECT pg_advisory_xact_lock(7305003, hashtext(:lane))")
 
 
-def claim(session: Session, lane: str, owner: str, lease_s: float) -> Claim | None:
-    """Take the best claimable job of a lane: by priority, then the user with the fewest running, then age."""
-    row = (
-        session.execute(_CLAIM, {"lane": lane, "owner": owner, "lease_s": lease_s, "width": _CLAIM_WIDTH})
-        .mappings()
-        .one_or_none()
-    )
-    return None if row is None else Claim(**row)
+def claim(
+    session: Session, lane: str, owner: str, lease_s: float, rules: ClaimRules | None = None
+) -> Claim | None:
+    """Take the best claimable job of a lane: of the account that had the least device time there lately, then by age.
+
+    Among an account's own jobs: by priority, which grows while they wait, then the later stage, then age.
+    """
+    rules = configured_rules() if rules is None else rules
+    if rules.max_running:
+        session.execute(_LIMIT_LOCK, {"lane": lane})
+    usage.promote(session, lane)
+    values = {
+        "lane": lane,
+        "owner": owner,
+        "lease_s": lease_s,
+        "width": _CLAIM_WIDTH,
+        "half_life_s": rules.usage_half_life_s,
+        "accounts": list(rules.weights),
+        "weights": [float(weight) for weight in rules.weights.values()],
+        "ageing_s": rules.priority_ageing_s,
+        "max_running": rules.max_running,
+    }
+    for _ in range(_CLAIM_LOOKS):
+        row = dict(session.execute(_CLAIM, values).mappings().one())
+        passed_over = row.pop("passed_over")
+        resting = usage.rest(session, lane, passed_over) if passed_over else 0
+        if row["job_id"] is not None:
+            return Claim(**row)
+        if not resting or len(passed_over) < _CLAIM_WIDTH:
+            break
+    return None
 
 
 def mark_started(session: Session, claimed: Claim) -> None:
-    """The video's first job runs: it is being processed."""
-    session.execute(
-        update(Video)
+    """The video's first job runs: it is being processed. Where somebody has the row locked, work does not wait for this."""
+    free = (
+        select(Video.video_id)
         .where(
             Video.video_id == claimed.video_id,
             Video.run == claimed.run,
             Video.state == "uploaded",
         )
-        .values(state="processing")
+        .with_for_update(skip_locked=True)
     )
+    session.execute(update(Video).where(Video.video_id.in_(free)).values(state="processing"))
 
 
 def _mine(claimed: Claim) -> Any:
@@ -176,7 +276,8 @@ def beat(session: Session, claimed: Claim, progress: float, lease_s: float) -> b
 
 def let_go(session: Session, claimed: Claim) -> None:
     """Say that a lost attempt has stopped, so that a delete need not wait for its lease to run out."""
-    session.execute(
+    since_s = _seconds_since(Job.finished_at)
+    late = session.execute(
         update(Job)
         .where(
             Job.job_id == claimed.job_id,
@@ -184,8 +285,15 @@ def let_go(session: Session, claimed: Claim) -> None:
             Job.lease_owner == claimed.owner,
             Job.state != "running",
         )
-        .values(lease_owner=None, lease_until=None)
+        .values(
+            lease_owner=None,
+            lease_until=None,
+            device_seconds=func.coalesce(Job.device_seconds, 0.0) + since_s,
+        )
+        .returning(Job.lane, Job.account, since_s.label("seconds"))
     )
+    for row in late:
+        usage.add_seconds(session, row.lane, row.account, row.seconds)
 
 
 def lock_video(session: Session, video_id: str, *, skip_locked: bool = False) -> Video | None:
@@ -330,7 +438,8 @@ def _fail(
     retryable = error.retryable if isinstance(error, ScenefleetError) else True
     counted = error.counted if isinstance(error, ScenefleetError) else True
     job.error_class = error.code if isinstance(error, ScenefleetError) else type(error).__name__
-    message = str(error) if known else f"{type(error).__name__}: {error}"
+    # A caller reads it in the status of the video; the node's log has the whole of it.
+    message = hide_paths(str(error) if known else f"{type(error).__name__}: {error}")
     job.error = message.replace("\x00", "\ufffd").encode(errors="replace").decode()[:MAX_ERROR_CHARS]
     if counted:
         job.failures += 1
@@ -347,17 +456,48 @@ def _fail(
     return []
 
 
-def defer(session: Session, claimed: Claim, wait_s: float) -> None:
+def defer(
+    session: Session, claimed: Claim, wait_s: float, *, max_wait_s: float = 300.0, progressed: bool = False
+) -> list[Bell]:
     """Put the job back for later; not an error.
+
+    Args:
+        wait_s: the first pause, which doubles with every further one up to ``max_wait_s`` (if that is longer).
+        progressed: the attempt got on with its work: the pause is ``wait_s``, and the next one does not grow.
 
     Raises:
         LeaseLost: the attempt is fenced out.
     """
     _, job = fence(session, claimed)
+    if progressed:
+        job.deferrals = 0
+    else:
+        wait_s = max(wait_s, min(max_wait_s, wait_s * 2.0 ** min(job.deferrals, 30)))
+        job.deferrals += 1
     _requeue(session, job, wait_s)
+    return [] if wait_s > 0 else [Bell(job.lane, job.job_id)]
+
+
+def _seconds_since(time: Any) -> Any:
+    return cast(func.greatest(func.extract("epoch", NOW - time), 0), Double)
+
+
+#: How long a running attempt has taken, seconds; what came after its lease had run out is not its user's.
+_RAN_S = _seconds_since(Job.started_at) - func.greatest(
+    func.coalesce(cast(func.extract("epoch", NOW - Job.lease_until), Double), 0.0), 0.0
+)
+
+
+def _stop_clock(session: Session, job: Job) -> None:
+    """Add what the attempt has taken to its job and to its account; before its lease is ended."""
+    seconds = max(0.0, session.execute(select(_RAN_S).where(Job.job_id == job.job_id)).scalar_one() or 0.0)
+    job.device_seconds = (job.device_seconds or 0.0) + seconds
+    usage.add_seconds(session, job.lane, job.account, seconds)
 
 
 def _requeue(session: Session, job: Job, wait_s: float) -> None:
+    _stop_clock(session, job)
+    usage.add_waiting(session, job.lane, job.account)
     job.state = "queued"
     job.not_before = seconds_from_now(wait_s)
     job.lease_owner = job.lease_until = None
@@ -365,7 +505,7 @@ def _requeue(session: Session, job: Job, wait_s: float) -> None:
 
 
 def _end(session: Session, job: Job, state: str) -> None:
-    job.device_seconds = func.coalesce(Job.device_seconds, 0) + func.extract("epoch", NOW - Job.started_at)
+    _stop_clock(session, job)
     job.state = state
     job.finished_at = NOW
     job.lease_owner = job.lease_until = None
@@ -429,34 +569,60 @@ def take_back(
 
 def release(session: Session, owner_prefix: str) -> int:
     """Give back, uncounted and at once, what a stopping node still holds. Returns how many jobs."""
-    result = session.execute(
+    released = session.execute(
         text(
-            "UPDATE jobs SET state = 'queued', not_before = clock_timestamp(), lease_owner = NULL, lease_until = NULL"
+            "UPDATE jobs SET state = 'queued', not_before = clock_timestamp(), lease_owner = NULL, lease_until = NULL,"
+            " device_seconds = coalesce(device_seconds, 0) + extract(epoch FROM clock_timestamp() - started_at)"
             " WHERE job_id IN (SELECT job_id FROM jobs"
             " WHERE state = 'running' AND starts_with(lease_owner, :prefix) FOR UPDATE SKIP LOCKED)"
+            " RETURNING lane, account, extract(epoch FROM clock_timestamp() - started_at) AS seconds"
         ),
         {"prefix": owner_prefix},
-    )
-    return result.rowcount  # type: ignore[attr-defined, no-any-return]
+    ).all()
+    for row in released:
+        usage.add_seconds(session, row.lane, row.account, row.seconds)
+        usage.add_waiting(session, row.lane, row.account)
+    return len(released)
 
 
-def claimable(session: Session) -> dict[str, list[int]]:
-    """Per lane, the ids of jobs that could be claimed now (at most 1,000 a lane: bells needed are few)."""
-    rows = session.execute(
-        text(
-            """
-            SELECT lanes.lane, waiting.job_id FROM unnest(CAST(:lanes AS text[])) AS lanes(lane) CROSS JOIN LATERAL (
-                SELECT job_id FROM jobs
-                WHERE lane = lanes.lane AND state = 'queued' AND not_before <= clock_timestamp() LIMIT 1000
-            ) waiting
-            """
-        ),
-        {"lanes": list(LANES)},
-    )
+_CLAIMABLE = text(
+    """
+    SELECT lanes.lane, waiting.job_id FROM unnest(CAST(:lanes AS text[])) AS lanes(lane) CROSS JOIN LATERAL (
+        SELECT job_id FROM jobs
+        WHERE lane = lanes.lane AND state = 'queued' AND not_before <= (SELECT clock_timestamp())
+        ORDER BY not_before LIMIT :most
+    ) waiting
+    """
+)
+# Where accounts are limited, those that have reached the limit need no bell, however much they have waiting.
+_CLAIMABLE_LIMITED = text(
+    """
+    SELECT own.queue, waiting.job_id FROM queue_usage own LEFT JOIN (
+        SELECT lane, account, count(*) AS running FROM jobs WHERE state = 'running' GROUP BY lane, account
+    ) busy ON busy.lane = own.queue AND busy.account = own.account
+    CROSS JOIN LATERAL (
+        SELECT job_id FROM jobs
+        WHERE lane = own.queue AND account = own.account AND state = 'queued' AND not_before <= (SELECT clock_timestamp())
+        LIMIT greatest(:max_running - coalesce(busy.running, 0), 0)
+    ) waiting
+    WHERE own.waiting OR own.due_at <= clock_timestamp()
+    """
+)
+#: Bells of one lane needed at once are few.
+_MOST_CLAIMABLE = 1_000
+
+
+def claimable(session: Session, rules: ClaimRules | None = None) -> dict[str, list[int]]:
+    """Per lane, the ids of jobs that could be claimed now, at most 1,000 a lane."""
+    rules = configured_rules() if rules is None else rules
+    if rules.max_running:
+        rows = session.execute(_CLAIMABLE_LIMITED, {"max_running": rules.max_running})
+    else:
+        rows = session.execute(_CLAIMABLE, {"lanes": list(LANES), "most": _MOST_CLAIMABLE})
     lanes: dict[str, list[int]] = {}
     for lane, job_id in rows:
         lanes.setdefault(lane, []).append(job_id)
-    return lanes
+    return {lane: ids[:_MOST_CLAIMABLE] for lane, ids in lanes.items()}
 
 
 def leases_held(session: Session, video_id: str, *, but: int) -> int:
@@ -475,12 +641,21 @@ def leases_held(session: Session, video_id: str, *, but: int) -> int:
 
 def cancel(session: Session, *which: ColumnElement[bool]) -> int:
     """Cancel those of some jobs that have not ended; a running attempt keeps its lease until it notices. Returns how many."""
-    result = session.execute(
+    # Only a running job has an owner; the rest of its attempt is added when that lets go.
+    ran_s = case((Job.lease_owner.is_not(None), func.greatest(_RAN_S, 0.0)), else_=0.0)
+    cancelled = session.execute(
         update(Job)
         .where(*which, Job.state.in_(("queued", "running")))
-        .values(state="cancelled", finished_at=NOW)
-    )
-    return result.rowcount  # type: ignore[attr-defined, no-any-return]
+        .values(
+            state="cancelled", finished_at=NOW, device_seconds=func.coalesce(Job.device_seconds, 0.0) + ran_s
+        )
+        .returning(Job.lane, Job.account, ran_s.label("seconds")),
+        execution_options={"synchronize_session": False},
+    ).all()
+    for row in cancelled:
+        if row.seconds:
+            usage.add_seconds(session, row.lane, row.account, row.seconds)
+    return len(cancelled)
 
 
 def try_failed_again(session: Session, *which: ColumnElement[bool]) -> list[Bell]:
@@ -497,13 +672,20 @@ def try_failed_again(session: Session, *which: ColumnElement[bool]) -> list[Bell
             error=None,
             finished_at=None,
         )
-        .returning(Job.lane, Job.job_id)
-    )
+        .returning(Job.lane, Job.account, Job.job_id)
+    ).all()
+    for row in again:
+        usage.add_waiting(session, row.lane, row.account)
     return [Bell(row.lane, row.job_id) for row in again]
 
 
 def insert(session: Session, jobs: Sequence[Job]) -> list[Bell]:
     """Add jobs; returns bells for those that can be claimed at once."""
+    for job in jobs:
+        job.depth = graph.depth(job.stage)
     session.add_all(jobs)
     session.flush()
+    for job in jobs:
+        if job.state == "queued":
+            usage.add_waiting(session, job.lane, job.account)
     return [Bell(job.lane, job.job_id) for job in jobs if job.state == "queued"]

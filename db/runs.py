@@ -10,7 +10,7 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import ColumnElement, delete, func, literal, select, update
+from sqlalchemy import ColumnElement, delete, func, literal, select, text, update
 from sqlalchemy.orm import Session
 
 from db import jobs
@@ -28,8 +28,10 @@ from db.tables import (
     Video,
 )
 from shared import graph
-from shared.errors import Conflict
+from shared.errors import Conflict, QuotaExceeded
 from shared.graph import PIPELINE, Stage
+
+_QUOTA_LOCK = text("SELECT pg_advisory_xact_lock(7305004, hashtext(:user_id))")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,6 +43,8 @@ class Plan:
     max_failures: int
     #: How long a failed run's temporary objects are kept for a retry, seconds.
     tmp_ttl_s: float
+    #: Videos of one user that may wait or be in work; 0: no limit.
+    max_open_videos: int = 0
 
 
 @dataclass(frozen=True)
@@ -66,8 +70,19 @@ _SHOWN = ("running", "queued", "failed", "cancelled", "skipped", "done", "carrie
 
 def stage_states(session: Session, video_id: str, run: int) -> dict[str, StageState]:
     """The stages of a run that have jobs."""
+    return _states_by_video(session, Job.video_id == video_id, Job.run == run).get(video_id, {})
+
+
+def newest_stage_states(session: Session, video_ids: Collection[str]) -> dict[str, dict[str, StageState]]:
+    """The stages of some videos' newest runs that have jobs, by video."""
+    newest = select(Video.run).where(Video.video_id == Job.video_id).scalar_subquery()
+    return _states_by_video(session, Job.video_id.in_(video_ids), Job.run == newest)
+
+
+def _states_by_video(session: Session, *which: ColumnElement[bool]) -> dict[str, dict[str, StageState]]:
     rows = session.execute(
         select(
+            Job.video_id,
             Job.stage,
             Job.state,
             func.count().label("parts"),
@@ -76,19 +91,19 @@ def stage_states(session: Session, video_id: str, run: int) -> dict[str, StageSt
             func.max(Job.error).label("error"),
             func.max(Job.attempt).label("attempts"),
         )
-        .where(Job.video_id == video_id, Job.run == run)
-        .group_by(Job.stage, Job.state)
+        .where(*which)
+        .group_by(Job.video_id, Job.stage, Job.state)
     ).all()
-    found: dict[str, list[Any]] = {}
+    found: dict[tuple[str, str], list[Any]] = {}
     for row in rows:
-        found.setdefault(row.stage, []).append(row)
-    states = {}
-    for stage, group in found.items():
+        found.setdefault((row.video_id, row.stage), []).append(row)
+    states: dict[str, dict[str, StageState]] = {}
+    for (video_id, stage), group in found.items():
         group.sort(key=lambda row: _SHOWN.index(row.state))
         parts = sum(row.parts for row in group)
         ended = sum(row.parts for row in group if row.state in TERMINAL)
         running = sum(row.progress for row in group if row.state not in TERMINAL)
-        states[stage] = StageState(
+        states.setdefault(video_id, {})[stage] = StageState(
             state=group[0].state,
             parts=parts,
             ended=ended,
@@ -134,7 +149,12 @@ def start_run(
     made: Mapping[str, int],
     plan: Plan,
 ) -> list[Bell]:
-    """Open the video's next run: ``stages`` are made anew, the others count from the runs in ``made``."""
+    """Open the video's next run: ``stages`` are made anew, the others count from the runs in ``made``.
+
+    Raises:
+        QuotaExceeded: the user has as many other videos in work as one may have.
+    """
+    _require_room(session, video, plan)
     video.run += 1
     video.state = "uploaded"
     video.error_class = video.error = None
@@ -152,6 +172,32 @@ def start_run(
     )
     session.flush()
     return advance(session, video, plan)
+
+
+def _require_room(session: Session, video: Video, plan: Plan) -> None:
+    """Make sure that the user may have another video in work.
+
+    Raises:
+        QuotaExceeded: as many others wait or are in work as one user may have.
+    """
+    if not plan.max_open_videos:
+        return
+    # One request of a user at a time, or several would take the same last place.
+    session.execute(_QUOTA_LOCK, {"user_id": video.user_id})
+    others = (
+        select(Video.video_id)
+        .where(
+            Video.user_id == video.user_id,
+            Video.state.in_(("uploaded", "processing")),
+            Video.video_id != video.video_id,
+        )
+        .limit(plan.max_open_videos)
+    )
+    if session.scalar(select(func.count()).select_from(others.subquery())) == plan.max_open_videos:
+        raise QuotaExceeded(
+            f"user {video.user_id!r} has {plan.max_open_videos} videos that wait or are in work, as many as"
+            f" USER_MAX_OPEN_VIDEOS allows: send {video.external_id!r} again when one of them has ended"
+        )
 
 
 def advance(session: Session, video: Video, plan: Plan) -> list[Bell]:
@@ -402,6 +448,7 @@ def retry(session: Session, video: Video, plan: Plan) -> tuple[bool, list[Bell]]
     if not unswept.rowcount:  # type: ignore[attr-defined]
         # The run's temporary audio is gone, or going: make the failed stages in a new run.
         return True, rerun(session, video, failed, plan)
+    _require_room(session, video, plan)
     hanging = graph.with_downstream(failed) - failed
     session.execute(
         delete(Job).where(

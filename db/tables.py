@@ -14,6 +14,7 @@ from pgvector.sqlalchemy import HALFVEC, SPARSEVEC
 from sqlalchemy import (
     BigInteger,
     CheckConstraint,
+    Computed,
     DateTime,
     Double,
     ForeignKey,
@@ -90,6 +91,7 @@ class Video(Base):
         UniqueConstraint("user_id", "external_id"),
         Index(None, "user_id", "created_at"),
         Index(None, "indexed_at", "video_id"),
+        Index("ix_videos_open", "user_id", postgresql_where=text("state IN ('uploaded', 'processing')")),
     )
 
     video_id: Mapped[str] = mapped_column(primary_key=True)
@@ -142,20 +144,23 @@ class Job(Base):
         Index(
             "ix_jobs_claim",
             "lane",
-            "user_id",
+            "account",
             text("priority DESC"),
-            "created_at",
+            text("depth DESC"),
+            "not_before",
             "job_id",
             postgresql_where=text("state = 'queued'"),
         ),
+        # What may run by now: how many wake-up messages a queue needs.
+        Index("ix_jobs_due", "lane", "not_before", postgresql_where=text("state = 'queued'")),
         Index(
             "ix_jobs_running",
             "lane",
-            "user_id",
+            "account",
             postgresql_where=text("state = 'running'"),
         ),
         Index(None, "video_id", "run"),
-        # What an erasure looks through: videos of whom older sidecars may have been left.
+        # What an erasure looks through, videos of whom older sidecars may have been left, and a list of failures.
         Index("ix_jobs_failed", "user_id", postgresql_where=text("state = 'failed'")),
     )
 
@@ -164,12 +169,20 @@ class Job(Base):
     subject_id: Mapped[str]
     video_id: Mapped[str | None] = mapped_column(ForeignKey("videos.video_id", ondelete="CASCADE"))
     user_id: Mapped[str]
+    #: Whose share of the devices it takes: its user's, or the fleet's own (empty) where users have not asked for it.
+    account: Mapped[str] = mapped_column(
+        Computed("CASE WHEN subject_kind = 'switch' THEN '' ELSE user_id END", persisted=True)
+    )
     lane: Mapped[str]
     run: Mapped[int]
     stage: Mapped[str]
     part: Mapped[int] = mapped_column(server_default="0")
     state: Mapped[str] = mapped_column(server_default="queued")
+    #: Compared with the same account's jobs only.
     priority: Mapped[int] = mapped_column(server_default="0")
+    #: Of its stage (``shared.graph.depth``).
+    depth: Mapped[int] = mapped_column(server_default="0")
+    #: When it may run; its age counts from then on.
     not_before: Mapped[datetime] = mapped_column(server_default=_NOW)
     #: Grows with every claim; only a fence.
     attempt: Mapped[int] = mapped_column(server_default="0")
@@ -178,6 +191,8 @@ class Job(Base):
     max_failures: Mapped[int] = mapped_column(server_default="3")
     #: Times a service was away, or the whole node was lost.
     outages: Mapped[int] = mapped_column(server_default="0")
+    #: Times it was put back since it last made progress.
+    deferrals: Mapped[int] = mapped_column(server_default="0")
     lease_until: Mapped[datetime | None]
     lease_owner: Mapped[str | None]
     payload: Mapped[dict[str, Any]] = mapped_column(server_default=text("'{}'::jsonb"))
@@ -190,7 +205,45 @@ class Job(Base):
     created_at: Mapped[datetime] = mapped_column(server_default=_NOW)
     started_at: Mapped[datetime | None]
     finished_at: Mapped[datetime | None]
+    #: Over all attempts.
     device_seconds: Mapped[float | None]
+
+
+class QueueUsage(Base):
+    """How much of a queue's device time an account has had, and whether it waits there (db/usage.py)."""
+
+    __tablename__ = "queue_usage"
+    __table_args__ = (
+        # Whose turn it is.
+        Index(
+            "ix_queue_usage_waiting",
+            "queue",
+            "level",
+            "waiting_since",
+            postgresql_where=text("waiting"),
+        ),
+        Index(
+            "ix_queue_usage_due",
+            "queue",
+            "due_at",
+            postgresql_where=text("NOT waiting AND due_at IS NOT NULL"),
+        ),
+    )
+
+    queue: Mapped[str] = mapped_column(primary_key=True)
+    account: Mapped[str] = mapped_column(primary_key=True)
+    #: ln(recent device seconds) + time / decay: in the order of what is left of them, at any later time.
+    level: Mapped[float] = mapped_column(server_default=text("'-infinity'"))
+    #: Half-life of ``level``, seconds.
+    half_life_s: Mapped[float] = mapped_column(server_default="3600")
+    #: Device seconds, not decayed.
+    total_s: Mapped[float] = mapped_column(server_default="0")
+    #: Whether there may be a job that can run; taken back by a claim that finds none.
+    waiting: Mapped[bool] = mapped_column(server_default=text("false"))
+    waiting_since: Mapped[datetime | None]
+    #: Not waiting: when the first of its deferred jobs may run.
+    due_at: Mapped[datetime | None]
+    updated_at: Mapped[datetime] = mapped_column(server_default=_NOW)
 
 
 class Scene(Base):

@@ -3,28 +3,56 @@
 from __future__ import annotations
 
 from typing import Any
+from urllib.parse import parse_qsl, urlencode, urlsplit, urlunsplit
 
+from celery.app.amqp import AMQP
 from kombu import Queue
 
 from . import routing
+from .redaction import HIDDEN
+
+
+class HidingAMQP(AMQP):  # type: ignore[misc]
+    """Builds messages whose headers don't repeat the arguments as text, which workers would log and Flower show."""
+
+    def as_task_v2(self, *args: Any, **options: Any) -> Any:
+        return super().as_task_v2(*args, **{**options, "argsrepr": HIDDEN, "kwargsrepr": HIDDEN})
+
+
+def celery_url(redis_url: str) -> str:
+    """REDIS_URL as Celery and Flower write it.
+
+    They differ from redis-py for a Unix socket only, as the embedded Redis has: ``unix://:password@/path?db=0`` is
+    ``redis+socket://:password@/path?virtual_host=0`` for them.
+    """
+    parts = urlsplit(redis_url)
+    if parts.scheme != "unix":
+        return redis_url
+    names = {"db": "virtual_host"}
+    query = [(names.get(name, name), value) for name, value in parse_qsl(parts.query)]
+    return urlunsplit(
+        parts._replace(scheme="redis+socket", query=urlencode(query or [("virtual_host", "0")]))
+    )
 
 
 def broker_config(
     redis_url: str, *, visibility_timeout_s: int = 3600, result_expires_s: int = 600
 ) -> dict[str, Any]:
     """The settings both ends of the broker share."""
+    url = celery_url(redis_url)
     connection = {
         "socket_connect_timeout": 3,
         "socket_timeout": 30,
         "socket_keepalive": True,
     }
     return {
-        "broker_url": redis_url,
-        "result_backend": redis_url,
+        "broker_url": url,
+        "result_backend": url,
         "result_expires": result_expires_s,
         "redis_socket_connect_timeout": 3,
         "redis_socket_timeout": 30,
-        "redis_socket_keepalive": True,
+        # Celery's store of answers can't take it for a Unix socket, which needs none.
+        "redis_socket_keepalive": url == redis_url,
         "redis_retry_on_timeout": True,
         "task_serializer": "json",
         "result_serializer": "json",

@@ -48,26 +48,30 @@ SIDECAR = Stage(
 #: The pipeline of a video, in an order in which every stage follows what it waits for.
 PIPELINE: tuple[Stage, ...] = (SPLIT, AUDIO, ASR, TEXT, VISION, FACE, OCR, SIDECAR)
 
-#: Housekeeping jobs of a video, outside the pipeline: remove what a run left, remove a deleted video.
-SWEEP = Stage(name="sweep", lane="media", time_limit_s=1800)
-ERASE = Stage(name="erase", lane="media", time_limit_s=3600)
+#: The queue of what nobody's next result waits for: it has processes of its own, so that it neither holds up the
+#: pipeline nor waits behind it.
+HOUSEKEEPING = "housekeeping"
+
+#: Jobs of a video outside the pipeline: remove what a run left, remove a deleted video.
+SWEEP = Stage(name="sweep", lane=HOUSEKEEPING, time_limit_s=1800)
+ERASE = Stage(name="erase", lane=HOUSEKEEPING, time_limit_s=3600)
 
 #: Jobs about people: look at a person's photos, compare a video's faces with the people again, erase a person. A change
 #: of people is written into a video's sidecars by a job of the video.
 ENROLL = Stage(name="enroll", lane="face", time_limit_s=600, batch=8)
-MATCH = Stage(name="match", lane="media", after=("enroll",), time_limit_s=600)
-FORGET = Stage(name="forget", lane="media", time_limit_s=3600)
+MATCH = Stage(name="match", lane=HOUSEKEEPING, after=("enroll",), time_limit_s=600)
+FORGET = Stage(name="forget", lane=HOUSEKEEPING, time_limit_s=3600)
 #: Give tracks to another person, a batch at a time: a merge, or what undoes a merge or a split.
-MOVE = Stage(name="move", lane="media", time_limit_s=3600)
+MOVE = Stage(name="move", lane=HOUSEKEEPING, time_limit_s=3600)
 #: Remove photos once more when no URL is left by which they could have been stored again.
-LATE_PHOTOS = Stage(name="late_photos", lane="media", time_limit_s=3600)
-REVISE = Stage(name="revise", lane="media", time_limit_s=1800)
+LATE_PHOTOS = Stage(name="late_photos", lane=HOUSEKEEPING, time_limit_s=3600)
+REVISE = Stage(name="revise", lane=HOUSEKEEPING, time_limit_s=1800)
 
 #: Jobs of a switch of models: give published scenes vectors of the new model, drop those of the other. The parts are
 #: small: a search waits for the one in work.
 TEXT_ANEW = Stage(name="text_anew", lane="text", time_limit_s=600, batch=32)
 VISION_ANEW = Stage(name="vision_anew", lane="vision", time_limit_s=600, batch=8)
-DROP = Stage(name="drop", lane="media", time_limit_s=6 * 3600)
+DROP = Stage(name="drop", lane=HOUSEKEEPING, time_limit_s=3600)
 
 STAGES: dict[str, Stage] = {
     stage.name: stage
@@ -78,6 +82,25 @@ STAGES: dict[str, Stage] = {
 PIPELINE_NAMES: tuple[str, ...] = tuple(stage.name for stage in PIPELINE)
 #: What a run from the start makes, and what a caller may name.
 FULL_RUN: tuple[str, ...] = tuple(name for name in PIPELINE_NAMES if name != AUDIO.name)
+
+
+def _count_before(stage: Stage) -> int:
+    return max((1 + _count_before(STAGES[name]) for name in stage.after if name in PIPELINE_NAMES), default=0)
+
+
+_DEPTHS: dict[str, int] = {stage.name: _count_before(stage) for stage in PIPELINE}
+
+
+def depth(name: str) -> int:
+    """How many stages lie between a stage and the start of the pipeline; among a user's jobs the deeper one goes first.
+
+    A stage outside the pipeline counts as the last: what a user waits for doesn't stand behind a queue of films.
+
+    Raises:
+        KeyError: there is no such stage.
+    """
+    return _DEPTHS.get(STAGES[name].name, max(_DEPTHS.values()))
+
 
 #: No attempt of any stage outlives this, seconds.
 LONGEST_S: int = max(stage.time_limit_s for stage in STAGES.values())

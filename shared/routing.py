@@ -12,9 +12,9 @@ from . import graph
 #: Families that own a model, and so a queue and a readiness of their own.
 MODEL_FAMILIES: tuple[str, ...] = ("asr", "text", "vision", "face", "ocr")
 #: Every kind of node.
-FAMILIES: tuple[str, ...] = ("media", *MODEL_FAMILIES, "search")
+FAMILIES: tuple[str, ...] = ("media", *MODEL_FAMILIES, "housekeeping", "search")
 #: Queues whose messages are bells for jobs in the ledger.
-LANES: tuple[str, ...] = ("media", *MODEL_FAMILIES)
+LANES: tuple[str, ...] = ("media", *MODEL_FAMILIES, graph.HOUSEKEEPING)
 #: The queue of short requests of an API: accept a video, status, search.
 REQUESTS = "search"
 #: Seconds after which a request that nobody took is dropped by the broker's consumers.
@@ -41,6 +41,7 @@ NODES: dict[str, Family] = {
     "vision": Family("vision", ("vision.online", "vision")),
     "face": Family("face", ("face.online", "face")),
     "ocr": Family("ocr", ("ocr",)),
+    "housekeeping": Family("housekeeping", (graph.HOUSEKEEPING,)),
     "search": Family("search", ("search",)),
 }
 
@@ -49,6 +50,9 @@ QUEUES: tuple[str, ...] = tuple(queue for family in NODES.values() for queue in 
 # Requests, callable by a bare ``send_task(name, kwargs=..., queue=...)``.
 VIDEO_PROCESS = "tasks.video.process"
 VIDEO_STATUS = "tasks.video.status"
+VIDEO_LIST = "tasks.video.list"
+VIDEO_FAILURES = "tasks.video.failures"
+VIDEO_UPLOAD = "tasks.video.upload"
 VIDEO_SCENES = "tasks.video.scenes"
 VIDEO_SUBTITLES = "tasks.video.subtitles"
 VIDEO_CANCEL = "tasks.video.cancel"
@@ -92,6 +96,9 @@ SEARCH_FINISH = "tasks.search.finish"
 TASK_QUEUE: dict[str, str] = {
     VIDEO_PROCESS: REQUESTS,
     VIDEO_STATUS: REQUESTS,
+    VIDEO_LIST: REQUESTS,
+    VIDEO_FAILURES: REQUESTS,
+    VIDEO_UPLOAD: REQUESTS,
     VIDEO_SCENES: REQUESTS,
     VIDEO_SUBTITLES: REQUESTS,
     VIDEO_CANCEL: REQUESTS,

@@ -14,19 +14,36 @@ from pathlib import Path
 from typing import Any, Literal
 from urllib.parse import urlsplit, urlunsplit
 
-from pydantic import Field, SecretStr, ValidationError, field_validator
-from pydantic_settings import BaseSettings, SettingsConfigDict
+from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError, field_validator
 
 from .errors import InvalidRequest
 
 GiB = 2**30
 RUN_FILE = "run.json"
+#: Users who may have a weight of their own: a claim looks at each of them.
+MAX_WEIGHTS = 1000
+MAX_WEIGHT = 1000.0
 
 
-class Settings(BaseSettings):
-    """Every setting, with its default; the environment variable is the upper-case name (or the stated alias)."""
+class Settings(BaseModel):
+    """Every setting, with its default; the environment variable is the upper-case name (or the stated alias).
 
-    model_config = SettingsConfigDict(frozen=True, extra="ignore", env_ignore_empty=True)
+    An empty variable counts as not set. Values given by name, in whichever case, come before the environment's.
+    Not pydantic-settings: to import it takes as long as everything else that ``scenefleet --help`` needs.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="ignore", validate_default=True)
+
+    def __init__(self, **values: Any) -> None:
+        given = {name.upper(): value for name, value in os.environ.items() if value != ""}
+        given |= {name.upper(): value for name, value in values.items()}
+        found: dict[str, Any] = {}
+        for name, field in type(self).model_fields.items():
+            key = field.alias or name
+            for variable in (name.upper(), key.upper()):
+                if variable in given:
+                    found[key] = given[variable]
+        super().__init__(**found)
 
     # --- servers
     postgres_url: str = Field(
@@ -76,7 +93,7 @@ class Settings(BaseSettings):
         description="Which models: `lite` (from PyPI, CPU) or `full`.",
     )
     nodes: str = Field(
-        "media,asr,text,vision,face,ocr,search",
+        "media,asr,text,vision,face,ocr,housekeeping,search",
         alias="SCENEFLEET_NODES",
         description="Which nodes `scenefleet up` runs here: families, comma-separated, `family:N` for N processes, `family@0+1` for one process on each of these GPUs. A family without a model in the profile is left out.",
     )
@@ -97,6 +114,10 @@ class Settings(BaseSettings):
         "json",
         alias="SCENEFLEET_LOG_FORMAT",
         description="Log lines as JSON or for people.",
+    )
+    log_payloads: bool = Field(
+        False,
+        description="Let logs, task events and Flower show what requests hold and return: names, queries, transcripts, file names. For a test system without personal data only.",
     )
 
     # --- models
@@ -285,6 +306,11 @@ class Settings(BaseSettings):
     )
     backoff_s: float = Field(2.0, gt=0, description="First wait before a retry, seconds; doubles each time.")
     backoff_max_s: float = Field(60.0, gt=0, description="Longest wait before a retry, seconds.")
+    defer_max_s: float = Field(
+        300.0,
+        gt=0,
+        description="Longest pause of a job that has to wait for something else, seconds; the pause doubles each time.",
+    )
     database_wait_s: float = Field(
         20.0,
         ge=0,
@@ -333,6 +359,38 @@ class Settings(BaseSettings):
     )
     result_expires_s: int = Field(
         600, gt=0, description="How long Redis keeps the answer to a request, seconds."
+    )
+
+    # --- users beside each other
+    usage_half_life_s: float = Field(
+        3600.0,
+        ge=1,
+        description="After so long, device time that a user had counts half when a queue chooses whose job is next, seconds.",
+    )
+    user_weights: str = Field(
+        "",
+        description="Shares of users that are not 1, as `alice=2,bob=0.5`: with 2 a user gets twice the device time of another one while both wait. At most 1,000.",
+    )
+    fleet_weight: float = Field(
+        0.25,
+        gt=0,
+        le=1000,
+        description="Share of the fleet's own work (a switch of models) beside a user's of 1.",
+    )
+    priority_ageing_s: float = Field(
+        300.0,
+        gt=0,
+        description="A waiting job gains one step of priority among its user's jobs after so long, seconds.",
+    )
+    user_max_open_videos: int = Field(
+        0,
+        ge=0,
+        description="Most videos of one user that wait or are in work; another one is refused until one has ended. 0: no limit.",
+    )
+    user_max_running_jobs: int = Field(
+        0,
+        ge=0,
+        description="Most jobs of one user that run at once in one queue; the others wait. 0: no limit.",
     )
 
     # --- search
@@ -384,6 +442,17 @@ class Settings(BaseSettings):
     def _expand(cls, value: Path | None) -> Path | None:
         return value.expanduser().absolute() if value is not None else None
 
+    @field_validator("user_weights", mode="after")
+    @classmethod
+    def _check_weights(cls, value: str) -> str:
+        parse_weights(value)
+        return value
+
+    @property
+    def weights(self) -> dict[str, float]:
+        """USER_WEIGHTS: user -> weight."""
+        return parse_weights(self.user_weights)
+
     @property
     def gpu_list(self) -> tuple[str, ...]:
         """SCENEFLEET_GPUS, one device per process of the node."""
@@ -418,6 +487,31 @@ class Settings(BaseSettings):
                 f"{name.upper()} is not set and no embedded service runs in {self.home}: set it, or start `scenefleet up`"
             )
         return value
+
+
+def parse_weights(value: str) -> dict[str, float]:
+    """Weights by user, from ``alice=2,bob=0.5``.
+
+    Raises:
+        ValueError: an item is not ``user=weight`` with a weight above 0, a user stands twice, or they are too many.
+    """
+    weights: dict[str, float] = {}
+    for item in filter(None, (part.strip() for part in value.split(","))):
+        user, separator, number = (part.strip() for part in item.partition("="))
+        try:
+            weight = float(number)
+        except ValueError:
+            weight = 0.0
+        if not user or not separator or not 0 < weight <= MAX_WEIGHT:
+            raise ValueError(f"{item!r} is not user=weight with a weight above 0 and at most {MAX_WEIGHT:g}")
+        if user in weights:
+            raise ValueError(f"{user} stands twice")
+        weights[user] = weight
+    if len(weights) > MAX_WEIGHTS:
+        raise ValueError(
+            f"it names {len(weights)} users, at most {MAX_WEIGHTS} may have a weight of their own"
+        )
+    return weights
 
 
 def load_settings() -> Settings:

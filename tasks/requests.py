@@ -10,6 +10,7 @@ from pydantic import BaseModel
 from sqlalchemy.orm import Session
 
 from shared.errors import DatabaseBusy, DatabaseUnavailable, InvalidRequest, Permanent
+from shared.paths import without_paths
 from shared.routing import REQUEST_LIMIT_S
 from worker import answers
 from worker.app import app
@@ -31,7 +32,12 @@ class Request(app.Task):
             raise InvalidRequest(
                 f"{self.name} got {len(args)} arguments by position, takes {self.positional}: send them by name, in kwargs"
             )
-        return self.run(*args, **payload)
+        try:
+            return self.run(*args, **payload)
+        except Exception as error:
+            # What is raised is what the caller reads; Celery's own (Ignore, Reject, Retry) say nothing.
+            without_paths(error)
+            raise
 
 
 class PeopleRequest(Request):

@@ -28,7 +28,7 @@ from tests.services import PostgresServer, RedisServer
 from worker.keeper import state_key
 
 ROOT = Path(__file__).parents[1]
-FAMILIES = ("media", "asr", "text", "face", "ocr", "search")
+FAMILIES = ("media", "asr", "text", "face", "ocr", "housekeeping", "search")
 ENDED = ("indexed", "partial", "failed", "cancelled")
 T = TypeVar("T")
 

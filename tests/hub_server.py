@@ -9,12 +9,22 @@ from __future__ import annotations
 
 import hashlib
 import re
+import ssl
 import threading
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from ipaddress import IPv4Address
+from pathlib import Path
 from typing import Literal
 from urllib.parse import unquote
+
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
+from cryptography.x509.oid import NameOID
 
 #: Files from here on are "large": sent by the other origin.
 LARGE_BYTES = 100_000
@@ -52,10 +62,34 @@ class Fault:
     release: threading.Event = field(default_factory=threading.Event)
 
 
+def make_certificate(path: Path) -> Path:
+    """Write a certificate of this machine's loopback names, signed by itself, with its key; returns the path."""
+    key = ec.generate_private_key(ec.SECP256R1())
+    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "tests")])
+    names = [x509.DNSName("localhost"), x509.IPAddress(IPv4Address("127.0.0.1"))]
+    now = datetime.now(UTC)
+    certificate = (
+        x509.CertificateBuilder()
+        .subject_name(name)
+        .issuer_name(name)
+        .public_key(key.public_key())
+        .serial_number(x509.random_serial_number())
+        .not_valid_before(now - timedelta(hours=1))
+        .not_valid_after(now + timedelta(days=1))
+        .add_extension(x509.SubjectAlternativeName(names), critical=False)
+        .add_extension(x509.BasicConstraints(ca=True, path_length=None), critical=True)
+        .sign(key, hashes.SHA256())
+    )
+    secret = key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
+    path.write_bytes(secret + certificate.public_bytes(Encoding.PEM))
+    return path
+
+
 class HubServer:
     """Use as a context. `url` is the hub's, for HF_ENDPOINT."""
 
-    def __init__(self) -> None:
+    def __init__(self, certificate: Path | None = None) -> None:
+        """With a certificate and its key in one file, both servers speak TLS."""
         #: repository -> commit -> file -> content
         self.commits: dict[str, dict[str, dict[str, bytes]]] = {}
         #: (repository, branch) -> commit
@@ -64,6 +98,8 @@ class HubServer:
         self.tokens: dict[str, str] = {}
         #: Path under /files/ -> content.
         self.files: dict[str, bytes] = {}
+        #: Another server that large files are asked of, instead of ours.
+        self.redirect_to = ""
         self.faults: list[Fault] = []
         self.requests: list[Request] = []
         self.lock = threading.Lock()
@@ -72,9 +108,16 @@ class HubServer:
             threading.Thread(target=server.serve_forever, args=(0.05,), daemon=True)
             for server in self._servers
         ]
-        self.url = f"http://127.0.0.1:{self._servers[0].server_port}"
+        scheme = "http"
+        if certificate is not None:
+            scheme = "https"
+            context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+            context.load_cert_chain(certificate)
+            for server in self._servers:
+                server.socket = context.wrap_socket(server.socket, server_side=True)
+        self.url = f"{scheme}://127.0.0.1:{self._servers[0].server_port}"
         # By another host name: to some releases of huggingface_hub another port alone is no other origin.
-        self.cdn_url = f"http://localhost:{self._servers[1].server_port}"
+        self.cdn_url = f"{scheme}://localhost:{self._servers[1].server_port}"
 
     def __enter__(self) -> HubServer:
         for thread in self._threads:
@@ -218,6 +261,11 @@ class _Handler(BaseHTTPRequestHandler):
         )
         with self.hub.lock:
             self.hub.requests.append(asked)
+        if self.hub.redirect_to and status == 302:
+            headers = {
+                **headers,
+                "Location": headers["Location"].replace(self.hub.cdn_url, self.hub.redirect_to),
+            }
         self.send_response(status)
         for name, value in {"Content-Length": str(length), **headers}.items():
             self.send_header(name, value)

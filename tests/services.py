@@ -44,15 +44,23 @@ class Server:
 
 
 class PostgresServer(Server):
+    """Its ``url`` is the superuser's."""
+
     def start(self) -> str:
         data = self.folder / "data"
         postgres.prepare(data, self.password, self.log)
+        self.spawn()
+        return postgres.wait_until_ready(self.port, self.password, self.password, log=self.log)
+
+    def spawn(self) -> None:
+        """Start the process without waiting for it."""
         # Not for speed: tests must not wait for the disk of a busy machine.
-        self._spawn([*postgres.server_command(data, self.port), "-c", "fsync=off"], self.folder)
-        return postgres.wait_until_ready(self.port, self.password, log=self.log)
+        self._spawn(
+            [*postgres.server_command(self.folder / "data", self.port), "-c", "fsync=off"], self.folder
+        )
 
     def url(self, database: str = "postgres") -> str:
-        return postgres.server_url(self.port, self.password, database)
+        return postgres.server_url(self.port, self.password, database, user=postgres.ADMIN)
 
     def execute(self, statement: str, database: str = "postgres") -> None:
         with psycopg.connect(self.url(database), autocommit=True) as connection:
@@ -67,4 +75,4 @@ class RedisServer(Server):
     def start(self) -> str:
         redis_server.prepare(self.folder, self.port, self.password)
         self._spawn(redis_server.server_command(), self.folder)
-        return redis_server.wait_until_ready(self.port, self.password, log=self.log)
+        return redis_server.wait_until_ready(self.url, log=self.log)

@@ -19,7 +19,7 @@ from kombu.exceptions import OperationalError
 from redis.exceptions import RedisError, ResponseError
 from sqlalchemy.orm import Session
 
-from db import jobs, runs, switches
+from db import jobs, runs, switches, usage
 from db.engine import reading, transact
 from db.jobs import Bell, Held
 from db.people import enrolment, revisions
@@ -36,6 +36,9 @@ T = TypeVar("T")
 
 #: For Redis to connect and to answer, seconds: a fork may be waiting.
 _REDIS_S = 3.0
+#: How often it is looked after what claims choose users by, seconds; and when it was last, monotonic.
+_TEND_USAGE_S = 60.0
+_usage_tended_s = -_TEND_USAGE_S
 #: What raised is left alone for a while, doubling, seconds: it must not fill the log, nor the time of every tick.
 _PAUSE_S, _PAUSE_MAX_S = 1.0, 60.0
 #: (step, subject) -> (monotonic time from which it is tried again, the pause before that).
@@ -45,6 +48,8 @@ _MAX_PAUSED = 10_000
 
 class NodeLost(Outage):
     """The whole node that ran the job is gone."""
+
+    loggable = True
 
 
 @contextmanager
@@ -57,11 +62,11 @@ def guarded(step: str, subject: str = "") -> Iterator[None]:
     try:
         yield
     except DatabaseBusy as error:
-        log.warning("reconcile skipped", step=step, subject=subject, reason=str(error))
+        log.warning("reconcile skipped", step=step, subject=subject, reason=error)
     except DatabaseUnavailable:
         raise
     except ScenefleetError as error:
-        log.warning("reconcile skipped", step=step, subject=subject, reason=str(error))
+        log.warning("reconcile skipped", step=step, subject=subject, reason=error)
     except Exception:
         log.exception("reconcile skipped", step=step, subject=subject)
     else:
@@ -135,7 +140,10 @@ def fleet() -> None:
     Raises:
         DatabaseUnavailable: Postgres is away.
     """
-    for step in (expired_leases, stuck_videos, stuck_people, open_switches, stale_sidecars, missing_bells):
+    steps = (
+        expired_leases, stuck_videos, stuck_people, open_switches, stale_sidecars, queue_usage, missing_bells
+    )  # fmt: skip
+    for step in steps:
         with guarded(step.__name__):
             step()
 
@@ -159,7 +167,7 @@ def _take_back(job: Held, error: ScenefleetError) -> None:
         return jobs.take_back(session, job, error, runtime.policy, lambda s, v: advance(s, v, runtime))
 
     if _change(take_back) is not None:
-        log.warning("job taken back", job_id=job.job_id, attempt=job.attempt, reason=str(error))
+        log.warning("job taken back", job_id=job.job_id, attempt=job.attempt, reason=error)
 
 
 def stuck_videos() -> None:
@@ -206,6 +214,14 @@ def stale_sidecars() -> None:
     _each("stale_sidecars", _find(revisions.stale_videos), str, revise)
 
 
+def queue_usage() -> None:
+    """Once a minute, look after what claims choose users by."""
+    global _usage_tended_s
+    if time.monotonic() - _usage_tended_s > _TEND_USAGE_S:
+        _change(usage.tend)
+        _usage_tended_s = time.monotonic()
+
+
 def missing_bells() -> None:
     """Per lane, bring the queue's length up to the number of claimable jobs, never beyond: no storm of bells.
 
@@ -215,17 +231,18 @@ def missing_bells() -> None:
     claimable = _find(jobs.claimable)
     if not claimable:
         return
-    timeouts = {"socket_timeout": _REDIS_S, "socket_connect_timeout": _REDIS_S}
+    # A Redis that is away is tried again with the next tick, not here.
+    options = {"socket_timeout": _REDIS_S, "socket_connect_timeout": _REDIS_S, "max_retries": 0}
     try:
-        with forks.held_off(), app.connection_for_write(transport_options=timeouts) as connection:
+        with forks.held_off(), app.connection_for_write(transport_options=options) as connection:
             client = connection.default_channel.client
             for lane, ids in claimable.items():
                 try:
                     waiting = client.llen(lane)
                 except ResponseError as error:
                     # Something of another kind has the queue's name; the other queues are not to blame.
-                    log.error("queue not looked at", lane=lane, error=str(error))
+                    log.error("queue not looked at", lane=lane, error=error)
                     continue
                 ring([Bell(lane, job_id) for job_id in ids[waiting:]], connection)
     except (OperationalError, RedisError, OSError) as error:
-        log.warning("bells put off", error=str(error))
+        log.warning("bells put off", error=error)

@@ -93,6 +93,9 @@ def work(lane: str, runtime: Runtime) -> dict[str, Any]:
         started = time.monotonic()
         outcome = _run(claimed, runtime)
         log.info("job ended", outcome=outcome, seconds=round(time.monotonic() - started, 3))
+    if settings.user_max_running_jobs:
+        # Its user's next job may have rung while this one was in its way.
+        ring([Bell(lane, claimed.job_id)])
     return {**shown, "outcome": outcome}
 
 
@@ -102,7 +105,7 @@ def _run(claimed: Claim, runtime: Runtime) -> str:
     try:
         return _attempt(claimed, runtime, folder, stored)
     except LeaseLost as error:
-        log.warning("job given up", reason=str(error))
+        log.warning("job given up", reason=error)
         _clean_up(claimed, runtime, stored)
         return "lost"
     finally:
@@ -146,23 +149,23 @@ def _attempt(claimed: Claim, runtime: Runtime, folder: Path, stored: list[tuple[
     except LeaseLost:
         raise
     except Deferred as pause:
-        wait_s = pause.wait_s
-        patiently(
-            lambda session: jobs.defer(session, claimed, wait_s),
+        wait_s, progressed = pause.wait_s, pause.progressed
+        bells = patiently(
+            lambda session: jobs.defer(
+                session, claimed, wait_s, max_wait_s=runtime.policy.defer_max_s, progressed=progressed
+            ),
             settings.database_wait_s,
             locked_s=LOCKED_S,
         )
-        if wait_s <= 0:
-            # It goes on behind whatever else waits in its lane.
-            ring([Bell(claimed.lane, claimed.job_id)])
+        ring(bells)
         return "deferred"
     except ScenefleetError as error:
-        log.warning("job failed", error_class=error.code, error=str(error))
+        log.warning("job failed", error_class=error.code, error=error)
         return _fail(claimed, error, runtime)
     except OSError as error:
         if error.errno in _NO_ROOM:
             no_room = StorageUnavailable(f"no room left in {folder.parent}: free some disk space")
-            log.warning("job failed", error_class=no_room.code, error=str(no_room))
+            log.warning("job failed", error_class=no_room.code, error=no_room)
             return _fail(claimed, no_room, runtime)
         log.exception("job failed")
         return _fail(claimed, error, runtime)
@@ -209,4 +212,4 @@ def _clean_up(claimed: Claim, runtime: Runtime, stored: Sequence[tuple[Bucket, s
         patiently(lambda session: jobs.let_go(session, claimed), runtime.settings.database_wait_s)
     except Outage as error:
         # The sweep removes what is left; the lease runs out by itself.
-        log.warning("clean-up put off", error=str(error))
+        log.warning("clean-up put off", error=error)

@@ -11,6 +11,7 @@ from db.jobs import RetryPolicy
 from db.people.vote import FaceRule
 from db.runs import Plan
 from shared import graph
+from shared.permissions import make_private_folder
 from shared.settings import Settings, get_settings
 from shared.storage import Storage, configured_storage
 from worker.active import Active
@@ -38,12 +39,20 @@ def make_plan(settings: Settings, catalog: Catalog) -> Plan:
             skips[stage.name] = f"{off[0]} is off"
         elif stage.lane != "media" and stage.lane not in models:
             skips[stage.name] = f"unavailable: profile {settings.profile} has no {stage.lane} model"
-    return Plan(skips=skips, max_failures=settings.max_failures, tmp_ttl_s=settings.tmp_ttl_s)
+    return Plan(
+        skips=skips,
+        max_failures=settings.max_failures,
+        tmp_ttl_s=settings.tmp_ttl_s,
+        max_open_videos=settings.user_max_open_videos,
+    )
 
 
 def make_policy(settings: Settings) -> RetryPolicy:
     return RetryPolicy(
-        max_outages=settings.max_outages, backoff_s=settings.backoff_s, backoff_max_s=settings.backoff_max_s
+        max_outages=settings.max_outages,
+        backoff_s=settings.backoff_s,
+        backoff_max_s=settings.backoff_max_s,
+        defer_max_s=settings.defer_max_s,
     )
 
 
@@ -120,7 +129,7 @@ class Runtime:
         """A fresh empty folder for one attempt's temporary files."""
         path = self.work_dir / name
         shutil.rmtree(path, ignore_errors=True)
-        path.mkdir(parents=True)
+        make_private_folder(path)
         return path
 
 

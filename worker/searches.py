@@ -12,6 +12,7 @@ from shared.contracts import (
     SearchScenes,
 )
 from shared.errors import Conflict, InvalidRequest, ScenefleetError
+from shared.paths import hide_paths
 from shared.settings import Settings
 from worker.models.catalog import Kind, ModelSpec
 from worker.runtime import Runtime
@@ -192,5 +193,5 @@ def weigh(request: SearchScenes, settings: Settings) -> dict[str, float]:
 def sentence(error: object) -> str:
     """Why a lane has no answer."""
     if isinstance(error, ScenefleetError):
-        return str(error)
-    return " ".join(f"{type(error).__name__}: {error}".split())[:300]
+        return hide_paths(str(error))
+    return hide_paths(" ".join(f"{type(error).__name__}: {error}".split()))[:300]

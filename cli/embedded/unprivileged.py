@@ -1,9 +1,10 @@
 """Run a program as ``nobody`` when we are root: Postgres refuses to run as root.
 
-``python -m cli.embedded.unprivileged PROGRAM ARGUMENT...`` replaces itself by the program. On Linux it keeps the one
-right to pass through folders (CAP_DAC_OVERRIDE), because a checkout below ``/root`` (mode 0700) is not reachable for
-another user otherwise; nobody's folders get other permissions than they had. Where the kernel refuses (a container
-without that right) the program runs without it.
+``python unprivileged.py FOLDER PROGRAM ARGUMENT...`` enters the folder and replaces itself by the program.
+On Linux the program reaches that folder as ``OWN_FOLDER``, whoever may enter the folders above it, so that it needs no
+right of root. Only where the program itself lies in a folder that is closed to others, as a checkout below ``/root`` (mode
+0700) is, it keeps the right to pass through folders (CAP_DAC_OVERRIDE); no folder gets other permissions than it
+had. Where the kernel refuses that (a container without the right) the program runs without it.
 """
 
 from __future__ import annotations
@@ -11,10 +12,13 @@ from __future__ import annotations
 import ctypes
 import os
 import pwd
+import stat
 import sys
 from pathlib import Path
 
 ACCOUNT = "nobody"
+#: The folder a process is in, for those who could not go there; a link of Linux's proc that asks for no permissions.
+OWN_FOLDER = "/proc/self/cwd"
 
 # linux/prctl.h, linux/securebits.h, linux/capability.h
 _PR_SET_SECUREBITS = 28
@@ -31,11 +35,23 @@ def account_ids() -> tuple[int, int]:
     return entry.pw_uid, entry.pw_gid
 
 
-def wrap(command: list[str]) -> list[str]:
+def wrap(command: list[str], folder: Path) -> list[str]:
     """The command to start instead of ``command``: itself, or through this module when we are root."""
     if os.geteuid() != 0:
         return command
-    return [sys.executable, "-m", "cli.embedded.unprivileged", *command]
+    # By its file: the folder it starts in says nothing of where the package lies.
+    return [sys.executable, "-P", str(Path(__file__)), str(folder), *command]
+
+
+def seen_from_inside(folder: Path) -> str:
+    """How a wrapped program names the folder that it is started in."""
+    return OWN_FOLDER if os.geteuid() == 0 and sys.platform == "linux" else str(folder)
+
+
+def is_open(path: Path) -> bool:
+    """Whether every user may reach a file, by the permissions of the folders above it."""
+    folders = {*path.absolute().parents, *path.resolve().parents}
+    return all(folder.stat().st_mode & stat.S_IXOTH for folder in folders)
 
 
 def own(path: Path) -> None:
@@ -44,10 +60,10 @@ def own(path: Path) -> None:
         os.chown(path, *account_ids())
 
 
-def drop_privileges() -> None:
-    """Become ``nobody``, for good."""
+def drop_privileges(*, pass_folders: bool) -> None:
+    """Become ``nobody``, for good; ``pass_folders``: but keep the right to pass through folders."""
     uid, gid = account_ids()
-    libc = ctypes.CDLL(None, use_errno=True) if sys.platform == "linux" else None
+    libc = ctypes.CDLL(None, use_errno=True) if pass_folders and sys.platform == "linux" else None
     # Without this bit the kernel takes every right away at setuid, and access(2) ignores those that are left.
     kept = libc is not None and libc.prctl(_PR_SET_SECUREBITS, _NO_SETUID_FIXUP, 0, 0, 0) == 0
     os.setgroups([])
@@ -65,8 +81,10 @@ def drop_privileges() -> None:
 
 
 def main() -> None:
-    drop_privileges()
-    os.execv(sys.argv[1], sys.argv[1:])
+    folder, *command = sys.argv[1:]
+    os.chdir(folder)
+    drop_privileges(pass_folders=not is_open(Path(command[0])))
+    os.execv(command[0], command)
 
 
 if __name__ == "__main__":

@@ -93,7 +93,6 @@ def begin(session: Session, person: Person, plan: Plan) -> list[Bell]:
         "keys": list(keys),
         "uploads_until": max(urls).isoformat() if urls else None,
         "removed": {"profiles": gone.rowcount},  # type: ignore[attr-defined]
-        "waits": 0,
     }
     return jobs.insert(session, [job])
 

@@ -181,8 +181,8 @@ def _refuse_to_lose(session: Session, switch: ModelSwitch, plan: Plan) -> None:
     ).scalar()
     if video_id is not None:
         raise Conflict(
-            f"video {video_id} (its id in the logs) is in work since before the switch and has vectors of {old.name} only: drop when it has ended,"
-            " or cancel it"
+            f"video {video_id} is in work since before the switch and has vectors of {old.name} only: drop when it has ended,"
+            " or cancel it (the id is that of the logs)"
         )
 
 

@@ -15,6 +15,7 @@ from contextlib import contextmanager, suppress
 from typing import NoReturn
 
 from ..errors import InvalidKey
+from ..permissions import FOLDER_MODE
 from .keys import check_key
 
 _FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
@@ -150,7 +151,7 @@ def _open_folder(parent_fd: int, name: str, *, create: bool) -> int:
             _refuse_link(name)
         raise
     with suppress(FileExistsError):
-        os.mkdir(name, dir_fd=parent_fd)
+        os.mkdir(name, FOLDER_MODE, dir_fd=parent_fd)
     os.fsync(parent_fd)
     return _open_folder(parent_fd, name, create=False)
 

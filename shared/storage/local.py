@@ -25,6 +25,7 @@ from ..errors import (
     ScenefleetError,
     StorageUnavailable,
 )
+from ..permissions import FILE_MODE, make_private_folder, require_private
 from . import folders as tree
 from .keys import check_key, check_prefix
 from .objects import (
@@ -223,9 +224,10 @@ class LocalStorage(Storage):
 
     def ensure_buckets(self) -> None:
         with self._reported(None):
-            self._root.mkdir(parents=True, exist_ok=True)
+            require_private(self._root, "STORAGE_ROOT")
+            make_private_folder(self._root)
             for role, name in self._names.items():
-                (self._root / name).mkdir(exist_ok=True)
+                make_private_folder(self._root / name)
                 with (
                     self._bucket(role) as bucket_fd,
                     tree.walk(bucket_fd, [PARTIAL], create=True) as partial_fd,
@@ -234,6 +236,8 @@ class LocalStorage(Storage):
 
     def check(self) -> None:
         try:
+            with self._reported(None):
+                require_private(self._root, "STORAGE_ROOT")
             for role in _ROLES:
                 self._probe(role)
         except StorageUnavailable:
@@ -323,7 +327,7 @@ def _created(folder_fd: int, name: str) -> Iterator[int]:
     target = os.open(
         name,
         os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC,
-        0o666,
+        FILE_MODE,
         dir_fd=folder_fd,
     )
     try:

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from ..errors import InvalidRequest, LimitExceeded, StorageUnavailable
+from ..permissions import FILE_MODE
 from .objects import MiB, OnProgress
 
 CHUNK_BYTES = MiB
@@ -133,7 +134,7 @@ def _appearing(path: Path) -> Iterator[int]:
     # The temporary name is not derived from the file's, which may be at the limit of its length.
     partial = path.with_name(f".{secrets.token_hex(8)}.part")
     with local_errors(path):
-        target = os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)
+        target = os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, FILE_MODE)
     try:
         try:
             yield target

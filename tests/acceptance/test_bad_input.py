@@ -636,7 +636,7 @@ def test_an_oversized_message_is_refused(fleet: Fleet) -> None:
     assert kind == "InvalidRequest" and "bytes, more than 65536" in message
 
 
-@pytest.mark.parametrize("lane", ["media", "asr", "text", "face", "ocr"])
+@pytest.mark.parametrize("lane", ["media", "asr", "text", "face", "ocr", "housekeeping"])
 def test_bells_with_nonsense_ring_for_nothing(fleet: Fleet, lane: str) -> None:
     bodies: Sequence[Any] = ([[], {"job_id": "x"}, None], [[], {"job_id": 2**80}, None], [["x", "y"], {}, None],
                              [[], {"nonsense": {}}, None], [[], {}, None])  # fmt: skip

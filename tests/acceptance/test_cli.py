@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import signal
+import stat
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -12,10 +13,12 @@ from pathlib import Path
 from typing import Any
 
 import psutil
+import psycopg
 import pytest
 
 from cli import nodes, orphans
 from cli.home import Home
+from db.bootstrap import find_rights
 from shared.contracts import Receipt, ScenePage, SearchAnswer, VideoStatus
 from shared.settings import Settings
 from tests.fleet import eventually
@@ -170,8 +173,34 @@ def test_celery_s_own_tools_know_the_fleet(machine: Machine) -> None:
     )
     assert result.returncode == 0, result.stderr
     assert {name.partition("@")[0] for name in json.loads(result.stdout)} == {
-        "media", "asr", "text", "face", "ocr", "search",
+        "media", "asr", "text", "face", "ocr", "housekeeping", "search",
     }  # fmt: skip
+
+
+def test_what_a_running_fleet_keeps_is_for_its_user_alone(machine: Machine, video_id: str) -> None:
+    root = machine.home.root
+    others = [
+        f"{path} {stat.S_IMODE(path.lstat().st_mode):o}"
+        for path in (root, *root.rglob("*"))
+        if path.lstat().st_mode & 0o077
+    ]
+    assert (root / "storage").is_dir() and (root / "logs" / "media.log").is_file()
+    assert others == []
+
+
+def test_nodes_are_not_the_database_s_superuser_and_redis_has_no_port(machine: Machine) -> None:
+    run = machine.home.read_run()
+    assert run["redis_url"].startswith("unix://")
+    with psycopg.connect(run["postgres_url"]) as connection:
+        assert find_rights(connection) == []
+    servers = [
+        process
+        for process in orphans.find(machine.home)
+        if "redis" in process.name() or "valkey" in process.name()
+    ]
+    assert servers
+    for server in servers:
+        assert server.net_connections(kind="inet") == []
 
 
 def test_a_second_up_is_refused_and_changes_nothing(machine: Machine) -> None:

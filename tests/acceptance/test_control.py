@@ -55,7 +55,7 @@ def fleet(
             "FEATURE_FACE": "0",
             "FEATURE_OCR": "0",
         }
-        made.start("media", "asr", "search")
+        made.start("media", "asr", "housekeeping", "search")
         made.start("text", WORKER_MODEL_MEMORY_MB=str(BUDGET_MB))
         made.wait_ready()
         yield made
@@ -145,7 +145,7 @@ def test_every_node_says_how_its_models_are(fleet: Fleet) -> None:
         what="the use of the text model is published",
     )
     said = {name: answer["ok"] for name, answer in answers(fleet, "inspect", "models").items()}
-    assert set(said) == {"media", "asr", "text", "search"}
+    assert set(said) == {"media", "asr", "text", "housekeeping", "search"}
     for node in ("media", "search"):
         (slot,) = said[node]["slots"]
         assert (said[node]["state"], slot["models"], slot["state"]) == ("ready", [], "ready")

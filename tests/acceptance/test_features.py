@@ -20,7 +20,7 @@ from tests.services import PostgresServer, RedisServer
 USER, VIDEO, LATER = "u1", "excerpt", "later"
 #: Nobody says it.
 SHOWN = "quarterly"
-ALL = ("media", "asr", "text", "face", "ocr", "search")
+ALL = ("media", "asr", "text", "face", "ocr", "housekeeping", "search")
 OFF = {
     "FEATURE_SEMANTIC_SEARCH": "false",
     "FEATURE_OCR": "false",

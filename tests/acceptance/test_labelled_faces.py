@@ -45,7 +45,7 @@ def test_only_who_is_known_is_found_and_only_where_they_are(
     write_video(tmp_path / "cast.mp4", frames, Encoding(size=(960, 540)))
     off = {"FEATURE_SEMANTIC_SEARCH": "false", "FEATURE_OCR": "false"}
     with fleet_over(postgres, redis_server, tmp_path / "home", **off) as fleet:
-        fleet.start("media", "asr", "face", "search")
+        fleet.start("media", "asr", "face", "housekeeping", "search")
         fleet.wait_ready()
         fleet.process(tmp_path / "cast.mp4", "cast")
         fleet.process(tmp_path / "cast.mp4", "foreign", user_id=OTHER)

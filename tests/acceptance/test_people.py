@@ -34,7 +34,7 @@ def fleet(
     """A fleet that has indexed the sample before anybody was enrolled."""
     off = {"FEATURE_SEMANTIC_SEARCH": "false", "FEATURE_OCR": "false"}
     with fleet_over(postgres, redis_server, tmp_path_factory.mktemp("home"), **off) as found:
-        found.start("media", "asr", "face", "search")
+        found.start("media", "asr", "face", "housekeeping", "search")
         found.wait_ready()
         found.process(sample, VIDEO)
         assert found.wait_ended([VIDEO], within_s=240)[VIDEO].published_run == 1

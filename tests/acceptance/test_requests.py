@@ -48,7 +48,7 @@ def fleet(
     with fleet_over(postgres, redis_server, tmp_path_factory.mktemp("home")) as found:
         obeying: dict[str, Any] = injection.environment()
         found.start("media", concurrency=2, **obeying)
-        found.start("asr", "text", "face", "ocr", "search", **obeying)
+        found.start("asr", "text", "face", "ocr", "housekeeping", "search", **obeying)
         found.wait_ready()
         yield found
 

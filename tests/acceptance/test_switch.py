@@ -91,7 +91,7 @@ def fleet(
             SEARCH_EXACT_ROWS="300",
         ) as made,
     ):
-        made.start("media", "search")
+        made.start("media", "housekeeping", "search")
         made.start("text", concurrency=2)
         made.wait_ready(within_s=180)
         fill(made)

@@ -51,7 +51,7 @@ def fleet(
         SCENEFLEET_PROFILE="full",
         SCENEFLEET_MODELS_FILE=str(catalog),
     )
-    found.start("media", "vision", "search")
+    found.start("media", "vision", "housekeeping", "search")
     found.wait_ready(within_s=120)
     yield found
     found.close()

@@ -22,7 +22,7 @@ from worker.child import EXIT_NO_MODEL
 pytestmark = pytest.mark.timeout(600)
 
 TEXT, FACE = "all-minilm-l6-v2", "dlib-resnet-v1"
-NODES = ("media", "asr", "text", "face", "ocr", "search")
+NODES = ("media", "asr", "text", "face", "ocr", "housekeeping", "search")
 
 
 @pytest.fixture(scope="module")
@@ -50,7 +50,7 @@ def fleet(
         client.flushall()
     with fleet_over(postgres, redis_server, tmp_path_factory.mktemp("home")) as made:
         made.environment |= {"SCENEFLEET_LOG_FORMAT": "json", "SCENEFLEET_MODELS_FILE": str(catalog.path)}
-        made.start("media", "asr", "ocr", "search", "face")
+        made.start("media", "asr", "ocr", "housekeeping", "search", "face")
         made.wait_ready()
         yield made
 

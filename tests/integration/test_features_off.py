@@ -39,7 +39,7 @@ pytestmark = pytest.mark.usefixtures("database")
 
 ON = Plan(skips={}, max_failures=3, tmp_ttl_s=0.0)
 POLICY = RetryPolicy(max_outages=20, backoff_s=0.0, backoff_max_s=0.0)
-LANES = ("media", "asr", "text", "vision", "face", "ocr")
+LANES = ("media", "asr", "text", "vision", "face", "ocr", "housekeeping")
 VIDEO, USER = "v1", "u1"
 KEY = video_key(USER, VIDEO)
 FLAG = {
@@ -122,7 +122,7 @@ class Library:
         try:
             if claimed.stage in self.broken:
                 raise self.broken[claimed.stage]
-            if claimed.lane == "media":
+            if claimed.lane in ("media", "housekeeping"):
                 outcome = stages.run(context)
                 write, result = outcome.write, outcome.result
             else:

@@ -106,7 +106,7 @@ def run_lane(lane: str) -> int:
 def index(video_id: str = "v1") -> None:
     """Take a freshly accepted video to ``indexed``."""
     split(must_claim())
-    for lane in ("asr", "face", "ocr", "text", "media"):
+    for lane in ("asr", "face", "ocr", "text", "media", "housekeeping"):
         assert run_lane(lane)
     assert state(video_id) == "indexed"
 
@@ -187,11 +187,11 @@ def test_the_same_id_for_another_file_is_refused() -> None:
 # --- claims
 
 
-def test_claims_go_by_priority_then_fair_share_then_age() -> None:
-    for video, user, priority in (("a1", "a", 0), ("a2", "a", 0), ("b1", "b", 0), ("c1", "c", 5)):
+def test_claims_go_by_fair_share_then_age_and_by_priority_within_a_user() -> None:
+    for video, user, priority in (("a1", "a", 0), ("a2", "a", 5), ("b1", "b", 0), ("c1", "c", 9)):
         accept(video, user, priority=priority)
     assert [must_claim().video_id for _ in range(4)] == [
-        video_key(name[0], name) for name in ("c1", "a1", "b1", "a2")
+        video_key(user, name) for user, name in (("a", "a2"), ("b", "b1"), ("c", "c1"), ("a", "a1"))
     ]
     assert claim() is None
 
@@ -363,7 +363,8 @@ def test_a_video_goes_through_to_indexed() -> None:
     assert run_lane("ocr") == 1
     assert run_lane("asr") == 2
     assert run_lane("text") == 1
-    assert run_lane("media") == 2  # sidecar and sweep
+    assert run_lane("media") == 1
+    assert run_lane("housekeeping") == 1  # the sweep
     assert state() == "indexed"
     with reading() as session:
         run = session.scalars(select(Run)).one()
@@ -526,7 +527,7 @@ def test_delete_leaves_a_tombstone_only() -> None:
     accept()
     index()
     change(lambda session, video: runs.begin_delete(session, video, PLAN))
-    erase = must_claim("media")
+    erase = must_claim("housekeeping")
     assert erase.stage == "erase"
 
     def erase_all(session: Session) -> None:
@@ -550,8 +551,8 @@ def test_erasure_outlasts_any_outage() -> None:
     accept()
     change(lambda session, video: runs.begin_delete(session, video, PLAN))
     for _ in range(POLICY.max_outages + 5):
-        fail(must_claim("media"), StorageUnavailable("away"))
-    assert must_claim("media").stage == "erase"
+        fail(must_claim("housekeeping"), StorageUnavailable("away"))
+    assert must_claim("housekeeping").stage == "erase"
 
 
 # --- a stage that is new

@@ -207,7 +207,7 @@ def test_each_stale_video_gets_one_revision_at_a_time() -> None:
     assert transact(queue) == 1 and transact(queue) == 0
     with reading() as session:
         job = session.scalars(select(Job).where(Job.stage == "revise")).one()
-        assert (job.video_id, job.run, job.lane) == ("v", 1, "media")
+        assert (job.video_id, job.run, job.lane) == ("v", 1, "housekeeping")
         assert session.get(Run, ("v", 1)) is not None
 
 

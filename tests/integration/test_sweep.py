@@ -64,7 +64,7 @@ def publish() -> Claim:
     for lane in ("asr", "face", "ocr", "text"):
         assert run_lane(lane)
     finish(must_claim())
-    swept = must_claim()
+    swept = must_claim("housekeeping")
     assert swept.stage == "sweep"
     return swept
 
@@ -102,7 +102,7 @@ def test_a_sweep_waits_for_attempts_that_may_still_write(storage: Storage, tmp_p
     accept()
     held = must_claim()
     change(runs.cancel)
-    swept = must_claim()
+    swept = must_claim("housekeeping")
     assert swept.stage == "sweep"
     with pytest.raises(Deferred):
         sweep.run(context(swept, storage, tmp_path))
@@ -130,7 +130,7 @@ def test_a_sweep_drops_rows_and_objects_of_a_cancelled_rerun(storage: Storage, t
         windows=[],
     )
     change(runs.cancel)
-    swept = must_claim()
+    swept = must_claim("housekeeping")
     outcome = sweep.run(context(swept, storage, tmp_path))
     finish(swept, outcome.write)
     assert not storage.exists("sidecars", mine)
@@ -155,7 +155,7 @@ def test_a_sweep_keeps_what_an_unpublished_run_made(storage: Storage, tmp_path: 
         )
     )
     change(runs.cancel)
-    swept = must_claim()
+    swept = must_claim("housekeeping")
     finish(swept, sweep.run(context(swept, storage, tmp_path)).write)
     assert storage.exists("sidecars", "keyframes/u1/v1/1.1/0.jpg")
 
@@ -177,7 +177,7 @@ def test_a_retry_during_the_sweep_makes_its_audio_anew(monkeypatch: pytest.Monke
     def claimed_meanwhile(session: Session, video_id: str, run: int) -> Any:
         states = look(session, video_id, run)
         if not taken:
-            taken.append(must_claim())
+            taken.append(must_claim("housekeeping"))
         return states
 
     monkeypatch.setattr(runs, "stage_states", claimed_meanwhile)

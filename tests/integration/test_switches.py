@@ -289,7 +289,7 @@ def test_what_is_searched_is_what_the_switch_begins_with_whatever_the_caller_thi
     run_all()
     transact(lambda session: switches.point(session, switches.require(session, "text"), "new"))
     transact(lambda session: switches.drop(session, switches.require(session, "text"), PLAN, pages_s=0))
-    run_all("media")
+    run_all("housekeeping")
     third = transact(
         lambda session: ensure_model(
             session, name="third", revision="1", family="text", dim=6, metric="cosine"
@@ -332,7 +332,7 @@ def test_nothing_is_dropped_that_the_new_model_has_no_vectors_of(archive: Archiv
     assert (switch().state, count(archive.models["old"])) == ("flipped", 7)
     transact(lambda session: session.execute(text("UPDATE runs SET ended_at = clock_timestamp()")))
     drop()
-    assert run_all("media") == 1 and switch().state == "ended"
+    assert run_all("housekeeping") == 1 and switch().state == "ended"
 
 
 def test_a_question_leaves_nothing_behind(archive: Archive, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -426,7 +426,7 @@ def test_dropping_ends_what_is_at_work_and_leaves_the_other_model_alone(archive:
     with pytest.raises(LeaseLost):
         finish(running, outcome)
     assert claim() is None, "nothing more is made"
-    assert run_all("media") == 1
+    assert run_all("housekeeping") == 1
     assert switch().state == "ended"
     assert (count(archive.models["old"]), count(archive.models["new"])) == (100, 0)
     # And once more from the start, with the same model.
@@ -443,7 +443,7 @@ def test_what_is_dropped_is_what_is_not_searched(archive: Archive) -> None:
     with pytest.raises(Conflict, match="turn pages"):
         transact(lambda session: switches.drop(session, switches.require(session, "text"), PLAN, pages_s=900))
     transact(lambda session: switches.drop(session, switches.require(session, "text"), PLAN, pages_s=0))
-    run_all("media")
+    run_all("housekeeping")
     assert (count(archive.models["old"]), count(archive.models["new"])) == (0, 3)
     with reading() as session:
         assert switches.active_models(session)["text"].name == "new"
@@ -471,7 +471,7 @@ def test_a_stage_writes_the_models_that_are_kept_when_it_ends(archive: Archive) 
     assert write(6, *made) == {"old", "new"}
     transact(lambda session: switches.point(session, switches.require(session, "text"), "new"))
     transact(lambda session: switches.drop(session, switches.require(session, "text"), PLAN, pages_s=0))
-    run_all("media")
+    run_all("housekeeping")
     with pytest.raises(ModelFailure, match="became new while old worked"):
         write(7, made[0])
     assert write(8, *made) == {"new"}

@@ -103,7 +103,7 @@ REFUSED = {
     "read the passwords": "SELECT rolpassword FROM pg_authid",
     "change the server": "ALTER SYSTEM SET log_min_messages = 'panic'",
     "load a library": "LOAD '/tmp/x.so'",
-    "act as the administrator": "SET ROLE scenefleet",
+    "act as the administrator": "SET ROLE postgres",
     "write functions in C": "CREATE FUNCTION f() RETURNS int AS '/lib/x86_64-linux-gnu/libc.so.6', 'getpid' LANGUAGE c",
 }
 

@@ -105,7 +105,7 @@ def test_a_bucket_that_is_a_link_is_refused(storage: Storage, root: Path, outsid
 
 
 def test_the_root_itself_may_be_a_link(tmp_path: Path) -> None:
-    (tmp_path / "disk").mkdir()
+    (tmp_path / "disk").mkdir(mode=0o700)
     (tmp_path / "storage").symlink_to(tmp_path / "disk")
     storage = open_storage(StorageConfig(root=tmp_path / "storage"))
     storage.ensure_buckets()
@@ -188,7 +188,6 @@ def as_nobody() -> Iterator[Path]:
     if os.geteuid() != 0:
         pytest.skip("only root can act as another user; test_a_read_only_root covers the rest")
     folder = Path(tempfile.mkdtemp(prefix="storage-"))
-    folder.chmod(0o755)
     open_storage(StorageConfig(root=folder)).ensure_buckets()
     os.seteuid(65534)
     try:
@@ -271,7 +270,7 @@ def test_a_full_disk_leaves_nothing_half_written(tmp_path: Path) -> None:
     (tmp_path / "disk").mkdir()
     (tmp_path / "big").write_bytes(bytes(4 * 2**20))
     (tmp_path / "full.py").write_text(FULL_DISK)
-    mount = 'mount -t tmpfs -o size=1m none "$1" && shift && exec "$@"'
+    mount = 'mount -t tmpfs -o size=1m,mode=0700 none "$1" && shift && exec "$@"'
     namespace = [
         "unshare",
         "--user",

@@ -28,6 +28,8 @@ KINDS: dict[Family, tuple[Kind, ...]] = {
     "face": ("face",),
     "ocr": ("ocr",),
 }
+#: What stands for the sha256 of a file that nobody states one for.
+UNKNOWN = "unknown"
 Sha256 = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
 
 #: In a checkout the file lies beside `worker/`; in an installed package it may lie inside `worker/`.
@@ -66,10 +68,12 @@ class ModelSpec(BaseModel):
     preload: bool = True
     #: What its provider can be told; each provider names and checks its own.
     options: dict[str, Any] = Field(default_factory=dict)
-    #: Files of the weights. Relative to `source`, or a full place of their own (`package:...`, `hub:owner/repo/file`).
+    #: Files of the weights. Relative to `source`, or a full place of their own (`package:...`,
+    #: `hub:owner/repo/file`, `hub:owner/repo@commit/file`).
     files: tuple[str, ...] = ()
-    #: File -> its sha256, where we computed it or its publisher states it. The others are recorded in `models.lock` at
-    #: the first pull. A file named here need not be repeated in `files`.
+    #: File -> its sha256, where we computed it or its publisher states it. A file named here need not be repeated in
+    #: `files`. UNKNOWN, as leaving it out, says that none is stated: the first pull shows what came, asks whether to trust
+    #: it, and records it in `models.lock`.
     sha256: dict[str, Sha256] = Field(default_factory=dict)
     #: Profiles it is the active model of its kind in; none: only when it is asked for by name.
     profiles: tuple[str, ...] = ()
@@ -80,6 +84,18 @@ class ModelSpec(BaseModel):
         if isinstance(values, dict) and "kind" not in values and "family" in values:
             return {**values, "kind": values["family"]}
         return values
+
+    @model_validator(mode="before")
+    @classmethod
+    def _without_unknown(cls, values: Any) -> Any:
+        """A file of unknown sum is one of `files` from here on."""
+        if not isinstance(values, dict) or not isinstance(values.get("sha256"), dict):
+            return values
+        unknown = [file for file, sha256 in values["sha256"].items() if sha256 == UNKNOWN]
+        if not unknown:
+            return values
+        stated = {file: sha256 for file, sha256 in values["sha256"].items() if sha256 != UNKNOWN}
+        return {**values, "sha256": stated, "files": [*values.get("files", ()), *unknown]}
 
     @model_validator(mode="after")
     def _is_consistent(self) -> ModelSpec:
@@ -115,7 +131,9 @@ class ModelSpec(BaseModel):
 
 
 #: A file with a place of its own: inside a package, or in a repository of the hub.
-_OWN_PLACE = re.compile(r"package:[\w.]+/(?P<inside>.+)|hub:[\w.-]+/[\w.-]+/(?P<in_repository>.+)")
+_OWN_PLACE = re.compile(
+    r"package:[\w.]+/(?P<inside>.+)|hub:[\w.-]+/[\w.-]+(@[0-9a-f]{40})?/(?P<in_repository>.+)"
+)
 
 
 def _refuse_unsafe(file: str) -> None:

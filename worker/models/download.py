@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from shared.errors import ModelUnavailable
+from shared.permissions import FILE_MODE, make_private_folder
 from worker.models.remote import TIMEOUTS_S, Remote, describe, import_hub
 
 CHUNK_BYTES = 1 << 18
@@ -73,7 +74,7 @@ class Download:
 
     def _continue(self) -> None:
         """Take up what an earlier attempt left, if it is a part of this file."""
-        self._part.parent.mkdir(parents=True, exist_ok=True)
+        make_private_folder(self._part.parent)
         note = {"url": self._remote.url, "tag": self._remote.tag}
         try:
             same = bool(self._remote.tag) and json.loads(self._note.read_text(encoding="utf-8")) == note
@@ -83,7 +84,7 @@ class Download:
         if not same or (size is not None and self._part.exists() and self._part.stat().st_size > size):
             self.discard()
             self._note.write_text(json.dumps(note), encoding="utf-8")
-        self._part.touch()
+        self._part.touch(FILE_MODE)
         with self._part.open("rb") as stream:
             while chunk := stream.read(CHUNK_BYTES):
                 self._take(chunk)

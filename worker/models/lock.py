@@ -10,10 +10,12 @@ import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from typing import IO
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from shared.errors import ModelUnavailable
+from shared.permissions import FILE_MODE, make_private_folder
 
 FILE = "models.lock"
 
@@ -74,12 +76,18 @@ def changing(models_dir: Path) -> Iterator[dict[str, Entry]]:
 
     Holds a lock on the file meanwhile, so that two pulls don't lose each other's entries.
     """
-    models_dir.mkdir(parents=True, exist_ok=True)
-    with (models_dir / f".{FILE}").open("a") as guard:
+    make_private_folder(models_dir)
+    with _opened(models_dir / f".{FILE}", "a") as guard:
         fcntl.flock(guard, fcntl.LOCK_EX)
         entries = read(models_dir)
         yield entries
         _write(models_dir, entries)
+
+
+def _opened(path: Path, mode: str) -> IO[str]:
+    """Open a file of ours for writing, one that is made then for this user only."""
+    flags = os.O_WRONLY | os.O_CREAT | (os.O_APPEND if mode == "a" else os.O_TRUNC)
+    return os.fdopen(os.open(path, flags, FILE_MODE), mode, encoding="utf-8")
 
 
 def _write(models_dir: Path, entries: Mapping[str, Entry]) -> None:
@@ -87,7 +95,7 @@ def _write(models_dir: Path, entries: Mapping[str, Entry]) -> None:
     ordered = {name: entries[name] for name in sorted(entries)}
     new = path.with_name(f".{FILE}.{os.getpid()}")
     document = _Document(models=ordered).model_dump_json(indent=1, exclude_none=True) + "\n"
-    with new.open("w", encoding="utf-8") as stream:
+    with _opened(new, "w") as stream:
         stream.write(document)
         stream.flush()
         # Else a power cut could leave the name without the content.

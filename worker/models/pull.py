@@ -1,7 +1,7 @@
 """Fetches the weights of a model into MODELS_DIR, and records in `models.lock` what came.
 
-A sum in the catalogue always wins; else the first pull decides, and later pulls, here or on a machine with the same lock,
-must bring the same. Nothing is moved to its name before every file of the model is here and is the right one: a pull that
+A sum in the catalogue always wins; else the first pull shows what came, and once that is trusted later pulls, here or on
+a machine with the same lock, must bring the same. Nothing is moved to its name before every file of the model is here and is the right one: a pull that
 was killed leaves partial files for the next, never half a model. Only files the catalogue names are fetched.
 """
 
@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Literal
 
 from shared.errors import ModelUnavailable
+from shared.permissions import make_private_folder
 from shared.settings import process_environment
 from worker.models import lock
 from worker.models.catalog import ModelSpec
@@ -40,6 +41,22 @@ class Pulled:
     state: Literal["fetched", "here", "supplied"]
     bytes: int
     sha256: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Unstated:
+    """A file that a pull brought and that neither `models.yaml` nor `models.lock` knows the sum of."""
+
+    file: str
+    url: str
+    #: Of the hub's repository; None: its server has none.
+    commit: str | None
+    bytes: int
+    sha256: str
+
+
+#: Shows files whose sum is not stated, and says whether they are to be trusted.
+Trust = Callable[[list[Unstated]], bool]
 
 
 class Watcher:
@@ -76,6 +93,8 @@ class _State:
     moves: list[tuple[Path, Path]] = field(default_factory=list)
     #: Files that only the user can put there.
     absent: list[Path] = field(default_factory=list)
+    #: Fetched, or found equal to the server's, without anybody stating their sum.
+    unstated: list[Unstated] = field(default_factory=list)
 
 
 def pull(
@@ -84,6 +103,7 @@ def pull(
     models_dir: Path,
     endpoint: str = "",
     update: bool = False,
+    trust: Trust = lambda files: False,
     watcher: Watcher | None = None,
 ) -> list[Pulled]:
     """Bring one model's files here; those that are here and right are left alone, without asking anybody.
@@ -91,12 +111,15 @@ def pull(
     Args:
         spec: its entry as it stands in the catalogue, without what the lock adds.
         endpoint: another model hub than Hugging Face's.
+        trust: asked once about all files whose sum is stated nowhere; nothing of the model gets its name if it says no.
         update: ask for the newest state of `spec.revision` and take it for the right one; sums of the catalogue hold.
 
     Returns: its files under MODELS_DIR; none for a model that comes inside a package.
     Raises: ModelUnavailable, in one sentence; what could be fetched until then is kept for the next pull.
     """
-    pulling = _Pull(spec, models_dir, endpoint=endpoint, update=update, watcher=watcher or Watcher())
+    pulling = _Pull(
+        spec, models_dir, endpoint=endpoint, update=update, trust=trust, watcher=watcher or Watcher()
+    )
     if not pulling.files:
         return []
     try:
@@ -112,13 +135,21 @@ def pull(
 
 class _Pull:
     def __init__(
-        self, spec: ModelSpec, models_dir: Path, *, endpoint: str, update: bool, watcher: Watcher
+        self,
+        spec: ModelSpec,
+        models_dir: Path,
+        *,
+        endpoint: str,
+        update: bool,
+        trust: Trust,
+        watcher: Watcher,
     ) -> None:
         self.spec = spec
         self.models_dir = models_dir
         self.folder = models_dir / spec.name
         self.endpoint = endpoint
         self.update = update
+        self.trust = trust
         self.watcher = watcher
         #: Those that lie under MODELS_DIR.
         self.files = [file for file in spec.all_files if _lies_in_models_dir(spec, file)]
@@ -134,9 +165,11 @@ class _Pull:
                 if found.absent:
                     raise ModelUnavailable(f"{error}; also, {self._ask_for(found.absent)}") from error
                 raise
+        if found.unstated and not self.trust(found.unstated):
+            raise ModelUnavailable(self._ask_for_trust(found.unstated))
         self._record(found, entry)
         for part, path in found.moves:
-            path.parent.mkdir(parents=True, exist_ok=True)
+            make_private_folder(path.parent)
             part.replace(path)
         shutil.rmtree(self.folder / PARTIAL, ignore_errors=True)
         if found.absent:
@@ -169,6 +202,7 @@ class _Pull:
         revision = remote.commit if file.startswith("hub:") else None
         if here is not None and _is_same(remote, path, here) and (known is None or self._is_moving(known)):
             self._keep(file, here, path, found, revision)
+            self._note_unstated(file, remote, known, found)
             return
         if remote.sha256 is not None:
             self._compare(file, remote.sha256, known)
@@ -201,6 +235,16 @@ class _Pull:
         found.files[file] = lock.LockedFile(sha256=sha256, bytes=size, revision=revision)
         found.states[file] = "fetched"
         found.moves.append((part, self._path(file)))
+        self._note_unstated(file, remote, known, found)
+
+    def _note_unstated(self, file: str, remote: Remote, known: _Known | None, found: _State) -> None:
+        if known is None:
+            came = found.files[file]
+            found.unstated.append(
+                Unstated(
+                    file=file, url=remote.url, commit=remote.commit, bytes=came.bytes, sha256=came.sha256
+                )
+            )
 
     def _keep(
         self,
@@ -230,9 +274,10 @@ class _Pull:
         """Ask the server for a file. All files of the model's own repository come from one commit."""
         if file.startswith("hub:"):
             owner, name, path = file.removeprefix("hub:").split("/", 2)
+            name, _, stated = name.partition("@")
             recorded = entry.files.get(file)
             pinned = recorded.revision if recorded and not self.update else None
-            return find_on_hub(f"{owner}/{name}", path, pinned or OWN_PLACE_REVISION, self.endpoint)
+            return find_on_hub(f"{owner}/{name}", path, stated or pinned or OWN_PLACE_REVISION, self.endpoint)
         scheme, _, rest = self.spec.source.partition(":")
         if scheme == "url":
             return find_by_url(f"{rest.rstrip('/')}/{file}")
@@ -273,6 +318,14 @@ class _Pull:
                     f"{file} has to be fetched, but {name}={value} forbids it: unset it to pull"
                 )
 
+    def _ask_for_trust(self, unstated: list[Unstated]) -> str:
+        first, *others = unstated
+        more = f" and {len(others)} more files" if others else ""
+        return (
+            f"no sha256 is stated for {first.file} (found {first.sha256}){more}: compare with what its publisher says, "
+            f"and accept it by `scenefleet models pull {self.spec.name} --trust`"
+        )
+
     def _ask_for(self, absent: list[Path]) -> str:
         names = " and ".join(path.name for path in absent)
         return (
@@ -303,7 +356,7 @@ def _is_same(remote: Remote, path: Path, sha256: str) -> bool:
 @contextmanager
 def _alone(models_dir: Path, name: str, waiting: Callable[[], None]) -> Iterator[None]:
     """Keep other processes from pulling the same model; a killed one lets go by itself."""
-    models_dir.mkdir(parents=True, exist_ok=True)
+    make_private_folder(models_dir)
     with (models_dir / f".{name}.pull").open("a") as guard:
         try:
             fcntl.flock(guard, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass, field
 from typing import Any
+from urllib.parse import urlsplit
 
 from shared.errors import ModelUnavailable
 
@@ -50,18 +51,21 @@ def find_on_hub(repository: str, file: str, revision: str, endpoint: str) -> Rem
     hub = import_hub()
     errors = hub.errors
     host = endpoint or hub.constants.ENDPOINT
+    # None: the user's token, if there is one. Whoever listens on the way to a server without TLS would have it.
+    token = None if is_private(host) else False
+    unsent = "" if token is None else "; over plain http no token is sent, so use the hub's https address"
     try:
         url = hub.hf_hub_url(repository, file, revision=revision, endpoint=endpoint or None)
-        found = hub.get_hf_file_metadata(url, timeout=TIMEOUTS_S[1], endpoint=endpoint or None)
+        found = hub.get_hf_file_metadata(url, timeout=TIMEOUTS_S[1], endpoint=endpoint or None, token=token)
     except errors.GatedRepoError as error:
         raise ModelUnavailable(
             f"{repository} asks for permission (HTTP {error.response.status_code}): accept its terms on "
-            f"{host}/{repository} and set HF_TOKEN to a token of your account"
+            f"{host}/{repository} and set HF_TOKEN to a token of your account{unsent}"
         ) from error
     except errors.RepositoryNotFoundError as error:
         raise ModelUnavailable(
             f"{host} has no repository {repository}, or keeps it private (HTTP {error.response.status_code}): correct "
-            "source in models.yaml, or set HF_TOKEN to a token that may read it"
+            f"source in models.yaml, or set HF_TOKEN to a token that may read it{unsent}"
         ) from error
     except errors.RevisionNotFoundError as error:
         raise ModelUnavailable(
@@ -82,12 +86,17 @@ def find_on_hub(repository: str, file: str, revision: str, endpoint: str) -> Rem
         raise ModelUnavailable(f"{host} does not answer like a model hub: it names no commit for {file}")
     return Remote(
         url=url,
-        headers=hub.utils.build_hf_headers(),
+        headers=hub.utils.build_hf_headers(token=token),
         size_bytes=found.size,
         tag=found.etag,
         sha256=found.etag if SHA256.fullmatch(found.etag) else None,
         commit=found.commit_hash,
     )
+
+
+def is_private(url: str) -> bool:
+    """Whether what is sent there is read by that server alone."""
+    return urlsplit(url).scheme == "https"
 
 
 def find_by_url(url: str) -> Remote:

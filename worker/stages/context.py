@@ -32,11 +32,18 @@ _MAX_KEYFRAME_BYTES = 32 * 2**20
 
 
 class Deferred(Exception):
-    """The job can't run yet; put it back for ``wait_s`` seconds, uncounted."""
+    """The job is not done; put it back, uncounted.
 
-    def __init__(self, wait_s: float) -> None:
+    Args:
+        wait_s: it can't run yet: the first pause, seconds, which doubles when it is put back again and again.
+        progressed: it got on, and gives way to other jobs before it goes on: it comes back after ``wait_s`` (at once),
+            and later pauses begin anew.
+    """
+
+    def __init__(self, wait_s: float = 0.0, *, progressed: bool = False) -> None:
         super().__init__(wait_s)
         self.wait_s = wait_s
+        self.progressed = progressed
 
 
 def _nothing(session: Session) -> None:

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import time
+
 from sqlalchemy import text
 from sqlalchemy.orm import Session
 
 from db import switches
 from db.engine import get_engine, reading, transact
 from db.vectors import drop_index
-from worker.stages.context import Outcome, StageContext
+from worker.stages.context import Deferred, Outcome, StageContext
 
 _AT_ONCE = 2_000
+#: After so long it gives way to other housekeeping, seconds; what is left is all it needs to go on.
+_SLICE_S = 20.0
 
 
 def run(context: StageContext) -> Outcome:
@@ -21,6 +25,7 @@ def run(context: StageContext) -> Outcome:
     with reading() as session:
         users = list(session.execute(text("SELECT DISTINCT user_id FROM videos ORDER BY 1")).scalars())
     removed = 0
+    began_s: float | None = None
     for place, user_id in enumerate(users):
         while True:
 
@@ -33,6 +38,10 @@ def run(context: StageContext) -> Outcome:
             context.report(place / len(users))
             if not gone:
                 break
+            # From the first rows on: going past users who have none left is no progress.
+            began_s = began_s or time.monotonic()
+            if time.monotonic() - began_s > _SLICE_S:
+                raise Deferred(progressed=True)
 
     def write(session: Session) -> None:
         switches.end(session, claimed.subject_id, claimed.job_id)

@@ -25,8 +25,8 @@ from worker.stages.context import Deferred, Outcome, StageContext
 
 #: Then others' jobs have their turn, seconds.
 SLICE_S = 5.0
-#: Pauses between looks at what is not ready: the first, doubled each time, up to the longest; seconds.
-FIRST_PAUSE_S, LONGEST_PAUSE_S = 1.0, 60.0
+#: The first pause before another look at what is not ready, seconds; each further one is longer.
+FIRST_PAUSE_S = 1.0
 #: Sidecars read at once, and how many are looked at before that is noted.
 _THREADS, _CHUNK = 8, 512
 
@@ -111,14 +111,12 @@ class _Erasure:
         Raises:
             Deferred: always.
         """
-        wait_s = min(LONGEST_PAUSE_S, FIRST_PAUSE_S * 2 ** min(int(self.payload.get("waits", 0)), 16))
 
-        def count(_: Session, payload: dict[str, Any]) -> None:
-            payload["waits"] = int(payload.get("waits", 0)) + 1
+        def note(_: Session, payload: dict[str, Any]) -> None:
             payload["waits_for"] = reason
 
-        self._note(count)
-        raise Deferred(wait_s)
+        self._note(note)
+        raise Deferred(FIRST_PAUSE_S)
 
     def _yield(self) -> None:
         """Let others go first when this slice has lasted long enough.
@@ -127,7 +125,7 @@ class _Erasure:
             Deferred: it has.
         """
         if time.monotonic() - self.began > SLICE_S:
-            raise Deferred(0)
+            raise Deferred(progressed=True)
 
     # --- rows
 
@@ -146,7 +144,6 @@ class _Erasure:
                 count = int(step(session, self.person, self.ids))
                 payload["removed"][what] = int(payload["removed"].get(what, 0)) + count
                 if count:
-                    payload["waits"] = 0
                     payload.pop("rows_gone_at", None)
                 return count
 

@@ -28,7 +28,7 @@ def run(context: StageContext) -> Outcome:
 
     while not context.write(step):
         if time.monotonic() - began > SLICE_S:
-            raise Deferred(0)
+            raise Deferred(progressed=True)
 
     def write(session: Session) -> None:
         moves.end(session, move, context.runtime.plan)

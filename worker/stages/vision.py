@@ -100,7 +100,7 @@ def _embed_labels(
     while (done := sum(map(len, parts))) < len(labels):
         context.report(0.1 * done / len(labels))
         if time.monotonic() - began_s > LABELS_LIMIT_S:
-            raise Deferred(1.0)
+            raise Deferred(progressed=True)
         some = labels[done : done + _LABELS_AT_ONCE]
         parts.append(model.embed_texts([_PROMPT.format(label) for label in some]))
     return np.concatenate(parts)

@@ -100,7 +100,9 @@ def test_a_redis_that_may_forget_is_reported(tmp_path: Path) -> None:
     url = server.start()
     try:
         settings = Settings(REDIS_URL=url)
-        assert {finding.state for finding in service_checks.check_redis(settings)} == {"ok"}
+        found = by_name(service_checks.check_redis(settings))
+        # The version of the server that is installed here is another matter.
+        assert {found[name].state for name in ("redis eviction", "redis durability")} == {"ok"}
         with redis.Redis.from_url(url) as client:
             client.config_set("maxmemory-policy", "allkeys-lru")
             client.config_set("appendonly", "no")

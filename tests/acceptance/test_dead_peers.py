@@ -1,0 +1,75 @@
+"""A silent connection that has one video's row, in a fleet of real nodes: every other video goes on, and it too, later."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+
+import psycopg
+import pytest
+import redis
+
+from shared.errors import ScenefleetError
+from tests.clips import Shot, make_clip
+from tests.fleet import Fleet, eventually
+
+#: Without these, two nodes make a whole video of pictures only.
+OFF = {"FEATURE_SEMANTIC_SEARCH": "false", "FEATURE_FACE": "false", "FEATURE_OCR": "false"}
+LIMITS = {"DATABASE_LOCK_S": "2", "RECONCILE_S": "0.5"}
+#: The silent connection is ended after so long: by default 45 s, on a server of ours.
+IDLE_S = 25.0
+
+
+def test_a_silent_connection_stops_one_video_and_not_the_fleet(fleet: Fleet, tmp_path: Path) -> None:
+    clip = tmp_path / "film.mp4"
+    make_clip(clip, [Shot(seed=6, frames=20), Shot(seed=7, frames=20)])
+    fleet.start("search", **OFF, **LIMITS)
+    fleet.wait_ready()
+    for video_id in ("held", "lost", "unrung", "stopped"):
+        fleet.process(clip, video_id)
+    with psycopg.connect(
+        fleet.postgres_url, options=f"-c idle_in_transaction_session_timeout={round(IDLE_S * 1000)}"
+    ) as silent:
+        silent.execute("SELECT 1 FROM videos WHERE external_id = 'held' FOR UPDATE")
+        began = time.monotonic()
+        with (
+            psycopg.connect(fleet.postgres_url, autocommit=True) as operator,
+            redis.Redis.from_url(fleet.redis_url) as client,
+        ):
+            # Two whose worker is gone, and all bells with it.
+            operator.execute(
+                "UPDATE jobs SET state = 'running', attempt = attempt + 1, lease_owner = 'gone@h:1.a:0:2',"
+                " lease_until = clock_timestamp() - interval '1 s' WHERE video_id IN"
+                " (SELECT video_id FROM videos WHERE external_id IN ('held', 'lost'))"
+            )
+            client.delete("media")
+
+        def taken_back() -> bool:
+            rows = fleet.rows(
+                "SELECT jobs.state FROM jobs JOIN videos USING (video_id)"
+                " WHERE external_id = 'lost' AND stage = 'split'"
+            )
+            return [row["state"] for row in rows] == ["queued"]
+
+        eventually(taken_back, within_s=5, what="another video's job is taken back within two ticks")
+        with redis.Redis.from_url(fleet.redis_url) as client:
+            eventually(lambda: client.llen("media"), within_s=5, what="bells are rung again")
+
+        asked = time.monotonic()
+        assert fleet.client.cancel("stopped", "u1").accepted
+        with pytest.raises(ScenefleetError) as refused:
+            fleet.client.cancel("held", "u1")
+        assert refused.value.code == "DatabaseBusy" and refused.value.retryable
+        assert time.monotonic() - asked < 15.0, "2 s for the row, the rest is a busy machine"
+
+        fleet.start("media", **OFF, **LIMITS)
+        fleet.wait_ready()
+        found = fleet.wait_ended(["lost", "unrung"], within_s=60)
+        assert {status.state for status in found.values()} == {"indexed"}
+        silent_for_s = time.monotonic() - began
+        (held,) = fleet.wait_ended(["held"], within_s=60).values()
+        assert held.state == "indexed"
+        assert fleet.client.status("stopped", "u1").state == "cancelled"
+        print(f"others indexed {silent_for_s:.1f} s, the held one {time.monotonic() - began:.1f} s after")
+        with pytest.raises(psycopg.errors.IdleInTransactionSessionTimeout):
+            silent.execute("SELECT 1")

@@ -1,0 +1,203 @@
+"""A worker whose network is cut inside a transaction: with the limits that ship its rows are free within a minute.
+
+The worker runs in a network namespace of its own, and the link between the two goes down without a word, as when a
+switch dies: no packet says that anything ended. Needs root and iproute2.
+"""
+
+from __future__ import annotations
+
+import itertools
+import os
+import shutil
+import subprocess
+import sys
+import textwrap
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import psycopg
+import pytest
+
+from db import schema
+from db.engine import make_engine, set_engine
+from shared import settings as settings_module
+from tests.fleet import eventually
+from tests.integration.test_dead_peers import abandoned, ticks
+from tests.integration.test_ledger import accept, job
+from tests.services import PostgresServer
+
+ROOT = Path(__file__).parents[2]
+FREE_WITHIN_S = 60.0
+_numbers = itertools.count(1)
+
+#: What a worker is doing when its network goes: nothing (between two statements), reading a long answer (data in
+#: flight, for which keepalives do nothing), or waiting for a statement that works.
+WORKER = """
+    import sys, time
+    from sqlalchemy import text
+    from db import jobs
+    from db.engine import transact
+    from db.ids import video_key
+
+    def work(session):
+        assert jobs.lock_video(session, video_key("u1", sys.argv[1])) is not None
+        print("locked", flush=True)
+        if sys.argv[1] == "idle":
+            time.sleep(600)
+        elif sys.argv[1] == "reading":
+            session.execute(text("SELECT repeat('x', 100000), pg_sleep(0.02) FROM generate_series(1, 20000)"))
+        else:
+            session.execute(text("SELECT pg_sleep(600)"))
+
+    transact(work)
+"""
+
+
+class Link:
+    """A network namespace and a pair of devices between it and this one."""
+
+    def __init__(self) -> None:
+        number = next(_numbers)
+        self.name = f"sf{os.getpid()}-{number}"
+        self._outer, self._inner = (
+            f"sfo{os.getpid() % 100_000}-{number}",
+            f"sfi{os.getpid() % 100_000}-{number}",
+        )
+        third = os.getpid() % 250
+        self.network = f"10.213.{third}.0/24"
+        self.here, self.there = f"10.213.{third}.1", f"10.213.{third}.2"
+        _ip("netns", "add", self.name)
+        try:
+            _ip("link", "add", self._outer, "type", "veth", "peer", "name", self._inner)
+            _ip("link", "set", self._inner, "netns", self.name)
+            _ip("addr", "add", f"{self.here}/24", "dev", self._outer)
+            _ip("link", "set", self._outer, "up")
+            _ip("-n", self.name, "addr", "add", f"{self.there}/24", "dev", self._inner)
+            _ip("-n", self.name, "link", "set", self._inner, "up")
+        except BaseException:
+            self.close()
+            raise
+
+    def cut(self) -> None:
+        """From now on every packet of either side is lost."""
+        _ip("-n", self.name, "link", "set", self._inner, "down")
+
+    def close(self) -> None:
+        subprocess.run(["ip", "link", "del", self._outer], check=False, capture_output=True)
+        subprocess.run(["ip", "netns", "del", self.name], check=False, capture_output=True)
+
+
+def _ip(*arguments: str) -> None:
+    subprocess.run(["ip", *arguments], check=True, capture_output=True, text=True)
+
+
+@pytest.fixture
+def link() -> Iterator[Link]:
+    if os.geteuid() != 0:
+        pytest.skip("cutting a network takes root: run this test as root")
+    if shutil.which("ip") is None:
+        reason = "no `ip` is installed: install iproute2"
+        if os.environ.get("CI"):
+            pytest.fail(reason)
+        pytest.skip(reason)
+    try:
+        made = Link()
+    except subprocess.CalledProcessError as error:
+        pytest.skip(
+            f"no network namespace can be made here ({error.stderr.strip()}): run this with CAP_NET_ADMIN"
+        )
+    yield made
+    made.close()
+
+
+class ReachableServer(PostgresServer):
+    """A Postgres as it ships that listens on one address more."""
+
+    address = ""
+
+    def _spawn(self, command: list[str], cwd: Path) -> None:
+        super()._spawn([*command, "-c", f"listen_addresses=127.0.0.1,{self.address}"], cwd)
+
+
+@pytest.fixture
+def server(
+    link: Link, tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[ReachableServer]:
+    made = ReachableServer(tmp_path_factory.mktemp("reachable"))
+    made.address = link.here
+    made.start()
+    try:
+        with (made.folder / "data" / "pg_hba.conf").open("a") as rules:
+            rules.write(f"host all all {link.network} scram-sha-256\n")
+        made.execute("SELECT pg_reload_conf()")
+        url = made.url()
+        schema.upgrade(url=url.replace("postgresql://", "postgresql+psycopg://"))
+        monkeypatch.setenv("POSTGRES_URL", url)
+        settings_module.get_settings.cache_clear()
+        engine = make_engine(url.replace("postgresql://", "postgresql+psycopg://"))
+        set_engine(engine)
+        yield made
+        set_engine(None)
+        engine.dispose()
+        settings_module.get_settings.cache_clear()
+    finally:
+        made.stop()
+
+
+def start_worker(link: Link, server: ReachableServer, video_id: str) -> subprocess.Popen[str]:
+    """A process behind the link that has locked this video's row."""
+    url = server.url().replace("127.0.0.1", link.here)
+    worker = subprocess.Popen(
+        ["ip", "netns", "exec", link.name, sys.executable, "-c", textwrap.dedent(WORKER), video_id],
+        env={**os.environ, "POSTGRES_URL": url, "REDIS_URL": "redis://127.0.0.1:1/0"},
+        cwd=ROOT,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        text=True,
+    )
+    assert worker.stdout is not None and worker.stdout.readline() == "locked\n"
+    return worker
+
+
+def is_free(server: ReachableServer, video_id: str) -> bool:
+    with psycopg.connect(server.url()) as connection:
+        try:
+            connection.execute("SELECT 1 FROM videos WHERE external_id = %s FOR UPDATE NOWAIT", [video_id])
+        except psycopg.errors.LockNotAvailable:
+            return False
+    return True
+
+
+def test_rows_of_a_worker_whose_network_is_cut_are_free_within_a_minute(
+    link: Link, server: ReachableServer
+) -> None:
+    kinds = ("idle", "reading", "working")
+    other = abandoned("another")
+    for video_id in kinds:
+        accept(video_id)
+    workers = [start_worker(link, server, video_id) for video_id in kinds]
+    try:
+        time.sleep(1.0)  # the long answer flows
+        assert not any(is_free(server, video_id) for video_id in kinds)
+        link.cut()
+        began = time.monotonic()
+        # The rest of the fleet does not notice.
+        ticks(2, within_s=5.0)
+        assert job(other.job_id).state == "queued"
+        freed: dict[str, float] = {}
+
+        def look() -> bool:
+            for video_id in kinds:
+                if video_id not in freed and is_free(server, video_id):
+                    freed[video_id] = round(time.monotonic() - began, 1)
+            return len(freed) == len(kinds)
+
+        try:
+            eventually(look, within_s=FREE_WITHIN_S, what="every row is free", every_s=0.5)
+        finally:
+            print(f"rows free after a cut network, seconds: {freed}")
+    finally:
+        for worker in workers:
+            worker.kill()
+            worker.wait()

@@ -1,0 +1,601 @@
+"""No user gets the fleet to himself: whose job is next, shares, limits and pauses, on a fleet of one process per queue."""
+
+from __future__ import annotations
+
+import threading
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import pytest
+from sqlalchemy import func, select, text, update
+from sqlalchemy.orm import Session
+
+from db import jobs, runs, usage, videos
+from db.engine import reading, transact
+from db.ids import video_key
+from db.jobs import Bell, Claim, ClaimRules
+from db.runs import Plan
+from db.scenes import write_scenes
+from db.tables import Job, QueueUsage, Video
+from shared import graph
+from shared.contracts import ProcessVideo
+from shared.errors import BadMedia, QuotaExceeded, StorageUnavailable, WorkerLost
+from shared.routing import LANES
+from tests.integration.test_ledger import LEASE_S, POLICY
+
+pytestmark = pytest.mark.usefixtures("database")
+
+PLAN = Plan(skips={}, max_failures=3, tmp_ttl_s=3600)
+#: The videos that were accepted, by key.
+NAMES: dict[str, str] = {}
+#: How long every job of the simulated fleet takes.
+JOB_S = 10.0
+
+
+def accept(user: str, *names: str, priority: int = 0, plan: Plan = PLAN) -> list[Bell]:
+    """Accept videos of a user in one transaction."""
+
+    def work(session: Session) -> list[Bell]:
+        bells = []
+        for name in names:
+            request = ProcessVideo(
+                video_id=name, user_id=user, storage_key=f"uploads/{user}/{name}/a.mp4", priority=priority
+            )
+            bells += videos.accept(session, request, plan)[1]
+            NAMES[video_key(user, name)] = name
+        return bells
+
+    return transact(work)
+
+
+def claim(lane: str = "media", owner: str = "n:1:0:2", rules: ClaimRules | None = None) -> Claim | None:
+    return transact(lambda session: jobs.claim(session, lane, owner, LEASE_S, rules))
+
+
+def must_claim(lane: str = "media", rules: ClaimRules | None = None) -> Claim:
+    found = claim(lane, rules=rules)
+    assert found is not None, f"nothing claimable in {lane}"
+    return found
+
+
+def take(claimed: Claim, seconds: float) -> None:
+    """Let a running job have begun so long ago."""
+    transact(
+        lambda session: session.execute(
+            update(Job)
+            .where(Job.job_id == claimed.job_id)
+            .values(started_at=jobs.seconds_from_now(-seconds), lease_until=jobs.seconds_from_now(LEASE_S))
+        )
+    )
+
+
+def finish(claimed: Claim, seconds: float = JOB_S) -> list[Bell]:
+    """Finish a job that took so long; a split finds two scenes and one window."""
+    take(claimed, seconds)
+    result: dict[str, Any] = {}
+    scenes: list[dict[str, Any]] = []
+    if claimed.stage == "split":
+        result = {"audio_key": "a", "windows": [[0.0, 10.0]]}
+        scenes = [
+            {"idx": i, "start_s": float(i), "end_s": i + 1.0, "kind": "cut",
+             "keyframes": [{"ordinal": 0, "key": f"k{i}"}]}
+            for i in range(2)
+        ]  # fmt: skip
+
+    def write(session: Session) -> None:
+        if scenes:
+            write_scenes(session, claimed.video_id, claimed.user_id, claimed.run, scenes)
+
+    def advance(session: Session, subject: Any) -> list[Bell]:
+        return runs.advance(session, subject, PLAN) if isinstance(subject, Video) else []
+
+    return transact(lambda session: jobs.finish(session, claimed, write, result, advance))
+
+
+def defer(claimed: Claim, wait_s: float, **options: Any) -> list[Bell]:
+    return transact(lambda session: jobs.defer(session, claimed, wait_s, **options))
+
+
+def job(job_id: int) -> Job:
+    with reading() as session:
+        return session.scalars(select(Job).where(Job.job_id == job_id)).one()
+
+
+def pause_s(job_id: int) -> float:
+    """How long a queued job still waits."""
+    with reading() as session:
+        return float(
+            session.execute(
+                select(func.extract("epoch", Job.not_before - jobs.NOW)).where(Job.job_id == job_id)
+            ).scalar_one()
+        )
+
+
+def let_pass(seconds: float) -> None:
+    """Move everything that has a time in this ledger into the past."""
+
+    def work(session: Session) -> None:
+        shift = {"s": seconds}
+        session.execute(
+            text(
+                "UPDATE jobs SET not_before = not_before - make_interval(secs => :s),"
+                " created_at = created_at - make_interval(secs => :s)"
+            ),
+            shift,
+        )
+        session.execute(
+            text(
+                "UPDATE queue_usage SET level = level - :s * ln(2.0::float8) / half_life_s,"
+                " due_at = due_at - make_interval(secs => :s), waiting_since = waiting_since - make_interval(secs => :s)"
+            ),
+            shift,
+        )
+
+    transact(work)
+
+
+def fleet() -> Iterator[list[Claim]]:
+    """One process per queue, each job as long as any other; yields what was claimed, round by round."""
+    while True:
+        claimed = [found for lane in LANES if (found := claim(lane, f"{lane}:1:0:2")) is not None]
+        yield claimed
+        for found in claimed:
+            finish(found)
+
+
+def state(video: str) -> str:
+    with reading() as session:
+        return session.scalars(select(Video.state).where(Video.external_id == video)).one()
+
+
+def device_time(user: str, queue: str = "media") -> QueueUsage:
+    with reading() as session:
+        return session.get_one(QueueUsage, (queue, user))
+
+
+# --- between users
+
+
+@pytest.mark.parametrize("before", [1, 4, 12])
+def test_one_video_behind_five_hundred_is_published_after_three_more_jobs_per_queue(before: int) -> None:
+    accept("a", *(f"a{n:03}" for n in range(500)))
+    rounds = fleet()
+    for _ in range(before):
+        next(rounds)
+    accept("b", "b0")
+    others: Counter[str] = Counter()
+    for claimed in rounds:
+        if state("b0") == "indexed":
+            break
+        others.update(found.lane for found in claimed if found.user_id == "a")
+        assert sum(others.values()) < 60, "b's video never ends"
+    assert max(others.values()) <= 3, others
+
+
+def test_results_of_a_user_appear_one_by_one() -> None:
+    accept("a", *(f"a{n:03}" for n in range(500)))
+    split: list[str] = []
+    for claimed in fleet():
+        if state("a000") == "indexed":
+            break
+        split += [NAMES[found.video_id] for found in claimed if found.stage == "split"]
+        assert len(split) < 20, "the first is not published"
+    assert split == ["a000", "a001", "a002"]
+
+
+def test_priority_counts_among_the_jobs_of_its_user_only() -> None:
+    accept("b", "b0", "b1")
+    accept("a", "a0")
+    accept("a", *(f"a{n}" for n in range(1, 60)), priority=9)
+    order = []
+    for _ in range(4):
+        claimed = must_claim()
+        order.append(NAMES[claimed.video_id])
+        finish(claimed)
+    assert sorted(order) == ["a1", "a2", "b0", "b1"], "each user's best two, in turns"
+
+
+def test_a_low_priority_grows_while_it_waits() -> None:
+    rules = ClaimRules(priority_ageing_s=300)
+    accept("a", "low", priority=0)
+    accept("a", "high", priority=9)
+    claimed = []
+    for n in range(30):
+        # There is always another one of priority 9.
+        accept("a", f"high{n}", priority=9)
+        found = must_claim(rules=rules)
+        claimed.append(NAMES[found.video_id])
+        if NAMES[found.video_id] == "low":
+            break
+        let_pass(150)
+    assert claimed[-1] == "low", claimed
+    # 9 steps of 300 s, against those that have waited themselves.
+    assert len(claimed) - 1 >= 9 * 300 / 150
+
+
+def test_device_time_decides_not_the_number_of_jobs() -> None:
+    accept("long", *(f"l{n}" for n in range(20)))
+    accept("short", *(f"s{n}" for n in range(20)))
+    users: Counter[str] = Counter()
+    for _ in range(22):
+        claimed = must_claim()
+        users[claimed.user_id] += 1
+        finish(claimed, 100.0 if claimed.user_id == "long" else 10.0)
+    assert users == {"short": 20, "long": 2}
+
+
+def test_device_time_of_long_ago_counts_less() -> None:
+    accept("a", *(f"a{n}" for n in range(9)))
+    finish(must_claim(), 1000.0)
+    let_pass(4 * 3600)
+    accept("b", *(f"b{n}" for n in range(9)))
+    finish(must_claim(), 100.0)
+    claimed = must_claim()
+    assert claimed.user_id == "a", "1,000 s of four half-lives ago are 63 s now"
+    finish(claimed, 100.0)
+    assert must_claim().user_id == "b"
+
+
+def test_a_weight_is_a_share() -> None:
+    rules = ClaimRules(weights={"a": 2.0})
+    accept("a", *(f"a{n}" for n in range(30)))
+    accept("b", *(f"b{n}" for n in range(30)))
+    users: Counter[str] = Counter()
+    for _ in range(18):
+        claimed = must_claim(rules=rules)
+        users[claimed.user_id] += 1
+        finish(claimed)
+    assert users == {"a": 12, "b": 6}
+
+
+def test_the_fleets_own_work_takes_its_share_and_no_users_turn() -> None:
+    """A switch of models makes jobs about the videos of many users, who have not asked for them."""
+    rules = ClaimRules(weights={"": 0.25})
+
+    def plan_switch(session: Session) -> None:
+        made = [
+            Job(subject_kind="switch", subject_id="1", user_id=f"u{part}", lane="media", run=1, stage="text_anew",
+                part=part, state="queued", priority=-2)
+            for part in range(30)
+        ]  # fmt: skip
+        jobs.insert(session, made)
+
+    transact(plan_switch)
+    accept("a", *(f"a{n}" for n in range(30)))
+    kinds: Counter[str] = Counter()
+    for _ in range(20):
+        claimed = must_claim(rules=rules)
+        kinds[claimed.subject_kind] += 1
+        take(claimed, JOB_S)
+        if claimed.subject_kind == "video":
+            finish(claimed)
+        else:
+            transact(
+                lambda session, claimed=claimed: session.execute(  # type: ignore[misc]
+                    update(Job).where(Job.job_id == claimed.job_id).values(state="cancelled")
+                )
+            )
+            transact(lambda session: usage.add_seconds(session, "media", "", JOB_S))
+    assert kinds == {"video": 16, "switch": 4}
+
+
+def test_running_jobs_count_with_the_time_they_have_taken() -> None:
+    accept("a", *(f"a{n}" for n in range(9)))
+    accept("b", *(f"b{n}" for n in range(9)))
+    assert Counter(must_claim().user_id for _ in range(8)) == {"a": 4, "b": 4}
+    accept("c", *(f"c{n}" for n in range(9)))
+    with reading() as session:
+        running = session.scalars(select(Job.job_id).where(Job.state == "running", Job.user_id == "a")).all()
+    for job_id in running:
+        transact(
+            lambda session, job_id=job_id: session.execute(  # type: ignore[misc]
+                update(Job).where(Job.job_id == job_id).values(started_at=jobs.seconds_from_now(-50))
+            )
+        )
+    claimed = [must_claim() for _ in range(6)]
+    assert "a" not in {found.user_id for found in claimed}
+
+
+def test_many_claims_at_once_find_different_jobs_of_many_users() -> None:
+    for n in range(30):
+        accept(f"u{n}", f"v{n}", f"w{n}")
+    found: list[Claim] = []
+
+    def work() -> None:
+        while (claimed := claim(owner=threading.current_thread().name)) is not None:
+            found.append(claimed)
+
+    run_threads([work] * 6)
+    assert len(found) == len({claimed.job_id for claimed in found}) == 60
+
+
+def run_threads(work: Sequence[Callable[[], object]]) -> None:
+    """Run functions at once and wait for all."""
+    failed: list[BaseException] = []
+
+    def guarded(one: Callable[[], object]) -> None:
+        try:
+            one()
+        except BaseException as error:  # noqa: BLE001 - a thread's failure is the test's
+            failed.append(error)
+
+    threads = [threading.Thread(target=guarded, args=(one,)) for one in work]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert not failed, failed
+
+
+def test_no_job_is_missed_while_others_say_that_nothing_waits() -> None:
+    """Jobs are made while claims find nothing and note it: each is found, without anybody who repairs."""
+    users = [f"u{n}" for n in range(3)]
+    made = threading.Event()
+    left = [4]
+    count = 40
+    found: list[int] = []
+
+    def make(thread: int) -> None:
+        for n in range(count):
+            user = users[n % len(users)]
+            accept(user, f"v{thread}x{n}")
+        left[0] -= 1
+        if not left[0]:
+            made.set()
+
+    def work() -> None:
+        while True:
+            over = made.is_set()
+            claimed = claim(owner=threading.current_thread().name)
+            if claimed is not None:
+                found.append(claimed.job_id)
+            elif over:
+                return
+
+    run_threads([*(lambda n=n: make(n) for n in range(4)), work, work, work])  # type: ignore[misc]
+    assert len(found) == len(set(found)) == 4 * count
+
+
+def test_an_ended_attempt_blocks_no_claim_and_no_end_of_another() -> None:
+    """Usage is written as the last thing: a transaction that has ended a job and goes on holds nobody up."""
+    accept("a", "a0", "a1", "a2")
+    first, second = must_claim(), must_claim()
+
+    def write(session: Session) -> None:
+        finish(second)
+        assert NAMES[must_claim().video_id] == "a2"
+
+    transact(
+        lambda session: jobs.fail(session, first, BadMedia("x"), POLICY, lambda s, v: write(s) or [])  # type: ignore[func-returns-value]
+    )
+    assert device_time("a").total_s >= JOB_S
+
+
+# --- the time of jobs
+
+
+def test_device_seconds_are_kept_over_all_attempts() -> None:
+    accept("a", "a0")
+    claimed = must_claim()
+    take(claimed, 10)
+    transact(lambda session: jobs.fail(session, claimed, StorageUnavailable("away"), POLICY, lambda s, v: []))
+    again = must_claim()
+    take(again, 20)
+    defer(again, 0.0, progressed=True)
+    take(must_claim(), 40)
+    assert transact(lambda session: jobs.release(session, "n:1:")) == 1
+    lost = must_claim()
+    # Its worker is gone since long: what came after the lease is not the user's.
+    transact(
+        lambda session: session.execute(
+            update(Job).values(
+                started_at=jobs.seconds_from_now(-1080), lease_until=jobs.seconds_from_now(-1000)
+            )
+        )
+    )
+    with reading() as session:
+        (held,) = jobs.held_jobs(session)
+    transact(lambda session: jobs.take_back(session, held, WorkerLost("gone"), POLICY, lambda s, v: []))
+    finish(must_claim(), 160)
+    assert lost.attempt == 4
+    wanted = 10 + 20 + 40 + 80 + 160
+    assert job(claimed.job_id).device_seconds == pytest.approx(wanted, abs=5)
+    assert device_time("a").total_s == pytest.approx(wanted, abs=5)
+
+
+def test_a_cancelled_attempt_is_its_users_time_too() -> None:
+    accept("a", "a0")
+    claimed = must_claim()
+    take(claimed, 30)
+
+    def cancel(session: Session) -> None:
+        runs.cancel(session, videos.lock(session, "a0", "a"), PLAN)
+
+    transact(cancel)
+    assert device_time("a").total_s == pytest.approx(30, abs=5)
+    transact(lambda session: session.execute(update(Job).values(finished_at=jobs.seconds_from_now(-12))))
+    transact(lambda session: jobs.let_go(session, claimed))
+    assert device_time("a").total_s == pytest.approx(42, abs=5)
+    assert job(claimed.job_id).device_seconds == pytest.approx(42, abs=5)
+
+
+def test_usage_is_read_with_what_runs_and_waits() -> None:
+    accept("a", "a0", "a1", "a2")
+    finish(must_claim(), 100)
+    take(must_claim(), 50)
+    with reading() as session:
+        (row,) = [found for found in usage.read(session) if (found.queue, found.account) == ("media", "a")]
+    assert (row.queued, row.running) == (1, 1)
+    assert row.recent_s == pytest.approx(150, abs=5) and row.total_s == pytest.approx(100, abs=5)
+
+
+# --- pauses
+
+
+def test_pauses_grow_until_there_is_progress() -> None:
+    accept("a", "a0")
+    waits = []
+    for _ in range(7):
+        claimed = must_claim()
+        assert defer(claimed, 2.0, max_wait_s=60.0) == []
+        waits.append(round(pause_s(claimed.job_id)))
+        assert claim() is None
+        let_pass(61)
+    assert waits == [2, 4, 8, 16, 32, 60, 60]
+    claimed = must_claim()
+    assert [bell.job_id for bell in defer(claimed, 0.0, progressed=True)] == [claimed.job_id]
+    defer(must_claim(), 2.0, max_wait_s=60.0)
+    assert round(pause_s(claimed.job_id)) == 2
+    let_pass(3)
+    defer(must_claim(), 3600.0, max_wait_s=60.0)
+    assert pause_s(claimed.job_id) > 3590, "a stage that wants a longer pause gets it"
+
+
+def test_deferred_jobs_of_one_user_hold_up_nobody() -> None:
+    """59 erasures that wait for something came first, and want to be looked at again at once."""
+
+    def erase(user: str, *names: str) -> None:
+        def work(session: Session) -> None:
+            for name in names:
+                runs.begin_delete(session, videos.lock(session, name, user), PLAN)
+
+        transact(work)
+
+    many = [f"a{n}" for n in range(59)]
+    accept("a", *many)
+    accept("b", "b0")
+    erase("a", *many)
+    for _ in range(59):
+        defer(must_claim("housekeeping"), 0.0)
+    erase("b", "b0")
+    claimed: list[str] = []
+    for _ in range(3):
+        found = must_claim("housekeeping")
+        claimed.append(NAMES[found.video_id])
+        defer(found, 0.0)
+    assert "b0" in claimed
+    # Nor is its own user's newer work behind all of them.
+    transact(lambda session: session.execute(update(Job).values(deferrals=8)))
+    accept("a", "new")
+    erase("a", "new")
+    claimed = []
+    while "new" not in claimed:
+        found = must_claim("housekeeping")
+        claimed.append(NAMES[found.video_id])
+        defer(found, 1.0)
+        assert len(claimed) <= 61, "every deferred one at most once"
+
+
+def test_a_user_with_deferred_jobs_only_comes_back_in_time() -> None:
+    accept("a", "a0")
+    claimed = must_claim()
+    defer(claimed, 100.0)
+    assert claim() is None
+    assert not device_time("a").waiting and device_time("a").due_at is not None
+    let_pass(101)
+    assert must_claim().job_id == claimed.job_id
+
+
+def test_housekeeping_is_no_work_of_the_pipelines_queues() -> None:
+    housekeeping = {name for name, stage in graph.STAGES.items() if stage.lane == "housekeeping"}
+    assert {"sweep", "erase", "match", "forget", "revise", "drop"} <= housekeeping
+    assert not housekeeping & set(graph.PIPELINE_NAMES)
+
+
+# --- limits
+
+
+def test_a_user_has_no_more_running_jobs_in_a_queue_than_allowed() -> None:
+    rules = ClaimRules(max_running=2)
+    accept("a", *(f"a{n}" for n in range(20)))
+    accept("b", "b0")
+    found: list[Claim] = []
+
+    def work() -> None:
+        while (claimed := claim(owner=threading.current_thread().name, rules=rules)) is not None:
+            found.append(claimed)
+
+    run_threads([work] * 6)
+    assert Counter(claimed.user_id for claimed in found) == {"a": 2, "b": 1}
+    with reading() as session:
+        assert jobs.claimable(session, rules) == {}, "no message is sent for what can't be claimed"
+        assert len(jobs.claimable(session)["media"]) == 18
+    finish(next(claimed for claimed in found if claimed.user_id == "a"))
+    with reading() as session:
+        assert len(jobs.claimable(session, rules)["media"]) == 1
+    assert must_claim(rules=rules).user_id == "a"
+    assert claim(rules=rules) is None
+
+
+def test_a_user_has_no_more_open_videos_than_allowed() -> None:
+    plan = Plan(skips={}, max_failures=3, tmp_ttl_s=3600, max_open_videos=3)
+    refused: list[QuotaExceeded] = []
+
+    def send(n: int) -> None:
+        try:
+            accept("a", f"a{n}", plan=plan)
+        except QuotaExceeded as error:
+            refused.append(error)
+
+    run_threads([lambda n=n: send(n) for n in range(8)])  # type: ignore[misc]
+    assert len(refused) == 5 and refused[0].retryable
+    assert "'a' has 3 videos" in str(refused[0]) and "USER_MAX_OPEN_VIDEOS" in str(refused[0])
+    with reading() as session:
+        stored = session.scalars(select(Video.external_id).where(Video.user_id == "a")).all()
+        assert len(stored) == 3, "nothing is stored of what was refused"
+        assert session.scalar(select(func.count()).select_from(Job)) == 3
+    accept("b", "b0", plan=plan)
+    # The same request again is no other video.
+    assert accept("a", stored[0], plan=plan) == []
+    claimed = next(found for found in iter(must_claim, None) if found.user_id == "a")
+    transact(
+        lambda session: jobs.fail(
+            session, claimed, BadMedia("x"), POLICY, lambda s, v: runs.advance(s, v, PLAN)
+        )
+    )
+    accept("a", "another", plan=plan)
+
+    def retry(session: Session) -> None:
+        runs.retry(session, videos.lock(session, NAMES[claimed.video_id], "a"), plan)
+
+    with pytest.raises(QuotaExceeded):
+        transact(retry)
+
+
+# --- what keeps it right
+
+
+def test_a_changed_half_life_is_taken_over(monkeypatch: pytest.MonkeyPatch) -> None:
+    accept("a", "a0", "a1")
+    accept("b", "b0", "b1")
+    for _ in range(2):
+        claimed = must_claim()
+        finish(claimed, 100.0 if claimed.user_id == "a" else 10.0)
+    monkeypatch.setattr("db.usage.get_settings", lambda: type("S", (), {"usage_half_life_s": 60.0})())
+    transact(usage.tend)
+    rules = ClaimRules(usage_half_life_s=60.0)
+    with reading() as session:
+        recent = {row.account: row.recent_s for row in usage.read(session) if row.queue == "media"}
+    assert recent["a"] == pytest.approx(100, rel=0.2) and recent["b"] == pytest.approx(10, rel=0.2)
+    assert must_claim(rules=rules).user_id == "b"
+
+
+def test_users_that_wait_unnoticed_are_found() -> None:
+    accept("a", "a0")
+    transact(lambda session: session.execute(text("DELETE FROM queue_usage")))
+    assert claim() is None
+    transact(usage.tend)
+    assert NAMES[must_claim().video_id] == "a0"
+
+
+def test_users_whose_jobs_are_gone_are_passed_over_once() -> None:
+    for n in range(150):
+        accept(f"u{n}", f"v{n}")
+    transact(lambda session: session.execute(text("DELETE FROM jobs WHERE user_id <> 'u149'")))
+    assert must_claim().user_id == "u149"
+    with reading() as session:
+        waiting = session.scalars(
+            select(QueueUsage.account).where(QueueUsage.waiting, QueueUsage.queue == "media")
+        ).all()
+    assert len(waiting) < 25

@@ -1,0 +1,153 @@
+"""What is written on this machine is for its user alone, whatever the umask and whatever stood there before."""
+
+from __future__ import annotations
+
+import os
+import shlex
+import stat
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from cli.home import Home
+from shared import permissions
+from shared.errors import InvalidRequest, StorageUnavailable
+from shared.settings import Settings
+from shared.storage import StorageConfig, open_storage
+from tests.fleet import ROOT
+from worker.models import lock
+
+
+@pytest.fixture(autouse=True)
+def usual_umask() -> Iterator[None]:
+    """That of a shell, which lets others read."""
+    before = os.umask(0o022)
+    yield
+    os.umask(before)
+
+
+def open_paths(root: Path) -> list[str]:
+    """Whatever at or below a folder others can read, write or enter."""
+    return [
+        f"{path} {stat.S_IMODE(path.lstat().st_mode):o}"
+        for path in (root, *root.rglob("*"))
+        if path.lstat().st_mode & permissions.OTHERS
+    ]
+
+
+def home_of(folder: Path) -> Home:
+    return Home(Settings(SCENEFLEET_HOME=folder))
+
+
+@pytest.mark.parametrize("mode", [0o755, 0o750, 0o701, 0o777])
+def test_a_home_that_others_can_read_is_refused_with_the_command(tmp_path: Path, mode: int) -> None:
+    root = tmp_path / "a home"
+    (root / "logs").mkdir(parents=True, mode=0o755)
+    (root / "secrets.json").write_text("{}")
+    root.chmod(mode)
+    with pytest.raises(InvalidRequest, match=f"mode {mode:04o}") as caught:
+        home_of(root).acquire()
+    command = str(caught.value).split("`")[1]
+    assert command == f"chmod -R go-rwx {shlex.quote(str(root))}"
+    assert not (root / "up.lock").exists()
+    subprocess.run(shlex.split(command), check=True)
+    assert open_paths(root) == []
+    home = home_of(root)
+    home.acquire()
+    home.release()
+
+
+def test_what_a_home_holds_is_private(tmp_path: Path) -> None:
+    root = tmp_path / "new" / "home"
+    home = home_of(root)
+    home.acquire()
+    home.secret("redis")
+    home.write_run({"redis_url": "unix://:secret@/x"})
+    home.release()
+    assert open_paths(tmp_path / "new") == []
+
+
+def test_folders_of_an_earlier_version_are_closed(tmp_path: Path) -> None:
+    root = tmp_path / "home"
+    root.mkdir(mode=0o700)
+    for name in ("logs", "redis", "work", "storage"):
+        (root / name).mkdir(mode=0o755)
+    home = home_of(root)
+    home.acquire()
+    home.release()
+    assert open_paths(root) == []
+
+
+def test_storage_is_private(tmp_path: Path) -> None:
+    storage = open_storage(StorageConfig(backend="local", root=tmp_path / "some" / "storage"))
+    storage.ensure_buckets()
+    storage.put_bytes("uploads", "uploads/u/v/film.mp4", b"film", "video/mp4")
+    source = tmp_path / "source"
+    source.write_bytes(b"x")
+    storage.put_file("sidecars", "sidecars/u/v/run1.json", source, "application/json")
+    storage.get_file("uploads", "uploads/u/v/film.mp4", tmp_path / "some" / "fetched")
+    assert open_paths(tmp_path / "some") == []
+
+
+def test_storage_that_others_can_read_is_refused(tmp_path: Path) -> None:
+    root = tmp_path / "storage"
+    storage = open_storage(StorageConfig(backend="local", root=root))
+    storage.ensure_buckets()
+    storage.check()
+    root.chmod(0o755)
+    with pytest.raises(InvalidRequest, match=r"STORAGE_ROOT=.*`chmod -R go-rwx"):
+        storage.ensure_buckets()
+    with pytest.raises(StorageUnavailable, match=r"STORAGE_ROOT=.*`chmod -R go-rwx"):
+        storage.check()
+
+
+def test_the_record_of_models_is_private(tmp_path: Path) -> None:
+    with lock.changing(tmp_path / "models") as entries:
+        entries["x"] = lock.Entry(files={})
+    assert open_paths(tmp_path / "models") == []
+
+
+@pytest.mark.parametrize("command", [["up"], ["up", "--detach"]])
+def test_up_says_it_in_one_sentence(tmp_path: Path, command: list[str]) -> None:
+    root = tmp_path / "home"
+    root.mkdir()
+    root.chmod(0o755)
+    done = subprocess.run(
+        [sys.executable, "-m", "cli", *command],
+        cwd=ROOT,
+        env={"PATH": os.environ["PATH"], "SCENEFLEET_HOME": str(root)},
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+    assert done.returncode != 0
+    assert f"chmod -R go-rwx {root}" in done.stderr.replace("\n", " ")
+    assert "Traceback" not in done.stderr
+    assert list(root.iterdir()) == []
+
+
+def test_a_node_refuses_a_storage_that_others_can_read(tmp_path: Path) -> None:
+    root = tmp_path / "storage"
+    root.mkdir()
+    root.chmod(0o755)
+    done = subprocess.run(
+        [sys.executable, "-m", "cli", "node", "search"],
+        cwd=ROOT,
+        env={
+            "PATH": os.environ["PATH"],
+            "SCENEFLEET_HOME": str(tmp_path / "home"),
+            "STORAGE_ROOT": str(root),
+            "POSTGRES_URL": "postgresql://u:p@127.0.0.1:1/x",
+            "REDIS_URL": "redis://127.0.0.1:1/0",
+        },
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+    assert done.returncode != 0
+    assert f"chmod -R go-rwx {root}" in done.stderr.replace("\n", " ")
