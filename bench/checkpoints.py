@@ -22,7 +22,15 @@ from transformers import (
     XLMRobertaModel,
 )
 
-from tests.checkpoints import adaface, bge_m3, bge_reranker, entry, siglip, whisper_scripted
+from tests.checkpoints import (
+    adaface,
+    bge_m3,
+    bge_m3_flagembedding,
+    bge_reranker,
+    entry,
+    siglip,
+    whisper_scripted,
+)
 from worker.models.catalog import ModelSpec
 
 LAYERS = 4
@@ -57,6 +65,13 @@ def build_bge_m3(folder: Path) -> ModelSpec:
         folder, bge_m3.FILES, name="wide-bge-m3", family="text", provider="bge-m3", dim=width, metric="cosine",
         batch=32, memory_mb=1000,
     )  # fmt: skip
+
+
+def build_flagembedding(folder: Path) -> ModelSpec:
+    """The same network and files, to be run by FlagEmbedding."""
+    return build_bge_m3(folder).model_copy(
+        update={"name": "wide-bge-m3-flagembedding", "provider": "flagembedding", "memory_mb": 1600}
+    )
 
 
 def build_reranker(folder: Path) -> ModelSpec:
@@ -126,6 +141,7 @@ def build_adaface(folder: Path) -> ModelSpec:
 CHECKPOINTS: dict[str, tuple[Callable[[Path], ModelSpec], Callable[..., Any]]] = {
     "whisper": (build_whisper, whisper_scripted.build),
     "bge-m3": (build_bge_m3, bge_m3.build),
+    "bge-m3-flagembedding": (build_flagembedding, bge_m3_flagembedding.build),
     "bge-reranker": (build_reranker, bge_reranker.build),
     "siglip": (build_siglip, siglip.build),
     "adaface": (build_adaface, adaface.build),

@@ -154,6 +154,21 @@ class BareBgeM3(Bare):
                 torch.relu(self.sparse(states)).numpy()
 
 
+class BareFlagEmbedding(Bare):
+    """FlagEmbedding's own class as its page says to use it: dense vectors and lexical weights."""
+
+    def load(self) -> None:
+        from FlagEmbedding import BGEM3FlagModel
+
+        self.model = BGEM3FlagModel(str(self.file()), devices="cpu", use_fp16=False)
+
+    def run(self, inputs: Sequence[str]) -> None:
+        found = self.model.encode(
+            list(inputs), batch_size=self.batch, max_length=8192, return_dense=True, return_sparse=True
+        )
+        assert len(found["lexical_weights"]) == len(inputs)
+
+
 class BareReranker(Bare):
     """transformers' XLM-RoBERTa for sequence classification on pairs; the inputs are a query and its documents."""
 
@@ -288,6 +303,7 @@ ENGINES: dict[str, type[Bare]] = {
     "openai-whisper": BareWhisper,
     "minilm": BareMiniLm,
     "bge-m3": BareBgeM3,
+    "flagembedding": BareFlagEmbedding,
     "bge-reranker": BareReranker,
     "siglip": BareSiglip,
     "dlib": BareDlib,

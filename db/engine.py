@@ -53,8 +53,10 @@ def make_engine(url: str, *, pooled: bool = True, limits: Limits | None = None) 
         "application_name": "scenefleet",
     }
     if not pooled:
-        return create_engine(url, poolclass=NullPool, connect_args=arguments)
-    return create_engine(url, pool_size=2, max_overflow=3, pool_pre_ping=True, connect_args=arguments)
+        return create_engine(url, poolclass=NullPool, connect_args=arguments, hide_parameters=True)
+    return create_engine(
+        url, pool_size=2, max_overflow=3, pool_pre_ping=True, connect_args=arguments, hide_parameters=True
+    )
 
 
 def get_engine() -> Engine:

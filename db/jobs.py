@@ -34,7 +34,7 @@ from db import usage
 from db.tables import Job, ModelSwitch, Person, Video
 from shared import graph
 from shared.errors import LeaseLost, ScenefleetError
-from shared.redaction import hide_paths
+from shared.paths import hide_paths
 from shared.routing import LANES
 from shared.settings import get_settings
 
@@ -239,16 +239,17 @@ def claim(
 
 
 def mark_started(session: Session, claimed: Claim) -> None:
-    """The video's first job runs: it is being processed."""
-    session.execute(
-        update(Video)
+    """The video's first job runs: it is being processed. Where somebody has the row locked, work does not wait for this."""
+    free = (
+        select(Video.video_id)
         .where(
             Video.video_id == claimed.video_id,
             Video.run == claimed.run,
             Video.state == "uploaded",
         )
-        .values(state="processing")
+        .with_for_update(skip_locked=True)
     )
+    session.execute(update(Video).where(Video.video_id.in_(free)).values(state="processing"))
 
 
 def _mine(claimed: Claim) -> Any:

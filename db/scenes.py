@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from typing import Any
 from uuid import UUID, uuid5
 
-from sqlalchemy import delete, func, select, text, update
+from sqlalchemy import ScalarSelect, and_, delete, func, select, text, update
 from sqlalchemy import insert as bulk
 from sqlalchemy.orm import Session
 
@@ -443,14 +443,8 @@ def page(session: Session, video_id: str, user_id: str, after_idx: int, limit: i
         NotFound: no such video of this user.
     """
     video = get(session, video_id, user_id)
-    faces = (
-        select(func.count())
-        .select_from(Face)
-        .where(Face.scene_id == Scene.scene_id, Face.run == Scene.face_run)
-        .scalar_subquery()
-    )
     rows = session.execute(
-        select(Scene, faces)
+        select(Scene, _people_seen())
         .where(
             Scene.video_id == video.video_id,
             Scene.user_id == user_id,
@@ -482,6 +476,32 @@ def page(session: Session, video_id: str, user_id: str, after_idx: int, limit: i
         video_id=video.external_id,
         scenes=tuple(views),
         next_after_idx=views[-1].idx if more else None,
+    )
+
+
+def _people_seen() -> ScalarSelect[int]:
+    """How many people a scene shows: somebody found in several keyframes, or by several tracks, is one.
+
+    A track nobody knows is a person of its own, and so is a face from before faces were linked into tracks.
+    """
+    unnamed = FaceTrack.person_id.is_(None)
+    return (
+        select(
+            func.count(FaceTrack.person_id.distinct())
+            + func.count(Face.track.distinct()).filter(unnamed)
+            + func.count().filter(Face.track.is_(None))
+        )
+        .select_from(Face)
+        .outerjoin(
+            FaceTrack,
+            and_(
+                FaceTrack.scene_id == Face.scene_id,
+                FaceTrack.run == Face.run,
+                FaceTrack.track == Face.track,
+            ),
+        )
+        .where(Face.scene_id == Scene.scene_id, Face.run == Scene.face_run)
+        .scalar_subquery()
     )
 
 

@@ -5,9 +5,18 @@ from __future__ import annotations
 from typing import Any
 from urllib.parse import parse_qsl, urlencode, urlsplit, urlunsplit
 
+from celery.app.amqp import AMQP
 from kombu import Queue
 
 from . import routing
+from .redaction import HIDDEN
+
+
+class HidingAMQP(AMQP):  # type: ignore[misc]
+    """Builds messages whose headers don't repeat the arguments as text, which workers would log and Flower show."""
+
+    def as_task_v2(self, *args: Any, **options: Any) -> Any:
+        return super().as_task_v2(*args, **{**options, "argsrepr": HIDDEN, "kwargsrepr": HIDDEN})
 
 
 def celery_url(redis_url: str) -> str:

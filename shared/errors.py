@@ -13,6 +13,8 @@ class ScenefleetError(Exception):
     retryable: bool = False
     #: Whether this failure counts against the job's ``max_failures`` (an outage of a service does not).
     counted: bool = True
+    #: Whether its text may stand in logs: it names servers, devices, jobs and settings, never what a caller sent.
+    loggable: bool = False
 
     @property
     def code(self) -> str:
@@ -97,6 +99,8 @@ class StorageUnavailable(Outage):
 class DatabaseUnavailable(Outage):
     """Postgres does not answer."""
 
+    loggable = True
+
 
 class DatabaseBusy(DatabaseUnavailable):
     """Another transaction holds what this one has to change: trying again helps once it has ended."""
@@ -109,6 +113,8 @@ class StatementTimeout(DatabaseBusy):
 class BrokerUnavailable(Outage):
     """Redis does not answer."""
 
+    loggable = True
+
 
 class ModelUnavailable(Permanent):
     """A model can't be loaded: file missing, wrong or not in the active profile."""
@@ -117,9 +123,13 @@ class ModelUnavailable(Permanent):
 class ModelDoesNotFit(ModelUnavailable):
     """A model needs more memory than the budget, or than the device has."""
 
+    loggable = True
+
 
 class DeviceUnavailable(ModelUnavailable):
     """The GPU a model is meant for is missing, busy or not usable."""
+
+    loggable = True
 
 
 class ModelFailure(Retryable):
@@ -133,10 +143,16 @@ class DeviceOutOfMemory(ModelFailure):
 class StageTimeout(Retryable):
     """A stage ran longer than its hard time limit."""
 
+    loggable = True
+
 
 class WorkerLost(Retryable):
     """The process that ran the job died."""
 
+    loggable = True
+
 
 class LeaseLost(ScenefleetError):
     """The job is no longer ours: another attempt, a cancel or a delete took it. The attempt stops and writes nothing."""
+
+    loggable = True

@@ -1,13 +1,27 @@
-"""Structured logs: one JSON object a line (or lines for people), ids bound once per job."""
+"""Structured logs: one JSON object a line (or lines for people), ids bound once per job.
+
+No line holds what a caller sent or a model produced, unless LOG_PAYLOADS asks for it (shared/redaction.py).
+"""
 
 from __future__ import annotations
 
 import logging
 import sys
+import threading
+from types import TracebackType
+from typing import Any
 
 import structlog
 
+from .redaction import format_stack, hide_payloads, redact_record
 from .settings import Settings
+
+
+class _Formatter(structlog.stdlib.ProcessorFormatter):
+    """Formats records without payloads."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        return super().format(redact_record(record))
 
 
 def configure_logs(settings: Settings) -> None:
@@ -22,17 +36,22 @@ def configure_logs(settings: Settings) -> None:
         structlog.stdlib.add_log_level,
         structlog.processors.TimeStamper(fmt="iso", utc=True),
     ]
+    hiding: list[structlog.typing.Processor] = [] if settings.log_payloads else [hide_payloads]
     structlog.configure(
         processors=[*before, structlog.stdlib.ProcessorFormatter.wrap_for_formatter],
         logger_factory=structlog.stdlib.LoggerFactory(),
         wrapper_class=structlog.stdlib.BoundLogger,
         cache_logger_on_first_use=True,
     )
-    formatter = structlog.stdlib.ProcessorFormatter(
+    kind = structlog.stdlib.ProcessorFormatter if settings.log_payloads else _Formatter
+    formatter = kind(
         foreign_pre_chain=[*before, structlog.stdlib.add_logger_name],
         processors=[
             structlog.stdlib.ProcessorFormatter.remove_processors_meta,
-            structlog.processors.format_exc_info,
+            *hiding,
+            structlog.processors.format_exc_info
+            if settings.log_payloads
+            else structlog.processors.ExceptionRenderer(format_stack),
             renderer,
         ],
     )
@@ -41,6 +60,29 @@ def configure_logs(settings: Settings) -> None:
     root = logging.getLogger()
     root.handlers[:] = [handler]
     root.setLevel(settings.log_level)
+    _log_what_nobody_catches()
+
+
+def _log_what_nobody_catches() -> None:
+    """Let exceptions that end a thread or the process, and warnings, go through the same format."""
+    logging.captureWarnings(True)
+    log = logging.getLogger("worker")
+
+    def ends_process(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
+        log.critical("process ends by an error", exc_info=(kind, error, trace))
+
+    def ends_thread(args: threading.ExceptHookArgs) -> None:
+        name = args.thread.name if args.thread is not None else "unknown"
+        error = args.exc_value or args.exc_type()
+        log.error("thread %s ends by an error", name, exc_info=(args.exc_type, error, args.exc_traceback))
+
+    def not_raised(args: Any) -> None:
+        error = args.exc_value or args.exc_type()
+        log.error("error where none can be raised", exc_info=(args.exc_type, error, args.exc_traceback))
+
+    sys.excepthook = ends_process
+    threading.excepthook = ends_thread
+    sys.unraisablehook = not_raised
 
 
 def get_logger(name: str) -> structlog.stdlib.BoundLogger:

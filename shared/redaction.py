@@ -1,55 +1,186 @@
-"""Keeps the places of this machine out of what callers are told: an error may say what is missing, not where it lay.
+"""What log lines may say: ids, classes, places and durations, and no value that a caller sent or a model produced.
 
-The log of the node has the whole message.
+Names, queries, transcripts and file names reach log lines by three ways: arguments of a library's message (Celery writes
+results, bodies and errors), the text of an exception, and the last line of a traceback. Here each of them is reduced to
+what operators need: the class of an error with its error number or SQLSTATE, and the stack without messages. Errors of our
+own whose text speaks of servers and devices alone are marked ``loggable`` and are written out.
+
+Imports no library that raises these errors: they are known by name.
 """
 
 from __future__ import annotations
 
-import sys
-import tempfile
-from functools import lru_cache
-from pathlib import Path
+import copy
+import logging
+import os
+import re
+import traceback
+from collections.abc import Iterator, Mapping, MutableMapping
+from types import TracebackType
+from typing import Any
 
-from .settings import Settings, get_settings
+from .errors import ScenefleetError
+
+#: Stands where a value was. ``LOG_PAYLOADS=true`` shows the value.
+HIDDEN = "(hidden)"
+
+#: Loggers of our own code, by the first part of their names: their lines are written with care.
+_OURS = frozenset({"cli", "db", "shared", "tasks", "worker", "tests"})
+#: Libraries whose messages without arguments are constants of their code.
+_CONSTANT = frozenset({"celery", "kombu", "billiard", "multiprocessing"})
+#: Libraries that see no payload at all.
+_TRUSTED = frozenset({"alembic"})
+
+#: Foreign errors whose text speaks of a connection alone.
+_LOGGABLE = frozenset(
+    {
+        "redis.exceptions.ConnectionError",
+        "redis.exceptions.TimeoutError",
+        "kombu.exceptions.OperationalError",
+    }
+)
+
+#: Fields of Celery's own messages about a task that hold no payload.
+_FIELDS = frozenset({"id", "name", "runtime", "description", "hostname", "eta", "internal"})
+
+#: Messages of Celery and its pool whose arguments are queues, nodes, URLs without password, tasks' names and ids.
+_PLAIN = (
+    "Connected to %s",
+    "%s ready.",
+    "Started consuming from %s",
+    "Canceling queue %s",
+    "consumer: Cannot connect to %s",
+    "Hard time limit (",
+    "Soft time limit (",
+    "Discarding revoked task: %s[%s]",
+    "Terminating %s (%s)",
+    "Timed out waiting for UP message",
+    "Process %r pid:%r exited",
+    'Process "%s" pid:%r',
+    "process %s",
+    "Events of group",
+)
+
+#: Keys of our own lines under which a text could be anybody's: of an error, or of a library that wrote to a file.
+_TEXTS = frozenset({"error", "reason", "stderr"})
+
+_CLASS_NAME = re.compile(r"[A-Za-z_][\w.]*(?=\()")
 
 
-def hide_paths(message: str) -> str:
-    """The message with every folder of this installation replaced by what it is for."""
-    for folder, name in _folders(get_settings()):
-        if folder in message:
-            message = message.replace(folder, name)
-    return message
+def describe_error(error: BaseException) -> str:
+    """An error as a log line may show it: its class, and its text or numbers where these can't hold a caller's value."""
+    name = type(error).__name__
+    if getattr(error, "loggable", False):
+        return f"{name}: {error}"
+    if isinstance(error, ScenefleetError):
+        return name
+    cause = getattr(error, "orig", None) or error
+    if state := getattr(cause, "sqlstate", None):
+        constraint = getattr(getattr(cause, "diag", None), "constraint_name", None)
+        named = f", constraint {constraint}" if constraint else ""
+        return f"{name}: {type(cause).__name__} (SQLSTATE {state}{named})"
+    if any(f"{kind.__module__}.{kind.__qualname__}" in _LOGGABLE for kind in type(error).__mro__):
+        return f"{name}: {error}"
+    if isinstance(error, OSError) and isinstance(error.errno, int):
+        # Without the file's name.
+        return f"{name}: [Errno {error.errno}] {os.strerror(error.errno)}"
+    return name
 
 
-def without_paths(error: BaseException) -> None:
-    """Take the places out of an error, which stays what it is."""
-    if isinstance(error, OSError) and error.filename is not None:
-        error.filename, error.filename2 = hide_paths(str(error.filename)), None
-    error.args = tuple(hide_paths(arg) if isinstance(arg, str) else arg for arg in error.args)
+def error_class_of(representation: str) -> str:
+    """The class in the ``repr()`` of an error."""
+    found = _CLASS_NAME.match(representation)
+    return found.group() if found else HIDDEN
 
 
-@lru_cache(maxsize=4)
-def _folders(settings: Settings) -> tuple[tuple[str, str], ...]:
-    """Folder and name, the longest first, so that one inside another goes by its own name."""
-    named: list[tuple[Path | None, str]] = [
-        (settings.models_dir, "MODELS_DIR"),
-        (settings.storage_dir, "STORAGE_ROOT"),
-        (settings.home, "SCENEFLEET_HOME"),
-        (settings.hf_home, "HF_HOME"),
-        (settings.models_file, "SCENEFLEET_MODELS_FILE"),
-        (settings.vision_labels, "VISION_LABELS"),
-        (Path(__file__).parents[1], "<scenefleet>"),
-        (Path(tempfile.gettempdir()), "<temporary folder>"),
-        (Path(sys.prefix), "<python>"),
-        (Path(sys.base_prefix), "<python>"),
-        (Path.home(), "<home>"),
-    ]
-    found: dict[str, str] = {}
-    for path, name in named:
-        if path is None:
-            continue
-        for written in (path, path.resolve()):
-            # The root folder is in every path, and tells nothing.
-            if len(written.parts) > 1:
-                found.setdefault(str(written), name)
-    return tuple(sorted(found.items(), key=lambda item: -len(item[0])))
+ExcInfo = tuple[type[BaseException] | None, BaseException | None, TracebackType | None]
+
+
+def format_stack(exc_info: ExcInfo) -> str:
+    """A traceback with its causes, in which ``describe_error`` stands for each error's text."""
+    return "\n".join(_stack(exc_info[1], exc_info[2], set()))
+
+
+def _stack(error: BaseException | None, trace: TracebackType | None, seen: set[int]) -> Iterator[str]:
+    """Each error once, whatever circle causes and groups make."""
+    came_from = ""
+    while error is not None and id(error) not in seen:
+        seen.add(id(error))
+        yield f"{came_from}Traceback (most recent call last):\n{_frames(trace)}{describe_error(error)}"
+        for one in getattr(error, "exceptions", ()):
+            if isinstance(one, BaseException):
+                yield from _stack(one, one.__traceback__, seen)
+        following = error.__cause__ or (None if error.__suppress_context__ else error.__context__)
+        error, trace = following, following.__traceback__ if following is not None else None
+        came_from = "which came from\n"
+
+
+def _frames(trace: TracebackType | None) -> str:
+    try:
+        return "".join(traceback.format_list(traceback.extract_tb(trace)))
+    except Exception:  # noqa: BLE001 - the pool's stand-ins for tracebacks may lack a part
+        return "  (no stack)\n"
+
+
+def hide_payloads(_: Any, __: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
+    """A processor of structlog: errors as ``describe_error`` shows them.
+
+    Pass the exception itself (``error=error``): a text under ``error``, ``reason`` or ``stderr`` is hidden.
+    """
+    for key, value in event.items():
+        if isinstance(value, BaseException):
+            event[key] = describe_error(value)
+        elif key in _TEXTS and value and isinstance(value, str):
+            event[key] = HIDDEN
+    return event
+
+
+def redact_record(record: logging.LogRecord) -> logging.LogRecord:
+    """A record of the standard library's logging without payloads; the same one if it holds none."""
+    package = record.name.partition(".")[0]
+    if package in _TRUSTED or isinstance(record.msg, Mapping):
+        return record
+    redacted = copy.copy(record)
+    if package in _OURS:
+        if isinstance(record.args, tuple):
+            redacted.args = tuple(
+                describe_error(a) if isinstance(a, BaseException) else a for a in record.args
+            )
+        return redacted
+    if isinstance(record.msg, BaseException):
+        redacted.msg = describe_error(record.msg)
+    elif not isinstance(record.msg, str):
+        redacted.msg = HIDDEN
+    elif not record.args and package not in _CONSTANT:
+        # Formatted before it was logged: what stands in it can't be told.
+        redacted.msg = f"message of {record.module}.py:{record.lineno} {HIDDEN}"
+    else:
+        redacted.msg, redacted.args = _redact(record.msg, record.args)
+    return redacted
+
+
+def _redact(message: str, args: Any) -> tuple[str, Any]:
+    if isinstance(args, Mapping):
+        # The value would only be seen to be hidden.
+        message = message.removesuffix(": %(return_value)s")
+        return message, {name: _field(name, value) for name, value in args.items()}
+    if not isinstance(args, tuple):
+        return message, args
+    if message.startswith("Discarding revoked task: %s[%s] ("):
+        return "Discarding revoked task: %s[%s]", args
+    plain = message.startswith(_PLAIN)
+    return message, tuple(_argument(value, plain) for value in args)
+
+
+def _field(name: str, value: Any) -> Any:
+    if name in _FIELDS:
+        return value
+    return error_class_of(value) if name == "exc" and isinstance(value, str) else _argument(value, False)
+
+
+def _argument(value: Any, plain: bool) -> Any:
+    if isinstance(value, BaseException):
+        return describe_error(value)
+    if plain or value is None or isinstance(value, (bool, int, float)):
+        return value
+    return HIDDEN

@@ -10,7 +10,7 @@ from pydantic import BaseModel
 from sqlalchemy.orm import Session
 
 from shared.errors import DatabaseBusy, DatabaseUnavailable, InvalidRequest, Permanent
-from shared.redaction import without_paths
+from shared.paths import without_paths
 from shared.routing import REQUEST_LIMIT_S
 from worker import answers
 from worker.app import app

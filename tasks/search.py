@@ -74,7 +74,7 @@ class Finish(Request):
         try:
             get_pending().remove(str(kwargs.get("search")))
         except BrokerUnavailable as error:
-            log.warning("an answered search is finished once more", error=str(error))
+            log.warning("an answered search is finished once more", error=error)
 
 
 #: A child that dies at it tells the caller nothing: the search is claimed again by whoever gets the next message.

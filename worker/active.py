@@ -53,7 +53,7 @@ class Active:
                     with reading() as session:
                         self._switched = active_models(session)
                 except DatabaseUnavailable as error:
-                    log.warning("active models not looked up", error=str(error))
+                    log.warning("active models not looked up", error=error)
                     pause_s = _AWAY_S
                 self._next_s = time.monotonic() + pause_s
             switched = dict(self._switched)

@@ -9,17 +9,22 @@ from celery import Celery, signals
 from kombu import Queue
 
 from shared import routing
-from shared.broker import broker_config
+from shared.broker import HidingAMQP, broker_config
 from shared.logs import configure_logs
 from shared.settings import get_settings
 from worker import control as _control  # noqa: F401 - the command line has to know a node's own remote commands
 from worker.intake import install_transport
+from worker.payloads import HidingEvents
 
 _settings = get_settings()
+#: Arguments and results stay out of messages' headers and out of events; LOG_PAYLOADS leaves Celery as it is.
+_hiding = {} if _settings.log_payloads else {"amqp": HidingAMQP, "events": HidingEvents}
 
 install_transport()
 app = Celery(
     "scenefleet",
+    **_hiding,
+    task_cls="worker.payloads:HidingTask",
     include=[
         "tasks.jobs",
         "tasks.video",

@@ -31,5 +31,5 @@ def ring(bells: Iterable[Bell], connection: Any = None) -> int:
             )
             sent += 1
     except (OperationalError, RedisError, OSError) as error:
-        log.warning("bell not rung, the reconciler will", error=str(error))
+        log.warning("bell not rung, the reconciler will", error=error)
     return sent

@@ -80,7 +80,7 @@ class Gate(bootsteps.StartStopStep):
             log.error(
                 "leaving: this node can't work; its queues keep their messages",
                 node=self.node.name,
-                error=self.node.error,
+                failure=self.node.error,
             )
             worker_state.should_stop = EXIT_NO_MODEL
 

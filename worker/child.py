@@ -142,7 +142,11 @@ class Child:
         self._answer({**given, "state": state, "error": error, "seconds": seconds})
         level = log.warning if error else log.info
         level(
-            "command " + state, verb=given["verb"], model=given["model"], error=error or None, seconds=seconds
+            "command " + state,
+            verb=given["verb"],
+            model=given["model"],
+            failure=error or None,
+            seconds=seconds,
         )
 
     def _answer(self, command: dict[str, Any]) -> None:

@@ -42,7 +42,7 @@ _TASK_QUEUES = frozenset((*routing.QUEUES, *(routing.gate_queue(node) for node i
 
 
 def _drop(reason: str, raw: Any, queue: str) -> None:
-    log.error("message dropped", queue=queue, reason=reason, **describe(raw))
+    log.error("message dropped", queue=queue, problem=reason, **describe(raw))
 
 
 class QoS(redis.QoS):  # type: ignore[misc]
@@ -53,7 +53,7 @@ class QoS(redis.QoS):  # type: ignore[misc]
             super().restore_visible(*args, **kwargs)
         except ResponseError as error:
             # One of the keys is of another kind: nothing can be put back, and nothing else is to suffer.
-            log.error("unacknowledged messages not restored", error=str(error))
+            log.error("unacknowledged messages not restored", error=error)
 
     def restore_by_tag(self, tag: Any, client: Any = None, leftmost: bool = False) -> None:
         def restore(pipe: Any) -> None:
@@ -65,7 +65,7 @@ class QoS(redis.QoS):  # type: ignore[misc]
             try:
                 raw, queue = check_unacknowledged(entry)
             except NotAMessage as error:
-                log.error("unacknowledged message dropped", reason=str(error), bytes=len(entry))
+                log.error("unacknowledged message dropped", problem=str(error), bytes=len(entry))
                 return
             (pipe.lpush if leftmost else pipe.rpush)(queue, json.dumps(raw))
 
@@ -131,14 +131,14 @@ class Channel(redis.Channel):  # type: ignore[misc]
             return super()._brpop_read(**options)
         except (ValueError, TypeError, LookupError, AttributeError, RecursionError) as error:
             # Not even JSON. It has been taken off the queue and is not noted as taken: nothing to acknowledge.
-            log.error("message dropped", reason=f"it is no JSON ({type(error).__name__})")
+            log.error("message dropped", problem=f"it is no JSON ({type(error).__name__})")
             raise Empty from error
 
     def _receive_one(self, c: Any) -> Any:
         try:
             return super()._receive_one(c)
         except (ValueError, TypeError, LookupError, AttributeError, RecursionError) as error:
-            log.error("control message dropped", reason=f"it is no JSON ({type(error).__name__})")
+            log.error("control message dropped", problem=f"it is no JSON ({type(error).__name__})")
             return False
 
 
@@ -179,10 +179,10 @@ class Transport(redis.Transport):  # type: ignore[misc]
 
 
 def install_transport() -> None:
-    """Use the transport above for ``redis://`` URLs in this process, and JSON that stays what it is.
+    """Use the transport above for Redis's URLs in this process, and JSON that stays what it is.
 
     kombu's JSON makes objects of what looks like ``{"__type__": "uuid", "__value__": ...}``, wherever it stands, and
     raises in the middle of everything when it can't. A caller's data may look like anything.
     """
-    TRANSPORT_ALIASES["redis"] = f"{__name__}:Transport"
+    TRANSPORT_ALIASES["redis"] = TRANSPORT_ALIASES["rediss"] = f"{__name__}:Transport"
     kombu_json.loads.__defaults__ = (json.loads, True, None)

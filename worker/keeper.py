@@ -80,7 +80,7 @@ class Keeper:
             try:
                 self._tick()
             except ScenefleetError as error:
-                log.warning("reconcile put off", error=str(error))
+                log.warning("reconcile put off", error=error)
             except Exception:
                 log.exception("reconcile failed")
 
@@ -110,7 +110,7 @@ class Keeper:
                 client.hset(state_key(node.name), mapping=values)
                 client.expire(state_key(node.name), STATE_TTL_S)
         except RedisError as error:
-            log.warning("state not published", error=str(error))
+            log.warning("state not published", error=error)
 
     def _redis(self) -> redis.Redis:
         # The default is ten tries, each as long as the timeout.
@@ -137,9 +137,9 @@ class Keeper:
             if released:
                 log.info("jobs released", count=released)
         except DatabaseUnavailable as error:
-            log.warning("leases run out by themselves", error=str(error))
+            log.warning("leases run out by themselves", error=error)
         try:
             with forks.held_off(), self._redis() as client:
                 client.delete(state_key(self._node.name))
         except RedisError as error:
-            log.warning("state not withdrawn", error=str(error))
+            log.warning("state not withdrawn", error=error)

@@ -80,7 +80,7 @@ class Lease:
                 )
             except DatabaseUnavailable as error:
                 # Work on: if the lease runs out meanwhile, the fence at the end decides.
-                log.warning("lease not renewed", job_id=self._claimed.job_id, error=str(error))
+                log.warning("lease not renewed", job_id=self._claimed.job_id, error=error)
                 continue
             except Exception:
                 # Without this thread there is no time limit either: whatever it was, the next beat may work.
@@ -95,7 +95,7 @@ class Lease:
             f"stage {self._claimed.stage} ran longer than its limit of {self._time_limit_s:g} s: "
             "the file may be damaged, or the machine too slow for it"
         )
-        log.error("time limit", job_id=self._claimed.job_id, error=str(error))
+        log.error("time limit", job_id=self._claimed.job_id, error=error)
         try:
             self._on_time_limit(error)
         finally:

@@ -253,7 +253,7 @@ def watch(settings: Settings, finish: Callable[[Pending, str], None]) -> None:
                 for search in pending.due():
                     finish(pending, search)
             except BrokerUnavailable as error:
-                log.warning("waiting searches not looked at", error=str(error))
+                log.warning("waiting searches not looked at", error=error)
             except Exception:
                 # The thread has to live as long as the process, whatever it was.
                 log.exception("waiting searches not looked at")

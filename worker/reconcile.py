@@ -49,6 +49,8 @@ _MAX_PAUSED = 10_000
 class NodeLost(Outage):
     """The whole node that ran the job is gone."""
 
+    loggable = True
+
 
 @contextmanager
 def guarded(step: str, subject: str = "") -> Iterator[None]:
@@ -60,11 +62,11 @@ def guarded(step: str, subject: str = "") -> Iterator[None]:
     try:
         yield
     except DatabaseBusy as error:
-        log.warning("reconcile skipped", step=step, subject=subject, reason=str(error))
+        log.warning("reconcile skipped", step=step, subject=subject, reason=error)
     except DatabaseUnavailable:
         raise
     except ScenefleetError as error:
-        log.warning("reconcile skipped", step=step, subject=subject, reason=str(error))
+        log.warning("reconcile skipped", step=step, subject=subject, reason=error)
     except Exception:
         log.exception("reconcile skipped", step=step, subject=subject)
     else:
@@ -165,7 +167,7 @@ def _take_back(job: Held, error: ScenefleetError) -> None:
         return jobs.take_back(session, job, error, runtime.policy, lambda s, v: advance(s, v, runtime))
 
     if _change(take_back) is not None:
-        log.warning("job taken back", job_id=job.job_id, attempt=job.attempt, reason=str(error))
+        log.warning("job taken back", job_id=job.job_id, attempt=job.attempt, reason=error)
 
 
 def stuck_videos() -> None:
@@ -239,8 +241,8 @@ def missing_bells() -> None:
                     waiting = client.llen(lane)
                 except ResponseError as error:
                     # Something of another kind has the queue's name; the other queues are not to blame.
-                    log.error("queue not looked at", lane=lane, error=str(error))
+                    log.error("queue not looked at", lane=lane, error=error)
                     continue
                 ring([Bell(lane, job_id) for job_id in ids[waiting:]], connection)
     except (OperationalError, RedisError, OSError) as error:
-        log.warning("bells put off", error=str(error))
+        log.warning("bells put off", error=error)

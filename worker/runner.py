@@ -105,7 +105,7 @@ def _run(claimed: Claim, runtime: Runtime) -> str:
     try:
         return _attempt(claimed, runtime, folder, stored)
     except LeaseLost as error:
-        log.warning("job given up", reason=str(error))
+        log.warning("job given up", reason=error)
         _clean_up(claimed, runtime, stored)
         return "lost"
     finally:
@@ -160,12 +160,12 @@ def _attempt(claimed: Claim, runtime: Runtime, folder: Path, stored: list[tuple[
         ring(bells)
         return "deferred"
     except ScenefleetError as error:
-        log.warning("job failed", error_class=error.code, error=str(error))
+        log.warning("job failed", error_class=error.code, error=error)
         return _fail(claimed, error, runtime)
     except OSError as error:
         if error.errno in _NO_ROOM:
             no_room = StorageUnavailable(f"no room left in {folder.parent}: free some disk space")
-            log.warning("job failed", error_class=no_room.code, error=str(no_room))
+            log.warning("job failed", error_class=no_room.code, error=no_room)
             return _fail(claimed, no_room, runtime)
         log.exception("job failed")
         return _fail(claimed, error, runtime)
@@ -212,4 +212,4 @@ def _clean_up(claimed: Claim, runtime: Runtime, stored: Sequence[tuple[Bucket, s
         patiently(lambda session: jobs.let_go(session, claimed), runtime.settings.database_wait_s)
     except Outage as error:
         # The sweep removes what is left; the lease runs out by itself.
-        log.warning("clean-up put off", error=str(error))
+        log.warning("clean-up put off", error=error)

@@ -12,7 +12,7 @@ from shared.contracts import (
     SearchScenes,
 )
 from shared.errors import Conflict, InvalidRequest, ScenefleetError
-from shared.redaction import hide_paths
+from shared.paths import hide_paths
 from shared.settings import Settings
 from worker.models.catalog import Kind, ModelSpec
 from worker.runtime import Runtime

@@ -115,7 +115,13 @@ def server_command(data: Path, port: int) -> list[str]:
         "port": str(port),
         "unix_socket_directories": "",
         "max_connections": str(MAX_CONNECTIONS),
-        "log_min_messages": "warning",
+        # No values of rows or statements in its log: an error's first line may hold one, its DETAIL does. The node that
+        # made the error logs its SQLSTATE. "log" is above "error" here.
+        "log_min_messages": "log",
+        "log_min_error_statement": "panic",
+        "log_error_verbosity": "terse",
+        "log_parameter_max_length": "0",
+        "log_parameter_max_length_on_error": "0",
         # Sessions of ours bring shorter ones; this is for whoever else connects, `psql` left open for example.
         "idle_in_transaction_session_timeout": "45s",
         **server_side(PEER_S),

@@ -95,6 +95,9 @@ def prepare(folder: Path, address: Path | int, password: str) -> None:
         f"client-output-buffer-limit pubsub {OUTPUT_LIMIT}",
         f"client-query-buffer-limit {INPUT_LIMIT}",
         f"proto-max-bulk-len {INPUT_LIMIT}",
+        # Both would show arguments of commands: messages, and with them names and queries.
+        "slowlog-log-slower-than -1",
+        "crash-log-enabled no",
     ]
     if find_server().knows_client_eviction:
         lines.append(f"maxmemory-clients {CLIENTS_MEMORY}")

@@ -81,19 +81,20 @@ def test_searches_return_the_right_scene_first(indexed: Fleet, truth: dict[str, 
         assert answer.coverage.scenes == len(truth["scenes"])
 
 
-def test_the_astronauts_face_is_found(page: ScenePage, truth: dict[str, Any]) -> None:
+def test_the_astronaut_is_one_person_however_often_she_is_seen(
+    page: ScenePage, truth: dict[str, Any]
+) -> None:
     for face in truth["faces"]:
-        assert page.scenes[face["scene"]].faces >= 1
+        scene = page.scenes[face["scene"]]
+        assert len(scene.keyframe_keys) > 1 and scene.faces == 1
 
 
 def test_no_text_is_read_where_none_is_shown(indexed: Fleet, page: ScenePage) -> None:
-    """The sample has no captions; a pattern is now and then taken for a few letters."""
+    """The sample has no captions; its cups and engines look like zeros."""
     assert all(
         stage.state == "done" for stage in indexed.client.status(VIDEO, "u1").stages if stage.stage == "ocr"
     )
-    for scene in page.scenes:
-        print(f"scene {scene.idx} shows {scene.screen_text!r}")
-        assert len(scene.screen_text) <= 8
+    assert [scene.screen_text for scene in page.scenes] == [""] * len(page.scenes)
 
 
 def test_rows_and_sidecars_are_complete_and_single(indexed: Fleet, page: ScenePage) -> None:
@@ -116,7 +117,7 @@ def test_sidecars_match_their_schema(indexed: Fleet, page: ScenePage) -> None:
         assert document["embeddings"]["vision"]["has_embedding"] is False
         assert "profile lite" in document["embeddings"]["vision"]["reason"]
         assert document["keyframes"]
-        assert len(document["faces"]) == scene.faces
+        assert len({face["track"] for face in document["faces"]}) == scene.faces
 
 
 def test_other_users_see_nothing(indexed: Fleet) -> None:

@@ -30,8 +30,8 @@ def build(folder: Path, *, hidden: int = HIDDEN) -> ModelSpec:
     return describe(folder)
 
 
-def describe(folder: Path) -> ModelSpec:
+def describe(folder: Path, *, provider: str = "bge-m3") -> ModelSpec:
     """The catalogue entry of the files as they are now."""
     return entry(
-        folder, FILES, name="tiny-bge-m3", family="text", provider="bge-m3", dim=HIDDEN, metric="cosine", batch=8
+        folder, FILES, name="tiny-bge-m3", family="text", provider=provider, dim=HIDDEN, metric="cosine", batch=8
     )  # fmt: skip

@@ -56,6 +56,7 @@ CANDIDATES = (
     Candidate("tiny-whisper", "asr", "whisper_scripted"),
     Candidate("tiny-faster-whisper", "asr", "faster_whisper_scripted"),
     Candidate("tiny-bge-m3", "text", "bge_m3"),
+    Candidate("tiny-bge-m3-flagembedding", "text", "bge_m3_flagembedding"),
     Candidate("tiny-bge-reranker", "rerank", "bge_reranker"),
     Candidate("tiny-siglip", "vision", "siglip"),
     Candidate("tiny-adaface", "face", "adaface"),
@@ -102,6 +103,16 @@ def sample_picture(at_s: float) -> Uint8:
             if frame.time is not None and frame.time >= at_s:
                 return cast(Uint8, frame.to_ndarray(format="rgb24"))
     raise AssertionError(f"the sample ends before {at_s} s")
+
+
+def sample_pictures(every_s: float) -> Iterator[Uint8]:
+    """Frames of the sample, so many seconds apart; uint8 [540, 960, 3] RGB each."""
+    due_s = 0.0
+    with av.open(str(SAMPLES / "demo.mp4")) as container:
+        for frame in container.decode(video=0):
+            if frame.time is not None and frame.time >= due_s:
+                due_s += every_s
+                yield cast(Uint8, frame.to_ndarray(format="rgb24"))
 
 
 def photograph(name: str) -> Uint8:

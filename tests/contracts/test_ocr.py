@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from shared.errors import InvalidRequest
-from tests.contracts.candidates import candidates, loaded, sample_picture
+from tests.contracts.candidates import candidates, loaded, sample_picture, sample_pictures
 from worker.models.base import Uint8
 from worker.models.ocr import Line, TextReader
 from worker.models.shelf import build
@@ -135,6 +135,24 @@ class TestTextReader:
 
     def test_nothing_in_a_picture_without_text(self, reader: TextReader) -> None:
         assert reader.read([sample_picture(12.5)[:, 320:640]]) == [[]]
+
+    def test_of_the_sample_only_captions_are_read(self, reader: TextReader) -> None:
+        """Every second of it, as it is and with a line written over it: a rocket's engines and cups are no zeros."""
+        words = "Rocket launch 2026"
+        for number, picture in enumerate(sample_pictures(1.0)):
+            assert reader.read([picture]) == [[]], f"{number} s"
+            if number % 5 == 0:
+                written = picture.copy()
+                cv2.rectangle(written, (40, 430), (500, 510), (20, 20, 120), -1)
+                cv2.putText(written, words, (60, 485), (255, 255, 255), cv2.FontFace("uni"), 36)
+                assert texts(reader.read([written])[0]) == [words], f"{number} s"
+
+    @pytest.mark.parametrize(
+        "text", ["2000", "10:00", "007", "GO", "CO2", "Cocoon", "0-0", "Zoo", "Page 9", "6,000"]
+    )
+    def test_reads_short_and_round_texts(self, reader: TextReader, text: str) -> None:
+        (lines,) = reader.read([render((text, 360), letter_px=56)])
+        assert texts(lines) == [text]
 
     @pytest.mark.parametrize("scale", [0.5, 2.0, 6.0])
     def test_boxes_are_in_the_images_own_pixels(self, reader: TextReader, scale: float) -> None:

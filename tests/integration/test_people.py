@@ -24,7 +24,7 @@ from db.people.tracks import as_array, people_in, refresh_scene_people, write_tr
 from db.people.unknowns import settle
 from db.people.vote import FaceRule
 from db.runs import Plan
-from db.scenes import face_id, scene_id, write_faces, write_scenes
+from db.scenes import face_id, page, scene_id, write_faces, write_scenes
 from db.tables import FaceTrack, Job, Person, PersonProfile, Run, Scene, ScenePerson, Video
 from db.vectors import ensure_model
 from shared.contracts import CreatePerson, ListPeople
@@ -603,6 +603,17 @@ def test_nobody_judges_anothers_faces() -> None:
     event = change(ann, lambda session, row: registry.rename(session, row, "Anna"))
     with pytest.raises(NotFound):
         transact(lambda session: acts.undo(session, "other", event, RULE, PLAN))
+
+
+def test_a_scene_counts_people_not_the_pictures_that_show_them() -> None:
+    """Four keyframes of one; two strangers; one who left and came back; nobody."""
+    ann = enrol("Ann", axis(0))
+    film("v", [[axis(5)] * 4], [[axis(6)] * 3, [axis(7)]], [[axis(0)] * 2, [axis(0)]], [])
+    came_back = text("UPDATE face_tracks SET person_id = :ann WHERE scene_id = :scene")
+    transact(lambda session: session.execute(came_back, {"ann": ann, "scene": scene_id("v", 1, 2)}))
+    with reading() as session:
+        shown = page(session, "v", "u", -1, 10).scenes
+    assert [scene.faces for scene in shown] == [1, 2, 1, 0]
 
 
 def profile(person: str) -> tuple[np.ndarray, int] | None:

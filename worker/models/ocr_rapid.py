@@ -16,6 +16,7 @@ from rapidocr import RapidOCR
 from shared.errors import ModelUnavailable
 from worker.models.base import Uint8
 from worker.models.ocr import Line, TextReader
+from worker.models.ocr_rule import is_text
 
 #: Long side of the picture that lines are cut from; keyframes are no larger.
 MAX_SIDE_PX = 1280
@@ -51,7 +52,8 @@ class RapidReader(TextReader):
             # Both done by `_fit`, which knows every size.
             "Global.use_preprocess_img": False,
             "Global.use_vertical_padding": False,
-            "Global.text_score": MIN_SCORE,
+            # What is kept is chosen by `_read`.
+            "Global.text_score": 0.0,
             "Det.model_path": str(detector),
             "Det.limit_type": "max",
             "Det.limit_side_len": DETECTOR_SIDE_PX,
@@ -83,6 +85,10 @@ class RapidReader(TextReader):
         self._read(_sample())
 
     def _read(self, image: Uint8) -> list[Line]:
+        return [line for line in self.read_all(image) if line.score >= MIN_SCORE and is_text(line)]
+
+    def read_all(self, image: Uint8) -> list[Line]:
+        """Every line the engine reads with its score, also what is no text; for measuring (`bench/ocr.py`)."""
         assert self._reader is not None
         fitted, scale = _fit(image)
         found = self._reader(cv2.cvtColor(fitted, cv2.COLOR_RGB2BGR))

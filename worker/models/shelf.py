@@ -28,12 +28,16 @@ PROVIDERS: dict[tuple[Kind, str], str] = {
     ("asr", "faster-whisper"): "worker.models.asr_faster_whisper:FasterWhisperTranscriber",
     ("text", "minilm"): "worker.models.text_minilm:MiniLmEmbedder",
     ("text", "bge-m3"): "worker.models.text_bge_m3:BgeM3Embedder",
+    ("text", "flagembedding"): "worker.models.text_flagembedding:FlagEmbedder",
     ("rerank", "bge-reranker"): "worker.models.rerank_bge:BgeReranker",
     ("vision", "siglip"): "worker.models.vision_siglip:SiglipEmbedder",
     ("face", "dlib"): "worker.models.face_dlib:DlibFaceAnalyser",
     ("face", "adaface"): "worker.models.face_adaface:AdaFaceAnalyser",
     ("ocr", "rapidocr"): "worker.models.ocr_rapid:RapidReader",
 }
+
+#: Providers whose engine is no part of a profile's extra.
+_EXTRAS = {"flagembedding": "flagembedding"}
 
 
 class Shelf:
@@ -281,7 +285,7 @@ def build(spec: ModelSpec, *, threads: int | None = None, models_dir: Path | Non
     try:
         provider = getattr(importlib.import_module(module), name)
     except ImportError as error:
-        extra = "lite" if "lite" in spec.profiles else "full"
+        extra = _EXTRAS.get(spec.provider, "lite" if "lite" in spec.profiles else "full")
         raise ModelUnavailable(
             f"Model {spec.name} can't be loaded: its engine does not import ({error}); "
             f"install scenefleet's extra {extra!r}."
