@@ -11,7 +11,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from cli import screen
-from cli.database import ask
+from cli.confirmation import ask
 from cli.pictures import check_picture
 from cli.videos import acting_user, open_client
 from shared.client import Client

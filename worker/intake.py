@@ -179,10 +179,10 @@ class Transport(redis.Transport):  # type: ignore[misc]
 
 
 def install_transport() -> None:
-    """Use the transport above for ``redis://`` URLs in this process, and JSON that stays what it is.
+    """Use the transport above for Redis's URLs in this process, and JSON that stays what it is.
 
     kombu's JSON makes objects of what looks like ``{"__type__": "uuid", "__value__": ...}``, wherever it stands, and
     raises in the middle of everything when it can't. A caller's data may look like anything.
     """
-    TRANSPORT_ALIASES["redis"] = f"{__name__}:Transport"
+    TRANSPORT_ALIASES["redis"] = TRANSPORT_ALIASES["rediss"] = f"{__name__}:Transport"
     kombu_json.loads.__defaults__ = (json.loads, True, None)
