@@ -196,7 +196,7 @@ def _require_room(session: Session, video: Video, plan: Plan) -> None:
     if session.scalar(select(func.count()).select_from(others.subquery())) == plan.max_open_videos:
         raise QuotaExceeded(
             f"user {video.user_id!r} has {plan.max_open_videos} videos that wait or are in work, as many as"
-            f" USER_MAX_OPEN_VIDEOS allows: send {video.video_id!r} again when one of them has ended"
+            f" USER_MAX_OPEN_VIDEOS allows: send {video.external_id!r} again when one of them has ended"
         )
 
 
