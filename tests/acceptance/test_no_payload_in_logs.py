@@ -285,9 +285,7 @@ def provoke_servers(fleet: Fleet) -> None:
     ):
         with pytest.raises(psycopg.Error), psycopg.connect(fleet.postgres_url) as connection:
             connection.execute(statement, [CANARY] if "%s" in statement else None)  # type: ignore[arg-type]
-    rows = (
-        "INSERT INTO people (user_id, person_id, external_id, name, kind) SELECT user_id, 'again', 'again', name, kind FROM people"
-    )
+    rows = "INSERT INTO people (user_id, person_id, external_id, name, kind) SELECT user_id, 'again', 'again', name, kind FROM people"
     with pytest.raises(psycopg.Error), psycopg.connect(fleet.postgres_url) as connection:
         connection.execute(rows)
     with redis.Redis.from_url(fleet.redis_url) as client:

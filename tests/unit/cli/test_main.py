@@ -162,7 +162,7 @@ def test_a_server_that_is_away_is_one_sentence_without_its_password(tmp_path: Pa
     current = run("db", "current", home=tmp_path, POSTGRES_URL="postgresql://u:secret@127.0.0.1:1/x")
     assert current.returncode == 1
     assert "Postgres at postgresql://u:***@127.0.0.1:1/x does not answer" in current.stderr
-    assert listed.stderr.count("\n") == 1
+    assert current.stderr.count("\n") == 1
 
 
 def test_down_with_nothing_running_is_fine(tmp_path: Path) -> None:
