@@ -208,7 +208,7 @@ def test_celery_and_flower_speak_through_the_socket(
     app.conf.update(broker_config(url))
     with app.connection_for_write() as connection:
         connection.ensure_connection(max_retries=1)
-        queue = connection.SimpleQueue("search")
+        queue = connection.SimpleQueue("anything")
         queue.put({"some": "thing"})
         assert queue.get(timeout=5).payload == {"some": "thing"}
         queue.close()
