@@ -211,7 +211,7 @@ def _leave_scenes(session: Session, person_id: str, ids: Sequence[str], scenes: 
     )
 
 
-def remove_decisions(session: Session, person_id: str, ids: Sequence[str], limit: int = 5 * BATCH) -> int:
+def remove_decisions(session: Session, person_id: str, ids: Sequence[str], limit: int = BATCH) -> int:
     """What humans said about their faces."""
     return _remove(session, FaceDecision, FaceDecision.decision_id, ids, limit)
 
@@ -285,7 +285,7 @@ def remove_former_owners(session: Session, person_id: str, ids: Sequence[str], l
 
 
 #: What is removed, in this order, in the words of the receipt. Decisions first: no machine acts on them from then on.
-STEPS: Mapping[str, Callable[[Session, str, Sequence[str]], int]] = {
+STEPS: Mapping[str, Callable[[Session, str, Sequence[str], int], int]] = {
     "profiles": remove_profiles,
     "decisions": remove_decisions,
     "photos": remove_photos,
