@@ -105,9 +105,9 @@ def note_suspects(session: Session, person_id: str, user_id: str) -> None:
             INSERT INTO erasure_scenes (person_id, video_id, scene_id, user_id)
             SELECT :person, v.video_id, :none, :user FROM videos v
             WHERE v.user_id = :user AND v.deleted_at IS NULL AND v.video_id IN (
-                SELECT video_id FROM jobs WHERE lane = 'media' AND state = 'queued' AND user_id = :user
+                SELECT video_id FROM jobs WHERE lane IN ('media', 'housekeeping') AND state = 'queued' AND account = :user
                     AND stage IN ('revise', 'sweep', 'sidecar')
-                UNION SELECT video_id FROM jobs WHERE lane = 'media' AND state = 'running' AND user_id = :user
+                UNION SELECT video_id FROM jobs WHERE lane IN ('media', 'housekeeping') AND state = 'running' AND account = :user
                     AND stage IN ('revise', 'sweep', 'sidecar')
                 UNION SELECT video_id FROM jobs WHERE state = 'failed' AND user_id = :user
                     AND stage IN ('revise', 'sweep', 'sidecar')
@@ -211,7 +211,7 @@ def _leave_scenes(session: Session, person_id: str, ids: Sequence[str], scenes: 
     )
 
 
-def remove_decisions(session: Session, person_id: str, ids: Sequence[str], limit: int = 5 * BATCH) -> int:
+def remove_decisions(session: Session, person_id: str, ids: Sequence[str], limit: int = BATCH) -> int:
     """What humans said about their faces."""
     return _remove(session, FaceDecision, FaceDecision.decision_id, ids, limit)
 
@@ -285,7 +285,7 @@ def remove_former_owners(session: Session, person_id: str, ids: Sequence[str], l
 
 
 #: What is removed, in this order, in the words of the receipt. Decisions first: no machine acts on them from then on.
-STEPS: Mapping[str, Callable[[Session, str, Sequence[str]], int]] = {
+STEPS: Mapping[str, Callable[[Session, str, Sequence[str], int], int]] = {
     "profiles": remove_profiles,
     "decisions": remove_decisions,
     "photos": remove_photos,
@@ -307,8 +307,8 @@ def is_waiting(session: Session, person_id: str, user_id: str, since: str) -> bo
     That is an attempt that began before the last row was removed, or a sidecar that is shown and not written again yet.
     """
     attempt = text(
-        "SELECT 1 FROM jobs WHERE user_id = :user"
-        " AND lane IN ('media', 'face') AND stage IN ('face', 'match', 'enroll', 'sidecar', 'revise')"
+        "SELECT 1 FROM jobs WHERE account = :user"
+        " AND lane IN ('media', 'housekeeping', 'face') AND stage IN ('face', 'match', 'enroll', 'sidecar', 'revise')"
         " AND state = 'running' AND started_at < CAST(:since AS timestamptz) LIMIT 1"
     )
     if session.execute(attempt, {"user": user_id, "since": since}).first() is not None:

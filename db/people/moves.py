@@ -21,6 +21,7 @@ from db.jobs import Bell
 from db.people import enrolment
 from db.runs import Plan
 from db.tables import FaceTrack, Job, MovedTrack, Person
+from shared import graph
 from shared.errors import Conflict
 
 #: Tracks of one transaction: of the request's own, and of each that follows.
@@ -187,9 +188,9 @@ def under_way(session: Session, user_id: str, ids: set[str]) -> bool:
     """Whether tracks of the user are on their way from or to one of these people."""
     found = session.scalars(
         select(Job.payload).where(
-            Job.lane == "media",
-            Job.user_id == user_id,
-            Job.stage == "move",
+            Job.lane == graph.MOVE.lane,
+            Job.account == user_id,
+            Job.stage == graph.MOVE.name,
             Job.state.in_(("queued", "running")),
         )
     )

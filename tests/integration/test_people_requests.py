@@ -234,7 +234,7 @@ def test_erasing_takes_those_merged_into_a_person_along_and_nobody_else() -> Non
         page = registry.list_page(session, ListPeople(user_id="u", kind="named"))
         assert [person.name for person in page.people] == ["Ben"], "hidden at once"
     for step in erasure.STEPS.values():
-        while transact(lambda session, step=step: step(session, ann, [ann, other])):  # type: ignore[misc]
+        while transact(lambda session, step=step: step(session, ann, [ann, other], 100)):  # type: ignore[misc]
             pass
     with reading() as session:
         assert "were" not in session.get_one(PeopleEvent, event).payload

@@ -21,6 +21,7 @@ from db.tables import Job
 from shared.errors import ObjectMissing
 from shared.storage import check_key
 from worker import answers
+from worker.stages.batch_size import BatchSize
 from worker.stages.context import Deferred, Outcome, StageContext
 
 #: Then others' jobs have their turn, seconds.
@@ -139,15 +140,26 @@ class _Erasure:
         """Remove every row; when the last one is gone, remember since when nothing can be made of them any more."""
         found = False
         for what, step in erasure.STEPS.items():
+            size = BatchSize(erasure.BATCH)
 
-            def remove(session: Session, payload: dict[str, Any], what: str = what, step: Any = step) -> int:
-                count = int(step(session, self.person, self.ids))
+            def remove(
+                session: Session,
+                payload: dict[str, Any],
+                what: str = what,
+                step: Any = step,
+                size: BatchSize = size,
+            ) -> int:
+                count = int(step(session, self.person, self.ids, size.rows))
                 payload["removed"][what] = int(payload["removed"].get(what, 0)) + count
                 if count:
                     payload.pop("rows_gone_at", None)
                 return count
 
-            while self._note(remove):
+            while True:
+                with size.timed():
+                    more = self._note(remove)
+                if not more:
+                    break
                 found = True
                 self._yield()
         if found or "rows_gone_at" not in self.payload:
