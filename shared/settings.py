@@ -56,7 +56,7 @@ class Settings(BaseModel):
     )
     redis_url: str = Field(
         "",
-        description="Redis used as broker and for short-lived results, `redis://:password@host:6379/0`. Empty: the embedded one.",
+        description="Redis used as broker and for short-lived results, `redis://:password@host:6379/0` or `unix://:password@/path/of/redis.sock?db=0`. Empty: the embedded one.",
     )
     storage_backend: Literal["local", "minio"] = Field(
         "local",
@@ -452,6 +452,15 @@ class Settings(BaseModel):
     def weights(self) -> dict[str, float]:
         """USER_WEIGHTS: user -> weight."""
         return parse_weights(self.user_weights)
+
+    @field_validator("redis_url", mode="after")
+    @classmethod
+    def _as_redis_writes_it(cls, value: str) -> str:
+        """A Unix socket in the spelling of Celery is taken, too."""
+        parts = urlsplit(value)
+        if parts.scheme != "redis+socket":
+            return value
+        return urlunsplit(parts._replace(scheme="unix", query=parts.query.replace("virtual_host=", "db=")))
 
     @property
     def gpu_list(self) -> tuple[str, ...]:
