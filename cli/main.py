@@ -41,7 +41,8 @@ _TIMES = ["%Y-%m-%d", "%Y-%m-%dT%H:%M", "%Y-%m-%dT%H:%M:%S"]
 
 Video = Annotated[str, typer.Argument(metavar="VIDEO", help="Id of the video.", show_default=False)]
 Family = Annotated[
-    str, typer.Argument(help="media, asr, text, vision, face, ocr or search.", show_default=False)
+    str,
+    typer.Argument(help="media, asr, text, vision, face, ocr, housekeeping or search.", show_default=False),
 ]
 
 
@@ -55,8 +56,8 @@ def up(
     (default ~/.scenefleet). Starts one node per family of SCENEFLEET_NODES and starts a dead one again.
 
       [bold]scenefleet up[/bold]
-      [bold]SCENEFLEET_NODES=media:2,asr:4,text,search scenefleet up --detach[/bold]
-      [bold]SCENEFLEET_NODES=media:2,asr@0+1,text@0,vision@1,face@1,search scenefleet up[/bold]
+      [bold]SCENEFLEET_NODES=media:2,asr:4,text,housekeeping,search scenefleet up --detach[/bold]
+      [bold]SCENEFLEET_NODES=media:2,asr@0+1,text@0,vision@1,face@1,housekeeping,search scenefleet up[/bold]
     """
     from cli import up as command
 
@@ -215,7 +216,9 @@ def index(
     video_id: Annotated[
         str | None, typer.Option("--id", help="Id of the video (one file). Default: made from its name.")
     ] = None,
-    priority: Annotated[int, typer.Option(min=0, max=9, help="0 to 9, higher goes first.")] = 0,
+    priority: Annotated[
+        int, typer.Option(min=0, max=9, help="0 to 9, higher goes first among your videos.")
+    ] = 0,
     no_wait: Annotated[
         bool, typer.Option("--no-wait", help="Return once the fleet has accepted it.")
     ] = False,

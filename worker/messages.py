@@ -161,6 +161,7 @@ _PROPERTIES: Mapping[str, Check] = {
 }
 
 
+_COMMAND = {"method", "arguments", "destination", "pattern", "matcher", "ticket", "reply_to"}
 _CONTROL_HEADERS: Mapping[str, Check] = {
     "clock": lambda name, value: _whole(name, value, 2**53),
     "expires": lambda name, value: value if isinstance(value, float) else _whole(name, value, 2**53),
@@ -305,8 +306,8 @@ def check_task(raw: Any, queue: str) -> TaskMessage:
     return TaskMessage(message, headers["task"], headers["id"], headers.get("ignore_result", False))
 
 
-def check_control(raw: Any) -> dict[str, Any]:
-    """A message of remote control, an answer to one, or an event: what Celery reads of it.
+def check_control(raw: Any, *, command: bool) -> dict[str, Any]:
+    """A command of remote control; or an answer to one, or an event: what Celery reads of it.
 
     Raises:
         NotAMessage: a part is missing or of a wrong kind.
@@ -319,8 +320,11 @@ def check_control(raw: Any) -> dict[str, Any]:
     content = _content(raw, properties)
     if not isinstance(content, (dict, list)):
         raise _fail("the body", content, "an object or a list of events")
-    if "method" in content and isinstance(content, dict):
-        _name("method", content["method"])
+    if command:
+        content = _mapping("the body", content)
+        if content.keys() - _COMMAND:
+            raise NotAMessage("the body has parts that no command has")
+        _name("method", content.get("method"))
         if content.get("arguments") is not None:
             _mapping("arguments", content["arguments"])
         if content.get("destination") is not None:
