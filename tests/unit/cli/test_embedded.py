@@ -207,7 +207,9 @@ from shared.broker import broker_config
 app = Celery("reader")
 app.conf.update(broker_config(sys.argv[1]))
 with app.connection_for_read() as connection:
-    print(connection.SimpleQueue("search").get(timeout=60).payload[1])
+    message = connection.SimpleQueue("search").get(timeout=60)
+    message.ack()
+    print(message.payload[1])
 """
 
 
