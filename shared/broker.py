@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from typing import Any
-from urllib.parse import parse_qsl, urlencode, urlsplit, urlunsplit
+from urllib.parse import parse_qsl, urlencode, urlsplit
 
 from celery.app.amqp import AMQP
 from kombu import Queue
@@ -30,9 +30,8 @@ def celery_url(redis_url: str) -> str:
         return redis_url
     names = {"db": "virtual_host"}
     query = [(names.get(name, name), value) for name, value in parse_qsl(parts.query)]
-    return urlunsplit(
-        parts._replace(scheme="redis+socket", query=urlencode(query or [("virtual_host", "0")]))
-    )
+    # Not by urlunsplit: it leaves the slashes out where there is no password.
+    return f"redis+socket://{parts.netloc}{parts.path}?{urlencode(query or [('virtual_host', '0')])}"
 
 
 def broker_config(

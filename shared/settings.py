@@ -460,7 +460,8 @@ class Settings(BaseModel):
         parts = urlsplit(value)
         if parts.scheme != "redis+socket":
             return value
-        return urlunsplit(parts._replace(scheme="unix", query=parts.query.replace("virtual_host=", "db=")))
+        query = parts.query.replace("virtual_host=", "db=") or "db=0"
+        return f"unix://{parts.netloc}{parts.path}?{query}"
 
     @property
     def gpu_list(self) -> tuple[str, ...]:
