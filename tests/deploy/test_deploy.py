@@ -40,6 +40,8 @@ USER = "u1"
 SERVERS = ("postgres", "redis", "minio")
 ONE_SHOTS = ("bootstrap", "buckets", "migrate")
 BUCKETS = ("uploads", "sidecars", "tmp")
+#: An image of ours to test instead of building one.
+BUILT = os.environ.get("SCENEFLEET_IMAGE", "")
 #: Kept for the next run, containers and volumes are not: an image takes minutes to make.
 KEEP_IMAGES = bool(os.environ.get("SCENEFLEET_KEEP_IMAGES"))
 
@@ -75,13 +77,16 @@ def images(tmp_path_factory: pytest.TempPathFactory, compose_file: dict[str, Any
     services = compose_file["services"]
     base = default_of(services["text"]["build"]["args"]["PYTHON_IMAGE"])
     servers = {name: default_of(services[name]["image"]) for name in SERVERS}
-    there = {name for name in (base, *servers.values()) if engine.has_image(name)}
+    there = {name for name in (base, *servers.values(), BUILT) if name and engine.has_image(name)}
     images = Images(engine, "localhost/scenefleet:test-deploy", servers)
     images.standins = standins.provide(engine, base, servers)
     arguments = {"EXTRAS": "lite", "PYTHON_IMAGE": base}
     if index := os.environ.get("TORCH_INDEX_URL"):
         arguments["TORCH_INDEX_URL"] = index
-    engine.build(images.ours, ROOT / "Dockerfile.gpu", ROOT, **arguments)
+    if BUILT:
+        images.ours = BUILT
+    else:
+        engine.build(images.ours, ROOT / "Dockerfile.gpu", ROOT, **arguments)
     yield images
     if not KEEP_IMAGES:
         for name in {images.ours, base, *servers.values()} - there:
@@ -190,7 +195,7 @@ def test_the_image(images: Images, record_figure: RecordFigure) -> None:
 
 
 def test_every_service_is_healthy(deployment: Deployment, nodes: list[str]) -> None:
-    assert set(nodes) >= {"media", "asr", "text", "face", "ocr", "search"}
+    assert set(nodes) >= {"media", "asr", "text", "face", "ocr", "housekeeping", "search"}
     for service in (*SERVERS, *nodes, "flower"):
         assert deployment.engine.is_healthy(deployment.container(service)), service
     for service in ONE_SHOTS:

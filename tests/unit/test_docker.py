@@ -220,7 +220,7 @@ def test_no_container_has_more_rights_than_it_needs(services: dict[str, dict[str
         assert service["cap_drop"] == ["ALL"], name
         assert service["read_only"] is True, name
         # Bounded: what lies there is memory.
-        assert all(re.fullmatch(r"/[a-z/]+:size=\d+m", mount) for mount in service["tmpfs"]), name
+        assert all(re.fullmatch(r"/[a-z/]+:size=\d+m,mode=1777", mount) for mount in service["tmpfs"]), name
         # Nothing of the host.
         assert all(not re.match(r"[/.~][^:]*:", volume) for volume in service.get("volumes", [])), name
 
@@ -320,11 +320,25 @@ def test_data_of_servers_lies_on_named_volumes(
 ) -> None:
     mounted = {name: [volume.split(":") for volume in services[name]["volumes"]] for name in SERVERS}
     assert mounted == {
-        "postgres": [["postgres-data", "/var/lib/postgresql"]],
+        "postgres": [["postgres-data", "/var/lib/postgresql"], ["/run/postgresql"]],
         "redis": [["redis-data", "/data"]],
         "minio": [["minio-data", "/data"]],
     }
     assert {"postgres-data", "redis-data", "minio-data"} <= compose["volumes"].keys()
+
+
+def test_the_servers_log_no_values(services: dict[str, dict[str, Any]]) -> None:
+    """Neither of rows and statements nor of messages; what they are is measured on the embedded servers."""
+    postgres_options = services["postgres"]["command"]
+    for option in (
+        "log_min_messages=log",
+        "log_min_error_statement=panic",
+        "log_error_verbosity=terse",
+        "log_parameter_max_length_on_error=0",
+    ):
+        assert option in postgres_options
+    redis_script = services["redis"]["command"][2]
+    assert "slowlog-log-slower-than -1" in redis_script and "crash-log-enabled no" in redis_script
 
 
 def test_redis_keeps_its_data_and_its_password(services: dict[str, dict[str, Any]], tmp_path: Path) -> None:
