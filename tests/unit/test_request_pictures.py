@@ -13,8 +13,9 @@ from PIL import Image
 from shared.errors import LimitExceeded
 from shared.settings import Settings
 from shared.storage import StorageConfig, open_storage
-from tasks import pictures
+from tasks import face, pictures, vision
 from tasks.pictures import PictureReader, each_once
+from worker.models.face import Face
 
 
 def jpeg(width: int, height: int, **options: object) -> bytes:
@@ -74,3 +75,47 @@ def test_each_key_is_looked_at_once() -> None:
     assert each_once(["b", "a", "b", "b"], look) == ["B", "A", "B", "B"]
     assert looked == ["b", "a"]
     assert each_once([], lambda keys: []) == []
+
+
+class Model:
+    """A face model and a vision model that count the pictures they are shown."""
+
+    spec = types.SimpleNamespace(name="m", revision="1", metric="cosine")
+    dim, landmark_names = 2, ("left eye", "right eye")
+
+    def __init__(self) -> None:
+        self.shown = 0
+
+    def analyse(self, images: list[np.ndarray]) -> list[list[Face]]:
+        self.shown += len(images)
+        found = Face(
+            box=(1.0, 2.0, 3.0, 4.0),
+            score=0.9,
+            landmarks=((1.0, 2.0), (3.0, 2.0)),
+            vec=np.ones(2, np.float32),
+        )
+        return [[found] for _ in images]
+
+    def embed_images(self, images: list[np.ndarray]) -> np.ndarray:
+        self.shown += len(images)
+        return np.array([[image.shape[0], image.shape[1]] for image in images], np.float32)
+
+
+def test_the_tasks_look_at_each_picture_once(storage: object, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One picture named sixteen times cost sixteen times as much: 52 s for one of 50 megapixels."""
+    for name, height in (("a", 100), ("b", 50)):
+        storage.put_bytes("uploads", f"uploads/u1/{name}.jpg", jpeg(200, height), "image/jpeg")  # type: ignore[attr-defined]
+    keys = ["uploads/u1/a.jpg", "uploads/u1/b.jpg"] * 8
+    model = Model()
+    runtime = types.SimpleNamespace(
+        shelf=types.SimpleNamespace(get=lambda kind: model), model=lambda kind, name: model
+    )
+    monkeypatch.setattr(face, "get_runtime", lambda: runtime)
+    monkeypatch.setattr(vision, "get_runtime", lambda: runtime)
+    answer = face.detect(user_id="u1", storage_keys=keys)
+    assert model.shown == 2
+    assert [picture["storage_key"] for picture in answer["pictures"]] == keys
+    assert [picture["height_px"] for picture in answer["pictures"]] == [100, 50] * 8
+    answer = vision.embed_images(user_id="u1", storage_keys=keys)
+    assert model.shown == 4
+    assert answer["vectors"] == [[100.0, 200.0], [50.0, 200.0]] * 8
