@@ -302,15 +302,16 @@ def refusal(request: pytest.FixtureRequest) -> Refuse:
     return refuse
 
 
+@pytest.fixture(scope="module")
+def flag(checkpoint: ModelSpec) -> Iterator[TextEmbedder]:
+    model = cast(TextEmbedder, build(checkpoint.model_copy(update={"provider": "flagembedding"})))
+    model.load()
+    yield model
+    model.unload()
+
+
 class TestFlagEmbedding:
     """The other engine for the same files."""
-
-    @pytest.fixture(scope="class")
-    def flag(self, checkpoint: ModelSpec) -> Iterator[TextEmbedder]:
-        model = cast(TextEmbedder, build(checkpoint.model_copy(update={"provider": "flagembedding"})))
-        model.load()
-        yield model
-        model.unload()
 
     def test_gives_the_same_vectors_and_weights(self, flag: TextEmbedder, bge: BgeM3Embedder) -> None:
         texts = [

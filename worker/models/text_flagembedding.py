@@ -1,7 +1,7 @@
 """BGE-M3 by its authors' own library, FlagEmbedding: the second engine, for whoever wants it computed by that and nothing else.
 
-It gives the vectors and weights that `text_bge_m3` gives (a contract test compares them), and takes 540 MB more of memory and
-3 s more to import. Left alone it draws missing heads at random, takes a wrong path for a repository to download, and loads
+It gives the vectors and weights that `text_bge_m3` gives (a contract test compares them) for about twice the computing, since
+it runs a call's first batch once more to try its size, and 140 MB more of memory. Left alone it draws missing heads at random, takes a wrong path for a repository to download, and loads
 whatever else lies in the folder: so all files are read and compared with the network before, as the other engine does, and
 the library gets a folder that holds these files and no other.
 """
