@@ -19,7 +19,7 @@ RUN_STAMP = $(VENV)/.installed-run
 DEV_STAMP = $(VENV)/.installed-dev
 SOURCES = cli db shared tasks worker tests bench samples
 
-.PHONY: help demo test test-faults test-gpu test-deploy lint fmt bench up migrate install install-dev clean
+.PHONY: help demo test test-faults test-gpu test-deploy lint fmt bench up migrate install install-dev audit lock clean
 
 help:
 	@echo "make demo         index the sample video and search it, on a bare machine"
@@ -31,6 +31,8 @@ help:
 	@echo "make test-deploy  build the image and run docker-compose.yml, whole, in containers"
 	@echo "make lint         format, lint, types, who may import whom"
 	@echo "make fmt          format the code"
+	@echo "make audit        ask whether a locked package has a known hole"
+	@echo "make lock         write locks/ again, after a change of pyproject.toml or constraints.txt"
 	@echo "make bench        measure the split stage, the pipeline, the models and the fleet's memory"
 
 demo: $(RUN_STAMP)
@@ -75,18 +77,30 @@ install: $(RUN_STAMP)
 
 install-dev: $(DEV_STAMP)
 
+# Each tool in an environment of its own: neither belongs to what we lock.
+audit:
+	@python3 -m venv build/audit && build/audit/bin/python -m pip --quiet --disable-pip-version-check install pip-audit \
+	  || { echo "audit: pip-audit could not be installed; nothing was checked"; exit 0; }; \
+	python3 .ci/audit build/audit/bin/pip-audit
+
+lock:
+	@python3 -m venv build/lock && build/lock/bin/python -m pip --quiet --disable-pip-version-check install uv
+	@python3 .ci/lock build/lock/bin/uv
+
 # VIDEO reaches the recipe through the environment, so that a path may hold spaces and quotes.
 export VIDEO
 
-$(RUN_STAMP): pyproject.toml constraints.txt
-	@EXTRAS="lite,embedded"; $(install)
+$(RUN_STAMP): pyproject.toml constraints.txt locks/run.txt locks/torch.txt
+	@LOCK=run; $(install)
 	@touch $@
 
-$(DEV_STAMP): pyproject.toml constraints.txt
-	@EXTRAS="lite,full,embedded,dev"; $(install)
+$(DEV_STAMP): pyproject.toml constraints.txt locks/dev.txt locks/torch.txt
+	@LOCK=dev; $(install)
 	@touch $@ $(RUN_STAMP)
 
-# Looks first for what it can't bring along, then makes the virtual environment and installs into it.
+# Looks first for what it can't bring along, then makes the virtual environment and installs into it what locks/ names,
+# by the sha256 of every file. A build of torch that is installed or that pip has at hand (find-links) comes before PyPI's; an
+# index of other builds (TORCH_INDEX_URL) is taken at its word. Whether torch needs the CUDA libraries, it says itself.
 define install
 set -e; \
 python=""; \
@@ -101,7 +115,7 @@ fi; \
 if ! "$$python" -c 'import ensurepip, venv' >/dev/null 2>&1; then \
   echo "make: $$python has no venv module: install it (Debian, Ubuntu: apt-get install python3-venv)" >&2; exit 1; \
 fi; \
-if ! command -v redis-server >/dev/null 2>&1 && ! "$$python" -c 'import platform, sys; sys.exit(not (sys.platform == "linux" and platform.machine() == "x86_64" and sys.version_info < (3, 13)))'; then \
+if ! command -v redis-server >/dev/null 2>&1 && ! command -v valkey-server >/dev/null 2>&1 && ! "$$python" -c 'import platform, sys; sys.exit(not (sys.platform == "linux" and platform.machine() == "x86_64" and sys.version_info < (3, 13)))'; then \
   echo "make: no redis-server found, and PyPI has none for this machine: install it (Debian, Ubuntu: apt-get install redis-server; macOS: brew install redis)" >&2; exit 1; \
 fi; \
 if [ -x "$(BIN)/python" ] && ! "$(BIN)/python" -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))' >/dev/null 2>&1; then \
@@ -110,10 +124,19 @@ fi; \
 if [ ! -x "$(BIN)/python" ]; then "$$python" -m venv "$(VENV)"; fi; \
 if [ -n "$(TORCH_INDEX_URL)" ]; then \
   $(PIP) install --no-deps --constraint constraints.txt --index-url "$(TORCH_INDEX_URL)" torch; \
-elif [ "$$(uname -s)" = Linux ] && ! "$(BIN)/python" -c 'import torch' >/dev/null 2>&1; then \
-  echo "make: PyPI's torch for Linux is the CUDA build (gigabytes); for the small one: make $(firstword $(MAKECMDGOALS)) TORCH_INDEX_URL=https://download.pytorch.org/whl/cpu"; \
+else \
+  $(PIP) install --quiet --no-index --no-deps --require-hashes --requirement locks/torch.txt 2>/dev/null || { \
+    if [ "$$(uname -s)" = Linux ]; then \
+      echo "make: PyPI's torch for Linux is the CUDA build (gigabytes); for the small one: make $(firstword $(MAKECMDGOALS)) TORCH_INDEX_URL=https://download.pytorch.org/whl/cpu"; \
+    fi; \
+    $(PIP) install --no-deps --require-hashes --requirement locks/torch.txt; \
+  }; \
 fi; \
-$(PIP) install --constraint constraints.txt --editable ".[$$EXTRAS]"
+if "$(BIN)/python" -c 'import importlib.metadata as m, sys; sys.exit(not any("nvidia" in name for name in m.requires("torch") or []))'; then \
+  $(PIP) install --no-deps --require-hashes --requirement locks/cuda.txt; \
+fi; \
+$(PIP) install --no-deps --require-hashes --requirement locks/$$LOCK.txt; \
+$(PIP) install --no-deps --no-build-isolation --editable .
 endef
 
 clean:

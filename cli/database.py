@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import sys
-
 from cli import screen
+from cli.confirmation import ask
 from db import schema
 from shared.errors import InvalidRequest
 from shared.settings import get_settings
@@ -50,26 +49,6 @@ def downgrade(revision: str, *, sure: bool) -> None:
     if not sure:
         ask(f"Take the schema back to {revision}? Data that it can't hold is lost.")
     _migrate(schema.downgrade, revision)
-
-
-def ask(question: str) -> None:
-    """Have the user confirm.
-
-    Raises:
-        InvalidRequest: they did not, or there is nobody to ask.
-    """
-    import typer
-
-    if not sys.stdin.isatty():
-        raise InvalidRequest("nobody is there to confirm: pass --yes")
-    try:
-        sure = typer.confirm(question, err=True)
-    except typer.Abort:
-        # Ctrl-C, or the end of the input.
-        sys.stderr.write("\n")
-        sure = False
-    if not sure:
-        raise InvalidRequest("not confirmed, nothing was changed")
 
 
 def _migrate(move: object, revision: str) -> None:

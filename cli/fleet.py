@@ -16,6 +16,7 @@ from cli.embedded import postgres, redis_server
 from cli.embedded.ports import find_free_port
 from cli.home import Home
 from cli.supervision import Program, ProgramState, Supervisor
+from shared.broker import celery_url
 from shared.errors import BrokerUnavailable, InvalidRequest, Outage
 from shared.settings import Settings, child_environment, get_settings
 
@@ -127,6 +128,8 @@ class Fleet:
             log = home.logs / "redis.log"
             url = redis_server.server_url(self._redis_socket, home.secret("redis"))
             run["redis_url"] = redis_server.wait_until_ready(url, log=log)
+            # The same for programs that have Celery and nothing of ours.
+            run["broker_url"] = celery_url(url)
         if self.embedded:
             say(f"{' and '.join(self.embedded)} answer on this machine, data in {home.root}")
         return run

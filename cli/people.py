@@ -11,7 +11,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from cli import screen
-from cli.database import ask
+from cli.confirmation import ask
 from cli.pictures import check_picture
 from cli.videos import acting_user, open_client
 from shared.client import Client
@@ -208,5 +208,10 @@ def remove(who: str, *, sure: bool, as_json: bool, user: str | None) -> int:
         removed, left = receipt.get("removed", {}), receipt.get("left", {})
         for what in sorted({*removed, *left}):
             table.add_row(what, str(removed.get(what, "")), str(left.get(what, "")))
-        screen.make_console().print(table)
+        console = screen.make_console()
+        console.print(table)
+        if "sweep_due" in receipt:
+            console.print(
+                f"a link to upload a photo is still valid: its folder is emptied again at {receipt['sweep_due']}"
+            )
     return 1 if any(receipt.get("left", {}).values()) else 0

@@ -8,7 +8,7 @@ from typing import Any
 from redis.exceptions import RedisError, ResponseError
 
 from cli import screen
-from cli.database import ask
+from cli.confirmation import ask
 from cli.nodes import open_redis
 from db import purge
 from shared.errors import BrokerUnavailable

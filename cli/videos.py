@@ -1,8 +1,9 @@
-"""Commands about videos that exist: status, scenes, retry, rerun, cancel, delete."""
+"""Commands about videos: upload-url, status, failures, scenes, retry, rerun, cancel, delete."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import cast, get_args
 
 from rich.console import Group
 from rich.markup import escape
@@ -10,9 +11,11 @@ from rich.table import Table
 from rich.text import Text
 
 from cli import screen
-from cli.database import ask
+from cli.confirmation import ask
 from shared.client import Client
 from shared.contracts import (
+    FailureView,
+    ListedState,
     Receipt,
     ScenePage,
     SceneView,
@@ -76,21 +79,45 @@ def _stage_row(stage: StageStatus) -> tuple[str, str, str, str, str]:
     return stage.stage, screen.styled(stage.state), parts, progress, escape(stage.error or "")
 
 
-def show_list(*, limit: int, as_json: bool, user: str | None) -> None:
-    """List the user's videos, straight from the database."""
-    from db import videos
-    from db.engine import reading
+#: Videos of one request.
+_PAGE = 100
 
+
+def list_all(
+    client: Client, user: str, *, states: Sequence[str] = (), limit: int | None = None
+) -> list[VideoStatus]:
+    """The user's videos, newest first, ``limit`` at most, page by page.
+
+    Raises:
+        InvalidRequest: a state does not exist.
+    """
+    known = get_args(ListedState)
+    for state in states:
+        if state not in known:
+            raise InvalidRequest(f"--state {state} does not exist: use {', '.join(known)}")
+    found: list[VideoStatus] = []
+    after: str | None = None
+    while limit is None or len(found) < limit:
+        wanted = _PAGE if limit is None else min(_PAGE, limit - len(found))
+        page = client.videos(user, states=cast("Sequence[ListedState]", states), after=after, limit=wanted)
+        found += page.videos
+        after = page.next_after
+        if after is None:
+            break
+    return found
+
+
+def show_list(*, states: Sequence[str], limit: int, as_json: bool, user: str | None) -> None:
+    """List the user's videos."""
     owner = acting_user(user)
-    get_settings().require("postgres_url")
-    with reading() as session:
-        found = [videos.status(session, name, owner) for name in videos.list_ids(session, owner, limit=limit)]
+    found = list_all(open_client(), owner, states=states, limit=limit)
     if as_json:
         screen.write_json({"videos": found})
         return
     console = screen.make_console()
     if not found:
-        console.print(f"user {owner} has no videos yet: `scenefleet index FILE`")
+        which = f" {' or '.join(states)}" if states else ""
+        console.print(f"user {owner} has no{which} videos yet: `scenefleet index FILE`")
         return
     table = Table(box=None, pad_edge=False, header_style="dim")
     table.add_column("video", overflow="fold")
@@ -109,6 +136,55 @@ def show_list(*, limit: int, as_json: bool, user: str | None) -> None:
             escape(status.error or _active(status)),
         )
     console.print(table)
+
+
+def show_failures(video: str | None, *, limit: int, as_json: bool, user: str | None) -> None:
+    """List the jobs that failed for good in the user's videos, newest first."""
+    client, owner = open_client(), acting_user(user)
+    found: list[FailureView] = []
+    after: int | None = None
+    while len(found) < limit:
+        page = client.failures(owner, video_id=video, after=after, limit=min(1000, limit - len(found)))
+        found += page.failures
+        after = page.next_after
+        if after is None:
+            break
+    if as_json:
+        screen.write_json({"failures": found})
+        return
+    console = screen.make_console()
+    if not found:
+        console.print(f"nothing has failed in {video or f'the videos of user {owner}'}")
+        return
+    table = Table(box=None, pad_edge=False, header_style="dim")
+    table.add_column("video", overflow="fold")
+    table.add_column("stage", no_wrap=True)
+    table.add_column("part", justify="right", no_wrap=True)
+    table.add_column("attempts", justify="right", no_wrap=True)
+    table.add_column("when (UTC)", no_wrap=True)
+    table.add_column("", overflow="fold")
+    for failure in found:
+        table.add_row(
+            failure.video_id,
+            failure.stage,
+            str(failure.part),
+            str(failure.attempts),
+            f"{failure.failed_at:%Y-%m-%d %H:%M}" if failure.failed_at else "",
+            f"[red]{failure.error_class or 'failed'}[/red] {escape(failure.error or '')}".rstrip(),
+        )
+    console.print(table)
+
+
+def show_upload(video: str, filename: str, *, expires_s: int, as_json: bool, user: str | None) -> None:
+    """Say where a file that becomes a video is to be stored."""
+    slot = open_client().upload(video, acting_user(user), filename, expires_s=expires_s)
+    if as_json:
+        screen.write_json(slot)
+        return
+    console = screen.make_console()
+    console.print(slot.storage_key, soft_wrap=True)
+    if slot.upload_url is not None:
+        console.print(slot.upload_url, soft_wrap=True)
 
 
 def _active(status: VideoStatus) -> str:
@@ -188,8 +264,8 @@ def rerun(
         return
     if not missing or stages:
         raise InvalidRequest("VIDEO is missing: name a video, or --missing alone for all of yours")
-    names = _published(owner)
-    receipts = [client.rerun(name, owner, missing=True) for name in names]
+    published = [video.video_id for video in list_all(client, owner) if video.published_run is not None]
+    receipts = [client.rerun(name, owner, missing=True) for name in reversed(published)]
     if as_json:
         screen.write_json({"receipts": receipts})
         return
@@ -198,16 +274,6 @@ def rerun(
             _confirm(receipt, as_json=False)
     lacking = sum(receipt.accepted for receipt in receipts)
     screen.make_console().print(f"{lacking} of {len(receipts)} videos lacked something that can be made now")
-
-
-def _published(owner: str) -> list[str]:
-    """All videos of the user that have a published run, oldest first, straight from the database."""
-    from db import videos
-    from db.engine import reading
-
-    get_settings().require("postgres_url")
-    with reading() as session:
-        return videos.published_ids(session, owner)
 
 
 def delete(video: str, *, sure: bool, as_json: bool, user: str | None) -> None:

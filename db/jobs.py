@@ -239,16 +239,17 @@ def claim(
 
 
 def mark_started(session: Session, claimed: Claim) -> None:
-    """The video's first job runs: it is being processed."""
-    session.execute(
-        update(Video)
+    """The video's first job runs: it is being processed. Where somebody has the row locked, work does not wait for this."""
+    free = (
+        select(Video.video_id)
         .where(
             Video.video_id == claimed.video_id,
             Video.run == claimed.run,
             Video.state == "uploaded",
         )
-        .values(state="processing")
+        .with_for_update(skip_locked=True)
     )
+    session.execute(update(Video).where(Video.video_id.in_(free)).values(state="processing"))
 
 
 def _mine(claimed: Claim) -> Any:
@@ -584,23 +585,44 @@ def release(session: Session, owner_prefix: str) -> int:
     return len(released)
 
 
-def claimable(session: Session) -> dict[str, list[int]]:
-    """Per lane, the ids of jobs that could be claimed now (at most 1,000 a lane: bells needed are few)."""
-    rows = session.execute(
-        text(
-            """
-            SELECT lanes.lane, waiting.job_id FROM unnest(CAST(:lanes AS text[])) AS lanes(lane) CROSS JOIN LATERAL (
-                SELECT job_id FROM jobs
-                WHERE lane = lanes.lane AND state = 'queued' AND not_before <= clock_timestamp() LIMIT 1000
-            ) waiting
-            """
-        ),
-        {"lanes": list(LANES)},
-    )
+_CLAIMABLE = text(
+    """
+    SELECT lanes.lane, waiting.job_id FROM unnest(CAST(:lanes AS text[])) AS lanes(lane) CROSS JOIN LATERAL (
+        SELECT job_id FROM jobs
+        WHERE lane = lanes.lane AND state = 'queued' AND not_before <= (SELECT clock_timestamp())
+        ORDER BY not_before LIMIT :most
+    ) waiting
+    """
+)
+# Where accounts are limited, those that have reached the limit need no bell, however much they have waiting.
+_CLAIMABLE_LIMITED = text(
+    """
+    SELECT own.queue, waiting.job_id FROM queue_usage own LEFT JOIN (
+        SELECT lane, account, count(*) AS running FROM jobs WHERE state = 'running' GROUP BY lane, account
+    ) busy ON busy.lane = own.queue AND busy.account = own.account
+    CROSS JOIN LATERAL (
+        SELECT job_id FROM jobs
+        WHERE lane = own.queue AND account = own.account AND state = 'queued' AND not_before <= (SELECT clock_timestamp())
+        LIMIT greatest(:max_running - coalesce(busy.running, 0), 0)
+    ) waiting
+    WHERE own.waiting OR own.due_at <= clock_timestamp()
+    """
+)
+#: Bells of one lane needed at once are few.
+_MOST_CLAIMABLE = 1_000
+
+
+def claimable(session: Session, rules: ClaimRules | None = None) -> dict[str, list[int]]:
+    """Per lane, the ids of jobs that could be claimed now, at most 1,000 a lane."""
+    rules = configured_rules() if rules is None else rules
+    if rules.max_running:
+        rows = session.execute(_CLAIMABLE_LIMITED, {"max_running": rules.max_running})
+    else:
+        rows = session.execute(_CLAIMABLE, {"lanes": list(LANES), "most": _MOST_CLAIMABLE})
     lanes: dict[str, list[int]] = {}
     for lane, job_id in rows:
         lanes.setdefault(lane, []).append(job_id)
-    return lanes
+    return {lane: ids[:_MOST_CLAIMABLE] for lane, ids in lanes.items()}
 
 
 def leases_held(session: Session, video_id: str, *, but: int) -> int:

@@ -70,8 +70,19 @@ _SHOWN = ("running", "queued", "failed", "cancelled", "skipped", "done", "carrie
 
 def stage_states(session: Session, video_id: str, run: int) -> dict[str, StageState]:
     """The stages of a run that have jobs."""
+    return _states_by_video(session, Job.video_id == video_id, Job.run == run).get(video_id, {})
+
+
+def newest_stage_states(session: Session, video_ids: Collection[str]) -> dict[str, dict[str, StageState]]:
+    """The stages of some videos' newest runs that have jobs, by video."""
+    newest = select(Video.run).where(Video.video_id == Job.video_id).scalar_subquery()
+    return _states_by_video(session, Job.video_id.in_(video_ids), Job.run == newest)
+
+
+def _states_by_video(session: Session, *which: ColumnElement[bool]) -> dict[str, dict[str, StageState]]:
     rows = session.execute(
         select(
+            Job.video_id,
             Job.stage,
             Job.state,
             func.count().label("parts"),
@@ -80,19 +91,19 @@ def stage_states(session: Session, video_id: str, run: int) -> dict[str, StageSt
             func.max(Job.error).label("error"),
             func.max(Job.attempt).label("attempts"),
         )
-        .where(Job.video_id == video_id, Job.run == run)
-        .group_by(Job.stage, Job.state)
+        .where(*which)
+        .group_by(Job.video_id, Job.stage, Job.state)
     ).all()
-    found: dict[str, list[Any]] = {}
+    found: dict[tuple[str, str], list[Any]] = {}
     for row in rows:
-        found.setdefault(row.stage, []).append(row)
-    states = {}
-    for stage, group in found.items():
+        found.setdefault((row.video_id, row.stage), []).append(row)
+    states: dict[str, dict[str, StageState]] = {}
+    for (video_id, stage), group in found.items():
         group.sort(key=lambda row: _SHOWN.index(row.state))
         parts = sum(row.parts for row in group)
         ended = sum(row.parts for row in group if row.state in TERMINAL)
         running = sum(row.progress for row in group if row.state not in TERMINAL)
-        states[stage] = StageState(
+        states.setdefault(video_id, {})[stage] = StageState(
             state=group[0].state,
             parts=parts,
             ended=ended,
@@ -185,7 +196,7 @@ def _require_room(session: Session, video: Video, plan: Plan) -> None:
     if session.scalar(select(func.count()).select_from(others.subquery())) == plan.max_open_videos:
         raise QuotaExceeded(
             f"user {video.user_id!r} has {plan.max_open_videos} videos that wait or are in work, as many as"
-            f" USER_MAX_OPEN_VIDEOS allows: send {video.video_id!r} again when one of them has ended"
+            f" USER_MAX_OPEN_VIDEOS allows: send {video.external_id!r} again when one of them has ended"
         )
 
 

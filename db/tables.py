@@ -160,7 +160,7 @@ class Job(Base):
             postgresql_where=text("state = 'running'"),
         ),
         Index(None, "video_id", "run"),
-        # What an erasure looks through: videos of whom older sidecars may have been left.
+        # What an erasure looks through, videos of whom older sidecars may have been left, and a list of failures.
         Index("ix_jobs_failed", "user_id", postgresql_where=text("state = 'failed'")),
     )
 

@@ -2,19 +2,30 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from typing import Any
 
-from sqlalchemy import func, select
+from sqlalchemy import func, select, tuple_
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.orm import Session
 
 from db import jobs, runs
 from db.ids import video_key
 from db.jobs import Bell
-from db.runs import Plan, stage_states
-from db.tables import Run, Scene, Video
+from db.runs import Plan, StageState
+from db.tables import Job, Run, Scene, Video
 from shared import graph
-from shared.contracts import ProcessVideo, Receipt, StageStatus, VideoStatus
+from shared.contracts import (
+    FailurePage,
+    FailureView,
+    ListFailures,
+    ListVideos,
+    ProcessVideo,
+    Receipt,
+    StageStatus,
+    VideoPage,
+    VideoStatus,
+)
 from shared.errors import Conflict, NotFound
 
 
@@ -88,26 +99,81 @@ def get(session: Session, video_id: str, user_id: str) -> Video:
     return video
 
 
-def list_ids(session: Session, user_id: str, *, limit: int = 1000) -> list[str]:
-    """The user's videos, newest first."""
-    return list(
-        session.scalars(
-            select(Video.external_id)
-            .where(Video.user_id == user_id, Video.deleted_at.is_(None))
-            .order_by(Video.created_at.desc())
-            .limit(limit)
-        )
+def require_free(session: Session, video_id: str, user_id: str) -> None:
+    """Make sure that the user has no video of this id, and has deleted none.
+
+    Raises:
+        Conflict: there is one.
+    """
+    own = select(Video.deleted_at).where(Video.user_id == user_id, Video.external_id == video_id)
+    row = session.execute(own).one_or_none()
+    if row is not None:
+        what = "is there already" if row.deleted_at is None else "was deleted"
+        raise Conflict(f"video {video_id} {what}: choose another id")
+
+
+def list_page(session: Session, request: ListVideos) -> VideoPage:
+    """A page of the user's videos that are not deleted, newest first.
+
+    Raises:
+        NotFound: ``after`` is no video of this user.
+    """
+    query = select(Video).where(Video.user_id == request.user_id, Video.deleted_at.is_(None))
+    if request.states:
+        query = query.where(Video.state.in_(request.states))
+    if request.after is not None:
+        place = (Video.user_id == request.user_id) & (Video.external_id == request.after)
+        row = session.execute(select(Video.created_at, Video.video_id).where(place)).one_or_none()
+        if row is None:
+            raise NotFound(f"no video {request.after!r}: pass next_after as it came, or leave it out")
+        query = query.where(tuple_(Video.created_at, Video.video_id) < tuple_(row.created_at, row.video_id))
+    found = session.scalars(
+        query.order_by(Video.created_at.desc(), Video.video_id.desc()).limit(request.limit + 1)
+    ).all()
+    shown = found[: request.limit]
+    more = len(found) > request.limit
+    return VideoPage(
+        videos=tuple(_describe(session, shown)), next_after=shown[-1].external_id if more else None
     )
 
 
-def published_ids(session: Session, user_id: str) -> list[str]:
-    """The user's videos of which something is published, oldest first."""
-    return list(
-        session.scalars(
-            select(Video.external_id)
-            .where(Video.user_id == user_id, Video.deleted_at.is_(None), Video.published_run.is_not(None))
-            .order_by(Video.created_at, Video.video_id)
+def failures(session: Session, request: ListFailures) -> FailurePage:
+    """The jobs that failed for good in the newest runs of the user's videos, newest first.
+
+    Raises:
+        NotFound: no such video of this user.
+    """
+    query = (
+        select(Job, Video.external_id)
+        .join(Video, (Video.video_id == Job.video_id) & (Video.run == Job.run))
+        .where(
+            Job.user_id == request.user_id,
+            Job.state == "failed",
+            Video.user_id == request.user_id,
+            Video.deleted_at.is_(None),
         )
+    )
+    if request.video_id is not None:
+        query = query.where(Job.video_id == get(session, request.video_id, request.user_id).video_id)
+    if request.after is not None:
+        query = query.where(Job.job_id < request.after)
+    rows = session.execute(query.order_by(Job.job_id.desc()).limit(request.limit + 1)).all()
+    shown = [
+        FailureView(
+            job_id=job.job_id,
+            video_id=video_id,
+            run=job.run,
+            stage=job.stage,
+            part=job.part,
+            error_class=job.error_class,
+            error=job.error,
+            attempts=job.attempt,
+            failed_at=job.finished_at,
+        )
+        for job, video_id in rows[: request.limit]
+    ]
+    return FailurePage(
+        failures=tuple(shown), next_after=shown[-1].job_id if len(rows) > request.limit else None
     )
 
 
@@ -117,26 +183,44 @@ def status(session: Session, video_id: str, user_id: str) -> VideoStatus:
     Raises:
         NotFound: no such video of this user.
     """
-    video = get(session, video_id, user_id)
-    states = stage_states(session, video.video_id, video.run)
-    run = session.get(Run, (video.video_id, video.run))
-    scenes = session.scalar(
-        select(func.count()).select_from(Scene).where(Scene.video_id == video.video_id, Scene.live)
-    )
+    return _describe(session, [get(session, video_id, user_id)])[0]
+
+
+def _describe(session: Session, found: Sequence[Video]) -> list[VideoStatus]:
+    """Where some videos stand, in three statements however many there are."""
+    ids = [video.video_id for video in found]
+    newest = tuple_(Run.video_id, Run.run).in_([(video.video_id, video.run) for video in found])
+    opened = {run.video_id: run for run in session.scalars(select(Run).where(newest))} if found else {}
+    states = runs.newest_stage_states(session, ids)
+    count = select(Scene.video_id, func.count()).where(Scene.video_id.in_(ids), Scene.live)
+    scenes = {name: number for name, number in session.execute(count.group_by(Scene.video_id))}  # noqa: C416
+    return [
+        VideoStatus(
+            video_id=video.external_id,
+            user_id=video.user_id,
+            storage_key=video.storage_key,
+            state=video.state,  # type: ignore[arg-type]
+            run=video.run,
+            published_run=video.published_run,
+            duration_s=video.duration_s,
+            scenes=scenes.get(video.video_id, 0),
+            error_class=video.error_class,
+            error=video.error,
+            created_at=video.created_at,
+            indexed_at=video.indexed_at,
+            stages=_stages(opened.get(video.video_id), states.get(video.video_id, {})),
+        )
+        for video in found
+    ]
+
+
+def _stages(run: Run | None, states: Mapping[str, StageState]) -> tuple[StageStatus, ...]:
     planned = [graph.STAGES[name] for name in graph.FULL_RUN] if run is None else runs.stages_of(run)
     stages = []
     for stage in planned:
         state = states.get(stage.name)
         if state is None:
-            stages.append(
-                StageStatus(
-                    stage=stage.name,
-                    state="pending",
-                    parts=0,
-                    parts_done=0,
-                    progress=0.0,
-                )
-            )
+            stages.append(StageStatus(stage=stage.name, state="pending", parts=0, parts_done=0, progress=0.0))
             continue
         stages.append(
             StageStatus(
@@ -150,21 +234,7 @@ def status(session: Session, video_id: str, user_id: str) -> VideoStatus:
                 attempts=state.attempts,
             )
         )
-    return VideoStatus(
-        video_id=video.external_id,
-        user_id=video.user_id,
-        storage_key=video.storage_key,
-        state=video.state,  # type: ignore[arg-type]
-        run=video.run,
-        published_run=video.published_run,
-        duration_s=video.duration_s,
-        scenes=scenes or 0,
-        error_class=video.error_class,
-        error=video.error,
-        created_at=video.created_at,
-        indexed_at=video.indexed_at,
-        stages=tuple(stages),
-    )
+    return tuple(stages)
 
 
 def next_revision(session: Session, video_id: str) -> int:

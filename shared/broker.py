@@ -71,6 +71,8 @@ def broker_config(
             **connection,
             "visibility_timeout": visibility_timeout_s,
             "unacked_restore_interval": 10,
+            # Every time; the default is every tenth.
+            "unacked_restore_throttle": 1,
             "unacked_restore_limit": 1000,
             "queue_order_strategy": "priority",
         },

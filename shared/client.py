@@ -33,12 +33,16 @@ from .contracts import (
     EncodeTexts,
     EventList,
     FacePage,
+    FailurePage,
     ImageVectors,
     JudgeFaces,
+    ListedState,
     ListEvents,
     ListFaces,
+    ListFailures,
     ListPeople,
     ListScenes,
+    ListVideos,
     MakeSubtitles,
     MergePeople,
     ModelKind,
@@ -66,7 +70,12 @@ from .contracts import (
     Subtitles,
     SwitchModel,
     TextVectors,
+    TranscribeAudio,
+    TranscribedAudio,
     UndoEvent,
+    UploadSlot,
+    UploadVideo,
+    VideoPage,
     VideoRef,
     VideoStatus,
     parse,
@@ -106,6 +115,32 @@ class Client:
             {"video_id": video_id, "user_id": user_id},
             VideoStatus,
         )
+
+    def videos(
+        self,
+        user_id: str,
+        *,
+        states: Sequence[ListedState] = (),
+        after: str | None = None,
+        limit: int = 50,
+    ) -> VideoPage:
+        """A page of the user's videos, newest first; ``states``: only those in one of these."""
+        kwargs = {"user_id": user_id, "states": list(states), "after": after, "limit": limit}
+        return self._ask(routing.VIDEO_LIST, ListVideos, kwargs, VideoPage)
+
+    def failures(
+        self, user_id: str, *, video_id: str | None = None, after: int | None = None, limit: int = 100
+    ) -> FailurePage:
+        """A page of the jobs that failed for good in the user's videos, or in one of them, newest first."""
+        kwargs = {"user_id": user_id, "video_id": video_id, "after": after, "limit": limit}
+        return self._ask(routing.VIDEO_FAILURES, ListFailures, kwargs, FailurePage)
+
+    def upload(
+        self, video_id: str, user_id: str, filename: str = "video", *, expires_s: int = 900
+    ) -> UploadSlot:
+        """Where to store a video: PUT it to the answer's URL, or store it under its key, then ``process``."""
+        kwargs = {"video_id": video_id, "user_id": user_id, "filename": filename, "expires_s": expires_s}
+        return self._ask(routing.VIDEO_UPLOAD, UploadVideo, kwargs, UploadSlot)
 
     def scenes(self, video_id: str, user_id: str, *, after_idx: int = -1, limit: int = 200) -> ScenePage:
         kwargs = {
@@ -259,6 +294,13 @@ class Client:
         return self._ask(
             routing.PEOPLE_UNDO, UndoEvent, {"user_id": user_id, "event_id": event_id}, PersonView
         )
+
+    def transcribe(
+        self, user_id: str, storage_key: str, *, start_s: float = 0.0, end_s: float | None = None
+    ) -> TranscribedAudio:
+        """What is said in a stored file of the user, sound or video, between two times in seconds; a minute at most."""
+        kwargs = {"user_id": user_id, "storage_key": storage_key, "start_s": start_s, "end_s": end_s}
+        return self._ask(routing.ASR_TRANSCRIBE, TranscribeAudio, kwargs, TranscribedAudio)
 
     def embed_texts(
         self, texts: Sequence[str], *, lexical: bool = False, model: str | None = None

@@ -28,6 +28,7 @@ MAX_PICTURE_PIXELS = 50_000_000
 ID_PATTERN = r"[A-Za-z0-9_-]{1,64}"
 
 VideoState = Literal["uploaded", "processing", "indexed", "partial", "failed", "cancelled", "deleted"]
+ListedState = Literal["uploaded", "processing", "indexed", "partial", "failed", "cancelled"]
 SearchMode = Literal["keyword", "semantic", "hybrid"]
 #: What a search compares: words spoken, their weights, their meaning, what is seen, text on screen, who is there.
 SearchLeg = Literal["text", "vision", "lexical", "keyword", "screen", "people"]
@@ -65,7 +66,7 @@ TokenId = Annotated[str, Field(pattern=r"^[0-9]{1,9}$")]
 
 
 class Contract(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False, defer_build=True)
 
     #: The largest payload that is looked at, as JSON text.
     max_bytes: ClassVar[int] = MAX_MESSAGE_BYTES
@@ -333,6 +334,38 @@ class GatherSearch(Contract):
     failed: bool = False
 
 
+class ListVideos(Contract):
+    """A user's videos, newest first, from ``after`` (a video's id, exclusive) on."""
+
+    user_id: Id
+    #: Only videos in one of these states; none named: in any. Deleted videos are never listed.
+    states: tuple[ListedState, ...] = Field((), max_length=6)
+    after: Id | None = None
+    limit: int = Field(50, ge=1, le=200)
+
+
+class ListFailures(Contract):
+    """The failed jobs of the newest runs of a user's videos, newest first, from ``after`` (a job's id, exclusive) on."""
+
+    user_id: Id
+    #: None: of all videos.
+    video_id: Id | None = None
+    after: int | None = Field(None, ge=1, le=2**63 - 1)
+    limit: int = Field(100, ge=1, le=1000)
+
+
+class UploadVideo(Contract):
+    """Ask where to store a video; then send ``tasks.video.process`` with the key of the answer. Stores nothing."""
+
+    user_id: Id
+    #: Of the video to be; one that the user has already is refused.
+    video_id: Id
+    #: The file's name; what a storage key can't hold is replaced.
+    filename: Text = Field("video", min_length=1, max_length=1000)
+    #: Of the URL, seconds: within it the upload has to begin.
+    expires_s: int = Field(900, ge=1, le=604_800)
+
+
 class Receipt(Contract):
     """The answer to a change: from here on nothing is lost."""
 
@@ -371,6 +404,45 @@ class VideoStatus(Contract):
     created_at: datetime
     indexed_at: datetime | None
     stages: tuple[StageStatus, ...]
+
+
+class VideoPage(Contract):
+    videos: tuple[VideoStatus, ...]
+    #: Pass as ``after`` for the next page; None at the end.
+    next_after: str | None
+
+
+class FailureView(Contract):
+    """A job that failed for good; ``tasks.video.retry`` tries it again."""
+
+    job_id: int
+    video_id: str
+    run: int
+    stage: str
+    #: Which piece of the stage, from 0.
+    part: int
+    error_class: str | None
+    error: str | None
+    #: How often it was begun.
+    attempts: int
+    failed_at: datetime | None
+
+
+class FailurePage(Contract):
+    failures: tuple[FailureView, ...]
+    #: Pass as ``after`` for the next page; None at the end.
+    next_after: int | None
+
+
+class UploadSlot(Contract):
+    """The answer to ``UploadVideo``."""
+
+    video_id: str
+    storage_key: str
+    #: Where to PUT the file; None where storage has no URLs: store it under the key.
+    upload_url: str | None
+    #: When the URL ends.
+    expires_at: datetime | None
 
 
 class SceneView(Contract):

@@ -24,7 +24,9 @@ def hide_paths(message: str) -> str:
 def without_paths(error: BaseException) -> None:
     """Take the places out of an error, which stays what it is."""
     if isinstance(error, OSError) and error.filename is not None:
-        error.filename, error.filename2 = hide_paths(str(error.filename)), None
+        error.filename = hide_paths(str(error.filename))
+        if error.filename2 is not None:
+            error.filename2 = hide_paths(str(error.filename2))
     error.args = tuple(hide_paths(arg) if isinstance(arg, str) else arg for arg in error.args)
 
 

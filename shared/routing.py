@@ -50,6 +50,9 @@ QUEUES: tuple[str, ...] = tuple(queue for family in NODES.values() for queue in 
 # Requests, callable by a bare ``send_task(name, kwargs=..., queue=...)``.
 VIDEO_PROCESS = "tasks.video.process"
 VIDEO_STATUS = "tasks.video.status"
+VIDEO_LIST = "tasks.video.list"
+VIDEO_FAILURES = "tasks.video.failures"
+VIDEO_UPLOAD = "tasks.video.upload"
 VIDEO_SCENES = "tasks.video.scenes"
 VIDEO_SUBTITLES = "tasks.video.subtitles"
 VIDEO_CANCEL = "tasks.video.cancel"
@@ -93,6 +96,9 @@ SEARCH_FINISH = "tasks.search.finish"
 TASK_QUEUE: dict[str, str] = {
     VIDEO_PROCESS: REQUESTS,
     VIDEO_STATUS: REQUESTS,
+    VIDEO_LIST: REQUESTS,
+    VIDEO_FAILURES: REQUESTS,
+    VIDEO_UPLOAD: REQUESTS,
     VIDEO_SCENES: REQUESTS,
     VIDEO_SUBTITLES: REQUESTS,
     VIDEO_CANCEL: REQUESTS,

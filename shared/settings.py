@@ -14,8 +14,7 @@ from pathlib import Path
 from typing import Any, Literal
 from urllib.parse import urlsplit, urlunsplit
 
-from pydantic import Field, SecretStr, ValidationError, field_validator
-from pydantic_settings import BaseSettings, SettingsConfigDict
+from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError, field_validator
 
 from .errors import InvalidRequest
 
@@ -26,10 +25,25 @@ MAX_WEIGHTS = 1000
 MAX_WEIGHT = 1000.0
 
 
-class Settings(BaseSettings):
-    """Every setting, with its default; the environment variable is the upper-case name (or the stated alias)."""
+class Settings(BaseModel):
+    """Every setting, with its default; the environment variable is the upper-case name (or the stated alias).
 
-    model_config = SettingsConfigDict(frozen=True, extra="ignore", env_ignore_empty=True)
+    An empty variable counts as not set. Values given by name, in whichever case, come before the environment's.
+    Not pydantic-settings: to import it takes as long as everything else that ``scenefleet --help`` needs.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="ignore", validate_default=True)
+
+    def __init__(self, **values: Any) -> None:
+        given = {name.upper(): value for name, value in os.environ.items() if value != ""}
+        given |= {name.upper(): value for name, value in values.items()}
+        found: dict[str, Any] = {}
+        for name, field in type(self).model_fields.items():
+            key = field.alias or name
+            for variable in (name.upper(), key.upper()):
+                if variable in given:
+                    found[key] = given[variable]
+        super().__init__(**found)
 
     # --- servers
     postgres_url: str = Field(
@@ -42,7 +56,7 @@ class Settings(BaseSettings):
     )
     redis_url: str = Field(
         "",
-        description="Redis used as broker and for short-lived results, `redis://:password@host:6379/0`. Empty: the embedded one.",
+        description="Redis used as broker and for short-lived results, `redis://:password@host:6379/0` or `unix://:password@/path/of/redis.sock?db=0`. Empty: the embedded one.",
     )
     storage_backend: Literal["local", "minio"] = Field(
         "local",
@@ -438,6 +452,15 @@ class Settings(BaseSettings):
     def weights(self) -> dict[str, float]:
         """USER_WEIGHTS: user -> weight."""
         return parse_weights(self.user_weights)
+
+    @field_validator("redis_url", mode="after")
+    @classmethod
+    def _as_redis_writes_it(cls, value: str) -> str:
+        """A Unix socket in the spelling of Celery is taken, too."""
+        parts = urlsplit(value)
+        if parts.scheme != "redis+socket":
+            return value
+        return urlunsplit(parts._replace(scheme="unix", query=parts.query.replace("virtual_host=", "db=")))
 
     @property
     def gpu_list(self) -> tuple[str, ...]:

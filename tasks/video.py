@@ -1,8 +1,9 @@
-"""Requests about one video: process, status, scenes, subtitles, cancel, retry, rerun, delete."""
+"""Requests about videos: upload, process, list, failures, status, scenes, subtitles, cancel, retry, rerun, delete."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from sqlalchemy.orm import Session
@@ -15,18 +16,22 @@ from db.speech import published_speech
 from db.tables import Video
 from shared import routing
 from shared.contracts import (
+    ListFailures,
     ListScenes,
+    ListVideos,
     MakeSubtitles,
     ProcessVideo,
     Receipt,
     RerunVideo,
     Subtitles,
+    UploadSlot,
+    UploadVideo,
     VideoRef,
     parse,
 )
 from shared.errors import InvalidRequest
 from shared.graph import FULL_RUN
-from shared.storage import require_prefix
+from shared.storage import require_prefix, upload_key
 from shared.subtitles import make_cues, render
 from tasks.requests import REQUEST, answer, change
 from worker.app import app
@@ -54,6 +59,39 @@ def status(**payload: Any) -> dict[str, Any]:
     request = parse(VideoRef, payload)
     with reading_as(request.user_id) as session:
         return answer(videos.status(session, request.video_id, request.user_id))
+
+
+@app.task(name=routing.VIDEO_LIST, **REQUEST)
+def list_videos(**payload: Any) -> dict[str, Any]:
+    """A page of the user's videos, newest first."""
+    request = parse(ListVideos, payload)
+    with reading_as(request.user_id) as session:
+        return answer(videos.list_page(session, request))
+
+
+@app.task(name=routing.VIDEO_FAILURES, **REQUEST)
+def failures(**payload: Any) -> dict[str, Any]:
+    """A page of the jobs that failed for good in the user's videos, newest first."""
+    request = parse(ListFailures, payload)
+    with reading_as(request.user_id) as session:
+        return answer(videos.failures(session, request))
+
+
+@app.task(name=routing.VIDEO_UPLOAD, **REQUEST)
+def upload(**payload: Any) -> dict[str, Any]:
+    """Where to store a video that is to be processed; stores nothing."""
+    request = parse(UploadVideo, payload)
+    runtime = get_runtime()
+    key = upload_key(request.user_id, request.video_id, request.filename)
+    with reading_as(request.user_id) as session:
+        videos.require_free(session, request.video_id, request.user_id)
+    url, expires_at = None, None
+    if runtime.settings.storage_backend != "local":
+        expires_at = datetime.now(UTC) + timedelta(seconds=request.expires_s)
+        url = runtime.storage.presign_put("uploads", key, request.expires_s)
+    return answer(
+        UploadSlot(video_id=request.video_id, storage_key=key, upload_url=url, expires_at=expires_at)
+    )
 
 
 @app.task(name=routing.VIDEO_SCENES, **REQUEST)

@@ -307,7 +307,12 @@ def _changing(path: Path) -> None:
 @hostile("vp8.webm")
 def _vp8(path: Path) -> None:
     """The largest pictures by another codec."""
-    encode(path, "libvpx", [grey((SIDE_PX, SIDE_PX))] * 4, options={"deadline": "realtime", "cpu-used": "16"})
+    encode(
+        path,
+        "libvpx",
+        [grey((SIDE_PX, SIDE_PX))] * 4,
+        options={"deadline": "realtime", "cpu-used": "16", "lag-in-frames": "0"},
+    )
 
 
 @hostile("large.mpg")

@@ -38,6 +38,7 @@ from worker.messages import (
 log = get_logger(__name__)
 
 #: Queues whose messages are tasks; others are remote control, and answers to it.
+_COMMANDS, _REPLIES = ".celery.pidbox", ".reply.celery.pidbox"
 _TASK_QUEUES = frozenset((*routing.QUEUES, *(routing.gate_queue(node) for node in routing.NODES)))
 
 
@@ -115,7 +116,7 @@ class Channel(redis.Channel):  # type: ignore[misc]
 
     def _take_control(self, raw: Any, queue: str, callback: Callable[[Any], Any]) -> None:
         try:
-            message = check_control(raw)
+            message = check_control(raw, command=queue.endswith(_COMMANDS) and not queue.endswith(_REPLIES))
         except NotAMessage as error:
             _drop(str(error), raw, queue)
             return
@@ -149,7 +150,6 @@ def _is_known(task: str) -> bool:
 
 def _answer(headers: Mapping[str, Any], error: Exception) -> None:
     """Tell whoever sent a message why it was dropped, as Celery does when it does not know a task."""
-
     request = SimpleNamespace(
         task=headers["task"],
         id=headers["id"],
@@ -179,10 +179,10 @@ class Transport(redis.Transport):  # type: ignore[misc]
 
 
 def install_transport() -> None:
-    """Use the transport above for ``redis://`` URLs in this process, and JSON that stays what it is.
+    """Use the transport above for Redis's URLs in this process, and JSON that stays what it is.
 
     kombu's JSON makes objects of what looks like ``{"__type__": "uuid", "__value__": ...}``, wherever it stands, and
     raises in the middle of everything when it can't. A caller's data may look like anything.
     """
-    TRANSPORT_ALIASES["redis"] = f"{__name__}:Transport"
+    TRANSPORT_ALIASES["redis"] = TRANSPORT_ALIASES["rediss"] = f"{__name__}:Transport"
     kombu_json.loads.__defaults__ = (json.loads, True, None)

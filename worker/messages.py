@@ -3,8 +3,7 @@
 Anybody who can write to Redis can put anything into a queue. Celery and kombu take a message apart in many places,
 in the main process of the node, and most of them end it when a part is of another kind than expected. So a message
 is checked whole before any of them sees it, and only what a task needs is handed on: headers that are not known, or
-that Celery would take for attributes of its own, are left out, and so are the texts of the arguments, which hold
-names and queries and would go to logs and to Flower.
+that Celery would take for attributes of its own, are left out.
 
 Must not import Celery: what it would do with a message is what is guarded against here.
 """
@@ -129,6 +128,10 @@ def _limits(name: str, value: Any) -> list[float | None]:
     return value
 
 
+def _excerpt(name: str, value: Any) -> str:
+    return _text(name, value, MAX_BYTES)[:MAX_HEADER_CHARS]
+
+
 Check = Callable[[str, Any], Any]
 #: What a task needs of its headers. None is as good as absent.
 _HEADERS: Mapping[str, Check] = {
@@ -142,6 +145,9 @@ _HEADERS: Mapping[str, Check] = {
     "expires": _time,
     "timelimit": _limits,
     "origin": _text,
+    # Written into events and logs where settings ask for it.
+    "argsrepr": _excerpt,
+    "kwargsrepr": _excerpt,
     "ignore_result": _flag,
     "replaced_task_nesting": lambda name, value: _whole(name, value, 1000),
     # https://www.w3.org/TR/trace-context/
@@ -155,6 +161,7 @@ _PROPERTIES: Mapping[str, Check] = {
 }
 
 
+_COMMAND = {"method", "arguments", "destination", "pattern", "matcher", "ticket", "reply_to"}
 _CONTROL_HEADERS: Mapping[str, Check] = {
     "clock": lambda name, value: _whole(name, value, 2**53),
     "expires": lambda name, value: value if isinstance(value, float) else _whole(name, value, 2**53),
@@ -198,7 +205,8 @@ def _content(raw: Mapping[str, Any], properties: Mapping[str, Any]) -> Any:
             data = body.encode()
         else:
             raise NotAMessage("the body's encoding is not base64")
-        content = json.loads(data)
+        # Not as bytes: then the parser takes other encodings, and halves of surrogate pairs.
+        content = json.loads(data.decode())
     except (ValueError, binascii.Error) as error:
         raise NotAMessage(f"the body is no JSON in UTF-8 ({type(error).__name__})") from None
     except RecursionError:
@@ -251,7 +259,7 @@ def parse(item: bytes | str) -> Any:
     if len(item) > MAX_BYTES:
         raise NotAMessage(f"it has {len(item)} bytes, more than {MAX_BYTES}")
     try:
-        return json.loads(item)
+        return json.loads(item.decode() if isinstance(item, bytes) else item)
     except ValueError as error:
         raise NotAMessage(f"it is no JSON ({type(error).__name__})") from None
     except RecursionError:
@@ -298,8 +306,8 @@ def check_task(raw: Any, queue: str) -> TaskMessage:
     return TaskMessage(message, headers["task"], headers["id"], headers.get("ignore_result", False))
 
 
-def check_control(raw: Any) -> dict[str, Any]:
-    """A message of remote control, an answer to one, or an event: what Celery reads of it.
+def check_control(raw: Any, *, command: bool) -> dict[str, Any]:
+    """A command of remote control; or an answer to one, or an event: what Celery reads of it.
 
     Raises:
         NotAMessage: a part is missing or of a wrong kind.
@@ -312,8 +320,11 @@ def check_control(raw: Any) -> dict[str, Any]:
     content = _content(raw, properties)
     if not isinstance(content, (dict, list)):
         raise _fail("the body", content, "an object or a list of events")
-    if "method" in content and isinstance(content, dict):
-        _name("method", content["method"])
+    if command:
+        content = _mapping("the body", content)
+        if content.keys() - _COMMAND:
+            raise NotAMessage("the body has parts that no command has")
+        _name("method", content.get("method"))
         if content.get("arguments") is not None:
             _mapping("arguments", content["arguments"])
         if content.get("destination") is not None:

@@ -36,14 +36,14 @@ T = TypeVar("T")
 
 #: For Redis to connect and to answer, seconds: a fork may be waiting.
 _REDIS_S = 3.0
+#: How often it is looked after what claims choose users by, seconds; and when it was last, monotonic.
+_TEND_USAGE_S = 60.0
+_usage_tended_s = -_TEND_USAGE_S
 #: What raised is left alone for a while, doubling, seconds: it must not fill the log, nor the time of every tick.
 _PAUSE_S, _PAUSE_MAX_S = 1.0, 60.0
 #: (step, subject) -> (monotonic time from which it is tried again, the pause before that).
 _paused: dict[tuple[str, str], tuple[float, float]] = {}
 _MAX_PAUSED = 10_000
-
-_TEND_USAGE_S = 60.0
-_usage_tended_s = -_TEND_USAGE_S
 
 
 class NodeLost(Outage):
@@ -218,7 +218,7 @@ def queue_usage() -> None:
     """Once a minute, look after what claims choose users by."""
     global _usage_tended_s
     if time.monotonic() - _usage_tended_s > _TEND_USAGE_S:
-        transact(usage.tend)
+        _change(usage.tend)
         _usage_tended_s = time.monotonic()
 
 

@@ -93,6 +93,9 @@ def work(lane: str, runtime: Runtime) -> dict[str, Any]:
         started = time.monotonic()
         outcome = _run(claimed, runtime)
         log.info("job ended", outcome=outcome, seconds=round(time.monotonic() - started, 3))
+    if settings.user_max_running_jobs:
+        # Its user's next job may have rung while this one was in its way.
+        ring([Bell(lane, claimed.job_id)])
     return {**shown, "outcome": outcome}
 
 

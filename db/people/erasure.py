@@ -119,6 +119,17 @@ def note_suspects(session: Session, person_id: str, user_id: str) -> None:
     )
 
 
+def note_videos(session: Session, person_id: str, user_id: str, video_ids: Sequence[str]) -> None:
+    """Note videos as a whole: every sidecar of theirs that nobody is shown is looked at."""
+    session.execute(
+        text(
+            "INSERT INTO erasure_scenes (person_id, video_id, scene_id, user_id) SELECT :person, video_id, :none, user_id"
+            " FROM videos WHERE video_id = ANY(:videos) AND user_id = :user AND deleted_at IS NULL ON CONFLICT DO NOTHING"
+        ),
+        {"person": person_id, "user": user_id, "none": NO_SCENE, "videos": list(video_ids)},
+    )
+
+
 # --- rows: each step removes up to ``limit`` rows of these people and returns how many; 0: nothing is left of them
 
 _NOTE = text(

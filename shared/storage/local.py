@@ -189,7 +189,7 @@ class LocalStorage(Storage):
             tree.prune(bucket_fd, names)
 
     def delete_many(self, bucket: Bucket, keys: Sequence[str]) -> None:
-        for key in keys:
+        for key in [check_key(key) for key in keys]:
             self.delete(bucket, key)
 
     def delete_prefix(self, bucket: Bucket, prefix: str) -> int:

@@ -17,7 +17,7 @@ from tests.integration.test_media_costs import MEMORY_BYTES, OUTCOMES
 from tests.services import PostgresServer, RedisServer
 
 #: One of each way to be expensive; the integration test has them all.
-NAMES = ("references.mp4", "skipped.ts", "exr.mov", "silence.mkv", "slow-sound.mkv", "vp8.webm", "boxes.mp4")
+NAMES = ("references.mp4", "skipped.ts", "exr.mov", "silence.mkv", "slow-sound.mkv", "boxes.mp4")
 
 
 @pytest.fixture(scope="module")

@@ -388,6 +388,17 @@ def test_too_wide_a_prefix_is_not_deleted(storage: Storage, prefix: str) -> None
     assert listed(storage, "") == ["uploads/u1/v1/a"]
 
 
+def test_many_objects_are_deleted_and_those_that_are_not_there_are_no_error(storage: Storage) -> None:
+    for name in ("a", "b", "b2", "c"):
+        put(storage, f"uploads/u1/v1/{name}")
+    storage.delete_many("uploads", [f"uploads/u1/v1/{name}" for name in ("a", "b", "gone")])
+    assert listed(storage, "") == ["uploads/u1/v1/b2", "uploads/u1/v1/c"]
+    storage.delete_many("uploads", [])
+    with pytest.raises(InvalidKey):
+        storage.delete_many("uploads", ["uploads/u1/v1/c", "../c"])
+    assert listed(storage, "") == ["uploads/u1/v1/b2", "uploads/u1/v1/c"]
+
+
 # --- together
 
 

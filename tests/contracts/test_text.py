@@ -8,7 +8,7 @@ import pickle
 import re
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, cast
 
@@ -284,45 +284,117 @@ class TestBgeM3:
         model.unload()
 
 
-def refusal(spec: ModelSpec) -> str:
-    """The sentence with which a checkpoint is refused."""
-    model = build(spec)
-    with pytest.raises(ModelUnavailable) as caught:
+Refuse = Callable[[ModelSpec], str]
+
+
+@pytest.fixture(params=["bge-m3", "flagembedding"])
+def refusal(request: pytest.FixtureRequest) -> Refuse:
+    """Gives the sentence with which an engine refuses a checkpoint."""
+
+    def refuse(spec: ModelSpec) -> str:
+        model = build(spec.model_copy(update={"provider": request.param}))
+        with pytest.raises(ModelUnavailable) as caught:
+            model.load()
+        assert not model.loaded and model.state().error == str(caught.value)
+        assert "\n" not in str(caught.value)
+        return str(caught.value)
+
+    return refuse
+
+
+class TestFlagEmbedding:
+    """The other engine for the same files."""
+
+    @pytest.fixture(scope="class")
+    def flag(self, checkpoint: ModelSpec) -> Iterator[TextEmbedder]:
+        model = cast(TextEmbedder, build(checkpoint.model_copy(update={"provider": "flagembedding"})))
         model.load()
-    assert not model.loaded and model.state().error == str(caught.value)
-    assert "\n" not in str(caught.value)
-    return str(caught.value)
+        yield model
+        model.unload()
+
+    def test_gives_the_same_vectors_and_weights(self, flag: TextEmbedder, bge: BgeM3Embedder) -> None:
+        texts = [
+            *TEXTS,
+            "the red </s> bus <mask> <pad> is old",
+            "coffee and a cup of coffee",
+            "cat " * 3 * LIMIT,
+        ]
+        found, expected = flag.encode(texts), bge.encode(texts)
+        assert found.lexical is not None and expected.lexical is not None
+        off = float(np.abs(found.dense - expected.dense).max())
+        worst = max(
+            abs(one.get(token, 0.0) - two.get(token, 0.0))
+            for one, two in zip(found.lexical, expected.lexical, strict=True)
+            for token in one.keys() | two.keys()
+        )
+        print(f"\nlargest difference of the engines: dense {off:.1e}, lexical {worst:.1e}")
+        assert off <= 1e-5 and worst <= 1e-5
+        assert flag.vocabulary_size == bge.vocabulary_size
+
+    def test_reads_no_file_that_was_not_checked(self, bge: BgeM3Embedder, tmp_path: Path) -> None:
+        """It would take safetensors first, and settings of a tokenizer beside it."""
+        spec = bge_m3.build(tmp_path).model_copy(update={"provider": "flagembedding"})
+        other = {
+            name: torch.zeros_like(value)
+            for name, value in torch.load(tmp_path / "pytorch_model.bin", weights_only=True).items()
+        }
+        save_file(other, tmp_path / "model.safetensors", metadata={"format": "pt"})
+        (tmp_path / "tokenizer_config.json").write_text('{"tokenizer_class": "BertTokenizer"}')
+        (tmp_path / "special_tokens_map.json").write_text('{"cls_token": "cat"}')
+        model = cast(TextEmbedder, build(spec))
+        np.testing.assert_allclose(model.embed(TEXTS[:12]), bge.embed(TEXTS[:12]), atol=1e-5)
+        model.unload()
+
+    def test_draws_no_bars_of_progress(
+        self, checkpoint: ModelSpec, capfd: pytest.CaptureFixture[str]
+    ) -> None:
+        model = cast(TextEmbedder, build(checkpoint.model_copy(update={"provider": "flagembedding"})))
+        model.encode(TEXTS)
+        model.unload()
+        assert "%|" not in capfd.readouterr().err
+
+    def test_its_absence_names_the_extra(
+        self, checkpoint: ModelSpec, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setitem(sys.modules, "FlagEmbedding", None)
+        monkeypatch.delitem(sys.modules, "worker.models.text_flagembedding", raising=False)
+        with pytest.raises(ModelUnavailable, match="install scenefleet's extra 'flagembedding'"):
+            build(checkpoint.model_copy(update={"provider": "flagembedding"}))
 
 
 class TestBrokenBgeM3:
     """Files whose sums are those of the catalogue, and that are wrong all the same."""
 
     @pytest.mark.parametrize("file", ["sparse_linear.pt", "colbert_linear.pt"])
-    def test_a_missing_head_is_never_drawn_at_random(self, tmp_path: Path, file: str) -> None:
+    def test_a_missing_head_is_never_drawn_at_random(
+        self, refusal: Refuse, tmp_path: Path, file: str
+    ) -> None:
         spec = bge_m3.build(tmp_path)
         (tmp_path / file).unlink()
         assert f"expected {tmp_path / file}, found no such file" in refusal(spec)
 
     @pytest.mark.parametrize("file", ["sparse_linear.pt", "pytorch_model.bin"])
-    def test_a_file_the_catalogue_does_not_list_is_not_read(self, tmp_path: Path, file: str) -> None:
+    def test_a_file_the_catalogue_does_not_list_is_not_read(
+        self, refusal: Refuse, tmp_path: Path, file: str
+    ) -> None:
         spec = bge_m3.build(tmp_path)
         sums = {name: found for name, found in spec.sha256.items() if name != file}
         said = refusal(spec.model_copy(update={"sha256": sums}))
         assert f"{file} among its files" in said
 
     @pytest.mark.parametrize("file", bge_m3.FILES[:-1])
-    def test_a_truncated_file_is_named(self, tmp_path: Path, file: str) -> None:
+    def test_a_truncated_file_is_named(self, refusal: Refuse, tmp_path: Path, file: str) -> None:
         bge_m3.build(tmp_path)
         with (tmp_path / file).open("r+b") as stream:
             stream.truncate((tmp_path / file).stat().st_size // 2)
         said = refusal(bge_m3.describe(tmp_path))
         assert re.search(f"in {re.escape(str(tmp_path / file))}, found (a file|one) that can't be read", said)
 
-    def test_a_network_of_another_width_is_refused(self, tmp_path: Path) -> None:
+    def test_a_network_of_another_width_is_refused(self, refusal: Refuse, tmp_path: Path) -> None:
         said = refusal(bge_m3.build(tmp_path, hidden=32))
         assert f"expected hidden_size 64 (models.yaml) in {tmp_path / 'config.json'}, found 32" in said
 
-    def test_weights_of_another_width_are_refused(self, tmp_path: Path) -> None:
+    def test_weights_of_another_width_are_refused(self, refusal: Refuse, tmp_path: Path) -> None:
         bge_m3.build(tmp_path / "narrow", hidden=32)
         bge_m3.build(tmp_path)
         (tmp_path / "narrow" / "pytorch_model.bin").replace(tmp_path / "pytorch_model.bin")
@@ -332,14 +404,14 @@ class TestBrokenBgeM3:
             f"expected {name} [195, 64] in {tmp_path / 'pytorch_model.bin'}, found {name} [195, 32]" in said
         )
 
-    def test_a_head_of_another_width_is_refused(self, tmp_path: Path) -> None:
+    def test_a_head_of_another_width_is_refused(self, refusal: Refuse, tmp_path: Path) -> None:
         bge_m3.build(tmp_path)
         torch.save(torch.nn.Linear(32, 1).state_dict(), tmp_path / "sparse_linear.pt")
         said = refusal(bge_m3.describe(tmp_path))
         assert f"expected weight [1, 64] in {tmp_path / 'sparse_linear.pt'}, found weight [1, 32]" in said
 
     @pytest.mark.parametrize("name", ["encoder.layer.1.output.dense.bias", "embeddings.LayerNorm.weight"])
-    def test_a_missing_weight_is_named(self, tmp_path: Path, name: str) -> None:
+    def test_a_missing_weight_is_named(self, refusal: Refuse, tmp_path: Path, name: str) -> None:
         bge_m3.build(tmp_path)
         path = tmp_path / "pytorch_model.bin"
         weights = torch.load(path, weights_only=True)
@@ -347,14 +419,14 @@ class TestBrokenBgeM3:
         said = refusal(bge_m3.describe(tmp_path))
         assert f"expected {name} [64] in {path}, found no such tensor (1 are missing)" in said
 
-    def test_a_weight_without_a_place_is_named(self, tmp_path: Path) -> None:
+    def test_a_weight_without_a_place_is_named(self, refusal: Refuse, tmp_path: Path) -> None:
         bge_m3.build(tmp_path)
         path = tmp_path / "pytorch_model.bin"
         weights = torch.load(path, weights_only=True)
         torch.save({**weights, "encoder.layer.2.output.dense.bias": torch.zeros(64)}, path)
         assert "encoder.layer.2.output.dense.bias has no place" in refusal(bge_m3.describe(tmp_path))
 
-    def test_code_in_a_pickle_is_not_run(self, tmp_path: Path) -> None:
+    def test_code_in_a_pickle_is_not_run(self, refusal: Refuse, tmp_path: Path) -> None:
         class Touch:
             def __reduce__(self) -> tuple[Any, ...]:
                 return Path.touch, (tmp_path / "it ran",)
@@ -366,7 +438,7 @@ class TestBrokenBgeM3:
         pickle.loads((tmp_path / "sparse_linear.pt").read_bytes())  # noqa: S301 - to see that it would have
         assert (tmp_path / "it ran").exists()
 
-    def test_what_is_no_tensor_is_refused(self, tmp_path: Path) -> None:
+    def test_what_is_no_tensor_is_refused(self, refusal: Refuse, tmp_path: Path) -> None:
         bge_m3.build(tmp_path)
         torch.save({"weight": "heavy"}, tmp_path / "sparse_linear.pt")
         assert f"expected named tensors in {tmp_path / 'sparse_linear.pt'}" in refusal(
@@ -384,7 +456,7 @@ class TestBrokenBgeM3:
         ids=str,
     )
     def test_a_configuration_that_does_not_fit_is_named(
-        self, tmp_path: Path, change: dict[str, object], says: str
+        self, refusal: Refuse, tmp_path: Path, change: dict[str, object], says: str
     ) -> None:
         bge_m3.build(tmp_path)
         path = tmp_path / "config.json"

@@ -31,7 +31,7 @@ from shared.settings import Settings, get_settings
 from tasks import requests, video
 from tests.fleet import eventually
 from tests.integration.test_lease import never
-from tests.integration.test_ledger import KEY, accept, claim, expire, job, must_claim
+from tests.integration.test_ledger import KEY, accept, claim, expire, job, must_claim, state
 from worker import reconcile, runner
 from worker.lease import Lease
 
@@ -461,3 +461,13 @@ def test_limits_are_settings() -> None:
     limits = configured_limits(Settings(DATABASE_LOCK_S="3", DATABASE_IDLE_S="7"))  # type: ignore[call-arg]
     assert (limits.lock_s, limits.idle_s, limits.statement_s) == (3.0, 7.0, 60.0)
     assert get_settings().database_idle_s + get_settings().database_lock_s < 60.0
+
+
+def test_a_job_does_not_wait_for_a_row_to_begin(database: str) -> None:
+    accept()
+    with limited(database, SHORT):
+        with silent_on(database, row_of("v1")):
+            claimed = must_claim()
+            transact(lambda session: jobs.mark_started(session, claimed))
+        transact(lambda session: jobs.mark_started(session, claimed))
+    assert state() == "processing"

@@ -229,15 +229,24 @@ def test_erasing_takes_those_merged_into_a_person_along_and_nobody_else() -> Non
     change(ann, lambda session, row: acts.judge(session, row, [track], RULE, is_person=True))
     change(ann, lambda session, row: erasure.begin(session, row, PLAN))
     with reading() as session:
+        job = session.scalars(select(Job).where(Job.stage == "forget")).one()
+        assert set(job.payload["ids"]) == {ann, other} and len(job.payload["keys"]) == 2
+        page = registry.list_page(session, ListPeople(user_id="u", kind="named"))
+        assert [person.name for person in page.people] == ["Ben"], "hidden at once"
+    for step in erasure.STEPS.values():
+        while transact(lambda session, step=step: step(session, ann, [ann, other])):  # type: ignore[misc]
+            pass
+    with reading() as session:
         assert "were" not in session.get_one(PeopleEvent, event).payload
     assert {idx: set(found) for idx, found in named().items()} == {0: {"Ben"}} and stale() == {0, 1}
     with reading() as session:
-        left = erasure.rows_left(session, [ann, other], ["Ann", "Bea"])
+        left = erasure.rows_left(session, "u", [ann, other], ["Ann", "Bea"])
         assert set(left.values()) == {0}, left
         assert session.scalars(select(FaceTrack.person_id)).all() == [ben]
-        job = session.scalars(select(Job).where(Job.stage == "forget")).one()
-        assert set(job.payload["ids"]) == {ann, other} and len(job.payload["keys"]) == 2
-        assert erasure.is_waiting(session, ann, job.payload["videos"], but=job.job_id)
+        assert erasure.noted_scenes(session, ann, "v") == {
+            erasure.NO_SCENE, scene_id("v", 1, 0), scene_id("v", 1, 1)
+        }  # fmt: skip
+        assert erasure.is_waiting(session, ann, "u", erasure.now(session))
     with pytest.raises(NotFound):
         change(ann, lambda session, row: None)
     film("v", [[axis(0)], [axis(2)]], [[axis(1)]], run=2)

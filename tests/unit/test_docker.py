@@ -327,6 +327,20 @@ def test_data_of_servers_lies_on_named_volumes(
     assert {"postgres-data", "redis-data", "minio-data"} <= compose["volumes"].keys()
 
 
+def test_the_servers_log_no_values(services: dict[str, dict[str, Any]]) -> None:
+    """Neither of rows and statements nor of messages; what they are is measured on the embedded servers."""
+    postgres_options = services["postgres"]["command"]
+    for option in (
+        "log_min_messages=log",
+        "log_min_error_statement=panic",
+        "log_error_verbosity=terse",
+        "log_parameter_max_length_on_error=0",
+    ):
+        assert option in postgres_options
+    redis_script = services["redis"]["command"][2]
+    assert "slowlog-log-slower-than -1" in redis_script and "crash-log-enabled no" in redis_script
+
+
 def test_redis_keeps_its_data_and_its_password(services: dict[str, dict[str, Any]], tmp_path: Path) -> None:
     """The very command of the compose file, run by the redis-server of this machine."""
     server, client = shutil.which("redis-server"), shutil.which("redis-cli")

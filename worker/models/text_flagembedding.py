@@ -17,6 +17,7 @@ import numpy as np
 import torch
 from FlagEmbedding import BGEM3FlagModel
 from transformers import XLMRobertaModel
+from transformers.utils import logging as transformers_logging
 
 from worker import gpu
 from worker.gpu import Placement
@@ -69,6 +70,8 @@ class FlagEmbedder(TextEmbedder):
                 COLBERT_HEAD,
             ):
                 (Path(folder) / name).symlink_to(self._file(name).resolve())
+            # One on standard error for each load.
+            transformers_logging.disable_progress_bar()
             try:
                 self._model = BGEM3FlagModel(
                     folder,

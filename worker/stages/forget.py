@@ -131,6 +131,8 @@ class _Erasure:
 
     def _begin(self, session: Session, payload: dict[str, Any]) -> None:
         erasure.note_suspects(session, self.person, self.user)
+        # A job queued by an earlier version has removed the rows already, and has a list.
+        erasure.note_videos(session, self.person, self.user, payload.pop("videos", ()))
         payload["total"] = erasure.count_tracks(session, self.ids)
 
     def _remove_rows(self) -> None:

@@ -18,7 +18,7 @@ branch_labels = None
 depends_on = None
 
 # As of this revision; later ones may know other stages.
-_HOUSEKEEPING = "('sweep', 'erase', 'match', 'forget', 'revise', 'drop')"
+_HOUSEKEEPING = "('sweep', 'erase', 'match', 'forget', 'move', 'late_photos', 'revise', 'drop')"
 _DEPTH = "CASE WHEN stage = 'split' THEN 0 WHEN stage IN ('audio', 'vision', 'face', 'ocr') THEN 1 WHEN stage = 'asr' THEN 2 WHEN stage = 'text' THEN 3 ELSE 4 END"
 _OPEN = "state IN ('queued', 'running', 'failed')"
 

@@ -26,7 +26,7 @@ from db import schema
 from db.bootstrap import find_rights
 from shared.broker import broker_config, celery_url
 from shared.errors import BrokerUnavailable, Conflict, DatabaseUnavailable, InvalidRequest
-from shared.settings import hide_password
+from shared.settings import Settings, hide_password
 from tests.fleet import eventually
 from tests.services import PostgresServer, RedisServer
 
@@ -219,6 +219,17 @@ def test_celery_and_flower_speak_through_the_socket(
     assert app.conf.broker_url == celery_url(url)
     queues = asyncio.run(Broker(celery_url(url), broker_options={}).queues(["search"]))
     assert [queue["name"] for queue in queues] == ["search"]
+
+
+def test_a_socket_may_be_written_as_celery_does() -> None:
+    for url in (
+        "unix://:secret@/tmp/x/redis.sock?db=0",
+        "redis+socket://:secret@/tmp/x/redis.sock?virtual_host=0",
+    ):
+        assert Settings(REDIS_URL=url).redis_url == "unix://:secret@/tmp/x/redis.sock?db=0"
+    assert celery_url("unix://:s@/x?db=2") == "redis+socket://:s@/x?virtual_host=2"
+    assert celery_url("unix:///x") == "redis+socket:///x?virtual_host=0"
+    assert celery_url("redis://:s@host:6379/1") == "redis://:s@host:6379/1"
 
 
 def test_a_client_without_the_password_fills_no_memory(

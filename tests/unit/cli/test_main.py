@@ -83,6 +83,38 @@ def test_help_loads_nothing_heavy(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
+    "arguments", [["status"], ["status", "v"], ["failures"], ["search", "rocket"], ["people", "list"]]
+)
+def test_a_request_loads_neither_a_database_nor_an_engine(arguments: list[str], tmp_path: Path) -> None:
+    """A quick command is quick: what it loads is what it takes to ask the fleet."""
+    code = (
+        "import sys, json\nfrom cli.main import app\n"
+        "try:\n    app(json.loads(sys.argv[1]), standalone_mode=False)\n"
+        "except Exception as error:\n    said = type(error).__name__\n"
+        "sys.stderr.write(json.dumps([said, sorted({name.partition('.')[0] for name in sys.modules})]))"
+    )
+    result = subprocess.run(
+        [sys.executable, "-c", code, json.dumps(arguments)],
+        cwd=ROOT,
+        env={
+            "PATH": os.environ["PATH"],
+            "REDIS_URL": "redis://127.0.0.1:1/0",
+            "SCENEFLEET_HOME": str(tmp_path),
+        },
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+    said, loaded = json.loads(result.stderr.splitlines()[-1])
+    assert said == "BrokerUnavailable", "it asked"
+    assert "celery" in loaded
+    heavy = {"sqlalchemy", "alembic", "psycopg", "pgvector", "numpy", "torch", "cv2", "av", "flower", "transformers",
+             "minio", "urllib3", "pydantic_settings", "db", "worker", "tasks"}  # fmt: skip
+    assert not set(loaded) & heavy
+
+
+@pytest.mark.parametrize(
     ("arguments", "status", "said"),
     [
         (("nonsense",), 2, "nonsense"),

@@ -20,6 +20,12 @@ class Clock:
         return self.now_s
 
 
+def reach(budget: Budget, content_s: float) -> None:
+    """Often enough for the clock to be read."""
+    for _ in range(16):
+        budget.reach(content_s)
+
+
 def run(budget: Budget, *, frames: int, pixels: int, packet_bytes: int, fps: float) -> None:
     for index in range(frames):
         budget.charge(packet_bytes, pixels)
@@ -62,10 +68,10 @@ def test_cpu_time_follows_the_content() -> None:
     budget = Budget(MediaLimits(cpu_base_s=10, cpu_per_s=2), clock)
     for second in range(100):
         clock.now_s = 10 + 2 * second
-        budget.reach(float(second))
+        reach(budget, float(second))
     clock.now_s += 3
     with pytest.raises(LimitExceeded, match="211 s of CPU time for 99 s of content, the limit is 10 s and 2"):
-        budget.reach(99.0)
+        reach(budget, 99.0)
 
 
 def test_a_leap_in_time_allows_little() -> None:
@@ -73,4 +79,4 @@ def test_a_leap_in_time_allows_little() -> None:
     budget = Budget(MediaLimits(cpu_base_s=10, cpu_per_s=2), clock)
     clock.now_s = 31
     with pytest.raises(LimitExceeded, match="for 10 s of content"):
-        budget.reach(40_000.0)
+        reach(budget, 40_000.0)

@@ -138,3 +138,30 @@ def test_sound_that_can_not_be_decoded(tmp_path: Path) -> None:
     result = split(truth.path, tmp_path / "out", limits=LIMITS)
     assert len(result.scenes) == 1
     assert result.audio is None and result.windows == ()
+
+
+@pytest.mark.parametrize(
+    ("limits", "said"),
+    [
+        (MediaLimits(max_keyframes=1), r"more than 1 keyframes, the limit \(MAX_VIDEO_KEYFRAMES\)"),
+        (
+            MediaLimits(max_keyframe_bytes=2_000),
+            r"more than 2000 bytes, the limit \(MAX_VIDEO_KEYFRAME_BYTES\)",
+        ),
+    ],
+)
+def test_keyframes_over_the_limit(tmp_path: Path, limits: MediaLimits, said: str) -> None:
+    truth = make_clip(tmp_path / "a.mp4", (Shot(seed=307, frames=50), Shot(seed=308, frames=50)))
+    with pytest.raises(LimitExceeded, match=said):
+        split(truth.path, tmp_path / "out", limits=limits)
+
+
+def test_sound_of_too_few_samples(tmp_path: Path) -> None:
+    """Also where the rate falls on the way."""
+    frame = av.AudioFrame.from_ndarray(np.zeros((1, 100), np.int16), format="s16", layout="mono")
+    frame.sample_rate = 50
+    with (
+        pytest.raises(LimitExceeded, match=r"has 50 samples a second, the least is 4000"),
+        AudioTrack(tmp_path / "a.wav", part_s=60.0, max_duration_s=60.0, min_rate_hz=4_000) as track,
+    ):
+        track.feed(frame, None)
