@@ -126,7 +126,13 @@ class Podman(Engine):
         return "".join(line for line in text.splitlines(keepends=True) if "start_interval:" not in line)
 
     def is_healthy(self, container: str) -> bool:
-        return self.call("healthcheck", "run", container, check=False, timeout_s=60).returncode == 0
+        """By the container's own check, run from here: without systemd nothing does, and `podman healthcheck run` may hang."""
+        kind, *words = self.inspect(container)["Config"]["Healthcheck"]["Test"]
+        command = ["sh", "-c", *words] if kind == "CMD-SHELL" else words
+        try:
+            return self.call("exec", container, *command, check=False, timeout_s=60).returncode == 0
+        except subprocess.TimeoutExpired:
+            return False
 
 
 def host_files() -> list[Path]:
