@@ -53,7 +53,8 @@ test-faults: $(DEV_STAMP)
 test-gpu: $(DEV_STAMP)
 	$(BIN)/python -m pytest -m gpu tests/gpu $(ARGS)
 
-# Needs Docker with Compose, or podman and podman-compose; SCENEFLEET_KEEP_IMAGES=1 keeps what it builds for the next time.
+# Needs Docker with Compose, or podman and podman-compose. SCENEFLEET_KEEP_IMAGES=1 keeps what it builds for the next time,
+# SCENEFLEET_IMAGE=name tests an image that is there.
 test-deploy: $(DEV_STAMP)
 	TORCH_INDEX_URL="$(TORCH_INDEX_URL)" $(BIN)/python -m pytest -m deploy tests/deploy $(ARGS)
 

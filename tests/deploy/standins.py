@@ -14,7 +14,7 @@ from tempfile import TemporaryDirectory
 
 import pytest
 
-from tests.deploy.engine import ROOT, Engine, run
+from tests.deploy.engine import ROOT, STANDIN, Engine, run
 
 FILES = Path(__file__).parent / "standins"
 DEBIAN = "bookworm"
@@ -22,7 +22,7 @@ PACKAGES = "python3,python3-venv,python3-pip,ca-certificates"
 
 
 def provide(engine: Engine, base: str, servers: dict[str, str]) -> list[str]:
-    """Have the images here: pulled, or made.
+    """Have the images here: pulled, or made, now or by an earlier run.
 
     Args:
         base: the Python image.
@@ -39,7 +39,7 @@ def provide(engine: Engine, base: str, servers: dict[str, str]) -> list[str]:
     for service, image in servers.items():
         if image in missing:
             make_server(engine, service, image, base)
-    return missing
+    return [name for name in (base, *servers.values()) if engine.is_standin(name)]
 
 
 def make_base(engine: Engine, image: str) -> None:
@@ -56,7 +56,7 @@ def make_base(engine: Engine, image: str) -> None:
         with subprocess.Popen(["tar", "-C", folder, "-c", "."], stdout=subprocess.PIPE) as packer:
             # Not by `Engine.call`, which gives no standard input.
             subprocess.run(
-                [engine.name, "import", "--quiet", "-", image],
+                [engine.name, "import", "--quiet", "--change", f"LABEL {STANDIN}=true", "-", image],
                 stdin=packer.stdout,
                 stdout=subprocess.DEVNULL,
                 env=engine.environment,
