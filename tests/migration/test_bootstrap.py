@@ -141,7 +141,7 @@ def test_what_a_superuser_made_is_taken_over(server: PostgresServer, application
     schema.upgrade(url=old)
     with psycopg.connect(server.url(application.database), autocommit=True) as connection:
         connection.execute(
-            "INSERT INTO videos (video_id, user_id, storage_key) VALUES ('v', 'u', 'uploads/u/v/a')"
+            "INSERT INTO videos (video_id, external_id, user_id, storage_key) VALUES ('v', 'v', 'u', 'uploads/u/v/a')"
         )
         connection.execute('CREATE SEQUENCE "Odd name"')
         connection.execute("CREATE FUNCTION odd(int, text) RETURNS int LANGUAGE sql AS 'SELECT 1'")

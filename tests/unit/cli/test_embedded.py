@@ -365,7 +365,7 @@ def test_a_home_of_before_is_taken_over(tmp_path: Path, monkeypatch: pytest.Monk
     )
     with psycopg.connect(postgres.server_url(server.port, server.password)) as connection:
         connection.execute(
-            "INSERT INTO videos (video_id, user_id, storage_key) VALUES ('v', 'u', 'uploads/u/v/a')"
+            "INSERT INTO videos (video_id, external_id, user_id, storage_key) VALUES ('v', 'v', 'u', 'uploads/u/v/a')"
         )
     server.stop()
     for _ in range(2):
