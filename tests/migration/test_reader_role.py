@@ -40,6 +40,9 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Managed]:
         server.start()
     except InvalidRequest as error:
         give_up(str(error))
+    # What every server of ours gets at its start, and an administrator elsewhere has not made yet.
+    server.execute("DROP DATABASE scenefleet")
+    server.execute(f"DROP ROLE scenefleet, {wall.ROLE}")
     yield server
     server.stop()
 
