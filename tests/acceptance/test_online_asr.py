@@ -83,6 +83,12 @@ def test_the_words_of_a_stretch_come_back_with_their_times(outside: Celery, key:
             before_s = word.end_s
 
 
+def test_the_client_says_the_same(fleet: Fleet, outside: Celery, key: str) -> None:
+    said = fleet.client.transcribe("u1", key, start_s=8.6, end_s=12.0)
+    assert said == ask(outside, user_id="u1", storage_key=key, start_s=8.6, end_s=12.0)
+    assert "first woman" in bare(said.text)
+
+
 def test_a_file_of_sound_alone_is_transcribed_to_its_end(
     fleet: Fleet, outside: Celery, tmp_path: Path
 ) -> None:

@@ -367,7 +367,7 @@ def test_a_video_is_indexed_and_found_by_a_bare_send_task(
         answer = stranger.ask("tasks.search.scenes", user_id=USER, query=search["query"], mode=search["mode"])
         assert answer["ok"]["hits"][0]["idx"] == search["scene"], answer
     # Links to keyframes are signed for the address that browsers use.
-    link = next(hit["keyframe_url"] for hit in answer["ok"]["hits"] if hit.get("keyframe_url"))
+    link = answer["ok"]["hits"][0]["keyframe_urls"][0]
     assert link.startswith(f"http://localhost:{deployment.values['MINIO_PORT']}/")
     with urllib.request.urlopen(link, timeout=10) as picture:
         assert picture.read(3) == b"\xff\xd8\xff"

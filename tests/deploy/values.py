@@ -79,6 +79,7 @@ def other_value(name: str, field: FieldInfo) -> str:
             f"other-{name.lower()}",
             f"/tmp/{name.lower()}",
             "media:2,asr,text",
+            "alice=2,bob=0.5",
             "0",
         ]
     for candidate in candidates:
