@@ -98,7 +98,7 @@ def show_status(wanted: Sequence[str], *, as_json: bool) -> int:
     else:
         console = screen.make_console()
         shown = [described[name] for name in names if name in described]
-        console.print(status_table(shown))
+        screen.print_whole(console, status_table(shown))
         for line in _remarks(shown):
             console.print(line, soft_wrap=True)
     if silent:

@@ -8,12 +8,16 @@ from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
+from rich.measure import Measurement
 
 if TYPE_CHECKING:
     from pydantic import BaseModel
+    from rich.table import Table
 
 #: A pipe has no width: tables then get this many columns.
 PIPE_COLUMNS = 120
+#: No table is wider.
+WIDEST_COLUMNS = 10_000
 
 STATE_STYLES = {
     "indexed": "green",
@@ -39,6 +43,14 @@ def make_console(*, stderr: bool = False) -> Console:
     stream = sys.stderr if stderr else sys.stdout
     width = None if stream.isatty() else PIPE_COLUMNS
     return Console(file=stream, width=width, highlight=False, soft_wrap=False)
+
+
+def print_whole(console: Console, table: Table) -> None:
+    """Print a table; where no screen sets a width, no cell of it is cut."""
+    if not console.file.isatty():
+        wide = console.options.update(max_width=WIDEST_COLUMNS)
+        console.width = max(console.width, Measurement.get(console, wide, table).maximum)
+    console.print(table)
 
 
 def write_json(value: BaseModel | Iterable[BaseModel] | dict[str, Any] | list[Any]) -> None:

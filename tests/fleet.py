@@ -89,6 +89,8 @@ class Fleet:
             **environment,
         }
         self.nodes: dict[str, NodeProcess] = {}
+        #: Nodes that still ran when a test that came after a failed one started others under their names.
+        self._replaced: list[NodeProcess] = []
         #: What its nodes are: a benchmark has others to compare with.
         self.app = "worker.app"
         #: Let another process write the nodes' logs, so that nodes can be kept from writing to any file.
@@ -126,6 +128,8 @@ class Fleet:
                 stderr=sink,
                 start_new_session=True,
             )
+        if name in self.nodes and self.nodes[name].process.poll() is None:
+            self._replaced.append(self.nodes[name])
         self.nodes[name] = NodeProcess(name, family, process, log, concurrency, environment)
 
     @contextmanager
@@ -223,7 +227,9 @@ class Fleet:
 
     def stop(self, *names: str) -> None:
         """Stop nodes as a supervisor would, and wait."""
-        stopping = [self.nodes.pop(name) for name in names or tuple(self.nodes)]
+        self._stop([self.nodes.pop(name) for name in names or tuple(self.nodes)])
+
+    def _stop(self, stopping: list[NodeProcess]) -> None:
         for node in stopping:
             if node.process.poll() is None:
                 node.process.send_signal(signal.SIGTERM)
@@ -298,6 +304,8 @@ class Fleet:
 
     def close(self) -> None:
         self.stop()
+        # They would go on writing their states to a Redis that other fleets use too.
+        self._stop(self._replaced)
         shutil.rmtree(self.home / "work", ignore_errors=True)
 
 

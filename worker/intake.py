@@ -25,6 +25,7 @@ from redis.exceptions import ResponseError
 from shared import routing
 from shared.errors import InvalidRequest
 from shared.logs import get_logger
+from shared.settings import get_settings
 from worker.messages import (
     NotAMessage,
     TaskMessage,
@@ -43,7 +44,11 @@ _TASK_QUEUES = frozenset((*routing.QUEUES, *(routing.gate_queue(node) for node i
 
 
 def _drop(reason: str, raw: Any, queue: str) -> None:
-    log.error("message dropped", queue=queue, problem=reason, **describe(raw))
+    log.error("message dropped", queue=queue, problem=reason, **describe(raw, _may_show))
+
+
+def _may_show(task: str) -> bool:
+    return task in current_app.tasks or get_settings().log_payloads
 
 
 class QoS(redis.QoS):  # type: ignore[misc]

@@ -21,6 +21,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from shared import routing
+from shared.redaction import HIDDEN
 
 #: Longest message that is looked at, bytes. Requests are refused far below that, with an answer.
 MAX_BYTES = 64 * 2**20
@@ -377,8 +378,11 @@ def check_unacknowledged(entry: bytes | str) -> tuple[dict[str, Any], str]:
     return check_task(raw, queue).raw, queue
 
 
-def describe(raw: Any) -> dict[str, Any]:
-    """What may be logged of anything that was dropped: ids and sizes."""
+def describe(raw: Any, may_show: Callable[[str], bool]) -> dict[str, Any]:
+    """What may be logged of anything that was dropped: ids and sizes.
+
+    ``may_show``: whether a task's name may be written out; one that no task has is the sender's own words.
+    """
     said: dict[str, Any] = {"kind": type(raw).__name__}
     if not isinstance(raw, dict):
         return said
@@ -389,6 +393,8 @@ def describe(raw: Any) -> dict[str, Any]:
                 said[name] = _name(name, headers.get(name))[:64]
             except NotAMessage:
                 continue
+        if "task" in said and not may_show(headers["task"]):
+            said["task"] = HIDDEN
     if isinstance(body, (str, list, dict)):
         said["body_size"] = len(body)
     return said

@@ -38,6 +38,8 @@ T = TypeVar("T")
 _REDIS_S = 3.0
 #: How often it is looked after what claims choose users by, seconds; and when it was last, monotonic.
 _TEND_USAGE_S = 60.0
+#: Stands in Redis while one node tops up its queues.
+_TOPPING_UP = "scenefleet:topping-up"
 _usage_tended_s = -_TEND_USAGE_S
 #: What raised is left alone for a while, doubling, seconds: it must not fill the log, nor the time of every tick.
 _PAUSE_S, _PAUSE_MAX_S = 1.0, 60.0
@@ -236,6 +238,9 @@ def missing_bells() -> None:
     try:
         with forks.held_off(), app.connection_for_write(transport_options=options) as connection:
             client = connection.default_channel.client
+            # Two at once would each send all that is missing; whoever dies here holds up nobody for long.
+            if not client.set(_TOPPING_UP, "1", nx=True, px=int(2000 * _REDIS_S)):
+                return
             for lane, ids in claimable.items():
                 try:
                     waiting = client.llen(lane)
@@ -244,5 +249,6 @@ def missing_bells() -> None:
                     log.error("queue not looked at", lane=lane, error=error)
                     continue
                 ring([Bell(lane, job_id) for job_id in ids[waiting:]], connection)
+            client.delete(_TOPPING_UP)
     except (OperationalError, RedisError, OSError) as error:
         log.warning("bells put off", error=error)

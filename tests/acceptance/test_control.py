@@ -201,6 +201,8 @@ def _names(fleet: Fleet, family: str) -> list[str]:
 
 
 def test_the_status_of_all_nodes_as_a_table(fleet: Fleet) -> None:
+    # The one that is evicted then stays in the table as not loaded.
+    models_json(fleet, "load", SECOND)
     settle(fleet)
     shown = fleet.command("models", "status")
     assert shown.returncode == 0, shown.stderr

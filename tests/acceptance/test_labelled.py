@@ -18,6 +18,7 @@ from sqlalchemy.orm import Session
 
 from db import scenes as store
 from db.engine import make_engine
+from db.ids import person_key
 from db.people.registry import create
 from db.tables import ScenePerson, Video
 from db.vectors import ensure_index, ensure_model, write_embeddings, write_lexical
@@ -182,7 +183,11 @@ def write(fleet: Fleet, session: Session, shot: Shot, vocabulary: int) -> None:
         create(session, CreatePerson(user_id=shot.user, name=name, person_id=name))
         session.add(
             ScenePerson(
-                scene_id=scene, person_id=name, user_id=shot.user, confidence=confidence, frame_count=1
+                scene_id=scene,
+                person_id=person_key(shot.user, name),
+                user_id=shot.user,
+                confidence=confidence,
+                frame_count=1,
             )
         )
     session.flush()

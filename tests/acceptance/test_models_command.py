@@ -61,13 +61,20 @@ def hub(original: ModelSpec) -> Iterator[HubServer]:
 
 
 class Machine:
-    """A MODELS_DIR, a catalogue with the model on the hub, and the command."""
+    """A MODELS_DIR, a catalogue with the model on the hub, and the command; `stated`: the catalogue has its sums."""
 
-    def __init__(self, folder: Path, spec: ModelSpec, hub: HubServer) -> None:
+    def __init__(self, folder: Path, spec: ModelSpec, hub: HubServer, *, stated: bool) -> None:
         folder.mkdir(exist_ok=True)
         self.models_dir = folder / "models"
         self.folder = self.models_dir / NAME
-        on_hub = {"source": f"hub:{REPOSITORY}", "revision": "main", "files": spec.all_files, "sha256": {}}
+        original = Path(spec.source.removeprefix("path:"))
+        sums = {file: hashlib.sha256((original / file).read_bytes()).hexdigest() for file in spec.all_files}
+        on_hub = {
+            "source": f"hub:{REPOSITORY}",
+            "revision": "main",
+            "files": spec.all_files,
+            "sha256": sums if stated else {},
+        }
         self.spec = spec.model_copy(update=on_hub)
         self.catalogue = write_catalog(folder / "models.yaml", [self.spec])
         kept = {name: os.environ[name] for name in ("PATH", "HOME", "LANG", "TMPDIR") if name in os.environ}
@@ -119,7 +126,13 @@ class Machine:
 
 @pytest.fixture
 def machine(tmp_path: Path, original: ModelSpec, hub: HubServer) -> Machine:
-    return Machine(tmp_path, original, hub)
+    return Machine(tmp_path, original, hub, stated=True)
+
+
+@pytest.fixture
+def unstated(tmp_path: Path, original: ModelSpec, hub: HubServer) -> Machine:
+    """One whose catalogue has no sum of the model's files: what comes first must be trusted."""
+    return Machine(tmp_path, original, hub, stated=False)
 
 
 def test_a_pulled_model_loads_without_a_network(
@@ -253,16 +266,32 @@ def test_offline_it_refuses_to_fetch(machine: Machine, hub: HubServer) -> None:
     assert "HF_HUB_OFFLINE=1 forbids it: unset it to pull" in done.stderr and hub.requests == []
 
 
-def test_verify_tells_right_from_wrong_missing_and_unknown(machine: Machine, hub: HubServer) -> None:
+def test_what_nobody_states_comes_only_when_it_is_trusted(unstated: Machine, hub: HubServer) -> None:
+    refused = unstated.run("pull", status=1).stderr
+    for file in unstated.spec.all_files:
+        sha256 = hashlib.sha256(hub.commits[REPOSITORY][hub.branches[REPOSITORY, "main"]][file]).hexdigest()
+        (shown,) = [line for line in refused.splitlines() if line.startswith(f"  {file} ")]
+        assert f"sha256 {sha256}" in shown and f"commit {hub.branches[REPOSITORY, 'main']}" in shown
+        assert f"from {hub.url}/{REPOSITORY}/" in shown
+    assert refused.splitlines()[-1].endswith(f"accept it by `scenefleet models pull {NAME} --trust`.")
+    assert unstated.files() & set(unstated.spec.all_files) == set() and lock.read(unstated.models_dir) == {}
+    # What was shown is not fetched anew, and from then on it is what the others are held to.
+    unstated.run("pull", "--trust")
+    assert unstated.files() == set(unstated.spec.all_files)
+    assert [request.status for request in hub.gets(LARGE)] == [200]
+    unstated.run("pull")
+
+
+def test_verify_tells_right_from_wrong_missing_and_unknown(unstated: Machine, hub: HubServer) -> None:
     def states(status: int) -> dict[str, str]:
-        return {row["file"]: row["state"] for row in machine.json("verify", status=status)["files"]}
+        return {row["file"]: row["state"] for row in unstated.json("verify", status=status)["files"]}
 
     assert set(states(1).values()) == {"missing"}
-    machine.run("pull")
+    unstated.run("pull", "--trust")
     assert set(states(0).values()) == {"ok"}
-    (machine.folder / "config.json").write_bytes(b"wrong")
-    (machine.folder / "tokenizer.json").unlink()
-    with lock.changing(machine.models_dir) as entries:
+    (unstated.folder / "config.json").write_bytes(b"wrong")
+    (unstated.folder / "tokenizer.json").unlink()
+    with lock.changing(unstated.models_dir) as entries:
         known = dict(entries[NAME].files)
         expected = known["config.json"].sha256
         del known["sparse_linear.pt"]
@@ -272,43 +301,45 @@ def test_verify_tells_right_from_wrong_missing_and_unknown(machine: Machine, hub
     assert found == {
         "config.json": "wrong", "tokenizer.json": "missing", "sparse_linear.pt": "no sum", "colbert_linear.pt": "ok",
     }  # fmt: skip
-    shown = machine.run("verify", status=1).stdout
+    shown = unstated.run("verify", status=1).stdout
     wrong = hashlib.sha256(b"wrong").hexdigest()
     assert (
-        f"{machine.folder / 'config.json'} ({NAME}): models.lock expects sha256 {expected}, found {wrong}"
+        f"{unstated.folder / 'config.json'} ({NAME}): models.lock expects sha256 {expected}, found {wrong}"
         in shown
     )
-    machine.run("pull")
+    refused = unstated.run("pull", status=1).stderr
+    assert "no sha256 is stated for sparse_linear.pt" in refused and "more file" not in refused
+    unstated.run("pull", "--trust")
     assert set(states(0).values()) == {"ok"}
 
 
-def test_list_and_info_tell_where_a_model_stands(machine: Machine, hub: HubServer) -> None:
-    (row,) = machine.json("list")["models"]
+def test_list_and_info_tell_where_a_model_stands(unstated: Machine, hub: HubServer) -> None:
+    (row,) = unstated.json("list")["models"]
     assert (row["name"], row["kind"], row["here"], row["active"]) == (NAME, "text", "missing", True)
-    machine.run("pull")
-    assert machine.json("list")["models"][0]["here"] == "pulled"
-    assert NAME in machine.run("list").stdout
-    info = machine.json("info", NAME)
+    unstated.run("pull", "--trust")
+    assert unstated.json("list")["models"][0]["here"] == "pulled"
+    assert NAME in unstated.run("list").stdout
+    info = unstated.json("info", NAME)
     assert info["revision"] == "main" and info["pulled_revision"] == hub.branches[REPOSITORY, "main"]
     file = next(file for file in info["files"] if file["file"] == LARGE)
-    content = (machine.folder / LARGE).read_bytes()
-    assert file["path"] == str(machine.folder / LARGE) and file["bytes"] == len(content)
+    content = (unstated.folder / LARGE).read_bytes()
+    assert file["path"] == str(unstated.folder / LARGE) and file["bytes"] == len(content)
     assert (file["expected"], file["expected_by"]) == (hashlib.sha256(content).hexdigest(), "models.lock")
-    shown = machine.run("info", NAME).stdout
-    assert file["expected"] in shown and str(machine.folder) in shown
-    assert "no model 'other'" in machine.run("info", "other", status=1).stderr
+    shown = unstated.run("info", NAME).stdout
+    assert file["expected"] in shown and str(unstated.folder) in shown
+    assert "no model 'other'" in unstated.run("info", "other", status=1).stderr
 
 
 def test_another_file_of_the_same_name_is_refused_until_it_is_accepted(
-    machine: Machine, hub: HubServer
+    unstated: Machine, hub: HubServer
 ) -> None:
-    machine.run("pull")
+    unstated.run("pull", "--trust")
     commit = hub.branches[REPOSITORY, "main"]
-    (machine.folder / "config.json").unlink()
+    (unstated.folder / "config.json").unlink()
     hub.commits[REPOSITORY][commit]["config.json"] = new = b'{"changed": true}'
-    done = machine.run("pull", status=1)
+    done = unstated.run("pull", status=1)
     assert "config.json is not the file models.lock means: expected sha256" in done.stderr
     assert f"found {hashlib.sha256(new).hexdigest()}" in done.stderr and "--update" in done.stderr
-    assert not (machine.folder / "config.json").exists()
-    machine.run("pull", "--update")
-    assert (machine.folder / "config.json").read_bytes() == new
+    assert not (unstated.folder / "config.json").exists()
+    unstated.run("pull", "--update")
+    assert (unstated.folder / "config.json").read_bytes() == new

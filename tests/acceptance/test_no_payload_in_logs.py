@@ -23,6 +23,7 @@ import redis
 from celery import Celery, signature
 
 from cli.embedded.ports import find_free_port
+from db.ids import video_key
 from tests.contracts.candidates import sample_picture
 from tests.excerpt import write_excerpt
 from tests.fleet import FAMILIES, ROOT, Fleet, eventually, fleet_over
@@ -392,7 +393,7 @@ def test_nothing_that_users_name_say_or_ask_is_logged_or_shown(
     for told in (
         "job failed",
         "error_class=ModelFailure",
-        "fails-1",
+        f"video_id={video_key(USER, 'fails-1')}",
         "Traceback",
         "injection.py",
         "ValueError",

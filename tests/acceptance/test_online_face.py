@@ -151,7 +151,8 @@ def test_a_picture_too_large_is_refused_by_its_header(fleet: Fleet) -> None:
 
 def test_one_picture_named_often_is_looked_at_once(fleet: Fleet, ask: Ask) -> None:
     """49 megapixels, sixteen times: as fast as once, and the answer stands sixteen times."""
-    picture = cv2.resize(sample_picture(12.5), (7_000, 7_000))
+    # The square around her: the whole frame would be squeezed, and dlib finds no such face.
+    picture = cv2.resize(sample_picture(12.5)[:, 180:720], (7_000, 7_000))
     keys = [f"uploads/{USER}/huge{number}.jpg" for number in range(3)]
     for key in keys:
         store(fleet, key, picture)

@@ -100,7 +100,7 @@ def leaves_with_one_sentence(fleet: Fleet, node: str) -> str:
     process = fleet.nodes[node].process
     assert process.wait(timeout=90) == EXIT_NO_MODEL, fleet.log(node)[-3000:]
     assert "Traceback" not in fleet.log(node)
-    said = [line["error"] for line in lines(fleet, node) if line.get("error")]
+    said = [line["failure"] for line in lines(fleet, node) if line.get("failure")]
     assert len(said) == 1, said
     assert "\n" not in said[0]
     return str(said[0])

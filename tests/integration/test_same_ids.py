@@ -233,9 +233,11 @@ def objects(storage: Storage) -> set[str]:
 
 
 def work_off(runtime: Runtime) -> None:
-    """Do every job that waits on the media lane and erases something."""
+    """Do every job of housekeeping that waits: they erase something."""
     plan = Plan(skips=PLAN.skips, max_failures=3, tmp_ttl_s=0)
-    while (claimed := transact(lambda session: jobs.claim(session, "media", "n:1:0:1", 60.0))) is not None:
+    while (
+        claimed := transact(lambda session: jobs.claim(session, "housekeeping", "n:1:0:1", 60.0))
+    ) is not None:
         mine: Claim = claimed
         folder = runtime.work_dir / mine.storage_part
         folder.mkdir(parents=True, exist_ok=True)

@@ -21,7 +21,7 @@ from db.runs import Plan
 from db.scenes import Words, page, publish_scene, referenced_keys, scene_id, write_scenes
 from db.tables import Scene, Video
 from db.vectors import ModelRow, ensure_model, index_sql, write_embeddings
-from shared.contracts import MAX_QUERY_CHARS, ProcessVideo, SearchScenes, parse
+from shared.contracts import MAX_QUERY_CHARS, ListVideos, ProcessVideo, SearchScenes, parse
 from shared.errors import InvalidRequest, NotFound
 
 pytestmark = pytest.mark.usefixtures("database")
@@ -164,7 +164,7 @@ def test_nobody_reads_or_changes_another_users_video(seed: int, asker: str) -> N
     world = build(seed)
     with reading() as session:
         deleted = set(session.scalars(select(Video.external_id).where(Video.deleted_at.is_not(None))))
-        listed = videos.list_ids(session, asker)
+        listed = [row.video_id for row in videos.list_page(session, ListVideos(user_id=asker)).videos]
     assert set(listed) == {video for video, owner in world.videos.items() if owner == asker} - deleted
     before = ledger()
     for video, owner in world.videos.items():

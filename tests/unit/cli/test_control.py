@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from cli import control
+from cli import control, screen
 from cli.nodes import NodeRecord
 from shared.errors import NotFound, Outage
 
@@ -92,6 +92,18 @@ def test_a_table_line_per_process_and_model() -> None:
 def test_a_kind_without_a_model_is_shown_as_such() -> None:
     unavailable = {"kind": "rerank", "loaded": False, "active": False, "unavailable": "none"}
     assert printed(node(slot(models=[unavailable])))[1] == "text@box 0 (rerank) none in profile 0"
+
+
+def test_a_pipe_gets_the_whole_table_however_long_names_are(capsys: pytest.CaptureFixture[str]) -> None:
+    name, host = "a-model-with-quite-a-long-name" * 3, "housekeeping@a-host-with-a-long-name"
+    unavailable = {"kind": "rerank", "loaded": False, "active": False, "unavailable": "none"}
+    table = control.status_table([node(slot(models=[model(name=name), unavailable]), node=host)])
+    screen.print_whole(screen.make_console(), table)
+    assert [" ".join(line.split()) for line in capsys.readouterr().out.splitlines()] == [
+        "node slot device model state memory load warm-up loads evicted used",
+        f"{host} 0 cpu {name} loaded 45 MiB 1.50 s 0 0 never",
+        "(rerank) none in profile",
+    ]
 
 
 def test_what_needs_a_sentence_stands_below_the_table() -> None:
