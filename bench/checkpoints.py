@@ -31,7 +31,7 @@ from tests.checkpoints import (
     siglip,
     whisper_scripted,
 )
-from worker.models.catalog import ModelSpec
+from worker.models.spec import ModelSpec
 
 LAYERS = 4
 #: Most pictures computed at once, here; on a GPU it is 32.

@@ -16,8 +16,8 @@ import numpy as np
 import torch
 
 from worker.models.base import SAMPLE_RATE_HZ, Float32, Uint8
-from worker.models.catalog import ModelSpec
-from worker.models.weights import locate
+from worker.models.spec import ModelSpec
+from worker.models.weights.verify import locate
 
 
 class Bare(ABC):
@@ -60,7 +60,7 @@ class BarePocketSphinx(Bare):
         )  # fmt: skip
 
     def prepare(self, inputs: Float32) -> list[bytes]:
-        from worker.models import asr_pocketsphinx as ours
+        from worker.models.providers import asr_pocketsphinx as ours
 
         windows = find_windows(
             self.spec, inputs, max_window_s=ours.MAX_WINDOW_S, max_gap_s=ours.MAX_GAP_S, pad_s=ours.PAD_S
@@ -86,7 +86,7 @@ class BareWhisper(Bare):
         self.model = whisper.load_model(str(path), device="cpu")
 
     def prepare(self, inputs: Float32) -> list[Float32]:
-        from worker.models import speech_windows as ours
+        from worker.models.providers import asr_windows as ours
 
         return find_windows(
             self.spec, inputs, max_window_s=ours.MAX_WINDOW_S, max_gap_s=ours.MAX_GAP_S, pad_s=ours.PAD_S
@@ -103,7 +103,7 @@ class BareWhisper(Bare):
 
 def find_windows(spec: ModelSpec, audio: Float32, **limits: float) -> list[Float32]:
     """The windows of speech that our models are given."""
-    from worker.models.speech_gate import SpeechGate, plan_windows
+    from worker.models.providers.vad import SpeechGate, plan_windows
 
     gate = SpeechGate(locate(spec, "package:silero_vad/data/silero_vad.jit"))
     windows = plan_windows(gate.probabilities(audio), samples=len(audio), **limits)
@@ -224,7 +224,7 @@ class BareDlib(Bare):
     def prepare(self, inputs: Sequence[Uint8]) -> list[Uint8]:
         import cv2
 
-        from worker.models.face_dlib import _scale
+        from worker.models.providers.face_dlib import _scale
 
         return [
             np.ascontiguousarray(cv2.resize(picture, None, fx=scale, fy=scale, interpolation=cv2.INTER_AREA))
@@ -252,7 +252,7 @@ class BareAdaFace(Bare):
     def load(self) -> None:
         import cv2
 
-        from worker.models.face_ir import IrNetwork
+        from worker.models.providers.face_ir import IrNetwork
 
         (weights,) = (self.file(file) for file in self.spec.all_files if file.endswith(".ckpt"))
         (detector,) = (self.file(file) for file in self.spec.all_files if file.endswith(".onnx"))
@@ -270,9 +270,9 @@ class BareAdaFace(Bare):
         self.network.eval()
 
     def prepare(self, inputs: Sequence[Uint8]) -> tuple[list[Uint8], list[Float32]]:
-        from worker.models.face_adaface import preprocess
-        from worker.models.face_align import align
-        from worker.models.face_yunet import YuNetDetector
+        from worker.models.providers.face_adaface import preprocess
+        from worker.models.providers.face_align import align
+        from worker.models.providers.face_yunet import YuNetDetector
 
         (path,) = (self.file(file) for file in self.spec.all_files if file.endswith(".onnx"))
         detector = YuNetDetector(self.spec, path)

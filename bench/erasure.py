@@ -37,7 +37,7 @@ from shared.settings import get_settings
 from shared.storage import Bucket, ObjectInfo, ObjectStat
 from shared.storage.local import LocalStorage
 from shared.storage.objects import StorageConfig
-from tests.services import PostgresServer, RedisServer
+from tests.support.services import PostgresServer, RedisServer
 
 USER, PERSON = "bench", "17"
 PER_VIDEO = 500

@@ -15,8 +15,8 @@ import numpy as np
 from sqlalchemy import text
 from sqlalchemy.orm import Session
 
-from db import jobs
 from db.engine import transact
+from db.ledger import jobs
 from db.scenes import write_scenes, write_transcript
 from db.tables import Job, Model, Run, Video
 from shared import graph

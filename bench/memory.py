@@ -22,8 +22,8 @@ from rich.console import Console
 from rich.table import Table
 
 from bench import OUT
-from tests.fleet import FAMILIES, Fleet, eventually
-from tests.services import PostgresServer, RedisServer
+from tests.support.fleet import FAMILIES, Fleet, eventually
+from tests.support.services import PostgresServer, RedisServer
 
 MB = 1e6
 #: Settled: two looks this far apart differ by less than that share.

@@ -208,7 +208,7 @@ def measure_all(
 ) -> list[dict[str, Any]]:
     """Each in a process of its own, one after the other, over one Postgres."""
     from db import schema
-    from tests.services import PostgresServer
+    from tests.support.services import PostgresServer
 
     found = []
     with tempfile.TemporaryDirectory(prefix="scenefleet-bench-") as name:

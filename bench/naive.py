@@ -12,8 +12,8 @@ from typing import Any
 from celery import signals
 
 from worker.app import app
-from worker.models.catalog import KINDS
-from worker.models.shelf import Shelf
+from worker.models.cache import Shelf
+from worker.models.spec import KINDS
 from worker.runtime import get_runtime
 
 __all__ = ["app"]

@@ -7,7 +7,7 @@ names, are those on which the rule was tuned; the other half is held out. Then t
 same pictures, in the fonts of the folders and one of OpenCV's, in sizes, colours, slants and qualities drawn at random.
 
 Per half: pictures; lines and pictures with a line, for the recogniser's own score alone (from 0.5, RapidOCR's own default; from
-`MIN_SCORE`) and after the rule (`worker/models/ocr_rule.py`); and of the texts written, the share read letter for letter.
+`MIN_SCORE`) and after the rule (`worker/models/providers/ocr_rule.py`); and of the texts written, the share read letter for letter.
 """
 
 from __future__ import annotations
@@ -32,8 +32,8 @@ from rich.table import Table
 from worker.models.base import Uint8
 from worker.models.catalog import load_catalog
 from worker.models.ocr import Line
-from worker.models.ocr_rapid import MAX_SIDE_PX, MIN_SCORE, RapidReader
-from worker.models.ocr_rule import is_text
+from worker.models.providers.ocr_rapid import MAX_SIDE_PX, MIN_SCORE, RapidReader
+from worker.models.providers.ocr_rule import is_text
 
 #: RapidOCR's own default of the least score.
 ENGINE_SCORE = 0.5

@@ -19,8 +19,8 @@ from rich.console import Console
 from rich.table import Table
 
 from bench import OUT
-from tests.fleet import ROOT, Fleet
-from tests.services import PostgresServer, RedisServer
+from tests.support.fleet import ROOT, Fleet
+from tests.support.services import PostgresServer, RedisServer
 
 _TIMES = """
     SELECT stage, sum(extract(epoch FROM finished_at - started_at))::float AS seconds FROM jobs

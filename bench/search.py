@@ -38,7 +38,7 @@ from db import schema, search
 from db.engine import get_engine, make_engine, reading, reading_as, set_engine, transact
 from db.vectors import ModelRow, ensure_model, index_sql
 from shared.settings import Settings
-from tests.services import PostgresServer
+from tests.support.services import PostgresServer
 
 USER = "u"
 WEIGHTS: dict[str, float] = {"text": 0.5, "vision": 0.35}

@@ -14,7 +14,7 @@ from fractions import Fraction
 from pathlib import Path
 from typing import Any, get_args
 
-from tests.clips import Encoding, Move, Shot, Sound, Truth, make_clip
+from tests.support.clips import Encoding, Move, Shot, Sound, Truth, make_clip
 
 CLIPS = Path(__file__).parent / "clips"
 FPS = 30

@@ -19,12 +19,12 @@ from rich.console import Console
 from rich.markup import escape
 
 from cli import screen
-from cli.fleet import Fleet
-from cli.home import configured_settings
-from cli.index import Upload, make_video_id, reasons, send, watch
-from cli.search import coverage_line, hit_table
+from cli.search.ask import coverage_line, hit_table
 from cli.up import Interrupted, Signals, show_start
-from cli.videos import all_scenes, open_client, scene_table
+from cli.videos.index import Upload, make_video_id, reasons, send, watch
+from cli.videos.requests import all_scenes, open_client, scene_table
+from local.fleet import Fleet
+from local.home import configured_settings
 from shared import permissions
 from shared.client import Client
 from shared.contracts import SearchMode

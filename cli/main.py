@@ -10,9 +10,9 @@ from typing import Annotated, NoReturn
 
 import typer
 
-from cli.models_commands import models_app
+from cli.models.commands import models_app
 from cli.options import Json, User
-from cli.people_commands import people_app
+from cli.people.commands import people_app
 
 app = typer.Typer(
     name="scenefleet",
@@ -120,7 +120,7 @@ def node_health(
 @app.command(rich_help_panel=RUN)
 def doctor(json_: Json = False) -> int:
     """Check everything the fleet depends on, and say what to do; exit 1 when something essential is broken."""
-    from cli import doctor as command
+    from cli.doctor import run as command
 
     return command.run(as_json=json_)
 
@@ -160,17 +160,17 @@ def db_bootstrap(
     ] = "",
 ) -> None:
     """Make the role and the database of POSTGRES_URL and the extension vector; safe at any time, again and again."""
-    from cli import database
+    from cli.database import schema
 
-    database.bootstrap(admin_url, rename_admin)
+    schema.bootstrap(admin_url, rename_admin)
 
 
 @db_app.command("upgrade")
 def db_upgrade(revision: Annotated[str, typer.Argument(help="Revision to go to.")] = "head") -> None:
     """Bring the database to this version's schema; safe at any time, from several machines at once."""
-    from cli import database
+    from cli.database import schema
 
-    database.upgrade(revision)
+    schema.upgrade(revision)
 
 
 @db_app.command("downgrade")
@@ -179,17 +179,17 @@ def db_downgrade(
     yes: Annotated[bool, typer.Option("--yes", "-y", help="Don't ask.")] = False,
 ) -> None:
     """Take the schema back to an older revision; data that it can't hold is lost."""
-    from cli import database
+    from cli.database import schema
 
-    database.downgrade(revision, sure=yes)
+    schema.downgrade(revision, sure=yes)
 
 
 @db_app.command("current")
 def db_current(json_: Json = False) -> int:
     """Say which revision the database has; exit 1 when it is not the one this version wants."""
-    from cli import database
+    from cli.database import schema
 
-    return database.current(as_json=json_)
+    return schema.current(as_json=json_)
 
 
 @db_app.command("purge")
@@ -205,7 +205,7 @@ def db_purge(
 
     Example: scenefleet db purge --yes
     """
-    from cli import purge
+    from cli.database import purge
 
     return purge.run(every_table=every_table, sure=yes, as_json=json_)
 
@@ -233,7 +233,7 @@ def index(
       [bold]scenefleet index --no-wait *.mp4[/bold]
       [bold]scenefleet index lecture.mkv --id lecture-07 --json[/bold]
     """
-    from cli import index as command
+    from cli.videos import index as command
 
     return command.run(files, video_id, priority=priority, wait=not no_wait, as_json=json_, user=user)
 
@@ -261,12 +261,12 @@ def status(
     [bold]scenefleet status --state failed --state partial[/bold]
     [bold]scenefleet status demo-1a2b3c4d[/bold]
     """
-    from cli import videos
+    from cli.videos import requests
 
     if video is None:
-        videos.show_list(states=state or [], limit=limit, as_json=json_, user=user)
+        requests.show_list(states=state or [], limit=limit, as_json=json_, user=user)
     else:
-        videos.show_status(video, as_json=json_, user=user)
+        requests.show_status(video, as_json=json_, user=user)
 
 
 @app.command(rich_help_panel=VIDEOS)
@@ -283,9 +283,9 @@ def failures(
     [bold]scenefleet failures[/bold]
     [bold]scenefleet failures demo-1a2b3c4d --json[/bold]
     """
-    from cli import videos
+    from cli.videos import requests
 
-    videos.show_failures(video, limit=limit, as_json=json_, user=user)
+    requests.show_failures(video, limit=limit, as_json=json_, user=user)
 
 
 @app.command("upload-url", rich_help_panel=VIDEOS)
@@ -305,17 +305,17 @@ def upload_url(
     [bold]scenefleet upload-url lecture-07 lecture.mkv[/bold]
     [bold]curl -T lecture.mkv "$(scenefleet upload-url lecture-07 lecture.mkv --json | jq -r .upload_url)"[/bold]
     """
-    from cli import videos
+    from cli.videos import requests
 
-    videos.show_upload(video, filename, expires_s=expires, as_json=json_, user=user)
+    requests.show_upload(video, filename, expires_s=expires, as_json=json_, user=user)
 
 
 @app.command(rich_help_panel=VIDEOS)
 def scenes(video: Video, json_: Json = False, user: User = None) -> None:
     """List a video's scenes with their words and faces."""
-    from cli import videos
+    from cli.videos import requests
 
-    videos.show_scenes(video, as_json=json_, user=user)
+    requests.show_scenes(video, as_json=json_, user=user)
 
 
 @app.command(rich_help_panel=VIDEOS)
@@ -338,7 +338,7 @@ def subtitles(
     [bold]scenefleet subtitles demo-1a2b3c4d > demo.srt[/bold]
     [bold]scenefleet subtitles demo-1a2b3c4d -o demo.vtt[/bold]
     """
-    from cli import subtitles as command
+    from cli.videos import subtitles as command
 
     command.run(video, format, output, force=force, user=user)
 
@@ -436,12 +436,12 @@ def search(
     [bold]scenefleet search "a hot drink" --limit 5 --weight vision=0.6[/bold]
     [bold]scenefleet search --like demo-1a2b3c4d:3[/bold]
     """
-    from cli import search as command
-    from cli import videos
+    from cli.search import ask as command
+    from cli.videos import requests
 
-    owner = videos.acting_user(user)
+    owner = requests.acting_user(user)
     if recall:
-        from cli import recall as recall_command
+        from cli.search import recall as recall_command
 
         recall_command.run(owner, as_json=json_)
         return
@@ -481,9 +481,9 @@ def _persons_match(*, every: bool, prefer: bool) -> str:
 @app.command(rich_help_panel=VIDEOS)
 def retry(video: Video, json_: Json = False, user: User = None) -> None:
     """Try the failed jobs of a video again."""
-    from cli import videos
+    from cli.videos import requests
 
-    videos.change("retry", video, as_json=json_, user=user)
+    requests.change("retry", video, as_json=json_, user=user)
 
 
 @app.command(rich_help_panel=VIDEOS)
@@ -513,17 +513,17 @@ def rerun(
     [bold]scenefleet rerun demo-1a2b3c4d --stage face --stage text[/bold]
     [bold]scenefleet rerun --missing[/bold]
     """
-    from cli import videos
+    from cli.videos import requests
 
-    videos.rerun(video, stage or [], missing=missing, as_json=json_, user=user)
+    requests.rerun(video, stage or [], missing=missing, as_json=json_, user=user)
 
 
 @app.command(rich_help_panel=VIDEOS)
 def cancel(video: Video, json_: Json = False, user: User = None) -> None:
     """Stop the work on a video; what an earlier run published stays."""
-    from cli import videos
+    from cli.videos import requests
 
-    videos.change("cancel", video, as_json=json_, user=user)
+    requests.change("cancel", video, as_json=json_, user=user)
 
 
 @app.command(rich_help_panel=VIDEOS)
@@ -534,9 +534,9 @@ def delete(
     user: User = None,
 ) -> None:
     """Delete a video and everything made from it: rows, vectors, pictures, sidecars, the upload."""
-    from cli import videos
+    from cli.videos import requests
 
-    videos.delete(video, sure=yes, as_json=json_, user=user)
+    requests.delete(video, sure=yes, as_json=json_, user=user)
 
 
 def main() -> NoReturn:

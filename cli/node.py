@@ -7,8 +7,8 @@ import sys
 import time
 from pathlib import Path
 
-from cli import nodes
-from cli.pacing import pause_s
+from local import nodes
+from local.restart_backoff import pause_s
 from shared import permissions, routing
 from shared.errors import InvalidRequest
 from shared.settings import child_environment, get_settings
@@ -44,7 +44,7 @@ def celery_command(family: str, instance: str, concurrency: int, log_level: str)
 def node_environment(family: str, devices: tuple[str, ...] = ()) -> dict[str, str]:
     """What has to stand in the environment before Celery or a model's library is imported.
 
-    A node with one process sees its GPU from the start; the processes of a larger one each choose theirs (`worker.gpu`).
+    A node with one process sees its GPU from the start; the processes of a larger one each choose theirs (`worker.models.placement.devices`).
     """
     pinned = {"CUDA_VISIBLE_DEVICES": devices[0]} if len(devices) == 1 else {}
     return child_environment(

@@ -17,9 +17,10 @@ from rich.markup import escape
 from rich.panel import Panel
 from rich.table import Table
 
-from cli import orphans, screen
-from cli.fleet import Fleet, NodeView
-from cli.home import Home, configured_settings
+from cli import screen
+from local import orphans
+from local.fleet import Fleet, NodeView
+from local.home import Home, configured_settings
 from shared import permissions
 from shared.errors import Outage, ScenefleetError
 from shared.settings import child_environment, get_settings

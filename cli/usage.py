@@ -17,7 +17,7 @@ def run(limit: int, *, as_json: bool) -> None:
         DatabaseUnavailable: Postgres does not answer.
     """
     from db.engine import reading
-    from db.usage import read
+    from db.ledger.usage import read
 
     with reading() as session:
         rows = read(session, limit)

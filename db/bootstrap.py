@@ -17,7 +17,7 @@ import psycopg
 from psycopg import Connection, sql
 from psycopg.rows import TupleRow
 
-from db.wall import ROLE as READER
+from db.row_security import ROLE as READER
 from shared.errors import Conflict, DatabaseUnavailable, InvalidRequest
 from shared.settings import hide_password
 

@@ -17,7 +17,7 @@ from sqlalchemy.exc import DBAPIError, InterfaceError, OperationalError
 from sqlalchemy.orm import Session, SessionTransaction
 from sqlalchemy.pool import NullPool
 
-from db import wall
+from db import row_security
 from db.limits import Limits, configured_limits
 from shared.errors import DatabaseBusy, DatabaseUnavailable, StatementTimeout
 from shared.settings import get_settings, hide_password
@@ -28,7 +28,7 @@ T = TypeVar("T")
 
 #: (pid, engine): a forked child must not use its parent's sockets.
 _engine: tuple[int, Engine] | None = None
-#: Whether this engine's database user may act as the reader (db/wall.py); asked once.
+#: Whether this engine's database user may act as the reader (db/row_security.py); asked once.
 _reader: tuple[Engine, bool] | None = None
 
 #: Limit of each statement in transactions begun from here on, seconds; None: the engine's.
@@ -152,7 +152,7 @@ def _session(engine: Engine) -> Session:
 
 @contextmanager
 def reading_as(user_id: str, *, snapshot: bool = False) -> Iterator[Session]:
-    """A read-only use of the database that finds the rows of one user, whatever is asked; see db/wall.py.
+    """A read-only use of the database that finds the rows of one user, whatever is asked; see db/row_security.py.
 
     Role and user end with the transaction, so nothing of them is left on the pool's connection; a session that is
     rolled back takes them again with its next statement. ``snapshot``: all statements see the same state.
@@ -165,7 +165,7 @@ def reading_as(user_id: str, *, snapshot: bool = False) -> Iterator[Session]:
         options["isolation_level"] = "REPEATABLE READ"
     with outages():
         engine = get_engine()
-        become = wall.BECOME_READER if _may_be_reader(engine) else wall.NAME_USER
+        become = row_security.BECOME_READER if _may_be_reader(engine) else row_security.NAME_USER
 
         def begun(_: Session, transaction: SessionTransaction, connection: Connection) -> None:
             # A savepoint is within a transaction that has them.
@@ -183,9 +183,9 @@ def _may_be_reader(engine: Engine) -> bool:
         may = True
         try:
             with engine.connect() as connection:
-                connection.execute(wall.BECOME_READER, {"user_id": ""})
+                connection.execute(row_security.BECOME_READER, {"user_id": ""})
         except DBAPIError as error:
-            if getattr(error.orig, "sqlstate", None) not in wall.NO_READER:
+            if getattr(error.orig, "sqlstate", None) not in row_security.NO_READER:
                 raise
             may = False
             reason = str(error.orig).split("\n")[0]

@@ -12,7 +12,7 @@ from sqlalchemy import text
 
 from db.engine import make_engine, outages
 from db.limits import migration_limits
-from db.wall import ALLOW
+from db.row_security import ALLOW
 from shared.settings import get_settings
 
 

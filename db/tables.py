@@ -210,7 +210,7 @@ class Job(Base):
 
 
 class QueueUsage(Base):
-    """How much of a queue's device time an account has had, and whether it waits there (db/usage.py)."""
+    """How much of a queue's device time an account has had, and whether it waits there (db/ledger/usage.py)."""
 
     __tablename__ = "queue_usage"
     __table_args__ = (

@@ -9,10 +9,10 @@ from sqlalchemy import func, select, tuple_
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.orm import Session
 
-from db import jobs, runs
 from db.ids import video_key
-from db.jobs import Bell
-from db.runs import Plan, StageState
+from db.ledger import jobs, runs
+from db.ledger.jobs import Bell
+from db.ledger.runs import Plan, StageState
 from db.tables import Job, Run, Scene, Video
 from shared import graph
 from shared.contracts import (

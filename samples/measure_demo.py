@@ -21,9 +21,9 @@ from numpy.typing import NDArray
 
 from worker.models.asr import Transcriber, Word
 from worker.models.base import SAMPLE_RATE_HZ
+from worker.models.cache import Shelf
 from worker.models.catalog import load_catalog
 from worker.models.face import FaceAnalyser
-from worker.models.shelf import Shelf
 from worker.models.text import TextEmbedder
 
 HOME = Path(__file__).parent

@@ -9,7 +9,7 @@ from sqlalchemy.orm import Session
 
 from db import switches
 from db.engine import reading, reading_as
-from db.jobs import Bell
+from db.ledger.jobs import Bell
 from db.tables import ModelSwitch
 from db.vectors import find_model
 from shared import routing
@@ -27,11 +27,11 @@ from shared.contracts import (
 from shared.errors import InvalidRequest, ModelUnavailable
 from tasks.requests import REQUEST, answer, change
 from worker.app import app
-from worker.bells import ring
-from worker.models.catalog import ModelSpec
-from worker.pending import PAGES_S
+from worker.models.spec import ModelSpec
 from worker.runtime import get_runtime
+from worker.search.wait import PAGES_S
 from worker.stages.context import model_row
+from worker.wakeup import ring
 
 
 @app.task(name=routing.MODELS_STATE, **REQUEST)

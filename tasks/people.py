@@ -7,9 +7,9 @@ from typing import Any
 
 from sqlalchemy.orm import Session
 
-from db import jobs
 from db.engine import reading_as
-from db.jobs import Bell
+from db.ledger import jobs
+from db.ledger.jobs import Bell
 from db.people import acts, enrolment, erasure, events, registry
 from db.tables import Person
 from db.vectors import find_model
@@ -35,8 +35,8 @@ from shared.contracts import (
 from shared.errors import Conflict, InvalidRequest
 from tasks.requests import PEOPLE_REQUEST, answer, change
 from worker.app import app
-from worker.bells import ring
 from worker.runtime import get_runtime
+from worker.wakeup import ring
 
 
 def _require_enrolment() -> None:

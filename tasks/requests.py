@@ -50,7 +50,7 @@ class PeopleRequest(Request):
         try:
             return super().__call__(*args, **payload)
         except Ignore:
-            # A search that waits for models is noted among those (worker/pending.py).
+            # A search that waits for models is noted among those (worker/search/wait.py).
             answers.note_answered(payload.get("user_id"), self.request.id)
             raise
 

@@ -1,6 +1,6 @@
 """Search: one ``send_task`` for the caller. The query is embedded on the models' lanes, all at once, then compared here.
 
-No slot waits for another task: the first task notes what was asked (worker/pending.py), asks the lanes and ends; their
+No slot waits for another task: the first task notes what was asked (worker/search/wait.py), asks the lanes and ends; their
 answers ring ``gather``; the last one, or the deadline, rings ``finish``, which runs under the caller's task id. Either may
 be killed at any moment: what a lane has answered also lies in the result backend, and ``finish`` is rung again.
 """
@@ -20,11 +20,12 @@ from shared.contracts import GatherSearch, SearchAnswer, SearchScenes, parse
 from shared.errors import BrokerUnavailable, InvalidRequest, WorkerLost
 from shared.logs import get_logger
 from tasks.requests import PEOPLE_REQUEST, REQUEST, Request, answer
-from worker import answering, pages, reranking, searches
 from worker.app import app
-from worker.finishing import send_finish
-from worker.pending import get_pending, working_on
 from worker.runtime import get_runtime
+from worker.search import answer as search_answer
+from worker.search import cursor, plan, rerank
+from worker.search.finish import send_finish
+from worker.search.wait import get_pending, working_on
 
 log = get_logger(__name__)
 
@@ -37,13 +38,13 @@ def scenes(self: Task, /, **payload: Any) -> Any:
     """The user's published scenes that fit a query, best first."""
     request = parse(SearchScenes, payload)
     runtime, pending = get_runtime(), get_pending()
-    searches.check(request, runtime.settings)
+    plan.check(request, runtime.settings)
     kept = None
     if request.cursor is not None:
-        pages.read_cursor(request)
-        kept = pending.page(pages.query_hash(request))
+        cursor.read_cursor(request)
+        kept = pending.page(cursor.query_hash(request))
     ready = pending.ready_families() if request.mode != "keyword" else frozenset[str]()
-    made = searches.plan(request, runtime, ready, kept)
+    made = plan.plan(request, runtime, ready, kept)
     if not made.calls:
         return _conclude(self, request, made, kept or {}, {})
     _wait(self, request, made.calls, {"missing": made.missing})
@@ -105,8 +106,8 @@ def _finish(task: Task, search: str, state: Mapping[str, Any], lanes: dict[str, 
     late = {"error": f"no answer in {runtime.settings.search_deadline_s:g} s"}
     if "draft" in state:
         draft = SearchAnswer.model_validate(state["draft"], strict=False)
-        return answer(reranking.reranked(asked, runtime.settings, draft, lanes.get("rerank", late)))
-    made = searches.plan(asked, runtime, state["needs"], said=lanes)
+        return answer(rerank.reranked(asked, runtime.settings, draft, lanes.get("rerank", late)))
+    made = plan.plan(asked, runtime, state["needs"], said=lanes)
     lanes = {lane: lanes.get(lane, late) for lane in state["needs"]}
     made.missing |= state["missing"]
     return _conclude(task, asked, made, lanes, lanes, instead_of=search)
@@ -118,7 +119,7 @@ def _stored_answer(search: str, lane: str) -> dict[str, Any] | None:
     if found["status"] == SUCCESS:
         return {"ok": found["result"]}
     if found["status"] in EXCEPTION_STATES:
-        return {"error": searches.sentence(found["result"]), "class": type(found["result"]).__name__}
+        return {"error": plan.sentence(found["result"]), "class": type(found["result"]).__name__}
     return None
 
 
@@ -130,7 +131,7 @@ def lane_task_id(search: str, lane: str) -> str:
 def _conclude(
     task: Task,
     request: SearchScenes,
-    made: searches.Plan,
+    made: plan.Plan,
     lanes: Mapping[str, Mapping[str, Any]],
     fresh: Mapping[str, Mapping[str, Any]],
     *,
@@ -141,9 +142,9 @@ def _conclude(
     ``fresh``: what was embedded for this page.
     """
     runtime, pending = get_runtime(), get_pending()
-    draft = answering.answer(request, runtime, made, lanes)
+    draft = search_answer.answer(request, runtime, made, lanes)
     if draft.next_cursor is not None and fresh:
-        pending.keep_page(pages.query_hash(request), fresh)
+        pending.keep_page(cursor.query_hash(request), fresh)
     if request.rerank is None:
         return answer(draft)
     reason = None
@@ -151,10 +152,10 @@ def _conclude(
         reason = f"unavailable: profile {runtime.settings.profile} has no rerank model"
     elif "text" not in pending.ready_families():
         reason = "no text node is ready"
-    call = reranking.rerank_call(request, draft)
+    call = rerank.rerank_call(request, draft)
     if reason is not None or call is None:
         said = {"error": reason or "no hit has words to read"}
-        return answer(reranking.reranked(request, runtime.settings, draft, said))
+        return answer(rerank.reranked(request, runtime.settings, draft, said))
     _wait(task, request, {"rerank": call}, {"draft": answer(draft)}, instead_of)
     raise Ignore
 
@@ -162,7 +163,7 @@ def _conclude(
 def _wait(
     task: Task,
     request: SearchScenes,
-    calls: Mapping[str, searches.Call],
+    calls: Mapping[str, plan.Call],
     more: Mapping[str, Any],
     instead_of: str | None = None,
 ) -> None:

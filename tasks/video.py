@@ -8,9 +8,10 @@ from typing import Any
 
 from sqlalchemy.orm import Session
 
-from db import runs, videos
+from db import videos
 from db.engine import reading_as
-from db.jobs import Bell
+from db.ledger import runs
+from db.ledger.jobs import Bell
 from db.scenes import page
 from db.speech import published_speech
 from db.tables import Video
@@ -35,8 +36,8 @@ from shared.storage import require_prefix, upload_key
 from shared.subtitles import make_cues, render
 from tasks.requests import REQUEST, answer, change
 from worker.app import app
-from worker.bells import ring
 from worker.runtime import get_runtime
+from worker.wakeup import ring
 
 
 @app.task(name=routing.VIDEO_PROCESS, **REQUEST)

@@ -16,10 +16,10 @@ from db import schema
 from db.engine import make_engine, set_engine
 from shared import settings as settings_module
 from shared.errors import InvalidRequest
-from tests.assets import find_assets, give_up
-from tests.figures import record_figure, write_summary
-from tests.fleet import Fleet, fleet_over
-from tests.services import PostgresServer, RedisServer
+from tests.support.assets import find_assets, give_up
+from tests.support.figures import record_figure, write_summary
+from tests.support.fleet import Fleet, fleet_over
+from tests.support.services import PostgresServer, RedisServer
 
 __all__ = ["record_figure"]
 

@@ -12,7 +12,8 @@ from db.vectors import ModelRow
 from shared.errors import DatabaseUnavailable, ModelUnavailable
 from shared.logs import get_logger
 from shared.settings import Settings
-from worker.models.catalog import Catalog, Kind, ModelSpec
+from worker.models.catalog import Catalog
+from worker.models.spec import Kind, ModelSpec
 
 log = get_logger(__name__)
 

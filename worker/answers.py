@@ -19,7 +19,7 @@ from redis.exceptions import RedisError
 from shared.errors import BrokerUnavailable
 from shared.routing import REQUEST_LIMIT_S
 from worker.app import app
-from worker.pending import PENDING, search_key
+from worker.search.wait import PENDING, search_key
 
 _ANSWERS, _ASKING = "scenefleet:answers:", "scenefleet:asking:"
 _USER = re.compile(r"[A-Za-z0-9_-]{1,64}", re.ASCII)

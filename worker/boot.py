@@ -18,10 +18,10 @@ from shared.logs import get_logger
 from shared.settings import Settings, get_settings
 from worker import control
 from worker.app import app as fleet_app
-from worker.finishing import send_finish
-from worker.keeper import Keeper
+from worker.housekeeping import Keeper
 from worker.node import EXIT_NO_MODEL, Node
-from worker.pending import watch
+from worker.search.finish import send_finish
+from worker.search.wait import watch
 
 log = get_logger(__name__)
 

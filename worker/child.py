@@ -13,7 +13,7 @@ from typing import Any, NoReturn
 
 from shared.errors import Permanent, ScenefleetError
 from shared.logs import get_logger
-from worker.models.shelf import Shelf
+from worker.models.cache import Shelf
 from worker.slots import FAILED, LOADING, READY, Slots
 
 log = get_logger(__name__)

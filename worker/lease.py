@@ -8,9 +8,9 @@ import time
 from collections.abc import Callable
 from types import TracebackType
 
-from db import jobs
 from db.engine import transact
-from db.jobs import Claim
+from db.ledger import jobs
+from db.ledger.jobs import Claim
 from shared.errors import DatabaseUnavailable, LeaseLost, StageTimeout
 from shared.logs import get_logger
 

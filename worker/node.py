@@ -15,9 +15,9 @@ from shared import routing
 from shared.errors import Conflict, ModelUnavailable
 from shared.logs import get_logger
 from shared.settings import Settings
-from worker import gpu
 from worker.child import EXIT_NO_MODEL, Child
 from worker.models.catalog import configured_catalog
+from worker.models.placement import devices
 from worker.runtime import get_runtime
 from worker.slots import READY, STATE_NAMES, Slot, Slots
 
@@ -86,7 +86,7 @@ class Node:
         if failed_loads > self.failed_loads:
             log.warning("node did not load", node=self.name, loads_failed=failed_loads)
         self.failed_loads = failed_loads
-        if gpu.is_cuda_initialised():
+        if devices.is_cuda_initialised():
             # Children forked from here on would hang at their first use of it.
             self.state, self.error = (
                 "failed",
@@ -172,7 +172,7 @@ class Node:
         shutil.rmtree(runtime.work_dir, ignore_errors=True)
         try:
             # Before anything imports an engine: CUDA looks at its environment once.
-            device = gpu.pin(self.settings.gpu_list, index)
+            device = devices.pin(self.settings.gpu_list, index)
             # Every family plans runs: one that can't read the catalogue would fail job after job.
             _ = runtime.plan
             child.hold(runtime.shelf, device)

@@ -19,17 +19,18 @@ from kombu.exceptions import OperationalError
 from redis.exceptions import RedisError, ResponseError
 from sqlalchemy.orm import Session
 
-from db import jobs, runs, switches, usage
+from db import switches
 from db.engine import reading, transact
-from db.jobs import Bell, Held
+from db.ledger import jobs, runs, usage
+from db.ledger.jobs import Bell, Held
 from db.people import enrolment, revisions
 from shared.errors import DatabaseBusy, DatabaseUnavailable, Outage, ScenefleetError, WorkerLost
 from shared.logs import get_logger
 from worker.app import app
-from worker.bells import ring
 from worker.forks import forks
 from worker.runner import advance
 from worker.runtime import get_runtime
+from worker.wakeup import ring
 
 log = get_logger(__name__)
 T = TypeVar("T")

@@ -12,10 +12,11 @@ from typing import Any, TypeVar
 import structlog
 from sqlalchemy.orm import Session
 
-from db import jobs, runs, switches
+from db import switches
 from db.engine import outages, statements_may_take, transact
 from db.ids import name_video
-from db.jobs import Bell, Claim, Subject
+from db.ledger import jobs, runs
+from db.ledger.jobs import Bell, Claim, Subject
 from db.people import enrolment
 from db.tables import ModelSwitch, Person
 from shared import graph
@@ -31,10 +32,10 @@ from shared.errors import (
 from shared.logs import get_logger
 from shared.storage import Bucket
 from worker import stages
-from worker.bells import ring
 from worker.lease import Lease
 from worker.runtime import Runtime
 from worker.stages.context import Deferred, StageContext
+from worker.wakeup import ring
 
 log = get_logger(__name__)
 T = TypeVar("T")

@@ -7,18 +7,19 @@ import threading
 from functools import cached_property, lru_cache
 from pathlib import Path
 
-from db.jobs import RetryPolicy
+from db.ledger.jobs import RetryPolicy
+from db.ledger.runs import Plan
 from db.people.vote import FaceRule
-from db.runs import Plan
 from shared import graph
 from shared.permissions import make_private_folder
 from shared.settings import Settings, get_settings
 from shared.storage import Storage, configured_storage
 from worker.active import Active
 from worker.models.base import Model
-from worker.models.catalog import KINDS, Catalog, Kind, configured_catalog
+from worker.models.cache import Shelf
+from worker.models.catalog import Catalog, configured_catalog
 from worker.models.labels import read_labels
-from worker.models.shelf import Shelf
+from worker.models.spec import KINDS, Kind
 
 #: Stage -> the settings that switch it off.
 _FLAGS: dict[str, tuple[str, ...]] = {

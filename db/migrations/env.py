@@ -13,7 +13,7 @@ from db.limits import migration_limits
 from db.tables import Base
 from shared.settings import get_settings
 
-#: Taken by every migration until it ends; ``db.wall.ALLOW`` takes it, too.
+#: Taken by every migration until it ends; ``db.row_security.ALLOW`` takes it, too.
 _LOCK = 7_305_000
 _LOOK_S = 0.5
 

@@ -13,16 +13,16 @@ from uuid import UUID, uuid4
 from sqlalchemy import ARRAY, BigInteger, Select, any_, delete, insert, literal, select, update
 from sqlalchemy.orm import Session
 
-from db import jobs
 from db.ids import find_people
-from db.jobs import Bell
+from db.ledger import jobs
+from db.ledger.jobs import Bell
+from db.ledger.runs import Plan
 from db.people import enrolment, moves, registry
 from db.people.events import record
 from db.people.moves import Move
 from db.people.tracks import mark_scenes_of
 from db.people.unknowns import lock_user, make_unknown, settle
 from db.people.vote import FaceRule
-from db.runs import Plan
 from db.tables import FaceDecision, FaceTrack, PeopleEvent, Person, PersonPhoto, PersonProfile, Scene
 from shared.errors import Conflict, InvalidRequest, NotFound
 

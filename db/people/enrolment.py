@@ -1,6 +1,6 @@
 """A person's jobs: look at the photos, make the profile, compare all videos of the user again; resumable part by part.
 
-Every function holds the lock on the person's row (``db.jobs.lock_person``).
+Every function holds the lock on the person's row (``db.ledger.jobs.lock_person``).
 """
 
 from __future__ import annotations
@@ -16,11 +16,11 @@ from sqlalchemy import ColumnElement, delete, func, or_, select, update
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.orm import Session
 
-from db import jobs
-from db.jobs import NOW, Bell, seconds
+from db.ledger import jobs
+from db.ledger.jobs import NOW, Bell, seconds
+from db.ledger.runs import Plan
 from db.people.tracks import as_array, videos_with_faces
 from db.people.vote import centroid
-from db.runs import Plan
 from db.tables import TERMINAL, FaceTrack, Job, Model, Person, PersonPhoto, PersonProfile
 from shared import graph
 

@@ -15,12 +15,12 @@ from uuid import UUID
 from sqlalchemy import any_, delete, func, select, text, update
 from sqlalchemy.orm import Session
 
-from db import jobs
 from db.ids import name_person
-from db.jobs import NOW, Bell
+from db.ledger import jobs
+from db.ledger.jobs import NOW, Bell
+from db.ledger.runs import Plan
 from db.people import enrolment, registry
 from db.people.events import record
-from db.runs import Plan
 from db.tables import (
     ErasureScene,
     FaceDecision,

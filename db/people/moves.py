@@ -16,10 +16,10 @@ from uuid import UUID
 from sqlalchemy import ARRAY, Uuid, any_, delete, func, insert, literal, select, text, tuple_, update
 from sqlalchemy.orm import Session
 
-from db import jobs
-from db.jobs import Bell
+from db.ledger import jobs
+from db.ledger.jobs import Bell
+from db.ledger.runs import Plan
 from db.people import enrolment
-from db.runs import Plan
 from db.tables import FaceTrack, Job, MovedTrack, Person
 from shared import graph
 from shared.errors import Conflict

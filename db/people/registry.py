@@ -52,7 +52,7 @@ def lock(session: Session, person_id: str, user_id: str, *, deleted_too: bool = 
 
 
 def _lock(session: Session, external_id: str, user_id: str) -> Person | None:
-    """As ``db.jobs.lock_person``, by the user's own id."""
+    """As ``db.ledger.jobs.lock_person``, by the user's own id."""
     mine = (Person.user_id == user_id) & (Person.external_id == external_id)
     return session.scalars(
         select(Person).where(mine).with_for_update(key_share=True),

@@ -8,10 +8,10 @@ from uuid import UUID
 from sqlalchemy import Select, func, select, update
 from sqlalchemy.orm import Session
 
-from db import jobs
-from db.jobs import Bell, seconds_from_now
+from db.ledger import jobs
+from db.ledger.jobs import Bell, seconds_from_now
+from db.ledger.runs import Plan
 from db.people.tracks import Seen, people_in
-from db.runs import Plan
 from db.tables import Job, Scene, Video
 from shared import graph
 

@@ -8,7 +8,7 @@ from uuid import UUID, uuid4
 from sqlalchemy import Integer, cast, delete, func, select, text, update
 from sqlalchemy.orm import Session
 
-from db.jobs import lock_person
+from db.ledger.jobs import lock_person
 from db.people.enrolment import make_profile
 from db.people.tracks import as_array, refresh_scene_people, rematch
 from db.people.vote import FaceRule, similarities

@@ -8,9 +8,9 @@ from sqlalchemy import Text, cast, delete, func, select, text
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.orm import Session
 
-from db import jobs
-from db.jobs import NOW, Bell, seconds_from_now
-from db.runs import Plan
+from db.ledger import jobs
+from db.ledger.jobs import NOW, Bell, seconds_from_now
+from db.ledger.runs import Plan
 from db.switches.parts import advance, count, own_jobs
 from db.switches.pointer import KEPT, active_models, models_of
 from db.tables import ActiveModel, Job, ModelSwitch, Scene

@@ -10,9 +10,9 @@ from typing import Any
 from sqlalchemy import Row, delete, func, select, text
 from sqlalchemy.orm import Session
 
-from db import jobs
-from db.jobs import NOW, Bell
-from db.runs import Plan
+from db.ledger import jobs
+from db.ledger.jobs import NOW, Bell
+from db.ledger.runs import Plan
 from db.switches.pointer import KEPT, models_of
 from db.tables import Job, ModelSwitch
 from db.vectors import ModelRow

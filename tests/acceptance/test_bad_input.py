@@ -24,10 +24,10 @@ from kombu import Connection, Producer
 
 from shared.errors import NotFound
 from shared.routing import NODES, bell_task
-from tests.clips import Encoding, Shot, Sound, make_clip
-from tests.fleet import FAMILIES, Fleet, eventually, fleet_over
 from tests.integration.test_media_hostile import Listener, Watch, playlist
-from tests.services import PostgresServer, RedisServer
+from tests.support.clips import Encoding, Shot, Sound, make_clip
+from tests.support.fleet import FAMILIES, Fleet, eventually, fleet_over
+from tests.support.services import PostgresServer, RedisServer
 from tests.unit.media import test_probe as files
 
 USER = "u1"

@@ -12,7 +12,7 @@ import pytest
 
 from bench.memory import estimate_full
 from bench.models import judge, ratios
-from tests.fleet import ROOT
+from tests.support.fleet import ROOT
 
 
 def run(module: str, *arguments: str, out: Path) -> Any:

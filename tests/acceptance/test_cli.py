@@ -17,12 +17,12 @@ import psutil
 import psycopg
 import pytest
 
-from cli import nodes, orphans
-from cli.home import Home
 from db.bootstrap import find_rights
+from local import nodes, orphans
+from local.home import Home
 from shared.contracts import Receipt, ScenePage, SearchAnswer, VideoStatus
 from shared.settings import Settings
-from tests.fleet import eventually
+from tests.support.fleet import eventually
 
 ROOT = Path(__file__).parents[2]
 START_LIMIT_S = 240

@@ -13,10 +13,10 @@ from typing import Any
 import pytest
 import redis
 
-from cli.control import Remote
-from tests.catalogs import OwnCatalog, own_catalog
-from tests.fleet import ROOT, Fleet, eventually, fleet_over
-from tests.services import PostgresServer, RedisServer
+from cli.models.control import Remote
+from tests.support.catalogs import OwnCatalog, own_catalog
+from tests.support.fleet import ROOT, Fleet, eventually, fleet_over
+from tests.support.services import PostgresServer, RedisServer
 from worker.models.catalog import load_catalog
 
 pytestmark = pytest.mark.timeout(600)

@@ -10,8 +10,8 @@ import pytest
 import redis
 
 from shared.errors import ScenefleetError
-from tests.clips import Shot, make_clip
-from tests.fleet import Fleet, eventually
+from tests.support.clips import Shot, make_clip
+from tests.support.fleet import Fleet, eventually
 
 #: Without these, two nodes make a whole video of pictures only.
 OFF = {"FEATURE_SEMANTIC_SEARCH": "false", "FEATURE_FACE": "false", "FEATURE_OCR": "false"}

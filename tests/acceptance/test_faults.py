@@ -36,8 +36,8 @@ from tests.faults.campaign import (
 )
 from tests.faults.material import SHORT_SPANS, Source, cut_clips, sources
 from tests.faults.results import Results, collect, differences, leftovers
-from tests.figures import RecordFigure
-from tests.fleet import FAMILIES, ROOT, Fleet, eventually
+from tests.support.figures import RecordFigure
+from tests.support.fleet import FAMILIES, ROOT, Fleet, eventually
 
 pytestmark = pytest.mark.timeout(600)
 

@@ -13,9 +13,9 @@ import pytest
 from shared.contracts import SearchAnswer, VideoStatus
 from shared.errors import Conflict, InvalidRequest
 from tests.contracts.candidates import sample_picture
-from tests.excerpt import write_excerpt
-from tests.fleet import Fleet, fleet_over
-from tests.services import PostgresServer, RedisServer
+from tests.support.excerpt import write_excerpt
+from tests.support.fleet import Fleet, fleet_over
+from tests.support.services import PostgresServer, RedisServer
 
 USER, VIDEO, LATER = "u1", "excerpt", "later"
 #: Nobody says it.

@@ -21,8 +21,8 @@ from tests.checkpoints import (
     write_catalog,
 )
 from tests.contracts.candidates import ASSETS, needs_assets
-from tests.fleet import ROOT, Fleet, fleet_over
-from tests.services import PostgresServer, RedisServer
+from tests.support.fleet import ROOT, Fleet, fleet_over
+from tests.support.services import PostgresServer, RedisServer
 from worker.models.catalog import load_catalog
 
 VIDEO = "sample"

@@ -16,8 +16,8 @@ from shared import routing
 from shared.broker import broker_config
 from tests.acceptance.test_cli import Machine
 from tests.checkpoints import bge_m3, write_catalog
-from tests.fleet import ROOT, Fleet
-from worker import nvml
+from tests.support.fleet import ROOT, Fleet
+from worker.models.placement import nvml
 from worker.node import EXIT_NO_MODEL
 
 #: Past every machine's last GPU.

@@ -18,8 +18,8 @@ from celery.exceptions import TimeoutError as NoAnswer
 
 from cli.node import celery_command, node_environment
 from shared.broker import broker_config
-from tests.fleet import ROOT, Fleet, NodeProcess, eventually
-from worker import nvml
+from tests.support.fleet import ROOT, Fleet, NodeProcess, eventually
+from worker.models.placement import nvml
 
 #: A task that tells what CUDA would be told in the process it runs in, and what that process must not have touched.
 PROBE = """

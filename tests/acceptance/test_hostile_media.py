@@ -10,11 +10,11 @@ from pathlib import Path
 import psutil
 import pytest
 
-from tests.clips import Encoding, Shot, Sound, make_clip
-from tests.fleet import Fleet, eventually, fleet_over
-from tests.hostile_files import make
 from tests.integration.test_media_costs import MEMORY_BYTES, OUTCOMES
-from tests.services import PostgresServer, RedisServer
+from tests.support.clips import Encoding, Shot, Sound, make_clip
+from tests.support.fleet import Fleet, eventually, fleet_over
+from tests.support.hostile_files import make
+from tests.support.services import PostgresServer, RedisServer
 
 #: One of each way to be expensive; the integration test has them all.
 NAMES = ("references.mp4", "skipped.ts", "exr.mov", "silence.mkv", "slow-sound.mkv", "boxes.mp4")

@@ -18,8 +18,8 @@ import redis
 from celery import Celery
 from celery.result import AsyncResult
 
-from tests.fleet import Fleet, NodeProcess, eventually, fleet_over
-from tests.services import PostgresServer, RedisServer
+from tests.support.fleet import Fleet, NodeProcess, eventually, fleet_over
+from tests.support.services import PostgresServer, RedisServer
 
 USER = "u1"
 QUEUE = "search"

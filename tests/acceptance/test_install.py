@@ -17,9 +17,9 @@ from pathlib import Path
 import pytest
 from packaging.requirements import Requirement
 
-from tests.assets import give_up
-from tests.fleet import ROOT
-from tests.services import PostgresServer
+from tests.support.assets import give_up
+from tests.support.fleet import ROOT
+from tests.support.services import PostgresServer
 from tests.unit.test_imports import DATABASE, ENGINES
 
 

@@ -25,9 +25,9 @@ from db.vectors import ensure_index, ensure_model, write_embeddings, write_lexic
 from shared.contracts import CreatePerson, SearchAnswer, TextVectors
 from tests.checkpoints import bge_m3, siglip, write_catalog
 from tests.checkpoints.xlm_roberta import write_tokenizer
-from tests.clips import picture
-from tests.fleet import Fleet, fleet_over
-from tests.services import PostgresServer, RedisServer
+from tests.support.clips import picture
+from tests.support.fleet import Fleet, fleet_over
+from tests.support.services import PostgresServer, RedisServer
 from worker.models.catalog import load_catalog
 
 USER, OTHER = "u1", "u2"

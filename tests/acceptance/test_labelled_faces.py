@@ -9,10 +9,10 @@ from typing import Any, Literal
 import cv2
 import numpy as np
 
-from tests.clips import Encoding, picture, write_video
 from tests.contracts.candidates import needs_assets, photograph, sample_picture
-from tests.fleet import fleet_over
-from tests.services import PostgresServer, RedisServer
+from tests.support.clips import Encoding, picture, write_video
+from tests.support.fleet import fleet_over
+from tests.support.services import PostgresServer, RedisServer
 
 USER, OTHER = "u1", "u2"
 

@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 
 from shared.routing import MODEL_FAMILIES
-from tests.fleet import FAMILIES, Fleet, eventually, fleet_over
-from tests.services import PostgresServer, RedisServer
+from tests.support.fleet import FAMILIES, Fleet, eventually, fleet_over
+from tests.support.services import PostgresServer, RedisServer
 from worker.models.catalog import load_catalog
 
 pytestmark = pytest.mark.timeout(600)

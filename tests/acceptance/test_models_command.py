@@ -17,12 +17,12 @@ import numpy as np
 import pytest
 
 from tests.checkpoints import bge_m3, write_catalog
-from tests.fleet import eventually
-from tests.hub_server import Fault, HubServer
-from worker.models import lock
-from worker.models.catalog import ModelSpec
-from worker.models.pull import PARTIAL
-from worker.models.shelf import build
+from tests.support.fleet import eventually
+from tests.support.hub_server import Fault, HubServer
+from worker.models.cache import build
+from worker.models.spec import ModelSpec
+from worker.models.weights import lock
+from worker.models.weights.pull import PARTIAL
 
 ROOT = Path(__file__).parents[2]
 LIMIT_S = 120
@@ -34,7 +34,7 @@ LOAD = f"""
 import json
 from shared.settings import get_settings
 from worker.models.catalog import configured_catalog
-from worker.models.shelf import build
+from worker.models.cache import build
 settings = get_settings()
 spec = configured_catalog(settings).get("{NAME}")
 model = build(spec, threads=1, models_dir=settings.models_dir)

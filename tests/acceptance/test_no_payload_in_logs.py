@@ -22,14 +22,14 @@ import pytest
 import redis
 from celery import Celery, signature
 
-from cli.embedded.ports import find_free_port
 from db.ids import video_key
+from local.servers.ports import find_free_port
 from tests.contracts.candidates import sample_picture
-from tests.excerpt import write_excerpt
-from tests.fleet import FAMILIES, ROOT, Fleet, eventually, fleet_over
-from tests.injection import Injection
-from tests.pictures import encoded
-from tests.services import PostgresServer, RedisServer
+from tests.support.excerpt import write_excerpt
+from tests.support.fleet import FAMILIES, ROOT, Fleet, eventually, fleet_over
+from tests.support.injection import Injection
+from tests.support.pictures import encoded
+from tests.support.services import PostgresServer, RedisServer
 
 USER = "u1"
 #: In every name, query, text, file name and bad value. Never in an id.

@@ -13,9 +13,9 @@ import numpy as np
 import pytest
 
 from shared.contracts import ScenePage
-from tests.clips import Encoding, Image, picture, write_video
-from tests.fleet import ROOT, Fleet, fleet_over
-from tests.services import PostgresServer, RedisServer
+from tests.support.clips import Encoding, Image, picture, write_video
+from tests.support.fleet import ROOT, Fleet, fleet_over
+from tests.support.services import PostgresServer, RedisServer
 
 USER = "u1"
 SIZE = (960, 540)

@@ -15,10 +15,10 @@ from celery import Celery
 
 from shared import errors
 from shared.contracts import TranscribedAudio
-from tests.clips import Shot, make_clip
 from tests.contracts.candidates import sample_words
-from tests.fleet import Fleet, fleet_over
-from tests.services import PostgresServer, RedisServer
+from tests.support.clips import Shot, make_clip
+from tests.support.fleet import Fleet, fleet_over
+from tests.support.services import PostgresServer, RedisServer
 
 TASK, QUEUE = "tasks.asr.transcribe", "asr.online"
 

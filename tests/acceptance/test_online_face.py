@@ -14,8 +14,8 @@ from celery.result import AsyncResult
 
 from shared.errors import BadMedia, InvalidKey, InvalidRequest, LimitExceeded, ObjectMissing
 from tests.contracts.candidates import sample_picture
-from tests.fleet import Fleet, fleet_over
-from tests.services import PostgresServer, RedisServer
+from tests.support.fleet import Fleet, fleet_over
+from tests.support.services import PostgresServer, RedisServer
 
 USER = "u1"
 PORTRAIT, EMPTY, PHOTO = (

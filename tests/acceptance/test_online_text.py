@@ -11,10 +11,10 @@ from celery import Celery
 
 from shared import errors
 from tests.checkpoints import bge_m3, bge_reranker, write_catalog
-from tests.fleet import Fleet, fleet_over
-from tests.services import PostgresServer, RedisServer
-from worker.models.catalog import ModelSpec
-from worker.models.shelf import build
+from tests.support.fleet import Fleet, fleet_over
+from tests.support.services import PostgresServer, RedisServer
+from worker.models.cache import build
+from worker.models.spec import ModelSpec
 from worker.models.text import Reranker, TextEmbedder
 
 TEXTS = ["a cup of coffee", "", "the red bus is on the road", "the old man drinks coffee and coffee"]

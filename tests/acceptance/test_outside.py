@@ -16,12 +16,12 @@ from typing import Any
 import pytest
 import redis
 
-from cli.embedded.ports import find_free_port
+from local.servers.ports import find_free_port
 from shared.routing import TASK_QUEUE
-from tests.clips import Shot, make_clip
-from tests.excerpt import write_excerpt
-from tests.fleet import FAMILIES, ROOT, Fleet, eventually, fleet_over
-from tests.services import PostgresServer, RedisServer
+from tests.support.clips import Shot, make_clip
+from tests.support.excerpt import write_excerpt
+from tests.support.fleet import FAMILIES, ROOT, Fleet, eventually, fleet_over
+from tests.support.services import PostgresServer, RedisServer
 
 USER = "u1"
 CELERY = str(Path(sys.executable).with_name("celery"))

@@ -15,10 +15,10 @@ from celery import Celery
 from shared.errors import Conflict, NotFound
 from tests.contracts.candidates import needs_assets, photograph, sample_picture
 from tests.faults.material import cut_clips
-from tests.fleet import ROOT, Fleet, eventually, fleet_over
-from tests.pictures import odd, unusable
-from tests.services import PostgresServer, RedisServer
-from tests.stores import look
+from tests.support.fleet import ROOT, Fleet, eventually, fleet_over
+from tests.support.pictures import odd, unusable
+from tests.support.services import PostgresServer, RedisServer
+from tests.support.stores import look
 
 USER, VIDEO = "u1", "sample"
 OTHER = "u3"

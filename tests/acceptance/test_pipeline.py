@@ -13,9 +13,9 @@ import psycopg
 import pytest
 
 from shared.contracts import ScenePage
-from tests.figures import RecordFigure
-from tests.fleet import ROOT, Fleet, eventually, fleet_over
-from tests.services import PostgresServer, RedisServer
+from tests.support.figures import RecordFigure
+from tests.support.fleet import ROOT, Fleet, eventually, fleet_over
+from tests.support.services import PostgresServer, RedisServer
 
 VIDEO = "sample"
 

@@ -14,11 +14,11 @@ import pytest
 from shared.contracts import Receipt, SearchAnswer, VideoStatus
 from shared.errors import Conflict, InvalidRequest, NotFound
 from shared.routing import bell_task
-from tests.clips import Shot, make_clip
-from tests.excerpt import write_excerpt
-from tests.fleet import Fleet, eventually, fleet_over
-from tests.injection import Injection
-from tests.services import PostgresServer, RedisServer
+from tests.support.clips import Shot, make_clip
+from tests.support.excerpt import write_excerpt
+from tests.support.fleet import Fleet, eventually, fleet_over
+from tests.support.injection import Injection
+from tests.support.services import PostgresServer, RedisServer
 
 USER = "u1"
 #: Tables whose rows belong to one video, and how to find them.

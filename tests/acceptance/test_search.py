@@ -22,12 +22,12 @@ from shared.contracts import ScenePage, SearchAnswer
 from shared.errors import BadMedia, InvalidKey, InvalidRequest, NotFound, ObjectMissing, Outage
 from tests.checkpoints import bge_m3, bge_reranker, siglip, whisper_scripted, write_catalog
 from tests.contracts.candidates import sample_picture
-from tests.figures import RecordFigure
-from tests.fleet import Fleet, eventually, fleet_over
-from tests.kills import Kills
-from tests.pictures import odd, unusable
-from tests.services import PostgresServer, RedisServer
-from worker.pending import CLAIM_S
+from tests.support.figures import RecordFigure
+from tests.support.fleet import Fleet, eventually, fleet_over
+from tests.support.kills import Kills
+from tests.support.pictures import odd, unusable
+from tests.support.services import PostgresServer, RedisServer
+from worker.search.wait import CLAIM_S
 
 VIDEO, USER = "sample", "u1"
 #: A word the scripted model hears in every scene with speech.

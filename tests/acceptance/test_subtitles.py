@@ -16,11 +16,11 @@ import pytest
 
 from shared.errors import Conflict, InvalidRequest, NotFound
 from shared.subtitles import SubtitleFormat
-from tests.clips import Shot, make_clip
-from tests.excerpt import write_excerpt
-from tests.figures import RecordFigure
-from tests.fleet import ROOT, Fleet, fleet_over
-from tests.services import PostgresServer, RedisServer
+from tests.support.clips import Shot, make_clip
+from tests.support.excerpt import write_excerpt
+from tests.support.figures import RecordFigure
+from tests.support.fleet import ROOT, Fleet, fleet_over
+from tests.support.services import PostgresServer, RedisServer
 from tests.unit.test_subtitles import FORMATS, read, segment, spoken
 
 USER = "u1"

@@ -24,10 +24,10 @@ from db.tables import Run, Video
 from db.vectors import ensure_index, ensure_model, write_embeddings
 from shared.contracts import SearchAnswer, SwitchView
 from shared.errors import Conflict, InvalidRequest, ModelUnavailable, NotFound, ScenefleetError
-from tests.catalogs import own_catalog
 from tests.checkpoints import bge_m3
-from tests.fleet import ROOT, Fleet, eventually, fleet_over
-from tests.services import PostgresServer, RedisServer
+from tests.support.catalogs import own_catalog
+from tests.support.fleet import ROOT, Fleet, eventually, fleet_over
+from tests.support.services import PostgresServer, RedisServer
 from worker.models.catalog import load_catalog
 
 pytestmark = pytest.mark.timeout(600)

@@ -16,12 +16,12 @@ from PIL import Image
 from shared.contracts import VideoStatus
 from shared.errors import BadMedia, InvalidKey, InvalidRequest, LimitExceeded, ObjectMissing
 from tests.checkpoints import siglip, write_catalog
-from tests.clips import Shot, make_clip, picture
-from tests.fleet import Fleet, eventually
-from tests.services import PostgresServer, RedisServer
+from tests.support.clips import Shot, make_clip, picture
+from tests.support.fleet import Fleet, eventually
+from tests.support.services import PostgresServer, RedisServer
 from worker.media.pictures import decode_picture
+from worker.models.cache import build
 from worker.models.labels import read_labels
-from worker.models.shelf import build
 from worker.models.vision import VisionEmbedder
 from worker.node import EXIT_NO_MODEL
 from worker.stages.vision import MAX_TAGS

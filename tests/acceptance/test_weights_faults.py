@@ -13,10 +13,10 @@ import pytest
 import redis
 from safetensors.numpy import save_file
 
-from tests.catalogs import OwnCatalog, own_catalog
-from tests.excerpt import write_excerpt
-from tests.fleet import Fleet, eventually, fleet_over
-from tests.services import PostgresServer, RedisServer
+from tests.support.catalogs import OwnCatalog, own_catalog
+from tests.support.excerpt import write_excerpt
+from tests.support.fleet import Fleet, eventually, fleet_over
+from tests.support.services import PostgresServer, RedisServer
 from worker.child import EXIT_NO_MODEL
 
 pytestmark = pytest.mark.timeout(600)

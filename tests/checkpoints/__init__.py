@@ -13,7 +13,7 @@ from typing import Any
 
 import yaml
 
-from worker.models.catalog import ModelSpec
+from worker.models.spec import ModelSpec
 
 
 def entry(folder: Path, files: Iterable[str], **fields: Any) -> ModelSpec:

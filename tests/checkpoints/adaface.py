@@ -11,10 +11,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from tests.assets import find_assets
 from tests.checkpoints import entry
-from worker.models.catalog import ModelSpec
-from worker.models.face_ir import DIM, IrNetwork
+from tests.support.assets import find_assets
+from worker.models.providers.face_ir import DIM, IrNetwork
+from worker.models.spec import ModelSpec
 
 CHECKPOINT, DETECTOR = "adaface_ir18_random.ckpt", "face_detection_yunet.onnx"
 ARCHITECTURE = "ir_18"

@@ -9,7 +9,7 @@ from transformers import XLMRobertaModel
 
 from tests.checkpoints import entry
 from tests.checkpoints.xlm_roberta import HIDDEN, configure, write_tokenizer
-from worker.models.catalog import ModelSpec
+from worker.models.spec import ModelSpec
 
 FILES = ("config.json", "tokenizer.json", "pytorch_model.bin", "sparse_linear.pt", "colbert_linear.pt")
 

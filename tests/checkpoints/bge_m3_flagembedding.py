@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from tests.checkpoints import bge_m3
-from worker.models.catalog import ModelSpec
+from worker.models.spec import ModelSpec
 
 
 def build(folder: Path) -> ModelSpec:

@@ -10,7 +10,7 @@ from transformers import XLMRobertaForSequenceClassification
 
 from tests.checkpoints import entry
 from tests.checkpoints.xlm_roberta import configure, write_tokenizer
-from worker.models.catalog import ModelSpec
+from worker.models.spec import ModelSpec
 
 FILES = ("config.json", "tokenizer.json", "model.safetensors")
 

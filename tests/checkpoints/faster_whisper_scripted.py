@@ -22,7 +22,7 @@ from whisper.tokenizer import get_encoding, get_tokenizer
 
 from tests.checkpoints import entry
 from tests.checkpoints.whisper_scripted import GATE, network
-from worker.models.catalog import ModelSpec
+from worker.models.spec import ModelSpec
 
 WORDS = "Nine yellow lanterns shine along the quiet river."
 FILES = ("config.json", "model.bin", "tokenizer.json", "vocabulary.json")

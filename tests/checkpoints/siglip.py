@@ -13,7 +13,7 @@ from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_toke
 from transformers import SiglipConfig, SiglipModel
 
 from tests.checkpoints import entry
-from worker.models.catalog import ModelSpec
+from worker.models.spec import ModelSpec
 
 SIDE_PX = 64
 DIM = 32

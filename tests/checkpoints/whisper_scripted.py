@@ -17,7 +17,7 @@ from whisper.model import ModelDimensions, Whisper, sinusoids
 from whisper.tokenizer import Tokenizer, get_tokenizer
 
 from tests.checkpoints import entry
-from worker.models.catalog import ModelSpec
+from worker.models.spec import ModelSpec
 
 WORDS = "Seven green rockets leave the harbour before the storm."
 #: How long each token of the script takes.

@@ -15,10 +15,11 @@ import cv2
 import numpy as np
 import pytest
 
-from tests.assets import VARIABLE
+from tests.support.assets import VARIABLE
 from worker.models.base import SAMPLE_RATE_HZ, Float32, Model, Uint8
-from worker.models.catalog import Kind, ModelSpec, load_catalog
-from worker.models.shelf import build
+from worker.models.cache import build
+from worker.models.catalog import load_catalog
+from worker.models.spec import Kind, ModelSpec
 
 SAMPLES = Path(__file__).parents[2] / "samples"
 ASSETS = os.environ.get(VARIABLE)

@@ -25,11 +25,11 @@ from tests.contracts.candidates import (
     read_audio,
     sample_words,
 )
-from tests.figures import RecordFigure
+from tests.support.figures import RecordFigure
 from worker.models.asr import Transcriber, Transcript
 from worker.models.base import SAMPLE_RATE_HZ, Float32
-from worker.models.catalog import ModelSpec
-from worker.models.shelf import build
+from worker.models.cache import build
+from worker.models.spec import ModelSpec
 
 JFK = "And so, my fellow Americans, ask not what your country can do for you, ask what you can do for your country."
 

@@ -11,9 +11,9 @@ import pytest
 from shared.errors import ModelUnavailable
 from tests.checkpoints import write_catalog
 from tests.contracts.candidates import Candidate, candidates
-from worker.models.catalog import ModelSpec
-from worker.models.shelf import build
-from worker.models.weights import locate
+from worker.models.cache import build
+from worker.models.spec import ModelSpec
+from worker.models.weights.verify import locate
 
 
 @pytest.fixture(scope="module", params=candidates())
@@ -69,7 +69,7 @@ class TestEveryModel:
         script = (
             "import os, sys\n"
             "from worker.models.catalog import load_catalog\n"
-            "from worker.models.shelf import Shelf\n"
+            "from worker.models.cache import Shelf\n"
             f"catalog = load_catalog({str(catalog)!r})\n"
             f"shelf = Shelf(catalog, catalog.for_profile({spec.profiles[0]!r}), [{spec.family!r}])\n"
             "shelf.states()\n"

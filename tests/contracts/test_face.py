@@ -11,7 +11,7 @@ import pytest
 
 from shared.errors import InvalidRequest
 from tests.contracts.candidates import candidates, loaded, needs_assets, photograph, sample_picture
-from tests.figures import RecordFigure
+from tests.support.figures import RecordFigure
 from worker.models.base import Uint8
 from worker.models.face import Face, FaceAnalyser
 

@@ -12,8 +12,8 @@ import pytest
 from shared.errors import InvalidRequest
 from tests.contracts.candidates import candidates, loaded, sample_picture, sample_pictures
 from worker.models.base import Uint8
+from worker.models.cache import build
 from worker.models.ocr import Line, TextReader
-from worker.models.shelf import build
 
 #: Text, and where its line begins in a picture of 1280 x 720.
 CAPTIONS = (("Rocket launch delayed", 90), ("Quarter 3 revenue: 4711", 330), ("BREAKING NEWS", 600))

@@ -20,13 +20,13 @@ from shared.errors import InvalidRequest, ModelUnavailable
 from tests.checkpoints import bge_reranker
 from tests.checkpoints.xlm_roberta import LIMIT
 from tests.contracts.candidates import candidates, loaded
-from tests.figures import RecordFigure
+from tests.support.figures import RecordFigure
 from worker.models.base import Float32
-from worker.models.catalog import ModelSpec
-from worker.models.rerank_bge import BgeReranker
-from worker.models.shelf import build
+from worker.models.cache import build
+from worker.models.providers.rerank_bge import BgeReranker
+from worker.models.spec import ModelSpec
 from worker.models.text import Reranker
-from worker.models.weights import locate
+from worker.models.weights.verify import locate
 
 QUERY = "a hot drink in the morning"
 #: Written with the words of the checkpoint's vocabulary.

@@ -13,7 +13,7 @@ import pytest
 
 from shared.errors import InvalidKey, InvalidRequest, LimitExceeded, ObjectMissing, StorageUnavailable
 from shared.storage import Bucket, Storage, StorageConfig, open_storage
-from tests.s3_servers import moto_server, swift_server
+from tests.support.s3_servers import moto_server, swift_server
 
 MiB = 2**20
 KEY = "uploads/u1/v1/clip.mp4"

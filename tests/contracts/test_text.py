@@ -21,12 +21,12 @@ from shared.errors import InvalidRequest, ModelUnavailable
 from tests.checkpoints import bge_m3, entry
 from tests.checkpoints.xlm_roberta import LIMIT
 from tests.contracts.candidates import candidates, loaded, sample_words
-from tests.figures import RecordFigure
-from worker.models.catalog import ModelSpec
-from worker.models.shelf import build
+from tests.support.figures import RecordFigure
+from worker.models.cache import build
+from worker.models.providers.text_bge_m3 import BgeM3Embedder
+from worker.models.spec import ModelSpec
 from worker.models.text import TextEmbedder, TextVectors
-from worker.models.text_bge_m3 import BgeM3Embedder
-from worker.models.weights import locate
+from worker.models.weights.verify import locate
 
 
 @pytest.fixture(scope="module")
@@ -358,7 +358,7 @@ class TestFlagEmbedding:
         self, checkpoint: ModelSpec, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         monkeypatch.setitem(sys.modules, "FlagEmbedding", None)
-        monkeypatch.delitem(sys.modules, "worker.models.text_flagembedding", raising=False)
+        monkeypatch.delitem(sys.modules, "worker.models.providers.text_flagembedding", raising=False)
         with pytest.raises(ModelUnavailable, match="install scenefleet's extra 'flagembedding'"):
             build(checkpoint.model_copy(update={"provider": "flagembedding"}))
 

@@ -18,10 +18,10 @@ from shared.errors import DeviceOutOfMemory, InvalidRequest, ModelFailure, Model
 from tests.checkpoints import entry, siglip
 from tests.contracts.candidates import candidates, loaded, sample_picture
 from worker.models.base import Uint8
-from worker.models.catalog import ModelSpec
-from worker.models.shelf import build
+from worker.models.cache import build
+from worker.models.spec import ModelSpec
 from worker.models.vision import VisionEmbedder
-from worker.models.weights import locate
+from worker.models.weights.verify import locate
 
 
 @pytest.fixture(scope="module", params=candidates("vision"))

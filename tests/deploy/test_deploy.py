@@ -28,7 +28,7 @@ from minio.error import S3Error
 from tests.acceptance.test_outside import Stranger, bare_python
 from tests.deploy import standins, values
 from tests.deploy.engine import ROOT, Deployment, Engine, find_engine
-from tests.figures import RecordFigure
+from tests.support.figures import RecordFigure
 
 __all__ = ["bare_python"]
 

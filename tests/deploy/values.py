@@ -9,7 +9,7 @@ from typing import Any, get_args
 from pydantic import SecretStr, ValidationError
 from pydantic.fields import FieldInfo
 
-from cli.embedded.ports import find_free_port
+from local.servers.ports import find_free_port
 from shared.settings import Settings
 from tests.deploy.engine import ROOT
 

@@ -19,9 +19,9 @@ from shared.storage import Bucket
 from tests.faults.chaos import Chaos, FullDisk
 from tests.faults.material import Source
 from tests.faults.results import Results, collect, wait_swept
-from tests.fleet import ENDED, Fleet, eventually
-from tests.injection import Injection
-from tests.services import PostgresServer, RedisServer
+from tests.support.fleet import ENDED, Fleet, eventually
+from tests.support.injection import Injection
+from tests.support.services import PostgresServer, RedisServer
 
 _TEMPLATE = "template_scenefleet"
 #: One line of a node's log per bell it received.

@@ -23,8 +23,8 @@ from shared.client import Client
 from shared.errors import Outage
 from shared.storage import upload_key
 from tests.faults.material import Source
-from tests.fleet import Fleet
-from tests.services import PostgresServer, RedisServer
+from tests.support.fleet import Fleet
+from tests.support.services import PostgresServer, RedisServer
 
 #: Deaths of pool children count against a job: the third would rightly fail it, so a job is spared that.
 _SPARED_FAILURES = 2

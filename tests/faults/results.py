@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from tests.fleet import Fleet, eventually
+from tests.support.fleet import Fleet, eventually
 
 #: ``/{job_id}.{attempt}/`` in the keys of keyframes and of temporary objects.
 _ATTEMPT = re.compile(r"/\d+\.\d+/")

@@ -25,7 +25,7 @@ from tests.faults.campaign import (
 from tests.faults.material import SPANS, Source, cut_clips, sources
 from tests.faults.proxy import LossyProxy
 from tests.faults.results import Results, differences, leftovers
-from tests.fleet import FAMILIES, eventually
+from tests.support.fleet import FAMILIES, eventually
 
 pytestmark = [pytest.mark.faults, pytest.mark.timeout(1800)]
 

@@ -22,12 +22,12 @@ from bench.checkpoints import CHECKPOINTS
 from bench.models import make_texts, read_pictures, read_speech
 from shared.errors import DeviceOutOfMemory, DeviceUnavailable, ModelDoesNotFit
 from tests.checkpoints import bge_m3, faster_whisper_scripted, write_catalog
-from tests.fleet import ROOT, Fleet, eventually
-from worker import gpu, nvml
+from tests.support.fleet import ROOT, Fleet, eventually
 from worker.models import batching
 from worker.models.base import Model
-from worker.models.catalog import ModelSpec
-from worker.models.shelf import build
+from worker.models.cache import build
+from worker.models.placement import devices, nvml
+from worker.models.spec import ModelSpec
 
 SURVEY = nvml.list_gpus()
 NO_GPU = (
@@ -92,7 +92,7 @@ def compute(model: Any) -> np.ndarray[Any, Any]:
 def test_a_pinned_process_sees_that_gpu_alone() -> None:
     """By each of its names, in a process of its own."""
     code = (
-        "import sys; from worker import gpu; gpu.pin(tuple(sys.argv[2:]), int(sys.argv[1])); import torch;"
+        "import sys; from worker import gpu; devices.pin(tuple(sys.argv[2:]), int(sys.argv[1])); import torch;"
         "print(torch.cuda.device_count(), torch.cuda.get_device_properties(0).uuid)"
     )
     parts = [part.uuid for found in SURVEY.gpus for part in found.mig]
@@ -150,24 +150,24 @@ def test_processes_of_a_node_compute_on_their_gpus_and_so_do_their_replacements(
 
 def test_the_number_format_is_what_the_gpu_computes_best() -> None:
     best = "bfloat16" if torch.cuda.get_device_capability()[0] >= 8 else "float16"
-    assert gpu.place("auto", "auto") == gpu.Placement("cuda", best)  # type: ignore[arg-type]
-    assert gpu.place("cuda", "float32") == gpu.Placement("cuda", "float32")
-    assert gpu.place("cpu", "auto") == gpu.Placement("cpu", "float32")
+    assert devices.place("auto", "auto") == devices.Placement("cuda", best)  # type: ignore[arg-type]
+    assert devices.place("cuda", "float32") == devices.Placement("cuda", "float32")
+    assert devices.place("cpu", "auto") == devices.Placement("cpu", "float32")
 
 
 def test_a_gpu_that_others_fill_is_refused_by_numbers(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(gpu, "LEAVING_S", 0.0)
+    monkeypatch.setattr(devices, "LEAVING_S", 0.0)
     free_mb, total_mb = (size // MiB for size in torch.cuda.mem_get_info())
     taken = torch.empty(free_mb // 2 * MiB, dtype=torch.uint8, device="cuda")
     try:
         with pytest.raises(
             DeviceUnavailable, match=rf"is busy: model m needs {free_mb} MB, \d+ of {total_mb} MB are free"
         ):
-            gpu.place("cuda", "auto", model="m", memory_mb=free_mb)
+            devices.place("cuda", "auto", model="m", memory_mb=free_mb)
     finally:
         del taken
     with pytest.raises(ModelDoesNotFit, match=f"has {total_mb} MB"):
-        gpu.place("cuda", "auto", model="m", memory_mb=total_mb + 1)
+        devices.place("cuda", "auto", model="m", memory_mb=total_mb + 1)
 
 
 # --- full memory
@@ -186,7 +186,7 @@ def halvings(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     seen: list[int] = []
 
     def count() -> None:
-        gpu.free_cache()
+        devices.free_cache()
         seen.append(torch.cuda.memory_allocated())
 
     monkeypatch.setattr(batching, "free_cache", count)

@@ -22,10 +22,10 @@ import pytest
 from db import schema
 from db.engine import make_engine, set_engine
 from shared import settings as settings_module
-from tests.fleet import eventually
 from tests.integration.test_dead_peers import abandoned, ticks
 from tests.integration.test_ledger import accept, job
-from tests.services import PostgresServer
+from tests.support.fleet import eventually
+from tests.support.services import PostgresServer
 
 ROOT = Path(__file__).parents[2]
 FREE_WITHIN_S = 60.0

@@ -20,18 +20,18 @@ from sqlalchemy import text, update
 from sqlalchemy.orm import Session
 from structlog.testing import capture_logs
 
-from cli.embedded import postgres as embedded
-from db import jobs, runs
 from db.engine import get_engine, make_engine, reading, set_engine, statements_may_take, transact
 from db.ids import video_key
+from db.ledger import jobs, runs
 from db.limits import Limits, configured_limits
 from db.tables import Job, Video
+from local.servers import postgres as embedded
 from shared.errors import DatabaseBusy, DatabaseUnavailable, ModelFailure, StatementTimeout
 from shared.settings import Settings, get_settings
 from tasks import requests, video
-from tests.fleet import eventually
 from tests.integration.test_lease import never
 from tests.integration.test_ledger import KEY, accept, claim, expire, job, must_claim, state
+from tests.support.fleet import eventually
 from worker import reconcile, runner
 from worker.lease import Lease
 

@@ -31,12 +31,12 @@ from tests.integration.test_people import (
     enrol,
     film,
 )
-from tests.s3_servers import moto_server
-from tests.services import RedisServer
+from tests.support.s3_servers import moto_server
+from tests.support.services import RedisServer
 from worker import answers, reconcile, runner
 from worker.app import app
 from worker.runtime import Runtime, get_runtime
-from worker.stages import forget
+from worker.stages import erase_person
 
 pytestmark = pytest.mark.usefixtures("database")
 
@@ -277,7 +277,7 @@ def test_a_photo_stored_by_an_older_url_after_the_erasure_is_removed_when_the_ur
     stack: Callable[..., Runtime], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """On a real S3 server over HTTP; the other person's photo stays."""
-    monkeypatch.setattr(forget, "UPLOAD_GRACE_S", 0.0)
+    monkeypatch.setattr(erase_person, "UPLOAD_GRACE_S", 0.0)
     monkeypatch.setattr(enrolment, "UPLOAD_GRACE_S", 0.0)
     with moto_server() as server:
         runtime = stack(

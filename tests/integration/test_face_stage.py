@@ -17,7 +17,7 @@ from shared.errors import BadMedia, LeaseLost
 from shared.settings import Settings
 from tests.checkpoints import adaface, write_catalog
 from tests.contracts.candidates import needs_assets, photograph, sample_picture
-from tests.films import Film
+from tests.support.films import Film
 from worker.models.base import Uint8
 from worker.runtime import Runtime
 from worker.stages import face as stage

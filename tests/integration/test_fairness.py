@@ -11,11 +11,12 @@ import pytest
 from sqlalchemy import func, select, text, update
 from sqlalchemy.orm import Session
 
-from db import jobs, runs, usage, videos
+from db import videos
 from db.engine import reading, transact
 from db.ids import video_key
-from db.jobs import Bell, Claim, ClaimRules
-from db.runs import Plan
+from db.ledger import jobs, runs, usage
+from db.ledger.jobs import Bell, Claim, ClaimRules
+from db.ledger.runs import Plan
 from db.scenes import write_scenes
 from db.tables import Job, QueueUsage, Video
 from shared import graph
@@ -572,7 +573,7 @@ def test_a_changed_half_life_is_taken_over(monkeypatch: pytest.MonkeyPatch) -> N
     for _ in range(2):
         claimed = must_claim()
         finish(claimed, 100.0 if claimed.user_id == "a" else 10.0)
-    monkeypatch.setattr("db.usage.get_settings", lambda: type("S", (), {"usage_half_life_s": 60.0})())
+    monkeypatch.setattr("db.ledger.usage.get_settings", lambda: type("S", (), {"usage_half_life_s": 60.0})())
     transact(usage.tend)
     rules = ClaimRules(usage_half_life_s=60.0)
     with reading() as session:

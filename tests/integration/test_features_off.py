@@ -17,12 +17,13 @@ from pgvector import HalfVector
 from sqlalchemy import text
 from sqlalchemy.orm import Session
 
-from db import jobs, runs, videos
+from db import videos
 from db.engine import reading, transact
 from db.ids import video_key
-from db.jobs import Bell, Claim, RetryPolicy
+from db.ledger import jobs, runs
+from db.ledger.jobs import Bell, Claim, RetryPolicy
+from db.ledger.runs import Plan
 from db.people.tracks import write_tracks
-from db.runs import Plan
 from db.scenes import face_id, scenes_between, write_faces, write_screen_texts, write_tags, write_transcript
 from db.tables import Run, Scene, Video
 from db.vectors import ModelRow, ensure_model, write_embeddings, write_lexical
@@ -30,7 +31,7 @@ from shared.contracts import ProcessVideo, VideoStatus
 from shared.errors import BadMedia, Conflict, ScenefleetError
 from shared.settings import Settings
 from shared.storage import upload_key
-from tests.clips import Shot, Sound, make_clip
+from tests.support.clips import Shot, Sound, make_clip
 from worker import stages
 from worker.runtime import Runtime
 from worker.stages.context import StageContext

@@ -12,12 +12,12 @@ from pathlib import Path
 import pytest
 from sqlalchemy import select, update
 
-from db import jobs
 from db.engine import reading, transact
+from db.ledger import jobs
 from db.tables import Job
 from shared.errors import LeaseLost, StageTimeout
-from tests.fleet import eventually
 from tests.integration.test_ledger import accept, job, must_claim
+from tests.support.fleet import eventually
 from worker.lease import EXIT_TIME_LIMIT, Lease
 
 pytestmark = pytest.mark.usefixtures("database")

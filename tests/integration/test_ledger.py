@@ -10,11 +10,12 @@ import pytest
 from sqlalchemy import delete, select, text, update
 from sqlalchemy.orm import Session
 
-from db import jobs, runs, videos
+from db import videos
 from db.engine import get_engine, reading, transact
 from db.ids import video_key
-from db.jobs import Bell, Claim, RetryPolicy
-from db.runs import Plan
+from db.ledger import jobs, runs
+from db.ledger.jobs import Bell, Claim, RetryPolicy
+from db.ledger.runs import Plan
 from db.scenes import scene_id, write_scenes
 from db.tables import Job, Run, Scene, Video
 from shared.contracts import ProcessVideo, Receipt

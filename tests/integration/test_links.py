@@ -16,8 +16,8 @@ from db.tables import Video
 from shared import settings as settings_module
 from shared.storage import Storage
 from tasks import people, search
-from tests.s3_servers import swift_server
-from tests.services import RedisServer
+from tests.support.s3_servers import swift_server
+from tests.support.services import RedisServer
 from worker.runtime import get_runtime
 
 pytestmark = pytest.mark.usefixtures("database")

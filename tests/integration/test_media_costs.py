@@ -17,8 +17,8 @@ import pytest
 
 from shared.errors import BadMedia, LeaseLost, LimitExceeded, WorkerLost
 from shared.settings import Settings
-from tests.clips import Encoding, Shot, Sound, make_clip
-from tests.hostile_files import MAKERS, make
+from tests.support.clips import Encoding, Shot, Sound, make_clip
+from tests.support.hostile_files import MAKERS, make
 from worker.media import sandbox
 from worker.media.excerpt import read_excerpt
 from worker.media.extract import extract_audio

@@ -28,8 +28,8 @@ import av
 import pytest
 
 from shared.errors import BadMedia
-from tests.clips import Encoding, Shot, Sound, make_clip
-from tests.figures import RecordFigure
+from tests.support.clips import Encoding, Shot, Sound, make_clip
+from tests.support.figures import RecordFigure
 from worker.media.decoding import limit_memory
 from worker.media.limits import MediaLimits
 from worker.media.probe import probe

@@ -19,8 +19,8 @@ from db.tables import Scene, ScreenText, Video
 from shared.errors import BadMedia, LeaseLost
 from shared.settings import Settings
 from tests.contracts.test_ocr import render
-from tests.films import Film
-from tests.fleet import ROOT
+from tests.support.films import Film
+from tests.support.fleet import ROOT
 from worker.runtime import Runtime
 from worker.stages import ocr as stage
 from worker.stages import sidecar

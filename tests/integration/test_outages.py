@@ -11,8 +11,8 @@ import pytest
 from sqlalchemy.exc import OperationalError
 from sqlalchemy.orm import Session
 
-from db import jobs
 from db.engine import make_engine, set_engine
+from db.ledger import jobs
 from shared.errors import ObjectMissing, StorageUnavailable
 from shared.settings import Settings
 from tests.faults.proxy import LossyProxy

@@ -16,14 +16,14 @@ from pgvector import HalfVector
 from sqlalchemy import select, text
 from sqlalchemy.orm import Session
 
-from db import jobs, runs
 from db.engine import reading, transact
-from db.jobs import Claim, RetryPolicy
+from db.ledger import jobs, runs
+from db.ledger.jobs import Claim, RetryPolicy
+from db.ledger.runs import Plan
 from db.people import acts, enrolment, registry
 from db.people.tracks import as_array, people_in, refresh_scene_people, write_tracks
 from db.people.unknowns import settle
 from db.people.vote import FaceRule
-from db.runs import Plan
 from db.scenes import face_id, page, scene_id, write_faces, write_scenes
 from db.tables import FaceTrack, Job, Person, PersonProfile, Run, Scene, ScenePerson, Video
 from db.vectors import ensure_model
@@ -31,7 +31,7 @@ from shared.contracts import CreatePerson, ListPeople
 from shared.errors import Conflict, LeaseLost, ModelFailure, NotFound
 from shared.storage import StorageConfig, open_storage
 from worker.runner import advance as advance_subject
-from worker.stages import erase
+from worker.stages import erase_video
 from worker.stages.context import StageContext
 
 pytestmark = pytest.mark.usefixtures("database")
@@ -641,7 +641,7 @@ def delete_video(video: str, folder: Path) -> None:
     claimed = must_claim(lane)
     assert claimed.stage == "erase"
     runtime: Any = SimpleNamespace(storage=storage, plan=PLAN)
-    outcome = erase.run(
+    outcome = erase_video.run(
         StageContext(claimed=claimed, runtime=runtime, folder=folder, report=lambda fraction: None)
     )
     finish(claimed, outcome.write)

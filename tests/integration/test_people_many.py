@@ -16,9 +16,9 @@ import pytest
 from sqlalchemy import event, text
 from sqlalchemy.orm import Session
 
-from db import jobs
 from db.engine import get_engine, reading, transact
-from db.jobs import Claim, RetryPolicy
+from db.ledger import jobs
+from db.ledger.jobs import Claim, RetryPolicy
 from db.people import acts, erasure, moves, registry
 from db.people.unknowns import settle
 from shared.errors import Conflict, LeaseLost
@@ -39,7 +39,7 @@ from tests.integration.test_people import (
     tracks,
 )
 from worker import answers
-from worker.stages import forget, move
+from worker.stages import erase_person, move
 from worker.stages.context import Deferred, Outcome, StageContext
 
 pytestmark = pytest.mark.usefixtures("database")
@@ -232,7 +232,7 @@ def _erase_rows(person: str) -> None:
     while True:
         claimed = must_claim("housekeeping")
         assert claimed.stage == "forget"
-        work = forget._Erasure(context(claimed))
+        work = erase_person._Erasure(context(claimed))
         try:
             if "total" not in work.payload:
                 work._note(work._begin)
@@ -320,7 +320,7 @@ def test_a_person_erased_while_tracks_come_takes_them_along() -> None:
             continue
         with reading() as session:
             moving = moves.under_way(session, "u", keys)
-        work = forget._Erasure(context(claimed))
+        work = erase_person._Erasure(context(claimed))
         if moving:
             with pytest.raises(Deferred):
                 work.run()

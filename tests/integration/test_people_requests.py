@@ -11,8 +11,8 @@ from urllib.parse import urlsplit
 import pytest
 from sqlalchemy import select
 
-from db import jobs, runs
 from db.engine import reading, transact
+from db.ledger import jobs, runs
 from db.people import acts, erasure, registry, revisions
 from db.people.tracks import people_in
 from db.scenes import scene_id

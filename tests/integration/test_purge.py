@@ -14,7 +14,7 @@ from cli.main import app
 from db.engine import transact
 from db.tables import Person
 from shared import settings as settings_module
-from tests.services import PostgresServer, RedisServer
+from tests.support.services import PostgresServer, RedisServer
 
 CANARY = "Zyxwanda-Canary-Quillfeather"
 

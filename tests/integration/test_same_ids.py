@@ -15,11 +15,11 @@ from typing import Any
 import pytest
 from sqlalchemy import func, select, text
 
-from db import jobs, runs
 from db.engine import get_engine, reading, transact
 from db.ids import person_key, video_key
-from db.jobs import Claim
-from db.runs import Plan
+from db.ledger import jobs, runs
+from db.ledger.jobs import Claim
+from db.ledger.runs import Plan
 from db.scenes import Words, publish_scene, scene_id, write_scenes
 from db.tables import Base, Job, Person, Scene, Video
 from shared import settings as settings_module
@@ -28,8 +28,9 @@ from shared.errors import Conflict, InvalidKey, NotFound, ScenefleetError
 from shared.storage import Storage, sidecar_key
 from tasks import people, video
 from tests.integration.test_ledger import PLAN
-from worker import answering, searches, stages
+from worker import stages
 from worker.runtime import Runtime, get_runtime
+from worker.search import answer, plan
 from worker.stages.context import StageContext
 
 pytestmark = pytest.mark.usefixtures("database")
@@ -95,8 +96,8 @@ def index(user: str, name: str) -> str:
 
 def search(runtime: Runtime, user_id: str, **payload: Any) -> dict[str, Any]:
     request = parse(SearchScenes, {"user_id": user_id, "mode": "keyword", "query": "rocket", **payload})
-    made = searches.plan(request, runtime, frozenset())
-    return answering.answer(request, runtime, made, {}).model_dump(mode="json")
+    made = plan.plan(request, runtime, frozenset())
+    return answer.answer(request, runtime, made, {}).model_dump(mode="json")
 
 
 def random_act(rng: random.Random, runtime: Runtime) -> Callable[[str], str]:

@@ -18,7 +18,7 @@ from db.scenes import scene_id
 from db.search import recall
 from db.tables import Model, Scene, Video
 from db.vectors import ModelRow, ensure_model, index_sql, write_embeddings, write_lexical
-from tests.figures import RecordFigure
+from tests.support.figures import RecordFigure
 
 pytestmark = pytest.mark.usefixtures("database")
 

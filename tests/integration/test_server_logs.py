@@ -6,7 +6,7 @@ import psycopg
 import pytest
 import redis
 
-from tests.services import PostgresServer, RedisServer
+from tests.support.services import PostgresServer, RedisServer
 
 SECRET = "zanzibarquux"
 

@@ -36,7 +36,14 @@ from shared.errors import (
     StorageUnavailable,
 )
 from shared.storage import Storage, StorageConfig, open_storage
-from tests.s3_servers import ACCESS_KEY, SECRET_KEY, STRANGER_KEY, config_for, moto_server, swift_server
+from tests.support.s3_servers import (
+    ACCESS_KEY,
+    SECRET_KEY,
+    STRANGER_KEY,
+    config_for,
+    moto_server,
+    swift_server,
+)
 
 KEY = "uploads/u1/v1/Mein Urlaub +1.mp4"
 OTHER = "uploads/u2/v1/private.mp4"
@@ -596,7 +603,7 @@ LARGE = """
 import sys
 from pathlib import Path
 from shared.storage import open_storage
-from tests.s3_servers import config_for
+from tests.support.s3_servers import config_for
 
 def peak_kib():
     # Not getrusage: its peak begins with the size of the process that started this one.

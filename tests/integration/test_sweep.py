@@ -11,9 +11,9 @@ import pytest
 from sqlalchemy import update
 from sqlalchemy.orm import Session
 
-from db import jobs, runs
 from db.engine import transact
-from db.jobs import Claim
+from db.ledger import jobs, runs
+from db.ledger.jobs import Claim
 from db.scenes import write_scenes
 from db.tables import Job, Video
 from shared.errors import BadMedia, LeaseLost

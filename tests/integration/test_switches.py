@@ -14,10 +14,11 @@ from sqlalchemy.orm import Session
 
 import tasks.models
 import tasks.requests
-from db import jobs, runs, switches
+from db import switches
 from db.engine import reading, transact
-from db.jobs import Bell, Claim, RetryPolicy
-from db.runs import Plan
+from db.ledger import jobs, runs
+from db.ledger.jobs import Bell, Claim, RetryPolicy
+from db.ledger.runs import Plan
 from db.scenes import published_scenes, scene_id, write_scenes
 from db.switches import Progress
 from db.tables import ActiveModel, Embedding, Job, Model, ModelSwitch, Run, Video
@@ -27,8 +28,8 @@ from shared.settings import Settings
 from worker.active import Active
 from worker.models.catalog import Catalog, load_catalog
 from worker.runtime import Runtime
-from worker.stages import anew
-from worker.stages import drop as dropping
+from worker.stages import discard as dropping
+from worker.stages import reembed
 from worker.stages.context import Outcome, StageContext
 from worker.stages.vectors import Made, write_kept
 
@@ -114,7 +115,7 @@ def archive(monkeypatch: pytest.MonkeyPatch) -> Archive:
 
         return Made(made.models["new"], write)
 
-    monkeypatch.setattr(anew, "_embed", embed)
+    monkeypatch.setattr(reembed, "_embed", embed)
     monkeypatch.setattr(switches.acts, "_SETTLE_S", 0.0)
     return made
 
@@ -161,7 +162,7 @@ def work(claimed: Claim) -> Outcome:
     context = StageContext(
         claimed=claimed, runtime=Runtime(Settings()), folder=Path("/nowhere"), report=lambda done: None
     )
-    return dropping.run(context) if claimed.stage == "drop" else anew.run(context)
+    return dropping.run(context) if claimed.stage == "drop" else reembed.run(context)
 
 
 def finish(claimed: Claim, outcome: Outcome) -> list[Bell]:

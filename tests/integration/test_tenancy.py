@@ -14,10 +14,11 @@ from hypothesis import strategies as st
 from sqlalchemy import select, text
 from sqlalchemy.orm import Session
 
-from db import runs, search, videos
+from db import search, videos
 from db.engine import get_engine, reading, transact
 from db.ids import video_key
-from db.runs import Plan
+from db.ledger import runs
+from db.ledger.runs import Plan
 from db.scenes import Words, page, publish_scene, referenced_keys, scene_id, write_scenes
 from db.tables import Scene, Video
 from db.vectors import ModelRow, ensure_model, index_sql, write_embeddings

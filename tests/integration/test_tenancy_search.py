@@ -26,7 +26,7 @@ from shared import settings as settings_module
 from shared.contracts import SearchAnswer, SearchScenes, parse
 from shared.errors import InvalidRequest, NotFound
 from tasks import people, video
-from tests.tenants import (
+from tests.support.tenants import (
     EPOCH,
     LANGUAGES,
     USERS,
@@ -39,10 +39,10 @@ from tests.tenants import (
     unit,
     weigh,
 )
-from worker import answering, searches
-from worker.pages import write_cursor
 from worker.runtime import Runtime
-from worker.searches import OF_MODE
+from worker.search import answer, plan
+from worker.search.cursor import write_cursor
+from worker.search.plan import OF_MODE
 
 pytestmark = pytest.mark.usefixtures("database")
 
@@ -67,8 +67,8 @@ class Searches:
     def ask(self, request: SearchScenes, seed: int, exact_rows: int) -> SearchAnswer:
         chosen = self.runtime.settings.model_copy(update={"search_exact_rows": exact_rows})
         runtime = Runtime(chosen)
-        searches.check(request, chosen)
-        made = searches.plan(request, runtime, {"text", "vision"})
+        plan.check(request, chosen)
+        made = plan.plan(request, runtime, {"text", "vision"})
         numbers, rng = np.random.default_rng(seed), random.Random(seed)
         lanes = {
             lane: {
@@ -82,7 +82,7 @@ class Searches:
             }
             for lane in made.calls
         }  # fmt: skip
-        return answering.answer(request, runtime, made, lanes)
+        return answer.answer(request, runtime, made, lanes)
 
 
 @pytest.fixture
@@ -315,7 +315,7 @@ def test_without_both_walls_it_would_be_seen(machine: Searches, monkeypatch: pyt
     with unscoped():
         check_search(world, request, ask)
         check_requests(world, "u1")
-        for module in (answering, people, video):
+        for module in (answer, people, video):
             monkeypatch.setattr(module, "reading_as", lambda user_id, snapshot=False: reading())
         with pytest.raises(AssertionError):
             check_search(world, request, ask)

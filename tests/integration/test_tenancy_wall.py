@@ -14,12 +14,12 @@ from sqlalchemy import event, func, select, text
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.orm import Session
 
-from db import search, wall
+from db import row_security, search
 from db.engine import get_engine, make_engine, reading, reading_as, set_engine, transact
 from db.tables import Base, Person, Scene, Video
 from db.vectors import index_name
 from shared.errors import InvalidRequest
-from tests.tenants import DIM, OF_USERS, USERS, World, make_models, populate, unit
+from tests.support.tenants import DIM, OF_USERS, USERS, World, make_models, populate, unit
 
 pytestmark = pytest.mark.usefixtures("database")
 
@@ -28,7 +28,7 @@ GLOBAL = {"models", "model_switches", "active_models"}
 #: Tables whose users stand in the column `account`; requests do not read them, a policy of their own shuts them.
 OF_ACCOUNTS = {"queue_usage"}
 VIEWS = ("searched_scenes", "searched_weights")
-READ = [name for name in (*(table.name for table in OF_USERS), *VIEWS) if name in wall.READ]
+READ = [name for name in (*(table.name for table in OF_USERS), *VIEWS) if name in row_security.READ]
 WHOSE = {"runs": "(SELECT user_id FROM videos v WHERE v.video_id = t.video_id)"}
 
 
@@ -50,7 +50,7 @@ def who(session: Session) -> tuple[str, str | None]:
 def test_every_table_of_users_has_the_wall_and_no_other_table_is_forgotten() -> None:
     """A new table with a user's rows needs its policy (as in migration 0006); one without users is named in GLOBAL."""
     with get_engine().connect() as connection:
-        gaps = wall.find_gaps(connection)
+        gaps = row_security.find_gaps(connection)
         assert not (gaps.role or gaps.open or gaps.shut or gaps.hidden) and gaps.tables == len(OF_USERS)
         walled = set(
             connection.execute(
@@ -60,8 +60,8 @@ def test_every_table_of_users_has_the_wall_and_no_other_table_is_forgotten() -> 
     of_users = {table.name for table in OF_USERS}
     assert walled == of_users | OF_ACCOUNTS
     assert set(Base.metadata.tables) - of_users <= GLOBAL | OF_ACCOUNTS
-    assert not OF_ACCOUNTS & set(wall.READ)
-    assert {name for name in wall.READ if name not in VIEWS} <= of_users | GLOBAL
+    assert not OF_ACCOUNTS & set(row_security.READ)
+    assert {name for name in row_security.READ if name not in VIEWS} <= of_users | GLOBAL
 
 
 def test_the_owner_sees_everybody_in_every_table(world: World) -> None:
@@ -84,8 +84,8 @@ def test_an_unscoped_query_finds_the_readers_own_rows_only(world: World, table: 
 @pytest.mark.parametrize("table", READ)
 def test_without_a_user_nothing_is_seen(world: World, table: str) -> None:
     with reading() as session:
-        session.execute(text(f"SELECT set_config('role', '{wall.ROLE}', true)"))
-        assert who(session) == (wall.ROLE, None)
+        session.execute(text(f"SELECT set_config('role', '{row_security.ROLE}', true)"))
+        assert who(session) == (row_security.ROLE, None)
         assert owners(session, table) == set()
 
 
@@ -102,7 +102,7 @@ def test_what_is_nobodys_is_not_shown_to_nobody(database: str) -> None:
             assert owners(session, "jobs") == set()
 
 
-@pytest.mark.parametrize("table", sorted({table.name for table in OF_USERS} - set(wall.READ)))
+@pytest.mark.parametrize("table", sorted({table.name for table in OF_USERS} - set(row_security.READ)))
 def test_what_no_request_reads_is_shut(world: World, table: str) -> None:
     with pytest.raises(DBAPIError, match="permission denied"), reading_as("u") as session:
         owners(session, table)
@@ -124,7 +124,7 @@ def test_the_reader_writes_nothing(world: World, table: str) -> None:
             session.execute(text(statement))
         # Not only because the transaction is read only.
         with pytest.raises(DBAPIError, match="permission denied"), Session(get_engine()) as session:
-            session.execute(wall.BECOME_READER, {"user_id": "u"})
+            session.execute(row_security.BECOME_READER, {"user_id": "u"})
             session.execute(text(statement))
 
 
@@ -160,7 +160,7 @@ def test_nothing_of_the_reader_is_left_on_the_pools_connection(world: World) -> 
                 assert session.scalar(text("SHOW transaction_isolation")) == "read committed"
 
         with reading_as("u1", snapshot=True) as session:
-            assert who(session) == (wall.ROLE, "u1")
+            assert who(session) == (row_security.ROLE, "u1")
             assert session.scalar(text("SELECT pg_backend_pid()")) == pid
             assert session.scalar(text("SHOW transaction_isolation")) == "repeatable read"
         same_connection()
@@ -184,12 +184,12 @@ def test_a_session_that_goes_on_after_an_error_is_still_the_readers(world: World
         with pytest.raises(DBAPIError):
             session.execute(text("SELECT 1 / 0"))
         session.rollback()
-        assert who(session) == (wall.ROLE, "u1") and owners(session, "scenes") == {"u1"}
+        assert who(session) == (row_security.ROLE, "u1") and owners(session, "scenes") == {"u1"}
         session.commit()
-        assert who(session) == (wall.ROLE, "u1") and owners(session, "scenes") == {"u1"}
+        assert who(session) == (row_security.ROLE, "u1") and owners(session, "scenes") == {"u1"}
         with pytest.raises(DBAPIError), session.begin_nested():
             session.execute(text("SELECT 1 / 0"))
-        assert who(session) == (wall.ROLE, "u1") and owners(session, "scenes") == {"u1"}
+        assert who(session) == (row_security.ROLE, "u1") and owners(session, "scenes") == {"u1"}
 
 
 def test_readers_within_one_another_and_beside_one_another_do_not_mix(world: World) -> None:

@@ -14,7 +14,7 @@ from sqlalchemy import select, text
 from sqlalchemy.orm import Session
 
 from db.engine import reading, transact
-from db.jobs import Claim
+from db.ledger.jobs import Claim
 from db.scenes import drop_unpublished, scenes_between, write_scenes, write_transcript
 from db.tables import Embedding, LexicalWeights, Model, Run, Video
 from shared.errors import ModelFailure

@@ -11,9 +11,9 @@ from urllib.parse import urlsplit
 import pytest
 from sqlalchemy import func, select
 
-from db import jobs
 from db.engine import reading, transact
 from db.ids import video_key
+from db.ledger import jobs
 from db.tables import Job, Run, Scene, Video
 from shared import settings as settings_module
 from shared.errors import Conflict, InvalidRequest, NotFound

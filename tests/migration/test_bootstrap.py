@@ -14,10 +14,10 @@ import pytest
 
 from db import schema
 from db.bootstrap import Application, bootstrap, find_rights, rename_role, with_database
-from db.wall import ROLE as READER
+from db.row_security import ROLE as READER
 from shared.errors import Conflict, DatabaseUnavailable, InvalidRequest
-from tests.fleet import ROOT
-from tests.services import PostgresServer
+from tests.support.fleet import ROOT
+from tests.support.services import PostgresServer
 
 _names = itertools.count(1)
 

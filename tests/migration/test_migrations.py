@@ -16,8 +16,8 @@ import pytest
 from db import schema
 from db.tables import Base
 from db.vectors import SEARCHED
-from tests.fleet import ROOT
-from tests.services import PostgresServer
+from tests.support.fleet import ROOT
+from tests.support.services import PostgresServer
 from worker.models.catalog import load_catalog
 
 _names = itertools.count(1)

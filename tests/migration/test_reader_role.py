@@ -11,15 +11,15 @@ from pathlib import Path
 import pytest
 from sqlalchemy import text
 
-from cli import service_checks
-from cli.findings import Finding
-from db import schema, wall
+from cli.doctor import service_checks
+from cli.doctor.findings import Finding
+from db import row_security, schema
 from db.engine import get_engine, make_engine, reading, reading_as, set_engine
 from shared import settings as settings_module
 from shared.errors import InvalidRequest
-from tests.assets import give_up
-from tests.fleet import ROOT
-from tests.services import PostgresServer
+from tests.support.assets import give_up
+from tests.support.fleet import ROOT
+from tests.support.services import PostgresServer
 
 _names = itertools.count(1)
 PASSWORD = "owner"
@@ -42,7 +42,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Managed]:
         give_up(str(error))
     # What every server of ours gets at its start, and an administrator elsewhere has not made yet.
     server.execute("DROP DATABASE scenefleet")
-    server.execute(f"DROP ROLE scenefleet, {wall.ROLE}")
+    server.execute(f"DROP ROLE scenefleet, {row_security.ROLE}")
     yield server
     server.stop()
 
@@ -56,7 +56,7 @@ def bare(server: Managed) -> Iterator[Managed]:
     settings_module.get_settings.cache_clear()
     for name in made:
         server.execute(f"DROP DATABASE {name} WITH (FORCE)")
-    server.execute(f"DROP ROLE IF EXISTS {wall.ROLE}")
+    server.execute(f"DROP ROLE IF EXISTS {row_security.ROLE}")
     for name in made:
         server.execute(f"DROP ROLE {name}")
 
@@ -75,7 +75,7 @@ def roles(server: Managed) -> int:
     with make_engine(
         server.url().replace("postgresql://", "postgresql+psycopg://"), pooled=False
     ).connect() as connection:
-        return int(connection.execute(text("SELECT count(*) FROM pg_roles WHERE rolname = :role"), {"role": wall.ROLE}).scalar_one())  # fmt: skip
+        return int(connection.execute(text("SELECT count(*) FROM pg_roles WHERE rolname = :role"), {"role": row_security.ROLE}).scalar_one())  # fmt: skip
 
 
 @pytest.fixture
@@ -126,7 +126,7 @@ def test_an_owner_who_may_make_roles_needs_nobody(bare: Managed, use: Use) -> No
     fill()
     assert roles(bare) == 1 and seen("u") == {"u"} and seen("u1") == {"u1"} and seen("u2") == set()
     found = tenancy()
-    assert found.state == "ok" and f"requests are read as {wall.ROLE}" in found.detail
+    assert found.state == "ok" and f"requests are read as {row_security.ROLE}" in found.detail
     schema.downgrade("base", url=url)
     schema.upgrade(url=url)
     fill()
@@ -142,21 +142,21 @@ def test_an_owner_who_may_not_goes_on_with_one_wall_and_is_told(
     fill()
     assert roles(bare) == 0
     found = tenancy()
-    assert found.state == "warn" and f"the server has no role {wall.ROLE}" in found.detail
+    assert found.state == "warn" and f"the server has no role {row_security.ROLE}" in found.detail
     assert seen("u") == seen("u") == {"u", "u1"}, "the owner's eyes: only the queries keep users apart"
     assert caplog.text.count("requests are read as the owner of the tables") == 1
     with reading_as("u") as session:
         assert session.execute(text("SHOW transaction_read_only")).scalar_one() == "on"
     # What doctor advises, as it says it.
-    bare.execute(f"CREATE ROLE {wall.ROLE} NOLOGIN")
+    bare.execute(f"CREATE ROLE {row_security.ROLE} NOLOGIN")
     found = tenancy()
     user = url.split("//")[1].split(":")[0]
     assert found.state == "fail" and "requests may not read videos" in found.detail
     schema.upgrade(url=url)
     found = tenancy()
-    assert found.state == "warn" and f"{user} may not act as {wall.ROLE}" in found.detail
-    assert f'GRANT {wall.ROLE} TO "{user}"' in found.advice
-    bare.execute(f'GRANT {wall.ROLE} TO "{user}"')
+    assert found.state == "warn" and f"{user} may not act as {row_security.ROLE}" in found.detail
+    assert f'GRANT {row_security.ROLE} TO "{user}"' in found.advice
+    bare.execute(f'GRANT {row_security.ROLE} TO "{user}"')
     schema.upgrade(url=url)
     assert tenancy().state == "ok"
     use(url)
@@ -172,12 +172,12 @@ def test_a_role_that_goes_away_while_in_use_is_an_error_and_not_an_open_door(
     fill()
     assert seen("u") == {"u"}
     user = url.split("//")[1].split(":")[0]
-    bare.execute(f"DROP OWNED BY {wall.ROLE}", user)
+    bare.execute(f"DROP OWNED BY {row_security.ROLE}", user)
     with pytest.raises(Exception, match="permission denied for table videos"):
         seen("u")
     assert tenancy().state == "fail" and tenancy().advice == "scenefleet db upgrade"
-    bare.execute(f"DROP ROLE {wall.ROLE}")
-    with pytest.raises(Exception, match=f'role "{wall.ROLE}" does not exist'):
+    bare.execute(f"DROP ROLE {row_security.ROLE}")
+    with pytest.raises(Exception, match=f'role "{row_security.ROLE}" does not exist'):
         seen("u")
     schema.upgrade(url=url)
     assert seen("u") == {"u"}, "as after a dump was restored on another server"
@@ -227,7 +227,7 @@ def test_databases_of_one_server_may_be_migrated_at_once(bare: Managed) -> None:
             assert [process.returncode for process in processes] == [0] * len(processes), outputs
             for one in urls:
                 with make_engine(one, pooled=False).connect() as connection:
-                    gaps = wall.find_gaps(connection)
+                    gaps = row_security.find_gaps(connection)
                 assert not (gaps.role or gaps.open or gaps.shut or gaps.hidden), gaps
     finally:
         for one in urls[1:]:
@@ -245,6 +245,6 @@ def test_the_statements_can_be_printed_for_somebody_else_to_run() -> None:
         check=False,
     )
     assert done.returncode == 0, done.stderr
-    assert f"CREATE ROLE {wall.ROLE} NOLOGIN" in done.stdout
+    assert f"CREATE ROLE {row_security.ROLE} NOLOGIN" in done.stdout
     assert "%" not in done.stdout, "a driver's escape would be printed twice"
     assert "ALTER TABLE scenes ENABLE ROW LEVEL SECURITY" in done.stdout

@@ -20,9 +20,10 @@ import yaml
 from cli.node import choose_devices, node_environment
 from shared.routing import FAMILIES
 from shared.settings import Settings
-from tests.assets import give_up
 from tests.checkpoints import write_catalog
-from worker.models.catalog import ModelSpec, load_catalog
+from tests.support.assets import give_up
+from worker.models.catalog import load_catalog
+from worker.models.spec import ModelSpec
 
 ROOT = Path(__file__).parents[2]
 TOOLS = Path(sys.executable).parent

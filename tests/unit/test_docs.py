@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from cli.models import markdown_table
+from cli.models.files import markdown_table
 from shared.settings import settings_table
 from shared.sidecar import Sidecar
 from worker.models.catalog import load_catalog
@@ -23,7 +23,7 @@ def test_the_table_of_settings_is_current() -> None:
 
 def test_the_table_of_models_is_current() -> None:
     assert markdown_table(load_catalog()) in (ROOT / "docs" / "models.md").read_text(), (
-        "run: python -m cli.models"
+        "run: python -m cli.models.files"
     )
 
 

@@ -18,7 +18,7 @@ import torch
 
 from shared.errors import DeviceUnavailable, ModelDoesNotFit
 from shared.settings import get_settings
-from worker import gpu, nvml
+from worker.models.placement import devices, nvml
 
 ROOT = Path(__file__).parents[2]
 MiB = 2**20
@@ -172,7 +172,7 @@ def test_listing_touches_neither_torch_nor_cuda() -> None:
     """The real NVML, or the want of it, in a process of its own."""
     code = (
         "import sys; from worker import gpu, nvml; nvml.list_gpus(); assert 'torch' not in sys.modules;"
-        "assert not gpu.is_cuda_initialised()"
+        "assert not devices.is_cuda_initialised()"
     )
     subprocess.run([sys.executable, "-c", code], check=True, cwd=ROOT, timeout=60)
 
@@ -202,7 +202,7 @@ def test_listing_touches_neither_torch_nor_cuda() -> None:
     ],
 )
 def test_names_of_devices_have_a_shape(name: str, known: bool) -> None:
-    assert gpu.is_device_name(name) is known
+    assert devices.is_device_name(name) is known
 
 
 # --- pinning
@@ -211,19 +211,19 @@ def test_names_of_devices_have_a_shape(name: str, known: bool) -> None:
 def test_each_slot_sees_its_own_device(driver: FakeNvml) -> None:
     devices = ("1", UUIDS[0])
     for slot, device in enumerate(devices):
-        assert gpu.pin(devices, slot) == device
+        assert devices.pin(devices, slot) == device
         assert os.environ["CUDA_VISIBLE_DEVICES"] == device
         assert os.environ["CUDA_DEVICE_ORDER"] == "PCI_BUS_ID"
 
 
 def test_a_node_without_devices_changes_nothing(driver: FakeNvml) -> None:
-    assert gpu.pin((), 3) is None
+    assert devices.pin((), 3) is None
     assert "CUDA_VISIBLE_DEVICES" not in os.environ
 
 
 def test_a_device_that_is_not_there_is_refused_with_what_there_is(driver: FakeNvml) -> None:
     with pytest.raises(DeviceUnavailable) as error:
-        gpu.pin(("2",), 0)
+        devices.pin(("2",), 0)
     assert str(error.value) == (
         f"GPU 2 is not there: there is 0 (Test GPU, {UUIDS[0]}); 1 (Test GPU, {UUIDS[1]}); correct SCENEFLEET_GPUS"
     )
@@ -242,28 +242,28 @@ def test_what_can_not_be_pinned_is_refused(
     devices: tuple[str, ...], slot: int, said: str, driver: FakeNvml
 ) -> None:
     with pytest.raises(DeviceUnavailable, match=said):
-        gpu.pin(devices, slot)
+        devices.pin(devices, slot)
 
 
 def test_a_divided_gpu_stands_for_its_only_instance(driver: FakeNvml) -> None:
     driver.mig[UUIDS[0]] = [PARTS[0]]
-    assert gpu.pin(("0",), 0) == PARTS[0]
+    assert devices.pin(("0",), 0) == PARTS[0]
     assert os.environ["CUDA_VISIBLE_DEVICES"] == PARTS[0]
     driver.mig[UUIDS[0]].append(PARTS[1])
     with pytest.raises(
         DeviceUnavailable, match=f"divided into 2 instances: name one .*{PARTS[0]}, {PARTS[1]}"
     ):
-        gpu.pin(("0",), 0)
-    assert gpu.pin((PARTS[1],), 0) == PARTS[1]
+        devices.pin(("0",), 0)
+    assert devices.pin((PARTS[1],), 0) == PARTS[1]
 
 
 def test_without_nvml_a_device_is_left_to_cuda(driver: FakeNvml) -> None:
     driver.present = False
-    assert gpu.pin(("7",), 0) == "7"
+    assert devices.pin(("7",), 0) == "7"
 
 
 def test_an_instance_by_its_old_name_is_left_to_cuda(driver: FakeNvml) -> None:
-    assert gpu.pin((f"MIG-{UUIDS[0]}/7/0",), 0) == f"MIG-{UUIDS[0]}/7/0"
+    assert devices.pin((f"MIG-{UUIDS[0]}/7/0",), 0) == f"MIG-{UUIDS[0]}/7/0"
 
 
 # --- placing
@@ -291,7 +291,7 @@ def cuda(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
     monkeypatch.setattr(torch.cuda, "memory_reserved", lambda: told.get("kept_mb", 0) * MiB)
     monkeypatch.setattr(torch.cuda, "memory_allocated", lambda: 0)
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda: told["capability"])
-    monkeypatch.setattr(gpu, "LEAVING_S", 0.0)
+    monkeypatch.setattr(devices, "LEAVING_S", 0.0)
     return told
 
 
@@ -313,29 +313,31 @@ def test_the_number_format_follows_the_device(
     dtype: str, capability: tuple[int, int], expected: str, cuda: dict[str, Any]
 ) -> None:
     cuda["capability"] = capability
-    assert gpu.place("auto", dtype) == gpu.Placement("cuda", expected)  # type: ignore[arg-type]
+    assert devices.place("auto", dtype) == devices.Placement("cuda", expected)  # type: ignore[arg-type]
 
 
 def test_an_unknown_number_format_is_refused(cuda: dict[str, Any]) -> None:
     with pytest.raises(DeviceUnavailable, match="dtype 'int3' is unknown"):
-        gpu.place("cuda", "int3")
+        devices.place("cuda", "int3")
 
 
 def test_a_cpu_model_never_asks_for_a_gpu(cuda: dict[str, Any]) -> None:
-    assert gpu.place("cpu", "float16") == gpu.Placement("cpu", "float32")
+    assert devices.place("cpu", "float16") == devices.Placement("cpu", "float32")
     assert cuda["looks"] == 0
 
 
 def test_auto_takes_the_cpu_only_where_nobody_asked_for_a_gpu(
     no_cuda: None, driver: FakeNvml, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    assert gpu.place("auto", "auto") == gpu.Placement("cpu", "float32")
+    assert devices.place("auto", "auto") == devices.Placement("cpu", "float32")
     ask_for("0", monkeypatch)
     with pytest.raises(DeviceUnavailable) as error:
-        gpu.place("auto", "auto", model="m")
+        devices.place("auto", "auto", model="m")
     assert str(error.value).startswith("Model m finds no usable GPU for SCENEFLEET_GPUS=0: ")
     assert f"there is 0 (Test GPU, {UUIDS[0]})" in str(error.value)
-    assert gpu.place("cpu", "auto") == gpu.Placement("cpu", "float32"), "its entry in the catalogue says so"
+    assert devices.place("cpu", "auto") == devices.Placement("cpu", "float32"), (
+        "its entry in the catalogue says so"
+    )
 
 
 def test_a_cuda_model_says_why_there_is_no_gpu(
@@ -346,13 +348,13 @@ def test_a_cuda_model_says_why_there_is_no_gpu(
     with pytest.raises(
         DeviceUnavailable, match=r"torch \(.*\) is built without CUDA .*no NVIDIA driver answers"
     ):
-        gpu.place("cuda", "auto", model="m")
+        devices.place("cuda", "auto", model="m")
     monkeypatch.setattr(torch.version, "cuda", "12.8")
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "9")
     with pytest.raises(
         DeviceUnavailable, match=r"CUDA 12.8 shows this process none \(CUDA_VISIBLE_DEVICES='9'\)"
     ):
-        gpu.place("cuda", "auto", model="m")
+        devices.place("cuda", "auto", model="m")
 
 
 def test_a_gpu_without_room_is_refused_with_who_holds_it(
@@ -362,7 +364,7 @@ def test_a_gpu_without_room_is_refused_with_who_holds_it(
     cuda.update(free_mb=500, total_mb=80000)
     driver.processes[UUIDS[1]] = [(4711, 79000), (4712, None), (os.getpid(), 100)]
     with pytest.raises(DeviceUnavailable) as error:
-        gpu.place("auto", "auto", model="whisper-medium", memory_mb=5000)
+        devices.place("auto", "auto", model="whisper-medium", memory_mb=5000)
     assert str(error.value) == (
         f"GPU {UUIDS[1]} is busy: model whisper-medium needs 5000 MB, 500 of 80000 MB are free, held by process 4711 with"
         " 79000 MB, process 4712; free it, or name another GPU in SCENEFLEET_GPUS"
@@ -371,27 +373,27 @@ def test_a_gpu_without_room_is_refused_with_who_holds_it(
 
 def test_memory_torch_keeps_of_unloaded_models_counts_as_free(cuda: dict[str, Any]) -> None:
     cuda.update(free_mb=500, kept_mb=4600)
-    assert gpu.place("cuda", "auto", model="m", memory_mb=5000).device == "cuda"
+    assert devices.place("cuda", "auto", model="m", memory_mb=5000).device == "cuda"
 
 
 def test_a_gpu_that_a_killed_process_is_leaving_is_waited_for(
     cuda: dict[str, Any], driver: FakeNvml, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(gpu, "LEAVING_S", 60.0)
+    monkeypatch.setattr(devices, "LEAVING_S", 60.0)
     cuda["free_mb"] = 500
 
     def leave(wait_s: float) -> None:
         cuda["free_mb"] = 8000
 
-    monkeypatch.setattr(gpu.time, "sleep", leave)
-    assert gpu.place("cuda", "auto", model="m", memory_mb=5000).device == "cuda"
+    monkeypatch.setattr(devices.time, "sleep", leave)
+    assert devices.place("cuda", "auto", model="m", memory_mb=5000).device == "cuda"
     assert cuda["looks"] == 2
 
 
 def test_a_gpu_too_small_is_refused_at_once(cuda: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(gpu, "LEAVING_S", 60.0)
+    monkeypatch.setattr(devices, "LEAVING_S", 60.0)
     with pytest.raises(ModelDoesNotFit, match="Model m needs 30000 MB, GPU 0 has 24000 MB"):
-        gpu.place("cuda", "auto", model="m", memory_mb=30000)
+        devices.place("cuda", "auto", model="m", memory_mb=30000)
     assert cuda["looks"] == 1
 
 
@@ -401,7 +403,7 @@ def test_a_gpu_in_exclusive_mode_that_another_process_has(cuda: dict[str, Any], 
         "CUDA error: CUDA-capable device(s) is/are busy or unavailable\nCompile with ..."
     )
     with pytest.raises(DeviceUnavailable) as error:
-        gpu.place("cuda", "auto", model="m")
+        devices.place("cuda", "auto", model="m")
     assert str(error.value) == (
         "GPU 0 can't be used for model m (CUDA error: CUDA-capable device(s) is/are busy or unavailable), in"
         " exclusive-process mode, held by process 4711 with 300 MB"
@@ -421,4 +423,4 @@ def test_a_gpu_in_exclusive_mode_that_another_process_has(cuda: dict[str, Any], 
     ],
 )
 def test_full_memory_is_told_from_other_errors(error: Exception, expected: bool) -> None:
-    assert gpu.is_out_of_memory(error) is expected
+    assert devices.is_out_of_memory(error) is expected

@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[2]
-PACKAGES = ("cli", "tasks", "worker", "db", "shared")
+PACKAGES = ("cli", "local", "tasks", "worker", "db", "shared")
 #: Engines and decoders: what an API process must never load.
 ENGINES = (
     "torch", "cv2", "av", "transformers", "tokenizers", "safetensors", "dlib", "pocketsphinx", "silero_vad",
@@ -38,7 +38,7 @@ VAGUE = {
 }
 #: Modules that may name an engine: each is imported by dotted path, only where the engine is, or names it in a function.
 ENGINE_MODULES = (
-    "worker.gpu.", "worker.nvml.", "worker.media.", "worker.models.", "worker.stages.", "cli.demo", "cli.machine_checks", "cli.models",
+    "worker.models.placement.devices.", "worker.models.placement.nvml.", "worker.media.", "worker.models.", "worker.stages.", "cli.demo", "cli.doctor.machine_checks", "cli.models.files",
 )  # fmt: skip
 
 
@@ -105,7 +105,7 @@ def test_the_others_import_absolutely() -> None:
     """Only media and models, which stand for themselves, name their neighbours relatively."""
     wrong = [
         name
-        for name, _, tree in modules("cli", "tasks", "db", "worker")
+        for name, _, tree in modules("cli", "local", "tasks", "db", "worker")
         for _, level in imported(tree)
         if level and not name.startswith(("worker.media", "worker.models"))
     ]
@@ -176,13 +176,13 @@ def loaded(statement: str) -> set[str]:
 )
 def test_the_client_loads_neither_engine_nor_database(statement: str) -> None:
     found = loaded(statement)
-    assert not found & {*ENGINES, *DATABASE, "numpy", "db", "tasks", "worker", "cli"}
+    assert not found & {*ENGINES, *DATABASE, "numpy", "db", "tasks", "worker", "cli", "local"}
 
 
 def test_every_module_of_shared_loads_without_the_others() -> None:
     names = [name for name, _, _ in modules("shared")]
     found = loaded("import " + ", ".join(names))
-    assert not found & {*ENGINES, *DATABASE, "numpy", "db", "tasks", "worker", "cli"}
+    assert not found & {*ENGINES, *DATABASE, "numpy", "db", "tasks", "worker", "cli", "local"}
 
 
 @pytest.mark.parametrize(
@@ -190,13 +190,13 @@ def test_every_module_of_shared_loads_without_the_others() -> None:
     [
         "import tasks",
         "import tasks.video, tasks.jobs, tasks.search, tasks.text, tasks.vision, tasks.face, tasks.requests",
-        "import worker.gpu, worker.runtime, worker.models.shelf, worker.models.catalog, worker.models.batching",
+        "import worker.models.placement.devices, worker.runtime, worker.models.cache, worker.models.catalog, worker.models.batching",
         "import worker.app",
         "import worker.app; worker.app.app.loader.import_default_modules()",
-        "import worker.boot, worker.keeper, worker.reconcile, worker.runner, worker.stages",
-        "import db.jobs, db.runs, db.videos, db.scenes, db.search, db.vectors, db.schema",
-        "import cli.main, cli.models",
-        "import worker.models.pull, worker.models.download, worker.models.remote, worker.models.lock",
+        "import worker.boot, worker.housekeeping, worker.reconcile, worker.runner, worker.stages",
+        "import db.ledger.jobs, db.ledger.runs, db.videos, db.scenes, db.search, db.vectors, db.schema",
+        "import cli.main, cli.models.files",
+        "import worker.models.weights.pull, worker.models.weights.download, worker.models.weights.remote, worker.models.weights.lock",
     ],
 )
 def test_tasks_load_no_engine(statement: str) -> None:

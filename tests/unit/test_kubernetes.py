@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 import yaml
 
-from tests.assets import give_up
+from tests.support.assets import give_up
 
 ROOT = Path(__file__).parents[2]
 FOLDER = ROOT / "deploy" / "kubernetes"

@@ -12,10 +12,10 @@ import pytest
 
 from shared.errors import Conflict, ModelUnavailable
 from shared.settings import Settings
-from tests.fleet import eventually
+from tests.support.fleet import eventually
 from worker.child import Child
+from worker.models.cache import Shelf
 from worker.models.catalog import load_catalog
-from worker.models.shelf import Shelf
 from worker.node import MAX_FAILED_LOADS, Node
 from worker.slots import FAILED, LOADING, READY, Slots
 

@@ -18,7 +18,7 @@ from tasks.requests import REQUEST, Request
 from worker.app import app
 from worker.models.catalog import load_catalog
 from worker.models.weights import verify
-from worker.searches import sentence
+from worker.search.plan import sentence
 
 
 @pytest.fixture(autouse=True)

@@ -12,13 +12,13 @@ from pathlib import Path
 
 import pytest
 
-from cli.home import Home
+from local.home import Home
 from shared import permissions
 from shared.errors import InvalidRequest, StorageUnavailable
 from shared.settings import Settings
 from shared.storage import StorageConfig, open_storage
-from tests.fleet import ROOT
-from worker.models import lock
+from tests.support.fleet import ROOT
+from worker.models.weights import lock
 
 
 @pytest.fixture(autouse=True)

@@ -12,9 +12,9 @@ from db.search import Found
 from shared.contracts import Coverage, SearchAnswer, SearchHit, SearchScenes, parse
 from shared.errors import Conflict, InvalidRequest
 from shared.settings import Settings
-from worker import pages, reranking, searches
 from worker.models.catalog import Catalog
 from worker.runtime import Runtime
+from worker.search import cursor, plan, rerank
 
 SETTINGS = Settings()
 
@@ -38,11 +38,11 @@ def draft(*transcripts: str) -> SearchAnswer:
 
 def test_persons_are_refused_when_faces_are_off() -> None:
     with pytest.raises(Conflict, match="FEATURE_FACE is off"):
-        searches.check(request(persons=["p"]), Settings(FEATURE_FACE=False))
+        plan.check(request(persons=["p"]), Settings(FEATURE_FACE=False))
 
 
 def test_the_weights_of_a_search_stand_before_the_settings() -> None:
-    weights = searches.weigh(request(weights={"vision": 0.9, "text": 0.0}), SETTINGS)
+    weights = plan.weigh(request(weights={"vision": 0.9, "text": 0.0}), SETTINGS)
     assert weights == {
         "text": 0.0,
         "vision": 0.9,
@@ -51,7 +51,7 @@ def test_the_weights_of_a_search_stand_before_the_settings() -> None:
         "screen": 0.2,
         "people": 0.3,
     }
-    assert searches.weigh(request(mode="keyword"), SETTINGS)["keyword"] == 1.0
+    assert plan.weigh(request(mode="keyword"), SETTINGS)["keyword"] == 1.0
 
 
 def test_a_search_keeps_its_legs_when_another_model_becomes_active() -> None:
@@ -62,58 +62,58 @@ def test_a_search_keeps_its_legs_when_another_model_becomes_active() -> None:
     active = {"text": weighing}
     runtime.active = SimpleNamespace(models=lambda: active)  # type: ignore[assignment]
     asked = request(mode="hybrid")
-    before = searches.plan(asked, runtime, ("text", "vision"))
+    before = plan.plan(asked, runtime, ("text", "vision"))
     assert "lexical" in before.legs and before.calls["text"].payload["model"] == "weighing"
     active["text"] = lite["text"]
-    assert "lexical" not in searches.plan(asked, runtime, ("text", "vision")).legs
+    assert "lexical" not in plan.plan(asked, runtime, ("text", "vision")).legs
     lanes = {"text": {"ok": {"model": "weighing"}}}
-    assert searches.plan(asked, runtime, ("text", "vision"), said=lanes).legs == before.legs
-    page = searches.plan(asked, runtime, ("text", "vision"), kept=lanes)
+    assert plan.plan(asked, runtime, ("text", "vision"), said=lanes).legs == before.legs
+    page = plan.plan(asked, runtime, ("text", "vision"), kept=lanes)
     assert page.legs == before.legs and not page.calls
     silent = {"text": {"error": "no answer in 5 s"}}
-    assert "lexical" not in searches.plan(asked, runtime, ("text", "vision"), said=silent).legs
+    assert "lexical" not in plan.plan(asked, runtime, ("text", "vision"), said=silent).legs
 
 
 def test_a_cursor_is_exact_and_good_for_its_search_only() -> None:
     last = Found(uuid4(), "v", 7, 0.1 + 0.2, {})
-    cursor = pages.write_cursor(request(), last)
-    assert pages.read_cursor(request(cursor=cursor, limit=3)) == last.place
+    text = cursor.write_cursor(request(), last)
+    assert cursor.read_cursor(request(cursor=text, limit=3)) == last.place
     with pytest.raises(InvalidRequest, match="belongs to another search"):
-        pages.read_cursor(request(cursor=cursor, video_ids=["v"]))
+        cursor.read_cursor(request(cursor=text, video_ids=["v"]))
 
 
 def test_the_longest_cursor_can_be_sent() -> None:
-    cursor = pages.write_cursor(request(), Found(uuid4(), "v" * 64, 2**31 - 1, -0.12345678901234567e-300, {}))
-    assert pages.read_cursor(request(cursor=cursor))[1] == "v" * 64
+    text = cursor.write_cursor(request(), Found(uuid4(), "v" * 64, 2**31 - 1, -0.12345678901234567e-300, {}))
+    assert cursor.read_cursor(request(cursor=text))[1] == "v" * 64
 
 
 @pytest.mark.parametrize(
-    "cursor", ["", "=", "W10", "bnVsbA", "eyJhIjoxfQ", "WzEsMiwzXQ", "WzEsIngiLDMsNF0", "\u0661", "{}"]
+    "text", ["", "=", "W10", "bnVsbA", "eyJhIjoxfQ", "WzEsMiwzXQ", "WzEsIngiLDMsNF0", "\u0661", "{}"]
 )
-def test_a_forged_cursor_is_refused(cursor: str) -> None:
+def test_a_forged_cursor_is_refused(text: str) -> None:
     with pytest.raises(InvalidRequest, match="is none of ours"):
-        pages.read_cursor(request(cursor=cursor))
+        cursor.read_cursor(request(cursor=text))
 
 
 def test_the_reranker_moves_what_it_can_read() -> None:
     found = draft("bad", "", "good", "fair")
     asked = request(rerank=3, limit=3)
-    call = reranking.rerank_call(asked, found)
+    call = rerank.rerank_call(asked, found)
     assert call is not None and call.payload["documents"] == ["bad", "good"]
     scores = {"model": "r", "revision": "1", "scores": [0.1, 0.9]}
-    answer = reranking.reranked(asked, SETTINGS, found, {"ok": scores})
+    answer = rerank.reranked(asked, SETTINGS, found, {"ok": scores})
     assert [(one.idx, one.rerank_score) for one in answer.hits] == [(2, 0.9), (1, None), (0, 0.1)]
 
 
 def test_without_the_reranker_the_order_stays_and_the_answer_says_so() -> None:
     found = draft("bad", "good", "fair")
     for said, why in [(None, "no answer in 5 s"), ({"error": "it broke"}, "it broke")]:
-        answer = reranking.reranked(request(rerank=3, limit=2), SETTINGS, found, said)
+        answer = rerank.reranked(request(rerank=3, limit=2), SETTINGS, found, said)
         assert [one.idx for one in answer.hits] == [0, 1] and answer.degraded == {"rerank": why}
 
 
 def test_fifty_long_transcripts_fit_the_rerankers_message() -> None:
     found = draft(*["語" * 5000] * 50)
-    call = reranking.rerank_call(request(rerank=50), found)
+    call = rerank.rerank_call(request(rerank=50), found)
     assert call is not None and len(call.payload["documents"]) == 50
     assert sum(len(document.encode()) for document in call.payload["documents"]) < 52_000

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.assets import VARIABLE
+from tests.support.assets import VARIABLE
 
 ROOT = Path(__file__).parents[2]
 CONFTEST = "from tests.conftest import assets, pytest_terminal_summary, record_figure\n"

@@ -12,7 +12,7 @@ import pytest
 
 from db.tables import Scene
 from tests.checkpoints import siglip
-from worker.models.shelf import build
+from worker.models.cache import build
 from worker.models.vision import VisionEmbedder
 from worker.stages import vision
 from worker.stages.context import Deferred, StageContext

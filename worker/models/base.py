@@ -22,10 +22,10 @@ import numpy.typing as npt
 import psutil
 
 from shared.errors import DeviceOutOfMemory, InvalidRequest, ModelFailure, ScenefleetError
-from worker import gpu
 from worker.models import batching
-from worker.models.catalog import ModelSpec
-from worker.models.weights import locate, verify
+from worker.models.placement import devices
+from worker.models.spec import ModelSpec
+from worker.models.weights.verify import locate, verify
 
 Float32 = npt.NDArray[np.float32]
 Uint8 = npt.NDArray[np.uint8]
@@ -81,8 +81,8 @@ class Model(ABC):
         self.models_dir = models_dir
         #: Loads it when it is used and is not loaded; a shelf puts its own here, which keeps the memory budget.
         self.bring: Callable[[], object] = self.load
-        #: Decided by worker/gpu.py at load; a provider's `_load` finds it set.
-        self.placement = gpu.Placement("cpu", "float32")
+        #: Decided by worker/devices.py at load; a provider's `_load` finds it set.
+        self.placement = devices.Placement("cpu", "float32")
         # One call at a time: engines such as PocketSphinx keep their state in the object. Re-entrant, for load on demand.
         self._lock = threading.RLock()
         self._loaded = False
@@ -117,7 +117,7 @@ class Model(ABC):
             before_bytes, started_s = self._held_bytes(), time.monotonic()
             try:
                 verify(self.spec, models_dir=self.models_dir)
-                self.placement = gpu.place(
+                self.placement = devices.place(
                     self.spec.device, self.spec.dtype, model=self.spec.name, memory_mb=self.spec.memory_mb
                 )
                 with self._engine():
@@ -141,7 +141,7 @@ class Model(ABC):
             self._loaded = False
             self._load_s = self._warm_up_s = self._memory_bytes = None
             gc.collect()
-            gpu.free_cache()
+            devices.free_cache()
 
     def warm_up(self) -> float:
         """Run `spec.warmup_samples` made-up items, so that the first real one finds everything in place.
@@ -209,12 +209,12 @@ class Model(ABC):
             raise
         except Exception as error:
             self._error = f"Model {self.spec.name} failed: {type(error).__name__}: {error}"
-            failure = DeviceOutOfMemory if gpu.is_out_of_memory(error) else ModelFailure
+            failure = DeviceOutOfMemory if devices.is_out_of_memory(error) else ModelFailure
             raise failure(self._error) from error
 
     def _held_bytes(self) -> int:
         """What a load makes grow."""
-        on_device = gpu.allocated_bytes() if self.placement.device == "cuda" else None
+        on_device = devices.allocated_bytes() if self.placement.device == "cuda" else None
         return _resident_bytes() if on_device is None else on_device
 
     @abstractmethod

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 
 from shared.errors import DeviceOutOfMemory
 from shared.logs import get_logger
-from worker.gpu import free_cache, is_out_of_memory
+from worker.models.placement.devices import free_cache, is_out_of_memory
 
 log = get_logger(__name__)
 

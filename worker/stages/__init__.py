@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from importlib import import_module
 
-from db.jobs import Claim
+from db.ledger.jobs import Claim
 from shared.storage import Bucket, attempt_prefix
 from worker.stages.context import Outcome, StageContext
 
@@ -19,15 +19,15 @@ _MODULES = {
     "sidecar": "worker.stages.sidecar",
     "enroll": "worker.stages.enroll",
     "match": "worker.stages.match",
-    "forget": "worker.stages.forget",
+    "forget": "worker.stages.erase_person",
     "move": "worker.stages.move",
     "late_photos": "worker.stages.late_photos",
-    "revise": "worker.stages.revise",
-    "text_anew": "worker.stages.anew",
-    "vision_anew": "worker.stages.anew",
-    "drop": "worker.stages.drop",
+    "revise": "worker.stages.rewrite_sidecars",
+    "text_anew": "worker.stages.reembed",
+    "vision_anew": "worker.stages.reembed",
+    "drop": "worker.stages.discard",
     "sweep": "worker.stages.sweep",
-    "erase": "worker.stages.erase",
+    "erase": "worker.stages.erase_video",
 }
 
 

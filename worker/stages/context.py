@@ -12,15 +12,15 @@ import numpy as np
 from numpy.typing import NDArray
 from sqlalchemy.orm import Session
 
-from db import jobs, runs
 from db.engine import reading, transact
 from db.ids import name_video
-from db.jobs import Claim
+from db.ledger import jobs, runs
+from db.ledger.jobs import Claim
 from db.tables import Job, Run, Video
 from db.vectors import ModelRow, ensure_model
 from shared.errors import BadMedia, LeaseLost
 from shared.storage import Bucket, Storage, attempt_prefix, require_prefix
-from worker.models.catalog import ModelSpec
+from worker.models.spec import ModelSpec
 from worker.runtime import Runtime
 
 M = TypeVar("M")

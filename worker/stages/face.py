@@ -9,8 +9,8 @@ from numpy.typing import NDArray
 from pgvector import HalfVector
 from sqlalchemy.orm import Session
 
-from db import jobs
 from db.engine import reading
+from db.ledger import jobs
 from db.people.tracks import write_tracks
 from db.people.unknowns import settle
 from db.scenes import face_id, scenes_between, write_faces

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from sqlalchemy.orm import Session
 
-from db import jobs
+from db.ledger import jobs
 from db.people.unknowns import settle
 from worker.stages.context import Outcome, StageContext
 

@@ -10,8 +10,8 @@ from uuid import UUID
 from sqlalchemy.orm import Session
 
 from db.engine import reading, transact
+from db.ledger.runs import StageState, stage_states
 from db.people.tracks import Seen, people_in, refresh_scene_people
-from db.runs import StageState, stage_states
 from db.scenes import (
     Words,
     asr_model,

@@ -9,7 +9,7 @@ from typing import Any
 from sqlalchemy.orm import Session
 
 from db.engine import reading
-from db.runs import keep_split, kept_stages
+from db.ledger.runs import keep_split, kept_stages
 from db.scenes import scene_count, scenes_between, write_scenes
 from db.tables import Run, Scene
 from db.videos import set_media

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from sqlalchemy.orm import Session
 
-from db import jobs
 from db.engine import reading
+from db.ledger import jobs
 from db.scenes import drop_unpublished, referenced_keys
 from db.tables import Run
 from shared.storage import Bucket

@@ -12,7 +12,7 @@ from db.engine import get_engine, transact
 from db.switches import active_models, kept_models
 from db.vectors import ModelRow, ensure_index
 from shared.errors import ModelFailure
-from worker.models.catalog import ModelSpec
+from worker.models.spec import ModelSpec
 from worker.stages.context import model_row
 
 #: Models whose index this process has made sure of.

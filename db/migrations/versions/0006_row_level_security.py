@@ -1,6 +1,6 @@
 """Show the rows of one user only to whoever does not own the tables: the second wall between users.
 
-The role that requests are read as is made by ``db.wall.ALLOW``, if this database user may; it stays after a downgrade,
+The role that requests are read as is made by ``db.row_security.ALLOW``, if this database user may; it stays after a downgrade,
 as other databases of the server may use it. The two views are for finding words: under row-level security a condition
 that is not leakproof (``tsv @@ query``, ``tokens && array``) can't use an index. They let the same rows through.
 
@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from alembic import op
 
-from db.wall import ALLOW, DISALLOW
+from db.row_security import ALLOW, DISALLOW
 
 revision = "0006"
 down_revision = "0005"

@@ -9,8 +9,9 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from cli import control, screen
-from cli.nodes import NodeRecord
+from cli import screen
+from cli.models import control
+from local.nodes import NodeRecord
 from shared.errors import NotFound, Outage
 
 

@@ -9,11 +9,11 @@ from pathlib import Path
 
 import pytest
 
-from cli import doctor, machine_checks, service_checks
-from cli.findings import Finding
-from cli.home import Home
+from cli.doctor import machine_checks, run, service_checks
+from cli.doctor.findings import Finding
+from local.home import Home
 from shared.settings import GiB, Settings, get_settings
-from tests.services import PostgresServer, RedisServer
+from tests.support.services import PostgresServer, RedisServer
 
 
 @pytest.fixture(autouse=True)
@@ -31,7 +31,7 @@ def by_name(findings: Iterable[Finding]) -> dict[str, Finding]:
 
 
 def test_nothing_running_is_broken_and_says_what_to_do(capsys: pytest.CaptureFixture[str]) -> None:
-    assert doctor.run(as_json=True) == 1
+    assert run.run(as_json=True) == 1
     document = json.loads(capsys.readouterr().out)
     assert document["healthy"] is False
     checks = {check["check"]: check for check in document["checks"]}
@@ -43,7 +43,7 @@ def test_nothing_running_is_broken_and_says_what_to_do(capsys: pytest.CaptureFix
 
 
 def test_the_table_names_what_is_broken(capsys: pytest.CaptureFixture[str]) -> None:
-    assert doctor.run(as_json=False) == 1
+    assert run.run(as_json=False) == 1
     assert re.search(r"broken: .*postgres", capsys.readouterr().out)
 
 

@@ -20,15 +20,16 @@ import redis
 from celery import Celery
 from flower.utils.broker import Broker
 
-from cli import machine_checks, supervision
-from cli.embedded import postgres, redis_server, redis_versions, unprivileged
+from cli.doctor import machine_checks
 from db import schema
 from db.bootstrap import find_rights
+from local import process_runner
+from local.servers import postgres, redis_server, redis_versions, unprivileged
 from shared.broker import broker_config, celery_url
 from shared.errors import BrokerUnavailable, Conflict, DatabaseUnavailable, InvalidRequest
 from shared.settings import Settings, hide_password
-from tests.fleet import eventually
-from tests.services import PostgresServer, RedisServer
+from tests.support.fleet import eventually
+from tests.support.services import PostgresServer, RedisServer
 
 
 def test_postgres_runs_in_a_folder_with_spaces_and_keeps_its_data(tmp_path: Path) -> None:
@@ -177,7 +178,7 @@ def test_doctor_names_the_server_and_the_remedy(tmp_path: Path, monkeypatch: pyt
 def behind_a_socket(tmp_path: Path) -> Iterator[tuple[Path, str, psutil.Process]]:
     """Folder, URL and process of a Redis as `up` runs it."""
     folder = tmp_path / "a 100% folder"
-    address = supervision.socket_path(folder, redis_server.SOCKET)
+    address = process_runner.socket_path(folder, redis_server.SOCKET)
     redis_server.prepare(folder, address, "secret")
     with (tmp_path / "log").open("wb") as log:
         process = subprocess.Popen(redis_server.server_command(), cwd=folder, stdout=log, stderr=log)
@@ -187,7 +188,7 @@ def behind_a_socket(tmp_path: Path) -> Iterator[tuple[Path, str, psutil.Process]
     finally:
         process.terminate()
         process.wait(30)
-        supervision.remove_socket(address, tmp_path)
+        process_runner.remove_socket(address, tmp_path)
 
 
 def test_redis_opens_no_port(behind_a_socket: tuple[Path, str, psutil.Process]) -> None:

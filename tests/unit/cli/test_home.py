@@ -10,14 +10,14 @@ from pathlib import Path
 
 import pytest
 
-from cli.home import Home, configured_settings, write_private
+from local.home import Home, configured_settings, write_private
 from shared.errors import Conflict, InvalidRequest
 from shared.settings import Settings, load_settings
 
 HOLD = """
 import sys
 from pathlib import Path
-from cli.home import Home
+from local.home import Home
 from shared.settings import Settings
 home = Home(Settings(SCENEFLEET_HOME=Path(sys.argv[1])))
 home.acquire()

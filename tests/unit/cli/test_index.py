@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cli.index import Upload, make_video_id, plan_uploads, reasons
+from cli.videos.index import Upload, make_video_id, plan_uploads, reasons
 from shared.contracts import ID_PATTERN, StageStatus, VideoState, VideoStatus
 from shared.errors import InvalidKey, InvalidRequest, LimitExceeded
 from shared.settings import Settings

@@ -9,7 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from cli import node, nodes
+from cli import node
+from local import nodes
 from shared.errors import InvalidRequest
 from shared.routing import NODES
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from cli.pacing import FREE_STARTS, LONGEST_S, WINDOW_S, pause_s
+from local.restart_backoff import FREE_STARTS, LONGEST_S, WINDOW_S, pause_s
 
 
 def test_quick_ends_wait_longer_each_time_up_to_a_limit(tmp_path: Path) -> None:

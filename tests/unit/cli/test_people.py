@@ -18,8 +18,8 @@ from rich.console import Console
 from rich.table import Table
 from typer.testing import CliRunner
 
-from cli import people, people_acts
 from cli.main import app
+from cli.people import acts, registry
 from shared.contracts import EventView, FaceView, PersonView, PhotoList, PhotoView
 from shared.errors import InvalidRequest
 
@@ -97,7 +97,7 @@ def test_what_is_no_photo_is_named_before_a_person_is_made(name: str, said: str,
     with (tmp_path / "large.jpg").open("r+b") as large:
         large.truncate(32 * 2**20 + 1)
     with pytest.raises(InvalidRequest, match=f"{name}' {said}"):
-        people.add("Ann", [tmp_path / "good.png", tmp_path / name], wait=True, as_json=False, user="u")
+        registry.add("Ann", [tmp_path / "good.png", tmp_path / name], wait=True, as_json=False, user="u")
 
 
 @pytest.mark.parametrize("typed", [b"n\n", b"\n", b"\x04", b"\x03"])
@@ -141,7 +141,7 @@ def _at_its_terminal() -> None:
     ],
 )
 def test_an_event_reads_as_a_sentence(facts: dict[str, Any], said: str) -> None:
-    assert people_acts.describe(event(**facts)) == said
+    assert acts.describe(event(**facts)) == said
 
 
 @pytest.mark.parametrize("columns", [80, 120])
@@ -155,10 +155,10 @@ def test_ids_and_numbers_that_one_copies_are_whole_on_a_narrow_terminal(columns:
         error_class="SmallFace", error="the face is 37 px: use a photo where it has 64", box=None, quality=None,
     )  # fmt: skip
     tables = {
-        TRACK: people_acts.face_table([FACE]),
-        PERSON: people.people_table([person]),
-        "photo_1.jpg": people.photo_table(PhotoList(person_id=PERSON, photos=(photo,)), {}),
-        "by 13": people_acts.event_table(
+        TRACK: acts.face_table([FACE]),
+        PERSON: registry.people_table([person]),
+        "photo_1.jpg": registry.photo_table(PhotoList(person_id=PERSON, photos=(photo,)), {}),
+        "by 13": acts.event_table(
             [event(kind="merge", name="A" * 60, other="[red]x", faces=3, undone_by=13)]
         ),
     }

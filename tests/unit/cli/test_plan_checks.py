@@ -10,10 +10,10 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from cli import doctor, plan_checks
-from cli.findings import Finding
+from cli.doctor import plan_checks, run
+from cli.doctor.findings import Finding
 from shared.settings import Settings, get_settings
-from worker.nvml import Gpu, MigInstance, Survey
+from worker.models.placement.nvml import Gpu, MigInstance, Survey
 
 SMALL = Gpu(
     index=0, uuid="GPU-aaaaaaaa-0000-0000-0000-000000000000", name="Small", total_mb=8000, free_mb=7800
@@ -203,7 +203,7 @@ def test_the_document_holds_the_plan(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("SCENEFLEET_NODES", "text:2,media")
-    doctor.run(as_json=True)
+    run.run(as_json=True)
     document = json.loads(capsys.readouterr().out)
     seats = [(seat["node"], seat["slot"], seat["device"]) for seat in document["plan"]["seats"]]
     assert seats == [("text", 0, "cpu"), ("text", 1, "cpu"), ("media", 0, "cpu")]
@@ -217,7 +217,7 @@ def test_a_wrong_plan_is_a_finding_and_no_document(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("SCENEFLEET_NODES", "asr@first")
-    assert doctor.run(as_json=True) == 1
+    assert run.run(as_json=True) == 1
     document = json.loads(capsys.readouterr().out)
     assert document["plan"] is None
     (found,) = [check for check in document["checks"] if check["check"] == "plan"]

@@ -8,8 +8,8 @@ from collections.abc import Iterator, Sequence
 import pytest
 from rich.console import Console
 
-from cli import progress
-from cli.progress import Watcher
+from cli.videos import progress
+from cli.videos.progress import Watcher
 from shared.client import Client
 from shared.contracts import VideoStatus
 from shared.errors import BrokerUnavailable

@@ -10,12 +10,12 @@ from pathlib import Path
 import psutil
 import pytest
 
-from cli import orphans, supervision
-from cli.home import Home
-from cli.supervision import Program, ProgramState, Supervisor
+from local import orphans, process_runner
+from local.home import Home
+from local.process_runner import Program, ProgramState, Supervisor
 from shared.errors import Outage
 from shared.settings import Settings, child_environment
-from tests.fleet import eventually
+from tests.support.fleet import eventually
 
 
 def program(name: str, code: str, cwd: Path, **options: object) -> Program:
@@ -25,7 +25,7 @@ def program(name: str, code: str, cwd: Path, **options: object) -> Program:
 
 def test_names_with_percent_and_spaces_survive(tmp_path: Path) -> None:
     folder = tmp_path / "100% mine"
-    text = supervision.render_config(folder / "s.sock", [program("media", "print('%s')", folder)])
+    text = process_runner.render_config(folder / "s.sock", [program("media", "print('%s')", folder)])
     parser = configparser.RawConfigParser()
     parser.read_string(text)
     assert parser["program:media"]["directory"] == str(folder).replace("%", "%%")
@@ -36,9 +36,9 @@ def test_names_with_percent_and_spaces_survive(tmp_path: Path) -> None:
 def test_a_deep_home_gets_a_short_socket(tmp_path: Path) -> None:
     deep = tmp_path / ("x" * 60) / ("y" * 60)
     deep.mkdir(parents=True)
-    short = supervision.socket_path(deep, supervision.SOCKET)
+    short = process_runner.socket_path(deep, process_runner.SOCKET)
     try:
-        assert len(str(short)) <= supervision.MAX_SOCKET_PATH
+        assert len(str(short)) <= process_runner.MAX_SOCKET_PATH
         assert short.parent.stat().st_mode & 0o077 == 0
     finally:
         short.parent.rmdir()
@@ -50,10 +50,10 @@ class Running:
     def __init__(self, home: Home, programs: list[Program]) -> None:
         self.home = home
         home.acquire()
-        socket = supervision.socket_path(home.root, supervision.SOCKET)
-        home.supervisor_config.write_text(supervision.render_config(socket, programs))
+        socket = process_runner.socket_path(home.root, process_runner.SOCKET)
+        home.supervisor_config.write_text(process_runner.render_config(socket, programs))
         environment = child_environment(**{orphans.MARK: str(home.root)})
-        self.process = supervision.start(home.supervisor_config, environment)
+        self.process = process_runner.start(home.supervisor_config, environment)
         self.supervisor = Supervisor(socket)
         self.supervisor.wait(self.process, home.logs / "supervisor.err")
         self.supervisor.start_group("nodes")
@@ -95,7 +95,7 @@ def test_a_killed_program_is_started_again(running: Running) -> None:
 def test_a_program_that_left_with_78_stays_away(running: Running) -> None:
     eventually(lambda: running.state("hopeless").state == "EXITED", within_s=30, what="it has left")
     left = running.state("hopeless")
-    assert left.exit_status == supervision.EXIT_CONFIG
+    assert left.exit_status == process_runner.EXIT_CONFIG
     eventually(lambda: running.state("stays").state == "RUNNING", within_s=20, what="the other one runs")
     assert running.state("hopeless") == left
 
@@ -127,7 +127,7 @@ def test_a_runner_that_cannot_start_says_where_to_look(tmp_path: Path) -> None:
     home = Home(Settings(SCENEFLEET_HOME=tmp_path / "home"))
     home.acquire()
     home.supervisor_config.write_text("[supervisord]\nnodaemon=perhaps\n")
-    process = supervision.start(home.supervisor_config, child_environment())
+    process = process_runner.start(home.supervisor_config, child_environment())
     with pytest.raises(Outage, match=r"supervisor\.err"):
         Supervisor(home.root / "s.sock").wait(process, home.logs / "supervisor.err")
     assert "perhaps" in (home.logs / "supervisor.err").read_text()

@@ -10,7 +10,7 @@ import pytest
 from numpy.typing import NDArray
 
 from shared.errors import LimitExceeded
-from tests.clips import Shot, Sound, make_clip
+from tests.support.clips import Shot, Sound, make_clip
 from worker.media.audio import HEADER_BYTES, AudioTrack
 from worker.media.extract import extract_audio
 from worker.media.limits import MediaLimits

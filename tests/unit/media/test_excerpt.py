@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from shared.errors import BadMedia, LimitExceeded
-from tests.clips import Encoding, Shot, Sound, make_clip
+from tests.support.clips import Encoding, Shot, Sound, make_clip
 from worker.media.excerpt import read_excerpt
 from worker.media.extract import extract_audio
 from worker.media.limits import MediaLimits

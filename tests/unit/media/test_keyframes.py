@@ -11,7 +11,7 @@ import cv2
 import numpy as np
 import pytest
 
-from tests.clips import Encoding, Image, Shot, make_clip, picture, write_video
+from tests.support.clips import Encoding, Image, Shot, make_clip, picture, write_video
 from worker.media.keyframes import HELD, Candidate, SceneFrames
 from worker.media.limits import MediaLimits
 from worker.media.planes import Thumb

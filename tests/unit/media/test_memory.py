@@ -8,8 +8,8 @@ import av
 import pytest
 
 from shared.errors import BadMedia, LimitExceeded
-from tests.clips import Encoding, Shot, Sound, make_clip
-from tests.hostile_files import encode, grey
+from tests.support.clips import Encoding, Shot, Sound, make_clip
+from tests.support.hostile_files import encode, grey
 from worker.media import codecs, h264
 from worker.media.boundary import media_errors
 from worker.media.limits import MediaLimits

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from shared.errors import LimitExceeded
-from tests.clips import Encoding, Shot, Sound, make_clip
+from tests.support.clips import Encoding, Shot, Sound, make_clip
 from worker.media.audio import AudioTrack
 from worker.media.limits import MediaLimits
 from worker.media.probe import probe

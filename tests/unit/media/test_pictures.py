@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageOps
 
 from shared.errors import BadMedia, LimitExceeded
-from tests.pictures import encoded, png_claiming
+from tests.support.pictures import encoded, png_claiming
 from worker.media.pictures import MAX_SIDE_PX, bound_picture, decode_picture
 
 MANY = 10**7

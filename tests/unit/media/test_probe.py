@@ -14,7 +14,7 @@ import pytest
 from av.stream import Disposition
 
 from shared.errors import BadMedia, LimitExceeded
-from tests.clips import Encoding, Shot, Sound, make_clip, picture, write_video
+from tests.support.clips import Encoding, Shot, Sound, make_clip, picture, write_video
 from worker.media.limits import MediaLimits
 from worker.media.probe import probe
 from worker.media.split import split

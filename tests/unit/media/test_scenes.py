@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.clips import Encoding, Shot, Sound, Truth, make_clip
+from tests.support.clips import Encoding, Shot, Sound, Truth, make_clip
 from worker.media.limits import MediaLimits
 from worker.media.split import SplitResult, split
 

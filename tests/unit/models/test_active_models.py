@@ -6,7 +6,8 @@ import pytest
 
 from shared.errors import ModelUnavailable
 from shared.settings import Settings
-from worker.models.catalog import Kind, load_catalog
+from worker.models.catalog import load_catalog
+from worker.models.spec import Kind
 
 
 @pytest.mark.parametrize(

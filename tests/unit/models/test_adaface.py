@@ -20,15 +20,15 @@ from torch import Tensor
 from shared.errors import ModelFailure, ModelUnavailable
 from tests.checkpoints import adaface
 from tests.contracts.candidates import photograph, sample_picture
-from tests.figures import RecordFigure
+from tests.support.figures import RecordFigure
 from worker.models.base import Uint8
+from worker.models.cache import build
 from worker.models.catalog import load_catalog
 from worker.models.face import FaceAnalyser
-from worker.models.face_adaface import preprocess, read_network
-from worker.models.face_align import SIDE_PX, TEMPLATE, align, similarity
-from worker.models.face_ir import DIM, IrNetwork
-from worker.models.face_yunet import MAX_FACES, MAX_SIDE_PX, YuNetDetector
-from worker.models.shelf import build
+from worker.models.providers.face_adaface import preprocess, read_network
+from worker.models.providers.face_align import SIDE_PX, TEMPLATE, align, similarity
+from worker.models.providers.face_ir import DIM, IrNetwork
+from worker.models.providers.face_yunet import MAX_FACES, MAX_SIDE_PX, YuNetDetector
 
 coordinates = st.floats(-500, 500, allow_subnormal=False)
 points = st.lists(st.tuples(coordinates, coordinates), min_size=5, max_size=5).map(

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from shared.errors import ModelUnavailable
-from worker.models import lock
+from worker.models.weights import lock
 
 ENTRY = lock.Entry(revision="c" * 40, files={"a.bin": lock.LockedFile(sha256="0" * 64, bytes=3)})
 #: A process that adds `count` entries, one change each.

@@ -11,10 +11,11 @@ from pydantic import ValidationError
 
 from shared.errors import ModelUnavailable
 from shared.settings import Settings
-from worker.models import lock
-from worker.models.catalog import ModelSpec, load_catalog
-from worker.models.shelf import PROVIDERS
-from worker.models.weights import locate
+from worker.models.cache import PROVIDERS
+from worker.models.catalog import load_catalog
+from worker.models.spec import ModelSpec
+from worker.models.weights import lock
+from worker.models.weights.verify import locate
 
 ENTRY: dict[str, Any] = {
     "name": "tiny",

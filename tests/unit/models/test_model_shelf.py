@@ -13,11 +13,12 @@ import numpy as np
 import pytest
 
 from shared.errors import InvalidRequest, ModelDoesNotFit, ModelFailure, ModelUnavailable
-from worker.models import shelf as shelf_module
-from worker.models.catalog import Catalog, ModelSpec
-from worker.models.shelf import Shelf, build
+from worker.models import cache as shelf_module
+from worker.models.cache import Shelf, build
+from worker.models.catalog import Catalog
+from worker.models.spec import ModelSpec
 from worker.models.text import TextEmbedder, TextVectors
-from worker.models.weights import locate, verify
+from worker.models.weights.verify import locate, verify
 
 WEIGHTS = b"the weights"
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from worker.models.ocr import Line
-from worker.models.ocr_rule import is_text
+from worker.models.providers.ocr_rule import is_text
 
 BOX = (0.0, 0.0, 80.0, 50.0)
 

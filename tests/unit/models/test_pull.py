@@ -16,10 +16,10 @@ import pytest
 from huggingface_hub.utils import close_session
 
 from shared.errors import ModelUnavailable
-from tests.hub_server import Fault, HubServer, make_certificate
-from worker.models import download, lock
-from worker.models.catalog import ModelSpec
-from worker.models.pull import PARTIAL, Pulled, Unstated, Watcher, pull
+from tests.support.hub_server import Fault, HubServer, make_certificate
+from worker.models.spec import ModelSpec
+from worker.models.weights import download, lock
+from worker.models.weights.pull import PARTIAL, Pulled, Unstated, Watcher, pull
 
 REPOSITORY = "tests/tiny"
 CONFIG = b'{"layers": 2}'

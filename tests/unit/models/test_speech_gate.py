@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 
 from worker.models.base import SAMPLE_RATE_HZ, Float32
 from worker.models.catalog import load_catalog
-from worker.models.speech_gate import FRAME, SpeechGate, plan_windows, speech_spans
-from worker.models.weights import locate
+from worker.models.providers.vad import FRAME, SpeechGate, plan_windows, speech_spans
+from worker.models.weights.verify import locate
 
 FRAME_S = FRAME / SAMPLE_RATE_HZ
 

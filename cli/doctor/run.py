@@ -1,0 +1,64 @@
+"""``scenefleet doctor``: look at everything the fleet depends on, and say what to do about what is wrong."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+
+from rich.markup import escape
+from rich.table import Table
+
+from cli import screen
+from cli.doctor import machine_checks, plan_checks, service_checks
+from cli.doctor.findings import Finding
+from shared.errors import InvalidRequest, ModelUnavailable, ScenefleetError
+from shared.settings import Settings, get_settings
+
+
+def run(*, as_json: bool) -> int:
+    """Show every finding; returns 1 when something essential is broken."""
+    settings = get_settings()
+    findings, plan = examine(settings), find_plan(settings)
+    broken = any(finding.state == "fail" for finding in findings)
+    if as_json:
+        document = {"healthy": not broken, "checks": [asdict(finding) for finding in findings]}
+        screen.write_json({**document, "plan": asdict(plan) if plan is not None else None})
+        return int(broken)
+    table = Table(box=None, pad_edge=False, header_style="dim")
+    table.add_column("", no_wrap=True)
+    table.add_column("check", no_wrap=True)
+    table.add_column("found", overflow="fold")
+    for finding in findings:
+        detail = escape(finding.detail)
+        if finding.advice:
+            detail += f"\n[bold]{escape(finding.advice)}[/bold]"
+        table.add_row(screen.styled(finding.state), finding.check, detail)
+    console = screen.make_console()
+    console.print(table)
+    for part in plan_checks.tables(plan) if plan is not None else ():
+        console.print()
+        console.print(part)
+    console.print()
+    failed = [finding.check for finding in findings if finding.state == "fail"]
+    console.print(
+        f"[red]broken: {', '.join(failed)}[/red]" if failed else "[green]all essential checks pass[/green]"
+    )
+    return int(broken)
+
+
+def examine(settings: Settings) -> list[Finding]:
+    """Run every check; one that ends in one of our errors is a ``fail`` with its sentence."""
+    findings: list[Finding] = []
+    for name, check in (*machine_checks.CHECKS, *plan_checks.CHECKS, *service_checks.CHECKS):
+        try:
+            findings += check(settings)
+        except ScenefleetError as error:
+            findings.append(Finding(check=name, state="fail", detail=str(error)))
+    return findings
+
+
+def find_plan(settings: Settings) -> plan_checks.Plan | None:
+    """What would run on this machine; None where a finding says why there is no plan."""
+    try:
+        return plan_checks.survey_machine(settings)[0]
+    except (InvalidRequest, ModelUnavailable):
+        return None

@@ -1,0 +1,240 @@
+"""Checks of what runs elsewhere: Postgres, Redis, the storage, the nodes."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+from cli.doctor.findings import Check, Finding
+from local import nodes
+from local.servers.redis_versions import HOLES, is_patched, patched_releases
+from shared.errors import BrokerUnavailable, DatabaseUnavailable
+from shared.settings import Settings, hide_password
+
+PING_S = 3.0
+OLDEST_PGVECTOR = (0, 8)
+
+
+def check_postgres(settings: Settings) -> Iterator[Finding]:
+    """It answers, brings pgvector, has this version's schema, and the wall between users stands."""
+    import psycopg
+
+    from db import schema
+
+    url = settings.require("postgres_url")
+    try:
+        with psycopg.connect(_libpq(settings), connect_timeout=5) as connection:
+            server = connection.execute("SHOW server_version").fetchone()
+            vector = connection.execute(
+                "SELECT default_version, installed_version FROM pg_available_extensions WHERE name = 'vector'"
+            ).fetchone()
+    except psycopg.Error as error:
+        reason = str(error).strip().split("\n")[0]
+        raise DatabaseUnavailable(
+            f"Postgres at {hide_password(url)} does not answer ({reason}): is it running, is POSTGRES_URL right?"
+        ) from None
+    assert server is not None
+    yield Finding(check="postgres", state="ok", detail=f"{server[0]} at {hide_password(url)}")
+    if vector is None:
+        yield Finding(
+            check="pgvector",
+            state="fail",
+            detail="the server has no extension `vector`",
+            advice="install pgvector 0.8 or newer on the server (image pgvector/pgvector)",
+        )
+        return
+    version = vector[1] or vector[0]
+    new_enough = tuple(int(part) for part in version.split(".")[:2]) >= OLDEST_PGVECTOR
+    yield Finding(
+        check="pgvector",
+        state="ok" if new_enough else "fail",
+        detail=f"{version}{'' if vector[1] else ' available, `db upgrade` installs it'}",
+        advice="" if new_enough else "0.8 is needed for iterative scans: upgrade the extension",
+    )
+    have, want = schema.current_revision(), schema.head_revision()
+    yield Finding(
+        check="schema",
+        state="ok" if have == want else "fail",
+        detail=f"revision {have or 'none'}" + ("" if have == want else f", this version wants {want}"),
+        advice="" if have == want else "scenefleet db upgrade",
+    )
+    if have == want:
+        yield _check_tenancy(settings)
+        yield from _check_searched_models(settings)
+
+
+def _check_tenancy(settings: Settings) -> Finding:
+    """The worst of what is wrong with row-level security, the second wall between users."""
+    from db.engine import make_engine
+    from db.row_security import ROLE, find_gaps
+
+    with make_engine(settings.database_url, pooled=False).connect() as connection:
+        gaps = find_gaps(connection)
+    if gaps.hidden:
+        detail = (
+            f"{gaps.user} does not own the tables, and row-level security hides every row of theirs from it"
+        )
+        advice = "set POSTGRES_URL to the user that owns them: the one that ran `scenefleet db upgrade`"
+    elif gaps.open:
+        detail = f"no row-level security on {', '.join(gaps.open)}"
+        advice = "make it as db/migrations/versions/0006_row_level_security.py does, or restore a whole dump"
+    elif gaps.shut:
+        detail = f"requests may not read {', '.join(gaps.shut)}: they fail"
+        advice = "scenefleet db upgrade"
+    elif gaps.role:
+        return Finding(
+            check="tenancy",
+            state="warn",
+            detail=f"only the queries keep users apart: requests are read as {gaps.user}, since {gaps.role}",
+            advice=f"as an administrator of Postgres: CREATE ROLE {ROLE} NOLOGIN (if there is none); GRANT {ROLE} TO"
+            f' "{gaps.user}"; then `scenefleet db upgrade`, and start the nodes again',
+        )
+    else:
+        detail = f"row-level security on {gaps.tables} tables, requests are read as {ROLE}"
+        return Finding(check="tenancy", state="ok", detail=detail)
+    return Finding(check="tenancy", state="fail", detail=detail, advice=advice)
+
+
+def _check_searched_models(settings: Settings) -> Iterator[Finding]:
+    """What switches have made active is there, and where it is not what is configured, that is said."""
+    from sqlalchemy.orm import Session
+
+    from db.engine import make_engine
+    from db.switches import active_models
+    from worker.models.catalog import configured_catalog
+
+    catalog = configured_catalog(settings)
+    configured = catalog.active(settings)
+    with Session(make_engine(settings.database_url, pooled=False)) as session:
+        switched = active_models(session)
+    for kind, row in switched.items():
+        known = {spec.name: spec.revision for spec in catalog.specs}
+        said = {str(name): spec.name for name, spec in configured.items()}.get(kind, "none")
+        if known.get(row.name) != row.revision:
+            yield Finding(
+                check=f"searched {kind} model",
+                state="fail",
+                detail=f"{row.name} at revision {row.revision} is searched, models.yaml and models.lock have"
+                f" {known.get(row.name) or 'no such model'}",
+                advice="put it back into models.yaml, or into MODELS_DIR at that revision",
+            )
+        else:
+            instead = "" if said == row.name else f", not {said}, which is configured"
+            yield Finding(
+                check=f"searched {kind} model", state="ok", detail=f"{row.name}, by a switch{instead}"
+            )
+
+
+def _libpq(settings: Settings) -> str:
+    return "postgresql://" + settings.database_url.partition("://")[2]
+
+
+def check_redis(settings: Settings) -> Iterator[Finding]:
+    """It answers, keeps what it is given, and survives a restart."""
+    import redis
+
+    url = settings.require("redis_url")
+    try:
+        with nodes.open_redis(url) as client:
+            info: dict[str, Any] = client.info()
+            policy = info.get("maxmemory_policy", "unknown")
+    except (redis.RedisError, ValueError) as error:
+        raise BrokerUnavailable(
+            f"Redis at {hide_password(url)} does not answer ({error}): is it running, is REDIS_URL right?"
+        ) from None
+    yield _check_redis_version(info, hide_password(url))
+    yield Finding(
+        check="redis eviction",
+        state="ok" if policy == "noeviction" else "fail",
+        detail=f"maxmemory-policy is {policy}",
+        advice="" if policy == "noeviction" else "set maxmemory-policy noeviction: Redis would drop messages",
+    )
+    durable = bool(info.get("aof_enabled"))
+    yield Finding(
+        check="redis durability",
+        state="ok" if durable else "warn",
+        detail="append-only file is on" if durable else "append-only file is off",
+        advice=""
+        if durable
+        else "set appendonly yes: after a restart work goes on only once nodes have looked at the ledger",
+    )
+
+
+def _check_redis_version(info: dict[str, Any], address: str) -> Finding:
+    """The server's version, and whether it has known holes; Valkey calls itself Redis 7.2.4 as well."""
+    product, said = (
+        ("Valkey", info["valkey_version"]) if "valkey_version" in info else ("Redis", info["redis_version"])
+    )
+    detail = f"{product} {said} at {address}"
+    numbers = tuple(int(part) for part in str(said).split(".")[:3] if part.isdigit())
+    if len(numbers) != 3 or is_patched(product, numbers):
+        return Finding(check="redis", state="ok", detail=detail)
+    return Finding(
+        check="redis",
+        state="warn",
+        detail=f"{detail}: without the mends of {HOLES}, unless its distributor put them in",
+        advice=f"update it: mended are {patched_releases()}",
+    )
+
+
+def check_storage(settings: Settings) -> Iterator[Finding]:
+    """It can be read and written."""
+    from shared.storage import configured_storage
+
+    storage = configured_storage(settings)
+    storage.check()
+    yield Finding(check="storage", state="ok", detail=storage.describe())
+
+
+def check_nodes(settings: Settings) -> Iterator[Finding]:
+    """Every family that the profile has a model for has a node that is ready and answers."""
+    from worker.models.catalog import configured_catalog
+
+    url = settings.require("redis_url")
+    records = nodes.read_nodes(url)
+    answering = ping(url, len(records)) if records else set()
+    models = configured_catalog(settings).active(settings)
+    for family in nodes.usable_families(set(models)):
+        mine = [record for record in records.values() if record.family == family]
+        ready = [record for record in mine if record.state == "ready"]
+        silent = [record.name for record in ready if record.name not in answering]
+        check = f"node {family}"
+        if not ready:
+            found = ", ".join(f"{record.name} is {record.state} {record.error}".strip() for record in mine)
+            yield Finding(
+                check=check,
+                state="fail",
+                detail=found or "none runs",
+                advice=f"scenefleet up, or `scenefleet node {family}`; logs say more",
+            )
+        elif silent:
+            yield Finding(
+                check=check,
+                state="warn",
+                detail=f"{', '.join(silent)} did not answer a ping in {PING_S:g} s",
+                advice="look at its log if this stays",
+            )
+        else:
+            held = sorted({model for record in ready for model in record.models})
+            names = ", ".join(sorted(record.name for record in ready))
+            yield Finding(check=check, state="ok", detail=f"{names} ready {' '.join(held)}".rstrip())
+
+
+def ping(redis_url: str, expected: int) -> set[str]:
+    """Names of the nodes that answer Celery's ping; waits no longer once ``expected`` did."""
+    from celery import Celery
+
+    from shared.broker import broker_config
+
+    app = Celery("scenefleet-doctor", set_as_current=False)
+    app.conf.update(broker_config(redis_url))
+    answers = app.control.inspect(timeout=PING_S, limit=expected).ping() or {}
+    return set(answers)
+
+
+CHECKS: tuple[tuple[str, Check], ...] = (
+    ("postgres", check_postgres),
+    ("redis", check_redis),
+    ("storage", check_storage),
+    ("nodes", check_nodes),
+)

@@ -1,0 +1,217 @@
+"""``scenefleet people``: who is to be found, their photos, and what became of them."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Literal, cast
+
+from rich.markup import escape
+from rich.table import Table
+
+from cli import screen
+from cli.confirmation import ask
+from cli.pictures import check_picture
+from cli.videos.requests import acting_user, open_client
+from shared.client import Client
+from shared.contracts import PersonView, PhotoList, PhotoView
+from shared.errors import InvalidRequest, NotFound, Outage
+from shared.settings import get_settings
+from shared.storage import configured_storage
+
+Extension = Literal["jpg", "jpeg", "png", "webp"]
+#: How long `add` and `rm` wait until the fleet is done.
+WAIT_S = 600.0
+_PAUSE_S = 0.3
+
+
+def find(client: Client, user: str, who: str) -> PersonView:
+    """The person of this name or id.
+
+    Raises:
+        NotFound: the user has none.
+    """
+    after: str | None = None
+    while True:
+        page = client.people(user, after=after)
+        for person in page.people:
+            if person.person_id == who or person.name.lower() == who.lower():
+                return person
+        after = page.next_after
+        if after is None:
+            raise NotFound(f"user {user} has no person {who!r}: see `scenefleet people list`")
+
+
+def add(name: str, files: Sequence[Path], *, wait: bool, as_json: bool, user: str | None) -> int:
+    """Make a person (or take the one of this name), add photos, enrol. Exit 1 when no photo is any good."""
+    kinds = [check_picture(path) for path in files]
+    client, owner = open_client(), acting_user(user)
+    storage = configured_storage(get_settings())
+    person = client.create_person(owner, name)
+    names: dict[str, str] = {}
+    for path, kind in zip(files, kinds, strict=True):
+        extension = cast("Extension", path.suffix.lower().removeprefix("."))
+        photo = client.add_photo(owner, person.person_id, extension=extension)
+        storage.put_file("uploads", photo.storage_key, path, kind)
+        names[photo.photo_id] = path.name
+    if files:
+        person = client.enroll(owner, person.person_id)
+    if not wait or not files:
+        show(person, as_json=as_json)
+        return 0
+    person = _wait(client, owner, person.person_id, "working")
+    found = client.photos(owner, person.person_id)
+    if as_json:
+        screen.write_json({"person": person, "photos": list(found.photos)})
+    else:
+        console = screen.make_console()
+        console.print(people_table([person]))
+        console.print(photo_table(found, names))
+    return 0 if person.good_photos else 1
+
+
+def _wait(client: Client, user: str, person_id: str, state: str) -> PersonView:
+    """Until the person has left ``state``.
+
+    Raises:
+        Outage: not in ``WAIT_S``; the fleet goes on.
+    """
+    deadline = time.monotonic() + WAIT_S
+    with screen.make_console(stderr=True).status(state) as spinner:
+        while True:
+            person = client.person(user, person_id)
+            if person.state != state:
+                return person
+            if time.monotonic() > deadline:
+                raise Outage(f"{person.name} is still {state} after {WAIT_S:g} s: is a `face` node running?")
+            if state == "working":
+                spinner.update(f"{state}: {person.progress:.0%}")
+            time.sleep(_PAUSE_S)
+
+
+def show_list(kind: str | None, *, as_json: bool, user: str | None) -> None:
+    """List the user's people."""
+    if kind not in (None, "named", "unknown"):
+        raise InvalidRequest(f"--kind {kind} does not exist: use named or unknown")
+    client, owner = open_client(), acting_user(user)
+    people: list[PersonView] = []
+    after: str | None = None
+    while True:
+        page = client.people(owner, kind=cast("Literal['named', 'unknown'] | None", kind), after=after)
+        people += page.people
+        after = page.next_after
+        if after is None:
+            break
+    if as_json:
+        screen.write_json({"people": people})
+        return
+    console = screen.make_console()
+    if people:
+        console.print(people_table(people))
+    else:
+        console.print(f"user {owner} has no people yet: `scenefleet people add NAME PHOTO...`")
+
+
+def people_table(people: Sequence[PersonView]) -> Table:
+    """People as a table."""
+    table = Table(box=None, pad_edge=False, header_style="dim")
+    table.add_column("name", overflow="fold")
+    table.add_column("state", no_wrap=True)
+    for column in ("photos", "scenes", "videos"):
+        table.add_column(column, justify="right", no_wrap=True)
+    table.add_column("id", no_wrap=True)
+    for person in people:
+        # Of the work that goes on; the word would leave a name no room on a narrow terminal.
+        state = f"{person.progress:.0%}" if person.state == "working" else person.state
+        photos = f"{person.good_photos}/{person.photos}" if person.photos else ""
+        table.add_row(
+            escape(person.name),
+            screen.styled(state),
+            photos,
+            str(person.scenes or ""),
+            str(person.videos or ""),
+            person.person_id,
+        )
+    return table
+
+
+def show_photos(who: str, *, as_json: bool, user: str | None) -> None:
+    """List a person's photos and what became of each."""
+    client, owner = open_client(), acting_user(user)
+    found = client.photos(owner, find(client, owner, who).person_id)
+    if as_json:
+        screen.write_json(found)
+        return
+    console = screen.make_console()
+    console.print(photo_table(found, {}) if found.photos else f"{escape(who)} has no photos")
+
+
+def remove_photo(who: str, name: str, *, as_json: bool, user: str | None) -> None:
+    """Forget a photo and show the person as the others make it.
+
+    Raises:
+        NotFound: the person has no photo of this name or id.
+    """
+    client, owner = open_client(), acting_user(user)
+    person = find(client, owner, who)
+    photos = client.photos(owner, person.person_id).photos
+    chosen = [photo for photo in photos if name in (photo.photo_id, _shown_name(photo))]
+    if not chosen:
+        raise NotFound(f"{person.name} has no photo {name!r}: see `scenefleet people photos`")
+    client.remove_photo(owner, person.person_id, chosen[0].photo_id)
+    show(_wait(client, owner, person.person_id, "working"), as_json=as_json)
+
+
+def _shown_name(photo: PhotoView) -> str:
+    return photo.storage_key.rpartition("/")[2]
+
+
+def photo_table(found: PhotoList, names: dict[str, str]) -> Table:
+    """Photos as a table; ``names``: the files they came from."""
+    table = Table(box=None, pad_edge=False, header_style="dim")
+    table.add_column("photo", overflow="fold")
+    table.add_column("state", no_wrap=True)
+    table.add_column("", overflow="fold")
+    for photo in found.photos:
+        shown = names.get(photo.photo_id, _shown_name(photo))
+        table.add_row(escape(shown), photo.state, escape(photo.error or ""))
+    return table
+
+
+def show(person: PersonView, *, as_json: bool) -> None:
+    """One person, as in the list."""
+    if as_json:
+        screen.write_json(person)
+    else:
+        screen.make_console().print(people_table([person]))
+
+
+def remove(who: str, *, sure: bool, as_json: bool, user: str | None) -> int:
+    """Erase a person after asking, wait for the receipt and print it; exit 1 when something was left."""
+    client, owner = open_client(), acting_user(user)
+    person = find(client, owner, who)
+    if not sure:
+        ask(
+            f"Erase {person.name} ({person.photos} photos, seen in {person.scenes} scenes) and all that is known of"
+            " this face?"
+        )
+    client.delete_person(owner, person.person_id)
+    person = _wait(client, owner, person.person_id, "erasing")
+    receipt = person.receipt or {}
+    if as_json:
+        screen.write_json(person)
+    else:
+        table = Table(box=None, pad_edge=False, header_style="dim")
+        for column in ("", "removed", "left"):
+            table.add_column(column, justify="right" if column else "left", no_wrap=True)
+        removed, left = receipt.get("removed", {}), receipt.get("left", {})
+        for what in sorted({*removed, *left}):
+            table.add_row(what, str(removed.get(what, "")), str(left.get(what, "")))
+        console = screen.make_console()
+        console.print(table)
+        if "sweep_due" in receipt:
+            console.print(
+                f"a link to upload a photo is still valid: its folder is emptied again at {receipt['sweep_due']}"
+            )
+    return 1 if any(receipt.get("left", {}).values()) else 0

@@ -1,0 +1,196 @@
+"""``scenefleet search``: ask, and show the hits with why they were found."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, cast, get_args
+from uuid import UUID, uuid4
+
+from rich.console import Group
+from rich.table import Table
+from rich.text import Text
+
+from cli import screen
+from cli.people import registry
+from cli.pictures import check_picture
+from cli.videos.requests import open_client
+from shared.client import Client
+from shared.contracts import SearchAnswer, SearchHit, SearchLeg, SearchMode
+from shared.errors import InvalidRequest, NotFound
+from shared.settings import get_settings
+from shared.storage import configured_storage, upload_key
+
+#: Characters of a transcript shown around the first word found.
+_SHOWN_CHARS = 220
+
+
+def run(
+    user: str,
+    text: str | None,
+    *,
+    mode: str,
+    like: str | None,
+    image: Path | None,
+    persons: Sequence[str],
+    weights: Sequence[str],
+    as_json: bool,
+    **options: Any,
+) -> None:
+    """Search and show the hits, and how much could be looked at.
+
+    ``persons``: ids or names. ``options``: further fields of ``SearchScenes``.
+    """
+    if mode not in get_args(SearchMode):
+        raise InvalidRequest(f"--mode {mode} does not exist: use {', '.join(get_args(SearchMode))}")
+    client = open_client()
+    if like is not None:
+        options["like_scene"] = find_scene(client, user, like)
+    with uploaded(user, image) as key:
+        answer = client.search(
+            user,
+            text,
+            mode=cast("SearchMode", mode),
+            image_key=key,
+            weights=read_weights(weights),
+            persons=[registry.find(client, user, who).person_id for who in persons],
+            **options,
+        )
+    if as_json:
+        screen.write_json(answer)
+        return
+    console = screen.make_console()
+    console.print(hit_table(answer) if answer.hits else "nothing found")
+    messages = screen.make_console(stderr=True)
+    for leg, reason in answer.degraded.items():
+        messages.print(Text(f"without {leg}: {reason}", style="yellow"))
+    messages.print(Text(coverage_line(answer), style="dim"))
+    if answer.next_cursor is not None:
+        messages.print(Text(f"more: --cursor {answer.next_cursor}", style="dim"), soft_wrap=True)
+
+
+def read_weights(given: Sequence[str]) -> dict[str, float]:
+    """``["vision=0.5"]`` as leg -> weight.
+
+    Raises:
+        InvalidRequest: not of that form, or no leg of a search.
+    """
+    weights = {}
+    for item in given:
+        leg, separator, value = item.partition("=")
+        if not separator or leg not in get_args(SearchLeg):
+            raise InvalidRequest(
+                f"--weight {item!r} is no LEG=NUMBER: name one of {', '.join(get_args(SearchLeg))}"
+            )
+        try:
+            weights[leg] = float(value)
+        except ValueError:
+            raise InvalidRequest(f"--weight {item!r} has no number: write {leg}=0.5") from None
+    return weights
+
+
+def find_scene(client: Client, user: str, name: str) -> str:
+    """The id of a scene named as ``VIDEO:NUMBER``, as in the table of hits, or by its id.
+
+    Raises:
+        InvalidRequest: neither. NotFound: no such scene.
+    """
+    video, separator, number = name.rpartition(":")
+    if separator and number.isdecimal() and len(number) <= 9:
+        scenes = client.scenes(video, user, after_idx=int(number) - 1, limit=1).scenes
+        if not scenes or scenes[0].idx != int(number):
+            raise NotFound(f"video {video!r} has no scene {number}: see `scenefleet scenes {video}`")
+        return scenes[0].scene_id
+    try:
+        return str(UUID(name))
+    except ValueError:
+        raise InvalidRequest(
+            f"--like {name!r} is no scene: write VIDEO:NUMBER, as in `scenefleet scenes`, or a scene's id"
+        ) from None
+
+
+@contextmanager
+def uploaded(user: str, image: Path | None) -> Iterator[str | None]:
+    """A picture of this machine under a key of the user's, while the block runs.
+
+    Raises:
+        InvalidRequest: no file, no picture by its name, or too large.
+    """
+    if image is None:
+        yield None
+        return
+    kind = check_picture(image)
+    storage = configured_storage(get_settings())
+    key = upload_key(user, "queries", uuid4().hex + image.suffix.lower())
+    storage.put_file("uploads", key, image, kind)
+    try:
+        yield key
+    finally:
+        storage.delete("uploads", key)
+
+
+def hit_table(answer: SearchAnswer) -> Table:
+    """Hits as a table, best first: the words found in bold, and below them what each leg gave."""
+    table = Table(box=None, pad_edge=False, header_style="dim")
+    table.add_column("score", justify="right", no_wrap=True)
+    table.add_column("video", overflow="fold")
+    table.add_column("#", justify="right", no_wrap=True)
+    table.add_column("time", no_wrap=True)
+    table.add_column("words", overflow="fold")
+    for hit in answer.hits:
+        why = legs_line(hit)
+        table.add_row(
+            f"{hit.score:.2f}",
+            hit.video_id,
+            str(hit.idx),
+            f"{screen.clock(hit.start_s)} - {screen.clock(hit.end_s)}",
+            Group(words(hit), Text(why, style="dim")) if why else words(hit),
+        )
+    return table
+
+
+def words(hit: SearchHit) -> Text:
+    """The part of the transcript that holds the first word found, with the words found in bold."""
+    spans = hit.highlights.words
+    start = 0
+    if len(hit.transcript) > _SHOWN_CHARS and spans and spans[0].end > _SHOWN_CHARS:
+        start = max(0, spans[0].start - _SHOWN_CHARS // 4)
+    end = min(len(hit.transcript), start + _SHOWN_CHARS)
+    shown = Text("..." if start else "")
+    place = start
+    for span in spans:
+        if span.start >= place and span.end <= end:
+            shown.append(hit.transcript[place : span.start])
+            shown.append(hit.transcript[span.start : span.end], style="bold")
+            place = span.end
+    shown.append(hit.transcript[place:end])
+    if end < len(hit.transcript):
+        shown.append("...")
+    return shown
+
+
+def legs_line(hit: SearchHit) -> str:
+    """What each leg gave, when there were several; who of those asked for is there; what was read on screen."""
+    parts = []
+    if len(hit.similarities) > 1:
+        parts += [f"{leg} {value:.2f}" for leg, value in hit.similarities.items() if value > 0]
+    if hit.rerank_score is not None:
+        parts.append(f"reranked {hit.rerank_score:.2f}")
+    parts += [f"{person.name} {person.confidence:.0%}" for person in hit.highlights.people]
+    parts += [f"on screen: {line.text}" for line in hit.highlights.screen]
+    return ", ".join(parts)
+
+
+def coverage_line(answer: SearchAnswer) -> str:
+    """What was looked at, in one sentence: "nothing found" is not "not looked at yet"."""
+    seen = answer.coverage
+    line = f"looked at {seen.scenes} scenes, {seen.with_words} with words"
+    if seen.with_vectors is not None:
+        line += f", {seen.with_vectors} with a vector of {answer.model}"
+    for leg in seen.legs:
+        if leg.leg == "vision" and leg.used:
+            line += f", {leg.scenes} with pictures seen by {leg.model}"
+    if seen.videos_in_work:
+        line += f"; {seen.videos_in_work} videos are still in work"
+    return line

@@ -1,0 +1,219 @@
+"""``scenefleet index``: upload files, hand them over, watch them become scenes."""
+
+from __future__ import annotations
+
+import mimetypes
+import re
+import secrets
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from rich.console import Console
+from rich.markup import escape
+
+from cli import screen
+from cli.videos.progress import Watcher
+from cli.videos.requests import acting_user, open_client
+from local import nodes
+from shared.client import Client
+from shared.contracts import ID_PATTERN, Receipt, VideoStatus
+from shared.errors import InvalidRequest, LimitExceeded, Outage, ScenefleetError
+from shared.settings import Settings, get_settings
+from shared.storage import Storage, configured_storage, upload_key
+
+#: How long a request waits for its receipt before it is sent again, and how long we go on sending it.
+RECEIPT_WAIT_S = 15.0
+RECEIPT_LIMIT_S = 300.0
+MAX_STEM_CHARS = 48
+GOOD_STATES = ("indexed",)
+
+
+@dataclass(kw_only=True)
+class Upload:
+    """One file on its way."""
+
+    path: Path
+    video_id: str
+    error: ScenefleetError | None = None
+    receipt: Receipt | None = None
+    status: VideoStatus | None = None
+
+
+def make_video_id(path: Path) -> str:
+    """An id nobody else has, that still shows the file's name: ``my-film-1a2b3c4d``."""
+    stem = re.sub(r"[^A-Za-z0-9_]+", "-", path.stem).strip("-")[:MAX_STEM_CHARS].rstrip("-")
+    return f"{stem or 'video'}-{secrets.token_hex(4)}"
+
+
+def plan_uploads(files: Sequence[Path], video_id: str | None, settings: Settings) -> list[Upload]:
+    """Check the files before anything is sent.
+
+    Raises:
+        InvalidRequest: a file can't be read, or the id is not acceptable.
+        LimitExceeded: a file is too large for this fleet.
+    """
+    if video_id is not None and len(files) > 1:
+        raise InvalidRequest(f"--id names one video, but there are {len(files)} files: leave --id out")
+    if video_id is not None and not re.fullmatch(ID_PATTERN, video_id):
+        raise InvalidRequest(f"--id {video_id!r} is not acceptable: use 1 to 64 of A-Z a-z 0-9 _ -")
+    for path in files:
+        if not path.is_file():
+            raise InvalidRequest(
+                f"{str(path)!r} is {'a folder' if path.is_dir() else 'no file'}: name video files"
+            )
+        size_bytes = path.stat().st_size
+        if size_bytes > settings.max_video_bytes:
+            raise LimitExceeded(
+                f"{str(path)!r} has {size_bytes} bytes, more than {settings.max_video_bytes}: raise MAX_VIDEO_BYTES"
+            )
+    return [Upload(path=path, video_id=video_id or make_video_id(path)) for path in files]
+
+
+def check_fleet(settings: Settings) -> None:
+    """Fail before a long upload when nobody would take the request.
+
+    Raises:
+        Outage: no `search` node runs. BrokerUnavailable: Redis does not answer.
+    """
+    records = nodes.read_nodes(settings.require("redis_url"))
+    if not any(record.family == "search" for record in records.values()):
+        raise Outage("no `search` node runs, so nobody accepts videos: start `scenefleet up`, or a node")
+
+
+def send(
+    client: Client, storage: Storage, upload: Upload, user: str, priority: int, console: Console
+) -> None:
+    """Store the file and resend the request until its receipt comes; an error stays on ``upload``."""
+    try:
+        key = upload_key(user, upload.video_id, upload.path.name)
+        content_type = mimetypes.guess_type(upload.path.name)[0] or "application/octet-stream"
+        with console.status(f"uploading {escape(upload.path.name)}"):
+            storage.put_file("uploads", key, upload.path, content_type)
+        upload.receipt = request(client, upload.video_id, user, key, priority, console)
+    except ScenefleetError as error:
+        upload.error = error
+
+
+def request(client: Client, video_id: str, user: str, key: str, priority: int, console: Console) -> Receipt:
+    """Send until the receipt comes: sending again is harmless, and from the receipt on nothing is lost.
+
+    Raises:
+        Outage: none came in ``RECEIPT_LIMIT_S``. Any other error the fleet answered with.
+    """
+    deadline = time.monotonic() + RECEIPT_LIMIT_S
+    with console.status("waiting for the receipt") as spinner:
+        while True:
+            try:
+                return client.process(video_id, user, key, priority=priority)
+            except Outage as error:
+                if time.monotonic() > deadline:
+                    raise
+                spinner.update(f"no receipt yet, sending again ({escape(str(error))})")
+                time.sleep(1)
+
+
+def run(
+    files: Sequence[Path],
+    video_id: str | None,
+    *,
+    priority: int,
+    wait: bool,
+    as_json: bool,
+    user: str | None,
+) -> int:
+    """Index files; returns the exit status."""
+    settings = get_settings()
+    uploads = plan_uploads(files, video_id, settings)
+    check_fleet(settings)
+    owner = acting_user(user)
+    client, storage = open_client(timeout_s=RECEIPT_WAIT_S), configured_storage(settings)
+    console = screen.make_console(stderr=True)
+    try:
+        for upload in uploads:
+            send(client, storage, upload, owner, priority, console)
+        if wait:
+            watch(client, uploads, owner, console)
+    except KeyboardInterrupt:
+        accepted = [upload.video_id for upload in uploads if upload.receipt is not None]
+        if accepted:
+            console.print(
+                f"still in work: {', '.join(accepted)}; `scenefleet status`, or `scenefleet cancel`"
+            )
+        raise
+    report(uploads, as_json=as_json, console=console)
+    return 0 if all(_went_well(upload, wait=wait) for upload in uploads) else 1
+
+
+def watch(client: Client, uploads: Sequence[Upload], owner: str, console: Console) -> None:
+    """Show progress until every accepted video has ended."""
+    accepted = {upload.video_id: upload for upload in uploads if upload.error is None}
+    if accepted:
+        for status in Watcher(client, owner, console).watch(list(accepted)):
+            accepted[status.video_id].status = status
+
+
+def _went_well(upload: Upload, *, wait: bool) -> bool:
+    if upload.error is not None or upload.receipt is None:
+        return False
+    state = upload.status.state if upload.status is not None else upload.receipt.state
+    return state in GOOD_STATES if wait else state != "failed"
+
+
+def report(uploads: Sequence[Upload], *, as_json: bool, console: Console) -> None:
+    """Answers on stdout, reasons on stderr."""
+    if as_json:
+        screen.write_json({"videos": [_as_row(upload) for upload in uploads]})
+    for upload in uploads:
+        if not as_json:
+            _report_line(upload)
+        for reason in reasons(upload):
+            console.print(f"scenefleet: {escape(reason)}", style="red", soft_wrap=True)
+
+
+def _as_row(upload: Upload) -> dict[str, object]:
+    return {
+        "file": str(upload.path),
+        "video_id": upload.video_id,
+        "accepted": upload.receipt is not None,
+        "error_class": upload.error.code if upload.error else None,
+        "error": str(upload.error) if upload.error else None,
+        "status": upload.status,
+    }
+
+
+def _report_line(upload: Upload) -> None:
+    state = "not accepted"
+    facts = ""
+    if upload.status is not None:
+        state = upload.status.state
+        facts = (
+            f", {upload.status.scenes} scenes: `scenefleet scenes {upload.video_id}`"
+            if upload.status.scenes
+            else ""
+        )
+    elif upload.receipt is not None:
+        state = upload.receipt.state
+    screen.make_console().print(
+        f"{escape(upload.path.name)}  [bold]{upload.video_id}[/bold]  {screen.styled(state)}{facts}",
+        soft_wrap=True,
+    )
+
+
+def reasons(upload: Upload) -> list[str]:
+    """Why it did not go well, one sentence each; empty when it did."""
+    name = upload.path.name
+    if upload.error is not None:
+        return [f"{name}: {upload.error}"]
+    status = upload.status
+    if status is None or status.state in GOOD_STATES:
+        return []
+    found = [
+        f"{name}: {stage.stage}: {stage.error}"
+        for stage in status.stages
+        if stage.state == "failed" and stage.error
+    ]
+    if status.error and not any(line.endswith(status.error) for line in found):
+        found.insert(0, f"{name}: {status.error}")
+    return found or [f"{name} ended {status.state}"]

@@ -1,0 +1,1 @@
+"""The ledger: jobs, claims, runs. Lock order: the row of the subject, then jobs, then queue_usage."""

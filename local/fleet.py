@@ -1,0 +1,310 @@
+"""Everything ``scenefleet up`` runs on this machine: embedded services where no URL is set, the schema, the nodes."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from local import nodes, orphans, process_runner
+from local.home import Home
+from local.process_runner import Program, ProgramState, Supervisor
+from local.servers import postgres, redis_server
+from local.servers.ports import find_free_port
+from shared.broker import celery_url
+from shared.errors import BrokerUnavailable, InvalidRequest, Outage
+from shared.settings import Settings, child_environment, get_settings
+
+#: Seconds a stopping node gets beyond the time its running job may go on.
+STOP_GRACE_S = 20
+STOP_SERVER_S = 60
+HURRIED_STOP_S = 2.0
+NODE_GROUP = "nodes"
+
+#: Says what is being done, for people.
+Say = Callable[[str], None]
+
+
+@dataclass(frozen=True, kw_only=True)
+class NodeView:
+    """One node as ``up`` shows it."""
+
+    name: str
+    family: str
+    #: The GPU of each of its processes; empty: it was given none.
+    devices: tuple[str, ...]
+    #: starting, loading, ready, restarting, failed (model can't be loaded), stopped
+    state: str
+    detail: str
+    models: tuple[str, ...]
+    pid: int
+    log: str
+
+    @property
+    def settled(self) -> bool:
+        """Whether waiting longer changes nothing."""
+        return self.state in ("ready", "failed", "stopped")
+
+
+class Fleet:
+    """Start it, watch it, stop it; one per home folder."""
+
+    def __init__(self, settings: Settings) -> None:
+        self.home = Home(settings)
+        self._configured = settings
+        self.settings = settings
+        self.plan: list[nodes.PlannedNode] = []
+        self.cleaned = 0
+        self._process: subprocess.Popen[bytes] | None = None
+        self._supervisor: Supervisor | None = None
+        self._socket: Path | None = None
+        self._redis_socket: Path | None = None
+        self._hurried = False
+
+    @property
+    def embedded(self) -> list[str]:
+        """Names of the services that run here because no URL is set."""
+        names = {"postgres": self._configured.postgres_url, "redis": self._configured.redis_url}
+        return [name for name, url in names.items() if not url]
+
+    def start(self, say: Say) -> None:
+        """Start everything; when it returns the nodes are being started. Whatever happens, call ``stop`` after.
+
+        Raises:
+            Conflict: another ``up`` runs in this home folder.
+            InvalidRequest: something is missing on this machine; says what to install.
+            Outage: a service does not answer.
+        """
+        self.plan = plan_nodes(self._configured)
+        if "postgres" in self.embedded:
+            postgres.find_binaries()
+        if "redis" in self.embedded:
+            redis_server.find_server()
+        self.home.acquire()
+        self.cleaned = orphans.stop(self.home)
+        if self.cleaned:
+            say(f"stopped {self.cleaned} processes that an earlier, killed `up` had left")
+        self.home.remove_run()
+        for record in (self.home.root / "work").glob("*.starts"):
+            record.unlink()
+        run = self._start_services(say)
+        self.home.write_run(run)
+        get_settings.cache_clear()
+        self.settings = get_settings()
+        self._prepare(say)
+        self._control().start_group(NODE_GROUP)
+
+    def _start_services(self, say: Say) -> dict[str, object]:
+        home = self.home
+        run: dict[str, object] = {"pid": os.getpid()}
+        programs = [self._node_program(node) for node in self.plan]
+        port = find_free_port()
+        if "postgres" in self.embedded:
+            if not (home.postgres / "PG_VERSION").is_file():
+                say("setting up Postgres")
+            postgres.prepare(home.postgres, home.secret("postgres"), home.logs / "postgres.log")
+            programs.append(self._postgres_program(port))
+        if "redis" in self.embedded:
+            self._redis_socket = process_runner.socket_path(home.redis, redis_server.SOCKET)
+            redis_server.prepare(home.redis, self._redis_socket, home.secret("redis"))
+            programs.append(self._redis_program())
+        self._socket = process_runner.socket_path(home.root, process_runner.SOCKET)
+        home.supervisor_config.write_text(process_runner.render_config(self._socket, programs))
+        environment = child_environment(**{orphans.MARK: str(home.root), "SCENEFLEET_HOME": str(home.root)})
+        self._process = process_runner.start(home.supervisor_config, environment)
+        self._supervisor = Supervisor(self._socket)
+        self._supervisor.wait(self._process, home.logs / "supervisor.err")
+        if "postgres" in self.embedded:
+            log = home.logs / "postgres.log"
+            run["postgres_url"] = postgres.wait_until_ready(
+                port, home.secret("postgres"), home.secret("scenefleet"), log=log
+            )
+        if self._redis_socket is not None:
+            log = home.logs / "redis.log"
+            url = redis_server.server_url(self._redis_socket, home.secret("redis"))
+            run["redis_url"] = redis_server.wait_until_ready(url, log=log)
+            # The same for programs that have Celery and nothing of ours.
+            run["broker_url"] = celery_url(url)
+        if self.embedded:
+            say(f"{' and '.join(self.embedded)} answer on this machine, data in {home.root}")
+        return run
+
+    def _prepare(self, say: Say) -> None:
+        """Bring database and storage to where the nodes can use them; check a Redis that is not ours."""
+        from db import schema
+        from db.engine import set_engine
+        from shared.storage import configured_storage
+
+        nodes.read_nodes(self.settings.redis_url)
+        set_engine(None)
+        before = schema.current_revision()
+        schema.upgrade()
+        if before != schema.head_revision():
+            say(f"database schema upgraded to {schema.head_revision()}")
+        configured_storage(self.settings).ensure_buckets()
+
+    def _node_program(self, node: nodes.PlannedNode) -> Program:
+        starts = str(self.home.root / "work" / f"{node.name}.starts")
+        gpus = ("--gpu", ",".join(node.devices)) if node.devices else ()
+        command = (sys.executable, "-m", "cli", "node", node.family, "--name", node.name)
+        return Program(
+            name=node.name,
+            command=(*command, "-c", str(node.processes), *gpus, "--starts", starts),
+            cwd=Path.cwd(),
+            priority=100,
+            stop_wait_s=int(self._configured.soft_shutdown_s) + STOP_GRACE_S,
+            autostart=False,
+            group=NODE_GROUP,
+        )
+
+    def _postgres_program(self, port: int) -> Program:
+        return Program(
+            name="postgres",
+            command=tuple(postgres.server_command(self.home.postgres, port)),
+            cwd=self.home.postgres,
+            priority=10,
+            # "Fast" shutdown: TERM would wait for every client to leave.
+            stop_signal="INT",
+            stop_wait_s=STOP_SERVER_S,
+        )
+
+    def _redis_program(self) -> Program:
+        return Program(
+            name="redis",
+            command=tuple(redis_server.server_command()),
+            cwd=self.home.redis,
+            priority=20,
+            stop_wait_s=STOP_SERVER_S,
+        )
+
+    def _control(self) -> Supervisor:
+        assert self._supervisor is not None, "the fleet is not started"
+        return self._supervisor
+
+    def view(self) -> list[NodeView]:
+        """How every node is now.
+
+        Raises:
+            Outage: the process runner ended; everything has to be stopped.
+        """
+        if self._process is not None and self._process.poll() is not None:
+            raise Outage(f"the process runner ended: read {self.home.logs / 'supervisor.log'}")
+        states = self._control().states()
+        try:
+            records = nodes.read_nodes(self.settings.redis_url)
+        except BrokerUnavailable:
+            records = {}
+        return [_view(node, states[node.name], records.get(nodes.node_name(node.name))) for node in self.plan]
+
+    def services(self) -> list[tuple[str, bool]]:
+        """The embedded services and whether each runs."""
+        states = self._control().states()
+        return [(name, states[name].state == "RUNNING") for name in self.embedded]
+
+    def wait_until_settled(
+        self, watch: Callable[[list[NodeView]], None], sleep: Callable[[float], object]
+    ) -> list[NodeView]:
+        """Call ``watch`` with the nodes until each is ready or can't become so; returns them."""
+        while True:
+            views = self.view()
+            watch(views)
+            if all(view.settled for view in views):
+                return views
+            sleep(0.3)
+
+    def stop(self) -> None:
+        """Stop nodes, then Redis, then Postgres; remove the run file; leave nothing running."""
+        if self._process is not None:
+            self._process.terminate()
+            limit_s = self._configured.soft_shutdown_s + STOP_GRACE_S + 2 * STOP_SERVER_S
+            try:
+                self._process.wait(timeout=limit_s)
+            except subprocess.TimeoutExpired:
+                self._process.kill()
+                self._process.wait()
+        self._close()
+
+    def hurry(self) -> None:
+        """Let a ``stop`` that runs in another thread end at once; nothing is lost, but no job ends in peace."""
+        self._hurried = True
+        if self._process is not None:
+            self._process.kill()
+
+    def _close(self) -> None:
+        """Tidy up after the process runner ended."""
+        if not self.home.owned:
+            return
+        orphans.stop(self.home, HURRIED_STOP_S if self._hurried else orphans.STOP_LIMIT_S)
+        self.home.remove_run()
+        for socket in (self._socket, self._redis_socket):
+            if socket is not None:
+                process_runner.remove_socket(socket, self.home.root)
+        self.home.release()
+        get_settings.cache_clear()
+
+
+def plan_nodes(settings: Settings) -> list[nodes.PlannedNode]:
+    """Which nodes run here, with how many processes and on which GPUs.
+
+    Raises:
+        InvalidRequest: SCENEFLEET_NODES or SCENEFLEET_GPUS is not acceptable, or what nodes need is not installed.
+    """
+    try:
+        from worker.models.catalog import configured_catalog
+    except ModuleNotFoundError as error:
+        raise InvalidRequest(
+            f'{error.name} is not installed: run `make install` in the checkout, or `pip install ".[lite,embedded]"`'
+        ) from None
+    models = configured_catalog(settings).active(settings)
+    return nodes.parse_plan(settings.nodes, set(models), settings.gpu_list)
+
+
+def _view(node: nodes.PlannedNode, program: ProgramState, record: nodes.NodeRecord | None) -> NodeView:
+    # A record of an earlier process of this name may live on for some seconds.
+    fresh = record if record is not None and record.pid == program.pid else None
+    models: tuple[str, ...] = ()
+    detail = ""
+    if program.state == "EXITED" and program.exit_status == process_runner.EXIT_CONFIG:
+        state, detail = "failed", last_error(Path(program.log))
+    elif program.state in ("STOPPED", "FATAL", "STOPPING"):
+        state = "starting" if not program.started_at_s else "stopped"
+    elif program.state in ("BACKOFF", "EXITED"):
+        state, detail = "restarting", f"ended; read {program.log}"
+    elif fresh is None:
+        state = "starting"
+        if program.started_at_s:
+            detail = f"{max(0, int(time.time()) - program.started_at_s)} s"
+    else:
+        state, detail, models = fresh.state, fresh.error, fresh.models
+    return NodeView(
+        name=node.name,
+        family=node.family,
+        devices=node.devices,
+        state=state,
+        detail=detail,
+        models=models,
+        pid=program.pid,
+        log=program.log,
+    )
+
+
+def last_error(log: Path) -> str:
+    """The reason a node wrote before it gave up, from the end of its log."""
+    reason = f"read {log}"
+    try:
+        lines = log.read_bytes()[-65536:].decode(errors="replace").splitlines()
+    except OSError:
+        return reason
+    for line in reversed(lines):
+        try:
+            record = json.loads(line)
+        except ValueError:
+            continue
+        if isinstance(record, dict) and record.get("level") == "error" and record.get("error"):
+            return str(record["error"])
+    return reason

@@ -1,0 +1,177 @@
+"""Nodes as they describe themselves: each keeps a Redis hash of its own, gone 30 s after its last sign of life."""
+
+from __future__ import annotations
+
+import json
+import socket
+from dataclasses import dataclass
+from typing import Any, cast
+
+from shared.errors import BrokerUnavailable, InvalidRequest
+from shared.routing import NODES
+from shared.settings import hide_password
+from worker.models.placement.devices import DEVICE_NAME_FORMS, is_device_name
+
+KEY_PREFIX = "scenefleet:node:"
+MAX_PROCESSES = 256
+
+
+@dataclass(frozen=True, kw_only=True)
+class NodeRecord:
+    """What a node said last."""
+
+    name: str
+    family: str
+    #: loading, ready or failed
+    state: str
+    error: str
+    pid: int
+    models: tuple[str, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class PlannedNode:
+    """One node to run on this machine."""
+
+    #: Name of the instance: the family, for a family's second node ``family-2``.
+    name: str
+    family: str
+    processes: int
+    #: The GPU of each process; empty: whatever CUDA shows, if anything.
+    devices: tuple[str, ...] = ()
+
+
+def node_name(instance: str) -> str:
+    """The Celery node name of an instance on this host, e.g. ``asr@box``."""
+    return f"{instance}@{socket.gethostname()}"
+
+
+def open_redis(redis_url: str) -> Any:
+    """A client that gives up within seconds."""
+    import redis
+
+    return redis.Redis.from_url(redis_url, socket_connect_timeout=2, socket_timeout=3, decode_responses=True)
+
+
+def read_nodes(redis_url: str) -> dict[str, NodeRecord]:
+    """Every node that gave a sign of life in the last 30 s, by node name.
+
+    Raises:
+        BrokerUnavailable: Redis does not answer.
+    """
+    import redis
+
+    records: dict[str, NodeRecord] = {}
+    try:
+        with open_redis(redis_url) as client:
+            for key in client.scan_iter(match=f"{KEY_PREFIX}*", count=500):
+                name = key.removeprefix(KEY_PREFIX)
+                fields = cast("dict[str, str]", client.hgetall(key))
+                if fields:
+                    records[name] = _parse(name, fields)
+    except redis.RedisError as error:
+        raise BrokerUnavailable(
+            f"Redis at {hide_password(redis_url)} does not answer ({error}): is it running?"
+        ) from error
+    return records
+
+
+def _parse(name: str, fields: dict[str, str]) -> NodeRecord:
+    models = json.loads(fields.get("models") or "[]")
+    # One entry per process; a kind the profile has no model for has no name.
+    names = dict.fromkeys(model["name"] for model in models if "name" in model)
+    return NodeRecord(
+        name=name,
+        family=fields.get("family", name.partition("@")[0]),
+        state=fields.get("state", "loading"),
+        error=fields.get("error", ""),
+        pid=int(fields.get("pid") or 0),
+        models=tuple(names),
+    )
+
+
+def usable_families(models: set[str]) -> list[str]:
+    """Families a fleet needs, given those that have a model: the others can't work and are left out."""
+    return [name for name, family in NODES.items() if not family.has_model or name in models]
+
+
+def parse_plan(text: str, models: set[str], gpus: tuple[str, ...] = ()) -> list[PlannedNode]:
+    """The nodes to run here, from ``media:2,asr@0+1,text@GPU-8932f937``; those of families without a model left out.
+
+    ``family:N`` is one node with N processes, ``family@A+B`` one with a process on each of these GPUs. A family may stand
+    several times when each has its GPUs: nodes of their own, which start and fail apart.
+
+    Args:
+        text: SCENEFLEET_NODES.
+        models: families that have a model.
+        gpus: SCENEFLEET_GPUS, the GPUs of a node that names none.
+
+    Raises:
+        InvalidRequest: an unknown family, one named twice, a bad number, or GPUs that can't be meant.
+    """
+    plan: list[PlannedNode] = []
+    seen: dict[str, bool] = {}
+    for item in filter(None, (part.strip() for part in text.split(","))):
+        family, count, devices = _parse_item(item)
+        if family in seen and not (seen[family] and devices):
+            raise InvalidRequest(
+                f"SCENEFLEET_NODES names {family} twice: write {family}:2 for two processes, or give each its GPUs"
+                f" ({family}@0,{family}@1)"
+            )
+        seen[family] = bool(devices)
+        if gpus and NODES[family].has_model and not devices:
+            check_devices(family, gpus, f"SCENEFLEET_GPUS={','.join(gpus)}")
+            devices = gpus
+        processes = count_processes(count, devices, f"SCENEFLEET_NODES has {item!r}")
+        if family not in usable_families(models):
+            continue
+        nth = 1 + sum(node.family == family for node in plan)
+        name = family if nth == 1 else f"{family}-{nth}"
+        plan.append(PlannedNode(name=name, family=family, processes=processes, devices=devices))
+    if not plan:
+        raise InvalidRequest(f"SCENEFLEET_NODES={text!r} leaves no node to run: name at least one family")
+    return plan
+
+
+def _parse_item(item: str) -> tuple[str, int | None, tuple[str, ...]]:
+    """Family, number of processes if it is given, GPUs."""
+    head, at, tail = item.partition("@")
+    family, colon, count = (part.strip() for part in head.partition(":"))
+    if family not in NODES:
+        raise InvalidRequest(f"SCENEFLEET_NODES names {family!r}, which is no family: use {', '.join(NODES)}")
+    if colon and not (count.isdigit() and 1 <= int(count) <= MAX_PROCESSES):
+        raise InvalidRequest(
+            f"SCENEFLEET_NODES has {item!r}: write {family}:N with N from 1 to {MAX_PROCESSES}"
+        )
+    if not at:
+        return family, int(count) if colon else None, ()
+    devices = tuple(device.strip() for device in tail.split("+"))
+    check_devices(family, devices, f"SCENEFLEET_NODES has {item!r}")
+    return family, int(count) if colon else None, devices
+
+
+def check_devices(family: str, devices: tuple[str, ...], said: str) -> None:
+    """Whether these could be the GPUs of a node of the family; ``said`` begins the message.
+
+    Raises:
+        InvalidRequest: the family has no model, or a name that no GPU has.
+    """
+    if not NODES[family].has_model:
+        raise InvalidRequest(f"{said}, but {family} has no model and needs no GPU: leave the GPU out")
+    for device in devices:
+        if not is_device_name(device):
+            raise InvalidRequest(f"{said}: {device!r} is no GPU, use {DEVICE_NAME_FORMS}")
+
+
+def count_processes(count: int | None, devices: tuple[str, ...], said: str) -> int:
+    """How many processes a node has: as many as GPUs.
+
+    Raises:
+        InvalidRequest: another number was asked for.
+    """
+    if devices and count not in (None, len(devices)):
+        raise InvalidRequest(
+            f"{said}: processes {count}, GPUs {len(devices)} ({', '.join(devices)}); name one GPU per process, the same"
+            " one twice if two shall share it"
+        )
+    return len(devices) or count or 1

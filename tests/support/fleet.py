@@ -1,0 +1,326 @@
+"""A fleet of real worker processes over real servers, for acceptance tests and the runs of faults."""
+
+from __future__ import annotations
+
+import itertools
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import IO, Any, TypeVar
+
+import psutil
+import psycopg
+import redis
+from psycopg.rows import dict_row
+
+from shared.client import Client
+from shared.contracts import VideoStatus
+from shared.routing import gate_queue
+from shared.settings import Settings
+from shared.storage import Bucket, StorageConfig, open_storage, upload_key
+from tests.support.services import PostgresServer, RedisServer
+from worker.housekeeping import state_key
+
+ROOT = Path(__file__).parents[2]
+FAMILIES = ("media", "asr", "text", "face", "ocr", "housekeeping", "search")
+ENDED = ("indexed", "partial", "failed", "cancelled")
+T = TypeVar("T")
+
+_numbers = itertools.count(1)
+
+
+def eventually(look: Callable[[], T], *, within_s: float, what: str, every_s: float = 0.2) -> T:
+    """The first true value of ``look``; fails the test with ``what`` when there is none in time."""
+    deadline = time.monotonic() + within_s
+    while True:
+        value = look()
+        if value:
+            return value
+        if time.monotonic() > deadline:
+            raise AssertionError(f"not within {within_s:g} s: {what}")
+        time.sleep(every_s)
+
+
+class NodeProcess:
+    """One ``celery worker`` and its log."""
+
+    def __init__(
+        self,
+        name: str,
+        family: str,
+        process: subprocess.Popen[bytes],
+        log: Path,
+        concurrency: int,
+        environment: dict[str, str],
+    ) -> None:
+        self.name, self.family, self.process, self.log = name, family, process, log
+        self.concurrency, self.environment = concurrency, environment
+
+    @property
+    def children(self) -> list[psutil.Process]:
+        try:
+            return psutil.Process(self.process.pid).children()
+        except psutil.NoSuchProcess:
+            return []
+
+
+class Fleet:
+    """Nodes over one database, one Redis and one folder of objects."""
+
+    def __init__(self, home: Path, postgres_url: str, redis_url: str, **environment: str) -> None:
+        self.home = home
+        self.postgres_url, self.redis_url = postgres_url, redis_url
+        self.environment = {
+            "SCENEFLEET_LOG_FORMAT": "console",
+            # PocketSphinx holds the GIL for seconds on a busy machine: no beat meanwhile.
+            "LEASE_S": "30",
+            "HEARTBEAT_S": "1",
+            "RECONCILE_S": "0.5",
+            "BACKOFF_S": "0.2",
+            "BACKOFF_MAX_S": "2",
+            "SOFT_SHUTDOWN_S": "2",
+            "SCENEFLEET_MODEL_THREADS": "1",
+            **environment,
+        }
+        self.nodes: dict[str, NodeProcess] = {}
+        #: Nodes that still ran when a test that came after a failed one started others under their names.
+        self._replaced: list[NodeProcess] = []
+        #: What its nodes are: a benchmark has others to compare with.
+        self.app = "worker.app"
+        #: Let another process write the nodes' logs, so that nodes can be kept from writing to any file.
+        self.pipe_logs = False
+        self.storage_root = Path(environment.get("STORAGE_ROOT", home / "storage"))
+        self.storage = open_storage(StorageConfig(backend="local", root=self.storage_root))
+        self.storage.ensure_buckets()
+        self.client = Client(redis_url, timeout_s=30)
+        (home / "logs").mkdir(parents=True, exist_ok=True)
+
+    # --- nodes
+
+    def start(
+        self, *families: str, concurrency: int = 1, name: str | None = None, **environment: str
+    ) -> None:
+        """Start nodes and return at once."""
+        for family in families or FAMILIES:
+            self._start(name or family, family, concurrency, environment)
+
+    def _start(self, name: str, family: str, concurrency: int, environment: dict[str, str]) -> None:
+        log = self.home / "logs" / f"{name}.log"
+        command = [sys.executable, "-m", "celery", "-A", self.app, "worker", "-n", f"{name}@%h",
+                   "-Q", gate_queue(family), "-c", str(concurrency), "-l", "INFO", "--without-mingle"]  # fmt: skip
+        with self._log_sink(log) as sink:
+            process = subprocess.Popen(
+                command,
+                cwd=ROOT,
+                env={
+                    **self.process_environment(),
+                    "SCENEFLEET_FAMILY": family,
+                    "REMAP_SIGTERM": "SIGQUIT",
+                    **environment,
+                },
+                stdout=sink,
+                stderr=sink,
+                start_new_session=True,
+            )
+        if name in self.nodes and self.nodes[name].process.poll() is None:
+            self._replaced.append(self.nodes[name])
+        self.nodes[name] = NodeProcess(name, family, process, log, concurrency, environment)
+
+    @contextmanager
+    def _log_sink(self, log: Path) -> Iterator[IO[bytes]]:
+        with log.open("ab") as sink:
+            if not self.pipe_logs:
+                yield sink
+                return
+            writer = subprocess.Popen(["cat"], stdin=subprocess.PIPE, stdout=sink, start_new_session=True)
+        assert writer.stdin is not None
+        with writer.stdin as pipe:
+            yield pipe
+
+    def restart(self, name: str) -> None:
+        """Start a node that has left or was killed as it was started before, as a supervisor does."""
+        node = self.nodes[name]
+        assert node.process.poll() is not None, f"node {name} still runs"
+        self._start(name, node.family, node.concurrency, node.environment)
+
+    def process_environment(self) -> dict[str, str]:
+        kept = {key: value for key, value in os.environ.items() if key in ("PATH", "HOME", "LANG", "TMPDIR")}
+        return {
+            **kept,
+            "POSTGRES_URL": self.postgres_url,
+            "REDIS_URL": self.redis_url,
+            "SCENEFLEET_HOME": str(self.home),
+            **self.environment,
+        }
+
+    def command(self, *arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
+        """Run the `scenefleet` command against this fleet to its end, away from any terminal."""
+        return subprocess.run(
+            [sys.executable, "-m", "cli", *arguments],
+            cwd=ROOT,
+            env={**self.process_environment(), **environment},
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            timeout=300,
+            check=False,
+        )
+
+    def peaks_mb(self, *names: str) -> dict[int, float]:
+        """The most memory each process of these nodes has ever held, MiB, by process id."""
+        held = {}
+        for name in names:
+            node = self.nodes[name]
+            for pid in (node.process.pid, *(child.pid for child in node.children)):
+                status = Path(f"/proc/{pid}/status").read_text()
+                held[pid] = int(status.split("VmHWM:")[1].split()[0]) / 1024
+        return held
+
+    def settings(self) -> Settings:
+        return Settings(POSTGRES_URL=self.postgres_url, REDIS_URL=self.redis_url, SCENEFLEET_HOME=self.home)
+
+    def node_states(self) -> dict[str, dict[str, str]]:
+        """What each node says of itself in Redis."""
+        host = os.uname().nodename
+        with redis.Redis.from_url(self.redis_url, decode_responses=True) as client:
+            return {name: client.hgetall(state_key(f"{name}@{host}")) for name in self.nodes}
+
+    def wait_ready(self, *names: str, within_s: float = 90) -> None:
+        wanted = names or tuple(self.nodes)
+
+        def ready() -> bool:
+            states = self.node_states()
+            for name in wanted:
+                node = self.nodes[name]
+                if node.process.poll() is not None:
+                    raise AssertionError(
+                        f"node {name} left with {node.process.returncode}:\n{self.log(name)[-3000:]}"
+                    )
+            return all(
+                states[name].get("state") == "ready"
+                and states[name].get("pid") == str(self.nodes[name].process.pid)
+                for name in wanted
+            )
+
+        eventually(ready, within_s=within_s, what=f"nodes {', '.join(wanted)} are ready")
+
+    def kill(self, name: str) -> None:
+        """kill -9 the whole node; ``restart`` starts it again."""
+        node = self.nodes[name]
+        children = node.children
+        node.process.kill()
+        node.process.wait(timeout=30)
+        psutil.wait_procs(children, timeout=30)
+
+    def kill_child(self, name: str) -> bool:
+        """kill -9 one pool child. False when there is none at the moment."""
+        for child in self.nodes[name].children:
+            child.kill()
+            return True
+        return False
+
+    def stop(self, *names: str) -> None:
+        """Stop nodes as a supervisor would, and wait."""
+        self._stop([self.nodes.pop(name) for name in names or tuple(self.nodes)])
+
+    def _stop(self, stopping: list[NodeProcess]) -> None:
+        for node in stopping:
+            if node.process.poll() is None:
+                node.process.send_signal(signal.SIGTERM)
+        for node in stopping:
+            try:
+                node.process.wait(timeout=40)
+            except subprocess.TimeoutExpired:
+                os.killpg(node.process.pid, signal.SIGKILL)
+                node.process.wait(timeout=10)
+
+    def log(self, name: str) -> str:
+        return (self.home / "logs" / f"{name}.log").read_text(errors="replace")
+
+    # --- work
+
+    def upload(self, path: Path, video_id: str, user_id: str = "u1", name: str | None = None) -> str:
+        """Store a file as a user's source video; returns its key."""
+        key = upload_key(user_id, video_id, name or path.name)
+        self.storage.put_file("uploads", key, path, "video/mp4")
+        return key
+
+    def process(self, path: Path, video_id: str, user_id: str = "u1", **options: Any) -> None:
+        key = self.upload(path, video_id, user_id)
+        self.client.process(video_id, user_id, key, **options)
+
+    def wait_ended(
+        self, video_ids: Iterable[str], *, within_s: float, user_id: str = "u1"
+    ) -> dict[str, VideoStatus]:
+        """Wait until every video has ended, whatever way; read from Postgres, so that it works while Redis is away."""
+        wanted = list(video_ids)
+
+        def ended() -> bool:
+            rows = self.rows(
+                "SELECT state FROM videos WHERE user_id = %s AND external_id = ANY(%s)", user_id, wanted
+            )
+            return len(rows) == len(wanted) and all(row["state"] in ENDED for row in rows)
+
+        try:
+            eventually(ended, within_s=within_s, what=f"videos {wanted} have ended")
+        except AssertionError as error:
+            jobs = self.rows(
+                "SELECT video_id, stage, part, state, attempt, failures, outages, lease_owner, error FROM jobs"
+                " WHERE state NOT IN ('done', 'skipped', 'carried') ORDER BY job_id"
+            )
+            raise AssertionError(f"{error}\n" + "\n".join(map(str, jobs[:50]))) from None
+        return {video_id: self.client.status(video_id, user_id) for video_id in wanted}
+
+    @property
+    def database(self) -> str:
+        """The name of its database."""
+        return self.postgres_url.rpartition("/")[2]
+
+    def rows(self, query: str, *values: Any) -> list[dict[str, Any]]:
+        """Ask Postgres; again while it is away."""
+        deadline = time.monotonic() + 60
+        while True:
+            try:
+                with psycopg.connect(
+                    self.postgres_url, row_factory=dict_row, connect_timeout=5
+                ) as connection:
+                    return connection.execute(query, values).fetchall()
+            except psycopg.OperationalError:
+                if time.monotonic() > deadline:
+                    raise
+                time.sleep(0.2)
+
+    def objects(self, bucket: Bucket = "sidecars") -> dict[str, bytes]:
+        """Every object of a bucket."""
+        return {
+            found.key: self.storage.get_bytes(bucket, found.key) for found in self.storage.list(bucket, "")
+        }
+
+    def close(self) -> None:
+        self.stop()
+        # They would go on writing their states to a Redis that other fleets use too.
+        self._stop(self._replaced)
+        shutil.rmtree(self.home / "work", ignore_errors=True)
+
+
+@contextmanager
+def fleet_over(
+    postgres: PostgresServer, redis_server: RedisServer, home: Path, **environment: str
+) -> Iterator[Fleet]:
+    """A fleet over an empty, migrated database of its own; whoever asks for it starts its nodes."""
+    name = f"fleet_{os.getpid()}_{next(_numbers)}"
+    postgres.execute(f"CREATE DATABASE {name} TEMPLATE template_scenefleet")
+    try:
+        fleet = Fleet(home, postgres.url(name), redis_server.url, **environment)
+        try:
+            yield fleet
+        finally:
+            fleet.close()
+    finally:
+        postgres.execute(f"DROP DATABASE {name} WITH (FORCE)")

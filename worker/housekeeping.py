@@ -1,0 +1,145 @@
+"""The node's housekeeping: a thread of the main process that reconciles the ledger and publishes the node's state.
+
+It opens a connection for each small transaction and closes it at its end, and no child is forked meanwhile
+(worker/forks.py): a child never inherits a live connection.
+"""
+
+from __future__ import annotations
+
+import json
+import threading
+import time
+from collections.abc import Callable
+
+import redis
+from redis.backoff import NoBackoff
+from redis.exceptions import RedisError
+from redis.retry import Retry
+
+from db.engine import make_engine, set_engine, transact
+from db.ledger import jobs
+from db.limits import housekeeping_limits
+from shared.errors import DatabaseUnavailable, ScenefleetError
+from shared.logs import get_logger
+from shared.settings import Settings
+from worker import reconcile
+from worker.forks import forks
+from worker.node import Node
+
+log = get_logger(__name__)
+
+#: A node that has not spoken for so long is gone, seconds.
+STATE_TTL_S = 30
+_PUBLISH_S = 5.0
+#: For Redis to connect and to answer: a fork may be waiting.
+_REDIS_S = 2.0
+#: How long a stopping node waits for the tick under way.
+_LEAVE_S = 10.0
+
+
+def state_key(node: str) -> str:
+    """The Redis hash in which a node says how it is."""
+    return f"scenefleet:node:{node}"
+
+
+class Keeper:
+    """Runs until the process ends; ``leave`` gives back what the node still holds."""
+
+    def __init__(self, node: Node, settings: Settings) -> None:
+        self.children: Callable[[], set[int]] = set
+        self._node = node
+        self._settings = settings
+        self._wake = threading.Event()
+        #: Set when the node has been told to stop: it ends its own children then.
+        self.stopping = False
+        self._leaving = False
+        self._thread: threading.Thread | None = None
+        self._published_at = 0.0
+
+    def start(self) -> None:
+        """Start the thread; again after a lost broker connection does nothing."""
+        if self._thread is not None:
+            return
+        limits = housekeeping_limits(self._settings)
+        set_engine(forks.watch(make_engine(self._settings.database_url, pooled=False, limits=limits)))
+        forks.install()
+        self._thread = threading.Thread(target=self._run, name="keeper", daemon=True)
+        self._thread.start()
+
+    def wake(self) -> None:
+        """The node's state has changed: say so now."""
+        self._published_at = 0.0
+        self._wake.set()
+
+    def _run(self) -> None:
+        while not self._leaving:
+            self._wake.wait(self._settings.reconcile_s)
+            self._wake.clear()
+            if self._leaving:
+                return
+            try:
+                self._tick()
+            except ScenefleetError as error:
+                log.warning("reconcile put off", error=error)
+            except Exception:
+                log.exception("reconcile failed")
+
+    def _tick(self) -> None:
+        if time.monotonic() - self._published_at >= _PUBLISH_S:
+            self._publish()
+            self._published_at = time.monotonic()
+        with reconcile.guarded("own_children"):
+            reconcile.own_children(self._node.name, self._node.life, self._live_children)
+        reconcile.fleet()
+
+    def _live_children(self) -> set[int] | None:
+        live = self.children()
+        return None if self.stopping else live
+
+    def _publish(self) -> None:
+        node = self._node
+        described = node.describe()
+        values = {
+            **{name: described[name] for name in ("state", "family", "error", "pid", "evictions")},
+            **{name: json.dumps(described[name]) for name in ("loads", "slots")},
+            "models": json.dumps([model for slot in described["slots"] for model in slot["models"]]),
+            "updated": time.time(),
+        }
+        try:
+            with forks.held_off(), self._redis() as client:
+                client.hset(state_key(node.name), mapping=values)
+                client.expire(state_key(node.name), STATE_TTL_S)
+        except RedisError as error:
+            log.warning("state not published", error=error)
+
+    def _redis(self) -> redis.Redis:
+        # The default is ten tries, each as long as the timeout.
+        return redis.Redis.from_url(
+            self._settings.redis_url,
+            socket_timeout=_REDIS_S,
+            socket_connect_timeout=_REDIS_S,
+            retry=Retry(NoBackoff(), 0),
+        )
+
+    def leave(self) -> None:
+        """The node stops: its running jobs are free at once, and it is no longer listed. Again does nothing."""
+        if self._leaving:
+            return
+        self._leaving = True
+        self._wake.set()
+        if self._thread is None:
+            return
+        # Each of its transactions is harmless beside what follows; it only must not publish a state after that.
+        self._thread.join(_LEAVE_S)
+        try:
+            with forks.held_off():
+                released = transact(lambda session: jobs.release(session, self._node.owner_prefix))
+            if released:
+                log.info("jobs released", count=released)
+        except DatabaseUnavailable as error:
+            log.warning("leases run out by themselves", error=error)
+        try:
+            with forks.held_off(), self._redis() as client:
+                client.delete(state_key(self._node.name))
+        except RedisError as error:
+            log.warning("state not withdrawn", error=error)

@@ -1,0 +1,296 @@
+"""The models one process holds: says which class runs which model, loads them when asked, lets the idlest go for another.
+
+A provider's module, and with it its engine, is imported only when one of its models is loaded: never in the parent of a
+forked worker, which must not have used torch (the child would hang).
+"""
+
+from __future__ import annotations
+
+import importlib
+import threading
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from shared.errors import ModelDoesNotFit, ModelUnavailable
+from shared.logs import get_logger
+from worker.models.base import Model
+from worker.models.catalog import Catalog
+from worker.models.spec import KINDS, Family, Kind, ModelSpec
+
+log = get_logger(__name__)
+
+#: (kind, provider) -> dotted path of the class. A new provider is one line here and one class there.
+PROVIDERS: dict[tuple[Kind, str], str] = {
+    ("asr", "pocketsphinx"): "worker.models.providers.asr_pocketsphinx:PocketSphinxTranscriber",
+    ("asr", "openai-whisper"): "worker.models.providers.asr_whisper:WhisperTranscriber",
+    ("asr", "faster-whisper"): "worker.models.providers.asr_faster_whisper:FasterWhisperTranscriber",
+    ("text", "minilm"): "worker.models.providers.text_minilm:MiniLmEmbedder",
+    ("text", "bge-m3"): "worker.models.providers.text_bge_m3:BgeM3Embedder",
+    ("text", "flagembedding"): "worker.models.providers.text_flagembedding:FlagEmbedder",
+    ("rerank", "bge-reranker"): "worker.models.providers.rerank_bge:BgeReranker",
+    ("vision", "siglip"): "worker.models.providers.vision_siglip:SiglipEmbedder",
+    ("face", "dlib"): "worker.models.providers.face_dlib:DlibFaceAnalyser",
+    ("face", "adaface"): "worker.models.providers.face_adaface:AdaFaceAnalyser",
+    ("ocr", "rapidocr"): "worker.models.providers.ocr_rapid:RapidReader",
+}
+
+#: Providers whose engine is no part of a profile's extra.
+_EXTRAS = {"flagembedding": "flagembedding"}
+
+
+class Shelf:
+    """The models of some families in one process; cheap to make, loads nothing by itself.
+
+    Args:
+        catalog: the models there are.
+        active: the model of each kind that jobs and requests use (`Catalog.active`).
+        families: those this process serves. A kind that has no active model is listed as unavailable.
+        threads: CPU threads each model may use; None for every CPU this process may run on.
+        models_dir: folder of downloaded weights.
+        budget_mb: memory all loaded models may take together; 0 for no limit.
+    """
+
+    def __init__(
+        self,
+        catalog: Catalog,
+        active: Mapping[Kind, ModelSpec],
+        families: Sequence[Family],
+        *,
+        threads: int | None = None,
+        models_dir: Path | None = None,
+        budget_mb: int = 0,
+    ) -> None:
+        self.families = tuple(families)
+        self.kinds = tuple(kind for family in families for kind in KINDS[family])
+        self.budget_mb = budget_mb
+        self.evictions = 0
+        #: Called when a model was loaded, warmed or let go of, or could not be loaded.
+        self.on_change: Callable[[], object] = _nothing
+        #: Called when a preloaded active model that was let go of can't be loaded again for a job.
+        self.on_unavailable: Callable[[ModelUnavailable], object] = _nothing
+        self._catalog = catalog
+        self._active = dict(active)
+        self._threads = threads
+        self._models_dir = models_dir
+        #: By name, the least recently asked for first.
+        self._models: dict[str, Model] = {}
+        # Held over a load: two loads at once would both think the room is theirs.
+        self._lock = threading.RLock()
+
+    def preload(self) -> None:
+        """Load and warm the active models marked `preload`, one after the other.
+
+        Raises: ModelUnavailable from the first that can't be loaded; ModelFailure when it fails at its warm-up.
+        """
+        for kind in self.kinds:
+            spec = self._active.get(kind)
+            if spec is not None and spec.preload:
+                self.warm_up(spec.name)
+
+    def get(self, kind: Kind, name: str | None = None) -> Model:
+        """The loaded active model of a kind, or the one of that name; loads it if it isn't.
+
+        Raises: ModelUnavailable when this shelf does not serve the kind, has no (such) model for it, or it can't be
+            loaded.
+        """
+        spec = self._active_spec(kind)
+        if name is not None and name != spec.name:
+            spec = self._named_spec(name)
+            if spec.kind != kind:
+                raise ModelUnavailable(f"Model {name} is of kind {spec.kind}; name one of kind {kind}.")
+        return self._bring(spec)
+
+    def activate(self, spec: ModelSpec) -> None:
+        """Let a model be the active one of its kind from now on; it is loaded when it is asked for."""
+        if self._active.get(spec.kind) == spec:
+            return
+        with self._lock:
+            self._active = {**self._active, spec.kind: spec}
+        log.info("model active", model=spec.name)
+        self.on_change()
+
+    def has(self, kind: Kind) -> bool:
+        """Whether `get` has a model to load."""
+        return kind in self.kinds and kind in self._active
+
+    def load(self, name: str) -> Model:
+        """A model of this shelf's families by name, loaded; others make room, the least recently used first.
+
+        Raises:
+            ModelDoesNotFit: it can't, whatever goes.
+            ModelUnavailable: unknown, of another family, or its weights are missing or wrong.
+        """
+        with self._lock:
+            model = self._models.get(name)
+            if model is None or not model.loaded:
+                self._refuse_too_large(model.spec if model else self._named_spec(name))
+            if model is None:
+                model = build(self._named_spec(name), threads=self._threads, models_dir=self._models_dir)
+                model.bring = partial(self._bring, model.spec)
+            # To the end, in one step: `states` looks without the lock.
+            self._models = {
+                **{other: self._models[other] for other in self._models if other != name},
+                name: model,
+            }
+            if not model.loaded:
+                self._make_room(model.spec)
+                try:
+                    model.load()
+                finally:
+                    self.on_change()
+                self._log("model loaded", model)
+            return model
+
+    def unload(self, name: str) -> bool:
+        """Free a model; the next `get` or `load` loads it again. Returns whether it was loaded."""
+        with self._lock:
+            self._named_spec(name)
+            model = self._models.get(name)
+            if model is None or not model.loaded:
+                return False
+            model.unload()
+            self.on_change()
+            log.info("model unloaded", model=name)
+            return True
+
+    def warm_up(self, name: str) -> float:
+        """Load a model if it isn't, and run its warm-up samples. Returns the seconds they took."""
+        with self._lock:
+            model = self.load(name)
+            try:
+                seconds = model.warm_up()
+            finally:
+                self.on_change()
+            self._log("model warm", model)
+            return seconds
+
+    def states(self) -> list[dict[str, Any]]:
+        """`ModelState`'s fields of each active model and each other one that was asked for; a kind without a model is
+        listed with `unavailable`, the reason."""
+        states: list[dict[str, Any]] = []
+        held = dict(self._models)
+        for kind in self.kinds:
+            spec = self._active.get(kind)
+            if spec is None:
+                states.append({"kind": kind, "loaded": False, "active": False, "unavailable": _absent(kind)})
+            elif spec.name not in held:
+                entry = {"name", "family", "kind", "provider", "revision", "device", "dtype", "dim"}
+                states.append(
+                    {
+                        **spec.model_dump(include=entry),
+                        "loaded": False,
+                        "loads": 0,
+                        "error": "",
+                        "active": True,
+                    }
+                )
+        active = {spec.name for spec in self._active.values()}
+        states += [{**asdict(model.state()), "active": name in active} for name, model in held.items()]
+        return states
+
+    def _bring(self, spec: ModelSpec) -> Model:
+        """Load a model that a job needs."""
+        try:
+            return self.load(spec.name)
+        except ModelUnavailable as error:
+            if spec.preload and self._active.get(spec.kind) == spec:
+                self.on_unavailable(error)
+            raise
+
+    def _refuse_too_large(self, spec: ModelSpec) -> None:
+        if self.budget_mb and spec.memory_mb > self.budget_mb:
+            raise ModelDoesNotFit(
+                f"Model {spec.name} needs {spec.memory_mb} MB, more than the whole budget of {self.budget_mb} MB "
+                f"({self._used_mb()} MB used): raise WORKER_MODEL_MEMORY_MB, or choose a smaller model."
+            )
+
+    def _make_room(self, spec: ModelSpec) -> None:
+        if not self.budget_mb:
+            return
+        for name, model in list(self._models.items()):
+            if self._used_mb() + spec.memory_mb <= self.budget_mb:
+                return
+            if model.loaded:
+                model.unload()
+                self.evictions += 1
+                self.on_change()
+                log.info("model evicted", model=name, for_model=spec.name, budget_mb=self.budget_mb)
+
+    def _used_mb(self) -> int:
+        """By the catalogue, or by what was measured where that is more."""
+        return sum(
+            max(model.spec.memory_mb, (model.state().memory_bytes or 0) >> 20)
+            for model in self._models.values()
+            if model.loaded
+        )
+
+    def _log(self, event: str, model: Model) -> None:
+        state = model.state()
+        log.info(
+            event,
+            model=state.name,
+            device=state.device,
+            dtype=state.dtype,
+            memory_mb=(state.memory_bytes or 0) >> 20,
+            load_s=_rounded(state.load_s),
+            warm_up_s=_rounded(state.warm_up_s),
+        )
+
+    def _active_spec(self, kind: Kind) -> ModelSpec:
+        if kind not in self.kinds:
+            served = ", ".join(self.families) or "none"
+            raise ModelUnavailable(f"This node has no {kind} model; it serves the families: {served}.")
+        spec = self._active.get(kind)
+        if spec is None:
+            raise ModelUnavailable(_absent(kind))
+        return spec
+
+    def _named_spec(self, name: str) -> ModelSpec:
+        active = {spec.name: spec for spec in self._active.values()}
+        spec = active.get(name) or self._catalog.get(name)
+        if spec.family not in self.families:
+            raise ModelUnavailable(
+                f"Model {name} belongs to family {spec.family}; this node serves {', '.join(self.families) or 'none'}."
+            )
+        return spec
+
+
+def _nothing(*_: object) -> None:
+    """Nobody wants to know."""
+
+
+def _rounded(seconds: float | None) -> float | None:
+    return None if seconds is None else round(seconds, 3)
+
+
+def _absent(kind: Kind) -> str:
+    return f"The profile has no {kind} model; use a profile that has one."
+
+
+def build(spec: ModelSpec, *, threads: int | None = None, models_dir: Path | None = None) -> Model:
+    """The model of a catalogue entry, not yet loaded; imports its engine.
+
+    Raises: ModelUnavailable for an unknown provider, or when its engine is not installed.
+    """
+    path = PROVIDERS.get((spec.kind, spec.provider))
+    if path is None:
+        known = ", ".join(provider for kind, provider in PROVIDERS if kind == spec.kind) or "none"
+        raise ModelUnavailable(
+            f"Model {spec.name} names the provider {spec.provider!r}, which kind {spec.kind} does not have "
+            f"(known: {known}); correct models.yaml."
+        )
+    module, _, name = path.partition(":")
+    try:
+        provider = getattr(importlib.import_module(module), name)
+    except ImportError as error:
+        extra = _EXTRAS.get(spec.provider, "lite" if "lite" in spec.profiles else "full")
+        raise ModelUnavailable(
+            f"Model {spec.name} can't be loaded: its engine does not import ({error}); "
+            f"install scenefleet's extra {extra!r}."
+        ) from error
+    model = provider(spec, threads=threads, models_dir=models_dir)
+    assert isinstance(model, Model)
+    return model

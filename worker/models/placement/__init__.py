@@ -1,0 +1,1 @@
+"""Which device a model computes on, in which number format, and whether it fits."""

@@ -1,0 +1,229 @@
+"""Devices: which one a process computes on, in which number format, and whether it can.
+
+The one place for these decisions. The parent of a forked worker must never initialise CUDA (its children would hang), so
+nothing here imports torch before it is asked for a placement, and what GPUs there are is asked of NVML (`worker.models.placement.nvml`).
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import sys
+import time
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from shared.errors import DeviceUnavailable, ModelDoesNotFit, ModelUnavailable
+from shared.logs import get_logger
+from shared.settings import get_settings, process_environment, set_process_environment
+from worker.models.placement.nvml import Gpu, MigInstance, holders, list_gpus
+
+log = get_logger(__name__)
+
+DeviceName = Literal["cpu", "cuda"]
+DtypeName = Literal["float32", "float16", "bfloat16"]
+
+#: An index; a GPU's UUID or an instance's, or the beginning of one; an instance as drivers before R470 name it.
+_DEVICE_NAME = re.compile(
+    r"\d{1,3}|(GPU|MIG)-[0-9A-Fa-f][0-9A-Fa-f-]{3,35}|MIG-GPU-[0-9A-Fa-f-]{36}/\d{1,3}/\d{1,3}"
+)
+DEVICE_NAME_FORMS = (
+    "an index such as 0, a UUID such as GPU-8932f937-d72c-4106-c12f-20bd9faed9f6, or a MIG-... name"
+)
+#: The driver takes a moment to clear up after a killed process, such as the one whose place this one takes.
+LEAVING_S = 15.0
+_LOOK_S = 0.5
+_MiB = 2**20
+
+
+@dataclass(frozen=True)
+class Placement:
+    """Where a model computes, and in which number format."""
+
+    device: DeviceName
+    dtype: DtypeName
+
+
+def is_device_name(name: str) -> bool:
+    """Whether a GPU or an instance could be called so (`nvidia-smi -L` prints the names)."""
+    return _DEVICE_NAME.fullmatch(name) is not None
+
+
+def place(device: str, dtype: str, *, model: str = "", memory_mb: int = 0) -> Placement:
+    """Decide for one model. Called in the process that computes; imports torch unless the device is ``cpu``.
+
+    Args:
+        device: ``cpu``, ``cuda`` (must be there) or ``auto``: a GPU if there is one; where SCENEFLEET_GPUS names GPUs it
+            must be there, as nobody who names one wants a CPU instead.
+        dtype: ``auto``, ``float32``, ``float16`` or ``bfloat16``. A CPU always computes in float32; ``auto`` on a GPU is
+            bfloat16 where the GPU has it (compute capability 8 and up), float16 elsewhere.
+        model: its name, for messages.
+        memory_mb: what it will take on the GPU; has to be free.
+
+    Raises:
+        DeviceUnavailable: there is no usable GPU, or others use too much of it; says which there are, or who does.
+        ModelDoesNotFit: the GPU is too small.
+    """
+    asked = get_settings().gpu_list
+    if device == "cpu":
+        if asked:
+            log.warning("model computes on the CPU, as its catalogue entry says", model=model, gpus=asked)
+        return Placement("cpu", "float32")
+    if dtype not in ("auto", "float32", "float16", "bfloat16"):
+        raise DeviceUnavailable(f"dtype {dtype!r} is unknown: use auto, float32, float16 or bfloat16")
+    import torch
+
+    if not torch.cuda.is_available():
+        if device == "auto" and not asked:
+            return Placement("cpu", "float32")
+        raise DeviceUnavailable(_explain_none(torch, model, asked))
+    _require_memory(torch, model, memory_mb)
+    if dtype == "auto":
+        return Placement("cuda", "bfloat16" if torch.cuda.get_device_capability()[0] >= 8 else "float16")
+    return Placement("cuda", dtype)  # type: ignore[arg-type]
+
+
+def pin(devices: tuple[str, ...], slot: int) -> str | None:
+    """Show this process one GPU only: the one of its slot. Before anything imports torch.
+
+    Args:
+        devices: indices, UUIDs (``GPU-...``) or MIG names (``MIG-...``), one per slot; none: the process sees what it saw.
+        slot: the child's index; a child that replaces another has the same.
+
+    Returns: what CUDA is told, or None.
+    Raises:
+        DeviceUnavailable: there are more slots than devices, or the driver knows no such device; lists those there are.
+    """
+    if not devices:
+        return None
+    if slot >= len(devices):
+        raise DeviceUnavailable(
+            f"slot {slot} has no GPU: SCENEFLEET_GPUS names {len(devices)} ({', '.join(devices)}); name one per process"
+        )
+    device = _resolve(devices[slot])
+    # Indices as nvidia-smi counts them; CUDA by itself puts the fastest first.
+    set_process_environment("CUDA_DEVICE_ORDER", "PCI_BUS_ID")
+    set_process_environment("CUDA_VISIBLE_DEVICES", device)
+    return device
+
+
+def _resolve(device: str) -> str:
+    """The name to give to CUDA; without NVML whatever was asked for, and CUDA will see."""
+    if not is_device_name(device):
+        raise DeviceUnavailable(f"SCENEFLEET_GPUS names {device!r}, which is no GPU: use {DEVICE_NAME_FORMS}")
+    survey = list_gpus()
+    if survey.problem:
+        return device
+    found = survey.find(device)
+    # The old names of instances are not their UUIDs: NVML can't find those, CUDA can.
+    if found is None and not device.startswith("MIG-GPU-"):
+        raise DeviceUnavailable(f"GPU {device} is not there: {survey.describe()}; correct SCENEFLEET_GPUS")
+    if not isinstance(found, Gpu) or not found.mig:
+        return device
+    if len(found.mig) > 1:
+        names = ", ".join(instance.uuid for instance in found.mig)
+        raise DeviceUnavailable(
+            f"GPU {device} is divided into {len(found.mig)} instances: name one of them in SCENEFLEET_GPUS ({names})"
+        )
+    return found.mig[0].uuid
+
+
+def is_cuda_initialised() -> bool:
+    """Whether this process has touched CUDA (the parent of a pool must not)."""
+    torch = sys.modules.get("torch")
+    return torch is not None and bool(torch.cuda.is_initialized())
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether an engine's error means that the device's memory is full."""
+    torch = sys.modules.get("torch")
+    if torch is not None and isinstance(error, torch.OutOfMemoryError):
+        return True
+    # CTranslate2 and cuBLAS say it in words only.
+    said = str(error).lower()
+    return isinstance(error, RuntimeError) and "out of memory" in said
+
+
+def free_cache() -> None:
+    """Give cached blocks back to the device, if this process uses one."""
+    if is_cuda_initialised():
+        sys.modules["torch"].cuda.empty_cache()
+
+
+def allocated_bytes() -> int | None:
+    """Device memory torch holds for this process's tensors; None without a GPU."""
+    return int(sys.modules["torch"].cuda.memory_allocated()) if is_cuda_initialised() else None
+
+
+def _require_memory(torch: Any, model: str, needed_mb: int) -> None:
+    """Touch the GPU, which shows whether it lets us in, and ask what is free; a process that just ended may still leave."""
+    deadline_s = time.monotonic() + LEAVING_S
+    while True:
+        problem = _find_problem(torch, model, needed_mb)
+        if problem is None:
+            return
+        if isinstance(problem, ModelDoesNotFit) or time.monotonic() >= deadline_s:
+            raise problem
+        time.sleep(_LOOK_S)
+
+
+def _find_problem(torch: Any, model: str, needed_mb: int) -> ModelUnavailable | None:
+    try:
+        free_bytes, total_bytes = torch.cuda.mem_get_info()
+        # What torch keeps of models that were unloaded can be used again.
+        free_bytes += torch.cuda.memory_reserved() - torch.cuda.memory_allocated()
+    except RuntimeError as error:
+        reason = str(error).splitlines()[0].rstrip(".")
+        return DeviceUnavailable(f"{_visible()} can't be used for model {model} ({reason}){_tell_holders()}")
+    free_mb, total_mb = free_bytes // _MiB, total_bytes // _MiB
+    if needed_mb > total_mb:
+        return ModelDoesNotFit(
+            f"Model {model} needs {needed_mb} MB, {_visible()} has {total_mb} MB: choose a smaller model, or a larger GPU"
+        )
+    if needed_mb > free_mb:
+        return DeviceUnavailable(
+            f"{_visible()} is busy: model {model} needs {needed_mb} MB, {free_mb} of {total_mb} MB are free"
+            f"{_tell_holders()}; free it, or name another GPU in SCENEFLEET_GPUS"
+        )
+    return None
+
+
+def _explain_none(torch: Any, model: str, asked: tuple[str, ...]) -> str:
+    if torch.version.cuda is None:
+        reason = f"the installed torch ({torch.__version__}) is built without CUDA"
+    else:
+        reason = f"CUDA {torch.version.cuda} shows this process none"
+    wanted = f"SCENEFLEET_GPUS={','.join(asked)}" if asked else "its device 'cuda'"
+    remedy = "correct SCENEFLEET_GPUS, or leave it empty" if asked else "set its device to 'auto' or 'cpu'"
+    return (
+        f"Model {model} finds no usable GPU for {wanted}: {reason}"
+        f" (CUDA_VISIBLE_DEVICES={process_environment('CUDA_VISIBLE_DEVICES')!r}), and {list_gpus().describe()};"
+        f" {remedy} to compute on the CPU"
+    )
+
+
+def _visible() -> str:
+    """The GPU this process computes on, for messages."""
+    return f"GPU {_first_visible()}"
+
+
+def _first_visible() -> str:
+    return (process_environment("CUDA_VISIBLE_DEVICES") or "0").partition(",")[0].strip()
+
+
+def _tell_holders() -> str:
+    """Who else uses this process's GPU, as the end of a sentence; empty when the driver does not tell."""
+    found = list_gpus().find(_first_visible())
+    if found is None:
+        return ""
+    told = [
+        f"process {pid}" + ("" if used_mb is None else f" with {used_mb} MB")
+        for pid, used_mb in holders(found.uuid)
+        if pid != os.getpid()
+    ]
+    mode = ", in exclusive-process mode" if _is_exclusive(found) else ""
+    return mode + (f", held by {', '.join(told)}" if told else "")
+
+
+def _is_exclusive(found: Gpu | MigInstance) -> bool:
+    return isinstance(found, Gpu) and found.is_exclusive

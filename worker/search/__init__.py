@@ -1,0 +1,1 @@
+"""A search: planned, asked of the model queues, answered from one snapshot of the database."""

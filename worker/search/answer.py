@@ -1,0 +1,261 @@
+"""The answer to a search, made of what the lanes have said: one snapshot of the database, read only."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from typing import Any, cast
+
+import numpy as np
+from sqlalchemy.orm import Session
+
+from db import search
+from db.engine import reading_as
+from db.ids import find_people, find_videos
+from db.vectors import ModelRow, find_model
+from shared import errors
+from shared.contracts import Coverage, LegCoverage, SearchAnswer, SearchLeg, SearchScenes, TextVectors, parse
+from shared.errors import Conflict, InvalidRequest, NotFound, Outage
+from worker.runtime import Runtime
+from worker.search.cursor import read_cursor, write_cursor
+from worker.search.plan import LEGS, OF_MODE, STAGES, Plan, miss, models_of, weigh
+
+
+def answer(
+    request: SearchScenes, runtime: Runtime, made: Plan, lanes: Mapping[str, Mapping[str, Any]]
+) -> SearchAnswer:
+    """Search, with what the lanes answered: {"ok": their answer} or {"error": why there is none}.
+
+    Raises:
+        InvalidRequest, NotFound. Conflict: no leg is possible here. Outage: none is possible now.
+    """
+    for lane, said in lanes.items():
+        if "error" in said:
+            if lane == "vision" and request.image_key is not None:
+                _blame_picture(said)
+            miss(made, lane, str(said["error"]))
+    # One snapshot: a run published meanwhile must not take away what was found a statement ago.
+    with reading_as(request.user_id, snapshot=True) as session:
+        return _Answering(session, request, runtime, made, lanes).answer()
+
+
+def _blame_picture(said: Mapping[str, Any]) -> None:
+    """Raise what the vision node found wrong with the caller's picture: nobody else's answer makes up for that."""
+    kind = getattr(errors, str(said.get("class")), None)
+    if isinstance(kind, type) and issubclass(
+        kind, (InvalidRequest, errors.InvalidKey, errors.ObjectMissing, errors.BadMedia)
+    ):
+        raise kind(str(said["error"]))
+
+
+class _Answering:
+    """One answer in the making."""
+
+    def __init__(
+        self,
+        session: Session,
+        request: SearchScenes,
+        runtime: Runtime,
+        made: Plan,
+        lanes: Mapping[str, Mapping[str, Any]],
+    ) -> None:
+        self.session, self.request, self.runtime, self.made, self.lanes = (
+            session, request, runtime, made, lanes,
+        )  # fmt: skip
+        self.settings = runtime.settings
+        self.scope = scope_of(session, request)
+        self.weights = weigh(request, self.settings)
+        self.specs = models_of(request, runtime)
+        self.models: dict[str, ModelRow] = {}
+        self.names: dict[str, str] = {}
+        self.tsquery = ""
+
+    def answer(self) -> SearchAnswer:
+        request, settings = self.request, self.settings
+        legs = self._legs()
+        if not legs:
+            self._give_up()
+        limit = request.limit or settings.search_default_results
+        found = search.find(
+            self.session,
+            self.scope,
+            legs,
+            self.weights,
+            search.Tuning(
+                exact_rows=settings.search_exact_rows,
+                ef_search=settings.search_ef,
+                candidates=max(settings.search_candidates, settings.search_max_results),
+            ),
+            limit=max(limit, request.rerank or 0),
+            after=None if request.cursor is None else read_cursor(request),
+            min_score=request.min_score,
+        )
+        hits = search.describe(self.session, self.scope, found.hits, self.tsquery, self._link)
+        more = found.more and request.rerank is None
+        return SearchAnswer(
+            query=request.query,
+            mode=request.mode,
+            model=self.names.get("text"),
+            hits=tuple(hits),
+            coverage=self._coverage({leg.name for leg in legs}),
+            degraded=self.made.missing,
+            next_cursor=write_cursor(request, found.hits[-1]) if more else None,
+        )
+
+    def _legs(self) -> list[Any]:
+        """The legs there is a query for; why another has none is noted in the plan."""
+        request, wanted = self.request, set(self.made.legs) - set(self.made.missing)
+        for leg in ("text", "lexical", "vision"):
+            if leg in self.made.legs:
+                self._know(leg)
+        legs: list[Any] = []
+        if request.like_scene is not None:
+            legs += self._like(wanted)
+        for lane in ("text", "vision"):
+            said = self.lanes.get(lane, {}).get("ok")
+            if said is not None and lane in {STAGES.get(leg) for leg in wanted}:
+                legs += self._embedded(lane, said, wanted)
+        if request.query is not None and wanted & {"keyword", "screen"}:
+            legs += self._words(request.query, wanted)
+        if "people" in wanted:
+            asked_alone = not (request.query or request.like_scene or request.image_key)
+            proposes = asked_alone or request.mode != "keyword"
+            legs.append(search.People(self.scope.persons, proposes))
+        order = {name: place for place, name in enumerate(LEGS)}
+        return sorted(legs, key=lambda leg: order[leg.name])
+
+    def _know(self, leg: str) -> None:
+        """The model whose rows a leg looks through: the fleet's, until a lane says which one it has."""
+        spec = self.specs.get("vision" if leg == "vision" else "text")
+        if spec is not None:
+            self.names[leg] = spec.name
+            row = find_model(self.session, spec.name, spec.revision)
+            if row is not None:
+                self.models[leg] = row
+
+    def _like(self, wanted: set[SearchLeg]) -> list[Any]:
+        scene = self.request.like_scene
+        assert scene is not None
+        models = {leg: model for leg, model in self.models.items() if leg in ("text", "vision")}
+        found = search.exemplar(self.session, self.request.user_id, scene, models)
+        if found is None:
+            raise NotFound(f"no scene '{scene}': check the id")
+        legs: list[Any] = []
+        for leg in ("text", "vision"):
+            if leg not in wanted or (leg == "text" and self.request.query is not None):
+                continue
+            if leg in found.vectors:
+                legs.append(search.Vector(cast(Any, leg), self.models[leg], found.vectors[leg]))
+            else:
+                self.made.refused[leg] = f"the scene has no {leg} vector"
+        return legs
+
+    def _embedded(self, lane: str, said: Any, wanted: set[SearchLeg]) -> list[Any]:
+        """The legs made of a lane's answer."""
+        query = parse(TextVectors, said)
+        model = find_model(self.session, query.model, query.revision)
+        names = [leg for leg in ("text", "lexical", "vision") if leg in wanted and STAGES[leg] == lane]
+        for leg in names:
+            self.names[leg] = query.model
+            self.models.pop(leg, None)
+            if model is not None:
+                self.models[leg] = model
+        if model is None:
+            self.made.refused |= dict.fromkeys(names, f"nothing is indexed by {query.model} yet")
+            return []
+        if len(query.vectors) != 1 or len(query.vectors[0]) != model.dim:
+            shape = [len(vector) for vector in query.vectors]
+            raise InvalidRequest(f"vectors={shape} is not acceptable: send one of {model.dim} numbers")
+        legs: list[Any] = []
+        if lane in names:
+            vector = np.asarray(query.vectors[0], np.float32)
+            legs.append(search.Vector(cast(Any, lane), model, vector))
+        if "lexical" in names and query.lexical:
+            weights = {int(token): weight for token, weight in query.lexical[0].items()}
+            if weights:
+                legs.append(search.Lexical(model, weights))
+            else:
+                self.made.refused["lexical"] = "the query has no words that weigh anything"
+        return legs
+
+    def _words(self, query: str, wanted: set[SearchLeg]) -> list[Any]:
+        names = [leg for leg in ("keyword", "screen") if leg in wanted]
+        try:
+            self.tsquery = search.read_words(self.session, query)
+        except InvalidRequest as error:
+            if self.request.mode == "keyword":
+                raise
+            self.made.refused |= dict.fromkeys(names, str(error))
+            return []
+        if self.request.mode == "keyword":
+            # The score is Postgres's own rank/(rank+1).
+            return [search.Words("keyword", self.tsquery, half=1.0)]
+        return [search.Words(cast(Any, leg), self.tsquery) for leg in names]
+
+    def _give_up(self) -> None:
+        """No leg is left: say why. A search that has nothing to look through yet finds nothing instead."""
+        if self.made.missing and set(self.made.legs) <= set(self.made.missing):
+            reasons = "; ".join(f"{leg}: {why}" for leg, why in self.made.missing.items())
+            raise Outage(
+                f"no model for this search answers ({reasons}): try again, or search by mode keyword"
+            )
+        if not self.made.legs:
+            reasons = "; ".join(f"{leg}: {why}" for leg, why in self.made.refused.items())
+            raise Conflict(f"search by meaning is not possible: {reasons}; search by mode keyword")
+
+    def _coverage(self, used: set[str]) -> Coverage:
+        request = self.request
+        counted = search.cover(self.session, self.scope, self.models)
+        legs = [*OF_MODE[request.mode], *(("people",) if request.persons else ())]
+        shown = []
+        for leg in legs:
+            scenes = counted.legs.get(leg)
+            if scenes is None and leg in self.names:
+                # Its model has written nothing at all.
+                scenes = 0
+            shown.append(
+                LegCoverage(
+                    leg=leg,
+                    used=leg in used,
+                    reason=self.made.missing.get(leg) or self.made.refused.get(leg),
+                    model=self.names.get(leg),
+                    scenes=scenes,
+                    weight=self.weights[leg],
+                )
+            )
+        with_vectors = None
+        if "text" in self.names:
+            with_vectors = counted.legs.get("text", 0)
+        return Coverage(
+            scenes=counted.scenes,
+            with_words=counted.with_words,
+            with_vectors=with_vectors,
+            videos_in_work=counted.videos_in_work,
+            legs=tuple(shown),
+        )
+
+    def _link(self, key: str) -> str | None:
+        if self.settings.storage_backend == "local":
+            return None
+        return self.runtime.storage.presign_get("sidecars", key, self.settings.search_link_s)
+
+
+def scope_of(session: Session, request: SearchScenes) -> search.Scope:
+    """The scenes that a request is about. An id that the user has not given leaves nothing, as do all such ids."""
+    videos = (*request.video_ids, *((request.video_id,) if request.video_id else ()))
+    return search.Scope(
+        user_id=request.user_id,
+        video_ids=tuple(sorted(find_videos(session, request.user_id, videos).values())),
+        persons=tuple(sorted(find_people(session, request.user_id, request.persons).values())),
+        persons_match=request.persons_match,
+        from_s=request.from_s,
+        to_s=request.to_s,
+        languages=tuple(sorted(set(request.languages))),
+        indexed_from=_utc(request.indexed_from),
+        indexed_to=_utc(request.indexed_to),
+        without=request.like_scene,
+    )
+
+
+def _utc(moment: datetime | None) -> datetime | None:
+    return moment if moment is None or moment.tzinfo is not None else moment.replace(tzinfo=UTC)

@@ -1,0 +1,197 @@
+"""What a search request needs: which legs it has and why others take no part, and what must be asked of the models."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, field
+from typing import Any, get_args
+
+from shared import routing
+from shared.contracts import (
+    SearchLeg,
+    SearchScenes,
+)
+from shared.errors import Conflict, InvalidRequest, ScenefleetError
+from shared.paths import hide_paths
+from shared.settings import Settings
+from worker.models.spec import Kind, ModelSpec
+from worker.runtime import Runtime
+
+LEGS: tuple[SearchLeg, ...] = get_args(SearchLeg)
+#: Providers of kind text that weigh words as well.
+_WEIGHING = ("bge-m3",)
+#: What makes a leg's rows.
+STAGES = {"text": "text", "lexical": "text", "vision": "vision", "screen": "ocr"}
+OF_MODE: dict[str, tuple[SearchLeg, ...]] = {
+    "keyword": ("keyword",),
+    "semantic": ("text", "vision"),
+    "hybrid": ("text", "vision", "lexical", "keyword", "screen"),
+}
+
+
+@dataclass(frozen=True)
+class Call:
+    """One task on a lane of a model."""
+
+    task: str
+    payload: dict[str, Any]
+
+
+@dataclass
+class Plan:
+    """What a search needs before it can be answered."""
+
+    #: Lane (text, vision) -> what to ask there.
+    calls: dict[str, Call] = field(default_factory=dict)
+    #: Leg -> why it takes no part though the mode has it.
+    refused: dict[str, str] = field(default_factory=dict)
+    #: Leg -> why it is missing though this fleet has it.
+    missing: dict[str, str] = field(default_factory=dict)
+    #: Legs that are wanted and possible.
+    legs: list[SearchLeg] = field(default_factory=list)
+
+
+def check(request: SearchScenes, settings: Settings) -> None:
+    """Refuse what the contract alone can't see.
+
+    Raises:
+        InvalidRequest, Conflict.
+    """
+    if request.query is None and not (request.like_scene or request.image_key or request.persons):
+        raise InvalidRequest("query is missing: send it, or like_scene, image_key or persons")
+    if request.like_scene and request.image_key:
+        raise InvalidRequest("like_scene and image_key are both given: send one of them")
+    if request.mode == "keyword" and (request.like_scene or request.image_key):
+        name = "like_scene" if request.like_scene else "image_key"
+        raise InvalidRequest(
+            f"{name} is given in mode keyword, which knows words only: use hybrid or semantic"
+        )
+    if request.limit is not None and request.limit > settings.search_max_results:
+        raise InvalidRequest(
+            f"limit={request.limit} is more than {settings.search_max_results}: ask for fewer"
+        )
+    if request.from_s is not None and request.to_s is not None and request.from_s >= request.to_s:
+        raise InvalidRequest(f"from_s={request.from_s:g} is not before to_s={request.to_s:g}: swap them")
+    if request.rerank is not None and request.query is None:
+        raise InvalidRequest(f"rerank={request.rerank} needs a query to read the hits by: send it")
+    if request.rerank is not None and request.cursor is not None:
+        raise InvalidRequest(
+            "cursor and rerank are both given: only the first hits are reranked, send one of them"
+        )
+    if request.persons and not settings.feature_face:
+        raise Conflict("persons can't be searched: FEATURE_FACE is off; search without persons")
+
+
+def plan(
+    request: SearchScenes,
+    runtime: Runtime,
+    ready: Collection[str],
+    kept: Mapping[str, Any] | None = None,
+    said: Mapping[str, Any] | None = None,
+) -> Plan:
+    """Which legs the search has, and what the lanes must be asked.
+
+    Args:
+        ready: families that have a ready node.
+        kept: what the lanes answered for an earlier page; they are not asked again.
+        said: what the lanes have answered for this page, which was planned before.
+    """
+    made = Plan()
+    weights = weigh(request, runtime.settings)
+    models = models_of(request, runtime)
+    heard = (kept or said or {}).get("text", {}).get("ok", {}).get("model")
+    if heard in runtime.catalog.names():
+        # Another one may be active since: a search keeps the legs it began with, from page to page.
+        models["text"] = runtime.catalog.get(heard)
+    for leg in OF_MODE[request.mode]:
+        reason = _no_use(leg, request, runtime, weights[leg], models.get("text"))
+        if reason is not None:
+            made.refused[leg] = reason
+        else:
+            made.legs.append(leg)
+    if request.persons:
+        made.legs.append("people")
+    calls = {}
+    if {"text", "lexical"} & set(made.legs) and request.query is not None:
+        payload = {"texts": [request.query], "lexical": "lexical" in made.legs, "model": models["text"].name}
+        calls["text"] = Call(routing.TEXT_EMBED, payload)
+    if "vision" in made.legs and request.image_key is not None:
+        payload = {
+            "user_id": request.user_id,
+            "storage_keys": [request.image_key],
+            "model": models["vision"].name,
+        }
+        calls["vision"] = Call(routing.VISION_EMBED_IMAGES, payload)
+    elif "vision" in made.legs and request.query is not None and request.like_scene is None:
+        payload = {"texts": [request.query], "model": models["vision"].name}
+        calls["vision"] = Call(routing.VISION_EMBED_TEXTS, payload)
+    for lane, call in calls.items():
+        if kept is not None:
+            continue
+        if lane in ready:
+            made.calls[lane] = call
+        else:
+            miss(made, lane, f"no {lane} node is ready")
+    return made
+
+
+def models_of(request: SearchScenes, runtime: Runtime) -> dict[Kind, ModelSpec]:
+    """The model of each kind that this search uses: the active one, unless the request names another.
+
+    Raises:
+        InvalidRequest: it names none of the kind.
+    """
+    models = dict(runtime.active.models())
+    named: dict[Kind, str | None] = {"text": request.text_model, "vision": request.vision_model}
+    for kind, name in named.items():
+        if name is None:
+            continue
+        known = {spec.name: spec for spec in runtime.catalog.specs if spec.kind == kind}
+        if name not in known:
+            raise InvalidRequest(
+                f"{kind}_model={name!r} is no {kind} model of this fleet: name one of {', '.join(known)}, or leave it out"
+            )
+        models[kind] = known[name]
+    return models
+
+
+def miss(made: Plan, lane: str, reason: str) -> None:
+    """Note that a lane has no answer for this search."""
+    for leg in ("text", "lexical") if lane == "text" else ("vision",):
+        if leg in made.legs:
+            made.missing[leg] = reason
+
+
+def _no_use(
+    leg: SearchLeg, request: SearchScenes, runtime: Runtime, weight: float, text_model: ModelSpec | None
+) -> str | None:
+    """Why a leg of the mode takes no part in this search."""
+    skipped = runtime.plan.skips.get(STAGES.get(leg, ""))
+    if skipped is not None:
+        return skipped
+    if leg in ("keyword", "lexical", "screen") and request.query is None:
+        return "no words are searched for"
+    if leg == "text" and request.query is None and request.like_scene is None:
+        return "no words are searched for"
+    if leg == "vision" and not (request.query or request.like_scene or request.image_key):
+        return "nothing to be seen is searched for"
+    if leg == "lexical" and (text_model is None or text_model.provider not in _WEIGHING):
+        name = "the text model" if text_model is None else text_model.name
+        return f"{name} gives no lexical weights"
+    return "its weight is 0" if weight == 0 else None
+
+
+def weigh(request: SearchScenes, settings: Settings) -> dict[str, float]:
+    """Leg -> its weight in this search; mode keyword scores by rank alone."""
+    weights: dict[str, float] = {leg: getattr(settings, f"search_{leg}_weight") for leg in LEGS}
+    weights |= {leg: float(value) for leg, value in request.weights if value is not None}
+    if request.mode == "keyword":
+        weights["keyword"] = 1.0
+    return weights
+
+
+def sentence(error: object) -> str:
+    """Why a lane has no answer."""
+    if isinstance(error, ScenefleetError):
+        return hide_paths(str(error))
+    return hide_paths(" ".join(f"{type(error).__name__}: {error}".split()))[:300]

@@ -1,0 +1,44 @@
+"""erase: remove all of a deleted video, then look once more after the longest time limit."""
+
+from __future__ import annotations
+
+from sqlalchemy.orm import Session
+
+from db.engine import reading, transact
+from db.ledger import jobs, runs
+from db.people.unknowns import leave_video
+from shared.errors import NotFound
+from shared.storage import Bucket
+from worker.stages.context import Deferred, Outcome, StageContext
+
+_PATIENCE_S = 2.0
+_PLACES: tuple[tuple[Bucket, str], ...] = (
+    ("tmp", "tmp"),
+    ("sidecars", "keyframes"),
+    ("sidecars", "sidecars"),
+    ("uploads", "uploads"),
+)
+
+
+def run(context: StageContext) -> Outcome:
+    claimed = context.claimed
+    with reading() as session:
+        if jobs.leases_held(session, claimed.video_id, but=claimed.job_id):
+            raise Deferred(_PATIENCE_S)
+    removed = 0
+    for bucket, role in _PLACES:
+        removed += context.storage.delete_prefix(bucket, f"{role}/{claimed.user_id}/{context.video_name}/")
+        context.report(0.5)
+
+    while transact(lambda session: leave_video(session, claimed.video_id)):
+        context.report(0.9)
+
+    def write(session: Session) -> None:
+        video = jobs.lock_video(session, claimed.video_id)
+        if video is None:
+            raise NotFound(f"no video {claimed.video_id!r}")
+        runs.erase_rows(session, video, claimed.job_id)
+        if claimed.part == 0:
+            runs.erase_again(session, video, context.runtime.plan)
+
+    return Outcome(result={"removed": removed}, write=write)
