@@ -113,7 +113,7 @@ def fill(storage: SlowStorage, person: str, scenes: int, seen: int) -> None:
     statements = (
         "INSERT INTO videos (video_id, external_id, user_id, storage_key, state, run, published_run)"
         " SELECT 'v' || n, 'v' || n, :user, 'k', 'indexed', 1, 1 FROM generate_series(0, (:scenes - 1) / :per) n",
-        "INSERT INTO runs (video_id, run, stages, made, ended_at)"
+        "INSERT INTO runs (video_id, run, stages, stage_runs, ended_at)"
         " SELECT video_id, 1, '[]', CAST(:made AS jsonb), now() FROM videos",
         "INSERT INTO scenes (scene_id, video_id, user_id, split_version, idx, start_s, end_s, kind, keyframes, live,"
         " face_run, sidecar_key) SELECT md5('s' || n)::uuid, 'v' || (n / :per), :user, 1, n % :per, n % :per,"
@@ -165,7 +165,7 @@ def measure(storage: SlowStorage, redis_url: str) -> dict[str, Any]:
     from worker.runtime import get_runtime
 
     Celery.backend = RedisBackend(app=app, url=redis_url)
-    runner.ring = lambda bells: 0
+    runner.notify = lambda wake_ups: 0
     runtime = get_runtime()
     runtime.owner = "bench:1:0:1"
     runtime.__dict__["storage"] = storage

@@ -1,6 +1,6 @@
 """One job of one stage, done again and again by the code a worker runs: claim, lease, stage, the transaction at the end.
 
-Over a real Postgres and a folder as storage, in this process. No bells: nothing follows, so Redis is not needed.
+Over a real Postgres and a folder as storage, in this process. No wake-up messages: nothing follows, so Redis is not needed.
 """
 
 from __future__ import annotations
@@ -100,7 +100,7 @@ class Work:
         transact(lambda session: session.execute(_RESET, {"stage": self.stage.name}))
         began = time.perf_counter()
         claimed = transact(
-            lambda session: jobs.claim(session, self.stage.lane, self.runtime.owner, settings.lease_s)
+            lambda session: jobs.claim(session, self.stage.queue, self.runtime.owner, settings.lease_s)
         )
         assert claimed is not None and claimed.stage == self.stage.name
         folder = self.runtime.attempt_dir(claimed.storage_part)
@@ -137,11 +137,19 @@ class Work:
         def write(session: Session) -> None:
             session.add(Video(video_id=VIDEO, user_id=USER, storage_key="none", state="processing", run=RUN))
             session.flush()
-            session.add(Run(video_id=VIDEO, run=RUN, stages=list(graph.FULL_RUN), made=made))
-            session.add(Job(**common, lane="media", stage="split", state="done", result=split_result))
+            session.add(Run(video_id=VIDEO, run=RUN, stages=list(graph.FULL_RUN), stage_runs=made))
+            session.add(Job(**common, queue="media", stage="split", state="done", result=split_result))
             jobs.insert(
                 session,
-                [Job(**common, lane=self.stage.lane, stage=self.stage.name, state="queued", payload=payload)],
+                [
+                    Job(
+                        **common,
+                        queue=self.stage.queue,
+                        stage=self.stage.name,
+                        state="queued",
+                        payload=payload,
+                    )
+                ],
             )
             write_scenes(session, VIDEO, USER, RUN, scenes)
             if texts:

@@ -12,14 +12,14 @@ from typing import Any
 from celery import signals
 
 from worker.app import app
-from worker.models.cache import Shelf
+from worker.models.cache import ModelCache
 from worker.models.spec import KINDS
 from worker.runtime import get_runtime
 
 __all__ = ["app"]
 
 #: Keeps the models alive.
-_shelves: list[Shelf] = []
+_shelves: list[ModelCache] = []
 
 
 # After the node's own handler, which loads the family's model.
@@ -27,13 +27,13 @@ _shelves: list[Shelf] = []
 def load_the_others(**_: Any) -> None:
     runtime = get_runtime()
     settings = runtime.settings
-    shelf = Shelf(
+    model_cache = ModelCache(
         runtime.catalog,
         runtime.catalog.active(settings),
         [family for family in KINDS if family != settings.family],
         threads=settings.model_threads or None,
         models_dir=settings.models_dir,
     )
-    shelf.preload()
-    _shelves.append(shelf)
+    model_cache.preload()
+    _shelves.append(model_cache)
     (settings.home / f"naive-{os.getpid()}").touch()

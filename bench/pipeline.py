@@ -2,7 +2,7 @@
 
 Rule: one video at a time through real worker processes, models warm. Wall time runs from the acceptance to the end of
 the run, both by Postgres's clock. A stage's time is what its jobs took (claim to finish, summed over the parts, which
-one worker of the lane does one after the other). Critical path: split, then the longest of asr + text, face and ocr, then
+one worker of the queue does one after the other). Critical path: split, then the longest of asr + text, face and ocr, then
 sidecar. The ratio is 1.0 when nothing is ever waited for. Printed: the median of the runs.
 """
 

@@ -1,10 +1,10 @@
-"""``python -m bench.search``: a hybrid search over many scenes, against its legs run bare and against a full scan.
+"""``python -m bench.search``: a hybrid search over many scenes, against its retrievers run bare and against a full scan.
 
 The scenes are made up (``bench/vectors.py`` says how), the queries drawn as they are and none of them. Judged is the
 set ``clustered``, whose intrinsic dimension is estimated and printed; ``near random`` is a harder one, printed beside.
 
 What is measured is the search itself, read as requests are (one snapshot, row-level security); embedding the query is
-no part of it. Legs and hybrid are timed three times per query, in an order of chance, after a round to warm up; what is
+no part of it. Retrievers and hybrid are timed three times per query, in an order of chance, after a round to warm up; what is
 compared is the p95. A full scan scores the same rows by the same rule in one statement, as the tables' owner, with the
 parallel workers Postgres takes by itself; recall@10 is the share of its first ten that the search gives. Postgres has
 its defaults but for ``shared_buffers``, 1 GB.
@@ -150,35 +150,35 @@ def answer(query: Query, scope: search.Scope, tuning: search.Tuning) -> Any:
     with reading_as(USER, snapshot=True) as session:
         found = search.find(session, scope, query, WEIGHTS, tuning, limit=20)
         hits = search.describe(session, scope, found.hits, "", lambda key: key)
-        return hits, search.cover(session, scope, {leg.name: leg.model for leg in query})
+        return hits, search.cover(session, scope, {retriever.name: retriever.model for retriever in query})
 
 
-def leg_alone(leg: search.Vector, tuning: search.Tuning) -> Any:
-    """The leg's own statement on the index."""
+def retriever_alone(retriever: search.Vector, tuning: search.Tuning) -> Any:
+    """The retriever's own statement on the index."""
     with reading_as(USER, snapshot=True) as session:
-        return leg.nearest(session, search.Scope(user_id=USER), tuning.candidates, tuning.ef_search)
+        return retriever.nearest(session, search.Scope(user_id=USER), tuning.candidates, tuning.ef_search)
 
 
-def exact_leg(leg: search.Vector, scope: search.Scope, count: int) -> Any:
-    """The leg's own statement that compares everything, with no choice of plan before and nothing after."""
+def exact_retriever(retriever: search.Vector, scope: search.Scope, count: int) -> Any:
+    """The retriever's own statement that compares everything, with no choice of plan before and nothing after."""
     with reading_as(USER, snapshot=True) as session:
-        return leg.nearest_exactly(session, scope, count)
+        return retriever.nearest_exactly(session, scope, count)
 
 
 def full_scan(query: Query, explain: str = "") -> list[Any]:
     """The naive way: score every scene of the user, sort."""
-    likeness = {
-        leg.name: f"greatest(0, 1 - ({leg.name}.vec::halfvec({leg.model.dim})"
-        f" <=> CAST(:{leg.name} AS halfvec({leg.model.dim}))))"
-        for leg in query
+    similarity = {
+        retriever.name: f"greatest(0, 1 - ({retriever.name}.vec::halfvec({retriever.model.dim})"
+        f" <=> CAST(:{retriever.name} AS halfvec({retriever.model.dim}))))"
+        for retriever in query
     }
-    score = " + ".join(f"{WEIGHTS[name]} * {like}" for name, like in likeness.items())
+    score = " + ".join(f"{WEIGHTS[name]} * {like}" for name, like in similarity.items())
     joins = " ".join(
-        f"JOIN embeddings {leg.name} ON {leg.name}.scene_id = s.scene_id AND {leg.name}.model_id = {leg.model.model_id}"
-        f" AND {leg.name}.run = s.{leg.name}_run"
-        for leg in query
+        f"JOIN embeddings {retriever.name} ON {retriever.name}.scene_id = s.scene_id AND {retriever.name}.model_id = {retriever.model.model_id}"
+        f" AND {retriever.name}.run = s.{retriever.name}_run"
+        for retriever in query
     )
-    values: dict[str, Any] = {leg.name: HalfVector(leg.vector).to_text() for leg in query}
+    values: dict[str, Any] = {retriever.name: HalfVector(retriever.vector).to_text() for retriever in query}
     with reading() as session:
         statement = (
             f"{explain} SELECT s.scene_id FROM scenes s {joins} WHERE s.user_id = '{USER}' AND s.live"
@@ -228,19 +228,19 @@ def measure(models: dict[Family, ModelRow], scenes: int, queries: list[Query], c
 
     took, answers = timed(
         {
-            "text": [partial(leg_alone, query[0], tuning) for query in queries],
-            "vision": [partial(leg_alone, query[1], tuning) for query in queries],
+            "text": [partial(retriever_alone, query[0], tuning) for query in queries],
+            "vision": [partial(retriever_alone, query[1], tuning) for query in queries],
             "hybrid": [partial(hybrid, query, everything, tuning) for query in queries],
             "answer": [partial(answer, query, everything, tuning) for query in queries],
         },
         _ROUNDS,
         rng,
     )
-    # One leg through a filter that 1% passes, against comparing that 1%.
+    # One retriever through a filter that 1% passes, against comparing that 1%.
     filtered, kept = timed(
         {
             "filtered": [partial(hybrid, query[:1], narrow, everybody, in_narrow) for query in queries],
-            "filtered, bare": [partial(exact_leg, query[0], narrow, in_narrow) for query in queries],
+            "filtered, bare": [partial(exact_retriever, query[0], narrow, in_narrow) for query in queries],
             "filtered, answer": [partial(answer, query, narrow, tuning) for query in queries],
         },
         _ROUNDS,
@@ -257,7 +257,7 @@ def measure(models: dict[Family, ModelRow], scenes: int, queries: list[Query], c
                     [
                         [
                             match.similarity
-                            for match in exact_leg(query[place], everything, _NEIGHBOURS).values()
+                            for match in exact_retriever(query[place], everything, _NEIGHBOURS).values()
                         ]
                         for query in few
                     ]
@@ -268,7 +268,7 @@ def measure(models: dict[Family, ModelRow], scenes: int, queries: list[Query], c
         },
         "p50_ms": {name: round(float(np.median(times)), 2) for name, times in took.items()},
         "p95_ms": {name: round(value, 2) for name, value in p95.items()},
-        "hybrid_to_legs": round(p95["hybrid"] / (p95["text"] + p95["vision"]), 2),
+        "hybrid_to_retrievers": round(p95["hybrid"] / (p95["text"] + p95["vision"]), 2),
         "full_scan_to_hybrid": round(p95["full scan"] / p95["hybrid"], 1),
         "recall_at_10": overlap(answers["hybrid"], best["full scan"]),
         "filtered_rows": {"found": min(len(rows) for rows in kept["filtered"]), "exist": in_narrow},
@@ -319,7 +319,7 @@ def verdicts(result: dict[str, Any]) -> dict[str, bool]:
     """What is wanted, and whether it is so."""
     rows = result["filtered_rows"]
     return {
-        "hybrid at most 2 times its legs": result["hybrid_to_legs"] <= 2,
+        "hybrid at most 2 times its retrievers": result["hybrid_to_retrievers"] <= 2,
         "a full scan takes at least 20 times as long": result["full_scan_to_hybrid"] >= 20,
         "recall@10 at least 0.99": result["recall_at_10"] >= 0.99,
         "a filter leaves every row that fits": rows["found"] == rows["exist"],

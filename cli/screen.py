@@ -24,7 +24,7 @@ STATE_STYLES = {
     "done": "green",
     "ready": "green",
     "ok": "green",
-    "carried": "green",
+    "reused": "green",
     "partial": "yellow",
     "warn": "yellow",
     "processing": "cyan",

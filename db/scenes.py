@@ -330,7 +330,7 @@ def faces_of(session: Session, run: int, scene_ids: Sequence[UUID]) -> dict[UUID
 
 
 def embedded(session: Session, run: int, family: str, scene_ids: Sequence[UUID]) -> dict[UUID, Model]:
-    """Which of these scenes have a vector of this family made by this run, and by which model: the searched one's, if any."""
+    """Which of these scenes have a vector of this family stage_runs by this run, and by which model: the searched one's, if any."""
     searched = searched_model(session, family)
     rows = session.execute(
         select(Embedding.scene_id, Model)
@@ -370,7 +370,7 @@ def publish_scene(
     scene: UUID,
     words: Words,
     sidecar_key: str,
-    made: Mapping[str, int],
+    stage_runs: Mapping[str, int],
     screen_text: str = "",
 ) -> None:
     """Make one scene what callers see. Part of the run's last transaction.
@@ -394,44 +394,48 @@ def publish_scene(
                 func.to_tsvector(text("'simple'"), transcript[:200_000])
             ),
             sidecar_key=sidecar_key,
-            text_run=made.get("text"),
-            vision_run=made.get("vision"),
-            face_run=made.get("face"),
+            text_run=stage_runs.get("text"),
+            vision_run=stage_runs.get("vision"),
+            face_run=stage_runs.get("face"),
             screen_text=screen_text,
             screen_tsv=func.to_tsvector(text(f"'{screen_lexicon}'"), screen_text).op("||")(
                 func.to_tsvector(text("'simple'"), screen_text)
             ),
-            ocr_run=made.get("ocr"),
+            ocr_run=stage_runs.get("ocr"),
         )
     )
 
 
-def drop_unpublished(session: Session, video_id: str, made: Mapping[str, int]) -> None:
+def drop_unpublished(session: Session, video_id: str, stage_runs: Mapping[str, int]) -> None:
     """Remove rows of older runs that the published run replaces: each stage's newest output is the only one."""
-    session.execute(delete(Scene).where(Scene.video_id == video_id, Scene.split_version != made["split"]))
+    session.execute(
+        delete(Scene).where(Scene.video_id == video_id, Scene.split_version != stage_runs["split"])
+    )
     of_video = select(Scene.scene_id).where(Scene.video_id == video_id)
-    if "face" in made:
-        session.execute(delete(Face).where(Face.scene_id.in_(of_video), Face.run != made["face"]))
+    if "face" in stage_runs:
+        session.execute(delete(Face).where(Face.scene_id.in_(of_video), Face.run != stage_runs["face"]))
         session.execute(
-            delete(FaceTrack).where(FaceTrack.scene_id.in_(of_video), FaceTrack.run != made["face"])
+            delete(FaceTrack).where(FaceTrack.scene_id.in_(of_video), FaceTrack.run != stage_runs["face"])
         )
     for family in ("text", "vision"):
-        if family in made:
+        if family in stage_runs:
             models = select(Model.model_id).where(Model.family == family)
             session.execute(
                 delete(Embedding).where(
                     Embedding.scene_id.in_(of_video),
                     Embedding.model_id.in_(models),
-                    Embedding.run != made[family],
+                    Embedding.run != stage_runs[family],
                 )
             )
     for family, table in (("text", LexicalWeights), ("vision", SceneTags), ("ocr", ScreenText)):
-        if family in made:
-            session.execute(delete(table).where(table.scene_id.in_(of_video), table.run != made[family]))
-    if "asr" in made:
+        if family in stage_runs:
+            session.execute(
+                delete(table).where(table.scene_id.in_(of_video), table.run != stage_runs[family])
+            )
+    if "asr" in stage_runs:
         session.execute(
             delete(TranscriptPart).where(
-                TranscriptPart.video_id == video_id, TranscriptPart.run != made["asr"]
+                TranscriptPart.video_id == video_id, TranscriptPart.run != stage_runs["asr"]
             )
         )
 

@@ -42,7 +42,7 @@ def published_speech(
             said[language] += believed
     if not any(segments for _, segments in scenes):
         heard = stage_states(session, video.video_id, video.published_run).get("asr")
-        if heard is not None and heard.state not in ("done", "carried"):
+        if heard is not None and heard.state not in ("done", "reused"):
             reason = f" ({heard.error})" if heard.error else ""
             raise Conflict(
                 f"the words of video {video_id} are not known, as asr {heard.state}{reason}: see its status"

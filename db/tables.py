@@ -33,9 +33,9 @@ from sqlalchemy.dialects.postgresql import ARRAY, JSONB, TSVECTOR
 from sqlalchemy.engine.default import DefaultExecutionContext
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
-JOB_STATES = ("queued", "running", "done", "carried", "failed", "cancelled", "skipped")
+JOB_STATES = ("queued", "running", "done", "reused", "failed", "cancelled", "skipped")
 #: States a job never leaves by itself.
-TERMINAL = ("done", "carried", "failed", "cancelled", "skipped")
+TERMINAL = ("done", "reused", "failed", "cancelled", "skipped")
 VIDEO_STATES = (
     "uploaded",
     "processing",
@@ -128,7 +128,7 @@ class Run(Base):
     #: Stages this run makes; the others are carried over.
     stages: Mapped[list[Any]]
     #: stage -> the run whose outputs count for this run.
-    made: Mapped[dict[str, Any]]
+    stage_runs: Mapped[dict[str, Any]]
     created_at: Mapped[datetime] = mapped_column(server_default=_NOW)
     ended_at: Mapped[datetime | None]
 
@@ -143,7 +143,7 @@ class Job(Base):
         # What a claim looks through.
         Index(
             "ix_jobs_claim",
-            "lane",
+            "queue",
             "account",
             text("priority DESC"),
             text("depth DESC"),
@@ -152,10 +152,10 @@ class Job(Base):
             postgresql_where=text("state = 'queued'"),
         ),
         # What may run by now: how many wake-up messages a queue needs.
-        Index("ix_jobs_due", "lane", "not_before", postgresql_where=text("state = 'queued'")),
+        Index("ix_jobs_due", "queue", "not_before", postgresql_where=text("state = 'queued'")),
         Index(
             "ix_jobs_running",
-            "lane",
+            "queue",
             "account",
             postgresql_where=text("state = 'running'"),
         ),
@@ -173,7 +173,7 @@ class Job(Base):
     account: Mapped[str] = mapped_column(
         Computed("CASE WHEN subject_kind = 'switch' THEN '' ELSE user_id END", persisted=True)
     )
-    lane: Mapped[str]
+    queue: Mapped[str]
     run: Mapped[int]
     stage: Mapped[str]
     part: Mapped[int] = mapped_column(server_default="0")
@@ -638,7 +638,7 @@ class FaceDecision(Base):
     created_at: Mapped[datetime] = mapped_column(server_default=_NOW)
 
 
-SWITCH_STATES = ("building", "ready", "flipped", "dropping", "ended")
+SWITCH_STATES = ("building", "ready", "activated", "discarding", "ended")
 
 
 class ModelSwitch(Base):
@@ -660,7 +660,7 @@ class ModelSwitch(Base):
     kind: Mapped[str]
     from_model: Mapped[int] = mapped_column(ForeignKey("models.model_id"))
     to_model: Mapped[int] = mapped_column(ForeignKey("models.model_id"))
-    #: building, ready (both are complete, the old one is searched), flipped (the new one is), dropping, ended
+    #: building, ready (both are complete, the old one is searched), activated (the new one is), discarding, ended
     state: Mapped[str] = mapped_column(server_default="building")
     #: Of its jobs.
     run: Mapped[int] = mapped_column(server_default="1")
@@ -672,8 +672,8 @@ class ModelSwitch(Base):
     seen_video: Mapped[str] = mapped_column(server_default="")
     created_at: Mapped[datetime] = mapped_column(server_default=_NOW)
     ready_at: Mapped[datetime | None]
-    #: When the last flip or rollback was.
-    flipped_at: Mapped[datetime | None]
+    #: When the last activation or rollback was.
+    activated_at: Mapped[datetime | None]
     ended_at: Mapped[datetime | None]
 
     @property

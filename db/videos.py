@@ -11,7 +11,7 @@ from sqlalchemy.orm import Session
 
 from db.ids import video_key
 from db.ledger import jobs, runs
-from db.ledger.jobs import Bell
+from db.ledger.jobs import WakeUp
 from db.ledger.runs import Plan, StageState
 from db.tables import Job, Run, Scene, Video
 from shared import graph
@@ -39,7 +39,7 @@ def receipt(video: Video, *, accepted: bool) -> Receipt:
     )
 
 
-def accept(session: Session, request: ProcessVideo, plan: Plan) -> tuple[Receipt, list[Bell]]:
+def accept(session: Session, request: ProcessVideo, plan: Plan) -> tuple[Receipt, list[WakeUp]]:
     """Write the video and its first job in this transaction; again with the same request changes nothing.
 
     Raises:
@@ -66,8 +66,8 @@ def accept(session: Session, request: ProcessVideo, plan: Plan) -> tuple[Receipt
                 f"video {video.external_id} already is {video.storage_key!r}: delete it, or send this file under a new id"
             )
         return receipt(video, accepted=False), []
-    bells = runs.start_run(session, video, graph.FULL_RUN, {}, plan)
-    return receipt(video, accepted=True), bells
+    wake_ups = runs.start_run(session, video, graph.FULL_RUN, {}, plan)
+    return receipt(video, accepted=True), wake_ups
 
 
 def lock(session: Session, video_id: str, user_id: str, *, deleted_too: bool = False) -> Video:

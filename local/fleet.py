@@ -27,7 +27,7 @@ HURRIED_STOP_S = 2.0
 NODE_GROUP = "nodes"
 
 #: Says what is being done, for people.
-Say = Callable[[str], None]
+Report = Callable[[str], None]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -72,7 +72,7 @@ class Fleet:
         names = {"postgres": self._configured.postgres_url, "redis": self._configured.redis_url}
         return [name for name, url in names.items() if not url]
 
-    def start(self, say: Say) -> None:
+    def start(self, say: Report) -> None:
         """Start everything; when it returns the nodes are being started. Whatever happens, call ``stop`` after.
 
         Raises:
@@ -99,7 +99,7 @@ class Fleet:
         self._prepare(say)
         self._control().start_group(NODE_GROUP)
 
-    def _start_services(self, say: Say) -> dict[str, object]:
+    def _start_services(self, say: Report) -> dict[str, object]:
         home = self.home
         run: dict[str, object] = {"pid": os.getpid()}
         programs = [self._node_program(node) for node in self.plan]
@@ -134,7 +134,7 @@ class Fleet:
             say(f"{' and '.join(self.embedded)} answer on this machine, data in {home.root}")
         return run
 
-    def _prepare(self, say: Say) -> None:
+    def _prepare(self, say: Report) -> None:
         """Bring database and storage to where the nodes can use them; check a Redis that is not ours."""
         from db import schema
         from db.engine import set_engine

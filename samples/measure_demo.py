@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 
 from worker.models.asr import Transcriber, Word
 from worker.models.base import SAMPLE_RATE_HZ
-from worker.models.cache import Shelf
+from worker.models.cache import ModelCache
 from worker.models.catalog import load_catalog
 from worker.models.face import FaceAnalyser
 from worker.models.text import TextEmbedder
@@ -120,15 +120,15 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--record", action="store_true", help="write the error rates into samples/truth.json")
     options = parser.parse_args(arguments)
     catalog = load_catalog()
-    shelf = Shelf(catalog, catalog.for_profile("lite"), ("asr", "text", "face"), threads=1)
+    models = ModelCache(catalog, catalog.for_profile("lite"), ("asr", "text", "face"), threads=1)
     rates = {}
     for folder in options.folders:
         path, truth = folder / "demo.mp4", json.loads((folder / "truth.json").read_text())
         print(f"{path}, voice {truth['voice']}")
-        heard = hear_scenes(path, truth, cast(Transcriber, shelf.get("asr")))
+        heard = hear_scenes(path, truth, cast(Transcriber, models.get("asr")))
         rates[truth["voice"]] = round(measure_words(truth, heard), 4)
-        measure_searches(truth, heard, cast(TextEmbedder, shelf.get("text")))
-        measure_faces(path, truth, cast(FaceAnalyser, shelf.get("face")))
+        measure_searches(truth, heard, cast(TextEmbedder, models.get("text")))
+        measure_faces(path, truth, cast(FaceAnalyser, models.get("face")))
     if options.record:
         record = HOME / "truth.json"
         recorded = json.loads(record.read_text())

@@ -27,7 +27,7 @@ from .contracts import (
     CreatePerson,
     DetectedFaces,
     DetectFaces,
-    DropModel,
+    DiscardModel,
     EmbedImages,
     EmbedTexts,
     EncodeTexts,
@@ -356,7 +356,7 @@ class Client:
 
     def flip_model(self, kind: SearchedKind) -> ModelsState:
         """Search by the new model of a built switch."""
-        return self._ask(routing.MODELS_FLIP, ModelKind, {"kind": kind}, ModelsState)
+        return self._ask(routing.MODELS_ACTIVATE, ModelKind, {"kind": kind}, ModelsState)
 
     def rollback_model(self, kind: SearchedKind) -> ModelsState:
         """Search by the old model again."""
@@ -364,7 +364,7 @@ class Client:
 
     def drop_model(self, kind: SearchedKind, *, now: bool = False) -> ModelsState:
         """Remove the vectors of the model of a switch that is not searched; that ends the switch."""
-        return self._ask(routing.MODELS_DROP, DropModel, {"kind": kind, "now": now}, ModelsState)
+        return self._ask(routing.MODELS_DISCARD, DiscardModel, {"kind": kind, "now": now}, ModelsState)
 
     def _ask(self, task: str, contract: type[Contract], kwargs: dict[str, Any], answer: type[R]) -> R:
         parse(contract, kwargs)

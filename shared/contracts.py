@@ -31,7 +31,7 @@ VideoState = Literal["uploaded", "processing", "indexed", "partial", "failed", "
 ListedState = Literal["uploaded", "processing", "indexed", "partial", "failed", "cancelled"]
 SearchMode = Literal["keyword", "semantic", "hybrid"]
 #: What a search compares: words spoken, their weights, their meaning, what is seen, text on screen, who is there.
-SearchLeg = Literal["text", "vision", "lexical", "keyword", "screen", "people"]
+SearchRetriever = Literal["text", "vision", "lexical", "keyword", "screen", "people"]
 
 
 def _check_id(value: str) -> str:
@@ -111,7 +111,7 @@ class MakeSubtitles(VideoRef):
 
 
 class EmbedTexts(Contract):
-    """Some texts to embed; short ones: the batch lane takes whole videos."""
+    """Some texts to embed; short ones: the batch queue takes whole videos."""
 
     max_bytes: ClassVar[int] = 16 * MAX_MESSAGE_BYTES
 
@@ -272,7 +272,7 @@ class DetectedFaces(Contract):
 
 
 class SearchWeights(BaseModel):
-    """How much each leg counts in this search; one left out has its setting's weight."""
+    """How much each retriever counts in this search; one left out has its setting's weight."""
 
     model_config = Contract.model_config
 
@@ -325,12 +325,12 @@ class SearchScenes(Contract):
 
 
 class GatherSearch(Contract):
-    """A step of a search that waited: a lane has answered, or time is up."""
+    """A step of a search that waited: a queue has answered, or time is up."""
 
     search: Id
-    #: The lane that answered; None: time is up.
-    lane: Literal["text", "vision", "rerank"] | None = None
-    #: The lane's task failed; what comes with it is that task's id.
+    #: The queue that answered; None: time is up.
+    queue: Literal["text", "vision", "rerank"] | None = None
+    #: The queue's task failed; what comes with it is that task's id.
     failed: bool = False
 
 
@@ -379,7 +379,7 @@ class Receipt(Contract):
 
 class StageStatus(Contract):
     stage: str
-    #: pending, queued, running, done, carried, failed, cancelled, skipped
+    #: pending, queued, running, done, reused, failed, cancelled, skipped
     state: str
     parts: int
     parts_done: int
@@ -550,8 +550,8 @@ class SearchHit(Contract):
     score: float
     keyframe_keys: tuple[str, ...]
     language: str | None = None
-    #: Leg -> similarity 0..1, before weights; a leg that was not searched is absent.
-    similarities: dict[SearchLeg, float] = {}
+    #: Retriever -> similarity 0..1, before weights; a retriever that was not searched is absent.
+    similarities: dict[SearchRetriever, float] = {}
     #: The reranker's score, 0..1; None: it did not read this one.
     rerank_score: float | None = None
     highlights: Highlights = Highlights()
@@ -559,12 +559,12 @@ class SearchHit(Contract):
     keyframe_urls: tuple[str, ...] | None = None
 
 
-class LegCoverage(BaseModel):
-    """What one leg could look at."""
+class RetrieverCoverage(BaseModel):
+    """What one retriever could look at."""
 
     model_config = Contract.model_config
 
-    leg: SearchLeg
+    retriever: SearchRetriever
     used: bool
     #: Why it was not used.
     reason: str | None
@@ -585,7 +585,7 @@ class Coverage(Contract):
     with_vectors: int | None
     #: Videos of this user still in work.
     videos_in_work: int
-    legs: tuple[LegCoverage, ...] = ()
+    retrievers: tuple[RetrieverCoverage, ...] = ()
 
 
 class SearchAnswer(Contract):
@@ -595,7 +595,7 @@ class SearchAnswer(Contract):
     model: str | None
     hits: tuple[SearchHit, ...]
     coverage: Coverage
-    #: Leg (or ``rerank``) that was asked for and that works in this fleet -> why it is missing from this answer.
+    #: Retriever (or ``rerank``) that was asked for and that works in this fleet -> why it is missing from this answer.
     degraded: dict[str, str] = {}
     #: Pass as ``cursor`` for the next page; None at the end.
     next_cursor: str | None = None
@@ -795,10 +795,10 @@ class SwitchModel(ModelKind):
     dry_run: bool = False
 
 
-class DropModel(ModelKind):
+class DiscardModel(ModelKind):
     """Remove the vectors of the model of an open switch that is not active."""
 
-    #: Also while searches from before the last flip may still turn pages.
+    #: Also while searches from before the last activation may still turn pages.
     now: bool = False
 
 
@@ -826,8 +826,8 @@ class SwitchView(BaseModel):
 
     from_model: str
     to_model: str
-    #: building, ready (both complete, the old one is active), flipped (the new one is), dropping
-    state: Literal["building", "ready", "flipped", "dropping"]
+    #: building, ready (both complete, the old one is active), activated (the new one is), discarding
+    state: Literal["building", "ready", "activated", "discarding"]
     #: Scenes that had a vector of the old model at the beginning; scenes given one of the new model.
     total: int
     done: int
@@ -840,7 +840,7 @@ class SwitchView(BaseModel):
     eta_s: float | None
     created_at: datetime
     ready_at: datetime | None
-    flipped_at: datetime | None
+    activated_at: datetime | None
 
 
 class ModelsState(Contract):

@@ -19,7 +19,7 @@ from dataclasses import dataclass
 class Stage:
     name: str
     #: The queue whose workers run it.
-    lane: str
+    queue: str
     #: Stages that must have ended before it starts.
     after: tuple[str, ...] = ()
     #: Without it there is nothing to publish: its failure fails the run.
@@ -30,16 +30,16 @@ class Stage:
     batch: int = 0
 
 
-SPLIT = Stage(name="split", lane="media", essential=True, time_limit_s=6 * 3600)
-AUDIO = Stage(name="audio", lane="media", after=("split",), time_limit_s=3600)
-ASR = Stage(name="asr", lane="asr", after=("split", "audio"), time_limit_s=1800)
-TEXT = Stage(name="text", lane="text", after=("asr",), time_limit_s=600, batch=64)
-VISION = Stage(name="vision", lane="vision", after=("split",), time_limit_s=600, batch=32)
-FACE = Stage(name="face", lane="face", after=("split",), time_limit_s=600, batch=8)
-OCR = Stage(name="ocr", lane="ocr", after=("split",), time_limit_s=600, batch=8)
+SPLIT = Stage(name="split", queue="media", essential=True, time_limit_s=6 * 3600)
+AUDIO = Stage(name="audio", queue="media", after=("split",), time_limit_s=3600)
+ASR = Stage(name="asr", queue="asr", after=("split", "audio"), time_limit_s=1800)
+TEXT = Stage(name="text", queue="text", after=("asr",), time_limit_s=600, batch=64)
+VISION = Stage(name="vision", queue="vision", after=("split",), time_limit_s=600, batch=32)
+FACE = Stage(name="face", queue="face", after=("split",), time_limit_s=600, batch=8)
+OCR = Stage(name="ocr", queue="ocr", after=("split",), time_limit_s=600, batch=8)
 SIDECAR = Stage(
     name="sidecar",
-    lane="media",
+    queue="media",
     after=("split", "asr", "text", "vision", "face", "ocr"),
     essential=True,
     time_limit_s=3600,
@@ -53,30 +53,30 @@ PIPELINE: tuple[Stage, ...] = (SPLIT, AUDIO, ASR, TEXT, VISION, FACE, OCR, SIDEC
 HOUSEKEEPING = "housekeeping"
 
 #: Jobs of a video outside the pipeline: remove what a run left, remove a deleted video.
-SWEEP = Stage(name="sweep", lane=HOUSEKEEPING, time_limit_s=1800)
-ERASE = Stage(name="erase", lane=HOUSEKEEPING, time_limit_s=3600)
+SWEEP = Stage(name="sweep", queue=HOUSEKEEPING, time_limit_s=1800)
+ERASE_VIDEO = Stage(name="erase_video", queue=HOUSEKEEPING, time_limit_s=3600)
 
 #: Jobs about people: look at a person's photos, compare a video's faces with the people again, erase a person. A change
 #: of people is written into a video's sidecars by a job of the video.
-ENROLL = Stage(name="enroll", lane="face", time_limit_s=600, batch=8)
-MATCH = Stage(name="match", lane=HOUSEKEEPING, after=("enroll",), time_limit_s=600)
-FORGET = Stage(name="forget", lane=HOUSEKEEPING, time_limit_s=3600)
+ENROLL = Stage(name="enroll", queue="face", time_limit_s=600, batch=8)
+MATCH = Stage(name="match", queue=HOUSEKEEPING, after=("enroll",), time_limit_s=600)
+ERASE_PERSON = Stage(name="erase_person", queue=HOUSEKEEPING, time_limit_s=3600)
 #: Give tracks to another person, a batch at a time: a merge, or what undoes a merge or a split.
-MOVE = Stage(name="move", lane=HOUSEKEEPING, time_limit_s=3600)
+MOVE = Stage(name="move", queue=HOUSEKEEPING, time_limit_s=3600)
 #: Remove photos once more when no URL is left by which they could have been stored again.
-LATE_PHOTOS = Stage(name="late_photos", lane=HOUSEKEEPING, time_limit_s=3600)
-REVISE = Stage(name="revise", lane=HOUSEKEEPING, time_limit_s=1800)
+LATE_PHOTOS = Stage(name="late_photos", queue=HOUSEKEEPING, time_limit_s=3600)
+REWRITE_SIDECARS = Stage(name="rewrite_sidecars", queue=HOUSEKEEPING, time_limit_s=1800)
 
 #: Jobs of a switch of models: give published scenes vectors of the new model, drop those of the other. The parts are
 #: small: a search waits for the one in work.
-TEXT_ANEW = Stage(name="text_anew", lane="text", time_limit_s=600, batch=32)
-VISION_ANEW = Stage(name="vision_anew", lane="vision", time_limit_s=600, batch=8)
-DROP = Stage(name="drop", lane=HOUSEKEEPING, time_limit_s=3600)
+TEXT_REEMBED = Stage(name="text_reembed", queue="text", time_limit_s=600, batch=32)
+VISION_REEMBED = Stage(name="vision_reembed", queue="vision", time_limit_s=600, batch=8)
+DISCARD = Stage(name="discard", queue=HOUSEKEEPING, time_limit_s=3600)
 
 STAGES: dict[str, Stage] = {
     stage.name: stage
     for stage in (
-        *PIPELINE, SWEEP, ERASE, ENROLL, MATCH, FORGET, MOVE, LATE_PHOTOS, REVISE, TEXT_ANEW, VISION_ANEW, DROP,
+        *PIPELINE, SWEEP, ERASE_VIDEO, ENROLL, MATCH, ERASE_PERSON, MOVE, LATE_PHOTOS, REWRITE_SIDECARS, TEXT_REEMBED, VISION_REEMBED, DISCARD,
     )
 }  # fmt: skip
 PIPELINE_NAMES: tuple[str, ...] = tuple(stage.name for stage in PIPELINE)

@@ -1,4 +1,4 @@
-"""Names on the broker: lanes (queues), task names, where each task is sent, how long it may take.
+"""Names on the broker: queues, task names, where each task is sent, how long it may take.
 
 Everything is published through the default exchange by queue name, so that losing Redis's data loses no binding.
 """
@@ -13,11 +13,11 @@ from . import graph
 MODEL_FAMILIES: tuple[str, ...] = ("asr", "text", "vision", "face", "ocr")
 #: Every kind of node.
 FAMILIES: tuple[str, ...] = ("media", *MODEL_FAMILIES, "housekeeping", "search")
-#: Queues whose messages are bells for jobs in the ledger.
-LANES: tuple[str, ...] = ("media", *MODEL_FAMILIES, graph.HOUSEKEEPING)
+#: Queues whose messages are wake-up messages for jobs in the ledger.
+JOB_QUEUES: tuple[str, ...] = ("media", *MODEL_FAMILIES, graph.HOUSEKEEPING)
 #: The queue of short requests of an API: accept a video, status, search.
 REQUESTS = "search"
-#: Seconds after which a request that nobody took is dropped by the broker's consumers.
+#: Seconds after which a request that nobody took is discarded by the broker's consumers.
 ONLINE_LIMIT_S = 60
 REQUEST_LIMIT_S = 120
 
@@ -85,9 +85,9 @@ MODELS_STATE = "tasks.models.state"
 MODELS_SWITCH = "tasks.models.switch"
 MODELS_SAMPLES = "tasks.models.samples"
 MODELS_RETRY = "tasks.models.retry"
-MODELS_FLIP = "tasks.models.flip"
+MODELS_ACTIVATE = "tasks.models.activate"
 MODELS_ROLLBACK = "tasks.models.rollback"
-MODELS_DROP = "tasks.models.drop"
+MODELS_DISCARD = "tasks.models.discard"
 SEARCH_SCENES = "tasks.search.scenes"
 #: The fleet's own: a search that waited goes on.
 SEARCH_GATHER = "tasks.search.gather"
@@ -125,9 +125,9 @@ TASK_QUEUE: dict[str, str] = {
     MODELS_SWITCH: REQUESTS,
     MODELS_SAMPLES: REQUESTS,
     MODELS_RETRY: REQUESTS,
-    MODELS_FLIP: REQUESTS,
+    MODELS_ACTIVATE: REQUESTS,
     MODELS_ROLLBACK: REQUESTS,
-    MODELS_DROP: REQUESTS,
+    MODELS_DISCARD: REQUESTS,
     SEARCH_SCENES: REQUESTS,
     SEARCH_GATHER: REQUESTS,
     SEARCH_FINISH: REQUESTS,
@@ -140,14 +140,14 @@ TASK_QUEUE: dict[str, str] = {
 }
 
 
-def bell_task(lane: str) -> str:
-    """Name of the task that works on a lane, e.g. ``tasks.asr.work``."""
-    return f"tasks.{lane}.work"
+def wake_up_task(queue: str) -> str:
+    """Name of the task that works on a queue, e.g. ``tasks.asr.work``."""
+    return f"tasks.{queue}.work"
 
 
-def lane_limit_s(lane: str) -> int:
-    """Longest time limit of a stage of this lane, seconds; Celery's own limit stands a minute above it."""
-    return max(stage.time_limit_s for stage in graph.STAGES.values() if stage.lane == lane)
+def queue_limit_s(queue: str) -> int:
+    """Longest time limit of a stage of this queue, seconds; Celery's own limit stands a minute above it."""
+    return max(stage.time_limit_s for stage in graph.STAGES.values() if stage.queue == queue)
 
 
 def gate_queue(node: str) -> str:

@@ -291,7 +291,7 @@ class Settings(BaseModel):
     reconcile_s: float = Field(
         3.0,
         gt=0,
-        description="How often each node looks for work that lost its bell, seconds.",
+        description="How often each node looks for work that lost its wake-up message, seconds.",
     )
     max_failures: int = Field(
         3,
@@ -415,7 +415,7 @@ class Settings(BaseModel):
         description="A model that has not answered a search by then is done without, seconds.",
     )
     search_candidates: int = Field(
-        100, ge=10, le=1000, description="How many scenes each leg of a search puts forward."
+        100, ge=10, le=1000, description="How many scenes each retriever of a search puts forward."
     )
     search_link_s: int = Field(
         3600, ge=1, le=604_800, description="How long links to keyframes in an answer work, seconds."

@@ -9,12 +9,12 @@ from sqlalchemy.orm import Session
 
 from db import switches
 from db.engine import reading, reading_as
-from db.ledger.jobs import Bell
+from db.ledger.jobs import WakeUp
 from db.tables import ModelSwitch
 from db.vectors import find_model
 from shared import routing
 from shared.contracts import (
-    DropModel,
+    DiscardModel,
     ModelKind,
     ModelSamples,
     ModelsState,
@@ -31,7 +31,7 @@ from worker.models.spec import ModelSpec
 from worker.runtime import get_runtime
 from worker.search.wait import PAGES_S
 from worker.stages.context import model_row
-from worker.wakeup import ring
+from worker.wakeup import notify
 
 
 @app.task(name=routing.MODELS_STATE, **REQUEST)
@@ -55,20 +55,20 @@ def switch(**payload: Any) -> dict[str, Any]:
     if spec.metric != "cosine":
         raise InvalidRequest(f"to={spec.name!r} is compared by {spec.metric}: only cosine is searched")
 
-    def begin(session: Session) -> tuple[ModelsState, list[Bell]]:
+    def begin(session: Session) -> tuple[ModelsState, list[WakeUp]]:
         with session.begin_nested() as tried:
             old, new = model_row(session, active), model_row(session, spec)
-            bells = switches.begin(
+            wake_ups = switches.begin(
                 session, request.kind, old, new, get_runtime().plan, dry_run=request.dry_run
             )
             shown = _state(session, request.kind)
             if request.dry_run:
                 # A model is known from its first vector on, not from a question.
                 tried.rollback()
-        return shown, bells
+        return shown, wake_ups
 
-    shown, bells = change(begin)
-    ring(bells)
+    shown, wake_ups = change(begin)
+    notify(wake_ups)
     return answer(shown)
 
 
@@ -87,8 +87,8 @@ def retry(**payload: Any) -> dict[str, Any]:
     return _change(parse(ModelKind, payload), switches.retry)
 
 
-@app.task(name=routing.MODELS_FLIP, **REQUEST)
-def flip(**payload: Any) -> dict[str, Any]:
+@app.task(name=routing.MODELS_ACTIVATE, **REQUEST)
+def activate(**payload: Any) -> dict[str, Any]:
     """Search by the new model from now on."""
     return _change(parse(ModelKind, payload), lambda session, found: _point(session, found, "new"))
 
@@ -99,28 +99,28 @@ def rollback(**payload: Any) -> dict[str, Any]:
     return _change(parse(ModelKind, payload), lambda session, found: _point(session, found, "old"))
 
 
-@app.task(name=routing.MODELS_DROP, **REQUEST)
-def drop(**payload: Any) -> dict[str, Any]:
+@app.task(name=routing.MODELS_DISCARD, **REQUEST)
+def discard(**payload: Any) -> dict[str, Any]:
     """Remove the vectors of the model that is not searched, and end the switch."""
-    request, runtime = parse(DropModel, payload), get_runtime()
+    request, runtime = parse(DiscardModel, payload), get_runtime()
     pages_s = 0.0 if request.now else PAGES_S + runtime.settings.search_deadline_s
     return _change(
-        request, lambda session, found: switches.drop(session, found, runtime.plan, pages_s=pages_s)
+        request, lambda session, found: switches.discard(session, found, runtime.plan, pages_s=pages_s)
     )
 
 
-def _point(session: Session, found: ModelSwitch, to: Literal["old", "new"]) -> list[Bell]:
+def _point(session: Session, found: ModelSwitch, to: Literal["old", "new"]) -> list[WakeUp]:
     switches.point(session, found, to)
     return []
 
 
-def _change(request: ModelKind, work: Callable[[Session, ModelSwitch], list[Bell]]) -> dict[str, Any]:
-    def changed(session: Session) -> tuple[ModelsState, list[Bell]]:
-        bells = work(session, switches.require(session, request.kind))
-        return _state(session, request.kind), bells
+def _change(request: ModelKind, work: Callable[[Session, ModelSwitch], list[WakeUp]]) -> dict[str, Any]:
+    def changed(session: Session) -> tuple[ModelsState, list[WakeUp]]:
+        wake_ups = work(session, switches.require(session, request.kind))
+        return _state(session, request.kind), wake_ups
 
-    shown, bells = change(changed)
-    ring(bells)
+    shown, wake_ups = change(changed)
+    notify(wake_ups)
     return answer(shown)
 
 
@@ -142,7 +142,7 @@ def _state(session: Session, kind: SearchedKind) -> ModelsState:
     found = switches.find(session, kind)
     scenes = 0
     if found is not None:
-        # Not counted anew: this is asked every second, and while the switch is locked.
+        # Not counted again: this is asked every second, and while the switch is locked.
         scenes = max(found.total, found.done)
     elif active is not None:
         scenes = switches.count(session, kind, active)
@@ -168,5 +168,5 @@ def _view(session: Session, found: ModelSwitch) -> SwitchView:
         eta_s=left / progress.scenes_per_s if progress.scenes_per_s else None if left else 0.0,
         created_at=found.created_at,
         ready_at=found.ready_at,
-        flipped_at=found.flipped_at,
+        activated_at=found.activated_at,
     )

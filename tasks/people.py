@@ -9,7 +9,7 @@ from sqlalchemy.orm import Session
 
 from db.engine import reading_as
 from db.ledger import jobs
-from db.ledger.jobs import Bell
+from db.ledger.jobs import WakeUp
 from db.people import acts, enrolment, erasure, events, registry
 from db.tables import Person
 from db.vectors import find_model
@@ -36,7 +36,7 @@ from shared.errors import Conflict, InvalidRequest
 from tasks.requests import PEOPLE_REQUEST, answer, change
 from worker.app import app
 from worker.runtime import get_runtime
-from worker.wakeup import ring
+from worker.wakeup import notify
 
 
 def _require_enrolment() -> None:
@@ -78,25 +78,25 @@ def get(**payload: Any) -> dict[str, Any]:
         return answer(registry.view(session, person))
 
 
-def _act(work: Callable[[Session], tuple[Person, int | None, list[Bell]]]) -> dict[str, Any]:
-    """Do something to people, ring the bells, show one of them."""
+def _act(work: Callable[[Session], tuple[Person, int | None, list[WakeUp]]]) -> dict[str, Any]:
+    """Do something to people, notify the queues, show one of them."""
 
-    def shown(session: Session) -> tuple[PersonView, list[Bell]]:
-        person, event, bells = work(session)
+    def shown(session: Session) -> tuple[PersonView, list[WakeUp]]:
+        person, event, wake_ups = work(session)
         session.flush()
-        return registry.view(session, person, event_id=event), bells
+        return registry.view(session, person, event_id=event), wake_ups
 
-    result, bells = change(shown)
-    ring(bells)
+    result, wake_ups = change(shown)
+    notify(wake_ups)
     return answer(result)
 
 
 def _change(
-    request: PersonRef, act: Callable[[Session, Person], tuple[int | None, list[Bell]]]
+    request: PersonRef, act: Callable[[Session, Person], tuple[int | None, list[WakeUp]]]
 ) -> dict[str, Any]:
-    """Lock the caller's person, change it, ring the bells, show the person."""
+    """Lock the caller's person, change it, notify the queues, show the person."""
 
-    def work(session: Session) -> tuple[Person, int | None, list[Bell]]:
+    def work(session: Session) -> tuple[Person, int | None, list[WakeUp]]:
         person = registry.lock(session, request.person_id, request.user_id)
         return (person, *act(session, person))
 
@@ -116,13 +116,13 @@ def delete(**payload: Any) -> dict[str, Any]:
     request = parse(PersonRef, payload)
     plan = get_runtime().plan
 
-    def work(session: Session) -> tuple[PersonView, list[Bell]]:
+    def work(session: Session) -> tuple[PersonView, list[WakeUp]]:
         person = registry.lock(session, request.person_id, request.user_id, deleted_too=True)
-        bells = erasure.begin(session, person, plan) if person.deleted_at is None else []
-        return registry.view(session, person), bells
+        wake_ups = erasure.begin(session, person, plan) if person.deleted_at is None else []
+        return registry.view(session, person), wake_ups
 
-    shown, bells = change(work)
-    ring(bells)
+    shown, wake_ups = change(work)
+    notify(wake_ups)
     return answer(shown)
 
 
@@ -159,17 +159,17 @@ def photos(**payload: Any) -> dict[str, Any]:
 
 @app.task(name=routing.PEOPLE_REMOVE_PHOTO, **PEOPLE_REQUEST)
 def remove_photo(**payload: Any) -> dict[str, Any]:
-    """Forget a photo; the profile is made anew from the others, and the videos are looked at again."""
+    """Forget a photo; the profile is made again from the others, and the videos are looked at again."""
     request = parse(PhotoRef, payload)
     runtime = get_runtime()
     keys: list[str] = []
 
-    def act(session: Session, person: Person) -> tuple[int | None, list[Bell]]:
+    def act(session: Session, person: Person) -> tuple[int | None, list[WakeUp]]:
         keys[:] = [registry.remove_photo(session, person, request.photo_id)]
-        bells = enrolment.start(session, person, runtime.plan)
+        wake_ups = enrolment.start(session, person, runtime.plan)
         # A URL may still be used to store it again.
         jobs.insert(session, [enrolment.late_photos_job(person, runtime.plan, keys)])
-        return None, bells
+        return None, wake_ups
 
     shown = _change(request, act)
     for key in keys:
@@ -185,7 +185,7 @@ def enroll(**payload: Any) -> dict[str, Any]:
     runtime = get_runtime()
     spec = runtime.catalog.active(runtime.settings)["face"]
 
-    def act(session: Session, person: Person) -> tuple[int | None, list[Bell]]:
+    def act(session: Session, person: Person) -> tuple[int | None, list[WakeUp]]:
         model = find_model(session, spec.name, spec.revision)
         if not registry.photos_of(session, person):
             raise InvalidRequest(f"{person.name!r} has no photos: send tasks.people.add_photo first")
@@ -200,7 +200,7 @@ def cancel(**payload: Any) -> dict[str, Any]:
     """Stop looking at a person's photos and videos; what was found stays, enrol again to go on."""
     request = parse(PersonRef, payload)
 
-    def act(session: Session, person: Person) -> tuple[int | None, list[Bell]]:
+    def act(session: Session, person: Person) -> tuple[int | None, list[WakeUp]]:
         enrolment.stop(session, person)
         return None, []
 
@@ -243,10 +243,10 @@ def merge(**payload: Any) -> dict[str, Any]:
     request = parse(MergePeople, payload)
     plan = get_runtime().plan
 
-    def work(session: Session) -> tuple[Person, int, list[Bell]]:
+    def work(session: Session) -> tuple[Person, int, list[WakeUp]]:
         person, into = acts.lock_two(session, request.person_id, request.into, request.user_id)
-        event, bells = acts.merge(session, person, into, plan)
-        return into, event, bells
+        event, wake_ups = acts.merge(session, person, into, plan)
+        return into, event, wake_ups
 
     return _act(work)
 
@@ -257,7 +257,7 @@ def split(**payload: Any) -> dict[str, Any]:
     request = parse(SplitPerson, payload)
     runtime = get_runtime()
 
-    def work(session: Session) -> tuple[Person, int, list[Bell]]:
+    def work(session: Session) -> tuple[Person, int, list[WakeUp]]:
         person = registry.lock(session, request.person_id, request.user_id)
         return acts.split(session, person, request.track_ids, request.name, runtime.face_rule, runtime.plan)
 

@@ -14,7 +14,7 @@ from shared.paths import without_paths
 from shared.routing import REQUEST_LIMIT_S
 from worker import answers
 from worker.app import app
-from worker.runner import patiently
+from worker.runner import with_database_retry
 from worker.runtime import get_runtime
 
 T = TypeVar("T")
@@ -81,7 +81,7 @@ def change(work: Callable[[Session], T]) -> T:
         DatabaseBusy: another transaction holds the row, perhaps one whose worker is dead: the caller may send it again.
     """
     try:
-        return patiently(work, get_runtime().settings.database_wait_s)
+        return with_database_retry(work, get_runtime().settings.database_wait_s)
     except DatabaseBusy:
         raise
     except DatabaseUnavailable as error:

@@ -1,8 +1,8 @@
-"""Search: one ``send_task`` for the caller. The query is embedded on the models' lanes, all at once, then compared here.
+"""Search: one ``send_task`` for the caller. The query is embedded on the models' queues, all at once, then compared here.
 
-No slot waits for another task: the first task notes what was asked (worker/search/wait.py), asks the lanes and ends; their
+No slot waits for another task: the first task notes what was asked (worker/search/wait.py), asks the queues and ends; their
 answers ring ``gather``; the last one, or the deadline, rings ``finish``, which runs under the caller's task id. Either may
-be killed at any moment: what a lane has answered also lies in the result backend, and ``finish`` is rung again.
+be killed at any moment: what a queue has answered also lies in the result backend, and ``finish`` is rung again.
 """
 
 from __future__ import annotations
@@ -53,15 +53,15 @@ def scenes(self: Task, /, **payload: Any) -> Any:
 
 @app.task(name=routing.SEARCH_GATHER, positional=1, **{**REQUEST, "ignore_result": True})
 def gather(said: Any = None, /, **payload: Any) -> None:
-    """A lane has answered: ``said`` is its answer, or the id of its task if that failed."""
+    """A queue has answered: ``said`` is its answer, or the id of its task if that failed."""
     request = parse(GatherSearch, payload)
-    if request.lane is None:
-        raise InvalidRequest("lane is missing: send it")
+    if request.queue is None:
+        raise InvalidRequest("queue is missing: send it")
     pending = get_pending()
-    told = _stored_answer(request.search, request.lane) if request.failed else {"ok": said}
-    if told is not None and pending.arrive(request.search, request.lane, told):
+    told = _stored_answer(request.search, request.queue) if request.failed else {"ok": said}
+    if told is not None and pending.arrive(request.search, request.queue, told):
         send_finish(pending, request.search)
-    app.backend.forget(lane_task_id(request.search, request.lane))
+    app.backend.forget(queue_task_id(request.search, request.queue))
 
 
 class Finish(Request):
@@ -84,7 +84,7 @@ _FINISH: dict[str, Any] = {**REQUEST, "base": Finish, "reject_on_worker_lost": T
 
 @app.task(name=routing.SEARCH_FINISH, bind=True, **_FINISH)
 def finish(self: Task, /, **payload: Any) -> Any:
-    """Answer a search with what the lanes have said by now. Runs under the id of the caller's task."""
+    """Answer a search with what the queues have said by now. Runs under the id of the caller's task."""
     request = parse(GatherSearch, payload)
     claimed = get_pending().claim(request.search)
     if claimed is None:
@@ -93,29 +93,29 @@ def finish(self: Task, /, **payload: Any) -> Any:
     if claimed.claims > _MAX_CLAIMS:
         raise WorkerLost(f"{_MAX_CLAIMS} worker processes died while they answered this search: change it")
     with working_on(request.search):
-        return _finish(self, request.search, claimed.state, claimed.lanes)
+        return _finish(self, request.search, claimed.state, claimed.queues)
 
 
-def _finish(task: Task, search: str, state: Mapping[str, Any], lanes: dict[str, Any]) -> dict[str, Any]:
-    for lane in state["needs"]:
-        if lane not in lanes and (told := _stored_answer(search, lane)) is not None:
+def _finish(task: Task, search: str, state: Mapping[str, Any], queues: dict[str, Any]) -> dict[str, Any]:
+    for queue in state["needs"]:
+        if queue not in queues and (told := _stored_answer(search, queue)) is not None:
             # Whoever should have noted it here was killed.
-            lanes[lane] = told
+            queues[queue] = told
     asked = parse(SearchScenes, state["request"])
     runtime = get_runtime()
     late = {"error": f"no answer in {runtime.settings.search_deadline_s:g} s"}
     if "draft" in state:
         draft = SearchAnswer.model_validate(state["draft"], strict=False)
-        return answer(rerank.reranked(asked, runtime.settings, draft, lanes.get("rerank", late)))
-    made = plan.plan(asked, runtime, state["needs"], said=lanes)
-    lanes = {lane: lanes.get(lane, late) for lane in state["needs"]}
+        return answer(rerank.reranked(asked, runtime.settings, draft, queues.get("rerank", late)))
+    made = plan.plan(asked, runtime, state["needs"], said=queues)
+    queues = {queue: queues.get(queue, late) for queue in state["needs"]}
     made.missing |= state["missing"]
-    return _conclude(task, asked, made, lanes, lanes, instead_of=search)
+    return _conclude(task, asked, made, queues, queues, instead_of=search)
 
 
-def _stored_answer(search: str, lane: str) -> dict[str, Any] | None:
-    """What a lane's task has left in the result backend; None when it has not ended, or that was forgotten."""
-    found = app.backend.get_task_meta(lane_task_id(search, lane))
+def _stored_answer(search: str, queue: str) -> dict[str, Any] | None:
+    """What a queue's task has left in the result backend; None when it has not ended, or that was forgotten."""
+    found = app.backend.get_task_meta(queue_task_id(search, queue))
     if found["status"] == SUCCESS:
         return {"ok": found["result"]}
     if found["status"] in EXCEPTION_STATES:
@@ -123,16 +123,16 @@ def _stored_answer(search: str, lane: str) -> dict[str, Any] | None:
     return None
 
 
-def lane_task_id(search: str, lane: str) -> str:
-    """The id of the task that a search has sent to a lane."""
-    return f"{search}-{lane}"
+def queue_task_id(search: str, queue: str) -> str:
+    """The id of the task that a search has sent to a queue."""
+    return f"{search}-{queue}"
 
 
 def _conclude(
     task: Task,
     request: SearchScenes,
     made: plan.Plan,
-    lanes: Mapping[str, Mapping[str, Any]],
+    queues: Mapping[str, Mapping[str, Any]],
     fresh: Mapping[str, Mapping[str, Any]],
     *,
     instead_of: str | None = None,
@@ -142,7 +142,7 @@ def _conclude(
     ``fresh``: what was embedded for this page.
     """
     runtime, pending = get_runtime(), get_pending()
-    draft = search_answer.answer(request, runtime, made, lanes)
+    draft = search_answer.answer(request, runtime, made, queues)
     if draft.next_cursor is not None and fresh:
         pending.keep_page(cursor.query_hash(request), fresh)
     if request.rerank is None:
@@ -167,7 +167,7 @@ def _wait(
     more: Mapping[str, Any],
     instead_of: str | None = None,
 ) -> None:
-    """Note the search, and ask the lanes; whoever answers last finishes it."""
+    """Note the search, and ask the queues; whoever answers last finishes it."""
     settings = get_runtime().settings
     search = uuid4().hex
     own = task.request
@@ -190,12 +190,12 @@ def _wait(
     get_pending().begin(
         search, state, list(calls), deadline_s=settings.search_deadline_s, instead_of=instead_of
     )
-    for lane, call in calls.items():
-        note = {"search": search, "lane": lane}
+    for queue, call in calls.items():
+        note = {"search": search, "queue": queue}
         app.send_task(
             call.task,
             kwargs=call.payload,
-            task_id=lane_task_id(search, lane),
+            task_id=queue_task_id(search, queue),
             queue=routing.TASK_QUEUE[call.task],
             expires=settings.search_deadline_s + 5,
             retry=False,

@@ -11,7 +11,7 @@ from sqlalchemy.orm import Session
 from db import videos
 from db.engine import reading_as
 from db.ledger import runs
-from db.ledger.jobs import Bell
+from db.ledger.jobs import WakeUp
 from db.scenes import page
 from db.speech import published_speech
 from db.tables import Video
@@ -37,7 +37,7 @@ from shared.subtitles import make_cues, render
 from tasks.requests import REQUEST, answer, change
 from worker.app import app
 from worker.runtime import get_runtime
-from worker.wakeup import ring
+from worker.wakeup import notify
 
 
 @app.task(name=routing.VIDEO_PROCESS, **REQUEST)
@@ -49,8 +49,8 @@ def process(**payload: Any) -> dict[str, Any]:
     request = parse(ProcessVideo, payload)
     require_prefix(request.storage_key, f"uploads/{request.user_id}/{request.video_id}/")
     plan = get_runtime().plan
-    receipt, bells = change(lambda session: videos.accept(session, request, plan))
-    ring(bells)
+    receipt, wake_ups = change(lambda session: videos.accept(session, request, plan))
+    notify(wake_ups)
     return answer(receipt)
 
 
@@ -114,18 +114,18 @@ def subtitles(**payload: Any) -> dict[str, Any]:
 
 
 def _change(
-    request: VideoRef, act: Callable[[Session, Video], tuple[bool, list[Bell]]], **lock: bool
+    request: VideoRef, act: Callable[[Session, Video], tuple[bool, list[WakeUp]]], **lock: bool
 ) -> dict[str, Any]:
-    """Lock the caller's video, change it, ring the bells, return the receipt."""
+    """Lock the caller's video, change it, notify the queues, return the receipt."""
 
-    def work(session: Session) -> tuple[Receipt, list[Bell]]:
+    def work(session: Session) -> tuple[Receipt, list[WakeUp]]:
         video = videos.lock(session, request.video_id, request.user_id, **lock)
-        accepted, bells = act(session, video)
+        accepted, wake_ups = act(session, video)
         session.flush()
-        return videos.receipt(video, accepted=accepted), bells
+        return videos.receipt(video, accepted=accepted), wake_ups
 
-    receipt, bells = change(work)
-    ring(bells)
+    receipt, wake_ups = change(work)
+    notify(wake_ups)
     return answer(receipt)
 
 
@@ -138,7 +138,7 @@ def cancel(**payload: Any) -> dict[str, Any]:
 
 @app.task(name=routing.VIDEO_RETRY, **REQUEST)
 def retry(**payload: Any) -> dict[str, Any]:
-    """Try what failed again; a cancelled run is started anew."""
+    """Try what failed again; a cancelled run is started again."""
     plan = get_runtime().plan
     return _change(parse(VideoRef, payload), lambda session, video: runs.retry(session, video, plan))
 
@@ -154,7 +154,7 @@ def rerun(**payload: Any) -> dict[str, Any]:
         raise InvalidRequest(f"missing and stages={request.stages[0]!r} are both given: send one of them")
     plan = get_runtime().plan
 
-    def act(session: Session, video: Video) -> tuple[bool, list[Bell]]:
+    def act(session: Session, video: Video) -> tuple[bool, list[WakeUp]]:
         stages = runs.missing_stages(session, video, plan) if request.missing else request.stages
         if request.missing and not stages:
             return False, []
@@ -168,7 +168,7 @@ def delete(**payload: Any) -> dict[str, Any]:
     """Forget a video: its id becomes a tombstone now, rows and objects are removed by a job."""
     plan = get_runtime().plan
 
-    def act(session: Session, video: Video) -> tuple[bool, list[Bell]]:
+    def act(session: Session, video: Video) -> tuple[bool, list[WakeUp]]:
         if video.deleted_at is not None:
             return False, []
         return True, runs.begin_delete(session, video, plan)

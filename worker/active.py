@@ -17,7 +17,7 @@ from worker.models.spec import Kind, ModelSpec
 
 log = get_logger(__name__)
 
-#: A flip is noticed this late at most, seconds. Until then queries and vectors of the other model are used, which are kept.
+#: An activation is noticed this late at most, seconds. Until then queries and vectors of the other model are used, which are kept.
 NOTICED_S = 1.0
 #: While Postgres is away it is not asked again for so long: each time costs a request seconds.
 _AWAY_S = 15.0
@@ -80,7 +80,7 @@ class Active:
         if row.name not in self._catalog.names():
             raise ModelUnavailable(
                 f"The archive has vectors of model {row.name} in use, which models.yaml does not have: add it again, or"
-                " let them go with `scenefleet models switch --drop`."
+                " let them go with `scenefleet models switch --discard`."
             )
         spec = self._catalog.get(row.name)
         if spec.revision != row.revision:

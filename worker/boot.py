@@ -18,7 +18,7 @@ from shared.logs import get_logger
 from shared.settings import Settings, get_settings
 from worker import control
 from worker.app import app as fleet_app
-from worker.housekeeping import Keeper
+from worker.housekeeping import Housekeeping
 from worker.node import EXIT_NO_MODEL, Node
 from worker.search.finish import send_finish
 from worker.search.wait import watch
@@ -35,18 +35,18 @@ def live_children(consumer: Any) -> set[int]:
 
 
 class Gate(bootsteps.StartStopStep):
-    """Consumes the node's queues while its children are ready; starts the keeper."""
+    """Consumes the node's queues while its children are ready; starts the housekeeping thread."""
 
     requires = ("celery.worker.consumer.tasks:Tasks",)
     node: Node
-    keeper: Keeper
+    housekeeping: Housekeeping
 
     def __init__(self, consumer: Any, **_: Any) -> None:
         self.timer: Any = None
 
     def start(self, consumer: Any) -> None:
-        self.keeper.children = lambda: live_children(consumer)
-        self.keeper.start()
+        self.housekeeping.children = lambda: live_children(consumer)
+        self.housekeeping.start()
         # A child may have ended already, saying why; Celery would leave with 1 and no word of it.
         consumer.pool.did_start_ok = lambda: True
         self.timer = consumer.timer.call_repeatedly(_LOOK_S, self.look, (consumer,))
@@ -58,10 +58,10 @@ class Gate(bootsteps.StartStopStep):
 
     def shutdown(self, consumer: Any) -> None:
         """The worker stops, warm or cold; its children have ended. Celery's own signal is only sent when warm."""
-        self.keeper.leave()
+        self.housekeeping.leave()
 
     def look(self, consumer: Any) -> None:
-        if self.keeper.stopping:
+        if self.housekeeping.stopping:
             # Celery has cancelled the queues: a stopping node takes nothing new.
             return
         was = self.node.state
@@ -75,7 +75,7 @@ class Gate(bootsteps.StartStopStep):
         if now != was:
             log.info("node " + now, node=self.node.name)
         if now != was or self.node.changed:
-            self.keeper.wake()
+            self.housekeeping.wake()
         if now == "failed" and worker_state.should_stop is None:
             log.error(
                 "leaving: this node can't work; its queues keep their messages",
@@ -88,14 +88,14 @@ class Gate(bootsteps.StartStopStep):
 def install(app: Celery, settings: Settings) -> None:
     """Make the worker process that ``app`` starts a node of ``settings.family``."""
     node = Node(settings)
-    keeper = Keeper(node, settings)
+    housekeeping = Housekeeping(node, settings)
     control.answer_for(node)
-    app.steps["consumer"].add(type("NodeGate", (Gate,), {"node": node, "keeper": keeper}))
+    app.steps["consumer"].add(type("NodeGate", (Gate,), {"node": node, "housekeeping": housekeeping}))
 
     @signals.celeryd_after_setup.connect(weak=False)
     def prepare(sender: str, instance: Any, **_: object) -> None:
         node.prepare(sender, instance.concurrency or 1)
-        _announce_stop(instance, keeper)
+        _announce_stop(instance, housekeeping)
 
     @signals.worker_process_init.connect(weak=False)
     def start_child(**_: object) -> None:
@@ -104,15 +104,15 @@ def install(app: Celery, settings: Settings) -> None:
             watch(settings, send_finish)
 
 
-def _announce_stop(worker: Any, keeper: Keeper) -> None:
-    """Tell the keeper before Celery ends the children of a stopping worker: their deaths are nobody's failure.
+def _announce_stop(worker: Any, housekeeping: Housekeeping) -> None:
+    """Tell the housekeeping thread before Celery ends the children of a stopping worker: their deaths are nobody's failure.
 
     Its signal ``worker_shutting_down`` comes only after they are dead; this is the first thing its handler calls.
     """
     wait = worker.wait_for_soft_shutdown
 
     def wait_for_soft_shutdown() -> None:
-        keeper.stopping = True
+        housekeeping.stopping = True
         wait()
 
     worker.wait_for_soft_shutdown = wait_for_soft_shutdown

@@ -13,7 +13,7 @@ from typing import Any, NoReturn
 
 from shared.errors import Permanent, ScenefleetError
 from shared.logs import get_logger
-from worker.models.cache import Shelf
+from worker.models.cache import ModelCache
 from worker.slots import FAILED, LOADING, READY, Slots
 
 log = get_logger(__name__)
@@ -35,7 +35,7 @@ class Child:
 
     def __init__(self, slots: Slots, index: int, pid: int) -> None:
         self._slots, self._index, self._pid = slots, index, pid
-        self._shelf: Shelf | None = None
+        self._model_cache: ModelCache | None = None
         self._lock = threading.Lock()
         self._published: list[dict[str, Any]] = []
         before = slots.read(index).report
@@ -64,12 +64,12 @@ class Child:
         error = "The process ended before it was done; give the command again."
         return {**given, "state": "lost", "error": error, "seconds": None}
 
-    def hold(self, shelf: Shelf, gpu: str | None) -> None:
+    def hold(self, model_cache: ModelCache, gpu: str | None) -> None:
         """Say from now on how these models are; ``gpu``: the device this process was given."""
-        self._shelf = shelf
+        self._model_cache = model_cache
         self._said["gpu"] = gpu
-        shelf.on_change = self.publish
-        shelf.on_unavailable = self.end
+        model_cache.on_change = self.publish
+        model_cache.on_unavailable = self.end
 
     def end(self, error: Exception) -> NoReturn:
         """The process can't work: say why, and end it.
@@ -95,8 +95,8 @@ class Child:
     def publish(self) -> None:
         """Write the state of now to shared memory."""
         with self._lock:
-            shelf = self._shelf
-            self._published = shelf.states() if shelf is not None else []
+            model_cache = self._model_cache
+            self._published = model_cache.states() if model_cache is not None else []
             loads = dict(self._loads_before)
             for model in self._published:
                 if model.get("loads"):
@@ -104,10 +104,11 @@ class Child:
             report = {
                 **self._said,
                 #: Memory all models of this process may take together, MB; 0: no limit.
-                "budget_mb": shelf.budget_mb if shelf is not None else 0,
+                "budget_mb": model_cache.budget_mb if model_cache is not None else 0,
                 "models": self._published,
                 "loads": loads,
-                "evictions": self._evictions_before + (shelf.evictions if shelf is not None else 0),
+                "evictions": self._evictions_before
+                + (model_cache.evictions if model_cache is not None else 0),
             }
             self._slots.write(self._index, self._state, self._pid, report)
 
@@ -119,7 +120,7 @@ class Child:
                 self._obey()
                 if time.monotonic() - published_s >= PUBLISH_S:
                     published_s = time.monotonic()
-                    if self._shelf is not None and self._shelf.states() != self._published:
+                    if self._model_cache is not None and self._model_cache.states() != self._published:
                         self.publish()
             except Exception:
                 # The thread has to live as long as the process, whatever it was.
@@ -154,13 +155,13 @@ class Child:
         self.publish()
 
     def _do(self, verb: str, model: str) -> None:
-        assert self._shelf is not None, "a node that serves has a shelf"
+        assert self._model_cache is not None, "a node that serves has a model cache"
         if verb == "load":
-            self._shelf.load(model)
+            self._model_cache.load(model)
         elif verb == "unload":
-            self._shelf.unload(model)
+            self._model_cache.unload(model)
         else:
-            self._shelf.warm_up(model)
+            self._model_cache.warm_up(model)
 
 
 def _sentence(error: Exception) -> str:

@@ -42,7 +42,7 @@ def state_key(node: str) -> str:
     return f"scenefleet:node:{node}"
 
 
-class Keeper:
+class Housekeeping:
     """Runs until the process ends; ``leave`` gives back what the node still holds."""
 
     def __init__(self, node: Node, settings: Settings) -> None:
@@ -63,7 +63,7 @@ class Keeper:
         limits = housekeeping_limits(self._settings)
         set_engine(forks.watch(make_engine(self._settings.database_url, pooled=False, limits=limits)))
         forks.install()
-        self._thread = threading.Thread(target=self._run, name="keeper", daemon=True)
+        self._thread = threading.Thread(target=self._run, name="housekeeping", daemon=True)
         self._thread.start()
 
     def wake(self) -> None:

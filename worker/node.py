@@ -175,11 +175,11 @@ class Node:
             device = devices.pin(self.settings.gpu_list, index)
             # Every family plans runs: one that can't read the catalogue would fail job after job.
             _ = runtime.plan
-            child.hold(runtime.shelf, device)
+            child.hold(runtime.model_cache, device)
             if self.family.name == "vision":
                 _ = runtime.labels
             if self.family.has_model:
-                runtime.shelf.preload()
+                runtime.model_cache.preload()
         except Exception as error:  # noqa: BLE001 - Celery would swallow it and serve tasks without a model
             child.end(error)
         child.serve()

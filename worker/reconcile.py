@@ -1,10 +1,10 @@
-"""What any node does for all every few seconds: free the jobs of dead workers, advance stuck videos, ring lost bells.
+"""What any node does for all every few seconds: free the jobs of dead workers, advance stuck videos, replace lost wake-up messages.
 
 Each step is a conditional change that is harmless when repeated or done by several nodes at once, so no lock keeps
 them apart. What a step is about is taken one by one, each in a small transaction of its own with short limits: what
 somebody else has locked is skipped and comes with the next tick, what raises is logged by its id, and the rest goes
 on. So neither a dead peer's open transaction nor a row that can't be advanced stops the fleet. Losing all of Redis
-loses nothing: bells are made again from the ledger.
+loses nothing: wake-up messages are made again from the ledger.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from sqlalchemy.orm import Session
 from db import switches
 from db.engine import reading, transact
 from db.ledger import jobs, runs, usage
-from db.ledger.jobs import Bell, Held
+from db.ledger.jobs import Held, WakeUp
 from db.people import enrolment, revisions
 from shared.errors import DatabaseBusy, DatabaseUnavailable, Outage, ScenefleetError, WorkerLost
 from shared.logs import get_logger
@@ -30,7 +30,7 @@ from worker.app import app
 from worker.forks import forks
 from worker.runner import advance
 from worker.runtime import get_runtime
-from worker.wakeup import ring
+from worker.wakeup import notify
 
 log = get_logger(__name__)
 T = TypeVar("T")
@@ -118,11 +118,11 @@ def own_children(node: str, life: str, children: Callable[[], set[int] | None]) 
         holder, _, child = job.owner.removeprefix(f"{node}:").split(":")
         if holder == life:
             if int(child) not in live:
-                _take_back(job, WorkerLost(f"the worker process (pid {child}) died while it ran this job"))
+                _reclaim(job, WorkerLost(f"the worker process (pid {child}) died while it ran this job"))
         else:
             main = int(holder.partition(".")[0])
             if main == os.getpid() or not _is_alive(main):
-                _take_back(job, NodeLost(f"node {node} (pid {main}) died while it ran this job"))
+                _reclaim(job, NodeLost(f"node {node} (pid {main}) died while it ran this job"))
 
     _each("own_children", held, lambda job: job.job_id, look)
 
@@ -144,7 +144,7 @@ def fleet() -> None:
         DatabaseUnavailable: Postgres is away.
     """
     steps = (
-        expired_leases, stuck_videos, stuck_people, open_switches, stale_sidecars, queue_usage, missing_bells
+        expired_leases, stuck_videos, stuck_people, open_switches, stale_sidecars, queue_usage, missing_wake_ups
     )  # fmt: skip
     for step in steps:
         with guarded(step.__name__):
@@ -154,22 +154,22 @@ def fleet() -> None:
 def expired_leases() -> None:
     """Queue again, or give up, every job whose lease has run out."""
 
-    def take_back(job: Held) -> None:
-        _take_back(
+    def reclaim(job: Held) -> None:
+        _reclaim(
             job, NodeLost(f"worker {job.owner} has not renewed its lease: it died or lost its connection")
         )
 
     held = [job for job in _find(jobs.held_jobs) if job.expired]
-    _each("expired_leases", held, lambda job: job.job_id, take_back)
+    _each("expired_leases", held, lambda job: job.job_id, reclaim)
 
 
-def _take_back(job: Held, error: ScenefleetError) -> None:
+def _reclaim(job: Held, error: ScenefleetError) -> None:
     runtime = get_runtime()
 
-    def take_back(session: Session) -> list[Bell] | None:
-        return jobs.take_back(session, job, error, runtime.policy, lambda s, v: advance(s, v, runtime))
+    def reclaim(session: Session) -> list[WakeUp] | None:
+        return jobs.reclaim(session, job, error, runtime.policy, lambda s, v: advance(s, v, runtime))
 
-    if _change(take_back) is not None:
+    if _change(reclaim) is not None:
         log.warning("job taken back", job_id=job.job_id, attempt=job.attempt, reason=error)
 
 
@@ -225,8 +225,8 @@ def queue_usage() -> None:
         _usage_tended_s = time.monotonic()
 
 
-def missing_bells() -> None:
-    """Per lane, bring the queue's length up to the number of claimable jobs, never beyond: no storm of bells.
+def missing_wake_ups() -> None:
+    """Per queue, bring the queue's length up to the number of claimable jobs, never beyond: no storm of wake-up messages.
 
     Messages taken but not acknowledged are not counted: those of a dead worker ring only after the visibility
     timeout, and the live ones are no more than there are workers.
@@ -242,14 +242,14 @@ def missing_bells() -> None:
             # Two at once would each send all that is missing; whoever dies here holds up nobody for long.
             if not client.set(_TOPPING_UP, "1", nx=True, px=int(2000 * _REDIS_S)):
                 return
-            for lane, ids in claimable.items():
+            for queue, ids in claimable.items():
                 try:
-                    waiting = client.llen(lane)
+                    waiting = client.llen(queue)
                 except ResponseError as error:
                     # Something of another kind has the queue's name; the other queues are not to blame.
-                    log.error("queue not looked at", lane=lane, error=error)
+                    log.error("queue not looked at", queue=queue, error=error)
                     continue
-                ring([Bell(lane, job_id) for job_id in ids[waiting:]], connection)
+                notify([WakeUp(queue, job_id) for job_id in ids[waiting:]], connection)
             client.delete(_TOPPING_UP)
     except (OperationalError, RedisError, OSError) as error:
-        log.warning("bells put off", error=error)
+        log.warning("wake-up messages put off", error=error)

@@ -1,4 +1,4 @@
-"""One bell: claim the best job of a lane, run its stage under a lease, finish or fail it in the ledger."""
+"""One wake-up message: claim the best job of a queue, run its stage under a lease, finish or fail it in the ledger."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from db import switches
 from db.engine import outages, statements_may_take, transact
 from db.ids import name_video
 from db.ledger import jobs, runs
-from db.ledger.jobs import Bell, Claim, Subject
+from db.ledger.jobs import Claim, Subject, WakeUp
 from db.people import enrolment
 from db.tables import ModelSwitch, Person
 from shared import graph
@@ -35,7 +35,7 @@ from worker import stages
 from worker.lease import Lease
 from worker.runtime import Runtime
 from worker.stages.context import Deferred, StageContext
-from worker.wakeup import ring
+from worker.wakeup import notify
 
 log = get_logger(__name__)
 T = TypeVar("T")
@@ -49,7 +49,7 @@ _NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 LOCKED_S = 150.0
 
 
-def patiently(work: Callable[[Session], T], wait_s: float, *, locked_s: float = 0.0) -> T:
+def with_database_retry(work: Callable[[Session], T], wait_s: float, *, locked_s: float = 0.0) -> T:
     """``transact``, waiting up to ``wait_s`` for a Postgres that is away, and up to ``locked_s`` for locks of others.
 
     Raises:
@@ -72,18 +72,18 @@ def patiently(work: Callable[[Session], T], wait_s: float, *, locked_s: float = 
             pause_s = min(2.0, pause_s * 2)
 
 
-def work(lane: str, runtime: Runtime) -> dict[str, Any]:
+def work(queue: str, runtime: Runtime) -> dict[str, Any]:
     """Claim and run one job. Returns what ran, for logs and Flower.
 
     Raises:
-        DatabaseUnavailable: Postgres stayed away; give the bell back.
+        DatabaseUnavailable: Postgres stayed away; give the wake-up message back.
     """
     settings = runtime.settings
-    claimed = patiently(
-        lambda session: jobs.claim(session, lane, runtime.owner, settings.lease_s), settings.database_wait_s
+    claimed = with_database_retry(
+        lambda session: jobs.claim(session, queue, runtime.owner, settings.lease_s), settings.database_wait_s
     )
     if claimed is None:
-        return {"lane": lane, "idle": True}
+        return {"queue": queue, "idle": True}
     kind, subject_id = claimed.subject
     shown = {"job_id": claimed.job_id, "attempt": claimed.attempt, f"{kind}_id": subject_id, "stage": claimed.stage,
              "part": claimed.part, "run": claimed.run}  # fmt: skip
@@ -96,7 +96,7 @@ def work(lane: str, runtime: Runtime) -> dict[str, Any]:
         log.info("job ended", outcome=outcome, seconds=round(time.monotonic() - started, 3))
     if settings.user_max_running_jobs:
         # Its user's next job may have rung while this one was in its way.
-        ring([Bell(lane, claimed.job_id)])
+        notify([WakeUp(queue, claimed.job_id)])
     return {**shown, "outcome": outcome}
 
 
@@ -131,34 +131,34 @@ def _attempt(claimed: Claim, runtime: Runtime, folder: Path, stored: list[tuple[
             on_time_limit=lambda error: _fail(claimed, error, runtime),
         )
         with lease:
-            patiently(lambda session: jobs.mark_started(session, claimed), settings.database_wait_s)
+            with_database_retry(lambda session: jobs.mark_started(session, claimed), settings.database_wait_s)
             context = StageContext(
                 claimed=claimed, runtime=runtime, folder=folder, report=lease.report, stored=stored
             )
             with outages():
                 outcome = stages.run(context)
             lease.report(1.0)
-            bells = patiently(
+            wake_ups = with_database_retry(
                 lambda session: jobs.finish(
                     session, claimed, outcome.write, outcome.result, lambda s, v: advance(s, v, runtime)
                 ),
                 settings.database_wait_s,
                 locked_s=LOCKED_S,
             )
-        ring(bells)
+        notify(wake_ups)
         return "done"
     except LeaseLost:
         raise
     except Deferred as pause:
         wait_s, progressed = pause.wait_s, pause.progressed
-        bells = patiently(
+        wake_ups = with_database_retry(
             lambda session: jobs.defer(
                 session, claimed, wait_s, max_wait_s=runtime.policy.defer_max_s, progressed=progressed
             ),
             settings.database_wait_s,
             locked_s=LOCKED_S,
         )
-        ring(bells)
+        notify(wake_ups)
         return "deferred"
     except ScenefleetError as error:
         log.warning("job failed", error_class=error.code, error=error)
@@ -175,7 +175,7 @@ def _attempt(claimed: Claim, runtime: Runtime, folder: Path, stored: list[tuple[
         return _fail(claimed, error, runtime)
 
 
-def advance(session: Session, subject: Subject, runtime: Runtime) -> list[Bell]:
+def advance(session: Session, subject: Subject, runtime: Runtime) -> list[WakeUp]:
     """Start what follows the end of a job."""
     if isinstance(subject, Person):
         return enrolment.advance(session, subject, runtime.plan)
@@ -185,14 +185,14 @@ def advance(session: Session, subject: Subject, runtime: Runtime) -> list[Bell]:
 
 
 def _fail(claimed: Claim, error: Exception, runtime: Runtime) -> str:
-    bells = patiently(
+    wake_ups = with_database_retry(
         lambda session: jobs.fail(
             session, claimed, error, runtime.policy, lambda s, v: advance(s, v, runtime)
         ),
         runtime.settings.database_wait_s,
         locked_s=LOCKED_S,
     )
-    ring(bells)
+    notify(wake_ups)
     return "failed"
 
 
@@ -200,17 +200,21 @@ def _clean_up(claimed: Claim, runtime: Runtime, stored: Sequence[tuple[Bucket, s
     """Remove what a lost attempt stored, then let its lease go: a delete is waiting for that."""
     try:
         # A commit whose answer was lost: the job is done, and what this attempt stored is what it made known.
-        if patiently(lambda session: jobs.is_finished(session, claimed), runtime.settings.database_wait_s):
+        if with_database_retry(
+            lambda session: jobs.is_finished(session, claimed), runtime.settings.database_wait_s
+        ):
             return
         if claimed.subject_kind == "video":
-            name = patiently(
+            name = with_database_retry(
                 lambda session: name_video(session, claimed.video_id), runtime.settings.database_wait_s
             )
             for bucket, prefix in stages.attempt_prefixes(claimed, name):
                 runtime.storage.delete_prefix(bucket, prefix)
         for bucket, key in stored:
             runtime.storage.delete(bucket, key)
-        patiently(lambda session: jobs.let_go(session, claimed), runtime.settings.database_wait_s)
+        with_database_retry(
+            lambda session: jobs.end_lease(session, claimed), runtime.settings.database_wait_s
+        )
     except Outage as error:
         # The sweep removes what is left; the lease runs out by itself.
         log.warning("clean-up put off", error=error)

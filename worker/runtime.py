@@ -16,7 +16,7 @@ from shared.settings import Settings, get_settings
 from shared.storage import Storage, configured_storage
 from worker.active import Active
 from worker.models.base import Model
-from worker.models.cache import Shelf
+from worker.models.cache import ModelCache
 from worker.models.catalog import Catalog, configured_catalog
 from worker.models.labels import read_labels
 from worker.models.spec import KINDS, Kind
@@ -38,8 +38,8 @@ def make_plan(settings: Settings, catalog: Catalog) -> Plan:
         off = [flag.upper() for flag in _FLAGS.get(stage.name, ()) if not getattr(settings, flag)]
         if off:
             skips[stage.name] = f"{off[0]} is off"
-        elif stage.lane != "media" and stage.lane not in models:
-            skips[stage.name] = f"unavailable: profile {settings.profile} has no {stage.lane} model"
+        elif stage.queue != "media" and stage.queue not in models:
+            skips[stage.name] = f"unavailable: profile {settings.profile} has no {stage.queue} model"
     return Plan(
         skips=skips,
         max_failures=settings.max_failures,
@@ -104,9 +104,9 @@ class Runtime:
         return read_labels(self.settings.vision_labels)
 
     @cached_property
-    def shelf(self) -> Shelf:
+    def model_cache(self) -> ModelCache:
         settings = self.settings
-        return Shelf(
+        return ModelCache(
             self.catalog,
             self.active.models(),
             [settings.family] if settings.family in KINDS else [],
@@ -123,8 +123,8 @@ class Runtime:
         """
         spec = self.active.models().get(kind)
         if spec is not None:
-            self.shelf.activate(spec)
-        return self.shelf.get(kind, name)
+            self.model_cache.activate(spec)
+        return self.model_cache.get(kind, name)
 
     def attempt_dir(self, name: str) -> Path:
         """A fresh empty folder for one attempt's temporary files."""

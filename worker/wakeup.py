@@ -1,4 +1,4 @@
-"""Ringing: a Celery message that says a lane has work. Losing one loses nothing, the reconciler rings again."""
+"""Ringing: a Celery message that says a queue has work. Losing one loses nothing, the reconciler rings again."""
 
 from __future__ import annotations
 
@@ -8,28 +8,28 @@ from typing import Any
 from kombu.exceptions import OperationalError
 from redis.exceptions import RedisError
 
-from db.ledger.jobs import Bell
+from db.ledger.jobs import WakeUp
 from shared.logs import get_logger
-from shared.routing import bell_task
+from shared.routing import wake_up_task
 from worker.app import app
 
 log = get_logger(__name__)
 
 
-def ring(bells: Iterable[Bell], connection: Any = None) -> int:
-    """Send one message per bell through the default exchange. Returns how many went out."""
+def notify(wake_ups: Iterable[WakeUp], connection: Any = None) -> int:
+    """Send one message per wake-up message through the default exchange. Returns how many went out."""
     sent = 0
     try:
-        for bell in bells:
+        for wake_up in wake_ups:
             app.send_task(
-                bell_task(bell.lane),
-                kwargs={"job_id": bell.job_id},
-                queue=bell.lane,
+                wake_up_task(wake_up.queue),
+                kwargs={"job_id": wake_up.job_id},
+                queue=wake_up.queue,
                 ignore_result=True,
                 retry=False,
                 connection=connection,
             )
             sent += 1
     except (OperationalError, RedisError, OSError) as error:
-        log.warning("bell not rung, the reconciler will", error=error)
+        log.warning("wake-up message not sent, the reconciler will", error=error)
     return sent

@@ -64,7 +64,7 @@ def check_postgres(settings: Settings) -> Iterator[Finding]:
 
 
 def _check_tenancy(settings: Settings) -> Finding:
-    """The worst of what is wrong with row-level security, the second wall between users."""
+    """The worst of what is wrong with row-level security, row-level security between users."""
     from db.engine import make_engine
     from db.row_security import ROLE, find_gaps
 

@@ -163,18 +163,20 @@ def models_switch(
     hold: Annotated[
         bool, typer.Option("--hold", help="Build and compare, and leave the old one active.")
     ] = False,
-    flip: Annotated[
-        bool, typer.Option("--flip", help="Search by the new model (after --hold or --rollback).")
+    activate: Annotated[
+        bool, typer.Option("--activate", help="Search by the new model (after --hold or --rollback).")
     ] = False,
     rollback: Annotated[
         bool, typer.Option("--rollback", help="Search by the old model again, at once.")
     ] = False,
-    drop: Annotated[
+    discard: Annotated[
         bool,
-        typer.Option("--drop", help="Remove the vectors of the model that is not active; ends the switch."),
+        typer.Option(
+            "--discard", help="Remove the vectors of the model that is not active; ends the switch."
+        ),
     ] = False,
     now: Annotated[
-        bool, typer.Option("--now", help="With --drop: also within 15 minutes of a flip.")
+        bool, typer.Option("--now", help="With --discard: also within 15 minutes of an activation.")
     ] = False,
     retry: Annotated[bool, typer.Option("--retry", help="Try failed parts again.")] = False,
     user: User = None,
@@ -191,7 +193,7 @@ def models_switch(
     """
     from cli.models import switch
 
-    acts = {"flip": flip, "rollback": rollback, "drop": drop, "retry": retry}
+    acts = {"activate": activate, "rollback": rollback, "discard": discard, "retry": retry}
     return switch.run(
         kind,
         to,

@@ -1,4 +1,4 @@
-"""Two models asked the same queries: what ``scenefleet models switch`` shows before it flips."""
+"""Two models asked the same queries: what ``scenefleet models switch`` shows before it activates."""
 
 from __future__ import annotations
 

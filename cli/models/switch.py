@@ -61,11 +61,13 @@ def run(
             f"KIND={kind!r} is not searched by vectors: use {' or '.join(get_args(SearchedKind))}"
         )
     if len(acts) + (to is not None) > 1:
-        raise InvalidRequest("--to, --flip, --rollback, --drop and --retry exclude each other: give one")
+        raise InvalidRequest(
+            "--to, --activate, --rollback, --discard and --retry exclude each other: give one"
+        )
     if to is None and (dry_run or queries is not None or hold):
         raise InvalidRequest("--dry-run, --queries and --hold say how to switch: give --to NAME, too")
-    if now and "drop" not in acts:
-        raise InvalidRequest("--now says when to drop: give --drop, too")
+    if now and "discard" not in acts:
+        raise InvalidRequest("--now says when to discard: give --discard, too")
     client, searched = open_client(timeout_s=_PATIENCE_S), cast(SearchedKind, kind)
     if to is None:
         if acts:
@@ -85,15 +87,15 @@ def run(
         )
     except KeyboardInterrupt:
         sys.stderr.write(
-            "scenefleet: the fleet goes on; give the command again to watch, or --drop to give it up\n"
+            "scenefleet: the fleet goes on; give the command again to watch, or --discard to give it up\n"
         )
         raise
 
 
 def _act(client: Client, kind: SearchedKind, what: str, *, now: bool) -> None:
-    if what == "drop":
+    if what == "discard":
         client.drop_model(kind, now=now)
-    elif what == "flip":
+    elif what == "activate":
         client.flip_model(kind)
     elif what == "rollback":
         client.rollback_model(kind)
@@ -112,7 +114,7 @@ def _switch(
     dry_run: bool,
     as_json: bool,
 ) -> int:
-    """Build, compare, flip; every step is found done when the command is given again.
+    """Build, compare, activate; every step is found done when the command is given again.
 
     Raises:
         Conflict: jobs failed for good, or a node can't hold both models. Others as the fleet answers.
@@ -132,20 +134,20 @@ def _switch(
     state = watch(client, kind, say)
     switch = _require(state)
     compared = compare.compare(client, kind, switch, user, wanted or compare.as_queries(samples))
-    flipped = switch.state == "flipped"
-    if not hold and not flipped:
+    activated = switch.state == "activated"
+    if not hold and not activated:
         state = client.flip_model(kind)
-        flipped = True
+        activated = True
     if as_json:
         screen.write_json({**state.model_dump(mode="json"), "compared": asdict(compared)})
         return 0
     compare.show(compared, switch, user)
-    if flipped:
+    if activated:
         say.print(f"{kind} is searched by {switch.to_model} now; back to {switch.from_model}: --rollback;"
-                  " let its vectors go: --drop", soft_wrap=True)  # fmt: skip
+                  " let its vectors go: --discard", soft_wrap=True)  # fmt: skip
     else:
         say.print(
-            f"{kind} is still searched by {switch.from_model}; search by {switch.to_model}: --flip",
+            f"{kind} is still searched by {switch.from_model}; search by {switch.to_model}: --activate",
             soft_wrap=True,
         )
     return 0
@@ -242,11 +244,11 @@ def watch(client: Client, kind: SearchedKind, console: Console) -> ModelsState:
             if not console.is_terminal and line != told:
                 told = line
                 console.print(f"{line} {_detail(switch)}".strip(), soft_wrap=True)
-            if switch.state in ("ready", "flipped"):
+            if switch.state in ("ready", "activated"):
                 return state
-            if switch.state == "dropping":
+            if switch.state == "discarding":
                 raise Conflict(
-                    f"vectors of the switch to {switch.to_model} are being dropped: wait for its end"
+                    f"vectors of the switch to {switch.to_model} are being discarded: wait for its end"
                 )
             if switch.failed:
                 raise Conflict(

@@ -39,7 +39,7 @@ def all_faces(client: Client, user: str, person_id: str) -> list[FaceView]:
 
 
 def face_table(faces: Sequence[FaceView]) -> Table:
-    """Faces as a table; what a human said has no likeness."""
+    """Faces as a table; what a human said has no similarity."""
     table = Table(box=None, pad_edge=False, header_style="dim")
     table.add_column("track", no_wrap=True)
     table.add_column("scene", overflow="fold")

@@ -17,7 +17,7 @@ from cli.people import registry
 from cli.pictures import check_picture
 from cli.videos.requests import open_client
 from shared.client import Client
-from shared.contracts import SearchAnswer, SearchHit, SearchLeg, SearchMode
+from shared.contracts import SearchAnswer, SearchHit, SearchMode, SearchRetriever
 from shared.errors import InvalidRequest, NotFound
 from shared.settings import get_settings
 from shared.storage import configured_storage, upload_key
@@ -63,30 +63,30 @@ def run(
     console = screen.make_console()
     console.print(hit_table(answer) if answer.hits else "nothing found")
     messages = screen.make_console(stderr=True)
-    for leg, reason in answer.degraded.items():
-        messages.print(Text(f"without {leg}: {reason}", style="yellow"))
+    for retriever, reason in answer.degraded.items():
+        messages.print(Text(f"without {retriever}: {reason}", style="yellow"))
     messages.print(Text(coverage_line(answer), style="dim"))
     if answer.next_cursor is not None:
         messages.print(Text(f"more: --cursor {answer.next_cursor}", style="dim"), soft_wrap=True)
 
 
 def read_weights(given: Sequence[str]) -> dict[str, float]:
-    """``["vision=0.5"]`` as leg -> weight.
+    """``["vision=0.5"]`` as retriever -> weight.
 
     Raises:
-        InvalidRequest: not of that form, or no leg of a search.
+        InvalidRequest: not of that form, or no retriever of a search.
     """
     weights = {}
     for item in given:
-        leg, separator, value = item.partition("=")
-        if not separator or leg not in get_args(SearchLeg):
+        retriever, separator, value = item.partition("=")
+        if not separator or retriever not in get_args(SearchRetriever):
             raise InvalidRequest(
-                f"--weight {item!r} is no LEG=NUMBER: name one of {', '.join(get_args(SearchLeg))}"
+                f"--weight {item!r} is no LEG=NUMBER: name one of {', '.join(get_args(SearchRetriever))}"
             )
         try:
-            weights[leg] = float(value)
+            weights[retriever] = float(value)
         except ValueError:
-            raise InvalidRequest(f"--weight {item!r} has no number: write {leg}=0.5") from None
+            raise InvalidRequest(f"--weight {item!r} has no number: write {retriever}=0.5") from None
     return weights
 
 
@@ -131,7 +131,7 @@ def uploaded(user: str, image: Path | None) -> Iterator[str | None]:
 
 
 def hit_table(answer: SearchAnswer) -> Table:
-    """Hits as a table, best first: the words found in bold, and below them what each leg gave."""
+    """Hits as a table, best first: the words found in bold, and below them what each retriever gave."""
     table = Table(box=None, pad_edge=False, header_style="dim")
     table.add_column("score", justify="right", no_wrap=True)
     table.add_column("video", overflow="fold")
@@ -139,7 +139,7 @@ def hit_table(answer: SearchAnswer) -> Table:
     table.add_column("time", no_wrap=True)
     table.add_column("words", overflow="fold")
     for hit in answer.hits:
-        why = legs_line(hit)
+        why = retrievers_line(hit)
         table.add_row(
             f"{hit.score:.2f}",
             hit.video_id,
@@ -170,11 +170,11 @@ def words(hit: SearchHit) -> Text:
     return shown
 
 
-def legs_line(hit: SearchHit) -> str:
-    """What each leg gave, when there were several; who of those asked for is there; what was read on screen."""
+def retrievers_line(hit: SearchHit) -> str:
+    """What each retriever gave, when there were several; who of those asked for is there; what was read on screen."""
     parts = []
     if len(hit.similarities) > 1:
-        parts += [f"{leg} {value:.2f}" for leg, value in hit.similarities.items() if value > 0]
+        parts += [f"{retriever} {value:.2f}" for retriever, value in hit.similarities.items() if value > 0]
     if hit.rerank_score is not None:
         parts.append(f"reranked {hit.rerank_score:.2f}")
     parts += [f"{person.name} {person.confidence:.0%}" for person in hit.highlights.people]
@@ -188,9 +188,9 @@ def coverage_line(answer: SearchAnswer) -> str:
     line = f"looked at {seen.scenes} scenes, {seen.with_words} with words"
     if seen.with_vectors is not None:
         line += f", {seen.with_vectors} with a vector of {answer.model}"
-    for leg in seen.legs:
-        if leg.leg == "vision" and leg.used:
-            line += f", {leg.scenes} with pictures seen by {leg.model}"
+    for retriever in seen.retrievers:
+        if retriever.retriever == "vision" and retriever.used:
+            line += f", {retriever.scenes} with pictures seen by {retriever.model}"
     if seen.videos_in_work:
         line += f"; {seen.videos_in_work} videos are still in work"
     return line

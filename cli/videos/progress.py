@@ -21,7 +21,7 @@ SILENCE_LIMIT_S = 300.0
 ENDED = ("indexed", "partial", "failed", "cancelled", "deleted")
 WIDE_COLUMNS = 100
 WIDE_BAR, NARROW_BAR = 24, 12
-STAGE_ENDED = ("done", "carried", "failed", "cancelled", "skipped")
+STAGE_ENDED = ("done", "reused", "failed", "cancelled", "skipped")
 
 
 class Watcher:
@@ -202,7 +202,7 @@ class _VideoBars(_Bars):
 
 
 def _completed(stage: StageStatus) -> float:
-    if stage.state in ("done", "carried"):
+    if stage.state in ("done", "reused"):
         return 1.0
     return 0.0 if stage.state == "skipped" else stage.progress
 

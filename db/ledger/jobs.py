@@ -3,7 +3,7 @@
 A job is about a subject: a video, a person, or a switch of models. Lock order is always the subject's row first, then jobs, then
 rows of ``queue_usage`` (db/ledger/usage.py), at the very end. A claim and a beat touch one job's row, and wait for nothing.
 Times are ``clock_timestamp()`` of Postgres; no worker's clock is trusted. Every function works inside the caller's
-transaction (``db.engine.transact``) and may run again. A function that makes jobs claimable returns their bells, to
+transaction (``db.engine.transact``) and may run again. A function that makes jobs claimable returns their wake-up messages, to
 be rung after the commit.
 """
 
@@ -35,7 +35,7 @@ from db.tables import Job, ModelSwitch, Person, Video
 from shared import graph
 from shared.errors import LeaseLost, ScenefleetError
 from shared.paths import hide_paths
-from shared.routing import LANES
+from shared.routing import JOB_QUEUES
 from shared.settings import get_settings
 
 MAX_ERROR_CHARS = 2000
@@ -55,10 +55,10 @@ def seconds_from_now(count: float) -> Any:
 
 
 @dataclass(frozen=True)
-class Bell:
-    """Work waits in this lane; the job's id rides along for the logs."""
+class WakeUp:
+    """Work waits in this queue; the job's id rides along for the logs."""
 
-    lane: str
+    queue: str
     job_id: int
 
 
@@ -72,7 +72,7 @@ class Claim:
     #: Empty when the job is not about a video.
     video_id: str
     user_id: str
-    lane: str
+    queue: str
     run: int
     stage: str
     part: int
@@ -139,7 +139,7 @@ _CLAIM = text(
     ), busy AS MATERIALIZED (
         SELECT account, count(*) AS running,
             sum(greatest(extract(epoch FROM least(clock.now, lease_until) - started_at), 1))::float8 AS seconds
-        FROM jobs CROSS JOIN clock WHERE state = 'running' AND lane = :lane GROUP BY account
+        FROM jobs CROSS JOIN clock WHERE state = 'running' AND queue = :queue GROUP BY account
     ), special AS MATERIALIZED (
         SELECT account, coalesce(running, 0) AS running, coalesce(seconds, 0) AS seconds, coalesce(weight, 1) AS weight
         FROM busy FULL JOIN unnest(CAST(:accounts AS text[]), CAST(:weights AS float8[])) AS given(account, weight)
@@ -147,7 +147,7 @@ _CLAIM = text(
     ), candidates AS MATERIALIZED (
         (
             SELECT account, level, waiting_since FROM queue_usage
-            WHERE queue = :lane AND waiting AND account <> ALL(ARRAY(SELECT account FROM special))
+            WHERE queue = :queue AND waiting AND account <> ALL(ARRAY(SELECT account FROM special))
             ORDER BY level, waiting_since LIMIT :width
         )
         UNION ALL
@@ -157,7 +157,7 @@ _CLAIM = text(
             waiting_since
         FROM special CROSS JOIN clock CROSS JOIN LATERAL (
             SELECT level, waiting_since FROM queue_usage
-            WHERE queue = :lane AND queue_usage.account = special.account AND waiting LIMIT 1
+            WHERE queue = :queue AND queue_usage.account = special.account AND waiting LIMIT 1
         ) own
         WHERE :max_running = 0 OR running < :max_running
     ), turns AS MATERIALIZED (
@@ -167,13 +167,13 @@ _CLAIM = text(
         CROSS JOIN LATERAL (
             SELECT job.job_id FROM (
                 SELECT priority, depth, not_before
-                FROM ({usage.HEADS.format(queue=":lane", account="sorted.account")}) first, clock
+                FROM ({usage.HEADS.format(queue=":queue", account="sorted.account")}) first, clock
                 WHERE not_before <= now
                 ORDER BY priority + floor(extract(epoch FROM now - not_before)::float8 / CAST(:ageing_s AS float8)) DESC,
                     depth DESC, not_before
             ) head CROSS JOIN LATERAL (
                 SELECT job_id FROM jobs
-                WHERE lane = :lane AND account = sorted.account AND state = 'queued'
+                WHERE queue = :queue AND account = sorted.account AND state = 'queued'
                     AND priority = head.priority AND depth = head.depth AND not_before <= (SELECT now FROM clock)
                 ORDER BY not_before, job_id LIMIT 1 FOR UPDATE SKIP LOCKED
             ) job LIMIT 1
@@ -184,7 +184,7 @@ _CLAIM = text(
             lease_until = clock_timestamp() + make_interval(secs => :lease_s),
             started_at = clock_timestamp(), finished_at = NULL, progress = 0
         FROM chosen WHERE jobs.job_id = chosen.job_id
-        RETURNING jobs.job_id, attempt, lease_owner AS owner, coalesce(video_id, '') AS video_id, user_id, lane, run,
+        RETURNING jobs.job_id, attempt, lease_owner AS owner, coalesce(video_id, '') AS video_id, user_id, queue, run,
             stage, part, failures, payload, subject_kind, subject_id
     )
     SELECT taken.*, ARRAY(
@@ -194,7 +194,7 @@ _CLAIM = text(
     """
 )
 #: What a user asked to be erased is erased, however long the storage is away: these stages are never given up.
-_ERASURES = ("erase", "forget")
+_ERASURES = ("erase_video", "erase_person")
 #: Jobs of a person that go on whatever else is asked of it: tracks being moved, photos to be removed once more.
 LASTING = ("move", "late_photos")
 #: How many accounts without running jobs a claim looks at: more than there are claims at the same moment.
@@ -202,22 +202,22 @@ _CLAIM_WIDTH = 64
 #: How often it looks at the next ones, where none of those had a job.
 _CLAIM_LOOKS = 20
 #: With a limit on running jobs, one claim at a time counts them; the queue is the second half of the lock's key.
-_LIMIT_LOCK = text("SELECT pg_advisory_xact_lock(7305003, hashtext(:lane))")
+_LIMIT_LOCK = text("SELECT pg_advisory_xact_lock(7305003, hashtext(:queue))")
 
 
 def claim(
-    session: Session, lane: str, owner: str, lease_s: float, rules: ClaimRules | None = None
+    session: Session, queue: str, owner: str, lease_s: float, rules: ClaimRules | None = None
 ) -> Claim | None:
-    """Take the best claimable job of a lane: of the account that had the least device time there lately, then by age.
+    """Take the best claimable job of a queue: of the account that had the least device time there lately, then by age.
 
     Among an account's own jobs: by priority, which grows while they wait, then the later stage, then age.
     """
     rules = configured_rules() if rules is None else rules
     if rules.max_running:
-        session.execute(_LIMIT_LOCK, {"lane": lane})
-    usage.promote(session, lane)
+        session.execute(_LIMIT_LOCK, {"queue": queue})
+    usage.promote(session, queue)
     values = {
-        "lane": lane,
+        "queue": queue,
         "owner": owner,
         "lease_s": lease_s,
         "width": _CLAIM_WIDTH,
@@ -230,7 +230,7 @@ def claim(
     for _ in range(_CLAIM_LOOKS):
         row = dict(session.execute(_CLAIM, values).mappings().one())
         passed_over = row.pop("passed_over")
-        resting = usage.rest(session, lane, passed_over) if passed_over else 0
+        resting = usage.rest(session, queue, passed_over) if passed_over else 0
         if row["job_id"] is not None:
             return Claim(**row)
         if not resting or len(passed_over) < _CLAIM_WIDTH:
@@ -274,7 +274,7 @@ def beat(session: Session, claimed: Claim, progress: float, lease_s: float) -> b
     return result.rowcount == 1  # type: ignore[attr-defined, no-any-return]
 
 
-def let_go(session: Session, claimed: Claim) -> None:
+def end_lease(session: Session, claimed: Claim) -> None:
     """Say that a lost attempt has stopped, so that a delete need not wait for its lease to run out."""
     since_s = _seconds_since(Job.finished_at)
     late = session.execute(
@@ -290,10 +290,10 @@ def let_go(session: Session, claimed: Claim) -> None:
             lease_until=None,
             device_seconds=func.coalesce(Job.device_seconds, 0.0) + since_s,
         )
-        .returning(Job.lane, Job.account, since_s.label("seconds"))
+        .returning(Job.queue, Job.account, since_s.label("seconds"))
     )
     for row in late:
-        usage.add_seconds(session, row.lane, row.account, row.seconds)
+        usage.add_seconds(session, row.queue, row.account, row.seconds)
 
 
 def lock_video(session: Session, video_id: str, *, skip_locked: bool = False) -> Video | None:
@@ -380,11 +380,11 @@ def finish(
     claimed: Claim,
     write: Callable[[Session], None],
     result: Mapping[str, Any],
-    advance: Callable[[Session, Subject], list[Bell]],
-) -> list[Bell]:
+    advance: Callable[[Session, Subject], list[WakeUp]],
+) -> list[WakeUp]:
     """Write the outputs, mark the job done and start what follows, in one transaction.
 
-    Done again after a commit whose answer was lost, it changes nothing; the reconciler rings the bells then.
+    Done again after a commit whose answer was lost, it changes nothing; the reconciler sends the wake-up messages then.
 
     Raises:
         LeaseLost: the attempt is fenced out; nothing is written.
@@ -414,8 +414,8 @@ def fail(
     claimed: Claim,
     error: BaseException,
     policy: RetryPolicy,
-    advance: Callable[[Session, Subject], list[Bell]],
-) -> list[Bell]:
+    advance: Callable[[Session, Subject], list[WakeUp]],
+) -> list[WakeUp]:
     """Record an attempt's error: queue the job again with backoff, or give it up.
 
     Raises:
@@ -431,8 +431,8 @@ def _fail(
     job: Job,
     error: BaseException,
     policy: RetryPolicy,
-    advance: Callable[[Session, Subject], list[Bell]],
-) -> list[Bell]:
+    advance: Callable[[Session, Subject], list[WakeUp]],
+) -> list[WakeUp]:
     known = isinstance(error, ScenefleetError)
     # An unknown exception may be a passing one (memory, a library's race): it is retried, and counted.
     retryable = error.retryable if isinstance(error, ScenefleetError) else True
@@ -458,7 +458,7 @@ def _fail(
 
 def defer(
     session: Session, claimed: Claim, wait_s: float, *, max_wait_s: float = 300.0, progressed: bool = False
-) -> list[Bell]:
+) -> list[WakeUp]:
     """Put the job back for later; not an error.
 
     Args:
@@ -475,7 +475,7 @@ def defer(
         wait_s = max(wait_s, min(max_wait_s, wait_s * 2.0 ** min(job.deferrals, 30)))
         job.deferrals += 1
     _requeue(session, job, wait_s)
-    return [] if wait_s > 0 else [Bell(job.lane, job.job_id)]
+    return [] if wait_s > 0 else [WakeUp(job.queue, job.job_id)]
 
 
 def _seconds_since(time: Any) -> Any:
@@ -492,12 +492,12 @@ def _stop_clock(session: Session, job: Job) -> None:
     """Add what the attempt has taken to its job and to its account; before its lease is ended."""
     seconds = max(0.0, session.execute(select(_RAN_S).where(Job.job_id == job.job_id)).scalar_one() or 0.0)
     job.device_seconds = (job.device_seconds or 0.0) + seconds
-    usage.add_seconds(session, job.lane, job.account, seconds)
+    usage.add_seconds(session, job.queue, job.account, seconds)
 
 
 def _requeue(session: Session, job: Job, wait_s: float) -> None:
     _stop_clock(session, job)
-    usage.add_waiting(session, job.lane, job.account)
+    usage.add_waiting(session, job.queue, job.account)
     job.state = "queued"
     job.not_before = seconds_from_now(wait_s)
     job.lease_owner = job.lease_until = None
@@ -549,13 +549,13 @@ def held_jobs(session: Session) -> list[Held]:
     ]
 
 
-def take_back(
+def reclaim(
     session: Session,
     held: Held,
     error: ScenefleetError,
     policy: RetryPolicy,
-    advance: Callable[[Session, Subject], list[Bell]],
-) -> list[Bell] | None:
+    advance: Callable[[Session, Subject], list[WakeUp]],
+) -> list[WakeUp] | None:
     """Fail an attempt whose worker is gone. None: it has ended or been renewed meanwhile, or its rows are locked now."""
     subject = lock_subject(session, held.subject_kind, held.subject_id, skip_locked=True)
     condition = (Job.job_id == held.job_id) & (Job.attempt == held.attempt) & (Job.state == "running")
@@ -575,54 +575,54 @@ def release(session: Session, owner_prefix: str) -> int:
             " device_seconds = coalesce(device_seconds, 0) + extract(epoch FROM clock_timestamp() - started_at)"
             " WHERE job_id IN (SELECT job_id FROM jobs"
             " WHERE state = 'running' AND starts_with(lease_owner, :prefix) FOR UPDATE SKIP LOCKED)"
-            " RETURNING lane, account, extract(epoch FROM clock_timestamp() - started_at) AS seconds"
+            " RETURNING queue, account, extract(epoch FROM clock_timestamp() - started_at) AS seconds"
         ),
         {"prefix": owner_prefix},
     ).all()
     for row in released:
-        usage.add_seconds(session, row.lane, row.account, row.seconds)
-        usage.add_waiting(session, row.lane, row.account)
+        usage.add_seconds(session, row.queue, row.account, row.seconds)
+        usage.add_waiting(session, row.queue, row.account)
     return len(released)
 
 
 _CLAIMABLE = text(
     """
-    SELECT lanes.lane, waiting.job_id FROM unnest(CAST(:lanes AS text[])) AS lanes(lane) CROSS JOIN LATERAL (
+    SELECT queues.queue, waiting.job_id FROM unnest(CAST(:queues AS text[])) AS queues(queue) CROSS JOIN LATERAL (
         SELECT job_id FROM jobs
-        WHERE lane = lanes.lane AND state = 'queued' AND not_before <= (SELECT clock_timestamp())
+        WHERE queue = queues.queue AND state = 'queued' AND not_before <= (SELECT clock_timestamp())
         ORDER BY not_before LIMIT :most
     ) waiting
     """
 )
-# Where accounts are limited, those that have reached the limit need no bell, however much they have waiting.
+# Where accounts are limited, those that have reached the limit need no wake-up message, however much they have waiting.
 _CLAIMABLE_LIMITED = text(
     """
     SELECT own.queue, waiting.job_id FROM queue_usage own LEFT JOIN (
-        SELECT lane, account, count(*) AS running FROM jobs WHERE state = 'running' GROUP BY lane, account
-    ) busy ON busy.lane = own.queue AND busy.account = own.account
+        SELECT queue, account, count(*) AS running FROM jobs WHERE state = 'running' GROUP BY queue, account
+    ) busy ON busy.queue = own.queue AND busy.account = own.account
     CROSS JOIN LATERAL (
         SELECT job_id FROM jobs
-        WHERE lane = own.queue AND account = own.account AND state = 'queued' AND not_before <= (SELECT clock_timestamp())
+        WHERE queue = own.queue AND account = own.account AND state = 'queued' AND not_before <= (SELECT clock_timestamp())
         LIMIT greatest(:max_running - coalesce(busy.running, 0), 0)
     ) waiting
     WHERE own.waiting OR own.due_at <= clock_timestamp()
     """
 )
-#: Bells of one lane needed at once are few.
+#: Wake-up messages of one queue needed at once are few.
 _MOST_CLAIMABLE = 1_000
 
 
 def claimable(session: Session, rules: ClaimRules | None = None) -> dict[str, list[int]]:
-    """Per lane, the ids of jobs that could be claimed now, at most 1,000 a lane."""
+    """Per queue, the ids of jobs that could be claimed now, at most 1,000 a queue."""
     rules = configured_rules() if rules is None else rules
     if rules.max_running:
         rows = session.execute(_CLAIMABLE_LIMITED, {"max_running": rules.max_running})
     else:
-        rows = session.execute(_CLAIMABLE, {"lanes": list(LANES), "most": _MOST_CLAIMABLE})
-    lanes: dict[str, list[int]] = {}
-    for lane, job_id in rows:
-        lanes.setdefault(lane, []).append(job_id)
-    return {lane: ids[:_MOST_CLAIMABLE] for lane, ids in lanes.items()}
+        rows = session.execute(_CLAIMABLE, {"queues": list(JOB_QUEUES), "most": _MOST_CLAIMABLE})
+    queues: dict[str, list[int]] = {}
+    for queue, job_id in rows:
+        queues.setdefault(queue, []).append(job_id)
+    return {queue: ids[:_MOST_CLAIMABLE] for queue, ids in queues.items()}
 
 
 def leases_held(session: Session, video_id: str, *, but: int) -> int:
@@ -649,16 +649,16 @@ def cancel(session: Session, *which: ColumnElement[bool]) -> int:
         .values(
             state="cancelled", finished_at=NOW, device_seconds=func.coalesce(Job.device_seconds, 0.0) + ran_s
         )
-        .returning(Job.lane, Job.account, ran_s.label("seconds")),
+        .returning(Job.queue, Job.account, ran_s.label("seconds")),
         execution_options={"synchronize_session": False},
     ).all()
     for row in cancelled:
         if row.seconds:
-            usage.add_seconds(session, row.lane, row.account, row.seconds)
+            usage.add_seconds(session, row.queue, row.account, row.seconds)
     return len(cancelled)
 
 
-def try_failed_again(session: Session, *which: ColumnElement[bool]) -> list[Bell]:
+def requeue_failed(session: Session, *which: ColumnElement[bool]) -> list[WakeUp]:
     """Queue those of some jobs again that were given up. Failures start from zero; attempts go on counting, they are the fence."""
     again = session.execute(
         update(Job)
@@ -672,20 +672,20 @@ def try_failed_again(session: Session, *which: ColumnElement[bool]) -> list[Bell
             error=None,
             finished_at=None,
         )
-        .returning(Job.lane, Job.account, Job.job_id)
+        .returning(Job.queue, Job.account, Job.job_id)
     ).all()
     for row in again:
-        usage.add_waiting(session, row.lane, row.account)
-    return [Bell(row.lane, row.job_id) for row in again]
+        usage.add_waiting(session, row.queue, row.account)
+    return [WakeUp(row.queue, row.job_id) for row in again]
 
 
-def insert(session: Session, jobs: Sequence[Job]) -> list[Bell]:
-    """Add jobs; returns bells for those that can be claimed at once."""
+def insert(session: Session, jobs: Sequence[Job]) -> list[WakeUp]:
+    """Add jobs; returns wake-up messages for those that can be claimed at once."""
     for job in jobs:
         job.depth = graph.depth(job.stage)
     session.add_all(jobs)
     session.flush()
     for job in jobs:
         if job.state == "queued":
-            usage.add_waiting(session, job.lane, job.account)
-    return [Bell(job.lane, job.job_id) for job in jobs if job.state == "queued"]
+            usage.add_waiting(session, job.queue, job.account)
+    return [WakeUp(job.queue, job.job_id) for job in jobs if job.state == "queued"]

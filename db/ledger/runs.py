@@ -14,7 +14,7 @@ from sqlalchemy import ColumnElement, delete, func, literal, select, text, updat
 from sqlalchemy.orm import Session
 
 from db.ledger import jobs
-from db.ledger.jobs import NOW, Bell, seconds_from_now
+from db.ledger.jobs import NOW, WakeUp, seconds_from_now
 from db.tables import (
     TERMINAL,
     FaceDecision,
@@ -65,7 +65,7 @@ class StageState:
 
 
 # The state a stage shows, by the worst of its parts; a live part wins over all.
-_SHOWN = ("running", "queued", "failed", "cancelled", "skipped", "done", "carried")
+_SHOWN = ("running", "queued", "failed", "cancelled", "skipped", "done", "reused")
 
 
 def stage_states(session: Session, video_id: str, run: int) -> dict[str, StageState]:
@@ -124,21 +124,21 @@ def stages_of(run: Run) -> list[Stage]:
     return [
         stage
         for stage in PIPELINE
-        if stage.name in run.stages or (stage.name != "audio" and stage.name in run.made)
+        if stage.name in run.stages or (stage.name != "audio" and stage.name in run.stage_runs)
     ]
 
 
 def kept_stages(run: Run) -> list[str]:
-    """Stages that can't run here: a run that splits anew keeps what an earlier one made of the same scenes."""
+    """Stages that can't run here: a run that splits again keeps what an earlier one made of the same scenes."""
     if graph.SPLIT.name not in run.stages:
         return []
-    return [name for name in graph.FULL_RUN if name in run.made and name not in run.stages]
+    return [name for name in graph.FULL_RUN if name in run.stage_runs and name not in run.stages]
 
 
 def keep_split(session: Session, video_id: str, run: int, split: int) -> None:
     """The run's split has found what the run ``split`` had found: its scenes and their pictures count on."""
     found = session.get_one(Run, (video_id, run), populate_existing=True)
-    found.made = {**found.made, graph.SPLIT.name: split}
+    found.stage_runs = {**found.stage_runs, graph.SPLIT.name: split}
     session.flush()
 
 
@@ -146,10 +146,10 @@ def start_run(
     session: Session,
     video: Video,
     stages: Collection[str],
-    made: Mapping[str, int],
+    stage_runs: Mapping[str, int],
     plan: Plan,
-) -> list[Bell]:
-    """Open the video's next run: ``stages`` are made anew, the others count from the runs in ``made``.
+) -> list[WakeUp]:
+    """Open the video's next run: ``stages`` are made again, the others count from the runs in ``stage_runs``.
 
     Raises:
         QuotaExceeded: the user has as many other videos in work as one may have.
@@ -164,8 +164,8 @@ def start_run(
             video_id=video.video_id,
             run=video.run,
             stages=ordered,
-            made={
-                **{name: run for name, run in made.items() if name not in stages},
+            stage_runs={
+                **{name: run for name, run in stage_runs.items() if name not in stages},
                 **dict.fromkeys(ordered, video.run),
             },
         )
@@ -200,14 +200,14 @@ def _require_room(session: Session, video: Video, plan: Plan) -> None:
         )
 
 
-def advance(session: Session, video: Video, plan: Plan) -> list[Bell]:
+def advance(session: Session, video: Video, plan: Plan) -> list[WakeUp]:
     """Start every stage whose upstream has ended; end the run when all have. Harmless at any time."""
     run = get_run(session, video)
     if run is None or run.ended_at is not None or video.deleted_at is not None:
         return []
     planned = stages_of(run)
     names = {stage.name for stage in planned}
-    bells: list[Bell] = []
+    wake_ups: list[WakeUp] = []
     states = stage_states(session, video.video_id, run.run)
     # One pass suffices for stages that end at once: PIPELINE lists a stage after all it waits for.
     for stage in planned:
@@ -216,11 +216,11 @@ def advance(session: Session, video: Video, plan: Plan) -> list[Bell]:
         upstream = [states.get(name) for name in stage.after if name in names]
         if all(state is not None and state.is_terminal for state in upstream):
             new = _stage_jobs(session, video, run, stage, states, plan)
-            bells += jobs.insert(session, new)
+            wake_ups += jobs.insert(session, new)
             states = stage_states(session, video.video_id, run.run)
     if all(stage.name in states and states[stage.name].is_terminal for stage in planned):
-        bells += _end_run(session, video, run, states, plan)
-    return bells
+        wake_ups += _end_run(session, video, run, states, plan)
+    return wake_ups
 
 
 def _stage_jobs(
@@ -232,22 +232,22 @@ def _stage_jobs(
     plan: Plan,
 ) -> list[Job]:
     if stage.name not in run.stages:
-        base = stage_states(session, video.video_id, int(run.made[stage.name]))[stage.name]
-        carried = "carried" if base.state in ("done", "carried") else base.state
+        base = stage_states(session, video.video_id, int(run.stage_runs[stage.name]))[stage.name]
+        reused = "reused" if base.state in ("done", "reused") else base.state
         return [
             _job(
                 video,
                 run,
                 stage,
                 plan,
-                state=carried,
+                state=reused,
                 error_class=base.error_class,
                 error=base.error,
             )
         ]
     for name in stage.after:
         state = states.get(name)
-        if state is None or state.state in ("done", "carried"):
+        if state is None or state.state in ("done", "reused"):
             continue
         if not stage.essential or graph.STAGES[name].essential:
             return [
@@ -279,9 +279,9 @@ def _would_lose(session: Session, video: Video, run: Run, states: Mapping[str, S
     published = stage_states(session, video.video_id, video.published_run)
     for name in graph.SIDECAR.after:
         has = published.get(name)
-        if has is None or has.state not in ("done", "carried"):
+        if has is None or has.state not in ("done", "reused"):
             continue
-        if states[name].state not in ("done", "carried"):
+        if states[name].state not in ("done", "reused"):
             return name
     return None
 
@@ -303,7 +303,7 @@ def _job(
         subject_id=video.video_id,
         video_id=video.video_id,
         user_id=video.user_id,
-        lane=stage.lane,
+        queue=stage.queue,
         run=run.run,
         stage=stage.name,
         state=state,
@@ -328,7 +328,7 @@ def _parts(session: Session, video: Video, run: Run, stage: Stage) -> list[dict[
         select(Scene.idx, weight)
         .where(
             Scene.video_id == video.video_id,
-            Scene.split_version == int(run.made["split"]),
+            Scene.split_version == int(run.stage_runs["split"]),
         )
         .order_by(Scene.idx)
     ).all()
@@ -350,8 +350,8 @@ def split_result(session: Session, video: Video, run: Run) -> dict[str, Any]:
 
 def stage_result(session: Session, video: Video, run: Run, stage: str) -> dict[str, Any]:
     """What a one-part stage behind this run found."""
-    # A run that has split anew knows where its own audio lies, also if older scenes count on.
-    number = run.run if stage in run.stages else int(run.made[stage])
+    # A run that has split again knows where its own audio lies, also if older scenes count on.
+    number = run.run if stage in run.stages else int(run.stage_runs[stage])
     result = session.scalars(
         select(Job.result).where(
             Job.video_id == video.video_id, Job.run == number, Job.stage == stage, Job.part == 0
@@ -366,13 +366,13 @@ def _end_run(
     run: Run,
     states: Mapping[str, StageState],
     plan: Plan,
-) -> list[Bell]:
+) -> list[WakeUp]:
     broken = [
         name
         for name in graph.PIPELINE_NAMES
         if name in states and states[name].state in ("failed", "cancelled")
     ]
-    if states["sidecar"].state in ("done", "carried"):
+    if states["sidecar"].state in ("done", "reused"):
         video.published_run = run.run
         video.state = "partial" if broken else "indexed"
         video.indexed_at = NOW
@@ -404,7 +404,7 @@ def _stop(session: Session, video: Video) -> None:
     )
 
 
-def cancel(session: Session, video: Video, plan: Plan) -> tuple[bool, list[Bell]]:
+def cancel(session: Session, video: Video, plan: Plan) -> tuple[bool, list[WakeUp]]:
     """Stop the video's run. What is published stays. Returns whether there was anything to stop."""
     run = get_run(session, video)
     if run is None or run.ended_at is not None:
@@ -415,10 +415,10 @@ def cancel(session: Session, video: Video, plan: Plan) -> tuple[bool, list[Bell]
     return True, jobs.insert(session, [_sweep(video, run, plan, wait_s=0.0)])
 
 
-def retry(session: Session, video: Video, plan: Plan) -> tuple[bool, list[Bell]]:
+def retry(session: Session, video: Video, plan: Plan) -> tuple[bool, list[WakeUp]]:
     """Try the failed parts of the newest run again, and what hung on them.
 
-    Failures start from zero; attempts go on counting, they are the fence. A cancelled run is started anew.
+    Failures start from zero; attempts go on counting, they are the fence. A cancelled run is started again.
 
     Raises:
         Conflict: the run has not ended, or nothing of it failed.
@@ -457,7 +457,7 @@ def retry(session: Session, video: Video, plan: Plan) -> tuple[bool, list[Bell]]
             Job.stage.in_(hanging),
         )
     )
-    jobs.try_failed_again(session, Job.video_id == video.video_id, Job.run == run.run)
+    jobs.requeue_failed(session, Job.video_id == video.video_id, Job.run == run.run)
     session.execute(
         update(Run).where(Run.video_id == video.video_id, Run.run == run.run).values(ended_at=None)
     )
@@ -468,13 +468,13 @@ def retry(session: Session, video: Video, plan: Plan) -> tuple[bool, list[Bell]]
     again = session.scalars(
         select(Job).where(Job.video_id == video.video_id, Job.run == run.run, Job.state == "queued")
     ).all()
-    return True, [Bell(job.lane, job.job_id) for job in again] + advance(session, video, plan)
+    return True, [WakeUp(job.queue, job.job_id) for job in again] + advance(session, video, plan)
 
 
-def rerun(session: Session, video: Video, stages: Collection[str], plan: Plan) -> list[Bell]:
+def rerun(session: Session, video: Video, stages: Collection[str], plan: Plan) -> list[WakeUp]:
     """Process again: all stages, or the named ones and those downstream; the published run stays searchable.
 
-    A stage that no published or current run has finished is made as well. One that can't run here keeps what the
+    A stage that no published or current run has finished is stage_runs as well. One that can't run here keeps what the
     published run has of it. Cancels what runs.
 
     Raises:
@@ -482,24 +482,24 @@ def rerun(session: Session, video: Video, stages: Collection[str], plan: Plan) -
     """
     for name in stages:
         if name in plan.skips:
-            raise Conflict(f"{name} can't be made again: {plan.skips[name]}; name other stages")
+            raise Conflict(f"{name} can't be stage_runs again: {plan.skips[name]}; name other stages")
     wanted = graph.with_downstream(stages) if stages else set(graph.FULL_RUN)
     published = video.published_run is not None
     base = video.published_run or video.run
     base_run = session.get(Run, (video.video_id, base))
-    made: dict[str, int] = {}
+    stage_runs: dict[str, int] = {}
     states: Mapping[str, StageState] = {}
     if base_run is not None:
         states = stage_states(session, video.video_id, base)
-        made = {
-            name: int(base_run.made.get(name, base))
+        stage_runs = {
+            name: int(base_run.stage_runs.get(name, base))
             for name, state in states.items()
             if name in graph.PIPELINE_NAMES
             and state.is_terminal
-            and (published or state.state in ("done", "carried"))
+            and (published or state.state in ("done", "reused"))
         }
     wanted |= graph.with_downstream(
-        name for name in graph.FULL_RUN if name not in made and name not in wanted
+        name for name in graph.FULL_RUN if name not in stage_runs and name not in wanted
     )
     if "split" in wanted:
         wanted = set(graph.FULL_RUN)
@@ -509,16 +509,16 @@ def rerun(session: Session, video: Video, stages: Collection[str], plan: Plan) -
         wanted -= {
             name
             for name in plan.skips
-            if name in states and states[name].state in ("done", "carried", "failed")
+            if name in states and states[name].state in ("done", "reused", "failed")
         }
     _stop(session, video)
-    return start_run(session, video, wanted, made, plan)
+    return start_run(session, video, wanted, stage_runs, plan)
 
 
 def missing_stages(session: Session, video: Video, plan: Plan) -> list[str]:
     """Stages that could run here now and of which the published run has nothing, or less than its other stages.
 
-    They were off, or failed, or were kept while what they are made of was made again. None while a run is open.
+    They were off, or failed, or were kept while what they are stage_runs of was stage_runs again. None while a run is open.
 
     Raises:
         Conflict: nothing is published yet.
@@ -539,24 +539,26 @@ def missing_stages(session: Session, video: Video, plan: Plan) -> list[str]:
         if name in plan.skips:
             continue
         state = states.get(name)
-        made = int(published.made.get(name, 0))
-        has = state is not None and state.state in ("done", "carried")
-        stale = any(int(published.made.get(before, 0)) > made for before in graph.STAGES[name].after)
+        stage_runs = int(published.stage_runs.get(name, 0))
+        has = state is not None and state.state in ("done", "reused")
+        stale = any(
+            int(published.stage_runs.get(before, 0)) > stage_runs for before in graph.STAGES[name].after
+        )
         if not has or stale:
             missing.append(name)
     return missing
 
 
-def begin_delete(session: Session, video: Video, plan: Plan) -> list[Bell]:
+def begin_delete(session: Session, video: Video, plan: Plan) -> list[WakeUp]:
     """Make the id a tombstone and queue the erasure; nothing of the video is found from now on."""
     _stop(session, video)
     session.execute(update(Scene).where(Scene.video_id == video.video_id).values(live=False))
     video.state = "deleted"
     video.deleted_at = NOW
     video.run += 1
-    run = Run(video_id=video.video_id, run=video.run, stages=[], made={})
+    run = Run(video_id=video.video_id, run=video.run, stages=[], stage_runs={})
     session.flush()
-    return jobs.insert(session, [_job(video, run, graph.ERASE, plan)])
+    return jobs.insert(session, [_job(video, run, graph.ERASE_VIDEO, plan)])
 
 
 def erase_rows(session: Session, video: Video, job_id: int) -> None:
@@ -579,10 +581,10 @@ def erase_rows(session: Session, video: Video, job_id: int) -> None:
     session.flush()
 
 
-def erase_again(session: Session, video: Video, plan: Plan) -> list[Bell]:
+def erase_again(session: Session, video: Video, plan: Plan) -> list[WakeUp]:
     """Look once more after the longest time limit: a writer nobody heard of may have left objects."""
-    run = Run(video_id=video.video_id, run=video.run, stages=[], made={})
-    job = _job(video, run, graph.ERASE, plan, part=1)
+    run = Run(video_id=video.video_id, run=video.run, stages=[], stage_runs={})
+    job = _job(video, run, graph.ERASE_VIDEO, plan, part=1)
     job.not_before = seconds_from_now(float(graph.LONGEST_S))
     return jobs.insert(session, [job])
 

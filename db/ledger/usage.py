@@ -131,13 +131,13 @@ HEADS = """
     WITH RECURSIVE heads AS (
         (
             SELECT priority, depth, not_before FROM jobs
-            WHERE lane = {queue} AND account = {account} AND state = 'queued'
+            WHERE queue = {queue} AND account = {account} AND state = 'queued'
             ORDER BY priority DESC, depth DESC, not_before LIMIT 1
         )
         UNION ALL
         SELECT next.priority, next.depth, next.not_before FROM heads CROSS JOIN LATERAL (
             SELECT priority, depth, not_before FROM jobs
-            WHERE lane = {queue} AND account = {account} AND state = 'queued'
+            WHERE queue = {queue} AND account = {account} AND state = 'queued'
                 AND (priority, depth) < (heads.priority, heads.depth)
             ORDER BY priority DESC, depth DESC, not_before LIMIT 1
         ) next
@@ -199,20 +199,20 @@ def rest(session: Session, queue: str, accounts: Iterable[str]) -> int:
 _UNMARKED = text(
     """
     WITH RECURSIVE found AS (
-        (SELECT lane, account FROM jobs WHERE state = 'queued' ORDER BY lane, account LIMIT 1)
+        (SELECT queue, account FROM jobs WHERE state = 'queued' ORDER BY queue, account LIMIT 1)
         UNION ALL
-        SELECT next.lane, next.account FROM found CROSS JOIN LATERAL (
-            SELECT lane, account FROM jobs WHERE state = 'queued' AND (lane, account) > (found.lane, found.account)
-            ORDER BY lane, account LIMIT 1
+        SELECT next.queue, next.account FROM found CROSS JOIN LATERAL (
+            SELECT queue, account FROM jobs WHERE state = 'queued' AND (queue, account) > (found.queue, found.account)
+            ORDER BY queue, account LIMIT 1
         ) next
     )
     INSERT INTO queue_usage (queue, account, waiting, waiting_since)
-    SELECT lane, account, true, clock_timestamp() FROM found
+    SELECT queue, account, true, clock_timestamp() FROM found
     WHERE NOT EXISTS (
-        SELECT FROM queue_usage u WHERE u.queue = found.lane AND u.account = found.account
+        SELECT FROM queue_usage u WHERE u.queue = found.queue AND u.account = found.account
             AND (u.waiting OR u.due_at IS NOT NULL)
     )
-    ORDER BY lane, account
+    ORDER BY queue, account
     ON CONFLICT (queue, account) DO UPDATE SET waiting = true, waiting_since = clock_timestamp()
     """
 )
@@ -265,12 +265,12 @@ _READ = text(
     SELECT u.queue, u.account, u.total_s, coalesce(busy.running, 0) AS running,
         exp(greatest(u.level - {_CLOCK} * {RATE.format(half_life="u.half_life_s")}, {LEAST}))
             + coalesce(busy.seconds, 0) AS recent_s,
-        (SELECT count(*) FROM jobs WHERE lane = u.queue AND account = u.account AND state = 'queued') AS queued
+        (SELECT count(*) FROM jobs WHERE queue = u.queue AND account = u.account AND state = 'queued') AS queued
     FROM queue_usage u LEFT JOIN (
-        SELECT lane, account, count(*) AS running,
+        SELECT queue, account, count(*) AS running,
             sum(greatest(extract(epoch FROM least(clock_timestamp(), lease_until) - started_at), 0))::float8 AS seconds
-        FROM jobs WHERE state = 'running' GROUP BY lane, account
-    ) busy ON busy.lane = u.queue AND busy.account = u.account
+        FROM jobs WHERE state = 'running' GROUP BY queue, account
+    ) busy ON busy.queue = u.queue AND busy.account = u.account
     ORDER BY recent_s DESC, u.total_s DESC, u.queue, u.account LIMIT :limit
     """
 )

@@ -15,13 +15,13 @@ from sqlalchemy.orm import Session
 
 from db.ids import find_people
 from db.ledger import jobs
-from db.ledger.jobs import Bell
+from db.ledger.jobs import WakeUp
 from db.ledger.runs import Plan
 from db.people import enrolment, moves, registry
 from db.people.events import record
 from db.people.moves import Move
 from db.people.tracks import mark_scenes_of
-from db.people.unknowns import lock_user, make_unknown, settle
+from db.people.unknowns import assign_people, lock_user, make_unknown
 from db.people.vote import FaceRule
 from db.tables import FaceDecision, FaceTrack, PeopleEvent, Person, PersonPhoto, PersonProfile, Scene
 from shared.errors import Conflict, InvalidRequest, NotFound
@@ -44,7 +44,7 @@ def judge(
         "decisions": decisions,
         "tracks": [str(track.track_id) for track in tracks],
         "videos": [track.video_id for track in tracks],
-        # Whose they were: an unknown of whom no other face is left would not be found again by likeness.
+        # Whose they were: an unknown of whom no other face is left would not be found again by similarity.
         "were": {
             str(decision): track.person_id
             for decision, track in zip(decisions, tracks, strict=True)
@@ -91,7 +91,7 @@ def _settle_all(session: Session, videos: Sequence[str], rule: FaceRule) -> None
     locked = [jobs.lock_video(session, video) for video in sorted(set(videos))]
     for video in locked:
         if video is not None and video.deleted_at is None:
-            settle(session, video, rule)
+            assign_people(session, video, rule)
 
 
 def _make_profile_of_tracks(session: Session, person: Person) -> None:
@@ -119,8 +119,8 @@ def lock_two(session: Session, one: str, other: str, user_id: str) -> tuple[Pers
     return locked[one], locked[other]
 
 
-def merge(session: Session, person: Person, into: Person, plan: Plan) -> tuple[int, list[Bell]]:
-    """Make all photos and tracks of a person another one's, for good. Returns the event's id and bells.
+def merge(session: Session, person: Person, into: Person, plan: Plan) -> tuple[int, list[WakeUp]]:
+    """Make all photos and tracks of a person another one's, for good. Returns the event's id and wake-up messages.
 
     Raises:
         Conflict: an earlier merge or split of one of them is still being worked on.
@@ -203,7 +203,7 @@ def _note_faces(session: Session, event_id: int, count: int) -> None:
 
 def split(
     session: Session, person: Person, track_ids: Sequence[str], name: str | None, rule: FaceRule, plan: Plan
-) -> tuple[Person, int, list[Bell]]:
+) -> tuple[Person, int, list[WakeUp]]:
     """Make some tracks of a person somebody else's, who gets a name or the next number.
 
     Raises:
@@ -243,8 +243,8 @@ def split(
 
 def undo(
     session: Session, user_id: str, event_id: int, rule: FaceRule, plan: Plan
-) -> tuple[Person, int, list[Bell]]:
-    """Undo one of the user's events. Returns the person it was about, the new event's id and bells.
+) -> tuple[Person, int, list[WakeUp]]:
+    """Undo one of the user's events. Returns the person it was about, the new event's id and wake-up messages.
 
     Raises:
         NotFound: no such event of this user.
@@ -274,14 +274,14 @@ def undo(
             )
     _settle_all(session, payload["videos"] if were else (), rule)
     _forget_decisions(session, event)
-    bells: list[Bell] = []
+    wake_ups: list[WakeUp] = []
     if event.kind == "rename":
         registry.require_free(session, user_id, payload["before"]["name"], but=person.person_id)
         person.name, person.kind = payload["before"]["name"], payload["before"]["kind"]
         session.flush()
         mark_scenes_of(session, person.person_id)
     elif event.kind == "merge":
-        bells = _part(session, event, person, locked[payload["into"]], payload, plan)
+        wake_ups = _part(session, event, person, locked[payload["into"]], payload, plan)
     elif event.kind == "split":
         new = locked[payload["new"]]
         moves.require_still(person, new)
@@ -289,10 +289,10 @@ def undo(
         new.merged_into = person.person_id
         session.execute(delete(PersonProfile).where(PersonProfile.person_id == new.person_id))
         session.flush()
-        bells = _begin(session, "unsplit", event, new, person, plan)
+        wake_ups = _begin(session, "unsplit", event, new, person, plan)
     else:
         _settle_all(session, payload["videos"], rule)
-    return person, record(session, user_id, "undo", person.person_id, {}, undoes=event_id), bells
+    return person, record(session, user_id, "undo", person.person_id, {}, undoes=event_id), wake_ups
 
 
 def _lock_all(session: Session, user_id: str, needed: set[str], others: set[str]) -> dict[str, Person]:
@@ -324,7 +324,7 @@ def _forget_decisions(session: Session, event: PeopleEvent) -> None:
 
 def _part(
     session: Session, event: PeopleEvent, person: Person, into: Person, payload: dict[str, Any], plan: Plan
-) -> list[Bell]:
+) -> list[WakeUp]:
     """Undo a merge: what came from the person goes back, what the other has got since stays there."""
     if person.merged_into != into.person_id:
         raise Conflict(f"{person.name!r} is not part of {into.name!r} any more")
@@ -353,7 +353,7 @@ def _begin(
     source: Person,
     target: Person,
     plan: Plan,
-) -> list[Bell]:
+) -> list[WakeUp]:
     move = Move(
         kind=kind,
         event_id=event.event_id,

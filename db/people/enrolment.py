@@ -17,7 +17,7 @@ from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.orm import Session
 
 from db.ledger import jobs
-from db.ledger.jobs import NOW, Bell, seconds
+from db.ledger.jobs import NOW, WakeUp, seconds
 from db.ledger.runs import Plan
 from db.people.tracks import as_array, videos_with_faces
 from db.people.vote import centroid
@@ -46,7 +46,7 @@ class PhotoResult:
     box: list[float] | None = None
 
 
-def start(session: Session, person: Person, plan: Plan, model_id: int | None = None) -> list[Bell]:
+def start(session: Session, person: Person, plan: Plan, model_id: int | None = None) -> list[WakeUp]:
     """Look at the photos that need it, then at all videos. Ends what an earlier change had started.
 
     ``model_id``: the active face model; photos with a vector of another one are looked at again.
@@ -67,14 +67,14 @@ def start(session: Session, person: Person, plan: Plan, model_id: int | None = N
     session.flush()
     batch = graph.ENROLL.batch
     parts = [sorted(map(str, ids))[first : first + batch] for first in range(0, len(ids), batch)]
-    bells = jobs.insert(
+    wake_ups = jobs.insert(
         session,
         [
             _job(person, graph.ENROLL, plan, part=part, payload={"photo_ids": chosen}, priority=0)
             for part, chosen in enumerate(parts)
         ],
     )
-    return bells + advance(session, person, plan)
+    return wake_ups + advance(session, person, plan)
 
 
 def stop(session: Session, person: Person) -> bool:
@@ -90,7 +90,7 @@ def stop(session: Session, person: Person) -> bool:
     return bool(cancelled)
 
 
-def advance(session: Session, person: Person, plan: Plan) -> list[Bell]:
+def advance(session: Session, person: Person, plan: Plan) -> list[WakeUp]:
     """Start what follows when a stage has ended. Harmless at any time."""
     if person.deleted_at is not None or person.ended_run >= person.run:
         return []
@@ -148,7 +148,7 @@ def _job(person: Person, stage: graph.Stage, plan: Plan, **values: Any) -> Job:
         subject_kind="person",
         subject_id=person.person_id,
         user_id=person.user_id,
-        lane=stage.lane,
+        queue=stage.queue,
         run=person.run,
         stage=stage.name,
         max_failures=plan.max_failures,
@@ -158,7 +158,7 @@ def _job(person: Person, stage: graph.Stage, plan: Plan, **values: Any) -> Job:
 
 def erasure_job(person: Person, plan: Plan) -> Job:
     """The job that removes all of a person and makes sure of it."""
-    return _job(person, graph.FORGET, plan, priority=0)
+    return _job(person, graph.ERASE_PERSON, plan, priority=0)
 
 
 def move_job(person: Person, plan: Plan, payload: Mapping[str, Any]) -> Job:
@@ -224,7 +224,7 @@ def write_photos(session: Session, person_id: str, results: Sequence[PhotoResult
 
 
 def make_profile(session: Session, person_id: str) -> None:
-    """Make the person's centroids anew: of the good photos by quality; without any, of the tracks in videos.
+    """Make the person's centroids again: of the good photos by quality; without any, of the tracks in videos.
 
     A named person is known by those tracks only that a human confirmed: else one wrong match would bring the next.
     """
@@ -310,7 +310,7 @@ def stuck_people(session: Session, limit: int = 100) -> list[str]:
 def progress(session: Session, person: Person) -> float:
     """How far the person's run is, or its erasure, or the moving of its tracks, 0..1."""
     if person.deleted_at is not None or person.moving_event is not None:
-        stage = graph.FORGET if person.deleted_at is not None else graph.MOVE
+        stage = graph.ERASE_PERSON if person.deleted_at is not None else graph.MOVE
         found = session.scalars(
             select(func.max(Job.progress)).where(
                 Job.subject_kind == "person",

@@ -17,7 +17,7 @@ from sqlalchemy.orm import Session
 
 from db.ids import name_person
 from db.ledger import jobs
-from db.ledger.jobs import NOW, Bell
+from db.ledger.jobs import NOW, WakeUp
 from db.ledger.runs import Plan
 from db.people import enrolment, registry
 from db.people.events import record
@@ -50,7 +50,7 @@ _TABLES: dict[str, type[PersonPhoto | PersonProfile | FaceTrack | ScenePerson | 
 }
 
 
-def begin(session: Session, person: Person, plan: Plan) -> list[Bell]:
+def begin(session: Session, person: Person, plan: Plan) -> list[WakeUp]:
     """Hide a person, whose row is locked, and those merged into it; queue the job that removes all of them."""
     others = registry.merged_into(session, person.person_id)
     session.execute(
@@ -105,12 +105,12 @@ def note_suspects(session: Session, person_id: str, user_id: str) -> None:
             INSERT INTO erasure_scenes (person_id, video_id, scene_id, user_id)
             SELECT :person, v.video_id, :none, :user FROM videos v
             WHERE v.user_id = :user AND v.deleted_at IS NULL AND v.video_id IN (
-                SELECT video_id FROM jobs WHERE lane IN ('media', 'housekeeping') AND state = 'queued' AND account = :user
-                    AND stage IN ('revise', 'sweep', 'sidecar')
-                UNION SELECT video_id FROM jobs WHERE lane IN ('media', 'housekeeping') AND state = 'running' AND account = :user
-                    AND stage IN ('revise', 'sweep', 'sidecar')
+                SELECT video_id FROM jobs WHERE queue IN ('media', 'housekeeping') AND state = 'queued' AND account = :user
+                    AND stage IN ('rewrite_sidecars', 'sweep', 'sidecar')
+                UNION SELECT video_id FROM jobs WHERE queue IN ('media', 'housekeeping') AND state = 'running' AND account = :user
+                    AND stage IN ('rewrite_sidecars', 'sweep', 'sidecar')
                 UNION SELECT video_id FROM jobs WHERE state = 'failed' AND user_id = :user
-                    AND stage IN ('revise', 'sweep', 'sidecar')
+                    AND stage IN ('rewrite_sidecars', 'sweep', 'sidecar')
                 UNION SELECT s.video_id FROM scenes s WHERE s.people_changed AND s.user_id = :user
             ) ON CONFLICT DO NOTHING
             """
@@ -308,7 +308,7 @@ def is_waiting(session: Session, person_id: str, user_id: str, since: str) -> bo
     """
     attempt = text(
         "SELECT 1 FROM jobs WHERE account = :user"
-        " AND lane IN ('media', 'housekeeping', 'face') AND stage IN ('face', 'match', 'enroll', 'sidecar', 'revise')"
+        " AND queue IN ('media', 'housekeeping', 'face') AND stage IN ('face', 'match', 'enroll', 'sidecar', 'rewrite_sidecars')"
         " AND state = 'running' AND started_at < CAST(:since AS timestamptz) LIMIT 1"
     )
     if session.execute(attempt, {"user": user_id, "since": since}).first() is not None:

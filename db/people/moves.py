@@ -17,7 +17,7 @@ from sqlalchemy import ARRAY, Uuid, any_, delete, func, insert, literal, select,
 from sqlalchemy.orm import Session
 
 from db.ledger import jobs
-from db.ledger.jobs import Bell
+from db.ledger.jobs import WakeUp
 from db.ledger.runs import Plan
 from db.people import enrolment
 from db.tables import FaceTrack, Job, MovedTrack, Person
@@ -64,8 +64,8 @@ def require_still(*people: Person) -> None:
             )
 
 
-def begin(session: Session, move: Move, source: Person, target: Person, plan: Plan) -> list[Bell]:
-    """Move the first tracks, and queue a job if there are more. Both people are locked. Returns bells."""
+def begin(session: Session, move: Move, source: Person, target: Person, plan: Plan) -> list[WakeUp]:
+    """Move the first tracks, and queue a job if there are more. Both people are locked. Returns wake-up messages."""
     total = count(session, move)
     if step(session, move, FIRST) < FIRST:
         return end(session, move, plan)
@@ -166,29 +166,29 @@ def note(session: Session, event_id: int, track_ids: list[UUID]) -> None:
     session.execute(insert(MovedTrack).from_select(["event_id", "video_id", "track_id", "user_id"], found))
 
 
-def end(session: Session, move: Move, plan: Plan) -> list[Bell]:
-    """All tracks are moved: look for both people in all videos again. Returns bells."""
+def end(session: Session, move: Move, plan: Plan) -> list[WakeUp]:
+    """All tracks are moved: look for both people in all videos again. Returns wake-up messages."""
     people = {key: jobs.lock_person(session, key) for key in sorted((move.source, move.target))}
     for person in people.values():
         if person is not None:
             person.moving_event = None
     session.flush()
     again = [move.source, move.target] if move.kind == "unmerge" else [move.target]
-    bells: list[Bell] = []
+    wake_ups: list[WakeUp] = []
     for key in again:
         person = people[key]
         if person is not None and person.deleted_at is None and person.merged_into is None:
             if key == move.target and move.kind == "unmerge":
                 enrolment.make_profile(session, key)
-            bells += enrolment.start(session, person, plan)
-    return bells
+            wake_ups += enrolment.start(session, person, plan)
+    return wake_ups
 
 
 def under_way(session: Session, user_id: str, ids: set[str]) -> bool:
     """Whether tracks of the user are on their way from or to one of these people."""
     found = session.scalars(
         select(Job.payload).where(
-            Job.lane == graph.MOVE.lane,
+            Job.queue == graph.MOVE.queue,
             Job.account == user_id,
             Job.stage == graph.MOVE.name,
             Job.state.in_(("queued", "running")),

@@ -1,4 +1,4 @@
-"""Sidecars that no longer say who is in their scene: which, and the jobs that write them anew."""
+"""Sidecars that no longer say who is in their scene: which, and the jobs that write them again."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from sqlalchemy import Select, func, select, update
 from sqlalchemy.orm import Session
 
 from db.ledger import jobs
-from db.ledger.jobs import Bell, seconds_from_now
+from db.ledger.jobs import WakeUp, seconds_from_now
 from db.ledger.runs import Plan
 from db.people.tracks import Seen, people_in
 from db.tables import Job, Scene, Video
@@ -35,7 +35,7 @@ def _stale() -> Select[str]:
         select(Job.job_id)
         .where(
             Job.video_id == Video.video_id,
-            Job.stage == "revise",
+            Job.stage == "rewrite_sidecars",
             Job.state.in_(("queued", "running"))
             | ((Job.state == "failed") & (Job.finished_at > seconds_from_now(-_PATIENCE_S))),
         )
@@ -49,13 +49,13 @@ def _stale() -> Select[str]:
     )
 
 
-def queue(session: Session, video: Video, plan: Plan, remove: Sequence[str] = ()) -> list[Bell]:
+def queue(session: Session, video: Video, plan: Plan, remove: Sequence[str] = ()) -> list[WakeUp]:
     """Queue a revision of a video, whose row is locked; ``remove``: sidecars nobody is shown any more."""
     if video.deleted_at is not None or video.published_run is None:
         return []
     last = session.scalars(
         select(func.max(Job.part)).where(
-            Job.video_id == video.video_id, Job.run == video.run, Job.stage == "revise"
+            Job.video_id == video.video_id, Job.run == video.run, Job.stage == "rewrite_sidecars"
         )
     ).one()
     job = Job(
@@ -63,9 +63,9 @@ def queue(session: Session, video: Video, plan: Plan, remove: Sequence[str] = ()
         subject_id=video.video_id,
         video_id=video.video_id,
         user_id=video.user_id,
-        lane=graph.REVISE.lane,
+        queue=graph.REWRITE_SIDECARS.queue,
         run=video.run,
-        stage=graph.REVISE.name,
+        stage=graph.REWRITE_SIDECARS.name,
         part=0 if last is None else last + 1,
         max_failures=plan.max_failures,
         payload={"remove": list(remove)},

@@ -41,14 +41,14 @@ class Known:
 
 
 @dataclass(frozen=True)
-class Say:
+class HumanDecision:
     """What a human said about one track."""
 
     person_id: str | None
     barred: frozenset[str]
 
 
-NOTHING = Say(None, frozenset())
+NOTHING = HumanDecision(None, frozenset())
 
 
 def as_array(vectors: Sequence[Any]) -> Float64:
@@ -123,7 +123,7 @@ def load_known(session: Session, user_id: str, model_id: int, kind: str) -> Know
     return Known(tuple(row.person_id for row in rows), as_array([row.vec for row in rows]))
 
 
-def rematch(
+def match_tracks(
     session: Session, video: Video, rule: FaceRule, scene_ids: Sequence[UUID] | None = None
 ) -> set[str]:
     """Give the tracks of a video, whose row is locked, to people; what a human said stays.
@@ -137,12 +137,12 @@ def rematch(
     changed: set[str] = set()
     for first in range(0, len(wanted), _BATCH):
         batch = wanted[first : first + _BATCH]
-        changed |= _rematch_scenes(session, video, batch, rule)
+        changed |= _match_scenes(session, video, batch, rule)
         refresh_scene_people(session, batch)
     return changed
 
 
-def _rematch_scenes(session: Session, video: Video, scene_ids: Sequence[UUID], rule: FaceRule) -> set[str]:
+def _match_scenes(session: Session, video: Video, scene_ids: Sequence[UUID], rule: FaceRule) -> set[str]:
     tracks = session.scalars(
         select(FaceTrack)
         .where(FaceTrack.scene_id.in_(scene_ids), FaceTrack.user_id == video.user_id)
@@ -203,7 +203,7 @@ def _rematch_scenes(session: Session, video: Video, scene_ids: Sequence[UUID], r
 
 
 def _judge(
-    faces: Sequence[Face], say: Say, named: Known, unknown: Known, metric: str, rule: FaceRule
+    faces: Sequence[Face], say: HumanDecision, named: Known, unknown: Known, metric: str, rule: FaceRule
 ) -> tuple[Verdict, str | None]:
     """A track's verdict and who decided; nobody decided about a stranger."""
     if say.person_id is not None:
@@ -253,7 +253,7 @@ def _said(
     scene_ids: Sequence[UUID],
     tracks: Sequence[FaceTrack],
     faces: Mapping[tuple[UUID, int, int], list[Face]],
-) -> dict[UUID, Say]:
+) -> dict[UUID, HumanDecision]:
     """What humans said about these tracks, found again by time and place whatever run or split made them."""
     decisions = session.scalars(
         select(FaceDecision)
@@ -282,7 +282,7 @@ def _said(
             select(Scene.scene_id, Scene.start_s, Scene.end_s).where(Scene.scene_id.in_(scene_ids))
         )
     }
-    said: dict[UUID, Say] = {}
+    said: dict[UUID, HumanDecision] = {}
     by_run: dict[int, list[FaceTrack]] = {}
     for track in tracks:
         by_run.setdefault(track.run, []).append(track)
@@ -299,11 +299,11 @@ def _said(
             found = _nearest(decision, near, faces)
             if found is None:
                 continue
-            say = said.get(found.track_id, Say(None, frozenset()))
+            say = said.get(found.track_id, HumanDecision(None, frozenset()))
             if decision.is_person:
-                said[found.track_id] = Say(who, say.barred - {who})
+                said[found.track_id] = HumanDecision(who, say.barred - {who})
             else:
-                said[found.track_id] = Say(
+                said[found.track_id] = HumanDecision(
                     None if say.person_id == who else say.person_id, say.barred | {who}
                 )
     return said

@@ -10,7 +10,7 @@ from sqlalchemy.orm import Session
 
 from db.ledger.jobs import lock_person
 from db.people.enrolment import make_profile
-from db.people.tracks import as_array, refresh_scene_people, rematch
+from db.people.tracks import as_array, match_tracks, refresh_scene_people
 from db.people.vote import FaceRule, similarities
 from db.tables import FaceTrack, Model, Person, PersonProfile, Video
 
@@ -22,16 +22,18 @@ _MAX_OTHERS = 20_000
 _LOCK = 7_305_100
 
 
-def settle(session: Session, video: Video, rule: FaceRule, scene_ids: Sequence[UUID] | None = None) -> None:
-    """Give the tracks of a video, whose row is locked, to people, and gather strangers seen more than once."""
-    changed = rematch(session, video, rule, scene_ids)
+def assign_people(
+    session: Session, video: Video, rule: FaceRule, scene_ids: Sequence[UUID] | None = None
+) -> None:
+    """Give the tracks of a video, whose row is locked, to people, and cluster_unknowns strangers seen more than once."""
+    changed = match_tracks(session, video, rule, scene_ids)
     lock_user(session, video.user_id)
     unknown = session.scalars(
         select(Person.person_id).where(Person.person_id.in_(changed), Person.kind == "unknown")
     ).all()
     for person_id in sorted(unknown):
         make_profile(session, person_id)
-    gather(session, video, rule, scene_ids)
+    cluster_unknowns(session, video, rule, scene_ids)
 
 
 def lock_user(session: Session, user_id: str) -> None:
@@ -67,7 +69,7 @@ def leave_video(session: Session, video_id: str) -> bool:
     return True
 
 
-def gather(
+def cluster_unknowns(
     session: Session, video: Video, rule: FaceRule, scene_ids: Sequence[UUID] | None = None
 ) -> list[str]:
     """Make people of the strangers in this video that are alike, with all strangers of the user. Returns their ids.

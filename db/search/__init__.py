@@ -1,15 +1,15 @@
 """Finding scenes: by words, by meaning, by sight, by who is there. Every query is scoped by ``user_id`` and sees published
 scenes only.
 
-``scope`` says which scenes may be found, ``legs`` and ``nearest`` how one kind of likeness is looked up and compared,
-``ranking`` joins the legs into one order, ``details`` fetches what a hit shows, ``coverage`` counts what could be looked at.
+``scope`` says which scenes may be found, ``retrievers`` and ``nearest`` how one kind of similarity is looked up and compared,
+``ranking`` joins the retrievers into one order, ``details`` fetches what a hit shows, ``coverage`` counts what could be looked at.
 """
 
 from db.search.coverage import Covered, cover
 from db.search.details import describe
-from db.search.legs import Lexical, Match, People, Tuning, Words, exemplar, read_words
 from db.search.nearest import Vector
 from db.search.ranking import Found, Ranking, find
+from db.search.retrievers import Lexical, Match, People, Tuning, Words, exemplar, read_words
 from db.search.scope import Scope
 
 __all__ = [

@@ -1,4 +1,4 @@
-"""How much of a scope a search could look at, leg by leg: "nothing found" is not "not looked at yet"."""
+"""How much of a scope a search could look at, retriever by retriever: "nothing found" is not "not looked at yet"."""
 
 from __future__ import annotations
 
@@ -29,18 +29,18 @@ class Covered:
     scenes: int
     with_words: int
     videos_in_work: int
-    #: Leg -> scenes it has something to compare of.
-    legs: dict[str, int]
+    #: Retriever -> scenes it has something to compare of.
+    retrievers: dict[str, int]
 
 
 def cover(session: Session, scope: Scope, models: Mapping[str, ModelRow]) -> Covered:
-    """Count a scope's scenes, and those each leg can compare. ``models``: of the legs text, lexical and vision.
+    """Count a scope's scenes, and those each retriever can compare. ``models``: of the retrievers text, lexical and vision.
 
     A large scope's counts are remembered for some seconds, until a video of the user comes, goes or is published again.
     """
     key = (
         scope,
-        tuple(sorted((leg, model.model_id) for leg, model in models.items())),
+        tuple(sorted((retriever, model.model_id) for retriever, model in models.items())),
         _state(session, scope),
     )
     known = _known.get(key)
@@ -74,22 +74,22 @@ def _count(session: Session, scope: Scope, models: Mapping[str, ModelRow]) -> Co
         "people": "count(*) FILTER (WHERE s.face_run IS NOT NULL)",
     }
     joined = ""
-    for leg, model in models.items():
-        table = "lexical_weights" if leg == "lexical" else "embeddings"
-        run = "vision_run" if leg == "vision" else "text_run"
+    for retriever, model in models.items():
+        table = "lexical_weights" if retriever == "lexical" else "embeddings"
+        run = "vision_run" if retriever == "vision" else "text_run"
         mine = f"e.user_id = :user_id AND e.model_id = {int(model.model_id)}"
         if scope.is_narrow:
             # Some scenes of many are looked up one by one, ten times as fast as reading the rows of all.
-            counted[leg] = (
+            counted[retriever] = (
                 f"count(*) FILTER (WHERE EXISTS (SELECT FROM {table} e WHERE {mine}"
                 f" AND e.scene_id = s.scene_id AND e.run = s.{run}))"
             )
         else:
             joined += (
-                f" LEFT JOIN (SELECT DISTINCT e.scene_id, e.run FROM {table} e WHERE {mine}) of_{leg}"
-                f" ON of_{leg}.scene_id = s.scene_id AND of_{leg}.run = s.{run}"
+                f" LEFT JOIN (SELECT DISTINCT e.scene_id, e.run FROM {table} e WHERE {mine}) of_{retriever}"
+                f" ON of_{retriever}.scene_id = s.scene_id AND of_{retriever}.run = s.{run}"
             )
-            counted[leg] = f"count(of_{leg}.scene_id)"
+            counted[retriever] = f"count(of_{retriever}.scene_id)"
     row = session.execute(
         text(
             f"SELECT {', '.join(f'{what} AS n_{name}' for name, what in counted.items())}"
@@ -97,6 +97,6 @@ def _count(session: Session, scope: Scope, models: Mapping[str, ModelRow]) -> Co
         ),
         scope.values(),
     ).one()
-    legs = {"keyword": row.n_words, "screen": row.n_screen, "people": row.n_people}
-    legs |= {leg: getattr(row, f"n_{leg}") for leg in models}
-    return Covered(row.n_scenes, row.n_words, videos_in_work(session, scope.user_id), legs)
+    retrievers = {"keyword": row.n_words, "screen": row.n_screen, "people": row.n_people}
+    retrievers |= {retriever: getattr(row, f"n_{retriever}") for retriever in models}
+    return Covered(row.n_scenes, row.n_words, videos_in_work(session, scope.user_id), retrievers)

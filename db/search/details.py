@@ -18,7 +18,7 @@ from shared.contracts import (
     PersonMatch,
     ScreenMatch,
     SearchHit,
-    SearchLeg,
+    SearchRetriever,
     WordSpan,
 )
 
@@ -39,7 +39,7 @@ def describe(
     """The hits as callers see them, in the order given.
 
     Args:
-        tsquery: from ``legs.read_words``, for the words to mark; empty: none.
+        tsquery: from ``retrievers.read_words``, for the words to mark; empty: none.
         link: the URL of a keyframe's key; None where the storage has no URLs.
     """
     scenes = [hit.scene_id for hit in found]
@@ -74,7 +74,8 @@ def describe(
                 language=row.language,
                 score=hit.score,
                 similarities={
-                    cast(SearchLeg, leg): round(match.similarity, 6) for leg, match in hit.matches.items()
+                    cast(SearchRetriever, retriever): round(match.similarity, 6)
+                    for retriever, match in hit.matches.items()
                 },
                 keyframe_keys=keys,
                 keyframe_urls=None if None in urls else tuple(url for url in urls if url is not None),

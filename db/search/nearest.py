@@ -1,4 +1,4 @@
-"""The leg of vectors: scenes near a query, by the model's index or by comparing them one by one.
+"""The retriever of vectors: scenes near a query, by the model's index or by comparing them one by one.
 
 Which of the two is chosen here, not by the planner: a small set of vectors is compared one by one, exactly; a large one
 goes through the model's HNSW index with iterative scan, so that a filter never empties the answer. Model ids and
@@ -22,7 +22,7 @@ from pgvector import HalfVector
 from sqlalchemy import text
 from sqlalchemy.orm import Session
 
-from db.search.legs import Match, Tuning, clamp
+from db.search.retrievers import Match, Tuning, clamp
 from db.search.scope import Scope
 from db.vectors import ModelRow
 

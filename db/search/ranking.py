@@ -1,6 +1,6 @@
-"""One order out of several legs: the best of each are put forward, and every one of them is compared on all legs.
+"""One order out of several retrievers: the best of each are put forward, and every one of them is compared on all retrievers.
 
-``score = text * weight + vision * weight + ... + boost of people``, each likeness within 0..1; the order is by score,
+``score = text * weight + vision * weight + ... + boost of people``, each similarity within 0..1; the order is by score,
 then video, then place in the video, so it is the same however often it is asked for.
 """
 
@@ -12,7 +12,7 @@ from uuid import UUID
 
 from sqlalchemy.orm import Session
 
-from db.search.legs import Leg, Match, Tuning
+from db.search.retrievers import Match, Retriever, Tuning
 from db.search.scope import Scope
 
 
@@ -24,7 +24,7 @@ class Found:
     video_id: str
     idx: int
     score: float
-    #: Leg -> how alike; a leg the scene has nothing to compare with counts 0.
+    #: Retriever -> how alike; a retriever the scene has nothing to compare with counts 0.
     matches: dict[str, Match]
 
     @property
@@ -45,7 +45,7 @@ class Ranking:
 def find(
     session: Session,
     scope: Scope,
-    legs: Sequence[Leg],
+    retrievers: Sequence[Retriever],
     weights: Mapping[str, float],
     tuning: Tuning,
     *,
@@ -54,19 +54,19 @@ def find(
     min_score: float | None = None,
 ) -> Ranking:
     """The scenes of the scope that score best, from behind ``after`` (the ``place`` of a hit) on."""
-    # By scene first: ids are costly to look up, a search of two legs has over a thousand likenesses.
+    # By scene first: ids are costly to look up, a search of two retrievers has over a thousand similarities.
     matches: dict[UUID, dict[str, Match]] = {}
-    for leg in legs:
-        if leg.proposes:
-            for scene_id, match in leg.candidates(session, scope, tuning).items():
-                matches.setdefault(scene_id, {})[leg.name] = match
-    for leg in legs:
-        unknown = [scene_id for scene_id, own in matches.items() if leg.name not in own]
+    for retriever in retrievers:
+        if retriever.proposes:
+            for scene_id, match in retriever.candidates(session, scope, tuning).items():
+                matches.setdefault(scene_id, {})[retriever.name] = match
+    for retriever in retrievers:
+        unknown = [scene_id for scene_id, own in matches.items() if retriever.name not in own]
         if unknown:
-            for scene_id, match in leg.compare(session, scope, unknown).items():
-                matches[scene_id][leg.name] = match
+            for scene_id, match in retriever.compare(session, scope, unknown).items():
+                matches[scene_id][retriever.name] = match
     # Summed in one order: the same scene has the same score on every page, to the last bit.
-    names = [leg.name for leg in legs]
+    names = [retriever.name for retriever in retrievers]
     scored = []
     for scene_id, own in matches.items():
         score = sum([weights[name] * own[name].similarity for name in names if name in own], 0.0)

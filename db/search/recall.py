@@ -89,12 +89,12 @@ def measure(
     found = wanted = 0
     times: dict[str, list[float]] = {"exact": [], "index": []}
     for query in queries:
-        leg = Vector("text" if model.family == "text" else "vision", model, query)
+        retriever = Vector("text" if model.family == "text" else "vision", model, query)
         began = time.perf_counter()
-        exact = leg.nearest_exactly(session, scope, at)
+        exact = retriever.nearest_exactly(session, scope, at)
         times["exact"].append(time.perf_counter() - began)
         began = time.perf_counter()
-        by_index = leg.nearest(session, scope, at, ef_search)
+        by_index = retriever.nearest(session, scope, at, ef_search)
         times["index"].append(time.perf_counter() - began)
         wanted += len(exact)
         # By how near they are: of scenes that say the same, any is as right as another.

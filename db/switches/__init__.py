@@ -8,7 +8,7 @@ video's row and has to know which models are kept takes the switch's only FOR KE
 ``pointer`` says which model is searched and which are kept, ``parts`` plans the jobs, ``acts`` is what an operator does.
 """
 
-from db.switches.acts import begin, drop, drop_some, end, find, point, require, samples
+from db.switches.acts import begin, discard, discard_some, end, find, point, require, samples
 from db.switches.parts import Progress, advance, count, lacking, open_switches, progress, retry, stage_of
 from db.switches.pointer import active_models, kept_models, model_row, models_of, searched_model
 
@@ -18,8 +18,8 @@ __all__ = [
     "advance",
     "begin",
     "count",
-    "drop",
-    "drop_some",
+    "discard",
+    "discard_some",
     "end",
     "find",
     "kept_models",

@@ -1,4 +1,4 @@
-"""What an operator does with a switch: begin it, point searches at one side or the other, drop the side that is not searched."""
+"""What an operator does with a switch: begin it, point searches at one side or the other, discard the side that is not searched."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.orm import Session
 
 from db.ledger import jobs
-from db.ledger.jobs import NOW, Bell, seconds_from_now
+from db.ledger.jobs import NOW, WakeUp, seconds_from_now
 from db.ledger.runs import Plan
 from db.switches.parts import advance, count, own_jobs
 from db.switches.pointer import KEPT, active_models, models_of
@@ -20,7 +20,7 @@ from shared.errors import Conflict, NotFound
 
 #: Of a scene's words: enough to try a model, few enough for a message.
 _SAMPLE_CHARS = 500
-#: A drop begins so late: processes that have not noticed a flip yet, and searches under way, use the losing side.
+#: Discarding begins so late: processes that have not noticed an activation yet, and searches under way, use the losing side.
 _SETTLE_S = 5.0
 _BEGIN_LOCK = 7_305_003
 
@@ -47,7 +47,7 @@ def require(session: Session, kind: str) -> ModelSwitch:
 
 def begin(
     session: Session, kind: str, active: ModelRow, new: ModelRow, plan: Plan, *, dry_run: bool = False
-) -> list[Bell]:
+) -> list[WakeUp]:
     """Start giving the archive vectors of the model ``new``; sent again, it changes nothing.
 
     ``active``: searched now, unless a switch has chosen another one, which the caller may not know yet.
@@ -61,7 +61,7 @@ def begin(
         _, other = models_of(session, switch)
         if other.model_id != new.model_id or switch.state not in KEPT:
             raise Conflict(
-                f"a switch of the {kind} model to {other.name} is {switch.state}: end it first, with --drop"
+                f"a switch of the {kind} model to {other.name} is {switch.state}: end it first, with --discard"
             )
         return [] if dry_run else advance(session, switch, plan)
     active = active_models(session).get(kind, active)
@@ -94,47 +94,47 @@ def point(session: Session, switch: ModelSwitch, to: Literal["old", "new"]) -> b
     """Let the new model (or the old one again) be the one that is searched. Returns whether that is a change.
 
     Raises:
-        Conflict: the new one's vectors are not complete, or one of both is being dropped.
+        Conflict: the new one's vectors are not complete, or one of both is being discarded.
     """
-    wanted = "flipped" if to == "new" else "ready"
+    wanted = "activated" if to == "new" else "ready"
     if switch.state == wanted or (to == "old" and switch.state == "building"):
         return False
-    if switch.state not in ("ready", "flipped"):
+    if switch.state not in ("ready", "activated"):
         _, new = models_of(session, switch)
         raise Conflict(
-            f"the switch of the {switch.kind} model to {new.name} is {switch.state}: it can't be flipped"
+            f"the switch of the {switch.kind} model to {new.name} is {switch.state}: it can't be activated"
         )
     model_id = switch.to_model if to == "new" else switch.from_model
     _let_be_active(session, switch.kind, model_id)
-    switch.state, switch.flipped_at = wanted, NOW
+    switch.state, switch.activated_at = wanted, NOW
     session.flush()
     return True
 
 
-def drop(session: Session, switch: ModelSwitch, plan: Plan, *, pages_s: float) -> list[Bell]:
+def discard(session: Session, switch: ModelSwitch, plan: Plan, *, pages_s: float) -> list[WakeUp]:
     """Remove the vectors of the model that is not searched, in a job, and end the switch.
 
-    ``pages_s``: for so long after a flip a search from before it may still ask for its next page.
+    ``pages_s``: for so long after an activation a search from before it may still ask for its next page.
 
     Raises:
-        Conflict: the last flip is younger than that, or scenes have vectors of the losing model only.
+        Conflict: the last activation is younger than that, or scenes have vectors of the losing model only.
     """
-    if switch.state == "dropping":
+    if switch.state == "discarding":
         return []
-    if switch.flipped_at is not None:
+    if switch.activated_at is not None:
         session.refresh(switch)
-        age_s = session.execute(select(func.extract("epoch", NOW - switch.flipped_at))).scalar_one()
+        age_s = session.execute(select(func.extract("epoch", NOW - switch.activated_at))).scalar_one()
         if age_s < pages_s:
             raise Conflict(
-                f"the {switch.kind} model was flipped {age_s:.0f} s ago, and searches from before that may still turn"
-                f" pages: drop in {pages_s - float(age_s):.0f} s, or with --now"
+                f"the {switch.kind} model was activated {age_s:.0f} s ago, and searches from before that may still turn"
+                f" pages: discard in {pages_s - float(age_s):.0f} s, or with --now"
             )
-    if switch.state == "flipped":
+    if switch.state == "activated":
         _refuse_to_lose(session, switch, plan)
-    loser = switch.from_model if switch.state == "flipped" else switch.to_model
+    loser = switch.from_model if switch.state == "activated" else switch.to_model
     jobs.cancel(session, *own_jobs(switch))
     switch.run += 1
-    switch.state = "dropping"
+    switch.state = "discarding"
     session.flush()
     return jobs.insert(
         session,
@@ -143,9 +143,9 @@ def drop(session: Session, switch: ModelSwitch, plan: Plan, *, pages_s: float) -
                 subject_kind="switch",
                 subject_id=str(switch.switch_id),
                 user_id="",
-                lane=graph.DROP.lane,
+                queue=graph.DISCARD.queue,
                 run=switch.run,
-                stage=graph.DROP.name,
+                stage=graph.DISCARD.name,
                 max_failures=plan.max_failures,
                 model_id=loser,
                 payload={"model_id": loser},
@@ -168,7 +168,7 @@ def _refuse_to_lose(session: Session, switch: ModelSwitch, plan: Plan) -> None:
     old, new = models_of(session, switch)
     if left:
         raise Conflict(
-            f"{left} parts of the archive have no vectors of {new.name} yet: drop when they are done (--retry tries again"
+            f"{left} parts of the archive have no vectors of {new.name} yet: discard when they are done (--retry tries again"
             " what failed)"
         )
     has = "SELECT 1 FROM embeddings e WHERE e.scene_id = s.scene_id AND e.run = r.run AND e.model_id = {}"
@@ -181,7 +181,7 @@ def _refuse_to_lose(session: Session, switch: ModelSwitch, plan: Plan) -> None:
     ).scalar()
     if video_id is not None:
         raise Conflict(
-            f"video {video_id} is in work since before the switch and has vectors of {old.name} only: drop when it has ended,"
+            f"video {video_id} is in work since before the switch and has vectors of {old.name} only: discard when it has ended,"
             " or cancel it (the id is that of the logs)"
         )
 
@@ -199,7 +199,7 @@ def samples(session: Session, user_id: str, kind: str, count: int) -> tuple[list
     return texts, [keyframe["key"] for scene in scenes for keyframe in scene.keyframes], len(scenes)
 
 
-def drop_some(session: Session, model_id: int, user_id: str, most: int) -> int:
+def discard_some(session: Session, model_id: int, user_id: str, most: int) -> int:
     """Remove up to ``most`` of a user's vectors (and word weights) of a model. Returns how many."""
     removed = 0
     for table in ("embeddings", "lexical_weights"):
@@ -215,7 +215,7 @@ def drop_some(session: Session, model_id: int, user_id: str, most: int) -> int:
 
 
 def end(session: Session, switch_id: str, but: int) -> None:
-    """The vectors are dropped: the switch is over, and of its jobs only the last one is kept."""
+    """The vectors are discarded: the switch is over, and of its jobs only the last one is kept."""
     switch = session.get_one(ModelSwitch, int(switch_id))
     switch.state, switch.ended_at = "ended", NOW
     session.execute(

@@ -11,7 +11,7 @@ from sqlalchemy import Row, delete, func, select, text
 from sqlalchemy.orm import Session
 
 from db.ledger import jobs
-from db.ledger.jobs import NOW, Bell
+from db.ledger.jobs import NOW, WakeUp
 from db.ledger.runs import Plan
 from db.switches.pointer import KEPT, models_of
 from db.tables import Job, ModelSwitch
@@ -56,8 +56,8 @@ def _run(kind: str) -> str:
 
 
 def stage_of(kind: str) -> graph.Stage:
-    """What makes a kind's vectors anew."""
-    return graph.TEXT_ANEW if kind == "text" else graph.VISION_ANEW
+    """What makes a kind's vectors again."""
+    return graph.TEXT_REEMBED if kind == "text" else graph.VISION_REEMBED
 
 
 def lacking(
@@ -84,7 +84,7 @@ def lacking(
     )
 
 
-def advance(session: Session, switch: ModelSwitch, plan: Plan) -> list[Bell]:
+def advance(session: Session, switch: ModelSwitch, plan: Plan) -> list[WakeUp]:
     """Plan the next jobs; the switch is ready when nothing lacks a vector. Harmless at any time."""
     if switch.state not in KEPT:
         return []
@@ -179,7 +179,7 @@ def _plan_more(
                         subject_kind="switch",
                         subject_id=str(switch.switch_id),
                         user_id=row.user_id,
-                        lane=stage.lane,
+                        queue=stage.queue,
                         run=switch.run,
                         stage=stage.name,
                         part=part,
@@ -218,6 +218,6 @@ def progress(session: Session, switch: ModelSwitch) -> Progress:
     return Progress(failed.jobs, failed.error, speed)
 
 
-def retry(session: Session, switch: ModelSwitch) -> list[Bell]:
+def retry(session: Session, switch: ModelSwitch) -> list[WakeUp]:
     """Try the jobs again that were given up."""
-    return jobs.try_failed_again(session, *own_jobs(switch))
+    return jobs.requeue_failed(session, *own_jobs(switch))

@@ -9,7 +9,7 @@ from db.tables import ActiveModel, Model, ModelSwitch
 from db.vectors import ModelRow
 
 #: States of a switch in which both models are kept.
-KEPT = ("building", "ready", "flipped")
+KEPT = ("building", "ready", "activated")
 
 
 def active_models(session: Session) -> dict[str, ModelRow]:
@@ -36,9 +36,9 @@ def models_of(session: Session, switch: ModelSwitch) -> tuple[ModelRow, ModelRow
 
 
 def kept_models(session: Session, kind: str, *, lock: bool = False) -> tuple[ModelRow, ...]:
-    """The two models of an open switch; empty when there is none, or one of them is being dropped.
+    """The two models of an open switch; empty when there is none, or one of them is being discarded.
 
-    ``lock``: nothing is dropped before the end of this transaction.
+    ``lock``: nothing is discarded before the end of this transaction.
     """
     query = select(ModelSwitch).where(ModelSwitch.kind == kind, ModelSwitch.state.in_(KEPT))
     if lock:

@@ -23,7 +23,7 @@ from celery.result import AsyncResult
 from kombu import Connection, Producer
 
 from shared.errors import NotFound
-from shared.routing import NODES, bell_task
+from shared.routing import NODES, wake_up_task
 from tests.integration.test_media_hostile import Listener, Watch, playlist
 from tests.support.clips import Encoding, Shot, Sound, make_clip
 from tests.support.fleet import FAMILIES, Fleet, eventually, fleet_over
@@ -435,12 +435,12 @@ def test_arguments_without_names_are_refused(fleet: Fleet) -> None:
 
 
 @pytest.mark.parametrize("said", ["y", [], {}, {"model": "m"}, {"vectors": [["a", 1]]}, None])
-def test_a_forged_answer_of_a_lane_goes_nowhere(fleet: Fleet, said: Any) -> None:
+def test_a_forged_answer_of_a_queue_goes_nowhere(fleet: Fleet, said: Any) -> None:
     """Whoever does not know the id of a waiting search has nothing to answer, and leaves nothing behind."""
     api = stranger(fleet.redis_url)
     for search in ("0" * 32, "x"):
         for failed in (False, True):
-            kwargs = {"search": search, "lane": "text", "failed": failed}
+            kwargs = {"search": search, "queue": "text", "failed": failed}
             api.send_task("tasks.search.gather", [said], kwargs, queue="search", ignore_result=True)
     assert answers(fleet)
     with redis.Redis.from_url(fleet.redis_url) as client:
@@ -497,7 +497,7 @@ def test_a_pickled_message_is_never_loaded(fleet: Fleet, tmp_path: Path) -> None
     mark = tmp_path / "ran"
     body = pickle.dumps(((Bomb(mark),), {}, {}))
     for queue in QUEUES:
-        for task in ("tasks.video.status", bell_task("media")):
+        for task in ("tasks.video.status", wake_up_task("media")):
             for content, encoding in (
                 (body, "binary"),
                 (base64.b64encode(body), "base64"),
@@ -546,7 +546,7 @@ DEEP = 200_000
 )
 def test_a_malformed_body_is_dropped(fleet: Fleet, body: str | bytes) -> None:
     for queue in QUEUES:
-        for task in ("tasks.video.status", bell_task("media")):
+        for task in ("tasks.video.status", wake_up_task("media")):
             send_raw(fleet, task, body, queue=queue, answered=False)
     assert answers(fleet)
 
@@ -636,12 +636,12 @@ def test_an_oversized_message_is_refused(fleet: Fleet) -> None:
     assert kind == "InvalidRequest" and "bytes, more than 65536" in message
 
 
-@pytest.mark.parametrize("lane", ["media", "asr", "text", "face", "ocr", "housekeeping"])
-def test_bells_with_nonsense_ring_for_nothing(fleet: Fleet, lane: str) -> None:
+@pytest.mark.parametrize("queue", ["media", "asr", "text", "face", "ocr", "housekeeping"])
+def test_wake_ups_with_nonsense_ring_for_nothing(fleet: Fleet, queue: str) -> None:
     bodies: Sequence[Any] = ([[], {"job_id": "x"}, None], [[], {"job_id": 2**80}, None], [["x", "y"], {}, None],
                              [[], {"nonsense": {}}, None], [[], {}, None])  # fmt: skip
     for body in bodies:
-        send_raw(fleet, bell_task(lane), json.dumps(body), queue=lane, answered=False)
+        send_raw(fleet, wake_up_task(queue), json.dumps(body), queue=queue, answered=False)
     assert answers(fleet)
 
 

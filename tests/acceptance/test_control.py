@@ -262,7 +262,7 @@ def test_an_order_during_a_job_waits_for_it_and_takes_nothing_from_it(fleet: Fle
         assert models_json(fleet, verb, ASR)["outcomes"][0]["state"] == "done"
     assert fleet.wait_ended(["during"], within_s=300)["during"].state == "indexed"
     rows = fleet.rows(
-        "SELECT attempt, failures, outages FROM jobs WHERE video_id IN (SELECT video_id FROM videos WHERE external_id = 'during') AND lane = 'asr'"
+        "SELECT attempt, failures, outages FROM jobs WHERE video_id IN (SELECT video_id FROM videos WHERE external_id = 'during') AND queue = 'asr'"
     )
     assert rows and all((row["attempt"], row["failures"], row["outages"]) == (1, 0, 0) for row in rows)
     after = slot_of(fleet, "asr")

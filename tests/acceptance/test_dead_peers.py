@@ -36,7 +36,7 @@ def test_a_silent_connection_stops_one_video_and_not_the_fleet(fleet: Fleet, tmp
             psycopg.connect(fleet.postgres_url, autocommit=True) as operator,
             redis.Redis.from_url(fleet.redis_url) as client,
         ):
-            # Two whose worker is gone, and all bells with it.
+            # Two whose worker is gone, and all wake-up messages with it.
             operator.execute(
                 "UPDATE jobs SET state = 'running', attempt = attempt + 1, lease_owner = 'gone@h:1.a:0:2',"
                 " lease_until = clock_timestamp() - interval '1 s' WHERE video_id IN"
@@ -53,7 +53,7 @@ def test_a_silent_connection_stops_one_video_and_not_the_fleet(fleet: Fleet, tmp
 
         eventually(taken_back, within_s=5, what="another video's job is taken back within two ticks")
         with redis.Redis.from_url(fleet.redis_url) as client:
-            eventually(lambda: client.llen("media"), within_s=5, what="bells are rung again")
+            eventually(lambda: client.llen("media"), within_s=5, what="wake-up messages are rung again")
 
         asked = time.monotonic()
         assert fleet.client.cancel("stopped", "u1").accepted

@@ -26,13 +26,13 @@ from shared.client import Client
 from shared.errors import BrokerUnavailable
 from tests.faults.campaign import (
     Stand,
-    bells_received,
     restart_dead,
     run_disturbed,
     run_undisturbed,
     seed_of,
     stand,
     wait_indexed,
+    wake_ups_received,
 )
 from tests.faults.material import SHORT_SPANS, Source, cut_clips, sources
 from tests.faults.results import Results, collect, differences, leftovers
@@ -149,20 +149,22 @@ def twelve(clips: list[Path]) -> list[Source]:
 
 @pytest.fixture(scope="module")
 def undisturbed(the_stand: Stand, twelve: list[Source]) -> Results:
-    """What an undisturbed run makes of the videos; it also counts the bells."""
-    before = bells_received(the_stand.fleet)
+    """What an undisturbed run makes of the videos; it also counts the wake-up messages."""
+    before = wake_ups_received(the_stand.fleet)
     results = run_undisturbed(the_stand.fleet, twelve, within_s=300)
     assert leftovers(the_stand.fleet) == []
-    rung = bells_received(the_stand.fleet) - before
+    notified = wake_ups_received(the_stand.fleet) - before
     jobs = {
-        row["lane"]: row["n"]
+        row["queue"]: row["n"]
         for row in the_stand.fleet.rows(
-            "SELECT lane, count(*) AS n FROM jobs WHERE attempt > 0 GROUP BY lane"
+            "SELECT queue, count(*) AS n FROM jobs WHERE attempt > 0 GROUP BY queue"
         )
     }
-    print(f"\nbells {dict(rung)} for jobs {jobs}")
-    for lane, count in jobs.items():
-        assert count <= rung[routing.bell_task(lane)] <= 1.25 * count + 2, "about one bell per job"
+    print(f"\nwake-up messages {dict(notified)} for jobs {jobs}")
+    for queue, count in jobs.items():
+        assert count <= notified[routing.wake_up_task(queue)] <= 1.25 * count + 2, (
+            "about one wake-up message per job"
+        )
     assert the_stand.fleet.rows("SELECT * FROM jobs WHERE failures + outages > 0") == []
     the_stand.start_over()
     return results
@@ -245,7 +247,7 @@ videos.status = status
 """
 
 
-def test_duplicate_bells_while_the_first_still_runs(
+def test_duplicate_wake_ups_while_the_first_still_runs(
     the_stand: Stand, fleet: Fleet, producer: Celery, clips: list[Path]
 ) -> None:
     held = the_stand.injection.hold("split", "doubled")
@@ -254,7 +256,7 @@ def test_duplicate_bells_while_the_first_still_runs(
     before = unacked(fleet)
     for _ in range(5):
         producer.send_task(
-            routing.bell_task("media"), kwargs={"job_id": job_id}, queue="media", ignore_result=True
+            routing.wake_up_task("media"), kwargs={"job_id": job_id}, queue="media", ignore_result=True
         )
     with redis.Redis.from_url(fleet.redis_url) as client:
         eventually(
@@ -323,7 +325,7 @@ def _plain(text: str) -> str:
 
 
 def test_several_reconcilers_at_once(the_stand: Stand, tmp_path: Path) -> None:
-    """Each expired job is taken back once, each stuck video goes on once, and no more bells than jobs."""
+    """Each expired job is taken back once, each stuck video goes on once, and no more wake-up messages than jobs."""
     count = 40
     the_stand.postgres.execute("CREATE DATABASE reconcilers TEMPLATE template_scenefleet")
     url = the_stand.redis_server.url.removesuffix("/0") + "/1"
@@ -352,20 +354,20 @@ def test_several_reconcilers_at_once(the_stand: Stand, tmp_path: Path) -> None:
         {"state": "failed"}
     ]
     with redis.Redis.from_url(url) as client:
-        assert client.llen("media") == count, "one bell for each job that can be claimed"
+        assert client.llen("media") == count, "one wake-up message for each job that can be claimed"
 
 
 _EXPIRED_AND_STUCK = """
 INSERT INTO videos (video_id, user_id, external_id, storage_key, state, run)
     SELECT kind || n, 'u' || n % 3, kind || n, 'k', 'processing', 1
     FROM generate_series(1, {count}) n, (VALUES ('expired'), ('stuck')) AS kinds (kind);
-INSERT INTO runs (video_id, run, stages, made)
+INSERT INTO runs (video_id, run, stages, stage_runs)
     SELECT video_id, 1, '["split", "asr", "text", "vision", "face", "ocr", "sidecar"]',
         '{{"split": 1, "asr": 1, "text": 1, "vision": 1, "face": 1, "ocr": 1, "sidecar": 1}}' FROM videos;
-INSERT INTO jobs (subject_id, video_id, user_id, lane, run, stage, state, attempt, lease_owner, lease_until)
+INSERT INTO jobs (subject_id, video_id, user_id, queue, run, stage, state, attempt, lease_owner, lease_until)
     SELECT video_id, video_id, user_id, 'media', 1, 'split', 'running', 1, 'gone:1:0:1',
         clock_timestamp() - interval '1 second' FROM videos WHERE video_id LIKE 'expired%';
-INSERT INTO jobs (subject_id, video_id, user_id, lane, run, stage, state, attempt)
+INSERT INTO jobs (subject_id, video_id, user_id, queue, run, stage, state, attempt)
     SELECT video_id, video_id, user_id, 'media', 1, 'split', 'failed', 1 FROM videos WHERE video_id LIKE 'stuck%';
 """
 
@@ -454,7 +456,7 @@ def test_poison_messages_are_dropped_and_the_worker_lives(
 ) -> None:
     pids = {name: node.process.pid for name, node in fleet.nodes.items()}
     before = unacked(fleet)
-    for queue, task in (("media", routing.bell_task("media")), (routing.REQUESTS, routing.VIDEO_PROCESS)):
+    for queue, task in (("media", routing.wake_up_task("media")), (routing.REQUESTS, routing.VIDEO_PROCESS)):
         with producer.connection_for_write() as connection:
             poison = connection.Producer(auto_declare=False)
             headers = {"task": task, "id": "00000000-0000-0000-0000-000000000000", "lang": "py"}
@@ -495,7 +497,7 @@ def test_a_queue_with_garbage_in_it(fleet: Fleet, clips: list[Path]) -> None:
 def test_redis_flushed_under_warm_workers_and_producers(
     fleet: Fleet, producer: Celery, clips: list[Path]
 ) -> None:
-    """Nothing restarts: bells sent before are rung again from the ledger, later ones arrive as ever."""
+    """Nothing restarts: wake-up messages sent before are rung again from the ledger, later ones arrive as ever."""
     before = send(fleet, clips[0], "before_flush")
     with redis.Redis.from_url(fleet.redis_url) as client:
         client.flushall()
@@ -528,13 +530,13 @@ def test_redis_down_when_a_video_is_sent(the_stand: Stand, fleet: Fleet, clips: 
 def test_a_redis_restart_keeps_what_is_queued(
     the_stand: Stand, fleet: Fleet, producer: Celery, clips: list[Path]
 ) -> None:
-    """Append-only file: neither a request nobody took yet nor a bell is lost, though the reconciler could ring again."""
+    """Append-only file: neither a request nobody took yet nor a wake-up message is lost, though the reconciler could ring again."""
     fleet.stop("media", "search")
     source = Source("kept", "u1", clips[0])
     key = fleet.upload(source.path, "kept")
     ask(producer, routing.VIDEO_PROCESS, video_id="kept", user_id="u1", storage_key=key)
     for _ in range(7):
-        producer.send_task(routing.bell_task("media"), kwargs={}, queue="media", ignore_result=True)
+        producer.send_task(routing.wake_up_task("media"), kwargs={}, queue="media", ignore_result=True)
     with redis.Redis.from_url(fleet.redis_url) as client:
         client.config_set("appendfsync", "always")  # what a second of waiting would show as well
         queued = {queue: client.lrange(queue, 0, -1) for queue in ("media", routing.REQUESTS)}
@@ -580,7 +582,7 @@ def test_nothing_is_left_of_all_this(fleet: Fleet) -> None:
     assert not any(waiting.values()), waiting
 
 
-def test_idle_nodes_ring_no_bells(fleet: Fleet) -> None:
+def test_idle_nodes_ring_no_wake_ups(fleet: Fleet) -> None:
     """A dozen rounds of every reconciler over an idle ledger."""
     with redis.Redis.from_url(fleet.redis_url) as client:
         client.config_resetstat()

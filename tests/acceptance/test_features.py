@@ -97,7 +97,7 @@ def person(fleet: Fleet) -> str:
 
 
 def answers(fleet: Fleet) -> dict[str, SearchAnswer]:
-    """What a caller asks: by meaning, by all legs, by who is there."""
+    """What a caller asks: by meaning, by all retrievers, by who is there."""
     ann = person(fleet)
     asked: dict[str, dict[str, Any]] = {
         "meaning": {"query": "a space ship", "mode": "semantic"},
@@ -109,9 +109,9 @@ def answers(fleet: Fleet) -> dict[str, SearchAnswer]:
     return {name: fleet.client.search(USER, video_id=VIDEO, **options) for name, options in asked.items()}
 
 
-def legs(answer: SearchAnswer) -> dict[str, str | None]:
-    """Leg -> why it took no part, None for those that did."""
-    return {leg.leg: leg.reason for leg in answer.coverage.legs}
+def retrievers(answer: SearchAnswer) -> dict[str, str | None]:
+    """Retriever -> why it took no part, None for those that did."""
+    return {retriever.retriever: retriever.reason for retriever in answer.coverage.retrievers}
 
 
 def test_off_on_and_in_between(fleet: Fleet, clip: Path) -> None:
@@ -121,13 +121,13 @@ def test_off_on_and_in_between(fleet: Fleet, clip: Path) -> None:
     assert [hit.idx for hit in found["shown"].hits if "screen" in hit.similarities][:1] == [0]
     ann = person(fleet)
 
-    # Off: stages do nothing, legs say why, all that is stored stays through any rerun.
+    # Off: stages do nothing, retrievers say why, all that is stored stays through any rerun.
     switch(fleet, **OFF)
     for stages in ([], ["asr"], ["split"]):
         fleet.client.rerun(VIDEO, USER, stages)
         status = ended(fleet, VIDEO)
         assert (status.state, status.published_run) == ("indexed", status.run), status
-        assert {states(status)[stage] for stage in ("text", "face", "ocr")} == {"carried"}
+        assert {states(status)[stage] for stage in ("text", "face", "ocr")} == {"reused"}
         assert stored(fleet) == before
     assert "face can't be made again: FEATURE_FACE_DETECTION is off" in command(
         fleet, "rerun", VIDEO, "-s", "face", status=1
@@ -136,8 +136,8 @@ def test_off_on_and_in_between(fleet: Fleet, clip: Path) -> None:
         fleet.client.search(USER, "a space ship", mode="semantic")
     hybrid = fleet.client.search(USER, "rocket")
     assert hybrid.hits and hybrid.degraded == {}
-    assert legs(hybrid)["text"] == "FEATURE_SEMANTIC_SEARCH is off"
-    assert legs(hybrid)["screen"] == "FEATURE_OCR is off" and legs(hybrid)["keyword"] is None
+    assert retrievers(hybrid)["text"] == "FEATURE_SEMANTIC_SEARCH is off"
+    assert retrievers(hybrid)["screen"] == "FEATURE_OCR is off" and retrievers(hybrid)["keyword"] is None
     assert fleet.client.search(USER, SHOWN).hits == ()
     alone = fleet.client.search(USER, persons=[ann], video_id=VIDEO)
     assert [hit.scene_id for hit in alone.hits] == [hit.scene_id for hit in found["Ann"].hits]
@@ -170,7 +170,7 @@ def test_off_on_and_in_between(fleet: Fleet, clip: Path) -> None:
     ]
     status = ended(fleet, VIDEO)
     assert (states(status)["text"], states(status)["face"], states(status)["ocr"]) == (
-        "done", "carried", "carried",
+        "done", "reused", "reused",
     )  # fmt: skip
     assert ended(fleet, LATER).state == "indexed"
     assert stored(fleet) == before and stored(fleet, LATER) == before

@@ -227,7 +227,7 @@ def towers(fleet: Fleet, query: str) -> dict[str, Any]:
     }
 
 
-def likeness(vector: Any, looks: dict[Any, Any]) -> dict[Any, float]:
+def similarity(vector: Any, looks: dict[Any, Any]) -> dict[Any, float]:
     """Scene -> how alike its best keyframe is."""
     return {name: max(0.0, float((frames @ vector).max())) for name, frames in looks.items()}
 
@@ -277,7 +277,7 @@ def test_sight_is_asked_by_the_vision_models_own_text_tower(
     told_apart = 0
     for query in ("a photo of a cat", "red car", "moon", "people at the beach", "old computer screen"):
         seen = towers(fleet, query)
-        right, wrong = likeness(seen["vision"], seen["looks"]), likeness(seen["text"], seen["looks"])
+        right, wrong = similarity(seen["vision"], seen["looks"]), similarity(seen["text"], seen["looks"])
         answer = find(fleet, query, mode=mode, weights={**alone, "vision": 1.0})
         assert names(answer) == best(right)
         for hit in answer.hits:
@@ -298,7 +298,7 @@ def test_hybrid(fleet: Fleet) -> None:
     assert first.similarities["screen"] > 0 and first.similarities["keyword"] > 0
     for query in ("coffee", "a boat on the water"):
         seen = towers(fleet, query)
-        likely = likeness(seen["vision"], seen["looks"])
+        likely = similarity(seen["vision"], seen["looks"])
         answer = find(fleet, query, limit=len(MINE))
         for hit in answer.hits:
             shown, name = hit.similarities, (hit.video_id, hit.idx)
@@ -329,7 +329,7 @@ def test_more_like_this_scene(fleet: Fleet) -> None:
     for shot in MINE:
         found = names(find(fleet, like_scene=shot.id, weights={"text": 0.0}, limit=50))
         middle = looks[shot.name].mean(axis=0)
-        expected = likeness(middle / np.linalg.norm(middle), looks)
+        expected = similarity(middle / np.linalg.norm(middle), looks)
         del expected[shot.name]
         assert found == best(expected)
         if shot.name in alike:

@@ -275,7 +275,7 @@ def test_what_nobody_states_comes_only_when_it_is_trusted(unstated: Machine, hub
         assert f"from {hub.url}/{REPOSITORY}/" in shown
     assert refused.splitlines()[-1].endswith(f"accept it by `scenefleet models pull {NAME} --trust`.")
     assert unstated.files() & set(unstated.spec.all_files) == set() and lock.read(unstated.models_dir) == {}
-    # What was shown is not fetched anew, and from then on it is what the others are held to.
+    # What was shown is not fetched again, and from then on it is what the others are held to.
     unstated.run("pull", "--trust")
     assert unstated.files() == set(unstated.spec.all_files)
     assert [request.status for request in hub.gets(LARGE)] == [200]

@@ -70,7 +70,7 @@ def published(fleet: Fleet) -> ScenePage:
 
 
 def searched(fleet: Fleet, query: str, user_id: str = USER) -> list[int]:
-    """As the leg of a search asks."""
+    """As the retriever of a search asks."""
     found = fleet.rows(
         "SELECT idx FROM scenes WHERE live AND user_id = %s AND screen_tsv @@"
         " (websearch_to_tsquery('english', %s) || websearch_to_tsquery('simple', %s)) ORDER BY idx",
@@ -148,8 +148,8 @@ def test_a_video_from_before_the_stage_gets_its_text_with_any_rerun(indexed: Fle
     assert searched(indexed, "rocket") == []
     rerun(indexed, "face")
     assert states(indexed)["ocr"] == "done" and searched(indexed, "rocket") == [0]
-    found = indexed.rows("SELECT made FROM runs WHERE run = %s", run + 1)
-    assert found[0]["made"]["ocr"] == run + 1
+    found = indexed.rows("SELECT stage_runs FROM runs WHERE run = %s", run + 1)
+    assert found[0]["stage_runs"]["ocr"] == run + 1
 
 
 def test_the_flag_off_and_on_loses_nothing(indexed: Fleet) -> None:
@@ -158,7 +158,7 @@ def test_the_flag_off_and_on_loses_nothing(indexed: Fleet) -> None:
     indexed.start("media", "search", FEATURE_OCR="false")
     indexed.wait_ready("media", "search")
     rerun(indexed, "face")
-    assert states(indexed)["ocr"] == "carried"
+    assert states(indexed)["ocr"] == "reused"
     assert [scene.screen_text for scene in published(indexed).scenes] == before, "what was read stays"
     indexed.stop("media", "search")
     indexed.start("media", "search", "ocr")

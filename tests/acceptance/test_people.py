@@ -388,7 +388,7 @@ def test_an_erased_person_is_gone_from_every_store(
     # The tombstone, the event and the job of the erasure: the id, no name, no photo, no vector.
     assert {table: len(rows) for table, rows in left.items()} == {"people": 1, "people_events": 1, "jobs": 1}
     assert json.dumps(receipt["left"])[1:-1] in left["people"][0] and "erase" in left["people_events"][0]
-    assert "forget" in left["jobs"][0]
+    assert "erase_person" in left["jobs"][0]
     # Her name is still the other user's.
     for place, rows in after.traces([name]).items():
         assert f"/{OTHER}/" in place or (place in after.rows and rows == _of(OTHER, rows)), (place, rows)

@@ -13,7 +13,7 @@ import pytest
 
 from shared.contracts import Receipt, SearchAnswer, VideoStatus
 from shared.errors import Conflict, InvalidRequest, NotFound
-from shared.routing import bell_task
+from shared.routing import wake_up_task
 from tests.support.clips import Shot, make_clip
 from tests.support.excerpt import write_excerpt
 from tests.support.fleet import Fleet, eventually, fleet_over
@@ -110,11 +110,11 @@ def assert_only_run_left(fleet: Fleet, video_id: str) -> None:
     assert [scene["idx"] for scene in scenes] == list(range(len(scenes)))
     assert all(scene["live"] for scene in scenes)
     (run,) = fleet.rows(
-        "SELECT r.made FROM runs r JOIN videos v ON v.video_id = r.video_id AND v.published_run = r.run"
+        "SELECT r.stage_runs FROM runs r JOIN videos v ON v.video_id = r.video_id AND v.published_run = r.run"
         " WHERE v.video_id IN (SELECT video_id FROM videos WHERE external_id = %s)",
         video_id,
     )
-    made = run["made"]
+    made = run["stage_runs"]
     assert {scene["split_version"] for scene in scenes} == {made["split"]}
     vectors = fleet.rows(
         "SELECT e.scene_id, e.ordinal, e.run FROM embeddings e JOIN scenes s USING (scene_id) WHERE s.video_id IN (SELECT video_id FROM videos WHERE external_id = %s)",
@@ -290,7 +290,7 @@ def test_a_rerun_of_named_stages_makes_what_the_running_run_had_not_finished(
     (status,) = fleet.wait_ended([video_id], within_s=90).values()
     assert status.state == "indexed", status
     shown = states(status)
-    assert (shown["split"], shown["audio"], shown["asr"]) == ("carried", "done", "done")
+    assert (shown["split"], shown["audio"], shown["asr"]) == ("reused", "done", "done")
     settle(fleet, video_id)
     assert_only_run_left(fleet, video_id)
     assert fleet.client.search(USER, "rocket", mode="keyword", video_id=video_id).hits
@@ -432,7 +432,7 @@ def test_what_hangs_on_a_failed_stage_is_skipped_and_says_so(
 
 
 @pytest.mark.parametrize("stage", ["split", "asr", "text", "face", "ocr", "sidecar"])
-def test_cancel_stops_any_stage_and_retry_starts_anew(
+def test_cancel_stops_any_stage_and_retry_starts_reembed(
     fleet: Fleet, injection: Injection, spoken: Path, stage: str
 ) -> None:
     video_id = f"cancel-{stage}"
@@ -486,7 +486,7 @@ def assert_forgotten(fleet: Fleet, video_id: str) -> None:
     left = {
         table: fleet.rows(f"SELECT * FROM {table} WHERE {where}", video_id) for table, where in OWNED.items()
     }
-    assert {job["stage"] for job in left.pop("jobs")} <= {"erase"}
+    assert {job["stage"] for job in left.pop("jobs")} <= {"erase_video"}
     assert not any(left.values()), left
     orphans = fleet.rows(
         "SELECT scene_id FROM embeddings WHERE scene_id NOT IN (SELECT scene_id FROM scenes)"
@@ -576,10 +576,10 @@ def test_a_tombstoned_id_never_comes_back(fleet: Fleet, silent: Path) -> None:
     ):
         with pytest.raises(NotFound, match="no video 'tombstone': check the id"):
             ask(video_id, USER)
-    # Stale bells of its jobs ring for nothing.
+    # Stale wake-up messages of its jobs ring for nothing.
     for _ in range(3):
         fleet.client._app.send_task(
-            bell_task("media"), kwargs={"job_id": job["job_id"]}, queue="media", ignore_result=True
+            wake_up_task("media"), kwargs={"job_id": job["job_id"]}, queue="media", ignore_result=True
         )
     index(fleet, silent, "after-tombstone")
     (row,) = fleet.rows("SELECT state, run FROM videos WHERE external_id = %s", video_id)

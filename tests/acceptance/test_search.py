@@ -83,8 +83,8 @@ def search(fleet: Fleet, query: str | None = None, **options: Any) -> SearchAnsw
     return fleet.client.search(options.pop("user", USER), query, **options)
 
 
-def legs(answer: SearchAnswer) -> dict[str, bool]:
-    return {leg.leg: leg.used for leg in answer.coverage.legs}
+def retrievers(answer: SearchAnswer) -> dict[str, bool]:
+    return {retriever.retriever: retriever.used for retriever in answer.coverage.retrievers}
 
 
 def assert_nothing_waits(fleet: Fleet) -> None:
@@ -97,23 +97,29 @@ def assert_nothing_waits(fleet: Fleet) -> None:
         )
 
 
-def test_a_hybrid_search_uses_every_leg_there_is(fleet: Fleet, page: ScenePage) -> None:
+def test_a_hybrid_search_uses_every_retriever_there_is(fleet: Fleet, page: ScenePage) -> None:
     answer = search(fleet, WORD)
     assert answer.degraded == {} and answer.model == "tiny-bge-m3"
-    assert legs(answer) == {"text": True, "vision": True, "lexical": True, "keyword": True, "screen": False}
+    assert retrievers(answer) == {
+        "text": True,
+        "vision": True,
+        "lexical": True,
+        "keyword": True,
+        "screen": False,
+    }
     assert {hit.idx for hit in answer.hits} == {scene.idx for scene in page.scenes}
     spoken = {scene.idx for scene in page.scenes if scene.transcript}
-    weights = {leg.leg: leg.weight for leg in answer.coverage.legs}
+    weights = {retriever.retriever: retriever.weight for retriever in answer.coverage.retrievers}
     for hit in answer.hits:
         assert set(hit.similarities) == {"text", "vision", "lexical", "keyword"}
-        total = sum(weights[leg] * similarity for leg, similarity in hit.similarities.items())
+        total = sum(weights[retriever] * similarity for retriever, similarity in hit.similarities.items())
         assert hit.score == pytest.approx(total, abs=1e-5)
         assert (hit.similarities["text"] > 0) <= (hit.idx in spoken)
         assert hit.highlights.keyframe is not None and hit.highlights.keyframe.key in hit.keyframe_keys
         marked = {hit.transcript[span.start : span.end].lower() for span in hit.highlights.words}
         assert all(WORD.lower().startswith(word[:3]) for word in marked)
         assert bool(marked) == (hit.similarities["keyword"] > 0)
-    counted = {leg.leg: leg.scenes for leg in answer.coverage.legs}
+    counted = {retriever.retriever: retriever.scenes for retriever in answer.coverage.retrievers}
     assert counted["text"] == counted["lexical"] == counted["keyword"] == len(spoken)
     assert counted["vision"] == len(page.scenes) == answer.coverage.scenes
     assert [hit.score for hit in answer.hits] == sorted((hit.score for hit in answer.hits), reverse=True)
@@ -132,7 +138,7 @@ def test_sight_is_compared_with_the_text_tower_of_the_vision_model(fleet: Fleet)
     for row in rows:
         similarity = float(np.dot(row["vec"], vector))
         best[row["scene"]] = max(best.get(row["scene"], -1.0), similarity)
-    assert legs(answer) == {"text": False, "vision": True}
+    assert retrievers(answer) == {"text": False, "vision": True}
     assert answer.hits
     for hit in answer.hits:
         assert hit.score == pytest.approx(max(0.0, best[hit.scene_id]), abs=2e-3)
@@ -163,7 +169,7 @@ def test_pages_follow_each_other_without_a_gap(fleet: Fleet) -> None:
 def test_more_like_this_scene(fleet: Fleet, page: ScenePage) -> None:
     scene = page.scenes[0]
     answer = search(fleet, like_scene=scene.scene_id)
-    assert legs(answer)["vision"] is True and answer.degraded == {}
+    assert retrievers(answer)["vision"] is True and answer.degraded == {}
     assert {hit.idx for hit in answer.hits} == {other.idx for other in page.scenes[1:]}
     with pytest.raises(NotFound, match="no scene"):
         search(fleet, like_scene=scene.scene_id, user="u2")
@@ -278,7 +284,7 @@ def test_what_makes_no_sense_is_one_clear_error(fleet: Fleet, options: dict[str,
 )  # fmt: skip
 def test_a_strange_query_is_answered(fleet: Fleet, query: str) -> None:
     answer = search(fleet, query)
-    assert answer.degraded == {} and legs(answer)["text"] is True
+    assert answer.degraded == {} and retrievers(answer)["text"] is True
     assert fleet.rows("SELECT count(*) AS n FROM scenes")[0]["n"] > 0
 
 
@@ -333,7 +339,7 @@ def test_the_command_searches_in_every_way(
     shown, said = run(WORD)
     assert "score" in shown and "text 0." in shown and f"looked at {len(page.scenes)} scenes" in said
     document = json.loads(run(WORD, "--json", "--limit", "2", "-w", "vision=0", "-m", "semantic")[0])
-    assert [leg["used"] for leg in document["coverage"]["legs"]] == [True, False]
+    assert [retriever["used"] for retriever in document["coverage"]["retrievers"]] == [True, False]
     following = json.loads(run(WORD, "--json", "--limit", "2", "-w", "vision=0", "-m", "semantic",
                                "--cursor", document["next_cursor"])[0])  # fmt: skip
     assert not {hit["idx"] for hit in following["hits"]} & {hit["idx"] for hit in document["hits"]}
@@ -405,7 +411,7 @@ def test_whoever_notes_or_answers_is_killed_and_the_answer_comes_once(
     assert kills.met(point) == 1
     assert told["status"] == "SUCCESS", told
     found = SearchAnswer.model_validate(told["result"], strict=False)
-    assert (found.hits, found.degraded) == (right.hits, {}), "what the lanes said is not lost"
+    assert (found.hits, found.degraded) == (right.hits, {}), "what the queues said is not lost"
     # And the time in which another child takes the place of the dead one.
     assert took_s < DEADLINE_S + CLAIM_S + 10
 
@@ -458,11 +464,11 @@ def test_a_slow_answer_is_made_once(fleet: Fleet) -> None:
     assert_nothing_waits(fleet)
 
 
-@pytest.mark.parametrize(("lane", "gone"), [("text", {"text", "lexical"}), ("vision", {"vision"})])
-def test_a_model_node_killed_while_it_embeds_the_query_costs_its_legs(
-    fleet: Fleet, lane: str, gone: set[str]
+@pytest.mark.parametrize(("queue", "gone"), [("text", {"text", "lexical"}), ("vision", {"vision"})])
+def test_a_model_node_killed_while_it_embeds_the_query_costs_its_retrievers(
+    fleet: Fleet, queue: str, gone: set[str]
 ) -> None:
-    node = fleet.nodes[lane]
+    node = fleet.nodes[queue]
     (child,) = node.children
     # From here on it has the query and does not come to an end with it.
     child.suspend()
@@ -471,26 +477,28 @@ def test_a_model_node_killed_while_it_embeds_the_query_costs_its_legs(
         answer = pool.submit(search, fleet, WORD)
         with redis.Redis.from_url(fleet.redis_url, decode_responses=True) as client:
             eventually(
-                lambda: any(f'-{lane}"' in message for message in client.hvals("unacked")),
-                within_s=DEADLINE_S, what="the lane has the query", every_s=0.02,
+                lambda: any(f'-{queue}"' in message for message in client.hvals("unacked")),
+                within_s=DEADLINE_S, what="the queue has the query", every_s=0.02,
             )  # fmt: skip
-        fleet.kill(lane)
+        fleet.kill(queue)
         found = answer.result()
     assert time.monotonic() - began < DEADLINE_S + 3
     assert set(found.degraded) == gone and found.hits
     assert all(
-        leg not in hit.similarities or hit.similarities[leg] == 0 for hit in found.hits for leg in gone
+        retriever not in hit.similarities or hit.similarities[retriever] == 0
+        for hit in found.hits
+        for retriever in gone
     )
     assert_nothing_waits(fleet)
-    fleet.restart(lane)
-    fleet.wait_ready(lane)
-    eventually(lambda: search(fleet, WORD).degraded == {}, within_s=60, what=f"{lane} answers again")
+    fleet.restart(queue)
+    fleet.wait_ready(queue)
+    eventually(lambda: search(fleet, WORD).degraded == {}, within_s=60, what=f"{queue} answers again")
 
 
 # --- what is missing; each of these stops nodes, so they come last
 
 
-def test_a_child_killed_at_work_costs_one_leg_at_most(fleet: Fleet) -> None:
+def test_a_child_killed_at_work_costs_one_retriever_at_most(fleet: Fleet) -> None:
     """Whatever dies when: the answer comes, or a clear error, and nothing is left waiting."""
     for _ in range(3):
         assert fleet.kill_child("vision")
@@ -503,7 +511,7 @@ def test_a_child_killed_at_work_costs_one_leg_at_most(fleet: Fleet) -> None:
     assert_nothing_waits(fleet)
 
 
-def test_a_lane_that_does_not_answer_is_done_without_at_the_deadline(fleet: Fleet) -> None:
+def test_a_queue_that_does_not_answer_is_done_without_at_the_deadline(fleet: Fleet) -> None:
     """Stopped, not dead: its node still counts as ready."""
     node = fleet.nodes["vision"]
     processes = [*node.children, *_main(node)]
@@ -516,7 +524,7 @@ def test_a_lane_that_does_not_answer_is_done_without_at_the_deadline(fleet: Flee
         # Redis still has it as ready for 30 s after its last word.
         assert DEADLINE_S - 0.1 <= took_s < DEADLINE_S + 3
         assert answer.degraded == {"vision": f"no answer in {DEADLINE_S:g} s"}
-        assert answer.hits and legs(answer)["vision"] is False and legs(answer)["text"] is True
+        assert answer.hits and retrievers(answer)["vision"] is False and retrievers(answer)["text"] is True
         assert answer.next_cursor is not None
         began = time.monotonic()
         second = search(fleet, WORD, limit=2, cursor=answer.next_cursor)
@@ -531,7 +539,7 @@ def test_a_lane_that_does_not_answer_is_done_without_at_the_deadline(fleet: Flee
     assert_nothing_waits(fleet)
 
 
-def test_when_no_lane_answers_words_are_still_found_by_the_deadline(fleet: Fleet) -> None:
+def test_when_no_queue_answers_words_are_still_found_by_the_deadline(fleet: Fleet) -> None:
     processes = [
         part
         for name in ("text", "vision")
@@ -550,7 +558,7 @@ def test_when_no_lane_answers_words_are_still_found_by_the_deadline(fleet: Fleet
     finally:
         for process in processes:
             process.resume()
-    eventually(lambda: search(fleet, WORD).degraded == {}, within_s=60, what="the lanes answer again")
+    eventually(lambda: search(fleet, WORD).degraded == {}, within_s=60, what="the queues answer again")
     assert_nothing_waits(fleet)
 
 
@@ -574,7 +582,7 @@ def test_a_family_without_a_node_is_done_without_at_once(fleet: Fleet) -> None:
         lambda: "text" in search(fleet, WORD).degraded, within_s=20, what="the node is no longer listed"
     )
     answer = search(fleet, WORD)
-    assert set(answer.degraded) == {"text", "lexical", "vision"} and legs(answer)["keyword"] is True
+    assert set(answer.degraded) == {"text", "lexical", "vision"} and retrievers(answer)["keyword"] is True
     assert answer.hits and all(hit.similarities["keyword"] > 0 for hit in answer.hits)
     with pytest.raises(Outage, match=r"no text node is ready.*try again, or search by mode keyword"):
         search(fleet, WORD, mode="semantic")

@@ -1,4 +1,4 @@
-"""The text model of an archive is switched while searches go on: built beside, compared, flipped, rolled back, dropped."""
+"""The text model of an archive is switched while searches go on: built beside, compared, activated, rolled back, discarded."""
 
 from __future__ import annotations
 
@@ -122,7 +122,7 @@ def fill(fleet: Fleet) -> None:
                     video_id=video,
                     run=1,
                     stages=[],
-                    made={"split": 1, "text": 1},
+                    stage_runs={"split": 1, "text": 1},
                     ended_at=text("clock_timestamp()"),
                 )
             )
@@ -227,8 +227,8 @@ def test_a_dry_run_says_how_many_and_how_long_and_changes_nothing(fleet: Fleet) 
         (("--to", "nothing"), "There is no model 'nothing' in models.yaml"),
         (("--to", "not-searched"), "is a model of kind rerank: name one of kind text"),
         (("--to", OLD), f"{OLD} is the active text model already"),
-        (("--flip",), "no switch of the text model is open"),
-        (("--to", NEW, "--drop"), "exclude each other"),
+        (("--activate",), "no switch of the text model is open"),
+        (("--to", NEW, "--discard"), "exclude each other"),
         (("--hold",), "give --to NAME"),
         (("--to", NEW, "--queries", "/nowhere"), "--queries '/nowhere' is no file"),
     ],
@@ -273,7 +273,10 @@ def test_killed_half_way_it_goes_on_and_a_rollback_restores_the_results(fleet: F
     after = found(fleet)
     assert all(len(hits) == 20 for hits in after)
     answer = fleet.client.search(USER, QUERIES[0], mode="hybrid")
-    assert answer.model == NEW and {leg.leg: leg.used for leg in answer.coverage.legs}["lexical"]
+    assert (
+        answer.model == NEW
+        and {retriever.retriever: retriever.used for retriever in answer.coverage.retrievers}["lexical"]
+    )
     # The old one's results are still there for whoever asks for them.
     by_old = fleet.client.search(USER, QUERIES[0], mode="semantic", limit=20, text_model=OLD)
     assert [(hit.scene_id, hit.score) for hit in by_old.hits] == before[0]
@@ -284,7 +287,7 @@ def test_killed_half_way_it_goes_on_and_a_rollback_restores_the_results(fleet: F
 
 
 def test_while_it_is_open_both_models_are_written(fleet: Fleet, sample: Path) -> None:
-    """What is indexed meanwhile is not missing after a flip or a rollback."""
+    """What is indexed meanwhile is not missing after an activation or a rollback."""
     fleet.start("asr")
     fleet.wait_ready("asr", within_s=120)
     fleet.process(sample, "meanwhile")
@@ -310,10 +313,10 @@ def test_while_it_is_open_both_models_are_written(fleet: Fleet, sample: Path) ->
 
 def test_the_losing_vectors_are_dropped_on_request(fleet: Fleet) -> None:
     before = found(fleet)
-    assert "may still turn pages" in switch_json(fleet, "--drop", status=1)
+    assert "may still turn pages" in switch_json(fleet, "--discard", status=1)
     with pytest.raises(Conflict, match="end it first"):
         fleet.client.switch_model("text", OLD)
-    switch_json(fleet, "--drop", "--now")
+    switch_json(fleet, "--discard", "--now")
     ended(fleet)
     assert vectors_of(fleet, NEW) == 0 and vectors_of(fleet, OLD) == VIDEOS * SCENES
     assert not fleet.rows("SELECT 1 FROM lexical_weights")
@@ -338,10 +341,10 @@ def test_no_search_fails_or_is_empty_while_the_model_is_switched(fleet: Fleet, t
         time.sleep(1.5)
         switch_json(fleet, "--rollback")
         time.sleep(1.5)
-        switch_json(fleet, "--flip")
+        switch_json(fleet, "--activate")
         time.sleep(1.5)
-        # Searches from before the flip have long been answered: nobody turns pages here.
-        switch_json(fleet, "--drop", "--now")
+        # Searches from before the activation have long been answered: nobody turns pages here.
+        switch_json(fleet, "--discard", "--now")
         ended(fleet)
         wanted = len(searcher.answers) + 5
         eventually(lambda: len(searcher.answers) >= wanted, within_s=60, what="searches go on")

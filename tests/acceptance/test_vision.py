@@ -198,15 +198,15 @@ def test_the_model_of_sight_is_switched_too(fleet: Fleet, status: VideoStatus) -
     done = fleet.command("models", "switch", "vision", "--to", SECOND, "--user", USER, "--json")
     assert done.returncode == 0, done.stderr
     told = json.loads(done.stdout)
-    assert (told["active"], told["switch"]["state"]) == (SECOND, "flipped")
+    assert (told["active"], told["switch"]["state"]) == (SECOND, "activated")
     new = keyframe_vectors(fleet, model=SECOND)
     assert set(new) == set(old)
     assert all(np.array_equal(new[key], old[key]) for key in old), "the same weights see the same"
     eventually(
         lambda: (
             {
-                leg.leg: leg.model
-                for leg in fleet.client.search(USER, "a red cat", mode="semantic").coverage.legs
+                retriever.retriever: retriever.model
+                for retriever in fleet.client.search(USER, "a red cat", mode="semantic").coverage.retrievers
             }["vision"]
             == SECOND
         ),

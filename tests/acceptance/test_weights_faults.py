@@ -60,39 +60,41 @@ def lines(fleet: Fleet, node: str) -> list[dict[str, Any]]:
     return [json.loads(line) for line in fleet.log(node).splitlines() if line.startswith("{")]
 
 
-def waiting(fleet: Fleet, lane: str) -> int:
+def waiting(fleet: Fleet, queue: str) -> int:
     with redis.Redis.from_url(fleet.redis_url) as client:
-        return client.llen(lane)
+        return client.llen(queue)
 
 
-def jobs(fleet: Fleet, video_id: str, lane: str) -> list[tuple[str, int, int]]:
+def jobs(fleet: Fleet, video_id: str, queue: str) -> list[tuple[str, int, int]]:
     rows = fleet.rows(
-        "SELECT state, attempt, failures FROM jobs WHERE video_id IN (SELECT video_id FROM videos WHERE external_id = %s) AND lane = %s",
+        "SELECT state, attempt, failures FROM jobs WHERE video_id IN (SELECT video_id FROM videos WHERE external_id = %s) AND queue = %s",
         video_id,
-        lane,
+        queue,
     )
     return [(row["state"], row["attempt"], row["failures"]) for row in rows]
 
 
-def send_until_only_one_lane_waits(fleet: Fleet, clip: Path, video_id: str, lane: str) -> None:
+def send_until_only_one_queue_waits(fleet: Fleet, clip: Path, video_id: str, queue: str) -> None:
     """Every other stage of the video gets done by the other nodes."""
     fleet.process(clip, video_id)
 
     def others_done() -> bool:
         rows = fleet.rows(
-            "SELECT lane, stage, state FROM jobs WHERE video_id IN (SELECT video_id FROM videos WHERE external_id = %s)",
+            "SELECT queue, stage, state FROM jobs WHERE video_id IN (SELECT video_id FROM videos WHERE external_id = %s)",
             video_id,
         )
         states = {row["stage"]: row["state"] for row in rows}
         return (
             {"split", "asr", "text", "face", "ocr"} <= states.keys()
-            and {row["state"] for row in rows if row["lane"] == lane} == {"queued"}
-            and all(row["state"] in ("done", "skipped") for row in rows if row["lane"] not in (lane, "media"))
-            # Bells ring after the commit that shows the job.
-            and waiting(fleet, lane) >= 1
+            and {row["state"] for row in rows if row["queue"] == queue} == {"queued"}
+            and all(
+                row["state"] in ("done", "skipped") for row in rows if row["queue"] not in (queue, "media")
+            )
+            # Wake-up messages are sent after the commit that shows the job.
+            and waiting(fleet, queue) >= 1
         )
 
-    eventually(others_done, within_s=120, what=f"all of {video_id} but {lane} is done")
+    eventually(others_done, within_s=120, what=f"all of {video_id} but {queue} is done")
 
 
 def leaves_with_one_sentence(fleet: Fleet, node: str) -> str:
@@ -159,7 +161,7 @@ def test_damaged_weights_stop_their_node_and_nothing_else(
             fleet.stop("face")
             fleet.start("text")
             fleet.wait_ready("text")
-        send_until_only_one_lane_waits(fleet, clip, video_id, family)
+        send_until_only_one_queue_waits(fleet, clip, video_id, family)
         before, queued = waiting(fleet, family), jobs(fleet, video_id, family)
         assert before >= 1
         fleet.start(family, name=node)

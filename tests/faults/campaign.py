@@ -24,8 +24,8 @@ from tests.support.injection import Injection
 from tests.support.services import PostgresServer, RedisServer
 
 _TEMPLATE = "template_scenefleet"
-#: One line of a node's log per bell it received.
-_BELL = re.compile(r"Task (tasks\.\w+\.work)\[[0-9a-f-]+\] received")
+#: One line of a node's log per wake-up message it received.
+_WAKE_UP = re.compile(r"Task (tasks\.\w+\.work)\[[0-9a-f-]+\] received")
 
 
 @dataclass(frozen=True)
@@ -163,11 +163,11 @@ def wait_indexed(fleet: Fleet, sources: Sequence[Source], *, within_s: float) ->
     assert {row["video_id"]: row["state"] for row in rows} == dict.fromkeys(wanted, "indexed"), rows
 
 
-def bells_received(fleet: Fleet) -> Counter[str]:
-    """How many bells the nodes have received so far, by task, read from their logs."""
+def wake_ups_received(fleet: Fleet) -> Counter[str]:
+    """How many wake-up messages the nodes have received so far, by task, read from their logs."""
     counted: Counter[str] = Counter()
     for log in (fleet.home / "logs").iterdir():
-        counted.update(_BELL.findall(log.read_text(errors="replace")))
+        counted.update(_WAKE_UP.findall(log.read_text(errors="replace")))
     return counted
 
 

@@ -14,13 +14,13 @@ import redis
 
 from tests.faults.campaign import (
     Stand,
-    bells_received,
     restart_dead,
     run_disturbed,
     run_undisturbed,
     seed_of,
     stand,
     wait_indexed,
+    wake_ups_received,
 )
 from tests.faults.material import SPANS, Source, cut_clips, sources
 from tests.faults.proxy import LossyProxy
@@ -77,17 +77,17 @@ def test_a_round_of_everything(
     print(f"\nround {number}: FAULTS_SEED={chaos.seed - number}")
     kinds = [*list(chaos.kinds) * TIMES, *chaos.rarer_kinds]
     chaos.random.shuffle(kinds)
-    bells = bells_received(fleet)
+    wake_ups = wake_ups_received(fleet)
     began = time.monotonic()
     disturbed = run_disturbed(chaos, videos, kinds, within_s=600)
-    rung = (bells_received(fleet) - bells).total()
+    notified = (wake_ups_received(fleet) - wake_ups).total()
     (jobs,) = fleet.rows(
         "SELECT count(*) AS jobs, sum(attempt) AS attempts, sum(failures) AS failures, sum(outages) AS outages"
         " FROM jobs WHERE attempt > 0"
     )
     print(chaos.table())
     print(
-        f"{time.monotonic() - began:.0f} s, {jobs}, {rung} bells received, {chaos.resent} requests sent again"
+        f"{time.monotonic() - began:.0f} s, {jobs}, {notified} wake-up messages received, {chaos.resent} requests sent again"
     )
     assert leftovers(fleet) == []
     assert differences(undisturbed, disturbed) == []

@@ -159,7 +159,7 @@ def test_a_lock_that_is_not_given_up_is_said_once_and_soon(database: str) -> Non
 def test_the_end_of_a_job_outlasts_a_dead_peer(database: str) -> None:
     accept()
     with limited(database, SHORT), silent_on(database, row_of("v1"), idle_s=3.0):
-        found = runner.patiently(lambda session: jobs.lock_video(session, KEY), 0.0, locked_s=20.0)
+        found = runner.with_database_retry(lambda session: jobs.lock_video(session, KEY), 0.0, locked_s=20.0)
     assert found is not None and runner.LOCKED_S > 2 * 60.0
 
 
@@ -174,7 +174,7 @@ def test_a_statement_that_takes_too_long_is_no_outage_and_not_repeated(database:
         limited(database, SHORT),
         pytest.raises(StatementTimeout, match=r"took too long: .*DATABASE_STATEMENT_S"),
     ):
-        runner.patiently(work, 20.0, locked_s=20.0)
+        runner.with_database_retry(work, 20.0, locked_s=20.0)
     assert len(tries) == 1
 
 
@@ -204,7 +204,7 @@ def test_a_session_that_postgres_ended_for_its_silence_is_tried_again(database: 
         return found.state
 
     with limited(database, SHORT):
-        assert runner.patiently(work, 10.0) == "uploaded"
+        assert runner.with_database_retry(work, 10.0) == "uploaded"
         assert len(tries) == 2
         tries.clear()
         with pytest.raises(DatabaseUnavailable):
@@ -219,7 +219,7 @@ def test_a_cancel_of_a_video_that_a_dead_peer_holds_is_answered(
 ) -> None:
     accept()
     accept("v2")
-    monkeypatch.setattr(video, "ring", lambda bells: 0)
+    monkeypatch.setattr(video, "notify", lambda wake_ups: 0)
     with limited(database, SHORT), silent_on(database, row_of("v1")):
         began = time.monotonic()
         with pytest.raises(DatabaseBusy) as refused:
@@ -331,7 +331,7 @@ def test_a_subject_that_raises_stops_no_other(monkeypatch: pytest.MonkeyPatch) -
     late = abandoned("late")
     advance = reconcile.advance
 
-    def fail(session: Session, subject: Any, runtime: Any) -> list[jobs.Bell]:
+    def fail(session: Session, subject: Any, runtime: Any) -> list[jobs.WakeUp]:
         if subject.external_id == "bad":
             raise ValueError("a row nobody thought of")
         return advance(session, subject, runtime)
@@ -363,7 +363,7 @@ def test_a_step_that_raises_stops_no_other(monkeypatch: pytest.MonkeyPatch) -> N
         raise ModelFailure("broken")
 
     monkeypatch.setattr(reconcile, "expired_leases", fail)
-    monkeypatch.setattr(reconcile, "missing_bells", fail)
+    monkeypatch.setattr(reconcile, "missing_wake_ups", fail)
     with capture_logs() as logs:
         reconcile.fleet()
     assert ended() == {"a"}

@@ -67,8 +67,8 @@ def stack(
     with redis.Redis.from_url(redis_server.url) as client:
         client.flushall()
     monkeypatch.setattr(Celery, "backend", RedisBackend(app=app, url=redis_server.url))
-    monkeypatch.setattr(runner, "ring", lambda bells: 0)
-    monkeypatch.setattr(requests, "ring", lambda bells: 0)
+    monkeypatch.setattr(runner, "notify", lambda wake_ups: 0)
+    monkeypatch.setattr(requests, "notify", lambda wake_ups: 0)
     yield start
     forget_settings()
 
@@ -79,7 +79,8 @@ def publish(runtime: Runtime) -> None:
 
     def outdate(session: Session) -> None:
         session.execute(
-            text("UPDATE runs SET made = CAST(:made AS jsonb), ended_at = now()"), {"made": json.dumps(made)}
+            text("UPDATE runs SET stage_runs = CAST(:made AS jsonb), ended_at = now()"),
+            {"made": json.dumps(made)},
         )
         session.execute(update(Scene).values(people_changed=True))
 
@@ -106,8 +107,8 @@ def work(runtime: Runtime, limit: int = 30) -> list[str]:
 
 def skip_pauses() -> bool:
     """Let whatever waits run now, but for what waits for the end of a URL. Returns whether anything does."""
-    waits = (Job.state == "queued") & (Job.lane == "housekeeping") & (Job.stage != "late_photos")
-    last_look = (Job.stage == "forget") & (Job.part == 1)
+    waits = (Job.state == "queued") & (Job.queue == "housekeeping") & (Job.stage != "late_photos")
+    last_look = (Job.stage == "erase_person") & (Job.part == 1)
 
     def skip(session: Session) -> bool:
         found = session.execute(
@@ -255,7 +256,7 @@ def test_whatever_is_left_keeps_the_receipt_incomplete_and_the_job_going(
         while "idle" not in runner.work("housekeeping", runtime):
             pass
         with reading() as session:
-            job = session.scalars(select(Job).where(Job.stage == "forget")).one()
+            job = session.scalars(select(Job).where(Job.stage == "erase_person")).one()
             assert job.state == "queued"
             pauses.append(
                 session.execute(

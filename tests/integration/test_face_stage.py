@@ -78,9 +78,9 @@ def test_one_person_is_one_track_with_what_the_model_says(film: Faces, astronaut
     first, later = film.found(1)
     assert [(row.ordinal, row.ts_s, row.track) for row in (first, later)] == [(0, 0.0, 0), (2, 2.0, 0)]
     assert film.found(1, 1) == []
-    # Tracks are counted anew in every scene.
+    # Tracks are counted again in every scene.
     assert [(row.ordinal, row.ts_s, row.track) for row in film.found(1, 2)] == [(0, 4.0, 0)]
-    model = film.runtime.shelf.get("face")
+    model = film.runtime.model_cache.get("face")
     for row in (first, later):
         assert row.user_id == "u" and len(row.landmarks) == 5 and len(row.box) == 4
         assert len(row.vec) == model.spec.dim

@@ -15,14 +15,14 @@ from db import videos
 from db.engine import reading, transact
 from db.ids import video_key
 from db.ledger import jobs, runs, usage
-from db.ledger.jobs import Bell, Claim, ClaimRules
+from db.ledger.jobs import Claim, ClaimRules, WakeUp
 from db.ledger.runs import Plan
 from db.scenes import write_scenes
 from db.tables import Job, QueueUsage, Video
 from shared import graph
 from shared.contracts import ProcessVideo
 from shared.errors import BadMedia, QuotaExceeded, StorageUnavailable, WorkerLost
-from shared.routing import LANES
+from shared.routing import JOB_QUEUES
 from tests.integration.test_ledger import LEASE_S, POLICY
 
 pytestmark = pytest.mark.usefixtures("database")
@@ -34,29 +34,29 @@ NAMES: dict[str, str] = {}
 JOB_S = 10.0
 
 
-def accept(user: str, *names: str, priority: int = 0, plan: Plan = PLAN) -> list[Bell]:
+def accept(user: str, *names: str, priority: int = 0, plan: Plan = PLAN) -> list[WakeUp]:
     """Accept videos of a user in one transaction."""
 
-    def work(session: Session) -> list[Bell]:
-        bells = []
+    def work(session: Session) -> list[WakeUp]:
+        wake_ups = []
         for name in names:
             request = ProcessVideo(
                 video_id=name, user_id=user, storage_key=f"uploads/{user}/{name}/a.mp4", priority=priority
             )
-            bells += videos.accept(session, request, plan)[1]
+            wake_ups += videos.accept(session, request, plan)[1]
             NAMES[video_key(user, name)] = name
-        return bells
+        return wake_ups
 
     return transact(work)
 
 
-def claim(lane: str = "media", owner: str = "n:1:0:2", rules: ClaimRules | None = None) -> Claim | None:
-    return transact(lambda session: jobs.claim(session, lane, owner, LEASE_S, rules))
+def claim(queue: str = "media", owner: str = "n:1:0:2", rules: ClaimRules | None = None) -> Claim | None:
+    return transact(lambda session: jobs.claim(session, queue, owner, LEASE_S, rules))
 
 
-def must_claim(lane: str = "media", rules: ClaimRules | None = None) -> Claim:
-    found = claim(lane, rules=rules)
-    assert found is not None, f"nothing claimable in {lane}"
+def must_claim(queue: str = "media", rules: ClaimRules | None = None) -> Claim:
+    found = claim(queue, rules=rules)
+    assert found is not None, f"nothing claimable in {queue}"
     return found
 
 
@@ -71,7 +71,7 @@ def take(claimed: Claim, seconds: float) -> None:
     )
 
 
-def finish(claimed: Claim, seconds: float = JOB_S) -> list[Bell]:
+def finish(claimed: Claim, seconds: float = JOB_S) -> list[WakeUp]:
     """Finish a job that took so long; a split finds two scenes and one window."""
     take(claimed, seconds)
     result: dict[str, Any] = {}
@@ -88,13 +88,13 @@ def finish(claimed: Claim, seconds: float = JOB_S) -> list[Bell]:
         if scenes:
             write_scenes(session, claimed.video_id, claimed.user_id, claimed.run, scenes)
 
-    def advance(session: Session, subject: Any) -> list[Bell]:
+    def advance(session: Session, subject: Any) -> list[WakeUp]:
         return runs.advance(session, subject, PLAN) if isinstance(subject, Video) else []
 
     return transact(lambda session: jobs.finish(session, claimed, write, result, advance))
 
 
-def defer(claimed: Claim, wait_s: float, **options: Any) -> list[Bell]:
+def defer(claimed: Claim, wait_s: float, **options: Any) -> list[WakeUp]:
     return transact(lambda session: jobs.defer(session, claimed, wait_s, **options))
 
 
@@ -139,7 +139,7 @@ def let_pass(seconds: float) -> None:
 def fleet() -> Iterator[list[Claim]]:
     """One process per queue, each job as long as any other; yields what was claimed, round by round."""
     while True:
-        claimed = [found for lane in LANES if (found := claim(lane, f"{lane}:1:0:2")) is not None]
+        claimed = [found for queue in JOB_QUEUES if (found := claim(queue, f"{queue}:1:0:2")) is not None]
         yield claimed
         for found in claimed:
             finish(found)
@@ -169,7 +169,7 @@ def test_one_video_behind_five_hundred_is_published_after_three_more_jobs_per_qu
     for claimed in rounds:
         if state("b0") == "indexed":
             break
-        others.update(found.lane for found in claimed if found.user_id == "a")
+        others.update(found.queue for found in claimed if found.user_id == "a")
         assert sum(others.values()) < 60, "b's video never ends"
     assert max(others.values()) <= 3, others
 
@@ -256,7 +256,7 @@ def test_the_fleets_own_work_takes_its_share_and_no_users_turn() -> None:
 
     def plan_switch(session: Session) -> None:
         made = [
-            Job(subject_kind="switch", subject_id="1", user_id=f"u{part}", lane="media", run=1, stage="text_anew",
+            Job(subject_kind="switch", subject_id="1", user_id=f"u{part}", queue="media", run=1, stage="text_reembed",
                 part=part, state="queued", priority=-2)
             for part in range(30)
         ]  # fmt: skip
@@ -397,7 +397,7 @@ def test_device_seconds_are_kept_over_all_attempts() -> None:
     )
     with reading() as session:
         (held,) = jobs.held_jobs(session)
-    transact(lambda session: jobs.take_back(session, held, WorkerLost("gone"), POLICY, lambda s, v: []))
+    transact(lambda session: jobs.reclaim(session, held, WorkerLost("gone"), POLICY, lambda s, v: []))
     finish(must_claim(), 160)
     assert lost.attempt == 4
     wanted = 10 + 20 + 40 + 80 + 160
@@ -416,7 +416,7 @@ def test_a_cancelled_attempt_is_its_users_time_too() -> None:
     transact(cancel)
     assert device_time("a").total_s == pytest.approx(30, abs=5)
     transact(lambda session: session.execute(update(Job).values(finished_at=jobs.seconds_from_now(-12))))
-    transact(lambda session: jobs.let_go(session, claimed))
+    transact(lambda session: jobs.end_lease(session, claimed))
     assert device_time("a").total_s == pytest.approx(42, abs=5)
     assert job(claimed.job_id).device_seconds == pytest.approx(42, abs=5)
 
@@ -445,7 +445,7 @@ def test_pauses_grow_until_there_is_progress() -> None:
         let_pass(61)
     assert waits == [2, 4, 8, 16, 32, 60, 60]
     claimed = must_claim()
-    assert [bell.job_id for bell in defer(claimed, 0.0, progressed=True)] == [claimed.job_id]
+    assert [wake_up.job_id for wake_up in defer(claimed, 0.0, progressed=True)] == [claimed.job_id]
     defer(must_claim(), 2.0, max_wait_s=60.0)
     assert round(pause_s(claimed.job_id)) == 2
     let_pass(3)
@@ -499,8 +499,8 @@ def test_a_user_with_deferred_jobs_only_comes_back_in_time() -> None:
 
 
 def test_housekeeping_is_no_work_of_the_pipelines_queues() -> None:
-    housekeeping = {name for name, stage in graph.STAGES.items() if stage.lane == "housekeeping"}
-    assert {"sweep", "erase", "match", "forget", "revise", "drop"} <= housekeeping
+    housekeeping = {name for name, stage in graph.STAGES.items() if stage.queue == "housekeeping"}
+    assert {"sweep", "erase_video", "match", "erase_person", "rewrite_sidecars", "discard"} <= housekeeping
     assert not housekeeping & set(graph.PIPELINE_NAMES)
 
 

@@ -21,7 +21,7 @@ from db import videos
 from db.engine import reading, transact
 from db.ids import video_key
 from db.ledger import jobs, runs
-from db.ledger.jobs import Bell, Claim, RetryPolicy
+from db.ledger.jobs import Claim, RetryPolicy, WakeUp
 from db.ledger.runs import Plan
 from db.people.tracks import write_tracks
 from db.scenes import face_id, scenes_between, write_faces, write_screen_texts, write_tags, write_transcript
@@ -40,7 +40,7 @@ pytestmark = pytest.mark.usefixtures("database")
 
 ON = Plan(skips={}, max_failures=3, tmp_ttl_s=0.0)
 POLICY = RetryPolicy(max_outages=20, backoff_s=0.0, backoff_max_s=0.0)
-LANES = ("media", "asr", "text", "vision", "face", "ocr", "housekeeping")
+QUEUES = ("media", "asr", "text", "vision", "face", "ocr", "housekeeping")
 VIDEO, USER = "v1", "u1"
 KEY = video_key(USER, VIDEO)
 FLAG = {
@@ -100,16 +100,16 @@ class Library:
 
     def work(self) -> VideoStatus:
         """Do everything that waits."""
-        while claims := [found for lane in LANES if (found := self._claim(lane)) is not None]:
+        while claims := [found for queue in QUEUES if (found := self._claim(queue)) is not None]:
             for claimed in claims:
                 self._do(claimed)
         with reading() as session:
             return videos.status(session, VIDEO, USER)
 
-    def _claim(self, lane: str) -> Claim | None:
-        return transact(lambda session: jobs.claim(session, lane, "n:1:0:2", 60.0))
+    def _claim(self, queue: str) -> Claim | None:
+        return transact(lambda session: jobs.claim(session, queue, "n:1:0:2", 60.0))
 
-    def _advance(self, session: Session, subject: Any) -> list[Bell]:
+    def _advance(self, session: Session, subject: Any) -> list[WakeUp]:
         return runs.advance(session, subject, self.plan)
 
     def _do(self, claimed: Claim) -> None:
@@ -123,7 +123,7 @@ class Library:
         try:
             if claimed.stage in self.broken:
                 raise self.broken[claimed.stage]
-            if claimed.lane in ("media", "housekeeping"):
+            if claimed.queue in ("media", "housekeeping"):
                 outcome = stages.run(context)
                 write, result = outcome.write, outcome.result
             else:
@@ -161,7 +161,7 @@ def made_up(claimed: Claim) -> Callable[[Session], None]:
                 language="en", segments=[segment], model_id=model("asr").model_id,
             )  # fmt: skip
             return
-        split = int(session.get_one(Run, (KEY, run)).made["split"])
+        split = int(session.get_one(Run, (KEY, run)).stage_runs["split"])
         scenes = scenes_between(
             session, KEY, split, claimed.payload["first_idx"], claimed.payload["last_idx"]
         )
@@ -229,7 +229,7 @@ def test_a_whole_rerun_with_a_feature_off_keeps_what_it_had_made(
     library.plan = off(stage)
     status = library.rerun()
     assert (status.state, status.published_run, status.error) == ("indexed", 2, None)
-    assert states(status)[stage] == "carried" and states(status)["split"] == "done"
+    assert states(status)[stage] == "reused" and states(status)["split"] == "done"
     after = library.stored()
     assert after[stage] == before[stage]
     for other in set(FLAG) - {stage}:
@@ -314,7 +314,7 @@ def test_what_was_not_made_meanwhile_is_filled_in(library: Library, clips: dict[
     library.plan = ON
     assert library.missing() == ["ocr"]
     status = library.rerun(*library.missing())
-    assert status.state == "indexed" and states(status)["vision"] == "carried"
+    assert status.state == "indexed" and states(status)["vision"] == "reused"
     after = library.stored()
     assert len(after["vision"]) == len(after["ocr"]) == 3
     assert (after["text"], after["face"]) == (before["text"], before["face"])
@@ -385,5 +385,5 @@ def test_a_cancelled_rerun_is_started_again_without_what_is_off(
     library.change(lambda session, video: runs.cancel(session, video, library.plan))
     library.change(lambda session, video: runs.retry(session, video, library.plan))
     status = library.work()
-    assert (status.state, states(status)["face"]) == ("indexed", "carried")
+    assert (status.state, states(status)["face"]) == ("indexed", "reused")
     assert library.stored()["face"] == before["face"]

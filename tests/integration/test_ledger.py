@@ -14,7 +14,7 @@ from db import videos
 from db.engine import get_engine, reading, transact
 from db.ids import video_key
 from db.ledger import jobs, runs
-from db.ledger.jobs import Bell, Claim, RetryPolicy
+from db.ledger.jobs import Claim, RetryPolicy, WakeUp
 from db.ledger.runs import Plan
 from db.scenes import scene_id, write_scenes
 from db.tables import Job, Run, Scene, Video
@@ -37,7 +37,7 @@ LEASE_S = 60.0
 KEY = video_key("u1", "v1")
 
 
-def advance(session: Session, video: Video) -> list[Bell]:
+def advance(session: Session, video: Video) -> list[WakeUp]:
     return runs.advance(session, video, PLAN)
 
 
@@ -53,13 +53,13 @@ def accept(
     return transact(lambda session: videos.accept(session, request, PLAN))[0]
 
 
-def claim(lane: str = "media", owner: str = "n:1:0:2", lease_s: float = LEASE_S) -> Claim | None:
-    return transact(lambda session: jobs.claim(session, lane, owner, lease_s))
+def claim(queue: str = "media", owner: str = "n:1:0:2", lease_s: float = LEASE_S) -> Claim | None:
+    return transact(lambda session: jobs.claim(session, queue, owner, lease_s))
 
 
-def must_claim(lane: str = "media", **options: Any) -> Claim:
-    found = claim(lane, **options)
-    assert found is not None, f"nothing claimable in {lane}"
+def must_claim(queue: str = "media", **options: Any) -> Claim:
+    found = claim(queue, **options)
+    assert found is not None, f"nothing claimable in {queue}"
     return found
 
 
@@ -67,15 +67,15 @@ def nothing(session: Session) -> None:
     """No rows."""
 
 
-def finish(claimed: Claim, write: Callable[[Session], None] = nothing, **result: Any) -> list[Bell]:
+def finish(claimed: Claim, write: Callable[[Session], None] = nothing, **result: Any) -> list[WakeUp]:
     return transact(lambda session: jobs.finish(session, claimed, write, result, advance))
 
 
-def fail(claimed: Claim, error: Exception) -> list[Bell]:
+def fail(claimed: Claim, error: Exception) -> list[WakeUp]:
     return transact(lambda session: jobs.fail(session, claimed, error, POLICY, advance))
 
 
-def split(claimed: Claim, scenes: int = 3, windows: int = 2) -> list[Bell]:
+def split(claimed: Claim, scenes: int = 3, windows: int = 2) -> list[WakeUp]:
     """Finish a split with so many scenes of one second, one keyframe each, and windows."""
     rows = [
         {
@@ -95,10 +95,10 @@ def split(claimed: Claim, scenes: int = 3, windows: int = 2) -> list[Bell]:
     )
 
 
-def run_lane(lane: str) -> int:
-    """Finish everything claimable in a lane."""
+def run_queue(queue: str) -> int:
+    """Finish everything claimable in a queue."""
     count = 0
-    while (claimed := claim(lane)) is not None:
+    while (claimed := claim(queue)) is not None:
         finish(claimed)
         count += 1
     return count
@@ -107,8 +107,8 @@ def run_lane(lane: str) -> int:
 def index(video_id: str = "v1") -> None:
     """Take a freshly accepted video to ``indexed``."""
     split(must_claim())
-    for lane in ("asr", "face", "ocr", "text", "media", "housekeeping"):
-        assert run_lane(lane)
+    for queue in ("asr", "face", "ocr", "text", "media", "housekeeping"):
+        assert run_queue(queue)
     assert state(video_id) == "indexed"
 
 
@@ -145,9 +145,7 @@ def take_back_expired(error: Exception | None = None) -> int:
     with reading() as session:
         held = [found for found in jobs.held_jobs(session) if found.expired]
     for found in held:
-        transact(
-            lambda s, found=found: jobs.take_back(s, found, error or WorkerLost("gone"), POLICY, advance)
-        )  # type: ignore[misc]
+        transact(lambda s, found=found: jobs.reclaim(s, found, error or WorkerLost("gone"), POLICY, advance))  # type: ignore[misc]
     return len(held)
 
 
@@ -249,7 +247,7 @@ def test_a_zombie_finishes_nothing() -> None:
     with reading() as session:
         assert session.scalars(select(Scene)).all() == []
     split(second)
-    # A commit whose answer was lost is done again: nothing more is written, no bell rings.
+    # A commit whose answer was lost is done again: nothing more is written, no wake-up message rings.
     assert split(second, scenes=5) == []
     with reading() as session:
         assert len(session.scalars(select(Scene)).all()) == 3
@@ -263,7 +261,7 @@ def test_a_renewed_lease_is_not_taken_back() -> None:
         (held,) = jobs.held_jobs(session)
     assert held.expired
     assert transact(lambda session: jobs.beat(session, claimed, 0.1, LEASE_S))
-    transact(lambda session: jobs.take_back(session, held, WorkerLost("gone"), POLICY, advance))
+    transact(lambda session: jobs.reclaim(session, held, WorkerLost("gone"), POLICY, advance))
     assert job(claimed.job_id).state == "running"
     split(claimed)
 
@@ -275,11 +273,11 @@ def test_two_reconcilers_take_back_once() -> None:
         (held,) = jobs.held_jobs(session)
     barrier = threading.Barrier(2)
 
-    def take_back() -> None:
+    def reclaim() -> None:
         barrier.wait()
-        transact(lambda session: jobs.take_back(session, held, WorkerLost("gone"), POLICY, advance))
+        transact(lambda session: jobs.reclaim(session, held, WorkerLost("gone"), POLICY, advance))
 
-    threads = [threading.Thread(target=take_back) for _ in range(2)]
+    threads = [threading.Thread(target=reclaim) for _ in range(2)]
     for thread in threads:
         thread.start()
     for thread in threads:
@@ -334,7 +332,7 @@ def vars_of(found: Job) -> dict[str, Any]:
         "attempt",
         "video_id",
         "user_id",
-        "lane",
+        "queue",
         "run",
         "stage",
         "part",
@@ -357,15 +355,15 @@ def test_an_error_message_is_stored_clean_and_capped() -> None:
 
 def test_a_video_goes_through_to_indexed() -> None:
     accept()
-    bells = split(must_claim())
-    assert sorted({bell.lane for bell in bells}) == ["asr", "face", "ocr"]
+    wake_ups = split(must_claim())
+    assert sorted({wake_up.queue for wake_up in wake_ups}) == ["asr", "face", "ocr"]
     assert stages()["vision"] == "skipped"
-    assert run_lane("face") == 1
-    assert run_lane("ocr") == 1
-    assert run_lane("asr") == 2
-    assert run_lane("text") == 1
-    assert run_lane("media") == 1
-    assert run_lane("housekeeping") == 1  # the sweep
+    assert run_queue("face") == 1
+    assert run_queue("ocr") == 1
+    assert run_queue("asr") == 2
+    assert run_queue("text") == 1
+    assert run_queue("media") == 1
+    assert run_queue("housekeeping") == 1  # the sweep
     assert state() == "indexed"
     with reading() as session:
         run = session.scalars(select(Run)).one()
@@ -376,10 +374,10 @@ def test_stages_with_nothing_to_do_are_done() -> None:
     accept()
     split(must_claim(), scenes=1, windows=0)
     assert stages()["asr"] == "done"
-    run_lane("text")
-    run_lane("face")
-    run_lane("ocr")
-    run_lane("media")
+    run_queue("text")
+    run_queue("face")
+    run_queue("ocr")
+    run_queue("media")
     assert state() == "indexed"
 
 
@@ -388,9 +386,9 @@ def test_a_failed_last_part_strands_nothing() -> None:
     split(must_claim())
     finish(must_claim("asr"))
     fail(must_claim("asr"), BadMedia("x"))
-    run_lane("face")
-    run_lane("ocr")
-    run_lane("media")
+    run_queue("face")
+    run_queue("ocr")
+    run_queue("media")
     assert stages()["text"] == "skipped"
     assert state() == "partial"
     with reading() as session:
@@ -430,16 +428,16 @@ def test_retry_resets_failures_never_attempts() -> None:
     split(must_claim())
     for _ in range(3):
         fail(must_claim("face"), ModelFailure("boom"))
-    run_lane("asr")
-    run_lane("text")
-    run_lane("ocr")
+    run_queue("asr")
+    run_queue("text")
+    run_queue("ocr")
     finish(must_claim("media"))  # the sidecar; the sweep waits for the retry's sake
     assert state() == "partial"
     change(lambda session, video: runs.retry(session, video, PLAN))
     claimed = must_claim("face")
     assert (claimed.attempt, claimed.failures) == (4, 0)
     finish(claimed)
-    run_lane("media")
+    run_queue("media")
     assert state() == "indexed"
 
 
@@ -456,16 +454,16 @@ def test_rerun_of_a_stage_makes_it_and_what_follows() -> None:
     change(lambda session, video: runs.rerun(session, video, ["text"], PLAN))
     found = stages()
     assert {name: found[name] for name in ("split", "asr", "face", "ocr", "text")} == {
-        "split": "carried", "asr": "carried", "face": "carried", "ocr": "carried", "text": "queued",
+        "split": "reused", "asr": "reused", "face": "reused", "ocr": "reused", "text": "queued",
     }  # fmt: skip
     with reading() as session:
         status = videos.status(session, "v1", "u1")
     assert (status.run, status.published_run) == (2, 1)
-    run_lane("text")
-    run_lane("media")
+    run_queue("text")
+    run_queue("media")
     with reading() as session:
         run = session.get(Run, (KEY, 2))
-        assert run is not None and run.made["text"] == 2 and run.made["asr"] == 1
+        assert run is not None and run.stage_runs["text"] == 2 and run.stage_runs["asr"] == 1
         assert videos.status(session, "v1", "u1").published_run == 2
 
 
@@ -476,7 +474,7 @@ def test_rerun_of_asr_makes_the_audio_first() -> None:
     assert stages()["audio"] == "queued"
     assert claim("asr") is None
     finish(must_claim("media"), audio_key="b", windows=[[0, 10]])
-    assert run_lane("asr") == 2
+    assert run_queue("asr") == 2
 
 
 def test_a_rerun_fences_out_the_run_before() -> None:
@@ -509,7 +507,7 @@ def test_cancel_stops_and_a_zombie_lets_go() -> None:
         assert jobs.leases_held(session, KEY, but=0) == 1
     with pytest.raises(LeaseLost):
         split(running)
-    transact(lambda session: jobs.let_go(session, running))
+    transact(lambda session: jobs.end_lease(session, running))
     with reading() as session:
         assert jobs.leases_held(session, KEY, but=0) == 0
     assert change(lambda session, video: runs.cancel(session, video, PLAN))[0] is False
@@ -529,7 +527,7 @@ def test_delete_leaves_a_tombstone_only() -> None:
     index()
     change(lambda session, video: runs.begin_delete(session, video, PLAN))
     erase = must_claim("housekeeping")
-    assert erase.stage == "erase"
+    assert erase.stage == "erase_video"
 
     def erase_all(session: Session) -> None:
         video = jobs.lock_video(session, KEY)
@@ -541,7 +539,7 @@ def test_delete_leaves_a_tombstone_only() -> None:
     with reading() as session:
         assert session.scalars(select(Scene)).all() == []
         assert session.scalars(select(Run)).all() == []
-        assert [found.stage for found in session.scalars(select(Job))] == ["erase", "erase"]
+        assert [found.stage for found in session.scalars(select(Job))] == ["erase_video", "erase_video"]
         video = session.scalars(select(Video)).one()
         assert (video.state, video.storage_key) == ("deleted", "")
     with pytest.raises(Conflict):
@@ -553,7 +551,7 @@ def test_erasure_outlasts_any_outage() -> None:
     change(lambda session, video: runs.begin_delete(session, video, PLAN))
     for _ in range(POLICY.max_outages + 5):
         fail(must_claim("housekeeping"), StorageUnavailable("away"))
-    assert must_claim("housekeeping").stage == "erase"
+    assert must_claim("housekeeping").stage == "erase_video"
 
 
 # --- a stage that is new
@@ -565,7 +563,7 @@ def forget(stage: str) -> None:
     def strip(session: Session) -> None:
         run = session.scalars(select(Run).order_by(Run.run.desc()).limit(1)).one()
         run.stages = [name for name in run.stages if name != stage]
-        run.made = {name: made for name, made in run.made.items() if name != stage}
+        run.stage_runs = {name: made for name, made in run.stage_runs.items() if name != stage}
         session.execute(delete(Job).where(Job.run == run.run, Job.stage == stage))
 
     transact(strip)
@@ -580,12 +578,14 @@ def test_a_rerun_of_a_video_from_before_a_stage_makes_it_too(named: list[str]) -
     if not named:
         split(must_claim())
     assert stages()["ocr"] == "queued"
-    for lane in ("asr", "face", "ocr", "text", "media"):
-        run_lane(lane)
+    for queue in ("asr", "face", "ocr", "text", "media"):
+        run_queue(queue)
     assert state() == "indexed"
     with reading() as session:
         run = session.get(Run, (KEY, 2))
-        assert run is not None and run.made["ocr"] == 2 and run.made["face"] == (1 if named else 2)
+        assert (
+            run is not None and run.stage_runs["ocr"] == 2 and run.stage_runs["face"] == (1 if named else 2)
+        )
         assert videos.status(session, "v1", "u1").published_run == 2
 
 
@@ -593,8 +593,8 @@ def test_a_run_that_began_before_a_stage_ends_without_it() -> None:
     accept()
     split(must_claim())
     forget("ocr")
-    for lane in ("asr", "face", "text", "media"):
-        assert run_lane(lane)
+    for queue in ("asr", "face", "text", "media"):
+        assert run_queue(queue)
     assert state() == "indexed"
     assert "ocr" not in stages()
     change(lambda session, video: runs.rerun(session, video, ["face"], PLAN))
@@ -605,14 +605,14 @@ def test_a_failed_run_from_before_a_stage_can_be_retried() -> None:
     accept()
     split(must_claim())
     fail(must_claim("face"), BadMedia("x"))
-    run_lane("asr")
+    run_queue("asr")
     forget("ocr")
-    run_lane("text")
+    run_queue("text")
     finish(must_claim("media"))
     assert state() == "partial"
     change(lambda session, video: runs.retry(session, video, PLAN))
-    run_lane("face")
-    run_lane("media")
+    run_queue("face")
+    run_queue("media")
     assert state() == "indexed"
 
 
@@ -630,8 +630,8 @@ def test_many_finishers_advance_a_stage_once() -> None:
         accept(f"v{i}")
         split(must_claim(), scenes=24, windows=6)
     claims: list[Claim] = []
-    for lane in ("asr", "face", "ocr"):
-        while (found := claim(lane)) is not None:
+    for queue in ("asr", "face", "ocr"):
+        while (found := claim(queue)) is not None:
             claims.append(found)
     errors: list[BaseException] = []
 

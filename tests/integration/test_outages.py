@@ -53,7 +53,7 @@ def test_a_commit_whose_answer_was_lost_is_not_done_twice_nor_taken_for_lost(dat
             proxy.share = 1.0 if len(attempts) == 1 else 0.0
             return jobs.finish(session, claimed, write, {"windows": []}, advance)
 
-        assert runner.patiently(once_lossy, 20.0) == []
+        assert runner.with_database_retry(once_lossy, 20.0) == []
         assert (len(attempts), proxy.lost) == (2, 1)
         set_engine(None)
         engine.dispose()

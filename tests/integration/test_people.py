@@ -22,7 +22,7 @@ from db.ledger.jobs import Claim, RetryPolicy
 from db.ledger.runs import Plan
 from db.people import acts, enrolment, registry
 from db.people.tracks import as_array, people_in, refresh_scene_people, write_tracks
-from db.people.unknowns import settle
+from db.people.unknowns import assign_people
 from db.people.vote import FaceRule
 from db.scenes import face_id, page, scene_id, write_faces, write_scenes
 from db.tables import FaceTrack, Job, Person, PersonProfile, Run, Scene, ScenePerson, Video
@@ -78,7 +78,7 @@ def film(
             session.add(row)
         row.run = row.published_run = run
         session.flush()
-        session.add(Run(video_id=video, run=run, stages=["face"], made={"split": split, "face": run}))
+        session.add(Run(video_id=video, run=run, stages=["face"], stage_runs={"split": split, "face": run}))
         rows, faces, ids, start_s = [], [], [], 0.0
         for idx, tracks in enumerate(scenes):
             frames = max((len(track) for track in tracks), default=1)
@@ -120,7 +120,7 @@ def film(
         write_tracks(session, video, user, run, ids, "cosine")
         locked = jobs.lock_video(session, video)
         assert locked is not None
-        settle(session, locked, RULE)
+        assign_people(session, locked, RULE)
 
     transact(write)
 
@@ -134,12 +134,12 @@ def change(person: str, act: Any, user: str = "u") -> Any:
     return transact(lambda session: act(session, registry.lock(session, person, user)))
 
 
-def claim(lane: str) -> Claim | None:
-    return transact(lambda session: jobs.claim(session, lane, "n:1:0:2", 60.0))
+def claim(queue: str) -> Claim | None:
+    return transact(lambda session: jobs.claim(session, queue, "n:1:0:2", 60.0))
 
 
-def must_claim(lane: str) -> Claim:
-    found = claim(lane)
+def must_claim(queue: str) -> Claim:
+    found = claim(queue)
     assert found is not None
     return found
 
@@ -169,7 +169,7 @@ def match_all() -> int:
         def write(session: Session, claimed: Claim = claimed) -> None:
             video = jobs.lock_video(session, claimed.payload["video_id"])
             assert video is not None
-            settle(session, video, RULE)
+            assign_people(session, video, RULE)
 
         finish(claimed, write)
         count += 1
@@ -339,13 +339,13 @@ def test_a_lost_worker_gives_the_job_back_and_cancel_stops_it() -> None:
     with reading() as session:
         (held,) = jobs.held_jobs(session)
     assert (held.subject_kind, held.subject_id) == ("person", person)
-    transact(lambda s: jobs.take_back(s, held, ModelFailure("gone"), POLICY, advance))
+    transact(lambda s: jobs.reclaim(s, held, ModelFailure("gone"), POLICY, advance))
     assert must_claim("face").attempt == 2
     assert change(person, lambda session, row: enrolment.stop(session, row))
     assert claim("face") is None and state(person).state == "empty"
 
 
-def test_a_person_whose_bells_and_jobs_were_lost_is_advanced() -> None:
+def test_a_person_whose_wake_ups_and_jobs_were_lost_is_advanced() -> None:
     film("v", [[axis(0)]])
     person = create("Ann")
     change(person, lambda session, row: registry.add_photo(session, row, "jpg"))
@@ -415,7 +415,7 @@ def test_jobs_of_people_wait_behind_videos() -> None:
     enrol("Ann", axis(0))
     with reading() as session:
         match = session.scalars(select(Job).where(Job.stage == "match")).one()
-    assert match.priority < 0 and match.lane == "housekeeping"
+    assert match.priority < 0 and match.queue == "housekeeping"
 
 
 def face_of(video: str, idx: int = 0, run: int | None = None) -> FaceTrack:
@@ -637,9 +637,11 @@ def delete_video(video: str, folder: Path) -> None:
     storage = open_storage(StorageConfig(backend="local", root=folder / "storage"))
     storage.ensure_buckets()
     with reading() as session:
-        lane = session.scalars(select(Job.lane).where(Job.stage == "erase", Job.video_id == video)).one()
-    claimed = must_claim(lane)
-    assert claimed.stage == "erase"
+        queue = session.scalars(
+            select(Job.queue).where(Job.stage == "erase_video", Job.video_id == video)
+        ).one()
+    claimed = must_claim(queue)
+    assert claimed.stage == "erase_video"
     runtime: Any = SimpleNamespace(storage=storage, plan=PLAN)
     outcome = erase_video.run(
         StageContext(claimed=claimed, runtime=runtime, folder=folder, report=lambda fraction: None)

@@ -20,7 +20,7 @@ from db.engine import get_engine, reading, transact
 from db.ledger import jobs
 from db.ledger.jobs import Claim, RetryPolicy
 from db.people import acts, erasure, moves, registry
-from db.people.unknowns import settle
+from db.people.unknowns import assign_people
 from shared.errors import Conflict, LeaseLost
 from tests.integration.test_people import (
     DIM,
@@ -231,7 +231,7 @@ def _erase_rows(person: str) -> None:
     """The part of the job that removes rows: slices of it, until the next part would begin."""
     while True:
         claimed = must_claim("housekeeping")
-        assert claimed.stage == "forget"
+        assert claimed.stage == "erase_person"
         work = erase_person._Erasure(context(claimed))
         try:
             if "total" not in work.payload:
@@ -259,7 +259,7 @@ def test_a_killed_move_goes_on_where_it_was_and_the_old_attempt_moves_nothing() 
         (held,) = jobs.held_jobs(session)
     policy = RetryPolicy(max_outages=20, backoff_s=0.0, backoff_max_s=0.0)
     for _ in range(5):
-        transact(lambda s: jobs.take_back(s, held, LeaseLost("gone"), policy, advance))
+        transact(lambda s: jobs.reclaim(s, held, LeaseLost("gone"), policy, advance))
     with pytest.raises(LeaseLost):
         old.write(lambda session, job: moves.step(session, moves.read_move(claimed.payload)))
     assert owners() == before
@@ -284,7 +284,7 @@ def test_while_tracks_are_moved_a_second_merge_waits_and_matching_loses_none() -
     def look(session: Session) -> None:
         row = jobs.lock_video(session, video)
         assert row is not None
-        settle(session, row, RULE)
+        assign_people(session, row, RULE)
 
     transact(look)
     run_move()

@@ -206,8 +206,8 @@ def test_each_stale_video_gets_one_revision_at_a_time() -> None:
 
     assert transact(queue) == 1 and transact(queue) == 0
     with reading() as session:
-        job = session.scalars(select(Job).where(Job.stage == "revise")).one()
-        assert (job.video_id, job.run, job.lane) == ("v", 1, "housekeeping")
+        job = session.scalars(select(Job).where(Job.stage == "rewrite_sidecars")).one()
+        assert (job.video_id, job.run, job.queue) == ("v", 1, "housekeeping")
         assert session.get(Run, ("v", 1)) is not None
 
 
@@ -229,7 +229,7 @@ def test_erasing_takes_those_merged_into_a_person_along_and_nobody_else() -> Non
     change(ann, lambda session, row: acts.judge(session, row, [track], RULE, is_person=True))
     change(ann, lambda session, row: erasure.begin(session, row, PLAN))
     with reading() as session:
-        job = session.scalars(select(Job).where(Job.stage == "forget")).one()
+        job = session.scalars(select(Job).where(Job.stage == "erase_person")).one()
         assert set(job.payload["ids"]) == {ann, other} and len(job.payload["keys"]) == 2
         page = registry.list_page(session, ListPeople(user_id="u", kind="named"))
         assert [person.name for person in page.people] == ["Ben"], "hidden at once"

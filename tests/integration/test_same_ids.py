@@ -56,7 +56,7 @@ def runtime(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Runtime
     monkeypatch.setenv("SCENEFLEET_HOME", str(tmp_path))
     monkeypatch.setenv("REDIS_URL", "redis://127.0.0.1:9/0")
     for module in (video, people):
-        monkeypatch.setattr(module, "ring", lambda bells: None)
+        monkeypatch.setattr(module, "notify", lambda wake_ups: None)
     forget()
     made = get_runtime()
     made.storage.ensure_buckets()

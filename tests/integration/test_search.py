@@ -1,4 +1,4 @@
-"""The legs of a search on a real Postgres, with vectors and weights chosen so that the right order is known."""
+"""The retrievers of a search on a real Postgres, with vectors and weights chosen so that the right order is known."""
 
 from __future__ import annotations
 
@@ -126,11 +126,11 @@ def write(*shots: Shot) -> Models:
     return models
 
 
-def find(legs: list[Any], *, user: str = "u", limit: int = 50, exact_rows: int = 1000, min_score: float | None = None,
+def find(retrievers: list[Any], *, user: str = "u", limit: int = 50, exact_rows: int = 1000, min_score: float | None = None,
          after: tuple[float, str, int] | None = None, weights: dict[str, float] = WEIGHTS, **scope: Any) -> list[search.Found]:  # fmt: skip
     with reading() as session:
         found = search.find(
-            session, search.Scope(user_id=user, **scope), legs, weights, search.Tuning(exact_rows=exact_rows, ef_search=40),
+            session, search.Scope(user_id=user, **scope), retrievers, weights, search.Tuning(exact_rows=exact_rows, ef_search=40),
             limit=limit, min_score=min_score, after=after,
         )  # fmt: skip
     return list(found.hits)
@@ -149,21 +149,21 @@ EXACT_AND_INDEXED = pytest.mark.parametrize("exact_rows", [1000, 0], ids=["exact
 
 
 @EXACT_AND_INDEXED
-def test_the_score_is_the_weighted_sum_of_every_leg(exact_rows: int) -> None:
+def test_the_score_is_the_weighted_sum_of_every_retriever(exact_rows: int) -> None:
     models = write(
         Shot(idx=0, text=unit(1), vision=[unit(0, 1)], words="a cat"),
         Shot(idx=1, text=unit(1, 1), vision=[unit(1, 1), unit(1)], people={"anna": 0.8}),
         Shot(idx=2, text=unit(-1), vision=[unit(1, 0.5)], screen="CAT SHOW"),
         Shot(idx=3, vision=[unit(-1)]),
     )
-    legs = [
+    retrievers = [
         search.Vector("text", models.text, unit(1)),
         search.Vector("vision", models.vision, unit(1)),
         words("cat"),
         words("cat", "screen"),
         search.People(("anna",), proposes=True),
     ]
-    found = find(legs, exact_rows=exact_rows)
+    found = find(retrievers, exact_rows=exact_rows)
     assert ids(found) == [1, 0, 2, 3]
     scores = {hit.idx: hit.score for hit in found}
     assert scores[0] == pytest.approx(0.5 * 1 + 0.2 * 0.5, abs=2e-3)
@@ -175,13 +175,13 @@ def test_the_score_is_the_weighted_sum_of_every_leg(exact_rows: int) -> None:
 
 
 @EXACT_AND_INDEXED
-def test_a_scene_that_only_one_leg_knows_is_compared_on_all(exact_rows: int) -> None:
-    """What a leg does not put forward itself still counts: candidates of the other are compared exactly."""
+def test_a_scene_that_only_one_retriever_knows_is_compared_on_all(exact_rows: int) -> None:
+    """What a retriever does not put forward itself still counts: candidates of the other are compared exactly."""
     near = [Shot(idx=idx, text=unit(1, 0.01 * idx)) for idx in range(12)]
     models = write(*near, Shot(idx=20, words="zebra", text=unit(1, 3)))
-    legs: list[Any] = [search.Vector("text", models.text, unit(1)), words("zebra")]
+    retrievers: list[Any] = [search.Vector("text", models.text, unit(1)), words("zebra")]
     with reading() as session:
-        found = search.find(session, search.Scope(user_id="u"), legs, WEIGHTS,
+        found = search.find(session, search.Scope(user_id="u"), retrievers, WEIGHTS,
                             search.Tuning(exact_rows=exact_rows, candidates=10), limit=50)  # fmt: skip
     (zebra,) = [hit for hit in found.hits if hit.idx == 20]
     assert zebra.matches["text"].similarity == pytest.approx(0.3162, abs=2e-3)
@@ -203,15 +203,15 @@ def test_few_are_found_among_many_keyframes_of_one_scene() -> None:
         Shot(idx=0, vision=[unit(1, 0.001 * n) for n in range(40)]),
         *(Shot(idx=idx, vision=[unit(1, 0.1 * idx)]) for idx in range(1, 10)),
     )
-    leg = search.Vector("vision", models.vision, unit(1))
+    retriever = search.Vector("vision", models.vision, unit(1))
     with reading() as session:
         scope = search.Scope(user_id="u")
-        found = leg.nearest(session, scope, 5, 40)
-        assert list(found) == list(leg.nearest_exactly(session, scope, 5)) and len(found) == 5
-        assert len(leg.nearest(session, scope, 50, 40)) == 10
+        found = retriever.nearest(session, scope, 5, 40)
+        assert list(found) == list(retriever.nearest_exactly(session, scope, 5)) and len(found) == 5
+        assert len(retriever.nearest(session, scope, 50, 40)) == 10
 
 
-def test_lexical_likeness_is_a_share_of_the_querys_own_weight() -> None:
+def test_lexical_similarity_is_a_share_of_the_querys_own_weight() -> None:
     models = write(
         Shot(idx=0, lexical={5: 0.4, 7: 0.3}),
         Shot(idx=1, lexical={5: 0.2, 9: 0.9}),
@@ -269,14 +269,14 @@ def test_a_filter_leaves_exactly_what_fits(
         with reading() as session:
             covered = search.cover(session, search.Scope(user_id="u", **scope), {"text": models.text})
         # Scene 6 is in scope, with vectors of a run that is not the published one.
-        assert covered.legs["text"] == len(expected)
-        assert covered.scenes - covered.legs["text"] in (0, 1)
+        assert covered.retrievers["text"] == len(expected)
+        assert covered.scenes - covered.retrievers["text"] in (0, 1)
 
 
 def test_a_person_raises_the_score_by_how_sure_the_match_is() -> None:
     models = write(*SCENES)
-    legs = [search.Vector("text", models.text, unit(1)), search.People(("anna", "bert"), proposes=True)]
-    found = find(legs, persons=("anna", "bert"), persons_match="prefer")
+    retrievers = [search.Vector("text", models.text, unit(1)), search.People(("anna", "bert"), proposes=True)]
+    found = find(retrievers, persons=("anna", "bert"), persons_match="prefer")
     boosts = {hit.idx: hit.score - 0.5 * hit.matches["text"].similarity for hit in found}
     assert {idx: round(boost, 3) for idx, boost in boosts.items()} == {0: 0.135, 1: 0.195, 2: 0.12, 3: 0.0}
     alone = find([search.People(("anna",), proposes=True)], persons=("anna",))
@@ -285,12 +285,12 @@ def test_a_person_raises_the_score_by_how_sure_the_match_is() -> None:
 
 def test_equal_scores_keep_one_order_over_pages() -> None:
     models = write(*(Shot(video=f"v{idx % 3}", idx=idx, text=unit(1)) for idx in range(20)))
-    legs = [search.Vector("text", models.text, unit(1))]
-    whole = find(legs)
+    retrievers = [search.Vector("text", models.text, unit(1))]
+    whole = find(retrievers)
     assert [(hit.video_id, hit.idx) for hit in whole] == sorted((hit.video_id, hit.idx) for hit in whole)
     pages: list[search.Found] = []
     while True:
-        part = find(legs, limit=7, after=pages[-1].place if pages else None)
+        part = find(retrievers, limit=7, after=pages[-1].place if pages else None)
         pages += part
         if len(part) < 7:
             break
@@ -299,9 +299,9 @@ def test_equal_scores_keep_one_order_over_pages() -> None:
 
 def test_too_low_a_score_is_no_hit() -> None:
     models = write(Shot(idx=0, text=unit(1)), Shot(idx=1, text=unit(1, 2)))
-    legs = [search.Vector("text", models.text, unit(1))]
-    assert ids(find(legs, min_score=0.4)) == [0]
-    assert find(legs, min_score=0.6) == []
+    retrievers = [search.Vector("text", models.text, unit(1))]
+    assert ids(find(retrievers, min_score=0.4)) == [0]
+    assert find(retrievers, min_score=0.6) == []
 
 
 def test_what_was_found_is_marked() -> None:
@@ -323,11 +323,13 @@ def test_what_was_found_is_marked() -> None:
             )  # fmt: skip
 
     transact(more)
-    leg = words("rocket")
+    retriever = words("rocket")
     scope = search.Scope(user_id="u", persons=("anna",))
     with reading() as session:
-        found = search.find(session, scope, [leg], WEIGHTS, search.Tuning(), limit=5)
-        (hit,) = search.describe(session, scope, found.hits, leg.tsquery, lambda key: "https://store/" + key)
+        found = search.find(session, scope, [retriever], WEIGHTS, search.Tuning(), limit=5)
+        (hit,) = search.describe(
+            session, scope, found.hits, retriever.tsquery, lambda key: "https://store/" + key
+        )
     marked = [hit.transcript[span.start : span.end] for span in hit.highlights.words]
     assert marked == ["rockets", "ROCKET", "rocket"]
     (line,) = hit.highlights.screen
@@ -344,16 +346,16 @@ def test_a_scene_as_the_query(exact_rows: int) -> None:
         Shot(idx=1, vision=[unit(1, 1)]),
         Shot(video="w", idx=2, user="other", text=unit(1)),
     )
-    by_leg = {"text": models.text, "vision": models.vision}
+    by_retriever = {"text": models.text, "vision": models.vision}
     with reading() as session:
-        found = search.exemplar(session, "u", scene_id("v", 1, 0), by_leg)
+        found = search.exemplar(session, "u", scene_id("v", 1, 0), by_retriever)
         assert found is not None
         assert found.vectors["vision"] == pytest.approx(unit(1, 1), abs=1e-3)
-        silent = search.exemplar(session, "u", scene_id("v", 1, 1), by_leg)
+        silent = search.exemplar(session, "u", scene_id("v", 1, 1), by_retriever)
         assert silent is not None and set(silent.vectors) == {"vision"}
-        assert search.exemplar(session, "u", scene_id("w", 1, 2), by_leg) is None, "another user's"
-    legs = [search.Vector("vision", models.vision, found.vectors["vision"])]
-    assert ids(find(legs, exact_rows=exact_rows, without=scene_id("v", 1, 0))) == [1]
+        assert search.exemplar(session, "u", scene_id("w", 1, 2), by_retriever) is None, "another user's"
+    retrievers = [search.Vector("vision", models.vision, found.vectors["vision"])]
+    assert ids(find(retrievers, exact_rows=exact_rows, without=scene_id("v", 1, 0))) == [1]
 
 
 def test_a_small_scope_is_compared_exactly_and_a_large_one_by_the_index(
@@ -371,7 +373,7 @@ def test_a_small_scope_is_compared_exactly_and_a_large_one_by_the_index(
     of_text = search.Vector("text", models.text, unit(1))
     of_sight = search.Vector("vision", models.vision, unit(1))
     with reading() as session:
-        for leg, videos, exact_rows, indexed in [
+        for retriever, videos, exact_rows, indexed in [
             (of_text, (), 6, False),
             (of_text, (), 5, True),
             (of_text, ("a",), 2, False),
@@ -383,9 +385,9 @@ def test_a_small_scope_is_compared_exactly_and_a_large_one_by_the_index(
         ]:
             by_index.clear()
             scope = search.Scope(user_id="u", video_ids=videos)
-            found = leg.candidates(session, scope, search.Tuning(exact_rows=exact_rows, candidates=10))
-            assert bool(by_index) is indexed, (leg.name, videos, exact_rows)
-            assert found == leg.nearest_exactly(session, scope, 10)
+            found = retriever.candidates(session, scope, search.Tuning(exact_rows=exact_rows, candidates=10))
+            assert bool(by_index) is indexed, (retriever.name, videos, exact_rows)
+            assert found == retriever.nearest_exactly(session, scope, 10)
 
 
 def test_recall_is_measured_by_how_near_the_found_are(record_figure: RecordFigure) -> None:

@@ -26,7 +26,7 @@ from tests.integration.test_ledger import (
     fail,
     finish,
     must_claim,
-    run_lane,
+    run_queue,
     split,
     stages,
 )
@@ -61,8 +61,8 @@ def publish() -> Claim:
     """A published video; returns its sweep, claimed."""
     accept()
     split(must_claim())
-    for lane in ("asr", "face", "ocr", "text"):
-        assert run_lane(lane)
+    for queue in ("asr", "face", "ocr", "text"):
+        assert run_queue(queue)
     finish(must_claim())
     swept = must_claim("housekeeping")
     assert swept.stage == "sweep"
@@ -106,7 +106,7 @@ def test_a_sweep_waits_for_attempts_that_may_still_write(storage: Storage, tmp_p
     assert swept.stage == "sweep"
     with pytest.raises(Deferred):
         sweep.run(context(swept, storage, tmp_path))
-    transact(lambda session: jobs.let_go(session, held))
+    transact(lambda session: jobs.end_lease(session, held))
     assert sweep.run(context(swept, storage, tmp_path)).result == {"removed": 0}
 
 
@@ -160,13 +160,13 @@ def test_a_sweep_keeps_what_an_unpublished_run_made(storage: Storage, tmp_path: 
     assert storage.exists("sidecars", "keyframes/u1/v1/1.1/0.jpg")
 
 
-def test_a_retry_during_the_sweep_makes_its_audio_anew(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_retry_during_the_sweep_makes_its_audio_reembed(monkeypatch: pytest.MonkeyPatch) -> None:
     """The sweep of a failed run is claimed while a retry is deciding: the retry must not build on the audio."""
     accept()
     split(must_claim(), windows=1)
     fail(must_claim("asr"), BadMedia("on purpose"))
-    for lane in ("face", "ocr"):
-        while (claimed := claim(lane)) is not None:
+    for queue in ("face", "ocr"):
+        while (claimed := claim(queue)) is not None:
             finish(claimed)
     finish(must_claim())
     assert stages()["sweep"] == "queued"
@@ -188,6 +188,6 @@ def test_a_retry_during_the_sweep_makes_its_audio_anew(monkeypatch: pytest.Monke
     change(retry)
     assert taken[0].stage == "sweep"
     shown = stages()
-    assert (shown["split"], shown["audio"]) == ("carried", "queued"), shown
+    assert (shown["split"], shown["audio"]) == ("reused", "queued"), shown
     with pytest.raises(LeaseLost):
         finish(taken[0])

@@ -1,4 +1,4 @@
-"""A switch of models in the ledger: what is planned, given up, tried again, overtaken by a new run, dropped."""
+"""A switch of models in the ledger: what is planned, given up, tried again, overtaken by a new run, discarded."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ import tasks.requests
 from db import switches
 from db.engine import reading, transact
 from db.ledger import jobs, runs
-from db.ledger.jobs import Bell, Claim, RetryPolicy
+from db.ledger.jobs import Claim, RetryPolicy, WakeUp
 from db.ledger.runs import Plan
 from db.scenes import published_scenes, scene_id, write_scenes
 from db.switches import Progress
@@ -28,7 +28,7 @@ from shared.settings import Settings
 from worker.active import Active
 from worker.models.catalog import Catalog, load_catalog
 from worker.runtime import Runtime
-from worker.stages import discard as dropping
+from worker.stages import discard as discard_stage
 from worker.stages import reembed
 from worker.stages.context import Outcome, StageContext
 from worker.stages.vectors import Made, write_kept
@@ -133,7 +133,7 @@ def progress() -> Progress:
         return switches.progress(session, switch())
 
 
-def advance(session: Session, subject: Any) -> list[Bell]:
+def advance(session: Session, subject: Any) -> list[WakeUp]:
     assert isinstance(subject, ModelSwitch)
     return switches.advance(session, subject, PLAN)
 
@@ -148,13 +148,13 @@ def reconcile() -> None:
     transact(go_on)
 
 
-def claim(lane: str = "text") -> Claim | None:
-    return transact(lambda session: jobs.claim(session, lane, "n:1:0:2", 60.0))
+def claim(queue: str = "text") -> Claim | None:
+    return transact(lambda session: jobs.claim(session, queue, "n:1:0:2", 60.0))
 
 
-def must_claim(lane: str = "text") -> Claim:
-    found = claim(lane)
-    assert found is not None, f"nothing claimable in {lane}"
+def must_claim(queue: str = "text") -> Claim:
+    found = claim(queue)
+    assert found is not None, f"nothing claimable in {queue}"
     return found
 
 
@@ -162,17 +162,17 @@ def work(claimed: Claim) -> Outcome:
     context = StageContext(
         claimed=claimed, runtime=Runtime(Settings()), folder=Path("/nowhere"), report=lambda done: None
     )
-    return dropping.run(context) if claimed.stage == "drop" else reembed.run(context)
+    return discard_stage.run(context) if claimed.stage == "discard" else reembed.run(context)
 
 
-def finish(claimed: Claim, outcome: Outcome) -> list[Bell]:
+def finish(claimed: Claim, outcome: Outcome) -> list[WakeUp]:
     return transact(lambda session: jobs.finish(session, claimed, outcome.write, outcome.result, advance))
 
 
-def run_all(lane: str = "text") -> int:
+def run_all(queue: str = "text") -> int:
     """Do what is claimable, to the end."""
     parts = 0
-    while (claimed := claim(lane)) is not None:
+    while (claimed := claim(queue)) is not None:
         finish(claimed, work(claimed))
         parts += 1
     return parts
@@ -289,7 +289,7 @@ def test_what_is_searched_is_what_the_switch_begins_with_whatever_the_caller_thi
     archive.begin()
     run_all()
     transact(lambda session: switches.point(session, switches.require(session, "text"), "new"))
-    transact(lambda session: switches.drop(session, switches.require(session, "text"), PLAN, pages_s=0))
+    transact(lambda session: switches.discard(session, switches.require(session, "text"), PLAN, pages_s=0))
     run_all("housekeeping")
     third = transact(
         lambda session: ensure_model(
@@ -308,13 +308,15 @@ def test_nothing_is_dropped_that_the_new_model_has_no_vectors_of(archive: Archiv
     run_all()
     transact(lambda session: switches.point(session, switches.require(session, "text"), "new"))
 
-    def drop() -> None:
-        transact(lambda session: switches.drop(session, switches.require(session, "text"), PLAN, pages_s=0))
+    def discard() -> None:
+        transact(
+            lambda session: switches.discard(session, switches.require(session, "text"), PLAN, pages_s=0)
+        )
 
     # Published a moment ago by a run from before the switch.
     archive.add("late", 2)
     with pytest.raises(Conflict, match="1 parts of the archive have no vectors of new yet"):
-        drop()
+        discard()
     reconcile()
     run_all()
     # Its words were embedded before the switch; it is not published yet.
@@ -325,14 +327,14 @@ def test_nothing_is_dropped_that_the_new_model_has_no_vectors_of(archive: Archiv
             session.execute(
                 text("UPDATE videos SET published_run = NULL, indexed_at = NULL WHERE video_id = 'slow'")
             ),
-            session.add(Run(video_id="slow", run=1, stages=["text"], made={"text": 1})),
+            session.add(Run(video_id="slow", run=1, stages=["text"], stage_runs={"text": 1})),
         )
     )
     with pytest.raises(Conflict, match="video slow is in work since before the switch"):
-        drop()
-    assert (switch().state, count(archive.models["old"])) == ("flipped", 7)
+        discard()
+    assert (switch().state, count(archive.models["old"])) == ("activated", 7)
     transact(lambda session: session.execute(text("UPDATE runs SET ended_at = clock_timestamp()")))
-    drop()
+    discard()
     assert run_all("housekeeping") == 1 and switch().state == "ended"
 
 
@@ -364,7 +366,7 @@ def test_how_a_switch_stands_is_said_without_counting_the_archive(
 
 def test_a_scene_without_words_gets_no_vector_and_holds_nothing_up(archive: Archive) -> None:
     archive.add("v", 3)
-    # Its words were heard anew while the text stage was off: nothing is said there any more.
+    # Its words were heard again while the text stage was off: nothing is said there any more.
     transact(lambda session: session.execute(text("UPDATE scenes SET transcript = '' WHERE idx = 1")))
     archive.begin()
     run_all()
@@ -382,7 +384,7 @@ def test_a_part_given_up_holds_the_switch_until_it_is_tried_again(archive: Archi
     reconcile()
     assert switch().state == "building" and waiting() == 0
     assert (progress().failed, progress().error) == (1, "the weights are gone")
-    with pytest.raises(Conflict, match="building: it can't be flipped"):
+    with pytest.raises(Conflict, match="building: it can't be activated"):
         transact(lambda session: switches.point(session, switches.require(session, "text"), "new"))
     transact(lambda session: switches.retry(session, switches.require(session, "text")))
     assert run_all() == 1
@@ -399,11 +401,11 @@ def test_a_run_published_meanwhile_is_looked_at_again(archive: Archive) -> None:
     assert count(archive.models["new"]) == 0, "made of words that are not published any more"
     assert run_all() == 1
     assert switch().state == "ready" and archive.lacking("v") == 0
-    # The same when it is built, and after the flip: a run that began before the switch may end at any time.
+    # The same when it is built, and after the activation: a run that began before the switch may end at any time.
     transact(lambda session: switches.point(session, switches.require(session, "text"), "new"))
     archive.add("late", 5)
     reconcile()
-    assert run_all() == 1 and archive.lacking("late") == 0 and switch().state == "flipped"
+    assert run_all() == 1 and archive.lacking("late") == 0 and switch().state == "activated"
 
 
 def test_a_video_erased_meanwhile_gets_nothing(archive: Archive) -> None:
@@ -423,7 +425,7 @@ def test_dropping_ends_what_is_at_work_and_leaves_the_other_model_alone(archive:
     done, running = must_claim(), must_claim()
     finish(done, work(done))
     outcome = work(running)
-    transact(lambda session: switches.drop(session, switches.require(session, "text"), PLAN, pages_s=900))
+    transact(lambda session: switches.discard(session, switches.require(session, "text"), PLAN, pages_s=900))
     with pytest.raises(LeaseLost):
         finish(running, outcome)
     assert claim() is None, "nothing more is made"
@@ -442,8 +444,10 @@ def test_what_is_dropped_is_what_is_not_searched(archive: Archive) -> None:
     run_all()
     transact(lambda session: switches.point(session, switches.require(session, "text"), "new"))
     with pytest.raises(Conflict, match="turn pages"):
-        transact(lambda session: switches.drop(session, switches.require(session, "text"), PLAN, pages_s=900))
-    transact(lambda session: switches.drop(session, switches.require(session, "text"), PLAN, pages_s=0))
+        transact(
+            lambda session: switches.discard(session, switches.require(session, "text"), PLAN, pages_s=900)
+        )
+    transact(lambda session: switches.discard(session, switches.require(session, "text"), PLAN, pages_s=0))
     run_all("housekeeping")
     assert (count(archive.models["old"]), count(archive.models["new"])) == (0, 3)
     with reading() as session:
@@ -471,7 +475,7 @@ def test_a_stage_writes_the_models_that_are_kept_when_it_ends(archive: Archive) 
     run_all()
     assert write(6, *made) == {"old", "new"}
     transact(lambda session: switches.point(session, switches.require(session, "text"), "new"))
-    transact(lambda session: switches.drop(session, switches.require(session, "text"), PLAN, pages_s=0))
+    transact(lambda session: switches.discard(session, switches.require(session, "text"), PLAN, pages_s=0))
     run_all("housekeeping")
     with pytest.raises(ModelFailure, match="became new while old worked"):
         write(7, made[0])

@@ -99,16 +99,16 @@ def build(seed: int) -> World:
 
 
 def by_words(session: Session, scope: search.Scope, query: str, limit: int) -> tuple[search.Found, ...]:
-    leg = search.Words("keyword", search.read_words(session, query), half=1.0)
-    return search.find(session, scope, [leg], {"keyword": 1.0}, search.Tuning(), limit=limit).hits
+    retriever = search.Words("keyword", search.read_words(session, query), half=1.0)
+    return search.find(session, scope, [retriever], {"keyword": 1.0}, search.Tuning(), limit=limit).hits
 
 
 def by_meaning(
     session: Session, scope: search.Scope, model: ModelRow, vector: Any, limit: int, exact_rows: int
 ) -> tuple[search.Found, ...]:
     tuning = search.Tuning(exact_rows=exact_rows, ef_search=40)
-    leg = search.Vector("text", model, vector)
-    return search.find(session, scope, [leg], {"text": 1.0}, tuning, limit=limit).hits
+    retriever = search.Vector("text", model, vector)
+    return search.find(session, scope, [retriever], {"text": 1.0}, tuning, limit=limit).hits
 
 
 QUERIES = st.one_of(

@@ -52,7 +52,7 @@ Ask = Callable[[SearchScenes], SearchAnswer]
 
 
 class Searches:
-    """Searches of this process: the catalogue of the full profile, models of 8 numbers under its names, lanes that answer."""
+    """Searches of this process: the catalogue of the full profile, models of 8 numbers under its names, queues that answer."""
 
     def __init__(self) -> None:
         self.runtime = Runtime(settings_module.get_settings())
@@ -70,19 +70,19 @@ class Searches:
         plan.check(request, chosen)
         made = plan.plan(request, runtime, {"text", "vision"})
         numbers, rng = np.random.default_rng(seed), random.Random(seed)
-        lanes = {
-            lane: {
+        queues = {
+            queue: {
                 "ok": {
-                    "model": self.models[lane].name,
-                    "revision": self.models[lane].revision,
+                    "model": self.models[queue].name,
+                    "revision": self.models[queue].revision,
                     "dim": len(unit(numbers)),
                     "vectors": [unit(numbers).tolist()],
-                    "lexical": [{str(token): weight for token, weight in weigh(rng).items()}] if lane == "text" else None,
+                    "lexical": [{str(token): weight for token, weight in weigh(rng).items()}] if queue == "text" else None,
                 }
             }
-            for lane in made.calls
+            for queue in made.calls
         }  # fmt: skip
-        return answer.answer(request, runtime, made, lanes)
+        return answer.answer(request, runtime, made, queues)
 
 
 @pytest.fixture
@@ -189,7 +189,10 @@ def check_search(world: World, request: SearchScenes, ask: Ask) -> None:
         answer = ask(page)
         assert answer.coverage.scenes == len(may)
         assert answer.coverage.videos_in_work == 0
-        assert all(leg.scenes is None or leg.scenes <= len(may) for leg in answer.coverage.legs)
+        assert all(
+            retriever.scenes is None or retriever.scenes <= len(may)
+            for retriever in answer.coverage.retrievers
+        )
         assert {who.person_id for hit in answer.hits for who in hit.highlights.people} <= {
             person for person, owner in world.persons.items() if owner == request.user_id
         }
@@ -311,7 +314,9 @@ def test_without_both_walls_it_would_be_seen(machine: Searches, monkeypatch: pyt
     request = parse(SearchScenes, EVERYTHING)
     ask: Ask = lambda asking: machine.ask(asking, 1, 10_000)  # noqa: E731
     check_search(world, request, ask)
-    assert {leg.leg for leg in ask(request).coverage.legs if leg.used} == set(OF_MODE["hybrid"])
+    assert {retriever.retriever for retriever in ask(request).coverage.retrievers if retriever.used} == set(
+        OF_MODE["hybrid"]
+    )
     with unscoped():
         check_search(world, request, ask)
         check_requests(world, "u1")

@@ -94,7 +94,7 @@ def test_what_is_nobodys_is_not_shown_to_nobody(database: str) -> None:
     with get_engine().begin() as connection:
         connection.execute(
             text(
-                "INSERT INTO jobs (subject_id, user_id, lane, run, stage) VALUES ('1', '', 'media', 1, 'sweep')"
+                "INSERT INTO jobs (subject_id, user_id, queue, run, stage) VALUES ('1', '', 'media', 1, 'sweep')"
             )
         )
     for user in ("u", ""):
@@ -272,7 +272,7 @@ def test_the_wall_costs_no_index(database: str, filtered: bool) -> None:
     since = datetime(2020, 1, 1, tzinfo=UTC) if filtered else None
     scope = search.Scope(user_id="u", indexed_from=since)
     vector = unit(np.random.default_rng(1))
-    for leg, index in (
+    for retriever, index in (
         (search.Words("keyword", "'word7'"), "Bitmap Index Scan on ix_scenes_tsv"),
         (search.Words("screen", "'word7'"), "Bitmap Index Scan on ix_scenes_screen_tsv"),
         (search.Lexical(model, {7: 1.0}), "Bitmap Index Scan on ix_lexical_weights_tokens"),
@@ -281,5 +281,5 @@ def test_the_wall_costs_no_index(database: str, filtered: bool) -> None:
         with reading_as("u") as session:
             tuning = search.Tuning(exact_rows=0, candidates=5)
             found: list[object] = []
-            told = plans(session, lambda: found.extend(leg.candidates(session, scope, tuning)))  # noqa: B023
+            told = plans(session, lambda: found.extend(retriever.candidates(session, scope, tuning)))  # noqa: B023
             assert found and index in told, told

@@ -41,7 +41,7 @@ class Film:
 
     @property
     def model(self) -> TextEmbedder:
-        model = self.runtime.shelf.get("text")
+        model = self.runtime.model_cache.get("text")
         assert isinstance(model, TextEmbedder)
         return model
 
@@ -60,7 +60,7 @@ class Film:
 
         def write(session: Session) -> None:
             made = {"split": 1, "asr": run, "text": run}
-            session.add(Run(video_id="v", run=run, stages=["asr", "text"], made=made))
+            session.add(Run(video_id="v", run=run, stages=["asr", "text"], stage_runs=made))
             video = session.get(Video, "v")
             assert video is not None
             video.run = run
@@ -74,7 +74,7 @@ class Film:
     def embed(self, run: int) -> dict[str, Any]:
         """Run the stage and store what it found, as the runner does."""
         claimed = Claim(
-            job_id=run, attempt=1, owner="n:1:0:1", video_id="v", user_id="u", lane="text", run=run,
+            job_id=run, attempt=1, owner="n:1:0:1", video_id="v", user_id="u", queue="text", run=run,
             stage="text", part=0, failures=0, payload={"first_idx": 0, "last_idx": 2},
         )  # fmt: skip
         context = StageContext(

@@ -59,14 +59,14 @@ def add(name: str, user: str, state: str, minute: int, *, failed: int = 0) -> No
             )
         )  # fmt: skip
         session.flush()
-        session.add(Run(video_id=key, run=2, stages=["split", "text"], made={}))
+        session.add(Run(video_id=key, run=2, stages=["split", "text"], stage_runs={}))
         session.add(
             Scene(
                 scene_id=func.gen_random_uuid(), video_id=key, user_id=user, split_version=1, idx=0, start_s=0.0, end_s=1.0,
                 kind="start", keyframes=[], live=True,
             )
         )  # fmt: skip
-        common = {"subject_id": key, "video_id": key, "user_id": user, "lane": "text", "stage": "text"}
+        common = {"subject_id": key, "video_id": key, "user_id": user, "queue": "text", "stage": "text"}
         new = [Job(**common, run=1, part=0, state="failed", error="of an older run")]
         new += [
             Job(

@@ -66,7 +66,7 @@ class Film:
     def work(self, module: Any, name: str, run: int, last_idx: int = 9) -> dict[str, Any]:
         """Run a stage and store what it found; returns what it says of itself."""
         claimed = Claim(
-            job_id=run, attempt=1, owner="n:1:0:1", video_id="v", user_id="u", lane=name, run=run,
+            job_id=run, attempt=1, owner="n:1:0:1", video_id="v", user_id="u", queue=name, run=run,
             stage=name, part=0, failures=0, payload={"first_idx": 0, "last_idx": last_idx},
         )  # fmt: skip
         context = StageContext(

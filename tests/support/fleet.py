@@ -272,7 +272,7 @@ class Fleet:
         except AssertionError as error:
             jobs = self.rows(
                 "SELECT video_id, stage, part, state, attempt, failures, outages, lease_owner, error FROM jobs"
-                " WHERE state NOT IN ('done', 'skipped', 'carried') ORDER BY job_id"
+                " WHERE state NOT IN ('done', 'skipped', 'reused') ORDER BY job_id"
             )
             raise AssertionError(f"{error}\n" + "\n".join(map(str, jobs[:50]))) from None
         return {video_id: self.client.status(video_id, user_id) for video_id in wanted}

@@ -143,9 +143,9 @@ def _film(
     rows["videos"].append(
         {**of_video, "storage_key": f"uploads/{mark}/a.mp4", "state": "indexed", "run": 1, "published_run": 1, "indexed_at": indexed}
     )  # fmt: skip
-    rows["runs"].append({"video_id": video, "run": 1, "stages": ["split"], "made": {"split": 1}})
+    rows["runs"].append({"video_id": video, "run": 1, "stages": ["split"], "stage_runs": {"split": 1}})
     rows["jobs"].append(
-        {**of_video, "subject_id": video, "lane": "media", "run": 1, "stage": "split", "state": "done", "error": mark}
+        {**of_video, "subject_id": video, "queue": "media", "run": 1, "stage": "split", "state": "done", "error": mark}
     )  # fmt: skip
     rows["transcript_parts"].append(
         {**of_video, "run": 1, "part": 0, "start_s": 0.0, "end_s": 1.0, "segments": [{"text": mark}]}

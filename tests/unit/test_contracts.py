@@ -204,10 +204,10 @@ def test_answers_are_plain_json() -> None:
     assert VideoStatus.model_validate(wire, strict=False) == status
 
 
-def test_every_request_has_a_queue_and_a_bell_fits_its_lane() -> None:
+def test_every_request_has_a_queue_and_a_wake_up_fits_its_queue() -> None:
     assert set(routing.TASK_QUEUE.values()) <= set(routing.QUEUES)
-    for lane in routing.LANES:
-        assert routing.bell_task(lane) == f"tasks.{lane}.work" and lane in routing.QUEUES
-        assert routing.lane_limit_s(lane) > 0 or lane == "search"
+    for queue in routing.JOB_QUEUES:
+        assert routing.wake_up_task(queue) == f"tasks.{queue}.work" and queue in routing.QUEUES
+        assert routing.queue_limit_s(queue) > 0 or queue == "search"
     biggest = {"video_id": "v" * 64, "user_id": "u" * 64, "storage_key": "k" * 512, "priority": 9}
     assert len(json.dumps(biggest)) < MAX_MESSAGE_BYTES == contracts.VideoRef.max_bytes

@@ -14,9 +14,9 @@ def test_a_stage_stands_after_all_it_waits_for() -> None:
         seen.add(stage.name)
 
 
-def test_every_stage_has_a_lane_with_a_node() -> None:
+def test_every_stage_has_a_queue_with_a_node() -> None:
     consumed = {queue for family in routing.NODES.values() for queue in family.queues}
-    assert {stage.lane for stage in graph.STAGES.values()} <= set(routing.LANES) <= consumed
+    assert {stage.queue for stage in graph.STAGES.values()} <= set(routing.JOB_QUEUES) <= consumed
     assert set(routing.TASK_QUEUE.values()) <= consumed
 
 
@@ -40,5 +40,5 @@ def test_an_unknown_stage_is_refused() -> None:
         graph.with_downstream(["sweep"])
 
 
-def test_lanes_allow_for_their_longest_stage() -> None:
-    assert routing.lane_limit_s("media") == graph.SPLIT.time_limit_s
+def test_queues_allow_for_their_longest_stage() -> None:
+    assert routing.queue_limit_s("media") == graph.SPLIT.time_limit_s

@@ -14,7 +14,7 @@ from shared.errors import Conflict, ModelUnavailable
 from shared.settings import Settings
 from tests.support.fleet import eventually
 from worker.child import Child
-from worker.models.cache import Shelf
+from worker.models.cache import ModelCache
 from worker.models.catalog import load_catalog
 from worker.node import MAX_FAILED_LOADS, Node
 from worker.slots import FAILED, LOADING, READY, Slots
@@ -164,7 +164,7 @@ def test_orders_are_refused_with_the_reason(node: Node) -> None:
     assert node.slots.read_command(0) == {}
 
 
-class Untouched(Shelf):
+class Untouched(ModelCache):
     """Holds nothing and loads nothing: what is asked of it is written down."""
 
     def __init__(self) -> None:
@@ -183,10 +183,10 @@ def serve(node: Node, *pids: int) -> list[Untouched]:
     """Children that obey, in threads of this process."""
     shelves = []
     for index, pid in enumerate(pids):
-        child, shelf = Child(node.slots, index, pid), Untouched()
-        child.hold(shelf, None)
+        child, model_cache = Child(node.slots, index, pid), Untouched()
+        child.hold(model_cache, None)
         child.serve()
-        shelves.append(shelf)
+        shelves.append(model_cache)
     node.look(set(pids))
     return shelves
 

@@ -108,7 +108,7 @@ def test_the_tasks_look_at_each_picture_once(storage: object, monkeypatch: pytes
     keys = ["uploads/u1/a.jpg", "uploads/u1/b.jpg"] * 8
     model = Model()
     runtime = types.SimpleNamespace(
-        shelf=types.SimpleNamespace(get=lambda kind: model), model=lambda kind, name: model
+        model_cache=types.SimpleNamespace(get=lambda kind: model), model=lambda kind, name: model
     )
     monkeypatch.setattr(face, "get_runtime", lambda: runtime)
     monkeypatch.setattr(vision, "get_runtime", lambda: runtime)

@@ -54,7 +54,7 @@ def test_the_weights_of_a_search_stand_before_the_settings() -> None:
     assert plan.weigh(request(mode="keyword"), SETTINGS)["keyword"] == 1.0
 
 
-def test_a_search_keeps_its_legs_when_another_model_becomes_active() -> None:
+def test_a_search_keeps_its_retrievers_when_another_model_becomes_active() -> None:
     runtime = Runtime(Settings(_env_file=None, profile="lite"))
     lite = runtime.catalog.for_profile("lite")
     weighing = lite["text"].model_copy(update={"name": "weighing", "provider": "bge-m3", "profiles": ()})
@@ -63,15 +63,15 @@ def test_a_search_keeps_its_legs_when_another_model_becomes_active() -> None:
     runtime.active = SimpleNamespace(models=lambda: active)  # type: ignore[assignment]
     asked = request(mode="hybrid")
     before = plan.plan(asked, runtime, ("text", "vision"))
-    assert "lexical" in before.legs and before.calls["text"].payload["model"] == "weighing"
+    assert "lexical" in before.retrievers and before.calls["text"].payload["model"] == "weighing"
     active["text"] = lite["text"]
-    assert "lexical" not in plan.plan(asked, runtime, ("text", "vision")).legs
-    lanes = {"text": {"ok": {"model": "weighing"}}}
-    assert plan.plan(asked, runtime, ("text", "vision"), said=lanes).legs == before.legs
-    page = plan.plan(asked, runtime, ("text", "vision"), kept=lanes)
-    assert page.legs == before.legs and not page.calls
+    assert "lexical" not in plan.plan(asked, runtime, ("text", "vision")).retrievers
+    queues = {"text": {"ok": {"model": "weighing"}}}
+    assert plan.plan(asked, runtime, ("text", "vision"), said=queues).retrievers == before.retrievers
+    page = plan.plan(asked, runtime, ("text", "vision"), kept=queues)
+    assert page.retrievers == before.retrievers and not page.calls
     silent = {"text": {"error": "no answer in 5 s"}}
-    assert "lexical" not in plan.plan(asked, runtime, ("text", "vision"), said=silent).legs
+    assert "lexical" not in plan.plan(asked, runtime, ("text", "vision"), said=silent).retrievers
 
 
 def test_a_cursor_is_exact_and_good_for_its_search_only() -> None:

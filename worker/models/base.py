@@ -2,7 +2,7 @@
 
 The interface of each kind of model stands in `asr`, `text`, `vision`, `face` and `ocr`: public methods check the input, hold
 the lock and name failures; a provider implements the private `_load`, `_unload`, `_warm_up` and one `_predict`-like method. A
-new provider is one class and one line in `shelf.PROVIDERS`. Imports no engine.
+new provider is one class and one line in `model_cache.PROVIDERS`. Imports no engine.
 """
 
 from __future__ import annotations
@@ -79,7 +79,7 @@ class Model(ABC):
         self.spec = spec
         self.threads = threads if threads is not None else _usable_cpus()
         self.models_dir = models_dir
-        #: Loads it when it is used and is not loaded; a shelf puts its own here, which keeps the memory budget.
+        #: Loads it when it is used and is not loaded; a model cache puts its own here, which keeps the memory budget.
         self.bring: Callable[[], object] = self.load
         #: Decided by worker/devices.py at load; a provider's `_load` finds it set.
         self.placement = devices.Placement("cpu", "float32")
@@ -190,7 +190,7 @@ class Model(ABC):
         """Hold the model for one call, loading it first if nobody has."""
         while True:
             if not self._loaded:
-                # Not under the model's lock: who lets go of a model holds the shelf's first, then the model's.
+                # Not under the model's lock: who lets go of a model holds the model cache's first, then the model's.
                 self.bring()
             with self._lock:
                 if not self._loaded:

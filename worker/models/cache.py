@@ -41,7 +41,7 @@ PROVIDERS: dict[tuple[Kind, str], str] = {
 _EXTRAS = {"flagembedding": "flagembedding"}
 
 
-class Shelf:
+class ModelCache:
     """The models of some families in one process; cheap to make, loads nothing by itself.
 
     Args:
@@ -93,7 +93,7 @@ class Shelf:
     def get(self, kind: Kind, name: str | None = None) -> Model:
         """The loaded active model of a kind, or the one of that name; loads it if it isn't.
 
-        Raises: ModelUnavailable when this shelf does not serve the kind, has no (such) model for it, or it can't be
+        Raises: ModelUnavailable when this model cache does not serve the kind, has no (such) model for it, or it can't be
             loaded.
         """
         spec = self._active_spec(kind)
@@ -117,7 +117,7 @@ class Shelf:
         return kind in self.kinds and kind in self._active
 
     def load(self, name: str) -> Model:
-        """A model of this shelf's families by name, loaded; others make room, the least recently used first.
+        """A model of this model cache's families by name, loaded; others make room, the least recently used first.
 
         Raises:
             ModelDoesNotFit: it can't, whatever goes.

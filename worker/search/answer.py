@@ -1,4 +1,4 @@
-"""The answer to a search, made of what the lanes have said: one snapshot of the database, read only."""
+"""The answer to a search, made of what the queues have said: one snapshot of the database, read only."""
 
 from __future__ import annotations
 
@@ -14,29 +14,37 @@ from db.engine import reading_as
 from db.ids import find_people, find_videos
 from db.vectors import ModelRow, find_model
 from shared import errors
-from shared.contracts import Coverage, LegCoverage, SearchAnswer, SearchLeg, SearchScenes, TextVectors, parse
+from shared.contracts import (
+    Coverage,
+    RetrieverCoverage,
+    SearchAnswer,
+    SearchRetriever,
+    SearchScenes,
+    TextVectors,
+    parse,
+)
 from shared.errors import Conflict, InvalidRequest, NotFound, Outage
 from worker.runtime import Runtime
 from worker.search.cursor import read_cursor, write_cursor
-from worker.search.plan import LEGS, OF_MODE, STAGES, Plan, miss, models_of, weigh
+from worker.search.plan import OF_MODE, RETRIEVERS, STAGES, Plan, miss, models_of, weigh
 
 
 def answer(
-    request: SearchScenes, runtime: Runtime, made: Plan, lanes: Mapping[str, Mapping[str, Any]]
+    request: SearchScenes, runtime: Runtime, made: Plan, queues: Mapping[str, Mapping[str, Any]]
 ) -> SearchAnswer:
-    """Search, with what the lanes answered: {"ok": their answer} or {"error": why there is none}.
+    """Search, with what the queues answered: {"ok": their answer} or {"error": why there is none}.
 
     Raises:
-        InvalidRequest, NotFound. Conflict: no leg is possible here. Outage: none is possible now.
+        InvalidRequest, NotFound. Conflict: no retriever is possible here. Outage: none is possible now.
     """
-    for lane, said in lanes.items():
+    for queue, said in queues.items():
         if "error" in said:
-            if lane == "vision" and request.image_key is not None:
+            if queue == "vision" and request.image_key is not None:
                 _blame_picture(said)
-            miss(made, lane, str(said["error"]))
+            miss(made, queue, str(said["error"]))
     # One snapshot: a run published meanwhile must not take away what was found a statement ago.
     with reading_as(request.user_id, snapshot=True) as session:
-        return _Answering(session, request, runtime, made, lanes).answer()
+        return _Answering(session, request, runtime, made, queues).answer()
 
 
 def _blame_picture(said: Mapping[str, Any]) -> None:
@@ -57,10 +65,10 @@ class _Answering:
         request: SearchScenes,
         runtime: Runtime,
         made: Plan,
-        lanes: Mapping[str, Mapping[str, Any]],
+        queues: Mapping[str, Mapping[str, Any]],
     ) -> None:
-        self.session, self.request, self.runtime, self.made, self.lanes = (
-            session, request, runtime, made, lanes,
+        self.session, self.request, self.runtime, self.made, self.queues = (
+            session, request, runtime, made, queues,
         )  # fmt: skip
         self.settings = runtime.settings
         self.scope = scope_of(session, request)
@@ -72,14 +80,14 @@ class _Answering:
 
     def answer(self) -> SearchAnswer:
         request, settings = self.request, self.settings
-        legs = self._legs()
-        if not legs:
+        retrievers = self._retrievers()
+        if not retrievers:
             self._give_up()
         limit = request.limit or settings.search_default_results
         found = search.find(
             self.session,
             self.scope,
-            legs,
+            retrievers,
             self.weights,
             search.Tuning(
                 exact_rows=settings.search_exact_rows,
@@ -97,89 +105,97 @@ class _Answering:
             mode=request.mode,
             model=self.names.get("text"),
             hits=tuple(hits),
-            coverage=self._coverage({leg.name for leg in legs}),
+            coverage=self._coverage({retriever.name for retriever in retrievers}),
             degraded=self.made.missing,
             next_cursor=write_cursor(request, found.hits[-1]) if more else None,
         )
 
-    def _legs(self) -> list[Any]:
-        """The legs there is a query for; why another has none is noted in the plan."""
-        request, wanted = self.request, set(self.made.legs) - set(self.made.missing)
-        for leg in ("text", "lexical", "vision"):
-            if leg in self.made.legs:
-                self._know(leg)
-        legs: list[Any] = []
+    def _retrievers(self) -> list[Any]:
+        """The retrievers there is a query for; why another has none is noted in the plan."""
+        request, wanted = self.request, set(self.made.retrievers) - set(self.made.missing)
+        for retriever in ("text", "lexical", "vision"):
+            if retriever in self.made.retrievers:
+                self._know(retriever)
+        retrievers: list[Any] = []
         if request.like_scene is not None:
-            legs += self._like(wanted)
-        for lane in ("text", "vision"):
-            said = self.lanes.get(lane, {}).get("ok")
-            if said is not None and lane in {STAGES.get(leg) for leg in wanted}:
-                legs += self._embedded(lane, said, wanted)
+            retrievers += self._like(wanted)
+        for queue in ("text", "vision"):
+            said = self.queues.get(queue, {}).get("ok")
+            if said is not None and queue in {STAGES.get(retriever) for retriever in wanted}:
+                retrievers += self._embedded(queue, said, wanted)
         if request.query is not None and wanted & {"keyword", "screen"}:
-            legs += self._words(request.query, wanted)
+            retrievers += self._words(request.query, wanted)
         if "people" in wanted:
             asked_alone = not (request.query or request.like_scene or request.image_key)
             proposes = asked_alone or request.mode != "keyword"
-            legs.append(search.People(self.scope.persons, proposes))
-        order = {name: place for place, name in enumerate(LEGS)}
-        return sorted(legs, key=lambda leg: order[leg.name])
+            retrievers.append(search.People(self.scope.persons, proposes))
+        order = {name: place for place, name in enumerate(RETRIEVERS)}
+        return sorted(retrievers, key=lambda retriever: order[retriever.name])
 
-    def _know(self, leg: str) -> None:
-        """The model whose rows a leg looks through: the fleet's, until a lane says which one it has."""
-        spec = self.specs.get("vision" if leg == "vision" else "text")
+    def _know(self, retriever: str) -> None:
+        """The model whose rows a retriever looks through: the fleet's, until a queue says which one it has."""
+        spec = self.specs.get("vision" if retriever == "vision" else "text")
         if spec is not None:
-            self.names[leg] = spec.name
+            self.names[retriever] = spec.name
             row = find_model(self.session, spec.name, spec.revision)
             if row is not None:
-                self.models[leg] = row
+                self.models[retriever] = row
 
-    def _like(self, wanted: set[SearchLeg]) -> list[Any]:
+    def _like(self, wanted: set[SearchRetriever]) -> list[Any]:
         scene = self.request.like_scene
         assert scene is not None
-        models = {leg: model for leg, model in self.models.items() if leg in ("text", "vision")}
+        models = {
+            retriever: model for retriever, model in self.models.items() if retriever in ("text", "vision")
+        }
         found = search.exemplar(self.session, self.request.user_id, scene, models)
         if found is None:
             raise NotFound(f"no scene '{scene}': check the id")
-        legs: list[Any] = []
-        for leg in ("text", "vision"):
-            if leg not in wanted or (leg == "text" and self.request.query is not None):
+        retrievers: list[Any] = []
+        for retriever in ("text", "vision"):
+            if retriever not in wanted or (retriever == "text" and self.request.query is not None):
                 continue
-            if leg in found.vectors:
-                legs.append(search.Vector(cast(Any, leg), self.models[leg], found.vectors[leg]))
+            if retriever in found.vectors:
+                retrievers.append(
+                    search.Vector(cast(Any, retriever), self.models[retriever], found.vectors[retriever])
+                )
             else:
-                self.made.refused[leg] = f"the scene has no {leg} vector"
-        return legs
+                self.made.refused[retriever] = f"the scene has no {retriever} vector"
+        return retrievers
 
-    def _embedded(self, lane: str, said: Any, wanted: set[SearchLeg]) -> list[Any]:
-        """The legs made of a lane's answer."""
+    def _embedded(self, queue: str, said: Any, wanted: set[SearchRetriever]) -> list[Any]:
+        """The retrievers made of a queue's answer."""
         query = parse(TextVectors, said)
         model = find_model(self.session, query.model, query.revision)
-        names = [leg for leg in ("text", "lexical", "vision") if leg in wanted and STAGES[leg] == lane]
-        for leg in names:
-            self.names[leg] = query.model
-            self.models.pop(leg, None)
+        names = [
+            retriever
+            for retriever in ("text", "lexical", "vision")
+            if retriever in wanted and STAGES[retriever] == queue
+        ]
+        for retriever in names:
+            self.names[retriever] = query.model
+            self.models.pop(retriever, None)
             if model is not None:
-                self.models[leg] = model
+                self.models[retriever] = model
         if model is None:
             self.made.refused |= dict.fromkeys(names, f"nothing is indexed by {query.model} yet")
             return []
         if len(query.vectors) != 1 or len(query.vectors[0]) != model.dim:
             shape = [len(vector) for vector in query.vectors]
             raise InvalidRequest(f"vectors={shape} is not acceptable: send one of {model.dim} numbers")
-        legs: list[Any] = []
-        if lane in names:
+        retrievers: list[Any] = []
+        if queue in names:
             vector = np.asarray(query.vectors[0], np.float32)
-            legs.append(search.Vector(cast(Any, lane), model, vector))
+            retrievers.append(search.Vector(cast(Any, queue), model, vector))
         if "lexical" in names and query.lexical:
             weights = {int(token): weight for token, weight in query.lexical[0].items()}
             if weights:
-                legs.append(search.Lexical(model, weights))
+                retrievers.append(search.Lexical(model, weights))
             else:
                 self.made.refused["lexical"] = "the query has no words that weigh anything"
-        return legs
+        return retrievers
 
-    def _words(self, query: str, wanted: set[SearchLeg]) -> list[Any]:
-        names = [leg for leg in ("keyword", "screen") if leg in wanted]
+    def _words(self, query: str, wanted: set[SearchRetriever]) -> list[Any]:
+        names = [retriever for retriever in ("keyword", "screen") if retriever in wanted]
         try:
             self.tsquery = search.read_words(self.session, query)
         except InvalidRequest as error:
@@ -190,48 +206,48 @@ class _Answering:
         if self.request.mode == "keyword":
             # The score is Postgres's own rank/(rank+1).
             return [search.Words("keyword", self.tsquery, half=1.0)]
-        return [search.Words(cast(Any, leg), self.tsquery) for leg in names]
+        return [search.Words(cast(Any, retriever), self.tsquery) for retriever in names]
 
     def _give_up(self) -> None:
-        """No leg is left: say why. A search that has nothing to look through yet finds nothing instead."""
-        if self.made.missing and set(self.made.legs) <= set(self.made.missing):
-            reasons = "; ".join(f"{leg}: {why}" for leg, why in self.made.missing.items())
+        """No retriever is left: say why. A search that has nothing to look through yet finds nothing instead."""
+        if self.made.missing and set(self.made.retrievers) <= set(self.made.missing):
+            reasons = "; ".join(f"{retriever}: {why}" for retriever, why in self.made.missing.items())
             raise Outage(
                 f"no model for this search answers ({reasons}): try again, or search by mode keyword"
             )
-        if not self.made.legs:
-            reasons = "; ".join(f"{leg}: {why}" for leg, why in self.made.refused.items())
+        if not self.made.retrievers:
+            reasons = "; ".join(f"{retriever}: {why}" for retriever, why in self.made.refused.items())
             raise Conflict(f"search by meaning is not possible: {reasons}; search by mode keyword")
 
     def _coverage(self, used: set[str]) -> Coverage:
         request = self.request
         counted = search.cover(self.session, self.scope, self.models)
-        legs = [*OF_MODE[request.mode], *(("people",) if request.persons else ())]
+        retrievers = [*OF_MODE[request.mode], *(("people",) if request.persons else ())]
         shown = []
-        for leg in legs:
-            scenes = counted.legs.get(leg)
-            if scenes is None and leg in self.names:
+        for retriever in retrievers:
+            scenes = counted.retrievers.get(retriever)
+            if scenes is None and retriever in self.names:
                 # Its model has written nothing at all.
                 scenes = 0
             shown.append(
-                LegCoverage(
-                    leg=leg,
-                    used=leg in used,
-                    reason=self.made.missing.get(leg) or self.made.refused.get(leg),
-                    model=self.names.get(leg),
+                RetrieverCoverage(
+                    retriever=retriever,
+                    used=retriever in used,
+                    reason=self.made.missing.get(retriever) or self.made.refused.get(retriever),
+                    model=self.names.get(retriever),
                     scenes=scenes,
-                    weight=self.weights[leg],
+                    weight=self.weights[retriever],
                 )
             )
         with_vectors = None
         if "text" in self.names:
-            with_vectors = counted.legs.get("text", 0)
+            with_vectors = counted.retrievers.get("text", 0)
         return Coverage(
             scenes=counted.scenes,
             with_words=counted.with_words,
             with_vectors=with_vectors,
             videos_in_work=counted.videos_in_work,
-            legs=tuple(shown),
+            retrievers=tuple(shown),
         )
 
     def _link(self, key: str) -> str | None:

@@ -1,4 +1,4 @@
-"""What a search request needs: which legs it has and why others take no part, and what must be asked of the models."""
+"""What a search request needs: which retrievers it has and why others take no part, and what must be asked of the models."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any, get_args
 
 from shared import routing
 from shared.contracts import (
-    SearchLeg,
+    SearchRetriever,
     SearchScenes,
 )
 from shared.errors import Conflict, InvalidRequest, ScenefleetError
@@ -17,12 +17,12 @@ from shared.settings import Settings
 from worker.models.spec import Kind, ModelSpec
 from worker.runtime import Runtime
 
-LEGS: tuple[SearchLeg, ...] = get_args(SearchLeg)
+RETRIEVERS: tuple[SearchRetriever, ...] = get_args(SearchRetriever)
 #: Providers of kind text that weigh words as well.
 _WEIGHING = ("bge-m3",)
-#: What makes a leg's rows.
+#: What makes a retriever's rows.
 STAGES = {"text": "text", "lexical": "text", "vision": "vision", "screen": "ocr"}
-OF_MODE: dict[str, tuple[SearchLeg, ...]] = {
+OF_MODE: dict[str, tuple[SearchRetriever, ...]] = {
     "keyword": ("keyword",),
     "semantic": ("text", "vision"),
     "hybrid": ("text", "vision", "lexical", "keyword", "screen"),
@@ -31,7 +31,7 @@ OF_MODE: dict[str, tuple[SearchLeg, ...]] = {
 
 @dataclass(frozen=True)
 class Call:
-    """One task on a lane of a model."""
+    """One task on a queue of a model."""
 
     task: str
     payload: dict[str, Any]
@@ -41,14 +41,14 @@ class Call:
 class Plan:
     """What a search needs before it can be answered."""
 
-    #: Lane (text, vision) -> what to ask there.
+    #: Queue (text, vision) -> what to ask there.
     calls: dict[str, Call] = field(default_factory=dict)
-    #: Leg -> why it takes no part though the mode has it.
+    #: Retriever -> why it takes no part though the mode has it.
     refused: dict[str, str] = field(default_factory=dict)
-    #: Leg -> why it is missing though this fleet has it.
+    #: Retriever -> why it is missing though this fleet has it.
     missing: dict[str, str] = field(default_factory=dict)
-    #: Legs that are wanted and possible.
-    legs: list[SearchLeg] = field(default_factory=list)
+    #: Retrievers that are wanted and possible.
+    retrievers: list[SearchRetriever] = field(default_factory=list)
 
 
 def check(request: SearchScenes, settings: Settings) -> None:
@@ -89,49 +89,53 @@ def plan(
     kept: Mapping[str, Any] | None = None,
     said: Mapping[str, Any] | None = None,
 ) -> Plan:
-    """Which legs the search has, and what the lanes must be asked.
+    """Which retrievers the search has, and what the queues must be asked.
 
     Args:
         ready: families that have a ready node.
-        kept: what the lanes answered for an earlier page; they are not asked again.
-        said: what the lanes have answered for this page, which was planned before.
+        kept: what the queues answered for an earlier page; they are not asked again.
+        said: what the queues have answered for this page, which was planned before.
     """
     made = Plan()
     weights = weigh(request, runtime.settings)
     models = models_of(request, runtime)
     heard = (kept or said or {}).get("text", {}).get("ok", {}).get("model")
     if heard in runtime.catalog.names():
-        # Another one may be active since: a search keeps the legs it began with, from page to page.
+        # Another one may be active since: a search keeps the retrievers it began with, from page to page.
         models["text"] = runtime.catalog.get(heard)
-    for leg in OF_MODE[request.mode]:
-        reason = _no_use(leg, request, runtime, weights[leg], models.get("text"))
+    for retriever in OF_MODE[request.mode]:
+        reason = _no_use(retriever, request, runtime, weights[retriever], models.get("text"))
         if reason is not None:
-            made.refused[leg] = reason
+            made.refused[retriever] = reason
         else:
-            made.legs.append(leg)
+            made.retrievers.append(retriever)
     if request.persons:
-        made.legs.append("people")
+        made.retrievers.append("people")
     calls = {}
-    if {"text", "lexical"} & set(made.legs) and request.query is not None:
-        payload = {"texts": [request.query], "lexical": "lexical" in made.legs, "model": models["text"].name}
+    if {"text", "lexical"} & set(made.retrievers) and request.query is not None:
+        payload = {
+            "texts": [request.query],
+            "lexical": "lexical" in made.retrievers,
+            "model": models["text"].name,
+        }
         calls["text"] = Call(routing.TEXT_EMBED, payload)
-    if "vision" in made.legs and request.image_key is not None:
+    if "vision" in made.retrievers and request.image_key is not None:
         payload = {
             "user_id": request.user_id,
             "storage_keys": [request.image_key],
             "model": models["vision"].name,
         }
         calls["vision"] = Call(routing.VISION_EMBED_IMAGES, payload)
-    elif "vision" in made.legs and request.query is not None and request.like_scene is None:
+    elif "vision" in made.retrievers and request.query is not None and request.like_scene is None:
         payload = {"texts": [request.query], "model": models["vision"].name}
         calls["vision"] = Call(routing.VISION_EMBED_TEXTS, payload)
-    for lane, call in calls.items():
+    for queue, call in calls.items():
         if kept is not None:
             continue
-        if lane in ready:
-            made.calls[lane] = call
+        if queue in ready:
+            made.calls[queue] = call
         else:
-            miss(made, lane, f"no {lane} node is ready")
+            miss(made, queue, f"no {queue} node is ready")
     return made
 
 
@@ -155,43 +159,49 @@ def models_of(request: SearchScenes, runtime: Runtime) -> dict[Kind, ModelSpec]:
     return models
 
 
-def miss(made: Plan, lane: str, reason: str) -> None:
-    """Note that a lane has no answer for this search."""
-    for leg in ("text", "lexical") if lane == "text" else ("vision",):
-        if leg in made.legs:
-            made.missing[leg] = reason
+def miss(made: Plan, queue: str, reason: str) -> None:
+    """Note that a queue has no answer for this search."""
+    for retriever in ("text", "lexical") if queue == "text" else ("vision",):
+        if retriever in made.retrievers:
+            made.missing[retriever] = reason
 
 
 def _no_use(
-    leg: SearchLeg, request: SearchScenes, runtime: Runtime, weight: float, text_model: ModelSpec | None
+    retriever: SearchRetriever,
+    request: SearchScenes,
+    runtime: Runtime,
+    weight: float,
+    text_model: ModelSpec | None,
 ) -> str | None:
-    """Why a leg of the mode takes no part in this search."""
-    skipped = runtime.plan.skips.get(STAGES.get(leg, ""))
+    """Why a retriever of the mode takes no part in this search."""
+    skipped = runtime.plan.skips.get(STAGES.get(retriever, ""))
     if skipped is not None:
         return skipped
-    if leg in ("keyword", "lexical", "screen") and request.query is None:
+    if retriever in ("keyword", "lexical", "screen") and request.query is None:
         return "no words are searched for"
-    if leg == "text" and request.query is None and request.like_scene is None:
+    if retriever == "text" and request.query is None and request.like_scene is None:
         return "no words are searched for"
-    if leg == "vision" and not (request.query or request.like_scene or request.image_key):
+    if retriever == "vision" and not (request.query or request.like_scene or request.image_key):
         return "nothing to be seen is searched for"
-    if leg == "lexical" and (text_model is None or text_model.provider not in _WEIGHING):
+    if retriever == "lexical" and (text_model is None or text_model.provider not in _WEIGHING):
         name = "the text model" if text_model is None else text_model.name
         return f"{name} gives no lexical weights"
     return "its weight is 0" if weight == 0 else None
 
 
 def weigh(request: SearchScenes, settings: Settings) -> dict[str, float]:
-    """Leg -> its weight in this search; mode keyword scores by rank alone."""
-    weights: dict[str, float] = {leg: getattr(settings, f"search_{leg}_weight") for leg in LEGS}
-    weights |= {leg: float(value) for leg, value in request.weights if value is not None}
+    """Retriever -> its weight in this search; mode keyword scores by rank alone."""
+    weights: dict[str, float] = {
+        retriever: getattr(settings, f"search_{retriever}_weight") for retriever in RETRIEVERS
+    }
+    weights |= {retriever: float(value) for retriever, value in request.weights if value is not None}
     if request.mode == "keyword":
         weights["keyword"] = 1.0
     return weights
 
 
 def sentence(error: object) -> str:
-    """Why a lane has no answer."""
+    """Why a queue has no answer."""
     if isinstance(error, ScenefleetError):
         return hide_paths(str(error))
     return hide_paths(" ".join(f"{type(error).__name__}: {error}".split()))[:300]

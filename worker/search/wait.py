@@ -1,6 +1,6 @@
-"""Searches that wait for other nodes: what was asked, and what the lanes have answered so far. In Redis, no slot waits.
+"""Searches that wait for other nodes: what was asked, and what the queues have answered so far. In Redis, no slot waits.
 
-A search leaves its slot when it has sent its query to the lanes of the models. Each answer is noted here; whichever
+A search leaves its slot when it has sent its query to the queues of the models. Each answer is noted here; whichever
 completes the set, or a thread of the search nodes' children once the deadline has passed, sends the message that
 finishes the search. Every step is one script, so two can't both be the last, and Redis's clock is the only one.
 
@@ -54,9 +54,9 @@ redis.call('ZADD', KEYS[2], now[1] + now[2] / 1000000 + ARGV[3], ARGV[5])
 """
 _ARRIVE = """
 if redis.call('EXISTS', KEYS[1]) == 0 then return 0 end
-redis.call('HSETNX', KEYS[1], 'lane:' .. ARGV[1], ARGV[2])
-for lane in string.gmatch(redis.call('HGET', KEYS[1], 'needs'), '[^,]+') do
-    if redis.call('HEXISTS', KEYS[1], 'lane:' .. lane) == 0 then return 0 end
+redis.call('HSETNX', KEYS[1], 'queue:' .. ARGV[1], ARGV[2])
+for queue in string.gmatch(redis.call('HGET', KEYS[1], 'needs'), '[^,]+') do
+    if redis.call('HEXISTS', KEYS[1], 'queue:' .. queue) == 0 then return 0 end
 end
 if redis.call('HSETNX', KEYS[1], 'complete', 1) == 0 then return 0 end
 return 1
@@ -105,8 +105,8 @@ class Claimed:
 
     #: What was asked.
     state: dict[str, Any]
-    #: What each lane has answered.
-    lanes: dict[str, dict[str, Any]]
+    #: What each queue has answered.
+    queues: dict[str, dict[str, Any]]
     #: How many have claimed it, this time included: those before have died.
     claims: int
 
@@ -138,7 +138,7 @@ class Pending:
         deadline_s: float,
         instead_of: str | None = None,
     ) -> None:
-        """Remember a search that waits for these lanes, ``deadline_s`` at most; ``instead_of`` is forgotten."""
+        """Remember a search that waits for these queues, ``deadline_s`` at most; ``instead_of`` is forgotten."""
         before = instead_of or ""
         arguments = [
             json.dumps(state),
@@ -150,9 +150,9 @@ class Pending:
         ]
         self._run(self._begin, [search_key(search), PENDING, search_key(before)], arguments)
 
-    def arrive(self, search: str, lane: str, answer: Mapping[str, Any]) -> bool:
-        """Note what a lane answered; whether that was the last one missing. A search that is over notes nothing."""
-        return bool(self._run(self._arrive, [search_key(search)], [lane, json.dumps(answer)]))
+    def arrive(self, search: str, queue: str, answer: Mapping[str, Any]) -> bool:
+        """Note what a queue answered; whether that was the last one missing. A search that is over notes nothing."""
+        return bool(self._run(self._arrive, [search_key(search)], [queue, json.dumps(answer)]))
 
     def claim(self, search: str) -> Claimed | None:
         """Make a search ours to finish; None when it is over, or somebody else is at it."""
@@ -160,12 +160,12 @@ class Pending:
         if not flat:
             return None
         fields = dict(zip(flat[::2], flat[1::2], strict=True))
-        lanes = {
-            name.removeprefix("lane:"): json.loads(value)
+        queues = {
+            name.removeprefix("queue:"): json.loads(value)
             for name, value in fields.items()
-            if name.startswith("lane:")
+            if name.startswith("queue:")
         }
-        return Claimed(json.loads(fields["state"]), lanes, int(fields["claims"]))
+        return Claimed(json.loads(fields["state"]), queues, int(fields["claims"]))
 
     def extend(self, search: str) -> None:
         """A claimed search is being worked on: ours for ``CLAIM_S`` from now."""
@@ -184,9 +184,9 @@ class Pending:
         """Searches whose deadline has passed; each is told again only after a while."""
         return list(self._run(self._due, [PENDING], [_AGAIN_S, search_key("")]))
 
-    def keep_page(self, name: str, lanes: Mapping[str, Any]) -> None:
-        """Keep what the lanes answered, so that the pages after this one are in the same order."""
-        self._run(self._redis.set, f"scenefleet:page:{name}", json.dumps(lanes), PAGES_S)
+    def keep_page(self, name: str, queues: Mapping[str, Any]) -> None:
+        """Keep what the queues answered, so that the pages after this one are in the same order."""
+        self._run(self._redis.set, f"scenefleet:page:{name}", json.dumps(queues), PAGES_S)
 
     def page(self, name: str) -> dict[str, Any] | None:
         found = self._run(self._redis.get, f"scenefleet:page:{name}")

@@ -19,15 +19,15 @@ _MODULES = {
     "sidecar": "worker.stages.sidecar",
     "enroll": "worker.stages.enroll",
     "match": "worker.stages.match",
-    "forget": "worker.stages.erase_person",
+    "erase_person": "worker.stages.erase_person",
     "move": "worker.stages.move",
     "late_photos": "worker.stages.late_photos",
-    "revise": "worker.stages.rewrite_sidecars",
-    "text_anew": "worker.stages.reembed",
-    "vision_anew": "worker.stages.reembed",
-    "drop": "worker.stages.discard",
+    "rewrite_sidecars": "worker.stages.rewrite_sidecars",
+    "text_reembed": "worker.stages.reembed",
+    "vision_reembed": "worker.stages.reembed",
+    "discard": "worker.stages.discard",
     "sweep": "worker.stages.sweep",
-    "erase": "worker.stages.erase_video",
+    "erase_video": "worker.stages.erase_video",
 }
 
 

@@ -37,7 +37,7 @@ class Deferred(Exception):
     Args:
         wait_s: it can't run yet: the first pause, seconds, which doubles when it is put back again and again.
         progressed: it got on, and gives way to other jobs before it goes on: it comes back after ``wait_s`` (at once),
-            and later pauses begin anew.
+            and later pauses begin again.
     """
 
     def __init__(self, wait_s: float = 0.0, *, progressed: bool = False) -> None:

@@ -1,4 +1,4 @@
-"""drop: remove the vectors of the model that a switch has left behind, with their index."""
+"""discard: remove the vectors of the model that a switch has left behind, with their index."""
 
 from __future__ import annotations
 
@@ -29,10 +29,10 @@ def run(context: StageContext) -> Outcome:
     for place, user_id in enumerate(users):
         while True:
 
-            def drop(session: Session, user_id: str = user_id) -> int:
-                return switches.drop_some(session, model_id, user_id, _AT_ONCE)
+            def discard(session: Session, user_id: str = user_id) -> int:
+                return switches.discard_some(session, model_id, user_id, _AT_ONCE)
 
-            gone = transact(drop)
+            gone = transact(discard)
             removed += gone
             # Raises when the attempt is not ours any more.
             context.report(place / len(users))

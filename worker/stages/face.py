@@ -12,7 +12,7 @@ from sqlalchemy.orm import Session
 from db.engine import reading
 from db.ledger import jobs
 from db.people.tracks import write_tracks
-from db.people.unknowns import settle
+from db.people.unknowns import assign_people
 from db.scenes import face_id, scenes_between, write_faces
 from db.tables import Scene
 from worker.models.face import Face, FaceAnalyser
@@ -28,8 +28,8 @@ def run(context: StageContext) -> Outcome:
     first, last = int(claimed.payload["first_idx"]), int(claimed.payload["last_idx"])
     with reading() as session:
         _, video_run = context.video_and_run(session)
-        scenes = scenes_between(session, claimed.video_id, int(video_run.made["split"]), first, last)
-    model = cast(FaceAnalyser, context.runtime.shelf.get("face"))
+        scenes = scenes_between(session, claimed.video_id, int(video_run.stage_runs["split"]), first, last)
+    model = cast(FaceAnalyser, context.runtime.model_cache.get("face"))
     keyframes = [keyframe for scene in scenes for keyframe in scene.keyframes]
     found: list[list[Face]] = []
     while len(found) < len(keyframes):
@@ -61,7 +61,7 @@ def run(context: StageContext) -> Outcome:
         write_tracks(session, claimed.video_id, claimed.user_id, claimed.run, ids, metric)
         video = jobs.lock_video(session, claimed.video_id)
         if video is not None:
-            settle(session, video, context.runtime.face_rule, ids)
+            assign_people(session, video, context.runtime.face_rule, ids)
 
     return Outcome(result={"faces": len(rows), "keyframes": len(keyframes)}, write=write)
 

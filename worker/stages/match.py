@@ -5,7 +5,7 @@ from __future__ import annotations
 from sqlalchemy.orm import Session
 
 from db.ledger import jobs
-from db.people.unknowns import settle
+from db.people.unknowns import assign_people
 from worker.stages.context import Outcome, StageContext
 
 
@@ -16,6 +16,6 @@ def run(context: StageContext) -> Outcome:
         video = jobs.lock_video(session, str(claimed.payload["video_id"]))
         if video is None or video.deleted_at is not None or video.user_id != claimed.user_id:
             return
-        settle(session, video, context.runtime.face_rule)
+        assign_people(session, video, context.runtime.face_rule)
 
     return Outcome(result={"video_id": claimed.payload["video_id"]}, write=write)

@@ -1,4 +1,4 @@
-"""text_anew, vision_anew: give some published scenes vectors of the model that a switch goes to."""
+"""text_reembed, vision_reembed: give some published scenes vectors of the model that a switch goes to."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from worker.stages.vectors import Made
 
 def run(context: StageContext) -> Outcome:
     claimed = context.claimed
-    kind: Literal["text", "vision"] = "text" if claimed.stage == "text_anew" else "vision"
+    kind: Literal["text", "vision"] = "text" if claimed.stage == "text_reembed" else "vision"
     video_id = str(claimed.payload["video_id"])
     place = (video_id, claimed.user_id, int(claimed.payload["first_idx"]), int(claimed.payload["last_idx"]))
 
@@ -44,7 +44,7 @@ def run(context: StageContext) -> Outcome:
         switch = jobs.lock_switch(session, claimed.subject_id)
         if video is None or video.deleted_at is not None or switch is None:
             return
-        # What was published anew meanwhile is looked at again: it was indexed later than where the switch has come to.
+        # What was published again meanwhile is looked at again: it was indexed later than where the switch has come to.
         same = [
             scene
             for scene in published_scenes(session, *place)

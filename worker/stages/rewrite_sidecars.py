@@ -1,4 +1,4 @@
-"""revise: write the sidecars of scenes anew whose people have changed, and remove those that were replaced."""
+"""rewrite_sidecars: write the sidecars of scenes again whose people have changed, and remove those that were replaced."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def run(context: StageContext) -> Outcome:
         assert video is not None
         unseen = revisions.show(session, written)
         if unseen or len(stale) == _SCENES:
-            # Its bell is rung by the reconciler: nothing here knows whether this commits.
+            # Its wake-up message is rung by the reconciler: nothing here knows whether this commits.
             revisions.queue(session, video, context.runtime.plan, unseen)
 
     return Outcome(result={"sidecars": len(written)}, write=write)

@@ -54,8 +54,8 @@ def run(context: StageContext) -> Outcome:
     revision = transact(lambda session: next_revision(session, claimed.video_id))
     with reading() as session:
         _, video_run = context.video_and_run(session)
-        count = scene_count(session, claimed.video_id, int(video_run.made["split"]))
-    made = {name: int(made_by) for name, made_by in video_run.made.items()}
+        count = scene_count(session, claimed.video_id, int(video_run.stage_runs["split"]))
+    stage_runs = {name: int(made_by) for name, made_by in video_run.stage_runs.items()}
     keys: dict[UUID, str] = {}
     people: dict[UUID, list[Seen]] = {}
     for first in range(0, count, _BATCH):
@@ -71,7 +71,7 @@ def run(context: StageContext) -> Outcome:
         context.report(min(1.0, (first + _BATCH) / count))
 
     def write(session: Session) -> None:
-        for scenes, words, shown in _batches(session, claimed.video_id, made, count):
+        for scenes, words, shown in _batches(session, claimed.video_id, stage_runs, count):
             for scene in scenes:
                 screen_text = "\n".join(line.text for line in shown.get(scene.scene_id, []))
                 publish_scene(
@@ -79,23 +79,23 @@ def run(context: StageContext) -> Outcome:
                     scene.scene_id,
                     words.get(scene.scene_id, Words()),
                     keys[scene.scene_id],
-                    made,
+                    stage_runs,
                     screen_text,
                 )
             # Whoever was named since the documents were written is in the next revision (stage revise).
             refresh_scene_people(session, [scene.scene_id for scene in scenes], people)
-        drop_unpublished(session, claimed.video_id, made)
+        drop_unpublished(session, claimed.video_id, stage_runs)
 
     return Outcome(result={"sidecars": len(keys), "revision": revision}, write=write)
 
 
 def _batches(
-    session: Session, video_id: str, made: Mapping[str, int], count: int
+    session: Session, video_id: str, stage_runs: Mapping[str, int], count: int
 ) -> Iterator[tuple[list[Scene], dict[UUID, Words], dict[UUID, list[ScreenText]]]]:
     for first in range(0, count, _BATCH):
-        scenes = scenes_between(session, video_id, made["split"], first, first + _BATCH - 1)
-        shown = screen_texts_of(session, made.get("ocr"), [scene.scene_id for scene in scenes])
-        yield scenes, words_of(session, video_id, made["asr"], scenes), shown
+        scenes = scenes_between(session, video_id, stage_runs["split"], first, first + _BATCH - 1)
+        shown = screen_texts_of(session, stage_runs.get("ocr"), [scene.scene_id for scene in scenes])
+        yield scenes, words_of(session, video_id, stage_runs["asr"], scenes), shown
 
 
 def seen_in(document: Sidecar) -> list[Seen]:
@@ -105,19 +105,19 @@ def seen_in(document: Sidecar) -> list[Seen]:
 
 def make_documents(session: Session, video: Video, run: Run, first_idx: int, last_idx: int) -> list[Sidecar]:
     """The documents of the scenes first_idx..last_idx (inclusive), as this run has them."""
-    made = {name: int(made_by) for name, made_by in run.made.items()}
-    scenes = scenes_between(session, video.video_id, made["split"], first_idx, last_idx)
+    stage_runs = {name: int(made_by) for name, made_by in run.stage_runs.items()}
+    scenes = scenes_between(session, video.video_id, stage_runs["split"], first_idx, last_idx)
     ids = [scene.scene_id for scene in scenes]
-    words = words_of(session, video.video_id, made["asr"], scenes)
-    faces = faces_of(session, made["face"], ids)
-    people = people_in(session, dict.fromkeys(ids, made["face"]))
-    tags = tags_of(session, made["vision"], ids)
+    words = words_of(session, video.video_id, stage_runs["asr"], scenes)
+    faces = faces_of(session, stage_runs["face"], ids)
+    people = people_in(session, dict.fromkeys(ids, stage_runs["face"]))
+    tags = tags_of(session, stage_runs["vision"], ids)
     # A run from before there was the stage has none.
-    shown = screen_texts_of(session, made.get("ocr"), ids)
-    models = {family: embedded(session, made[family], family, ids) for family in ("text", "vision")}
+    shown = screen_texts_of(session, stage_runs.get("ocr"), ids)
+    models = {family: embedded(session, stage_runs[family], family, ids) for family in ("text", "vision")}
     names = {model.model_id: model.name for model in session.query(Model)}
     states = stage_states(session, video.video_id, run.run)
-    heard_by = asr_model(session, video.video_id, made["asr"])
+    heard_by = asr_model(session, video.video_id, stage_runs["asr"])
     created_at = run.created_at.astimezone(UTC).isoformat()
     return [
         _document(video.external_id, scene, words.get(scene.scene_id, Words()), faces.get(scene.scene_id, []),
@@ -125,9 +125,9 @@ def make_documents(session: Session, video: Video, run: Run, first_idx: int, las
                   Embeddings(**{family: _reference(found.get(scene.scene_id), states.get(family))
                                 for family, found in models.items()}),
                   Metadata(created_at=created_at, version=SCHEMA_VERSION,
-                           processing_info={"run": run.run, "made": dict(sorted(made.items())),
+                           processing_info={"run": run.run, "stage_runs": dict(sorted(stage_runs.items())),
                                             "stages": {name: states[name].state for name in sorted(states)
-                                                       if name in made and name != "sidecar"}}))
+                                                       if name in stage_runs and name != "sidecar"}}))
         for scene in scenes
     ]  # fmt: skip
 
@@ -204,7 +204,7 @@ def _screen_text(line: ScreenText, model: str) -> SidecarScreenText:
 
 def _reference(model: Model | None, stage: StageState | None) -> EmbeddingRef:
     reason: Any = None
-    if stage is not None and stage.state not in ("done", "carried"):
+    if stage is not None and stage.state not in ("done", "reused"):
         reason = stage.error or stage.state
     if model is None:
         return EmbeddingRef(model=None, revision=None, dimensions=None, has_embedding=False, reason=reason)

@@ -90,7 +90,7 @@ def _kept_scenes(context: StageContext) -> _Kept | None:
         published = session.get(Run, (video.video_id, video.published_run or 0)) if stages else None
         if published is None:
             return None
-        split = int(published.made["split"])
+        split = int(published.stage_runs["split"])
         count = scene_count(session, video.video_id, split)
         return _Kept(stages, split, scenes_between(session, video.video_id, split, 0, count))
 

@@ -35,15 +35,17 @@ def run(context: StageContext) -> Outcome:
             raise Deferred(_PATIENCE_S)
         published = session.get(Run, (claimed.video_id, video.published_run or 0))
         # Without a published run the next one may still build on what this one made.
-        made = None if published is None else {name: int(run) for name, run in published.made.items()}
-        kept = referenced_keys(session, claimed.video_id, None if made is None else made["split"])
+        stage_runs = (
+            None if published is None else {name: int(run) for name, run in published.stage_runs.items()}
+        )
+        kept = referenced_keys(session, claimed.video_id, None if stage_runs is None else stage_runs["split"])
     leftover = [(bucket, key) for bucket, key in found if key not in kept]
     for done, (bucket, key) in enumerate(leftover):
         context.storage.delete(bucket, key)
         context.report(0.2 + 0.8 * done / len(leftover))
 
     def write(session: Session) -> None:
-        if made is not None:
-            drop_unpublished(session, claimed.video_id, made)
+        if stage_runs is not None:
+            drop_unpublished(session, claimed.video_id, stage_runs)
 
     return Outcome(result={"removed": len(leftover)}, write=write)

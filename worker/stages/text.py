@@ -21,8 +21,8 @@ def run(context: StageContext) -> Outcome:
     first, last = int(claimed.payload["first_idx"]), int(claimed.payload["last_idx"])
     with reading() as session:
         _, video_run = context.video_and_run(session)
-        scenes = scenes_between(session, claimed.video_id, int(video_run.made["split"]), first, last)
-        words = words_of(session, claimed.video_id, int(video_run.made["asr"]), scenes)
+        scenes = scenes_between(session, claimed.video_id, int(video_run.stage_runs["split"]), first, last)
+        words = words_of(session, claimed.video_id, int(video_run.stage_runs["asr"]), scenes)
     scene_ids = [scene.scene_id for scene in scenes]
     texts = {
         scene_id: words[scene_id].text for scene_id in scene_ids if scene_id in words and words[scene_id].text

@@ -40,7 +40,7 @@ def run(context: StageContext) -> Outcome:
     first, last = int(claimed.payload["first_idx"]), int(claimed.payload["last_idx"])
     with reading() as session:
         _, video_run = context.video_and_run(session)
-        scenes = scenes_between(session, claimed.video_id, int(video_run.made["split"]), first, last)
+        scenes = scenes_between(session, claimed.video_id, int(video_run.stage_runs["split"]), first, last)
     scene_ids = [scene.scene_id for scene in scenes]
     labels = context.runtime.labels
     active, *others = context.runtime.active.written("vision")

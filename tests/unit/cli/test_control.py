@@ -125,7 +125,7 @@ def test_what_needs_a_sentence_stands_below_the_table() -> None:
     [
         ({"id": 2, "state": "running", "error": "", "seconds": None}, "running"),
         ({"id": 2, "state": "done", "error": "", "seconds": 1.0}, "done"),
-        # The node was started again and counts anew.
+        # The node was started again and counts again.
         (None, "lost"),
         ({"id": 1, "state": "done", "error": "", "seconds": 1.0}, "lost"),
         # Somebody else's order came after.

@@ -25,7 +25,7 @@ def test_an_old_start_is_forgotten(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("damage", ["", "[1, 2", "null", '{"a": 1}', '["x"]'])
-def test_a_damaged_record_is_begun_anew(tmp_path: Path, damage: str) -> None:
+def test_a_damaged_record_is_begun_reembed(tmp_path: Path, damage: str) -> None:
     record = tmp_path / "face.starts"
     record.write_text(damage)
     assert pause_s(record, 5.0) == 0.0

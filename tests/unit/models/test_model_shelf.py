@@ -1,4 +1,4 @@
-"""The shelf and the base class, with a made-up provider: what loads when, what is said when it can't."""
+"""The model cache and the base class, with a made-up provider: what loads when, what is said when it can't."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ import numpy as np
 import pytest
 
 from shared.errors import InvalidRequest, ModelDoesNotFit, ModelFailure, ModelUnavailable
-from worker.models import cache as shelf_module
-from worker.models.cache import Shelf, build
+from worker.models import cache as cache_module
+from worker.models.cache import ModelCache, build
 from worker.models.catalog import Catalog
 from worker.models.spec import ModelSpec
 from worker.models.text import TextEmbedder, TextVectors
@@ -58,7 +58,7 @@ class CountingEmbedder(TextEmbedder):
 @pytest.fixture
 def spec(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> ModelSpec:
     (tmp_path / "weights.bin").write_bytes(WEIGHTS)
-    monkeypatch.setitem(shelf_module.PROVIDERS, ("text", "counting"), f"{__name__}:CountingEmbedder")
+    monkeypatch.setitem(cache_module.PROVIDERS, ("text", "counting"), f"{__name__}:CountingEmbedder")
     return ModelSpec(
         name="counting",
         family="text",
@@ -76,64 +76,64 @@ def spec(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> ModelSpec:
 
 
 @pytest.fixture
-def make_shelf(spec: ModelSpec) -> Callable[..., Shelf]:
-    def make(*families: str, **changes: object) -> Shelf:
+def make_cache(spec: ModelSpec) -> Callable[..., ModelCache]:
+    def make(*families: str, **changes: object) -> ModelCache:
         catalog = Catalog([spec.model_copy(update=changes)])
-        return Shelf(catalog, catalog.for_profile("lite"), families or ("text",))  # type: ignore[arg-type]
+        return ModelCache(catalog, catalog.for_profile("lite"), families or ("text",))  # type: ignore[arg-type]
 
     return make
 
 
-def embedder(shelf: Shelf) -> CountingEmbedder:
-    model = shelf.get("text")
+def embedder(model_cache: ModelCache) -> CountingEmbedder:
+    model = model_cache.get("text")
     assert isinstance(model, CountingEmbedder)
     return model
 
 
-def state_of(shelf: Shelf, name: str = "counting") -> dict[str, Any]:
-    (state,) = [state for state in shelf.states() if state.get("name") == name]
+def state_of(model_cache: ModelCache, name: str = "counting") -> dict[str, Any]:
+    (state,) = [state for state in model_cache.states() if state.get("name") == name]
     return state
 
 
-def test_preload_loads_and_warms_once(make_shelf: Callable[..., Shelf]) -> None:
-    shelf = make_shelf()
-    assert state_of(shelf)["loaded"] is False
-    shelf.preload()
-    model = embedder(shelf)
+def test_preload_loads_and_warms_once(make_cache: Callable[..., ModelCache]) -> None:
+    model_cache = make_cache()
+    assert state_of(model_cache)["loaded"] is False
+    model_cache.preload()
+    model = embedder(model_cache)
     assert (model.starts, model.warm_ups) == (1, 3)
-    state = state_of(shelf)
+    state = state_of(model_cache)
     assert (state["name"], state["loaded"], state["dim"]) == ("counting", True, 4)
     assert state["load_s"] >= 0 and state["warm_up_s"] >= 0 and state["memory_bytes"] >= 0
 
 
-def test_a_model_not_preloaded_is_loaded_when_asked_for(make_shelf: Callable[..., Shelf]) -> None:
-    shelf = make_shelf(preload=False)
-    shelf.preload()
-    assert state_of(shelf)["loaded"] is False
-    assert embedder(shelf).loaded
-    assert shelf.get("text") is shelf.get("text")
+def test_a_model_not_preloaded_is_loaded_when_asked_for(make_cache: Callable[..., ModelCache]) -> None:
+    model_cache = make_cache(preload=False)
+    model_cache.preload()
+    assert state_of(model_cache)["loaded"] is False
+    assert embedder(model_cache).loaded
+    assert model_cache.get("text") is model_cache.get("text")
 
 
-def test_unload_frees_and_get_loads_again(make_shelf: Callable[..., Shelf]) -> None:
-    shelf = make_shelf()
-    first = embedder(shelf)
-    assert shelf.unload("counting") is True
-    assert shelf.unload("counting") is False
+def test_unload_frees_and_get_loads_again(make_cache: Callable[..., ModelCache]) -> None:
+    model_cache = make_cache()
+    first = embedder(model_cache)
+    assert model_cache.unload("counting") is True
+    assert model_cache.unload("counting") is False
     assert not first.loaded and first.unloads == 1
-    state = state_of(shelf)
+    state = state_of(model_cache)
     assert state["loaded"] is False and state["memory_bytes"] is None and state["loads"] == 1
-    assert embedder(shelf).loaded and first.starts == 2
-    assert state_of(shelf)["loads"] == 2
+    assert embedder(model_cache).loaded and first.starts == 2
+    assert state_of(model_cache)["loads"] == 2
 
 
-def test_many_threads_load_once(make_shelf: Callable[..., Shelf]) -> None:
-    shelf = make_shelf()
+def test_many_threads_load_once(make_cache: Callable[..., ModelCache]) -> None:
+    model_cache = make_cache()
     barrier = threading.Barrier(8)
     models = []
 
     def ask() -> None:
         barrier.wait()
-        models.append(embedder(shelf))
+        models.append(embedder(model_cache))
 
     threads = [threading.Thread(target=ask) for _ in range(8)]
     for thread in threads:
@@ -143,24 +143,28 @@ def test_many_threads_load_once(make_shelf: Callable[..., Shelf]) -> None:
     assert len(set(map(id, models))) == 1 and models[0].starts == 1
 
 
-def test_a_family_without_a_model_is_unavailable_and_says_so(make_shelf: Callable[..., Shelf]) -> None:
-    shelf = make_shelf("text", "vision")
-    shelf.preload()
-    states = {state["kind"]: state for state in shelf.states()}
+def test_a_family_without_a_model_is_unavailable_and_says_so(make_cache: Callable[..., ModelCache]) -> None:
+    model_cache = make_cache("text", "vision")
+    model_cache.preload()
+    states = {state["kind"]: state for state in model_cache.states()}
     assert states["vision"] == {
         "kind": "vision",
         "loaded": False,
         "active": False,
         "unavailable": "The profile has no vision model; use a profile that has one.",
     }
-    assert (shelf.has("text"), shelf.has("vision"), shelf.has("face")) == (True, False, False)
+    assert (model_cache.has("text"), model_cache.has("vision"), model_cache.has("face")) == (
+        True,
+        False,
+        False,
+    )
     with pytest.raises(ModelUnavailable, match="The profile has no vision model"):
-        shelf.get("vision")
+        model_cache.get("vision")
 
 
-def test_a_family_of_another_node_is_refused(make_shelf: Callable[..., Shelf]) -> None:
+def test_a_family_of_another_node_is_refused(make_cache: Callable[..., ModelCache]) -> None:
     with pytest.raises(ModelUnavailable, match="This node has no face model; it serves the families: text"):
-        make_shelf().get("face")
+        make_cache().get("face")
 
 
 def test_an_unknown_provider_is_named(spec: ModelSpec) -> None:
@@ -169,7 +173,7 @@ def test_an_unknown_provider_is_named(spec: ModelSpec) -> None:
 
 
 def test_a_missing_engine_is_named(spec: ModelSpec, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(shelf_module.PROVIDERS, ("text", "counting"), "no_such_engine:Model")
+    monkeypatch.setitem(cache_module.PROVIDERS, ("text", "counting"), "no_such_engine:Model")
     with pytest.raises(ModelUnavailable, match=r"No module named 'no_such_engine'.*extra 'lite'"):
         build(spec)
 
@@ -242,89 +246,91 @@ def test_threads_have_a_sensible_default_and_a_lower_bound(spec: ModelSpec) -> N
 
 
 @pytest.fixture
-def make_crowd(spec: ModelSpec) -> Callable[..., Shelf]:
-    """A shelf of three text models, `a` the active one, 400, 300 and 500 MB large; `changes` are those of `a`."""
+def make_crowd(spec: ModelSpec) -> Callable[..., ModelCache]:
+    """A model cache of three text models, `a` the active one, 400, 300 and 500 MB large; `changes` are those of `a`."""
 
-    def make(budget_mb: int, **changes: Any) -> Shelf:
+    def make(budget_mb: int, **changes: Any) -> ModelCache:
         crowd = [
             spec.model_copy(update={"name": "a", "memory_mb": 400, **changes}),
             spec.model_copy(update={"name": "b", "memory_mb": 300, "profiles": ()}),
             spec.model_copy(update={"name": "c", "memory_mb": 500, "profiles": ()}),
         ]
         catalog = Catalog(crowd)
-        return Shelf(catalog, catalog.for_profile("lite"), ["text"], budget_mb=budget_mb)
+        return ModelCache(catalog, catalog.for_profile("lite"), ["text"], budget_mb=budget_mb)
 
     return make
 
 
-def loaded(shelf: Shelf) -> set[str]:
-    return {state["name"] for state in shelf.states() if state["loaded"]}
+def loaded(model_cache: ModelCache) -> set[str]:
+    return {state["name"] for state in model_cache.states() if state["loaded"]}
 
 
-def test_without_a_budget_everything_stays(make_crowd: Callable[..., Shelf]) -> None:
-    shelf = make_crowd(0)
+def test_without_a_budget_everything_stays(make_crowd: Callable[..., ModelCache]) -> None:
+    model_cache = make_crowd(0)
     for name in "abc":
-        shelf.load(name)
-    assert loaded(shelf) == {"a", "b", "c"} and shelf.evictions == 0
+        model_cache.load(name)
+    assert loaded(model_cache) == {"a", "b", "c"} and model_cache.evictions == 0
 
 
-def test_the_least_recently_used_makes_room_and_no_more_than_needed(make_crowd: Callable[..., Shelf]) -> None:
-    shelf = make_crowd(1000)
-    shelf.load("a")
-    shelf.load("b")
-    shelf.get("text")
-    shelf.load("c")
-    assert loaded(shelf) == {"a", "c"} and shelf.evictions == 1
-    shelf.load("b")
-    assert loaded(shelf) == {"c", "b"} and shelf.evictions == 2
-    assert shelf.get("text").loaded
-    assert loaded(shelf) == {"b", "a"} and shelf.evictions == 3
+def test_the_least_recently_used_makes_room_and_no_more_than_needed(
+    make_crowd: Callable[..., ModelCache],
+) -> None:
+    model_cache = make_crowd(1000)
+    model_cache.load("a")
+    model_cache.load("b")
+    model_cache.get("text")
+    model_cache.load("c")
+    assert loaded(model_cache) == {"a", "c"} and model_cache.evictions == 1
+    model_cache.load("b")
+    assert loaded(model_cache) == {"c", "b"} and model_cache.evictions == 2
+    assert model_cache.get("text").loaded
+    assert loaded(model_cache) == {"b", "a"} and model_cache.evictions == 3
 
 
 def test_a_model_larger_than_the_budget_is_refused_and_nothing_goes_for_it(
-    make_crowd: Callable[..., Shelf],
+    make_crowd: Callable[..., ModelCache],
 ) -> None:
-    shelf = make_crowd(450)
-    shelf.load("a")
+    model_cache = make_crowd(450)
+    model_cache.load("a")
     with pytest.raises(
         ModelDoesNotFit,
         match=r"c needs 500 MB, more than the whole budget of 450 MB \(400 MB used\): raise WORKER_",
     ):
-        shelf.load("c")
-    assert loaded(shelf) == {"a"} and shelf.evictions == 0
+        model_cache.load("c")
+    assert loaded(model_cache) == {"a"} and model_cache.evictions == 0
 
 
 def test_what_was_measured_counts_where_it_is_more(
-    make_crowd: Callable[..., Shelf], monkeypatch: pytest.MonkeyPatch
+    make_crowd: Callable[..., ModelCache], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    shelf = make_crowd(1000)
-    model = shelf.load("a")
+    model_cache = make_crowd(1000)
+    model = model_cache.load("a")
     monkeypatch.setattr(model, "_memory_bytes", 800 << 20)
-    shelf.load("b")
-    assert loaded(shelf) == {"b"}
+    model_cache.load("b")
+    assert loaded(model_cache) == {"b"}
 
 
 def test_a_model_used_after_it_was_let_go_of_comes_back_within_the_budget(
-    make_crowd: Callable[..., Shelf],
+    make_crowd: Callable[..., ModelCache],
 ) -> None:
     """Somebody got it, then another thread loaded a model that needed its room."""
-    shelf = make_crowd(600)
-    model = shelf.get("text")
+    model_cache = make_crowd(600)
+    model = model_cache.get("text")
     assert isinstance(model, TextEmbedder)
-    shelf.load("c")
-    assert loaded(shelf) == {"c"}
+    model_cache.load("c")
+    assert loaded(model_cache) == {"c"}
     assert model.embed(["text"]).shape == (1, 4)
-    assert loaded(shelf) == {"a"} and shelf.evictions == 2
+    assert loaded(model_cache) == {"a"} and model_cache.evictions == 2
 
 
-def test_a_model_at_work_is_let_go_of_only_after_its_call(make_crowd: Callable[..., Shelf]) -> None:
-    shelf = make_crowd(600)
-    model = shelf.get("text")
+def test_a_model_at_work_is_let_go_of_only_after_its_call(make_crowd: Callable[..., ModelCache]) -> None:
+    model_cache = make_crowd(600)
+    model = model_cache.get("text")
     assert isinstance(model, CountingEmbedder)
     model.working, model.may_end = threading.Event(), threading.Event()
     rows: list[int] = []
     work = threading.Thread(target=lambda: rows.append(len(model.embed(["text"]))))
-    other = threading.Thread(target=lambda: shelf.load("c"))
+    other = threading.Thread(target=lambda: model_cache.load("c"))
     work.start()
     assert model.working.wait(timeout=30)
     other.start()
@@ -333,12 +339,12 @@ def test_a_model_at_work_is_let_go_of_only_after_its_call(make_crowd: Callable[.
     model.may_end.set()
     work.join(timeout=30)
     other.join(timeout=30)
-    assert rows == [1] and model.unloads == 1 and loaded(shelf) == {"c"}
+    assert rows == [1] and model.unloads == 1 and loaded(model_cache) == {"c"}
 
 
-def test_threads_that_want_each_others_room_all_get_on(make_crowd: Callable[..., Shelf]) -> None:
-    shelf = make_crowd(600)
-    a, c = shelf.get("text"), shelf.load("c")
+def test_threads_that_want_each_others_room_all_get_on(make_crowd: Callable[..., ModelCache]) -> None:
+    model_cache = make_crowd(600)
+    a, c = model_cache.get("text"), model_cache.load("c")
     assert isinstance(a, TextEmbedder) and isinstance(c, TextEmbedder)
     done: list[str] = []
 
@@ -347,14 +353,14 @@ def test_threads_that_want_each_others_room_all_get_on(make_crowd: Callable[...,
             assert len(model.embed(["text"])) == 1
         done.append(model.spec.name)
 
-    def let_go() -> None:
+    def end_lease() -> None:
         for _ in range(200):
-            shelf.unload("a")
-            shelf.load("b")
+            model_cache.unload("a")
+            model_cache.load("b")
         done.append("control")
 
     threads = [threading.Thread(target=use, args=(model,), daemon=True) for model in (a, c)]
-    threads.append(threading.Thread(target=let_go, daemon=True))
+    threads.append(threading.Thread(target=end_lease, daemon=True))
     for thread in threads:
         thread.start()
     for thread in threads:
@@ -362,38 +368,38 @@ def test_threads_that_want_each_others_room_all_get_on(make_crowd: Callable[...,
     assert sorted(done) == ["a", "c", "control"]
 
 
-def test_every_change_is_told(make_crowd: Callable[..., Shelf], tmp_path: Path) -> None:
-    shelf = make_crowd(600)
+def test_every_change_is_told(make_crowd: Callable[..., ModelCache], tmp_path: Path) -> None:
+    model_cache = make_crowd(600)
     told: list[set[str]] = []
-    shelf.on_change = lambda: told.append(loaded(shelf))
-    shelf.warm_up("a")
+    model_cache.on_change = lambda: told.append(loaded(model_cache))
+    model_cache.warm_up("a")
     assert told == [{"a"}, {"a"}]
-    shelf.load("c")
+    model_cache.load("c")
     assert told[2:] == [set(), {"c"}]
-    shelf.unload("c")
+    model_cache.unload("c")
     assert told[4:] == [set()]
     (tmp_path / "weights.bin").unlink()
     with pytest.raises(ModelUnavailable):
-        shelf.load("b")
+        model_cache.load("b")
     assert told[5:] == [set()]
-    assert state_of(shelf, "b")["error"].startswith("Model b can't be loaded")
+    assert state_of(model_cache, "b")["error"].startswith("Model b can't be loaded")
 
 
 @pytest.mark.parametrize(("preload", "told"), [(True, 1), (False, 0)])
 def test_whoever_serves_jobs_learns_that_the_model_they_need_is_gone(
-    make_crowd: Callable[..., Shelf], tmp_path: Path, preload: bool, told: int
+    make_crowd: Callable[..., ModelCache], tmp_path: Path, preload: bool, told: int
 ) -> None:
-    shelf = make_crowd(0, preload=preload)
+    model_cache = make_crowd(0, preload=preload)
     learnt: list[str] = []
-    shelf.on_unavailable = lambda error: learnt.append(str(error))
-    model = shelf.get("text")
-    shelf.unload("a")
+    model_cache.on_unavailable = lambda error: learnt.append(str(error))
+    model = model_cache.get("text")
+    model_cache.unload("a")
     (tmp_path / "weights.bin").unlink()
     with pytest.raises(ModelUnavailable):
-        shelf.load("a")
+        model_cache.load("a")
     assert learnt == [], "an order that fails is no reason to leave"
     with pytest.raises(ModelUnavailable):
-        shelf.get("text")
+        model_cache.get("text")
     assert len(learnt) == told
     assert isinstance(model, TextEmbedder)
     with pytest.raises(ModelUnavailable):

@@ -52,7 +52,7 @@ class TestLink:
         seen = [face(1, 0, HERE), face(2, 0, ELSEWHERE), face(1, 1, ELSEWHERE), face(2, 1, HERE)]
         assert link(seen, metric, LIMIT[metric]) == [0, 1, 0, 1]
 
-    def test_a_likeness_in_the_same_frame_is_not_the_person(self, metric: Metric) -> None:
+    def test_a_similarity_in_the_same_frame_is_not_the_person(self, metric: Metric) -> None:
         twins = [face(1, 0, HERE), face(1, 0, ELSEWHERE)]
         assert link(twins, metric, LIMIT[metric]) == [0, 1]
         # The place tells which is which.

@@ -1,6 +1,6 @@
 """Speech recognition by PocketSphinx (US English), for machines with neither a GPU nor a model hub.
 
-Each window of speech is an utterance of its own, given whole (`full_utt`) to a front end that starts anew: otherwise a
+Each window of speech is an utterance of its own, given whole (`full_utt`) to a front end that starts again: otherwise a
 clip is decoded differently after another clip. A window is at most 10 s long because decoding holds the GIL: nothing else in the
 process, such as a heartbeat, runs meanwhile.
 """

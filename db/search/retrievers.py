@@ -1,7 +1,7 @@
-"""The legs of a search: each puts scenes forward that are most alike in one way, and compares any scene in that way.
+"""The retrievers of a search: each puts scenes forward that are most alike in one way, and compares any scene in that way.
 
 Words are looked for in the views ``searched_*`` and in nothing else: one table with row-level security in the same query
-would cost them their index. The leg of vectors is ``db.search.nearest``.
+would cost them their index. The retriever of vectors is ``db.search.nearest``.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from shared.errors import InvalidRequest
 
 #: Program limit exceeded, data exception, internal error: what parsing a hostile query ends with.
 _REFUSED = ("54", "22", "XX")
-#: Tokens of a query that candidates are found by; the others only add to the likeness.
+#: Tokens of a query that candidates are found by; the others only add to the similarity.
 _MAX_TOKENS = 24
 #: A token that weighs less than this share of the heaviest finds no candidates: it stands in half of all scenes.
 _LIGHT = 0.25
@@ -38,7 +38,7 @@ class Tuning:
 
     exact_rows: int = 20_000
     ef_search: int = 200
-    #: Scenes each leg puts forward.
+    #: Scenes each retriever puts forward.
     candidates: int = 100
 
 
@@ -53,15 +53,15 @@ class Match(NamedTuple):
     place: tuple[str, int] = ("", 0)
 
 
-class Leg(Protocol):
-    """One kind of likeness."""
+class Retriever(Protocol):
+    """One kind of similarity."""
 
     @property
     def name(self) -> str: ...
 
     @property
     def proposes(self) -> bool:
-        """Whether it puts scenes forward, or only compares those of the other legs."""
+        """Whether it puts scenes forward, or only compares those of the other retrievers."""
         ...
 
     def candidates(self, session: Session, scope: Scope, tuning: Tuning) -> dict[UUID, Match]:
@@ -256,7 +256,7 @@ class People:
 class Exemplar:
     """A scene that others are to be like."""
 
-    #: Unit vector float32 [dim] by leg, of the model asked for; a leg the scene has no vector for is absent.
+    #: Unit vector float32 [dim] by retriever, of the model asked for; a retriever the scene has no vector for is absent.
     vectors: dict[str, npt.NDArray[np.float32]]
 
 
@@ -272,18 +272,18 @@ def exemplar(session: Session, user_id: str, scene: UUID, models: Mapping[str, M
     if mine is None:
         return None
     vectors: dict[str, npt.NDArray[np.float32]] = {}
-    for leg, model in models.items():
+    for retriever, model in models.items():
         rows = session.execute(
             text(
                 f"SELECT e.vec::halfvec({int(model.dim or 0)})::real[] AS vec FROM embeddings e JOIN scenes s USING (scene_id)"
                 f" WHERE e.scene_id = :scene AND e.user_id = :user_id AND e.model_id = {int(model.model_id)}"
-                f" AND e.run = s.{'text' if leg == 'text' else 'vision'}_run"
+                f" AND e.run = s.{'text' if retriever == 'text' else 'vision'}_run"
             ),
             {"scene": scene, "user_id": user_id},
         ).all()
         middle = np.sum([np.asarray(row.vec, np.float32) for row in rows], axis=0) if rows else None
         if middle is not None and (length := float(np.linalg.norm(middle))):
-            vectors[leg] = np.asarray(middle / length, np.float32)
+            vectors[retriever] = np.asarray(middle / length, np.float32)
     return Exemplar(vectors)
 
 
