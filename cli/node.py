@@ -7,9 +7,9 @@ import sys
 import time
 from pathlib import Path
 
-from local import nodes
+from local import node_plan
 from local.restart_backoff import pause_s
-from shared import permissions, routing
+from shared import nodes, permissions, routing
 from shared.errors import InvalidRequest
 from shared.settings import child_environment, get_settings
 
@@ -74,11 +74,11 @@ def choose_devices(family: str, gpu: str | None, gpus: tuple[str, ...]) -> tuple
     """
     if gpu is not None:
         devices = tuple(device.strip() for device in gpu.split(","))
-        nodes.check_devices(family, devices, f"--gpu {gpu}")
+        node_plan.check_devices(family, devices, f"--gpu {gpu}")
         return devices
     if not routing.NODES[family].has_model:
         return ()
-    nodes.check_devices(family, gpus, f"SCENEFLEET_GPUS={','.join(gpus)}")
+    node_plan.check_devices(family, gpus, f"SCENEFLEET_GPUS={','.join(gpus)}")
     return gpus
 
 
@@ -97,7 +97,7 @@ def run(
     settings = get_settings()
     check_family(family)
     devices = choose_devices(family, gpu, settings.gpu_list)
-    processes = nodes.count_processes(concurrency, devices, f"scenefleet node {family}")
+    processes = node_plan.count_processes(concurrency, devices, f"scenefleet node {family}")
     settings.require("redis_url")
     settings.require("postgres_url")
     if settings.run_file.is_file():

@@ -17,6 +17,7 @@ import psycopg
 from psycopg import Connection, sql
 from psycopg.rows import TupleRow
 
+from db.locks import AdvisoryLock
 from db.row_security import ROLE as READER
 from shared.errors import Conflict, DatabaseUnavailable, InvalidRequest
 from shared.settings import hide_password
@@ -33,9 +34,6 @@ FORBIDDEN = {
     "rolreplication": "REPLICATION",
     "rolbypassrls": "BYPASSRLS",
 }
-
-#: One running ``bootstrap`` per server.
-_LOCK = 7305001
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -77,7 +75,7 @@ def bootstrap(admin_url: str, application: Application) -> None:
     """
     try:
         with _connect(admin_url) as connection:
-            connection.execute("SELECT pg_advisory_lock(%s)", (_LOCK,))
+            connection.execute("SELECT pg_advisory_lock(%s)", (AdvisoryLock.BOOTSTRAP.value,))
             _refuse_itself(connection, application)
             _make_role(connection, application)
             _make_reader(connection, application)

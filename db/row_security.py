@@ -12,6 +12,8 @@ from dataclasses import dataclass
 
 from sqlalchemy import Connection, text
 
+from db.locks import AdvisoryLock
+
 ROLE = "scenefleet_reader"
 #: Whose rows are seen; set for one transaction.
 USER = "app.user_id"
@@ -51,7 +53,7 @@ DECLARE
     member text := CASE WHEN current_setting('server_version_num')::int < 160000 THEN 'MEMBER' ELSE 'SET' END;
     relation text;
 BEGIN
-    PERFORM pg_advisory_xact_lock(7305000);
+    PERFORM pg_advisory_xact_lock({AdvisoryLock.READER_ROLE:d});
     IF to_regclass('searched_scenes') IS NULL THEN
         RETURN;
     END IF;

@@ -21,6 +21,7 @@ from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.orm import Session
 
 from db.engine import outages
+from db.locks import AdvisoryLock
 from db.tables import Embedding, LexicalWeights, Model
 from shared.errors import DatabaseBusy, ModelFailure
 from shared.settings import get_settings
@@ -28,7 +29,6 @@ from shared.settings import get_settings
 _OPS = {"cosine": "halfvec_cosine_ops", "l2": "halfvec_l2_ops"}
 #: Families whose vectors are searched by nearest neighbour.
 SEARCHED = ("text", "vision")
-_INDEX_LOCK = 7_305_001
 _LOOK_S = 0.5
 #: Twice pgvector's default, and twice the time to build: with 64 some clusters can't be reached from the others.
 _EF_CONSTRUCTION = 128
@@ -106,7 +106,9 @@ def _building(engine: Engine) -> Iterator[Connection]:
     limit_s = get_settings().database_build_s
     deadline = time.monotonic() + limit_s
     with outages(), engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
-        while not connection.scalar(text("SELECT pg_try_advisory_lock(:key)"), {"key": _INDEX_LOCK}):
+        while not connection.scalar(
+            text("SELECT pg_try_advisory_lock(:key)"), {"key": AdvisoryLock.VECTOR_INDEX.value}
+        ):
             if time.monotonic() > deadline:
                 raise DatabaseBusy(
                     f"another process has built vector indexes for {limit_s:g} s: try again when it has ended"

@@ -11,11 +11,12 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from local import nodes, orphans, process_runner
+from local import node_plan, orphans, process_runner
 from local.home import Home
 from local.process_runner import Program, ProgramState, Supervisor
 from local.servers import postgres, redis_server
 from local.servers.ports import find_free_port
+from shared import nodes
 from shared.broker import celery_url
 from shared.errors import BrokerUnavailable, InvalidRequest, Outage
 from shared.settings import Settings, child_environment, get_settings
@@ -58,7 +59,7 @@ class Fleet:
         self.home = Home(settings)
         self._configured = settings
         self.settings = settings
-        self.plan: list[nodes.PlannedNode] = []
+        self.plan: list[node_plan.PlannedNode] = []
         self.cleaned = 0
         self._process: subprocess.Popen[bytes] | None = None
         self._supervisor: Supervisor | None = None
@@ -148,7 +149,7 @@ class Fleet:
             say(f"database schema upgraded to {schema.head_revision()}")
         configured_storage(self.settings).ensure_buckets()
 
-    def _node_program(self, node: nodes.PlannedNode) -> Program:
+    def _node_program(self, node: node_plan.PlannedNode) -> Program:
         starts = str(self.home.root / "work" / f"{node.name}.starts")
         gpus = ("--gpu", ",".join(node.devices)) if node.devices else ()
         command = (sys.executable, "-m", "cli", "node", node.family, "--name", node.name)
@@ -248,7 +249,7 @@ class Fleet:
         get_settings.cache_clear()
 
 
-def plan_nodes(settings: Settings) -> list[nodes.PlannedNode]:
+def plan_nodes(settings: Settings) -> list[node_plan.PlannedNode]:
     """Which nodes run here, with how many processes and on which GPUs.
 
     Raises:
@@ -261,10 +262,10 @@ def plan_nodes(settings: Settings) -> list[nodes.PlannedNode]:
             f'{error.name} is not installed: run `make install` in the checkout, or `pip install ".[lite,embedded]"`'
         ) from None
     models = configured_catalog(settings).active(settings)
-    return nodes.parse_plan(settings.nodes, set(models), settings.gpu_list)
+    return node_plan.parse_plan(settings.nodes, set(models), settings.gpu_list)
 
 
-def _view(node: nodes.PlannedNode, program: ProgramState, record: nodes.NodeRecord | None) -> NodeView:
+def _view(node: node_plan.PlannedNode, program: ProgramState, record: nodes.NodeRecord | None) -> NodeView:
     # A record of an earlier process of this name may live on for some seconds.
     fresh = record if record is not None and record.pid == program.pid else None
     models: tuple[str, ...] = ()

@@ -6,7 +6,6 @@ It opens a connection for each small transaction and closes it at its end, and n
 
 from __future__ import annotations
 
-import json
 import threading
 import time
 from collections.abc import Callable
@@ -19,6 +18,7 @@ from redis.retry import Retry
 from db.engine import make_engine, set_engine, transact
 from db.ledger import jobs
 from db.limits import housekeeping_limits
+from shared import nodes
 from shared.errors import DatabaseUnavailable, ScenefleetError
 from shared.logs import get_logger
 from shared.settings import Settings
@@ -28,18 +28,11 @@ from worker.node import Node
 
 log = get_logger(__name__)
 
-#: A node that has not spoken for so long is gone, seconds.
-STATE_TTL_S = 30
 _PUBLISH_S = 5.0
 #: For Redis to connect and to answer: a fork may be waiting.
 _REDIS_S = 2.0
 #: How long a stopping node waits for the tick under way.
 _LEAVE_S = 10.0
-
-
-def state_key(node: str) -> str:
-    """The Redis hash in which a node says how it is."""
-    return f"scenefleet:node:{node}"
 
 
 class Housekeeping:
@@ -97,18 +90,9 @@ class Housekeeping:
         return None if self.stopping else live
 
     def _publish(self) -> None:
-        node = self._node
-        described = node.describe()
-        values = {
-            **{name: described[name] for name in ("state", "family", "error", "pid", "evictions")},
-            **{name: json.dumps(described[name]) for name in ("loads", "slots")},
-            "models": json.dumps([model for slot in described["slots"] for model in slot["models"]]),
-            "updated": time.time(),
-        }
         try:
             with forks.held_off(), self._redis() as client:
-                client.hset(state_key(node.name), mapping=values)
-                client.expire(state_key(node.name), STATE_TTL_S)
+                nodes.publish(client, self._node.describe())
         except RedisError as error:
             log.warning("state not published", error=error)
 
@@ -140,6 +124,6 @@ class Housekeeping:
             log.warning("leases run out by themselves", error=error)
         try:
             with forks.held_off(), self._redis() as client:
-                client.delete(state_key(self._node.name))
+                nodes.withdraw(client, self._node.name)
         except RedisError as error:
             log.warning("state not withdrawn", error=error)

@@ -10,8 +10,8 @@ from redis.exceptions import RedisError, ResponseError
 from cli import screen
 from cli.confirmation import ask
 from db import purge
-from local.nodes import open_redis
 from shared.errors import BrokerUnavailable
+from shared.nodes import open_redis
 from shared.settings import get_settings, hide_password
 
 _AOF_PATIENCE_S = 600.0

@@ -14,7 +14,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from cli.doctor.findings import Check, Finding
-from local import fleet, nodes
+from local import fleet, node_plan
 from local.home import Home
 from shared.settings import Settings, process_environment
 from worker.models.catalog import configured_catalog
@@ -103,7 +103,9 @@ def make_plan(settings: Settings, survey: Survey, ram_mb: int, free_ram_mb: int)
     return Plan(seats=tuple(seats), loads=tuple(loads))
 
 
-def _seat(node: nodes.PlannedNode, slot: int, specs: list[ModelSpec], budget_mb: int, survey: Survey) -> Seat:
+def _seat(
+    node: node_plan.PlannedNode, slot: int, specs: list[ModelSpec], budget_mb: int, survey: Survey
+) -> Seat:
     asked = node.devices[slot] if node.devices else ""
     needed_mb = sum(spec.memory_mb for spec in specs)
     return Seat(

@@ -6,8 +6,9 @@ from collections.abc import Iterator
 from typing import Any
 
 from cli.doctor.findings import Check, Finding
-from local import nodes
+from local import node_plan
 from local.servers.redis_versions import HOLES, is_patched, patched_releases
+from shared import nodes
 from shared.errors import BrokerUnavailable, DatabaseUnavailable
 from shared.settings import Settings, hide_password
 
@@ -194,7 +195,7 @@ def check_nodes(settings: Settings) -> Iterator[Finding]:
     records = nodes.read_nodes(url)
     answering = ping(url, len(records)) if records else set()
     models = configured_catalog(settings).active(settings)
-    for family in nodes.usable_families(set(models)):
+    for family in node_plan.usable_families(set(models)):
         mine = [record for record in records.values() if record.family == family]
         ready = [record for record in mine if record.state == "ready"]
         silent = [record.name for record in ready if record.name not in answering]

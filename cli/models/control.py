@@ -20,10 +20,10 @@ from rich.markup import escape
 from rich.table import Table
 
 from cli import screen
-from local import nodes
-from local.nodes import NodeRecord
+from shared import nodes
 from shared.broker import broker_config
 from shared.errors import BrokerUnavailable, ModelUnavailable, NotFound, Outage
+from shared.nodes import NodeRecord
 from shared.settings import get_settings, hide_password
 
 #: Verb of the command line -> remote command of the node.

@@ -16,7 +16,7 @@ from rich.markup import escape
 from cli import screen
 from cli.videos.progress import Watcher
 from cli.videos.requests import acting_user, open_client
-from local import nodes
+from shared import nodes
 from shared.client import Client
 from shared.contracts import ID_PATTERN, Receipt, VideoStatus
 from shared.errors import InvalidRequest, LimitExceeded, Outage, ScenefleetError

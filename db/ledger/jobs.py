@@ -31,6 +31,7 @@ from sqlalchemy.dialects.postgresql import ARRAY
 from sqlalchemy.orm import Session
 
 from db.ledger import usage
+from db.locks import AdvisoryLock
 from db.tables import Job, ModelSwitch, Person, Video
 from shared import graph
 from shared.errors import LeaseLost, ScenefleetError
@@ -202,7 +203,7 @@ _CLAIM_WIDTH = 64
 #: How often it looks at the next ones, where none of those had a job.
 _CLAIM_LOOKS = 20
 #: With a limit on running jobs, one claim at a time counts them; the queue is the second half of the lock's key.
-_LIMIT_LOCK = text("SELECT pg_advisory_xact_lock(7305003, hashtext(:queue))")
+_LIMIT_LOCK = text(f"SELECT pg_advisory_xact_lock({AdvisoryLock.RUNNING_JOBS:d}, hashtext(:queue))")
 
 
 def claim(

@@ -15,6 +15,7 @@ from sqlalchemy.orm import Session
 
 from db.ledger import jobs
 from db.ledger.jobs import NOW, WakeUp, seconds_from_now
+from db.locks import AdvisoryLock
 from db.tables import (
     TERMINAL,
     FaceDecision,
@@ -31,7 +32,7 @@ from shared import graph
 from shared.errors import Conflict, QuotaExceeded
 from shared.graph import PIPELINE, Stage
 
-_QUOTA_LOCK = text("SELECT pg_advisory_xact_lock(7305004, hashtext(:user_id))")
+_QUOTA_LOCK = text(f"SELECT pg_advisory_xact_lock({AdvisoryLock.OPEN_VIDEOS:d}, hashtext(:user_id))")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -9,6 +9,7 @@ from sqlalchemy import Integer, cast, delete, func, select, text, update
 from sqlalchemy.orm import Session
 
 from db.ledger.jobs import lock_person
+from db.locks import AdvisoryLock
 from db.people.enrolment import make_profile
 from db.people.tracks import as_array, match_tracks, refresh_scene_people
 from db.people.vote import FaceRule, similarities
@@ -18,8 +19,6 @@ from db.tables import FaceTrack, Model, Person, PersonProfile, Video
 MIN_FACES = 2
 #: The most strangers' tracks that new ones are compared with, the newest first.
 _MAX_OTHERS = 20_000
-#: Two users may share a lock: they wait for each other, nothing worse.
-_LOCK = 7_305_100
 
 
 def assign_people(
@@ -39,7 +38,8 @@ def assign_people(
 def lock_user(session: Session, user_id: str) -> None:
     """One transaction at a time numbers a user's unknowns; the last lock of a transaction."""
     session.execute(
-        text("SELECT pg_advisory_xact_lock(:key, hashtext(:user))"), {"key": _LOCK, "user": user_id}
+        text("SELECT pg_advisory_xact_lock(:key, hashtext(:user))"),
+        {"key": AdvisoryLock.UNKNOWN_PEOPLE.value, "user": user_id},
     )
 
 

@@ -11,6 +11,7 @@ from sqlalchemy.orm import Session
 from db.ledger import jobs
 from db.ledger.jobs import NOW, WakeUp, seconds_from_now
 from db.ledger.runs import Plan
+from db.locks import AdvisoryLock
 from db.switches.parts import advance, count, own_jobs
 from db.switches.pointer import KEPT, active_models, models_of
 from db.tables import ActiveModel, Job, ModelSwitch, Scene
@@ -22,7 +23,6 @@ from shared.errors import Conflict, NotFound
 _SAMPLE_CHARS = 500
 #: Discarding begins so late: processes that have not noticed an activation yet, and searches under way, use the losing side.
 _SETTLE_S = 5.0
-_BEGIN_LOCK = 7_305_003
 
 
 def find(session: Session, kind: str, *, lock: bool = False) -> ModelSwitch | None:
@@ -55,7 +55,7 @@ def begin(
     Raises:
         Conflict: ``new`` is active already, or a switch to another model is open.
     """
-    session.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": _BEGIN_LOCK})
+    session.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": AdvisoryLock.OPEN_SWITCH.value})
     switch = find(session, kind, lock=True)
     if switch is not None:
         _, other = models_of(session, switch)

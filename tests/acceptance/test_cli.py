@@ -18,8 +18,9 @@ import psycopg
 import pytest
 
 from db.bootstrap import find_rights
-from local import nodes, orphans
+from local import orphans
 from local.home import Home
+from shared import nodes
 from shared.contracts import Receipt, ScenePage, SearchAnswer, VideoStatus
 from shared.settings import Settings
 from tests.support.fleet import eventually

@@ -21,11 +21,11 @@ from psycopg.rows import dict_row
 
 from shared.client import Client
 from shared.contracts import VideoStatus
+from shared.nodes import state_key
 from shared.routing import gate_queue
 from shared.settings import Settings
 from shared.storage import Bucket, StorageConfig, open_storage, upload_key
 from tests.support.services import PostgresServer, RedisServer
-from worker.housekeeping import state_key
 
 ROOT = Path(__file__).parents[2]
 FAMILIES = ("media", "asr", "text", "face", "ocr", "housekeeping", "search")

@@ -24,6 +24,7 @@ from redis.exceptions import RedisError
 
 from shared.errors import BrokerUnavailable
 from shared.logs import get_logger
+from shared.nodes import ready_families
 from shared.settings import Settings, get_settings
 
 log = get_logger(__name__)
@@ -195,16 +196,8 @@ class Pending:
     def ready_families(self) -> frozenset[str]:
         """Families of which some node says it is ready; at most a second old."""
         if time.monotonic() - self._nodes[0] > _NODES_S:
-            self._nodes = (time.monotonic(), frozenset(self._run(self._ready)))
+            self._nodes = (time.monotonic(), frozenset(self._run(ready_families, self._redis)))
         return self._nodes[1]
-
-    def _ready(self) -> set[str]:
-        ready = set()
-        for key in self._redis.scan_iter(match="scenefleet:node:*", count=1000):
-            state, family = self._redis.hmget(key, "state", "family")
-            if state == "ready" and family:
-                ready.add(family)
-        return ready
 
     def _run(self, call: Callable[..., Any], *arguments: Any) -> Any:
         try:

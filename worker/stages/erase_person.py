@@ -1,4 +1,4 @@
-"""forget: remove all of an erased person: rows, sidecars, photos, answers in Redis; look again; write the receipt.
+"""erase_person: remove all of an erased person: rows, sidecars, photos, answers in Redis; look again; write the receipt.
 
 Works for some seconds at a time and then lets others' jobs go first. What is not ready yet (a sidecar that is being
 written again) is waited for with growing pauses. While anything is left the receipt says so and the job goes on.

@@ -1,4 +1,4 @@
-"""erase: remove all of a deleted video, then look once more after the longest time limit."""
+"""erase_video: remove all of a deleted video, then look once more after the longest time limit."""
 
 from __future__ import annotations
 

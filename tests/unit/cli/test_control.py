@@ -11,8 +11,8 @@ from rich.console import Console
 
 from cli import screen
 from cli.models import control
-from local.nodes import NodeRecord
 from shared.errors import NotFound, Outage
+from shared.nodes import NodeRecord
 
 
 def records(*names: str) -> dict[str, NodeRecord]:

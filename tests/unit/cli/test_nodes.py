@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from cli import node
-from local import nodes
+from local import node_plan
 from shared.errors import InvalidRequest
 from shared.routing import NODES
 
@@ -20,7 +20,7 @@ OLD_MIG = f"MIG-{UUID}/7/0"
 
 
 def plan(text: str, models: set[str], gpus: tuple[str, ...] = ()) -> list[tuple[str, int, tuple[str, ...]]]:
-    return [(node.name, node.processes, node.devices) for node in nodes.parse_plan(text, models, gpus)]
+    return [(node.name, node.processes, node.devices) for node in node_plan.parse_plan(text, models, gpus)]
 
 
 def test_families_without_a_model_are_left_out() -> None:
@@ -47,7 +47,7 @@ def test_a_node_has_one_process_per_gpu() -> None:
 
 
 def test_a_family_may_have_nodes_of_its_own_on_each_gpu() -> None:
-    found = nodes.parse_plan("asr@0,asr@1+2,media", {"asr"})
+    found = node_plan.parse_plan("asr@0,asr@1+2,media", {"asr"})
     assert [(node.name, node.family, node.devices) for node in found] == [
         ("asr", "asr", ("0",)),
         ("asr-2", "asr", ("1", "2")),
@@ -90,13 +90,13 @@ def test_nodes_that_name_no_gpu_get_those_of_the_setting() -> None:
 )
 def test_a_wrong_plan_is_refused_by_name(text: str, said: str) -> None:
     with pytest.raises(InvalidRequest, match="SCENEFLEET_NODES") as error:
-        nodes.parse_plan(text, {"asr"})
+        node_plan.parse_plan(text, {"asr"})
     assert said in str(error.value)
 
 
 def test_wrong_gpus_of_the_setting_are_refused_by_its_name() -> None:
     with pytest.raises(InvalidRequest, match="SCENEFLEET_GPUS=first: 'first' is no GPU"):
-        nodes.parse_plan("asr", {"asr"}, ("first",))
+        node_plan.parse_plan("asr", {"asr"}, ("first",))
 
 
 # --- the node itself
@@ -142,5 +142,5 @@ def test_the_command_line_of_a_node_is_refused_in_one_sentence(tmp_path: Path) -
 
 
 def test_usable_families_keep_the_order_of_the_fleet() -> None:
-    assert nodes.usable_families({"face", "asr"}) == ["media", "asr", "face", "housekeeping", "search"]
-    assert nodes.usable_families({"asr", "text", "vision", "face", "ocr"}) == list(NODES)
+    assert node_plan.usable_families({"face", "asr"}) == ["media", "asr", "face", "housekeeping", "search"]
+    assert node_plan.usable_families({"asr", "text", "vision", "face", "ocr"}) == list(NODES)

@@ -1,32 +1,14 @@
-"""Nodes as they describe themselves: each keeps a Redis hash of its own, gone 30 s after its last sign of life."""
+"""Which nodes a machine runs: SCENEFLEET_NODES read and checked."""
 
 from __future__ import annotations
 
-import json
-import socket
 from dataclasses import dataclass
-from typing import Any, cast
 
-from shared.errors import BrokerUnavailable, InvalidRequest
+from shared.errors import InvalidRequest
 from shared.routing import NODES
-from shared.settings import hide_password
 from worker.models.placement.devices import DEVICE_NAME_FORMS, is_device_name
 
-KEY_PREFIX = "scenefleet:node:"
 MAX_PROCESSES = 256
-
-
-@dataclass(frozen=True, kw_only=True)
-class NodeRecord:
-    """What a node said last."""
-
-    name: str
-    family: str
-    #: loading, ready or failed
-    state: str
-    error: str
-    pid: int
-    models: tuple[str, ...]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,55 +21,6 @@ class PlannedNode:
     processes: int
     #: The GPU of each process; empty: whatever CUDA shows, if anything.
     devices: tuple[str, ...] = ()
-
-
-def node_name(instance: str) -> str:
-    """The Celery node name of an instance on this host, e.g. ``asr@box``."""
-    return f"{instance}@{socket.gethostname()}"
-
-
-def open_redis(redis_url: str) -> Any:
-    """A client that gives up within seconds."""
-    import redis
-
-    return redis.Redis.from_url(redis_url, socket_connect_timeout=2, socket_timeout=3, decode_responses=True)
-
-
-def read_nodes(redis_url: str) -> dict[str, NodeRecord]:
-    """Every node that gave a sign of life in the last 30 s, by node name.
-
-    Raises:
-        BrokerUnavailable: Redis does not answer.
-    """
-    import redis
-
-    records: dict[str, NodeRecord] = {}
-    try:
-        with open_redis(redis_url) as client:
-            for key in client.scan_iter(match=f"{KEY_PREFIX}*", count=500):
-                name = key.removeprefix(KEY_PREFIX)
-                fields = cast("dict[str, str]", client.hgetall(key))
-                if fields:
-                    records[name] = _parse(name, fields)
-    except redis.RedisError as error:
-        raise BrokerUnavailable(
-            f"Redis at {hide_password(redis_url)} does not answer ({error}): is it running?"
-        ) from error
-    return records
-
-
-def _parse(name: str, fields: dict[str, str]) -> NodeRecord:
-    models = json.loads(fields.get("models") or "[]")
-    # One entry per process; a kind the profile has no model for has no name.
-    names = dict.fromkeys(model["name"] for model in models if "name" in model)
-    return NodeRecord(
-        name=name,
-        family=fields.get("family", name.partition("@")[0]),
-        state=fields.get("state", "loading"),
-        error=fields.get("error", ""),
-        pid=int(fields.get("pid") or 0),
-        models=tuple(names),
-    )
 
 
 def usable_families(models: set[str]) -> list[str]:

@@ -1,0 +1,123 @@
+"""The registry of nodes: each keeps a Redis hash of its own, gone ``TTL_S`` after its last sign of life.
+
+The one module that writes and reads it: nodes publish, the command, ``doctor`` and searches read.
+"""
+
+from __future__ import annotations
+
+import json
+import socket
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, cast
+
+from .errors import BrokerUnavailable
+from .settings import hide_password
+
+#: A node that has not published for so long is gone, seconds.
+TTL_S = 30
+_KEY = "scenefleet:node:"
+
+
+@dataclass(frozen=True, kw_only=True)
+class NodeRecord:
+    """What a node said last."""
+
+    name: str
+    family: str
+    #: loading, ready or failed
+    state: str
+    error: str
+    pid: int
+    models: tuple[str, ...]
+
+
+def node_name(instance: str) -> str:
+    """The Celery node name of an instance on this host, e.g. ``asr@box``."""
+    return f"{instance}@{socket.gethostname()}"
+
+
+def publish(client: Any, described: Mapping[str, Any]) -> None:
+    """Store the state of a node, as ``worker.node.Node.describe`` gives it.
+
+    Args:
+        client: a redis.Redis. What it raises is for the caller.
+    """
+    values = {
+        **{name: described[name] for name in ("state", "family", "error", "pid", "evictions")},
+        **{name: json.dumps(described[name]) for name in ("loads", "slots")},
+        "models": json.dumps([model for slot in described["slots"] for model in slot["models"]]),
+        "updated": time.time(),
+    }
+    key = state_key(described["node"])
+    client.hset(key, mapping=values)
+    client.expire(key, TTL_S)
+
+
+def withdraw(client: Any, node: str) -> None:
+    """Remove a node that stops."""
+    client.delete(state_key(node))
+
+
+def state_key(node: str) -> str:
+    """The key of a node's hash."""
+    return f"{_KEY}{node}"
+
+
+def ready_families(client: Any) -> set[str]:
+    """Families of which some node is ready.
+
+    Args:
+        client: a redis.Redis that decodes responses. What it raises is for the caller.
+    """
+    ready = set()
+    for key in client.scan_iter(match=f"{_KEY}*", count=1000):
+        state, family = client.hmget(key, "state", "family")
+        if state == "ready" and family:
+            ready.add(family)
+    return ready
+
+
+def open_redis(redis_url: str) -> Any:
+    """A client that gives up within seconds."""
+    import redis
+
+    return redis.Redis.from_url(redis_url, socket_connect_timeout=2, socket_timeout=3, decode_responses=True)
+
+
+def read_nodes(redis_url: str) -> dict[str, NodeRecord]:
+    """Every node that gave a sign of life in the last 30 s, by node name.
+
+    Raises:
+        BrokerUnavailable: Redis does not answer.
+    """
+    import redis
+
+    records: dict[str, NodeRecord] = {}
+    try:
+        with open_redis(redis_url) as client:
+            for key in client.scan_iter(match=f"{_KEY}*", count=500):
+                name = key.removeprefix(_KEY)
+                fields = cast("dict[str, str]", client.hgetall(key))
+                if fields:
+                    records[name] = _parse(name, fields)
+    except redis.RedisError as error:
+        raise BrokerUnavailable(
+            f"Redis at {hide_password(redis_url)} does not answer ({error}): is it running?"
+        ) from error
+    return records
+
+
+def _parse(name: str, fields: dict[str, str]) -> NodeRecord:
+    models = json.loads(fields.get("models") or "[]")
+    # One entry per process; a kind the profile has no model for has no name.
+    names = dict.fromkeys(model["name"] for model in models if "name" in model)
+    return NodeRecord(
+        name=name,
+        family=fields.get("family", name.partition("@")[0]),
+        state=fields.get("state", "loading"),
+        error=fields.get("error", ""),
+        pid=int(fields.get("pid") or 0),
+        models=tuple(names),
+    )
