@@ -13,6 +13,7 @@ import typer
 from cli.models.commands import models_app
 from cli.options import Json, User
 from cli.people.commands import people_app
+from shared.exit_status import ExitStatus
 
 app = typer.Typer(
     name="scenefleet",
@@ -546,7 +547,7 @@ def main() -> NoReturn:
     try:
         status = app(standalone_mode=False)
     except KeyboardInterrupt:
-        status = 130
+        status = ExitStatus.INTERRUPTED
     except Exception as error:  # noqa: BLE001 - the last line of defence; each kind is told apart below
         status = _explain(error)
     # Nor when the process ends, which would take as long as a third of the imports.
@@ -559,31 +560,31 @@ def _explain(error: Exception) -> int:
     from shared.errors import ScenefleetError
 
     if isinstance(error, ScenefleetError):
-        return _fail(str(error), 1)
+        return _fail(str(error), ExitStatus.FAILED)
     if isinstance(error, BrokenPipeError):
         # The reader of our output left (`scenefleet scenes x | head`): nobody to tell.
         sys.stderr.close()
-        return 141
+        return ExitStatus.BROKEN_PIPE
     # Typer's usage errors; their class moved between its versions.
     format_message = getattr(error, "format_message", None)
     if format_message is not None:
         context = getattr(error, "ctx", None)
         hint = f" (see `{context.command_path} --help`)" if context is not None else ""
-        return _fail(format_message().rstrip(".") + hint, 2)
+        return _fail(format_message().rstrip(".") + hint, ExitStatus.USAGE)
     if isinstance(error, ModuleNotFoundError):
         return _fail(
             f'{error.name} is not installed: run `make install` in the checkout, or `pip install ".[lite,embedded]"`',
-            1,
+            ExitStatus.FAILED,
         )
     if isinstance(error, OSError):
-        return _fail(f"{error.filename or 'system'}: {error.strerror or error}", 1)
+        return _fail(f"{error.filename or 'system'}: {error.strerror or error}", ExitStatus.FAILED)
     from shared.settings import load_settings
 
     if load_settings().log_level == "DEBUG":
         raise error
     return _fail(
-        f"unforeseen {type(error).__name__}: {error}; SCENEFLEET_LOG_LEVEL=DEBUG shows where, please report it",
-        70,
+        f"internal error, {type(error).__name__}: {error}; SCENEFLEET_LOG_LEVEL=DEBUG shows where, please report it",
+        ExitStatus.INTERNAL_ERROR,
     )
 
 

@@ -23,6 +23,7 @@ from local.fleet import Fleet, NodeView
 from local.home import Home, configured_settings
 from shared import permissions
 from shared.errors import Outage, ScenefleetError
+from shared.exit_status import ExitStatus
 from shared.settings import child_environment, get_settings
 
 DETACH_LIMIT_S = 600.0
@@ -73,7 +74,7 @@ def run_foreground() -> int:
         _show_ready(console, fleet, views)
         _watch(console, fleet, views)
     except Interrupted as stop:
-        status = 130 if stop.number == signal.SIGINT else 0
+        status = ExitStatus.INTERRUPTED if stop.number == signal.SIGINT else 0
     except ScenefleetError as error:
         problem = error
     signals.begin_stop()

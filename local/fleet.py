@@ -19,6 +19,7 @@ from local.servers.ports import find_free_port
 from shared import nodes
 from shared.broker import celery_url
 from shared.errors import BrokerUnavailable, InvalidRequest, Outage
+from shared.exit_status import ExitStatus
 from shared.settings import Settings, child_environment, get_settings
 
 #: Seconds a stopping node gets beyond the time its running job may go on.
@@ -270,7 +271,7 @@ def _view(node: node_plan.PlannedNode, program: ProgramState, record: nodes.Node
     fresh = record if record is not None and record.pid == program.pid else None
     models: tuple[str, ...] = ()
     detail = ""
-    if program.state == "EXITED" and program.exit_status == process_runner.EXIT_CONFIG:
+    if program.state == "EXITED" and program.exit_status == ExitStatus.CONFIG:
         state, detail = "failed", last_error(Path(program.log))
     elif program.state in ("STOPPED", "FATAL", "STOPPING"):
         state = "starting" if not program.started_at_s else "stopped"

@@ -23,9 +23,10 @@ from typing import Any
 from urllib.parse import quote
 
 from shared.errors import Outage
+from shared.exit_status import ExitStatus
 
 #: A program that ends sooner is started again after a growing pause (1 s, 2 s, ...); one that ends later, at once. No
-#: longer than this, because supervisord would take a quick exit with EXIT_CONFIG for a failed start and go on trying.
+#: longer than this, because supervisord would take a quick exit with ExitStatus.CONFIG for a failed start and go on trying.
 START_S = 1
 START_RETRIES = 1_000_000
 LOG_BYTES = 10 * 2**20
@@ -34,8 +35,6 @@ LOG_BACKUPS = 3
 MAX_SOCKET_PATH = 90
 CONTROL_LIMIT_S = 20.0
 SOCKET = "supervisor.sock"
-#: What a node exits with when its model can't be loaded: trying again can't help.
-EXIT_CONFIG = 78
 _PR_SET_PDEATHSIG = 1
 
 
@@ -133,7 +132,7 @@ def _render_program(program: Program) -> list[str]:
         f"priority={program.priority}",
         f"autostart={str(program.autostart).lower()}",
         "autorestart=unexpected",
-        f"exitcodes={EXIT_CONFIG}",
+        f"exitcodes={ExitStatus.CONFIG:d}",
         f"startsecs={START_S}",
         f"startretries={START_RETRIES}",
         f"stopsignal={program.stop_signal}",

@@ -2,7 +2,7 @@
 
 Celery serves tasks before ``worker_process_init`` has ended and swallows its exceptions. So a node starts on a
 private queue; each child writes LOADING, READY or FAILED to shared memory; a timer in the main process consumes the
-real queues while all children are READY. A child whose load fails exits with ``EXIT_NO_MODEL``; the node does so too after
+real queues while all children are READY. A child whose load fails exits with ``ExitStatus.CONFIG``; the node does so too after
 three such loads, or one that can't work the next time either.
 """
 
@@ -14,12 +14,13 @@ from celery import Celery, bootsteps, signals
 from celery.worker import state as worker_state
 
 from shared import routing
+from shared.exit_status import ExitStatus
 from shared.logs import get_logger
 from shared.settings import Settings, get_settings
 from worker import control
 from worker.app import app as fleet_app
 from worker.housekeeping import Housekeeping
-from worker.node import EXIT_NO_MODEL, Node
+from worker.node import Node
 from worker.search.finish import send_finish
 from worker.search.wait import watch
 
@@ -82,7 +83,7 @@ class Gate(bootsteps.StartStopStep):
                 node=self.node.name,
                 failure=self.node.error,
             )
-            worker_state.should_stop = EXIT_NO_MODEL
+            worker_state.should_stop = ExitStatus.CONFIG
 
 
 def install(app: Celery, settings: Settings) -> None:

@@ -12,14 +12,13 @@ import time
 from typing import Any, NoReturn
 
 from shared.errors import Permanent, ScenefleetError
+from shared.exit_status import ExitStatus
 from shared.logs import get_logger
 from worker.models.cache import ModelCache
 from worker.slots import FAILED, LOADING, READY, Slots
 
 log = get_logger(__name__)
 
-#: EX_CONFIG: the process can't work; restarting won't help until somebody changes something.
-EXIT_NO_MODEL = 78
 #: How often it looks for a command, and for a model that was used meanwhile.
 LOOK_S, PUBLISH_S = 0.2, 1.0
 
@@ -83,7 +82,7 @@ class Child:
         }
         self._state = FAILED
         self.publish()
-        os._exit(EXIT_NO_MODEL)
+        os._exit(ExitStatus.CONFIG)
 
     def serve(self) -> None:
         """Ready for jobs; from now on obey commands."""

@@ -12,12 +12,10 @@ from db.engine import transact
 from db.ledger import jobs
 from db.ledger.jobs import Claim
 from shared.errors import DatabaseUnavailable, LeaseLost, StageTimeout
+from shared.exit_status import ExitStatus
 from shared.logs import get_logger
 
 log = get_logger(__name__)
-
-#: Exit status of a child that ended itself past a stage's time limit.
-EXIT_TIME_LIMIT = 70
 
 
 class Lease:
@@ -99,4 +97,4 @@ class Lease:
         try:
             self._on_time_limit(error)
         finally:
-            os._exit(EXIT_TIME_LIMIT)
+            os._exit(ExitStatus.TIME_LIMIT)

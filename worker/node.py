@@ -15,13 +15,11 @@ from shared import routing
 from shared.errors import Conflict, ModelUnavailable
 from shared.logs import get_logger
 from shared.settings import Settings
-from worker.child import EXIT_NO_MODEL, Child
+from worker.child import Child
 from worker.models.catalog import configured_catalog
 from worker.models.placement import devices
 from worker.runtime import get_runtime
 from worker.slots import READY, STATE_NAMES, Slot, Slots
-
-__all__ = ["EXIT_NO_MODEL", "MAX_FAILED_LOADS", "Node"]
 
 log = get_logger(__name__)
 

@@ -26,6 +26,7 @@ from rich.table import Column, Table
 from cli import screen
 from shared import permissions
 from shared.errors import InvalidRequest, ModelUnavailable
+from shared.exit_status import ExitStatus
 from shared.settings import Settings, get_settings
 from worker.models.catalog import Catalog, load_catalog
 from worker.models.spec import ModelSpec
@@ -170,7 +171,7 @@ def run_pull(names: Sequence[str], profile: str | None, *, update: bool, trust: 
             results.append(_pull_one(spec, settings, console, update=update, trust=trust))
     except KeyboardInterrupt:
         sys.stderr.write("scenefleet: stopped; the next pull goes on from here\n")
-        return 130
+        return ExitStatus.INTERRUPTED
     if as_json:
         screen.write_json({"models": results})
     return 1 if any(result["error"] for result in results) else 0

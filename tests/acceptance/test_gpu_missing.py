@@ -14,11 +14,11 @@ from celery import Celery
 
 from shared import routing
 from shared.broker import broker_config
+from shared.exit_status import ExitStatus
 from tests.acceptance.test_cli import Machine
 from tests.checkpoints import bge_m3, write_catalog
 from tests.support.fleet import ROOT, Fleet
 from worker.models.placement import nvml
-from worker.node import EXIT_NO_MODEL
 
 #: Past every machine's last GPU.
 ABSENT = "99"
@@ -70,7 +70,7 @@ def test_a_node_told_a_gpu_that_is_not_there_leaves_and_takes_no_message(
 ) -> None:
     send_two(fleet)
     done = run_node(environment, "--gpu", ABSENT)
-    assert done.returncode == EXIT_NO_MODEL, done.stdout
+    assert done.returncode == ExitStatus.CONFIG, done.stdout
     survey = nvml.list_gpus()
     if survey.problem:
         said = [f"finds no usable GPU for SCENEFLEET_GPUS={ABSENT}", survey.problem]
@@ -87,7 +87,7 @@ def test_a_node_told_a_gpu_that_is_not_there_leaves_and_takes_no_message(
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
 def test_several_slots_none_of_which_has_a_gpu(fleet: Fleet, environment: dict[str, str]) -> None:
     done = run_node({**environment, "SCENEFLEET_GPUS": "0,1"})
-    assert done.returncode == EXIT_NO_MODEL, done.stdout
+    assert done.returncode == ExitStatus.CONFIG, done.stdout
     assert "finds no usable GPU for SCENEFLEET_GPUS=0,1" in done.stdout
     assert "child ready" not in done.stdout
 

@@ -15,6 +15,7 @@ from PIL import Image
 
 from shared.contracts import VideoStatus
 from shared.errors import BadMedia, InvalidKey, InvalidRequest, LimitExceeded, ObjectMissing
+from shared.exit_status import ExitStatus
 from tests.checkpoints import siglip, write_catalog
 from tests.support.clips import Shot, make_clip, picture
 from tests.support.fleet import Fleet, eventually
@@ -23,7 +24,6 @@ from worker.media.pictures import decode_picture
 from worker.models.cache import build
 from worker.models.labels import read_labels
 from worker.models.vision import VisionEmbedder
-from worker.node import EXIT_NO_MODEL
 from worker.stages.vision import MAX_TAGS
 
 USER, VIDEO = "u1", "seen"
@@ -289,7 +289,7 @@ def test_a_node_with_a_useless_list_of_labels_leaves(fleet: Fleet, tmp_path: Pat
     fleet.start("vision", name="labels", VISION_LABELS=str(path))
     node = fleet.nodes.pop("labels")
     try:
-        assert node.process.wait(timeout=90) == EXIT_NO_MODEL, node.log.read_text()
+        assert node.process.wait(timeout=90) == ExitStatus.CONFIG, node.log.read_text()
         said = f"The list of labels {path} can't be read (No such file or directory): correct VISION_LABELS."
         assert said in node.log.read_text()
     finally:

@@ -13,11 +13,11 @@ import pytest
 import redis
 from safetensors.numpy import save_file
 
+from shared.exit_status import ExitStatus
 from tests.support.catalogs import OwnCatalog, own_catalog
 from tests.support.excerpt import write_excerpt
 from tests.support.fleet import Fleet, eventually, fleet_over
 from tests.support.services import PostgresServer, RedisServer
-from worker.child import EXIT_NO_MODEL
 
 pytestmark = pytest.mark.timeout(600)
 
@@ -100,7 +100,7 @@ def send_until_only_one_queue_waits(fleet: Fleet, clip: Path, video_id: str, que
 def leaves_with_one_sentence(fleet: Fleet, node: str) -> str:
     """Wait until the node has left; returns what it said."""
     process = fleet.nodes[node].process
-    assert process.wait(timeout=90) == EXIT_NO_MODEL, fleet.log(node)[-3000:]
+    assert process.wait(timeout=90) == ExitStatus.CONFIG, fleet.log(node)[-3000:]
     assert "Traceback" not in fleet.log(node)
     said = [line["failure"] for line in lines(fleet, node) if line.get("failure")]
     assert len(said) == 1, said
@@ -213,7 +213,7 @@ def test_weights_damaged_under_a_running_node_fail_no_job(
     assert status.returncode == 0, status.stderr
     path.rename(aside)
     fleet.process(clip, "under")
-    assert fleet.nodes["text-under"].process.wait(timeout=90) == EXIT_NO_MODEL
+    assert fleet.nodes["text-under"].process.wait(timeout=90) == ExitStatus.CONFIG
     eventually(
         lambda: [state for state, *_ in jobs(fleet, "under", "text")] == ["queued"],
         within_s=60,

@@ -16,9 +16,10 @@ from db.engine import reading, transact
 from db.ledger import jobs
 from db.tables import Job
 from shared.errors import LeaseLost, StageTimeout
+from shared.exit_status import ExitStatus
 from tests.integration.test_ledger import accept, job, must_claim
 from tests.support.fleet import eventually
-from worker.lease import EXIT_TIME_LIMIT, Lease
+from worker.lease import Lease
 
 pytestmark = pytest.mark.usefixtures("database")
 
@@ -84,7 +85,7 @@ def test_past_its_limit_the_process_records_the_failure_and_ends(database: str) 
         timeout=50,
         capture_output=True,
     )
-    assert ended.returncode == EXIT_TIME_LIMIT, ended.stderr.decode()
+    assert ended.returncode == ExitStatus.TIME_LIMIT, ended.stderr.decode()
     with reading() as session:
         found = session.scalars(select(Job)).one()
     assert (found.state, found.failures, found.error_class) == ("queued", 1, "StageTimeout")

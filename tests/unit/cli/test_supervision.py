@@ -14,6 +14,7 @@ from local import orphans, process_runner
 from local.home import Home
 from local.process_runner import Program, ProgramState, Supervisor
 from shared.errors import Outage
+from shared.exit_status import ExitStatus
 from shared.settings import Settings, child_environment
 from tests.support.fleet import eventually
 
@@ -95,7 +96,7 @@ def test_a_killed_program_is_started_again(running: Running) -> None:
 def test_a_program_that_left_with_78_stays_away(running: Running) -> None:
     eventually(lambda: running.state("hopeless").state == "EXITED", within_s=30, what="it has left")
     left = running.state("hopeless")
-    assert left.exit_status == process_runner.EXIT_CONFIG
+    assert left.exit_status == ExitStatus.CONFIG
     eventually(lambda: running.state("stays").state == "RUNNING", within_s=20, what="the other one runs")
     assert running.state("hopeless") == left
 
