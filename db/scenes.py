@@ -10,8 +10,7 @@ from dataclasses import dataclass, field
 from typing import Any
 from uuid import UUID, uuid5
 
-from sqlalchemy import ScalarSelect, and_, delete, func, select, text, update
-from sqlalchemy import insert as bulk
+from sqlalchemy import ScalarSelect, and_, delete, func, insert as bulk, select, text, update
 from sqlalchemy.orm import Session
 
 from db.switches import searched_model

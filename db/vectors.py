@@ -15,8 +15,7 @@ from uuid import UUID
 import numpy as np
 import numpy.typing as npt
 from pgvector import HalfVector, SparseVector
-from sqlalchemy import Connection, Engine, delete, select, text
-from sqlalchemy import insert as bulk
+from sqlalchemy import Connection, Engine, delete, insert as bulk, select, text
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.orm import Session
 

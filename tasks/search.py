@@ -22,8 +22,7 @@ from shared.logs import get_logger
 from tasks.requests import PEOPLE_REQUEST, REQUEST, Request, answer
 from worker.app import app
 from worker.runtime import get_runtime
-from worker.search import answer as search_answer
-from worker.search import cursor, plan, rerank
+from worker.search import answer as search_answer, cursor, plan, rerank
 from worker.search.finish import send_finish
 from worker.search.wait import get_pending, working_on
 

@@ -10,8 +10,7 @@ from uuid import UUID, uuid5
 
 import numpy as np
 from pgvector import HalfVector
-from sqlalchemy import delete, func, or_, select, update
-from sqlalchemy import insert as bulk
+from sqlalchemy import delete, func, insert as bulk, or_, select, update
 from sqlalchemy.orm import Session
 
 from db.people.vote import FaceRule, Float64, Verdict, centroid, decide

@@ -22,8 +22,7 @@ from tests.contracts.test_ocr import render
 from tests.support.films import Film
 from tests.support.fleet import ROOT
 from worker.runtime import Runtime
-from worker.stages import ocr as stage
-from worker.stages import sidecar
+from worker.stages import ocr as stage, sidecar
 
 pytestmark = pytest.mark.usefixtures("database")
 

@@ -28,8 +28,7 @@ from shared.settings import Settings
 from worker.active import Active
 from worker.models.catalog import Catalog, load_catalog
 from worker.runtime import Runtime
-from worker.stages import discard as discard_stage
-from worker.stages import reembed
+from worker.stages import discard as discard_stage, reembed
 from worker.stages.context import Outcome, StageContext
 from worker.stages.vectors import Made, write_kept
 

@@ -20,11 +20,9 @@ from db.tables import Embedding, LexicalWeights, Model, Run, Video
 from shared.errors import ModelFailure
 from shared.settings import Settings
 from tests.checkpoints import bge_m3, write_catalog
-from worker.models.text import LexicalWeights as Weights
-from worker.models.text import TextEmbedder
+from worker.models.text import LexicalWeights as Weights, TextEmbedder
 from worker.runtime import Runtime
-from worker.stages import text as stage
-from worker.stages import vectors
+from worker.stages import text as stage, vectors
 from worker.stages.context import StageContext
 
 pytestmark = pytest.mark.usefixtures("database")

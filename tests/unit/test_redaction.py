@@ -11,8 +11,7 @@ from typing import Any
 import pytest
 import structlog
 from celery.app.trace import LOG_FAILURE, LOG_RECEIVED, LOG_SUCCESS
-from redis.exceptions import ConnectionError as RedisAway
-from redis.exceptions import ResponseError
+from redis.exceptions import ConnectionError as RedisAway, ResponseError
 
 from shared.errors import DatabaseUnavailable, InvalidRequest, NoFace
 from shared.logs import configure_logs, get_logger

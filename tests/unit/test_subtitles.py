@@ -14,8 +14,7 @@ from typing import Any
 
 import av
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
+from hypothesis import given, settings, strategies as st
 
 from shared.subtitles import MAX_LINE, MAX_MS, MIN_MS, PAUSE_MS, Cue, SubtitleFormat, make_cues, render
 

@@ -31,18 +31,18 @@ from shared.sidecar import (
     SCHEMA_VERSION,
     EmbeddingRef,
     Embeddings,
+    Face as SidecarFace,
     Keyframe,
     Metadata,
     ModelRef,
     Person,
+    ScreenText as SidecarScreenText,
     Segment,
     Sidecar,
     Sighting,
     Transcript,
     to_bytes,
 )
-from shared.sidecar import Face as SidecarFace
-from shared.sidecar import ScreenText as SidecarScreenText
 from shared.storage import sidecar_key
 from worker.stages.context import Outcome, StageContext
 

@@ -7,8 +7,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
+from hypothesis import given, strategies as st
 
 from cli.videos.index import Upload, make_video_id, plan_uploads, reasons
 from shared.contracts import ID_PATTERN, StageStatus, VideoState, VideoStatus

@@ -9,8 +9,7 @@ from itertools import chain
 
 import pytest
 import torch
-from hypothesis import given
-from hypothesis import strategies as st
+from hypothesis import given, strategies as st
 
 from shared.errors import DeviceOutOfMemory, ModelFailure
 from worker.models import batching
