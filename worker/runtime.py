@@ -9,7 +9,7 @@ from pathlib import Path
 
 from db.ledger.jobs import RetryPolicy
 from db.ledger.runs import Plan
-from db.people.vote import FaceRule
+from db.faces.vote import FaceRule
 from shared import graph
 from shared.permissions import make_private_folder
 from shared.settings import Settings, get_settings

@@ -23,7 +23,7 @@ from db.ids import video_key
 from db.ledger import jobs, runs
 from db.ledger.jobs import Claim, RetryPolicy, WakeUp
 from db.ledger.runs import Plan
-from db.people.tracks import write_tracks
+from db.faces.tracks import write_tracks
 from db.scenes import face_id, scenes_between, write_faces, write_screen_texts, write_tags, write_transcript
 from db.tables import Run, Scene, Video
 from db.vectors import ModelRow, ensure_model, write_embeddings, write_lexical

@@ -21,9 +21,9 @@ from db.ledger import jobs, runs
 from db.ledger.jobs import Claim, RetryPolicy
 from db.ledger.runs import Plan
 from db.people import acts, enrolment, registry
-from db.people.tracks import as_array, people_in, refresh_scene_people, write_tracks
+from db.faces.tracks import as_array, people_in, refresh_scene_people, write_tracks
 from db.people.unknowns import assign_people
-from db.people.vote import FaceRule
+from db.faces.vote import FaceRule
 from db.scenes import face_id, page, scene_id, write_faces, write_scenes
 from db.tables import FaceTrack, Job, Person, PersonProfile, Run, Scene, ScenePerson, Video
 from db.vectors import ensure_model

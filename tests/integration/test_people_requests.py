@@ -14,7 +14,7 @@ from sqlalchemy import select
 from db.engine import reading, transact
 from db.ledger import jobs, runs
 from db.people import acts, erasure, registry, revisions
-from db.people.tracks import people_in
+from db.faces.tracks import people_in
 from db.scenes import scene_id
 from db.tables import FaceDecision, FaceTrack, Job, PeopleEvent, Person, Run, Scene, ScenePerson, Video
 from shared import settings as settings_module

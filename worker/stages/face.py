@@ -11,7 +11,7 @@ from sqlalchemy.orm import Session
 
 from db.engine import reading
 from db.ledger import jobs
-from db.people.tracks import write_tracks
+from db.faces.tracks import write_tracks
 from db.people.unknowns import assign_people
 from db.scenes import face_id, scenes_between, write_faces
 from db.tables import Scene

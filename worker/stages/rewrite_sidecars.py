@@ -11,7 +11,7 @@ from db.engine import reading, transact
 from db.ledger import jobs
 from db.people import revisions
 from db.people.erasure import current_sidecars
-from db.people.tracks import Seen
+from db.faces.tracks import Seen
 from db.tables import Run
 from db.videos import next_revision
 from shared.sidecar import to_bytes

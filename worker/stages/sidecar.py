@@ -11,7 +11,7 @@ from sqlalchemy.orm import Session
 
 from db.engine import reading, transact
 from db.ledger.runs import StageState, stage_states
-from db.people.tracks import Seen, people_in, refresh_scene_people
+from db.faces.tracks import Seen, people_in, refresh_scene_people
 from db.scenes import (
     Words,
     asr_model,
