@@ -9,12 +9,12 @@ from celery.exceptions import Ignore, Reject
 from pydantic import BaseModel
 from sqlalchemy.orm import Session
 
+from db.engine import with_database_retry
 from shared.errors import DatabaseBusy, DatabaseUnavailable, InvalidRequest, Permanent
 from shared.paths import without_paths
 from shared.routing import REQUEST_LIMIT_S
 from worker import answers
 from worker.app import app
-from worker.runner import with_database_retry
 from worker.runtime import get_runtime
 
 T = TypeVar("T")

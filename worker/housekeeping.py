@@ -16,7 +16,7 @@ from redis.exceptions import RedisError
 from redis.retry import Retry
 
 from db.engine import make_engine, set_engine, transact
-from db.ledger import jobs
+from db.ledger import attempts
 from db.limits import housekeeping_limits
 from shared import nodes
 from shared.errors import DatabaseUnavailable, ScenefleetError
@@ -117,7 +117,7 @@ class Housekeeping:
         self._thread.join(_LEAVE_S)
         try:
             with forks.held_off():
-                released = transact(lambda session: jobs.release(session, self._node.owner_prefix))
+                released = transact(lambda session: attempts.release(session, self._node.owner_prefix))
             if released:
                 log.info("jobs released", count=released)
         except DatabaseUnavailable as error:

@@ -16,7 +16,7 @@ from sqlalchemy.orm import Session
 
 from db.expressions import NOW, seconds_from_now, seconds_since
 from db.ledger import subjects, usage
-from db.ledger.claim import Claim
+from db.ledger.claims import Claim
 from db.ledger.jobs import LASTING, RAN_S, Subject, SubjectRow, WakeUp
 from db.ledger.policy import RunPolicy
 from db.tables import Job, JobState, Video

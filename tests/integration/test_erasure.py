@@ -18,13 +18,14 @@ from sqlalchemy import select, text, update
 from sqlalchemy.orm import Session
 
 from db.engine import reading, transact
-from db.people import enrolment, erasure, registry
+from db.ledger import person_runs
+from db.people import erasure, photos, registry
 from db.tables import Job, Scene
 from shared import settings as settings_module
 from shared.storage import sidecar_key
 from tasks import people as requests
 from tests.integration.test_people import (
-    PLAN,
+    POLICY,
     axis,
     change,
     create,
@@ -121,7 +122,7 @@ def skip_pauses() -> bool:
 
 
 def erase(person: str, user: str = "u") -> None:
-    change(person, lambda session, row: erasure.begin(session, row, PLAN), user)
+    change(person, lambda session, row: erasure.begin(session, row, POLICY), user)
 
 
 def shown(person: str, user: str = "u") -> Any:
@@ -236,7 +237,7 @@ def test_an_id_that_stands_everywhere_is_erased_and_nothing_else(
 def _enrol(person: str, place: int, user: str) -> None:
     from tests.integration.test_people import claim, finish, look
 
-    change(person, lambda session, row: enrolment.start(session, row, PLAN), user)
+    change(person, lambda session, row: person_runs.start(session, row, POLICY), user)
     while (claimed := claim("face")) is not None:
         finish(claimed, look(claimed, [axis(place)]))
 
@@ -279,7 +280,7 @@ def test_a_photo_stored_by_an_older_url_after_the_erasure_is_removed_when_the_ur
 ) -> None:
     """On a real S3 server over HTTP; the other person's photo stays."""
     monkeypatch.setattr(erase_person, "UPLOAD_GRACE_S", 0.0)
-    monkeypatch.setattr(enrolment, "UPLOAD_GRACE_S", 0.0)
+    monkeypatch.setattr(photos, "UPLOAD_GRACE_S", 0.0)
     with moto_server() as server:
         runtime = stack(
             STORAGE_BACKEND="minio",

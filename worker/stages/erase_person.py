@@ -16,7 +16,7 @@ from sqlalchemy.orm import Session
 
 from db.engine import reading, transact
 from db.people import erasure, moves
-from db.people.enrolment import UPLOAD_GRACE_S
+from db.people.photos import UPLOAD_GRACE_S
 from db.tables import Job
 from shared.errors import ObjectMissing
 from shared.storage import check_key
@@ -50,7 +50,7 @@ class _Erasure:
     def __init__(self, context: StageContext) -> None:
         self.context = context
         self.claimed = context.claimed
-        self.person = context.claimed.subject_id
+        self.person = context.claimed.subject.id
         self.user = context.claimed.user_id
         self.payload: dict[str, Any] = dict(context.claimed.payload)
         self.ids = [str(name) for name in self.payload["ids"]]
@@ -84,7 +84,7 @@ class _Erasure:
         def write(session: Session) -> None:
             receipt = {"state": "complete", "removed": self.payload["removed"], "left": left}
             erasure.conclude(
-                session, self.person, self.claimed.job_id, self.payload, receipt, self.context.runtime.plan,
+                session, self.person, self.claimed.job_id, self.payload, receipt, self.context.runtime.policy,
                 UPLOAD_GRACE_S,
             )  # fmt: skip
 
@@ -313,6 +313,6 @@ def _sweep_late(context: StageContext) -> Outcome:
     files = _remove_photos(context, context.claimed.payload)
 
     def write(session: Session) -> None:
-        erasure.note_late_sweep(session, context.claimed.subject_id, files)
+        erasure.note_late_sweep(session, context.claimed.subject.id, files)
 
     return Outcome(result={"removed": files}, write=write)
