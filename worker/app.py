@@ -7,24 +7,26 @@ from __future__ import annotations
 
 from celery import Celery, signals
 from kombu import Queue
+from kombu.utils.imports import symbol_by_name
 
 from shared import routing
 from shared.broker import HidingAMQP, broker_config
 from shared.logs import configure_logs
 from shared.settings import get_settings
-from worker import control as _control  # noqa: F401 - the command line has to know a node's own remote commands
-from worker.intake import install_transport
-from worker.payloads import HidingEvents
+from worker import control
+from worker.celery_patches import HidingEvents, HidingTask, install_transport
 
 _settings = get_settings()
 #: Arguments and results stay out of messages' headers and out of events; LOG_PAYLOADS leaves Celery as it is.
 _hiding = {} if _settings.log_payloads else {"amqp": HidingAMQP, "events": HidingEvents}
 
 install_transport()
+# The command line has to know a node's own remote commands, too.
+control.install()
 app = Celery(
     "scenefleet",
     **_hiding,
-    task_cls="worker.payloads:HidingTask",
+    task_cls=HidingTask,
     include=[
         "tasks.jobs",
         "tasks.video",
@@ -35,7 +37,6 @@ app = Celery(
         "tasks.face",
         "tasks.people",
         "tasks.search",
-        "worker.boot",
     ],
 )
 app.conf.update(
@@ -69,3 +70,10 @@ if _settings.family:
 @signals.setup_logging.connect
 def _setup_logging(**_: object) -> None:
     configure_logs(_settings)
+
+
+@signals.celeryd_init.connect
+def _become_node(**_: object) -> None:
+    if _settings.family:
+        # By name: its modules import this one.
+        symbol_by_name("worker.boot:install")(app, _settings)

@@ -43,7 +43,6 @@ class Housekeeping:
         self._node = node
         self._settings = settings
         self._wake = threading.Event()
-        #: Set when the node has been told to stop: it ends its own children then.
         self.stopping = False
         self._leaving = False
         self._thread: threading.Thread | None = None
@@ -58,6 +57,10 @@ class Housekeeping:
         forks.install()
         self._thread = threading.Thread(target=self._run, name="housekeeping", daemon=True)
         self._thread.start()
+
+    def stop(self) -> None:
+        """The node has been told to stop: it ends its own children from now on."""
+        self.stopping = True
 
     def wake(self) -> None:
         """The node's state has changed: say so now."""

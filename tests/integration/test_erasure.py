@@ -34,9 +34,10 @@ from tests.integration.test_people import (
 )
 from tests.support.s3_servers import moto_server
 from tests.support.services import RedisServer
-from worker import answers, reconcile, runner
+from worker import reconcile, runner
 from worker.app import app
 from worker.runtime import Runtime, get_runtime
+from worker.search import stored_answers
 from worker.stages import erase_person
 
 pytestmark = pytest.mark.usefixtures("database")
@@ -146,10 +147,10 @@ def people_named(runtime: Runtime, user: str) -> set[str]:
 def answer(client: Any, user: str | None, result: Any, status: str = "SUCCESS") -> bytes:
     """An answer that nobody has collected; of a user if one is named."""
     task = str(uuid4())
-    answers.note_asked(user, task)
+    stored_answers.note_asked(user, task)
     key = b"celery-task-meta-" + task.encode()
     client.set(key, json.dumps({"status": status, "result": result, "task_id": task}), ex=600)
-    answers.note_answered(user, task)
+    stored_answers.note_answered(user, task)
     return key
 
 
@@ -249,7 +250,7 @@ def test_whatever_is_left_keeps_the_receipt_incomplete_and_the_job_going(
     ann = enrol("Ann", axis(0))
     film("v", [[axis(0)]])
     publish(runtime)
-    monkeypatch.setattr(answers, "count", lambda *_: 3)
+    monkeypatch.setattr(stored_answers, "count", lambda *_: 3)
     erase(ann)
     pauses = []
     for _ in range(10):

@@ -37,7 +37,7 @@ from tests.integration.test_people import (
     seen,
     tracks,
 )
-from worker import answers
+from worker.search import stored_answers
 from worker.stages import erase_person, move
 from worker.stages.context import Deferred, Outcome, StageContext
 
@@ -53,7 +53,7 @@ PER_VIDEO = 500
 @pytest.fixture(autouse=True)
 def clock(monkeypatch: pytest.MonkeyPatch) -> None:
     """No Redis here: what an erasure removes there is another test's (test_erasure.py)."""
-    monkeypatch.setattr(answers, "now", time.time)
+    monkeypatch.setattr(stored_answers, "now", time.time)
 
 
 def populate(person: str, count: int, user: str = "u", prefix: str = "big", dim: int = 4) -> None:

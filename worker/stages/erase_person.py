@@ -20,7 +20,7 @@ from db.people.photos import UPLOAD_GRACE_S
 from db.tables import Job
 from shared.errors import ObjectMissing
 from shared.storage import check_key
-from worker import answers
+from worker.search import stored_answers
 from worker.stages.batch_size import BatchSize
 from worker.stages.context import Deferred, Outcome, StageContext
 
@@ -72,7 +72,9 @@ class _Erasure:
             self._pause("sidecars being written again")
         self._remove_sidecars()
         files = self._remove_photos()
-        removed_answers = answers.remove(self.user, self.external, self.names, self.payload["answers_until"])
+        removed_answers = stored_answers.remove(
+            self.user, self.external, self.names, self.payload["answers_until"]
+        )
         self._note(lambda session, payload: _count(payload, files=files, cached=removed_answers))
         left = self._look_again()
         if any(left.values()):
@@ -164,7 +166,7 @@ class _Erasure:
                 self._yield()
         if found or "rows_gone_at" not in self.payload:
             # Not with rows locked: Redis may be away.
-            answers_until = answers.now()
+            answers_until = stored_answers.now()
 
             def finish(session: Session, payload: dict[str, Any]) -> None:
                 payload["rows_gone_at"] = erasure.now(session)
@@ -263,7 +265,7 @@ class _Erasure:
         return {
             "photo files": sum(1 for _ in _photo_files(self.context, self.payload)),
             "sidecars": noted,
-            "cached results": answers.count(
+            "cached results": stored_answers.count(
                 self.user, self.external, self.names, self.payload["answers_until"]
             ),
             **rows,
