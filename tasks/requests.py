@@ -9,7 +9,6 @@ from celery.exceptions import Ignore, Reject
 from pydantic import BaseModel
 from sqlalchemy.orm import Session
 
-from db.engine import with_database_retry
 from shared.errors import DatabaseBusy, DatabaseUnavailable, InvalidRequest, Permanent
 from shared.paths import without_paths
 from shared.routing import REQUEST_LIMIT_S
@@ -81,7 +80,7 @@ def change(work: Callable[[Session], T]) -> T:
         DatabaseBusy: another transaction holds the row, perhaps one whose worker is dead: the caller may send it again.
     """
     try:
-        return with_database_retry(work, get_runtime().settings.database_wait_s)
+        return get_runtime().transact(work)
     except DatabaseBusy:
         raise
     except DatabaseUnavailable as error:

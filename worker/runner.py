@@ -11,7 +11,7 @@ from typing import Any
 
 import structlog
 
-from db.engine import outages, statements_may_take, with_database_retry
+from db.engine import outages, statements_may_take
 from db.ids import name_video
 from db.ledger import attempts
 from db.ledger.claims import Claim, claim
@@ -44,9 +44,7 @@ def work(queue: str, runtime: Runtime) -> dict[str, Any]:
         DatabaseUnavailable: Postgres stayed away; give the wake-up message back.
     """
     settings = runtime.settings
-    claimed = with_database_retry(
-        lambda session: claim(session, queue, runtime.owner, settings.lease_s), settings.database_wait_s
-    )
+    claimed = runtime.transact(lambda session: claim(session, queue, runtime.owner, settings.lease_s))
     if claimed is None:
         return {"queue": queue, "idle": True}
     shown = {"job_id": claimed.job_id, "attempt": claimed.attempt, f"{claimed.subject.kind}_id": claimed.subject.id,
@@ -95,20 +93,17 @@ def _attempt(claimed: Claim, runtime: Runtime, folder: Path, stored: list[tuple[
             on_time_limit=lambda error: _fail(claimed, error, runtime),
         )
         with lease:
-            with_database_retry(
-                lambda session: attempts.mark_started(session, claimed), settings.database_wait_s
-            )
+            runtime.transact(lambda session: attempts.mark_started(session, claimed))
             context = StageContext(
                 claimed=claimed, runtime=runtime, folder=folder, report=lease.report, stored=stored
             )
             with outages():
                 outcome = stages.run(context)
             lease.report(1.0)
-            wake_ups = with_database_retry(
+            wake_ups = runtime.transact(
                 lambda session: attempts.finish(
                     session, claimed, outcome.write, outcome.result, runtime.policy
                 ),
-                settings.database_wait_s,
                 locked_s=LOCKED_S,
             )
         notify(wake_ups)
@@ -117,35 +112,29 @@ def _attempt(claimed: Claim, runtime: Runtime, folder: Path, stored: list[tuple[
         raise
     except Deferred as pause:
         wait_s, progressed = pause.wait_s, pause.progressed
-        wake_ups = with_database_retry(
+        wake_ups = runtime.transact(
             lambda session: attempts.defer(session, claimed, wait_s, runtime.policy, progressed=progressed),
-            settings.database_wait_s,
             locked_s=LOCKED_S,
         )
         notify(wake_ups)
         return "deferred"
-    except ScenefleetError as error:
-        log.warning("job failed", error_class=error.code, error=error)
-        return _fail(claimed, error, runtime)
-    except OSError as error:
-        if error.errno in _NO_ROOM:
-            no_room = StorageUnavailable(f"no room left in {folder.parent}: free some disk space")
-            log.warning("job failed", error_class=no_room.code, error=no_room)
-            return _fail(claimed, no_room, runtime)
-        log.exception("job failed")
-        return _fail(claimed, error, runtime)
     except Exception as error:
-        log.exception("job failed")
-        return _fail(claimed, error, runtime)
+        cause: Exception = error
+        if isinstance(error, OSError) and error.errno in _NO_ROOM:
+            cause = StorageUnavailable(f"no room left in {folder.parent}: free some disk space")
+        if isinstance(cause, ScenefleetError):
+            log.warning("job failed", error_class=cause.code, error=cause)
+        else:
+            log.exception("job failed")
+        return _fail(claimed, cause, runtime)
 
 
 def _fail(claimed: Claim, error: Exception, runtime: Runtime) -> str:
-    wake_ups = with_database_retry(
-        lambda session: attempts.fail(session, claimed, error, runtime.policy),
-        runtime.settings.database_wait_s,
-        locked_s=LOCKED_S,
+    notify(
+        runtime.transact(
+            lambda session: attempts.fail(session, claimed, error, runtime.policy), locked_s=LOCKED_S
+        )
     )
-    notify(wake_ups)
     return "failed"
 
 
@@ -153,21 +142,15 @@ def _clean_up(claimed: Claim, runtime: Runtime, stored: Sequence[tuple[Bucket, s
     """Remove what a lost attempt stored, then let its lease go: a delete is waiting for that."""
     try:
         # A commit whose answer was lost: the job is done, and what this attempt stored is what it made known.
-        if with_database_retry(
-            lambda session: attempts.is_finished(session, claimed), runtime.settings.database_wait_s
-        ):
+        if runtime.transact(lambda session: attempts.is_finished(session, claimed)):
             return
         if claimed.subject.kind == "video":
-            name = with_database_retry(
-                lambda session: name_video(session, claimed.video_id), runtime.settings.database_wait_s
-            )
+            name = runtime.transact(lambda session: name_video(session, claimed.video_id))
             for bucket, prefix in stages.attempt_prefixes(claimed, name):
                 runtime.storage.delete_prefix(bucket, prefix)
         for bucket, key in stored:
             runtime.storage.delete(bucket, key)
-        with_database_retry(
-            lambda session: attempts.end_lease(session, claimed), runtime.settings.database_wait_s
-        )
+        runtime.transact(lambda session: attempts.end_lease(session, claimed))
     except Outage as error:
         # The sweep removes what is left; the lease runs out by itself.
         log.warning("clean-up put off", error=error)

@@ -5,12 +5,15 @@ from __future__ import annotations
 import shutil
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from functools import cached_property, lru_cache
 from pathlib import Path
+from typing import TypeVar
+
+from sqlalchemy.orm import Session
 
 from db.active_models import active_models, kept_models
-from db.engine import reading
+from db.engine import reading, with_database_retry
 from db.faces.vote import FaceRule
 from db.ledger.policy import RunPolicy
 from db.vectors import ModelRow
@@ -27,6 +30,7 @@ from worker.models.labels import read_labels
 from worker.models.spec import KINDS, Kind, ModelSpec
 
 log = get_logger(__name__)
+T = TypeVar("T")
 
 #: Stage -> the settings that switch it off.
 _FLAGS: dict[str, tuple[str, ...]] = {
@@ -197,6 +201,10 @@ class Runtime:
         if spec is not None:
             self.model_cache.activate(spec)
         return self.model_cache.get(kind, name)
+
+    def transact(self, work: Callable[[Session], T], *, locked_s: float = 0.0) -> T:
+        """``with_database_retry``, waiting for Postgres as long as the settings say."""
+        return with_database_retry(work, self.settings.database_wait_s, locked_s=locked_s)
 
     def attempt_dir(self, name: str) -> Path:
         """A fresh empty folder for one attempt's temporary files."""

@@ -141,11 +141,7 @@ def keep_split(session: Session, video_id: str, run: int, split: int) -> None:
 
 
 def start_run(
-    session: Session,
-    video: Video,
-    stages: Collection[str],
-    stage_runs: Mapping[str, int],
-    policy: RunPolicy,
+    session: Session, video: Video, stages: Collection[str], stage_runs: Mapping[str, int], policy: RunPolicy
 ) -> list[WakeUp]:
     """Open the video's next run: ``stages`` are made again, the others count from the runs in ``stage_runs``.
 
@@ -318,11 +314,7 @@ def stage_result(session: Session, video: Video, run: Run, stage: str) -> dict[s
 
 
 def _end_run(
-    session: Session,
-    video: Video,
-    run: Run,
-    states: Mapping[str, StageState],
-    policy: RunPolicy,
+    session: Session, video: Video, run: Run, states: Mapping[str, StageState], policy: RunPolicy
 ) -> list[WakeUp]:
     broken = [
         name

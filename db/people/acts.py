@@ -288,7 +288,7 @@ def undo(
         session.flush()
         mark_scenes_of(session, person.person_id)
     elif event.kind == "merge":
-        wake_ups = _part(session, event, person, locked[payload["into"]], payload, policy)
+        wake_ups = _part(session, event, person, locked[payload["into"]], policy)
     elif event.kind == "split":
         new = locked[payload["new"]]
         moves.require_still(person, new)
@@ -330,12 +330,7 @@ def _forget_decisions(session: Session, event: PeopleEvent) -> None:
 
 
 def _part(
-    session: Session,
-    event: PeopleEvent,
-    person: Person,
-    into: Person,
-    payload: dict[str, Any],
-    policy: RunPolicy,
+    session: Session, event: PeopleEvent, person: Person, into: Person, policy: RunPolicy
 ) -> list[WakeUp]:
     """Undo a merge: what came from the person goes back, what the other has got since stays there."""
     if person.merged_into != into.person_id:
@@ -347,14 +342,14 @@ def _part(
         update(PersonPhoto)
         .where(
             PersonPhoto.person_id == into.person_id,
-            PersonPhoto.photo_id == any_(uuids([UUID(photo) for photo in payload["photos"]])),
+            PersonPhoto.photo_id == any_(uuids([UUID(photo) for photo in event.payload["photos"]])),
         )
         .values(person_id=person.person_id)
     )
     session.flush()
-    if "tracks" in payload:
+    if "tracks" in event.payload:
         # An event of before its tracks were rows of their own.
-        moves.note(session, event.event_id, [UUID(track) for track in payload["tracks"]])
+        moves.note(session, event.event_id, [UUID(track) for track in event.payload["tracks"]])
     return _begin(session, "unmerge", event, into, person, policy)
 
 
