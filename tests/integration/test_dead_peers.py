@@ -406,7 +406,7 @@ def test_more_stuck_videos_than_are_looked_at_have_their_turn() -> None:
 FORKS = """
 import os, socket, sys, threading, time
 from sqlalchemy import text
-from db.engine import with_database_retry, make_engine
+from db.engine import make_engine
 from worker.forks import WAIT_S, forks
 
 engine = forks.watch(make_engine(os.environ["POSTGRES_URL"].replace("postgresql://", "postgresql+psycopg://"), pooled=False))
