@@ -8,7 +8,7 @@ from typing import Any
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
-from db.ledger.video_runs import stage_states
+from db.ledger.stage_states import stage_states
 from db.tables import Scene
 from db.videos import get
 from shared.errors import Conflict

@@ -13,8 +13,8 @@ from db.ids import video_key
 from db.ledger import video_runs
 from db.ledger.jobs import WakeUp
 from db.ledger.policy import RunPolicy
+from db.ledger.stage_states import StageState, newest_stage_states
 from db.ledger.subjects import lock_video
-from db.ledger.video_runs import StageState
 from db.tables import Job, JobState, Run, Scene, Video
 from shared import graph
 from shared.contracts import (
@@ -193,7 +193,7 @@ def _describe(session: Session, found: Sequence[Video]) -> list[VideoStatus]:
     ids = [video.video_id for video in found]
     newest = tuple_(Run.video_id, Run.run).in_([(video.video_id, video.run) for video in found])
     opened = {run.video_id: run for run in session.scalars(select(Run).where(newest))} if found else {}
-    states = video_runs.newest_stage_states(session, ids)
+    states = newest_stage_states(session, ids)
     count = select(Scene.video_id, func.count()).where(Scene.video_id.in_(ids), Scene.live)
     scenes = {name: number for name, number in session.execute(count.group_by(Scene.video_id))}  # noqa: C416
     return [

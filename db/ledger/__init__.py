@@ -2,5 +2,5 @@
 
 In reading order: ``jobs`` (what a job is about, make, insert, cancel), ``claims`` (take the next one), ``attempts`` (hold,
 finish, fail it), ``subjects`` (lock, advance and find stuck videos, people and switches), ``video_runs``,
-``person_runs`` and ``switch_runs`` (what follows what), ``policy``, ``usage`` (fair shares).
+``person_runs`` and ``switch_runs`` (what follows what), ``stage_states``, ``policy``, ``usage`` (fair shares).
 """

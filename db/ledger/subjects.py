@@ -21,14 +21,8 @@ from db.tables import ModelSwitch, Person, Video
 
 
 def lock_video(session: Session, video_id: str, *, skip_locked: bool = False) -> Video | None:
-    """The video's row, locked: the first lock of every transaction that changes its jobs.
-
-    ``skip_locked``, here and below: None also where another transaction has it locked.
-    """
-    return session.scalars(
-        select(Video).where(Video.video_id == video_id).with_for_update(skip_locked=skip_locked),
-        execution_options={"populate_existing": True},
-    ).one_or_none()
+    """The video's row, locked."""
+    return session.get(Video, video_id, populate_existing=True, with_for_update={"skip_locked": skip_locked})
 
 
 def lock_videos(session: Session, video_ids: Collection[str]) -> dict[str, Video]:
@@ -45,22 +39,14 @@ def lock_videos(session: Session, video_ids: Collection[str]) -> dict[str, Video
 
 def lock_person(session: Session, person_id: str, *, skip_locked: bool = False) -> Person | None:
     """The person's row, locked; rows that refer to it may still be written (a video's transaction does that)."""
-    return session.scalars(
-        select(Person)
-        .where(Person.person_id == person_id)
-        .with_for_update(key_share=True, skip_locked=skip_locked),
-        execution_options={"populate_existing": True},
-    ).one_or_none()
+    how = {"key_share": True, "skip_locked": skip_locked}
+    return session.get(Person, person_id, populate_existing=True, with_for_update=how)
 
 
 def lock_switch(session: Session, switch_id: str, *, skip_locked: bool = False) -> ModelSwitch | None:
     """The switch's row, locked; whoever only makes sure that its models are kept need not wait."""
-    return session.scalars(
-        select(ModelSwitch)
-        .where(ModelSwitch.switch_id == int(switch_id))
-        .with_for_update(key_share=True, skip_locked=skip_locked),
-        execution_options={"populate_existing": True},
-    ).one_or_none()
+    how = {"key_share": True, "skip_locked": skip_locked}
+    return session.get(ModelSwitch, int(switch_id), populate_existing=True, with_for_update=how)
 
 
 @dataclass(frozen=True)
@@ -70,7 +56,7 @@ class Kind:
     lock: Callable[..., SubjectRow | None]
     #: Start what follows the end of a job; harmless at any time.
     advance: Callable[[Session, Any, RunPolicy], list[WakeUp]]
-    #: Ids of those that something has to advance, at most 100.
+    #: Ids of those that something has to advance, some at a time.
     find_stuck: Callable[[Session], list[str]]
 
 

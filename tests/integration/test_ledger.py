@@ -17,6 +17,7 @@ from db.ledger import attempts, claims, subjects, video_runs
 from db.ledger.claims import Claim
 from db.ledger.jobs import Subject, WakeUp
 from db.ledger.policy import RunPolicy
+from db.ledger.stage_states import stage_states
 from db.scenes import scene_id, write_scenes
 from db.tables import Job, Run, Scene, Video
 from shared.contracts import ProcessVideo, Receipt
@@ -121,10 +122,7 @@ def job(job_id: int) -> Job:
 def stages(video_id: str = "v1") -> dict[str, str]:
     with reading() as session:
         video = session.scalars(select(Video).where(Video.external_id == video_id)).one()
-        return {
-            name: found.state
-            for name, found in video_runs.stage_states(session, video.video_id, video.run).items()
-        }
+        return {name: found.state for name, found in stage_states(session, video.video_id, video.run).items()}
 
 
 def expire(claimed: Claim) -> None:

@@ -11,7 +11,7 @@ from sqlalchemy.orm import Session
 
 from db.engine import reading, transact
 from db.faces.tracks import PersonInScene, people_in, refresh_scene_people
-from db.ledger.video_runs import StageState, stage_states
+from db.ledger.stage_states import StageState, stage_states
 from db.scenes import (
     Words,
     asr_model,
@@ -206,7 +206,7 @@ def _screen_text(line: ScreenText, model: str) -> SidecarScreenText:
 
 def _reference(model: Model | None, stage: StageState | None) -> EmbeddingRef:
     reason: Any = None
-    if stage is not None and stage.state not in ("done", "reused"):
+    if stage is not None and not stage.has_outputs:
         reason = stage.error or stage.state
     if model is None:
         return EmbeddingRef(model=None, revision=None, dimensions=None, has_embedding=False, reason=reason)
