@@ -182,7 +182,7 @@ def _answer(headers: Mapping[str, Any], error: Exception) -> None:
 
 
 class Transport(redis.Transport):  # type: ignore[misc]
-    """Puts a message back whose queue this node no longer consumes; kombu 5.7 raises then, and loses it."""
+    """Puts a message back whose queue this node no longer consumes, unread: kombu 5.7 would parse it, unchecked."""
 
     Channel = Channel
 

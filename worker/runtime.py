@@ -145,7 +145,6 @@ class Runtime:
         #: ``node:main pid.birth:slot:pid`` once this is a pool child (worker/boot.py sets it).
         self.owner = "nobody"
         self.work_dir = settings.home / "work" / "nobody"
-        self._lock = threading.Lock()
 
     @cached_property
     def catalog(self) -> Catalog:
