@@ -74,8 +74,8 @@ def make_job(
     """A job of a subject's current run, not yet inserted.
 
     Args:
-        values: other columns that are not to have their defaults. A switch names the ``user_id``, if it is not the
-            fleet's own work.
+        values: other columns that differ from their defaults. A job of a switch needs a ``user_id``: whose scenes it is
+            about, or empty.
     """
     subject = subject_of(row)
     if isinstance(row, Video):

@@ -71,9 +71,9 @@ def advance(session: Session, person: Person, policy: RunPolicy) -> list[WakeUp]
     states: dict[str, set[str]] = {}
     for stage, state in session.execute(select(Job.stage, Job.state).where(run_jobs(person)).distinct()):
         states.setdefault(stage, set()).add(state)
-    if any(state not in TERMINAL for state in states.get("enroll", ())):
+    if any(state not in TERMINAL for state in states.get(graph.ENROLL.name, ())):
         return []
-    if "match" not in states:
+    if graph.MATCH.name not in states:
         _give_up_photos(session, person)
         make_profile(session, person.person_id)
         found = videos_with_faces(session, person.user_id)
@@ -83,7 +83,7 @@ def advance(session: Session, person: Person, policy: RunPolicy) -> list[WakeUp]
         ]
         if new:
             return jobs.insert(session, new)
-    elif any(state not in TERMINAL for state in states["match"]):
+    elif any(state not in TERMINAL for state in states[graph.MATCH.name]):
         return []
     person.ended_run = person.run
     session.flush()
@@ -94,7 +94,7 @@ def _give_up_photos(session: Session, person: Person) -> None:
     """Photos of a job that failed for good are not pending any more."""
     failed = session.execute(
         select(Job.payload, Job.error_class, Job.error).where(
-            run_jobs(person), Job.stage == "enroll", Job.state == JobState.FAILED
+            run_jobs(person), Job.stage == graph.ENROLL.name, Job.state == JobState.FAILED
         )
     ).all()
     for row in failed:

@@ -68,7 +68,7 @@ def begin(session: Session, person: Person, policy: RunPolicy) -> list[WakeUp]:
         session,
         Job.subject_kind == "person",
         Job.subject_id == any_(array(ids)),
-        Job.stage != "move",
+        Job.stage != graph.MOVE.name,
     )
     known = session.execute(select(Person.external_id, Person.name, Person.uploads_until).where(mine)).all()
     keys = session.scalars(

@@ -36,7 +36,7 @@ def _stale() -> Select[str]:
         select(Job.job_id)
         .where(
             Job.video_id == Video.video_id,
-            Job.stage == "rewrite_sidecars",
+            Job.stage == graph.REWRITE_SIDECARS.name,
             Job.state.in_(LIVE)
             | ((Job.state == JobState.FAILED) & (Job.finished_at > seconds_from_now(-_PATIENCE_S))),
         )
