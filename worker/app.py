@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from celery import Celery, signals
 from kombu import Queue
-from kombu.utils.imports import symbol_by_name
 
 from shared import routing
 from shared.broker import HidingAMQP, broker_config
@@ -65,15 +64,10 @@ app.conf.update(
 if _settings.family:
     # A node waits on a private queue until its model is loaded (worker/boot.py).
     app.conf.task_queues = [*app.conf.task_queues, Queue(routing.gate_queue(_settings.family))]
+    # By name: its modules import this one.
+    app.steps["worker"].add("worker.boot:BecomeNode")
 
 
 @signals.setup_logging.connect
 def _setup_logging(**_: object) -> None:
     configure_logs(_settings)
-
-
-@signals.celeryd_init.connect
-def _become_node(**_: object) -> None:
-    if _settings.family:
-        # By name: its modules import this one.
-        symbol_by_name("worker.boot:install")(app, _settings)

@@ -10,13 +10,13 @@ from __future__ import annotations
 
 from typing import Any
 
-from celery import Celery, bootsteps, signals
+from celery import bootsteps, signals
 from celery.worker import state as worker_state
 
 from shared import routing
 from shared.exit_status import ExitStatus
 from shared.logs import get_logger
-from shared.settings import Settings
+from shared.settings import get_settings
 from worker import control
 from worker.celery_patches import allow_early_exits, announce_stop
 from worker.housekeeping import Housekeeping
@@ -85,21 +85,23 @@ class Gate(bootsteps.StartStopStep):
             worker_state.should_stop = ExitStatus.CONFIG
 
 
-def install(app: Celery, settings: Settings) -> None:
-    """Make the worker process that ``app`` starts a node of ``settings.family``; called by ``worker.app``."""
-    node = Node(settings)
-    housekeeping = Housekeeping(node, settings)
-    control.answer_for(node)
-    app.steps["consumer"].add(type("NodeGate", (Gate,), {"node": node, "housekeeping": housekeeping}))
+class BecomeNode(bootsteps.Step):
+    """Makes a worker process the node of its settings' family, before its pool is forked and its consumer made."""
 
-    @signals.celeryd_after_setup.connect(weak=False)
-    def prepare(sender: str, instance: Any, **_: object) -> None:
-        node.prepare(sender, instance.concurrency or 1)
+    def create(self, worker: Any) -> None:
+        settings = get_settings()
+        node = Node(settings)
+        housekeeping = Housekeeping(node, settings)
+        control.answer_for(node)
+        node.prepare(worker.hostname, worker.concurrency)
         # The children's deaths are nobody's failure then.
-        announce_stop(instance, housekeeping.stop)
+        announce_stop(worker, housekeeping.stop)
+        worker.app.steps["consumer"].add(
+            type("NodeGate", (Gate,), {"node": node, "housekeeping": housekeeping})
+        )
 
-    @signals.worker_process_init.connect(weak=False)
-    def start_child(**_: object) -> None:
-        node.start_child()
-        if settings.family == routing.REQUESTS:
-            watch(settings, send_finish)
+        @signals.worker_process_init.connect(weak=False)
+        def start_child(**_: object) -> None:
+            node.start_child()
+            if settings.family == routing.REQUESTS:
+                watch(settings, send_finish)
