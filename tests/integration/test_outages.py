@@ -45,15 +45,15 @@ def test_a_commit_whose_answer_was_lost_is_not_done_twice_nor_taken_for_lost(dat
         engine = make_engine(proxy.url.replace("postgresql://", "postgresql+psycopg://"))
         set_engine(engine)
 
-        attempts: list[bool] = []
+        tries: list[bool] = []
 
         def once_lossy(session: Session) -> Any:
-            attempts.append(True)
-            proxy.share = 1.0 if len(attempts) == 1 else 0.0
+            tries.append(True)
+            proxy.share = 1.0 if len(tries) == 1 else 0.0
             return attempts.finish(session, claimed, write, {"windows": []}, POLICY)
 
         assert with_database_retry(once_lossy, 20.0) == []
-        assert (len(attempts), proxy.lost) == (2, 1)
+        assert (len(tries), proxy.lost) == (2, 1)
         set_engine(None)
         engine.dispose()
     assert written == [True]

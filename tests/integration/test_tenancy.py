@@ -181,7 +181,7 @@ def test_nobody_reads_or_changes_another_users_video(seed: int, asker: str) -> N
                     transact(ask)
         request = ProcessVideo(video_id=video, user_id=asker, storage_key=f"uploads/{asker}/{video}/a.mp4")
         if owner != asker:
-            accept = partial(videos.accept, request=request, plan=POLICY)
+            accept = partial(videos.accept, request=request, policy=POLICY)
             with Session(get_engine()) as session:
                 receipt, _ = accept(session)
                 session.rollback()
