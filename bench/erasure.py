@@ -176,7 +176,7 @@ def measure(storage: SlowStorage, redis_url: str) -> dict[str, Any]:
     began = time.monotonic()
 
     def begin(session: Session) -> None:
-        erasure.begin(session, registry.lock(session, PERSON, USER), runtime.plan)
+        erasure.begin(session, registry.lock(session, PERSON, USER), runtime.policy)
 
     transact(begin)
     request_s = time.monotonic() - began

@@ -16,7 +16,9 @@ from sqlalchemy import text
 from sqlalchemy.orm import Session
 
 from db.engine import transact
-from db.ledger import jobs
+from db.expressions import NOW
+from db.ledger import attempts, jobs
+from db.ledger.claims import claim
 from db.scenes import write_scenes, write_transcript
 from db.tables import Job, Model, Run, Video
 from shared import graph
@@ -100,7 +102,7 @@ class Work:
         transact(lambda session: session.execute(_RESET, {"stage": self.stage.name}))
         began = time.perf_counter()
         claimed = transact(
-            lambda session: jobs.claim(session, self.stage.queue, self.runtime.owner, settings.lease_s)
+            lambda session: claim(session, self.stage.queue, self.runtime.owner, settings.lease_s)
         )
         assert claimed is not None and claimed.stage == self.stage.name
         folder = self.runtime.attempt_dir(claimed.storage_part)
@@ -113,8 +115,8 @@ class Work:
             outcome = stages.run(context)
             stage_s = time.perf_counter() - stage_began
             transact(
-                lambda session: jobs.finish(
-                    session, claimed, outcome.write, outcome.result, lambda session, video: []
+                lambda session: attempts.finish(
+                    session, claimed, outcome.write, outcome.result, self.runtime.policy
                 )
             )
         return Took(stage_s, time.perf_counter() - began)
@@ -137,7 +139,10 @@ class Work:
         def write(session: Session) -> None:
             session.add(Video(video_id=VIDEO, user_id=USER, storage_key="none", state="processing", run=RUN))
             session.flush()
-            session.add(Run(video_id=VIDEO, run=RUN, stages=list(graph.FULL_RUN), stage_runs=made))
+            # Ended: nothing follows the job.
+            session.add(
+                Run(video_id=VIDEO, run=RUN, stages=list(graph.FULL_RUN), stage_runs=made, ended_at=NOW)
+            )
             session.add(Job(**common, queue="media", stage="split", state="done", result=split_result))
             jobs.insert(
                 session,

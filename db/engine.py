@@ -216,3 +216,26 @@ def transact(work: Callable[[Session], T]) -> T:
                 raise
             time.sleep(random.uniform(0, 0.02 * 2**attempt))
     raise AssertionError("unreachable")
+
+
+def with_database_retry(work: Callable[[Session], T], wait_s: float, *, locked_s: float = 0.0) -> T:
+    """``transact``, waiting up to ``wait_s`` for a Postgres that is away, and up to ``locked_s`` for locks of others.
+
+    Raises:
+        StatementTimeout: at once; it would take as long again.
+        DatabaseBusy: a lock was held for longer.
+        DatabaseUnavailable: it stayed away.
+    """
+    began = time.monotonic()
+    pause_s = 0.2
+    while True:
+        try:
+            return transact(work)
+        except StatementTimeout:
+            raise
+        except DatabaseUnavailable as error:
+            limit_s = locked_s if isinstance(error, DatabaseBusy) else wait_s
+            if time.monotonic() + pause_s > began + limit_s:
+                raise
+            time.sleep(pause_s)
+            pause_s = min(2.0, pause_s * 2)

@@ -13,7 +13,7 @@ from uuid import UUID, uuid5
 from sqlalchemy import ScalarSelect, and_, delete, func, insert as bulk, select, text, update
 from sqlalchemy.orm import Session
 
-from db.switches import searched_model
+from db.active_models import searched_model
 from db.tables import (
     Embedding,
     Face,

@@ -8,7 +8,7 @@ from typing import Any
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
-from db.ledger.runs import stage_states
+from db.ledger.stage_states import stage_states
 from db.tables import Scene
 from db.videos import get
 from shared.errors import Conflict
@@ -42,7 +42,7 @@ def published_speech(
             said[language] += believed
     if not any(segments for _, segments in scenes):
         heard = stage_states(session, video.video_id, video.published_run).get("asr")
-        if heard is not None and heard.state not in ("done", "reused"):
+        if heard is not None and not heard.has_outputs:
             reason = f" ({heard.error})" if heard.error else ""
             raise Conflict(
                 f"the words of video {video_id} are not known, as asr {heard.state}{reason}: see its status"

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from datetime import datetime
+from enum import StrEnum
 from typing import Any
 from uuid import UUID
 
@@ -33,9 +34,29 @@ from sqlalchemy.dialects.postgresql import ARRAY, JSONB, TSVECTOR
 from sqlalchemy.engine.default import DefaultExecutionContext
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
-JOB_STATES = ("queued", "running", "done", "reused", "failed", "cancelled", "skipped")
+
+class JobState(StrEnum):
+    """States of a job. The statements in SQL, here and in migrations, have the same words."""
+
+    #: Waits until ``not_before``, then for a claim.
+    QUEUED = "queued"
+    #: An attempt holds it under a lease.
+    RUNNING = "running"
+    #: Its outputs are written.
+    DONE = "done"
+    #: Not run: an earlier run's outputs of this stage count.
+    REUSED = "reused"
+    #: Failed for good; ``retry`` queues it again.
+    FAILED = "failed"
+    #: Stopped by a cancel, a rerun or a delete.
+    CANCELLED = "cancelled"
+    #: Not run: its feature is off, its model is missing, or a stage before it failed.
+    SKIPPED = "skipped"
+
+
+LIVE = (JobState.QUEUED, JobState.RUNNING)
 #: States a job never leaves by itself.
-TERMINAL = ("done", "reused", "failed", "cancelled", "skipped")
+TERMINAL = tuple(state for state in JobState if state not in LIVE)
 VIDEO_STATES = (
     "uploaded",
     "processing",
@@ -59,7 +80,7 @@ def _same_as(column: str) -> Callable[[DefaultExecutionContext], Any]:
 
 
 def _one_of(column: str, values: tuple[str, ...]) -> str:
-    return f"{column} IN ({', '.join(repr(value) for value in values)})"
+    return f"{column} IN ({', '.join(repr(str(value)) for value in values)})"
 
 
 class Base(DeclarativeBase):
@@ -139,7 +160,7 @@ class Job(Base):
     __tablename__ = "jobs"
     __table_args__ = (
         UniqueConstraint("subject_kind", "subject_id", "run", "stage", "part"),
-        CheckConstraint(_one_of("state", JOB_STATES), name="state"),
+        CheckConstraint(_one_of("state", tuple(JobState)), name="state"),
         # What a claim looks through.
         Index(
             "ix_jobs_claim",

@@ -10,10 +10,12 @@ from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.orm import Session
 
 from db.ids import video_key
-from db.ledger import jobs, runs
+from db.ledger import video_runs
 from db.ledger.jobs import WakeUp
-from db.ledger.runs import Plan, StageState
-from db.tables import Job, Run, Scene, Video
+from db.ledger.policy import RunPolicy
+from db.ledger.stage_states import StageState, newest_stage_states
+from db.ledger.subjects import lock_video
+from db.tables import Job, JobState, Run, Scene, Video
 from shared import graph
 from shared.contracts import (
     FailurePage,
@@ -39,7 +41,7 @@ def receipt(video: Video, *, accepted: bool) -> Receipt:
     )
 
 
-def accept(session: Session, request: ProcessVideo, plan: Plan) -> tuple[Receipt, list[WakeUp]]:
+def accept(session: Session, request: ProcessVideo, policy: RunPolicy) -> tuple[Receipt, list[WakeUp]]:
     """Write the video and its first job in this transaction; again with the same request changes nothing.
 
     Raises:
@@ -66,7 +68,7 @@ def accept(session: Session, request: ProcessVideo, plan: Plan) -> tuple[Receipt
                 f"video {video.external_id} already is {video.storage_key!r}: delete it, or send this file under a new id"
             )
         return receipt(video, accepted=False), []
-    wake_ups = runs.start_run(session, video, graph.FULL_RUN, {}, plan)
+    wake_ups = video_runs.start_run(session, video, graph.FULL_RUN, {}, policy)
     return receipt(video, accepted=True), wake_ups
 
 
@@ -148,7 +150,7 @@ def failures(session: Session, request: ListFailures) -> FailurePage:
         .join(Video, (Video.video_id == Job.video_id) & (Video.run == Job.run))
         .where(
             Job.user_id == request.user_id,
-            Job.state == "failed",
+            Job.state == JobState.FAILED,
             Video.user_id == request.user_id,
             Video.deleted_at.is_(None),
         )
@@ -191,7 +193,7 @@ def _describe(session: Session, found: Sequence[Video]) -> list[VideoStatus]:
     ids = [video.video_id for video in found]
     newest = tuple_(Run.video_id, Run.run).in_([(video.video_id, video.run) for video in found])
     opened = {run.video_id: run for run in session.scalars(select(Run).where(newest))} if found else {}
-    states = runs.newest_stage_states(session, ids)
+    states = newest_stage_states(session, ids)
     count = select(Scene.video_id, func.count()).where(Scene.video_id.in_(ids), Scene.live)
     scenes = {name: number for name, number in session.execute(count.group_by(Scene.video_id))}  # noqa: C416
     return [
@@ -215,7 +217,7 @@ def _describe(session: Session, found: Sequence[Video]) -> list[VideoStatus]:
 
 
 def _stages(run: Run | None, states: Mapping[str, StageState]) -> tuple[StageStatus, ...]:
-    planned = [graph.STAGES[name] for name in graph.FULL_RUN] if run is None else runs.stages_of(run)
+    planned = [graph.STAGES[name] for name in graph.FULL_RUN] if run is None else video_runs.stages_of(run)
     stages = []
     for stage in planned:
         state = states.get(stage.name)
@@ -239,7 +241,7 @@ def _stages(run: Run | None, states: Mapping[str, StageState]) -> tuple[StageSta
 
 def next_revision(session: Session, video_id: str) -> int:
     """A sidecar revision no other attempt gets."""
-    video = jobs.lock_video(session, video_id)
+    video = lock_video(session, video_id)
     if video is None:
         raise NotFound(f"no video {video_id!r}")
     video.revision += 1
@@ -248,6 +250,6 @@ def next_revision(session: Session, video_id: str) -> int:
 
 def set_media(session: Session, video_id: str, duration_s: float, media: dict[str, Any]) -> None:
     """Store what the probe found."""
-    video = jobs.lock_video(session, video_id)
+    video = lock_video(session, video_id)
     if video is not None:
         video.duration_s, video.media = duration_s, media

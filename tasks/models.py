@@ -8,7 +8,9 @@ from typing import Any, Literal, cast
 from sqlalchemy.orm import Session
 
 from db import switches
+from db.active_models import active_models, models_of
 from db.engine import reading, reading_as
+from db.ledger import switch_runs
 from db.ledger.jobs import WakeUp
 from db.tables import ModelSwitch
 from db.vectors import find_model
@@ -59,7 +61,7 @@ def switch(**payload: Any) -> dict[str, Any]:
         with session.begin_nested() as tried:
             old, new = model_row(session, active), model_row(session, spec)
             wake_ups = switches.begin(
-                session, request.kind, old, new, get_runtime().plan, dry_run=request.dry_run
+                session, request.kind, old, new, get_runtime().policy, dry_run=request.dry_run
             )
             shown = _state(session, request.kind)
             if request.dry_run:
@@ -84,7 +86,7 @@ def samples(**payload: Any) -> dict[str, Any]:
 @app.task(name=routing.MODELS_RETRY, **REQUEST)
 def retry(**payload: Any) -> dict[str, Any]:
     """Try the jobs of the open switch again that were given up."""
-    return _change(parse(ModelKind, payload), switches.retry)
+    return _change(parse(ModelKind, payload), switch_runs.retry)
 
 
 @app.task(name=routing.MODELS_ACTIVATE, **REQUEST)
@@ -105,7 +107,7 @@ def discard(**payload: Any) -> dict[str, Any]:
     request, runtime = parse(DiscardModel, payload), get_runtime()
     pages_s = 0.0 if request.now else PAGES_S + runtime.settings.search_deadline_s
     return _change(
-        request, lambda session, found: switches.discard(session, found, runtime.plan, pages_s=pages_s)
+        request, lambda session, found: switches.discard(session, found, runtime.policy, pages_s=pages_s)
     )
 
 
@@ -135,7 +137,7 @@ def _active(kind: SearchedKind) -> ModelSpec:
 
 
 def _state(session: Session, kind: SearchedKind) -> ModelsState:
-    active = switches.active_models(session).get(kind)
+    active = active_models(session).get(kind)
     name = None if active is None else active.name
     if active is None and (spec := get_runtime().active.models().get(kind)) is not None:
         name, active = spec.name, find_model(session, spec.name, spec.revision)
@@ -145,7 +147,7 @@ def _state(session: Session, kind: SearchedKind) -> ModelsState:
         # Not counted again: this is asked every second, and while the switch is locked.
         scenes = max(found.total, found.done)
     elif active is not None:
-        scenes = switches.count(session, kind, active)
+        scenes = switch_runs.count(session, kind, active)
     return ModelsState(
         kind=kind, active=name, scenes=scenes, switch=None if found is None else _view(session, found)
     )
@@ -153,8 +155,8 @@ def _state(session: Session, kind: SearchedKind) -> ModelsState:
 
 def _view(session: Session, found: ModelSwitch) -> SwitchView:
     session.refresh(found)
-    old, new = switches.models_of(session, found)
-    progress = switches.progress(session, found)
+    old, new = models_of(session, found)
+    progress = switch_runs.progress(session, found)
     left = max(0, found.total - found.done) if found.state == "building" else 0
     return SwitchView(
         from_model=old.name,

@@ -8,9 +8,10 @@ from typing import Any
 from sqlalchemy.orm import Session
 
 from db.engine import reading_as
-from db.ledger import jobs
+from db.ledger import person_runs
 from db.ledger.jobs import WakeUp
-from db.people import acts, enrolment, erasure, events, registry
+from db.people import acts, erasure, events, registry
+from db.people.photos import note_upload_url, remove_late
 from db.tables import Person
 from db.vectors import find_model
 from shared import routing
@@ -48,7 +49,7 @@ def _require_enrolment() -> None:
     runtime = get_runtime()
     if not runtime.settings.feature_face_enrollment:
         raise Conflict("people can't be enrolled: FEATURE_FACE_ENROLLMENT is off; those that are there stay")
-    reason = runtime.plan.skips.get("face")
+    reason = runtime.policy.skips.get("face")
     if reason is not None:
         raise Conflict(f"people can't be enrolled: {reason}")
 
@@ -114,11 +115,11 @@ def rename(**payload: Any) -> dict[str, Any]:
 def delete(**payload: Any) -> dict[str, Any]:
     """Erase a person: rows now, photos, sidecars and cached answers by a job that leaves a receipt (get)."""
     request = parse(PersonRef, payload)
-    plan = get_runtime().plan
+    policy = get_runtime().policy
 
     def work(session: Session) -> tuple[PersonView, list[WakeUp]]:
         person = registry.lock(session, request.person_id, request.user_id, deleted_too=True)
-        wake_ups = erasure.begin(session, person, plan) if person.deleted_at is None else []
+        wake_ups = erasure.begin(session, person, policy) if person.deleted_at is None else []
         return registry.view(session, person), wake_ups
 
     shown, wake_ups = change(work)
@@ -141,7 +142,7 @@ def add_photo(**payload: Any) -> dict[str, Any]:
             # Before the commit: a request that ends with an error stores nothing.
             lasts_s = request.expires_s or runtime.settings.upload_link_s
             url = runtime.storage.presign_put("uploads", photo.storage_key, lasts_s)
-            enrolment.note_upload_url(session, person, lasts_s)
+            note_upload_url(session, person, lasts_s)
         return registry.photo_view(person, photo, url)
 
     return answer(change(work))
@@ -166,9 +167,9 @@ def remove_photo(**payload: Any) -> dict[str, Any]:
 
     def act(session: Session, person: Person) -> tuple[int | None, list[WakeUp]]:
         keys[:] = [registry.remove_photo(session, person, request.photo_id)]
-        wake_ups = enrolment.start(session, person, runtime.plan)
+        wake_ups = person_runs.start(session, person, runtime.policy)
         # A URL may still be used to store it again.
-        jobs.insert(session, [enrolment.late_photos_job(person, runtime.plan, keys)])
+        remove_late(session, person, runtime.policy, keys)
         return None, wake_ups
 
     shown = _change(request, act)
@@ -190,7 +191,7 @@ def enroll(**payload: Any) -> dict[str, Any]:
         if not registry.photos_of(session, person):
             raise InvalidRequest(f"{person.name!r} has no photos: send tasks.people.add_photo first")
         # A model without a row has made none of the vectors that are there.
-        return None, enrolment.start(session, person, runtime.plan, model.model_id if model else -1)
+        return None, person_runs.start(session, person, runtime.policy, model.model_id if model else -1)
 
     return _change(request, act)
 
@@ -201,7 +202,7 @@ def cancel(**payload: Any) -> dict[str, Any]:
     request = parse(PersonRef, payload)
 
     def act(session: Session, person: Person) -> tuple[int | None, list[WakeUp]]:
-        enrolment.stop(session, person)
+        person_runs.stop(session, person)
         return None, []
 
     return _change(request, act)
@@ -241,11 +242,11 @@ def judge(**payload: Any) -> dict[str, Any]:
 def merge(**payload: Any) -> dict[str, Any]:
     """Say that a person is another one, who is shown."""
     request = parse(MergePeople, payload)
-    plan = get_runtime().plan
+    policy = get_runtime().policy
 
     def work(session: Session) -> tuple[Person, int, list[WakeUp]]:
         person, into = acts.lock_two(session, request.person_id, request.into, request.user_id)
-        event, wake_ups = acts.merge(session, person, into, plan)
+        event, wake_ups = acts.merge(session, person, into, policy)
         return into, event, wake_ups
 
     return _act(work)
@@ -259,7 +260,7 @@ def split(**payload: Any) -> dict[str, Any]:
 
     def work(session: Session) -> tuple[Person, int, list[WakeUp]]:
         person = registry.lock(session, request.person_id, request.user_id)
-        return acts.split(session, person, request.track_ids, request.name, runtime.face_rule, runtime.plan)
+        return acts.split(session, person, request.track_ids, request.name, runtime.face_rule, runtime.policy)
 
     return _act(work)
 
@@ -270,5 +271,7 @@ def undo(**payload: Any) -> dict[str, Any]:
     request = parse(UndoEvent, payload)
     runtime = get_runtime()
     return _act(
-        lambda session: acts.undo(session, request.user_id, request.event_id, runtime.face_rule, runtime.plan)
+        lambda session: acts.undo(
+            session, request.user_id, request.event_id, runtime.face_rule, runtime.policy
+        )
     )

@@ -12,10 +12,9 @@ from sqlalchemy.orm import Session
 from shared.errors import DatabaseBusy, DatabaseUnavailable, InvalidRequest, Permanent
 from shared.paths import without_paths
 from shared.routing import REQUEST_LIMIT_S
-from worker import answers
 from worker.app import app
-from worker.runner import with_database_retry
 from worker.runtime import get_runtime
+from worker.search import stored_answers
 
 T = TypeVar("T")
 
@@ -46,18 +45,18 @@ class PeopleRequest(Request):
     abstract = True
 
     def __call__(self, /, *args: Any, **payload: Any) -> Any:
-        answers.note_asked(payload.get("user_id"), self.request.id)
+        stored_answers.note_asked(payload.get("user_id"), self.request.id)
         try:
             return super().__call__(*args, **payload)
         except Ignore:
             # A search that waits for models is noted among those (worker/search/wait.py).
-            answers.note_answered(payload.get("user_id"), self.request.id)
+            stored_answers.note_answered(payload.get("user_id"), self.request.id)
             raise
 
     def after_return(
         self, status: str, retval: Any, task_id: str, args: Any, kwargs: dict[str, Any], einfo: Any
     ) -> None:
-        answers.note_answered(kwargs.get("user_id"), task_id)
+        stored_answers.note_answered(kwargs.get("user_id"), task_id)
 
 
 #: Options of every request task: errors the caller caused are not logged as ours.
@@ -81,7 +80,7 @@ def change(work: Callable[[Session], T]) -> T:
         DatabaseBusy: another transaction holds the row, perhaps one whose worker is dead: the caller may send it again.
     """
     try:
-        return with_database_retry(work, get_runtime().settings.database_wait_s)
+        return get_runtime().transact(work)
     except DatabaseBusy:
         raise
     except DatabaseUnavailable as error:

@@ -10,7 +10,7 @@ from sqlalchemy.orm import Session
 
 from db import videos
 from db.engine import reading_as
-from db.ledger import runs
+from db.ledger import video_runs
 from db.ledger.jobs import WakeUp
 from db.scenes import page
 from db.speech import published_speech
@@ -48,8 +48,8 @@ def process(**payload: Any) -> dict[str, Any]:
     """
     request = parse(ProcessVideo, payload)
     require_prefix(request.storage_key, f"uploads/{request.user_id}/{request.video_id}/")
-    plan = get_runtime().plan
-    receipt, wake_ups = change(lambda session: videos.accept(session, request, plan))
+    policy = get_runtime().policy
+    receipt, wake_ups = change(lambda session: videos.accept(session, request, policy))
     notify(wake_ups)
     return answer(receipt)
 
@@ -132,15 +132,15 @@ def _change(
 @app.task(name=routing.VIDEO_CANCEL, **REQUEST)
 def cancel(**payload: Any) -> dict[str, Any]:
     """Stop a video's run; what is published stays."""
-    plan = get_runtime().plan
-    return _change(parse(VideoRef, payload), lambda session, video: runs.cancel(session, video, plan))
+    policy = get_runtime().policy
+    return _change(parse(VideoRef, payload), lambda session, video: video_runs.cancel(session, video, policy))
 
 
 @app.task(name=routing.VIDEO_RETRY, **REQUEST)
 def retry(**payload: Any) -> dict[str, Any]:
     """Try what failed again; a cancelled run is started again."""
-    plan = get_runtime().plan
-    return _change(parse(VideoRef, payload), lambda session, video: runs.retry(session, video, plan))
+    policy = get_runtime().policy
+    return _change(parse(VideoRef, payload), lambda session, video: video_runs.retry(session, video, policy))
 
 
 @app.task(name=routing.VIDEO_RERUN, **REQUEST)
@@ -152,13 +152,13 @@ def rerun(**payload: Any) -> dict[str, Any]:
             raise InvalidRequest(f"stages={stage!r} is not a stage: name some of {', '.join(FULL_RUN)}")
     if request.missing and request.stages:
         raise InvalidRequest(f"missing and stages={request.stages[0]!r} are both given: send one of them")
-    plan = get_runtime().plan
+    policy = get_runtime().policy
 
     def act(session: Session, video: Video) -> tuple[bool, list[WakeUp]]:
-        stages = runs.missing_stages(session, video, plan) if request.missing else request.stages
+        stages = video_runs.missing_stages(session, video, policy) if request.missing else request.stages
         if request.missing and not stages:
             return False, []
-        return True, runs.rerun(session, video, stages, plan)
+        return True, video_runs.rerun(session, video, stages, policy)
 
     return _change(request, act)
 
@@ -166,11 +166,11 @@ def rerun(**payload: Any) -> dict[str, Any]:
 @app.task(name=routing.VIDEO_DELETE, **REQUEST)
 def delete(**payload: Any) -> dict[str, Any]:
     """Forget a video: its id becomes a tombstone now, rows and objects are removed by a job."""
-    plan = get_runtime().plan
+    policy = get_runtime().policy
 
     def act(session: Session, video: Video) -> tuple[bool, list[WakeUp]]:
         if video.deleted_at is not None:
             return False, []
-        return True, runs.begin_delete(session, video, plan)
+        return True, video_runs.begin_delete(session, video, policy)
 
     return _change(parse(VideoRef, payload), act, deleted_too=True)

@@ -12,19 +12,20 @@ from shared import routing
 from shared.broker import HidingAMQP, broker_config
 from shared.logs import configure_logs
 from shared.settings import get_settings
-from worker import control as _control  # noqa: F401 - the command line has to know a node's own remote commands
-from worker.intake import install_transport
-from worker.payloads import HidingEvents
+from worker import control
+from worker.celery_patches import HidingEvents, HidingTask, install_transport
 
 _settings = get_settings()
 #: Arguments and results stay out of messages' headers and out of events; LOG_PAYLOADS leaves Celery as it is.
 _hiding = {} if _settings.log_payloads else {"amqp": HidingAMQP, "events": HidingEvents}
 
 install_transport()
+# The command line has to know a node's own remote commands, too.
+control.install()
 app = Celery(
     "scenefleet",
     **_hiding,
-    task_cls="worker.payloads:HidingTask",
+    task_cls=HidingTask,
     include=[
         "tasks.jobs",
         "tasks.video",
@@ -35,7 +36,6 @@ app = Celery(
         "tasks.face",
         "tasks.people",
         "tasks.search",
-        "worker.boot",
     ],
 )
 app.conf.update(
@@ -64,6 +64,8 @@ app.conf.update(
 if _settings.family:
     # A node waits on a private queue until its model is loaded (worker/boot.py).
     app.conf.task_queues = [*app.conf.task_queues, Queue(routing.gate_queue(_settings.family))]
+    # By name: its modules import this one.
+    app.steps["worker"].add("worker.boot:BecomeNode")
 
 
 @signals.setup_logging.connect

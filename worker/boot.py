@@ -10,15 +10,15 @@ from __future__ import annotations
 
 from typing import Any
 
-from celery import Celery, bootsteps, signals
+from celery import bootsteps, signals
 from celery.worker import state as worker_state
 
 from shared import routing
 from shared.exit_status import ExitStatus
 from shared.logs import get_logger
-from shared.settings import Settings, get_settings
+from shared.settings import get_settings
 from worker import control
-from worker.app import app as fleet_app
+from worker.celery_patches import allow_early_exits, announce_stop
 from worker.housekeeping import Housekeeping
 from worker.node import Node
 from worker.search.finish import send_finish
@@ -48,8 +48,7 @@ class Gate(bootsteps.StartStopStep):
     def start(self, consumer: Any) -> None:
         self.housekeeping.children = lambda: live_children(consumer)
         self.housekeeping.start()
-        # A child may have ended already, saying why; Celery would leave with 1 and no word of it.
-        consumer.pool.did_start_ok = lambda: True
+        allow_early_exits(consumer.pool)
         self.timer = consumer.timer.call_repeatedly(_LOOK_S, self.look, (consumer,))
         self.look(consumer)
 
@@ -86,38 +85,23 @@ class Gate(bootsteps.StartStopStep):
             worker_state.should_stop = ExitStatus.CONFIG
 
 
-def install(app: Celery, settings: Settings) -> None:
-    """Make the worker process that ``app`` starts a node of ``settings.family``."""
-    node = Node(settings)
-    housekeeping = Housekeeping(node, settings)
-    control.answer_for(node)
-    app.steps["consumer"].add(type("NodeGate", (Gate,), {"node": node, "housekeeping": housekeeping}))
+class BecomeNode(bootsteps.Step):
+    """Makes a worker process the node of its settings' family, before its pool is forked and its consumer made."""
 
-    @signals.celeryd_after_setup.connect(weak=False)
-    def prepare(sender: str, instance: Any, **_: object) -> None:
-        node.prepare(sender, instance.concurrency or 1)
-        _announce_stop(instance, housekeeping)
+    def create(self, worker: Any) -> None:
+        settings = get_settings()
+        node = Node(settings)
+        housekeeping = Housekeeping(node, settings)
+        control.answer_for(node)
+        node.prepare(worker.hostname, worker.concurrency)
+        # The children's deaths are nobody's failure then.
+        announce_stop(worker, housekeeping.stop)
+        worker.app.steps["consumer"].add(
+            type("NodeGate", (Gate,), {"node": node, "housekeeping": housekeeping})
+        )
 
-    @signals.worker_process_init.connect(weak=False)
-    def start_child(**_: object) -> None:
-        node.start_child()
-        if settings.family == routing.REQUESTS:
-            watch(settings, send_finish)
-
-
-def _announce_stop(worker: Any, housekeeping: Housekeeping) -> None:
-    """Tell the housekeeping thread before Celery ends the children of a stopping worker: their deaths are nobody's failure.
-
-    Its signal ``worker_shutting_down`` comes only after they are dead; this is the first thing its handler calls.
-    """
-    wait = worker.wait_for_soft_shutdown
-
-    def wait_for_soft_shutdown() -> None:
-        housekeeping.stopping = True
-        wait()
-
-    worker.wait_for_soft_shutdown = wait_for_soft_shutdown
-
-
-if get_settings().family:
-    install(fleet_app, get_settings())
+        @signals.worker_process_init.connect(weak=False)
+        def start_child(**_: object) -> None:
+            node.start_child()
+            if settings.family == routing.REQUESTS:
+                watch(settings, send_finish)

@@ -2,7 +2,7 @@
 
 The commands run in the node's main process, which holds no model and imports no engine: it answers from what its
 children have published, and hands orders on to them (worker/slots.py). An order is answered at once, with its number or
-with the reason it is refused; what became of it stands in ``inspect models``. Imported by ``worker.app``, so that the
+with the reason it is refused; what became of it stands in ``inspect models``. Installed by ``worker.app``, so that the
 command line knows the same commands; only a node has something to answer.
 """
 
@@ -20,31 +20,34 @@ if TYPE_CHECKING:
 _node: Node | None = None
 
 
+def install() -> None:
+    """Register the commands with Celery, for workers and for its command line."""
+    inspect_command()(models)
+    for command in (load_model, unload_model, warmup_model):
+        control_command(args=[("name", str)], signature="<model>")(command)
+
+
 def answer_for(node: Node) -> None:
     """Let the commands of this process speak of ``node``."""
     global _node
     _node = node
 
 
-@inspect_command()
 def models(state: Any, **_: Any) -> dict[str, Any]:
     """How the models of each process are: state, memory, load times, last use, evictions, errors."""
     return {"error": _NO_NODE} if _node is None else {"ok": _node.describe()}
 
 
-@control_command(args=[("name", str)], signature="<model>")
 def load_model(state: Any, name: str = "", **_: Any) -> dict[str, Any]:
     """Load a model of the catalogue in every process of its family's nodes."""
     return _give("load", name)
 
 
-@control_command(args=[("name", str)], signature="<model>")
 def unload_model(state: Any, name: str = "", **_: Any) -> dict[str, Any]:
     """Free a model; the next job that needs it loads it again."""
     return _give("unload", name)
 
 
-@control_command(args=[("name", str)], signature="<model>")
 def warmup_model(state: Any, name: str = "", **_: Any) -> dict[str, Any]:
     """Load a model if it is not, and run its warm-up samples."""
     return _give("warm_up", name)

@@ -16,7 +16,7 @@ from redis.exceptions import RedisError
 from redis.retry import Retry
 
 from db.engine import make_engine, set_engine, transact
-from db.ledger import jobs
+from db.ledger import attempts
 from db.limits import housekeeping_limits
 from shared import nodes
 from shared.errors import DatabaseUnavailable, ScenefleetError
@@ -43,7 +43,6 @@ class Housekeeping:
         self._node = node
         self._settings = settings
         self._wake = threading.Event()
-        #: Set when the node has been told to stop: it ends its own children then.
         self.stopping = False
         self._leaving = False
         self._thread: threading.Thread | None = None
@@ -58,6 +57,10 @@ class Housekeeping:
         forks.install()
         self._thread = threading.Thread(target=self._run, name="housekeeping", daemon=True)
         self._thread.start()
+
+    def stop(self) -> None:
+        """The node has been told to stop: it ends its own children from now on."""
+        self.stopping = True
 
     def wake(self) -> None:
         """The node's state has changed: say so now."""
@@ -117,7 +120,7 @@ class Housekeeping:
         self._thread.join(_LEAVE_S)
         try:
             with forks.held_off():
-                released = transact(lambda session: jobs.release(session, self._node.owner_prefix))
+                released = transact(lambda session: attempts.release(session, self._node.owner_prefix))
             if released:
                 log.info("jobs released", count=released)
         except DatabaseUnavailable as error:

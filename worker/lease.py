@@ -9,8 +9,8 @@ from collections.abc import Callable
 from types import TracebackType
 
 from db.engine import transact
-from db.ledger import jobs
-from db.ledger.jobs import Claim
+from db.ledger import attempts
+from db.ledger.claims import Claim
 from shared.errors import DatabaseUnavailable, LeaseLost, StageTimeout
 from shared.exit_status import ExitStatus
 from shared.logs import get_logger
@@ -74,7 +74,7 @@ class Lease:
                 self._end_process()
             try:
                 held = transact(
-                    lambda session: jobs.beat(session, self._claimed, self._progress, self._lease_s)
+                    lambda session: attempts.beat(session, self._claimed, self._progress, self._lease_s)
                 )
             except DatabaseUnavailable as error:
                 # Work on: if the lease runs out meanwhile, the fence at the end decides.

@@ -172,7 +172,7 @@ class Node:
             # Before anything imports an engine: CUDA looks at its environment once.
             device = devices.pin(self.settings.gpu_list, index)
             # Every family plans runs: one that can't read the catalogue would fail job after job.
-            _ = runtime.plan
+            _ = runtime.policy
             child.hold(runtime.model_cache, device)
             if self.family.name == "vision":
                 _ = runtime.labels

@@ -19,17 +19,16 @@ from kombu.exceptions import OperationalError
 from redis.exceptions import RedisError, ResponseError
 from sqlalchemy.orm import Session
 
-from db import switches
 from db.engine import reading, transact
-from db.ledger import jobs, runs, usage
-from db.ledger.jobs import Held, WakeUp
-from db.people import enrolment, revisions
+from db.ledger import attempts, claims, subjects, usage
+from db.ledger.attempts import Held
+from db.ledger.jobs import Subject, WakeUp
+from db.people import revisions
 from shared.errors import DatabaseBusy, DatabaseUnavailable, Outage, ScenefleetError, WorkerLost
 from shared.logs import get_logger
 from shared.routing import JOB_QUEUES
 from worker.app import app
 from worker.forks import forks
-from worker.runner import advance
 from worker.runtime import get_runtime
 from worker.wakeup import notify
 
@@ -109,7 +108,7 @@ def own_children(node: str, life: str, children: Callable[[], set[int] | None]) 
     A dead child counts as a failure of its job (the job may have killed it); a dead node does not. ``children`` gives
     None while the node ends its children itself: what they held is released when they have ended.
     """
-    held = [job for job in _find(jobs.held_jobs) if job.owner.startswith(f"{node}:")]
+    held = [job for job in _find(attempts.held_jobs) if job.owner.startswith(f"{node}:")]
     # Read after the ledger: a child born in between is among them.
     live = children()
     if live is None:
@@ -144,10 +143,12 @@ def fleet() -> None:
     Raises:
         DatabaseUnavailable: Postgres is away.
     """
-    steps = (
-        expired_leases, stuck_videos, stuck_people, open_switches, stale_sidecars, queue_usage, missing_wake_ups
-    )  # fmt: skip
-    for step in steps:
+    with guarded("expired_leases"):
+        expired_leases()
+    for kind in subjects.KINDS:
+        with guarded(f"stuck {kind}"):
+            stuck(kind)
+    for step in (stale_sidecars, queue_usage, missing_wake_ups):
         with guarded(step.__name__):
             step()
 
@@ -160,58 +161,40 @@ def expired_leases() -> None:
             job, NodeLost(f"worker {job.owner} has not renewed its lease: it died or lost its connection")
         )
 
-    held = [job for job in _find(jobs.held_jobs) if job.expired]
+    held = [job for job in _find(attempts.held_jobs) if job.expired]
     _each("expired_leases", held, lambda job: job.job_id, reclaim)
 
 
 def _reclaim(job: Held, error: ScenefleetError) -> None:
-    runtime = get_runtime()
-
-    def reclaim(session: Session) -> list[WakeUp] | None:
-        return jobs.reclaim(session, job, error, runtime.policy, lambda s, v: advance(s, v, runtime))
-
-    if _change(reclaim) is not None:
+    policy = get_runtime().policy
+    if _change(lambda session: attempts.reclaim(session, job, error, policy)) is not None:
         log.warning("job taken back", job_id=job.job_id, attempt=job.attempt, reason=error)
 
 
-def stuck_videos() -> None:
-    """Advance every video whose open run has no job at work: some transition was lost."""
-    _go_on("video", _find(runs.stuck_videos))
-
-
-def stuck_people() -> None:
-    """Advance every person whose open run has no job at work."""
-    _go_on("person", _find(enrolment.stuck_people))
-
-
-def open_switches() -> None:
-    """Plan what switches of models have to do next: what was published meanwhile, too."""
-    _go_on("switch", _find(switches.open_switches))
-
-
-def _go_on(kind: str, subject_ids: Iterable[str]) -> None:
-    runtime = get_runtime()
+def stuck(kind: str) -> None:
+    """Advance what has an open run and no job at work: some transition was lost, or a switch has more to plan."""
+    policy = get_runtime().policy
 
     def go_on(subject_id: str) -> None:
         def work(session: Session) -> None:
-            subject = jobs.lock_subject(session, kind, subject_id, skip_locked=True)
-            if subject is not None:
-                advance(session, subject, runtime)
+            row = subjects.lock(session, Subject(kind, subject_id), skip_locked=True)
+            if row is not None:
+                subjects.advance(session, row, policy)
 
         _change(work)
 
-    _each(f"stuck {kind}", subject_ids, str, go_on)
+    _each(f"stuck {kind}", _find(subjects.KINDS[kind].find_stuck), str, go_on)
 
 
 def stale_sidecars() -> None:
     """Queue a revision of every video with a sidecar that no longer says who is in its scene."""
-    runtime = get_runtime()
+    policy = get_runtime().policy
 
     def revise(video_id: str) -> None:
         def work(session: Session) -> None:
-            video = jobs.lock_video(session, video_id, skip_locked=True)
+            video = subjects.lock_video(session, video_id, skip_locked=True)
             if video is not None and revisions.is_stale(session, video_id):
-                revisions.queue(session, video, runtime.plan)
+                revisions.queue(session, video, policy)
 
         _change(work)
 
@@ -232,7 +215,7 @@ def missing_wake_ups() -> None:
     Messages taken but not acknowledged are not counted: those of a dead worker ring only after the visibility
     timeout, and the live ones are no more than there are workers.
     """
-    if not _find(jobs.claimable):
+    if not _find(claims.claimable):
         return
     # A Redis that is away is tried again with the next tick, not here.
     options = {"socket_timeout": _REDIS_S, "socket_connect_timeout": _REDIS_S, "max_retries": 0}
@@ -254,7 +237,7 @@ def _top_up(client: Any, connection: Any) -> None:
     # Work goes on meanwhile: a message that is taken, or sent, between both looks is counted by one of them.
     before = _lengths(client)
     with reading() as session:
-        claimable = jobs.claimable(session)
+        claimable = claims.claimable(session)
     after = _lengths(client)
     for queue, ids in claimable.items():
         if queue in before and queue in after:

@@ -4,22 +4,33 @@ from __future__ import annotations
 
 import shutil
 import threading
+import time
+from collections.abc import Callable, Mapping
 from functools import cached_property, lru_cache
 from pathlib import Path
+from typing import TypeVar
 
-from db.ledger.jobs import RetryPolicy
-from db.ledger.runs import Plan
-from db.people.vote import FaceRule
+from sqlalchemy.orm import Session
+
+from db.active_models import active_models, kept_models
+from db.engine import reading, with_database_retry
+from db.faces.vote import FaceRule
+from db.ledger.policy import RunPolicy
+from db.vectors import ModelRow
 from shared import graph
+from shared.errors import DatabaseUnavailable, ModelUnavailable
+from shared.logs import get_logger
 from shared.permissions import make_private_folder
 from shared.settings import Settings, get_settings
 from shared.storage import Storage, configured_storage
-from worker.active import Active
 from worker.models.base import Model
 from worker.models.cache import ModelCache
 from worker.models.catalog import Catalog, configured_catalog
 from worker.models.labels import read_labels
-from worker.models.spec import KINDS, Kind
+from worker.models.spec import KINDS, Kind, ModelSpec
+
+log = get_logger(__name__)
+T = TypeVar("T")
 
 #: Stage -> the settings that switch it off.
 _FLAGS: dict[str, tuple[str, ...]] = {
@@ -30,8 +41,8 @@ _FLAGS: dict[str, tuple[str, ...]] = {
 }
 
 
-def make_plan(settings: Settings, catalog: Catalog) -> Plan:
-    """Which stages can't run in this fleet and why, and how patient the ledger is."""
+def make_policy(settings: Settings, catalog: Catalog) -> RunPolicy:
+    """Which stages can't run in this fleet and why, and how often the ledger tries again."""
     models = catalog.active(settings)
     skips: dict[str, str] = {}
     for stage in graph.PIPELINE:
@@ -40,21 +51,90 @@ def make_plan(settings: Settings, catalog: Catalog) -> Plan:
             skips[stage.name] = f"{off[0]} is off"
         elif stage.queue != "media" and stage.queue not in models:
             skips[stage.name] = f"unavailable: profile {settings.profile} has no {stage.queue} model"
-    return Plan(
+    return RunPolicy(
         skips=skips,
         max_failures=settings.max_failures,
         tmp_ttl_s=settings.tmp_ttl_s,
         max_open_videos=settings.user_max_open_videos,
-    )
-
-
-def make_policy(settings: Settings) -> RetryPolicy:
-    return RetryPolicy(
         max_outages=settings.max_outages,
         backoff_s=settings.backoff_s,
         backoff_max_s=settings.backoff_max_s,
         defer_max_s=settings.defer_max_s,
     )
+
+
+#: An activation is noticed this late at most, seconds. Until then queries and vectors of the other model are used, which are kept.
+NOTICED_S = 1.0
+#: While Postgres is away it is not asked again for so long: each time costs a request seconds.
+_AWAY_S = 15.0
+
+
+class ActiveModels:
+    """The active models, as this process knows them.
+
+    Args:
+        catalog: the models there are.
+        settings: say which are active where no switch has said otherwise.
+    """
+
+    def __init__(self, catalog: Catalog, settings: Settings) -> None:
+        self._catalog = catalog
+        self._configured = catalog.active(settings)
+        self._lock = threading.Lock()
+        self._switched: dict[str, ModelRow] = {}
+        #: When to look again.
+        self._next_s = float("-inf")
+
+    def models(self) -> Mapping[Kind, ModelSpec]:
+        """The active model of each kind; a kind that has none is absent.
+
+        While Postgres is away what was known last goes on.
+
+        Raises:
+            ModelUnavailable: a switch has made a model active that this catalogue does not have.
+        """
+        with self._lock:
+            if time.monotonic() >= self._next_s:
+                pause_s = NOTICED_S
+                try:
+                    with reading() as session:
+                        self._switched = active_models(session)
+                except DatabaseUnavailable as error:
+                    log.warning("active models not looked up", error=error)
+                    pause_s = _AWAY_S
+                self._next_s = time.monotonic() + pause_s
+            switched = dict(self._switched)
+        found = dict(self._configured)
+        for kind in found:
+            if kind in switched:
+                found[kind] = self._spec(switched[kind])
+        return found
+
+    def written(self, kind: Kind) -> list[ModelSpec]:
+        """The models whose vectors are made of what is indexed: the active one, and the other one of an open switch.
+
+        Raises:
+            DatabaseUnavailable, ModelUnavailable.
+        """
+        with reading() as session:
+            rows = kept_models(session, kind)
+        active = self.models().get(kind)
+        specs = [] if active is None else [active]
+        return specs + [spec for row in rows if (spec := self._spec(row)) != active]
+
+    def _spec(self, row: ModelRow) -> ModelSpec:
+        if row.name not in self._catalog.names():
+            raise ModelUnavailable(
+                f"The archive has vectors of model {row.name} in use, which models.yaml does not have: add it again, or"
+                " let them go with `scenefleet models switch --discard`."
+            )
+        spec = self._catalog.get(row.name)
+        if spec.revision != row.revision:
+            raise ModelUnavailable(
+                f"The archive has vectors of {row.name} at revision {row.revision} in use; models.yaml and models.lock"
+                f" have {spec.revision}: give the new revision a name of its own, and switch to it."
+            )
+        return spec
 
 
 class Runtime:
@@ -65,24 +145,19 @@ class Runtime:
         #: ``node:main pid.birth:slot:pid`` once this is a pool child (worker/boot.py sets it).
         self.owner = "nobody"
         self.work_dir = settings.home / "work" / "nobody"
-        self._lock = threading.Lock()
 
     @cached_property
     def catalog(self) -> Catalog:
         return configured_catalog(self.settings)
 
     @cached_property
-    def active(self) -> Active:
+    def active(self) -> ActiveModels:
         """Which model of each kind is used."""
-        return Active(self.catalog, self.settings)
+        return ActiveModels(self.catalog, self.settings)
 
     @cached_property
-    def plan(self) -> Plan:
-        return make_plan(self.settings, self.catalog)
-
-    @cached_property
-    def policy(self) -> RetryPolicy:
-        return make_policy(self.settings)
+    def policy(self) -> RunPolicy:
+        return make_policy(self.settings, self.catalog)
 
     @cached_property
     def face_rule(self) -> FaceRule:
@@ -125,6 +200,10 @@ class Runtime:
         if spec is not None:
             self.model_cache.activate(spec)
         return self.model_cache.get(kind, name)
+
+    def transact(self, work: Callable[[Session], T], *, locked_s: float = 0.0) -> T:
+        """``with_database_retry``, waiting for Postgres as long as the settings say."""
+        return with_database_retry(work, self.settings.database_wait_s, locked_s=locked_s)
 
     def attempt_dir(self, name: str) -> Path:
         """A fresh empty folder for one attempt's temporary files."""

@@ -100,8 +100,8 @@ def _check_searched_models(settings: Settings) -> Iterator[Finding]:
     """What switches have made active is there, and where it is not what is configured, that is said."""
     from sqlalchemy.orm import Session
 
+    from db.active_models import active_models
     from db.engine import make_engine
-    from db.switches import active_models
     from worker.models.catalog import configured_catalog
 
     catalog = configured_catalog(settings)

@@ -13,16 +13,18 @@ from uuid import UUID, uuid4
 from sqlalchemy import ARRAY, BigInteger, Select, any_, delete, insert, literal, select, update
 from sqlalchemy.orm import Session
 
+from db.expressions import array, uuids
+from db.faces.profiles import make_profile
+from db.faces.tracks import mark_scenes_of
+from db.faces.vote import FaceRule
 from db.ids import find_people
-from db.ledger import jobs
+from db.ledger import person_runs, subjects
 from db.ledger.jobs import WakeUp
-from db.ledger.runs import Plan
-from db.people import enrolment, moves, registry
+from db.ledger.policy import RunPolicy
+from db.people import moves, registry
 from db.people.events import record
 from db.people.moves import Move
-from db.people.tracks import mark_scenes_of
 from db.people.unknowns import assign_people, lock_user, make_unknown
-from db.people.vote import FaceRule
 from db.tables import FaceDecision, FaceTrack, PeopleEvent, Person, PersonPhoto, PersonProfile, Scene
 from shared.errors import Conflict, InvalidRequest, NotFound
 
@@ -88,7 +90,7 @@ def _decide(
 
 
 def _settle_all(session: Session, videos: Sequence[str], rule: FaceRule) -> None:
-    locked = [jobs.lock_video(session, video) for video in sorted(set(videos))]
+    locked = [subjects.lock_video(session, video) for video in sorted(set(videos))]
     for video in locked:
         if video is not None and video.deleted_at is None:
             assign_people(session, video, rule)
@@ -103,7 +105,7 @@ def _make_profile_of_tracks(session: Session, person: Person) -> None:
         FaceTrack.person_id == person.person_id, FaceTrack.decided_by == "human"
     )
     if session.scalars(photos).first() is None and session.scalars(confirmed.limit(1)).first() is not None:
-        enrolment.make_profile(session, person.person_id)
+        make_profile(session, person.person_id)
 
 
 def lock_two(session: Session, one: str, other: str, user_id: str) -> tuple[Person, Person]:
@@ -119,14 +121,14 @@ def lock_two(session: Session, one: str, other: str, user_id: str) -> tuple[Pers
     return locked[one], locked[other]
 
 
-def merge(session: Session, person: Person, into: Person, plan: Plan) -> tuple[int, list[WakeUp]]:
+def merge(session: Session, person: Person, into: Person, policy: RunPolicy) -> tuple[int, list[WakeUp]]:
     """Make all photos and tracks of a person another one's, for good. Returns the event's id and wake-up messages.
 
     Raises:
         Conflict: an earlier merge or split of one of them is still being worked on.
     """
     moves.require_still(person, into)
-    enrolment.stop(session, person)
+    person_runs.stop(session, person)
     photos = session.scalars(
         update(PersonPhoto)
         .where(PersonPhoto.person_id == person.person_id)
@@ -149,7 +151,7 @@ def merge(session: Session, person: Person, into: Person, plan: Plan) -> tuple[i
         target=into.person_id,
     )
     _note_faces(session, event, moves.count(session, move))
-    return event, moves.begin(session, move, person, into, plan)
+    return event, moves.begin(session, move, person, into, policy)
 
 
 _LONGEST = (FaceTrack.faces.desc(), FaceTrack.track_id)
@@ -187,7 +189,7 @@ def _doubted(session: Session, person: Person, into: Person) -> Select[Any]:
         select(Scene.scene_id)
         .join(FaceDecision, FaceDecision.video_id == Scene.video_id)
         .where(
-            FaceDecision.person_id == any_(jobs.array(who)),
+            FaceDecision.person_id == any_(array(who)),
             FaceDecision.is_person.is_(False),
             FaceDecision.ts_s.between(Scene.start_s, Scene.end_s),
         )
@@ -202,7 +204,12 @@ def _note_faces(session: Session, event_id: int, count: int) -> None:
 
 
 def split(
-    session: Session, person: Person, track_ids: Sequence[str], name: str | None, rule: FaceRule, plan: Plan
+    session: Session,
+    person: Person,
+    track_ids: Sequence[str],
+    name: str | None,
+    rule: FaceRule,
+    policy: RunPolicy,
 ) -> tuple[Person, int, list[WakeUp]]:
     """Make some tracks of a person somebody else's, who gets a name or the next number.
 
@@ -215,7 +222,7 @@ def split(
     for track in tracks:
         if track.person_id != person.person_id:
             raise NotFound(f"face {str(track.track_id)!r} is not of {person.name!r}: see tasks.people.faces")
-    jobs.lock_videos(session, {track.video_id for track in tracks})
+    subjects.lock_videos(session, {track.video_id for track in tracks})
     if name is None:
         lock_user(session, person.user_id)
         new = make_unknown(session, person.user_id)
@@ -237,12 +244,12 @@ def split(
     )
     _decide_longest(session, session.get_one(PeopleEvent, event), new.person_id, rest, is_person=False)
     _settle_all(session, videos, rule)
-    enrolment.make_profile(session, new.person_id)
-    return new, event, enrolment.start(session, new, plan)
+    make_profile(session, new.person_id)
+    return new, event, person_runs.start(session, new, policy)
 
 
 def undo(
-    session: Session, user_id: str, event_id: int, rule: FaceRule, plan: Plan
+    session: Session, user_id: str, event_id: int, rule: FaceRule, policy: RunPolicy
 ) -> tuple[Person, int, list[WakeUp]]:
     """Undo one of the user's events. Returns the person it was about, the new event's id and wake-up messages.
 
@@ -281,15 +288,15 @@ def undo(
         session.flush()
         mark_scenes_of(session, person.person_id)
     elif event.kind == "merge":
-        wake_ups = _part(session, event, person, locked[payload["into"]], payload, plan)
+        wake_ups = _part(session, event, person, locked[payload["into"]], policy)
     elif event.kind == "split":
         new = locked[payload["new"]]
         moves.require_still(person, new)
-        enrolment.stop(session, new)
+        person_runs.stop(session, new)
         new.merged_into = person.person_id
         session.execute(delete(PersonProfile).where(PersonProfile.person_id == new.person_id))
         session.flush()
-        wake_ups = _begin(session, "unsplit", event, new, person, plan)
+        wake_ups = _begin(session, "unsplit", event, new, person, policy)
     else:
         _settle_all(session, payload["videos"], rule)
     return person, record(session, user_id, "undo", person.person_id, {}, undoes=event_id), wake_ups
@@ -303,7 +310,7 @@ def _lock_all(session: Session, user_id: str, needed: set[str], others: set[str]
     """
     locked = {}
     for person_id in sorted(needed | others):
-        person = jobs.lock_person(session, person_id)
+        person = subjects.lock_person(session, person_id)
         if person is not None and person.user_id == user_id and person.deleted_at is None:
             locked[person_id] = person
     if not needed <= locked.keys():
@@ -323,7 +330,7 @@ def _forget_decisions(session: Session, event: PeopleEvent) -> None:
 
 
 def _part(
-    session: Session, event: PeopleEvent, person: Person, into: Person, payload: dict[str, Any], plan: Plan
+    session: Session, event: PeopleEvent, person: Person, into: Person, policy: RunPolicy
 ) -> list[WakeUp]:
     """Undo a merge: what came from the person goes back, what the other has got since stays there."""
     if person.merged_into != into.person_id:
@@ -335,15 +342,15 @@ def _part(
         update(PersonPhoto)
         .where(
             PersonPhoto.person_id == into.person_id,
-            PersonPhoto.photo_id == any_(moves.uuids([UUID(photo) for photo in payload["photos"]])),
+            PersonPhoto.photo_id == any_(uuids([UUID(photo) for photo in event.payload["photos"]])),
         )
         .values(person_id=person.person_id)
     )
     session.flush()
-    if "tracks" in payload:
+    if "tracks" in event.payload:
         # An event of before its tracks were rows of their own.
-        moves.note(session, event.event_id, [UUID(track) for track in payload["tracks"]])
-    return _begin(session, "unmerge", event, into, person, plan)
+        moves.note(session, event.event_id, [UUID(track) for track in event.payload["tracks"]])
+    return _begin(session, "unmerge", event, into, person, policy)
 
 
 def _begin(
@@ -352,7 +359,7 @@ def _begin(
     event: PeopleEvent,
     source: Person,
     target: Person,
-    plan: Plan,
+    policy: RunPolicy,
 ) -> list[WakeUp]:
     move = Move(
         kind=kind,
@@ -361,4 +368,4 @@ def _begin(
         source=source.person_id,
         target=target.person_id,
     )
-    return moves.begin(session, move, source, target, plan)
+    return moves.begin(session, move, source, target, policy)

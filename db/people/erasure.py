@@ -15,11 +15,12 @@ from uuid import UUID
 from sqlalchemy import any_, delete, func, select, text, update
 from sqlalchemy.orm import Session
 
+from db.expressions import NOW, array
 from db.ids import name_person
-from db.ledger import jobs
-from db.ledger.jobs import NOW, WakeUp
-from db.ledger.runs import Plan
-from db.people import enrolment, registry
+from db.ledger import jobs, subjects
+from db.ledger.jobs import WakeUp, make_job
+from db.ledger.policy import RunPolicy
+from db.people import registry
 from db.people.events import record
 from db.tables import (
     ErasureScene,
@@ -34,6 +35,7 @@ from db.tables import (
     ScenePerson,
     Video,
 )
+from shared import graph
 
 #: Stands in ``erasure_scenes`` for those sidecars of a video that nobody is shown.
 NO_SCENE = UUID(int=0)
@@ -50,29 +52,29 @@ _TABLES: dict[str, type[PersonPhoto | PersonProfile | FaceTrack | ScenePerson | 
 }
 
 
-def begin(session: Session, person: Person, plan: Plan) -> list[WakeUp]:
+def begin(session: Session, person: Person, policy: RunPolicy) -> list[WakeUp]:
     """Hide a person, whose row is locked, and those merged into it; queue the job that removes all of them."""
     others = registry.merged_into(session, person.person_id)
     session.execute(
         select(Person.person_id)
-        .where(Person.person_id == any_(jobs.array(others)))
+        .where(Person.person_id == any_(array(others)))
         .order_by(Person.person_id)
         .with_for_update(key_share=True)
     )
     ids = [person.person_id, *others]
-    mine = Person.person_id == any_(jobs.array(ids))
+    mine = Person.person_id == any_(array(ids))
     # Tracks on their way from or to one of them arrive first (``moves.under_way``): else the wrong ones would go.
     jobs.cancel(
         session,
         Job.subject_kind == "person",
-        Job.subject_id == any_(jobs.array(ids)),
-        Job.stage != "move",
+        Job.subject_id == any_(array(ids)),
+        Job.stage != graph.MOVE.name,
     )
     known = session.execute(select(Person.external_id, Person.name, Person.uploads_until).where(mine)).all()
     keys = session.scalars(
-        select(PersonPhoto.storage_key).where(PersonPhoto.person_id == any_(jobs.array(ids)))
+        select(PersonPhoto.storage_key).where(PersonPhoto.person_id == any_(array(ids)))
     ).all()
-    gone = session.execute(delete(PersonProfile).where(PersonProfile.person_id == any_(jobs.array(ids))))
+    gone = session.execute(delete(PersonProfile).where(PersonProfile.person_id == any_(array(ids))))
     urls = [row.uploads_until for row in known if row.uploads_until is not None]
     session.execute(
         update(Person)
@@ -85,8 +87,7 @@ def begin(session: Session, person: Person, plan: Plan) -> list[WakeUp]:
     person.ended_run = person.run
     session.flush()
     record(session, person.user_id, "erase", person.person_id, {})
-    job = enrolment.erasure_job(person, plan)
-    job.payload = {
+    payload = {
         "ids": ids,
         "external_ids": [row.external_id for row in known],
         "names": [row.name for row in known],
@@ -94,7 +95,7 @@ def begin(session: Session, person: Person, plan: Plan) -> list[WakeUp]:
         "uploads_until": max(urls).isoformat() if urls else None,
         "removed": {"profiles": gone.rowcount},  # type: ignore[attr-defined]
     }
-    return jobs.insert(session, [job])
+    return jobs.insert(session, [make_job(person, graph.ERASE_PERSON, policy, payload=payload)])
 
 
 def note_suspects(session: Session, person_id: str, user_id: str) -> None:
@@ -151,7 +152,7 @@ _REMOVE_FACES = text(
 
 def remove_tracks(session: Session, person_id: str, ids: Sequence[str], limit: int = BATCH) -> int:
     """Faces found in videos that were given to them, with vectors; their scenes' sidecars will be written again."""
-    mine = FaceTrack.person_id == any_(jobs.array(ids))
+    mine = FaceTrack.person_id == any_(array(ids))
     videos = set(
         session.scalars(
             select(FaceTrack.video_id).where(
@@ -161,10 +162,8 @@ def remove_tracks(session: Session, person_id: str, ids: Sequence[str], limit: i
     )
     if not videos:
         return 0
-    jobs.lock_videos(session, videos)
-    chosen = (
-        select(FaceTrack.track_id).where(mine, FaceTrack.video_id == any_(jobs.array(videos))).limit(limit)
-    )
+    subjects.lock_videos(session, videos)
+    chosen = select(FaceTrack.track_id).where(mine, FaceTrack.video_id == any_(array(videos))).limit(limit)
     gone = session.execute(
         delete(FaceTrack)
         .where(FaceTrack.track_id.in_(chosen))
@@ -185,10 +184,10 @@ def remove_tracks(session: Session, person_id: str, ids: Sequence[str], limit: i
 
 def remove_from_scenes(session: Session, person_id: str, ids: Sequence[str], limit: int = BATCH) -> int:
     """What is left of who is in which scene."""
-    mine = ScenePerson.person_id == any_(jobs.array(ids))
+    mine = ScenePerson.person_id == any_(array(ids))
     scenes = list(session.scalars(select(ScenePerson.scene_id).where(mine).limit(limit)))
     if scenes:
-        jobs.lock_videos(
+        subjects.lock_videos(
             session, set(session.scalars(select(Scene.video_id).where(Scene.scene_id.in_(set(scenes)))))
         )
         _leave_scenes(session, person_id, ids, scenes)
@@ -199,9 +198,7 @@ def _leave_scenes(session: Session, person_id: str, ids: Sequence[str], scenes: 
     """Note scenes that named these people, and let them name them no longer."""
     session.execute(_NOTE, {"person": person_id, "none": NO_SCENE, "scenes": scenes})
     session.execute(
-        delete(ScenePerson).where(
-            ScenePerson.person_id == any_(jobs.array(ids)), ScenePerson.scene_id.in_(scenes)
-        )
+        delete(ScenePerson).where(ScenePerson.person_id == any_(array(ids)), ScenePerson.scene_id.in_(scenes))
     )
     session.execute(
         update(Scene)
@@ -227,7 +224,7 @@ def remove_profiles(session: Session, person_id: str, ids: Sequence[str], limit:
 
 
 def _remove(session: Session, table: Any, key: Any, ids: Sequence[str], limit: int) -> int:
-    chosen = select(key).where(table.person_id == any_(jobs.array(ids))).limit(limit)
+    chosen = select(key).where(table.person_id == any_(array(ids))).limit(limit)
     gone = session.execute(delete(table).where(key.in_(chosen)).execution_options(synchronize_session=False))
     return gone.rowcount  # type: ignore[attr-defined, no-any-return]
 
@@ -368,7 +365,7 @@ def note_looked_at(session: Session, person_id: str, video_id: str, scenes: Sequ
 
 def write_again(session: Session, video_id: str, scenes: Sequence[UUID]) -> None:
     """Sidecars that are shown name somebody erased, whatever rows say: let them be written again."""
-    jobs.lock_video(session, video_id)
+    subjects.lock_video(session, video_id)
     session.execute(
         update(Scene)
         .where(Scene.live, Scene.scene_id.in_(scenes))
@@ -386,22 +383,20 @@ def count_noted(session: Session, person_id: str) -> int:
 
 def count_tracks(session: Session, ids: Sequence[str]) -> int:
     return session.scalars(
-        select(func.count()).select_from(FaceTrack).where(FaceTrack.person_id == any_(jobs.array(ids)))
+        select(func.count()).select_from(FaceTrack).where(FaceTrack.person_id == any_(array(ids)))
     ).one()
 
 
 def kept_photos(session: Session, keys: Sequence[str]) -> set[str]:
     """Those of some keys that are photos of somebody who stays: merges and their undoing move photos about."""
     return set(
-        session.scalars(
-            select(PersonPhoto.storage_key).where(PersonPhoto.storage_key == any_(jobs.array(keys)))
-        )
+        session.scalars(select(PersonPhoto.storage_key).where(PersonPhoto.storage_key == any_(array(keys))))
     )
 
 
 def current_sidecars(session: Session, keys: Sequence[str]) -> set[str]:
     """Those of some keys that callers are shown."""
-    shown = session.scalars(select(Scene.sidecar_key).where(Scene.sidecar_key == any_(jobs.array(keys))))
+    shown = session.scalars(select(Scene.sidecar_key).where(Scene.sidecar_key == any_(array(keys))))
     return {key for key in shown if key is not None}
 
 
@@ -410,7 +405,7 @@ def current_sidecars(session: Session, keys: Sequence[str]) -> set[str]:
 
 def rows_left(session: Session, user_id: str, ids: Sequence[str], names: Sequence[str]) -> dict[str, int]:
     """What a sweep of every table about people finds of somebody erased, but the tombstone and the job at work."""
-    mine = jobs.array(ids)
+    mine = array(ids)
     left = {
         what: session.scalars(
             select(func.count()).select_from(table).where(table.person_id == any_(mine))
@@ -423,7 +418,7 @@ def rows_left(session: Session, user_id: str, ids: Sequence[str], names: Sequenc
     left["names"] = session.scalars(
         select(func.count())
         .select_from(Person)
-        .where(Person.person_id == any_(mine), Person.name == any_(jobs.array(names)))
+        .where(Person.person_id == any_(mine), Person.name == any_(array(names)))
     ).one()
     return left
 
@@ -439,7 +434,7 @@ def conclude(
     job_id: int,
     payload: Mapping[str, Any],
     receipt: Mapping[str, Any],
-    plan: Plan,
+    policy: RunPolicy,
     grace_s: float,
 ) -> None:
     """Write the receipt on the tombstones, and forget the name the job knew.
@@ -450,7 +445,7 @@ def conclude(
     session.execute(
         delete(Job).where(
             Job.subject_kind == "person",
-            Job.subject_id == any_(jobs.array(ids)),
+            Job.subject_id == any_(array(ids)),
             Job.job_id != job_id,
             Job.lease_owner.is_(None),
         )
@@ -467,15 +462,14 @@ def conclude(
         ).one()
         if ahead:
             receipt["sweep_due"] = due.isoformat()
-        job = enrolment.erasure_job(person, plan)
-        job.part, job.not_before = 1, due
-        job.payload = {"ids": ids, "external_ids": payload["external_ids"], "keys": payload["keys"]}
+        left = {"ids": ids, "external_ids": payload["external_ids"], "keys": payload["keys"]}
+        job = make_job(person, graph.ERASE_PERSON, policy, part=1, not_before=due, payload=left)
         jobs.insert(session, [job])
     note_receipt(session, person_id, receipt)
     others = [name for name in ids if name != person_id]
     session.execute(
         update(Person)
-        .where(Person.person_id == any_(jobs.array(others)))
+        .where(Person.person_id == any_(array(others)))
         .values(receipt={"state": "complete", "erased_with": name_person(session, person_id)})
     )
     session.execute(update(Job).where(Job.job_id == job_id).values(payload={}))
@@ -483,7 +477,7 @@ def conclude(
 
 def note_late_sweep(session: Session, person_id: str, files: int) -> None:
     """The last look has been taken: no URL is left by which a photo could come back."""
-    person = jobs.lock_person(session, person_id)
+    person = subjects.lock_person(session, person_id)
     if person is None or person.receipt is None:
         return
     receipt = {key: value for key, value in person.receipt.items() if key != "sweep_due"}

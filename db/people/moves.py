@@ -13,14 +13,15 @@ from dataclasses import asdict, dataclass
 from typing import Any, Literal
 from uuid import UUID
 
-from sqlalchemy import ARRAY, Uuid, any_, delete, func, insert, literal, select, text, tuple_, update
+from sqlalchemy import any_, delete, func, insert, literal, select, text, tuple_, update
 from sqlalchemy.orm import Session
 
-from db.ledger import jobs
+from db.expressions import uuids
+from db.faces.profiles import make_profile
+from db.ledger import jobs, person_runs, subjects
 from db.ledger.jobs import WakeUp
-from db.ledger.runs import Plan
-from db.people import enrolment
-from db.tables import FaceTrack, Job, MovedTrack, Person
+from db.ledger.policy import RunPolicy
+from db.tables import LIVE, FaceTrack, Job, MovedTrack, Person
 from shared import graph
 from shared.errors import Conflict
 
@@ -64,17 +65,17 @@ def require_still(*people: Person) -> None:
             )
 
 
-def begin(session: Session, move: Move, source: Person, target: Person, plan: Plan) -> list[WakeUp]:
+def begin(session: Session, move: Move, source: Person, target: Person, policy: RunPolicy) -> list[WakeUp]:
     """Move the first tracks, and queue a job if there are more. Both people are locked. Returns wake-up messages."""
     total = count(session, move)
     if step(session, move, FIRST) < FIRST:
-        return end(session, move, plan)
+        return end(session, move, policy)
     source.moving_event = target.moving_event = move.event_id
-    enrolment.stop(session, target)
+    person_runs.stop(session, target)
     target.run += 1
     session.flush()
     payload = {"move": asdict(move), "total": total, "done": FIRST}
-    return jobs.insert(session, [enrolment.move_job(target, plan, payload)])
+    return jobs.insert(session, [jobs.make_job(target, graph.MOVE, policy, payload=payload)])
 
 
 def count(session: Session, move: Move) -> int:
@@ -110,7 +111,7 @@ def step(session: Session, move: Move, limit: int = BATCH) -> int:
         ).all()
     if not rows:
         return 0
-    jobs.lock_videos(session, {row.video_id for row in rows})
+    subjects.lock_videos(session, {row.video_id for row in rows})
     # As they are now that their videos are locked.
     moved = session.execute(
         update(FaceTrack)
@@ -166,9 +167,9 @@ def note(session: Session, event_id: int, track_ids: list[UUID]) -> None:
     session.execute(insert(MovedTrack).from_select(["event_id", "video_id", "track_id", "user_id"], found))
 
 
-def end(session: Session, move: Move, plan: Plan) -> list[WakeUp]:
+def end(session: Session, move: Move, policy: RunPolicy) -> list[WakeUp]:
     """All tracks are moved: look for both people in all videos again. Returns wake-up messages."""
-    people = {key: jobs.lock_person(session, key) for key in sorted((move.source, move.target))}
+    people = {key: subjects.lock_person(session, key) for key in sorted((move.source, move.target))}
     for person in people.values():
         if person is not None:
             person.moving_event = None
@@ -179,8 +180,8 @@ def end(session: Session, move: Move, plan: Plan) -> list[WakeUp]:
         person = people[key]
         if person is not None and person.deleted_at is None and person.merged_into is None:
             if key == move.target and move.kind == "unmerge":
-                enrolment.make_profile(session, key)
-            wake_ups += enrolment.start(session, person, plan)
+                make_profile(session, key)
+            wake_ups += person_runs.start(session, person, policy)
     return wake_ups
 
 
@@ -191,12 +192,7 @@ def under_way(session: Session, user_id: str, ids: set[str]) -> bool:
             Job.queue == graph.MOVE.queue,
             Job.account == user_id,
             Job.stage == graph.MOVE.name,
-            Job.state.in_(("queued", "running")),
+            Job.state.in_(LIVE),
         )
     )
     return any(ids & {move.source, move.target} for move in map(read_move, found))
-
-
-def uuids(values: list[UUID]) -> Any:
-    """Ids as one parameter of a statement, for ``= any_(...)``: any number of them."""
-    return literal(values, ARRAY(Uuid))

@@ -10,10 +10,10 @@ from sqlalchemy import func, select
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.orm import Session
 
+from db.faces.tracks import mark_scenes_of
 from db.ids import name_person, person_key
-from db.people.enrolment import progress
+from db.ledger.person_runs import progress
 from db.people.events import record
-from db.people.tracks import mark_scenes_of
 from db.tables import FaceTrack, Person, PersonPhoto, PersonProfile, Scene, ScenePerson, Video
 from shared.contracts import (
     CreatePerson,
@@ -52,7 +52,7 @@ def lock(session: Session, person_id: str, user_id: str, *, deleted_too: bool = 
 
 
 def _lock(session: Session, external_id: str, user_id: str) -> Person | None:
-    """As ``db.ledger.jobs.lock_person``, by the user's own id."""
+    """As ``db.ledger.subjects.lock_person``, by the user's own id."""
     mine = (Person.user_id == user_id) & (Person.external_id == external_id)
     return session.scalars(
         select(Person).where(mine).with_for_update(key_share=True),

@@ -8,11 +8,12 @@ from uuid import UUID
 from sqlalchemy import Select, func, select, update
 from sqlalchemy.orm import Session
 
+from db.expressions import seconds_from_now
+from db.faces.tracks import PersonInScene, people_in
 from db.ledger import jobs
-from db.ledger.jobs import WakeUp, seconds_from_now
-from db.ledger.runs import Plan
-from db.people.tracks import Seen, people_in
-from db.tables import Job, Scene, Video
+from db.ledger.jobs import WakeUp, make_job, run_jobs
+from db.ledger.policy import RunPolicy
+from db.tables import LIVE, Job, JobState, Scene, Video
 from shared import graph
 
 #: A video whose revision failed for good is tried again after so long, seconds.
@@ -35,9 +36,9 @@ def _stale() -> Select[str]:
         select(Job.job_id)
         .where(
             Job.video_id == Video.video_id,
-            Job.stage == "rewrite_sidecars",
-            Job.state.in_(("queued", "running"))
-            | ((Job.state == "failed") & (Job.finished_at > seconds_from_now(-_PATIENCE_S))),
+            Job.stage == graph.REWRITE_SIDECARS.name,
+            Job.state.in_(LIVE)
+            | ((Job.state == JobState.FAILED) & (Job.finished_at > seconds_from_now(-_PATIENCE_S))),
         )
         .exists()
     )
@@ -49,27 +50,15 @@ def _stale() -> Select[str]:
     )
 
 
-def queue(session: Session, video: Video, plan: Plan, remove: Sequence[str] = ()) -> list[WakeUp]:
+def queue(session: Session, video: Video, policy: RunPolicy, remove: Sequence[str] = ()) -> list[WakeUp]:
     """Queue a revision of a video, whose row is locked; ``remove``: sidecars nobody is shown any more."""
     if video.deleted_at is not None or video.published_run is None:
         return []
     last = session.scalars(
-        select(func.max(Job.part)).where(
-            Job.video_id == video.video_id, Job.run == video.run, Job.stage == "rewrite_sidecars"
-        )
+        select(func.max(Job.part)).where(run_jobs(video), Job.stage == graph.REWRITE_SIDECARS.name)
     ).one()
-    job = Job(
-        subject_kind="video",
-        subject_id=video.video_id,
-        video_id=video.video_id,
-        user_id=video.user_id,
-        queue=graph.REWRITE_SIDECARS.queue,
-        run=video.run,
-        stage=graph.REWRITE_SIDECARS.name,
-        part=0 if last is None else last + 1,
-        max_failures=plan.max_failures,
-        payload={"remove": list(remove)},
-    )
+    part = 0 if last is None else last + 1
+    job = make_job(video, graph.REWRITE_SIDECARS, policy, part=part, payload={"remove": list(remove)})
     return jobs.insert(session, [job])
 
 
@@ -86,7 +75,7 @@ def stale_scenes(session: Session, video_id: str, limit: int) -> list[tuple[UUID
 
 def show(
     session: Session,
-    written: Mapping[UUID, tuple[str | None, str, Sequence[Seen]]],
+    written: Mapping[UUID, tuple[str | None, str, Sequence[PersonInScene]]],
 ) -> list[str]:
     """Make new sidecars what callers see: scene -> (old key, new key, whom the new one names).
 

@@ -8,11 +8,11 @@ from uuid import UUID, uuid4
 from sqlalchemy import Integer, cast, delete, func, select, text, update
 from sqlalchemy.orm import Session
 
-from db.ledger.jobs import lock_person
+from db.faces.profiles import make_profile
+from db.faces.tracks import as_array, match_tracks, refresh_scene_people
+from db.faces.vote import FaceRule, similarities
+from db.ledger.subjects import lock_person
 from db.locks import AdvisoryLock
-from db.people.enrolment import make_profile
-from db.people.tracks import as_array, match_tracks, refresh_scene_people
-from db.people.vote import FaceRule, similarities
 from db.tables import FaceTrack, Model, Person, PersonProfile, Video
 
 #: Faces that make somebody worth a number: one alone may be a chance find.

@@ -26,7 +26,7 @@ def main(folder: Path, count: int) -> None:
     for _ in range(_ROUNDS):
         # Without the lock that ``fleet`` takes: it is there to save work, not to be right.
         reconcile.expired_leases()
-        reconcile.stuck_videos()
+        reconcile.stuck("video")
         reconcile.fleet()
 
 

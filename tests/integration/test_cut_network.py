@@ -36,12 +36,12 @@ _numbers = itertools.count(1)
 WORKER = """
     import sys, time
     from sqlalchemy import text
-    from db import jobs
     from db.engine import transact
     from db.ids import video_key
+    from db.ledger import subjects
 
     def work(session):
-        assert jobs.lock_video(session, video_key("u1", sys.argv[1])) is not None
+        assert subjects.lock_video(session, video_key("u1", sys.argv[1])) is not None
         print("locked", flush=True)
         if sys.argv[1] == "idle":
             time.sleep(600)

@@ -20,9 +20,18 @@ from sqlalchemy import text, update
 from sqlalchemy.orm import Session
 from structlog.testing import capture_logs
 
-from db.engine import get_engine, make_engine, reading, set_engine, statements_may_take, transact
+from db.engine import (
+    get_engine,
+    make_engine,
+    reading,
+    set_engine,
+    statements_may_take,
+    transact,
+    with_database_retry,
+)
 from db.ids import video_key
-from db.ledger import jobs, runs
+from db.ledger import attempts, claims, subjects, video_runs
+from db.ledger.jobs import WakeUp
 from db.limits import Limits, configured_limits
 from db.tables import Job, Video
 from local.servers import postgres as embedded
@@ -152,14 +161,14 @@ def test_a_lock_that_is_not_given_up_is_said_once_and_soon(database: str) -> Non
     with limited(database, SHORT), silent_on(database, row_of("v1")):
         began = time.monotonic()
         with pytest.raises(DatabaseBusy, match=r"another transaction holds .*: try again in a minute"):
-            transact(lambda session: jobs.lock_video(session, KEY))
+            transact(lambda session: subjects.lock_video(session, KEY))
         assert time.monotonic() - began < 5.0, "waited once, not ten times"
 
 
 def test_the_end_of_a_job_outlasts_a_dead_peer(database: str) -> None:
     accept()
     with limited(database, SHORT), silent_on(database, row_of("v1"), idle_s=3.0):
-        found = runner.with_database_retry(lambda session: jobs.lock_video(session, KEY), 0.0, locked_s=20.0)
+        found = with_database_retry(lambda session: subjects.lock_video(session, KEY), 0.0, locked_s=20.0)
     assert found is not None and runner.LOCKED_S > 2 * 60.0
 
 
@@ -174,7 +183,7 @@ def test_a_statement_that_takes_too_long_is_no_outage_and_not_repeated(database:
         limited(database, SHORT),
         pytest.raises(StatementTimeout, match=r"took too long: .*DATABASE_STATEMENT_S"),
     ):
-        runner.with_database_retry(work, 20.0, locked_s=20.0)
+        with_database_retry(work, 20.0, locked_s=20.0)
     assert len(tries) == 1
 
 
@@ -195,7 +204,7 @@ def test_a_session_that_postgres_ended_for_its_silence_is_tried_again(database: 
 
     def work(session: Session) -> str:
         tries.append(None)
-        jobs.lock_video(session, KEY)
+        subjects.lock_video(session, KEY)
         if len(tries) == 1:
             time.sleep(2.5)  # longer than idle_s: a process that was frozen
         found = session.get(Video, KEY)
@@ -204,7 +213,7 @@ def test_a_session_that_postgres_ended_for_its_silence_is_tried_again(database: 
         return found.state
 
     with limited(database, SHORT):
-        assert runner.with_database_retry(work, 10.0) == "uploaded"
+        assert with_database_retry(work, 10.0) == "uploaded"
         assert len(tries) == 2
         tries.clear()
         with pytest.raises(DatabaseUnavailable):
@@ -251,7 +260,7 @@ def test_a_heartbeat_outlives_a_locked_job(database: str) -> None:
 # --- reconciling
 
 
-def abandoned(video_id: str) -> jobs.Claim:
+def abandoned(video_id: str) -> claims.Claim:
     """A video whose job's worker is gone."""
     accept(video_id)
     claimed = must_claim(owner="gone@h:1.a:0:2")
@@ -318,7 +327,7 @@ def test_a_locked_job_holds_up_no_other(database: str) -> None:
     with silent_on(database, f"SELECT 1 FROM jobs WHERE job_id = {held.job_id} FOR UPDATE"):
         ticks(2, within_s=5.0)
         assert job(free.job_id).state == "queued"
-        assert transact(lambda session: jobs.release(session, "gone@h:")) == 0, (
+        assert transact(lambda session: attempts.release(session, "gone@h:")) == 0, (
             "a stopping node does not wait"
         )
     ticks(1, within_s=5.0)
@@ -329,14 +338,14 @@ def test_a_subject_that_raises_stops_no_other(monkeypatch: pytest.MonkeyPatch) -
     for video_id in ("a", "bad", "z"):
         strand(video_id)
     late = abandoned("late")
-    advance = reconcile.advance
+    advance = subjects.advance
 
-    def fail(session: Session, subject: Any, runtime: Any) -> list[jobs.WakeUp]:
-        if subject.external_id == "bad":
+    def fail(session: Session, row: Any, policy: Any) -> list[WakeUp]:
+        if row.external_id == "bad":
             raise ValueError("a row nobody thought of")
-        return advance(session, subject, runtime)
+        return advance(session, row, policy)
 
-    monkeypatch.setattr(reconcile, "advance", fail)
+    monkeypatch.setattr(subjects, "advance", fail)
     with capture_logs() as logs:
         reconcile.fleet()
     assert ended() == {"a", "z"}
@@ -351,7 +360,7 @@ def test_a_subject_that_raises_stops_no_other(monkeypatch: pytest.MonkeyPatch) -
     with capture_logs() as logs:
         reconcile.fleet()
     assert [line["subject"] for line in logs if "subject" in line] == [video_key("u1", "bad")]
-    monkeypatch.setattr(reconcile, "advance", advance)
+    monkeypatch.setattr(subjects, "advance", advance)
     eventually(lambda: reconcile.fleet() or ended() == {"a", "bad", "z"}, within_s=20, what="it goes on")
 
 
@@ -387,7 +396,7 @@ def test_more_stuck_videos_than_are_looked_at_have_their_turn() -> None:
     for number in range(8):
         strand(f"v{number}")
     with reading() as session:
-        looks = {tuple(runs.stuck_videos(session, 2)) for _ in range(20)}
+        looks = {tuple(video_runs.find_stuck(session, 2)) for _ in range(20)}
     assert len({video_id for look in looks for video_id in look}) > 4
 
 
@@ -468,6 +477,6 @@ def test_a_job_does_not_wait_for_a_row_to_begin(database: str) -> None:
     with limited(database, SHORT):
         with silent_on(database, row_of("v1")):
             claimed = must_claim()
-            transact(lambda session: jobs.mark_started(session, claimed))
-        transact(lambda session: jobs.mark_started(session, claimed))
+            transact(lambda session: attempts.mark_started(session, claimed))
+        transact(lambda session: attempts.mark_started(session, claimed))
     assert state() == "processing"

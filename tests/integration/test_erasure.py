@@ -18,13 +18,14 @@ from sqlalchemy import select, text, update
 from sqlalchemy.orm import Session
 
 from db.engine import reading, transact
-from db.people import enrolment, erasure, registry
+from db.ledger import person_runs
+from db.people import erasure, photos, registry
 from db.tables import Job, Scene
 from shared import settings as settings_module
 from shared.storage import sidecar_key
 from tasks import people as requests
 from tests.integration.test_people import (
-    PLAN,
+    POLICY,
     axis,
     change,
     create,
@@ -33,9 +34,10 @@ from tests.integration.test_people import (
 )
 from tests.support.s3_servers import moto_server
 from tests.support.services import RedisServer
-from worker import answers, reconcile, runner
+from worker import reconcile, runner
 from worker.app import app
 from worker.runtime import Runtime, get_runtime
+from worker.search import stored_answers
 from worker.stages import erase_person
 
 pytestmark = pytest.mark.usefixtures("database")
@@ -121,7 +123,7 @@ def skip_pauses() -> bool:
 
 
 def erase(person: str, user: str = "u") -> None:
-    change(person, lambda session, row: erasure.begin(session, row, PLAN), user)
+    change(person, lambda session, row: erasure.begin(session, row, POLICY), user)
 
 
 def shown(person: str, user: str = "u") -> Any:
@@ -145,10 +147,10 @@ def people_named(runtime: Runtime, user: str) -> set[str]:
 def answer(client: Any, user: str | None, result: Any, status: str = "SUCCESS") -> bytes:
     """An answer that nobody has collected; of a user if one is named."""
     task = str(uuid4())
-    answers.note_asked(user, task)
+    stored_answers.note_asked(user, task)
     key = b"celery-task-meta-" + task.encode()
     client.set(key, json.dumps({"status": status, "result": result, "task_id": task}), ex=600)
-    answers.note_answered(user, task)
+    stored_answers.note_answered(user, task)
     return key
 
 
@@ -236,7 +238,7 @@ def test_an_id_that_stands_everywhere_is_erased_and_nothing_else(
 def _enrol(person: str, place: int, user: str) -> None:
     from tests.integration.test_people import claim, finish, look
 
-    change(person, lambda session, row: enrolment.start(session, row, PLAN), user)
+    change(person, lambda session, row: person_runs.start(session, row, POLICY), user)
     while (claimed := claim("face")) is not None:
         finish(claimed, look(claimed, [axis(place)]))
 
@@ -248,7 +250,7 @@ def test_whatever_is_left_keeps_the_receipt_incomplete_and_the_job_going(
     ann = enrol("Ann", axis(0))
     film("v", [[axis(0)]])
     publish(runtime)
-    monkeypatch.setattr(answers, "count", lambda *_: 3)
+    monkeypatch.setattr(stored_answers, "count", lambda *_: 3)
     erase(ann)
     pauses = []
     for _ in range(10):
@@ -279,7 +281,7 @@ def test_a_photo_stored_by_an_older_url_after_the_erasure_is_removed_when_the_ur
 ) -> None:
     """On a real S3 server over HTTP; the other person's photo stays."""
     monkeypatch.setattr(erase_person, "UPLOAD_GRACE_S", 0.0)
-    monkeypatch.setattr(enrolment, "UPLOAD_GRACE_S", 0.0)
+    monkeypatch.setattr(photos, "UPLOAD_GRACE_S", 0.0)
     with moto_server() as server:
         runtime = stack(
             STORAGE_BACKEND="minio",

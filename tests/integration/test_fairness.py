@@ -13,28 +13,30 @@ from sqlalchemy.orm import Session
 
 from db import videos
 from db.engine import reading, transact
+from db.expressions import NOW, seconds_from_now
 from db.ids import video_key
-from db.ledger import jobs, runs, usage
-from db.ledger.jobs import Claim, ClaimRules, WakeUp
-from db.ledger.runs import Plan
+from db.ledger import attempts, claims, jobs, usage, video_runs
+from db.ledger.claims import Claim, ClaimRules
+from db.ledger.jobs import WakeUp
+from db.ledger.policy import RunPolicy
 from db.scenes import write_scenes
 from db.tables import Job, QueueUsage, Video
 from shared import graph
 from shared.contracts import ProcessVideo
 from shared.errors import BadMedia, QuotaExceeded, StorageUnavailable, WorkerLost
 from shared.routing import JOB_QUEUES
-from tests.integration.test_ledger import LEASE_S, POLICY
+from tests.integration.test_ledger import LEASE_S
 
 pytestmark = pytest.mark.usefixtures("database")
 
-PLAN = Plan(skips={}, max_failures=3, tmp_ttl_s=3600)
+POLICY = RunPolicy(skips={}, max_failures=3, tmp_ttl_s=3600)
 #: The videos that were accepted, by key.
 NAMES: dict[str, str] = {}
 #: How long every job of the simulated fleet takes.
 JOB_S = 10.0
 
 
-def accept(user: str, *names: str, priority: int = 0, plan: Plan = PLAN) -> list[WakeUp]:
+def accept(user: str, *names: str, priority: int = 0, plan: RunPolicy = POLICY) -> list[WakeUp]:
     """Accept videos of a user in one transaction."""
 
     def work(session: Session) -> list[WakeUp]:
@@ -51,7 +53,7 @@ def accept(user: str, *names: str, priority: int = 0, plan: Plan = PLAN) -> list
 
 
 def claim(queue: str = "media", owner: str = "n:1:0:2", rules: ClaimRules | None = None) -> Claim | None:
-    return transact(lambda session: jobs.claim(session, queue, owner, LEASE_S, rules))
+    return transact(lambda session: claims.claim(session, queue, owner, LEASE_S, rules))
 
 
 def must_claim(queue: str = "media", rules: ClaimRules | None = None) -> Claim:
@@ -66,7 +68,7 @@ def take(claimed: Claim, seconds: float) -> None:
         lambda session: session.execute(
             update(Job)
             .where(Job.job_id == claimed.job_id)
-            .values(started_at=jobs.seconds_from_now(-seconds), lease_until=jobs.seconds_from_now(LEASE_S))
+            .values(started_at=seconds_from_now(-seconds), lease_until=seconds_from_now(LEASE_S))
         )
     )
 
@@ -88,14 +90,11 @@ def finish(claimed: Claim, seconds: float = JOB_S) -> list[WakeUp]:
         if scenes:
             write_scenes(session, claimed.video_id, claimed.user_id, claimed.run, scenes)
 
-    def advance(session: Session, subject: Any) -> list[WakeUp]:
-        return runs.advance(session, subject, PLAN) if isinstance(subject, Video) else []
-
-    return transact(lambda session: jobs.finish(session, claimed, write, result, advance))
+    return transact(lambda session: attempts.finish(session, claimed, write, result, POLICY))
 
 
 def defer(claimed: Claim, wait_s: float, **options: Any) -> list[WakeUp]:
-    return transact(lambda session: jobs.defer(session, claimed, wait_s, **options))
+    return transact(lambda session: attempts.defer(session, claimed, wait_s, POLICY, **options))
 
 
 def job(job_id: int) -> Job:
@@ -108,7 +107,7 @@ def pause_s(job_id: int) -> float:
     with reading() as session:
         return float(
             session.execute(
-                select(func.extract("epoch", Job.not_before - jobs.NOW)).where(Job.job_id == job_id)
+                select(func.extract("epoch", Job.not_before - NOW)).where(Job.job_id == job_id)
             ).scalar_one()
         )
 
@@ -267,9 +266,9 @@ def test_the_fleets_own_work_takes_its_share_and_no_users_turn() -> None:
     kinds: Counter[str] = Counter()
     for _ in range(20):
         claimed = must_claim(rules=rules)
-        kinds[claimed.subject_kind] += 1
+        kinds[claimed.subject.kind] += 1
         take(claimed, JOB_S)
-        if claimed.subject_kind == "video":
+        if claimed.subject.kind == "video":
             finish(claimed)
         else:
             transact(
@@ -291,7 +290,7 @@ def test_running_jobs_count_with_the_time_they_have_taken() -> None:
     for job_id in running:
         transact(
             lambda session, job_id=job_id: session.execute(  # type: ignore[misc]
-                update(Job).where(Job.job_id == job_id).values(started_at=jobs.seconds_from_now(-50))
+                update(Job).where(Job.job_id == job_id).values(started_at=seconds_from_now(-50))
             )
         )
     claimed = [must_claim() for _ in range(6)]
@@ -363,13 +362,12 @@ def test_an_ended_attempt_blocks_no_claim_and_no_end_of_another() -> None:
     accept("a", "a0", "a1", "a2")
     first, second = must_claim(), must_claim()
 
-    def write(session: Session) -> None:
+    def fail(session: Session) -> None:
+        attempts.fail(session, first, BadMedia("x"), POLICY)
         finish(second)
         assert NAMES[must_claim().video_id] == "a2"
 
-    transact(
-        lambda session: jobs.fail(session, first, BadMedia("x"), POLICY, lambda s, v: write(s) or [])  # type: ignore[func-returns-value]
-    )
+    transact(fail)
     assert device_time("a").total_s >= JOB_S
 
 
@@ -380,24 +378,22 @@ def test_device_seconds_are_kept_over_all_attempts() -> None:
     accept("a", "a0")
     claimed = must_claim()
     take(claimed, 10)
-    transact(lambda session: jobs.fail(session, claimed, StorageUnavailable("away"), POLICY, lambda s, v: []))
+    transact(lambda session: attempts.fail(session, claimed, StorageUnavailable("away"), POLICY))
     again = must_claim()
     take(again, 20)
     defer(again, 0.0, progressed=True)
     take(must_claim(), 40)
-    assert transact(lambda session: jobs.release(session, "n:1:")) == 1
+    assert transact(lambda session: attempts.release(session, "n:1:")) == 1
     lost = must_claim()
     # Its worker is gone since long: what came after the lease is not the user's.
     transact(
         lambda session: session.execute(
-            update(Job).values(
-                started_at=jobs.seconds_from_now(-1080), lease_until=jobs.seconds_from_now(-1000)
-            )
+            update(Job).values(started_at=seconds_from_now(-1080), lease_until=seconds_from_now(-1000))
         )
     )
     with reading() as session:
-        (held,) = jobs.held_jobs(session)
-    transact(lambda session: jobs.reclaim(session, held, WorkerLost("gone"), POLICY, lambda s, v: []))
+        (held,) = attempts.held_jobs(session)
+    transact(lambda session: attempts.reclaim(session, held, WorkerLost("gone"), POLICY))
     finish(must_claim(), 160)
     assert lost.attempt == 4
     wanted = 10 + 20 + 40 + 80 + 160
@@ -411,12 +407,12 @@ def test_a_cancelled_attempt_is_its_users_time_too() -> None:
     take(claimed, 30)
 
     def cancel(session: Session) -> None:
-        runs.cancel(session, videos.lock(session, "a0", "a"), PLAN)
+        video_runs.cancel(session, videos.lock(session, "a0", "a"), POLICY)
 
     transact(cancel)
     assert device_time("a").total_s == pytest.approx(30, abs=5)
-    transact(lambda session: session.execute(update(Job).values(finished_at=jobs.seconds_from_now(-12))))
-    transact(lambda session: jobs.end_lease(session, claimed))
+    transact(lambda session: session.execute(update(Job).values(finished_at=seconds_from_now(-12))))
+    transact(lambda session: attempts.end_lease(session, claimed))
     assert device_time("a").total_s == pytest.approx(42, abs=5)
     assert job(claimed.job_id).device_seconds == pytest.approx(42, abs=5)
 
@@ -459,7 +455,7 @@ def test_deferred_jobs_of_one_user_hold_up_nobody() -> None:
     def erase(user: str, *names: str) -> None:
         def work(session: Session) -> None:
             for name in names:
-                runs.begin_delete(session, videos.lock(session, name, user), PLAN)
+                video_runs.begin_delete(session, videos.lock(session, name, user), POLICY)
 
         transact(work)
 
@@ -520,17 +516,17 @@ def test_a_user_has_no_more_running_jobs_in_a_queue_than_allowed() -> None:
     run_threads([work] * 6)
     assert Counter(claimed.user_id for claimed in found) == {"a": 2, "b": 1}
     with reading() as session:
-        assert jobs.claimable(session, rules) == {}, "no message is sent for what can't be claimed"
-        assert len(jobs.claimable(session)["media"]) == 18
+        assert claims.claimable(session, rules) == {}, "no message is sent for what can't be claimed"
+        assert len(claims.claimable(session)["media"]) == 18
     finish(next(claimed for claimed in found if claimed.user_id == "a"))
     with reading() as session:
-        assert len(jobs.claimable(session, rules)["media"]) == 1
+        assert len(claims.claimable(session, rules)["media"]) == 1
     assert must_claim(rules=rules).user_id == "a"
     assert claim(rules=rules) is None
 
 
 def test_a_user_has_no_more_open_videos_than_allowed() -> None:
-    plan = Plan(skips={}, max_failures=3, tmp_ttl_s=3600, max_open_videos=3)
+    plan = RunPolicy(skips={}, max_failures=3, tmp_ttl_s=3600, max_open_videos=3)
     refused: list[QuotaExceeded] = []
 
     def send(n: int) -> None:
@@ -550,15 +546,11 @@ def test_a_user_has_no_more_open_videos_than_allowed() -> None:
     # The same request again is no other video.
     assert accept("a", stored[0], plan=plan) == []
     claimed = next(found for found in iter(must_claim, None) if found.user_id == "a")
-    transact(
-        lambda session: jobs.fail(
-            session, claimed, BadMedia("x"), POLICY, lambda s, v: runs.advance(s, v, PLAN)
-        )
-    )
+    transact(lambda session: attempts.fail(session, claimed, BadMedia("x"), POLICY))
     accept("a", "another", plan=plan)
 
     def retry(session: Session) -> None:
-        runs.retry(session, videos.lock(session, NAMES[claimed.video_id], "a"), plan)
+        video_runs.retry(session, videos.lock(session, NAMES[claimed.video_id], "a"), plan)
 
     with pytest.raises(QuotaExceeded):
         transact(retry)

@@ -19,11 +19,11 @@ from sqlalchemy.orm import Session
 
 from db import videos
 from db.engine import reading, transact
+from db.faces.tracks import write_tracks
 from db.ids import video_key
-from db.ledger import jobs, runs
-from db.ledger.jobs import Claim, RetryPolicy, WakeUp
-from db.ledger.runs import Plan
-from db.people.tracks import write_tracks
+from db.ledger import attempts, claims, video_runs
+from db.ledger.claims import Claim
+from db.ledger.policy import RunPolicy
 from db.scenes import face_id, scenes_between, write_faces, write_screen_texts, write_tags, write_transcript
 from db.tables import Run, Scene, Video
 from db.vectors import ModelRow, ensure_model, write_embeddings, write_lexical
@@ -38,8 +38,7 @@ from worker.stages.context import StageContext
 
 pytestmark = pytest.mark.usefixtures("database")
 
-ON = Plan(skips={}, max_failures=3, tmp_ttl_s=0.0)
-POLICY = RetryPolicy(max_outages=20, backoff_s=0.0, backoff_max_s=0.0)
+ON = RunPolicy(skips={}, max_failures=3, tmp_ttl_s=0.0)
 QUEUES = ("media", "asr", "text", "vision", "face", "ocr", "housekeeping")
 VIDEO, USER = "v1", "u1"
 KEY = video_key(USER, VIDEO)
@@ -64,7 +63,7 @@ STORED = {
 }
 
 
-def off(*names: str) -> Plan:
+def off(*names: str) -> RunPolicy:
     return replace(ON, skips={name: f"{FLAG[name]} is off" for name in names})
 
 
@@ -74,7 +73,7 @@ class Library:
 
     runtime: Runtime
     folder: Path
-    plan: Plan = ON
+    policy: RunPolicy = ON
     #: Stage -> what it raises.
     broken: dict[str, Exception] = field(default_factory=dict)
     #: Called before a stage's job ends.
@@ -84,15 +83,17 @@ class Library:
         key = upload_key(USER, VIDEO, "a.mp4")
         self.runtime.storage.put_file("uploads", key, clip, "video/mp4")
         request = ProcessVideo(video_id=VIDEO, user_id=USER, storage_key=key)
-        transact(lambda session: videos.accept(session, request, self.plan))
+        transact(lambda session: videos.accept(session, request, self.policy))
         return self.work()
 
     def rerun(self, *names: str) -> VideoStatus:
-        self.change(lambda session, video: runs.rerun(session, video, names, self.plan))
+        self.change(lambda session, video: video_runs.rerun(session, video, names, self.policy))
         return self.work()
 
     def missing(self) -> list[str]:
-        found: list[str] = self.change(lambda session, video: runs.missing_stages(session, video, self.plan))
+        found: list[str] = self.change(
+            lambda session, video: video_runs.missing_stages(session, video, self.policy)
+        )
         return found
 
     def change(self, act: Callable[[Session, Video], Any]) -> Any:
@@ -107,16 +108,13 @@ class Library:
             return videos.status(session, VIDEO, USER)
 
     def _claim(self, queue: str) -> Claim | None:
-        return transact(lambda session: jobs.claim(session, queue, "n:1:0:2", 60.0))
-
-    def _advance(self, session: Session, subject: Any) -> list[WakeUp]:
-        return runs.advance(session, subject, self.plan)
+        return transact(lambda session: claims.claim(session, queue, "n:1:0:2", 60.0))
 
     def _do(self, claimed: Claim) -> None:
         folder = self.folder / claimed.storage_part
         folder.mkdir(parents=True)
-        # A node's plan is that of its settings; here the test's.
-        self.runtime.__dict__["plan"] = self.plan
+        # A node's policy is that of its settings; here the test's.
+        self.runtime.__dict__["policy"] = self.policy
         context = StageContext(
             claimed=claimed, runtime=self.runtime, folder=folder, report=lambda fraction: None
         )
@@ -130,10 +128,10 @@ class Library:
                 write, result = made_up(claimed), {}
         except ScenefleetError as error:
             reason = error
-            transact(lambda session: jobs.fail(session, claimed, reason, POLICY, self._advance))
+            transact(lambda session: attempts.fail(session, claimed, reason, self.policy))
             return
         self.before_end(claimed)
-        transact(lambda session: jobs.finish(session, claimed, write, result, self._advance))
+        transact(lambda session: attempts.finish(session, claimed, write, result, self.policy))
 
     def stored(self) -> dict[str, list[Any]]:
         return {name: self.rows(query) for name, query in STORED.items()}
@@ -226,7 +224,7 @@ def test_a_whole_rerun_with_a_feature_off_keeps_what_it_had_made(
     assert library.process(clips["own"]).state == "indexed"
     before = library.stored()
     assert all(len(rows) == 3 for rows in before.values())
-    library.plan = off(stage)
+    library.policy = off(stage)
     status = library.rerun()
     assert (status.state, status.published_run, status.error) == ("indexed", 2, None)
     assert states(status)[stage] == "reused" and states(status)["split"] == "done"
@@ -246,7 +244,7 @@ def test_a_whole_rerun_with_a_feature_off_keeps_what_it_had_made(
         assert keys == shown | {scene.sidecar_key for scene in live}
     assert not list(library.runtime.storage.list("tmp", ""))
     # On again: there as before; the vectors of words that were heard again are out of date, nothing else is.
-    library.plan = ON
+    library.policy = ON
     assert library.stored() == after
     assert library.missing() == (["text"] if stage == "text" else [])
     status = library.rerun()
@@ -257,12 +255,12 @@ def test_a_whole_rerun_with_a_feature_off_keeps_what_it_had_made(
 def test_all_features_off_and_a_part_made_again(library: Library, clips: dict[str, Path]) -> None:
     library.process(clips["own"])
     before = library.stored()
-    library.plan = off(*FLAG)
+    library.policy = off(*FLAG)
     for names in (("asr",), ("split",), ("asr",), ()):
         status = library.rerun(*names)
         assert status.state == "indexed", status
         assert library.stored() == before
-    library.plan = ON
+    library.policy = ON
     assert library.missing() == ["text"]
     assert library.rerun(*library.missing()).state == "indexed"
     after = library.stored()
@@ -286,20 +284,20 @@ def test_scenes_that_are_not_the_same_are_refused_and_nothing_is_lost(
         storage.put_bytes("sidecars", picture, b"no picture", "image/jpeg")
     else:
         storage.delete("sidecars", picture)
-    library.plan = off("face", "ocr")
+    library.policy = off("face", "ocr")
     status = library.rerun()
     assert (status.state, status.published_run, status.error_class) == ("failed", 1, "Conflict")
     assert status.error is not None and "\n" not in status.error
     assert "face (FEATURE_FACE_DETECTION is off), ocr (FEATURE_OCR is off)" in status.error
     assert library.stored() == before
-    library.plan = ON
+    library.policy = ON
     status = library.rerun()
     assert (status.state, status.published_run) == ("indexed", 3), status
     assert all(len(rows) in (2, 3) for rows in library.stored().values())
 
 
 def test_what_was_not_made_meanwhile_is_filled_in(library: Library, clips: dict[str, Path]) -> None:
-    library.plan = off("vision", "ocr")
+    library.policy = off("vision", "ocr")
     status = library.process(clips["own"])
     assert status.state == "indexed" and states(status)["vision"] == "skipped"
     assert library.missing() == [], "both are still off"
@@ -308,10 +306,10 @@ def test_what_was_not_made_meanwhile_is_filled_in(library: Library, clips: dict[
     status = library.rerun()
     assert states(status)["vision"] == "skipped", "there is nothing to keep"
     before = library.stored()
-    library.plan = off("ocr")
+    library.policy = off("ocr")
     assert library.missing() == ["vision"]
     library.rerun(*library.missing())
-    library.plan = ON
+    library.policy = ON
     assert library.missing() == ["ocr"]
     status = library.rerun(*library.missing())
     assert status.state == "indexed" and states(status)["vision"] == "reused"
@@ -333,7 +331,7 @@ def test_what_failed_is_missing_too(library: Library, clips: dict[str, Path]) ->
 def test_a_stage_that_is_off_cannot_be_named(library: Library, clips: dict[str, Path]) -> None:
     library.process(clips["own"])
     before = library.stored()
-    library.plan = off("face")
+    library.policy = off("face")
     with pytest.raises(Conflict, match="face can't be made again: FEATURE_FACE_DETECTION is off"):
         library.rerun("text", "face")
     assert library.stored() == before and library.work().run == 1
@@ -347,7 +345,7 @@ def test_a_feature_switched_off_in_the_middle_of_a_rerun_loses_nothing(
 
     def switch(claimed: Claim) -> None:
         if claimed.stage == "split":
-            library.plan = off("face")
+            library.policy = off("face")
 
     library.before_end = switch
     status = library.rerun()
@@ -367,11 +365,11 @@ def test_nothing_is_missing_while_a_run_is_open_and_nothing_of_an_unpublished_vi
     with pytest.raises(Conflict, match="nothing of it is published: use retry or rerun"):
         library.missing()
     library.broken = {}
-    library.plan = off("face")
+    library.policy = off("face")
     library.rerun()
-    library.plan = ON
+    library.policy = ON
     assert library.missing() == ["face"]
-    library.change(lambda session, video: runs.rerun(session, video, ["face"], ON))
+    library.change(lambda session, video: video_runs.rerun(session, video, ["face"], ON))
     assert library.missing() == []
 
 
@@ -380,10 +378,10 @@ def test_a_cancelled_rerun_is_started_again_without_what_is_off(
 ) -> None:
     library.process(clips["own"])
     before = library.stored()
-    library.change(lambda session, video: runs.rerun(session, video, [], ON))
-    library.plan = off("face")
-    library.change(lambda session, video: runs.cancel(session, video, library.plan))
-    library.change(lambda session, video: runs.retry(session, video, library.plan))
+    library.change(lambda session, video: video_runs.rerun(session, video, [], ON))
+    library.policy = off("face")
+    library.change(lambda session, video: video_runs.cancel(session, video, library.policy))
+    library.change(lambda session, video: video_runs.retry(session, video, library.policy))
     status = library.work()
     assert (status.state, states(status)["face"]) == ("indexed", "reused")
     assert library.stored()["face"] == before["face"]

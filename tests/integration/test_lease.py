@@ -13,7 +13,7 @@ import pytest
 from sqlalchemy import select, update
 
 from db.engine import reading, transact
-from db.ledger import jobs
+from db.ledger import claims
 from db.tables import Job
 from shared.errors import LeaseLost, StageTimeout
 from shared.exit_status import ExitStatus
@@ -28,7 +28,7 @@ def never(error: StageTimeout) -> None:
     raise AssertionError(error)
 
 
-def lease_of(claimed: jobs.Claim) -> Lease:
+def lease_of(claimed: claims.Claim) -> Lease:
     return Lease(claimed, lease_s=5.0, heartbeat_s=0.05, time_limit_s=60.0, on_time_limit=never)
 
 
@@ -65,12 +65,12 @@ def test_past_its_limit_the_process_records_the_failure_and_ends(database: str) 
     claimed = must_claim()
     code = f"""
         import time
-        from db import jobs
-        from db.engine import transact
+        from db.ledger.claims import Claim
+        from db.ledger.jobs import Subject
         from worker.lease import Lease
         from worker.runner import _fail
         from worker.runtime import get_runtime
-        claimed = jobs.Claim(**{vars(claimed)!r})
+        claimed = Claim(**{vars(claimed)!r})
         lease = Lease(claimed, lease_s=60, heartbeat_s=0.05, time_limit_s=0.2,
                       on_time_limit=lambda error: _fail(claimed, error, get_runtime()))
         with lease:

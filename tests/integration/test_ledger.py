@@ -13,9 +13,11 @@ from sqlalchemy.orm import Session
 from db import videos
 from db.engine import get_engine, reading, transact
 from db.ids import video_key
-from db.ledger import jobs, runs
-from db.ledger.jobs import Claim, RetryPolicy, WakeUp
-from db.ledger.runs import Plan
+from db.ledger import attempts, claims, subjects, video_runs
+from db.ledger.claims import Claim
+from db.ledger.jobs import Subject, WakeUp
+from db.ledger.policy import RunPolicy
+from db.ledger.stage_states import stage_states
 from db.scenes import scene_id, write_scenes
 from db.tables import Job, Run, Scene, Video
 from shared.contracts import ProcessVideo, Receipt
@@ -30,15 +32,10 @@ from shared.errors import (
 
 pytestmark = pytest.mark.usefixtures("database")
 
-PLAN = Plan(skips={"vision": "unavailable: no model"}, max_failures=3, tmp_ttl_s=3600)
-POLICY = RetryPolicy(max_outages=20, backoff_s=0.0, backoff_max_s=0.0)
+POLICY = RunPolicy(skips={"vision": "unavailable: no model"}, max_failures=3, tmp_ttl_s=3600)
 LEASE_S = 60.0
 #: Primary key of u1's v1.
 KEY = video_key("u1", "v1")
-
-
-def advance(session: Session, video: Video) -> list[WakeUp]:
-    return runs.advance(session, video, PLAN)
 
 
 def accept(
@@ -50,11 +47,11 @@ def accept(
         storage_key=key or f"uploads/{user_id}/{video_id}/a.mp4",
         priority=priority,
     )
-    return transact(lambda session: videos.accept(session, request, PLAN))[0]
+    return transact(lambda session: videos.accept(session, request, POLICY))[0]
 
 
 def claim(queue: str = "media", owner: str = "n:1:0:2", lease_s: float = LEASE_S) -> Claim | None:
-    return transact(lambda session: jobs.claim(session, queue, owner, lease_s))
+    return transact(lambda session: claims.claim(session, queue, owner, lease_s))
 
 
 def must_claim(queue: str = "media", **options: Any) -> Claim:
@@ -68,11 +65,11 @@ def nothing(session: Session) -> None:
 
 
 def finish(claimed: Claim, write: Callable[[Session], None] = nothing, **result: Any) -> list[WakeUp]:
-    return transact(lambda session: jobs.finish(session, claimed, write, result, advance))
+    return transact(lambda session: attempts.finish(session, claimed, write, result, POLICY))
 
 
 def fail(claimed: Claim, error: Exception) -> list[WakeUp]:
-    return transact(lambda session: jobs.fail(session, claimed, error, POLICY, advance))
+    return transact(lambda session: attempts.fail(session, claimed, error, POLICY))
 
 
 def split(claimed: Claim, scenes: int = 3, windows: int = 2) -> list[WakeUp]:
@@ -125,9 +122,7 @@ def job(job_id: int) -> Job:
 def stages(video_id: str = "v1") -> dict[str, str]:
     with reading() as session:
         video = session.scalars(select(Video).where(Video.external_id == video_id)).one()
-        return {
-            name: found.state for name, found in runs.stage_states(session, video.video_id, video.run).items()
-        }
+        return {name: found.state for name, found in stage_states(session, video.video_id, video.run).items()}
 
 
 def expire(claimed: Claim) -> None:
@@ -143,9 +138,9 @@ def expire(claimed: Claim) -> None:
 
 def take_back_expired(error: Exception | None = None) -> int:
     with reading() as session:
-        held = [found for found in jobs.held_jobs(session) if found.expired]
+        held = [found for found in attempts.held_jobs(session) if found.expired]
     for found in held:
-        transact(lambda s, found=found: jobs.reclaim(s, found, error or WorkerLost("gone"), POLICY, advance))  # type: ignore[misc]
+        transact(lambda s, found=found: attempts.reclaim(s, found, error or WorkerLost("gone"), POLICY))  # type: ignore[misc]
     return len(held)
 
 
@@ -215,7 +210,7 @@ def test_two_claimers_never_get_the_same_job() -> None:
 def test_a_job_is_not_claimed_before_its_time() -> None:
     accept()
     claimed = must_claim()
-    transact(lambda session: jobs.defer(session, claimed, 3600))
+    transact(lambda session: attempts.defer(session, claimed, 3600, POLICY))
     assert claim() is None
 
 
@@ -226,12 +221,12 @@ def test_a_beat_renews_only_the_own_lease() -> None:
     accept()
     claimed = must_claim(lease_s=1.0)
     before = job(claimed.job_id).lease_until
-    assert transact(lambda session: jobs.beat(session, claimed, 0.5, LEASE_S))
+    assert transact(lambda session: attempts.beat(session, claimed, 0.5, LEASE_S))
     after = job(claimed.job_id)
     assert before is not None and after.lease_until is not None and after.lease_until > before
     assert after.progress == 0.5
     stale = Claim(**{**vars(claimed), "attempt": claimed.attempt - 1})
-    assert not transact(lambda session: jobs.beat(session, stale, 0.9, LEASE_S))
+    assert not transact(lambda session: attempts.beat(session, stale, 0.9, LEASE_S))
 
 
 def test_a_zombie_finishes_nothing() -> None:
@@ -258,10 +253,10 @@ def test_a_renewed_lease_is_not_taken_back() -> None:
     claimed = must_claim()
     expire(claimed)
     with reading() as session:
-        (held,) = jobs.held_jobs(session)
+        (held,) = attempts.held_jobs(session)
     assert held.expired
-    assert transact(lambda session: jobs.beat(session, claimed, 0.1, LEASE_S))
-    transact(lambda session: jobs.reclaim(session, held, WorkerLost("gone"), POLICY, advance))
+    assert transact(lambda session: attempts.beat(session, claimed, 0.1, LEASE_S))
+    transact(lambda session: attempts.reclaim(session, held, WorkerLost("gone"), POLICY))
     assert job(claimed.job_id).state == "running"
     split(claimed)
 
@@ -270,12 +265,12 @@ def test_two_reconcilers_take_back_once() -> None:
     accept()
     expire(must_claim())
     with reading() as session:
-        (held,) = jobs.held_jobs(session)
+        (held,) = attempts.held_jobs(session)
     barrier = threading.Barrier(2)
 
     def reclaim() -> None:
         barrier.wait()
-        transact(lambda session: jobs.reclaim(session, held, WorkerLost("gone"), POLICY, advance))
+        transact(lambda session: attempts.reclaim(session, held, WorkerLost("gone"), POLICY))
 
     threads = [threading.Thread(target=reclaim) for _ in range(2)]
     for thread in threads:
@@ -288,8 +283,8 @@ def test_two_reconcilers_take_back_once() -> None:
 def test_a_stopping_node_releases_uncounted() -> None:
     accept()
     claimed = must_claim(owner="media@h:10:0:11")
-    assert transact(lambda session: jobs.release(session, "media@h:1:")) == 0
-    assert transact(lambda session: jobs.release(session, "media@h:10:")) == 1
+    assert transact(lambda session: attempts.release(session, "media@h:1:")) == 0
+    assert transact(lambda session: attempts.release(session, "media@h:10:")) == 1
     again = job(claimed.job_id)
     assert (again.state, again.failures, again.outages) == ("queued", 0, 0)
 
@@ -327,19 +322,9 @@ def test_outages_are_not_counted_as_failures_but_have_their_own_end() -> None:
 
 
 def vars_of(found: Job) -> dict[str, Any]:
-    names = (
-        "job_id",
-        "attempt",
-        "video_id",
-        "user_id",
-        "queue",
-        "run",
-        "stage",
-        "part",
-        "failures",
-        "payload",
-    )
-    return {**{name: getattr(found, name) for name in names}, "owner": found.lease_owner}
+    names = ("job_id", "attempt", "user_id", "queue", "run", "stage", "part", "failures", "payload")
+    subject = Subject("video", found.subject_id)
+    return {**{name: getattr(found, name) for name in names}, "owner": found.lease_owner, "subject": subject}
 
 
 def test_an_error_message_is_stored_clean_and_capped() -> None:
@@ -347,7 +332,7 @@ def test_an_error_message_is_stored_clean_and_capped() -> None:
     fail(must_claim(), BadMedia("a\x00b\ud800" + "x" * 10_000))
     with reading() as session:
         error = videos.status(session, "v1", "u1").error
-    assert error is not None and "\x00" not in error and len(error) == jobs.MAX_ERROR_CHARS
+    assert error is not None and "\x00" not in error and len(error) == attempts.MAX_ERROR_CHARS
 
 
 # --- the pipeline
@@ -403,17 +388,17 @@ def test_a_lost_transition_is_found_and_made() -> None:
     # As if the worker had committed its job and died before advancing.
     transact(lambda session: session.execute(update(Job).values(state="failed", lease_owner=None)))
     with reading() as session:
-        assert runs.stuck_videos(session) == [KEY]
+        assert video_runs.find_stuck(session) == [KEY]
 
     def go_on(session: Session) -> None:
-        video = jobs.lock_video(session, claimed.video_id)
+        video = subjects.lock_video(session, claimed.video_id)
         assert video is not None
-        advance(session, video)
+        subjects.advance(session, video, POLICY)
 
     transact(go_on)
     assert state() == "failed"
     with reading() as session:
-        assert runs.stuck_videos(session) == []
+        assert video_runs.find_stuck(session) == []
 
 
 # --- retry, rerun, cancel, delete
@@ -433,7 +418,7 @@ def test_retry_resets_failures_never_attempts() -> None:
     run_queue("ocr")
     finish(must_claim("media"))  # the sidecar; the sweep waits for the retry's sake
     assert state() == "partial"
-    change(lambda session, video: runs.retry(session, video, PLAN))
+    change(lambda session, video: video_runs.retry(session, video, POLICY))
     claimed = must_claim("face")
     assert (claimed.attempt, claimed.failures) == (4, 0)
     finish(claimed)
@@ -445,13 +430,13 @@ def test_retry_of_what_did_not_fail_is_refused() -> None:
     accept()
     index()
     with pytest.raises(Conflict):
-        change(lambda session, video: runs.retry(session, video, PLAN))
+        change(lambda session, video: video_runs.retry(session, video, POLICY))
 
 
 def test_rerun_of_a_stage_makes_it_and_what_follows() -> None:
     accept()
     index()
-    change(lambda session, video: runs.rerun(session, video, ["text"], PLAN))
+    change(lambda session, video: video_runs.rerun(session, video, ["text"], POLICY))
     found = stages()
     assert {name: found[name] for name in ("split", "asr", "face", "ocr", "text")} == {
         "split": "reused", "asr": "reused", "face": "reused", "ocr": "reused", "text": "queued",
@@ -470,7 +455,7 @@ def test_rerun_of_a_stage_makes_it_and_what_follows() -> None:
 def test_rerun_of_asr_makes_the_audio_first() -> None:
     accept()
     index()
-    change(lambda session, video: runs.rerun(session, video, ["asr"], PLAN))
+    change(lambda session, video: video_runs.rerun(session, video, ["asr"], POLICY))
     assert stages()["audio"] == "queued"
     assert claim("asr") is None
     finish(must_claim("media"), audio_key="b", windows=[[0, 10]])
@@ -480,10 +465,10 @@ def test_rerun_of_asr_makes_the_audio_first() -> None:
 def test_a_rerun_fences_out_the_run_before() -> None:
     accept()
     old = must_claim()
-    change(lambda session, video: runs.rerun(session, video, [], PLAN))
+    change(lambda session, video: video_runs.rerun(session, video, [], POLICY))
     with pytest.raises(LeaseLost):
         split(old)
-    assert not transact(lambda session: jobs.beat(session, old, 0.1, LEASE_S))
+    assert not transact(lambda session: attempts.beat(session, old, 0.1, LEASE_S))
     new = must_claim()
     assert (new.run, new.stage) == (2, "split")
 
@@ -491,7 +476,7 @@ def test_a_rerun_fences_out_the_run_before() -> None:
 def test_a_failed_rerun_keeps_what_is_published() -> None:
     accept()
     index()
-    change(lambda session, video: runs.rerun(session, video, [], PLAN))
+    change(lambda session, video: video_runs.rerun(session, video, [], POLICY))
     fail(must_claim(), BadMedia("x"))
     with reading() as session:
         status = videos.status(session, "v1", "u1")
@@ -501,23 +486,23 @@ def test_a_failed_rerun_keeps_what_is_published() -> None:
 def test_cancel_stops_and_a_zombie_lets_go() -> None:
     accept()
     running = must_claim()
-    accepted, _ = change(lambda session, video: runs.cancel(session, video, PLAN))
+    accepted, _ = change(lambda session, video: video_runs.cancel(session, video, POLICY))
     assert accepted and state() == "cancelled"
     with reading() as session:
-        assert jobs.leases_held(session, KEY, but=0) == 1
+        assert attempts.leases_held(session, KEY, but=0) == 1
     with pytest.raises(LeaseLost):
         split(running)
-    transact(lambda session: jobs.end_lease(session, running))
+    transact(lambda session: attempts.end_lease(session, running))
     with reading() as session:
-        assert jobs.leases_held(session, KEY, but=0) == 0
-    assert change(lambda session, video: runs.cancel(session, video, PLAN))[0] is False
+        assert attempts.leases_held(session, KEY, but=0) == 0
+    assert change(lambda session, video: video_runs.cancel(session, video, POLICY))[0] is False
 
 
 def test_a_cancelled_video_is_retried_from_the_start() -> None:
     accept()
     must_claim()
-    change(lambda session, video: runs.cancel(session, video, PLAN))
-    change(lambda session, video: runs.retry(session, video, PLAN))
+    change(lambda session, video: video_runs.cancel(session, video, POLICY))
+    change(lambda session, video: video_runs.retry(session, video, POLICY))
     claimed = must_claim()
     assert (claimed.run, claimed.stage) == (2, "split")
 
@@ -525,15 +510,15 @@ def test_a_cancelled_video_is_retried_from_the_start() -> None:
 def test_delete_leaves_a_tombstone_only() -> None:
     accept()
     index()
-    change(lambda session, video: runs.begin_delete(session, video, PLAN))
+    change(lambda session, video: video_runs.begin_delete(session, video, POLICY))
     erase = must_claim("housekeeping")
     assert erase.stage == "erase_video"
 
     def erase_all(session: Session) -> None:
-        video = jobs.lock_video(session, KEY)
+        video = subjects.lock_video(session, KEY)
         assert video is not None
-        runs.erase_rows(session, video, erase.job_id)
-        runs.erase_again(session, video, PLAN)
+        video_runs.erase_rows(session, video, erase.job_id)
+        video_runs.erase_again(session, video, POLICY)
 
     finish(erase, erase_all)
     with reading() as session:
@@ -548,7 +533,7 @@ def test_delete_leaves_a_tombstone_only() -> None:
 
 def test_erasure_outlasts_any_outage() -> None:
     accept()
-    change(lambda session, video: runs.begin_delete(session, video, PLAN))
+    change(lambda session, video: video_runs.begin_delete(session, video, POLICY))
     for _ in range(POLICY.max_outages + 5):
         fail(must_claim("housekeeping"), StorageUnavailable("away"))
     assert must_claim("housekeeping").stage == "erase_video"
@@ -574,7 +559,7 @@ def test_a_rerun_of_a_video_from_before_a_stage_makes_it_too(named: list[str]) -
     accept()
     index()
     forget("ocr")
-    change(lambda session, video: runs.rerun(session, video, named, PLAN))
+    change(lambda session, video: video_runs.rerun(session, video, named, POLICY))
     if not named:
         split(must_claim())
     assert stages()["ocr"] == "queued"
@@ -597,7 +582,7 @@ def test_a_run_that_began_before_a_stage_ends_without_it() -> None:
         assert run_queue(queue)
     assert state() == "indexed"
     assert "ocr" not in stages()
-    change(lambda session, video: runs.rerun(session, video, ["face"], PLAN))
+    change(lambda session, video: video_runs.rerun(session, video, ["face"], POLICY))
     assert stages()["ocr"] == "queued"
 
 
@@ -610,7 +595,7 @@ def test_a_failed_run_from_before_a_stage_can_be_retried() -> None:
     run_queue("text")
     finish(must_claim("media"))
     assert state() == "partial"
-    change(lambda session, video: runs.retry(session, video, PLAN))
+    change(lambda session, video: video_runs.retry(session, video, POLICY))
     run_queue("face")
     run_queue("media")
     assert state() == "indexed"

@@ -11,12 +11,11 @@ import pytest
 from sqlalchemy.exc import OperationalError
 from sqlalchemy.orm import Session
 
-from db.engine import make_engine, set_engine
-from db.ledger import jobs
+from db.engine import make_engine, set_engine, with_database_retry
 from shared.errors import ObjectMissing, StorageUnavailable
 from shared.settings import Settings
 from tests.faults.proxy import LossyProxy
-from tests.integration.test_ledger import accept, advance, job, must_claim
+from tests.integration.test_ledger import POLICY, accept, job, must_claim
 from worker import reconcile, runner, stages
 from worker.runtime import Runtime
 from worker.stages.context import Outcome, StageContext
@@ -46,15 +45,15 @@ def test_a_commit_whose_answer_was_lost_is_not_done_twice_nor_taken_for_lost(dat
         engine = make_engine(proxy.url.replace("postgresql://", "postgresql+psycopg://"))
         set_engine(engine)
 
-        attempts: list[bool] = []
+        tries: list[bool] = []
 
         def once_lossy(session: Session) -> Any:
-            attempts.append(True)
-            proxy.share = 1.0 if len(attempts) == 1 else 0.0
-            return jobs.finish(session, claimed, write, {"windows": []}, advance)
+            tries.append(True)
+            proxy.share = 1.0 if len(tries) == 1 else 0.0
+            return attempts.finish(session, claimed, write, {"windows": []}, POLICY)
 
-        assert runner.with_database_retry(once_lossy, 20.0) == []
-        assert (len(attempts), proxy.lost) == (2, 1)
+        assert with_database_retry(once_lossy, 20.0) == []
+        assert (len(tries), proxy.lost) == (2, 1)
         set_engine(None)
         engine.dispose()
     assert written == [True]

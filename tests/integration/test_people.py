@@ -17,37 +17,28 @@ from sqlalchemy import select, text
 from sqlalchemy.orm import Session
 
 from db.engine import reading, transact
-from db.ledger import jobs, runs
-from db.ledger.jobs import Claim, RetryPolicy
-from db.ledger.runs import Plan
-from db.people import acts, enrolment, registry
-from db.people.tracks import as_array, people_in, refresh_scene_people, write_tracks
+from db.faces.tracks import as_array, people_in, refresh_scene_people, write_tracks
+from db.faces.vote import FaceRule
+from db.ledger import attempts, claims, person_runs, subjects, video_runs
+from db.ledger.claims import Claim
+from db.ledger.jobs import Subject
+from db.ledger.policy import RunPolicy
+from db.people import acts, photos, registry
 from db.people.unknowns import assign_people
-from db.people.vote import FaceRule
 from db.scenes import face_id, page, scene_id, write_faces, write_scenes
 from db.tables import FaceTrack, Job, Person, PersonProfile, Run, Scene, ScenePerson, Video
 from db.vectors import ensure_model
 from shared.contracts import CreatePerson, ListPeople
 from shared.errors import Conflict, LeaseLost, ModelFailure, NotFound
 from shared.storage import StorageConfig, open_storage
-from worker.runner import advance as advance_subject
 from worker.stages import erase_video
 from worker.stages.context import StageContext
 
 pytestmark = pytest.mark.usefixtures("database")
 
-PLAN = Plan(skips={}, max_failures=2, tmp_ttl_s=60)
-POLICY = RetryPolicy(max_outages=20, backoff_s=0.0, backoff_max_s=0.0)
+POLICY = RunPolicy(skips={}, max_failures=2, tmp_ttl_s=60)
 RULE = FaceRule()
 DIM = 512
-
-
-class _Runtime:
-    plan = PLAN
-
-
-def advance(session: Session, subject: Any) -> Any:
-    return advance_subject(session, subject, _Runtime())  # type: ignore[arg-type]
 
 
 def axis(place: int, cosine: float = 1.0, rest: int = 500) -> np.ndarray:
@@ -118,7 +109,7 @@ def film(
         )
         write_faces(session, run, ids, faces)
         write_tracks(session, video, user, run, ids, "cosine")
-        locked = jobs.lock_video(session, video)
+        locked = subjects.lock_video(session, video)
         assert locked is not None
         assign_people(session, locked, RULE)
 
@@ -135,7 +126,7 @@ def change(person: str, act: Any, user: str = "u") -> Any:
 
 
 def claim(queue: str) -> Claim | None:
-    return transact(lambda session: jobs.claim(session, queue, "n:1:0:2", 60.0))
+    return transact(lambda session: claims.claim(session, queue, "n:1:0:2", 60.0))
 
 
 def must_claim(queue: str) -> Claim:
@@ -145,19 +136,19 @@ def must_claim(queue: str) -> Claim:
 
 
 def finish(claimed: Claim, write: Any) -> None:
-    transact(lambda session: jobs.finish(session, claimed, write, {}, advance))
+    transact(lambda session: attempts.finish(session, claimed, write, {}, POLICY))
 
 
 def look(claimed: Claim, vectors: Sequence[Any]) -> Any:
     """What the enroll stage writes: a vector, or an error, per photo."""
     model = model_id()
     results = [
-        enrolment.PhotoResult(photo_id=UUID(photo), state="refused", error_class="NoFace", error="No face.")
+        photos.PhotoResult(photo_id=UUID(photo), state="refused", error_class="NoFace", error="No face.")
         if vec is None
-        else enrolment.PhotoResult(photo_id=UUID(photo), state="good", model_id=model, vec=HalfVector(vec))
+        else photos.PhotoResult(photo_id=UUID(photo), state="good", model_id=model, vec=HalfVector(vec))
         for photo, vec in zip(claimed.payload["photo_ids"], vectors, strict=False)
     ]
-    return lambda session: enrolment.write_photos(session, claimed.subject_id, results)
+    return lambda session: photos.write_photos(session, claimed.subject.id, results)
 
 
 def match_all() -> int:
@@ -167,7 +158,7 @@ def match_all() -> int:
         assert claimed.stage == "match"
 
         def write(session: Session, claimed: Claim = claimed) -> None:
-            video = jobs.lock_video(session, claimed.payload["video_id"])
+            video = subjects.lock_video(session, claimed.payload["video_id"])
             assert video is not None
             assign_people(session, video, RULE)
 
@@ -180,7 +171,7 @@ def enrol(name: str, *vectors: Any, user: str = "u") -> str:
     person = create(name, user)
     for _ in vectors:
         change(person, lambda session, row: registry.add_photo(session, row, "jpg"), user)
-    change(person, lambda session, row: enrolment.start(session, row, PLAN), user)
+    change(person, lambda session, row: person_runs.start(session, row, POLICY), user)
     while (claimed := claim("face")) is not None:
         finish(claimed, look(claimed, vectors))
     return person
@@ -288,7 +279,7 @@ def test_a_photo_removed_takes_its_matches_along() -> None:
 
     def remove(session: Session, row: Person) -> Any:
         registry.remove_photo(session, row, str(other.photo_id))
-        return enrolment.start(session, row, PLAN)
+        return person_runs.start(session, row, POLICY)
 
     change(person, remove)
     assert match_all() == 1
@@ -297,7 +288,7 @@ def test_a_photo_removed_takes_its_matches_along() -> None:
 
     def remove_last(session: Session, row: Person) -> Any:
         registry.remove_photo(session, row, str(last.photo_id))
-        return enrolment.start(session, row, PLAN)
+        return person_runs.start(session, row, POLICY)
 
     change(person, remove_last)
     match_all()
@@ -308,10 +299,10 @@ def test_a_photo_removed_takes_its_matches_along() -> None:
 def test_a_failed_look_is_told_per_photo_and_the_person_goes_on() -> None:
     person = create("Ann")
     change(person, lambda session, row: registry.add_photo(session, row, "jpg"))
-    change(person, lambda session, row: enrolment.start(session, row, PLAN))
-    for _ in range(PLAN.max_failures):
+    change(person, lambda session, row: person_runs.start(session, row, POLICY))
+    for _ in range(POLICY.max_failures):
         claimed = must_claim("face")
-        transact(lambda s, c=claimed: jobs.fail(s, c, ModelFailure("broken"), POLICY, advance))
+        transact(lambda s, c=claimed: attempts.fail(s, c, ModelFailure("broken"), POLICY))
     with reading() as session:
         (photo,) = registry.photos_of(session, registry.get(session, person, "u"))
     assert (photo.state, photo.error_class, photo.error) == ("failed", "ModelFailure", "broken")
@@ -321,9 +312,9 @@ def test_a_failed_look_is_told_per_photo_and_the_person_goes_on() -> None:
 def test_a_change_ends_the_jobs_of_the_one_before() -> None:
     person = create("Ann")
     change(person, lambda session, row: registry.add_photo(session, row, "jpg"))
-    change(person, lambda session, row: enrolment.start(session, row, PLAN))
+    change(person, lambda session, row: person_runs.start(session, row, POLICY))
     old = must_claim("face")
-    change(person, lambda session, row: enrolment.start(session, row, PLAN))
+    change(person, lambda session, row: person_runs.start(session, row, POLICY))
     with pytest.raises(LeaseLost):
         finish(old, look(old, [axis(0)]))
     new = must_claim("face")
@@ -334,27 +325,29 @@ def test_a_change_ends_the_jobs_of_the_one_before() -> None:
 def test_a_lost_worker_gives_the_job_back_and_cancel_stops_it() -> None:
     person = create("Ann")
     change(person, lambda session, row: registry.add_photo(session, row, "jpg"))
-    change(person, lambda session, row: enrolment.start(session, row, PLAN))
+    change(person, lambda session, row: person_runs.start(session, row, POLICY))
     must_claim("face")
     with reading() as session:
-        (held,) = jobs.held_jobs(session)
-    assert (held.subject_kind, held.subject_id) == ("person", person)
-    transact(lambda s: jobs.reclaim(s, held, ModelFailure("gone"), POLICY, advance))
+        (held,) = attempts.held_jobs(session)
+    assert held.subject == Subject("person", person)
+    transact(lambda s: attempts.reclaim(s, held, ModelFailure("gone"), POLICY))
     assert must_claim("face").attempt == 2
-    assert change(person, lambda session, row: enrolment.stop(session, row))
+    assert change(person, lambda session, row: person_runs.stop(session, row))
     assert claim("face") is None and state(person).state == "empty"
 
 
-def test_a_person_whose_wake_ups_and_jobs_were_lost_is_advanced() -> None:
+def test_a_person_whose_wake_ups_and_jobs_were_lost_is_advanced(monkeypatch: pytest.MonkeyPatch) -> None:
     film("v", [[axis(0)]])
     person = create("Ann")
     change(person, lambda session, row: registry.add_photo(session, row, "jpg"))
-    change(person, lambda session, row: enrolment.start(session, row, PLAN))
+    change(person, lambda session, row: person_runs.start(session, row, POLICY))
     claimed = must_claim("face")
-    transact(lambda s: jobs.finish(s, claimed, look(claimed, [axis(0)]), {}, lambda session, subject: []))
+    with monkeypatch.context() as patch:
+        patch.setattr(subjects, "advance", lambda *_: [])
+        finish(claimed, look(claimed, [axis(0)]))
     with reading() as session:
-        assert enrolment.stuck_people(session) == [person]
-    change(person, advance)
+        assert person_runs.find_stuck(session) == [person]
+    change(person, lambda session, row: subjects.advance(session, row, POLICY))
     assert match_all() == 1 and seen() == {0: {"Ann": (1.0, 1)}}
 
 
@@ -436,7 +429,7 @@ def judge(person: str, video: str, idx: int = 0, *, is_person: bool) -> int:
 
 
 def undo(event: int) -> None:
-    transact(lambda session: acts.undo(session, "u", event, RULE, PLAN))
+    transact(lambda session: acts.undo(session, "u", event, RULE, POLICY))
     match_all()
 
 
@@ -503,7 +496,7 @@ def test_what_a_human_said_is_not_overruled_by_a_machine() -> None:
     film("v", [[axis(0)] * 2])
     judge(bea, "v", is_person=True)
     assert seen() == {0: {"Bea": (1.0, 2)}} and face_of("v").decided_by == "human"
-    change(ann, lambda session, row: enrolment.start(session, row, PLAN))
+    change(ann, lambda session, row: person_runs.start(session, row, POLICY))
     match_all()
     film("v", [[axis(0)] * 2], run=2)
     assert seen() == {0: {"Bea": (1.0, 2)}}
@@ -515,7 +508,7 @@ def test_two_unknowns_that_are_one_are_merged_and_parted_again() -> None:
 
     def merge(session: Session) -> int:
         person, into = acts.lock_two(session, two, one, "u")
-        return acts.merge(session, person, into, PLAN)[0]
+        return acts.merge(session, person, into, POLICY)[0]
 
     event = transact(merge)
     assert seen()[1].keys() == {"unknown 1"} and unknowns() == ["unknown 1"]
@@ -532,7 +525,9 @@ def test_two_unknowns_that_are_one_are_merged_and_parted_again() -> None:
 def test_a_face_that_is_somebody_else_is_split_off_and_put_back() -> None:
     film("v", [[axis(0)] * 2], [[axis(0, 0.8)] * 2])
     person, track = id_of("unknown 1"), str(face_of("v", 1).track_id)
-    new, event, _ = change(person, lambda session, row: acts.split(session, row, [track], "Bea", RULE, PLAN))
+    new, event, _ = change(
+        person, lambda session, row: acts.split(session, row, [track], "Bea", RULE, POLICY)
+    )
     match_all()
     assert [set(found) for found in seen().values()] == [{"unknown 1"}, {"Bea"}]
     film("v", [[axis(0)] * 2], [[axis(0, 0.8)] * 2], run=2)
@@ -545,13 +540,13 @@ def test_a_face_that_is_somebody_else_is_split_off_and_put_back() -> None:
 def test_what_was_split_off_can_be_merged_again() -> None:
     film("v", [[axis(0)] * 2], [[axis(0, 0.8)] * 2])
     one, track = id_of("unknown 1"), str(face_of("v", 1).track_id)
-    new, _, _ = change(one, lambda session, row: acts.split(session, row, [track], None, RULE, PLAN))
+    new, _, _ = change(one, lambda session, row: acts.split(session, row, [track], None, RULE, POLICY))
     match_all()
     assert [set(found) for found in seen().values()] == [{"unknown 1"}, {"unknown 2"}]
 
     def merge(session: Session) -> int:
         person, into = acts.lock_two(session, new.person_id, one, "u")
-        return acts.merge(session, person, into, PLAN)[0]
+        return acts.merge(session, person, into, POLICY)[0]
 
     event = transact(merge)
     match_all()
@@ -569,7 +564,7 @@ def test_not_this_person_holds_for_whom_that_one_is_merged_into() -> None:
 
     def merge(session: Session) -> None:
         person, into = acts.lock_two(session, bea, ann, "u")
-        acts.merge(session, person, into, PLAN)
+        acts.merge(session, person, into, POLICY)
 
     transact(merge)
     match_all()
@@ -602,7 +597,7 @@ def test_nobody_judges_anothers_faces() -> None:
         judge(ann, "x", is_person=True)
     event = change(ann, lambda session, row: registry.rename(session, row, "Anna"))
     with pytest.raises(NotFound):
-        transact(lambda session: acts.undo(session, "other", event, RULE, PLAN))
+        transact(lambda session: acts.undo(session, "other", event, RULE, POLICY))
 
 
 def test_a_scene_counts_people_not_the_pictures_that_show_them() -> None:
@@ -629,9 +624,9 @@ def delete_video(video: str, folder: Path) -> None:
     """Delete the video and run its erasure, as a media worker does."""
 
     def begin(session: Session) -> None:
-        locked = jobs.lock_video(session, video)
+        locked = subjects.lock_video(session, video)
         assert locked is not None
-        runs.begin_delete(session, locked, PLAN)
+        video_runs.begin_delete(session, locked, POLICY)
 
     transact(begin)
     storage = open_storage(StorageConfig(backend="local", root=folder / "storage"))
@@ -642,7 +637,7 @@ def delete_video(video: str, folder: Path) -> None:
         ).one()
     claimed = must_claim(queue)
     assert claimed.stage == "erase_video"
-    runtime: Any = SimpleNamespace(storage=storage, plan=PLAN)
+    runtime: Any = SimpleNamespace(storage=storage, policy=POLICY)
     outcome = erase_video.run(
         StageContext(claimed=claimed, runtime=runtime, folder=folder, report=lambda fraction: None)
     )
@@ -695,7 +690,7 @@ def test_a_rename_while_a_video_is_published_reaches_its_sidecars() -> None:
     )
 
     def publish(session: Session) -> None:
-        assert jobs.lock_video(session, "v") is not None
+        assert subjects.lock_video(session, "v") is not None
         session.execute(text("UPDATE scenes SET live = true"))
         written = people_in(session, {scene: 1})
         assert [who.name for who in written[scene]] == ["Ann"]

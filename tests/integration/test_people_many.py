@@ -17,16 +17,15 @@ from sqlalchemy import event, text
 from sqlalchemy.orm import Session
 
 from db.engine import get_engine, reading, transact
-from db.ledger import jobs
-from db.ledger.jobs import Claim, RetryPolicy
+from db.ledger import attempts, subjects
+from db.ledger.claims import Claim
 from db.people import acts, erasure, moves, registry
 from db.people.unknowns import assign_people
 from shared.errors import Conflict, LeaseLost
 from tests.integration.test_people import (
     DIM,
-    PLAN,
+    POLICY,
     RULE,
-    advance,
     axis,
     change,
     claim,
@@ -38,7 +37,7 @@ from tests.integration.test_people import (
     seen,
     tracks,
 )
-from worker import answers
+from worker.search import stored_answers
 from worker.stages import erase_person, move
 from worker.stages.context import Deferred, Outcome, StageContext
 
@@ -54,7 +53,7 @@ PER_VIDEO = 500
 @pytest.fixture(autouse=True)
 def clock(monkeypatch: pytest.MonkeyPatch) -> None:
     """No Redis here: what an erasure removes there is another test's (test_erasure.py)."""
-    monkeypatch.setattr(answers, "now", time.time)
+    monkeypatch.setattr(stored_answers, "now", time.time)
 
 
 def populate(person: str, count: int, user: str = "u", prefix: str = "big", dim: int = 4) -> None:
@@ -114,7 +113,7 @@ def timed() -> Iterator[list[float]]:
 
 
 class _Runtime:
-    plan = PLAN
+    policy = POLICY
     storage: Any = None
 
 
@@ -128,11 +127,11 @@ def context(claimed: Claim) -> StageContext:
 
 
 def put_back(claimed: Claim) -> None:
-    transact(lambda session: jobs.defer(session, claimed, 0, progressed=True))
+    transact(lambda session: attempts.defer(session, claimed, 0, POLICY, progressed=True))
 
 
 def end(claimed: Claim, outcome: Outcome) -> None:
-    transact(lambda session: jobs.finish(session, claimed, outcome.write, outcome.result, advance))
+    transact(lambda session: attempts.finish(session, claimed, outcome.write, outcome.result, POLICY))
 
 
 def run_move(within: int = 10_000) -> int:
@@ -154,7 +153,7 @@ def run_move(within: int = 10_000) -> int:
 def merge(one: str, other: str) -> int:
     def work(session: Session) -> int:
         person, into = acts.lock_two(session, one, other, "u")
-        return acts.merge(session, person, into, PLAN)[0]
+        return acts.merge(session, person, into, POLICY)[0]
 
     return int(transact(work))
 
@@ -194,18 +193,18 @@ def test_many_tracks_are_merged_parted_and_erased_in_short_transactions(
     number = measure("merge, the request", lambda: merge(ann, bea))
     assert shown(bea).state == "working" and 0 < owners()[key_of(bea)] < MANY
     with pytest.raises(Conflict, match="is being merged or split"):
-        transact(lambda session: acts.undo(session, "u", number, RULE, PLAN))
+        transact(lambda session: acts.undo(session, "u", number, RULE, POLICY))
     measure("merge, the job", run_move)
     assert owners() == {key_of(bea): MANY} and shown(bea).scenes == MANY
     with reading() as session:
         changed = session.execute(text("SELECT count(*) FROM scenes WHERE people_changed")).scalar_one()
     assert changed == MANY, "their sidecars are written again"
     _end_matches()
-    measure("undo, the request", lambda: transact(lambda s: acts.undo(s, "u", number, RULE, PLAN)))
+    measure("undo, the request", lambda: transact(lambda s: acts.undo(s, "u", number, RULE, POLICY)))
     measure("undo, the job", run_move)
     assert owners() == {key_of(ann): MANY}
     _end_matches()
-    measure("erase, the request", lambda: change(ann, lambda s, row: erasure.begin(s, row, PLAN)))
+    measure("erase, the request", lambda: change(ann, lambda s, row: erasure.begin(s, row, POLICY)))
     assert shown(ann).state == "erasing" and shown(ann).scenes == 0
     measure("erase, the rows", lambda: _erase_rows(ann))
     with reading() as session:
@@ -256,10 +255,9 @@ def test_a_killed_move_goes_on_where_it_was_and_the_old_attempt_moves_nothing() 
     assert before[key_of(bea)] == moves.FIRST + moves.BATCH
     # Its worker is gone: another attempt has it.
     with reading() as session:
-        (held,) = jobs.held_jobs(session)
-    policy = RetryPolicy(max_outages=20, backoff_s=0.0, backoff_max_s=0.0)
+        (held,) = attempts.held_jobs(session)
     for _ in range(5):
-        transact(lambda s: jobs.reclaim(s, held, LeaseLost("gone"), policy, advance))
+        transact(lambda s: attempts.reclaim(s, held, LeaseLost("gone"), POLICY))
     with pytest.raises(LeaseLost):
         old.write(lambda session, job: moves.step(session, moves.read_move(claimed.payload)))
     assert owners() == before
@@ -282,7 +280,7 @@ def test_while_tracks_are_moved_a_second_merge_waits_and_matching_loses_none() -
         ).scalar_one()
 
     def look(session: Session) -> None:
-        row = jobs.lock_video(session, video)
+        row = subjects.lock_video(session, video)
         assert row is not None
         assign_people(session, row, RULE)
 
@@ -307,7 +305,7 @@ def test_a_person_erased_while_tracks_come_takes_them_along() -> None:
     keys = {_key("Ann"), _key("Bea")}
     populate(_key("Ann"), 2 * moves.BATCH)
     merge(ann, bea)
-    change(bea, lambda session, row: erasure.begin(session, row, PLAN))
+    change(bea, lambda session, row: erasure.begin(session, row, POLICY))
     assert shown(bea).state == "erasing"
     stages = {}
     while claimed := claim("housekeeping"):
@@ -338,7 +336,7 @@ def test_a_split_of_somebody_seen_often_is_short_and_undone() -> None:
     populate(one, 2 * moves.BATCH, dim=DIM)
     track = str(tracks("v")[1].track_id)
     with timed() as lasted:
-        new, number, _ = change(one, lambda s, row: acts.split(s, row, [track], "Bea", RULE, PLAN))
+        new, number, _ = change(one, lambda s, row: acts.split(s, row, [track], "Bea", RULE, POLICY))
     assert max(lasted) < SHORT_S and seen()[1].keys() == {"Bea"}
     with reading() as session:
         decided = session.execute(
@@ -346,7 +344,7 @@ def test_a_split_of_somebody_seen_often_is_short_and_undone() -> None:
         )
         assert decided.scalar_one() == 2002
     _end_matches()
-    transact(lambda s: acts.undo(s, "u", number, RULE, PLAN))
+    transact(lambda s: acts.undo(s, "u", number, RULE, POLICY))
     with reading() as session:
         assert session.execute(text("SELECT count(*) FROM face_decisions")).scalar_one() == 0
     assert owners() == {one: 2 * moves.BATCH + 2} and new.person_id

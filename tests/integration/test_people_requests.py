@@ -12,9 +12,9 @@ import pytest
 from sqlalchemy import select
 
 from db.engine import reading, transact
-from db.ledger import jobs, runs
+from db.faces.tracks import people_in
+from db.ledger import subjects, video_runs
 from db.people import acts, erasure, registry, revisions
-from db.people.tracks import people_in
 from db.scenes import scene_id
 from db.tables import FaceDecision, FaceTrack, Job, PeopleEvent, Person, Run, Scene, ScenePerson, Video
 from shared import settings as settings_module
@@ -22,7 +22,7 @@ from shared.contracts import ListFaces, ListPeople
 from shared.errors import Conflict, InvalidRequest, NotFound
 from tasks import people as requests
 from tests.integration.test_people import (
-    PLAN,
+    POLICY,
     RULE,
     axis,
     change,
@@ -199,9 +199,9 @@ def test_each_stale_video_gets_one_revision_at_a_time() -> None:
     def queue(session: Any) -> int:
         found = revisions.stale_videos(session)
         for name in found:
-            video = jobs.lock_video(session, name)
+            video = subjects.lock_video(session, name)
             assert video is not None
-            revisions.queue(session, video, PLAN)
+            revisions.queue(session, video, POLICY)
         return len(found)
 
     assert transact(queue) == 1 and transact(queue) == 0
@@ -218,7 +218,7 @@ def test_erasing_takes_those_merged_into_a_person_along_and_nobody_else() -> Non
 
     def merge(session: Any) -> None:
         person, into = acts.lock_two(session, other, ann, "u")
-        acts.merge(session, person, into, PLAN)
+        acts.merge(session, person, into, POLICY)
 
     transact(merge)
     match_all()
@@ -227,7 +227,7 @@ def test_erasing_takes_those_merged_into_a_person_along_and_nobody_else() -> Non
     track = next(str(row.track_id) for row in tracks("v") if row.person_id == ann)
     event = change(ben, lambda session, row: acts.judge(session, row, [track], RULE, is_person=True))
     change(ann, lambda session, row: acts.judge(session, row, [track], RULE, is_person=True))
-    change(ann, lambda session, row: erasure.begin(session, row, PLAN))
+    change(ann, lambda session, row: erasure.begin(session, row, POLICY))
     with reading() as session:
         job = session.scalars(select(Job).where(Job.stage == "erase_person")).one()
         assert set(job.payload["ids"]) == {ann, other} and len(job.payload["keys"]) == 2
@@ -252,7 +252,7 @@ def test_erasing_takes_those_merged_into_a_person_along_and_nobody_else() -> Non
     film("v", [[axis(0)], [axis(2)]], [[axis(1)]], run=2)
     assert {idx: set(found) for idx, found in named().items()} == {0: {"Ben"}}
     with pytest.raises(NotFound):
-        transact(lambda session: acts.undo(session, "u", 1, RULE, PLAN))
+        transact(lambda session: acts.undo(session, "u", 1, RULE, POLICY))
 
 
 def test_a_deleted_video_takes_its_decisions_and_its_unknown_people_along() -> None:
@@ -264,10 +264,10 @@ def test_a_deleted_video_takes_its_decisions_and_its_unknown_people_along() -> N
     assert unknowns() == ["unknown 1", "unknown 2"]
 
     def erase(session: Any) -> None:
-        video = jobs.lock_video(session, "v")
+        video = subjects.lock_video(session, "v")
         assert video is not None
-        runs.begin_delete(session, video, PLAN)
-        runs.erase_rows(session, video, -1)
+        video_runs.begin_delete(session, video, POLICY)
+        video_runs.erase_rows(session, video, -1)
 
     transact(erase)
     with reading() as session:

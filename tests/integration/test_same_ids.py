@@ -17,9 +17,9 @@ from sqlalchemy import func, select, text
 
 from db.engine import get_engine, reading, transact
 from db.ids import person_key, video_key
-from db.ledger import jobs, runs
-from db.ledger.jobs import Claim
-from db.ledger.runs import Plan
+from db.ledger import attempts, claims, jobs, subjects
+from db.ledger.claims import Claim
+from db.ledger.policy import RunPolicy
 from db.scenes import Words, publish_scene, scene_id, write_scenes
 from db.tables import Base, Job, Person, Scene, Video
 from shared import settings as settings_module
@@ -27,7 +27,7 @@ from shared.contracts import SearchScenes, parse
 from shared.errors import Conflict, InvalidKey, NotFound, ScenefleetError
 from shared.storage import Storage, sidecar_key
 from tasks import people, video
-from tests.integration.test_ledger import PLAN
+from tests.integration.test_ledger import POLICY
 from worker import stages
 from worker.runtime import Runtime, get_runtime
 from worker.search import answer, plan
@@ -78,7 +78,7 @@ def index(user: str, name: str) -> str:
     key = video_key(user, name)
 
     def write(session: Any) -> str:
-        found = jobs.lock_video(session, key)
+        found = subjects.lock_video(session, key)
         if found is None or found.state != "uploaded":
             return "nothing to do"
         scene = scene_id(key, found.run, 0)
@@ -235,9 +235,9 @@ def objects(storage: Storage) -> set[str]:
 
 def work_off(runtime: Runtime) -> None:
     """Do every job of housekeeping that waits: they erase something."""
-    plan = Plan(skips=PLAN.skips, max_failures=3, tmp_ttl_s=0)
+    policy = RunPolicy(skips=POLICY.skips, max_failures=3, tmp_ttl_s=0)
     while (
-        claimed := transact(lambda session: jobs.claim(session, "housekeeping", "n:1:0:1", 60.0))
+        claimed := transact(lambda session: claims.claim(session, "housekeeping", "n:1:0:1", 60.0))
     ) is not None:
         mine: Claim = claimed
         folder = runtime.work_dir / mine.storage_part
@@ -245,13 +245,7 @@ def work_off(runtime: Runtime) -> None:
         context = StageContext(claimed=mine, runtime=runtime, folder=folder, report=lambda fraction: None)
         done = stages.run(context)
         transact(
-            lambda s, mine=mine, done=done: jobs.finish(  # type: ignore[misc]
-                s,
-                mine,
-                done.write,
-                done.result,
-                lambda session, subject: runs.advance(session, subject, plan),
-            )
+            lambda s, mine=mine, done=done: attempts.finish(s, mine, done.write, done.result, policy)  # type: ignore[misc]
         )
 
 

@@ -12,15 +12,17 @@ from sqlalchemy import update
 from sqlalchemy.orm import Session
 
 from db.engine import transact
-from db.ledger import jobs, runs
-from db.ledger.jobs import Claim
+from db.expressions import NOW
+from db.ledger import attempts, subjects, video_runs
+from db.ledger.claims import Claim
+from db.ledger.policy import RunPolicy
 from db.scenes import write_scenes
 from db.tables import Job, Video
 from shared.errors import BadMedia, LeaseLost
 from shared.storage import Storage, StorageConfig, open_storage
 from tests.integration.test_ledger import (
     KEY,
-    PLAN,
+    POLICY,
     accept,
     claim,
     fail,
@@ -50,9 +52,9 @@ def context(claimed: Claim, storage: Any, folder: Path) -> StageContext:
 
 def change(act: Any) -> Any:
     def work(session: Session) -> Any:
-        video = jobs.lock_video(session, KEY)
+        video = subjects.lock_video(session, KEY)
         assert video is not None
-        return act(session, video, PLAN)
+        return act(session, video, POLICY)
 
     return transact(work)
 
@@ -90,7 +92,7 @@ def test_a_sweep_leaves_what_a_newer_run_stores_meanwhile(storage: Storage, tmp_
     new = "keyframes/u1/v1/99.1/000000_0.jpg"
 
     def rerun() -> None:
-        change(lambda session, video, plan: runs.rerun(session, video, [], plan))
+        change(lambda session, video, plan: video_runs.rerun(session, video, [], plan))
         storage.put_bytes("sidecars", new, b"picture", "image/jpeg")
 
     with pytest.raises(LeaseLost):
@@ -101,18 +103,18 @@ def test_a_sweep_leaves_what_a_newer_run_stores_meanwhile(storage: Storage, tmp_
 def test_a_sweep_waits_for_attempts_that_may_still_write(storage: Storage, tmp_path: Path) -> None:
     accept()
     held = must_claim()
-    change(runs.cancel)
+    change(video_runs.cancel)
     swept = must_claim("housekeeping")
     assert swept.stage == "sweep"
     with pytest.raises(Deferred):
         sweep.run(context(swept, storage, tmp_path))
-    transact(lambda session: jobs.end_lease(session, held))
+    transact(lambda session: attempts.end_lease(session, held))
     assert sweep.run(context(swept, storage, tmp_path)).result == {"removed": 0}
 
 
 def test_a_sweep_drops_rows_and_objects_of_a_cancelled_rerun(storage: Storage, tmp_path: Path) -> None:
     finish(publish())
-    change(lambda session, video, plan: runs.rerun(session, video, [], plan))
+    change(lambda session, video, plan: video_runs.rerun(session, video, [], plan))
     again = must_claim()
     mine = "keyframes/u1/v1/9.1/000000_0.jpg"
     storage.put_bytes("sidecars", mine, b"picture", "image/jpeg")
@@ -129,7 +131,7 @@ def test_a_sweep_drops_rows_and_objects_of_a_cancelled_rerun(storage: Storage, t
         audio_key=None,
         windows=[],
     )
-    change(runs.cancel)
+    change(video_runs.cancel)
     swept = must_claim("housekeeping")
     outcome = sweep.run(context(swept, storage, tmp_path))
     finish(swept, outcome.write)
@@ -154,7 +156,7 @@ def test_a_sweep_keeps_what_an_unpublished_run_made(storage: Storage, tmp_path: 
             update(_scene()).values(keyframes=[{"ordinal": 0, "key": "keyframes/u1/v1/1.1/0.jpg"}])
         )
     )
-    change(runs.cancel)
+    change(video_runs.cancel)
     swept = must_claim("housekeeping")
     finish(swept, sweep.run(context(swept, storage, tmp_path)).write)
     assert storage.exists("sidecars", "keyframes/u1/v1/1.1/0.jpg")
@@ -170,8 +172,8 @@ def test_a_retry_during_the_sweep_makes_its_audio_reembed(monkeypatch: pytest.Mo
             finish(claimed)
     finish(must_claim())
     assert stages()["sweep"] == "queued"
-    transact(lambda session: session.execute(update(Job).values(not_before=jobs.NOW)))
-    look = runs.stage_states
+    transact(lambda session: session.execute(update(Job).values(not_before=NOW)))
+    look = video_runs.stage_states
     taken: list[Claim] = []
 
     def claimed_meanwhile(session: Session, video_id: str, run: int) -> Any:
@@ -180,10 +182,10 @@ def test_a_retry_during_the_sweep_makes_its_audio_reembed(monkeypatch: pytest.Mo
             taken.append(must_claim("housekeeping"))
         return states
 
-    monkeypatch.setattr(runs, "stage_states", claimed_meanwhile)
+    monkeypatch.setattr(video_runs, "stage_states", claimed_meanwhile)
 
-    def retry(session: Session, video: Video, plan: runs.Plan) -> Any:
-        return runs.retry(session, video, plan)
+    def retry(session: Session, video: Video, policy: RunPolicy) -> Any:
+        return video_runs.retry(session, video, policy)
 
     change(retry)
     assert taken[0].stage == "sweep"

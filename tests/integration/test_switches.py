@@ -15,27 +15,27 @@ from sqlalchemy.orm import Session
 import tasks.models
 import tasks.requests
 from db import switches
+from db.active_models import active_models, kept_models
 from db.engine import reading, transact
-from db.ledger import jobs, runs
-from db.ledger.jobs import Claim, RetryPolicy, WakeUp
-from db.ledger.runs import Plan
+from db.ledger import attempts, claims, subjects, switch_runs, video_runs
+from db.ledger.claims import Claim
+from db.ledger.jobs import WakeUp
+from db.ledger.policy import RunPolicy
+from db.ledger.switch_runs import SwitchProgress
 from db.scenes import published_scenes, scene_id, write_scenes
-from db.switches import Progress
 from db.tables import ActiveModel, Embedding, Job, Model, ModelSwitch, Run, Video
 from db.vectors import ModelRow, ensure_model, write_embeddings
 from shared.errors import Conflict, DatabaseUnavailable, LeaseLost, ModelFailure, ModelUnavailable
 from shared.settings import Settings
-from worker.active import Active
 from worker.models.catalog import Catalog, load_catalog
-from worker.runtime import Runtime
+from worker.runtime import ActiveModels, Runtime
 from worker.stages import discard as discard_stage, reembed
 from worker.stages.context import Outcome, StageContext
 from worker.stages.vectors import Made, write_kept
 
 pytestmark = pytest.mark.usefixtures("database")
 
-PLAN = Plan(skips={}, max_failures=3, tmp_ttl_s=3600)
-POLICY = RetryPolicy(max_outages=20, backoff_s=0.0, backoff_max_s=0.0)
+POLICY = RunPolicy(skips={}, max_failures=3, tmp_ttl_s=3600)
 DIMS = {"old": 4, "new": 6}
 
 
@@ -93,12 +93,12 @@ class Archive:
 
     def begin(self) -> None:
         transact(
-            lambda session: switches.begin(session, "text", self.models["old"], self.models["new"], PLAN)
+            lambda session: switches.begin(session, "text", self.models["old"], self.models["new"], POLICY)
         )
 
     def lacking(self, *videos: str) -> int:
         with reading() as session:
-            rows = switches.lacking(session, "text", self.models["old"], self.models["new"], list(videos))
+            rows = switch_runs.lacking(session, "text", self.models["old"], self.models["new"], list(videos))
         return sum(len(row.idxs) for row in rows)
 
 
@@ -115,7 +115,7 @@ def archive(monkeypatch: pytest.MonkeyPatch) -> Archive:
         return Made(made.models["new"], write)
 
     monkeypatch.setattr(reembed, "_embed", embed)
-    monkeypatch.setattr(switches.acts, "_SETTLE_S", 0.0)
+    monkeypatch.setattr(switches, "_SETTLE_S", 0.0)
     return made
 
 
@@ -127,28 +127,23 @@ def switch() -> ModelSwitch:
         )
 
 
-def progress() -> Progress:
+def progress() -> SwitchProgress:
     with reading() as session:
-        return switches.progress(session, switch())
-
-
-def advance(session: Session, subject: Any) -> list[WakeUp]:
-    assert isinstance(subject, ModelSwitch)
-    return switches.advance(session, subject, PLAN)
+        return switch_runs.progress(session, switch())
 
 
 def reconcile() -> None:
     def go_on(session: Session) -> None:
-        for found in switches.open_switches(session):
-            subject = jobs.lock_switch(session, found)
+        for found in switch_runs.find_open(session):
+            subject = subjects.lock_switch(session, found)
             assert subject is not None
-            advance(session, subject)
+            subjects.advance(session, subject, POLICY)
 
     transact(go_on)
 
 
 def claim(queue: str = "text") -> Claim | None:
-    return transact(lambda session: jobs.claim(session, queue, "n:1:0:2", 60.0))
+    return transact(lambda session: claims.claim(session, queue, "n:1:0:2", 60.0))
 
 
 def must_claim(queue: str = "text") -> Claim:
@@ -165,7 +160,7 @@ def work(claimed: Claim) -> Outcome:
 
 
 def finish(claimed: Claim, outcome: Outcome) -> list[WakeUp]:
-    return transact(lambda session: jobs.finish(session, claimed, outcome.write, outcome.result, advance))
+    return transact(lambda session: attempts.finish(session, claimed, outcome.write, outcome.result, POLICY))
 
 
 def run_all(queue: str = "text") -> int:
@@ -193,7 +188,7 @@ def test_a_large_archive_is_planned_bit_by_bit_and_each_scene_is_done_once(archi
     for number in range(3):
         archive.add(f"v{number}", 2000, user_id=f"u{number % 2}")
     archive.begin()
-    assert 0 < waiting() <= 2 * switches.parts._WINDOW, "not all of it at once"
+    assert 0 < waiting() <= 2 * switch_runs._WINDOW, "not all of it at once"
     first = must_claim()
     assert first.payload["last_idx"] - first.payload["first_idx"] < 32
     finish(first, work(first))
@@ -213,7 +208,7 @@ def test_nothing_to_do_is_ready_at_once_and_beginning_again_changes_nothing(arch
 
 
 def test_a_plan_ends_at_the_video_that_fills_it(archive: Archive, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(switches.parts, "_WINDOW", 8)
+    monkeypatch.setattr(switch_runs, "_WINDOW", 8)
     for number in range(6):
         archive.add(f"v{number}", 32 * 5)
     archive.begin()
@@ -225,8 +220,8 @@ def test_a_plan_ends_at_the_video_that_fills_it(archive: Archive, monkeypatch: p
 def test_a_long_stretch_that_lacks_nothing_is_walked_bit_by_bit(
     archive: Archive, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(switches.parts, "_VIDEOS_AT_ONCE", 2)
-    monkeypatch.setattr(switches.parts, "_STRETCH", 4)
+    monkeypatch.setattr(switch_runs, "_VIDEOS_AT_ONCE", 2)
+    monkeypatch.setattr(switch_runs, "_STRETCH", 4)
     for number in range(9):
         archive.add(f"v{number}", 1)
         ids = [scene_id(f"v{number}", 1, 0)]
@@ -266,7 +261,7 @@ def test_a_video_that_came_into_sight_late_is_found_however_slow_the_last_parts_
 
 
 def test_done_parts_do_not_pile_up(archive: Archive, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(switches.parts, "_SPEED_S", 0)
+    monkeypatch.setattr(switch_runs, "_SPEED_S", 0)
     archive.add("v", 32 * 6)
     archive.begin()
     assert run_all() == 6 and switch().done == 32 * 6
@@ -280,7 +275,7 @@ def test_done_parts_do_not_pile_up(archive: Archive, monkeypatch: pytest.MonkeyP
 def test_a_setting_changed_while_it_is_built_moves_nothing(archive: Archive) -> None:
     archive.begin()
     with reading() as session:
-        assert switches.active_models(session)["text"] == archive.models["old"]
+        assert active_models(session)["text"] == archive.models["old"]
 
 
 def test_what_is_searched_is_what_the_switch_begins_with_whatever_the_caller_thinks(archive: Archive) -> None:
@@ -288,7 +283,7 @@ def test_what_is_searched_is_what_the_switch_begins_with_whatever_the_caller_thi
     archive.begin()
     run_all()
     transact(lambda session: switches.point(session, switches.require(session, "text"), "new"))
-    transact(lambda session: switches.discard(session, switches.require(session, "text"), PLAN, pages_s=0))
+    transact(lambda session: switches.discard(session, switches.require(session, "text"), POLICY, pages_s=0))
     run_all("housekeeping")
     third = transact(
         lambda session: ensure_model(
@@ -296,7 +291,7 @@ def test_what_is_searched_is_what_the_switch_begins_with_whatever_the_caller_thi
         )
     )
     # A process that looked the pointer up a moment ago still thinks of the old one.
-    transact(lambda session: switches.begin(session, "text", archive.models["old"], third, PLAN))
+    transact(lambda session: switches.begin(session, "text", archive.models["old"], third, POLICY))
     assert switch().from_model == archive.models["new"].model_id and switch().total == 3
     assert switch().state == "building" and waiting() == 1
 
@@ -309,7 +304,7 @@ def test_nothing_is_dropped_that_the_new_model_has_no_vectors_of(archive: Archiv
 
     def discard() -> None:
         transact(
-            lambda session: switches.discard(session, switches.require(session, "text"), PLAN, pages_s=0)
+            lambda session: switches.discard(session, switches.require(session, "text"), POLICY, pages_s=0)
         )
 
     # Published a moment ago by a run from before the switch.
@@ -376,16 +371,14 @@ def test_a_part_given_up_holds_the_switch_until_it_is_tried_again(archive: Archi
     archive.add("v", 40)
     archive.begin()
     broken = must_claim()
-    transact(
-        lambda session: jobs.fail(session, broken, ModelUnavailable("the weights are gone"), POLICY, advance)
-    )
+    transact(lambda session: attempts.fail(session, broken, ModelUnavailable("the weights are gone"), POLICY))
     run_all()
     reconcile()
     assert switch().state == "building" and waiting() == 0
     assert (progress().failed, progress().error) == (1, "the weights are gone")
     with pytest.raises(Conflict, match="building: it can't be activated"):
         transact(lambda session: switches.point(session, switches.require(session, "text"), "new"))
-    transact(lambda session: switches.retry(session, switches.require(session, "text")))
+    transact(lambda session: switch_runs.retry(session, switches.require(session, "text")))
     assert run_all() == 1
     assert switch().state == "ready" and switch().done == 40
 
@@ -412,7 +405,7 @@ def test_a_video_erased_meanwhile_gets_nothing(archive: Archive) -> None:
     archive.begin()
     claimed = must_claim()
     outcome = work(claimed)
-    transact(lambda session: runs.begin_delete(session, session.get_one(Video, "v"), PLAN))
+    transact(lambda session: video_runs.begin_delete(session, session.get_one(Video, "v"), POLICY))
     finish(claimed, outcome)
     reconcile()
     assert count(archive.models["new"]) == 0 and switch().state == "ready"
@@ -424,7 +417,9 @@ def test_dropping_ends_what_is_at_work_and_leaves_the_other_model_alone(archive:
     done, running = must_claim(), must_claim()
     finish(done, work(done))
     outcome = work(running)
-    transact(lambda session: switches.discard(session, switches.require(session, "text"), PLAN, pages_s=900))
+    transact(
+        lambda session: switches.discard(session, switches.require(session, "text"), POLICY, pages_s=900)
+    )
     with pytest.raises(LeaseLost):
         finish(running, outcome)
     assert claim() is None, "nothing more is made"
@@ -444,14 +439,14 @@ def test_what_is_dropped_is_what_is_not_searched(archive: Archive) -> None:
     transact(lambda session: switches.point(session, switches.require(session, "text"), "new"))
     with pytest.raises(Conflict, match="turn pages"):
         transact(
-            lambda session: switches.discard(session, switches.require(session, "text"), PLAN, pages_s=900)
+            lambda session: switches.discard(session, switches.require(session, "text"), POLICY, pages_s=900)
         )
-    transact(lambda session: switches.discard(session, switches.require(session, "text"), PLAN, pages_s=0))
+    transact(lambda session: switches.discard(session, switches.require(session, "text"), POLICY, pages_s=0))
     run_all("housekeeping")
     assert (count(archive.models["old"]), count(archive.models["new"])) == (0, 3)
     with reading() as session:
-        assert switches.active_models(session)["text"].name == "new"
-        assert switches.kept_models(session, "text") == ()
+        assert active_models(session)["text"].name == "new"
+        assert kept_models(session, "text") == ()
 
 
 def test_a_stage_writes_the_models_that_are_kept_when_it_ends(archive: Archive) -> None:
@@ -474,7 +469,7 @@ def test_a_stage_writes_the_models_that_are_kept_when_it_ends(archive: Archive) 
     run_all()
     assert write(6, *made) == {"old", "new"}
     transact(lambda session: switches.point(session, switches.require(session, "text"), "new"))
-    transact(lambda session: switches.discard(session, switches.require(session, "text"), PLAN, pages_s=0))
+    transact(lambda session: switches.discard(session, switches.require(session, "text"), POLICY, pages_s=0))
     run_all("housekeeping")
     with pytest.raises(ModelFailure, match="became new while old worked"):
         write(7, made[0])
@@ -501,13 +496,13 @@ class TestActive:
         transact(write)
 
     def test_without_a_switch_it_is_the_configured_one(self, catalog: Catalog) -> None:
-        active = Active(catalog, Settings())
+        active = ActiveModels(catalog, Settings())
         assert active.models()["text"].name == "all-minilm-l6-v2"
         assert [spec.name for spec in active.written("text")] == ["all-minilm-l6-v2"]
 
     def test_a_flip_is_noticed_soon(self, catalog: Catalog, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr("worker.active.NOTICED_S", 0.0)
-        active = Active(catalog, Settings())
+        monkeypatch.setattr("worker.runtime.NOTICED_S", 0.0)
+        active = ActiveModels(catalog, Settings())
         assert active.models()["text"].name == "all-minilm-l6-v2"
         self.point(catalog, "second")
         assert active.models()["text"].name == "second"
@@ -525,14 +520,14 @@ class TestActive:
     ) -> None:
         self.point(catalog, name, revision)
         with pytest.raises(ModelUnavailable, match=says):
-            Active(catalog, Settings()).models()
+            ActiveModels(catalog, Settings()).models()
 
     def test_while_postgres_is_away_what_was_known_goes_on(
         self, catalog: Catalog, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.setattr("worker.active.NOTICED_S", 0.0)
+        monkeypatch.setattr("worker.runtime.NOTICED_S", 0.0)
         self.point(catalog, "second")
-        active = Active(catalog, Settings())
+        active = ActiveModels(catalog, Settings())
         assert active.models()["text"].name == "second"
         asked = []
 
@@ -540,6 +535,6 @@ class TestActive:
             asked.append(1)
             raise DatabaseUnavailable("gone")
 
-        monkeypatch.setattr("worker.active.reading", away)
+        monkeypatch.setattr("worker.runtime.reading", away)
         assert [active.models()["text"].name for _ in range(5)] == ["second"] * 5
         assert len(asked) == 1, "not asked at every request"

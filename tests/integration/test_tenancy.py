@@ -16,8 +16,8 @@ from sqlalchemy.orm import Session
 from db import search, videos
 from db.engine import get_engine, reading, transact
 from db.ids import video_key
-from db.ledger import runs
-from db.ledger.runs import Plan
+from db.ledger import video_runs
+from db.ledger.policy import RunPolicy
 from db.scenes import Words, page, publish_scene, referenced_keys, scene_id, write_scenes
 from db.tables import Scene, Video
 from db.vectors import ModelRow, ensure_model, index_sql, write_embeddings
@@ -26,7 +26,7 @@ from shared.errors import InvalidRequest, NotFound
 
 pytestmark = pytest.mark.usefixtures("database")
 
-PLAN = Plan(skips={}, max_failures=3, tmp_ttl_s=60)
+POLICY = RunPolicy(skips={}, max_failures=3, tmp_ttl_s=60)
 #: Few, so that words and ids coincide between users all the time; ids that are each other's prefixes.
 USERS = ("u", "u1", "u10", "U1", "u_", "u-1")
 WORDS = ("rocket", "rockets", "cup", "coffee", "the", "cat", "running", "runs", "not", "or")
@@ -64,7 +64,7 @@ def build(seed: int) -> World:
             user, video = rng.choice(USERS), f"v{number}"
             of_video[video] = user
             request = ProcessVideo(video_id=video, user_id=user, storage_key=f"uploads/{user}/{video}/a.mp4")
-            videos.accept(session, request, PLAN)
+            videos.accept(session, request, POLICY)
             key = keys[video] = video_key(user, video)
             published = rng.random() < 0.8
             count = rng.randint(1, 4)
@@ -87,7 +87,7 @@ def build(seed: int) -> World:
             if rng.random() < 0.15:
                 row = session.get(Video, key)
                 assert row is not None
-                runs.begin_delete(session, row, PLAN)
+                video_runs.begin_delete(session, row, POLICY)
                 live.difference_update(str(scene_id(key, 1, idx)) for idx in range(count))
         return model
 
@@ -181,7 +181,7 @@ def test_nobody_reads_or_changes_another_users_video(seed: int, asker: str) -> N
                     transact(ask)
         request = ProcessVideo(video_id=video, user_id=asker, storage_key=f"uploads/{asker}/{video}/a.mp4")
         if owner != asker:
-            accept = partial(videos.accept, request=request, plan=PLAN)
+            accept = partial(videos.accept, request=request, policy=POLICY)
             with Session(get_engine()) as session:
                 receipt, _ = accept(session)
                 session.rollback()

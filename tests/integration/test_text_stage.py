@@ -14,7 +14,8 @@ from sqlalchemy import select, text
 from sqlalchemy.orm import Session
 
 from db.engine import reading, transact
-from db.ledger.jobs import Claim
+from db.ledger.claims import Claim
+from db.ledger.jobs import Subject
 from db.scenes import drop_unpublished, scenes_between, write_scenes, write_transcript
 from db.tables import Embedding, LexicalWeights, Model, Run, Video
 from shared.errors import ModelFailure
@@ -72,7 +73,7 @@ class Film:
     def embed(self, run: int) -> dict[str, Any]:
         """Run the stage and store what it found, as the runner does."""
         claimed = Claim(
-            job_id=run, attempt=1, owner="n:1:0:1", video_id="v", user_id="u", queue="text", run=run,
+            job_id=run, attempt=1, owner="n:1:0:1", subject=Subject("video", "v"), user_id="u", queue="text", run=run,
             stage="text", part=0, failures=0, payload={"first_idx": 0, "last_idx": 2},
         )  # fmt: skip
         context = StageContext(

@@ -11,7 +11,8 @@ import cv2
 from sqlalchemy.orm import Session
 
 from db.engine import transact
-from db.ledger.jobs import Claim
+from db.ledger.claims import Claim
+from db.ledger.jobs import Subject
 from db.scenes import write_scenes
 from db.tables import Run, Video
 from worker.models.base import Uint8
@@ -66,7 +67,7 @@ class Film:
     def work(self, module: Any, name: str, run: int, last_idx: int = 9) -> dict[str, Any]:
         """Run a stage and store what it found; returns what it says of itself."""
         claimed = Claim(
-            job_id=run, attempt=1, owner="n:1:0:1", video_id="v", user_id="u", queue=name, run=run,
+            job_id=run, attempt=1, owner="n:1:0:1", subject=Subject("video", "v"), user_id="u", queue=name, run=run,
             stage=name, part=0, failures=0, payload={"first_idx": 0, "last_idx": last_idx},
         )  # fmt: skip
         context = StageContext(

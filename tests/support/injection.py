@@ -139,7 +139,7 @@ class Injection:
 def obey(stage_run: Callable[[Any], Any], context: Any) -> Any:
     """In a node: run the stage under the rule for it, if there is one."""
     claimed = context.claimed
-    name = context.video_name if claimed.video_id else ""
+    name = context.video_name if claimed.subject.kind == "video" else ""
     path = Path(os.environ[_VARIABLE]) / f"{claimed.stage}.{name}.json"
     try:
         rule: dict[str, Any] = json.loads(path.read_text())

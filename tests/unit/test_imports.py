@@ -194,7 +194,7 @@ def test_every_module_of_shared_loads_without_the_others() -> None:
         "import worker.app",
         "import worker.app; worker.app.app.loader.import_default_modules()",
         "import worker.boot, worker.housekeeping, worker.reconcile, worker.runner, worker.stages",
-        "import db.ledger.jobs, db.ledger.runs, db.videos, db.scenes, db.search, db.vectors, db.schema",
+        "import db.ledger.subjects, db.ledger.attempts, db.videos, db.scenes, db.search, db.vectors, db.schema",
         "import cli.main, cli.models.files",
         "import worker.models.weights.pull, worker.models.weights.download, worker.models.weights.remote, worker.models.weights.lock",
     ],

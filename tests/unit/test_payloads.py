@@ -12,7 +12,7 @@ from celery.app.amqp import AMQP
 from shared import settings as settings_module
 from shared.broker import HidingAMQP
 from shared.client import Client
-from worker.payloads import HidingDispatcher, HidingEvents, Request
+from worker.celery_patches import HidingDispatcher, HidingEvents, HidingRequest
 
 SECRET = "zanzibarquux"
 
@@ -45,7 +45,7 @@ def shows(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> An
 
 
 def test_a_request_shows_its_id_and_task(app: Celery, shows: bool) -> None:
-    received = Request(message(app), app=app)
+    received = HidingRequest(message(app), app=app)
     shown = [received.argsrepr, received.kwargsrepr, received.name, received.info(), repr(received)]
     header = {name: received.request_dict[name] for name in ("argsrepr", "kwargsrepr", "shadow")}
     assert (SECRET in str(shown)) is shows and (SECRET in str(header)) is shows
@@ -82,7 +82,7 @@ def test_the_fleets_application_hides() -> None:
 
     assert isinstance(fleet.amqp, HidingAMQP) and isinstance(fleet.events, HidingEvents)
     assert all(
-        task.Request == "worker.payloads:Request"
+        task.Request == "worker.celery_patches:HidingRequest"
         for name, task in fleet.tasks.items()
         if name.startswith("tasks.")
     )

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from db.people.vote import FaceRule, Verdict, centroid, decide, similarities
+from db.faces.vote import FaceRule, Verdict, centroid, decide, similarities
 
 RULE = FaceRule()
 DIM = 16

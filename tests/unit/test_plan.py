@@ -8,7 +8,7 @@ import pytest
 
 from shared.settings import Settings
 from worker.models.catalog import load_catalog
-from worker.runtime import make_plan
+from worker.runtime import make_policy
 
 
 @pytest.mark.parametrize(
@@ -26,6 +26,6 @@ def test_a_stage_that_cannot_run_is_skipped_with_its_reason(
     flags: dict[str, Any], skipped: dict[str, str]
 ) -> None:
     settings = Settings(**{name.lower(): value for name, value in flags.items()})
-    plan = make_plan(settings, load_catalog())
-    assert skipped.items() <= plan.skips.items()
-    assert set(plan.skips) == {"vision", *skipped}
+    policy = make_policy(settings, load_catalog())
+    assert skipped.items() <= policy.skips.items()
+    assert set(policy.skips) == {"vision", *skipped}

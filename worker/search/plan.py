@@ -174,7 +174,7 @@ def _no_use(
     text_model: ModelSpec | None,
 ) -> str | None:
     """Why a retriever of the mode takes no part in this search."""
-    skipped = runtime.plan.skips.get(STAGES.get(retriever, ""))
+    skipped = runtime.policy.skips.get(STAGES.get(retriever, ""))
     if skipped is not None:
         return skipped
     if retriever in ("keyword", "lexical", "screen") and request.query is None:

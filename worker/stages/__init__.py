@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from importlib import import_module
 
-from db.ledger.jobs import Claim
+from db.ledger.claims import Claim
 from shared.storage import Bucket, attempt_prefix
 from worker.stages.context import Outcome, StageContext
 

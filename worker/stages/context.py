@@ -14,8 +14,8 @@ from sqlalchemy.orm import Session
 
 from db.engine import reading, transact
 from db.ids import name_video
-from db.ledger import jobs, runs
-from db.ledger.jobs import Claim
+from db.ledger import attempts, video_runs
+from db.ledger.claims import Claim
 from db.tables import Job, Run, Video
 from db.vectors import ModelRow, ensure_model
 from shared.errors import BadMedia, LeaseLost
@@ -91,7 +91,7 @@ class StageContext:
         """
 
         def fenced(session: Session) -> T:
-            _, job = jobs.fence(session, self.claimed)
+            _, job = attempts.fence(session, self.claimed)
             return work(session, job)
 
         return transact(fenced)
@@ -167,9 +167,9 @@ class StageContext:
         """Where this run's 16 kHz audio lies; None when the video has no sound."""
         with reading() as session:
             video, run = self.video_and_run(session)
-            result = runs.split_result(session, video, run)
+            result = video_runs.split_result(session, video, run)
             if "audio" in run.stages:
-                result = runs.stage_result(session, video, run, "audio")
+                result = video_runs.stage_result(session, video, run, "audio")
         return result.get("audio_key")
 
 

@@ -44,6 +44,6 @@ def run(context: StageContext) -> Outcome:
                 raise Deferred(progressed=True)
 
     def write(session: Session) -> None:
-        switches.end(session, claimed.subject_id, claimed.job_id)
+        switches.end(session, claimed.subject.id, claimed.job_id)
 
     return Outcome(result={"removed": removed}, write=write)

@@ -10,7 +10,7 @@ from pgvector import HalfVector
 from sqlalchemy.orm import Session
 
 from db.engine import reading
-from db.people.enrolment import PhotoResult, photos_to_look_at, write_photos
+from db.people.photos import PhotoResult, photos_to_look_at, write_photos
 from db.tables import PersonPhoto
 from shared.contracts import MAX_PICTURE_BYTES, MAX_PICTURE_PIXELS
 from shared.errors import BadMedia, BadPhoto, BlurredFace, NoFace, ObjectMissing, SeveralFaces, SmallFace
@@ -26,7 +26,7 @@ _MEASURED_PX = 112
 def run(context: StageContext) -> Outcome:
     claimed = context.claimed
     with reading() as session:
-        photos = photos_to_look_at(session, claimed.subject_id, claimed.user_id, claimed.payload["photo_ids"])
+        photos = photos_to_look_at(session, claimed.subject.id, claimed.user_id, claimed.payload["photo_ids"])
     model = cast(FaceAnalyser, context.runtime.model_cache.get("face"))
     found: list[tuple[PersonPhoto, Face | None, BadMedia | ObjectMissing | None]] = []
     for done, photo in enumerate(photos):
@@ -40,7 +40,7 @@ def run(context: StageContext) -> Outcome:
         model_id = model_row(session, model.spec).model_id
         write_photos(
             session,
-            claimed.subject_id,
+            claimed.subject.id,
             [_result(photo, face, error, model_id) for photo, face, error in found],
         )
 

@@ -16,11 +16,11 @@ from sqlalchemy.orm import Session
 
 from db.engine import reading, transact
 from db.people import erasure, moves
-from db.people.enrolment import UPLOAD_GRACE_S
+from db.people.photos import UPLOAD_GRACE_S
 from db.tables import Job
 from shared.errors import ObjectMissing
 from shared.storage import check_key
-from worker import answers
+from worker.search import stored_answers
 from worker.stages.batch_size import BatchSize
 from worker.stages.context import Deferred, Outcome, StageContext
 
@@ -50,7 +50,7 @@ class _Erasure:
     def __init__(self, context: StageContext) -> None:
         self.context = context
         self.claimed = context.claimed
-        self.person = context.claimed.subject_id
+        self.person = context.claimed.subject.id
         self.user = context.claimed.user_id
         self.payload: dict[str, Any] = dict(context.claimed.payload)
         self.ids = [str(name) for name in self.payload["ids"]]
@@ -72,7 +72,9 @@ class _Erasure:
             self._pause("sidecars being written again")
         self._remove_sidecars()
         files = self._remove_photos()
-        removed_answers = answers.remove(self.user, self.external, self.names, self.payload["answers_until"])
+        removed_answers = stored_answers.remove(
+            self.user, self.external, self.names, self.payload["answers_until"]
+        )
         self._note(lambda session, payload: _count(payload, files=files, cached=removed_answers))
         left = self._look_again()
         if any(left.values()):
@@ -84,7 +86,7 @@ class _Erasure:
         def write(session: Session) -> None:
             receipt = {"state": "complete", "removed": self.payload["removed"], "left": left}
             erasure.conclude(
-                session, self.person, self.claimed.job_id, self.payload, receipt, self.context.runtime.plan,
+                session, self.person, self.claimed.job_id, self.payload, receipt, self.context.runtime.policy,
                 UPLOAD_GRACE_S,
             )  # fmt: skip
 
@@ -164,7 +166,7 @@ class _Erasure:
                 self._yield()
         if found or "rows_gone_at" not in self.payload:
             # Not with rows locked: Redis may be away.
-            answers_until = answers.now()
+            answers_until = stored_answers.now()
 
             def finish(session: Session, payload: dict[str, Any]) -> None:
                 payload["rows_gone_at"] = erasure.now(session)
@@ -263,7 +265,7 @@ class _Erasure:
         return {
             "photo files": sum(1 for _ in _photo_files(self.context, self.payload)),
             "sidecars": noted,
-            "cached results": answers.count(
+            "cached results": stored_answers.count(
                 self.user, self.external, self.names, self.payload["answers_until"]
             ),
             **rows,
@@ -313,6 +315,6 @@ def _sweep_late(context: StageContext) -> Outcome:
     files = _remove_photos(context, context.claimed.payload)
 
     def write(session: Session) -> None:
-        erasure.note_late_sweep(session, context.claimed.subject_id, files)
+        erasure.note_late_sweep(session, context.claimed.subject.id, files)
 
     return Outcome(result={"removed": files}, write=write)

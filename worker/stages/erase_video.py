@@ -5,7 +5,8 @@ from __future__ import annotations
 from sqlalchemy.orm import Session
 
 from db.engine import reading, transact
-from db.ledger import jobs, runs
+from db.ledger import attempts, video_runs
+from db.ledger.subjects import lock_video
 from db.people.unknowns import leave_video
 from shared.errors import NotFound
 from shared.storage import Bucket
@@ -23,7 +24,7 @@ _PLACES: tuple[tuple[Bucket, str], ...] = (
 def run(context: StageContext) -> Outcome:
     claimed = context.claimed
     with reading() as session:
-        if jobs.leases_held(session, claimed.video_id, but=claimed.job_id):
+        if attempts.leases_held(session, claimed.video_id, but=claimed.job_id):
             raise Deferred(_PATIENCE_S)
     removed = 0
     for bucket, role in _PLACES:
@@ -34,11 +35,11 @@ def run(context: StageContext) -> Outcome:
         context.report(0.9)
 
     def write(session: Session) -> None:
-        video = jobs.lock_video(session, claimed.video_id)
+        video = lock_video(session, claimed.video_id)
         if video is None:
             raise NotFound(f"no video {claimed.video_id!r}")
-        runs.erase_rows(session, video, claimed.job_id)
+        video_runs.erase_rows(session, video, claimed.job_id)
         if claimed.part == 0:
-            runs.erase_again(session, video, context.runtime.plan)
+            video_runs.erase_again(session, video, context.runtime.policy)
 
     return Outcome(result={"removed": removed}, write=write)

@@ -10,8 +10,8 @@ from pgvector import HalfVector
 from sqlalchemy.orm import Session
 
 from db.engine import reading
-from db.ledger import jobs
-from db.people.tracks import write_tracks
+from db.faces.tracks import write_tracks
+from db.ledger import subjects
 from db.people.unknowns import assign_people
 from db.scenes import face_id, scenes_between, write_faces
 from db.tables import Scene
@@ -59,7 +59,7 @@ def run(context: StageContext) -> Outcome:
         ids = [scene.scene_id for scene in scenes]
         metric = str(model.spec.metric)
         write_tracks(session, claimed.video_id, claimed.user_id, claimed.run, ids, metric)
-        video = jobs.lock_video(session, claimed.video_id)
+        video = subjects.lock_video(session, claimed.video_id)
         if video is not None:
             assign_people(session, video, context.runtime.face_rule, ids)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from sqlalchemy.orm import Session
 
-from db.ledger import jobs
+from db.ledger import subjects
 from db.people.unknowns import assign_people
 from worker.stages.context import Outcome, StageContext
 
@@ -13,7 +13,7 @@ def run(context: StageContext) -> Outcome:
     claimed = context.claimed
 
     def write(session: Session) -> None:
-        video = jobs.lock_video(session, str(claimed.payload["video_id"]))
+        video = subjects.lock_video(session, str(claimed.payload["video_id"]))
         if video is None or video.deleted_at is not None or video.user_id != claimed.user_id:
             return
         assign_people(session, video, context.runtime.face_rule)

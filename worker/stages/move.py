@@ -39,6 +39,6 @@ def run(context: StageContext) -> Outcome:
             raise Deferred(progressed=True)
 
     def write(session: Session) -> None:
-        moves.end(session, move, context.runtime.plan)
+        moves.end(session, move, context.runtime.policy)
 
     return Outcome(write=write)

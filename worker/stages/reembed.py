@@ -6,10 +6,11 @@ from typing import Literal
 
 from sqlalchemy.orm import Session
 
+from db.active_models import kept_models
 from db.engine import reading
-from db.ledger import jobs
+from db.ledger import subjects
+from db.ledger.switch_runs import lacking
 from db.scenes import published_scenes
-from db.switches import kept_models, lacking
 from db.tables import Scene
 from shared.errors import LeaseLost
 from worker.stages import text, vision
@@ -29,7 +30,7 @@ def run(context: StageContext) -> Outcome:
     with reading() as session:
         kept = kept_models(session, kind)
         if not kept:
-            raise LeaseLost(f"switch {claimed.subject_id} is over")
+            raise LeaseLost(f"switch {claimed.subject.id} is over")
         old, new = kept
         todo = {idx for row in lacking(session, kind, old, new, [video_id]) for idx in row.idxs}
         scenes = [scene for scene in published_scenes(session, *place) if scene.idx in todo]
@@ -39,9 +40,9 @@ def run(context: StageContext) -> Outcome:
     found_in = {scene.scene_id: run_of(scene) for scene in scenes}
 
     def write(session: Session) -> None:
-        video = jobs.lock_video(session, video_id)
+        video = subjects.lock_video(session, video_id)
         # Locked already, by the end of the job: before the video, as everywhere.
-        switch = jobs.lock_switch(session, claimed.subject_id)
+        switch = subjects.lock_switch(session, claimed.subject.id)
         if video is None or video.deleted_at is not None or switch is None:
             return
         # What was published again meanwhile is looked at again: it was indexed later than where the switch has come to.

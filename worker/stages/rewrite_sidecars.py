@@ -8,10 +8,10 @@ from uuid import UUID
 from sqlalchemy.orm import Session
 
 from db.engine import reading, transact
-from db.ledger import jobs
+from db.faces.tracks import PersonInScene
+from db.ledger import subjects
 from db.people import revisions
 from db.people.erasure import current_sidecars
-from db.people.tracks import Seen
 from db.tables import Run
 from db.videos import next_revision
 from shared.sidecar import to_bytes
@@ -32,7 +32,7 @@ def run(context: StageContext) -> Outcome:
     with reading() as session:
         context.video_and_run(session)
         stale = revisions.stale_scenes(session, claimed.video_id, _SCENES)
-    written: dict[UUID, tuple[str | None, str, list[Seen]]] = {}
+    written: dict[UUID, tuple[str | None, str, list[PersonInScene]]] = {}
     if stale:
         revision = transact(lambda session: next_revision(session, claimed.video_id))
         while len(written) < len(stale):
@@ -42,19 +42,19 @@ def run(context: StageContext) -> Outcome:
             context.report(len(written) / len(stale))
 
     def write(session: Session) -> None:
-        video = jobs.lock_video(session, claimed.video_id)
+        video = subjects.lock_video(session, claimed.video_id)
         assert video is not None
         unseen = revisions.show(session, written)
         if unseen or len(stale) == _SCENES:
             # Its wake-up message is rung by the reconciler: nothing here knows whether this commits.
-            revisions.queue(session, video, context.runtime.plan, unseen)
+            revisions.queue(session, video, context.runtime.policy, unseen)
 
     return Outcome(result={"sidecars": len(written)}, write=write)
 
 
 def _write(
     context: StageContext, batch: list[tuple[UUID, int, str | None]], revision: int
-) -> dict[UUID, tuple[str | None, str, list[Seen]]]:
+) -> dict[UUID, tuple[str | None, str, list[PersonInScene]]]:
     """Store new documents of some neighbouring scenes: scene -> (old key, new key, whom the new one names)."""
     claimed = context.claimed
     with reading() as session:
@@ -64,11 +64,11 @@ def _write(
         documents = make_documents(session, video, published, batch[0][1], batch[-1][1])
     by_scene = {document.scene_id: document for document in documents}
     puts: list[tuple[str, bytes]] = []
-    written: dict[UUID, tuple[str | None, str, list[Seen]]] = {}
+    written: dict[UUID, tuple[str | None, str, list[PersonInScene]]] = {}
     for scene, _, old in batch:
         key = sidecar_key(claimed.user_id, context.video_name, str(scene), revision)
         document = by_scene.get(str(scene))
-        people: list[Seen] = []
+        people: list[PersonInScene] = []
         if document is not None:
             context.stored.append(("sidecars", key))
             puts.append((key, to_bytes(document)))

@@ -10,8 +10,8 @@ from uuid import UUID
 from sqlalchemy.orm import Session
 
 from db.engine import reading, transact
-from db.ledger.runs import StageState, stage_states
-from db.people.tracks import Seen, people_in, refresh_scene_people
+from db.faces.tracks import PersonInScene, people_in, refresh_scene_people
+from db.ledger.stage_states import StageState, stage_states
 from db.scenes import (
     Words,
     asr_model,
@@ -57,7 +57,7 @@ def run(context: StageContext) -> Outcome:
         count = scene_count(session, claimed.video_id, int(video_run.stage_runs["split"]))
     stage_runs = {name: int(made_by) for name, made_by in video_run.stage_runs.items()}
     keys: dict[UUID, str] = {}
-    people: dict[UUID, list[Seen]] = {}
+    people: dict[UUID, list[PersonInScene]] = {}
     for first in range(0, count, _BATCH):
         with reading() as session:
             video, video_run = context.video_and_run(session)
@@ -98,9 +98,11 @@ def _batches(
         yield scenes, words_of(session, video_id, stage_runs["asr"], scenes), shown
 
 
-def seen_in(document: Sidecar) -> list[Seen]:
+def seen_in(document: Sidecar) -> list[PersonInScene]:
     """The people a document names."""
-    return [Seen("", who.person_id, who.name, who.confidence, who.frame_count) for who in document.people]
+    return [
+        PersonInScene("", who.person_id, who.name, who.confidence, who.frame_count) for who in document.people
+    ]
 
 
 def make_documents(session: Session, video: Video, run: Run, first_idx: int, last_idx: int) -> list[Sidecar]:
@@ -137,7 +139,7 @@ def _document(
     scene: Scene,
     words: Words,
     faces: list[Face],
-    people: list[Seen],
+    people: list[PersonInScene],
     tags: Mapping[str, float],
     shown: list[ScreenText],
     names: Mapping[int, str],
@@ -204,7 +206,7 @@ def _screen_text(line: ScreenText, model: str) -> SidecarScreenText:
 
 def _reference(model: Model | None, stage: StageState | None) -> EmbeddingRef:
     reason: Any = None
-    if stage is not None and stage.state not in ("done", "reused"):
+    if stage is not None and not stage.has_outputs:
         reason = stage.error or stage.state
     if model is None:
         return EmbeddingRef(model=None, revision=None, dimensions=None, has_embedding=False, reason=reason)

@@ -9,7 +9,7 @@ from typing import Any
 from sqlalchemy.orm import Session
 
 from db.engine import reading
-from db.ledger.runs import keep_split, kept_stages
+from db.ledger.video_runs import keep_split, kept_stages
 from db.scenes import scene_count, scenes_between, write_scenes
 from db.tables import Run, Scene
 from db.videos import set_media
@@ -103,7 +103,7 @@ def _check_same(context: StageContext, kept: _Kept, found: SplitResult) -> None:
     """
     if _is_same(context, kept.scenes, found):
         return
-    skips = context.runtime.plan.skips
+    skips = context.runtime.policy.skips
     reasons = ", ".join(
         f"{name} ({skips.get(name, 'off when the rerun was asked for')})" for name in kept.stages
     )

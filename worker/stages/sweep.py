@@ -5,7 +5,7 @@ from __future__ import annotations
 from sqlalchemy.orm import Session
 
 from db.engine import reading
-from db.ledger import jobs
+from db.ledger.attempts import leases_held
 from db.scenes import drop_unpublished, referenced_keys
 from db.tables import Run
 from shared.storage import Bucket
@@ -31,7 +31,7 @@ def run(context: StageContext) -> Outcome:
             context.report(0.2)
     with reading() as session:
         video, _ = context.video_and_run(session)
-        if jobs.leases_held(session, claimed.video_id, but=claimed.job_id):
+        if leases_held(session, claimed.video_id, but=claimed.job_id):
             raise Deferred(_PATIENCE_S)
         published = session.get(Run, (claimed.video_id, video.published_run or 0))
         # Without a published run the next one may still build on what this one made.

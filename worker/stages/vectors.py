@@ -8,8 +8,8 @@ from uuid import UUID
 
 from sqlalchemy.orm import Session
 
+from db.active_models import active_models, kept_models
 from db.engine import get_engine, transact
-from db.switches import active_models, kept_models
 from db.vectors import ModelRow, ensure_index
 from shared.errors import ModelFailure
 from worker.models.spec import ModelSpec

@@ -1,26 +1,28 @@
-"""How a video moves through the pipeline: start, advance, end, cancel, retry, rerun, delete.
+"""Runs of videos: start, advance, end, cancel, retry, rerun, delete.
 
-Every function holds the lock on the video's row (``db.ledger.jobs.lock_video``) and works inside the caller's transaction.
-``skips`` says which stages can't run here and why (a feature that is off, no model in the profile).
+Every function holds the lock on the video's row (``db.ledger.subjects.lock_video``) and works inside the caller's transaction.
 """
 
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass
 from typing import Any
 
 from sqlalchemy import ColumnElement, delete, func, literal, select, text, update
 from sqlalchemy.orm import Session
 
+from db.expressions import NOW, seconds_from_now
 from db.ledger import jobs
-from db.ledger.jobs import NOW, WakeUp, seconds_from_now
+from db.ledger.jobs import WakeUp, make_job
+from db.ledger.policy import RunPolicy
+from db.ledger.stage_states import StageState, stage_states
 from db.locks import AdvisoryLock
 from db.tables import (
-    TERMINAL,
+    LIVE,
     FaceDecision,
     FaceTrack,
     Job,
+    JobState,
     MovedTrack,
     Person,
     Run,
@@ -33,87 +35,6 @@ from shared.errors import Conflict, QuotaExceeded
 from shared.graph import PIPELINE, Stage
 
 _QUOTA_LOCK = text(f"SELECT pg_advisory_xact_lock({AdvisoryLock.OPEN_VIDEOS:d}, hashtext(:user_id))")
-
-
-@dataclass(frozen=True, kw_only=True)
-class Plan:
-    """What the fleet can do and how patient it is."""
-
-    #: stage -> why it can't run.
-    skips: Mapping[str, str]
-    max_failures: int
-    #: How long a failed run's temporary objects are kept for a retry, seconds.
-    tmp_ttl_s: float
-    #: Videos of one user that may wait or be in work; 0: no limit.
-    max_open_videos: int = 0
-
-
-@dataclass(frozen=True)
-class StageState:
-    """A stage of one run, summed over its parts."""
-
-    state: str
-    parts: int
-    ended: int
-    progress: float
-    error_class: str | None
-    error: str | None
-    attempts: int
-
-    @property
-    def is_terminal(self) -> bool:
-        return self.state in TERMINAL
-
-
-# The state a stage shows, by the worst of its parts; a live part wins over all.
-_SHOWN = ("running", "queued", "failed", "cancelled", "skipped", "done", "reused")
-
-
-def stage_states(session: Session, video_id: str, run: int) -> dict[str, StageState]:
-    """The stages of a run that have jobs."""
-    return _states_by_video(session, Job.video_id == video_id, Job.run == run).get(video_id, {})
-
-
-def newest_stage_states(session: Session, video_ids: Collection[str]) -> dict[str, dict[str, StageState]]:
-    """The stages of some videos' newest runs that have jobs, by video."""
-    newest = select(Video.run).where(Video.video_id == Job.video_id).scalar_subquery()
-    return _states_by_video(session, Job.video_id.in_(video_ids), Job.run == newest)
-
-
-def _states_by_video(session: Session, *which: ColumnElement[bool]) -> dict[str, dict[str, StageState]]:
-    rows = session.execute(
-        select(
-            Job.video_id,
-            Job.stage,
-            Job.state,
-            func.count().label("parts"),
-            func.sum(Job.progress).label("progress"),
-            func.max(Job.error_class).label("error_class"),
-            func.max(Job.error).label("error"),
-            func.max(Job.attempt).label("attempts"),
-        )
-        .where(*which)
-        .group_by(Job.video_id, Job.stage, Job.state)
-    ).all()
-    found: dict[tuple[str, str], list[Any]] = {}
-    for row in rows:
-        found.setdefault((row.video_id, row.stage), []).append(row)
-    states: dict[str, dict[str, StageState]] = {}
-    for (video_id, stage), group in found.items():
-        group.sort(key=lambda row: _SHOWN.index(row.state))
-        parts = sum(row.parts for row in group)
-        ended = sum(row.parts for row in group if row.state in TERMINAL)
-        running = sum(row.progress for row in group if row.state not in TERMINAL)
-        states.setdefault(video_id, {})[stage] = StageState(
-            state=group[0].state,
-            parts=parts,
-            ended=ended,
-            progress=(ended + running) / parts,
-            error_class=next((row.error_class for row in group if row.error_class), None),
-            error=next((row.error for row in group if row.error), None),
-            attempts=max(row.attempts for row in group),
-        )
-    return states
 
 
 def get_run(session: Session, video: Video) -> Run | None:
@@ -144,18 +65,14 @@ def keep_split(session: Session, video_id: str, run: int, split: int) -> None:
 
 
 def start_run(
-    session: Session,
-    video: Video,
-    stages: Collection[str],
-    stage_runs: Mapping[str, int],
-    plan: Plan,
+    session: Session, video: Video, stages: Collection[str], stage_runs: Mapping[str, int], policy: RunPolicy
 ) -> list[WakeUp]:
     """Open the video's next run: ``stages`` are made again, the others count from the runs in ``stage_runs``.
 
     Raises:
         QuotaExceeded: the user has as many other videos in work as one may have.
     """
-    _require_room(session, video, plan)
+    _require_room(session, video, policy)
     video.run += 1
     video.state = "uploaded"
     video.error_class = video.error = None
@@ -172,16 +89,16 @@ def start_run(
         )
     )
     session.flush()
-    return advance(session, video, plan)
+    return advance(session, video, policy)
 
 
-def _require_room(session: Session, video: Video, plan: Plan) -> None:
+def _require_room(session: Session, video: Video, policy: RunPolicy) -> None:
     """Make sure that the user may have another video in work.
 
     Raises:
         QuotaExceeded: as many others wait or are in work as one user may have.
     """
-    if not plan.max_open_videos:
+    if not policy.max_open_videos:
         return
     # One request of a user at a time, or several would take the same last place.
     session.execute(_QUOTA_LOCK, {"user_id": video.user_id})
@@ -192,16 +109,16 @@ def _require_room(session: Session, video: Video, plan: Plan) -> None:
             Video.state.in_(("uploaded", "processing")),
             Video.video_id != video.video_id,
         )
-        .limit(plan.max_open_videos)
+        .limit(policy.max_open_videos)
     )
-    if session.scalar(select(func.count()).select_from(others.subquery())) == plan.max_open_videos:
+    if session.scalar(select(func.count()).select_from(others.subquery())) == policy.max_open_videos:
         raise QuotaExceeded(
-            f"user {video.user_id!r} has {plan.max_open_videos} videos that wait or are in work, as many as"
+            f"user {video.user_id!r} has {policy.max_open_videos} videos that wait or are in work, as many as"
             f" USER_MAX_OPEN_VIDEOS allows: send {video.external_id!r} again when one of them has ended"
         )
 
 
-def advance(session: Session, video: Video, plan: Plan) -> list[WakeUp]:
+def advance(session: Session, video: Video, policy: RunPolicy) -> list[WakeUp]:
     """Start every stage whose upstream has ended; end the run when all have. Harmless at any time."""
     run = get_run(session, video)
     if run is None or run.ended_at is not None or video.deleted_at is not None:
@@ -216,11 +133,11 @@ def advance(session: Session, video: Video, plan: Plan) -> list[WakeUp]:
             continue
         upstream = [states.get(name) for name in stage.after if name in names]
         if all(state is not None and state.is_terminal for state in upstream):
-            new = _stage_jobs(session, video, run, stage, states, plan)
+            new = _stage_jobs(session, video, run, stage, states, policy)
             wake_ups += jobs.insert(session, new)
             states = stage_states(session, video.video_id, run.run)
     if all(stage.name in states and states[stage.name].is_terminal for stage in planned):
-        wake_ups += _end_run(session, video, run, states, plan)
+        wake_ups += _end_run(session, video, run, states, policy)
     return wake_ups
 
 
@@ -230,47 +147,31 @@ def _stage_jobs(
     run: Run,
     stage: Stage,
     states: Mapping[str, StageState],
-    plan: Plan,
+    policy: RunPolicy,
 ) -> list[Job]:
+    def ended(state: JobState, **why: Any) -> list[Job]:
+        return [_job(video, stage, policy, state=state, **why)]
+
     if stage.name not in run.stages:
         base = stage_states(session, video.video_id, int(run.stage_runs[stage.name]))[stage.name]
-        reused = "reused" if base.state in ("done", "reused") else base.state
-        return [
-            _job(
-                video,
-                run,
-                stage,
-                plan,
-                state=reused,
-                error_class=base.error_class,
-                error=base.error,
-            )
-        ]
+        state = JobState.REUSED if base.has_outputs else JobState(base.state)
+        return ended(state, error_class=base.error_class, error=base.error)
     for name in stage.after:
-        state = states.get(name)
-        if state is None or state.state in ("done", "reused"):
+        before = states.get(name)
+        if before is None or before.has_outputs:
             continue
         if not stage.essential or graph.STAGES[name].essential:
-            return [
-                _job(
-                    video,
-                    run,
-                    stage,
-                    plan,
-                    state="skipped",
-                    error=f"upstream {name} {state.state}",
-                )
-            ]
-    if stage.name in plan.skips:
-        return [_job(video, run, stage, plan, state="skipped", error=plan.skips[stage.name])]
+            return ended(JobState.SKIPPED, error=f"upstream {name} {before.state}")
+    if stage.name in policy.skips:
+        return ended(JobState.SKIPPED, error=policy.skips[stage.name])
     lost = _would_lose(session, video, run, states) if stage.name == graph.SIDECAR.name else None
     if lost is not None:
         reason = f"{lost} {states[lost].state}: the published run has it and is kept"
-        return [_job(video, run, stage, plan, state="skipped", error=reason)]
+        return ended(JobState.SKIPPED, error=reason)
     parts = _parts(session, video, run, stage)
     if not parts:
-        return [_job(video, run, stage, plan, state="done")]
-    return [_job(video, run, stage, plan, part=part, payload=payload) for part, payload in enumerate(parts)]
+        return ended(JobState.DONE)
+    return [_job(video, stage, policy, part=part, payload=payload) for part, payload in enumerate(parts)]
 
 
 def _would_lose(session: Session, video: Video, run: Run, states: Mapping[str, StageState]) -> str | None:
@@ -280,38 +181,13 @@ def _would_lose(session: Session, video: Video, run: Run, states: Mapping[str, S
     published = stage_states(session, video.video_id, video.published_run)
     for name in graph.SIDECAR.after:
         has = published.get(name)
-        if has is None or has.state not in ("done", "reused"):
-            continue
-        if states[name].state not in ("done", "reused"):
+        if has is not None and has.has_outputs and not states[name].has_outputs:
             return name
     return None
 
 
-def _job(
-    video: Video,
-    run: Run,
-    stage: Stage,
-    plan: Plan,
-    *,
-    state: str = "queued",
-    **values: Any,
-) -> Job:
-    if state != "queued":
-        values["finished_at"] = NOW
-        values["progress"] = 1.0
-    return Job(
-        subject_kind="video",
-        subject_id=video.video_id,
-        video_id=video.video_id,
-        user_id=video.user_id,
-        queue=stage.queue,
-        run=run.run,
-        stage=stage.name,
-        state=state,
-        priority=video.priority,
-        max_failures=plan.max_failures,
-        **values,
-    )
+def _job(video: Video, stage: Stage, policy: RunPolicy, **values: Any) -> Job:
+    return make_job(video, stage, policy, **{"priority": video.priority, **values})
 
 
 def _parts(session: Session, video: Video, run: Run, stage: Stage) -> list[dict[str, Any]]:
@@ -362,18 +238,14 @@ def stage_result(session: Session, video: Video, run: Run, stage: str) -> dict[s
 
 
 def _end_run(
-    session: Session,
-    video: Video,
-    run: Run,
-    states: Mapping[str, StageState],
-    plan: Plan,
+    session: Session, video: Video, run: Run, states: Mapping[str, StageState], policy: RunPolicy
 ) -> list[WakeUp]:
     broken = [
         name
         for name in graph.PIPELINE_NAMES
-        if name in states and states[name].state in ("failed", "cancelled")
+        if name in states and states[name].state in (JobState.FAILED, JobState.CANCELLED)
     ]
-    if states["sidecar"].state in ("done", "reused"):
+    if states["sidecar"].has_outputs:
         video.published_run = run.run
         video.state = "partial" if broken else "indexed"
         video.indexed_at = NOW
@@ -386,15 +258,13 @@ def _end_run(
         video.error_class, video.error = Conflict.__name__, states["sidecar"].error
     run.ended_at = NOW
     session.flush()
-    return jobs.insert(session, [_sweep(video, run, plan, wait_s=plan.tmp_ttl_s if broken else 0.0)])
+    return _sweep(session, video, policy, wait_s=policy.tmp_ttl_s if broken else 0.0)
 
 
-def _sweep(video: Video, run: Run, plan: Plan, *, wait_s: float) -> Job:
-    job = _job(video, run, graph.SWEEP, plan)
-    job.priority = 0
-    if wait_s:
-        job.not_before = seconds_from_now(wait_s)
-    return job
+def _sweep(session: Session, video: Video, policy: RunPolicy, *, wait_s: float = 0.0) -> list[WakeUp]:
+    """Queue the removal of what the run leaves behind."""
+    due = {"not_before": seconds_from_now(wait_s)} if wait_s else {}
+    return jobs.insert(session, [make_job(video, graph.SWEEP, policy, **due)])
 
 
 def _stop(session: Session, video: Video) -> None:
@@ -405,7 +275,7 @@ def _stop(session: Session, video: Video) -> None:
     )
 
 
-def cancel(session: Session, video: Video, plan: Plan) -> tuple[bool, list[WakeUp]]:
+def cancel(session: Session, video: Video, policy: RunPolicy) -> tuple[bool, list[WakeUp]]:
     """Stop the video's run. What is published stays. Returns whether there was anything to stop."""
     run = get_run(session, video)
     if run is None or run.ended_at is not None:
@@ -413,10 +283,10 @@ def cancel(session: Session, video: Video, plan: Plan) -> tuple[bool, list[WakeU
     _stop(session, video)
     video.state = "cancelled"
     session.flush()
-    return True, jobs.insert(session, [_sweep(video, run, plan, wait_s=0.0)])
+    return True, _sweep(session, video, policy)
 
 
-def retry(session: Session, video: Video, plan: Plan) -> tuple[bool, list[WakeUp]]:
+def retry(session: Session, video: Video, policy: RunPolicy) -> tuple[bool, list[WakeUp]]:
     """Try the failed parts of the newest run again, and what hung on them.
 
     Failures start from zero; attempts go on counting, they are the fence. A cancelled run is started again.
@@ -428,10 +298,12 @@ def retry(session: Session, video: Video, plan: Plan) -> tuple[bool, list[WakeUp
     if run is None or run.ended_at is None:
         return False, []
     if video.state == "cancelled":
-        return True, rerun(session, video, [name for name in run.stages if name not in plan.skips], plan)
+        return True, rerun(session, video, [name for name in run.stages if name not in policy.skips], policy)
     states = stage_states(session, video.video_id, run.run)
     failed = {
-        name for name, state in states.items() if state.state == "failed" and name in graph.PIPELINE_NAMES
+        name
+        for name, state in states.items()
+        if state.state == JobState.FAILED and name in graph.PIPELINE_NAMES
     }
     if not failed:
         raise Conflict(
@@ -443,13 +315,13 @@ def retry(session: Session, video: Video, plan: Plan) -> tuple[bool, list[WakeUp
             Job.video_id == video.video_id,
             Job.run == run.run,
             Job.stage == graph.SWEEP.name,
-            Job.state == "queued",
+            Job.state == JobState.QUEUED,
         )
     )
     if not unswept.rowcount:  # type: ignore[attr-defined]
         # The run's temporary audio is gone, or going: make the failed stages in a new run.
-        return True, rerun(session, video, failed, plan)
-    _require_room(session, video, plan)
+        return True, rerun(session, video, failed, policy)
+    _require_room(session, video, policy)
     hanging = graph.with_downstream(failed) - failed
     session.execute(
         delete(Job).where(
@@ -467,23 +339,23 @@ def retry(session: Session, video: Video, plan: Plan) -> tuple[bool, list[WakeUp
     session.flush()
     session.refresh(run)
     again = session.scalars(
-        select(Job).where(Job.video_id == video.video_id, Job.run == run.run, Job.state == "queued")
+        select(Job).where(Job.video_id == video.video_id, Job.run == run.run, Job.state == JobState.QUEUED)
     ).all()
-    return True, [WakeUp(job.queue, job.job_id) for job in again] + advance(session, video, plan)
+    return True, [WakeUp(job.queue, job.job_id) for job in again] + advance(session, video, policy)
 
 
-def rerun(session: Session, video: Video, stages: Collection[str], plan: Plan) -> list[WakeUp]:
+def rerun(session: Session, video: Video, stages: Collection[str], policy: RunPolicy) -> list[WakeUp]:
     """Process again: all stages, or the named ones and those downstream; the published run stays searchable.
 
-    A stage that no published or current run has finished is stage_runs as well. One that can't run here keeps what the
+    A stage that no published or current run has finished is made as well. One that can't run here keeps what the
     published run has of it. Cancels what runs.
 
     Raises:
         Conflict: a named stage can't run here.
     """
     for name in stages:
-        if name in plan.skips:
-            raise Conflict(f"{name} can't be stage_runs again: {plan.skips[name]}; name other stages")
+        if name in policy.skips:
+            raise Conflict(f"{name} can't be made again: {policy.skips[name]}; name other stages")
     wanted = graph.with_downstream(stages) if stages else set(graph.FULL_RUN)
     published = video.published_run is not None
     base = video.published_run or video.run
@@ -495,9 +367,7 @@ def rerun(session: Session, video: Video, stages: Collection[str], plan: Plan) -
         stage_runs = {
             name: int(base_run.stage_runs.get(name, base))
             for name, state in states.items()
-            if name in graph.PIPELINE_NAMES
-            and state.is_terminal
-            and (published or state.state in ("done", "reused"))
+            if name in graph.PIPELINE_NAMES and state.is_terminal and (published or state.has_outputs)
         }
     wanted |= graph.with_downstream(
         name for name in graph.FULL_RUN if name not in stage_runs and name not in wanted
@@ -509,17 +379,17 @@ def rerun(session: Session, video: Video, stages: Collection[str], plan: Plan) -
     if published:
         wanted -= {
             name
-            for name in plan.skips
-            if name in states and states[name].state in ("done", "reused", "failed")
+            for name in policy.skips
+            if name in states and (states[name].has_outputs or states[name].state == JobState.FAILED)
         }
     _stop(session, video)
-    return start_run(session, video, wanted, stage_runs, plan)
+    return start_run(session, video, wanted, stage_runs, policy)
 
 
-def missing_stages(session: Session, video: Video, plan: Plan) -> list[str]:
+def missing_stages(session: Session, video: Video, policy: RunPolicy) -> list[str]:
     """Stages that could run here now and of which the published run has nothing, or less than its other stages.
 
-    They were off, or failed, or were kept while what they are stage_runs of was stage_runs again. None while a run is open.
+    They were off, or failed, or were kept while what they are made of was made again. None while a run is open.
 
     Raises:
         Conflict: nothing is published yet.
@@ -537,29 +407,27 @@ def missing_stages(session: Session, video: Video, plan: Plan) -> list[str]:
     states = stage_states(session, video.video_id, published.run)
     missing = []
     for name in graph.SIDECAR.after:
-        if name in plan.skips:
+        if name in policy.skips:
             continue
         state = states.get(name)
         stage_runs = int(published.stage_runs.get(name, 0))
-        has = state is not None and state.state in ("done", "reused")
         stale = any(
             int(published.stage_runs.get(before, 0)) > stage_runs for before in graph.STAGES[name].after
         )
-        if not has or stale:
+        if state is None or not state.has_outputs or stale:
             missing.append(name)
     return missing
 
 
-def begin_delete(session: Session, video: Video, plan: Plan) -> list[WakeUp]:
+def begin_delete(session: Session, video: Video, policy: RunPolicy) -> list[WakeUp]:
     """Make the id a tombstone and queue the erasure; nothing of the video is found from now on."""
     _stop(session, video)
     session.execute(update(Scene).where(Scene.video_id == video.video_id).values(live=False))
     video.state = "deleted"
     video.deleted_at = NOW
     video.run += 1
-    run = Run(video_id=video.video_id, run=video.run, stages=[], stage_runs={})
     session.flush()
-    return jobs.insert(session, [_job(video, run, graph.ERASE_VIDEO, plan)])
+    return jobs.insert(session, [_job(video, graph.ERASE_VIDEO, policy)])
 
 
 def erase_rows(session: Session, video: Video, job_id: int) -> None:
@@ -582,22 +450,20 @@ def erase_rows(session: Session, video: Video, job_id: int) -> None:
     session.flush()
 
 
-def erase_again(session: Session, video: Video, plan: Plan) -> list[WakeUp]:
+def erase_again(session: Session, video: Video, policy: RunPolicy) -> list[WakeUp]:
     """Look once more after the longest time limit: a writer nobody heard of may have left objects."""
-    run = Run(video_id=video.video_id, run=video.run, stages=[], stage_runs={})
-    job = _job(video, run, graph.ERASE_VIDEO, plan, part=1)
-    job.not_before = seconds_from_now(float(graph.LONGEST_S))
-    return jobs.insert(session, [job])
+    due = seconds_from_now(float(graph.LONGEST_S))
+    return jobs.insert(session, [_job(video, graph.ERASE_VIDEO, policy, part=1, not_before=due)])
 
 
-def stuck_videos(session: Session, limit: int = 100) -> list[str]:
+def find_stuck(session: Session, limit: int = 100) -> list[str]:
     """Videos whose run is open while none of its jobs is queued or running: something has to advance them."""
     live = (
         select(Job.job_id)
         .where(
             Job.video_id == Run.video_id,
             Job.run == Run.run,
-            Job.state.in_(("queued", "running")),
+            Job.state.in_(LIVE),
         )
         .exists()
     )

@@ -13,7 +13,7 @@ from pgvector import HalfVector
 from sqlalchemy import delete, func, insert as bulk, or_, select, update
 from sqlalchemy.orm import Session
 
-from db.people.vote import FaceRule, Float64, Verdict, centroid, decide
+from db.faces.vote import FaceRule, Float64, Verdict, centroid, decide
 from db.tables import Face, FaceDecision, FaceTrack, Model, Person, PersonProfile, Scene, ScenePerson, Video
 
 #: Scenes whose faces are held in memory at once.
@@ -24,19 +24,19 @@ _NEAR_S = 2.0
 
 
 @dataclass(frozen=True)
-class Known:
+class KnownPeople:
     """The people a face may be, for one model."""
 
     ids: tuple[str, ...]
     #: [P, dim]
     vectors: Float64
 
-    def without(self, barred: Iterable[str]) -> Known:
+    def without(self, barred: Iterable[str]) -> KnownPeople:
         out = set(barred)
         keep = [place for place, name in enumerate(self.ids) if name not in out]
         if len(keep) == len(self.ids):
             return self
-        return Known(tuple(self.ids[place] for place in keep), self.vectors[keep])
+        return KnownPeople(tuple(self.ids[place] for place in keep), self.vectors[keep])
 
 
 @dataclass(frozen=True)
@@ -104,7 +104,7 @@ def _faces(session: Session, wanted: Sequence[tuple[UUID, int]]) -> dict[tuple[U
     }
 
 
-def load_known(session: Session, user_id: str, model_id: int, kind: str) -> Known:
+def load_known(session: Session, user_id: str, model_id: int, kind: str) -> KnownPeople:
     """The user's people of one kind that have a profile by this model."""
     rows = session.execute(
         select(PersonProfile.person_id, PersonProfile.vec)
@@ -119,7 +119,7 @@ def load_known(session: Session, user_id: str, model_id: int, kind: str) -> Know
         )
         .order_by(PersonProfile.person_id)
     ).all()
-    return Known(tuple(row.person_id for row in rows), as_array([row.vec for row in rows]))
+    return KnownPeople(tuple(row.person_id for row in rows), as_array([row.vec for row in rows]))
 
 
 def match_tracks(
@@ -202,7 +202,12 @@ def _match_scenes(session: Session, video: Video, scene_ids: Sequence[UUID], rul
 
 
 def _judge(
-    faces: Sequence[Face], say: HumanDecision, named: Known, unknown: Known, metric: str, rule: FaceRule
+    faces: Sequence[Face],
+    say: HumanDecision,
+    named: KnownPeople,
+    unknown: KnownPeople,
+    metric: str,
+    rule: FaceRule,
 ) -> tuple[Verdict, str | None]:
     """A track's verdict and who decided; nobody decided about a stranger."""
     if say.person_id is not None:
@@ -337,7 +342,7 @@ def overlap(one: Sequence[float], other: Sequence[float]) -> float:
 
 
 @dataclass(frozen=True)
-class Seen:
+class PersonInScene:
     """A person in a scene; two are equal if a sidecar says the same of both."""
 
     #: The primary key; not known of what was read back from a sidecar.
@@ -349,7 +354,7 @@ class Seen:
     frame_count: int
 
 
-def people_in(session: Session, scenes: Mapping[UUID, int]) -> dict[UUID, list[Seen]]:
+def people_in(session: Session, scenes: Mapping[UUID, int]) -> dict[UUID, list[PersonInScene]]:
     """Who is in some scenes by the tracks of a run: scene -> run in, scene -> people by id out."""
     rows = session.execute(
         select(
@@ -370,11 +375,11 @@ def people_in(session: Session, scenes: Mapping[UUID, int]) -> dict[UUID, list[S
         .group_by(FaceTrack.scene_id, FaceTrack.run, FaceTrack.person_id, Person.external_id, Person.name)
         .order_by(FaceTrack.scene_id, FaceTrack.person_id)
     )
-    found: dict[UUID, list[Seen]] = {}
+    found: dict[UUID, list[PersonInScene]] = {}
     for row in rows:
         if scenes[row.scene_id] == row.run:
             found.setdefault(row.scene_id, []).append(
-                Seen(
+                PersonInScene(
                     str(row.person_id),
                     row.external_id,
                     row.name,
@@ -386,7 +391,7 @@ def people_in(session: Session, scenes: Mapping[UUID, int]) -> dict[UUID, list[S
 
 
 def refresh_scene_people(
-    session: Session, scene_ids: Sequence[UUID], written: Mapping[UUID, Sequence[Seen]] | None = None
+    session: Session, scene_ids: Sequence[UUID], written: Mapping[UUID, Sequence[PersonInScene]] | None = None
 ) -> None:
     """Make ``scene_people`` of published scenes what their tracks say, and note whose sidecar says otherwise.
 
@@ -430,7 +435,7 @@ def refresh_scene_people(
     )
 
 
-def _facts(people: Sequence[Seen]) -> list[tuple[str, float, int]]:
+def _facts(people: Sequence[PersonInScene]) -> list[tuple[str, float, int]]:
     return [(seen.person_id, seen.confidence, seen.frame_count) for seen in people]
 
 

@@ -1,11 +1,8 @@
-"""Garbage in a queue is logged and dropped; the node lives.
+"""All changes to Celery 5.6 and kombu 5.7: what each class and function is for is said in its docstring.
 
-kombu and Celery drop much of it (a wrong serializer, a broken body, an unknown task), but what is of a kind they do
-not expect ends the whole worker, and a message that was taken is put back then, so that it ends one worker after
-another for ever. Here every message is checked (worker/messages.py) between Redis and them.
-
-It touches kombu's internals; its version is pinned, and tests/acceptance/test_hostile_messages.py must pass before it
-is raised.
+``worker.app`` and ``worker.boot`` apply them; nothing here does so by itself. Their versions are pinned, and
+tests/acceptance/test_hostile_messages.py must pass before they are raised. The one change that callers share, arguments
+left out of the headers of what is sent, is ``shared.broker.HidingAMQP``.
 """
 
 from __future__ import annotations
@@ -16,8 +13,11 @@ from queue import Empty
 from types import SimpleNamespace
 from typing import Any
 
-from celery import current_app
+from celery import Task, current_app
+from celery.app.events import Events
+from celery.events.dispatcher import EventDispatcher
 from celery.exceptions import NotRegistered
+from celery.worker.request import Request
 from kombu.transport import TRANSPORT_ALIASES, redis
 from kombu.utils import json as kombu_json
 from redis.exceptions import ResponseError
@@ -25,6 +25,7 @@ from redis.exceptions import ResponseError
 from shared import routing
 from shared.errors import InvalidRequest
 from shared.logs import get_logger
+from shared.redaction import HIDDEN, error_class_of
 from shared.settings import get_settings
 from worker.messages import (
     NotAMessage,
@@ -52,7 +53,10 @@ def _may_show(task: str) -> bool:
 
 
 class QoS(redis.QoS):  # type: ignore[misc]
-    """Keeps what was taken and not acknowledged; what stands there is checked as if it stood in a queue."""
+    """Checks what was taken and not acknowledged before it is put back.
+
+    kombu 5.7 trusts what stands in ``unacked``: an entry of another kind raises in the main process, at every restore.
+    """
 
     def restore_visible(self, *args: Any, **kwargs: Any) -> None:
         try:
@@ -80,6 +84,12 @@ class QoS(redis.QoS):  # type: ignore[misc]
 
 
 class Channel(redis.Channel):  # type: ignore[misc]
+    """Checks every message between Redis and Celery, and drops what is none with one line in the log.
+
+    kombu 5.7 and Celery 5.6 end the worker when a part of a message is of a kind they do not expect, and put the
+    message back, so that it ends one worker after another.
+    """
+
     QoS = QoS
 
     def basic_consume(self, queue: str, *args: Any, **kwargs: Any) -> Any:
@@ -172,6 +182,8 @@ def _answer(headers: Mapping[str, Any], error: Exception) -> None:
 
 
 class Transport(redis.Transport):  # type: ignore[misc]
+    """Puts a message back whose queue this node no longer consumes, unread: kombu 5.7 would parse it, unchecked."""
+
     Channel = Channel
 
     def _deliver(self, message: Any, queue: str) -> None:
@@ -184,10 +196,81 @@ class Transport(redis.Transport):  # type: ignore[misc]
 
 
 def install_transport() -> None:
-    """Use the transport above for Redis's URLs in this process, and JSON that stays what it is.
+    """Use ``Transport`` for Redis's URLs in this process, and JSON that stays what it is.
 
-    kombu's JSON makes objects of what looks like ``{"__type__": "uuid", "__value__": ...}``, wherever it stands, and
+    kombu 5.7's JSON makes objects of what looks like ``{"__type__": "uuid", "__value__": ...}``, wherever it stands, and
     raises in the middle of everything when it can't. A caller's data may look like anything.
     """
     TRANSPORT_ALIASES["redis"] = TRANSPORT_ALIASES["rediss"] = f"{__name__}:Transport"
     kombu_json.loads.__defaults__ = (json.loads, True, None)
+
+
+#: Fields of task events that hold payload.
+_FIELDS = ("args", "kwargs", "result", "traceback")
+
+
+class HidingDispatcher(EventDispatcher):  # type: ignore[misc]
+    """Sends events with ids, times and classes of errors only.
+
+    Celery 5.6 puts arguments, results, errors and tracebacks into every task event.
+    """
+
+    def send(self, type: str, *args: Any, **fields: Any) -> Any:
+        for name in _FIELDS:
+            if name in fields:
+                fields[name] = HIDDEN
+        if "exception" in fields:
+            fields["exception"] = error_class_of(str(fields["exception"]))
+        return super().send(type, *args, **fields)
+
+
+class HidingEvents(Events):  # type: ignore[misc]
+    """Makes Celery use the dispatcher above: its class is no setting."""
+
+    dispatcher_cls = HidingDispatcher
+
+
+class HidingRequest(Request):  # type: ignore[misc]
+    """A task's message in the main process, which Celery 5.6 logs and shows with its arguments.
+
+    A message of a bare ``send_task`` brings them as text in its headers, so hiding them is the worker's part too.
+    """
+
+    def __init__(self, message: Any, *args: Any, **options: Any) -> None:
+        super().__init__(message, *args, **options)
+        if get_settings().log_payloads:
+            return
+        self._argsrepr = self._kwargsrepr = HIDDEN
+        # What the child gets, and logs. A "shadow" is a name of the sender's choice.
+        self._request_dict.update(argsrepr=HIDDEN, kwargsrepr=HIDDEN, shadow=None)
+        self.name = self._type
+
+    def info(self, safe: bool = False) -> dict[str, Any]:
+        """For ``celery inspect active`` and Flower's pages."""
+        shown: dict[str, Any] = super().info(safe=safe or not get_settings().log_payloads)
+        return shown
+
+
+class HidingTask(Task):  # type: ignore[misc]
+    """Base of all our tasks: the only way to name another class of request (Celery 5.6)."""
+
+    Request = f"{__name__}:HidingRequest"
+
+
+def announce_stop(worker: Any, stopping: Callable[[], None]) -> None:
+    """Call ``stopping`` before Celery ends the children of a stopping worker.
+
+    Celery 5.6 sends ``worker_shutting_down`` only after they are dead; this is the first thing its handler calls.
+    """
+    wait = worker.wait_for_soft_shutdown
+
+    def wait_for_soft_shutdown() -> None:
+        stopping()
+        wait()
+
+    worker.wait_for_soft_shutdown = wait_for_soft_shutdown
+
+
+def allow_early_exits(pool: Any) -> None:
+    """Let a worker start although a child has ended already; Celery 5.6 leaves with 1 then, and does not say why."""
+    pool.did_start_ok = lambda: True

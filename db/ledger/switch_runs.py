@@ -1,4 +1,4 @@
-"""The jobs of a switch: which published scenes lack a vector of the new model, planned bit by bit."""
+"""Runs of switches of models: which published scenes lack a vector of the new model, planned bit by bit."""
 
 from __future__ import annotations
 
@@ -10,11 +10,12 @@ from typing import Any
 from sqlalchemy import Row, delete, func, select, text
 from sqlalchemy.orm import Session
 
+from db.active_models import KEPT, models_of
+from db.expressions import NOW
 from db.ledger import jobs
-from db.ledger.jobs import NOW, WakeUp
-from db.ledger.runs import Plan
-from db.switches.pointer import KEPT, models_of
-from db.tables import Job, ModelSwitch
+from db.ledger.jobs import WakeUp, make_job, run_jobs
+from db.ledger.policy import RunPolicy
+from db.tables import LIVE, Job, JobState, ModelSwitch
 from db.vectors import ModelRow
 from shared import graph
 
@@ -32,7 +33,7 @@ _SPEED_S = 120
 
 
 @dataclass(frozen=True)
-class Progress:
+class SwitchProgress:
     """How far a switch is."""
 
     #: Jobs that were given up, and the first one's error.
@@ -84,7 +85,7 @@ def lacking(
     )
 
 
-def advance(session: Session, switch: ModelSwitch, plan: Plan) -> list[WakeUp]:
+def advance(session: Session, switch: ModelSwitch, policy: RunPolicy) -> list[WakeUp]:
     """Plan the next jobs; the switch is ready when nothing lacks a vector. Harmless at any time."""
     if switch.state not in KEPT:
         return []
@@ -92,37 +93,29 @@ def advance(session: Session, switch: ModelSwitch, plan: Plan) -> list[WakeUp]:
         row.state: row.jobs
         for row in session.execute(
             select(Job.state, func.count().label("jobs"))
-            .where(*own_jobs(switch), Job.state.in_(("queued", "running", "failed")))
+            .where(run_jobs(switch), Job.state.in_((*LIVE, JobState.FAILED)))
             .group_by(Job.state)
         )
     }
-    live = states.get("queued", 0) + states.get("running", 0)
+    live = sum(states.get(state, 0) for state in LIVE)
     if live >= _WINDOW // 2:
         return []
     _forget_done(session, switch)
-    planned, at_end = _plan_more(session, switch, plan, _WINDOW - live, stretch=_STRETCH)
-    if at_end and not planned and not live and not states.get("failed"):
+    planned, at_end = _plan_more(session, switch, policy, _WINDOW - live, stretch=_STRETCH)
+    if at_end and not planned and not live and not states.get(JobState.FAILED):
         _look_again(session, switch)
-        planned, at_end = _plan_more(session, switch, plan, _WINDOW)
+        planned, at_end = _plan_more(session, switch, policy, _WINDOW)
         if at_end and not planned and switch.state == "building":
             switch.state, switch.ready_at = "ready", NOW
     session.flush()
     return jobs.insert(session, planned)
 
 
-def own_jobs(switch: ModelSwitch) -> tuple[Any, ...]:
-    return (
-        Job.subject_kind == "switch",
-        Job.subject_id == str(switch.switch_id),
-        Job.run == switch.run,
-    )
-
-
 def _forget_done(session: Session, switch: ModelSwitch) -> None:
     """Remove done jobs: a large archive has hundreds of thousands, and they are counted at every job's end."""
     session.execute(
         delete(Job).where(
-            *own_jobs(switch), Job.state == "done", Job.finished_at < NOW - timedelta(seconds=_SPEED_S)
+            run_jobs(switch), Job.state == JobState.DONE, Job.finished_at < NOW - timedelta(seconds=_SPEED_S)
         )
     )
 
@@ -139,7 +132,7 @@ def _look_again(session: Session, switch: ModelSwitch) -> None:
 
 
 def _plan_more(
-    session: Session, switch: ModelSwitch, plan: Plan, most: int, *, stretch: int | None = None
+    session: Session, switch: ModelSwitch, policy: RunPolicy, most: int, *, stretch: int | None = None
 ) -> tuple[list[Job], bool]:
     """Jobs for the videos behind the place that was reached; moves the place on.
 
@@ -148,7 +141,7 @@ def _plan_more(
     old, new = models_of(session, switch)
     stage = stage_of(switch.kind)
     part = session.execute(
-        select(func.coalesce(func.max(Job.part), -1)).where(*own_jobs(switch), Job.stage == stage.name)
+        select(func.coalesce(func.max(Job.part), -1)).where(run_jobs(switch), Job.stage == stage.name)
     ).scalar_one()
     planned: list[Job] = []
     looked_at = 0
@@ -175,16 +168,13 @@ def _plan_more(
                 some = row.idxs[first : first + stage.batch]
                 part += 1
                 planned.append(
-                    Job(
-                        subject_kind="switch",
-                        subject_id=str(switch.switch_id),
+                    make_job(
+                        switch,
+                        stage,
+                        policy,
                         user_id=row.user_id,
-                        queue=stage.queue,
-                        run=switch.run,
-                        stage=stage.name,
                         part=part,
                         priority=_PRIORITY,
-                        max_failures=plan.max_failures,
                         model_id=new.model_id,
                         payload={"video_id": row.video_id, "first_idx": some[0], "last_idx": some[-1]},
                     )
@@ -194,7 +184,7 @@ def _plan_more(
     return planned, False
 
 
-def open_switches(session: Session) -> list[str]:
+def find_open(session: Session) -> list[str]:
     """Ids of the switches that may have something to plan."""
     return [
         str(found)
@@ -202,22 +192,24 @@ def open_switches(session: Session) -> list[str]:
     ]
 
 
-def progress(session: Session, switch: ModelSwitch) -> Progress:
+def progress(session: Session, switch: ModelSwitch) -> SwitchProgress:
     failed = session.execute(
         select(func.count().label("jobs"), func.min(Job.error).label("error")).where(
-            *own_jobs(switch), Job.state == "failed"
+            run_jobs(switch), Job.state == JobState.FAILED
         )
     ).one()
     lately = session.execute(
         select(
             func.sum(Job.result["scenes"].as_integer()).label("scenes"),
             func.extract("epoch", NOW - func.min(Job.started_at)).label("seconds"),
-        ).where(*own_jobs(switch), Job.state == "done", Job.finished_at > NOW - timedelta(seconds=_SPEED_S))
+        ).where(
+            run_jobs(switch), Job.state == JobState.DONE, Job.finished_at > NOW - timedelta(seconds=_SPEED_S)
+        )
     ).one()
     speed = float(lately.scenes) / float(lately.seconds) if lately.scenes and lately.seconds else None
-    return Progress(failed.jobs, failed.error, speed)
+    return SwitchProgress(failed.jobs, failed.error, speed)
 
 
 def retry(session: Session, switch: ModelSwitch) -> list[WakeUp]:
     """Try the jobs again that were given up."""
-    return jobs.requeue_failed(session, *own_jobs(switch))
+    return jobs.requeue_failed(session, run_jobs(switch))

@@ -1,4 +1,11 @@
-"""What an operator does with a switch: begin it, point searches at one side or the other, discard the side that is not searched."""
+"""What an operator does with a switch of models: begin it, point searches at one side, discard the other.
+
+While a switch is open both models' vectors are written for whatever is indexed, so the pointer can go either way at any
+time and nothing is lost by it. The archive is looked through in the order in which videos were indexed; what has a vector
+of the old model and none of the new is given to a job (``db.ledger.switch_runs``). Locks: the switch's row first, then a
+video's; whoever holds a video's row and has to know which models are kept (``db.active_models``) takes the switch's only
+FOR KEY SHARE, which no job's end waits for.
+"""
 
 from __future__ import annotations
 
@@ -8,13 +15,14 @@ from sqlalchemy import Text, cast, delete, func, select, text
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.orm import Session
 
+from db.active_models import KEPT, active_models, models_of
+from db.expressions import NOW, seconds_from_now
 from db.ledger import jobs
-from db.ledger.jobs import NOW, WakeUp, seconds_from_now
-from db.ledger.runs import Plan
+from db.ledger.jobs import WakeUp, jobs_of, make_job, run_jobs
+from db.ledger.policy import RunPolicy
+from db.ledger.switch_runs import advance, count
 from db.locks import AdvisoryLock
-from db.switches.parts import advance, count, own_jobs
-from db.switches.pointer import KEPT, active_models, models_of
-from db.tables import ActiveModel, Job, ModelSwitch, Scene
+from db.tables import LIVE, ActiveModel, Job, JobState, ModelSwitch, Scene
 from db.vectors import ModelRow
 from shared import graph
 from shared.errors import Conflict, NotFound
@@ -46,7 +54,7 @@ def require(session: Session, kind: str) -> ModelSwitch:
 
 
 def begin(
-    session: Session, kind: str, active: ModelRow, new: ModelRow, plan: Plan, *, dry_run: bool = False
+    session: Session, kind: str, active: ModelRow, new: ModelRow, policy: RunPolicy, *, dry_run: bool = False
 ) -> list[WakeUp]:
     """Start giving the archive vectors of the model ``new``; sent again, it changes nothing.
 
@@ -63,7 +71,7 @@ def begin(
             raise Conflict(
                 f"a switch of the {kind} model to {other.name} is {switch.state}: end it first, with --discard"
             )
-        return [] if dry_run else advance(session, switch, plan)
+        return [] if dry_run else advance(session, switch, policy)
     active = active_models(session).get(kind, active)
     if active.model_id == new.model_id:
         raise Conflict(f"{new.name} is the active {kind} model already: there is nothing to switch")
@@ -79,7 +87,7 @@ def begin(
     session.flush()
     # From now on: a setting changed meanwhile would have searches use vectors that are not complete.
     _let_be_active(session, kind, active.model_id)
-    return advance(session, switch, plan)
+    return advance(session, switch, policy)
 
 
 def _let_be_active(session: Session, kind: str, model_id: int) -> None:
@@ -111,7 +119,7 @@ def point(session: Session, switch: ModelSwitch, to: Literal["old", "new"]) -> b
     return True
 
 
-def discard(session: Session, switch: ModelSwitch, plan: Plan, *, pages_s: float) -> list[WakeUp]:
+def discard(session: Session, switch: ModelSwitch, policy: RunPolicy, *, pages_s: float) -> list[WakeUp]:
     """Remove the vectors of the model that is not searched, in a job, and end the switch.
 
     ``pages_s``: for so long after an activation a search from before it may still ask for its next page.
@@ -130,40 +138,33 @@ def discard(session: Session, switch: ModelSwitch, plan: Plan, *, pages_s: float
                 f" pages: discard in {pages_s - float(age_s):.0f} s, or with --now"
             )
     if switch.state == "activated":
-        _refuse_to_lose(session, switch, plan)
+        _refuse_to_lose(session, switch, policy)
     loser = switch.from_model if switch.state == "activated" else switch.to_model
-    jobs.cancel(session, *own_jobs(switch))
+    jobs.cancel(session, run_jobs(switch))
     switch.run += 1
     switch.state = "discarding"
     session.flush()
-    return jobs.insert(
-        session,
-        [
-            Job(
-                subject_kind="switch",
-                subject_id=str(switch.switch_id),
-                user_id="",
-                queue=graph.DISCARD.queue,
-                run=switch.run,
-                stage=graph.DISCARD.name,
-                max_failures=plan.max_failures,
-                model_id=loser,
-                payload={"model_id": loser},
-                not_before=seconds_from_now(_SETTLE_S),
-            )
-        ],
+    job = make_job(
+        switch,
+        graph.DISCARD,
+        policy,
+        user_id="",
+        model_id=loser,
+        payload={"model_id": loser},
+        not_before=seconds_from_now(_SETTLE_S),
     )
+    return jobs.insert(session, [job])
 
 
-def _refuse_to_lose(session: Session, switch: ModelSwitch, plan: Plan) -> None:
+def _refuse_to_lose(session: Session, switch: ModelSwitch, policy: RunPolicy) -> None:
     """Make sure that nothing has a vector of the old model alone: videos may come late, or be in work since before the switch.
 
     Raises:
         Conflict: something has.
     """
-    advance(session, switch, plan)
+    advance(session, switch, policy)
     left = session.execute(
-        select(func.count()).where(*own_jobs(switch), Job.state.in_(("queued", "running", "failed")))
+        select(func.count()).where(run_jobs(switch), Job.state.in_((*LIVE, JobState.FAILED)))
     ).scalar_one()
     old, new = models_of(session, switch)
     if left:
@@ -218,7 +219,5 @@ def end(session: Session, switch_id: str, but: int) -> None:
     """The vectors are discarded: the switch is over, and of its jobs only the last one is kept."""
     switch = session.get_one(ModelSwitch, int(switch_id))
     switch.state, switch.ended_at = "ended", NOW
-    session.execute(
-        delete(Job).where(Job.subject_kind == "switch", Job.subject_id == switch_id, Job.job_id != but)
-    )
+    session.execute(delete(Job).where(jobs_of(switch), Job.job_id != but))
     session.flush()

@@ -1,0 +1,75 @@
+"""Profiles: what a person's face is to each model, the weighted mean of photos or of tracks."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+from pgvector import HalfVector
+from sqlalchemy import delete, select
+from sqlalchemy.dialects.postgresql import insert
+from sqlalchemy.orm import Session
+
+from db.faces.tracks import as_array
+from db.faces.vote import centroid
+from db.tables import FaceTrack, Model, Person, PersonPhoto, PersonProfile
+
+#: Tracks a profile without photos is made from.
+_MAX_TRACKS = 500
+
+
+def make_profile(session: Session, person_id: str) -> None:
+    """Make the person's centroids again: of the good photos by quality; without any, of the tracks in videos.
+
+    A named person is known by those tracks only that a human confirmed: else one wrong match would bring the next.
+    """
+    session.execute(delete(PersonProfile).where(PersonProfile.person_id == person_id))
+    user_id, kind, gone = session.execute(
+        select(
+            Person.user_id, Person.kind, Person.deleted_at.is_not(None) | Person.merged_into.is_not(None)
+        ).where(Person.person_id == person_id)
+    ).one()
+    if gone:
+        # Their tracks go batch by batch; nobody is to be known by those that are left.
+        return
+    believed = FaceTrack.person_id == person_id
+    if kind == "named":
+        believed &= FaceTrack.decided_by == "human"
+    metrics: Mapping[int, str] = {
+        row.model_id: row.metric or "cosine"
+        for row in session.scalars(select(Model).where(Model.family == "face"))
+    }
+    photos = session.execute(
+        select(PersonPhoto.model_id, PersonPhoto.vec, PersonPhoto.quality)
+        .where(PersonPhoto.person_id == person_id, PersonPhoto.state == "good")
+        .order_by(PersonPhoto.photo_id)
+    ).all()
+    for model_id, metric in metrics.items():
+        own = [row for row in photos if row.model_id == model_id]
+        tracks: list[Any] = []
+        if own:
+            weights = [1.0 if row.quality is None else max(row.quality, 1e-6) for row in own]
+        else:
+            tracks = list(
+                session.execute(
+                    select(FaceTrack.vec, FaceTrack.faces)
+                    .where(believed, FaceTrack.model_id == model_id)
+                    .order_by(FaceTrack.faces.desc(), FaceTrack.track_id)
+                    .limit(_MAX_TRACKS)
+                )
+            )
+            weights = [float(row.faces) for row in tracks]
+        if not weights:
+            continue
+        middle = centroid(as_array([row.vec for row in own or tracks]), np.array(weights), metric)
+        session.execute(
+            insert(PersonProfile).values(
+                person_id=person_id,
+                model_id=model_id,
+                user_id=user_id,
+                vec=HalfVector(middle),
+                photos=len(own),
+                tracks=len(tracks),
+            )
+        )

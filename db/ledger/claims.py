@@ -1,0 +1,219 @@
+"""Claiming: how the next job of a queue is chosen and taken. A claim touches one job's row, and waits for nothing."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from sqlalchemy import text
+from sqlalchemy.orm import Session
+
+from db.ledger import usage
+from db.ledger.jobs import Subject
+from db.locks import AdvisoryLock
+from shared.routing import JOB_QUEUES
+from shared.settings import get_settings
+
+
+@dataclass(frozen=True, kw_only=True)
+class Claim:
+    """One attempt at a job, ours while the lease lasts."""
+
+    job_id: int
+    attempt: int
+    owner: str
+    subject: Subject
+    user_id: str
+    queue: str
+    run: int
+    stage: str
+    part: int
+    failures: int
+    payload: Mapping[str, Any]
+
+    @property
+    def storage_part(self) -> str:
+        """The folder only this attempt writes to."""
+        return f"{self.job_id}.{self.attempt}"
+
+    @property
+    def video_id(self) -> str:
+        """The video's primary key.
+
+        Raises:
+            ValueError: the job is not about a video.
+        """
+        if self.subject.kind != "video":
+            raise ValueError(f"job {self.job_id} is about {self.subject}, not a video")
+        return self.subject.id
+
+
+@dataclass(frozen=True, kw_only=True)
+class ClaimRules:
+    """How a claim chooses among accounts, and among the jobs of one."""
+
+    usage_half_life_s: float = 3600.0
+    #: Account -> share; others have 1. The empty account is the fleet's own.
+    weights: Mapping[str, float] = field(default_factory=dict)
+    #: A waiting job gains a step of priority after so long, seconds.
+    priority_ageing_s: float = 300.0
+    #: Jobs of one account that may run at once in one queue; 0: no limit.
+    max_running: int = 0
+
+
+def configured_rules() -> ClaimRules:
+    """The rules of this process's settings."""
+    settings = get_settings()
+    return ClaimRules(
+        usage_half_life_s=settings.usage_half_life_s,
+        weights={**settings.weights, "": settings.fleet_weight},
+        priority_ageing_s=settings.priority_ageing_s,
+        max_running=settings.user_max_running_jobs,
+    )
+
+
+# Whose turn it is stands in an index, but for the few accounts whose level it doesn't tell: those with a weight, and
+# those with running jobs, whose seconds so far, one each at least, count too. From account to account it is looked for a job that is free,
+# and the first one is taken: the cost is that of the accounts looked at, however many wait, with however many jobs.
+_CLAIM = text(
+    f"""
+    WITH clock AS MATERIALIZED (
+        SELECT now, extract(epoch FROM now)::float8 * {usage.RATE.format(half_life="CAST(:half_life_s AS float8)")} AS shift
+        FROM (SELECT clock_timestamp() AS now) AS read
+    ), busy AS MATERIALIZED (
+        SELECT account, count(*) AS running,
+            sum(greatest(extract(epoch FROM least(clock.now, lease_until) - started_at), 1))::float8 AS seconds
+        FROM jobs CROSS JOIN clock WHERE state = 'running' AND queue = :queue GROUP BY account
+    ), special AS MATERIALIZED (
+        SELECT account, coalesce(running, 0) AS running, coalesce(seconds, 0) AS seconds, coalesce(weight, 1) AS weight
+        FROM busy FULL JOIN unnest(CAST(:accounts AS text[]), CAST(:weights AS float8[])) AS given(account, weight)
+            USING (account)
+    ), candidates AS MATERIALIZED (
+        (
+            SELECT account, level, waiting_since FROM queue_usage
+            WHERE queue = :queue AND waiting AND account <> ALL(ARRAY(SELECT account FROM special))
+            ORDER BY level, waiting_since LIMIT :width
+        )
+        UNION ALL
+        SELECT special.account,
+            CASE WHEN seconds > 0 THEN ln(exp(greatest(level - shift, {usage.LEAST})) + seconds) + shift ELSE level END
+                - ln(weight),
+            waiting_since
+        FROM special CROSS JOIN clock CROSS JOIN LATERAL (
+            SELECT level, waiting_since FROM queue_usage
+            WHERE queue = :queue AND queue_usage.account = special.account AND waiting LIMIT 1
+        ) own
+        WHERE :max_running = 0 OR running < :max_running
+    ), turns AS MATERIALIZED (
+        SELECT account, row_number() OVER (ORDER BY level, waiting_since, account) AS turn FROM candidates
+    ), chosen AS MATERIALIZED (
+        SELECT free.job_id, sorted.turn FROM (SELECT account, turn FROM turns ORDER BY turn) sorted
+        CROSS JOIN LATERAL (
+            SELECT job.job_id FROM (
+                SELECT priority, depth, not_before
+                FROM ({usage.HEADS.format(queue=":queue", account="sorted.account")}) first, clock
+                WHERE not_before <= now
+                ORDER BY priority + floor(extract(epoch FROM now - not_before)::float8 / CAST(:ageing_s AS float8)) DESC,
+                    depth DESC, not_before
+            ) head CROSS JOIN LATERAL (
+                SELECT job_id FROM jobs
+                WHERE queue = :queue AND account = sorted.account AND state = 'queued'
+                    AND priority = head.priority AND depth = head.depth AND not_before <= (SELECT now FROM clock)
+                ORDER BY not_before, job_id LIMIT 1 FOR UPDATE SKIP LOCKED
+            ) job LIMIT 1
+        ) free LIMIT 1
+    ), taken AS (
+        UPDATE jobs SET
+            state = 'running', attempt = attempt + 1, lease_owner = :owner,
+            lease_until = clock_timestamp() + make_interval(secs => :lease_s),
+            started_at = clock_timestamp(), finished_at = NULL, progress = 0
+        FROM chosen WHERE jobs.job_id = chosen.job_id
+        RETURNING jobs.job_id, attempt, lease_owner AS owner, subject_kind, subject_id, user_id, queue, run,
+            stage, part, failures, payload
+    )
+    SELECT taken.*, ARRAY(
+        SELECT account FROM turns WHERE turn < coalesce((SELECT turn FROM chosen), 2147483647)
+    ) AS passed_over
+    FROM (SELECT) AS one LEFT JOIN taken ON true
+    """
+)
+#: How many accounts without running jobs a claim looks at: more than there are claims at the same moment.
+_CLAIM_WIDTH = 64
+#: How often it looks at the next ones, where none of those had a job.
+_CLAIM_LOOKS = 20
+#: With a limit on running jobs, one claim at a time counts them; the queue is the second half of the lock's key.
+_LIMIT_LOCK = text(f"SELECT pg_advisory_xact_lock({AdvisoryLock.RUNNING_JOBS:d}, hashtext(:queue))")
+
+
+def claim(
+    session: Session, queue: str, owner: str, lease_s: float, rules: ClaimRules | None = None
+) -> Claim | None:
+    """Take the best claimable job of a queue: of the account that had the least device time there lately, then by age.
+
+    Among an account's own jobs: by priority, which grows while they wait, then the later stage, then age.
+    """
+    rules = configured_rules() if rules is None else rules
+    if rules.max_running:
+        session.execute(_LIMIT_LOCK, {"queue": queue})
+    usage.promote(session, queue)
+    values = {
+        "queue": queue,
+        "owner": owner,
+        "lease_s": lease_s,
+        "width": _CLAIM_WIDTH,
+        "half_life_s": rules.usage_half_life_s,
+        "accounts": list(rules.weights),
+        "weights": [float(weight) for weight in rules.weights.values()],
+        "ageing_s": rules.priority_ageing_s,
+        "max_running": rules.max_running,
+    }
+    for _ in range(_CLAIM_LOOKS):
+        row = dict(session.execute(_CLAIM, values).mappings().one())
+        passed_over = row.pop("passed_over")
+        resting = usage.rest(session, queue, passed_over) if passed_over else 0
+        if row["job_id"] is not None:
+            return Claim(subject=Subject(row.pop("subject_kind"), row.pop("subject_id")), **row)
+        if not resting or len(passed_over) < _CLAIM_WIDTH:
+            break
+    return None
+
+
+_CLAIMABLE = text(
+    """
+    SELECT queues.queue, waiting.job_id FROM unnest(CAST(:queues AS text[])) AS queues(queue) CROSS JOIN LATERAL (
+        SELECT job_id FROM jobs
+        WHERE queue = queues.queue AND state = 'queued' AND not_before <= (SELECT clock_timestamp())
+        ORDER BY not_before LIMIT :most
+    ) waiting
+    """
+)
+# Where accounts are limited, those that have reached the limit need no wake-up message, however much they have waiting.
+_CLAIMABLE_LIMITED = text(
+    """
+    SELECT own.queue, waiting.job_id FROM queue_usage own LEFT JOIN (
+        SELECT queue, account, count(*) AS running FROM jobs WHERE state = 'running' GROUP BY queue, account
+    ) busy ON busy.queue = own.queue AND busy.account = own.account
+    CROSS JOIN LATERAL (
+        SELECT job_id FROM jobs
+        WHERE queue = own.queue AND account = own.account AND state = 'queued' AND not_before <= (SELECT clock_timestamp())
+        LIMIT greatest(:max_running - coalesce(busy.running, 0), 0)
+    ) waiting
+    WHERE own.waiting OR own.due_at <= clock_timestamp()
+    """
+)
+#: Wake-up messages of one queue needed at once are few.
+_MOST_CLAIMABLE = 1_000
+
+
+def claimable(session: Session, rules: ClaimRules | None = None) -> dict[str, list[int]]:
+    """Per queue, the ids of jobs that could be claimed now, at most 1,000 a queue."""
+    rules = configured_rules() if rules is None else rules
+    if rules.max_running:
+        rows = session.execute(_CLAIMABLE_LIMITED, {"max_running": rules.max_running})
+    else:
+        rows = session.execute(_CLAIMABLE, {"queues": list(JOB_QUEUES), "most": _MOST_CLAIMABLE})
+    queues: dict[str, list[int]] = {}
+    for queue, job_id in rows:
+        queues.setdefault(queue, []).append(job_id)
+    return {queue: ids[:_MOST_CLAIMABLE] for queue, ids in queues.items()}

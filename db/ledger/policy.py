@@ -1,0 +1,27 @@
+"""What a fleet can run, and when it tries again or gives up."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunPolicy:
+    """How runs are planned and jobs retried; made of the settings by ``worker.runtime``."""
+
+    #: Stage -> why it can't run here: a feature that is off, no model in the profile.
+    skips: Mapping[str, str]
+    #: Failures after which a job fails for good.
+    max_failures: int
+    #: How long a failed run's temporary objects are kept for a retry, seconds.
+    tmp_ttl_s: float
+    #: Videos of one user that may wait or be in work; 0: no limit.
+    max_open_videos: int = 0
+    #: Outages after which a job fails for good.
+    max_outages: int = 20
+    #: First pause before a job is tried again, doubling up to ``backoff_max_s``; 0: at once.
+    backoff_s: float = 0.0
+    backoff_max_s: float = 0.0
+    #: Longest pause of a job that waits for something else, seconds.
+    defer_max_s: float = 300.0

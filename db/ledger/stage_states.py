@@ -1,0 +1,87 @@
+"""States of a run's stages, each summed over the jobs of its parts."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from dataclasses import dataclass
+from typing import Any
+
+from sqlalchemy import ColumnElement, func, select
+from sqlalchemy.orm import Session
+
+from db.tables import TERMINAL, Job, JobState, Video
+
+
+@dataclass(frozen=True)
+class StageState:
+    """A stage of one run, summed over its parts."""
+
+    state: str
+    parts: int
+    ended: int
+    progress: float
+    error_class: str | None
+    error: str | None
+    attempts: int
+
+    @property
+    def is_terminal(self) -> bool:
+        return self.state in TERMINAL
+
+    @property
+    def has_outputs(self) -> bool:
+        """Whether what it found counts in this run."""
+        return self.state in (JobState.DONE, JobState.REUSED)
+
+
+# The state a stage shows, by the worst of its parts; a live part wins over all.
+_SHOWN = (
+    JobState.RUNNING, JobState.QUEUED, JobState.FAILED, JobState.CANCELLED, JobState.SKIPPED, JobState.DONE, JobState.REUSED
+)  # fmt: skip
+
+
+def stage_states(session: Session, video_id: str, run: int) -> dict[str, StageState]:
+    """The stages of a run that have jobs."""
+    return _states_by_video(session, Job.video_id == video_id, Job.run == run).get(video_id, {})
+
+
+def newest_stage_states(session: Session, video_ids: Collection[str]) -> dict[str, dict[str, StageState]]:
+    """The stages of some videos' newest runs that have jobs, by video."""
+    newest = select(Video.run).where(Video.video_id == Job.video_id).scalar_subquery()
+    return _states_by_video(session, Job.video_id.in_(video_ids), Job.run == newest)
+
+
+def _states_by_video(session: Session, *which: ColumnElement[bool]) -> dict[str, dict[str, StageState]]:
+    rows = session.execute(
+        select(
+            Job.video_id,
+            Job.stage,
+            Job.state,
+            func.count().label("parts"),
+            func.sum(Job.progress).label("progress"),
+            func.max(Job.error_class).label("error_class"),
+            func.max(Job.error).label("error"),
+            func.max(Job.attempt).label("attempts"),
+        )
+        .where(*which)
+        .group_by(Job.video_id, Job.stage, Job.state)
+    ).all()
+    found: dict[tuple[str, str], list[Any]] = {}
+    for row in rows:
+        found.setdefault((row.video_id, row.stage), []).append(row)
+    states: dict[str, dict[str, StageState]] = {}
+    for (video_id, stage), group in found.items():
+        group.sort(key=lambda row: _SHOWN.index(row.state))
+        parts = sum(row.parts for row in group)
+        ended = sum(row.parts for row in group if row.state in TERMINAL)
+        running = sum(row.progress for row in group if row.state not in TERMINAL)
+        states.setdefault(video_id, {})[stage] = StageState(
+            state=group[0].state,
+            parts=parts,
+            ended=ended,
+            progress=(ended + running) / parts,
+            error_class=next((row.error_class for row in group if row.error_class), None),
+            error=next((row.error for row in group if row.error), None),
+            attempts=max(row.attempts for row in group),
+        )
+    return states
