@@ -399,6 +399,12 @@ def search(
         datetime | None,
         typer.Option(formats=_TIMES, show_default=False, help="Videos indexed before this time (UTC)."),
     ] = None,
+    filter_: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--filter", metavar="NAME=VALUE", show_default=False, help="A filter of a plug-in. Repeatable."
+        ),
+    ] = None,
     text_model: Annotated[
         str | None, typer.Option(metavar="NAME", show_default=False, help="Not by the active text model.")
     ] = None,

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from typing import Any
 from uuid import UUID, uuid5
 
-from sqlalchemy import ScalarSelect, and_, delete, func, insert as bulk, select, text, update
+from sqlalchemy import ScalarSelect, and_, column, delete, func, insert as bulk, select, table, text, update
 from sqlalchemy.orm import Session
 
 from db.switches import searched_model
@@ -18,7 +18,6 @@ from db.tables import (
     Embedding,
     Face,
     FaceTrack,
-    LexicalWeights,
     Model,
     Scene,
     SceneTags,
@@ -27,6 +26,7 @@ from db.tables import (
     Video,
 )
 from db.videos import get
+from shared import graph
 from shared.contracts import ScenePage, SceneView
 
 #: Namespace of scene ids: the same video split the same way gives the same ids.
@@ -411,12 +411,12 @@ def drop_unpublished(session: Session, video_id: str, stage_runs: Mapping[str, i
         delete(Scene).where(Scene.video_id == video_id, Scene.split_version != stage_runs["split"])
     )
     of_video = select(Scene.scene_id).where(Scene.video_id == video_id)
-    if "face" in stage_runs:
-        session.execute(delete(Face).where(Face.scene_id.in_(of_video), Face.run != stage_runs["face"]))
-        session.execute(
-            delete(FaceTrack).where(FaceTrack.scene_id.in_(of_video), FaceTrack.run != stage_runs["face"])
-        )
-    for family in ("text", "vision"):
+    for stage in graph.PIPELINE:
+        for name in stage.tables if stage.name in stage_runs else ():
+            found = table(name, column("scene_id"), column("run"))
+            old = (found.c.scene_id.in_(of_video), found.c.run != stage_runs[stage.name])
+            session.execute(delete(found).where(*old))
+    for family in (graph.TEXT.name, graph.VISION.name):
         if family in stage_runs:
             models = select(Model.model_id).where(Model.family == family)
             session.execute(
@@ -425,11 +425,6 @@ def drop_unpublished(session: Session, video_id: str, stage_runs: Mapping[str, i
                     Embedding.model_id.in_(models),
                     Embedding.run != stage_runs[family],
                 )
-            )
-    for family, table in (("text", LexicalWeights), ("vision", SceneTags), ("ocr", ScreenText)):
-        if family in stage_runs:
-            session.execute(
-                delete(table).where(table.scene_id.in_(of_video), table.run != stage_runs[family])
             )
     if "asr" in stage_runs:
         session.execute(

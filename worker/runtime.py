@@ -10,7 +10,7 @@ from pathlib import Path
 from db.ledger.jobs import RetryPolicy
 from db.ledger.runs import Plan
 from db.people.vote import FaceRule
-from shared import graph
+from shared import graph, routing
 from shared.permissions import make_private_folder
 from shared.settings import Settings, get_settings
 from shared.storage import Storage, configured_storage
@@ -21,24 +21,16 @@ from worker.models.catalog import Catalog, configured_catalog
 from worker.models.labels import read_labels
 from worker.models.spec import KINDS, Kind
 
-#: Stage -> the settings that switch it off.
-_FLAGS: dict[str, tuple[str, ...]] = {
-    "text": ("feature_semantic_search",),
-    "vision": ("feature_vision",),
-    "face": ("feature_face", "feature_face_detection"),
-    "ocr": ("feature_ocr",),
-}
-
 
 def make_plan(settings: Settings, catalog: Catalog) -> Plan:
     """Which stages can't run in this fleet and why, and how patient the ledger is."""
     models = catalog.active(settings)
     skips: dict[str, str] = {}
     for stage in graph.PIPELINE:
-        off = [flag.upper() for flag in _FLAGS.get(stage.name, ()) if not getattr(settings, flag)]
+        off = [flag.upper() for flag in stage.flags if not getattr(settings, flag)]
         if off:
             skips[stage.name] = f"{off[0]} is off"
-        elif stage.queue != "media" and stage.queue not in models:
+        elif stage.queue in routing.MODEL_FAMILIES and stage.queue not in models:
             skips[stage.name] = f"unavailable: profile {settings.profile} has no {stage.queue} model"
     return Plan(
         skips=skips,

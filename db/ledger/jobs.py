@@ -194,10 +194,6 @@ _CLAIM = text(
     FROM (SELECT) AS one LEFT JOIN taken ON true
     """
 )
-#: What a user asked to be erased is erased, however long the storage is away: these stages are never given up.
-_ERASURES = ("erase_video", "erase_person")
-#: Jobs of a person that go on whatever else is asked of it: tracks being moved, photos to be removed once more.
-LASTING = ("move", "late_photos")
 #: How many accounts without running jobs a claim looks at: more than there are claims at the same moment.
 _CLAIM_WIDTH = 64
 #: How often it looks at the next ones, where none of those had a job.
@@ -369,9 +365,9 @@ def fence(session: Session, claimed: Claim) -> tuple[Subject, Job]:
     job = session.scalars(select(Job).where(_mine(claimed)).with_for_update()).one_or_none()
     if subject is None or job is None:
         raise LeaseLost(f"job {claimed.job_id} attempt {claimed.attempt} is no longer ours")
-    over = job.run != subject.run and job.stage not in LASTING
-    # An erasure waits for tracks that are on their way from or to the person.
-    if over or (subject.deleted_at is not None and job.stage not in (*_ERASURES, "move")):
+    stage = graph.find_stage(job.stage)
+    over = job.run != subject.run and not stage.outlives_run
+    if over or (subject.deleted_at is not None and not stage.outlives_subject):
         raise LeaseLost(f"job {claimed.job_id} belongs to run {job.run}, which is over")
     return subject, job
 
@@ -447,8 +443,7 @@ def _fail(
     else:
         job.outages += 1
     given_up = not retryable or job.failures >= job.max_failures or job.outages >= policy.max_outages
-    given_up = given_up and job.stage not in (*_ERASURES, *LASTING)
-    if given_up:
+    if given_up and graph.find_stage(job.stage).may_be_given_up:
         _end(session, job, "failed")
         return advance(session, subject)
     tries = job.failures + job.outages

@@ -30,7 +30,8 @@ from db.tables import (
 )
 from shared import graph
 from shared.errors import Conflict, QuotaExceeded
-from shared.graph import PIPELINE, Stage
+from shared.graph import PIPELINE
+from shared.stage import Stage
 
 _QUOTA_LOCK = text(f"SELECT pg_advisory_xact_lock({AdvisoryLock.OPEN_VIDEOS:d}, hashtext(:user_id))")
 
@@ -125,7 +126,7 @@ def stages_of(run: Run) -> list[Stage]:
     return [
         stage
         for stage in PIPELINE
-        if stage.name in run.stages or (stage.name != "audio" and stage.name in run.stage_runs)
+        if stage.name in run.stages or (not stage.stands_in_for and stage.name in run.stage_runs)
     ]
 
 
@@ -280,7 +281,8 @@ def _would_lose(session: Session, video: Video, run: Run, states: Mapping[str, S
     published = stage_states(session, video.video_id, video.published_run)
     for name in graph.SIDECAR.after:
         has = published.get(name)
-        if has is None or has.state not in ("done", "reused"):
+        # A run from before a stage existed ends without it.
+        if name not in states or has is None or has.state not in ("done", "reused"):
             continue
         if states[name].state not in ("done", "reused"):
             return name
@@ -316,20 +318,20 @@ def _job(
 
 def _parts(session: Session, video: Video, run: Run, stage: Stage) -> list[dict[str, Any]]:
     """The payload of each part of a stage; none when there is nothing to do."""
-    if stage.name in ("split", "audio", "sidecar"):
+    if stage.parts == "one":
         return [{}]
-    if stage.name == "asr":
+    if stage.parts == "windows":
         return [
             {"start_s": start, "end_s": end} for start, end in split_result(session, video, run)["windows"]
         ]
     weight: ColumnElement[int] = (
-        func.jsonb_array_length(Scene.keyframes) if stage.name in ("vision", "face", "ocr") else literal(1)
+        func.jsonb_array_length(Scene.keyframes) if stage.parts == "keyframes" else literal(1)
     )
     rows = session.execute(
         select(Scene.idx, weight)
         .where(
             Scene.video_id == video.video_id,
-            Scene.split_version == int(run.stage_runs["split"]),
+            Scene.split_version == int(run.stage_runs[graph.SPLIT.name]),
         )
         .order_by(Scene.idx)
     ).all()
@@ -346,7 +348,7 @@ def _parts(session: Session, video: Video, run: Run, stage: Stage) -> list[dict[
 
 def split_result(session: Session, video: Video, run: Run) -> dict[str, Any]:
     """What the split behind this run found: audio key, windows, counts."""
-    return stage_result(session, video, run, "split")
+    return stage_result(session, video, run, graph.SPLIT.name)
 
 
 def stage_result(session: Session, video: Video, run: Run, stage: str) -> dict[str, Any]:
@@ -373,7 +375,8 @@ def _end_run(
         for name in graph.PIPELINE_NAMES
         if name in states and states[name].state in ("failed", "cancelled")
     ]
-    if states["sidecar"].state in ("done", "reused"):
+    sidecar = states[graph.SIDECAR.name]
+    if sidecar.state in ("done", "reused"):
         video.published_run = run.run
         video.state = "partial" if broken else "indexed"
         video.indexed_at = NOW
@@ -383,10 +386,19 @@ def _end_run(
         first = states[broken[0]]
         video.error_class, video.error = first.error_class, first.error
     elif video.state == "failed":
-        video.error_class, video.error = Conflict.__name__, states["sidecar"].error
+        video.error_class, video.error = Conflict.__name__, sidecar.error
     run.ended_at = NOW
+    _cancel_unknown(session, run)
     session.flush()
     return jobs.insert(session, [_sweep(video, run, plan, wait_s=plan.tmp_ttl_s if broken else 0.0)])
+
+
+def _cancel_unknown(session: Session, run: Run) -> None:
+    """Cancel jobs of stages whose package has been uninstalled: no node may be left that consumes their queue."""
+    unknown = (Job.video_id == run.video_id, Job.run == run.run, Job.stage.not_in(list(graph.STAGES)))
+    if jobs.cancel(session, *unknown):
+        reason = "no installed package has this stage"
+        session.execute(update(Job).where(*unknown, Job.state == "cancelled").values(error=reason))
 
 
 def _sweep(video: Video, run: Run, plan: Plan, *, wait_s: float) -> Job:
@@ -428,7 +440,12 @@ def retry(session: Session, video: Video, plan: Plan) -> tuple[bool, list[WakeUp
     if run is None or run.ended_at is None:
         return False, []
     if video.state == "cancelled":
-        return True, rerun(session, video, [name for name in run.stages if name not in plan.skips], plan)
+        return True, rerun(
+            session,
+            video,
+            [name for name in run.stages if name in graph.PIPELINE_NAMES and name not in plan.skips],
+            plan,
+        )
     states = stage_states(session, video.video_id, run.run)
     failed = {
         name for name, state in states.items() if state.state == "failed" and name in graph.PIPELINE_NAMES
@@ -502,10 +519,7 @@ def rerun(session: Session, video: Video, stages: Collection[str], plan: Plan) -
     wanted |= graph.with_downstream(
         name for name in graph.FULL_RUN if name not in stage_runs and name not in wanted
     )
-    if "split" in wanted:
-        wanted = set(graph.FULL_RUN)
-    elif "asr" in wanted:
-        wanted.add("audio")
+    wanted = set(graph.FULL_RUN) if graph.SPLIT.name in wanted else graph.with_stand_ins(wanted)
     if published:
         wanted -= {
             name
@@ -543,7 +557,9 @@ def missing_stages(session: Session, video: Video, plan: Plan) -> list[str]:
         stage_runs = int(published.stage_runs.get(name, 0))
         has = state is not None and state.state in ("done", "reused")
         stale = any(
-            int(published.stage_runs.get(before, 0)) > stage_runs for before in graph.STAGES[name].after
+            int(published.stage_runs.get(before, 0)) > stage_runs
+            for before in graph.STAGES[name].after
+            if not graph.STAGES[before].stands_in_for
         )
         if not has or stale:
             missing.append(name)
@@ -597,6 +613,7 @@ def stuck_videos(session: Session, limit: int = 100) -> list[str]:
         .where(
             Job.video_id == Run.video_id,
             Job.run == Run.run,
+            Job.stage.in_(list(graph.STAGES)),
             Job.state.in_(("queued", "running")),
         )
         .exists()

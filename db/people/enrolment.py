@@ -23,6 +23,7 @@ from db.people.tracks import as_array, videos_with_faces
 from db.people.vote import centroid
 from db.tables import TERMINAL, FaceTrack, Job, Model, Person, PersonPhoto, PersonProfile
 from shared import graph
+from shared.stage import Stage
 
 #: Behind every video in work.
 _PRIORITY = -1
@@ -83,7 +84,7 @@ def stop(session: Session, person: Person) -> bool:
         session,
         Job.subject_kind == "person",
         Job.subject_id == person.person_id,
-        Job.stage.not_in(jobs.LASTING),
+        Job.stage.not_in(graph.LASTING),
     )
     person.ended_run = person.run
     session.flush()
@@ -101,9 +102,9 @@ def advance(session: Session, person: Person, plan: Plan) -> list[WakeUp]:
     states: dict[str, set[str]] = {}
     for stage, state in session.execute(select(Job.stage, Job.state).where(mine).distinct()):
         states.setdefault(stage, set()).add(state)
-    if any(state not in TERMINAL for state in states.get("enroll", ())):
+    if any(state not in TERMINAL for state in states.get(graph.ENROLL.name, ())):
         return []
-    if "match" not in states:
+    if graph.MATCH.name not in states:
         _give_up_photos(session, person)
         make_profile(session, person.person_id)
         found = videos_with_faces(session, person.user_id)
@@ -113,7 +114,7 @@ def advance(session: Session, person: Person, plan: Plan) -> list[WakeUp]:
         ]
         if new:
             return jobs.insert(session, new)
-    elif any(state not in TERMINAL for state in states["match"]):
+    elif any(state not in TERMINAL for state in states[graph.MATCH.name]):
         return []
     person.ended_run = person.run
     session.flush()
@@ -127,7 +128,7 @@ def _give_up_photos(session: Session, person: Person) -> None:
             Job.subject_kind == "person",
             Job.subject_id == person.person_id,
             Job.run == person.run,
-            Job.stage == "enroll",
+            Job.stage == graph.ENROLL.name,
             Job.state == "failed",
         )
     ).all()
@@ -143,7 +144,7 @@ def _give_up_photos(session: Session, person: Person) -> None:
         )
 
 
-def _job(person: Person, stage: graph.Stage, plan: Plan, **values: Any) -> Job:
+def _job(person: Person, stage: Stage, plan: Plan, **values: Any) -> Job:
     return Job(
         subject_kind="person",
         subject_id=person.person_id,

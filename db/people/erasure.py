@@ -34,6 +34,7 @@ from db.tables import (
     ScenePerson,
     Video,
 )
+from shared import graph
 
 #: Stands in ``erasure_scenes`` for those sidecars of a video that nobody is shown.
 NO_SCENE = UUID(int=0)
@@ -66,7 +67,7 @@ def begin(session: Session, person: Person, plan: Plan) -> list[WakeUp]:
         session,
         Job.subject_kind == "person",
         Job.subject_id == any_(jobs.array(ids)),
-        Job.stage != "move",
+        Job.stage != graph.MOVE.name,
     )
     known = session.execute(select(Person.external_id, Person.name, Person.uploads_until).where(mine)).all()
     keys = session.scalars(

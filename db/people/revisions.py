@@ -35,7 +35,7 @@ def _stale() -> Select[str]:
         select(Job.job_id)
         .where(
             Job.video_id == Video.video_id,
-            Job.stage == "rewrite_sidecars",
+            Job.stage == graph.REWRITE_SIDECARS.name,
             Job.state.in_(("queued", "running"))
             | ((Job.state == "failed") & (Job.finished_at > seconds_from_now(-_PATIENCE_S))),
         )
@@ -55,7 +55,7 @@ def queue(session: Session, video: Video, plan: Plan, remove: Sequence[str] = ()
         return []
     last = session.scalars(
         select(func.max(Job.part)).where(
-            Job.video_id == video.video_id, Job.run == video.run, Job.stage == "rewrite_sidecars"
+            Job.video_id == video.video_id, Job.run == video.run, Job.stage == graph.REWRITE_SIDECARS.name
         )
     ).one()
     job = Job(
