@@ -393,14 +393,14 @@ def publish_scene(
                 func.to_tsvector(text("'simple'"), transcript[:200_000])
             ),
             sidecar_key=sidecar_key,
-            text_run=stage_runs.get("text"),
-            vision_run=stage_runs.get("vision"),
-            face_run=stage_runs.get("face"),
+            text_run=stage_runs.get(graph.TEXT.name),
+            vision_run=stage_runs.get(graph.VISION.name),
+            face_run=stage_runs.get(graph.FACE.name),
             screen_text=screen_text,
             screen_tsv=func.to_tsvector(text(f"'{screen_lexicon}'"), screen_text).op("||")(
                 func.to_tsvector(text("'simple'"), screen_text)
             ),
-            ocr_run=stage_runs.get("ocr"),
+            ocr_run=stage_runs.get(graph.OCR.name),
         )
     )
 
@@ -408,7 +408,7 @@ def publish_scene(
 def drop_unpublished(session: Session, video_id: str, stage_runs: Mapping[str, int]) -> None:
     """Remove rows of older runs that the published run replaces: each stage's newest output is the only one."""
     session.execute(
-        delete(Scene).where(Scene.video_id == video_id, Scene.split_version != stage_runs["split"])
+        delete(Scene).where(Scene.video_id == video_id, Scene.split_version != stage_runs[graph.SPLIT.name])
     )
     of_video = select(Scene.scene_id).where(Scene.video_id == video_id)
     for stage in graph.PIPELINE:
@@ -426,10 +426,10 @@ def drop_unpublished(session: Session, video_id: str, stage_runs: Mapping[str, i
                     Embedding.run != stage_runs[family],
                 )
             )
-    if "asr" in stage_runs:
+    if graph.ASR.name in stage_runs:
         session.execute(
             delete(TranscriptPart).where(
-                TranscriptPart.video_id == video_id, TranscriptPart.run != stage_runs["asr"]
+                TranscriptPart.video_id == video_id, TranscriptPart.run != stage_runs[graph.ASR.name]
             )
         )
 

@@ -6,7 +6,6 @@ that has been uninstalled is in nobody's way.
 
 from __future__ import annotations
 
-from importlib.util import find_spec
 from pathlib import Path
 
 from alembic import command
@@ -20,7 +19,7 @@ from db.limits import migration_limits
 from db.row_security import ALLOW
 from shared import graph
 from shared.errors import Conflict, InvalidRequest
-from shared.plugins import Plugin
+from shared.plugins import Plugin, find_path
 from shared.settings import get_settings
 
 _VERSIONS = "alembic_version"
@@ -33,18 +32,9 @@ def migration_config(url: str | None = None, plugin: Plugin | None = None) -> Co
     config.attributes["url"] = url or get_settings().database_url
     if plugin is not None:
         config.set_main_option("path_separator", "newline")
-        config.set_main_option("version_locations", str(_folder(plugin)).replace("%", "%%"))
+        config.set_main_option("version_locations", str(find_path(plugin.migrations)).replace("%", "%%"))
         config.attributes["version_table"] = f"{_VERSIONS}_{plugin.name}"
     return config
-
-
-def _folder(plugin: Plugin) -> Path:
-    package, _, folder = plugin.migrations.partition(":")
-    found = find_spec(package)
-    path = Path(found.origin).parent / folder if found is not None and found.origin else None
-    if path is None or not path.is_dir():
-        raise InvalidRequest(f"package {plugin.package} has no folder {plugin.migrations}: install it again")
-    return path
 
 
 def _with_tables() -> list[Plugin]:

@@ -12,6 +12,8 @@ from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from importlib import import_module
 from importlib.metadata import EntryPoint, entry_points
+from importlib.util import find_spec
+from pathlib import Path
 from typing import Any
 
 from .errors import InvalidRequest
@@ -50,8 +52,13 @@ class Plugin:
     #: The package's own name for it, also of its history of migrations.
     name: str
     stages: tuple[Stage, ...] = ()
-    #: Kinds of nodes for its stages' queues; without any they run on the nodes there are.
+    #: Kinds of nodes for its stages' queues; without any they run on the nodes there are. A family with a model has one kind
+    #: of models, of its own name: ``context.runtime.model_cache.get(family)`` loads the active one.
     families: tuple[Family, ...] = ()
+    #: (kind, provider) -> ``module:Class`` of models (``worker.models.base.Model``), also for kinds that are there already.
+    providers: Mapping[tuple[str, str], str] = field(default_factory=dict)
+    #: ``package:file`` of its entries for the catalogue, written as ``models.yaml``; empty: none.
+    models: str = ""
     #: ``package:folder`` of its Alembic revisions; empty: it has no tables.
     migrations: str = ""
     #: ``module:function``: takes a session, {stage: run} and ids of scenes and returns {id: JSON} for ``plugins`` in the sidecar.
@@ -149,6 +156,20 @@ def _check(
             raise ValueError(
                 f"filter {name} names stage {condition.stage!r}, which is none of its stages with a table"
             )
+
+
+def find_path(name: str) -> Path:
+    """The file or folder that ``package:path`` names, without importing the package.
+
+    Raises:
+        InvalidRequest: there is none.
+    """
+    package, _, inside = name.partition(":")
+    found = find_spec(package)
+    path = Path(found.origin).parent / inside if found is not None and found.origin else None
+    if path is None or not path.exists():
+        raise InvalidRequest(f"a plug-in names {name!r}, which is not there: install its package again")
+    return path
 
 
 def find_function(name: str) -> Callable[..., Any]:

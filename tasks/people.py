@@ -13,7 +13,7 @@ from db.ledger.jobs import WakeUp
 from db.people import acts, enrolment, erasure, events, registry
 from db.tables import Person
 from db.vectors import find_model
-from shared import routing
+from shared import graph, routing
 from shared.contracts import (
     AddPhoto,
     CreatePerson,
@@ -48,7 +48,7 @@ def _require_enrolment() -> None:
     runtime = get_runtime()
     if not runtime.settings.feature_face_enrollment:
         raise Conflict("people can't be enrolled: FEATURE_FACE_ENROLLMENT is off; those that are there stay")
-    reason = runtime.plan.skips.get("face")
+    reason = runtime.plan.skips.get(graph.FACE.name)
     if reason is not None:
         raise Conflict(f"people can't be enrolled: {reason}")
 
