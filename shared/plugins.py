@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from .errors import InvalidRequest
+from .settings import Settings
 from .stage import Stage
 
 GROUP = "scenefleet.plugins"
@@ -148,6 +149,10 @@ def _check(
             )
         if stage.queue not in {*queues, *own}:
             raise ValueError(f"stage {stage.name} has queue {stage.queue!r}, which no family consumes")
+        if unknown := [flag for flag in stage.flags if flag not in Settings.model_fields]:
+            raise ValueError(
+                f"stage {stage.name} has flags={unknown!r}: name fields of shared.settings.Settings"
+            )
         if stage.parts in ("scenes", "keyframes") and stage.batch < 1:
             raise ValueError(f"stage {stage.name} has batch={stage.batch}: give a number of {stage.parts}")
         known.add(stage.name)

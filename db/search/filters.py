@@ -44,7 +44,12 @@ def read_filters(asked: Mapping[str, Any]) -> tuple[Condition, ...]:
                 " JOIN runs r ON r.video_id = v.video_id AND r.run = v.published_run"
                 " WHERE t.user_id = :user_id AND v.user_id = :user_id"
                 f" AND t.run = CAST(r.stage_runs ->> '{stage.name}' AS integer) AND ({wanted}))",
-                tuple(sorted(values.items())),
+                tuple((key, _frozen(values[key])) for key in sorted(values)),
             )
         )
     return tuple(conditions)
+
+
+def _frozen(value: Any) -> Any:
+    """A list as a tuple: what is counted of a scope is remembered by its filters."""
+    return tuple(value) if isinstance(value, list) else value

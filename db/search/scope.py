@@ -85,5 +85,9 @@ class Scope:
             "languages": list(self.languages),
             "indexed_from": self.indexed_from,
             "indexed_to": self.indexed_to,
-            **{name: value for condition in self.filters for name, value in condition.values},
+            **{
+                name: list(value) if isinstance(value, tuple) else value
+                for condition in self.filters
+                for name, value in condition.values
+            },
         }

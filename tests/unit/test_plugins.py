@@ -79,6 +79,7 @@ def test_a_plug_in_is_read_with_its_package() -> None:
         (replace(PLUGIN, stages=(replace(STAGE, after=()),)), "waits for ()"),
         (replace(PLUGIN, stages=(replace(STAGE, after=("later",)),)), "waits for ('later',)"),
         (replace(PLUGIN, stages=(replace(STAGE, queue="sound"),)), "queue 'sound', which no family consumes"),
+        (replace(PLUGIN, stages=(replace(STAGE, flags=("feature_x",)),)), "flags=['feature_x']"),
         (replace(PLUGIN, stages=(replace(STAGE, batch=0),)), "batch=0"),
         (replace(PLUGIN, stages=(replace(STAGE, tables=("x; DROP",)),)), "'x; DROP' does not match"),
         (
