@@ -64,7 +64,7 @@ class Plugin:
     migrations: str = ""
     #: ``module:function``: takes a session, {stage: run} and ids of scenes and returns {id: JSON} for ``plugins`` in the sidecar.
     sidecar: str = ""
-    #: Name in ``filters`` of a search -> what it means.
+    #: Name in ``filters`` of a search, the plug-in's or one that begins with it and ``_`` -> what it means.
     filters: Mapping[str, Filter] = field(default_factory=dict)
     #: The distribution that brings it, for messages; filled in when it is read.
     package: str = ""
@@ -143,6 +143,8 @@ def _check(
             raise ValueError(f"{name} is there already")
     known = set(pipeline)
     for stage in plugin.stages:
+        if stage.name in known:
+            raise ValueError(f"it has two stages {stage.name}")
         if not stage.after or not known.issuperset(stage.after):
             raise ValueError(
                 f"stage {stage.name} waits for {stage.after!r}: name stages that are there, such as split"
@@ -157,6 +159,8 @@ def _check(
             raise ValueError(f"stage {stage.name} has batch={stage.batch}: give a number of {stage.parts}")
         known.add(stage.name)
     for name, condition in plugin.filters.items():
+        if name != plugin.name and not name.startswith(f"{plugin.name}_"):
+            raise ValueError(f"filter {name} does not begin with {plugin.name}_")
         if not any(stage.name == condition.stage and stage.tables for stage in plugin.stages):
             raise ValueError(
                 f"filter {name} names stage {condition.stage!r}, which is none of its stages with a table"

@@ -177,8 +177,12 @@ def test_a_package_brings_a_stage_and_takes_it_away(
     assert [document["plugins"] for document in sidecars(fleet, "after")] == [{}, {}]
     assert found(fleet) == [(video, idx) for video in ("after", "later") for idx in (0, 1)]
 
+    fleet.stop(*fleet.nodes)
     says = command(fleet, "db", "downgrade", "base", "--yes", status=1)
     assert "plug-in loudness has tables in this database" in says
     pip(python, "install", "--no-deps", "--no-build-isolation", str(source))
     command(fleet, "db", "downgrade", "loudness@base", "--yes")
     assert fleet.rows("SELECT to_regclass('scene_loudness') AS gone")[0]["gone"] is None
+    command(fleet, "db", "upgrade")
+    command(fleet, "db", "downgrade", "base", "--yes")
+    assert fleet.rows("SELECT to_regclass('scenes') AS gone")[0]["gone"] is None
