@@ -82,9 +82,14 @@ def test_a_plug_in_is_read_with_its_package() -> None:
         (replace(PLUGIN, stages=(replace(STAGE, flags=("feature_x",)),)), "flags=['feature_x']"),
         (replace(PLUGIN, stages=(replace(STAGE, batch=0),)), "batch=0"),
         (replace(PLUGIN, stages=(replace(STAGE, tables=("x; DROP",)),)), "'x; DROP' does not match"),
+        (replace(PLUGIN, stages=(STAGE, STAGE)), "two stages loudness"),
         (
-            replace(PLUGIN, filters={"loud": Filter(stage="other", condition="")}),
-            "filter loud names stage 'other'",
+            replace(PLUGIN, filters={"loud": Filter(stage="loudness", condition="")}),
+            "filter loud does not begin",
+        ),
+        (
+            replace(PLUGIN, filters={"loudness": Filter(stage="x", condition="")}),
+            "filter loudness names stage 'x'",
         ),
     ],
 )
