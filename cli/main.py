@@ -167,7 +167,11 @@ def db_bootstrap(
 
 
 @db_app.command("upgrade")
-def db_upgrade(revision: Annotated[str, typer.Argument(help="Revision to go to.")] = "head") -> None:
+def db_upgrade(
+    revision: Annotated[
+        str, typer.Argument(help="Revision to go to; `PLUGIN@REV`: of that plug-in alone.")
+    ] = "head",
+) -> None:
     """Bring the database to this version's schema; safe at any time, from several machines at once."""
     from cli.database import schema
 
@@ -176,7 +180,12 @@ def db_upgrade(revision: Annotated[str, typer.Argument(help="Revision to go to."
 
 @db_app.command("downgrade")
 def db_downgrade(
-    revision: Annotated[str, typer.Argument(help="Revision to go back to; `base`: drop everything.")],
+    revision: Annotated[
+        str,
+        typer.Argument(
+            help="Revision to go back to; `base`: drop everything; `PLUGIN@base`: what that plug-in has."
+        ),
+    ],
     yes: Annotated[bool, typer.Option("--yes", "-y", help="Don't ask.")] = False,
 ) -> None:
     """Take the schema back to an older revision; data that it can't hold is lost."""
@@ -399,6 +408,12 @@ def search(
         datetime | None,
         typer.Option(formats=_TIMES, show_default=False, help="Videos indexed before this time (UTC)."),
     ] = None,
+    filter_: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--filter", metavar="NAME=VALUE", show_default=False, help="A filter of a plug-in. Repeatable."
+        ),
+    ] = None,
     text_model: Annotated[
         str | None, typer.Option(metavar="NAME", show_default=False, help="Not by the active text model.")
     ] = None,
@@ -464,6 +479,7 @@ def search(
         text_model=text_model,
         vision_model=vision_model,
         languages=language or [],
+        filters=filter_ or [],
         limit=limit,
         min_score=min_score,
         rerank=rerank,

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from local import node_plan
 from local.restart_backoff import pause_s
-from shared import nodes, permissions, routing
+from shared import graph, nodes, permissions, routing
 from shared.errors import InvalidRequest
 from shared.settings import child_environment, get_settings
 
@@ -95,6 +95,7 @@ def run(
         InvalidRequest: no such family, GPUs that can't be meant, or no server is configured.
     """
     settings = get_settings()
+    graph.PLUGINS.require_all()
     check_family(family)
     devices = choose_devices(family, gpu, settings.gpu_list)
     processes = node_plan.count_processes(concurrency, devices, f"scenefleet node {family}")

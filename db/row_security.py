@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from sqlalchemy import Connection, text
 
 from db.locks import AdvisoryLock
+from shared import graph
 
 ROLE = "scenefleet_reader"
 #: Whose rows are seen; set for one transaction.
@@ -39,6 +40,7 @@ READ = (
     # Nobody's:
     "models",
     "active_models",
+    *(table for plugin in graph.PLUGINS.plugins for stage in plugin.stages for table in stage.tables),
 )
 
 #: Become the reader of one user until the transaction ends; one statement, one round trip.

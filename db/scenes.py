@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from typing import Any
 from uuid import UUID, uuid5
 
-from sqlalchemy import ScalarSelect, and_, delete, func, insert as bulk, select, text, update
+from sqlalchemy import ScalarSelect, and_, column, delete, func, insert as bulk, select, table, text, update
 from sqlalchemy.orm import Session
 
 from db.active_models import searched_model
@@ -18,7 +18,6 @@ from db.tables import (
     Embedding,
     Face,
     FaceTrack,
-    LexicalWeights,
     Model,
     Scene,
     SceneTags,
@@ -27,6 +26,7 @@ from db.tables import (
     Video,
 )
 from db.videos import get
+from shared import graph
 from shared.contracts import ScenePage, SceneView
 
 #: Namespace of scene ids: the same video split the same way gives the same ids.
@@ -393,14 +393,14 @@ def publish_scene(
                 func.to_tsvector(text("'simple'"), transcript[:200_000])
             ),
             sidecar_key=sidecar_key,
-            text_run=stage_runs.get("text"),
-            vision_run=stage_runs.get("vision"),
-            face_run=stage_runs.get("face"),
+            text_run=stage_runs.get(graph.TEXT.name),
+            vision_run=stage_runs.get(graph.VISION.name),
+            face_run=stage_runs.get(graph.FACE.name),
             screen_text=screen_text,
             screen_tsv=func.to_tsvector(text(f"'{screen_lexicon}'"), screen_text).op("||")(
                 func.to_tsvector(text("'simple'"), screen_text)
             ),
-            ocr_run=stage_runs.get("ocr"),
+            ocr_run=stage_runs.get(graph.OCR.name),
         )
     )
 
@@ -408,15 +408,15 @@ def publish_scene(
 def drop_unpublished(session: Session, video_id: str, stage_runs: Mapping[str, int]) -> None:
     """Remove rows of older runs that the published run replaces: each stage's newest output is the only one."""
     session.execute(
-        delete(Scene).where(Scene.video_id == video_id, Scene.split_version != stage_runs["split"])
+        delete(Scene).where(Scene.video_id == video_id, Scene.split_version != stage_runs[graph.SPLIT.name])
     )
     of_video = select(Scene.scene_id).where(Scene.video_id == video_id)
-    if "face" in stage_runs:
-        session.execute(delete(Face).where(Face.scene_id.in_(of_video), Face.run != stage_runs["face"]))
-        session.execute(
-            delete(FaceTrack).where(FaceTrack.scene_id.in_(of_video), FaceTrack.run != stage_runs["face"])
-        )
-    for family in ("text", "vision"):
+    for stage in graph.PIPELINE:
+        for name in stage.tables if stage.name in stage_runs else ():
+            found = table(name, column("scene_id"), column("run"))
+            old = (found.c.scene_id.in_(of_video), found.c.run != stage_runs[stage.name])
+            session.execute(delete(found).where(*old))
+    for family in (graph.TEXT.name, graph.VISION.name):
         if family in stage_runs:
             models = select(Model.model_id).where(Model.family == family)
             session.execute(
@@ -426,15 +426,10 @@ def drop_unpublished(session: Session, video_id: str, stage_runs: Mapping[str, i
                     Embedding.run != stage_runs[family],
                 )
             )
-    for family, table in (("text", LexicalWeights), ("vision", SceneTags), ("ocr", ScreenText)):
-        if family in stage_runs:
-            session.execute(
-                delete(table).where(table.scene_id.in_(of_video), table.run != stage_runs[family])
-            )
-    if "asr" in stage_runs:
+    if graph.ASR.name in stage_runs:
         session.execute(
             delete(TranscriptPart).where(
-                TranscriptPart.video_id == video_id, TranscriptPart.run != stage_runs["asr"]
+                TranscriptPart.video_id == video_id, TranscriptPart.run != stage_runs[graph.ASR.name]
             )
         )
 

@@ -11,6 +11,7 @@ from sqlalchemy.orm import Session
 from db.ledger.stage_states import stage_states
 from db.tables import Scene
 from db.videos import get
+from shared import graph
 from shared.errors import Conflict
 
 
@@ -41,7 +42,7 @@ def published_speech(
         if language is not None and believed:
             said[language] += believed
     if not any(segments for _, segments in scenes):
-        heard = stage_states(session, video.video_id, video.published_run).get("asr")
+        heard = stage_states(session, video.video_id, video.published_run).get(graph.ASR.name)
         if heard is not None and not heard.has_outputs:
             reason = f" ({heard.error})" if heard.error else ""
             raise Conflict(

@@ -5,47 +5,36 @@ Everything is published through the default exchange by queue name, so that losi
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 from . import graph
+from .plugins import Family
 
-#: Families that own a model, and so a queue and a readiness of their own.
-MODEL_FAMILIES: tuple[str, ...] = ("asr", "text", "vision", "face", "ocr")
-#: Every kind of node.
-FAMILIES: tuple[str, ...] = ("media", *MODEL_FAMILIES, "housekeeping", "search")
-#: Queues whose messages are wake-up messages for jobs in the ledger.
-JOB_QUEUES: tuple[str, ...] = ("media", *MODEL_FAMILIES, graph.HOUSEKEEPING)
 #: The queue of short requests of an API: accept a video, status, search.
 REQUESTS = "search"
 #: Seconds after which a request that nobody took is discarded by the broker's consumers.
 ONLINE_LIMIT_S = 60
 REQUEST_LIMIT_S = 120
 
-
-@dataclass(frozen=True)
-class Family:
-    """The queues one node consumes, the first one first."""
-
-    name: str
-    queues: tuple[str, ...]
-
-    @property
-    def has_model(self) -> bool:
-        return self.name in MODEL_FAMILIES
-
-
+#: Every kind of node.
 NODES: dict[str, Family] = {
-    "media": Family("media", ("media",)),
-    "asr": Family("asr", ("asr.online", "asr")),
-    "text": Family("text", ("text.online", "text")),
-    "vision": Family("vision", ("vision.online", "vision")),
-    "face": Family("face", ("face.online", "face")),
-    "ocr": Family("ocr", ("ocr",)),
-    "housekeeping": Family("housekeeping", (graph.HOUSEKEEPING,)),
-    "search": Family("search", ("search",)),
+    family.name: family
+    for family in (
+        Family("media", ("media",)),
+        Family("asr", ("asr.online", "asr"), has_model=True),
+        Family("text", ("text.online", "text"), has_model=True),
+        Family("vision", ("vision.online", "vision"), has_model=True),
+        Family("face", ("face.online", "face"), has_model=True),
+        Family("ocr", ("ocr",), has_model=True),
+        *(family for plugin in graph.PLUGINS.plugins for family in plugin.families),
+        Family("housekeeping", (graph.HOUSEKEEPING,)),
+        Family("search", (REQUESTS,)),
+    )
 }
-
+FAMILIES: tuple[str, ...] = tuple(NODES)
+#: Families that own a model, and so a queue and a readiness of their own.
+MODEL_FAMILIES: tuple[str, ...] = tuple(family.name for family in NODES.values() if family.has_model)
 QUEUES: tuple[str, ...] = tuple(queue for family in NODES.values() for queue in family.queues)
+#: Queues whose messages are wake-up messages for jobs in the ledger.
+JOB_QUEUES: tuple[str, ...] = tuple(dict.fromkeys(stage.queue for stage in graph.STAGES.values()))
 
 # Requests, callable by a bare ``send_task(name, kwargs=..., queue=...)``.
 VIDEO_PROCESS = "tasks.video.process"

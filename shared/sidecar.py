@@ -135,6 +135,9 @@ class Sidecar(Part):
     faces: list[Face]
     people: list[Person]
     screen_texts: list[ScreenText] = Field(default_factory=list)
+    plugins: dict[str, Any] = Field(
+        default_factory=dict, description="What plug-ins say about the scene, by the plug-in's name."
+    )
     metadata: Metadata
 
 

@@ -14,7 +14,7 @@ from db.people import acts, erasure, events, registry
 from db.people.photos import note_upload_url, remove_late
 from db.tables import Person
 from db.vectors import find_model
-from shared import routing
+from shared import graph, routing
 from shared.contracts import (
     AddPhoto,
     CreatePerson,
@@ -49,7 +49,7 @@ def _require_enrolment() -> None:
     runtime = get_runtime()
     if not runtime.settings.feature_face_enrollment:
         raise Conflict("people can't be enrolled: FEATURE_FACE_ENROLLMENT is off; those that are there stay")
-    reason = runtime.policy.skips.get("face")
+    reason = runtime.policy.skips.get(graph.FACE.name)
     if reason is not None:
         raise Conflict(f"people can't be enrolled: {reason}")
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 from celery import Celery, signals
 from kombu import Queue
 
-from shared import routing
+from shared import graph, routing
 from shared.broker import HidingAMQP, broker_config
 from shared.logs import configure_logs
 from shared.settings import get_settings
@@ -62,6 +62,8 @@ app.conf.update(
     task_send_sent_event=False,
 )
 if _settings.family:
+    # A node without a stage that the others have would fail that stage's jobs.
+    graph.PLUGINS.require_all()
     # A node waits on a private queue until its model is loaded (worker/boot.py).
     app.conf.task_queues = [*app.conf.task_queues, Queue(routing.gate_queue(_settings.family))]
     # By name: its modules import this one.

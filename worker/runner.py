@@ -82,7 +82,7 @@ def _attempt(claimed: Claim, runtime: Runtime, folder: Path, stored: list[tuple[
         LeaseLost: at any point, also while a failure was recorded.
     """
     settings = runtime.settings
-    stage = graph.STAGES[claimed.stage]
+    stage = graph.find_stage(claimed.stage)
     try:
         runtime.attempt_dir(claimed.storage_part)
         lease = Lease(

@@ -17,7 +17,7 @@ from db.engine import reading, with_database_retry
 from db.faces.vote import FaceRule
 from db.ledger.policy import RunPolicy
 from db.vectors import ModelRow
-from shared import graph
+from shared import graph, routing
 from shared.errors import DatabaseUnavailable, ModelUnavailable
 from shared.logs import get_logger
 from shared.permissions import make_private_folder
@@ -32,24 +32,16 @@ from worker.models.spec import KINDS, Kind, ModelSpec
 log = get_logger(__name__)
 T = TypeVar("T")
 
-#: Stage -> the settings that switch it off.
-_FLAGS: dict[str, tuple[str, ...]] = {
-    "text": ("feature_semantic_search",),
-    "vision": ("feature_vision",),
-    "face": ("feature_face", "feature_face_detection"),
-    "ocr": ("feature_ocr",),
-}
-
 
 def make_policy(settings: Settings, catalog: Catalog) -> RunPolicy:
     """Which stages can't run in this fleet and why, and how often the ledger tries again."""
     models = catalog.active(settings)
     skips: dict[str, str] = {}
     for stage in graph.PIPELINE:
-        off = [flag.upper() for flag in _FLAGS.get(stage.name, ()) if not getattr(settings, flag)]
+        off = [flag.upper() for flag in stage.flags if not getattr(settings, flag)]
         if off:
             skips[stage.name] = f"{off[0]} is off"
-        elif stage.queue != "media" and stage.queue not in models:
+        elif stage.queue in routing.MODEL_FAMILIES and stage.queue not in models:
             skips[stage.name] = f"unavailable: profile {settings.profile} has no {stage.queue} model"
     return RunPolicy(
         skips=skips,

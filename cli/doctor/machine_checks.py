@@ -13,6 +13,7 @@ from cli.doctor.findings import Check, Finding
 from local.home import Home, configured_settings
 from local.servers import postgres, redis_server
 from local.servers.redis_versions import HOLES, patched_releases
+from shared import graph
 from shared.errors import InvalidRequest
 from shared.permissions import require_private
 from shared.settings import GiB, Settings
@@ -50,6 +51,15 @@ def check_python(settings: Settings) -> Iterator[Finding]:
         yield Finding(check="python", state="warn", detail=f"{detail}: not tested by us, tell us how it goes")
     else:
         yield Finding(check="python", state="ok", detail=detail)
+
+
+def check_plugins(settings: Settings) -> Iterator[Finding]:
+    """Which plug-ins are installed, and which of them can't be used."""
+    for plugin in graph.PLUGINS.plugins:
+        stages = ", ".join(stage.name for stage in plugin.stages)
+        yield Finding(check="plug-ins", state="ok", detail=f"{plugin.name} ({plugin.package}): {stages}")
+    for reason in graph.PLUGINS.broken:
+        yield Finding(check="plug-ins", state="fail", detail=reason, advice="nodes don't start until then")
 
 
 def is_embedded(settings: Settings) -> bool:
@@ -184,6 +194,7 @@ def check_up(settings: Settings) -> Iterator[Finding]:
 CHECKS: tuple[tuple[str, Check], ...] = (
     ("python", check_python),
     ("packages", check_packages),
+    ("plug-ins", check_plugins),
     ("servers", check_servers),
     ("models", check_models),
     ("disk", check_disks),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -35,6 +36,7 @@ def run(
     image: Path | None,
     persons: Sequence[str],
     weights: Sequence[str],
+    filters: Sequence[str],
     as_json: bool,
     **options: Any,
 ) -> None:
@@ -54,6 +56,7 @@ def run(
             mode=cast("SearchMode", mode),
             image_key=key,
             weights=read_weights(weights),
+            filters=read_filters(filters),
             persons=[registry.find(client, user, who).person_id for who in persons],
             **options,
         )
@@ -88,6 +91,24 @@ def read_weights(given: Sequence[str]) -> dict[str, float]:
         except ValueError:
             raise InvalidRequest(f"--weight {item!r} has no number: write {retriever}=0.5") from None
     return weights
+
+
+def read_filters(given: Sequence[str]) -> dict[str, Any]:
+    """``["loudness=-30"]`` as filter -> value: JSON, or the text as it stands.
+
+    Raises:
+        InvalidRequest: not of that form.
+    """
+    filters: dict[str, Any] = {}
+    for item in given:
+        name, separator, value = item.partition("=")
+        if not separator:
+            raise InvalidRequest(f"--filter {item!r} is no NAME=VALUE")
+        try:
+            filters[name] = json.loads(value)
+        except ValueError:
+            filters[name] = value
+    return filters
 
 
 def find_scene(client: Client, user: str, name: str) -> str:

@@ -17,15 +17,14 @@ from sqlalchemy.orm import Session
 from db.expressions import NOW, seconds_from_now, seconds_since
 from db.ledger import subjects, usage
 from db.ledger.claims import Claim
-from db.ledger.jobs import LASTING, RAN_S, Subject, SubjectRow, WakeUp
+from db.ledger.jobs import RAN_S, Subject, SubjectRow, WakeUp
 from db.ledger.policy import RunPolicy
 from db.tables import Job, JobState, Video
+from shared import graph
 from shared.errors import LeaseLost, ScenefleetError
 from shared.paths import hide_paths
 
 MAX_ERROR_CHARS = 2000
-#: What a user asked to be erased is erased, however long the storage is away: these stages are never given up.
-_ERASURES = ("erase_video", "erase_person")
 
 
 def mark_started(session: Session, claimed: Claim) -> None:
@@ -91,9 +90,9 @@ def fence(session: Session, claimed: Claim) -> tuple[SubjectRow, Job]:
     job = session.scalars(select(Job).where(_mine(claimed)).with_for_update()).one_or_none()
     if subject is None or job is None:
         raise LeaseLost(f"job {claimed.job_id} attempt {claimed.attempt} is no longer ours")
-    over = job.run != subject.run and job.stage not in LASTING
-    # An erasure waits for tracks that are on their way from or to the person.
-    if over or (subject.deleted_at is not None and job.stage not in (*_ERASURES, "move")):
+    stage = graph.find_stage(job.stage)
+    over = job.run != subject.run and not stage.outlives_run
+    if over or (subject.deleted_at is not None and not stage.outlives_subject):
         raise LeaseLost(f"job {claimed.job_id} belongs to run {job.run}, which is over")
     return subject, job
 
@@ -158,8 +157,7 @@ def _fail(
     else:
         job.outages += 1
     given_up = not retryable or job.failures >= job.max_failures or job.outages >= policy.max_outages
-    given_up = given_up and job.stage not in (*_ERASURES, *LASTING)
-    if given_up:
+    if given_up and graph.find_stage(job.stage).may_be_given_up:
         _end(session, job, JobState.FAILED)
         return subjects.advance(session, subject, policy)
     tries = job.failures + job.outages

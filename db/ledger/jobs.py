@@ -17,10 +17,8 @@ from db.ledger import usage
 from db.ledger.policy import RunPolicy
 from db.tables import LIVE, TERMINAL, Job, JobState, ModelSwitch, Person, Video
 from shared import graph
-from shared.graph import Stage
+from shared.stage import Stage
 
-#: Jobs of a person that go on whatever else is asked of it: tracks being moved, photos to be removed once more.
-LASTING = ("move", "late_photos")
 #: The row of a subject: locked before its jobs, and says which run counts.
 SubjectRow = Video | Person | ModelSwitch
 

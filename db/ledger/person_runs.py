@@ -55,7 +55,7 @@ def start(session: Session, person: Person, policy: RunPolicy, model_id: int | N
 
 def stop(session: Session, person: Person) -> bool:
     """Cancel the person's jobs, but not those that last. Returns whether there was something to cancel."""
-    cancelled = jobs.cancel(session, jobs.jobs_of(person), Job.stage.not_in(jobs.LASTING))
+    cancelled = jobs.cancel(session, jobs.jobs_of(person), Job.stage.not_in(graph.LASTING))
     person.ended_run = person.run
     session.flush()
     return bool(cancelled)

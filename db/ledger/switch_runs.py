@@ -18,6 +18,7 @@ from db.ledger.policy import RunPolicy
 from db.tables import LIVE, Job, JobState, ModelSwitch
 from db.vectors import ModelRow
 from shared import graph
+from shared.stage import Stage
 
 #: Jobs that wait at once: the next are planned when half of them are done.
 _WINDOW = 128
@@ -56,7 +57,7 @@ def _run(kind: str) -> str:
     return "text_run" if kind == "text" else "vision_run"
 
 
-def stage_of(kind: str) -> graph.Stage:
+def stage_of(kind: str) -> Stage:
     """What makes a kind's vectors again."""
     return graph.TEXT_REEMBED if kind == "text" else graph.VISION_REEMBED
 

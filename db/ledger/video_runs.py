@@ -32,7 +32,8 @@ from db.tables import (
 )
 from shared import graph
 from shared.errors import Conflict, QuotaExceeded
-from shared.graph import PIPELINE, Stage
+from shared.graph import PIPELINE
+from shared.stage import Stage
 
 _QUOTA_LOCK = text(f"SELECT pg_advisory_xact_lock({AdvisoryLock.OPEN_VIDEOS:d}, hashtext(:user_id))")
 
@@ -46,7 +47,7 @@ def stages_of(run: Run) -> list[Stage]:
     return [
         stage
         for stage in PIPELINE
-        if stage.name in run.stages or (stage.name != "audio" and stage.name in run.stage_runs)
+        if stage.name in run.stages or (not stage.stands_in_for and stage.name in run.stage_runs)
     ]
 
 
@@ -181,7 +182,8 @@ def _would_lose(session: Session, video: Video, run: Run, states: Mapping[str, S
     published = stage_states(session, video.video_id, video.published_run)
     for name in graph.SIDECAR.after:
         has = published.get(name)
-        if has is not None and has.has_outputs and not states[name].has_outputs:
+        # A run from before a stage existed ends without it.
+        if name in states and has is not None and has.has_outputs and not states[name].has_outputs:
             return name
     return None
 
@@ -192,20 +194,20 @@ def _job(video: Video, stage: Stage, policy: RunPolicy, **values: Any) -> Job:
 
 def _parts(session: Session, video: Video, run: Run, stage: Stage) -> list[dict[str, Any]]:
     """The payload of each part of a stage; none when there is nothing to do."""
-    if stage.name in ("split", "audio", "sidecar"):
+    if stage.parts == "one":
         return [{}]
-    if stage.name == "asr":
+    if stage.parts == "windows":
         return [
             {"start_s": start, "end_s": end} for start, end in split_result(session, video, run)["windows"]
         ]
     weight: ColumnElement[int] = (
-        func.jsonb_array_length(Scene.keyframes) if stage.name in ("vision", "face", "ocr") else literal(1)
+        func.jsonb_array_length(Scene.keyframes) if stage.parts == "keyframes" else literal(1)
     )
     rows = session.execute(
         select(Scene.idx, weight)
         .where(
             Scene.video_id == video.video_id,
-            Scene.split_version == int(run.stage_runs["split"]),
+            Scene.split_version == int(run.stage_runs[graph.SPLIT.name]),
         )
         .order_by(Scene.idx)
     ).all()
@@ -222,7 +224,7 @@ def _parts(session: Session, video: Video, run: Run, stage: Stage) -> list[dict[
 
 def split_result(session: Session, video: Video, run: Run) -> dict[str, Any]:
     """What the split behind this run found: audio key, windows, counts."""
-    return stage_result(session, video, run, "split")
+    return stage_result(session, video, run, graph.SPLIT.name)
 
 
 def stage_result(session: Session, video: Video, run: Run, stage: str) -> dict[str, Any]:
@@ -245,7 +247,8 @@ def _end_run(
         for name in graph.PIPELINE_NAMES
         if name in states and states[name].state in (JobState.FAILED, JobState.CANCELLED)
     ]
-    if states["sidecar"].has_outputs:
+    sidecar = states[graph.SIDECAR.name]
+    if sidecar.has_outputs:
         video.published_run = run.run
         video.state = "partial" if broken else "indexed"
         video.indexed_at = NOW
@@ -255,10 +258,19 @@ def _end_run(
         first = states[broken[0]]
         video.error_class, video.error = first.error_class, first.error
     elif video.state == "failed":
-        video.error_class, video.error = Conflict.__name__, states["sidecar"].error
+        video.error_class, video.error = Conflict.__name__, sidecar.error
     run.ended_at = NOW
+    _cancel_unknown(session, run)
     session.flush()
     return _sweep(session, video, policy, wait_s=policy.tmp_ttl_s if broken else 0.0)
+
+
+def _cancel_unknown(session: Session, run: Run) -> None:
+    """Cancel jobs of stages whose package has been uninstalled: no node may be left that consumes their queue."""
+    unknown = (Job.video_id == run.video_id, Job.run == run.run, Job.stage.not_in(list(graph.STAGES)))
+    if jobs.cancel(session, *unknown):
+        reason = "no installed package has this stage"
+        session.execute(update(Job).where(*unknown, Job.state == JobState.CANCELLED).values(error=reason))
 
 
 def _sweep(session: Session, video: Video, policy: RunPolicy, *, wait_s: float = 0.0) -> list[WakeUp]:
@@ -298,7 +310,8 @@ def retry(session: Session, video: Video, policy: RunPolicy) -> tuple[bool, list
     if run is None or run.ended_at is None:
         return False, []
     if video.state == "cancelled":
-        return True, rerun(session, video, [name for name in run.stages if name not in policy.skips], policy)
+        stages = [name for name in run.stages if name in graph.PIPELINE_NAMES and name not in policy.skips]
+        return True, rerun(session, video, stages, policy)
     states = stage_states(session, video.video_id, run.run)
     failed = {
         name
@@ -372,10 +385,7 @@ def rerun(session: Session, video: Video, stages: Collection[str], policy: RunPo
     wanted |= graph.with_downstream(
         name for name in graph.FULL_RUN if name not in stage_runs and name not in wanted
     )
-    if "split" in wanted:
-        wanted = set(graph.FULL_RUN)
-    elif "asr" in wanted:
-        wanted.add("audio")
+    wanted = set(graph.FULL_RUN) if graph.SPLIT.name in wanted else graph.with_stand_ins(wanted)
     if published:
         wanted -= {
             name
@@ -412,7 +422,9 @@ def missing_stages(session: Session, video: Video, policy: RunPolicy) -> list[st
         state = states.get(name)
         stage_runs = int(published.stage_runs.get(name, 0))
         stale = any(
-            int(published.stage_runs.get(before, 0)) > stage_runs for before in graph.STAGES[name].after
+            int(published.stage_runs.get(before, 0)) > stage_runs
+            for before in graph.STAGES[name].after
+            if not graph.STAGES[before].stands_in_for
         )
         if state is None or not state.has_outputs or stale:
             missing.append(name)
@@ -463,6 +475,7 @@ def find_stuck(session: Session, limit: int = 100) -> list[str]:
         .where(
             Job.video_id == Run.video_id,
             Job.run == Run.run,
+            Job.stage.in_(list(graph.STAGES)),
             Job.state.in_(LIVE),
         )
         .exists()

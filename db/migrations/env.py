@@ -30,6 +30,7 @@ def run() -> None:
         "include_object": include_object,
         "compare_type": True,
         "compare_server_default": False,
+        "version_table": context.config.attributes.get("version_table", "alembic_version"),
     }
     if context.is_offline_mode():
         context.configure(url=url, literal_binds=True, **options)

@@ -1,12 +1,13 @@
 """Finding scenes: by words, by meaning, by sight, by who is there. Every query is scoped by ``user_id`` and sees published
 scenes only.
 
-``scope`` says which scenes may be found, ``retrievers`` and ``nearest`` how one kind of similarity is looked up and compared,
+``scope`` says which scenes may be found (``filters``: as plug-ins do), ``retrievers`` and ``nearest`` how one kind of similarity is looked up and compared,
 ``ranking`` joins the retrievers into one order, ``details`` fetches what a hit shows, ``coverage`` counts what could be looked at.
 """
 
 from db.search.coverage import Covered, cover
 from db.search.details import describe
+from db.search.filters import read_filters
 from db.search.nearest import Vector
 from db.search.ranking import Found, Ranking, find
 from db.search.retrievers import Lexical, Match, People, Tuning, Words, exemplar, read_words
@@ -27,5 +28,6 @@ __all__ = [
     "describe",
     "exemplar",
     "find",
+    "read_filters",
     "read_words",
 ]

@@ -7,6 +7,8 @@ from datetime import datetime
 from typing import Any, Literal
 from uuid import UUID
 
+from db.search.filters import Condition
+
 
 @dataclass(frozen=True, kw_only=True)
 class Scope:
@@ -26,6 +28,8 @@ class Scope:
     indexed_to: datetime | None = None
     #: A scene that is not wanted: the one others are compared with.
     without: UUID | None = None
+    #: Of plug-ins.
+    filters: tuple[Condition, ...] = ()
 
     @property
     def is_narrow(self) -> bool:
@@ -62,7 +66,7 @@ class Scope:
                 # Kept a query of its own: row-level security of one table holds back the indexes of all it is joined with.
                 + " OFFSET 0)"
             )
-        return found
+        return found + [condition.sql for condition in self.filters]
 
     def sql(self) -> str:
         return " AND ".join(self.conditions())
@@ -81,4 +85,9 @@ class Scope:
             "languages": list(self.languages),
             "indexed_from": self.indexed_from,
             "indexed_to": self.indexed_to,
+            **{
+                name: list(value) if isinstance(value, tuple) else value
+                for condition in self.filters
+                for name, value in condition.values
+            },
         }

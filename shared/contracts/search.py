@@ -6,7 +6,7 @@ from datetime import datetime
 from typing import Annotated, ClassVar, Literal
 from uuid import UUID
 
-from pydantic import BaseModel, Field
+from pydantic import BaseModel, Field, JsonValue
 
 from .base import MAX_MESSAGE_BYTES, MAX_QUERY_CHARS, Contract, Id, ModelName, Text
 
@@ -67,6 +67,10 @@ class SearchScenes(Contract):
     #: When their video was indexed: from (inclusive) and to (exclusive); without an offset it is UTC.
     indexed_from: datetime | None = None
     indexed_to: datetime | None = None
+    #: Filters of plug-ins: name -> the value that the filter takes.
+    filters: dict[Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]{0,39}$")], JsonValue] = Field(
+        {}, max_length=20
+    )
 
 
 class GatherSearch(Contract):

@@ -142,7 +142,7 @@ def test_a_video_from_before_the_stage_gets_its_text_with_any_rerun(indexed: Fle
         "WITH gone AS (DELETE FROM screen_texts RETURNING 1),"
         " jobless AS (DELETE FROM jobs WHERE stage = 'ocr' RETURNING 1),"
         " scenes_before AS (UPDATE scenes SET screen_text = '', screen_tsv = NULL, ocr_run = NULL RETURNING 1)"
-        " UPDATE runs SET stages = stages - 'ocr', made = made - 'ocr' RETURNING 1"
+        " UPDATE runs SET stages = stages - 'ocr', stage_runs = stage_runs - 'ocr' RETURNING 1"
     )
     assert "ocr" not in states(indexed), "nothing is pending in a run that has ended"
     assert searched(indexed, "rocket") == []

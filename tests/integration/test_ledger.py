@@ -637,3 +637,72 @@ def test_many_finishers_advance_a_stage_once() -> None:
         texts = session.scalars(select(Job).where(Job.stage == "text")).all()
     assert {found.video_id for found in texts} == {video_key("u1", f"v{i}") for i in range(5)}
     assert get_engine().pool.checkedout() == 0  # type: ignore[attr-defined]
+
+
+def test_a_run_ends_without_the_stage_of_a_package_that_is_gone() -> None:
+    """Its job waits in a queue that no node consumes; a node of another queue that claims one fails it at once."""
+    accept()
+    first = must_claim()
+
+    def add(session: Session) -> None:
+        run = session.scalars(select(Run)).one()
+        run.stages = [*run.stages, "gone"]
+        run.stage_runs = {**run.stage_runs, "gone": 1}
+        session.execute(
+            text(
+                "INSERT INTO jobs (subject_id, video_id, user_id, queue, run, stage, part, max_failures, account)"
+                " SELECT subject_id, video_id, user_id, q.queue, run, 'gone', q.part, max_failures, account"
+                " FROM jobs, (VALUES ('gone', 0), ('media', 1)) q (queue, part) WHERE stage = 'split'"
+            )
+        )
+
+    transact(add)
+    split(first)
+    for queue in ("asr", "face", "ocr", "text"):
+        run_queue(queue)
+    claims = [must_claim(), must_claim()]
+    (gone,) = (claimed for claimed in claims if claimed.stage == "gone")
+    (sidecar,) = (claimed for claimed in claims if claimed.stage == "sidecar")
+    fail(gone, Conflict("stage 'gone' is unknown to this node"))
+    finish(sidecar)
+    assert state() == "indexed"
+    with reading() as session:
+        ended = session.execute(select(Job.part, Job.state, Job.error).where(Job.stage == "gone"))
+        assert sorted(map(tuple, ended)) == [
+            (0, "cancelled", "no installed package has this stage"),
+            (1, "failed", "stage 'gone' is unknown to this node"),
+        ]
+    transact(lambda session: video_runs.rerun(session, session.scalars(select(Video)).one(), (), POLICY))
+    transact(lambda session: video_runs.cancel(session, session.scalars(select(Video)).one(), POLICY))
+    transact(
+        lambda session: session.execute(update(Run).where(Run.run == 2).values(stages=["split", "gone"]))
+    )
+    transact(lambda session: video_runs.retry(session, session.scalars(select(Video)).one(), POLICY))
+    assert "gone" not in stages()
+
+
+def test_only_the_job_of_a_package_that_is_gone_holds_up_a_run_that_is_advanced_again() -> None:
+    accept()
+    split(must_claim())
+    transact(lambda session: session.execute(update(Job).where(Job.stage == "asr").values(stage="gone")))
+    with reading() as session:
+        assert video_runs.find_stuck(session) == []
+    for queue in ("face", "ocr"):
+        run_queue(queue)
+    with reading() as session:
+        assert video_runs.find_stuck(session) == [KEY]
+
+
+def test_a_run_opened_without_a_stage_that_is_published_ends_without_it() -> None:
+    """Its package was away for a moment: what the published run has of it doesn't hold back the new one."""
+    accept()
+    index()
+    transact(
+        lambda session: video_runs.rerun(session, session.scalars(select(Video)).one(), ("text",), POLICY)
+    )
+    with_out = {"stages": Run.stages.op("-")("ocr"), "stage_runs": Run.stage_runs.op("-")("ocr")}
+    transact(lambda session: session.execute(update(Run).where(Run.run == 2).values(with_out)))
+    transact(lambda session: session.execute(delete(Job).where(Job.run == 2, Job.stage == "ocr")))
+    for queue in ("text", "media"):
+        run_queue(queue)
+    assert state() == "indexed"

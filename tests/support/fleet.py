@@ -93,6 +93,8 @@ class Fleet:
         self._replaced: list[NodeProcess] = []
         #: What its nodes are: a benchmark has others to compare with.
         self.app = "worker.app"
+        #: The interpreter of its nodes and commands.
+        self.python = sys.executable
         #: Let another process write the nodes' logs, so that nodes can be kept from writing to any file.
         self.pipe_logs = False
         self.storage_root = Path(environment.get("STORAGE_ROOT", home / "storage"))
@@ -112,7 +114,7 @@ class Fleet:
 
     def _start(self, name: str, family: str, concurrency: int, environment: dict[str, str]) -> None:
         log = self.home / "logs" / f"{name}.log"
-        command = [sys.executable, "-m", "celery", "-A", self.app, "worker", "-n", f"{name}@%h",
+        command = [self.python, "-m", "celery", "-A", self.app, "worker", "-n", f"{name}@%h",
                    "-Q", gate_queue(family), "-c", str(concurrency), "-l", "INFO", "--without-mingle"]  # fmt: skip
         with self._log_sink(log) as sink:
             process = subprocess.Popen(
@@ -162,7 +164,7 @@ class Fleet:
     def command(self, *arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
         """Run the `scenefleet` command against this fleet to its end, away from any terminal."""
         return subprocess.run(
-            [sys.executable, "-m", "cli", *arguments],
+            [self.python, "-m", "cli", *arguments],
             cwd=ROOT,
             env={**self.process_environment(), **environment},
             stdin=subprocess.DEVNULL,

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from shared.errors import ModelDoesNotFit, ModelUnavailable
+from shared.graph import PLUGINS
 from shared.logs import get_logger
 from worker.models.base import Model
 from worker.models.catalog import Catalog
@@ -24,6 +25,7 @@ log = get_logger(__name__)
 
 #: (kind, provider) -> dotted path of the class. A new provider is one line here and one class there.
 PROVIDERS: dict[tuple[Kind, str], str] = {
+    **{key: path for plugin in PLUGINS.plugins for key, path in plugin.providers.items()},
     ("asr", "pocketsphinx"): "worker.models.providers.asr_pocketsphinx:PocketSphinxTranscriber",
     ("asr", "openai-whisper"): "worker.models.providers.asr_whisper:WhisperTranscriber",
     ("asr", "faster-whisper"): "worker.models.providers.asr_faster_whisper:FasterWhisperTranscriber",

@@ -13,6 +13,8 @@ import yaml
 from pydantic import ValidationError
 
 from shared.errors import ModelUnavailable
+from shared.graph import PLUGINS
+from shared.plugins import find_path
 from shared.settings import Settings
 from worker.models.spec import Kind, ModelSpec
 from worker.models.weights import lock
@@ -103,7 +105,7 @@ def configured_catalog(settings: Settings) -> Catalog:
 
 
 def load_catalog(path: Path | str | None = None, models_dir: Path | None = None) -> Catalog:
-    """Read and check a catalogue file; without `path`, the one that ships with scenefleet.
+    """Read and check a catalogue file; without `path`, the one that ships with scenefleet. Plug-ins add models to either.
 
     What `models_dir`'s lock knows is added: the commit that was pulled as revision, and the sums the catalogue leaves out.
 
@@ -112,6 +114,17 @@ def load_catalog(path: Path | str | None = None, models_dir: Path | None = None)
     chosen = (
         Path(path) if path is not None else next((p for p in DEFAULT_PATHS if p.is_file()), DEFAULT_PATHS[0])
     )
+    specs = _read_file(chosen)
+    own = {spec.name for spec in specs}
+    for plugin in PLUGINS.plugins:
+        if plugin.models:
+            specs += [spec for spec in _read_file(find_path(plugin.models)) if spec.name not in own]
+    _refuse_doubles(chosen, specs)
+    locked = lock.read(models_dir) if models_dir is not None else {}
+    return Catalog(_with_lock(spec, locked.get(spec.name)) for spec in specs)
+
+
+def _read_file(chosen: Path) -> list[ModelSpec]:
     try:
         document = yaml.safe_load(chosen.read_text(encoding="utf-8"))
     except OSError as error:
@@ -122,10 +135,7 @@ def load_catalog(path: Path | str | None = None, models_dir: Path | None = None)
     entries = document.get("models") if isinstance(document, dict) else None
     if not isinstance(entries, list) or not entries:
         raise ModelUnavailable(f"The model catalogue {chosen} has no list `models`; add at least one model.")
-    specs = [_read_entry(chosen, index, entry) for index, entry in enumerate(entries)]
-    _refuse_doubles(chosen, specs)
-    locked = lock.read(models_dir) if models_dir is not None else {}
-    return Catalog(_with_lock(spec, locked.get(spec.name)) for spec in specs)
+    return [_read_entry(chosen, index, entry) for index, entry in enumerate(entries)]
 
 
 def _with_lock(spec: ModelSpec, entry: lock.Entry | None) -> ModelSpec:

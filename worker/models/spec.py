@@ -7,12 +7,28 @@ from collections import Counter
 from pathlib import PurePosixPath
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    StringConstraints,
+    ValidationInfo,
+    field_validator,
+    model_validator,
+)
 
-Family = Literal["asr", "text", "vision", "face", "ocr"]
+from shared.graph import PLUGINS
+
+Family = str
 #: What a model is for. A family's worker may hold several kinds; each profile has at most one model of a kind.
-Kind = Literal["asr", "text", "rerank", "vision", "face", "ocr"]
+Kind = str
 KINDS: dict[Family, tuple[Kind, ...]] = {
+    **{
+        family.name: (family.name,)
+        for plugin in PLUGINS.plugins
+        for family in plugin.families
+        if family.has_model
+    },
     "asr": ("asr",),
     "text": ("text", "rerank"),
     "vision": ("vision",),
@@ -84,6 +100,14 @@ class ModelSpec(BaseModel):
             return values
         stated = {file: sha256 for file, sha256 in values["sha256"].items() if sha256 != UNKNOWN}
         return {**values, "sha256": stated, "files": [*values.get("files", ()), *unknown]}
+
+    @field_validator("family", "kind")
+    @classmethod
+    def _is_known(cls, name: str, info: ValidationInfo) -> str:
+        known = KINDS if info.field_name == "family" else [kind for kinds in KINDS.values() for kind in kinds]
+        if name not in known:
+            raise ValueError(f"use one of {', '.join(known)}")
+        return name
 
     @model_validator(mode="after")
     def _is_consistent(self) -> ModelSpec:

@@ -270,6 +270,7 @@ def scope_of(session: Session, request: SearchScenes) -> search.Scope:
         indexed_from=_utc(request.indexed_from),
         indexed_to=_utc(request.indexed_to),
         without=request.like_scene,
+        filters=search.read_filters(request.filters),
     )
 
 

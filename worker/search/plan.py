@@ -6,7 +6,8 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from typing import Any, get_args
 
-from shared import routing
+from db.search import read_filters
+from shared import graph, routing
 from shared.contracts import (
     SearchRetriever,
     SearchScenes,
@@ -20,8 +21,8 @@ from worker.runtime import Runtime
 RETRIEVERS: tuple[SearchRetriever, ...] = get_args(SearchRetriever)
 #: Providers of kind text that weigh words as well.
 _WEIGHING = ("bge-m3",)
-#: What makes a retriever's rows.
-STAGES = {"text": "text", "lexical": "text", "vision": "vision", "screen": "ocr"}
+#: Retriever -> the stage that makes its rows.
+STAGES = {retriever: stage.name for stage in graph.PIPELINE for retriever in stage.retrievers}
 OF_MODE: dict[str, tuple[SearchRetriever, ...]] = {
     "keyword": ("keyword",),
     "semantic": ("text", "vision"),
@@ -78,6 +79,7 @@ def check(request: SearchScenes, settings: Settings) -> None:
         raise InvalidRequest(
             "cursor and rerank are both given: only the first hits are reranked, send one of them"
         )
+    read_filters(request.filters)
     if request.persons and not settings.feature_face:
         raise Conflict("persons can't be searched: FEATURE_FACE is off; search without persons")
 

@@ -5,30 +5,10 @@ from __future__ import annotations
 from importlib import import_module
 
 from db.ledger.claims import Claim
+from shared import graph
+from shared.errors import Conflict
 from shared.storage import Bucket, attempt_prefix
 from worker.stages.context import Outcome, StageContext
-
-_MODULES = {
-    "split": "worker.stages.split",
-    "audio": "worker.stages.audio",
-    "asr": "worker.stages.asr",
-    "text": "worker.stages.text",
-    "vision": "worker.stages.vision",
-    "face": "worker.stages.face",
-    "ocr": "worker.stages.ocr",
-    "sidecar": "worker.stages.sidecar",
-    "enroll": "worker.stages.enroll",
-    "match": "worker.stages.match",
-    "erase_person": "worker.stages.erase_person",
-    "move": "worker.stages.move",
-    "late_photos": "worker.stages.late_photos",
-    "rewrite_sidecars": "worker.stages.rewrite_sidecars",
-    "text_reembed": "worker.stages.reembed",
-    "vision_reembed": "worker.stages.reembed",
-    "discard": "worker.stages.discard",
-    "sweep": "worker.stages.sweep",
-    "erase_video": "worker.stages.erase_video",
-}
 
 
 def run(context: StageContext) -> Outcome:
@@ -37,8 +17,13 @@ def run(context: StageContext) -> Outcome:
     Raises:
         ScenefleetError: what went wrong; the class says whether to try again.
     """
-    stage = import_module(_MODULES[context.claimed.stage])
-    outcome: Outcome = stage.run(context)
+    name = context.claimed.stage
+    handler = graph.find_stage(name).handler
+    if not handler:
+        raise Conflict(
+            f"stage {name!r} is unknown to this node: install the package that brings it, on every node"
+        )
+    outcome: Outcome = import_module(handler).run(context)
     return outcome
 
 

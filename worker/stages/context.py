@@ -18,8 +18,10 @@ from db.ledger import attempts, video_runs
 from db.ledger.claims import Claim
 from db.tables import Job, Run, Video
 from db.vectors import ModelRow, ensure_model
-from shared.errors import BadMedia, LeaseLost
+from shared import graph
+from shared.errors import BadMedia, LeaseLost, ObjectMissing
 from shared.storage import Bucket, Storage, attempt_prefix, require_prefix
+from worker.models.base import SAMPLE_RATE_HZ
 from worker.models.spec import ModelSpec
 from worker.runtime import Runtime
 
@@ -29,6 +31,9 @@ T = TypeVar("T")
 #: Split writes pictures of 1280 px a side at most.
 _MAX_KEYFRAME_PIXELS = 1280 * 1280
 _MAX_KEYFRAME_BYTES = 32 * 2**20
+#: The split's WAV: a fixed header, then mono s16le samples, so that a stretch is one ranged read.
+_HEADER_BYTES = 44
+_SAMPLE_BYTES = 2
 
 
 class Deferred(Exception):
@@ -168,9 +173,28 @@ class StageContext:
         with reading() as session:
             video, run = self.video_and_run(session)
             result = video_runs.split_result(session, video, run)
-            if "audio" in run.stages:
-                result = video_runs.stage_result(session, video, run, "audio")
+            if graph.AUDIO.name in run.stages:
+                result = video_runs.stage_result(session, video, run, graph.AUDIO.name)
         return result.get("audio_key")
+
+    def read_audio(self, start_s: float, end_s: float) -> NDArray[np.float32]:
+        """A stretch of this run's audio: float32 [N] in -1..1 at 16 kHz; shorter where the audio ends before.
+
+        Raises:
+            ObjectMissing: the video has no sound, or the audio is gone. StorageUnavailable.
+        """
+        key = self.audio_key()
+        if key is None:
+            claimed = self.claimed
+            raise ObjectMissing(
+                f"run {claimed.run} of video {claimed.video_id} has no audio: rerun {claimed.stage}"
+            )
+        first, last = round(start_s * SAMPLE_RATE_HZ), round(end_s * SAMPLE_RATE_HZ)
+        data = self.storage.get_bytes(
+            "tmp", key, offset=_HEADER_BYTES + first * _SAMPLE_BYTES, length=(last - first) * _SAMPLE_BYTES
+        )
+        samples = np.frombuffer(data[: len(data) // _SAMPLE_BYTES * _SAMPLE_BYTES], dtype="<i2")
+        return samples.astype(np.float32) / 32768.0
 
 
 def model_row(session: Session, spec: ModelSpec) -> ModelRow:

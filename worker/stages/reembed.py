@@ -12,6 +12,7 @@ from db.ledger import subjects
 from db.ledger.switch_runs import lacking
 from db.scenes import published_scenes
 from db.tables import Scene
+from shared import graph
 from shared.errors import LeaseLost
 from worker.stages import text, vision
 from worker.stages.context import Outcome, StageContext
@@ -20,7 +21,7 @@ from worker.stages.vectors import Made
 
 def run(context: StageContext) -> Outcome:
     claimed = context.claimed
-    kind: Literal["text", "vision"] = "text" if claimed.stage == "text_reembed" else "vision"
+    kind: Literal["text", "vision"] = "text" if claimed.stage == graph.TEXT_REEMBED.name else "vision"
     video_id = str(claimed.payload["video_id"])
     place = (video_id, claimed.user_id, int(claimed.payload["first_idx"]), int(claimed.payload["last_idx"]))
 

@@ -27,6 +27,8 @@ from db.scenes import (
 )
 from db.tables import Face, Model, Run, Scene, ScreenText, Video
 from db.videos import next_revision
+from shared import graph
+from shared.plugins import find_function
 from shared.sidecar import (
     SCHEMA_VERSION,
     EmbeddingRef,
@@ -116,6 +118,7 @@ def make_documents(session: Session, video: Video, run: Run, first_idx: int, las
     tags = tags_of(session, stage_runs["vision"], ids)
     # A run from before there was the stage has none.
     shown = screen_texts_of(session, stage_runs.get("ocr"), ids)
+    said = _plugin_values(session, stage_runs, ids)
     models = {family: embedded(session, stage_runs[family], family, ids) for family in ("text", "vision")}
     names = {model.model_id: model.name for model in session.query(Model)}
     states = stage_states(session, video.video_id, run.run)
@@ -123,15 +126,28 @@ def make_documents(session: Session, video: Video, run: Run, first_idx: int, las
     created_at = run.created_at.astimezone(UTC).isoformat()
     return [
         _document(video.external_id, scene, words.get(scene.scene_id, Words()), faces.get(scene.scene_id, []),
-                  people.get(scene.scene_id, []), tags.get(scene.scene_id, {}), shown.get(scene.scene_id, []), names, heard_by,
+                  people.get(scene.scene_id, []), tags.get(scene.scene_id, {}), shown.get(scene.scene_id, []),
+                  said.get(scene.scene_id, {}), names, heard_by,
                   Embeddings(**{family: _reference(found.get(scene.scene_id), states.get(family))
                                 for family, found in models.items()}),
                   Metadata(created_at=created_at, version=SCHEMA_VERSION,
                            processing_info={"run": run.run, "stage_runs": dict(sorted(stage_runs.items())),
                                             "stages": {name: states[name].state for name in sorted(states)
-                                                       if name in stage_runs and name != "sidecar"}}))
+                                                       if name in stage_runs and name != graph.SIDECAR.name}}))
         for scene in scenes
     ]  # fmt: skip
+
+
+def _plugin_values(
+    session: Session, stage_runs: Mapping[str, int], ids: list[UUID]
+) -> dict[UUID, dict[str, Any]]:
+    """What plug-ins say of scenes: scene -> plug-in -> JSON. A run from before a plug-in's stages has nothing of it."""
+    found: dict[UUID, dict[str, Any]] = {}
+    for plugin in graph.PLUGINS.plugins:
+        if plugin.sidecar and any(stage.name in stage_runs for stage in plugin.stages):
+            for scene, value in find_function(plugin.sidecar)(session, stage_runs, ids).items():
+                found.setdefault(scene, {})[plugin.name] = value
+    return found
 
 
 def _document(
@@ -142,6 +158,7 @@ def _document(
     people: list[PersonInScene],
     tags: Mapping[str, float],
     shown: list[ScreenText],
+    plugins: Mapping[str, Any],
     names: Mapping[int, str],
     heard_by: Model | None,
     embeddings: Embeddings,
@@ -175,6 +192,7 @@ def _document(
             for seen in people
         ],
         screen_texts=[_screen_text(line, names[line.model_id]) for line in shown],
+        plugins=dict(plugins),
         metadata=metadata,
     )
 
