@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
+from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
-from rich.console import Console
+from rich.console import Console, RenderableType
 from rich.measure import Measurement
+from rich.table import Column, Table
 
 if TYPE_CHECKING:
     from pydantic import BaseModel
-    from rich.table import Table
 
 #: A pipe has no width: tables then get this many columns.
 PIPE_COLUMNS = 120
@@ -53,6 +54,37 @@ def print_whole(console: Console, table: Table) -> None:
     console.print(table)
 
 
+def make_table(*columns: str | Column, title: str | None = None) -> Table:
+    """An empty table without lines.
+
+    A column that begins with ``>`` is aligned right; one that begins with ``~`` is folded where the terminal is too
+    narrow; the others are never wrapped.
+    """
+    headers = [_column(column) if isinstance(column, str) else column for column in columns]
+    return Table(*headers, title=title, title_justify="left", box=None, pad_edge=False, header_style="dim")
+
+
+def _column(mark: str) -> Column:
+    if mark.startswith("~"):
+        return Column(mark[1:], overflow="fold")
+    return Column(mark.removeprefix(">"), justify="right" if mark.startswith(">") else "left", no_wrap=True)
+
+
+def answer(
+    document: BaseModel | dict[str, Any] | list[Any], render: Callable[[], RenderableType], *, as_json: bool
+) -> None:
+    """Write a command's answer to stdout: the document as JSON, or what ``render`` makes of it for people."""
+    if as_json:
+        write_json(document)
+    else:
+        make_console().print(render())
+
+
+def tell(message: RenderableType, *, style: str | None = None) -> None:
+    """Write a message about the work itself to stderr; a pipe gets it as one line."""
+    make_console(stderr=True).print(message, style=style, soft_wrap=True)
+
+
 def write_json(value: BaseModel | Iterable[BaseModel] | dict[str, Any] | list[Any]) -> None:
     """One JSON document on stdout."""
     sys.stdout.write(json.dumps(_plain(value), indent=2, ensure_ascii=False) + "\n")
@@ -81,3 +113,8 @@ def clock(time_s: float) -> str:
     hours, minutes = divmod(minutes, 60)
     seconds = f"{rest // 10:02d}.{rest % 10}"
     return f"{hours}:{minutes:02d}:{seconds}" if hours else f"{minutes}:{seconds}"
+
+
+def minute(time: datetime) -> str:
+    """A time of the ledger (UTC) to the minute."""
+    return f"{time:%Y-%m-%d %H:%M}"

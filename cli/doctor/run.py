@@ -5,7 +5,6 @@ from __future__ import annotations
 from dataclasses import asdict
 
 from rich.markup import escape
-from rich.table import Table
 
 from cli import screen
 from cli.doctor import machine_checks, plan_checks, service_checks
@@ -23,10 +22,7 @@ def run(*, as_json: bool) -> int:
         document = {"healthy": not broken, "checks": [asdict(finding) for finding in findings]}
         screen.write_json({**document, "plan": asdict(plan) if plan is not None else None})
         return int(broken)
-    table = Table(box=None, pad_edge=False, header_style="dim")
-    table.add_column("", no_wrap=True)
-    table.add_column("check", no_wrap=True)
-    table.add_column("found", overflow="fold")
+    table = screen.make_table("", "check", "~found")
     for finding in findings:
         detail = escape(finding.detail)
         if finding.advice:

@@ -62,19 +62,19 @@ def models_pull(
     update: Annotated[
         bool,
         typer.Option(
-            "--update", help="Take the newest revision, and accept files that files.lock knows otherwise."
+            "--update", help="Take the newest revision, and accept files that models.lock knows otherwise."
         ),
     ] = False,
     trust: Annotated[
         bool,
-        typer.Option("--trust", help="Accept files whose sha256 files.yaml does not state, without asking."),
+        typer.Option("--trust", help="Accept files whose sha256 models.yaml does not state, without asking."),
     ] = False,
     json_: Json = False,
 ) -> int:
     """Fetch the weights of models into MODELS_DIR; without NAME the active models of SCENEFLEET_PROFILE.
 
-    An interrupted pull goes on where it ended. What was pulled is recorded in files.lock and checked from then on.
-    A file whose sha256 files.yaml does not state is shown, with its commit, and taken once you trust it.
+    An interrupted pull goes on where it ended. What was pulled is recorded in models.lock and checked from then on.
+    A file whose sha256 models.yaml does not state is shown, with its commit, and taken once you trust it.
 
       [bold]scenefleet models pull --profile full[/bold]
       [bold]scenefleet models pull whisper-turbo bge-m3[/bold]
@@ -148,7 +148,7 @@ def models_warmup(
 def models_switch(
     kind: Annotated[str, typer.Argument(metavar="KIND", help="text or vision.", show_default=False)],
     to: Annotated[
-        str | None, typer.Option("--to", help="Name of the new model in files.yaml.", show_default=False)
+        str | None, typer.Option("--to", help="Name of the new model in models.yaml.", show_default=False)
     ] = None,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Say how many scenes and how long; change nothing.")

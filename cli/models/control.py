@@ -109,11 +109,10 @@ def show_status(wanted: Sequence[str], *, as_json: bool) -> int:
 
 def status_table(described: Sequence[dict[str, Any]]) -> Table:
     """One line per process and model."""
-    table = Table(box=None, pad_edge=False, header_style="dim")
-    for title in ("node", "slot", "device", "model", "state"):
-        table.add_column(title, no_wrap=True)
-    for title in ("memory", "load", "warm-up", "loads", "evicted", "used"):
-        table.add_column(title, justify="right", no_wrap=True)
+    table = screen.make_table(
+        *("node", "slot", "device", "model", "state"),
+        *(">memory", ">load", ">warm-up", ">loads", ">evicted", ">used"),
+    )
     for node in described:
         for slot in node["slots"]:
             process = (node["node"], str(slot["slot"]), str(slot.get("evictions", 0)))
@@ -135,12 +134,11 @@ def _model_cells(slot: dict[str, Any], model: dict[str, Any], evictions: str) ->
         state = "not loaded"
     else:
         state = "[green]loaded[/green]" if model["warm_up_s"] is None else "[green]warm[/green]"
-    memory = model.get("memory_bytes")
     return [
         slot.get("gpu") or model["device"],
         name,
         state,
-        f"{memory / MIB:.0f} MiB" if memory is not None else "",
+        _memory(model),
         _seconds(model.get("load_s")),
         _seconds(model.get("warm_up_s")),
         str(slot.get("loads", {}).get(model["name"], 0)),
@@ -290,27 +288,25 @@ def _show(
         for held in slot["models"]
         if held.get("name") == model
     }
-    if as_json:
-        shown = [{**asdict(one), "model": states.get((one.node, cast("int", one.slot)))} for one in outcomes]
-        screen.write_json({"command": verb, "model": model, "outcomes": shown})
-        return
-    table = Table(box=None, pad_edge=False, header_style="dim")
-    for title in ("node", "slot", "", "took", "model", "memory"):
-        table.add_column(title, no_wrap=True, justify="right" if title in ("took", "memory") else "left")
-    table.add_column("", overflow="fold")
-    for one in outcomes:
-        held = states.get((one.node, cast("int", one.slot)))
-        memory = held.get("memory_bytes") if held else None
+    held_models = [states.get((one.node, cast("int", one.slot))) for one in outcomes]
+    shown = [{**asdict(one), "model": held} for one, held in zip(outcomes, held_models, strict=True)]
+    document = {"command": verb, "model": model, "outcomes": shown}
+    screen.answer(document, lambda: _outcome_table(outcomes, held_models), as_json=as_json)
+
+
+def _outcome_table(outcomes: Sequence[Outcome], held_models: Sequence[dict[str, Any] | None]) -> Table:
+    table = screen.make_table("node", "slot", "", ">took", "model", ">memory", "~")
+    for one, held in zip(outcomes, held_models, strict=True):
         table.add_row(
             one.node,
             "" if one.slot is None else str(one.slot),
             _styled(one.state),
             _seconds(one.seconds),
             "" if held is None else "loaded" if held["loaded"] else "not loaded",
-            f"{memory / MIB:.0f} MiB" if memory is not None else "",
+            _memory(held),
             escape(one.error),
         )
-    screen.make_console().print(table)
+    return table
 
 
 def _chosen(records: dict[str, NodeRecord], wanted: Sequence[str]) -> list[str]:
@@ -349,6 +345,11 @@ def _nodes_of(model: str, records: dict[str, NodeRecord]) -> list[str]:
 
 def _styled(state: str) -> str:
     return {"lost": "[red]lost[/red]", "refused": "[red]refused[/red]"}.get(state) or screen.styled(state)
+
+
+def _memory(model: dict[str, Any] | None) -> str:
+    held_bytes = model.get("memory_bytes") if model else None
+    return "" if held_bytes is None else f"{held_bytes / MIB:.0f} MiB"
 
 
 def _seconds(value: float | None) -> str:

@@ -78,7 +78,7 @@ def show_list(*, as_json: bool) -> None:
     if as_json:
         screen.write_json({"models": rows})
         return
-    table = _table("name", "kind", "provider", "profiles", "licence", "MB", "dim", "here")
+    table = screen.make_table("name", "kind", "provider", "profiles", "licence", ">MB", ">dim", "here")
     for row, spec in zip(rows, catalog.specs, strict=True):
         name = f"[bold]{spec.name}[/bold]" if row["active"] else spec.name
         table.add_row(
@@ -147,7 +147,7 @@ def run_verify(names: Sequence[str], profile: str | None, *, as_json: bool) -> i
     if as_json:
         screen.write_json({"good": good, "files": [asdict(file) for file in files]})
         return 0 if good else 1
-    table = _table("model", "file", "state", "size")
+    table = screen.make_table("model", "~file", "state", ">size")
     for file in files:
         size = decimal(file.bytes) if file.bytes is not None else "-"
         table.add_row(file.model, escape(file.file), _styled(file.state), size)
@@ -380,16 +380,6 @@ def _lines(facts: dict[str, Any]) -> list[tuple[str, str]]:
             value = ", ".join(f"{key}={item}" for key, item in value.items())
         lines.append((label.replace("_", " "), str(value)))
     return lines
-
-
-def _table(*headers: str) -> Table:
-    table = Table(box=None, pad_edge=False, header_style="dim")
-    for header in headers:
-        right = header in ("MB", "dim", "size")
-        table.add_column(
-            header, no_wrap=header != "file", overflow="fold", justify="right" if right else "left"
-        )
-    return table
 
 
 def _styled(state: str) -> str:

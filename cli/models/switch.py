@@ -15,10 +15,10 @@ from rich.table import Column
 from rich.text import Text
 
 from cli import screen
+from cli.connection import connect
 from cli.models import compare
 from cli.models.control import Remote
 from cli.videos.progress import NARROW_BAR, WIDE_BAR, WIDE_COLUMNS
-from cli.videos.requests import acting_user, open_client
 from shared.client import Client
 from shared.contracts import (
     ModelSamples,
@@ -32,7 +32,7 @@ from worker.models.catalog import configured_catalog
 
 POLL_S = 1.0
 #: How long one request may take: the first one loads the model.
-_PATIENCE_S = 120.0
+_TIMEOUT_S = 120.0
 #: How long a fleet may be silent.
 _SILENCE_S = 300.0
 #: How many of the user's own scenes both models are tried on.
@@ -68,7 +68,8 @@ def run(
         raise InvalidRequest("--dry-run, --queries and --hold say how to switch: give --to NAME, too")
     if now and "discard" not in acts:
         raise InvalidRequest("--now says when to discard: give --discard, too")
-    client, searched = open_client(timeout_s=_PATIENCE_S), cast(SearchedKind, kind)
+    client, owner = connect(user, timeout_s=_TIMEOUT_S)
+    searched = cast(SearchedKind, kind)
     if to is None:
         if acts:
             _act(client, searched, acts[0], now=now)
@@ -79,7 +80,7 @@ def run(
             client,
             searched,
             to,
-            user=acting_user(user),
+            user=owner,
             queries=queries,
             hold=hold,
             dry_run=dry_run,

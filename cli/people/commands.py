@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from cli.options import Json, User
+from cli.options import Json, Sure, User
 
 people_app = typer.Typer(
     no_args_is_help=True,
@@ -108,7 +108,7 @@ def people_faces(who: Who, json_: Json = False, user: User = None) -> None:
 @people_app.command("rm", rich_help_panel=KNOW)
 def people_rm(
     who: Who,
-    yes: Annotated[bool, typer.Option("--yes", "-y", help="Don't ask.")] = False,
+    yes: Sure = False,
     json_: Json = False,
     user: User = None,
 ) -> int:

@@ -14,8 +14,8 @@ from rich.console import Console
 from rich.markup import escape
 
 from cli import screen
+from cli.connection import connect
 from cli.videos.progress import Watcher
-from cli.videos.requests import acting_user, open_client
 from shared import nodes
 from shared.client import Client
 from shared.contracts import ID_PATTERN, Receipt, VideoStatus
@@ -127,8 +127,8 @@ def run(
     settings = get_settings()
     uploads = plan_uploads(files, video_id, settings)
     check_fleet(settings)
-    owner = acting_user(user)
-    client, storage = open_client(timeout_s=RECEIPT_WAIT_S), configured_storage(settings)
+    client, owner = connect(user, timeout_s=RECEIPT_WAIT_S)
+    storage = configured_storage(settings)
     console = screen.make_console(stderr=True)
     try:
         for upload in uploads:
