@@ -18,6 +18,7 @@ from shared.errors import ModelDoesNotFit, ModelUnavailable
 from shared.logs import get_logger
 from worker.models.base import Model
 from worker.models.catalog import Catalog
+from worker.models.placement.plan import exceeds_budget
 from worker.models.spec import KINDS, Family, Kind, ModelSpec
 
 log = get_logger(__name__)
@@ -201,7 +202,7 @@ class ModelCache:
             raise
 
     def _refuse_too_large(self, spec: ModelSpec) -> None:
-        if self.budget_mb and spec.memory_mb > self.budget_mb:
+        if exceeds_budget(spec, self.budget_mb):
             raise ModelDoesNotFit(
                 f"Model {spec.name} needs {spec.memory_mb} MB, more than the whole budget of {self.budget_mb} MB "
                 f"({self._used_mb()} MB used): raise WORKER_MODEL_MEMORY_MB, or choose a smaller model."
