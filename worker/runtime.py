@@ -6,11 +6,13 @@ import shutil
 import threading
 from functools import cached_property, lru_cache
 from pathlib import Path
+from typing import get_args
 
 from db.ledger.jobs import RetryPolicy
 from db.ledger.runs import Plan
 from db.people.vote import FaceRule
 from shared import graph
+from shared.contracts import SearchedKind
 from shared.permissions import make_private_folder
 from shared.settings import Settings, get_settings
 from shared.storage import Storage, configured_storage
@@ -116,13 +118,15 @@ class Runtime:
         )
 
     def model(self, kind: Kind, name: str | None = None) -> Model:
-        """The loaded model of that name, which must be of that kind; without a name the active one.
+        """Return a loaded model: the active one of a kind, or the one of that kind and name.
+
+        The one way for tasks and stages to get a model. ``model_cache`` is the node's, which preloads and publishes.
 
         Raises:
             ModelUnavailable: this process does not serve the kind, has no such model, or it can't be loaded.
         """
-        spec = self.active.models().get(kind)
-        if spec is not None:
+        # Models of other kinds are never switched: they are used while Postgres is away, too.
+        if kind in get_args(SearchedKind) and (spec := self.active.models().get(kind)) is not None:
             self.model_cache.activate(spec)
         return self.model_cache.get(kind, name)
 

@@ -27,7 +27,7 @@ def run(context: StageContext) -> Outcome:
     claimed = context.claimed
     with reading() as session:
         photos = photos_to_look_at(session, claimed.subject_id, claimed.user_id, claimed.payload["photo_ids"])
-    model = cast(FaceAnalyser, context.runtime.model_cache.get("face"))
+    model = cast(FaceAnalyser, context.runtime.model("face"))
     found: list[tuple[PersonPhoto, Face | None, BadMedia | ObjectMissing | None]] = []
     for done, photo in enumerate(photos):
         context.report(done / len(photos))
