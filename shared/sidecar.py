@@ -11,6 +11,9 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from .contracts.base import Box
+from .contracts.speech import Segment
+
 #: Grows when a field changes its meaning or goes away; new fields don't change it.
 SCHEMA_VERSION = 1
 
@@ -24,23 +27,6 @@ class ModelRef(Part):
 
     name: str
     revision: str
-
-
-class Word(Part):
-    start_s: float
-    end_s: float
-    text: str
-    probability: float
-
-
-class Segment(Part):
-    start_s: float
-    end_s: float
-    text: str
-    words: list[Word]
-    rejected: str | None = Field(
-        None, description="Why it is not believed and not part of the transcript's text; null: it is."
-    )
 
 
 class Transcript(Part):
@@ -78,7 +64,7 @@ class Face(Part):
     face_id: str
     keyframe: int = Field(description="Ordinal of the keyframe it was found in.")
     ts_s: float
-    box: list[float] = Field(description="x, y, width, height in the keyframe's pixels.")
+    box: Box = Field(description="x, y, width, height in the keyframe's pixels.")
     landmarks: list[list[float]]
     det_score: float
     quality: float | None = Field(
@@ -93,7 +79,7 @@ class Face(Part):
 class Sighting(Part):
     keyframe: int = Field(description="Ordinal of the keyframe that shows it.")
     ts_s: float
-    box: list[float] = Field(description="x, y, width, height in the keyframe's pixels.")
+    box: Box = Field(description="x, y, width, height in the keyframe's pixels.")
 
 
 class ScreenText(Part):

@@ -30,8 +30,6 @@ from .inference import (
     PictureFaces as PictureFaces,
     RerankDocuments as RerankDocuments,
     RerankScores as RerankScores,
-    SpokenSegment as SpokenSegment,
-    SpokenWord as SpokenWord,
     TextVectors as TextVectors,
     TokenId as TokenId,
     TranscribeAudio as TranscribeAudio,
@@ -84,6 +82,7 @@ from .search import (
     SearchWeights as SearchWeights,
     WordSpan as WordSpan,
 )
+from .speech import Segment as Segment, Word as Word
 from .videos import (
     FailurePage as FailurePage,
     FailureView as FailureView,

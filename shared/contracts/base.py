@@ -59,8 +59,18 @@ ModelName = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9._-]{0,63}$")]
 SearchedKind = Literal["text", "vision"]
 
 
-class Contract(BaseModel):
+#: x, y, width, height in pixels of the picture it is in.
+Box = tuple[float, float, float, float]
+
+
+class Part(BaseModel):
+    """A part of a contract, which carries the version for it."""
+
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False, defer_build=True)
+
+
+class Contract(Part):
+    """A payload or an answer: a JSON document of its own."""
 
     #: The largest payload that is looked at, as JSON text.
     max_bytes: ClassVar[int] = MAX_MESSAGE_BYTES

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from typing import Annotated, ClassVar
 
-from pydantic import BaseModel, Field
+from pydantic import Field
 
-from .base import MAX_MESSAGE_BYTES, MAX_QUERY_CHARS, Contract, Id, ModelName, Text
+from .base import MAX_MESSAGE_BYTES, MAX_QUERY_CHARS, Box, Contract, Id, ModelName, Part, Text
+from .speech import Segment
 
 TokenId = Annotated[str, Field(pattern=r"^[0-9]{1,9}$")]
 
@@ -89,30 +90,6 @@ class TranscribeAudio(Contract):
     end_s: float | None = Field(None, gt=0, le=1e6)
 
 
-class SpokenWord(BaseModel):
-    model_config = Contract.model_config
-
-    #: Seconds from the file's start.
-    start_s: float
-    end_s: float
-    text: str
-    #: 0..1, the model's own confidence.
-    probability: float
-
-
-class SpokenSegment(BaseModel):
-    """Words spoken without a long pause."""
-
-    model_config = Contract.model_config
-
-    start_s: float
-    end_s: float
-    text: str
-    words: tuple[SpokenWord, ...]
-    #: Why it is not believed, and not part of the text: no speech, repetition, low confidence. None: it is.
-    rejected: str | None
-
-
 class TranscribedAudio(Contract):
     """The answer to ``TranscribeAudio``."""
 
@@ -121,7 +98,7 @@ class TranscribedAudio(Contract):
     #: ISO 639-1 code of the language most of it is spoken in; None when nothing is said.
     language: str | None
     text: str
-    segments: tuple[SpokenSegment, ...]
+    segments: tuple[Segment, ...]
 
 
 class DetectFaces(Contract):
@@ -138,9 +115,9 @@ class DetectFaces(Contract):
     vectors: bool = False
 
 
-class FoundFace(Contract):
+class FoundFace(Part):
     #: x, y, width, height in pixels of the picture turned upright, inside it.
-    box: tuple[float, float, float, float]
+    box: Box
     #: The detector's own; higher is surer. Comparable only within one model.
     score: float
     #: x, y in pixels, in the order of ``DetectedFaces.landmark_names``.
@@ -151,7 +128,7 @@ class FoundFace(Contract):
     vec: tuple[float, ...] | None
 
 
-class PictureFaces(Contract):
+class PictureFaces(Part):
     """What was found in one picture, the surest face first."""
 
     storage_key: str

@@ -5,9 +5,9 @@ from __future__ import annotations
 from datetime import datetime
 from typing import Literal
 
-from pydantic import BaseModel, Field
+from pydantic import Field
 
-from .base import Contract, Id, ModelName, SearchedKind
+from .base import Contract, Id, ModelName, Part, SearchedKind
 
 
 class ModelKind(Contract):
@@ -48,10 +48,8 @@ class ModelSamples(Contract):
     scenes: int
 
 
-class SwitchView(BaseModel):
+class SwitchView(Part):
     """A switch from one model's vectors to another's."""
-
-    model_config = Contract.model_config
 
     from_model: str
     to_model: str

@@ -7,7 +7,7 @@ from typing import Any, Literal
 
 from pydantic import Field
 
-from .base import MAX_NAME_CHARS, Contract, Id, PersonName, Text
+from .base import MAX_NAME_CHARS, Box, Contract, Id, Part, PersonName, Text
 
 
 class CreatePerson(Contract):
@@ -103,7 +103,7 @@ class PhotoView(Contract):
     error_class: str | None
     error: str | None
     #: x, y, width, height of the face in the photo's pixels.
-    box: tuple[float, float, float, float] | None
+    box: Box | None
     quality: float | None
     #: Where to PUT it; None where storage has no URLs, and for a photo that is there.
     upload_url: str | None = None
@@ -142,7 +142,7 @@ class PhotoList(Contract):
     photos: tuple[PhotoView, ...]
 
 
-class FaceView(Contract):
+class FaceView(Part):
     """One face through one scene."""
 
     track_id: str
@@ -153,7 +153,7 @@ class FaceView(Contract):
     #: Of its best keyframe, seconds from the video's start.
     ts_s: float
     keyframe_key: str
-    box: tuple[float, float, float, float]
+    box: Box
     faces: int
     similarity: float | None
     decided_by: Literal["machine", "human"] | None
@@ -165,7 +165,7 @@ class FacePage(Contract):
     next_after: str | None
 
 
-class EventView(Contract):
+class EventView(Part):
     event_id: int
     #: create, rename, confirm (these faces are the person's), reject (they are not), merge, split, undo, erase
     kind: str

@@ -6,9 +6,9 @@ from datetime import datetime
 from typing import Annotated, ClassVar, Literal
 from uuid import UUID
 
-from pydantic import BaseModel, Field
+from pydantic import Field
 
-from .base import MAX_MESSAGE_BYTES, MAX_QUERY_CHARS, Contract, Id, ModelName, Text
+from .base import MAX_MESSAGE_BYTES, MAX_QUERY_CHARS, Box, Contract, Id, ModelName, Part, Text
 
 SearchMode = Literal["keyword", "semantic", "hybrid"]
 
@@ -16,10 +16,8 @@ SearchMode = Literal["keyword", "semantic", "hybrid"]
 SearchRetriever = Literal["text", "vision", "lexical", "keyword", "screen", "people"]
 
 
-class SearchWeights(BaseModel):
+class SearchWeights(Part):
     """How much each retriever counts in this search; one left out has its setting's weight."""
-
-    model_config = Contract.model_config
 
     text: float | None = Field(None, ge=0, le=1000)
     vision: float | None = Field(None, ge=0, le=1000)
@@ -79,19 +77,15 @@ class GatherSearch(Contract):
     failed: bool = False
 
 
-class WordSpan(BaseModel):
+class WordSpan(Part):
     """Where a searched word stands in a transcript: characters from ``start`` (inclusive) to ``end`` (exclusive)."""
-
-    model_config = Contract.model_config
 
     start: int
     end: int
 
 
-class KeyframeMatch(BaseModel):
+class KeyframeMatch(Part):
     """The keyframe that fits best."""
-
-    model_config = Contract.model_config
 
     ordinal: int
     key: str
@@ -100,21 +94,17 @@ class KeyframeMatch(BaseModel):
     similarity: float
 
 
-class ScreenMatch(BaseModel):
+class ScreenMatch(Part):
     """A line on screen that holds a searched word, and where a keyframe shows it."""
-
-    model_config = Contract.model_config
 
     text: str
     ordinal: int
     #: x, y, width, height in the keyframe's pixels.
-    box: tuple[float, float, float, float]
+    box: Box
 
 
-class PersonMatch(BaseModel):
+class PersonMatch(Part):
     """A person who was asked for, and the best face."""
-
-    model_config = Contract.model_config
 
     person_id: str
     name: str
@@ -123,13 +113,11 @@ class PersonMatch(BaseModel):
     frame_count: int
     #: The keyframe and x, y, width, height in its pixels; None: no face is kept.
     ordinal: int | None
-    box: tuple[float, float, float, float] | None
+    box: Box | None
 
 
-class Highlights(BaseModel):
+class Highlights(Part):
     """Why a scene was found."""
-
-    model_config = Contract.model_config
 
     words: tuple[WordSpan, ...] = ()
     keyframe: KeyframeMatch | None = None
@@ -137,7 +125,7 @@ class Highlights(BaseModel):
     people: tuple[PersonMatch, ...] = ()
 
 
-class SearchHit(Contract):
+class SearchHit(Part):
     scene_id: str
     video_id: str
     idx: int
@@ -156,10 +144,8 @@ class SearchHit(Contract):
     keyframe_urls: tuple[str, ...] | None = None
 
 
-class RetrieverCoverage(BaseModel):
+class RetrieverCoverage(Part):
     """What one retriever could look at."""
-
-    model_config = Contract.model_config
 
     retriever: SearchRetriever
     used: bool
@@ -171,7 +157,7 @@ class RetrieverCoverage(BaseModel):
     weight: float
 
 
-class Coverage(Contract):
+class Coverage(Part):
     """How much of what was asked could be looked at: "nothing found" is not "not looked at yet"."""
 
     #: In the scope: the user's published scenes that the filters leave.

@@ -9,7 +9,7 @@ from pydantic import Field
 
 from ..graph import PIPELINE_NAMES
 from ..subtitles import SubtitleFormat
-from .base import Contract, Id, Text
+from .base import Contract, Id, Part, Text
 
 VideoState = Literal["uploaded", "processing", "indexed", "partial", "failed", "cancelled", "deleted"]
 
@@ -95,7 +95,7 @@ class Receipt(Contract):
     accepted: bool
 
 
-class StageStatus(Contract):
+class StageStatus(Part):
     stage: str
     #: pending, queued, running, done, reused, failed, cancelled, skipped
     state: str
@@ -130,7 +130,7 @@ class VideoPage(Contract):
     next_after: str | None
 
 
-class FailureView(Contract):
+class FailureView(Part):
     """A job that failed for good; ``tasks.video.retry`` tries it again."""
 
     job_id: int
@@ -163,7 +163,7 @@ class UploadSlot(Contract):
     expires_at: datetime | None
 
 
-class SceneView(Contract):
+class SceneView(Part):
     """One published scene as callers see it. Times in seconds from the video's start."""
 
     scene_id: str

@@ -27,6 +27,7 @@ from db.scenes import (
 )
 from db.tables import Face, Model, Run, Scene, ScreenText, Video
 from db.videos import next_revision
+from shared.contracts import Segment
 from shared.sidecar import (
     SCHEMA_VERSION,
     EmbeddingRef,
@@ -37,7 +38,6 @@ from shared.sidecar import (
     ModelRef,
     Person,
     ScreenText as SidecarScreenText,
-    Segment,
     Sidecar,
     Sighting,
     Transcript,
