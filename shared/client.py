@@ -100,21 +100,11 @@ class Client:
 
     def process(self, video_id: str, user_id: str, storage_key: str, *, priority: int = 0) -> Receipt:
         """Hand a stored video to the fleet; call again until a receipt comes."""
-        kwargs = {
-            "video_id": video_id,
-            "user_id": user_id,
-            "storage_key": storage_key,
-            "priority": priority,
-        }
+        kwargs = {**_video(video_id, user_id), "storage_key": storage_key, "priority": priority}
         return self._ask(routing.VIDEO_PROCESS, ProcessVideo, kwargs, Receipt)
 
     def status(self, video_id: str, user_id: str) -> VideoStatus:
-        return self._ask(
-            routing.VIDEO_STATUS,
-            VideoRef,
-            {"video_id": video_id, "user_id": user_id},
-            VideoStatus,
-        )
+        return self._ask(routing.VIDEO_STATUS, VideoRef, _video(video_id, user_id), VideoStatus)
 
     def videos(
         self,
@@ -139,53 +129,33 @@ class Client:
         self, video_id: str, user_id: str, filename: str = "video", *, expires_s: int = 900
     ) -> UploadSlot:
         """Where to store a video: PUT it to the answer's URL, or store it under its key, then ``process``."""
-        kwargs = {"video_id": video_id, "user_id": user_id, "filename": filename, "expires_s": expires_s}
+        kwargs = {**_video(video_id, user_id), "filename": filename, "expires_s": expires_s}
         return self._ask(routing.VIDEO_UPLOAD, UploadVideo, kwargs, UploadSlot)
 
     def scenes(self, video_id: str, user_id: str, *, after_idx: int = -1, limit: int = 200) -> ScenePage:
-        kwargs = {
-            "video_id": video_id,
-            "user_id": user_id,
-            "after_idx": after_idx,
-            "limit": limit,
-        }
+        kwargs = {**_video(video_id, user_id), "after_idx": after_idx, "limit": limit}
         return self._ask(routing.VIDEO_SCENES, ListScenes, kwargs, ScenePage)
 
     def subtitles(self, video_id: str, user_id: str, *, format: SubtitleFormat = "srt") -> Subtitles:
         """What is said in the video, as the content of a subtitle file."""
-        kwargs = {"video_id": video_id, "user_id": user_id, "format": format}
+        kwargs = {**_video(video_id, user_id), "format": format}
         return self._ask(routing.VIDEO_SUBTITLES, MakeSubtitles, kwargs, Subtitles)
 
     def cancel(self, video_id: str, user_id: str) -> Receipt:
-        return self._ask(
-            routing.VIDEO_CANCEL,
-            VideoRef,
-            {"video_id": video_id, "user_id": user_id},
-            Receipt,
-        )
+        return self._ask(routing.VIDEO_CANCEL, VideoRef, _video(video_id, user_id), Receipt)
 
     def retry(self, video_id: str, user_id: str) -> Receipt:
-        return self._ask(
-            routing.VIDEO_RETRY,
-            VideoRef,
-            {"video_id": video_id, "user_id": user_id},
-            Receipt,
-        )
+        return self._ask(routing.VIDEO_RETRY, VideoRef, _video(video_id, user_id), Receipt)
 
     def rerun(
         self, video_id: str, user_id: str, stages: Sequence[str] = (), *, missing: bool = False
     ) -> Receipt:
         """Process again. ``missing``: only what the published run lacks; not accepted when that is nothing."""
-        kwargs = {"video_id": video_id, "user_id": user_id, "stages": list(stages), "missing": missing}
+        kwargs = {**_video(video_id, user_id), "stages": list(stages), "missing": missing}
         return self._ask(routing.VIDEO_RERUN, RerunVideo, kwargs, Receipt)
 
     def delete(self, video_id: str, user_id: str) -> Receipt:
-        return self._ask(
-            routing.VIDEO_DELETE,
-            VideoRef,
-            {"video_id": video_id, "user_id": user_id},
-            Receipt,
-        )
+        return self._ask(routing.VIDEO_DELETE, VideoRef, _video(video_id, user_id), Receipt)
 
     def search(
         self,
@@ -341,7 +311,7 @@ class Client:
         return self._ask(routing.MODELS_STATE, ModelKind, {"kind": kind}, ModelsState)
 
     def switch_model(self, kind: SearchedKind, to: str, *, dry_run: bool = False) -> ModelsState:
-        """Begin to give the archive vectors of another model; ask ``models`` how far it is, then ``flip_model``."""
+        """Begin to give the archive vectors of another model; ask ``models`` how far it is, then ``activate_model``."""
         kwargs = {"kind": kind, "to": to, "dry_run": dry_run}
         return self._ask(routing.MODELS_SWITCH, SwitchModel, kwargs, ModelsState)
 
@@ -354,7 +324,7 @@ class Client:
         """Try the failed jobs of a switch again."""
         return self._ask(routing.MODELS_RETRY, ModelKind, {"kind": kind}, ModelsState)
 
-    def flip_model(self, kind: SearchedKind) -> ModelsState:
+    def activate_model(self, kind: SearchedKind) -> ModelsState:
         """Search by the new model of a built switch."""
         return self._ask(routing.MODELS_ACTIVATE, ModelKind, {"kind": kind}, ModelsState)
 
@@ -362,7 +332,7 @@ class Client:
         """Search by the old model again."""
         return self._ask(routing.MODELS_ROLLBACK, ModelKind, {"kind": kind}, ModelsState)
 
-    def drop_model(self, kind: SearchedKind, *, now: bool = False) -> ModelsState:
+    def discard_model(self, kind: SearchedKind, *, now: bool = False) -> ModelsState:
         """Remove the vectors of the model of a switch that is not searched; that ends the switch."""
         return self._ask(routing.MODELS_DISCARD, DiscardModel, {"kind": kind, "now": now}, ModelsState)
 
@@ -399,6 +369,10 @@ class Client:
                 )
             time.sleep(pause_s)
             pause_s = min(0.05, pause_s * 1.5)
+
+
+def _video(video_id: str, user_id: str) -> dict[str, Any]:
+    return {"video_id": video_id, "user_id": user_id}
 
 
 def _person(user_id: str, person_id: str) -> dict[str, Any]:

@@ -50,7 +50,7 @@ def transcribe(**payload: Any) -> dict[str, Any]:
             revision=model.spec.revision,
             language=heard.language,
             text=heard.text,
-            segments=tuple(heard.to_dict()["segments"]),
+            segments=heard.segments,
         )
     )
 

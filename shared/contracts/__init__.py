@@ -11,6 +11,7 @@ from .base import (
     MAX_PICTURE_BYTES as MAX_PICTURE_BYTES,
     MAX_PICTURE_PIXELS as MAX_PICTURE_PIXELS,
     MAX_QUERY_CHARS as MAX_QUERY_CHARS,
+    Box as Box,
     Contract as Contract,
     Id as Id,
     ModelName as ModelName,

@@ -13,8 +13,9 @@ import numpy as np
 import torch
 from pocketsphinx import Decoder
 
+from shared.contracts import Segment, Word
 from shared.errors import ModelUnavailable
-from worker.models.asr import Segment, Transcriber, Transcript, Word
+from worker.models.asr import Transcriber, Transcript
 from worker.models.base import SAMPLE_RATE_HZ, Float32
 from worker.models.providers.vad import SpeechGate, plan_windows
 
@@ -119,5 +120,10 @@ def _split_at_pauses(words: list[Word]) -> Iterator[Segment]:
         last = index + 1 == len(words)
         if last or words[index + 1].start_s - word.end_s > PAUSE_S:
             spoken = tuple(words[first : index + 1])
-            yield Segment(spoken[0].start_s, word.end_s, " ".join(w.text for w in spoken), spoken)
+            yield Segment(
+                start_s=spoken[0].start_s,
+                end_s=word.end_s,
+                text=" ".join(one.text for one in spoken),
+                words=spoken,
+            )
             first = index + 1

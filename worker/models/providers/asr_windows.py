@@ -17,8 +17,9 @@ from typing import TypeVar
 import numpy as np
 from pydantic import BaseModel, ConfigDict, ValidationError
 
+from shared.contracts import Segment, Word
 from shared.errors import ModelUnavailable
-from worker.models.asr import Rejection, Segment, Transcriber, Transcript, Word
+from worker.models.asr import Rejection, Transcriber, Transcript
 from worker.models.base import SAMPLE_RATE_HZ, Float32
 from worker.models.providers.vad import SpeechGate, plan_windows
 from worker.models.spec import ModelSpec
@@ -227,7 +228,8 @@ def place(
             if placed and start_s - placed[-1].end_s > PAUSE_S:
                 yield _segment(placed, verdict)
                 placed = []
-            placed.append(Word(start_s, end_s, word.text, min(1.0, max(0.0, float(word.probability)))))
+            probability = min(1.0, max(0.0, float(word.probability)))
+            placed.append(Word(start_s=start_s, end_s=end_s, text=word.text, probability=probability))
         if placed:
             yield _segment(placed, verdict)
 
@@ -316,7 +318,9 @@ def _whole_words(words: Sequence[HeardWord], *, spaced: bool) -> list[HeardWord]
 
 def _segment(words: Sequence[Word], verdict: Rejection | None) -> Segment:
     text = " ".join(word.text for word in words)
-    return Segment(words[0].start_s, words[-1].end_s, text, tuple(words), verdict)
+    return Segment(
+        start_s=words[0].start_s, end_s=words[-1].end_s, text=text, words=tuple(words), rejected=verdict
+    )
 
 
 def _bare(text: str) -> str:
