@@ -36,7 +36,7 @@ from shared.storage import configured_storage
 
 SAMPLES = Path(__file__).parents[1] / "samples"
 DEFAULT_HOME = Path(".scenefleet/demo")
-#: Kept apart from whatever the environment is configured for.
+#: Replaces what the environment is configured for.
 PRIVATE = {
     "POSTGRES_URL": "",
     "REDIS_URL": "",
@@ -77,7 +77,7 @@ def own_queries(words: Sequence[str]) -> list[Query]:
 
 
 def show_search(client: Client, user: str, video_id: str, query: Query, console: Console) -> bool:
-    """Run one search and show it; returns whether its first hit is right (or nobody knows)."""
+    """Run one search and show it; returns whether its first hit is right (or not known)."""
     answer = client.search(user, query.text, mode=query.mode, video_id=video_id, limit=3)
     console.print(f"\n[bold]search {query.mode}: {escape(query.text)}[/bold]")
     if answer.hits:
@@ -122,7 +122,7 @@ def run(video: Path, queries: list[Query] | None, fleet: Fleet, console: Console
     right = [show_search(client, user, sent.video_id, query, console) for query in asked]
     folder = settings.storage_dir / "sidecars"
     keys = [scene.sidecar_key for scene in page.scenes if scene.sidecar_key]
-    console.print(f"\n{len(keys)} sidecars (one JSON file per scene) lie in", soft_wrap=True)
+    console.print(f"\n{len(keys)} sidecars (one JSON file per scene) are in", soft_wrap=True)
     console.print(f"  {escape(str((folder / keys[0]).parent))}" if keys else "  nowhere", soft_wrap=True)
     return not wrong and all(right)
 

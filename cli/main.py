@@ -68,7 +68,7 @@ def _explain(error: Exception) -> int:
     if isinstance(error, ScenefleetError):
         return _fail(str(error), ExitStatus.FAILED)
     if isinstance(error, BrokenPipeError):
-        # The reader of our output left (`scenefleet scenes x | head`): nobody to tell.
+        # The reader of our output has closed the pipe (`scenefleet scenes x | head`).
         sys.stderr.close()
         return ExitStatus.BROKEN_PIPE
     # Typer's usage errors; their class moved between its versions.

@@ -20,7 +20,7 @@ from shared.settings import GiB, Settings
 OLDEST_PYTHON = (3, 11)
 TESTED_SYSTEM = "Linux"
 TESTED_PYTHONS = ((3, 11), (3, 12))
-#: Below these, free bytes on a disk are worth a word, or too few to work.
+#: Below these free bytes a disk is reported: as low, or as too full to work.
 LOW_DISK_BYTES = 5 * GiB
 NO_DISK_BYTES = GiB // 2
 
@@ -47,7 +47,7 @@ def check_python(settings: Settings) -> Iterator[Finding]:
     if version < OLDEST_PYTHON:
         yield Finding(check="python", state="fail", detail=detail, advice="install Python 3.11 or newer")
     elif version not in TESTED_PYTHONS or platform.system() != TESTED_SYSTEM:
-        yield Finding(check="python", state="warn", detail=f"{detail}: not tested by us, tell us how it goes")
+        yield Finding(check="python", state="warn", detail=f"{detail}: not tested")
     else:
         yield Finding(check="python", state="ok", detail=detail)
 
@@ -98,14 +98,14 @@ def _check_redis_server() -> Finding:
     return Finding(
         check="redis-server",
         state="warn",
-        detail=f"{detail}: without the mends of {HOLES}, unless its distributor put them in; only you can reach its socket",
-        advice="install a newer one, it is then taken: `apt-get install valkey-server` or `redis-server` (macOS: `brew install valkey`);"
-        f" mended are {patched_releases()}",
+        detail=f"{detail}: not patched for {HOLES}, unless its distributor has backported the fixes; only you can reach its socket",
+        advice="install a patched one, it is used from then on: `apt-get install valkey-server` or `redis-server` (macOS: `brew install"
+        f" valkey`); patched are {patched_releases()}",
     )
 
 
 def check_privacy(settings: Settings) -> Iterator[Finding]:
-    """What lies on this machine is for its user alone."""
+    """Only its user can read what is stored on this machine."""
     folders = {"SCENEFLEET_HOME": settings.home}
     if settings.storage_backend == "local":
         folders["STORAGE_ROOT"] = settings.storage_dir
@@ -138,7 +138,7 @@ def check_models(settings: Settings) -> Iterator[Finding]:
 
 
 def check_disks(settings: Settings) -> Iterator[Finding]:
-    """Room where we write."""
+    """Free space where the fleet writes."""
     folders = {"home": settings.home}
     if settings.storage_backend == "local" and settings.storage_root is not None:
         folders["storage"] = settings.storage_root

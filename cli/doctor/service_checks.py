@@ -17,7 +17,7 @@ OLDEST_PGVECTOR = (0, 8)
 
 
 def check_postgres(settings: Settings) -> Iterator[Finding]:
-    """It answers, brings pgvector, has this version's schema, and the wall between users stands."""
+    """It answers, brings pgvector, has this version's schema and row-level security."""
     import psycopg
 
     from db import schema
@@ -65,7 +65,7 @@ def check_postgres(settings: Settings) -> Iterator[Finding]:
 
 
 def _check_tenancy(settings: Settings) -> Finding:
-    """The worst of what is wrong with row-level security, row-level security between users."""
+    """The worst problem of row-level security, which separates users."""
     from db.engine import make_engine
     from db.row_security import ROLE, find_gaps
 
@@ -162,7 +162,7 @@ def check_redis(settings: Settings) -> Iterator[Finding]:
 
 
 def _check_redis_version(info: dict[str, Any], address: str) -> Finding:
-    """The server's version, and whether it has known holes; Valkey calls itself Redis 7.2.4 as well."""
+    """The server's version, and whether it has known vulnerabilities; Valkey also calls itself Redis 7.2.4."""
     product, said = (
         ("Valkey", info["valkey_version"]) if "valkey_version" in info else ("Redis", info["redis_version"])
     )
@@ -173,8 +173,8 @@ def _check_redis_version(info: dict[str, Any], address: str) -> Finding:
     return Finding(
         check="redis",
         state="warn",
-        detail=f"{detail}: without the mends of {HOLES}, unless its distributor put them in",
-        advice=f"update it: mended are {patched_releases()}",
+        detail=f"{detail}: not patched for {HOLES}, unless its distributor has backported the fixes",
+        advice=f"update it: patched are {patched_releases()}",
     )
 
 

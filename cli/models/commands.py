@@ -49,7 +49,7 @@ def models_list(json_: Json = False) -> None:
 
 @models_app.command("info")
 def models_info(name: ModelName, json_: Json = False) -> None:
-    """Show everything about one model: its files, where they lie, their sums and who says so."""
+    """Show everything about one model: its files, their paths, their checksums and where these are stated."""
     from cli.models import files
 
     files.show_info(name, as_json=json_)
@@ -86,7 +86,7 @@ def models_pull(
 
 @models_app.command("verify")
 def models_verify(names: ModelNames = None, profile: OfProfile = None, json_: Json = False) -> int:
-    """Compute the sha256 of every file of models; exit 1 when one is missing, wrong or of unknown sum."""
+    """Compute the sha256 of every file of models; exit 1 when one is missing, wrong or without a known checksum."""
     from cli.models import files
 
     return files.run_verify(names or [], profile, as_json=json_)

@@ -1,6 +1,6 @@
 """``scenefleet models status|load|unload|warmup``: see and change what models running nodes hold.
 
-Speaks to the nodes' main processes by Celery's remote control, as ``celery -A worker.app inspect models`` does. An order
+Speaks to the nodes' main processes by Celery's remote control, as ``celery -A worker.app inspect models`` does. A command
 is only accepted at first; then the nodes are asked until each of their processes has said how it went.
 """
 
@@ -32,13 +32,13 @@ COMMANDS = {"load": "load_model", "unload": "unload_model", "warmup": "warmup_mo
 ANSWER_S = 5.0
 POLL_S = 0.3
 MIB = 2**20
-#: States of an order that change no more.
+#: Final states of a command.
 ENDED = ("done", "failed", "lost", "refused")
 
 
 @dataclass(frozen=True, kw_only=True)
 class Outcome:
-    """What became of an order in one process of a node."""
+    """The result of a command in one process of a node."""
 
     node: str
     #: None: the node as a whole refused it.
@@ -69,7 +69,7 @@ class Remote:
         return nodes.read_nodes(self._redis_url)
 
     def ask(self, command: str, names: Sequence[str], **arguments: str) -> dict[str, dict[str, Any]]:
-        """Node -> its answer, ``{"ok": ...}`` or ``{"error": sentence}``; who does not answer in time is left out."""
+        """Node -> its answer, ``{"ok": ...}`` or ``{"error": sentence}``; nodes that don't answer in time are left out."""
         try:
             replies = self._app.control.broadcast(
                 command, arguments=arguments, destination=list(names), reply=True, timeout=ANSWER_S
@@ -148,7 +148,7 @@ def _model_cells(slot: dict[str, Any], model: dict[str, Any], evictions: str) ->
 
 
 def _remarks(described: Sequence[dict[str, Any]]) -> Iterator[str]:
-    """What needs a sentence: errors, and the last order of a process where it did not end well or still runs."""
+    """What needs a sentence: errors, and the last command of a process that failed or still runs."""
     for node in described:
         if node["error"]:
             yield f"{node['node']} [red]{escape(node['error'])}[/red]"
@@ -164,7 +164,7 @@ def _remarks(described: Sequence[dict[str, Any]]) -> Iterator[str]:
 
 
 def run(verb: str, model: str, wanted: Sequence[str], *, timeout_s: float, as_json: bool) -> int:
-    """Give an order about a model, wait until it is done, and show what became of it.
+    """Give nodes a command about a model, wait until it is done, and show its results.
 
     Args:
         verb: one of `COMMANDS`.
@@ -202,7 +202,7 @@ def run(verb: str, model: str, wanted: Sequence[str], *, timeout_s: float, as_js
 def _wait(
     remote: Remote, accepted: dict[str, int], what: str, deadline_s: float
 ) -> tuple[list[Outcome], bool]:
-    """Ask the nodes until each process has ended the order; returns how, and whether time ran out first."""
+    """Ask the nodes until each process has ended the command; returns the results, and whether time ran out first."""
     console = screen.make_console(stderr=True)
     outcomes: dict[str, list[Outcome]] = {}
     told: set[str] = set()
@@ -310,7 +310,7 @@ def _outcome_table(outcomes: Sequence[Outcome], held_models: Sequence[dict[str, 
 
 
 def _chosen(records: dict[str, NodeRecord], wanted: Sequence[str]) -> list[str]:
-    """The nodes meant by ``text@box`` or, on whatever host, ``text``; all of them when none is named.
+    """The nodes named ``text@box`` or, on any host, ``text``; all of them when none is named.
 
     Raises:
         NotFound: a name fits no node; says which there are.

@@ -33,7 +33,7 @@ from worker.models.catalog import configured_catalog
 POLL_S = 1.0
 #: How long one request may take: the first one loads the model.
 _TIMEOUT_S = 120.0
-#: How long a fleet may be silent.
+#: Longest time without an answer.
 _SILENCE_S = 300.0
 #: How many of the user's own scenes both models are tried on.
 _SAMPLES = 20
@@ -62,7 +62,7 @@ def run(
         )
     if len(acts) + (to is not None) > 1:
         raise InvalidRequest(
-            "--to, --activate, --rollback, --discard and --retry exclude each other: give one"
+            "--to, --activate, --rollback, --discard and --retry are mutually exclusive: give one"
         )
     if to is None and (dry_run or queries is not None or hold):
         raise InvalidRequest("--dry-run, --queries and --hold say how to switch: give --to NAME, too")

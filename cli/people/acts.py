@@ -1,4 +1,4 @@
-"""``scenefleet people``: where somebody is seen, what a human says about it, and taking that back."""
+"""``scenefleet people``: where a person is seen, the decisions of humans, and undoing them."""
 
 from __future__ import annotations
 
@@ -38,8 +38,8 @@ def all_faces(client: Client, user: str, person_id: str) -> list[FaceView]:
 
 
 def face_table(faces: Sequence[FaceView]) -> Table:
-    """Faces as a table; what a human said has no similarity."""
-    table = screen.make_table("track", "~scene", ">time", ">frames", ">alike", "by")
+    """Faces as a table; faces that a human decided have no similarity."""
+    table = screen.make_table("track", "~scene", ">time", ">frames", ">similarity", "by")
     for face in faces:
         table.add_row(
             face.track_id,
@@ -59,21 +59,21 @@ def rename(who: str, name: str, *, as_json: bool, user: str | None) -> None:
 
 
 def judge(who: str, tracks: Sequence[str], *, is_person: bool, as_json: bool, user: str | None) -> None:
-    """Say of some faces that they are, or are not, a person's."""
+    """Confirm or reject faces of a person."""
     client, owner = connect(user)
     person = registry.find(client, owner, who)
     _done(client.judge_faces(owner, person.person_id, tracks, is_person=is_person), as_json=as_json)
 
 
 def merge(who: str, into: str, *, as_json: bool, user: str | None) -> None:
-    """Make a person another one."""
+    """Merge a person into another one."""
     client, owner = connect(user)
     person, other = registry.find(client, owner, who), registry.find(client, owner, into)
     _done(client.merge_people(owner, person.person_id, other.person_id), as_json=as_json)
 
 
 def split(who: str, tracks: Sequence[str], name: str | None, *, as_json: bool, user: str | None) -> None:
-    """Make some faces of a person somebody else's, who is shown."""
+    """Split some faces off as another person, and show that one."""
     client, owner = connect(user)
     person = registry.find(client, owner, who)
     _done(client.split_person(owner, person.person_id, tracks, name=name), as_json=as_json)
@@ -125,7 +125,7 @@ def event_table(events: Sequence[EventView]) -> Table:
 
 
 def describe(event: EventView) -> str:
-    """What was done, in words that follow the person's name."""
+    """What was done, as text that follows the person's name."""
     faces = f"{event.faces} face{'' if event.faces == 1 else 's'}"
     videos = ", ".join(event.video_ids)
     match event.kind:

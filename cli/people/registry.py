@@ -1,4 +1,4 @@
-"""``scenefleet people``: who is to be found, their photos, and what became of them."""
+"""``scenefleet people``: people and their photos."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def find(client: Client, user: str, who: str) -> PersonView:
 
 
 def add(name: str, files: Sequence[Path], *, wait: bool, as_json: bool, user: str | None) -> int:
-    """Make a person (or take the one of this name), add photos, enrol. Exit 1 when no photo is any good."""
+    """Create a person (or take the one of this name), add photos, enrol. Exit 1 when no photo is good enough."""
     kinds = [check_picture(path) for path in files]
     client, owner = connect(user)
     storage = configured_storage(get_settings())
@@ -140,7 +140,7 @@ def show_photos(who: str, *, as_json: bool, user: str | None) -> None:
 
 
 def remove_photo(who: str, name: str, *, as_json: bool, user: str | None) -> None:
-    """Forget a photo and show the person as the others make it.
+    """Remove a photo and show the person.
 
     Raises:
         NotFound: the person has no photo of this name or id.
@@ -179,8 +179,7 @@ def remove(who: str, *, sure: bool, as_json: bool, user: str | None) -> int:
     person = find(client, owner, who)
     if not sure:
         ask(
-            f"Erase {person.name} ({person.photos} photos, seen in {person.scenes} scenes) and all that is known of"
-            " this face?"
+            f"Erase {person.name} ({person.photos} photos, seen in {person.scenes} scenes) and everything derived from this face?"
         )
     client.delete_person(owner, person.person_id)
     person = _wait(client, owner, person.person_id, "erasing")

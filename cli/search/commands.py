@@ -40,7 +40,7 @@ def search(
     all_persons: Annotated[bool, typer.Option("--all-persons", help="With every --person at once.")] = False,
     prefer_persons: Annotated[
         bool,
-        typer.Option("--prefer-persons", help="A --person raises the score, and nobody has to be there."),
+        typer.Option("--prefer-persons", help="A --person raises the score and is not required."),
     ] = False,
     video: Annotated[
         list[str] | None, typer.Option(show_default=False, help="Only in this video. Repeatable.")
@@ -91,7 +91,7 @@ def search(
     ] = None,
     rerank: Annotated[
         int | None,
-        typer.Option(min=1, max=50, show_default=False, help="Read the best N hits again, for their order."),
+        typer.Option(min=1, max=50, show_default=False, help="Reorder the best N hits by the reranker."),
     ] = None,
     cursor: Annotated[str | None, typer.Option(show_default=False, help="The next page of a search.")] = None,
     recall: Annotated[

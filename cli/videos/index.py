@@ -42,7 +42,7 @@ class Upload:
 
 
 def make_video_id(path: Path) -> str:
-    """An id nobody else has, that still shows the file's name: ``my-film-1a2b3c4d``."""
+    """Make a unique id that shows the file's name: ``my-film-1a2b3c4d``."""
     stem = re.sub(r"[^A-Za-z0-9_]+", "-", path.stem).strip("-")[:MAX_STEM_CHARS].rstrip("-")
     return f"{stem or 'video'}-{secrets.token_hex(4)}"
 
@@ -72,14 +72,14 @@ def plan_uploads(files: Sequence[Path], video_id: str | None, settings: Settings
 
 
 def check_fleet(settings: Settings) -> None:
-    """Fail before a long upload when nobody would take the request.
+    """Fail before a long upload when no node would take the request.
 
     Raises:
         Outage: no `search` node runs. BrokerUnavailable: Redis does not answer.
     """
     records = nodes.read_nodes(settings.require("redis_url"))
     if not any(record.family == "search" for record in records.values()):
-        raise Outage("no `search` node runs, so nobody accepts videos: start `scenefleet up`, or a node")
+        raise Outage("no `search` node runs, which accepts videos: start `scenefleet up`, or a node")
 
 
 def send(

@@ -228,7 +228,7 @@ def test_a_dry_run_says_how_many_and_how_long_and_changes_nothing(fleet: Fleet) 
         (("--to", "not-searched"), "is a model of kind rerank: name one of kind text"),
         (("--to", OLD), f"{OLD} is the active text model already"),
         (("--activate",), "no switch of the text model is open"),
-        (("--to", NEW, "--discard"), "exclude each other"),
+        (("--to", NEW, "--discard"), "mutually exclusive"),
         (("--hold",), "give --to NAME"),
         (("--to", NEW, "--queries", "/nowhere"), "--queries '/nowhere' is no file"),
     ],

@@ -32,7 +32,7 @@ class Transcript:
 
 
 def _ignore_step(fraction: float) -> None:
-    """Nobody wants to know."""
+    """Do nothing."""
 
 
 class Transcriber(Model):

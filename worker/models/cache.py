@@ -1,4 +1,4 @@
-"""The models one process holds: says which class runs which model, loads them when asked, lets the idlest go for another.
+"""The models one process holds: says which class runs which model, loads them when asked, evicts the least recently used for another.
 
 A provider's module, and with it its engine, is imported only when one of its models is loaded: never in the parent of a
 forked worker, which must not have used torch (the child would hang).
@@ -68,9 +68,9 @@ class ModelCache:
         self.kinds = tuple(kind for family in families for kind in KINDS[family])
         self.budget_mb = budget_mb
         self.evictions = 0
-        #: Called when a model was loaded, warmed or let go of, or could not be loaded.
+        #: Called when a model was loaded, warmed or unloaded, or could not be loaded.
         self.on_change: Callable[[], object] = _nothing
-        #: Called when a preloaded active model that was let go of can't be loaded again for a job.
+        #: Called when a preloaded active model that was unloaded can't be loaded again for a job.
         self.on_unavailable: Callable[[ModelUnavailable], object] = _nothing
         self._catalog = catalog
         self._active = dict(active)
@@ -78,7 +78,7 @@ class ModelCache:
         self._models_dir = models_dir
         #: By name, the least recently asked for first.
         self._models: dict[str, Model] = {}
-        # Held over a load: two loads at once would both think the room is theirs.
+        # Held over a load: two loads at once would both count on the same free memory.
         self._lock = threading.RLock()
 
     def preload(self) -> None:
@@ -260,7 +260,7 @@ class ModelCache:
 
 
 def _nothing(*_: object) -> None:
-    """Nobody wants to know."""
+    """Do nothing."""
 
 
 def _rounded(seconds: float | None) -> float | None:

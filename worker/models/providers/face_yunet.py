@@ -105,7 +105,7 @@ class YuNetDetector:
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """OpenCV 5 warns at every load that it ignores the target nobody asked it for."""
+    """OpenCV 5 warns at every load that it ignores a target that was not set."""
     before = cv2.utils.logging.setLogLevel(_LOG_ERRORS_ONLY)
     try:
         yield

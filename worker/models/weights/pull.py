@@ -1,6 +1,6 @@
 """Fetches the weights of a model into MODELS_DIR, and records in `models.lock` what came.
 
-A sum in the catalogue always wins; else the first pull shows what came, and once that is trusted later pulls, here or on
+A checksum in the catalogue always wins; else the first pull shows what came, and once that is trusted later pulls, here or on
 a machine with the same lock, must bring the same. Nothing is moved to its name before every file of the model is here and is the right one: a pull that
 was killed leaves partial files for the next, never half a model. Only files the catalogue names are fetched.
 """
@@ -45,7 +45,7 @@ class Pulled:
 
 @dataclass(frozen=True, kw_only=True)
 class Unstated:
-    """A file that a pull brought and that neither `models.yaml` nor `models.lock` knows the sum of."""
+    """A file that a pull brought and that neither `models.yaml` nor `models.lock` knows the checksum of."""
 
     file: str
     url: str
@@ -55,7 +55,7 @@ class Unstated:
     sha256: str
 
 
-#: Shows files whose sum is not stated, and says whether they are to be trusted.
+#: Shows files without a stated checksum, and returns whether to trust them.
 Trust = Callable[[list[Unstated]], bool]
 
 
@@ -63,7 +63,7 @@ class Watcher:
     """Is told how a pull goes on; this one does not care."""
 
     def checking(self, file: str) -> None:
-        """The sum of a file that is here is being computed."""
+        """The checksum of a file that is here is being computed."""
 
     def progress(self, file: str, done_bytes: int, total_bytes: int | None) -> None:
         """So much of a file is here; None: the server does not say how much there is."""
@@ -93,7 +93,7 @@ class _State:
     moves: list[tuple[Path, Path]] = field(default_factory=list)
     #: Files that only the user can put there.
     absent: list[Path] = field(default_factory=list)
-    #: Fetched, or found equal to the server's, without anybody stating their sum.
+    #: Fetched, or found equal to the server's, without a stated checksum.
     unstated: list[Unstated] = field(default_factory=list)
 
 
@@ -111,8 +111,8 @@ def pull(
     Args:
         spec: its entry as it stands in the catalogue, without what the lock adds.
         endpoint: another model hub than Hugging Face's.
-        trust: asked once about all files whose sum is stated nowhere; nothing of the model gets its name if it says no.
-        update: ask for the newest state of `spec.revision` and take it for the right one; sums of the catalogue hold.
+        trust: asked once about all files without a stated checksum; nothing of the model gets its name if it says no.
+        update: ask for the newest state of `spec.revision` and take it for the right one; checksums of the catalogue hold.
 
     Returns: its files under MODELS_DIR; none for a model that comes inside a package.
     Raises: ModelUnavailable, in one sentence; what could be fetched until then is kept for the next pull.
@@ -265,7 +265,7 @@ class _Pull:
         if known.source == lock.FILE:
             remedy = f"`scenefleet models pull {self.spec.name} --update` accepts the new one"
         else:
-            remedy = "its publisher changed it, or models.yaml is wrong: correct the sum there if you trust the new one"
+            remedy = "its publisher changed it, or models.yaml is wrong: correct the checksum there if you trust the new one"
         raise ModelUnavailable(
             f"{what} is not the file {known.source} means: expected sha256 {known.sha256}, found {sha256}; {remedy}"
         )
@@ -301,7 +301,7 @@ class _Pull:
         return None
 
     def _is_moving(self, known: _Known) -> bool:
-        """Whether another sum than the known one may be taken."""
+        """Whether another checksum than the known one may be accepted."""
         return self.update and known.source == lock.FILE
 
     def _is_supplied(self, file: str) -> bool:
