@@ -14,6 +14,7 @@ from rich.table import Column, Table
 
 if TYPE_CHECKING:
     from pydantic import BaseModel
+    from rich.progress import BarColumn
 
 #: A pipe has no width: tables then get this many columns.
 PIPE_COLUMNS = 120
@@ -37,6 +38,15 @@ STATE_STYLES = {
     "fail": "red",
     "cancelled": "magenta",
 }
+
+
+def make_bar(console: Console) -> BarColumn:
+    """The bar of a progress display, shorter on a narrow terminal."""
+    from rich.progress import BarColumn
+
+    width = 24 if console.width >= 100 else 12
+    column = Column(min_width=width)
+    return BarColumn(width, complete_style="cyan", finished_style="green", table_column=column)
 
 
 def make_console(*, stderr: bool = False) -> Console:

@@ -14,7 +14,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from cli import screen
-from cli.doctor.findings import Check, Finding
+from cli.doctor.findings import Check, Finding, fail, ok, warn
 from local import fleet
 from local.home import Home
 from shared.settings import Settings, process_environment
@@ -98,16 +98,15 @@ def _judge_gpu(
     check, found = f"plan {load.title}", survey.find(load.device)
     names = _names(processes)
     if found is None:
-        yield Finding(
-            check=check,
-            state="fail",
-            detail=f"planned for {names}, but not there: {survey.describe()}",
-            advice="correct SCENEFLEET_NODES or SCENEFLEET_GPUS, or mend the driver",
+        yield fail(
+            check,
+            f"planned for {names}, but not there: {survey.describe()}",
+            "correct SCENEFLEET_NODES or SCENEFLEET_GPUS, or mend the driver",
         )
         return
     if obstacle := machine.gpu_obstacle:
         advice = "install a build of torch with CUDA (on Linux PyPI's is one)"
-        yield Finding(check=check, state="fail", detail=f"planned for {names}, but {obstacle}", advice=advice)
+        yield fail(check, f"planned for {names}, but {obstacle}", advice)
     if isinstance(found, Gpu) and found.mig:
         yield Finding(
             check=check,
@@ -117,11 +116,10 @@ def _judge_gpu(
             advice="name one of these instances instead of the GPU",
         )
     elif isinstance(found, Gpu) and found.is_exclusive and load.processes > 1:
-        yield Finding(
-            check=check,
-            state="fail",
-            detail=f"it is in exclusive-process mode, but {load.processes} processes are to use it ({names})",
-            advice=f"nvidia-smi -i {found.index} -c DEFAULT, or give each process its own GPU",
+        yield fail(
+            check,
+            f"it is in exclusive-process mode, but {load.processes} processes are to use it ({names})",
+            f"nvidia-smi -i {found.index} -c DEFAULT, or give each process its own GPU",
         )
     advice = "give nodes another GPU, choose smaller models, or set WORKER_MODEL_MEMORY_MB"
     yield _fit(check, load, names, advice, running=running)
@@ -135,11 +133,10 @@ def _judge_cpu(load: DeviceLoad, processes: list[PlannedProcess], *, running: bo
     for process in processes:
         if process.asked:
             models = ", ".join(model.name for model in process.models)
-            yield Finding(
-                check=f"plan {process.node}",
-                state="warn",
-                detail=f"has GPU {process.asked}, but {models} computes on the CPU",
-                advice="leave the GPU out, or choose a model that can use it",
+            yield warn(
+                f"plan {process.node}",
+                f"has GPU {process.asked}, but {models} computes on the CPU",
+                "leave the GPU out, or choose a model that can use it",
             )
 
 
@@ -150,30 +147,27 @@ def _names(processes: Iterable[PlannedProcess]) -> str:
 def _fit(check: str, load: DeviceLoad, names: str, advice: str, *, running: bool) -> Finding:
     detail = f"{load.needed_mb} MB of models ({names})"
     if load.total_mb is None:
-        return Finding(check=check, state="ok", detail=f"{detail}; how much memory it has is not told")
+        return ok(check, f"{detail}; how much memory it has is not told")
     detail += f" on {load.total_mb} MB"
     verdict = judge_memory(load.needed_mb, load.total_mb, None if running else load.free_mb)
     if verdict == "too small":
-        return Finding(check=check, state="fail", detail=f"{detail}: does not fit", advice=advice)
+        return fail(check, f"{detail}: does not fit", advice)
     if load.needed_mb > FULL_SHARE * load.total_mb:
-        return Finding(
-            check=check, state="warn", detail=f"{detail}: hardly leaves room to work", advice=advice
-        )
+        return warn(check, f"{detail}: hardly leaves room to work", advice)
     if verdict == "busy":
         others = f"{detail}: fits, but only {load.free_mb} MB are free now"
-        return Finding(check=check, state="warn", detail=others, advice="look at what else uses it")
-    return Finding(check=check, state="ok", detail=f"{detail}: fits")
+        return warn(check, others, "look at what else uses it")
+    return ok(check, f"{detail}: fits")
 
 
 def _judge_budget(settings: Settings, placement: MachinePlacement) -> Iterator[Finding]:
     models = {model for process in placement.processes for model in process.models}
     for model in sorted(models, key=lambda model: model.name):
         if exceeds_budget(model, settings.model_memory_mb):
-            yield Finding(
-                check=f"plan {model.name}",
-                state="fail",
-                detail=f"needs {model.memory_mb} MB, the budget is {settings.model_memory_mb} MB: never loaded",
-                advice="raise WORKER_MODEL_MEMORY_MB, or choose a smaller model",
+            yield fail(
+                f"plan {model.name}",
+                f"needs {model.memory_mb} MB, the budget is {settings.model_memory_mb} MB: never loaded",
+                "raise WORKER_MODEL_MEMORY_MB, or choose a smaller model",
             )
 
 
@@ -182,11 +176,10 @@ def _judge_choice(settings: Settings, placement: MachinePlacement, machine: Mach
     on_cpu = any(process.device == CPU and process.models for process in placement.processes)
     on_gpu = any(process.device != CPU for process in placement.processes)
     if settings.profile == "full" and on_cpu and not on_gpu:
-        yield Finding(
-            check="plan profile",
-            state="warn",
-            detail=f"the models of profile full run on the CPU, slowly: {machine.gpu_obstacle or machine.survey.describe()}",
-            advice="run it where there is a GPU, or use SCENEFLEET_PROFILE=lite",
+        yield warn(
+            "plan profile",
+            f"the models of profile full run on the CPU, slowly: {machine.gpu_obstacle or machine.survey.describe()}",
+            "run it where there is a GPU, or use SCENEFLEET_PROFILE=lite",
         )
 
 

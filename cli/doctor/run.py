@@ -9,7 +9,7 @@ from rich.markup import escape
 
 from cli import screen
 from cli.doctor import machine_checks, plan_checks, service_checks
-from cli.doctor.findings import Finding
+from cli.doctor.findings import Finding, fail
 from shared.errors import InvalidRequest, ModelUnavailable, ScenefleetError
 from shared.settings import Settings, get_settings
 from worker.models.placement.plan import MachinePlacement
@@ -48,7 +48,7 @@ def examine(settings: Settings) -> list[Finding]:
         try:
             findings += check(settings)
         except ScenefleetError as error:
-            findings.append(Finding(check=name, state="fail", detail=str(error)))
+            findings.append(fail(name, str(error)))
     return findings
 
 

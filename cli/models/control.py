@@ -92,13 +92,11 @@ def show_status(wanted: Sequence[str], *, as_json: bool) -> int:
     names = _chosen(remote.nodes(), wanted)
     described = remote.describe(names)
     silent = [name for name in names if name not in described]
+    shown = [described[name] for name in names if name in described]
     if as_json:
-        screen.write_json(
-            {"nodes": [described[name] for name in names if name in described], "silent": silent}
-        )
+        screen.write_json({"nodes": shown, "silent": silent})
     else:
         console = screen.make_console()
-        shown = [described[name] for name in names if name in described]
         screen.print_whole(console, status_table(shown))
         for line in _remarks(shown):
             console.print(line, soft_wrap=True)
@@ -246,22 +244,13 @@ def _outcomes(node: dict[str, Any], number: int) -> list[Outcome]:
 
 def _outcome(node: str, slot: dict[str, Any], number: int) -> Outcome:
     command = slot["command"]
+    state, error, seconds = "lost", "another command came before the answer", None
     if command is None or command["id"] < number:
-        # The node was started again; its numbers too.
-        return Outcome(
-            node=node, slot=slot["slot"], state="lost", error="the node was started again meanwhile"
-        )
-    if command["id"] > number:
-        return Outcome(
-            node=node, slot=slot["slot"], state="lost", error="another command came before the answer"
-        )
-    return Outcome(
-        node=node,
-        slot=slot["slot"],
-        state=command["state"],
-        error=command["error"],
-        seconds=command["seconds"],
-    )
+        # The numbers of a node that was started again begin at 1 again.
+        error = "the node was started again meanwhile"
+    elif command["id"] == number:
+        state, error, seconds = command["state"], command["error"], command["seconds"]
+    return Outcome(node=node, slot=slot["slot"], state=state, error=error, seconds=seconds)
 
 
 def _ended(outcomes: Sequence[Outcome]) -> bool:

@@ -1,6 +1,6 @@
 """Payloads and results of every task: frozen, versioned, JSON only; a module per domain.
 
-Everything here comes from outside and is hostile until it has passed these models. A broker message stays under
+Payloads come from outside and are hostile until they have passed these models. A broker message stays under
 ``MAX_MESSAGE_BYTES``; media travels by storage key.
 """
 

@@ -11,7 +11,7 @@ from .base import MAX_NAME_CHARS, Box, Contract, Id, Part, PersonName, Text
 
 
 class CreatePerson(Contract):
-    """Make a person to be found in the user's videos. Sending it again with the same id or name changes nothing."""
+    """Create a person to be found in the user's videos. Sending it again with the same id or name changes nothing."""
 
     user_id: Id
     name: PersonName
@@ -27,7 +27,7 @@ class PersonRef(Contract):
 
 
 class RenamePerson(PersonRef):
-    """Give a person another name; an unknown one becomes somebody by it."""
+    """Give a person another name; an unknown one becomes a named one."""
 
     name: PersonName
 
@@ -42,7 +42,7 @@ class ListPeople(Contract):
 
 
 class AddPhoto(PersonRef):
-    """Make room for a photo: the answer says under which key to store it, and where to PUT it if there is a URL."""
+    """Reserve a photo upload: the answer has the key to store it under, and the URL to PUT it to if there is one."""
 
     extension: Literal["jpg", "jpeg", "png", "webp"] = "jpg"
     #: Of the URL, seconds; None: ``UPLOAD_LINK_S``.
@@ -61,20 +61,20 @@ class ListFaces(PersonRef):
 
 
 class JudgeFaces(PersonRef):
-    """What a human says about tracks: they are this person's, or not. It holds for ever, also in later runs."""
+    """Confirm or reject tracks of a person. The decision holds in later runs, too."""
 
     track_ids: tuple[Id, ...] = Field(min_length=1, max_length=64)
     is_person: bool
 
 
 class MergePeople(PersonRef):
-    """Say that a person is another one: all its photos and tracks become the other's."""
+    """Merge a person into another one, who gets all its photos and tracks."""
 
     into: Id
 
 
 class SplitPerson(PersonRef):
-    """Say that some tracks of a person are somebody else: they become a person of their own."""
+    """Split some tracks of a person off as another person."""
 
     track_ids: tuple[Id, ...] = Field(min_length=1, max_length=64)
     #: None: the next free "unknown N".
@@ -87,7 +87,7 @@ class UndoEvent(Contract):
 
 
 class ListEvents(Contract):
-    """What was done to the user's people, newest first, before ``before`` (exclusive)."""
+    """The events of the user's people, newest first, before ``before`` (exclusive)."""
 
     user_id: Id
     before: int | None = Field(None, ge=1, le=2**63 - 1)
@@ -114,7 +114,7 @@ class PersonView(Contract):
     user_id: str
     name: str
     kind: Literal["named", "unknown"]
-    #: empty (nothing to know the person by), working (photos or videos are looked at), ready, erasing, erased
+    #: empty (no good photo), working (photos or videos are processed), ready, erasing, erased
     state: Literal["empty", "working", "ready", "erasing", "erased"]
     #: 0..1, of the work that goes on.
     progress: float
