@@ -13,7 +13,7 @@ class Word(BaseModel):
     start_s: float
     end_s: float
     text: str
-    probability: float = Field(description="The model's own confidence, 0..1.")
+    probability: float = Field(description="The model's confidence, 0..1.")
 
 
 class Segment(BaseModel):
@@ -27,6 +27,5 @@ class Segment(BaseModel):
     words: tuple[Word, ...]
     rejected: str | None = Field(
         None,
-        description="Why it is not believed and not part of the transcript's text (no speech, repetition, low confidence);"
-        " null: it is.",
+        description="Why it is not part of the text: no speech, repetition, low confidence; null: it is part of it.",
     )
