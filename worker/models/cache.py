@@ -178,16 +178,9 @@ class ModelCache:
             if spec is None:
                 states.append({"kind": kind, "loaded": False, "active": False, "unavailable": _absent(kind)})
             elif spec.name not in held:
-                entry = {"name", "family", "kind", "provider", "revision", "device", "dtype", "dim"}
-                states.append(
-                    {
-                        **spec.model_dump(include=entry),
-                        "loaded": False,
-                        "loads": 0,
-                        "error": "",
-                        "active": True,
-                    }
-                )
+                fields = {"name", "family", "kind", "provider", "revision", "device", "dtype", "dim"}
+                absent = {"loaded": False, "loads": 0, "error": "", "active": True}
+                states.append({**spec.model_dump(include=fields), **absent})
         active = {spec.name for spec in self._active.values()}
         states += [{**asdict(model.state()), "active": name in active} for name, model in held.items()]
         return states
