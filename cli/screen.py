@@ -21,22 +21,17 @@ PIPE_COLUMNS = 120
 #: No table is wider.
 WIDEST_COLUMNS = 10_000
 
-STATE_STYLES = {
-    "indexed": "green",
-    "done": "green",
-    "ready": "green",
-    "ok": "green",
-    "reused": "green",
-    "partial": "yellow",
-    "warn": "yellow",
-    "processing": "cyan",
-    "running": "cyan",
-    "loading": "cyan",
-    "restarting": "yellow",
-    "failed": "red",
-    "stopped": "red",
-    "fail": "red",
-    "cancelled": "magenta",
+_STATES = {
+    "green": "indexed done ready ok reused fetched pulled supplied",
+    "yellow": "partial warn restarting missing",
+    "cyan": "processing running loading",
+    "red": "failed stopped fail wrong lost refused",
+    "magenta": "cancelled",
+}
+STATE_STYLES = {state: style for style, states in _STATES.items() for state in states.split()} | {
+    "in package": "green",
+    "in place": "green",
+    "no checksum": "yellow",
 }
 
 

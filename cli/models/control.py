@@ -158,7 +158,7 @@ def _remarks(described: Sequence[dict[str, Any]]) -> Iterator[str]:
             command = slot.get("command")
             if command is not None and command["state"] != "done":
                 reason = f": {escape(command['error'])}" if command["error"] else ""
-                yield f"{whose} {command['verb']} {command['model']} {_styled(command['state'])}{reason}"
+                yield f"{whose} {command['verb']} {command['model']} {screen.styled(command['state'])}{reason}"
 
 
 def run(verb: str, model: str, wanted: Sequence[str], *, timeout_s: float, as_json: bool) -> int:
@@ -289,7 +289,7 @@ def _outcome_table(outcomes: Sequence[Outcome], held_models: Sequence[dict[str, 
         table.add_row(
             one.node,
             "" if one.slot is None else str(one.slot),
-            _styled(one.state),
+            screen.styled(one.state),
             _seconds(one.seconds),
             "" if held is None else "loaded" if held["loaded"] else "not loaded",
             _memory(held),
@@ -330,10 +330,6 @@ def _nodes_of(model: str, records: dict[str, NodeRecord]) -> list[str]:
     if not found:
         raise Outage(f"no {family} node gave a sign of life in 30 s: start one, `scenefleet up`")
     return found
-
-
-def _styled(state: str) -> str:
-    return {"lost": "[red]lost[/red]", "refused": "[red]refused[/red]"}.get(state) or screen.styled(state)
 
 
 def _memory(model: dict[str, Any] | None) -> str:

@@ -36,17 +36,6 @@ from worker.models.weights.verify import digest, place
 
 #: Widest a licence is shown in the list; `info` has all of it.
 LICENCE_COLUMNS = 30
-STYLES = {
-    "ok": "green",
-    "fetched": "green",
-    "pulled": "green",
-    "supplied": "green",
-    "in package": "green",
-    "in place": "green",
-    "wrong": "red",
-    "missing": "yellow",
-    "no checksum": "yellow",
-}
 #: Around the table in docs/models.md.
 TABLE_BEGIN = "<!-- models: begin (python -m cli.models.files writes this table) -->"
 TABLE_END = "<!-- models: end -->"
@@ -89,7 +78,7 @@ def show_list(*, as_json: bool) -> None:
             escape(_cut(spec.licence)),
             f"{spec.memory_mb:,}",
             str(spec.dim or "-"),
-            _styled(str(row["here"])),
+            screen.styled(str(row["here"])),
         )
     console = screen.make_console()
     console.print(table)
@@ -144,19 +133,20 @@ def run_verify(names: Sequence[str], profile: str | None, *, as_json: bool) -> i
         for file in spec.all_files
     ]
     good = all(file.state == "ok" for file in files)
-    if as_json:
-        screen.write_json({"good": good, "files": [asdict(file) for file in files]})
-        return 0 if good else 1
+    document = {"good": good, "files": [asdict(file) for file in files]}
+    screen.answer(document, lambda: _file_table(files), as_json=as_json)
+    for file in files:
+        if file.state != "ok" and not as_json:
+            screen.make_console().print(_complaint(file), soft_wrap=True)
+    return 0 if good else 1
+
+
+def _file_table(files: Sequence[File]) -> Table:
     table = screen.make_table("model", "~file", "state", ">size")
     for file in files:
         size = decimal(file.bytes) if file.bytes is not None else "-"
-        table.add_row(file.model, escape(file.file), _styled(file.state), size)
-    console = screen.make_console()
-    console.print(table)
-    for file in files:
-        if file.state != "ok":
-            console.print(_complaint(file), soft_wrap=True)
-    return 0 if good else 1
+        table.add_row(file.model, escape(file.file), screen.styled(file.state), size)
+    return table
 
 
 def run_pull(names: Sequence[str], profile: str | None, *, update: bool, trust: bool, as_json: bool) -> int:
@@ -380,11 +370,6 @@ def _lines(facts: dict[str, Any]) -> list[tuple[str, str]]:
             value = ", ".join(f"{key}={item}" for key, item in value.items())
         lines.append((label.replace("_", " "), str(value)))
     return lines
-
-
-def _styled(state: str) -> str:
-    style = STYLES.get(state)
-    return f"[{style}]{state}[/{style}]" if style else state
 
 
 def _cut(text: str) -> str:
