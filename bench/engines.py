@@ -48,7 +48,7 @@ def batches(items: Sequence[Any], size: int) -> list[Sequence[Any]]:
 
 
 class BarePocketSphinx(Bare):
-    """The decoder on the windows that our gate finds; the gate itself is not timed."""
+    """The decoder on the windows that our VAD finds; the VAD itself is not timed."""
 
     def load(self) -> None:
         from pocketsphinx import Decoder
@@ -77,7 +77,7 @@ class BarePocketSphinx(Bare):
 
 
 class BareWhisper(Bare):
-    """openai-whisper's `transcribe` on the windows that our gate finds, with its own loader."""
+    """openai-whisper's `transcribe` on the windows that our VAD finds, with its own loader."""
 
     def load(self) -> None:
         import whisper
@@ -103,10 +103,10 @@ class BareWhisper(Bare):
 
 def find_windows(spec: ModelSpec, audio: Float32, **limits: float) -> list[Float32]:
     """The windows of speech that our models are given."""
-    from worker.models.providers.vad import SpeechGate, plan_windows
+    from worker.models.providers.vad import Vad, plan_windows
 
-    gate = SpeechGate(locate(spec, "package:silero_vad/data/silero_vad.jit"))
-    windows = plan_windows(gate.probabilities(audio), samples=len(audio), **limits)
+    vad = Vad(locate(spec, "package:silero_vad/data/silero_vad.jit"))
+    windows = plan_windows(vad.probabilities(audio), samples=len(audio), **limits)
     assert windows
     return [audio[start:end] for start, end in windows]
 

@@ -1,4 +1,4 @@
-"""Ask before something is lost."""
+"""Ask before data is lost."""
 
 from __future__ import annotations
 
@@ -8,15 +8,15 @@ from shared.errors import InvalidRequest
 
 
 def ask(question: str) -> None:
-    """Have the user confirm.
+    """Ask the user to confirm.
 
     Raises:
-        InvalidRequest: they did not, or there is nobody to ask.
+        InvalidRequest: they did not, or stdin is not a terminal.
     """
     import typer
 
     if not sys.stdin.isatty():
-        raise InvalidRequest("nobody is there to confirm: pass --yes")
+        raise InvalidRequest("stdin is not a terminal, so this can't be confirmed: pass --yes")
     try:
         sure = typer.confirm(question, err=True)
     except typer.Abort:

@@ -19,12 +19,14 @@ from rich.console import Console
 from rich.markup import escape
 
 from cli import screen
+from cli.connection import connect
+from cli.fleet.up import ConsoleDisplay
 from cli.search.ask import coverage_line, hit_table
-from cli.up import Interrupted, Signals, show_start
 from cli.videos.index import Upload, make_video_id, reasons, send, watch
-from cli.videos.requests import all_scenes, open_client, scene_table
+from cli.videos.requests import all_scenes, scene_table
 from local.fleet import Fleet
 from local.home import configured_settings
+from local.up import Interrupted, Signals, wait_for_nodes
 from shared import permissions
 from shared.client import Client
 from shared.contracts import SearchMode
@@ -34,7 +36,7 @@ from shared.storage import configured_storage
 
 SAMPLES = Path(__file__).parents[1] / "samples"
 DEFAULT_HOME = Path(".scenefleet/demo")
-#: Kept apart from whatever the environment is configured for.
+#: Replaces what the environment is configured for.
 PRIVATE = {
     "POSTGRES_URL": "",
     "REDIS_URL": "",
@@ -75,7 +77,7 @@ def own_queries(words: Sequence[str]) -> list[Query]:
 
 
 def show_search(client: Client, user: str, video_id: str, query: Query, console: Console) -> bool:
-    """Run one search and show it; returns whether its first hit is right (or nobody knows)."""
+    """Run one search and show it; returns whether its first hit is right (or not known)."""
     answer = client.search(user, query.text, mode=query.mode, video_id=video_id, limit=3)
     console.print(f"\n[bold]search {query.mode}: {escape(query.text)}[/bold]")
     if answer.hits:
@@ -95,11 +97,12 @@ def show_search(client: Client, user: str, video_id: str, query: Query, console:
 def run(video: Path, queries: list[Query] | None, fleet: Fleet, console: Console) -> bool:
     """Start, index, show, search; returns whether everything was right."""
     fleet.start(lambda line: console.print(f"[dim]{escape(line)}[/dim]", soft_wrap=True))
-    down = [view for view in show_start(console, fleet) if view.state != "ready"]
+    down = [view for view in wait_for_nodes(fleet, ConsoleDisplay(console)) if view.state != "ready"]
     if down:
         raise Outage("; ".join(f"{view.name} {view.state}: {view.detail or view.log}" for view in down))
     settings = get_settings()
-    client, storage, user = open_client(), configured_storage(settings), settings.user_id
+    client, user = connect()
+    storage = configured_storage(settings)
     sent = Upload(path=video, video_id=make_video_id(video))
     console.print(f"\n[bold]index {escape(str(video))}[/bold]", soft_wrap=True)
     started = time.monotonic()
@@ -119,7 +122,7 @@ def run(video: Path, queries: list[Query] | None, fleet: Fleet, console: Console
     right = [show_search(client, user, sent.video_id, query, console) for query in asked]
     folder = settings.storage_dir / "sidecars"
     keys = [scene.sidecar_key for scene in page.scenes if scene.sidecar_key]
-    console.print(f"\n{len(keys)} sidecars (one JSON file per scene) lie in", soft_wrap=True)
+    console.print(f"\n{len(keys)} sidecars (one JSON file per scene) are in", soft_wrap=True)
     console.print(f"  {escape(str((folder / keys[0]).parent))}" if keys else "  nowhere", soft_wrap=True)
     return not wrong and all(right)
 

@@ -4,38 +4,44 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
+from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
-from rich.console import Console
+from rich.console import Console, RenderableType
 from rich.measure import Measurement
+from rich.table import Column, Table
 
 if TYPE_CHECKING:
     from pydantic import BaseModel
-    from rich.table import Table
+    from rich.progress import BarColumn
 
 #: A pipe has no width: tables then get this many columns.
 PIPE_COLUMNS = 120
 #: No table is wider.
 WIDEST_COLUMNS = 10_000
 
-STATE_STYLES = {
-    "indexed": "green",
-    "done": "green",
-    "ready": "green",
-    "ok": "green",
-    "reused": "green",
-    "partial": "yellow",
-    "warn": "yellow",
-    "processing": "cyan",
-    "running": "cyan",
-    "loading": "cyan",
-    "restarting": "yellow",
-    "failed": "red",
-    "stopped": "red",
-    "fail": "red",
-    "cancelled": "magenta",
+_STATES = {
+    "green": "indexed done ready ok reused fetched pulled supplied",
+    "yellow": "partial warn restarting missing",
+    "cyan": "processing running loading",
+    "red": "failed stopped fail wrong lost refused",
+    "magenta": "cancelled",
 }
+STATE_STYLES = {state: style for style, states in _STATES.items() for state in states.split()} | {
+    "in package": "green",
+    "in place": "green",
+    "no checksum": "yellow",
+}
+
+
+def make_bar(console: Console) -> BarColumn:
+    """The bar of a progress display, shorter on a narrow terminal."""
+    from rich.progress import BarColumn
+
+    width = 24 if console.width >= 100 else 12
+    column = Column(min_width=width)
+    return BarColumn(width, complete_style="cyan", finished_style="green", table_column=column)
 
 
 def make_console(*, stderr: bool = False) -> Console:
@@ -51,6 +57,37 @@ def print_whole(console: Console, table: Table) -> None:
         wide = console.options.update(max_width=WIDEST_COLUMNS)
         console.width = max(console.width, Measurement.get(console, wide, table).maximum)
     console.print(table)
+
+
+def make_table(*columns: str | Column, title: str | None = None) -> Table:
+    """An empty table without lines.
+
+    A column that begins with ``>`` is aligned right; one that begins with ``~`` is folded where the terminal is too
+    narrow; the others are never wrapped.
+    """
+    headers = [_column(column) if isinstance(column, str) else column for column in columns]
+    return Table(*headers, title=title, title_justify="left", box=None, pad_edge=False, header_style="dim")
+
+
+def _column(mark: str) -> Column:
+    if mark.startswith("~"):
+        return Column(mark[1:], overflow="fold")
+    return Column(mark.removeprefix(">"), justify="right" if mark.startswith(">") else "left", no_wrap=True)
+
+
+def answer(
+    document: BaseModel | dict[str, Any] | list[Any], render: Callable[[], RenderableType], *, as_json: bool
+) -> None:
+    """Write a command's answer to stdout: the document as JSON, or what ``render`` makes of it for people."""
+    if as_json:
+        write_json(document)
+    else:
+        make_console().print(render())
+
+
+def tell(message: RenderableType, *, style: str | None = None) -> None:
+    """Write a message about the work itself to stderr; a pipe gets it as one line."""
+    make_console(stderr=True).print(message, style=style, soft_wrap=True)
 
 
 def write_json(value: BaseModel | Iterable[BaseModel] | dict[str, Any] | list[Any]) -> None:
@@ -81,3 +118,8 @@ def clock(time_s: float) -> str:
     hours, minutes = divmod(minutes, 60)
     seconds = f"{rest // 10:02d}.{rest % 10}"
     return f"{hours}:{minutes:02d}:{seconds}" if hours else f"{minutes}:{seconds}"
+
+
+def minute(time: datetime) -> str:
+    """A time of the ledger (UTC) to the minute."""
+    return f"{time:%Y-%m-%d %H:%M}"

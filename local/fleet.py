@@ -21,6 +21,7 @@ from shared.broker import celery_url
 from shared.errors import BrokerUnavailable, InvalidRequest, Outage
 from shared.exit_status import ExitStatus
 from shared.settings import Settings, child_environment, get_settings
+from worker.models.placement.plan import PlannedNode
 
 #: Seconds a stopping node gets beyond the time its running job may go on.
 STOP_GRACE_S = 20
@@ -60,7 +61,7 @@ class Fleet:
         self.home = Home(settings)
         self._configured = settings
         self.settings = settings
-        self.plan: list[node_plan.PlannedNode] = []
+        self.plan: list[PlannedNode] = []
         self.cleaned = 0
         self._process: subprocess.Popen[bytes] | None = None
         self._supervisor: Supervisor | None = None
@@ -150,7 +151,7 @@ class Fleet:
             say(f"database schema upgraded to {schema.head_revision()}")
         configured_storage(self.settings).ensure_buckets()
 
-    def _node_program(self, node: node_plan.PlannedNode) -> Program:
+    def _node_program(self, node: PlannedNode) -> Program:
         starts = str(self.home.root / "work" / f"{node.name}.starts")
         gpus = ("--gpu", ",".join(node.devices)) if node.devices else ()
         command = (sys.executable, "-m", "cli", "node", node.family, "--name", node.name)
@@ -250,7 +251,7 @@ class Fleet:
         get_settings.cache_clear()
 
 
-def plan_nodes(settings: Settings) -> list[node_plan.PlannedNode]:
+def plan_nodes(settings: Settings) -> list[PlannedNode]:
     """Which nodes run here, with how many processes and on which GPUs.
 
     Raises:
@@ -266,7 +267,7 @@ def plan_nodes(settings: Settings) -> list[node_plan.PlannedNode]:
     return node_plan.parse_plan(settings.nodes, set(models), settings.gpu_list)
 
 
-def _view(node: node_plan.PlannedNode, program: ProgramState, record: nodes.NodeRecord | None) -> NodeView:
+def _view(node: PlannedNode, program: ProgramState, record: nodes.NodeRecord | None) -> NodeView:
     # A record of an earlier process of this name may live on for some seconds.
     fresh = record if record is not None and record.pid == program.pid else None
     models: tuple[str, ...] = ()

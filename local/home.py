@@ -1,4 +1,4 @@
-"""The folder one ``scenefleet up`` owns: where its files lie, and the lock that keeps a second one out.
+"""The folder one ``scenefleet up`` owns: its files, and the lock that keeps a second one out.
 
 A lock, not a pid file, says whether ``up`` runs: the kernel drops it however the process dies.
 """

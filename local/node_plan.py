@@ -2,25 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 from shared.errors import InvalidRequest
 from shared.routing import NODES
 from worker.models.placement.devices import DEVICE_NAME_FORMS, is_device_name
+from worker.models.placement.plan import PlannedNode
 
 MAX_PROCESSES = 256
-
-
-@dataclass(frozen=True, kw_only=True)
-class PlannedNode:
-    """One node to run on this machine."""
-
-    #: Name of the instance: the family, for a family's second node ``family-2``.
-    name: str
-    family: str
-    processes: int
-    #: The GPU of each process; empty: whatever CUDA shows, if anything.
-    devices: tuple[str, ...] = ()
 
 
 def usable_families(models: set[str]) -> list[str]:

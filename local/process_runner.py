@@ -71,7 +71,7 @@ class ProgramState:
 
 
 def socket_path(folder: Path, name: str) -> Path:
-    """Where a socket lies: in its folder, or in a private temporary one when that path is too long.
+    """The path of a socket: in its folder, or in a private temporary one when that path is too long.
 
     Or when it would be another one as a part of a URL: Flower does not undo the quoting.
     """
@@ -82,7 +82,7 @@ def socket_path(folder: Path, name: str) -> Path:
 
 
 def remove_socket(path: Path, root: Path) -> None:
-    """Remove a socket, with the temporary folder it lies in when that is not below ``root``."""
+    """Remove a socket, with its temporary folder when that is not below ``root``."""
     path.unlink(missing_ok=True)
     if not path.is_relative_to(root):
         path.parent.rmdir()
@@ -153,7 +153,7 @@ def _escape(value: str) -> str:
 def start(config: Path, environment: dict[str, str]) -> subprocess.Popen[bytes]:
     """Start supervisord in the config's folder; on Linux it stops everything when this process dies.
 
-    It gets a session of its own, so that Ctrl-C reaches only us and everything is stopped in order.
+    It gets a session of its own, so that Ctrl-C reaches only this process, which stops everything in order.
     """
     # Loaded here: between fork and exec nothing may be imported.
     libc = ctypes.CDLL(None) if sys.platform == "linux" else None

@@ -54,7 +54,7 @@ class Plugin:
     name: str
     stages: tuple[Stage, ...] = ()
     #: Kinds of nodes for its stages' queues; without any they run on the nodes there are. A family with a model has one kind
-    #: of models, of its own name: ``context.runtime.model_cache.get(family)`` loads the active one.
+    #: of models, of its own name: ``context.runtime.model(family)`` loads the active one.
     families: tuple[Family, ...] = ()
     #: (kind, provider) -> ``module:Class`` of models (``worker.models.base.Model``), also for kinds that are there already.
     providers: Mapping[tuple[str, str], str] = field(default_factory=dict)

@@ -42,7 +42,7 @@ def transcribe(**payload: Any) -> dict[str, Any]:
                 f" and at most {MAX_SOUND_S:g} s"
             )
     sound = _read(request)
-    model = cast("Transcriber", get_runtime().model_cache.get("asr"))
+    model = cast("Transcriber", get_runtime().model("asr"))
     heard = model.transcribe(sound, offset_s=request.start_s)
     return answer(
         TranscribedAudio(
@@ -50,7 +50,7 @@ def transcribe(**payload: Any) -> dict[str, Any]:
             revision=model.spec.revision,
             language=heard.language,
             text=heard.text,
-            segments=tuple(heard.to_dict()["segments"]),
+            segments=heard.segments,
         )
     )
 

@@ -21,7 +21,7 @@ def detect(**payload: Any) -> dict[str, Any]:
     """The faces in some stored pictures of one user, picture by picture: see ``DetectedFaces``."""
     request = parse(DetectFaces, payload)
     keys = [_require_own(key, request.user_id) for key in request.storage_keys]
-    model = cast("FaceAnalyser", get_runtime().model_cache.get("face"))
+    model = cast("FaceAnalyser", get_runtime().model("face"))
     # One picture at a time: decoded, sixteen photographs take gigabytes.
     reader = PictureReader()
     pictures = each_once(keys, lambda once: [_look_at(model, reader, key, request.vectors) for key in once])

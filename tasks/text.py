@@ -46,7 +46,7 @@ def rerank(**payload: Any) -> dict[str, Any]:
     request = parse(RerankDocuments, payload)
     from worker.models.text import Reranker
 
-    model = cast(Reranker, get_runtime().model_cache.get("rerank"))
+    model = cast(Reranker, get_runtime().model("rerank"))
     scores = model.rerank(request.query, request.documents)
     return {
         "model": model.spec.name,

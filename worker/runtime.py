@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable, Mapping
 from functools import cached_property, lru_cache
 from pathlib import Path
-from typing import TypeVar
+from typing import TypeVar, get_args
 
 from sqlalchemy.orm import Session
 
@@ -18,6 +18,7 @@ from db.faces.vote import FaceRule
 from db.ledger.policy import RunPolicy
 from db.vectors import ModelRow
 from shared import graph, routing
+from shared.contracts import SearchedKind
 from shared.errors import DatabaseUnavailable, ModelUnavailable
 from shared.logs import get_logger
 from shared.permissions import make_private_folder
@@ -183,13 +184,15 @@ class Runtime:
         )
 
     def model(self, kind: Kind, name: str | None = None) -> Model:
-        """The loaded model of that name, which must be of that kind; without a name the active one.
+        """Return a loaded model: the active one of a kind, or the one of that kind and name.
+
+        The one way for tasks and stages to get a model. ``model_cache`` is the node's, which preloads and publishes.
 
         Raises:
             ModelUnavailable: this process does not serve the kind, has no such model, or it can't be loaded.
         """
-        spec = self.active.models().get(kind)
-        if spec is not None:
+        # Models of other kinds are never switched: they are used while Postgres is away, too.
+        if kind in get_args(SearchedKind) and (spec := self.active.models().get(kind)) is not None:
             self.model_cache.activate(spec)
         return self.model_cache.get(kind, name)
 

@@ -22,5 +22,20 @@ class Finding:
     advice: str = ""
 
 
-#: Looks at one thing; one of our errors that it raises becomes a ``fail``.
+def ok(check: str, detail: str) -> Finding:
+    """Nothing to do."""
+    return Finding(check=check, state="ok", detail=detail)
+
+
+def warn(check: str, detail: str, advice: str = "") -> Finding:
+    """It works, but should be looked at."""
+    return Finding(check=check, state="warn", detail=detail, advice=advice)
+
+
+def fail(check: str, detail: str, advice: str = "") -> Finding:
+    """Something essential is broken."""
+    return Finding(check=check, state="fail", detail=detail, advice=advice)
+
+
+#: Runs one check; an error of scenefleet's that it raises becomes a ``fail``.
 Check = Callable[[Settings], Iterable[Finding]]

@@ -9,7 +9,7 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
-from cli.doctor.findings import Check, Finding
+from cli.doctor.findings import Check, Finding, fail, ok, warn
 from local.home import Home, configured_settings
 from local.servers import postgres, redis_server
 from local.servers.redis_versions import HOLES, patched_releases
@@ -21,7 +21,7 @@ from shared.settings import GiB, Settings
 OLDEST_PYTHON = (3, 11)
 TESTED_SYSTEM = "Linux"
 TESTED_PYTHONS = ((3, 11), (3, 12))
-#: Below these, free bytes on a disk are worth a word, or too few to work.
+#: Below these free bytes a disk is reported: as low, or as too full to work.
 LOW_DISK_BYTES = 5 * GiB
 NO_DISK_BYTES = GiB // 2
 
@@ -46,11 +46,11 @@ def check_python(settings: Settings) -> Iterator[Finding]:
     version = sys.version_info[:2]
     detail = f"Python {platform.python_version()} on {platform.system()}"
     if version < OLDEST_PYTHON:
-        yield Finding(check="python", state="fail", detail=detail, advice="install Python 3.11 or newer")
+        yield fail("python", detail, "install Python 3.11 or newer")
     elif version not in TESTED_PYTHONS or platform.system() != TESTED_SYSTEM:
-        yield Finding(check="python", state="warn", detail=f"{detail}: not tested by us, tell us how it goes")
+        yield warn("python", f"{detail}: not tested")
     else:
-        yield Finding(check="python", state="ok", detail=detail)
+        yield ok("python", detail)
 
 
 def check_plugins(settings: Settings) -> Iterator[Finding]:
@@ -76,26 +76,25 @@ def check_packages(settings: Settings) -> Iterator[Finding]:
             package for module, package in PACKAGES[extra].items() if importlib.util.find_spec(module) is None
         ]
         if missing:
-            yield Finding(
-                check=f"packages {extra}",
-                state="fail",
-                detail=f"not installed: {', '.join(missing)}",
-                advice=f'`make install` in the checkout, or `pip install ".[{extra}]"`',
+            yield fail(
+                f"packages {extra}",
+                f"not installed: {', '.join(missing)}",
+                f'`make install` in the checkout, or `pip install ".[{extra}]"`',
             )
         else:
-            yield Finding(check=f"packages {extra}", state="ok", detail=f"{len(PACKAGES[extra])} found")
+            yield ok(f"packages {extra}", f"{len(PACKAGES[extra])} found")
 
 
 def check_servers(settings: Settings) -> Iterator[Finding]:
     """The binaries of the embedded servers, where they are needed."""
     configured = configured_settings()
     if configured.postgres_url:
-        yield Finding(check="embedded postgres", state="ok", detail="not needed, POSTGRES_URL is set")
+        yield ok("embedded postgres", "not needed, POSTGRES_URL is set")
     else:
         binaries = postgres.find_binaries()
-        yield Finding(check="embedded postgres", state="ok", detail=str(binaries / "postgres"))
+        yield ok("embedded postgres", str(binaries / "postgres"))
     if configured.redis_url:
-        yield Finding(check="redis-server", state="ok", detail="not needed, REDIS_URL is set")
+        yield ok("redis-server", "not needed, REDIS_URL is set")
     else:
         yield _check_redis_server()
 
@@ -104,18 +103,17 @@ def _check_redis_server() -> Finding:
     server = redis_server.find_server()
     detail = f"{server.title}, {server.path}"
     if server.patched:
-        return Finding(check="redis-server", state="ok", detail=detail)
-    return Finding(
-        check="redis-server",
-        state="warn",
-        detail=f"{detail}: without the mends of {HOLES}, unless its distributor put them in; only you can reach its socket",
-        advice="install a newer one, it is then taken: `apt-get install valkey-server` or `redis-server` (macOS: `brew install valkey`);"
-        f" mended are {patched_releases()}",
+        return ok("redis-server", detail)
+    return warn(
+        "redis-server",
+        f"{detail}: not patched for {HOLES}, unless its distributor has backported the fixes; only you can reach its socket",
+        "install a patched one, it is used from then on: `apt-get install valkey-server` or `redis-server` (macOS: `brew install"
+        f" valkey`); patched are {patched_releases()}",
     )
 
 
 def check_privacy(settings: Settings) -> Iterator[Finding]:
-    """What lies on this machine is for its user alone."""
+    """Only its user can read what is stored on this machine."""
     folders = {"SCENEFLEET_HOME": settings.home}
     if settings.storage_backend == "local":
         folders["STORAGE_ROOT"] = settings.storage_dir
@@ -124,10 +122,10 @@ def check_privacy(settings: Settings) -> Iterator[Finding]:
             require_private(folder, name)
         except InvalidRequest as error:
             detail, _, advice = str(error).partition(": ")
-            yield Finding(check=f"privacy {name}", state="fail", detail=detail, advice=advice)
+            yield fail(f"privacy {name}", detail, advice)
         else:
             state = "only its user can read it" if folder.exists() else "not there yet"
-            yield Finding(check=f"privacy {name}", state="ok", detail=f"{folder}: {state}")
+            yield ok(f"privacy {name}", f"{folder}: {state}")
 
 
 def check_models(settings: Settings) -> Iterator[Finding]:
@@ -142,13 +140,13 @@ def check_models(settings: Settings) -> Iterator[Finding]:
         except ModelUnavailable as error:
             advice = remedy(spec)
             detail = str(error).removesuffix(f"; {advice}.")
-            yield Finding(check=f"model {kind}", state="fail", detail=detail, advice=advice)
+            yield fail(f"model {kind}", detail, advice)
         else:
-            yield Finding(check=f"model {kind}", state="ok", detail=f"{spec.name}, {spec.revision}")
+            yield ok(f"model {kind}", f"{spec.name}, {spec.revision}")
 
 
 def check_disks(settings: Settings) -> Iterator[Finding]:
-    """Room where we write."""
+    """Free space where the fleet writes."""
     folders = {"home": settings.home}
     if settings.storage_backend == "local" and settings.storage_root is not None:
         folders["storage"] = settings.storage_root
@@ -156,11 +154,11 @@ def check_disks(settings: Settings) -> Iterator[Finding]:
         free_bytes = shutil.disk_usage(_existing(folder)).free
         detail = f"{folder}: {free_bytes / GiB:.1f} GiB free"
         if free_bytes < NO_DISK_BYTES:
-            yield Finding(check=f"disk {name}", state="fail", detail=detail, advice="make room")
+            yield fail(f"disk {name}", detail, "make room")
         elif free_bytes < LOW_DISK_BYTES:
-            yield Finding(check=f"disk {name}", state="warn", detail=detail, advice="make room soon")
+            yield warn(f"disk {name}", detail, "make room soon")
         else:
-            yield Finding(check=f"disk {name}", state="ok", detail=detail)
+            yield ok(f"disk {name}", detail)
 
 
 def _existing(folder: Path) -> Path:
@@ -172,23 +170,19 @@ def check_up(settings: Settings) -> Iterator[Finding]:
     """Whether `scenefleet up` runs in this home folder."""
     home = Home(settings)
     if home.is_locked():
-        yield Finding(check="up", state="ok", detail=f"runs in {home.root}, process {home.owner_pid()}")
+        yield ok("up", f"runs in {home.root}, process {home.owner_pid()}")
     elif home.run_file.is_file():
-        yield Finding(
-            check="up",
-            state="fail",
-            detail=f"was killed in {home.root}; {home.run_file.name} names servers that may be gone",
-            advice="scenefleet up (or `scenefleet down` to stop what is left)",
+        yield fail(
+            "up",
+            f"was killed in {home.root}; {home.run_file.name} names servers that may be gone",
+            "scenefleet up (or `scenefleet down` to stop what is left)",
         )
     elif is_embedded(settings):
-        yield Finding(
-            check="up",
-            state="fail",
-            detail=f"does not run in {home.root}, and POSTGRES_URL or REDIS_URL is not set",
-            advice="scenefleet up",
+        yield fail(
+            "up", f"does not run in {home.root}, and POSTGRES_URL or REDIS_URL is not set", "scenefleet up"
         )
     else:
-        yield Finding(check="up", state="ok", detail="not needed, POSTGRES_URL and REDIS_URL are set")
+        yield ok("up", "not needed, POSTGRES_URL and REDIS_URL are set")
 
 
 CHECKS: tuple[tuple[str, Check], ...] = (

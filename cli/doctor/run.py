@@ -4,14 +4,15 @@ from __future__ import annotations
 
 from dataclasses import asdict
 
+from rich.console import Group, RenderableType
 from rich.markup import escape
-from rich.table import Table
 
 from cli import screen
 from cli.doctor import machine_checks, plan_checks, service_checks
-from cli.doctor.findings import Finding
+from cli.doctor.findings import Finding, fail
 from shared.errors import InvalidRequest, ModelUnavailable, ScenefleetError
 from shared.settings import Settings, get_settings
+from worker.models.placement.plan import MachinePlacement
 
 
 def run(*, as_json: bool) -> int:
@@ -19,30 +20,25 @@ def run(*, as_json: bool) -> int:
     settings = get_settings()
     findings, plan = examine(settings), find_plan(settings)
     broken = any(finding.state == "fail" for finding in findings)
-    if as_json:
-        document = {"healthy": not broken, "checks": [asdict(finding) for finding in findings]}
-        screen.write_json({**document, "plan": asdict(plan) if plan is not None else None})
-        return int(broken)
-    table = Table(box=None, pad_edge=False, header_style="dim")
-    table.add_column("", no_wrap=True)
-    table.add_column("check", no_wrap=True)
-    table.add_column("found", overflow="fold")
+    document = {"healthy": not broken, "checks": [asdict(finding) for finding in findings]}
+    document["plan"] = asdict(plan) if plan is not None else None
+    screen.answer(document, lambda: _render(findings, plan), as_json=as_json)
+    return int(broken)
+
+
+def _render(findings: list[Finding], plan: MachinePlacement | None) -> Group:
+    table = screen.make_table("", "check", "~found")
     for finding in findings:
         detail = escape(finding.detail)
         if finding.advice:
             detail += f"\n[bold]{escape(finding.advice)}[/bold]"
         table.add_row(screen.styled(finding.state), finding.check, detail)
-    console = screen.make_console()
-    console.print(table)
+    parts: list[RenderableType] = [table]
     for part in plan_checks.tables(plan) if plan is not None else ():
-        console.print()
-        console.print(part)
-    console.print()
-    failed = [finding.check for finding in findings if finding.state == "fail"]
-    console.print(
-        f"[red]broken: {', '.join(failed)}[/red]" if failed else "[green]all essential checks pass[/green]"
-    )
-    return int(broken)
+        parts += ["", part]
+    failed = ", ".join(finding.check for finding in findings if finding.state == "fail")
+    verdict = f"[red]broken: {failed}[/red]" if failed else "[green]all essential checks pass[/green]"
+    return Group(*parts, "", verdict)
 
 
 def examine(settings: Settings) -> list[Finding]:
@@ -52,13 +48,13 @@ def examine(settings: Settings) -> list[Finding]:
         try:
             findings += check(settings)
         except ScenefleetError as error:
-            findings.append(Finding(check=name, state="fail", detail=str(error)))
+            findings.append(fail(name, str(error)))
     return findings
 
 
-def find_plan(settings: Settings) -> plan_checks.Plan | None:
+def find_plan(settings: Settings) -> MachinePlacement | None:
     """What would run on this machine; None where a finding says why there is no plan."""
     try:
-        return plan_checks.survey_machine(settings)[0]
+        return plan_checks.place(settings, plan_checks.survey_machine())
     except (InvalidRequest, ModelUnavailable):
         return None

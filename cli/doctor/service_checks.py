@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
-from cli.doctor.findings import Check, Finding
+from cli.doctor.findings import Check, Finding, fail, ok, warn
 from local import node_plan
 from local.servers.redis_versions import HOLES, is_patched, patched_releases
 from shared import nodes
@@ -17,7 +17,7 @@ OLDEST_PGVECTOR = (0, 8)
 
 
 def check_postgres(settings: Settings) -> Iterator[Finding]:
-    """It answers, brings pgvector, has this version's schema, and the wall between users stands."""
+    """It answers, brings pgvector, has this version's schema and row-level security."""
     import psycopg
 
     from db import schema
@@ -35,37 +35,32 @@ def check_postgres(settings: Settings) -> Iterator[Finding]:
             f"Postgres at {hide_password(url)} does not answer ({reason}): is it running, is POSTGRES_URL right?"
         ) from None
     assert server is not None
-    yield Finding(check="postgres", state="ok", detail=f"{server[0]} at {hide_password(url)}")
+    yield ok("postgres", f"{server[0]} at {hide_password(url)}")
     if vector is None:
-        yield Finding(
-            check="pgvector",
-            state="fail",
-            detail="the server has no extension `vector`",
-            advice="install pgvector 0.8 or newer on the server (image pgvector/pgvector)",
+        yield fail(
+            "pgvector",
+            "the server has no extension `vector`",
+            "install pgvector 0.8 or newer on the server (image pgvector/pgvector)",
         )
         return
     version = vector[1] or vector[0]
     new_enough = tuple(int(part) for part in version.split(".")[:2]) >= OLDEST_PGVECTOR
-    yield Finding(
-        check="pgvector",
-        state="ok" if new_enough else "fail",
-        detail=f"{version}{'' if vector[1] else ' available, `db upgrade` installs it'}",
-        advice="" if new_enough else "0.8 is needed for iterative scans: upgrade the extension",
-    )
+    detail = f"{version}{'' if vector[1] else ' available, `db upgrade` installs it'}"
+    if new_enough:
+        yield ok("pgvector", detail)
+    else:
+        yield fail("pgvector", detail, "0.8 is needed for iterative scans: upgrade the extension")
     have, want = schema.current_revision(), schema.head_revision()
-    yield Finding(
-        check="schema",
-        state="ok" if have == want else "fail",
-        detail=f"revision {have or 'none'}" + ("" if have == want else f", this version wants {want}"),
-        advice="" if have == want else "scenefleet db upgrade",
-    )
-    if have == want:
-        yield _check_tenancy(settings)
-        yield from _check_searched_models(settings)
+    if have != want:
+        yield fail("schema", f"revision {have or 'none'}, this version wants {want}", "scenefleet db upgrade")
+        return
+    yield ok("schema", f"revision {have}")
+    yield _check_tenancy(settings)
+    yield from _check_searched_models(settings)
 
 
 def _check_tenancy(settings: Settings) -> Finding:
-    """The worst of what is wrong with row-level security, row-level security between users."""
+    """The worst problem of row-level security, which separates users."""
     from db.engine import make_engine
     from db.row_security import ROLE, find_gaps
 
@@ -83,17 +78,16 @@ def _check_tenancy(settings: Settings) -> Finding:
         detail = f"requests may not read {', '.join(gaps.shut)}: they fail"
         advice = "scenefleet db upgrade"
     elif gaps.role:
-        return Finding(
-            check="tenancy",
-            state="warn",
-            detail=f"only the queries keep users apart: requests are read as {gaps.user}, since {gaps.role}",
-            advice=f"as an administrator of Postgres: CREATE ROLE {ROLE} NOLOGIN (if there is none); GRANT {ROLE} TO"
+        return warn(
+            "tenancy",
+            f"only the queries keep users apart: requests are read as {gaps.user}, since {gaps.role}",
+            f"as an administrator of Postgres: CREATE ROLE {ROLE} NOLOGIN (if there is none); GRANT {ROLE} TO"
             f' "{gaps.user}"; then `scenefleet db upgrade`, and start the nodes again',
         )
     else:
         detail = f"row-level security on {gaps.tables} tables, requests are read as {ROLE}"
-        return Finding(check="tenancy", state="ok", detail=detail)
-    return Finding(check="tenancy", state="fail", detail=detail, advice=advice)
+        return ok("tenancy", detail)
+    return fail("tenancy", detail, advice)
 
 
 def _check_searched_models(settings: Settings) -> Iterator[Finding]:
@@ -112,18 +106,15 @@ def _check_searched_models(settings: Settings) -> Iterator[Finding]:
         known = {spec.name: spec.revision for spec in catalog.specs}
         said = {str(name): spec.name for name, spec in configured.items()}.get(kind, "none")
         if known.get(row.name) != row.revision:
-            yield Finding(
-                check=f"searched {kind} model",
-                state="fail",
-                detail=f"{row.name} at revision {row.revision} is searched, models.yaml and models.lock have"
+            yield fail(
+                f"searched {kind} model",
+                f"{row.name} at revision {row.revision} is searched, models.yaml and models.lock have"
                 f" {known.get(row.name) or 'no such model'}",
-                advice="put it back into models.yaml, or into MODELS_DIR at that revision",
+                "put it back into models.yaml, or into MODELS_DIR at that revision",
             )
         else:
             instead = "" if said == row.name else f", not {said}, which is configured"
-            yield Finding(
-                check=f"searched {kind} model", state="ok", detail=f"{row.name}, by a switch{instead}"
-            )
+            yield ok(f"searched {kind} model", f"{row.name}, by a switch{instead}")
 
 
 def _libpq(settings: Settings) -> str:
@@ -144,37 +135,31 @@ def check_redis(settings: Settings) -> Iterator[Finding]:
             f"Redis at {hide_password(url)} does not answer ({error}): is it running, is REDIS_URL right?"
         ) from None
     yield _check_redis_version(info, hide_password(url))
-    yield Finding(
-        check="redis eviction",
-        state="ok" if policy == "noeviction" else "fail",
-        detail=f"maxmemory-policy is {policy}",
-        advice="" if policy == "noeviction" else "set maxmemory-policy noeviction: Redis would drop messages",
-    )
-    durable = bool(info.get("aof_enabled"))
-    yield Finding(
-        check="redis durability",
-        state="ok" if durable else "warn",
-        detail="append-only file is on" if durable else "append-only file is off",
-        advice=""
-        if durable
-        else "set appendonly yes: after a restart work goes on only once nodes have looked at the ledger",
-    )
+    if policy == "noeviction":
+        yield ok("redis eviction", f"maxmemory-policy is {policy}")
+    else:
+        advice = "set maxmemory-policy noeviction: Redis would evict messages"
+        yield fail("redis eviction", f"maxmemory-policy is {policy}", advice)
+    if info.get("aof_enabled"):
+        yield ok("redis durability", "append-only file is on")
+    else:
+        advice = "set appendonly yes: after a restart work goes on only once nodes have looked at the ledger"
+        yield warn("redis durability", "append-only file is off", advice)
 
 
 def _check_redis_version(info: dict[str, Any], address: str) -> Finding:
-    """The server's version, and whether it has known holes; Valkey calls itself Redis 7.2.4 as well."""
+    """The server's version, and whether it has known vulnerabilities; Valkey also calls itself Redis 7.2.4."""
     product, said = (
         ("Valkey", info["valkey_version"]) if "valkey_version" in info else ("Redis", info["redis_version"])
     )
     detail = f"{product} {said} at {address}"
     numbers = tuple(int(part) for part in str(said).split(".")[:3] if part.isdigit())
     if len(numbers) != 3 or is_patched(product, numbers):
-        return Finding(check="redis", state="ok", detail=detail)
-    return Finding(
-        check="redis",
-        state="warn",
-        detail=f"{detail}: without the mends of {HOLES}, unless its distributor put them in",
-        advice=f"update it: mended are {patched_releases()}",
+        return ok("redis", detail)
+    return warn(
+        "redis",
+        f"{detail}: not patched for {HOLES}, unless its distributor has backported the fixes",
+        f"update it: patched are {patched_releases()}",
     )
 
 
@@ -184,7 +169,7 @@ def check_storage(settings: Settings) -> Iterator[Finding]:
 
     storage = configured_storage(settings)
     storage.check()
-    yield Finding(check="storage", state="ok", detail=storage.describe())
+    yield ok("storage", storage.describe())
 
 
 def check_nodes(settings: Settings) -> Iterator[Finding]:
@@ -202,23 +187,19 @@ def check_nodes(settings: Settings) -> Iterator[Finding]:
         check = f"node {family}"
         if not ready:
             found = ", ".join(f"{record.name} is {record.state} {record.error}".strip() for record in mine)
-            yield Finding(
-                check=check,
-                state="fail",
-                detail=found or "none runs",
-                advice=f"scenefleet up, or `scenefleet node {family}`; logs say more",
+            yield fail(
+                check, found or "none runs", f"scenefleet up, or `scenefleet node {family}`; logs say more"
             )
         elif silent:
-            yield Finding(
-                check=check,
-                state="warn",
-                detail=f"{', '.join(silent)} did not answer a ping in {PING_S:g} s",
-                advice="look at its log if this stays",
+            yield warn(
+                check,
+                f"{', '.join(silent)} did not answer a ping in {PING_S:g} s",
+                "look at its log if this stays",
             )
         else:
             held = sorted({model for record in ready for model in record.models})
             names = ", ".join(sorted(record.name for record in ready))
-            yield Finding(check=check, state="ok", detail=f"{names} ready {' '.join(held)}".rstrip())
+            yield ok(check, f"{names} ready {' '.join(held)}".rstrip())
 
 
 def ping(redis_url: str, expected: int) -> set[str]:

@@ -49,7 +49,7 @@ def models_list(json_: Json = False) -> None:
 
 @models_app.command("info")
 def models_info(name: ModelName, json_: Json = False) -> None:
-    """Show everything about one model: its files, where they lie, their sums and who says so."""
+    """Show everything about one model: its files, their paths, their checksums and where these are stated."""
     from cli.models import files
 
     files.show_info(name, as_json=json_)
@@ -62,19 +62,19 @@ def models_pull(
     update: Annotated[
         bool,
         typer.Option(
-            "--update", help="Take the newest revision, and accept files that files.lock knows otherwise."
+            "--update", help="Take the newest revision, and accept files that models.lock knows otherwise."
         ),
     ] = False,
     trust: Annotated[
         bool,
-        typer.Option("--trust", help="Accept files whose sha256 files.yaml does not state, without asking."),
+        typer.Option("--trust", help="Accept files whose sha256 models.yaml does not state, without asking."),
     ] = False,
     json_: Json = False,
 ) -> int:
     """Fetch the weights of models into MODELS_DIR; without NAME the active models of SCENEFLEET_PROFILE.
 
-    An interrupted pull goes on where it ended. What was pulled is recorded in files.lock and checked from then on.
-    A file whose sha256 files.yaml does not state is shown, with its commit, and taken once you trust it.
+    An interrupted pull goes on where it ended. What was pulled is recorded in models.lock and checked from then on.
+    A file whose sha256 models.yaml does not state is shown, with its commit, and taken once you trust it.
 
       [bold]scenefleet models pull --profile full[/bold]
       [bold]scenefleet models pull whisper-turbo bge-m3[/bold]
@@ -86,7 +86,7 @@ def models_pull(
 
 @models_app.command("verify")
 def models_verify(names: ModelNames = None, profile: OfProfile = None, json_: Json = False) -> int:
-    """Compute the sha256 of every file of models; exit 1 when one is missing, wrong or of unknown sum."""
+    """Compute the sha256 of every file of models; exit 1 when one is missing, wrong or without a known checksum."""
     from cli.models import files
 
     return files.run_verify(names or [], profile, as_json=json_)
@@ -148,7 +148,7 @@ def models_warmup(
 def models_switch(
     kind: Annotated[str, typer.Argument(metavar="KIND", help="text or vision.", show_default=False)],
     to: Annotated[
-        str | None, typer.Option("--to", help="Name of the new model in files.yaml.", show_default=False)
+        str | None, typer.Option("--to", help="Name of the new model in models.yaml.", show_default=False)
     ] = None,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Say how many scenes and how long; change nothing.")

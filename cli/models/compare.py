@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from rich.table import Table
+from rich.table import Column
 from rich.text import Text
 
 from cli import screen
@@ -134,11 +134,12 @@ def show(compared: Compared, switch: SwitchView, user: str) -> None:
             soft_wrap=True,
         )
         return
-    table = Table(box=None, pad_edge=False, header_style="dim")
-    table.add_column("query", overflow="fold", ratio=2)
-    table.add_column("same", justify="right", no_wrap=True, min_width=4)
-    table.add_column("first before", overflow="fold", ratio=1)
-    table.add_column("first after", overflow="fold", ratio=1)
+    table = screen.make_table(
+        Column("query", overflow="fold", ratio=2),
+        Column("same", justify="right", no_wrap=True, min_width=4),
+        Column("first before", overflow="fold", ratio=1),
+        Column("first after", overflow="fold", ratio=1),
+    )
     for one in compared.queries:
         table.add_row(
             Text(one["query"]), f"{one['overlap']:.0%}", one["old_first"] or "-", one["new_first"] or "-"

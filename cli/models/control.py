@@ -1,6 +1,6 @@
 """``scenefleet models status|load|unload|warmup``: see and change what models running nodes hold.
 
-Speaks to the nodes' main processes by Celery's remote control, as ``celery -A worker.app inspect models`` does. An order
+Speaks to the nodes' main processes by Celery's remote control, as ``celery -A worker.app inspect models`` does. A command
 is only accepted at first; then the nodes are asked until each of their processes has said how it went.
 """
 
@@ -32,13 +32,13 @@ COMMANDS = {"load": "load_model", "unload": "unload_model", "warmup": "warmup_mo
 ANSWER_S = 5.0
 POLL_S = 0.3
 MIB = 2**20
-#: States of an order that change no more.
+#: Final states of a command.
 ENDED = ("done", "failed", "lost", "refused")
 
 
 @dataclass(frozen=True, kw_only=True)
 class Outcome:
-    """What became of an order in one process of a node."""
+    """The result of a command in one process of a node."""
 
     node: str
     #: None: the node as a whole refused it.
@@ -69,7 +69,7 @@ class Remote:
         return nodes.read_nodes(self._redis_url)
 
     def ask(self, command: str, names: Sequence[str], **arguments: str) -> dict[str, dict[str, Any]]:
-        """Node -> its answer, ``{"ok": ...}`` or ``{"error": sentence}``; who does not answer in time is left out."""
+        """Node -> its answer, ``{"ok": ...}`` or ``{"error": sentence}``; nodes that don't answer in time are left out."""
         try:
             replies = self._app.control.broadcast(
                 command, arguments=arguments, destination=list(names), reply=True, timeout=ANSWER_S
@@ -92,13 +92,11 @@ def show_status(wanted: Sequence[str], *, as_json: bool) -> int:
     names = _chosen(remote.nodes(), wanted)
     described = remote.describe(names)
     silent = [name for name in names if name not in described]
+    shown = [described[name] for name in names if name in described]
     if as_json:
-        screen.write_json(
-            {"nodes": [described[name] for name in names if name in described], "silent": silent}
-        )
+        screen.write_json({"nodes": shown, "silent": silent})
     else:
         console = screen.make_console()
-        shown = [described[name] for name in names if name in described]
         screen.print_whole(console, status_table(shown))
         for line in _remarks(shown):
             console.print(line, soft_wrap=True)
@@ -109,11 +107,10 @@ def show_status(wanted: Sequence[str], *, as_json: bool) -> int:
 
 def status_table(described: Sequence[dict[str, Any]]) -> Table:
     """One line per process and model."""
-    table = Table(box=None, pad_edge=False, header_style="dim")
-    for title in ("node", "slot", "device", "model", "state"):
-        table.add_column(title, no_wrap=True)
-    for title in ("memory", "load", "warm-up", "loads", "evicted", "used"):
-        table.add_column(title, justify="right", no_wrap=True)
+    table = screen.make_table(
+        *("node", "slot", "device", "model", "state"),
+        *(">memory", ">load", ">warm-up", ">loads", ">evicted", ">used"),
+    )
     for node in described:
         for slot in node["slots"]:
             process = (node["node"], str(slot["slot"]), str(slot.get("evictions", 0)))
@@ -135,12 +132,11 @@ def _model_cells(slot: dict[str, Any], model: dict[str, Any], evictions: str) ->
         state = "not loaded"
     else:
         state = "[green]loaded[/green]" if model["warm_up_s"] is None else "[green]warm[/green]"
-    memory = model.get("memory_bytes")
     return [
         slot.get("gpu") or model["device"],
         name,
         state,
-        f"{memory / MIB:.0f} MiB" if memory is not None else "",
+        _memory(model),
         _seconds(model.get("load_s")),
         _seconds(model.get("warm_up_s")),
         str(slot.get("loads", {}).get(model["name"], 0)),
@@ -150,7 +146,7 @@ def _model_cells(slot: dict[str, Any], model: dict[str, Any], evictions: str) ->
 
 
 def _remarks(described: Sequence[dict[str, Any]]) -> Iterator[str]:
-    """What needs a sentence: errors, and the last order of a process where it did not end well or still runs."""
+    """What needs a sentence: errors, and the last command of a process that failed or still runs."""
     for node in described:
         if node["error"]:
             yield f"{node['node']} [red]{escape(node['error'])}[/red]"
@@ -162,11 +158,11 @@ def _remarks(described: Sequence[dict[str, Any]]) -> Iterator[str]:
             command = slot.get("command")
             if command is not None and command["state"] != "done":
                 reason = f": {escape(command['error'])}" if command["error"] else ""
-                yield f"{whose} {command['verb']} {command['model']} {_styled(command['state'])}{reason}"
+                yield f"{whose} {command['verb']} {command['model']} {screen.styled(command['state'])}{reason}"
 
 
 def run(verb: str, model: str, wanted: Sequence[str], *, timeout_s: float, as_json: bool) -> int:
-    """Give an order about a model, wait until it is done, and show what became of it.
+    """Give nodes a command about a model, wait until it is done, and show its results.
 
     Args:
         verb: one of `COMMANDS`.
@@ -204,7 +200,7 @@ def run(verb: str, model: str, wanted: Sequence[str], *, timeout_s: float, as_js
 def _wait(
     remote: Remote, accepted: dict[str, int], what: str, deadline_s: float
 ) -> tuple[list[Outcome], bool]:
-    """Ask the nodes until each process has ended the order; returns how, and whether time ran out first."""
+    """Ask the nodes until each process has ended the command; returns the results, and whether time ran out first."""
     console = screen.make_console(stderr=True)
     outcomes: dict[str, list[Outcome]] = {}
     told: set[str] = set()
@@ -248,22 +244,13 @@ def _outcomes(node: dict[str, Any], number: int) -> list[Outcome]:
 
 def _outcome(node: str, slot: dict[str, Any], number: int) -> Outcome:
     command = slot["command"]
+    state, error, seconds = "lost", "another command came before the answer", None
     if command is None or command["id"] < number:
-        # The node was started again; its numbers too.
-        return Outcome(
-            node=node, slot=slot["slot"], state="lost", error="the node was started again meanwhile"
-        )
-    if command["id"] > number:
-        return Outcome(
-            node=node, slot=slot["slot"], state="lost", error="another command came before the answer"
-        )
-    return Outcome(
-        node=node,
-        slot=slot["slot"],
-        state=command["state"],
-        error=command["error"],
-        seconds=command["seconds"],
-    )
+        # The numbers of a node that was started again begin at 1 again.
+        error = "the node was started again meanwhile"
+    elif command["id"] == number:
+        state, error, seconds = command["state"], command["error"], command["seconds"]
+    return Outcome(node=node, slot=slot["slot"], state=state, error=error, seconds=seconds)
 
 
 def _ended(outcomes: Sequence[Outcome]) -> bool:
@@ -290,31 +277,29 @@ def _show(
         for held in slot["models"]
         if held.get("name") == model
     }
-    if as_json:
-        shown = [{**asdict(one), "model": states.get((one.node, cast("int", one.slot)))} for one in outcomes]
-        screen.write_json({"command": verb, "model": model, "outcomes": shown})
-        return
-    table = Table(box=None, pad_edge=False, header_style="dim")
-    for title in ("node", "slot", "", "took", "model", "memory"):
-        table.add_column(title, no_wrap=True, justify="right" if title in ("took", "memory") else "left")
-    table.add_column("", overflow="fold")
-    for one in outcomes:
-        held = states.get((one.node, cast("int", one.slot)))
-        memory = held.get("memory_bytes") if held else None
+    held_models = [states.get((one.node, cast("int", one.slot))) for one in outcomes]
+    shown = [{**asdict(one), "model": held} for one, held in zip(outcomes, held_models, strict=True)]
+    document = {"command": verb, "model": model, "outcomes": shown}
+    screen.answer(document, lambda: _outcome_table(outcomes, held_models), as_json=as_json)
+
+
+def _outcome_table(outcomes: Sequence[Outcome], held_models: Sequence[dict[str, Any] | None]) -> Table:
+    table = screen.make_table("node", "slot", "", ">took", "model", ">memory", "~")
+    for one, held in zip(outcomes, held_models, strict=True):
         table.add_row(
             one.node,
             "" if one.slot is None else str(one.slot),
-            _styled(one.state),
+            screen.styled(one.state),
             _seconds(one.seconds),
             "" if held is None else "loaded" if held["loaded"] else "not loaded",
-            f"{memory / MIB:.0f} MiB" if memory is not None else "",
+            _memory(held),
             escape(one.error),
         )
-    screen.make_console().print(table)
+    return table
 
 
 def _chosen(records: dict[str, NodeRecord], wanted: Sequence[str]) -> list[str]:
-    """The nodes meant by ``text@box`` or, on whatever host, ``text``; all of them when none is named.
+    """The nodes named ``text@box`` or, on any host, ``text``; all of them when none is named.
 
     Raises:
         NotFound: a name fits no node; says which there are.
@@ -347,8 +332,9 @@ def _nodes_of(model: str, records: dict[str, NodeRecord]) -> list[str]:
     return found
 
 
-def _styled(state: str) -> str:
-    return {"lost": "[red]lost[/red]", "refused": "[red]refused[/red]"}.get(state) or screen.styled(state)
+def _memory(model: dict[str, Any] | None) -> str:
+    held_bytes = model.get("memory_bytes") if model else None
+    return "" if held_bytes is None else f"{held_bytes / MIB:.0f} MiB"
 
 
 def _seconds(value: float | None) -> str:

@@ -36,17 +36,6 @@ from worker.models.weights.verify import digest, place
 
 #: Widest a licence is shown in the list; `info` has all of it.
 LICENCE_COLUMNS = 30
-STYLES = {
-    "ok": "green",
-    "fetched": "green",
-    "pulled": "green",
-    "supplied": "green",
-    "in package": "green",
-    "in place": "green",
-    "wrong": "red",
-    "missing": "yellow",
-    "no sum": "yellow",
-}
 #: Around the table in docs/models.md.
 TABLE_BEGIN = "<!-- models: begin (python -m cli.models.files writes this table) -->"
 TABLE_END = "<!-- models: end -->"
@@ -56,17 +45,17 @@ HERE = {"package": "in package", "path": "in place", "hub": "pulled", "url": "pu
 
 @dataclass(frozen=True, kw_only=True)
 class File:
-    """One file of a model, as it lies here."""
+    """One file of a model, as it is on this machine."""
 
     model: str
     file: str
     path: str
-    state: Literal["here", "ok", "missing", "wrong", "no sum"]
+    state: Literal["here", "ok", "missing", "wrong", "no checksum"]
     bytes: int | None
-    #: The sum it must have, and who says so: `models.yaml` or `models.lock`; None: nobody.
+    #: The checksum it must have, and where it is stated: `models.yaml` or `models.lock`; None: nowhere.
     expected: str | None
     expected_by: str | None
-    #: The sum it has; None where it was not computed.
+    #: The checksum it has; None where it was not computed.
     found: str | None
 
 
@@ -78,7 +67,7 @@ def show_list(*, as_json: bool) -> None:
     if as_json:
         screen.write_json({"models": rows})
         return
-    table = _table("name", "kind", "provider", "profiles", "licence", "MB", "dim", "here")
+    table = screen.make_table("name", "kind", "provider", "profiles", "licence", ">MB", ">dim", "here")
     for row, spec in zip(rows, catalog.specs, strict=True):
         name = f"[bold]{spec.name}[/bold]" if row["active"] else spec.name
         table.add_row(
@@ -89,12 +78,12 @@ def show_list(*, as_json: bool) -> None:
             escape(_cut(spec.licence)),
             f"{spec.memory_mb:,}",
             str(spec.dim or "-"),
-            _styled(str(row["here"])),
+            screen.styled(str(row["here"])),
         )
     console = screen.make_console()
     console.print(table)
     console.print(
-        f"[dim]bold: active in profile {settings.profile}; files lie in {settings.models_dir}[/dim]"
+        f"[dim]bold: active in profile {settings.profile}; files are in {settings.models_dir}[/dim]"
     )
 
 
@@ -128,14 +117,14 @@ def show_info(name: str, *, as_json: bool) -> None:
         by = (
             f"sha256 {file.expected} ({file.expected_by})"
             if file.expected
-            else "no sum before the first pull"
+            else "no checksum before the first pull"
         )
         console.print(f"\n[bold]{escape(file.file)}[/bold]  {size}", soft_wrap=True)
         console.print(f"  {escape(file.path)}\n  [dim]{by}[/dim]", soft_wrap=True)
 
 
 def run_verify(names: Sequence[str], profile: str | None, *, as_json: bool) -> int:
-    """Compute the sum of every file; exit 1 when one is wrong, missing or nobody knows its sum."""
+    """Compute the checksum of every file; exit 1 when one is wrong, missing or has no known checksum."""
     settings, catalog = _read()
     entries = lock.read(settings.models_dir)
     files = [
@@ -144,19 +133,20 @@ def run_verify(names: Sequence[str], profile: str | None, *, as_json: bool) -> i
         for file in spec.all_files
     ]
     good = all(file.state == "ok" for file in files)
-    if as_json:
-        screen.write_json({"good": good, "files": [asdict(file) for file in files]})
-        return 0 if good else 1
-    table = _table("model", "file", "state", "size")
+    document = {"good": good, "files": [asdict(file) for file in files]}
+    screen.answer(document, lambda: _file_table(files), as_json=as_json)
+    for file in files:
+        if file.state != "ok" and not as_json:
+            screen.make_console().print(_complaint(file), soft_wrap=True)
+    return 0 if good else 1
+
+
+def _file_table(files: Sequence[File]) -> Table:
+    table = screen.make_table("model", "~file", "state", ">size")
     for file in files:
         size = decimal(file.bytes) if file.bytes is not None else "-"
-        table.add_row(file.model, escape(file.file), _styled(file.state), size)
-    console = screen.make_console()
-    console.print(table)
-    for file in files:
-        if file.state != "ok":
-            console.print(_complaint(file), soft_wrap=True)
-    return 0 if good else 1
+        table.add_row(file.model, escape(file.file), screen.styled(file.state), size)
+    return table
 
 
 def run_pull(names: Sequence[str], profile: str | None, *, update: bool, trust: bool, as_json: bool) -> int:
@@ -210,10 +200,10 @@ def _pull_one(
 def _ask_for_trust(
     spec: ModelSpec, files: Sequence[Unstated], console: Console, bars: _Bars, *, sure: bool
 ) -> bool:
-    """Show what came without a stated sum; whether it is to be taken for the right thing from now on."""
+    """Show the files without a stated checksum; returns whether to trust them."""
     bars.pause()
     console.print(
-        f"{spec.name}: nobody states the sha256 of these files; they will be held to it:", soft_wrap=True
+        f"{spec.name}: no sha256 is stated for these files; later pulls must match it:", soft_wrap=True
     )
     for file in files:
         console.print(
@@ -305,7 +295,7 @@ def _summary(spec: ModelSpec, models_dir: Path, active: set[str]) -> dict[str, A
 
 
 def _where(spec: ModelSpec, models_dir: Path) -> str:
-    """Whether all its files are here, and how they came; by their names, not their sums."""
+    """Whether all its files are here, and how they came; by their names, not their checksums."""
     paths = [_place(spec, file, models_dir) for file in spec.all_files]
     if not all(path is not None and path.is_file() for path in paths):
         return "missing"
@@ -321,7 +311,7 @@ def _place(spec: ModelSpec, file: str, models_dir: Path) -> Path | None:
 
 
 def _look(spec: ModelSpec, file: str, models_dir: Path, entry: lock.Entry | None, *, compute: bool) -> File:
-    """What one file is; with `compute`, its sum too."""
+    """What one file is; with `compute`, its checksum too."""
     recorded = entry.files.get(file) if entry else None
     expected = spec.sha256.get(file) or (recorded.sha256 if recorded else None)
     by = "models.yaml" if file in spec.sha256 else lock.FILE if recorded else None
@@ -329,11 +319,11 @@ def _look(spec: ModelSpec, file: str, models_dir: Path, entry: lock.Entry | None
     size = path.stat().st_size if path is not None and path.is_file() else None
     found = digest(spec, path) if compute and path is not None and size is not None else None
     if size is None:
-        state: Literal["here", "ok", "missing", "wrong", "no sum"] = "missing"
+        state: Literal["here", "ok", "missing", "wrong", "no checksum"] = "missing"
     elif not compute:
         state = "here"
     elif expected is None:
-        state = "no sum"
+        state = "no checksum"
     else:
         state = "ok" if found == expected else "wrong"
     return File(
@@ -352,14 +342,14 @@ def _complaint(file: File) -> str:
     what = f"{escape(file.path)} ({file.model})"
     if file.state == "missing":
         return f"[yellow]missing[/yellow] {what}"
-    if file.state == "no sum":
-        return f"[yellow]no sum[/yellow]  {what}: pull the model to record it; it has {file.found}"
+    if file.state == "no checksum":
+        return f"[yellow]no checksum[/yellow] {what}: pull the model to record it; it has {file.found}"
     return f"[red]wrong[/red]   {what}: {file.expected_by} expects sha256 {file.expected}, found {file.found}"
 
 
 def _outcome(spec: ModelSpec, pulled: Sequence[Pulled], models_dir: Path) -> str:
     if not pulled:
-        return "nothing to pull, its files come inside Python packages or lie where models.yaml says"
+        return "nothing to pull, its files come inside Python packages or are where models.yaml says"
     fetched = [file for file in pulled if file.state == "fetched"]
     if not fetched:
         return f"here, {len(pulled)} of {len(pulled)} files right"
@@ -380,21 +370,6 @@ def _lines(facts: dict[str, Any]) -> list[tuple[str, str]]:
             value = ", ".join(f"{key}={item}" for key, item in value.items())
         lines.append((label.replace("_", " "), str(value)))
     return lines
-
-
-def _table(*headers: str) -> Table:
-    table = Table(box=None, pad_edge=False, header_style="dim")
-    for header in headers:
-        right = header in ("MB", "dim", "size")
-        table.add_column(
-            header, no_wrap=header != "file", overflow="fold", justify="right" if right else "left"
-        )
-    return table
-
-
-def _styled(state: str) -> str:
-    style = STYLES.get(state)
-    return f"[{style}]{state}[/{style}]" if style else state
 
 
 def _cut(text: str) -> str:

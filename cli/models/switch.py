@@ -4,36 +4,31 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import Any, cast, get_args
 
 from rich.console import Console
-from rich.progress import BarColumn, Progress, TextColumn
+from rich.progress import Progress, TextColumn
 from rich.table import Column
 from rich.text import Text
 
 from cli import screen
+from cli.connection import connect
 from cli.models import compare
 from cli.models.control import Remote
-from cli.videos.progress import NARROW_BAR, WIDE_BAR, WIDE_COLUMNS
-from cli.videos.requests import acting_user, open_client
 from shared.client import Client
-from shared.contracts import (
-    ModelSamples,
-    ModelsState,
-    SearchedKind,
-    SwitchView,
-)
+from shared.contracts import ModelSamples, ModelsState, SearchedKind, SwitchView
 from shared.errors import Conflict, InvalidRequest, Outage
 from shared.settings import get_settings
 from worker.models.catalog import configured_catalog
 
 POLL_S = 1.0
 #: How long one request may take: the first one loads the model.
-_PATIENCE_S = 120.0
-#: How long a fleet may be silent.
+_TIMEOUT_S = 120.0
+#: Longest time without an answer.
 _SILENCE_S = 300.0
 #: How many of the user's own scenes both models are tried on.
 _SAMPLES = 20
@@ -62,45 +57,33 @@ def run(
         )
     if len(acts) + (to is not None) > 1:
         raise InvalidRequest(
-            "--to, --activate, --rollback, --discard and --retry exclude each other: give one"
+            "--to, --activate, --rollback, --discard and --retry are mutually exclusive: give one"
         )
     if to is None and (dry_run or queries is not None or hold):
         raise InvalidRequest("--dry-run, --queries and --hold say how to switch: give --to NAME, too")
     if now and "discard" not in acts:
         raise InvalidRequest("--now says when to discard: give --discard, too")
-    client, searched = open_client(timeout_s=_PATIENCE_S), cast(SearchedKind, kind)
+    client, owner = connect(user, timeout_s=_TIMEOUT_S)
+    searched = cast(SearchedKind, kind)
     if to is None:
         if acts:
-            _act(client, searched, acts[0], now=now)
+            actions: dict[str, Callable[[SearchedKind], ModelsState]] = {
+                "activate": client.activate_model,
+                "rollback": client.rollback_model,
+                "retry": client.retry_switch,
+                "discard": partial(client.discard_model, now=now),
+            }
+            actions[acts[0]](searched)
         _show_state(client.models(searched), as_json=as_json)
         return 0
     try:
-        return _switch(
-            client,
-            searched,
-            to,
-            user=acting_user(user),
-            queries=queries,
-            hold=hold,
-            dry_run=dry_run,
-            as_json=as_json,
-        )
+        options = {"hold": hold, "dry_run": dry_run, "as_json": as_json}
+        return _switch(client, searched, to, user=owner, queries=queries, **options)
     except KeyboardInterrupt:
         sys.stderr.write(
             "scenefleet: the fleet goes on; give the command again to watch, or --discard to give it up\n"
         )
         raise
-
-
-def _act(client: Client, kind: SearchedKind, what: str, *, now: bool) -> None:
-    if what == "discard":
-        client.drop_model(kind, now=now)
-    elif what == "activate":
-        client.flip_model(kind)
-    elif what == "rollback":
-        client.rollback_model(kind)
-    else:
-        client.retry_switch(kind)
 
 
 def _switch(
@@ -136,7 +119,7 @@ def _switch(
     compared = compare.compare(client, kind, switch, user, wanted or compare.as_queries(samples))
     activated = switch.state == "activated"
     if not hold and not activated:
-        state = client.flip_model(kind)
+        state = client.activate_model(kind)
         activated = True
     if as_json:
         screen.write_json({**state.model_dump(mode="json"), "compared": asdict(compared)})
@@ -213,15 +196,9 @@ def watch(client: Client, kind: SearchedKind, console: Console) -> ModelsState:
     """
     heard_s = time.monotonic()
     told = ""
-    width = WIDE_BAR if console.width >= WIDE_COLUMNS else NARROW_BAR
     with Progress(
         TextColumn("{task.description}"),
-        BarColumn(
-            bar_width=width,
-            complete_style="cyan",
-            finished_style="green",
-            table_column=Column(min_width=width),
-        ),
+        screen.make_bar(console),
         TextColumn("{task.percentage:>3.0f}%", table_column=Column(min_width=4)),
         TextColumn("{task.fields[detail]}", table_column=Column(no_wrap=True, overflow="ellipsis")),
         console=console,
@@ -270,18 +247,14 @@ def _show_state(state: ModelsState, *, as_json: bool) -> None:
     if as_json:
         screen.write_json(state)
         return
-    console = screen.make_console()
-    console.print(
-        f"{state.kind} is searched by {state.active or 'no model'} ({state.scenes:,} scenes)", soft_wrap=True
-    )
-    switch = state.switch
-    if switch is None:
-        return
-    console.print(
-        f"switch {switch.from_model} -> {switch.to_model}: {switch.state}, {_detail(switch)}", soft_wrap=True
-    )
-    if switch.failed:
-        console.print(Text(f"{switch.failed} parts failed: {switch.error}", style="red"), soft_wrap=True)
+    lines = [Text(f"{state.kind} is searched by {state.active or 'no model'} ({state.scenes:,} scenes)")]
+    if switch := state.switch:
+        lines.append(
+            Text(f"switch {switch.from_model} -> {switch.to_model}: {switch.state}, {_detail(switch)}")
+        )
+        if switch.failed:
+            lines.append(Text(f"{switch.failed} parts failed: {switch.error}", style="red"))
+    screen.make_console().print(*lines, sep="\n", soft_wrap=True)
 
 
 def _show_plan(estimate: dict[str, Any], *, as_json: bool) -> int:

@@ -1,4 +1,4 @@
-"""``scenefleet people``: where somebody is seen, what a human says about it, and taking that back."""
+"""``scenefleet people``: where a person is seen, the decisions of humans, and undoing them."""
 
 from __future__ import annotations
 
@@ -8,44 +8,38 @@ from rich.markup import escape
 from rich.table import Table
 
 from cli import screen
+from cli.connection import connect, read_pages
 from cli.people import registry
-from cli.videos.requests import acting_user, open_client
 from shared.client import Client
 from shared.contracts import EventView, FaceView, PersonView
 
 
 def show_faces(who: str, *, as_json: bool, user: str | None) -> None:
     """List where a person is seen, in the order of the videos."""
-    client, owner = open_client(), acting_user(user)
+    client, owner = connect(user)
     person = registry.find(client, owner, who)
     faces = all_faces(client, owner, person.person_id)
-    if as_json:
-        screen.write_json({"person": person, "faces": faces})
-        return
-    console = screen.make_console()
-    console.print(face_table(faces) if faces else f"{escape(person.name)} is seen nowhere")
+    screen.answer(
+        {"person": person, "faces": faces},
+        lambda: face_table(faces) if faces else f"{escape(person.name)} is seen nowhere",
+        as_json=as_json,
+    )
 
 
 def all_faces(client: Client, user: str, person_id: str) -> list[FaceView]:
-    """Every face of a person, by video and time, page by page."""
-    found: list[FaceView] = []
-    after: str | None = None
-    while True:
-        page = client.faces(user, person_id, after=after, limit=1000)
-        found += page.faces
-        after = page.next_after
-        if after is None:
-            return sorted(found, key=lambda face: (face.video_id, face.ts_s, face.track_id))
+    """Every face of a person, by video and time."""
+
+    def read(after: str | None, count: int) -> tuple[Sequence[FaceView], str | None]:
+        page = client.faces(user, person_id, after=after, limit=count)
+        return page.faces, page.next_after
+
+    found = read_pages(read, page_size=1000)
+    return sorted(found, key=lambda face: (face.video_id, face.ts_s, face.track_id))
 
 
 def face_table(faces: Sequence[FaceView]) -> Table:
-    """Faces as a table; what a human said has no similarity."""
-    table = Table(box=None, pad_edge=False, header_style="dim")
-    table.add_column("track", no_wrap=True)
-    table.add_column("scene", overflow="fold")
-    for column in ("time", "frames", "alike"):
-        table.add_column(column, justify="right", no_wrap=True)
-    table.add_column("by", no_wrap=True)
+    """Faces as a table; faces that a human decided have no similarity."""
+    table = screen.make_table("track", "~scene", ">time", ">frames", ">similarity", "by")
     for face in faces:
         table.add_row(
             face.track_id,
@@ -60,34 +54,35 @@ def face_table(faces: Sequence[FaceView]) -> Table:
 
 def rename(who: str, name: str, *, as_json: bool, user: str | None) -> None:
     """Give a person another name."""
-    client, owner = open_client(), acting_user(user)
+    client, owner = connect(user)
     _done(client.rename_person(owner, registry.find(client, owner, who).person_id, name), as_json=as_json)
 
 
 def judge(who: str, tracks: Sequence[str], *, is_person: bool, as_json: bool, user: str | None) -> None:
-    """Say of some faces that they are, or are not, a person's."""
-    client, owner = open_client(), acting_user(user)
+    """Confirm or reject faces of a person."""
+    client, owner = connect(user)
     person = registry.find(client, owner, who)
     _done(client.judge_faces(owner, person.person_id, tracks, is_person=is_person), as_json=as_json)
 
 
 def merge(who: str, into: str, *, as_json: bool, user: str | None) -> None:
-    """Make a person another one."""
-    client, owner = open_client(), acting_user(user)
+    """Merge a person into another one."""
+    client, owner = connect(user)
     person, other = registry.find(client, owner, who), registry.find(client, owner, into)
     _done(client.merge_people(owner, person.person_id, other.person_id), as_json=as_json)
 
 
 def split(who: str, tracks: Sequence[str], name: str | None, *, as_json: bool, user: str | None) -> None:
-    """Make some faces of a person somebody else's, who is shown."""
-    client, owner = open_client(), acting_user(user)
+    """Split some faces off as another person, and show that one."""
+    client, owner = connect(user)
     person = registry.find(client, owner, who)
     _done(client.split_person(owner, person.person_id, tracks, name=name), as_json=as_json)
 
 
 def undo(event: int, *, as_json: bool, user: str | None) -> None:
     """Undo an event and show the person it was about."""
-    registry.show(open_client().undo(acting_user(user), event), as_json=as_json)
+    client, owner = connect(user)
+    registry.show(client.undo(owner, event), as_json=as_json)
 
 
 def _done(person: PersonView, *, as_json: bool) -> None:
@@ -99,15 +94,17 @@ def _done(person: PersonView, *, as_json: bool) -> None:
 
 def show_events(*, limit: int, before: int | None, as_json: bool, user: str | None) -> None:
     """List what was done to the user's people, newest first."""
-    client, owner = open_client(), acting_user(user)
+    client, owner = connect(user)
     found = client.people_events(owner, before=before, limit=limit)
-    if as_json:
-        screen.write_json(found)
-        return
-    console = screen.make_console()
-    console.print(
-        event_table(found.events) if found.events else f"nothing was done to the people of user {owner}"
+    screen.answer(
+        found,
+        lambda: (
+            event_table(found.events) if found.events else f"nothing was done to the people of user {owner}"
+        ),
+        as_json=as_json,
     )
+    if as_json:
+        return
     if len(found.events) == limit:
         last = found.events[-1].event_id
         screen.make_console(stderr=True).print(f"older ones: --before {last}", style="dim")
@@ -115,16 +112,11 @@ def show_events(*, limit: int, before: int | None, as_json: bool, user: str | No
 
 def event_table(events: Sequence[EventView]) -> Table:
     """Events as a table."""
-    table = Table(box=None, pad_edge=False, header_style="dim")
-    table.add_column("event", justify="right", no_wrap=True)
-    table.add_column("when (UTC)", no_wrap=True)
-    table.add_column("who", overflow="fold")
-    table.add_column("what", overflow="fold")
-    table.add_column("undone", no_wrap=True)
+    table = screen.make_table(">event", "when (UTC)", "~who", "~what", "undone")
     for event in events:
         table.add_row(
             str(event.event_id),
-            f"{event.created_at:%Y-%m-%d %H:%M}",
+            screen.minute(event.created_at),
             escape(event.name or event.person_id or ""),
             escape(describe(event)),
             "" if event.undone_by is None else f"by {event.undone_by}",
@@ -133,7 +125,7 @@ def event_table(events: Sequence[EventView]) -> Table:
 
 
 def describe(event: EventView) -> str:
-    """What was done, in words that follow the person's name."""
+    """What was done, as text that follows the person's name."""
     faces = f"{event.faces} face{'' if event.faces == 1 else 's'}"
     videos = ", ".join(event.video_ids)
     match event.kind:

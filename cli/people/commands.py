@@ -7,13 +7,13 @@ from typing import Annotated
 
 import typer
 
-from cli.options import Json, User
+from cli.options import Json, Sure, User
 
 people_app = typer.Typer(
     no_args_is_help=True,
     rich_markup_mode="rich",
     help="""
-    The people to be found in videos, by their photos, and what you say about them.
+    The people to be found in videos, by their photos, and your decisions about them.
 
     PERSON is a name or an id, TRACK the id of a face as `people faces` shows it.
 
@@ -22,7 +22,7 @@ people_app = typer.Typer(
       [bold]scenefleet people merge "unknown 2" "Ann Lee"[/bold]
     """,
 )
-KNOW, SAY = "Who there is", "What you say (each can be undone)"
+PEOPLE, DECISIONS = "People and photos", "Decisions (each can be undone)"
 
 Who = Annotated[str, typer.Argument(metavar="PERSON", help="Name or id of the person.", show_default=False)]
 Tracks = Annotated[
@@ -31,7 +31,7 @@ Tracks = Annotated[
 ]
 
 
-@people_app.command("add", rich_help_panel=KNOW)
+@people_app.command("add", rich_help_panel=PEOPLE)
 def people_add(
     name: Annotated[str, typer.Argument(metavar="NAME", help="Name of the person.", show_default=False)],
     files: Annotated[
@@ -53,7 +53,7 @@ def people_add(
     return registry.add(name, files or [], wait=not no_wait, as_json=json_, user=user)
 
 
-@people_app.command("list", rich_help_panel=KNOW)
+@people_app.command("list", rich_help_panel=PEOPLE)
 def people_list(
     kind: Annotated[
         str | None, typer.Option("--kind", help="Only `named` or `unknown` people.", show_default=False)
@@ -61,21 +61,21 @@ def people_list(
     json_: Json = False,
     user: User = None,
 ) -> None:
-    """Show the people, their photos, and in how many scenes they are."""
+    """List the people, their photos, and in how many scenes they are."""
     from cli.people import registry
 
     registry.show_list(kind, as_json=json_, user=user)
 
 
-@people_app.command("photos", rich_help_panel=KNOW)
+@people_app.command("photos", rich_help_panel=PEOPLE)
 def people_photos(who: Who, json_: Json = False, user: User = None) -> None:
-    """Show a person's photos, and what is wrong with which."""
+    """List a person's photos, and what is wrong with them."""
     from cli.people import registry
 
     registry.show_photos(who, as_json=json_, user=user)
 
 
-@people_app.command("rm-photo", rich_help_panel=KNOW)
+@people_app.command("rm-photo", rich_help_panel=PEOPLE)
 def people_rm_photo(
     who: Who,
     photo: Annotated[
@@ -85,7 +85,7 @@ def people_rm_photo(
     json_: Json = False,
     user: User = None,
 ) -> None:
-    """Forget a photo of a person; the person is looked for again, by the others.
+    """Remove a photo of a person; the person is looked for again by the other photos.
 
     [bold]scenefleet people rm-photo "Ann Lee" photo_1760000000000.jpg[/bold]
     """
@@ -94,9 +94,9 @@ def people_rm_photo(
     registry.remove_photo(who, photo, as_json=json_, user=user)
 
 
-@people_app.command("faces", rich_help_panel=KNOW)
+@people_app.command("faces", rich_help_panel=PEOPLE)
 def people_faces(who: Who, json_: Json = False, user: User = None) -> None:
-    """Show where a person is seen, face by face: the track's id, scene, time, how alike, and who said so.
+    """Show where a person is seen, face by face: the track's id, scene, time, similarity, and who decided.
 
     [bold]scenefleet people faces "unknown 1"[/bold]
     """
@@ -105,10 +105,10 @@ def people_faces(who: Who, json_: Json = False, user: User = None) -> None:
     acts.show_faces(who, as_json=json_, user=user)
 
 
-@people_app.command("rm", rich_help_panel=KNOW)
+@people_app.command("rm", rich_help_panel=PEOPLE)
 def people_rm(
     who: Who,
-    yes: Annotated[bool, typer.Option("--yes", "-y", help="Don't ask.")] = False,
+    yes: Sure = False,
     json_: Json = False,
     user: User = None,
 ) -> int:
@@ -118,14 +118,14 @@ def people_rm(
     return registry.remove(who, sure=yes, as_json=json_, user=user)
 
 
-@people_app.command("rename", rich_help_panel=SAY)
+@people_app.command("rename", rich_help_panel=DECISIONS)
 def people_rename(
     who: Who,
     name: Annotated[str, typer.Argument(metavar="NAME", help="The new name.", show_default=False)],
     json_: Json = False,
     user: User = None,
 ) -> None:
-    """Give a person another name; naming an unknown one makes it somebody.
+    """Give a person another name; an unknown one becomes a named one.
 
     [bold]scenefleet people rename "unknown 1" "Ann Lee"[/bold]
     """
@@ -134,11 +134,11 @@ def people_rename(
     acts.rename(who, name, as_json=json_, user=user)
 
 
-@people_app.command("is", rich_help_panel=SAY)
+@people_app.command("is", rich_help_panel=DECISIONS)
 def people_is(who: Who, tracks: Tracks, json_: Json = False, user: User = None) -> None:
-    """Say that these faces are this person's, whoever they were taken for.
+    """Confirm that these faces are this person's, whoever they were assigned to.
 
-    It holds for ever, also when the video is processed again.
+    The decision stays when the video is processed again.
 
       [bold]scenefleet people is "Ann Lee" 1f0c7f52-94a5-5f0e-9f0e-0f1f6d6f2d11[/bold]
     """
@@ -147,11 +147,11 @@ def people_is(who: Who, tracks: Tracks, json_: Json = False, user: User = None) 
     acts.judge(who, tracks, is_person=True, as_json=json_, user=user)
 
 
-@people_app.command("is-not", rich_help_panel=SAY)
+@people_app.command("is-not", rich_help_panel=DECISIONS)
 def people_is_not(who: Who, tracks: Tracks, json_: Json = False, user: User = None) -> None:
-    """Say that these faces are not this person's.
+    """Reject that these faces are this person's.
 
-    It holds for ever, also when the video is processed again.
+    The decision stays when the video is processed again.
 
       [bold]scenefleet people is-not "Ann Lee" 1f0c7f52-94a5-5f0e-9f0e-0f1f6d6f2d11[/bold]
     """
@@ -160,7 +160,7 @@ def people_is_not(who: Who, tracks: Tracks, json_: Json = False, user: User = No
     acts.judge(who, tracks, is_person=False, as_json=json_, user=user)
 
 
-@people_app.command("merge", rich_help_panel=SAY)
+@people_app.command("merge", rich_help_panel=DECISIONS)
 def people_merge(
     who: Who,
     into: Annotated[
@@ -169,7 +169,7 @@ def people_merge(
     json_: Json = False,
     user: User = None,
 ) -> None:
-    """Say that a person is another one, who gets all its photos and faces.
+    """Merge a person into another one, who gets all photos and faces.
 
     [bold]scenefleet people merge "unknown 2" "Ann Lee"[/bold]
     """
@@ -178,7 +178,7 @@ def people_merge(
     acts.merge(who, into, as_json=json_, user=user)
 
 
-@people_app.command("split", rich_help_panel=SAY)
+@people_app.command("split", rich_help_panel=DECISIONS)
 def people_split(
     who: Who,
     tracks: Tracks,
@@ -189,7 +189,7 @@ def people_split(
     json_: Json = False,
     user: User = None,
 ) -> None:
-    """Say that these faces of a person are somebody else's; the others are the person's.
+    """Split these faces off as another person.
 
     [bold]scenefleet people split "unknown 1" 1f0c7f52-94a5-5f0e-9f0e-0f1f6d6f2d11 --name "Bea Moss"[/bold]
     """
@@ -198,7 +198,7 @@ def people_split(
     acts.split(who, tracks, name, as_json=json_, user=user)
 
 
-@people_app.command("events", rich_help_panel=SAY)
+@people_app.command("events", rich_help_panel=DECISIONS)
 def people_events(
     limit: Annotated[int, typer.Option(min=1, max=1000, help="At most so many.")] = 50,
     before: Annotated[
@@ -207,13 +207,13 @@ def people_events(
     json_: Json = False,
     user: User = None,
 ) -> None:
-    """Show what was done to the people, newest first, and what of it was undone."""
+    """List the changes to people, newest first, and which were undone."""
     from cli.people import acts
 
     acts.show_events(limit=limit, before=before, as_json=json_, user=user)
 
 
-@people_app.command("undo", rich_help_panel=SAY)
+@people_app.command("undo", rich_help_panel=DECISIONS)
 def people_undo(
     event: Annotated[
         int,
@@ -222,7 +222,7 @@ def people_undo(
     json_: Json = False,
     user: User = None,
 ) -> None:
-    """Undo a renaming, a merge, a split or a judgement.
+    """Undo a rename, a merge, a split or a confirmation.
 
     [bold]scenefleet people undo 12[/bold]
     """

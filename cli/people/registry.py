@@ -1,19 +1,20 @@
-"""``scenefleet people``: who is to be found, their photos, and what became of them."""
+"""``scenefleet people``: people and their photos."""
 
 from __future__ import annotations
 
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Literal, cast
+from typing import Any, Literal, cast
 
+from rich.console import Group
 from rich.markup import escape
 from rich.table import Table
 
 from cli import screen
 from cli.confirmation import ask
+from cli.connection import connect, read_pages
 from cli.pictures import check_picture
-from cli.videos.requests import acting_user, open_client
 from shared.client import Client
 from shared.contracts import PersonView, PhotoList, PhotoView
 from shared.errors import InvalidRequest, NotFound, Outage
@@ -32,21 +33,16 @@ def find(client: Client, user: str, who: str) -> PersonView:
     Raises:
         NotFound: the user has none.
     """
-    after: str | None = None
-    while True:
-        page = client.people(user, after=after)
-        for person in page.people:
-            if person.person_id == who or person.name.lower() == who.lower():
-                return person
-        after = page.next_after
-        if after is None:
-            raise NotFound(f"user {user} has no person {who!r}: see `scenefleet people list`")
+    for person in _all_people(client, user, None):
+        if person.person_id == who or person.name.lower() == who.lower():
+            return person
+    raise NotFound(f"user {user} has no person {who!r}: see `scenefleet people list`")
 
 
 def add(name: str, files: Sequence[Path], *, wait: bool, as_json: bool, user: str | None) -> int:
-    """Make a person (or take the one of this name), add photos, enrol. Exit 1 when no photo is any good."""
+    """Create a person (or take the one of this name), add photos, enrol. Exit 1 when no photo is good enough."""
     kinds = [check_picture(path) for path in files]
-    client, owner = open_client(), acting_user(user)
+    client, owner = connect(user)
     storage = configured_storage(get_settings())
     person = client.create_person(owner, name)
     names: dict[str, str] = {}
@@ -62,12 +58,11 @@ def add(name: str, files: Sequence[Path], *, wait: bool, as_json: bool, user: st
         return 0
     person = _wait(client, owner, person.person_id, "working")
     found = client.photos(owner, person.person_id)
-    if as_json:
-        screen.write_json({"person": person, "photos": list(found.photos)})
-    else:
-        console = screen.make_console()
-        console.print(people_table([person]))
-        console.print(photo_table(found, names))
+    screen.answer(
+        {"person": person, "photos": found.photos},
+        lambda: Group(people_table([person]), photo_table(found, names)),
+        as_json=as_json,
+    )
     return 0 if person.good_photos else 1
 
 
@@ -94,33 +89,30 @@ def show_list(kind: str | None, *, as_json: bool, user: str | None) -> None:
     """List the user's people."""
     if kind not in (None, "named", "unknown"):
         raise InvalidRequest(f"--kind {kind} does not exist: use named or unknown")
-    client, owner = open_client(), acting_user(user)
-    people: list[PersonView] = []
-    after: str | None = None
-    while True:
-        page = client.people(owner, kind=cast("Literal['named', 'unknown'] | None", kind), after=after)
-        people += page.people
-        after = page.next_after
-        if after is None:
-            break
-    if as_json:
-        screen.write_json({"people": people})
-        return
-    console = screen.make_console()
-    if people:
-        console.print(people_table(people))
-    else:
-        console.print(f"user {owner} has no people yet: `scenefleet people add NAME PHOTO...`")
+    client, owner = connect(user)
+    people = _all_people(client, owner, cast("Literal['named', 'unknown'] | None", kind))
+    screen.answer(
+        {"people": people},
+        lambda: (
+            people_table(people)
+            if people
+            else f"user {owner} has no people yet: `scenefleet people add NAME PHOTO...`"
+        ),
+        as_json=as_json,
+    )
+
+
+def _all_people(client: Client, user: str, kind: Literal["named", "unknown"] | None) -> list[PersonView]:
+    def read(after: str | None, count: int) -> tuple[Sequence[PersonView], str | None]:
+        page = client.people(user, kind=kind, after=after, limit=count)
+        return page.people, page.next_after
+
+    return read_pages(read, page_size=1000)
 
 
 def people_table(people: Sequence[PersonView]) -> Table:
     """People as a table."""
-    table = Table(box=None, pad_edge=False, header_style="dim")
-    table.add_column("name", overflow="fold")
-    table.add_column("state", no_wrap=True)
-    for column in ("photos", "scenes", "videos"):
-        table.add_column(column, justify="right", no_wrap=True)
-    table.add_column("id", no_wrap=True)
+    table = screen.make_table("~name", "state", ">photos", ">scenes", ">videos", "id")
     for person in people:
         # Of the work that goes on; the word would leave a name no room on a narrow terminal.
         state = f"{person.progress:.0%}" if person.state == "working" else person.state
@@ -138,22 +130,22 @@ def people_table(people: Sequence[PersonView]) -> Table:
 
 def show_photos(who: str, *, as_json: bool, user: str | None) -> None:
     """List a person's photos and what became of each."""
-    client, owner = open_client(), acting_user(user)
+    client, owner = connect(user)
     found = client.photos(owner, find(client, owner, who).person_id)
-    if as_json:
-        screen.write_json(found)
-        return
-    console = screen.make_console()
-    console.print(photo_table(found, {}) if found.photos else f"{escape(who)} has no photos")
+    screen.answer(
+        found,
+        lambda: photo_table(found, {}) if found.photos else f"{escape(who)} has no photos",
+        as_json=as_json,
+    )
 
 
 def remove_photo(who: str, name: str, *, as_json: bool, user: str | None) -> None:
-    """Forget a photo and show the person as the others make it.
+    """Remove a photo and show the person.
 
     Raises:
         NotFound: the person has no photo of this name or id.
     """
-    client, owner = open_client(), acting_user(user)
+    client, owner = connect(user)
     person = find(client, owner, who)
     photos = client.photos(owner, person.person_id).photos
     chosen = [photo for photo in photos if name in (photo.photo_id, _shown_name(photo))]
@@ -169,10 +161,7 @@ def _shown_name(photo: PhotoView) -> str:
 
 def photo_table(found: PhotoList, names: dict[str, str]) -> Table:
     """Photos as a table; ``names``: the files they came from."""
-    table = Table(box=None, pad_edge=False, header_style="dim")
-    table.add_column("photo", overflow="fold")
-    table.add_column("state", no_wrap=True)
-    table.add_column("", overflow="fold")
+    table = screen.make_table("~photo", "state", "~")
     for photo in found.photos:
         shown = names.get(photo.photo_id, _shown_name(photo))
         table.add_row(escape(shown), photo.state, escape(photo.error or ""))
@@ -181,37 +170,32 @@ def photo_table(found: PhotoList, names: dict[str, str]) -> Table:
 
 def show(person: PersonView, *, as_json: bool) -> None:
     """One person, as in the list."""
-    if as_json:
-        screen.write_json(person)
-    else:
-        screen.make_console().print(people_table([person]))
+    screen.answer(person, lambda: people_table([person]), as_json=as_json)
 
 
 def remove(who: str, *, sure: bool, as_json: bool, user: str | None) -> int:
     """Erase a person after asking, wait for the receipt and print it; exit 1 when something was left."""
-    client, owner = open_client(), acting_user(user)
+    client, owner = connect(user)
     person = find(client, owner, who)
     if not sure:
         ask(
-            f"Erase {person.name} ({person.photos} photos, seen in {person.scenes} scenes) and all that is known of"
-            " this face?"
+            f"Erase {person.name} ({person.photos} photos, seen in {person.scenes} scenes) and everything derived from this face?"
         )
     client.delete_person(owner, person.person_id)
     person = _wait(client, owner, person.person_id, "erasing")
     receipt = person.receipt or {}
-    if as_json:
-        screen.write_json(person)
-    else:
-        table = Table(box=None, pad_edge=False, header_style="dim")
-        for column in ("", "removed", "left"):
-            table.add_column(column, justify="right" if column else "left", no_wrap=True)
-        removed, left = receipt.get("removed", {}), receipt.get("left", {})
-        for what in sorted({*removed, *left}):
-            table.add_row(what, str(removed.get(what, "")), str(left.get(what, "")))
-        console = screen.make_console()
-        console.print(table)
-        if "sweep_due" in receipt:
-            console.print(
-                f"a link to upload a photo is still valid: its folder is emptied again at {receipt['sweep_due']}"
-            )
+    screen.answer(person, lambda: _receipt(receipt), as_json=as_json)
     return 1 if any(receipt.get("left", {}).values()) else 0
+
+
+def _receipt(receipt: dict[str, Any]) -> Group:
+    """What an erasure removed and left."""
+    table = screen.make_table("", ">removed", ">left")
+    removed, left = receipt.get("removed", {}), receipt.get("left", {})
+    for what in sorted({*removed, *left}):
+        table.add_row(what, str(removed.get(what, "")), str(left.get(what, "")))
+    due = receipt.get("sweep_due")
+    return Group(
+        table,
+        *([f"a link to upload a photo is still valid: its folder is emptied again at {due}"] if due else []),
+    )

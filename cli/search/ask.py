@@ -14,9 +14,9 @@ from rich.table import Table
 from rich.text import Text
 
 from cli import screen
+from cli.connection import connect
 from cli.people import registry
 from cli.pictures import check_picture
-from cli.videos.requests import open_client
 from shared.client import Client
 from shared.contracts import SearchAnswer, SearchHit, SearchMode, SearchRetriever
 from shared.errors import InvalidRequest, NotFound
@@ -28,9 +28,9 @@ _SHOWN_CHARS = 220
 
 
 def run(
-    user: str,
     text: str | None,
     *,
+    user: str | None,
     mode: str,
     like: str | None,
     image: Path | None,
@@ -46,31 +46,28 @@ def run(
     """
     if mode not in get_args(SearchMode):
         raise InvalidRequest(f"--mode {mode} does not exist: use {', '.join(get_args(SearchMode))}")
-    client = open_client()
+    client, owner = connect(user)
     if like is not None:
-        options["like_scene"] = find_scene(client, user, like)
-    with uploaded(user, image) as key:
+        options["like_scene"] = find_scene(client, owner, like)
+    with uploaded(owner, image) as key:
         answer = client.search(
-            user,
+            owner,
             text,
             mode=cast("SearchMode", mode),
             image_key=key,
             weights=read_weights(weights),
             filters=read_filters(filters),
-            persons=[registry.find(client, user, who).person_id for who in persons],
+            persons=[registry.find(client, owner, who).person_id for who in persons],
             **options,
         )
+    screen.answer(answer, lambda: hit_table(answer) if answer.hits else "nothing found", as_json=as_json)
     if as_json:
-        screen.write_json(answer)
         return
-    console = screen.make_console()
-    console.print(hit_table(answer) if answer.hits else "nothing found")
-    messages = screen.make_console(stderr=True)
     for retriever, reason in answer.degraded.items():
-        messages.print(Text(f"without {retriever}: {reason}", style="yellow"))
-    messages.print(Text(coverage_line(answer), style="dim"))
+        screen.tell(Text(f"without {retriever}: {reason}", style="yellow"))
+    screen.tell(Text(coverage_line(answer), style="dim"))
     if answer.next_cursor is not None:
-        messages.print(Text(f"more: --cursor {answer.next_cursor}", style="dim"), soft_wrap=True)
+        screen.tell(Text(f"more: --cursor {answer.next_cursor}", style="dim"))
 
 
 def read_weights(given: Sequence[str]) -> dict[str, float]:
@@ -84,7 +81,7 @@ def read_weights(given: Sequence[str]) -> dict[str, float]:
         retriever, separator, value = item.partition("=")
         if not separator or retriever not in get_args(SearchRetriever):
             raise InvalidRequest(
-                f"--weight {item!r} is no LEG=NUMBER: name one of {', '.join(get_args(SearchRetriever))}"
+                f"--weight {item!r} is no RETRIEVER=NUMBER: name one of {', '.join(get_args(SearchRetriever))}"
             )
         try:
             weights[retriever] = float(value)
@@ -153,12 +150,7 @@ def uploaded(user: str, image: Path | None) -> Iterator[str | None]:
 
 def hit_table(answer: SearchAnswer) -> Table:
     """Hits as a table, best first: the words found in bold, and below them what each retriever gave."""
-    table = Table(box=None, pad_edge=False, header_style="dim")
-    table.add_column("score", justify="right", no_wrap=True)
-    table.add_column("video", overflow="fold")
-    table.add_column("#", justify="right", no_wrap=True)
-    table.add_column("time", no_wrap=True)
-    table.add_column("words", overflow="fold")
+    table = screen.make_table(">score", "~video", ">#", "time", "~words")
     for hit in answer.hits:
         why = retrievers_line(hit)
         table.add_row(

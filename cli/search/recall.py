@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import asdict
 
 from rich.table import Table
 
 from cli import screen
+from cli.connection import acting_user
 from db.engine import reading
 from db.search import recall
 from shared.settings import get_settings
@@ -14,41 +16,37 @@ from shared.settings import get_settings
 _QUERIES = 50
 
 
-def run(user: str, *, as_json: bool) -> None:
+def run(*, user: str | None, as_json: bool) -> None:
     """Measure every model the user has vectors of, and show it."""
-    settings = get_settings()
+    settings, owner = get_settings(), acting_user(user)
     with reading() as session:
         measured = [
             recall.measure(
                 session,
-                user,
+                owner,
                 model,
                 vectors,
-                recall.sample(session, user, model, _QUERIES),
+                recall.sample(session, owner, model, _QUERIES),
                 ef_search=settings.search_ef,
             )
-            for model, vectors in recall.stored_models(session, user)
+            for model, vectors in recall.stored_models(session, owner)
         ]
-    if as_json:
-        screen.write_json({"models": [asdict(one) for one in measured]})
+    screen.answer(
+        {"models": [asdict(one) for one in measured]},
+        lambda: _table(measured) if measured else "no vectors yet: index a video first",
+        as_json=as_json,
+    )
+    if as_json or not measured:
         return
-    console = screen.make_console()
-    if not measured:
-        console.print("no vectors yet: index a video first")
-        return
-    table = Table(box=None, pad_edge=False, header_style="dim")
-    for name in ("model", "vectors", "recall@10", "exact p50", "p95", "index p50", "p95"):
-        table.add_column(name, justify="left" if name == "model" else "right", no_wrap=name != "model")
-    for one in measured:
-        table.add_row(
-            one.model,
-            f"{one.vectors:,}",
-            f"{one.recall:.3f}",
-            *(
-                f"{value:.1f} ms"
-                for value in (one.exact_p50_ms, one.exact_p95_ms, one.index_p50_ms, one.index_p95_ms)
-            ),
-        )
-    console.print(table)
     at = f"SEARCH_EF_SEARCH={settings.search_ef}, up to SEARCH_EXACT_ROWS={settings.search_exact_rows:,} vectors"
-    screen.make_console(stderr=True).print(f"[dim]{at} a search compares exactly[/dim]")
+    screen.tell(f"{at} a search compares exactly", style="dim")
+
+
+def _table(measured: Sequence[recall.Recall]) -> Table:
+    table = screen.make_table("~model", ">vectors", ">recall@10", ">exact p50", ">p95", ">index p50", ">p95")
+    for one in measured:
+        times = (one.exact_p50_ms, one.exact_p95_ms, one.index_p50_ms, one.index_p95_ms)
+        table.add_row(
+            one.model, f"{one.vectors:,}", f"{one.recall:.3f}", *(f"{value:.1f} ms" for value in times)
+        )
+    return table

@@ -14,8 +14,8 @@ from rich.console import Console
 from rich.markup import escape
 
 from cli import screen
+from cli.connection import connect
 from cli.videos.progress import Watcher
-from cli.videos.requests import acting_user, open_client
 from shared import nodes
 from shared.client import Client
 from shared.contracts import ID_PATTERN, Receipt, VideoStatus
@@ -42,7 +42,7 @@ class Upload:
 
 
 def make_video_id(path: Path) -> str:
-    """An id nobody else has, that still shows the file's name: ``my-film-1a2b3c4d``."""
+    """Make a unique id that shows the file's name: ``my-film-1a2b3c4d``."""
     stem = re.sub(r"[^A-Za-z0-9_]+", "-", path.stem).strip("-")[:MAX_STEM_CHARS].rstrip("-")
     return f"{stem or 'video'}-{secrets.token_hex(4)}"
 
@@ -72,14 +72,14 @@ def plan_uploads(files: Sequence[Path], video_id: str | None, settings: Settings
 
 
 def check_fleet(settings: Settings) -> None:
-    """Fail before a long upload when nobody would take the request.
+    """Fail before a long upload when no node would take the request.
 
     Raises:
         Outage: no `search` node runs. BrokerUnavailable: Redis does not answer.
     """
     records = nodes.read_nodes(settings.require("redis_url"))
     if not any(record.family == "search" for record in records.values()):
-        raise Outage("no `search` node runs, so nobody accepts videos: start `scenefleet up`, or a node")
+        raise Outage("no `search` node runs, which accepts videos: start `scenefleet up`, or a node")
 
 
 def send(
@@ -127,8 +127,8 @@ def run(
     settings = get_settings()
     uploads = plan_uploads(files, video_id, settings)
     check_fleet(settings)
-    owner = acting_user(user)
-    client, storage = open_client(timeout_s=RECEIPT_WAIT_S), configured_storage(settings)
+    client, owner = connect(user, timeout_s=RECEIPT_WAIT_S)
+    storage = configured_storage(settings)
     console = screen.make_console(stderr=True)
     try:
         for upload in uploads:

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 from rich.console import Console
 from rich.markup import escape
-from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
+from rich.progress import Progress, TaskID, TextColumn, TimeElapsedColumn
 from rich.table import Column
 
 from cli import screen
@@ -19,8 +19,6 @@ POLL_S = 0.4
 #: How long we go on asking a fleet that does not answer.
 SILENCE_LIMIT_S = 300.0
 ENDED = ("indexed", "partial", "failed", "cancelled", "deleted")
-WIDE_COLUMNS = 100
-WIDE_BAR, NARROW_BAR = 24, 12
 STAGE_ENDED = ("done", "reused", "failed", "cancelled", "skipped")
 
 
@@ -116,15 +114,9 @@ class _Bars(_View):
 
     def __init__(self, console: Console) -> None:
         fixed, cut = Column(no_wrap=True), Column(no_wrap=True, overflow="ellipsis")
-        width = WIDE_BAR if console.width >= WIDE_COLUMNS else NARROW_BAR
         self._progress = Progress(
             TextColumn("{task.description}", table_column=fixed),
-            BarColumn(
-                bar_width=width,
-                complete_style="cyan",
-                finished_style="green",
-                table_column=Column(min_width=width),
-            ),
+            screen.make_bar(console),
             TextColumn("{task.fields[share]:>4}", table_column=Column(min_width=4)),
             TimeElapsedColumn(table_column=Column(min_width=7)),
             TextColumn("{task.fields[detail]}", table_column=cut),

@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import cast, get_args
 
-from rich.console import Group
+from rich.console import Group, RenderableType
 from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
 
 from cli import screen
 from cli.confirmation import ask
+from cli.connection import connect, read_pages
 from shared.client import Client
 from shared.contracts import (
     FailureView,
@@ -23,29 +24,13 @@ from shared.contracts import (
     VideoStatus,
 )
 from shared.errors import InvalidRequest
-from shared.settings import get_settings
-
-
-def open_client(*, timeout_s: float = 30.0) -> Client:
-    """A client of the configured fleet.
-
-    Raises:
-        InvalidRequest: no Redis is configured and no `up` runs here.
-    """
-    return Client(get_settings().require("redis_url"), timeout_s=timeout_s)
-
-
-def acting_user(user: str | None) -> str:
-    return user or get_settings().user_id
 
 
 def show_status(video: str, *, as_json: bool, user: str | None) -> None:
     """Show where one video stands."""
-    status = open_client().status(video, acting_user(user))
-    if as_json:
-        screen.write_json(status)
-    else:
-        screen.make_console().print(describe(status))
+    client, owner = connect(user)
+    status = client.status(video, owner)
+    screen.answer(status, lambda: describe(status), as_json=as_json)
 
 
 def describe(status: VideoStatus) -> Group:
@@ -57,17 +42,10 @@ def describe(status: VideoStatus) -> Group:
         facts.append(f"{screen.clock(status.duration_s)} long")
     if status.scenes:
         facts.append(f"{status.scenes} scenes")
-    lines: list[Text | Table] = [
-        Text.from_markup(f"[bold]{status.video_id}[/bold]  " + ", ".join(facts)),
-    ]
+    lines = [Text.from_markup(f"[bold]{status.video_id}[/bold]  " + ", ".join(facts))]
     if status.error:
         lines.append(Text.from_markup(f"[red]{status.error_class}[/red]: {escape(status.error)}"))
-    table = Table(box=None, pad_edge=False, header_style="dim")
-    table.add_column("stage", no_wrap=True)
-    table.add_column("state", no_wrap=True)
-    table.add_column("parts", justify="right", no_wrap=True)
-    table.add_column("progress", justify="right", no_wrap=True)
-    table.add_column("", overflow="fold")
+    table = screen.make_table("stage", "state", ">parts", ">progress", "~")
     for stage in status.stages:
         table.add_row(*_stage_row(stage))
     return Group(*lines, table)
@@ -79,14 +57,10 @@ def _stage_row(stage: StageStatus) -> tuple[str, str, str, str, str]:
     return stage.stage, screen.styled(stage.state), parts, progress, escape(stage.error or "")
 
 
-#: Videos of one request.
-_PAGE = 100
-
-
 def list_all(
     client: Client, user: str, *, states: Sequence[str] = (), limit: int | None = None
 ) -> list[VideoStatus]:
-    """The user's videos, newest first, ``limit`` at most, page by page.
+    """The user's videos, newest first, ``limit`` at most.
 
     Raises:
         InvalidRequest: a state does not exist.
@@ -95,89 +69,84 @@ def list_all(
     for state in states:
         if state not in known:
             raise InvalidRequest(f"--state {state} does not exist: use {', '.join(known)}")
-    found: list[VideoStatus] = []
-    after: str | None = None
-    while limit is None or len(found) < limit:
-        wanted = _PAGE if limit is None else min(_PAGE, limit - len(found))
-        page = client.videos(user, states=cast("Sequence[ListedState]", states), after=after, limit=wanted)
-        found += page.videos
-        after = page.next_after
-        if after is None:
-            break
-    return found
+
+    def read(after: str | None, count: int) -> tuple[Sequence[VideoStatus], str | None]:
+        page = client.videos(user, states=cast("Sequence[ListedState]", states), after=after, limit=count)
+        return page.videos, page.next_after
+
+    return read_pages(read, page_size=100, limit=limit)
 
 
 def show_list(*, states: Sequence[str], limit: int, as_json: bool, user: str | None) -> None:
     """List the user's videos."""
-    owner = acting_user(user)
-    found = list_all(open_client(), owner, states=states, limit=limit)
-    if as_json:
-        screen.write_json({"videos": found})
-        return
-    console = screen.make_console()
-    if not found:
-        which = f" {' or '.join(states)}" if states else ""
-        console.print(f"user {owner} has no{which} videos yet: `scenefleet index FILE`")
-        return
-    table = Table(box=None, pad_edge=False, header_style="dim")
-    table.add_column("video", overflow="fold")
-    table.add_column("state", no_wrap=True)
-    table.add_column("length", justify="right", no_wrap=True)
-    table.add_column("scenes", justify="right", no_wrap=True)
-    table.add_column("added (UTC)", no_wrap=True)
-    table.add_column("", overflow="fold")
-    for status in found:
+    client, owner = connect(user)
+    found = list_all(client, owner, states=states, limit=limit)
+
+    def render() -> RenderableType:
+        if not found:
+            which = f" {' or '.join(states)}" if states else ""
+            return f"user {owner} has no{which} videos yet: `scenefleet index FILE`"
+        return _video_table(found)
+
+    screen.answer({"videos": found}, render, as_json=as_json)
+
+
+def _video_table(videos: Sequence[VideoStatus]) -> Table:
+    table = screen.make_table("~video", "state", ">length", ">scenes", "added (UTC)", "~")
+    for status in videos:
         table.add_row(
             status.video_id,
             screen.styled(status.state),
             screen.clock(status.duration_s) if status.duration_s is not None else "",
             str(status.scenes or ""),
-            f"{status.created_at:%Y-%m-%d %H:%M}",
-            escape(status.error or _active(status)),
+            screen.minute(status.created_at),
+            escape(status.error or _running(status)),
         )
-    console.print(table)
+    return table
+
+
+def _running(status: VideoStatus) -> str:
+    if status.state != "processing":
+        return ""
+    return ", ".join(f"{s.stage} {s.progress:.0%}" for s in status.stages if s.state == "running")
 
 
 def show_failures(video: str | None, *, limit: int, as_json: bool, user: str | None) -> None:
     """List the jobs that failed for good in the user's videos, newest first."""
-    client, owner = open_client(), acting_user(user)
-    found: list[FailureView] = []
-    after: int | None = None
-    while len(found) < limit:
-        page = client.failures(owner, video_id=video, after=after, limit=min(1000, limit - len(found)))
-        found += page.failures
-        after = page.next_after
-        if after is None:
-            break
-    if as_json:
-        screen.write_json({"failures": found})
-        return
-    console = screen.make_console()
-    if not found:
-        console.print(f"nothing has failed in {video or f'the videos of user {owner}'}")
-        return
-    table = Table(box=None, pad_edge=False, header_style="dim")
-    table.add_column("video", overflow="fold")
-    table.add_column("stage", no_wrap=True)
-    table.add_column("part", justify="right", no_wrap=True)
-    table.add_column("attempts", justify="right", no_wrap=True)
-    table.add_column("when (UTC)", no_wrap=True)
-    table.add_column("", overflow="fold")
-    for failure in found:
+    client, owner = connect(user)
+
+    def read(after: int | None, count: int) -> tuple[Sequence[FailureView], int | None]:
+        page = client.failures(owner, video_id=video, after=after, limit=count)
+        return page.failures, page.next_after
+
+    found = read_pages(read, page_size=1000, limit=limit)
+
+    def render() -> RenderableType:
+        if not found:
+            return f"nothing has failed in {video or f'the videos of user {owner}'}"
+        return _failure_table(found)
+
+    screen.answer({"failures": found}, render, as_json=as_json)
+
+
+def _failure_table(failures: Sequence[FailureView]) -> Table:
+    table = screen.make_table("~video", "stage", ">part", ">attempts", "when (UTC)", "~")
+    for failure in failures:
         table.add_row(
             failure.video_id,
             failure.stage,
             str(failure.part),
             str(failure.attempts),
-            f"{failure.failed_at:%Y-%m-%d %H:%M}" if failure.failed_at else "",
+            screen.minute(failure.failed_at) if failure.failed_at else "",
             f"[red]{failure.error_class or 'failed'}[/red] {escape(failure.error or '')}".rstrip(),
         )
-    console.print(table)
+    return table
 
 
 def show_upload(video: str, filename: str, *, expires_s: int, as_json: bool, user: str | None) -> None:
-    """Say where a file that becomes a video is to be stored."""
-    slot = open_client().upload(video, acting_user(user), filename, expires_s=expires_s)
+    """Show where to store a file that becomes a video."""
+    client, owner = connect(user)
+    slot = client.upload(video, owner, filename, expires_s=expires_s)
     if as_json:
         screen.write_json(slot)
         return
@@ -187,48 +156,34 @@ def show_upload(video: str, filename: str, *, expires_s: int, as_json: bool, use
         console.print(slot.upload_url, soft_wrap=True)
 
 
-def _active(status: VideoStatus) -> str:
-    if status.state != "processing":
-        return ""
-    return ", ".join(f"{s.stage} {s.progress:.0%}" for s in status.stages if s.state == "running")
-
-
 def all_scenes(client: Client, video: str, user: str) -> ScenePage:
-    """Every published scene of a video, page by page."""
-    found: list[SceneView] = []
-    after: int | None = -1
-    while after is not None:
-        page = client.scenes(video, user, after_idx=after)
-        found += page.scenes
-        after = page.next_after_idx
-    return ScenePage(video_id=video, scenes=tuple(found), next_after_idx=None)
+    """Every published scene of a video."""
+
+    def read(after: int | None, count: int) -> tuple[Sequence[SceneView], int | None]:
+        page = client.scenes(video, user, after_idx=-1 if after is None else after, limit=count)
+        return page.scenes, page.next_after_idx
+
+    return ScenePage(video_id=video, scenes=tuple(read_pages(read, page_size=200)), next_after_idx=None)
 
 
 def show_scenes(video: str, *, as_json: bool, user: str | None) -> None:
     """List a video's scenes."""
-    client, owner = open_client(), acting_user(user)
+    client, owner = connect(user)
     page = all_scenes(client, video, owner)
-    if as_json:
-        screen.write_json(page)
-        return
-    console = screen.make_console()
-    if not page.scenes:
-        state = client.status(video, owner).state
-        console.print(f"{video} is {state} and has no published scenes: `scenefleet status {video}`")
-        return
-    console.print(scene_table(page.scenes))
+
+    def render() -> RenderableType:
+        if not page.scenes:
+            state = client.status(video, owner).state
+            return f"{video} is {state} and has no published scenes: `scenefleet status {video}`"
+        return scene_table(page.scenes)
+
+    screen.answer(page, render, as_json=as_json)
 
 
 def scene_table(scenes: Sequence[SceneView]) -> Table:
     """Scenes as a table: number, time, words, text on screen where there is any, faces."""
     shows_text = any(scene.screen_text for scene in scenes)
-    table = Table(box=None, pad_edge=False, header_style="dim")
-    table.add_column("#", justify="right", no_wrap=True)
-    table.add_column("time", no_wrap=True)
-    table.add_column("words", overflow="fold")
-    if shows_text:
-        table.add_column("on screen", overflow="fold")
-    table.add_column("faces", justify="right", no_wrap=True)
+    table = screen.make_table(">#", "time", "~words", *(["~on screen"] if shows_text else []), ">faces")
     for scene in scenes:
         table.add_row(
             str(scene.idx),
@@ -241,9 +196,9 @@ def scene_table(scenes: Sequence[SceneView]) -> Table:
 
 
 def change(action: str, video: str, *, as_json: bool, user: str | None) -> None:
-    """Retry or cancel, and say what state the video is in now."""
-    client, owner = open_client(), acting_user(user)
-    _confirm((client.retry if action == "retry" else client.cancel)(video, owner), as_json=as_json)
+    """Retry or cancel, and show the video's state."""
+    client, owner = connect(user)
+    _show_receipt((client.retry if action == "retry" else client.cancel)(video, owner), as_json=as_json)
 
 
 def rerun(
@@ -252,15 +207,15 @@ def rerun(
     """Process a video again, or make what all of the user's videos lack.
 
     Raises:
-        InvalidRequest: no video is named, and not only what is missing is asked for.
+        InvalidRequest: neither a video nor ``missing`` alone is given.
     """
-    client, owner = open_client(), acting_user(user)
+    client, owner = connect(user)
     if video is not None:
         receipt = client.rerun(video, owner, stages, missing=missing)
         if missing and not receipt.accepted and not as_json:
             screen.make_console().print(f"[bold]{video}[/bold]  lacks nothing that can be made now")
             return
-        _confirm(receipt, as_json=as_json)
+        _show_receipt(receipt, as_json=as_json)
         return
     if not missing or stages:
         raise InvalidRequest("VIDEO is missing: name a video, or --missing alone for all of yours")
@@ -271,24 +226,20 @@ def rerun(
         return
     for receipt in receipts:
         if receipt.accepted:
-            _confirm(receipt, as_json=False)
+            _show_receipt(receipt, as_json=False)
     lacking = sum(receipt.accepted for receipt in receipts)
     screen.make_console().print(f"{lacking} of {len(receipts)} videos lacked something that can be made now")
 
 
 def delete(video: str, *, sure: bool, as_json: bool, user: str | None) -> None:
     """Delete, after asking."""
-    client, owner = open_client(), acting_user(user)
+    client, owner = connect(user)
     if not sure:
         status = client.status(video, owner)
         ask(f"Delete {video} ({status.state}, {status.scenes} scenes) and everything made from it?")
-    _confirm(client.delete(video, owner), as_json=as_json)
+    _show_receipt(client.delete(video, owner), as_json=as_json)
 
 
-def _confirm(receipt: Receipt, *, as_json: bool) -> None:
-    if as_json:
-        screen.write_json(receipt)
-        return
-    screen.make_console().print(
-        f"[bold]{receipt.video_id}[/bold]  {screen.styled(receipt.state)}, run {receipt.run}"
-    )
+def _show_receipt(receipt: Receipt, *, as_json: bool) -> None:
+    line = f"[bold]{receipt.video_id}[/bold]  {screen.styled(receipt.state)}, run {receipt.run}"
+    screen.answer(receipt, lambda: line, as_json=as_json)

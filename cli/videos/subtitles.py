@@ -7,12 +7,14 @@ import sys
 from pathlib import Path
 from typing import cast
 
+from rich.text import Text
+
 from cli import screen
-from cli.videos.requests import acting_user, open_client
+from cli.connection import connect
 from shared.errors import Conflict, InvalidRequest
 from shared.subtitles import SubtitleFormat
 
-#: Nobody waits longer for hours of speech than for a page of scenes, but the answer may be some MB.
+#: The answer for hours of speech may have some MB.
 _TIMEOUT_S = 60.0
 
 
@@ -26,8 +28,8 @@ def run(video: str, format: str | None, output: Path | None, *, force: bool, use
     if output is not None:
         _check(output, force=force)
     chosen = format or ("vtt" if output is not None and output.suffix.lower() == ".vtt" else "srt")
-    client = open_client(timeout_s=_TIMEOUT_S)
-    found = client.subtitles(video, acting_user(user), format=cast(SubtitleFormat, chosen))
+    client, owner = connect(user, timeout_s=_TIMEOUT_S)
+    found = client.subtitles(video, owner, format=cast(SubtitleFormat, chosen))
     data = found.text.encode()
     if output is None:
         sys.stdout.flush()
@@ -36,7 +38,7 @@ def run(video: str, format: str | None, output: Path | None, *, force: bool, use
         return
     _write(output, data)
     cues = found.text.count(" --> ")
-    screen.make_console(stderr=True).print(f"wrote {output}, {cues} cues", markup=False, soft_wrap=True)
+    screen.tell(Text(f"wrote {output}, {cues} cues"))
 
 
 def _check(output: Path, *, force: bool) -> None:

@@ -8,7 +8,7 @@ LOOPBACK = "127.0.0.1"
 
 
 def find_free_port() -> int:
-    """A TCP port nobody listens on at the moment; another process may still take it first."""
+    """A TCP port that is free at the moment; another process may still take it first."""
     with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as probe:
         probe.bind((LOOPBACK, 0))
         port: int = probe.getsockname()[1]

@@ -25,7 +25,7 @@ ADMIN = "postgres"
 USER = "scenefleet"
 DATABASE = "scenefleet"
 MAX_CONNECTIONS = 200
-#: A client is taken for dead after so much silence of the network, seconds.
+#: A client is considered dead after this many seconds without network traffic.
 PEER_S = 30.0
 START_LIMIT_S = 60.0
 POLL_S = 0.1

@@ -25,7 +25,7 @@ BINARIES = ("valkey-server", "redis-server")
 START_LIMIT_S = 30.0
 POLL_S = 0.05
 #: What waits for a client that does not read: at once, or for so many seconds, bytes. The largest answer is a message of
-#: 4 MiB (shared/contracts.py).
+#: 4 MiB (shared/contracts/).
 OUTPUT_LIMIT = "64mb 32mb 30"
 #: What one client may have sent of a command that is not complete.
 INPUT_LIMIT = "64mb"
@@ -57,7 +57,7 @@ def find_servers() -> list[Server]:
 
 
 def find_server() -> Server:
-    """The server to run: one without known holes before one with, then the newer one, then the system's.
+    """The server to run: one without known vulnerabilities before one with, then the newer one, then the system's.
 
     Raises:
         InvalidRequest: there is none.

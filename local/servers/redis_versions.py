@@ -1,4 +1,4 @@
-"""Which versions of Redis and Valkey have known holes that matter here, and what a server says it is."""
+"""Which versions of Redis and Valkey have known vulnerabilities that matter here, and which one a server is."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from pathlib import Path
 
 Version = tuple[int, int, int]
 
-#: The first release of each series with the mends of CVE-2025-21605 (a client without a password fills the memory) and
+#: The first release of each series with the fixes of CVE-2025-21605 (a client without a password fills the memory) and
 #: CVE-2025-49844 (a client with one runs code by Lua). A series that is not here and older than the newest one here got
 #: none from its authors; a newer one has had them from its beginning.
 LEAST_PATCHED: dict[str, tuple[Version, ...]] = {
@@ -32,7 +32,7 @@ class Server:
 
     @property
     def patched(self) -> bool:
-        """Whether its version has the mends; a distribution may have put them into an older one."""
+        """Whether its version has the fixes; a distribution may have backported them to an older one."""
         return is_patched(self.product, self.version)
 
     @property
@@ -46,7 +46,7 @@ class Server:
 
 
 def is_patched(product: str, version: Version) -> bool:
-    """Whether a release has the mends of ``HOLES``."""
+    """Whether a release has the fixes of ``HOLES``."""
     least = LEAST_PATCHED[product]
     if version[:2] > least[-1][:2]:
         return True
@@ -54,7 +54,7 @@ def is_patched(product: str, version: Version) -> bool:
 
 
 def patched_releases() -> str:
-    """The least releases that have the mends, for people."""
+    """The first releases that have the fixes, for people."""
     products = []
     for product, releases in LEAST_PATCHED.items():
         products.append(f"{product} {', '.join('.'.join(map(str, release)) for release in releases)}")

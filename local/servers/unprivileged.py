@@ -2,7 +2,7 @@
 
 ``python unprivileged.py FOLDER PROGRAM ARGUMENT...`` enters the folder and replaces itself by the program.
 On Linux the program reaches that folder as ``OWN_FOLDER``, whoever may enter the folders above it, so that it needs no
-right of root. Only where the program itself lies in a folder that is closed to others, as a checkout below ``/root`` (mode
+right of root. Only where the program itself is in a folder that is closed to others, as a checkout below ``/root`` (mode
 0700) is, it keeps the right to pass through folders (CAP_DAC_OVERRIDE); no folder gets other permissions than it
 had. Where the kernel refuses that (a container without the right) the program runs without it.
 """
@@ -39,7 +39,7 @@ def wrap(command: list[str], folder: Path) -> list[str]:
     """The command to start instead of ``command``: itself, or through this module when we are root."""
     if os.geteuid() != 0:
         return command
-    # By its file: the folder it starts in says nothing of where the package lies.
+    # By its file: the folder it starts in is not the package's.
     return [sys.executable, "-P", str(Path(__file__)), str(folder), *command]
 
 

@@ -1,6 +1,6 @@
 """Payloads and results of every task: frozen, versioned, JSON only; a module per domain.
 
-Everything here comes from outside and is hostile until it has passed these models. A broker message stays under
+Payloads come from outside and are hostile until they have passed these models. A broker message stays under
 ``MAX_MESSAGE_BYTES``; media travels by storage key.
 """
 
@@ -11,6 +11,7 @@ from .base import (
     MAX_PICTURE_BYTES as MAX_PICTURE_BYTES,
     MAX_PICTURE_PIXELS as MAX_PICTURE_PIXELS,
     MAX_QUERY_CHARS as MAX_QUERY_CHARS,
+    Box as Box,
     Contract as Contract,
     Id as Id,
     ModelName as ModelName,
@@ -30,8 +31,6 @@ from .inference import (
     PictureFaces as PictureFaces,
     RerankDocuments as RerankDocuments,
     RerankScores as RerankScores,
-    SpokenSegment as SpokenSegment,
-    SpokenWord as SpokenWord,
     TextVectors as TextVectors,
     TokenId as TokenId,
     TranscribeAudio as TranscribeAudio,
@@ -84,6 +83,7 @@ from .search import (
     SearchWeights as SearchWeights,
     WordSpan as WordSpan,
 )
+from .speech import Segment as Segment, Word as Word
 from .videos import (
     FailurePage as FailurePage,
     FailureView as FailureView,

@@ -16,7 +16,7 @@ import pytest
 from celery import Celery
 from celery.exceptions import TimeoutError as NoAnswer
 
-from cli.node import celery_command, node_environment
+from local.node import celery_command, node_environment
 from shared.broker import broker_config
 from tests.support.fleet import ROOT, Fleet, NodeProcess, eventually
 from worker.models.placement import nvml

@@ -131,7 +131,7 @@ def machine(tmp_path: Path, original: ModelSpec, hub: HubServer) -> Machine:
 
 @pytest.fixture
 def unstated(tmp_path: Path, original: ModelSpec, hub: HubServer) -> Machine:
-    """One whose catalogue has no sum of the model's files: what comes first must be trusted."""
+    """One whose catalogue has no checksum of the model's files: what comes first must be trusted."""
     return Machine(tmp_path, original, hub, stated=False)
 
 
@@ -299,7 +299,7 @@ def test_verify_tells_right_from_wrong_missing_and_unknown(unstated: Machine, hu
     found = states(1)
     assert found.pop(LARGE) == "ok"
     assert found == {
-        "config.json": "wrong", "tokenizer.json": "missing", "sparse_linear.pt": "no sum", "colbert_linear.pt": "ok",
+        "config.json": "wrong", "tokenizer.json": "missing", "sparse_linear.pt": "no checksum", "colbert_linear.pt": "ok",
     }  # fmt: skip
     shown = unstated.run("verify", status=1).stdout
     wrong = hashlib.sha256(b"wrong").hexdigest()

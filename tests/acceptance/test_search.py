@@ -361,7 +361,7 @@ def test_the_command_searches_in_every_way(
     assert all(row["recall"] >= 0.99 and row["queries"] > 0 for row in measured)
     for arguments, says in [
         ((), "query is missing"),
-        ((WORD, "-w", "smell=1"), "no LEG=NUMBER"),
+        ((WORD, "-w", "smell=1"), "no RETRIEVER=NUMBER"),
         ((WORD, "-w", "text=much"), "has no number"),
         (("--person", "Nobody"), "Nobody"),
         (("--like", "nonsense"), "is no scene"),

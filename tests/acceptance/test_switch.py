@@ -228,7 +228,7 @@ def test_a_dry_run_says_how_many_and_how_long_and_changes_nothing(fleet: Fleet) 
         (("--to", "not-searched"), "is a model of kind rerank: name one of kind text"),
         (("--to", OLD), f"{OLD} is the active text model already"),
         (("--activate",), "no switch of the text model is open"),
-        (("--to", NEW, "--discard"), "exclude each other"),
+        (("--to", NEW, "--discard"), "mutually exclusive"),
         (("--hold",), "give --to NAME"),
         (("--to", NEW, "--queries", "/nowhere"), "--queries '/nowhere' is no file"),
     ],
@@ -268,7 +268,7 @@ def test_killed_half_way_it_goes_on_and_a_rollback_restores_the_results(fleet: F
     assert 0 <= told["compared"]["overlap"] < 1 and len(told["compared"]["queries"]) == 20
     assert found(fleet) == before
 
-    fleet.client.flip_model("text")
+    fleet.client.activate_model("text")
     eventually(lambda: found(fleet) != before, within_s=20, what="the new model is searched")
     after = found(fleet)
     assert all(len(hits) == 20 for hits in after)

@@ -92,7 +92,7 @@ def compute(model: Any) -> np.ndarray[Any, Any]:
 def test_a_pinned_process_sees_that_gpu_alone() -> None:
     """By each of its names, in a process of its own."""
     code = (
-        "import sys; from worker import gpu; devices.pin(tuple(sys.argv[2:]), int(sys.argv[1])); import torch;"
+        "import sys; from worker.models.placement import devices; devices.pin(tuple(sys.argv[2:]), int(sys.argv[1])); import torch;"
         "print(torch.cuda.device_count(), torch.cuda.get_device_properties(0).uuid)"
     )
     parts = [part.uuid for found in SURVEY.gpus for part in found.mig]

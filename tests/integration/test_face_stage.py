@@ -80,7 +80,7 @@ def test_one_person_is_one_track_with_what_the_model_says(film: Faces, astronaut
     assert film.found(1, 1) == []
     # Tracks are counted again in every scene.
     assert [(row.ordinal, row.ts_s, row.track) for row in film.found(1, 2)] == [(0, 4.0, 0)]
-    model = film.runtime.model_cache.get("face")
+    model = film.runtime.model("face")
     for row in (first, later):
         assert row.user_id == "u" and len(row.landmarks) == 5 and len(row.box) == 4
         assert len(row.vec) == model.spec.dim

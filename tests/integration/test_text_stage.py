@@ -40,7 +40,7 @@ class Film:
 
     @property
     def model(self) -> TextEmbedder:
-        model = self.runtime.model_cache.get("text")
+        model = self.runtime.model("text")
         assert isinstance(model, TextEmbedder)
         return model
 

@@ -17,7 +17,7 @@ from typing import Any
 import pytest
 import yaml
 
-from cli.node import choose_devices, node_environment
+from local.node import choose_devices, node_environment
 from shared.routing import FAMILIES
 from shared.settings import Settings
 from tests.checkpoints import write_catalog

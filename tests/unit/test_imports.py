@@ -1,6 +1,7 @@
-"""The house of docs/design.md: who reads the environment, how modules are named, what importing a part loads.
+"""The packages of docs/design.md: who may import what, who reads the environment, what importing a part loads.
 
-Who may import whom is checked by import-linter (``[tool.importlinter]`` in pyproject.toml); here is what it can't say.
+What a package may import stands in ``[tool.scenefleet.imports]`` of pyproject.toml; import-linter checks that layers and
+siblings have no cycles.
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ import ast
 import json
 import subprocess
 import sys
+import tomllib
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -36,10 +38,10 @@ VAGUE = {
     "lib",
     "stuff",
 }
-#: Modules that may name an engine: each is imported by dotted path, only where the engine is, or names it in a function.
-ENGINE_MODULES = (
-    "worker.models.placement.devices.", "worker.models.placement.nvml.", "worker.media.", "worker.models.", "worker.stages.", "cli.demo", "cli.doctor.machine_checks", "cli.models.files",
-)  # fmt: skip
+#: Package -> what it may import besides itself and the standard library.
+ALLOWED: dict[str, list[str]] = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["scenefleet"][
+    "imports"
+]
 
 
 def modules(*packages: str) -> Iterator[tuple[str, Path, ast.Module]]:
@@ -122,31 +124,63 @@ def test_every_module_says_why_it_exists() -> None:
     assert silent == []
 
 
-def test_engines_are_imported_only_where_a_node_needs_them() -> None:
+def package_of(module: str) -> str:
+    """The package of the table that a module belongs to; of a third party: its top-level name."""
+    packages = [package for package in ALLOWED if module == package or module.startswith(f"{package}.")]
+    return max(packages, key=len, default=module.partition(".")[0])
+
+
+def packages_imported(name: str, path: Path, tree: ast.Module) -> Iterator[str]:
+    """The packages that a module imports, anywhere in it, but for its own and the standard library's."""
+    folder = name if path.name == "__init__.py" else name.rpartition(".")[0]
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            found = [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            above = folder.split(".")[: len(folder.split(".")) - node.level + 1] if node.level else []
+            module = ".".join([*above, *filter(None, [node.module])])
+            found = [f"{module}.{alias.name}" for alias in node.names]
+        else:
+            continue
+        for module in found:
+            package = package_of(module)
+            if package != package_of(name) and package not in sys.stdlib_module_names:
+                yield package
+
+
+def test_packages_import_only_what_they_may() -> None:
     wrong = [
-        (name, module)
-        for name, _, tree in modules()
-        for module, level in imported(tree)
-        if level == 0 and module.split(".")[0] in ENGINES and not f"{name}.".startswith(ENGINE_MODULES)
+        f"{name} imports {package}"
+        for name, path, tree in modules()
+        for package in packages_imported(name, path, tree)
+        if package not in ALLOWED[package_of(name)]
     ]
-    assert wrong == []
+    assert wrong == [], "change the import, or [tool.scenefleet.imports] in pyproject.toml and docs/design.md"
 
 
-def top_level_imports(tree: ast.Module) -> Iterator[str]:
-    for node in tree.body:
-        if isinstance(node, (ast.Import, ast.ImportFrom)):
-            yield from (module for module, level in imported(node) if level == 0)
+def test_nothing_is_allowed_that_no_module_imports() -> None:
+    """So that the table says what is, and an engine that left a package does not come back unseen."""
+    used: dict[str, set[str]] = {package: set() for package in ALLOWED}
+    for name, path, tree in modules():
+        used[package_of(name)].update(packages_imported(name, path, tree))
+    unused = [(package, sorted({*allowed} - used[package])) for package, allowed in ALLOWED.items()]
+    assert [(package, names) for package, names in unused if names] == []
 
 
-def test_the_command_loads_workers_lazily() -> None:
-    """`scenefleet --help` must not import Celery's application, which reads the settings as it is imported."""
-    wrong = [
-        (name, module)
-        for name, _, tree in modules("cli")
-        for module in top_level_imports(tree)
-        if module.startswith(("worker.app", "worker.boot", "worker.runner", "worker.stages", "tasks"))
-    ]
-    assert wrong == []
+@pytest.mark.parametrize(
+    ("name", "code", "package"),
+    [
+        ("db.tables", "def f():\n    import torch", "torch"),
+        ("worker.media.probe", "from worker import models", "worker.models"),
+        ("worker.models.text", "from ..stages import text", "worker.stages"),
+        ("worker.models.text", "from ..runtime import get_runtime", "worker"),
+        ("shared.client", "import db.tables", "db"),
+    ],
+)
+def test_a_forbidden_import_would_be_seen(name: str, code: str, package: str) -> None:
+    path = ROOT / (name.replace(".", "/") + ".py")
+    assert list(packages_imported(name, path, ast.parse(code))) == [package]
+    assert package not in ALLOWED[package_of(name)]
 
 
 def loaded(statement: str) -> set[str]:

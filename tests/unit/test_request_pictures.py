@@ -107,9 +107,7 @@ def test_the_tasks_look_at_each_picture_once(storage: object, monkeypatch: pytes
         storage.put_bytes("uploads", f"uploads/u1/{name}.jpg", jpeg(200, height), "image/jpeg")  # type: ignore[attr-defined]
     keys = ["uploads/u1/a.jpg", "uploads/u1/b.jpg"] * 8
     model = Model()
-    runtime = types.SimpleNamespace(
-        model_cache=types.SimpleNamespace(get=lambda kind: model), model=lambda kind, name: model
-    )
+    runtime = types.SimpleNamespace(model=lambda kind, name=None: model)
     monkeypatch.setattr(face, "get_runtime", lambda: runtime)
     monkeypatch.setattr(vision, "get_runtime", lambda: runtime)
     answer = face.detect(user_id="u1", storage_keys=keys)

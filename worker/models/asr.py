@@ -1,39 +1,19 @@
-"""Speech to words: what every speech recogniser is to the rest of the fleet. Imports no engine."""
+"""Speech to words: the interface of every speech recogniser. Imports no engine."""
 
 from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any, Literal
 
 import numpy as np
 
+from shared.contracts import Segment
 from shared.errors import InvalidRequest
 from worker.models.base import Float32, Model
 
 Rejection = Literal["no speech", "repetition", "low confidence"]
-
-
-@dataclass(frozen=True, slots=True)
-class Word:
-    start_s: float
-    end_s: float
-    text: str
-    #: 0..1, the engine's own confidence.
-    probability: float
-
-
-@dataclass(frozen=True, slots=True)
-class Segment:
-    """Words spoken without a long pause; starts with its first word and ends with its last."""
-
-    start_s: float
-    end_s: float
-    text: str
-    words: tuple[Word, ...]
-    #: Why it is not believed, and so not part of the transcript; None: it is.
-    rejected: Rejection | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,12 +27,12 @@ class Transcript:
         return " ".join(segment.text for segment in self.segments if segment.rejected is None)
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain lists, dicts, strings and floats, ready for JSON."""
-        return asdict(self)
+        """Return plain dicts, tuples, strings and floats, ready for JSON."""
+        return {"language": self.language, "segments": [segment.model_dump() for segment in self.segments]}
 
 
 def _ignore_step(fraction: float) -> None:
-    """Nobody wants to know."""
+    """Do nothing."""
 
 
 class Transcriber(Model):

@@ -1,8 +1,8 @@
-"""What every model is to the process that holds it: loaded, warmed, used under a lock, measured, let go.
+"""Base class of all models: load, warm up, use under a lock, measure, unload.
 
 The interface of each kind of model stands in `asr`, `text`, `vision`, `face` and `ocr`: public methods check the input, hold
 the lock and name failures; a provider implements the private `_load`, `_unload`, `_warm_up` and one `_predict`-like method. A
-new provider is one class and one line in `model_cache.PROVIDERS`. Imports no engine.
+new provider is one class and one line in `cache.PROVIDERS`. Imports no engine.
 """
 
 from __future__ import annotations
@@ -81,7 +81,7 @@ class Model(ABC):
         self.models_dir = models_dir
         #: Loads it when it is used and is not loaded; a model cache puts its own here, which keeps the memory budget.
         self.bring: Callable[[], object] = self.load
-        #: Decided by worker/devices.py at load; a provider's `_load` finds it set.
+        #: Decided by `placement.devices` at load; a provider's `_load` finds it set.
         self.placement = devices.Placement("cpu", "float32")
         # One call at a time: engines such as PocketSphinx keep their state in the object. Re-entrant, for load on demand.
         self._lock = threading.RLock()
@@ -133,7 +133,7 @@ class Model(ABC):
             self._memory_bytes = max(0, self._held_bytes() - before_bytes)
 
     def unload(self) -> None:
-        """Let go of the weights. The engine's own module stays imported."""
+        """Free the weights. The engine's own module stays imported."""
         with self._lock:
             if not self._loaded:
                 return
@@ -187,14 +187,14 @@ class Model(ABC):
 
     @contextmanager
     def _ready(self) -> Iterator[None]:
-        """Hold the model for one call, loading it first if nobody has."""
+        """Hold the model for one call, loading it first if it is not loaded."""
         while True:
             if not self._loaded:
-                # Not under the model's lock: who lets go of a model holds the model cache's first, then the model's.
+                # Not under the model's lock: an unload takes the cache's lock first, then the model's.
                 self.bring()
             with self._lock:
                 if not self._loaded:
-                    continue  # let go of in between
+                    continue  # unloaded in between
                 self._last_used = time.time()
                 yield
                 return

@@ -1,4 +1,4 @@
-"""The models one process holds: says which class runs which model, loads them when asked, lets the idlest go for another.
+"""The models one process holds: says which class runs which model, loads them when asked, evicts the least recently used for another.
 
 A provider's module, and with it its engine, is imported only when one of its models is loaded: never in the parent of a
 forked worker, which must not have used torch (the child would hang).
@@ -19,6 +19,7 @@ from shared.graph import PLUGINS
 from shared.logs import get_logger
 from worker.models.base import Model
 from worker.models.catalog import Catalog
+from worker.models.placement.plan import exceeds_budget
 from worker.models.spec import KINDS, Family, Kind, ModelSpec
 
 log = get_logger(__name__)
@@ -69,9 +70,9 @@ class ModelCache:
         self.kinds = tuple(kind for family in families for kind in KINDS[family])
         self.budget_mb = budget_mb
         self.evictions = 0
-        #: Called when a model was loaded, warmed or let go of, or could not be loaded.
+        #: Called when a model was loaded, warmed or unloaded, or could not be loaded.
         self.on_change: Callable[[], object] = _nothing
-        #: Called when a preloaded active model that was let go of can't be loaded again for a job.
+        #: Called when a preloaded active model that was unloaded can't be loaded again for a job.
         self.on_unavailable: Callable[[ModelUnavailable], object] = _nothing
         self._catalog = catalog
         self._active = dict(active)
@@ -79,7 +80,7 @@ class ModelCache:
         self._models_dir = models_dir
         #: By name, the least recently asked for first.
         self._models: dict[str, Model] = {}
-        # Held over a load: two loads at once would both think the room is theirs.
+        # Held over a load: two loads at once would both count on the same free memory.
         self._lock = threading.RLock()
 
     def preload(self) -> None:
@@ -179,16 +180,9 @@ class ModelCache:
             if spec is None:
                 states.append({"kind": kind, "loaded": False, "active": False, "unavailable": _absent(kind)})
             elif spec.name not in held:
-                entry = {"name", "family", "kind", "provider", "revision", "device", "dtype", "dim"}
-                states.append(
-                    {
-                        **spec.model_dump(include=entry),
-                        "loaded": False,
-                        "loads": 0,
-                        "error": "",
-                        "active": True,
-                    }
-                )
+                fields = {"name", "family", "kind", "provider", "revision", "device", "dtype", "dim"}
+                absent = {"loaded": False, "loads": 0, "error": "", "active": True}
+                states.append({**spec.model_dump(include=fields), **absent})
         active = {spec.name for spec in self._active.values()}
         states += [{**asdict(model.state()), "active": name in active} for name, model in held.items()]
         return states
@@ -203,7 +197,7 @@ class ModelCache:
             raise
 
     def _refuse_too_large(self, spec: ModelSpec) -> None:
-        if self.budget_mb and spec.memory_mb > self.budget_mb:
+        if exceeds_budget(spec, self.budget_mb):
             raise ModelDoesNotFit(
                 f"Model {spec.name} needs {spec.memory_mb} MB, more than the whole budget of {self.budget_mb} MB "
                 f"({self._used_mb()} MB used): raise WORKER_MODEL_MEMORY_MB, or choose a smaller model."
@@ -261,7 +255,7 @@ class ModelCache:
 
 
 def _nothing(*_: object) -> None:
-    """Nobody wants to know."""
+    """Do nothing."""
 
 
 def _rounded(seconds: float | None) -> float | None:

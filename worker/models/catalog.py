@@ -107,7 +107,7 @@ def configured_catalog(settings: Settings) -> Catalog:
 def load_catalog(path: Path | str | None = None, models_dir: Path | None = None) -> Catalog:
     """Read and check a catalogue file; without `path`, the one that ships with scenefleet. Plug-ins add models to either.
 
-    What `models_dir`'s lock knows is added: the commit that was pulled as revision, and the sums the catalogue leaves out.
+    What `models_dir`'s lock knows is added: the commit that was pulled as revision, and the checksums the catalogue leaves out.
 
     Raises: ModelUnavailable, in one sentence, when the file is missing or not a valid catalogue.
     """
@@ -163,10 +163,10 @@ def _refuse_doubles(path: Path, specs: list[ModelSpec]) -> None:
     for name, count in Counter(spec.name for spec in specs).items():
         if count > 1:
             raise ModelUnavailable(f"Model {name} stands {count} times in {path}; keep one.")
-    seats: dict[tuple[str, str], str] = {}
+    known: dict[tuple[str, str], str] = {}
     for spec in specs:
         for profile in spec.profiles:
-            other = seats.setdefault((profile, spec.kind), spec.name)
+            other = known.setdefault((profile, spec.kind), spec.name)
             if other != spec.name:
                 raise ModelUnavailable(
                     f"Profile {profile} has two models of kind {spec.kind} in {path} ({other}, {spec.name}); keep one."

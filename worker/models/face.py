@@ -1,4 +1,4 @@
-"""Images to faces: what every face model is to the rest of the fleet. Imports no engine."""
+"""Images to faces: the interface of every face model. Imports no engine."""
 
 from __future__ import annotations
 
@@ -7,13 +7,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
+from shared.contracts import Box
 from worker.models.base import Float32, Model, Uint8, check_images
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Face:
     #: x, y, width, height in pixels of the image given, inside it.
-    box: tuple[float, float, float, float]
+    box: Box
     #: The detector's own; higher is surer. Comparable only within one model.
     score: float
     #: x, y in pixels, in the order of the analyser's `landmark_names`.

@@ -1,4 +1,4 @@
-"""Images to the text they show: what every reader of on-screen text is to the rest of the fleet. Imports no engine."""
+"""Images to the text they show: the interface of every reader of on-screen text. Imports no engine."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from abc import abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from shared.contracts import Box
 from worker.models.base import Model, Uint8, check_images
 
 
@@ -16,7 +17,7 @@ class Line:
     #: Never empty; no spaces around it.
     text: str
     #: x, y, width, height in pixels of the image given, inside it; of a slanted line what encloses it.
-    box: tuple[float, float, float, float]
+    box: Box
     #: How sure the model is of the characters, 0..1, higher is surer. Comparable only within one model.
     score: float
 

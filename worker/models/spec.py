@@ -92,7 +92,7 @@ class ModelSpec(BaseModel):
     @model_validator(mode="before")
     @classmethod
     def _without_unknown(cls, values: Any) -> Any:
-        """A file of unknown sum is one of `files` from here on."""
+        """A file without a known checksum is one of `files` from here on."""
         if not isinstance(values, dict) or not isinstance(values.get("sha256"), dict):
             return values
         unknown = [file for file, sha256 in values["sha256"].items() if sha256 == UNKNOWN]

@@ -55,6 +55,9 @@ class TextEmbedder(Model):
         with self._ready(), self._engine():
             return self._encode(whole)
 
+    def _warm_up(self) -> None:
+        self._encode(["warm up"] * self.spec.batch)
+
     @abstractmethod
     def _encode(self, texts: Sequence[str]) -> TextVectors: ...
 

@@ -1,4 +1,4 @@
-"""Images and words in one space: what every model of sight is to the rest of the fleet. Imports no engine."""
+"""Images and words in one space: the interface of every vision model. Imports no engine."""
 
 from __future__ import annotations
 

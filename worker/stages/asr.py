@@ -15,7 +15,7 @@ def run(context: StageContext) -> Outcome:
     claimed = context.claimed
     start_s, end_s = float(claimed.payload["start_s"]), float(claimed.payload["end_s"])
     audio = context.read_audio(start_s, end_s)
-    model = cast(Transcriber, context.runtime.model_cache.get("asr"))
+    model = cast(Transcriber, context.runtime.model("asr"))
     transcript = model.transcribe(audio, offset_s=start_s, on_step=context.report)
 
     def write(session: Session) -> None:

@@ -12,7 +12,7 @@ from sqlalchemy.orm import Session
 from db.engine import reading
 from db.people.photos import PhotoResult, photos_to_look_at, write_photos
 from db.tables import PersonPhoto
-from shared.contracts import MAX_PICTURE_BYTES, MAX_PICTURE_PIXELS
+from shared.contracts import MAX_PICTURE_BYTES, MAX_PICTURE_PIXELS, Box
 from shared.errors import BadMedia, BadPhoto, BlurredFace, NoFace, ObjectMissing, SeveralFaces, SmallFace
 from shared.settings import Settings
 from shared.storage import require_prefix
@@ -27,7 +27,7 @@ def run(context: StageContext) -> Outcome:
     claimed = context.claimed
     with reading() as session:
         photos = photos_to_look_at(session, claimed.subject.id, claimed.user_id, claimed.payload["photo_ids"])
-    model = cast(FaceAnalyser, context.runtime.model_cache.get("face"))
+    model = cast(FaceAnalyser, context.runtime.model("face"))
     found: list[tuple[PersonPhoto, Face | None, BadMedia | ObjectMissing | None]] = []
     for done, photo in enumerate(photos):
         context.report(done / len(photos))
@@ -117,7 +117,7 @@ def choose(picture: npt.NDArray[np.uint8], faces: list[Face], settings: Settings
     return face
 
 
-def sharpness(picture: npt.NDArray[np.uint8], box: tuple[float, float, float, float]) -> float:
+def sharpness(picture: npt.NDArray[np.uint8], box: Box) -> float:
     """Variance of the Laplacian of a face at about 112 px, in grey levels squared.
 
     Source: Pech-Pacheco et al., "Diatom autofocusing in brightfield microscopy" (2000).

@@ -29,7 +29,7 @@ def run(context: StageContext) -> Outcome:
     with reading() as session:
         _, video_run = context.video_and_run(session)
         scenes = scenes_between(session, claimed.video_id, int(video_run.stage_runs["split"]), first, last)
-    model = cast(FaceAnalyser, context.runtime.model_cache.get("face"))
+    model = cast(FaceAnalyser, context.runtime.model("face"))
     keyframes = [keyframe for scene in scenes for keyframe in scene.keyframes]
     found: list[list[Face]] = []
     while len(found) < len(keyframes):

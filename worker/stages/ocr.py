@@ -19,7 +19,7 @@ def run(context: StageContext) -> Outcome:
     with reading() as session:
         _, video_run = context.video_and_run(session)
         scenes = scenes_between(session, claimed.video_id, int(video_run.stage_runs["split"]), first, last)
-    model = cast(TextReader, context.runtime.model_cache.get("ocr"))
+    model = cast(TextReader, context.runtime.model("ocr"))
     total, done = sum(len(scene.keyframes) for scene in scenes), 0
     lines: dict[Any, list[dict[str, Any]]] = {}
     for scene in scenes:

@@ -6,6 +6,8 @@ import unicodedata
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
+from shared.contracts import Box
+
 #: Lines of one scene that are kept, and characters of all of them: more is a page of a document, not a caption.
 MAX_LINES = 200
 MAX_CHARACTERS = 10_000
@@ -14,8 +16,6 @@ MAX_CHARACTERS = 10_000
 MAX_DIFFERENCE = 0.15
 #: Intersection of two boxes over the smaller one, from which on they are at the same place.
 MIN_OVERLAP = 0.5
-
-Box = tuple[float, float, float, float]
 
 
 @dataclass(frozen=True, slots=True)

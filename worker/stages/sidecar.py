@@ -28,6 +28,7 @@ from db.scenes import (
 from db.tables import Face, Model, Run, Scene, ScreenText, Video
 from db.videos import next_revision
 from shared import graph
+from shared.contracts import Segment
 from shared.plugins import find_function
 from shared.sidecar import (
     SCHEMA_VERSION,
@@ -39,7 +40,6 @@ from shared.sidecar import (
     ModelRef,
     Person,
     ScreenText as SidecarScreenText,
-    Segment,
     Sidecar,
     Sighting,
     Transcript,

@@ -10,6 +10,8 @@ from typing import Literal
 import numpy as np
 import numpy.typing as npt
 
+from shared.contracts import Box
+
 Float64 = npt.NDArray[np.float64]
 Metric = Literal["cosine", "l2"]
 
@@ -25,7 +27,7 @@ class Sighting:
     #: The keyframe's place in the scene; a person is in it at most once.
     ordinal: int
     #: x, y, width, height in pixels; the keyframes of a scene are of one size.
-    box: tuple[float, float, float, float]
+    box: Box
     #: float32 [dim]
     vec: npt.NDArray[np.float32]
 

@@ -9,8 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from cli import node
-from local import node_plan
+from local import node, node_plan
 from shared.errors import InvalidRequest
 from shared.routing import NODES
 

@@ -132,7 +132,7 @@ def test_words_without_a_space_join_the_word_before_and_a_pause_ends_a_segment()
 
 
 class Engine(WindowedTranscriber):
-    """Hears what the test says, so that what is asked of an engine can be seen; the gate is real."""
+    """Hears what the test says, so that what is asked of an engine can be seen; the VAD is real."""
 
     def __init__(self) -> None:
         super().__init__(
@@ -145,7 +145,7 @@ class Engine(WindowedTranscriber):
                 revision="1",
                 licence="none",
                 memory_mb=1,
-                sha256={"package:silero_vad/data/silero_vad.jit": _gate_sum()},
+                sha256={"package:silero_vad/data/silero_vad.jit": _vad_checksum()},
             )
         )
         self.asked: list[tuple[float, str, int]] = []
@@ -157,10 +157,10 @@ class Engine(WindowedTranscriber):
         self.fixed: str | None = None
 
     def _load(self) -> None:
-        self._load_gate()
+        self._load_vad()
 
     def _unload(self) -> None:
-        self._gate = None
+        self._vad = None
 
     def _warm_up(self) -> None:
         """Nothing is slow here."""
@@ -177,7 +177,7 @@ class Engine(WindowedTranscriber):
         return self.fixed
 
 
-def _gate_sum() -> str:
+def _vad_checksum() -> str:
     found = importlib.util.find_spec("silero_vad")
     assert found is not None and found.submodule_search_locations
     path = Path(next(iter(found.submodule_search_locations))) / "data" / "silero_vad.jit"

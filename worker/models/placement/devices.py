@@ -1,6 +1,6 @@
-"""Devices: which one a process computes on, in which number format, and whether it can.
+"""Apply the rules of placement (`plan`) in a process that computes: pin its GPU, choose device and number format, check memory.
 
-The one place for these decisions. The parent of a forked worker must never initialise CUDA (its children would hang), so
+The parent of a forked worker must never initialise CUDA (its children would hang), so
 nothing here imports torch before it is asked for a placement, and what GPUs there are is asked of NVML (`worker.models.placement.nvml`).
 """
 
@@ -16,11 +16,11 @@ from typing import Any, Literal
 from shared.errors import DeviceUnavailable, ModelDoesNotFit, ModelUnavailable
 from shared.logs import get_logger
 from shared.settings import get_settings, process_environment, set_process_environment
-from worker.models.placement.nvml import Gpu, MigInstance, holders, list_gpus
+from worker.models.placement.nvml import Gpu, holders, list_gpus
+from worker.models.placement.plan import DeviceName, choose_device, judge_memory, resolve_gpu
 
 log = get_logger(__name__)
 
-DeviceName = Literal["cpu", "cuda"]
 DtypeName = Literal["float32", "float16", "bfloat16"]
 
 #: An index; a GPU's UUID or an instance's, or the beginning of one; an instance as drivers before R470 name it.
@@ -73,10 +73,11 @@ def place(device: str, dtype: str, *, model: str = "", memory_mb: int = 0) -> Pl
         raise DeviceUnavailable(f"dtype {dtype!r} is unknown: use auto, float32, float16 or bfloat16")
     import torch
 
-    if not torch.cuda.is_available():
-        if device == "auto" and not asked:
-            return Placement("cpu", "float32")
+    chosen = choose_device(device, asked=bool(asked), has_gpu=torch.cuda.is_available())
+    if chosen is None:
         raise DeviceUnavailable(_explain_none(torch, model, asked))
+    if chosen == "cpu":
+        return Placement("cpu", "float32")
     _require_memory(torch, model, memory_mb)
     if dtype == "auto":
         return Placement("cuda", "bfloat16" if torch.cuda.get_device_capability()[0] >= 8 else "float16")
@@ -114,18 +115,16 @@ def _resolve(device: str) -> str:
     survey = list_gpus()
     if survey.problem:
         return device
-    found = survey.find(device)
+    name, found = resolve_gpu(device, survey)
     # The old names of instances are not their UUIDs: NVML can't find those, CUDA can.
     if found is None and not device.startswith("MIG-GPU-"):
         raise DeviceUnavailable(f"GPU {device} is not there: {survey.describe()}; correct SCENEFLEET_GPUS")
-    if not isinstance(found, Gpu) or not found.mig:
-        return device
-    if len(found.mig) > 1:
+    if isinstance(found, Gpu) and found.mig:
         names = ", ".join(instance.uuid for instance in found.mig)
         raise DeviceUnavailable(
             f"GPU {device} is divided into {len(found.mig)} instances: name one of them in SCENEFLEET_GPUS ({names})"
         )
-    return found.mig[0].uuid
+    return name
 
 
 def is_cuda_initialised() -> bool:
@@ -176,11 +175,12 @@ def _find_problem(torch: Any, model: str, needed_mb: int) -> ModelUnavailable | 
         reason = str(error).splitlines()[0].rstrip(".")
         return DeviceUnavailable(f"{_visible()} can't be used for model {model} ({reason}){_tell_holders()}")
     free_mb, total_mb = free_bytes // _MiB, total_bytes // _MiB
-    if needed_mb > total_mb:
+    verdict = judge_memory(needed_mb, total_mb, free_mb)
+    if verdict == "too small":
         return ModelDoesNotFit(
             f"Model {model} needs {needed_mb} MB, {_visible()} has {total_mb} MB: choose a smaller model, or a larger GPU"
         )
-    if needed_mb > free_mb:
+    if verdict == "busy":
         return DeviceUnavailable(
             f"{_visible()} is busy: model {model} needs {needed_mb} MB, {free_mb} of {total_mb} MB are free"
             f"{_tell_holders()}; free it, or name another GPU in SCENEFLEET_GPUS"
@@ -221,9 +221,5 @@ def _tell_holders() -> str:
         for pid, used_mb in holders(found.uuid)
         if pid != os.getpid()
     ]
-    mode = ", in exclusive-process mode" if _is_exclusive(found) else ""
+    mode = ", in exclusive-process mode" if isinstance(found, Gpu) and found.is_exclusive else ""
     return mode + (f", held by {', '.join(told)}" if told else "")
-
-
-def _is_exclusive(found: Gpu | MigInstance) -> bool:
-    return isinstance(found, Gpu) and found.is_exclusive

@@ -15,6 +15,7 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
+from shared.contracts import Box
 from shared.errors import ModelUnavailable
 from worker.models.base import Uint8
 from worker.models.spec import ModelSpec
@@ -43,7 +44,7 @@ _LOG_ERRORS_ONLY = 2
 @dataclass(frozen=True, slots=True, eq=False)
 class Detection:
     #: x, y, width, height in pixels of the picture given, inside it.
-    box: tuple[float, float, float, float]
+    box: Box
     #: 0..1
     score: float
     #: float64 [5, 2], x and y in pixels; may lie outside the picture.
@@ -104,7 +105,7 @@ class YuNetDetector:
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """OpenCV 5 warns at every load that it ignores the target nobody asked it for."""
+    """OpenCV 5 warns at every load that it ignores a target that was not set."""
     before = cv2.utils.logging.setLogLevel(_LOG_ERRORS_ONLY)
     try:
         yield

@@ -25,7 +25,7 @@ def read_tensors(spec: ModelSpec, path: Path) -> dict[str, torch.Tensor]:
     """
     try:
         if path.suffix == ".safetensors":
-            # Copied: they lie in the mapped file, which could change under the worker after its sum was checked.
+            # Copied: they are in the mapped file, which could change after its checksum was verified.
             return {name: tensor.clone() for name, tensor in load_file(path).items()}
         found = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:

@@ -59,9 +59,6 @@ class BgeM3Embedder(TextEmbedder):
     def _unload(self) -> None:
         self._encoder = self._sparse = None
 
-    def _warm_up(self) -> None:
-        self._encode(["warm up"] * self.spec.batch)
-
     def _encode(self, texts: Sequence[str]) -> TextVectors:
         encoder, sparse = self._encoder, self._sparse
         assert encoder is not None and sparse is not None

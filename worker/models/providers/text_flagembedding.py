@@ -92,9 +92,6 @@ class FlagEmbedder(TextEmbedder):
     def _unload(self) -> None:
         self._model = self._tokens = None
 
-    def _warm_up(self) -> None:
-        self._encode(["warm up"] * self.spec.batch)
-
     def _encode(self, texts: Sequence[str]) -> TextVectors:
         model, tokens = self._model, self._tokens
         assert model is not None and tokens is not None

@@ -47,9 +47,6 @@ class MiniLmEmbedder(TextEmbedder):
     def _unload(self) -> None:
         self._tokenizer = self._model = None
 
-    def _warm_up(self) -> None:
-        self._encode(["warm up"] * self.spec.batch)
-
     def _encode(self, texts: Sequence[str]) -> TextVectors:
         tokenizer, model = self._tokenizer, self._model
         assert tokenizer is not None and model is not None

@@ -1,4 +1,4 @@
-"""Which stretches of audio hold speech, so that a recogniser never sees silence and is cut only where nobody speaks.
+"""Which stretches of audio hold speech, so that a recogniser never sees silence and is cut only in silence.
 
 The network is Silero VAD v6, 16 kHz (MIT), with the weights of the TorchScript file its package ships (the safetensors
 file beside it is of an older release: its weights differ). It is written out here because the package runs it one 32 ms
@@ -61,7 +61,7 @@ class SpeechNet(nn.Module):  # type: ignore[misc]  # mypy skips torch
         return logits.sigmoid().reshape(-1), state
 
 
-class SpeechGate:
+class Vad:
     """Silero VAD, loaded."""
 
     def __init__(self, weights: Path) -> None:

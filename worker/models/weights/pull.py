@@ -1,6 +1,6 @@
 """Fetches the weights of a model into MODELS_DIR, and records in `models.lock` what came.
 
-A sum in the catalogue always wins; else the first pull shows what came, and once that is trusted later pulls, here or on
+A checksum in the catalogue always wins; else the first pull shows what came, and once that is trusted later pulls, here or on
 a machine with the same lock, must bring the same. Nothing is moved to its name before every file of the model is here and is the right one: a pull that
 was killed leaves partial files for the next, never half a model. Only files the catalogue names are fetched.
 """
@@ -45,7 +45,7 @@ class Pulled:
 
 @dataclass(frozen=True, kw_only=True)
 class Unstated:
-    """A file that a pull brought and that neither `models.yaml` nor `models.lock` knows the sum of."""
+    """A file that a pull brought and that neither `models.yaml` nor `models.lock` knows the checksum of."""
 
     file: str
     url: str
@@ -55,15 +55,15 @@ class Unstated:
     sha256: str
 
 
-#: Shows files whose sum is not stated, and says whether they are to be trusted.
+#: Shows files without a stated checksum, and returns whether to trust them.
 Trust = Callable[[list[Unstated]], bool]
 
 
 class Watcher:
-    """Is told how a pull goes on; this one does not care."""
+    """Is told the progress of a pull; does nothing."""
 
     def checking(self, file: str) -> None:
-        """The sum of a file that is here is being computed."""
+        """The checksum of a file that is here is being computed."""
 
     def progress(self, file: str, done_bytes: int, total_bytes: int | None) -> None:
         """So much of a file is here; None: the server does not say how much there is."""
@@ -93,7 +93,7 @@ class _State:
     moves: list[tuple[Path, Path]] = field(default_factory=list)
     #: Files that only the user can put there.
     absent: list[Path] = field(default_factory=list)
-    #: Fetched, or found equal to the server's, without anybody stating their sum.
+    #: Fetched, or found equal to the server's, without a stated checksum.
     unstated: list[Unstated] = field(default_factory=list)
 
 
@@ -111,15 +111,13 @@ def pull(
     Args:
         spec: its entry as it stands in the catalogue, without what the lock adds.
         endpoint: another model hub than Hugging Face's.
-        trust: asked once about all files whose sum is stated nowhere; nothing of the model gets its name if it says no.
-        update: ask for the newest state of `spec.revision` and take it for the right one; sums of the catalogue hold.
+        trust: asked once about all files without a stated checksum; nothing of the model gets its name if it says no.
+        update: ask for the newest state of `spec.revision` and take it for the right one; checksums of the catalogue hold.
 
     Returns: its files under MODELS_DIR; none for a model that comes inside a package.
     Raises: ModelUnavailable, in one sentence; what could be fetched until then is kept for the next pull.
     """
-    pulling = _Pull(
-        spec, models_dir, endpoint=endpoint, update=update, trust=trust, watcher=watcher or Watcher()
-    )
+    pulling = _Pull(spec, models_dir, endpoint, update, trust, watcher or Watcher())
     if not pulling.files:
         return []
     try:
@@ -133,26 +131,23 @@ def pull(
         ) from error
 
 
+@dataclass(frozen=True)
 class _Pull:
-    def __init__(
-        self,
-        spec: ModelSpec,
-        models_dir: Path,
-        *,
-        endpoint: str,
-        update: bool,
-        trust: Trust,
-        watcher: Watcher,
-    ) -> None:
-        self.spec = spec
-        self.models_dir = models_dir
-        self.folder = models_dir / spec.name
-        self.endpoint = endpoint
-        self.update = update
-        self.trust = trust
-        self.watcher = watcher
-        #: Those that lie under MODELS_DIR.
-        self.files = [file for file in spec.all_files if _lies_in_models_dir(spec, file)]
+    spec: ModelSpec
+    models_dir: Path
+    endpoint: str
+    update: bool
+    trust: Trust
+    watcher: Watcher
+
+    @property
+    def folder(self) -> Path:
+        return self.models_dir / self.spec.name
+
+    @property
+    def files(self) -> list[str]:
+        """Those below MODELS_DIR."""
+        return [file for file in self.spec.all_files if _is_in_models_dir(self.spec, file)]
 
     def run(self) -> list[Pulled]:
         entry = lock.read(self.models_dir).get(self.spec.name) or lock.Entry(files={})
@@ -160,7 +155,7 @@ class _Pull:
         # What the user must supply first: asking for it needs no network.
         for file in sorted(self.files, key=lambda file: not self._is_supplied(file)):
             try:
-                self._settle(file, entry, found)
+                self._obtain(file, entry, found)
             except ModelUnavailable as error:
                 if found.absent:
                     raise ModelUnavailable(f"{error}; also, {self._ask_for(found.absent)}") from error
@@ -177,11 +172,10 @@ class _Pull:
         return [self._describe(file, found) for file in self.files]
 
     def _describe(self, file: str, found: _State) -> Pulled:
-        known = found.files[file]
-        state = found.states[file]
+        known, state = found.files[file], found.states[file]
         return Pulled(file=file, path=self._path(file), state=state, bytes=known.bytes, sha256=known.sha256)
 
-    def _settle(self, file: str, entry: lock.Entry, found: _State) -> None:
+    def _obtain(self, file: str, entry: lock.Entry, found: _State) -> None:
         """Find out what one file is, and fetch it if it is not here or not right."""
         path, known = self._path(file), self._known(file, entry)
         here = None
@@ -190,7 +184,11 @@ class _Pull:
             with path.open("rb") as stream:
                 here = hashlib.file_digest(stream, "sha256").hexdigest()
         if self._is_supplied(file):
-            self._settle_supplied(file, here, known, found)
+            if here is None:
+                found.absent.append(path)
+            else:
+                self._compare(str(path), here, known)
+                self._keep(file, here, path, found, None, state="supplied")
             return
         recorded = entry.files.get(file)
         if here is not None and known is not None and here == known.sha256 and not self._is_moving(known):
@@ -207,14 +205,6 @@ class _Pull:
         if remote.sha256 is not None:
             self._compare(file, remote.sha256, known)
         self._fetch(file, remote, known, revision, found)
-
-    def _settle_supplied(self, file: str, here: str | None, known: _Known | None, found: _State) -> None:
-        path = self._path(file)
-        if here is None:
-            found.absent.append(path)
-            return
-        self._compare(str(path), here, known)
-        self._keep(file, here, path, found, None, state="supplied")
 
     def _fetch(
         self, file: str, remote: Remote, known: _Known | None, revision: str | None, found: _State
@@ -265,7 +255,7 @@ class _Pull:
         if known.source == lock.FILE:
             remedy = f"`scenefleet models pull {self.spec.name} --update` accepts the new one"
         else:
-            remedy = "its publisher changed it, or models.yaml is wrong: correct the sum there if you trust the new one"
+            remedy = "its publisher changed it, or models.yaml is wrong: correct the checksum there if you trust the new one"
         raise ModelUnavailable(
             f"{what} is not the file {known.source} means: expected sha256 {known.sha256}, found {sha256}; {remedy}"
         )
@@ -301,7 +291,7 @@ class _Pull:
         return None
 
     def _is_moving(self, known: _Known) -> bool:
-        """Whether another sum than the known one may be taken."""
+        """Whether another checksum than the known one may be accepted."""
         return self.update and known.source == lock.FILE
 
     def _is_supplied(self, file: str) -> bool:
@@ -334,7 +324,7 @@ class _Pull:
         )
 
 
-def _lies_in_models_dir(spec: ModelSpec, file: str) -> bool:
+def _is_in_models_dir(spec: ModelSpec, file: str) -> bool:
     if file.startswith(("package:", "hub:")):
         return file.startswith("hub:") and not spec.source.startswith(("package:", "path:"))
     return spec.source.startswith(("hub:", "url:", "user:"))

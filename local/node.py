@@ -29,7 +29,7 @@ def celery_command(family: str, instance: str, concurrency: int, log_level: str)
     """The worker's command line.
 
     It starts on its private gate queue only and takes its real queues once its model is loaded. No mingle and no
-    gossip: nodes have nothing to tell each other. Heartbeats stay, they are what Flower shows as "online".
+    gossip: nodes don't exchange state. Heartbeats stay: Flower shows them as "online".
     """
     return [
         *(sys.executable, "-m", "celery", "-A", "worker.app", "worker"),

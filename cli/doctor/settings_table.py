@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from rich.markup import escape
-from rich.table import Table
+from rich.table import Column, Table
 
 from cli import screen
 from shared.settings import Settings, get_settings, hide_password
@@ -12,7 +14,7 @@ from shared.settings import Settings, get_settings, hide_password
 def run(*, as_json: bool) -> None:
     """Show the settings; passwords are never shown."""
     settings = get_settings()
-    rows = []
+    rows: list[dict[str, object]] = []
     for name, field in Settings.model_fields.items():
         value = getattr(settings, name)
         shown = (
@@ -28,13 +30,15 @@ def run(*, as_json: bool) -> None:
                 "description": field.description or "",
             }
         )
-    if as_json:
-        screen.write_json({"settings": rows})
-        return
-    table = Table(box=None, pad_edge=False, header_style="dim")
-    table.add_column("variable", no_wrap=True)
-    table.add_column("value", overflow="fold", ratio=2)
-    table.add_column("what it does", overflow="fold", ratio=3)
+    screen.answer({"settings": rows}, lambda: _table(rows), as_json=as_json)
+
+
+def _table(rows: Sequence[dict[str, object]]) -> Table:
+    table = screen.make_table(
+        "variable",
+        Column("value", overflow="fold", ratio=2),
+        Column("what it does", overflow="fold", ratio=3),
+    )
     for row in rows:
         value = escape(str(row["value"]))
         table.add_row(
@@ -42,4 +46,4 @@ def run(*, as_json: bool) -> None:
             value if row["default"] else f"[bold]{value}[/bold]",
             escape(str(row["description"])),
         )
-    screen.make_console().print(table)
+    return table

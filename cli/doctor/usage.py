@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import asdict
+from typing import TYPE_CHECKING
 
 from rich.markup import escape
 from rich.table import Table
 
 from cli import screen
+
+if TYPE_CHECKING:
+    from db.ledger.usage import Usage
 
 
 def run(limit: int, *, as_json: bool) -> None:
@@ -21,14 +26,11 @@ def run(limit: int, *, as_json: bool) -> None:
 
     with reading() as session:
         rows = read(session, limit)
-    if as_json:
-        screen.write_json([asdict(row) for row in rows])
-        return
-    table = Table(box=None, pad_edge=False, header_style="dim")
-    table.add_column("queue", no_wrap=True)
-    table.add_column("user", overflow="fold")
-    for name in ("recent s", "total s", "queued", "running"):
-        table.add_column(name, justify="right", no_wrap=True)
+    screen.answer([asdict(row) for row in rows], lambda: _table(rows), as_json=as_json)
+
+
+def _table(rows: Sequence[Usage]) -> Table:
+    table = screen.make_table("queue", "~user", ">recent s", ">total s", ">queued", ">running")
     for row in rows:
         table.add_row(
             row.queue,
@@ -38,4 +40,4 @@ def run(limit: int, *, as_json: bool) -> None:
             str(row.queued),
             str(row.running),
         )
-    screen.make_console().print(table)
+    return table

@@ -1,0 +1,1 @@
+"""``scenefleet up|down|node|node-health``."""
