@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import redis
 
 from cli.models.control import Remote
 from tests.support.catalogs import OwnCatalog, own_catalog
@@ -47,8 +46,6 @@ def fleet(
     sample: Path,
 ) -> Iterator[Fleet]:
     """Every node of profile lite but face and ocr; a text process holds one model at a time."""
-    with redis.Redis.from_url(redis_server.url) as client:
-        client.flushall()
     with fleet_over(postgres, redis_server, tmp_path_factory.mktemp("home")) as made:
         made.environment |= {
             "SCENEFLEET_MODELS_FILE": str(catalog.path),

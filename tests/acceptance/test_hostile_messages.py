@@ -34,8 +34,6 @@ def fleet(
     postgres: PostgresServer, redis_server: RedisServer, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Fleet]:
     """A node that waits for requests, two processes of it, and puts back what was not acknowledged."""
-    with redis.Redis.from_url(redis_server.url) as client:
-        client.flushall()
     with fleet_over(
         postgres,
         redis_server,

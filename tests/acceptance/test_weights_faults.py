@@ -46,8 +46,6 @@ def fleet(
     tmp_path_factory: pytest.TempPathFactory,
 ) -> Iterator[Fleet]:
     """Media, asr, ocr, search and face; a test starts text as it needs it."""
-    with redis.Redis.from_url(redis_server.url) as client:
-        client.flushall()
     with fleet_over(postgres, redis_server, tmp_path_factory.mktemp("home")) as made:
         made.environment |= {"SCENEFLEET_LOG_FORMAT": "json", "SCENEFLEET_MODELS_FILE": str(catalog.path)}
         made.start("media", "asr", "ocr", "housekeeping", "search", "face")

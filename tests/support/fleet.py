@@ -81,7 +81,8 @@ class Fleet:
             # PocketSphinx holds the GIL for seconds on a busy machine: no beat meanwhile.
             "LEASE_S": "30",
             "HEARTBEAT_S": "1",
-            "RECONCILE_S": "0.5",
+            # An idle fleet that reconciles twice a second takes a third of a core.
+            "RECONCILE_S": "2",
             "BACKOFF_S": "0.2",
             "BACKOFF_MAX_S": "2",
             "SOFT_SHUTDOWN_S": "2",
@@ -148,6 +149,14 @@ class Fleet:
         node = self.nodes[name]
         assert node.process.poll() is not None, f"node {name} still runs"
         self._start(name, node.family, node.concurrency, node.environment)
+
+    def restart_with(self, *names: str, **environment: str) -> None:
+        """Stop nodes and start them with these settings beside their own; returns when all are ready."""
+        before = {name: self.nodes[name] for name in names}
+        self.stop(*names)
+        for name, node in before.items():
+            self._start(name, node.family, node.concurrency, {**node.environment, **environment})
+        self.wait_ready(*names)
 
     def process_environment(self) -> dict[str, str]:
         kept = {key: value for key, value in os.environ.items() if key in ("PATH", "HOME", "LANG", "TMPDIR")}
@@ -282,7 +291,7 @@ class Fleet:
         """The name of its database."""
         return self.postgres_url.rpartition("/")[2]
 
-    def rows(self, query: str, *values: Any) -> list[dict[str, Any]]:
+    def rows(self, query: str, *values: Any, **named: Any) -> list[dict[str, Any]]:
         """Ask Postgres; again while it is away."""
         deadline = time.monotonic() + 60
         while True:
@@ -290,7 +299,7 @@ class Fleet:
                 with psycopg.connect(
                     self.postgres_url, row_factory=dict_row, connect_timeout=5
                 ) as connection:
-                    return connection.execute(query, values).fetchall()
+                    return connection.execute(query, named or values).fetchall()
             except psycopg.OperationalError:
                 if time.monotonic() > deadline:
                     raise
@@ -313,7 +322,9 @@ class Fleet:
 def fleet_over(
     postgres: PostgresServer, redis_server: RedisServer, home: Path, **environment: str
 ) -> Iterator[Fleet]:
-    """A fleet over an empty, migrated database of its own; whoever asks for it starts its nodes."""
+    """A fleet over an empty, migrated database of its own and an emptied Redis; whoever asks for it starts its nodes."""
+    with redis.Redis.from_url(redis_server.url) as client:
+        client.flushall()
     name = f"fleet_{os.getpid()}_{next(_numbers)}"
     postgres.execute(f"CREATE DATABASE {name} TEMPLATE template_scenefleet")
     try:

@@ -3,38 +3,17 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from shared.routing import MODEL_FAMILIES
-from tests.support.fleet import FAMILIES, Fleet, eventually, fleet_over
-from tests.support.services import PostgresServer, RedisServer
+from tests.acceptance.lite.conftest import CONCURRENCY
+from tests.support.fleet import FAMILIES, Fleet, eventually
 from worker.models.catalog import load_catalog
 
 pytestmark = pytest.mark.timeout(600)
-
-#: Two slots in one family: each loads for itself.
-CONCURRENCY = {"text": 2}
-
-
-@pytest.fixture(scope="module")
-def ran(
-    postgres: PostgresServer,
-    redis_server: RedisServer,
-    tmp_path_factory: pytest.TempPathFactory,
-    sample: Path,
-) -> Iterator[Fleet]:
-    """A fleet that has indexed the sample; its nodes still run."""
-    with fleet_over(postgres, redis_server, tmp_path_factory.mktemp("home")) as fleet:
-        for family in FAMILIES:
-            fleet.start(family, concurrency=CONCURRENCY.get(family, 1))
-        fleet.wait_ready()
-        fleet.process(sample, "before")
-        assert fleet.wait_ended(["before"], within_s=300)["before"].state == "indexed"
-        yield fleet
 
 
 def published(fleet: Fleet, family: str) -> dict[str, Any]:
@@ -47,18 +26,18 @@ def loads_by_slot(fleet: Fleet, family: str) -> list[dict[str, int]]:
     return [slot["loads"] for slot in published(fleet, family)["slots"]]
 
 
-def test_each_model_is_loaded_once_per_slot_over_a_run(ran: Fleet) -> None:
+def test_each_model_is_loaded_once_per_slot_over_a_run(indexed: Fleet) -> None:
     active = load_catalog().for_profile("lite")
     for family in FAMILIES:
         name = active[family].name if family in MODEL_FAMILIES else ""  # type: ignore[index]
         slots = CONCURRENCY.get(family, 1)
-        assert loads_by_slot(ran, family) == [{name: 1} if name else {}] * slots
-        assert published(ran, family)["loads"] == ({name: slots} if name else {})
+        assert loads_by_slot(indexed, family) == [{name: 1} if name else {}] * slots
+        assert published(indexed, family)["loads"] == ({name: slots} if name else {})
 
 
-def test_the_published_state_says_what_each_load_took(ran: Fleet) -> None:
+def test_the_published_state_says_what_each_load_took(indexed: Fleet) -> None:
     for family in ("asr", "text", "face", "ocr"):
-        for slot in published(ran, family)["slots"]:
+        for slot in published(indexed, family)["slots"]:
             (model,) = [model for model in slot["models"] if model["active"]]
             assert model["loaded"] and model["load_s"] > 0 and model["warm_up_s"] > 0
             assert model["memory_bytes"] > 0 and model["error"] == ""
@@ -66,7 +45,7 @@ def test_the_published_state_says_what_each_load_took(ran: Fleet) -> None:
 
     def used() -> bool:
         return all(
-            any(model.get("last_used") for model in published(ran, family)["models"])
+            any(model.get("last_used") for model in published(indexed, family)["models"])
             for family in ("asr", "text", "face", "ocr")
         )
 
@@ -75,25 +54,25 @@ def test_the_published_state_says_what_each_load_took(ran: Fleet) -> None:
 
 @pytest.mark.parametrize("family", ["asr", "text", "face", "ocr"])
 def test_a_killed_child_costs_one_more_load_and_the_node_works_again(
-    ran: Fleet, sample: Path, family: str
+    indexed: Fleet, spoken: Path, family: str
 ) -> None:
-    before = loads_by_slot(ran, family)
-    pids = [slot["pid"] for slot in published(ran, family)["slots"]]
-    assert ran.kill_child(family)
+    before = loads_by_slot(indexed, family)
+    pids = [slot["pid"] for slot in published(indexed, family)["slots"]]
+    assert indexed.kill_child(family)
 
     def replaced() -> bool:
-        state = published(ran, family)
+        state = published(indexed, family)
         now = [slot["pid"] for slot in state["slots"]]
         return state["state"] == "ready" and len(set(now) - set(pids)) == 1
 
     eventually(replaced, within_s=90, what=f"{family}'s child is replaced and ready")
     (changed,) = [
-        index for index, pid in enumerate(pids) if published(ran, family)["slots"][index]["pid"] != pid
+        index for index, pid in enumerate(pids) if published(indexed, family)["slots"][index]["pid"] != pid
     ]
     (name,) = before[changed]
     after = [dict(loads) for loads in before]
     after[changed] = {name: 2}
-    assert loads_by_slot(ran, family) == after
-    ran.process(sample, f"after-{family}")
-    assert ran.wait_ended([f"after-{family}"], within_s=300)[f"after-{family}"].state == "indexed"
-    assert loads_by_slot(ran, family) == after
+    assert loads_by_slot(indexed, family) == after
+    indexed.process(spoken, f"after-{family}")
+    assert indexed.wait_ended([f"after-{family}"], within_s=300)[f"after-{family}"].state == "indexed"
+    assert loads_by_slot(indexed, family) == after

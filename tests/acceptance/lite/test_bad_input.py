@@ -26,24 +26,12 @@ from shared.errors import NotFound
 from shared.routing import NODES, wake_up_task
 from tests.integration.test_media_hostile import Listener, Watch, playlist
 from tests.support.clips import Encoding, Shot, Sound, make_clip
-from tests.support.fleet import FAMILIES, Fleet, eventually, fleet_over
-from tests.support.services import PostgresServer, RedisServer
+from tests.support.fleet import FAMILIES, Fleet, eventually
 from tests.unit.media import test_probe as files
 
 USER = "u1"
 #: What the nodes of the fleet listen to.
 QUEUES = tuple(queue for family in FAMILIES for queue in NODES[family].queues)
-
-
-@pytest.fixture(scope="module")
-def fleet(
-    postgres: PostgresServer, redis_server: RedisServer, tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[Fleet]:
-    """A ready fleet that every test of this module abuses, and the last one uses."""
-    with fleet_over(postgres, redis_server, tmp_path_factory.mktemp("home")) as found:
-        found.start()
-        found.wait_ready()
-        yield found
 
 
 def pids(fleet: Fleet) -> dict[str, set[int]]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -15,10 +15,8 @@ from shared.contracts import Receipt, SearchAnswer, VideoStatus
 from shared.errors import Conflict, InvalidRequest, NotFound
 from shared.routing import wake_up_task
 from tests.support.clips import Shot, make_clip
-from tests.support.excerpt import write_excerpt
-from tests.support.fleet import Fleet, eventually, fleet_over
+from tests.support.fleet import Fleet, eventually
 from tests.support.injection import Injection
-from tests.support.services import PostgresServer, RedisServer
 
 USER = "u1"
 #: Tables whose rows belong to one video, and how to find them.
@@ -30,34 +28,6 @@ OWNED = {
     "embeddings": "scene_id IN (SELECT scene_id FROM scenes WHERE video_id IN (SELECT video_id FROM videos WHERE external_id = %s))",
     "faces": "scene_id IN (SELECT scene_id FROM scenes WHERE video_id IN (SELECT video_id FROM videos WHERE external_id = %s))",
 }
-
-
-@pytest.fixture(scope="module")
-def injection(tmp_path_factory: pytest.TempPathFactory) -> Injection:
-    return Injection(tmp_path_factory.mktemp("injection"))
-
-
-@pytest.fixture(scope="module")
-def fleet(
-    postgres: PostgresServer,
-    redis_server: RedisServer,
-    tmp_path_factory: pytest.TempPathFactory,
-    injection: Injection,
-) -> Iterator[Fleet]:
-    """A ready fleet that obeys the injection; two media children, so that a new run can overtake an old attempt."""
-    with fleet_over(postgres, redis_server, tmp_path_factory.mktemp("home")) as found:
-        obeying: dict[str, Any] = injection.environment()
-        found.start("media", concurrency=2, **obeying)
-        found.start("asr", "text", "face", "ocr", "housekeeping", "search", **obeying)
-        found.wait_ready()
-        yield found
-
-
-@pytest.fixture(scope="module")
-def spoken(tmp_path_factory: pytest.TempPathFactory, sample: Path) -> Path:
-    path = tmp_path_factory.mktemp("clips") / "spoken.mp4"
-    write_excerpt(sample, path)
-    return path
 
 
 @pytest.fixture(scope="module")
