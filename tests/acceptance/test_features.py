@@ -122,7 +122,8 @@ def test_off_on_and_in_between(fleet: Fleet, clip: Path) -> None:
     ann = person(fleet)
 
     # Off: stages do nothing, retrievers say why, all that is stored stays through any rerun.
-    switch(fleet, **OFF)
+    fleet.stop("text", "face", "ocr")
+    switch(fleet, "media", "asr", "housekeeping", "search", **OFF)
     for stages in ([], ["asr"], ["split"]):
         fleet.client.rerun(VIDEO, USER, stages)
         status = ended(fleet, VIDEO)

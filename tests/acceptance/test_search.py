@@ -10,7 +10,6 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, cast
 
-import numpy as np
 import psycopg
 import pytest
 import redis
@@ -126,24 +125,6 @@ def test_a_hybrid_search_uses_every_retriever_there_is(fleet: Fleet, page: Scene
     assert_nothing_waits(fleet)
 
 
-def test_sight_is_compared_with_the_text_tower_of_the_vision_model(fleet: Fleet) -> None:
-    """Not with the text model's vector: another query than the picture's words would do as well with that one."""
-    answer = search(fleet, "a red cat", mode="semantic", weights={"text": 0.0, "vision": 1.0})
-    (vector,) = fleet.client.embed_vision_texts(["a red cat"]).vectors
-    rows = fleet.rows(
-        "SELECT e.scene_id::text AS scene, e.vec::halfvec(32)::real[] AS vec FROM embeddings e"
-        " JOIN models m USING (model_id) WHERE m.family = 'vision'"
-    )
-    best: dict[str, float] = {}
-    for row in rows:
-        similarity = float(np.dot(row["vec"], vector))
-        best[row["scene"]] = max(best.get(row["scene"], -1.0), similarity)
-    assert retrievers(answer) == {"text": False, "vision": True}
-    assert answer.hits
-    for hit in answer.hits:
-        assert hit.score == pytest.approx(max(0.0, best[hit.scene_id]), abs=2e-3)
-
-
 def test_pages_follow_each_other_without_a_gap(fleet: Fleet) -> None:
     whole = search(fleet, WORD, limit=50)
     assert whole.next_cursor is None
@@ -164,24 +145,6 @@ def test_pages_follow_each_other_without_a_gap(fleet: Fleet) -> None:
     for wrong in ("x", "W10", "é", "A" * 400, "bnVsbA"):
         with pytest.raises(InvalidRequest, match="is none of ours"):
             search(fleet, WORD, cursor=wrong)
-
-
-def test_more_like_this_scene(fleet: Fleet, page: ScenePage) -> None:
-    scene = page.scenes[0]
-    answer = search(fleet, like_scene=scene.scene_id)
-    assert retrievers(answer)["vision"] is True and answer.degraded == {}
-    assert {hit.idx for hit in answer.hits} == {other.idx for other in page.scenes[1:]}
-    with pytest.raises(NotFound, match="no scene"):
-        search(fleet, like_scene=scene.scene_id, user="u2")
-
-
-def test_a_keyframe_as_the_query_finds_its_scene_first(fleet: Fleet, page: ScenePage) -> None:
-    for scene in page.scenes[:3]:
-        answer = search(fleet, image_key=scene.keyframe_keys[0])
-        assert answer.hits[0].idx == scene.idx
-        assert answer.hits[0].similarities["vision"] == pytest.approx(1, abs=5e-3)
-        assert answer.hits[0].highlights.keyframe is not None
-        assert answer.hits[0].highlights.keyframe.key == scene.keyframe_keys[0]
 
 
 def test_an_image_of_the_users_own_and_nobody_elses(fleet: Fleet, page: ScenePage) -> None:
@@ -239,11 +202,6 @@ def test_the_reranker_puts_its_order_on_the_first_hits(fleet: Fleet) -> None:
     assert len(scores) >= 3 and scores == sorted(scores, reverse=True)
     assert all(hit.rerank_score is None for hit in answer.hits if not hit.transcript)
     assert_nothing_waits(fleet)
-
-
-def test_a_score_too_low_is_no_match(fleet: Fleet) -> None:
-    answer = search(fleet, WORD, min_score=99.0)
-    assert answer.hits == () and answer.next_cursor is None and answer.coverage.scenes > 0
 
 
 @pytest.mark.parametrize(

@@ -150,14 +150,6 @@ class Fleet:
         assert node.process.poll() is not None, f"node {name} still runs"
         self._start(name, node.family, node.concurrency, node.environment)
 
-    def restart_with(self, *names: str, **environment: str) -> None:
-        """Stop nodes and start them with these settings beside their own; returns when all are ready."""
-        before = {name: self.nodes[name] for name in names}
-        self.stop(*names)
-        for name, node in before.items():
-            self._start(name, node.family, node.concurrency, {**node.environment, **environment})
-        self.wait_ready(*names)
-
     def process_environment(self) -> dict[str, str]:
         kept = {key: value for key, value in os.environ.items() if key in ("PATH", "HOME", "LANG", "TMPDIR")}
         return {

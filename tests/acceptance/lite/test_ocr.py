@@ -150,15 +150,3 @@ def test_a_video_from_before_the_stage_gets_its_text_with_any_rerun(indexed: Fle
         run + 1,
     )
     assert found[0]["stage_runs"]["ocr"] == run + 1
-
-
-def test_the_flag_off_and_on_loses_nothing(indexed: Fleet) -> None:
-    before = [scene.screen_text for scene in published(indexed).scenes]
-    indexed.restart_with("media", "search", FEATURE_OCR="false")
-    rerun(indexed, "face")
-    assert states(indexed)["ocr"] == "reused"
-    assert [scene.screen_text for scene in published(indexed).scenes] == before, "what was read stays"
-    indexed.restart_with("media", "search", FEATURE_OCR="true")
-    rerun(indexed, "ocr")
-    assert states(indexed)["ocr"] == "done"
-    assert [scene.screen_text for scene in published(indexed).scenes] == before
