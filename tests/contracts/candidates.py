@@ -7,6 +7,7 @@ import json
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any, cast
 
@@ -99,6 +100,11 @@ def sample_words() -> list[str]:
 
 def sample_picture(at_s: float) -> Uint8:
     """uint8 [540, 960, 3] RGB, a frame of the sample."""
+    return _decode_sample(at_s).copy()
+
+
+@cache
+def _decode_sample(at_s: float) -> Uint8:
     with av.open(str(SAMPLES / "demo.mp4")) as container:
         for frame in container.decode(video=0):
             if frame.time is not None and frame.time >= at_s:

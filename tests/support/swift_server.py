@@ -28,7 +28,7 @@ PROXY = """
 swift_dir = {folder}
 log_level = CRITICAL
 [pipeline:main]
-pipeline = catch_errors cache bulk s3api tempauth slo dlo proxy-server
+pipeline = catch_errors cache bulk s3api users slo dlo proxy-server
 [app:proxy-server]
 use = egg:swift#proxy
 account_autocreate = true
@@ -41,20 +41,25 @@ use = egg:swift#bulk
 [filter:s3api]
 use = egg:swift#s3api
 location = {region}
-[filter:tempauth]
-use = egg:swift#tempauth
-user_{account}_{user} = {secret_key} .admin
-user_{account}_stranger = {secret_key}
+{s3api}
+[filter:users]
+{users}
 [filter:slo]
 use = egg:swift#slo
 [filter:dlo]
 use = egg:swift#dlo
 """
+TEMPAUTH = """\
+use = egg:swift#tempauth
+user_{account}_{user} = {secret_key} .admin
+user_{account}_stranger = {secret_key}
+"""
 
 
 def serve(folder: Path, account: str, user: str, secret_key: str, region: str) -> None:
     """Serve on a free loopback port until standard input ends."""
-    config = PROXY.format(folder=folder, account=account, user=user, secret_key=secret_key, region=region)
+    users = TEMPAUTH.format(account=account, user=user, secret_key=secret_key)
+    config = PROXY.format(folder=folder, region=region, s3api="", users=users)
     proxy = eventlet.listen(("127.0.0.1", 0))
     eventlet.spawn(eventlet.wsgi.server, proxy, make_proxy(folder, config), log_output=False)
     sys.stdout.write(f"READY {proxy.getsockname()[1]}\n")

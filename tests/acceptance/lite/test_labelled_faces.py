@@ -38,7 +38,8 @@ def stage(people: Sequence[str], seed: int) -> Any:
 @needs_assets
 def test_only_who_is_known_is_found_and_only_where_they_are(fleet: Fleet, tmp_path: Path) -> None:
     """Two enrolled people and a stranger of the same kind, alone and together."""
-    frames = (np.ascontiguousarray(stage(people, 70 + n)) for n, people in enumerate(CAST) for _ in range(50))
+    scenes = [np.ascontiguousarray(stage(people, 70 + number)) for number, people in enumerate(CAST)]
+    frames = (scene for scene in scenes for _ in range(50))
     write_video(tmp_path / "cast.mp4", frames, Encoding(size=(960, 540)))
     fleet.process(tmp_path / "cast.mp4", "cast", USER)
     fleet.process(tmp_path / "cast.mp4", "foreign", user_id=OTHER)
@@ -57,15 +58,15 @@ def test_only_who_is_known_is_found_and_only_where_they_are(fleet: Fleet, tmp_pa
     ids = {found.name: found.person_id for found in fleet.client.people(USER, kind="named").people}
     assert set(ids) == {"Ann", "Obama"}
 
-    def scenes(*people: str, match: Literal["any", "all"] = "any") -> set[int]:
+    def scenes_with(*people: str, match: Literal["any", "all"] = "any") -> set[int]:
         answer = fleet.client.search(USER, persons=[ids[name] for name in people], persons_match=match)
         assert {hit.video_id for hit in answer.hits} <= {"cast"}
         return {hit.idx for hit in answer.hits}
 
-    assert scenes("Ann") == {0, 2, 5}
-    assert scenes("Obama") == {1, 2}
-    assert scenes("Ann", "Obama") == {0, 1, 2, 5}
-    assert scenes("Ann", "Obama", match="all") == {2}
+    assert scenes_with("Ann") == {0, 2, 5}
+    assert scenes_with("Obama") == {1, 2}
+    assert scenes_with("Ann", "Obama") == {0, 1, 2, 5}
+    assert scenes_with("Ann", "Obama", match="all") == {2}
     # The stranger has tracks, and none of them has a name; the other user knows nobody at all.
     tracks = fleet.rows(
         "SELECT s.idx, p.name, p.kind FROM face_tracks t JOIN scenes s USING (scene_id)"
@@ -80,5 +81,5 @@ def test_only_who_is_known_is_found_and_only_where_they_are(fleet: Fleet, tmp_pa
     # Her twin, whom her own face is nearly as near to: nobody guesses which of the two it is.
     enrol("Twin", (sample_picture(12.5) * 0.95).astype(np.uint8))
     ids |= {found.name: found.person_id for found in fleet.client.people(USER, kind="named").people}
-    assert scenes("Ann") == scenes("Twin") == set()
-    assert scenes("Obama") == {1, 2}
+    assert scenes_with("Ann") == scenes_with("Twin") == set()
+    assert scenes_with("Obama") == {1, 2}
