@@ -36,7 +36,7 @@ _numbers = itertools.count(1)
 WORKER = """
     import sys, time
     from sqlalchemy import text
-    from db import jobs
+    from db.ledger import jobs
     from db.engine import transact
     from db.ids import video_key
 

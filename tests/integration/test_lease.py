@@ -65,7 +65,7 @@ def test_past_its_limit_the_process_records_the_failure_and_ends(database: str) 
     claimed = must_claim()
     code = f"""
         import time
-        from db import jobs
+        from db.ledger import jobs
         from db.engine import transact
         from worker.lease import Lease
         from worker.runner import _fail
