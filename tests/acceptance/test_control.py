@@ -249,18 +249,14 @@ def test_an_order_during_a_job_waits_for_it_and_takes_nothing_from_it(fleet: Fle
     fleet.process(sample, "during")
 
     def runs() -> bool:
-        rows = fleet.rows(
-            "SELECT state FROM jobs WHERE video_id IN (SELECT video_id FROM videos WHERE external_id = 'during') AND stage = 'asr' AND part >= 0"
-        )
+        rows = fleet.of_video("jobs", "during", "stage = 'asr' AND part >= 0")
         return any(row["state"] == "running" for row in rows)
 
     eventually(runs, within_s=120, what="asr works on the video", every_s=0.05)
     for verb in ("unload", "warmup", "unload"):
         assert models_json(fleet, verb, ASR)["outcomes"][0]["state"] == "done"
     assert fleet.wait_ended(["during"], within_s=300)["during"].state == "indexed"
-    rows = fleet.rows(
-        "SELECT attempt, failures, outages FROM jobs WHERE video_id IN (SELECT video_id FROM videos WHERE external_id = 'during') AND queue = 'asr'"
-    )
+    rows = fleet.of_video("jobs", "during", "queue = 'asr'")
     assert rows and all((row["attempt"], row["failures"], row["outages"]) == (1, 0, 0) for row in rows)
     after = slot_of(fleet, "asr")
     assert after["pid"] == before["pid"] and after["loads"][ASR] > before["loads"][ASR]

@@ -131,11 +131,7 @@ def wait_done(fleet: Fleet, *sent: Source, within_s: float = 120) -> None:
 
 
 def job(fleet: Fleet, video_id: str, stage: str) -> dict[str, Any]:
-    (row,) = fleet.rows(
-        "SELECT * FROM jobs WHERE video_id IN (SELECT video_id FROM videos WHERE external_id = %s) AND stage = %s",
-        video_id,
-        stage,
-    )
+    (row,) = fleet.of_video("jobs", video_id, f"stage = '{stage}'")
     return row
 
 
@@ -432,9 +428,7 @@ def test_a_node_whose_model_can_not_load(fleet: Fleet, clips: list[Path], tmp_pa
     assert fleet.nodes.pop("face").process.wait(timeout=120) == 78
     assert "leaving: this node can't work" in fleet.log("face")
     eventually(
-        lambda: fleet.rows(
-            "SELECT 1 FROM jobs WHERE video_id IN (SELECT video_id FROM videos WHERE external_id = 'faceless') AND stage = 'text' AND state = 'done'"
-        ),
+        lambda: [row["state"] for row in fleet.of_video("jobs", "faceless", "stage = 'text'")] == ["done"],
         within_s=90,
         what="the others worked on",
     )

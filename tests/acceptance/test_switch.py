@@ -300,15 +300,7 @@ def test_while_it_is_open_both_models_are_written(fleet: Fleet, sample: Path) ->
     counts = {row["name"]: row["n"] for row in rows}
     assert counts[OLD] == counts[NEW] > 0
     fleet.client.delete("meanwhile", USER)
-    eventually(
-        lambda: (
-            not fleet.rows(
-                "SELECT 1 FROM scenes WHERE video_id IN (SELECT video_id FROM videos WHERE external_id = 'meanwhile')"
-            )
-        ),
-        within_s=60,
-        what="the video is erased",
-    )
+    eventually(lambda: not fleet.of_video("scenes", "meanwhile"), within_s=60, what="the video is erased")
 
 
 def test_the_losing_vectors_are_dropped_on_request(fleet: Fleet) -> None:

@@ -18,7 +18,7 @@ from shared.errors import BadMedia, InvalidKey, InvalidRequest, LimitExceeded, O
 from shared.exit_status import ExitStatus
 from tests.checkpoints import siglip, write_catalog
 from tests.support.clips import Shot, make_clip, picture
-from tests.support.fleet import Fleet, eventually
+from tests.support.fleet import Fleet, eventually, fleet_over
 from tests.support.services import PostgresServer, RedisServer
 from worker.media.pictures import decode_picture
 from worker.models.cache import build
@@ -42,20 +42,16 @@ def fleet(
     """A fleet whose profile has a model of vision only; the catalogue has the same once more, by another name."""
     second = spec.model_copy(update={"name": SECOND, "profiles": ()})
     catalog = write_catalog(tmp_path_factory.mktemp("catalog") / "models.yaml", [spec, second])
-    name = "vision"
-    postgres.execute(f"CREATE DATABASE {name} TEMPLATE template_scenefleet")
-    found = Fleet(
+    with fleet_over(
+        postgres,
+        redis_server,
         tmp_path_factory.mktemp("home"),
-        postgres.url(name),
-        redis_server.url,
         SCENEFLEET_PROFILE="full",
         SCENEFLEET_MODELS_FILE=str(catalog),
-    )
-    found.start("media", "vision", "housekeeping", "search")
-    found.wait_ready(within_s=120)
-    yield found
-    found.close()
-    postgres.execute(f"DROP DATABASE {name} WITH (FORCE)")
+    ) as found:
+        found.start("media", "vision", "housekeeping", "search")
+        found.wait_ready(within_s=120)
+        yield found
 
 
 @pytest.fixture(scope="module")
@@ -106,10 +102,7 @@ def vision_stage(status: VideoStatus) -> Any:
 
 def settled(fleet: Fleet, video_id: str) -> Callable[[], bool]:
     return lambda: (
-        not fleet.rows(
-            "SELECT job_id FROM jobs WHERE video_id IN (SELECT video_id FROM videos WHERE external_id = %s) AND state IN ('queued', 'running') AND not_before < now()",
-            video_id,
-        )
+        not fleet.of_video("jobs", video_id, "state IN ('queued', 'running') AND not_before < now()")
     )
 
 

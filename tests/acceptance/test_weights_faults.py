@@ -64,11 +64,7 @@ def waiting(fleet: Fleet, queue: str) -> int:
 
 
 def jobs(fleet: Fleet, video_id: str, queue: str) -> list[tuple[str, int, int]]:
-    rows = fleet.rows(
-        "SELECT state, attempt, failures FROM jobs WHERE video_id IN (SELECT video_id FROM videos WHERE external_id = %s) AND queue = %s",
-        video_id,
-        queue,
-    )
+    rows = fleet.of_video("jobs", video_id, f"queue = '{queue}'")
     return [(row["state"], row["attempt"], row["failures"]) for row in rows]
 
 
@@ -77,10 +73,7 @@ def send_until_only_one_queue_waits(fleet: Fleet, clip: Path, video_id: str, que
     fleet.process(clip, video_id)
 
     def others_done() -> bool:
-        rows = fleet.rows(
-            "SELECT queue, stage, state FROM jobs WHERE video_id IN (SELECT video_id FROM videos WHERE external_id = %s)",
-            video_id,
-        )
+        rows = fleet.of_video("jobs", video_id)
         states = {row["stage"]: row["state"] for row in rows}
         return (
             {"split", "asr", "text", "face", "ocr"} <= states.keys()

@@ -297,6 +297,19 @@ class Fleet:
                     raise
                 time.sleep(0.2)
 
+    def of_video(
+        self, table: str, video_id: str, where: str = "true", *, user_id: str = "u1"
+    ) -> list[dict[str, Any]]:
+        """The rows of a table that belong to a video, or to a scene of it, by the id that its user chose."""
+        column = "scene_id" if table in ("embeddings", "faces", "screen_texts") else "video_id"
+        source = "scenes JOIN videos USING (video_id)" if column == "scene_id" else "videos"
+        return self.rows(
+            f"SELECT * FROM {table} WHERE {column} IN (SELECT {column} FROM {source}"
+            f" WHERE external_id = %s AND videos.user_id = %s) AND ({where})",
+            video_id,
+            user_id,
+        )
+
     def objects(self, bucket: Bucket = "sidecars") -> dict[str, bytes]:
         """Every object of a bucket."""
         return {

@@ -8,7 +8,6 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
-import psycopg
 import pytest
 
 from shared.contracts import Receipt, SearchAnswer, VideoStatus
@@ -19,15 +18,8 @@ from tests.support.fleet import Fleet, eventually
 from tests.support.injection import Injection
 
 USER = "u1"
-#: Tables whose rows belong to one video, and how to find them.
-OWNED = {
-    "scenes": "video_id IN (SELECT video_id FROM videos WHERE external_id = %s)",
-    "jobs": "video_id IN (SELECT video_id FROM videos WHERE external_id = %s)",
-    "runs": "video_id IN (SELECT video_id FROM videos WHERE external_id = %s)",
-    "transcript_parts": "video_id IN (SELECT video_id FROM videos WHERE external_id = %s)",
-    "embeddings": "scene_id IN (SELECT scene_id FROM scenes WHERE video_id IN (SELECT video_id FROM videos WHERE external_id = %s))",
-    "faces": "scene_id IN (SELECT scene_id FROM scenes WHERE video_id IN (SELECT video_id FROM videos WHERE external_id = %s))",
-}
+#: Tables whose rows belong to one video.
+OWNED = ("scenes", "jobs", "runs", "transcript_parts", "embeddings", "faces", "screen_texts")
 
 
 @pytest.fixture(scope="module")
@@ -50,10 +42,11 @@ def settle(fleet: Fleet, video_id: str) -> None:
     """Wait until the ledger has nothing to do now for this video, its sweep included."""
 
     def idle() -> bool:
-        return not fleet.rows(
-            "SELECT job_id FROM jobs WHERE video_id IN (SELECT video_id FROM videos WHERE external_id = %s) AND (state = 'running' OR lease_until > clock_timestamp()"
-            " OR state = 'queued' AND not_before < clock_timestamp() + interval '1 minute')",
+        return not fleet.of_video(
+            "jobs",
             video_id,
+            "state = 'running' OR lease_until > clock_timestamp()"
+            " OR state = 'queued' AND not_before < clock_timestamp() + interval '1 minute'",
         )
 
     eventually(idle, within_s=60, what=f"{video_id} has settled")
@@ -73,40 +66,19 @@ def keys(fleet: Fleet, video_id: str) -> dict[str, set[str]]:
 
 def assert_only_run_left(fleet: Fleet, video_id: str) -> None:
     """What is stored is what is published: one row per thing, one object per key, nothing of older runs."""
-    scenes = fleet.rows(
-        "SELECT * FROM scenes WHERE video_id IN (SELECT video_id FROM videos WHERE external_id = %s) ORDER BY idx",
-        video_id,
-    )
+    scenes = sorted(fleet.of_video("scenes", video_id), key=lambda scene: scene["idx"])
     assert [scene["idx"] for scene in scenes] == list(range(len(scenes)))
     assert all(scene["live"] for scene in scenes)
-    (run,) = fleet.rows(
-        "SELECT r.stage_runs FROM runs r JOIN videos v ON v.video_id = r.video_id AND v.published_run = r.run"
-        " WHERE v.video_id IN (SELECT video_id FROM videos WHERE external_id = %s)",
-        video_id,
-    )
+    (video,) = fleet.of_video("videos", video_id)
+    (run,) = fleet.of_video("runs", video_id, f"run = {video['published_run']}")
     made = run["stage_runs"]
     assert {scene["split_version"] for scene in scenes} == {made["split"]}
-    vectors = fleet.rows(
-        "SELECT e.scene_id, e.ordinal, e.run FROM embeddings e JOIN scenes s USING (scene_id) WHERE s.video_id IN (SELECT video_id FROM videos WHERE external_id = %s)",
-        video_id,
-    )
-    assert {row["run"] for row in vectors} <= {made["text"]}
+    for table, stage in {
+        "embeddings": "text", "faces": "face", "screen_texts": "ocr", "transcript_parts": "asr"
+    }.items():  # fmt: skip
+        assert {row["run"] for row in fleet.of_video(table, video_id)} <= {made[stage]}, table
+    vectors = fleet.of_video("embeddings", video_id)
     assert len(vectors) == sum(bool(scene["transcript"]) for scene in scenes)
-    faces = fleet.rows(
-        "SELECT f.run FROM faces f JOIN scenes s USING (scene_id) WHERE s.video_id IN (SELECT video_id FROM videos WHERE external_id = %s)",
-        video_id,
-    )
-    assert {row["run"] for row in faces} <= {made["face"]}
-    lines = fleet.rows(
-        "SELECT t.run FROM screen_texts t JOIN scenes s USING (scene_id) WHERE s.video_id IN (SELECT video_id FROM videos WHERE external_id = %s)",
-        video_id,
-    )
-    assert {row["run"] for row in lines} <= {made["ocr"]}
-    heard = fleet.rows(
-        "SELECT run FROM transcript_parts WHERE video_id IN (SELECT video_id FROM videos WHERE external_id = %s)",
-        video_id,
-    )
-    assert {row["run"] for row in heard} <= {made["asr"]}
     expected = {scene["sidecar_key"] for scene in scenes}
     expected |= {keyframe["key"] for scene in scenes for keyframe in scene["keyframes"]}
     found = keys(fleet, video_id)
@@ -453,16 +425,14 @@ def test_retry_without_anything_failed_is_refused(fleet: Fleet, published: str) 
 
 def assert_forgotten(fleet: Fleet, video_id: str) -> None:
     """Nothing is left of a video but its tombstone and the erase jobs."""
-    left = {
-        table: fleet.rows(f"SELECT * FROM {table} WHERE {where}", video_id) for table, where in OWNED.items()
-    }
+    left = {table: fleet.of_video(table, video_id) for table in OWNED}
     assert {job["stage"] for job in left.pop("jobs")} <= {"erase_video"}
     assert not any(left.values()), left
     orphans = fleet.rows(
         "SELECT scene_id FROM embeddings WHERE scene_id NOT IN (SELECT scene_id FROM scenes)"
     )
     assert not orphans
-    (tombstone,) = fleet.rows("SELECT * FROM videos WHERE external_id = %s", video_id)
+    (tombstone,) = fleet.of_video("videos", video_id)
     assert tombstone["state"] == "deleted" and tombstone["deleted_at"] is not None
     assert tombstone["storage_key"] == "" and tombstone["media"] is None
     assert keys(fleet, video_id) == {"uploads": set(), "sidecars": set(), "tmp": set()}
@@ -528,10 +498,7 @@ def test_delete_while_a_run_is_swept_or_queued(fleet: Fleet, injection: Injectio
 def test_a_tombstoned_id_never_comes_back(fleet: Fleet, silent: Path) -> None:
     video_id = "tombstone"
     index(fleet, silent, video_id)
-    (job,) = fleet.rows(
-        "SELECT job_id FROM jobs WHERE video_id IN (SELECT video_id FROM videos WHERE external_id = %s) AND stage = 'split'",
-        video_id,
-    )
+    (job,) = fleet.of_video("jobs", video_id, "stage = 'split'")
     fleet.client.delete(video_id, USER)
     settle(fleet, video_id)
     key = fleet.upload(silent, video_id)
@@ -552,12 +519,9 @@ def test_a_tombstoned_id_never_comes_back(fleet: Fleet, silent: Path) -> None:
             wake_up_task("media"), kwargs={"job_id": job["job_id"]}, queue="media", ignore_result=True
         )
     index(fleet, silent, "after-tombstone")
-    (row,) = fleet.rows("SELECT state, run FROM videos WHERE external_id = %s", video_id)
+    (row,) = fleet.of_video("videos", video_id)
     assert row["state"] == "deleted"
-    assert not fleet.rows(
-        "SELECT 1 FROM scenes WHERE video_id IN (SELECT video_id FROM videos WHERE external_id = %s)",
-        video_id,
-    )
+    assert not fleet.of_video("scenes", video_id)
 
 
 def test_another_users_video_is_out_of_reach(fleet: Fleet, published: str) -> None:
@@ -603,11 +567,7 @@ def test_the_same_video_sent_at_once_is_one_video_and_one_run(fleet: Fleet, sile
     assert {receipt.run for receipt in receipts} == {1}
     fleet.wait_ended([video_id], within_s=60)
     assert fleet.client.process(video_id, USER, key).accepted is False
-    (jobs,) = fleet.rows(
-        "SELECT count(*) AS n, max(attempt) AS attempts FROM jobs WHERE video_id IN (SELECT video_id FROM videos WHERE external_id = %s) AND stage = 'split'",
-        video_id,
-    )
-    assert (jobs["n"], jobs["attempts"]) == (1, 1)
+    assert [job["attempt"] for job in fleet.of_video("jobs", video_id, "stage = 'split'")] == [1]
     settle(fleet, video_id)
     assert_only_run_left(fleet, video_id)
 
@@ -636,9 +596,4 @@ def test_changes_at_once_leave_one_consistent_video(fleet: Fleet, silent: Path) 
     settle(fleet, video_id)
     assert status.state == "indexed"
     assert_only_run_left(fleet, video_id)
-    with psycopg.connect(fleet.postgres_url) as connection:
-        open_runs = connection.execute(
-            "SELECT run FROM runs WHERE video_id IN (SELECT video_id FROM videos WHERE external_id = %s) AND ended_at IS NULL",
-            (video_id,),
-        ).fetchall()
-    assert open_runs == []
+    assert fleet.of_video("runs", video_id, "ended_at IS NULL") == []
