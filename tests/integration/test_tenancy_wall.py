@@ -71,22 +71,19 @@ def test_the_owner_sees_everybody_in_every_table(world: World) -> None:
             assert owners(session, table) == set(USERS), table
 
 
-@pytest.mark.parametrize("table", READ)
-def test_an_unscoped_query_finds_the_readers_own_rows_only(world: World, table: str) -> None:
-    for user in USERS:
-        with reading_as(user) as session:
-            assert owners(session, table) == {user}
-    for nobody in ("", "u2", "%", "u_1", "null"):
-        with reading_as(nobody) as session:
-            assert owners(session, table) == set()
+def test_an_unscoped_query_finds_the_readers_own_rows_only(world: World) -> None:
+    for reader in (*USERS, "", "u2", "%", "u_1", "null"):
+        with reading_as(reader) as session:
+            for table in READ:
+                assert owners(session, table) == {reader} & set(USERS), table
 
 
-@pytest.mark.parametrize("table", READ)
-def test_without_a_user_nothing_is_seen(world: World, table: str) -> None:
+def test_without_a_user_nothing_is_seen(world: World) -> None:
     with reading() as session:
         session.execute(text(f"SELECT set_config('role', '{row_security.ROLE}', true)"))
         assert who(session) == (row_security.ROLE, None)
-        assert owners(session, table) == set()
+        for table in READ:
+            assert owners(session, table) == set(), table
 
 
 def test_what_is_nobodys_is_not_shown_to_nobody(database: str) -> None:
@@ -102,21 +99,25 @@ def test_what_is_nobodys_is_not_shown_to_nobody(database: str) -> None:
             assert owners(session, "jobs") == set()
 
 
-@pytest.mark.parametrize("table", sorted({table.name for table in OF_USERS} - set(row_security.READ)))
-def test_what_no_request_reads_is_shut(world: World, table: str) -> None:
-    with pytest.raises(DBAPIError, match="permission denied"), reading_as("u") as session:
-        owners(session, table)
+def test_what_no_request_reads_is_shut(world: World) -> None:
+    for table in {table.name for table in OF_USERS} - set(row_security.READ):
+        with pytest.raises(DBAPIError, match=f"permission denied for .*{table}"), reading_as("u") as session:
+            owners(session, table)
 
 
-@pytest.mark.parametrize("table", [table.name for table in OF_USERS])
-def test_the_reader_writes_nothing(world: World, table: str) -> None:
-    column = "video_id" if table == "runs" else "user_id"
-    for statement in (
-        f"UPDATE {table} SET {column} = {column}",
-        f"DELETE FROM {table}",
-        f"TRUNCATE {table} CASCADE",
-        f"INSERT INTO {table} DEFAULT VALUES",
-    ):
+def test_the_reader_writes_nothing(world: World) -> None:
+    statements = [
+        statement
+        for table in (table.name for table in OF_USERS)
+        for column in ("video_id" if table == "runs" else "user_id",)
+        for statement in (
+            f"UPDATE {table} SET {column} = {column}",
+            f"DELETE FROM {table}",
+            f"TRUNCATE {table} CASCADE",
+            f"INSERT INTO {table} DEFAULT VALUES",
+        )
+    ]
+    for statement in statements:
         with (
             pytest.raises(DBAPIError, match=r"read-only transaction|permission denied|must be owner"),
             reading_as("u") as session,
