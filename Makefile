@@ -54,6 +54,12 @@ test: $(DEV_STAMP)
 test-quick: $(DEV_STAMP)
 	$(PYTEST) -m "not slow" tests/unit $(ARGS)
 
+# Lines and branches of our packages, by the tests that run in one process and by the nodes and commands they start.
+coverage: $(DEV_STAMP)
+	@rm -rf build/coverage && mkdir -p build/coverage
+	$(BIN)/coverage run -m pytest -n $(JOBS) --dist loadfile --no-loadscope-reorder -m "$(COVERED)" $(ARGS)
+	@$(BIN)/coverage combine --quiet && $(BIN)/coverage report | tail -1
+
 test-faults: $(DEV_STAMP)
 	$(BIN)/python -m pytest -m faults -s $(ARGS)
 

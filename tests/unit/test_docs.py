@@ -29,7 +29,7 @@ def test_the_table_of_models_is_current() -> None:
 
 def test_the_provider_walked_through_is_the_real_one() -> None:
     (shown,) = re.findall(r"```python\n(.*?)```", (ROOT / "docs" / "models.md").read_text(), re.DOTALL)
-    assert shown in (ROOT / "worker" / "models" / "rerank_bge.py").read_text()
+    assert shown in (ROOT / "worker" / "models" / "providers" / "rerank_bge.py").read_text()
 
 
 def test_the_schema_of_sidecars_is_current() -> None:
