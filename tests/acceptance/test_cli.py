@@ -23,6 +23,7 @@ from local.home import Home
 from shared import nodes
 from shared.contracts import Receipt, ScenePage, SearchAnswer, VideoStatus
 from shared.settings import Settings
+from tests.support.excerpt import write_excerpt
 from tests.support.fleet import eventually
 
 ROOT = Path(__file__).parents[2]
@@ -150,8 +151,9 @@ def test_a_file_that_is_no_video_fails_with_its_reason(machine: Machine, tmp_pat
     assert "Traceback" not in result.stderr
 
 
-def test_rerun_then_delete(machine: Machine, sample: Path) -> None:
-    accepted = machine.json("index", str(sample), "--id", "short-lived")
+def test_rerun_then_delete(machine: Machine, sample: Path, tmp_path: Path) -> None:
+    write_excerpt(sample, tmp_path / "excerpt.mp4")
+    accepted = machine.json("index", str(tmp_path / "excerpt.mp4"), "--id", "short-lived")
     assert accepted["videos"][0]["status"]["state"] == "indexed"
     receipt = Receipt.model_validate_json(json.dumps(machine.json("rerun", "short-lived", "--stage", "face")))
     assert receipt.run == 2

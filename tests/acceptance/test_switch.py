@@ -26,6 +26,7 @@ from shared.contracts import SearchAnswer, SwitchView
 from shared.errors import Conflict, InvalidRequest, ModelUnavailable, NotFound, ScenefleetError
 from tests.checkpoints import bge_m3
 from tests.support.catalogs import own_catalog
+from tests.support.excerpt import write_excerpt
 from tests.support.fleet import ROOT, Fleet, eventually, fleet_over
 from tests.support.services import PostgresServer, RedisServer
 from worker.models.catalog import load_catalog
@@ -286,11 +287,12 @@ def test_killed_half_way_it_goes_on_and_a_rollback_restores_the_results(fleet: F
     eventually(lambda: found(fleet) == before, within_s=20, what="the old results are back")
 
 
-def test_while_it_is_open_both_models_are_written(fleet: Fleet, sample: Path) -> None:
+def test_while_it_is_open_both_models_are_written(fleet: Fleet, sample: Path, tmp_path: Path) -> None:
     """What is indexed meanwhile is not missing after an activation or a rollback."""
+    write_excerpt(sample, tmp_path / "excerpt.mp4")
     fleet.start("asr")
     fleet.wait_ready("asr", within_s=120)
-    fleet.process(sample, "meanwhile")
+    fleet.process(tmp_path / "excerpt.mp4", "meanwhile")
     assert fleet.wait_ended(["meanwhile"], within_s=300)["meanwhile"].state == "indexed"
     fleet.stop("asr")
     rows = fleet.rows(
