@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Callable
 from datetime import UTC, datetime
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -20,6 +20,7 @@ from db.tables import Base, Person, Scene, Video
 from db.vectors import index_name
 from shared.errors import InvalidRequest
 from tests.support.tenants import DIM, OF_USERS, USERS, World, make_models, populate, unit
+from tests.support.threads import at_once
 
 pytestmark = pytest.mark.usefixtures("database")
 
@@ -210,11 +211,7 @@ def test_readers_within_one_another_and_beside_one_another_do_not_mix(world: Wor
             if found != {user}:
                 wrong.append((user, found))
 
-    threads = [threading.Thread(target=read, args=(user,)) for user in USERS[:4]]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
+    at_once([partial(read, user) for user in USERS[:4]])
     assert not wrong
 
 
