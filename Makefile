@@ -29,7 +29,7 @@ help:
 	@echo "make migrate      bring the database of POSTGRES_URL to this version's schema"
 	@echo "make test         every test but the long run of faults, those for a GPU and those in containers"
 	@echo "make test-quick   the tests that start no server and load no model: a minute"
-	@echo "make coverage     lines and branches that the tests which run in one process reach"
+	@echo "make coverage     the same, and what part of the lines and branches they reach"
 	@echo "make test-faults  a dozen videos while processes, Redis, Postgres and the storage fail"
 	@echo "make test-gpu     what needs an NVIDIA GPU, with throughput; skipped with a word elsewhere"
 	@echo "make test-deploy  build the image and run docker-compose.yml, whole, in containers"
@@ -54,11 +54,13 @@ test: $(DEV_STAMP)
 test-quick: $(DEV_STAMP)
 	$(PYTEST) -m "not slow" tests/unit $(ARGS)
 
-# Lines and branches of our packages, by the tests that run in one process and by the nodes and commands they start.
+# Lines and branches of our packages that tests reach, nodes and commands they start included. Everything:
+#   make coverage COVERED='-m "not faults and not gpu and not deploy"'
+COVERED ?= -m "not slow" tests/unit
 coverage: $(DEV_STAMP)
 	@rm -rf build/coverage && mkdir -p build/coverage
-	$(BIN)/coverage run -m pytest -n $(JOBS) --dist loadfile --no-loadscope-reorder -m "$(COVERED)" $(ARGS)
-	@$(BIN)/coverage combine --quiet && $(BIN)/coverage report | tail -1
+	$(BIN)/coverage run $(PYTEST:$(BIN)/python%=%) $(COVERED) $(ARGS)
+	@$(BIN)/coverage combine --quiet && $(BIN)/coverage report --skip-covered | tail -1
 
 test-faults: $(DEV_STAMP)
 	$(BIN)/python -m pytest -m faults -s $(ARGS)

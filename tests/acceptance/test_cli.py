@@ -24,7 +24,7 @@ from shared import nodes
 from shared.contracts import Receipt, ScenePage, SearchAnswer, VideoStatus
 from shared.settings import Settings
 from tests.support.excerpt import write_excerpt
-from tests.support.fleet import eventually
+from tests.support.fleet import eventually, kept_environment
 
 ROOT = Path(__file__).parents[2]
 START_LIMIT_S = 240
@@ -35,9 +35,8 @@ class Machine:
 
     def __init__(self, folder: Path) -> None:
         self.home = Home(Settings(SCENEFLEET_HOME=folder))
-        kept = {name: os.environ[name] for name in ("PATH", "HOME", "LANG", "TMPDIR") if name in os.environ}
         self.environment = {
-            **kept,
+            **kept_environment(),
             "SCENEFLEET_HOME": str(folder),
             "SCENEFLEET_MODEL_THREADS": "1",
             "SOFT_SHUTDOWN_S": "2",

@@ -47,6 +47,12 @@ def eventually(look: Callable[[], T], *, within_s: float, what: str, every_s: fl
         time.sleep(every_s)
 
 
+def kept_environment() -> dict[str, str]:
+    """What a process that a test starts keeps of this one's environment: no setting; how to measure coverage."""
+    kept = ("PATH", "HOME", "LANG", "TMPDIR", "COVERAGE_PROCESS_CONFIG")
+    return {name: os.environ[name] for name in kept if name in os.environ}
+
+
 class NodeProcess:
     """One ``celery worker`` and its log."""
 
@@ -151,9 +157,8 @@ class Fleet:
         self._start(name, node.family, node.concurrency, node.environment)
 
     def process_environment(self) -> dict[str, str]:
-        kept = {key: value for key, value in os.environ.items() if key in ("PATH", "HOME", "LANG", "TMPDIR")}
         return {
-            **kept,
+            **kept_environment(),
             "POSTGRES_URL": self.postgres_url,
             "REDIS_URL": self.redis_url,
             "SCENEFLEET_HOME": str(self.home),
