@@ -416,32 +416,6 @@ def test_ctrl_c(the_stand: Stand, fleet: Fleet, clips: list[Path], times: int) -
     assert job(fleet, sent.video_id, "split")["attempt"] == times
 
 
-def test_a_node_whose_model_can_not_load(fleet: Fleet, clips: list[Path], tmp_path: Path) -> None:
-    """It leaves with 78 and never takes a message; the others work on, and a good node finds all still there."""
-    fleet.stop("face")
-    catalogue = (ROOT / "models.yaml").read_text()
-    changed = re.sub(r"(shape_predictor_5_face_landmarks.dat: )[0-9a-f]{8}", r"\g<1>00000000", catalogue)
-    assert changed != catalogue
-    (tmp_path / "models.yaml").write_text(changed)
-    fleet.start("face", SCENEFLEET_MODELS_FILE=str(tmp_path / "models.yaml"))
-    sent = send(fleet, clips[0], "faceless")
-    assert fleet.nodes.pop("face").process.wait(timeout=120) == 78
-    assert "leaving: this node can't work" in fleet.log("face")
-    eventually(
-        lambda: [row["state"] for row in fleet.of_video("jobs", "faceless", "stage = 'text'")] == ["done"],
-        within_s=90,
-        what="the others worked on",
-    )
-    assert (job(fleet, "faceless", "face")["state"], job(fleet, "faceless", "face")["attempt"]) == (
-        "queued",
-        0,
-    )
-    with redis.Redis.from_url(fleet.redis_url) as client:
-        assert client.llen("face") == 1
-    start(fleet, "face")
-    wait_done(fleet, sent)
-
-
 # --- the broker
 
 

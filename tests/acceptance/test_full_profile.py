@@ -152,16 +152,6 @@ def test_sidecars_say_what_was_seen_and_match_their_schema(
         assert len({face["track"] for face in document["faces"]}) >= scene.faces
 
 
-def test_words_and_meaning_are_searched(indexed: Fleet, page: ScenePage) -> None:
-    spoken = {scene.idx for scene in page.scenes if scene.transcript}
-    word = whisper_scripted.WORDS.split()[-1].strip(".,")
-    assert {hit.idx for hit in indexed.client.search("u1", word, mode="keyword").hits} <= spoken
-    answer = indexed.client.search("u1", whisper_scripted.WORDS, mode="semantic")
-    assert answer.model == "tiny-bge-m3"
-    assert answer.hits and answer.hits[0].idx in spoken
-    assert answer.coverage.with_vectors == len(spoken)
-
-
 def test_the_other_engine_hears_its_own_script_when_chosen(indexed: Fleet) -> None:
     indexed.stop("asr")
     indexed.start("asr", ASR_MODEL="tiny-faster-whisper")

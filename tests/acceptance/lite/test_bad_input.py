@@ -24,7 +24,7 @@ from kombu import Connection, Producer
 
 from shared.errors import NotFound
 from shared.routing import NODES, wake_up_task
-from tests.integration.test_media_hostile import Listener, Watch, playlist
+from tests.integration.test_media_hostile import Watch
 from tests.support.clips import Encoding, Shot, Sound, make_clip
 from tests.support.fleet import FAMILIES, Fleet, eventually
 from tests.unit.media import test_probe as files
@@ -149,24 +149,6 @@ def test_a_bad_file_gives_one_error_and_one_attempt(
     fleet.process(path, video_id)
     assert_refused(fleet, video_id, error_class, says)
     assert not list((fleet.home / "work").rglob("*.jpg"))
-
-
-@pytest.mark.parametrize("kind", ["hls", "hls-key", "concat"])
-def test_what_a_playlist_names_is_never_opened(fleet: Fleet, tmp_path: Path, kind: str) -> None:
-    secret = tmp_path / "secret.ts"
-    make_clip(secret, [Shot(seed=4, frames=25)], Encoding(size=(64, 48)))
-    listener, watch = Listener(), Watch(secret)
-    try:
-        for number, target in enumerate((str(secret), f"http://127.0.0.1:{listener.port}/secret.ts")):
-            path = tmp_path / "film.mp4"
-            path.write_text(playlist(kind, target))
-            video_id = f"names-{kind}-{number}"
-            fleet.process(path, video_id)
-            assert_refused(fleet, video_id, "BadMedia", "which only names other files")
-        assert not watch.opened() and listener.connections == 0
-    finally:
-        watch.close()
-        listener.close()
 
 
 def as_missing(place: Path, good: Path) -> None:
@@ -552,16 +534,6 @@ def test_wake_ups_with_nonsense_ring_for_nothing(fleet: Fleet, queue: str) -> No
     for body in bodies:
         send_raw(fleet, wake_up_task(queue), json.dumps(body), queue=queue, answered=False)
     assert answers(fleet)
-
-
-def test_hostile_texts_are_embedded_or_refused(fleet: Fleet) -> None:
-    texts = ["", " ", "\u202e", "🚀" * 50, "a" * 20_000, "'; DROP TABLE scenes; --", "\x01\x02", "مرحبا"]
-    for text in texts:
-        kind, message = ask(fleet, "tasks.text.embed", texts=[text])
-        assert kind == "ok", (text, kind, message)
-        vector = json.loads(message)["vectors"][0]
-        assert len(vector) == 384 and all(-1.01 <= value <= 1.01 for value in vector)
-    assert json.loads(ask(fleet, "tasks.text.embed", texts=[])[1])["vectors"] == []
 
 
 def test_after_all_that_a_good_video_is_indexed(fleet: Fleet, tmp_path: Path) -> None:

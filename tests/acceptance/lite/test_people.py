@@ -306,19 +306,6 @@ def test_a_new_name_reaches_the_sidecars_in_a_new_revision(fleet: Fleet) -> None
     eventually(lambda: names_in(fleet) == {"Ann"}, within_s=60, what="the name is back")
 
 
-def test_not_her_and_undone(fleet: Fleet) -> None:
-    (ann,) = (person for person in fleet.client.people(USER).people if person.name == "Ann")
-    (face, *_) = fleet.client.faces(USER, ann.person_id).faces
-    event = fleet.client.judge_faces(USER, ann.person_id, [face.track_id], is_person=False).event_id
-    assert event is not None
-    assert scenes_of(fleet, "Ann").keys() == {
-        idx for idx in astronauts_scenes(fleet) if len(fleet.client.faces(USER, ann.person_id).faces) > 0
-    }
-    fleet.client.undo(USER, event)
-    assert set(scenes_of(fleet, "Ann")) == astronauts_scenes(fleet)
-    assert [found.kind for found in fleet.client.people_events(USER).events[:2]] == ["undo", "reject"]
-
-
 def test_the_tables_are_for_people(fleet: Fleet) -> None:
     done = fleet.command("people", "list", "--user", USER)
     assert done.returncode == 0 and "Ann" in done.stdout and "1/5" in done.stdout
