@@ -13,7 +13,7 @@ import os
 import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from kombu.exceptions import OperationalError
 from redis.exceptions import RedisError, ResponseError
@@ -26,6 +26,7 @@ from db.ledger.jobs import Held, WakeUp
 from db.people import enrolment, revisions
 from shared.errors import DatabaseBusy, DatabaseUnavailable, Outage, ScenefleetError, WorkerLost
 from shared.logs import get_logger
+from shared.routing import JOB_QUEUES
 from worker.app import app
 from worker.forks import forks
 from worker.runner import advance
@@ -231,25 +232,46 @@ def missing_wake_ups() -> None:
     Messages taken but not acknowledged are not counted: those of a dead worker ring only after the visibility
     timeout, and the live ones are no more than there are workers.
     """
-    claimable = _find(jobs.claimable)
-    if not claimable:
+    if not _find(jobs.claimable):
         return
     # A Redis that is away is tried again with the next tick, not here.
     options = {"socket_timeout": _REDIS_S, "socket_connect_timeout": _REDIS_S, "max_retries": 0}
     try:
         with forks.held_off(), app.connection_for_write(transport_options=options) as connection:
             client = connection.default_channel.client
-            # Two at once would each send all that is missing; whoever dies here holds up nobody for long.
+            # Two at once would each send all that is missing; a node that dies here holds up the others for seconds only.
             if not client.set(_TOPPING_UP, "1", nx=True, px=int(2000 * _REDIS_S)):
                 return
-            for queue, ids in claimable.items():
-                try:
-                    waiting = client.llen(queue)
-                except ResponseError as error:
-                    # Something of another kind has the queue's name; the other queues are not to blame.
-                    log.error("queue not looked at", queue=queue, error=error)
-                    continue
-                notify([WakeUp(queue, job_id) for job_id in ids[waiting:]], connection)
-            client.delete(_TOPPING_UP)
+            try:
+                _top_up(client, connection)
+            finally:
+                client.delete(_TOPPING_UP)
     except (OperationalError, RedisError, OSError) as error:
         log.warning("wake-up messages put off", error=error)
+
+
+def _top_up(client: Any, connection: Any) -> None:
+    # Work goes on meanwhile: a message that is taken, or sent, between both looks is counted by one of them.
+    before = _lengths(client)
+    with reading() as session:
+        claimable = jobs.claimable(session)
+    after = _lengths(client)
+    for queue, ids in claimable.items():
+        if queue in before and queue in after:
+            notify([WakeUp(queue, job_id) for job_id in ids[max(before[queue], after[queue]) :]], connection)
+
+
+def _lengths(client: Any) -> dict[str, int]:
+    """The length of each queue; one that has something of another kind in its place is left out."""
+    pipeline = client.pipeline(transaction=False)
+    for queue in JOB_QUEUES:
+        pipeline.llen(queue)
+    lengths = {}
+    for queue, length in zip(JOB_QUEUES, pipeline.execute(raise_on_error=False), strict=True):
+        if isinstance(length, ResponseError):
+            log.error("queue not looked at", queue=queue, error=length)
+        elif isinstance(length, Exception):
+            raise length
+        else:
+            lengths[queue] = length
+    return lengths
