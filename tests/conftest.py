@@ -28,6 +28,13 @@ _names = itertools.count(1)
 SHARED = "tests/acceptance/lite/"
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """What starts a server is no quick test."""
+    for item in items:
+        if {"postgres", "redis_server"} & set(getattr(item, "fixturenames", ())):
+            item.add_marker(pytest.mark.slow)
+
+
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
     """One worker runs all of a file, and all files of the folder that shares a fleet."""

@@ -14,6 +14,8 @@ from pathlib import Path
 
 import pytest
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).parents[2]
 PACKAGES = ("cli", "local", "tasks", "worker", "db", "shared")
 #: Engines and decoders: what an API process must never load.

@@ -31,6 +31,8 @@ from shared.settings import Settings, hide_password
 from tests.support.fleet import eventually
 from tests.support.services import PostgresServer, RedisServer
 
+pytestmark = pytest.mark.slow
+
 
 def test_postgres_runs_in_a_folder_with_spaces_keeps_its_data_and_wants_its_password(tmp_path: Path) -> None:
     server = PostgresServer(tmp_path / "a 100% folder")

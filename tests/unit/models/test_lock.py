@@ -16,7 +16,7 @@ ENTRY = lock.Entry(revision="c" * 40, files={"a.bin": lock.LockedFile(sha256="0"
 WRITER = """
 import sys
 from pathlib import Path
-from worker.models import lock
+from worker.models.weights import lock
 for number in range(int(sys.argv[3])):
     with lock.changing(Path(sys.argv[1])) as entries:
         entries[f"{sys.argv[2]}-{number}"] = lock.Entry(files={})
