@@ -13,9 +13,9 @@ from typing import Any
 import pytest
 
 from cli.models.control import Remote
+from tests.acceptance.conftest import MakeFleet
 from tests.support.catalogs import OwnCatalog, own_catalog
-from tests.support.fleet import ROOT, Fleet, eventually, fleet_over
-from tests.support.services import PostgresServer, RedisServer
+from tests.support.fleet import ROOT, Fleet, eventually
 from worker.models.catalog import load_catalog
 
 pytestmark = pytest.mark.timeout(600)
@@ -38,24 +38,13 @@ def catalog(tmp_path_factory: pytest.TempPathFactory) -> Iterator[OwnCatalog]:
 
 
 @pytest.fixture(scope="module")
-def fleet(
-    catalog: OwnCatalog,
-    postgres: PostgresServer,
-    redis_server: RedisServer,
-    tmp_path_factory: pytest.TempPathFactory,
-    sample: Path,
-) -> Iterator[Fleet]:
+def fleet(catalog: OwnCatalog, make_fleet: MakeFleet) -> Fleet:
     """Every node of profile lite but face and ocr; a text process holds one model at a time."""
-    with fleet_over(postgres, redis_server, tmp_path_factory.mktemp("home")) as made:
-        made.environment |= {
-            "SCENEFLEET_MODELS_FILE": str(catalog.path),
-            "FEATURE_FACE": "0",
-            "FEATURE_OCR": "0",
-        }
-        made.start("media", "asr", "housekeeping", "search")
-        made.start("text", WORKER_MODEL_MEMORY_MB=str(BUDGET_MB))
-        made.wait_ready()
-        yield made
+    made = make_fleet(SCENEFLEET_MODELS_FILE=str(catalog.path), FEATURE_FACE="0", FEATURE_OCR="0")
+    made.start("media", "asr", "housekeeping", "search")
+    made.start("text", WORKER_MODEL_MEMORY_MB=str(BUDGET_MB))
+    made.wait_ready()
+    return made
 
 
 def celery(fleet: Fleet, *arguments: str, status: int = 0) -> str:

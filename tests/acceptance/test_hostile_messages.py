@@ -18,8 +18,8 @@ import redis
 from celery import Celery
 from celery.result import AsyncResult
 
-from tests.support.fleet import Fleet, NodeProcess, eventually, fleet_over
-from tests.support.services import PostgresServer, RedisServer
+from tests.acceptance.conftest import MakeFleet
+from tests.support.fleet import Fleet, NodeProcess, eventually
 
 USER = "u1"
 QUEUE = "search"
@@ -32,20 +32,12 @@ STATUS = "tasks.video.status"
 
 
 @pytest.fixture(scope="module")
-def fleet(
-    postgres: PostgresServer, redis_server: RedisServer, tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[Fleet]:
+def fleet(make_fleet: MakeFleet) -> Fleet:
     """A node that waits for requests, two processes of it, and puts back what was not acknowledged."""
-    with fleet_over(
-        postgres,
-        redis_server,
-        tmp_path_factory.mktemp("home"),
-        VISIBILITY_TIMEOUT_S="1",
-        SCENEFLEET_LOG_FORMAT="json",
-    ) as found:
-        found.start("search", concurrency=2)
-        found.wait_ready()
-        yield found
+    found = make_fleet(VISIBILITY_TIMEOUT_S="1", SCENEFLEET_LOG_FORMAT="json")
+    found.start("search", concurrency=2)
+    found.wait_ready()
+    return found
 
 
 @pytest.fixture(scope="module")

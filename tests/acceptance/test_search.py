@@ -5,7 +5,6 @@ from __future__ import annotations
 import io
 import json
 import time
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, cast
@@ -19,13 +18,13 @@ from PIL import Image
 
 from shared.contracts import ScenePage, SearchAnswer
 from shared.errors import BadMedia, InvalidKey, InvalidRequest, NotFound, ObjectMissing, Outage
+from tests.acceptance.conftest import MakeFleet
 from tests.checkpoints import bge_m3, bge_reranker, siglip, whisper_scripted, write_catalog
 from tests.contracts.candidates import sample_picture
 from tests.support.figures import RecordFigure
-from tests.support.fleet import Fleet, eventually, fleet_over
+from tests.support.fleet import Fleet, eventually
 from tests.support.kills import Kills
 from tests.support.pictures import odd, unusable
-from tests.support.services import PostgresServer, RedisServer
 from worker.search.wait import CLAIM_S
 
 VIDEO, USER = "sample", "u1"
@@ -41,36 +40,22 @@ def kills(tmp_path_factory: pytest.TempPathFactory) -> Kills:
 
 @pytest.fixture(scope="module")
 def fleet(
-    postgres: PostgresServer,
-    redis_server: RedisServer,
-    tmp_path_factory: pytest.TempPathFactory,
-    sample: Path,
-    kills: Kills,
-) -> Iterator[Fleet]:
+    make_fleet: MakeFleet, tmp_path_factory: pytest.TempPathFactory, sample: Path, kills: Kills
+) -> Fleet:
     """A fleet that has indexed the sample; of its nodes text, vision and search still run."""
     weights = tmp_path_factory.mktemp("weights")
     builders = (whisper_scripted, bge_m3, bge_reranker, siglip)
     specs = [builder.build(weights / builder.__name__.rpartition(".")[2]) for builder in builders]
     catalog = write_catalog(weights / "models.yaml", specs)
-    with fleet_over(
-        postgres,
-        redis_server,
-        tmp_path_factory.mktemp("home"),
-        SCENEFLEET_PROFILE="full",
-        SCENEFLEET_MODELS_FILE=str(catalog),
-        SEARCH_DEADLINE_S=str(DEADLINE_S),
-        HF_HUB_OFFLINE="1",
-        TRANSFORMERS_OFFLINE="1",
-    ) as made:
-        made.start("media", "asr", "text", "vision")
-        obeying: dict[str, Any] = kills.environment()
-        made.start("search", **obeying)
-        made.wait_ready(within_s=180)
-        made.process(sample, VIDEO)
-        status = made.wait_ended([VIDEO], within_s=300)[VIDEO]
-        assert status.state == "indexed", status
-        made.stop("media", "asr")
-        yield made
+    made = make_fleet(models=catalog, SEARCH_DEADLINE_S=str(DEADLINE_S))
+    made.start("media", "asr", "text", "vision")
+    made.start("search", **kills.environment())
+    made.wait_ready(within_s=180)
+    made.process(sample, VIDEO)
+    status = made.wait_ended([VIDEO], within_s=300)[VIDEO]
+    assert status.state == "indexed", status
+    made.stop("media", "asr")
+    return made
 
 
 @pytest.fixture(scope="module")

@@ -24,11 +24,11 @@ from db.tables import Run, Video
 from db.vectors import ensure_index, ensure_model, write_embeddings
 from shared.contracts import SearchAnswer, SwitchView
 from shared.errors import Conflict, InvalidRequest, ModelUnavailable, NotFound, ScenefleetError
+from tests.acceptance.conftest import MakeFleet
 from tests.checkpoints import bge_m3
 from tests.support.catalogs import own_catalog
 from tests.support.excerpt import write_excerpt
-from tests.support.fleet import ROOT, Fleet, eventually, fleet_over
-from tests.support.services import PostgresServer, RedisServer
+from tests.support.fleet import ROOT, Fleet, eventually
 from worker.models.catalog import load_catalog
 
 pytestmark = pytest.mark.timeout(600)
@@ -69,19 +69,13 @@ QUERIES = ["a rocket over the ocean", "candle in the kitchen window", "the orche
 
 
 @pytest.fixture(scope="module")
-def fleet(
-    postgres: PostgresServer, redis_server: RedisServer, tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[Fleet]:
+def fleet(make_fleet: MakeFleet, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Fleet]:
     """A lite fleet whose catalogue has a second text model, and an archive of two users that the first one embedded."""
     weights = tmp_path_factory.mktemp("weights")
     tiny = bge_m3.build(weights / "bge").model_copy(update={"profiles": ()})
     rerank_like = tiny.model_copy(update={"name": "not-searched", "family": "text", "kind": "rerank"})
-    with (
-        own_catalog(weights, tiny=tiny, rerank=rerank_like) as catalog,
-        fleet_over(
-            postgres,
-            redis_server,
-            tmp_path_factory.mktemp("home"),
+    with own_catalog(weights, tiny=tiny, rerank=rerank_like) as catalog:
+        made = make_fleet(
             SCENEFLEET_MODELS_FILE=str(catalog.path),
             FEATURE_FACE="0",
             FEATURE_OCR="0",
@@ -90,8 +84,7 @@ def fleet(
             SCENEFLEET_USER=USER,
             # Half of the archive is searched by the index.
             SEARCH_EXACT_ROWS="300",
-        ) as made,
-    ):
+        )
         made.start("media", "housekeeping", "search")
         made.start("text", concurrency=2)
         made.wait_ready(within_s=180)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, cast
 
@@ -16,10 +16,10 @@ from PIL import Image
 from shared.contracts import VideoStatus
 from shared.errors import BadMedia, InvalidKey, InvalidRequest, LimitExceeded, ObjectMissing
 from shared.exit_status import ExitStatus
+from tests.acceptance.conftest import MakeFleet
 from tests.checkpoints import siglip, write_catalog
 from tests.support.clips import Shot, make_clip, picture
-from tests.support.fleet import Fleet, eventually, fleet_over
-from tests.support.services import PostgresServer, RedisServer
+from tests.support.fleet import Fleet, eventually
 from worker.media.pictures import decode_picture
 from worker.models.cache import build
 from worker.models.labels import read_labels
@@ -36,22 +36,14 @@ def spec(tmp_path_factory: pytest.TempPathFactory) -> Any:
 
 
 @pytest.fixture(scope="module")
-def fleet(
-    postgres: PostgresServer, redis_server: RedisServer, tmp_path_factory: pytest.TempPathFactory, spec: Any
-) -> Iterator[Fleet]:
+def fleet(make_fleet: MakeFleet, tmp_path_factory: pytest.TempPathFactory, spec: Any) -> Fleet:
     """A fleet whose profile has a model of vision only; the catalogue has the same once more, by another name."""
     second = spec.model_copy(update={"name": SECOND, "profiles": ()})
     catalog = write_catalog(tmp_path_factory.mktemp("catalog") / "models.yaml", [spec, second])
-    with fleet_over(
-        postgres,
-        redis_server,
-        tmp_path_factory.mktemp("home"),
-        SCENEFLEET_PROFILE="full",
-        SCENEFLEET_MODELS_FILE=str(catalog),
-    ) as found:
-        found.start("media", "vision", "housekeeping", "search")
-        found.wait_ready(within_s=120)
-        yield found
+    found = make_fleet(models=catalog)
+    found.start("media", "vision", "housekeeping", "search")
+    found.wait_ready(within_s=120)
+    return found
 
 
 @pytest.fixture(scope="module")

@@ -14,10 +14,10 @@ import redis
 from safetensors.numpy import save_file
 
 from shared.exit_status import ExitStatus
+from tests.acceptance.conftest import MakeFleet
 from tests.support.catalogs import OwnCatalog, own_catalog
 from tests.support.excerpt import write_excerpt
-from tests.support.fleet import Fleet, eventually, fleet_over
-from tests.support.services import PostgresServer, RedisServer
+from tests.support.fleet import Fleet, eventually
 
 pytestmark = pytest.mark.timeout(600)
 
@@ -39,18 +39,12 @@ def catalog(tmp_path_factory: pytest.TempPathFactory) -> Iterator[OwnCatalog]:
 
 
 @pytest.fixture(scope="module")
-def fleet(
-    catalog: OwnCatalog,
-    postgres: PostgresServer,
-    redis_server: RedisServer,
-    tmp_path_factory: pytest.TempPathFactory,
-) -> Iterator[Fleet]:
+def fleet(catalog: OwnCatalog, make_fleet: MakeFleet) -> Fleet:
     """Media, asr, ocr, search and face; a test starts text as it needs it."""
-    with fleet_over(postgres, redis_server, tmp_path_factory.mktemp("home")) as made:
-        made.environment |= {"SCENEFLEET_LOG_FORMAT": "json", "SCENEFLEET_MODELS_FILE": str(catalog.path)}
-        made.start("media", "asr", "ocr", "housekeeping", "search", "face")
-        made.wait_ready()
-        yield made
+    made = make_fleet(SCENEFLEET_LOG_FORMAT="json", SCENEFLEET_MODELS_FILE=str(catalog.path))
+    made.start("media", "asr", "ocr", "housekeeping", "search", "face")
+    made.wait_ready()
+    return made
 
 
 def lines(fleet: Fleet, node: str) -> list[dict[str, Any]]:

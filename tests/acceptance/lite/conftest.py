@@ -24,12 +24,6 @@ VIEWER = "viewer"
 
 
 @pytest.fixture(scope="package")
-def injection(tmp_path_factory: pytest.TempPathFactory) -> Injection:
-    """The rules that the fleet's nodes obey."""
-    return Injection(tmp_path_factory.mktemp("injection"))
-
-
-@pytest.fixture(scope="package")
 def fleet(
     postgres: PostgresServer,
     redis_server: RedisServer,
