@@ -28,6 +28,26 @@ ASSETS = os.environ.get(VARIABLE)
 needs_assets = pytest.mark.usefixtures("assets")
 
 
+#: A test of what is no picture to a model: not uint8 [H, W, 3].
+no_picture = pytest.mark.parametrize(
+    "image",
+    [
+        np.zeros((90, 90), np.uint8),
+        np.zeros((90, 90, 4), np.uint8),
+        np.zeros((90, 90, 3), np.float32),
+        np.zeros((0, 90, 3), np.uint8),
+    ],
+    ids=["grey 2-D", "RGBA", "float", "empty"],
+)
+SHAPES = [(1, 1, 3), (1, 3000, 3), (3000, 1, 3), (20, 20, 3), (360, 640, 3), (4320, 7680, 3)]
+#: A test of pictures of one colour: [H, W, 3] of any size. Of the largest, one will do.
+one_colour = pytest.mark.parametrize(
+    ("shape", "grey"),
+    [(s, grey) for s in SHAPES for grey in (0, 128, 255) if grey == 128 or s != SHAPES[-1]],
+    ids=str,
+)
+
+
 @dataclass(frozen=True)
 class Candidate:
     """A model to test."""
