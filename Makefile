@@ -60,7 +60,7 @@ COVERED ?= -m "not slow" tests/unit
 coverage: $(DEV_STAMP)
 	@rm -rf build/coverage && mkdir -p build/coverage
 	$(BIN)/coverage run $(PYTEST:$(BIN)/python%=%) $(COVERED) $(ARGS)
-	@$(BIN)/coverage combine --quiet && $(BIN)/coverage report --skip-covered | tail -1
+	@$(BIN)/coverage combine --quiet && $(BIN)/coverage report | grep -E '^(Name|TOTAL)'
 
 test-faults: $(DEV_STAMP)
 	$(BIN)/python -m pytest -m faults -s $(ARGS)
