@@ -105,35 +105,31 @@ def random_act(rng: random.Random, runtime: Runtime) -> Callable[[str], str]:
         return ask(lambda **given: search(runtime, **given), user, video_ids=[name])
 
     def of_video(user: str) -> str:
-        request = random.Random(seed).choice(
-            (
-                video.status,
-                video.scenes,
-                video.subtitles,
-                video.cancel,
-                video.retry,
-                video.rerun,
-                video.delete,
-            )
+        requests = (
+            video.status,
+            video.scenes,
+            video.subtitles,
+            video.cancel,
+            video.retry,
+            video.rerun,
+            video.delete,
         )
-        return ask(request, user, video_id=name)
+        return ask(random.Random(seed).choice(requests), user, video_id=name)
 
     def create(user: str) -> str:
         return ask(people.create, user, name=called, person_id=who)
 
     def of_person(user: str) -> str:
-        request = random.Random(seed).choice(
-            (
-                people.get,
-                people.photos,
-                people.add_photo,
-                people.faces,
-                people.enroll,
-                people.delete,
-                people.cancel,
-            )
+        requests = (
+            people.get,
+            people.photos,
+            people.add_photo,
+            people.faces,
+            people.enroll,
+            people.delete,
+            people.cancel,
         )
-        return ask(request, user, person_id=who)
+        return ask(random.Random(seed).choice(requests), user, person_id=who)
 
     def more(user: str) -> str:
         if seed < 0.3:

@@ -506,13 +506,8 @@ def test_a_tombstoned_id_never_comes_back(fleet: Fleet, silent: Path) -> None:
     key = fleet.upload(silent, video_id)
     with pytest.raises(Conflict, match="video tombstone was deleted: send the file under a new video id"):
         fleet.client.process(video_id, USER, key)
-    for ask in (
-        fleet.client.status,
-        fleet.client.scenes,
-        fleet.client.cancel,
-        fleet.client.retry,
-        fleet.client.rerun,
-    ):
+    client = fleet.client
+    for ask in (client.status, client.scenes, client.cancel, client.retry, client.rerun):
         with pytest.raises(NotFound, match="no video 'tombstone': check the id"):
             ask(video_id, USER)
     # Stale wake-up messages of its jobs ring for nothing.
@@ -528,14 +523,8 @@ def test_a_tombstoned_id_never_comes_back(fleet: Fleet, silent: Path) -> None:
 
 def test_another_users_video_is_out_of_reach(fleet: Fleet, published: str) -> None:
     before = fleet.client.status(published, USER)
-    for ask in (
-        fleet.client.status,
-        fleet.client.scenes,
-        fleet.client.cancel,
-        fleet.client.retry,
-        fleet.client.rerun,
-        fleet.client.delete,
-    ):
+    client = fleet.client
+    for ask in (client.status, client.scenes, client.cancel, client.retry, client.rerun, client.delete):
         with pytest.raises(NotFound):
             ask(published, "u2")
     assert fleet.client.process(published, "u2", f"uploads/u2/{published}/x.mp4").accepted
