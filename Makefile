@@ -12,6 +12,8 @@ VIDEO ?=
 ARGS ?=
 # Test files run side by side; 0: one after the other, in one process.
 JOBS ?= 2
+# Files in the order of their folders: those that start fleets first, short ones last.
+PYTEST = $(BIN)/python -m pytest -n $(JOBS) --dist loadfile --no-loadscope-reorder
 
 BIN = $(VENV)/bin
 PIP = $(BIN)/python -m pip --disable-pip-version-check
@@ -19,13 +21,15 @@ RUN_STAMP = $(VENV)/.installed-run
 DEV_STAMP = $(VENV)/.installed-dev
 SOURCES = cli db local shared tasks worker tests bench samples
 
-.PHONY: help demo test test-faults test-gpu test-deploy lint fmt bench up migrate install install-dev audit lock clean
+.PHONY: help demo test test-quick coverage test-faults test-gpu test-deploy lint fmt bench up migrate install install-dev audit lock clean
 
 help:
 	@echo "make demo         index the sample video and search it, on a bare machine"
 	@echo "make up           run a fleet here until Ctrl-C"
 	@echo "make migrate      bring the database of POSTGRES_URL to this version's schema"
 	@echo "make test         every test but the long run of faults, those for a GPU and those in containers"
+	@echo "make test-quick   the tests that start no server and load no model: a minute"
+	@echo "make coverage     the same, and what part of the lines and branches they reach"
 	@echo "make test-faults  a dozen videos while processes, Redis, Postgres and the storage fail"
 	@echo "make test-gpu     what needs an NVIDIA GPU, with throughput; skipped with a word elsewhere"
 	@echo "make test-deploy  build the image and run docker-compose.yml, whole, in containers"
@@ -45,7 +49,18 @@ migrate: $(RUN_STAMP)
 	@$(BIN)/scenefleet db upgrade
 
 test: $(DEV_STAMP)
-	$(BIN)/python -m pytest -m "not faults and not gpu and not deploy" -n $(JOBS) --dist loadfile $(ARGS)
+	$(PYTEST) -m "not faults and not gpu and not deploy" $(ARGS)
+
+test-quick: $(DEV_STAMP)
+	$(PYTEST) -m "not slow" tests/unit $(ARGS)
+
+# Lines and branches of our packages that tests reach, nodes and commands they start included. Everything:
+#   make coverage COVERED='-m "not faults and not gpu and not deploy"'
+COVERED ?= -m "not slow" tests/unit
+coverage: $(DEV_STAMP)
+	@rm -rf build/coverage && mkdir -p build/coverage
+	$(BIN)/coverage run $(PYTEST:$(BIN)/python%=%) $(COVERED) $(ARGS)
+	@$(BIN)/coverage combine --quiet && $(BIN)/coverage report | grep -E '^(Name|TOTAL)'
 
 test-faults: $(DEV_STAMP)
 	$(BIN)/python -m pytest -m faults -s $(ARGS)

@@ -27,6 +27,7 @@ from sqlalchemy import event, text
 from sqlalchemy.orm import Session
 
 from bench import OUT
+from bench.archive import write_archive
 from db import schema
 from db.engine import get_engine, make_engine, reading, set_engine, transact
 from db.people import erasure, registry
@@ -105,37 +106,10 @@ class SlowStorage(LocalStorage):
 def fill(storage: SlowStorage, person: str, scenes: int, seen: int) -> None:
     """Publish the archive; the person is in every so many-th scene."""
     step = max(1, scenes // max(1, seen))
-    made = json.dumps(dict.fromkeys(("split", "asr", "text", "vision", "face", "ocr"), 1))
-    values = {"user": USER, "person": person, "scenes": scenes, "per": PER_VIDEO, "step": step, "made": made}
     model = transact(
         lambda s: ensure_model(s, name="face", revision="1", family="face", dim=4, metric="cosine")
     ).model_id
-    statements = (
-        "INSERT INTO videos (video_id, external_id, user_id, storage_key, state, run, published_run)"
-        " SELECT 'v' || n, 'v' || n, :user, 'k', 'indexed', 1, 1 FROM generate_series(0, (:scenes - 1) / :per) n",
-        "INSERT INTO runs (video_id, run, stages, stage_runs, ended_at)"
-        " SELECT video_id, 1, '[]', CAST(:made AS jsonb), now() FROM videos",
-        "INSERT INTO scenes (scene_id, video_id, user_id, split_version, idx, start_s, end_s, kind, keyframes, live,"
-        " face_run, sidecar_key) SELECT md5('s' || n)::uuid, 'v' || (n / :per), :user, 1, n % :per, n % :per,"
-        " n % :per + 1, 'cut', '[]', true, 1,"
-        " 'sidecars/' || :user || '/v' || (n / :per) || '/' || md5('s' || n)::uuid || '.r0.json'"
-        " FROM generate_series(0, :scenes - 1) n",
-        "INSERT INTO face_tracks (track_id, scene_id, video_id, user_id, run, track, model_id, ordinal, ts_s, box, vec,"
-        " faces, person_id, similarity, votes, decided_by) SELECT md5('t' || n)::uuid, md5('s' || n)::uuid,"
-        f" 'v' || (n / :per), :user, 1, 0, {int(model)}, 0, 0, '[0, 0, 9, 9]', CAST('[1,0,0,0]' AS halfvec), 1, :person,"
-        " 0.9, 1, 'machine' FROM generate_series(0, :scenes - 1, :step) n",
-        "INSERT INTO scene_people (scene_id, person_id, user_id, confidence, frame_count)"
-        " SELECT scene_id, person_id, user_id, 0.9, 1 FROM face_tracks",
-    )
-
-    def write(session: Session) -> None:
-        session.execute(text("SET LOCAL statement_timeout = 0"))
-        for statement in statements:
-            session.execute(text(statement), values)
-
-    transact(write)
-    with get_engine().connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
-        connection.execute(text("ANALYZE"))
+    write_archive(person, scenes, user=USER, model=model, prefix="v", per_video=PER_VIDEO, step=step)
     there = json.dumps({"people": [{"person_id": PERSON, "name": "Ann"}]}).encode()
     # Her id stands there, too, as something else.
     not_there = json.dumps(

@@ -7,9 +7,9 @@ import itertools
 import os
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
-import redis
 from _pytest.terminal import TerminalReporter
 
 from db import schema
@@ -24,6 +24,27 @@ from tests.support.services import PostgresServer, RedisServer
 __all__ = ["record_figure"]
 
 _names = itertools.count(1)
+#: The modules below share a fleet.
+SHARED = "tests/acceptance/lite/"
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """What starts a server is no quick test."""
+    for item in items:
+        if {"postgres", "redis_server"} & set(getattr(item, "fixturenames", ())):
+            item.add_marker(pytest.mark.slow)
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    """One worker runs all of a file, and all files of the folder that shares a fleet."""
+    from xdist.scheduler import LoadFileScheduling
+
+    class FleetScheduling(LoadFileScheduling):
+        def _split_scope(self, nodeid: str) -> str:
+            return SHARED if nodeid.startswith(SHARED) else super()._split_scope(nodeid)
+
+    return FleetScheduling(config, log)
 
 
 def pytest_terminal_summary(terminalreporter: TerminalReporter) -> None:
@@ -80,8 +101,6 @@ def fleet(
     request: pytest.FixtureRequest, postgres: PostgresServer, redis_server: RedisServer, tmp_path: Path
 ) -> Iterator[Fleet]:
     """A fleet over an empty database and an empty Redis; the test starts its nodes."""
-    with redis.Redis.from_url(redis_server.url) as client:
-        client.flushall()
     with fleet_over(postgres, redis_server, tmp_path / "home") as found:
         yield found
 

@@ -23,7 +23,8 @@ from local.home import Home
 from shared import nodes
 from shared.contracts import Receipt, ScenePage, SearchAnswer, VideoStatus
 from shared.settings import Settings
-from tests.support.fleet import eventually
+from tests.support.excerpt import write_excerpt
+from tests.support.fleet import eventually, kept_environment
 
 ROOT = Path(__file__).parents[2]
 START_LIMIT_S = 240
@@ -34,9 +35,8 @@ class Machine:
 
     def __init__(self, folder: Path) -> None:
         self.home = Home(Settings(SCENEFLEET_HOME=folder))
-        kept = {name: os.environ[name] for name in ("PATH", "HOME", "LANG", "TMPDIR") if name in os.environ}
         self.environment = {
-            **kept,
+            **kept_environment(),
             "SCENEFLEET_HOME": str(folder),
             "SCENEFLEET_MODEL_THREADS": "1",
             "SOFT_SHUTDOWN_S": "2",
@@ -150,8 +150,9 @@ def test_a_file_that_is_no_video_fails_with_its_reason(machine: Machine, tmp_pat
     assert "Traceback" not in result.stderr
 
 
-def test_rerun_then_delete(machine: Machine, sample: Path) -> None:
-    accepted = machine.json("index", str(sample), "--id", "short-lived")
+def test_rerun_then_delete(machine: Machine, sample: Path, tmp_path: Path) -> None:
+    write_excerpt(sample, tmp_path / "excerpt.mp4")
+    accepted = machine.json("index", str(tmp_path / "excerpt.mp4"), "--id", "short-lived")
     assert accepted["videos"][0]["status"]["state"] == "indexed"
     receipt = Receipt.model_validate_json(json.dumps(machine.json("rerun", "short-lived", "--stage", "face")))
     assert receipt.run == 2

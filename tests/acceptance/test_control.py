@@ -11,12 +11,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import redis
 
 from cli.models.control import Remote
+from tests.acceptance.conftest import MakeFleet
 from tests.support.catalogs import OwnCatalog, own_catalog
-from tests.support.fleet import ROOT, Fleet, eventually, fleet_over
-from tests.support.services import PostgresServer, RedisServer
+from tests.support.fleet import ROOT, Fleet, eventually
 from worker.models.catalog import load_catalog
 
 pytestmark = pytest.mark.timeout(600)
@@ -39,26 +38,13 @@ def catalog(tmp_path_factory: pytest.TempPathFactory) -> Iterator[OwnCatalog]:
 
 
 @pytest.fixture(scope="module")
-def fleet(
-    catalog: OwnCatalog,
-    postgres: PostgresServer,
-    redis_server: RedisServer,
-    tmp_path_factory: pytest.TempPathFactory,
-    sample: Path,
-) -> Iterator[Fleet]:
+def fleet(catalog: OwnCatalog, make_fleet: MakeFleet) -> Fleet:
     """Every node of profile lite but face and ocr; a text process holds one model at a time."""
-    with redis.Redis.from_url(redis_server.url) as client:
-        client.flushall()
-    with fleet_over(postgres, redis_server, tmp_path_factory.mktemp("home")) as made:
-        made.environment |= {
-            "SCENEFLEET_MODELS_FILE": str(catalog.path),
-            "FEATURE_FACE": "0",
-            "FEATURE_OCR": "0",
-        }
-        made.start("media", "asr", "housekeeping", "search")
-        made.start("text", WORKER_MODEL_MEMORY_MB=str(BUDGET_MB))
-        made.wait_ready()
-        yield made
+    made = make_fleet(SCENEFLEET_MODELS_FILE=str(catalog.path), FEATURE_FACE="0", FEATURE_OCR="0")
+    made.start("media", "asr", "housekeeping", "search")
+    made.start("text", WORKER_MODEL_MEMORY_MB=str(BUDGET_MB))
+    made.wait_ready()
+    return made
 
 
 def celery(fleet: Fleet, *arguments: str, status: int = 0) -> str:
@@ -252,18 +238,14 @@ def test_an_order_during_a_job_waits_for_it_and_takes_nothing_from_it(fleet: Fle
     fleet.process(sample, "during")
 
     def runs() -> bool:
-        rows = fleet.rows(
-            "SELECT state FROM jobs WHERE video_id IN (SELECT video_id FROM videos WHERE external_id = 'during') AND stage = 'asr' AND part >= 0"
-        )
+        rows = fleet.of_video("jobs", "during", "stage = 'asr' AND part >= 0")
         return any(row["state"] == "running" for row in rows)
 
     eventually(runs, within_s=120, what="asr works on the video", every_s=0.05)
     for verb in ("unload", "warmup", "unload"):
         assert models_json(fleet, verb, ASR)["outcomes"][0]["state"] == "done"
     assert fleet.wait_ended(["during"], within_s=300)["during"].state == "indexed"
-    rows = fleet.rows(
-        "SELECT attempt, failures, outages FROM jobs WHERE video_id IN (SELECT video_id FROM videos WHERE external_id = 'during') AND queue = 'asr'"
-    )
+    rows = fleet.of_video("jobs", "during", "queue = 'asr'")
     assert rows and all((row["attempt"], row["failures"], row["outages"]) == (1, 0, 0) for row in rows)
     after = slot_of(fleet, "asr")
     assert after["pid"] == before["pid"] and after["loads"][ASR] > before["loads"][ASR]

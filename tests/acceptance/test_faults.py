@@ -131,11 +131,7 @@ def wait_done(fleet: Fleet, *sent: Source, within_s: float = 120) -> None:
 
 
 def job(fleet: Fleet, video_id: str, stage: str) -> dict[str, Any]:
-    (row,) = fleet.rows(
-        "SELECT * FROM jobs WHERE video_id IN (SELECT video_id FROM videos WHERE external_id = %s) AND stage = %s",
-        video_id,
-        stage,
-    )
+    (row,) = fleet.of_video("jobs", video_id, f"stage = '{stage}'")
     return row
 
 
@@ -420,78 +416,7 @@ def test_ctrl_c(the_stand: Stand, fleet: Fleet, clips: list[Path], times: int) -
     assert job(fleet, sent.video_id, "split")["attempt"] == times
 
 
-def test_a_node_whose_model_can_not_load(fleet: Fleet, clips: list[Path], tmp_path: Path) -> None:
-    """It leaves with 78 and never takes a message; the others work on, and a good node finds all still there."""
-    fleet.stop("face")
-    catalogue = (ROOT / "models.yaml").read_text()
-    changed = re.sub(r"(shape_predictor_5_face_landmarks.dat: )[0-9a-f]{8}", r"\g<1>00000000", catalogue)
-    assert changed != catalogue
-    (tmp_path / "models.yaml").write_text(changed)
-    fleet.start("face", SCENEFLEET_MODELS_FILE=str(tmp_path / "models.yaml"))
-    sent = send(fleet, clips[0], "faceless")
-    assert fleet.nodes.pop("face").process.wait(timeout=120) == 78
-    assert "leaving: this node can't work" in fleet.log("face")
-    eventually(
-        lambda: fleet.rows(
-            "SELECT 1 FROM jobs WHERE video_id IN (SELECT video_id FROM videos WHERE external_id = 'faceless') AND stage = 'text' AND state = 'done'"
-        ),
-        within_s=90,
-        what="the others worked on",
-    )
-    assert (job(fleet, "faceless", "face")["state"], job(fleet, "faceless", "face")["attempt"]) == (
-        "queued",
-        0,
-    )
-    with redis.Redis.from_url(fleet.redis_url) as client:
-        assert client.llen("face") == 1
-    start(fleet, "face")
-    wait_done(fleet, sent)
-
-
 # --- the broker
-
-
-def test_poison_messages_are_dropped_and_the_worker_lives(
-    fleet: Fleet, producer: Celery, clips: list[Path]
-) -> None:
-    pids = {name: node.process.pid for name, node in fleet.nodes.items()}
-    before = unacked(fleet)
-    for queue, task in (("media", routing.wake_up_task("media")), (routing.REQUESTS, routing.VIDEO_PROCESS)):
-        with producer.connection_for_write() as connection:
-            poison = connection.Producer(auto_declare=False)
-            headers = {"task": task, "id": "00000000-0000-0000-0000-000000000000", "lang": "py"}
-            route = {"routing_key": queue, "exchange": "", "headers": headers}
-            poison.publish(b"\x80\x04K\x01.", content_type="application/x-python-serialize",
-                           content_encoding="binary", **route)  # fmt: skip
-            poison.publish(b"{[", content_type="application/json", content_encoding="utf-8", **route)
-            poison.publish(b"17", content_type="application/json", content_encoding="utf-8", **route)
-            poison.publish(b"[]", content_type="application/json", content_encoding="utf-8",
-                           routing_key=queue, exchange="")  # fmt: skip
-        for args, kwargs in (((), {"wrong": 1}), (([1] * 9), {}), ((), {"job_id": {"a": []}})):
-            producer.send_task(task, args=args, kwargs=kwargs, queue=queue, ignore_result=True)
-        producer.send_task("tasks.no.such", queue=queue, ignore_result=True)
-    sent = send(fleet, clips[0], "unharmed")
-    wait_done(fleet, sent)
-    with redis.Redis.from_url(fleet.redis_url) as client:
-        eventually(
-            lambda: (
-                not client.llen("media") and not client.llen(routing.REQUESTS) and unacked(fleet) <= before
-            ),
-            within_s=20,
-            what="no poison is left",
-        )
-    assert pids == {name: node.process.pid for name, node in fleet.nodes.items()}
-    assert all(node.process.poll() is None for node in fleet.nodes.values())
-
-
-def test_a_queue_with_garbage_in_it(fleet: Fleet, clips: list[Path]) -> None:
-    """Not even a message: somebody wrote to the list itself."""
-    with redis.Redis.from_url(fleet.redis_url) as client:
-        for garbage in ("garbage", b"\xff\xfe", "[]", "{}", "null"):
-            client.lpush("media", garbage)
-    sent = send(fleet, clips[0], "beside_garbage")
-    wait_done(fleet, sent)
-    assert all(node.process.poll() is None for node in fleet.nodes.values())
 
 
 def test_redis_flushed_under_warm_workers_and_producers(

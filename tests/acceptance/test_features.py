@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -12,10 +11,10 @@ import pytest
 
 from shared.contracts import SearchAnswer, VideoStatus
 from shared.errors import Conflict, InvalidRequest
+from tests.acceptance.conftest import MakeFleet
 from tests.contracts.candidates import sample_picture
 from tests.support.excerpt import write_excerpt
-from tests.support.fleet import Fleet, fleet_over
-from tests.support.services import PostgresServer, RedisServer
+from tests.support.fleet import Fleet
 
 USER, VIDEO, LATER = "u1", "excerpt", "later"
 #: Nobody says it.
@@ -50,18 +49,16 @@ def clip(tmp_path_factory: pytest.TempPathFactory, sample: Path) -> Path:
 
 
 @pytest.fixture(scope="module")
-def fleet(
-    postgres: PostgresServer, redis_server: RedisServer, tmp_path_factory: pytest.TempPathFactory, clip: Path
-) -> Iterator[Fleet]:
+def fleet(make_fleet: MakeFleet, clip: Path) -> Fleet:
     """A fleet that has indexed the excerpt and knows the astronaut."""
-    with fleet_over(postgres, redis_server, tmp_path_factory.mktemp("home")) as found:
-        switch(found)
-        photo = found.home / "ann.png"
-        cv2.imwrite(str(photo), cv2.cvtColor(sample_picture(12.5), cv2.COLOR_RGB2BGR))
-        command(found, "people", "add", "Ann", str(photo))
-        found.process(clip, VIDEO)
-        assert ended(found, VIDEO).state == "indexed"
-        yield found
+    found = make_fleet()
+    switch(found)
+    photo = found.home / "ann.png"
+    cv2.imwrite(str(photo), cv2.cvtColor(sample_picture(12.5), cv2.COLOR_RGB2BGR))
+    command(found, "people", "add", "Ann", str(photo))
+    found.process(clip, VIDEO)
+    assert ended(found, VIDEO).state == "indexed"
+    return found
 
 
 def switch(fleet: Fleet, *names: str, **flags: str) -> None:
@@ -122,7 +119,8 @@ def test_off_on_and_in_between(fleet: Fleet, clip: Path) -> None:
     ann = person(fleet)
 
     # Off: stages do nothing, retrievers say why, all that is stored stays through any rerun.
-    switch(fleet, **OFF)
+    fleet.stop("text", "face", "ocr")
+    switch(fleet, "media", "asr", "housekeeping", "search", **OFF)
     for stages in ([], ["asr"], ["split"]):
         fleet.client.rerun(VIDEO, USER, stages)
         status = ended(fleet, VIDEO)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +10,7 @@ import jsonschema
 import pytest
 
 from shared.contracts import ScenePage
+from tests.acceptance.conftest import MakeFleet
 from tests.checkpoints import (
     adaface,
     bge_m3,
@@ -21,8 +21,7 @@ from tests.checkpoints import (
     write_catalog,
 )
 from tests.contracts.candidates import ASSETS, needs_assets
-from tests.support.fleet import ROOT, Fleet, fleet_over
-from tests.support.services import PostgresServer, RedisServer
+from tests.support.fleet import ROOT, Fleet
 from worker.models.catalog import load_catalog
 
 VIDEO = "sample"
@@ -30,12 +29,7 @@ FAMILIES = ("media", "asr", "text", "vision", "face", "ocr", "housekeeping", "se
 
 
 @pytest.fixture(scope="module")
-def indexed(
-    postgres: PostgresServer,
-    redis_server: RedisServer,
-    tmp_path_factory: pytest.TempPathFactory,
-    sample: Path,
-) -> Iterator[Fleet]:
+def indexed(make_fleet: MakeFleet, tmp_path_factory: pytest.TempPathFactory, sample: Path) -> Fleet:
     """A fleet of profile full that has indexed the sample; its nodes still run. Without a face detector's weights among
     the test assets it has no face model, and the rest runs."""
     weights = tmp_path_factory.mktemp("weights")
@@ -46,23 +40,15 @@ def indexed(
     other = faster_whisper_scripted.build(weights / "faster-whisper").model_copy(update={"profiles": ()})
     packaged = load_catalog().get("rapidocr-ppocrv6-small")
     catalog = write_catalog(weights / "models.yaml", [*specs, packaged, other])
-    with fleet_over(
-        postgres,
-        redis_server,
-        tmp_path_factory.mktemp("home"),
-        SCENEFLEET_PROFILE="full",
-        SCENEFLEET_MODELS_FILE=str(catalog),
-        HF_HUB_OFFLINE="1",
-        TRANSFORMERS_OFFLINE="1",
-    ) as fleet:
-        fleet.start(*families)
-        fleet.wait_ready(within_s=180)
-        fleet.process(sample, VIDEO)
-        status = fleet.wait_ended([VIDEO], within_s=300)[VIDEO]
-        assert status.state == "indexed", status
-        undone = {stage.stage: stage.error for stage in status.stages if stage.state != "done"}
-        assert set(undone) == (set() if ASSETS else {"face"}), undone
-        yield fleet
+    fleet = make_fleet(models=catalog)
+    fleet.start(*families)
+    fleet.wait_ready(within_s=180)
+    fleet.process(sample, VIDEO)
+    status = fleet.wait_ended([VIDEO], within_s=300)[VIDEO]
+    assert status.state == "indexed", status
+    undone = {stage.stage: stage.error for stage in status.stages if stage.state != "done"}
+    assert set(undone) == (set() if ASSETS else {"face"}), undone
+    return fleet
 
 
 @pytest.fixture(scope="module")
@@ -150,16 +136,6 @@ def test_sidecars_say_what_was_seen_and_match_their_schema(
         assert document["embeddings"]["vision"]["has_embedding"] is True
         assert all(0 <= value <= 1 for value in document["vision_tags"].values())
         assert len({face["track"] for face in document["faces"]}) >= scene.faces
-
-
-def test_words_and_meaning_are_searched(indexed: Fleet, page: ScenePage) -> None:
-    spoken = {scene.idx for scene in page.scenes if scene.transcript}
-    word = whisper_scripted.WORDS.split()[-1].strip(".,")
-    assert {hit.idx for hit in indexed.client.search("u1", word, mode="keyword").hits} <= spoken
-    answer = indexed.client.search("u1", whisper_scripted.WORDS, mode="semantic")
-    assert answer.model == "tiny-bge-m3"
-    assert answer.hits and answer.hits[0].idx in spoken
-    assert answer.coverage.with_vectors == len(spoken)
 
 
 def test_the_other_engine_hears_its_own_script_when_chosen(indexed: Fleet) -> None:

@@ -85,14 +85,6 @@ def test_a_node_told_a_gpu_that_is_not_there_leaves_and_takes_no_message(
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
-def test_several_slots_none_of_which_has_a_gpu(fleet: Fleet, environment: dict[str, str]) -> None:
-    done = run_node({**environment, "SCENEFLEET_GPUS": "0,1"})
-    assert done.returncode == ExitStatus.CONFIG, done.stdout
-    assert "finds no usable GPU for SCENEFLEET_GPUS=0,1" in done.stdout
-    assert "child ready" not in done.stdout
-
-
-@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
 def test_without_naming_one_the_same_model_runs_on_the_cpu(fleet: Fleet, environment: dict[str, str]) -> None:
     """What makes the other tests mean something: only the name of the GPU is the difference."""
     fleet.start(

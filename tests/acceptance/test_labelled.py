@@ -7,7 +7,6 @@ against the other's column would go unnoticed by anything but its order.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -23,11 +22,11 @@ from db.people.registry import create
 from db.tables import ScenePerson, Video
 from db.vectors import ensure_index, ensure_model, write_embeddings, write_lexical
 from shared.contracts import CreatePerson, SearchAnswer, TextVectors
+from tests.acceptance.conftest import MakeFleet
 from tests.checkpoints import bge_m3, siglip, write_catalog
 from tests.checkpoints.xlm_roberta import write_tokenizer
 from tests.support.clips import picture
-from tests.support.fleet import Fleet, fleet_over
-from tests.support.services import PostgresServer, RedisServer
+from tests.support.fleet import Fleet
 from worker.models.catalog import load_catalog
 
 USER, OTHER = "u1", "u2"
@@ -87,43 +86,32 @@ def encoded(seed: int, dark: int = 0, quality: int = 95) -> bytes:
 
 
 @pytest.fixture(scope="module")
-def fleet(
-    postgres: PostgresServer, redis_server: RedisServer, tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[Fleet]:
+def fleet(make_fleet: MakeFleet, tmp_path_factory: pytest.TempPathFactory) -> Fleet:
     """Nodes of a text and a vision model whose vectors are of one length, and the set, indexed by these very nodes."""
     weights = tmp_path_factory.mktemp("weights")
     text = bge_m3.build(weights / "bge", hidden=siglip.DIM).model_copy(update={"dim": siglip.DIM})
     specs = [text, siglip.build(weights / "siglip"), *(s for s in load_catalog().specs if s.family == "ocr")]
     catalog = write_catalog(weights / "models.yaml", specs)
-    with fleet_over(
-        postgres,
-        redis_server,
-        tmp_path_factory.mktemp("home"),
-        SCENEFLEET_PROFILE="full",
-        SCENEFLEET_MODELS_FILE=str(catalog),
-        SEARCH_DEADLINE_S="10",
-        HF_HUB_OFFLINE="1",
-        TRANSFORMERS_OFFLINE="1",
-    ) as made:
-        made.start("text", "vision", "search")
-        made.wait_ready(within_s=180)
-        vocabulary = write_tokenizer(tmp_path_factory.mktemp("tokenizer"))
-        engine = make_engine(made.postgres_url.replace("postgresql://", "postgresql+psycopg://"))
-        try:
-            with Session(engine) as session, session.begin():
-                for shot in SHOTS:
-                    write(made, session, shot, vocabulary)
-            with Session(engine) as session, session.begin():
-                models = [
-                    row_of(session, made.client.embed_texts(["x"]), "text"),
-                    row_of(session, made.client.embed_vision_texts(["x"]), "vision"),
-                ]
-            # Not beside an open transaction: it would wait for that one.
-            for model in models:
-                ensure_index(engine, model)
-        finally:
-            engine.dispose()
-        yield made
+    made = make_fleet(models=catalog, SEARCH_DEADLINE_S="10")
+    made.start("text", "vision", "search")
+    made.wait_ready(within_s=180)
+    vocabulary = write_tokenizer(tmp_path_factory.mktemp("tokenizer"))
+    engine = make_engine(made.postgres_url.replace("postgresql://", "postgresql+psycopg://"))
+    try:
+        with Session(engine) as session, session.begin():
+            for shot in SHOTS:
+                write(made, session, shot, vocabulary)
+        with Session(engine) as session, session.begin():
+            models = [
+                row_of(session, made.client.embed_texts(["x"]), "text"),
+                row_of(session, made.client.embed_vision_texts(["x"]), "vision"),
+            ]
+        # Not beside an open transaction: it would wait for that one.
+        for model in models:
+            ensure_index(engine, model)
+    finally:
+        engine.dispose()
+    return made
 
 
 def row_of(session: Session, vectors: TextVectors, family: str) -> Any:

@@ -17,7 +17,7 @@ import numpy as np
 import pytest
 
 from tests.checkpoints import bge_m3, write_catalog
-from tests.support.fleet import eventually
+from tests.support.fleet import eventually, kept_environment
 from tests.support.hub_server import Fault, HubServer
 from worker.models.cache import build
 from worker.models.spec import ModelSpec
@@ -77,9 +77,8 @@ class Machine:
         }
         self.spec = spec.model_copy(update=on_hub)
         self.catalogue = write_catalog(folder / "models.yaml", [self.spec])
-        kept = {name: os.environ[name] for name in ("PATH", "HOME", "LANG", "TMPDIR") if name in os.environ}
         self.environment = {
-            **kept,
+            **kept_environment(),
             "SCENEFLEET_HOME": str(folder / "home"),
             "SCENEFLEET_PROFILE": "full",
             "SCENEFLEET_MODELS_FILE": str(self.catalogue),

@@ -13,7 +13,7 @@ import urllib.error
 import urllib.request
 import uuid
 from base64 import b64encode
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -24,9 +24,10 @@ from celery import Celery, signature
 
 from db.ids import video_key
 from local.servers.ports import find_free_port
+from tests.acceptance.conftest import MakeFleet
 from tests.contracts.candidates import sample_picture
 from tests.support.excerpt import write_excerpt
-from tests.support.fleet import FAMILIES, ROOT, Fleet, eventually, fleet_over
+from tests.support.fleet import FAMILIES, ROOT, Fleet, eventually
 from tests.support.injection import Injection
 from tests.support.pictures import encoded
 from tests.support.services import PostgresServer, RedisServer
@@ -38,23 +39,12 @@ CELERY = str(Path(sys.executable).with_name("celery"))
 
 
 @pytest.fixture(scope="module")
-def injection(tmp_path_factory: pytest.TempPathFactory) -> Injection:
-    return Injection(tmp_path_factory.mktemp("injection"))
-
-
-@pytest.fixture(scope="module")
-def fleet(
-    postgres: PostgresServer,
-    redis_server: RedisServer,
-    tmp_path_factory: pytest.TempPathFactory,
-    injection: Injection,
-) -> Iterator[Fleet]:
+def fleet(make_fleet: MakeFleet, injection: Injection) -> Fleet:
     """A ready fleet that logs all there is to log."""
-    verbose: dict[str, Any] = {"SCENEFLEET_LOG_LEVEL": "DEBUG", **injection.environment()}
-    with fleet_over(postgres, redis_server, tmp_path_factory.mktemp("home"), **verbose) as found:
-        found.start()
-        found.wait_ready()
-        yield found
+    found = make_fleet(SCENEFLEET_LOG_LEVEL="DEBUG", **injection.environment())
+    found.start()
+    found.wait_ready()
+    return found
 
 
 class Events:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -10,9 +9,9 @@ import pytest
 from celery import Celery
 
 from shared import errors
+from tests.acceptance.conftest import MakeFleet
 from tests.checkpoints import bge_m3, bge_reranker, write_catalog
-from tests.support.fleet import Fleet, fleet_over
-from tests.support.services import PostgresServer, RedisServer
+from tests.support.fleet import Fleet
 from worker.models.cache import build
 from worker.models.spec import ModelSpec
 from worker.models.text import Reranker, TextEmbedder
@@ -30,20 +29,14 @@ def specs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, ModelSpec]:
 
 @pytest.fixture(scope="module")
 def fleet(
-    postgres: PostgresServer,
-    redis_server: RedisServer,
-    tmp_path_factory: pytest.TempPathFactory,
-    specs: dict[str, ModelSpec],
-) -> Iterator[Fleet]:
+    make_fleet: MakeFleet, tmp_path_factory: pytest.TempPathFactory, specs: dict[str, ModelSpec]
+) -> Fleet:
     """A text node of profile full; its reranker is not loaded with it."""
-    home = tmp_path_factory.mktemp("home")
-    catalog = write_catalog(home / "models.yaml", specs.values())
-    with fleet_over(postgres, redis_server, home) as found:
-        found.start(
-            "text", SCENEFLEET_PROFILE="full", SCENEFLEET_MODELS_FILE=str(catalog), HF_HUB_OFFLINE="1"
-        )
-        found.wait_ready()
-        yield found
+    catalog = write_catalog(tmp_path_factory.mktemp("catalog") / "models.yaml", specs.values())
+    found = make_fleet()
+    found.start("text", SCENEFLEET_PROFILE="full", SCENEFLEET_MODELS_FILE=str(catalog), HF_HUB_OFFLINE="1")
+    found.wait_ready()
+    return found
 
 
 @pytest.fixture(scope="module")

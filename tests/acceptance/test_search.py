@@ -5,12 +5,10 @@ from __future__ import annotations
 import io
 import json
 import time
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, cast
 
-import numpy as np
 import psycopg
 import pytest
 import redis
@@ -20,13 +18,13 @@ from PIL import Image
 
 from shared.contracts import ScenePage, SearchAnswer
 from shared.errors import BadMedia, InvalidKey, InvalidRequest, NotFound, ObjectMissing, Outage
+from tests.acceptance.conftest import MakeFleet
 from tests.checkpoints import bge_m3, bge_reranker, siglip, whisper_scripted, write_catalog
 from tests.contracts.candidates import sample_picture
 from tests.support.figures import RecordFigure
-from tests.support.fleet import Fleet, eventually, fleet_over
+from tests.support.fleet import Fleet, eventually
 from tests.support.kills import Kills
 from tests.support.pictures import odd, unusable
-from tests.support.services import PostgresServer, RedisServer
 from worker.search.wait import CLAIM_S
 
 VIDEO, USER = "sample", "u1"
@@ -42,36 +40,22 @@ def kills(tmp_path_factory: pytest.TempPathFactory) -> Kills:
 
 @pytest.fixture(scope="module")
 def fleet(
-    postgres: PostgresServer,
-    redis_server: RedisServer,
-    tmp_path_factory: pytest.TempPathFactory,
-    sample: Path,
-    kills: Kills,
-) -> Iterator[Fleet]:
+    make_fleet: MakeFleet, tmp_path_factory: pytest.TempPathFactory, sample: Path, kills: Kills
+) -> Fleet:
     """A fleet that has indexed the sample; of its nodes text, vision and search still run."""
     weights = tmp_path_factory.mktemp("weights")
     builders = (whisper_scripted, bge_m3, bge_reranker, siglip)
     specs = [builder.build(weights / builder.__name__.rpartition(".")[2]) for builder in builders]
     catalog = write_catalog(weights / "models.yaml", specs)
-    with fleet_over(
-        postgres,
-        redis_server,
-        tmp_path_factory.mktemp("home"),
-        SCENEFLEET_PROFILE="full",
-        SCENEFLEET_MODELS_FILE=str(catalog),
-        SEARCH_DEADLINE_S=str(DEADLINE_S),
-        HF_HUB_OFFLINE="1",
-        TRANSFORMERS_OFFLINE="1",
-    ) as made:
-        made.start("media", "asr", "text", "vision")
-        obeying: dict[str, Any] = kills.environment()
-        made.start("search", **obeying)
-        made.wait_ready(within_s=180)
-        made.process(sample, VIDEO)
-        status = made.wait_ended([VIDEO], within_s=300)[VIDEO]
-        assert status.state == "indexed", status
-        made.stop("media", "asr")
-        yield made
+    made = make_fleet(models=catalog, SEARCH_DEADLINE_S=str(DEADLINE_S))
+    made.start("media", "asr", "text", "vision")
+    made.start("search", **kills.environment())
+    made.wait_ready(within_s=180)
+    made.process(sample, VIDEO)
+    status = made.wait_ended([VIDEO], within_s=300)[VIDEO]
+    assert status.state == "indexed", status
+    made.stop("media", "asr")
+    return made
 
 
 @pytest.fixture(scope="module")
@@ -126,24 +110,6 @@ def test_a_hybrid_search_uses_every_retriever_there_is(fleet: Fleet, page: Scene
     assert_nothing_waits(fleet)
 
 
-def test_sight_is_compared_with_the_text_tower_of_the_vision_model(fleet: Fleet) -> None:
-    """Not with the text model's vector: another query than the picture's words would do as well with that one."""
-    answer = search(fleet, "a red cat", mode="semantic", weights={"text": 0.0, "vision": 1.0})
-    (vector,) = fleet.client.embed_vision_texts(["a red cat"]).vectors
-    rows = fleet.rows(
-        "SELECT e.scene_id::text AS scene, e.vec::halfvec(32)::real[] AS vec FROM embeddings e"
-        " JOIN models m USING (model_id) WHERE m.family = 'vision'"
-    )
-    best: dict[str, float] = {}
-    for row in rows:
-        similarity = float(np.dot(row["vec"], vector))
-        best[row["scene"]] = max(best.get(row["scene"], -1.0), similarity)
-    assert retrievers(answer) == {"text": False, "vision": True}
-    assert answer.hits
-    for hit in answer.hits:
-        assert hit.score == pytest.approx(max(0.0, best[hit.scene_id]), abs=2e-3)
-
-
 def test_pages_follow_each_other_without_a_gap(fleet: Fleet) -> None:
     whole = search(fleet, WORD, limit=50)
     assert whole.next_cursor is None
@@ -164,24 +130,6 @@ def test_pages_follow_each_other_without_a_gap(fleet: Fleet) -> None:
     for wrong in ("x", "W10", "é", "A" * 400, "bnVsbA"):
         with pytest.raises(InvalidRequest, match="is none of ours"):
             search(fleet, WORD, cursor=wrong)
-
-
-def test_more_like_this_scene(fleet: Fleet, page: ScenePage) -> None:
-    scene = page.scenes[0]
-    answer = search(fleet, like_scene=scene.scene_id)
-    assert retrievers(answer)["vision"] is True and answer.degraded == {}
-    assert {hit.idx for hit in answer.hits} == {other.idx for other in page.scenes[1:]}
-    with pytest.raises(NotFound, match="no scene"):
-        search(fleet, like_scene=scene.scene_id, user="u2")
-
-
-def test_a_keyframe_as_the_query_finds_its_scene_first(fleet: Fleet, page: ScenePage) -> None:
-    for scene in page.scenes[:3]:
-        answer = search(fleet, image_key=scene.keyframe_keys[0])
-        assert answer.hits[0].idx == scene.idx
-        assert answer.hits[0].similarities["vision"] == pytest.approx(1, abs=5e-3)
-        assert answer.hits[0].highlights.keyframe is not None
-        assert answer.hits[0].highlights.keyframe.key == scene.keyframe_keys[0]
 
 
 def test_an_image_of_the_users_own_and_nobody_elses(fleet: Fleet, page: ScenePage) -> None:
@@ -239,11 +187,6 @@ def test_the_reranker_puts_its_order_on_the_first_hits(fleet: Fleet) -> None:
     assert len(scores) >= 3 and scores == sorted(scores, reverse=True)
     assert all(hit.rerank_score is None for hit in answer.hits if not hit.transcript)
     assert_nothing_waits(fleet)
-
-
-def test_a_score_too_low_is_no_match(fleet: Fleet) -> None:
-    answer = search(fleet, WORD, min_score=99.0)
-    assert answer.hits == () and answer.next_cursor is None and answer.coverage.scenes > 0
 
 
 @pytest.mark.parametrize(
@@ -500,14 +443,13 @@ def test_a_model_node_killed_while_it_embeds_the_query_costs_its_retrievers(
 
 def test_a_child_killed_at_work_costs_one_retriever_at_most(fleet: Fleet) -> None:
     """Whatever dies when: the answer comes, or a clear error, and nothing is left waiting."""
-    for _ in range(3):
-        assert fleet.kill_child("vision")
-        began = time.monotonic()
-        answer = search(fleet, WORD)
-        assert time.monotonic() - began < DEADLINE_S + 3
-        assert answer.hits and set(answer.degraded) <= {"vision"}
-        fleet.wait_ready("vision", within_s=90)
-        eventually(lambda: search(fleet, WORD).degraded == {}, within_s=60, what="vision is back")
+    assert fleet.kill_child("vision")
+    began = time.monotonic()
+    answer = search(fleet, WORD)
+    assert time.monotonic() - began < DEADLINE_S + 3
+    assert answer.hits and set(answer.degraded) <= {"vision"}
+    fleet.wait_ready("vision", within_s=90)
+    eventually(lambda: search(fleet, WORD).degraded == {}, within_s=60, what="vision is back")
     assert_nothing_waits(fleet)
 
 

@@ -24,10 +24,11 @@ from db.tables import Run, Video
 from db.vectors import ensure_index, ensure_model, write_embeddings
 from shared.contracts import SearchAnswer, SwitchView
 from shared.errors import Conflict, InvalidRequest, ModelUnavailable, NotFound, ScenefleetError
+from tests.acceptance.conftest import MakeFleet
 from tests.checkpoints import bge_m3
 from tests.support.catalogs import own_catalog
-from tests.support.fleet import ROOT, Fleet, eventually, fleet_over
-from tests.support.services import PostgresServer, RedisServer
+from tests.support.excerpt import write_excerpt
+from tests.support.fleet import ROOT, Fleet, eventually
 from worker.models.catalog import load_catalog
 
 pytestmark = pytest.mark.timeout(600)
@@ -68,19 +69,13 @@ QUERIES = ["a rocket over the ocean", "candle in the kitchen window", "the orche
 
 
 @pytest.fixture(scope="module")
-def fleet(
-    postgres: PostgresServer, redis_server: RedisServer, tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[Fleet]:
+def fleet(make_fleet: MakeFleet, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Fleet]:
     """A lite fleet whose catalogue has a second text model, and an archive of two users that the first one embedded."""
     weights = tmp_path_factory.mktemp("weights")
     tiny = bge_m3.build(weights / "bge").model_copy(update={"profiles": ()})
     rerank_like = tiny.model_copy(update={"name": "not-searched", "family": "text", "kind": "rerank"})
-    with (
-        own_catalog(weights, tiny=tiny, rerank=rerank_like) as catalog,
-        fleet_over(
-            postgres,
-            redis_server,
-            tmp_path_factory.mktemp("home"),
+    with own_catalog(weights, tiny=tiny, rerank=rerank_like) as catalog:
+        made = make_fleet(
             SCENEFLEET_MODELS_FILE=str(catalog.path),
             FEATURE_FACE="0",
             FEATURE_OCR="0",
@@ -89,8 +84,7 @@ def fleet(
             SCENEFLEET_USER=USER,
             # Half of the archive is searched by the index.
             SEARCH_EXACT_ROWS="300",
-        ) as made,
-    ):
+        )
         made.start("media", "housekeeping", "search")
         made.start("text", concurrency=2)
         made.wait_ready(within_s=180)
@@ -286,11 +280,12 @@ def test_killed_half_way_it_goes_on_and_a_rollback_restores_the_results(fleet: F
     eventually(lambda: found(fleet) == before, within_s=20, what="the old results are back")
 
 
-def test_while_it_is_open_both_models_are_written(fleet: Fleet, sample: Path) -> None:
+def test_while_it_is_open_both_models_are_written(fleet: Fleet, sample: Path, tmp_path: Path) -> None:
     """What is indexed meanwhile is not missing after an activation or a rollback."""
+    write_excerpt(sample, tmp_path / "excerpt.mp4")
     fleet.start("asr")
     fleet.wait_ready("asr", within_s=120)
-    fleet.process(sample, "meanwhile")
+    fleet.process(tmp_path / "excerpt.mp4", "meanwhile")
     assert fleet.wait_ended(["meanwhile"], within_s=300)["meanwhile"].state == "indexed"
     fleet.stop("asr")
     rows = fleet.rows(
@@ -300,15 +295,7 @@ def test_while_it_is_open_both_models_are_written(fleet: Fleet, sample: Path) ->
     counts = {row["name"]: row["n"] for row in rows}
     assert counts[OLD] == counts[NEW] > 0
     fleet.client.delete("meanwhile", USER)
-    eventually(
-        lambda: (
-            not fleet.rows(
-                "SELECT 1 FROM scenes WHERE video_id IN (SELECT video_id FROM videos WHERE external_id = 'meanwhile')"
-            )
-        ),
-        within_s=60,
-        what="the video is erased",
-    )
+    eventually(lambda: not fleet.of_video("scenes", "meanwhile"), within_s=60, what="the video is erased")
 
 
 def test_the_losing_vectors_are_dropped_on_request(fleet: Fleet) -> None:

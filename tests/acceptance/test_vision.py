@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, cast
 
@@ -16,10 +16,10 @@ from PIL import Image
 from shared.contracts import VideoStatus
 from shared.errors import BadMedia, InvalidKey, InvalidRequest, LimitExceeded, ObjectMissing
 from shared.exit_status import ExitStatus
+from tests.acceptance.conftest import MakeFleet
 from tests.checkpoints import siglip, write_catalog
 from tests.support.clips import Shot, make_clip, picture
 from tests.support.fleet import Fleet, eventually
-from tests.support.services import PostgresServer, RedisServer
 from worker.media.pictures import decode_picture
 from worker.models.cache import build
 from worker.models.labels import read_labels
@@ -36,26 +36,14 @@ def spec(tmp_path_factory: pytest.TempPathFactory) -> Any:
 
 
 @pytest.fixture(scope="module")
-def fleet(
-    postgres: PostgresServer, redis_server: RedisServer, tmp_path_factory: pytest.TempPathFactory, spec: Any
-) -> Iterator[Fleet]:
+def fleet(make_fleet: MakeFleet, tmp_path_factory: pytest.TempPathFactory, spec: Any) -> Fleet:
     """A fleet whose profile has a model of vision only; the catalogue has the same once more, by another name."""
     second = spec.model_copy(update={"name": SECOND, "profiles": ()})
     catalog = write_catalog(tmp_path_factory.mktemp("catalog") / "models.yaml", [spec, second])
-    name = "vision"
-    postgres.execute(f"CREATE DATABASE {name} TEMPLATE template_scenefleet")
-    found = Fleet(
-        tmp_path_factory.mktemp("home"),
-        postgres.url(name),
-        redis_server.url,
-        SCENEFLEET_PROFILE="full",
-        SCENEFLEET_MODELS_FILE=str(catalog),
-    )
+    found = make_fleet(models=catalog)
     found.start("media", "vision", "housekeeping", "search")
     found.wait_ready(within_s=120)
-    yield found
-    found.close()
-    postgres.execute(f"DROP DATABASE {name} WITH (FORCE)")
+    return found
 
 
 @pytest.fixture(scope="module")
@@ -106,10 +94,7 @@ def vision_stage(status: VideoStatus) -> Any:
 
 def settled(fleet: Fleet, video_id: str) -> Callable[[], bool]:
     return lambda: (
-        not fleet.rows(
-            "SELECT job_id FROM jobs WHERE video_id IN (SELECT video_id FROM videos WHERE external_id = %s) AND state IN ('queued', 'running') AND not_before < now()",
-            video_id,
-        )
+        not fleet.of_video("jobs", video_id, "state IN ('queued', 'running') AND not_before < now()")
     )
 
 

@@ -14,10 +14,10 @@ import redis
 from safetensors.numpy import save_file
 
 from shared.exit_status import ExitStatus
+from tests.acceptance.conftest import MakeFleet
 from tests.support.catalogs import OwnCatalog, own_catalog
 from tests.support.excerpt import write_excerpt
-from tests.support.fleet import Fleet, eventually, fleet_over
-from tests.support.services import PostgresServer, RedisServer
+from tests.support.fleet import Fleet, eventually
 
 pytestmark = pytest.mark.timeout(600)
 
@@ -39,20 +39,12 @@ def catalog(tmp_path_factory: pytest.TempPathFactory) -> Iterator[OwnCatalog]:
 
 
 @pytest.fixture(scope="module")
-def fleet(
-    catalog: OwnCatalog,
-    postgres: PostgresServer,
-    redis_server: RedisServer,
-    tmp_path_factory: pytest.TempPathFactory,
-) -> Iterator[Fleet]:
+def fleet(catalog: OwnCatalog, make_fleet: MakeFleet) -> Fleet:
     """Media, asr, ocr, search and face; a test starts text as it needs it."""
-    with redis.Redis.from_url(redis_server.url) as client:
-        client.flushall()
-    with fleet_over(postgres, redis_server, tmp_path_factory.mktemp("home")) as made:
-        made.environment |= {"SCENEFLEET_LOG_FORMAT": "json", "SCENEFLEET_MODELS_FILE": str(catalog.path)}
-        made.start("media", "asr", "ocr", "housekeeping", "search", "face")
-        made.wait_ready()
-        yield made
+    made = make_fleet(SCENEFLEET_LOG_FORMAT="json", SCENEFLEET_MODELS_FILE=str(catalog.path))
+    made.start("media", "asr", "ocr", "housekeeping", "search", "face")
+    made.wait_ready()
+    return made
 
 
 def lines(fleet: Fleet, node: str) -> list[dict[str, Any]]:
@@ -66,11 +58,7 @@ def waiting(fleet: Fleet, queue: str) -> int:
 
 
 def jobs(fleet: Fleet, video_id: str, queue: str) -> list[tuple[str, int, int]]:
-    rows = fleet.rows(
-        "SELECT state, attempt, failures FROM jobs WHERE video_id IN (SELECT video_id FROM videos WHERE external_id = %s) AND queue = %s",
-        video_id,
-        queue,
-    )
+    rows = fleet.of_video("jobs", video_id, f"queue = '{queue}'")
     return [(row["state"], row["attempt"], row["failures"]) for row in rows]
 
 
@@ -79,10 +67,7 @@ def send_until_only_one_queue_waits(fleet: Fleet, clip: Path, video_id: str, que
     fleet.process(clip, video_id)
 
     def others_done() -> bool:
-        rows = fleet.rows(
-            "SELECT queue, stage, state FROM jobs WHERE video_id IN (SELECT video_id FROM videos WHERE external_id = %s)",
-            video_id,
-        )
+        rows = fleet.of_video("jobs", video_id)
         states = {row["stage"]: row["state"] for row in rows}
         return (
             {"split", "asr", "text", "face", "ocr"} <= states.keys()
@@ -138,42 +123,45 @@ def write_another_network(catalog: OwnCatalog, file: Path) -> tuple[str, ...]:
     return "embeddings.word_embeddings.weight [30522, 384]", "[30522, 32]"
 
 
-@pytest.mark.parametrize(
-    ("family", "file", "damage"),
-    [
-        pytest.param("text", "tokenizer.json", change_a_byte, id="wrong sum"),
-        pytest.param("text", "model.safetensors", cut_in_half, id="truncated"),
-        pytest.param("text", "model.safetensors", write_another_network, id="mismatched"),
-        pytest.param("text", "config.json", remove, id="missing"),
-        pytest.param("face", "models/shape_predictor_5_face_landmarks.dat", cut_in_half, id="truncated dlib"),
-    ],
-)
+DAMAGES: dict[str, tuple[tuple[str, Damage], ...]] = {
+    "text": (
+        ("tokenizer.json", change_a_byte),
+        ("model.safetensors", cut_in_half),
+        ("model.safetensors", write_another_network),
+        ("config.json", remove),
+    ),
+    "face": (("models/shape_predictor_5_face_landmarks.dat", cut_in_half),),
+}
+
+
+@pytest.mark.parametrize("family", DAMAGES)
 def test_damaged_weights_stop_their_node_and_nothing_else(
-    fleet: Fleet, catalog: OwnCatalog, clip: Path, family: str, file: str, damage: Damage
+    fleet: Fleet, catalog: OwnCatalog, clip: Path, family: str
 ) -> None:
-    name = TEXT if family == "text" else FACE
-    path = catalog.folders[name] / file
-    whole = path.read_bytes()
-    node, video_id = f"{family}-{damage.__name__}", f"video-{family}-{damage.__name__}"
-    try:
-        said_of = damage(catalog, path)
-        if family == "face":
-            fleet.stop("face")
-            fleet.start("text")
-            fleet.wait_ready("text")
-        send_until_only_one_queue_waits(fleet, clip, video_id, family)
-        before, queued = waiting(fleet, family), jobs(fleet, video_id, family)
-        assert before >= 1
-        fleet.start(family, name=node)
-        said = leaves_with_one_sentence(fleet, node)
+    """One damage after the other, while a video's job waits in the queue; then the weights are whole again."""
+    name, video_id = TEXT if family == "text" else FACE, f"video-{family}"
+    if family == "face":
+        fleet.stop("face")
+        fleet.start("text")
+        fleet.wait_ready("text")
+    send_until_only_one_queue_waits(fleet, clip, video_id, family)
+    before, queued = waiting(fleet, family), jobs(fleet, video_id, family)
+    assert before >= 1 and set(queued) == {("queued", 0, 0)}
+    for file, damage in DAMAGES[family]:
+        path, node = catalog.folders[name] / file, f"{family}-{damage.__name__}"
+        whole = path.read_bytes()
+        try:
+            said_of = damage(catalog, path)
+            fleet.start(family, name=node)
+            said = leaves_with_one_sentence(fleet, node)
+        finally:
+            path.write_bytes(whole)
+            catalog.change(name)
         assert str(path) in said and all(part in said for part in said_of), said
-        assert waiting(fleet, family) == before
-        assert jobs(fleet, video_id, family) == queued
-        assert {(state, attempt, failures) for state, attempt, failures in queued} == {("queued", 0, 0)}
-        fleet.wait_ready(*(other for other in fleet.nodes if other != node), within_s=10)
-    finally:
-        path.write_bytes(whole)
-        catalog.change(name)
+        assert (waiting(fleet, family), jobs(fleet, video_id, family)) == (before, queued)
+        last = fleet.nodes.pop(node)
+        fleet.wait_ready(within_s=10)
+    fleet.nodes[node] = last
     fleet.restart(node)
     fleet.wait_ready(node)
     assert fleet.wait_ended([video_id], within_s=120)[video_id].state == "indexed"
@@ -225,10 +213,9 @@ def test_weights_damaged_under_a_running_node_fail_no_job(
     fleet.stop("text-under")
 
 
-@pytest.mark.parametrize("budget_mb", [400])
-def test_a_budget_too_small_for_the_active_model_ends_the_node(fleet: Fleet, budget_mb: int) -> None:
-    fleet.start("text", name="text-poor", WORKER_MODEL_MEMORY_MB=str(budget_mb))
+def test_a_budget_too_small_for_the_active_model_ends_the_node(fleet: Fleet) -> None:
+    fleet.start("text", name="text-poor", WORKER_MODEL_MEMORY_MB="400")
     said = leaves_with_one_sentence(fleet, "text-poor")
-    assert f"Model {TEXT} needs 410 MB, more than the whole budget of {budget_mb} MB (0 MB used)" in said
+    assert f"Model {TEXT} needs 410 MB, more than the whole budget of 400 MB (0 MB used)" in said
     assert "raise WORKER_MODEL_MEMORY_MB" in said
     fleet.stop("text-poor")

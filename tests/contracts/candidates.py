@@ -7,6 +7,7 @@ import json
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any, cast
 
@@ -25,6 +26,26 @@ SAMPLES = Path(__file__).parents[2] / "samples"
 ASSETS = os.environ.get(VARIABLE)
 #: A test that reads from ASSETS: the fixture skips it where there are none, and fails it in CI.
 needs_assets = pytest.mark.usefixtures("assets")
+
+
+#: A test of what is no picture to a model: not uint8 [H, W, 3].
+no_picture = pytest.mark.parametrize(
+    "image",
+    [
+        np.zeros((90, 90), np.uint8),
+        np.zeros((90, 90, 4), np.uint8),
+        np.zeros((90, 90, 3), np.float32),
+        np.zeros((0, 90, 3), np.uint8),
+    ],
+    ids=["grey 2-D", "RGBA", "float", "empty"],
+)
+SHAPES = [(1, 1, 3), (1, 3000, 3), (3000, 1, 3), (20, 20, 3), (360, 640, 3), (4320, 7680, 3)]
+#: A test of pictures of one colour: [H, W, 3] of any size. Of the largest, one will do.
+one_colour = pytest.mark.parametrize(
+    ("shape", "grey"),
+    [(s, grey) for s in SHAPES for grey in (0, 128, 255) if grey == 128 or s != SHAPES[-1]],
+    ids=str,
+)
 
 
 @dataclass(frozen=True)
@@ -99,6 +120,11 @@ def sample_words() -> list[str]:
 
 def sample_picture(at_s: float) -> Uint8:
     """uint8 [540, 960, 3] RGB, a frame of the sample."""
+    return _decode_sample(at_s).copy()
+
+
+@cache
+def _decode_sample(at_s: float) -> Uint8:
     with av.open(str(SAMPLES / "demo.mp4")) as container:
         for frame in container.decode(video=0):
             if frame.time is not None and frame.time >= at_s:

@@ -69,9 +69,9 @@ class TestEveryModel:
         script = (
             "import os, sys\n"
             "from worker.models.catalog import load_catalog\n"
-            "from worker.models.cache import Model cache\n"
+            "from worker.models.cache import ModelCache\n"
             f"catalog = load_catalog({str(catalog)!r})\n"
-            f"model cache = Model cache(catalog, catalog.for_profile({spec.profiles[0]!r}), [{spec.family!r}])\n"
+            f"model_cache = ModelCache(catalog, catalog.for_profile({spec.profiles[0]!r}), [{spec.family!r}])\n"
             "model_cache.states()\n"
             "engines = {'torch', 'transformers', 'cv2', 'dlib', 'pocketsphinx', 'silero_vad', 'whisper', 'ctranslate2', 'onnxruntime', 'rapidocr'} & set(sys.modules)\n"
             "assert not engines, engines\n"

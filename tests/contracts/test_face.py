@@ -10,7 +10,15 @@ import numpy as np
 import pytest
 
 from shared.errors import InvalidRequest
-from tests.contracts.candidates import candidates, loaded, needs_assets, photograph, sample_picture
+from tests.contracts.candidates import (
+    candidates,
+    loaded,
+    needs_assets,
+    no_picture,
+    one_colour,
+    photograph,
+    sample_picture,
+)
 from tests.support.figures import RecordFigure
 from worker.models.base import Uint8
 from worker.models.face import Face, FaceAnalyser
@@ -48,10 +56,7 @@ class TestFaceAnalyser:
     def test_no_images_give_nothing(self, analyser: FaceAnalyser) -> None:
         assert analyser.analyse([]) == []
 
-    @pytest.mark.parametrize(
-        "shape", [(1, 1, 3), (1, 3000, 3), (3000, 1, 3), (20, 20, 3), (360, 640, 3), (4320, 7680, 3)], ids=str
-    )
-    @pytest.mark.parametrize("grey", [0, 128, 255])
+    @one_colour
     def test_nothing_in_an_empty_picture(
         self, analyser: FaceAnalyser, shape: tuple[int, int, int], grey: int
     ) -> None:
@@ -152,16 +157,7 @@ class TestFaceAnalyser:
         assert len(faces) == 1
         assert min(faces[0].box[2:]) >= 112
 
-    @pytest.mark.parametrize(
-        "image",
-        [
-            np.zeros((90, 90), np.uint8),
-            np.zeros((90, 90, 4), np.uint8),
-            np.zeros((90, 90, 3), np.float32),
-            np.zeros((0, 90, 3), np.uint8),
-        ],
-        ids=["grey 2-D", "RGBA", "float", "empty"],
-    )
+    @no_picture
     def test_refuses_other_images(self, analyser: FaceAnalyser, portrait: Uint8, image: Uint8) -> None:
         with pytest.raises(InvalidRequest, match="Image 1 must be"):
             analyser.analyse([portrait, image])

@@ -10,7 +10,14 @@ import numpy as np
 import pytest
 
 from shared.errors import InvalidRequest
-from tests.contracts.candidates import candidates, loaded, sample_picture, sample_pictures
+from tests.contracts.candidates import (
+    candidates,
+    loaded,
+    no_picture,
+    one_colour,
+    sample_picture,
+    sample_pictures,
+)
 from worker.models.base import Uint8
 from worker.models.cache import build
 from worker.models.ocr import Line, TextReader
@@ -118,10 +125,7 @@ class TestTextReader:
         (lines,) = reader.read([render(("Привет, как дела", 360), letter_px=56)])
         assert all(len(line.text) < 16 for line in lines)
 
-    @pytest.mark.parametrize(
-        "shape", [(1, 1, 3), (1, 3000, 3), (3000, 1, 3), (20, 20, 3), (360, 640, 3), (4320, 7680, 3)], ids=str
-    )
-    @pytest.mark.parametrize("grey", [0, 128, 255])
+    @one_colour
     def test_nothing_in_an_empty_picture(
         self, reader: TextReader, shape: tuple[int, int, int], grey: int
     ) -> None:
@@ -201,16 +205,7 @@ class TestTextReader:
         for a, b in zip(one, many, strict=True):
             assert a.box == b.box and a.score == pytest.approx(b.score, abs=1e-3)
 
-    @pytest.mark.parametrize(
-        "image",
-        [
-            np.zeros((90, 90), np.uint8),
-            np.zeros((90, 90, 4), np.uint8),
-            np.zeros((90, 90, 3), np.float32),
-            np.zeros((0, 90, 3), np.uint8),
-        ],
-        ids=["grey 2-D", "RGBA", "float", "empty"],
-    )
+    @no_picture
     def test_refuses_other_images(self, reader: TextReader, image: Uint8) -> None:
         with pytest.raises(InvalidRequest, match="Image 1 must be"):
             reader.read([render(*CAPTIONS), image])

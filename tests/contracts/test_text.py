@@ -62,7 +62,7 @@ TEXTS = [
     "half a \ud83d pair",
     "a cup of coffee",
     "word " * 31,
-] + [f"text number {n} " + "and more " * (n % 17) for n in range(70)]
+] + [f"text number {n} " + "and more " * (n % 17) for n in range(30)]
 
 
 class TestTextEmbedder:

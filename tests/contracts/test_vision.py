@@ -16,7 +16,7 @@ from safetensors.torch import load_file, save_file
 
 from shared.errors import DeviceOutOfMemory, InvalidRequest, ModelFailure, ModelUnavailable
 from tests.checkpoints import entry, siglip
-from tests.contracts.candidates import candidates, loaded, sample_picture
+from tests.contracts.candidates import candidates, loaded, no_picture, sample_picture
 from worker.models.base import Uint8
 from worker.models.cache import build
 from worker.models.spec import ModelSpec
@@ -118,19 +118,10 @@ class TestVisionEmbedder:
         assert embedder.match(none, texts).shape == (0, len(TEXTS))
         assert embedder.match(images, none).shape == (len(pictures), 0)
 
-    @pytest.mark.parametrize(
-        "picture",
-        [
-            np.zeros((8, 8), np.uint8),
-            np.zeros((8, 8, 4), np.uint8),
-            np.zeros((0, 8, 3), np.uint8),
-            np.zeros((8, 8, 3), np.float32),
-        ],
-        ids=["grey", "alpha", "empty", "floats"],
-    )
-    def test_refuses_what_is_no_picture(self, embedder: VisionEmbedder, picture: Any) -> None:
+    @no_picture
+    def test_refuses_what_is_no_picture(self, embedder: VisionEmbedder, image: Any) -> None:
         with pytest.raises(InvalidRequest, match="Image 1 must be uint8"):
-            embedder.embed_images([np.zeros((8, 8, 3), np.uint8), picture])
+            embedder.embed_images([np.zeros((8, 8, 3), np.uint8), image])
 
     @pytest.mark.parametrize("texts", [["fine", 3], [None], [b"bytes"], "one text"], ids=str)
     def test_refuses_what_is_not_a_list_of_texts(self, embedder: VisionEmbedder, texts: list[str]) -> None:

@@ -25,7 +25,7 @@ import yaml
 from minio import Minio
 from minio.error import S3Error
 
-from tests.acceptance.test_outside import Stranger, bare_python
+from tests.acceptance.lite.test_outside import Stranger, bare_python
 from tests.deploy import standins, values
 from tests.deploy.engine import ROOT, Deployment, Engine, find_engine
 from tests.support.figures import RecordFigure

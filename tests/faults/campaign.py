@@ -65,7 +65,9 @@ def stand(folder: Path, **environment: str) -> Iterator[Stand]:
         schema.upgrade(url=postgres.url(_TEMPLATE).replace("postgresql://", "postgresql+psycopg://"))
         postgres.execute(f"CREATE DATABASE stand TEMPLATE {_TEMPLATE}")
         injection = Injection(folder / "injection")
-        environment = {**disk.environment(folder / "home"), **injection.environment(), **environment}
+        environment = {
+            **disk.environment(folder / "home"), **injection.environment(), "RECONCILE_S": "0.5", **environment
+        }  # fmt: skip
         fleet = Fleet(folder / "home", postgres.url("stand"), redis_server.url, **environment)
         fleet.pipe_logs = not disk.mounted
         try:

@@ -5,8 +5,7 @@ from __future__ import annotations
 import json
 import time
 import urllib.request
-from collections.abc import Callable, Iterator
-from pathlib import Path
+from collections.abc import Callable
 from typing import Any
 from uuid import uuid4
 
@@ -21,9 +20,9 @@ from db.engine import reading, transact
 from db.ledger import person_runs
 from db.people import erasure, photos, registry
 from db.tables import Job, Scene
-from shared import settings as settings_module
 from shared.storage import sidecar_key
 from tasks import people as requests
+from tests.integration.conftest import Configure
 from tests.integration.test_people import (
     POLICY,
     axis,
@@ -36,7 +35,7 @@ from tests.support.s3_servers import moto_server
 from tests.support.services import RedisServer
 from worker import reconcile, runner
 from worker.app import app
-from worker.runtime import Runtime, get_runtime
+from worker.runtime import Runtime
 from worker.search import stored_answers
 from worker.stages import erase_person
 
@@ -48,20 +47,12 @@ HOSTILE = ("17", "text", "0", "true", "a", "null", "1", "video_id")
 
 @pytest.fixture
 def stack(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, redis_server: RedisServer
-) -> Iterator[Callable[..., Runtime]]:
+    configure: Configure, monkeypatch: pytest.MonkeyPatch, redis_server: RedisServer
+) -> Callable[..., Runtime]:
     """This process as a media and search node: its settings, its Redis; jobs are run by ``work``."""
 
-    def forget_settings() -> None:
-        settings_module.get_settings.cache_clear()
-        get_runtime.cache_clear()
-
     def start(**variables: str) -> Runtime:
-        values = {"SCENEFLEET_HOME": str(tmp_path), "REDIS_URL": redis_server.url, **variables}
-        for name, value in values.items():
-            monkeypatch.setenv(name, value)
-        forget_settings()
-        runtime = get_runtime()
+        runtime = configure(REDIS_URL=redis_server.url, **variables)
         runtime.owner = "n:1:0:2"
         runtime.storage.ensure_buckets()
         return runtime
@@ -71,8 +62,7 @@ def stack(
     monkeypatch.setattr(Celery, "backend", RedisBackend(app=app, url=redis_server.url))
     monkeypatch.setattr(runner, "notify", lambda wake_ups: 0)
     monkeypatch.setattr(requests, "notify", lambda wake_ups: 0)
-    yield start
-    forget_settings()
+    return start
 
 
 def publish(runtime: Runtime) -> None:

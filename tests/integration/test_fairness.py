@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -26,6 +26,7 @@ from shared.contracts import ProcessVideo
 from shared.errors import BadMedia, QuotaExceeded, StorageUnavailable, WorkerLost
 from shared.routing import JOB_QUEUES
 from tests.integration.test_ledger import LEASE_S
+from tests.support.threads import at_once
 
 pytestmark = pytest.mark.usefixtures("database")
 
@@ -306,26 +307,8 @@ def test_many_claims_at_once_find_different_jobs_of_many_users() -> None:
         while (claimed := claim(owner=threading.current_thread().name)) is not None:
             found.append(claimed)
 
-    run_threads([work] * 6)
+    at_once([work] * 6)
     assert len(found) == len({claimed.job_id for claimed in found}) == 60
-
-
-def run_threads(work: Sequence[Callable[[], object]]) -> None:
-    """Run functions at once and wait for all."""
-    failed: list[BaseException] = []
-
-    def guarded(one: Callable[[], object]) -> None:
-        try:
-            one()
-        except BaseException as error:  # noqa: BLE001 - a thread's failure is the test's
-            failed.append(error)
-
-    threads = [threading.Thread(target=guarded, args=(one,)) for one in work]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    assert not failed, failed
 
 
 def test_no_job_is_missed_while_others_say_that_nothing_waits() -> None:
@@ -353,7 +336,7 @@ def test_no_job_is_missed_while_others_say_that_nothing_waits() -> None:
             elif over:
                 return
 
-    run_threads([*(lambda n=n: make(n) for n in range(4)), work, work, work])  # type: ignore[misc]
+    at_once([*(lambda n=n: make(n) for n in range(4)), work, work, work])  # type: ignore[misc]
     assert len(found) == len(set(found)) == 4 * count
 
 
@@ -513,7 +496,7 @@ def test_a_user_has_no_more_running_jobs_in_a_queue_than_allowed() -> None:
         while (claimed := claim(owner=threading.current_thread().name, rules=rules)) is not None:
             found.append(claimed)
 
-    run_threads([work] * 6)
+    at_once([work] * 6)
     assert Counter(claimed.user_id for claimed in found) == {"a": 2, "b": 1}
     with reading() as session:
         assert claims.claimable(session, rules) == {}, "no message is sent for what can't be claimed"
@@ -535,7 +518,7 @@ def test_a_user_has_no_more_open_videos_than_allowed() -> None:
         except QuotaExceeded as error:
             refused.append(error)
 
-    run_threads([lambda n=n: send(n) for n in range(8)])  # type: ignore[misc]
+    at_once([lambda n=n: send(n) for n in range(8)])  # type: ignore[misc]
     assert len(refused) == 5 and refused[0].retryable
     assert "'a' has 3 videos" in str(refused[0]) and "USER_MAX_OPEN_VIDEOS" in str(refused[0])
     with reading() as session:

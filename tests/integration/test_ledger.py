@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import pytest
@@ -29,6 +29,7 @@ from shared.errors import (
     StorageUnavailable,
     WorkerLost,
 )
+from tests.support.threads import at_once
 
 pytestmark = pytest.mark.usefixtures("database")
 
@@ -156,12 +157,7 @@ def test_accepting_twice_makes_one_video_and_one_run() -> None:
 
 
 def test_concurrent_acceptance_makes_one_run() -> None:
-    receipts: list[Receipt] = []
-    threads = [threading.Thread(target=lambda: receipts.append(accept())) for _ in range(8)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
+    receipts = at_once([accept] * 8)
     assert sorted(receipt.accepted for receipt in receipts) == [False] * 7 + [True]
 
 
@@ -199,11 +195,7 @@ def test_two_claimers_never_get_the_same_job() -> None:
         while (found := claim()) is not None:
             claimed.append(found.job_id)
 
-    threads = [threading.Thread(target=take) for _ in range(6)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
+    at_once([take] * 6)
     assert len(claimed) == len(set(claimed)) == 40
 
 
@@ -266,17 +258,11 @@ def test_two_reconcilers_take_back_once() -> None:
     expire(must_claim())
     with reading() as session:
         (held,) = attempts.held_jobs(session)
-    barrier = threading.Barrier(2)
 
     def reclaim() -> None:
-        barrier.wait()
         transact(lambda session: attempts.reclaim(session, held, WorkerLost("gone"), POLICY))
 
-    threads = [threading.Thread(target=reclaim) for _ in range(2)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
+    at_once([reclaim] * 2)
     assert job(held.job_id).failures == 1
 
 
@@ -618,21 +604,12 @@ def test_many_finishers_advance_a_stage_once() -> None:
     for queue in ("asr", "face", "ocr"):
         while (found := claim(queue)) is not None:
             claims.append(found)
-    errors: list[BaseException] = []
 
     def end(mine: list[Claim]) -> None:
-        try:
-            for found in mine:
-                finish(found)
-        except BaseException as error:  # noqa: BLE001 - shown by the assertion below
-            errors.append(error)
+        for found in mine:
+            finish(found)
 
-    threads = [threading.Thread(target=end, args=(claims[n::6],)) for n in range(6)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    assert errors == []
+    at_once([partial(end, claims[n::6]) for n in range(6)])
     with reading() as session:
         texts = session.scalars(select(Job).where(Job.stage == "text")).all()
     assert {found.video_id for found in texts} == {video_key("u1", f"v{i}") for i in range(5)}

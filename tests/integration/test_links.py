@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 import urllib3
@@ -13,12 +12,11 @@ from sqlalchemy.orm import Session
 from db.engine import transact
 from db.scenes import Words, publish_scene, scene_id, write_scenes
 from db.tables import Video
-from shared import settings as settings_module
 from shared.storage import Storage
 from tasks import people, search
+from tests.integration.conftest import Configure
 from tests.support.s3_servers import swift_server
 from tests.support.services import RedisServer
-from worker.runtime import get_runtime
 
 pytestmark = pytest.mark.usefixtures("database")
 
@@ -38,19 +36,11 @@ def variables() -> Iterator[dict[str, str]]:
 
 
 @pytest.fixture
-def storage(
-    variables: dict[str, str], monkeypatch: pytest.MonkeyPatch, redis_server: RedisServer, tmp_path: Path
-) -> Iterator[Storage]:
+def storage(variables: dict[str, str], configure: Configure, redis_server: RedisServer) -> Storage:
     """The storage of this process's runtime."""
-    for name, value in {**variables, "REDIS_URL": redis_server.url, "SCENEFLEET_HOME": str(tmp_path)}.items():
-        monkeypatch.setenv(name, value)
-    settings_module.get_settings.cache_clear()
-    get_runtime.cache_clear()
-    made = get_runtime().storage
+    made = configure(**variables, REDIS_URL=redis_server.url).storage
     made.ensure_buckets()
-    yield made
-    settings_module.get_settings.cache_clear()
-    get_runtime.cache_clear()
+    return made
 
 
 @pytest.fixture(scope="module")

@@ -16,6 +16,7 @@ import pytest
 from sqlalchemy import event, text
 from sqlalchemy.orm import Session
 
+from bench.archive import write_archive
 from db.engine import get_engine, reading, transact
 from db.ledger import attempts, subjects
 from db.ledger.claims import Claim
@@ -56,40 +57,9 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(stored_answers, "now", time.time)
 
 
-def populate(person: str, count: int, user: str = "u", prefix: str = "big", dim: int = 4) -> None:
+def populate(person: str, count: int, dim: int = 4) -> None:
     """Give a person tracks, a scene each, in published videos."""
-    values = {
-        "person": person, "user": user, "count": count, "per": PER_VIDEO, "model": model_id(), "prefix": prefix,
-        "vec": "[" + ",".join(["0.5"] * dim) + "]",
-    }  # fmt: skip
-    statements = (
-        "INSERT INTO videos (video_id, external_id, user_id, storage_key, state, run, published_run)"
-        " SELECT :prefix || n, :prefix || n, :user, 'k', 'indexed', 1, 1"
-        " FROM generate_series(0, (:count - 1) / :per) n",
-        "INSERT INTO scenes (scene_id, video_id, user_id, split_version, idx, start_s, end_s, kind, keyframes, live,"
-        " face_run, people_changed, sidecar_key) SELECT md5(:prefix || n)::uuid, :prefix || (n / :per), :user, 1,"
-        " n % :per, n % :per, n % :per + 1, 'cut', '[]', true, 1, false, 'sidecars/' || :prefix || n"
-        " FROM generate_series(0, :count - 1) n",
-        "INSERT INTO face_tracks (track_id, scene_id, video_id, user_id, run, track, model_id, ordinal, ts_s, box, vec,"
-        " faces, person_id, similarity, votes, decided_by) SELECT md5('t' || :prefix || n)::uuid,"
-        " md5(:prefix || n)::uuid, :prefix || (n / :per), :user, 1, 0, :model, 0, n % :per, '[0, 0, 9, 9]',"
-        " CAST(:vec AS halfvec), 1, :person, 0.9, 1, 'machine' FROM generate_series(0, :count - 1) n",
-        "INSERT INTO faces (face_id, scene_id, user_id, run, ordinal, ts_s, box, landmarks, det_score, model_id, vec,"
-        " track) SELECT md5('f' || :prefix || n)::uuid, md5(:prefix || n)::uuid, :user, 1, 0, n % :per,"
-        " '[0, 0, 9, 9]', '[]', 0.9, :model, CAST(:vec AS halfvec), 0 FROM generate_series(0, :count - 1) n",
-        "INSERT INTO scene_people (scene_id, person_id, user_id, confidence, frame_count)"
-        " SELECT md5(:prefix || n)::uuid, :person, :user, 0.9, 1 FROM generate_series(0, :count - 1) n",
-    )
-
-    def write(session: Session) -> None:
-        session.execute(text("SET LOCAL statement_timeout = 0"))
-        for statement in statements:
-            session.execute(text(statement), values)
-
-    transact(write)
-    with get_engine().connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
-        for table in ("videos", "scenes", "face_tracks", "faces", "scene_people"):
-            connection.execute(text(f"ANALYZE {table}"))
+    write_archive(person, count, user="u", model=model_id(), prefix="big", per_video=PER_VIDEO, dim=dim)
 
 
 @contextmanager

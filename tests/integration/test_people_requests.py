@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Iterator
-from pathlib import Path
+from functools import partial
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -17,10 +16,10 @@ from db.ledger import subjects, video_runs
 from db.people import acts, erasure, registry, revisions
 from db.scenes import scene_id
 from db.tables import FaceDecision, FaceTrack, Job, PeopleEvent, Person, Run, Scene, ScenePerson, Video
-from shared import settings as settings_module
 from shared.contracts import ListFaces, ListPeople
 from shared.errors import Conflict, InvalidRequest, NotFound
 from tasks import people as requests
+from tests.integration.conftest import Configure
 from tests.integration.test_people import (
     POLICY,
     RULE,
@@ -34,32 +33,17 @@ from tests.integration.test_people import (
     tracks,
     unknowns,
 )
-from worker.runtime import get_runtime
+from tests.support.services import RedisServer
 
 pytestmark = pytest.mark.usefixtures("database")
-Configure = Callable[..., None]
 
 
 @pytest.fixture
-def configure(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, redis_server: Any) -> Iterator[Configure]:
-    """Set variables of this process's runtime."""
-
-    def forget() -> None:
-        settings_module.get_settings.cache_clear()
-        get_runtime.cache_clear()
-
-    def set_all(**variables: str) -> None:
-        for name, value in {
-            "SCENEFLEET_HOME": str(tmp_path),
-            "REDIS_URL": redis_server.url,
-            **variables,
-        }.items():
-            monkeypatch.setenv(name, value)
-        forget()
-
+def configure(configure: Configure, redis_server: RedisServer) -> Configure:
+    """With a Redis."""
+    set_all = partial(configure, REDIS_URL=redis_server.url)
     set_all()
-    yield set_all
-    forget()
+    return set_all
 
 
 def test_enrolment_is_switched_off_and_on_without_loss(configure: Configure) -> None:

@@ -8,8 +8,7 @@ from __future__ import annotations
 
 import random
 import re
-from collections.abc import Callable, Iterator
-from pathlib import Path
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -22,14 +21,14 @@ from db.ledger.claims import Claim
 from db.ledger.policy import RunPolicy
 from db.scenes import Words, publish_scene, scene_id, write_scenes
 from db.tables import Base, Job, Person, Scene, Video
-from shared import settings as settings_module
 from shared.contracts import SearchScenes, parse
 from shared.errors import Conflict, InvalidKey, NotFound, ScenefleetError
 from shared.storage import Storage, sidecar_key
 from tasks import people, video
+from tests.integration.conftest import Configure
 from tests.integration.test_ledger import POLICY
 from worker import stages
-from worker.runtime import Runtime, get_runtime
+from worker.runtime import Runtime
 from worker.search import answer, plan
 from worker.stages.context import StageContext
 
@@ -46,22 +45,13 @@ _COUNTED = re.compile(r"('event_id': |'undoes': |'undone_by': |event )\d+")
 
 
 @pytest.fixture
-def runtime(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Runtime]:
-    """This process's, with storage in a folder; nothing listens at its Redis, so that nobody is woken."""
-
-    def forget() -> None:
-        settings_module.get_settings.cache_clear()
-        get_runtime.cache_clear()
-
-    monkeypatch.setenv("SCENEFLEET_HOME", str(tmp_path))
-    monkeypatch.setenv("REDIS_URL", "redis://127.0.0.1:9/0")
+def runtime(configure: Configure, monkeypatch: pytest.MonkeyPatch) -> Runtime:
+    """This process's; nobody is woken."""
     for module in (video, people):
         monkeypatch.setattr(module, "notify", lambda wake_ups: None)
-    forget()
-    made = get_runtime()
+    made = configure()
     made.storage.ensure_buckets()
-    yield made
-    forget()
+    return made
 
 
 def ask(request: Callable[..., Any], user: str, **payload: Any) -> str:
@@ -115,35 +105,31 @@ def random_act(rng: random.Random, runtime: Runtime) -> Callable[[str], str]:
         return ask(lambda **given: search(runtime, **given), user, video_ids=[name])
 
     def of_video(user: str) -> str:
-        request = random.Random(seed).choice(
-            (
-                video.status,
-                video.scenes,
-                video.subtitles,
-                video.cancel,
-                video.retry,
-                video.rerun,
-                video.delete,
-            )
+        requests = (
+            video.status,
+            video.scenes,
+            video.subtitles,
+            video.cancel,
+            video.retry,
+            video.rerun,
+            video.delete,
         )
-        return ask(request, user, video_id=name)
+        return ask(random.Random(seed).choice(requests), user, video_id=name)
 
     def create(user: str) -> str:
         return ask(people.create, user, name=called, person_id=who)
 
     def of_person(user: str) -> str:
-        request = random.Random(seed).choice(
-            (
-                people.get,
-                people.photos,
-                people.add_photo,
-                people.faces,
-                people.enroll,
-                people.delete,
-                people.cancel,
-            )
+        requests = (
+            people.get,
+            people.photos,
+            people.add_photo,
+            people.faces,
+            people.enroll,
+            people.delete,
+            people.cancel,
         )
-        return ask(request, user, person_id=who)
+        return ask(random.Random(seed).choice(requests), user, person_id=who)
 
     def more(user: str) -> str:
         if seed < 0.3:

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import random
+import re
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import pytest
@@ -110,52 +111,11 @@ def by_meaning(
     return search.find(session, scope, [retriever], {"text": 1.0}, tuning, limit=limit).hits
 
 
-QUERIES = st.one_of(
-    st.text(max_size=60).filter(lambda value: "\x00" not in value),
-    st.lists(st.sampled_from([*WORDS, *(f"-{word}" for word in WORDS), '"', "or", "|", "&", "!", "(", ":*", "'"]),
-             max_size=6).map(" ".join),
-)  # fmt: skip
 SLOW = settings(
-    max_examples=60,
+    max_examples=30,
     deadline=None,
     suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
 )
-
-
-@SLOW
-@given(
-    seed=st.integers(0, 2**32),
-    asker=st.sampled_from(USERS),
-    query=QUERIES,
-    limit=st.integers(1, 50),
-    narrowed=st.booleans(),
-    exact_rows=st.sampled_from([0, 3, 10_000]),
-)
-def test_nobody_sees_another_users_rows(
-    seed: int, asker: str, query: str, limit: int, narrowed: bool, exact_rows: int
-) -> None:
-    world = build(seed)
-    rng = random.Random(seed)
-    mine = {scene for scene, owner in world.owner.items() if owner == asker} & world.live
-    owners = {world.keys[video]: user for video, user in world.videos.items()}
-    for video_id in [None, *owners] if narrowed else [None]:
-        with reading() as session:
-            scope = search.Scope(user_id=asker, video_ids=(video_id,) if video_id else ())
-            spoken = by_words(session, scope, query, limit)
-            vector = np.random.default_rng(rng.randint(0, 2**31)).normal(size=DIM).astype(np.float32)
-            meant = by_meaning(
-                session, scope, world.model, vector / np.linalg.norm(vector), limit, exact_rows
-            )
-            covered = search.cover(session, scope, {"text": world.model})
-        for hits in (spoken, meant):
-            ids = [str(hit.scene_id) for hit in hits]
-            assert set(ids) <= mine and len(set(ids)) == len(ids) <= limit
-            assert all(owners[hit.video_id] == asker for hit in hits)
-            assert video_id is None or all(hit.video_id == video_id for hit in hits)
-            assert [hit.score for hit in hits] == sorted((hit.score for hit in hits), reverse=True)
-        visible = mine & {str(scene_id(video_id, 1, idx)) for idx in range(4)} if video_id else mine
-        assert covered.scenes == len(visible)
-        assert len(meant) == min(limit, len(visible)), "a filter never empties the answer"
 
 
 @SLOW
@@ -256,39 +216,38 @@ HOSTILE = {
 }
 
 
-@pytest.mark.parametrize("mode", ["keyword", "semantic"])
-@pytest.mark.parametrize("name", HOSTILE)
-def test_a_hostile_query_gives_an_answer_or_one_clear_error(
-    name: str, mode: Literal["keyword", "semantic"]
-) -> None:
+def test_a_hostile_query_gives_an_answer_or_one_clear_error() -> None:
     world = build(7)
     user = max(USERS, key=lambda user: sum(owner == user for owner in world.owner.values()))
     before = ledger()
-    try:
-        request = parse(SearchScenes, {"user_id": user, "query": HOSTILE[name], "mode": mode})
-    except InvalidRequest as error:
-        message = str(error)
-        assert "\n" not in message and 20 < len(message) < 250
-        assert (
-            message.startswith("query=")
-            or "bytes, more than 8192" in message
-            or "not valid Unicode" in message
-        )
-        assert name in ("empty", "too long", "too long in bytes", "nul", "surrogate"), message
-        return
-    assert request.query is not None and len(request.query) <= MAX_QUERY_CHARS
-    try:
-        with reading() as session:
-            hits = by_words(session, search.Scope(user_id=user), request.query, 50)
-    except InvalidRequest as error:
-        message = str(error)
-        assert "\n" not in message and message.startswith("query=") and "use plain, shorter words" in message
-        assert name in ("many nots", "one word of 3000 bytes", "one word of 4000 bytes"), message
-        return
-    assert {world.owner[str(hit.scene_id)] for hit in hits} <= {user}
-    assert all(0 <= hit.score <= 1 for hit in hits)
-    if name in ("blank", "punctuation", "only quotes", "operators", "emoji", "controls", "replacement"):
-        assert hits == ()
+    for name, query in HOSTILE.items():
+        refused, hits = set(), None
+        for mode in ("keyword", "semantic"):
+            try:
+                request = parse(SearchScenes, {"user_id": user, "query": query, "mode": mode})
+            except InvalidRequest as error:
+                message = str(error)
+                assert "\n" not in message and 20 < len(message) < 250, name
+                assert message.startswith("query=") or re.search(
+                    "bytes, more than 8192|not valid Unicode", message
+                )
+                refused.add(mode)
+                continue
+            assert request.query is not None and len(request.query) <= MAX_QUERY_CHARS
+            try:
+                with reading() as session:
+                    hits = by_words(session, search.Scope(user_id=user), request.query, 50)
+            except InvalidRequest as error:
+                message = str(error)
+                assert "\n" not in message and message.startswith("query="), name
+                assert "use plain, shorter words" in message, name
+                assert name in ("many nots", "one word of 3000 bytes", "one word of 4000 bytes"), message
+        unreadable = name in ("empty", "too long", "too long in bytes", "nul", "surrogate")
+        assert refused == ({"keyword", "semantic"} if unreadable else set()), name
+        for hit in hits or ():
+            assert world.owner[str(hit.scene_id)] == user and 0 <= hit.score <= 1, name
+        if name in ("blank", "punctuation", "only quotes", "operators", "emoji", "controls", "replacement"):
+            assert hits == (), name
     assert ledger() == before
 
 

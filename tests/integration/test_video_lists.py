@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
-from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -15,35 +13,14 @@ from db.engine import reading, transact
 from db.ids import video_key
 from db.ledger import jobs
 from db.tables import Job, Run, Scene, Video
-from shared import settings as settings_module
 from shared.errors import Conflict, InvalidRequest, NotFound
 from tasks import video
-from worker.runtime import get_runtime
+from tests.integration.conftest import Configure
 
-pytestmark = pytest.mark.usefixtures("database")
+pytestmark = pytest.mark.usefixtures("database", "configure")
 
 STATES = ("uploaded", "processing", "indexed", "partial", "failed", "cancelled", "deleted")
 BEGAN = datetime(2026, 1, 1, tzinfo=UTC)
-
-
-@pytest.fixture(autouse=True)
-def configure(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Any]:
-    def forget() -> None:
-        settings_module.get_settings.cache_clear()
-        get_runtime.cache_clear()
-
-    def set_all(**variables: str) -> None:
-        for name, value in {
-            "SCENEFLEET_HOME": str(tmp_path),
-            "REDIS_URL": "redis://127.0.0.1:9/0",
-            **variables,
-        }.items():
-            monkeypatch.setenv(name, value)
-        forget()
-
-    set_all()
-    yield set_all
-    forget()
 
 
 def add(name: str, user: str, state: str, minute: int, *, failed: int = 0) -> None:
@@ -116,7 +93,8 @@ def test_videos_are_listed_newest_first_page_by_page_and_by_state() -> None:
         video.list_videos(user_id="u", states=["deleted"])
 
 
-def test_a_page_begins_behind_a_video_that_was_deleted_meanwhile() -> None:
+def test_a_page_begins_behind_a_video_that_was_deleted_meanwhile(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(video, "notify", lambda wake_ups: None)
     for number in range(4):
         add(f"v{number}", "u", "indexed", number)
     first = video.list_videos(user_id="u", limit=2)
@@ -147,7 +125,7 @@ def test_failures_are_those_of_newest_runs_by_video() -> None:
             video.failures(user_id="u", video_id=name)
 
 
-def test_a_place_to_upload_to_is_named_and_nothing_stored(configure: Any) -> None:
+def test_a_place_to_upload_to_is_named_and_nothing_stored(configure: Configure) -> None:
     slot = video.upload(user_id="u", video_id="v", filename="../My film?.mp4")
     assert slot["storage_key"] == "uploads/u/v/My film?.mp4"
     assert slot["upload_url"] is None and slot["expires_at"] is None

@@ -57,7 +57,7 @@ class Film:
         """Start a run; ``made``: stage -> the run whose results count."""
 
         def write(session: Session) -> None:
-            session.add(Run(video_id="v", run=run, stages=sorted(made), made=dict(made)))
+            session.add(Run(video_id="v", run=run, stages=sorted(made), stage_runs=dict(made)))
             video = session.get(Video, "v")
             assert video is not None
             video.run = run

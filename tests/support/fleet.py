@@ -47,6 +47,12 @@ def eventually(look: Callable[[], T], *, within_s: float, what: str, every_s: fl
         time.sleep(every_s)
 
 
+def kept_environment() -> dict[str, str]:
+    """What a process that a test starts keeps of this one's environment: no setting; how to measure coverage."""
+    kept = ("PATH", "HOME", "LANG", "TMPDIR", "COVERAGE_PROCESS_CONFIG")
+    return {name: os.environ[name] for name in kept if name in os.environ}
+
+
 class NodeProcess:
     """One ``celery worker`` and its log."""
 
@@ -81,7 +87,8 @@ class Fleet:
             # PocketSphinx holds the GIL for seconds on a busy machine: no beat meanwhile.
             "LEASE_S": "30",
             "HEARTBEAT_S": "1",
-            "RECONCILE_S": "0.5",
+            # An idle fleet that reconciles twice a second takes a third of a core.
+            "RECONCILE_S": "2",
             "BACKOFF_S": "0.2",
             "BACKOFF_MAX_S": "2",
             "SOFT_SHUTDOWN_S": "2",
@@ -152,9 +159,8 @@ class Fleet:
         self._start(name, node.family, node.concurrency, node.environment)
 
     def process_environment(self) -> dict[str, str]:
-        kept = {key: value for key, value in os.environ.items() if key in ("PATH", "HOME", "LANG", "TMPDIR")}
         return {
-            **kept,
+            **kept_environment(),
             "POSTGRES_URL": self.postgres_url,
             "REDIS_URL": self.redis_url,
             "SCENEFLEET_HOME": str(self.home),
@@ -284,7 +290,7 @@ class Fleet:
         """The name of its database."""
         return self.postgres_url.rpartition("/")[2]
 
-    def rows(self, query: str, *values: Any) -> list[dict[str, Any]]:
+    def rows(self, query: str, *values: Any, **named: Any) -> list[dict[str, Any]]:
         """Ask Postgres; again while it is away."""
         deadline = time.monotonic() + 60
         while True:
@@ -292,11 +298,24 @@ class Fleet:
                 with psycopg.connect(
                     self.postgres_url, row_factory=dict_row, connect_timeout=5
                 ) as connection:
-                    return connection.execute(query, values).fetchall()
+                    return connection.execute(query, named or values).fetchall()
             except psycopg.OperationalError:
                 if time.monotonic() > deadline:
                     raise
                 time.sleep(0.2)
+
+    def of_video(
+        self, table: str, video_id: str, where: str = "true", *, user_id: str = "u1"
+    ) -> list[dict[str, Any]]:
+        """The rows of a table that belong to a video, or to a scene of it, by the id that its user chose."""
+        column = "scene_id" if table in ("embeddings", "faces", "screen_texts") else "video_id"
+        source = "scenes JOIN videos USING (video_id)" if column == "scene_id" else "videos"
+        return self.rows(
+            f"SELECT * FROM {table} WHERE {column} IN (SELECT {column} FROM {source}"
+            f" WHERE external_id = %s AND videos.user_id = %s) AND ({where})",
+            video_id,
+            user_id,
+        )
 
     def objects(self, bucket: Bucket = "sidecars") -> dict[str, bytes]:
         """Every object of a bucket."""
@@ -315,7 +334,9 @@ class Fleet:
 def fleet_over(
     postgres: PostgresServer, redis_server: RedisServer, home: Path, **environment: str
 ) -> Iterator[Fleet]:
-    """A fleet over an empty, migrated database of its own; whoever asks for it starts its nodes."""
+    """A fleet over an empty, migrated database of its own and an emptied Redis; whoever asks for it starts its nodes."""
+    with redis.Redis.from_url(redis_server.url) as client:
+        client.flushall()
     name = f"fleet_{os.getpid()}_{next(_numbers)}"
     postgres.execute(f"CREATE DATABASE {name} TEMPLATE template_scenefleet")
     try:

@@ -36,7 +36,7 @@ class Finder:
 
         def exec_module(module):
             plain(module)
-            from tests import injection
+            from tests.support import injection
 
             stage_run = module.run
             module.run = lambda context: injection.obey(stage_run, context)

@@ -18,7 +18,7 @@ from typing import Any  # noqa: E402
 import eventlet.wsgi  # noqa: E402
 from swift.account.server import app_factory as account_app  # noqa: E402
 from swift.common import utils  # noqa: E402
-from swift.common.notify import RingBuilder  # noqa: E402
+from swift.common.ring import RingBuilder  # noqa: E402
 from swift.common.wsgi import loadapp  # noqa: E402
 from swift.container.server import app_factory as container_app  # noqa: E402
 from swift.obj.mem_server import app_factory as object_app  # noqa: E402
@@ -28,7 +28,7 @@ PROXY = """
 swift_dir = {folder}
 log_level = CRITICAL
 [pipeline:main]
-pipeline = catch_errors cache bulk s3api tempauth slo dlo proxy-server
+pipeline = catch_errors cache bulk s3api users slo dlo proxy-server
 [app:proxy-server]
 use = egg:swift#proxy
 account_autocreate = true
@@ -41,20 +41,25 @@ use = egg:swift#bulk
 [filter:s3api]
 use = egg:swift#s3api
 location = {region}
-[filter:tempauth]
-use = egg:swift#tempauth
-user_{account}_{user} = {secret_key} .admin
-user_{account}_stranger = {secret_key}
+{s3api}
+[filter:users]
+{users}
 [filter:slo]
 use = egg:swift#slo
 [filter:dlo]
 use = egg:swift#dlo
 """
+TEMPAUTH = """\
+use = egg:swift#tempauth
+user_{account}_{user} = {secret_key} .admin
+user_{account}_stranger = {secret_key}
+"""
 
 
 def serve(folder: Path, account: str, user: str, secret_key: str, region: str) -> None:
     """Serve on a free loopback port until standard input ends."""
-    config = PROXY.format(folder=folder, account=account, user=user, secret_key=secret_key, region=region)
+    users = TEMPAUTH.format(account=account, user=user, secret_key=secret_key)
+    config = PROXY.format(folder=folder, region=region, s3api="", users=users)
     proxy = eventlet.listen(("127.0.0.1", 0))
     eventlet.spawn(eventlet.wsgi.server, proxy, make_proxy(folder, config), log_output=False)
     sys.stdout.write(f"READY {proxy.getsockname()[1]}\n")
@@ -74,7 +79,7 @@ def make_proxy(folder: Path, config: str) -> Any:
     backends = {"account": account_app, "container": container_app, "object": object_app}
     sockets = {name: eventlet.listen(("127.0.0.1", 0)) for name in backends}
     for name, socket in sockets.items():
-        _write_ring(folder / f"{name}.notify.gz", socket.getsockname()[1])
+        _write_ring(folder / f"{name}.ring.gz", socket.getsockname()[1])
     conf = {
         "devices": str(folder / "devices"),
         "swift_dir": str(folder),
@@ -91,8 +96,8 @@ def make_proxy(folder: Path, config: str) -> Any:
 
 def _write_ring(path: Path, port: int) -> None:
     """A ring of one disk, one copy."""
-    notify = RingBuilder(4, 1, 0)
-    notify.add_dev(
+    ring = RingBuilder(4, 1, 0)
+    ring.add_dev(
         {
             "region": 1,
             "zone": 1,
@@ -104,8 +109,8 @@ def _write_ring(path: Path, port: int) -> None:
             "weight": 1.0,
         }
     )
-    notify.rebalance()
-    notify.get_ring().save(str(path))
+    ring.rebalance()
+    ring.get_ring().save(str(path))
 
 
 if __name__ == "__main__":

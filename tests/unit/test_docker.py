@@ -342,6 +342,7 @@ def test_the_servers_log_no_values(services: dict[str, dict[str, Any]]) -> None:
     assert "slowlog-log-slower-than -1" in redis_script and "crash-log-enabled no" in redis_script
 
 
+@pytest.mark.slow
 def test_redis_keeps_its_data_and_its_password(services: dict[str, dict[str, Any]], tmp_path: Path) -> None:
     """The very command of the compose file, run by the redis-server of this machine."""
     server, client = shutil.which("redis-server"), shutil.which("redis-cli")

@@ -16,6 +16,8 @@ from pathlib import Path
 
 import pytest
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).parents[2]
 PACKAGES = ("cli", "local", "tasks", "worker", "db", "shared")
 #: Engines and decoders: what an API process must never load.
@@ -201,15 +203,8 @@ def loaded(statement: str) -> set[str]:
     return set(json.loads(done.stdout.splitlines()[-1]))
 
 
-@pytest.mark.parametrize(
-    "statement",
-    [
-        "import shared.client",
-        "from shared import contracts, errors, routing, graph, settings, sidecar, broker, logs",
-    ],
-)
-def test_the_client_loads_neither_engine_nor_database(statement: str) -> None:
-    found = loaded(statement)
+def test_the_client_loads_neither_engine_nor_database() -> None:
+    found = loaded("import shared.client")
     assert not found & {*ENGINES, *DATABASE, "numpy", "db", "tasks", "worker", "cli", "local"}
 
 
@@ -219,22 +214,17 @@ def test_every_module_of_shared_loads_without_the_others() -> None:
     assert not found & {*ENGINES, *DATABASE, "numpy", "db", "tasks", "worker", "cli", "local"}
 
 
-@pytest.mark.parametrize(
-    "statement",
-    [
-        "import tasks",
-        "import tasks.video, tasks.jobs, tasks.search, tasks.text, tasks.vision, tasks.face, tasks.requests",
-        "import worker.models.placement.devices, worker.runtime, worker.models.cache, worker.models.catalog, worker.models.batching",
-        "import worker.app",
-        "import worker.app; worker.app.app.loader.import_default_modules()",
-        "import worker.boot, worker.housekeeping, worker.reconcile, worker.runner, worker.stages",
-        "import db.ledger.subjects, db.ledger.attempts, db.videos, db.scenes, db.search, db.vectors, db.schema",
-        "import cli.main, cli.models.files",
-        "import worker.models.weights.pull, worker.models.weights.download, worker.models.weights.remote, worker.models.weights.lock",
-    ],
-)
-def test_tasks_load_no_engine(statement: str) -> None:
-    assert not loaded(statement) & set(ENGINES)
+def test_tasks_load_no_engine() -> None:
+    found = loaded(
+        "import tasks, tasks.video, tasks.jobs, tasks.search, tasks.text, tasks.vision, tasks.face, tasks.requests\n"
+        "import worker.models.placement.devices, worker.runtime, worker.models.cache, worker.models.catalog\n"
+        "import worker.models.batching, worker.boot, worker.housekeeping, worker.reconcile, worker.runner, worker.stages\n"
+        "import worker.models.weights.pull, worker.models.weights.download, worker.models.weights.remote\n"
+        "import worker.models.weights.lock, cli.main, cli.models.files\n"
+        "import db.ledger.subjects, db.ledger.attempts, db.videos, db.scenes, db.search, db.vectors, db.schema\n"
+        "import worker.app; worker.app.app.loader.import_default_modules()"
+    )
+    assert not found & set(ENGINES)
 
 
 def test_an_engine_would_be_seen() -> None:
@@ -250,16 +240,3 @@ def test_importing_the_application_connects_to_nothing() -> None:
         "socket.socket.connect = refuse\n"
         "import worker.app, tasks.video, tasks.jobs, tasks.search, tasks.text, tasks.vision, tasks.face, worker.boot"
     )
-
-
-def test_who_may_import_whom() -> None:
-    done = subprocess.run(
-        [str(Path(sys.executable).with_name("lint-imports")), "--no-cache"],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        timeout=120,
-        check=False,
-    )
-    assert done.returncode == 0, done.stdout[-3000:]
-    assert " 0 broken" in done.stdout

@@ -11,6 +11,8 @@ import pytest
 
 from tests.support.assets import VARIABLE
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).parents[2]
 CONFTEST = "from tests.conftest import assets, pytest_terminal_summary, record_figure\n"
 

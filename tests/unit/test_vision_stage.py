@@ -17,6 +17,8 @@ from worker.models.vision import VisionEmbedder
 from worker.stages import vision
 from worker.stages.context import Deferred, StageContext
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def model(tmp_path_factory: pytest.TempPathFactory) -> VisionEmbedder:

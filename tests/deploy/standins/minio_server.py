@@ -24,32 +24,6 @@ import swift_server  # noqa: E402
 from swift.common.swob import HTTPForbidden  # noqa: E402
 
 ACCOUNT = "AUTH_fleet"
-CONFIG = """
-[DEFAULT]
-swift_dir = {folder}
-log_level = CRITICAL
-[pipeline:main]
-pipeline = catch_errors cache bulk s3api keys slo dlo proxy-server
-[app:proxy-server]
-use = egg:swift#proxy
-account_autocreate = true
-[filter:catch_errors]
-use = egg:swift#catch_errors
-[filter:cache]
-use = egg:swift#memcache
-[filter:bulk]
-use = egg:swift#bulk
-[filter:s3api]
-use = egg:swift#s3api
-location = us-east-1
-auth_pipeline_check = false
-[filter:keys]
-paste.filter_factory = minio_server:make_keys
-[filter:slo]
-use = egg:swift#slo
-[filter:dlo]
-use = egg:swift#dlo
-"""
 #: Swift's method and whether it names an object -> S3's action.
 ACTIONS = {
     ("GET", False): "s3:ListBucket",
@@ -178,7 +152,11 @@ def main(folder: Path) -> None:
     USERS = Users(folder / "users.json", root)
     work = folder / "swift"
     work.mkdir(exist_ok=True)
-    app = with_administration(swift_server.make_proxy(work, CONFIG.format(folder=work)))
+    config = swift_server.PROXY.format(
+        folder=work, region="us-east-1", s3api="auth_pipeline_check = false",
+        users="paste.filter_factory = minio_server:make_keys",
+    )  # fmt: skip
+    app = with_administration(swift_server.make_proxy(work, config))
     signal.signal(signal.SIGTERM, lambda *_: os._exit(0))
     eventlet.wsgi.server(eventlet.listen(("0.0.0.0", 9000)), app, log_output=False)
 

@@ -14,16 +14,16 @@ from typer.main import get_command
 
 from cli.main import app
 from shared import contracts
+from tests.support.fleet import kept_environment
 
 ROOT = Path(__file__).parents[3]
 
 
 def run(*arguments: str, home: Path, **environment: str) -> subprocess.CompletedProcess[str]:
-    kept = {name: os.environ[name] for name in ("PATH", "HOME", "LANG") if name in os.environ}
     return subprocess.run(
         [sys.executable, "-m", "cli", *arguments],
         cwd=ROOT,
-        env={**kept, "SCENEFLEET_HOME": str(home), "COLUMNS": "80", **environment},
+        env={**kept_environment(), "SCENEFLEET_HOME": str(home), "COLUMNS": "80", **environment},
         stdin=subprocess.DEVNULL,
         capture_output=True,
         text=True,

@@ -18,6 +18,8 @@ from shared.exit_status import ExitStatus
 from shared.settings import Settings, child_environment
 from tests.support.fleet import eventually
 
+pytestmark = pytest.mark.slow
+
 
 def program(name: str, code: str, cwd: Path, **options: object) -> Program:
     values: dict[str, object] = {"priority": 100, "stop_wait_s": 10, "group": "nodes", "autostart": False}

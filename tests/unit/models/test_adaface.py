@@ -29,6 +29,8 @@ from worker.models.providers.face_align import SIDE_PX, TEMPLATE, align, similar
 from worker.models.providers.face_ir import DIM, IrNetwork
 from worker.models.providers.face_yunet import MAX_FACES, MAX_SIDE_PX, YuNetDetector
 
+pytestmark = pytest.mark.slow
+
 coordinates = st.floats(-500, 500, allow_subnormal=False)
 points = st.lists(st.tuples(coordinates, coordinates), min_size=5, max_size=5).map(
     lambda p: np.array(p, np.float64)

@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 
 from shared.errors import InvalidRequest, ModelDoesNotFit, ModelFailure, ModelUnavailable
+from tests.support.threads import at_once
 from worker.models import cache as cache_module
 from worker.models.cache import ModelCache, build
 from worker.models.catalog import Catalog
@@ -128,18 +129,7 @@ def test_unload_frees_and_get_loads_again(make_cache: Callable[..., ModelCache])
 
 def test_many_threads_load_once(make_cache: Callable[..., ModelCache]) -> None:
     model_cache = make_cache()
-    barrier = threading.Barrier(8)
-    models = []
-
-    def ask() -> None:
-        barrier.wait()
-        models.append(embedder(model_cache))
-
-    threads = [threading.Thread(target=ask) for _ in range(8)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
+    models = at_once([lambda: embedder(model_cache)] * 8)
     assert len(set(map(id, models))) == 1 and models[0].starts == 1
 
 

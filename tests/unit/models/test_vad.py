@@ -14,6 +14,8 @@ from worker.models.catalog import load_catalog
 from worker.models.providers.vad import FRAME, Vad, plan_windows, speech_spans
 from worker.models.weights.verify import locate
 
+pytestmark = pytest.mark.slow
+
 FRAME_S = FRAME / SAMPLE_RATE_HZ
 
 

@@ -14,10 +14,9 @@ import pytest
 
 from shared.contracts import ScenePage
 from tests.support.clips import Encoding, Image, picture, write_video
-from tests.support.fleet import ROOT, Fleet, fleet_over
-from tests.support.services import PostgresServer, RedisServer
+from tests.support.fleet import ROOT, Fleet
 
-USER = "u1"
+USER = "captions"
 SIZE = (960, 540)
 FPS = 25
 #: Scene by scene: what it shows for so many frames, one after the other, and where.
@@ -53,16 +52,11 @@ def clip(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def indexed(
-    postgres: PostgresServer, redis_server: RedisServer, tmp_path_factory: pytest.TempPathFactory, clip: Path
-) -> Iterator[Fleet]:
-    with fleet_over(postgres, redis_server, tmp_path_factory.mktemp("home")) as fleet:
-        fleet.start()
-        fleet.wait_ready()
-        fleet.process(clip, "captions")
-        status = fleet.wait_ended(["captions"], within_s=200)["captions"]
-        assert status.state == "indexed", status
-        yield fleet
+def indexed(fleet: Fleet, clip: Path) -> Fleet:
+    fleet.process(clip, "captions", USER)
+    status = fleet.wait_ended(["captions"], within_s=200, user_id=USER)["captions"]
+    assert status.state == "indexed", status
+    return fleet
 
 
 def published(fleet: Fleet) -> ScenePage:
@@ -86,7 +80,7 @@ def states(fleet: Fleet) -> dict[str, str]:
 def rerun(fleet: Fleet, *stages: str) -> None:
     before = fleet.client.status("captions", USER).run
     fleet.client.rerun("captions", USER, list(stages))
-    status = fleet.wait_ended(["captions"], within_s=120)["captions"]
+    status = fleet.wait_ended(["captions"], within_s=120, user_id=USER)["captions"]
     assert (status.state, status.run, status.published_run) == ("indexed", before + 1, before + 1), status
 
 
@@ -132,37 +126,27 @@ def test_a_rerun_repeats_the_same_and_leaves_one_run(indexed: Fleet) -> None:
     before = [scene.screen_text for scene in published(indexed).scenes]
     rerun(indexed, "ocr")
     assert [scene.screen_text for scene in published(indexed).scenes] == before
-    made = indexed.rows("SELECT DISTINCT run FROM screen_texts")
+    made = indexed.rows("SELECT DISTINCT run FROM screen_texts WHERE user_id = %s", USER)
     assert [row["run"] for row in made] == [indexed.client.status("captions", USER).run]
 
 
 def test_a_video_from_before_the_stage_gets_its_text_with_any_rerun(indexed: Fleet) -> None:
     run = indexed.client.status("captions", USER).run
     indexed.rows(
-        "WITH gone AS (DELETE FROM screen_texts RETURNING 1),"
-        " jobless AS (DELETE FROM jobs WHERE stage = 'ocr' RETURNING 1),"
-        " scenes_before AS (UPDATE scenes SET screen_text = '', screen_tsv = NULL, ocr_run = NULL RETURNING 1)"
-        " UPDATE runs SET stages = stages - 'ocr', stage_runs = stage_runs - 'ocr' RETURNING 1"
+        "WITH gone AS (DELETE FROM screen_texts WHERE user_id = %(user)s RETURNING 1),"
+        " jobless AS (DELETE FROM jobs WHERE stage = 'ocr' AND user_id = %(user)s RETURNING 1), scenes_before AS"
+        " (UPDATE scenes SET screen_text = '', screen_tsv = NULL, ocr_run = NULL WHERE user_id = %(user)s RETURNING 1)"
+        " UPDATE runs SET stages = stages - 'ocr', stage_runs = stage_runs - 'ocr'"
+        " WHERE video_id IN (SELECT video_id FROM videos WHERE user_id = %(user)s) RETURNING 1",
+        user=USER,
     )
     assert "ocr" not in states(indexed), "nothing is pending in a run that has ended"
     assert searched(indexed, "rocket") == []
     rerun(indexed, "face")
     assert states(indexed)["ocr"] == "done" and searched(indexed, "rocket") == [0]
-    found = indexed.rows("SELECT stage_runs FROM runs WHERE run = %s", run + 1)
+    found = indexed.rows(
+        "SELECT stage_runs FROM runs JOIN videos USING (video_id) WHERE user_id = %s AND runs.run = %s",
+        USER,
+        run + 1,
+    )
     assert found[0]["stage_runs"]["ocr"] == run + 1
-
-
-def test_the_flag_off_and_on_loses_nothing(indexed: Fleet) -> None:
-    before = [scene.screen_text for scene in published(indexed).scenes]
-    indexed.stop("media", "search", "ocr")
-    indexed.start("media", "search", FEATURE_OCR="false")
-    indexed.wait_ready("media", "search")
-    rerun(indexed, "face")
-    assert states(indexed)["ocr"] == "reused"
-    assert [scene.screen_text for scene in published(indexed).scenes] == before, "what was read stays"
-    indexed.stop("media", "search")
-    indexed.start("media", "search", "ocr")
-    indexed.wait_ready("media", "search", "ocr")
-    rerun(indexed, "ocr")
-    assert states(indexed)["ocr"] == "done"
-    assert [scene.screen_text for scene in published(indexed).scenes] == before

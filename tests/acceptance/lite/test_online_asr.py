@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import wave
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -17,26 +16,9 @@ from shared import errors
 from shared.contracts import TranscribedAudio
 from tests.contracts.candidates import sample_words
 from tests.support.clips import Shot, make_clip
-from tests.support.fleet import Fleet, fleet_over
-from tests.support.services import PostgresServer, RedisServer
+from tests.support.fleet import Fleet
 
 TASK, QUEUE = "tasks.asr.transcribe", "asr.online"
-
-
-@pytest.fixture(scope="module")
-def fleet(
-    postgres: PostgresServer, redis_server: RedisServer, tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[Fleet]:
-    with fleet_over(postgres, redis_server, tmp_path_factory.mktemp("home")) as found:
-        found.start("asr")
-        found.wait_ready()
-        yield found
-
-
-@pytest.fixture(scope="module")
-def outside(fleet: Fleet) -> Celery:
-    """A program that has Celery and nothing of ours."""
-    return Celery("outside", broker=fleet.redis_url, backend=fleet.redis_url, set_as_current=False)
 
 
 @pytest.fixture(scope="module")

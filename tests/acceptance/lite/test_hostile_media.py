@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 import threading
-from collections.abc import Iterator
 from pathlib import Path
 
 import psutil
@@ -12,22 +11,11 @@ import pytest
 
 from tests.integration.test_media_costs import MEMORY_BYTES, OUTCOMES
 from tests.support.clips import Encoding, Shot, Sound, make_clip
-from tests.support.fleet import Fleet, eventually, fleet_over
+from tests.support.fleet import Fleet, eventually
 from tests.support.hostile_files import make
-from tests.support.services import PostgresServer, RedisServer
 
 #: One of each way to be expensive; the integration test has them all.
 NAMES = ("references.mp4", "skipped.ts", "exr.mov", "silence.mkv", "slow-sound.mkv", "boxes.mp4")
-
-
-@pytest.fixture(scope="module")
-def fleet(
-    postgres: PostgresServer, redis_server: RedisServer, tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[Fleet]:
-    with fleet_over(postgres, redis_server, tmp_path_factory.mktemp("home")) as found:
-        found.start("media", "search")
-        found.wait_ready()
-        yield found
 
 
 class Memory:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -15,30 +15,19 @@ from celery import Celery
 from shared.errors import Conflict, NotFound
 from tests.contracts.candidates import needs_assets, photograph, sample_picture
 from tests.faults.material import cut_clips
-from tests.support.fleet import ROOT, Fleet, eventually, fleet_over
+from tests.support.fleet import ROOT, Fleet, eventually
 from tests.support.pictures import odd, unusable
-from tests.support.services import PostgresServer, RedisServer
 from tests.support.stores import look
 
-USER, VIDEO = "u1", "sample"
+USER, VIDEO = "finder", "sample"
 OTHER = "u3"
 
 
-@pytest.fixture(scope="module")
-def fleet(
-    postgres: PostgresServer,
-    redis_server: RedisServer,
-    tmp_path_factory: pytest.TempPathFactory,
-    sample: Path,
-) -> Iterator[Fleet]:
-    """A fleet that has indexed the sample before anybody was enrolled."""
-    off = {"FEATURE_SEMANTIC_SEARCH": "false", "FEATURE_OCR": "false"}
-    with fleet_over(postgres, redis_server, tmp_path_factory.mktemp("home"), **off) as found:
-        found.start("media", "asr", "face", "housekeeping", "search")
-        found.wait_ready()
-        found.process(sample, VIDEO)
-        assert found.wait_ended([VIDEO], within_s=240)[VIDEO].published_run == 1
-        yield found
+@pytest.fixture(scope="module", autouse=True)
+def video(fleet: Fleet, sample: Path) -> None:
+    """The sample is indexed before anybody was enrolled."""
+    fleet.process(sample, VIDEO, USER)
+    assert fleet.wait_ended([VIDEO], within_s=240, user_id=USER)[VIDEO].published_run == 1
 
 
 @pytest.fixture(scope="module")
@@ -76,8 +65,9 @@ def scenes_of(fleet: Fleet, name: str) -> dict[int, tuple[float, int]]:
         row["idx"]: (row["confidence"], row["frame_count"])
         for row in fleet.rows(
             "SELECT idx, confidence, frame_count FROM scene_people JOIN scenes USING (scene_id)"
-            " JOIN people USING (person_id) WHERE name = %s AND live",
+            " JOIN people USING (person_id) WHERE name = %s AND live AND people.user_id = %s",
             name,
+            USER,
         )
     }
 
@@ -316,19 +306,6 @@ def test_a_new_name_reaches_the_sidecars_in_a_new_revision(fleet: Fleet) -> None
     eventually(lambda: names_in(fleet) == {"Ann"}, within_s=60, what="the name is back")
 
 
-def test_not_her_and_undone(fleet: Fleet) -> None:
-    (ann,) = (person for person in fleet.client.people(USER).people if person.name == "Ann")
-    (face, *_) = fleet.client.faces(USER, ann.person_id).faces
-    event = fleet.client.judge_faces(USER, ann.person_id, [face.track_id], is_person=False).event_id
-    assert event is not None
-    assert scenes_of(fleet, "Ann").keys() == {
-        idx for idx in astronauts_scenes(fleet) if len(fleet.client.faces(USER, ann.person_id).faces) > 0
-    }
-    fleet.client.undo(USER, event)
-    assert set(scenes_of(fleet, "Ann")) == astronauts_scenes(fleet)
-    assert [found.kind for found in fleet.client.people_events(USER).events[:2]] == ["undo", "reject"]
-
-
 def test_the_tables_are_for_people(fleet: Fleet) -> None:
     done = fleet.command("people", "list", "--user", USER)
     assert done.returncode == 0 and "Ann" in done.stdout and "1/5" in done.stdout
@@ -371,7 +348,8 @@ def test_an_erased_person_is_gone_from_every_store(
     for needle in (ann.person_id, name, *hers, *vectors):
         assert before.traces([needle]), needle
     portrait = (photos / "ann.png").read_bytes()
-    assert sum(data == portrait for data in before.files.values()) == 2
+    copies = [path for path in of_users(before.files, USER, OTHER) if before.files[path] == portrait]
+    assert len(copies) == 2
 
     answer = command(fleet, "rm", name, "--yes")
     receipt = answer["receipt"]
@@ -379,11 +357,14 @@ def test_an_erased_person_is_gone_from_every_store(
     assert receipt["removed"]["face tracks"] >= 1 and set(receipt["left"].values()) == {0}
 
     after = look(fleet)
-    # The other user's photo is the same, and so is its vector.
+    # Other users have the same photo and the same film, and so the same vectors.
+    others = {
+        row["user_id"] for row in fleet.rows("SELECT user_id FROM videos UNION SELECT user_id FROM people")
+    }
     left = {
         place: mine
         for place, rows in after.traces([ann.person_id, *hers, *vectors]).items()
-        if (mine := [row for row in rows if row not in _of(OTHER, rows)])
+        if (mine := [row for row in rows if not (others - {USER}) & set(row.split("\t"))])
     }
     # The tombstone, the event and the job of the erasure: the id, no name, no photo, no vector.
     assert {table: len(rows) for table, rows in left.items()} == {"people": 1, "people_events": 1, "jobs": 1}
@@ -392,23 +373,30 @@ def test_an_erased_person_is_gone_from_every_store(
     # Her name is still the other user's.
     for place, rows in after.traces([name]).items():
         assert f"/{OTHER}/" in place or (place in after.rows and rows == _of(OTHER, rows)), (place, rows)
-    assert [path for path, data in after.files.items() if data == portrait] == [
-        path for path in before.files if namesake in path
-    ]
+    assert (
+        [path for path in copies if path in after.files]
+        == [path for path in copies if namesake in path]
+        != []
+    )
 
     # Nobody else has lost or changed anything.
     for table in before.rows:
         assert _of(OTHER, after.rows[table]) == _of(OTHER, before.rows[table]), table
-    own = {path for path in before.files if f"/{OTHER}/" in path}
+    own = of_users(before.files, OTHER)
     assert own and all(after.files[path] == before.files[path] for path in own)
-    kept = {path for path in before.files if f"/{USER}/" in path and path in after.files}
+    kept = of_users(before.files, USER) & after.files.keys()
     assert all(after.files[path] == before.files[path] for path in kept)
-    gone = before.files.keys() - after.files.keys()
+    gone = of_users(before.files, USER) - after.files.keys()
     assert len(gone) == 5 + len(astronauts_scenes(fleet)), "her photos and the sidecars that named her"
     assert names_in(fleet) == set()
     assert fleet.client.person(USER, ann.person_id).state == "erased"
     with pytest.raises(Conflict, match="was erased"):
         fleet.client.create_person(USER, "Ann", person_id=ann.person_id)
+
+
+def of_users(files: Iterable[str], *users: str) -> set[str]:
+    """The paths that belong to these users."""
+    return {path for path in files if any(f"/{user}/" in path for user in users)}
 
 
 def _of(user: str, rows: list[str]) -> list[str]:

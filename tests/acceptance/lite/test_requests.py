@@ -3,61 +3,25 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-import psycopg
 import pytest
 
 from shared.contracts import Receipt, SearchAnswer, VideoStatus
 from shared.errors import Conflict, InvalidRequest, NotFound
 from shared.routing import wake_up_task
 from tests.support.clips import Shot, make_clip
-from tests.support.excerpt import write_excerpt
-from tests.support.fleet import Fleet, eventually, fleet_over
+from tests.support.fleet import Fleet, eventually
 from tests.support.injection import Injection
-from tests.support.services import PostgresServer, RedisServer
+from tests.support.threads import at_once
 
 USER = "u1"
-#: Tables whose rows belong to one video, and how to find them.
-OWNED = {
-    "scenes": "video_id IN (SELECT video_id FROM videos WHERE external_id = %s)",
-    "jobs": "video_id IN (SELECT video_id FROM videos WHERE external_id = %s)",
-    "runs": "video_id IN (SELECT video_id FROM videos WHERE external_id = %s)",
-    "transcript_parts": "video_id IN (SELECT video_id FROM videos WHERE external_id = %s)",
-    "embeddings": "scene_id IN (SELECT scene_id FROM scenes WHERE video_id IN (SELECT video_id FROM videos WHERE external_id = %s))",
-    "faces": "scene_id IN (SELECT scene_id FROM scenes WHERE video_id IN (SELECT video_id FROM videos WHERE external_id = %s))",
-}
-
-
-@pytest.fixture(scope="module")
-def injection(tmp_path_factory: pytest.TempPathFactory) -> Injection:
-    return Injection(tmp_path_factory.mktemp("injection"))
-
-
-@pytest.fixture(scope="module")
-def fleet(
-    postgres: PostgresServer,
-    redis_server: RedisServer,
-    tmp_path_factory: pytest.TempPathFactory,
-    injection: Injection,
-) -> Iterator[Fleet]:
-    """A ready fleet that obeys the injection; two media children, so that a new run can overtake an old attempt."""
-    with fleet_over(postgres, redis_server, tmp_path_factory.mktemp("home")) as found:
-        obeying: dict[str, Any] = injection.environment()
-        found.start("media", concurrency=2, **obeying)
-        found.start("asr", "text", "face", "ocr", "housekeeping", "search", **obeying)
-        found.wait_ready()
-        yield found
-
-
-@pytest.fixture(scope="module")
-def spoken(tmp_path_factory: pytest.TempPathFactory, sample: Path) -> Path:
-    path = tmp_path_factory.mktemp("clips") / "spoken.mp4"
-    write_excerpt(sample, path)
-    return path
+#: Tables whose rows belong to one video.
+OWNED = ("scenes", "jobs", "runs", "transcript_parts", "embeddings", "faces", "screen_texts")
 
 
 @pytest.fixture(scope="module")
@@ -80,10 +44,11 @@ def settle(fleet: Fleet, video_id: str) -> None:
     """Wait until the ledger has nothing to do now for this video, its sweep included."""
 
     def idle() -> bool:
-        return not fleet.rows(
-            "SELECT job_id FROM jobs WHERE video_id IN (SELECT video_id FROM videos WHERE external_id = %s) AND (state = 'running' OR lease_until > clock_timestamp()"
-            " OR state = 'queued' AND not_before < clock_timestamp() + interval '1 minute')",
+        return not fleet.of_video(
+            "jobs",
             video_id,
+            "state = 'running' OR lease_until > clock_timestamp()"
+            " OR state = 'queued' AND not_before < clock_timestamp() + interval '1 minute'",
         )
 
     eventually(idle, within_s=60, what=f"{video_id} has settled")
@@ -103,40 +68,19 @@ def keys(fleet: Fleet, video_id: str) -> dict[str, set[str]]:
 
 def assert_only_run_left(fleet: Fleet, video_id: str) -> None:
     """What is stored is what is published: one row per thing, one object per key, nothing of older runs."""
-    scenes = fleet.rows(
-        "SELECT * FROM scenes WHERE video_id IN (SELECT video_id FROM videos WHERE external_id = %s) ORDER BY idx",
-        video_id,
-    )
+    scenes = sorted(fleet.of_video("scenes", video_id), key=lambda scene: scene["idx"])
     assert [scene["idx"] for scene in scenes] == list(range(len(scenes)))
     assert all(scene["live"] for scene in scenes)
-    (run,) = fleet.rows(
-        "SELECT r.stage_runs FROM runs r JOIN videos v ON v.video_id = r.video_id AND v.published_run = r.run"
-        " WHERE v.video_id IN (SELECT video_id FROM videos WHERE external_id = %s)",
-        video_id,
-    )
+    (video,) = fleet.of_video("videos", video_id)
+    (run,) = fleet.of_video("runs", video_id, f"run = {video['published_run']}")
     made = run["stage_runs"]
     assert {scene["split_version"] for scene in scenes} == {made["split"]}
-    vectors = fleet.rows(
-        "SELECT e.scene_id, e.ordinal, e.run FROM embeddings e JOIN scenes s USING (scene_id) WHERE s.video_id IN (SELECT video_id FROM videos WHERE external_id = %s)",
-        video_id,
-    )
-    assert {row["run"] for row in vectors} <= {made["text"]}
+    for table, stage in {
+        "embeddings": "text", "faces": "face", "screen_texts": "ocr", "transcript_parts": "asr"
+    }.items():  # fmt: skip
+        assert {row["run"] for row in fleet.of_video(table, video_id)} <= {made[stage]}, table
+    vectors = fleet.of_video("embeddings", video_id)
     assert len(vectors) == sum(bool(scene["transcript"]) for scene in scenes)
-    faces = fleet.rows(
-        "SELECT f.run FROM faces f JOIN scenes s USING (scene_id) WHERE s.video_id IN (SELECT video_id FROM videos WHERE external_id = %s)",
-        video_id,
-    )
-    assert {row["run"] for row in faces} <= {made["face"]}
-    lines = fleet.rows(
-        "SELECT t.run FROM screen_texts t JOIN scenes s USING (scene_id) WHERE s.video_id IN (SELECT video_id FROM videos WHERE external_id = %s)",
-        video_id,
-    )
-    assert {row["run"] for row in lines} <= {made["ocr"]}
-    heard = fleet.rows(
-        "SELECT run FROM transcript_parts WHERE video_id IN (SELECT video_id FROM videos WHERE external_id = %s)",
-        video_id,
-    )
-    assert {row["run"] for row in heard} <= {made["asr"]}
     expected = {scene["sidecar_key"] for scene in scenes}
     expected |= {keyframe["key"] for scene in scenes for keyframe in scene["keyframes"]}
     found = keys(fleet, video_id)
@@ -483,16 +427,14 @@ def test_retry_without_anything_failed_is_refused(fleet: Fleet, published: str) 
 
 def assert_forgotten(fleet: Fleet, video_id: str) -> None:
     """Nothing is left of a video but its tombstone and the erase jobs."""
-    left = {
-        table: fleet.rows(f"SELECT * FROM {table} WHERE {where}", video_id) for table, where in OWNED.items()
-    }
+    left = {table: fleet.of_video(table, video_id) for table in OWNED}
     assert {job["stage"] for job in left.pop("jobs")} <= {"erase_video"}
     assert not any(left.values()), left
     orphans = fleet.rows(
         "SELECT scene_id FROM embeddings WHERE scene_id NOT IN (SELECT scene_id FROM scenes)"
     )
     assert not orphans
-    (tombstone,) = fleet.rows("SELECT * FROM videos WHERE external_id = %s", video_id)
+    (tombstone,) = fleet.of_video("videos", video_id)
     assert tombstone["state"] == "deleted" and tombstone["deleted_at"] is not None
     assert tombstone["storage_key"] == "" and tombstone["media"] is None
     assert keys(fleet, video_id) == {"uploads": set(), "sidecars": set(), "tmp": set()}
@@ -558,22 +500,14 @@ def test_delete_while_a_run_is_swept_or_queued(fleet: Fleet, injection: Injectio
 def test_a_tombstoned_id_never_comes_back(fleet: Fleet, silent: Path) -> None:
     video_id = "tombstone"
     index(fleet, silent, video_id)
-    (job,) = fleet.rows(
-        "SELECT job_id FROM jobs WHERE video_id IN (SELECT video_id FROM videos WHERE external_id = %s) AND stage = 'split'",
-        video_id,
-    )
+    (job,) = fleet.of_video("jobs", video_id, "stage = 'split'")
     fleet.client.delete(video_id, USER)
     settle(fleet, video_id)
     key = fleet.upload(silent, video_id)
     with pytest.raises(Conflict, match="video tombstone was deleted: send the file under a new video id"):
         fleet.client.process(video_id, USER, key)
-    for ask in (
-        fleet.client.status,
-        fleet.client.scenes,
-        fleet.client.cancel,
-        fleet.client.retry,
-        fleet.client.rerun,
-    ):
+    client = fleet.client
+    for ask in (client.status, client.scenes, client.cancel, client.retry, client.rerun):
         with pytest.raises(NotFound, match="no video 'tombstone': check the id"):
             ask(video_id, USER)
     # Stale wake-up messages of its jobs ring for nothing.
@@ -582,24 +516,15 @@ def test_a_tombstoned_id_never_comes_back(fleet: Fleet, silent: Path) -> None:
             wake_up_task("media"), kwargs={"job_id": job["job_id"]}, queue="media", ignore_result=True
         )
     index(fleet, silent, "after-tombstone")
-    (row,) = fleet.rows("SELECT state, run FROM videos WHERE external_id = %s", video_id)
+    (row,) = fleet.of_video("videos", video_id)
     assert row["state"] == "deleted"
-    assert not fleet.rows(
-        "SELECT 1 FROM scenes WHERE video_id IN (SELECT video_id FROM videos WHERE external_id = %s)",
-        video_id,
-    )
+    assert not fleet.of_video("scenes", video_id)
 
 
 def test_another_users_video_is_out_of_reach(fleet: Fleet, published: str) -> None:
     before = fleet.client.status(published, USER)
-    for ask in (
-        fleet.client.status,
-        fleet.client.scenes,
-        fleet.client.cancel,
-        fleet.client.retry,
-        fleet.client.rerun,
-        fleet.client.delete,
-    ):
+    client = fleet.client
+    for ask in (client.status, client.scenes, client.cancel, client.retry, client.rerun, client.delete):
         with pytest.raises(NotFound):
             ask(published, "u2")
     assert fleet.client.process(published, "u2", f"uploads/u2/{published}/x.mp4").accepted
@@ -611,33 +536,15 @@ def test_another_users_video_is_out_of_reach(fleet: Fleet, published: str) -> No
 # --- the same id twice
 
 
-def at_once(times: int, ask: Callable[[int], Any]) -> list[Any]:
-    barrier = threading.Barrier(times)
-
-    def one(number: int) -> Any:
-        barrier.wait()
-        try:
-            return ask(number)
-        except Exception as error:  # noqa: BLE001 - an answer like the others
-            return error
-
-    with ThreadPoolExecutor(times) as pool:
-        return list(pool.map(one, range(times)))
-
-
 def test_the_same_video_sent_at_once_is_one_video_and_one_run(fleet: Fleet, silent: Path) -> None:
     video_id = "twice"
     key = fleet.upload(silent, video_id)
-    receipts = at_once(8, lambda _: fleet.client.process(video_id, USER, key))
+    receipts = at_once([lambda: fleet.client.process(video_id, USER, key)] * 8)
     assert sorted(receipt.accepted for receipt in receipts) == [False] * 7 + [True]
     assert {receipt.run for receipt in receipts} == {1}
     fleet.wait_ended([video_id], within_s=60)
     assert fleet.client.process(video_id, USER, key).accepted is False
-    (jobs,) = fleet.rows(
-        "SELECT count(*) AS n, max(attempt) AS attempts FROM jobs WHERE video_id IN (SELECT video_id FROM videos WHERE external_id = %s) AND stage = 'split'",
-        video_id,
-    )
-    assert (jobs["n"], jobs["attempts"]) == (1, 1)
+    assert [job["attempt"] for job in fleet.of_video("jobs", video_id, "stage = 'split'")] == [1]
     settle(fleet, video_id)
     assert_only_run_left(fleet, video_id)
 
@@ -657,18 +564,15 @@ def test_changes_at_once_leave_one_consistent_video(fleet: Fleet, silent: Path) 
     video_id = "busy"
     index(fleet, silent, video_id)
     acts = [fleet.client.rerun, fleet.client.cancel, fleet.client.rerun, fleet.client.retry] * 2
-    answers = at_once(len(acts), lambda number: acts[number](video_id, USER))
-    assert not [
-        answer for answer in answers if isinstance(answer, Exception) and not isinstance(answer, Conflict)
-    ]
+
+    def change(act: Callable[..., Any]) -> None:
+        with suppress(Conflict):
+            act(video_id, USER)
+
+    at_once([partial(change, act) for act in acts])
     fleet.client.rerun(video_id, USER)
     (status,) = fleet.wait_ended([video_id], within_s=60).values()
     settle(fleet, video_id)
     assert status.state == "indexed"
     assert_only_run_left(fleet, video_id)
-    with psycopg.connect(fleet.postgres_url) as connection:
-        open_runs = connection.execute(
-            "SELECT run FROM runs WHERE video_id IN (SELECT video_id FROM videos WHERE external_id = %s) AND ended_at IS NULL",
-            (video_id,),
-        ).fetchall()
-    assert open_runs == []
+    assert fleet.of_video("runs", video_id, "ended_at IS NULL") == []

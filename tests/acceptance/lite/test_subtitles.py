@@ -6,7 +6,6 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -16,46 +15,35 @@ import pytest
 
 from shared.errors import Conflict, InvalidRequest, NotFound
 from shared.subtitles import SubtitleFormat
+from tests.acceptance.lite.conftest import VIEWER
 from tests.support.clips import Shot, make_clip
-from tests.support.excerpt import write_excerpt
 from tests.support.figures import RecordFigure
-from tests.support.fleet import ROOT, Fleet, fleet_over
-from tests.support.services import PostgresServer, RedisServer
+from tests.support.fleet import ROOT, Fleet
 from tests.unit.test_subtitles import FORMATS, read, segment, spoken
 
-USER = "u1"
+#: Whose the clips are that are not the sample.
+OWNER = "owner"
 
 
-@pytest.fixture(scope="module")
-def indexed(
-    postgres: PostgresServer,
-    redis_server: RedisServer,
-    tmp_path_factory: pytest.TempPathFactory,
-    sample: Path,
-) -> Iterator[Fleet]:
-    """A fleet that has indexed the sample, four seconds of it, and a silent clip."""
-    clips = tmp_path_factory.mktemp("clips")
-    write_excerpt(sample, clips / "excerpt.mp4")
-    make_clip(clips / "silent.mp4", [Shot(seed=1, frames=20), Shot(seed=2, frames=20)])
-    with fleet_over(postgres, redis_server, tmp_path_factory.mktemp("home")) as fleet:
-        fleet.start()
-        fleet.wait_ready()
-        fleet.process(sample, "sample")
-        fleet.process(clips / "excerpt.mp4", "excerpt")
-        fleet.process(clips / "silent.mp4", "silent")
-        for status in fleet.wait_ended(["sample", "excerpt", "silent"], within_s=300).values():
-            assert status.state == "indexed", status
-        yield fleet
+@pytest.fixture(scope="module", autouse=True)
+def clips(fleet: Fleet, spoken: Path, tmp_path_factory: pytest.TempPathFactory) -> None:
+    """Four seconds of the sample and a silent clip are indexed."""
+    silent = tmp_path_factory.mktemp("clips") / "silent.mp4"
+    make_clip(silent, [Shot(seed=1, frames=20), Shot(seed=2, frames=20)])
+    fleet.process(spoken, "excerpt", OWNER)
+    fleet.process(silent, "silent", OWNER)
+    ended = fleet.wait_ended(["excerpt", "silent"], within_s=300, user_id=OWNER)
+    assert {status.state for status in ended.values()} == {"indexed"}, ended
 
 
 @pytest.mark.parametrize("format", FORMATS)
 def test_the_words_of_the_sample_at_their_times(indexed: Fleet, format: SubtitleFormat) -> None:
-    found = indexed.client.subtitles("sample", USER, format=format)
+    found = indexed.client.subtitles("sample", VIEWER, format=format)
     assert (found.video_id, found.format, found.language) == ("sample", format, "en")
     cues = read(found.text, format)
     truth = json.loads((ROOT / "samples" / "truth.json").read_text())
     heard = " ".join(" ".join(cue.lines) for cue in cues)
-    scenes = indexed.client.scenes("sample", USER).scenes
+    scenes = indexed.client.scenes("sample", VIEWER).scenes
     assert heard.split() == " ".join(scene.transcript for scene in scenes).split()
     said = " ".join(" ".join(scene["words"]) for scene in truth["scenes"])
     assert jiwer.wer(said.lower(), heard.lower()) < 0.15
@@ -69,13 +57,13 @@ def test_the_words_of_the_sample_at_their_times(indexed: Fleet, format: Subtitle
 
 def test_words_across_a_cut_share_cues(indexed: Fleet) -> None:
     """The excerpt's cut falls into a sentence."""
-    cut_s = indexed.client.scenes("excerpt", USER).scenes[1].start_s
-    cues = read(indexed.client.subtitles("excerpt", USER).text, "srt")
+    cut_s = indexed.client.scenes("excerpt", OWNER).scenes[1].start_s
+    cues = read(indexed.client.subtitles("excerpt", OWNER).text, "srt")
     assert any(cue.start_ms < cut_s * 1000 < cue.end_ms for cue in cues), (cut_s, cues)
 
 
 def test_a_silent_video_has_a_valid_empty_file(indexed: Fleet) -> None:
-    srt, vtt = (indexed.client.subtitles("silent", USER, format=format) for format in FORMATS)
+    srt, vtt = (indexed.client.subtitles("silent", OWNER, format=format) for format in FORMATS)
     assert (srt.text, srt.language) == ("", None)
     assert (vtt.text, vtt.language) == ("WEBVTT\n", None)
 
@@ -84,22 +72,22 @@ def test_others_and_odd_requests_get_a_sentence(indexed: Fleet) -> None:
     with pytest.raises(NotFound, match="no video 'sample'"):
         indexed.client.subtitles("sample", "u2")
     with pytest.raises(NotFound, match="no video 'nothing'"):
-        indexed.client.subtitles("nothing", USER)
+        indexed.client.subtitles("nothing", VIEWER)
     with pytest.raises(InvalidRequest, match="format='ass' is not acceptable"):
-        indexed.client.subtitles("sample", USER, format="ass")  # type: ignore[arg-type]
+        indexed.client.subtitles("sample", VIEWER, format="ass")  # type: ignore[arg-type]
 
 
 def test_a_video_that_is_not_indexed_is_not_called_silent(indexed: Fleet) -> None:
     with psycopg.connect(indexed.postgres_url, autocommit=True) as connection:
         connection.execute(
             "INSERT INTO videos (video_id, user_id, external_id, storage_key, state, run) VALUES ('new', %s, 'new', 'k', 'processing', 1)",
-            [USER],
+            [OWNER],
         )
         try:
             with pytest.raises(Conflict, match="video new is processing and has no published scenes"):
-                indexed.client.subtitles("new", USER)
+                indexed.client.subtitles("new", OWNER)
         finally:
-            connection.execute("DELETE FROM videos WHERE external_id = 'new'")
+            connection.execute("DELETE FROM videos WHERE video_id = 'new'")
 
 
 def test_twelve_hours_of_speech_pass_through_redis(indexed: Fleet, record_figure: RecordFigure) -> None:
@@ -107,14 +95,14 @@ def test_twelve_hours_of_speech_pass_through_redis(indexed: Fleet, record_figure
     words = "and so it goes on and on without an end in sight or a reason why it should ever have one"
     with psycopg.connect(indexed.postgres_url, autocommit=True) as connection:
         (before,) = connection.execute(
-            "SELECT segments FROM scenes WHERE video_id IN (SELECT video_id FROM videos WHERE external_id = 'silent') AND idx = 0"
+            "SELECT segments FROM scenes WHERE video_id IN (SELECT video_id FROM videos WHERE external_id = 'silent' AND user_id = 'owner') AND idx = 0"
         ).fetchone()  # type: ignore[misc]
         segments = [segment(*spoken(words, n * 6.0, each_s=0.25)) for n in range(7200)]
-        change = "UPDATE scenes SET segments = %s, language = %s WHERE video_id IN (SELECT video_id FROM videos WHERE external_id = 'silent') AND idx = 0"
+        change = "UPDATE scenes SET segments = %s, language = %s WHERE video_id IN (SELECT video_id FROM videos WHERE external_id = 'silent' AND user_id = 'owner') AND idx = 0"
         connection.execute(change, [json.dumps(segments), "en"])
         try:
             for format in FORMATS:
-                found = indexed.client.subtitles("silent", USER, format=format)
+                found = indexed.client.subtitles("silent", OWNER, format=format)
                 cues = read(found.text, format)
                 record_figure(f"{len(cues)} cues as {format}", f"{len(found.text) / 1e6:.1f} MB")
                 assert len(cues) >= 7200 and len(found.text) > 10**6
@@ -129,7 +117,7 @@ def test_twelve_hours_of_speech_pass_through_redis(indexed: Fleet, record_figure
 def run(fleet: Fleet, *arguments: str, cwd: Path, status: int = 0) -> subprocess.CompletedProcess[bytes]:
     environment = {
         **fleet.process_environment(),
-        "SCENEFLEET_USER": USER,
+        "SCENEFLEET_USER": VIEWER,
         "PYTHONPATH": str(ROOT),
         "LC_ALL": "C",
     }
@@ -143,14 +131,14 @@ def run(fleet: Fleet, *arguments: str, cwd: Path, status: int = 0) -> subprocess
 
 def test_the_command_writes_to_stdout(indexed: Fleet, tmp_path: Path) -> None:
     found = run(indexed, "sample", cwd=tmp_path)
-    assert found.stdout.decode() == indexed.client.subtitles("sample", USER).text
+    assert found.stdout.decode() == indexed.client.subtitles("sample", VIEWER).text
     assert found.stderr == b""
     found = run(indexed, "sample", "--format", "vtt", cwd=tmp_path)
     assert found.stdout.startswith(b"WEBVTT\n")
 
 
 def test_the_command_writes_a_file_and_replaces_none_unasked(indexed: Fleet, tmp_path: Path) -> None:
-    vtt = indexed.client.subtitles("sample", USER, format="vtt").text
+    vtt = indexed.client.subtitles("sample", VIEWER, format="vtt").text
     run(indexed, "sample", "-o", "a b.VTT", cwd=tmp_path)
     path = tmp_path / "a b.VTT"
     assert path.read_text() == vtt
@@ -159,7 +147,7 @@ def test_the_command_writes_a_file_and_replaces_none_unasked(indexed: Fleet, tmp
     assert refused.stderr == b"scenefleet: a b.VTT exists: --force replaces it\n"
     assert path.read_text() == vtt
     run(indexed, "sample", "-o", "a b.VTT", "--format", "srt", "--force", cwd=tmp_path)
-    assert path.read_text() == indexed.client.subtitles("sample", USER).text
+    assert path.read_text() == indexed.client.subtitles("sample", VIEWER).text
     assert [found.name for found in tmp_path.iterdir()] == ["a b.VTT"]
 
 

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import jiwer
@@ -13,28 +11,12 @@ import psycopg
 import pytest
 
 from shared.contracts import ScenePage
+from shared.errors import NotFound
+from tests.acceptance.lite.conftest import VIEWER
 from tests.support.figures import RecordFigure
-from tests.support.fleet import ROOT, Fleet, eventually, fleet_over
-from tests.support.services import PostgresServer, RedisServer
+from tests.support.fleet import ROOT, Fleet, eventually
 
 VIDEO = "sample"
-
-
-@pytest.fixture(scope="module")
-def indexed(
-    postgres: PostgresServer,
-    redis_server: RedisServer,
-    tmp_path_factory: pytest.TempPathFactory,
-    sample: Path,
-) -> Iterator[Fleet]:
-    """A fleet that has indexed the sample; its nodes still run."""
-    with fleet_over(postgres, redis_server, tmp_path_factory.mktemp("home")) as fleet:
-        fleet.start()
-        fleet.wait_ready()
-        fleet.process(sample, VIDEO)
-        status = fleet.wait_ended([VIDEO], within_s=300)[VIDEO]
-        assert status.state == "indexed", status
-        yield fleet
 
 
 @pytest.fixture(scope="module")
@@ -45,7 +27,7 @@ def truth() -> dict[str, Any]:
 
 @pytest.fixture(scope="module")
 def page(indexed: Fleet) -> ScenePage:
-    return indexed.client.scenes(VIDEO, "u1")
+    return indexed.client.scenes(VIDEO, VIEWER)
 
 
 def test_every_cut_is_found_and_no_other(
@@ -76,7 +58,7 @@ def test_word_error_rate_of_the_narration(
 
 def test_searches_return_the_right_scene_first(indexed: Fleet, truth: dict[str, Any]) -> None:
     for search in truth["searches"]:
-        answer = indexed.client.search("u1", search["query"], mode=search["mode"])
+        answer = indexed.client.search(VIEWER, search["query"], mode=search["mode"])
         assert answer.hits[0].idx == search["scene"], (search, answer.hits[:3])
         assert answer.coverage.scenes == len(truth["scenes"])
 
@@ -92,19 +74,25 @@ def test_the_astronaut_is_one_person_however_often_she_is_seen(
 def test_no_text_is_read_where_none_is_shown(indexed: Fleet, page: ScenePage) -> None:
     """The sample has no captions; its cups and engines look like zeros."""
     assert all(
-        stage.state == "done" for stage in indexed.client.status(VIDEO, "u1").stages if stage.stage == "ocr"
+        stage.state == "done" for stage in indexed.client.status(VIDEO, VIEWER).stages if stage.stage == "ocr"
     )
     assert [scene.screen_text for scene in page.scenes] == [""] * len(page.scenes)
 
 
 def test_rows_and_sidecars_are_complete_and_single(indexed: Fleet, page: ScenePage) -> None:
-    embeddings = indexed.rows("SELECT scene_id::text, count(*) AS n FROM embeddings GROUP BY scene_id")
+    embeddings = indexed.rows(
+        "SELECT scene_id::text, count(*) AS n FROM embeddings WHERE user_id = %s GROUP BY scene_id", VIEWER
+    )
     spoken = {scene.scene_id for scene in page.scenes if scene.transcript}
     assert {row["scene_id"] for row in embeddings} == spoken
     assert {row["n"] for row in embeddings} == {1}
-    sidecars = {key for key in indexed.objects() if key.startswith("sidecars/")}
+    sidecars = {key for key in indexed.objects() if key.startswith(f"sidecars/{VIEWER}/")}
     assert sidecars == {scene.sidecar_key for scene in page.scenes}
-    eventually(lambda: not indexed.objects("tmp"), within_s=60, what="the run's audio is swept")
+    eventually(
+        lambda: not [key for key in indexed.objects("tmp") if f"/{VIEWER}/" in key],
+        within_s=60,
+        what="the run's audio is swept",
+    )
 
 
 def test_sidecars_match_their_schema(indexed: Fleet, page: ScenePage) -> None:
@@ -121,14 +109,12 @@ def test_sidecars_match_their_schema(indexed: Fleet, page: ScenePage) -> None:
 
 
 def test_other_users_see_nothing(indexed: Fleet) -> None:
-    from shared.errors import NotFound
-
     for mode in ("keyword", "semantic"):
-        answer = indexed.client.search("u2", "rocket", mode=mode)  # type: ignore[arg-type]
+        answer = indexed.client.search("nobody", "rocket", mode=mode)  # type: ignore[arg-type]
         assert answer.hits == () and answer.coverage.scenes == 0
     for ask in (indexed.client.status, indexed.client.scenes, indexed.client.cancel, indexed.client.delete):
         with pytest.raises(NotFound):
-            ask(VIDEO, "u2")
+            ask(VIDEO, "nobody")
 
 
 def test_the_index_serves_semantic_search(indexed: Fleet) -> None:

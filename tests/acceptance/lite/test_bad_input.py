@@ -24,26 +24,14 @@ from kombu import Connection, Producer
 
 from shared.errors import NotFound
 from shared.routing import NODES, wake_up_task
-from tests.integration.test_media_hostile import Listener, Watch, playlist
+from tests.integration.test_media_hostile import Watch
 from tests.support.clips import Encoding, Shot, Sound, make_clip
-from tests.support.fleet import FAMILIES, Fleet, eventually, fleet_over
-from tests.support.services import PostgresServer, RedisServer
+from tests.support.fleet import FAMILIES, Fleet, eventually
 from tests.unit.media import test_probe as files
 
 USER = "u1"
 #: What the nodes of the fleet listen to.
 QUEUES = tuple(queue for family in FAMILIES for queue in NODES[family].queues)
-
-
-@pytest.fixture(scope="module")
-def fleet(
-    postgres: PostgresServer, redis_server: RedisServer, tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[Fleet]:
-    """A ready fleet that every test of this module abuses, and the last one uses."""
-    with fleet_over(postgres, redis_server, tmp_path_factory.mktemp("home")) as found:
-        found.start()
-        found.wait_ready()
-        yield found
 
 
 def pids(fleet: Fleet) -> dict[str, set[int]]:
@@ -161,24 +149,6 @@ def test_a_bad_file_gives_one_error_and_one_attempt(
     fleet.process(path, video_id)
     assert_refused(fleet, video_id, error_class, says)
     assert not list((fleet.home / "work").rglob("*.jpg"))
-
-
-@pytest.mark.parametrize("kind", ["hls", "hls-key", "concat"])
-def test_what_a_playlist_names_is_never_opened(fleet: Fleet, tmp_path: Path, kind: str) -> None:
-    secret = tmp_path / "secret.ts"
-    make_clip(secret, [Shot(seed=4, frames=25)], Encoding(size=(64, 48)))
-    listener, watch = Listener(), Watch(secret)
-    try:
-        for number, target in enumerate((str(secret), f"http://127.0.0.1:{listener.port}/secret.ts")):
-            path = tmp_path / "film.mp4"
-            path.write_text(playlist(kind, target))
-            video_id = f"names-{kind}-{number}"
-            fleet.process(path, video_id)
-            assert_refused(fleet, video_id, "BadMedia", "which only names other files")
-        assert not watch.opened() and listener.connections == 0
-    finally:
-        watch.close()
-        listener.close()
 
 
 def as_missing(place: Path, good: Path) -> None:
@@ -458,7 +428,6 @@ def send_raw(
     queue: str = "search",
     content_type: str = "application/json",
     encoding: str = "utf-8",
-    headers: dict[str, Any] | None = None,
     answered: bool = True,
 ) -> tuple[str, str]:
     """Publish a message whose body Celery would not write; the answer, if one is awaited."""
@@ -466,7 +435,7 @@ def send_raw(
     whole = {
         "lang": "py", "task": task, "id": task_id, "root_id": task_id, "parent_id": None, "group": None,
         "argsrepr": "()", "kwargsrepr": "{}", "origin": "test", "ignore_result": False,
-    } if headers is None else headers  # fmt: skip
+    }  # fmt: skip
     with Connection(fleet.redis_url) as connection:
         Producer(connection).publish(
             body,
@@ -551,84 +520,6 @@ def test_a_malformed_body_is_dropped(fleet: Fleet, body: str | bytes) -> None:
     assert answers(fleet)
 
 
-@pytest.mark.parametrize(
-    "headers",
-    [{}, {"task": None, "id": "x"}, {"task": "tasks.video.status"}, {"task": 5, "id": "x"}, {"id": "x"}],
-)
-def test_malformed_headers_are_dropped(fleet: Fleet, headers: dict[str, Any]) -> None:
-    for queue in QUEUES:
-        send_raw(fleet, "x", "[[], {}, null]", headers=headers, queue=queue, answered=False)
-    assert answers(fleet)
-
-
-def wire(**changes: Any) -> str:
-    """A whole message as kombu puts it on a Redis list."""
-    message: dict[str, Any] = {
-        "body": base64.b64encode(b"[[], {}, null]").decode(),
-        "content-encoding": "utf-8",
-        "content-type": "application/json",
-        "headers": {"lang": "py", "task": "tasks.video.status", "id": "x", "root_id": "x", "parent_id": None},
-        "properties": {
-            "correlation_id": "x",
-            "reply_to": "x",
-            "delivery_mode": 2,
-            "delivery_info": {"exchange": "", "routing_key": "search"},
-            "priority": 0,
-            "body_encoding": "base64",
-            "delivery_tag": str(uuid.uuid4()),
-        },
-    }
-    return json.dumps({name: value for name, value in {**message, **changes}.items() if value is not ...})
-
-
-HEADERS: dict[str, Any] = {"lang": "py", "task": "tasks.video.status", "id": "x", "root_id": "x"}
-WIRE: dict[str, Callable[[], str]] = {
-    "no JSON": lambda: "garbage",
-    "empty": lambda: "",
-    "a number": lambda: "5",
-    "a list": lambda: "[1]",
-    "an empty object": lambda: "{}",
-    "nested without end": lambda: "[" * DEEP,
-    "closed nesting": lambda: "[" * DEEP + "]" * DEEP,
-    "a huge number": lambda: "9" * 10_000,
-    "no properties": lambda: wire(properties=...),
-    "properties of a wrong kind": lambda: wire(properties=[1]),
-    "no body": lambda: wire(body=...),
-    "a body that is a number": lambda: wire(body=5),
-    "a body that is no base64": lambda: wire(body="%%%"),
-    "no headers": lambda: wire(headers=...),
-    "headers of a wrong kind": lambda: wire(headers=[1]),
-    "headers null": lambda: wire(headers=None),
-    "unknown encoding": lambda: wire(**{"content-encoding": "klingon"}),
-    "an encoding that is a list": lambda: wire(**{"content-encoding": [1]}),
-    "a content type that is a list": lambda: wire(**{"content-type": [1]}),
-    "an unknown task with a number for an id": lambda: wire(headers={**HEADERS, "task": "nothing", "id": 5}),
-    "an unknown task with an object for an id": lambda: wire(
-        headers={**HEADERS, "task": "nothing", "id": {}}
-    ),
-    "a task that is an object": lambda: wire(headers={**HEADERS, "task": {}}),
-    "a task that is a number": lambda: wire(headers={**HEADERS, "task": 5, "id": 5}),
-    "an id that is a list": lambda: wire(headers={**HEADERS, "id": [1]}),
-    "an id that is a number": lambda: wire(headers={**HEADERS, "id": 7}),
-    "a date that is none": lambda: wire(headers={**HEADERS, "expires": "yesterday"}),
-    "an eta that is none": lambda: wire(headers={**HEADERS, "eta": {"soon": 1}}),
-    "limits that are none": lambda: wire(headers={**HEADERS, "timelimit": "short"}),
-    "limits of text": lambda: wire(headers={**HEADERS, "timelimit": ["a", "b"]}),
-    "retries that are none": lambda: wire(headers={**HEADERS, "retries": "many"}),
-    "a group that is a number": lambda: wire(headers={**HEADERS, "group": 5}),
-    "stamps": lambda: wire(headers={**HEADERS, "stamps": 5, "stamped_headers": 5}),
-    "replaced": lambda: wire(headers={**HEADERS, "replaced_task_nesting": "x", "ignore_result": "x"}),
-}
-
-
-@pytest.mark.parametrize("name", WIRE)
-def test_garbage_on_the_wire_is_dropped(fleet: Fleet, name: str) -> None:
-    with redis.Redis.from_url(fleet.redis_url) as client:
-        for queue in ("search", "text.online", "media"):
-            client.lpush(queue, WIRE[name]())
-    assert answers(fleet)
-
-
 def test_an_oversized_message_is_refused(fleet: Fleet) -> None:
     kind, message = ask(fleet, "tasks.video.process", None, **video(storage_key="x" * 20_000_000))
     assert kind == "InvalidRequest" and "more than 4096: send storage keys, not data" in message
@@ -643,16 +534,6 @@ def test_wake_ups_with_nonsense_ring_for_nothing(fleet: Fleet, queue: str) -> No
     for body in bodies:
         send_raw(fleet, wake_up_task(queue), json.dumps(body), queue=queue, answered=False)
     assert answers(fleet)
-
-
-def test_hostile_texts_are_embedded_or_refused(fleet: Fleet) -> None:
-    texts = ["", " ", "\u202e", "🚀" * 50, "a" * 20_000, "'; DROP TABLE scenes; --", "\x01\x02", "مرحبا"]
-    for text in texts:
-        kind, message = ask(fleet, "tasks.text.embed", texts=[text])
-        assert kind == "ok", (text, kind, message)
-        vector = json.loads(message)["vectors"][0]
-        assert len(vector) == 384 and all(-1.01 <= value <= 1.01 for value in vector)
-    assert json.loads(ask(fleet, "tasks.text.embed", texts=[])[1])["vectors"] == []
 
 
 def test_after_all_that_a_good_video_is_indexed(fleet: Fleet, tmp_path: Path) -> None:

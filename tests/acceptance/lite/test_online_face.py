@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import cv2
@@ -14,8 +14,7 @@ from celery.result import AsyncResult
 
 from shared.errors import BadMedia, InvalidKey, InvalidRequest, LimitExceeded, ObjectMissing
 from tests.contracts.candidates import sample_picture
-from tests.support.fleet import Fleet, fleet_over
-from tests.support.services import PostgresServer, RedisServer
+from tests.support.fleet import Fleet
 
 USER = "u1"
 PORTRAIT, EMPTY, PHOTO = (
@@ -26,40 +25,31 @@ PORTRAIT, EMPTY, PHOTO = (
 Ask = Callable[..., dict[str, Any]]
 
 
-@pytest.fixture(scope="module")
-def fleet(
-    postgres: PostgresServer, redis_server: RedisServer, tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[Fleet]:
-    """A face node and its pictures: the astronaut of the sample, nothing at all, and her twice."""
-    with fleet_over(postgres, redis_server, tmp_path_factory.mktemp("home")) as found:
-        found.start("face")
-        portrait = sample_picture(12.5)
-        store(found, PORTRAIT, portrait)
-        store(found, EMPTY, np.full((300, 400, 3), 128, np.uint8))
-        store(found, PHOTO, np.concatenate([portrait, portrait], axis=1))
-        store(found, "faces/u2/p1/photo_1.jpg", portrait)
-        found.wait_ready()
-        yield found
+@pytest.fixture(scope="module", autouse=True)
+def pictures(fleet: Fleet) -> None:
+    """The astronaut of the sample, nothing at all, and her twice."""
+    portrait = sample_picture(12.5)
+    store(fleet, PORTRAIT, portrait)
+    store(fleet, EMPTY, np.full((300, 400, 3), 128, np.uint8))
+    store(fleet, PHOTO, np.concatenate([portrait, portrait], axis=1))
+    store(fleet, "faces/u2/p1/photo_1.jpg", portrait)
 
 
 @pytest.fixture
-def ask(fleet: Fleet) -> Iterator[Ask]:
+def ask(outside: Celery) -> Ask:
     """A bare ``send_task``, waiting for its answer."""
-    with Celery(broker=fleet.redis_url, backend=fleet.redis_url, set_as_current=False) as stranger:
 
-        def send(**kwargs: Any) -> dict[str, Any]:
-            sent: AsyncResult[Any] = stranger.send_task(
-                "tasks.face.detect", kwargs=kwargs, queue="face.online"
-            )
-            try:
-                answer: dict[str, Any] = sent.get(timeout=60)
-            finally:
-                # An error's traceback holds the handle until Redis has gone, which it would ask to unsubscribe.
-                sent.backend.remove_pending_result(sent)
-                sent.backend = None
-            return answer
+    def send(**kwargs: Any) -> dict[str, Any]:
+        sent: AsyncResult[Any] = outside.send_task("tasks.face.detect", kwargs=kwargs, queue="face.online")
+        try:
+            answer: dict[str, Any] = sent.get(timeout=60)
+        finally:
+            # An error's traceback holds the handle until Redis has gone, which it would ask to unsubscribe.
+            sent.backend.remove_pending_result(sent)
+            sent.backend = None
+        return answer
 
-        yield send
+    return send
 
 
 def store(fleet: Fleet, key: str, picture: np.ndarray) -> None:
@@ -185,5 +175,5 @@ def test_the_node_lives_on(fleet: Fleet, ask: Ask) -> None:
     """Last: after all that was refused, the same process with the same model answers."""
     assert fleet.nodes["face"].process.poll() is None
     assert len(ask(user_id=USER, storage_keys=[PORTRAIT])["pictures"][0]["faces"]) == 1
-    (state,) = fleet.node_states().values()
+    state = fleet.node_states()["face"]
     assert '"loads":1' in state["models"].replace(" ", "")

@@ -18,10 +18,9 @@ import redis
 
 from local.servers.ports import find_free_port
 from shared.routing import TASK_QUEUE
+from tests.acceptance.lite.conftest import CONCURRENCY
 from tests.support.clips import Shot, make_clip
-from tests.support.excerpt import write_excerpt
-from tests.support.fleet import FAMILIES, ROOT, Fleet, eventually, fleet_over
-from tests.support.services import PostgresServer, RedisServer
+from tests.support.fleet import FAMILIES, ROOT, Fleet, eventually
 
 USER = "u1"
 CELERY = str(Path(sys.executable).with_name("celery"))
@@ -41,16 +40,6 @@ for line in sys.stdin:
         answer = {"error": type(error).__name__, "message": str(error)}
     print(json.dumps(answer), flush=True)
 """
-
-
-@pytest.fixture(scope="module")
-def fleet(
-    postgres: PostgresServer, redis_server: RedisServer, tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[Fleet]:
-    with fleet_over(postgres, redis_server, tmp_path_factory.mktemp("home")) as found:
-        found.start()
-        found.wait_ready()
-        yield found
 
 
 @pytest.fixture(scope="module")
@@ -113,10 +102,9 @@ def stranger(fleet: Fleet, bare_python: list[str], tmp_path: Path) -> Iterator[S
 
 
 def test_a_process_without_anything_of_ours_can_do_everything(
-    fleet: Fleet, stranger: Stranger, sample: Path, tmp_path: Path
+    fleet: Fleet, stranger: Stranger, spoken: Path
 ) -> None:
-    write_excerpt(sample, tmp_path / "film.mp4")
-    key = fleet.upload(tmp_path / "film.mp4", "bare")
+    key = fleet.upload(spoken, "bare")
     receipt = stranger.video("process", "bare", storage_key=key)["ok"]
     assert receipt == {
         "version": 1, "video_id": "bare", "user_id": USER, "state": "uploaded", "run": 1, "accepted": True
@@ -136,7 +124,9 @@ def test_a_process_without_anything_of_ours_can_do_everything(
     rest = stranger.video("scenes", "bare", after_idx=0)["ok"]
     assert [scene["idx"] for scene in rest["scenes"]] == [1] and rest["next_after_idx"] is None
     for query, mode, first in (("rocket", "keyword", 0), ("a spaceship", "semantic", 0)):
-        found = stranger.ask("tasks.search.scenes", user_id=USER, query=query, mode=mode)["ok"]
+        found = stranger.ask("tasks.search.scenes", user_id=USER, query=query, mode=mode, video_id="bare")[
+            "ok"
+        ]
         assert (found["mode"], found["hits"][0]["idx"]) == (mode, first)
     assert stranger.video("cancel", "bare")["ok"]["accepted"] is False
     refused = stranger.video("retry", "bare")
@@ -205,9 +195,8 @@ def test_inspect_works(fleet: Fleet) -> None:
     assert set(registered) == nodes
     assert all(set(TASK_QUEUE) <= set(tasks) for tasks in registered.values())
     stats = json.loads(celery(fleet, "-A", "worker.app", "inspect", "stats", "--json"))
-    assert {name: found["pool"]["max-concurrency"] for name, found in stats.items()} == dict.fromkeys(
-        nodes, 1
-    )
+    processes = {f"{family}@{host}": CONCURRENCY.get(family, 1) for family in FAMILIES}
+    assert {name: found["pool"]["max-concurrency"] for name, found in stats.items()} == processes
     queues = json.loads(celery(fleet, "-A", "worker.app", "inspect", "active_queues", "--json"))
     assert [queue["name"] for queue in queues[f"text@{host}"] if not queue["name"].startswith("gate")] == [
         "text.online",
