@@ -167,7 +167,7 @@ from shared import graph, routing
 from shared.settings import Settings
 from worker.models.cache import PROVIDERS, ModelCache
 from worker.models.catalog import load_catalog
-from worker.runtime import make_plan
+from worker.runtime import make_policy
 import tasks.jobs
 catalog, settings = load_catalog(), Settings()
 cache = ModelCache(catalog, catalog.active(settings), ["sound"])
@@ -175,7 +175,7 @@ print(json.dumps({
     "broken": graph.PLUGINS.broken, "node": routing.NODES["sound"].queues, "model": cache.has("sound"),
     "order": graph.PIPELINE_NAMES[-2:], "waits": "sounds" in graph.SIDECAR.after, "limit": routing.queue_limit_s("sound"),
     "task": "sound" in tasks.jobs.WORK, "provider": PROVIDERS["sound", "beats"],
-    "skips": make_plan(settings, catalog).skips.get("sounds"), "alone": sorted(graph.with_stand_ins(["sounds"])),
+    "skips": make_policy(settings, catalog).skips.get("sounds"), "alone": sorted(graph.with_stand_ins(["sounds"])),
 }))
 """
     done = subprocess.run(
