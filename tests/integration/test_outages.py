@@ -12,6 +12,7 @@ from sqlalchemy.exc import OperationalError
 from sqlalchemy.orm import Session
 
 from db.engine import make_engine, set_engine, with_database_retry
+from db.ledger import attempts
 from shared.errors import ObjectMissing, StorageUnavailable
 from shared.settings import Settings
 from tests.faults.proxy import LossyProxy
