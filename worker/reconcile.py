@@ -212,7 +212,7 @@ def queue_usage() -> None:
 def missing_wake_ups() -> None:
     """Per queue, bring the queue's length up to the number of claimable jobs, never beyond: no storm of wake-up messages.
 
-    Messages taken but not acknowledged are not counted: those of a dead worker ring only after the visibility
+    Messages taken but not acknowledged are not counted: those of a dead worker are delivered again only after the visibility
     timeout, and the live ones are no more than there are workers.
     """
     if not _find(claims.claimable):

@@ -57,7 +57,7 @@ def work(queue: str, runtime: Runtime) -> dict[str, Any]:
         outcome = _run(claimed, runtime)
         log.info("job ended", outcome=outcome, seconds=round(time.monotonic() - started, 3))
     if settings.user_max_running_jobs:
-        # Its user's next job may have rung while this one was in its way.
+        # The message of its user's next job may have found this one in its way.
         notify([WakeUp(queue, claimed.job_id)])
     return {**shown, "outcome": outcome}
 

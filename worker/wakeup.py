@@ -1,4 +1,4 @@
-"""Ringing: a Celery message that says a queue has work. Losing one loses nothing, the reconciler rings again."""
+"""Wake-up messages: each says that a queue has work. Losing one loses nothing: the reconciler sends another."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ log = get_logger(__name__)
 
 
 def notify(wake_ups: Iterable[WakeUp], connection: Any = None) -> int:
-    """Send one message per wake-up message through the default exchange. Returns how many went out."""
+    """Send wake-up messages through the default exchange. Returns how many went out."""
     sent = 0
     try:
         for wake_up in wake_ups:
