@@ -627,8 +627,8 @@ def test_a_run_ends_without_the_stage_of_a_package_that_is_gone() -> None:
         run.stage_runs = {**run.stage_runs, "gone": 1}
         session.execute(
             text(
-                "INSERT INTO jobs (subject_id, video_id, user_id, queue, run, stage, part, max_failures, account)"
-                " SELECT subject_id, video_id, user_id, q.queue, run, 'gone', q.part, max_failures, account"
+                "INSERT INTO jobs (subject_id, video_id, user_id, queue, run, stage, part, max_failures)"
+                " SELECT subject_id, video_id, user_id, q.queue, run, 'gone', q.part, max_failures"
                 " FROM jobs, (VALUES ('gone', 0), ('media', 1)) q (queue, part) WHERE stage = 'split'"
             )
         )
@@ -658,16 +658,18 @@ def test_a_run_ends_without_the_stage_of_a_package_that_is_gone() -> None:
     assert "gone" not in stages()
 
 
-def test_only_the_job_of_a_package_that_is_gone_holds_up_a_run_that_is_advanced_again() -> None:
+def test_a_run_that_waits_only_for_a_stage_that_is_gone_is_advanced() -> None:
     accept()
     split(must_claim())
-    transact(lambda session: session.execute(update(Job).where(Job.stage == "asr").values(stage="gone")))
-    with reading() as session:
-        assert video_runs.find_stuck(session) == []
-    for queue in ("face", "ocr"):
+    for queue in ("asr", "face", "ocr", "text"):
         run_queue(queue)
+    transact(lambda session: session.execute(update(Job).where(Job.stage == "sidecar").values(stage="gone")))
     with reading() as session:
         assert video_runs.find_stuck(session) == [KEY]
+    transact(lambda session: video_runs.advance(session, session.scalars(select(Video)).one(), POLICY))
+    with reading() as session:
+        assert video_runs.find_stuck(session) == []
+    assert stages()["sidecar"] == "queued"
 
 
 def test_a_run_opened_without_a_stage_that_is_published_ends_without_it() -> None:
