@@ -12,41 +12,17 @@ import os
 import signal
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
+
+from tests.support.wrapping import wrap_on_import
 
 Action = Literal["hold", "fail", "die"]
 When = Literal["before", "after"]
 
 _VARIABLE = "TEST_INJECTION_DIR"
 _POLL_S = 0.05
-_SITECUSTOMIZE = '''\
-"""Wraps worker.stages.run when that module is first imported (tests/support/injection.py)."""
-import importlib.util
-import sys
-
-
-class Finder:
-    def find_spec(self, name, path=None, target=None):
-        if name != "worker.stages":
-            return None
-        sys.meta_path.remove(self)
-        spec = importlib.util.find_spec(name)
-        plain = spec.loader.exec_module
-
-        def exec_module(module):
-            plain(module)
-            from tests.support import injection
-
-            stage_run = module.run
-            module.run = lambda context: injection.obey(stage_run, context)
-
-        spec.loader.exec_module = exec_module
-        return spec
-
-
-sys.meta_path.insert(0, Finder())
-'''
 
 
 class Rule:
@@ -84,8 +60,7 @@ class Injection:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         (folder / "rules").mkdir(parents=True)
-        (folder / "python").mkdir()
-        (folder / "python" / "sitecustomize.py").write_text(_SITECUSTOMIZE)
+        wrap_on_import(folder / "python", "worker.stages", __name__, "wrap")
 
     def environment(self) -> dict[str, str]:
         """For ``Fleet.start(**...)`` of every node that should obey."""
@@ -134,6 +109,11 @@ class Injection:
         whole.write_text(json.dumps(rule))
         whole.rename(path)
         return Rule(path)
+
+
+def wrap(stages: Any) -> None:
+    """In a node: let its stages obey the rules."""
+    stages.run = partial(obey, stages.run)
 
 
 def obey(stage_run: Callable[[Any], Any], context: Any) -> Any:

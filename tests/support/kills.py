@@ -3,24 +3,38 @@
 from __future__ import annotations
 
 import json
-from pathlib import Path
-
-_VARIABLE = "TEST_KILLS_DIR"
-_SITECUSTOMIZE = '''\
-"""Wraps the steps of worker.search.wait.Pending when that module is first imported (tests/support/kills.py)."""
-import importlib.util
-import json
 import os
 import signal
-import sys
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
-FOLDER = Path(os.environ["TEST_KILLS_DIR"])
+from tests.support.wrapping import wrap_on_import
+
+_VARIABLE = "TEST_KILLS_DIR"
 
 
-def pass_by(point):
+def wrap(module: Any) -> None:
+    """In a node: let the steps of a search that waits pass by the points where the test may kill."""
+    for step in ("begin", "arrive", "claim", "remove"):
+        setattr(module.Pending, step, _watched(step, getattr(module.Pending, step)))
+
+
+def _watched(name: str, plain: Callable[..., Any]) -> Callable[..., Any]:
+    def step(*args: Any, **kwargs: Any) -> Any:
+        _pass_by(f"{name}.before")
+        result = plain(*args, **kwargs)
+        # A claim that is refused is no step of the search.
+        if name != "claim" or result is not None:
+            _pass_by(f"{name}.after")
+        return result
+
+    return step
+
+
+def _pass_by(point: str) -> None:
     """Die here if the test says so, after it has been passed as often as the test says."""
-    rule = FOLDER / point
+    rule = Path(os.environ[_VARIABLE]) / point
     if not rule.exists():
         return
     left = json.loads(rule.read_text())
@@ -29,43 +43,10 @@ def pass_by(point):
         rule.write_text(json.dumps(left))
         return
     left["times"] -= 1
-    with (FOLDER / (point + ".met")).open("a") as sink:
-        sink.write(f"{os.getpid()}\\n")
+    with rule.with_name(f"{point}.met").open("a") as sink:
+        sink.write(f"{os.getpid()}\n")
     rule.write_text(json.dumps(left)) if left["times"] else rule.unlink()
     os.kill(os.getpid(), signal.SIGKILL)
-
-
-def watched(name, plain):
-    def step(*args, **kwargs):
-        pass_by(name + ".before")
-        result = plain(*args, **kwargs)
-        # A claim that is refused is no step of the search.
-        if name != "claim" or result is not None:
-            pass_by(name + ".after")
-        return result
-
-    return step
-
-
-class Finder:
-    def find_spec(self, name, path=None, target=None):
-        if name != "worker.search.wait":
-            return None
-        sys.meta_path.remove(self)
-        spec = importlib.util.find_spec(name)
-        plain = spec.loader.exec_module
-
-        def exec_module(module):
-            plain(module)
-            for step in ("begin", "arrive", "claim", "remove"):
-                setattr(module.Pending, step, watched(step, getattr(module.Pending, step)))
-
-        spec.loader.exec_module = exec_module
-        return spec
-
-
-sys.meta_path.insert(0, Finder())
-'''
 
 
 class Kills:
@@ -75,8 +56,7 @@ class Kills:
         self._folder = folder / "points"
         self._python = folder / "python"
         self._folder.mkdir(parents=True)
-        self._python.mkdir()
-        (self._python / "sitecustomize.py").write_text(_SITECUSTOMIZE)
+        wrap_on_import(self._python, "worker.search.wait", __name__, "wrap")
 
     def environment(self) -> dict[str, str]:
         """For ``Fleet.start("search", **...)``."""
