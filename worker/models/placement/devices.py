@@ -30,7 +30,7 @@ _DEVICE_NAME = re.compile(
 DEVICE_NAME_FORMS = (
     "an index such as 0, a UUID such as GPU-8932f937-d72c-4106-c12f-20bd9faed9f6, or a MIG-... name"
 )
-#: The driver takes a moment to clear up after a killed process, such as the one whose place this one takes.
+#: The driver needs a moment to free the memory of a killed process, such as the one this process replaces.
 LEAVING_S = 15.0
 _LOOK_S = 0.5
 _MiB = 2**20
@@ -45,7 +45,7 @@ class Placement:
 
 
 def is_device_name(name: str) -> bool:
-    """Whether a GPU or an instance could be called so (`nvidia-smi -L` prints the names)."""
+    """Whether a name has the form of a GPU's or an instance's (`nvidia-smi -L` prints the names)."""
     return _DEVICE_NAME.fullmatch(name) is not None
 
 
@@ -144,7 +144,7 @@ def is_out_of_memory(error: BaseException) -> bool:
 
 
 def free_cache() -> None:
-    """Give cached blocks back to the device, if this process uses one."""
+    """Release cached device memory, if this process uses a device."""
     if is_cuda_initialised():
         sys.modules["torch"].cuda.empty_cache()
 
@@ -155,7 +155,7 @@ def allocated_bytes() -> int | None:
 
 
 def _require_memory(torch: Any, model: str, needed_mb: int) -> None:
-    """Touch the GPU, which shows whether it lets us in, and ask what is free; a process that just ended may still leave."""
+    """Check that the GPU can be used and has enough free memory; wait for the memory of a process that just ended."""
     deadline_s = time.monotonic() + LEAVING_S
     while True:
         problem = _find_problem(torch, model, needed_mb)
@@ -212,7 +212,7 @@ def _first_visible() -> str:
 
 
 def _tell_holders() -> str:
-    """Who else uses this process's GPU, as the end of a sentence; empty when the driver does not tell."""
+    """Other processes on this process's GPU, as the end of a sentence; empty if the driver does not report them."""
     found = list_gpus().find(_first_visible())
     if found is None:
         return ""

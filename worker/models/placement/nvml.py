@@ -20,7 +20,7 @@ class MigInstance:
 
     #: ``MIG-...``
     uuid: str
-    #: None: the driver does not tell this process.
+    #: None: the driver does not report it to this process.
     total_mb: int | None
     free_mb: int | None
 
@@ -34,7 +34,7 @@ class Gpu:
     #: ``GPU-...``
     uuid: str
     name: str
-    #: None: the driver does not tell this process.
+    #: None: the driver does not report it to this process.
     total_mb: int | None
     free_mb: int | None
     #: Exclusive-process mode: one process at a time.
@@ -49,10 +49,10 @@ class Gpu:
 
 @dataclass(frozen=True)
 class Survey:
-    """What NVML told."""
+    """The GPUs that NVML reports."""
 
     gpus: tuple[Gpu, ...] = ()
-    #: Why it told nothing; empty: it could.
+    #: Why it could not be asked; empty: it could.
     problem: str = ""
 
     def find(self, device: str) -> Gpu | MigInstance | None:
@@ -66,7 +66,7 @@ class Survey:
     def describe(self) -> str:
         """The GPUs there are, for the end of a sentence."""
         if self.problem:
-            return f"what there is can't be told: {self.problem}"
+            return f"the GPUs are unknown: {self.problem}"
         return "there is " + ("; ".join(map(str, self.gpus)) or "no GPU")
 
 
@@ -99,7 +99,7 @@ class _NvmlAbsent(Exception):
 
 @contextmanager
 def _library() -> Iterator[Any]:
-    """The library, started and stopped; whatever it complains of becomes ``_NvmlAbsent``."""
+    """The library, started and stopped; its errors become ``_NvmlAbsent``."""
     try:
         import pynvml
     except ImportError:

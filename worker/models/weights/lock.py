@@ -30,7 +30,7 @@ class LockedFile(BaseModel):
 
 
 class Entry(BaseModel):
-    """What was pulled of one model."""
+    """The pulled files of one model."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -85,7 +85,7 @@ def changing(models_dir: Path) -> Iterator[dict[str, Entry]]:
 
 
 def _opened(path: Path, mode: str) -> IO[str]:
-    """Open a file of ours for writing, one that is made then for this user only."""
+    """Open a file for writing; a new one is readable by this user only."""
     flags = os.O_WRONLY | os.O_CREAT | (os.O_APPEND if mode == "a" else os.O_TRUNC)
     return os.fdopen(os.open(path, flags, FILE_MODE), mode, encoding="utf-8")
 
