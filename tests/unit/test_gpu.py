@@ -209,9 +209,9 @@ def test_names_of_devices_have_a_shape(name: str, known: bool) -> None:
 
 
 def test_each_slot_sees_its_own_device(driver: FakeNvml) -> None:
-    gpus = ("1", UUIDS[0])
-    for slot, device in enumerate(gpus):
-        assert devices.pin(gpus, slot) == device
+    named = ("1", UUIDS[0])
+    for slot, device in enumerate(named):
+        assert devices.pin(named, slot) == device
         assert os.environ["CUDA_VISIBLE_DEVICES"] == device
         assert os.environ["CUDA_DEVICE_ORDER"] == "PCI_BUS_ID"
 
@@ -231,7 +231,7 @@ def test_a_device_that_is_not_there_is_refused_with_what_there_is(driver: FakeNv
 
 
 @pytest.mark.parametrize(
-    ("gpus", "slot", "said"),
+    ("named", "slot", "said"),
     [
         (("0",), 1, "slot 1 has no GPU"),
         (("gpu0",), 0, "'gpu0', which is no GPU"),
@@ -239,10 +239,10 @@ def test_a_device_that_is_not_there_is_refused_with_what_there_is(driver: FakeNv
     ],
 )
 def test_what_can_not_be_pinned_is_refused(
-    gpus: tuple[str, ...], slot: int, said: str, driver: FakeNvml
+    named: tuple[str, ...], slot: int, said: str, driver: FakeNvml
 ) -> None:
     with pytest.raises(DeviceUnavailable, match=said):
-        devices.pin(gpus, slot)
+        devices.pin(named, slot)
 
 
 def test_a_divided_gpu_stands_for_its_only_instance(driver: FakeNvml) -> None:
