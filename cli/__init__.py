@@ -1,1 +1,1 @@
-"""The ``scenefleet`` command. Imports db and shared; ``worker`` only lazily, to read the catalogue."""
+"""The ``scenefleet`` command. A package per group of commands; `db`, `local` and `worker.models` are imported when a command runs."""

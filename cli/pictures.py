@@ -1,4 +1,4 @@
-"""Pictures of this machine on their way to the fleet: what is wrong with one is said before it is uploaded."""
+"""Check pictures before they are uploaded."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ def check_picture(path: Path) -> str:
     """The content type of a picture, by its name.
 
     Raises:
-        InvalidRequest: no file, no picture by its name, or too large.
+        InvalidRequest: no file, not a picture by its name, or too large.
     """
     if not path.is_file():
         raise InvalidRequest(

@@ -1,4 +1,4 @@
-"""What the command writes: answers on stdout, everything about the work itself on stderr."""
+"""Output of the command: answers on stdout, messages on stderr."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def make_console(*, stderr: bool = False) -> Console:
 
 
 def print_whole(console: Console, table: Table) -> None:
-    """Print a table; where no screen sets a width, no cell of it is cut."""
+    """Print a table; no cell is cut unless a terminal sets the width."""
     if not console.file.isatty():
         wide = console.options.update(max_width=WIDEST_COLUMNS)
         console.width = max(console.width, Measurement.get(console, wide, table).maximum)
@@ -86,12 +86,12 @@ def answer(
 
 
 def tell(message: RenderableType, *, style: str | None = None) -> None:
-    """Write a message about the work itself to stderr; a pipe gets it as one line."""
+    """Write a message to stderr; to a pipe as one line."""
     make_console(stderr=True).print(message, style=style, soft_wrap=True)
 
 
 def write_json(value: BaseModel | Iterable[BaseModel] | dict[str, Any] | list[Any]) -> None:
-    """One JSON document on stdout."""
+    """Write one JSON document to stdout."""
     sys.stdout.write(json.dumps(_plain(value), indent=2, ensure_ascii=False) + "\n")
 
 

@@ -29,13 +29,13 @@ STOP_SERVER_S = 60
 HURRIED_STOP_S = 2.0
 NODE_GROUP = "nodes"
 
-#: Says what is being done, for people.
+#: Reports progress to people.
 Report = Callable[[str], None]
 
 
 @dataclass(frozen=True, kw_only=True)
 class NodeView:
-    """One node as ``up`` shows it."""
+    """State of a node, as ``up`` shows it."""
 
     name: str
     family: str
@@ -55,7 +55,7 @@ class NodeView:
 
 
 class Fleet:
-    """Start it, watch it, stop it; one per home folder."""
+    """The nodes and embedded services of one home folder: starts, watches and stops them."""
 
     def __init__(self, settings: Settings) -> None:
         self.home = Home(settings)
@@ -138,7 +138,7 @@ class Fleet:
         return run
 
     def _prepare(self, say: Report) -> None:
-        """Bring database and storage to where the nodes can use them; check a Redis that is not ours."""
+        """Upgrade the schema, create the buckets, and check that Redis answers."""
         from db import schema
         from db.engine import set_engine
         from shared.storage import configured_storage
@@ -190,7 +190,7 @@ class Fleet:
         return self._supervisor
 
     def view(self) -> list[NodeView]:
-        """How every node is now.
+        """The state of every node.
 
         Raises:
             Outage: the process runner ended; everything has to be stopped.
@@ -233,7 +233,7 @@ class Fleet:
         self._close()
 
     def hurry(self) -> None:
-        """Let a ``stop`` that runs in another thread end at once; nothing is lost, but no job ends in peace."""
+        """Kill the process runner, so that a ``stop`` in another thread ends at once; interrupted jobs run again later."""
         self._hurried = True
         if self._process is not None:
             self._process.kill()
@@ -297,7 +297,7 @@ def _view(node: PlannedNode, program: ProgramState, record: nodes.NodeRecord | N
 
 
 def last_error(log: Path) -> str:
-    """The reason a node wrote before it gave up, from the end of its log."""
+    """The last error in a node's log."""
     reason = f"read {log}"
     try:
         lines = log.read_bytes()[-65536:].decode(errors="replace").splitlines()

@@ -68,7 +68,7 @@ class Home:
         self._lock = handle
 
     def release(self) -> None:
-        """Give the lock back."""
+        """Release the lock."""
         if self._lock is not None:
             self._lock.truncate(0)
             self._lock.close()
@@ -91,7 +91,7 @@ class Home:
         return False
 
     def owner_pid(self) -> int | None:
-        """The process that holds the lock, as it wrote it; None when it wrote nothing."""
+        """The pid of the process that holds the lock; None if it wrote none."""
         try:
             text = self.lock_file.read_text().strip()
         except FileNotFoundError:
@@ -99,7 +99,7 @@ class Home:
         return int(text) if text.isdigit() else None
 
     def secret(self, name: str) -> str:
-        """A random password made once and kept in a file only its owner can read."""
+        """A random password, created once and kept in a file that only its owner can read."""
         known: dict[str, str] = {}
         if self.secrets_file.is_file():
             known = json.loads(self.secrets_file.read_text())
@@ -113,7 +113,7 @@ class Home:
         write_private(self.run_file, run)
 
     def read_run(self) -> dict[str, Any]:
-        """What the run file says; empty when there is none."""
+        """The content of the run file; empty if there is none."""
         try:
             run: dict[str, Any] = json.loads(self.run_file.read_text())
         except FileNotFoundError:
@@ -125,12 +125,12 @@ class Home:
 
 
 def configured_settings() -> Settings:
-    """The settings as the environment has them, without the servers that an `up` runs (or ran) here.
+    """The settings of the environment, without the servers that an `up` runs (or ran) here.
 
     Raises:
         InvalidRequest: a value is not acceptable.
     """
-    load_settings()  # says what is wrong in a sentence
+    load_settings()  # raises InvalidRequest with one sentence
     return Settings()
 
 

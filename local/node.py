@@ -1,4 +1,4 @@
-"""``scenefleet node FAMILY``: become one Celery worker node. ``node-health``: is it ready?"""
+"""Become a Celery worker node (``scenefleet node FAMILY``), and check that one is ready (``node-health``)."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ from shared.settings import child_environment, get_settings
 
 
 def check_family(family: str) -> str:
-    """The name of a kind of node.
+    """Check the name of a family.
 
     Raises:
-        InvalidRequest: there is no such kind.
+        InvalidRequest: there is no such family.
     """
     if family not in routing.NODES:
         raise InvalidRequest(f"there is no family {family!r}: use one of {', '.join(routing.NODES)}")
@@ -42,7 +42,7 @@ def celery_command(family: str, instance: str, concurrency: int, log_level: str)
 
 
 def node_environment(family: str, devices: tuple[str, ...] = ()) -> dict[str, str]:
-    """What has to stand in the environment before Celery or a model's library is imported.
+    """The environment that Celery and the models' libraries need before they are imported.
 
     A node with one process sees its GPU from the start; the processes of a larger one each choose theirs (`worker.models.placement.devices`).
     """
@@ -89,10 +89,10 @@ def run(
     gpu: str | None = None,
     starts: Path | None = None,
 ) -> None:
-    """Replace this process by the node; returns never. With ``starts``, a record of its starts, it paces them.
+    """Replace this process by the node; never returns. With ``starts``, a record of its starts, it waits before a restart.
 
     Raises:
-        InvalidRequest: no such family, GPUs that can't be meant, or no server is configured.
+        InvalidRequest: no such family, invalid GPUs, or no server is configured.
     """
     settings = get_settings()
     graph.PLUGINS.require_all()

@@ -1,4 +1,4 @@
-"""Which nodes a machine runs: SCENEFLEET_NODES read and checked."""
+"""Parse SCENEFLEET_NODES: the nodes that a machine runs."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def parse_plan(text: str, models: set[str], gpus: tuple[str, ...] = ()) -> list[
         gpus: SCENEFLEET_GPUS, the GPUs of a node that names none.
 
     Raises:
-        InvalidRequest: an unknown family, one named twice, a bad number, or GPUs that can't be meant.
+        InvalidRequest: an unknown family, one named twice, a bad number, or invalid GPUs.
     """
     plan: list[PlannedNode] = []
     seen: dict[str, bool] = {}
@@ -71,10 +71,10 @@ def _parse_item(item: str) -> tuple[str, int | None, tuple[str, ...]]:
 
 
 def check_devices(family: str, devices: tuple[str, ...], said: str) -> None:
-    """Whether these could be the GPUs of a node of the family; ``said`` begins the message.
+    """Check the GPUs of a node; ``said`` begins the error message.
 
     Raises:
-        InvalidRequest: the family has no model, or a name that no GPU has.
+        InvalidRequest: the family has no model, or an invalid name of a GPU.
     """
     if not NODES[family].has_model:
         raise InvalidRequest(f"{said}, but {family} has no model and needs no GPU: leave the GPU out")
@@ -84,7 +84,7 @@ def check_devices(family: str, devices: tuple[str, ...], said: str) -> None:
 
 
 def count_processes(count: int | None, devices: tuple[str, ...], said: str) -> int:
-    """How many processes a node has: as many as GPUs.
+    """The number of processes of a node: one per GPU.
 
     Raises:
         InvalidRequest: another number was asked for.

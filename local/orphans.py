@@ -32,7 +32,7 @@ def find(home: Home) -> list[psutil.Process]:
             if process.pid != own_pid and _belongs(process, home):
                 found.append(process)
         except (psutil.NoSuchProcess, psutil.AccessDenied, psutil.ZombieProcess):
-            continue  # gone, or another user's
+            continue  # ended, or another user's
     return found
 
 
@@ -51,7 +51,7 @@ def _server_name(process: psutil.Process) -> str | None:
 
 
 def stop(home: Home, limit_s: float = STOP_LIMIT_S) -> int:
-    """Stop them: first what would restart the others, then nodes, then the servers; returns how many there were."""
+    """Stop these processes: first the runner, which would restart the others, then nodes, then servers; returns how many there were."""
     found = find(home)
     kinds: dict[str, list[psutil.Process]] = {"runner": [], "node": [], **{name: [] for name in SERVERS}}
     for process in found:
@@ -74,7 +74,7 @@ def _kind(process: psutil.Process) -> str:
 
 
 def _roots(processes: list[psutil.Process]) -> list[psutil.Process]:
-    """Those that no other of them started: a main process ends its children itself."""
+    """Those that none of the others started: a main process ends its children itself."""
     pids = {process.pid for process in processes}
     return [process for process in processes if _parent(process) not in pids]
 

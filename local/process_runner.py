@@ -57,13 +57,13 @@ class Program:
 
 @dataclass(frozen=True, kw_only=True)
 class ProgramState:
-    """What supervisord says about a program."""
+    """State of a program, as supervisord reports it."""
 
     name: str
     #: STOPPED, STARTING, RUNNING, BACKOFF, STOPPING, EXITED, FATAL or UNKNOWN
     state: str
     pid: int
-    #: Of its last end; 0 while it never ended.
+    #: Of its last end; 0 if it never ended.
     exit_status: int
     #: Seconds since 1970; 0 before the first start.
     started_at_s: int
@@ -89,7 +89,7 @@ def remove_socket(path: Path, root: Path) -> None:
 
 
 def render_config(socket: Path, programs: Iterable[Program]) -> str:
-    """supervisord's configuration; every path of ours is relative to the home folder it runs in."""
+    """supervisord's configuration; all paths are relative to the home folder, in which it runs."""
     lines = [
         "; Written by `scenefleet up`; changes are lost.",
         "[supervisord]",

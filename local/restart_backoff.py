@@ -9,9 +9,9 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-#: Starts longer ago than this are forgotten.
+#: Starts longer ago than this don't count.
 WINDOW_S = 180.0
-#: So many starts within the window cost nothing: a node that is killed now and then comes back at once.
+#: This many starts within the window cause no wait: a node that is killed now and then restarts at once.
 FREE_STARTS = 3
 LONGEST_S = 60.0
 

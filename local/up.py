@@ -1,6 +1,6 @@
-"""``up`` and ``down``: run a fleet until a signal comes, in this process or in one behind it, and stop it in order.
+"""``up`` and ``down``: run a fleet until a signal comes, in this process or in the background, and stop it in order.
 
-What is shown meanwhile is the caller's: a ``Display``.
+The caller shows the progress, by a ``Display``.
 """
 
 from __future__ import annotations
@@ -151,7 +151,7 @@ def _watch(fleet: Fleet, views: list[NodeView], display: Display) -> None:
 
 
 def start_behind() -> tuple[int, Path, bool]:
-    """Start ``up`` in a process of its own and wait until its nodes are ready or can't become so.
+    """Start ``up`` in the background and wait until its nodes are ready or can't become so.
 
     Returns: its pid, its log, and whether every node is ready.
     Raises:

@@ -26,7 +26,7 @@ def db_bootstrap(
         ),
     ] = "",
 ) -> None:
-    """Make the role and the database of POSTGRES_URL and the extension vector; safe at any time, again and again."""
+    """Create the role and the database of POSTGRES_URL and the extension vector; safe to repeat."""
     from cli.database import schema
 
     schema.bootstrap(admin_url, rename_admin)
@@ -38,7 +38,7 @@ def db_upgrade(
         str, typer.Argument(help="Revision to go to; `PLUGIN@REV`: of that plug-in alone.")
     ] = "head",
 ) -> None:
-    """Bring the database to this version's schema; safe at any time, from several machines at once."""
+    """Bring the database to this version's schema; safe to repeat, from several machines at once."""
     from cli.database import schema
 
     schema.upgrade(revision)
@@ -62,7 +62,7 @@ def db_downgrade(
 
 @db_app.command("current")
 def db_current(json_: Json = False) -> int:
-    """Say which revision the database has; exit 1 when it is not the one this version wants."""
+    """Show the database's revision; exit 1 if it is not this version's."""
     from cli.database import schema
 
     return schema.current(as_json=json_)
@@ -77,7 +77,7 @@ def db_purge(
     yes: Sure = False,
     json_: Json = False,
 ) -> int:
-    """Take what was erased out of the servers' files too: rewrite tables and Redis' append-only file.
+    """Remove what was erased from the servers' files, too: rewrite tables and Redis' append-only file.
 
     Example: scenefleet db purge --yes
     """

@@ -1,4 +1,4 @@
-"""``scenefleet db purge``: take what was deleted out of the servers' files too."""
+"""``scenefleet db purge``: remove what was erased from the servers' files, too."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _AOF_PATIENCE_S = 600.0
 
 
 def run(*, every_table: bool, sure: bool, as_json: bool) -> int:
-    """Rewrite tables and Redis' append-only file; say what is left to others.
+    """Rewrite tables and Redis' append-only file; list what is left to do.
 
     Raises:
         InvalidRequest: not confirmed.

@@ -10,7 +10,7 @@ from shared.settings import get_settings
 
 
 def bootstrap(admin_url: str, rename_admin: str) -> None:
-    """Make what takes an administrator: role, database, extension.
+    """Create what needs an administrator: role, database, extension.
 
     Raises:
         InvalidRequest: a URL is missing or incomplete.
@@ -36,7 +36,7 @@ def bootstrap(admin_url: str, rename_admin: str) -> None:
 
 
 def upgrade(revision: str) -> None:
-    """Migrate forward and say where the database stands now."""
+    """Migrate forward and show the revision."""
     _migrate(schema.upgrade, revision)
 
 

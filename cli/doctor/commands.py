@@ -13,7 +13,7 @@ doctor_app = typer.Typer()
 
 @doctor_app.command()
 def doctor(json_: Json = False) -> int:
-    """Check everything the fleet depends on, and say what to do; exit 1 when something essential is broken."""
+    """Check everything the fleet depends on, with advice; exit 1 if something essential is broken."""
     from cli.doctor import run as command
 
     return command.run(as_json=json_)
@@ -21,10 +21,12 @@ def doctor(json_: Json = False) -> int:
 
 @doctor_app.command()
 def usage(
-    limit: Annotated[int, typer.Option(min=1, max=10_000, help="Most rows, the heaviest first.")] = 50,
+    limit: Annotated[
+        int, typer.Option(min=1, max=10_000, help="Maximum number of rows, the largest first.")
+    ] = 50,
     json_: Json = False,
 ) -> None:
-    """Show which users have used the fleet's processes lately, by queue: what decides whose job is next."""
+    """Show the recent device time of users, by queue; it decides whose job is next."""
     from cli.doctor import usage as command
 
     command.run(limit, as_json=json_)

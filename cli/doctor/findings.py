@@ -1,4 +1,4 @@
-"""What one check of ``scenefleet doctor`` found."""
+"""Findings of the checks of ``scenefleet doctor``."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ class Finding:
     check: str
     state: State
     detail: str
-    #: What to do; empty when all is well.
+    #: What to do; empty if nothing.
     advice: str = ""
 
 

@@ -101,7 +101,7 @@ def _judge_gpu(
         yield fail(
             check,
             f"planned for {names}, but not there: {survey.describe()}",
-            "correct SCENEFLEET_NODES or SCENEFLEET_GPUS, or mend the driver",
+            "correct SCENEFLEET_NODES or SCENEFLEET_GPUS, or repair the driver",
         )
         return
     if obstacle := machine.gpu_obstacle:
@@ -147,7 +147,7 @@ def _names(processes: Iterable[PlannedProcess]) -> str:
 def _fit(check: str, load: DeviceLoad, names: str, advice: str, *, running: bool) -> Finding:
     detail = f"{load.needed_mb} MB of models ({names})"
     if load.total_mb is None:
-        return ok(check, f"{detail}; how much memory it has is not told")
+        return ok(check, f"{detail}; its memory is unknown")
     detail += f" on {load.total_mb} MB"
     verdict = judge_memory(load.needed_mb, load.total_mb, None if running else load.free_mb)
     if verdict == "too small":
@@ -172,7 +172,7 @@ def _judge_budget(settings: Settings, placement: MachinePlacement) -> Iterator[F
 
 
 def _judge_choice(settings: Settings, placement: MachinePlacement, machine: Machine) -> Iterator[Finding]:
-    """Production models on a CPU work, but hardly anybody means that."""
+    """Production models work on a CPU, but this is seldom intended."""
     on_cpu = any(process.device == CPU and process.models for process in placement.processes)
     on_gpu = any(process.device != CPU for process in placement.processes)
     if settings.profile == "full" and on_cpu and not on_gpu:
@@ -184,7 +184,7 @@ def _judge_choice(settings: Settings, placement: MachinePlacement, machine: Mach
 
 
 def tables(placement: MachinePlacement) -> list[Table]:
-    """The plan for people: what each process holds and where, and what that takes of each device."""
+    """The plan for people: the models and device of each process, and the load of each device."""
     titles = {load.device: load.title for load in placement.loads}
     processes = screen.make_table("node", "~device", "~models", ">MB", title="plan of this machine")
     several = {process.node for process in placement.processes if process.slot}

@@ -1,4 +1,4 @@
-"""``scenefleet doctor``: look at everything the fleet depends on, and say what to do about what is wrong."""
+"""``scenefleet doctor``: run all checks, and show findings with advice."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def _render(findings: list[Finding], plan: MachinePlacement | None) -> Group:
 
 
 def examine(settings: Settings) -> list[Finding]:
-    """Run every check; one that ends in one of our errors is a ``fail`` with its sentence."""
+    """Run every check; an error of scenefleet's becomes a ``fail``."""
     findings: list[Finding] = []
     for name, check in (*machine_checks.CHECKS, *plan_checks.CHECKS, *service_checks.CHECKS):
         try:
@@ -53,7 +53,7 @@ def examine(settings: Settings) -> list[Finding]:
 
 
 def find_plan(settings: Settings) -> MachinePlacement | None:
-    """What would run on this machine; None where a finding says why there is no plan."""
+    """The plan of this machine; None where a finding says why there is none."""
     try:
         return plan_checks.place(settings, plan_checks.survey_machine())
     except (InvalidRequest, ModelUnavailable):

@@ -17,7 +17,7 @@ OLDEST_PGVECTOR = (0, 8)
 
 
 def check_postgres(settings: Settings) -> Iterator[Finding]:
-    """It answers, brings pgvector, has this version's schema and row-level security."""
+    """Postgres answers, brings pgvector, has this version's schema and row-level security."""
     import psycopg
 
     from db import schema
@@ -91,7 +91,7 @@ def _check_tenancy(settings: Settings) -> Finding:
 
 
 def _check_searched_models(settings: Settings) -> Iterator[Finding]:
-    """What switches have made active is there, and where it is not what is configured, that is said."""
+    """The active models exist in the catalogue; says which are not the configured ones."""
     from sqlalchemy.orm import Session
 
     from db.active_models import active_models
@@ -122,7 +122,7 @@ def _libpq(settings: Settings) -> str:
 
 
 def check_redis(settings: Settings) -> Iterator[Finding]:
-    """It answers, keeps what it is given, and survives a restart."""
+    """Redis answers, does not evict, and survives a restart."""
     import redis
 
     url = settings.require("redis_url")
@@ -164,7 +164,7 @@ def _check_redis_version(info: dict[str, Any], address: str) -> Finding:
 
 
 def check_storage(settings: Settings) -> Iterator[Finding]:
-    """It can be read and written."""
+    """The storage can be read and written."""
     from shared.storage import configured_storage
 
     storage = configured_storage(settings)

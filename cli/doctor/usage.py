@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 def run(limit: int, *, as_json: bool) -> None:
-    """Show who has used the queues' devices most lately.
+    """Show the users with the most recent device time.
 
     Raises:
         DatabaseUnavailable: Postgres does not answer.

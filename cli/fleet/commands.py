@@ -17,7 +17,9 @@ Family = Annotated[
 
 @fleet_app.command()
 def up(
-    detach: Annotated[bool, typer.Option("--detach", "-d", help="Run behind, return when ready.")] = False,
+    detach: Annotated[
+        bool, typer.Option("--detach", "-d", help="Run in the background, return when ready.")
+    ] = False,
 ) -> int:
     """Run the fleet on this machine until Ctrl-C.
 
@@ -35,7 +37,7 @@ def up(
 
 @fleet_app.command()
 def down() -> int:
-    """Stop the fleet that `up` runs here; what is in work continues at the next `up`."""
+    """Stop the fleet that `up` runs here; unfinished jobs continue at the next `up`."""
     from cli.fleet import up as command
 
     return command.run_down()

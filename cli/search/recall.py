@@ -1,4 +1,4 @@
-"""``scenefleet search --recall``: what the index finds of the truly nearest, on the user's own vectors."""
+"""``scenefleet search --recall``: recall of the vector index, measured on the user's vectors."""
 
 from __future__ import annotations
 

@@ -24,12 +24,12 @@ def index(
         int, typer.Option(min=0, max=9, help="0 to 9, higher goes first among your videos.")
     ] = 0,
     no_wait: Annotated[
-        bool, typer.Option("--no-wait", help="Return once the fleet has accepted it.")
+        bool, typer.Option("--no-wait", help="Return when the fleet has accepted it.")
     ] = False,
     json_: Json = False,
     user: User = None,
 ) -> int:
-    """Upload videos, hand them to the fleet, and watch until they are indexed.
+    """Upload videos, and watch until they are indexed.
 
     Exits 1 when a video ends failed, partial or cancelled, and says why. Ctrl-C stops watching, not the work.
 
@@ -59,7 +59,7 @@ def status(
     json_: Json = False,
     user: User = None,
 ) -> None:
-    """Show where a video stands, stage by stage; without VIDEO, list your videos.
+    """Show the state of a video, stage by stage; without VIDEO, list your videos.
 
     [bold]scenefleet status[/bold]
     [bold]scenefleet status --state failed --state partial[/bold]
@@ -97,12 +97,13 @@ def upload_url(
     video: Annotated[str, typer.Argument(metavar="VIDEO", help="Id of the video to be.", show_default=False)],
     filename: Annotated[str, typer.Argument(metavar="NAME", help="Name of the file.")] = "video",
     expires: Annotated[
-        int, typer.Option(metavar="SECONDS", min=1, max=604_800, help="The upload begins within these.")
+        int,
+        typer.Option(metavar="SECONDS", min=1, max=604_800, help="The upload has to begin within this time."),
     ] = 900,
     json_: Json = False,
     user: User = None,
 ) -> None:
-    """Say where to store a file for a video: its storage key, and a URL to PUT it to where storage has URLs.
+    """Show where to store a video: its storage key, and a URL to PUT it to if the storage has URLs.
 
     Nothing is stored; send `tasks.video.process` with the key afterwards.
 

@@ -1,4 +1,4 @@
-"""``scenefleet index``: upload files, hand them over, watch them become scenes."""
+"""``scenefleet index``: upload videos, and watch until they are indexed."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from shared.errors import InvalidRequest, LimitExceeded, Outage, ScenefleetError
 from shared.settings import Settings, get_settings
 from shared.storage import Storage, configured_storage, upload_key
 
-#: How long a request waits for its receipt before it is sent again, and how long we go on sending it.
+#: How long a request waits for its receipt before it is sent again, and how long it is sent at all.
 RECEIPT_WAIT_S = 15.0
 RECEIPT_LIMIT_S = 300.0
 MAX_STEM_CHARS = 48
@@ -32,7 +32,7 @@ GOOD_STATES = ("indexed",)
 
 @dataclass(kw_only=True)
 class Upload:
-    """One file on its way."""
+    """A file to upload."""
 
     path: Path
     video_id: str
@@ -202,7 +202,7 @@ def _report_line(upload: Upload) -> None:
 
 
 def reasons(upload: Upload) -> list[str]:
-    """Why it did not go well, one sentence each; empty when it did."""
+    """Why it failed, one sentence each; empty if it did not."""
     name = upload.path.name
     if upload.error is not None:
         return [f"{name}: {upload.error}"]

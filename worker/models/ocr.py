@@ -23,7 +23,7 @@ class Line:
 
 
 class TextReader(Model):
-    """Images to the lines of text in them."""
+    """Reads the lines of text in images."""
 
     def read(self, images: Sequence[Uint8]) -> list[list[Line]]:
         """The lines of each image, in the images' order, as one reads them: from the top, then from the left.

@@ -1,8 +1,8 @@
-"""One file from a server to a partial file on the disk: a broken transfer goes on where it ended, also in a later process.
+"""Downloads one file to a partial file, and resumes interrupted transfers, also in a later process.
 
-huggingface_hub's own download starts afresh in every process and deletes the old file first, so only its look-ups are
-used (worker/models/weights/remote.py); the bytes of hubs and of other servers come this one way. Beside a partial file lies a
-note of what it is a part of: of something else it is not continued.
+huggingface_hub's own download restarts in every process and deletes the old file first, so only its look-ups are
+used (worker/models/weights/remote.py); the bytes of hubs and of other servers are downloaded here. A note beside a partial file
+says what it is part of: it is not continued with something else.
 """
 
 from __future__ import annotations
@@ -22,10 +22,10 @@ from shared.permissions import FILE_MODE, make_private_folder
 from worker.models.weights.remote import TIMEOUTS_S, Remote, describe, import_hub
 
 CHUNK_BYTES = 1 << 18
-#: Pauses before the next attempt, seconds; after so many attempts in a row that brought nothing we give up.
+#: Pauses before the next attempt, seconds; after as many attempts in a row without progress the download fails.
 PAUSES_S = (0.5, 1.0, 2.0, 4.0)
 
-#: Called with the bytes we have and the bytes there are (None: unknown).
+#: Called with the bytes received and the total (None: unknown).
 Progress = Callable[[int, int | None], None]
 
 
@@ -34,12 +34,12 @@ class _Broken(Exception):
 
 
 class Download:
-    """Fetches one file.
+    """Downloads one file.
 
     Args:
         remote: the file.
         part: where its bytes are collected; its folder is made. Another process must not write it at the same time.
-        progress: told after every chunk.
+        progress: called after every chunk.
     """
 
     def __init__(self, remote: Remote, part: Path, progress: Progress) -> None:
@@ -51,7 +51,7 @@ class Download:
         self._bytes = 0
 
     def run(self) -> tuple[str, int]:
-        """Fetch what is missing. Returns: sha256 and length of the whole, which then lies in `part`.
+        """Download the missing part. Returns: sha256 and length of the whole file, which is then `part`.
 
         Raises: ModelUnavailable, in a clause; what was fetched stays for the next attempt.
         """
@@ -68,12 +68,12 @@ class Download:
         return self._hash.hexdigest(), self._bytes
 
     def discard(self) -> None:
-        """Remove the partial file: it is not what was wanted."""
+        """Remove the partial file, whose content is wrong."""
         self._part.unlink(missing_ok=True)
         self._note.unlink(missing_ok=True)
 
     def _continue(self) -> None:
-        """Take up what an earlier attempt left, if it is a part of this file."""
+        """Continue an earlier attempt, if its partial file belongs to this file."""
         make_private_folder(self._part.parent)
         note = {"url": self._remote.url, "tag": self._remote.tag}
         try:

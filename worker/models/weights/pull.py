@@ -1,8 +1,8 @@
-"""Fetches the weights of a model into MODELS_DIR, and records in `models.lock` what came.
+"""Downloads the weights of a model into MODELS_DIR, and records them in `models.lock`.
 
-A checksum in the catalogue always wins; else the first pull shows what came, and once that is trusted later pulls, here or on
-a machine with the same lock, must bring the same. Nothing is moved to its name before every file of the model is here and is the right one: a pull that
-was killed leaves partial files for the next, never half a model. Only files the catalogue names are fetched.
+A checksum in the catalogue always takes precedence; otherwise the first pull shows the files, and after confirmation later
+pulls, also on machines with the same lock, must get the same. Files get their names when all files of the model are present
+and correct: a killed pull leaves partial files for the next one, never half a model. Only files in the catalogue are downloaded.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ class Pulled:
 
     file: str
     path: Path
-    #: `fetched` now; `here` before; `supplied` by whoever runs it.
+    #: `fetched` now; `here` before; `supplied` by the operator.
     state: Literal["fetched", "here", "supplied"]
     bytes: int
     sha256: str
@@ -45,7 +45,7 @@ class Pulled:
 
 @dataclass(frozen=True, kw_only=True)
 class Unstated:
-    """A file that a pull brought and that neither `models.yaml` nor `models.lock` knows the checksum of."""
+    """A fetched file without a checksum in `models.yaml` and `models.lock`."""
 
     file: str
     url: str
@@ -60,7 +60,7 @@ Trust = Callable[[list[Unstated]], bool]
 
 
 class Watcher:
-    """Is told the progress of a pull; does nothing."""
+    """Receives the progress of a pull; this one ignores it."""
 
     def checking(self, file: str) -> None:
         """The checksum of a file that is here is being computed."""
@@ -74,10 +74,10 @@ class Watcher:
 
 @dataclass(frozen=True, kw_only=True)
 class _Known:
-    """What a file must be."""
+    """The expected content of a file."""
 
     sha256: str
-    #: Who says so: `models.yaml` or `models.lock`.
+    #: Where it is stated: `models.yaml` or `models.lock`.
     source: str
 
 
@@ -106,12 +106,12 @@ def pull(
     trust: Trust = lambda files: False,
     watcher: Watcher | None = None,
 ) -> list[Pulled]:
-    """Bring one model's files here; those that are here and right are left alone, without asking anybody.
+    """Fetch the files of a model; files that are present and correct are kept, without any request.
 
     Args:
-        spec: its entry as it stands in the catalogue, without what the lock adds.
+        spec: its entry in the catalogue, without the lock's additions.
         endpoint: another model hub than Hugging Face's.
-        trust: asked once about all files without a stated checksum; nothing of the model gets its name if it says no.
+        trust: asked once about all files without a stated checksum; if it returns False, no file is moved to its name.
         update: ask for the newest state of `spec.revision` and take it for the right one; checksums of the catalogue hold.
 
     Returns: its files under MODELS_DIR; none for a model that comes inside a package.
@@ -176,7 +176,7 @@ class _Pull:
         return Pulled(file=file, path=self._path(file), state=state, bytes=known.bytes, sha256=known.sha256)
 
     def _obtain(self, file: str, entry: lock.Entry, found: _State) -> None:
-        """Find out what one file is, and fetch it if it is not here or not right."""
+        """Check one file, and fetch it if it is missing or wrong."""
         path, known = self._path(file), self._known(file, entry)
         here = None
         if path.is_file():
@@ -249,7 +249,7 @@ class _Pull:
         found.states[file] = state
 
     def _compare(self, what: str, sha256: str, known: _Known | None) -> None:
-        """Refuse a file that is not the one meant. Raises: ModelUnavailable."""
+        """Compare a checksum with the expected one. Raises: ModelUnavailable."""
         if known is None or sha256 == known.sha256 or self._is_moving(known):
             return
         if known.source == lock.FILE:
@@ -276,7 +276,7 @@ class _Pull:
         return remote
 
     def _record(self, found: _State, before: lock.Entry) -> None:
-        """Write the lock before the files get their names: what lies under a name is then always recorded."""
+        """Write the lock before the files get their names, so that every named file is recorded."""
         entry = lock.Entry(revision=found.commit or before.revision, files=found.files)
         if entry == before:
             return
@@ -319,7 +319,7 @@ class _Pull:
     def _ask_for(self, absent: list[Path]) -> str:
         names = " and ".join(path.name for path in absent)
         return (
-            f"{names} is not downloaded, whoever runs it supplies it: put it into {self.folder} and pull again; "
+            f"{names} is not downloaded, you supply it: put it into {self.folder} and pull again; "
             f"licence: {self.spec.licence}"
         )
 
@@ -345,7 +345,7 @@ def _is_same(remote: Remote, path: Path, sha256: str) -> bool:
 
 @contextmanager
 def _alone(models_dir: Path, name: str, waiting: Callable[[], None]) -> Iterator[None]:
-    """Keep other processes from pulling the same model; a killed one lets go by itself."""
+    """Keep other processes from pulling the same model; the lock of a killed process is released."""
     make_private_folder(models_dir)
     with (models_dir / f".{name}.pull").open("a") as guard:
         try:

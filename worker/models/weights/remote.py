@@ -1,4 +1,4 @@
-"""What a server says about a file before it is fetched: how long it is, which commit it belongs to, its checksum.
+"""Metadata of a file on a server, before it is fetched: length, commit, checksum.
 
 Asks through huggingface_hub, which knows the hub's redirects, tokens and error codes; it is imported when first needed.
 Every refusal is one clause for the end of a sentence: who, what was asked, what to do.
@@ -95,7 +95,7 @@ def find_on_hub(repository: str, file: str, revision: str, endpoint: str) -> Rem
 
 
 def is_private(url: str) -> bool:
-    """Whether what is sent there is read by that server alone."""
+    """Whether requests to a URL are encrypted."""
     return urlsplit(url).scheme == "https"
 
 
