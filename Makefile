@@ -19,7 +19,7 @@ RUN_STAMP = $(VENV)/.installed-run
 DEV_STAMP = $(VENV)/.installed-dev
 SOURCES = cli db local shared tasks worker tests bench samples
 
-.PHONY: help demo test test-faults test-gpu test-deploy lint fmt bench up migrate install install-dev audit lock clean
+.PHONY: help demo test docs test-faults test-gpu test-deploy lint fmt bench up migrate install install-dev audit lock clean
 
 help:
 	@echo "make demo         index the sample video and search it, on a bare machine"
@@ -30,6 +30,7 @@ help:
 	@echo "make test-gpu     what needs an NVIDIA GPU, with throughput; skipped with a word elsewhere"
 	@echo "make test-deploy  build the image and run docker-compose.yml, whole, in containers"
 	@echo "make lint         format, lint, types, who may import whom"
+	@echo "make docs         build the documentation as a site, in build/docs; fails on a broken link"
 	@echo "make fmt          format the code"
 	@echo "make audit        ask whether a locked package has a known hole"
 	@echo "make lock         write locks/ again, after a change of pyproject.toml or constraints.txt"
@@ -67,6 +68,9 @@ lint: $(DEV_STAMP)
 fmt: $(DEV_STAMP)
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
+
+docs: $(DEV_STAMP)
+	$(BIN)/python -m mkdocs build --strict --quiet
 
 bench: $(DEV_STAMP)
 	@status=0; for name in split pipeline models memory search; do \
