@@ -41,7 +41,8 @@ ELSEWHERE = {
 }
 #: A file of the code, named in text.
 FILE = re.compile(r"`((?:shared|db|tasks|worker|local|cli|tests|bench)/[\w/]+\.\w+)`")
-LINK = re.compile(r"(\]\()([^)\s]+)(?=[)\s])")
+#: `](target)` and `[name]: target`.
+LINK = re.compile(r"(\]\(|^\[[^\]]+\]: )([^)\s]+)(?=[)\s]|$)", re.MULTILINE)
 log = get_plugin_logger("docs")
 
 
