@@ -1,6 +1,6 @@
 """The typed client: what an API process calls. Loads neither an ML engine nor SQLAlchemy.
 
-Whoever wants nothing of ours installed sends the same tasks by name::
+Without scenefleet installed, send the same tasks by name::
 
     Celery(broker=REDIS_URL, backend=REDIS_URL).send_task(
         "tasks.video.process", queue="search",
@@ -86,10 +86,10 @@ R = TypeVar("R", bound=BaseModel)
 
 
 class Client:
-    """Sends requests for one fleet; safe to share between threads.
+    """Sends requests to one fleet; safe to share between threads.
 
-    Every call raises ``BrokerUnavailable`` when Redis is away, ``errors.Outage`` when no answer came in
-    ``timeout_s`` (sending again is harmless), or the error class the fleet answered with.
+    Every call raises ``BrokerUnavailable`` if Redis is unavailable, ``errors.Outage`` if no answer arrived within
+    ``timeout_s`` (sending again is harmless), or the error class of the fleet's answer.
     """
 
     def __init__(self, redis_url: str, *, timeout_s: float = 30.0) -> None:
@@ -99,7 +99,7 @@ class Client:
         self._app.backend.on_task_call = _not_subscribed
 
     def process(self, video_id: str, user_id: str, storage_key: str, *, priority: int = 0) -> Receipt:
-        """Hand a stored video to the fleet; call again until a receipt comes."""
+        """Process a stored video; call again until it returns a receipt."""
         kwargs = {
             "video_id": video_id,
             "user_id": user_id,
@@ -124,21 +124,21 @@ class Client:
         after: str | None = None,
         limit: int = 50,
     ) -> VideoPage:
-        """A page of the user's videos, newest first; ``states``: only those in one of these."""
+        """Return a page of the user's videos, newest first; ``states``: only those in one of these states."""
         kwargs = {"user_id": user_id, "states": list(states), "after": after, "limit": limit}
         return self._ask(routing.VIDEO_LIST, ListVideos, kwargs, VideoPage)
 
     def failures(
         self, user_id: str, *, video_id: str | None = None, after: int | None = None, limit: int = 100
     ) -> FailurePage:
-        """A page of the jobs that failed for good in the user's videos, or in one of them, newest first."""
+        """Return a page of the jobs of the user's videos, or of one, that failed for good, newest first."""
         kwargs = {"user_id": user_id, "video_id": video_id, "after": after, "limit": limit}
         return self._ask(routing.VIDEO_FAILURES, ListFailures, kwargs, FailurePage)
 
     def upload(
         self, video_id: str, user_id: str, filename: str = "video", *, expires_s: int = 900
     ) -> UploadSlot:
-        """Where to store a video: PUT it to the answer's URL, or store it under its key, then ``process``."""
+        """Get the storage key for a video: PUT it to the answer's URL, or store it under the key, then ``process``."""
         kwargs = {"video_id": video_id, "user_id": user_id, "filename": filename, "expires_s": expires_s}
         return self._ask(routing.VIDEO_UPLOAD, UploadVideo, kwargs, UploadSlot)
 
@@ -152,7 +152,7 @@ class Client:
         return self._ask(routing.VIDEO_SCENES, ListScenes, kwargs, ScenePage)
 
     def subtitles(self, video_id: str, user_id: str, *, format: SubtitleFormat = "srt") -> Subtitles:
-        """What is said in the video, as the content of a subtitle file."""
+        """Return the transcript of a video as the content of a subtitle file."""
         kwargs = {"video_id": video_id, "user_id": user_id, "format": format}
         return self._ask(routing.VIDEO_SUBTITLES, MakeSubtitles, kwargs, Subtitles)
 
@@ -175,7 +175,7 @@ class Client:
     def rerun(
         self, video_id: str, user_id: str, stages: Sequence[str] = (), *, missing: bool = False
     ) -> Receipt:
-        """Process again. ``missing``: only what the published run lacks; not accepted when that is nothing."""
+        """Process again. ``missing``: only stages that the published run lacks; not accepted if there are none."""
         kwargs = {"video_id": video_id, "user_id": user_id, "stages": list(stages), "missing": missing}
         return self._ask(routing.VIDEO_RERUN, RerunVideo, kwargs, Receipt)
 
@@ -197,7 +197,7 @@ class Client:
         video_id: str | None = None,
         **options: Any,
     ) -> SearchAnswer:
-        """The user's published scenes that fit, best first.
+        """Return the user's matching published scenes, best first.
 
         ``options``: any other field of ``SearchScenes``, as JSON has it: ``like_scene``, ``image_key``, ``weights``,
         ``min_score``, ``cursor``, ``rerank``, ``persons``, ``video_ids``, ``from_s``, ``languages``, ...
@@ -206,7 +206,7 @@ class Client:
         return self._ask(routing.SEARCH_SCENES, SearchScenes, {**kwargs, **options}, SearchAnswer)
 
     def create_person(self, user_id: str, name: str, *, person_id: str | None = None) -> PersonView:
-        """Make a person; the one of this name (or id) if there is one already."""
+        """Create a person, or return the existing one of this name or id."""
         kwargs = {"user_id": user_id, "name": name, "person_id": person_id}
         return self._ask(routing.PEOPLE_CREATE, CreatePerson, kwargs, PersonView)
 
@@ -218,12 +218,12 @@ class Client:
         after: str | None = None,
         limit: int = 200,
     ) -> PeoplePage:
-        """A page of the user's people, by name."""
+        """Return a page of the user's people, by name."""
         kwargs = {"user_id": user_id, "kind": kind, "after": after, "limit": limit}
         return self._ask(routing.PEOPLE_LIST, ListPeople, kwargs, PeoplePage)
 
     def person(self, user_id: str, person_id: str) -> PersonView:
-        """One person, also an erased one."""
+        """Return one person, also an erased one."""
         return self._ask(routing.PEOPLE_GET, PersonRef, _person(user_id, person_id), PersonView)
 
     def rename_person(self, user_id: str, person_id: str, name: str) -> PersonView:
@@ -231,7 +231,7 @@ class Client:
         return self._ask(routing.PEOPLE_RENAME, RenamePerson, kwargs, PersonView)
 
     def delete_person(self, user_id: str, person_id: str) -> PersonView:
-        """Erase a person; ask ``person`` for the receipt."""
+        """Erase a person; ``person`` returns the receipt."""
         return self._ask(routing.PEOPLE_DELETE, PersonRef, _person(user_id, person_id), PersonView)
 
     def add_photo(
@@ -242,7 +242,7 @@ class Client:
         extension: Literal["jpg", "jpeg", "png", "webp"] = "jpg",
         expires_s: int | None = None,
     ) -> PhotoView:
-        """Make room for a photo: store it under the answer's key, or PUT it to its URL, then ``enroll``."""
+        """Reserve a photo upload: store it under the answer's key, or PUT it to its URL, then ``enroll``."""
         kwargs = {**_person(user_id, person_id), "extension": extension, "expires_s": expires_s}
         return self._ask(routing.PEOPLE_ADD_PHOTO, AddPhoto, kwargs, PhotoView)
 
@@ -254,43 +254,43 @@ class Client:
         return self._ask(routing.PEOPLE_REMOVE_PHOTO, PhotoRef, kwargs, PersonView)
 
     def enroll(self, user_id: str, person_id: str) -> PersonView:
-        """Look at the new photos, then for the person in all videos; ask ``person`` how far it is."""
+        """Check the new photos, then match all videos; ``person`` returns the progress."""
         return self._ask(routing.PEOPLE_ENROLL, PersonRef, _person(user_id, person_id), PersonView)
 
     def cancel_enrolment(self, user_id: str, person_id: str) -> PersonView:
         return self._ask(routing.PEOPLE_CANCEL, PersonRef, _person(user_id, person_id), PersonView)
 
     def faces(self, user_id: str, person_id: str, *, after: str | None = None, limit: int = 200) -> FacePage:
-        """Where a person is seen, track by track."""
+        """Return a page of the tracks that show a person."""
         kwargs = {**_person(user_id, person_id), "after": after, "limit": limit}
         return self._ask(routing.PEOPLE_FACES, ListFaces, kwargs, FacePage)
 
     def judge_faces(
         self, user_id: str, person_id: str, track_ids: Sequence[str], *, is_person: bool
     ) -> PersonView:
-        """Say that faces are, or are not, this person's: no machine says otherwise from then on."""
+        """Confirm or reject that faces are this person's; matching never overrides it."""
         kwargs = {**_person(user_id, person_id), "track_ids": list(track_ids), "is_person": is_person}
         return self._ask(routing.PEOPLE_JUDGE, JudgeFaces, kwargs, PersonView)
 
     def merge_people(self, user_id: str, person_id: str, into: str) -> PersonView:
-        """Say that a person is another one; returns that one."""
+        """Merge two people and return the one that remains."""
         kwargs = {**_person(user_id, person_id), "into": into}
         return self._ask(routing.PEOPLE_MERGE, MergePeople, kwargs, PersonView)
 
     def split_person(
         self, user_id: str, person_id: str, track_ids: Sequence[str], *, name: str | None = None
     ) -> PersonView:
-        """Say that some faces of a person are somebody else's; returns that one."""
+        """Move some faces of a person to a new person and return it."""
         kwargs = {**_person(user_id, person_id), "track_ids": list(track_ids), "name": name}
         return self._ask(routing.PEOPLE_SPLIT, SplitPerson, kwargs, PersonView)
 
     def people_events(self, user_id: str, *, before: int | None = None, limit: int = 100) -> EventList:
-        """What was done to the user's people, newest first."""
+        """Return the changes of the user's people, newest first."""
         kwargs = {"user_id": user_id, "before": before, "limit": limit}
         return self._ask(routing.PEOPLE_EVENTS, ListEvents, kwargs, EventList)
 
     def undo(self, user_id: str, event_id: int) -> PersonView:
-        """Undo one of these."""
+        """Undo a change of people."""
         return self._ask(
             routing.PEOPLE_UNDO, UndoEvent, {"user_id": user_id, "event_id": event_id}, PersonView
         )
@@ -298,72 +298,72 @@ class Client:
     def transcribe(
         self, user_id: str, storage_key: str, *, start_s: float = 0.0, end_s: float | None = None
     ) -> TranscribedAudio:
-        """What is said in a stored file of the user, sound or video, between two times in seconds; a minute at most."""
+        """Transcribe at most a minute of a stored audio or video file, between two times in seconds."""
         kwargs = {"user_id": user_id, "storage_key": storage_key, "start_s": start_s, "end_s": end_s}
         return self._ask(routing.ASR_TRANSCRIBE, TranscribeAudio, kwargs, TranscribedAudio)
 
     def embed_texts(
         self, texts: Sequence[str], *, lexical: bool = False, model: str | None = None
     ) -> TextVectors:
-        """Vectors of texts in the space of what is said; with ``lexical`` also the weights of their words.
+        """Embed texts for search by meaning; ``lexical``: also return lexical weights.
 
-        ``model``: of the catalogue; the active one if it is left out.
+        ``model``: a model of the catalogue; default: the active one.
         """
         kwargs = {"texts": list(texts), "lexical": lexical, "model": model}
         return self._ask(routing.TEXT_EMBED, EncodeTexts, kwargs, TextVectors)
 
     def rerank(self, query: str, documents: Sequence[str]) -> RerankScores:
-        """How well each document answers the query. The first call of a node loads the model: allow it a minute."""
+        """Score how well each document answers the query. The first call of a node loads the model, up to a minute."""
         kwargs = {"query": query, "documents": list(documents)}
         return self._ask(routing.TEXT_RERANK, RerankDocuments, kwargs, RerankScores)
 
     def embed_vision_texts(self, texts: Sequence[str], *, model: str | None = None) -> TextVectors:
-        """Vectors of short texts in the space of the pictures, to search these by words."""
+        """Embed short texts in the space of pictures, for visual search."""
         kwargs = {"texts": list(texts), "model": model}
         return self._ask(routing.VISION_EMBED_TEXTS, EmbedTexts, kwargs, TextVectors)
 
     def embed_images(
         self, user_id: str, storage_keys: Sequence[str], *, model: str | None = None
     ) -> ImageVectors:
-        """Vectors of the user's stored pictures or keyframes, 16 at most."""
+        """Embed at most 16 stored pictures or keyframes of the user."""
         kwargs = {"user_id": user_id, "storage_keys": list(storage_keys), "model": model}
         return self._ask(routing.VISION_EMBED_IMAGES, EmbedImages, kwargs, ImageVectors)
 
     def detect_faces(
         self, user_id: str, storage_keys: Sequence[str], *, vectors: bool = False
     ) -> DetectedFaces:
-        """The faces in the user's stored pictures, 16 at most."""
+        """Find faces in at most 16 stored pictures of the user."""
         kwargs = {"user_id": user_id, "storage_keys": list(storage_keys), "vectors": vectors}
         return self._ask(routing.FACE_DETECT, DetectFaces, kwargs, DetectedFaces)
 
     def models(self, kind: SearchedKind) -> ModelsState:
-        """Which model of a kind is searched, and how far the open switch to another one is."""
+        """Return the active model of a kind, and the progress of an open switch."""
         return self._ask(routing.MODELS_STATE, ModelKind, {"kind": kind}, ModelsState)
 
     def switch_model(self, kind: SearchedKind, to: str, *, dry_run: bool = False) -> ModelsState:
-        """Begin to give the archive vectors of another model; ask ``models`` how far it is, then ``flip_model``."""
+        """Start a switch to another model; ``models`` returns its progress, ``activate_model`` completes it."""
         kwargs = {"kind": kind, "to": to, "dry_run": dry_run}
         return self._ask(routing.MODELS_SWITCH, SwitchModel, kwargs, ModelsState)
 
     def model_samples(self, kind: SearchedKind, user_id: str, count: int = 20) -> ModelSamples:
-        """Some scenes of the user's to try a model on."""
+        """Return some scenes of the user to test a model with."""
         kwargs = {"kind": kind, "user_id": user_id, "count": count}
         return self._ask(routing.MODELS_SAMPLES, SampleScenes, kwargs, ModelSamples)
 
     def retry_switch(self, kind: SearchedKind) -> ModelsState:
-        """Try the failed jobs of a switch again."""
+        """Run the failed jobs of a switch again."""
         return self._ask(routing.MODELS_RETRY, ModelKind, {"kind": kind}, ModelsState)
 
-    def flip_model(self, kind: SearchedKind) -> ModelsState:
-        """Search by the new model of a built switch."""
+    def activate_model(self, kind: SearchedKind) -> ModelsState:
+        """Activate the new model of a switch."""
         return self._ask(routing.MODELS_ACTIVATE, ModelKind, {"kind": kind}, ModelsState)
 
     def rollback_model(self, kind: SearchedKind) -> ModelsState:
-        """Search by the old model again."""
+        """Activate the old model again."""
         return self._ask(routing.MODELS_ROLLBACK, ModelKind, {"kind": kind}, ModelsState)
 
-    def drop_model(self, kind: SearchedKind, *, now: bool = False) -> ModelsState:
-        """Remove the vectors of the model of a switch that is not searched; that ends the switch."""
+    def discard_model(self, kind: SearchedKind, *, now: bool = False) -> ModelsState:
+        """Delete the vectors of the model that is not active, which ends the switch."""
         return self._ask(routing.MODELS_DISCARD, DiscardModel, {"kind": kind, "now": now}, ModelsState)
 
     def _ask(self, task: str, contract: type[Contract], kwargs: dict[str, Any], answer: type[R]) -> R:
@@ -372,7 +372,7 @@ class Client:
             result = self._app.send_task(
                 task, kwargs=kwargs, queue=routing.TASK_QUEUE[task], expires=self.timeout_s, retry=False
             )
-            # Nothing to unsubscribe when the handle is collected, maybe after Redis has gone.
+            # Nothing to unsubscribe when the handle is collected, possibly after Redis has stopped.
             result.backend = None
             meta = self._wait(result.id, task)
         except (OperationalError, RedisError, OSError) as error:
@@ -406,11 +406,11 @@ def _person(user_id: str, person_id: str) -> dict[str, Any]:
 
 
 def _not_subscribed(producer: Any, task_id: str) -> None:
-    """Answers are polled for, not subscribed to."""
+    """Answers are polled, not subscribed to."""
 
 
 def _known(error: object) -> Exception:
-    """The fleet's own error behind what the result backend rebuilt."""
+    """Return the scenefleet error for an error rebuilt by the result backend."""
     kind = getattr(errors, type(error).__name__, None)
     if isinstance(kind, type) and issubclass(kind, errors.ScenefleetError):
         return kind(str(error))

@@ -94,9 +94,9 @@ def run(
 
 def _act(client: Client, kind: SearchedKind, what: str, *, now: bool) -> None:
     if what == "discard":
-        client.drop_model(kind, now=now)
+        client.discard_model(kind, now=now)
     elif what == "activate":
-        client.flip_model(kind)
+        client.activate_model(kind)
     elif what == "rollback":
         client.rollback_model(kind)
     else:
@@ -136,7 +136,7 @@ def _switch(
     compared = compare.compare(client, kind, switch, user, wanted or compare.as_queries(samples))
     activated = switch.state == "activated"
     if not hold and not activated:
-        state = client.flip_model(kind)
+        state = client.activate_model(kind)
         activated = True
     if as_json:
         screen.write_json({**state.model_dump(mode="json"), "compared": asdict(compared)})

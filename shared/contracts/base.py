@@ -1,4 +1,4 @@
-"""What every contract has, and how a payload from outside is checked."""
+"""The base class of contracts, and the check of payloads from outside."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ MAX_QUERY_CHARS = 1000
 
 MAX_NAME_CHARS = 200
 
-#: Of a picture a caller sends, as a query or as a photo: one of 48 megapixels has some 25 MB.
+#: Maximum size of a caller's picture (query or photo): one of 48 megapixels has about 25 MB.
 MAX_PICTURE_BYTES = 32 * 2**20
 
 MAX_PICTURE_PIXELS = 50_000_000
@@ -33,7 +33,7 @@ def _check_id(value: str) -> str:
 
 def _check_text(value: str) -> str:
     if "\x00" in value:
-        raise ValueError("must not hold a NUL character")
+        raise ValueError("must not contain a NUL character")
     try:
         value.encode()
     except UnicodeEncodeError as error:
@@ -43,7 +43,7 @@ def _check_text(value: str) -> str:
 
 def _check_name(value: str) -> str:
     if not value.isprintable() or value != value.strip():
-        raise ValueError("must be one printable line without blanks around it")
+        raise ValueError("must be one printable line without surrounding blanks")
     return value
 
 
@@ -62,7 +62,7 @@ SearchedKind = Literal["text", "vision"]
 class Contract(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False, defer_build=True)
 
-    #: The largest payload that is looked at, as JSON text.
+    #: Maximum size of a payload, as JSON text.
     max_bytes: ClassVar[int] = MAX_MESSAGE_BYTES
 
     version: Literal[1] = 1
@@ -75,18 +75,18 @@ def parse(contract: type[C], payload: Mapping[str, Any]) -> C:
     """Check a payload from outside.
 
     Raises:
-        InvalidRequest: over the contract's ``max_bytes``, or the first field that is wrong, by name and value.
+        InvalidRequest: the payload exceeds the contract's ``max_bytes``, or names the first invalid field and its value.
     """
     if not isinstance(payload, Mapping):
         raise InvalidRequest(
             f"the payload of {contract.__name__} is a {type(payload).__name__}: send an object with named fields"
         )
     try:
-        # As UTF-8: escaped, a word in another script would count six bytes a letter.
+        # As UTF-8: escaped, a letter of another script would count six bytes.
         data = json.dumps(payload, ensure_ascii=False).encode()
     except UnicodeEncodeError:
         raise InvalidRequest(
-            f"the payload of {contract.__name__} holds text that is not valid Unicode: send UTF-8"
+            f"the payload of {contract.__name__} contains text that is not valid Unicode: send UTF-8"
         ) from None
     except (TypeError, ValueError, RecursionError):
         raise InvalidRequest(
@@ -107,7 +107,7 @@ def _say(fault: Any) -> str:
     """One sentence for one of pydantic's errors."""
     name = ".".join(str(part) for part in fault["loc"]) or "payload"
     if not name.isprintable() or len(name) > 60:
-        # A field that is none of ours: whatever the caller called it.
+        # An unknown field: its name comes from the caller.
         name = ascii(name)[:60]
     if fault["type"] == "missing":
         return f"{name} is missing: send it"

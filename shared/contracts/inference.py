@@ -1,4 +1,4 @@
-"""Requests that one model answers: vectors, scores, transcripts, faces."""
+"""Requests to a single model: vectors, scores, transcripts, faces."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ TokenId = Annotated[str, Field(pattern=r"^[0-9]{1,9}$")]
 
 
 class EmbedTexts(Contract):
-    """Some texts to embed; short ones: the batch queue takes whole videos."""
+    """Embed short texts."""
 
     max_bytes: ClassVar[int] = 16 * MAX_MESSAGE_BYTES
 
@@ -22,7 +22,7 @@ class EmbedTexts(Contract):
 
 
 class EncodeTexts(EmbedTexts):
-    """Some texts to embed; with ``lexical`` also the weights of their words, from a model that has them."""
+    """Embed short texts; ``lexical``: also return lexical weights, if the model produces them."""
 
     lexical: bool = False
 
@@ -36,12 +36,12 @@ class TextVectors(Contract):
     revision: Text
     dim: int = Field(ge=1)
     vectors: tuple[tuple[float, ...], ...] = Field(max_length=64)
-    #: Per text: token id of the model's vocabulary -> weight above 0. Only where ``EncodeTexts`` asked for it.
+    #: Per text: token id of the model's vocabulary -> weight above 0. Only if ``EncodeTexts`` requests it.
     lexical: tuple[dict[TokenId, float], ...] | None = Field(None, max_length=64)
 
 
 class RerankDocuments(Contract):
-    """A query, and documents to be scored by how well they answer it; short ones, such as search hits."""
+    """Score short documents, such as search hits, by how well they answer a query."""
 
     max_bytes: ClassVar[int] = 16 * MAX_MESSAGE_BYTES
 
@@ -58,9 +58,9 @@ class RerankScores(Contract):
 
 
 class EmbedImages(Contract):
-    """Some stored pictures of one user to embed: JPEG, PNG or WebP.
+    """Embed stored pictures of a user: JPEG, PNG or WebP.
 
-    Each key lies under ``uploads/{user_id}/``, or is that of a keyframe, under ``keyframes/{user_id}/``.
+    Each key is under ``uploads/{user_id}/``, or that of a keyframe under ``keyframes/{user_id}/``.
     """
 
     max_bytes: ClassVar[int] = 3 * MAX_MESSAGE_BYTES
@@ -76,16 +76,16 @@ class ImageVectors(TextVectors):
 
 
 class TranscribeAudio(Contract):
-    """A stretch of a stored file of one user to be written down: sound or video, at most a minute.
+    """Transcribe at most a minute of a stored audio or video file of a user.
 
-    The key lies under ``uploads/{user_id}/``.
+    The key is under ``uploads/{user_id}/``.
     """
 
     user_id: Id
     storage_key: Text = Field(max_length=512)
     #: Seconds from the file's start.
     start_s: float = Field(0.0, ge=0, le=1e6)
-    #: None: to its end.
+    #: None: the end of the file.
     end_s: float | None = Field(None, gt=0, le=1e6)
 
 
@@ -96,7 +96,7 @@ class SpokenWord(BaseModel):
     start_s: float
     end_s: float
     text: str
-    #: 0..1, the model's own confidence.
+    #: The model's confidence, 0..1.
     probability: float
 
 
@@ -109,7 +109,7 @@ class SpokenSegment(BaseModel):
     end_s: float
     text: str
     words: tuple[SpokenWord, ...]
-    #: Why it is not believed, and not part of the text: no speech, repetition, low confidence. None: it is.
+    #: Why it is not part of the text: no speech, repetition, low confidence. None: it is part of it.
     rejected: str | None
 
 
@@ -118,41 +118,41 @@ class TranscribedAudio(Contract):
 
     model: str
     revision: str
-    #: ISO 639-1 code of the language most of it is spoken in; None when nothing is said.
+    #: ISO 639-1 code of the main language; None: no speech.
     language: str | None
     text: str
     segments: tuple[SpokenSegment, ...]
 
 
 class DetectFaces(Contract):
-    """Some stored pictures of one user to look for faces in: JPEG, PNG or WebP.
+    """Find faces in stored pictures of a user: JPEG, PNG or WebP.
 
-    Each key lies under ``uploads/{user_id}/`` or ``faces/{user_id}/``, in the bucket of uploads.
+    Each key is under ``uploads/{user_id}/`` or ``faces/{user_id}/``, in the bucket of uploads.
     """
 
     max_bytes: ClassVar[int] = 3 * MAX_MESSAGE_BYTES
 
     user_id: Id
     storage_keys: tuple[Annotated[Text, Field(max_length=512)], ...] = Field(max_length=16)
-    #: Whether the answer holds each face's vector; it is much the largest part.
+    #: Whether the answer contains each face's vector, by far its largest part.
     vectors: bool = False
 
 
 class FoundFace(Contract):
-    #: x, y, width, height in pixels of the picture turned upright, inside it.
+    #: x, y, width, height in pixels of the upright picture, inside it.
     box: tuple[float, float, float, float]
-    #: The detector's own; higher is surer. Comparable only within one model.
+    #: The detector's confidence; comparable within one model only.
     score: float
     #: x, y in pixels, in the order of ``DetectedFaces.landmark_names``.
     landmarks: tuple[tuple[float, float], ...]
-    #: How well the face shows who it is, higher is better; None from a model that can't tell.
+    #: Quality of the face, higher is better; None: the model does not measure it.
     quality: float | None
-    #: [dim], to be compared by ``DetectedFaces.metric``; None when it was not asked for.
+    #: [dim], compared by ``DetectedFaces.metric``; None: not requested.
     vec: tuple[float, ...] | None
 
 
 class PictureFaces(Contract):
-    """What was found in one picture, the surest face first."""
+    """The faces in one picture, the most confident first."""
 
     storage_key: str
     width_px: int
@@ -161,7 +161,7 @@ class PictureFaces(Contract):
 
 
 class DetectedFaces(Contract):
-    """The answer to ``DetectFaces``: the pictures in the order they were named."""
+    """The answer to ``DetectFaces``: the pictures in the order of the request."""
 
     model: str
     revision: str

@@ -1,4 +1,4 @@
-"""Requests of an operator about the searched models."""
+"""Operators' requests about the searched models."""
 
 from __future__ import annotations
 
@@ -11,28 +11,28 @@ from .base import Contract, Id, ModelName, SearchedKind
 
 
 class ModelKind(Contract):
-    """Names what a switch is about."""
+    """Names a kind of model."""
 
     kind: SearchedKind
 
 
 class SwitchModel(ModelKind):
-    """Give the archive vectors of another model of the catalogue, beside the present ones."""
+    """Start a switch: create vectors of another model of the catalogue for the archive."""
 
     to: ModelName
-    #: Only say what it would take.
+    #: Only estimate the work.
     dry_run: bool = False
 
 
 class DiscardModel(ModelKind):
-    """Remove the vectors of the model of an open switch that is not active."""
+    """Delete the vectors of the model of an open switch that is not active."""
 
-    #: Also while searches from before the last activation may still turn pages.
+    #: Also while searches from before the last activation may still request pages.
     now: bool = False
 
 
 class SampleScenes(ModelKind):
-    """Some scenes of a user, to try a model on; always the same ones."""
+    """Choose scenes of a user to test a model with; always the same ones."""
 
     user_id: Id
     count: int = Field(20, ge=1, le=64)
@@ -41,9 +41,9 @@ class SampleScenes(ModelKind):
 class ModelSamples(Contract):
     """The answer to ``SampleScenes``."""
 
-    #: What is said in them, where something is; the beginning of it.
+    #: The beginnings of their transcripts.
     texts: tuple[str, ...]
-    #: Of ``scenes`` scenes.
+    #: Keyframes of ``scenes`` scenes.
     keyframe_keys: tuple[str, ...]
     scenes: int
 
@@ -57,15 +57,15 @@ class SwitchView(BaseModel):
     to_model: str
     #: building, ready (both complete, the old one is active), activated (the new one is), discarding
     state: Literal["building", "ready", "activated", "discarding"]
-    #: Scenes that had a vector of the old model at the beginning; scenes given one of the new model.
+    #: Scenes that had a vector of the old model at the start; ``done``: scenes with one of the new model.
     total: int
     done: int
-    #: Jobs given up, and the first one's error.
+    #: Jobs that failed for good; ``error``: of the first one.
     failed: int
     error: str | None
-    #: Lately; None: nothing was done lately.
+    #: Recent speed; None: no recent work.
     scenes_per_s: float | None
-    #: Seconds until it is built, at that speed.
+    #: Seconds until the vectors are complete, at this speed.
     eta_s: float | None
     created_at: datetime
     ready_at: datetime | None
@@ -77,6 +77,6 @@ class ModelsState(Contract):
 
     kind: SearchedKind
     active: str | None
-    #: Scenes with a vector of it; while a switch is open, as counted when it began and as made since.
+    #: Scenes with a vector of it; while a switch is open: the count at its start plus new ones.
     scenes: int
     switch: SwitchView | None

@@ -1,4 +1,4 @@
-"""Requests about people, and the answers."""
+"""Requests about people, and their answers."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from .base import MAX_NAME_CHARS, Contract, Id, PersonName, Text
 
 
 class CreatePerson(Contract):
-    """Make a person to be found in the user's videos. Sending it again with the same id or name changes nothing."""
+    """Create a person. Sending it again with the same id or name changes nothing."""
 
     user_id: Id
     name: PersonName
-    #: None: the fleet makes one.
+    #: None: the fleet chooses an id.
     person_id: Id | None = None
 
 
@@ -27,13 +27,13 @@ class PersonRef(Contract):
 
 
 class RenamePerson(PersonRef):
-    """Give a person another name; an unknown one becomes somebody by it."""
+    """Rename a person; an unknown person becomes a named one."""
 
     name: PersonName
 
 
 class ListPeople(Contract):
-    """The user's people, by name, from ``after`` (exclusive) on."""
+    """List the user's people by name, starting after the name ``after``."""
 
     user_id: Id
     kind: Literal["named", "unknown"] | None = None
@@ -42,10 +42,10 @@ class ListPeople(Contract):
 
 
 class AddPhoto(PersonRef):
-    """Make room for a photo: the answer says under which key to store it, and where to PUT it if there is a URL."""
+    """Reserve a photo upload: the answer has the storage key and, with S3 storage, a URL for a PUT."""
 
     extension: Literal["jpg", "jpeg", "png", "webp"] = "jpg"
-    #: Of the URL, seconds; None: ``UPLOAD_LINK_S``.
+    #: Lifetime of the URL, seconds; None: ``UPLOAD_LINK_S``.
     expires_s: int | None = Field(None, ge=1, le=604_800)
 
 
@@ -54,27 +54,27 @@ class PhotoRef(PersonRef):
 
 
 class ListFaces(PersonRef):
-    """Where a person is seen, track by track, from ``after`` (a track's id, exclusive) on."""
+    """List the tracks of a person, starting after the track id ``after``."""
 
     after: Id | None = None
     limit: int = Field(200, ge=1, le=1000)
 
 
 class JudgeFaces(PersonRef):
-    """What a human says about tracks: they are this person's, or not. It holds for ever, also in later runs."""
+    """Confirm or reject that tracks show a person. The decision is permanent, also in later runs."""
 
     track_ids: tuple[Id, ...] = Field(min_length=1, max_length=64)
     is_person: bool
 
 
 class MergePeople(PersonRef):
-    """Say that a person is another one: all its photos and tracks become the other's."""
+    """Merge a person into another: its photos and tracks become the other's."""
 
     into: Id
 
 
 class SplitPerson(PersonRef):
-    """Say that some tracks of a person are somebody else: they become a person of their own."""
+    """Move some tracks of a person to a new person."""
 
     track_ids: tuple[Id, ...] = Field(min_length=1, max_length=64)
     #: None: the next free "unknown N".
@@ -87,7 +87,7 @@ class UndoEvent(Contract):
 
 
 class ListEvents(Contract):
-    """What was done to the user's people, newest first, before ``before`` (exclusive)."""
+    """List the changes of the user's people, newest first, before the event ``before``."""
 
     user_id: Id
     before: int | None = Field(None, ge=1, le=2**63 - 1)
@@ -98,14 +98,14 @@ class PhotoView(Contract):
     photo_id: str
     person_id: str
     storage_key: str
-    #: waiting (for its upload), pending, good, refused (for what it shows), failed (the fleet's fault)
+    #: waiting (for its upload), pending, good, refused (for its content), failed (internal error)
     state: str
     error_class: str | None
     error: str | None
     #: x, y, width, height of the face in the photo's pixels.
     box: tuple[float, float, float, float] | None
     quality: float | None
-    #: Where to PUT it; None where storage has no URLs, and for a photo that is there.
+    #: URL for a PUT; None: the storage has no URLs, or the photo is stored.
     upload_url: str | None = None
 
 
@@ -114,20 +114,20 @@ class PersonView(Contract):
     user_id: str
     name: str
     kind: Literal["named", "unknown"]
-    #: empty (nothing to know the person by), working (photos or videos are looked at), ready, erasing, erased
+    #: empty (no photo or face to match with), working (photos or videos are processed), ready, erasing, erased
     state: Literal["empty", "working", "ready", "erasing", "erased"]
-    #: 0..1, of the work that goes on.
+    #: Progress of the current work, 0..1.
     progress: float
     photos: int
     good_photos: int
     scenes: int
     videos: int
     created_at: datetime
-    #: After an erasure: what was removed and what a sweep found afterwards.
+    #: After an erasure: what was removed and what is left.
     receipt: dict[str, Any] | None = None
-    #: Of a change: the event that undoes it.
+    #: The event of this change, for ``undo``.
     event_id: int | None = None
-    #: Of a creation: False when the person had been there before.
+    #: False: the person existed before.
     accepted: bool = True
 
 
@@ -143,14 +143,14 @@ class PhotoList(Contract):
 
 
 class FaceView(Contract):
-    """One face through one scene."""
+    """One track of a person."""
 
     track_id: str
     video_id: str
     scene_id: str
     #: The scene's number in its video.
     idx: int
-    #: Of its best keyframe, seconds from the video's start.
+    #: Time of its best keyframe, seconds from the video's start.
     ts_s: float
     keyframe_key: str
     box: tuple[float, float, float, float]
@@ -170,15 +170,15 @@ class EventView(Contract):
     #: create, rename, confirm (these faces are the person's), reject (they are not), merge, split, undo, erase
     kind: str
     person_id: str | None
-    #: Of the person, as it is now; None once erased.
+    #: Current name of the person; None: erased.
     name: str | None
-    #: Into whom the person was merged, or who was split off, and what that one is called now.
+    #: The person merged into, or split off; ``other``: its current name.
     other_id: str | None
     other: str | None
-    #: Of a renaming: the name before, and the one given.
+    #: Of a rename: the name before and after.
     old_name: str | None
     new_name: str | None
-    #: How many faces it was about, where it was about faces, and in which videos when a human picked them.
+    #: Number of faces concerned; ``video_ids``: their videos, if a human chose them.
     faces: int | None
     video_ids: tuple[str, ...]
     undoes: int | None

@@ -1,4 +1,4 @@
-"""A search, and what it found."""
+"""A search, and its answer."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from .base import MAX_MESSAGE_BYTES, MAX_QUERY_CHARS, Contract, Id, ModelName, T
 
 SearchMode = Literal["keyword", "semantic", "hybrid"]
 
-#: What a search compares: words spoken, their weights, their meaning, what is seen, text on screen, who is there.
+#: What a search compares: meaning, pictures, lexical weights, spoken words, on-screen text, people.
 SearchRetriever = Literal["text", "vision", "lexical", "keyword", "screen", "people"]
 
 
 class SearchWeights(BaseModel):
-    """How much each retriever counts in this search; one left out has its setting's weight."""
+    """Weights of the retrievers in this search; the default is the setting's weight."""
 
     model_config = Contract.model_config
 
@@ -30,39 +30,39 @@ class SearchWeights(BaseModel):
 
 
 class SearchScenes(Contract):
-    """Search one user's published scenes: by words, by another scene, by a picture, by who is there."""
+    """Search a user's published scenes by words, another scene, a picture or people."""
 
-    #: ``MAX_QUERY_CHARS`` of any script fit.
+    #: Enough for ``MAX_QUERY_CHARS`` of any script.
     max_bytes: ClassVar[int] = 2 * MAX_MESSAGE_BYTES
 
     user_id: Id
     query: Text | None = Field(None, min_length=1, max_length=MAX_QUERY_CHARS)
     mode: SearchMode = "hybrid"
-    #: Id of a scene of the user's: more like this one.
+    #: Id of a scene of the user: find similar scenes.
     like_scene: UUID | None = None
-    #: A stored picture of the user's, as in ``EmbedImages``.
+    #: Key of a stored picture of the user, as in ``EmbedImages``.
     image_key: Text | None = Field(None, max_length=512)
     weights: SearchWeights = SearchWeights()
-    #: Hits that score less are left out: no match is an answer.
+    #: Leave out hits with a lower score.
     min_score: float | None = Field(None, ge=0)
     limit: int | None = Field(None, ge=1)
-    #: ``next_cursor`` of the answer before, for the same search.
+    #: ``next_cursor`` of the previous answer to the same search.
     cursor: Text | None = Field(None, max_length=400)
-    #: Search by this model's vectors; None: by the active one's.
+    #: Search the vectors of this model; None: of the active one.
     text_model: ModelName | None = None
     vision_model: ModelName | None = None
-    #: The best hits, so many, are read again by the reranker and put in its order.
+    #: Number of best hits to rerank.
     rerank: int | None = Field(None, ge=1, le=50)
 
     video_id: Id | None = None
     video_ids: tuple[Id, ...] = Field((), max_length=100)
     persons: tuple[Id, ...] = Field((), max_length=20)
-    #: ``prefer``: they raise the score, and nobody has to be there.
+    #: ``prefer``: they raise the score and filter nothing.
     persons_match: Literal["any", "all", "prefer"] = "any"
-    #: Scenes that overlap this stretch of their video, seconds.
+    #: Scenes that overlap this span of their video, seconds.
     from_s: float | None = Field(None, ge=0)
     to_s: float | None = Field(None, ge=0)
-    #: ISO 639-1 codes of what is spoken.
+    #: ISO 639-1 codes of the spoken languages.
     languages: tuple[Annotated[Text, Field(min_length=2, max_length=16)], ...] = Field((), max_length=20)
     #: When their video was indexed: from (inclusive) and to (exclusive); without an offset it is UTC.
     indexed_from: datetime | None = None
@@ -70,17 +70,17 @@ class SearchScenes(Contract):
 
 
 class GatherSearch(Contract):
-    """A step of a search that waited: a queue has answered, or time is up."""
+    """Continue a waiting search: a queue has answered, or its deadline has passed."""
 
     search: Id
-    #: The queue that answered; None: time is up.
+    #: The queue that answered; None: the deadline has passed.
     queue: Literal["text", "vision", "rerank"] | None = None
-    #: The queue's task failed; what comes with it is that task's id.
+    #: The queue's task failed, and its id is sent instead of an answer.
     failed: bool = False
 
 
 class WordSpan(BaseModel):
-    """Where a searched word stands in a transcript: characters from ``start`` (inclusive) to ``end`` (exclusive)."""
+    """A searched word in a transcript: characters from ``start`` (inclusive) to ``end`` (exclusive)."""
 
     model_config = Contract.model_config
 
@@ -89,7 +89,7 @@ class WordSpan(BaseModel):
 
 
 class KeyframeMatch(BaseModel):
-    """The keyframe that fits best."""
+    """The best matching keyframe."""
 
     model_config = Contract.model_config
 
@@ -101,7 +101,7 @@ class KeyframeMatch(BaseModel):
 
 
 class ScreenMatch(BaseModel):
-    """A line on screen that holds a searched word, and where a keyframe shows it."""
+    """A line of on-screen text with a searched word, and its place in a keyframe."""
 
     model_config = Contract.model_config
 
@@ -112,7 +112,7 @@ class ScreenMatch(BaseModel):
 
 
 class PersonMatch(BaseModel):
-    """A person who was asked for, and the best face."""
+    """A requested person, with the best face."""
 
     model_config = Contract.model_config
 
@@ -121,7 +121,7 @@ class PersonMatch(BaseModel):
     #: 0..1
     confidence: float
     frame_count: int
-    #: The keyframe and x, y, width, height in its pixels; None: no face is kept.
+    #: The keyframe, and x, y, width, height in its pixels; None: no face is stored.
     ordinal: int | None
     box: tuple[float, float, float, float] | None
 
@@ -147,17 +147,17 @@ class SearchHit(Contract):
     score: float
     keyframe_keys: tuple[str, ...]
     language: str | None = None
-    #: Retriever -> similarity 0..1, before weights; a retriever that was not searched is absent.
+    #: Retriever -> similarity 0..1, before weights; retrievers that were not used are absent.
     similarities: dict[SearchRetriever, float] = Field(default_factory=dict)
-    #: The reranker's score, 0..1; None: it did not read this one.
+    #: The reranker's score, 0..1; None: not reranked.
     rerank_score: float | None = None
     highlights: Highlights = Highlights()
-    #: Presigned, as many as ``keyframe_keys``; None: this storage has none.
+    #: Presigned URLs of ``keyframe_keys``; None: the storage has none.
     keyframe_urls: tuple[str, ...] | None = None
 
 
 class RetrieverCoverage(BaseModel):
-    """What one retriever could look at."""
+    """The coverage of one retriever."""
 
     model_config = Contract.model_config
 
@@ -166,21 +166,21 @@ class RetrieverCoverage(BaseModel):
     #: Why it was not used.
     reason: str | None
     model: str | None
-    #: Scenes of the scope that it has something to compare of; None: it can't be told.
+    #: Scenes of the scope that it can compare; None: unknown.
     scenes: int | None
     weight: float
 
 
 class Coverage(Contract):
-    """How much of what was asked could be looked at: "nothing found" is not "not looked at yet"."""
+    """How many scenes were searched: distinguishes "nothing found" from "not processed yet"."""
 
-    #: In the scope: the user's published scenes that the filters leave.
+    #: Scenes in the scope: the user's published scenes that pass the filters.
     scenes: int
-    #: Scenes with words spoken in them.
+    #: Scenes with speech.
     with_words: int
-    #: Scenes with a vector of the text model; None where meaning was not asked for.
+    #: Scenes with a vector of the text model; None: the text model was not used.
     with_vectors: int | None
-    #: Videos of this user still in work.
+    #: Videos of this user in progress.
     videos_in_work: int
     retrievers: tuple[RetrieverCoverage, ...] = ()
 
@@ -188,11 +188,11 @@ class Coverage(Contract):
 class SearchAnswer(Contract):
     query: str | None
     mode: SearchMode
-    #: The text model; None where meaning was not asked for.
+    #: The text model; None: it was not used.
     model: str | None
     hits: tuple[SearchHit, ...]
     coverage: Coverage
-    #: Retriever (or ``rerank``) that was asked for and that works in this fleet -> why it is missing from this answer.
+    #: Retriever (or ``rerank``) that this fleet has but this answer could not use -> the reason.
     degraded: dict[str, str] = Field(default_factory=dict)
     #: Pass as ``cursor`` for the next page; None at the end.
     next_cursor: str | None = None

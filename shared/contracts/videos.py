@@ -1,4 +1,4 @@
-"""Requests about videos and their scenes, and the answers."""
+"""Requests about videos and their scenes, and their answers."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ class VideoRef(Contract):
 
 
 class ProcessVideo(VideoRef):
-    """Accept a video whose file lies under ``storage_key`` in the uploads bucket."""
+    """Accept a video whose file is stored under ``storage_key`` in the uploads bucket."""
 
     storage_key: Text = Field(max_length=512)
     #: 0..9, higher first.
@@ -32,66 +32,66 @@ class ProcessVideo(VideoRef):
 
 
 class RerunVideo(VideoRef):
-    """Process again: all stages, or the named ones and those downstream of them, or what the published run lacks."""
+    """Process again: all stages, the named ones and those downstream of them, or those that the published run lacks."""
 
     stages: tuple[Text, ...] = Field((), max_length=len(PIPELINE_NAMES))
-    #: Only stages that were off, failed or out of date; nothing happens when there is none.
+    #: Only stages that were off, failed or are outdated; without any nothing happens.
     missing: bool = False
 
 
 class ListScenes(VideoRef):
-    """A page of a video's published scenes, from ``after_idx`` (exclusive) on."""
+    """List a video's published scenes, starting after the scene ``after_idx``."""
 
     after_idx: int = Field(-1, ge=-1, le=2**31 - 1)
     limit: int = Field(200, ge=1, le=1000)
 
 
 class MakeSubtitles(VideoRef):
-    """The words of a video's published scenes as a subtitle file."""
+    """Convert the transcript of a video's published scenes to a subtitle file."""
 
     format: SubtitleFormat = "srt"
 
 
 class ListVideos(Contract):
-    """A user's videos, newest first, from ``after`` (a video's id, exclusive) on."""
+    """List a user's videos, newest first, starting after the video id ``after``."""
 
     user_id: Id
-    #: Only videos in one of these states; none named: in any. Deleted videos are never listed.
+    #: Only videos in one of these states; empty: any. Deleted videos are never listed.
     states: tuple[ListedState, ...] = Field((), max_length=6)
     after: Id | None = None
     limit: int = Field(50, ge=1, le=200)
 
 
 class ListFailures(Contract):
-    """The failed jobs of the newest runs of a user's videos, newest first, from ``after`` (a job's id, exclusive) on."""
+    """List the failed jobs of the newest runs of a user's videos, newest first, starting after the job id ``after``."""
 
     user_id: Id
-    #: None: of all videos.
+    #: None: all videos.
     video_id: Id | None = None
     after: int | None = Field(None, ge=1, le=2**63 - 1)
     limit: int = Field(100, ge=1, le=1000)
 
 
 class UploadVideo(Contract):
-    """Ask where to store a video; then send ``tasks.video.process`` with the key of the answer. Stores nothing."""
+    """Get the storage key for a video; then send it with ``tasks.video.process``. Stores nothing."""
 
     user_id: Id
-    #: Of the video to be; one that the user has already is refused.
+    #: Id of the new video; refused if the user has this id already.
     video_id: Id
-    #: The file's name; what a storage key can't hold is replaced.
+    #: The file's name; characters that a storage key can't contain are replaced.
     filename: Text = Field("video", min_length=1, max_length=1000)
-    #: Of the URL, seconds: within it the upload has to begin.
+    #: Lifetime of the URL, seconds; the upload must begin within it.
     expires_s: int = Field(900, ge=1, le=604_800)
 
 
 class Receipt(Contract):
-    """The answer to a change: from here on nothing is lost."""
+    """The answer to a change: it is stored and can't be lost."""
 
     video_id: str
     user_id: str
     state: VideoState
     run: int
-    #: False when the same request had been accepted before.
+    #: False: the same request was accepted before.
     accepted: bool
 
 
@@ -131,17 +131,17 @@ class VideoPage(Contract):
 
 
 class FailureView(Contract):
-    """A job that failed for good; ``tasks.video.retry`` tries it again."""
+    """A job that failed for good; ``tasks.video.retry`` runs it again."""
 
     job_id: int
     video_id: str
     run: int
     stage: str
-    #: Which piece of the stage, from 0.
+    #: Number of the part, from 0.
     part: int
     error_class: str | None
     error: str | None
-    #: How often it was begun.
+    #: Number of attempts.
     attempts: int
     failed_at: datetime | None
 
@@ -157,9 +157,9 @@ class UploadSlot(Contract):
 
     video_id: str
     storage_key: str
-    #: Where to PUT the file; None where storage has no URLs: store it under the key.
+    #: URL for a PUT; None: the storage has no URLs, store the file under the key.
     upload_url: str | None
-    #: When the URL ends.
+    #: When the URL expires.
     expires_at: datetime | None
 
 
@@ -176,9 +176,9 @@ class SceneView(Contract):
     language: str | None
     keyframe_keys: tuple[str, ...]
     sidecar_key: str | None
-    #: People whose faces it shows, however many keyframes show them.
+    #: Number of people whose faces are visible, each counted once.
     faces: int
-    #: The text it shows, a line each.
+    #: On-screen text, one line each.
     screen_text: str = ""
 
 
@@ -194,7 +194,7 @@ class Subtitles(Contract):
 
     video_id: str
     format: SubtitleFormat
-    #: The language most of it is spoken in; None when nothing is said.
+    #: The main language; None: no speech.
     language: str | None
-    #: The file's content, to be written as UTF-8.
+    #: Content of the file, to be written as UTF-8.
     text: str

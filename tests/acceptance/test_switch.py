@@ -268,7 +268,7 @@ def test_killed_half_way_it_goes_on_and_a_rollback_restores_the_results(fleet: F
     assert 0 <= told["compared"]["overlap"] < 1 and len(told["compared"]["queries"]) == 20
     assert found(fleet) == before
 
-    fleet.client.flip_model("text")
+    fleet.client.activate_model("text")
     eventually(lambda: found(fleet) != before, within_s=20, what="the new model is searched")
     after = found(fleet)
     assert all(len(hits) == 20 for hits in after)

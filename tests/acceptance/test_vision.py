@@ -216,7 +216,7 @@ def test_the_model_of_sight_is_switched_too(fleet: Fleet, status: VideoStatus) -
     (embedded,) = {fleet.client.embed_vision_texts(["a red cat"]).model}
     assert embedded == SECOND
     fleet.client.rollback_model("vision")
-    fleet.client.drop_model("vision", now=True)
+    fleet.client.discard_model("vision", now=True)
     eventually(lambda: fleet.client.models("vision").switch is None, within_s=60, what="the switch has ended")
     assert keyframe_vectors(fleet).keys() == old.keys()
     assert not fleet.rows("SELECT 1 FROM embeddings JOIN models USING (model_id) WHERE name = %s", SECOND)
