@@ -1,4 +1,4 @@
-"""Rewrite tables, so that deleted rows leave the database's files: Postgres keeps them there until it needs the room."""
+"""Rewrite tables, so that deleted rows leave the database's files: Postgres keeps them there until it needs the space."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ PERSONAL: tuple[str, ...] = (
     "scene_people",
     "jobs",
 )
-#: How long one table may be waited for: until then everything that uses it goes on.
+#: Maximum wait for a table.
 _LOCK_S = 10
 
 
@@ -35,7 +35,7 @@ def every_table() -> tuple[str, ...]:
 
 
 def rewrite(table: str) -> None:
-    """Write one table and its indexes again without deleted rows. Whoever uses it meanwhile waits.
+    """Rewrite one table and its indexes without deleted rows. Other sessions that use the table wait.
 
     Needs free disk for a copy of the table.
 

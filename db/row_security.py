@@ -36,7 +36,7 @@ READ = (
     "people_events",
     "searched_scenes",
     "searched_weights",
-    # Nobody's:
+    # Rows without a user:
     "models",
     "active_models",
 )

@@ -80,7 +80,7 @@ def write_transcript(
     segments: Sequence[Mapping[str, Any]],
     model_id: int,
 ) -> None:
-    """Store what one window of audio said; times in seconds from the video's start."""
+    """Store the transcript of one window of audio; times in seconds from the video's start."""
     session.execute(
         delete(TranscriptPart).where(
             TranscriptPart.video_id == video_id,
@@ -136,7 +136,7 @@ def write_tags(
 
 
 def tags_of(session: Session, run: int, scene_ids: Sequence[UUID]) -> dict[UUID, dict[str, float]]:
-    """What a run says these scenes show; scenes it said nothing about are absent."""
+    """The tags that a run found in these scenes; scenes without any are absent."""
     rows = session.execute(
         select(SceneTags.scene_id, SceneTags.tags).where(
             SceneTags.run == run, SceneTags.scene_id.in_(scene_ids)
@@ -236,7 +236,7 @@ def scene_count(session: Session, video_id: str, split_version: int) -> int:
 
 
 def words_of(session: Session, video_id: str, asr_run: int, scenes: Sequence[Scene]) -> dict[UUID, Words]:
-    """Give every word to the scene in which its middle lies; a segment across a cut is divided.
+    """Assign every word to the scene that contains its middle; a segment across a cut is divided.
 
     ``scenes``: neighbours of one split, in order. Speech after the last picture belongs to the video's last scene.
     """
@@ -329,7 +329,7 @@ def faces_of(session: Session, run: int, scene_ids: Sequence[UUID]) -> dict[UUID
 
 
 def embedded(session: Session, run: int, family: str, scene_ids: Sequence[UUID]) -> dict[UUID, Model]:
-    """Which of these scenes have a vector of this family stage_runs by this run, and by which model: the searched one's, if any."""
+    """The scenes that have a vector of this family from this run, with its model: the active one, if possible."""
     searched = searched_model(session, family)
     rows = session.execute(
         select(Embedding.scene_id, Model)
@@ -377,7 +377,7 @@ def publish_scene(
     ``screen_text``: the text it shows, a line each.
     """
     lexicon = _LEXICON.get((words.language or "")[:2], "simple")
-    # What a picture shows may be in another language than what is said; where nothing is said queries are English too.
+    # On-screen text may be in another language than the speech; without speech queries are English too.
     screen_lexicon = _LEXICON.get((words.language or "en")[:2], "simple")
     transcript = words.text.replace("\x00", "")
     session.execute(
@@ -483,9 +483,9 @@ def page(session: Session, video_id: str, user_id: str, after_idx: int, limit: i
 
 
 def _people_seen() -> ScalarSelect[int]:
-    """How many people a scene shows: somebody found in several keyframes, or by several tracks, is one.
+    """The number of people in a scene: a person in several keyframes or tracks counts once.
 
-    A track nobody knows is a person of its own, and so is a face from before faces were linked into tracks.
+    A track without a person counts as one person, and so does a face from before faces were linked into tracks.
     """
     unnamed = FaceTrack.person_id.is_(None)
     return (

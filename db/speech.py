@@ -1,4 +1,4 @@
-"""What is said in a video, as its published scenes have it."""
+"""The transcript of a video's published scenes."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from shared.errors import Conflict
 def published_speech(
     session: Session, video_id: str, user_id: str
 ) -> tuple[str | None, list[list[dict[str, Any]]]]:
-    """The language of most of it (None: nothing is said), and the segments of each scene, in order.
+    """The main language (None: no speech), and the segments of each scene, in order.
 
     Rejected segments are among them.
 

@@ -40,11 +40,11 @@ def receipt(video: Video, *, accepted: bool) -> Receipt:
 
 
 def accept(session: Session, request: ProcessVideo, plan: Plan) -> tuple[Receipt, list[WakeUp]]:
-    """Write the video and its first job in this transaction; again with the same request changes nothing.
+    """Write the video and its first job in this transaction; repeating the request changes nothing.
 
     Raises:
         Conflict: the user has deleted a video of this id, or it names another file.
-        QuotaExceeded: the user has as many videos in work as one may have; nothing is stored.
+        QuotaExceeded: the user has the maximum number of videos in progress; nothing is stored.
     """
     session.execute(
         insert(Video)
@@ -74,7 +74,7 @@ def lock(session: Session, video_id: str, user_id: str, *, deleted_too: bool = F
     """The user's video, locked.
 
     Raises:
-        NotFound: no such video of this user (another user's video is not told apart).
+        NotFound: no such video of this user (or it is another user's).
     """
     video = session.scalars(
         select(Video).where(Video.user_id == user_id, Video.external_id == video_id).with_for_update(),
@@ -178,7 +178,7 @@ def failures(session: Session, request: ListFailures) -> FailurePage:
 
 
 def status(session: Session, video_id: str, user_id: str) -> VideoStatus:
-    """Where a video stands, stage by stage.
+    """The state of a video, stage by stage.
 
     Raises:
         NotFound: no such video of this user.
@@ -187,7 +187,7 @@ def status(session: Session, video_id: str, user_id: str) -> VideoStatus:
 
 
 def _describe(session: Session, found: Sequence[Video]) -> list[VideoStatus]:
-    """Where some videos stand, in three statements however many there are."""
+    """The states of several videos, with three statements however many there are."""
     ids = [video.video_id for video in found]
     newest = tuple_(Run.video_id, Run.run).in_([(video.video_id, video.run) for video in found])
     opened = {run.video_id: run for run in session.scalars(select(Run).where(newest))} if found else {}
@@ -238,7 +238,7 @@ def _stages(run: Run | None, states: Mapping[str, StageState]) -> tuple[StageSta
 
 
 def next_revision(session: Session, video_id: str) -> int:
-    """A sidecar revision no other attempt gets."""
+    """A new sidecar revision, which no other attempt gets."""
     video = jobs.lock_video(session, video_id)
     if video is None:
         raise NotFound(f"no video {video_id!r}")

@@ -538,9 +538,7 @@ def parse_weights(value: str) -> dict[str, float]:
             raise ValueError(f"{user} appears twice")
         weights[user] = weight
     if len(weights) > MAX_WEIGHTS:
-        raise ValueError(
-            f"it names {len(weights)} users: at most {MAX_WEIGHTS} may have a weight"
-        )
+        raise ValueError(f"it names {len(weights)} users: at most {MAX_WEIGHTS} may have a weight")
     return weights
 
 

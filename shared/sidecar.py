@@ -11,7 +11,7 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field
 
-#: Grows when a field changes its meaning or goes away; new fields don't change it.
+#: Increases when a field changes its meaning or is removed; new fields don't change it.
 SCHEMA_VERSION = 1
 
 
@@ -20,7 +20,7 @@ class Part(BaseModel):
 
 
 class ModelRef(Part):
-    """Which model made something."""
+    """A model by name and revision."""
 
     name: str
     revision: str
@@ -39,7 +39,7 @@ class Segment(Part):
     text: str
     words: list[Word]
     rejected: str | None = Field(
-        None, description="Why it is not believed and not part of the transcript's text; null: it is."
+        None, description="Why it is not part of the transcript's text; null: it is part of it."
     )
 
 
@@ -51,7 +51,7 @@ class Transcript(Part):
 
 
 class EmbeddingRef(Part):
-    """Whether the scene has a vector; vectors themselves live in Postgres."""
+    """Whether the scene has a vector; the vectors are in Postgres."""
 
     model: str | None
     revision: str | None
@@ -82,7 +82,7 @@ class Face(Part):
     landmarks: list[list[float]]
     det_score: float
     quality: float | None = Field(
-        None, description="How well it shows who it is; null from a model that can't tell."
+        None, description="Quality of the face; null: the model does not measure it."
     )
     track: int | None = Field(
         None, description="Faces of this scene with the same number are the same person."
@@ -97,10 +97,10 @@ class Sighting(Part):
 
 
 class ScreenText(Part):
-    """A line of text in the picture, once however many keyframes show it."""
+    """A line of on-screen text, stored once however many keyframes show it."""
 
     text: str
-    score: float = Field(description="How sure the model was at the best sighting, 0..1.")
+    score: float = Field(description="Confidence of the best sighting, 0..1.")
     sightings: list[Sighting]
     model: str
 

@@ -2,7 +2,7 @@
 
 Limits of a cue are those of common style guides for timed text (two lines of 42 characters, 1 to 7 s). WebVTT is the
 W3C's, with its escapes. SRT has neither a standard nor escapes: what players take for markup (``<i>``, ``{\\an8}``) is
-replaced by signs that look alike.
+replaced by similar characters.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ _VTT_SIGNS = str.maketrans({"&": "&amp;", "<": "&lt;", ">": "&gt;"})
 
 @dataclass(frozen=True, slots=True)
 class Cue:
-    """What is shown from one moment to another, milliseconds from the video's start."""
+    """A subtitle with its times, milliseconds from the video's start."""
 
     start_ms: int
     end_ms: int
@@ -60,7 +60,7 @@ def make_cues(scenes: Iterable[Sequence[Mapping[str, Any]]]) -> list[Cue]:
 
     Args:
         scenes: the segments of each scene, in order: start_s, end_s, text, words (each start_s, end_s, text; may be
-            none), rejected (why it is not believed: it is left out).
+            none), rejected (the reason; the segment is left out).
     """
     groups = _lengthen(list(_group(_pieces(scenes))))
     cues: list[Cue] = []

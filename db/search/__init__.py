@@ -1,8 +1,8 @@
-"""Finding scenes: by words, by meaning, by sight, by who is there. Every query is scoped by ``user_id`` and sees published
+"""Finds scenes by words, meaning, pictures and people. Every query is scoped by ``user_id`` and sees published
 scenes only.
 
-``scope`` says which scenes may be found, ``retrievers`` and ``nearest`` how one kind of similarity is looked up and compared,
-``ranking`` joins the retrievers into one order, ``details`` fetches what a hit shows, ``coverage`` counts what could be looked at.
+``scope`` filters scenes, ``retrievers`` and ``nearest`` find and compare them by one kind of similarity, ``ranking`` combines
+the retrievers into one order, ``details`` fetches the fields of a hit, ``coverage`` counts the searched scenes.
 """
 
 from db.search.coverage import Covered, cover
