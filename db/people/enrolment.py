@@ -1,4 +1,4 @@
-"""A person's jobs: look at the photos, make the profile, compare all videos of the user again; resumable part by part.
+"""A person's jobs: check the photos, compute the profile, match all videos of the user; resumable part by part.
 
 Every function holds the lock on the person's row (``db.ledger.jobs.lock_person``).
 """
@@ -24,17 +24,17 @@ from db.people.vote import centroid
 from db.tables import TERMINAL, FaceTrack, Job, Model, Person, PersonPhoto, PersonProfile
 from shared import graph
 
-#: Behind every video in work.
+#: After all videos in progress.
 _PRIORITY = -1
-#: An upload that began just before its URL ended may take so long, seconds.
+#: Maximum duration of an upload that began just before its URL expired, seconds.
 UPLOAD_GRACE_S = 60.0
-#: Tracks a profile without photos is made from.
+#: Maximum number of tracks for a profile without photos.
 _MAX_TRACKS = 500
 
 
 @dataclass(frozen=True, kw_only=True)
 class PhotoResult:
-    """What the model found in one photo, or why it is of no use."""
+    """The face in one photo, or the reason why the photo can't be used."""
 
     photo_id: UUID
     state: str
@@ -47,9 +47,9 @@ class PhotoResult:
 
 
 def start(session: Session, person: Person, plan: Plan, model_id: int | None = None) -> list[WakeUp]:
-    """Look at the photos that need it, then at all videos. Ends what an earlier change had started.
+    """Start a run that checks the pending photos, then matches all videos. Ends an earlier run.
 
-    ``model_id``: the active face model; photos with a vector of another one are looked at again.
+    ``model_id``: the active face model; photos with a vector of another model are checked again.
     """
     stop(session, person)
     person.run += 1
@@ -78,7 +78,7 @@ def start(session: Session, person: Person, plan: Plan, model_id: int | None = N
 
 
 def stop(session: Session, person: Person) -> bool:
-    """Cancel the person's jobs, but not those that last. Returns whether there was something to cancel."""
+    """Cancel the person's jobs except lasting ones. Returns whether there were any."""
     cancelled = jobs.cancel(
         session,
         Job.subject_kind == "person",
@@ -91,11 +91,11 @@ def stop(session: Session, person: Person) -> bool:
 
 
 def advance(session: Session, person: Person, plan: Plan) -> list[WakeUp]:
-    """Start what follows when a stage has ended. Harmless at any time."""
+    """Insert the jobs that follow an ended stage. Harmless at any time."""
     if person.deleted_at is not None or person.ended_run >= person.run:
         return []
     if person.moving_event is not None:
-        # Whoever has moved its tracks starts again from the photos.
+        # The job that moves its tracks starts a new run at its end.
         return []
     mine = (Job.subject_kind == "person") & (Job.subject_id == person.person_id) & (Job.run == person.run)
     states: dict[str, set[str]] = {}
@@ -121,7 +121,7 @@ def advance(session: Session, person: Person, plan: Plan) -> list[WakeUp]:
 
 
 def _give_up_photos(session: Session, person: Person) -> None:
-    """Photos of a job that failed for good are not pending any more."""
+    """Mark the photos of a job that failed for good as failed."""
     failed = session.execute(
         select(Job.payload, Job.error_class, Job.error).where(
             Job.subject_kind == "person",
@@ -157,17 +157,17 @@ def _job(person: Person, stage: graph.Stage, plan: Plan, **values: Any) -> Job:
 
 
 def erasure_job(person: Person, plan: Plan) -> Job:
-    """The job that removes all of a person and makes sure of it."""
+    """The job that erases a person and verifies it."""
     return _job(person, graph.ERASE_PERSON, plan, priority=0)
 
 
 def move_job(person: Person, plan: Plan, payload: Mapping[str, Any]) -> Job:
-    """The job that gives tracks to a person (``db.people.moves``)."""
+    """The job that moves tracks to a person (``db.people.moves``)."""
     return _job(person, graph.MOVE, plan, priority=0, payload=dict(payload))
 
 
 def late_photos_job(person: Person, plan: Plan, keys: Sequence[str]) -> Job:
-    """The job that removes photos once more, when no URL is left by which they could be stored again."""
+    """The job that removes photos again after the last upload URL has expired."""
     ends = func.greatest(func.coalesce(person.uploads_until, NOW), NOW)
     return _job(
         person,
@@ -180,7 +180,7 @@ def late_photos_job(person: Person, plan: Plan, keys: Sequence[str]) -> Job:
 
 
 def note_upload_url(session: Session, person: Person, lasts_s: float) -> None:
-    """Remember that for so long a photo of the person, whose row is locked, may be stored by a URL."""
+    """Store until when an upload URL of the person, whose row is locked, is valid."""
     person.uploads_until = func.greatest(
         func.coalesce(Person.uploads_until, NOW), jobs.seconds_from_now(lasts_s)
     )
@@ -190,7 +190,7 @@ def note_upload_url(session: Session, person: Person, lasts_s: float) -> None:
 def photos_to_look_at(
     session: Session, person_id: str, user_id: str, ids: Sequence[str]
 ) -> list[PersonPhoto]:
-    """The photos of a part that still wait for it."""
+    """The pending photos of a part."""
     return list(
         session.scalars(
             select(PersonPhoto)
@@ -206,7 +206,7 @@ def photos_to_look_at(
 
 
 def write_photos(session: Session, person_id: str, results: Sequence[PhotoResult]) -> None:
-    """Store what became of some photos; one that was removed meanwhile is left alone."""
+    """Store the results of photos; skip those removed meanwhile."""
     for result in results:
         session.execute(
             update(PersonPhoto)
@@ -224,9 +224,9 @@ def write_photos(session: Session, person_id: str, results: Sequence[PhotoResult
 
 
 def make_profile(session: Session, person_id: str) -> None:
-    """Make the person's centroids again: of the good photos by quality; without any, of the tracks in videos.
+    """Compute the person's profiles: from the good photos, weighted by quality; without any, from tracks in videos.
 
-    A named person is known by those tracks only that a human confirmed: else one wrong match would bring the next.
+    A named person's profile uses confirmed tracks only: otherwise one wrong match would cause the next.
     """
     session.execute(delete(PersonProfile).where(PersonProfile.person_id == person_id))
     user_id, kind, gone = session.execute(
@@ -235,7 +235,7 @@ def make_profile(session: Session, person_id: str) -> None:
         ).where(Person.person_id == person_id)
     ).one()
     if gone:
-        # Their tracks go batch by batch; nobody is to be known by those that are left.
+        # Their tracks are deleted in batches; the remaining ones must not form a profile.
         return
     believed = FaceTrack.person_id == person_id
     if kind == "named":
@@ -280,7 +280,7 @@ def make_profile(session: Session, person_id: str) -> None:
 
 
 def stuck_people(session: Session, limit: int = 100) -> list[str]:
-    """People whose run is open while none of its jobs is queued or running: something has to advance them."""
+    """People with an open run without queued or running jobs: the reconciler advances them."""
     live = (
         select(Job.job_id)
         .where(
@@ -300,7 +300,7 @@ def stuck_people(session: Session, limit: int = 100) -> list[str]:
                 Person.moving_event.is_(None),
                 ~live,
             )
-            # Those that can't be advanced must not be the only ones that are looked at.
+            # Random: people that can't be advanced must not block the others.
             .order_by(func.random())
             .limit(limit)
         )
@@ -308,7 +308,7 @@ def stuck_people(session: Session, limit: int = 100) -> list[str]:
 
 
 def progress(session: Session, person: Person) -> float:
-    """How far the person's run is, or its erasure, or the moving of its tracks, 0..1."""
+    """Progress of the person's run, its erasure, or the move of its tracks, 0..1."""
     if person.deleted_at is not None or person.moving_event is not None:
         stage = graph.ERASE_PERSON if person.deleted_at is not None else graph.MOVE
         found = session.scalars(

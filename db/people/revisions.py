@@ -1,4 +1,4 @@
-"""Sidecars that no longer say who is in their scene: which, and the jobs that write them again."""
+"""Finds sidecars with outdated people, and queues the jobs that rewrite them."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ from db.people.tracks import Seen, people_in
 from db.tables import Job, Scene, Video
 from shared import graph
 
-#: A video whose revision failed for good is tried again after so long, seconds.
+#: Delay before a video whose rewrite failed for good is tried again, seconds.
 _PATIENCE_S = 600.0
 
 
 def stale_videos(session: Session, limit: int = 100) -> list[str]:
-    """Published videos with a sidecar that is out of date and no job that would change that."""
-    # Those that can't be revised must not be the only ones that are looked at.
+    """Published videos with an outdated sidecar and no job that rewrites it."""
+    # Random: videos that can't be rewritten must not block the others.
     return list(session.scalars(_stale().order_by(func.random()).limit(limit)))
 
 
@@ -50,7 +50,7 @@ def _stale() -> Select[str]:
 
 
 def queue(session: Session, video: Video, plan: Plan, remove: Sequence[str] = ()) -> list[WakeUp]:
-    """Queue a revision of a video, whose row is locked; ``remove``: sidecars nobody is shown any more."""
+    """Queue ``rewrite_sidecars`` of a video, whose row is locked; ``remove``: sidecars that are no longer shown."""
     if video.deleted_at is not None or video.published_run is None:
         return []
     last = session.scalars(
@@ -74,7 +74,7 @@ def queue(session: Session, video: Video, plan: Plan, remove: Sequence[str] = ()
 
 
 def stale_scenes(session: Session, video_id: str, limit: int) -> list[tuple[UUID, int, str | None]]:
-    """Published scenes whose sidecar is out of date: id, idx, the sidecar's key."""
+    """Published scenes with an outdated sidecar: id, idx, the sidecar's key."""
     rows = session.execute(
         select(Scene.scene_id, Scene.idx, Scene.sidecar_key)
         .where(Scene.video_id == video_id, Scene.live, Scene.people_changed)
@@ -88,10 +88,10 @@ def show(
     session: Session,
     written: Mapping[UUID, tuple[str | None, str, Sequence[Seen]]],
 ) -> list[str]:
-    """Make new sidecars what callers see: scene -> (old key, new key, whom the new one names).
+    """Publish new sidecars: scene -> (old key, new key, people in the new one).
 
-    One that was overtaken, by another sidecar or by another change of people, is not shown. Returns the keys that
-    nobody is shown any more.
+    A sidecar that another sidecar or change of people has overtaken is not published. Returns the keys that
+    are no longer shown.
     """
     scenes = session.execute(
         select(Scene.scene_id, Scene.face_run, Scene.sidecar_key, Scene.live).where(

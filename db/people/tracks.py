@@ -1,4 +1,4 @@
-"""Face tracks of videos: made from faces, given to people by vote or by what a human said, shown as people of scenes."""
+"""Face tracks of videos: computed from faces, assigned to people by vote or by decisions, shown as people of scenes."""
 
 from __future__ import annotations
 
@@ -18,30 +18,30 @@ from db.tables import Face, FaceDecision, FaceTrack, Model, Person, PersonProfil
 
 #: Scenes whose faces are held in memory at once.
 _BATCH = 200
-#: A decision is about the face that overlaps its box this much, at most so many seconds away.
+#: A decision applies to a face that overlaps its box by at least this much, within this many seconds.
 _LEAST_OVERLAP = 0.3
 _NEAR_S = 2.0
 
 
 @dataclass(frozen=True)
-class Known:
-    """The people a face may be, for one model."""
+class KnownPeople:
+    """The user's people with a profile, for one model."""
 
     ids: tuple[str, ...]
     #: [P, dim]
     vectors: Float64
 
-    def without(self, barred: Iterable[str]) -> Known:
+    def without(self, barred: Iterable[str]) -> KnownPeople:
         out = set(barred)
         keep = [place for place, name in enumerate(self.ids) if name not in out]
         if len(keep) == len(self.ids):
             return self
-        return Known(tuple(self.ids[place] for place in keep), self.vectors[keep])
+        return KnownPeople(tuple(self.ids[place] for place in keep), self.vectors[keep])
 
 
 @dataclass(frozen=True)
 class HumanDecision:
-    """What a human said about one track."""
+    """The decisions of humans about one track."""
 
     person_id: str | None
     barred: frozenset[str]
@@ -51,7 +51,7 @@ NOTHING = HumanDecision(None, frozenset())
 
 
 def as_array(vectors: Sequence[Any]) -> Float64:
-    """halfvec values, in whatever form the driver's version gives them, as float64 [N, dim]."""
+    """Convert halfvec values of any driver version to float64 [N, dim]."""
     plain = [vector.to_numpy() if isinstance(vector, HalfVector) else vector for vector in vectors]
     return np.array(plain, np.float64)
 
@@ -59,7 +59,7 @@ def as_array(vectors: Sequence[Any]) -> Float64:
 def write_tracks(
     session: Session, video_id: str, user_id: str, run: int, scene_ids: Sequence[UUID], metric: str
 ) -> None:
-    """Replace the tracks of these scenes by those of the faces this run found there."""
+    """Replace the tracks of these scenes with those of the faces that this run found."""
     session.execute(delete(FaceTrack).where(FaceTrack.run == run, FaceTrack.scene_id.in_(scene_ids)))
     faces = _faces(session, [(scene, run) for scene in scene_ids])
     rows = []
@@ -87,7 +87,7 @@ def write_tracks(
 
 
 def weights_of(faces: Sequence[Face]) -> Float64:
-    """How much each face counts: its quality, where the model can tell."""
+    """The weight of each face: its quality, if the model measures it."""
     return np.array([1.0 if face.quality is None else max(face.quality, 1e-6) for face in faces], np.float64)
 
 
@@ -104,7 +104,7 @@ def _faces(session: Session, wanted: Sequence[tuple[UUID, int]]) -> dict[tuple[U
     }
 
 
-def load_known(session: Session, user_id: str, model_id: int, kind: str) -> Known:
+def load_known(session: Session, user_id: str, model_id: int, kind: str) -> KnownPeople:
     """The user's people of one kind that have a profile by this model."""
     rows = session.execute(
         select(PersonProfile.person_id, PersonProfile.vec)
@@ -119,13 +119,13 @@ def load_known(session: Session, user_id: str, model_id: int, kind: str) -> Know
         )
         .order_by(PersonProfile.person_id)
     ).all()
-    return Known(tuple(row.person_id for row in rows), as_array([row.vec for row in rows]))
+    return KnownPeople(tuple(row.person_id for row in rows), as_array([row.vec for row in rows]))
 
 
 def match_tracks(
     session: Session, video: Video, rule: FaceRule, scene_ids: Sequence[UUID] | None = None
 ) -> set[str]:
-    """Give the tracks of a video, whose row is locked, to people; what a human said stays.
+    """Assign the tracks of a video, whose row is locked, to people; decisions of humans are kept.
 
     ``scene_ids``: only in these scenes. Returns the ids of all people whose tracks have changed.
     """
@@ -173,7 +173,7 @@ def _match_scenes(session: Session, video: Video, scene_ids: Sequence[UUID], rul
     for _, group in groupby(tracks, key=lambda track: (track.scene_id, track.run)):
         own = list(group)
         verdicts = [
-            # On its way to another person (db/people/moves.py): no machine may lose it meanwhile.
+            # Being moved to another person (db/people/moves.py): matching must not change it.
             (Verdict(track.person_id, track.similarity, track.votes or 0), track.decided_by)
             if track.person_id in moving and said.get(track.track_id, NOTHING).person_id is None
             else _judge(
@@ -202,9 +202,14 @@ def _match_scenes(session: Session, video: Video, scene_ids: Sequence[UUID], rul
 
 
 def _judge(
-    faces: Sequence[Face], say: HumanDecision, named: Known, unknown: Known, metric: str, rule: FaceRule
+    faces: Sequence[Face],
+    say: HumanDecision,
+    named: KnownPeople,
+    unknown: KnownPeople,
+    metric: str,
+    rule: FaceRule,
 ) -> tuple[Verdict, str | None]:
-    """A track's verdict and who decided; nobody decided about a stranger."""
+    """A track's verdict and who decided; None for a stranger."""
     if say.person_id is not None:
         return Verdict(say.person_id, 1.0, max(1, len(faces))), "human"
     if not faces:
@@ -214,7 +219,7 @@ def _judge(
     verdict = decide(vectors, weights, left.vectors, left.ids, metric, rule)
     if verdict.person_id is None and not verdict.undecided:
         left = unknown.without(say.barred)
-        # Two unknowns that are alike may be one person: whichever is nearer will do.
+        # Two similar unknown people may be one person: take the nearer one.
         loose = FaceRule(cosine=rule.cosine, distance=rule.distance, margin=0.0)
         verdict = decide(vectors, weights, left.vectors, left.ids, metric, loose)
         if verdict.person_id is None:
@@ -227,7 +232,7 @@ def _one_place_each(
     verdicts: list[tuple[Verdict, str | None]],
     faces: Mapping[tuple[UUID, int, int], list[Face]],
 ) -> None:
-    """Nobody is at two places of one keyframe: of two such tracks the likelier keeps the person."""
+    """Resolve two tracks of one person in the same keyframe: the more similar one keeps the person."""
     order = sorted(
         range(len(tracks)),
         key=lambda place: (verdicts[place][1] != "human", -(verdicts[place][0].similarity or 0)),
@@ -253,14 +258,14 @@ def _said(
     tracks: Sequence[FaceTrack],
     faces: Mapping[tuple[UUID, int, int], list[Face]],
 ) -> dict[UUID, HumanDecision]:
-    """What humans said about these tracks, found again by time and place whatever run or split made them."""
+    """The decisions about these tracks, found by time and place, whichever run or split created them."""
     decisions = session.scalars(
         select(FaceDecision)
         .join(Person, Person.person_id == FaceDecision.person_id)
         .where(
             FaceDecision.video_id == video.video_id,
             FaceDecision.user_id == video.user_id,
-            # What was said of somebody who is being erased goes batch by batch.
+            # Decisions about a person that is being erased are deleted in batches.
             Person.deleted_at.is_(None),
         )
         .order_by(FaceDecision.decision_id)
@@ -311,7 +316,7 @@ def _said(
 def _nearest(
     decision: FaceDecision, tracks: Sequence[FaceTrack], faces: Mapping[tuple[UUID, int, int], list[Face]]
 ) -> FaceTrack | None:
-    """The track whose face lies where the decision's did, at about its time."""
+    """The track with a face at the place and about the time of the decision."""
     best: tuple[float, FaceTrack] | None = None
     for track in tracks:
         for face in faces.get((track.scene_id, track.run, track.track), []):
@@ -340,9 +345,9 @@ def overlap(one: Sequence[float], other: Sequence[float]) -> float:
 class Seen:
     """A person in a scene; two are equal if a sidecar says the same of both."""
 
-    #: The primary key; not known of what was read back from a sidecar.
+    #: The primary key; empty if read from a sidecar.
     person_id: str = field(compare=False)
-    #: The id that the user chose.
+    #: The external id.
     external_id: str
     name: str
     confidence: float
@@ -350,7 +355,7 @@ class Seen:
 
 
 def people_in(session: Session, scenes: Mapping[UUID, int]) -> dict[UUID, list[Seen]]:
-    """Who is in some scenes by the tracks of a run: scene -> run in, scene -> people by id out."""
+    """The people in scenes by the tracks of a run: takes scene -> run, returns scene -> people by id."""
     rows = session.execute(
         select(
             FaceTrack.scene_id,
@@ -388,9 +393,9 @@ def people_in(session: Session, scenes: Mapping[UUID, int]) -> dict[UUID, list[S
 def refresh_scene_people(
     session: Session, scene_ids: Sequence[UUID], written: Mapping[UUID, Sequence[Seen]] | None = None
 ) -> None:
-    """Make ``scene_people`` of published scenes what their tracks say, and note whose sidecar says otherwise.
+    """Update ``scene_people`` of published scenes from their tracks, and mark scenes whose sidecar differs.
 
-    ``written``: what the sidecar written right now says; None: what ``scene_people`` said until now.
+    ``written``: the people in the sidecar just written; None: those in ``scene_people`` so far.
     """
     rows = session.execute(
         select(Scene.scene_id, Scene.face_run, Scene.user_id).where(
@@ -435,7 +440,7 @@ def _facts(people: Sequence[Seen]) -> list[tuple[str, float, int]]:
 
 
 def mark_scenes_of(session: Session, person_id: str) -> None:
-    """The person's name has changed: the sidecars of its scenes say the old one.
+    """Mark the scenes of a renamed person: their sidecars contain the old name.
 
     Waits for every transaction that publishes one of the person's videos at this moment: its scenes become visible
     with its commit, so that they could not be marked before. One that begins later reads the new name.
@@ -457,7 +462,7 @@ def mark_scenes_of(session: Session, person_id: str) -> None:
 
 
 def videos_with_faces(session: Session, user_id: str) -> list[str]:
-    """The user's videos that have face tracks, or may get some while we look: those in work."""
+    """The user's videos that have face tracks, or may get some: those in progress."""
     return list(
         session.scalars(
             select(Video.video_id)

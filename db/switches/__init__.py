@@ -1,11 +1,11 @@
-"""A switch of the searched model: the new model's vectors are made beside the old ones, then the pointer is moved.
+"""A switch of the searched model: creates the new model's vectors beside the old ones, then moves the pointer.
 
-While a switch is open both models' vectors are written for whatever is indexed, so the pointer can go either way at any
-time and nothing is lost by it. The archive is looked through in the order in which videos were indexed; what has a vector
-of the old model and none of the new is given to a job. Locks: the switch's row first, then a video's; whoever holds a
-video's row and has to know which models are kept takes the switch's only FOR KEY SHARE, which no job's end waits for.
+While a switch is open both models' vectors are written for new videos, so the pointer can be moved in either direction at any
+time without loss. The archive is read in the order in which videos were indexed; scenes with a vector
+of the old model and none of the new become parts of jobs. Locks: the switch's row first, then a video's; a transaction that holds
+a video's row and needs the kept models locks the switch's row FOR KEY SHARE, for which no end of a job waits.
 
-``pointer`` says which model is searched and which are kept, ``parts`` plans the jobs, ``acts`` is what an operator does.
+``pointer`` reads the active and the kept models, ``parts`` plans the jobs, ``acts`` are the operator's actions.
 """
 
 from db.switches.acts import begin, discard, discard_some, end, find, point, require, samples

@@ -17,7 +17,7 @@ from shared.storage.objects import StorageConfig
 from tasks.requests import REQUEST, Request
 from worker.app import app
 from worker.models.catalog import load_catalog
-from worker.models.weights import verify
+from worker.models.weights.verify import verify
 from worker.search.plan import sentence
 
 
