@@ -234,7 +234,7 @@ def test_a_device_that_is_not_there_is_refused_with_what_there_is(driver: FakeNv
     ("devices", "slot", "said"),
     [
         (("0",), 1, "slot 1 has no GPU"),
-        (("gpu0",), 0, "'gpu0', which is no GPU"),
+        (("gpu0",), 0, "'gpu0', which is not a GPU"),
         (("GPU-ffff",), 0, "GPU-ffff is not there"),
     ],
 )

@@ -1,4 +1,4 @@
-"""What decoding one file may cost, in pixels and CPU time, whatever its header promised.
+"""Limits the cost of decoding one file, in pixels and CPU time, whatever its header says.
 
 A skipped block costs the sender nothing and the decoder a copy: 30 bytes can stand for 67 million pixels. So pixels are
 allowed by the second of content and by the byte, and CPU time by the second of content; content counts as it comes, so

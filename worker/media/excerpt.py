@@ -1,4 +1,4 @@
-"""A stretch of a file's sound, for a request that somebody waits for: only what is asked for is decoded.
+"""Reads an excerpt of a file's sound, for an online request: decodes only the requested span.
 
 The samples are those the split makes of the same stretch, but for what a decoder needs before it is itself again: decoding
 begins a little earlier, and that is dropped.

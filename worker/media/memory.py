@@ -1,4 +1,4 @@
-"""How much memory decoding a stream takes, estimated before the first picture is decoded.
+"""Estimates the memory for decoding a stream, before the first picture is decoded.
 
 The estimate refuses with a clear sentence what can't fit, and chooses how many threads fit. It trusts the header, so it
 protects nothing by itself: the limit of the decoding process does.

@@ -1,4 +1,4 @@
-"""Pictures on their way out and in: keyframes (upright, square pixels, bounded size, JPEG), and anybody's to RGB."""
+"""Encodes keyframes (upright, square pixels, bounded size, JPEG), and decodes untrusted pictures to RGB."""
 
 from __future__ import annotations
 

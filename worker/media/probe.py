@@ -1,4 +1,4 @@
-"""What a file is, before anything is decoded: container, streams, limits.
+"""Checks a file before it is decoded: container, streams, limits.
 
 Every file is untrusted. FFmpeg may open this one local file and nothing else: protocols are limited to ``file`` and
 formats to real containers, so a playlist (HLS, DASH, concat) is refused by its format before it can name a file, and

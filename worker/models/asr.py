@@ -1,4 +1,4 @@
-"""Speech to words: what every speech recogniser is to the rest of the fleet. Imports no engine."""
+"""Interface of all speech models. Imports no engine."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ class Word:
     start_s: float
     end_s: float
     text: str
-    #: 0..1, the engine's own confidence.
+    #: The engine's confidence, 0..1.
     probability: float
 
 
@@ -32,13 +32,13 @@ class Segment:
     end_s: float
     text: str
     words: tuple[Word, ...]
-    #: Why it is not believed, and so not part of the transcript; None: it is.
+    #: Why it is not part of the transcript; None: it is part of it.
     rejected: Rejection | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Transcript:
-    #: ISO 639-1 code of the language most of it is spoken in; None when nothing was said.
+    #: ISO 639-1 code of the main language; None: no speech.
     language: str | None
     segments: tuple[Segment, ...]
 
@@ -52,7 +52,7 @@ class Transcript:
 
 
 def _ignore_step(fraction: float) -> None:
-    """Nobody wants to know."""
+    """Ignore progress."""
 
 
 class Transcriber(Model):
@@ -61,13 +61,13 @@ class Transcriber(Model):
     def transcribe(
         self, audio: Float32, *, offset_s: float = 0.0, on_step: Callable[[float], None] = _ignore_step
     ) -> Transcript:
-        """The words of a piece of audio; the same piece gives the same words, whatever was transcribed before.
+        """Transcribe a piece of audio; the result does not depend on earlier calls.
 
         Args:
             audio: float32 [N], mono, 16 kHz, -1..1 (louder is clipped); may be empty.
             offset_s: where the piece starts in its video; added to every time.
-            on_step: told the fraction done, 0..1, growing, from this thread, between pieces of at most 30 s of audio (10 s
-                where the engine holds the GIL within a piece). What it raises ends the call and passes through.
+            on_step: called with the fraction done, 0..1, increasing, from this thread, between pieces of at most 30 s of audio (10 s
+                where the engine holds the GIL within a piece). Its exceptions end the call and pass through.
 
         Returns: segments in order of time; none for silence.
         Raises: InvalidRequest for another shape or dtype, or values that aren't numbers; ModelFailure.
@@ -75,7 +75,7 @@ class Transcriber(Model):
         if audio.ndim != 1 or audio.dtype != np.float32:
             raise InvalidRequest(f"Audio must be float32 [N], mono; got {audio.dtype} {list(audio.shape)}.")
         if not np.isfinite(audio).all():
-            raise InvalidRequest("Audio holds values that are not finite numbers; decode it again.")
+            raise InvalidRequest("Audio contains values that are not finite numbers; decode it again.")
         with self._ready():
             return self._transcribe(audio, offset_s, on_step)
 

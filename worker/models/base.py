@@ -1,8 +1,8 @@
-"""What every model is to the process that holds it: loaded, warmed, used under a lock, measured, let go.
+"""Base class of all models: load, warm up, use under a lock, measure, unload.
 
-The interface of each kind of model stands in `asr`, `text`, `vision`, `face` and `ocr`: public methods check the input, hold
-the lock and name failures; a provider implements the private `_load`, `_unload`, `_warm_up` and one `_predict`-like method. A
-new provider is one class and one line in `model_cache.PROVIDERS`. Imports no engine.
+The interfaces of the kinds are in `asr`, `text`, `vision`, `face` and `ocr`: public methods check the input, hold
+the lock and raise errors by class; a provider implements the private `_load`, `_unload`, `_warm_up` and one method like `_predict`. A
+new provider is one class and one line in `cache.PROVIDERS`. Imports no engine.
 """
 
 from __future__ import annotations
@@ -35,29 +35,29 @@ SAMPLE_RATE_HZ = 16_000
 
 @dataclass(frozen=True, kw_only=True)
 class ModelState:
-    """What a node publishes about one of its models."""
+    """The published state of a model."""
 
     name: str
     family: str
     kind: str
     provider: str
     revision: str
-    #: Where it computes and in which format; what the catalogue asks for while it is not loaded.
+    #: Device and number format; those of the catalogue while it is not loaded.
     device: str
     dtype: str
     dim: int | None
     loaded: bool
-    #: Times it was loaded in this process.
+    #: Number of loads in this process.
     loads: int
-    #: Time the last load and the last warm-up took; None before.
+    #: Duration of the last load and the last warm-up; None before.
     load_s: float | None
     warm_up_s: float | None
-    #: What the load and warm-up took: device memory on a GPU, else growth of the process's resident memory (an engine
-    #: imported earlier is not in it).
+    #: Memory of load and warm-up: device memory on a GPU, otherwise growth of the process's resident memory (without an
+    #: engine imported earlier).
     memory_bytes: int | None
-    #: When it was last asked for something, seconds since 1970.
+    #: Time of the last use, seconds since 1970.
     last_used: float | None
-    #: The last load or call that failed since it was made; empty: none.
+    #: Error of the last failed load or call; empty: none.
     error: str
 
 
@@ -68,7 +68,7 @@ class Model(ABC):
         spec: its entry in the catalogue.
         threads: CPU threads one call may use; None takes every CPU this process may run on. Where the engine keeps one
             setting per process (torch, OpenCV) the model loaded last decides.
-        models_dir: folder of downloaded weights, for sources that lie there.
+        models_dir: folder of downloaded weights.
     """
 
     def __init__(
@@ -79,9 +79,9 @@ class Model(ABC):
         self.spec = spec
         self.threads = threads if threads is not None else _usable_cpus()
         self.models_dir = models_dir
-        #: Loads it when it is used and is not loaded; a model cache puts its own here, which keeps the memory budget.
+        #: Loads it on demand; a model cache sets its own function, which keeps the memory budget.
         self.bring: Callable[[], object] = self.load
-        #: Decided by worker/devices.py at load; a provider's `_load` finds it set.
+        #: Set by worker/models/placement/devices.py before a provider's `_load`.
         self.placement = devices.Placement("cpu", "float32")
         # One call at a time: engines such as PocketSphinx keep their state in the object. Re-entrant, for load on demand.
         self._lock = threading.RLock()
@@ -109,7 +109,7 @@ class Model(ABC):
     def load(self) -> None:
         """Check the weights and load them; a second call does nothing.
 
-        Raises: ModelUnavailable when a file is missing or is not the one the catalogue means.
+        Raises: ModelUnavailable when a file is missing or its checksum is wrong.
         """
         with self._lock:
             if self._loaded:
@@ -133,7 +133,7 @@ class Model(ABC):
             self._memory_bytes = max(0, self._held_bytes() - before_bytes)
 
     def unload(self) -> None:
-        """Let go of the weights. The engine's own module stays imported."""
+        """Unload the weights. The engine's module stays imported."""
         with self._lock:
             if not self._loaded:
                 return
@@ -144,9 +144,9 @@ class Model(ABC):
             devices.free_cache()
 
     def warm_up(self) -> float:
-        """Run `spec.warmup_samples` made-up items, so that the first real one finds everything in place.
+        """Run `spec.warmup_samples` synthetic items, so that the first real one is not slower.
 
-        Returns: the seconds it took.
+        Returns: the duration, seconds.
         """
         with self._lock:
             self.load()
@@ -187,21 +187,21 @@ class Model(ABC):
 
     @contextmanager
     def _ready(self) -> Iterator[None]:
-        """Hold the model for one call, loading it first if nobody has."""
+        """Lock the model for one call, and load it if necessary."""
         while True:
             if not self._loaded:
-                # Not under the model's lock: who lets go of a model holds the model cache's first, then the model's.
+                # Not under the model's lock: unloading takes the model cache's lock first, then the model's.
                 self.bring()
             with self._lock:
                 if not self._loaded:
-                    continue  # let go of in between
+                    continue  # unloaded in between
                 self._last_used = time.time()
                 yield
                 return
 
     @contextmanager
     def _engine(self) -> Iterator[None]:
-        """Around code of the engine, and only that: what it raises becomes a ModelFailure, our own errors pass."""
+        """Raise errors of the engine's code as ModelFailure; scenefleet errors pass through."""
         try:
             yield
         except ScenefleetError as error:
@@ -213,7 +213,7 @@ class Model(ABC):
             raise failure(self._error) from error
 
     def _held_bytes(self) -> int:
-        """What a load makes grow."""
+        """The memory that a load increases."""
         on_device = devices.allocated_bytes() if self.placement.device == "cuda" else None
         return _resident_bytes() if on_device is None else on_device
 

@@ -1,4 +1,4 @@
-"""The models one process holds: says which class runs which model, loads them when asked, lets the idlest go for another.
+"""The model cache of a process: maps providers to classes, loads models on demand, evicts the least recently used.
 
 A provider's module, and with it its engine, is imported only when one of its models is loaded: never in the parent of a
 forked worker, which must not have used torch (the child would hang).
@@ -37,7 +37,7 @@ PROVIDERS: dict[tuple[Kind, str], str] = {
     ("ocr", "rapidocr"): "worker.models.providers.ocr_rapid:RapidReader",
 }
 
-#: Providers whose engine is no part of a profile's extra.
+#: Providers whose engine is in an extra of its own.
 _EXTRAS = {"flagembedding": "flagembedding"}
 
 
@@ -45,12 +45,12 @@ class ModelCache:
     """The models of some families in one process; cheap to make, loads nothing by itself.
 
     Args:
-        catalog: the models there are.
+        catalog: the known models.
         active: the model of each kind that jobs and requests use (`Catalog.active`).
-        families: those this process serves. A kind that has no active model is listed as unavailable.
+        families: the families of this process. A kind that has no active model is listed as unavailable.
         threads: CPU threads each model may use; None for every CPU this process may run on.
         models_dir: folder of downloaded weights.
-        budget_mb: memory all loaded models may take together; 0 for no limit.
+        budget_mb: maximum memory of all loaded models; 0: no limit.
     """
 
     def __init__(
@@ -67,23 +67,23 @@ class ModelCache:
         self.kinds = tuple(kind for family in families for kind in KINDS[family])
         self.budget_mb = budget_mb
         self.evictions = 0
-        #: Called when a model was loaded, warmed or let go of, or could not be loaded.
+        #: Called when a model was loaded, warmed up or unloaded, or could not be loaded.
         self.on_change: Callable[[], object] = _nothing
-        #: Called when a preloaded active model that was let go of can't be loaded again for a job.
+        #: Called when a preloaded active model was unloaded and can't be loaded again for a job.
         self.on_unavailable: Callable[[ModelUnavailable], object] = _nothing
         self._catalog = catalog
         self._active = dict(active)
         self._threads = threads
         self._models_dir = models_dir
-        #: By name, the least recently asked for first.
+        #: By name, the least recently used first.
         self._models: dict[str, Model] = {}
-        # Held over a load: two loads at once would both think the room is theirs.
+        # Held during a load: two loads at once would both use the free memory.
         self._lock = threading.RLock()
 
     def preload(self) -> None:
         """Load and warm the active models marked `preload`, one after the other.
 
-        Raises: ModelUnavailable from the first that can't be loaded; ModelFailure when it fails at its warm-up.
+        Raises: ModelUnavailable for the first that can't be loaded; ModelFailure if its warm-up fails.
         """
         for kind in self.kinds:
             spec = self._active.get(kind)
@@ -91,7 +91,7 @@ class ModelCache:
                 self.warm_up(spec.name)
 
     def get(self, kind: Kind, name: str | None = None) -> Model:
-        """The loaded active model of a kind, or the one of that name; loads it if it isn't.
+        """The active model of a kind, or the one of that name; loads it if necessary.
 
         Raises: ModelUnavailable when this model cache does not serve the kind, has no (such) model for it, or it can't be
             loaded.
@@ -104,7 +104,7 @@ class ModelCache:
         return self._bring(spec)
 
     def activate(self, spec: ModelSpec) -> None:
-        """Let a model be the active one of its kind from now on; it is loaded when it is asked for."""
+        """Make a model the active one of its kind; it is loaded when it is first needed."""
         if self._active.get(spec.kind) == spec:
             return
         with self._lock:
@@ -117,10 +117,10 @@ class ModelCache:
         return kind in self.kinds and kind in self._active
 
     def load(self, name: str) -> Model:
-        """A model of this model cache's families by name, loaded; others make room, the least recently used first.
+        """Load a model of this cache's families by name; evict others if necessary, the least recently used first.
 
         Raises:
-            ModelDoesNotFit: it can't, whatever goes.
+            ModelDoesNotFit: it exceeds the whole budget.
             ModelUnavailable: unknown, of another family, or its weights are missing or wrong.
         """
         with self._lock:
@@ -130,7 +130,7 @@ class ModelCache:
             if model is None:
                 model = build(self._named_spec(name), threads=self._threads, models_dir=self._models_dir)
                 model.bring = partial(self._bring, model.spec)
-            # To the end, in one step: `states` looks without the lock.
+            # In one step: `states` reads without the lock.
             self._models = {
                 **{other: self._models[other] for other in self._models if other != name},
                 name: model,
@@ -145,7 +145,7 @@ class ModelCache:
             return model
 
     def unload(self, name: str) -> bool:
-        """Free a model; the next `get` or `load` loads it again. Returns whether it was loaded."""
+        """Unload a model; the next `get` or `load` loads it again. Returns whether it was loaded."""
         with self._lock:
             self._named_spec(name)
             model = self._models.get(name)
@@ -157,7 +157,7 @@ class ModelCache:
             return True
 
     def warm_up(self, name: str) -> float:
-        """Load a model if it isn't, and run its warm-up samples. Returns the seconds they took."""
+        """Load a model if necessary, and run its warm-up samples. Returns their duration, seconds."""
         with self._lock:
             model = self.load(name)
             try:
@@ -168,8 +168,8 @@ class ModelCache:
             return seconds
 
     def states(self) -> list[dict[str, Any]]:
-        """`ModelState`'s fields of each active model and each other one that was asked for; a kind without a model is
-        listed with `unavailable`, the reason."""
+        """The `ModelState` fields of each active model and each other model used so far; a kind without a model is
+        listed with the reason in `unavailable`."""
         states: list[dict[str, Any]] = []
         held = dict(self._models)
         for kind in self.kinds:
@@ -220,7 +220,7 @@ class ModelCache:
                 log.info("model evicted", model=name, for_model=spec.name, budget_mb=self.budget_mb)
 
     def _used_mb(self) -> int:
-        """By the catalogue, or by what was measured where that is more."""
+        """Memory by the catalogue, or the measured memory if larger."""
         return sum(
             max(model.spec.memory_mb, (model.state().memory_bytes or 0) >> 20)
             for model in self._models.values()
@@ -259,7 +259,7 @@ class ModelCache:
 
 
 def _nothing(*_: object) -> None:
-    """Nobody wants to know."""
+    """Ignore the change."""
 
 
 def _rounded(seconds: float | None) -> float | None:

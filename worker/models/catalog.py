@@ -1,4 +1,4 @@
-"""What models there are: reads `models.yaml`, the one place for weights, revisions, dimensions and licences.
+"""Reads the catalogue, `models.yaml`: the one place for weights, revisions, dimensions and licences.
 
 Imports no engine: the parent process, the command line and the tests read the catalogue without loading anything.
 """
@@ -17,7 +17,7 @@ from shared.settings import Settings
 from worker.models.spec import Kind, ModelSpec
 from worker.models.weights import lock
 
-#: In a checkout the file lies beside `worker/`; in an installed package it may lie inside `worker/`.
+#: In a checkout the file is beside `worker/`; in an installed package it may be inside `worker/`.
 DEFAULT_PATHS = (Path(__file__).parents[2] / "models.yaml", Path(__file__).parents[1] / "models.yaml")
 
 
@@ -46,9 +46,9 @@ class Catalog:
         )
 
     def for_profile(self, profile: str) -> dict[Kind, ModelSpec]:
-        """The active model of each kind; a kind the profile has no model for is absent ("unavailable").
+        """The active model of each kind of a profile; a kind without a model is absent ("unavailable").
 
-        Raises: ModelUnavailable for a profile no model belongs to.
+        Raises: ModelUnavailable for a profile without models.
         """
         active: dict[Kind, ModelSpec] = {s.kind: s for s in self.specs if profile in s.profiles}
         if not active:
@@ -84,7 +84,7 @@ class Catalog:
         return active
 
     def _full_name(self, kind: Kind, name: str) -> str:
-        """What a setting means: a name of the catalogue, a size of Whisper, or a repository of the model hub."""
+        """The names that a setting may mean: of the catalogue, a size of Whisper, or a repository of the model hub."""
         if name not in self.names():
             if kind == "asr" and f"whisper-{name}" in self.names():
                 return f"whisper-{name}"
@@ -105,7 +105,7 @@ def configured_catalog(settings: Settings) -> Catalog:
 def load_catalog(path: Path | str | None = None, models_dir: Path | None = None) -> Catalog:
     """Read and check a catalogue file; without `path`, the one that ships with scenefleet.
 
-    What `models_dir`'s lock knows is added: the commit that was pulled as revision, and the sums the catalogue leaves out.
+    Adds what the lock of `models_dir` records: the pulled commit as revision, and checksums that the catalogue lacks.
 
     Raises: ModelUnavailable, in one sentence, when the file is missing or not a valid catalogue.
     """
@@ -152,7 +152,7 @@ def _read_entry(path: Path, index: int, entry: object) -> ModelSpec:
 def _refuse_doubles(path: Path, specs: list[ModelSpec]) -> None:
     for name, count in Counter(spec.name for spec in specs).items():
         if count > 1:
-            raise ModelUnavailable(f"Model {name} stands {count} times in {path}; keep one.")
+            raise ModelUnavailable(f"Model {name} is {count} times in {path}; keep one.")
     seats: dict[tuple[str, str], str] = {}
     for spec in specs:
         for profile in spec.profiles:

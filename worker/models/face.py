@@ -1,4 +1,4 @@
-"""Images to faces: what every face model is to the rest of the fleet. Imports no engine."""
+"""Interface of all face models. Imports no engine."""
 
 from __future__ import annotations
 
@@ -14,26 +14,26 @@ from worker.models.base import Float32, Model, Uint8, check_images
 class Face:
     #: x, y, width, height in pixels of the image given, inside it.
     box: tuple[float, float, float, float]
-    #: The detector's own; higher is surer. Comparable only within one model.
+    #: The detector's confidence; comparable within one model only.
     score: float
     #: x, y in pixels, in the order of the analyser's `landmark_names`.
     landmarks: tuple[tuple[float, float], ...]
     #: float32 [dim]; compare by the metric in the catalogue.
     vec: Float32
-    #: How well the face shows who it is, above 0, higher is better; None from a model that can't tell.
+    #: Quality, above 0, higher is better; None: the model does not measure it.
     quality: float | None = None
 
 
 class FaceAnalyser(Model):
-    """Images to faces: where they are and a vector of who it is."""
+    """Finds faces in images and embeds them."""
 
-    #: What each landmark is; left and right as seen in the image.
+    #: Names of the landmarks; left and right as seen in the image.
     landmark_names: ClassVar[tuple[str, ...]]
-    #: Distance up to which two faces are taken for one person's: 1 - cosine or Euclidean, by the catalogue's metric.
+    #: Maximum distance of two faces of one person: 1 - cosine or Euclidean, by the catalogue's metric.
     same_person: ClassVar[float]
 
     def analyse(self, images: Sequence[Uint8]) -> list[list[Face]]:
-        """The faces of each image, in the images' order, the surest first.
+        """The faces of each image, in the images' order, the most confident first.
 
         Args:
             images: uint8 [H, W, 3] RGB each, any sizes mixed, H and W at least 1.

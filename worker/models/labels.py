@@ -1,4 +1,4 @@
-"""The labels pictures are tagged with: the shipped list, or one of the user's own. Imports no engine."""
+"""Reads the labels for tags: the shipped list, or a custom one. Imports no engine."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ SHIPPED = Path(__file__).with_name("labels.txt")
 
 #: All labels of a process are embedded once, and compared with every keyframe.
 MAX_LABELS = 2000
-#: A sentence; a text tower reads some 60 words.
+#: A sentence; a text tower reads about 60 words.
 MAX_LABEL_CHARS = 100
 _MAX_BYTES = 2**20
 
 
 def read_labels(path: Path | None = None) -> tuple[str, ...]:
-    """The labels of a text file in UTF-8, one a line; blank lines and those that begin with ``#`` don't count.
+    """Read the labels of a UTF-8 text file, one per line; blank lines and lines that begin with ``#`` are ignored.
 
     Args:
         path: VISION_LABELS; None for the list that ships with scenefleet.
@@ -52,7 +52,7 @@ def read_labels(path: Path | None = None) -> tuple[str, ...]:
             )
         labels[label] = None
     if not labels:
-        raise _refused(path, "has no label", "write one a line")
+        raise _refused(path, "has no label", "write one per line")
     if len(labels) > MAX_LABELS:
         raise _refused(path, f"has {len(labels)} labels", f"keep {MAX_LABELS} at most")
     return tuple(labels)

@@ -1,4 +1,4 @@
-"""Images to the text they show: what every reader of on-screen text is to the rest of the fleet. Imports no engine."""
+"""Interface of all models that read on-screen text. Imports no engine."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ class Line:
     text: str
     #: x, y, width, height in pixels of the image given, inside it; of a slanted line what encloses it.
     box: tuple[float, float, float, float]
-    #: How sure the model is of the characters, 0..1, higher is surer. Comparable only within one model.
+    #: The model's confidence in the characters, 0..1; comparable within one model only.
     score: float
 
 
 class TextReader(Model):
-    """Images to the lines of text in them."""
+    """Reads the lines of text in images."""
 
     def read(self, images: Sequence[Uint8]) -> list[list[Line]]:
         """The lines of each image, in the images' order, as one reads them: from the top, then from the left.

@@ -19,7 +19,7 @@ KINDS: dict[Family, tuple[Kind, ...]] = {
     "face": ("face",),
     "ocr": ("ocr",),
 }
-#: What stands for the sha256 of a file that nobody states one for.
+#: Marks a file without a published sha256.
 UNKNOWN = "unknown"
 Sha256 = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
 
@@ -36,7 +36,7 @@ class ModelSpec(BaseModel):
     #: Which class of the kind runs it (`worker.models.cache.PROVIDERS`).
     provider: str
     #: Where its files come from: `package:<top-level module>/<folder>`, `hub:<owner>/<repository>`, `url:<folder's URL>`,
-    #: `user:` (whoever runs it puts them into MODELS_DIR/<name>) or `path:<folder>`.
+    #: `user:` (the operator puts them into MODELS_DIR/<name>) or `path:<folder>`.
     source: str = Field(pattern=r"^((package|path):.+|hub:[\w.-]+/[\w.-]+|url:https?://.+|user:)$")
     #: Tells its outputs from another release's. For `hub:` the branch, tag or commit to pull; the commit is what counts
     #: once it is pulled (`models.lock`).
@@ -54,7 +54,7 @@ class ModelSpec(BaseModel):
     warmup_samples: int = Field(default=1, ge=0)
     #: Whether a worker of the family loads it before taking work.
     preload: bool = True
-    #: What its provider can be told; each provider names and checks its own.
+    #: Options of its provider, which checks them.
     options: dict[str, Any] = Field(default_factory=dict)
     #: Files of the weights. Relative to `source`, or a full place of their own (`package:...`,
     #: `hub:owner/repo/file`, `hub:owner/repo@commit/file`).
@@ -63,7 +63,7 @@ class ModelSpec(BaseModel):
     #: `files`. UNKNOWN, as leaving it out, says that none is stated: the first pull shows what came, asks whether to trust
     #: it, and records it in `models.lock`.
     sha256: dict[str, Sha256] = Field(default_factory=dict)
-    #: Profiles it is the active model of its kind in; none: only when it is asked for by name.
+    #: Profiles in which it is the active model of its kind; empty: used by name only.
     profiles: tuple[str, ...] = ()
 
     @model_validator(mode="before")
@@ -76,7 +76,7 @@ class ModelSpec(BaseModel):
     @model_validator(mode="before")
     @classmethod
     def _without_unknown(cls, values: Any) -> Any:
-        """A file of unknown sum is one of `files` from here on."""
+        """Add files with an unknown checksum to `files`."""
         if not isinstance(values, dict) or not isinstance(values.get("sha256"), dict):
             return values
         unknown = [file for file, sha256 in values["sha256"].items() if sha256 == UNKNOWN]
@@ -97,12 +97,12 @@ class ModelSpec(BaseModel):
             raise ValueError("files is empty: name at least one file of the weights")
         for file in self.all_files:
             _refuse_unsafe(file)
-        # A file from another repository lies beside the model's own, under its last name.
+        # A file from another repository is stored beside the model's own, under its base name.
         homes = Counter(
             PurePosixPath(file).name if file.startswith("hub:") else file for file in self.all_files
         )
         if doubles := [home for home, count in homes.items() if count > 1]:
-            raise ValueError(f"two files would lie at {doubles[0]!r}: keep one")
+            raise ValueError(f"two files have the same place {doubles[0]!r}: keep one")
         if not self.is_pulled and not self.source.startswith("user:") and set(self.files) - set(self.sha256):
             raise ValueError("a file that is not pulled needs its sha256 here")
         return self
@@ -118,14 +118,14 @@ class ModelSpec(BaseModel):
         return any(place.startswith(("hub:", "url:")) for place in places)
 
 
-#: A file with a place of its own: inside a package, or in a repository of the hub.
+#: A file with its own source: in a package, or in a repository of the hub.
 _OWN_PLACE = re.compile(
     r"package:[\w.]+/(?P<inside>.+)|hub:[\w.-]+/[\w.-]+(@[0-9a-f]{40})?/(?P<in_repository>.+)"
 )
 
 
 def _refuse_unsafe(file: str) -> None:
-    """A file must lie where its source says, not above or beside it, and hold no code.
+    """Check that a file is inside its source and is not code.
 
     Raises: ValueError.
     """

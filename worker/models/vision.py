@@ -1,4 +1,4 @@
-"""Images and words in one space: what every model of sight is to the rest of the fleet. Imports no engine."""
+"""Interface of all vision models. Imports no engine."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ TAG_THRESHOLD = 0.05
 
 
 class VisionEmbedder(Model):
-    """Images and short texts to unit vectors of one space: a text lies near the images it describes."""
+    """Embeds images and short texts in one space: the vector of a text is near those of images that it describes."""
 
     @property
     def tag_threshold(self) -> float:
-        """How likely a label must be to be kept as a tag, 0..1: the catalogue's option of that name.
+        """Minimum probability of a tag, 0..1: the catalogue's option of this name.
 
         Raises: ModelUnavailable when the option is no such number.
         """
@@ -32,7 +32,7 @@ class VisionEmbedder(Model):
         return float(value)
 
     def embed_images(self, images: Sequence[Uint8]) -> Float32:
-        """One vector per image, in the order given.
+        """Embed images: one vector per image, in their order.
 
         Args:
             images: uint8 [H, W, 3] RGB each, any sizes mixed, H and W at least 1; none gives an empty array.
@@ -47,7 +47,7 @@ class VisionEmbedder(Model):
             return self._embed_images(images)
 
     def embed_texts(self, texts: Sequence[str]) -> Float32:
-        """One vector per text, by the model's own text tower: to search images by words.
+        """Embed texts with the model's text tower, to search images by words: one vector per text.
 
         Args:
             texts: any number; cut at the tower's length limit; none gives an empty array.
@@ -63,7 +63,7 @@ class VisionEmbedder(Model):
             return self._embed_texts(whole)
 
     def match(self, images: Float32, texts: Float32) -> Float32:
-        """How likely each text describes each image, by the model's own calibration.
+        """Probability that each text describes each image, by the model's calibration.
 
         Args:
             images: float32 [N, dim] from `embed_images`.

@@ -136,7 +136,7 @@ def test_a_file_outside_the_models_folder_or_of_code_is_refused(
 
 def test_two_files_for_one_name_are_refused(tmp_path: Path) -> None:
     files = ["detector.onnx", "hub:owner/other/onnx/detector.onnx"]
-    with pytest.raises(ModelUnavailable, match=r"two files would lie at 'detector\.onnx'"):
+    with pytest.raises(ModelUnavailable, match=r"two files have the same place 'detector\.onnx'"):
         load_catalog(write(tmp_path, ENTRY | {"source": "user:", "files": files}))
 
 
@@ -211,7 +211,7 @@ def test_the_lock_adds_what_the_catalogue_leaves_out(tmp_path: Path) -> None:
 def test_two_models_for_one_place_are_refused(tmp_path: Path) -> None:
     with pytest.raises(ModelUnavailable, match=r"two models of kind text .*\(tiny, other\)"):
         load_catalog(write(tmp_path, ENTRY, ENTRY | {"name": "other"}))
-    with pytest.raises(ModelUnavailable, match="tiny stands 2 times"):
+    with pytest.raises(ModelUnavailable, match="tiny is 2 times"):
         load_catalog(write(tmp_path, ENTRY, ENTRY))
 
 

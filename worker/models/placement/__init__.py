@@ -1,1 +1,1 @@
-"""Which device a model computes on, in which number format, and whether it fits."""
+"""Decides the device and number format of a model, and whether it fits."""

@@ -1,6 +1,6 @@
-"""Devices: which one a process computes on, in which number format, and whether it can.
+"""Decides the device and number format of models, and pins processes to GPUs.
 
-The one place for these decisions. The parent of a forked worker must never initialise CUDA (its children would hang), so
+The only place for these decisions. The parent of a forked worker must never initialise CUDA (its children would hang), so
 nothing here imports torch before it is asked for a placement, and what GPUs there are is asked of NVML (`worker.models.placement.nvml`).
 """
 
@@ -38,14 +38,14 @@ _MiB = 2**20
 
 @dataclass(frozen=True)
 class Placement:
-    """Where a model computes, and in which number format."""
+    """Device and number format of a model."""
 
     device: DeviceName
     dtype: DtypeName
 
 
 def is_device_name(name: str) -> bool:
-    """Whether a GPU or an instance could be called so (`nvidia-smi -L` prints the names)."""
+    """Whether this may be the name of a GPU or an instance (`nvidia-smi -L` prints the names)."""
     return _DEVICE_NAME.fullmatch(name) is not None
 
 
@@ -54,7 +54,7 @@ def place(device: str, dtype: str, *, model: str = "", memory_mb: int = 0) -> Pl
 
     Args:
         device: ``cpu``, ``cuda`` (must be there) or ``auto``: a GPU if there is one; where SCENEFLEET_GPUS names GPUs it
-            must be there, as nobody who names one wants a CPU instead.
+            must exist, and the CPU is never used instead.
         dtype: ``auto``, ``float32``, ``float16`` or ``bfloat16``. A CPU always computes in float32; ``auto`` on a GPU is
             bfloat16 where the GPU has it (compute capability 8 and up), float16 elsewhere.
         model: its name, for messages.
@@ -84,13 +84,13 @@ def place(device: str, dtype: str, *, model: str = "", memory_mb: int = 0) -> Pl
 
 
 def pin(devices: tuple[str, ...], slot: int) -> str | None:
-    """Show this process one GPU only: the one of its slot. Before anything imports torch.
+    """Pin this process to the GPU of its slot. Call it before anything imports torch.
 
     Args:
-        devices: indices, UUIDs (``GPU-...``) or MIG names (``MIG-...``), one per slot; none: the process sees what it saw.
+        devices: indices, UUIDs (``GPU-...``) or MIG names (``MIG-...``), one per slot; empty: no change.
         slot: the child's index; a child that replaces another has the same.
 
-    Returns: what CUDA is told, or None.
+    Returns: the name given to CUDA, or None.
     Raises:
         DeviceUnavailable: there are more slots than devices, or the driver knows no such device; lists those there are.
     """
@@ -108,9 +108,11 @@ def pin(devices: tuple[str, ...], slot: int) -> str | None:
 
 
 def _resolve(device: str) -> str:
-    """The name to give to CUDA; without NVML whatever was asked for, and CUDA will see."""
+    """The name to give to CUDA; without NVML the requested name, which CUDA checks."""
     if not is_device_name(device):
-        raise DeviceUnavailable(f"SCENEFLEET_GPUS names {device!r}, which is no GPU: use {DEVICE_NAME_FORMS}")
+        raise DeviceUnavailable(
+            f"SCENEFLEET_GPUS names {device!r}, which is not a GPU: use {DEVICE_NAME_FORMS}"
+        )
     survey = list_gpus()
     if survey.problem:
         return device
@@ -140,12 +142,12 @@ def is_out_of_memory(error: BaseException) -> bool:
     if torch is not None and isinstance(error, torch.OutOfMemoryError):
         return True
     # CTranslate2 and cuBLAS say it in words only.
-    said = str(error).lower()
-    return isinstance(error, RuntimeError) and "out of memory" in said
+    text = str(error).lower()
+    return isinstance(error, RuntimeError) and "out of memory" in text
 
 
 def free_cache() -> None:
-    """Give cached blocks back to the device, if this process uses one."""
+    """Return cached blocks to the device, if this process uses one."""
     if is_cuda_initialised():
         sys.modules["torch"].cuda.empty_cache()
 
@@ -156,7 +158,7 @@ def allocated_bytes() -> int | None:
 
 
 def _require_memory(torch: Any, model: str, needed_mb: int) -> None:
-    """Touch the GPU, which shows whether it lets us in, and ask what is free; a process that just ended may still leave."""
+    """Use the GPU to check access, and read its free memory; wait for processes that are still exiting."""
     deadline_s = time.monotonic() + LEAVING_S
     while True:
         problem = _find_problem(torch, model, needed_mb)
@@ -212,17 +214,17 @@ def _first_visible() -> str:
 
 
 def _tell_holders() -> str:
-    """Who else uses this process's GPU, as the end of a sentence; empty when the driver does not tell."""
+    """Other processes on this process's GPU, as the end of a sentence; empty: the driver does not report them."""
     found = list_gpus().find(_first_visible())
     if found is None:
         return ""
-    told = [
+    others = [
         f"process {pid}" + ("" if used_mb is None else f" with {used_mb} MB")
         for pid, used_mb in holders(found.uuid)
         if pid != os.getpid()
     ]
     mode = ", in exclusive-process mode" if _is_exclusive(found) else ""
-    return mode + (f", held by {', '.join(told)}" if told else "")
+    return mode + (f", held by {', '.join(others)}" if others else "")
 
 
 def _is_exclusive(found: Gpu | MigInstance) -> bool:

@@ -1,6 +1,6 @@
-"""What GPUs this machine has, and who uses them, by NVML.
+"""Lists the GPUs of this machine and their processes, with NVML.
 
-NVML is the driver's own interface and no CUDA: the main process of a node and the command line may ask it, and children
+NVML is an interface of the driver without CUDA: the main process of a node and the command line may use it, and children
 forked afterwards can still use the GPU. Imports no engine.
 """
 
@@ -20,7 +20,7 @@ class MigInstance:
 
     #: ``MIG-...``
     uuid: str
-    #: None: the driver does not tell this process.
+    #: None: the driver does not report it to this process.
     total_mb: int | None
     free_mb: int | None
 
@@ -34,7 +34,7 @@ class Gpu:
     #: ``GPU-...``
     uuid: str
     name: str
-    #: None: the driver does not tell this process.
+    #: None: the driver does not report it to this process.
     total_mb: int | None
     free_mb: int | None
     #: Exclusive-process mode: one process at a time.
@@ -49,10 +49,10 @@ class Gpu:
 
 @dataclass(frozen=True)
 class Survey:
-    """What NVML told."""
+    """The result of NVML."""
 
     gpus: tuple[Gpu, ...] = ()
-    #: Why it told nothing; empty: it could.
+    #: Why it is empty; empty: no error.
     problem: str = ""
 
     def find(self, device: str) -> Gpu | MigInstance | None:
@@ -64,9 +64,9 @@ class Survey:
         return found[0] if len(found) == 1 else None
 
     def describe(self) -> str:
-        """The GPUs there are, for the end of a sentence."""
+        """A list of the GPUs, for the end of a sentence."""
         if self.problem:
-            return f"what there is can't be told: {self.problem}"
+            return f"the GPUs can't be listed: {self.problem}"
         return "there is " + ("; ".join(map(str, self.gpus)) or "no GPU")
 
 
@@ -94,12 +94,12 @@ def holders(uuid: str) -> list[tuple[int, int | None]]:
 
 
 class _NvmlAbsent(Exception):
-    """NVML can't be asked; says why."""
+    """NVML is not available; the message is the reason."""
 
 
 @contextmanager
 def _library() -> Iterator[Any]:
-    """The library, started and stopped; whatever it complains of becomes ``_NvmlAbsent``."""
+    """Start and stop the library; its errors become ``_NvmlAbsent``."""
     try:
         import pynvml
     except ImportError:

@@ -1,7 +1,7 @@
 """Speech recognition in windows: what engines that hear at most 30 s at once have in common.
 
-Whisper makes words up where nobody speaks and falls into loops on long audio (Radford et al. 2022, section 4.5). So it is
-given windows of speech only, cut at silences by the gate, each on its own: no window knows what was said in another. What it
+Whisper invents words in silence and falls into loops on long audio (Radford et al. 2022, section 4.5). So it is
+given windows of speech only, cut at silences by the VAD, each independently. What it
 says is then judged; words that are not believed are kept, and say why. Everything is decided without drawing at random, so that
 the same audio gives the same words. Imports no engine but the gate's torch.
 """
@@ -39,7 +39,7 @@ OWN_LANGUAGE_S, OWN_LANGUAGE_PROBABILITY = 10.0, 0.8
 MAX_COMPRESSION_RATIO = 2.4
 MIN_AVG_LOGPROB = -1.0
 MAX_NO_SPEECH_PROBABILITY = 0.6
-#: A phrase of up to so many words, said so often in a row, in so many words, is a loop. Catches what is too short to compress.
+#: A phrase of up to this many words, repeated this often in a row, with this many words in total, is a loop. Catches what is too short to compress.
 LOOP_PHRASE_WORDS, LOOP_TIMES, LOOP_WORDS = 8, 4, 8
 #: Widths of the beam, one after the other while the result is not believed: greedy first; beam search loops less.
 BEAMS = (1, 5)
@@ -60,7 +60,7 @@ class SpeechOptions(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
 
-    #: To English, instead of writing what was said.
+    #: Translate to English instead of transcribing.
     translate: bool = False
     #: Whisper's code of the language spoken; None: detected.
     language: str | None = None
@@ -91,7 +91,7 @@ class HeardSegment:
 
 
 class WindowedTranscriber(Transcriber):
-    """An engine for windows of speech behind the gate. A provider loads, decodes one window and detects a language."""
+    """An engine for windows of speech found by the VAD. A provider loads, decodes one window and detects a language."""
 
     _gate: SpeechGate | None = None
 
@@ -190,7 +190,7 @@ def judge(segments: Sequence[HeardSegment]) -> list[Rejection | None]:
 
 
 def find_loops(words: Sequence[str]) -> list[bool]:
-    """Which words are part of a phrase that is said again and again, its first time included."""
+    """Which words are part of a repeated phrase, its first occurrence included."""
     looped = [False] * len(words)
     for length in range(1, LOOP_PHRASE_WORDS + 1):
         same = 0

@@ -104,7 +104,7 @@ class YuNetDetector:
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """OpenCV 5 warns at every load that it ignores the target nobody asked it for."""
+    """Hide OpenCV 5's warning at every load about an ignored target."""
     before = cv2.utils.logging.setLogLevel(_LOG_ERRORS_ONLY)
     try:
         yield

@@ -1,4 +1,4 @@
-"""Which stretches of audio hold speech, so that a recogniser never sees silence and is cut only where nobody speaks.
+"""Finds speech in audio (VAD), so that speech models never get silence and windows are cut at pauses.
 
 The network is Silero VAD v6, 16 kHz (MIT), with the weights of the TorchScript file its package ships (the safetensors
 file beside it is of an older release: its weights differ). It is written out here because the package runs it one 32 ms
@@ -80,7 +80,7 @@ class SpeechGate:
 
         Args:
             audio: float32 [N], mono, 16 kHz; the last frame is filled up with zeros.
-            on_step: told the fraction done after every 32 s of audio.
+            on_step: called with the fraction done after every 32 s of audio.
 
         Returns: float32 [ceil(N / 512)], 0..1.
         """

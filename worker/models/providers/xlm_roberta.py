@@ -164,8 +164,8 @@ def read_config(spec: ModelSpec, path: Path) -> XLMRobertaConfig:
         return XLMRobertaConfig(**document)
     except Exception as error:
         # transformers has errors of its own for a field of a wrong type.
-        said = " ".join(str(error).split())
-        raise refused(spec, path, "a configuration", f"a wrong one ({said})") from error
+        reason = " ".join(str(error).split())
+        raise refused(spec, path, "a configuration", f"a wrong one ({reason})") from error
 
 
 def listed(spec: ModelSpec, *names: str) -> str:

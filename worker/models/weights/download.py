@@ -1,8 +1,8 @@
-"""One file from a server to a partial file on the disk: a broken transfer goes on where it ended, also in a later process.
+"""Downloads one file to a partial file, and resumes interrupted transfers, also in a later process.
 
-huggingface_hub's own download starts afresh in every process and deletes the old file first, so only its look-ups are
-used (worker/models/weights/remote.py); the bytes of hubs and of other servers come this one way. Beside a partial file lies a
-note of what it is a part of: of something else it is not continued.
+huggingface_hub's own download restarts in every process and deletes the old file first, so only its look-ups are
+used (worker/models/weights/remote.py); the bytes of hubs and of other servers are downloaded here. A note beside a partial file
+says what it is part of: it is not continued with something else.
 """
 
 from __future__ import annotations
@@ -34,12 +34,12 @@ class _Broken(Exception):
 
 
 class Download:
-    """Fetches one file.
+    """Downloads one file.
 
     Args:
         remote: the file.
         part: where its bytes are collected; its folder is made. Another process must not write it at the same time.
-        progress: told after every chunk.
+        progress: called after every chunk.
     """
 
     def __init__(self, remote: Remote, part: Path, progress: Progress) -> None:
@@ -51,7 +51,7 @@ class Download:
         self._bytes = 0
 
     def run(self) -> tuple[str, int]:
-        """Fetch what is missing. Returns: sha256 and length of the whole, which then lies in `part`.
+        """Download the missing part. Returns: sha256 and length of the whole file, which is then `part`.
 
         Raises: ModelUnavailable, in a clause; what was fetched stays for the next attempt.
         """

@@ -1,6 +1,6 @@
 """`models.lock`: what was pulled into MODELS_DIR, by commit and by checksum, recorded at the first pull.
 
-Lies in MODELS_DIR, beside the weights it describes; machines that share the folder share the lock.
+It is in MODELS_DIR, beside the weights; machines that share the folder share the lock.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ class LockedFile(BaseModel):
 
 
 class Entry(BaseModel):
-    """What was pulled of one model."""
+    """The recorded files of one model."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -48,7 +48,7 @@ class _Document(BaseModel):
 
 
 def read(models_dir: Path) -> dict[str, Entry]:
-    """Every model recorded; none where nothing was pulled.
+    """Read the recorded models; empty if nothing was pulled.
 
     Raises: ModelUnavailable when the lock can't be read or is damaged.
     """
@@ -72,7 +72,7 @@ def read(models_dir: Path) -> dict[str, Entry]:
 
 @contextmanager
 def changing(models_dir: Path) -> Iterator[dict[str, Entry]]:
-    """The recorded models, to be changed in place; written, whole or not at all, when the block ends well.
+    """Change the recorded models in place; they are written atomically if the block succeeds.
 
     Holds a lock on the file meanwhile, so that two pulls don't lose each other's entries.
     """
@@ -85,7 +85,7 @@ def changing(models_dir: Path) -> Iterator[dict[str, Entry]]:
 
 
 def _opened(path: Path, mode: str) -> IO[str]:
-    """Open a file of ours for writing, one that is made then for this user only."""
+    """Open a file for writing; a new one is accessible to this user only."""
     flags = os.O_WRONLY | os.O_CREAT | (os.O_APPEND if mode == "a" else os.O_TRUNC)
     return os.fdopen(os.open(path, flags, FILE_MODE), mode, encoding="utf-8")
 
@@ -98,6 +98,6 @@ def _write(models_dir: Path, entries: Mapping[str, Entry]) -> None:
     with _opened(new, "w") as stream:
         stream.write(document)
         stream.flush()
-        # Else a power cut could leave the name without the content.
+        # Otherwise a power failure could leave the name without the content.
         os.fsync(stream.fileno())
     new.replace(path)

@@ -1,8 +1,8 @@
-"""Fetches the weights of a model into MODELS_DIR, and records in `models.lock` what came.
+"""Downloads the weights of a model into MODELS_DIR, and records them in `models.lock`.
 
-A sum in the catalogue always wins; else the first pull shows what came, and once that is trusted later pulls, here or on
-a machine with the same lock, must bring the same. Nothing is moved to its name before every file of the model is here and is the right one: a pull that
-was killed leaves partial files for the next, never half a model. Only files the catalogue names are fetched.
+A checksum in the catalogue always takes precedence; otherwise the first pull shows the files, and after confirmation later
+pulls, also on machines with the same lock, must get the same. Files get their names when all files of the model are present
+and correct: a killed pull leaves partial files for the next one, never half a model. Only files in the catalogue are downloaded.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ class Pulled:
 
     file: str
     path: Path
-    #: `fetched` now; `here` before; `supplied` by whoever runs it.
+    #: `fetched` now; `here` before; `supplied` by the operator.
     state: Literal["fetched", "here", "supplied"]
     bytes: int
     sha256: str
@@ -60,7 +60,7 @@ Trust = Callable[[list[Unstated]], bool]
 
 
 class Watcher:
-    """Is told how a pull goes on; this one does not care."""
+    """Receives the progress of a pull; this one ignores it."""
 
     def checking(self, file: str) -> None:
         """The sum of a file that is here is being computed."""
@@ -109,7 +109,7 @@ def pull(
     """Bring one model's files here; those that are here and right are left alone, without asking anybody.
 
     Args:
-        spec: its entry as it stands in the catalogue, without what the lock adds.
+        spec: its entry in the catalogue, without the lock's additions.
         endpoint: another model hub than Hugging Face's.
         trust: asked once about all files whose sum is stated nowhere; nothing of the model gets its name if it says no.
         update: ask for the newest state of `spec.revision` and take it for the right one; sums of the catalogue hold.
@@ -286,7 +286,7 @@ class _Pull:
         return remote
 
     def _record(self, found: _State, before: lock.Entry) -> None:
-        """Write the lock before the files get their names: what lies under a name is then always recorded."""
+        """Write the lock before the files get their names, so that every named file is recorded."""
         entry = lock.Entry(revision=found.commit or before.revision, files=found.files)
         if entry == before:
             return
@@ -329,7 +329,7 @@ class _Pull:
     def _ask_for(self, absent: list[Path]) -> str:
         names = " and ".join(path.name for path in absent)
         return (
-            f"{names} is not downloaded, whoever runs it supplies it: put it into {self.folder} and pull again; "
+            f"{names} is not downloaded, you supply it: put it into {self.folder} and pull again; "
             f"licence: {self.spec.licence}"
         )
 

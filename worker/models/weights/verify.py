@@ -49,7 +49,7 @@ def place(spec: ModelSpec, file: str = "", *, models_dir: Path | None = None) ->
         raise ModelUnavailable(
             f"Model {spec.name} can't be loaded: its weights lie under MODELS_DIR, which is not set; set it."
         )
-    # A file of its own lies beside the others, under its last name.
+    # A file with its own source is stored beside the others, under its base name.
     return models_dir / spec.name / (PurePosixPath(rest).name if own_place else file)
 
 
