@@ -70,7 +70,7 @@ fmt: $(DEV_STAMP)
 	$(BIN)/ruff check --fix .
 
 docs: $(DEV_STAMP)
-	$(BIN)/python -m mkdocs build --strict --quiet
+	$(BIN)/python -m mkdocs build --strict
 
 bench: $(DEV_STAMP)
 	@status=0; for name in split pipeline models memory search; do \
