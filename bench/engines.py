@@ -103,9 +103,9 @@ class BareWhisper(Bare):
 
 def find_windows(spec: ModelSpec, audio: Float32, **limits: float) -> list[Float32]:
     """The windows of speech that our models are given."""
-    from worker.models.providers.vad import SpeechGate, plan_windows
+    from worker.models.providers.vad import VoiceActivityDetector, plan_windows
 
-    gate = SpeechGate(locate(spec, "package:silero_vad/data/silero_vad.jit"))
+    gate = VoiceActivityDetector(locate(spec, "package:silero_vad/data/silero_vad.jit"))
     windows = plan_windows(gate.probabilities(audio), samples=len(audio), **limits)
     assert windows
     return [audio[start:end] for start, end in windows]

@@ -13,7 +13,7 @@ from db.tables import Base
 from shared.errors import Conflict, DatabaseBusy
 from shared.settings import get_settings
 
-#: Tables about people, and what was asked and answered about them; their indexes are small enough to be made again.
+#: Tables about people; their indexes are small enough to be rebuilt.
 PERSONAL: tuple[str, ...] = (
     "people",
     "people_events",
@@ -41,19 +41,19 @@ def rewrite(table: str) -> None:
 
     Raises:
         Conflict: others kept the table busy for ``_LOCK_S`` seconds.
-        DatabaseUnavailable: Postgres is away.
+        DatabaseUnavailable: Postgres is unavailable.
     """
     if table not in Base.metadata.tables:
-        raise ValueError(f"{table!r} is no table of ours")
+        raise ValueError(f"{table!r} is not a table of this schema")
     _run(
         [f"SET lock_timeout = '{_LOCK_S}s'", "SET statement_timeout = 0", f'VACUUM (FULL, ANALYZE) "{table}"']
     )
 
 
 def checkpoint() -> bool:
-    """Write everything to the tables' files, so that older write-ahead log can be recycled.
+    """Make a checkpoint, so that older write-ahead log can be recycled.
 
-    Returns False where the database's user may not (`GRANT pg_checkpoint TO ...` allows it).
+    Returns False if the database's user may not (`GRANT pg_checkpoint TO ...` allows it).
     """
     try:
         _run(["SET statement_timeout = 0", "CHECKPOINT"])
@@ -72,5 +72,5 @@ def _run(statements: Sequence[str]) -> None:
                 connection.execute(text(statement))
     except DatabaseBusy:
         raise Conflict(
-            f"a table was in use for {_LOCK_S} s ({statements[-1]}): run it again when less is going on"
+            f"a table was in use for {_LOCK_S} s ({statements[-1]}): run it again when the database is less busy"
         ) from None

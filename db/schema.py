@@ -1,4 +1,4 @@
-"""Bring a database to this version's schema, and say which one it has."""
+"""Upgrades a database to this version's schema, and reads its revision."""
 
 from __future__ import annotations
 
@@ -25,15 +25,15 @@ def migration_config(url: str | None = None) -> Config:
 
 
 def upgrade(revision: str = "head", url: str | None = None) -> None:
-    """Migrate to ``revision``, and let requests be read as their role; safe to run from several machines at once.
+    """Migrate to ``revision``, and grant the rights of the reader's role; safe to run from several machines at once.
 
     Raises:
         DatabaseBusy: a table is in use for too long; nothing is changed, try again.
-        DatabaseUnavailable: Postgres is away.
+        DatabaseUnavailable: Postgres is unavailable.
     """
     with outages():
         command.upgrade(migration_config(url), revision)
-        # Again, also when there was nothing to migrate: a restored dump brings neither the role nor what it may read.
+        # Also if there was nothing to migrate: a restored dump contains neither the role nor its rights.
         settings = get_settings()
         engine = make_engine(url or settings.database_url, pooled=False, limits=migration_limits(settings))
         with engine.begin() as connection:
@@ -41,13 +41,13 @@ def upgrade(revision: str = "head", url: str | None = None) -> None:
 
 
 def downgrade(revision: str, url: str | None = None) -> None:
-    """Migrate back to ``revision`` (``base``: nothing of ours left)."""
+    """Migrate back to ``revision`` (``base``: no tables left)."""
     with outages():
         command.downgrade(migration_config(url), revision)
 
 
 def head_revision() -> str:
-    """The revision this code wants."""
+    """The revision of this version."""
     head = ScriptDirectory.from_config(migration_config("postgresql://")).get_current_head()
     assert head is not None
     return head
@@ -57,7 +57,7 @@ def current_revision(url: str | None = None) -> str | None:
     """The revision the database has; None before the first migration.
 
     Raises:
-        DatabaseUnavailable: Postgres is away.
+        DatabaseUnavailable: Postgres is unavailable.
     """
     with outages(), make_engine(url or get_settings().database_url, pooled=False).connect() as connection:
         return MigrationContext.configure(connection).get_current_revision()

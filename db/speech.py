@@ -35,11 +35,11 @@ def published_speech(
         .where(Scene.video_id == video.video_id, Scene.user_id == user_id, Scene.live)
         .order_by(Scene.idx)
     ).all()
-    said: Counter[str] = Counter()
+    languages: Counter[str] = Counter()
     for language, segments in scenes:
         believed = sum(len(segment["text"]) for segment in segments if not segment.get("rejected"))
         if language is not None and believed:
-            said[language] += believed
+            languages[language] += believed
     if not any(segments for _, segments in scenes):
         heard = stage_states(session, video.video_id, video.published_run).get("asr")
         if heard is not None and heard.state not in ("done", "reused"):
@@ -47,4 +47,4 @@ def published_speech(
             raise Conflict(
                 f"the words of video {video_id} are not known, as asr {heard.state}{reason}: see its status"
             )
-    return next(iter(said.most_common(1)), (None, 0))[0], [segments for _, segments in scenes]
+    return next(iter(languages.most_common(1)), (None, 0))[0], [segments for _, segments in scenes]

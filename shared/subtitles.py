@@ -47,7 +47,7 @@ class _Piece:
     end_ms: int
     text: str
     width: int
-    #: Whether no space stands before it.
+    #: Whether there is no space before it.
     glued: bool
     #: Whether a sentence, or what the recogniser took for one, ends here.
     is_end: bool
@@ -108,12 +108,12 @@ def _pieces(scenes: Iterable[Sequence[Mapping[str, Any]]]) -> Iterator[_Piece]:
         for place, segment in enumerate(believed):
             # The last one of a scene may go on in the next.
             is_whole = place + 1 < len(believed)
-            said = segment["text"]
+            spoken = segment["text"]
             words = segment["words"] or [segment]
             at = 0
             for number, word in enumerate(words):
                 text = word["text"].strip()
-                found = said.find(text, at)
+                found = spoken.find(text, at)
                 glued = number > 0 and found == at
                 at = at if found < 0 else found + len(text)
                 start_ms = max(last_ms, round(word["start_s"] * 1000))

@@ -149,7 +149,7 @@ def _match_scenes(session: Session, video: Video, scene_ids: Sequence[UUID], rul
         .execution_options(populate_existing=True)
     ).all()
     faces = _faces(session, [(track.scene_id, track.run) for track in tracks])
-    said = _said(session, video, scene_ids, tracks, faces)
+    decided = _decisions_by_track(session, video, scene_ids, tracks, faces)
     metrics: dict[int, str] = {
         row.model_id: row.metric or "cosine"
         for row in session.scalars(select(Model).where(Model.model_id.in_({t.model_id for t in tracks})))
@@ -175,10 +175,10 @@ def _match_scenes(session: Session, video: Video, scene_ids: Sequence[UUID], rul
         verdicts = [
             # Being moved to another person (db/people/moves.py): matching must not change it.
             (Verdict(track.person_id, track.similarity, track.votes or 0), track.decided_by)
-            if track.person_id in moving and said.get(track.track_id, NOTHING).person_id is None
+            if track.person_id in moving and decided.get(track.track_id, NOTHING).person_id is None
             else _judge(
                 faces.get((track.scene_id, track.run, track.track), []),
-                said.get(track.track_id, NOTHING),
+                decided.get(track.track_id, NOTHING),
                 known[track.model_id, "named"],
                 known[track.model_id, "unknown"],
                 metrics[track.model_id],
@@ -203,22 +203,22 @@ def _match_scenes(session: Session, video: Video, scene_ids: Sequence[UUID], rul
 
 def _judge(
     faces: Sequence[Face],
-    say: HumanDecision,
+    decision: HumanDecision,
     named: KnownPeople,
     unknown: KnownPeople,
     metric: str,
     rule: FaceRule,
 ) -> tuple[Verdict, str | None]:
     """A track's verdict and who decided; None for a stranger."""
-    if say.person_id is not None:
-        return Verdict(say.person_id, 1.0, max(1, len(faces))), "human"
+    if decision.person_id is not None:
+        return Verdict(decision.person_id, 1.0, max(1, len(faces))), "human"
     if not faces:
         return Verdict(None, None, 0), None
     vectors, weights = as_array([face.vec for face in faces]), weights_of(faces)
-    left = named.without(say.barred)
+    left = named.without(decision.barred)
     verdict = decide(vectors, weights, left.vectors, left.ids, metric, rule)
     if verdict.person_id is None and not verdict.undecided:
-        left = unknown.without(say.barred)
+        left = unknown.without(decision.barred)
         # Two similar unknown people may be one person: take the nearer one.
         loose = FaceRule(cosine=rule.cosine, distance=rule.distance, margin=0.0)
         verdict = decide(vectors, weights, left.vectors, left.ids, metric, loose)
@@ -251,7 +251,7 @@ def _one_place_each(
             others |= seen
 
 
-def _said(
+def _decisions_by_track(
     session: Session,
     video: Video,
     scene_ids: Sequence[UUID],
@@ -286,7 +286,7 @@ def _said(
             select(Scene.scene_id, Scene.start_s, Scene.end_s).where(Scene.scene_id.in_(scene_ids))
         )
     }
-    said: dict[UUID, HumanDecision] = {}
+    decided: dict[UUID, HumanDecision] = {}
     by_run: dict[int, list[FaceTrack]] = {}
     for track in tracks:
         by_run.setdefault(track.run, []).append(track)
@@ -303,14 +303,14 @@ def _said(
             found = _nearest(decision, near, faces)
             if found is None:
                 continue
-            say = said.get(found.track_id, HumanDecision(None, frozenset()))
+            earlier = decided.get(found.track_id, HumanDecision(None, frozenset()))
             if decision.is_person:
-                said[found.track_id] = HumanDecision(who, say.barred - {who})
+                decided[found.track_id] = HumanDecision(who, earlier.barred - {who})
             else:
-                said[found.track_id] = HumanDecision(
-                    None if say.person_id == who else say.person_id, say.barred | {who}
+                decided[found.track_id] = HumanDecision(
+                    None if earlier.person_id == who else earlier.person_id, earlier.barred | {who}
                 )
-    return said
+    return decided
 
 
 def _nearest(

@@ -157,10 +157,10 @@ class Engine(WindowedTranscriber):
         self.fixed: str | None = None
 
     def _load(self) -> None:
-        self._load_gate()
+        self._load_vad()
 
     def _unload(self) -> None:
-        self._gate = None
+        self._vad = None
 
     def _warm_up(self) -> None:
         """Nothing is slow here."""

@@ -37,19 +37,19 @@ class FasterWhisperOptions(SpeechOptions):
 
 
 class FasterWhisperTranscriber(WindowedTranscriber):
-    """A Whisper checkpoint converted for CTranslate2, behind a Silero gate."""
+    """A Whisper checkpoint converted for CTranslate2, with Silero VAD."""
 
     _model: WhisperModel | None = None
     _options = FasterWhisperOptions()
 
     def _load(self) -> None:
-        # For the gate.
+        # For the VAD.
         torch.set_num_threads(self.threads)
         # One line a window otherwise.
         logging.getLogger("faster_whisper").setLevel(logging.WARNING)
         options = self._options = read_options(self.spec, FasterWhisperOptions)
         tokenizer, weights = self._file(_TOKENIZER), self._file(_WEIGHTS)
-        self._load_gate()
+        self._load_vad()
         self._check_json("config.json")
         self._check_json(_PREPROCESSOR)
         try:
@@ -87,7 +87,7 @@ class FasterWhisperTranscriber(WindowedTranscriber):
     def _unload(self) -> None:
         if self._model is not None:
             self._model.model.unload_model()
-        self._model = self._gate = None
+        self._model = self._vad = None
 
     def _warm_up(self) -> None:
         noise = np.random.default_rng(0).normal(0, 0.05, SAMPLE_RATE_HZ).astype(np.float32)

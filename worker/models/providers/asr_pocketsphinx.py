@@ -16,7 +16,7 @@ from pocketsphinx import Decoder
 from shared.errors import ModelUnavailable
 from worker.models.asr import Segment, Transcriber, Transcript, Word
 from worker.models.base import SAMPLE_RATE_HZ, Float32
-from worker.models.providers.vad import SpeechGate, plan_windows
+from worker.models.providers.vad import VoiceActivityDetector, plan_windows
 
 MAX_WINDOW_S = 10.0
 #: Speech with a shorter silence within shares an utterance: the language model knows more (JFK sample: 4 words of 22
@@ -25,21 +25,21 @@ MAX_GAP_S = 1.2
 #: A pause between words that ends a segment.
 PAUSE_S = 0.6
 PAD_S = 0.25
-#: Share of the progress the gate stands for; it takes about a twentieth of the time.
-_GATE_SHARE = 0.05
+#: Share of the VAD in the progress; it takes about a twentieth of the time.
+_VAD_SHARE = 0.05
 _FRAMES_PER_S = 100
-_GATE_WEIGHTS = "package:silero_vad/data/silero_vad.jit"
+_VAD_WEIGHTS = "package:silero_vad/data/silero_vad.jit"
 
 
 class PocketSphinxTranscriber(Transcriber):
-    """PocketSphinx behind a Silero gate. One thread, whatever `threads` says: the decoder knows no more."""
+    """PocketSphinx with Silero VAD. One thread, whatever `threads` says: the decoder knows no more."""
 
     _decoder: Decoder | None = None
-    _gate: SpeechGate | None = None
+    _vad: VoiceActivityDetector | None = None
 
     def _load(self) -> None:
         torch.set_num_threads(1)
-        self._gate = SpeechGate(self._file(_GATE_WEIGHTS))
+        self._vad = VoiceActivityDetector(self._file(_VAD_WEIGHTS))
         folder = self._file()
         try:
             self._decoder = Decoder(
@@ -56,7 +56,7 @@ class PocketSphinxTranscriber(Transcriber):
             ) from error
 
     def _unload(self) -> None:
-        self._decoder = self._gate = None
+        self._decoder = self._vad = None
 
     def _warm_up(self) -> None:
         noise = np.random.default_rng(0).normal(0, 0.05, SAMPLE_RATE_HZ).astype(np.float32)
@@ -65,7 +65,7 @@ class PocketSphinxTranscriber(Transcriber):
 
     def _transcribe(self, audio: Float32, offset_s: float, on_step: Callable[[float], None]) -> Transcript:
         audio = np.clip(audio, -1.0, 1.0)
-        probabilities = self._speech_gate.probabilities(audio, lambda done: on_step(done * _GATE_SHARE))
+        probabilities = self._speech_gate.probabilities(audio, lambda done: on_step(done * _VAD_SHARE))
         windows = plan_windows(
             probabilities, max_window_s=MAX_WINDOW_S, max_gap_s=MAX_GAP_S, pad_s=PAD_S, samples=len(audio)
         )
@@ -77,7 +77,7 @@ class PocketSphinxTranscriber(Transcriber):
                 words = list(self._words(audio[start:end], offset_s + start / SAMPLE_RATE_HZ))
             segments += _split_at_pauses(words)
             decoded += end - start
-            on_step(_GATE_SHARE + (1 - _GATE_SHARE) * decoded / total)
+            on_step(_VAD_SHARE + (1 - _VAD_SHARE) * decoded / total)
         if not windows:
             on_step(1.0)
         return Transcript("en" if segments else None, tuple(segments))
@@ -108,9 +108,9 @@ class PocketSphinxTranscriber(Transcriber):
         return decoder
 
     @property
-    def _speech_gate(self) -> SpeechGate:
-        assert self._gate is not None
-        return self._gate
+    def _speech_gate(self) -> VoiceActivityDetector:
+        assert self._vad is not None
+        return self._vad
 
 
 def _split_at_pauses(words: list[Word]) -> Iterator[Segment]:

@@ -44,7 +44,7 @@ class WhisperOptions(SpeechOptions):
 
 
 class WhisperTranscriber(WindowedTranscriber):
-    """A Whisper checkpoint of OpenAI's, of any size, behind a Silero gate."""
+    """A Whisper checkpoint of OpenAI's, of any size, with Silero VAD."""
 
     _model: Whisper | None = None
     _options = WhisperOptions()
@@ -54,7 +54,7 @@ class WhisperTranscriber(WindowedTranscriber):
         options = self._options = read_options(self.spec, WhisperOptions)
         self.placement = self._choose_placement()
         path = self._file(self._checkpoint())
-        self._load_gate()
+        self._load_vad()
         dims, tensors = _read(self.spec, path)
         model = _network(dims)
         fill(self.spec, model, tensors, path)
@@ -66,7 +66,7 @@ class WhisperTranscriber(WindowedTranscriber):
         self._model = self._placed(model).eval()
 
     def _unload(self) -> None:
-        self._model = self._gate = None
+        self._model = self._vad = None
 
     def _warm_up(self) -> None:
         """Both halves of the work: words are aligned by code that is compiled at its first use (about 2 s)."""

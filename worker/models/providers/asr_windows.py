@@ -3,7 +3,7 @@
 Whisper invents words in silence and falls into loops on long audio (Radford et al. 2022, section 4.5). So it is
 given windows of speech only, cut at silences by the VAD, each independently. What it
 says is then judged; words that are not believed are kept, and say why. Everything is decided without drawing at random, so that
-the same audio gives the same words. Imports no engine but the gate's torch.
+the same audio gives the same words. Imports no engine but the VAD's torch.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from shared.errors import ModelUnavailable
 from worker.models.asr import Rejection, Segment, Transcriber, Transcript, Word
 from worker.models.base import SAMPLE_RATE_HZ, Float32
-from worker.models.providers.vad import SpeechGate, plan_windows
+from worker.models.providers.vad import VoiceActivityDetector, plan_windows
 from worker.models.spec import ModelSpec
 
 #: What Whisper's encoder takes.
@@ -44,9 +44,9 @@ LOOP_PHRASE_WORDS, LOOP_TIMES, LOOP_WORDS = 8, 4, 8
 #: Widths of the beam, one after the other while the result is not believed: greedy first; beam search loops less.
 BEAMS = (1, 5)
 
-#: Share of the progress the gate stands for.
-_GATE_SHARE = 0.05
-_GATE_WEIGHTS = "package:silero_vad/data/silero_vad.jit"
+#: Share of the VAD in the progress.
+_VAD_SHARE = 0.05
+_VAD_WEIGHTS = "package:silero_vad/data/silero_vad.jit"
 #: Languages written without spaces between words.
 _UNSPACED = frozenset({"zh", "ja", "th", "lo", "my", "yue"})
 #: Whisper's code of a language -> ISO 639-1's, where they differ.
@@ -93,7 +93,7 @@ class HeardSegment:
 class WindowedTranscriber(Transcriber):
     """An engine for windows of speech found by the VAD. A provider loads, decodes one window and detects a language."""
 
-    _gate: SpeechGate | None = None
+    _vad: VoiceActivityDetector | None = None
 
     @abstractmethod
     def _decode(self, window: Float32, language: str, beam: int) -> list[HeardSegment]:
@@ -107,13 +107,13 @@ class WindowedTranscriber(Transcriber):
     def _fixed_language(self) -> str | None:
         """The language every window is in; None: detect it."""
 
-    def _load_gate(self) -> None:
-        self._gate = SpeechGate(self._file(_GATE_WEIGHTS))
+    def _load_vad(self) -> None:
+        self._vad = VoiceActivityDetector(self._file(_VAD_WEIGHTS))
 
     def _transcribe(self, audio: Float32, offset_s: float, on_step: Callable[[float], None]) -> Transcript:
-        assert self._gate is not None
+        assert self._vad is not None
         audio = np.clip(audio, -1.0, 1.0)
-        probabilities = self._gate.probabilities(audio, lambda done: on_step(done * _GATE_SHARE))
+        probabilities = self._vad.probabilities(audio, lambda done: on_step(done * _VAD_SHARE))
         windows = plan_windows(
             probabilities, max_window_s=MAX_WINDOW_S, max_gap_s=MAX_GAP_S, pad_s=PAD_S, samples=len(audio)
         )
@@ -135,7 +135,7 @@ class WindowedTranscriber(Transcriber):
                 if segment.rejected is None:
                     spoken_s[_ISO_CODES.get(language, language)] += segment.end_s - segment.start_s
             done += end - start
-            on_step(_GATE_SHARE + (1 - _GATE_SHARE) * done / total)
+            on_step(_VAD_SHARE + (1 - _VAD_SHARE) * done / total)
         return Transcript(max(spoken_s, key=lambda code: spoken_s[code], default=None), tuple(segments))
 
     def _languages_of(self, windows: Sequence[Float32]) -> Iterator[str]:

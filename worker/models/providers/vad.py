@@ -61,7 +61,7 @@ class SpeechNet(nn.Module):  # type: ignore[misc]  # mypy skips torch
         return logits.sigmoid().reshape(-1), state
 
 
-class SpeechGate:
+class VoiceActivityDetector:
     """Silero VAD, loaded."""
 
     def __init__(self, weights: Path) -> None:

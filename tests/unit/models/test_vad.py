@@ -11,7 +11,7 @@ from hypothesis import given, settings, strategies as st
 
 from worker.models.base import SAMPLE_RATE_HZ, Float32
 from worker.models.catalog import load_catalog
-from worker.models.providers.vad import FRAME, SpeechGate, plan_windows, speech_spans
+from worker.models.providers.vad import FRAME, VoiceActivityDetector, plan_windows, speech_spans
 from worker.models.weights.verify import locate
 
 FRAME_S = FRAME / SAMPLE_RATE_HZ
@@ -43,19 +43,19 @@ def test_equals_the_packages_own_network() -> None:
             reference(torch.from_numpy(padded[first : first + FRAME]), SAMPLE_RATE_HZ).item()
             for first in range(0, len(padded), FRAME)
         ]
-    found = SpeechGate(jit_file()).probabilities(audio)
+    found = VoiceActivityDetector(jit_file()).probabilities(audio)
     assert found.dtype == np.float32 and max(expected) - min(expected) > 0.3
     np.testing.assert_allclose(found, expected, atol=1e-4)
 
 
 def test_progress_reaches_one() -> None:
     steps: list[float] = []
-    SpeechGate(jit_file()).probabilities(np.zeros(70 * SAMPLE_RATE_HZ, np.float32), steps.append)
+    VoiceActivityDetector(jit_file()).probabilities(np.zeros(70 * SAMPLE_RATE_HZ, np.float32), steps.append)
     assert steps == sorted(steps) and len(steps) == 3 and steps[-1] == 1.0
 
 
 def test_no_audio_has_no_frames() -> None:
-    assert SpeechGate(jit_file()).probabilities(np.zeros(0, np.float32)).shape == (0,)
+    assert VoiceActivityDetector(jit_file()).probabilities(np.zeros(0, np.float32)).shape == (0,)
 
 
 def probabilities(*stretches: tuple[float, float]) -> Float32:
