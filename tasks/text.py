@@ -22,7 +22,7 @@ def embed(**payload: Any) -> dict[str, Any]:
     if request.lexical and not model.has_lexical:
         raise ModelUnavailable(
             f"Model {model.spec.name} gives no lexical weights: ask for vectors only, or use a profile whose text model"
-            " does."
+            " does"
         )
     found = model.encode(request.texts)
     answer: dict[str, Any] = {

@@ -91,7 +91,7 @@ class AudioTrack:
         if frame.sample_rate < self._min_rate_hz:
             raise LimitExceeded(
                 f"The sound has {frame.sample_rate} samples a second, the least is {self._min_rate_hz} (MIN_AUDIO_RATE_HZ); "
-                "convert it to a usual rate."
+                "convert it to a usual rate"
             )
         if self._resampler is not None and self._resampler.shape != shape_of(frame):
             self._drain()
@@ -137,7 +137,7 @@ class AudioTrack:
     def _check(self, samples: int) -> None:
         if samples > self._max_samples:
             raise LimitExceeded(
-                f"The sound goes on past {self._max_samples / RATE_HZ:.0f} s, the limit; cut the file up."
+                f"The sound goes on past {self._max_samples / RATE_HZ:.0f} s, the limit; cut the file up"
             )
 
 

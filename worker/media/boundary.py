@@ -62,7 +62,7 @@ def media_errors(limits: MediaLimits) -> Iterator[None]:
         reason = " ".join(str(error).split())[:120]
         raise BadMedia(
             f"The file can't be decoded ({type(error).__name__}{': ' if reason else ''}{reason}): it is damaged or of a kind "
-            "that is not supported; convert it to H.264 in MP4."
+            "that is not supported; convert it to H.264 in MP4"
         ) from error
 
 
@@ -70,7 +70,7 @@ def no_memory(limits: MediaLimits) -> LimitExceeded:
     """Return the error for a file whose decoding needs more memory than is allowed."""
     return LimitExceeded(
         f"Decoding needs more memory than the limit of {limits.memory_mb} MB (MEDIA_MEMORY_MB); "
-        "scale it down or encode it with fewer reference frames."
+        "scale it down or encode it with fewer reference frames"
     )
 
 

@@ -76,10 +76,10 @@ class Budget:
             raise LimitExceeded(
                 f"Decoding took {spent_s:.0f} s of CPU time for {self._content_s:.0f} s of content, the limit is "
                 f"{limits.cpu_base_s:g} s and {limits.cpu_per_s:g} for each second (MEDIA_CPU_BASE_S, MEDIA_CPU_PER_S); "
-                "scale it down or re-encode it."
+                "scale it down or re-encode it"
             )
 
     def _too_many(self, over: str, remedy: str) -> LimitExceeded:
         return LimitExceeded(
-            f"The pictures have {self._pixels} pixels in all, {over}; {remedy} or re-encode it."
+            f"The pictures have {self._pixels} pixels in all, {over}; {remedy} or re-encode it"
         )

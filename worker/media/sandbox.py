@@ -191,7 +191,7 @@ class _Decoding:
         if not result.is_file():
             raise WorkerLost("the process that decoded the file ended without an answer")
         if result.stat().st_size > _MAX_RESULT_BYTES:
-            raise LimitExceeded("The video has too many scenes to write down; cut the file up.")
+            raise LimitExceeded("The video has too many scenes to write down; cut the file up")
         found: dict[str, Any] = json.loads(result.read_text())
         return found
 
@@ -237,7 +237,7 @@ class _Decoding:
             else:
                 self._answer = fields
         if len(self._rest) > _MAX_LINE_BYTES:
-            raise BadMedia("The file made its decoder answer without end: it is damaged; export it again.")
+            raise BadMedia("The file made its decoder answer without end: it is damaged; export it again")
 
     def _judge(self, status: int) -> None:
         """Raise the error that the process reported, or that its exit status means."""
@@ -250,10 +250,10 @@ class _Decoding:
         if -status in _CRASHES:
             raise BadMedia(
                 f"The file made its decoder crash ({signal.Signals(-status).name}), with {self._limits.memory_mb} MB of memory "
-                "(MEDIA_MEMORY_MB): it is damaged or needs more; convert it to H.264 in MP4."
+                "(MEDIA_MEMORY_MB): it is damaged or needs more; convert it to H.264 in MP4"
             )
         if -status == signal.SIGXFSZ:
-            raise LimitExceeded("The file gives more keyframes or sound than may be written; cut it up.")
+            raise LimitExceeded("The file gives more keyframes or sound than may be written; cut it up")
         raise WorkerLost(f"the process that decoded the file ended with status {status}")
 
 
@@ -286,16 +286,16 @@ class _Watch:
         if resident > limits.memory_mb * 1_000_000:
             raise LimitExceeded(
                 f"Decoding needs more memory than the limit of {limits.memory_mb} MB (MEDIA_MEMORY_MB); "
-                "scale the video down or encode it with fewer reference frames."
+                "scale the video down or encode it with fewer reference frames"
             )
         if spent_s - self._heard_s > limits.cpu_base_s:
             raise LimitExceeded(
                 f"Decoding one picture takes more than {limits.cpu_base_s:g} s of CPU time, the limit (MEDIA_CPU_BASE_S); "
-                "scale the video down or re-encode it."
+                "scale the video down or re-encode it"
             )
         if now_s - self._started_s > self._wall_s:
             raise LimitExceeded(
-                f"Decoding takes more than {self._wall_s:.0f} s, the limit; cut the file up or scale it down."
+                f"Decoding takes more than {self._wall_s:.0f} s, the limit; cut the file up or scale it down"
             )
         if now_s - self._moved_s > _STUCK_S:
             raise StageTimeout(f"decoding stood still for {_STUCK_S:.0f} s: the disk may not answer")

@@ -69,7 +69,7 @@ def compute(groups: Iterable[list[int]], work: Callable[[list[int]], None], *, m
             if len(now) == 1:
                 raise DeviceOutOfMemory(
                     f"Model {model} ran out of device memory on one item: free memory on its GPU, or use a larger one"
-                    f" ({reason.splitlines()[0]})."
+                    f" ({reason.splitlines()[0]})"
                 )
             limit = len(now) // 2
             log.warning("batch halved: the device's memory is full", model=model, batch=len(now), now=limit)

@@ -73,7 +73,7 @@ class Reranker(Model):
         Raises: InvalidRequest when the query or a document is not a string; ModelFailure.
         """
         if not isinstance(query, str):
-            raise InvalidRequest(f"The query is {type(query).__name__}, not a string.")
+            raise InvalidRequest(f"The query is {type(query).__name__}, not a string")
         check_texts(documents, "rerank")
         if not documents:
             return np.zeros(0, np.float32)

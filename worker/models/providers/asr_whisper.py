@@ -135,7 +135,7 @@ class WhisperTranscriber(WindowedTranscriber):
         if self.spec.dtype != "auto":
             raise ModelUnavailable(
                 f"Model {self.spec.name} can't be loaded: provider openai-whisper computes in float16 or float32, not in "
-                "bfloat16; set dtype: float16 or auto in models.yaml."
+                "bfloat16; set dtype: float16 or auto in models.yaml"
             )
         return replace(self.placement, dtype="float16")
 
@@ -144,7 +144,7 @@ class WhisperTranscriber(WindowedTranscriber):
         if len(own) != 1:
             raise ModelUnavailable(
                 f"Model {self.spec.name} can't be loaded: expected one .pt file among its files, found {len(own)}; "
-                "correct models.yaml."
+                "correct models.yaml"
             )
         return own[0]
 
@@ -155,7 +155,7 @@ class WhisperTranscriber(WindowedTranscriber):
         if named is not None and named not in _ALIGNMENT_HEADS:
             raise ModelUnavailable(
                 f"Model {self.spec.name} has a wrong option alignment_heads ({named!r}); correct models.yaml, it can be "
-                f"{', '.join(_ALIGNMENT_HEADS)}."
+                f"{', '.join(_ALIGNMENT_HEADS)}"
             )
         guesses = (named, path.stem, self.spec.revision.removeprefix("openai-"))
         name = next((guess for guess in guesses if guess in _ALIGNMENT_HEADS), None)

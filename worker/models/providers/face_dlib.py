@@ -54,7 +54,7 @@ class DlibFaceAnalyser(FaceAnalyser):
             self._descriptor = dlib.face_recognition_model_v1(str(descriptor))
         except RuntimeError as error:
             raise ModelUnavailable(
-                f"Model {self.spec.name} can't be loaded from {landmarks.parent}: dlib says {error}."
+                f"Model {self.spec.name} can't be loaded from {landmarks.parent}: dlib says {error}"
             ) from error
 
     def _unload(self) -> None:

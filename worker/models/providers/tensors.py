@@ -68,5 +68,5 @@ def fill(
 def refused(spec: ModelSpec, path: Path, expected: str, found: str) -> ModelUnavailable:
     """The error for a file that is not what the model needs."""
     return ModelUnavailable(
-        f"Model {spec.name} can't be loaded: expected {expected} in {path}, found {found}; {remedy(spec)}."
+        f"Model {spec.name} can't be loaded: expected {expected} in {path}, found {found}; {remedy(spec)}"
     )

@@ -66,7 +66,7 @@ class SiglipEmbedder(VisionEmbedder):
         if unknown:
             raise ModelUnavailable(
                 f"Model {self.spec.name} has the option {min(unknown)!r} in models.yaml, which SigLIP does not know;"
-                " remove it."
+                " remove it"
             )
         # A wrong one fails the load, not a job.
         _ = self.tag_threshold
@@ -157,7 +157,7 @@ class SiglipEmbedder(VisionEmbedder):
         if not np.isfinite(found).all():
             raise ModelFailure(
                 f"Model {self.spec.name} gave vectors that are not finite in {self.placement.dtype}; "
-                "use dtype bfloat16 or float32 in models.yaml."
+                "use dtype bfloat16 or float32 in models.yaml"
             )
         return found
 
