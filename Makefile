@@ -1,8 +1,8 @@
-# Everything a person or CI does with a checkout. `make` lists the targets.
+# Every task on a checkout, for people and CI. `make` lists the targets.
 #
-#   make demo VIDEO=path/to/film.mp4                    your own video instead of the sample
+#   make demo VIDEO=path/to/film.mp4                    index your own video
 #   make demo TORCH_INDEX_URL=https://download.pytorch.org/whl/cpu   the small CPU build of torch (Linux)
-#   make demo PYTHON=/path/to/python3.12                another Python than the first suitable one found
+#   make demo PYTHON=/path/to/python3.12                use this Python instead of the first suitable one
 
 VENV ?= .venv
 PYTHON ?=
@@ -10,7 +10,7 @@ TORCH_INDEX_URL ?=
 VIDEO ?=
 # Extra arguments: make test ARGS="-k ledger -x", make bench ARGS=--quick
 ARGS ?=
-# Test files run side by side; 0: one after the other, in one process.
+# Test processes that run at once; 0: one after the other, in one process.
 JOBS ?= 2
 # Files in the order of their folders: those that start fleets first, short ones last.
 PYTEST = $(BIN)/python -m pytest -n $(JOBS) --dist loadfile --no-loadscope-reorder
@@ -21,22 +21,23 @@ RUN_STAMP = $(VENV)/.installed-run
 DEV_STAMP = $(VENV)/.installed-dev
 SOURCES = cli db local shared tasks worker tests bench samples
 
-.PHONY: help demo test test-quick coverage test-faults test-gpu test-deploy lint fmt bench up migrate install install-dev audit lock clean
+.PHONY: help demo test test-quick coverage docs test-faults test-gpu test-deploy lint fmt bench up migrate install install-dev audit lock clean
 
 help:
 	@echo "make demo         index the sample video and search it, on a bare machine"
 	@echo "make up           run a fleet here until Ctrl-C"
-	@echo "make migrate      bring the database of POSTGRES_URL to this version's schema"
-	@echo "make test         every test but the long run of faults, those for a GPU and those in containers"
-	@echo "make test-quick   the tests that start no server and load no model: a minute"
-	@echo "make coverage     the same, and what part of the lines and branches they reach"
-	@echo "make test-faults  a dozen videos while processes, Redis, Postgres and the storage fail"
-	@echo "make test-gpu     what needs an NVIDIA GPU, with throughput; skipped with a word elsewhere"
-	@echo "make test-deploy  build the image and run docker-compose.yml, whole, in containers"
-	@echo "make lint         format, lint, types, who may import whom"
+	@echo "make migrate      upgrade the schema of the database of POSTGRES_URL"
+	@echo "make test         run all tests except the long fault test and those that need a GPU or containers"
+	@echo "make test-quick   run the tests that start no server and load no model: a minute"
+	@echo "make coverage     run them and measure the coverage of lines and branches"
+	@echo "make test-faults  process a dozen videos while processes, Redis, Postgres and the storage fail"
+	@echo "make test-gpu     run the tests that need an NVIDIA GPU, and measure throughput; skipped elsewhere"
+	@echo "make test-deploy  build the image and test docker-compose.yml in containers"
+	@echo "make lint         check format, lint, types, and imports between packages"
+	@echo "make docs         build the documentation as a site, in build/docs; fails on a broken link"
 	@echo "make fmt          format the code"
-	@echo "make audit        ask whether a locked package has a known hole"
-	@echo "make lock         write locks/ again, after a change of pyproject.toml or constraints.txt"
+	@echo "make audit        check locked packages for known vulnerabilities"
+	@echo "make lock         update locks/ after a change of pyproject.toml or constraints.txt"
 	@echo "make bench        measure the split stage, the pipeline, the models and the fleet's memory"
 
 demo: $(RUN_STAMP)
@@ -82,6 +83,9 @@ lint: $(DEV_STAMP)
 fmt: $(DEV_STAMP)
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
+
+docs: $(DEV_STAMP)
+	$(BIN)/python -m mkdocs build --strict
 
 bench: $(DEV_STAMP)
 	@status=0; for name in split pipeline models memory search; do \

@@ -1,4 +1,4 @@
-"""Which model of a kind is searched, and which ones have their vectors kept."""
+"""Reads the active model of each kind, and the models whose vectors are kept."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ KEPT = ("building", "ready", "activated")
 
 
 def active_models(session: Session) -> dict[str, ModelRow]:
-    """Kind -> the model a switch has made active; a kind that was never switched is absent."""
+    """Kind -> the model that a switch has activated; kinds that were never switched are absent."""
     rows = session.execute(
         select(ActiveModel.kind, Model).join(Model, Model.model_id == ActiveModel.model_id)
     ).all()
@@ -21,7 +21,7 @@ def active_models(session: Session) -> dict[str, ModelRow]:
 
 
 def searched_model(session: Session, kind: str) -> int | None:
-    """The id of the model that is searched now; None: there never was a switch."""
+    """The id of the active model; None: there never was a switch."""
     return session.scalars(select(ActiveModel.model_id).where(ActiveModel.kind == kind)).one_or_none()
 
 
@@ -38,7 +38,7 @@ def models_of(session: Session, switch: ModelSwitch) -> tuple[ModelRow, ModelRow
 def kept_models(session: Session, kind: str, *, lock: bool = False) -> tuple[ModelRow, ...]:
     """The two models of an open switch; empty when there is none, or one of them is being discarded.
 
-    ``lock``: nothing is discarded before the end of this transaction.
+    ``lock``: no vectors are discarded before the end of this transaction.
     """
     query = select(ModelSwitch).where(ModelSwitch.kind == kind, ModelSwitch.state.in_(KEPT))
     if lock:

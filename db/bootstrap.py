@@ -1,4 +1,4 @@
-"""What only an administrator of Postgres can do: the role that nodes use, its database, the extension ``vector``.
+"""Creates what needs an administrator of Postgres: the nodes' role, its database, the extension ``vector``.
 
 Nodes, the command and the migrations use a role that owns the tables and can do nothing else: it reads no files, runs no
 programs, makes no roles and no databases, and does not pass row-level security of others. ``bootstrap`` makes it with an
@@ -24,7 +24,7 @@ from shared.settings import hide_password
 
 EXTENSION = "vector"
 CONNECT_LIMIT_S = 5
-#: How long taking over a table waits for whoever uses it.
+#: Maximum wait for the users of a table that is taken over.
 LOCK_LIMIT = "30s"
 #: What the application's role must not have, by its column in pg_roles and its word in CREATE ROLE.
 FORBIDDEN = {
@@ -62,7 +62,7 @@ class Application:
 
 
 def bootstrap(admin_url: str, application: Application) -> None:
-    """Make the application's role, its database and the extension, whatever of them is missing or different.
+    """Create or correct the application's role, its database and the extension.
 
     Args:
         admin_url: a URL of the server for a superuser, or for a role that may make roles, databases and the extension.
@@ -94,7 +94,7 @@ def bootstrap(admin_url: str, application: Application) -> None:
 
 
 def rename_role(admin_url: str, name: str) -> str:
-    """Give the role that a URL connects as another name, and return the URL with it.
+    """Rename the role of a URL, and return the URL with the new name.
 
     The first superuser of a server can't lose its rights. Where the application has been that user (as it was in
     the first versions), it is renamed and the application gets a new role of the old name.
@@ -105,7 +105,7 @@ def rename_role(admin_url: str, name: str) -> str:
     """
     old = unquote(urlsplit(admin_url).username or "")
     helper, password = f"{old}_rename", secrets.token_urlsafe(24)
-    # Should we die on the way, no one can log in as what is left.
+    # If this process crashes here, the remaining role can't log in.
     until = (datetime.now(UTC) + timedelta(minutes=10)).isoformat()
     with _connect(admin_url) as connection:
         if _role(connection, name) is not None:
@@ -130,7 +130,7 @@ def rename_role(admin_url: str, name: str) -> str:
 
 
 def find_rights(connection: Connection[TupleRow]) -> list[str]:
-    """What the connection's role can do that the application does not need, as words of CREATE ROLE."""
+    """Rights of the connection's role that the application does not need, as words of CREATE ROLE."""
     columns = sql.SQL(", ").join(map(sql.Identifier, FORBIDDEN))
     row = connection.execute(
         sql.SQL("SELECT {} FROM pg_roles WHERE rolname = current_user").format(columns)
@@ -162,7 +162,7 @@ def _connect(url: str) -> Connection[TupleRow]:
         )
     except psycopg.OperationalError as error:
         raise DatabaseUnavailable(
-            f"Postgres at {hide_password(url)} does not let the administrator in ({_first_line(error)}): "
+            f"Postgres at {hide_password(url)} refuses the administrator ({_first_line(error)}): "
             "is it running, and are user and password right?"
         ) from None
 

@@ -42,7 +42,7 @@ _ENDED = ("25P03", "25P04")
 
 
 def make_engine(url: str, *, pooled: bool = True, limits: Limits | None = None) -> Engine:
-    """An engine that notices a dead server within seconds, and whose sessions hold no lock when this process is gone.
+    """Create an engine that detects a dead server within seconds, and whose sessions release their locks when this process ends.
 
     ``limits``: by default those of the settings; see db/limits.py.
     """
@@ -76,7 +76,7 @@ def set_engine(engine: Engine | None) -> None:
 
 
 def is_outage(error: BaseException) -> bool:
-    """Whether Postgres is away, as opposed to refusing what we asked."""
+    """Whether an error means that Postgres is unavailable, not that it refused a statement."""
     if isinstance(error, DBAPIError) and error.connection_invalidated:
         return True
     if not isinstance(error, (OperationalError, InterfaceError)):
@@ -91,15 +91,14 @@ def is_outage(error: BaseException) -> bool:
 
 @contextmanager
 def outages() -> Iterator[None]:
-    """Turn a driver's loss of the server into ``DatabaseUnavailable``, and limits that were met into its subclasses."""
+    """Raise a driver's connection errors as ``DatabaseUnavailable``, and exceeded limits as its subclasses."""
     try:
         yield
     except DBAPIError as error:
         state = getattr(error.orig, "sqlstate", None)
         if state == _LOCK_TIMEOUT:
             raise DatabaseBusy(
-                "another transaction holds what this one has to change, and has not ended in time: "
-                "try again in a minute"
+                "another transaction has locked the rows for too long: try again in a minute"
             ) from error
         if state == _CANCELLED:
             raise StatementTimeout(
@@ -117,10 +116,10 @@ def outages() -> Iterator[None]:
 
 @contextmanager
 def reading() -> Iterator[Session]:
-    """A read-only use of the database.
+    """A read-only session.
 
     Raises:
-        DatabaseUnavailable: Postgres is away.
+        DatabaseUnavailable: Postgres is unavailable.
     """
     with outages(), _session(get_engine()) as session:
         yield session
@@ -128,7 +127,7 @@ def reading() -> Iterator[Session]:
 
 @contextmanager
 def statements_may_take(seconds: float) -> Iterator[None]:
-    """Let each statement of the transactions begun in this block, by this thread, take so long."""
+    """Set the statement limit of the transactions that this thread begins in the block."""
     token = _statement_s.set(seconds)
     try:
         yield
@@ -152,13 +151,13 @@ def _session(engine: Engine) -> Session:
 
 @contextmanager
 def reading_as(user_id: str, *, snapshot: bool = False) -> Iterator[Session]:
-    """A read-only use of the database that finds the rows of one user, whatever is asked; see db/row_security.py.
+    """A read-only session that sees the rows of one user only; see db/row_security.py.
 
     Role and user end with the transaction, so nothing of them is left on the pool's connection; a session that is
     rolled back takes them again with its next statement. ``snapshot``: all statements see the same state.
 
     Raises:
-        DatabaseUnavailable: Postgres is away.
+        DatabaseUnavailable: Postgres is unavailable.
     """
     options: dict[str, Any] = {"postgresql_readonly": True}
     if snapshot:
@@ -190,7 +189,7 @@ def _may_be_reader(engine: Engine) -> bool:
             may = False
             reason = str(error.orig).split("\n")[0]
             log.warning(
-                "requests are read as the owner of the tables (%s): `scenefleet doctor` says what to do",
+                "requests are read as the owner of the tables (%s): `scenefleet doctor` shows what to do",
                 reason,
             )
         _reader = (engine, may)
@@ -198,14 +197,14 @@ def _may_be_reader(engine: Engine) -> bool:
 
 
 def transact(work: Callable[[Session], T]) -> T:
-    """Run ``work`` in one READ COMMITTED transaction; again if it lost a deadlock or a serialisation race.
+    """Run ``work`` in one READ COMMITTED transaction; repeat it after a deadlock or a serialisation failure.
 
     ``work`` must be repeatable: it may run several times, only the last run is committed.
 
     Raises:
-        DatabaseBusy: another transaction kept a lock for longer than we wait, once; nothing is changed.
+        DatabaseBusy: another transaction held a lock for too long; nothing is changed.
         StatementTimeout: a statement took too long; nothing is changed.
-        DatabaseUnavailable: Postgres is away. Whether the commit arrived is then unknown, so callers are idempotent.
+        DatabaseUnavailable: Postgres is unavailable. Whether the commit arrived is then unknown, so callers are idempotent.
     """
     for attempt in range(1, _MAX_CONFLICTS + 1):
         try:

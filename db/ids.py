@@ -1,7 +1,7 @@
-"""Ids of videos and people: callers choose one that is theirs alone, rows refer to each other by one that is made here.
+"""Translates between the ids that callers choose and the primary keys of videos and people.
 
-Two users may choose the same id. What a caller chose (``external_id``) is unique among that user's rows and stands in
-requests, answers and storage keys; the primary key (``video_id``, ``person_id``) stands in foreign keys, joins and logs.
+Two users may choose the same id. The chosen id (``external_id``) is unique among the user's rows and used in
+requests, answers and storage keys; the primary key (``video_id``, ``person_id``) is used in foreign keys, joins and logs.
 """
 
 from __future__ import annotations
@@ -19,17 +19,17 @@ _NAMESPACE = UUID("0c8f4a4e-6a57-5b0e-8a55-2b3f5a1f7d90")
 
 
 def video_key(user_id: str, external_id: str) -> str:
-    """The primary key of a video that a user is about to name ``external_id``; older rows may have another."""
+    """The primary key of a new video with this ``external_id``; older rows may have another."""
     return str(uuid5(_NAMESPACE, f"video/{user_id}/{external_id}"))
 
 
 def person_key(user_id: str, external_id: str) -> str:
-    """The primary key of a person that a user is about to name ``external_id``; older rows may have another."""
+    """The primary key of a new person with this ``external_id``; older rows may have another."""
     return str(uuid5(_NAMESPACE, f"person/{user_id}/{external_id}"))
 
 
 def find_videos(session: Session, user_id: str, external_ids: Collection[str]) -> dict[str, str]:
-    """Primary keys by the user's own ids; for an id that the user has not given, a key that no row has."""
+    """Primary keys by the user's own ids; an unknown id gets a key that no row has."""
     found = {name: video_key(user_id, name) for name in external_ids}
     if found:
         rows = session.execute(
@@ -42,7 +42,7 @@ def find_videos(session: Session, user_id: str, external_ids: Collection[str]) -
 
 
 def find_people(session: Session, user_id: str, external_ids: Collection[str]) -> dict[str, str]:
-    """Primary keys by the user's own ids; for an id not given, or of somebody erased, a key that no row has."""
+    """Primary keys by the user's own ids; an unknown id, or that of an erased person, gets a key that no row has."""
     found = {name: person_key(user_id, name) for name in external_ids}
     if found:
         rows = session.execute(
@@ -50,7 +50,7 @@ def find_people(session: Session, user_id: str, external_ids: Collection[str]) -
                 Person.user_id == user_id, Person.external_id.in_(found)
             )
         )
-        # Rows that say where somebody erased was seen go batch by batch: nothing is found by them meanwhile.
+        # Rows of an erased person are deleted in batches: meanwhile they must not be found.
         found.update((name, key if gone is None else f"erased/{key}") for name, key, gone in rows)
     return found
 
@@ -68,10 +68,10 @@ def name_videos(session: Session, user_id: str, video_ids: Collection[str]) -> d
 
 
 def name_person(session: Session, person_id: str) -> str:
-    """The id that a person's user knows it by."""
+    """The external id of a person."""
     return session.scalars(select(Person.external_id).where(Person.person_id == person_id)).one()
 
 
 def name_video(session: Session, video_id: str) -> str:
-    """The id that a video's user knows it by: it is what storage keys hold."""
+    """The external id of a video, which is part of its storage keys."""
     return session.scalars(select(Video.external_id).where(Video.video_id == video_id)).one()

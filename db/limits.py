@@ -1,13 +1,13 @@
-"""How long a session on Postgres may wait, work and stay silent before it is ended: a dead peer must not keep its locks.
+"""Limits of Postgres sessions on waiting, working and idling: a dead peer must not keep its locks.
 
-A client that has vanished inside a transaction keeps its row locks for 15 minutes to 2 hours by the defaults of
-Postgres and the kernel. Each session therefore brings its own limits in its startup packet (``options``), so that
-they hold on any server, whoever runs it; the client's end of the connection has the same. The sum that counts: a row
-held by a dead peer is free within 60 s.
+A client that disappeared inside a transaction keeps its row locks for 15 minutes to 2 hours by the defaults of
+Postgres and the kernel. Each session therefore sets its own limits in its startup packet (``options``), so that
+they apply on any server; the client's end of the connection has the same limits. In total, a row
+locked by a dead peer is free within 60 s.
 
 Which limit ends what: ``idle_in_transaction_session_timeout`` a client that is silent between two statements;
 keepalives a connection whose other end is gone while nothing is in flight; ``tcp_user_timeout`` the same with data in
-flight, for which keepalives do nothing; ``client_connection_check_interval`` a statement that works for nobody;
+flight, for which keepalives do nothing; ``client_connection_check_interval`` a statement whose client is gone;
 ``lock_timeout`` a wait for a row, ``statement_timeout`` whatever else is slow.
 """
 
@@ -27,9 +27,9 @@ class Limits:
     lock_s: float
     #: One statement, its waits included; 0 is no limit.
     statement_s: float
-    #: A transaction in which nothing is asked.
+    #: An idle transaction.
     idle_s: float
-    #: Silence of the network before the other end is taken for dead.
+    #: Time without a network response before the connection is closed.
     peer_s: float
     #: Until a new connection is ready; at least 2 for libpq.
     connect_s: int = 5
@@ -63,7 +63,7 @@ def server_side(peer_s: float) -> dict[str, str]:
         "tcp_keepalives_interval": str(interval_s),
         "tcp_keepalives_count": str(count),
         "tcp_user_timeout": str(_ms(peer_s)),
-        # While a statement runs nobody reads the socket: without this its end is noticed only by answering.
+        # While a statement runs the server does not read the socket: without this it notices a closed one only when it answers.
         "client_connection_check_interval": "5000",
     }
 
@@ -88,7 +88,7 @@ def configured_limits(settings: Settings) -> Limits:
 
 
 def housekeeping_limits(settings: Settings) -> Limits:
-    """Of what a node does every few seconds for all: it tries again soon, so it gives up soon."""
+    """The limits of reconciling: short, because it repeats every few seconds."""
     return Limits(
         lock_s=min(2.0, settings.database_lock_s),
         statement_s=min(15.0, settings.database_statement_s),
@@ -99,7 +99,7 @@ def housekeeping_limits(settings: Settings) -> Limits:
 
 
 def migration_limits(settings: Settings) -> Limits:
-    """Of a migration: it may compute for hours, but never queues for a table for long, as everybody queues behind it."""
+    """The limits of a migration: it may compute for hours, but waits for a table briefly, because all others queue behind it."""
     return Limits(
         lock_s=settings.database_lock_s,
         statement_s=0.0,

@@ -1,4 +1,4 @@
-"""Advisory locks of Postgres: one table, so that no two uses share a number.
+"""The numbers of advisory locks, in one table so that no two uses share one.
 
 A lock with a second key (``pg_advisory_xact_lock(lock, hashtext(key))``) is a lock per user or per queue.
 """
@@ -9,9 +9,9 @@ from enum import IntEnum
 
 
 class AdvisoryLock(IntEnum):
-    """What each number keeps to one session at a time."""
+    """What each lock protects."""
 
-    #: Making the reader's role and its rights, in this database.
+    #: Creating the reader's role and its rights, in this database.
     READER_ROLE = 7_305_000
     #: ``scenefleet db bootstrap``, over all databases of the server.
     BOOTSTRAP = 7_305_001
@@ -19,9 +19,9 @@ class AdvisoryLock(IntEnum):
     VECTOR_INDEX = 7_305_002
     #: Opening a switch of models.
     OPEN_SWITCH = 7_305_003
-    #: Per queue: counting the running jobs of users, where they are limited.
+    #: Per queue: counting the running jobs of users, if they are limited.
     RUNNING_JOBS = 7_305_004
-    #: Per user: counting the videos in work, where they are limited.
+    #: Per user: counting the videos in progress, if they are limited.
     OPEN_VIDEOS = 7_305_005
-    #: Per user: numbering unknown people; the last lock of a transaction. Users whose ids hash alike wait for each other.
+    #: Per user: numbering unknown people; the last lock of a transaction. Users whose ids have the same hash wait for each other.
     UNKNOWN_PEOPLE = 7_305_100

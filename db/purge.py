@@ -1,4 +1,4 @@
-"""Rewrite tables, so that deleted rows leave the database's files: Postgres keeps them there until it needs the room."""
+"""Rewrite tables, so that deleted rows leave the database's files: Postgres keeps them there until it needs the space."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from db.tables import Base
 from shared.errors import Conflict, DatabaseBusy
 from shared.settings import get_settings
 
-#: Tables about people, and what was asked and answered about them; their indexes are small enough to be made again.
+#: Tables about people; their indexes are small enough to be rebuilt.
 PERSONAL: tuple[str, ...] = (
     "people",
     "people_events",
@@ -25,7 +25,7 @@ PERSONAL: tuple[str, ...] = (
     "scene_people",
     "jobs",
 )
-#: How long one table may be waited for: until then everything that uses it goes on.
+#: Maximum wait for a table.
 _LOCK_S = 10
 
 
@@ -35,25 +35,25 @@ def every_table() -> tuple[str, ...]:
 
 
 def rewrite(table: str) -> None:
-    """Write one table and its indexes again without deleted rows. Whoever uses it meanwhile waits.
+    """Rewrite one table and its indexes without deleted rows. Other sessions that use the table wait.
 
     Needs free disk for a copy of the table.
 
     Raises:
         Conflict: others kept the table busy for ``_LOCK_S`` seconds.
-        DatabaseUnavailable: Postgres is away.
+        DatabaseUnavailable: Postgres is unavailable.
     """
     if table not in Base.metadata.tables:
-        raise ValueError(f"{table!r} is no table of ours")
+        raise ValueError(f"{table!r} is not a table of this schema")
     _run(
         [f"SET lock_timeout = '{_LOCK_S}s'", "SET statement_timeout = 0", f'VACUUM (FULL, ANALYZE) "{table}"']
     )
 
 
 def checkpoint() -> bool:
-    """Write everything to the tables' files, so that older write-ahead log can be recycled.
+    """Make a checkpoint, so that older write-ahead log can be recycled.
 
-    Returns False where the database's user may not (`GRANT pg_checkpoint TO ...` allows it).
+    Returns False if the database's user may not (`GRANT pg_checkpoint TO ...` allows it).
     """
     try:
         _run(["SET statement_timeout = 0", "CHECKPOINT"])
@@ -72,5 +72,5 @@ def _run(statements: Sequence[str]) -> None:
                 connection.execute(text(statement))
     except DatabaseBusy:
         raise Conflict(
-            f"a table was in use for {_LOCK_S} s ({statements[-1]}): run it again when less is going on"
+            f"a table was in use for {_LOCK_S} s ({statements[-1]}): run it again when the database is less busy"
         ) from None

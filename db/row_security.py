@@ -1,9 +1,9 @@
-"""The second wall between users: what answers a request is read as a role to which Postgres shows one user's rows only.
+"""Row-level security: requests read as a role to which Postgres shows one user's rows only.
 
-The first wall is the ``user_id`` in every statement. This one stands where that was forgotten: row-level security on
+Every statement filters by ``user_id``. This protects against statements that lack the filter: row-level security on
 every table of users (migration 0006), for the role ``scenefleet_reader``, which owns nothing, writes nothing and sees
-the rows of the user named by ``app.user_id``, none without. The tables' owner, as which workers act, sees everything.
-Roles belong to the whole server, so a dump does not hold this one: ``allow`` may be run again, ``schema.upgrade`` does.
+the rows of the user named by ``app.user_id``, none without a name. The tables' owner, the user of workers, sees all rows.
+Roles belong to the whole server, so a dump does not contain this one: ``allow`` may run again, and ``schema.upgrade`` runs it.
 """
 
 from __future__ import annotations
@@ -16,10 +16,10 @@ from db.locks import AdvisoryLock
 from shared import graph
 
 ROLE = "scenefleet_reader"
-#: Whose rows are seen; set for one transaction.
+#: The setting with the user whose rows are visible; set for one transaction.
 USER = "app.user_id"
 
-#: What requests read; a table that is not there yet is left out.
+#: Tables that requests read; missing tables are skipped.
 READ = (
     "videos",
     "runs",
@@ -37,7 +37,7 @@ READ = (
     "people_events",
     "searched_scenes",
     "searched_weights",
-    # Nobody's:
+    # Rows without a user:
     "models",
     "active_models",
     *(table for plugin in graph.PLUGINS.plugins for stage in plugin.stages for table in stage.tables),
@@ -45,10 +45,10 @@ READ = (
 
 #: Become the reader of one user until the transaction ends; one statement, one round trip.
 BECOME_READER = text(f"SELECT set_config('role', '{ROLE}', true), set_config('{USER}', :user_id, true)")
-#: Where there is no such role: views by which a search finds words show one user's rows only to those who are not the owner.
+#: Without the role: sets the user only, for the views of keyword and lexical search.
 NAME_USER = text(f"SELECT set_config('{USER}', :user_id, true)")
 
-#: Makes the role, lets this database user act as it, and lets it read. What it may not do is left undone: ``find_gaps`` says so.
+#: Makes the role, lets this database user act as it, and lets it read. What it may not do is skipped: ``find_gaps`` reports it.
 ALLOW = f"""
 DO $allow$
 DECLARE
@@ -90,7 +90,7 @@ END
 $allow$
 """
 
-#: Takes back in this database what ``ALLOW`` gave; the role stays, other databases of the server may use it.
+#: Revokes in this database what ``ALLOW`` granted; the role stays, other databases of the server may use it.
 DISALLOW = f"""
 DO $disallow$
 DECLARE relation text;
@@ -106,24 +106,24 @@ END
 $disallow$
 """
 
-#: Errors of a server that knows no such role, or does not let this database user act as it.
+#: Errors of a server without the role, or that does not let this database user act as it.
 NO_READER = ("22023", "42501")
 
 
 @dataclass(frozen=True, kw_only=True)
 class Gaps:
-    """Where the wall does not stand."""
+    """Gaps in row-level security."""
 
-    #: The database user that asked, and how many tables have rows of users.
+    #: The database user, and the number of tables with rows of users.
     user: str
     tables: int
-    #: Why requests are not read as the role; empty: they can be.
+    #: Why requests can't read as the role; empty: they can.
     role: str
     #: Tables of users that show the role every row.
     open: list[str]
-    #: What requests read and the role may not.
+    #: Tables that requests read but the role may not read.
     shut: list[str]
-    #: Tables that hide rows from the database user itself, which does not own them: workers would find nothing.
+    #: Tables that hide rows from the database user itself, which does not own them: workers would find no rows.
     hidden: list[str]
 
 

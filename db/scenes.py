@@ -1,4 +1,4 @@
-"""What stages write about a video, and what is published of it."""
+"""Writes the outputs of stages about a video, and publishes them."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ from db.videos import get
 from shared import graph
 from shared.contracts import ScenePage, SceneView
 
-#: Namespace of scene ids: the same video split the same way gives the same ids.
+#: Namespace of scene ids: the same split of the same video gives the same ids.
 NAMESPACE = UUID("6f2f1c52-5d0c-5d0a-9a4e-3f6a0e9d7c11")
 _BATCH = 500
 
@@ -49,7 +49,7 @@ def write_scenes(
     split_version: int,
     scenes: Sequence[Mapping[str, Any]],
 ) -> None:
-    """Store a split: each scene has idx, start_s, end_s, kind, keyframes. Not live until published."""
+    """Store the scenes of a split, each with idx, start_s, end_s, kind, keyframes. Not live until published."""
     session.execute(delete(Scene).where(Scene.video_id == video_id, Scene.split_version == split_version))
     for start in range(0, len(scenes), _BATCH):
         session.execute(
@@ -80,7 +80,7 @@ def write_transcript(
     segments: Sequence[Mapping[str, Any]],
     model_id: int,
 ) -> None:
-    """Store what one window of audio said; times in seconds from the video's start."""
+    """Store the transcript of one window of audio; times in seconds from the video's start."""
     session.execute(
         delete(TranscriptPart).where(
             TranscriptPart.video_id == video_id,
@@ -123,7 +123,7 @@ def write_tags(
     scene_ids: Sequence[UUID],
     tags: Mapping[UUID, Mapping[str, float]],
 ) -> None:
-    """Replace what this run says these scenes show: scene -> label -> 0..1."""
+    """Replace this run's tags of these scenes: scene -> label -> 0..1."""
     session.execute(delete(SceneTags).where(SceneTags.run == run, SceneTags.scene_id.in_(scene_ids)))
     if tags:
         session.execute(
@@ -136,7 +136,7 @@ def write_tags(
 
 
 def tags_of(session: Session, run: int, scene_ids: Sequence[UUID]) -> dict[UUID, dict[str, float]]:
-    """What a run says these scenes show; scenes it said nothing about are absent."""
+    """The tags that a run found in these scenes; scenes without any are absent."""
     rows = session.execute(
         select(SceneTags.scene_id, SceneTags.tags).where(
             SceneTags.run == run, SceneTags.scene_id.in_(scene_ids)
@@ -188,7 +188,7 @@ class Words:
 
     text: str = ""
     language: str | None = None
-    #: All of them; one that is ``rejected`` is not part of the text.
+    #: All segments; a ``rejected`` one is not part of the text.
     segments: list[dict[str, Any]] = field(default_factory=list)
 
 
@@ -236,7 +236,7 @@ def scene_count(session: Session, video_id: str, split_version: int) -> int:
 
 
 def words_of(session: Session, video_id: str, asr_run: int, scenes: Sequence[Scene]) -> dict[UUID, Words]:
-    """Give every word to the scene in which its middle lies; a segment across a cut is divided.
+    """Assign every word to the scene that contains its middle; a segment across a cut is divided.
 
     ``scenes``: neighbours of one split, in order. Speech after the last picture belongs to the video's last scene.
     """
@@ -301,7 +301,7 @@ def _divide(
 
 
 def _said(text: str, words: Sequence[Mapping[str, Any]]) -> str:
-    """The part of a segment's text that these words, neighbours, are: with spaces only where its language has them."""
+    """The part of a segment's text that consists of these adjacent words, with spaces only as its language uses them."""
     own = [word["text"].strip() for word in words]
     spelled = re.search(r"\s*".join(map(re.escape, own)), text)
     return spelled[0] if spelled else " ".join(own)
@@ -329,7 +329,7 @@ def faces_of(session: Session, run: int, scene_ids: Sequence[UUID]) -> dict[UUID
 
 
 def embedded(session: Session, run: int, family: str, scene_ids: Sequence[UUID]) -> dict[UUID, Model]:
-    """Which of these scenes have a vector of this family stage_runs by this run, and by which model: the searched one's, if any."""
+    """The scenes that have a vector of this family from this run, with its model: the active one, if possible."""
     searched = searched_model(session, family)
     rows = session.execute(
         select(Embedding.scene_id, Model)
@@ -347,7 +347,7 @@ def embedded(session: Session, run: int, family: str, scene_ids: Sequence[UUID])
 
 
 def asr_model(session: Session, video_id: str, run: int) -> Model | None:
-    """The model that heard a run's words."""
+    """The model that transcribed a run."""
     return session.scalars(
         select(Model)
         .join(TranscriptPart, TranscriptPart.model_id == Model.model_id)
@@ -372,12 +372,12 @@ def publish_scene(
     stage_runs: Mapping[str, int],
     screen_text: str = "",
 ) -> None:
-    """Make one scene what callers see. Part of the run's last transaction.
+    """Publish one scene. Part of the run's last transaction.
 
-    ``screen_text``: the text it shows, a line each.
+    ``screen_text``: its on-screen text, one line each.
     """
     lexicon = _LEXICON.get((words.language or "")[:2], "simple")
-    # What a picture shows may be in another language than what is said; where nothing is said queries are English too.
+    # On-screen text may be in another language than the speech; without speech queries are English too.
     screen_lexicon = _LEXICON.get((words.language or "en")[:2], "simple")
     transcript = words.text.replace("\x00", "")
     session.execute(
@@ -406,7 +406,7 @@ def publish_scene(
 
 
 def drop_unpublished(session: Session, video_id: str, stage_runs: Mapping[str, int]) -> None:
-    """Remove rows of older runs that the published run replaces: each stage's newest output is the only one."""
+    """Delete rows of older runs that the published run replaces, so that each stage has one output."""
     session.execute(
         delete(Scene).where(Scene.video_id == video_id, Scene.split_version != stage_runs[graph.SPLIT.name])
     )
@@ -478,9 +478,9 @@ def page(session: Session, video_id: str, user_id: str, after_idx: int, limit: i
 
 
 def _people_seen() -> ScalarSelect[int]:
-    """How many people a scene shows: somebody found in several keyframes, or by several tracks, is one.
+    """The number of people in a scene: a person in several keyframes or tracks counts once.
 
-    A track nobody knows is a person of its own, and so is a face from before faces were linked into tracks.
+    A track without a person counts as one person, and so does a face from before faces were linked into tracks.
     """
     unnamed = FaceTrack.person_id.is_(None)
     return (
@@ -504,7 +504,7 @@ def _people_seen() -> ScalarSelect[int]:
 
 
 def referenced_keys(session: Session, video_id: str, split_version: int | None) -> set[str]:
-    """Every storage key the video's scenes point at (keyframes, current sidecars): those of one split, or of all."""
+    """All storage keys of the video's scenes (keyframes, current sidecars), of one split or of all."""
     keys: set[str] = set()
     scenes = select(Scene.keyframes, Scene.sidecar_key).where(Scene.video_id == video_id)
     if split_version is not None:

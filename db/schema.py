@@ -60,7 +60,7 @@ def _find(revision: str) -> tuple[Plugin | None, str]:
 
 
 def upgrade(revision: str = "head", url: str | None = None) -> None:
-    """Migrate to ``revision``, and let requests be read as their role; safe to run from several machines at once.
+    """Migrate to ``revision``, and grant the rights of the reader's role; safe to run from several machines at once.
 
     Args:
         revision: ``head``: the newest, of plug-ins too; ``PLUGIN@REVISION``: of that plug-in.
@@ -125,7 +125,7 @@ def current_revision(url: str | None = None) -> str | None:
     """The revision the database has, as ``head_revision`` says it; None before the first migration.
 
     Raises:
-        DatabaseUnavailable: Postgres is away.
+        DatabaseUnavailable: Postgres is unavailable.
     """
     with outages(), make_engine(url or get_settings().database_url, pooled=False).connect() as connection:
         have = [(plugin, _current(connection, plugin)) for plugin in (None, *_with_tables())]

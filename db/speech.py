@@ -1,4 +1,4 @@
-"""What is said in a video, as its published scenes have it."""
+"""The transcript of a video's published scenes."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from shared.errors import Conflict
 def published_speech(
     session: Session, video_id: str, user_id: str
 ) -> tuple[str | None, list[list[dict[str, Any]]]]:
-    """The language of most of it (None: nothing is said), and the segments of each scene, in order.
+    """The main language (None: no speech), and the segments of each scene, in order.
 
     Rejected segments are among them.
 
@@ -36,11 +36,11 @@ def published_speech(
         .where(Scene.video_id == video.video_id, Scene.user_id == user_id, Scene.live)
         .order_by(Scene.idx)
     ).all()
-    said: Counter[str] = Counter()
+    languages: Counter[str] = Counter()
     for language, segments in scenes:
         believed = sum(len(segment["text"]) for segment in segments if not segment.get("rejected"))
         if language is not None and believed:
-            said[language] += believed
+            languages[language] += believed
     if not any(segments for _, segments in scenes):
         heard = stage_states(session, video.video_id, video.published_run).get(graph.ASR.name)
         if heard is not None and not heard.has_outputs:
@@ -48,4 +48,4 @@ def published_speech(
             raise Conflict(
                 f"the words of video {video_id} are not known, as asr {heard.state}{reason}: see its status"
             )
-    return next(iter(said.most_common(1)), (None, 0))[0], [segments for _, segments in scenes]
+    return next(iter(languages.most_common(1)), (None, 0))[0], [segments for _, segments in scenes]

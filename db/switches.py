@@ -27,9 +27,9 @@ from db.vectors import ModelRow
 from shared import graph
 from shared.errors import Conflict, NotFound
 
-#: Of a scene's words: enough to try a model, few enough for a message.
+#: Maximum characters of a scene's transcript: enough to test a model, few enough for a message.
 _SAMPLE_CHARS = 500
-#: Discarding begins so late: processes that have not noticed an activation yet, and searches under way, use the losing side.
+#: Delay before discarding begins: processes that have not noticed an activation yet, and running searches, use the old vectors.
 _SETTLE_S = 5.0
 
 
@@ -56,9 +56,9 @@ def require(session: Session, kind: str) -> ModelSwitch:
 def begin(
     session: Session, kind: str, active: ModelRow, new: ModelRow, policy: RunPolicy, *, dry_run: bool = False
 ) -> list[WakeUp]:
-    """Start giving the archive vectors of the model ``new``; sent again, it changes nothing.
+    """Begin a switch to the model ``new``; repeating it changes nothing.
 
-    ``active``: searched now, unless a switch has chosen another one, which the caller may not know yet.
+    ``active``: the active model, unless a switch has chosen another one, which the caller may not know yet.
 
     Raises:
         Conflict: ``new`` is active already, or a switch to another model is open.
@@ -85,7 +85,7 @@ def begin(
     )
     session.add(switch)
     session.flush()
-    # From now on: a setting changed meanwhile would have searches use vectors that are not complete.
+    # Set now: changing a setting meanwhile would make searches use incomplete vectors.
     _let_be_active(session, kind, active.model_id)
     return advance(session, switch, policy)
 
@@ -99,10 +99,10 @@ def _let_be_active(session: Session, kind: str, model_id: int) -> None:
 
 
 def point(session: Session, switch: ModelSwitch, to: Literal["old", "new"]) -> bool:
-    """Let the new model (or the old one again) be the one that is searched. Returns whether that is a change.
+    """Activate the new model (or the old one again). Returns whether this is a change.
 
     Raises:
-        Conflict: the new one's vectors are not complete, or one of both is being discarded.
+        Conflict: the vectors of the new model are not complete, or one model is being discarded.
     """
     wanted = "activated" if to == "new" else "ready"
     if switch.state == wanted or (to == "old" and switch.state == "building"):
@@ -122,10 +122,10 @@ def point(session: Session, switch: ModelSwitch, to: Literal["old", "new"]) -> b
 def discard(session: Session, switch: ModelSwitch, policy: RunPolicy, *, pages_s: float) -> list[WakeUp]:
     """Remove the vectors of the model that is not searched, in a job, and end the switch.
 
-    ``pages_s``: for so long after an activation a search from before it may still ask for its next page.
+    ``pages_s``: how long after an activation an older search may still request its next page.
 
     Raises:
-        Conflict: the last activation is younger than that, or scenes have vectors of the losing model only.
+        Conflict: the last activation is younger than that, or scenes have vectors of that model only.
     """
     if switch.state == "discarding":
         return []
@@ -134,7 +134,7 @@ def discard(session: Session, switch: ModelSwitch, policy: RunPolicy, *, pages_s
         age_s = session.execute(select(func.extract("epoch", NOW - switch.activated_at))).scalar_one()
         if age_s < pages_s:
             raise Conflict(
-                f"the {switch.kind} model was activated {age_s:.0f} s ago, and searches from before that may still turn"
+                f"the {switch.kind} model was activated {age_s:.0f} s ago, and searches from before may still request further"
                 f" pages: discard in {pages_s - float(age_s):.0f} s, or with --now"
             )
     if switch.state == "activated":
@@ -160,7 +160,7 @@ def _refuse_to_lose(session: Session, switch: ModelSwitch, policy: RunPolicy) ->
     """Make sure that nothing has a vector of the old model alone: videos may come late, or be in work since before the switch.
 
     Raises:
-        Conflict: something has.
+        Conflict: a scene has.
     """
     advance(session, switch, policy)
     left = session.execute(
@@ -182,13 +182,13 @@ def _refuse_to_lose(session: Session, switch: ModelSwitch, policy: RunPolicy) ->
     ).scalar()
     if video_id is not None:
         raise Conflict(
-            f"video {video_id} is in work since before the switch and has vectors of {old.name} only: discard when it has ended,"
+            f"video {video_id} is in progress since before the switch and has vectors of {old.name} only: discard when it has ended,"
             " or cancel it (the id is that of the logs)"
         )
 
 
 def samples(session: Session, user_id: str, kind: str, count: int) -> tuple[list[str], list[str], int]:
-    """Some published scenes of a user: what is said in them, their keyframes' keys, how many; always the same ones."""
+    """Choose published scenes of a user: transcripts, keyframe keys, number; always the same ones."""
     wanted = Scene.transcript != "" if kind == "text" else func.jsonb_array_length(Scene.keyframes) > 0
     scenes = session.scalars(
         select(Scene)
@@ -201,7 +201,7 @@ def samples(session: Session, user_id: str, kind: str, count: int) -> tuple[list
 
 
 def discard_some(session: Session, model_id: int, user_id: str, most: int) -> int:
-    """Remove up to ``most`` of a user's vectors (and word weights) of a model. Returns how many."""
+    """Delete up to ``most`` of a user's vectors (and lexical weights) of a model. Returns the number."""
     removed = 0
     for table in ("embeddings", "lexical_weights"):
         done = session.execute(
@@ -216,7 +216,7 @@ def discard_some(session: Session, model_id: int, user_id: str, most: int) -> in
 
 
 def end(session: Session, switch_id: str, but: int) -> None:
-    """The vectors are discarded: the switch is over, and of its jobs only the last one is kept."""
+    """End the switch after its vectors are deleted; of its jobs only the last one is kept."""
     switch = session.get_one(ModelSwitch, int(switch_id))
     switch.state, switch.ended_at = "ended", NOW
     session.execute(delete(Job).where(jobs_of(switch), Job.job_id != but))

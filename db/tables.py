@@ -1,6 +1,6 @@
-"""The tables. Times are Postgres's; ids given by callers are text, ids made by us are uuids or numbers.
+"""The tables. Times are Postgres's; ids of callers are text, ids of the fleet are uuids or numbers.
 
-Videos and people have both (``db.ids``): the primary key is ours, ``external_id`` is the id by which the user knows them.
+Videos and people have both (``db.ids``): the primary key is the fleet's, ``external_id`` the user's.
 """
 
 from __future__ import annotations
@@ -71,7 +71,7 @@ _NOW = func.clock_timestamp()
 
 
 def _same_as(column: str) -> Callable[[DefaultExecutionContext], Any]:
-    """A default that repeats another column of the same row."""
+    """A default that copies another column of the same row."""
 
     def value(context: DefaultExecutionContext) -> Any:
         return context.get_current_parameters()[column]  # type: ignore[no-untyped-call]
@@ -117,7 +117,7 @@ class Video(Base):
 
     video_id: Mapped[str] = mapped_column(primary_key=True)
     user_id: Mapped[str]
-    #: The id that the user chose.
+    #: The user's id of the video.
     external_id: Mapped[str] = mapped_column(default=_same_as("video_id"))
     storage_key: Mapped[str]
     state: Mapped[str] = mapped_column(server_default="uploaded")
@@ -126,16 +126,16 @@ class Video(Base):
     run: Mapped[int] = mapped_column(server_default="0")
     #: The run whose outputs callers see.
     published_run: Mapped[int | None]
-    #: Last sidecar revision handed out: no two attempts share one.
+    #: Last sidecar revision used: every attempt gets a new one.
     revision: Mapped[int] = mapped_column(server_default="0")
     duration_s: Mapped[float | None]
-    #: What the probe found.
+    #: The result of the probe.
     media: Mapped[dict[str, Any] | None]
     error_class: Mapped[str | None]
     error: Mapped[str | None]
     created_at: Mapped[datetime] = mapped_column(server_default=_NOW)
     indexed_at: Mapped[datetime | None]
-    #: Set: the id is a tombstone and never comes back.
+    #: Set: the id is a tombstone and is not used again.
     deleted_at: Mapped[datetime | None]
 
 
@@ -146,7 +146,7 @@ class Run(Base):
 
     video_id: Mapped[str] = mapped_column(ForeignKey("videos.video_id", ondelete="CASCADE"), primary_key=True)
     run: Mapped[int] = mapped_column(primary_key=True)
-    #: Stages this run makes; the others are carried over.
+    #: Stages that this run executes; it reuses the others.
     stages: Mapped[list[Any]]
     #: stage -> the run whose outputs count for this run.
     stage_runs: Mapped[dict[str, Any]]
@@ -172,7 +172,7 @@ class Job(Base):
             "job_id",
             postgresql_where=text("state = 'queued'"),
         ),
-        # What may run by now: how many wake-up messages a queue needs.
+        # Claimable jobs: the number of wake-up messages that a queue needs.
         Index("ix_jobs_due", "queue", "not_before", postgresql_where=text("state = 'queued'")),
         Index(
             "ix_jobs_running",
@@ -181,7 +181,7 @@ class Job(Base):
             postgresql_where=text("state = 'running'"),
         ),
         Index(None, "video_id", "run"),
-        # What an erasure looks through, videos of whom older sidecars may have been left, and a list of failures.
+        # For erasures, videos with older sidecars, and lists of failures.
         Index("ix_jobs_failed", "user_id", postgresql_where=text("state = 'failed'")),
     )
 
@@ -190,7 +190,7 @@ class Job(Base):
     subject_id: Mapped[str]
     video_id: Mapped[str | None] = mapped_column(ForeignKey("videos.video_id", ondelete="CASCADE"))
     user_id: Mapped[str]
-    #: Whose share of the devices it takes: its user's, or the fleet's own (empty) where users have not asked for it.
+    #: The account that its device time is charged to: its user, or the fleet (empty) for a switch.
     account: Mapped[str] = mapped_column(
         Computed("CASE WHEN subject_kind = 'switch' THEN '' ELSE user_id END", persisted=True)
     )
@@ -199,25 +199,25 @@ class Job(Base):
     stage: Mapped[str]
     part: Mapped[int] = mapped_column(server_default="0")
     state: Mapped[str] = mapped_column(server_default="queued")
-    #: Compared with the same account's jobs only.
+    #: Compared with jobs of the same account only.
     priority: Mapped[int] = mapped_column(server_default="0")
     #: Of its stage (``shared.graph.depth``).
     depth: Mapped[int] = mapped_column(server_default="0")
-    #: When it may run; its age counts from then on.
+    #: When it may run; its age starts then.
     not_before: Mapped[datetime] = mapped_column(server_default=_NOW)
-    #: Grows with every claim; only a fence.
+    #: Incremented by every claim; the fence.
     attempt: Mapped[int] = mapped_column(server_default="0")
-    #: Errors, and deaths of the worker while it ran.
+    #: Errors and worker crashes.
     failures: Mapped[int] = mapped_column(server_default="0")
     max_failures: Mapped[int] = mapped_column(server_default="3")
-    #: Times a service was away, or the whole node was lost.
+    #: Outages of a server, or losses of the node.
     outages: Mapped[int] = mapped_column(server_default="0")
-    #: Times it was put back since it last made progress.
+    #: Deferrals since it last made progress.
     deferrals: Mapped[int] = mapped_column(server_default="0")
     lease_until: Mapped[datetime | None]
     lease_owner: Mapped[str | None]
     payload: Mapped[dict[str, Any]] = mapped_column(server_default=text("'{}'::jsonb"))
-    #: What the stage found and later stages need.
+    #: Results for later stages.
     result: Mapped[dict[str, Any] | None]
     model_id: Mapped[int | None] = mapped_column(ForeignKey("models.model_id"))
     progress: Mapped[float] = mapped_column(server_default="0")
@@ -226,16 +226,16 @@ class Job(Base):
     created_at: Mapped[datetime] = mapped_column(server_default=_NOW)
     started_at: Mapped[datetime | None]
     finished_at: Mapped[datetime | None]
-    #: Over all attempts.
+    #: Device seconds of all attempts.
     device_seconds: Mapped[float | None]
 
 
 class QueueUsage(Base):
-    """How much of a queue's device time an account has had, and whether it waits there (db/ledger/usage.py)."""
+    """The device time of an account in a queue, and whether it has waiting jobs (db/ledger/usage.py)."""
 
     __tablename__ = "queue_usage"
     __table_args__ = (
-        # Whose turn it is.
+        # For the choice of the next account.
         Index(
             "ix_queue_usage_waiting",
             "queue",
@@ -253,16 +253,16 @@ class QueueUsage(Base):
 
     queue: Mapped[str] = mapped_column(primary_key=True)
     account: Mapped[str] = mapped_column(primary_key=True)
-    #: ln(recent device seconds) + time / decay: in the order of what is left of them, at any later time.
+    #: ln(recent device seconds) + time / decay: keeps the order of the decayed seconds at any later time.
     level: Mapped[float] = mapped_column(server_default=text("'-infinity'"))
     #: Half-life of ``level``, seconds.
     half_life_s: Mapped[float] = mapped_column(server_default="3600")
     #: Device seconds, not decayed.
     total_s: Mapped[float] = mapped_column(server_default="0")
-    #: Whether there may be a job that can run; taken back by a claim that finds none.
+    #: Whether there may be a claimable job; cleared by a claim that finds none.
     waiting: Mapped[bool] = mapped_column(server_default=text("false"))
     waiting_since: Mapped[datetime | None]
-    #: Not waiting: when the first of its deferred jobs may run.
+    #: If not waiting: when the first deferred job may run.
     due_at: Mapped[datetime | None]
     updated_at: Mapped[datetime] = mapped_column(server_default=_NOW)
 
@@ -297,7 +297,7 @@ class Scene(Base):
     idx: Mapped[int]
     start_s: Mapped[float]
     end_s: Mapped[float]
-    #: What began it: start, cut, gradual.
+    #: Its start: start, cut, gradual.
     kind: Mapped[str]
     #: [{ordinal, key, ts_s, width, height}]
     keyframes: Mapped[list[Any]]
@@ -312,17 +312,17 @@ class Scene(Base):
     text_run: Mapped[int | None]
     vision_run: Mapped[int | None]
     face_run: Mapped[int | None]
-    #: The text it shows, a line each, and what it is searched by.
+    #: On-screen text, one line each, and its search column.
     screen_text: Mapped[str] = mapped_column(server_default="")
     screen_tsv: Mapped[Any | None] = mapped_column(TSVECTOR)
-    #: The run that read it; None: nobody looked.
+    #: The run that read it; None: not read.
     ocr_run: Mapped[int | None]
-    #: Who is in it has changed since its sidecar was written.
+    #: Its people have changed since its sidecar was written.
     people_changed: Mapped[bool] = mapped_column(server_default=text("false"))
 
 
 class TranscriptPart(Base):
-    """What one asr job heard in one window; scenes get their words from these."""
+    """The transcript of one window; scenes get their words from these."""
 
     __tablename__ = "transcript_parts"
     __table_args__ = (ForeignKeyConstraint(["video_id"], ["videos.video_id"], ondelete="CASCADE"),)
@@ -339,7 +339,7 @@ class TranscriptPart(Base):
 
 
 class Model(Base):
-    """A model whose outputs are stored: vectors of different models live side by side."""
+    """A model whose outputs are stored: vectors of several models are stored side by side."""
 
     __tablename__ = "models"
     __table_args__ = (UniqueConstraint("name", "revision"),)
@@ -372,7 +372,7 @@ class Embedding(Base):
 
 
 class LexicalWeights(Base):
-    """Which words of a scene weigh how much, by a model with a lexical head (BGE-M3)."""
+    """Lexical weights of a scene, by a model that produces them (BGE-M3)."""
 
     __tablename__ = "lexical_weights"
     __table_args__ = (
@@ -386,14 +386,14 @@ class LexicalWeights(Base):
     model_id: Mapped[int] = mapped_column(ForeignKey("models.model_id"), primary_key=True)
     run: Mapped[int] = mapped_column(primary_key=True)
     user_id: Mapped[str]
-    #: Token ids of the model's vocabulary: to find candidates by.
+    #: Token ids of the model's vocabulary: to find candidates.
     tokens: Mapped[list[int]] = mapped_column(ARRAY(Integer))
     #: Token id (from 0) -> weight; its inner product with a query's is their lexical similarity.
     weights: Mapped[Any] = mapped_column(SPARSEVEC)
 
 
 class SceneTags(Base):
-    """What a scene's pictures show, of a list of labels, as a model of sight sees it."""
+    """Tags of a scene: labels that a vision model found in its keyframes."""
 
     __tablename__ = "scene_tags"
 
@@ -403,12 +403,12 @@ class SceneTags(Base):
     run: Mapped[int] = mapped_column(primary_key=True)
     user_id: Mapped[str]
     model_id: Mapped[int] = mapped_column(ForeignKey("models.model_id"))
-    #: label -> how likely it is, 0..1, the best of the scene's keyframes
+    #: label -> probability, 0..1, the maximum over the scene's keyframes
     tags: Mapped[dict[str, Any]]
 
 
 class ScreenText(Base):
-    """One line of text a scene shows, once however many keyframes show it."""
+    """One line of on-screen text of a scene, stored once however many keyframes show it."""
 
     __tablename__ = "screen_texts"
 
@@ -416,12 +416,12 @@ class ScreenText(Base):
         ForeignKey("scenes.scene_id", ondelete="CASCADE"), primary_key=True
     )
     run: Mapped[int] = mapped_column(primary_key=True)
-    #: Its place among the scene's lines, from 0, in the order they are seen and read.
+    #: Its position among the scene's lines, from 0, by time and reading order.
     place: Mapped[int] = mapped_column(primary_key=True)
     user_id: Mapped[str]
     model_id: Mapped[int] = mapped_column(ForeignKey("models.model_id"))
     text: Mapped[str]
-    #: How sure the model was at the best sighting, 0..1.
+    #: Confidence of the best sighting, 0..1.
     score: Mapped[float]
     #: [{ordinal, ts_s, box}]: the keyframes that show it, box x, y, width, height in their pixels
     sightings: Mapped[list[Any]]
@@ -447,7 +447,7 @@ class Face(Base):
     det_score: Mapped[float]
     model_id: Mapped[int] = mapped_column(ForeignKey("models.model_id"))
     vec: Mapped[Any] = mapped_column(HALFVEC)
-    #: How well it shows who it is (AdaFace's feature norm); None from a model that can't tell.
+    #: Quality (AdaFace's feature norm); None: the model does not measure it.
     quality: Mapped[float | None]
     #: Faces of one scene with the same number are the same person seen several times; None before tracks were made.
     track: Mapped[int | None]
@@ -458,7 +458,7 @@ PHOTO_STATES = ("waiting", "pending", "good", "refused", "failed")
 
 
 class Person(Base):
-    """Somebody a user wants to be found, or one of the faces that keep coming back."""
+    """A person of a user: named, or unknown with a number."""
 
     __tablename__ = "people"
     __table_args__ = (
@@ -477,28 +477,28 @@ class Person(Base):
 
     person_id: Mapped[str] = mapped_column(primary_key=True)
     user_id: Mapped[str]
-    #: The id that the user chose; the primary key where none was.
+    #: The id that the user chose; otherwise the primary key.
     external_id: Mapped[str] = mapped_column(default=_same_as("person_id"))
     name: Mapped[str]
     kind: Mapped[str] = mapped_column(server_default="named")
     #: The newest run of jobs (enrol, match the archive), and the newest one that has ended.
     run: Mapped[int] = mapped_column(server_default="0")
     ended_run: Mapped[int] = mapped_column(server_default="0")
-    #: Set: shown as that person; undone by undoing the merge.
+    #: Set: merged into that person.
     merged_into: Mapped[str | None]
-    #: Set while a job moves tracks from or to this person: the event that asked for it.
+    #: Set while a job moves tracks from or to this person: its event.
     moving_event: Mapped[int | None] = mapped_column(BigInteger)
-    #: When the last URL to which a photo may be PUT ends; None: there never was one.
+    #: When the last upload URL expires; None: there never was one.
     uploads_until: Mapped[datetime | None]
     created_at: Mapped[datetime] = mapped_column(server_default=_NOW)
-    #: Set: the id is a tombstone and never comes back.
+    #: Set: the id is a tombstone and is not used again.
     deleted_at: Mapped[datetime | None]
-    #: What a sweep after the erasure found.
+    #: The receipt of the erasure.
     receipt: Mapped[dict[str, Any] | None]
 
 
 class PersonPhoto(Base):
-    """A photo of a person, what became of it, and its vector."""
+    """A photo of a person, its state, and its vector."""
 
     __tablename__ = "person_photos"
     __table_args__ = (
@@ -511,7 +511,7 @@ class PersonPhoto(Base):
     person_id: Mapped[str] = mapped_column(ForeignKey("people.person_id", ondelete="CASCADE"))
     user_id: Mapped[str]
     storage_key: Mapped[str]
-    #: waiting for its upload, pending, good (has a vector), refused (for what it shows), failed (our fault)
+    #: waiting for its upload, pending, good (has a vector), refused (for its content), failed (internal error)
     state: Mapped[str] = mapped_column(server_default="waiting")
     error_class: Mapped[str | None]
     error: Mapped[str | None]
@@ -524,7 +524,7 @@ class PersonPhoto(Base):
 
 
 class PersonProfile(Base):
-    """What a person's face is to one model: the centroid everything is compared with."""
+    """The profile of a person for one model."""
 
     __tablename__ = "person_profiles"
     __table_args__ = (Index(None, "user_id", "model_id"),)
@@ -535,13 +535,13 @@ class PersonProfile(Base):
     model_id: Mapped[int] = mapped_column(ForeignKey("models.model_id"), primary_key=True)
     user_id: Mapped[str]
     vec: Mapped[Any] = mapped_column(HALFVEC)
-    #: How many photos it was made from; 0: from tracks in videos.
+    #: Number of photos in it; 0: computed from tracks in videos.
     photos: Mapped[int]
     tracks: Mapped[int] = mapped_column(server_default="0")
 
 
 class FaceTrack(Base):
-    """One face through one scene, and whose it is."""
+    """A track: one face through one scene, and its person."""
 
     __tablename__ = "face_tracks"
     __table_args__ = (
@@ -568,14 +568,14 @@ class FaceTrack(Base):
     vec: Mapped[Any] = mapped_column(HALFVEC)
     faces: Mapped[int]
     person_id: Mapped[str | None] = mapped_column(ForeignKey("people.person_id", ondelete="SET NULL"))
-    #: Mean over the faces that voted: cosine, or 1 - Euclidean distance. 1 when a human said so.
+    #: Mean over the faces that voted: cosine, or 1 - Euclidean distance. 1 if a human decided.
     similarity: Mapped[float | None]
     votes: Mapped[int | None]
     decided_by: Mapped[str | None]
 
 
 class ScenePerson(Base):
-    """Who is in a published scene."""
+    """A person in a published scene."""
 
     __tablename__ = "scene_people"
     __table_args__ = (Index(None, "person_id"), Index(None, "user_id", "person_id"))
@@ -587,14 +587,14 @@ class ScenePerson(Base):
         ForeignKey("people.person_id", ondelete="CASCADE"), primary_key=True
     )
     user_id: Mapped[str]
-    #: The best of the person's tracks, 0..1.
+    #: Similarity of the person's best track, 0..1.
     confidence: Mapped[float]
     #: Keyframes in which the person was recognised.
     frame_count: Mapped[int]
 
 
 class PeopleEvent(Base):
-    """What was done to a user's people. Never changed; an undo is an event of its own."""
+    """A change of a user's people. Never updated; an undo is a new event."""
 
     __tablename__ = "people_events"
     __table_args__ = (Index(None, "user_id", "event_id"), UniqueConstraint("undoes"))
@@ -603,7 +603,7 @@ class PeopleEvent(Base):
     user_id: Mapped[str]
     kind: Mapped[str]
     person_id: Mapped[str | None]
-    #: What it takes to undo it.
+    #: Data for undoing it.
     payload: Mapped[dict[str, Any]]
     #: The event this one undoes.
     undoes: Mapped[int | None] = mapped_column(BigInteger)
@@ -611,7 +611,7 @@ class PeopleEvent(Base):
 
 
 class MovedTrack(Base):
-    """A track that a merge gave to another person, for the undo to give back."""
+    """A track that a merge moved, for its undo."""
 
     __tablename__ = "moved_tracks"
 
@@ -619,13 +619,13 @@ class MovedTrack(Base):
     video_id: Mapped[str] = mapped_column(
         ForeignKey("videos.video_id", ondelete="CASCADE"), primary_key=True, index=True
     )
-    #: No foreign key: a track that a later run replaced is not given back.
+    #: No foreign key: a track that a later run replaced is not moved back.
     track_id: Mapped[UUID] = mapped_column(primary_key=True)
     user_id: Mapped[str]
 
 
 class ErasureScene(Base):
-    """A scene that named somebody who is being erased: whose sidecars the erasure has still to look at."""
+    """A scene of a person that is being erased, whose sidecars are still to be checked."""
 
     __tablename__ = "erasure_scenes"
 
@@ -635,13 +635,13 @@ class ErasureScene(Base):
     video_id: Mapped[str] = mapped_column(
         ForeignKey("videos.video_id", ondelete="CASCADE"), primary_key=True, index=True
     )
-    #: ``db.people.erasure.NO_SCENE``: sidecars of the video that nobody is shown.
+    #: ``db.people.erasure.NO_SCENE``: sidecars of the video that are not shown.
     scene_id: Mapped[UUID] = mapped_column(primary_key=True)
     user_id: Mapped[str]
 
 
 class FaceDecision(Base):
-    """What a human said about a face: it is this person, or it is not. Bound to a time and a place in the video."""
+    """A decision of a human: a face is, or is not, this person. Bound to a time and a place in the video."""
 
     __tablename__ = "face_decisions"
     __table_args__ = (Index(None, "video_id"), Index(None, "person_id"), Index(None, "event_id"))
@@ -654,7 +654,7 @@ class FaceDecision(Base):
     ts_s: Mapped[float]
     #: [x, y, width, height] in pixels of the keyframe at ``ts_s``
     box: Mapped[list[Any]]
-    #: The merge or split that made it, and whose undo removes it.
+    #: The merge or split that created it, whose undo deletes it.
     event_id: Mapped[int | None] = mapped_column(BigInteger)
     created_at: Mapped[datetime] = mapped_column(server_default=_NOW)
 
@@ -663,7 +663,7 @@ SWITCH_STATES = ("building", "ready", "activated", "discarding", "ended")
 
 
 class ModelSwitch(Base):
-    """A change of the model whose vectors are searched: the new model's are made beside the old ones."""
+    """A switch of the active model: the new model's vectors are created beside the old ones."""
 
     __tablename__ = "model_switches"
     __table_args__ = (
@@ -681,19 +681,19 @@ class ModelSwitch(Base):
     kind: Mapped[str]
     from_model: Mapped[int] = mapped_column(ForeignKey("models.model_id"))
     to_model: Mapped[int] = mapped_column(ForeignKey("models.model_id"))
-    #: building, ready (both are complete, the old one is searched), activated (the new one is), discarding, ended
+    #: building, ready (both complete, the old one is active), activated (the new one is active), discarding, ended
     state: Mapped[str] = mapped_column(server_default="building")
     #: Of its jobs.
     run: Mapped[int] = mapped_column(server_default="1")
-    #: Scenes the old model had vectors of at the beginning, and scenes the new one has been given.
+    #: Scenes with vectors of the old model at the start, and scenes with new vectors since.
     total: Mapped[int] = mapped_column(BigInteger, server_default="0")
     done: Mapped[int] = mapped_column(BigInteger, server_default="0")
-    #: How far videos have been looked through, by when they were indexed.
+    #: The position in the videos, by when they were indexed.
     seen_until: Mapped[datetime | None]
     seen_video: Mapped[str] = mapped_column(server_default="")
     created_at: Mapped[datetime] = mapped_column(server_default=_NOW)
     ready_at: Mapped[datetime | None]
-    #: When the last activation or rollback was.
+    #: Time of the last activation or rollback.
     activated_at: Mapped[datetime | None]
     ended_at: Mapped[datetime | None]
 
@@ -704,7 +704,7 @@ class ModelSwitch(Base):
 
 
 class ActiveModel(Base):
-    """The model of a kind that is searched, where a switch has chosen it; without a row the configured one is."""
+    """The active model of a kind, if a switch has chosen it; without a row the configured one."""
 
     __tablename__ = "active_models"
 

@@ -63,7 +63,7 @@ def ensure_model(
     dim: int | None,
     metric: str | None,
 ) -> ModelRow:
-    """The model's row, made if it is new."""
+    """The model's row, created if it is new."""
     found = find_model(session, name, revision)
     if found is not None:
         return found
@@ -96,11 +96,11 @@ def _building(engine: Engine) -> Iterator[Connection]:
     """A connection on which one index is built or dropped at a time, for as long as that takes (DATABASE_BUILD_S).
 
     Waiting for older transactions, a backup's for example, is part of building one concurrently: no limit on locks.
-    Whose turn it is is asked again and again: a statement that waits in ``pg_advisory_lock()`` holds a snapshot, for
+    The lock is polled: a statement that waits in ``pg_advisory_lock()`` holds a snapshot, for
     which the build of another process would wait.
 
     Raises:
-        DatabaseBusy: other processes build for too long. DatabaseUnavailable: Postgres is away.
+        DatabaseBusy: other processes build for too long. DatabaseUnavailable: Postgres is unavailable.
     """
     limit_s = get_settings().database_build_s
     deadline = time.monotonic() + limit_s
@@ -197,7 +197,7 @@ def write_lexical(
     """Replace a run's lexical weights of these scenes. ``rows``: (scene, token id -> weight).
 
     Raises:
-        ModelFailure: a token id lies outside the vocabulary, or a weight is not a number above 0.
+        ModelFailure: a token id is outside the vocabulary, or a weight is not a number above 0.
     """
     session.execute(
         delete(LexicalWeights).where(

@@ -46,7 +46,7 @@ def accept(session: Session, request: ProcessVideo, policy: RunPolicy) -> tuple[
 
     Raises:
         Conflict: the user has deleted a video of this id, or it names another file.
-        QuotaExceeded: the user has as many videos in work as one may have; nothing is stored.
+        QuotaExceeded: the user has the maximum number of videos in progress; nothing is stored.
     """
     session.execute(
         insert(Video)
@@ -76,7 +76,7 @@ def lock(session: Session, video_id: str, user_id: str, *, deleted_too: bool = F
     """The user's video, locked.
 
     Raises:
-        NotFound: no such video of this user (another user's video is not told apart).
+        NotFound: no such video of this user (or it is another user's).
     """
     video = session.scalars(
         select(Video).where(Video.user_id == user_id, Video.external_id == video_id).with_for_update(),
@@ -180,7 +180,7 @@ def failures(session: Session, request: ListFailures) -> FailurePage:
 
 
 def status(session: Session, video_id: str, user_id: str) -> VideoStatus:
-    """Where a video stands, stage by stage.
+    """The state of a video, stage by stage.
 
     Raises:
         NotFound: no such video of this user.
@@ -189,7 +189,7 @@ def status(session: Session, video_id: str, user_id: str) -> VideoStatus:
 
 
 def _describe(session: Session, found: Sequence[Video]) -> list[VideoStatus]:
-    """Where some videos stand, in three statements however many there are."""
+    """The states of several videos, with three statements however many there are."""
     ids = [video.video_id for video in found]
     newest = tuple_(Run.video_id, Run.run).in_([(video.video_id, video.run) for video in found])
     opened = {run.video_id: run for run in session.scalars(select(Run).where(newest))} if found else {}

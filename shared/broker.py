@@ -1,4 +1,4 @@
-"""Celery's configuration, one for workers and clients: each line is there because its default lost something."""
+"""Celery's configuration for workers and clients: each line replaces a default that loses data or messages."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def celery_url(redis_url: str) -> str:
 def broker_config(
     redis_url: str, *, visibility_timeout_s: int = 3600, result_expires_s: int = 600
 ) -> dict[str, Any]:
-    """The settings both ends of the broker share."""
+    """The Celery settings of workers and clients."""
     url = celery_url(redis_url)
     connection = {
         "socket_connect_timeout": 3,

@@ -1,19 +1,19 @@
-"""Every error scenefleet raises on purpose, and whether trying again can help.
+"""The error classes of scenefleet, and whether a retry can help.
 
-Retryable or permanent is decided by the class and nowhere else. A message is one sentence: what was wrong, with
-which value, what to do. ``code`` is the stable name stored in ``jobs.error_class`` and shown by ``--json``.
+Only the class decides whether an error is retryable. A message is one sentence: what was wrong, with
+which value, and the remedy. ``code`` is the stable name stored in ``jobs.error_class`` and shown by ``--json``.
 """
 
 from __future__ import annotations
 
 
 class ScenefleetError(Exception):
-    """Base of all our errors."""
+    """Base class of all scenefleet errors."""
 
     retryable: bool = False
-    #: Whether this failure counts against the job's ``max_failures`` (an outage of a service does not).
+    #: Whether this failure counts against the job's ``max_failures`` (an outage of a server does not).
     counted: bool = True
-    #: Whether its text may stand in logs: it names servers, devices, jobs and settings, never what a caller sent.
+    #: Whether its text may be logged: it names servers, devices, jobs and settings, never a caller's data.
     loggable: bool = False
 
     @property
@@ -25,21 +25,21 @@ class ScenefleetError(Exception):
 
 
 class Permanent(ScenefleetError):
-    """Trying again can't help: the input or the configuration has to change."""
+    """A retry can't help: the input or the configuration has to change."""
 
 
 class Retryable(ScenefleetError):
-    """Trying again may help."""
+    """A retry may help."""
 
     retryable = True
 
 
 class QuotaExceeded(Retryable):
-    """The user has as much in work as the fleet allows one user: the same request may be sent again later."""
+    """The user has reached a limit: the same request may be sent again later."""
 
 
 class Outage(Retryable):
-    """A service we depend on is away: retried with backoff, not counted as a failure of the job."""
+    """A server or node is unavailable: retried with backoff, not counted as a failure of the job."""
 
     counted = False
 
@@ -49,27 +49,27 @@ class InvalidRequest(Permanent):
 
 
 class NotFound(Permanent):
-    """No such thing for this user."""
+    """This user has no such object."""
 
 
 class Conflict(Permanent):
-    """The thing is in a state that does not allow this."""
+    """The state of the object does not allow this."""
 
 
 class InvalidKey(Permanent):
-    """A storage key is not well-formed or lies outside its allowed prefix."""
+    """A storage key is malformed or outside its allowed prefix."""
 
 
 class BadMedia(Permanent):
-    """The file can't be used as a video."""
+    """The file is not a usable video."""
 
 
 class LimitExceeded(BadMedia):
-    """The file is over one of the configured limits."""
+    """The file exceeds a configured limit."""
 
 
 class BadPhoto(BadMedia):
-    """The photo can't be used to know a person by."""
+    """The photo can't be used for a person's profile."""
 
 
 class NoFace(BadPhoto):
@@ -85,7 +85,7 @@ class SmallFace(BadPhoto):
 
 
 class BlurredFace(BadPhoto):
-    """The face in the photo does not show clearly who it is."""
+    """The face in the photo is not sharp or clear enough."""
 
 
 class ObjectMissing(Permanent):
@@ -93,7 +93,7 @@ class ObjectMissing(Permanent):
 
 
 class StorageUnavailable(Outage):
-    """The storage does not answer, or has no room."""
+    """The storage does not answer, or is full."""
 
 
 class DatabaseUnavailable(Outage):
@@ -103,7 +103,7 @@ class DatabaseUnavailable(Outage):
 
 
 class DatabaseBusy(DatabaseUnavailable):
-    """Another transaction holds what this one has to change: trying again helps once it has ended."""
+    """Another transaction has locked the rows: a retry helps when it has ended."""
 
 
 class StatementTimeout(DatabaseBusy):
@@ -127,13 +127,13 @@ class ModelDoesNotFit(ModelUnavailable):
 
 
 class DeviceUnavailable(ModelUnavailable):
-    """The GPU a model is meant for is missing, busy or not usable."""
+    """The GPU of a model is missing, busy or not usable."""
 
     loggable = True
 
 
 class ModelFailure(Retryable):
-    """A model raised while it worked."""
+    """A model raised an error."""
 
 
 class DeviceOutOfMemory(ModelFailure):
@@ -147,12 +147,12 @@ class StageTimeout(Retryable):
 
 
 class WorkerLost(Retryable):
-    """The process that ran the job died."""
+    """The process that ran the job crashed."""
 
     loggable = True
 
 
 class LeaseLost(ScenefleetError):
-    """The job is no longer ours: another attempt, a cancel or a delete took it. The attempt stops and writes nothing."""
+    """This attempt no longer owns the job (reclaimed, cancelled or deleted): it stops and writes nothing."""
 
     loggable = True

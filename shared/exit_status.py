@@ -1,4 +1,4 @@
-"""Exit statuses of the command, of nodes and of their children: one table."""
+"""Exit statuses of the command, of nodes and of their children."""
 
 from __future__ import annotations
 
@@ -6,20 +6,20 @@ from enum import IntEnum
 
 
 class ExitStatus(IntEnum):
-    """What each status says; the command's own also stand in docs/cli.md."""
+    """The statuses; docs/cli.md lists those of the command."""
 
     OK = 0
-    #: The command did not work; one sentence on stderr says why.
+    #: The command failed; one sentence on stderr gives the reason.
     FAILED = 1
-    #: The command line is wrong.
+    #: Invalid command line.
     USAGE = 2
     #: Internal error.
     INTERNAL_ERROR = 70
-    #: A pool child ended itself past a stage's time limit.
+    #: A pool child ended itself after a stage's time limit.
     TIME_LIMIT = 71
-    #: A node, or a pool child, can't load its model: starting it again can't help.
+    #: A node, or a pool child, can't load its model: a restart can't help.
     CONFIG = 78
     #: Ctrl-C.
     INTERRUPTED = 130
-    #: The reader of the output left.
+    #: The reader of the output closed it.
     BROKEN_PIPE = 141

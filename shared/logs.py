@@ -1,6 +1,6 @@
-"""Structured logs: one JSON object a line (or lines for people), ids bound once per job.
+"""Structured logs: one JSON object per line (or console lines), with ids bound once per job.
 
-No line holds what a caller sent or a model produced, unless LOG_PAYLOADS asks for it (shared/redaction.py).
+No line contains data of callers or models, unless LOG_PAYLOADS is on (shared/redaction.py).
 """
 
 from __future__ import annotations
@@ -64,7 +64,7 @@ def configure_logs(settings: Settings) -> None:
 
 
 def _log_what_nobody_catches() -> None:
-    """Let exceptions that end a thread or the process, and warnings, go through the same format."""
+    """Send warnings and exceptions that end a thread or the process through the same format."""
     logging.captureWarnings(True)
     log = logging.getLogger("worker")
 

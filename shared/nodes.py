@@ -1,6 +1,6 @@
-"""The registry of nodes: each keeps a Redis hash of its own, gone ``TTL_S`` after its last sign of life.
+"""The registry of nodes: each node has a Redis hash, which expires ``TTL_S`` after its last update.
 
-The one module that writes and reads it: nodes publish, the command, ``doctor`` and searches read.
+Only this module writes and reads it: nodes publish; the command, ``doctor`` and searches read.
 """
 
 from __future__ import annotations
@@ -15,14 +15,14 @@ from typing import Any, cast
 from .errors import BrokerUnavailable
 from .settings import hide_password
 
-#: A node that has not published for so long is gone, seconds.
+#: Lifetime of a node's hash after an update, seconds.
 TTL_S = 30
 _KEY = "scenefleet:node:"
 
 
 @dataclass(frozen=True, kw_only=True)
 class NodeRecord:
-    """What a node said last."""
+    """The last published state of a node."""
 
     name: str
     family: str
@@ -66,7 +66,7 @@ def state_key(node: str) -> str:
 
 
 def ready_families(client: Any) -> set[str]:
-    """Families of which some node is ready.
+    """Families with a ready node.
 
     Args:
         client: a redis.Redis that decodes responses. What it raises is for the caller.
@@ -80,14 +80,14 @@ def ready_families(client: Any) -> set[str]:
 
 
 def open_redis(redis_url: str) -> Any:
-    """A client that gives up within seconds."""
+    """A Redis client with timeouts of a few seconds."""
     import redis
 
     return redis.Redis.from_url(redis_url, socket_connect_timeout=2, socket_timeout=3, decode_responses=True)
 
 
 def read_nodes(redis_url: str) -> dict[str, NodeRecord]:
-    """Every node that gave a sign of life in the last 30 s, by node name.
+    """All nodes that published in the last 30 s, by node name.
 
     Raises:
         BrokerUnavailable: Redis does not answer.
@@ -111,7 +111,7 @@ def read_nodes(redis_url: str) -> dict[str, NodeRecord]:
 
 def _parse(name: str, fields: dict[str, str]) -> NodeRecord:
     models = json.loads(fields.get("models") or "[]")
-    # One entry per process; a kind the profile has no model for has no name.
+    # One entry per process; a kind without a model in the profile has no name.
     names = dict.fromkeys(model["name"] for model in models if "name" in model)
     return NodeRecord(
         name=name,

@@ -1,6 +1,6 @@
-"""Keeps the places of this machine out of what callers are told: an error may say what is missing, not where it lay.
+"""Removes the paths of this machine from errors that callers read.
 
-The log of the node has the whole message.
+The log of the node has the complete message.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from .settings import Settings, get_settings
 
 
 def hide_paths(message: str) -> str:
-    """The message with every folder of this installation replaced by what it is for."""
+    """Replace every folder of this installation in a message with its purpose."""
     for folder, name in _folders(get_settings()):
         if folder in message:
             message = message.replace(folder, name)
@@ -22,7 +22,7 @@ def hide_paths(message: str) -> str:
 
 
 def without_paths(error: BaseException) -> None:
-    """Take the places out of an error, which stays what it is."""
+    """Remove the paths from an error's message, in place."""
     if isinstance(error, OSError) and error.filename is not None:
         error.filename = hide_paths(str(error.filename))
         if error.filename2 is not None:
@@ -32,7 +32,7 @@ def without_paths(error: BaseException) -> None:
 
 @lru_cache(maxsize=4)
 def _folders(settings: Settings) -> tuple[tuple[str, str], ...]:
-    """Folder and name, the longest first, so that one inside another goes by its own name."""
+    """Folder and name, the longest first, so that a folder inside another gets its own name."""
     named: list[tuple[Path | None, str]] = [
         (settings.models_dir, "MODELS_DIR"),
         (settings.storage_dir, "STORAGE_ROOT"),
@@ -51,7 +51,7 @@ def _folders(settings: Settings) -> tuple[tuple[str, str], ...]:
         if path is None:
             continue
         for written in (path, path.resolve()):
-            # The root folder is in every path, and tells nothing.
+            # The root folder is part of every path.
             if len(written.parts) > 1:
                 found.setdefault(str(written), name)
     return tuple(sorted(found.items(), key=lambda item: -len(item[0])))

@@ -1,7 +1,7 @@
-"""Who may read what we write: folders are 0700 and files 0600, whatever the caller's umask.
+"""Permissions of new folders (0700) and files (0600), whatever the caller's umask.
 
-A folder that was there before is not changed behind its owner's back: one that others can read is refused, with the
-command that mends it.
+Existing folders are not changed: one that others can read is refused, with the
+command that fixes it.
 """
 
 from __future__ import annotations
@@ -20,19 +20,19 @@ OTHERS = stat.S_IRWXG | stat.S_IRWXO
 
 
 def keep_private() -> None:
-    """Let this process and those that it starts make files which only their user can read."""
+    """Make this process and its children create files that only their user can read."""
     os.umask(UMASK)
 
 
 def make_private_folder(path: Path) -> None:
-    """Make a folder, and those above it, that only this user can enter; one that is there stays as it is."""
+    """Create a folder, and its parents, that only this user can enter; an existing one does not change."""
     for folder in reversed((path, *path.parents)):
         if not folder.exists():
             folder.mkdir(mode=FOLDER_MODE, exist_ok=True)
 
 
 def tighten(path: Path, mode: int = FOLDER_MODE) -> None:
-    """Take others' rights from a folder or file of ours, if it is there and has any."""
+    """Remove the rights of others from a folder or file, if it exists."""
     try:
         if path.stat().st_mode & OTHERS:
             path.chmod(mode)
@@ -41,19 +41,19 @@ def tighten(path: Path, mode: int = FOLDER_MODE) -> None:
 
 
 def require_private(path: Path, name: str) -> None:
-    """Refuse a folder that other users of this machine can enter, list or write; one that is not there is none.
+    """Refuse an existing folder that other users of this machine can enter, list or write.
 
     Args:
         path: the folder.
         name: the setting that names it.
 
     Raises:
-        InvalidRequest: says which command mends it.
+        InvalidRequest: names the command that fixes it.
     """
     try:
         mode = stat.S_IMODE(path.stat().st_mode)
     except OSError:
-        # Not there, or not to be reached: whoever uses it says so.
+        # Missing or not accessible: its user reports this.
         return
     if mode & OTHERS:
         raise InvalidRequest(

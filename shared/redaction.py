@@ -1,11 +1,11 @@
-"""What log lines may say: ids, classes, places and durations, and no value that a caller sent or a model produced.
+"""Removes data of callers and models from log lines, which keep ids, classes, places and durations.
 
-Names, queries, transcripts and file names reach log lines by three ways: arguments of a library's message (Celery writes
-results, bodies and errors), the text of an exception, and the last line of a traceback. Here each of them is reduced to
-what operators need: the class of an error with its error number or SQLSTATE, and the stack without messages. Errors of our
-own whose text speaks of servers and devices alone are marked ``loggable`` and are written out.
+Names, queries, transcripts and file names reach log lines in three ways: arguments of a library's message (Celery logs
+results, bodies and errors), the text of an exception, and the last line of a traceback. Each is reduced to
+what operators need: the class of an error with its error number or SQLSTATE, and the stack without messages. Own errors
+whose text names only servers and devices are marked ``loggable`` and logged completely.
 
-Imports no library that raises these errors: they are known by name.
+Imports none of the libraries that raise these errors: it knows them by name.
 """
 
 from __future__ import annotations
@@ -21,17 +21,17 @@ from typing import Any
 
 from .errors import ScenefleetError
 
-#: Stands where a value was. ``LOG_PAYLOADS=true`` shows the value.
+#: Replaces a value. ``LOG_PAYLOADS=true`` shows the value.
 HIDDEN = "(hidden)"
 
-#: Loggers of our own code, by the first part of their names: their lines are written with care.
+#: Loggers of our own code, by the first part of their names: their lines contain no payloads.
 _OURS = frozenset({"cli", "db", "shared", "tasks", "worker", "tests"})
 #: Libraries whose messages without arguments are constants of their code.
 _CONSTANT = frozenset({"celery", "kombu", "billiard", "multiprocessing"})
 #: Libraries that see no payload at all.
 _TRUSTED = frozenset({"alembic"})
 
-#: Foreign errors whose text speaks of a connection alone.
+#: Errors of libraries whose text names a connection only.
 _LOGGABLE = frozenset(
     {
         "redis.exceptions.ConnectionError",
@@ -152,7 +152,7 @@ def redact_record(record: logging.LogRecord) -> logging.LogRecord:
     elif not isinstance(record.msg, str):
         redacted.msg = HIDDEN
     elif not record.args and package not in _CONSTANT:
-        # Formatted before it was logged: what stands in it can't be told.
+        # Formatted before it was logged: its values can't be separated.
         redacted.msg = f"message of {record.module}.py:{record.lineno} {HIDDEN}"
     else:
         redacted.msg, redacted.args = _redact(record.msg, record.args)
@@ -161,7 +161,7 @@ def redact_record(record: logging.LogRecord) -> logging.LogRecord:
 
 def _redact(message: str, args: Any) -> tuple[str, Any]:
     if isinstance(args, Mapping):
-        # The value would only be seen to be hidden.
+        # The value would be hidden anyway.
         message = message.removesuffix(": %(return_value)s")
         return message, {name: _field(name, value) for name, value in args.items()}
     if not isinstance(args, tuple):

@@ -1,7 +1,7 @@
-"""The configuration: environment variables in, one frozen object out. Nobody else reads ``os.environ``.
+"""Reads the configuration from environment variables into one frozen object. No other module reads ``os.environ``.
 
 A URL that is not set falls back to the embedded services that ``scenefleet up`` runs on this machine: their
-addresses stand in ``$SCENEFLEET_HOME/run.json`` while they run. ``docs/settings.md`` is generated from this file
+addresses are in ``$SCENEFLEET_HOME/run.json`` while they run. ``docs/settings.md`` is generated from this file
 (``python -m shared.settings``).
 """
 
@@ -20,7 +20,7 @@ from .errors import InvalidRequest
 
 GiB = 2**30
 RUN_FILE = "run.json"
-#: Users who may have a weight of their own: a claim looks at each of them.
+#: Maximum number of users with a weight: a claim reads each of them.
 MAX_WEIGHTS = 1000
 MAX_WEIGHT = 1000.0
 
@@ -28,8 +28,8 @@ MAX_WEIGHT = 1000.0
 class Settings(BaseModel):
     """Every setting, with its default; the environment variable is the upper-case name (or the stated alias).
 
-    An empty variable counts as not set. Values given by name, in whichever case, come before the environment's.
-    Not pydantic-settings: to import it takes as long as everything else that ``scenefleet --help`` needs.
+    An empty variable counts as not set. Keyword arguments, in any case, take precedence over the environment.
+    This is not pydantic-settings because its import takes as long as everything else that ``scenefleet --help`` needs.
     """
 
     model_config = ConfigDict(frozen=True, extra="ignore", validate_default=True)
@@ -48,19 +48,19 @@ class Settings(BaseModel):
     # --- servers
     postgres_url: str = Field(
         "",
-        description="Postgres with pgvector, `postgresql://user:password@host:5432/name`. Empty: the embedded one.",
+        description="Postgres with pgvector, `postgresql://user:password@host:5432/name`. Empty: the embedded Postgres.",
     )
     postgres_admin_url: SecretStr = Field(
         SecretStr(""),
-        description="The same Postgres for an administrator, read by `scenefleet db bootstrap` alone: nodes never need it.",
+        description="The same Postgres with an administrator's user. Only `scenefleet db bootstrap` reads it; nodes never need it.",
     )
     redis_url: str = Field(
         "",
-        description="Redis used as broker and for short-lived results, `redis://:password@host:6379/0` or `unix://:password@/path/of/redis.sock?db=0`. Empty: the embedded one.",
+        description="Redis for the broker and for short-lived results, `redis://:password@host:6379/0` or `unix://:password@/path/of/redis.sock?db=0`. Empty: the embedded Redis.",
     )
     storage_backend: Literal["local", "minio"] = Field(
         "local",
-        description="Where objects live: `local` (a folder) or `minio` (any S3 server).",
+        description="Storage of objects: `local` (a folder) or `minio` (any S3 server).",
     )
     storage_root: Path | None = Field(
         None,
@@ -69,7 +69,7 @@ class Settings(BaseModel):
     storage_endpoint: str = Field("", description="`host:port` of the S3 server, for `minio`.")
     storage_public_endpoint: str = Field(
         "",
-        description="The same S3 server as browsers reach it, for presigned URLs. Empty: `STORAGE_ENDPOINT`.",
+        description="Address of the S3 server for browsers, used in presigned URLs. Empty: `STORAGE_ENDPOINT`.",
     )
     storage_access_key: str = Field("", description="S3 access key.")
     storage_secret_key: SecretStr = Field(SecretStr(""), description="S3 secret key.")
@@ -85,27 +85,27 @@ class Settings(BaseModel):
     home: Path = Field(
         Path("~/.scenefleet"),
         alias="SCENEFLEET_HOME",
-        description="Folder of the embedded services, logs and local storage.",
+        description="Home folder: embedded services, logs and local storage.",
     )
     profile: Literal["lite", "full"] = Field(
         "lite",
         alias="SCENEFLEET_PROFILE",
-        description="Which models: `lite` (from PyPI, CPU) or `full`.",
+        description="Model profile: `lite` (models from PyPI, CPU) or `full`.",
     )
     nodes: str = Field(
         "media,asr,text,vision,face,ocr,housekeeping,search",
         alias="SCENEFLEET_NODES",
-        description="Which nodes `scenefleet up` runs here: families, comma-separated, `family:N` for N processes, `family@0+1` for one process on each of these GPUs. A family without a model in the profile is left out.",
+        description="Nodes that `scenefleet up` runs on this machine: families, comma-separated, `family:N` for N processes, `family@0+1` for one process on each of these GPUs. Families without a model in the profile are omitted.",
     )
     family: str = Field(
         "",
         alias="SCENEFLEET_FAMILY",
-        description="Family of this node. Set by `scenefleet node`, not by hand.",
+        description="Family of this node. `scenefleet node` sets it; don't set it yourself.",
     )
     user_id: str = Field(
         "local",
         alias="SCENEFLEET_USER",
-        description="The user the `scenefleet` command acts for.",
+        description="User for whom the `scenefleet` command acts.",
     )
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = Field(
         "INFO", alias="SCENEFLEET_LOG_LEVEL", description="Log level of nodes."
@@ -113,11 +113,11 @@ class Settings(BaseModel):
     log_format: Literal["json", "console"] = Field(
         "json",
         alias="SCENEFLEET_LOG_FORMAT",
-        description="Log lines as JSON or for people.",
+        description="Format of log lines: `json`, or `console` for reading in a terminal.",
     )
     log_payloads: bool = Field(
         False,
-        description="Let logs, task events and Flower show what requests hold and return: names, queries, transcripts, file names. For a test system without personal data only.",
+        description="Show the contents of requests and answers in logs, task events and Flower: names, queries, transcripts, file names. Use it only on a test system without personal data.",
     )
 
     # --- models
@@ -128,153 +128,169 @@ class Settings(BaseModel):
     models_file: Path | None = Field(
         None,
         alias="SCENEFLEET_MODELS_FILE",
-        description="The catalogue. Default: the shipped `models.yaml`.",
+        description="Path of the model catalogue. Default: the shipped `models.yaml`.",
     )
     hf_home: Path | None = Field(None, description="Cache folder of Hugging Face libraries.")
     hf_endpoint: str = Field(
-        "", description="Another model hub than Hugging Face's, for `scenefleet models pull`."
+        "", description="URL of a model hub for `scenefleet models pull`. Empty: Hugging Face."
     )
     asr_model: str = Field(
         "",
-        description="Name of the speech model in the catalogue, `whisper-` may be left out. Empty: the profile's.",
+        description="Name of the speech model in the catalogue; `whisper-` may be omitted. Empty: the profile's model.",
     )
     asr_device: Literal["", "auto", "cpu", "cuda"] = Field(
-        "", description="Device of the speech model: `auto`, `cpu`, `cuda`. Empty: the catalogue's."
+        "", description="Device of the speech model: `auto`, `cpu` or `cuda`. Empty: the catalogue's."
     )
-    text_model: str = Field("", description="Name of the text model in the catalogue. Empty: the profile's.")
+    text_model: str = Field(
+        "", description="Name of the text model in the catalogue. Empty: the profile's model."
+    )
     vision_model_name: str = Field(
         "",
-        description="Name of the vision model in the catalogue. Empty: the profile's.",
+        description="Name of the vision model in the catalogue. Empty: the profile's model.",
     )
     face_detector: str = Field(
-        "", description="Name of the face model in the catalogue. Empty: the profile's."
+        "", description="Name of the face model in the catalogue. Empty: the profile's model."
     )
     ocr_model: str = Field(
-        "", description="Name of the model of on-screen text in the catalogue. Empty: the profile's."
+        "", description="Name of the model for on-screen text in the catalogue. Empty: the profile's model."
     )
     gpus: str = Field(
         "",
         alias="SCENEFLEET_GPUS",
-        description="GPUs of this node, one per process, comma-separated: index, UUID (`GPU-...`) or `MIG-...`. A GPU that is named must be there. Empty: what CUDA shows, or the CPU.",
+        description="GPUs of this node, one per process, comma-separated: index, UUID (`GPU-...`) or `MIG-...`. A named GPU must exist. Empty: the GPUs that CUDA lists, otherwise the CPU.",
     )
     model_memory_mb: int = Field(
         0,
         ge=0,
         alias="WORKER_MODEL_MEMORY_MB",
-        description="Memory one process may fill with models; the least recently used makes room. 0: no limit.",
+        description="Maximum memory of the models in one process, MB; the least recently used models are evicted. 0: no limit.",
     )
     vision_labels: Path | None = Field(
         None,
         alias="VISION_LABELS",
-        description="Text file of labels, one a line, that pictures are tagged with. Default: a shipped list.",
+        description="Text file with the labels for tags, one per line. Default: a shipped list.",
     )
     model_threads: int = Field(
         0,
         ge=0,
         le=256,
         alias="SCENEFLEET_MODEL_THREADS",
-        description="CPU threads of one model process. 0: all cores.",
+        description="CPU threads of a model process. 0: one per core.",
     )
 
     # --- features (each off and on again without loss)
-    feature_semantic_search: bool = Field(True, description="Embed transcripts and search by meaning.")
-    feature_vision: bool = Field(True, description="Embed keyframes and search by sight.")
-    feature_face: bool = Field(True, description="Everything about faces.")
+    feature_semantic_search: bool = Field(
+        True, description="Embed transcripts, and enable search by meaning."
+    )
+    feature_vision: bool = Field(True, description="Embed keyframes, and enable visual search.")
+    feature_face: bool = Field(True, description="All features about faces.")
     feature_face_detection: bool = Field(True, description="Find faces in videos.")
     feature_face_enrollment: bool = Field(
-        True, description="Take new people and photos. Off: those that are there stay and are found."
+        True, description="Accept new people and photos. Off: existing people are kept and found."
     )
 
     # --- people
     face_similarity_threshold: float = Field(
-        0.6, ge=-1, le=1, description="Least cosine of a face and a person (models compared by cosine)."
+        0.6,
+        ge=-1,
+        le=1,
+        description="Minimum cosine similarity between a face and a profile (models compared by cosine).",
     )
     face_distance_threshold: float = Field(
         0.55,
         gt=0,
-        description="Largest Euclidean distance of a face and a person (models compared by L2, as dlib).",
+        description="Maximum Euclidean distance between a face and a profile (models compared by L2, such as dlib).",
     )
     face_margin: float = Field(
-        0.05, ge=0, le=1, description="How much more alike the best person must be than the next one."
+        0.05,
+        ge=0,
+        le=1,
+        description="Minimum difference in similarity between the best and the second-best person.",
     )
     face_min_side_px: int = Field(
-        48, ge=1, description="Smallest face in a photo that a person is known by, pixels."
+        48, ge=1, description="Minimum size of the face in a person's photo, pixels."
     )
     face_min_sharpness: float = Field(
-        8.0, ge=0, description="Least sharpness of such a face: variance of its Laplacian at about 112 px."
+        8.0,
+        ge=0,
+        description="Minimum sharpness of the face in a person's photo: variance of its Laplacian at about 112 px.",
     )
     face_min_quality: float = Field(
-        0.0, ge=0, description="Least quality of such a face, where the model tells (AdaFace's feature norm)."
+        0.0,
+        ge=0,
+        description="Minimum quality of the face in a person's photo, if the model measures it (AdaFace's feature norm).",
     )
-    feature_ocr: bool = Field(True, description="Read the text that keyframes show, and search it.")
+    feature_ocr: bool = Field(True, description="Read on-screen text in keyframes, and search it.")
 
     upload_link_s: int = Field(
         900,
         ge=1,
         le=604_800,
-        description="How long a URL works to which a photo may be PUT, seconds, unless a request says otherwise. An erasure looks once more when the last one has ended.",
+        description="Lifetime of upload URLs for photos, seconds, unless a request sets `expires_s`. An erasure checks once more when the last one has expired.",
     )
 
     # --- limits on what is accepted
-    max_video_bytes: int = Field(20 * GiB, gt=0, description="Largest source file, bytes.")
-    max_video_duration_s: float = Field(12 * 3600.0, gt=0, description="Longest video, seconds.")
-    max_video_side_px: int = Field(8192, gt=0, description="Largest side of a picture, pixels.")
-    max_video_fps: float = Field(240.0, gt=0, description="Highest frame rate, frames per second.")
-    max_video_streams: int = Field(16, gt=0, description="Most streams in one file.")
-    max_video_scenes: int = Field(50_000, gt=0, description="Most scenes in one video.")
+    max_video_bytes: int = Field(20 * GiB, gt=0, description="Maximum size of a source file, bytes.")
+    max_video_duration_s: float = Field(
+        12 * 3600.0, gt=0, description="Maximum duration of a video, seconds."
+    )
+    max_video_side_px: int = Field(8192, gt=0, description="Maximum width or height of a video, pixels.")
+    max_video_fps: float = Field(240.0, gt=0, description="Maximum frame rate, frames per second.")
+    max_video_streams: int = Field(16, gt=0, description="Maximum number of streams in a file.")
+    max_video_scenes: int = Field(50_000, gt=0, description="Maximum number of scenes in a video.")
     max_video_pixels: int = Field(
         6_000_000_000_000,
         gt=0,
-        description="Most pixels that are decoded of one video, over all its pictures: 26 h of 1920x1080 or 6 h of 3840x2160, at 30 frames a second.",
+        description="Maximum number of decoded pixels in a video, over all its pictures: 26 h of 1920x1080 or 6 h of 3840x2160, at 30 frames per second.",
     )
     max_video_pixels_per_s: int = Field(
         1_100_000_000,
         gt=0,
-        description="Most pixels decoded for each second of a video, beyond the first 2 gigapixels: 7680x4320 at 33 frames a second.",
+        description="Maximum number of decoded pixels per second of a video, beyond the first 2 gigapixels: 7680x4320 at 33 frames per second.",
     )
     max_video_pixels_per_byte: int = Field(
         100_000,
         gt=0,
-        description="Most pixels decoded for each byte of compressed pictures, beyond the first 2 gigapixels. A still screen of 1920x1080 takes up to 70,000.",
+        description="Maximum number of decoded pixels per byte of compressed pictures, beyond the first 2 gigapixels. A still screen of 1920x1080 needs up to 70,000.",
     )
-    max_video_keyframes: int = Field(100_000, gt=0, description="Most keyframes stored of one video.")
+    max_video_keyframes: int = Field(100_000, gt=0, description="Maximum number of keyframes of a video.")
     max_video_keyframe_bytes: int = Field(
-        4 * GiB, gt=0, description="Most bytes that the keyframes of one video take."
+        4 * GiB, gt=0, description="Maximum total size of the keyframes of a video, bytes."
     )
-    min_audio_rate_hz: int = Field(4_000, gt=0, description="Least sample rate of sound, hertz.")
+    min_audio_rate_hz: int = Field(4_000, gt=0, description="Minimum audio sample rate, hertz.")
     max_sound_after_pictures_s: float = Field(
-        1800.0, ge=0, description="How long sound may go on after the last picture of a video, seconds."
+        1800.0, ge=0, description="Maximum duration of sound after the last picture of a video, seconds."
     )
     media_memory_mb: int = Field(
         768,
         ge=256,
-        description="Memory of the process that decodes a file, MB. A video that needs more is refused. Enough for 3840x2160 of every accepted codec; 7680x4320 wants 1024 in H.264 and 2048 in HEVC, VP9 or AV1.",
+        description="Maximum memory of the decoding process, MB. A video that needs more is refused. The default is enough for 3840x2160 in every accepted codec; 7680x4320 needs 1024 in H.264 and 2048 in HEVC, VP9 or AV1.",
     )
     media_threads: int = Field(
         0,
         ge=0,
         le=64,
-        description="Threads that decode a video. 0: one per core, at most 8. Fewer are used where more would not fit in MEDIA_MEMORY_MB.",
+        description="Threads that decode a video. 0: one per core, at most 8. Fewer are used if more don't fit in MEDIA_MEMORY_MB.",
     )
     media_cpu_base_s: float = Field(
         60.0,
         gt=0,
-        description="CPU seconds that decoding may take for any file; also the most between two packets of it. Past the limit the video is refused, not tried again.",
+        description="Maximum CPU time of decoding any file, seconds; also the maximum between two packets. A video that exceeds it is refused and not retried.",
     )
     media_cpu_per_s: float = Field(
         10.0,
         ge=0,
-        description="CPU seconds that decoding may take, beyond MEDIA_CPU_BASE_S, for each second of the video.",
+        description="Maximum CPU time of decoding per second of the video, in addition to MEDIA_CPU_BASE_S, seconds.",
     )
     max_request_pixels: int = Field(
         100_000_000,
         gt=0,
-        description="Most pixels of all the pictures that one request names, each picture counted once.",
+        description="Maximum number of pixels in all pictures of a request; each picture counts once.",
     )
     max_jpeg_scans: int = Field(
         50,
         gt=0,
-        description="Most scans of a progressive JPEG, each of which costs a pass over all pixels. Encoders write 1 to 30.",
+        description="Maximum number of scans in a progressive JPEG; each scan costs a pass over all pixels. Encoders write 1 to 30.",
     )
     split_mode: Literal["exact", "fast"] = Field(
         "exact",
@@ -285,154 +301,158 @@ class Settings(BaseModel):
     lease_s: float = Field(
         60.0,
         gt=0,
-        description="A job not renewed for so long is given to another worker, seconds.",
+        description="Duration of a lease, seconds: a job whose lease has expired goes to another worker.",
     )
-    heartbeat_s: float = Field(15.0, gt=0, description="How often a running job renews its lease, seconds.")
+    heartbeat_s: float = Field(
+        15.0, gt=0, description="Interval at which a running job renews its lease, seconds."
+    )
     reconcile_s: float = Field(
         3.0,
         gt=0,
-        description="How often each node looks for work that lost its wake-up message, seconds.",
+        description="Interval at which each node reconciles: frees expired leases and replaces lost wake-up messages, seconds.",
     )
     max_failures: int = Field(
         3,
         ge=1,
         le=20,
-        description="A job is given up after so many errors or deaths of its worker.",
+        description="Failures or worker crashes after which a job fails permanently.",
     )
     max_outages: int = Field(
         20,
         ge=1,
-        description="A job is given up after so many outages of a service or losses of a node.",
+        description="Outages of a server or losses of a node after which a job fails permanently.",
     )
-    backoff_s: float = Field(2.0, gt=0, description="First wait before a retry, seconds; doubles each time.")
-    backoff_max_s: float = Field(60.0, gt=0, description="Longest wait before a retry, seconds.")
+    backoff_s: float = Field(
+        2.0, gt=0, description="First delay before a retry, seconds; it doubles each time."
+    )
+    backoff_max_s: float = Field(60.0, gt=0, description="Maximum delay before a retry, seconds.")
     defer_max_s: float = Field(
         300.0,
         gt=0,
-        description="Longest pause of a job that has to wait for something else, seconds; the pause doubles each time.",
+        description="Maximum pause of a deferred job, seconds; the pause doubles each time.",
     )
     database_wait_s: float = Field(
         20.0,
         ge=0,
-        description="How long a task waits for Postgres before it gives its message back, seconds.",
+        description="Maximum time for which a task waits for Postgres before it returns its message to the queue, seconds.",
     )
     database_lock_s: float = Field(
         10.0,
         gt=0,
-        description="How long a transaction waits for a row that another one holds, seconds (`lock_timeout`).",
+        description="Maximum wait for a row that another transaction has locked, seconds (`lock_timeout`).",
     )
     database_statement_s: float = Field(
         60.0,
         gt=0,
-        description="Longest statement of a request, seconds (`statement_timeout`).",
+        description="Maximum duration of a statement of a request, seconds (`statement_timeout`).",
     )
-    database_job_statement_s: float = Field(900.0, gt=0, description="Longest statement of a job, seconds.")
+    database_job_statement_s: float = Field(
+        900.0, gt=0, description="Maximum duration of a statement of a job, seconds."
+    )
     database_build_s: float = Field(
         21_600.0,
         gt=0,
-        description="Longest build of a vector index, seconds; waiting for older transactions is part of it.",
+        description="Maximum duration of building a vector index, seconds, including the wait for older transactions.",
     )
     database_idle_s: float = Field(
         30.0,
         gt=0,
-        description="A session that is silent inside a transaction for so long is ended by Postgres, seconds (`idle_in_transaction_session_timeout`).",
+        description="Idle time inside a transaction after which Postgres ends the session, seconds (`idle_in_transaction_session_timeout`).",
     )
     database_peer_s: float = Field(
         30.0,
         ge=3,
-        description="The other end of a connection to Postgres is taken for dead after so much silence of the network, seconds (TCP keepalives and `tcp_user_timeout`, on both ends).",
+        description="Time without a network response after which either end closes a connection to Postgres, seconds (TCP keepalives and `tcp_user_timeout`).",
     )
     tmp_ttl_s: float = Field(
         24 * 3600.0,
         gt=0,
-        description="Temporary objects older than this are swept, seconds.",
+        description="Age after which temporary objects are removed, seconds.",
     )
     soft_shutdown_s: float = Field(
         10.0,
         ge=0,
-        description="How long a stopping node lets its running job go on, seconds.",
+        description="Time that a stopping node gives its running job to finish, seconds.",
     )
     visibility_timeout_s: int = Field(
         3600,
         gt=0,
-        description="After so long Redis offers an unacknowledged message again (harmless), seconds.",
+        description="Time after which an unacknowledged message is delivered again (harmless), seconds.",
     )
     result_expires_s: int = Field(
-        600, gt=0, description="How long Redis keeps the answer to a request, seconds."
+        600, gt=0, description="Time for which Redis keeps the answer to a request, seconds."
     )
 
-    # --- users beside each other
+    # --- fair shares of users
     usage_half_life_s: float = Field(
         3600.0,
         ge=1,
-        description="After so long, device time that a user had counts half when a queue chooses whose job is next, seconds.",
+        description="Half-life of device time, seconds: after this time, used device time counts half when a queue chooses the next user.",
     )
     user_weights: str = Field(
         "",
-        description="Shares of users that are not 1, as `alice=2,bob=0.5`: with 2 a user gets twice the device time of another one while both wait. At most 1,000.",
+        description="Shares of users other than 1, for example `alice=2,bob=0.5`: while both wait, a user with 2 gets twice the device time of a user with 1. At most 1,000 users.",
     )
     fleet_weight: float = Field(
         0.25,
         gt=0,
         le=1000,
-        description="Share of the fleet's own work (a switch of models) beside a user's of 1.",
+        description="Share of the fleet's own work (a switch of models); a user has 1.",
     )
     priority_ageing_s: float = Field(
         300.0,
         gt=0,
-        description="A waiting job gains one step of priority among its user's jobs after so long, seconds.",
+        description="Time after which the priority of a waiting job among its user's jobs increases by one, seconds.",
     )
     user_max_open_videos: int = Field(
         0,
         ge=0,
-        description="Most videos of one user that wait or are in work; another one is refused until one has ended. 0: no limit.",
+        description="Maximum number of videos of a user that are waiting or in progress; further ones are refused. 0: no limit.",
     )
     user_max_running_jobs: int = Field(
         0,
         ge=0,
-        description="Most jobs of one user that run at once in one queue; the others wait. 0: no limit.",
+        description="Maximum number of jobs of a user that run at once in a queue; further ones wait. 0: no limit.",
     )
 
     # --- search
     search_text_weight: float = Field(0.5, ge=0, description="Weight of the text similarity.")
     search_vision_weight: float = Field(0.35, ge=0, description="Weight of the vision similarity.")
     search_people_weight: float = Field(
-        0.3, ge=0, description="Weight of the confidence with which persons asked for were recognised."
+        0.3, ge=0, description="Weight of the confidence with which the requested persons were recognised."
     )
-    search_keyword_weight: float = Field(
-        0.2, ge=0, description="Weight of the words as they were spoken, in a hybrid search."
-    )
+    search_keyword_weight: float = Field(0.2, ge=0, description="Weight of spoken words in a hybrid search.")
     search_lexical_weight: float = Field(
-        0.2, ge=0, description="Weight of the words as the text model weighs them, in a hybrid search."
+        0.2, ge=0, description="Weight of the lexical similarity in a hybrid search."
     )
-    search_screen_weight: float = Field(
-        0.2, ge=0, description="Weight of the words on screen, in a hybrid search."
-    )
+    search_screen_weight: float = Field(0.2, ge=0, description="Weight of on-screen text in a hybrid search.")
     search_deadline_s: float = Field(
         5.0,
         gt=0,
         le=60,
-        description="A model that has not answered a search by then is done without, seconds.",
+        description="Maximum time for which a search waits for its models, seconds; it then answers without the missing ones.",
     )
     search_candidates: int = Field(
-        100, ge=10, le=1000, description="How many scenes each retriever of a search puts forward."
+        100, ge=10, le=1000, description="Number of scenes that each retriever of a search proposes."
     )
     search_link_s: int = Field(
-        3600, ge=1, le=604_800, description="How long links to keyframes in an answer work, seconds."
+        3600, ge=1, le=604_800, description="Lifetime of the keyframe URLs in an answer, seconds."
     )
-    search_default_results: int = Field(20, ge=1, description="Hits in an answer when none are asked for.")
-    search_max_results: int = Field(50, ge=1, le=1000, description="Most hits one answer may have.")
+    search_default_results: int = Field(
+        20, ge=1, description="Number of hits in an answer if a request sets no limit."
+    )
+    search_max_results: int = Field(50, ge=1, le=1000, description="Maximum number of hits in an answer.")
     search_ef: int = Field(
         200,
         ge=10,
         le=1000,
         alias="SEARCH_EF_SEARCH",
-        description="`hnsw.ef_search`: candidates looked at by an approximate search.",
+        description="Number of candidates in an approximate search (`hnsw.ef_search`).",
     )
     search_exact_rows: int = Field(
         20_000,
         ge=0,
-        description="Up to so many vectors of a user are compared one by one, exactly.",
+        description="Maximum number of vectors for an exact scan.",
     )
 
     @field_validator(
@@ -456,7 +476,7 @@ class Settings(BaseModel):
     @field_validator("redis_url", mode="after")
     @classmethod
     def _as_redis_writes_it(cls, value: str) -> str:
-        """A Unix socket in the spelling of Celery is taken, too."""
+        """Accept a Unix socket URL in Celery's form, too."""
         parts = urlsplit(value)
         if parts.scheme != "redis+socket":
             return value
@@ -478,7 +498,7 @@ class Settings(BaseModel):
 
     @property
     def database_url(self) -> str:
-        """The URL SQLAlchemy and Alembic want, with the psycopg 3 driver named."""
+        """The URL for SQLAlchemy and Alembic, with the psycopg 3 driver."""
         url = self.require("postgres_url")
         scheme, separator, rest = url.partition("://")
         if scheme not in ("postgresql", "postgres", "postgresql+psycopg") or not separator:
@@ -503,7 +523,7 @@ def parse_weights(value: str) -> dict[str, float]:
     """Weights by user, from ``alice=2,bob=0.5``.
 
     Raises:
-        ValueError: an item is not ``user=weight`` with a weight above 0, a user stands twice, or they are too many.
+        ValueError: an item is not ``user=weight`` with a weight above 0, a user appears twice, or there are too many users.
     """
     weights: dict[str, float] = {}
     for item in filter(None, (part.strip() for part in value.split(","))):
@@ -515,12 +535,10 @@ def parse_weights(value: str) -> dict[str, float]:
         if not user or not separator or not 0 < weight <= MAX_WEIGHT:
             raise ValueError(f"{item!r} is not user=weight with a weight above 0 and at most {MAX_WEIGHT:g}")
         if user in weights:
-            raise ValueError(f"{user} stands twice")
+            raise ValueError(f"{user} appears twice")
         weights[user] = weight
     if len(weights) > MAX_WEIGHTS:
-        raise ValueError(
-            f"it names {len(weights)} users, at most {MAX_WEIGHTS} may have a weight of their own"
-        )
+        raise ValueError(f"it names {len(weights)} users: at most {MAX_WEIGHTS} may have a weight")
     return weights
 
 

@@ -2,7 +2,7 @@
 
 Limits of a cue are those of common style guides for timed text (two lines of 42 characters, 1 to 7 s). WebVTT is the
 W3C's, with its escapes. SRT has neither a standard nor escapes: what players take for markup (``<i>``, ``{\\an8}``) is
-replaced by signs that look alike.
+replaced by similar characters.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ _VTT_SIGNS = str.maketrans({"&": "&amp;", "<": "&lt;", ">": "&gt;"})
 
 @dataclass(frozen=True, slots=True)
 class Cue:
-    """What is shown from one moment to another, milliseconds from the video's start."""
+    """A subtitle with its times, milliseconds from the video's start."""
 
     start_ms: int
     end_ms: int
@@ -47,7 +47,7 @@ class _Piece:
     end_ms: int
     text: str
     width: int
-    #: Whether no space stands before it.
+    #: Whether there is no space before it.
     glued: bool
     #: Whether a sentence, or what the recogniser took for one, ends here.
     is_end: bool
@@ -60,7 +60,7 @@ def make_cues(scenes: Iterable[Sequence[Mapping[str, Any]]]) -> list[Cue]:
 
     Args:
         scenes: the segments of each scene, in order: start_s, end_s, text, words (each start_s, end_s, text; may be
-            none), rejected (why it is not believed: it is left out).
+            none), rejected (the reason; the segment is left out).
     """
     groups = _lengthen(list(_group(_pieces(scenes))))
     cues: list[Cue] = []
@@ -108,12 +108,12 @@ def _pieces(scenes: Iterable[Sequence[Mapping[str, Any]]]) -> Iterator[_Piece]:
         for place, segment in enumerate(believed):
             # The last one of a scene may go on in the next.
             is_whole = place + 1 < len(believed)
-            said = segment["text"]
+            spoken = segment["text"]
             words = segment["words"] or [segment]
             at = 0
             for number, word in enumerate(words):
                 text = word["text"].strip()
-                found = said.find(text, at)
+                found = spoken.find(text, at)
                 glued = number > 0 and found == at
                 at = at if found < 0 else found + len(text)
                 start_ms = max(last_ms, round(word["start_s"] * 1000))

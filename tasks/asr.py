@@ -31,7 +31,7 @@ _MAX_READING_S = 40.0
 # With the longer limit: on a CPU a large model is slower than the speaker.
 @app.task(name=routing.ASR_TRANSCRIBE, **REQUEST)
 def transcribe(**payload: Any) -> dict[str, Any]:
-    """The words in a stretch of a stored file of one user, sound or video: see ``TranscribedAudio``."""
+    """Transcribe at most a minute of a stored audio or video file of a user."""
     request = parse(TranscribeAudio, payload)
     require_prefix(request.storage_key, f"uploads/{request.user_id}/")
     if request.end_s is not None:

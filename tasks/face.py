@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 @app.task(name=routing.FACE_DETECT, **{**REQUEST, "time_limit": routing.ONLINE_LIMIT_S})
 def detect(**payload: Any) -> dict[str, Any]:
-    """The faces in some stored pictures of one user, picture by picture: see ``DetectedFaces``."""
+    """Find faces in stored pictures of a user, picture by picture."""
     request = parse(DetectFaces, payload)
     keys = [_require_own(key, request.user_id) for key in request.storage_keys]
     model = cast("FaceAnalyser", get_runtime().model("face"))
@@ -39,21 +39,21 @@ def detect(**payload: Any) -> dict[str, Any]:
 
 
 def _require_own(key: str, user_id: str) -> str:
-    """The key, if it is the user's own.
+    """Check that a key is the user's own, and return it.
 
     Raises:
-        InvalidKey: it lies neither under ``uploads/{user_id}/`` nor under ``faces/{user_id}/``.
+        InvalidKey: it is neither under ``uploads/{user_id}/`` nor under ``faces/{user_id}/``.
     """
     role = "faces" if key.startswith("faces/") else "uploads"
     return require_prefix(key, f"{role}/{user_id}/")
 
 
 def _look_at(model: FaceAnalyser, reader: PictureReader, key: str, vectors: bool) -> PictureFaces:
-    """The faces in one picture, in the pixels it has when it stands upright.
+    """Find the faces in one picture, in pixels of the upright picture.
 
     Raises:
         ObjectMissing, StorageUnavailable.
-        BadMedia: no picture, damaged or too large.
+        BadMedia: not a picture, damaged or too large.
     """
     picture = reader.read("uploads", key)
     (faces,) = model.analyse([picture])

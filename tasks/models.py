@@ -1,4 +1,4 @@
-"""Requests of an operator about the searched models: switch to another one while searches go on."""
+"""Operators' requests about the searched models: switch to another one while searches continue."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ from worker.wakeup import notify
 
 @app.task(name=routing.MODELS_STATE, **REQUEST)
 def state(**payload: Any) -> dict[str, Any]:
-    """The active model of a kind and its open switch."""
+    """Return the active model of a kind and its open switch."""
     request = parse(ModelKind, payload)
     with reading() as session:
         return answer(_state(session, request.kind))
@@ -46,7 +46,7 @@ def state(**payload: Any) -> dict[str, Any]:
 
 @app.task(name=routing.MODELS_SWITCH, **REQUEST)
 def switch(**payload: Any) -> dict[str, Any]:
-    """Begin a switch, or find it begun; its jobs do the rest."""
+    """Begin a switch; repeating it changes nothing. Its jobs create the new vectors."""
     request = parse(SwitchModel, payload)
     active = _active(request.kind)
     spec = get_runtime().catalog.get(request.to)
@@ -76,7 +76,7 @@ def switch(**payload: Any) -> dict[str, Any]:
 
 @app.task(name=routing.MODELS_SAMPLES, **REQUEST)
 def samples(**payload: Any) -> dict[str, Any]:
-    """Some scenes of a user to try a model on."""
+    """Choose scenes of a user to test a model with."""
     request = parse(SampleScenes, payload)
     with reading_as(request.user_id) as session:
         texts, keys, scenes = switches.samples(session, request.user_id, request.kind, request.count)
@@ -91,19 +91,19 @@ def retry(**payload: Any) -> dict[str, Any]:
 
 @app.task(name=routing.MODELS_ACTIVATE, **REQUEST)
 def activate(**payload: Any) -> dict[str, Any]:
-    """Search by the new model from now on."""
+    """Activate the new model."""
     return _change(parse(ModelKind, payload), lambda session, found: _point(session, found, "new"))
 
 
 @app.task(name=routing.MODELS_ROLLBACK, **REQUEST)
 def rollback(**payload: Any) -> dict[str, Any]:
-    """Search by the old model again."""
+    """Activate the old model again."""
     return _change(parse(ModelKind, payload), lambda session, found: _point(session, found, "old"))
 
 
 @app.task(name=routing.MODELS_DISCARD, **REQUEST)
 def discard(**payload: Any) -> dict[str, Any]:
-    """Remove the vectors of the model that is not searched, and end the switch."""
+    """Delete the vectors of the model that is not active, and end the switch."""
     request, runtime = parse(DiscardModel, payload), get_runtime()
     pages_s = 0.0 if request.now else PAGES_S + runtime.settings.search_deadline_s
     return _change(

@@ -1,4 +1,4 @@
-"""Requests about people: create, list, rename, delete, photos, enrol, and what a human says about faces."""
+"""Requests about people: create, list, rename, delete, photos, enrolment, corrections."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ from worker.wakeup import notify
 
 
 def _require_enrolment() -> None:
-    """Refuse what needs the face model, or a feature that is off.
+    """Refuse requests that need the face model or a feature that is off.
 
     Raises:
         Conflict: says which.
@@ -56,7 +56,7 @@ def _require_enrolment() -> None:
 
 @app.task(name=routing.PEOPLE_CREATE, **PEOPLE_REQUEST)
 def create(**payload: Any) -> dict[str, Any]:
-    """Make a person; again with the same id or name changes nothing."""
+    """Create a person; repeating it with the same id or name changes nothing."""
     request = parse(CreatePerson, payload)
     _require_enrolment()
     return answer(change(lambda session: registry.create(session, request)))
@@ -64,7 +64,7 @@ def create(**payload: Any) -> dict[str, Any]:
 
 @app.task(name=routing.PEOPLE_LIST, **PEOPLE_REQUEST)
 def list_people(**payload: Any) -> dict[str, Any]:
-    """A page of the user's people."""
+    """Return a page of the user's people."""
     request = parse(ListPeople, payload)
     with reading_as(request.user_id) as session:
         return answer(registry.list_page(session, request))
@@ -72,7 +72,7 @@ def list_people(**payload: Any) -> dict[str, Any]:
 
 @app.task(name=routing.PEOPLE_GET, **PEOPLE_REQUEST)
 def get(**payload: Any) -> dict[str, Any]:
-    """One person, also one that was erased: with its receipt."""
+    """Return one person, also an erased one with its receipt."""
     request = parse(PersonRef, payload)
     with reading_as(request.user_id) as session:
         person = registry.get(session, request.person_id, request.user_id)
@@ -80,7 +80,7 @@ def get(**payload: Any) -> dict[str, Any]:
 
 
 def _act(work: Callable[[Session], tuple[Person, int | None, list[WakeUp]]]) -> dict[str, Any]:
-    """Do something to people, notify the queues, show one of them."""
+    """Change people, notify the queues, return one of them."""
 
     def shown(session: Session) -> tuple[PersonView, list[WakeUp]]:
         person, event, wake_ups = work(session)
@@ -95,7 +95,7 @@ def _act(work: Callable[[Session], tuple[Person, int | None, list[WakeUp]]]) -> 
 def _change(
     request: PersonRef, act: Callable[[Session, Person], tuple[int | None, list[WakeUp]]]
 ) -> dict[str, Any]:
-    """Lock the caller's person, change it, notify the queues, show the person."""
+    """Lock the caller's person, change it, notify the queues, return it."""
 
     def work(session: Session) -> tuple[Person, int | None, list[WakeUp]]:
         person = registry.lock(session, request.person_id, request.user_id)
@@ -106,14 +106,14 @@ def _change(
 
 @app.task(name=routing.PEOPLE_RENAME, **PEOPLE_REQUEST)
 def rename(**payload: Any) -> dict[str, Any]:
-    """Give a person another name; naming an unknown one makes it somebody."""
+    """Rename a person; an unknown person becomes a named one."""
     request = parse(RenamePerson, payload)
     return _change(request, lambda session, person: (registry.rename(session, person, request.name), []))
 
 
 @app.task(name=routing.PEOPLE_DELETE, **PEOPLE_REQUEST)
 def delete(**payload: Any) -> dict[str, Any]:
-    """Erase a person: rows now, photos, sidecars and cached answers by a job that leaves a receipt (get)."""
+    """Erase a person: hide it now; a job removes rows, photos, sidecars and cached answers, and writes a receipt (get)."""
     request = parse(PersonRef, payload)
     policy = get_runtime().policy
 
@@ -129,7 +129,7 @@ def delete(**payload: Any) -> dict[str, Any]:
 
 @app.task(name=routing.PEOPLE_ADD_PHOTO, **PEOPLE_REQUEST)
 def add_photo(**payload: Any) -> dict[str, Any]:
-    """Make room for a photo: where to store it. Then send tasks.people.enroll."""
+    """Reserve a photo upload. After the upload send tasks.people.enroll."""
     request = parse(AddPhoto, payload)
     _require_enrolment()
     runtime = get_runtime()
@@ -150,7 +150,7 @@ def add_photo(**payload: Any) -> dict[str, Any]:
 
 @app.task(name=routing.PEOPLE_PHOTOS, **PEOPLE_REQUEST)
 def photos(**payload: Any) -> dict[str, Any]:
-    """The photos of a person and what became of each."""
+    """Return the photos of a person and their states."""
     request = parse(PersonRef, payload)
     with reading_as(request.user_id) as session:
         person = registry.get(session, request.person_id, request.user_id)
@@ -160,7 +160,7 @@ def photos(**payload: Any) -> dict[str, Any]:
 
 @app.task(name=routing.PEOPLE_REMOVE_PHOTO, **PEOPLE_REQUEST)
 def remove_photo(**payload: Any) -> dict[str, Any]:
-    """Forget a photo; the profile is made again from the others, and the videos are looked at again."""
+    """Remove a photo, compute the profile again, and match all videos again."""
     request = parse(PhotoRef, payload)
     runtime = get_runtime()
     keys: list[str] = []
@@ -180,7 +180,7 @@ def remove_photo(**payload: Any) -> dict[str, Any]:
 
 @app.task(name=routing.PEOPLE_ENROLL, **PEOPLE_REQUEST)
 def enroll(**payload: Any) -> dict[str, Any]:
-    """Look at the person's new photos, make the profile, then look for the person in all of the user's videos."""
+    """Check the person's new photos, compute the profile, then match all of the user's videos."""
     request = parse(PersonRef, payload)
     _require_enrolment()
     runtime = get_runtime()
@@ -198,7 +198,7 @@ def enroll(**payload: Any) -> dict[str, Any]:
 
 @app.task(name=routing.PEOPLE_CANCEL, **PEOPLE_REQUEST)
 def cancel(**payload: Any) -> dict[str, Any]:
-    """Stop looking at a person's photos and videos; what was found stays, enrol again to go on."""
+    """Stop the enrolment of a person; results so far are kept, and enrolling again continues."""
     request = parse(PersonRef, payload)
 
     def act(session: Session, person: Person) -> tuple[int | None, list[WakeUp]]:
@@ -210,7 +210,7 @@ def cancel(**payload: Any) -> dict[str, Any]:
 
 @app.task(name=routing.PEOPLE_FACES, **PEOPLE_REQUEST)
 def faces(**payload: Any) -> dict[str, Any]:
-    """Where a person is seen, track by track."""
+    """Return a page of the tracks that show a person."""
     request = parse(ListFaces, payload)
     with reading_as(request.user_id) as session:
         return answer(registry.faces_page(session, request))
@@ -218,7 +218,7 @@ def faces(**payload: Any) -> dict[str, Any]:
 
 @app.task(name=routing.PEOPLE_EVENTS, **PEOPLE_REQUEST)
 def list_events(**payload: Any) -> dict[str, Any]:
-    """What was done to the user's people, newest first."""
+    """Return the changes of the user's people, newest first."""
     request = parse(ListEvents, payload)
     with reading_as(request.user_id) as session:
         return answer(events.page(session, request))
@@ -226,7 +226,7 @@ def list_events(**payload: Any) -> dict[str, Any]:
 
 @app.task(name=routing.PEOPLE_JUDGE, **PEOPLE_REQUEST)
 def judge(**payload: Any) -> dict[str, Any]:
-    """Say that faces are, or are not, a person's: it holds for ever, also in later runs."""
+    """Confirm or reject that faces are a person's; the decision is permanent, also in later runs."""
     request = parse(JudgeFaces, payload)
     rule = get_runtime().face_rule
     return _change(
@@ -240,7 +240,7 @@ def judge(**payload: Any) -> dict[str, Any]:
 
 @app.task(name=routing.PEOPLE_MERGE, **PEOPLE_REQUEST)
 def merge(**payload: Any) -> dict[str, Any]:
-    """Say that a person is another one, who is shown."""
+    """Merge two people and return the one that remains."""
     request = parse(MergePeople, payload)
     policy = get_runtime().policy
 
@@ -254,7 +254,7 @@ def merge(**payload: Any) -> dict[str, Any]:
 
 @app.task(name=routing.PEOPLE_SPLIT, **PEOPLE_REQUEST)
 def split(**payload: Any) -> dict[str, Any]:
-    """Say that some faces of a person are somebody else's, who is shown."""
+    """Move some faces of a person to a new person and return it."""
     request = parse(SplitPerson, payload)
     runtime = get_runtime()
 
@@ -267,7 +267,7 @@ def split(**payload: Any) -> dict[str, Any]:
 
 @app.task(name=routing.PEOPLE_UNDO, **PEOPLE_REQUEST)
 def undo(**payload: Any) -> dict[str, Any]:
-    """Undo one of the user's events; the person it was about is shown."""
+    """Undo a change of people and return its person."""
     request = parse(UndoEvent, payload)
     runtime = get_runtime()
     return _act(

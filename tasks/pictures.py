@@ -44,7 +44,7 @@ class PictureReader:
             if self._pixels > settings.max_request_pixels:
                 raise LimitExceeded(
                     f"With it the pictures of this request have {self._pixels} pixels, over the limit of "
-                    f"{settings.max_request_pixels} (MAX_REQUEST_PIXELS); name fewer in one request, or smaller ones."
+                    f"{settings.max_request_pixels} (MAX_REQUEST_PIXELS); name fewer in one request, or smaller ones"
                 )
             return decode_picture(data, **bounds, shown_px=shown_px)
         except BadMedia as error:

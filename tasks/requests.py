@@ -1,4 +1,4 @@
-"""How a request of an API is answered: checked payload in, plain JSON out, errors by name."""
+"""Base of request tasks: checks payloads, answers with plain JSON, raises errors by class."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ T = TypeVar("T")
 
 
 class Request(app.Task):
-    """A task whose payload goes by name; whatever else is sent gets a clear error and not a TypeError."""
+    """A task with named fields; positional arguments get a clear error instead of a TypeError."""
 
     abstract = True
     #: How many arguments come by position: results of the task before it in a chain.
@@ -40,7 +40,7 @@ class Request(app.Task):
 
 
 class PeopleRequest(Request):
-    """A request whose answer may name people: it is noted whose it is, for when one of them is erased."""
+    """A request whose answer may name people: it is noted under its user, for the erasure of a person."""
 
     abstract = True
 
@@ -74,7 +74,7 @@ PEOPLE_REQUEST: dict[str, Any] = {**REQUEST, "base": PeopleRequest}
 
 
 def change(work: Callable[[Session], T]) -> T:
-    """Run a change; while Postgres is away the message goes back to the queue, so nothing asked for is lost.
+    """Run a change; if Postgres is unavailable the message returns to the queue, so that no request is lost.
 
     Raises:
         DatabaseBusy: another transaction holds the row, perhaps one whose worker is dead: the caller may send it again.

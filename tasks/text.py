@@ -14,7 +14,7 @@ from worker.runtime import get_runtime
 
 @app.task(name=routing.TEXT_EMBED, **{**REQUEST, "time_limit": routing.ONLINE_LIMIT_S})
 def embed(**payload: Any) -> dict[str, Any]:
-    """Unit vectors of some texts: {model, revision, dim, vectors}, and lexical where it was asked for."""
+    """Embed texts; with ``lexical`` also return lexical weights."""
     request = parse(EncodeTexts, payload)
     from worker.models.text import TextEmbedder
 
@@ -22,7 +22,7 @@ def embed(**payload: Any) -> dict[str, Any]:
     if request.lexical and not model.has_lexical:
         raise ModelUnavailable(
             f"Model {model.spec.name} gives no lexical weights: ask for vectors only, or use a profile whose text model"
-            " does."
+            " does"
         )
     found = model.encode(request.texts)
     answer: dict[str, Any] = {
@@ -42,7 +42,7 @@ def embed(**payload: Any) -> dict[str, Any]:
 # With the longer limit: the first request loads the model.
 @app.task(name=routing.TEXT_RERANK, **REQUEST)
 def rerank(**payload: Any) -> dict[str, Any]:
-    """How well some documents answer a query: {model, revision, scores}."""
+    """Score how well documents answer a query."""
     request = parse(RerankDocuments, payload)
     from worker.models.text import Reranker
 

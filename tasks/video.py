@@ -42,9 +42,9 @@ from worker.wakeup import notify
 
 @app.task(name=routing.VIDEO_PROCESS, **REQUEST)
 def process(**payload: Any) -> dict[str, Any]:
-    """Accept a video for processing and return a receipt; from then on nothing is lost.
+    """Accept a video for processing and return a receipt; after the receipt the video can't be lost.
 
-    Send it again until the receipt comes: the same request again changes nothing.
+    Send the request until a receipt arrives: repeating it changes nothing.
     """
     request = parse(ProcessVideo, payload)
     require_prefix(request.storage_key, f"uploads/{request.user_id}/{request.video_id}/")
@@ -56,7 +56,7 @@ def process(**payload: Any) -> dict[str, Any]:
 
 @app.task(name=routing.VIDEO_STATUS, **REQUEST)
 def status(**payload: Any) -> dict[str, Any]:
-    """Where a video stands, stage by stage."""
+    """Return the state of a video, stage by stage."""
     request = parse(VideoRef, payload)
     with reading_as(request.user_id) as session:
         return answer(videos.status(session, request.video_id, request.user_id))
@@ -64,7 +64,7 @@ def status(**payload: Any) -> dict[str, Any]:
 
 @app.task(name=routing.VIDEO_LIST, **REQUEST)
 def list_videos(**payload: Any) -> dict[str, Any]:
-    """A page of the user's videos, newest first."""
+    """Return a page of the user's videos, newest first."""
     request = parse(ListVideos, payload)
     with reading_as(request.user_id) as session:
         return answer(videos.list_page(session, request))
@@ -72,7 +72,7 @@ def list_videos(**payload: Any) -> dict[str, Any]:
 
 @app.task(name=routing.VIDEO_FAILURES, **REQUEST)
 def failures(**payload: Any) -> dict[str, Any]:
-    """A page of the jobs that failed for good in the user's videos, newest first."""
+    """Return a page of the jobs of the user's videos that failed for good, newest first."""
     request = parse(ListFailures, payload)
     with reading_as(request.user_id) as session:
         return answer(videos.failures(session, request))
@@ -80,7 +80,7 @@ def failures(**payload: Any) -> dict[str, Any]:
 
 @app.task(name=routing.VIDEO_UPLOAD, **REQUEST)
 def upload(**payload: Any) -> dict[str, Any]:
-    """Where to store a video that is to be processed; stores nothing."""
+    """Return the storage key for a new video and, with S3 storage, an upload URL. Stores nothing."""
     request = parse(UploadVideo, payload)
     runtime = get_runtime()
     key = upload_key(request.user_id, request.video_id, request.filename)
@@ -97,7 +97,7 @@ def upload(**payload: Any) -> dict[str, Any]:
 
 @app.task(name=routing.VIDEO_SCENES, **REQUEST)
 def scenes(**payload: Any) -> dict[str, Any]:
-    """A page of a video's published scenes."""
+    """Return a page of a video's published scenes."""
     request = parse(ListScenes, payload)
     with reading_as(request.user_id) as session:
         return answer(page(session, request.video_id, request.user_id, request.after_idx, request.limit))
@@ -105,7 +105,7 @@ def scenes(**payload: Any) -> dict[str, Any]:
 
 @app.task(name=routing.VIDEO_SUBTITLES, **REQUEST)
 def subtitles(**payload: Any) -> dict[str, Any]:
-    """The words of a video's published scenes as SRT or WebVTT."""
+    """Return the transcript of a video's published scenes as SRT or WebVTT."""
     request = parse(MakeSubtitles, payload)
     with reading_as(request.user_id) as session:
         language, scenes = published_speech(session, request.video_id, request.user_id)
@@ -145,7 +145,7 @@ def retry(**payload: Any) -> dict[str, Any]:
 
 @app.task(name=routing.VIDEO_RERUN, **REQUEST)
 def rerun(**payload: Any) -> dict[str, Any]:
-    """Process again: all stages, the named ones and those downstream, or what is missing; what is published stays."""
+    """Process again: all stages, the named ones and those downstream, or the missing ones. The published run is kept."""
     request = parse(RerunVideo, payload)
     for stage in request.stages:
         if stage not in FULL_RUN:

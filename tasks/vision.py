@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 @app.task(name=routing.VISION_EMBED_TEXTS, **{**REQUEST, "time_limit": routing.ONLINE_LIMIT_S})
 def embed_texts(**payload: Any) -> dict[str, Any]:
-    """Unit vectors of some texts, by the text tower, to search pictures by words: {model, revision, dim, vectors}."""
+    """Embed texts with the text tower, to search pictures by words."""
     request = parse(EmbedTexts, payload)
     model = _model(request.model)
     return _answer(model, model.embed_texts(request.texts))
@@ -30,7 +30,7 @@ def embed_texts(**payload: Any) -> dict[str, Any]:
 
 @app.task(name=routing.VISION_EMBED_IMAGES, **{**REQUEST, "time_limit": routing.ONLINE_LIMIT_S})
 def embed_images(**payload: Any) -> dict[str, Any]:
-    """Unit vectors of some stored pictures of one user: {model, revision, dim, vectors}."""
+    """Embed stored pictures of a user."""
     request = parse(EmbedImages, payload)
     buckets = {key: _bucket(key, request.user_id) for key in request.storage_keys}
     model = _model(request.model)
@@ -47,7 +47,7 @@ def _model(name: str | None) -> VisionEmbedder:
 
 
 def _bucket(key: str, user_id: str) -> Bucket:
-    """Where a picture lies: the user's own uploads, or keyframes of the user's videos.
+    """The bucket of a picture: the user's uploads, or keyframes of the user's videos.
 
     Raises:
         InvalidKey: it is neither.

@@ -1,4 +1,4 @@
-"""Face tracks of videos: made from faces, given to people by vote or by what a human said, shown as people of scenes."""
+"""Face tracks of videos: computed from faces, assigned to people by vote or by decisions, shown as people of scenes."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from db.tables import Face, FaceDecision, FaceTrack, Model, Person, PersonProfil
 
 #: Scenes whose faces are held in memory at once.
 _BATCH = 200
-#: A decision is about the face that overlaps its box this much, at most so many seconds away.
+#: A decision applies to a face that overlaps its box by at least this much, within this many seconds.
 _LEAST_OVERLAP = 0.3
 _NEAR_S = 2.0
 
@@ -41,7 +41,7 @@ class KnownPeople:
 
 @dataclass(frozen=True)
 class HumanDecision:
-    """What a human said about one track."""
+    """The decisions of humans about one track."""
 
     person_id: str | None
     barred: frozenset[str]
@@ -51,7 +51,7 @@ NOTHING = HumanDecision(None, frozenset())
 
 
 def as_array(vectors: Sequence[Any]) -> Float64:
-    """halfvec values, in whatever form the driver's version gives them, as float64 [N, dim]."""
+    """Convert halfvec values of any driver version to float64 [N, dim]."""
     plain = [vector.to_numpy() if isinstance(vector, HalfVector) else vector for vector in vectors]
     return np.array(plain, np.float64)
 
@@ -59,7 +59,7 @@ def as_array(vectors: Sequence[Any]) -> Float64:
 def write_tracks(
     session: Session, video_id: str, user_id: str, run: int, scene_ids: Sequence[UUID], metric: str
 ) -> None:
-    """Replace the tracks of these scenes by those of the faces this run found there."""
+    """Replace the tracks of these scenes with those of the faces that this run found."""
     session.execute(delete(FaceTrack).where(FaceTrack.run == run, FaceTrack.scene_id.in_(scene_ids)))
     faces = _faces(session, [(scene, run) for scene in scene_ids])
     rows = []
@@ -87,7 +87,7 @@ def write_tracks(
 
 
 def weights_of(faces: Sequence[Face]) -> Float64:
-    """How much each face counts: its quality, where the model can tell."""
+    """The weight of each face: its quality, if the model measures it."""
     return np.array([1.0 if face.quality is None else max(face.quality, 1e-6) for face in faces], np.float64)
 
 
@@ -125,7 +125,7 @@ def load_known(session: Session, user_id: str, model_id: int, kind: str) -> Know
 def match_tracks(
     session: Session, video: Video, rule: FaceRule, scene_ids: Sequence[UUID] | None = None
 ) -> set[str]:
-    """Give the tracks of a video, whose row is locked, to people; what a human said stays.
+    """Assign the tracks of a video, whose row is locked, to people; decisions of humans are kept.
 
     ``scene_ids``: only in these scenes. Returns the ids of all people whose tracks have changed.
     """
@@ -149,7 +149,7 @@ def _match_scenes(session: Session, video: Video, scene_ids: Sequence[UUID], rul
         .execution_options(populate_existing=True)
     ).all()
     faces = _faces(session, [(track.scene_id, track.run) for track in tracks])
-    said = _said(session, video, scene_ids, tracks, faces)
+    decided = _decisions_by_track(session, video, scene_ids, tracks, faces)
     metrics: dict[int, str] = {
         row.model_id: row.metric or "cosine"
         for row in session.scalars(select(Model).where(Model.model_id.in_({t.model_id for t in tracks})))
@@ -173,12 +173,12 @@ def _match_scenes(session: Session, video: Video, scene_ids: Sequence[UUID], rul
     for _, group in groupby(tracks, key=lambda track: (track.scene_id, track.run)):
         own = list(group)
         verdicts = [
-            # On its way to another person (db/people/moves.py): no machine may lose it meanwhile.
+            # Being moved to another person (db/people/moves.py): matching must not change it.
             (Verdict(track.person_id, track.similarity, track.votes or 0), track.decided_by)
-            if track.person_id in moving and said.get(track.track_id, NOTHING).person_id is None
+            if track.person_id in moving and decided.get(track.track_id, NOTHING).person_id is None
             else _judge(
                 faces.get((track.scene_id, track.run, track.track), []),
-                said.get(track.track_id, NOTHING),
+                decided.get(track.track_id, NOTHING),
                 known[track.model_id, "named"],
                 known[track.model_id, "unknown"],
                 metrics[track.model_id],
@@ -203,23 +203,23 @@ def _match_scenes(session: Session, video: Video, scene_ids: Sequence[UUID], rul
 
 def _judge(
     faces: Sequence[Face],
-    say: HumanDecision,
+    decision: HumanDecision,
     named: KnownPeople,
     unknown: KnownPeople,
     metric: str,
     rule: FaceRule,
 ) -> tuple[Verdict, str | None]:
-    """A track's verdict and who decided; nobody decided about a stranger."""
-    if say.person_id is not None:
-        return Verdict(say.person_id, 1.0, max(1, len(faces))), "human"
+    """A track's verdict and who decided; None for a stranger."""
+    if decision.person_id is not None:
+        return Verdict(decision.person_id, 1.0, max(1, len(faces))), "human"
     if not faces:
         return Verdict(None, None, 0), None
     vectors, weights = as_array([face.vec for face in faces]), weights_of(faces)
-    left = named.without(say.barred)
+    left = named.without(decision.barred)
     verdict = decide(vectors, weights, left.vectors, left.ids, metric, rule)
     if verdict.person_id is None and not verdict.undecided:
-        left = unknown.without(say.barred)
-        # Two unknowns that are alike may be one person: whichever is nearer will do.
+        left = unknown.without(decision.barred)
+        # Two similar unknown people may be one person: take the nearer one.
         loose = FaceRule(cosine=rule.cosine, distance=rule.distance, margin=0.0)
         verdict = decide(vectors, weights, left.vectors, left.ids, metric, loose)
         if verdict.person_id is None:
@@ -232,7 +232,7 @@ def _one_place_each(
     verdicts: list[tuple[Verdict, str | None]],
     faces: Mapping[tuple[UUID, int, int], list[Face]],
 ) -> None:
-    """Nobody is at two places of one keyframe: of two such tracks the likelier keeps the person."""
+    """Resolve two tracks of one person in the same keyframe: the more similar one keeps the person."""
     order = sorted(
         range(len(tracks)),
         key=lambda place: (verdicts[place][1] != "human", -(verdicts[place][0].similarity or 0)),
@@ -251,21 +251,21 @@ def _one_place_each(
             others |= seen
 
 
-def _said(
+def _decisions_by_track(
     session: Session,
     video: Video,
     scene_ids: Sequence[UUID],
     tracks: Sequence[FaceTrack],
     faces: Mapping[tuple[UUID, int, int], list[Face]],
 ) -> dict[UUID, HumanDecision]:
-    """What humans said about these tracks, found again by time and place whatever run or split made them."""
+    """The decisions about these tracks, found by time and place, whichever run or split created them."""
     decisions = session.scalars(
         select(FaceDecision)
         .join(Person, Person.person_id == FaceDecision.person_id)
         .where(
             FaceDecision.video_id == video.video_id,
             FaceDecision.user_id == video.user_id,
-            # What was said of somebody who is being erased goes batch by batch.
+            # Decisions about a person that is being erased are deleted in batches.
             Person.deleted_at.is_(None),
         )
         .order_by(FaceDecision.decision_id)
@@ -286,7 +286,7 @@ def _said(
             select(Scene.scene_id, Scene.start_s, Scene.end_s).where(Scene.scene_id.in_(scene_ids))
         )
     }
-    said: dict[UUID, HumanDecision] = {}
+    decided: dict[UUID, HumanDecision] = {}
     by_run: dict[int, list[FaceTrack]] = {}
     for track in tracks:
         by_run.setdefault(track.run, []).append(track)
@@ -303,20 +303,20 @@ def _said(
             found = _nearest(decision, near, faces)
             if found is None:
                 continue
-            say = said.get(found.track_id, HumanDecision(None, frozenset()))
+            earlier = decided.get(found.track_id, HumanDecision(None, frozenset()))
             if decision.is_person:
-                said[found.track_id] = HumanDecision(who, say.barred - {who})
+                decided[found.track_id] = HumanDecision(who, earlier.barred - {who})
             else:
-                said[found.track_id] = HumanDecision(
-                    None if say.person_id == who else say.person_id, say.barred | {who}
+                decided[found.track_id] = HumanDecision(
+                    None if earlier.person_id == who else earlier.person_id, earlier.barred | {who}
                 )
-    return said
+    return decided
 
 
 def _nearest(
     decision: FaceDecision, tracks: Sequence[FaceTrack], faces: Mapping[tuple[UUID, int, int], list[Face]]
 ) -> FaceTrack | None:
-    """The track whose face lies where the decision's did, at about its time."""
+    """The track with a face at the place and about the time of the decision."""
     best: tuple[float, FaceTrack] | None = None
     for track in tracks:
         for face in faces.get((track.scene_id, track.run, track.track), []):
@@ -345,9 +345,9 @@ def overlap(one: Sequence[float], other: Sequence[float]) -> float:
 class PersonInScene:
     """A person in a scene; two are equal if a sidecar says the same of both."""
 
-    #: The primary key; not known of what was read back from a sidecar.
+    #: The primary key; empty if read from a sidecar.
     person_id: str = field(compare=False)
-    #: The id that the user chose.
+    #: The external id.
     external_id: str
     name: str
     confidence: float
@@ -393,9 +393,9 @@ def people_in(session: Session, scenes: Mapping[UUID, int]) -> dict[UUID, list[P
 def refresh_scene_people(
     session: Session, scene_ids: Sequence[UUID], written: Mapping[UUID, Sequence[PersonInScene]] | None = None
 ) -> None:
-    """Make ``scene_people`` of published scenes what their tracks say, and note whose sidecar says otherwise.
+    """Update ``scene_people`` of published scenes from their tracks, and mark scenes whose sidecar differs.
 
-    ``written``: what the sidecar written right now says; None: what ``scene_people`` said until now.
+    ``written``: the people in the sidecar just written; None: those in ``scene_people`` so far.
     """
     rows = session.execute(
         select(Scene.scene_id, Scene.face_run, Scene.user_id).where(
@@ -440,7 +440,7 @@ def _facts(people: Sequence[PersonInScene]) -> list[tuple[str, float, int]]:
 
 
 def mark_scenes_of(session: Session, person_id: str) -> None:
-    """The person's name has changed: the sidecars of its scenes say the old one.
+    """Mark the scenes of a renamed person: their sidecars contain the old name.
 
     Waits for every transaction that publishes one of the person's videos at this moment: its scenes become visible
     with its commit, so that they could not be marked before. One that begins later reads the new name.
@@ -462,7 +462,7 @@ def mark_scenes_of(session: Session, person_id: str) -> None:
 
 
 def videos_with_faces(session: Session, user_id: str) -> list[str]:
-    """The user's videos that have face tracks, or may get some while we look: those in work."""
+    """The user's videos that have face tracks, or may get some: those in progress."""
     return list(
         session.scalars(
             select(Video.video_id)

@@ -20,16 +20,16 @@ from db.vectors import ModelRow
 from shared import graph
 from shared.stage import Stage
 
-#: Jobs that wait at once: the next are planned when half of them are done.
+#: Maximum number of waiting jobs: the next ones are planned when half of them are done.
 _WINDOW = 128
-#: Behind every video in work, and behind people who are looked for.
+#: After all videos in progress, and after matching.
 _PRIORITY = -2
-#: A run may be published this long after the time it was given: younger videos are looked at again.
+#: A run may be published this long after its ``indexed_at``: younger videos are checked again.
 _LATE = timedelta(minutes=10)
 _VIDEOS_AT_ONCE = 20
-#: Of so many at most in one transaction, however little they lack: it holds the switch.
+#: Maximum number of videos per transaction, which locks the switch.
 _STRETCH = 2_000
-#: The speed is that of the last so many seconds.
+#: The period over which the speed is measured, seconds.
 _SPEED_S = 120
 
 
@@ -37,15 +37,15 @@ _SPEED_S = 120
 class SwitchProgress:
     """How far a switch is."""
 
-    #: Jobs that were given up, and the first one's error.
+    #: Jobs that failed for good, and the first one's error.
     failed: int
     error: str | None
-    #: Scenes a second lately; None: nothing was done lately.
+    #: Recent scenes per second; None: no recent work.
     scenes_per_s: float | None
 
 
 def count(session: Session, kind: str, model: ModelRow) -> int:
-    """How many published scenes have a vector of a model."""
+    """The number of published scenes with a vector of a model."""
     statement = text(
         "SELECT count(*) FROM scenes s WHERE s.live AND EXISTS (SELECT 1 FROM embeddings e"
         f" WHERE e.scene_id = s.scene_id AND e.model_id = {int(model.model_id)} AND e.run = s.{_run(kind)})"
@@ -67,7 +67,7 @@ def lacking(
 ) -> list[Row[Any]]:
     """Published scenes of these videos that have a vector of ``old`` and none of ``new``: video_id, user_id, idxs.
 
-    A scene whose words have gone since has nothing to be embedded, and never gets one.
+    A scene without words since then can't be embedded and never gets one.
     """
     something = "AND s.transcript <> ''" if kind == "text" else ""
     run = f"s.{_run(kind)}"
@@ -113,7 +113,7 @@ def advance(session: Session, switch: ModelSwitch, policy: RunPolicy) -> list[Wa
 
 
 def _forget_done(session: Session, switch: ModelSwitch) -> None:
-    """Remove done jobs: a large archive has hundreds of thousands, and they are counted at every job's end."""
+    """Delete done jobs: a large archive has hundreds of thousands, and the end of every job counts them."""
     session.execute(
         delete(Job).where(
             run_jobs(switch), Job.state == JobState.DONE, Job.finished_at < NOW - timedelta(seconds=_SPEED_S)
@@ -122,11 +122,11 @@ def _forget_done(session: Session, switch: ModelSwitch) -> None:
 
 
 def _look_again(session: Session, switch: ModelSwitch) -> None:
-    """Videos that were indexed lately may have come into sight behind the place that was reached."""
+    """Check recently indexed videos again: they may have become visible before the current position."""
     if switch.seen_until is None:
         return
     now: datetime = session.execute(select(NOW)).scalar_one()
-    # While it is built the place may have been reached long ago, and the last jobs have taken their time.
+    # The position may have been reached long ago, while the last jobs ran.
     back_to = min(switch.seen_until, now) - _LATE if switch.state == "building" else now - _LATE
     if switch.seen_until > back_to:
         switch.seen_until, switch.seen_video = back_to, ""
@@ -135,9 +135,9 @@ def _look_again(session: Session, switch: ModelSwitch) -> None:
 def _plan_more(
     session: Session, switch: ModelSwitch, policy: RunPolicy, most: int, *, stretch: int | None = None
 ) -> tuple[list[Job], bool]:
-    """Jobs for the videos behind the place that was reached; moves the place on.
+    """Create jobs for the videos after the current position, and advance it.
 
-    Ends at the video that makes them ``most``, or after ``stretch`` videos. Returns also whether no video is left.
+    Ends at the video that makes them ``most``, or after ``stretch`` videos. Also returns whether no video is left.
     """
     old, new = models_of(session, switch)
     stage = stage_of(switch.kind)

@@ -1,7 +1,7 @@
-"""What a human says about people: it is her, it is not, these are one, this is somebody else. Each act can be undone.
+"""Corrections of people by humans: confirm, reject, merge, split, undo.
 
-What was said is kept as decisions bound to a time and a place in a video: no machine overrules them, and they hold in
-later runs and splits.
+Corrections are stored as decisions bound to a time and a place in a video: matching never overrides them, and they apply
+to later runs and splits.
 """
 
 from __future__ import annotations
@@ -28,14 +28,14 @@ from db.people.unknowns import assign_people, lock_user, make_unknown
 from db.tables import FaceDecision, FaceTrack, PeopleEvent, Person, PersonPhoto, PersonProfile, Scene
 from shared.errors import Conflict, InvalidRequest, NotFound
 
-#: Tracks that a merge or a split turns into decisions, the longest first; the others are the machine's to find again.
+#: Maximum number of tracks for which a merge or a split creates decisions, the longest first; matching finds the others.
 _MAX_DECISIONS = 2000
 
 
 def judge(
     session: Session, person: Person, track_ids: Sequence[str], rule: FaceRule, *, is_person: bool
 ) -> int:
-    """Remember that some tracks are, or are not, this person (whose row is locked). Returns the event's id.
+    """Decide that tracks are, or are not, this person (whose row is locked). Returns the event's id.
 
     Raises:
         NotFound: the user has no such track.
@@ -46,7 +46,7 @@ def judge(
         "decisions": decisions,
         "tracks": [str(track.track_id) for track in tracks],
         "videos": [track.video_id for track in tracks],
-        # Whose they were: an unknown of whom no other face is left would not be found again by similarity.
+        # The previous persons: an unknown person without other faces could not be found again by similarity.
         "were": {
             str(decision): track.person_id
             for decision, track in zip(decisions, tracks, strict=True)
@@ -97,7 +97,7 @@ def _settle_all(session: Session, videos: Sequence[str], rule: FaceRule) -> None
 
 
 def _make_profile_of_tracks(session: Session, person: Person) -> None:
-    """Somebody without photos is known by the tracks a human confirmed."""
+    """Update the profile of a person without photos, which is computed from confirmed tracks."""
     photos = select(PersonProfile.photos).where(
         PersonProfile.person_id == person.person_id, PersonProfile.photos > 0
     )
@@ -109,7 +109,7 @@ def _make_profile_of_tracks(session: Session, person: Person) -> None:
 
 
 def lock_two(session: Session, one: str, other: str, user_id: str) -> tuple[Person, Person]:
-    """Two people of the user, locked in the order of their primary keys.
+    """Lock two people of the user, in the order of their primary keys.
 
     Raises:
         NotFound, InvalidRequest.
@@ -125,7 +125,7 @@ def merge(session: Session, person: Person, into: Person, policy: RunPolicy) -> 
     """Make all photos and tracks of a person another one's, for good. Returns the event's id and wake-up messages.
 
     Raises:
-        Conflict: an earlier merge or split of one of them is still being worked on.
+        Conflict: an earlier merge or split of one of them is still in progress.
     """
     moves.require_still(person, into)
     person_runs.stop(session, person)
@@ -160,7 +160,7 @@ _LONGEST = (FaceTrack.faces.desc(), FaceTrack.track_id)
 def _decide_longest(
     session: Session, event: PeopleEvent, person_id: str, tracks: Select[Any], *, is_person: bool
 ) -> None:
-    """Remember of the longest of some tracks, up to ``_MAX_DECISIONS``, that they are, or are not, this person."""
+    """Store decisions that the longest of these tracks, up to ``_MAX_DECISIONS``, are, or are not, this person."""
     chosen = (
         tracks.with_only_columns(
             FaceTrack.user_id,
@@ -179,10 +179,10 @@ def _decide_longest(
 
 
 def _doubted(session: Session, person: Person, into: Person) -> Select[Any]:
-    """Tracks of ``into`` in scenes where somebody was said not to be ``person``, as by a split.
+    """Tracks of ``into`` in scenes with a decision against ``person``, for example by a split.
 
-    Whoever says that the two are one has seen them as ``into``'s: else what was said of the one would part them from
-    the other.
+    The merge confirms that they are ``into``'s: otherwise the decision against the one would separate them from the
+    other.
     """
     who = [person.person_id, *registry.merged_into(session, person.person_id)]
     scenes = (
@@ -211,11 +211,11 @@ def split(
     rule: FaceRule,
     policy: RunPolicy,
 ) -> tuple[Person, int, list[WakeUp]]:
-    """Make some tracks of a person somebody else's, who gets a name or the next number.
+    """Move some tracks of a person to a new person with a name or the next number.
 
     Raises:
         NotFound: a track is not this person's.
-        Conflict: the name is taken, or an earlier merge or split of the person is still being worked on.
+        Conflict: the name is taken, or an earlier merge or split of the person is still in progress.
     """
     moves.require_still(person)
     tracks = _tracks(session, person.user_id, track_ids)
@@ -237,7 +237,7 @@ def split(
     for track in tracks:
         _decide(session, track, person.person_id, is_person=False, event_id=event)
         _decide(session, track, new.person_id, is_person=True, event_id=event)
-    # Whoever takes some faces out has seen that the others are not meant.
+    # A human who moves some faces has seen that the others stay.
     rest = select(FaceTrack).where(
         FaceTrack.person_id == person.person_id,
         FaceTrack.track_id.not_in([track.track_id for track in tracks]),
@@ -251,11 +251,11 @@ def split(
 def undo(
     session: Session, user_id: str, event_id: int, rule: FaceRule, policy: RunPolicy
 ) -> tuple[Person, int, list[WakeUp]]:
-    """Undo one of the user's events. Returns the person it was about, the new event's id and wake-up messages.
+    """Undo one of the user's events. Returns its person, the new event's id and wake-up messages.
 
     Raises:
         NotFound: no such event of this user.
-        Conflict: it can't be undone (any more).
+        Conflict: it can't be undone.
     """
     event = session.scalars(
         select(PeopleEvent).where(PeopleEvent.event_id == event_id, PeopleEvent.user_id == user_id)
@@ -303,10 +303,10 @@ def undo(
 
 
 def _lock_all(session: Session, user_id: str, needed: set[str], others: set[str]) -> dict[str, Person]:
-    """People by id, merged ones too; of ``others`` those that were not erased.
+    """People by id, also merged ones; of ``others`` only those that were not erased.
 
     Raises:
-        Conflict: one that is needed was erased.
+        Conflict: a required person was erased.
     """
     locked = {}
     for person_id in sorted(needed | others):
@@ -319,7 +319,7 @@ def _lock_all(session: Session, user_id: str, needed: set[str], others: set[str]
 
 
 def _forget_decisions(session: Session, event: PeopleEvent) -> None:
-    """Remove what an event has decided; events of before decisions knew theirs have a list."""
+    """Delete the decisions of an event; older events list them."""
     listed = any_(literal(list(event.payload.get("decisions", ())), ARRAY(BigInteger)))
     session.execute(
         delete(FaceDecision).where(
@@ -332,7 +332,7 @@ def _forget_decisions(session: Session, event: PeopleEvent) -> None:
 def _part(
     session: Session, event: PeopleEvent, person: Person, into: Person, policy: RunPolicy
 ) -> list[WakeUp]:
-    """Undo a merge: what came from the person goes back, what the other has got since stays there."""
+    """Undo a merge: move back what came from the person; newer photos and tracks stay."""
     if person.merged_into != into.person_id:
         raise Conflict(f"{person.name!r} is not part of {into.name!r} any more")
     moves.require_still(person, into)

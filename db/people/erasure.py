@@ -1,9 +1,9 @@
-"""Erasing a person: hidden at once, rows in batches by a job that then removes objects and answers, and a receipt.
+"""Erases a person: hides it at once; a job deletes rows in batches, then objects and answers, and writes a receipt.
 
 ``begin`` is one short transaction: the person becomes a tombstone, which no list and no search shows. The job (stage
-``forget``) removes rows a batch a transaction; what is still there says where it has to go on, so a worker that dies loses
-nothing. A scene that named the person is noted (``erasure_scenes``) in the transaction that removes the rows saying so:
-its sidecars are those to be looked at. What stays is the tombstone: the id, so that it never comes back, and the receipt.
+``erase_person``) deletes one batch of rows per transaction; the remaining rows say where to continue, so a worker crash loses
+nothing. A scene with the person is noted (``erasure_scenes``) in the transaction that deletes its rows, and its sidecars
+are checked later. The tombstone remains: the id, so that it is not used again, and the receipt.
 """
 
 from __future__ import annotations
@@ -37,12 +37,12 @@ from db.tables import (
 )
 from shared import graph
 
-#: Stands in ``erasure_scenes`` for those sidecars of a video that nobody is shown.
+#: The scene id in ``erasure_scenes`` that means: sidecars of the video that are not shown.
 NO_SCENE = UUID(int=0)
 #: Rows of one transaction: well under a second.
 BATCH = 1000
 
-#: In the words of the receipt.
+#: A key of the receipt.
 _TABLES: dict[str, type[PersonPhoto | PersonProfile | FaceTrack | ScenePerson | FaceDecision]] = {
     "photos": PersonPhoto,
     "profiles": PersonProfile,
@@ -99,7 +99,7 @@ def begin(session: Session, person: Person, policy: RunPolicy) -> list[WakeUp]:
 
 
 def note_suspects(session: Session, person_id: str, user_id: str) -> None:
-    """Note the user's videos that may have sidecars older than their rows: what is being written, or was not removed."""
+    """Note the user's videos that may have sidecars older than their rows: being written, or not removed."""
     session.execute(
         text(
             """
@@ -121,7 +121,7 @@ def note_suspects(session: Session, person_id: str, user_id: str) -> None:
 
 
 def note_videos(session: Session, person_id: str, user_id: str, video_ids: Sequence[str]) -> None:
-    """Note videos as a whole: every sidecar of theirs that nobody is shown is looked at."""
+    """Note videos: all of their sidecars that are not shown are checked."""
     session.execute(
         text(
             "INSERT INTO erasure_scenes (person_id, video_id, scene_id, user_id) SELECT :person, video_id, :none, user_id"
@@ -131,7 +131,7 @@ def note_videos(session: Session, person_id: str, user_id: str, video_ids: Seque
     )
 
 
-# --- rows: each step removes up to ``limit`` rows of these people and returns how many; 0: nothing is left of them
+# --- rows: each step deletes up to ``limit`` rows of these people and returns their number; 0: none are left
 
 _NOTE = text(
     """
@@ -195,7 +195,7 @@ def remove_from_scenes(session: Session, person_id: str, ids: Sequence[str], lim
 
 
 def _leave_scenes(session: Session, person_id: str, ids: Sequence[str], scenes: list[UUID]) -> None:
-    """Note scenes that named these people, and let them name them no longer."""
+    """Note scenes with these people, and remove them there."""
     session.execute(_NOTE, {"person": person_id, "none": NO_SCENE, "scenes": scenes})
     session.execute(
         delete(ScenePerson).where(ScenePerson.person_id == any_(array(ids)), ScenePerson.scene_id.in_(scenes))
@@ -209,17 +209,17 @@ def _leave_scenes(session: Session, person_id: str, ids: Sequence[str], scenes: 
 
 
 def remove_decisions(session: Session, person_id: str, ids: Sequence[str], limit: int = BATCH) -> int:
-    """What humans said about their faces."""
+    """Delete decisions about their faces."""
     return _remove(session, FaceDecision, FaceDecision.decision_id, ids, limit)
 
 
 def remove_photos(session: Session, person_id: str, ids: Sequence[str], limit: int = BATCH) -> int:
-    """Their photos' rows, with vectors."""
+    """Delete the rows of their photos, with vectors."""
     return _remove(session, PersonPhoto, PersonPhoto.photo_id, ids, limit)
 
 
 def remove_profiles(session: Session, person_id: str, ids: Sequence[str], limit: int = BATCH) -> int:
-    """What their faces are compared by; gone since ``begin``, unless something was at work then."""
+    """Delete their profiles; there are some only if an attempt ran during ``begin``."""
     return _remove(session, PersonProfile, PersonProfile.person_id, ids, limit)
 
 
@@ -236,7 +236,7 @@ _ABOUT = """
 
 
 def remove_events(session: Session, person_id: str, ids: Sequence[str], limit: int = BATCH) -> int:
-    """What was done to them, and which tracks that moved."""
+    """Delete their events, and which tracks these moved."""
     user = session.scalars(select(Person.user_id).where(Person.person_id == person_id)).one()
     found = list(
         session.execute(
@@ -259,7 +259,7 @@ def remove_events(session: Session, person_id: str, ids: Sequence[str], limit: i
 
 
 def remove_former_owners(session: Session, person_id: str, ids: Sequence[str], limit: int = BATCH) -> int:
-    """Whose a face had been before it was said to be another's: a judgement keeps that for its undo."""
+    """Delete them as the previous persons of a face, which a judgement keeps for its undo."""
     user = session.scalars(select(Person.user_id).where(Person.person_id == person_id)).one()
     events = session.scalars(
         select(PeopleEvent)
@@ -281,7 +281,7 @@ def remove_former_owners(session: Session, person_id: str, ids: Sequence[str], l
     return len(events)
 
 
-#: What is removed, in this order, in the words of the receipt. Decisions first: no machine acts on them from then on.
+#: The steps in order, by key of the receipt. Decisions first: matching no longer uses them.
 STEPS: Mapping[str, Callable[[Session, str, Sequence[str], int], int]] = {
     "profiles": remove_profiles,
     "decisions": remove_decisions,
@@ -294,14 +294,14 @@ STEPS: Mapping[str, Callable[[Session, str, Sequence[str], int], int]] = {
 
 
 def now(session: Session) -> str:
-    """Postgres's time, to be kept in a job."""
+    """Postgres's time, to be stored in a job."""
     return str(session.scalars(select(func.clock_timestamp())).one().isoformat())
 
 
 def is_waiting(session: Session, person_id: str, user_id: str, since: str) -> bool:
-    """Whether somebody may still write what names the person: rows or documents made of rows from before ``since``.
+    """Whether rows or documents with the person may still be written, from rows older than ``since``.
 
-    That is an attempt that began before the last row was removed, or a sidecar that is shown and not written again yet.
+    The reason is an attempt that began before the last row was deleted, or a shown sidecar that is not rewritten yet.
     """
     attempt = text(
         "SELECT 1 FROM jobs WHERE account = :user"
@@ -323,7 +323,7 @@ def is_waiting(session: Session, person_id: str, user_id: str, since: str) -> bo
 
 
 def next_video(session: Session, person_id: str, after: str) -> tuple[str, str, bool] | None:
-    """The next video with scenes to be looked at: key, the user's id of it, whether it was deleted."""
+    """The next video with scenes to check: primary key, external id, whether it was deleted."""
     row = session.execute(
         select(Video.video_id, Video.external_id, Video.deleted_at)
         .join(ErasureScene, ErasureScene.video_id == Video.video_id)
@@ -335,7 +335,7 @@ def next_video(session: Session, person_id: str, after: str) -> tuple[str, str, 
 
 
 def noted_scenes(session: Session, person_id: str, video_id: str) -> set[UUID]:
-    """Scenes of a video that are still to be looked at; ``NO_SCENE`` among them: what nobody is shown, too."""
+    """Scenes of a video that are still to be checked; with ``NO_SCENE`` also sidecars that are not shown."""
     return set(
         session.scalars(
             select(ErasureScene.scene_id).where(
@@ -346,7 +346,7 @@ def noted_scenes(session: Session, person_id: str, video_id: str) -> set[UUID]:
 
 
 def shown_sidecars(session: Session, video_id: str) -> dict[str, UUID]:
-    """The sidecars of a video that callers are shown, by key."""
+    """The sidecars of a video that callers see, by key."""
     rows = session.execute(
         select(Scene.sidecar_key, Scene.scene_id).where(
             Scene.video_id == video_id, Scene.live, Scene.sidecar_key.is_not(None)
@@ -356,7 +356,7 @@ def shown_sidecars(session: Session, video_id: str) -> dict[str, UUID]:
 
 
 def note_looked_at(session: Session, person_id: str, video_id: str, scenes: Sequence[UUID] | None) -> None:
-    """Scenes of a video, or (None) all of it, need not be looked at again."""
+    """Mark scenes of a video, or (None) all of them, as checked."""
     mine = (ErasureScene.person_id == person_id) & (ErasureScene.video_id == video_id)
     if scenes is not None:
         mine &= ErasureScene.scene_id.in_(scenes)
@@ -375,7 +375,7 @@ def write_again(session: Session, video_id: str, scenes: Sequence[UUID]) -> None
 
 
 def count_noted(session: Session, person_id: str) -> int:
-    """How many scenes, and videos, are still to be looked at."""
+    """The number of scenes and videos that are still to be checked."""
     return session.scalars(
         select(func.count()).select_from(ErasureScene).where(ErasureScene.person_id == person_id)
     ).one()
@@ -388,7 +388,7 @@ def count_tracks(session: Session, ids: Sequence[str]) -> int:
 
 
 def kept_photos(session: Session, keys: Sequence[str]) -> set[str]:
-    """Those of some keys that are photos of somebody who stays: merges and their undoing move photos about."""
+    """The keys that are photos of other people: merges and their undo move photos."""
     return set(
         session.scalars(select(PersonPhoto.storage_key).where(PersonPhoto.storage_key == any_(array(keys))))
     )
@@ -424,7 +424,7 @@ def rows_left(session: Session, user_id: str, ids: Sequence[str], names: Sequenc
 
 
 def note_receipt(session: Session, person_id: str, receipt: Mapping[str, Any]) -> None:
-    """Say how far the erasure is."""
+    """Store the progress of the erasure in the receipt."""
     session.execute(update(Person).where(Person.person_id == person_id).values(receipt=dict(receipt)))
 
 
@@ -437,9 +437,9 @@ def conclude(
     policy: RunPolicy,
     grace_s: float,
 ) -> None:
-    """Write the receipt on the tombstones, and forget the name the job knew.
+    """Write the receipt on the tombstones, and remove the name from the job.
 
-    While a URL may still be used to store a photo, a last look follows when it has ended.
+    If an upload URL is still valid, a last check follows when it has expired.
     """
     ids = [str(name) for name in payload["ids"]]
     session.execute(

@@ -1,4 +1,4 @@
-"""The append-only list of what was done to a user's people."""
+"""The append-only list of changes of a user's people."""
 
 from __future__ import annotations
 
@@ -29,9 +29,9 @@ def record(
 
 
 def page(session: Session, request: ListEvents) -> EventList:
-    """The user's events, newest first, with people and videos as the user calls them."""
+    """A page of the user's events, newest first, with the external ids of people and videos."""
     undo, person, other = aliased(PeopleEvent), aliased(Person), aliased(Person)
-    # A merge is into somebody, a split makes somebody new.
+    # The other person of a merge is its target, of a split the new person.
     other_id = func.coalesce(PeopleEvent.payload["into"].astext, PeopleEvent.payload["new"].astext)
     query = (
         select(PeopleEvent, undo.event_id, person, other)
@@ -57,7 +57,7 @@ def _view(
 ) -> EventView:
     payload = event.payload
     about = dict.fromkeys(payload.get("videos", ()))
-    # Events of somebody erased go batch by batch.
+    # Events of an erased person are deleted in batches.
     gone = person is not None and person.deleted_at is not None
     return EventView(
         event_id=event.event_id,

@@ -1,9 +1,9 @@
-"""Giving tracks to another person in batches: a merge, and what undoes a merge or a split.
+"""Moves tracks to another person in batches: for a merge, and for undoing a merge or a split.
 
-The first batch goes with the request. What is left is a job's (stage ``move``), a transaction a batch: each proves that
-the job is still the attempt's, locks the videos of its tracks and is done or not done as a whole, so a worker that dies
-loses nothing. Meanwhile both people are marked by the event; whoever would move their tracks elsewhere is refused, and
-matching leaves tracks alone that are on their way. Lock order as in ``db.people``.
+The request moves the first batch, a job (stage ``move``) the others, one transaction per batch. Each batch checks the fence
+of the job and locks the videos of its tracks, so a worker crash
+loses nothing. Meanwhile the event marks both people: other moves of their tracks are refused, and
+matching skips tracks that are being moved. Lock order as in ``db.people``.
 """
 
 from __future__ import annotations
@@ -25,15 +25,15 @@ from db.tables import LIVE, FaceTrack, Job, MovedTrack, Person
 from shared import graph
 from shared.errors import Conflict
 
-#: Tracks of one transaction: of the request's own, and of each that follows.
+#: Tracks per transaction: of the request, and of each of the job.
 FIRST, BATCH = 250, 1000
 
 
 @dataclass(frozen=True, kw_only=True)
 class Move:
-    """Tracks on their way from one person to another of the same user."""
+    """A move of tracks from one person to another of the same user."""
 
-    #: merge: all that the source has; unmerge: those that the merge (the event) had moved; unsplit: all it has.
+    #: merge: all tracks of the source; unmerge: those that the merge (the event) moved; unsplit: all of the source.
     kind: Literal["merge", "unmerge", "unsplit"]
     #: The merge or split that is done or undone.
     event_id: int
@@ -43,7 +43,7 @@ class Move:
 
     @property
     def by(self) -> str:
-        """Who has decided whose the tracks are: what was undone is the machine's to find again."""
+        """``decided_by`` of the moved tracks: after an undo matching decides again."""
         return "human" if self.kind == "merge" else "machine"
 
 
@@ -79,7 +79,7 @@ def begin(session: Session, move: Move, source: Person, target: Person, policy: 
 
 
 def count(session: Session, move: Move) -> int:
-    """How many tracks wait to be moved."""
+    """The number of tracks still to be moved."""
     if move.kind == "unmerge":
         query = select(func.count()).where(MovedTrack.event_id == move.event_id)
     else:
@@ -88,7 +88,7 @@ def count(session: Session, move: Move) -> int:
 
 
 def step(session: Session, move: Move, limit: int = BATCH) -> int:
-    """Move up to ``limit`` tracks. Returns how many were looked at; fewer than ``limit``: that was all."""
+    """Move up to ``limit`` tracks. Returns the number of tracks read; fewer than ``limit``: none are left."""
     if move.kind == "unmerge":
         key = (MovedTrack.event_id, MovedTrack.video_id, MovedTrack.track_id)
         chosen = (
@@ -160,7 +160,7 @@ _SHOW = tuple(
 
 
 def note(session: Session, event_id: int, track_ids: list[UUID]) -> None:
-    """Say which tracks a merge had moved."""
+    """Store which tracks a merge has moved."""
     found = select(literal(event_id), FaceTrack.video_id, FaceTrack.track_id, FaceTrack.user_id).where(
         FaceTrack.track_id == any_(uuids(track_ids))
     )
@@ -186,7 +186,7 @@ def end(session: Session, move: Move, policy: RunPolicy) -> list[WakeUp]:
 
 
 def under_way(session: Session, user_id: str, ids: set[str]) -> bool:
-    """Whether tracks of the user are on their way from or to one of these people."""
+    """Whether tracks are being moved from or to one of these people of the user."""
     found = session.scalars(
         select(Job.payload).where(
             Job.queue == graph.MOVE.queue,

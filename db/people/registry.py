@@ -1,4 +1,4 @@
-"""Create, find, list, rename people, and their photos. Functions for requests take the id that the user chose."""
+"""Create, find, list, rename people, and their photos. Functions for requests take the external id."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ from shared.contracts import (
 from shared.errors import Conflict, LimitExceeded, NotFound
 from shared.storage import photo_key
 
-#: A person's face is known well from a dozen; each costs a look by the model.
+#: A dozen photos suffice; each costs a run of the model.
 MAX_PHOTOS = 100
 
 
@@ -40,7 +40,7 @@ def lock(session: Session, person_id: str, user_id: str, *, deleted_too: bool = 
     """The user's person, locked.
 
     Raises:
-        NotFound: no such person of this user (another user's is not told apart).
+        NotFound: no such person of this user (or it is another user's).
     """
     person = _lock(session, person_id, user_id)
     if person is None or (person.deleted_at is not None and not deleted_too):
@@ -61,7 +61,7 @@ def _lock(session: Session, external_id: str, user_id: str) -> Person | None:
 
 
 def get(session: Session, person_id: str, user_id: str) -> Person:
-    """The user's person, unlocked, erased ones too: their receipt is asked for by id.
+    """The user's person, unlocked, also an erased one, for its receipt.
 
     Raises:
         NotFound: no such person of this user.
@@ -75,7 +75,7 @@ def get(session: Session, person_id: str, user_id: str) -> Person:
 
 
 def merged_into(session: Session, person_id: str) -> list[str]:
-    """Everybody who is shown as this person, however often merged."""
+    """All people merged into this person, directly or indirectly."""
     found: list[str] = []
     level = [person_id]
     while level:
@@ -85,7 +85,7 @@ def merged_into(session: Session, person_id: str) -> list[str]:
 
 
 def create(session: Session, request: CreatePerson) -> PersonView:
-    """Make the person, or show the one that has this id or, without an id, this name.
+    """Create the person, or return the existing one of this id or, without an id, of this name.
 
     Raises:
         Conflict: the user has erased or merged a person of this id, or it has another name, or the name is taken.
@@ -115,7 +115,7 @@ def create(session: Session, request: CreatePerson) -> PersonView:
 
 
 def _taken(name: str) -> Conflict:
-    return Conflict(f"a person {name!r} is there already: choose another name, or merge the two")
+    return Conflict(f"a person {name!r} exists already: choose another name, or merge the two")
 
 
 def _named(session: Session, user_id: str, name: str) -> Person | None:
@@ -141,7 +141,7 @@ def require_free(session: Session, user_id: str, name: str, *, but: str | None =
 
 
 def rename(session: Session, person: Person, name: str) -> int:
-    """Give the person another name; an unknown one is somebody from now on. Returns the event's id.
+    """Rename the person; an unknown person becomes a named one. Returns the event's id.
 
     Raises:
         Conflict: another person has the name.
@@ -155,7 +155,7 @@ def rename(session: Session, person: Person, name: str) -> int:
 
 
 def list_page(session: Session, request: ListPeople) -> PeoplePage:
-    """A page of the user's people, by name; unknown ones nobody sees any more are left out."""
+    """A page of the user's people, by name; unknown ones without scenes are left out."""
     query = select(Person).where(
         Person.user_id == request.user_id, Person.deleted_at.is_(None), Person.merged_into.is_(None)
     )
@@ -176,7 +176,7 @@ def view(
     session: Session, person: Person, *, accepted: bool = True, event_id: int | None = None
 ) -> PersonView:
     """A person as callers see it."""
-    # What a job has still to remove of somebody erased is not shown.
+    # Rows of an erased person that a job has still to delete are not shown.
     there = person.deleted_at is None
     photos = session.execute(
         select(func.count(), func.count().filter(PersonPhoto.state == "good")).where(
@@ -218,7 +218,7 @@ def view(
 
 
 def add_photo(session: Session, person: Person, extension: str) -> PersonPhoto:
-    """Make room for a photo of the person, whose row is locked.
+    """Reserve a photo upload for the person, whose row is locked.
 
     Raises:
         LimitExceeded: the person has ``MAX_PHOTOS``.
@@ -227,7 +227,7 @@ def add_photo(session: Session, person: Person, extension: str) -> PersonPhoto:
         session.scalars(select(PersonPhoto.storage_key).where(PersonPhoto.person_id == person.person_id))
     )
     if len(taken) >= MAX_PHOTOS:
-        raise LimitExceeded(f"{person.name!r} has {len(taken)} photos, the most there may be: remove some")
+        raise LimitExceeded(f"{person.name!r} has {len(taken)} photos, the maximum: remove some")
     stamp = time.time_ns() // 1000
     while any(key.rpartition(".")[0].endswith(f"photo_{stamp}") for key in taken):
         stamp += 1
@@ -244,7 +244,7 @@ def add_photo(session: Session, person: Person, extension: str) -> PersonPhoto:
 
 
 def photos_of(session: Session, person: Person) -> list[PersonPhoto]:
-    """The person's photos, the oldest first; none of somebody erased, whose rows a job has still to remove."""
+    """The person's photos, the oldest first; none of an erased person."""
     if person.deleted_at is not None:
         return []
     return list(
@@ -257,7 +257,7 @@ def photos_of(session: Session, person: Person) -> list[PersonPhoto]:
 
 
 def remove_photo(session: Session, person: Person, photo_id: str) -> str:
-    """Forget a photo and its vector; returns the key under which it lies.
+    """Delete a photo and its vector; returns its storage key.
 
     Raises:
         NotFound: the person has no such photo.
@@ -286,7 +286,7 @@ def photo_view(person: Person, photo: PersonPhoto, upload_url: str | None = None
 
 
 def faces_page(session: Session, request: ListFaces) -> FacePage:
-    """Where a person is seen in published scenes, by the tracks' ids.
+    """A page of a person's tracks in published scenes, by track id.
 
     Raises:
         NotFound: no such person of this user.
@@ -336,10 +336,10 @@ def _face_view(
 
 
 def as_uuid(text: str) -> UUID:
-    """An id that was made here.
+    """Parse an id of the fleet.
 
     Raises:
-        NotFound: it was not.
+        NotFound: it is not a UUID.
     """
     try:
         return UUID(text)

@@ -1,4 +1,4 @@
-"""Sidecars that no longer say who is in their scene: which, and the jobs that write them again."""
+"""Finds sidecars with outdated people, and queues the jobs that rewrite them."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ from db.ledger.policy import RunPolicy
 from db.tables import LIVE, Job, JobState, Scene, Video
 from shared import graph
 
-#: A video whose revision failed for good is tried again after so long, seconds.
+#: Delay before a video whose rewrite failed for good is tried again, seconds.
 _PATIENCE_S = 600.0
 
 
 def stale_videos(session: Session, limit: int = 100) -> list[str]:
-    """Published videos with a sidecar that is out of date and no job that would change that."""
-    # Those that can't be revised must not be the only ones that are looked at.
+    """Published videos with an outdated sidecar and no job that rewrites it."""
+    # Random: videos that can't be rewritten must not block the others.
     return list(session.scalars(_stale().order_by(func.random()).limit(limit)))
 
 
@@ -63,7 +63,7 @@ def queue(session: Session, video: Video, policy: RunPolicy, remove: Sequence[st
 
 
 def stale_scenes(session: Session, video_id: str, limit: int) -> list[tuple[UUID, int, str | None]]:
-    """Published scenes whose sidecar is out of date: id, idx, the sidecar's key."""
+    """Published scenes with an outdated sidecar: id, idx, the sidecar's key."""
     rows = session.execute(
         select(Scene.scene_id, Scene.idx, Scene.sidecar_key)
         .where(Scene.video_id == video_id, Scene.live, Scene.people_changed)
@@ -77,10 +77,10 @@ def show(
     session: Session,
     written: Mapping[UUID, tuple[str | None, str, Sequence[PersonInScene]]],
 ) -> list[str]:
-    """Make new sidecars what callers see: scene -> (old key, new key, whom the new one names).
+    """Publish new sidecars: scene -> (old key, new key, people in the new one).
 
-    One that was overtaken, by another sidecar or by another change of people, is not shown. Returns the keys that
-    nobody is shown any more.
+    A sidecar that another sidecar or change of people has overtaken is not published. Returns the keys that
+    are no longer shown.
     """
     scenes = session.execute(
         select(Scene.scene_id, Scene.face_run, Scene.sidecar_key, Scene.live).where(

@@ -1,4 +1,4 @@
-"""Strangers who keep coming back: their tracks become "unknown 1, 2, ..." of the user, to be named, merged or split."""
+"""Unknown people: tracks of strangers seen repeatedly become "unknown 1, 2, ..." of the user, to be named, merged or split."""
 
 from __future__ import annotations
 
@@ -15,16 +15,16 @@ from db.ledger.subjects import lock_person
 from db.locks import AdvisoryLock
 from db.tables import FaceTrack, Model, Person, PersonProfile, Video
 
-#: Faces that make somebody worth a number: one alone may be a chance find.
+#: Minimum number of faces of an unknown person: a single one may be a false detection.
 MIN_FACES = 2
-#: The most strangers' tracks that new ones are compared with, the newest first.
+#: Maximum number of strangers' tracks with which new ones are compared, the newest first.
 _MAX_OTHERS = 20_000
 
 
 def assign_people(
     session: Session, video: Video, rule: FaceRule, scene_ids: Sequence[UUID] | None = None
 ) -> None:
-    """Give the tracks of a video, whose row is locked, to people, and cluster_unknowns strangers seen more than once."""
+    """Assign the tracks of a video, whose row is locked, to people, and cluster strangers seen more than once."""
     changed = match_tracks(session, video, rule, scene_ids)
     lock_user(session, video.user_id)
     unknown = session.scalars(
@@ -36,7 +36,7 @@ def assign_people(
 
 
 def lock_user(session: Session, user_id: str) -> None:
-    """One transaction at a time numbers a user's unknowns; the last lock of a transaction."""
+    """Lock the numbering of a user's unknown people; the last lock of a transaction."""
     session.execute(
         text("SELECT pg_advisory_xact_lock(:key, hashtext(:user))"),
         {"key": AdvisoryLock.UNKNOWN_PEOPLE.value, "user": user_id},
@@ -44,10 +44,10 @@ def lock_user(session: Session, user_id: str) -> None:
 
 
 def leave_video(session: Session, video_id: str) -> bool:
-    """Take a deleted video's tracks out of the profile of one person who was learned from them.
+    """Remove a deleted video's tracks from the profile of one person.
 
-    To be called, each time in a transaction of its own, until it returns False. Photos of a person are not touched,
-    and a person who is known by photos has nothing of the video.
+    Call it, each time in a new transaction, until it returns False. Photos are not affected: the profile of a
+    person with photos does not use tracks.
     """
     learned = (
         select(FaceTrack.person_id)
@@ -72,9 +72,9 @@ def leave_video(session: Session, video_id: str) -> bool:
 def cluster_unknowns(
     session: Session, video: Video, rule: FaceRule, scene_ids: Sequence[UUID] | None = None
 ) -> list[str]:
-    """Make people of the strangers in this video that are alike, with all strangers of the user. Returns their ids.
+    """Create unknown people from similar strangers in this video and the user's other videos. Returns their ids.
 
-    A track joins the first group whose leader it is like, the longest track first; of two tracks of one scene only one.
+    A track joins the first group with a similar leader, the longest track first; of two tracks of one scene only one.
     """
     stranger = FaceTrack.person_id.is_(None) & FaceTrack.decided_by.is_(None)
     new = select(FaceTrack).where(
@@ -131,12 +131,12 @@ def _groups(
     for leader in range(len(own)):
         if leader in taken:
             continue
-        alike = similarities(vectors[leader : leader + 1], vectors, metric)[0]
+        found = similarities(vectors[leader : leader + 1], vectors, metric)[0]
         places: set[tuple[UUID, int]] = set()
         group: list[FaceTrack] = []
-        for other in [leader, *(int(place) for place in (-alike).argsort(kind="stable"))]:
+        for other in [leader, *(int(place) for place in (-found).argsort(kind="stable"))]:
             track = everyone[other]
-            if other in taken or (track.scene_id, track.run) in places or alike[other] < rule.least(metric):
+            if other in taken or (track.scene_id, track.run) in places or found[other] < rule.least(metric):
                 continue
             taken.add(other)
             places.add((track.scene_id, track.run))
@@ -146,7 +146,7 @@ def _groups(
 
 
 def _still_free(session: Session, video: Video, group: Sequence[FaceTrack]) -> list[FaceTrack]:
-    """Those of the group that nobody else works on: their videos are locked now; the others' turn will come."""
+    """Lock the videos of the group's tracks, and return the tracks whose videos were free."""
     others = {track.video_id for track in group} - {video.video_id}
     locked = {video.video_id} | set(
         session.scalars(

@@ -1,4 +1,4 @@
-"""Finding scenes: by words, by meaning, by sight, by who is there. Every query is scoped by ``user_id`` and sees published
+"""Finds scenes by words, meaning, pictures and people. Every query is scoped by ``user_id`` and sees published
 scenes only.
 
 ``scope`` says which scenes may be found (``filters``: as plug-ins do), ``retrievers`` and ``nearest`` how one kind of similarity is looked up and compared,

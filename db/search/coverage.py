@@ -1,4 +1,4 @@
-"""How much of a scope a search could look at, retriever by retriever: "nothing found" is not "not looked at yet"."""
+"""Counts the scenes of a scope that each retriever can search: distinguishes "nothing found" from "not processed yet"."""
 
 from __future__ import annotations
 
@@ -29,14 +29,14 @@ class Covered:
     scenes: int
     with_words: int
     videos_in_work: int
-    #: Retriever -> scenes it has something to compare of.
+    #: Retriever -> scenes that it can compare.
     retrievers: dict[str, int]
 
 
 def cover(session: Session, scope: Scope, models: Mapping[str, ModelRow]) -> Covered:
     """Count a scope's scenes, and those each retriever can compare. ``models``: of the retrievers text, lexical and vision.
 
-    A large scope's counts are remembered for some seconds, until a video of the user comes, goes or is published again.
+    A large scope's counts are cached for some seconds, until a video of the user is added, deleted or published again.
     """
     key = (
         scope,
@@ -55,7 +55,7 @@ def cover(session: Session, scope: Scope, models: Mapping[str, ModelRow]) -> Cov
 
 
 def _state(session: Session, scope: Scope) -> tuple[Any, ...]:
-    """Changes whenever what the user can search does; the database's name tells servers apart in one process."""
+    """A value that changes whenever the user's searchable scenes change; includes the database's name."""
     row = session.execute(
         text(
             "SELECT current_database(), count(*), max(indexed_at), sum(run), sum(published_run), count(deleted_at)"

@@ -1,4 +1,4 @@
-"""What a hit shows: the scene, and why it was found (which words, which keyframe, which face)."""
+"""Fetches the fields of a hit: the scene, and its highlights (words, keyframe, faces)."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def describe(
     tsquery: str,
     link: Callable[[str], str | None],
 ) -> list[SearchHit]:
-    """The hits as callers see them, in the order given.
+    """Describe hits as callers see them, in the given order.
 
     Args:
         tsquery: from ``retrievers.read_words``, for the words to mark; empty: none.
@@ -93,7 +93,7 @@ def describe(
 def _found_words(
     session: Session, user_id: str, scenes: Sequence[UUID], tsquery: str
 ) -> dict[UUID, set[str]]:
-    """Scene -> words of its transcript and of its screen that the query means, as they stand there.
+    """Scene -> the matching words of its transcript and on-screen text, as written there.
 
     Only the words are taken from Postgres's headline, not their places: it rewrites what looks like markup.
     """
@@ -174,7 +174,7 @@ def _screen(pattern: re.Pattern[str] | None, lines: Sequence[Any]) -> tuple[Scre
 
 
 def _people(session: Session, scope: Scope, scenes: Sequence[UUID]) -> dict[UUID, list[PersonMatch]]:
-    """Who of those asked for is there, with their best face."""
+    """The requested people in each scene, with their best face."""
     if not scope.persons or not scenes:
         return {}
     rows = session.execute(

@@ -28,7 +28,7 @@ from db.vectors import ModelRow
 
 #: Keyframes looked at per scene wanted when few scenes take all the places.
 _MOST_KEYFRAMES = 32
-#: How long it is remembered that a user has many vectors: counting them takes as long as finding the nearest.
+#: How long the fact that a user has many vectors is cached: counting them takes as long as finding the nearest.
 _KEPT_S, _KEPT = 60.0, 1000
 _large: OrderedDict[Any, tuple[float, float]] = OrderedDict()
 #: More vectors than there can be.
@@ -37,7 +37,7 @@ _NO_END = 2**40
 
 @dataclass(frozen=True, eq=False)
 class Vector:
-    """Nearness to a unit vector float32 [dim]: of what is said (``text``) or of the best keyframe (``vision``)."""
+    """Cosine similarity to a unit vector float32 [dim], of the transcript (``text``) or the best keyframe (``vision``)."""
 
     name: Literal["text", "vision"]
     model: ModelRow
@@ -143,8 +143,8 @@ class Vector:
     ) -> dict[UUID, Match] | None:
         """The best vector of each of these scenes, nearest first; None when they have more than ``most`` vectors.
 
-        Vectors are looked up scene by scene: the planner, which does not know how dear it is to fetch one, would
-        read the vectors of everybody for a few. Counting them is part of the statement, not a round trip of its own.
+        Vectors are looked up scene by scene: the planner does not know how expensive it is to fetch one, and would
+        read the vectors of all users for a few. Counting them is part of the statement, not a round trip of its own.
         """
         # One text vector a scene, one vision vector a keyframe.
         size = "1" if self.name == "text" else "jsonb_array_length(s.keyframes)"

@@ -1,7 +1,7 @@
-"""One order out of several retrievers: the best of each are put forward, and every one of them is compared on all retrievers.
+"""Combines several retrievers into one order: each proposes its best scenes, and all retrievers compare every proposed scene.
 
 ``score = text * weight + vision * weight + ... + boost of people``, each similarity within 0..1; the order is by score,
-then video, then place in the video, so it is the same however often it is asked for.
+then video, then place in the video, so it is deterministic.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ class Found:
     video_id: str
     idx: int
     score: float
-    #: Retriever -> how alike; a retriever the scene has nothing to compare with counts 0.
+    #: Retriever -> similarity; 0 if the scene has nothing to compare.
     matches: dict[str, Match]
 
     @property
@@ -53,7 +53,7 @@ def find(
     after: tuple[float, str, int] | None = None,
     min_score: float | None = None,
 ) -> Ranking:
-    """The scenes of the scope that score best, from behind ``after`` (the ``place`` of a hit) on."""
+    """Find the scenes of the scope with the highest scores, starting after ``after`` (the ``place`` of a hit)."""
     # By scene first: ids are costly to look up, a search of two retrievers has over a thousand similarities.
     matches: dict[UUID, dict[str, Match]] = {}
     for retriever in retrievers:

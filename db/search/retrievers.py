@@ -1,4 +1,4 @@
-"""The retrievers of a search: each puts scenes forward that are most alike in one way, and compares any scene in that way.
+"""The retrievers of a search: each proposes the most similar scenes by one kind of similarity, and compares any scene by it.
 
 Words are looked for in the views ``searched_*`` and in nothing else: one table with row-level security in the same query
 would cost them their index. The retriever of vectors is ``db.search.nearest``.
@@ -26,15 +26,15 @@ from shared.errors import InvalidRequest
 _REFUSED = ("54", "22", "XX")
 #: Tokens of a query that candidates are found by; the others only add to the similarity.
 _MAX_TOKENS = 24
-#: A token that weighs less than this share of the heaviest finds no candidates: it stands in half of all scenes.
+#: A token that weighs less than this share of the heaviest finds no candidates: half of all scenes contain it.
 _LIGHT = 0.25
-#: ts_rank_cd gives 0.2 to one word said once (as itself and as its stem); that is half alike, more words come near 1.
+#: ts_rank_cd gives 0.2 to a word spoken once (as itself and as its stem): a similarity of 0.5; more words approach 1.
 _RANK_HALF = 0.2
 
 
 @dataclass(frozen=True)
 class Tuning:
-    """How hard a search looks; see the settings of the same names."""
+    """Parameters of a search; see the settings of the same names."""
 
     exact_rows: int = 20_000
     ef_search: int = 200
@@ -43,7 +43,7 @@ class Tuning:
 
 
 class Match(NamedTuple):
-    """How alike a scene is in one way; there are many, so they are tuples."""
+    """A scene's similarity by one retriever; a tuple, because there are many."""
 
     #: 0..1
     similarity: float
@@ -65,11 +65,11 @@ class Retriever(Protocol):
         ...
 
     def candidates(self, session: Session, scope: Scope, tuning: Tuning) -> dict[UUID, Match]:
-        """The scenes of the scope that are most alike, ``tuning.candidates`` at most."""
+        """The most similar scenes of the scope, at most ``tuning.candidates``."""
         ...
 
     def compare(self, session: Session, scope: Scope, scenes: Collection[UUID]) -> dict[UUID, Match]:
-        """How alike these scenes of the scope's user are; one that has nothing to compare is absent."""
+        """The similarities of these scenes of the scope's user; scenes with nothing to compare are absent."""
         ...
 
 
@@ -77,7 +77,7 @@ class Retriever(Protocol):
 
 
 def read_words(session: Session, query: str) -> str:
-    """What Postgres makes of a query, as the text of a tsquery; empty when it holds no word.
+    """Parse a query to the text of a tsquery; empty: it contains no word.
 
     It understands "quoted phrases", or, -not.
 
@@ -102,11 +102,11 @@ def read_words(session: Session, query: str) -> str:
 
 @dataclass(frozen=True)
 class Words:
-    """Words as they are spoken (``keyword``) or shown (``screen``). ``tsquery``: from ``read_words``."""
+    """Spoken words (``keyword``) or on-screen text (``screen``). ``tsquery``: from ``read_words``."""
 
     name: Literal["keyword", "screen"]
     tsquery: str
-    #: The rank that counts as half alike.
+    #: The rank that is a similarity of 0.5.
     half: float = _RANK_HALF
     proposes: bool = True
 
@@ -150,7 +150,7 @@ class Words:
 
 @dataclass(frozen=True, eq=False)
 class Lexical:
-    """Inner product of the weights a model gives the words, as a share of what the query's own would give."""
+    """Inner product of lexical weights, divided by that of the query with itself."""
 
     model: ModelRow
     #: Token id of the model's vocabulary -> weight above 0.
@@ -215,7 +215,7 @@ class Lexical:
 
 @dataclass(frozen=True)
 class People:
-    """How surely the persons asked for were recognised: the mean over them, 0 for one who is not there."""
+    """Confidence of the requested persons: the mean over them, 0 for one who is absent."""
 
     persons: tuple[str, ...]
     proposes: bool
@@ -254,14 +254,14 @@ class People:
 
 @dataclass(frozen=True)
 class Exemplar:
-    """A scene that others are to be like."""
+    """A scene as a query."""
 
     #: Unit vector float32 [dim] by retriever, of the model asked for; a retriever the scene has no vector for is absent.
     vectors: dict[str, npt.NDArray[np.float32]]
 
 
 def exemplar(session: Session, user_id: str, scene: UUID, models: Mapping[str, ModelRow]) -> Exemplar | None:
-    """A published scene of the user's as a query; None when there is no such scene.
+    """Read a published scene of the user as a query; None: there is no such scene.
 
     Several keyframes count as the middle between them.
     """
@@ -288,7 +288,7 @@ def exemplar(session: Session, user_id: str, scene: UUID, models: Mapping[str, M
 
 
 def clamp(similarity: float) -> float:
-    """Within 0..1; half precision leaves it by a hair, and opposites count as nothing alike, as does not-a-number."""
+    """Clamp a similarity to 0..1, against rounding of half precision; opposites and NaN count as 0."""
     if not similarity > 0:
         return 0.0
     return float(similarity) if similarity < 1 else 1.0

@@ -30,8 +30,8 @@ def walk(base_fd: int, names: Sequence[str], *, create: bool = False) -> Iterato
 
     Raises:
         FileNotFoundError: it is not there (with ``create``: it was removed while we made it).
-        NotADirectoryError: a file stands in the way.
-        InvalidKey: a symbolic link stands in the way.
+        NotADirectoryError: a part of the path is a file.
+        InvalidKey: a part of the path is a symbolic link.
     """
     folder_fd = os.dup(base_fd)
     try:

@@ -1,4 +1,4 @@
-"""Which strings may name an object, and how the fleet's own keys are built.
+"""Checks storage keys, and builds the fleet's own.
 
 A key comes from outside (the ``storage_key`` of a request, the name of an uploaded file), so it is checked here once
 and refused rather than repaired: nothing this module accepts can leave its bucket, on a folder or on S3, and every
@@ -52,26 +52,26 @@ def check_prefix(prefix: str) -> str:
 
 
 def require_prefix(key: str, prefix: str) -> str:
-    """Return ``key`` unchanged if it is acceptable and lies under the folder ``prefix`` (which ends with ``/``).
+    """Return ``key`` unchanged if it is acceptable and is under the folder ``prefix`` (which ends with ``/``).
 
     Raises:
-        InvalidKey: the key is not acceptable or lies elsewhere, or ``prefix`` does not end with ``/``.
+        InvalidKey: the key is not acceptable or is outside ``prefix``, or ``prefix`` does not end with ``/``.
     """
     if not prefix.endswith("/"):
         raise InvalidKey(f"prefix {_shown(prefix)} must end with '/', or it would also match its neighbours")
     check_prefix(prefix)
     if not check_key(key).startswith(prefix):
         raise InvalidKey(
-            f"storage key {_shown(key)} does not lie under {_shown(prefix)}: use a key that begins with it"
+            f"storage key {_shown(key)} is outside {_shown(prefix)}: use a key that begins with it"
         )
     return key
 
 
 def upload_key(user_id: str, video_id: str, filename: str) -> str:
-    """Where a user's source video belongs: ``uploads/{user_id}/{video_id}/{filename made safe}``.
+    """The key of a user's source video: ``uploads/{user_id}/{video_id}/{filename made safe}``.
 
-    Only the last part of ``filename`` counts (both slashes separate); what a key can't hold becomes ``_``; a name
-    too long loses its middle, not its extension.
+    Only the last part of ``filename`` counts (both slashes separate); characters that a key can't contain become ``_``; a name
+    that is too long loses its middle, not its extension.
 
     Raises:
         InvalidKey: an id is not 1 to 64 of ``A-Z a-z 0-9 _ -``.
@@ -80,7 +80,7 @@ def upload_key(user_id: str, video_id: str, filename: str) -> str:
 
 
 def sidecar_key(user_id: str, video_id: str, scene_id: str, revision: int) -> str:
-    """Where one revision of a scene's sidecar belongs: ``sidecars/{user_id}/{video_id}/{scene_id}.r{revision}.json``.
+    """The key of one revision of a scene's sidecar: ``sidecars/{user_id}/{video_id}/{scene_id}.r{revision}.json``.
 
     Raises:
         InvalidKey: an id is not 1 to 64 of ``A-Z a-z 0-9 _ -``, or the revision is negative.
@@ -91,7 +91,7 @@ def sidecar_key(user_id: str, video_id: str, scene_id: str, revision: int) -> st
 
 
 def photo_key(user_id: str, person_id: str, timestamp: int, extension: str) -> str:
-    """Where a photo of a person belongs: ``faces/{user_id}/{person_id}/photo_{timestamp}.{extension}``.
+    """The key of a person's photo: ``faces/{user_id}/{person_id}/photo_{timestamp}.{extension}``.
 
     Raises:
         InvalidKey: an id is not 1 to 64 of ``A-Z a-z 0-9 _ -``.
@@ -116,9 +116,9 @@ def _find_fault(key: str) -> str | None:
         return "it is empty or blank"
     for character in key:
         if _is_forbidden(character):
-            return f"it holds the character U+{ord(character):04X}"
+            return f"it contains the character U+{ord(character):04X}"
     if "\\" in key:
-        return "it holds a backslash; separate its parts with '/'"
+        return "it contains a backslash; separate its parts with '/'"
     if key.startswith("/"):
         return "it begins with '/'; keys are relative to their bucket"
     if key.startswith("."):

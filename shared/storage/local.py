@@ -49,7 +49,7 @@ _TRIES = 50
 
 
 class LocalStorage(Storage):
-    """Keeps the contract of ``Storage`` on a folder of this machine (or one mounted on several)."""
+    """Implements ``Storage`` on a folder of this machine (or one mounted on several)."""
 
     def __init__(self, config: StorageConfig) -> None:
         """Raises InvalidRequest when the configuration has no root or bucket names that can't be folders."""
@@ -347,7 +347,7 @@ def _settle(bucket_fd: int, key: str, partial_fd: int, partial: str) -> None:
             if not tries_left:
                 raise
         except NotADirectoryError as error:
-            raise InvalidKey(f"key {key!r} lies inside another object: choose another key") from error
+            raise InvalidKey(f"key {key!r} is inside another object: choose another key") from error
         except IsADirectoryError as error:
             raise InvalidKey(f"key {key!r} is the folder of other objects: choose another key") from error
 

@@ -47,7 +47,7 @@ PARALLEL_PARTS = 3  # parts in flight: storing takes about 5 * PART_BYTES of mem
 
 
 class MinioStorage(Storage):
-    """Keeps the contract of ``Storage`` on any server that speaks S3 with path-style addresses."""
+    """Implements ``Storage`` on any S3 server with path-style addresses."""
 
     def __init__(self, config: StorageConfig) -> None:
         """Raises InvalidRequest when endpoint, credentials or bucket names are missing or not acceptable."""
@@ -332,7 +332,7 @@ class MinioStorage(Storage):
                 what=f"bucket {self._name(bucket)}" if key is None else f"object {bucket}:{key}",
                 secrets=self._secrets,
             )
-            # Nobody knows what a page of some proxy quotes, and a traceback prints causes too.
+            # A proxy's error page may quote anything, and a traceback prints causes too.
             indiscreet = isinstance(error, InvalidResponseError) or any(
                 s in str(error) for s in self._secrets
             )

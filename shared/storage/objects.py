@@ -1,6 +1,6 @@
-"""What a storage is: the interface every backend keeps, its values and its configuration.
+"""The interface of every storage backend, its values and its configuration.
 
-``tests/contracts/test_storage.py`` holds every backend to the sentences written here.
+``tests/contracts/test_storage.py`` checks every backend against these docstrings.
 """
 
 from __future__ import annotations
@@ -257,7 +257,7 @@ def check_folder_prefix(prefix: str) -> str:
     """
     if not isinstance(prefix, str) or not prefix.endswith("/"):
         raise InvalidKey(
-            f"prefix {prefix!r} must end with '/', or neighbours that begin alike would be deleted too"
+            f"prefix {prefix!r} must end with '/', or keys that begin with the same characters would be deleted too"
         )
     check_prefix(prefix)
     if prefix.count("/") < 2:

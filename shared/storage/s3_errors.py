@@ -114,11 +114,11 @@ def _from_code(
         return InvalidKey(f"{server} can't hold {what} ({code}): choose another key")
     if code in _LATER or status >= 500 or status in _LATER_STATUS:
         return StorageUnavailable(f"{server} can't serve {what} now ({code}): look at its health")
-    said = (error.message or "")[:_QUOTED_CHARACTERS]
+    message = (error.message or "")[:_QUOTED_CHARACTERS]
     for secret in secrets:
-        said = said.replace(secret, "***")
+        message = message.replace(secret, "***")
     return Permanent(
-        f"{server} refuses {what} ({code}, HTTP {status}: {said}): correct the request or the server"
+        f"{server} refuses {what} ({code}, HTTP {status}: {message}): correct the request or the server"
     )
 
 

@@ -127,7 +127,7 @@ def test_a_profile_without_these_models_says_so(fleet: Fleet, outside: Celery) -
     fleet.start("text", SCENEFLEET_PROFILE="lite")
     fleet.wait_ready()
     assert refusal(outside, "tasks.text.rerank", query=QUERY, documents=TEXTS) == (
-        "ModelUnavailable", "The profile has no rerank model; use a profile that has one."
+        "ModelUnavailable", "The profile has no rerank model; use a profile that has one"
     )  # fmt: skip
     kind, said = refusal(outside, "tasks.text.embed", texts=TEXTS, lexical=True)
     assert kind == "ModelUnavailable"

@@ -300,7 +300,7 @@ def test_while_it_is_open_both_models_are_written(fleet: Fleet, sample: Path, tm
 
 def test_the_losing_vectors_are_dropped_on_request(fleet: Fleet) -> None:
     before = found(fleet)
-    assert "may still turn pages" in switch_json(fleet, "--discard", status=1)
+    assert "may still request further pages" in switch_json(fleet, "--discard", status=1)
     with pytest.raises(Conflict, match="end it first"):
         fleet.client.switch_model("text", OLD)
     switch_json(fleet, "--discard", "--now")

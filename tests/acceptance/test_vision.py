@@ -210,10 +210,10 @@ def test_the_model_of_sight_is_switched_too(fleet: Fleet, status: VideoStatus) -
 @pytest.mark.parametrize(
     ("key", "kind", "said"),
     [
-        ("uploads/u2/a.jpg", InvalidKey, r"does not lie under 'uploads/u1/'"),
-        ("keyframes/u2/v/1.0/0.jpg", InvalidKey, r"does not lie under 'keyframes/u1/'"),
+        ("uploads/u2/a.jpg", InvalidKey, r"is outside 'uploads/u1/'"),
+        ("keyframes/u2/v/1.0/0.jpg", InvalidKey, r"is outside 'keyframes/u1/'"),
         ("uploads/u1/../u2/a.jpg", InvalidKey, r"has the part '\.\.'"),
-        ("sidecars/u1/seen/x.json", InvalidKey, r"does not lie under 'uploads/u1/'"),
+        ("sidecars/u1/seen/x.json", InvalidKey, r"is outside 'uploads/u1/'"),
         ("", InvalidKey, r"empty or blank"),
         ("uploads/u1/none.jpg", ObjectMissing, r"none\.jpg"),
         ("uploads/u1/seen/silent.mp4", BadMedia, r"silent\.mp4: The picture is no JPEG, PNG or WebP"),

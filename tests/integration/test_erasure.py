@@ -181,7 +181,7 @@ def test_an_id_that_stands_everywhere_is_erased_and_nothing_else(
     ]
     error = {
         "exc_type": "Conflict",
-        "exc_message": [f"a person 'Ann' is there already {name}"],
+        "exc_message": [f"a person 'Ann' exists already {name}"],
         "exc_module": "m",
     }
     told = answer(client, "u", error, "FAILURE")
@@ -220,7 +220,7 @@ def test_an_id_that_stands_everywhere_is_erased_and_nothing_else(
     assert len(list(runtime.storage.list("uploads", "faces/"))) == 2
     assert [client.get(key) for key in doomed] == [None] * 4
     said = json.loads(client.get(told))["result"]["exc_message"]
-    assert said == [f"a person '(erased)' is there already {name}"] and client.ttl(told) > 0
+    assert said == [f"a person '(erased)' exists already {name}"] and client.ttl(told) > 0
     assert {key: client.get(key) for key in kept} == kept
     client.close()
 

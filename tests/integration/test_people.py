@@ -367,7 +367,7 @@ def test_names_and_ids_are_the_users_own() -> None:
     with pytest.raises(NotFound):
         change(person, lambda session, row: None, "third")
     bea = create("Bea")
-    with pytest.raises(Conflict, match="a person 'ANN' is there already"):
+    with pytest.raises(Conflict, match="a person 'ANN' exists already"):
         change(bea, lambda session, row: registry.rename(session, row, "ANN"))
     with reading() as session:
         page = registry.list_page(session, ListPeople(user_id="u", limit=1))

@@ -324,7 +324,7 @@ def test_nothing_is_dropped_that_the_new_model_has_no_vectors_of(archive: Archiv
             session.add(Run(video_id="slow", run=1, stages=["text"], stage_runs={"text": 1})),
         )
     )
-    with pytest.raises(Conflict, match="video slow is in work since before the switch"):
+    with pytest.raises(Conflict, match="video slow is in progress since before the switch"):
         discard()
     assert (switch().state, count(archive.models["old"])) == ("activated", 7)
     transact(lambda session: session.execute(text("UPDATE runs SET ended_at = clock_timestamp()")))

@@ -1,4 +1,4 @@
-"""Generated documents are up to date, and every link between documents leads somewhere."""
+"""Generated parts of the documents are up to date; `make docs` checks their links."""
 
 from __future__ import annotations
 
@@ -6,15 +6,12 @@ import json
 import re
 from pathlib import Path
 
-import pytest
-
 from cli.models.files import markdown_table
 from shared.settings import settings_table
 from shared.sidecar import Sidecar
 from worker.models.catalog import load_catalog
 
 ROOT = Path(__file__).parents[2]
-DOCUMENTS = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md"), *ROOT.glob("samples/*.md")])
 
 
 def test_the_table_of_settings_is_current() -> None:
@@ -36,10 +33,3 @@ def test_the_schema_of_sidecars_is_current() -> None:
     written = json.loads((ROOT / "docs" / "sidecar.schema.json").read_text())
     written.pop("$schema")
     assert written == Sidecar.model_json_schema(), "run: python -m shared.sidecar"
-
-
-@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: str(path.relative_to(ROOT)))
-def test_links_lead_somewhere(document: Path) -> None:
-    for target in re.findall(r"\]\(([^)#\s]+)[^)]*\)", document.read_text()):
-        if "://" not in target and not target.startswith("mailto:"):
-            assert (document.parent / target).exists(), f"{document.name} links to {target}"

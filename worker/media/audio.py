@@ -1,6 +1,6 @@
-"""The sound as 16 kHz mono WAV on the video's clock, and the quiet places to cut it at.
+"""Writes the sound as 16 kHz mono WAV on the video's clock, and finds quiet places to cut it.
 
-The file has exactly a 44-byte header, so sample n lies at byte ``44 + 2 * n`` and a reader can fetch a range.
+The file has exactly a 44-byte header, so sample n is at byte ``44 + 2 * n`` and a reader can fetch a range.
 Sample n is heard ``n / 16000`` seconds after the container's start, whatever the stream's own offset and gaps.
 """
 
@@ -91,7 +91,7 @@ class AudioTrack:
         if frame.sample_rate < self._min_rate_hz:
             raise LimitExceeded(
                 f"The sound has {frame.sample_rate} samples a second, the least is {self._min_rate_hz} (MIN_AUDIO_RATE_HZ); "
-                "convert it to a usual rate."
+                "convert it to a usual rate"
             )
         if self._resampler is not None and self._resampler.shape != shape_of(frame):
             self._drain()
@@ -137,7 +137,7 @@ class AudioTrack:
     def _check(self, samples: int) -> None:
         if samples > self._max_samples:
             raise LimitExceeded(
-                f"The sound goes on past {self._max_samples / RATE_HZ:.0f} s, the limit; cut the file up."
+                f"The sound goes on past {self._max_samples / RATE_HZ:.0f} s, the limit; cut the file up"
             )
 
 
@@ -168,7 +168,7 @@ class AudioFeed:
                 ts_s = None if frame.pts is None else frame.pts * self._tick_s - self._start_s
                 self._track.feed(frame, ts_s)
         except MemoryError:
-            raise  # at the limit sound would be lost without a word
+            raise  # otherwise sound at the limit would be lost silently
         except (av.FFmpegError, ValueError):
             return  # a damaged packet: the gap it leaves becomes silence
 

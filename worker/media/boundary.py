@@ -1,7 +1,7 @@
-"""Where FFmpeg's errors become ours: whatever its libraries raise over a user's file is the file's fault.
+"""Converts errors of FFmpeg and other libraries: whatever they raise for a user's file is an error of the file.
 
-PyAV, OpenCV and NumPy raise errors of many classes over damaged files. Naming them one by one has always missed some, so
-the rule is general, and mistakes of our own code stay what they are.
+PyAV, OpenCV and NumPy raise errors of many classes for damaged files. A list of classes has always missed some, so
+the rule is general; errors of scenefleet's own code pass through.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ _OURS = str(Path(__file__).parent)
 
 
 class Stopped(Exception):
-    """Carries what a caller's callback raised through ``media_errors``."""
+    """Carries an exception of a caller's callback through ``media_errors``."""
 
     def __init__(self, error: BaseException) -> None:
         super().__init__(error)
@@ -41,9 +41,9 @@ class Stopped(Exception):
 
 @contextmanager
 def media_errors(limits: MediaLimits) -> Iterator[None]:
-    """Turn what the libraries raise inside the block into BadMedia, and want of memory into LimitExceeded.
+    """Raise the libraries' errors inside the block as BadMedia, and lack of memory as LimitExceeded.
 
-    Our own errors, those of the disk, and mistakes in our code pass; ``Stopped`` becomes the error that it carries.
+    Scenefleet errors, disk errors and bugs pass through; ``Stopped`` becomes the error that it carries.
     """
     try:
         yield
@@ -62,7 +62,7 @@ def media_errors(limits: MediaLimits) -> Iterator[None]:
         reason = " ".join(str(error).split())[:120]
         raise BadMedia(
             f"The file can't be decoded ({type(error).__name__}{': ' if reason else ''}{reason}): it is damaged or of a kind "
-            "that is not supported; convert it to H.264 in MP4."
+            "that is not supported; convert it to H.264 in MP4"
         ) from error
 
 
@@ -70,7 +70,7 @@ def no_memory(limits: MediaLimits) -> LimitExceeded:
     """Return the error for a file whose decoding needs more memory than is allowed."""
     return LimitExceeded(
         f"Decoding needs more memory than the limit of {limits.memory_mb} MB (MEDIA_MEMORY_MB); "
-        "scale it down or encode it with fewer reference frames."
+        "scale it down or encode it with fewer reference frames"
     )
 
 

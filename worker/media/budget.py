@@ -1,4 +1,4 @@
-"""What decoding one file may cost, in pixels and CPU time, whatever its header promised.
+"""Limits the cost of decoding one file, in pixels and CPU time, whatever its header says.
 
 A skipped block costs the sender nothing and the decoder a copy: 30 bytes can stand for 67 million pixels. So pixels are
 allowed by the second of content and by the byte, and CPU time by the second of content; content counts as it comes, so
@@ -76,10 +76,10 @@ class Budget:
             raise LimitExceeded(
                 f"Decoding took {spent_s:.0f} s of CPU time for {self._content_s:.0f} s of content, the limit is "
                 f"{limits.cpu_base_s:g} s and {limits.cpu_per_s:g} for each second (MEDIA_CPU_BASE_S, MEDIA_CPU_PER_S); "
-                "scale it down or re-encode it."
+                "scale it down or re-encode it"
             )
 
     def _too_many(self, over: str, remedy: str) -> LimitExceeded:
         return LimitExceeded(
-            f"The pictures have {self._pixels} pixels in all, {over}; {remedy} or re-encode it."
+            f"The pictures have {self._pixels} pixels in all, {over}; {remedy} or re-encode it"
         )

@@ -1,7 +1,7 @@
-"""Which codecs are decoded: those that cameras, phones, editors and encoders of the last 25 years write.
+"""The accepted codecs: those that cameras, phones, editors and encoders of the last 25 years write.
 
-FFmpeg has about five hundred decoders; most read formats that nobody uploads, have had few readers, and are where its
-faults are found. Some also take gigabytes for one picture (EXR, 16-bit PNG). So decoders are named, and the demuxer may
+FFmpeg has about five hundred decoders; most are for formats that are never uploaded, have had few reviewers, and contain most
+of its bugs. Some also take gigabytes for one picture (EXR, 16-bit PNG). So decoders are named, and the demuxer may
 use no other either when it looks for the parameters of a stream.
 """
 

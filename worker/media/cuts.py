@@ -1,4 +1,4 @@
-"""Where scenes begin: joins the three detectors and settles their disagreements.
+"""Finds the cuts: combines the three detectors and resolves their disagreements.
 
 A cut is handed out ``SETTLE_S`` after it happened, in order, and never taken back.
 """

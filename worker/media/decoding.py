@@ -25,7 +25,7 @@ from .limits import MediaLimits
 
 RESULT_NAME, SAMPLES_NAME = "decoding.json", "samples.s16"
 
-#: Room left to say what went wrong when the memory is used up, bytes.
+#: Memory reserved for reporting an error when the limit is reached, bytes.
 _LAST_BYTES = 64 * 2**20
 _PR_SET_PDEATHSIG = 1
 
@@ -93,9 +93,9 @@ def decode(request: dict[str, Any], limits: MediaLimits) -> dict[str, Any]:
     raise ValueError(f"unknown kind {request['kind']!r}")
 
 
-def tell(**said: Any) -> None:
-    """Say one line to the parent."""
-    sys.stdout.write(json.dumps(said) + "\n")
+def tell(**fields: Any) -> None:
+    """Write one line to the parent."""
+    sys.stdout.write(json.dumps(fields) + "\n")
     sys.stdout.flush()
 
 

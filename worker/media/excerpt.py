@@ -1,4 +1,4 @@
-"""A stretch of a file's sound, for a request that somebody waits for: only what is asked for is decoded.
+"""Reads an excerpt of a file's sound, for an online request: decodes only the requested span.
 
 The samples are those the split makes of the same stretch, but for what a decoder needs before it is itself again: decoding
 begins a little earlier, and that is dropped.
@@ -41,7 +41,7 @@ def read_excerpt(
     with media_errors(limits), open_media(path, limits) as container:
         stream = choose_audio(container)
         if stream is None:
-            raise BadMedia("The file has no sound; name one that has an audio stream.")
+            raise BadMedia("The file has no sound; name one that has an audio stream")
         check_rate(stream.codec_context.sample_rate, limits)
         budget = Budget(limits)
         first_s = (container.start_time or 0) / 1e6
@@ -65,9 +65,9 @@ def read_excerpt(
         file.seek(HEADER_BYTES)
         samples = np.frombuffer(file.read(2 * wanted), np.int16)
     if not samples.size:
-        raise BadMedia(f"The file has no sound after {start_s:g} s; ask for an earlier stretch.")
+        raise BadMedia(f"The file has no sound after {start_s:g} s; ask for an earlier stretch")
     if end_s is None and samples.size == wanted:
         raise LimitExceeded(
-            f"There is more than {max_s:g} s of sound after {start_s:g} s, the limit; ask for a shorter stretch."
+            f"There is more than {max_s:g} s of sound after {start_s:g} s, the limit; ask for a shorter stretch"
         )
     return samples

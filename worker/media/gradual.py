@@ -2,7 +2,7 @@
 
 Dissolve: for about a second every picture is a mixture of the picture at the start and the one at the end, with a
 weight that climbs steadily (the production model of Hampapur, Jain and Weymouth, "Production model based digital
-video segmentation", 1995). Camera moves change the picture as much, but what lies between is no mixture.
+video segmentation", 1995). Camera moves change the picture as much, but the pictures between are no mixtures.
 Fade: a run of blank pictures (black or white) that no sudden change leads into or out of.
 """
 

@@ -67,13 +67,13 @@ class Guard:
             self._size_px = (width, height)
         if ts_s > limits.max_duration_s:
             raise LimitExceeded(
-                f"A picture is shown at {ts_s:.0f} s, the limit is {limits.max_duration_s:.0f} s; cut the file up."
+                f"A picture is shown at {ts_s:.0f} s, the limit is {limits.max_duration_s:.0f} s; cut the file up"
             )
         # A second's worth of slack: the rate of a few frames means little.
         if self._frames > limits.max_fps * (self._last_s + 1.0):
             raise LimitExceeded(
                 f"There are {self._frames} pictures in {self._last_s:.1f} s, over the limit of "
-                f"{limits.max_fps:g} frames a second; re-encode it at a usual frame rate."
+                f"{limits.max_fps:g} frames a second; re-encode it at a usual frame rate"
             )
 
     def check_complete(self) -> None:
@@ -83,12 +83,12 @@ class Guard:
         if self._errors > self._frames:
             raise BadMedia(
                 f"{self._errors} of {self._errors + self._frames} pictures could not be decoded; "
-                "the file is damaged, export it again."
+                "the file is damaged, export it again"
             )
         declared_s, found_s = self._info.duration_s, max(self.content_s, self._last_s)
         header_tells = not set(_HEADER_TELLS).isdisjoint(self._info.container.split(","))
         if header_tells and declared_s - found_s > max(_MISSING_S, _MISSING_SHARE * declared_s):
             raise BadMedia(
                 f"The file is truncated: the header says {declared_s:.1f} s, content ends at {found_s:.1f} s; "
-                "upload it again."
+                "upload it again"
             )

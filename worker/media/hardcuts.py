@@ -56,7 +56,7 @@ class _Frame:
     thumb: Thumb
     #: Change from the frame before.
     score: float
-    #: What ``motion_residual`` says of the change from the frame before, once somebody needed it.
+    #: ``motion_residual`` of the change from the frame before, computed on demand.
     residual: tuple[float, float] | None = None
 
 

@@ -1,4 +1,4 @@
-"""Which frames stand for a scene, chosen without a second pass and in constant memory.
+"""Chooses the keyframes of a scene, without a second pass and in constant memory.
 
 Frames are held by reference. Recent ones wait until every cut up to their time is settled; those of the open scene
 are thinned by doubling the stride, so about forty are alive however long a scene is.

@@ -1,4 +1,4 @@
-"""How large a video may be and what decoding it may cost. The settings fill these in; the defaults are the documented ones."""
+"""Limits on videos and on the cost of decoding, set from the settings; the defaults are the documented ones."""
 
 from __future__ import annotations
 

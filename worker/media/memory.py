@@ -1,4 +1,4 @@
-"""How much memory decoding a stream takes, estimated before the first picture is decoded.
+"""Estimates the memory for decoding a stream, before the first picture is decoded.
 
 The estimate refuses with a clear sentence what can't fit, and chooses how many threads fit. It trusts the header, so it
 protects nothing by itself: the limit of the decoding process does.
@@ -69,7 +69,7 @@ def choose_threads(stream: VideoStream, limits: MediaLimits, threads: int = 0) -
     raise LimitExceeded(
         f"Decoding {size[0]}x{size[1]} pixels of {context.codec.canonical_name} with {pictures} pictures at once takes about "
         f"{needed_bytes / MB:.0f} MB, the limit is {limits.memory_mb} MB (MEDIA_MEMORY_MB); "
-        "scale it down or encode it with fewer reference frames."
+        "scale it down or encode it with fewer reference frames"
     )
 
 

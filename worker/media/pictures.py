@@ -1,4 +1,4 @@
-"""Pictures on their way out and in: keyframes (upright, square pixels, bounded size, JPEG), and anybody's to RGB."""
+"""Encodes keyframes (upright, square pixels, bounded size, JPEG), and decodes untrusted pictures to RGB."""
 
 from __future__ import annotations
 
@@ -74,7 +74,7 @@ def write_jpeg(frame: VideoFrame, path: Path, *, rotation_deg: int, pixel_aspect
         picture = np.ascontiguousarray(np.rot90(picture, -rotation_deg // 90))
     written, data = cv2.imencode(".jpg", picture, [cv2.IMWRITE_JPEG_QUALITY, _JPEG_QUALITY])
     if not written:
-        raise BadMedia(f"A {size[0]}x{size[1]} picture could not be stored as JPEG; re-encode the video.")
+        raise BadMedia(f"A {size[0]}x{size[1]} picture could not be stored as JPEG; re-encode the video")
     path.write_bytes(data.tobytes())
     return int(picture.shape[1]), int(picture.shape[0])
 
@@ -108,7 +108,7 @@ def decode_picture(
     except (BadMedia, MemoryError):
         raise
     except Image.DecompressionBombError as error:
-        raise LimitExceeded(f"The picture is too large ({error}); send a smaller one.") from None
+        raise LimitExceeded(f"The picture is too large ({error}); send a smaller one") from None
     except Exception as error:
         raise _undecodable(error) from error
     pixels = np.rot90(pixels, turns)
@@ -127,7 +127,7 @@ def count_pixels(data: bytes, *, max_pixels: int, max_scans: int = MAX_JPEG_SCAN
     except (BadMedia, MemoryError):
         raise
     except Image.DecompressionBombError as error:
-        raise LimitExceeded(f"The picture is too large ({error}); send a smaller one.") from None
+        raise LimitExceeded(f"The picture is too large ({error}); send a smaller one") from None
     except Exception as error:
         raise _undecodable(error) from error
 
@@ -149,7 +149,7 @@ def bound_picture(picture: NDArray[np.uint8]) -> NDArray[np.uint8]:
 def _undecodable(error: Exception) -> BadMedia:
     """Return our error for what the decoders raise over damaged files: that is of every class."""
     reason = " ".join(str(error).split()) or type(error).__name__
-    return BadMedia(f"The picture can't be decoded ({reason}); send it again, or as another JPEG.")
+    return BadMedia(f"The picture can't be decoded ({reason}); send it again, or as another JPEG")
 
 
 def _open(data: bytes, max_pixels: int, max_scans: int) -> Image.Image:
@@ -158,7 +158,7 @@ def _open(data: bytes, max_pixels: int, max_scans: int) -> Image.Image:
         scans = data.count(_START_OF_SCAN)
         if scans > max_scans:
             raise LimitExceeded(
-                f"The picture has {scans} scans, over the limit of {max_scans} (MAX_JPEG_SCANS); save it again as a plain JPEG."
+                f"The picture has {scans} scans, over the limit of {max_scans} (MAX_JPEG_SCANS); save it again as a plain JPEG"
             )
         picture: Image.Image = JpegImageFile(io.BytesIO(data))
     elif data.startswith(b"\x89PNG\r\n\x1a\n"):
@@ -171,7 +171,7 @@ def _open(data: bytes, max_pixels: int, max_scans: int) -> Image.Image:
     else:
         shown = data[:8].hex(" ") or "nothing"
         raise BadMedia(
-            f"The picture is no JPEG, PNG or WebP (it begins with {shown}); convert it to one of them."
+            f"The picture is no JPEG, PNG or WebP (it begins with {shown}); convert it to one of them"
         )
     width, height = picture.size
     _check_size(width, height, max_pixels)
@@ -182,7 +182,7 @@ def _check_size(width: int, height: int, max_pixels: int) -> None:
     if width * height > max_pixels:
         raise LimitExceeded(
             f"The picture has {width}x{height} = {width * height} pixels, over the limit of {max_pixels}; "
-            "send a smaller one."
+            "send a smaller one"
         )
 
 
@@ -190,7 +190,7 @@ def _webp_size(data: bytes) -> tuple[int, int]:
     """(width, height) in pixels by the first chunk. Source: WebP Container Specification; RFC 6386, 9.1; RFC 9649, 3.4."""
     kind = data[12:16]
     if len(data) < 30 or kind not in (b"VP8X", b"VP8L", b"VP8 "):
-        raise BadMedia("The picture is a WebP without a picture in it; send it again.")
+        raise BadMedia("The picture is a WebP without a picture in it; send it again")
     if kind == b"VP8X":
         return int.from_bytes(data[24:27], "little") + 1, int.from_bytes(data[27:30], "little") + 1
     if kind == b"VP8L":

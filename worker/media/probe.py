@@ -1,4 +1,4 @@
-"""What a file is, before anything is decoded: container, streams, limits.
+"""Checks a file before it is decoded: container, streams, limits.
 
 Every file is untrusted. FFmpeg may open this one local file and nothing else: protocols are limited to ``file`` and
 formats to real containers, so a playlist (HLS, DASH, concat) is refused by its format before it can name a file, and
@@ -58,10 +58,10 @@ def open_media(path: Path, limits: MediaLimits) -> Iterator[InputContainer]:
     """
     size_bytes = path.stat().st_size
     if size_bytes == 0:
-        raise BadMedia("The file is empty (0 bytes); upload it again.")
+        raise BadMedia("The file is empty (0 bytes); upload it again")
     if size_bytes > limits.max_bytes:
         raise LimitExceeded(
-            f"The file has {size_bytes} bytes, the limit is {limits.max_bytes}; upload a smaller one or cut it up."
+            f"The file has {size_bytes} bytes, the limit is {limits.max_bytes}; upload a smaller one or cut it up"
         )
     try:
         container = av.open(
@@ -80,7 +80,7 @@ def open_media(path: Path, limits: MediaLimits) -> Iterator[InputContainer]:
     except MemoryError as error:
         raise LimitExceeded(
             f"The file declares more than {4 * limits.max_streams} streams or needs more memory than there is, "
-            f"the limit is {limits.max_streams} streams; keep one video and one audio stream."
+            f"the limit is {limits.max_streams} streams; keep one video and one audio stream"
         ) from error
     except (av.FFmpegError, ValueError, OverflowError) as error:
         raise BadMedia(_why_not_opened(path, size_bytes)) from error
@@ -100,7 +100,7 @@ def describe(container: InputContainer, path: Path, limits: MediaLimits) -> Medi
     streams = container.streams
     if len(streams) > limits.max_streams:
         raise LimitExceeded(
-            f"The file has {len(streams)} streams, the limit is {limits.max_streams}; keep one video and one audio."
+            f"The file has {len(streams)} streams, the limit is {limits.max_streams}; keep one video and one audio"
         )
     video = _choose_video(container)
     width, height = video.codec_context.width, video.codec_context.height
@@ -109,7 +109,7 @@ def describe(container: InputContainer, path: Path, limits: MediaLimits) -> Medi
     if avg_fps > limits.max_fps:
         raise LimitExceeded(
             f"The header gives {avg_fps:.6g} frames a second, the limit is {limits.max_fps:g}; "
-            "re-encode it at a usual frame rate."
+            "re-encode it at a usual frame rate"
         )
     duration_s = max(0.0, (container.duration or 0) / 1e6, *(_stream_duration_s(s) for s in streams))
     if container.format.name == "avi" and avg_fps > 0:
@@ -122,7 +122,7 @@ def describe(container: InputContainer, path: Path, limits: MediaLimits) -> Medi
     if duration_s > limits.max_duration_s:
         raise LimitExceeded(
             f"The header gives a duration of {duration_s:.0f} s, the limit is {limits.max_duration_s:.0f} s; "
-            "cut it into shorter files or repair the header."
+            "cut it into shorter files or repair the header"
         )
     return MediaInfo(
         container=container.format.name,
@@ -147,11 +147,11 @@ def check_size(width: int, height: int, limits: MediaLimits) -> None:
     if min(width, height) < MIN_SIDE_PX:
         raise BadMedia(
             f"The picture is {width}x{height} pixels, the smallest usable side is {MIN_SIDE_PX}; "
-            "upload a video with a visible picture."
+            "upload a video with a visible picture"
         )
     if max(width, height) > limits.max_side_px:
         raise LimitExceeded(
-            f"The picture is {width}x{height} pixels, the limit is {limits.max_side_px} a side; scale it down."
+            f"The picture is {width}x{height} pixels, the limit is {limits.max_side_px} a side; scale it down"
         )
 
 
@@ -160,7 +160,7 @@ def check_rate(rate_hz: int, limits: MediaLimits) -> None:
     if rate_hz < limits.min_sample_rate_hz:
         raise LimitExceeded(
             f"The sound has {rate_hz} samples a second, the least is {limits.min_sample_rate_hz} (MIN_AUDIO_RATE_HZ); "
-            "convert it to a usual rate."
+            "convert it to a usual rate"
         )
 
 
@@ -169,7 +169,7 @@ def check_sound(sound_s: float, pictures_s: float, limits: MediaLimits) -> None:
     if sound_s > pictures_s + limits.max_sound_after_s:
         raise LimitExceeded(
             f"The sound goes on to {sound_s:.0f} s, the pictures end at {pictures_s:.0f} s, the limit is "
-            f"{limits.max_sound_after_s:g} s more (MAX_SOUND_AFTER_PICTURES_S); cut the sound off."
+            f"{limits.max_sound_after_s:g} s more (MAX_SOUND_AFTER_PICTURES_S); cut the sound off"
         )
 
 
@@ -234,7 +234,7 @@ def no_picture(info: MediaInfo) -> BadMedia:
     """Return the error for a video stream that yields nothing."""
     return BadMedia(
         f"No picture of the {info.video.codec} video stream could be decoded: it is empty or damaged; "
-        "export it again."
+        "export it again"
     )
 
 
@@ -249,15 +249,15 @@ def _choose_video(container: InputContainer) -> AvVideoStream:
     """Pick the default, else the largest video stream with a decoder; cover pictures don't count."""
     moving = [s for s in container.streams.video if not s.disposition & av.stream.Disposition.attached_pic]
     if not moving:
-        raise BadMedia("The file has no video stream; upload a file with moving pictures.")
+        raise BadMedia("The file has no video stream; upload a file with moving pictures")
     known = [s for s in moving if s.codec_context is not None]
     if not known:
-        raise BadMedia("The video stream uses an unknown codec; convert it to H.264 in MP4.")
+        raise BadMedia("The video stream uses an unknown codec; convert it to H.264 in MP4")
     decodable = [s for s in known if s.codec_context.codec.canonical_name in VIDEO]
     if not decodable:
         name = known[0].codec_context.codec.canonical_name
         raise BadMedia(
-            f"The video stream uses the codec {name}, which is not accepted; convert it to H.264 in MP4."
+            f"The video stream uses the codec {name}, which is not accepted; convert it to H.264 in MP4"
         )
 
     def rank(stream: AvVideoStream) -> tuple[bool, int, int]:
@@ -280,7 +280,7 @@ def choose_audio(container: InputContainer) -> AvAudioStream | None:
     usable = [s for s in known if s.codec_context.codec.canonical_name in AUDIO]
     if not usable:
         name = known[0].codec_context.codec.canonical_name
-        raise BadMedia(f"The sound uses the codec {name}, which is not accepted; convert it to AAC.")
+        raise BadMedia(f"The sound uses the codec {name}, which is not accepted; convert it to AAC")
     return max(usable, key=lambda s: (bool(s.disposition & av.stream.Disposition.default), -s.index))
 
 
@@ -301,15 +301,15 @@ def _why_not_opened(path: Path, size_bytes: int) -> str:
         text = head.lstrip(b"\xef\xbb\xbf \t\r\n")
         for mark, name in _PLAYLISTS.items():
             if text.startswith(mark) or (mark == b"<MPD" and mark in head):
-                return f"The file is {name}, which only names other files; upload the video itself."
+                return f"The file is {name}, which only names other files; upload the video itself"
         if head[4:8] == b"ftyp" and not _has_box(file, b"moov", size_bytes):
             return (
                 "The file is an MP4 without its index (no moov box in "
-                f"{size_bytes} bytes): it is truncated or was never finished; upload it again."
+                f"{size_bytes} bytes): it is truncated or was never finished; upload it again"
             )
     return (
         f"The file ({size_bytes} bytes) is damaged or in no video format we accept "
-        f"({', '.join(CONTAINERS[:9])}); convert it to H.264 in MP4."
+        f"({', '.join(CONTAINERS[:9])}); convert it to H.264 in MP4"
     )
 
 

@@ -1,4 +1,4 @@
-"""Tells the caller how far the pass is, and gives it the chance to stop it."""
+"""Reports the progress of the pass to the caller, who may stop it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What decoding a file gives. Imports no decoder: a process that lets another one decode loads none."""
+"""The results of decoding a file. Imports no decoder, for processes that let another one decode."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Which frames are looked at: all of them where something happens, every second or third where nothing does.
+"""Chooses the frames to compare: all of them where the picture changes, every second or third elsewhere.
 
 Looking at a frame costs a tenth of decoding it. Where two looks 0.1 s apart hardly differ, nothing that lasts has
 happened between them; where they do differ, the frames between are looked at after all, so no time is lost.

@@ -1,11 +1,11 @@
-"""Decoding in a process of its own, with a memory limit and a CPU limit, so that no file can harm the node.
+"""Decodes in a separate process with memory and CPU limits, so that no file can harm the node.
 
 The functions here take and return what those of the same names in ``split``, ``extract`` and ``excerpt`` do, and raise the
 same errors; ``decoding`` is what runs on the other side. Imports no decoder.
 
 The process has none of the node's secrets: of the environment it gets the few variables that an interpreter needs. It
 ends with its parent. Limits: its memory by the kernel where that is possible (Linux), else by looking ten times a second;
-CPU time by itself between packets, and from here while it says nothing.
+CPU time by itself between packets, and from here while it is silent.
 """
 
 from __future__ import annotations
@@ -38,24 +38,24 @@ if TYPE_CHECKING:
 
 log = get_logger(__name__)
 
-#: -P: the folder it works in holds files of users.
+#: -P: its working folder contains files of users.
 COMMAND = (sys.executable, "-P", "-m", "worker.media.decoding")
 
-#: Files in the job's folder: the answer, and what the process said before it died.
+#: Files in the job's folder: the answer, and stderr of the process.
 RESULT_NAME, STDERR_NAME, SAMPLES_NAME = "decoding.json", "decoding.log", "samples.s16"
 
-#: How long at most between two looks at the process, seconds.
+#: Interval at which the process is checked, seconds.
 _LOOK_S = 0.1
 #: How often the caller hears about progress, seconds.
 _REPORT_S = 0.5
-#: A process that uses no CPU for this long waits for a disk that is away.
+#: A process that uses no CPU for this long waits for an unavailable disk.
 _STUCK_S = 120.0
 #: How long it may take to end after its last word, seconds.
 _END_S = 60.0
 #: No line of it is longer than this, in bytes, nor its answer.
 _MAX_LINE_BYTES, _MAX_RESULT_BYTES = 2**16, 256 * 2**20
 
-#: What the file did to the decoder, not what somebody else did to the process.
+#: Signals caused by the file, not by a kill from outside.
 _CRASHES = (signal.SIGSEGV, signal.SIGABRT, signal.SIGFPE, signal.SIGILL, signal.SIGTRAP)
 
 _VARIABLES = ("PATH", "LD_LIBRARY_PATH", "DYLD_LIBRARY_PATH", "PYTHONHOME", "TMPDIR", "LANG", "LC_ALL", "TZ")
@@ -76,7 +76,7 @@ def split(
 ) -> SplitResult:
     """Do ``split.split`` in a process of its own; past ``wall_s`` seconds the file is refused.
 
-    Raises as that does, and StageTimeout when the disk does not answer, WorkerLost when somebody killed the process.
+    Raises as that does, and StageTimeout when the disk does not answer, WorkerLost when the process was killed.
     """
     found = _Decoding(out_dir, limits, on_progress, wall_s).run(
         "split", path, {"mode": mode, "part_s": part_s}
@@ -154,7 +154,7 @@ class _Decoding:
         self._on_progress = on_progress
         self._wall_s = wall_s
         self._fraction = 0.0
-        self._said: dict[str, Any] | None = None
+        self._answer: dict[str, Any] | None = None
         self._rest = b""
 
     def run(self, kind: str, path: Path, arguments: dict[str, Any]) -> dict[str, Any]:
@@ -191,7 +191,7 @@ class _Decoding:
         if not result.is_file():
             raise WorkerLost("the process that decoded the file ended without an answer")
         if result.stat().st_size > _MAX_RESULT_BYTES:
-            raise LimitExceeded("The video has too many scenes to write down; cut the file up.")
+            raise LimitExceeded("The video has too many scenes to write down; cut the file up")
         found: dict[str, Any] = json.loads(result.read_text())
         return found
 
@@ -227,49 +227,49 @@ class _Decoding:
         *lines, self._rest = (self._rest + data).split(b"\n")
         for line in lines:
             try:
-                said = json.loads(line)
+                fields = json.loads(line)
             except ValueError:
                 continue  # some library's own words
-            if not isinstance(said, dict):
+            if not isinstance(fields, dict):
                 continue
-            if "progress" in said:
-                self._fraction = max(self._fraction, float(said["progress"]))
+            if "progress" in fields:
+                self._fraction = max(self._fraction, float(fields["progress"]))
             else:
-                self._said = said
+                self._answer = fields
         if len(self._rest) > _MAX_LINE_BYTES:
-            raise BadMedia("The file made its decoder answer without end: it is damaged; export it again.")
+            raise BadMedia("The file made its decoder answer without end: it is damaged; export it again")
 
     def _judge(self, status: int) -> None:
-        """Raise what the process said, or what its exit status means."""
-        if self._said is not None:
-            raise _error(self._said)
+        """Raise the error that the process reported, or that its exit status means."""
+        if self._answer is not None:
+            raise _error(self._answer)
         if status == 0:
             return
-        told = (self._folder / STDERR_NAME).read_bytes()[-2000:].decode(errors="replace")
-        log.error("decoding process died", status=status, stderr=told)
+        stderr = (self._folder / STDERR_NAME).read_bytes()[-2000:].decode(errors="replace")
+        log.error("decoding process died", status=status, stderr=stderr)
         if -status in _CRASHES:
             raise BadMedia(
                 f"The file made its decoder crash ({signal.Signals(-status).name}), with {self._limits.memory_mb} MB of memory "
-                "(MEDIA_MEMORY_MB): it is damaged or needs more; convert it to H.264 in MP4."
+                "(MEDIA_MEMORY_MB): it is damaged or needs more; convert it to H.264 in MP4"
             )
         if -status == signal.SIGXFSZ:
-            raise LimitExceeded("The file gives more keyframes or sound than may be written; cut it up.")
+            raise LimitExceeded("The file gives more keyframes or sound than may be written; cut it up")
         raise WorkerLost(f"the process that decoded the file ended with status {status}")
 
 
 class _Watch:
-    """Looks after a process while it says nothing."""
+    """Watches a silent process."""
 
     def __init__(self, pid: int, limits: MediaLimits, wall_s: float) -> None:
         self._process = psutil.Process(pid)
         self._limits = limits
         self._wall_s = wall_s
         self._started_s = self._moved_s = time.monotonic()
-        #: CPU seconds when it was last looked at, and when it last said something.
+        #: CPU seconds at the last check, and at its last message.
         self._spent_s = self._heard_s = 0.0
 
     def hear(self) -> None:
-        """Note that it said something."""
+        """Note a message of the process."""
         self._heard_s = self._spent_s
 
     def look(self) -> None:
@@ -286,36 +286,36 @@ class _Watch:
         if resident > limits.memory_mb * 1_000_000:
             raise LimitExceeded(
                 f"Decoding needs more memory than the limit of {limits.memory_mb} MB (MEDIA_MEMORY_MB); "
-                "scale the video down or encode it with fewer reference frames."
+                "scale the video down or encode it with fewer reference frames"
             )
         if spent_s - self._heard_s > limits.cpu_base_s:
             raise LimitExceeded(
                 f"Decoding one picture takes more than {limits.cpu_base_s:g} s of CPU time, the limit (MEDIA_CPU_BASE_S); "
-                "scale the video down or re-encode it."
+                "scale the video down or re-encode it"
             )
         if now_s - self._started_s > self._wall_s:
             raise LimitExceeded(
-                f"Decoding takes more than {self._wall_s:.0f} s, the limit; cut the file up or scale it down."
+                f"Decoding takes more than {self._wall_s:.0f} s, the limit; cut the file up or scale it down"
             )
         if now_s - self._moved_s > _STUCK_S:
             raise StageTimeout(f"decoding stood still for {_STUCK_S:.0f} s: the disk may not answer")
 
 
-def _error(said: dict[str, Any]) -> Exception:
+def _error(report: dict[str, Any]) -> Exception:
     """Return the error that the process reported, by its class."""
-    message = str(said.get("message", ""))
-    match said.get("error"):
+    message = str(report.get("message", ""))
+    match report.get("error"):
         case "BadMedia":
             return BadMedia(message)
         case "LimitExceeded":
             return LimitExceeded(message)
         case "OSError":
-            return OSError(int(said.get("errno") or 0), message)
+            return OSError(int(report.get("errno") or 0), message)
     return RuntimeError(f"internal error while decoding: {message}")
 
 
 def _environment() -> dict[str, str]:
-    """What the process gets of this one's environment: nothing secret, and one thread a library."""
+    """The environment of the process: without secrets, and with one thread per library."""
     found = {name: value for name in _VARIABLES if (value := process_environment(name)) is not None}
     paths = [str(_ROOT), *filter(None, (process_environment("PYTHONPATH") or "").split(os.pathsep))]
     return {

@@ -63,7 +63,7 @@ class SceneBuilder:
         idx = len(self._done)
         if idx >= self._limits.max_scenes:
             raise LimitExceeded(
-                f"There are more than {self._limits.max_scenes} scenes, the limit, by {end_s:.0f} s; cut the file up."
+                f"There are more than {self._limits.max_scenes} scenes, the limit, by {end_s:.0f} s; cut the file up"
             )
         start_s = 0.0 if self._begins is None else self._begins.ts_s
         chosen = self._open.choose(start_s, end_s, self._begins, ends)
@@ -98,10 +98,10 @@ class SceneBuilder:
         if self._keyframes > limits.max_keyframes:
             raise LimitExceeded(
                 f"There are more than {limits.max_keyframes} keyframes, the limit (MAX_VIDEO_KEYFRAMES), by {ts_s:.0f} s; "
-                "cut the file up."
+                "cut the file up"
             )
         if self._keyframe_bytes > limits.max_keyframe_bytes:
             raise LimitExceeded(
                 f"The keyframes take more than {limits.max_keyframe_bytes} bytes, the limit (MAX_VIDEO_KEYFRAME_BYTES), by "
-                f"{ts_s:.0f} s; cut the file up."
+                f"{ts_s:.0f} s; cut the file up"
             )

@@ -1,4 +1,4 @@
-"""Quiet places to cut the sound at, so that speech recognition gets windows that split no word.
+"""Cuts the sound into windows at quiet places, so that no window splits a word.
 
 Works on the stream of samples while it is written; holds the energies of one window.
 """

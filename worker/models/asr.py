@@ -53,7 +53,7 @@ class Transcriber(Model):
         Raises: InvalidRequest for another shape or dtype, or values that aren't numbers; ModelFailure.
         """
         if audio.ndim != 1 or audio.dtype != np.float32:
-            raise InvalidRequest(f"Audio must be float32 [N], mono; got {audio.dtype} {list(audio.shape)}.")
+            raise InvalidRequest(f"Audio must be float32 [N], mono; got {audio.dtype} {list(audio.shape)}")
         if not np.isfinite(audio).all():
             raise InvalidRequest("Audio contains values that are not finite numbers; decode it again.")
         with self._ready():

@@ -75,7 +75,7 @@ class Model(ABC):
         self, spec: ModelSpec, *, threads: int | None = None, models_dir: Path | None = None
     ) -> None:
         if threads is not None and threads < 1:
-            raise InvalidRequest(f"Model {spec.name} can't use {threads} threads; give 1 or more.")
+            raise InvalidRequest(f"Model {spec.name} can't use {threads} threads; give 1 or more")
         self.spec = spec
         self.threads = threads if threads is not None else _usable_cpus()
         self.models_dir = models_dir
@@ -102,7 +102,7 @@ class Model(ABC):
         """Length of its vectors."""
         if self.spec.dim is None:
             raise InvalidRequest(
-                f"Model {self.spec.name} makes vectors, but has no dim in models.yaml; add it."
+                f"Model {self.spec.name} makes vectors, but has no dim in models.yaml; add it"
             )
         return self.spec.dim
 
@@ -236,7 +236,7 @@ def check_images(images: Sequence[Uint8]) -> None:
     for index, image in enumerate(images):
         if image.ndim != 3 or image.shape[2] != 3 or image.dtype != np.uint8 or image.size == 0:
             raise InvalidRequest(
-                f"Image {index} must be uint8 [H, W, 3] RGB; got {image.dtype} {list(image.shape)}."
+                f"Image {index} must be uint8 [H, W, 3] RGB; got {image.dtype} {list(image.shape)}"
             )
 
 
@@ -246,10 +246,10 @@ def check_texts(texts: Sequence[str], what: str) -> None:
     Raises: InvalidRequest naming the first that is wrong.
     """
     if isinstance(texts, str):
-        raise InvalidRequest(f"{what} takes a list of texts; put the single text into a list.")
+        raise InvalidRequest(f"{what} takes a list of texts; put the single text into a list")
     for index, text in enumerate(texts):
         if not isinstance(text, str):
-            raise InvalidRequest(f"Text {index} is {type(text).__name__}, not a string.")
+            raise InvalidRequest(f"Text {index} is {type(text).__name__}, not a string")
 
 
 def _resident_bytes() -> int:

@@ -1,4 +1,4 @@
-"""How many items go through a model at once: of like length together, and half as many when the device's memory is full."""
+"""Groups items of similar length into batches, and halves batches that exceed the device's memory."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ log = get_logger(__name__)
 
 
 def by_length(lengths: Sequence[int], batch: int, *, padded: int | None = None) -> Iterator[list[int]]:
-    """Indices of items to compute together, the shortest first: at most `batch`, of like length.
+    """Indices of items to compute together, the shortest first: at most `batch`, of similar length.
 
     Padding costs as much as text, so a group also ends where the next text is over a quarter (and 8 tokens) longer than
-    its first: one long text among short ones would make all of them as dear as itself.
+    its first: one long text among short ones would make all of them as expensive as the longest one.
 
     Args:
-        padded: most tokens of a group, padding included: a batch of the longest texts takes much more memory than one of
+        padded: maximum tokens of a group, padding included: a batch of the longest texts takes much more memory than one of
             short ones. An item longer than that goes alone.
     """
     group: list[int] = []
@@ -69,7 +69,7 @@ def compute(groups: Iterable[list[int]], work: Callable[[list[int]], None], *, m
             if len(now) == 1:
                 raise DeviceOutOfMemory(
                     f"Model {model} ran out of device memory on one item: free memory on its GPU, or use a larger one"
-                    f" ({reason.splitlines()[0]})."
+                    f" ({reason.splitlines()[0]})"
                 )
             limit = len(now) // 2
             log.warning("batch halved: the device's memory is full", model=model, batch=len(now), now=limit)

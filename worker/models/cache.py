@@ -103,7 +103,7 @@ class ModelCache:
         if name is not None and name != spec.name:
             spec = self._named_spec(name)
             if spec.kind != kind:
-                raise ModelUnavailable(f"Model {name} is of kind {spec.kind}; name one of kind {kind}.")
+                raise ModelUnavailable(f"Model {name} is of kind {spec.kind}; name one of kind {kind}")
         return self._bring(spec)
 
     def activate(self, spec: ModelSpec) -> None:
@@ -200,7 +200,7 @@ class ModelCache:
         if exceeds_budget(spec, self.budget_mb):
             raise ModelDoesNotFit(
                 f"Model {spec.name} needs {spec.memory_mb} MB, more than the whole budget of {self.budget_mb} MB "
-                f"({self._used_mb()} MB used): raise WORKER_MODEL_MEMORY_MB, or choose a smaller model."
+                f"({self._used_mb()} MB used): raise WORKER_MODEL_MEMORY_MB, or choose a smaller model"
             )
 
     def _make_room(self, spec: ModelSpec) -> None:
@@ -238,7 +238,7 @@ class ModelCache:
     def _active_spec(self, kind: Kind) -> ModelSpec:
         if kind not in self.kinds:
             served = ", ".join(self.families) or "none"
-            raise ModelUnavailable(f"This node has no {kind} model; it serves the families: {served}.")
+            raise ModelUnavailable(f"This node has no {kind} model; it serves the families: {served}")
         spec = self._active.get(kind)
         if spec is None:
             raise ModelUnavailable(_absent(kind))
@@ -249,7 +249,7 @@ class ModelCache:
         spec = active.get(name) or self._catalog.get(name)
         if spec.family not in self.families:
             raise ModelUnavailable(
-                f"Model {name} belongs to family {spec.family}; this node serves {', '.join(self.families) or 'none'}."
+                f"Model {name} belongs to family {spec.family}; this node serves {', '.join(self.families) or 'none'}"
             )
         return spec
 
@@ -263,7 +263,7 @@ def _rounded(seconds: float | None) -> float | None:
 
 
 def _absent(kind: Kind) -> str:
-    return f"The profile has no {kind} model; use a profile that has one."
+    return f"The profile has no {kind} model; use a profile that has one"
 
 
 def build(spec: ModelSpec, *, threads: int | None = None, models_dir: Path | None = None) -> Model:
@@ -276,7 +276,7 @@ def build(spec: ModelSpec, *, threads: int | None = None, models_dir: Path | Non
         known = ", ".join(provider for kind, provider in PROVIDERS if kind == spec.kind) or "none"
         raise ModelUnavailable(
             f"Model {spec.name} names the provider {spec.provider!r}, which kind {spec.kind} does not have "
-            f"(known: {known}); correct models.yaml."
+            f"(known: {known}); correct models.yaml"
         )
     module, _, name = path.partition(":")
     try:
@@ -285,7 +285,7 @@ def build(spec: ModelSpec, *, threads: int | None = None, models_dir: Path | Non
         extra = _EXTRAS.get(spec.provider, "lite" if "lite" in spec.profiles else "full")
         raise ModelUnavailable(
             f"Model {spec.name} can't be loaded: its engine does not import ({error}); "
-            f"install scenefleet's extra {extra!r}."
+            f"install scenefleet's extra {extra!r}"
         ) from error
     model = provider(spec, threads=threads, models_dir=models_dir)
     assert isinstance(model, Model)

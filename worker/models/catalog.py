@@ -43,9 +43,7 @@ class Catalog:
         for spec in self.specs:
             if spec.name == name:
                 return spec
-        raise ModelUnavailable(
-            f"There is no model {name!r} in models.yaml; it has {', '.join(self.names())}."
-        )
+        raise ModelUnavailable(f"There is no model {name!r} in models.yaml; it has {', '.join(self.names())}")
 
     def for_profile(self, profile: str) -> dict[Kind, ModelSpec]:
         """The active model of each kind of a profile; a kind without a model is absent ("unavailable").
@@ -55,7 +53,7 @@ class Catalog:
         active: dict[Kind, ModelSpec] = {s.kind: s for s in self.specs if profile in s.profiles}
         if not active:
             raise ModelUnavailable(
-                f"There is no profile {profile!r} in models.yaml; use one of {', '.join(self.profiles())}."
+                f"There is no profile {profile!r} in models.yaml; use one of {', '.join(self.profiles())}"
             )
         return active
 
@@ -78,7 +76,7 @@ class Catalog:
             spec = self.get(self._full_name(kind, name))
             if spec.kind != kind:
                 raise ModelUnavailable(
-                    f"{variable}={name} is a model of kind {spec.kind}; name one of kind {kind}."
+                    f"{variable}={name} is a model of kind {spec.kind}; name one of kind {kind}"
                 )
             active[kind] = spec
         if settings.asr_device and "asr" in active:
@@ -128,10 +126,10 @@ def _read_file(chosen: Path) -> list[ModelSpec]:
     try:
         document = yaml.safe_load(chosen.read_text(encoding="utf-8"))
     except OSError as error:
-        raise ModelUnavailable(f"The model catalogue {chosen} can't be read: {error.strerror}.") from error
+        raise ModelUnavailable(f"The model catalogue {chosen} can't be read: {error.strerror}") from error
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         reason = " ".join(str(error).split())
-        raise ModelUnavailable(f"The model catalogue {chosen} is not valid YAML: {reason}.") from error
+        raise ModelUnavailable(f"The model catalogue {chosen} is not valid YAML: {reason}") from error
     entries = document.get("models") if isinstance(document, dict) else None
     if not isinstance(entries, list) or not entries:
         raise ModelUnavailable(f"The model catalogue {chosen} has no list `models`; add at least one model.")
@@ -155,7 +153,7 @@ def _read_entry(path: Path, index: int, entry: object) -> ModelSpec:
         first = error.errors()[0]
         field = ".".join(str(part) for part in first["loc"]) or "entry"
         raise ModelUnavailable(
-            f"Model {name} in {path} has a wrong {field} ({first['input']!r}): {first['msg']}."
+            f"Model {name} in {path} has a wrong {field} ({first['input']!r}): {first['msg']}"
         ) from error
 
 
@@ -169,5 +167,5 @@ def _refuse_doubles(path: Path, specs: list[ModelSpec]) -> None:
             other = known.setdefault((profile, spec.kind), spec.name)
             if other != spec.name:
                 raise ModelUnavailable(
-                    f"Profile {profile} has two models of kind {spec.kind} in {path} ({other}, {spec.name}); keep one."
+                    f"Profile {profile} has two models of kind {spec.kind} in {path} ({other}, {spec.name}); keep one"
                 )

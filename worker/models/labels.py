@@ -59,4 +59,4 @@ def read_labels(path: Path | None = None) -> tuple[str, ...]:
 
 
 def _refused(path: Path, fault: str, remedy: str) -> ModelUnavailable:
-    return ModelUnavailable(f"The list of labels {path} {fault}: {remedy}.")
+    return ModelUnavailable(f"The list of labels {path} {fault}: {remedy}")

@@ -1,4 +1,4 @@
-"""Texts: vectors and word weights to search by, and how well a document answers a query. Imports no engine."""
+"""Interfaces of all text models and rerankers. Imports no engine."""
 
 from __future__ import annotations
 
@@ -20,19 +20,19 @@ LexicalWeights = Mapping[int, float]
 class TextVectors:
     #: float32 [N, dim], each of length 1.
     dense: Float32
-    #: One per text; None from a model that has no lexical head.
+    #: One per text; None: the model has no lexical head.
     lexical: tuple[LexicalWeights, ...] | None
 
 
 class TextEmbedder(Model):
-    """Text to unit vectors whose dot product is their similarity; some models weigh its words as well."""
+    """Embeds texts as unit vectors, whose dot product is their similarity; some models also return lexical weights."""
 
-    #: Whether `encode` gives lexical weights, and over how many token ids.
+    #: Whether `encode` returns lexical weights.
     has_lexical: ClassVar[bool] = False
 
     @property
     def vocabulary_size(self) -> int:
-        """Token ids lie below this; 0 without a lexical head."""
+        """Number of token ids; 0 without a lexical head."""
         return 0
 
     def embed(self, texts: Sequence[str]) -> Float32:
@@ -40,7 +40,7 @@ class TextEmbedder(Model):
         return self.encode(texts).dense
 
     def encode(self, texts: Sequence[str]) -> TextVectors:
-        """One vector (and, where the model has them, lexical weights) per text, in the order given.
+        """Embed texts: one vector (and lexical weights, if the model has them) per text, in their order.
 
         Args:
             texts: any number, in any script; cut at the model's length limit; none gives an empty array.
@@ -63,20 +63,20 @@ class TextEmbedder(Model):
 
 
 class Reranker(Model):
-    """How well each of some documents answers a query, by reading both together."""
+    """Scores how well documents answer a query, by reading both together."""
 
     def rerank(self, query: str, documents: Sequence[str]) -> Float32:
-        """A score per document, 0..1, higher is better; comparable within one query.
+        """Score each document, 0..1, higher is better; comparable within one query.
 
         Args:
-            query: what is looked for; cut, as the documents are, at the model's length limit.
+            query: truncated, as the documents are, at the model's length limit.
             documents: any number; none gives an empty array.
 
         Returns: float32 [len(documents)].
         Raises: InvalidRequest when the query or a document is not a string; ModelFailure.
         """
         if not isinstance(query, str):
-            raise InvalidRequest(f"The query is {type(query).__name__}, not a string.")
+            raise InvalidRequest(f"The query is {type(query).__name__}, not a string")
         check_texts(documents, "rerank")
         if not documents:
             return np.zeros(0, np.float32)

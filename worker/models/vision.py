@@ -27,7 +27,7 @@ class VisionEmbedder(Model):
         value = self.spec.options.get("tag_threshold", TAG_THRESHOLD)
         if not isinstance(value, int | float) or isinstance(value, bool) or not 0 <= value <= 1:
             raise ModelUnavailable(
-                f"Model {self.spec.name} has the option tag_threshold={value!r} in models.yaml; use a number from 0 to 1."
+                f"Model {self.spec.name} has the option tag_threshold={value!r} in models.yaml; use a number from 0 to 1"
             )
         return float(value)
 

@@ -98,10 +98,10 @@ def test_no_pictures_give_none(ask: Ask, fleet: Fleet) -> None:
 @pytest.mark.parametrize(
     ("key", "error", "said"),
     [
-        ("faces/u2/p1/photo_1.jpg", InvalidKey, "does not lie under 'faces/u1/'"),
-        ("uploads/u2/portrait.jpg", InvalidKey, "does not lie under 'uploads/u1/'"),
+        ("faces/u2/p1/photo_1.jpg", InvalidKey, "is outside 'faces/u1/'"),
+        ("uploads/u2/portrait.jpg", InvalidKey, "is outside 'uploads/u1/'"),
         ("uploads/u1/../u2/portrait.jpg", InvalidKey, "it has the part '..'"),
-        ("sidecars/u1/v/s.r1.json", InvalidKey, "does not lie under 'uploads/u1/'"),
+        ("sidecars/u1/v/s.r1.json", InvalidKey, "is outside 'uploads/u1/'"),
         ("uploads/u1/no-such.jpg", ObjectMissing, "uploads/u1/no-such.jpg"),
     ],
 )

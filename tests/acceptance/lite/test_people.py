@@ -288,7 +288,7 @@ def test_nobody_reaches_anothers_people(fleet: Fleet) -> None:
     assert [found.person_id for found in client.people_events("u2").events] == [own]
     client.delete_person("u2", own)
     eventually(lambda: client.person("u2", own).state == "erased", within_s=60, what="erased")
-    with pytest.raises(Conflict, match="is there already"):
+    with pytest.raises(Conflict, match="exists already"):
         fleet.client.rename_person(USER, ann.person_id, "TWICE")
 
 

@@ -34,11 +34,11 @@ def test_reads_a_list_as_people_write_it(tmp_path: Path) -> None:
         (b"x" * (2**20 + 1), "has more than 1048576 bytes: shorten it."),
         (
             b"x" * (MAX_LABEL_CHARS + 1),
-            f"has a label of {MAX_LABEL_CHARS + 1} characters in line 1: use {MAX_LABEL_CHARS} at most.",
+            f"has a label of {MAX_LABEL_CHARS + 1} characters in line 1: use {MAX_LABEL_CHARS} at most",
         ),
         (
             "\n".join(map(str, range(MAX_LABELS + 1))).encode(),
-            f"has {MAX_LABELS + 1} labels: keep {MAX_LABELS} at most.",
+            f"has {MAX_LABELS + 1} labels: keep {MAX_LABELS} at most",
         ),
     ],
     ids=["nothing", "remarks", "latin-1", "picture", "control", "large", "long", "many"],

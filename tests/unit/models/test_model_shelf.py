@@ -141,7 +141,7 @@ def test_a_family_without_a_model_is_unavailable_and_says_so(make_cache: Callabl
         "kind": "vision",
         "loaded": False,
         "active": False,
-        "unavailable": "The profile has no vision model; use a profile that has one.",
+        "unavailable": "The profile has no vision model; use a profile that has one",
     }
     assert (model_cache.has("text"), model_cache.has("vision"), model_cache.has("face")) == (
         True,

@@ -66,8 +66,8 @@ class FasterWhisperTranscriber(WindowedTranscriber):
             # Anything at all, by the files' bytes; tokenizers raises bare Exceptions, CTranslate2 others.
             blamed, what = (tokenizer, "a tokenizer") if type(error) is Exception else (weights, "weights")
             wanted = f"{what} for faster-whisper on {self.placement.device} in {self._compute_type()}"
-            said = f"{error}".splitlines()[0]
-            raise refused(self.spec, blamed, wanted, f"that it says {said!r}") from error
+            reason = f"{error}".splitlines()[0]
+            raise refused(self.spec, blamed, wanted, f"this error: {reason!r}") from error
         mels = model.feat_kwargs.get("feature_size", _DEFAULT_MELS)
         if mels != model.model.n_mels:
             raise refused(

@@ -53,7 +53,7 @@ class PocketSphinxTranscriber(Transcriber):
             )
         except RuntimeError as error:
             raise ModelUnavailable(
-                f"Model {self.spec.name} can't be loaded from {folder}: PocketSphinx says {error}."
+                f"Model {self.spec.name} can't be loaded from {folder}: PocketSphinx says {error}"
             ) from error
 
     def _unload(self) -> None:

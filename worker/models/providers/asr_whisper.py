@@ -39,7 +39,7 @@ _COMPUTED = (torch.nn.Linear, torch.nn.Conv1d, torch.nn.Embedding)
 
 
 class WhisperOptions(SpeechOptions):
-    #: Whose alignment heads the checkpoint has, by OpenAI's name of a model; None: told by file name or revision.
+    #: Whose alignment heads the checkpoint has, by OpenAI's name of a model; None: from the file name or revision.
     alignment_heads: str | None = None
 
 
@@ -135,7 +135,7 @@ class WhisperTranscriber(WindowedTranscriber):
         if self.spec.dtype != "auto":
             raise ModelUnavailable(
                 f"Model {self.spec.name} can't be loaded: provider openai-whisper computes in float16 or float32, not in "
-                "bfloat16; set dtype: float16 or auto in models.yaml."
+                "bfloat16; set dtype: float16 or auto in models.yaml"
             )
         return replace(self.placement, dtype="float16")
 
@@ -144,7 +144,7 @@ class WhisperTranscriber(WindowedTranscriber):
         if len(own) != 1:
             raise ModelUnavailable(
                 f"Model {self.spec.name} can't be loaded: expected one .pt file among its files, found {len(own)}; "
-                "correct models.yaml."
+                "correct models.yaml"
             )
         return own[0]
 
@@ -155,7 +155,7 @@ class WhisperTranscriber(WindowedTranscriber):
         if named is not None and named not in _ALIGNMENT_HEADS:
             raise ModelUnavailable(
                 f"Model {self.spec.name} has a wrong option alignment_heads ({named!r}); correct models.yaml, it can be "
-                f"{', '.join(_ALIGNMENT_HEADS)}."
+                f"{', '.join(_ALIGNMENT_HEADS)}"
             )
         guesses = (named, path.stem, self.spec.revision.removeprefix("openai-"))
         name = next((guess for guess in guesses if guess in _ALIGNMENT_HEADS), None)
@@ -187,8 +187,8 @@ def _read(spec: ModelSpec, path: Path) -> tuple[ModelDimensions, dict[str, torch
         found = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:
         # Anything at all, by the file's bytes; torch adds advice on loading it unsafely, over many lines.
-        said = f"{type(error).__name__}: {error}".splitlines()[0]
-        raise refused(spec, path, "a Whisper checkpoint", f"a file that can't be read ({said})") from error
+        reason = f"{type(error).__name__}: {error}".splitlines()[0]
+        raise refused(spec, path, "a Whisper checkpoint", f"a file that can't be read ({reason})") from error
     parts = sorted(map(str, found)) if isinstance(found, dict) else [type(found).__name__]
     if parts != ["dims", "model_state_dict"]:
         raise refused(spec, path, "a Whisper checkpoint (dims, model_state_dict)", ", ".join(parts[:5]))

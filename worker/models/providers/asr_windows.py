@@ -270,7 +270,7 @@ def read_options(spec: ModelSpec, options: type[O]) -> O:
             fault = f"a wrong option {name} ({first['input']!r}: {first['msg']})"
         known = ", ".join(sorted(options.model_fields))
         raise ModelUnavailable(
-            f"Model {spec.name} has {fault}; correct models.yaml, it can have {known}."
+            f"Model {spec.name} has {fault}; correct models.yaml, it can have {known}"
         ) from error
 
 
@@ -278,14 +278,14 @@ def refuse_language(spec: ModelSpec, language: str) -> ModelUnavailable:
     """The error for a language the model does not know."""
     return ModelUnavailable(
         f"Model {spec.name} does not know the language {language!r} of its options; give a code such as en or de in "
-        "models.yaml, or null to detect it."
+        "models.yaml, or null to detect it"
     )
 
 
 def refuse_translation(spec: ModelSpec, why: str) -> ModelUnavailable:
     """The error for a model that can't translate."""
     return ModelUnavailable(
-        f"Model {spec.name} can't translate: {why}; set translate: false in models.yaml, or choose another model."
+        f"Model {spec.name} can't translate: {why}; set translate: false in models.yaml, or choose another model"
     )
 
 

@@ -195,7 +195,7 @@ def _compare(
         if other != architecture and units == sum(counts):
             raise ModelUnavailable(
                 f"Model {spec.name} can't be loaded: expected {path} to hold {architecture}, found {other} ({units} units); "
-                "correct options.architecture in models.yaml, or put the right file there."
+                "correct options.architecture in models.yaml, or put the right file there"
             )
     for name in expected:
         if name not in found:
@@ -215,11 +215,11 @@ def _architecture(spec: ModelSpec) -> str:
     if architecture not in UNITS or options:
         raise ModelUnavailable(
             f"Model {spec.name} has the options {spec.options} in models.yaml; the provider {spec.provider} takes one, "
-            f"architecture: {', '.join(UNITS)}."
+            f"architecture: {', '.join(UNITS)}"
         )
     if (spec.dim, spec.metric) != (DIM, "cosine"):
         raise ModelUnavailable(
-            f"Model {spec.name} has dim {spec.dim} and metric {spec.metric} in models.yaml; AdaFace has {DIM} and cosine."
+            f"Model {spec.name} has dim {spec.dim} and metric {spec.metric} in models.yaml; AdaFace has {DIM} and cosine"
         )
     return str(architecture)
 
@@ -230,14 +230,14 @@ def _only_file(spec: ModelSpec, ending: str) -> str:
     if len(named) != 1:
         raise ModelUnavailable(
             f"Model {spec.name} names {len(named)} files *{ending} in models.yaml; the provider {spec.provider} needs one "
-            "*.ckpt (AdaFace) and one *.onnx (YuNet)."
+            "*.ckpt (AdaFace) and one *.onnx (YuNet)"
         )
     return named[0]
 
 
 def _wrong(spec: ModelSpec, path: Path, expected: str, found: str) -> ModelUnavailable:
     return ModelUnavailable(
-        f"Model {spec.name} can't be loaded: expected {expected} in {path}, found {found}; put the right file there."
+        f"Model {spec.name} can't be loaded: expected {expected} in {path}, found {found}; put the right file there"
     )
 
 

@@ -1,6 +1,6 @@
 """Faces by dlib: HOG detector, five landmarks, a 128-d vector (ResNet-29), all on the CPU.
 
-Never uses the 68-point landmark model that lies in the same package: its training data forbids commercial use.
+Never uses the 68-point landmark model in the same package: its training data forbids commercial use.
 Source: Davis King, dlib.net, "High quality face recognition with deep metric learning" (2017).
 """
 
@@ -54,7 +54,7 @@ class DlibFaceAnalyser(FaceAnalyser):
             self._descriptor = dlib.face_recognition_model_v1(str(descriptor))
         except RuntimeError as error:
             raise ModelUnavailable(
-                f"Model {self.spec.name} can't be loaded from {landmarks.parent}: dlib says {error}."
+                f"Model {self.spec.name} can't be loaded from {landmarks.parent}: dlib says {error}"
             ) from error
 
     def _unload(self) -> None:

@@ -74,7 +74,7 @@ class YuNetDetector:
             reason = " ".join(str(error).split())
             raise ModelUnavailable(
                 f"Model {spec.name} can't be loaded: expected {path} to be YuNet in ONNX for pictures of any size, found "
-                f"what OpenCV refuses ({reason}); put the right file there."
+                f"what OpenCV refuses ({reason}); put the right file there"
             ) from error
 
     def detect(self, image: Uint8) -> list[Detection]:

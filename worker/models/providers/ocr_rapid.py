@@ -69,12 +69,12 @@ class RapidReader(TextReader):
             found = reader(_sample())
         except Exception as error:
             raise ModelUnavailable(
-                f"Model {self.spec.name} can't be loaded from {detector.parent}: RapidOCR says {_reason(error)}."
+                f"Model {self.spec.name} can't be loaded from {detector.parent}: RapidOCR says {_reason(error)}"
             ) from error
         if not found.txts:
             raise ModelUnavailable(
                 f"Model {self.spec.name} can't be loaded from {detector.parent}: it does not read a picture of a word; "
-                f"put the files that models.yaml names there."
+                f"put the files that models.yaml names there"
             )
         self._reader = reader
 

@@ -30,8 +30,8 @@ def read_tensors(spec: ModelSpec, path: Path) -> dict[str, torch.Tensor]:
         found = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:
         # Anything at all, by the file's bytes; torch adds advice on loading it unsafely, over many lines.
-        said = f"{type(error).__name__}: {error}".splitlines()[0]
-        raise refused(spec, path, "a file of weights", f"one that can't be read ({said})") from error
+        reason = f"{type(error).__name__}: {error}".splitlines()[0]
+        raise refused(spec, path, "a file of weights", f"one that can't be read ({reason})") from error
     if not isinstance(found, dict) or not all(isinstance(value, torch.Tensor) for value in found.values()):
         raise refused(spec, path, "named tensors", f"a {type(found).__name__} of other things")
     return found
@@ -68,5 +68,5 @@ def fill(
 def refused(spec: ModelSpec, path: Path, expected: str, found: str) -> ModelUnavailable:
     """The error for a file that is not what the model needs."""
     return ModelUnavailable(
-        f"Model {spec.name} can't be loaded: expected {expected} in {path}, found {found}; {remedy(spec)}."
+        f"Model {spec.name} can't be loaded: expected {expected} in {path}, found {found}; {remedy(spec)}"
     )

@@ -1,8 +1,8 @@
-"""BGE-M3 by its authors' own library, FlagEmbedding: the second engine, for whoever wants it computed by that and nothing else.
+"""BGE-M3 by its authors' own library, FlagEmbedding: the second engine.
 
 It gives the vectors and weights that `text_bge_m3` gives (a contract test compares them) for about twice the computing, since
 it runs a call's first batch once more to try its size, and 140 MB more of memory. Left alone it draws missing heads at random, takes a wrong path for a repository to download, and loads
-whatever else lies in the folder: so all files are read and compared with the network before, as the other engine does, and
+any other file in the folder: so all files are read and compared with the network before, as the other engine does, and
 the library gets a folder that holds these files and no other.
 """
 
@@ -83,9 +83,9 @@ class FlagEmbedder(TextEmbedder):
             except Exception as error:
                 if devices.is_out_of_memory(error):
                     raise
-                said = " ".join(str(error).split())[:200]
+                reason = " ".join(str(error).split())[:200]
                 raise refused(
-                    self.spec, config_path.parent, "a model for FlagEmbedding", f"that it says {said!r}"
+                    self.spec, config_path.parent, "a model for FlagEmbedding", f"this error: {reason!r}"
                 ) from error
         self._tokens = tokens
 

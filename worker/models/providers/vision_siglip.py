@@ -45,7 +45,7 @@ class _Scaling:
     std: tuple[float, ...]
 
     def scale(self, image: Uint8) -> Uint8:
-        """uint8 [H, W, 3] to uint8 [side_px, side_px, 3], the proportions given up."""
+        """uint8 [H, W, 3] to uint8 [side_px, side_px, 3], without keeping the aspect ratio."""
         return np.asarray(Image.fromarray(image).resize((self.side_px, self.side_px), self.resample))
 
 
@@ -66,9 +66,9 @@ class SiglipEmbedder(VisionEmbedder):
         if unknown:
             raise ModelUnavailable(
                 f"Model {self.spec.name} has the option {min(unknown)!r} in models.yaml, which SigLIP does not know;"
-                " remove it."
+                " remove it"
             )
-        # Said at load if it is wrong, not by a job.
+        # A wrong one fails the load, not a job.
         _ = self.tag_threshold
         torch.set_num_threads(self.threads)
         config = self._read_config()
@@ -157,7 +157,7 @@ class SiglipEmbedder(VisionEmbedder):
         if not np.isfinite(found).all():
             raise ModelFailure(
                 f"Model {self.spec.name} gave vectors that are not finite in {self.placement.dtype}; "
-                "use dtype bfloat16 or float32 in models.yaml."
+                "use dtype bfloat16 or float32 in models.yaml"
             )
         return found
 
@@ -190,7 +190,7 @@ class SiglipEmbedder(VisionEmbedder):
             # Of the text tower the projection, of the vision tower the network itself is as wide as the common space.
             widths = (config.text_config.projection_size, config.vision_config.hidden_size)
         except Exception as error:
-            raise refused(self.spec, path, "the settings of a SigLIP model", _said(error)) from error
+            raise refused(self.spec, path, "the settings of a SigLIP model", _reason(error)) from error
         if widths != (self.dim, self.dim):
             raise refused(
                 self.spec,
@@ -214,7 +214,7 @@ class SiglipEmbedder(VisionEmbedder):
             )
             steps = all(document.get(step, True) for step in ("do_resize", "do_rescale", "do_normalize"))
         except (KeyError, TypeError, ValueError) as error:
-            raise refused(self.spec, path, "size, image_mean and image_std", _said(error)) from error
+            raise refused(self.spec, path, "size, image_mean and image_std", _reason(error)) from error
         if size != (side_px, side_px):
             raise refused(self.spec, path, f"pictures of {side_px}x{side_px} px", f"{size[1]}x{size[0]}")
         if not steps or len(found.mean) != 3 or len(found.std) != 3 or 0 in found.std:
@@ -228,7 +228,7 @@ class SiglipEmbedder(VisionEmbedder):
         try:
             tokenizer = Tokenizer.from_file(str(path))
         except Exception as error:
-            raise refused(self.spec, path, "a tokenizer", _said(error)) from error
+            raise refused(self.spec, path, "a tokenizer", _reason(error)) from error
         tokenizer.no_padding()
         tokenizer.no_truncation()
         end = tokenizer.token_to_id(_END)
@@ -246,11 +246,11 @@ class SiglipEmbedder(VisionEmbedder):
         try:
             document = json.loads(path.read_bytes())
         except (ValueError, RecursionError) as error:
-            raise refused(self.spec, path, "JSON", _said(error)) from error
+            raise refused(self.spec, path, "JSON", _reason(error)) from error
         if not isinstance(document, dict):
             raise refused(self.spec, path, "a JSON object", f"a {type(document).__name__}")
         return document
 
 
-def _said(error: Exception) -> str:
+def _reason(error: Exception) -> str:
     return " ".join(f"{type(error).__name__}: {error}".split())

@@ -65,7 +65,7 @@ class XlmRoberta:
         if options.max_tokens is not None and options.max_tokens > positions:
             raise ModelUnavailable(
                 f"Model {spec.name} can't cut texts at max_tokens={options.max_tokens}: it has {positions} positions; "
-                "correct its options in models.yaml."
+                "correct its options in models.yaml"
             )
         #: Most tokens it reads at once, <s> and </s> included.
         self.limit = options.max_tokens or positions
@@ -147,7 +147,7 @@ def read_options(spec: ModelSpec) -> Options:
         first = error.errors()[0]
         name = ".".join(str(part) for part in first["loc"])
         raise ModelUnavailable(
-            f"Model {spec.name} has a wrong option {name} ({first['input']!r}): {first['msg']}; correct models.yaml."
+            f"Model {spec.name} has a wrong option {name} ({first['input']!r}): {first['msg']}; correct models.yaml"
         ) from error
 
 
@@ -164,8 +164,8 @@ def read_config(spec: ModelSpec, path: Path) -> XLMRobertaConfig:
         return XLMRobertaConfig(**document)
     except Exception as error:
         # transformers has errors of its own for a field of a wrong type.
-        said = " ".join(str(error).split())
-        raise refused(spec, path, "a configuration", f"a wrong one ({said})") from error
+        reason = " ".join(str(error).split())
+        raise refused(spec, path, "a configuration", f"a wrong one ({reason})") from error
 
 
 def listed(spec: ModelSpec, *names: str) -> str:
@@ -177,5 +177,5 @@ def listed(spec: ModelSpec, *names: str) -> str:
         if name in spec.all_files:
             return name
     raise ModelUnavailable(
-        f"Model {spec.name} can't be loaded: models.yaml lists no {' or '.join(names)} among its files; add it."
+        f"Model {spec.name} can't be loaded: models.yaml lists no {' or '.join(names)} among its files; add it"
     )

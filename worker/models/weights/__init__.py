@@ -1,1 +1,1 @@
-"""The files of models: fetched, verified, recorded."""
+"""Downloads, verifies and records the files of models."""

@@ -59,14 +59,14 @@ def read(models_dir: Path) -> dict[str, Entry]:
         return {}
     except (OSError, UnicodeDecodeError) as error:
         raise ModelUnavailable(
-            f"{path} can't be read ({error}); restore it, or pull the models again."
+            f"{path} can't be read ({error}); restore it, or pull the models again"
         ) from error
     try:
         return dict(_Document.model_validate_json(text).models)
     except ValidationError as error:
         reason = error.errors()[0]["msg"]
         raise ModelUnavailable(
-            f"{path} is damaged ({reason}); restore it, or remove it and pull the models again."
+            f"{path} is damaged ({reason}); restore it, or remove it and pull the models again"
         ) from error
 
 

@@ -124,10 +124,10 @@ def pull(
         with _alone(models_dir, spec.name, pulling.watcher.waiting):
             return pulling.run()
     except ModelUnavailable as error:
-        raise ModelUnavailable(f"Model {spec.name} can't be pulled: {str(error).rstrip('.')}.") from error
+        raise ModelUnavailable(f"Model {spec.name} can't be pulled: {str(error).rstrip('.')}") from error
     except OSError as error:
         raise ModelUnavailable(
-            f"Model {spec.name} can't be pulled: {error.filename or models_dir} can't be used ({error.strerror})."
+            f"Model {spec.name} can't be pulled: {error.filename or models_dir} can't be used ({error.strerror})"
         ) from error
 
 

@@ -51,7 +51,7 @@ def find_on_hub(repository: str, file: str, revision: str, endpoint: str) -> Rem
     hub = import_hub()
     errors = hub.errors
     host = endpoint or hub.constants.ENDPOINT
-    # None: the user's token, if there is one. Whoever listens on the way to a server without TLS would have it.
+    # None: the user's token, if there is one. Without TLS it could be intercepted.
     token = None if is_private(host) else False
     unsent = "" if token is None else "; over plain http no token is sent, so use the hub's https address"
     try:

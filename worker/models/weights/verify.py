@@ -28,7 +28,7 @@ def locate(spec: ModelSpec, file: str = "", *, models_dir: Path | None = None) -
     path = place(spec, file, models_dir=models_dir)
     if not path.exists():
         raise ModelUnavailable(
-            f"Model {spec.name} can't be loaded: expected {path}, found no such file; {remedy(spec)}."
+            f"Model {spec.name} can't be loaded: expected {path}, found no such file; {remedy(spec)}"
         )
     return path
 
@@ -47,9 +47,9 @@ def place(spec: ModelSpec, file: str = "", *, models_dir: Path | None = None) ->
         return Path(rest) / file
     if models_dir is None:
         raise ModelUnavailable(
-            f"Model {spec.name} can't be loaded: its weights lie under MODELS_DIR, which is not set; set it."
+            f"Model {spec.name} can't be loaded: its weights are in MODELS_DIR, which is not set; set it"
         )
-    # A file of its own lies beside the others, under its last name.
+    # A file with its own source is stored beside the others, under its base name.
     return models_dir / spec.name / (PurePosixPath(rest).name if own_place else file)
 
 
@@ -64,13 +64,13 @@ def verify(spec: ModelSpec, *, models_dir: Path | None = None) -> None:
         if expected is None:
             raise ModelUnavailable(
                 f"Model {spec.name} can't be loaded: neither models.yaml nor models.lock has a sha256 for {path}; "
-                f"{remedy(spec)}."
+                f"{remedy(spec)}"
             )
         found = digest(spec, path)
         if found != expected:
             raise ModelUnavailable(
                 f"Model {spec.name} can't be loaded: {path} should have sha256 {expected} but has {found}; "
-                f"{remedy(spec)}."
+                f"{remedy(spec)}"
             )
 
 
@@ -84,7 +84,7 @@ def digest(spec: ModelSpec, path: Path) -> str:
             return hashlib.file_digest(stream, "sha256").hexdigest()
     except OSError as error:
         raise ModelUnavailable(
-            f"Model {spec.name} can't be loaded: {path} can't be read ({error.strerror}); {remedy(spec)}."
+            f"Model {spec.name} can't be loaded: {path} can't be read ({error.strerror}); {remedy(spec)}"
         ) from error
 
 
@@ -92,7 +92,7 @@ def _package_folder(spec: ModelSpec, module: str) -> Path:
     found = importlib.util.find_spec(module)
     if found is None or not found.submodule_search_locations:
         raise ModelUnavailable(
-            f"Model {spec.name} can't be loaded: the Python package {module} is not installed; {remedy(spec)}."
+            f"Model {spec.name} can't be loaded: the Python package {module} is not installed; {remedy(spec)}"
         )
     return Path(next(iter(found.submodule_search_locations)))
 
