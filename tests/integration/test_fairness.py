@@ -29,7 +29,7 @@ from tests.integration.test_ledger import LEASE_S
 
 pytestmark = pytest.mark.usefixtures("database")
 
-POLICY = RunPolicy(skips={}, max_failures=3, tmp_ttl_s=3600)
+POLICY = RunPolicy(skips={}, max_failures=3, tmp_ttl_s=3600, defer_max_s=60)
 #: The videos that were accepted, by key.
 NAMES: dict[str, str] = {}
 #: How long every job of the simulated fleet takes.
@@ -435,17 +435,17 @@ def test_pauses_grow_until_there_is_progress() -> None:
     waits = []
     for _ in range(7):
         claimed = must_claim()
-        assert defer(claimed, 2.0, max_wait_s=60.0) == []
+        assert defer(claimed, 2.0) == []
         waits.append(round(pause_s(claimed.job_id)))
         assert claim() is None
         let_pass(61)
     assert waits == [2, 4, 8, 16, 32, 60, 60]
     claimed = must_claim()
     assert [wake_up.job_id for wake_up in defer(claimed, 0.0, progressed=True)] == [claimed.job_id]
-    defer(must_claim(), 2.0, max_wait_s=60.0)
+    defer(must_claim(), 2.0)
     assert round(pause_s(claimed.job_id)) == 2
     let_pass(3)
-    defer(must_claim(), 3600.0, max_wait_s=60.0)
+    defer(must_claim(), 3600.0)
     assert pause_s(claimed.job_id) > 3590, "a stage that wants a longer pause gets it"
 
 
