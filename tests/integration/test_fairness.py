@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 from collections import Counter
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -94,8 +95,8 @@ def finish(claimed: Claim, seconds: float = JOB_S) -> list[WakeUp]:
     return transact(lambda session: attempts.finish(session, claimed, write, result, POLICY))
 
 
-def defer(claimed: Claim, wait_s: float, **options: Any) -> list[WakeUp]:
-    return transact(lambda session: attempts.defer(session, claimed, wait_s, POLICY, **options))
+def defer(claimed: Claim, wait_s: float, policy: RunPolicy = POLICY, **options: Any) -> list[WakeUp]:
+    return transact(lambda session: attempts.defer(session, claimed, wait_s, policy, **options))
 
 
 def job(job_id: int) -> Job:
@@ -415,20 +416,20 @@ def test_usage_is_read_with_what_runs_and_waits() -> None:
 
 def test_pauses_grow_until_there_is_progress() -> None:
     accept("a", "a0")
-    waits = []
+    waits, policy = [], replace(POLICY, defer_max_s=60.0)
     for _ in range(7):
         claimed = must_claim()
-        assert defer(claimed, 2.0, max_wait_s=60.0) == []
+        assert defer(claimed, 2.0, policy) == []
         waits.append(round(pause_s(claimed.job_id)))
         assert claim() is None
         let_pass(61)
     assert waits == [2, 4, 8, 16, 32, 60, 60]
     claimed = must_claim()
     assert [wake_up.job_id for wake_up in defer(claimed, 0.0, progressed=True)] == [claimed.job_id]
-    defer(must_claim(), 2.0, max_wait_s=60.0)
+    defer(must_claim(), 2.0, policy)
     assert round(pause_s(claimed.job_id)) == 2
     let_pass(3)
-    defer(must_claim(), 3600.0, max_wait_s=60.0)
+    defer(must_claim(), 3600.0, policy)
     assert pause_s(claimed.job_id) > 3590, "a stage that wants a longer pause gets it"
 
 
