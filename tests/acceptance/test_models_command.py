@@ -252,7 +252,7 @@ def test_one_that_fails_does_not_keep_the_others_from_coming(machine: Machine, h
     write_catalog(machine.catalogue, [mine, machine.spec])
     done = machine.run("pull", status=1)
     wanted = machine.models_dir / "mine"
-    assert f"mine.ckpt is not downloaded, whoever runs it supplies it: put it into {wanted}" in done.stderr
+    assert f"mine.ckpt is not downloaded, you supply it: put it into {wanted}" in done.stderr
     assert "licence: research only" in done.stderr and f"{NAME}: fetched 5 of 5" in done.stderr
     wanted.mkdir()
     (wanted / "mine.ckpt").write_bytes(b"weights")
