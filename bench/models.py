@@ -129,7 +129,7 @@ def measure(subject: Subject, folder: Path, seconds: float, quick: bool) -> dict
     from worker.runtime import get_runtime
 
     runtime = get_runtime()
-    model: Any = runtime.model_cache.get(subject.kind)  # type: ignore[arg-type]
+    model: Any = runtime.model(subject.kind)  # type: ignore[arg-type]
     model.warm_up()
     # Before the bare engine is loaded beside it.
     process = psutil.Process().memory_info()

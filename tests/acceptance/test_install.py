@@ -114,7 +114,7 @@ def test_what_is_in_the_wheel(wheel: Path) -> None:
         assert wanted in names
     tops = {name.split("/")[0] for name in names}
     assert {top for top in tops if not top.endswith(".dist-info")} == {
-        "cli", "db", "shared", "tasks", "worker", "scenefleet"
+        "cli", "db", "local", "shared", "tasks", "worker", "scenefleet"
     }  # fmt: skip
     assert not [name for name in names if name.endswith((".pyc", ".so", ".mp4", ".onnx", ".log"))]
     assert any(name.endswith("/LICENSE") for name in names)
