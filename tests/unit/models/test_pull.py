@@ -73,7 +73,11 @@ def refusal(spec: ModelSpec, models_dir: Path, hub: HubServer, **options: Any) -
     with pytest.raises(ModelUnavailable) as error:
         get(spec, models_dir, hub, **options)
     said = str(error.value)
-    assert said.startswith(f"Model {spec.name} can't be pulled: ") and not said.endswith(".") and "\n" not in said
+    assert (
+        said.startswith(f"Model {spec.name} can't be pulled: ")
+        and not said.endswith(".")
+        and "\n" not in said
+    )
     return said
 
 
