@@ -144,13 +144,13 @@ class Node:
                 f"Model {model} belongs to family {spec.family}; node {self.name} serves {self.family.name}."
             )
         if self.state != "ready":
-            raise Conflict(f"Node {self.name} is {self.state}; wait until it is ready.")
+            raise Conflict(f"Node {self.name} is {self.state}; wait until it is ready")
         for slot in self.describe()["slots"]:
             command = slot["command"]
             if command is not None and command["state"] in ("waiting", "running"):
                 raise Conflict(
                     f"Node {self.name} is busy with `{command['verb']} {command['model']}` "
-                    f"(command {command['id']}); wait until it is done."
+                    f"(command {command['id']}); wait until it is done"
                 )
         self._orders += 1
         for index in range(self.slots.count):

@@ -119,13 +119,13 @@ class ActiveModels:
         if row.name not in self._catalog.names():
             raise ModelUnavailable(
                 f"The archive has vectors of model {row.name} in use, which models.yaml does not have: add it again, or"
-                " let them go with `scenefleet models switch --discard`."
+                " let them go with `scenefleet models switch --discard`"
             )
         spec = self._catalog.get(row.name)
         if spec.revision != row.revision:
             raise ModelUnavailable(
                 f"The archive has vectors of {row.name} at revision {row.revision} in use; models.yaml and models.lock"
-                f" have {spec.revision}: give the new revision a name of its own, and switch to it."
+                f" have {spec.revision}: give the new revision a name of its own, and switch to it"
             )
         return spec
 

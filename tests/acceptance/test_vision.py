@@ -275,7 +275,7 @@ def test_a_node_with_a_useless_list_of_labels_leaves(fleet: Fleet, tmp_path: Pat
     node = fleet.nodes.pop("labels")
     try:
         assert node.process.wait(timeout=90) == ExitStatus.CONFIG, node.log.read_text()
-        said = f"The list of labels {path} can't be read (No such file or directory): correct VISION_LABELS."
+        said = f"The list of labels {path} can't be read (No such file or directory): correct VISION_LABELS"
         assert said in node.log.read_text()
     finally:
         if node.process.poll() is None:

@@ -55,7 +55,7 @@ class Transcriber(Model):
         if audio.ndim != 1 or audio.dtype != np.float32:
             raise InvalidRequest(f"Audio must be float32 [N], mono; got {audio.dtype} {list(audio.shape)}")
         if not np.isfinite(audio).all():
-            raise InvalidRequest("Audio contains values that are not finite numbers; decode it again.")
+            raise InvalidRequest("Audio contains values that are not finite numbers; decode it again")
         with self._ready():
             return self._transcribe(audio, offset_s, on_step)
 

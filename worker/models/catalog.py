@@ -132,7 +132,7 @@ def _read_file(chosen: Path) -> list[ModelSpec]:
         raise ModelUnavailable(f"The model catalogue {chosen} is not valid YAML: {reason}") from error
     entries = document.get("models") if isinstance(document, dict) else None
     if not isinstance(entries, list) or not entries:
-        raise ModelUnavailable(f"The model catalogue {chosen} has no list `models`; add at least one model.")
+        raise ModelUnavailable(f"The model catalogue {chosen} has no list `models`; add at least one model")
     return [_read_entry(chosen, index, entry) for index, entry in enumerate(entries)]
 
 
@@ -160,7 +160,7 @@ def _read_entry(path: Path, index: int, entry: object) -> ModelSpec:
 def _refuse_doubles(path: Path, specs: list[ModelSpec]) -> None:
     for name, count in Counter(spec.name for spec in specs).items():
         if count > 1:
-            raise ModelUnavailable(f"Model {name} is {count} times in {path}; keep one.")
+            raise ModelUnavailable(f"Model {name} is {count} times in {path}; keep one")
     known: dict[tuple[str, str], str] = {}
     for spec in specs:
         for profile in spec.profiles:

@@ -101,16 +101,16 @@ def choose(picture: npt.NDArray[np.uint8], faces: list[Face], settings: Settings
     side_px = min(face.box[2], face.box[3])
     if side_px < settings.face_min_side_px:
         raise SmallFace(
-            f"The face is {side_px:.0f} px wide, less than {settings.face_min_side_px}: send a larger photo."
+            f"The face is {side_px:.0f} px wide, less than {settings.face_min_side_px}: send a larger photo"
         )
     sharp = sharpness(picture, face.box)
     if sharp < settings.face_min_sharpness:
         raise BlurredFace(
-            f"The face's sharpness is {sharp:.0f}, less than {settings.face_min_sharpness:g}: send a sharper photo."
+            f"The face's sharpness is {sharp:.0f}, less than {settings.face_min_sharpness:g}: send a sharper photo"
         )
     if face.quality is not None and face.quality < settings.face_min_quality:
         raise BlurredFace(
-            f"The face's quality is {face.quality:.1f}, less than {settings.face_min_quality:g}: send a better photo."
+            f"The face's quality is {face.quality:.1f}, less than {settings.face_min_quality:g}: send a better photo"
         )
     if not np.isfinite(face.vec).all():
         raise BadPhoto("The model made nothing of the face: send another photo.")

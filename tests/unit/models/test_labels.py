@@ -26,12 +26,12 @@ def test_reads_a_list_as_people_write_it(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("content", "said"),
     [
-        (b"", "has no label: write one per line."),
-        (b"# only remarks\n\n", "has no label: write one per line."),
-        ("cat\nhündchen".encode("latin-1"), "is not UTF-8 text (line 2): save it as UTF-8."),
-        (b"\x89PNG\r\n\x1a\n", "is not UTF-8 text (line 1): save it as UTF-8."),
-        (b"cat\nd\x00g\n", "has a control character in line 2: remove it."),
-        (b"x" * (2**20 + 1), "has more than 1048576 bytes: shorten it."),
+        (b"", "has no label: write one per line"),
+        (b"# only remarks\n\n", "has no label: write one per line"),
+        ("cat\nhündchen".encode("latin-1"), "is not UTF-8 text (line 2): save it as UTF-8"),
+        (b"\x89PNG\r\n\x1a\n", "is not UTF-8 text (line 1): save it as UTF-8"),
+        (b"cat\nd\x00g\n", "has a control character in line 2: remove it"),
+        (b"x" * (2**20 + 1), "has more than 1048576 bytes: shorten it"),
         (
             b"x" * (MAX_LABEL_CHARS + 1),
             f"has a label of {MAX_LABEL_CHARS + 1} characters in line 1: use {MAX_LABEL_CHARS} at most",
