@@ -136,8 +136,8 @@ def requests() -> dict[str, tuple[str, str, str]]:
         if isinstance(method, ast.FunctionDef):
             for call in ast.walk(method):
                 if isinstance(call, ast.Call) and ast.unparse(call.func) == "self._ask":
-                    task, payload, _, answer = (ast.unparse(argument) for argument in call.args)
-                    found[getattr(routing, task.removeprefix("routing."))] = (method.name, payload, answer)
+                    task, payload, _, answer = (ast.unparse(argument).rpartition(".")[2] for argument in call.args)
+                    found[getattr(routing, task)] = (method.name, payload, answer)
     own = {routing.SEARCH_GATHER, routing.SEARCH_FINISH}
     if missing := routing.TASK_QUEUE.keys() - found.keys() - own:
         raise ValueError(f"{sorted(missing)} have no method in shared/client.py: add one")
