@@ -136,7 +136,9 @@ def requests() -> dict[str, tuple[str, str, str]]:
         if isinstance(method, ast.FunctionDef):
             for call in ast.walk(method):
                 if isinstance(call, ast.Call) and ast.unparse(call.func) == "self._ask":
-                    task, payload, _, answer = (ast.unparse(argument).rpartition(".")[2] for argument in call.args)
+                    task, payload, _, answer = (
+                        ast.unparse(argument).rpartition(".")[2] for argument in call.args
+                    )
                     found[getattr(routing, task)] = (method.name, payload, answer)
     own = {routing.SEARCH_GATHER, routing.SEARCH_FINISH}
     if missing := routing.TASK_QUEUE.keys() - found.keys() - own:

@@ -57,7 +57,7 @@ def accept(session: Session, request: ProcessVideo, policy: RunPolicy) -> tuple[
             storage_key=request.storage_key,
             priority=request.priority,
         )
-        .on_conflict_do_nothing(index_elements=[Video.user_id, Video.external_id])
+        .on_conflict_do_nothing()
     )
     video = lock(session, request.video_id, request.user_id, deleted_too=True)
     if video.deleted_at is not None:

@@ -9,8 +9,10 @@ loses nothing: wake-up messages are made again from the ledger.
 
 from __future__ import annotations
 
+import json
 import os
 import time
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any, TypeVar
@@ -39,6 +41,8 @@ T = TypeVar("T")
 _REDIS_S = 3.0
 #: How often it is looked after what claims choose users by, seconds; and when it was last, monotonic.
 _TEND_USAGE_S = 60.0
+#: A message claims its job so soon after it was taken, seconds; and how many of those are looked at.
+_TAKEN_S, _MOST_TAKEN = 2.0, 200
 #: Stands in Redis while one node tops up its queues.
 _TOPPING_UP = "scenefleet:topping-up"
 _usage_tended_s = -_TEND_USAGE_S
@@ -212,7 +216,7 @@ def queue_usage() -> None:
 def missing_wake_ups() -> None:
     """Per queue, bring the queue's length up to the number of claimable jobs, never beyond: no storm of wake-up messages.
 
-    Messages taken but not acknowledged are not counted: those of a dead worker are delivered again only after the visibility
+    Of messages taken but not acknowledged only the newest are counted: those of a dead worker are delivered again only after the visibility
     timeout, and the live ones are no more than there are workers.
     """
     if not _find(claims.claimable):
@@ -244,17 +248,37 @@ def _top_up(client: Any, connection: Any) -> None:
             notify([WakeUp(queue, job_id) for job_id in ids[max(before[queue], after[queue]) :]], connection)
 
 
-def _lengths(client: Any) -> dict[str, int]:
-    """The length of each queue; one that has something of another kind in its place is left out."""
+def _lengths(client: Any) -> Counter[str]:
+    """Messages per queue that wait, or were taken a moment ago and have not claimed their job yet.
+
+    A queue that has something of another kind in its place is left out.
+    """
+    seconds, microseconds = client.time()
+    now = seconds + microseconds / 1e6
     pipeline = client.pipeline(transaction=False)
     for queue in JOB_QUEUES:
         pipeline.llen(queue)
-    lengths = {}
-    for queue, length in zip(JOB_QUEUES, pipeline.execute(raise_on_error=False), strict=True):
+    pipeline.zrangebyscore("unacked_index", now - _TAKEN_S, now + _TAKEN_S, start=0, num=_MOST_TAKEN)
+    *lengths, taken = pipeline.execute(raise_on_error=False)
+    waiting: Counter[str] = Counter()
+    for queue, length in zip(JOB_QUEUES, lengths, strict=True):
         if isinstance(length, ResponseError):
             log.error("queue not looked at", queue=queue, error=length)
         elif isinstance(length, Exception):
             raise length
         else:
-            lengths[queue] = length
-    return lengths
+            waiting[queue] = length
+    if isinstance(taken, list) and taken:
+        waiting.update(queue for queue in _queues_of(client.hmget("unacked", taken)) if queue in waiting)
+    return waiting
+
+
+def _queues_of(messages: Iterable[Any]) -> Iterator[str]:
+    """The queues that messages were taken from, as kombu notes it beside them; what is no such note is skipped."""
+    for message in messages:
+        try:
+            _, _, queue = json.loads(message)
+        except (ValueError, TypeError, RecursionError):
+            continue
+        if queue in JOB_QUEUES:
+            yield queue

@@ -233,7 +233,7 @@ def test_every_failure_is_one_sentence_and_the_others_are_tried(machine: Machine
         f"scenefleet: Model {NAME} can't be pulled: "
     )
     done = machine.run("pull", NAME, "nonsense", status=1)
-    assert done.stderr == f"scenefleet: There is no model 'nonsense' in models.yaml; it has {NAME}.\n"
+    assert done.stderr == f"scenefleet: There is no model 'nonsense' in models.yaml; it has {NAME}\n"
     done = machine.run("pull", NAME, "--profile", "full", status=1)
     assert "not both" in done.stderr
     document = machine.json("pull", status=1)
@@ -272,7 +272,7 @@ def test_what_nobody_states_comes_only_when_it_is_trusted(unstated: Machine, hub
         (shown,) = [line for line in refused.splitlines() if line.startswith(f"  {file} ")]
         assert f"sha256 {sha256}" in shown and f"commit {hub.branches[REPOSITORY, 'main']}" in shown
         assert f"from {hub.url}/{REPOSITORY}/" in shown
-    assert refused.splitlines()[-1].endswith(f"accept it by `scenefleet models pull {NAME} --trust`.")
+    assert refused.splitlines()[-1].endswith(f"accept it by `scenefleet models pull {NAME} --trust`")
     assert unstated.files() & set(unstated.spec.all_files) == set() and lock.read(unstated.models_dir) == {}
     # What was shown is not fetched again, and from then on it is what the others are held to.
     unstated.run("pull", "--trust")

@@ -160,7 +160,7 @@ def test_a_lock_that_is_not_given_up_is_said_once_and_soon(database: str) -> Non
     accept()
     with limited(database, SHORT), silent_on(database, row_of("v1")):
         began = time.monotonic()
-        with pytest.raises(DatabaseBusy, match=r"another transaction holds .*: try again in a minute"):
+        with pytest.raises(DatabaseBusy, match=r"another transaction has locked .*: try again in a minute"):
             transact(lambda session: subjects.lock_video(session, KEY))
         assert time.monotonic() - began < 5.0, "waited once, not ten times"
 

@@ -437,7 +437,7 @@ def test_what_is_dropped_is_what_is_not_searched(archive: Archive) -> None:
     archive.begin()
     run_all()
     transact(lambda session: switches.point(session, switches.require(session, "text"), "new"))
-    with pytest.raises(Conflict, match="turn pages"):
+    with pytest.raises(Conflict, match="may still request further pages"):
         transact(
             lambda session: switches.discard(session, switches.require(session, "text"), POLICY, pages_s=900)
         )

@@ -11,6 +11,7 @@ import importlib.util
 import subprocess
 import sys
 import tempfile
+import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -38,6 +39,8 @@ def moto_server() -> Iterator[StorageConfig]:
     server.start()
     try:
         host, port = server.get_host_and_port()
+        # What another server of this process was given is kept by the process.
+        urllib.request.urlopen(f"http://{host}:{port}/moto-api/reset", data=b"", timeout=30).close()
         yield config_for(f"{host}:{port}")
     finally:
         server.stop()
