@@ -580,10 +580,11 @@ def test_more_objects_than_one_page(tmp_path: Path) -> None:
 
 FORKED = """
 import multiprocessing, sys
-from shared.storage import StorageConfig, open_storage
+from shared.storage import open_storage
+from tests.support.s3_servers import config_for
 
-storage = open_storage(StorageConfig.model_validate_json(sys.argv[1]))
-mine, other = sys.argv[2:]
+endpoint, bucket, mine, other = sys.argv[1:]
+storage = open_storage(config_for(endpoint, bucket_uploads=bucket))
 expected, theirs = storage.get_bytes("uploads", mine), storage.get_bytes("uploads", other)  # opens the connection
 
 def read():
@@ -604,7 +605,10 @@ for child in children:
 def test_a_child_does_not_share_its_parents_connection(storage: Storage, config: StorageConfig) -> None:
     # In a process of its own: this one has threads, which a fork would stop at whatever they hold.
     subprocess.run(
-        [sys.executable, "-c", FORKED, config.model_dump_json(), KEY, OTHER], check=True, timeout=120
+        [sys.executable, "-c", FORKED, config.endpoint, config.bucket_uploads, KEY, OTHER],
+        cwd=Path(__file__).parents[2],
+        check=True,
+        timeout=120,
     )
 
 
