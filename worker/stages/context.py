@@ -16,7 +16,8 @@ from db.engine import reading, transact
 from db.ids import name_video
 from db.ledger import attempts, video_runs
 from db.ledger.claims import Claim
-from db.tables import Job, Run, Video
+from db.scenes import scenes_between
+from db.tables import Job, Run, Scene, Video
 from db.vectors import ModelRow, ensure_model
 from shared import graph
 from shared.errors import BadMedia, LeaseLost, ObjectMissing
@@ -112,6 +113,17 @@ class StageContext:
         if video is None or run is None or video.run != self.claimed.run or video.deleted_at is not None:
             raise LeaseLost(f"run {self.claimed.run} of video {self.claimed.video_id} is over")
         return video, run
+
+    def scenes(self, session: Session) -> list[Scene]:
+        """The scenes of the job's part, in order, for a stage that is cut into scenes or keyframes.
+
+        Raises:
+            LeaseLost: as ``video_and_run``.
+        """
+        _, run = self.video_and_run(session)
+        first, last = (int(self.claimed.payload[name]) for name in ("first_idx", "last_idx"))
+        split = int(run.stage_runs[graph.SPLIT.name])
+        return scenes_between(session, self.claimed.video_id, split, first, last)
 
     def prefix(self, role: str) -> str:
         """The folder in storage that only this attempt writes to; ``role`` is ``tmp`` or ``keyframes``."""

@@ -13,7 +13,7 @@ from db.engine import reading
 from db.faces.tracks import write_tracks
 from db.ledger import subjects
 from db.people.unknowns import assign_people
-from db.scenes import face_id, scenes_between, write_faces
+from db.scenes import face_id, write_faces
 from db.tables import Scene
 from worker.models.face import Face, FaceAnalyser
 from worker.stages import tracks
@@ -25,10 +25,8 @@ _PICTURES_AT_ONCE = 32
 
 def run(context: StageContext) -> Outcome:
     claimed = context.claimed
-    first, last = int(claimed.payload["first_idx"]), int(claimed.payload["last_idx"])
     with reading() as session:
-        _, video_run = context.video_and_run(session)
-        scenes = scenes_between(session, claimed.video_id, int(video_run.stage_runs["split"]), first, last)
+        scenes = context.scenes(session)
     model = cast(FaceAnalyser, context.runtime.model("face"))
     keyframes = [keyframe for scene in scenes for keyframe in scene.keyframes]
     found: list[list[Face]] = []

@@ -7,7 +7,7 @@ from typing import Any, cast
 from sqlalchemy.orm import Session
 
 from db.engine import reading
-from db.scenes import scenes_between, write_screen_texts
+from db.scenes import write_screen_texts
 from worker.models.ocr import TextReader
 from worker.stages import screen_lines
 from worker.stages.context import Outcome, StageContext, model_row
@@ -15,10 +15,8 @@ from worker.stages.context import Outcome, StageContext, model_row
 
 def run(context: StageContext) -> Outcome:
     claimed = context.claimed
-    first, last = int(claimed.payload["first_idx"]), int(claimed.payload["last_idx"])
     with reading() as session:
-        _, video_run = context.video_and_run(session)
-        scenes = scenes_between(session, claimed.video_id, int(video_run.stage_runs["split"]), first, last)
+        scenes = context.scenes(session)
     model = cast(TextReader, context.runtime.model("ocr"))
     total, done = sum(len(scene.keyframes) for scene in scenes), 0
     lines: dict[Any, list[dict[str, Any]]] = {}

@@ -9,7 +9,7 @@ from uuid import UUID
 from sqlalchemy.orm import Session
 
 from db.engine import reading
-from db.scenes import scenes_between, words_of
+from db.scenes import words_of
 from db.vectors import write_embeddings, write_lexical
 from worker.models.text import TextEmbedder
 from worker.stages.context import Outcome, StageContext
@@ -18,10 +18,9 @@ from worker.stages.vectors import Made, indexed_row, write_kept
 
 def run(context: StageContext) -> Outcome:
     claimed = context.claimed
-    first, last = int(claimed.payload["first_idx"]), int(claimed.payload["last_idx"])
     with reading() as session:
+        scenes = context.scenes(session)
         _, video_run = context.video_and_run(session)
-        scenes = scenes_between(session, claimed.video_id, int(video_run.stage_runs["split"]), first, last)
         words = words_of(session, claimed.video_id, int(video_run.stage_runs["asr"]), scenes)
     scene_ids = [scene.scene_id for scene in scenes]
     texts = {

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from sqlalchemy.orm import Session
 
 from db.engine import reading
-from db.scenes import scenes_between, write_tags
+from db.scenes import write_tags
 from db.tables import Scene
 from db.vectors import write_embeddings
 from worker.models.vision import VisionEmbedder
@@ -37,10 +37,8 @@ _label_vectors: dict[tuple[str, str, tuple[str, ...]], list[NDArray[np.float32]]
 
 def run(context: StageContext) -> Outcome:
     claimed = context.claimed
-    first, last = int(claimed.payload["first_idx"]), int(claimed.payload["last_idx"])
     with reading() as session:
-        _, video_run = context.video_and_run(session)
-        scenes = scenes_between(session, claimed.video_id, int(video_run.stage_runs["split"]), first, last)
+        scenes = context.scenes(session)
     scene_ids = [scene.scene_id for scene in scenes]
     labels = context.runtime.labels
     active, *others = context.runtime.active.written("vision")

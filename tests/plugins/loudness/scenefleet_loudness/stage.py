@@ -9,7 +9,6 @@ import numpy as np
 from sqlalchemy.orm import Session
 
 from db.engine import reading
-from db.scenes import scenes_between
 from scenefleet_loudness.rows import write_levels
 from worker.stages.context import Outcome, StageContext
 
@@ -19,10 +18,8 @@ FLOOR_DBFS = -120.0
 
 def run(context: StageContext) -> Outcome:
     claimed = context.claimed
-    first, last = int(claimed.payload["first_idx"]), int(claimed.payload["last_idx"])
     with reading() as session:
-        _, video_run = context.video_and_run(session)
-        scenes = scenes_between(session, claimed.video_id, int(video_run.stage_runs["split"]), first, last)
+        scenes = context.scenes(session)
     levels: dict[UUID, float] = {}
     for done, scene in enumerate(scenes if context.audio_key() else ()):
         # A cancelled job stops here.
