@@ -19,7 +19,7 @@ from worker.runtime import get_runtime
 __all__ = ["app"]
 
 #: Keeps the models alive.
-_shelves: list[ModelCache] = []
+_model_caches: list[ModelCache] = []
 
 
 # After the node's own handler, which loads the family's model.
@@ -35,5 +35,5 @@ def load_the_others(**_: Any) -> None:
         models_dir=settings.models_dir,
     )
     model_cache.preload()
-    _shelves.append(model_cache)
+    _model_caches.append(model_cache)
     (settings.home / f"naive-{os.getpid()}").touch()

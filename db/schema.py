@@ -1,7 +1,7 @@
 """Bring a database to this version's schema and to that of its plug-ins, and say which one it has.
 
 A plug-in has an Alembic history of its own, with a version table of its own (``alembic_version_<plug-in>``): what is left of one
-that has been uninstalled is in nobody's way.
+that has been uninstalled has no effect.
 """
 
 from __future__ import annotations

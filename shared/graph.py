@@ -17,7 +17,7 @@ from collections.abc import Iterable
 from . import plugins
 from .stage import Stage
 
-#: The queue of what nobody's next result waits for: it has processes of its own, so that it neither holds up the
+#: The queue of jobs that no next result waits for: it has processes of its own, so that it neither holds up the
 #: pipeline nor waits behind it.
 HOUSEKEEPING = "housekeeping"
 

@@ -10,7 +10,7 @@ from .plugins import Family
 
 #: The queue of short requests of an API: accept a video, status, search.
 REQUESTS = "search"
-#: Seconds after which a request that nobody took is discarded by the broker's consumers.
+#: Seconds after which a request that no worker took is discarded by the broker's consumers.
 ONLINE_LIMIT_S = 60
 REQUEST_LIMIT_S = 120
 

@@ -31,7 +31,7 @@ def make_profile(session: Session, person_id: str) -> None:
         ).where(Person.person_id == person_id)
     ).one()
     if gone:
-        # Their tracks go batch by batch; nobody is to be known by those that are left.
+        # Their tracks are removed batch by batch; the remaining ones make no profile.
         return
     believed = FaceTrack.person_id == person_id
     if kind == "named":

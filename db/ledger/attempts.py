@@ -126,7 +126,7 @@ def finish(
 
 
 def is_finished(session: Session, claimed: Claim) -> bool:
-    """Whether this very attempt has been committed as done: nobody else can have done that."""
+    """Whether this attempt has been committed as done: no other one can have done that."""
     done = (Job.job_id == claimed.job_id) & (Job.attempt == claimed.attempt) & (Job.state == JobState.DONE)
     return session.scalars(select(Job.job_id).where(done)).one_or_none() is not None
 

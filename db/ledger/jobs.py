@@ -108,7 +108,7 @@ def insert(session: Session, jobs: Sequence[Job]) -> list[WakeUp]:
 
 def cancel(session: Session, *which: ColumnElement[bool]) -> int:
     """Cancel those of some jobs that have not ended; a running attempt keeps its lease until it notices. Returns how many."""
-    # Only a running job has an owner; the rest of its attempt is added when that lets go.
+    # Only a running job has an owner; the rest of its attempt is added when its lease ends.
     ran_s = case((Job.lease_owner.is_not(None), func.greatest(RAN_S, 0.0)), else_=0.0)
     cancelled = session.execute(
         update(Job)

@@ -44,7 +44,7 @@ def lock_person(session: Session, person_id: str, *, skip_locked: bool = False) 
 
 
 def lock_switch(session: Session, switch_id: str, *, skip_locked: bool = False) -> ModelSwitch | None:
-    """The switch's row, locked; whoever only makes sure that its models are kept need not wait."""
+    """The switch's row, locked; a transaction that only keeps its models need not wait."""
     how = {"key_share": True, "skip_locked": skip_locked}
     return session.get(ModelSwitch, int(switch_id), populate_existing=True, with_for_update=how)
 

@@ -322,7 +322,7 @@ def retry(session: Session, video: Video, policy: RunPolicy) -> tuple[bool, list
         raise Conflict(
             f"video {video.external_id} is {video.state}: nothing failed; use rerun to process it again"
         )
-    # Taken away first: from here on nobody can claim it.
+    # Deleted first: from here on it can't be claimed.
     unswept = session.execute(
         delete(Job).where(
             Job.video_id == video.video_id,
@@ -448,7 +448,7 @@ def erase_rows(session: Session, video: Video, job_id: int) -> None:
     session.execute(delete(Scene).where(Scene.video_id == video.video_id))
     session.execute(delete(TranscriptPart).where(TranscriptPart.video_id == video.video_id))
     session.execute(delete(FaceDecision).where(FaceDecision.video_id == video.video_id))
-    # Nobody knows an unknown person by anything else than by tracks in videos.
+    # An unknown person is known by tracks in videos only.
     seen = select(FaceTrack.track_id).where(FaceTrack.person_id == Person.person_id).exists()
     unknown = (Person.user_id == video.user_id) & (Person.kind == "unknown") & Person.deleted_at.is_(None)
     idle = Person.ended_run >= Person.run
@@ -463,7 +463,7 @@ def erase_rows(session: Session, video: Video, job_id: int) -> None:
 
 
 def erase_again(session: Session, video: Video, policy: RunPolicy) -> list[WakeUp]:
-    """Look once more after the longest time limit: a writer nobody heard of may have left objects."""
+    """Look once more after the longest time limit: an unknown writer may have left objects."""
     due = seconds_from_now(float(graph.LONGEST_S))
     return jobs.insert(session, [_job(video, graph.ERASE_VIDEO, policy, part=1, not_before=due)])
 

@@ -51,7 +51,7 @@ def _stale() -> Select[str]:
 
 
 def queue(session: Session, video: Video, policy: RunPolicy, remove: Sequence[str] = ()) -> list[WakeUp]:
-    """Queue a revision of a video, whose row is locked; ``remove``: sidecars nobody is shown any more."""
+    """Queue a revision of a video, whose row is locked; ``remove``: sidecars that are no longer shown."""
     if video.deleted_at is not None or video.published_run is None:
         return []
     last = session.scalars(

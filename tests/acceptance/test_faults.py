@@ -455,7 +455,7 @@ def test_redis_down_when_a_video_is_sent(the_stand: Stand, fleet: Fleet, clips: 
 def test_a_redis_restart_keeps_what_is_queued(
     the_stand: Stand, fleet: Fleet, producer: Celery, clips: list[Path]
 ) -> None:
-    """Append-only file: neither a request nobody took yet nor a wake-up message is lost, though the reconciler could ring again."""
+    """Append-only file: neither a request that waits nor a wake-up message is lost, though the reconciler would send it again."""
     fleet.stop("media", "search")
     source = Source("kept", "u1", clips[0])
     key = fleet.upload(source.path, "kept")

@@ -330,7 +330,7 @@ def test_no_search_fails_or_is_empty_while_the_model_is_switched(fleet: Fleet, t
         time.sleep(1.5)
         switch_json(fleet, "--activate")
         time.sleep(1.5)
-        # Searches from before the activation have long been answered: nobody turns pages here.
+        # Searches from before the activation have long been answered: none asks for further pages here.
         switch_json(fleet, "--discard", "--now")
         ended(fleet)
         wanted = len(searcher.answers) + 5

@@ -46,7 +46,7 @@ _COUNTED = re.compile(r"('event_id': |'undoes': |'undone_by': |event )\d+")
 
 @pytest.fixture
 def runtime(configure: Configure, monkeypatch: pytest.MonkeyPatch) -> Runtime:
-    """This process's; nobody is woken."""
+    """This process's; no wake-up message is sent."""
     for module in (video, people):
         monkeypatch.setattr(module, "notify", lambda wake_ups: None)
     made = configure()

@@ -181,14 +181,14 @@ class Untouched(ModelCache):
 
 def serve(node: Node, *pids: int) -> list[Untouched]:
     """Children that obey, in threads of this process."""
-    shelves = []
+    model_caches = []
     for index, pid in enumerate(pids):
         child, model_cache = Child(node.slots, index, pid), Untouched()
         child.hold(model_cache, None)
         child.serve()
-        shelves.append(model_cache)
+        model_caches.append(model_cache)
     node.look(set(pids))
-    return shelves
+    return model_caches
 
 
 def commands(node: Node) -> list[Any]:

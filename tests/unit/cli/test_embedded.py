@@ -121,7 +121,7 @@ def test_the_newest_server_without_known_holes_is_taken(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     system = tmp_path / "bin"
-    # Nothing else: whatever server this machine has is out of sight.
+    # Nothing else: servers of this machine are not found.
     monkeypatch.setenv("PATH", str(system))
     fake(system, "redis-server", "not a server at all")
     taken = [redis_server.find_servers()]
@@ -156,7 +156,7 @@ def test_known_holes_by_version(product: str, version: tuple[int, int, int], pat
 
 def test_doctor_names_the_server_and_the_remedy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     system = tmp_path / "bin"
-    # Nothing else: whatever server this machine has is out of sight.
+    # Nothing else: servers of this machine are not found.
     monkeypatch.setenv("PATH", str(system))
     monkeypatch.setattr(redis_server.importlib.util, "find_spec", lambda name: None)
     fake(system, "redis-server", "Redis server v=6.2.14 sha=0")
