@@ -24,8 +24,8 @@ from tests.support.services import PostgresServer, RedisServer
 __all__ = ["record_figure"]
 
 _names = itertools.count(1)
-#: The modules below share a fleet.
-SHARED = "tests/acceptance/lite/"
+#: The modules below each of these share a fleet.
+SHARED = ("tests/acceptance/lite/", "tests/acceptance/full/")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -37,12 +37,13 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
-    """One worker runs all of a file, and all files of the folder that shares a fleet."""
+    """One worker runs all of a file, and all files of a folder that shares a fleet."""
     from xdist.scheduler import LoadFileScheduling
 
     class FleetScheduling(LoadFileScheduling):
         def _split_scope(self, nodeid: str) -> str:
-            return SHARED if nodeid.startswith(SHARED) else super()._split_scope(nodeid)
+            shared = (folder for folder in SHARED if nodeid.startswith(folder))
+            return next(shared, None) or super()._split_scope(nodeid)
 
     return FleetScheduling(config, log)
 
@@ -83,7 +84,7 @@ def redis_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RedisServ
 def database(postgres: PostgresServer, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
     """The URL of an empty, migrated database, which this process's sessions use."""
     name = f"test_{os.getpid()}_{next(_names)}"
-    postgres.execute(f"CREATE DATABASE {name} TEMPLATE template_scenefleet")
+    postgres.execute(f"CREATE DATABASE {name} TEMPLATE template_scenefleet STRATEGY FILE_COPY")
     url = postgres.url(name)
     monkeypatch.setenv("POSTGRES_URL", url)
     settings_module.get_settings.cache_clear()

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.fleet import Fleet, fleet_over
+from tests.support.fleet import Fleet, fleet_over, full_profile
 from tests.support.injection import Injection
 from tests.support.services import PostgresServer, RedisServer
 
@@ -24,8 +24,7 @@ def make_fleet(
 
         def make(*, models: Path | None = None, **environment: str) -> Fleet:
             if models is not None:
-                full = {"SCENEFLEET_PROFILE": "full", "SCENEFLEET_MODELS_FILE": str(models)}
-                environment = {**full, "HF_HUB_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1", **environment}
+                environment = {**full_profile(models), **environment}
             home = tmp_path_factory.mktemp("home")
             return stack.enter_context(fleet_over(postgres, redis_server, home, **environment))
 

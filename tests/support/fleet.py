@@ -330,6 +330,12 @@ class Fleet:
         shutil.rmtree(self.home / "work", ignore_errors=True)
 
 
+def full_profile(models: Path) -> dict[str, str]:
+    """The environment of nodes of profile `full` with this catalogue, which look nothing up on a network."""
+    full = {"SCENEFLEET_PROFILE": "full", "SCENEFLEET_MODELS_FILE": str(models)}
+    return {**full, "HF_HUB_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1"}
+
+
 @contextmanager
 def fleet_over(
     postgres: PostgresServer, redis_server: RedisServer, home: Path, **environment: str
@@ -338,7 +344,7 @@ def fleet_over(
     with redis.Redis.from_url(redis_server.url) as client:
         client.flushall()
     name = f"fleet_{os.getpid()}_{next(_numbers)}"
-    postgres.execute(f"CREATE DATABASE {name} TEMPLATE template_scenefleet")
+    postgres.execute(f"CREATE DATABASE {name} TEMPLATE template_scenefleet STRATEGY FILE_COPY")
     try:
         fleet = Fleet(home, postgres.url(name), redis_server.url, **environment)
         try:

@@ -15,8 +15,10 @@ from typing import Any
 
 import pytest
 import redis
+from celery import Celery
 
 from local.servers.ports import find_free_port
+from shared.errors import ModelUnavailable
 from shared.routing import TASK_QUEUE
 from tests.acceptance.lite.conftest import CONCURRENCY
 from tests.support.clips import Shot, make_clip
@@ -262,3 +264,15 @@ def test_flower_shows_the_nodes_to_those_with_the_password(fleet: Fleet, tmp_pat
     finally:
         process.terminate()
         process.wait(timeout=30)
+
+
+def test_a_profile_without_a_model_says_so(outside: Celery, fleet: Fleet) -> None:
+    for task, payload, says in (
+        ("tasks.text.rerank", {"query": "x", "documents": ["y"]}, "The profile has no rerank model"),
+        ("tasks.text.embed", {"texts": ["y"], "lexical": True}, "Model all-minilm-l6-v2 gives no lexical weights"),
+    ):  # fmt: skip
+        with pytest.raises(Exception, match=says):
+            outside.send_task(task, kwargs=payload, queue="text.online").get(timeout=60)
+    with pytest.raises(ModelUnavailable, match="no rerank model"):
+        fleet.client.rerank("x", ["y"])
+    assert len(fleet.client.embed_texts(["y"]).vectors[0]) == 384

@@ -18,8 +18,8 @@ from PIL import Image
 
 from shared.contracts import ScenePage, SearchAnswer
 from shared.errors import BadMedia, InvalidKey, InvalidRequest, NotFound, ObjectMissing, Outage
-from tests.acceptance.conftest import MakeFleet
-from tests.checkpoints import bge_m3, bge_reranker, siglip, whisper_scripted, write_catalog
+from tests.acceptance.full.conftest import DEADLINE_S, USER, VIDEO
+from tests.checkpoints import whisper_scripted
 from tests.contracts.candidates import sample_picture
 from tests.support.figures import RecordFigure
 from tests.support.fleet import Fleet, eventually
@@ -27,40 +27,8 @@ from tests.support.kills import Kills
 from tests.support.pictures import odd, unusable
 from worker.search.wait import CLAIM_S
 
-VIDEO, USER = "sample", "u1"
 #: A word the scripted model hears in every scene with speech.
 WORD = whisper_scripted.WORDS.split()[-1].strip(".,")
-DEADLINE_S = 2.0
-
-
-@pytest.fixture(scope="module")
-def kills(tmp_path_factory: pytest.TempPathFactory) -> Kills:
-    return Kills(tmp_path_factory.mktemp("kills"))
-
-
-@pytest.fixture(scope="module")
-def fleet(
-    make_fleet: MakeFleet, tmp_path_factory: pytest.TempPathFactory, sample: Path, kills: Kills
-) -> Fleet:
-    """A fleet that has indexed the sample; of its nodes text, vision and search still run."""
-    weights = tmp_path_factory.mktemp("weights")
-    builders = (whisper_scripted, bge_m3, bge_reranker, siglip)
-    specs = [builder.build(weights / builder.__name__.rpartition(".")[2]) for builder in builders]
-    catalog = write_catalog(weights / "models.yaml", specs)
-    made = make_fleet(models=catalog, SEARCH_DEADLINE_S=str(DEADLINE_S))
-    made.start("media", "asr", "text", "vision")
-    made.start("search", **kills.environment())
-    made.wait_ready(within_s=180)
-    made.process(sample, VIDEO)
-    status = made.wait_ended([VIDEO], within_s=300)[VIDEO]
-    assert status.state == "indexed", status
-    made.stop("media", "asr")
-    return made
-
-
-@pytest.fixture(scope="module")
-def page(fleet: Fleet) -> ScenePage:
-    return fleet.client.scenes(VIDEO, USER)
 
 
 def search(fleet: Fleet, query: str | None = None, **options: Any) -> SearchAnswer:
@@ -84,18 +52,13 @@ def assert_nothing_waits(fleet: Fleet) -> None:
 def test_a_hybrid_search_uses_every_retriever_there_is(fleet: Fleet, page: ScenePage) -> None:
     answer = search(fleet, WORD)
     assert answer.degraded == {} and answer.model == "tiny-bge-m3"
-    assert retrievers(answer) == {
-        "text": True,
-        "vision": True,
-        "lexical": True,
-        "keyword": True,
-        "screen": False,
-    }
+    every = {"text", "vision", "lexical", "keyword", "screen"}
+    assert retrievers(answer) == dict.fromkeys(every, True)
     assert {hit.idx for hit in answer.hits} == {scene.idx for scene in page.scenes}
     spoken = {scene.idx for scene in page.scenes if scene.transcript}
     weights = {retriever.retriever: retriever.weight for retriever in answer.coverage.retrievers}
     for hit in answer.hits:
-        assert set(hit.similarities) == {"text", "vision", "lexical", "keyword"}
+        assert set(hit.similarities) == every
         total = sum(weights[retriever] * similarity for retriever, similarity in hit.similarities.items())
         assert hit.score == pytest.approx(total, abs=1e-5)
         assert (hit.similarities["text"] > 0) <= (hit.idx in spoken)
@@ -291,9 +254,8 @@ def test_the_command_searches_in_every_way(
     picture.write_bytes(fleet.storage.get_bytes("sidecars", scene.keyframe_keys[0]))
     found = json.loads(run("--image", str(picture), "--json")[0])
     assert found["hits"][0]["idx"] == scene.idx
-    assert not [key for key in fleet.objects("uploads") if key.endswith(".jpg")], (
-        "uploaded for the search only"
-    )
+    uploads = [key for key in fleet.objects("uploads") if key.startswith(f"uploads/{USER}/")]
+    assert not [key for key in uploads if key.endswith(".jpg")], "uploaded for the search only"
     like = json.loads(run("--like", f"{VIDEO}:{scene.idx}", "--json")[0])
     assert like["hits"] and scene.idx not in {hit["idx"] for hit in like["hits"]}
     assert "nothing found" in run(WORD, "--min-score", "99")[0]

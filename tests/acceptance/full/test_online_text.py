@@ -9,8 +9,7 @@ import pytest
 from celery import Celery
 
 from shared import errors
-from tests.acceptance.conftest import MakeFleet
-from tests.checkpoints import bge_m3, bge_reranker, write_catalog
+from tests.checkpoints import siglip
 from tests.support.fleet import Fleet
 from worker.models.cache import build
 from worker.models.spec import ModelSpec
@@ -18,25 +17,6 @@ from worker.models.text import Reranker, TextEmbedder
 
 TEXTS = ["a cup of coffee", "", "the red bus is on the road", "the old man drinks coffee and coffee"]
 QUERY = "a hot drink in the morning"
-
-
-@pytest.fixture(scope="module")
-def specs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, ModelSpec]:
-    folder = tmp_path_factory.mktemp("weights")
-    made = (bge_m3.build(folder / "bge_m3"), bge_reranker.build(folder / "bge_reranker"))
-    return {spec.kind: spec for spec in made}
-
-
-@pytest.fixture(scope="module")
-def fleet(
-    make_fleet: MakeFleet, tmp_path_factory: pytest.TempPathFactory, specs: dict[str, ModelSpec]
-) -> Fleet:
-    """A text node of profile full; its reranker is not loaded with it."""
-    catalog = write_catalog(tmp_path_factory.mktemp("catalog") / "models.yaml", specs.values())
-    found = make_fleet()
-    found.start("text", SCENEFLEET_PROFILE="full", SCENEFLEET_MODELS_FILE=str(catalog), HF_HUB_OFFLINE="1")
-    found.wait_ready()
-    return found
 
 
 @pytest.fixture(scope="module")
@@ -60,7 +40,11 @@ def refusal(outside: Celery, name: str, **payload: Any) -> tuple[str, str]:
 def test_texts_become_vectors_as_before(outside: Celery, specs: dict[str, ModelSpec]) -> None:
     answer = ask(outside, "tasks.text.embed", texts=TEXTS)
     assert answer.keys() == {"model", "revision", "dim", "vectors"}
-    assert (answer["model"], answer["revision"], answer["dim"]) == ("tiny-bge-m3", "made-for-tests", 64)
+    assert (answer["model"], answer["revision"], answer["dim"]) == (
+        "tiny-bge-m3",
+        "made-for-tests",
+        siglip.DIM,
+    )
     model = build(specs["text"])
     assert isinstance(model, TextEmbedder)
     np.testing.assert_allclose(answer["vectors"], model.embed(TEXTS), atol=1e-5)
@@ -120,18 +104,3 @@ def test_the_longest_request_is_answered(fleet: Fleet) -> None:
     assert len(scores) == 64 and all(0 <= score <= 1 for score in scores)
     answer = fleet.client.embed_texts(["a long text " * 80] * 64, lexical=True)
     assert len(answer.vectors) == len(answer.lexical or ()) == 64
-
-
-def test_a_profile_without_these_models_says_so(fleet: Fleet, outside: Celery) -> None:
-    fleet.stop("text")
-    fleet.start("text", SCENEFLEET_PROFILE="lite")
-    fleet.wait_ready()
-    assert refusal(outside, "tasks.text.rerank", query=QUERY, documents=TEXTS) == (
-        "ModelUnavailable", "The profile has no rerank model; use a profile that has one"
-    )  # fmt: skip
-    kind, said = refusal(outside, "tasks.text.embed", texts=TEXTS, lexical=True)
-    assert kind == "ModelUnavailable"
-    assert said.startswith("Model all-minilm-l6-v2 gives no lexical weights")
-    with pytest.raises(errors.ModelUnavailable, match="no rerank model"):
-        fleet.client.rerank(QUERY, TEXTS)
-    assert len(fleet.client.embed_texts(TEXTS).vectors[0]) == 384

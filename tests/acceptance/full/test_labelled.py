@@ -22,14 +22,11 @@ from db.people.registry import create
 from db.tables import ScenePerson, Video
 from db.vectors import ensure_index, ensure_model, write_embeddings, write_lexical
 from shared.contracts import CreatePerson, SearchAnswer, TextVectors
-from tests.acceptance.conftest import MakeFleet
-from tests.checkpoints import bge_m3, siglip, write_catalog
 from tests.checkpoints.xlm_roberta import write_tokenizer
 from tests.support.clips import picture
 from tests.support.fleet import Fleet
-from worker.models.catalog import load_catalog
 
-USER, OTHER = "u1", "u2"
+USER, OTHER = "mine", "theirs"
 SIZE = (320, 180)
 
 
@@ -86,32 +83,25 @@ def encoded(seed: int, dark: int = 0, quality: int = 95) -> bytes:
 
 
 @pytest.fixture(scope="module")
-def fleet(make_fleet: MakeFleet, tmp_path_factory: pytest.TempPathFactory) -> Fleet:
-    """Nodes of a text and a vision model whose vectors are of one length, and the set, indexed by these very nodes."""
-    weights = tmp_path_factory.mktemp("weights")
-    text = bge_m3.build(weights / "bge", hidden=siglip.DIM).model_copy(update={"dim": siglip.DIM})
-    specs = [text, siglip.build(weights / "siglip"), *(s for s in load_catalog().specs if s.family == "ocr")]
-    catalog = write_catalog(weights / "models.yaml", specs)
-    made = make_fleet(models=catalog, SEARCH_DEADLINE_S="10")
-    made.start("text", "vision", "search")
-    made.wait_ready(within_s=180)
+def labelled(fleet: Fleet, tmp_path_factory: pytest.TempPathFactory) -> Fleet:
+    """The set, indexed by the very nodes that are asked."""
     vocabulary = write_tokenizer(tmp_path_factory.mktemp("tokenizer"))
-    engine = make_engine(made.postgres_url.replace("postgresql://", "postgresql+psycopg://"))
+    engine = make_engine(fleet.postgres_url.replace("postgresql://", "postgresql+psycopg://"))
     try:
         with Session(engine) as session, session.begin():
             for shot in SHOTS:
-                write(made, session, shot, vocabulary)
+                write(fleet, session, shot, vocabulary)
         with Session(engine) as session, session.begin():
             models = [
-                row_of(session, made.client.embed_texts(["x"]), "text"),
-                row_of(session, made.client.embed_vision_texts(["x"]), "vision"),
+                row_of(session, fleet.client.embed_texts(["x"]), "text"),
+                row_of(session, fleet.client.embed_vision_texts(["x"]), "vision"),
             ]
         # Not beside an open transaction: it would wait for that one.
         for model in models:
             ensure_index(engine, model)
     finally:
         engine.dispose()
-    return made
+    return fleet
 
 
 def row_of(session: Session, vectors: TextVectors, family: str) -> Any:
@@ -239,34 +229,34 @@ def best(scores: dict[Any, float]) -> list[Any]:
         ("4711", []),
     ],
 )
-def test_keyword(fleet: Fleet, query: str, first: list[tuple[str, int]]) -> None:
-    assert names(find(fleet, query, mode="keyword")) == first
+def test_keyword(labelled: Fleet, query: str, first: list[tuple[str, int]]) -> None:
+    assert names(find(labelled, query, mode="keyword")) == first
 
 
-def test_meaning(fleet: Fleet) -> None:
+def test_meaning(labelled: Fleet) -> None:
     """Who says the very words comes first; then everything in the order of the text model's vectors."""
     for shot in MINE:
         if shot.words:
-            answer = find(fleet, shot.words, mode="semantic", weights={"vision": 0.0})
+            answer = find(labelled, shot.words, mode="semantic", weights={"vision": 0.0})
             assert names(answer)[0] == shot.name
             assert answer.hits[0].similarities["text"] == pytest.approx(1, abs=2e-3)
     for query in ("a woman with a cup", "sky", "the number of people in the house"):
-        seen = towers(fleet, query)
+        seen = towers(labelled, query)
         expected = {name: max(0.0, float(vector @ seen["text"])) for name, vector in seen["said"].items()}
-        answer = find(fleet, query, mode="semantic", weights={"vision": 0.0})
+        answer = find(labelled, query, mode="semantic", weights={"vision": 0.0})
         assert names(answer)[:5] == best(expected)[:5]
 
 
 @pytest.mark.parametrize("mode", ["semantic", "hybrid"])
 def test_sight_is_asked_by_the_vision_models_own_text_tower(
-    fleet: Fleet, mode: Literal["semantic", "hybrid"]
+    labelled: Fleet, mode: Literal["semantic", "hybrid"]
 ) -> None:
     alone = dict.fromkeys(("text", "lexical", "keyword", "screen"), 0.0)
     told_apart = 0
     for query in ("a photo of a cat", "red car", "moon", "people at the beach", "old computer screen"):
-        seen = towers(fleet, query)
+        seen = towers(labelled, query)
         right, wrong = similarity(seen["vision"], seen["looks"]), similarity(seen["text"], seen["looks"])
-        answer = find(fleet, query, mode=mode, weights={**alone, "vision": 1.0})
+        answer = find(labelled, query, mode=mode, weights={**alone, "vision": 1.0})
         assert names(answer) == best(right)
         for hit in answer.hits:
             assert hit.similarities["vision"] == pytest.approx(right[hit.video_id, hit.idx], abs=3e-3)
@@ -274,20 +264,20 @@ def test_sight_is_asked_by_the_vision_models_own_text_tower(
     assert told_apart >= 4, "the text model's vectors would have given another order"
 
 
-def test_hybrid(fleet: Fleet) -> None:
+def test_hybrid(labelled: Fleet) -> None:
     """A quotation, a word on a screen only, and words that two scenes share, one of them also in writing."""
     for shot in MINE:
         if shot.words:
-            assert names(find(fleet, shot.words))[0] == shot.name
+            assert names(find(labelled, shot.words))[0] == shot.name
     weights = {"text": 0.0, "vision": 0.0, "lexical": 0.0}
-    assert names(find(fleet, "4711", weights=weights)) == [("harbour", 3)]
-    assert names(find(fleet, "coffee", weights=weights)) == [("kitchen", 2), ("kitchen", 0)]
-    (first, *_) = find(fleet, "coffee", weights=weights).hits
+    assert names(find(labelled, "4711", weights=weights)) == [("harbour", 3)]
+    assert names(find(labelled, "coffee", weights=weights)) == [("kitchen", 2), ("kitchen", 0)]
+    (first, *_) = find(labelled, "coffee", weights=weights).hits
     assert first.similarities["screen"] > 0 and first.similarities["keyword"] > 0
     for query in ("coffee", "a boat on the water"):
-        seen = towers(fleet, query)
+        seen = towers(labelled, query)
         likely = similarity(seen["vision"], seen["looks"])
-        answer = find(fleet, query, limit=len(MINE))
+        answer = find(labelled, query, limit=len(MINE))
         for hit in answer.hits:
             shown, name = hit.similarities, (hit.video_id, hit.idx)
             said = float(seen["said"][name] @ seen["text"]) if name in seen["said"] else 0.0
@@ -296,26 +286,26 @@ def test_hybrid(fleet: Fleet) -> None:
         assert [hit.score for hit in answer.hits] == sorted((hit.score for hit in answer.hits), reverse=True)
 
 
-def test_by_image(fleet: Fleet) -> None:
+def test_by_image(labelled: Fleet) -> None:
     """A worse and smaller copy of a keyframe finds its scene, and the place in another light next."""
     key = f"uploads/{USER}/queries/copy.jpg"
     for shot in MINE[:10]:
         for seed in shot.seen:
-            fleet.storage.put_bytes("uploads", key, encoded(seed, quality=60), "image/jpeg")
-            answer = find(fleet, image_key=key)
+            labelled.storage.put_bytes("uploads", key, encoded(seed, quality=60), "image/jpeg")
+            answer = find(labelled, image_key=key)
             assert names(answer)[0] == shot.name, (shot, seed)
             assert answer.hits[0].highlights.keyframe is not None
             assert answer.hits[0].highlights.keyframe.ordinal == shot.seen.index(seed)
-    fleet.storage.put_bytes("uploads", key, encoded(13, quality=60), "image/jpeg")
-    assert names(find(fleet, image_key=key))[:2] == [("street", 1), ("street", 4)]
+    labelled.storage.put_bytes("uploads", key, encoded(13, quality=60), "image/jpeg")
+    assert names(find(labelled, image_key=key))[:2] == [("street", 1), ("street", 4)]
 
 
-def test_more_like_this_scene(fleet: Fleet) -> None:
+def test_more_like_this_scene(labelled: Fleet) -> None:
     """The same place in another light comes first; then everything in the order of the vision model's vectors."""
-    looks = towers(fleet, "x")["looks"]
+    looks = towers(labelled, "x")["looks"]
     alike = {("street", 1): ("street", 4), ("street", 4): ("street", 1), ("street", 3): ("harbour", 0)}
     for shot in MINE:
-        found = names(find(fleet, like_scene=shot.id, weights={"text": 0.0}, limit=50))
+        found = names(find(labelled, like_scene=shot.id, weights={"text": 0.0}, limit=50))
         middle = looks[shot.name].mean(axis=0)
         expected = similarity(middle / np.linalg.norm(middle), looks)
         del expected[shot.name]
@@ -336,14 +326,14 @@ def test_more_like_this_scene(fleet: Fleet) -> None:
     ],
     ids=["hybrid", "semantic", "keyword", "image", "scene", "alone"],
 )
-def test_a_person_filter_is_exact(fleet: Fleet, asked: dict[str, Any]) -> None:
-    fleet.storage.put_bytes("uploads", f"uploads/{USER}/queries/any.jpg", encoded(99), "image/jpeg")
+def test_a_person_filter_is_exact(labelled: Fleet, asked: dict[str, Any]) -> None:
+    labelled.storage.put_bytes("uploads", f"uploads/{USER}/queries/any.jpg", encoded(99), "image/jpeg")
     for persons, match, wanted in (
         (["ann"], "any", {shot.name for shot in MINE if "ann" in shot.people}),
         (["ann", "bob"], "any", {shot.name for shot in MINE if shot.people}),
         (["ann", "bob"], "all", {("kitchen", 0)}),
     ):
-        found = names(find(fleet, limit=50, persons=persons, persons_match=match, **asked))
+        found = names(find(labelled, limit=50, persons=persons, persons_match=match, **asked))
         assert len(found) == len(set(found))
         assert set(found) == wanted
-    assert find(fleet, persons=["nobody"], **asked).hits == ()
+    assert find(labelled, persons=["nobody"], **asked).hits == ()
