@@ -23,8 +23,8 @@ def run(module: str, *arguments: str, out: Path) -> Any:
 
 
 @pytest.mark.timeout(600)
-def test_a_lite_and_two_full_models_go_through_engine_model_and_stage(tmp_path: Path) -> None:
-    names = ["minilm", "siglip", "bge-reranker"]
+def test_a_lite_and_a_full_model_go_through_engine_model_and_stage(tmp_path: Path) -> None:
+    names = ["minilm", "bge-reranker"]
     chosen = [argument for name in names for argument in ("--only", name)]
     report = run("bench.models", *chosen, out=tmp_path / "models.json")
     found = {result["name"]: result for result in report["results"]}
@@ -39,10 +39,9 @@ def test_a_lite_and_two_full_models_go_through_engine_model_and_stage(tmp_path: 
 @pytest.mark.timeout(600)
 def test_the_memory_of_two_fleets(tmp_path: Path) -> None:
     report = run("bench.memory", out=tmp_path / "memory.json")
-    assert set(report["fleet_bytes"]) == set(report["naive_bytes"]) == {"text", "search"}
-    # `search` holds no model in our fleet, and all of them in the other.
+    assert set(report["fleet_bytes"]) == set(report["naive_bytes"]) == {"search"}
+    # It holds no model in our fleet, and all of them in the other.
     assert report["naive_bytes"]["search"] > report["fleet_bytes"]["search"] + 300e6
-    assert report["ratio"] > 1.2
 
 
 def test_ratios_are_medians_of_rounds() -> None:

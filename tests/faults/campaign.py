@@ -66,7 +66,7 @@ def stand(folder: Path, **environment: str) -> Iterator[Stand]:
         postgres.execute(f"CREATE DATABASE stand TEMPLATE {_TEMPLATE}")
         injection = Injection(folder / "injection")
         environment = {
-            **disk.environment(folder / "home"), **injection.environment(), "RECONCILE_S": "0.5", **environment
+            **disk.environment(folder / "home"), **injection.environment(), "RECONCILE_S": "1", **environment
         }  # fmt: skip
         fleet = Fleet(folder / "home", postgres.url("stand"), redis_server.url, **environment)
         fleet.pipe_logs = not disk.mounted
