@@ -1,4 +1,4 @@
-"""States of a run's stages, each summed over the jobs of its parts."""
+"""States of a run's stages, summed over the jobs of their parts."""
 
 from __future__ import annotations
 
@@ -30,11 +30,11 @@ class StageState:
 
     @property
     def has_outputs(self) -> bool:
-        """Whether what it found counts in this run."""
+        """Whether the stage has outputs in this run."""
         return self.state in (JobState.DONE, JobState.REUSED)
 
 
-# The state a stage shows, by the worst of its parts; a live part wins over all.
+# The state of a stage is the first of these that a part has.
 _SHOWN = (
     JobState.RUNNING, JobState.QUEUED, JobState.FAILED, JobState.CANCELLED, JobState.SKIPPED, JobState.DONE, JobState.REUSED
 )  # fmt: skip
