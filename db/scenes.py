@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import re
 from bisect import bisect_right
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import groupby
@@ -26,11 +27,13 @@ from sqlalchemy import (
 from sqlalchemy.orm import Session
 
 from db.active_models import searched_model
+from db.ledger.stage_states import stage_states
 from db.rows import by_scene, replace
 from db.tables import Embedding, Face, FaceTrack, Model, Scene, SceneTags, ScreenText, TranscriptPart, Video
 from db.videos import get
 from shared import graph
 from shared.contracts import ScenePage, SceneView
+from shared.errors import Conflict
 
 #: Namespace of scene ids: the same split of the same video gives the same ids.
 NAMESPACE = UUID("6f2f1c52-5d0c-5d0a-9a4e-3f6a0e9d7c11")
@@ -435,3 +438,39 @@ def videos_in_work(session: Session, user_id: str) -> int:
         .select_from(Video)
         .where(Video.user_id == user_id, Video.state.in_(("uploaded", "processing")))
     ).one()
+
+
+def published_speech(
+    session: Session, video_id: str, user_id: str
+) -> tuple[str | None, list[list[dict[str, Any]]]]:
+    """The main language (None: no speech), and the segments of each scene, in order.
+
+    Rejected segments are among them.
+
+    Raises:
+        NotFound: no such video of this user.
+        Conflict: nothing of it is published, or its words are not known: that is not silence.
+    """
+    video = get(session, video_id, user_id)
+    if video.published_run is None:
+        raise Conflict(
+            f"video {video_id} is {video.state} and has no published scenes: wait until it is indexed"
+        )
+    scenes = session.execute(
+        select(Scene.language, Scene.segments)
+        .where(Scene.video_id == video.video_id, Scene.user_id == user_id, Scene.live)
+        .order_by(Scene.idx)
+    ).all()
+    languages: Counter[str] = Counter()
+    for language, segments in scenes:
+        believed = sum(len(segment["text"]) for segment in segments if not segment.get("rejected"))
+        if language is not None and believed:
+            languages[language] += believed
+    if not any(segments for _, segments in scenes):
+        heard = stage_states(session, video.video_id, video.published_run).get(graph.ASR.name)
+        if heard is not None and not heard.has_outputs:
+            reason = f" ({heard.error})" if heard.error else ""
+            raise Conflict(
+                f"the words of video {video_id} are not known, as asr {heard.state}{reason}: see its status"
+            )
+    return next(iter(languages.most_common(1)), (None, 0))[0], [segments for _, segments in scenes]

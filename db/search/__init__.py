@@ -14,20 +14,6 @@ from db.search.retrievers import Lexical, Match, People, Tuning, Words, exemplar
 from db.search.scope import Scope
 
 __all__ = [
-    "Covered",
-    "Found",
-    "Lexical",
-    "Match",
-    "People",
-    "Ranking",
-    "Scope",
-    "Tuning",
-    "Vector",
-    "Words",
-    "cover",
-    "describe",
-    "exemplar",
-    "find",
-    "read_filters",
-    "read_words",
-]
+    "Covered", "Found", "Lexical", "Match", "People", "Ranking", "Scope", "Tuning", "Vector", "Words",
+    "cover", "describe", "exemplar", "find", "read_filters", "read_words",
+]  # fmt: skip

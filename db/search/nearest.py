@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import time
 from collections import OrderedDict
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from math import ceil
@@ -22,7 +22,7 @@ from pgvector import HalfVector
 from sqlalchemy import text
 from sqlalchemy.orm import Session
 
-from db.search.retrievers import Match, Tuning, clamp
+from db.search.retrievers import Match, Retriever, Tuning, clamp
 from db.search.scope import Scope
 from db.vectors import ModelRow
 
@@ -36,7 +36,7 @@ _NO_END = 2**40
 
 
 @dataclass(frozen=True, eq=False)
-class Vector:
+class Vector(Retriever):
     """Cosine similarity to a unit vector float32 [dim], of the transcript (``text``) or the best keyframe (``vision``)."""
 
     name: Literal["text", "vision"]
@@ -76,7 +76,7 @@ class Vector:
     def candidates(self, session: Session, scope: Scope, tuning: Tuning) -> dict[UUID, Match]:
         count, most = tuning.candidates, tuning.exact_rows
         if scope.is_narrow:
-            found = self._one_by_one(session, scope.sql(), scope.values(), count, most)
+            found = self._one_by_one(session, scope.sql(), {**scope.values(), "rows": count}, most)
             if found is not None:
                 return found
         per_scene = self._per_scene(session, scope.user_id, most)
@@ -86,14 +86,10 @@ class Vector:
 
     def nearest_exactly(self, session: Session, scope: Scope, count: int) -> dict[UUID, Match]:
         """By comparing every vector of the scope."""
+        values = {**scope.values(), "rows": count}
         if scope.is_narrow:
-            return self._one_by_one(session, scope.sql(), scope.values(), count) or {}
-        found, _ = self._best(
-            session,
-            f"SELECT {self._columns} FROM {self._rows} AND {scope.sql()}",
-            {**scope.values(), "rows": count},
-        )
-        return found
+            return self._search(session, scope.sql(), values)
+        return self._best(session, f"SELECT {self._columns} FROM {self._rows} AND {scope.sql()}", values)[0]
 
     def nearest(
         self, session: Session, scope: Scope, count: int, ef_search: int, per_scene: float = 1.0
@@ -133,13 +129,11 @@ class Vector:
         finally:
             session.execute(text("SET LOCAL enable_sort = 'on'"))
 
-    def compare(self, session: Session, scope: Scope, scenes: Collection[UUID]) -> dict[UUID, Match]:
-        where = "s.user_id = :user_id AND s.live AND s.scene_id = ANY(:scenes)"
-        values = {"user_id": scope.user_id, "scenes": list(scenes)}
-        return self._one_by_one(session, where, values, len(scenes)) or {}
+    def _search(self, session: Session, where: str, values: dict[str, Any]) -> dict[UUID, Match]:
+        return self._one_by_one(session, where, values) or {}
 
     def _one_by_one(
-        self, session: Session, where: str, values: dict[str, Any], count: int, most: int = _NO_END
+        self, session: Session, where: str, values: dict[str, Any], most: int = _NO_END
     ) -> dict[UUID, Match] | None:
         """The best vector of each of these scenes, nearest first; None when they have more than ``most`` vectors.
 
@@ -168,7 +162,7 @@ class Vector:
                 ) near ON true ORDER BY near.distance, near.scene_id
                 """
             ),
-            {**self._values, **values, "rows": count, "most": most},
+            {**self._values, **values, "most": most},
         ).all()
         if rows[0].vectors > most:
             return None
