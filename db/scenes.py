@@ -58,33 +58,9 @@ def write_scenes(
     replace(session, Scene, (Scene.video_id == video_id, Scene.split_version == split_version), rows)
 
 
-def write_transcript(
-    session: Session,
-    *,
-    video_id: str,
-    user_id: str,
-    run: int,
-    part: int,
-    start_s: float,
-    end_s: float,
-    language: str | None,
-    segments: Sequence[Mapping[str, Any]],
-    model_id: int,
-) -> None:
-    """Store the transcript of one window of audio; times in seconds from the video's start."""
-    session.merge(
-        TranscriptPart(
-            video_id=video_id,
-            user_id=user_id,
-            run=run,
-            part=part,
-            start_s=start_s,
-            end_s=end_s,
-            language=language,
-            segments=list(segments),
-            model_id=model_id,
-        )
-    )
+def write_transcript(session: Session, **columns: Any) -> None:
+    """Store the transcript of one window of audio (the columns of ``TranscriptPart``), in place of an earlier one."""
+    session.merge(TranscriptPart(**columns))
 
 
 def write_faces(
@@ -179,11 +155,8 @@ def _between(
 
 
 def scene_count(session: Session, video_id: str, split_version: int) -> int:
-    return session.scalars(
-        select(func.count())
-        .select_from(Scene)
-        .where(Scene.video_id == video_id, Scene.split_version == split_version)
-    ).one()
+    of_split = (Scene.video_id == video_id) & (Scene.split_version == split_version)
+    return session.scalars(select(func.count()).where(of_split)).one()
 
 
 def words_of(session: Session, video_id: str, asr_run: int, scenes: Sequence[Scene]) -> dict[UUID, Words]:
@@ -433,11 +406,8 @@ def referenced_keys(session: Session, video_id: str, split_version: int | None) 
 
 
 def videos_in_work(session: Session, user_id: str) -> int:
-    return session.scalars(
-        select(func.count())
-        .select_from(Video)
-        .where(Video.user_id == user_id, Video.state.in_(("uploaded", "processing")))
-    ).one()
+    is_open = (Video.user_id == user_id) & Video.state.in_(("uploaded", "processing"))
+    return session.scalars(select(func.count()).where(is_open)).one()
 
 
 def published_speech(

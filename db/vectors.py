@@ -61,15 +61,11 @@ def ensure_model(
 ) -> ModelRow:
     """The model's row, created if it is new."""
     found = find_model(session, name, revision)
-    if found is not None:
-        return found
-    session.execute(
-        insert(Model)
-        .values(name=name, revision=revision, family=family, dim=dim, metric=metric)
-        .on_conflict_do_nothing()
-    )
-    found = find_model(session, name, revision)
-    assert found is not None
+    if found is None:
+        values = {"name": name, "revision": revision, "family": family, "dim": dim, "metric": metric}
+        session.execute(insert(Model).values(values).on_conflict_do_nothing())
+        found = find_model(session, name, revision)
+        assert found is not None
     return found
 
 
@@ -91,9 +87,8 @@ def index_sql(model_id: int, dim: int, metric: str, *, concurrently: bool) -> st
 def _building(engine: Engine) -> Iterator[Connection]:
     """A connection on which one index is built or dropped at a time, for as long as that takes (DATABASE_BUILD_S).
 
-    Waiting for older transactions, a backup's for example, is part of building one concurrently: no limit on locks.
-    The lock is polled: a statement that waits in ``pg_advisory_lock()`` holds a snapshot, for
-    which the build of another process would wait.
+    No limit on locks: a concurrent build waits for older transactions, a backup's for example. The lock is polled: a
+    statement that waits in ``pg_advisory_lock()`` holds a snapshot, for which the build of another process would wait.
 
     Raises:
         DatabaseBusy: other processes build for too long. DatabaseUnavailable: Postgres is unavailable.
@@ -101,9 +96,8 @@ def _building(engine: Engine) -> Iterator[Connection]:
     limit_s = get_settings().database_build_s
     deadline = time.monotonic() + limit_s
     with outages(), engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
-        while not connection.scalar(
-            text("SELECT pg_try_advisory_lock(:key)"), {"key": AdvisoryLock.VECTOR_INDEX.value}
-        ):
+        take = text(f"SELECT pg_try_advisory_lock({AdvisoryLock.VECTOR_INDEX:d})")
+        while not connection.scalar(take):
             if time.monotonic() > deadline:
                 raise DatabaseBusy(
                     f"another process has built vector indexes for {limit_s:g} s: try again when it has ended"

@@ -253,4 +253,4 @@ def leases_held(session: Session, video_id: str, *, but: int) -> int:
     """The number of attempts that may still run for a video, without those of the job ``but``."""
     others = (Job.video_id == video_id) & (Job.job_id != but)
     held = Job.lease_owner.is_not(None) & (Job.lease_until > NOW)
-    return session.scalars(select(func.count(Job.job_id)).where(others, held)).one()
+    return session.scalars(select(func.count()).where(others, held)).one()

@@ -132,7 +132,7 @@ def find_stuck(
     subject_id: InstrumentedAttribute[str],
     is_open: ColumnElement[bool],
     of_run: ColumnElement[bool],
-    limit: int,
+    limit: int = 100,
 ) -> list[str]:
     """Ids of subjects whose run is open while none of its jobs is queued or running.
 

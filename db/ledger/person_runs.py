@@ -15,7 +15,7 @@ from db.faces.tracks import videos_with_faces
 from db.ledger import jobs
 from db.ledger.jobs import WakeUp, make_job, run_jobs
 from db.ledger.policy import RunPolicy
-from db.tables import LIVE, TERMINAL, Job, JobState, Person, PersonPhoto
+from db.tables import LIVE, Job, JobState, Person, PersonPhoto
 from shared import graph
 
 #: After every video in progress.
@@ -61,12 +61,11 @@ def advance(session: Session, person: Person, policy: RunPolicy) -> list[WakeUp]
     if person.moving_event is not None:
         # The end of the move starts another run.
         return []
-    states: dict[str, set[str]] = {}
-    for stage, state in session.execute(select(Job.stage, Job.state).where(run_jobs(person)).distinct()):
-        states.setdefault(stage, set()).add(state)
-    if any(state not in TERMINAL for state in states.get(graph.ENROLL.name, ())):
+    states = session.execute(select(Job.stage, Job.state).where(run_jobs(person)).distinct()).all()
+    live = {stage for stage, state in states if state in LIVE}
+    if {graph.ENROLL.name, graph.MATCH.name} & live:
         return []
-    if graph.MATCH.name not in states:
+    if graph.MATCH.name not in {stage for stage, _ in states}:
         _give_up_photos(session, person)
         make_profile(session, person.person_id)
         found = videos_with_faces(session, person.user_id)
@@ -76,8 +75,6 @@ def advance(session: Session, person: Person, policy: RunPolicy) -> list[WakeUp]
         ]
         if new:
             return jobs.insert(session, new)
-    elif any(state not in TERMINAL for state in states[graph.MATCH.name]):
-        return []
     person.ended_run = person.run
     session.flush()
     return []
@@ -93,26 +90,21 @@ def _give_up_photos(session: Session, person: Person) -> None:
         session.execute(update(PersonPhoto).where(pending, looked_at).values(values))
 
 
-def find_stuck(session: Session, limit: int = 100) -> list[str]:
+def find_stuck(session: Session) -> list[str]:
     """People that something has to advance."""
     is_open = (Person.ended_run < Person.run) & Person.deleted_at.is_(None) & Person.moving_event.is_(None)
     mine = (Job.subject_kind == "person") & (Job.subject_id == Person.person_id)
-    return jobs.find_stuck(session, Person.person_id, is_open, mine & (Job.run == Person.run), limit)
+    return jobs.find_stuck(session, Person.person_id, is_open, mine & (Job.run == Person.run))
 
 
 def progress(session: Session, person: Person) -> float:
     """Progress of the person's run, erasure or move of tracks, 0..1."""
     if person.deleted_at is not None or person.moving_event is not None:
+        if person.deleted_at is not None and person.receipt is not None:
+            return 1.0
         stage = graph.ERASE_PERSON if person.deleted_at is not None else graph.MOVE
-        found = session.scalars(
-            select(func.max(Job.progress)).where(
-                jobs.jobs_of(person), Job.stage == stage.name, Job.part == 0, Job.state.in_(LIVE)
-            )
-        ).one()
-        return float(found or 0.0) if person.deleted_at is None or person.receipt is None else 1.0
+        first = (Job.stage == stage.name) & (Job.part == 0) & Job.state.in_(LIVE)
+        return session.scalar(select(func.max(Job.progress)).where(jobs.jobs_of(person), first)) or 0.0
     if person.ended_run >= person.run:
         return 1.0
-    row = session.execute(
-        select(func.count().label("parts"), func.sum(Job.progress).label("done")).where(run_jobs(person))
-    ).one()
-    return float(row.done or 0.0) / row.parts if row.parts else 0.0
+    return float(session.scalar(select(func.avg(Job.progress)).where(run_jobs(person))) or 0.0)

@@ -52,22 +52,14 @@ def newest_stage_states(session: Session, video_ids: Collection[str]) -> dict[st
 
 
 def _states_by_video(session: Session, *which: ColumnElement[bool]) -> dict[str, dict[str, StageState]]:
-    rows = session.execute(
-        select(
-            Job.video_id,
-            Job.stage,
-            Job.state,
-            func.count().label("parts"),
-            func.sum(Job.progress).label("progress"),
-            func.max(Job.error_class).label("error_class"),
-            func.max(Job.error).label("error"),
-            func.max(Job.attempt).label("attempts"),
-        )
-        .where(*which)
-        .group_by(Job.video_id, Job.stage, Job.state)
-    ).all()
+    keys = (Job.video_id, Job.stage, Job.state)
+    sums = (
+        func.count().label("parts"),
+        func.sum(Job.progress).label("progress"),
+        *(func.max(value).label(value.key) for value in (Job.error_class, Job.error, Job.attempt)),
+    )
     found: dict[tuple[str, str], list[Any]] = {}
-    for row in rows:
+    for row in session.execute(select(*keys, *sums).where(*which).group_by(*keys)):
         found.setdefault((row.video_id, row.stage), []).append(row)
     states: dict[str, dict[str, StageState]] = {}
     for (video_id, stage), group in found.items():
@@ -82,6 +74,6 @@ def _states_by_video(session: Session, *which: ColumnElement[bool]) -> dict[str,
             progress=(ended + running) / parts,
             error_class=next((row.error_class for row in group if row.error_class), None),
             error=next((row.error for row in group if row.error), None),
-            attempts=max(row.attempts for row in group),
+            attempts=max(row.attempt for row in group),
         )
     return states

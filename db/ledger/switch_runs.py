@@ -17,7 +17,6 @@ from db.ledger.policy import RunPolicy
 from db.tables import LIVE, Job, JobState, ModelSwitch
 from db.vectors import ModelRow
 from shared import graph
-from shared.stage import Stage
 
 #: Maximum number of waiting jobs: the next ones are planned when half of them are done.
 _WINDOW = 128
@@ -54,11 +53,6 @@ def count(session: Session, kind: str, model: ModelRow) -> int:
 
 def _run(kind: str) -> str:
     return "text_run" if kind == "text" else "vision_run"
-
-
-def stage_of(kind: str) -> Stage:
-    """The stage that creates a kind's vectors again."""
-    return graph.TEXT_REEMBED if kind == "text" else graph.VISION_REEMBED
 
 
 def lacking(
@@ -124,7 +118,7 @@ def _plan_more(
     Ends after ``most`` jobs (and the rest of that video's), or after ``stretch`` videos.
     """
     old, new = models_of(session, switch)
-    stage = stage_of(switch.kind)
+    stage = graph.TEXT_REEMBED if switch.kind == "text" else graph.VISION_REEMBED
     part = session.execute(
         select(func.coalesce(func.max(Job.part), -1)).where(run_jobs(switch), Job.stage == stage.name)
     ).scalar_one()

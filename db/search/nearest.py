@@ -31,7 +31,7 @@ _MOST_KEYFRAMES = 32
 #: How long the fact that a user has many vectors is cached: counting them takes as long as finding the nearest.
 _KEPT_S, _KEPT = 60.0, 1000
 _large: OrderedDict[Any, tuple[float, float]] = OrderedDict()
-#: More vectors than there can be.
+#: More vectors than a database can have.
 _NO_END = 2**40
 
 
@@ -57,16 +57,13 @@ class Vector(Retriever):
         dim = int(self.model.dim or 0)
         return f"(e.vec::halfvec({dim})) <=> CAST(:vector AS halfvec({dim}))"
 
-    @property
-    def _columns(self) -> str:
-        return f"e.scene_id, s.video_id, s.idx, e.ordinal, {self._distance} AS distance"
-
-    @property
-    def _rows(self) -> str:
-        """Embeddings that count: of this model, of this user, of the run published with their scene."""
+    def _query(self, scope: Scope) -> str:
+        """The embeddings of the scope that count: of this model, of this user, of the run published with their scene."""
         return (
-            "embeddings e JOIN scenes s USING (scene_id)"
+            f"SELECT e.scene_id, s.video_id, s.idx, e.ordinal, {self._distance} AS distance"
+            " FROM embeddings e JOIN scenes s USING (scene_id)"
             f" WHERE e.model_id = {int(self.model.model_id)} AND e.user_id = :user_id AND e.run = s.{self.name}_run"
+            f" AND {scope.sql()}"
         )
 
     @cached_property
@@ -89,7 +86,7 @@ class Vector(Retriever):
         values = {**scope.values(), "rows": count}
         if scope.is_narrow:
             return self._search(session, scope.sql(), values)
-        return self._best(session, f"SELECT {self._columns} FROM {self._rows} AND {scope.sql()}", values)[0]
+        return self._best(session, self._query(scope), values)[0]
 
     def nearest(
         self, session: Session, scope: Scope, count: int, ef_search: int, per_scene: float = 1.0
@@ -120,12 +117,8 @@ class Vector(Retriever):
             {f"v{n}": value for n, value in enumerate(steer.values())},
         )
         try:
-            return self._best(
-                session,
-                f"SELECT {self._columns} FROM {self._rows} AND {scope.sql()}"
-                f" ORDER BY {self._distance} LIMIT {int(rows)}",
-                {**scope.values(), "rows": count},
-            )
+            query = f"{self._query(scope)} ORDER BY {self._distance} LIMIT {int(rows)}"
+            return self._best(session, query, {**scope.values(), "rows": count})
         finally:
             session.execute(text("SET LOCAL enable_sort = 'on'"))
 
@@ -200,17 +193,15 @@ class Vector(Retriever):
         if known is not None and time.monotonic() - known[0] < _KEPT_S:
             return known[1]
         mine = f"FROM embeddings WHERE user_id = :user_id AND model_id = {int(self.model.model_id)}"
-        per_scene = session.execute(
-            text(
-                f"""
-                SELECT CASE WHEN EXISTS (SELECT {mine} OFFSET :most) THEN
-                    (SELECT count(*) / greatest(1, count(DISTINCT few.scene_id))::float8
-                     FROM (SELECT scene_id {mine} LIMIT 1000) few)
-                END
-                """
-            ),
-            {"user_id": user_id, "most": most},
-        ).scalar()
+        statement = text(
+            f"""
+            SELECT CASE WHEN EXISTS (SELECT {mine} OFFSET :most) THEN
+                (SELECT count(*) / greatest(1, count(DISTINCT few.scene_id))::float8
+                 FROM (SELECT scene_id {mine} LIMIT 1000) few)
+            END
+            """
+        )
+        per_scene = session.scalar(statement, {"user_id": user_id, "most": most})
         if per_scene is None:
             return None
         _large[key] = (time.monotonic(), per_scene)
