@@ -6,15 +6,16 @@ from collections.abc import Iterator
 
 import pytest
 import urllib3
-from sqlalchemy import text
 from sqlalchemy.orm import Session
 
 from db.engine import transact
+from db.expressions import NOW
 from db.scenes import Words, publish_scene, scene_id, write_scenes
 from db.tables import Video
 from shared.storage import Storage
 from tasks import people, search
 from tests.integration.conftest import Configure
+from tests.support.ledger import scene_rows
 from tests.support.s3_servers import swift_server
 from tests.support.services import RedisServer
 
@@ -56,23 +57,13 @@ def test_the_keyframes_of_a_hit_are_downloaded_by_their_links(
         storage.put_bytes("sidecars", key, PICTURE + key.encode(), "image/jpeg")
 
     def publish(session: Session) -> None:
-        session.add(
-            Video(video_id="v", user_id="u1", storage_key="k", state="indexed", run=1, published_run=1)
-        )
+        columns = {"state": "indexed", "run": 1, "published_run": 1, "indexed_at": NOW}
+        session.add(Video(video_id="v", user_id="u1", storage_key="k", **columns))
         session.flush()
-        frames = [
-            {"ordinal": number, "key": key, "ts_s": 0.5, "width": 8, "height": 8}
-            for number, key in enumerate(keys)
-        ]
-        write_scenes(
-            session,
-            "v",
-            "u1",
-            1,
-            [{"idx": 0, "start_s": 0.0, "end_s": 1.0, "kind": "start", "keyframes": frames}],
-        )
+        frame = {"ts_s": 0.5, "width": 8, "height": 8}
+        frames = [{**frame, "ordinal": number, "key": key} for number, key in enumerate(keys)]
+        write_scenes(session, "v", "u1", 1, [{**scene_rows(1)[0], "keyframes": frames}])
         publish_scene(session, scene_id("v", 1, 0), Words("a hot drink", "en"), "sidecars/u1/v/s.json", {})
-        session.execute(text("UPDATE videos SET indexed_at = clock_timestamp()"))
 
     transact(publish)
     (hit,) = search.scenes(user_id="u1", query="drink", mode="keyword")["hits"]

@@ -9,20 +9,21 @@ from uuid import UUID
 import numpy as np
 import numpy.typing as npt
 import pytest
-from sqlalchemy import func, text
+from sqlalchemy import func
 from sqlalchemy.orm import Session
 
 from db import search
-from db.engine import get_engine, reading, transact
+from db.engine import reading, transact
 from db.scenes import scene_id, write_screen_texts
 from db.search import recall
 from db.tables import Model, Person, Scene, ScenePerson, Video
-from db.vectors import ModelRow, ensure_model, index_sql, write_embeddings, write_lexical
+from db.vectors import write_embeddings, write_lexical
 from tests.support.figures import RecordFigure
+from tests.support.tenants import DIM, make_models
 
 pytestmark = pytest.mark.usefixtures("database")
 
-DIM, VOCABULARY = 8, 100
+VOCABULARY = 100
 WEIGHTS = {"text": 0.5, "vision": 0.35, "lexical": 0.2, "keyword": 0.2, "screen": 0.2, "people": 0.3}
 Unit = npt.NDArray[np.float32]
 
@@ -58,24 +59,15 @@ class Shot:
         return scene_id(self.video, 1, self.idx)
 
 
-@dataclass(frozen=True)
-class Models:
-    text: ModelRow
-    vision: ModelRow
-
-
 def lexemes(source: str) -> Any:
     return func.to_tsvector("english", source).op("||")(func.to_tsvector("simple", source))
 
 
-def write(*shots: Shot) -> Models:
-    def work(session: Session) -> Models:
-        text_model, vision_model = (
-            ensure_model(
-                session, name=f"tiny-{family}", revision="1", family=family, dim=DIM, metric="cosine"
-            )
-            for family in ("text", "vision")
-        )
+def write(*shots: Shot) -> dict[str, ModelRow]:
+    """Write the scenes; returns the models of their vectors, by family."""
+    models = make_models({family: (f"tiny-{family}", "1") for family in ("text", "vision")})
+
+    def work(session: Session) -> None:
         for shot in shots:
             user, scene = shot.user, shot.id
             if session.get(Video, shot.video) is None:
@@ -99,11 +91,11 @@ def write(*shots: Shot) -> Models:
             )  # fmt: skip
             session.flush()
             of_text = [] if shot.text is None else [(scene, 0, shot.text)]
-            write_embeddings(session, text_model, 1, user, [scene], of_text)
+            write_embeddings(session, models["text"], 1, user, [scene], of_text)
             of_vision = [(scene, ordinal, vector) for ordinal, vector in enumerate(shot.vision)]
-            write_embeddings(session, vision_model, 1, user, [scene], of_vision)
+            write_embeddings(session, models["vision"], 1, user, [scene], of_vision)
             if shot.lexical:
-                write_lexical(session, text_model, 1, user, [scene], [(scene, shot.lexical)], VOCABULARY)
+                write_lexical(session, models["text"], 1, user, [scene], [(scene, shot.lexical)], VOCABULARY)
             for person, confidence in shot.people.items():
                 session.merge(Person(person_id=person, user_id=user, external_id=person, name=person))
                 session.flush()
@@ -112,12 +104,8 @@ def write(*shots: Shot) -> Models:
                         scene_id=scene, person_id=person, user_id=user, confidence=confidence, frame_count=3
                     )
                 )
-        return Models(text_model, vision_model)
 
-    models = transact(work)
-    with get_engine().begin() as connection:
-        for model in (models.text, models.vision):
-            connection.execute(text(index_sql(model.model_id, DIM, "cosine", concurrently=False)))
+    transact(work)
     return models
 
 
@@ -152,8 +140,8 @@ def test_the_score_is_the_weighted_sum_of_every_retriever(exact_rows: int) -> No
         Shot(idx=3, vision=[unit(-1)]),
     )
     retrievers = [
-        search.Vector("text", models.text, unit(1)),
-        search.Vector("vision", models.vision, unit(1)),
+        search.Vector("text", models["text"], unit(1)),
+        search.Vector("vision", models["vision"], unit(1)),
         words("cat"),
         words("cat", "screen"),
         search.People(("anna",), proposes=True),
@@ -174,7 +162,7 @@ def test_a_scene_that_only_one_retriever_knows_is_compared_on_all(exact_rows: in
     """What a retriever does not put forward itself still counts: candidates of the other are compared exactly."""
     near = [Shot(idx=idx, text=unit(1, 0.01 * idx)) for idx in range(12)]
     models = write(*near, Shot(idx=20, words="zebra", text=unit(1, 3)))
-    retrievers: list[Any] = [search.Vector("text", models.text, unit(1)), words("zebra")]
+    retrievers: list[Any] = [search.Vector("text", models["text"], unit(1)), words("zebra")]
     with reading() as session:
         found = search.find(session, search.Scope(user_id="u"), retrievers, WEIGHTS,
                             search.Tuning(exact_rows=exact_rows, candidates=10), limit=50)  # fmt: skip
@@ -189,7 +177,7 @@ def test_many_keyframes_of_one_scene_leave_room_for_others(exact_rows: int) -> N
         Shot(idx=0, vision=[unit(1, 0.001 * n) for n in range(40)]),
         *(Shot(idx=idx, vision=[unit(1, 0.1 * idx)]) for idx in range(1, 10)),
     )
-    retriever = search.Vector("vision", models.vision, unit(1))
+    retriever = search.Vector("vision", models["vision"], unit(1))
     assert ids(find([retriever], exact_rows=exact_rows)) == list(range(10))
     with reading() as session:
         scope = search.Scope(user_id="u")
@@ -205,9 +193,11 @@ def test_lexical_similarity_is_a_share_of_the_querys_own_weight() -> None:
         Shot(idx=2, lexical={9: 0.9}),
         Shot(idx=3, lexical={0: 5.0, 5: 4.0}),
     )
-    found = find([search.Lexical(models.text, {5: 0.4, 7: 0.3})], weights={"lexical": 1.0})
+    found = find([search.Lexical(models["text"], {5: 0.4, 7: 0.3})], weights={"lexical": 1.0})
     assert {hit.idx: round(hit.score, 3) for hit in found} == {0: 1.0, 1: 0.32, 3: 1.0}
-    assert find([search.Lexical(models.text, {VOCABULARY + 5: 1.0})]) == [], "a token of another vocabulary"
+    assert find([search.Lexical(models["text"], {VOCABULARY + 5: 1.0})]) == [], (
+        "a token of another vocabulary"
+    )
 
 
 SCENES = (
@@ -250,11 +240,11 @@ def test_a_filter_leaves_exactly_what_fits(
     scope: dict[str, Any], expected: set[int], exact_rows: int
 ) -> None:
     models = write(*SCENES)
-    found = find([search.Vector("text", models.text, unit(1))], exact_rows=exact_rows, **scope)
+    found = find([search.Vector("text", models["text"], unit(1))], exact_rows=exact_rows, **scope)
     assert set(ids(found)) == expected and len(found) == len(expected)
     if scope.get("persons_match") != "prefer":
         with reading() as session:
-            covered = search.cover(session, search.Scope(user_id="u", **scope), {"text": models.text})
+            covered = search.cover(session, search.Scope(user_id="u", **scope), {"text": models["text"]})
         # Scene 6 is in scope, with vectors of a run that is not the published one.
         assert covered.retrievers["text"] == len(expected)
         assert covered.scenes - covered.retrievers["text"] in (0, 1)
@@ -262,7 +252,10 @@ def test_a_filter_leaves_exactly_what_fits(
 
 def test_a_person_raises_the_score_by_how_sure_the_match_is() -> None:
     models = write(*SCENES)
-    retrievers = [search.Vector("text", models.text, unit(1)), search.People(("anna", "bert"), proposes=True)]
+    retrievers = [
+        search.Vector("text", models["text"], unit(1)),
+        search.People(("anna", "bert"), proposes=True),
+    ]
     found = find(retrievers, persons=("anna", "bert"), persons_match="prefer")
     boosts = {hit.idx: hit.score - 0.5 * hit.matches["text"].similarity for hit in found}
     assert {idx: round(boost, 3) for idx, boost in boosts.items()} == {0: 0.135, 1: 0.195, 2: 0.12, 3: 0.0}
@@ -272,7 +265,7 @@ def test_a_person_raises_the_score_by_how_sure_the_match_is() -> None:
 
 def test_equal_scores_keep_one_order_over_pages() -> None:
     models = write(*(Shot(video=f"v{idx % 3}", idx=idx, text=unit(1)) for idx in range(20)))
-    retrievers = [search.Vector("text", models.text, unit(1))]
+    retrievers = [search.Vector("text", models["text"], unit(1))]
     whole = find(retrievers)
     assert [(hit.video_id, hit.idx) for hit in whole] == sorted((hit.video_id, hit.idx) for hit in whole)
     pages: list[search.Found] = []
@@ -286,7 +279,7 @@ def test_equal_scores_keep_one_order_over_pages() -> None:
 
 def test_too_low_a_score_is_no_hit() -> None:
     models = write(Shot(idx=0, text=unit(1)), Shot(idx=1, text=unit(1, 2)))
-    retrievers = [search.Vector("text", models.text, unit(1))]
+    retrievers = [search.Vector("text", models["text"], unit(1))]
     assert ids(find(retrievers, min_score=0.4)) == [0]
     assert find(retrievers, min_score=0.6) == []
 
@@ -331,15 +324,14 @@ def test_a_scene_as_the_query(exact_rows: int) -> None:
         Shot(idx=1, vision=[unit(1, 1)]),
         Shot(video="w", idx=2, user="other", text=unit(1)),
     )
-    by_retriever = {"text": models.text, "vision": models.vision}
     with reading() as session:
-        found = search.exemplar(session, "u", scene_id("v", 1, 0), by_retriever)
+        found = search.exemplar(session, "u", scene_id("v", 1, 0), models)
         assert found is not None
         assert found["vision"] == pytest.approx(unit(1, 1), abs=1e-3)
-        silent = search.exemplar(session, "u", scene_id("v", 1, 1), by_retriever)
+        silent = search.exemplar(session, "u", scene_id("v", 1, 1), models)
         assert silent is not None and set(silent) == {"vision"}
-        assert search.exemplar(session, "u", scene_id("w", 1, 2), by_retriever) is None, "another user's"
-    retrievers = [search.Vector("vision", models.vision, found["vision"])]
+        assert search.exemplar(session, "u", scene_id("w", 1, 2), models) is None, "another user's"
+    retrievers = [search.Vector("vision", models["vision"], found["vision"])]
     assert ids(find(retrievers, exact_rows=exact_rows, without=scene_id("v", 1, 0))) == [1]
 
 
@@ -355,8 +347,8 @@ def test_a_small_scope_is_compared_exactly_and_a_large_one_by_the_index(
         return nearest(self, *arguments)
 
     monkeypatch.setattr(search.Vector, "nearest", watched)
-    of_text = search.Vector("text", models.text, unit(1))
-    of_sight = search.Vector("vision", models.vision, unit(1))
+    of_text = search.Vector("text", models["text"], unit(1))
+    of_sight = search.Vector("vision", models["vision"], unit(1))
     with reading() as session:
         for retriever, videos, exact_rows, indexed in [
             (of_text, (), 6, False),
