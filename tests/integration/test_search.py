@@ -17,7 +17,7 @@ from db.engine import reading, transact
 from db.scenes import scene_id, write_screen_texts
 from db.search import recall
 from db.tables import Model, Person, Scene, ScenePerson, Video
-from db.vectors import write_embeddings, write_lexical
+from db.vectors import ModelRow, write_embeddings, write_lexical
 from tests.support.figures import RecordFigure
 from tests.support.tenants import DIM, make_models
 
