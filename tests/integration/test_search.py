@@ -124,6 +124,10 @@ def words(query: str, name: Any = "keyword") -> search.Words:
         return search.Words(name, search.read_words(session, query))
 
 
+def near(models: dict[str, ModelRow], family: Any = "text") -> search.Vector:
+    return search.Vector(family, models[family], unit(1))
+
+
 def ids(found: list[search.Found]) -> list[int]:
     return [hit.idx for hit in found]
 
@@ -139,13 +143,8 @@ def test_the_score_is_the_weighted_sum_of_every_retriever(exact_rows: int) -> No
         Shot(idx=2, text=unit(-1), vision=[unit(1, 0.5)], screen="CAT SHOW"),
         Shot(idx=3, vision=[unit(-1)]),
     )
-    retrievers = [
-        search.Vector("text", models["text"], unit(1)),
-        search.Vector("vision", models["vision"], unit(1)),
-        words("cat"),
-        words("cat", "screen"),
-        search.People(("anna",), proposes=True),
-    ]
+    people = search.People(("anna",), proposes=True)
+    retrievers = [near(models), near(models, "vision"), words("cat"), words("cat", "screen"), people]
     found = find(retrievers, exact_rows=exact_rows)
     assert ids(found) == [1, 0, 2, 3]
     scores = {hit.idx: hit.score for hit in found}
@@ -162,10 +161,10 @@ def test_a_scene_that_only_one_retriever_knows_is_compared_on_all(exact_rows: in
     """What a retriever does not put forward itself still counts: candidates of the other are compared exactly."""
     near = [Shot(idx=idx, text=unit(1, 0.01 * idx)) for idx in range(12)]
     models = write(*near, Shot(idx=20, words="zebra", text=unit(1, 3)))
-    retrievers: list[Any] = [search.Vector("text", models["text"], unit(1)), words("zebra")]
+    retrievers: list[Any] = [near(models), words("zebra")]
+    tuning = search.Tuning(exact_rows=exact_rows, candidates=10)
     with reading() as session:
-        found = search.find(session, search.Scope(user_id="u"), retrievers, WEIGHTS,
-                            search.Tuning(exact_rows=exact_rows, candidates=10), limit=50)  # fmt: skip
+        found = search.find(session, search.Scope(user_id="u"), retrievers, WEIGHTS, tuning, limit=50)
     (zebra,) = [hit for hit in found.hits if hit.idx == 20]
     assert zebra.matches["text"].similarity == pytest.approx(0.3162, abs=2e-3)
     assert len(found.hits) == 11 and found.more is False
@@ -177,7 +176,7 @@ def test_many_keyframes_of_one_scene_leave_room_for_others(exact_rows: int) -> N
         Shot(idx=0, vision=[unit(1, 0.001 * n) for n in range(40)]),
         *(Shot(idx=idx, vision=[unit(1, 0.1 * idx)]) for idx in range(1, 10)),
     )
-    retriever = search.Vector("vision", models["vision"], unit(1))
+    retriever = near(models, "vision")
     assert ids(find([retriever], exact_rows=exact_rows)) == list(range(10))
     with reading() as session:
         scope = search.Scope(user_id="u")
@@ -195,9 +194,8 @@ def test_lexical_similarity_is_a_share_of_the_querys_own_weight() -> None:
     )
     found = find([search.Lexical(models["text"], {5: 0.4, 7: 0.3})], weights={"lexical": 1.0})
     assert {hit.idx: round(hit.score, 3) for hit in found} == {0: 1.0, 1: 0.32, 3: 1.0}
-    assert find([search.Lexical(models["text"], {VOCABULARY + 5: 1.0})]) == [], (
-        "a token of another vocabulary"
-    )
+    of_other_vocabulary = search.Lexical(models["text"], {VOCABULARY + 5: 1.0})
+    assert find([of_other_vocabulary]) == []
 
 
 SCENES = (
@@ -211,51 +209,47 @@ SCENES = (
 )
 
 
+#: Filters, and the scenes that they leave.
+FILTERS: list[tuple[dict[str, Any], set[int]]] = [
+    ({}, {0, 1, 2, 3}),
+    ({"video_ids": ("a",)}, {0, 1}),
+    ({"video_ids": ("c", "none")}, set()),
+    ({"languages": ("en",)}, {0, 2}),
+    ({"languages": ("en", "de")}, {0, 1, 2}),
+    ({"from_s": 10.0}, {1, 2, 3}),
+    ({"from_s": 9.9, "to_s": 20.0}, {0, 1}),
+    ({"to_s": 0.0}, set()),
+    ({"indexed_from": "2026-06-01T00:00:00Z"}, {2, 3}),
+    ({"indexed_to": "2026-06-01T00:00:00Z"}, {0, 1}),
+    ({"persons": ("anna",)}, {0, 1}),
+    ({"persons": ("anna", "bert")}, {0, 1, 2}),
+    ({"persons": ("anna", "bert"), "persons_match": "all"}, {1}),
+    ({"persons": ("anna", "bert", "anna"), "persons_match": "all"}, {1}),
+    ({"persons": ("anna",), "persons_match": "prefer"}, {0, 1, 2, 3}),
+    ({"persons": ("carl",)}, set()),
+    ({"persons": ("nobody",)}, set()),
+    ({"persons": ("bert",), "video_ids": ("a",)}, {1}),
+    ({"without": scene_id("a", 1, 0)}, {1, 2, 3}),
+]
+
+
 @EXACT_AND_INDEXED
-@pytest.mark.parametrize(
-    ("scope", "expected"),
-    [
-        ({}, {0, 1, 2, 3}),
-        ({"video_ids": ("a",)}, {0, 1}),
-        ({"video_ids": ("c", "none")}, set()),
-        ({"languages": ("en",)}, {0, 2}),
-        ({"languages": ("en", "de")}, {0, 1, 2}),
-        ({"from_s": 10.0}, {1, 2, 3}),
-        ({"from_s": 9.9, "to_s": 20.0}, {0, 1}),
-        ({"to_s": 0.0}, set()),
-        ({"indexed_from": "2026-06-01T00:00:00Z"}, {2, 3}),
-        ({"indexed_to": "2026-06-01T00:00:00Z"}, {0, 1}),
-        ({"persons": ("anna",)}, {0, 1}),
-        ({"persons": ("anna", "bert")}, {0, 1, 2}),
-        ({"persons": ("anna", "bert"), "persons_match": "all"}, {1}),
-        ({"persons": ("anna", "bert", "anna"), "persons_match": "all"}, {1}),
-        ({"persons": ("anna",), "persons_match": "prefer"}, {0, 1, 2, 3}),
-        ({"persons": ("carl",)}, set()),
-        ({"persons": ("nobody",)}, set()),
-        ({"persons": ("bert",), "video_ids": ("a",)}, {1}),
-        ({"without": scene_id("a", 1, 0)}, {1, 2, 3}),
-    ],
-)
-def test_a_filter_leaves_exactly_what_fits(
-    scope: dict[str, Any], expected: set[int], exact_rows: int
-) -> None:
+def test_a_filter_leaves_exactly_what_fits(exact_rows: int) -> None:
     models = write(*SCENES)
-    found = find([search.Vector("text", models["text"], unit(1))], exact_rows=exact_rows, **scope)
-    assert set(ids(found)) == expected and len(found) == len(expected)
-    if scope.get("persons_match") != "prefer":
-        with reading() as session:
-            covered = search.cover(session, search.Scope(user_id="u", **scope), {"text": models["text"]})
-        # Scene 6 is in scope, with vectors of a run that is not the published one.
-        assert covered.retrievers["text"] == len(expected)
-        assert covered.scenes - covered.retrievers["text"] in (0, 1)
+    for scope, expected in FILTERS:
+        found = find([near(models)], exact_rows=exact_rows, **scope)
+        assert sorted(ids(found)) == sorted(expected), scope
+        if scope.get("persons_match") != "prefer":
+            with reading() as session:
+                covered = search.cover(session, search.Scope(user_id="u", **scope), {"text": models["text"]})
+            # Scene 6 is in scope, with vectors of a run that is not the published one.
+            assert covered.retrievers["text"] == len(expected)
+            assert covered.scenes - covered.retrievers["text"] in (0, 1)
 
 
 def test_a_person_raises_the_score_by_how_sure_the_match_is() -> None:
     models = write(*SCENES)
-    retrievers = [
-        search.Vector("text", models["text"], unit(1)),
-        search.People(("anna", "bert"), proposes=True),
-    ]
+    retrievers = [near(models), search.People(("anna", "bert"), proposes=True)]
     found = find(retrievers, persons=("anna", "bert"), persons_match="prefer")
     boosts = {hit.idx: hit.score - 0.5 * hit.matches["text"].similarity for hit in found}
     assert {idx: round(boost, 3) for idx, boost in boosts.items()} == {0: 0.135, 1: 0.195, 2: 0.12, 3: 0.0}
@@ -265,21 +259,18 @@ def test_a_person_raises_the_score_by_how_sure_the_match_is() -> None:
 
 def test_equal_scores_keep_one_order_over_pages() -> None:
     models = write(*(Shot(video=f"v{idx % 3}", idx=idx, text=unit(1)) for idx in range(20)))
-    retrievers = [search.Vector("text", models["text"], unit(1))]
+    retrievers = [near(models)]
     whole = find(retrievers)
     assert [(hit.video_id, hit.idx) for hit in whole] == sorted((hit.video_id, hit.idx) for hit in whole)
     pages: list[search.Found] = []
-    while True:
-        part = find(retrievers, limit=7, after=pages[-1].place if pages else None)
+    while part := find(retrievers, limit=7, after=pages[-1].place if pages else None):
         pages += part
-        if len(part) < 7:
-            break
     assert pages == whole
 
 
 def test_too_low_a_score_is_no_hit() -> None:
     models = write(Shot(idx=0, text=unit(1)), Shot(idx=1, text=unit(1, 2)))
-    retrievers = [search.Vector("text", models["text"], unit(1))]
+    retrievers = [near(models)]
     assert ids(find(retrievers, min_score=0.4)) == [0]
     assert find(retrievers, min_score=0.6) == []
 
@@ -347,8 +338,8 @@ def test_a_small_scope_is_compared_exactly_and_a_large_one_by_the_index(
         return nearest(self, *arguments)
 
     monkeypatch.setattr(search.Vector, "nearest", watched)
-    of_text = search.Vector("text", models["text"], unit(1))
-    of_sight = search.Vector("vision", models["vision"], unit(1))
+    of_text = near(models)
+    of_sight = near(models, "vision")
     with reading() as session:
         for retriever, videos, exact_rows, indexed in [
             (of_text, (), 6, False),
