@@ -42,7 +42,8 @@ pytestmark = pytest.mark.usefixtures("database")
 
 
 def index() -> None:
-    """Take a freshly accepted video to ``indexed``."""
+    """Take a new video to ``indexed``."""
+    accept()
     split(must_claim())
     for queue in ("asr", "face", "ocr", "text", "media", "housekeeping"):
         assert run_queue(queue)
@@ -170,39 +171,34 @@ def test_a_stopping_node_releases_uncounted() -> None:
 # --- failures
 
 
-def test_a_permanent_error_fails_at_once() -> None:
-    accept()
-    fail(must_claim(), BadMedia("the file is empty: upload it again"))
-    assert (status().state, status().error_class) == ("failed", "BadMedia")
-    assert stages()["sidecar"] == "skipped"
-
-
-def test_counted_failures_end_at_the_maximum() -> None:
-    accept()
-    for n in range(1, 4):
-        claimed = must_claim()
-        assert claimed.attempt == n
-        fail(claimed, ModelFailure("boom"))
-    assert claim() is None
-    assert state() == "failed"
-
-
-def test_outages_are_not_counted_as_failures_but_have_their_own_end() -> None:
-    accept()
-    for _ in range(POLICY.max_outages - 1):
-        fail(must_claim(), StorageUnavailable("away"))
-    last = must_claim()
-    found = job(last.job_id)
-    assert (found.failures, found.outages) == (0, POLICY.max_outages - 1)
-    fail(last, StorageUnavailable("away"))
-    assert state() == "failed"
-
-
-def test_an_error_message_is_stored_clean_and_capped() -> None:
+def test_a_permanent_error_fails_at_once_and_its_message_is_stored_clean_and_capped() -> None:
     accept()
     fail(must_claim(), BadMedia("a\x00b\ud800" + "x" * 10_000))
-    error = status().error
-    assert error is not None and "\x00" not in error and len(error) == attempts.MAX_ERROR_CHARS
+    found = status()
+    assert (found.state, found.error_class, stages()["sidecar"]) == ("failed", "BadMedia", "skipped")
+    assert found.error is not None and "\x00" not in found.error
+    assert len(found.error) == attempts.MAX_ERROR_CHARS
+
+
+@pytest.mark.parametrize(
+    ("error", "most", "counted"),
+    [(ModelFailure("boom"), POLICY.max_failures, 1), (StorageUnavailable("away"), POLICY.max_outages, 0)],
+    ids=["failures", "outages"],
+)
+def test_failures_and_outages_are_counted_apart_and_end_at_their_maximum(
+    error: Exception, most: int, counted: int
+) -> None:
+    accept()
+    for n in range(1, most):
+        claimed = must_claim()
+        assert claimed.attempt == n
+        fail(claimed, error)
+    last = must_claim()
+    found = job(last.job_id)
+    assert (found.failures, found.outages) == (counted * (most - 1), (1 - counted) * (most - 1))
+    fail(last, error)
+    assert claim() is None
+    assert state() == "failed"
 
 
 # --- the pipeline
@@ -270,14 +266,12 @@ def test_retry_resets_failures_never_attempts() -> None:
 
 
 def test_retry_of_what_did_not_fail_is_refused() -> None:
-    accept()
     index()
     with pytest.raises(Conflict):
         change(video_runs.retry)
 
 
 def test_rerun_of_a_stage_makes_it_and_what_follows() -> None:
-    accept()
     index()
     change(video_runs.rerun, ["text"])
     found = stages()
@@ -292,7 +286,6 @@ def test_rerun_of_a_stage_makes_it_and_what_follows() -> None:
 
 
 def test_rerun_of_asr_makes_the_audio_first() -> None:
-    accept()
     index()
     change(video_runs.rerun, ["asr"])
     assert stages()["audio"] == "queued"
@@ -313,7 +306,6 @@ def test_a_rerun_fences_out_the_run_before() -> None:
 
 
 def test_a_failed_rerun_keeps_what_is_published() -> None:
-    accept()
     index()
     change(video_runs.rerun, [])
     fail(must_claim(), BadMedia("x"))
@@ -343,7 +335,6 @@ def test_a_cancelled_video_is_retried_from_the_start() -> None:
 
 
 def test_delete_leaves_a_tombstone_only() -> None:
-    accept()
     index()
     change(video_runs.begin_delete)
     erase = must_claim("housekeeping")
@@ -384,7 +375,6 @@ def forget(stage: str) -> None:
 
 @pytest.mark.parametrize("named", [["text"], ["sidecar"], ["ocr"], []], ids=str)
 def test_a_rerun_of_a_video_from_before_a_stage_makes_it_too(named: list[str]) -> None:
-    accept()
     index()
     forget("ocr")
     change(video_runs.rerun, named)
@@ -489,7 +479,6 @@ def test_a_run_that_waits_only_for_a_stage_that_is_gone_is_advanced() -> None:
 
 def test_a_run_opened_without_a_stage_that_is_published_ends_without_it() -> None:
     """Its package was away for a moment: what the published run has of it doesn't hold back the new one."""
-    accept()
     index()
     change(video_runs.rerun, ("text",))
     forget("ocr")
