@@ -99,8 +99,8 @@ class Archive:
 
     def counts(self) -> tuple[int, int]:
         """The number of vectors of the old model and of the new one."""
-        of_model = select(func.count()).where(Embedding.model_id == Model.model_id).scalar_subquery()
-        old, new = read(select(of_model).select_from(Model).order_by(Model.model_id))[:2]
+        written = read(select(Embedding.model_id))
+        old, new = (written.count(model.model_id) for model in self.models.values())
         return old, new
 
 
