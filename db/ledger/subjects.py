@@ -27,13 +27,8 @@ def lock_video(session: Session, video_id: str, *, skip_locked: bool = False) ->
 
 def lock_videos(session: Session, video_ids: Collection[str]) -> dict[str, Video]:
     """As ``lock_video``, several at once, by id."""
-    query = (
-        select(Video)
-        .where(Video.video_id == any_(array(video_ids)))
-        .order_by(Video.video_id)
-        .with_for_update()
-    )
-    found = session.scalars(query, execution_options={"populate_existing": True})
+    query = select(Video).where(Video.video_id == any_(array(video_ids))).order_by(Video.video_id)
+    found = session.scalars(query.with_for_update(), execution_options={"populate_existing": True})
     return {video.video_id: video for video in found}
 
 
