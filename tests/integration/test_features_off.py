@@ -26,12 +26,13 @@ from db.ledger.policy import RunPolicy
 from db.scenes import face_id, scenes_between, write_faces, write_screen_texts, write_tags, write_transcript
 from db.tables import Run, Scene
 from db.vectors import ensure_model, write_embeddings, write_lexical
-from shared.contracts import ProcessVideo, VideoStatus
+from shared.contracts import VideoStatus
 from shared.errors import BadMedia, Conflict, ScenefleetError
+from shared.routing import JOB_QUEUES
 from shared.settings import Settings
 from shared.storage import upload_key
 from tests.support.clips import Shot, Sound, make_clip
-from tests.support.ledger import claim, fail, finish
+from tests.support.ledger import accept, claim, fail, finish
 from worker import stages
 from worker.runtime import Runtime
 from worker.stages.context import StageContext
@@ -39,7 +40,6 @@ from worker.stages.context import StageContext
 pytestmark = pytest.mark.usefixtures("database")
 
 ON = RunPolicy(skips={}, max_failures=3, tmp_ttl_s=0.0)
-QUEUES = ("media", "asr", "text", "vision", "face", "ocr", "housekeeping")
 VIDEO, USER = "v1", "u1"
 KEY = video_key(USER, VIDEO)
 FLAG = {
@@ -73,17 +73,17 @@ class Library:
 
     runtime: Runtime
     folder: Path
+    clips: dict[str, Path]
     policy: RunPolicy = ON
     #: Stage -> what it raises.
     broken: dict[str, Exception] = field(default_factory=dict)
     #: Called before a stage's job ends.
     before_end: Callable[[Claim], None] = lambda claimed: None
 
-    def process(self, clip: Path) -> VideoStatus:
+    def process(self) -> VideoStatus:
         key = upload_key(USER, VIDEO, "a.mp4")
-        self.runtime.storage.put_file("uploads", key, clip, "video/mp4")
-        request = ProcessVideo(video_id=VIDEO, user_id=USER, storage_key=key)
-        transact(lambda session: videos.accept(session, request, self.policy))
+        self.runtime.storage.put_file("uploads", key, self.clips["own"], "video/mp4")
+        accept(VIDEO, USER, key=key, policy=self.policy)
         return self.work()
 
     def rerun(self, *names: str) -> VideoStatus:
@@ -100,7 +100,7 @@ class Library:
 
     def work(self) -> VideoStatus:
         """Do everything that waits."""
-        while claims := [found for queue in QUEUES if (found := claim(queue)) is not None]:
+        while claims := [found for queue in JOB_QUEUES if (found := claim(queue)) is not None]:
             for claimed in claims:
                 self._do(claimed)
         with reading() as session:
@@ -191,10 +191,10 @@ def clips(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
 
 
 @pytest.fixture
-def library(tmp_path: Path) -> Library:
+def library(tmp_path: Path, clips: dict[str, Path]) -> Library:
     runtime = Runtime(Settings(SCENEFLEET_HOME=tmp_path / "home"))
     runtime.storage.ensure_buckets()
-    return Library(runtime, tmp_path / "work")
+    return Library(runtime, tmp_path / "work", clips)
 
 
 def states(status: VideoStatus) -> dict[str, str]:
@@ -202,10 +202,8 @@ def states(status: VideoStatus) -> dict[str, str]:
 
 
 @pytest.mark.parametrize("stage", list(FLAG))
-def test_a_whole_rerun_with_a_feature_off_keeps_what_it_had_made(
-    library: Library, clips: dict[str, Path], stage: str
-) -> None:
-    assert library.process(clips["own"]).state == "indexed"
+def test_a_whole_rerun_with_a_feature_off_keeps_what_it_had_made(library: Library, stage: str) -> None:
+    assert library.process().state == "indexed"
     before = library.stored()
     assert all(len(rows) == 3 for rows in before.values())
     library.policy = off(stage)
@@ -216,9 +214,8 @@ def test_a_whole_rerun_with_a_feature_off_keeps_what_it_had_made(
     assert after[stage] == before[stage]
     for other in set(FLAG) - {stage}:
         assert after[other] != before[other] and len(after[other]) == 3, other
-    assert {row[0] for row in library.rows("SELECT transcript FROM scenes WHERE live AND idx = 0")} == {
-        "heard in run 2"
-    }
+    heard = library.rows("SELECT transcript FROM scenes WHERE live AND idx = 0")
+    assert heard == [("heard in run 2",)]
     # The sweep has run: every picture and every sidecar that is left is a published one.
     keys = {found.key for found in library.runtime.storage.list("sidecars", "")}
     with reading() as session:
@@ -236,8 +233,8 @@ def test_a_whole_rerun_with_a_feature_off_keeps_what_it_had_made(
     assert library.stored()[stage] != before[stage] and len(library.stored()[stage]) == 3
 
 
-def test_all_features_off_and_a_part_made_again(library: Library, clips: dict[str, Path]) -> None:
-    library.process(clips["own"])
+def test_all_features_off_and_a_part_made_again(library: Library) -> None:
+    library.process()
     before = library.stored()
     library.policy = off(*FLAG)
     with pytest.raises(Conflict, match="face can't be made again: FEATURE_FACE_DETECTION is off"):
@@ -256,17 +253,15 @@ def test_all_features_off_and_a_part_made_again(library: Library, clips: dict[st
 
 
 @pytest.mark.parametrize("change", ["other cuts", "other pictures", "a damaged keyframe", "a lost keyframe"])
-def test_scenes_that_are_not_the_same_are_refused_and_nothing_is_lost(
-    library: Library, clips: dict[str, Path], change: str
-) -> None:
-    key = library.process(clips["own"]).storage_key
+def test_scenes_that_are_not_the_same_are_refused_and_nothing_is_lost(library: Library, change: str) -> None:
+    key = library.process().storage_key
     before = library.stored()
     storage = library.runtime.storage
     with reading() as session:
         (scene,) = scenes_between(session, KEY, 1, 1, 1)
     picture = scene.keyframes[0]["key"]
-    if change in clips:
-        storage.put_file("uploads", key, clips[change], "video/mp4")
+    if change in library.clips:
+        storage.put_file("uploads", key, library.clips[change], "video/mp4")
     elif change == "a damaged keyframe":
         storage.put_bytes("sidecars", picture, b"no picture", "image/jpeg")
     else:
@@ -283,9 +278,9 @@ def test_scenes_that_are_not_the_same_are_refused_and_nothing_is_lost(
     assert all(len(rows) in (2, 3) for rows in library.stored().values())
 
 
-def test_what_was_not_made_meanwhile_is_filled_in(library: Library, clips: dict[str, Path]) -> None:
+def test_what_was_not_made_meanwhile_is_filled_in(library: Library) -> None:
     library.policy = off("vision", "ocr")
-    status = library.process(clips["own"])
+    status = library.process()
     assert status.state == "indexed" and states(status)["vision"] == "skipped"
     assert library.missing() == [], "both are still off"
     before = library.stored()
@@ -306,10 +301,10 @@ def test_what_was_not_made_meanwhile_is_filled_in(library: Library, clips: dict[
     assert library.missing() == []
 
 
-def test_a_feature_switched_off_in_the_middle_of_a_rerun_loses_nothing(
-    library: Library, clips: dict[str, Path]
+def test_a_feature_switched_off_in_the_middle_of_a_rerun_or_before_it_is_retried_loses_nothing(
+    library: Library,
 ) -> None:
-    library.process(clips["own"])
+    library.process()
     before = library.stored()
 
     def switch(claimed: Claim) -> None:
@@ -321,16 +316,23 @@ def test_a_feature_switched_off_in_the_middle_of_a_rerun_loses_nothing(
     assert (status.state, status.published_run, status.error_class) == ("failed", 1, "Conflict")
     assert status.error == "face skipped: the published run has it and is kept"
     assert library.stored() == before
-    status = library.rerun()
-    assert (status.state, status.published_run) == ("indexed", 3)
+    assert (library.rerun().published_run, library.stored()["face"]) == (3, before["face"])
+    # A cancelled rerun starts again without what is off.
+    library.policy = ON
+    library.change(video_runs.rerun, [])
+    library.policy = off("face")
+    library.change(video_runs.cancel)
+    library.change(video_runs.retry)
+    status = library.work()
+    assert (status.state, states(status)["face"]) == ("indexed", "reused")
     assert library.stored()["face"] == before["face"]
 
 
 def test_what_failed_is_missing_but_not_while_a_run_is_open_nor_before_one_is_published(
-    library: Library, clips: dict[str, Path]
+    library: Library,
 ) -> None:
     library.broken = {"split": BadMedia("on purpose")}
-    assert library.process(clips["own"]).state == "failed"
+    assert library.process().state == "failed"
     with pytest.raises(Conflict, match="nothing of it is published: use retry or rerun"):
         library.missing()
     library.broken = {"asr": BadMedia("on purpose")}
@@ -340,17 +342,3 @@ def test_what_failed_is_missing_but_not_while_a_run_is_open_nor_before_one_is_pu
     library.change(video_runs.rerun, library.missing())
     assert library.missing() == []
     assert library.work().state == "indexed" and library.missing() == []
-
-
-def test_a_cancelled_rerun_is_started_again_without_what_is_off(
-    library: Library, clips: dict[str, Path]
-) -> None:
-    library.process(clips["own"])
-    before = library.stored()
-    library.change(video_runs.rerun, [])
-    library.policy = off("face")
-    library.change(video_runs.cancel)
-    library.change(video_runs.retry)
-    status = library.work()
-    assert (status.state, states(status)["face"]) == ("indexed", "reused")
-    assert library.stored()["face"] == before["face"]
