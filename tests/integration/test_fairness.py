@@ -86,6 +86,16 @@ def take_all(found: list[Claim], rules: ClaimRules | None = None) -> None:
         found.append(claimed)
 
 
+def serve(count: int, rules: ClaimRules | None = None, **seconds: float) -> Counter[str]:
+    """Claim and finish so many jobs; ``seconds``: of users whose jobs take another time. Returns the jobs of each user."""
+    users: Counter[str] = Counter()
+    for _ in range(count):
+        claimed = must_claim(rules=rules)
+        users[claimed.user_id] += 1
+        finish(claimed, seconds.get(claimed.user_id, JOB_S))
+    return users
+
+
 def pause_s(job_id: int) -> float:
     """How long a queued job still waits."""
     return float(read(select(func.extract("epoch", Job.not_before - NOW)).where(Job.job_id == job_id))[0])
@@ -178,12 +188,7 @@ def test_a_low_priority_grows_while_it_waits() -> None:
 def test_device_time_decides_not_the_number_of_jobs() -> None:
     accept("long", *numbered("l", 20))
     accept("short", *numbered("s", 20))
-    users: Counter[str] = Counter()
-    for _ in range(22):
-        claimed = must_claim()
-        users[claimed.user_id] += 1
-        finish(claimed, 100.0 if claimed.user_id == "long" else 10.0)
-    assert users == {"short": 20, "long": 2}
+    assert serve(22, long=100.0) == {"short": 20, "long": 2}
 
 
 def test_device_time_of_long_ago_counts_less() -> None:
@@ -199,15 +204,9 @@ def test_device_time_of_long_ago_counts_less() -> None:
 
 
 def test_a_weight_is_a_share() -> None:
-    rules = ClaimRules(weights={"a": 2.0})
     accept("a", *numbered("a", 30))
     accept("b", *numbered("b", 30))
-    users: Counter[str] = Counter()
-    for _ in range(18):
-        claimed = must_claim(rules=rules)
-        users[claimed.user_id] += 1
-        finish(claimed)
-    assert users == {"a": 12, "b": 6}
+    assert serve(18, ClaimRules(weights={"a": 2.0})) == {"a": 12, "b": 6}
 
 
 def test_the_fleets_own_work_takes_its_share_and_no_users_turn() -> None:
@@ -466,9 +465,7 @@ def test_a_user_has_no_more_open_videos_than_allowed() -> None:
 def test_a_changed_half_life_is_taken_over(monkeypatch: pytest.MonkeyPatch) -> None:
     accept("a", "a0", "a1")
     accept("b", "b0", "b1")
-    for _ in range(2):
-        claimed = must_claim()
-        finish(claimed, 100.0 if claimed.user_id == "a" else 10.0)
+    serve(2, a=100.0)
     monkeypatch.setattr("db.ledger.usage.get_settings", lambda: type("S", (), {"usage_half_life_s": 60.0})())
     transact(usage.tend)
     rules = ClaimRules(usage_half_life_s=60.0)
