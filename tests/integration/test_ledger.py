@@ -14,6 +14,7 @@ from db import videos
 from db.engine import get_engine, reading, transact
 from db.ids import video_key
 from db.ledger import attempts, subjects, video_runs
+from db.ledger.attempts import Held
 from db.ledger.claims import Claim
 from db.ledger.stage_states import stage_states
 from db.tables import Job, Run, Scene, Video
@@ -55,18 +56,21 @@ def status() -> VideoStatus:
         return videos.status(session, "v1", "u1")
 
 
-def stages(video_id: str = "v1") -> dict[str, str]:
-    (video,) = read(select(Video).where(Video.external_id == video_id))
+def stages() -> dict[str, str]:
+    (run,) = read(select(Video.run))
     with reading() as session:
-        return {name: found.state for name, found in stage_states(session, video.video_id, video.run).items()}
+        return {name: found.state for name, found in stage_states(session, KEY, run).items()}
 
 
-def take_back_expired() -> int:
-    with reading() as session:
-        held = [found for found in attempts.held_jobs(session) if found.expired]
-    for found in held:
-        transact(partial(attempts.reclaim, held=found, error=WorkerLost("gone"), policy=POLICY))
-    return len(held)
+def held_job() -> Held:
+    """The running job, whose lease has run out."""
+    (held,) = transact(attempts.held_jobs)
+    assert held.expired
+    return held
+
+
+def reclaim(held: Held) -> Any:
+    return transact(lambda session: attempts.reclaim(session, held, WorkerLost("gone"), POLICY))
 
 
 def change(act: Callable[..., Any], *arguments: Any) -> Any:
@@ -120,7 +124,7 @@ def test_a_zombie_finishes_nothing() -> None:
     accept()
     zombie = must_claim()
     expire(zombie)
-    assert take_back_expired() == 1
+    reclaim(held_job())
     second = must_claim(owner="n:1:0:3")
     assert second.job_id == zombie.job_id and second.attempt == zombie.attempt + 1
     for stale in (lambda: split(zombie), lambda: fail(zombie, BadMedia("x"))):
@@ -137,11 +141,9 @@ def test_a_renewed_lease_is_not_taken_back() -> None:
     accept()
     claimed = must_claim()
     expire(claimed)
-    with reading() as session:
-        (held,) = attempts.held_jobs(session)
-    assert held.expired
+    held = held_job()
     assert transact(lambda session: attempts.beat(session, claimed, 0.1, LEASE_S))
-    transact(lambda session: attempts.reclaim(session, held, WorkerLost("gone"), POLICY))
+    assert reclaim(held) is None
     assert job(claimed.job_id).state == "running"
     split(claimed)
 
@@ -149,13 +151,8 @@ def test_a_renewed_lease_is_not_taken_back() -> None:
 def test_two_reconcilers_take_back_once() -> None:
     accept()
     expire(must_claim())
-    with reading() as session:
-        (held,) = attempts.held_jobs(session)
-
-    def reclaim() -> None:
-        transact(lambda session: attempts.reclaim(session, held, WorkerLost("gone"), POLICY))
-
-    at_once([reclaim] * 2)
+    held = held_job()
+    at_once([partial(reclaim, held)] * 2)
     assert job(held.job_id).failures == 1
 
 

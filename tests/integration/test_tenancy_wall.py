@@ -171,17 +171,13 @@ def test_readers_within_one_another_and_beside_one_another_do_not_mix(world: Wor
             assert owners(outer, "scenes") == {"u"}
             assert len(transact(lambda session: owners(session, "scenes"))) == len(USERS)
         assert owners(outer, "scenes") == {"u"}
-    wrong: list[tuple[str, set[str]]] = []
 
     def read(user: str) -> None:
         for _ in range(20):
             with reading_as(user) as session:
-                found = owners(session, "scenes")
-            if found != {user}:
-                wrong.append((user, found))
+                assert owners(session, "scenes") == {user}
 
     at_once([partial(read, user) for user in USERS[:4]])
-    assert not wrong
 
 
 def test_role_and_user_cost_one_statement_more(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -217,8 +213,7 @@ def plans(session: Session, ask: Callable[[], object]) -> str:
     return "\n".join(told)
 
 
-@pytest.mark.parametrize("filtered", [False, True], ids=["all", "dated"])
-def test_the_wall_costs_no_index(database: str, filtered: bool) -> None:
+def test_the_wall_costs_no_index(database: str) -> None:
     """Under row-level security a condition that is not leakproof can't use an index: the views are there for that."""
     models = make_models({family: (family, "1") for family in ("text", "vision", "face", "ocr")})
     model = models["text"]
@@ -236,17 +231,16 @@ def test_the_wall_costs_no_index(database: str, filtered: bool) -> None:
             "ANALYZE",
         ):
             connection.exec_driver_sql(statement)
-    since = datetime(2020, 1, 1, tzinfo=UTC) if filtered else None
-    scope = search.Scope(user_id="u", indexed_from=since)
-    vector = unit(np.random.default_rng(1))
+    dated = search.Scope(user_id="u", indexed_from=datetime(2020, 1, 1, tzinfo=UTC))
+    vector, tuning = unit(np.random.default_rng(1)), search.Tuning(exact_rows=0, candidates=5)
     for retriever, index in (
         (search.Words("keyword", "'word7'"), "Bitmap Index Scan on ix_scenes_tsv"),
         (search.Words("screen", "'word7'"), "Bitmap Index Scan on ix_scenes_screen_tsv"),
         (search.Lexical(model, {7: 1.0}), "Bitmap Index Scan on ix_lexical_weights_tokens"),
         (search.Vector("text", model, vector), f"Index Scan using {index_name(model.model_id)}"),
     ):
-        with reading_as("u") as session:
-            tuning = search.Tuning(exact_rows=0, candidates=5)
-            found: list[object] = []
-            told = plans(session, lambda: found.extend(retriever.candidates(session, scope, tuning)))  # noqa: B023
-            assert found and index in told, told
+        for scope in (search.Scope(user_id="u"), dated):
+            with reading_as("u") as session:
+                found: list[object] = []
+                told = plans(session, lambda: found.extend(retriever.candidates(session, scope, tuning)))  # noqa: B023
+                assert found and index in told, told
