@@ -37,6 +37,9 @@ pytestmark = pytest.mark.usefixtures("database")
 FIRST, OTHER = "u", "u1"
 VIDEOS, PEOPLE = ("17", "text", "u1"), ("17", "text", "unknown")
 NAMES = ("Ann", "Bea")
+#: Requests about one of them.
+OF_VIDEO = ("status", "scenes", "subtitles", "cancel", "retry", "rerun", "delete")
+OF_PERSON = ("get", "photos", "add_photo", "faces", "enroll", "delete", "cancel")
 #: What the fleet makes, differently every time.
 _MADE = re.compile(
     r"[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}|photo_\d+|\d{4}-\d\d-\d\dT[\d:.]+Z?"
@@ -100,33 +103,15 @@ def random_act(rng: random.Random, runtime: Runtime) -> Callable[[str], str]:
     """One thing a user does."""
     name, who, into, called = rng.choice(VIDEOS), rng.choice(PEOPLE), rng.choice(PEOPLE), rng.choice(NAMES)
     place = f"{name}/{rng.choice(('a.mp4', 'b.mp4'))}"
-    of_video = (
-        video.status,
-        video.scenes,
-        video.subtitles,
-        video.cancel,
-        video.retry,
-        video.rerun,
-        video.delete,
-    )
-    of_person = (
-        people.get,
-        people.photos,
-        people.add_photo,
-        people.faces,
-        people.enroll,
-        people.delete,
-        people.cancel,
-    )
-    change_video, change_person = rng.choice(of_video), rng.choice(of_person)
+    of_video, of_person = getattr(video, rng.choice(OF_VIDEO)), getattr(people, rng.choice(OF_PERSON))
     acts: dict[Callable[[str], str], int] = {
         lambda user: ask(video.process, user, video_id=name, storage_key=f"uploads/{user}/{place}"): 20,
         lambda user: ask(video.process, user, video_id=name, storage_key=f"uploads/{user}x/{place}"): 10,
         lambda user: index(user, name): 10,
         lambda user: ask(partial(search, runtime), user, video_ids=[name]): 10,
-        lambda user: ask(change_video, user, video_id=name): 20,
+        lambda user: ask(of_video, user, video_id=name): 20,
         lambda user: ask(people.create, user, name=called, person_id=who): 20,
-        lambda user: ask(change_person, user, person_id=who): 20,
+        lambda user: ask(of_person, user, person_id=who): 20,
         lambda user: ask(people.rename, user, person_id=who, name=called): 3,
         lambda user: ask(people.merge, user, person_id=who, into=into): 3,
         lambda user: ask(people.list_people, user): 2,

@@ -103,14 +103,9 @@ def test_failures_are_those_of_newest_runs_by_video() -> None:
         add(f"v{number}", "u", "deleted" if number == 4 else "partial", number, failed=number)
         add(f"v{number}", "other", "partial", number, failed=2)
     whole = pages(video.failures, "failures", user_id="u", limit=1000)
-    assert [row["error"] for row in whole] == [
-        f"u/{place}" for place in ("v3 2", "v3 1", "v3 0", "v2 1", "v2 0", "v1 0")
-    ]
-    assert all(
-        (row["stage"], row["error_class"], row["attempts"], row["run"]) == ("text", "BadMedia", 3, 2)
-        and row["failed_at"] is not None
-        for row in whole
-    )
+    assert [row["error"][2:] for row in whole] == ["v3 2", "v3 1", "v3 0", "v2 1", "v2 0", "v1 0"]
+    expected = {"stage": "text", "error_class": "BadMedia", "attempts": 3, "run": 2}
+    assert all(row.items() >= expected.items() and row["failed_at"] is not None for row in whole)
     for limit in (1, 2, 4):
         assert pages(video.failures, "failures", user_id="u", limit=limit) == whole
     of_one = pages(video.failures, "failures", user_id="u", video_id="v2", limit=1)
