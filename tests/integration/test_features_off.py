@@ -19,7 +19,6 @@ from sqlalchemy.orm import Session
 from db import videos
 from db.engine import reading, transact
 from db.faces.tracks import write_tracks
-from db.ids import video_key
 from db.ledger import video_runs
 from db.ledger.claims import Claim
 from db.ledger.policy import RunPolicy
@@ -32,7 +31,7 @@ from shared.routing import JOB_QUEUES
 from shared.settings import Settings
 from shared.storage import upload_key
 from tests.support.clips import Shot, Sound, make_clip
-from tests.support.ledger import accept, claim, fail, finish
+from tests.support.ledger import KEY, accept, claim, fail, finish
 from worker import stages
 from worker.runtime import Runtime
 from worker.stages.context import StageContext
@@ -41,7 +40,6 @@ pytestmark = pytest.mark.usefixtures("database")
 
 ON = RunPolicy(skips={}, max_failures=3, tmp_ttl_s=0.0)
 VIDEO, USER = "v1", "u1"
-KEY = video_key(USER, VIDEO)
 FLAG = {
     "text": "FEATURE_SEMANTIC_SEARCH",
     "vision": "FEATURE_VISION",

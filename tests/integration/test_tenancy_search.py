@@ -244,23 +244,9 @@ def check_requests(world: World, user: str) -> None:
     assert listed == {(shot.video, shot.id) for shot in world.shots if shot.id in live}
 
 
-def slow(examples: int) -> settings:
-    return settings(
-        max_examples=examples,
-        deadline=None,
-        suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
-    )
-
-
-asked = given(
-    seed=st.integers(0, 2**32),
-    several=st.lists(payloads(), min_size=3, max_size=6),
-    exact_rows=st.sampled_from([0, 3, 10_000]),
-)
-
-
-def check_all(machine: Searches, seed: int, several: list[dict[str, Any]], exact_rows: int) -> None:
-    world = populate(seed, machine.models)
+def check_all(
+    machine: Searches, world: World, seed: int, several: list[dict[str, Any]], exact_rows: int
+) -> None:
     for number, payload in enumerate(several):
         request = request_of(payload, world)
 
@@ -273,21 +259,23 @@ def check_all(machine: Searches, seed: int, several: list[dict[str, Any]], exact
     check_requests(world, several[0]["user_id"])
 
 
-@slow(30)
-@asked
-def test_nobody_is_answered_with_another_users_rows(
+@settings(
+    max_examples=30,
+    deadline=None,
+    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
+)
+@given(
+    seed=st.integers(0, 2**32),
+    several=st.lists(payloads(), min_size=3, max_size=6),
+    exact_rows=st.sampled_from([0, 3, 10_000]),
+)
+def test_nobody_is_answered_with_another_users_rows_and_the_second_wall_holds_alone(
     machine: Searches, seed: int, several: list[dict[str, Any]], exact_rows: int
 ) -> None:
-    check_all(machine, seed, several, exact_rows)
-
-
-@slow(15)
-@asked
-def test_the_second_wall_holds_alone(
-    machine: Searches, seed: int, several: list[dict[str, Any]], exact_rows: int
-) -> None:
+    world = populate(seed, machine.models)
+    check_all(machine, world, seed, several, exact_rows)
     with unscoped() as changed:
-        check_all(machine, seed, several, exact_rows)
+        check_all(machine, world, seed, several, exact_rows)
     assert len(changed) > 20
 
 
