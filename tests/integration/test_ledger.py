@@ -81,15 +81,11 @@ def change(act: Callable[..., Any], *arguments: Any) -> Any:
 # --- acceptance
 
 
-def test_repeated_and_concurrent_acceptance_makes_one_run() -> None:
+def test_repeated_and_concurrent_acceptance_makes_one_run_of_one_file() -> None:
     receipts = at_once([accept] * 8)
     assert sorted(receipt.accepted for receipt in receipts) == [False] * 7 + [True]
     assert {receipt.run for receipt in receipts} == {1} and len(read(select(Job))) == 1
-
-
-def test_the_same_id_for_another_file_is_refused() -> None:
-    accept()
-    with pytest.raises(Conflict):
+    with pytest.raises(Conflict, match="send this file under a new id"):
         accept(key="uploads/u1/v1/b.mp4")
 
 

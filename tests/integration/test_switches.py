@@ -321,7 +321,7 @@ def test_a_part_given_up_holds_the_switch_until_it_is_tried_again(archive: Archi
     assert switch().state == "ready" and switch().done == 40
 
 
-def test_a_run_published_meanwhile_is_looked_at_again(archive: Archive) -> None:
+def test_a_run_published_meanwhile_is_looked_at_again_and_an_erased_one_is_not(archive: Archive) -> None:
     archive.add("v", 10)
     archive.begin()
     claimed = must_claim("text")
@@ -336,17 +336,15 @@ def test_a_run_published_meanwhile_is_looked_at_again(archive: Archive) -> None:
     archive.add("late", 5)
     reconcile()
     assert run_all() == 1 and archive.lacking("late") == 0 and switch().state == "activated"
-
-
-def test_a_video_erased_meanwhile_gets_nothing(archive: Archive) -> None:
-    archive.add("v", 5)
-    archive.begin()
+    # A video that is erased meanwhile gets nothing.
+    archive.add("erased", 5)
+    reconcile()
     claimed = must_claim("text")
     outcome = work(claimed)
-    transact(lambda session: video_runs.begin_delete(session, session.get_one(Video, "v"), POLICY))
+    transact(lambda session: video_runs.begin_delete(session, session.get_one(Video, "erased"), POLICY))
     end(claimed, outcome)
     reconcile()
-    assert archive.counts()[1] == 0 and switch().state == "ready"
+    assert archive.counts()[1] == 15 and waiting() == 1, "the erasure"
 
 
 def test_dropping_ends_what_is_at_work_and_leaves_the_other_model_alone(archive: Archive) -> None:
