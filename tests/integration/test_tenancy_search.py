@@ -279,18 +279,14 @@ def test_nobody_is_answered_with_another_users_rows_and_the_second_wall_holds_al
     assert len(changed) > 20
 
 
-EVERYTHING: dict[str, Any] = {"user_id": "u1", "query": " ".join(WORDS), "mode": "hybrid", "limit": 50}
-
-
 def test_without_both_walls_it_would_be_seen(machine: Searches, monkeypatch: pytest.MonkeyPatch) -> None:
     """That the checks above can fail: what they rest on is taken away, one after the other."""
     world = populate(1, machine.models)
-    request = parse(SearchScenes, EVERYTHING)
+    request = parse(SearchScenes, {"user_id": "u1", "query": " ".join(WORDS), "mode": "hybrid", "limit": 50})
     ask: Ask = lambda asking: machine.ask(asking, 1, 10_000)  # noqa: E731
     check_search(world, request, ask)
-    assert {retriever.retriever for retriever in ask(request).coverage.retrievers if retriever.used} == set(
-        OF_MODE["hybrid"]
-    )
+    used = {retriever.retriever for retriever in ask(request).coverage.retrievers if retriever.used}
+    assert used == set(OF_MODE["hybrid"])
     with unscoped():
         check_search(world, request, ask)
         check_requests(world, "u1")
