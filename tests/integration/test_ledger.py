@@ -78,7 +78,7 @@ def change(act: Callable[..., Any], *arguments: Any) -> Any:
     return transact(lambda session: act(session, videos.lock(session, "v1", "u1"), *arguments, POLICY))
 
 
-# --- acceptance
+# --- acceptance and claims
 
 
 def test_repeated_and_concurrent_acceptance_makes_one_run_of_one_file() -> None:
@@ -87,9 +87,6 @@ def test_repeated_and_concurrent_acceptance_makes_one_run_of_one_file() -> None:
     assert {receipt.run for receipt in receipts} == {1} and len(read(select(Job))) == 1
     with pytest.raises(Conflict, match="send this file under a new id"):
         accept(key="uploads/u1/v1/b.mp4")
-
-
-# --- claims
 
 
 def test_claims_go_by_fair_share_then_age_and_by_priority_within_a_user() -> None:
@@ -107,11 +104,10 @@ def test_claims_go_by_fair_share_then_age_and_by_priority_within_a_user() -> Non
 def test_a_beat_renews_only_the_own_lease() -> None:
     accept()
     claimed = must_claim(lease_s=1.0)
-    before = job(claimed.job_id).lease_until
+    before = job(claimed.job_id)
     assert transact(lambda session: attempts.beat(session, claimed, 0.5, LEASE_S))
     after = job(claimed.job_id)
-    assert before is not None and after.lease_until is not None and after.lease_until > before
-    assert after.progress == 0.5
+    assert after.lease_until > before.lease_until and after.progress == 0.5
     stale = Claim(**{**vars(claimed), "attempt": claimed.attempt - 1})
     assert not transact(lambda session: attempts.beat(session, stale, 0.9, LEASE_S))
 
@@ -190,8 +186,7 @@ def test_failures_and_outages_are_counted_apart_and_end_at_their_maximum(
     found = job(last.job_id)
     assert (found.failures, found.outages) == (counted * (most - 1), (1 - counted) * (most - 1))
     fail(last, error)
-    assert claim() is None
-    assert state() == "failed"
+    assert claim() is None and state() == "failed"
 
 
 # --- the pipeline
