@@ -17,7 +17,7 @@ R = TypeVar("R")
 _BATCH = 500
 
 
-def replace(
+def replace_rows(
     session: Session,
     table: type[Base],
     which: Iterable[ColumnElement[bool]],

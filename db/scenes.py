@@ -28,7 +28,7 @@ from sqlalchemy.orm import Session
 
 from db.active_models import searched_model
 from db.ledger.stage_states import stage_states
-from db.rows import by_scene, replace
+from db.rows import by_scene, replace_rows
 from db.tables import Embedding, Face, FaceTrack, Model, Scene, SceneTags, ScreenText, TranscriptPart, Video
 from db.videos import get
 from shared import graph
@@ -55,7 +55,7 @@ def write_scenes(
     rows = [
         {"scene_id": scene_id(video_id, split_version, scene["idx"]), **common, **scene} for scene in scenes
     ]
-    replace(session, Scene, (Scene.video_id == video_id, Scene.split_version == split_version), rows)
+    replace_rows(session, Scene, (Scene.video_id == video_id, Scene.split_version == split_version), rows)
 
 
 def write_transcript(session: Session, **columns: Any) -> None:
@@ -67,7 +67,7 @@ def write_faces(
     session: Session, run: int, scene_ids: Sequence[UUID], faces: Sequence[Mapping[str, Any]]
 ) -> None:
     """Replace the faces this run found in these scenes."""
-    replace(session, Face, (Face.run == run, Face.scene_id.in_(scene_ids)), faces)
+    replace_rows(session, Face, (Face.run == run, Face.scene_id.in_(scene_ids)), faces)
 
 
 def write_tags(
@@ -81,7 +81,7 @@ def write_tags(
     """Replace this run's tags of these scenes: scene -> label -> 0..1."""
     common = {"run": run, "user_id": user_id, "model_id": model_id}
     rows = [{**common, "scene_id": scene, "tags": dict(found)} for scene, found in tags.items()]
-    replace(session, SceneTags, (SceneTags.run == run, SceneTags.scene_id.in_(scene_ids)), rows)
+    replace_rows(session, SceneTags, (SceneTags.run == run, SceneTags.scene_id.in_(scene_ids)), rows)
 
 
 def tags_of(session: Session, run: int, scene_ids: Sequence[UUID]) -> dict[UUID, dict[str, float]]:
@@ -106,7 +106,7 @@ def write_screen_texts(
         for scene, found in lines.items()
         for place, line in enumerate(found)
     ]
-    replace(session, ScreenText, (ScreenText.run == run, ScreenText.scene_id.in_(scene_ids)), rows)
+    replace_rows(session, ScreenText, (ScreenText.run == run, ScreenText.scene_id.in_(scene_ids)), rows)
 
 
 def screen_texts_of(

@@ -21,7 +21,7 @@ from sqlalchemy.orm import Session
 
 from db.engine import outages
 from db.locks import AdvisoryLock
-from db.rows import replace
+from db.rows import replace_rows
 from db.tables import Embedding, LexicalWeights, Model
 from shared.errors import DatabaseBusy, ModelFailure
 from shared.settings import get_settings
@@ -157,7 +157,7 @@ def write_embeddings(
             )
         values.append({**common, "scene_id": scene, "ordinal": ordinal, "vec": HalfVector(vector)})
     of_model = (Embedding.model_id == model.model_id, Embedding.run == run)
-    replace(session, Embedding, (Embedding.scene_id.in_(scene_ids), *of_model), values)
+    replace_rows(session, Embedding, (Embedding.scene_id.in_(scene_ids), *of_model), values)
 
 
 def write_lexical(
@@ -185,4 +185,4 @@ def write_lexical(
         vector = SparseVector(dict(weights), vocabulary_size)
         values.append({**common, "scene_id": scene, "tokens": sorted(weights), "weights": vector})
     of_model = (LexicalWeights.model_id == model.model_id, LexicalWeights.run == run)
-    replace(session, LexicalWeights, (LexicalWeights.scene_id.in_(scene_ids), *of_model), values)
+    replace_rows(session, LexicalWeights, (LexicalWeights.scene_id.in_(scene_ids), *of_model), values)
