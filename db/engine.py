@@ -141,7 +141,8 @@ def _session(engine: Engine, *first: Executable) -> Session:
         for statement in () if transaction.nested else first:
             connection.execute(statement)
 
-    event.listen(session, "after_begin", begun)
+    if first:
+        event.listen(session, "after_begin", begun)
     return session
 
 
