@@ -35,7 +35,7 @@ _statement_s: ContextVar[float | None] = ContextVar("statement_s", default=None)
 _CONFLICTS = (psycopg.errors.DeadlockDetected, psycopg.errors.SerializationFailure)
 _MAX_CONFLICTS = 10
 _LOCK_TIMEOUT, _CANCELLED = "55P03", "57014"
-#: The server has ended our session: idle in a transaction for too long, or a transaction that took too long.
+#: The server has ended the session: idle in a transaction for too long, or a transaction that took too long.
 _ENDED = ("25P03", "25P04")
 
 

@@ -136,7 +136,7 @@ def find_stuck(
 ) -> list[str]:
     """Ids of subjects whose run is open while none of its jobs is queued or running.
 
-    Some of them at random: those that can't be advanced must not be the only ones that are looked at.
+    Some of them at random: subjects that can't be advanced must not keep out the others.
     """
     live = select(Job.job_id).where(of_run, Job.state.in_(LIVE)).exists()
     query = select(subject_id).where(is_open, ~live).order_by(func.random()).limit(limit)

@@ -288,7 +288,7 @@ def retry(session: Session, video: Video, policy: RunPolicy) -> tuple[bool, list
     sweep = (Job.stage == graph.SWEEP.name) & (Job.state == JobState.QUEUED)
     unswept = session.execute(delete(Job).where(of_run, sweep))
     if not unswept.rowcount:  # type: ignore[attr-defined]
-        # The run's temporary audio is gone, or going: make the failed stages in a new run.
+        # The run's temporary audio is being removed: make the failed stages in a new run.
         return True, rerun(session, video, failed, policy)
     _require_room(session, video, policy)
     session.execute(delete(Job).where(of_run, Job.stage.in_(graph.with_downstream(failed) - failed)))

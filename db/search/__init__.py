@@ -1,8 +1,8 @@
 """Finds scenes by words, meaning, pictures and people. Every query is scoped by ``user_id`` and sees published
 scenes only.
 
-``scope`` says which scenes may be found (``filters``: as plug-ins do), ``retrievers`` and ``nearest`` how one kind of similarity is looked up and compared,
-``ranking`` joins the retrievers into one order, ``details`` fetches what a hit shows, ``coverage`` counts what could be looked at.
+``scope`` says which scenes may be found (``filters``: as plug-ins do), ``retrievers`` and ``nearest`` compute one kind of similarity each,
+``ranking`` joins the retrievers into one order, ``details`` fetches what a hit shows, ``coverage`` counts what can be searched.
 """
 
 from db.search.coverage import Covered, cover

@@ -26,7 +26,7 @@ from db.search.retrievers import Match, Retriever, Tuning, clamp
 from db.search.scope import Scope
 from db.vectors import ModelRow
 
-#: Keyframes looked at per scene wanted when few scenes take all the places.
+#: Maximum number of keyframes compared per requested scene, if a few scenes have most of the nearest ones.
 _MOST_KEYFRAMES = 32
 #: How long the fact that a user has many vectors is cached: counting them takes as long as finding the nearest.
 _KEPT_S, _KEPT = 60.0, 1000
