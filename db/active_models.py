@@ -6,7 +6,7 @@ from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from db.tables import ActiveModel, Model, ModelSwitch
-from db.vectors import ModelRow
+from db.vectors import ModelRow, model_row
 
 #: States of a switch in which both models are kept.
 KEPT = ("building", "ready", "activated")
@@ -14,19 +14,13 @@ KEPT = ("building", "ready", "activated")
 
 def active_models(session: Session) -> dict[str, ModelRow]:
     """Kind -> the model that a switch has activated; kinds that were never switched are absent."""
-    rows = session.execute(
-        select(ActiveModel.kind, Model).join(Model, Model.model_id == ActiveModel.model_id)
-    ).all()
-    return {kind: model_row(model) for kind, model in rows}
+    rows = select(ActiveModel.kind, Model).join(Model, Model.model_id == ActiveModel.model_id)
+    return {kind: model_row(model) for kind, model in session.execute(rows)}
 
 
 def searched_model(session: Session, kind: str) -> int | None:
     """The id of the active model; None: there never was a switch."""
     return session.scalars(select(ActiveModel.model_id).where(ActiveModel.kind == kind)).one_or_none()
-
-
-def model_row(model: Model) -> ModelRow:
-    return ModelRow(model.model_id, model.name, model.revision, model.family, model.dim, model.metric)
 
 
 def models_of(session: Session, switch: ModelSwitch) -> tuple[ModelRow, ModelRow]:

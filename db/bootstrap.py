@@ -105,38 +105,28 @@ def rename_role(admin_url: str, name: str) -> str:
     """
     old = unquote(urlsplit(admin_url).username or "")
     helper, password = f"{old}_rename", secrets.token_urlsafe(24)
+    login = sql.Identifier(helper)
     # If this process crashes here, the remaining role can't log in.
     until = (datetime.now(UTC) + timedelta(minutes=10)).isoformat()
     with _connect(admin_url) as connection:
-        if _role(connection, name) is not None:
+        if _rights(connection, name) is not None:
             raise Conflict(f"there is a role {name!r} already: choose another name for the administrator")
-        connection.execute(sql.SQL("DROP ROLE IF EXISTS {}").format(sql.Identifier(helper)))
-        connection.execute(
-            sql.SQL("CREATE ROLE {} SUPERUSER LOGIN PASSWORD {} VALID UNTIL {}").format(
-                sql.Identifier(helper),
-                sql.Literal(_verifier(connection, helper, password)),
-                sql.Literal(until),
-            )
-        )
+        connection.execute(sql.SQL("DROP ROLE IF EXISTS {}").format(login))
+        statement = sql.SQL("CREATE ROLE {} SUPERUSER LOGIN PASSWORD {} VALID UNTIL {}")
+        connection.execute(statement.format(login, _verifier(connection, helper, password), until))
     # A session can't rename its own role.
     with _connect(_with_user(admin_url, helper, password)) as connection:
-        connection.execute(
-            sql.SQL("ALTER ROLE {} RENAME TO {}").format(sql.Identifier(old), sql.Identifier(name))
-        )
+        statement = sql.SQL("ALTER ROLE {} RENAME TO {}")
+        connection.execute(statement.format(sql.Identifier(old), sql.Identifier(name)))
     renamed = _with_user(admin_url, name)
     with _connect(renamed) as connection:
-        connection.execute(sql.SQL("DROP ROLE {}").format(sql.Identifier(helper)))
+        connection.execute(sql.SQL("DROP ROLE {}").format(login))
     return renamed
 
 
 def find_rights(connection: Connection[TupleRow]) -> list[str]:
     """Rights of the connection's role that the application does not need, as words of CREATE ROLE."""
-    columns = sql.SQL(", ").join(map(sql.Identifier, FORBIDDEN))
-    row = connection.execute(
-        sql.SQL("SELECT {} FROM pg_roles WHERE rolname = current_user").format(columns)
-    ).fetchone()
-    assert row is not None
-    return [word for word, has in zip(FORBIDDEN.values(), row, strict=True) if has]
+    return _rights(connection, sql.SQL("current_user")) or []
 
 
 def with_database(url: str, database: str) -> str:
@@ -171,16 +161,18 @@ def _first_line(error: Exception) -> str:
     return str(error).strip().split("\n")[0]
 
 
-def _role(connection: Connection[TupleRow], name: str) -> dict[str, bool] | None:
+def _rights(connection: Connection[TupleRow], role: str | sql.SQL) -> list[str] | None:
+    """Those of ``FORBIDDEN`` that a role has, as words of CREATE ROLE; None: there is no such role."""
     columns = sql.SQL(", ").join(map(sql.Identifier, FORBIDDEN))
-    query = sql.SQL("SELECT {} FROM pg_roles WHERE rolname = {}").format(columns, sql.Literal(name))
+    query = sql.SQL("SELECT {} FROM pg_roles WHERE rolname = {}").format(columns, role)
     row = connection.execute(query).fetchone()
-    return None if row is None else dict(zip(FORBIDDEN, row, strict=True))
+    return None if row is None else [word for word, has in zip(FORBIDDEN.values(), row, strict=True) if has]
 
 
-def _verifier(connection: Connection[TupleRow], role: str, password: str) -> str:
+def _verifier(connection: Connection[TupleRow], role: str, password: str) -> sql.Literal:
     """What the server keeps instead of the password, so that its log never shows that."""
-    return connection.pgconn.encrypt_password(password.encode(), role.encode(), b"scram-sha-256").decode()
+    encrypt = connection.pgconn.encrypt_password
+    return sql.Literal(encrypt(password.encode(), role.encode(), b"scram-sha-256").decode())
 
 
 def _refuse_itself(connection: Connection[TupleRow], application: Application) -> None:
@@ -193,17 +185,13 @@ def _refuse_itself(connection: Connection[TupleRow], application: Application) -
 
 def _make_role(connection: Connection[TupleRow], application: Application) -> None:
     role = sql.Identifier(application.role)
-    password = sql.Literal(_verifier(connection, application.role, application.password))
-    known = _role(connection, application.role)
-    if known is None:
-        connection.execute(sql.SQL("CREATE ROLE {} LOGIN PASSWORD {}").format(role, password))
-        known = _role(connection, application.role) or {}
-    else:
-        connection.execute(sql.SQL("ALTER ROLE {} LOGIN PASSWORD {}").format(role, password))
-    # Only what differs: to say NOSUPERUSER takes a superuser, whatever it changes.
-    for column, has in known.items():
-        if has:
-            connection.execute(sql.SQL("ALTER ROLE {} {}").format(role, sql.SQL("NO" + FORBIDDEN[column])))
+    password = _verifier(connection, application.role, application.password)
+    rights = _rights(connection, application.role)
+    verb = sql.SQL("CREATE" if rights is None else "ALTER")
+    connection.execute(sql.SQL("{} ROLE {} LOGIN PASSWORD {}").format(verb, role, password))
+    # Only what differs: to say NOSUPERUSER takes a superuser, whatever it changes. A new role has none of them.
+    for right in rights or ():
+        connection.execute(sql.SQL("ALTER ROLE {} {}").format(role, sql.SQL("NO" + right)))
     others = connection.execute(
         "SELECT g.rolname FROM pg_auth_members m JOIN pg_roles g ON g.oid = m.roleid JOIN pg_roles r ON r.oid = m.member"
         " WHERE r.rolname = %s AND g.rolname <> %s",
@@ -214,11 +202,10 @@ def _make_role(connection: Connection[TupleRow], application: Application) -> No
 
 
 def _make_reader(connection: Connection[TupleRow], application: Application) -> None:
-    if _role(connection, READER) is None:
+    if _rights(connection, READER) is None:
         connection.execute(sql.SQL("CREATE ROLE {} NOLOGIN").format(sql.Identifier(READER)))
-    connection.execute(
-        sql.SQL("GRANT {} TO {}").format(sql.Identifier(READER), sql.Identifier(application.role))
-    )
+    grant = sql.SQL("GRANT {} TO {}")
+    connection.execute(grant.format(sql.Identifier(READER), sql.Identifier(application.role)))
 
 
 def _make_database(connection: Connection[TupleRow], application: Application) -> None:
@@ -228,8 +215,7 @@ def _make_database(connection: Connection[TupleRow], application: Application) -
     ).fetchone()
     if owner == (application.role,):
         return
-    superuser = connection.execute("SELECT rolsuper FROM pg_roles WHERE rolname = current_user").fetchone()
-    if superuser != (True,):
+    if "SUPERUSER" not in find_rights(connection):
         # Only a member may make something that belongs to the role.
         connection.execute(sql.SQL("GRANT {} TO CURRENT_USER").format(role))
     if owner is None:

@@ -9,10 +9,11 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
+from functools import lru_cache
 from typing import Any, TypeVar
 
 import psycopg
-from sqlalchemy import Connection, Engine, create_engine, event, make_url, text
+from sqlalchemy import Connection, Engine, Executable, create_engine, event, make_url, text
 from sqlalchemy.exc import DBAPIError, InterfaceError, OperationalError
 from sqlalchemy.orm import Session, SessionTransaction
 from sqlalchemy.pool import NullPool
@@ -28,16 +29,13 @@ T = TypeVar("T")
 
 #: (pid, engine): a forked child must not use its parent's sockets.
 _engine: tuple[int, Engine] | None = None
-#: Whether this engine's database user may act as the reader (db/row_security.py); asked once.
-_reader: tuple[Engine, bool] | None = None
-
 #: Limit of each statement in transactions begun from here on, seconds; None: the engine's.
 _statement_s: ContextVar[float | None] = ContextVar("statement_s", default=None)
 
 _CONFLICTS = (psycopg.errors.DeadlockDetected, psycopg.errors.SerializationFailure)
 _MAX_CONFLICTS = 10
 _LOCK_TIMEOUT, _CANCELLED = "55P03", "57014"
-#: The server has ended our session: idle in a transaction for too long, or a transaction that took too long.
+#: The server has ended the session: idle in a transaction for too long, or a transaction that took too long.
 _ENDED = ("25P03", "25P04")
 
 
@@ -48,15 +46,12 @@ def make_engine(url: str, *, pooled: bool = True, limits: Limits | None = None) 
     """
     limits = limits or configured_limits(get_settings())
     own = make_url(url).query.get("options", "")
-    arguments = {
-        **limits.arguments(own if isinstance(own, str) else " ".join(own)),
-        "application_name": "scenefleet",
-    }
+    arguments = limits.arguments(own if isinstance(own, str) else " ".join(own))
+    arguments["application_name"] = "scenefleet"
+    pool: dict[str, Any] = {"pool_size": 2, "max_overflow": 3, "pool_pre_ping": True}
     if not pooled:
-        return create_engine(url, poolclass=NullPool, connect_args=arguments, hide_parameters=True)
-    return create_engine(
-        url, pool_size=2, max_overflow=3, pool_pre_ping=True, connect_args=arguments, hide_parameters=True
-    )
+        pool = {"poolclass": NullPool}
+    return create_engine(url, connect_args=arguments, hide_parameters=True, **pool)
 
 
 def get_engine() -> Engine:
@@ -97,9 +92,8 @@ def outages() -> Iterator[None]:
     except DBAPIError as error:
         state = getattr(error.orig, "sqlstate", None)
         if state == _LOCK_TIMEOUT:
-            raise DatabaseBusy(
-                "another transaction has locked the rows for too long: try again in a minute"
-            ) from error
+            message = "another transaction has locked the rows for too long: try again in a minute"
+            raise DatabaseBusy(message) from error
         if state == _CANCELLED:
             raise StatementTimeout(
                 "Postgres ended a statement that took too long: try again when the server has less to do, "
@@ -135,16 +129,19 @@ def statements_may_take(seconds: float) -> Iterator[None]:
         _statement_s.reset(token)
 
 
-def _session(engine: Engine) -> Session:
+def _session(engine: Engine, *first: Executable) -> Session:
+    """A session whose every transaction begins with these statements."""
     session = Session(engine, expire_on_commit=False)
     limit_s = _statement_s.get()
     if limit_s is not None:
-        statement = text(f"SET LOCAL statement_timeout = {round(limit_s * 1000)}")
+        first = (text(f"SET LOCAL statement_timeout = {round(limit_s * 1000)}"), *first)
 
-        def begun(_: Session, transaction: SessionTransaction, connection: Connection) -> None:
-            if not transaction.nested:
-                connection.execute(statement)
+    def begun(_: Session, transaction: SessionTransaction, connection: Connection) -> None:
+        # A savepoint is within a transaction that has them.
+        for statement in () if transaction.nested else first:
+            connection.execute(statement)
 
+    if first:
         event.listen(session, "after_begin", begun)
     return session
 
@@ -165,35 +162,25 @@ def reading_as(user_id: str, *, snapshot: bool = False) -> Iterator[Session]:
     with outages():
         engine = get_engine()
         become = row_security.BECOME_READER if _may_be_reader(engine) else row_security.NAME_USER
-
-        def begun(_: Session, transaction: SessionTransaction, connection: Connection) -> None:
-            # A savepoint is within a transaction that has them.
-            if not transaction.nested:
-                connection.execute(become, {"user_id": user_id})
-
-        with _session(engine.execution_options(**options)) as session:
-            event.listen(session, "after_begin", begun)
+        with _session(engine.execution_options(**options), become.bindparams(user_id=user_id)) as session:
             yield session
 
 
+@lru_cache(maxsize=1)
 def _may_be_reader(engine: Engine) -> bool:
-    global _reader
-    if _reader is None or _reader[0] is not engine:
-        may = True
-        try:
-            with engine.connect() as connection:
-                connection.execute(row_security.BECOME_READER, {"user_id": ""})
-        except DBAPIError as error:
-            if getattr(error.orig, "sqlstate", None) not in row_security.NO_READER:
-                raise
-            may = False
-            reason = str(error.orig).split("\n")[0]
-            log.warning(
-                "requests are read as the owner of the tables (%s): `scenefleet doctor` shows what to do",
-                reason,
-            )
-        _reader = (engine, may)
-    return _reader[1]
+    """Whether this engine's database user may act as the reader; asked once."""
+    try:
+        with engine.connect() as connection:
+            connection.execute(row_security.BECOME_READER, {"user_id": ""})
+    except DBAPIError as error:
+        if getattr(error.orig, "sqlstate", None) not in row_security.NO_READER:
+            raise
+        reason = str(error.orig).split("\n")[0]
+        log.warning(
+            "requests are read as the owner of the tables (%s): `scenefleet doctor` shows what to do", reason
+        )
+        return False
+    return True
 
 
 def transact(work: Callable[[Session], T]) -> T:
@@ -230,11 +217,9 @@ def with_database_retry(work: Callable[[Session], T], wait_s: float, *, locked_s
     while True:
         try:
             return transact(work)
-        except StatementTimeout:
-            raise
         except DatabaseUnavailable as error:
             limit_s = locked_s if isinstance(error, DatabaseBusy) else wait_s
-            if time.monotonic() + pause_s > began + limit_s:
+            if isinstance(error, StatementTimeout) or time.monotonic() + pause_s > began + limit_s:
                 raise
             time.sleep(pause_s)
             pause_s = min(2.0, pause_s * 2)

@@ -32,12 +32,9 @@ def find_videos(session: Session, user_id: str, external_ids: Collection[str]) -
     """Primary keys by the user's own ids; an unknown id gets a key that no row has."""
     found = {name: video_key(user_id, name) for name in external_ids}
     if found:
-        rows = session.execute(
-            select(Video.external_id, Video.video_id).where(
-                Video.user_id == user_id, Video.external_id.in_(found)
-            )
-        )
-        found |= {row.external_id: row.video_id for row in rows}
+        mine = (Video.user_id == user_id) & Video.external_id.in_(found)
+        rows = session.execute(select(Video.external_id, Video.video_id).where(mine))
+        found.update((name, key) for name, key in rows)
     return found
 
 
@@ -45,11 +42,8 @@ def find_people(session: Session, user_id: str, external_ids: Collection[str]) -
     """Primary keys by the user's own ids; an unknown id, or that of an erased person, gets a key that no row has."""
     found = {name: person_key(user_id, name) for name in external_ids}
     if found:
-        rows = session.execute(
-            select(Person.external_id, Person.person_id, Person.deleted_at).where(
-                Person.user_id == user_id, Person.external_id.in_(found)
-            )
-        )
+        mine = (Person.user_id == user_id) & Person.external_id.in_(found)
+        rows = session.execute(select(Person.external_id, Person.person_id, Person.deleted_at).where(mine))
         # Rows of an erased person are deleted in batches: meanwhile they must not be found.
         found.update((name, key if gone is None else f"erased/{key}") for name, key, gone in rows)
     return found
@@ -59,11 +53,8 @@ def name_videos(session: Session, user_id: str, video_ids: Collection[str]) -> d
     """The user's own ids by primary key; a key that is not of this user is left out."""
     if not video_ids:
         return {}
-    rows = session.execute(
-        select(Video.video_id, Video.external_id).where(
-            Video.user_id == user_id, Video.video_id.in_(video_ids)
-        )
-    )
+    mine = (Video.user_id == user_id) & Video.video_id.in_(video_ids)
+    rows = session.execute(select(Video.video_id, Video.external_id).where(mine))
     return {row.video_id: row.external_id for row in rows}
 
 

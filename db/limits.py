@@ -13,7 +13,7 @@ flight, for which keepalives do nothing; ``client_connection_check_interval`` a 
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from shared.settings import Settings
@@ -89,20 +89,12 @@ def configured_limits(settings: Settings) -> Limits:
 
 def housekeeping_limits(settings: Settings) -> Limits:
     """The limits of reconciling: short, because it repeats every few seconds."""
-    return Limits(
-        lock_s=min(2.0, settings.database_lock_s),
-        statement_s=min(15.0, settings.database_statement_s),
-        idle_s=min(15.0, settings.database_idle_s),
-        peer_s=min(6.0, settings.database_peer_s),
-        connect_s=3,
-    )
+    most = Limits(lock_s=2.0, statement_s=15.0, idle_s=15.0, peer_s=6.0, connect_s=3)
+    own = asdict(configured_limits(settings))
+    return Limits(**{name: min(limit, own[name]) for name, limit in asdict(most).items()})
 
 
 def migration_limits(settings: Settings) -> Limits:
     """The limits of a migration: it may compute for hours, but waits for a table briefly, because all others queue behind it."""
-    return Limits(
-        lock_s=settings.database_lock_s,
-        statement_s=0.0,
-        idle_s=max(600.0, settings.database_idle_s),
-        peer_s=settings.database_peer_s,
-    )
+    limits = configured_limits(settings)
+    return replace(limits, statement_s=0.0, idle_s=max(600.0, limits.idle_s))

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import psycopg
 from sqlalchemy import text
 from sqlalchemy.exc import DBAPIError
@@ -15,16 +13,9 @@ from shared.settings import get_settings
 
 #: Tables about people; their indexes are small enough to be rebuilt.
 PERSONAL: tuple[str, ...] = (
-    "people",
-    "people_events",
-    "person_photos",
-    "person_profiles",
-    "face_decisions",
-    "face_tracks",
-    "faces",
-    "scene_people",
-    "jobs",
-)
+    "people", "people_events", "person_photos", "person_profiles", "face_decisions", "face_tracks", "faces",
+    "scene_people", "jobs",
+)  # fmt: skip
 #: Maximum wait for a table.
 _LOCK_S = 10
 
@@ -45,9 +36,7 @@ def rewrite(table: str) -> None:
     """
     if table not in Base.metadata.tables:
         raise ValueError(f"{table!r} is not a table of this schema")
-    _run(
-        [f"SET lock_timeout = '{_LOCK_S}s'", "SET statement_timeout = 0", f'VACUUM (FULL, ANALYZE) "{table}"']
-    )
+    _run(f"SET lock_timeout = '{_LOCK_S}s'", f'VACUUM (FULL, ANALYZE) "{table}"')
 
 
 def checkpoint() -> bool:
@@ -56,7 +45,7 @@ def checkpoint() -> bool:
     Returns False if the database's user may not (`GRANT pg_checkpoint TO ...` allows it).
     """
     try:
-        _run(["SET statement_timeout = 0", "CHECKPOINT"])
+        _run("CHECKPOINT")
     except DBAPIError as error:
         if isinstance(error.orig, psycopg.errors.InsufficientPrivilege):
             return False
@@ -64,11 +53,11 @@ def checkpoint() -> bool:
     return True
 
 
-def _run(statements: Sequence[str]) -> None:
+def _run(*statements: str) -> None:
     engine = make_engine(get_settings().database_url, pooled=False)
     try:
         with outages(), engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
-            for statement in statements:
+            for statement in ("SET statement_timeout = 0", *statements):
                 connection.execute(text(statement))
     except DatabaseBusy:
         raise Conflict(

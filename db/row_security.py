@@ -21,27 +21,13 @@ USER = "app.user_id"
 
 #: Tables that requests read; missing tables are skipped.
 READ = (
-    "videos",
-    "runs",
-    "jobs",
-    "scenes",
-    "embeddings",
-    "lexical_weights",
-    "screen_texts",
-    "faces",
-    "face_tracks",
-    "people",
-    "person_photos",
-    "person_profiles",
-    "scene_people",
-    "people_events",
-    "searched_scenes",
-    "searched_weights",
+    "videos", "runs", "jobs", "scenes", "embeddings", "lexical_weights", "screen_texts", "faces", "face_tracks", "people",
+    "person_photos", "person_profiles", "scene_people", "people_events", "searched_scenes", "searched_weights",
     # Rows without a user:
-    "models",
-    "active_models",
+    "models", "active_models",
     *(table for plugin in graph.PLUGINS.plugins for stage in plugin.stages for table in stage.tables),
-)
+)  # fmt: skip
+_READ_ARRAY = f"ARRAY[{', '.join(map(repr, READ))}]"
 
 #: Become the reader of one user until the transaction ends; one statement, one round trip.
 BECOME_READER = text(f"SELECT set_config('role', '{ROLE}', true), set_config('{USER}', :user_id, true)")
@@ -81,7 +67,7 @@ BEGIN
     IF NOT has_schema_privilege('{ROLE}', current_schema(), 'USAGE') THEN
         EXECUTE 'GRANT USAGE ON SCHEMA ' || quote_ident(current_schema()) || ' TO {ROLE}';
     END IF;
-    FOREACH relation IN ARRAY ARRAY[{", ".join(f"'{name}'" for name in READ)}] LOOP
+    FOREACH relation IN ARRAY {_READ_ARRAY} LOOP
         IF to_regclass(relation) IS NOT NULL AND NOT has_table_privilege('{ROLE}', relation, 'SELECT') THEN
             EXECUTE 'GRANT SELECT ON ' || quote_ident(relation) || ' TO {ROLE}';
         END IF;
@@ -96,7 +82,7 @@ DO $disallow$
 DECLARE relation text;
 BEGIN
     IF to_regrole('{ROLE}') IS NOT NULL THEN
-        FOREACH relation IN ARRAY ARRAY[{", ".join(f"'{name}'" for name in READ)}] LOOP
+        FOREACH relation IN ARRAY {_READ_ARRAY} LOOP
             IF to_regclass(relation) IS NOT NULL THEN
                 EXECUTE 'REVOKE SELECT ON ' || quote_ident(relation) || ' FROM {ROLE}';
             END IF;
@@ -129,23 +115,21 @@ class Gaps:
 
 def find_gaps(connection: Connection) -> Gaps:
     """Look for gaps in a database whose schema is this version's."""
-    of_users = connection.execute(
-        text(
-            """
-            SELECT c.relname AS name, row_security_active(c.oid) AS hides,
-                c.relrowsecurity AND EXISTS (SELECT FROM pg_policy p WHERE p.polrelid = c.oid) AS walled
-            FROM pg_class c
-            WHERE c.relnamespace = current_schema()::regnamespace AND c.relkind IN ('r', 'p') AND (c.relname = 'runs'
-                OR EXISTS (SELECT FROM pg_attribute a WHERE a.attrelid = c.oid AND a.attname = 'user_id' AND NOT a.attisdropped))
-            ORDER BY c.relname
-            """
-        )
-    ).all()
-    user, version, known = connection.execute(
-        text(
-            f"SELECT current_user, current_setting('server_version_num')::int, to_regrole('{ROLE}') IS NOT NULL"
-        )
-    ).one()
+    tables = text(
+        """
+        SELECT c.relname AS name, row_security_active(c.oid) AS hides,
+            c.relrowsecurity AND EXISTS (SELECT FROM pg_policy p WHERE p.polrelid = c.oid) AS walled
+        FROM pg_class c
+        WHERE c.relnamespace = current_schema()::regnamespace AND c.relkind IN ('r', 'p') AND (c.relname = 'runs'
+            OR EXISTS (SELECT FROM pg_attribute a WHERE a.attrelid = c.oid AND a.attname = 'user_id' AND NOT a.attisdropped))
+        ORDER BY c.relname
+        """
+    )
+    of_users = connection.execute(tables).all()
+    server = (
+        f"SELECT current_user, current_setting('server_version_num')::int, to_regrole('{ROLE}') IS NOT NULL"
+    )
+    user, version, known = connection.execute(text(server)).one()
     role, shut = f"the server has no role {ROLE}", list[str]()
     if known:
         member = "MEMBER" if version < 160000 else "SET"

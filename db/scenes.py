@@ -5,33 +5,38 @@ from __future__ import annotations
 import math
 import re
 from bisect import bisect_right
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import groupby
+from operator import itemgetter
 from typing import Any
 from uuid import UUID, uuid5
 
-from sqlalchemy import ScalarSelect, and_, column, delete, func, insert as bulk, select, table, text, update
+from sqlalchemy import (
+    ColumnElement,
+    ColumnExpressionArgument,
+    column,
+    delete,
+    func,
+    select,
+    table,
+    text,
+    update,
+)
 from sqlalchemy.orm import Session
 
 from db.active_models import searched_model
-from db.tables import (
-    Embedding,
-    Face,
-    FaceTrack,
-    Model,
-    Scene,
-    SceneTags,
-    ScreenText,
-    TranscriptPart,
-    Video,
-)
+from db.ledger.stage_states import stage_states
+from db.rows import by_scene, replace_rows
+from db.tables import Embedding, Face, FaceTrack, Model, Scene, SceneTags, ScreenText, TranscriptPart, Video
 from db.videos import get
 from shared import graph
 from shared.contracts import ScenePage, SceneView
+from shared.errors import Conflict
 
 #: Namespace of scene ids: the same split of the same video gives the same ids.
 NAMESPACE = UUID("6f2f1c52-5d0c-5d0a-9a4e-3f6a0e9d7c11")
-_BATCH = 500
 
 
 def scene_id(video_id: str, split_version: int, idx: int) -> UUID:
@@ -43,76 +48,26 @@ def face_id(scene: UUID, run: int, ordinal: int, place: int) -> UUID:
 
 
 def write_scenes(
-    session: Session,
-    video_id: str,
-    user_id: str,
-    split_version: int,
-    scenes: Sequence[Mapping[str, Any]],
+    session: Session, video_id: str, user_id: str, split_version: int, scenes: Sequence[Mapping[str, Any]]
 ) -> None:
     """Store the scenes of a split, each with idx, start_s, end_s, kind, keyframes. Not live until published."""
-    session.execute(delete(Scene).where(Scene.video_id == video_id, Scene.split_version == split_version))
-    for start in range(0, len(scenes), _BATCH):
-        session.execute(
-            bulk(Scene),
-            [
-                {
-                    "scene_id": scene_id(video_id, split_version, scene["idx"]),
-                    "video_id": video_id,
-                    "user_id": user_id,
-                    "split_version": split_version,
-                    **scene,
-                }
-                for scene in scenes[start : start + _BATCH]
-            ],
-        )
+    common = {"video_id": video_id, "user_id": user_id, "split_version": split_version}
+    rows = [
+        {"scene_id": scene_id(video_id, split_version, scene["idx"]), **common, **scene} for scene in scenes
+    ]
+    replace_rows(session, Scene, (Scene.video_id == video_id, Scene.split_version == split_version), rows)
 
 
-def write_transcript(
-    session: Session,
-    *,
-    video_id: str,
-    user_id: str,
-    run: int,
-    part: int,
-    start_s: float,
-    end_s: float,
-    language: str | None,
-    segments: Sequence[Mapping[str, Any]],
-    model_id: int,
-) -> None:
-    """Store the transcript of one window of audio; times in seconds from the video's start."""
-    session.execute(
-        delete(TranscriptPart).where(
-            TranscriptPart.video_id == video_id,
-            TranscriptPart.run == run,
-            TranscriptPart.part == part,
-        )
-    )
-    session.add(
-        TranscriptPart(
-            video_id=video_id,
-            user_id=user_id,
-            run=run,
-            part=part,
-            start_s=start_s,
-            end_s=end_s,
-            language=language,
-            segments=list(segments),
-            model_id=model_id,
-        )
-    )
+def write_transcript(session: Session, **columns: Any) -> None:
+    """Store the transcript of one window of audio (the columns of ``TranscriptPart``), in place of an earlier one."""
+    session.merge(TranscriptPart(**columns))
 
 
 def write_faces(
-    session: Session,
-    run: int,
-    scene_ids: Sequence[UUID],
-    faces: Sequence[Mapping[str, Any]],
+    session: Session, run: int, scene_ids: Sequence[UUID], faces: Sequence[Mapping[str, Any]]
 ) -> None:
     """Replace the faces this run found in these scenes."""
-    session.execute(delete(Face).where(Face.run == run, Face.scene_id.in_(scene_ids)))
-    if faces:
-        session.execute(bulk(Face), [dict(face) for face in faces])
+    replace_rows(session, Face, (Face.run == run, Face.scene_id.in_(scene_ids)), faces)
 
 
 def write_tags(
@@ -124,25 +79,16 @@ def write_tags(
     tags: Mapping[UUID, Mapping[str, float]],
 ) -> None:
     """Replace this run's tags of these scenes: scene -> label -> 0..1."""
-    session.execute(delete(SceneTags).where(SceneTags.run == run, SceneTags.scene_id.in_(scene_ids)))
-    if tags:
-        session.execute(
-            bulk(SceneTags),
-            [
-                {"scene_id": scene, "run": run, "user_id": user_id, "model_id": model_id, "tags": dict(found)}
-                for scene, found in tags.items()
-            ],
-        )
+    common = {"run": run, "user_id": user_id, "model_id": model_id}
+    rows = [{**common, "scene_id": scene, "tags": dict(found)} for scene, found in tags.items()]
+    replace_rows(session, SceneTags, (SceneTags.run == run, SceneTags.scene_id.in_(scene_ids)), rows)
 
 
 def tags_of(session: Session, run: int, scene_ids: Sequence[UUID]) -> dict[UUID, dict[str, float]]:
     """The tags that a run found in these scenes; scenes without any are absent."""
-    rows = session.execute(
-        select(SceneTags.scene_id, SceneTags.tags).where(
-            SceneTags.run == run, SceneTags.scene_id.in_(scene_ids)
-        )
-    )
-    return {row[0]: dict(row[1]) for row in rows}
+    found = (SceneTags.run == run, SceneTags.scene_id.in_(scene_ids))
+    rows = session.execute(select(SceneTags.scene_id, SceneTags.tags).where(*found))
+    return {scene: dict(tags) for scene, tags in rows}
 
 
 def write_screen_texts(
@@ -154,17 +100,13 @@ def write_screen_texts(
     lines: Mapping[UUID, Sequence[Mapping[str, Any]]],
 ) -> None:
     """Replace the lines this run read in these scenes: scene -> its lines in order, each text, score, sightings."""
-    session.execute(delete(ScreenText).where(ScreenText.run == run, ScreenText.scene_id.in_(scene_ids)))
+    common = {"run": run, "user_id": user_id, "model_id": model_id}
     rows = [
-        {
-            "scene_id": scene, "run": run, "place": place, "user_id": user_id, "model_id": model_id,
-            "text": line["text"], "score": line["score"], "sightings": line["sightings"],
-        }
+        {**common, "scene_id": scene, "place": place, **line}
         for scene, found in lines.items()
         for place, line in enumerate(found)
-    ]  # fmt: skip
-    for start in range(0, len(rows), _BATCH):
-        session.execute(bulk(ScreenText), rows[start : start + _BATCH])
+    ]
+    replace_rows(session, ScreenText, (ScreenText.run == run, ScreenText.scene_id.in_(scene_ids)), rows)
 
 
 def screen_texts_of(
@@ -176,10 +118,7 @@ def screen_texts_of(
         .where(ScreenText.run == run, ScreenText.scene_id.in_(scene_ids))
         .order_by(ScreenText.scene_id, ScreenText.place)
     )
-    found: dict[UUID, list[ScreenText]] = {}
-    for line in rows:
-        found.setdefault(line.scene_id, []).append(line)
-    return found
+    return by_scene(rows)
 
 
 @dataclass(frozen=True)
@@ -196,43 +135,28 @@ def scenes_between(
     session: Session, video_id: str, split_version: int, first_idx: int, last_idx: int
 ) -> list[Scene]:
     """The scenes first_idx..last_idx (inclusive) of a split, in order."""
-    return list(
-        session.scalars(
-            select(Scene)
-            .where(
-                Scene.video_id == video_id,
-                Scene.split_version == split_version,
-                Scene.idx.between(first_idx, last_idx),
-            )
-            .order_by(Scene.idx)
-        )
-    )
+    of_split = (Scene.video_id == video_id, Scene.split_version == split_version)
+    return _between(session, first_idx, last_idx, *of_split)
 
 
 def published_scenes(
     session: Session, video_id: str, user_id: str, first_idx: int, last_idx: int
 ) -> list[Scene]:
     """The scenes first_idx..last_idx (inclusive) that callers see, in order."""
-    return list(
-        session.scalars(
-            select(Scene)
-            .where(
-                Scene.video_id == video_id,
-                Scene.user_id == user_id,
-                Scene.live,
-                Scene.idx.between(first_idx, last_idx),
-            )
-            .order_by(Scene.idx)
-        )
-    )
+    shown = (Scene.video_id == video_id, Scene.user_id == user_id, Scene.live)
+    return _between(session, first_idx, last_idx, *shown)
+
+
+def _between(
+    session: Session, first_idx: int, last_idx: int, *which: ColumnExpressionArgument[bool]
+) -> list[Scene]:
+    query = select(Scene).where(*which, Scene.idx.between(first_idx, last_idx)).order_by(Scene.idx)
+    return list(session.scalars(query))
 
 
 def scene_count(session: Session, video_id: str, split_version: int) -> int:
-    return session.scalars(
-        select(func.count())
-        .select_from(Scene)
-        .where(Scene.video_id == video_id, Scene.split_version == split_version)
-    ).one()
+    of_split = (Scene.video_id == video_id) & (Scene.split_version == split_version)
+    return session.scalars(select(func.count()).where(of_split)).one()
 
 
 def words_of(session: Session, video_id: str, asr_run: int, scenes: Sequence[Scene]) -> dict[UUID, Words]:
@@ -270,20 +194,10 @@ def words_of(session: Session, video_id: str, asr_run: int, scenes: Sequence[Sce
 def _divide(
     segment: Mapping[str, Any], scenes: Sequence[Scene], until_s: float
 ) -> list[tuple[Scene, dict[str, Any]]]:
-    words = segment["words"]
-    if not words:
-        scene = _scene_at(scenes, (segment["start_s"] + segment["end_s"]) / 2, until_s)
-        return [] if scene is None else [(scene, dict(segment))]
-    pieces: list[tuple[Scene, list[Any]]] = []
-    for word in words:
-        scene = _scene_at(scenes, (word["start_s"] + word["end_s"]) / 2, until_s)
-        if scene is None:
-            continue
-        if pieces and pieces[-1][0] is scene:
-            pieces[-1][1].append(word)
-        else:
-            pieces.append((scene, [word]))
-    if len(pieces) == 1 and len(pieces[0][1]) == len(words):
+    words = segment["words"] or [segment]
+    placed = [(scene, word) for word in words if (scene := _scene_at(scenes, word, until_s)) is not None]
+    pieces = [(scene, [word for _, word in group]) for scene, group in groupby(placed, key=itemgetter(0))]
+    if len(pieces) == 1 and len(placed) == len(words):
         return [(pieces[0][0], dict(segment))]
     return [
         (
@@ -307,7 +221,9 @@ def _said(text: str, words: Sequence[Mapping[str, Any]]) -> str:
     return spelled[0] if spelled else " ".join(own)
 
 
-def _scene_at(scenes: Sequence[Scene], time_s: float, until_s: float) -> Scene | None:
+def _scene_at(scenes: Sequence[Scene], word: Mapping[str, Any], until_s: float) -> Scene | None:
+    """The scene that contains the middle of a word."""
+    time_s = (word["start_s"] + word["end_s"]) / 2
     place = bisect_right(scenes, time_s, key=lambda scene: scene.start_s) - 1
     if place < 0:
         return None
@@ -322,10 +238,7 @@ def faces_of(session: Session, run: int, scene_ids: Sequence[UUID]) -> dict[UUID
         .where(Face.run == run, Face.scene_id.in_(scene_ids))
         .order_by(Face.scene_id, Face.ordinal, Face.face_id)
     )
-    found: dict[UUID, list[Face]] = {}
-    for face in rows:
-        found.setdefault(face.scene_id, []).append(face)
-    return found
+    return by_scene(rows)
 
 
 def embedded(session: Session, run: int, family: str, scene_ids: Sequence[UUID]) -> dict[UUID, Model]:
@@ -334,11 +247,7 @@ def embedded(session: Session, run: int, family: str, scene_ids: Sequence[UUID])
     rows = session.execute(
         select(Embedding.scene_id, Model)
         .join(Model, Model.model_id == Embedding.model_id)
-        .where(
-            Embedding.run == run,
-            Model.family == family,
-            Embedding.scene_id.in_(scene_ids),
-        )
+        .where(Embedding.run == run, Model.family == family, Embedding.scene_id.in_(scene_ids))
         .distinct()
     )
     # Of several models the last one counts.
@@ -389,20 +298,21 @@ def publish_scene(
             segments=words.segments,
             language=words.language,
             # Postgres caps a tsvector at 1 MB; an hour of speech has about 60 KB.
-            tsv=func.to_tsvector(text(f"'{lexicon}'"), transcript[:200_000]).op("||")(
-                func.to_tsvector(text("'simple'"), transcript[:200_000])
-            ),
+            tsv=_lexemes(lexicon, transcript[:200_000]),
             sidecar_key=sidecar_key,
             text_run=stage_runs.get(graph.TEXT.name),
             vision_run=stage_runs.get(graph.VISION.name),
             face_run=stage_runs.get(graph.FACE.name),
             screen_text=screen_text,
-            screen_tsv=func.to_tsvector(text(f"'{screen_lexicon}'"), screen_text).op("||")(
-                func.to_tsvector(text("'simple'"), screen_text)
-            ),
+            screen_tsv=_lexemes(screen_lexicon, screen_text),
             ocr_run=stage_runs.get(graph.OCR.name),
         )
     )
+
+
+def _lexemes(lexicon: str, words: str) -> ColumnElement[Any]:
+    """The words of a text as they are, and as a language's configuration reduces them."""
+    return func.to_tsvector(text(f"'{lexicon}'"), words).op("||")(func.to_tsvector(text("'simple'"), words))
 
 
 def drop_unpublished(session: Session, video_id: str, stage_runs: Mapping[str, int]) -> None:
@@ -419,19 +329,11 @@ def drop_unpublished(session: Session, video_id: str, stage_runs: Mapping[str, i
     for family in (graph.TEXT.name, graph.VISION.name):
         if family in stage_runs:
             models = select(Model.model_id).where(Model.family == family)
-            session.execute(
-                delete(Embedding).where(
-                    Embedding.scene_id.in_(of_video),
-                    Embedding.model_id.in_(models),
-                    Embedding.run != stage_runs[family],
-                )
-            )
+            old = (Embedding.scene_id.in_(of_video), Embedding.run != stage_runs[family])
+            session.execute(delete(Embedding).where(*old, Embedding.model_id.in_(models)))
     if graph.ASR.name in stage_runs:
-        session.execute(
-            delete(TranscriptPart).where(
-                TranscriptPart.video_id == video_id, TranscriptPart.run != stage_runs[graph.ASR.name]
-            )
-        )
+        of_others = TranscriptPart.run != stage_runs[graph.ASR.name]
+        session.execute(delete(TranscriptPart).where(TranscriptPart.video_id == video_id, of_others))
 
 
 def page(session: Session, video_id: str, user_id: str, after_idx: int, limit: int) -> ScenePage:
@@ -443,12 +345,7 @@ def page(session: Session, video_id: str, user_id: str, after_idx: int, limit: i
     video = get(session, video_id, user_id)
     rows = session.execute(
         select(Scene, _people_seen())
-        .where(
-            Scene.video_id == video.video_id,
-            Scene.user_id == user_id,
-            Scene.live,
-            Scene.idx > after_idx,
-        )
+        .where(Scene.video_id == video.video_id, Scene.user_id == user_id, Scene.live, Scene.idx > after_idx)
         .order_by(Scene.idx)
         .limit(limit + 1)
     ).all()
@@ -469,19 +366,18 @@ def page(session: Session, video_id: str, user_id: str, after_idx: int, limit: i
         )
         for scene, count in rows[:limit]
     ]
-    more = len(rows) > limit
-    return ScenePage(
-        video_id=video.external_id,
-        scenes=tuple(views),
-        next_after_idx=views[-1].idx if more else None,
-    )
+    next_after_idx = views[-1].idx if len(rows) > limit else None
+    return ScenePage(video_id=video.external_id, scenes=tuple(views), next_after_idx=next_after_idx)
 
 
-def _people_seen() -> ScalarSelect[int]:
+def _people_seen() -> ColumnElement[int]:
     """The number of people in a scene: a person in several keyframes or tracks counts once.
 
     A track without a person counts as one person, and so does a face from before faces were linked into tracks.
     """
+    same = (
+        (FaceTrack.scene_id == Face.scene_id) & (FaceTrack.run == Face.run) & (FaceTrack.track == Face.track)
+    )
     unnamed = FaceTrack.person_id.is_(None)
     return (
         select(
@@ -490,14 +386,7 @@ def _people_seen() -> ScalarSelect[int]:
             + func.count().filter(Face.track.is_(None))
         )
         .select_from(Face)
-        .outerjoin(
-            FaceTrack,
-            and_(
-                FaceTrack.scene_id == Face.scene_id,
-                FaceTrack.run == Face.run,
-                FaceTrack.track == Face.track,
-            ),
-        )
+        .outerjoin(FaceTrack, same)
         .where(Face.scene_id == Scene.scene_id, Face.run == Scene.face_run)
         .scalar_subquery()
     )
@@ -517,8 +406,41 @@ def referenced_keys(session: Session, video_id: str, split_version: int | None) 
 
 
 def videos_in_work(session: Session, user_id: str) -> int:
-    return session.scalars(
-        select(func.count())
-        .select_from(Video)
-        .where(Video.user_id == user_id, Video.state.in_(("uploaded", "processing")))
-    ).one()
+    is_open = (Video.user_id == user_id) & Video.state.in_(("uploaded", "processing"))
+    return session.scalars(select(func.count()).where(is_open)).one()
+
+
+def published_speech(
+    session: Session, video_id: str, user_id: str
+) -> tuple[str | None, list[list[dict[str, Any]]]]:
+    """The main language (None: no speech), and the segments of each scene, in order.
+
+    Rejected segments are among them.
+
+    Raises:
+        NotFound: no such video of this user.
+        Conflict: nothing of it is published, or its words are not known: that is not silence.
+    """
+    video = get(session, video_id, user_id)
+    if video.published_run is None:
+        raise Conflict(
+            f"video {video_id} is {video.state} and has no published scenes: wait until it is indexed"
+        )
+    scenes = session.execute(
+        select(Scene.language, Scene.segments)
+        .where(Scene.video_id == video.video_id, Scene.user_id == user_id, Scene.live)
+        .order_by(Scene.idx)
+    ).all()
+    languages: Counter[str] = Counter()
+    for language, segments in scenes:
+        believed = sum(len(segment["text"]) for segment in segments if not segment.get("rejected"))
+        if language is not None and believed:
+            languages[language] += believed
+    if not any(segments for _, segments in scenes):
+        heard = stage_states(session, video.video_id, video.published_run).get(graph.ASR.name)
+        if heard is not None and not heard.has_outputs:
+            reason = f" ({heard.error})" if heard.error else ""
+            raise Conflict(
+                f"the words of video {video_id} are not known, as asr {heard.state}{reason}: see its status"
+            )
+    return next(iter(languages.most_common(1)), (None, 0))[0], [segments for _, segments in scenes]

@@ -1,15 +1,14 @@
-"""What an operator does with a switch of models: begin it, point searches at one side, discard the other.
+"""Switches of models: begin one, activate the new or the old model, discard the other.
 
-While a switch is open both models' vectors are written for whatever is indexed, so the pointer can go either way at any
-time and nothing is lost by it. The archive is looked through in the order in which videos were indexed; what has a vector
-of the old model and none of the new is given to a job (``db.ledger.switch_runs``). Locks: the switch's row first, then a
-video's; whoever holds a video's row and has to know which models are kept (``db.active_models``) takes the switch's only
-FOR KEY SHARE, which no job's end waits for.
+While a switch is open, stages write vectors of both models, so either can be activated at any time without a loss. Jobs
+(``db.ledger.switch_runs``) go through the videos in the order in which they were indexed, and create the vectors that
+the new model lacks. Locks: the switch's row first, then a video's; a transaction that holds a video's row and reads which
+models are kept (``db.active_models``) locks the switch's row FOR KEY SHARE only, for which no end of a job waits.
 """
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Any, Literal
 
 from sqlalchemy import Text, cast, delete, func, select, text
 from sqlalchemy.dialects.postgresql import insert
@@ -77,12 +76,8 @@ def begin(
         raise Conflict(f"{new.name} is the active {kind} model already: there is nothing to switch")
     if dry_run:
         return []
-    switch = ModelSwitch(
-        kind=kind,
-        from_model=active.model_id,
-        to_model=new.model_id,
-        total=count(session, kind, active),
-    )
+    total = count(session, kind, active)
+    switch = ModelSwitch(kind=kind, from_model=active.model_id, to_model=new.model_id, total=total)
     session.add(switch)
     session.flush()
     # Set now: changing a setting meanwhile would make searches use incomplete vectors.
@@ -144,28 +139,20 @@ def discard(session: Session, switch: ModelSwitch, policy: RunPolicy, *, pages_s
     switch.run += 1
     switch.state = "discarding"
     session.flush()
-    job = make_job(
-        switch,
-        graph.DISCARD,
-        policy,
-        user_id="",
-        model_id=loser,
-        payload={"model_id": loser},
-        not_before=seconds_from_now(_SETTLE_S),
-    )
-    return jobs.insert(session, [job])
+    own: dict[str, Any] = {"user_id": "", "model_id": loser, "payload": {"model_id": loser}}
+    later = seconds_from_now(_SETTLE_S)
+    return jobs.insert(session, [make_job(switch, graph.DISCARD, policy, not_before=later, **own)])
 
 
 def _refuse_to_lose(session: Session, switch: ModelSwitch, policy: RunPolicy) -> None:
-    """Make sure that nothing has a vector of the old model alone: videos may come late, or be in work since before the switch.
+    """Check that no scene has a vector of the old model alone; a video may be in progress since before the switch.
 
     Raises:
         Conflict: a scene has.
     """
     advance(session, switch, policy)
-    left = session.execute(
-        select(func.count()).where(run_jobs(switch), Job.state.in_((*LIVE, JobState.FAILED)))
-    ).scalar_one()
+    unfinished = Job.state.in_((*LIVE, JobState.FAILED))
+    left = session.scalar(select(func.count()).where(run_jobs(switch), unfinished))
     old, new = models_of(session, switch)
     if left:
         raise Conflict(
@@ -204,13 +191,11 @@ def discard_some(session: Session, model_id: int, user_id: str, most: int) -> in
     """Delete up to ``most`` of a user's vectors (and lexical weights) of a model. Returns the number."""
     removed = 0
     for table in ("embeddings", "lexical_weights"):
-        done = session.execute(
-            text(
-                f"DELETE FROM {table} WHERE ctid = ANY(ARRAY(SELECT ctid FROM {table}"
-                " WHERE user_id = :user_id AND model_id = :model_id LIMIT :most))"
-            ),
-            {"user_id": user_id, "model_id": model_id, "most": most},
+        statement = text(
+            f"DELETE FROM {table} WHERE ctid = ANY(ARRAY(SELECT ctid FROM {table}"
+            " WHERE user_id = :user_id AND model_id = :model_id LIMIT :most))"
         )
+        done = session.execute(statement, {"user_id": user_id, "model_id": model_id, "most": most})
         removed += done.rowcount  # type: ignore[attr-defined]
     return removed
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from datetime import datetime
 from enum import StrEnum
-from typing import Any
+from typing import Annotated, Any
 from uuid import UUID
 
 from pgvector.sqlalchemy import HALFVEC, SPARSEVEC
@@ -57,17 +57,13 @@ class JobState(StrEnum):
 LIVE = (JobState.QUEUED, JobState.RUNNING)
 #: States a job never leaves by itself.
 TERMINAL = tuple(state for state in JobState if state not in LIVE)
-VIDEO_STATES = (
-    "uploaded",
-    "processing",
-    "indexed",
-    "partial",
-    "failed",
-    "cancelled",
-    "deleted",
-)
 
-_NOW = func.clock_timestamp()
+Now = Annotated[datetime, mapped_column(server_default=func.clock_timestamp())]
+#: Columns that refer to a row, and that go with it (a model's row stays).
+OfVideo = Annotated[str, mapped_column(ForeignKey("videos.video_id", ondelete="CASCADE"))]
+OfScene = Annotated[UUID, mapped_column(ForeignKey("scenes.scene_id", ondelete="CASCADE"))]
+OfPerson = Annotated[str, mapped_column(ForeignKey("people.person_id", ondelete="CASCADE"))]
+OfModel = Annotated[int, mapped_column(ForeignKey("models.model_id"))]
 
 
 def _same_as(column: str) -> Callable[[DefaultExecutionContext], Any]:
@@ -79,8 +75,9 @@ def _same_as(column: str) -> Callable[[DefaultExecutionContext], Any]:
     return value
 
 
-def _one_of(column: str, values: tuple[str, ...]) -> str:
-    return f"{column} IN ({', '.join(repr(str(value)) for value in values)})"
+def _one_of(column: str, *values: str) -> CheckConstraint:
+    allowed = ", ".join(repr(str(value)) for value in values)
+    return CheckConstraint(f"{column} IN ({allowed})", name=column)
 
 
 class Base(DeclarativeBase):
@@ -108,7 +105,7 @@ class Video(Base):
 
     __tablename__ = "videos"
     __table_args__ = (
-        CheckConstraint(_one_of("state", VIDEO_STATES), name="state"),
+        _one_of("state", "uploaded", "processing", "indexed", "partial", "failed", "cancelled", "deleted"),
         UniqueConstraint("user_id", "external_id"),
         Index(None, "user_id", "created_at"),
         Index(None, "indexed_at", "video_id"),
@@ -133,7 +130,7 @@ class Video(Base):
     media: Mapped[dict[str, Any] | None]
     error_class: Mapped[str | None]
     error: Mapped[str | None]
-    created_at: Mapped[datetime] = mapped_column(server_default=_NOW)
+    created_at: Mapped[Now]
     indexed_at: Mapped[datetime | None]
     #: Set: the id is a tombstone and is not used again.
     deleted_at: Mapped[datetime | None]
@@ -144,13 +141,13 @@ class Run(Base):
 
     __tablename__ = "runs"
 
-    video_id: Mapped[str] = mapped_column(ForeignKey("videos.video_id", ondelete="CASCADE"), primary_key=True)
+    video_id: Mapped[OfVideo] = mapped_column(primary_key=True)
     run: Mapped[int] = mapped_column(primary_key=True)
     #: Stages that this run executes; it reuses the others.
     stages: Mapped[list[Any]]
     #: stage -> the run whose outputs count for this run.
     stage_runs: Mapped[dict[str, Any]]
-    created_at: Mapped[datetime] = mapped_column(server_default=_NOW)
+    created_at: Mapped[Now]
     ended_at: Mapped[datetime | None]
 
 
@@ -160,7 +157,7 @@ class Job(Base):
     __tablename__ = "jobs"
     __table_args__ = (
         UniqueConstraint("subject_kind", "subject_id", "run", "stage", "part"),
-        CheckConstraint(_one_of("state", tuple(JobState)), name="state"),
+        _one_of("state", *JobState),
         # What a claim looks through.
         Index(
             "ix_jobs_claim",
@@ -174,12 +171,7 @@ class Job(Base):
         ),
         # Claimable jobs: the number of wake-up messages that a queue needs.
         Index("ix_jobs_due", "queue", "not_before", postgresql_where=text("state = 'queued'")),
-        Index(
-            "ix_jobs_running",
-            "queue",
-            "account",
-            postgresql_where=text("state = 'running'"),
-        ),
+        Index("ix_jobs_running", "queue", "account", postgresql_where=text("state = 'running'")),
         Index(None, "video_id", "run"),
         # For erasures, videos with older sidecars, and lists of failures.
         Index("ix_jobs_failed", "user_id", postgresql_where=text("state = 'failed'")),
@@ -188,7 +180,7 @@ class Job(Base):
     job_id: Mapped[int] = mapped_column(BigInteger, Identity(always=True), primary_key=True)
     subject_kind: Mapped[str] = mapped_column(server_default="video")
     subject_id: Mapped[str]
-    video_id: Mapped[str | None] = mapped_column(ForeignKey("videos.video_id", ondelete="CASCADE"))
+    video_id: Mapped[OfVideo | None]
     user_id: Mapped[str]
     #: The account that its device time is charged to: its user, or the fleet (empty) for a switch.
     account: Mapped[str] = mapped_column(
@@ -204,7 +196,7 @@ class Job(Base):
     #: Of its stage (``shared.graph.depth``).
     depth: Mapped[int] = mapped_column(server_default="0")
     #: When it may run; its age starts then.
-    not_before: Mapped[datetime] = mapped_column(server_default=_NOW)
+    not_before: Mapped[Now]
     #: Incremented by every claim; the fence.
     attempt: Mapped[int] = mapped_column(server_default="0")
     #: Errors and worker crashes.
@@ -219,11 +211,11 @@ class Job(Base):
     payload: Mapped[dict[str, Any]] = mapped_column(server_default=text("'{}'::jsonb"))
     #: Results for later stages.
     result: Mapped[dict[str, Any] | None]
-    model_id: Mapped[int | None] = mapped_column(ForeignKey("models.model_id"))
+    model_id: Mapped[OfModel | None]
     progress: Mapped[float] = mapped_column(server_default="0")
     error_class: Mapped[str | None]
     error: Mapped[str | None]
-    created_at: Mapped[datetime] = mapped_column(server_default=_NOW)
+    created_at: Mapped[Now]
     started_at: Mapped[datetime | None]
     finished_at: Mapped[datetime | None]
     #: Device seconds of all attempts.
@@ -236,13 +228,7 @@ class QueueUsage(Base):
     __tablename__ = "queue_usage"
     __table_args__ = (
         # For the choice of the next account.
-        Index(
-            "ix_queue_usage_waiting",
-            "queue",
-            "level",
-            "waiting_since",
-            postgresql_where=text("waiting"),
-        ),
+        Index("ix_queue_usage_waiting", "queue", "level", "waiting_since", postgresql_where=text("waiting")),
         Index(
             "ix_queue_usage_due",
             "queue",
@@ -264,7 +250,7 @@ class QueueUsage(Base):
     waiting_since: Mapped[datetime | None]
     #: If not waiting: when the first deferred job may run.
     due_at: Mapped[datetime | None]
-    updated_at: Mapped[datetime] = mapped_column(server_default=_NOW)
+    updated_at: Mapped[Now]
 
 
 class Scene(Base):
@@ -274,23 +260,13 @@ class Scene(Base):
     __table_args__ = (
         UniqueConstraint("video_id", "split_version", "idx"),
         Index(None, "user_id", "video_id", postgresql_where=text("live")),
-        Index(
-            "ix_scenes_tsv",
-            "tsv",
-            postgresql_using="gin",
-            postgresql_where=text("live"),
-        ),
-        Index(
-            "ix_scenes_screen_tsv",
-            "screen_tsv",
-            postgresql_using="gin",
-            postgresql_where=text("live"),
-        ),
+        Index("ix_scenes_tsv", "tsv", postgresql_using="gin", postgresql_where=text("live")),
+        Index("ix_scenes_screen_tsv", "screen_tsv", postgresql_using="gin", postgresql_where=text("live")),
         Index("ix_scenes_people_changed", "video_id", postgresql_where=text("people_changed")),
     )
 
     scene_id: Mapped[UUID] = mapped_column(primary_key=True)
-    video_id: Mapped[str] = mapped_column(ForeignKey("videos.video_id", ondelete="CASCADE"))
+    video_id: Mapped[OfVideo]
     user_id: Mapped[str]
     #: The run that split the video.
     split_version: Mapped[int]
@@ -335,7 +311,7 @@ class TranscriptPart(Base):
     end_s: Mapped[float]
     language: Mapped[str | None]
     segments: Mapped[list[Any]]
-    model_id: Mapped[int | None] = mapped_column(ForeignKey("models.model_id"))
+    model_id: Mapped[OfModel | None]
 
 
 class Model(Base):
@@ -351,7 +327,7 @@ class Model(Base):
     dim: Mapped[int | None]
     #: cosine or l2
     metric: Mapped[str | None]
-    created_at: Mapped[datetime] = mapped_column(server_default=_NOW)
+    created_at: Mapped[Now]
 
 
 class Embedding(Base):
@@ -360,10 +336,8 @@ class Embedding(Base):
     __tablename__ = "embeddings"
     __table_args__ = (Index(None, "user_id", "model_id"),)
 
-    scene_id: Mapped[UUID] = mapped_column(
-        ForeignKey("scenes.scene_id", ondelete="CASCADE"), primary_key=True
-    )
-    model_id: Mapped[int] = mapped_column(ForeignKey("models.model_id"), primary_key=True)
+    scene_id: Mapped[OfScene] = mapped_column(primary_key=True)
+    model_id: Mapped[OfModel] = mapped_column(primary_key=True)
     #: 0 for text; the keyframe's ordinal for vision.
     ordinal: Mapped[int] = mapped_column(primary_key=True)
     run: Mapped[int] = mapped_column(primary_key=True)
@@ -380,10 +354,8 @@ class LexicalWeights(Base):
         Index(None, "user_id", "model_id"),
     )
 
-    scene_id: Mapped[UUID] = mapped_column(
-        ForeignKey("scenes.scene_id", ondelete="CASCADE"), primary_key=True
-    )
-    model_id: Mapped[int] = mapped_column(ForeignKey("models.model_id"), primary_key=True)
+    scene_id: Mapped[OfScene] = mapped_column(primary_key=True)
+    model_id: Mapped[OfModel] = mapped_column(primary_key=True)
     run: Mapped[int] = mapped_column(primary_key=True)
     user_id: Mapped[str]
     #: Token ids of the model's vocabulary: to find candidates.
@@ -397,12 +369,10 @@ class SceneTags(Base):
 
     __tablename__ = "scene_tags"
 
-    scene_id: Mapped[UUID] = mapped_column(
-        ForeignKey("scenes.scene_id", ondelete="CASCADE"), primary_key=True
-    )
+    scene_id: Mapped[OfScene] = mapped_column(primary_key=True)
     run: Mapped[int] = mapped_column(primary_key=True)
     user_id: Mapped[str]
-    model_id: Mapped[int] = mapped_column(ForeignKey("models.model_id"))
+    model_id: Mapped[OfModel]
     #: label -> probability, 0..1, the maximum over the scene's keyframes
     tags: Mapped[dict[str, Any]]
 
@@ -412,14 +382,12 @@ class ScreenText(Base):
 
     __tablename__ = "screen_texts"
 
-    scene_id: Mapped[UUID] = mapped_column(
-        ForeignKey("scenes.scene_id", ondelete="CASCADE"), primary_key=True
-    )
+    scene_id: Mapped[OfScene] = mapped_column(primary_key=True)
     run: Mapped[int] = mapped_column(primary_key=True)
     #: Its position among the scene's lines, from 0, by time and reading order.
     place: Mapped[int] = mapped_column(primary_key=True)
     user_id: Mapped[str]
-    model_id: Mapped[int] = mapped_column(ForeignKey("models.model_id"))
+    model_id: Mapped[OfModel]
     text: Mapped[str]
     #: Confidence of the best sighting, 0..1.
     score: Mapped[float]
@@ -434,7 +402,7 @@ class Face(Base):
     __table_args__ = (Index(None, "scene_id"), Index(None, "user_id"))
 
     face_id: Mapped[UUID] = mapped_column(primary_key=True)
-    scene_id: Mapped[UUID] = mapped_column(ForeignKey("scenes.scene_id", ondelete="CASCADE"))
+    scene_id: Mapped[OfScene]
     user_id: Mapped[str]
     run: Mapped[int]
     #: The keyframe's ordinal, and its time in the video.
@@ -445,7 +413,7 @@ class Face(Base):
     #: [[x, y], ...]
     landmarks: Mapped[list[Any]]
     det_score: Mapped[float]
-    model_id: Mapped[int] = mapped_column(ForeignKey("models.model_id"))
+    model_id: Mapped[OfModel]
     vec: Mapped[Any] = mapped_column(HALFVEC)
     #: Quality (AdaFace's feature norm); None: the model does not measure it.
     quality: Mapped[float | None]
@@ -453,16 +421,12 @@ class Face(Base):
     track: Mapped[int | None]
 
 
-PERSON_KINDS = ("named", "unknown")
-PHOTO_STATES = ("waiting", "pending", "good", "refused", "failed")
-
-
 class Person(Base):
     """A person of a user: named, or unknown with a number."""
 
     __tablename__ = "people"
     __table_args__ = (
-        CheckConstraint(_one_of("kind", PERSON_KINDS), name="kind"),
+        _one_of("kind", "named", "unknown"),
         UniqueConstraint("user_id", "external_id"),
         Index(
             "uq_people_name",
@@ -490,7 +454,7 @@ class Person(Base):
     moving_event: Mapped[int | None] = mapped_column(BigInteger)
     #: When the last upload URL expires; None: there never was one.
     uploads_until: Mapped[datetime | None]
-    created_at: Mapped[datetime] = mapped_column(server_default=_NOW)
+    created_at: Mapped[Now]
     #: Set: the id is a tombstone and is not used again.
     deleted_at: Mapped[datetime | None]
     #: The receipt of the erasure.
@@ -502,25 +466,25 @@ class PersonPhoto(Base):
 
     __tablename__ = "person_photos"
     __table_args__ = (
-        CheckConstraint(_one_of("state", PHOTO_STATES), name="state"),
+        _one_of("state", "waiting", "pending", "good", "refused", "failed"),
         UniqueConstraint("storage_key"),
         Index(None, "person_id"),
     )
 
     photo_id: Mapped[UUID] = mapped_column(primary_key=True)
-    person_id: Mapped[str] = mapped_column(ForeignKey("people.person_id", ondelete="CASCADE"))
+    person_id: Mapped[OfPerson]
     user_id: Mapped[str]
     storage_key: Mapped[str]
     #: waiting for its upload, pending, good (has a vector), refused (for its content), failed (internal error)
     state: Mapped[str] = mapped_column(server_default="waiting")
     error_class: Mapped[str | None]
     error: Mapped[str | None]
-    model_id: Mapped[int | None] = mapped_column(ForeignKey("models.model_id"))
+    model_id: Mapped[OfModel | None]
     vec: Mapped[Any | None] = mapped_column(HALFVEC)
     quality: Mapped[float | None]
     #: [x, y, width, height] in the photo's pixels
     box: Mapped[list[Any] | None]
-    created_at: Mapped[datetime] = mapped_column(server_default=_NOW)
+    created_at: Mapped[Now]
 
 
 class PersonProfile(Base):
@@ -529,10 +493,8 @@ class PersonProfile(Base):
     __tablename__ = "person_profiles"
     __table_args__ = (Index(None, "user_id", "model_id"),)
 
-    person_id: Mapped[str] = mapped_column(
-        ForeignKey("people.person_id", ondelete="CASCADE"), primary_key=True
-    )
-    model_id: Mapped[int] = mapped_column(ForeignKey("models.model_id"), primary_key=True)
+    person_id: Mapped[OfPerson] = mapped_column(primary_key=True)
+    model_id: Mapped[OfModel] = mapped_column(primary_key=True)
     user_id: Mapped[str]
     vec: Mapped[Any] = mapped_column(HALFVEC)
     #: Number of photos in it; 0: computed from tracks in videos.
@@ -546,7 +508,7 @@ class FaceTrack(Base):
     __tablename__ = "face_tracks"
     __table_args__ = (
         UniqueConstraint("scene_id", "run", "track"),
-        CheckConstraint("decided_by IN ('machine', 'human')", name="decided_by"),
+        _one_of("decided_by", "machine", "human"),
         Index(None, "video_id"),
         Index(None, "user_id", "model_id"),
         # By video: a batch of a person's tracks locks few videos.
@@ -554,13 +516,13 @@ class FaceTrack(Base):
     )
 
     track_id: Mapped[UUID] = mapped_column(primary_key=True)
-    scene_id: Mapped[UUID] = mapped_column(ForeignKey("scenes.scene_id", ondelete="CASCADE"))
-    video_id: Mapped[str] = mapped_column(ForeignKey("videos.video_id", ondelete="CASCADE"))
+    scene_id: Mapped[OfScene]
+    video_id: Mapped[OfVideo]
     user_id: Mapped[str]
     run: Mapped[int]
     #: As in ``faces.track``.
     track: Mapped[int]
-    model_id: Mapped[int] = mapped_column(ForeignKey("models.model_id"))
+    model_id: Mapped[OfModel]
     #: Its best face: the keyframe's ordinal and time, the box [x, y, width, height] in pixels.
     ordinal: Mapped[int]
     ts_s: Mapped[float]
@@ -580,12 +542,8 @@ class ScenePerson(Base):
     __tablename__ = "scene_people"
     __table_args__ = (Index(None, "person_id"), Index(None, "user_id", "person_id"))
 
-    scene_id: Mapped[UUID] = mapped_column(
-        ForeignKey("scenes.scene_id", ondelete="CASCADE"), primary_key=True
-    )
-    person_id: Mapped[str] = mapped_column(
-        ForeignKey("people.person_id", ondelete="CASCADE"), primary_key=True
-    )
+    scene_id: Mapped[OfScene] = mapped_column(primary_key=True)
+    person_id: Mapped[OfPerson] = mapped_column(primary_key=True)
     user_id: Mapped[str]
     #: Similarity of the person's best track, 0..1.
     confidence: Mapped[float]
@@ -607,7 +565,7 @@ class PeopleEvent(Base):
     payload: Mapped[dict[str, Any]]
     #: The event this one undoes.
     undoes: Mapped[int | None] = mapped_column(BigInteger)
-    created_at: Mapped[datetime] = mapped_column(server_default=_NOW)
+    created_at: Mapped[Now]
 
 
 class MovedTrack(Base):
@@ -616,9 +574,7 @@ class MovedTrack(Base):
     __tablename__ = "moved_tracks"
 
     event_id: Mapped[int] = mapped_column(BigInteger, primary_key=True)
-    video_id: Mapped[str] = mapped_column(
-        ForeignKey("videos.video_id", ondelete="CASCADE"), primary_key=True, index=True
-    )
+    video_id: Mapped[OfVideo] = mapped_column(primary_key=True, index=True)
     #: No foreign key: a track that a later run replaced is not moved back.
     track_id: Mapped[UUID] = mapped_column(primary_key=True)
     user_id: Mapped[str]
@@ -629,12 +585,8 @@ class ErasureScene(Base):
 
     __tablename__ = "erasure_scenes"
 
-    person_id: Mapped[str] = mapped_column(
-        ForeignKey("people.person_id", ondelete="CASCADE"), primary_key=True
-    )
-    video_id: Mapped[str] = mapped_column(
-        ForeignKey("videos.video_id", ondelete="CASCADE"), primary_key=True, index=True
-    )
+    person_id: Mapped[OfPerson] = mapped_column(primary_key=True)
+    video_id: Mapped[OfVideo] = mapped_column(primary_key=True, index=True)
     #: ``db.people.erasure.NO_SCENE``: sidecars of the video that are not shown.
     scene_id: Mapped[UUID] = mapped_column(primary_key=True)
     user_id: Mapped[str]
@@ -648,18 +600,15 @@ class FaceDecision(Base):
 
     decision_id: Mapped[int] = mapped_column(BigInteger, Identity(always=True), primary_key=True)
     user_id: Mapped[str]
-    video_id: Mapped[str] = mapped_column(ForeignKey("videos.video_id", ondelete="CASCADE"))
-    person_id: Mapped[str] = mapped_column(ForeignKey("people.person_id", ondelete="CASCADE"))
+    video_id: Mapped[OfVideo]
+    person_id: Mapped[OfPerson]
     is_person: Mapped[bool]
     ts_s: Mapped[float]
     #: [x, y, width, height] in pixels of the keyframe at ``ts_s``
     box: Mapped[list[Any]]
     #: The merge or split that created it, whose undo deletes it.
     event_id: Mapped[int | None] = mapped_column(BigInteger)
-    created_at: Mapped[datetime] = mapped_column(server_default=_NOW)
-
-
-SWITCH_STATES = ("building", "ready", "activated", "discarding", "ended")
+    created_at: Mapped[Now]
 
 
 class ModelSwitch(Base):
@@ -667,20 +616,15 @@ class ModelSwitch(Base):
 
     __tablename__ = "model_switches"
     __table_args__ = (
-        CheckConstraint(_one_of("state", SWITCH_STATES), name="state"),
-        Index(
-            "uq_model_switches_open",
-            "kind",
-            unique=True,
-            postgresql_where=text("state <> 'ended'"),
-        ),
+        _one_of("state", "building", "ready", "activated", "discarding", "ended"),
+        Index("uq_model_switches_open", "kind", unique=True, postgresql_where=text("state <> 'ended'")),
     )
 
     switch_id: Mapped[int] = mapped_column(BigInteger, Identity(always=True), primary_key=True)
     #: Of models: text, vision.
     kind: Mapped[str]
-    from_model: Mapped[int] = mapped_column(ForeignKey("models.model_id"))
-    to_model: Mapped[int] = mapped_column(ForeignKey("models.model_id"))
+    from_model: Mapped[OfModel]
+    to_model: Mapped[OfModel]
     #: building, ready (both complete, the old one is active), activated (the new one is active), discarding, ended
     state: Mapped[str] = mapped_column(server_default="building")
     #: Of its jobs.
@@ -691,7 +635,7 @@ class ModelSwitch(Base):
     #: The position in the videos, by when they were indexed.
     seen_until: Mapped[datetime | None]
     seen_video: Mapped[str] = mapped_column(server_default="")
-    created_at: Mapped[datetime] = mapped_column(server_default=_NOW)
+    created_at: Mapped[Now]
     ready_at: Mapped[datetime | None]
     #: Time of the last activation or rollback.
     activated_at: Mapped[datetime | None]
@@ -709,5 +653,5 @@ class ActiveModel(Base):
     __tablename__ = "active_models"
 
     kind: Mapped[str] = mapped_column(primary_key=True)
-    model_id: Mapped[int] = mapped_column(ForeignKey("models.model_id"))
-    changed_at: Mapped[datetime] = mapped_column(server_default=_NOW)
+    model_id: Mapped[OfModel]
+    changed_at: Mapped[Now]

@@ -8,19 +8,20 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any
 from uuid import UUID
 
 import numpy as np
 import numpy.typing as npt
 from pgvector import HalfVector, SparseVector
-from sqlalchemy import Connection, Engine, delete, insert as bulk, select, text
+from sqlalchemy import Connection, Engine, select, text
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.orm import Session
 
 from db.engine import outages
 from db.locks import AdvisoryLock
+from db.rows import replace_rows
 from db.tables import Embedding, LexicalWeights, Model
 from shared.errors import DatabaseBusy, ModelFailure
 from shared.settings import get_settings
@@ -45,35 +46,26 @@ class ModelRow:
     metric: str | None
 
 
+def model_row(model: Any) -> ModelRow:
+    """The columns of a row of ``models``."""
+    return ModelRow(*(getattr(model, column.name) for column in fields(ModelRow)))
+
+
 def find_model(session: Session, name: str, revision: str) -> ModelRow | None:
     row = session.scalars(select(Model).where(Model.name == name, Model.revision == revision)).one_or_none()
-    return (
-        None
-        if row is None
-        else ModelRow(row.model_id, row.name, row.revision, row.family, row.dim, row.metric)
-    )
+    return None if row is None else model_row(row)
 
 
 def ensure_model(
-    session: Session,
-    *,
-    name: str,
-    revision: str,
-    family: str,
-    dim: int | None,
-    metric: str | None,
+    session: Session, *, name: str, revision: str, family: str, dim: int | None, metric: str | None
 ) -> ModelRow:
     """The model's row, created if it is new."""
     found = find_model(session, name, revision)
-    if found is not None:
-        return found
-    session.execute(
-        insert(Model)
-        .values(name=name, revision=revision, family=family, dim=dim, metric=metric)
-        .on_conflict_do_nothing()
-    )
-    found = find_model(session, name, revision)
-    assert found is not None
+    if found is None:
+        values = {"name": name, "revision": revision, "family": family, "dim": dim, "metric": metric}
+        session.execute(insert(Model).values(values).on_conflict_do_nothing())
+        found = find_model(session, name, revision)
+        assert found is not None
     return found
 
 
@@ -95,9 +87,8 @@ def index_sql(model_id: int, dim: int, metric: str, *, concurrently: bool) -> st
 def _building(engine: Engine) -> Iterator[Connection]:
     """A connection on which one index is built or dropped at a time, for as long as that takes (DATABASE_BUILD_S).
 
-    Waiting for older transactions, a backup's for example, is part of building one concurrently: no limit on locks.
-    The lock is polled: a statement that waits in ``pg_advisory_lock()`` holds a snapshot, for
-    which the build of another process would wait.
+    No limit on locks: a concurrent build waits for older transactions, a backup's for example. The lock is polled: a
+    statement that waits in ``pg_advisory_lock()`` holds a snapshot, for which the build of another process would wait.
 
     Raises:
         DatabaseBusy: other processes build for too long. DatabaseUnavailable: Postgres is unavailable.
@@ -105,9 +96,8 @@ def _building(engine: Engine) -> Iterator[Connection]:
     limit_s = get_settings().database_build_s
     deadline = time.monotonic() + limit_s
     with outages(), engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
-        while not connection.scalar(
-            text("SELECT pg_try_advisory_lock(:key)"), {"key": AdvisoryLock.VECTOR_INDEX.value}
-        ):
+        take = text(f"SELECT pg_try_advisory_lock({AdvisoryLock.VECTOR_INDEX:d})")
+        while not connection.scalar(take):
             if time.monotonic() > deadline:
                 raise DatabaseBusy(
                     f"another process has built vector indexes for {limit_s:g} s: try again when it has ended"
@@ -158,31 +148,16 @@ def write_embeddings(
     Raises:
         ModelFailure: a vector has another dimension than the model, or is not finite.
     """
-    session.execute(
-        delete(Embedding).where(
-            Embedding.scene_id.in_(scene_ids),
-            Embedding.model_id == model.model_id,
-            Embedding.run == run,
-        )
-    )
+    common = {"model_id": model.model_id, "run": run, "user_id": user_id}
     values: list[dict[str, Any]] = []
     for scene, ordinal, vector in rows:
         if vector.shape != (model.dim,) or not np.isfinite(vector).all():
             raise ModelFailure(
                 f"{model.name} gave a vector of shape {vector.shape}, expected ({model.dim},) finite numbers"
             )
-        values.append(
-            {
-                "scene_id": scene,
-                "model_id": model.model_id,
-                "ordinal": ordinal,
-                "run": run,
-                "user_id": user_id,
-                "vec": HalfVector(vector),
-            }
-        )
-    if values:
-        session.execute(bulk(Embedding), values)
+        values.append({**common, "scene_id": scene, "ordinal": ordinal, "vec": HalfVector(vector)})
+    of_model = (Embedding.model_id == model.model_id, Embedding.run == run)
+    replace_rows(session, Embedding, (Embedding.scene_id.in_(scene_ids), *of_model), values)
 
 
 def write_lexical(
@@ -199,13 +174,7 @@ def write_lexical(
     Raises:
         ModelFailure: a token id is outside the vocabulary, or a weight is not a number above 0.
     """
-    session.execute(
-        delete(LexicalWeights).where(
-            LexicalWeights.scene_id.in_(scene_ids),
-            LexicalWeights.model_id == model.model_id,
-            LexicalWeights.run == run,
-        )
-    )
+    common = {"model_id": model.model_id, "run": run, "user_id": user_id}
     values: list[dict[str, Any]] = []
     for scene, weights in rows:
         if not all(
@@ -213,15 +182,7 @@ def write_lexical(
             for token, weight in weights.items()
         ):
             raise ModelFailure(f"{model.name} gave lexical weights outside its vocabulary, or not above 0")
-        values.append(
-            {
-                "scene_id": scene,
-                "model_id": model.model_id,
-                "run": run,
-                "user_id": user_id,
-                "tokens": sorted(weights),
-                "weights": SparseVector(dict(weights), vocabulary_size),
-            }
-        )
-    if values:
-        session.execute(bulk(LexicalWeights), values)
+        vector = SparseVector(dict(weights), vocabulary_size)
+        values.append({**common, "scene_id": scene, "tokens": sorted(weights), "weights": vector})
+    of_model = (LexicalWeights.model_id == model.model_id, LexicalWeights.run == run)
+    replace_rows(session, LexicalWeights, (LexicalWeights.scene_id.in_(scene_ids), *of_model), values)

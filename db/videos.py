@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from sqlalchemy import func, select, tuple_
+from sqlalchemy import Select, func, select, tuple_
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.orm import Session
 
@@ -78,13 +78,8 @@ def lock(session: Session, video_id: str, user_id: str, *, deleted_too: bool = F
     Raises:
         NotFound: no such video of this user (or it is another user's).
     """
-    video = session.scalars(
-        select(Video).where(Video.user_id == user_id, Video.external_id == video_id).with_for_update(),
-        execution_options={"populate_existing": True},
-    ).one_or_none()
-    if video is None or (video.deleted_at is not None and not deleted_too):
-        raise NotFound(f"no video {video_id!r}: check the id, or send tasks.video.process first")
-    return video
+    locked = select(Video).with_for_update().execution_options(populate_existing=True)
+    return _get(session, locked, video_id, user_id, deleted_too)
 
 
 def get(session: Session, video_id: str, user_id: str) -> Video:
@@ -93,10 +88,15 @@ def get(session: Session, video_id: str, user_id: str) -> Video:
     Raises:
         NotFound: no such video of this user.
     """
-    video = session.scalars(
-        select(Video).where(Video.user_id == user_id, Video.external_id == video_id)
-    ).one_or_none()
-    if video is None or video.deleted_at is not None:
+    return _get(session, select(Video), video_id, user_id)
+
+
+def _get(
+    session: Session, videos: Select[Video], video_id: str, user_id: str, deleted_too: bool = False
+) -> Video:
+    query = videos.where(Video.user_id == user_id, Video.external_id == video_id)
+    video: Video | None = session.scalars(query).one_or_none()
+    if video is None or (video.deleted_at is not None and not deleted_too):
         raise NotFound(f"no video {video_id!r}: check the id, or send tasks.video.process first")
     return video
 
@@ -129,14 +129,11 @@ def list_page(session: Session, request: ListVideos) -> VideoPage:
         if row is None:
             raise NotFound(f"no video {request.after!r}: pass next_after as it came, or leave it out")
         query = query.where(tuple_(Video.created_at, Video.video_id) < tuple_(row.created_at, row.video_id))
-    found = session.scalars(
-        query.order_by(Video.created_at.desc(), Video.video_id.desc()).limit(request.limit + 1)
-    ).all()
+    query = query.order_by(Video.created_at.desc(), Video.video_id.desc()).limit(request.limit + 1)
+    found = session.scalars(query).all()
     shown = found[: request.limit]
-    more = len(found) > request.limit
-    return VideoPage(
-        videos=tuple(_describe(session, shown)), next_after=shown[-1].external_id if more else None
-    )
+    next_after = shown[-1].external_id if len(found) > request.limit else None
+    return VideoPage(videos=tuple(_describe(session, shown)), next_after=next_after)
 
 
 def failures(session: Session, request: ListFailures) -> FailurePage:
@@ -174,9 +171,8 @@ def failures(session: Session, request: ListFailures) -> FailurePage:
         )
         for job, video_id in rows[: request.limit]
     ]
-    return FailurePage(
-        failures=tuple(shown), next_after=shown[-1].job_id if len(rows) > request.limit else None
-    )
+    next_after = shown[-1].job_id if len(rows) > request.limit else None
+    return FailurePage(failures=tuple(shown), next_after=next_after)
 
 
 def status(session: Session, video_id: str, user_id: str) -> VideoStatus:
@@ -218,25 +214,21 @@ def _describe(session: Session, found: Sequence[Video]) -> list[VideoStatus]:
 
 def _stages(run: Run | None, states: Mapping[str, StageState]) -> tuple[StageStatus, ...]:
     planned = [graph.STAGES[name] for name in graph.FULL_RUN] if run is None else video_runs.stages_of(run)
-    stages = []
-    for stage in planned:
-        state = states.get(stage.name)
-        if state is None:
-            stages.append(StageStatus(stage=stage.name, state="pending", parts=0, parts_done=0, progress=0.0))
-            continue
-        stages.append(
-            StageStatus(
-                stage=stage.name,
-                state=state.state,
-                parts=state.parts,
-                parts_done=state.ended,
-                progress=float(state.progress),
-                error_class=state.error_class,
-                error=state.error,
-                attempts=state.attempts,
-            )
+    pending = StageState("pending", parts=0, ended=0, progress=0.0, error_class=None, error=None, attempts=0)
+    shown = [(stage.name, states.get(stage.name, pending)) for stage in planned]
+    return tuple(
+        StageStatus(
+            stage=name,
+            state=state.state,
+            parts=state.parts,
+            parts_done=state.ended,
+            progress=float(state.progress),
+            error_class=state.error_class,
+            error=state.error,
+            attempts=state.attempts,
         )
-    return tuple(stages)
+        for name, state in shown
+    )
 
 
 def next_revision(session: Session, video_id: str) -> int:

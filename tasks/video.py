@@ -12,8 +12,7 @@ from db import videos
 from db.engine import reading_as
 from db.ledger import video_runs
 from db.ledger.jobs import WakeUp
-from db.scenes import page
-from db.speech import published_speech
+from db.scenes import page, published_speech
 from db.tables import Video
 from shared import routing
 from shared.contracts import (

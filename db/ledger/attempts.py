@@ -1,8 +1,8 @@
-"""Attempts: what whoever holds a claim may do with its job, and what others do when the holder is gone.
+"""Attempts: what the holder of a claim does with its job, and what others do when the holder is gone.
 
-Lock order is the subject's row first, then jobs, then rows of ``queue_usage`` (db/ledger/usage.py), at the very end; a
-beat touches one job's row, and waits for nothing. Times are ``clock_timestamp()`` of Postgres; no worker's clock is
-trusted. Every function works inside the caller's transaction (``db.engine.transact``) and may run again.
+Lock order is the subject's row, then jobs, then rows of ``queue_usage`` (db/ledger/usage.py); ``beat`` locks only its
+job's row. Times are ``clock_timestamp()`` of Postgres; no worker's clock is trusted. Every function works inside the
+caller's transaction (``db.engine.transact``) and may run again.
 """
 
 from __future__ import annotations
@@ -28,52 +28,37 @@ MAX_ERROR_CHARS = 2000
 
 
 def mark_started(session: Session, claimed: Claim) -> None:
-    """The video's first job runs: it is being processed. Where somebody has the row locked, work does not wait for this."""
+    """Set the state of a video whose first job runs to ``processing``, unless its row is locked."""
     if claimed.subject.kind != "video":
         return
-    free = (
-        select(Video.video_id)
-        .where(Video.video_id == claimed.video_id, Video.run == claimed.run, Video.state == "uploaded")
-        .with_for_update(skip_locked=True)
-    )
+    new = (Video.video_id == claimed.video_id) & (Video.run == claimed.run) & (Video.state == "uploaded")
+    free = select(Video.video_id).where(new).with_for_update(skip_locked=True)
     session.execute(update(Video).where(Video.video_id.in_(free)).values(state="processing"))
 
 
-def _mine(claimed: Claim) -> ColumnElement[bool]:
-    return (
-        (Job.job_id == claimed.job_id)
-        & (Job.attempt == claimed.attempt)
-        & (Job.lease_owner == claimed.owner)
-        & (Job.state == JobState.RUNNING)
-    )
+def _is_attempt(of: Claim | Held) -> ColumnElement[bool]:
+    return (Job.job_id == of.job_id) & (Job.attempt == of.attempt)
+
+
+def _is_held(claimed: Claim) -> ColumnElement[bool]:
+    return _is_attempt(claimed) & (Job.lease_owner == claimed.owner) & (Job.state == JobState.RUNNING)
 
 
 def beat(session: Session, claimed: Claim, progress: float, lease_s: float) -> bool:
-    """Renew the lease and report progress (0..1). False: the job is no longer ours, stop."""
-    result = session.execute(
-        update(Job)
-        .where(_mine(claimed))
-        .values(lease_until=seconds_from_now(lease_s), progress=min(max(progress, 0.0), 1.0))
-    )
+    """Renew the lease and report progress (0..1). False: the job belongs to this attempt no longer."""
+    values = {"lease_until": seconds_from_now(lease_s), "progress": min(max(progress, 0.0), 1.0)}
+    result = session.execute(update(Job).where(_is_held(claimed)).values(values))
     return result.rowcount == 1  # type: ignore[attr-defined, no-any-return]
 
 
 def end_lease(session: Session, claimed: Claim) -> None:
-    """Say that a lost attempt has stopped, so that a delete need not wait for its lease to run out."""
+    """End the lease of a lost attempt that has stopped, so that a delete need not wait for its expiry."""
     since_s = seconds_since(Job.finished_at)
+    total_s = func.coalesce(Job.device_seconds, 0.0) + since_s
     late = session.execute(
         update(Job)
-        .where(
-            Job.job_id == claimed.job_id,
-            Job.attempt == claimed.attempt,
-            Job.lease_owner == claimed.owner,
-            Job.state != JobState.RUNNING,
-        )
-        .values(
-            lease_owner=None,
-            lease_until=None,
-            device_seconds=func.coalesce(Job.device_seconds, 0.0) + since_s,
-        )
+        .where(_is_attempt(claimed), Job.lease_owner == claimed.owner, Job.state != JobState.RUNNING)
+        .values(lease_owner=None, lease_until=None, device_seconds=total_s)
         .returning(Job.queue, Job.account, since_s.label("seconds"))
     )
     for row in late:
@@ -81,13 +66,13 @@ def end_lease(session: Session, claimed: Claim) -> None:
 
 
 def fence(session: Session, claimed: Claim) -> tuple[SubjectRow, Job]:
-    """Lock the subject, then the job, and prove that this attempt may still change anything.
+    """Lock the subject, then the job, and check that the job still belongs to this attempt.
 
     Raises:
         LeaseLost: another attempt, a cancel, a rerun or a delete took the job.
     """
     subject = subjects.lock(session, claimed.subject)
-    job = session.scalars(select(Job).where(_mine(claimed)).with_for_update()).one_or_none()
+    job = session.scalars(select(Job).where(_is_held(claimed)).with_for_update()).one_or_none()
     if subject is None or job is None:
         raise LeaseLost(f"job {claimed.job_id} attempt {claimed.attempt} is no longer ours")
     stage = graph.find_stage(job.stage)
@@ -104,9 +89,9 @@ def finish(
     result: Mapping[str, Any],
     policy: RunPolicy,
 ) -> list[WakeUp]:
-    """Write the outputs, mark the job done and start what follows, in one transaction.
+    """Write the outputs, mark the job done and start what follows.
 
-    Done again after a commit whose answer was lost, it changes nothing; the reconciler sends the wake-up messages then.
+    Repeated after a commit whose answer was lost it changes nothing; the reconciler sends the wake-up messages then.
 
     Raises:
         LeaseLost: the attempt is fenced out; nothing is written.
@@ -126,13 +111,13 @@ def finish(
 
 
 def is_finished(session: Session, claimed: Claim) -> bool:
-    """Whether this attempt has been committed as done: no other one can have done that."""
-    done = (Job.job_id == claimed.job_id) & (Job.attempt == claimed.attempt) & (Job.state == JobState.DONE)
-    return session.scalars(select(Job.job_id).where(done)).one_or_none() is not None
+    """Whether this attempt has been committed as done."""
+    done = select(Job.job_id).where(_is_attempt(claimed), Job.state == JobState.DONE)
+    return session.scalars(done).one_or_none() is not None
 
 
 def fail(session: Session, claimed: Claim, error: BaseException, policy: RunPolicy) -> list[WakeUp]:
-    """Record an attempt's error: queue the job again with backoff, or give it up.
+    """Record an attempt's error: queue the job again after a pause, or fail it for good.
 
     Raises:
         LeaseLost: the attempt is fenced out.
@@ -144,14 +129,15 @@ def fail(session: Session, claimed: Claim, error: BaseException, policy: RunPoli
 def _fail(
     session: Session, subject: SubjectRow, job: Job, error: BaseException, policy: RunPolicy
 ) -> list[WakeUp]:
-    known = isinstance(error, ScenefleetError)
-    # An unknown exception may be a passing one (memory, a library's race): it is retried, and counted.
-    retryable = error.retryable if isinstance(error, ScenefleetError) else True
-    counted = error.counted if isinstance(error, ScenefleetError) else True
-    job.error_class = error.code if isinstance(error, ScenefleetError) else type(error).__name__
-    # A caller reads it in the status of the video; the node's log has the whole of it.
-    message = hide_paths(str(error) if known else f"{type(error).__name__}: {error}")
-    job.error = message.replace("\x00", "\ufffd").encode(errors="replace").decode()[:MAX_ERROR_CHARS]
+    if isinstance(error, ScenefleetError):
+        retryable, counted, job.error_class, message = error.retryable, error.counted, error.code, str(error)
+    else:
+        # May be transient (memory, a race in a library): it is retried, and counted.
+        retryable, counted, job.error_class = True, True, type(error).__name__
+        message = f"{type(error).__name__}: {error}"
+    # Callers read it in the video's status; the node's log has all of it.
+    message = hide_paths(message).replace("\x00", "\ufffd").encode(errors="replace").decode()
+    job.error = message[:MAX_ERROR_CHARS]
     if counted:
         job.failures += 1
     else:
@@ -169,11 +155,11 @@ def _fail(
 def defer(
     session: Session, claimed: Claim, wait_s: float, policy: RunPolicy, *, progressed: bool = False
 ) -> list[WakeUp]:
-    """Put the job back for later; not an error.
+    """Queue the job again for later, without counting a failure.
 
     Args:
         wait_s: the first pause, which doubles with every further one up to ``policy.defer_max_s`` (if that is longer).
-        progressed: the attempt got on with its work: the pause is ``wait_s``, and the next one does not grow.
+        progressed: the attempt made progress: the pause is ``wait_s``, and the next one does not grow.
 
     Raises:
         LeaseLost: the attempt is fenced out.
@@ -189,7 +175,7 @@ def defer(
 
 
 def _stop_clock(session: Session, job: Job) -> None:
-    """Add what the attempt has taken to its job and to its account; before its lease is ended."""
+    """Add the attempt's device time to its job and its account; before its lease is ended."""
     seconds = max(0.0, session.execute(select(RAN_S).where(Job.job_id == job.job_id)).scalar_one() or 0.0)
     job.device_seconds = (job.device_seconds or 0.0) + seconds
     usage.add_seconds(session, job.queue, job.account, seconds)
@@ -224,17 +210,9 @@ class Held:
 
 
 def held_jobs(session: Session) -> list[Held]:
-    """Every running job, its owner and whether its lease has run out."""
-    rows = session.execute(
-        select(
-            Job.job_id,
-            Job.attempt,
-            Job.subject_kind,
-            Job.subject_id,
-            Job.lease_owner,
-            (Job.lease_until < NOW).label("expired"),
-        ).where(Job.state == JobState.RUNNING)
-    )
+    """Every running job, its owner and whether its lease has expired."""
+    held = (Job.job_id, Job.attempt, Job.subject_kind, Job.subject_id, Job.lease_owner, Job.lease_until < NOW)
+    rows = session.execute(select(*held).where(Job.state == JobState.RUNNING))
     return [
         Held(job_id, attempt, Subject(kind, subject_id), owner or "", bool(expired))
         for job_id, attempt, kind, subject_id, owner, expired in rows
@@ -242,9 +220,9 @@ def held_jobs(session: Session) -> list[Held]:
 
 
 def reclaim(session: Session, held: Held, error: ScenefleetError, policy: RunPolicy) -> list[WakeUp] | None:
-    """Fail an attempt whose worker is gone. None: it has ended or been renewed meanwhile, or its rows are locked now."""
+    """Fail an attempt whose worker is gone. None: it has ended or been renewed since, or its rows are locked."""
     subject = subjects.lock(session, held.subject, skip_locked=True)
-    condition = (Job.job_id == held.job_id) & (Job.attempt == held.attempt) & (Job.state == JobState.RUNNING)
+    condition = _is_attempt(held) & (Job.state == JobState.RUNNING)
     if held.expired:
         condition &= Job.lease_until < NOW
     job = session.scalars(select(Job).where(condition).with_for_update(skip_locked=True)).one_or_none()
@@ -254,7 +232,7 @@ def reclaim(session: Session, held: Held, error: ScenefleetError, policy: RunPol
 
 
 def release(session: Session, owner_prefix: str) -> int:
-    """Give back, uncounted and at once, what a stopping node still holds. Returns how many jobs."""
+    """Queue the jobs of a stopping node again, without counting a failure. Returns how many."""
     released = session.execute(
         text(
             "UPDATE jobs SET state = 'queued', not_before = clock_timestamp(), lease_owner = NULL, lease_until = NULL,"
@@ -272,14 +250,7 @@ def release(session: Session, owner_prefix: str) -> int:
 
 
 def leases_held(session: Session, video_id: str, *, but: int) -> int:
-    """How many attempts may still be at work on a video, the job ``but`` left out."""
-    return session.scalars(
-        select(func.count())
-        .select_from(Job)
-        .where(
-            Job.video_id == video_id,
-            Job.job_id != but,
-            Job.lease_owner.is_not(None),
-            Job.lease_until > NOW,
-        )
-    ).one()
+    """The number of attempts that may still run for a video, without those of the job ``but``."""
+    others = (Job.video_id == video_id) & (Job.job_id != but)
+    held = Job.lease_owner.is_not(None) & (Job.lease_until > NOW)
+    return session.scalars(select(func.count()).where(others, held)).one()

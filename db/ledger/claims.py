@@ -1,4 +1,4 @@
-"""Claiming: how the next job of a queue is chosen and taken. A claim touches one job's row, and waits for nothing."""
+"""Claims: how the next job of a queue is chosen and taken. A claim locks one job's row, and waits for no lock."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from shared.settings import get_settings
 
 @dataclass(frozen=True, kw_only=True)
 class Claim:
-    """One attempt at a job, ours while the lease lasts."""
+    """One attempt at a job, valid while the lease lasts."""
 
     job_id: int
     attempt: int
@@ -34,7 +34,7 @@ class Claim:
 
     @property
     def storage_part(self) -> str:
-        """The folder only this attempt writes to."""
+        """The folder that only this attempt writes to."""
         return f"{self.job_id}.{self.attempt}"
 
     @property
@@ -73,9 +73,9 @@ def configured_rules() -> ClaimRules:
     )
 
 
-# Whose turn it is stands in an index, but for the few accounts whose level it doesn't tell: those with a weight, and
-# those with running jobs, whose seconds so far, one each at least, count too. From account to account it is looked for a job that is free,
-# and the first one is taken: the cost is that of the accounts looked at, however many wait, with however many jobs.
+# The order of accounts is that of an index, except for the few ("special") with a weight or with running jobs, whose
+# seconds so far (at least one each) count too. The claim tries one account after another and takes the first job that
+# is not locked: its cost depends on the accounts tried, not on how many accounts or jobs wait.
 _CLAIM = text(
     f"""
     WITH clock AS MATERIALIZED (
@@ -138,9 +138,9 @@ _CLAIM = text(
     FROM (SELECT) AS one LEFT JOIN taken ON true
     """
 )
-#: How many accounts without running jobs a claim looks at: more than there are claims at the same moment.
+#: Maximum number of accounts without running jobs that a claim tries: more than there are simultaneous claims.
 _CLAIM_WIDTH = 64
-#: How often it looks at the next ones, where none of those had a job.
+#: Maximum number of such looks, if no account of the one before had a job.
 _CLAIM_LOOKS = 20
 #: With a limit on running jobs, one claim at a time counts them; the queue is the second half of the lock's key.
 _LIMIT_LOCK = text(f"SELECT pg_advisory_xact_lock({AdvisoryLock.RUNNING_JOBS:d}, hashtext(:queue))")
@@ -149,9 +149,9 @@ _LIMIT_LOCK = text(f"SELECT pg_advisory_xact_lock({AdvisoryLock.RUNNING_JOBS:d},
 def claim(
     session: Session, queue: str, owner: str, lease_s: float, rules: ClaimRules | None = None
 ) -> Claim | None:
-    """Take the best claimable job of a queue: of the account that had the least device time there lately, then by age.
+    """Take the best claimable job of a queue: of the account with the least recent device time there, then by age.
 
-    Among an account's own jobs: by priority, which grows while they wait, then the later stage, then age.
+    The order among the jobs of an account is: priority, which increases while a job waits, then the later stage, then age.
     """
     rules = configured_rules() if rules is None else rules
     if rules.max_running:
@@ -188,7 +188,7 @@ _CLAIMABLE = text(
     ) waiting
     """
 )
-# Where accounts are limited, those that have reached the limit need no wake-up message, however much they have waiting.
+# With a limit on running jobs: accounts that have reached it need no wake-up messages.
 _CLAIMABLE_LIMITED = text(
     """
     SELECT own.queue, waiting.job_id FROM queue_usage own LEFT JOIN (
@@ -202,12 +202,12 @@ _CLAIMABLE_LIMITED = text(
     WHERE own.waiting OR own.due_at <= clock_timestamp()
     """
 )
-#: Wake-up messages of one queue needed at once are few.
+#: Maximum number of jobs returned per queue.
 _MOST_CLAIMABLE = 1_000
 
 
 def claimable(session: Session, rules: ClaimRules | None = None) -> dict[str, list[int]]:
-    """Per queue, the ids of jobs that could be claimed now, at most 1,000 a queue."""
+    """Queue -> the ids of jobs that can be claimed now, at most ``_MOST_CLAIMABLE``."""
     rules = configured_rules() if rules is None else rules
     if rules.max_running:
         rows = session.execute(_CLAIMABLE_LIMITED, {"max_running": rules.max_running})

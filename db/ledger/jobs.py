@@ -1,4 +1,4 @@
-"""Jobs: what they are about, how they are made, inserted, cancelled and queued again.
+"""Jobs: creates, inserts, cancels and requeues them.
 
 A function that makes jobs claimable returns their wake-up messages, to be sent after the commit.
 """
@@ -9,8 +9,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import ColumnElement, Double, case, cast, func, update
-from sqlalchemy.orm import Session
+from sqlalchemy import ColumnElement, Double, case, cast, func, select, update
+from sqlalchemy.orm import InstrumentedAttribute, Session
 
 from db.expressions import NOW, seconds_since
 from db.ledger import usage
@@ -19,7 +19,7 @@ from db.tables import LIVE, TERMINAL, Job, JobState, ModelSwitch, Person, Video
 from shared import graph
 from shared.stage import Stage
 
-#: The row of a subject: locked before its jobs, and says which run counts.
+#: The row of a subject: locked before its jobs; names the current run.
 SubjectRow = Video | Person | ModelSwitch
 
 
@@ -54,13 +54,13 @@ def run_jobs(row: SubjectRow) -> ColumnElement[bool]:
 
 @dataclass(frozen=True)
 class WakeUp:
-    """Work waits in this queue; the job's id rides along for the logs."""
+    """A wake-up message to send: the queue has work. The job's id is for the logs."""
 
     queue: str
     job_id: int
 
 
-#: How long a running attempt has taken, seconds; what came after its lease had run out is not its user's.
+#: Device time of a running attempt, seconds; time after its lease expired does not count.
 RAN_S = seconds_since(Job.started_at) - func.greatest(
     func.coalesce(cast(func.extract("epoch", NOW - Job.lease_until), Double), 0.0), 0.0
 )
@@ -72,8 +72,8 @@ def make_job(
     """A job of a subject's current run, not yet inserted.
 
     Args:
-        values: other columns that differ from their defaults. A job of a switch needs a ``user_id``: whose scenes it is
-            about, or empty.
+        values: other columns that differ from their defaults. A job of a switch needs a ``user_id``, the owner of its
+            scenes, or empty.
     """
     subject = subject_of(row)
     if isinstance(row, Video):
@@ -95,7 +95,7 @@ def make_job(
 
 
 def insert(session: Session, jobs: Sequence[Job]) -> list[WakeUp]:
-    """Add jobs; returns wake-up messages for those that can be claimed at once."""
+    """Add jobs; returns wake-up messages for the queued ones."""
     for job in jobs:
         job.depth = graph.depth(job.stage)
     session.add_all(jobs)
@@ -107,8 +107,8 @@ def insert(session: Session, jobs: Sequence[Job]) -> list[WakeUp]:
 
 
 def cancel(session: Session, *which: ColumnElement[bool]) -> int:
-    """Cancel those of some jobs that have not ended; a running attempt keeps its lease until it notices. Returns how many."""
-    # Only a running job has an owner; the rest of its attempt is added when its lease ends.
+    """Cancel queued and running jobs; a running attempt keeps its lease until it notices. Returns how many."""
+    # Only a running job has an owner; the rest of its time is added when its lease ends.
     ran_s = case((Job.lease_owner.is_not(None), func.greatest(RAN_S, 0.0)), else_=0.0)
     cancelled = session.execute(
         update(Job)
@@ -127,20 +127,29 @@ def cancel(session: Session, *which: ColumnElement[bool]) -> int:
     return len(cancelled)
 
 
+def find_stuck(
+    session: Session,
+    subject_id: InstrumentedAttribute[str],
+    is_open: ColumnElement[bool],
+    of_run: ColumnElement[bool],
+    limit: int = 100,
+) -> list[str]:
+    """Ids of subjects whose run is open while none of its jobs is queued or running.
+
+    Some of them at random: subjects that can't be advanced must not keep out the others.
+    """
+    live = select(Job.job_id).where(of_run, Job.state.in_(LIVE)).exists()
+    query = select(subject_id).where(is_open, ~live).order_by(func.random()).limit(limit)
+    return list(session.scalars(query))
+
+
 def requeue_failed(session: Session, *which: ColumnElement[bool]) -> list[WakeUp]:
-    """Queue those of some jobs again that were given up. Failures start from zero; attempts go on counting, they are the fence."""
+    """Queue failed jobs again. Failures start from zero; attempts go on counting, they are the fence."""
+    fresh = {"failures": 0, "outages": 0, "error_class": None, "error": None, "finished_at": None}
     again = session.execute(
         update(Job)
         .where(*which, Job.state == JobState.FAILED)
-        .values(
-            state=JobState.QUEUED,
-            failures=0,
-            outages=0,
-            not_before=NOW,
-            error_class=None,
-            error=None,
-            finished_at=None,
-        )
+        .values(state=JobState.QUEUED, not_before=NOW, **fresh)
         .returning(Job.queue, Job.account, Job.job_id)
     ).all()
     for row in again:

@@ -1,4 +1,4 @@
-"""Runs of people: look at the photos, make the profile, compare all videos of the user again; resumable part by part.
+"""Runs of people: enrol photos, make the profile, match all videos of the user again.
 
 Every function holds the lock on the person's row (``db.ledger.subjects.lock_person``).
 """
@@ -15,46 +15,39 @@ from db.faces.tracks import videos_with_faces
 from db.ledger import jobs
 from db.ledger.jobs import WakeUp, make_job, run_jobs
 from db.ledger.policy import RunPolicy
-from db.tables import LIVE, TERMINAL, Job, JobState, Person, PersonPhoto
+from db.tables import LIVE, Job, JobState, Person, PersonPhoto
 from shared import graph
 
-#: Behind every video in work.
+#: After every video in progress.
 PRIORITY = -1
 
 
 def start(session: Session, person: Person, policy: RunPolicy, model_id: int | None = None) -> list[WakeUp]:
-    """Look at the photos that need it, then at all videos. Ends what an earlier change had started.
+    """Start a run: enrol the photos that need it, then match all videos. Cancels the run before.
 
-    ``model_id``: the active face model; photos with a vector of another one are looked at again.
+    ``model_id``: the active face model; photos with a vector of another one are enrolled again.
     """
     stop(session, person)
     person.run += 1
     wanted: ColumnElement[bool] = PersonPhoto.state.in_(("waiting", "pending", "failed"))
     if model_id is not None:
         wanted = or_(wanted, (PersonPhoto.state == "good") & (PersonPhoto.model_id != model_id))
-    ids = list(
-        session.scalars(
-            update(PersonPhoto)
-            .where(PersonPhoto.person_id == person.person_id, wanted)
-            .values(state="pending", error_class=None, error=None)
-            .returning(PersonPhoto.photo_id)
-        )
+    chosen = session.scalars(
+        update(PersonPhoto)
+        .where(PersonPhoto.person_id == person.person_id, wanted)
+        .values(state="pending", error_class=None, error=None)
+        .returning(PersonPhoto.photo_id)
     )
+    ids = sorted(map(str, chosen))
     session.flush()
     batch = graph.ENROLL.batch
-    parts = [sorted(map(str, ids))[first : first + batch] for first in range(0, len(ids), batch)]
-    wake_ups = jobs.insert(
-        session,
-        [
-            make_job(person, graph.ENROLL, policy, part=part, payload={"photo_ids": chosen})
-            for part, chosen in enumerate(parts)
-        ],
-    )
-    return wake_ups + advance(session, person, policy)
+    parts = [{"photo_ids": ids[first : first + batch]} for first in range(0, len(ids), batch)]
+    new = [make_job(person, graph.ENROLL, policy, part=part, payload=own) for part, own in enumerate(parts)]
+    return jobs.insert(session, new) + advance(session, person, policy)
 
 
 def stop(session: Session, person: Person) -> bool:
-    """Cancel the person's jobs, but not those that last. Returns whether there was something to cancel."""
+    """Cancel the person's jobs except lasting ones. Returns whether there were any."""
     cancelled = jobs.cancel(session, jobs.jobs_of(person), Job.stage.not_in(graph.LASTING))
     person.ended_run = person.run
     session.flush()
@@ -62,18 +55,17 @@ def stop(session: Session, person: Person) -> bool:
 
 
 def advance(session: Session, person: Person, policy: RunPolicy) -> list[WakeUp]:
-    """Start what follows when a stage has ended. Harmless at any time."""
+    """Start the stage that follows one that has ended. Harmless at any time."""
     if person.deleted_at is not None or person.ended_run >= person.run:
         return []
     if person.moving_event is not None:
-        # Whoever has moved its tracks starts again from the photos.
+        # The end of the move starts another run.
         return []
-    states: dict[str, set[str]] = {}
-    for stage, state in session.execute(select(Job.stage, Job.state).where(run_jobs(person)).distinct()):
-        states.setdefault(stage, set()).add(state)
-    if any(state not in TERMINAL for state in states.get(graph.ENROLL.name, ())):
+    states = session.execute(select(Job.stage, Job.state).where(run_jobs(person)).distinct()).all()
+    live = {stage for stage, state in states if state in LIVE}
+    if {graph.ENROLL.name, graph.MATCH.name} & live:
         return []
-    if graph.MATCH.name not in states:
+    if graph.MATCH.name not in {stage for stage, _ in states}:
         _give_up_photos(session, person)
         make_profile(session, person.person_id)
         found = videos_with_faces(session, person.user_id)
@@ -83,73 +75,36 @@ def advance(session: Session, person: Person, policy: RunPolicy) -> list[WakeUp]
         ]
         if new:
             return jobs.insert(session, new)
-    elif any(state not in TERMINAL for state in states[graph.MATCH.name]):
-        return []
     person.ended_run = person.run
     session.flush()
     return []
 
 
 def _give_up_photos(session: Session, person: Person) -> None:
-    """Photos of a job that failed for good are not pending any more."""
-    failed = session.execute(
-        select(Job.payload, Job.error_class, Job.error).where(
-            run_jobs(person), Job.stage == graph.ENROLL.name, Job.state == JobState.FAILED
-        )
-    ).all()
-    for row in failed:
-        session.execute(
-            update(PersonPhoto)
-            .where(
-                PersonPhoto.person_id == person.person_id,
-                PersonPhoto.state == "pending",
-                PersonPhoto.photo_id.in_([UUID(photo) for photo in row.payload["photo_ids"]]),
-            )
-            .values(state="failed", error_class=row.error_class, error=row.error)
-        )
+    """Set the state of photos whose job failed for good to ``failed``."""
+    failed = (Job.stage == graph.ENROLL.name) & (Job.state == JobState.FAILED)
+    pending = (PersonPhoto.person_id == person.person_id) & (PersonPhoto.state == "pending")
+    for job in session.scalars(select(Job).where(run_jobs(person), failed)).all():
+        looked_at = PersonPhoto.photo_id.in_([UUID(photo) for photo in job.payload["photo_ids"]])
+        values = {"state": "failed", "error_class": job.error_class, "error": job.error}
+        session.execute(update(PersonPhoto).where(pending, looked_at).values(values))
 
 
-def find_stuck(session: Session, limit: int = 100) -> list[str]:
-    """People whose run is open while none of its jobs is queued or running: something has to advance them."""
-    live = (
-        select(Job.job_id)
-        .where(
-            Job.subject_kind == "person",
-            Job.subject_id == Person.person_id,
-            Job.run == Person.run,
-            Job.state.in_(LIVE),
-        )
-        .exists()
-    )
-    return list(
-        session.scalars(
-            select(Person.person_id)
-            .where(
-                Person.ended_run < Person.run,
-                Person.deleted_at.is_(None),
-                Person.moving_event.is_(None),
-                ~live,
-            )
-            # Those that can't be advanced must not be the only ones that are looked at.
-            .order_by(func.random())
-            .limit(limit)
-        )
-    )
+def find_stuck(session: Session) -> list[str]:
+    """People that something has to advance."""
+    is_open = (Person.ended_run < Person.run) & Person.deleted_at.is_(None) & Person.moving_event.is_(None)
+    mine = (Job.subject_kind == "person") & (Job.subject_id == Person.person_id)
+    return jobs.find_stuck(session, Person.person_id, is_open, mine & (Job.run == Person.run))
 
 
 def progress(session: Session, person: Person) -> float:
-    """How far the person's run is, or its erasure, or the moving of its tracks, 0..1."""
+    """Progress of the person's run, erasure or move of tracks, 0..1."""
     if person.deleted_at is not None or person.moving_event is not None:
+        if person.deleted_at is not None and person.receipt is not None:
+            return 1.0
         stage = graph.ERASE_PERSON if person.deleted_at is not None else graph.MOVE
-        found = session.scalars(
-            select(func.max(Job.progress)).where(
-                jobs.jobs_of(person), Job.stage == stage.name, Job.part == 0, Job.state.in_(LIVE)
-            )
-        ).one()
-        return float(found or 0.0) if person.deleted_at is None or person.receipt is None else 1.0
+        first = (Job.stage == stage.name) & (Job.part == 0) & Job.state.in_(LIVE)
+        return session.scalar(select(func.max(Job.progress)).where(jobs.jobs_of(person), first)) or 0.0
     if person.ended_run >= person.run:
         return 1.0
-    row = session.execute(
-        select(func.count().label("parts"), func.sum(Job.progress).label("done")).where(run_jobs(person))
-    ).one()
-    return float(row.done or 0.0) / row.parts if row.parts else 0.0
+    return float(session.scalar(select(func.avg(Job.progress)).where(run_jobs(person))) or 0.0)

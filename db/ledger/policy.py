@@ -16,7 +16,7 @@ class RunPolicy:
     max_failures: int
     #: How long a failed run's temporary objects are kept for a retry, seconds.
     tmp_ttl_s: float
-    #: Videos of one user that may wait or be in work; 0: no limit.
+    #: Maximum number of videos of one user that wait or are in progress; 0: no limit.
     max_open_videos: int = 0
     #: Outages after which a job fails for good.
     max_outages: int = 20

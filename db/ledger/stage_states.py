@@ -1,4 +1,4 @@
-"""States of a run's stages, each summed over the jobs of its parts."""
+"""States of a run's stages, summed over the jobs of their parts."""
 
 from __future__ import annotations
 
@@ -30,11 +30,11 @@ class StageState:
 
     @property
     def has_outputs(self) -> bool:
-        """Whether what it found counts in this run."""
+        """Whether the stage has outputs in this run."""
         return self.state in (JobState.DONE, JobState.REUSED)
 
 
-# The state a stage shows, by the worst of its parts; a live part wins over all.
+# The state of a stage is the first of these that a part has.
 _SHOWN = (
     JobState.RUNNING, JobState.QUEUED, JobState.FAILED, JobState.CANCELLED, JobState.SKIPPED, JobState.DONE, JobState.REUSED
 )  # fmt: skip
@@ -52,22 +52,14 @@ def newest_stage_states(session: Session, video_ids: Collection[str]) -> dict[st
 
 
 def _states_by_video(session: Session, *which: ColumnElement[bool]) -> dict[str, dict[str, StageState]]:
-    rows = session.execute(
-        select(
-            Job.video_id,
-            Job.stage,
-            Job.state,
-            func.count().label("parts"),
-            func.sum(Job.progress).label("progress"),
-            func.max(Job.error_class).label("error_class"),
-            func.max(Job.error).label("error"),
-            func.max(Job.attempt).label("attempts"),
-        )
-        .where(*which)
-        .group_by(Job.video_id, Job.stage, Job.state)
-    ).all()
+    keys = (Job.video_id, Job.stage, Job.state)
+    sums = (
+        func.count().label("parts"),
+        func.sum(Job.progress).label("progress"),
+        *(func.max(value).label(value.key) for value in (Job.error_class, Job.error, Job.attempt)),
+    )
     found: dict[tuple[str, str], list[Any]] = {}
-    for row in rows:
+    for row in session.execute(select(*keys, *sums).where(*which).group_by(*keys)):
         found.setdefault((row.video_id, row.stage), []).append(row)
     states: dict[str, dict[str, StageState]] = {}
     for (video_id, stage), group in found.items():
@@ -82,6 +74,6 @@ def _states_by_video(session: Session, *which: ColumnElement[bool]) -> dict[str,
             progress=(ended + running) / parts,
             error_class=next((row.error_class for row in group if row.error_class), None),
             error=next((row.error for row in group if row.error), None),
-            attempts=max(row.attempts for row in group),
+            attempts=max(row.attempt for row in group),
         )
     return states

@@ -1,7 +1,7 @@
 """Kinds of subjects: how each is locked, advanced, and found when it is stuck.
 
-The row of a subject is the first lock of every transaction that changes its jobs, and says which run counts.
-``skip_locked``: None also where another transaction has the row locked.
+The row of a subject is the first lock of every transaction that changes its jobs, and names the current run.
+``skip_locked``: returns None also if another transaction has the row locked.
 """
 
 from __future__ import annotations
@@ -27,36 +27,31 @@ def lock_video(session: Session, video_id: str, *, skip_locked: bool = False) ->
 
 def lock_videos(session: Session, video_ids: Collection[str]) -> dict[str, Video]:
     """As ``lock_video``, several at once, by id."""
-    found = session.scalars(
-        select(Video)
-        .where(Video.video_id == any_(array(video_ids)))
-        .order_by(Video.video_id)
-        .with_for_update(),
-        execution_options={"populate_existing": True},
-    )
+    query = select(Video).where(Video.video_id == any_(array(video_ids))).order_by(Video.video_id)
+    found = session.scalars(query.with_for_update(), execution_options={"populate_existing": True})
     return {video.video_id: video for video in found}
 
 
 def lock_person(session: Session, person_id: str, *, skip_locked: bool = False) -> Person | None:
-    """The person's row, locked; rows that refer to it may still be written (a video's transaction does that)."""
+    """The person's row, locked; a video's transaction may still write rows that refer to it."""
     how = {"key_share": True, "skip_locked": skip_locked}
     return session.get(Person, person_id, populate_existing=True, with_for_update=how)
 
 
 def lock_switch(session: Session, switch_id: str, *, skip_locked: bool = False) -> ModelSwitch | None:
-    """The switch's row, locked; a transaction that only keeps its models need not wait."""
+    """The switch's row, locked; a transaction that only prevents discarding need not wait."""
     how = {"key_share": True, "skip_locked": skip_locked}
     return session.get(ModelSwitch, int(switch_id), populate_existing=True, with_for_update=how)
 
 
 @dataclass(frozen=True)
 class Kind:
-    """What the ledger does with subjects of one kind."""
+    """Functions for subjects of one kind."""
 
     lock: Callable[..., SubjectRow | None]
     #: Start what follows the end of a job; harmless at any time.
     advance: Callable[[Session, Any, RunPolicy], list[WakeUp]]
-    #: Ids of those that something has to advance, some at a time.
+    #: Some ids of subjects that something has to advance.
     find_stuck: Callable[[Session], list[str]]
 
 

@@ -1,8 +1,7 @@
-"""Runs of switches of models: which published scenes lack a vector of the new model, planned bit by bit."""
+"""Runs of switches of models: plan jobs, some at a time, for published scenes that lack a vector of the new model."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
@@ -18,7 +17,6 @@ from db.ledger.policy import RunPolicy
 from db.tables import LIVE, Job, JobState, ModelSwitch
 from db.vectors import ModelRow
 from shared import graph
-from shared.stage import Stage
 
 #: Maximum number of waiting jobs: the next ones are planned when half of them are done.
 _WINDOW = 128
@@ -35,7 +33,7 @@ _SPEED_S = 120
 
 @dataclass(frozen=True)
 class SwitchProgress:
-    """How far a switch is."""
+    """Progress of a switch."""
 
     #: Jobs that failed for good, and the first one's error.
     failed: int
@@ -57,53 +55,36 @@ def _run(kind: str) -> str:
     return "text_run" if kind == "text" else "vision_run"
 
 
-def stage_of(kind: str) -> Stage:
-    """What makes a kind's vectors again."""
-    return graph.TEXT_REEMBED if kind == "text" else graph.VISION_REEMBED
-
-
 def lacking(
     session: Session, kind: str, old: ModelRow, new: ModelRow, video_ids: list[str]
 ) -> list[Row[Any]]:
     """Published scenes of these videos that have a vector of ``old`` and none of ``new``: video_id, user_id, idxs.
 
-    A scene without words since then can't be embedded and never gets one.
+    Without those whose words are gone since: they can't be embedded.
     """
     something = "AND s.transcript <> ''" if kind == "text" else ""
-    run = f"s.{_run(kind)}"
-    has = (
-        "EXISTS (SELECT 1 FROM embeddings e WHERE e.scene_id = s.scene_id AND e.model_id = {} AND e.run = {})"
+    has = f"EXISTS (SELECT 1 FROM embeddings e WHERE e.scene_id = s.scene_id AND e.model_id = {{}} AND e.run = s.{_run(kind)})"
+    statement = text(
+        "SELECT s.video_id, s.user_id, array_agg(s.idx ORDER BY s.idx) AS idxs FROM scenes s"
+        f" WHERE s.video_id = ANY(:videos) AND s.live {something} AND {has.format(int(old.model_id))}"
+        f" AND NOT {has.format(int(new.model_id))} GROUP BY s.video_id, s.user_id ORDER BY s.video_id"
     )
-    return list(
-        session.execute(
-            text(
-                "SELECT s.video_id, s.user_id, array_agg(s.idx ORDER BY s.idx) AS idxs FROM scenes s"
-                f" WHERE s.video_id = ANY(:videos) AND s.live {something} AND {has.format(int(old.model_id), run)}"
-                f" AND NOT {has.format(int(new.model_id), run)} GROUP BY s.video_id, s.user_id ORDER BY s.video_id"
-            ),
-            {"videos": video_ids},
-        )
-    )
+    return list(session.execute(statement, {"videos": video_ids}))
 
 
 def advance(session: Session, switch: ModelSwitch, policy: RunPolicy) -> list[WakeUp]:
-    """Plan the next jobs; the switch is ready when nothing lacks a vector. Harmless at any time."""
+    """Plan the next jobs; the switch is ready when no scene lacks a vector. Harmless at any time."""
     if switch.state not in KEPT:
         return []
-    states: Mapping[str, int] = {
-        row.state: row.jobs
-        for row in session.execute(
-            select(Job.state, func.count().label("jobs"))
-            .where(run_jobs(switch), Job.state.in_((*LIVE, JobState.FAILED)))
-            .group_by(Job.state)
-        )
-    }
+    unfinished = (run_jobs(switch), Job.state.in_((*LIVE, JobState.FAILED)))
+    counts = session.execute(select(Job.state, func.count()).where(*unfinished).group_by(Job.state))
+    states = {state: count for state, count in counts}  # noqa: C416
     live = sum(states.get(state, 0) for state in LIVE)
     if live >= _WINDOW // 2:
         return []
     _forget_done(session, switch)
     planned, at_end = _plan_more(session, switch, policy, _WINDOW - live, stretch=_STRETCH)
-    if at_end and not planned and not live and not states.get(JobState.FAILED):
+    if at_end and not planned and not states:
         _look_again(session, switch)
         planned, at_end = _plan_more(session, switch, policy, _WINDOW)
         if at_end and not planned and switch.state == "building":
@@ -114,11 +95,8 @@ def advance(session: Session, switch: ModelSwitch, policy: RunPolicy) -> list[Wa
 
 def _forget_done(session: Session, switch: ModelSwitch) -> None:
     """Delete done jobs: a large archive has hundreds of thousands, and the end of every job counts them."""
-    session.execute(
-        delete(Job).where(
-            run_jobs(switch), Job.state == JobState.DONE, Job.finished_at < NOW - timedelta(seconds=_SPEED_S)
-        )
-    )
+    old = (Job.state == JobState.DONE) & (Job.finished_at < NOW - timedelta(seconds=_SPEED_S))
+    session.execute(delete(Job).where(run_jobs(switch), old))
 
 
 def _look_again(session: Session, switch: ModelSwitch) -> None:
@@ -135,12 +113,12 @@ def _look_again(session: Session, switch: ModelSwitch) -> None:
 def _plan_more(
     session: Session, switch: ModelSwitch, policy: RunPolicy, most: int, *, stretch: int | None = None
 ) -> tuple[list[Job], bool]:
-    """Create jobs for the videos after the current position, and advance it.
+    """Create jobs for the videos after the current position, and advance it. Also returns whether no video is left.
 
-    Ends at the video that makes them ``most``, or after ``stretch`` videos. Also returns whether no video is left.
+    Ends after ``most`` jobs (and the rest of that video's), or after ``stretch`` videos.
     """
     old, new = models_of(session, switch)
-    stage = stage_of(switch.kind)
+    stage = graph.TEXT_REEMBED if switch.kind == "text" else graph.VISION_REEMBED
     part = session.execute(
         select(func.coalesce(func.max(Job.part), -1)).where(run_jobs(switch), Job.stage == stage.name)
     ).scalar_one()
@@ -168,18 +146,9 @@ def _plan_more(
             for first in range(0, len(row.idxs), stage.batch):
                 some = row.idxs[first : first + stage.batch]
                 part += 1
-                planned.append(
-                    make_job(
-                        switch,
-                        stage,
-                        policy,
-                        user_id=row.user_id,
-                        part=part,
-                        priority=_PRIORITY,
-                        model_id=new.model_id,
-                        payload={"video_id": row.video_id, "first_idx": some[0], "last_idx": some[-1]},
-                    )
-                )
+                payload = {"video_id": row.video_id, "first_idx": some[0], "last_idx": some[-1]}
+                values = {"user_id": row.user_id, "model_id": new.model_id, "priority": _PRIORITY}
+                planned.append(make_job(switch, stage, policy, part=part, payload=payload, **values))
             if len(planned) >= most:
                 return planned, False
     return planned, False
@@ -188,29 +157,22 @@ def _plan_more(
 def find_open(session: Session) -> list[str]:
     """Ids of the switches that may have something to plan."""
     return [
-        str(found)
-        for found in session.scalars(select(ModelSwitch.switch_id).where(ModelSwitch.state.in_(KEPT)))
+        str(key) for key in session.scalars(select(ModelSwitch.switch_id).where(ModelSwitch.state.in_(KEPT)))
     ]
 
 
 def progress(session: Session, switch: ModelSwitch) -> SwitchProgress:
-    failed = session.execute(
-        select(func.count().label("jobs"), func.min(Job.error).label("error")).where(
-            run_jobs(switch), Job.state == JobState.FAILED
-        )
-    ).one()
-    lately = session.execute(
-        select(
-            func.sum(Job.result["scenes"].as_integer()).label("scenes"),
-            func.extract("epoch", NOW - func.min(Job.started_at)).label("seconds"),
-        ).where(
-            run_jobs(switch), Job.state == JobState.DONE, Job.finished_at > NOW - timedelta(seconds=_SPEED_S)
-        )
-    ).one()
-    speed = float(lately.scenes) / float(lately.seconds) if lately.scenes and lately.seconds else None
-    return SwitchProgress(failed.jobs, failed.error, speed)
+    of_failed = select(func.count(), func.min(Job.error)).where(
+        run_jobs(switch), Job.state == JobState.FAILED
+    )
+    failed, error = session.execute(of_failed).one()
+    recent = (Job.state == JobState.DONE) & (Job.finished_at > NOW - timedelta(seconds=_SPEED_S))
+    made = func.sum(Job.result["scenes"].as_integer())
+    took_s = func.extract("epoch", NOW - func.min(Job.started_at))
+    scenes, seconds = session.execute(select(made, took_s).where(run_jobs(switch), recent)).one()
+    return SwitchProgress(failed, error, float(scenes) / float(seconds) if scenes and seconds else None)
 
 
 def retry(session: Session, switch: ModelSwitch) -> list[WakeUp]:
-    """Try the jobs again that were given up."""
+    """Queue the failed jobs again."""
     return jobs.requeue_failed(session, run_jobs(switch))

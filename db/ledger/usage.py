@@ -1,21 +1,20 @@
-"""Who has used a queue's devices how much lately, and who waits there: what a claim chooses the next account by.
+"""Recent device time of each account in each queue, and which accounts wait there: a claim chooses the account by both.
 
-``queue_usage`` has one row per queue and account. Its ``level`` is ``ln(u) + t * ln(2) / half-life``, where ``u`` is
-what was left at time ``t`` of the device seconds the account has had, each counting half as much after every half-life.
-All accounts decay alike, so the order of levels is the order of usage at any later time: it can be indexed, and nothing
-has to be counted down.
+``queue_usage`` has one row per queue and account. Its ``level`` is ``ln(u) + t * ln(2) / half-life``, where ``u`` is the
+account's device seconds at time ``t``, each counting half as much after every half-life. All accounts decay at the same
+rate, so the order of levels is the order of usage at any later time: it can be indexed, and no row has to be updated.
 
-``waiting`` may be true without need, never false without: whoever makes a job claimable sets it, and holds the row
-until its commit (FOR KEY SHARE, so that many may); only a claim that has found nothing takes it back, from rows that
-are free (FOR UPDATE SKIP LOCKED), after another look. All changes of a transaction are written just before its commit,
-in the order of the keys, as its last locks: so they are held for moments, and two transactions can't wait for each other.
+``waiting`` may be true without a claimable job, never false with one: a transaction that makes a job claimable sets it
+and holds the row until its commit (FOR KEY SHARE, so that several may). Only a claim that has found nothing clears it,
+on rows that are not locked (FOR UPDATE SKIP LOCKED), after another look. All changes of a transaction are written just
+before its commit, in the order of the keys, as its last locks: they are held briefly and can't deadlock.
 """
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Iterable
 from dataclasses import dataclass, field
-from typing import Any
 
 from sqlalchemy import event, text
 from sqlalchemy.orm import Session
@@ -23,10 +22,10 @@ from sqlalchemy.orm import Session
 from shared.settings import get_settings
 
 _PENDING = "queue usage"
-#: Rows of accounts that have had nothing for so long are removed, seconds.
+#: Rows of accounts without device time or jobs for this long are removed, seconds.
 _KEEP_S = 90 * 24 * 3600.0
 
-#: How far levels grow in a second, for a half-life; and a level that is as good as none, which ``exp`` still takes.
+#: Growth of a level per second by the half-life; and the lowest level that ``exp`` can take.
 RATE = "(ln(2.0::float8) / {half_life})"
 LEAST = "-700.0::float8"
 _CLOCK = "extract(epoch FROM clock_timestamp())::float8"
@@ -34,22 +33,20 @@ _CLOCK = "extract(epoch FROM clock_timestamp())::float8"
 
 @dataclass
 class _Changes:
-    """What a transaction has to write before it commits."""
+    """Changes that a transaction writes before it commits."""
 
     #: (queue, account) -> device seconds.
-    seconds: dict[tuple[str, str], float] = field(default_factory=dict)
+    seconds: defaultdict[tuple[str, str], float] = field(default_factory=lambda: defaultdict(float))
     waiting: set[tuple[str, str]] = field(default_factory=set)
 
 
 def add_seconds(session: Session, queue: str, account: str, seconds: float) -> None:
-    """An attempt has ended that took so many seconds of the queue's devices."""
-    changes = _changes(session)
-    key = (queue, account)
-    changes.seconds[key] = changes.seconds.get(key, 0.0) + max(0.0, float(seconds))
+    """Add the device seconds of an attempt that has ended."""
+    _changes(session).seconds[queue, account] += max(0.0, float(seconds))
 
 
 def add_waiting(session: Session, queue: str, account: str) -> None:
-    """A job of this account waits, to be run now or later."""
+    """Note that the account has a queued job."""
     _changes(session).waiting.add((queue, account))
 
 
@@ -66,7 +63,7 @@ def _forget(session: Session) -> None:
     session.info[_PENDING] = _Changes()
 
 
-# Whoever holds a row so keeps claims from saying that nothing waits.
+# While a row is locked so, no claim clears its ``waiting``.
 _HOLD = text(
     """
     SELECT queue, account, waiting FROM queue_usage
@@ -101,7 +98,7 @@ _PUT = text(
 def _write(session: Session) -> None:
     if session.in_nested_transaction():
         return
-    # What is still to be written locks rows that come before these.
+    # Pending writes lock rows that come before these.
     session.flush()
     changes: _Changes = session.info[_PENDING]
     session.info[_PENDING] = _Changes()
@@ -112,21 +109,14 @@ def _write(session: Session) -> None:
         held = session.execute(_HOLD, {"queues": list(queues), "accounts": list(accounts)})
         known = {(row.queue, row.account) for row in held if row.waiting}
     half_life_s = get_settings().usage_half_life_s
-    for key in sorted({*changes.seconds, *changes.waiting} - (known - set(changes.seconds))):
-        session.execute(
-            _PUT,
-            {
-                "queue": key[0],
-                "account": key[1],
-                "seconds": changes.seconds.get(key, 0.0),
-                "waiting": key in changes.waiting,
-                "half_life_s": half_life_s,
-            },
-        )
+    for queue, account in sorted({*changes.seconds, *(changes.waiting - known)}):
+        key = (queue, account)
+        values = {"seconds": changes.seconds.get(key, 0.0), "waiting": key in changes.waiting}
+        session.execute(_PUT, {"queue": queue, "account": account, "half_life_s": half_life_s, **values})
 
 
-#: The first job of every priority and depth that ``account`` has waiting in ``queue`` (SQL expressions): one step in
-#: ``ix_jobs_claim`` each, whatever waits behind them.
+#: The first queued job of every priority and depth of ``account`` in ``queue`` (SQL expressions): one step in
+#: ``ix_jobs_claim`` each, however many jobs follow.
 HEADS = """
     WITH RECURSIVE heads AS (
         (
@@ -158,7 +148,7 @@ _PROMOTE = text(
 
 
 def promote(session: Session, queue: str) -> None:
-    """Let accounts wait again whose first deferred job may run now."""
+    """Mark accounts as waiting whose first deferred job may run now."""
     session.execute(_PROMOTE, {"queue": queue})
 
 
@@ -184,14 +174,11 @@ _REST = text(
 
 
 def rest(session: Session, queue: str, accounts: Iterable[str]) -> int:
-    """Say of those of some accounts that have no job to run now that they don't wait. Returns of how many.
-
-    Accounts that somebody is making a job for at this moment are left as they are.
-    """
+    """Clear ``waiting`` of those of some accounts that have no claimable job, unless their rows are locked. Returns how many."""
     free = list(session.scalars(_FREE, {"queue": queue, "accounts": list(accounts)}))
     if not free:
         return 0
-    # A statement of its own: it sees what was committed before the rows were locked.
+    # A separate statement: it sees what was committed before the rows were locked.
     result = session.execute(_REST, {"queue": queue, "accounts": free})
     return result.rowcount  # type: ignore[attr-defined, no-any-return]
 
@@ -240,7 +227,7 @@ _TIDY = text(
 
 
 def tend(session: Session) -> None:
-    """What is done once a minute: find who waits unnoticed, take a changed half-life over, remove what is over."""
+    """Maintain the table, once a minute: mark accounts that wait unmarked, apply a changed half-life, remove idle rows."""
     session.execute(_UNMARKED)
     session.execute(_RESCALE, {"half_life_s": get_settings().usage_half_life_s})
     session.execute(_TIDY, {"keep_s": _KEEP_S})
@@ -248,12 +235,12 @@ def tend(session: Session) -> None:
 
 @dataclass(frozen=True, kw_only=True)
 class Usage:
-    """An account in a queue, now."""
+    """An account's use of a queue."""
 
     queue: str
-    #: Empty: the fleet's own work.
+    #: Empty: the fleet.
     account: str
-    #: What is left of its device seconds by their half-life, those of running jobs included.
+    #: Decayed device seconds, including those of running jobs.
     recent_s: float
     total_s: float
     queued: int
@@ -277,6 +264,5 @@ _READ = text(
 
 
 def read(session: Session, limit: int = 100) -> list[Usage]:
-    """Who has used the fleet's devices most lately, by queue, the greatest first."""
-    rows: list[Any] = list(session.execute(_READ, {"limit": limit}).mappings())
-    return [Usage(**row) for row in rows]
+    """The accounts with the most recent device time, by queue, highest first."""
+    return [Usage(**row._mapping) for row in session.execute(_READ, {"limit": limit})]

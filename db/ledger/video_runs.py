@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping
 from typing import Any
 
-from sqlalchemy import ColumnElement, delete, func, literal, select, text, update
+from sqlalchemy import delete, func, literal, select, text, update
 from sqlalchemy.orm import Session
 
 from db.expressions import NOW, seconds_from_now
@@ -18,7 +18,6 @@ from db.ledger.policy import RunPolicy
 from db.ledger.stage_states import StageState, stage_states
 from db.locks import AdvisoryLock
 from db.tables import (
-    LIVE,
     FaceDecision,
     FaceTrack,
     Job,
@@ -43,7 +42,7 @@ def get_run(session: Session, video: Video) -> Run | None:
 
 
 def stages_of(run: Run) -> list[Stage]:
-    """The stages a run makes or carries over. A run from before a stage existed ends without it; a rerun makes it."""
+    """The stages a run makes or reuses. A run from before a stage existed ends without it; a rerun makes it."""
     return [
         stage
         for stage in PIPELINE
@@ -52,14 +51,14 @@ def stages_of(run: Run) -> list[Stage]:
 
 
 def kept_stages(run: Run) -> list[str]:
-    """Stages that can't run here: a run that splits again keeps what an earlier one made of the same scenes."""
+    """Stages that can't run here, whose outputs a run that splits again keeps if the scenes are the same."""
     if graph.SPLIT.name not in run.stages:
         return []
     return [name for name in graph.FULL_RUN if name in run.stage_runs and name not in run.stages]
 
 
 def keep_split(session: Session, video_id: str, run: int, split: int) -> None:
-    """The run's split has found what the run ``split`` had found: its scenes and their pictures count on."""
+    """Keep the scenes and pictures of the run ``split``, as the split of this run has found the same."""
     found = session.get_one(Run, (video_id, run), populate_existing=True)
     found.stage_runs = {**found.stage_runs, graph.SPLIT.name: split}
     session.flush()
@@ -68,49 +67,31 @@ def keep_split(session: Session, video_id: str, run: int, split: int) -> None:
 def start_run(
     session: Session, video: Video, stages: Collection[str], stage_runs: Mapping[str, int], policy: RunPolicy
 ) -> list[WakeUp]:
-    """Open the video's next run: ``stages`` are made again, the others count from the runs in ``stage_runs``.
+    """Open the video's next run: it makes ``stages``, and reuses the others from the runs in ``stage_runs``.
 
     Raises:
-        QuotaExceeded: the user has as many other videos in work as one may have.
+        QuotaExceeded: the user has the maximum number of other videos in progress.
     """
     _require_room(session, video, policy)
     video.run += 1
     video.state = "uploaded"
     video.error_class = video.error = None
     ordered = [name for name in graph.PIPELINE_NAMES if name in stages]
-    session.add(
-        Run(
-            video_id=video.video_id,
-            run=video.run,
-            stages=ordered,
-            stage_runs={
-                **{name: run for name, run in stage_runs.items() if name not in stages},
-                **dict.fromkeys(ordered, video.run),
-            },
-        )
-    )
+    kept = {name: run for name, run in stage_runs.items() if name not in stages}
+    made = dict.fromkeys(ordered, video.run)
+    session.add(Run(video_id=video.video_id, run=video.run, stages=ordered, stage_runs={**kept, **made}))
     session.flush()
     return advance(session, video, policy)
 
 
 def _require_room(session: Session, video: Video, policy: RunPolicy) -> None:
-    """Make sure that the user may have another video in work.
-
-    Raises:
-        QuotaExceeded: as many others wait or are in work as one user may have.
-    """
     if not policy.max_open_videos:
         return
-    # One request of a user at a time, or several would take the same last place.
+    # One request of a user at a time: several must not count the same videos.
     session.execute(_QUOTA_LOCK, {"user_id": video.user_id})
+    is_open = (Video.user_id == video.user_id) & Video.state.in_(("uploaded", "processing"))
     others = (
-        select(Video.video_id)
-        .where(
-            Video.user_id == video.user_id,
-            Video.state.in_(("uploaded", "processing")),
-            Video.video_id != video.video_id,
-        )
-        .limit(policy.max_open_videos)
+        select(Video.video_id).where(is_open, Video.video_id != video.video_id).limit(policy.max_open_videos)
     )
     if session.scalar(select(func.count()).select_from(others.subquery())) == policy.max_open_videos:
         raise QuotaExceeded(
@@ -120,7 +101,7 @@ def _require_room(session: Session, video: Video, policy: RunPolicy) -> None:
 
 
 def advance(session: Session, video: Video, policy: RunPolicy) -> list[WakeUp]:
-    """Start every stage whose upstream has ended; end the run when all have. Harmless at any time."""
+    """Start every stage whose upstream stages have ended; end the run when all have. Harmless at any time."""
     run = get_run(session, video)
     if run is None or run.ended_at is not None or video.deleted_at is not None:
         return []
@@ -134,8 +115,7 @@ def advance(session: Session, video: Video, policy: RunPolicy) -> list[WakeUp]:
             continue
         upstream = [states.get(name) for name in stage.after if name in names]
         if all(state is not None and state.is_terminal for state in upstream):
-            new = _stage_jobs(session, video, run, stage, states, policy)
-            wake_ups += jobs.insert(session, new)
+            wake_ups += jobs.insert(session, _stage_jobs(session, video, run, stage, states, policy))
             states = stage_states(session, video.video_id, run.run)
     if all(stage.name in states and states[stage.name].is_terminal for stage in planned):
         wake_ups += _end_run(session, video, run, states, policy)
@@ -176,7 +156,7 @@ def _stage_jobs(
 
 
 def _would_lose(session: Session, video: Video, run: Run, states: Mapping[str, StageState]) -> str | None:
-    """The stage whose outputs callers see now and would not see in this run, as it failed; None: publish it."""
+    """A stage that failed in this run and has published outputs, which publishing the run would hide; or None."""
     if video.published_run is None or video.published_run == run.run:
         return None
     published = stage_states(session, video.video_id, video.published_run)
@@ -197,23 +177,14 @@ def _parts(session: Session, video: Video, run: Run, stage: Stage) -> list[dict[
     if stage.parts == "one":
         return [{}]
     if stage.parts == "windows":
-        return [
-            {"start_s": start, "end_s": end} for start, end in split_result(session, video, run)["windows"]
-        ]
-    weight: ColumnElement[int] = (
-        func.jsonb_array_length(Scene.keyframes) if stage.parts == "keyframes" else literal(1)
-    )
-    rows = session.execute(
-        select(Scene.idx, weight)
-        .where(
-            Scene.video_id == video.video_id,
-            Scene.split_version == int(run.stage_runs[graph.SPLIT.name]),
-        )
-        .order_by(Scene.idx)
-    ).all()
+        windows = split_result(session, video, run)["windows"]
+        return [{"start_s": start, "end_s": end} for start, end in windows]
+    weight = func.jsonb_array_length(Scene.keyframes) if stage.parts == "keyframes" else literal(1)
+    of_split = Scene.split_version == int(run.stage_runs[graph.SPLIT.name])
+    scenes = select(Scene.idx, weight).where(Scene.video_id == video.video_id, of_split).order_by(Scene.idx)
     parts: list[dict[str, Any]] = []
     filled = 0
-    for idx, items in rows:
+    for idx, items in session.execute(scenes):
         if not parts or filled + items > stage.batch:
             parts.append({"first_idx": idx, "last_idx": idx})
             filled = 0
@@ -223,30 +194,23 @@ def _parts(session: Session, video: Video, run: Run, stage: Stage) -> list[dict[
 
 
 def split_result(session: Session, video: Video, run: Run) -> dict[str, Any]:
-    """What the split behind this run found: audio key, windows, counts."""
+    """The result of this run's split: audio key, windows, counts."""
     return stage_result(session, video, run, graph.SPLIT.name)
 
 
 def stage_result(session: Session, video: Video, run: Run, stage: str) -> dict[str, Any]:
-    """What a one-part stage behind this run found."""
-    # A run that has split again knows where its own audio lies, also if older scenes count on.
+    """The result of a one-part stage of this run, or of the run it is reused from."""
+    # A run that has split again has its own audio, even if it keeps older scenes.
     number = run.run if stage in run.stages else int(run.stage_runs[stage])
-    result = session.scalars(
-        select(Job.result).where(
-            Job.video_id == video.video_id, Job.run == number, Job.stage == stage, Job.part == 0
-        )
-    ).one()
-    return dict(result or {})
+    first = (Job.video_id == video.video_id, Job.run == number, Job.stage == stage, Job.part == 0)
+    return dict(session.scalars(select(Job.result).where(*first)).one() or {})
 
 
 def _end_run(
     session: Session, video: Video, run: Run, states: Mapping[str, StageState], policy: RunPolicy
 ) -> list[WakeUp]:
-    broken = [
-        name
-        for name in graph.PIPELINE_NAMES
-        if name in states and states[name].state in (JobState.FAILED, JobState.CANCELLED)
-    ]
+    ended_badly = (JobState.FAILED, JobState.CANCELLED)
+    broken = [name for name in graph.PIPELINE_NAMES if name in states and states[name].state in ended_badly]
     sidecar = states[graph.SIDECAR.name]
     if sidecar.has_outputs:
         video.published_run = run.run
@@ -266,7 +230,7 @@ def _end_run(
 
 
 def _cancel_unknown(session: Session, run: Run) -> None:
-    """Cancel jobs of stages whose package has been uninstalled: no node may be left that consumes their queue."""
+    """Cancel jobs of stages whose package has been uninstalled: their queue may have no node."""
     unknown = (Job.video_id == run.video_id, Job.run == run.run, Job.stage.not_in(list(graph.STAGES)))
     if jobs.cancel(session, *unknown):
         reason = "no installed package has this stage"
@@ -274,17 +238,16 @@ def _cancel_unknown(session: Session, run: Run) -> None:
 
 
 def _sweep(session: Session, video: Video, policy: RunPolicy, *, wait_s: float = 0.0) -> list[WakeUp]:
-    """Queue the removal of what the run leaves behind."""
+    """Queue the removal of objects that no row refers to."""
     due = {"not_before": seconds_from_now(wait_s)} if wait_s else {}
     return jobs.insert(session, [make_job(video, graph.SWEEP, policy, **due)])
 
 
 def _stop(session: Session, video: Video) -> None:
-    """End the open run, cancel its jobs. A running attempt keeps its lease until it notices and lets go."""
+    """End the open run and cancel its jobs. A running attempt keeps its lease until it notices."""
     jobs.cancel(session, Job.video_id == video.video_id)
-    session.execute(
-        update(Run).where(Run.video_id == video.video_id, Run.ended_at.is_(None)).values(ended_at=NOW)
-    )
+    is_open = (Run.video_id == video.video_id) & Run.ended_at.is_(None)
+    session.execute(update(Run).where(is_open).values(ended_at=NOW))
 
 
 def cancel(session: Session, video: Video, policy: RunPolicy) -> tuple[bool, list[WakeUp]]:
@@ -299,12 +262,12 @@ def cancel(session: Session, video: Video, policy: RunPolicy) -> tuple[bool, lis
 
 
 def retry(session: Session, video: Video, policy: RunPolicy) -> tuple[bool, list[WakeUp]]:
-    """Try the failed parts of the newest run again, and what hung on them.
+    """Run the failed parts of the newest run again, and what depends on them; a cancelled run starts again.
 
-    Failures start from zero; attempts go on counting, they are the fence. A cancelled run is started again.
+    Failures start from zero; attempts go on counting, they are the fence. Returns False while the run is open.
 
     Raises:
-        Conflict: the run has not ended, or nothing of it failed.
+        Conflict: nothing of it failed.
     """
     run = get_run(session, video)
     if run is None or run.ended_at is None:
@@ -314,46 +277,27 @@ def retry(session: Session, video: Video, policy: RunPolicy) -> tuple[bool, list
         return True, rerun(session, video, stages, policy)
     states = stage_states(session, video.video_id, run.run)
     failed = {
-        name
-        for name, state in states.items()
-        if state.state == JobState.FAILED and name in graph.PIPELINE_NAMES
+        name for name in graph.PIPELINE_NAMES if name in states and states[name].state == JobState.FAILED
     }
     if not failed:
         raise Conflict(
             f"video {video.external_id} is {video.state}: nothing failed; use rerun to process it again"
         )
+    of_run = (Job.video_id == video.video_id) & (Job.run == run.run)
     # Deleted first: from here on it can't be claimed.
-    unswept = session.execute(
-        delete(Job).where(
-            Job.video_id == video.video_id,
-            Job.run == run.run,
-            Job.stage == graph.SWEEP.name,
-            Job.state == JobState.QUEUED,
-        )
-    )
+    sweep = (Job.stage == graph.SWEEP.name) & (Job.state == JobState.QUEUED)
+    unswept = session.execute(delete(Job).where(of_run, sweep))
     if not unswept.rowcount:  # type: ignore[attr-defined]
-        # The run's temporary audio is gone, or going: make the failed stages in a new run.
+        # The run's temporary audio is being removed: make the failed stages in a new run.
         return True, rerun(session, video, failed, policy)
     _require_room(session, video, policy)
-    hanging = graph.with_downstream(failed) - failed
-    session.execute(
-        delete(Job).where(
-            Job.video_id == video.video_id,
-            Job.run == run.run,
-            Job.stage.in_(hanging),
-        )
-    )
-    jobs.requeue_failed(session, Job.video_id == video.video_id, Job.run == run.run)
-    session.execute(
-        update(Run).where(Run.video_id == video.video_id, Run.run == run.run).values(ended_at=None)
-    )
+    session.execute(delete(Job).where(of_run, Job.stage.in_(graph.with_downstream(failed) - failed)))
+    jobs.requeue_failed(session, of_run)
+    run.ended_at = None
     video.state = "processing"
     video.error_class = video.error = None
     session.flush()
-    session.refresh(run)
-    again = session.scalars(
-        select(Job).where(Job.video_id == video.video_id, Job.run == run.run, Job.state == JobState.QUEUED)
-    ).all()
+    again = session.scalars(select(Job).where(of_run, Job.state == JobState.QUEUED)).all()
     return True, [WakeUp(job.queue, job.job_id) for job in again] + advance(session, video, policy)
 
 
@@ -382,9 +326,7 @@ def rerun(session: Session, video: Video, stages: Collection[str], policy: RunPo
             for name, state in states.items()
             if name in graph.PIPELINE_NAMES and state.is_terminal and (published or state.has_outputs)
         }
-    wanted |= graph.with_downstream(
-        name for name in graph.FULL_RUN if name not in stage_runs and name not in wanted
-    )
+    wanted |= graph.with_downstream(name for name in graph.FULL_RUN if name not in wanted | stage_runs.keys())
     wanted = set(graph.FULL_RUN) if graph.SPLIT.name in wanted else graph.with_stand_ins(wanted)
     if published:
         wanted -= {
@@ -397,9 +339,9 @@ def rerun(session: Session, video: Video, stages: Collection[str], policy: RunPo
 
 
 def missing_stages(session: Session, video: Video, policy: RunPolicy) -> list[str]:
-    """Stages that could run here now and of which the published run has nothing, or less than its other stages.
+    """Stages that can run here and that the published run lacks, or has from before their upstream stages.
 
-    They were off, or failed, or were kept while what they are made of was made again. None while a run is open.
+    They were off, or failed, or were kept while an upstream stage ran again. None while a run is open.
 
     Raises:
         Conflict: nothing is published yet.
@@ -407,9 +349,7 @@ def missing_stages(session: Session, video: Video, policy: RunPolicy) -> list[st
     run = get_run(session, video)
     if run is not None and run.ended_at is None:
         return []
-    published = (
-        None if video.published_run is None else session.get(Run, (video.video_id, video.published_run))
-    )
+    published = session.get(Run, (video.video_id, video.published_run)) if video.published_run else None
     if published is None:
         raise Conflict(
             f"video {video.external_id} is {video.state}, nothing of it is published: use retry or rerun"
@@ -421,18 +361,15 @@ def missing_stages(session: Session, video: Video, policy: RunPolicy) -> list[st
             continue
         state = states.get(name)
         stage_runs = int(published.stage_runs.get(name, 0))
-        stale = any(
-            int(published.stage_runs.get(before, 0)) > stage_runs
-            for before in graph.STAGES[name].after
-            if not graph.STAGES[before].stands_in_for
-        )
+        upstream = (before for before in graph.STAGES[name].after if not graph.STAGES[before].stands_in_for)
+        stale = any(int(published.stage_runs.get(before, 0)) > stage_runs for before in upstream)
         if state is None or not state.has_outputs or stale:
             missing.append(name)
     return missing
 
 
 def begin_delete(session: Session, video: Video, policy: RunPolicy) -> list[WakeUp]:
-    """Make the id a tombstone and queue the erasure; nothing of the video is found from now on."""
+    """Make the id a tombstone, hide the video's scenes, and queue the erasure."""
     _stop(session, video)
     session.execute(update(Scene).where(Scene.video_id == video.video_id).values(live=False))
     video.state = "deleted"
@@ -445,9 +382,8 @@ def begin_delete(session: Session, video: Video, policy: RunPolicy) -> list[Wake
 def erase_rows(session: Session, video: Video, job_id: int) -> None:
     """Remove every row of a deleted video but its tombstone and the erase job itself."""
     session.execute(delete(Job).where(Job.video_id == video.video_id, Job.job_id != job_id))
-    session.execute(delete(Scene).where(Scene.video_id == video.video_id))
-    session.execute(delete(TranscriptPart).where(TranscriptPart.video_id == video.video_id))
-    session.execute(delete(FaceDecision).where(FaceDecision.video_id == video.video_id))
+    for table in (Scene, TranscriptPart, FaceDecision):
+        session.execute(delete(table).where(table.video_id == video.video_id))
     # An unknown person is known by tracks in videos only.
     seen = select(FaceTrack.track_id).where(FaceTrack.person_id == Person.person_id).exists()
     unknown = (Person.user_id == video.user_id) & (Person.kind == "unknown") & Person.deleted_at.is_(None)
@@ -463,30 +399,14 @@ def erase_rows(session: Session, video: Video, job_id: int) -> None:
 
 
 def erase_again(session: Session, video: Video, policy: RunPolicy) -> list[WakeUp]:
-    """Look once more after the longest time limit: an unknown writer may have left objects."""
+    """Queue a second erasure after the longest time limit: a late writer may have left objects."""
     due = seconds_from_now(float(graph.LONGEST_S))
     return jobs.insert(session, [_job(video, graph.ERASE_VIDEO, policy, part=1, not_before=due)])
 
 
 def find_stuck(session: Session, limit: int = 100) -> list[str]:
-    """Videos whose run is open while none of its jobs is queued or running: something has to advance them."""
-    live = (
-        select(Job.job_id)
-        .where(
-            Job.video_id == Run.video_id,
-            Job.run == Run.run,
-            Job.stage.in_(list(graph.STAGES)),
-            Job.state.in_(LIVE),
-        )
-        .exists()
-    )
-    return list(
-        session.scalars(
-            select(Run.video_id)
-            .join(Video, (Video.video_id == Run.video_id) & (Video.run == Run.run))
-            .where(Run.ended_at.is_(None), Video.deleted_at.is_(None), ~live)
-            # Those that can't be advanced must not be the only ones that are looked at.
-            .order_by(func.random())
-            .limit(limit)
-        )
-    )
+    """Videos that something has to advance."""
+    newest = (Video.video_id == Run.video_id) & (Video.run == Run.run)
+    is_open = newest & Run.ended_at.is_(None) & Video.deleted_at.is_(None)
+    of_run = (Job.video_id == Run.video_id) & (Job.run == Run.run) & Job.stage.in_(list(graph.STAGES))
+    return jobs.find_stuck(session, Run.video_id, is_open, of_run, limit)

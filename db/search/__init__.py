@@ -1,8 +1,8 @@
 """Finds scenes by words, meaning, pictures and people. Every query is scoped by ``user_id`` and sees published
 scenes only.
 
-``scope`` says which scenes may be found (``filters``: as plug-ins do), ``retrievers`` and ``nearest`` how one kind of similarity is looked up and compared,
-``ranking`` joins the retrievers into one order, ``details`` fetches what a hit shows, ``coverage`` counts what could be looked at.
+``scope`` says which scenes may be found (``filters``: as plug-ins do), ``retrievers`` and ``nearest`` compute one kind of similarity each,
+``ranking`` joins the retrievers into one order, ``details`` fetches what a hit shows, ``coverage`` counts what can be searched.
 """
 
 from db.search.coverage import Covered, cover
@@ -14,20 +14,6 @@ from db.search.retrievers import Lexical, Match, People, Tuning, Words, exemplar
 from db.search.scope import Scope
 
 __all__ = [
-    "Covered",
-    "Found",
-    "Lexical",
-    "Match",
-    "People",
-    "Ranking",
-    "Scope",
-    "Tuning",
-    "Vector",
-    "Words",
-    "cover",
-    "describe",
-    "exemplar",
-    "find",
-    "read_filters",
-    "read_words",
-]
+    "Covered", "Found", "Lexical", "Match", "People", "Ranking", "Scope", "Tuning", "Vector", "Words",
+    "cover", "describe", "exemplar", "find", "read_filters", "read_words",
+]  # fmt: skip

@@ -38,11 +38,8 @@ def cover(session: Session, scope: Scope, models: Mapping[str, ModelRow]) -> Cov
 
     A large scope's counts are cached for some seconds, until a video of the user is added, deleted or published again.
     """
-    key = (
-        scope,
-        tuple(sorted((retriever, model.model_id) for retriever, model in models.items())),
-        _state(session, scope),
-    )
+    searched = tuple(sorted((retriever, model.model_id) for retriever, model in models.items()))
+    key = (scope, searched, _state(session, scope))
     known = _known.get(key)
     if known is not None and time.monotonic() - known[0] < _KEPT_S:
         return known[1]
@@ -56,20 +53,17 @@ def cover(session: Session, scope: Scope, models: Mapping[str, ModelRow]) -> Cov
 
 def _state(session: Session, scope: Scope) -> tuple[Any, ...]:
     """A value that changes whenever the user's searchable scenes change; includes the database's name."""
-    row = session.execute(
-        text(
-            "SELECT current_database(), count(*), max(indexed_at), sum(run), sum(published_run), count(deleted_at)"
-            " FROM videos WHERE user_id = :user_id"
-        ),
-        {"user_id": scope.user_id},
-    ).one()
-    return tuple(row)
+    statement = text(
+        "SELECT current_database(), count(*), max(indexed_at), sum(run), sum(published_run), count(deleted_at)"
+        " FROM videos WHERE user_id = :user_id"
+    )
+    return tuple(session.execute(statement, {"user_id": scope.user_id}).one())
 
 
 def _count(session: Session, scope: Scope, models: Mapping[str, ModelRow]) -> Covered:
     counted = {
         "scenes": "count(*)",
-        "words": "count(*) FILTER (WHERE s.transcript <> '')",
+        "keyword": "count(*) FILTER (WHERE s.transcript <> '')",
         "screen": "count(*) FILTER (WHERE s.ocr_run IS NOT NULL)",
         "people": "count(*) FILTER (WHERE s.face_run IS NOT NULL)",
     }
@@ -90,13 +84,8 @@ def _count(session: Session, scope: Scope, models: Mapping[str, ModelRow]) -> Co
                 f" ON of_{retriever}.scene_id = s.scene_id AND of_{retriever}.run = s.{run}"
             )
             counted[retriever] = f"count(of_{retriever}.scene_id)"
-    row = session.execute(
-        text(
-            f"SELECT {', '.join(f'{what} AS n_{name}' for name, what in counted.items())}"
-            f" FROM scenes s{joined} WHERE {scope.sql()}"
-        ),
-        scope.values(),
-    ).one()
-    retrievers = {"keyword": row.n_words, "screen": row.n_screen, "people": row.n_people}
-    retrievers |= {retriever: getattr(row, f"n_{retriever}") for retriever in models}
-    return Covered(row.n_scenes, row.n_words, videos_in_work(session, scope.user_id), retrievers)
+    columns = ", ".join(f"{what} AS {name}" for name, what in counted.items())
+    statement = text(f"SELECT {columns} FROM scenes s{joined} WHERE {scope.sql()}")
+    counts = dict(session.execute(statement, scope.values()).mappings().one())
+    scenes = counts.pop("scenes")
+    return Covered(scenes, counts["keyword"], videos_in_work(session, scope.user_id), counts)

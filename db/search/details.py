@@ -4,23 +4,18 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Sequence
+from itertools import islice
 from typing import Any, cast
 from uuid import UUID
 
 from sqlalchemy import text
 from sqlalchemy.orm import Session
 
+from db.rows import by_scene
 from db.search.ranking import Found
+from db.search.retrievers import Match
 from db.search.scope import Scope
-from shared.contracts import (
-    Highlights,
-    KeyframeMatch,
-    PersonMatch,
-    ScreenMatch,
-    SearchHit,
-    SearchRetriever,
-    WordSpan,
-)
+from shared.contracts import Highlights, KeyframeMatch, PersonMatch, ScreenMatch, SearchHit, WordSpan
 
 #: Marks around found words: control characters, which are blanked in the text first.
 _OPEN, _CLOSE = "\x02", "\x03"
@@ -30,11 +25,7 @@ _MAX_SPANS, _MAX_LINES = 100, 5
 
 
 def describe(
-    session: Session,
-    scope: Scope,
-    found: Sequence[Found],
-    tsquery: str,
-    link: Callable[[str], str | None],
+    session: Session, scope: Scope, found: Sequence[Found], tsquery: str, link: Callable[[str], str | None]
 ) -> list[SearchHit]:
     """Describe hits as callers see them, in the given order.
 
@@ -43,17 +34,13 @@ def describe(
         link: the URL of a keyframe's key; None where the storage has no URLs.
     """
     scenes = [hit.scene_id for hit in found]
-    rows = {
-        row.scene_id: row
-        for row in session.execute(
-            text(
-                "SELECT s.scene_id, v.external_id AS video_id, s.start_s, s.end_s, s.transcript, s.language, s.keyframes,"
-                " s.screen_text FROM scenes s JOIN videos v ON v.video_id = s.video_id AND v.user_id = :user_id"
-                " WHERE s.user_id = :user_id AND s.scene_id = ANY(:scenes)"
-            ),
-            {"user_id": scope.user_id, "scenes": scenes},
-        )
-    }
+    query = text(
+        "SELECT s.scene_id, v.external_id AS video_id, s.start_s, s.end_s, s.transcript, s.language, s.keyframes"
+        " FROM scenes s JOIN videos v ON v.video_id = s.video_id AND v.user_id = :user_id"
+        " WHERE s.user_id = :user_id AND s.scene_id = ANY(:scenes)"
+    )
+    found_rows = session.execute(query, {"user_id": scope.user_id, "scenes": scenes})
+    rows = {row.scene_id: row for row in found_rows}
     words = _found_words(session, scope.user_id, scenes, tsquery)
     screens = _screen_lines(session, scope.user_id, [scene for scene in scenes if words.get(scene)])
     people = _people(session, scope, scenes)
@@ -74,8 +61,7 @@ def describe(
                 language=row.language,
                 score=hit.score,
                 similarities={
-                    cast(SearchRetriever, retriever): round(match.similarity, 6)
-                    for retriever, match in hit.matches.items()
+                    cast(Any, name): round(match.similarity, 6) for name, match in hit.matches.items()
                 },
                 keyframe_keys=keys,
                 keyframe_urls=None if None in urls else tuple(url for url in urls if url is not None),
@@ -83,7 +69,7 @@ def describe(
                     words=_spans(pattern, row.transcript),
                     keyframe=_keyframe(hit, row.keyframes, link),
                     screen=_screen(pattern, screens.get(hit.scene_id, [])),
-                    people=tuple(people.get(hit.scene_id, [])),
+                    people=tuple(map(_person, people.get(hit.scene_id, []))),
                 ),
             )
         )
@@ -114,34 +100,26 @@ def _found_words(
     return {row.scene_id: set(_MARKED.findall(row.marked)) for row in rows}
 
 
-def _pattern(words: set[str]) -> re.Pattern[str] | None:
-    if not words:
-        return None
+def _pattern(words: set[str]) -> re.Pattern[str]:
     longest_first = sorted(words, key=lambda word: (-len(word), word))
-    return re.compile(r"(?<!\w)(?:" + "|".join(map(re.escape, longest_first)) + r")(?!\w)")
+    # Without words nothing matches.
+    return re.compile(rf"(?<!\w)(?:{'|'.join(map(re.escape, longest_first)) or '(?!)'})(?!\w)")
 
 
-def _spans(pattern: re.Pattern[str] | None, transcript: str) -> tuple[WordSpan, ...]:
-    if pattern is None:
-        return ()
-    spans = [WordSpan(start=match.start(), end=match.end()) for match in pattern.finditer(transcript)]
-    return tuple(spans[:_MAX_SPANS])
+def _spans(pattern: re.Pattern[str], transcript: str) -> tuple[WordSpan, ...]:
+    found = islice(pattern.finditer(transcript), _MAX_SPANS)
+    return tuple(WordSpan(start=match.start(), end=match.end()) for match in found)
 
 
 def _keyframe(
     hit: Found, keyframes: Sequence[dict[str, Any]], link: Callable[[str], str | None]
 ) -> KeyframeMatch | None:
-    match = hit.matches.get("vision")
-    if match is None or match.ordinal is None:
-        return None
+    match = hit.matches.get("vision", Match(0.0))
+    similarity = round(match.similarity, 6)
     for keyframe in keyframes:
-        if keyframe["ordinal"] == match.ordinal:
-            return KeyframeMatch(
-                ordinal=match.ordinal,
-                key=keyframe["key"],
-                url=link(keyframe["key"]),
-                similarity=round(match.similarity, 6),
-            )
+        ordinal, key = keyframe["ordinal"], keyframe["key"]
+        if ordinal == match.ordinal:
+            return KeyframeMatch(ordinal=ordinal, key=key, url=link(key), similarity=similarity)
     return None
 
 
@@ -156,15 +134,10 @@ def _screen_lines(session: Session, user_id: str, scenes: Sequence[UUID]) -> dic
         ),
         {"user_id": user_id, "scenes": list(scenes)},
     )
-    found: dict[UUID, list[Any]] = {}
-    for row in rows:
-        found.setdefault(row.scene_id, []).append(row)
-    return found
+    return by_scene(rows)
 
 
-def _screen(pattern: re.Pattern[str] | None, lines: Sequence[Any]) -> tuple[ScreenMatch, ...]:
-    if pattern is None:
-        return ()
+def _screen(pattern: re.Pattern[str], lines: Sequence[Any]) -> tuple[ScreenMatch, ...]:
     found = [
         ScreenMatch(text=line.text, ordinal=line.sightings[0]["ordinal"], box=tuple(line.sightings[0]["box"]))
         for line in lines
@@ -173,8 +146,13 @@ def _screen(pattern: re.Pattern[str] | None, lines: Sequence[Any]) -> tuple[Scre
     return tuple(found[:_MAX_LINES])
 
 
-def _people(session: Session, scope: Scope, scenes: Sequence[UUID]) -> dict[UUID, list[PersonMatch]]:
-    """The requested people in each scene, with their best face."""
+def _person(row: Any) -> PersonMatch:
+    # Not strict: a box is stored as a list.
+    return PersonMatch.model_validate(row, from_attributes=True, strict=False)
+
+
+def _people(session: Session, scope: Scope, scenes: Sequence[UUID]) -> dict[UUID, list[Any]]:
+    """Scene -> rows of the requested people in it, with their best face."""
     if not scope.persons or not scenes:
         return {}
     rows = session.execute(
@@ -196,16 +174,4 @@ def _people(session: Session, scope: Scope, scenes: Sequence[UUID]) -> dict[UUID
         ),
         {"user_id": scope.user_id, "scenes": list(scenes), "persons": list(scope.persons)},
     )
-    found: dict[UUID, list[PersonMatch]] = {}
-    for row in rows:
-        found.setdefault(row.scene_id, []).append(
-            PersonMatch(
-                person_id=row.person_id,
-                name=row.name,
-                confidence=row.confidence,
-                frame_count=row.frame_count,
-                ordinal=row.ordinal,
-                box=None if row.box is None else tuple(row.box),
-            )
-        )
-    return found
+    return by_scene(rows)

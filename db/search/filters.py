@@ -36,7 +36,9 @@ def read_filters(asked: Mapping[str, Any]) -> tuple[Condition, ...]:
         wrong = [parameter for parameter in values if not parameter.startswith(f"{name}_")]
         if wrong:
             raise ValueError(f"filter {name} names parameters {wrong}: they begin with {name}_")
-        # Only the user's rows, and only those of the run that is published: another may be in work.
+        # A scope is a key of cached counts: hashable.
+        frozen = {key: tuple(value) if isinstance(value, list) else value for key, value in values.items()}
+        # Only the user's rows, and only those of the published run: another run may be in progress.
         conditions.append(
             Condition(
                 f"s.scene_id IN (SELECT t.scene_id FROM {stage.tables[0]} t JOIN scenes own USING (scene_id)"
@@ -44,12 +46,7 @@ def read_filters(asked: Mapping[str, Any]) -> tuple[Condition, ...]:
                 " JOIN runs r ON r.video_id = v.video_id AND r.run = v.published_run"
                 " WHERE t.user_id = :user_id AND v.user_id = :user_id"
                 f" AND t.run = CAST(r.stage_runs ->> '{stage.name}' AS integer) AND ({wanted}))",
-                tuple((key, _frozen(values[key])) for key in sorted(values)),
+                tuple(sorted(frozen.items())),
             )
         )
     return tuple(conditions)
-
-
-def _frozen(value: Any) -> Any:
-    """A list as a tuple: what is counted of a scope is remembered by its filters."""
-    return tuple(value) if isinstance(value, list) else value

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import time
 from collections import OrderedDict
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from math import ceil
@@ -22,21 +22,21 @@ from pgvector import HalfVector
 from sqlalchemy import text
 from sqlalchemy.orm import Session
 
-from db.search.retrievers import Match, Tuning, clamp
+from db.search.retrievers import Match, Retriever, Tuning, clamp
 from db.search.scope import Scope
 from db.vectors import ModelRow
 
-#: Keyframes looked at per scene wanted when few scenes take all the places.
+#: Maximum number of keyframes compared per requested scene, if a few scenes have most of the nearest ones.
 _MOST_KEYFRAMES = 32
 #: How long the fact that a user has many vectors is cached: counting them takes as long as finding the nearest.
 _KEPT_S, _KEPT = 60.0, 1000
 _large: OrderedDict[Any, tuple[float, float]] = OrderedDict()
-#: More vectors than there can be.
+#: More vectors than a database can have.
 _NO_END = 2**40
 
 
 @dataclass(frozen=True, eq=False)
-class Vector:
+class Vector(Retriever):
     """Cosine similarity to a unit vector float32 [dim], of the transcript (``text``) or the best keyframe (``vision``)."""
 
     name: Literal["text", "vision"]
@@ -57,16 +57,13 @@ class Vector:
         dim = int(self.model.dim or 0)
         return f"(e.vec::halfvec({dim})) <=> CAST(:vector AS halfvec({dim}))"
 
-    @property
-    def _columns(self) -> str:
-        return f"e.scene_id, s.video_id, s.idx, e.ordinal, {self._distance} AS distance"
-
-    @property
-    def _rows(self) -> str:
-        """Embeddings that count: of this model, of this user, of the run published with their scene."""
+    def _query(self, scope: Scope) -> str:
+        """The embeddings of the scope that count: of this model, of this user, of the run published with their scene."""
         return (
-            "embeddings e JOIN scenes s USING (scene_id)"
+            f"SELECT e.scene_id, s.video_id, s.idx, e.ordinal, {self._distance} AS distance"
+            " FROM embeddings e JOIN scenes s USING (scene_id)"
             f" WHERE e.model_id = {int(self.model.model_id)} AND e.user_id = :user_id AND e.run = s.{self.name}_run"
+            f" AND {scope.sql()}"
         )
 
     @cached_property
@@ -76,7 +73,7 @@ class Vector:
     def candidates(self, session: Session, scope: Scope, tuning: Tuning) -> dict[UUID, Match]:
         count, most = tuning.candidates, tuning.exact_rows
         if scope.is_narrow:
-            found = self._one_by_one(session, scope.sql(), scope.values(), count, most)
+            found = self._one_by_one(session, scope.sql(), {**scope.values(), "rows": count}, most)
             if found is not None:
                 return found
         per_scene = self._per_scene(session, scope.user_id, most)
@@ -86,14 +83,10 @@ class Vector:
 
     def nearest_exactly(self, session: Session, scope: Scope, count: int) -> dict[UUID, Match]:
         """By comparing every vector of the scope."""
+        values = {**scope.values(), "rows": count}
         if scope.is_narrow:
-            return self._one_by_one(session, scope.sql(), scope.values(), count) or {}
-        found, _ = self._best(
-            session,
-            f"SELECT {self._columns} FROM {self._rows} AND {scope.sql()}",
-            {**scope.values(), "rows": count},
-        )
-        return found
+            return self._search(session, scope.sql(), values)
+        return self._best(session, self._query(scope), values)[0]
 
     def nearest(
         self, session: Session, scope: Scope, count: int, ef_search: int, per_scene: float = 1.0
@@ -124,22 +117,16 @@ class Vector:
             {f"v{n}": value for n, value in enumerate(steer.values())},
         )
         try:
-            return self._best(
-                session,
-                f"SELECT {self._columns} FROM {self._rows} AND {scope.sql()}"
-                f" ORDER BY {self._distance} LIMIT {int(rows)}",
-                {**scope.values(), "rows": count},
-            )
+            query = f"{self._query(scope)} ORDER BY {self._distance} LIMIT {int(rows)}"
+            return self._best(session, query, {**scope.values(), "rows": count})
         finally:
             session.execute(text("SET LOCAL enable_sort = 'on'"))
 
-    def compare(self, session: Session, scope: Scope, scenes: Collection[UUID]) -> dict[UUID, Match]:
-        where = "s.user_id = :user_id AND s.live AND s.scene_id = ANY(:scenes)"
-        values = {"user_id": scope.user_id, "scenes": list(scenes)}
-        return self._one_by_one(session, where, values, len(scenes)) or {}
+    def _search(self, session: Session, where: str, values: dict[str, Any]) -> dict[UUID, Match]:
+        return self._one_by_one(session, where, values) or {}
 
     def _one_by_one(
-        self, session: Session, where: str, values: dict[str, Any], count: int, most: int = _NO_END
+        self, session: Session, where: str, values: dict[str, Any], most: int = _NO_END
     ) -> dict[UUID, Match] | None:
         """The best vector of each of these scenes, nearest first; None when they have more than ``most`` vectors.
 
@@ -168,7 +155,7 @@ class Vector:
                 ) near ON true ORDER BY near.distance, near.scene_id
                 """
             ),
-            {**self._values, **values, "rows": count, "most": most},
+            {**self._values, **values, "most": most},
         ).all()
         if rows[0].vectors > most:
             return None
@@ -206,17 +193,15 @@ class Vector:
         if known is not None and time.monotonic() - known[0] < _KEPT_S:
             return known[1]
         mine = f"FROM embeddings WHERE user_id = :user_id AND model_id = {int(self.model.model_id)}"
-        per_scene = session.execute(
-            text(
-                f"""
-                SELECT CASE WHEN EXISTS (SELECT {mine} OFFSET :most) THEN
-                    (SELECT count(*) / greatest(1, count(DISTINCT few.scene_id))::float8
-                     FROM (SELECT scene_id {mine} LIMIT 1000) few)
-                END
-                """
-            ),
-            {"user_id": user_id, "most": most},
-        ).scalar()
+        statement = text(
+            f"""
+            SELECT CASE WHEN EXISTS (SELECT {mine} OFFSET :most) THEN
+                (SELECT count(*) / greatest(1, count(DISTINCT few.scene_id))::float8
+                 FROM (SELECT scene_id {mine} LIMIT 1000) few)
+            END
+            """
+        )
+        per_scene = session.scalar(statement, {"user_id": user_id, "most": most})
         if per_scene is None:
             return None
         _large[key] = (time.monotonic(), per_scene)

@@ -77,13 +77,7 @@ def find(
     wanted = [one for one in scored if after is None or one[0] > after]
     nothing = Match(0.0)
     hits = [
-        Found(
-            scene_id,
-            video_id,
-            idx,
-            -minus,
-            {name: matches[scene_id].get(name, nothing) for name in names},
-        )
+        Found(scene_id, video_id, idx, -minus, {name: matches[scene_id].get(name, nothing) for name in names})
         for (minus, video_id, idx), scene_id in wanted[:limit]
     ]
     return Ranking(tuple(hits), len(wanted) > limit)

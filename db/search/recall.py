@@ -1,4 +1,4 @@
-"""How many of the truly nearest the index finds: measured on a user's own vectors, not assumed."""
+"""Measures the recall of the vector index on a user's own vectors."""
 
 from __future__ import annotations
 
@@ -13,23 +13,23 @@ from sqlalchemy.orm import Session
 
 from db.search.nearest import Vector
 from db.search.scope import Scope
-from db.vectors import SEARCHED, ModelRow
+from db.vectors import SEARCHED, ModelRow, model_row
 
-#: Likenesses closer than half precision can tell.
+#: Differences of similarity below half precision.
 _EQUAL = 1e-6
 
 
 @dataclass(frozen=True)
 class Recall:
-    """What the index gave, compared with comparing everything. Times in milliseconds."""
+    """Results of the index compared with an exact scan. Times in milliseconds."""
 
     model: str
     family: str
     vectors: int
     queries: int
-    #: How many nearest were asked for.
+    #: Number of results per query.
     at: int
-    #: 0..1: share of the truly nearest that the index found, over all queries.
+    #: 0..1: share of the exact results that the index found, over all queries.
     recall: float
     exact_p50_ms: float
     exact_p95_ms: float
@@ -38,7 +38,7 @@ class Recall:
 
 
 def stored_models(session: Session, user_id: str) -> list[tuple[ModelRow, int]]:
-    """Models the user has vectors of that are searched, and how many."""
+    """Searched models that the user has vectors of, and the number of vectors."""
     rows = session.execute(
         text(
             "SELECT m.model_id, m.name, m.revision, m.family, m.dim, m.metric, e.n FROM models m JOIN"
@@ -47,16 +47,13 @@ def stored_models(session: Session, user_id: str) -> list[tuple[ModelRow, int]]:
         ),
         {"user_id": user_id, "families": list(SEARCHED)},
     )
-    return [
-        (ModelRow(row.model_id, row.name, row.revision, row.family, row.dim, row.metric), row.n)
-        for row in rows
-    ]
+    return [(model_row(row), row.n) for row in rows]
 
 
 def sample(
     session: Session, user_id: str, model: ModelRow, count: int, noise: float = 0.3
 ) -> list[npt.NDArray[np.float32]]:
-    """Queries as real ones are: near some of the user's vectors, on none of them. The same ones every time."""
+    """Queries near some of the user's vectors, equal to none; always the same ones."""
     rows = session.execute(
         text(
             f"SELECT e.vec::halfvec({int(model.dim or 0)})::real[] AS vec FROM embeddings e JOIN scenes s USING (scene_id)"
@@ -84,7 +81,7 @@ def measure(
     ef_search: int,
     at: int = 10,
 ) -> Recall:
-    """Ask each query twice, by comparing everything and by the index."""
+    """Run each query twice, by an exact scan and by the index."""
     scope = Scope(user_id=user_id)
     found = wanted = 0
     times: dict[str, list[float]] = {"exact": [], "index": []}
@@ -97,7 +94,7 @@ def measure(
         by_index = retriever.nearest(session, scope, at, ef_search)
         times["index"].append(time.perf_counter() - began)
         wanted += len(exact)
-        # By how near they are: of scenes that say the same, any is as right as another.
+        # By similarity: of equally similar scenes any is correct.
         least = min((match.similarity for match in exact.values()), default=0.0) - _EQUAL
         found += min(len(exact), sum(match.similarity >= least for match in by_index.values()))
     shown = {

@@ -6,15 +6,16 @@ would cost them their index. The retriever of vectors is ``db.search.nearest``.
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
-from typing import Any, Literal, NamedTuple, Protocol
+from typing import Any, Literal, NamedTuple
 from uuid import UUID
 
 import numpy as np
 import numpy.typing as npt
 from pgvector import SparseVector
-from sqlalchemy import Row, text
+from sqlalchemy import text
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.orm import Session
 
@@ -53,27 +54,29 @@ class Match(NamedTuple):
     place: tuple[str, int] = ("", 0)
 
 
-class Retriever(Protocol):
+class Retriever(ABC):
     """One kind of similarity."""
 
-    @property
-    def name(self) -> str: ...
-
-    @property
-    def proposes(self) -> bool:
-        """Whether it puts scenes forward, or only compares those of the other retrievers."""
-        ...
+    name: str
+    #: Whether it proposes scenes, or only compares those of the other retrievers.
+    proposes: bool
+    #: The column of its query with the scene's id.
+    _scene_id = "s.scene_id"
 
     def candidates(self, session: Session, scope: Scope, tuning: Tuning) -> dict[UUID, Match]:
         """The most similar scenes of the scope, at most ``tuning.candidates``."""
-        ...
+        return self._search(session, scope.sql(), {**scope.values(), "rows": tuning.candidates})
 
     def compare(self, session: Session, scope: Scope, scenes: Collection[UUID]) -> dict[UUID, Match]:
         """The similarities of these scenes of the scope's user; scenes with nothing to compare are absent."""
-        ...
+        where = f"s.user_id = :user_id AND s.live AND {self._scene_id} = ANY(:scenes)"
+        return self._search(
+            session, where, {"user_id": scope.user_id, "scenes": list(scenes), "rows": len(scenes)}
+        )
 
-
-# --- words
+    @abstractmethod
+    def _search(self, session: Session, where: str, values: dict[str, Any]) -> dict[UUID, Match]:
+        """The most similar of some scenes. ``where``: their condition; ``values``: its parameters, and ``rows``."""
 
 
 def read_words(session: Session, query: str) -> str:
@@ -101,7 +104,7 @@ def read_words(session: Session, query: str) -> str:
 
 
 @dataclass(frozen=True)
-class Words:
+class Words(Retriever):
     """Spoken words (``keyword``) or on-screen text (``screen``). ``tsquery``: from ``read_words``."""
 
     name: Literal["keyword", "screen"]
@@ -110,46 +113,29 @@ class Words:
     half: float = _RANK_HALF
     proposes: bool = True
 
-    @property
-    def _tsv(self) -> str:
-        return "s.tsv" if self.name == "keyword" else "s.screen_tsv"
-
-    def candidates(self, session: Session, scope: Scope, tuning: Tuning) -> dict[UUID, Match]:
-        return self._ranked(session, scope, scope.sql(), {"rows": tuning.candidates})
-
-    def compare(self, session: Session, scope: Scope, scenes: Collection[UUID]) -> dict[UUID, Match]:
-        values = {"rows": len(scenes), "scenes": list(scenes)}
-        return self._ranked(
-            session, scope, "s.user_id = :user_id AND s.live AND s.scene_id = ANY(:scenes)", values
-        )
-
-    def _ranked(
-        self, session: Session, scope: Scope, where: str, values: dict[str, Any]
-    ) -> dict[UUID, Match]:
+    def _search(self, session: Session, where: str, values: dict[str, Any]) -> dict[UUID, Match]:
         if not self.tsquery:
             return {}
+        column = "s.tsv" if self.name == "keyword" else "s.screen_tsv"
         rows = session.execute(
             text(
                 f"""
-                SELECT s.scene_id, s.video_id, s.idx, ts_rank_cd({self._tsv}, q.query) AS rank
+                SELECT s.scene_id, s.video_id, s.idx, ts_rank_cd({column}, q.query) AS rank
                 FROM searched_scenes s, (SELECT CAST(:tsquery AS tsquery) AS query) q
-                WHERE {where} AND {self._tsv} @@ q.query
+                WHERE {where} AND {column} @@ q.query
                 ORDER BY rank DESC, s.video_id, s.idx LIMIT :rows
                 """
             ),
-            {**scope.values(), **values, "tsquery": self.tsquery},
+            {**values, "tsquery": self.tsquery},
         )
+        half = self.half
         return {
-            row.scene_id: Match(row.rank / (row.rank + self.half), place=(row.video_id, row.idx))
-            for row in rows
+            row.scene_id: Match(row.rank / (row.rank + half), place=(row.video_id, row.idx)) for row in rows
         }
 
 
-# --- weighted words
-
-
 @dataclass(frozen=True, eq=False)
-class Lexical:
+class Lexical(Retriever):
     """Inner product of lexical weights, divided by that of the query with itself."""
 
     model: ModelRow
@@ -157,6 +143,7 @@ class Lexical:
     weights: Mapping[int, float]
     name: Literal["lexical"] = "lexical"
     proposes: bool = True
+    _scene_id = "l.scene_id"
 
     @property
     def _finding(self) -> list[int]:
@@ -165,17 +152,11 @@ class Lexical:
         return [token for token, weight in heaviest if weight >= _LIGHT * heaviest[0][1]]
 
     def candidates(self, session: Session, scope: Scope, tuning: Tuning) -> dict[UUID, Match]:
-        return self._weighed(
-            session,
-            f"l.tokens && CAST(:tokens AS integer[]) AND {scope.sql()}",
-            {**scope.values(), "tokens": self._finding, "rows": tuning.candidates},
-        )
+        where = f"l.tokens && CAST(:tokens AS integer[]) AND {scope.sql()}"
+        values = {**scope.values(), "tokens": self._finding, "rows": tuning.candidates}
+        return self._search(session, where, values)
 
-    def compare(self, session: Session, scope: Scope, scenes: Collection[UUID]) -> dict[UUID, Match]:
-        values = {"user_id": scope.user_id, "scenes": list(scenes), "rows": len(scenes)}
-        return self._weighed(session, "s.user_id = :user_id AND s.live AND l.scene_id = ANY(:scenes)", values)
-
-    def _weighed(self, session: Session, where: str, values: dict[str, Any]) -> dict[UUID, Match]:
+    def _search(self, session: Session, where: str, values: dict[str, Any]) -> dict[UUID, Match]:
         own = sum(weight * weight for weight in self.weights.values())
         size = self._vocabulary_size(session, values["user_id"])
         if not own or size is None:
@@ -200,37 +181,23 @@ class Lexical:
 
     def _vocabulary_size(self, session: Session, user_id: str) -> int | None:
         """Sparse vectors are compared only with others of their length; any row has it."""
-        found = session.execute(
-            text(
-                "SELECT CAST(weights AS text) FROM lexical_weights"
-                f" WHERE user_id = :user_id AND model_id = {int(self.model.model_id)} LIMIT 1"
-            ),
-            {"user_id": user_id},
-        ).scalar()
+        statement = text(
+            "SELECT CAST(weights AS text) FROM lexical_weights"
+            f" WHERE user_id = :user_id AND model_id = {int(self.model.model_id)} LIMIT 1"
+        )
+        found = session.execute(statement, {"user_id": user_id}).scalar()
         return None if found is None else int(str(found).rpartition("/")[2])
 
 
-# --- people
-
-
 @dataclass(frozen=True)
-class People:
+class People(Retriever):
     """Confidence of the requested persons: the mean over them, 0 for one who is absent."""
 
     persons: tuple[str, ...]
     proposes: bool
     name: Literal["people"] = "people"
 
-    def candidates(self, session: Session, scope: Scope, tuning: Tuning) -> dict[UUID, Match]:
-        return self._seen(session, scope, scope.sql(), {"rows": tuning.candidates})
-
-    def compare(self, session: Session, scope: Scope, scenes: Collection[UUID]) -> dict[UUID, Match]:
-        values = {"rows": len(scenes), "scenes": list(scenes)}
-        return self._seen(
-            session, scope, "s.user_id = :user_id AND s.live AND s.scene_id = ANY(:scenes)", values
-        )
-
-    def _seen(self, session: Session, scope: Scope, where: str, values: dict[str, Any]) -> dict[UUID, Match]:
+    def _search(self, session: Session, where: str, values: dict[str, Any]) -> dict[UUID, Match]:
         rows = session.execute(
             text(
                 f"""
@@ -240,7 +207,7 @@ class People:
                 GROUP BY s.scene_id, s.video_id, s.idx ORDER BY confidence DESC, s.video_id, s.idx LIMIT :rows
                 """
             ),
-            {**scope.values(), **values, "wanted": list(self.persons)},
+            {**values, "wanted": list(self.persons)},
         )
         persons = len(set(self.persons))
         return {
@@ -249,27 +216,19 @@ class People:
         }
 
 
-# --- a scene as the query
-
-
-@dataclass(frozen=True)
-class Exemplar:
-    """A scene as a query."""
-
-    #: Unit vector float32 [dim] by retriever, of the model asked for; a retriever the scene has no vector for is absent.
-    vectors: dict[str, npt.NDArray[np.float32]]
-
-
-def exemplar(session: Session, user_id: str, scene: UUID, models: Mapping[str, ModelRow]) -> Exemplar | None:
+def exemplar(
+    session: Session, user_id: str, scene: UUID, models: Mapping[str, ModelRow]
+) -> dict[str, npt.NDArray[np.float32]] | None:
     """Read a published scene of the user as a query; None: there is no such scene.
 
     Several keyframes count as the middle between them.
+
+    Returns:
+        Unit vector float32 [dim] by retriever, of the models asked for; a retriever the scene has no vector for is absent.
     """
-    mine: Row[Any] | None = session.execute(
-        text("SELECT 1 FROM scenes s WHERE s.scene_id = :scene AND s.user_id = :user_id AND s.live"),
-        {"scene": scene, "user_id": user_id},
-    ).one_or_none()
-    if mine is None:
+    values = {"scene": scene, "user_id": user_id}
+    shown = text("SELECT 1 FROM scenes s WHERE s.scene_id = :scene AND s.user_id = :user_id AND s.live")
+    if session.execute(shown, values).one_or_none() is None:
         return None
     vectors: dict[str, npt.NDArray[np.float32]] = {}
     for retriever, model in models.items():
@@ -279,16 +238,14 @@ def exemplar(session: Session, user_id: str, scene: UUID, models: Mapping[str, M
                 f" WHERE e.scene_id = :scene AND e.user_id = :user_id AND e.model_id = {int(model.model_id)}"
                 f" AND e.run = s.{'text' if retriever == 'text' else 'vision'}_run"
             ),
-            {"scene": scene, "user_id": user_id},
+            values,
         ).all()
         middle = np.sum([np.asarray(row.vec, np.float32) for row in rows], axis=0) if rows else None
         if middle is not None and (length := float(np.linalg.norm(middle))):
             vectors[retriever] = np.asarray(middle / length, np.float32)
-    return Exemplar(vectors)
+    return vectors
 
 
 def clamp(similarity: float) -> float:
     """Clamp a similarity to 0..1, against rounding of half precision; opposites and NaN count as 0."""
-    if not similarity > 0:
-        return 0.0
-    return float(similarity) if similarity < 1 else 1.0
+    return min(1.0, float(similarity)) if similarity > 0 else 0.0

@@ -6,6 +6,7 @@ import threading
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import pytest
@@ -20,13 +21,13 @@ from db.ledger import attempts, claims, jobs, usage, video_runs
 from db.ledger.claims import Claim, ClaimRules
 from db.ledger.jobs import WakeUp
 from db.ledger.policy import RunPolicy
-from db.scenes import write_scenes
 from db.tables import Job, QueueUsage, Video
 from shared import graph
 from shared.contracts import ProcessVideo
 from shared.errors import BadMedia, QuotaExceeded, StorageUnavailable, WorkerLost
 from shared.routing import JOB_QUEUES
-from tests.integration.test_ledger import LEASE_S
+from tests.support import ledger
+from tests.support.ledger import LEASE_S, claim, execute, fail, job, must_claim, read, set_job, split, state
 from tests.support.threads import at_once
 
 pytestmark = pytest.mark.usefixtures("database")
@@ -44,9 +45,8 @@ def accept(user: str, *names: str, priority: int = 0, plan: RunPolicy = POLICY) 
     def work(session: Session) -> list[WakeUp]:
         wake_ups = []
         for name in names:
-            request = ProcessVideo(
-                video_id=name, user_id=user, storage_key=f"uploads/{user}/{name}/a.mp4", priority=priority
-            )
+            key = f"uploads/{user}/{name}/a.mp4"
+            request = ProcessVideo(video_id=name, user_id=user, storage_key=key, priority=priority)
             wake_ups += videos.accept(session, request, plan)[1]
             NAMES[video_key(user, name)] = name
         return wake_ups
@@ -54,87 +54,62 @@ def accept(user: str, *names: str, priority: int = 0, plan: RunPolicy = POLICY) 
     return transact(work)
 
 
-def claim(queue: str = "media", owner: str = "n:1:0:2", rules: ClaimRules | None = None) -> Claim | None:
-    return transact(lambda session: claims.claim(session, queue, owner, LEASE_S, rules))
-
-
-def must_claim(queue: str = "media", rules: ClaimRules | None = None) -> Claim:
-    found = claim(queue, rules=rules)
-    assert found is not None, f"nothing claimable in {queue}"
-    return found
+def numbered(name: str, count: int) -> list[str]:
+    return [f"{name}{number:03}" for number in range(count)]
 
 
 def take(claimed: Claim, seconds: float) -> None:
     """Let a running job have begun so long ago."""
-    transact(
-        lambda session: session.execute(
-            update(Job)
-            .where(Job.job_id == claimed.job_id)
-            .values(started_at=seconds_from_now(-seconds), lease_until=seconds_from_now(LEASE_S))
-        )
-    )
+    set_job(claimed.job_id, started_at=seconds_from_now(-seconds), lease_until=seconds_from_now(LEASE_S))
 
 
 def finish(claimed: Claim, seconds: float = JOB_S) -> list[WakeUp]:
     """Finish a job that took so long; a split finds two scenes and one window."""
     take(claimed, seconds)
-    result: dict[str, Any] = {}
-    scenes: list[dict[str, Any]] = []
     if claimed.stage == "split":
-        result = {"audio_key": "a", "windows": [[0.0, 10.0]]}
-        scenes = [
-            {"idx": i, "start_s": float(i), "end_s": i + 1.0, "kind": "cut",
-             "keyframes": [{"ordinal": 0, "key": f"k{i}"}]}
-            for i in range(2)
-        ]  # fmt: skip
-
-    def write(session: Session) -> None:
-        if scenes:
-            write_scenes(session, claimed.video_id, claimed.user_id, claimed.run, scenes)
-
-    return transact(lambda session: attempts.finish(session, claimed, write, result, POLICY))
+        return split(claimed, scenes=2, windows=1, policy=POLICY)
+    return ledger.finish(claimed, policy=POLICY)
 
 
 def defer(claimed: Claim, wait_s: float, policy: RunPolicy = POLICY, **options: Any) -> list[WakeUp]:
     return transact(lambda session: attempts.defer(session, claimed, wait_s, policy, **options))
 
 
-def job(job_id: int) -> Job:
-    with reading() as session:
-        return session.scalars(select(Job).where(Job.job_id == job_id)).one()
+def change(act: Any, user: str, name: str, policy: RunPolicy = POLICY) -> None:
+    """Change the run of a video."""
+    transact(lambda session: act(session, videos.lock(session, name, user), policy))
+
+
+def take_all(found: list[Claim], rules: ClaimRules | None = None) -> None:
+    """Claim until there is nothing to claim."""
+    while (claimed := claim(owner=threading.current_thread().name, rules=rules)) is not None:
+        found.append(claimed)
+
+
+def serve(count: int, rules: ClaimRules | None = None, **seconds: float) -> Counter[str]:
+    """Claim and finish so many jobs; ``seconds``: of users whose jobs take another time. Returns the jobs of each user."""
+    users: Counter[str] = Counter()
+    for _ in range(count):
+        claimed = must_claim(rules=rules)
+        users[claimed.user_id] += 1
+        finish(claimed, seconds.get(claimed.user_id, JOB_S))
+    return users
 
 
 def pause_s(job_id: int) -> float:
     """How long a queued job still waits."""
-    with reading() as session:
-        return float(
-            session.execute(
-                select(func.extract("epoch", Job.not_before - NOW)).where(Job.job_id == job_id)
-            ).scalar_one()
-        )
+    return float(read(select(func.extract("epoch", Job.not_before - NOW)).where(Job.job_id == job_id))[0])
 
 
 def let_pass(seconds: float) -> None:
     """Move everything that has a time in this ledger into the past."""
-
-    def work(session: Session) -> None:
-        shift = {"s": seconds}
-        session.execute(
-            text(
-                "UPDATE jobs SET not_before = not_before - make_interval(secs => :s),"
-                " created_at = created_at - make_interval(secs => :s)"
-            ),
-            shift,
-        )
-        session.execute(
-            text(
-                "UPDATE queue_usage SET level = level - :s * ln(2.0::float8) / half_life_s,"
-                " due_at = due_at - make_interval(secs => :s), waiting_since = waiting_since - make_interval(secs => :s)"
-            ),
-            shift,
-        )
-
-    transact(work)
+    for statement in (
+        "UPDATE jobs SET not_before = not_before - make_interval(secs => :s),"
+        " created_at = created_at - make_interval(secs => :s)",
+        "UPDATE queue_usage SET level = level - :s * ln(2.0::float8) / half_life_s,"
+        " due_at = due_at - make_interval(secs => :s), waiting_since = waiting_since - make_interval(secs => :s)",
+    ):
+        execute(text(statement).bindparams(s=seconds))
 
 
 def fleet() -> Iterator[list[Claim]]:
@@ -146,14 +121,8 @@ def fleet() -> Iterator[list[Claim]]:
             finish(found)
 
 
-def state(video: str) -> str:
-    with reading() as session:
-        return session.scalars(select(Video.state).where(Video.external_id == video)).one()
-
-
 def device_time(user: str, queue: str = "media") -> QueueUsage:
-    with reading() as session:
-        return session.get_one(QueueUsage, (queue, user))
+    return read(select(QueueUsage).where(QueueUsage.queue == queue, QueueUsage.account == user))[0]
 
 
 # --- between users
@@ -161,7 +130,7 @@ def device_time(user: str, queue: str = "media") -> QueueUsage:
 
 @pytest.mark.parametrize("before", [1, 4, 12])
 def test_one_video_behind_five_hundred_is_published_after_three_more_jobs_per_queue(before: int) -> None:
-    accept("a", *(f"a{n:03}" for n in range(500)))
+    accept("a", *numbered("a", 500))
     rounds = fleet()
     for _ in range(before):
         next(rounds)
@@ -176,7 +145,7 @@ def test_one_video_behind_five_hundred_is_published_after_three_more_jobs_per_qu
 
 
 def test_results_of_a_user_appear_one_by_one() -> None:
-    accept("a", *(f"a{n:03}" for n in range(500)))
+    accept("a", *numbered("a", 500))
     split: list[str] = []
     for claimed in fleet():
         if state("a000") == "indexed":
@@ -202,36 +171,28 @@ def test_a_low_priority_grows_while_it_waits() -> None:
     rules = ClaimRules(priority_ageing_s=300)
     accept("a", "low", priority=0)
     accept("a", "high", priority=9)
-    claimed = []
-    for n in range(30):
+    claimed: list[str] = []
+    while "low" not in claimed:
         # There is always another one of priority 9.
-        accept("a", f"high{n}", priority=9)
-        found = must_claim(rules=rules)
-        claimed.append(NAMES[found.video_id])
-        if NAMES[found.video_id] == "low":
-            break
+        accept("a", f"high{len(claimed)}", priority=9)
+        claimed.append(NAMES[must_claim(rules=rules).video_id])
         let_pass(150)
-    assert claimed[-1] == "low", claimed
+        assert len(claimed) <= 30, claimed
     # 9 steps of 300 s, against those that have waited themselves.
     assert len(claimed) - 1 >= 9 * 300 / 150
 
 
 def test_device_time_decides_not_the_number_of_jobs() -> None:
-    accept("long", *(f"l{n}" for n in range(20)))
-    accept("short", *(f"s{n}" for n in range(20)))
-    users: Counter[str] = Counter()
-    for _ in range(22):
-        claimed = must_claim()
-        users[claimed.user_id] += 1
-        finish(claimed, 100.0 if claimed.user_id == "long" else 10.0)
-    assert users == {"short": 20, "long": 2}
+    accept("long", *numbered("l", 20))
+    accept("short", *numbered("s", 20))
+    assert serve(22, long=100.0) == {"short": 20, "long": 2}
 
 
 def test_device_time_of_long_ago_counts_less() -> None:
-    accept("a", *(f"a{n}" for n in range(9)))
+    accept("a", *numbered("a", 9))
     finish(must_claim(), 1000.0)
     let_pass(4 * 3600)
-    accept("b", *(f"b{n}" for n in range(9)))
+    accept("b", *numbered("b", 9))
     finish(must_claim(), 100.0)
     claimed = must_claim()
     assert claimed.user_id == "a", "1,000 s of four half-lives ago are 63 s now"
@@ -240,31 +201,25 @@ def test_device_time_of_long_ago_counts_less() -> None:
 
 
 def test_a_weight_is_a_share() -> None:
-    rules = ClaimRules(weights={"a": 2.0})
-    accept("a", *(f"a{n}" for n in range(30)))
-    accept("b", *(f"b{n}" for n in range(30)))
-    users: Counter[str] = Counter()
-    for _ in range(18):
-        claimed = must_claim(rules=rules)
-        users[claimed.user_id] += 1
-        finish(claimed)
-    assert users == {"a": 12, "b": 6}
+    accept("a", *numbered("a", 30))
+    accept("b", *numbered("b", 30))
+    assert serve(18, ClaimRules(weights={"a": 2.0})) == {"a": 12, "b": 6}
 
 
 def test_the_fleets_own_work_takes_its_share_and_no_users_turn() -> None:
     """A switch of models makes jobs about the videos of many users, who have not asked for them."""
     rules = ClaimRules(weights={"": 0.25})
 
-    def plan_switch(session: Session) -> None:
-        made = [
-            Job(subject_kind="switch", subject_id="1", user_id=f"u{part}", queue="media", run=1, stage="text_reembed",
-                part=part, state="queued", priority=-2)
-            for part in range(30)
-        ]  # fmt: skip
-        jobs.insert(session, made)
-
-    transact(plan_switch)
-    accept("a", *(f"a{n}" for n in range(30)))
+    common = {
+        "subject_kind": "switch",
+        "subject_id": "1",
+        "queue": "media",
+        "stage": "text_reembed",
+        "priority": -2,
+    }
+    made = [Job(**common, run=1, state="queued", part=part, user_id=f"u{part}") for part in range(30)]
+    transact(lambda session: jobs.insert(session, made))
+    accept("a", *numbered("a", 30))
     kinds: Counter[str] = Counter()
     for _ in range(20):
         claimed = must_claim(rules=rules)
@@ -273,28 +228,18 @@ def test_the_fleets_own_work_takes_its_share_and_no_users_turn() -> None:
         if claimed.subject.kind == "video":
             finish(claimed)
         else:
-            transact(
-                lambda session, claimed=claimed: session.execute(  # type: ignore[misc]
-                    update(Job).where(Job.job_id == claimed.job_id).values(state="cancelled")
-                )
-            )
+            set_job(claimed.job_id, state="cancelled")
             transact(lambda session: usage.add_seconds(session, "media", "", JOB_S))
     assert kinds == {"video": 16, "switch": 4}
 
 
 def test_running_jobs_count_with_the_time_they_have_taken() -> None:
-    accept("a", *(f"a{n}" for n in range(9)))
-    accept("b", *(f"b{n}" for n in range(9)))
+    accept("a", *numbered("a", 9))
+    accept("b", *numbered("b", 9))
     assert Counter(must_claim().user_id for _ in range(8)) == {"a": 4, "b": 4}
-    accept("c", *(f"c{n}" for n in range(9)))
-    with reading() as session:
-        running = session.scalars(select(Job.job_id).where(Job.state == "running", Job.user_id == "a")).all()
-    for job_id in running:
-        transact(
-            lambda session, job_id=job_id: session.execute(  # type: ignore[misc]
-                update(Job).where(Job.job_id == job_id).values(started_at=seconds_from_now(-50))
-            )
-        )
+    accept("c", *numbered("c", 9))
+    running = (Job.state == "running") & (Job.user_id == "a")
+    execute(update(Job).where(running).values(started_at=seconds_from_now(-50)))
     claimed = [must_claim() for _ in range(6)]
     assert "a" not in {found.user_id for found in claimed}
 
@@ -302,43 +247,33 @@ def test_running_jobs_count_with_the_time_they_have_taken() -> None:
 def test_many_claims_at_once_find_different_jobs_of_many_users() -> None:
     for n in range(30):
         accept(f"u{n}", f"v{n}", f"w{n}")
+    accept("many", *numbered("m", 30))
     found: list[Claim] = []
-
-    def work() -> None:
-        while (claimed := claim(owner=threading.current_thread().name)) is not None:
-            found.append(claimed)
-
-    at_once([work] * 6)
-    assert len(found) == len({claimed.job_id for claimed in found}) == 60
+    at_once([partial(take_all, found)] * 6)
+    assert len(found) == len({claimed.job_id for claimed in found}) == 90
 
 
 def test_no_job_is_missed_while_others_say_that_nothing_waits() -> None:
     """Jobs are made while claims find nothing and note it: each is found, without anybody who repairs."""
-    users = [f"u{n}" for n in range(3)]
-    made = threading.Event()
-    left = [4]
-    count = 40
     found: list[int] = []
+    done: list[int] = []
 
     def make(thread: int) -> None:
-        for n in range(count):
-            user = users[n % len(users)]
-            accept(user, f"v{thread}x{n}")
-        left[0] -= 1
-        if not left[0]:
-            made.set()
+        for n in range(40):
+            accept(f"u{n % 3}", f"v{thread}x{n}")
+        done.append(thread)
 
     def work() -> None:
         while True:
-            over = made.is_set()
+            over = len(done) == 4
             claimed = claim(owner=threading.current_thread().name)
             if claimed is not None:
                 found.append(claimed.job_id)
             elif over:
                 return
 
-    at_once([*(lambda n=n: make(n) for n in range(4)), work, work, work])  # type: ignore[misc]
-    assert len(found) == len(set(found)) == 4 * count
+    at_once([*(partial(make, n) for n in range(4)), work, work, work])
+    assert len(found) == len(set(found)) == 4 * 40
 
 
 def test_an_ended_attempt_blocks_no_claim_and_no_end_of_another() -> None:
@@ -346,12 +281,12 @@ def test_an_ended_attempt_blocks_no_claim_and_no_end_of_another() -> None:
     accept("a", "a0", "a1", "a2")
     first, second = must_claim(), must_claim()
 
-    def fail(session: Session) -> None:
+    def fail_first(session: Session) -> None:
         attempts.fail(session, first, BadMedia("x"), POLICY)
         finish(second)
         assert NAMES[must_claim().video_id] == "a2"
 
-    transact(fail)
+    transact(fail_first)
     assert device_time("a").total_s >= JOB_S
 
 
@@ -362,7 +297,7 @@ def test_device_seconds_are_kept_over_all_attempts() -> None:
     accept("a", "a0")
     claimed = must_claim()
     take(claimed, 10)
-    transact(lambda session: attempts.fail(session, claimed, StorageUnavailable("away"), POLICY))
+    fail(claimed, StorageUnavailable("away"))
     again = must_claim()
     take(again, 20)
     defer(again, 0.0, progressed=True)
@@ -370,11 +305,7 @@ def test_device_seconds_are_kept_over_all_attempts() -> None:
     assert transact(lambda session: attempts.release(session, "n:1:")) == 1
     lost = must_claim()
     # Its worker is gone since long: what came after the lease is not the user's.
-    transact(
-        lambda session: session.execute(
-            update(Job).values(started_at=seconds_from_now(-1080), lease_until=seconds_from_now(-1000))
-        )
-    )
+    set_job(lost.job_id, started_at=seconds_from_now(-1080), lease_until=seconds_from_now(-1000))
     with reading() as session:
         (held,) = attempts.held_jobs(session)
     transact(lambda session: attempts.reclaim(session, held, WorkerLost("gone"), POLICY))
@@ -389,13 +320,9 @@ def test_a_cancelled_attempt_is_its_users_time_too() -> None:
     accept("a", "a0")
     claimed = must_claim()
     take(claimed, 30)
-
-    def cancel(session: Session) -> None:
-        video_runs.cancel(session, videos.lock(session, "a0", "a"), POLICY)
-
-    transact(cancel)
+    change(video_runs.cancel, "a", "a0")
     assert device_time("a").total_s == pytest.approx(30, abs=5)
-    transact(lambda session: session.execute(update(Job).values(finished_at=seconds_from_now(-12))))
+    execute(update(Job).values(finished_at=seconds_from_now(-12)))
     transact(lambda session: attempts.end_lease(session, claimed))
     assert device_time("a").total_s == pytest.approx(42, abs=5)
     assert job(claimed.job_id).device_seconds == pytest.approx(42, abs=5)
@@ -436,20 +363,14 @@ def test_pauses_grow_until_there_is_progress() -> None:
 def test_deferred_jobs_of_one_user_hold_up_nobody() -> None:
     """59 erasures that wait for something came first, and want to be looked at again at once."""
 
-    def erase(user: str, *names: str) -> None:
-        def work(session: Session) -> None:
-            for name in names:
-                video_runs.begin_delete(session, videos.lock(session, name, user), POLICY)
-
-        transact(work)
-
-    many = [f"a{n}" for n in range(59)]
+    many = numbered("a", 59)
     accept("a", *many)
     accept("b", "b0")
-    erase("a", *many)
+    for name in many:
+        change(video_runs.begin_delete, "a", name)
     for _ in range(59):
         defer(must_claim("housekeeping"), 0.0)
-    erase("b", "b0")
+    change(video_runs.begin_delete, "b", "b0")
     claimed: list[str] = []
     for _ in range(3):
         found = must_claim("housekeeping")
@@ -457,9 +378,9 @@ def test_deferred_jobs_of_one_user_hold_up_nobody() -> None:
         defer(found, 0.0)
     assert "b0" in claimed
     # Nor is its own user's newer work behind all of them.
-    transact(lambda session: session.execute(update(Job).values(deferrals=8)))
+    execute(update(Job).values(deferrals=8))
     accept("a", "new")
-    erase("a", "new")
+    change(video_runs.begin_delete, "a", "new")
     claimed = []
     while "new" not in claimed:
         found = must_claim("housekeeping")
@@ -489,15 +410,10 @@ def test_housekeeping_is_no_work_of_the_pipelines_queues() -> None:
 
 def test_a_user_has_no_more_running_jobs_in_a_queue_than_allowed() -> None:
     rules = ClaimRules(max_running=2)
-    accept("a", *(f"a{n}" for n in range(20)))
+    accept("a", *numbered("a", 20))
     accept("b", "b0")
     found: list[Claim] = []
-
-    def work() -> None:
-        while (claimed := claim(owner=threading.current_thread().name, rules=rules)) is not None:
-            found.append(claimed)
-
-    at_once([work] * 6)
+    at_once([partial(take_all, found, rules)] * 6)
     assert Counter(claimed.user_id for claimed in found) == {"a": 2, "b": 1}
     with reading() as session:
         assert claims.claimable(session, rules) == {}, "no message is sent for what can't be claimed"
@@ -510,7 +426,7 @@ def test_a_user_has_no_more_running_jobs_in_a_queue_than_allowed() -> None:
 
 
 def test_a_user_has_no_more_open_videos_than_allowed() -> None:
-    plan = RunPolicy(skips={}, max_failures=3, tmp_ttl_s=3600, max_open_videos=3)
+    plan = replace(POLICY, max_open_videos=3)
     refused: list[QuotaExceeded] = []
 
     def send(n: int) -> None:
@@ -519,25 +435,19 @@ def test_a_user_has_no_more_open_videos_than_allowed() -> None:
         except QuotaExceeded as error:
             refused.append(error)
 
-    at_once([lambda n=n: send(n) for n in range(8)])  # type: ignore[misc]
+    at_once([partial(send, n) for n in range(8)])
     assert len(refused) == 5 and refused[0].retryable
     assert "'a' has 3 videos" in str(refused[0]) and "USER_MAX_OPEN_VIDEOS" in str(refused[0])
-    with reading() as session:
-        stored = session.scalars(select(Video.external_id).where(Video.user_id == "a")).all()
-        assert len(stored) == 3, "nothing is stored of what was refused"
-        assert session.scalar(select(func.count()).select_from(Job)) == 3
+    stored = read(select(Video.external_id).where(Video.user_id == "a"))
+    assert len(stored) == len(read(select(Job))) == 3, "nothing is stored of what was refused"
     accept("b", "b0", plan=plan)
     # The same request again is no other video.
     assert accept("a", stored[0], plan=plan) == []
     claimed = next(found for found in iter(must_claim, None) if found.user_id == "a")
-    transact(lambda session: attempts.fail(session, claimed, BadMedia("x"), POLICY))
+    fail(claimed, BadMedia("x"), POLICY)
     accept("a", "another", plan=plan)
-
-    def retry(session: Session) -> None:
-        video_runs.retry(session, videos.lock(session, NAMES[claimed.video_id], "a"), plan)
-
     with pytest.raises(QuotaExceeded):
-        transact(retry)
+        change(video_runs.retry, "a", NAMES[claimed.video_id], plan)
 
 
 # --- what keeps it right
@@ -546,9 +456,7 @@ def test_a_user_has_no_more_open_videos_than_allowed() -> None:
 def test_a_changed_half_life_is_taken_over(monkeypatch: pytest.MonkeyPatch) -> None:
     accept("a", "a0", "a1")
     accept("b", "b0", "b1")
-    for _ in range(2):
-        claimed = must_claim()
-        finish(claimed, 100.0 if claimed.user_id == "a" else 10.0)
+    serve(2, a=100.0)
     monkeypatch.setattr("db.ledger.usage.get_settings", lambda: type("S", (), {"usage_half_life_s": 60.0})())
     transact(usage.tend)
     rules = ClaimRules(usage_half_life_s=60.0)
@@ -560,7 +468,7 @@ def test_a_changed_half_life_is_taken_over(monkeypatch: pytest.MonkeyPatch) -> N
 
 def test_users_that_wait_unnoticed_are_found() -> None:
     accept("a", "a0")
-    transact(lambda session: session.execute(text("DELETE FROM queue_usage")))
+    execute(text("DELETE FROM queue_usage"))
     assert claim() is None
     transact(usage.tend)
     assert NAMES[must_claim().video_id] == "a0"
@@ -569,10 +477,6 @@ def test_users_that_wait_unnoticed_are_found() -> None:
 def test_users_whose_jobs_are_gone_are_passed_over_once() -> None:
     for n in range(150):
         accept(f"u{n}", f"v{n}")
-    transact(lambda session: session.execute(text("DELETE FROM jobs WHERE user_id <> 'u149'")))
+    execute(text("DELETE FROM jobs WHERE user_id <> 'u149'"))
     assert must_claim().user_id == "u149"
-    with reading() as session:
-        waiting = session.scalars(
-            select(QueueUsage.account).where(QueueUsage.waiting, QueueUsage.queue == "media")
-        ).all()
-    assert len(waiting) < 25
+    assert len(read(select(QueueUsage).where(QueueUsage.waiting, QueueUsage.queue == "media"))) < 25

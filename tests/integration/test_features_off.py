@@ -9,7 +9,6 @@ from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
-from uuid import UUID
 
 import numpy as np
 import pytest
@@ -20,18 +19,19 @@ from sqlalchemy.orm import Session
 from db import videos
 from db.engine import reading, transact
 from db.faces.tracks import write_tracks
-from db.ids import video_key
-from db.ledger import attempts, claims, video_runs
+from db.ledger import video_runs
 from db.ledger.claims import Claim
 from db.ledger.policy import RunPolicy
 from db.scenes import face_id, scenes_between, write_faces, write_screen_texts, write_tags, write_transcript
-from db.tables import Run, Scene, Video
-from db.vectors import ModelRow, ensure_model, write_embeddings, write_lexical
-from shared.contracts import ProcessVideo, VideoStatus
+from db.tables import Run, Scene
+from db.vectors import ensure_model, write_embeddings, write_lexical
+from shared.contracts import VideoStatus
 from shared.errors import BadMedia, Conflict, ScenefleetError
+from shared.routing import JOB_QUEUES
 from shared.settings import Settings
 from shared.storage import upload_key
 from tests.support.clips import Shot, Sound, make_clip
+from tests.support.ledger import KEY, accept, claim, fail, finish
 from worker import stages
 from worker.runtime import Runtime
 from worker.stages.context import StageContext
@@ -39,9 +39,7 @@ from worker.stages.context import StageContext
 pytestmark = pytest.mark.usefixtures("database")
 
 ON = RunPolicy(skips={}, max_failures=3, tmp_ttl_s=0.0)
-QUEUES = ("media", "asr", "text", "vision", "face", "ocr", "housekeeping")
 VIDEO, USER = "v1", "u1"
-KEY = video_key(USER, VIDEO)
 FLAG = {
     "text": "FEATURE_SEMANTIC_SEARCH",
     "vision": "FEATURE_VISION",
@@ -73,42 +71,38 @@ class Library:
 
     runtime: Runtime
     folder: Path
+    clips: dict[str, Path]
     policy: RunPolicy = ON
     #: Stage -> what it raises.
     broken: dict[str, Exception] = field(default_factory=dict)
     #: Called before a stage's job ends.
     before_end: Callable[[Claim], None] = lambda claimed: None
 
-    def process(self, clip: Path) -> VideoStatus:
+    def process(self) -> VideoStatus:
         key = upload_key(USER, VIDEO, "a.mp4")
-        self.runtime.storage.put_file("uploads", key, clip, "video/mp4")
-        request = ProcessVideo(video_id=VIDEO, user_id=USER, storage_key=key)
-        transact(lambda session: videos.accept(session, request, self.policy))
+        self.runtime.storage.put_file("uploads", key, self.clips["own"], "video/mp4")
+        accept(VIDEO, USER, key=key, policy=self.policy)
         return self.work()
 
     def rerun(self, *names: str) -> VideoStatus:
-        self.change(lambda session, video: video_runs.rerun(session, video, names, self.policy))
+        self.change(video_runs.rerun, names)
         return self.work()
 
     def missing(self) -> list[str]:
-        found: list[str] = self.change(
-            lambda session, video: video_runs.missing_stages(session, video, self.policy)
-        )
-        return found
+        return list(self.change(video_runs.missing_stages))
 
-    def change(self, act: Callable[[Session, Video], Any]) -> Any:
-        return transact(lambda session: act(session, videos.lock(session, VIDEO, USER)))
+    def change(self, act: Callable[..., Any], *arguments: Any) -> Any:
+        return transact(
+            lambda session: act(session, videos.lock(session, VIDEO, USER), *arguments, self.policy)
+        )
 
     def work(self) -> VideoStatus:
         """Do everything that waits."""
-        while claims := [found for queue in QUEUES if (found := self._claim(queue)) is not None]:
+        while claims := [found for queue in JOB_QUEUES if (found := claim(queue)) is not None]:
             for claimed in claims:
                 self._do(claimed)
         with reading() as session:
             return videos.status(session, VIDEO, USER)
-
-    def _claim(self, queue: str) -> Claim | None:
-        return transact(lambda session: claims.claim(session, queue, "n:1:0:2", 60.0))
 
     def _do(self, claimed: Claim) -> None:
         folder = self.folder / claimed.storage_part
@@ -127,11 +121,10 @@ class Library:
             else:
                 write, result = made_up(claimed), {}
         except ScenefleetError as error:
-            reason = error
-            transact(lambda session: attempts.fail(session, claimed, reason, self.policy))
+            fail(claimed, error, self.policy)
             return
         self.before_end(claimed)
-        transact(lambda session: attempts.finish(session, claimed, write, result, self.policy))
+        finish(claimed, write, policy=self.policy, **result)
 
     def stored(self) -> dict[str, list[Any]]:
         return {name: self.rows(query) for name, query in STORED.items()}
@@ -145,26 +138,19 @@ def made_up(claimed: Claim) -> Callable[[Session], None]:
     """What a stage of a model finds in its scenes: something in each, with the run's number in it."""
 
     def write(session: Session) -> None:
-        def model(family: str) -> ModelRow:
-            return ensure_model(
-                session, name=f"{family}-m", revision="1", family=family, dim=2, metric="cosine"
-            )
-
         run, stage = claimed.run, claimed.stage
+        row = ensure_model(session, name=f"{stage}-m", revision="1", family=stage, dim=2, metric="cosine")
         if stage == "asr":
             start_s, end_s = claimed.payload["start_s"], claimed.payload["end_s"]
             segment = {"start_s": start_s, "end_s": start_s + 0.4, "text": f"heard in run {run}", "words": []}
             write_transcript(
                 session, video_id=KEY, user_id=USER, run=run, part=claimed.part, start_s=start_s, end_s=end_s,
-                language="en", segments=[segment], model_id=model("asr").model_id,
+                language="en", segments=[segment], model_id=row.model_id,
             )  # fmt: skip
             return
         split = int(session.get_one(Run, (KEY, run)).stage_runs["split"])
-        scenes = scenes_between(
-            session, KEY, split, claimed.payload["first_idx"], claimed.payload["last_idx"]
-        )
-        ids = [scene.scene_id for scene in scenes]
-        row = model(stage)
+        first, last = claimed.payload["first_idx"], claimed.payload["last_idx"]
+        ids = [scene.scene_id for scene in scenes_between(session, KEY, split, first, last)]
         vector = np.array([float(run), 1.0], np.float32)
         if stage in ("text", "vision"):
             write_embeddings(session, row, run, USER, ids, [(scene, 0, vector) for scene in ids])
@@ -173,21 +159,18 @@ def made_up(claimed: Claim) -> Callable[[Session], None]:
         elif stage == "vision":
             write_tags(session, row.model_id, run, USER, ids, {scene: {f"run {run}": 0.9} for scene in ids})
         elif stage == "face":
-            write_faces(session, run, ids, [_face(scene, run, row.model_id, vector) for scene in ids])
+            face = {
+                "user_id": USER, "run": run, "ordinal": 0, "ts_s": 0.0, "box": [run, 0, 9, 9], "landmarks": [], "track": 0,
+                "det_score": 0.9, "model_id": row.model_id, "vec": HalfVector(vector), "quality": None,
+            }  # fmt: skip
+            faces = [{**face, "face_id": face_id(scene, run, 0, 0), "scene_id": scene} for scene in ids]
+            write_faces(session, run, ids, faces)
             write_tracks(session, KEY, USER, run, ids, "cosine")
         elif stage == "ocr":
             line = {"text": f"read in run {run}", "score": 0.9, "sightings": []}
             write_screen_texts(session, row.model_id, run, USER, ids, {scene: [line] for scene in ids})
 
     return write
-
-
-def _face(scene: UUID, run: int, model_id: int, vector: Any) -> dict[str, Any]:
-    return {
-        "face_id": face_id(scene, run, 0, 0), "scene_id": scene, "user_id": USER, "run": run, "ordinal": 0,
-        "ts_s": 0.0, "box": [run, 0, 9, 9], "landmarks": [], "det_score": 0.9, "model_id": model_id,
-        "vec": HalfVector(vector), "quality": None, "track": 0,
-    }  # fmt: skip
 
 
 @pytest.fixture(scope="module")
@@ -199,18 +182,17 @@ def clips(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
         "other cuts": [(1, 40), (2, 40)],
         "other pictures": [(4, 25), (5, 30), (6, 25)],
     }
+    paths = {name: folder / f"{name}.mp4" for name in shots}
     for name, found in shots.items():
-        make_clip(
-            folder / f"{name}.mp4", [Shot(seed=seed, frames=count) for seed, count in found], sound=Sound()
-        )
-    return {name: folder / f"{name}.mp4" for name in shots}
+        make_clip(paths[name], [Shot(seed=seed, frames=count) for seed, count in found], sound=Sound())
+    return paths
 
 
 @pytest.fixture
-def library(tmp_path: Path) -> Library:
+def library(tmp_path: Path, clips: dict[str, Path]) -> Library:
     runtime = Runtime(Settings(SCENEFLEET_HOME=tmp_path / "home"))
     runtime.storage.ensure_buckets()
-    return Library(runtime, tmp_path / "work")
+    return Library(runtime, tmp_path / "work", clips)
 
 
 def states(status: VideoStatus) -> dict[str, str]:
@@ -218,10 +200,8 @@ def states(status: VideoStatus) -> dict[str, str]:
 
 
 @pytest.mark.parametrize("stage", list(FLAG))
-def test_a_whole_rerun_with_a_feature_off_keeps_what_it_had_made(
-    library: Library, clips: dict[str, Path], stage: str
-) -> None:
-    assert library.process(clips["own"]).state == "indexed"
+def test_a_whole_rerun_with_a_feature_off_keeps_what_it_had_made(library: Library, stage: str) -> None:
+    assert library.process().state == "indexed"
     before = library.stored()
     assert all(len(rows) == 3 for rows in before.values())
     library.policy = off(stage)
@@ -232,9 +212,8 @@ def test_a_whole_rerun_with_a_feature_off_keeps_what_it_had_made(
     assert after[stage] == before[stage]
     for other in set(FLAG) - {stage}:
         assert after[other] != before[other] and len(after[other]) == 3, other
-    assert {row[0] for row in library.rows("SELECT transcript FROM scenes WHERE live AND idx = 0")} == {
-        "heard in run 2"
-    }
+    heard = library.rows("SELECT transcript FROM scenes WHERE live AND idx = 0")
+    assert heard == [("heard in run 2",)]
     # The sweep has run: every picture and every sidecar that is left is a published one.
     keys = {found.key for found in library.runtime.storage.list("sidecars", "")}
     with reading() as session:
@@ -252,10 +231,13 @@ def test_a_whole_rerun_with_a_feature_off_keeps_what_it_had_made(
     assert library.stored()[stage] != before[stage] and len(library.stored()[stage]) == 3
 
 
-def test_all_features_off_and_a_part_made_again(library: Library, clips: dict[str, Path]) -> None:
-    library.process(clips["own"])
+def test_all_features_off_and_a_part_made_again(library: Library) -> None:
+    library.process()
     before = library.stored()
     library.policy = off(*FLAG)
+    with pytest.raises(Conflict, match="face can't be made again: FEATURE_FACE_DETECTION is off"):
+        library.rerun("asr", "face")
+    assert library.stored() == before and library.work().run == 1
     for names in (("asr",), ("split",), ("asr",), ()):
         status = library.rerun(*names)
         assert status.state == "indexed", status
@@ -269,17 +251,15 @@ def test_all_features_off_and_a_part_made_again(library: Library, clips: dict[st
 
 
 @pytest.mark.parametrize("change", ["other cuts", "other pictures", "a damaged keyframe", "a lost keyframe"])
-def test_scenes_that_are_not_the_same_are_refused_and_nothing_is_lost(
-    library: Library, clips: dict[str, Path], change: str
-) -> None:
-    key = library.process(clips["own"]).storage_key
+def test_scenes_that_are_not_the_same_are_refused_and_nothing_is_lost(library: Library, change: str) -> None:
+    key = library.process().storage_key
     before = library.stored()
     storage = library.runtime.storage
     with reading() as session:
         (scene,) = scenes_between(session, KEY, 1, 1, 1)
     picture = scene.keyframes[0]["key"]
-    if change in clips:
-        storage.put_file("uploads", key, clips[change], "video/mp4")
+    if change in library.clips:
+        storage.put_file("uploads", key, library.clips[change], "video/mp4")
     elif change == "a damaged keyframe":
         storage.put_bytes("sidecars", picture, b"no picture", "image/jpeg")
     else:
@@ -296,9 +276,9 @@ def test_scenes_that_are_not_the_same_are_refused_and_nothing_is_lost(
     assert all(len(rows) in (2, 3) for rows in library.stored().values())
 
 
-def test_what_was_not_made_meanwhile_is_filled_in(library: Library, clips: dict[str, Path]) -> None:
+def test_what_was_not_made_meanwhile_is_filled_in(library: Library) -> None:
     library.policy = off("vision", "ocr")
-    status = library.process(clips["own"])
+    status = library.process()
     assert status.state == "indexed" and states(status)["vision"] == "skipped"
     assert library.missing() == [], "both are still off"
     before = library.stored()
@@ -319,28 +299,10 @@ def test_what_was_not_made_meanwhile_is_filled_in(library: Library, clips: dict[
     assert library.missing() == []
 
 
-def test_what_failed_is_missing_too(library: Library, clips: dict[str, Path]) -> None:
-    library.broken = {"asr": BadMedia("on purpose")}
-    assert library.process(clips["own"]).state == "partial"
-    assert library.missing() == ["asr", "text"]
-    library.broken = {}
-    assert library.rerun(*library.missing()).state == "indexed"
-    assert library.missing() == []
-
-
-def test_a_stage_that_is_off_cannot_be_named(library: Library, clips: dict[str, Path]) -> None:
-    library.process(clips["own"])
-    before = library.stored()
-    library.policy = off("face")
-    with pytest.raises(Conflict, match="face can't be made again: FEATURE_FACE_DETECTION is off"):
-        library.rerun("text", "face")
-    assert library.stored() == before and library.work().run == 1
-
-
-def test_a_feature_switched_off_in_the_middle_of_a_rerun_loses_nothing(
-    library: Library, clips: dict[str, Path]
+def test_a_feature_switched_off_in_the_middle_of_a_rerun_or_before_it_is_retried_loses_nothing(
+    library: Library,
 ) -> None:
-    library.process(clips["own"])
+    library.process()
     before = library.stored()
 
     def switch(claimed: Claim) -> None:
@@ -352,36 +314,29 @@ def test_a_feature_switched_off_in_the_middle_of_a_rerun_loses_nothing(
     assert (status.state, status.published_run, status.error_class) == ("failed", 1, "Conflict")
     assert status.error == "face skipped: the published run has it and is kept"
     assert library.stored() == before
-    status = library.rerun()
-    assert (status.state, status.published_run) == ("indexed", 3)
-    assert library.stored()["face"] == before["face"]
-
-
-def test_nothing_is_missing_while_a_run_is_open_and_nothing_of_an_unpublished_video(
-    library: Library, clips: dict[str, Path]
-) -> None:
-    library.broken = {"split": BadMedia("on purpose")}
-    assert library.process(clips["own"]).state == "failed"
-    with pytest.raises(Conflict, match="nothing of it is published: use retry or rerun"):
-        library.missing()
-    library.broken = {}
-    library.policy = off("face")
-    library.rerun()
+    assert (library.rerun().published_run, library.stored()["face"]) == (3, before["face"])
+    # A cancelled rerun starts again without what is off.
     library.policy = ON
-    assert library.missing() == ["face"]
-    library.change(lambda session, video: video_runs.rerun(session, video, ["face"], ON))
-    assert library.missing() == []
-
-
-def test_a_cancelled_rerun_is_started_again_without_what_is_off(
-    library: Library, clips: dict[str, Path]
-) -> None:
-    library.process(clips["own"])
-    before = library.stored()
-    library.change(lambda session, video: video_runs.rerun(session, video, [], ON))
+    library.change(video_runs.rerun, [])
     library.policy = off("face")
-    library.change(lambda session, video: video_runs.cancel(session, video, library.policy))
-    library.change(lambda session, video: video_runs.retry(session, video, library.policy))
+    library.change(video_runs.cancel)
+    library.change(video_runs.retry)
     status = library.work()
     assert (status.state, states(status)["face"]) == ("indexed", "reused")
     assert library.stored()["face"] == before["face"]
+
+
+def test_what_failed_is_missing_but_not_while_a_run_is_open_nor_before_one_is_published(
+    library: Library,
+) -> None:
+    library.broken = {"split": BadMedia("on purpose")}
+    assert library.process().state == "failed"
+    with pytest.raises(Conflict, match="nothing of it is published: use retry or rerun"):
+        library.missing()
+    library.broken = {"asr": BadMedia("on purpose")}
+    assert library.rerun().state == "partial"
+    assert library.missing() == ["asr", "text"]
+    library.broken = {}
+    library.change(video_runs.rerun, library.missing())
+    assert library.missing() == []
+    assert library.work().state == "indexed" and library.missing() == []

@@ -6,21 +6,23 @@ from collections.abc import Iterator
 
 import pytest
 import urllib3
-from sqlalchemy import text
 from sqlalchemy.orm import Session
 
 from db.engine import transact
+from db.expressions import NOW
 from db.scenes import Words, publish_scene, scene_id, write_scenes
 from db.tables import Video
 from shared.storage import Storage
 from tasks import people, search
 from tests.integration.conftest import Configure
+from tests.support.ledger import scene_rows
 from tests.support.s3_servers import swift_server
 from tests.support.services import RedisServer
 
 pytestmark = pytest.mark.usefixtures("database")
 
 PICTURE = b"bytes of a keyframe"
+BROWSER = urllib3.PoolManager(retries=False, timeout=20)
 
 
 @pytest.fixture(scope="module")
@@ -43,50 +45,33 @@ def storage(variables: dict[str, str], configure: Configure, redis_server: Redis
     return made
 
 
-@pytest.fixture(scope="module")
-def browser() -> urllib3.PoolManager:
-    return urllib3.PoolManager(retries=False, timeout=20)
-
-
-def test_the_keyframes_of_a_hit_are_downloaded_by_their_links(
-    storage: Storage, browser: urllib3.PoolManager
-) -> None:
+def test_the_keyframes_of_a_hit_are_downloaded_by_their_links(storage: Storage) -> None:
     keys = [f"keyframes/u1/v/1.1/{number}.jpg" for number in range(2)]
     for key in keys:
         storage.put_bytes("sidecars", key, PICTURE + key.encode(), "image/jpeg")
 
     def publish(session: Session) -> None:
-        session.add(
-            Video(video_id="v", user_id="u1", storage_key="k", state="indexed", run=1, published_run=1)
-        )
+        columns = {"state": "indexed", "run": 1, "published_run": 1, "indexed_at": NOW}
+        session.add(Video(video_id="v", user_id="u1", storage_key="k", **columns))
         session.flush()
-        frames = [
-            {"ordinal": number, "key": key, "ts_s": 0.5, "width": 8, "height": 8}
-            for number, key in enumerate(keys)
-        ]
-        write_scenes(
-            session,
-            "v",
-            "u1",
-            1,
-            [{"idx": 0, "start_s": 0.0, "end_s": 1.0, "kind": "start", "keyframes": frames}],
-        )
+        frame = {"ts_s": 0.5, "width": 8, "height": 8}
+        frames = [{**frame, "ordinal": number, "key": key} for number, key in enumerate(keys)]
+        write_scenes(session, "v", "u1", 1, [{**scene_rows(1)[0], "keyframes": frames}])
         publish_scene(session, scene_id("v", 1, 0), Words("a hot drink", "en"), "sidecars/u1/v/s.json", {})
-        session.execute(text("UPDATE videos SET indexed_at = clock_timestamp()"))
 
     transact(publish)
     (hit,) = search.scenes(user_id="u1", query="drink", mode="keyword")["hits"]
     for key, url in zip(keys, hit["keyframe_urls"], strict=True):
-        answer = browser.request("GET", url)
+        answer = BROWSER.request("GET", url)
         assert (answer.status, answer.data) == (200, PICTURE + key.encode())
-        assert browser.request("GET", url.replace(key, keys[0] + "x")).status == 403
-        assert browser.request("DELETE", url).status == 403
+        assert BROWSER.request("GET", url.replace(key, keys[0] + "x")).status == 403
+        assert BROWSER.request("DELETE", url).status == 403
 
 
-def test_a_photo_is_uploaded_by_the_link_it_was_given(storage: Storage, browser: urllib3.PoolManager) -> None:
+def test_a_photo_is_uploaded_by_the_link_it_was_given(storage: Storage) -> None:
     person = people.create(user_id="u1", name="Ann")["person_id"]
     slot = people.add_photo(user_id="u1", person_id=person, extension="png", expires_s=60)
-    assert browser.request("PUT", slot["upload_url"], body=PICTURE).status == 200
+    assert BROWSER.request("PUT", slot["upload_url"], body=PICTURE).status == 200
     assert storage.get_bytes("uploads", slot["storage_key"]) == PICTURE
     other = slot["upload_url"].replace(slot["storage_key"], f"faces/u2/{person}/photo_1.png")
-    assert browser.request("PUT", other, body=PICTURE).status == 403
+    assert BROWSER.request("PUT", other, body=PICTURE).status == 403

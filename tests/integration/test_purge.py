@@ -2,29 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 
 import psycopg
 import pytest
 import redis
+from sqlalchemy import text
 from typer.testing import CliRunner
 
 from cli.main import app
+from db import purge
 from db.engine import transact
 from db.tables import Person
-from shared import settings as settings_module
+from shared.errors import Conflict
+from tests.integration.conftest import Configure
+from tests.support.ledger import execute
 from tests.support.services import PostgresServer, RedisServer
 
 CANARY = "Zyxwanda-Canary-Quillfeather"
-
-
-@pytest.fixture
-def environment(database: str, redis_server: RedisServer, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
-    monkeypatch.setenv("REDIS_URL", redis_server.url)
-    settings_module.get_settings.cache_clear()
-    yield database
-    settings_module.get_settings.cache_clear()
 
 
 def files_with(folder: Path, word: str) -> list[str]:
@@ -35,38 +30,32 @@ def files_with(folder: Path, word: str) -> list[str]:
     ]
 
 
-def table_files(server: PostgresServer) -> Path:
-    return server.folder / "data" / "base"
-
-
 def test_what_was_deleted_leaves_the_files(
-    environment: str, postgres: PostgresServer, redis_server: RedisServer
+    database: str, postgres: PostgresServer, redis_server: RedisServer, configure: Configure
 ) -> None:
+    configure(REDIS_URL=redis_server.url)
+    tables = postgres.folder / "data" / "base"
     transact(lambda s: s.add(Person(person_id="p", user_id="u", name=CANARY)))
     postgres.execute("CHECKPOINT")
-    assert files_with(table_files(postgres), CANARY)
+    assert files_with(tables, CANARY)
     with redis.Redis.from_url(redis_server.url) as client:
         client.set("celery-task-meta-x", CANARY)
         client.delete("celery-task-meta-x")
-    with psycopg.connect(environment, autocommit=True) as connection:
-        connection.execute("DELETE FROM people WHERE person_id = 'p'")
+    execute(text("DELETE FROM people WHERE person_id = 'p'"))
     postgres.execute("CHECKPOINT")
-    assert files_with(table_files(postgres), CANARY), "Postgres keeps deleted rows in its files"
+    assert files_with(tables, CANARY), "Postgres keeps deleted rows in its files"
     assert files_with(redis_server.folder, CANARY), "Redis keeps deleted values in its append-only file"
 
     result = CliRunner().invoke(app, ["db", "purge", "--yes"])
     assert result.exit_code == 0, result.output
     assert "append-only file of Redis rewritten" in result.output
-    assert not files_with(table_files(postgres), CANARY)
+    assert not files_with(tables, CANARY)
     assert not files_with(redis_server.folder, CANARY)
 
 
-def test_a_table_in_use_is_one_clear_error(environment: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    from db import purge
-    from shared.errors import Conflict
-
+def test_a_table_in_use_is_one_clear_error(database: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(purge, "_LOCK_S", 1)
-    with psycopg.connect(environment) as busy:
+    with psycopg.connect(database) as busy:
         busy.execute("SELECT * FROM people")
         with pytest.raises(Conflict, match=r"in use for 1 s.*people"):
             purge.rewrite("people")

@@ -9,24 +9,24 @@ from __future__ import annotations
 import random
 import re
 from collections.abc import Callable
+from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import pytest
-from sqlalchemy import func, select, text
+from sqlalchemy import insert, select, text
 
-from db.engine import get_engine, reading, transact
+from db.engine import get_engine, transact
 from db.ids import person_key, video_key
-from db.ledger import attempts, claims, jobs, subjects
-from db.ledger.claims import Claim
-from db.ledger.policy import RunPolicy
+from db.ledger import jobs, subjects
 from db.scenes import Words, publish_scene, scene_id, write_scenes
-from db.tables import Base, Job, Person, Scene, Video
+from db.tables import Base, Job, Person, Scene, ScenePerson, Video
 from shared.contracts import SearchScenes, parse
 from shared.errors import Conflict, InvalidKey, NotFound, ScenefleetError
 from shared.storage import Storage, sidecar_key
 from tasks import people, video
 from tests.integration.conftest import Configure
-from tests.integration.test_ledger import POLICY
+from tests.support.ledger import POLICY, claim, execute, finish, read
 from worker import stages
 from worker.runtime import Runtime
 from worker.search import answer, plan
@@ -37,6 +37,9 @@ pytestmark = pytest.mark.usefixtures("database")
 FIRST, OTHER = "u", "u1"
 VIDEOS, PEOPLE = ("17", "text", "u1"), ("17", "text", "unknown")
 NAMES = ("Ann", "Bea")
+#: Requests about one of them.
+OF_VIDEO = ("status", "scenes", "subtitles", "cancel", "retry", "rerun", "delete")
+OF_PERSON = ("get", "photos", "add_photo", "faces", "enroll", "delete", "cancel")
 #: What the fleet makes, differently every time.
 _MADE = re.compile(
     r"[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}|photo_\d+|\d{4}-\d\d-\d\dT[\d:.]+Z?"
@@ -84,6 +87,12 @@ def index(user: str, name: str) -> str:
     return transact(write)
 
 
+def process(user: str) -> None:
+    """Publish the user's video 17."""
+    video.process(user_id=user, video_id="17", storage_key=f"uploads/{user}/17/a.mp4")
+    assert index(user, "17") == "indexed"
+
+
 def search(runtime: Runtime, user_id: str, **payload: Any) -> dict[str, Any]:
     request = parse(SearchScenes, {"user_id": user_id, "mode": "keyword", "query": "rocket", **payload})
     made = plan.plan(request, runtime, frozenset())
@@ -92,56 +101,23 @@ def search(runtime: Runtime, user_id: str, **payload: Any) -> dict[str, Any]:
 
 def random_act(rng: random.Random, runtime: Runtime) -> Callable[[str], str]:
     """One thing a user does."""
-    name, who, called = rng.choice(VIDEOS), rng.choice(PEOPLE), rng.choice(NAMES)
-    place, seed = rng.choice(("a.mp4", "b.mp4")), rng.random()
-
-    def process(user: str) -> str:
-        return ask(video.process, user, video_id=name, storage_key=f"uploads/{user}/{name}/{place}")
-
-    def misplace(user: str) -> str:
-        return ask(video.process, user, video_id=name, storage_key=f"uploads/{user}x/{name}/{place}")
-
-    def find(user: str) -> str:
-        return ask(lambda **given: search(runtime, **given), user, video_ids=[name])
-
-    def of_video(user: str) -> str:
-        requests = (
-            video.status,
-            video.scenes,
-            video.subtitles,
-            video.cancel,
-            video.retry,
-            video.rerun,
-            video.delete,
-        )
-        return ask(random.Random(seed).choice(requests), user, video_id=name)
-
-    def create(user: str) -> str:
-        return ask(people.create, user, name=called, person_id=who)
-
-    def of_person(user: str) -> str:
-        requests = (
-            people.get,
-            people.photos,
-            people.add_photo,
-            people.faces,
-            people.enroll,
-            people.delete,
-            people.cancel,
-        )
-        return ask(random.Random(seed).choice(requests), user, person_id=who)
-
-    def more(user: str) -> str:
-        if seed < 0.3:
-            return ask(people.rename, user, person_id=who, name=called)
-        if seed < 0.6:
-            return ask(people.merge, user, person_id=who, into=random.Random(seed).choice(PEOPLE))
-        return ask(people.list_people if seed < 0.8 else people.list_events, user)
-
-    return rng.choice(
-        (process, process, misplace, find, of_video, of_video, create, create, of_person, of_person, more,
-         lambda user: index(user, name))
-    )  # fmt: skip
+    name, who, into, called = rng.choice(VIDEOS), rng.choice(PEOPLE), rng.choice(PEOPLE), rng.choice(NAMES)
+    place = f"{name}/{rng.choice(('a.mp4', 'b.mp4'))}"
+    of_video, of_person = getattr(video, rng.choice(OF_VIDEO)), getattr(people, rng.choice(OF_PERSON))
+    acts: dict[Callable[[str], str], int] = {
+        lambda user: ask(video.process, user, video_id=name, storage_key=f"uploads/{user}/{place}"): 20,
+        lambda user: ask(video.process, user, video_id=name, storage_key=f"uploads/{user}x/{place}"): 10,
+        lambda user: index(user, name): 10,
+        lambda user: ask(partial(search, runtime), user, video_ids=[name]): 10,
+        lambda user: ask(of_video, user, video_id=name): 20,
+        lambda user: ask(people.create, user, name=called, person_id=who): 20,
+        lambda user: ask(of_person, user, person_id=who): 20,
+        lambda user: ask(people.rename, user, person_id=who, name=called): 3,
+        lambda user: ask(people.merge, user, person_id=who, into=into): 3,
+        lambda user: ask(people.list_people, user): 2,
+        lambda user: ask(people.list_events, user): 2,
+    }
+    return rng.choices(list(acts), list(acts.values()))[0]
 
 
 def empty() -> None:
@@ -171,8 +147,7 @@ def test_a_refused_request_stores_nothing_and_blocks_nobody(runtime: Runtime) ->
     for key in ("uploads/u1/17/a.mp4", "uploads/u/170/a.mp4", "../x", "uploads/u/17"):
         with pytest.raises(InvalidKey):
             video.process(user_id=FIRST, video_id="17", storage_key=key)
-    with reading() as session:
-        assert session.scalars(select(func.count()).select_from(Video)).one() == 0
+    assert read(select(Video)) == []
     with pytest.raises(NotFound):
         video.status(user_id=FIRST, video_id="17")
     for user in (OTHER, FIRST):
@@ -181,8 +156,7 @@ def test_a_refused_request_stores_nothing_and_blocks_nobody(runtime: Runtime) ->
     people.create(user_id=FIRST, name="Ann", person_id="17")
     with pytest.raises(Conflict):
         people.create(user_id=FIRST, name="Ann", person_id="18")
-    with reading() as session:
-        assert session.scalars(select(Person.person_id)).all() == [person_key(FIRST, "17")]
+    assert read(select(Person.person_id)) == [person_key(FIRST, "17")]
 
 
 def test_the_same_request_gives_the_same_scene_ids_and_another_users_others(runtime: Runtime) -> None:
@@ -190,13 +164,10 @@ def test_the_same_request_gives_the_same_scene_ids_and_another_users_others(runt
     for _ in range(2):
         empty()
         for user in (FIRST, OTHER):
-            video.process(user_id=user, video_id="17", storage_key=f"uploads/{user}/17/a.mp4")
-            assert index(user, "17") == "indexed"
+            process(user)
         shown = {user: video.scenes(user_id=user, video_id="17")["scenes"][0] for user in (FIRST, OTHER)}
         assert all(scene["video_id"] == "17" for scene in shown.values())
-        assert {user: scene["sidecar_key"].split("/")[:3] for user, scene in shown.items()} == {
-            user: ["sidecars", user, "17"] for user in shown
-        }
+        assert all(scene["sidecar_key"].startswith(f"sidecars/{user}/17/") for user, scene in shown.items())
         made.append({user: scene["scene_id"] for user, scene in shown.items()})
     assert made[0] == made[1] and made[0][FIRST] != made[0][OTHER]
 
@@ -221,58 +192,42 @@ def objects(storage: Storage) -> set[str]:
 
 def work_off(runtime: Runtime) -> None:
     """Do every job of housekeeping that waits: they erase something."""
-    policy = RunPolicy(skips=POLICY.skips, max_failures=3, tmp_ttl_s=0)
-    while (
-        claimed := transact(lambda session: claims.claim(session, "housekeeping", "n:1:0:1", 60.0))
-    ) is not None:
-        mine: Claim = claimed
-        folder = runtime.work_dir / mine.storage_part
+    while (claimed := claim("housekeeping")) is not None:
+        folder = runtime.work_dir / claimed.storage_part
         folder.mkdir(parents=True, exist_ok=True)
-        context = StageContext(claimed=mine, runtime=runtime, folder=folder, report=lambda fraction: None)
+        context = StageContext(claimed=claimed, runtime=runtime, folder=folder, report=lambda fraction: None)
         done = stages.run(context)
-        transact(
-            lambda s, mine=mine, done=done: attempts.finish(s, mine, done.write, done.result, policy)  # type: ignore[misc]
-        )
+        finish(claimed, done.write, policy=replace(POLICY, tmp_ttl_s=0), **done.result)
 
 
 def test_deleting_a_video_leaves_the_other_users_of_the_same_id(runtime: Runtime) -> None:
     for user in (FIRST, OTHER):
         runtime.storage.put_bytes("uploads", f"uploads/{user}/17/a.mp4", b"film", "video/mp4")
-        video.process(user_id=user, video_id="17", storage_key=f"uploads/{user}/17/a.mp4")
-        index(user, "17")
+        process(user)
         scene = video.scenes(user_id=user, video_id="17")["scenes"][0]
         runtime.storage.put_bytes("sidecars", scene["sidecar_key"], b"{}", "application/json")
         runtime.storage.put_bytes("tmp", f"tmp/{user}/17/1.1/audio.wav", b"sound", "audio/wav")
     before = objects(runtime.storage)
-    answers = [str(request(user_id=OTHER, video_id="17")) for request in (video.status, video.scenes)]
+    answers = [request(user_id=OTHER, video_id="17") for request in (video.status, video.scenes)]
     assert video.delete(user_id=FIRST, video_id="17")["state"] == "deleted"
     work_off(runtime)
     assert objects(runtime.storage) == {key for key in before if key.split("/")[1] == OTHER}
-    assert [str(request(user_id=OTHER, video_id="17")) for request in (video.status, video.scenes)] == answers
+    assert [request(user_id=OTHER, video_id="17") for request in (video.status, video.scenes)] == answers
     with pytest.raises(NotFound):
         video.status(user_id=FIRST, video_id="17")
-    with reading() as session:
-        assert set(session.scalars(select(Scene.user_id))) == {OTHER}
+    assert set(read(select(Scene.user_id))) == {OTHER}
     assert [hit["video_id"] for hit in search(runtime, OTHER, video_id="17")["hits"]] == ["17"]
     assert search(runtime, FIRST, video_id="17")["hits"] == []
 
 
 def test_people_of_the_same_id_are_found_apart(runtime: Runtime) -> None:
-    for user in (FIRST, OTHER):
-        video.process(user_id=user, video_id="17", storage_key=f"uploads/{user}/17/a.mp4")
-        index(user, "17")
+    confidences = {FIRST: 0.9, OTHER: 0.4}
+    for user, confidence in confidences.items():
+        process(user)
         people.create(user_id=user, name="Ann", person_id="17")
-        scene = scene_id(video_key(user, "17"), 1, 0)
-
-        def write(session: Any, user: str = user, scene: Any = scene) -> None:
-            values = {"scene": scene, "person": person_key(user, "17"), "user": user}
-            session.execute(
-                text("INSERT INTO scene_people VALUES (:scene, :person, :user, :confidence, 1)"),
-                {**values, "confidence": 0.9 if user == FIRST else 0.4},
-            )
-
-        transact(write)
-    for user, confidence in ((FIRST, 0.9), (OTHER, 0.4)):
+        seen = {"scene_id": scene_id(video_key(user, "17"), 1, 0), "person_id": person_key(user, "17")}
+        execute(insert(ScenePerson).values(**seen, user_id=user, confidence=confidence, frame_count=1))
+    for user, confidence in confidences.items():
         (hit,) = search(runtime, user, persons=["17"])["hits"]
         (who,) = hit["highlights"]["people"]
         assert (hit["video_id"], who["person_id"], who["confidence"]) == ("17", "17", confidence)

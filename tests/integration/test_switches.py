@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from datetime import timedelta
+from functools import partial
 from pathlib import Path
 from typing import Any
 from uuid import UUID
 
 import numpy as np
 import pytest
-from sqlalchemy import func, select, text
+from sqlalchemy import func, select, update
 from sqlalchemy.orm import Session
 
 import tasks.models
@@ -17,16 +19,16 @@ import tasks.requests
 from db import switches
 from db.active_models import active_models, kept_models
 from db.engine import reading, transact
-from db.ledger import attempts, claims, subjects, switch_runs, video_runs
+from db.expressions import NOW
+from db.ledger import subjects, switch_runs, video_runs
 from db.ledger.claims import Claim
-from db.ledger.jobs import WakeUp
 from db.ledger.policy import RunPolicy
-from db.ledger.switch_runs import SwitchProgress
 from db.scenes import published_scenes, scene_id, write_scenes
-from db.tables import ActiveModel, Embedding, Job, Model, ModelSwitch, Run, Video
+from db.tables import ActiveModel, Embedding, Job, Model, ModelSwitch, Run, Scene, Video
 from db.vectors import ModelRow, ensure_model, write_embeddings
 from shared.errors import Conflict, DatabaseUnavailable, LeaseLost, ModelFailure, ModelUnavailable
 from shared.settings import Settings
+from tests.support.ledger import claim, execute, fail, finish, must_claim, read
 from worker.models.catalog import Catalog, load_catalog
 from worker.runtime import ActiveModels, Runtime
 from worker.stages import discard as discard_stage, reembed
@@ -81,25 +83,25 @@ class Archive:
         def write(session: Session) -> None:
             ids = [scene.scene_id for scene in published_scenes(session, video_id, "u1", 0, 10_000)]
             self.write(session, "old", 2, ids)
-            session.execute(
-                text("UPDATE scenes SET text_run = 2 WHERE video_id = :video"), {"video": video_id}
-            )
-            session.execute(
-                text("UPDATE videos SET run = 2, published_run = 2, indexed_at = clock_timestamp() WHERE video_id = :video"),
-                {"video": video_id},
-            )  # fmt: skip
+            newer = {"run": 2, "published_run": 2, "indexed_at": NOW}
+            session.execute(update(Scene).where(Scene.video_id == video_id).values(text_run=2))
+            session.execute(update(Video).where(Video.video_id == video_id).values(newer))
 
         transact(write)
 
     def begin(self) -> None:
-        transact(
-            lambda session: switches.begin(session, "text", self.models["old"], self.models["new"], POLICY)
-        )
+        transact(lambda session: switches.begin(session, "text", *self.models.values(), POLICY))
 
     def lacking(self, *videos: str) -> int:
         with reading() as session:
-            rows = switch_runs.lacking(session, "text", self.models["old"], self.models["new"], list(videos))
+            rows = switch_runs.lacking(session, "text", *self.models.values(), list(videos))
         return sum(len(row.idxs) for row in rows)
+
+    def counts(self) -> tuple[int, int]:
+        """The number of vectors of the old model and of the new one."""
+        written = read(select(Embedding.model_id))
+        old, new = (written.count(model.model_id) for model in self.models.values())
+        return old, new
 
 
 @pytest.fixture
@@ -120,36 +122,28 @@ def archive(monkeypatch: pytest.MonkeyPatch) -> Archive:
 
 
 def switch() -> ModelSwitch:
-    with reading() as session:
-        return (
-            session.scalars(select(ModelSwitch).order_by(ModelSwitch.switch_id.desc())).first()
-            or pytest.fail()
-        )
+    return read(select(ModelSwitch).order_by(ModelSwitch.switch_id.desc()))[0]
 
 
-def progress() -> SwitchProgress:
-    with reading() as session:
-        return switch_runs.progress(session, switch())
+def change(act: Callable[..., Any], *arguments: Any, **options: Any) -> Any:
+    """Change the open switch."""
+    return transact(lambda session: act(session, switches.require(session, "text"), *arguments, **options))
+
+
+def activate() -> None:
+    change(switches.point, "new")
+
+
+def discard(pages_s: float = 0) -> None:
+    change(switches.discard, POLICY, pages_s=pages_s)
 
 
 def reconcile() -> None:
     def go_on(session: Session) -> None:
         for found in switch_runs.find_open(session):
-            subject = subjects.lock_switch(session, found)
-            assert subject is not None
-            subjects.advance(session, subject, POLICY)
+            subjects.advance(session, subjects.lock_switch(session, found), POLICY)
 
     transact(go_on)
-
-
-def claim(queue: str = "text") -> Claim | None:
-    return transact(lambda session: claims.claim(session, queue, "n:1:0:2", 60.0))
-
-
-def must_claim(queue: str = "text") -> Claim:
-    found = claim(queue)
-    assert found is not None, f"nothing claimable in {queue}"
-    return found
 
 
 def work(claimed: Claim) -> Outcome:
@@ -159,62 +153,50 @@ def work(claimed: Claim) -> Outcome:
     return discard_stage.run(context) if claimed.stage == "discard" else reembed.run(context)
 
 
-def finish(claimed: Claim, outcome: Outcome) -> list[WakeUp]:
-    return transact(lambda session: attempts.finish(session, claimed, outcome.write, outcome.result, POLICY))
+def end(claimed: Claim, outcome: Outcome | None = None) -> None:
+    outcome = outcome or work(claimed)
+    finish(claimed, outcome.write, policy=POLICY, **outcome.result)
 
 
 def run_all(queue: str = "text") -> int:
-    """Do what is claimable, to the end."""
+    """Finish all claimable jobs. Returns how many."""
     parts = 0
     while (claimed := claim(queue)) is not None:
-        finish(claimed, work(claimed))
+        end(claimed)
         parts += 1
     return parts
 
 
 def waiting() -> int:
-    with reading() as session:
-        return session.scalars(select(func.count()).select_from(Job).where(Job.state == "queued")).one()
+    return len(read(select(Job.job_id).where(Job.state == "queued")))
 
 
-def count(model: ModelRow) -> int:
-    with reading() as session:
-        return session.scalars(
-            select(func.count()).select_from(Embedding).where(Embedding.model_id == model.model_id)
-        ).one()
-
-
-def test_a_large_archive_is_planned_bit_by_bit_and_each_scene_is_done_once(archive: Archive) -> None:
-    for number in range(3):
-        archive.add(f"v{number}", 2000, user_id=f"u{number % 2}")
-    archive.begin()
-    assert 0 < waiting() <= 2 * switch_runs._WINDOW, "not all of it at once"
-    first = must_claim()
-    assert first.payload["last_idx"] - first.payload["first_idx"] < 32
-    finish(first, work(first))
-    assert run_all() == 3 * 63 - 1
-    found = switch()
-    assert (found.state, found.done, found.total) == ("ready", 6000, 6000)
-    assert archive.lacking("v0", "v1", "v2") == 0 == waiting()
-    assert (count(archive.models["old"]), count(archive.models["new"])) == (6000, 6000)
-    rate = progress().scenes_per_s
-    assert rate is not None and rate > 0
-
-
-def test_nothing_to_do_is_ready_at_once_and_beginning_again_changes_nothing(archive: Archive) -> None:
+def test_beginning_again_changes_nothing_and_nothing_to_do_is_ready_at_once(archive: Archive) -> None:
     archive.begin()
     archive.begin()
     assert switch().state == "ready" and switch().switch_id == 1
+    # A setting that changes now changes nothing either.
+    assert transact(active_models)["text"] == archive.models["old"]
 
 
-def test_a_plan_ends_at_the_video_that_fills_it(archive: Archive, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_archive_is_planned_bit_by_bit_and_each_scene_is_done_once(
+    archive: Archive, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(switch_runs, "_WINDOW", 8)
     for number in range(6):
-        archive.add(f"v{number}", 32 * 5)
+        archive.add(f"v{number}", 32 * 5, user_id=f"u{number % 2}")
     archive.begin()
     assert waiting() == 2 * 5, "two videos fill the window; the others wait for their turn"
-    assert run_all() == 6 * 5
-    assert (switch().state, switch().done) == ("ready", 6 * 32 * 5)
+    first = must_claim("text")
+    assert first.payload["last_idx"] - first.payload["first_idx"] < 32
+    end(first)
+    assert run_all() == 6 * 5 - 1
+    found, scenes = switch(), 6 * 32 * 5
+    assert (found.state, found.done, found.total) == ("ready", scenes, scenes)
+    assert archive.lacking(*(f"v{number}" for number in range(6))) == 0 == waiting()
+    assert archive.counts() == (scenes, scenes)
+    rate = transact(lambda session: switch_runs.progress(session, switch())).scenes_per_s
+    assert rate is not None and rate > 0
 
 
 def test_a_long_stretch_that_lacks_nothing_is_walked_bit_by_bit(
@@ -228,12 +210,11 @@ def test_a_long_stretch_that_lacks_nothing_is_walked_bit_by_bit(
         if number < 8:
             transact(lambda session, ids=ids: archive.write(session, "new", 1, ids))  # type: ignore[misc]
     archive.begin()
-    assert (switch().state, switch().seen_video) == ("building", "v3"), (
-        "not ready: it has not been looked through"
-    )
-    reconcile()
-    assert (switch().state, switch().seen_video) == ("building", "v7")
-    reconcile()
+    for seen in ("v3", "v7"):
+        assert (switch().state, switch().seen_video) == ("building", seen), (
+            "not ready before it is at the end"
+        )
+        reconcile()
     assert run_all() == 1 and archive.lacking("v8") == 0
     assert switch().state == "ready"
 
@@ -242,19 +223,12 @@ def test_a_video_that_came_into_sight_late_is_found_however_slow_the_last_parts_
     archive.add("v", 10)
     archive.add("late", 5)
     # Its publication was committed after the place had been passed ...
-    transact(lambda session: session.execute(text("UPDATE videos SET published_run = NULL, indexed_at = NULL WHERE video_id = 'late'")))  # fmt: skip
-    transact(
-        lambda session: session.execute(text("UPDATE videos SET indexed_at = indexed_at - interval '1 hour'"))
-    )
+    late = update(Video).where(Video.video_id == "late")
+    execute(late.values(published_run=None, indexed_at=None))
+    execute(update(Video).values(indexed_at=Video.indexed_at - timedelta(hours=1)))
     archive.begin()
-    transact(
-        lambda session: session.execute(
-            text(
-                "UPDATE videos SET published_run = 1, indexed_at ="
-                " (SELECT indexed_at - interval '1 second' FROM videos WHERE video_id = 'v') WHERE video_id = 'late'"
-            )
-        )
-    )
+    (indexed_at,) = read(select(Video.indexed_at).where(Video.video_id == "v"))
+    execute(late.values(published_run=1, indexed_at=indexed_at - timedelta(seconds=1)))
     # ... and the parts before it were done an hour later.
     run_all()
     assert switch().state == "ready" and archive.lacking("late") == 0
@@ -265,48 +239,17 @@ def test_done_parts_do_not_pile_up(archive: Archive, monkeypatch: pytest.MonkeyP
     archive.add("v", 32 * 6)
     archive.begin()
     assert run_all() == 6 and switch().done == 32 * 6
-    with reading() as session:
-        assert session.scalars(select(func.count()).select_from(Job)).one() == 0
+    assert read(select(Job)) == []
     archive.add("w", 1)
     reconcile()
     assert run_all() == 1 and archive.lacking("w") == 0
-
-
-def test_a_setting_changed_while_it_is_built_moves_nothing(archive: Archive) -> None:
-    archive.begin()
-    with reading() as session:
-        assert active_models(session)["text"] == archive.models["old"]
-
-
-def test_what_is_searched_is_what_the_switch_begins_with_whatever_the_caller_thinks(archive: Archive) -> None:
-    archive.add("v", 3)
-    archive.begin()
-    run_all()
-    transact(lambda session: switches.point(session, switches.require(session, "text"), "new"))
-    transact(lambda session: switches.discard(session, switches.require(session, "text"), POLICY, pages_s=0))
-    run_all("housekeeping")
-    third = transact(
-        lambda session: ensure_model(
-            session, name="third", revision="1", family="text", dim=6, metric="cosine"
-        )
-    )
-    # A process that looked the pointer up a moment ago still thinks of the old one.
-    transact(lambda session: switches.begin(session, "text", archive.models["old"], third, POLICY))
-    assert switch().from_model == archive.models["new"].model_id and switch().total == 3
-    assert switch().state == "building" and waiting() == 1
 
 
 def test_nothing_is_dropped_that_the_new_model_has_no_vectors_of(archive: Archive) -> None:
     archive.add("v", 3)
     archive.begin()
     run_all()
-    transact(lambda session: switches.point(session, switches.require(session, "text"), "new"))
-
-    def discard() -> None:
-        transact(
-            lambda session: switches.discard(session, switches.require(session, "text"), POLICY, pages_s=0)
-        )
-
+    activate()
     # Published a moment ago by a run from before the switch.
     archive.add("late", 2)
     with pytest.raises(Conflict, match="1 parts of the archive have no vectors of new yet"):
@@ -315,19 +258,15 @@ def test_nothing_is_dropped_that_the_new_model_has_no_vectors_of(archive: Archiv
     run_all()
     # Its words were embedded before the switch; it is not published yet.
     archive.add("slow", 2)
+    execute(update(Scene).where(Scene.video_id == "slow").values(live=False, text_run=None))
+    execute(update(Video).where(Video.video_id == "slow").values(published_run=None, indexed_at=None))
     transact(
-        lambda session: (
-            session.execute(text("UPDATE scenes SET live = false, text_run = NULL WHERE video_id = 'slow'")),
-            session.execute(
-                text("UPDATE videos SET published_run = NULL, indexed_at = NULL WHERE video_id = 'slow'")
-            ),
-            session.add(Run(video_id="slow", run=1, stages=["text"], stage_runs={"text": 1})),
-        )
+        lambda session: session.add(Run(video_id="slow", run=1, stages=["text"], stage_runs={"text": 1}))
     )
     with pytest.raises(Conflict, match="video slow is in progress since before the switch"):
         discard()
-    assert (switch().state, count(archive.models["old"])) == ("activated", 7)
-    transact(lambda session: session.execute(text("UPDATE runs SET ended_at = clock_timestamp()")))
+    assert (switch().state, archive.counts()[0]) == ("activated", 7)
+    execute(update(Run).values(ended_at=NOW))
     discard()
     assert run_all("housekeeping") == 1 and switch().state == "ended"
 
@@ -341,8 +280,7 @@ def test_a_question_leaves_nothing_behind(archive: Archive, monkeypatch: pytest.
     monkeypatch.setattr(tasks.requests, "get_runtime", lambda: runtime)
     said = tasks.models.switch(kind="text", to="second", dry_run=True)
     assert (said["active"], said["switch"]) == (lite["text"].name, None)
-    with reading() as session:
-        assert "second" not in session.scalars(select(Model.name)).all()
+    assert "second" not in read(select(Model.name))
     said = tasks.models.switch(kind="text", to="second")
     assert said["switch"]["to_model"] == "second" and said["switch"]["state"] == "ready"
     assert tasks.models.switch(kind="text", to="second", dry_run=True) == said
@@ -361,97 +299,95 @@ def test_how_a_switch_stands_is_said_without_counting_the_archive(
 def test_a_scene_without_words_gets_no_vector_and_holds_nothing_up(archive: Archive) -> None:
     archive.add("v", 3)
     # Its words were heard again while the text stage was off: nothing is said there any more.
-    transact(lambda session: session.execute(text("UPDATE scenes SET transcript = '' WHERE idx = 1")))
+    execute(update(Scene).where(Scene.idx == 1).values(transcript=""))
     archive.begin()
     run_all()
-    assert switch().state == "ready" and count(archive.models["new"]) == 2
+    assert switch().state == "ready" and archive.counts()[1] == 2
 
 
 def test_a_part_given_up_holds_the_switch_until_it_is_tried_again(archive: Archive) -> None:
     archive.add("v", 40)
     archive.begin()
-    broken = must_claim()
-    transact(lambda session: attempts.fail(session, broken, ModelUnavailable("the weights are gone"), POLICY))
+    fail(must_claim("text"), ModelUnavailable("the weights are gone"), POLICY)
     run_all()
     reconcile()
     assert switch().state == "building" and waiting() == 0
-    assert (progress().failed, progress().error) == (1, "the weights are gone")
+    progress = transact(lambda session: switch_runs.progress(session, switch()))
+    assert (progress.failed, progress.error) == (1, "the weights are gone")
     with pytest.raises(Conflict, match="building: it can't be activated"):
-        transact(lambda session: switches.point(session, switches.require(session, "text"), "new"))
-    transact(lambda session: switch_runs.retry(session, switches.require(session, "text")))
+        activate()
+    change(switch_runs.retry)
     assert run_all() == 1
     assert switch().state == "ready" and switch().done == 40
 
 
-def test_a_run_published_meanwhile_is_looked_at_again(archive: Archive) -> None:
+def test_a_run_published_meanwhile_is_looked_at_again_and_an_erased_one_is_not(archive: Archive) -> None:
     archive.add("v", 10)
     archive.begin()
-    claimed = must_claim()
+    claimed = must_claim("text")
     outcome = work(claimed)
     archive.publish_again("v")
-    finish(claimed, outcome)
-    assert count(archive.models["new"]) == 0, "made of words that are not published any more"
+    end(claimed, outcome)
+    assert archive.counts()[1] == 0, "made of words that are not published any more"
     assert run_all() == 1
     assert switch().state == "ready" and archive.lacking("v") == 0
     # The same when it is built, and after the activation: a run that began before the switch may end at any time.
-    transact(lambda session: switches.point(session, switches.require(session, "text"), "new"))
+    activate()
     archive.add("late", 5)
     reconcile()
     assert run_all() == 1 and archive.lacking("late") == 0 and switch().state == "activated"
-
-
-def test_a_video_erased_meanwhile_gets_nothing(archive: Archive) -> None:
-    archive.add("v", 5)
-    archive.begin()
-    claimed = must_claim()
-    outcome = work(claimed)
-    transact(lambda session: video_runs.begin_delete(session, session.get_one(Video, "v"), POLICY))
-    finish(claimed, outcome)
+    # A video that is erased meanwhile gets nothing.
+    archive.add("erased", 5)
     reconcile()
-    assert count(archive.models["new"]) == 0 and switch().state == "ready"
+    claimed = must_claim("text")
+    outcome = work(claimed)
+    transact(lambda session: video_runs.begin_delete(session, session.get_one(Video, "erased"), POLICY))
+    end(claimed, outcome)
+    reconcile()
+    assert archive.counts()[1] == 15 and waiting() == 1, "the erasure"
 
 
 def test_dropping_ends_what_is_at_work_and_leaves_the_other_model_alone(archive: Archive) -> None:
     archive.add("v", 100)
     archive.begin()
-    done, running = must_claim(), must_claim()
-    finish(done, work(done))
+    done, running = must_claim("text"), must_claim("text")
+    end(done)
     outcome = work(running)
-    transact(
-        lambda session: switches.discard(session, switches.require(session, "text"), POLICY, pages_s=900)
-    )
+    discard(pages_s=900)
     with pytest.raises(LeaseLost):
-        finish(running, outcome)
-    assert claim() is None, "nothing more is made"
+        end(running, outcome)
+    assert claim("text") is None, "nothing more is made"
     assert run_all("housekeeping") == 1
     assert switch().state == "ended"
-    assert (count(archive.models["old"]), count(archive.models["new"])) == (100, 0)
+    assert archive.counts() == (100, 0)
     # And once more from the start, with the same model.
     archive.begin()
     run_all()
-    assert switch().state == "ready" and count(archive.models["new"]) == 100
+    assert switch().state == "ready" and archive.counts()[1] == 100
 
 
-def test_what_is_dropped_is_what_is_not_searched(archive: Archive) -> None:
+def test_what_is_not_searched_is_dropped_and_the_next_switch_begins_with_what_is(archive: Archive) -> None:
     archive.add("v", 3)
     archive.begin()
     run_all()
-    transact(lambda session: switches.point(session, switches.require(session, "text"), "new"))
+    activate()
     with pytest.raises(Conflict, match="may still request further pages"):
-        transact(
-            lambda session: switches.discard(session, switches.require(session, "text"), POLICY, pages_s=900)
-        )
-    transact(lambda session: switches.discard(session, switches.require(session, "text"), POLICY, pages_s=0))
+        discard(pages_s=900)
+    discard()
     run_all("housekeeping")
-    assert (count(archive.models["old"]), count(archive.models["new"])) == (0, 3)
-    with reading() as session:
-        assert active_models(session)["text"].name == "new"
-        assert kept_models(session, "text") == ()
+    assert archive.counts() == (0, 3)
+    assert transact(active_models)["text"].name == "new"
+    assert transact(lambda session: kept_models(session, "text")) == ()
+    third = transact(partial(ensure_model, name="third", revision="1", family="text", dim=6, metric="cosine"))
+    # A process that looked the pointer up a moment ago still thinks of the old one.
+    transact(lambda session: switches.begin(session, "text", archive.models["old"], third, POLICY))
+    assert switch().from_model == archive.models["new"].model_id and switch().total == 3
+    assert switch().state == "building" and waiting() == 1
 
 
 def test_a_stage_writes_the_models_that_are_kept_when_it_ends(archive: Archive) -> None:
     archive.add("v", 1)
-    (scene,) = [scene_id("v", 1, 0)]
+    scene = scene_id("v", 1, 0)
     made = [
         Made(row, lambda session, run, ids, name=name: archive.write(session, name, run, ids))  # type: ignore[misc]
         for name, row in archive.models.items()
@@ -459,8 +395,7 @@ def test_a_stage_writes_the_models_that_are_kept_when_it_ends(archive: Archive) 
 
     def write(run: int, *chosen: Made) -> set[str]:
         transact(lambda session: write_kept(session, "text", chosen, run, [scene]))
-        with reading() as session:
-            rows = session.scalars(select(Embedding.model_id).where(Embedding.run == run)).all()
+        rows = read(select(Embedding.model_id).where(Embedding.run == run))
         return {name for name, row in archive.models.items() if row.model_id in rows}
 
     # No switch: the active model only, whatever was made.
@@ -468,8 +403,8 @@ def test_a_stage_writes_the_models_that_are_kept_when_it_ends(archive: Archive) 
     archive.begin()
     run_all()
     assert write(6, *made) == {"old", "new"}
-    transact(lambda session: switches.point(session, switches.require(session, "text"), "new"))
-    transact(lambda session: switches.discard(session, switches.require(session, "text"), POLICY, pages_s=0))
+    activate()
+    discard()
     run_all("housekeeping")
     with pytest.raises(ModelFailure, match="became new while old worked"):
         write(7, made[0])
@@ -495,15 +430,13 @@ class TestActive:
 
         transact(write)
 
-    def test_without_a_switch_it_is_the_configured_one(self, catalog: Catalog) -> None:
-        active = ActiveModels(catalog, Settings())
-        assert active.models()["text"].name == "all-minilm-l6-v2"
-        assert [spec.name for spec in active.written("text")] == ["all-minilm-l6-v2"]
-
-    def test_a_flip_is_noticed_soon(self, catalog: Catalog, monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_it_is_the_configured_one_until_a_switch_which_is_noticed_soon(
+        self, catalog: Catalog, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
         monkeypatch.setattr("worker.runtime.NOTICED_S", 0.0)
         active = ActiveModels(catalog, Settings())
         assert active.models()["text"].name == "all-minilm-l6-v2"
+        assert [spec.name for spec in active.written("text")] == ["all-minilm-l6-v2"]
         self.point(catalog, "second")
         assert active.models()["text"].name == "second"
         assert active.models()["asr"].name == "pocketsphinx-en-us", "the other kinds are as configured"

@@ -9,7 +9,6 @@ import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import timedelta
-from pathlib import Path
 from typing import Any
 from uuid import UUID
 
@@ -20,14 +19,14 @@ from sqlalchemy import event
 
 from db.engine import get_engine, reading
 from db.search import Found
-from db.vectors import ModelRow
-from shared import settings as settings_module
 from shared.contracts import SearchAnswer, SearchScenes, parse
 from shared.errors import InvalidRequest, NotFound
 from tasks import people, video
+from tests.integration.conftest import Configure
+from tests.support import tenants
 from tests.support.tenants import (
+    DIM,
     EPOCH,
-    LANGUAGES,
     USERS,
     WORDS,
     Shot,
@@ -53,14 +52,12 @@ Ask = Callable[[SearchScenes], SearchAnswer]
 class Searches:
     """Searches of this process: the catalogue of the full profile, models of 8 numbers under its names, queues that answer."""
 
-    def __init__(self) -> None:
-        self.runtime = Runtime(settings_module.get_settings())
-        specs = self.runtime.catalog.active(self.runtime.settings)
-        self.models: dict[str, ModelRow] = make_models(
-            {
-                family: (specs[family].name, specs[family].revision)
-                for family in ("text", "vision", "face", "ocr")
-            }
+    def __init__(self, runtime: Runtime) -> None:
+        self.runtime = runtime
+        specs = runtime.catalog.active(runtime.settings)
+        families = ("text", "vision", "face", "ocr")
+        self.models = make_models(
+            {family: (specs[family].name, specs[family].revision) for family in families}
         )
 
     def ask(self, request: SearchScenes, seed: int, exact_rows: int) -> SearchAnswer:
@@ -69,31 +66,25 @@ class Searches:
         plan.check(request, chosen)
         made = plan.plan(request, runtime, {"text", "vision"})
         numbers, rng = np.random.default_rng(seed), random.Random(seed)
-        queues = {
-            queue: {
-                "ok": {
-                    "model": self.models[queue].name,
-                    "revision": self.models[queue].revision,
-                    "dim": len(unit(numbers)),
-                    "vectors": [unit(numbers).tolist()],
-                    "lexical": [{str(token): weight for token, weight in weigh(rng).items()}] if queue == "text" else None,
-                }
+        queues: dict[str, Any] = {}
+        for queue in made.calls:
+            model, lexical = (
+                self.models[queue],
+                [{str(token): weight for token, weight in weigh(rng).items()}],
+            )
+            said = {
+                "model": model.name,
+                "revision": model.revision,
+                "dim": DIM,
+                "vectors": [unit(numbers).tolist()],
             }
-            for queue in made.calls
-        }  # fmt: skip
+            queues[queue] = {"ok": {**said, "lexical": lexical if queue == "text" else None}}
         return answer.answer(request, runtime, made, queues)
 
 
 @pytest.fixture
-def machine(database: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Searches:
-    for name, value in {
-        "SCENEFLEET_HOME": str(tmp_path),
-        "SCENEFLEET_PROFILE": "full",
-        "REDIS_URL": "redis://127.0.0.1:9/0",
-    }.items():
-        monkeypatch.setenv(name, value)
-    settings_module.get_settings.cache_clear()
-    return Searches()
+def machine(database: str, configure: Configure) -> Searches:
+    return Searches(configure(SCENEFLEET_PROFILE="full"))
 
 
 @contextmanager
@@ -133,7 +124,7 @@ def payloads(draw: st.DrawFn) -> dict[str, Any]:
         "video_ids": draw(st.lists(place, max_size=4)),
         "from_s": draw(st.sampled_from([None, None, 0, 5, 15])),
         "to_s": draw(st.sampled_from([None, None, 20, 35])),
-        "languages": draw(st.lists(st.sampled_from([code for code in LANGUAGES if code]), max_size=2)),
+        "languages": draw(st.lists(st.sampled_from([code for code in tenants.LANGUAGES if code]), max_size=2)),
         "indexed_from": draw(st.sampled_from([None, None, 0, 3])),
         "indexed_to": draw(st.sampled_from([None, None, 4, 9])),
         "limit": draw(st.integers(1, 20)),
@@ -188,13 +179,9 @@ def check_search(world: World, request: SearchScenes, ask: Ask) -> None:
         answer = ask(page)
         assert answer.coverage.scenes == len(may)
         assert answer.coverage.videos_in_work == 0
-        assert all(
-            retriever.scenes is None or retriever.scenes <= len(may)
-            for retriever in answer.coverage.retrievers
-        )
-        assert {who.person_id for hit in answer.hits for who in hit.highlights.people} <= {
-            person for person, owner in world.persons.items() if owner == request.user_id
-        }
+        assert all((retriever.scenes or 0) <= len(may) for retriever in answer.coverage.retrievers)
+        shown = {who.person_id for hit in answer.hits for who in hit.highlights.people}
+        assert {world.persons[person] for person in shown} <= {request.user_id}
         # Whatever is in the answer, in whichever field; the query is the asker's own.
         said = json.dumps(answer.model_dump(mode="json", exclude={"query"}))
         assert not any(secret(user) in said for user in USERS if user != request.user_id)
@@ -236,44 +223,30 @@ def check_requests(world: World, user: str) -> None:
         assert (person["scenes"], person["videos"]) == (len(seen), len({shot.video for shot in seen}))
         assert person["photos"] == 1 and person["state"] == "ready"
     assert {event["person_id"] for event in shown(people.list_events)["events"]} == mine
-    for person_id, owner in world.persons.items():
-        for ask in (people.get, people.photos, people.faces):
-            if owner == user:
-                shown(ask, person_id=person_id)
-            else:
-                with pytest.raises(NotFound, match=f"no person '{person_id}'"):
-                    ask(user_id=user, person_id=person_id)
-    for video_id, owner in world.videos.items():
-        for ask in (video.status, video.scenes, video.subtitles):
-            if owner == user:
-                shown(ask, video_id=video_id)
-            else:
-                with pytest.raises(NotFound, match=f"no video '{video_id}'"):
-                    ask(user_id=user, video_id=video_id)
-        if owner == user:
-            scenes = shown(video.scenes, video_id=video_id)["scenes"]
-            assert {UUID(scene["scene_id"]) for scene in scenes} == {
-                shot.id for shot in world.shots if shot.id in live and shot.video == video_id
-            }
+    of_kind = {
+        "person": (world.persons, (people.get, people.photos, people.faces)),
+        "video": (world.videos, (video.status, video.scenes, video.subtitles)),
+    }
+    for kind, (known, requests) in of_kind.items():
+        for key, owner in known.items():
+            for ask in requests:
+                if owner == user:
+                    shown(ask, **{f"{kind}_id": key})
+                else:
+                    with pytest.raises(NotFound, match=f"no {kind} '{key}'"):
+                        ask(user_id=user, **{f"{kind}_id": key})
+    listed = {
+        (video_id, UUID(scene["scene_id"]))
+        for video_id, owner in world.videos.items()
+        if owner == user
+        for scene in shown(video.scenes, video_id=video_id)["scenes"]
+    }
+    assert listed == {(shot.video, shot.id) for shot in world.shots if shot.id in live}
 
 
-def slow(examples: int) -> settings:
-    return settings(
-        max_examples=examples,
-        deadline=None,
-        suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
-    )
-
-
-asked = given(
-    seed=st.integers(0, 2**32),
-    several=st.lists(payloads(), min_size=3, max_size=6),
-    exact_rows=st.sampled_from([0, 3, 10_000]),
-)
-
-
-def check_all(machine: Searches, seed: int, several: list[dict[str, Any]], exact_rows: int) -> None:
-    world = populate(seed, machine.models)
+def check_all(
+    machine: Searches, world: World, seed: int, several: list[dict[str, Any]], exact_rows: int
+) -> None:
     for number, payload in enumerate(several):
         request = request_of(payload, world)
 
@@ -286,36 +259,34 @@ def check_all(machine: Searches, seed: int, several: list[dict[str, Any]], exact
     check_requests(world, several[0]["user_id"])
 
 
-@slow(30)
-@asked
-def test_nobody_is_answered_with_another_users_rows(
+@settings(
+    max_examples=30,
+    deadline=None,
+    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
+)
+@given(
+    seed=st.integers(0, 2**32),
+    several=st.lists(payloads(), min_size=3, max_size=6),
+    exact_rows=st.sampled_from([0, 3, 10_000]),
+)
+def test_nobody_is_answered_with_another_users_rows_and_the_second_wall_holds_alone(
     machine: Searches, seed: int, several: list[dict[str, Any]], exact_rows: int
 ) -> None:
-    check_all(machine, seed, several, exact_rows)
-
-
-@slow(15)
-@asked
-def test_the_second_wall_holds_alone(
-    machine: Searches, seed: int, several: list[dict[str, Any]], exact_rows: int
-) -> None:
+    world = populate(seed, machine.models)
+    check_all(machine, world, seed, several, exact_rows)
     with unscoped() as changed:
-        check_all(machine, seed, several, exact_rows)
+        check_all(machine, world, seed, several, exact_rows)
     assert len(changed) > 20
-
-
-EVERYTHING: dict[str, Any] = {"user_id": "u1", "query": " ".join(WORDS), "mode": "hybrid", "limit": 50}
 
 
 def test_without_both_walls_it_would_be_seen(machine: Searches, monkeypatch: pytest.MonkeyPatch) -> None:
     """That the checks above can fail: what they rest on is taken away, one after the other."""
     world = populate(1, machine.models)
-    request = parse(SearchScenes, EVERYTHING)
+    request = parse(SearchScenes, {"user_id": "u1", "query": " ".join(WORDS), "mode": "hybrid", "limit": 50})
     ask: Ask = lambda asking: machine.ask(asking, 1, 10_000)  # noqa: E731
     check_search(world, request, ask)
-    assert {retriever.retriever for retriever in ask(request).coverage.retrievers if retriever.used} == set(
-        OF_MODE["hybrid"]
-    )
+    used = {retriever.retriever for retriever in ask(request).coverage.retrievers if retriever.used}
+    assert used == set(OF_MODE["hybrid"])
     with unscoped():
         check_search(world, request, ask)
         check_requests(world, "u1")

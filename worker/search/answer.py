@@ -154,9 +154,9 @@ class _Answering:
         for retriever in ("text", "vision"):
             if retriever not in wanted or (retriever == "text" and self.request.query is not None):
                 continue
-            if retriever in found.vectors:
+            if retriever in found:
                 retrievers.append(
-                    search.Vector(cast(Any, retriever), self.models[retriever], found.vectors[retriever])
+                    search.Vector(cast(Any, retriever), self.models[retriever], found[retriever])
                 )
             else:
                 self.made.refused[retriever] = f"the scene has no {retriever} vector"
