@@ -20,9 +20,8 @@ from shared.settings import Settings
 from tests.support.clips import Encoding, Shot, Sound, make_clip
 from tests.support.hostile_files import MAKERS, make
 from worker.media import sandbox
-from worker.media.excerpt import read_excerpt
-from worker.media.extract import extract_audio
 from worker.media.limits import MediaLimits, media_limits
+from worker.media.sound import extract_audio, read_excerpt
 from worker.media.split import split
 
 ROOT = Path(__file__).parents[2]
@@ -168,7 +167,7 @@ def test_the_process_gives_what_the_function_gives(clip: Path, tmp_path: Path) -
 def test_the_process_starts_soon_and_light(clip: Path, tmp_path: Path) -> None:
     """It must not load what it has no use for; its start is what a short request pays."""
     code = (
-        "import sys, worker.media.decoding, worker.media.split, worker.media.excerpt\n"
+        "import sys, worker.media.decoding, worker.media.split, worker.media.sound\n"
         "print([n for n in ('torch', 'celery', 'sqlalchemy', 'pydantic', 'structlog') if n in sys.modules])"
     )
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True, capture_output=True, text=True)
@@ -188,7 +187,7 @@ def test_the_process_starts_soon_and_light(clip: Path, tmp_path: Path) -> None:
 
 def test_memory_past_the_limit_is_refused_by_name(clip: Path, tmp_path: Path) -> None:
     """Also where no estimate has seen it coming: what the interpreter takes leaves nothing for a picture."""
-    limits = MediaLimits(memory_mb=96)
+    limits = MediaLimits(media_memory_mb=96)
     path = make_clip(tmp_path / "b.mp4", (Shot(seed=903, frames=4),), Encoding(size=(1920, 1080))).path
     with pytest.raises(LimitExceeded, match=r"96 MB.*MEDIA_MEMORY_MB"):
         sandbox.split(path, tmp_path / "out", limits=limits)
@@ -205,7 +204,7 @@ def test_memory_past_the_limit_is_refused_by_name(clip: Path, tmp_path: Path) ->
 
 
 def test_cpu_time_past_the_limit_is_refused_for_good(clip: Path, tmp_path: Path) -> None:
-    limits = MediaLimits(cpu_base_s=0.02, cpu_per_s=0.0)
+    limits = MediaLimits(media_cpu_base_s=0.02, media_cpu_per_s=0.0)
     with pytest.raises(LimitExceeded, match="MEDIA_CPU_BASE_S") as refusal:
         sandbox.split(clip, tmp_path, limits=limits)
     assert not refusal.value.retryable
@@ -227,7 +226,7 @@ def test_what_a_decoder_may_do(
 ) -> None:
     monkeypatch.setattr(sandbox, "COMMAND", (sys.executable, "-P", "-c", code))
     with pytest.raises(error, match=says):
-        sandbox.split(clip, tmp_path, limits=MediaLimits(cpu_base_s=1.0))
+        sandbox.split(clip, tmp_path, limits=MediaLimits(media_cpu_base_s=1.0))
     assert not started_here()
 
 

@@ -54,12 +54,12 @@ def choose_threads(stream: VideoStream, limits: MediaLimits, threads: int = 0) -
     Raises:
         LimitExceeded: not even one fits in the memory of the decoding process.
     """
-    wanted = threads or limits.threads or min(os.cpu_count() or 1, _MOST_THREADS)
+    wanted = threads or limits.media_threads or min(os.cpu_count() or 1, _MOST_THREADS)
     context = stream.codec_context
     size = context.width, context.height
     pictures = _pictures(stream)
     picture_bytes = frame_bytes(*size, context.pix_fmt)
-    limit_bytes = limits.memory_mb * MB
+    limit_bytes = limits.media_memory_mb * MB
     for count in range(wanted, 0, -1):
         if _estimate(picture_bytes, size[0] * size[1], pictures, count) <= limit_bytes:
             return count
@@ -68,7 +68,7 @@ def choose_threads(stream: VideoStream, limits: MediaLimits, threads: int = 0) -
         return 1
     raise LimitExceeded(
         f"Decoding {size[0]}x{size[1]} pixels of {context.codec.canonical_name} with {pictures} pictures at once takes about "
-        f"{needed_bytes / MB:.0f} MB, the limit is {limits.memory_mb} MB (MEDIA_MEMORY_MB); "
+        f"{needed_bytes / MB:.0f} MB, the limit is {limits.media_memory_mb} MB (MEDIA_MEMORY_MB); "
         "scale it down or encode it with fewer reference frames"
     )
 

@@ -61,9 +61,9 @@ class SceneBuilder:
 
     def _close(self, end_s: float, ends: Cut | None) -> None:
         idx = len(self._done)
-        if idx >= self._limits.max_scenes:
+        if idx >= self._limits.max_video_scenes:
             raise LimitExceeded(
-                f"There are more than {self._limits.max_scenes} scenes, the limit, by {end_s:.0f} s; cut the file up"
+                f"There are more than {self._limits.max_video_scenes} scenes, the limit, by {end_s:.0f} s; cut the file up"
             )
         start_s = 0.0 if self._begins is None else self._begins.ts_s
         chosen = self._open.choose(start_s, end_s, self._begins, ends)
@@ -95,13 +95,13 @@ class SceneBuilder:
         self._keyframes += 1
         self._keyframe_bytes += size_bytes
         limits = self._limits
-        if self._keyframes > limits.max_keyframes:
+        if self._keyframes > limits.max_video_keyframes:
             raise LimitExceeded(
-                f"There are more than {limits.max_keyframes} keyframes, the limit (MAX_VIDEO_KEYFRAMES), by {ts_s:.0f} s; "
+                f"There are more than {limits.max_video_keyframes} keyframes, the limit (MAX_VIDEO_KEYFRAMES), by {ts_s:.0f} s; "
                 "cut the file up"
             )
-        if self._keyframe_bytes > limits.max_keyframe_bytes:
+        if self._keyframe_bytes > limits.max_video_keyframe_bytes:
             raise LimitExceeded(
-                f"The keyframes take more than {limits.max_keyframe_bytes} bytes, the limit (MAX_VIDEO_KEYFRAME_BYTES), by "
+                f"The keyframes take more than {limits.max_video_keyframe_bytes} bytes, the limit (MAX_VIDEO_KEYFRAME_BYTES), by "
                 f"{ts_s:.0f} s; cut the file up"
             )

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from shared.errors import LimitExceeded
-from worker.media.budget import FREE_PIXELS, Budget
+from worker.media.guard import FREE_PIXELS, Budget
 from worker.media.limits import MediaLimits
 
 HD = 1920 * 1080
@@ -58,14 +58,14 @@ def test_pixels_that_take_no_time() -> None:
 
 
 def test_pixels_of_a_whole_file() -> None:
-    budget = Budget(MediaLimits(max_pixels=FREE_PIXELS + 10 * HD), Clock())
+    budget = Budget(MediaLimits(max_video_pixels=FREE_PIXELS + 10 * HD), Clock())
     with pytest.raises(LimitExceeded, match=r"MAX_VIDEO_PIXELS\)"):
         run(budget, frames=FREE_PIXELS // HD + 12, pixels=HD, packet_bytes=10**5, fps=25)
 
 
 def test_cpu_time_follows_the_content() -> None:
     clock = Clock()
-    budget = Budget(MediaLimits(cpu_base_s=10, cpu_per_s=2), clock)
+    budget = Budget(MediaLimits(media_cpu_base_s=10, media_cpu_per_s=2), clock)
     for second in range(100):
         clock.now_s = 10 + 2 * second
         reach(budget, float(second))
@@ -76,7 +76,7 @@ def test_cpu_time_follows_the_content() -> None:
 
 def test_a_leap_in_time_allows_little() -> None:
     clock = Clock()
-    budget = Budget(MediaLimits(cpu_base_s=10, cpu_per_s=2), clock)
+    budget = Budget(MediaLimits(media_cpu_base_s=10, media_cpu_per_s=2), clock)
     clock.now_s = 31
     with pytest.raises(LimitExceeded, match="for 10 s of content"):
         reach(budget, 40_000.0)

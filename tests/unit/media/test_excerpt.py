@@ -11,10 +11,9 @@ import pytest
 
 from shared.errors import BadMedia, LimitExceeded
 from tests.support.clips import Encoding, Shot, Sound, make_clip
-from worker.media.excerpt import read_excerpt
-from worker.media.extract import extract_audio
 from worker.media.limits import MediaLimits
 from worker.media.resampling import RATE_HZ, Samples
+from worker.media.sound import extract_audio, read_excerpt
 
 LIMITS = MediaLimits()
 SHOTS = [Shot(seed=1, frames=300)]

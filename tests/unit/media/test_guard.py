@@ -8,9 +8,9 @@ from shared.errors import BadMedia, LimitExceeded
 from worker.media.audio import is_plausible
 from worker.media.guard import Guard
 from worker.media.limits import MediaLimits
-from worker.media.probe import MediaInfo, VideoStream
+from worker.media.results import MediaInfo, VideoStream
 
-LIMITS = MediaLimits(max_duration_s=100.0, max_fps=60.0, max_side_px=1000)
+LIMITS = MediaLimits(max_video_duration_s=100.0, max_video_fps=60.0, max_video_side_px=1000)
 
 
 def guard(duration_s: float = 10.0, container: str = "mov,mp4,m4a,3gp,3g2,mj2") -> Guard:

@@ -48,12 +48,12 @@ def test_threads_give_way_to_memory(tmp_path: Path) -> None:
     with av.open(str(path)) as container:
         stream = container.streams.video[0]
         assert choose_threads(stream, MediaLimits(), 8) == 8
-        counts = [choose_threads(stream, MediaLimits(memory_mb=mb), 8) for mb in (400, 340, 330, 290)]
+        counts = [choose_threads(stream, MediaLimits(media_memory_mb=mb), 8) for mb in (400, 340, 330, 290)]
         assert counts == sorted(counts, reverse=True) and counts[0] == 8 and counts[-1] < 4
         with pytest.raises(
             LimitExceeded, match=r"1920x1080 pixels of h264 .*limit is 128 MB .MEDIA_MEMORY_MB"
         ):
-            choose_threads(stream, MediaLimits(memory_mb=128), 8)
+            choose_threads(stream, MediaLimits(media_memory_mb=128), 8)
 
 
 def test_large_usual_videos_fit(tmp_path: Path) -> None:

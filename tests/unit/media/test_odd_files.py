@@ -36,7 +36,7 @@ class Pipe(io.RawIOBase):
 
 def test_header_without_duration(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A live recording: the duration is measured, and progress goes by the place in the file."""
-    monkeypatch.setattr("worker.media.progress._EVERY_S", 0.0)
+    monkeypatch.setattr("worker.media.packets._EVERY_S", 0.0)
     truth = make_clip(tmp_path / "a.mkv", (Shot(seed=301, frames=60), Shot(seed=302, frames=60)))
     pipe = Pipe()
     with (
@@ -91,7 +91,7 @@ def test_pictures_that_change_size(tmp_path: Path) -> None:
 def test_pictures_that_outgrow_the_limit(tmp_path: Path) -> None:
     """The header's size is allowed; the size that comes later is not."""
     with pytest.raises(LimitExceeded, match="320x180 pixels, the limit is 200 a side"):
-        split(two_sizes(tmp_path), tmp_path / "out", limits=MediaLimits(max_side_px=200))
+        split(two_sizes(tmp_path), tmp_path / "out", limits=MediaLimits(max_video_side_px=200))
 
 
 def test_sound_that_changes_rate_and_channels(tmp_path: Path) -> None:
@@ -143,9 +143,9 @@ def test_sound_that_can_not_be_decoded(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("limits", "said"),
     [
-        (MediaLimits(max_keyframes=1), r"more than 1 keyframes, the limit \(MAX_VIDEO_KEYFRAMES\)"),
+        (MediaLimits(max_video_keyframes=1), r"more than 1 keyframes, the limit \(MAX_VIDEO_KEYFRAMES\)"),
         (
-            MediaLimits(max_keyframe_bytes=2_000),
+            MediaLimits(max_video_keyframe_bytes=2_000),
             r"more than 2000 bytes, the limit \(MAX_VIDEO_KEYFRAME_BYTES\)",
         ),
     ],

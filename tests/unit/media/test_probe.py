@@ -164,11 +164,11 @@ def test_bad_file_gives_one_sentence(
 @pytest.mark.parametrize(
     ("limits", "says"),
     [
-        (MediaLimits(max_bytes=1000), r"bytes, the limit is 1000"),
-        (MediaLimits(max_duration_s=1.0), r"duration of 2 s, the limit is 1 s"),
-        (MediaLimits(max_side_px=256), r"320x180 pixels, the limit is 256 a side"),
-        (MediaLimits(max_fps=24.0), r"25 frames a second, the limit is 24"),
-        (MediaLimits(max_streams=1), r"2 streams, the limit is 1"),
+        (MediaLimits(max_video_bytes=1000), r"bytes, the limit is 1000"),
+        (MediaLimits(max_video_duration_s=1.0), r"duration of 2 s, the limit is 1 s"),
+        (MediaLimits(max_video_side_px=256), r"320x180 pixels, the limit is 256 a side"),
+        (MediaLimits(max_video_fps=24.0), r"25 frames a second, the limit is 24"),
+        (MediaLimits(max_video_streams=1), r"2 streams, the limit is 1"),
     ],
 )
 def test_each_limit_has_its_sentence(tmp_path: Path, limits: MediaLimits, says: str) -> None:

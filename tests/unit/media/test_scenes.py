@@ -9,7 +9,8 @@ import pytest
 
 from tests.support.clips import Encoding, Shot, Sound, Truth, make_clip
 from worker.media.limits import MediaLimits
-from worker.media.split import SplitResult, split
+from worker.media.results import SplitResult
+from worker.media.split import split
 
 LIMITS = MediaLimits()
 
@@ -147,7 +148,7 @@ def test_same_result_twice_and_with_any_number_of_threads(tmp_path: Path) -> Non
 
 
 def test_progress_grows_to_one_and_may_stop_the_pass(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("worker.media.progress._EVERY_S", 0.0)
+    monkeypatch.setattr("worker.media.packets._EVERY_S", 0.0)
     truth = make_clip(tmp_path / "a.mp4", THREE_SHOTS, sound=Sound())
     told: list[float] = []
     run(truth, tmp_path / "out", on_progress=told.append)
@@ -172,4 +173,4 @@ def test_too_many_scenes(tmp_path: Path) -> None:
 
     truth = make_clip(tmp_path / "a.mp4", THREE_SHOTS)
     with pytest.raises(LimitExceeded, match="more than 2 scenes"):
-        split(truth.path, tmp_path / "out", limits=MediaLimits(max_scenes=2))
+        split(truth.path, tmp_path / "out", limits=MediaLimits(max_video_scenes=2))
