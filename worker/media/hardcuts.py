@@ -11,6 +11,7 @@ import math
 from collections import deque
 from dataclasses import dataclass
 from itertools import islice
+from typing import Literal
 
 import cv2
 
@@ -50,6 +51,16 @@ _MIN_RESIDUAL_RATIO = 1.8
 _SAME_STRUCTURE = 0.90
 
 
+@dataclass(frozen=True, slots=True)
+class Cut:
+    """The start of a scene; from ``mixed_from_s`` to ``mixed_to_s`` pictures belong to both scenes or to none."""
+
+    ts_s: float
+    kind: Literal["cut", "gradual"]
+    mixed_from_s: float
+    mixed_to_s: float
+
+
 @dataclass(slots=True)
 class _Frame:
     ts_s: float
@@ -74,18 +85,20 @@ class HardCuts:
         """Take the next frame; return (time in seconds, score) of the cuts it decides: the scene's first frame."""
         score = difference(self._frames[-1].thumb, thumb) if self._frames else 0.0
         self._frames.append(_Frame(ts_s, thumb, score))
-        cuts = []
+        first = self._next
         while self._next < len(self._frames) and self._has_future(self._next):
-            if self._judge(self._next):
-                cuts.append((self._frames[self._next].ts_s, self._frames[self._next].score))
             self._next += 1
+        cuts = self._judge_all(first)
         self._forget()
         return cuts
 
     def flush(self) -> list[tuple[float, float]]:
         """Judge the last frames with the future there is; return as ``feed`` does."""
         first, self._next = self._next, len(self._frames)
-        cuts = (self._frames[i] for i in range(first, len(self._frames)) if self._judge(i))
+        return self._judge_all(first)
+
+    def _judge_all(self, first: int) -> list[tuple[float, float]]:
+        cuts = (self._frames[i] for i in range(first, self._next) if self._judge(i))
         return [(frame.ts_s, frame.score) for frame in cuts]
 
     def _has_future(self, index: int) -> bool:
@@ -150,10 +163,8 @@ class HardCuts:
 
 def difference(a: Thumb, b: Thumb) -> float:
     """Return the mean absolute change of Y plus that of U and of V, in grey levels."""
-    y = cv2.norm(a.y, b.y, cv2.NORM_L1) / a.y.size
-    u = cv2.norm(a.u, b.u, cv2.NORM_L1) / a.u.size
-    v = cv2.norm(a.v, b.v, cv2.NORM_L1) / a.v.size
-    return float(y + u + v)
+    planes = ((a.y, b.y), (a.u, b.u), (a.v, b.v))
+    return float(sum(cv2.norm(one, other, cv2.NORM_L1) / one.size for one, other in planes))
 
 
 def correlation(a: Plane, b: Plane) -> float:

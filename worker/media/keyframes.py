@@ -7,12 +7,12 @@ are thinned by doubling the stride, so about forty are alive however long a scen
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import groupby
 
 from av.video.frame import VideoFrame
 
-from .cuts import Cut
 from .exact import Source
-from .hardcuts import difference
+from .hardcuts import Cut, difference
 from .pictures import bound_frame
 from .planes import Thumb, frame_bytes, sharpness
 
@@ -21,6 +21,9 @@ HELD = 16
 
 #: Frames that take more than this are scaled to keyframe size before they are held.
 _LARGE_BYTES = 4 * 2**20
+
+#: A scene of at least this length has another keyframe, seconds.
+_LONGER_S = (1.5, 4.0, 9.0)
 
 #: Pictures that differ less than this (grey levels) from the keyframe before add nothing.
 _SAME_PICTURE = 1.0
@@ -39,7 +42,7 @@ class Candidate:
     @property
     def is_key(self) -> bool:
         """Whether decoding it again costs one picture."""
-        return self.source is not None and self.source.is_key
+        return self.source is not None and self.source.count == 1
 
 
 class Recent:
@@ -128,19 +131,14 @@ class SceneFrames:
         if keys or any(c.source for c in visible):
             # In fast mode. Without a key picture the first one is nearest to one, and so the cheapest.
             visible = keys or visible[:1]
-        parts = _parts(end_s - start_s)
-        slots: list[list[Candidate]] = [[] for _ in range(parts)]
         span_s = max(end_s - start_s, 1e-6)
-        for candidate in visible:
-            slots[min(parts - 1, max(0, int((candidate.ts_s - start_s) / span_s * parts)))].append(candidate)
+        parts = 1 + sum(end_s - start_s >= limit_s for limit_s in _LONGER_S)
         chosen: list[Candidate] = []
-        for slot in filter(None, slots):
+        for _, group in groupby(
+            visible, lambda c: min(parts - 1, max(0, int((c.ts_s - start_s) / span_s * parts)))
+        ):
+            slot = list(group)
             best = slot[0] if len(slot) == 1 else max(slot, key=lambda c: sharpness(c.frame))
             if not chosen or difference(chosen[-1].thumb, best.thumb) >= _SAME_PICTURE:
                 chosen.append(best)
         return chosen
-
-
-def _parts(duration_s: float) -> int:
-    """Return how many keyframes a scene of this length gets."""
-    return 1 + sum(duration_s >= limit_s for limit_s in (1.5, 4.0, 9.0))

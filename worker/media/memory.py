@@ -54,20 +54,20 @@ def choose_threads(stream: VideoStream, limits: MediaLimits, threads: int = 0) -
     Raises:
         LimitExceeded: not even one fits in the memory of the decoding process.
     """
-    wanted = threads or limits.media_threads or min(os.cpu_count() or 1, _MOST_THREADS)
     context = stream.codec_context
-    size = context.width, context.height
-    pictures = _pictures(stream)
-    picture_bytes = frame_bytes(*size, context.pix_fmt)
+    name, width, height = context.codec.canonical_name, context.width, context.height
+    pictures = _references(stream) + 1
+    picture_bytes = frame_bytes(width, height, context.pix_fmt)
     limit_bytes = limits.media_memory_mb * MB
-    for count in range(wanted, 0, -1):
-        if _estimate(picture_bytes, size[0] * size[1], pictures, count) <= limit_bytes:
+    needed_bytes = 0
+    for count in range(threads or limits.media_threads or min(os.cpu_count() or 1, _MOST_THREADS), 0, -1):
+        needed_bytes = _estimate(picture_bytes, width * height, pictures, count)
+        if needed_bytes <= limit_bytes:
             return count
-    needed_bytes = _estimate(picture_bytes, size[0] * size[1], pictures, 1)
     if needed_bytes <= _BENEFIT_OF_DOUBT * limit_bytes:
         return 1
     raise LimitExceeded(
-        f"Decoding {size[0]}x{size[1]} pixels of {context.codec.canonical_name} with {pictures} pictures at once takes about "
+        f"Decoding {width}x{height} pixels of {name} with {pictures} pictures at once takes about "
         f"{needed_bytes / MB:.0f} MB, the limit is {limits.media_memory_mb} MB (MEDIA_MEMORY_MB); "
         "scale it down or encode it with fewer reference frames"
     )
@@ -82,18 +82,15 @@ def frame_bytes(width: int, height: int, pix_fmt: str | None) -> int:
     return width * height * bits // 8
 
 
-def _pictures(stream: VideoStream) -> int:
-    """Return how many pictures the decoder keeps, without those of its threads."""
+def _references(stream: VideoStream) -> int:
+    """Return how many pictures the decoder keeps beside the current one, without those of its threads."""
     context = stream.codec_context
     name = context.codec.canonical_name
-    delayed = 0
-    if name == "h264":
-        references = h264.reference_frames(context.extradata)
-        references = _USUAL_H264_REFERENCES if references is None else references
-        delayed = min(16, max(0, context.has_b_frames or 0))
-    else:
-        references = _REFERENCES.get(name, _USUAL_REFERENCES)
-    return references + delayed + 1
+    if name != "h264":
+        return _REFERENCES.get(name, _USUAL_REFERENCES)
+    references = h264.reference_frames(context.extradata)
+    delayed = min(16, max(0, context.has_b_frames or 0))
+    return (_USUAL_H264_REFERENCES if references is None else references) + delayed
 
 
 def _estimate(picture_bytes: int, pixels: int, pictures: int, threads: int) -> int:

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import BinaryIO, TypeVar
 
 import av
 from av.audio.stream import AudioStream as AvAudioStream
@@ -26,6 +26,8 @@ from .codecs import AUDIO, VIDEO, decoders
 from .limits import MIN_SIDE_PX, MediaLimits
 from .memory import choose_threads
 from .results import AudioStream, MediaInfo, VideoStream
+
+S = TypeVar("S", AvVideoStream, AvAudioStream)
 
 #: Demuxers FFmpeg may choose. The three audio ones are there for a better error: "has no video stream".
 CONTAINERS = ("mov", "matroska", "avi", "mpegts", "mpeg", "flv", "ogg", "asf", "mxf", "wav", "mp3", "flac")
@@ -233,7 +235,7 @@ def choose_audio(container: InputContainer) -> AvAudioStream | None:
     return max(_accepted(known, AUDIO, "sound", "AAC"), key=lambda s: (_is_default(s), -s.index))
 
 
-def _accepted(streams: list[Any], codecs: frozenset[str], what: str, remedy: str) -> list[Any]:
+def _accepted(streams: list[S], codecs: frozenset[str], what: str, remedy: str) -> list[S]:
     """Return the streams of these codecs; raises BadMedia when there is none."""
     found = [s for s in streams if s.codec_context.codec.canonical_name in codecs]
     if not found:

@@ -9,9 +9,11 @@ from __future__ import annotations
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
+from typing import cast
 
 import av
 import numpy as np
+from av.audio.stream import AudioStream
 
 from shared.errors import BadMedia, LimitExceeded
 
@@ -46,7 +48,7 @@ def extract_audio(
         info = describe(container, path, limits)
         if info.audio is None:
             return None, ()
-        stream = container.streams[info.audio.index]
+        stream = cast(AudioStream, container.streams[info.audio.index])
         start_s = (container.start_time or 0) / 1e6
         tick_s = float(container.streams[info.video.index].time_base or DEFAULT_TIME_BASE)
         guard = Guard(info, limits)

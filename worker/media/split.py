@@ -10,12 +10,14 @@ from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import av
+from av.audio.stream import AudioStream
 from av.container import InputContainer
 from av.packet import Packet
 from av.video.frame import VideoFrame
+from av.video.stream import VideoStream
 
 from .audio import AUDIO_NAME, DEFAULT_TIME_BASE, AudioTrack, is_plausible
 from .boundary import media_errors
@@ -89,12 +91,12 @@ class _Pass:
         self._info = info
         self._mode = mode
         self._start_s = (container.start_time or 0) / 1e6
-        self._video = container.streams[info.video.index]
+        self._video = cast(VideoStream, container.streams[info.video.index])
         configure_decoder(self._video, limits, threads, fast=mode == "fast")
-        self.decoded = [self._video]
+        self.decoded: list[VideoStream | AudioStream] = [self._video]
         self.track: AudioTrack | None = None
         if info.audio is not None:
-            self.decoded.append(container.streams[info.audio.index])
+            self.decoded.append(cast(AudioStream, container.streams[info.audio.index]))
             self.track = AudioTrack(
                 out_dir / AUDIO_NAME, limits, part_s=part_s, start_s=self._start_s, declared_s=info.duration_s
             )

@@ -1,7 +1,4 @@
-"""Cuts the sound into windows at quiet places, so that no window splits a word.
-
-Works on the stream of samples while it is written; holds the energies of one window.
-"""
+"""Cuts the sound into windows at quiet places, so that no window splits a word."""
 
 from __future__ import annotations
 
@@ -50,8 +47,10 @@ class Windows:
 
     def finish(self, samples: int) -> None:
         """Close the last window at ``samples``, the end of the audio."""
-        start_s = self._start * self._BLOCK / RATE_HZ
-        end_s = samples / RATE_HZ
+        self._close(samples / RATE_HZ)
+
+    def _close(self, end_s: float) -> None:
+        start_s = self.spans_s[-1][1] if self.spans_s else 0.0
         if end_s > start_s:
             self.spans_s.append((start_s, end_s))
 
@@ -66,9 +65,7 @@ class Windows:
         width = min(self._SMOOTH, tail.size)
         smooth = np.convolve(tail, np.ones(width) / width, mode="valid")
         quietest = smooth.size - 1 - int(np.argmin(smooth[::-1]))
-        length = earliest + quietest + width // 2 + (0 if width == tail.size else 1)
-        length = min(length, self._part)
-        start_s = self._start * self._BLOCK / RATE_HZ
+        length = min(self._part, earliest + quietest + width // 2 + (width != tail.size))
         self._start += length
-        self.spans_s.append((start_s, self._start * self._BLOCK / RATE_HZ))
+        self._close(self._start * self._BLOCK / RATE_HZ)
         del self._energies[:length]

@@ -143,7 +143,7 @@ def test_audio_over_the_duration_limit(tmp_path: Path) -> None:
     path = tmp_path / "audio.wav"
     with (
         pytest.raises(LimitExceeded, match="past 1 s"),
-        AudioTrack(path, part_s=10.0, max_duration_s=1.0) as track,
+        AudioTrack(path, MediaLimits(max_video_duration_s=1.0), part_s=10.0) as track,
     ):
         for _ in range(40):
             frame = av.AudioFrame.from_ndarray(np.zeros((1, 1600), np.int16), format="s16", layout="mono")

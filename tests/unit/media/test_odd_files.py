@@ -13,7 +13,7 @@ from shared.errors import LimitExceeded
 from tests.support.clips import Encoding, Shot, Sound, make_clip
 from worker.media.audio import AudioTrack
 from worker.media.limits import MediaLimits
-from worker.media.probe import probe
+from worker.media.probe import describe, open_media
 from worker.media.resampling import RATE_HZ
 from worker.media.split import split
 
@@ -50,7 +50,8 @@ def test_header_without_duration(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
                 target.mux(packet)
     path = tmp_path / "live.mkv"
     path.write_bytes(pipe.data)
-    assert probe(path, LIMITS).duration_s == 0.0
+    with open_media(path, LIMITS) as container:
+        assert describe(container, path, LIMITS).duration_s == 0.0
     told: list[float] = []
     result = split(path, tmp_path / "out", limits=LIMITS, on_progress=told.append)
     assert result.info.duration_s == pytest.approx(4.8, abs=0.1)
@@ -95,7 +96,7 @@ def test_pictures_that_outgrow_the_limit(tmp_path: Path) -> None:
 
 
 def test_sound_that_changes_rate_and_channels(tmp_path: Path) -> None:
-    with AudioTrack(tmp_path / "a.wav", part_s=60.0, max_duration_s=60.0) as track:
+    with AudioTrack(tmp_path / "a.wav", LIMITS, part_s=60.0) as track:
         for rate_hz, layout, channels in ((8_000, "mono", 1), (44_100, "stereo", 2), (48_000, "5.1", 6)):
             for _ in range(10):
                 samples = np.full((1, channels * rate_hz // 10), 8_000, np.int16)
@@ -162,6 +163,6 @@ def test_sound_of_too_few_samples(tmp_path: Path) -> None:
     frame.sample_rate = 50
     with (
         pytest.raises(LimitExceeded, match=r"has 50 samples a second, the least is 4000"),
-        AudioTrack(tmp_path / "a.wav", part_s=60.0, max_duration_s=60.0, min_rate_hz=4_000) as track,
+        AudioTrack(tmp_path / "a.wav", LIMITS, part_s=60.0) as track,
     ):
         track.feed(frame, None)
