@@ -26,7 +26,6 @@ from worker.models.base import SAMPLE_RATE_HZ
 from worker.models.spec import ModelSpec
 from worker.runtime import Runtime
 
-M = TypeVar("M")
 T = TypeVar("T")
 
 #: Split writes pictures of 1280 px a side at most.
@@ -52,16 +51,12 @@ class Deferred(Exception):
         self.progressed = progressed
 
 
-def _nothing(session: Session) -> None:
-    """No rows to write."""
-
-
 @dataclass(frozen=True, kw_only=True)
 class Outcome:
     """What a stage found: ``write`` stores rows inside the finishing transaction and may run more than once."""
 
     result: Mapping[str, Any] = field(default_factory=dict)
-    write: Callable[[Session], None] = _nothing
+    write: Callable[[Session], None] = field(default=lambda session: None)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -180,6 +175,14 @@ class StageContext:
         except BadMedia as error:
             raise BadMedia(f"Keyframe {key} is damaged, rerun split: {error}") from error
 
+    def store_audio(self, audio: Path | None) -> str | None:
+        """Store this run's 16 kHz audio, a WAV file (None: no sound); return its key."""
+        if audio is None:
+            return None
+        key = f"{self.prefix('tmp')}audio.wav"
+        self.storage.put_file("tmp", key, audio, "audio/wav")
+        return key
+
     def audio_key(self) -> str | None:
         """Where this run's 16 kHz audio lies; None when the video has no sound."""
         with reading() as session:
@@ -205,7 +208,7 @@ class StageContext:
         data = self.storage.get_bytes(
             "tmp", key, offset=_HEADER_BYTES + first * _SAMPLE_BYTES, length=(last - first) * _SAMPLE_BYTES
         )
-        samples = np.frombuffer(data[: len(data) // _SAMPLE_BYTES * _SAMPLE_BYTES], dtype="<i2")
+        samples = np.frombuffer(data, "<i2", len(data) // _SAMPLE_BYTES)
         return samples.astype(np.float32) / 32768.0
 
 
