@@ -9,10 +9,10 @@ from __future__ import annotations
 import struct
 from fractions import Fraction
 from pathlib import Path
-from types import TracebackType
 from typing import Any
 
 import av
+import numpy as np
 from av.audio.frame import AudioFrame
 from av.packet import Packet
 
@@ -21,7 +21,6 @@ from shared.errors import LimitExceeded
 from .limits import MediaLimits
 from .probe import check_rate
 from .resampling import RATE_HZ, Resampler, Samples, shape_of
-from .windows import Windows
 
 HEADER_BYTES = 44
 AUDIO_NAME = "audio.wav"
@@ -70,16 +69,14 @@ class AudioTrack:
     def __enter__(self) -> AudioTrack:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         try:
             if kind is None:
                 self._drain()
                 self._windows.finish(self._samples)
             self._file.truncate(HEADER_BYTES + 2 * self._samples)
             self._file.seek(0)
-            self._file.write(wav_header(self._samples))
+            self._file.write(_wav_header(self._samples))
         finally:
             self._file.close()
 
@@ -167,10 +164,73 @@ def is_plausible(ts_s: float, last_s: float, declared_s: float) -> bool:
     return declared_s <= 0 or ts_s - last_s < _LEAP_S or ts_s < declared_s + _LEAP_S
 
 
-def wav_header(samples: int) -> bytes:
+def _wav_header(samples: int) -> bytes:
     """Return the 44-byte RIFF header of mono s16le audio at 16 kHz."""
     size = min(2 * samples, 0xFFFFFFFF - 36)
     return struct.pack(
         "<4sI4s4sIHHIIHH4sI",
         b"RIFF", 36 + size, b"WAVE", b"fmt ", 16, 1, 1, RATE_HZ, 2 * RATE_HZ, 2, 16, b"data", size,
     )  # fmt: skip
+
+
+class Windows:
+    """Cuts a stream of samples into windows at quiet places, holding one window's energies.
+
+    ``part_s`` is the longest window, in seconds. The border is the quietest 0.25 s within the last quarter of it.
+    """
+
+    _BLOCK = RATE_HZ // 20
+    _SMOOTH = 5
+
+    def __init__(self, part_s: float) -> None:
+        self._part = max(8, int(part_s * RATE_HZ) // self._BLOCK)
+        self._energies: list[float] = []
+        self._rest = np.zeros(0, np.int16)
+        #: First block of the open window.
+        self._start = 0
+        self.spans_s: list[tuple[float, float]] = []
+
+    def feed(self, samples: Samples) -> None:
+        """Take the next samples (int16 [n])."""
+        samples = np.concatenate([self._rest, samples]) if self._rest.size else samples
+        whole = samples.size // self._BLOCK * self._BLOCK
+        self._rest = samples[whole:].copy()
+        if whole:
+            blocks = samples[:whole].reshape(-1, self._BLOCK).astype(np.float32)
+            self._extend(np.square(blocks).mean(axis=1).tolist())
+
+    def feed_silence(self, samples: int) -> None:
+        """Take ``samples`` zeros without making them."""
+        head = min(samples, self._BLOCK - self._rest.size)
+        self.feed(np.zeros(head, np.int16))
+        blocks, rest = divmod(samples - head, self._BLOCK)
+        while blocks > 0:
+            step = min(blocks, self._part)
+            self._extend([0.0] * step)
+            blocks -= step
+        self.feed(np.zeros(rest, np.int16))
+
+    def finish(self, samples: int) -> None:
+        """Close the last window at ``samples``, the end of the audio."""
+        self._close(samples / RATE_HZ)
+
+    def _close(self, end_s: float) -> None:
+        start_s = self.spans_s[-1][1] if self.spans_s else 0.0
+        if end_s > start_s:
+            self.spans_s.append((start_s, end_s))
+
+    def _extend(self, energies: list[float]) -> None:
+        self._energies += energies
+        while len(self._energies) > self._part:
+            self._cut()
+
+    def _cut(self) -> None:
+        earliest = self._part * 3 // 4
+        tail = np.array(self._energies[earliest : self._part])
+        width = min(self._SMOOTH, tail.size)
+        smooth = np.convolve(tail, np.ones(width) / width, mode="valid")
+        quietest = smooth.size - 1 - int(np.argmin(smooth[::-1]))
+        length = min(self._part, earliest + quietest + width // 2 + (width != tail.size))
+        self._start += length
+        self._close(self._start * self._BLOCK / RATE_HZ)
+        del self._energies[:length]

@@ -5,6 +5,7 @@ A cut is handed out ``SETTLE_S`` after it happened, in order, and never taken ba
 
 from __future__ import annotations
 
+import math
 from collections import deque
 from collections.abc import Iterable
 from dataclasses import replace
@@ -37,14 +38,14 @@ class CutFinder:
         self._pending: list[Cut] = []
         self._last_s = 0.0
         self._step_s = 0.0
-        self._first_s: float | None = None
-        self._given_s = 0.0
+        #: Start of the open scene.
+        self._given_s = math.nan
         self._mixed_to_s = -1.0
 
     def feed(self, ts_s: float, thumb: Thumb) -> list[Cut]:
         """Take the next frame (times in seconds, growing); return the cuts settled by it, in order."""
-        if self._first_s is None:
-            self._first_s = self._given_s = ts_s
+        if math.isnan(self._given_s):
+            self._given_s = ts_s
         for cut_s, score in self._hard.feed(ts_s, thumb):
             self._add_hard(cut_s, score)
         for dissolve in self._dissolves.feed(ts_s, thumb):

@@ -60,10 +60,6 @@ class _Sample:
     picture: Plane  # uint8 [18, 32], luma
     thumb: Thumb
 
-    def change(self, other: _Sample) -> float:
-        """Return the mean absolute difference in grey levels."""
-        return float(cv2.norm(self.picture, other.picture, cv2.NORM_L1)) / self.picture.size
-
 
 @dataclass(frozen=True, slots=True)
 class _Found:
@@ -121,7 +117,7 @@ class Dissolves:
                 break
             if first.thumb.blank:
                 continue
-            change = first.change(end)
+            change = float(cv2.norm(first.picture, end.picture, cv2.NORM_L1)) / end.picture.size
             if change < _MIN_CHANGE or (best is not None and change < best.change):
                 continue
             cut = self._fit(start, change)

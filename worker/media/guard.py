@@ -11,7 +11,7 @@ from collections.abc import Callable
 from shared.errors import BadMedia, LimitExceeded
 
 from .limits import MediaLimits
-from .probe import check_size, check_sound, no_picture
+from .probe import check_size, check_sound
 from .results import MediaInfo
 
 #: Decoded pixels that any file may have: 38 s of 1920x1080 at 25 frames a second.
@@ -108,10 +108,6 @@ class Guard:
         """Note that a packet could not be read or decoded."""
         self._errors += 1
 
-    def note_content(self, end_s: float) -> None:
-        """Note that some stream has content until ``end_s``."""
-        self.content_s = max(self.content_s, end_s)
-
     def charge_picture(self, packet_bytes: int, pixels: int, ts_s: float | None) -> None:
         """Count a compressed picture before it is decoded; raises LimitExceeded."""
         self.budget.charge(packet_bytes, pixels)
@@ -144,7 +140,10 @@ class Guard:
     def check_complete(self) -> None:
         """Judge the whole file once everything was read; raises BadMedia."""
         if self._frames == 0:
-            raise no_picture(self._info)
+            raise BadMedia(
+                f"No picture of the {self._info.video.codec} video stream could be decoded: it is empty or damaged; "
+                "export it again"
+            )
         if self._errors > self._frames:
             raise BadMedia(
                 f"{self._errors} of {self._errors + self._frames} pictures could not be decoded; "

@@ -48,8 +48,8 @@ _BENEFIT_OF_DOUBT = 1.15
 _STACK_BYTES = 8 * 2**20
 
 
-def choose_threads(stream: VideoStream, limits: MediaLimits, threads: int = 0) -> int:
-    """Return how many threads to decode with: ``threads`` (0: one per core, at most 8), or fewer so that they fit.
+def choose_threads(stream: VideoStream, limits: MediaLimits) -> int:
+    """Return how many threads to decode with: ``media_threads`` (0: one per core, at most 8), or fewer so that they fit.
 
     Raises:
         LimitExceeded: not even one fits in the memory of the decoding process.
@@ -60,7 +60,7 @@ def choose_threads(stream: VideoStream, limits: MediaLimits, threads: int = 0) -
     picture_bytes = frame_bytes(width, height, context.pix_fmt)
     limit_bytes = limits.media_memory_mb * MB
     needed_bytes = 0
-    for count in range(threads or limits.media_threads or min(os.cpu_count() or 1, _MOST_THREADS), 0, -1):
+    for count in range(limits.media_threads or min(os.cpu_count() or 1, _MOST_THREADS), 0, -1):
         needed_bytes = _estimate(picture_bytes, width * height, pictures, count)
         if needed_bytes <= limit_bytes:
             return count

@@ -50,14 +50,14 @@ class Progress:
     ) -> None:
         self._duration_s = duration_s
         self._size_bytes = size_bytes
-        self._on_progress = on_progress
+        self._on_progress = on_progress or (lambda _: None)
         self._told_s = time.monotonic()
         self._fraction = 0.0
 
     def tell(self, content_s: float, position_bytes: int | None) -> None:
         """Report the time reached, or where the header gives no duration, the place in the file."""
         now_s = time.monotonic()
-        if self._on_progress is None or now_s - self._told_s < _EVERY_S:
+        if now_s - self._told_s < _EVERY_S:
             return
         self._told_s = now_s
         if self._duration_s > 0:
@@ -69,5 +69,4 @@ class Progress:
 
     def finish(self) -> None:
         """Report that all is done."""
-        if self._on_progress is not None:
-            self._on_progress(1.0)
+        self._on_progress(1.0)

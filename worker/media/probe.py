@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
-from dataclasses import replace
 from pathlib import Path
 from typing import BinaryIO, TypeVar
 
@@ -17,7 +16,6 @@ import av
 from av.audio.stream import AudioStream as AvAudioStream
 from av.container import InputContainer
 from av.stream import Disposition, Stream
-from av.video.frame import VideoFrame
 from av.video.stream import VideoStream as AvVideoStream
 
 from shared.errors import BadMedia, LimitExceeded
@@ -177,15 +175,14 @@ def _stream_duration_s(stream: Stream) -> float:
     return max(0.0, float(stream.duration * stream.time_base))
 
 
-def configure_decoder(stream: AvVideoStream, limits: MediaLimits, threads: int, *, fast: bool) -> None:
+def configure_decoder(stream: AvVideoStream, limits: MediaLimits, *, fast: bool) -> None:
     """Set the decoder's options; must run before its first packet.
 
-    ``threads`` 0 means one per core, at most 8: each holds pictures of its own, so fewer are used where they would not fit.
     ``fast`` drops pictures nothing else refers to and skips the loop filter.
     Raises LimitExceeded when not even one thread fits in the memory allowed.
     """
     context = stream.codec_context
-    threads = choose_threads(stream, limits, threads)
+    threads = choose_threads(stream, limits)
     context.thread_type = "FRAME" if threads > 1 else "NONE"
     context.thread_count = threads
     options = {"max_pixels": str(max_pixels(limits))}
@@ -193,20 +190,6 @@ def configure_decoder(stream: AvVideoStream, limits: MediaLimits, threads: int, 
         context.skip_frame = "NONREF"
         options["skip_loop_filter"] = "all"
     context.options = options
-
-
-def no_picture(info: MediaInfo) -> BadMedia:
-    """Return the error for a video stream that yields nothing."""
-    return BadMedia(
-        f"No picture of the {info.video.codec} video stream could be decoded: it is empty or damaged; "
-        "export it again"
-    )
-
-
-def with_rotation(info: MediaInfo, frame: VideoFrame) -> MediaInfo:
-    """Return ``info`` with the rotation that the picture's display matrix asks for."""
-    clockwise_deg = round(-frame.rotation / 90) * 90 % 360
-    return replace(info, video=replace(info.video, rotation_deg=clockwise_deg))
 
 
 def _choose_video(container: InputContainer) -> AvVideoStream:

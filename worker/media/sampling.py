@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 from av.video.frame import VideoFrame
 
+from .exact import Source
 from .hardcuts import difference
 from .planes import Thumb, frame_bytes, reduce_frame
 
@@ -24,13 +25,20 @@ _MOST_BYTES = 80 * 2**20
 _CALM = 3.0
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Look:
-    """A frame and its thumb; ``ts_s`` in seconds."""
+    """A frame that is looked at, and may become a keyframe; ``ts_s`` in seconds."""
 
     ts_s: float
     frame: VideoFrame
     thumb: Thumb
+    #: In fast mode: how to decode this picture again exactly.
+    source: Source | None = None
+
+    @property
+    def is_key(self) -> bool:
+        """Whether decoding it again costs one picture."""
+        return self.source is not None and self.source.count == 1
 
 
 class Sampler:

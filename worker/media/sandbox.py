@@ -14,13 +14,13 @@ import json
 import os
 import selectors
 import signal
-import subprocess
 import sys
 import time
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
+from subprocess import PIPE, Popen
 from typing import TYPE_CHECKING, Any
 
 import psutil
@@ -82,6 +82,7 @@ def split(
     """
     decoding = _Decoding(out_dir, limits, on_progress, wall_s)
     found = decoding.run("split", path, mode=mode, part_s=part_s)
+    # The process may name no file elsewhere.
     for scene in found["scenes"]:
         for keyframe in scene["keyframes"]:
             keyframe["path"] = out_dir / Path(keyframe["path"]).name
@@ -126,44 +127,33 @@ def _own(folder: Path, path: str | None) -> Path | None:
     return folder / Path(path).name if path else None
 
 
+@dataclass
 class _Decoding:
     """One run of the other process."""
 
-    def __init__(
-        self,
-        folder: Path,
-        limits: MediaLimits,
-        on_progress: Callable[[float], None] | None,
-        wall_s: float,
-    ) -> None:
-        self._folder = folder
-        self._limits = limits
-        self._on_progress = on_progress
-        self._wall_s = wall_s
-        self._fraction = 0.0
-        self._answer: dict[str, Any] | None = None
-        self._rest = b""
+    folder: Path
+    limits: MediaLimits
+    on_progress: Callable[[float], None] | None
+    wall_s: float
+    fraction: float = 0.0
+    answer: dict[str, Any] | None = None
+    rest: bytes = b""
 
     def run(self, kind: str, path: Path, **arguments: Any) -> dict[str, Any]:
         """Decode; return what the process wrote down. Raises as ``split``."""
-        self._folder.mkdir(parents=True, exist_ok=True)
+        self.folder.mkdir(parents=True, exist_ok=True)
         request = {
             "kind": kind,
             "path": str(path.resolve()),
-            "folder": str(self._folder.resolve()),
-            "limits": asdict(self._limits),
+            "folder": str(self.folder.resolve()),
+            "limits": asdict(self.limits),
             "arguments": arguments,
             "parent": os.getpid(),
         }
         with (
-            (self._folder / STDERR_NAME).open("wb") as stderr,
-            subprocess.Popen(
-                COMMAND,
-                stdin=subprocess.PIPE,
-                stdout=subprocess.PIPE,
-                stderr=stderr,
-                cwd=self._folder,
-                env=_environment(),
+            (self.folder / STDERR_NAME).open("wb") as stderr,
+            Popen(
+                COMMAND, stdin=PIPE, stdout=PIPE, stderr=stderr, cwd=self.folder, env=_environment()
             ) as process,
         ):
             assert process.stdin is not None
@@ -178,7 +168,7 @@ class _Decoding:
                 process.kill()
                 raise
         self._judge(process.returncode)
-        result = self._folder / RESULT_NAME
+        result = self.folder / RESULT_NAME
         if not result.is_file():
             raise WorkerLost("the process that decoded the file ended without an answer")
         if result.stat().st_size > _MAX_RESULT_BYTES:
@@ -186,11 +176,11 @@ class _Decoding:
         found: dict[str, Any] = json.loads(result.read_text())
         return found
 
-    def _follow(self, process: subprocess.Popen[bytes]) -> None:
+    def _follow(self, process: Popen[bytes]) -> None:
         """Read what the process says until it ends; raises for what it may not do, and what ``on_progress`` raises."""
         assert process.stdout is not None
         os.set_blocking(process.stdout.fileno(), False)
-        watch = _Watch(process.pid, self._limits, self._wall_s)
+        watch = _Watch(process.pid, self.limits, self.wall_s)
         reported_s = time.monotonic()
         with selectors.DefaultSelector() as selector:
             selector.register(process.stdout, selectors.EVENT_READ)
@@ -203,12 +193,12 @@ class _Decoding:
                         self._hear(data)
                         watch.hear()
                 watch.look()
-                if self._on_progress is not None and time.monotonic() - reported_s >= _REPORT_S:
+                if self.on_progress is not None and time.monotonic() - reported_s >= _REPORT_S:
                     reported_s = time.monotonic()
-                    self._on_progress(self._fraction)
+                    self.on_progress(self.fraction)
 
     def _hear(self, data: bytes) -> None:
-        *lines, self._rest = (self._rest + data).split(b"\n")
+        *lines, self.rest = (self.rest + data).split(b"\n")
         for line in lines:
             try:
                 fields = json.loads(line)
@@ -217,31 +207,31 @@ class _Decoding:
             if not isinstance(fields, dict):
                 continue
             if "progress" in fields:
-                self._fraction = max(self._fraction, float(fields["progress"]))
+                self.fraction = max(self.fraction, float(fields["progress"]))
             else:
-                self._answer = fields
-        if len(self._rest) > _MAX_LINE_BYTES:
+                self.answer = fields
+        if len(self.rest) > _MAX_LINE_BYTES:
             raise BadMedia("The file made its decoder answer without end: it is damaged; export it again")
 
     def _judge(self, status: int) -> None:
         """Raise the error that the process reported, or that its exit status means."""
-        if self._answer is not None:
-            message = str(self._answer.get("message", ""))
-            match self._answer.get("error"):
+        if self.answer is not None:
+            message = str(self.answer.get("message", ""))
+            match self.answer.get("error"):
                 case "BadMedia":
                     raise BadMedia(message)
                 case "LimitExceeded":
                     raise LimitExceeded(message)
                 case "OSError":
-                    raise OSError(int(self._answer.get("errno") or 0), message)
+                    raise OSError(int(self.answer.get("errno") or 0), message)
             raise RuntimeError(f"internal error while decoding: {message}")
         if status == 0:
             return
-        stderr = (self._folder / STDERR_NAME).read_bytes()[-2000:].decode(errors="replace")
+        stderr = (self.folder / STDERR_NAME).read_bytes()[-2000:].decode(errors="replace")
         log.error("decoding process died", status=status, stderr=stderr)
         if -status in _CRASHES:
             raise BadMedia(
-                f"The file made its decoder crash ({signal.Signals(-status).name}), with {self._limits.media_memory_mb} MB of memory "
+                f"The file made its decoder crash ({signal.Signals(-status).name}), with {self.limits.media_memory_mb} MB of memory "
                 "(MEDIA_MEMORY_MB): it is damaged or needs more; convert it to H.264 in MP4"
             )
         if -status == signal.SIGXFSZ:

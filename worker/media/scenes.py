@@ -4,18 +4,16 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from av.video.frame import VideoFrame
-
 from shared.errors import LimitExceeded
 
 from .cuts import SETTLE_S
-from .exact import ExactPictures, Source
+from .exact import ExactPictures
 from .hardcuts import Cut
-from .keyframes import Candidate, Recent, SceneFrames
+from .keyframes import Recent, SceneFrames
 from .limits import MediaLimits
 from .pictures import write_jpeg
-from .planes import Thumb
 from .results import Keyframe, SceneCut
+from .sampling import Look
 
 
 class SceneBuilder:
@@ -37,10 +35,10 @@ class SceneBuilder:
         """Set how pictures are turned (clockwise) and stretched (a pixel's width over its height)."""
         self._rotation_deg, self._pixel_aspect = rotation_deg, pixel_aspect
 
-    def feed(self, ts_s: float, frame: VideoFrame, thumb: Thumb, source: Source | None) -> None:
+    def feed(self, look: Look) -> None:
         """Take the next frame, after the cuts it settled."""
-        self._settle(ts_s - SETTLE_S)
-        self._recent.offer(ts_s, frame, thumb, source)
+        self._settle(look.ts_s - SETTLE_S)
+        self._recent.offer(look)
 
     def cut(self, cut: Cut) -> None:
         """Close the open scene at ``cut`` and open the next one."""
@@ -78,7 +76,7 @@ class SceneBuilder:
             )
         )
 
-    def _write(self, idx: int, ordinal: int, candidate: Candidate) -> Keyframe:
+    def _write(self, idx: int, ordinal: int, candidate: Look) -> Keyframe:
         """Write a keyframe; raises LimitExceeded past their number or their bytes."""
         frame = candidate.frame
         if self._exact is not None and candidate.source is not None:

@@ -27,7 +27,7 @@ from .guard import Guard
 from .limits import MediaLimits
 from .packets import Progress, read_packets
 from .planes import thumb_size
-from .probe import configure_decoder, describe, open_media, with_rotation
+from .probe import configure_decoder, describe, open_media
 from .results import MediaInfo, Mode, SplitResult
 from .sampling import Look, Sampler
 from .scenes import SceneBuilder
@@ -44,7 +44,6 @@ def split(
     mode: Mode = "exact",
     part_s: float = 120.0,
     on_progress: Callable[[float], None] | None = None,
-    threads: int = 0,
 ) -> SplitResult:
     """Decode ``path`` once; write keyframes (JPEG) and audio (WAV) into ``out_dir`` and return the scenes.
 
@@ -53,14 +52,13 @@ def split(
             no key picture marks them, and keyframes are key pictures of the file where a scene has any (one at least).
         part_s: longest audio window in seconds.
         on_progress: called with a fraction 0..1 about twice a second; a ScenefleetError that it raises ends the pass.
-        threads: 0 means one per core, at most 8.
 
     Raises BadMedia or LimitExceeded with one sentence; OSError when ``out_dir`` can't be written.
     """
     out_dir.mkdir(parents=True, exist_ok=True)
     with media_errors(limits), open_media(path, limits) as container, ExitStack() as stack:
         info = describe(container, path, limits)
-        one_pass = _Pass(container, info, limits, out_dir, part_s=part_s, mode=mode, threads=threads)
+        one_pass = _Pass(container, info, limits, out_dir, part_s=part_s, mode=mode)
         if one_pass.track is not None:
             stack.enter_context(one_pass.track)
         progress = Progress(info.duration_s, info.size_bytes, on_progress)
@@ -85,14 +83,13 @@ class _Pass:
         *,
         part_s: float,
         mode: Mode,
-        threads: int,
     ) -> None:
         self.guard = Guard(info, limits)
         self._info = info
         self._mode = mode
         self._start_s = (container.start_time or 0) / 1e6
         self._video = cast(VideoStream, container.streams[info.video.index])
-        configure_decoder(self._video, limits, threads, fast=mode == "fast")
+        configure_decoder(self._video, limits, fast=mode == "fast")
         self.decoded: list[VideoStream | AudioStream] = [self._video]
         self.track: AudioTrack | None = None
         if info.audio is not None:
@@ -116,7 +113,8 @@ class _Pass:
         ts_s = None
         if ticks is not None:
             ts_s = self._seconds(ticks, packet.stream_index)
-            self.guard.note_content(self._seconds(ticks + (packet.duration or 0), packet.stream_index))
+            end_s = self._seconds(ticks + (packet.duration or 0), packet.stream_index)
+            self.guard.content_s = max(self.guard.content_s, end_s)
         if packet.stream is self._video:
             if packet.size:
                 context = self._video.codec_context
@@ -163,8 +161,11 @@ class _Pass:
         if ts_s <= self._last_s:
             return  # shown at no time of its own
         if self._last_s < 0:
-            self._info = with_rotation(self._info, frame)
-            self._scenes.show_as(self._info.video.rotation_deg, self._pixel_aspect())
+            clockwise_deg = round(-frame.rotation / 90) * 90 % 360
+            self._info = replace(self._info, video=replace(self._info.video, rotation_deg=clockwise_deg))
+            aspect = float(self._video.sample_aspect_ratio or 1)
+            # Absurd ones count as square.
+            self._scenes.show_as(clockwise_deg, aspect if 0.2 <= aspect <= 5.0 else 1.0)
         self._last_s = ts_s
         for look in self._sampler.feed(ts_s, frame):
             self._take_look(look)
@@ -172,8 +173,8 @@ class _Pass:
     def _take_look(self, look: Look) -> None:
         for cut in self._cuts.feed(look.ts_s, look.thumb):
             self._scenes.cut(cut)
-        source = self._exact.source_of(look.frame) if self._exact is not None else None
-        self._scenes.feed(look.ts_s, look.frame, look.thumb, source)
+        look.source = self._exact.source_of(look.frame) if self._exact is not None else None
+        self._scenes.feed(look)
 
     def _time_of(self, frame: VideoFrame) -> float:
         """Return when the frame is shown."""
@@ -183,11 +184,6 @@ class _Pass:
             if is_plausible(ts_s, self._last_s, self._info.duration_s):
                 return ts_s
         return self._last_s + self._frame_s
-
-    def _pixel_aspect(self) -> float:
-        """Return a pixel's width over its height; absurd ones count as square."""
-        aspect = float(self._video.sample_aspect_ratio or 1)
-        return aspect if 0.2 <= aspect <= 5.0 else 1.0
 
     def _seconds(self, ticks: int, stream: int) -> float:
         """Return ticks of a stream's time base as seconds on the container's clock."""

@@ -32,8 +32,7 @@ T = TypeVar("T")
 _MAX_KEYFRAME_PIXELS = 1280 * 1280
 _MAX_KEYFRAME_BYTES = 32 * 2**20
 #: The split's WAV: a fixed header, then mono s16le samples, so that a stretch is one ranged read.
-_HEADER_BYTES = 44
-_SAMPLE_BYTES = 2
+_HEADER_BYTES, _SAMPLE_BYTES = 44, 2
 
 
 class Deferred(Exception):
@@ -91,11 +90,7 @@ class StageContext:
             LeaseLost: another attempt, a cancel or a delete took the job; nothing is written.
         """
 
-        def fenced(session: Session) -> T:
-            _, job = attempts.fence(session, self.claimed)
-            return work(session, job)
-
-        return transact(fenced)
+        return transact(lambda session: work(session, attempts.fence(session, self.claimed)[1]))
 
     def video_and_run(self, session: Session) -> tuple[Video, Run]:
         """The job's video and run.
@@ -136,12 +131,9 @@ class StageContext:
         if local is not None:
             return local
         path = self.folder / "source"
+        max_bytes = self.runtime.settings.max_video_bytes
         self.storage.get_file(
-            "uploads",
-            key,
-            path,
-            max_bytes=self.runtime.settings.max_video_bytes,
-            on_progress=lambda done, total: self.report(0.0),
+            "uploads", key, path, max_bytes=max_bytes, on_progress=lambda *_: self.report(0.0)
         )
         return path
 

@@ -58,13 +58,8 @@ def _look(context: StageContext, model: FaceAnalyser, photo: PersonPhoto) -> Pho
         # What is not there may still come; what it shows stays.
         state = "waiting" if isinstance(error, ObjectMissing) else "refused"
         return PhotoResult(photo_id=photo.photo_id, state=state, error_class=error.code, error=str(error))
-    return PhotoResult(
-        photo_id=photo.photo_id,
-        state="good",
-        vec=HalfVector(face.vec),
-        quality=face.quality,
-        box=list(face.box),
-    )
+    vec, box = HalfVector(face.vec), list(face.box)
+    return PhotoResult(photo_id=photo.photo_id, state="good", vec=vec, quality=face.quality, box=box)
 
 
 def choose(picture: npt.NDArray[np.uint8], faces: list[Face], settings: Settings) -> Face:

@@ -81,9 +81,8 @@ class _Erasure:
         self._note_removed({"sidecars": 0, "photo files": files, "cached results": answers})
         left = self._look_again()
         if any(left.values()):
-            self._note(lambda session, payload: erasure.note_receipt(
-                session, self.person, {"state": "incomplete", "removed": payload["removed"], "left": left}
-            ))  # fmt: skip
+            receipt = {"state": "incomplete", "removed": self.payload["removed"], "left": left}
+            self._note(lambda session, _: erasure.note_receipt(session, self.person, receipt))
             self._pause("something left")
 
         def write(session: Session) -> None:

@@ -47,11 +47,8 @@ def run(context: StageContext) -> Outcome:
         if video is None or video.deleted_at is not None or switch is None:
             return
         # What was published again meanwhile is looked at again: it was indexed later than where the switch has come to.
-        same = [
-            scene
-            for scene in published_scenes(session, *place)
-            if found_in.get(scene.scene_id) == run_of(scene)
-        ]
+        found = published_scenes(session, *place)
+        same = [scene for scene in found if found_in.get(scene.scene_id) == run_of(scene)]
         for run in {run_of(scene) for scene in same} - {None}:
             made.write(session, int(run or 0), [scene.scene_id for scene in same if run_of(scene) == run])
         switch.done += len(same)

@@ -93,17 +93,11 @@ def differs_by(a: str, b: str, limit: int) -> int:
     for index, one in enumerate(a, 1):
         before, row[0] = row[0], index
         for column, other in enumerate(b, 1):
-            before, row[column] = (
-                row[column],
-                min(row[column] + 1, row[column - 1] + 1, before + (one != other)),
-            )
+            least = min(row[column] + 1, row[column - 1] + 1, before + (one != other))
+            before, row[column] = row[column], least
         if min(row) > limit:
             return limit + 1
     return min(row[-1], limit + 1)
-
-
-def _digits(key: str) -> str:
-    return "".join(character for character in key if character.isdigit())
 
 
 def _find(lines: Sequence[ScreenLine], reading: Reading, key: str) -> ScreenLine | None:
@@ -120,7 +114,8 @@ def _find(lines: Sequence[ScreenLine], reading: Reading, key: str) -> ScreenLine
             continue
         limit = int(MAX_DIFFERENCE * max(len(key), len(line.key)))
         distance = differs_by(key, line.key, limit)
-        if distance <= limit and distance < least and _digits(key) == _digits(line.key):
+        same_digits = [*filter(str.isdigit, key)] == [*filter(str.isdigit, line.key)]
+        if distance <= limit and distance < least and same_digits:
             nearest, least = line, distance
     return nearest or elsewhere
 

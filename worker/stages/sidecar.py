@@ -56,8 +56,8 @@ def run(context: StageContext) -> Outcome:
     revision = transact(lambda session: next_revision(session, claimed.video_id))
     with reading() as session:
         _, video_run = context.video_and_run(session)
-        count = scene_count(session, claimed.video_id, int(video_run.stage_runs["split"]))
-    stage_runs = {name: int(made_by) for name, made_by in video_run.stage_runs.items()}
+        stage_runs = video_run.stage_runs
+        count = scene_count(session, claimed.video_id, stage_runs["split"])
     keys: dict[UUID, str] = {}
     people: dict[UUID, list[PersonInScene]] = {}
     for first in range(0, count, _BATCH):
@@ -97,7 +97,7 @@ def seen_in(document: Sidecar) -> list[PersonInScene]:
 
 def make_documents(session: Session, video: Video, run: Run, first_idx: int, last_idx: int) -> list[Sidecar]:
     """The documents of the scenes first_idx..last_idx (inclusive), as this run has them."""
-    stage_runs = {name: int(made_by) for name, made_by in run.stage_runs.items()}
+    stage_runs = run.stage_runs
     scenes = scenes_between(session, video.video_id, stage_runs["split"], first_idx, last_idx)
     ids = [scene.scene_id for scene in scenes]
     words = words_of(session, video.video_id, stage_runs["asr"], scenes)

@@ -60,15 +60,14 @@ def run(context: StageContext) -> Outcome:
             write_scenes(session, claimed.video_id, claimed.user_id, claimed.run, scenes)
         set_media(session, claimed.video_id, found.info.duration_s, asdict(found.info))
 
-    return Outcome(
-        result={
-            "version": found.version,
-            "scenes": len(found.scenes),
-            "audio_key": audio_key,
-            "windows": [list(window) for window in found.windows],
-        },
-        write=write,
-    )
+    windows = [list(window) for window in found.windows]
+    result = {
+        "version": found.version,
+        "scenes": len(found.scenes),
+        "audio_key": audio_key,
+        "windows": windows,
+    }
+    return Outcome(result=result, write=write)
 
 
 def _kept_scenes(context: StageContext) -> tuple[int, list[Scene]] | None:

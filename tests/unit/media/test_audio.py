@@ -17,7 +17,7 @@ from worker.media.resampling import RATE_HZ
 from worker.media.results import SplitResult
 from worker.media.sound import extract_audio
 from worker.media.split import split
-from worker.media.windows import Windows
+from worker.media.audio import Windows
 
 SHOTS = (Shot(seed=41, frames=75),)
 

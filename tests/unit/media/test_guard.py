@@ -62,7 +62,7 @@ def test_more_pictures_a_second_than_allowed() -> None:
 def test_content_that_ends_early(end_s: float, container: str, complete: bool) -> None:
     watching = guard(10.0, container)
     watching.check_frame(320, 180, 0.0)
-    watching.note_content(end_s)
+    watching.content_s = end_s
     if complete:
         watching.check_complete()
     else:
