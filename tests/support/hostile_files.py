@@ -171,11 +171,17 @@ def _skipped_transport(path: Path) -> None:
     whole.unlink()
 
 
-def remux(source_path: Path, path: Path) -> None:
-    with av.open(str(source_path)) as source, av.open(str(path), "w") as output:
+def remux(
+    source_path: Path, path: Path, options: dict[str, str] | None = None, *, shift_s: float = 0.0
+) -> None:
+    """Copy the pictures into another container, ``shift_s`` seconds later."""
+    with av.open(str(source_path)) as source, av.open(str(path), "w", options=options or {}) as output:
         stream = output.add_stream_from_template(source.streams.video[0])
         for packet in source.demux(video=0):
             if packet.size:
+                if shift_s:
+                    shift = round(shift_s / packet.time_base)
+                    packet.pts, packet.dts = packet.pts + shift, packet.dts + shift
                 packet.stream = stream
                 output.mux(packet)
 

@@ -11,13 +11,12 @@ from numpy.typing import NDArray
 
 from shared.errors import LimitExceeded
 from tests.support.clips import Shot, Sound, make_clip
-from worker.media.audio import HEADER_BYTES, AudioTrack
+from worker.media.audio import HEADER_BYTES, AudioTrack, Windows
 from worker.media.limits import MediaLimits
 from worker.media.resampling import RATE_HZ
 from worker.media.results import SplitResult
 from worker.media.sound import extract_audio
 from worker.media.split import split
-from worker.media.audio import Windows
 
 SHOTS = (Shot(seed=41, frames=75),)
 
