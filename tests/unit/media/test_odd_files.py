@@ -73,17 +73,6 @@ def test_sound_that_changes_rate_and_channels(tmp_path: Path) -> None:
     assert (np.abs(samples[:: RATE_HZ // 4]) > 2_000).all()
 
 
-def test_sound_of_too_few_samples(tmp_path: Path) -> None:
-    """Also where the rate falls on the way."""
-    frame = av.AudioFrame.from_ndarray(np.zeros((1, 100), np.int16), format="s16", layout="mono")
-    frame.sample_rate = 50
-    with (
-        pytest.raises(LimitExceeded, match=r"has 50 samples a second, the least is 4000"),
-        AudioTrack(tmp_path / "a.wav", LIMITS, part_s=60.0) as track,
-    ):
-        track.feed(frame, None)
-
-
 def test_sound_that_starts_before_the_picture(tmp_path: Path, split_file: Split) -> None:
     """The container starts with the sound, so the first picture comes later; the first scene covers both."""
     encoding = Encoding(times_s=tuple(1.0 + 0.04 * i for i in range(50)))
