@@ -100,28 +100,6 @@ def test_vectors_and_weights_land_for_the_scenes_with_words(film: Speech) -> Non
         assert_weights(lexical[1, scene], expected.lexical[place], film.model.vocabulary_size)
 
 
-def test_scenes_are_found_by_a_word_and_scored_by_weight(film: Speech) -> None:
-    film.say(1, "a cup of coffee", "the old man drinks coffee", "the red bus is on the road")
-    film.embed(1)
-    (asked,) = film.model.encode(["coffee"]).lexical or ()
-    query = SparseVector(dict(asked), film.model.vocabulary_size)
-    with reading() as session:
-        rows = session.execute(
-            text(
-                "SELECT scene_id, -(weights <#> CAST(:query AS sparsevec)) AS score FROM lexical_weights"
-                " WHERE tokens && CAST(:tokens AS integer[]) ORDER BY score DESC"
-            ),
-            {"query": query.to_text(), "tokens": list(asked)},
-        ).all()
-    first, second, _ = film.scene_ids()
-    found = film.model.encode(["a cup of coffee", "the old man drinks coffee"]).lexical or ()
-    for row in rows:
-        weights = found[[first, second].index(row.scene_id)]
-        score = sum(weight * weights.get(token, 0.0) for token, weight in asked.items())
-        assert row.score == pytest.approx(score, abs=1e-4)
-    assert {row.scene_id for row in rows} == {first, second}
-
-
 def test_a_second_attempt_replaces_the_rows_of_the_first(film: Speech) -> None:
     film.say(1, "a cup of coffee", "a cat", "")
     film.embed(1)

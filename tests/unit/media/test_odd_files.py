@@ -49,15 +49,12 @@ def two_sizes(tmp_path: Path) -> Path:
 
 
 def test_pictures_that_change_size(tmp_path: Path, split_file: Split) -> None:
-    result = split_file(two_sizes(tmp_path))
-    sizes = [{(k.width, k.height) for k in scene.keyframes} for scene in result.scenes]
+    path = two_sizes(tmp_path)
+    sizes = [{(k.width, k.height) for k in scene.keyframes} for scene in split_file(path).scenes]
     assert sizes == [{(160, 90)}, {(320, 180)}]
-
-
-def test_pictures_that_outgrow_the_limit(tmp_path: Path, split_file: Split) -> None:
-    """The header's size is allowed; the size that comes later is not."""
+    # The header's size is allowed; the size that comes later is not.
     with pytest.raises(LimitExceeded, match="320x180 pixels, the limit is 200 a side"):
-        split_file(two_sizes(tmp_path), max_video_side_px=200)
+        split_file(path, max_video_side_px=200)
 
 
 def test_sound_that_changes_rate_and_channels(tmp_path: Path) -> None:

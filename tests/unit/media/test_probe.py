@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Callable
-from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
@@ -142,13 +141,6 @@ def test_each_limit_has_its_sentence(
     make_clip(tmp_path / "a.mp4", SHOT, sound=Sound())
     with pytest.raises(LimitExceeded, match=says):
         split_file(tmp_path / "a.mp4", **limits)
-
-
-def test_absurd_frame_rate_header(tmp_path: Path, split_file: Split) -> None:
-    encoding = Encoding(fps=Fraction(10_000), times_s=tuple(i / 10_000 for i in range(50)))
-    make_clip(tmp_path / "a.mp4", SHOT, encoding)
-    with pytest.raises(LimitExceeded, match="frames a second, the limit is 240"):
-        split_file(tmp_path / "a.mp4")
 
 
 def test_absurd_duration_header(tmp_path: Path, split_file: Split) -> None:
