@@ -16,10 +16,8 @@ from .planes import Thumb
 
 #: Every detector has decided about a moment this long after it.
 SETTLE_S = 4.0
-
 #: No scene is shorter than this, except the last.
 MIN_SCENE_S = FLASH_S
-
 #: How far around a transition another finding is the same one.
 _SAME_S = 0.3
 

@@ -23,7 +23,6 @@ from .probe import max_pixels
 
 #: Packets remembered until their picture comes out of the decoder.
 _REMEMBERED = 128
-
 #: A group of pictures with more data than this is not kept; 8 s at 16 Mbit/s fit.
 _GROUP_BYTES = 16 * 2**20
 

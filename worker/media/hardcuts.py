@@ -19,34 +19,25 @@ from .planes import Plane, Thumb
 
 #: A picture that comes back within this time was a flash, not a scene.
 FLASH_S = 0.3
-
 #: Frames on each side that a score is compared with.
 _NEIGHBOURS = 6
-
 #: Neighbours further away in time say nothing: in a slide show every frame is a scene.
 _NEIGHBOUR_S = 1.1
-
 #: Waiting for neighbours ends after this time, so that slide shows (a frame in seconds) are decided too.
 _MAX_WAIT_S = 1.5
-
 #: Smallest mean change of Y+U+V, in grey levels, that can be a cut.
 _MIN_SCORE = 7.0
-
 #: How many times its neighbours' mean a frame's score must be.
 _MIN_RATIO = 2.0
-
 #: A cut changes large areas, not only fine texture: smallest change of the blurred picture, and of what moving blocks
 #: leave of it, in grey levels.
 _MIN_BLURRED = 4.0
 _MIN_RESIDUAL = 1.3
-
 #: Share of the change that moving blocks must leave: camera jumps leave up to 0.17, cuts from 0.22 up (measured on
 #: cuts, jumps and shakes over photographs and textures).
 _MIN_UNEXPLAINED = 0.19
-
 #: How many times its neighbours' residual a cut's must be.
 _MIN_RESIDUAL_RATIO = 1.8
-
 #: Above this correlation of the luma only the light has changed.
 _SAME_STRUCTURE = 0.90
 
@@ -180,7 +171,10 @@ def motion_residual(before: Thumb, after: Thumb) -> tuple[float, float]:
     Both as root mean squares in grey levels. Blocks of 10 px at half the thumb's size, searched 10 px (an eighth of
     the picture) around; blurring keeps fine texture, which no whole pixel step matches, out of it.
     """
-    old, new = _blurred(before.y), _blurred(after.y)
+    halves = (
+        cv2.resize(thumb.y, None, fx=0.5, fy=0.5, interpolation=cv2.INTER_AREA) for thumb in (before, after)
+    )
+    old, new = (cv2.GaussianBlur(half, (0, 0), 1.0) for half in halves)
     height, width = new.shape
     side, reach = min(10, height, width), 10
     around = cv2.copyMakeBorder(old, reach, reach, reach, reach, cv2.BORDER_REPLICATE)
@@ -193,12 +187,6 @@ def motion_residual(before: Thumb, after: Thumb) -> tuple[float, float]:
             residuals.append(math.sqrt(max(0.0, squares) / block.size))
     change = cv2.norm(old, new, cv2.NORM_L2) / math.sqrt(new.size)
     return float(change), sum(residuals) / len(residuals)
-
-
-def _blurred(y: Plane) -> Plane:
-    half: Plane = cv2.resize(y, None, fx=0.5, fy=0.5, interpolation=cv2.INTER_AREA)
-    blurred: Plane = cv2.GaussianBlur(half, (0, 0), 1.0)
-    return blurred
 
 
 def _thin(frames: list[_Frame]) -> list[_Frame]:

@@ -15,13 +15,10 @@ from .sampling import Look
 
 #: Frames held for the open scene, apart from the recent ones.
 HELD = 16
-
 #: Frames that take more than this are scaled to keyframe size before they are held.
 _LARGE_BYTES = 4 * 2**20
-
 #: A scene of at least this length has another keyframe, seconds.
 _LONGER_S = (1.5, 4.0, 9.0)
-
 #: Pictures that differ less than this (grey levels) from the keyframe before add nothing.
 _SAME_PICTURE = 1.0
 

@@ -23,11 +23,10 @@ _MOST_THREADS = 8
 
 #: Pictures a decoder keeps to refer to; H.264 states it. HEVC: that of the levels' largest pictures.
 _REFERENCES = {
-    "mjpeg": 0, "prores": 0, "dnxhd": 0, "dvvideo": 0, "ffv1": 1,
+    "mjpeg": 0, "prores": 0, "dnxhd": 0, "dvvideo": 0, "ffv1": 1, "h264": 4,
     "hevc": 6, "vp9": 8, "av1": 8, "vp8": 3, "vp6": 3, "vp6f": 3,
 }  # fmt: skip
 _USUAL_REFERENCES = 2
-_USUAL_H264_REFERENCES = 4
 
 #: Bytes a pixel that decoders keep beside a picture: motion vectors, block types (H.264: 141 bytes for 256 pixels).
 _SIDE_BYTES = 0.6
@@ -86,11 +85,11 @@ def _references(stream: VideoStream) -> int:
     """Return how many pictures the decoder keeps beside the current one, without those of its threads."""
     context = stream.codec_context
     name = context.codec.canonical_name
+    usual = _REFERENCES.get(name, _USUAL_REFERENCES)
     if name != "h264":
-        return _REFERENCES.get(name, _USUAL_REFERENCES)
-    references = h264.reference_frames(context.extradata)
-    delayed = min(16, max(0, context.has_b_frames or 0))
-    return (_USUAL_H264_REFERENCES if references is None else references) + delayed
+        return usual
+    stated = h264.reference_frames(context.extradata)
+    return (usual if stated is None else stated) + min(16, max(0, context.has_b_frames or 0))
 
 
 def _estimate(picture_bytes: int, pixels: int, pictures: int, threads: int) -> int:

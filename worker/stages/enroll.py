@@ -76,7 +76,7 @@ def choose(picture: npt.NDArray[np.uint8], faces: list[Face], settings: Settings
     if len(faces) > 1:
         raise SeveralFaces(f"{len(faces)} faces were found: cut the photo so that it shows this person only.")
     face = faces[0]
-    side_px = min(face.box[2], face.box[3])
+    side_px = min(face.box[2:])
     if side_px < settings.face_min_side_px:
         raise SmallFace(
             f"The face is {side_px:.0f} px wide, less than {settings.face_min_side_px}: send a larger photo"

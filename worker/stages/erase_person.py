@@ -57,10 +57,10 @@ class _Erasure:
         self.person = context.claimed.subject.id
         self.user = context.claimed.user_id
         self.payload: dict[str, Any] = dict(context.claimed.payload)
-        self.ids = [str(name) for name in self.payload["ids"]]
+        self.ids: list[str] = self.payload["ids"]
         #: The ids by which the user, storage and answers know the erased.
         self.external = set(self.payload["external_ids"])
-        self.names = [str(name) for name in self.payload["names"]]
+        self.names: list[str] = self.payload["names"]
         self.began = time.monotonic()
 
     def run(self) -> Outcome:

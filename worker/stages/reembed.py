@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from operator import attrgetter
 from typing import Literal
 
 from sqlalchemy.orm import Session
@@ -25,9 +27,7 @@ def run(context: StageContext) -> Outcome:
     video_id = str(claimed.payload["video_id"])
     place = (video_id, claimed.user_id, int(claimed.payload["first_idx"]), int(claimed.payload["last_idx"]))
 
-    def run_of(scene: Scene) -> int | None:
-        return scene.text_run if kind == "text" else scene.vision_run
-
+    run_of: Callable[[Scene], int | None] = attrgetter(f"{kind}_run")
     with reading() as session:
         kept = kept_models(session, kind)
         if not kept:

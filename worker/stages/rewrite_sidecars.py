@@ -70,12 +70,12 @@ def _write(context: StageContext, batch: list[tuple[UUID, int, str | None]], rev
     for scene, _, old in batch:
         key = sidecar_key(claimed.user_id, context.video_name, str(scene), revision)
         document = by_scene.get(str(scene))
-        people: list[PersonInScene] = []
-        if document is not None:
-            context.stored.append(("sidecars", key))
-            puts[key] = to_bytes(document)
-            people = seen_in(document)
-        written[scene] = (old if document is not None else "", key, people)
+        if document is None:
+            written[scene] = ("", key, [])
+            continue
+        context.stored.append(("sidecars", key))
+        puts[key] = to_bytes(document)
+        written[scene] = (old, key, seen_in(document))
     with ThreadPoolExecutor(_THREADS) as pool:
         # A server's answer takes longer than making a document.
         store = partial(context.storage.put_bytes, "sidecars", content_type="application/json")

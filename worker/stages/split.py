@@ -46,11 +46,9 @@ def run(context: StageContext) -> Outcome:
         # A storage that went away while the file was read is to blame, not the video.
         context.check_source()
         raise
-    scenes: list[dict[str, Any]] = []
     if kept is not None:
         _check_same(context, kept[1], found)
-    else:
-        scenes = _store(context, found)
+    scenes = [] if kept is not None else _store(context, found)
     audio_key = context.store_audio(found.audio)
 
     def write(session: Session) -> None:
