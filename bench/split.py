@@ -117,7 +117,7 @@ def child(mode: Any, video: Path, folder: Path, threads: int) -> dict[str, Any]:
     from worker.media.split import split
 
     wall_s, before = time.perf_counter(), os.times()
-    result = split(video, folder, limits=MediaLimits(), mode=mode, threads=threads)
+    result = split(video, folder, limits=MediaLimits(media_threads=threads), mode=mode)
     after, wall_s = os.times(), time.perf_counter() - wall_s
     return {
         "cuts_s": [scene.start_s for scene in result.scenes[1:]],

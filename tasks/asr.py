@@ -71,15 +71,15 @@ def _read(request: TranscribeAudio) -> NDArray[np.float32]:
     # The request's own limit would end the process that holds the model.
     limits = replace(
         limits,
-        max_bytes=min(_MAX_FILE_BYTES, limits.max_bytes),
-        cpu_base_s=min(_MAX_READING_S, limits.cpu_base_s),
+        max_video_bytes=min(_MAX_FILE_BYTES, limits.max_video_bytes),
+        media_cpu_base_s=min(_MAX_READING_S, limits.media_cpu_base_s),
     )
     folder = runtime.attempt_dir("transcribe")
     try:
         path = runtime.storage.local_path("uploads", key)
         if path is None:
             path = folder / "source"
-            runtime.storage.get_file("uploads", key, path, max_bytes=limits.max_bytes)
+            runtime.storage.get_file("uploads", key, path, max_bytes=limits.max_video_bytes)
         samples = read_excerpt(
             path,
             folder,

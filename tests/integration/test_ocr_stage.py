@@ -6,20 +6,18 @@ import json
 from pathlib import Path
 from typing import Any
 
-import cv2
 import jsonschema
 import numpy as np
 import pytest
 from sqlalchemy import select, text
-from sqlalchemy.orm import Session
 
 from db.engine import reading, transact
-from db.scenes import page, scenes_between
+from db.scenes import page
 from db.tables import Scene, ScreenText, Video
 from shared.errors import BadMedia, LeaseLost
 from shared.settings import Settings
 from tests.contracts.test_ocr import render
-from tests.support.films import Film
+from tests.support.films import Film, begin, scenes
 from tests.support.fleet import ROOT
 from worker.runtime import Runtime
 from worker.stages import ocr as stage, sidecar
@@ -36,15 +34,18 @@ class Captions(Film):
     """A film whose text is read."""
 
     def read(self, run: int, last_idx: int = 9) -> dict[str, Any]:
-        self.begin(run, {"split": 1, "ocr": run})
+        begin(run, {"split": 1, "ocr": run})
         return self.work(stage, "ocr", run, last_idx)
 
     def publish(self, run: int) -> None:
+        """Run the stage in a run that reuses all others, and publish what it read."""
+        begin(run, OTHERS | {"ocr": run, "sidecar": run})
+        self.work(stage, "ocr", run)
         self.work(sidecar, "sidecar", run)
 
     def found(self, run: int, idx: int = 0) -> list[ScreenText]:
+        (scene,) = scenes(idx, idx)
         with reading() as session:
-            (scene,) = scenes_between(session, "v", 1, idx, idx)
             rows = select(ScreenText).where(ScreenText.run == run, ScreenText.scene_id == scene.scene_id)
             return list(session.scalars(rows.order_by(ScreenText.place)))
 
@@ -72,11 +73,7 @@ class Captions(Film):
 
 @pytest.fixture(scope="module")
 def runtime(tmp_path_factory: pytest.TempPathFactory) -> Runtime:
-    environment: dict[str, Any] = {
-        "SCENEFLEET_FAMILY": "ocr",
-        "SCENEFLEET_HOME": tmp_path_factory.mktemp("home"),
-    }
-    found = Runtime(Settings(**environment))
+    found = Runtime(Settings(SCENEFLEET_FAMILY="ocr", SCENEFLEET_HOME=tmp_path_factory.mktemp("home")))
     found.storage.ensure_buckets()
     return found
 
@@ -100,33 +97,24 @@ def test_a_caption_over_several_keyframes_is_one_line(film: Captions) -> None:
     assert film.reported == sorted(film.reported) and 0 <= film.reported[0] < film.reported[-1] < 1
 
 
-def test_a_rerun_stores_its_own_and_a_repeat_of_it_only_once(film: Captions) -> None:
-    film.shoot([LAUNCH, LAUNCH])
-    film.read(1)
+def test_only_the_scenes_of_the_part_are_looked_at_and_a_rerun_stores_its_own(film: Captions) -> None:
+    film.shoot([LAUNCH, LAUNCH], [LAUNCH])
+    assert film.read(1, last_idx=0) == {"lines": 1, "keyframes": 2}
+    assert film.found(1, 1) == []
     film.read(2)
     assert len(film.found(1)) == len(film.found(2)) == 1
 
 
-def test_only_the_scenes_of_the_part_are_looked_at(film: Captions) -> None:
-    film.shoot([LAUNCH], [LAUNCH])
-    assert film.read(1, last_idx=0) == {"lines": 1, "keyframes": 1}
-    assert film.found(1, 1) == []
-
-
 def test_a_damaged_keyframe_is_named(film: Captions) -> None:
     film.shoot([LAUNCH])
-    film.runtime.storage.put_bytes("sidecars", "keyframes/u/v/1.1/0.0.jpg", b"\xff\xd8\xffdust", "image/jpeg")
+    film.store("0.0", b"\xff\xd8\xffdust")
     with pytest.raises(BadMedia, match=r"keyframes/u/v/1\.1/0\.0\.jpg is damaged, rerun split"):
         film.read(1)
 
 
 def test_a_lost_lease_ends_the_work(film: Captions) -> None:
     film.shoot([LAUNCH])
-
-    def lose(_: float) -> None:
-        raise LeaseLost
-
-    film.reported = type("Losing", (), {"append": staticmethod(lose)})()  # type: ignore[assignment]
+    film.lost = True
     with pytest.raises(LeaseLost):
         film.read(1)
     assert film.found(1) == []
@@ -134,9 +122,6 @@ def test_a_lost_lease_ends_the_work(film: Captions) -> None:
 
 def test_what_is_published_is_searched_by_words_and_stands_in_the_sidecar(film: Captions) -> None:
     film.shoot([LAUNCH, LAUNCH], [GREY], [render(("Rockets of Zürich", 300))])
-    film.begin(1, OTHERS | {"ocr": 1})
-    film.work(stage, "ocr", 1)
-    assert film.searched("rocket") == [], "not before it is published"
     film.publish(1)
     assert film.searched("rocket") == [0, 2], "also in the plural"
     assert film.searched('"rocket launch"') == [0]
@@ -154,34 +139,26 @@ def test_what_is_published_is_searched_by_words_and_stands_in_the_sidecar(film: 
 
 def test_publishing_a_new_run_replaces_the_lines_of_the_old(film: Captions) -> None:
     film.shoot([LAUNCH])
-    film.begin(1, OTHERS | {"ocr": 1})
-    film.work(stage, "ocr", 1)
-    film.publish(1)
-    film.runtime.storage.put_bytes(
-        "sidecars",
-        "keyframes/u/v/1.1/0.0.jpg",
-        cv2.imencode(".jpg", render(("Weather tomorrow", 200)))[1].tobytes(),
-        "image/jpeg",
-    )
-    film.begin(2, OTHERS | {"ocr": 2, "sidecar": 2})
-    film.work(stage, "ocr", 2)
-    assert film.searched("rocket") == [0], "the published run is seen until the next one is"
+    film.read(1)
+    assert film.searched("rocket") == [], "not before it is published"
     film.publish(2)
+    film.store("0.0", render(("Weather tomorrow", 200)))
+    film.read(3)
+    assert film.searched("rocket") == [0], "the published run is seen until the next one is"
+    film.publish(4)
     assert film.searched("rocket") == [] and film.searched("weather") == [0]
-    assert film.found(1) == [] and len(film.found(2)) == 1
+    assert film.found(2) == [] and len(film.found(4)) == 1
 
 
 def test_a_run_without_the_stage_is_published_without_text(film: Captions) -> None:
     """The run began under a version that had no such stage."""
     film.shoot([LAUNCH])
-    film.begin(1, OTHERS)
-    film.publish(1)
+    begin(1, OTHERS)
+    film.work(sidecar, "sidecar", 1)
     assert film.document(0)["screen_texts"] == [] and film.searched("rocket") == []
     with reading() as session:
         scene = session.scalars(select(Scene)).one()
         assert scene.live and scene.ocr_run is None and scene.screen_text == ""
-    film.begin(2, OTHERS | {"ocr": 2, "sidecar": 2})
-    film.work(stage, "ocr", 2)
     film.publish(2)
     assert film.searched("rocket") == [0]
 
@@ -189,13 +166,7 @@ def test_a_run_without_the_stage_is_published_without_text(film: Captions) -> No
 def test_erasing_a_video_erases_its_text(film: Captions) -> None:
     film.shoot([LAUNCH])
     film.read(1)
-
-    def erase(session: Session) -> None:
-        video = session.get(Video, "v")
-        assert video is not None
-        session.delete(video)
-
-    transact(erase)
+    transact(lambda session: session.delete(session.get_one(Video, "v")))
     with reading() as session:
         assert session.scalars(select(ScreenText)).all() == []
 

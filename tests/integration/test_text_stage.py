@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 from uuid import UUID
@@ -11,32 +11,23 @@ import numpy as np
 import pytest
 from pgvector import SparseVector
 from sqlalchemy import select, text
-from sqlalchemy.orm import Session
 
 from db.engine import reading, transact
-from db.ledger.claims import Claim
-from db.ledger.jobs import Subject
-from db.scenes import drop_unpublished, scenes_between, write_scenes, write_transcript
-from db.tables import Embedding, LexicalWeights, Model, Run, Video
+from db.scenes import drop_unpublished
+from db.tables import Embedding, LexicalWeights
 from shared.errors import ModelFailure
 from shared.settings import Settings
 from tests.checkpoints import bge_m3, write_catalog
+from tests.support.films import Film, begin, cut, say, scenes, segment, word
 from worker.models.text import LexicalWeights as Weights, TextEmbedder
 from worker.runtime import Runtime
 from worker.stages import text as stage, vectors
-from worker.stages.context import StageContext
 
 pytestmark = pytest.mark.usefixtures("database")
 
-CUTS = [(0.0, 2.0), (2.0, 4.0), (4.0, 6.0)]
 
-
-@dataclass
-class Film:
-    """A video of three scenes whose words a test chooses, and the runtime that embeds them."""
-
-    runtime: Runtime
-    folder: Path
+class Speech(Film):
+    """A video of three scenes of 2 s whose words a test chooses."""
 
     @property
     def model(self) -> TextEmbedder:
@@ -46,70 +37,36 @@ class Film:
 
     def say(self, run: int, *sentences: str) -> None:
         """What is spoken in each scene, as run number `run` heard it; '' for nothing."""
-        segments = []
-        for (start_s, end_s), sentence in zip(CUTS, sentences, strict=True):
-            words = [
-                {"start_s": start_s + 0.1, "end_s": end_s - 0.1, "text": word, "probability": 1.0}
-                for word in sentence.split()
-            ]
-            if words:
-                segments.append(
-                    {"start_s": start_s + 0.1, "end_s": end_s - 0.1, "text": sentence, "words": words}
-                )
-
-        def write(session: Session) -> None:
-            made = {"split": 1, "asr": run, "text": run}
-            session.add(Run(video_id="v", run=run, stages=["asr", "text"], stage_runs=made))
-            video = session.get(Video, "v")
-            assert video is not None
-            video.run = run
-            write_transcript(
-                session, video_id="v", user_id="u", run=run, part=0, start_s=0.0, end_s=6.0, language="en",
-                segments=segments, model_id=99,
-            )  # fmt: skip
-
-        transact(write)
+        begin(run, {"split": 1, "asr": run, "text": run})
+        heard = [
+            segment(*(word(2 * place + 0.1, one, 2 * place + 1.9) for one in sentence.split()))
+            for place, sentence in enumerate(sentences)
+            if sentence
+        ]
+        say(run, 0, 0.0, 6.0, *heard)
 
     def embed(self, run: int) -> dict[str, Any]:
-        """Run the stage and store what it found, as the runner does."""
-        claimed = Claim(
-            job_id=run, attempt=1, owner="n:1:0:1", subject=Subject("video", "v"), user_id="u", queue="text", run=run,
-            stage="text", part=0, failures=0, payload={"first_idx": 0, "last_idx": 2},
-        )  # fmt: skip
-        context = StageContext(
-            claimed=claimed, runtime=self.runtime, folder=self.folder, report=lambda done: None
-        )
-        outcome = stage.run(context)
-        transact(outcome.write)
-        return dict(outcome.result)
+        return self.work(stage, "text", run)
 
     def scene_ids(self) -> list[UUID]:
-        with reading() as session:
-            return [scene.scene_id for scene in scenes_between(session, "v", 1, 0, 2)]
+        return [scene.scene_id for scene in scenes()]
+
+
+@pytest.fixture(scope="module")
+def runtime(tmp_path_factory: pytest.TempPathFactory) -> Runtime:
+    folder = tmp_path_factory.mktemp("runtime")
+    catalog = write_catalog(folder / "models.yaml", [bge_m3.build(folder / "bge")])
+    return Runtime(Settings(
+        SCENEFLEET_PROFILE="full", SCENEFLEET_MODELS_FILE=catalog, SCENEFLEET_FAMILY="text", SCENEFLEET_HOME=folder,
+    ))  # fmt: skip
 
 
 @pytest.fixture
-def film(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Film:
-    catalog = write_catalog(tmp_path / "models.yaml", [bge_m3.build(tmp_path / "bge")])
+def film(runtime: Runtime, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Speech:
     # The database is new: an index of another test's stands in none of it.
     monkeypatch.setattr(vectors, "_indexed", set())
-
-    def write(session: Session) -> None:
-        session.add(Video(video_id="v", user_id="u", storage_key="k", run=0))
-        session.add(Model(model_id=99, name="m", revision="1", family="asr"))
-        session.flush()
-        scenes = [
-            {"idx": index, "start_s": start_s, "end_s": end_s, "kind": "cut", "keyframes": []}
-            for index, (start_s, end_s) in enumerate(CUTS)
-        ]
-        write_scenes(session, "v", "u", 1, scenes)
-
-    transact(write)
-    settings = Settings(
-        SCENEFLEET_PROFILE="full", SCENEFLEET_MODELS_FILE=catalog, SCENEFLEET_FAMILY="text",
-        SCENEFLEET_HOME=tmp_path / "home",
-    )  # fmt: skip
-    return Film(Runtime(settings), tmp_path)
+    cut([], [], [], length_s=2.0)
+    return Speech(runtime, tmp_path)
 
 
 def stored() -> tuple[dict[tuple[int, UUID], Any], dict[tuple[int, UUID], LexicalWeights]]:
@@ -129,7 +86,7 @@ def assert_weights(row: LexicalWeights, expected: Weights, vocabulary_size: int)
     assert found == {token: pytest.approx(weight, abs=1e-5) for token, weight in expected.items()}
 
 
-def test_vectors_and_weights_land_for_the_scenes_with_words(film: Film) -> None:
+def test_vectors_and_weights_land_for_the_scenes_with_words(film: Speech) -> None:
     film.say(1, "a cup of coffee", "", "the red bus is on the road")
     assert film.embed(1) == {"embedded": 2, "scenes": 3}
     first, _, third = film.scene_ids()
@@ -143,34 +100,10 @@ def test_vectors_and_weights_land_for_the_scenes_with_words(film: Film) -> None:
         assert_weights(lexical[1, scene], expected.lexical[place], film.model.vocabulary_size)
 
 
-def test_scenes_are_found_by_a_word_and_scored_by_weight(film: Film) -> None:
-    film.say(1, "a cup of coffee", "the old man drinks coffee", "the red bus is on the road")
-    film.embed(1)
-    (asked,) = film.model.encode(["coffee"]).lexical or ()
-    query = SparseVector(dict(asked), film.model.vocabulary_size)
-    with reading() as session:
-        rows = session.execute(
-            text(
-                "SELECT scene_id, -(weights <#> CAST(:query AS sparsevec)) AS score FROM lexical_weights"
-                " WHERE tokens && CAST(:tokens AS integer[]) ORDER BY score DESC"
-            ),
-            {"query": query.to_text(), "tokens": list(asked)},
-        ).all()
-    first, second, _ = film.scene_ids()
-    found = film.model.encode(["a cup of coffee", "the old man drinks coffee"]).lexical or ()
-    for row in rows:
-        weights = found[[first, second].index(row.scene_id)]
-        score = sum(weight * weights.get(token, 0.0) for token, weight in asked.items())
-        assert row.score == pytest.approx(score, abs=1e-4)
-    assert {row.scene_id for row in rows} == {first, second}
-
-
-def test_a_second_attempt_replaces_the_rows_of_the_first(film: Film) -> None:
+def test_a_second_attempt_replaces_the_rows_of_the_first(film: Speech) -> None:
     film.say(1, "a cup of coffee", "a cat", "")
     film.embed(1)
     before = stored()
-    with reading() as session:
-        rows = session.scalars(select(LexicalWeights)).all()
     transact(
         lambda session: session.execute(
             text("UPDATE lexical_weights SET tokens = '{1}', weights = '{1:9}/195'")
@@ -178,12 +111,12 @@ def test_a_second_attempt_replaces_the_rows_of_the_first(film: Film) -> None:
     )
     film.embed(1)
     dense, lexical = stored()
-    assert dense.keys() == before[0].keys() and lexical.keys() == before[1].keys() and len(rows) == 2
+    assert dense.keys() == before[0].keys() and lexical.keys() == before[1].keys() and len(lexical) == 2
     for key, row in lexical.items():
         assert row.tokens == before[1][key].tokens != [1]
 
 
-def test_a_rerun_stands_beside_until_it_is_published(film: Film) -> None:
+def test_a_rerun_stands_beside_until_it_is_published(film: Speech) -> None:
     film.say(1, "a cup of coffee", "a cat", "")
     film.embed(1)
     film.say(2, "", "the red bus", "a dog")
@@ -200,7 +133,7 @@ def test_a_rerun_stands_beside_until_it_is_published(film: Film) -> None:
 
 @pytest.mark.parametrize("weights", [{195: 0.5}, {-1: 0.5}, {5: 0.0}, {5: float("nan")}], ids=str)
 def test_weights_that_can_not_be_are_refused_and_nothing_is_kept(
-    film: Film, monkeypatch: pytest.MonkeyPatch, weights: dict[int, float]
+    film: Speech, monkeypatch: pytest.MonkeyPatch, weights: dict[int, float]
 ) -> None:
     film.say(1, "a cup of coffee", "", "")
     model = film.model

@@ -79,6 +79,8 @@ class Encoding:
     options: dict[str, str] = field(default_factory=lambda: {"preset": "veryfast", "crf": "23"})
     #: Degrees the display matrix turns the picture counter-clockwise.
     rotation_deg: int = 0
+    #: A pixel's width over its height.
+    pixel_aspect: Fraction = Fraction(1)
     #: Times of the frames in seconds, one for each; None: at the frame rate.
     times_s: tuple[float, ...] | None = None
 
@@ -227,6 +229,7 @@ def write_video(
         video.pix_fmt = encoding.pix_fmt
         tick_s = Fraction(1, 90_000) if encoding.times_s else 1 / encoding.fps
         video.codec_context.time_base = tick_s
+        video.codec_context.sample_aspect_ratio = encoding.pixel_aspect
         if encoding.rotation_deg:
             video.set_display_rotation(encoding.rotation_deg)
         audio: Any = None

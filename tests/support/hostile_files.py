@@ -171,13 +171,27 @@ def _skipped_transport(path: Path) -> None:
     whole.unlink()
 
 
-def remux(source_path: Path, path: Path) -> None:
-    with av.open(str(source_path)) as source, av.open(str(path), "w") as output:
-        stream = output.add_stream_from_template(source.streams.video[0])
-        for packet in source.demux(video=0):
-            if packet.size:
-                packet.stream = stream
-                output.mux(packet)
+def remux(
+    source_path: Path,
+    path: Path,
+    options: dict[str, str] | None = None,
+    *,
+    shift_s: float = 0.0,
+    times: int = 1,
+) -> None:
+    """Copy the streams into another container, ``shift_s`` seconds later, so many times in a row."""
+    streams: dict[int, Any] = {}
+    with av.open(str(path), "w", options=options or {}) as output:
+        for _ in range(times):
+            with av.open(str(source_path)) as source:
+                streams = streams or {s.index: output.add_stream_from_template(s) for s in source.streams}
+                for packet in filter(lambda packet: packet.size, source.demux()):
+                    if shift_s:
+                        shift = round(shift_s / packet.time_base)
+                        packet.pts, packet.dts = packet.pts + shift, packet.dts + shift
+                    packet.stream = streams[packet.stream_index]
+                    output.mux(packet)
+                shift_s += (source.duration or 0) / 1e6 + 0.2
 
 
 @hostile("exr.mov")

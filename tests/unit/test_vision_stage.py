@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from types import SimpleNamespace
 from typing import cast
 from uuid import UUID
@@ -19,6 +18,8 @@ from worker.stages.context import Deferred, StageContext
 
 pytestmark = pytest.mark.slow
 
+LABELS = tuple(f"label {n}" for n in range(70))
+
 
 @pytest.fixture(scope="module")
 def model(tmp_path_factory: pytest.TempPathFactory) -> VisionEmbedder:
@@ -26,10 +27,14 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> VisionEmbedder:
 
 
 @pytest.fixture
-def told() -> Iterator[list[float]]:
+def told() -> list[float]:
     vision._label_vectors.clear()
-    yield []
-    vision._label_vectors.clear()
+    return []
+
+
+@pytest.fixture
+def context(told: list[float]) -> StageContext:
+    return cast(StageContext, SimpleNamespace(report=told.append))
 
 
 def scenes(*keyframes: int) -> list[Scene]:
@@ -37,29 +42,25 @@ def scenes(*keyframes: int) -> list[Scene]:
 
 
 def test_labels_are_embedded_once(
-    model: VisionEmbedder, told: list[float], monkeypatch: pytest.MonkeyPatch
+    model: VisionEmbedder, context: StageContext, told: list[float], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    context = cast(StageContext, SimpleNamespace(report=told.append))
-    labels = tuple(f"label {n}" for n in range(70))
-    vectors = vision._embed_labels(context, model, labels)
+    vectors = vision._embed_labels(context, model, LABELS)
     assert vectors.shape == (70, siglip.DIM) and len(told) == 3 and told == sorted(told)
     np.testing.assert_allclose(vectors[69], model.embed_texts(["This is a photo of label 69."])[0], atol=1e-5)
     monkeypatch.setattr(model, "_embed_texts", None)
-    np.testing.assert_array_equal(vision._embed_labels(context, model, labels), vectors)
+    np.testing.assert_array_equal(vision._embed_labels(context, model, LABELS), vectors)
     assert len(told) == 3
 
 
 def test_a_job_that_takes_long_over_labels_is_put_back_and_goes_on(
-    model: VisionEmbedder, told: list[float], monkeypatch: pytest.MonkeyPatch
+    model: VisionEmbedder, context: StageContext, told: list[float], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    context = cast(StageContext, SimpleNamespace(report=told.append))
-    labels = tuple(f"label {n}" for n in range(70))
-    expected = model.embed_texts([f"This is a photo of {label}." for label in labels])
+    expected = model.embed_texts([f"This is a photo of {label}." for label in LABELS])
     times_s = iter([0.0, 1.0, 999.0, 1000.0, 1001.0, 1002.0])
     monkeypatch.setattr(vision, "time", SimpleNamespace(monotonic=lambda: next(times_s)))
     with pytest.raises(Deferred):
-        vision._embed_labels(context, model, labels)
-    np.testing.assert_allclose(vision._embed_labels(context, model, labels), expected, atol=2e-5)
+        vision._embed_labels(context, model, LABELS)
+    np.testing.assert_allclose(vision._embed_labels(context, model, LABELS), expected, atol=2e-5)
     assert told == pytest.approx([0.0, 3.2 / 70, 3.2 / 70, 6.4 / 70])
 
 

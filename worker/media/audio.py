@@ -9,18 +9,18 @@ from __future__ import annotations
 import struct
 from fractions import Fraction
 from pathlib import Path
-from types import TracebackType
 from typing import Any
 
 import av
+import numpy as np
 from av.audio.frame import AudioFrame
-from av.audio.stream import AudioStream as AvAudioStream
 from av.packet import Packet
 
 from shared.errors import LimitExceeded
 
+from .limits import MediaLimits
+from .probe import check_rate
 from .resampling import RATE_HZ, Resampler, Samples, shape_of
-from .windows import Windows
 
 HEADER_BYTES = 44
 AUDIO_NAME = "audio.wav"
@@ -38,20 +38,21 @@ class AudioTrack:
     """Writes decoded audio frames to a WAV file; a context manager that always leaves a valid header."""
 
     def __init__(
-        self,
-        path: Path,
-        *,
-        part_s: float,
-        max_duration_s: float,
-        declared_s: float = 0.0,
-        min_rate_hz: int = 0,
+        self, path: Path, limits: MediaLimits, *, part_s: float, start_s: float = 0.0, declared_s: float = 0.0
     ) -> None:
-        """``declared_s`` is the header's duration, 0.0 when it gives none: see ``is_plausible``."""
-        self.path = path
-        self.windows = Windows(part_s)
+        """Open the file.
+
+        Args:
+            part_s: the longest window, seconds.
+            start_s: the container's start on the stream's clock.
+            declared_s: the header's duration, 0.0 when it gives none: see ``is_plausible``.
+        """
+        self._path = path
+        self._limits = limits
+        self._windows = Windows(part_s)
+        self._start_s = start_s
         self._declared_s = declared_s
-        self._min_rate_hz = min_rate_hz
-        self._max_samples = int(max_duration_s * RATE_HZ)
+        self._max_samples = int(limits.max_video_duration_s * RATE_HZ)
         self._file = path.open("wb")
         self._file.write(b"\0" * HEADER_BYTES)
         self._samples = 0
@@ -68,18 +69,35 @@ class AudioTrack:
     def __enter__(self) -> AudioTrack:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         try:
             if kind is None:
                 self._drain()
-                self.windows.finish(self._samples)
+                self._windows.finish(self._samples)
             self._file.truncate(HEADER_BYTES + 2 * self._samples)
             self._file.seek(0)
-            self._file.write(wav_header(self._samples))
+            self._file.write(_wav_header(self._samples))
         finally:
             self._file.close()
+
+    def result(self) -> tuple[Path | None, tuple[tuple[float, float], ...]]:
+        """Return the closed file and its windows, (start, end) in seconds; without a sample the file is removed."""
+        if self._samples == 0:
+            self._path.unlink()
+            return None, ()
+        return self._path, tuple(self._windows.spans_s)
+
+    def decode(self, packet: Packet[Any]) -> None:
+        """Append the next packet of the stream; an empty one at its end. Raises as ``feed``."""
+        # A float: arithmetic with Fractions would cost as much as the decoding.
+        tick_s = float(packet.stream.time_base or DEFAULT_TIME_BASE)
+        try:
+            for frame in packet.stream.codec_context.decode(packet if packet.size else None):
+                self.feed(frame, None if frame.pts is None else frame.pts * tick_s - self._start_s)
+        except MemoryError:
+            raise  # otherwise sound at the limit would be lost silently
+        except (av.FFmpegError, ValueError):
+            return  # a damaged packet: the gap it leaves becomes silence
 
     def feed(self, frame: AudioFrame, ts_s: float | None) -> None:
         """Append a frame that starts ``ts_s`` seconds after the container's start (None: right after the last).
@@ -88,14 +106,10 @@ class AudioTrack:
         """
         if frame.sample_rate <= 0 or frame.samples <= 0:
             return
-        if frame.sample_rate < self._min_rate_hz:
-            raise LimitExceeded(
-                f"The sound has {frame.sample_rate} samples a second, the least is {self._min_rate_hz} (MIN_AUDIO_RATE_HZ); "
-                "convert it to a usual rate"
-            )
+        check_rate(frame.sample_rate, self._limits)
         if self._resampler is not None and self._resampler.shape != shape_of(frame):
             self._drain()
-        expected_s = self._fed_to_s if self._fed_to_s is not None else 0.0
+        expected_s = self._fed_to_s or 0.0
         if ts_s is None or not is_plausible(ts_s, expected_s, self._declared_s):
             ts_s = expected_s
         if self._fed_to_s is not None and ts_s < expected_s - _MAX_OVERLAP_S:
@@ -121,7 +135,7 @@ class AudioTrack:
     def _pad_to(self, sample: int) -> None:
         if sample > self._samples:
             self._check(sample)
-            self.windows.feed_silence(sample - self._samples)
+            self._windows.feed_silence(sample - self._samples)
             self._samples = sample
             self._file.seek(HEADER_BYTES + 2 * sample)
 
@@ -132,7 +146,7 @@ class AudioTrack:
         self._check(self._samples + samples.size)
         self._file.write(samples.astype("<i2", copy=False).tobytes())
         self._samples += samples.size
-        self.windows.feed(samples)
+        self._windows.feed(samples)
 
     def _check(self, samples: int) -> None:
         if samples > self._max_samples:
@@ -150,33 +164,73 @@ def is_plausible(ts_s: float, last_s: float, declared_s: float) -> bool:
     return declared_s <= 0 or ts_s - last_s < _LEAP_S or ts_s < declared_s + _LEAP_S
 
 
-class AudioFeed:
-    """Decodes the packets of one stream into a track."""
-
-    def __init__(self, track: AudioTrack, stream: AvAudioStream, start_s: float) -> None:
-        """``start_s``: the container's start on the stream's clock."""
-        self._track = track
-        self._context = stream.codec_context
-        self._start_s = start_s
-        # A float once: arithmetic with Fractions would cost as much as the decoding.
-        self._tick_s = float(stream.time_base or DEFAULT_TIME_BASE)
-
-    def take(self, packet: Packet[Any]) -> None:
-        """Decode the next packet; an empty one at the end."""
-        try:
-            for frame in self._context.decode(packet if packet.size else None):
-                ts_s = None if frame.pts is None else frame.pts * self._tick_s - self._start_s
-                self._track.feed(frame, ts_s)
-        except MemoryError:
-            raise  # otherwise sound at the limit would be lost silently
-        except (av.FFmpegError, ValueError):
-            return  # a damaged packet: the gap it leaves becomes silence
-
-
-def wav_header(samples: int) -> bytes:
+def _wav_header(samples: int) -> bytes:
     """Return the 44-byte RIFF header of mono s16le audio at 16 kHz."""
     size = min(2 * samples, 0xFFFFFFFF - 36)
     return struct.pack(
         "<4sI4s4sIHHIIHH4sI",
         b"RIFF", 36 + size, b"WAVE", b"fmt ", 16, 1, 1, RATE_HZ, 2 * RATE_HZ, 2, 16, b"data", size,
     )  # fmt: skip
+
+
+class Windows:
+    """Cuts a stream of samples into windows at quiet places, holding one window's energies.
+
+    ``part_s`` is the longest window, in seconds. The border is the quietest 0.25 s within the last quarter of it.
+    """
+
+    _BLOCK = RATE_HZ // 20
+    _SMOOTH = 5
+
+    def __init__(self, part_s: float) -> None:
+        self._part = max(8, int(part_s * RATE_HZ) // self._BLOCK)
+        self._energies: list[float] = []
+        self._rest = np.zeros(0, np.int16)
+        #: First block of the open window.
+        self._start = 0
+        self.spans_s: list[tuple[float, float]] = []
+
+    def feed(self, samples: Samples) -> None:
+        """Take the next samples (int16 [n])."""
+        samples = np.concatenate([self._rest, samples]) if self._rest.size else samples
+        whole = samples.size // self._BLOCK * self._BLOCK
+        self._rest = samples[whole:].copy()
+        if whole:
+            blocks = samples[:whole].reshape(-1, self._BLOCK).astype(np.float32)
+            self._extend(np.square(blocks).mean(axis=1).tolist())
+
+    def feed_silence(self, samples: int) -> None:
+        """Take ``samples`` zeros without making them."""
+        head = min(samples, self._BLOCK - self._rest.size)
+        self.feed(np.zeros(head, np.int16))
+        blocks, rest = divmod(samples - head, self._BLOCK)
+        while blocks > 0:
+            step = min(blocks, self._part)
+            self._extend([0.0] * step)
+            blocks -= step
+        self.feed(np.zeros(rest, np.int16))
+
+    def finish(self, samples: int) -> None:
+        """Close the last window at ``samples``, the end of the audio."""
+        self._close(samples / RATE_HZ)
+
+    def _close(self, end_s: float) -> None:
+        start_s = self.spans_s[-1][1] if self.spans_s else 0.0
+        if end_s > start_s:
+            self.spans_s.append((start_s, end_s))
+
+    def _extend(self, energies: list[float]) -> None:
+        self._energies += energies
+        while len(self._energies) > self._part:
+            self._cut()
+
+    def _cut(self) -> None:
+        earliest = self._part * 3 // 4
+        tail = np.array(self._energies[earliest : self._part])
+        width = min(self._SMOOTH, tail.size)
+        smooth = np.convolve(tail, np.ones(width) / width, mode="valid")
+        quietest = smooth.size - 1 - int(np.argmin(smooth[::-1]))
+        length = min(self._part, earliest + quietest + width // 2 + (width != tail.size))
+        self._start += length
+        self._close(self._start * self._BLOCK / RATE_HZ)
+        del self._energies[:length]

@@ -7,7 +7,8 @@ use no other either when it looks for the parameters of a stream.
 
 from __future__ import annotations
 
-from functools import lru_cache
+from contextlib import suppress
+from functools import cache
 
 import av
 from av.codec import Codec
@@ -36,17 +37,12 @@ AUDIO = frozenset({
 _FOREIGN = ("_cuvid", "_qsv", "_amf", "_v4l2m2m", "_mediacodec", "_rkmpp")
 
 
-@lru_cache(maxsize=1)
+@cache
 def decoders() -> tuple[str, ...]:
     """The names of the software decoders of these codecs, for FFmpeg's ``codec_whitelist``."""
     names = []
     for name in av.codecs_available:
-        if name.endswith(_FOREIGN):
-            continue
-        try:
-            codec = Codec(name, "r")
-        except ValueError:  # an encoder only
-            continue
-        if codec.canonical_name in VIDEO or codec.canonical_name in AUDIO:
-            names.append(name)
+        with suppress(ValueError):  # an encoder only
+            if Codec(name, "r").canonical_name in VIDEO | AUDIO and not name.endswith(_FOREIGN):
+                names.append(name)
     return tuple(sorted(names))

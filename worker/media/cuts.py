@@ -5,33 +5,21 @@ A cut is handed out ``SETTLE_S`` after it happened, in order, and never taken ba
 
 from __future__ import annotations
 
+import math
 from collections import deque
 from collections.abc import Iterable
-from dataclasses import dataclass
-from typing import Literal
+from dataclasses import replace
 
-from .gradual import Dissolves, Fades, Gradual
-from .hardcuts import FLASH_S, HardCuts
+from .gradual import Dissolves, Fades
+from .hardcuts import FLASH_S, Cut, HardCuts
 from .planes import Thumb
 
 #: Every detector has decided about a moment this long after it.
 SETTLE_S = 4.0
-
 #: No scene is shorter than this, except the last.
 MIN_SCENE_S = FLASH_S
-
 #: How far around a transition another finding is the same one.
 _SAME_S = 0.3
-
-
-@dataclass(frozen=True, slots=True)
-class Cut:
-    """The start of a scene; from ``mixed_from_s`` to ``mixed_to_s`` pictures belong to both scenes or to none."""
-
-    ts_s: float
-    kind: Literal["cut", "gradual"]
-    mixed_from_s: float
-    mixed_to_s: float
 
 
 class CutFinder:
@@ -48,19 +36,19 @@ class CutFinder:
         self._pending: list[Cut] = []
         self._last_s = 0.0
         self._step_s = 0.0
-        self._first_s: float | None = None
-        self._given_s = 0.0
+        #: Start of the open scene.
+        self._given_s = math.nan
         self._mixed_to_s = -1.0
 
     def feed(self, ts_s: float, thumb: Thumb) -> list[Cut]:
         """Take the next frame (times in seconds, growing); return the cuts settled by it, in order."""
-        if self._first_s is None:
-            self._first_s = self._given_s = ts_s
+        if math.isnan(self._given_s):
+            self._given_s = ts_s
         for cut_s, score in self._hard.feed(ts_s, thumb):
             self._add_hard(cut_s, score)
         for dissolve in self._dissolves.feed(ts_s, thumb):
             self._add_dissolve(dissolve)
-        for fade in self._fades.feed(ts_s, thumb):
+        if fade := self._fades.feed(ts_s, thumb):
             self._add_fade(fade)
         self._step_s, self._last_s = ts_s - self._last_s, ts_s
         return self._take(ts_s - SETTLE_S)
@@ -85,24 +73,23 @@ class CutFinder:
         self._hard_s.append(cut_s)
         self._pending.append(Cut(cut_s, "cut", cut_s, cut_s))
 
-    def _add_dissolve(self, found: Gradual) -> None:
+    def _add_dissolve(self, cut: Cut) -> None:
         """Remember a dissolve, unless a hard cut or a fade already says what happened there."""
-        cut = Cut(found.mid_s, "gradual", found.start_s, found.end_s)
         if not _any_within(self._hard_s, cut) and not any(_overlap(cut, fade) for fade in self._faded):
             self._pending.append(cut)
 
-    def _add_fade(self, found: Gradual) -> None:
+    def _add_fade(self, fade: Cut) -> None:
         """Remember a fade, unless its border is sudden; the half of it that looked like a dissolve goes."""
-        if _any_within(self._hard.jumps_s, Cut(found.mid_s, "gradual", found.start_s, found.end_s)):
+        if _any_within(self._hard.jumps_s, fade):
             return
-        cut = Cut(found.mid_s, "gradual", found.start_s - Fades.RAMP_S, found.end_s + Fades.RAMP_S)
+        cut = replace(
+            fade, mixed_from_s=fade.mixed_from_s - Fades.RAMP_S, mixed_to_s=fade.mixed_to_s + Fades.RAMP_S
+        )
         self._pending = [other for other in self._pending if other.kind == "cut" or not _overlap(other, cut)]
         self._pending.append(cut)
         self._faded.append(cut)
 
     def _take(self, until_s: float) -> list[Cut]:
-        if not self._pending:
-            return []
         self._pending.sort(key=lambda cut: cut.ts_s)
         taken = []
         while self._pending and self._pending[0].ts_s <= until_s:

@@ -19,10 +19,11 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from shared.errors import BadMedia, LimitExceeded
+from shared.errors import BadMedia
 
-from .limits import MediaLimits
+from .limits import MediaLimits, no_memory
 
+#: Files in the job's folder: the answer, and the samples of an excerpt.
 RESULT_NAME, SAMPLES_NAME = "decoding.json", "samples.s16"
 
 #: Memory reserved for reporting an error when the limit is reached, bytes.
@@ -39,17 +40,10 @@ def main() -> int:
     limit_memory(limits)
     try:
         result = decode(request, limits)
-    except MemoryError:
+    except (MemoryError, BadMedia) as error:
         _lift_memory_limit()
-        from .boundary import no_memory
-
-        tell(error="LimitExceeded", message=str(no_memory(limits)))
-    except LimitExceeded as error:
-        _lift_memory_limit()
-        tell(error="LimitExceeded", message=str(error))
-    except BadMedia as error:
-        _lift_memory_limit()
-        tell(error="BadMedia", message=str(error))
+        refusal = error if isinstance(error, BadMedia) else no_memory(limits)
+        tell(error=refusal.code, message=str(refusal))
     except OSError as error:
         tell(error="OSError", message=error.strerror or str(error), errno=error.errno)
     except Exception as error:  # noqa: BLE001 - a mistake of ours is for the parent to report
@@ -67,28 +61,21 @@ def decode(request: dict[str, Any], limits: MediaLimits) -> dict[str, Any]:
     # The pictures it gets are small, and its threads would each take memory.
     cv2.setNumThreads(1)
     path, folder = Path(request["path"]), Path(request["folder"])
-    arguments = request["arguments"]
-
-    def tell_progress(fraction: float) -> None:
-        tell(progress=fraction)
-
+    arguments = {"limits": limits, **request["arguments"]}
     match request["kind"]:
         case "split":
             from .split import split
 
-            return asdict(split(path, folder, limits=limits, on_progress=tell_progress, **arguments))
+            return asdict(split(path, folder, on_progress=_tell_progress, **arguments))
         case "extract_audio":
-            from .extract import extract_audio
+            from .sound import extract_audio
 
-            audio, windows = extract_audio(
-                path, folder, limits=limits, on_progress=tell_progress, **arguments
-            )
+            audio, windows = extract_audio(path, folder, on_progress=_tell_progress, **arguments)
             return {"audio": audio, "windows": windows}
         case "read_excerpt":
-            from .excerpt import read_excerpt
+            from .sound import read_excerpt
 
-            samples = read_excerpt(path, folder, limits=limits, **arguments)
-            samples.tofile(folder / SAMPLES_NAME)
+            read_excerpt(path, folder, **arguments).tofile(folder / SAMPLES_NAME)
             return {}
     raise ValueError(f"unknown kind {request['kind']!r}")
 
@@ -97,6 +84,10 @@ def tell(**fields: Any) -> None:
     """Write one line to the parent."""
     sys.stdout.write(json.dumps(fields) + "\n")
     sys.stdout.flush()
+
+
+def _tell_progress(fraction: float) -> None:
+    tell(progress=fraction)
 
 
 def end_with(parent: int) -> None:
@@ -124,15 +115,16 @@ def limit_memory(limits: MediaLimits) -> None:
     RLIMIT_DATA counts the heap and private mappings, since Linux 4.7, and neither libraries nor address space that is
     only reserved, as RLIMIT_AS would. Other systems ignore it: there the parent looks.
     """
-    size = limits.memory_mb * 1_000_000
-    with suppress(ValueError, OSError):
-        resource.setrlimit(resource.RLIMIT_DATA, (size, size + _LAST_BYTES))
-    with suppress(ValueError, OSError):
-        resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    size = limits.media_memory_mb * 1_000_000
     # The largest file is the sound.
-    largest = int(limits.max_duration_s * 32_000) + 2**20
-    with suppress(ValueError, OSError):
-        resource.setrlimit(resource.RLIMIT_FSIZE, (largest, largest))
+    largest = int(limits.max_video_duration_s * 32_000) + 2**20
+    for kind, soft, hard in (
+        (resource.RLIMIT_DATA, size, size + _LAST_BYTES),
+        (resource.RLIMIT_CORE, 0, 0),
+        (resource.RLIMIT_FSIZE, largest, largest),
+    ):
+        with suppress(ValueError, OSError):
+            resource.setrlimit(kind, (soft, hard))
 
 
 def _lift_memory_limit() -> None:

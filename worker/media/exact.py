@@ -7,6 +7,7 @@ for the price of one picture. Any other one needs the packets from the key pictu
 from __future__ import annotations
 
 from collections import OrderedDict
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, cast
 
@@ -22,7 +23,6 @@ from .probe import max_pixels
 
 #: Packets remembered until their picture comes out of the decoder.
 _REMEMBERED = 128
-
 #: A group of pictures with more data than this is not kept; 8 s at 16 Mbit/s fit.
 _GROUP_BYTES = 16 * 2**20
 
@@ -35,16 +35,12 @@ class Source:
     count: int
     pts: int
 
-    @property
-    def is_key(self) -> bool:
-        return self.count == 1
-
 
 class ExactPictures:
     """Keeps the packets of the current group of pictures and decodes single pictures again."""
 
     def __init__(self, stream: VideoStream, limits: MediaLimits) -> None:
-        self._stream = stream
+        self._origin = stream.codec_context
         self._options = {"max_pixels": str(max_pixels(limits))}
         self._group: list[Packet[Any]] | None = None
         self._group_bytes = 0
@@ -70,17 +66,15 @@ class ExactPictures:
 
     def decode(self, source: Source) -> VideoFrame | None:
         """Return the picture, None when it can't be decoded."""
-        context = cast(VideoCodecContext, CodecContext.create(self._stream.codec_context.codec, "r"))
-        context.extradata = self._stream.codec_context.extradata
-        context.width, context.height = self._stream.codec_context.width, self._stream.codec_context.height
+        context = cast(VideoCodecContext, CodecContext.create(self._origin.codec, "r"))
+        context.extradata = self._origin.extradata
+        context.width, context.height = self._origin.width, self._origin.height
         context.thread_count = 1
         context.skip_frame = "NONREF"
         context.options = dict(self._options)
-        try:
+        with suppress(av.FFmpegError):  # the caller keeps the picture it has
             for packet in (*source.packets[: source.count], None):
                 for frame in context.decode(packet):
                     if frame.pts == source.pts:
                         return frame
-        except av.FFmpegError:
-            return None  # the caller keeps the picture it has
         return None

@@ -17,18 +17,8 @@ from itertools import accumulate, pairwise
 import cv2
 import numpy as np
 
-from .hardcuts import correlation, motion_residual
+from .hardcuts import Cut, correlation, motion_residual
 from .planes import Plane, Thumb
-
-
-@dataclass(frozen=True, slots=True)
-class Gradual:
-    """A transition from ``start_s`` to ``end_s``; ``mid_s`` is where half of it is done."""
-
-    start_s: float
-    mid_s: float
-    end_s: float
-
 
 #: Lengths of time over which a mixture is looked for, in seconds.
 _SPANS_S = (0.28, 0.5, 0.8, 1.2, 1.8, 2.6, 3.4)
@@ -70,17 +60,12 @@ class _Sample:
     picture: Plane  # uint8 [18, 32], luma
     thumb: Thumb
 
-    def change(self, other: _Sample) -> float:
-        """Return the mean absolute difference in grey levels."""
-        return float(cv2.norm(self.picture, other.picture, cv2.NORM_L1)) / self.picture.size
-
 
 @dataclass(frozen=True, slots=True)
 class _Found:
     change: float
-    span_s: float
     seen_s: float
-    gradual: Gradual
+    cut: Cut
 
 
 class Dissolves:
@@ -91,7 +76,7 @@ class Dissolves:
         self._best: _Found | None = None
         self._short_tried_s = self._long_tried_s = 0.0
 
-    def feed(self, ts_s: float, thumb: Thumb) -> list[Gradual]:
+    def feed(self, ts_s: float, thumb: Thumb) -> list[Cut]:
         """Take the next frame; return the dissolves settled by it (at most one)."""
         if self._samples and ts_s - self._samples[-1].ts_s < _MIN_STEP_S:
             return []
@@ -112,10 +97,10 @@ class Dissolves:
             return self.flush()
         return []
 
-    def flush(self) -> list[Gradual]:
+    def flush(self) -> list[Cut]:
         """Settle what is still open."""
         best, self._best = self._best, None
-        return [best.gradual] if best else []
+        return [best.cut] if best else []
 
     def _search(self, spans_s: Sequence[float]) -> _Found | None:
         """Return the span ending now that is a mixture and changes most."""
@@ -132,15 +117,15 @@ class Dissolves:
                 break
             if first.thumb.blank:
                 continue
-            change = first.change(end)
+            change = float(cv2.norm(first.picture, end.picture, cv2.NORM_L1)) / end.picture.size
             if change < _MIN_CHANGE or (best is not None and change < best.change):
                 continue
-            gradual = self._fit(start, change)
-            if gradual is not None:
-                best = _Found(change, span_s, end.ts_s, gradual)
+            cut = self._fit(start, change)
+            if cut is not None:
+                best = _Found(change, end.ts_s, cut)
         return best
 
-    def _fit(self, start: int, change: float) -> Gradual | None:
+    def _fit(self, start: int, change: float) -> Cut | None:
         """Return the transition if the samples from ``start`` on are mixtures of the first and the last."""
         count = len(self._samples) - start
         if count < 5:
@@ -160,9 +145,7 @@ class Dissolves:
             if fits[-1][1] > worst:
                 return None
         left = sum(residual for _, residual in fits) / inner
-        if left > mean:
-            return None
-        if correlation(first.picture, last.picture) > _MAX_CORRELATION:
+        if left > mean or correlation(first.picture, last.picture) > _MAX_CORRELATION:
             return None
         weights = [0.0, *(weight for weight, _ in fits), 1.0]
         if not _climbs(weights):
@@ -174,7 +157,7 @@ class Dissolves:
         if self._unexplained(start_s + (mid_s - start_s) / 2, mid_s + (end_s - mid_s) / 2) < least:
             self._short_tried_s = self._long_tried_s = last.ts_s + _REST_S
             return None
-        return Gradual(start_s=start_s, mid_s=mid_s, end_s=end_s)
+        return Cut(mid_s, "gradual", start_s, end_s)
 
     def _unexplained(self, from_s: float, to_s: float) -> float:
         """Return the share of the change in the middle half of a transition that moving blocks leave."""
@@ -217,19 +200,15 @@ class Fades:
     def __init__(self) -> None:
         self._seen_picture = False
         self._run_start_s: float | None = None
-        self._last_s = 0.0
 
-    def feed(self, ts_s: float, thumb: Thumb) -> list[Gradual]:
+    def feed(self, ts_s: float, thumb: Thumb) -> Cut | None:
         """Take the next frame; return the fade that ended with it. None at the start or end of the video."""
-        fades = []
+        start_s = self._run_start_s
         if thumb.blank:
-            if self._run_start_s is None:
-                self._run_start_s = ts_s
-        else:
-            if self._run_start_s is not None and self._seen_picture:
-                mid_s = max((self._run_start_s + ts_s) / 2, ts_s - self.MAX_MIDDLE_S)
-                fades.append(Gradual(start_s=self._run_start_s, mid_s=mid_s, end_s=ts_s))
-            self._run_start_s = None
-            self._seen_picture = True
-        self._last_s = ts_s
-        return fades
+            self._run_start_s = ts_s if start_s is None else start_s
+            return None
+        self._run_start_s = None
+        seen, self._seen_picture = self._seen_picture, True
+        if start_s is None or not seen:
+            return None
+        return Cut(max((start_s + ts_s) / 2, ts_s - self.MAX_MIDDLE_S), "gradual", start_s, ts_s)

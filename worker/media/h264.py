@@ -6,6 +6,7 @@ FFmpeg knows the number but PyAV does not show it, and it decides how much memor
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import suppress
 
 _SPS = 7
 #: Profiles whose parameter set states the chroma format.
@@ -21,10 +22,8 @@ def reference_frames(extradata: bytes | None) -> int | None:
     found = []
     for unit in _units(extradata or b""):
         if unit and unit[0] & 0x1F == _SPS:
-            try:
+            with suppress(IndexError):  # cut off: FFmpeg refuses it too
                 found.append(_read(unit[1:].replace(b"\0\0\3", b"\0\0")))
-            except IndexError:
-                continue  # cut off: FFmpeg refuses it too
     return min(_MOST_REFERENCES, max(found)) if found else None
 
 

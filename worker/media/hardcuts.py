@@ -11,6 +11,7 @@ import math
 from collections import deque
 from dataclasses import dataclass
 from itertools import islice
+from typing import Literal
 
 import cv2
 
@@ -18,36 +19,37 @@ from .planes import Plane, Thumb
 
 #: A picture that comes back within this time was a flash, not a scene.
 FLASH_S = 0.3
-
 #: Frames on each side that a score is compared with.
 _NEIGHBOURS = 6
-
 #: Neighbours further away in time say nothing: in a slide show every frame is a scene.
 _NEIGHBOUR_S = 1.1
-
 #: Waiting for neighbours ends after this time, so that slide shows (a frame in seconds) are decided too.
 _MAX_WAIT_S = 1.5
-
 #: Smallest mean change of Y+U+V, in grey levels, that can be a cut.
 _MIN_SCORE = 7.0
-
 #: How many times its neighbours' mean a frame's score must be.
 _MIN_RATIO = 2.0
-
 #: A cut changes large areas, not only fine texture: smallest change of the blurred picture, and of what moving blocks
 #: leave of it, in grey levels.
 _MIN_BLURRED = 4.0
 _MIN_RESIDUAL = 1.3
-
 #: Share of the change that moving blocks must leave: camera jumps leave up to 0.17, cuts from 0.22 up (measured on
 #: cuts, jumps and shakes over photographs and textures).
 _MIN_UNEXPLAINED = 0.19
-
 #: How many times its neighbours' residual a cut's must be.
 _MIN_RESIDUAL_RATIO = 1.8
-
 #: Above this correlation of the luma only the light has changed.
 _SAME_STRUCTURE = 0.90
+
+
+@dataclass(frozen=True, slots=True)
+class Cut:
+    """The start of a scene; from ``mixed_from_s`` to ``mixed_to_s`` pictures belong to both scenes or to none."""
+
+    ts_s: float
+    kind: Literal["cut", "gradual"]
+    mixed_from_s: float
+    mixed_to_s: float
 
 
 @dataclass(slots=True)
@@ -74,18 +76,20 @@ class HardCuts:
         """Take the next frame; return (time in seconds, score) of the cuts it decides: the scene's first frame."""
         score = difference(self._frames[-1].thumb, thumb) if self._frames else 0.0
         self._frames.append(_Frame(ts_s, thumb, score))
-        cuts = []
+        first = self._next
         while self._next < len(self._frames) and self._has_future(self._next):
-            if self._judge(self._next):
-                cuts.append((self._frames[self._next].ts_s, self._frames[self._next].score))
             self._next += 1
+        cuts = self._judge_all(first)
         self._forget()
         return cuts
 
     def flush(self) -> list[tuple[float, float]]:
         """Judge the last frames with the future there is; return as ``feed`` does."""
         first, self._next = self._next, len(self._frames)
-        cuts = (self._frames[i] for i in range(first, len(self._frames)) if self._judge(i))
+        return self._judge_all(first)
+
+    def _judge_all(self, first: int) -> list[tuple[float, float]]:
+        cuts = (self._frames[i] for i in range(first, self._next) if self._judge(i))
         return [(frame.ts_s, frame.score) for frame in cuts]
 
     def _has_future(self, index: int) -> bool:
@@ -150,10 +154,8 @@ class HardCuts:
 
 def difference(a: Thumb, b: Thumb) -> float:
     """Return the mean absolute change of Y plus that of U and of V, in grey levels."""
-    y = cv2.norm(a.y, b.y, cv2.NORM_L1) / a.y.size
-    u = cv2.norm(a.u, b.u, cv2.NORM_L1) / a.u.size
-    v = cv2.norm(a.v, b.v, cv2.NORM_L1) / a.v.size
-    return float(y + u + v)
+    planes = ((a.y, b.y), (a.u, b.u), (a.v, b.v))
+    return float(sum(cv2.norm(one, other, cv2.NORM_L1) / one.size for one, other in planes))
 
 
 def correlation(a: Plane, b: Plane) -> float:
@@ -169,7 +171,10 @@ def motion_residual(before: Thumb, after: Thumb) -> tuple[float, float]:
     Both as root mean squares in grey levels. Blocks of 10 px at half the thumb's size, searched 10 px (an eighth of
     the picture) around; blurring keeps fine texture, which no whole pixel step matches, out of it.
     """
-    old, new = _blurred(before.y), _blurred(after.y)
+    halves = (
+        cv2.resize(thumb.y, None, fx=0.5, fy=0.5, interpolation=cv2.INTER_AREA) for thumb in (before, after)
+    )
+    old, new = (cv2.GaussianBlur(half, (0, 0), 1.0) for half in halves)
     height, width = new.shape
     side, reach = min(10, height, width), 10
     around = cv2.copyMakeBorder(old, reach, reach, reach, reach, cv2.BORDER_REPLICATE)
@@ -182,12 +187,6 @@ def motion_residual(before: Thumb, after: Thumb) -> tuple[float, float]:
             residuals.append(math.sqrt(max(0.0, squares) / block.size))
     change = cv2.norm(old, new, cv2.NORM_L2) / math.sqrt(new.size)
     return float(change), sum(residuals) / len(residuals)
-
-
-def _blurred(y: Plane) -> Plane:
-    half: Plane = cv2.resize(y, None, fx=0.5, fy=0.5, interpolation=cv2.INTER_AREA)
-    blurred: Plane = cv2.GaussianBlur(half, (0, 0), 1.0)
-    return blurred
 
 
 def _thin(frames: list[_Frame]) -> list[_Frame]:

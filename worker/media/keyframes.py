@@ -6,40 +6,21 @@ are thinned by doubling the stride, so about forty are alive however long a scen
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from itertools import groupby
 
-from av.video.frame import VideoFrame
-
-from .cuts import Cut
-from .exact import Source
-from .hardcuts import difference
+from .hardcuts import Cut, difference
 from .pictures import bound_frame
-from .planes import Thumb, frame_bytes, sharpness
+from .planes import frame_bytes, sharpness
+from .sampling import Look
 
 #: Frames held for the open scene, apart from the recent ones.
 HELD = 16
-
 #: Frames that take more than this are scaled to keyframe size before they are held.
 _LARGE_BYTES = 4 * 2**20
-
+#: A scene of at least this length has another keyframe, seconds.
+_LONGER_S = (1.5, 4.0, 9.0)
 #: Pictures that differ less than this (grey levels) from the keyframe before add nothing.
 _SAME_PICTURE = 1.0
-
-
-@dataclass(slots=True)
-class Candidate:
-    """A frame that may become a keyframe."""
-
-    ts_s: float
-    frame: VideoFrame
-    thumb: Thumb
-    #: In fast mode: how to decode this picture again exactly.
-    source: Source | None = None
-
-    @property
-    def is_key(self) -> bool:
-        """Whether decoding it again costs one picture."""
-        return self.source is not None and self.source.is_key
 
 
 class Recent:
@@ -54,34 +35,37 @@ class Recent:
     _MOST = 24
 
     def __init__(self) -> None:
-        self._held: list[Candidate] = []
+        self._held: list[Look] = []
         #: The newest frame, when it is not held.
-        self._passing: Candidate | None = None
+        self._passing: Look | None = None
 
-    def offer(self, ts_s: float, frame: VideoFrame, thumb: Thumb, source: Source | None = None) -> None:
+    def offer(self, candidate: Look) -> None:
         """Take the next frame, to hold it or let it pass."""
-        if self._passing is not None and ts_s - self._passing.ts_s >= self._STAYS_S:
+        if self._passing is not None and candidate.ts_s - self._passing.ts_s >= self._STAYS_S:
             self._hold(self._passing)
-        candidate = Candidate(ts_s, frame, thumb, source)
         last = self._held[-1] if self._held else None
-        if last is None or ts_s - last.ts_s >= self._STRIDE_S or (candidate.is_key and not last.is_key):
+        if (
+            last is None
+            or candidate.ts_s - last.ts_s >= self._STRIDE_S
+            or (candidate.is_key and not last.is_key)
+        ):
             self._hold(candidate)
         else:
             self._passing = candidate
 
-    def take_until(self, ts_s: float) -> list[Candidate]:
+    def take_until(self, ts_s: float) -> list[Look]:
         """Hand over the candidates before ``ts_s``."""
         count = sum(candidate.ts_s < ts_s for candidate in self._held)
         taken, self._held = self._held[:count], self._held[count:]
         return taken
 
-    def take_rest(self) -> list[Candidate]:
+    def take_rest(self) -> list[Look]:
         """Hand over all candidates, with the very last frame."""
         if self._passing is not None:
             self._hold(self._passing)
         return self.take_until(float("inf"))
 
-    def _hold(self, candidate: Candidate) -> None:
+    def _hold(self, candidate: Look) -> None:
         self._passing = None
         if frame_bytes(candidate.frame) > _LARGE_BYTES:
             candidate.frame = bound_frame(candidate.frame)
@@ -96,10 +80,10 @@ class SceneFrames:
     """The candidates of the open scene, evenly spread over it."""
 
     def __init__(self) -> None:
-        self._held: list[Candidate] = []
+        self._held: list[Look] = []
         self._stride_s = 0.0
 
-    def add(self, candidate: Candidate) -> None:
+    def add(self, candidate: Look) -> None:
         """Keep the candidate if it falls on the stride; halve what is held when there is too much."""
         if self._held and candidate.ts_s - self._held[-1].ts_s < self._stride_s - 1e-6:
             if candidate.is_key and not self._held[-1].is_key:
@@ -114,7 +98,7 @@ class SceneFrames:
             self._held = self._held[::2]
             self._stride_s = min(b.ts_s - a.ts_s for a, b in zip(self._held, self._held[1:], strict=False))
 
-    def choose(self, start_s: float, end_s: float, begins: Cut | None, ends: Cut | None) -> list[Candidate]:
+    def choose(self, start_s: float, end_s: float, begins: Cut | None, ends: Cut | None) -> list[Look]:
         """Return the keyframes of a scene, in order: the sharpest of each part of it, at least one.
 
         Blank pictures, those inside a transition and repetitions are left out while others remain; in fast mode, all
@@ -128,19 +112,14 @@ class SceneFrames:
         if keys or any(c.source for c in visible):
             # In fast mode. Without a key picture the first one is nearest to one, and so the cheapest.
             visible = keys or visible[:1]
-        parts = _parts(end_s - start_s)
-        slots: list[list[Candidate]] = [[] for _ in range(parts)]
         span_s = max(end_s - start_s, 1e-6)
-        for candidate in visible:
-            slots[min(parts - 1, max(0, int((candidate.ts_s - start_s) / span_s * parts)))].append(candidate)
-        chosen: list[Candidate] = []
-        for slot in filter(None, slots):
+        parts = 1 + sum(end_s - start_s >= limit_s for limit_s in _LONGER_S)
+        chosen: list[Look] = []
+        for _, group in groupby(
+            visible, lambda c: min(parts - 1, max(0, int((c.ts_s - start_s) / span_s * parts)))
+        ):
+            slot = list(group)
             best = slot[0] if len(slot) == 1 else max(slot, key=lambda c: sharpness(c.frame))
             if not chosen or difference(chosen[-1].thumb, best.thumb) >= _SAME_PICTURE:
                 chosen.append(best)
         return chosen
-
-
-def _parts(duration_s: float) -> int:
-    """Return how many keyframes a scene of this length gets."""
-    return 1 + sum(duration_s >= limit_s for limit_s in (1.5, 4.0, 9.0))

@@ -23,11 +23,10 @@ _MOST_THREADS = 8
 
 #: Pictures a decoder keeps to refer to; H.264 states it. HEVC: that of the levels' largest pictures.
 _REFERENCES = {
-    "mjpeg": 0, "prores": 0, "dnxhd": 0, "dvvideo": 0, "ffv1": 1,
+    "mjpeg": 0, "prores": 0, "dnxhd": 0, "dvvideo": 0, "ffv1": 1, "h264": 4,
     "hevc": 6, "vp9": 8, "av1": 8, "vp8": 3, "vp6": 3, "vp6f": 3,
 }  # fmt: skip
 _USUAL_REFERENCES = 2
-_USUAL_H264_REFERENCES = 4
 
 #: Bytes a pixel that decoders keep beside a picture: motion vectors, block types (H.264: 141 bytes for 256 pixels).
 _SIDE_BYTES = 0.6
@@ -48,27 +47,27 @@ _BENEFIT_OF_DOUBT = 1.15
 _STACK_BYTES = 8 * 2**20
 
 
-def choose_threads(stream: VideoStream, limits: MediaLimits, threads: int = 0) -> int:
-    """Return how many threads to decode with: ``threads`` (0: one per core, at most 8), or fewer so that they fit.
+def choose_threads(stream: VideoStream, limits: MediaLimits) -> int:
+    """Return how many threads to decode with: ``media_threads`` (0: one per core, at most 8), or fewer so that they fit.
 
     Raises:
         LimitExceeded: not even one fits in the memory of the decoding process.
     """
-    wanted = threads or limits.threads or min(os.cpu_count() or 1, _MOST_THREADS)
     context = stream.codec_context
-    size = context.width, context.height
-    pictures = _pictures(stream)
-    picture_bytes = frame_bytes(*size, context.pix_fmt)
-    limit_bytes = limits.memory_mb * MB
-    for count in range(wanted, 0, -1):
-        if _estimate(picture_bytes, size[0] * size[1], pictures, count) <= limit_bytes:
+    name, width, height = context.codec.canonical_name, context.width, context.height
+    pictures = _references(stream) + 1
+    picture_bytes = frame_bytes(width, height, context.pix_fmt)
+    limit_bytes = limits.media_memory_mb * MB
+    needed_bytes = 0
+    for count in range(limits.media_threads or min(os.cpu_count() or 1, _MOST_THREADS), 0, -1):
+        needed_bytes = _estimate(picture_bytes, width * height, pictures, count)
+        if needed_bytes <= limit_bytes:
             return count
-    needed_bytes = _estimate(picture_bytes, size[0] * size[1], pictures, 1)
     if needed_bytes <= _BENEFIT_OF_DOUBT * limit_bytes:
         return 1
     raise LimitExceeded(
-        f"Decoding {size[0]}x{size[1]} pixels of {context.codec.canonical_name} with {pictures} pictures at once takes about "
-        f"{needed_bytes / MB:.0f} MB, the limit is {limits.memory_mb} MB (MEDIA_MEMORY_MB); "
+        f"Decoding {width}x{height} pixels of {name} with {pictures} pictures at once takes about "
+        f"{needed_bytes / MB:.0f} MB, the limit is {limits.media_memory_mb} MB (MEDIA_MEMORY_MB); "
         "scale it down or encode it with fewer reference frames"
     )
 
@@ -82,18 +81,15 @@ def frame_bytes(width: int, height: int, pix_fmt: str | None) -> int:
     return width * height * bits // 8
 
 
-def _pictures(stream: VideoStream) -> int:
-    """Return how many pictures the decoder keeps, without those of its threads."""
+def _references(stream: VideoStream) -> int:
+    """Return how many pictures the decoder keeps beside the current one, without those of its threads."""
     context = stream.codec_context
     name = context.codec.canonical_name
-    delayed = 0
-    if name == "h264":
-        references = h264.reference_frames(context.extradata)
-        references = _USUAL_H264_REFERENCES if references is None else references
-        delayed = min(16, max(0, context.has_b_frames or 0))
-    else:
-        references = _REFERENCES.get(name, _USUAL_REFERENCES)
-    return references + delayed + 1
+    usual = _REFERENCES.get(name, _USUAL_REFERENCES)
+    if name != "h264":
+        return usual
+    stated = h264.reference_frames(context.extradata)
+    return (usual if stated is None else stated) + min(16, max(0, context.has_b_frames or 0))
 
 
 def _estimate(picture_bytes: int, pixels: int, pictures: int, threads: int) -> int:

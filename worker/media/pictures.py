@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import io
 import math
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -29,18 +31,12 @@ _BT709, _UNSPECIFIED = 1, 2
 #: Encoders write 1 to 30.
 MAX_JPEG_SCANS = 50
 _START_OF_SCAN = b"\xff\xda"
-#: EXIF's tag, and its values as what shows the picture upright. Source: EXIF 2.32, 4.6.4 A.
+#: EXIF's tag, and by its value what shows the picture upright. Source: EXIF 2.32, 4.6.4 A.
 _ORIENTATION = 0x0112
-_TURNS: dict[int, tuple[int, bool]] = {
-    # Quarter turns against the clock, then whether left and right change places.
-    2: (0, True),
-    3: (2, False),
-    4: (2, True),
-    5: (3, True),
-    6: (3, False),
-    7: (1, True),
-    8: (1, False),
-}
+#: Quarter turns against the clock, then whether left and right change places.
+_TURNS = {
+    2: (0, True), 3: (2, False), 4: (2, True), 5: (3, True), 6: (3, False), 7: (1, True), 8: (1, False),
+}  # fmt: skip
 
 
 def bound_frame(frame: VideoFrame) -> VideoFrame:
@@ -48,7 +44,7 @@ def bound_frame(frame: VideoFrame) -> VideoFrame:
     scale = MAX_SIDE_PX / max(frame.width, frame.height)
     if scale >= 1:
         return frame
-    width, height = _even(frame.width * scale), _even(frame.height * scale)
+    width, height = (max(2, round(side * scale / 2) * 2) for side in (frame.width, frame.height))
     return frame.reformat(width=width, height=height, interpolation="AREA", threads=1)
 
 
@@ -57,16 +53,13 @@ def write_jpeg(frame: VideoFrame, path: Path, *, rotation_deg: int, pixel_aspect
 
     ``pixel_aspect`` is the width of a pixel over its height. Of interlaced frames one field is shown.
     """
-    wide, high = float(frame.width), float(frame.height)
-    wide, high = (wide * pixel_aspect, high) if pixel_aspect >= 1 else (wide, high / pixel_aspect)
-    scale = min(1.0, MAX_SIDE_PX / max(wide, high))
-    size = (max(1, round(wide * scale)), max(1, round(high * scale)))
+    size = _bounded(frame.width * max(1.0, pixel_aspect), frame.height / min(1.0, pixel_aspect))
     # Untagged video is BT.709 from 720 lines on, by convention; swscale would take BT.601.
     colorspace = _BT709 if frame.colorspace == _UNSPECIFIED and frame.height >= 720 else None
     # Scaling two fields as one picture would blend them.
-    target = (None, None) if frame.interlaced_frame else size
+    width, height = (None, None) if frame.interlaced_frame else size
     picture: NDArray[Any] = frame.to_ndarray(
-        format="bgr24", width=target[0], height=target[1], src_colorspace=colorspace, threads=1
+        format="bgr24", width=width, height=height, src_colorspace=colorspace, threads=1
     )
     if frame.interlaced_frame:
         picture = cv2.resize(picture[::2], size, interpolation=cv2.INTER_AREA)
@@ -98,38 +91,21 @@ def decode_picture(
         LimitExceeded: more pixels, or more scans than any encoder writes.
         BadMedia: another format, or damaged, or cut off.
     """
-    try:
-        with _open(data, max_pixels, max_scans) as picture:
-            if shown_px is not None and max(picture.size) > shown_px:
-                scale = shown_px / max(picture.size)
-                picture.draft(None, (math.ceil(picture.width * scale), math.ceil(picture.height * scale)))
-            turns, mirrored = _TURNS.get(_read_orientation(picture), (0, False))
-            pixels = _to_rgb(picture)
-    except (BadMedia, MemoryError):
-        raise
-    except Image.DecompressionBombError as error:
-        raise LimitExceeded(f"The picture is too large ({error}); send a smaller one") from None
-    except Exception as error:
-        raise _undecodable(error) from error
-    pixels = np.rot90(pixels, turns)
+    with _picture_errors(), _open(data, max_pixels, max_scans) as picture:
+        if shown_px is not None and max(picture.size) > shown_px:
+            scale = shown_px / max(picture.size)
+            picture.draft(None, (math.ceil(picture.width * scale), math.ceil(picture.height * scale)))
+        turns, mirrored = _TURNS.get(_read_orientation(picture), (0, False))
+        pixels = np.rot90(_to_rgb(picture), turns)
     return np.ascontiguousarray(pixels[:, ::-1] if mirrored else pixels)
 
 
 def count_pixels(data: bytes, *, max_pixels: int, max_scans: int = MAX_JPEG_SCANS) -> int:
     """Return how many pixels decoding the picture would make, by its header; arguments and errors as ``decode_picture``."""
-    if data[:4] == b"RIFF" and data[8:12] == b"WEBP":
-        width, height = _webp_size(data)
-        _check_size(width, height, max_pixels)
-        return width * height
-    try:
-        with _open(data, max_pixels, max_scans) as picture:
-            return int(picture.width) * int(picture.height)
-    except (BadMedia, MemoryError):
-        raise
-    except Image.DecompressionBombError as error:
-        raise LimitExceeded(f"The picture is too large ({error}); send a smaller one") from None
-    except Exception as error:
-        raise _undecodable(error) from error
+    if _is_webp(data):
+        return _check_size(_webp_size(data), max_pixels)
+    with _picture_errors(), _open(data, max_pixels, max_scans) as picture:
+        return _check_size(picture.size, max_pixels)
 
 
 def bound_picture(picture: NDArray[np.uint8]) -> NDArray[np.uint8]:
@@ -139,17 +115,31 @@ def bound_picture(picture: NDArray[np.uint8]) -> NDArray[np.uint8]:
         picture: uint8 [H, W, 3].
     """
     height, width = picture.shape[:2]
-    scale = MAX_SIDE_PX / max(height, width)
-    if scale >= 1:
+    if max(height, width) <= MAX_SIDE_PX:
         return picture
-    size = (max(1, round(width * scale)), max(1, round(height * scale)))
-    return np.asarray(cv2.resize(picture, size, interpolation=cv2.INTER_AREA), np.uint8)
+    return np.asarray(cv2.resize(picture, _bounded(width, height), interpolation=cv2.INTER_AREA), np.uint8)
 
 
-def _undecodable(error: Exception) -> BadMedia:
-    """Return our error for what the decoders raise over damaged files: that is of every class."""
-    reason = " ".join(str(error).split()) or type(error).__name__
-    return BadMedia(f"The picture can't be decoded ({reason}); send it again, or as another JPEG")
+def _bounded(width: float, height: float) -> tuple[int, int]:
+    """Return the size scaled down so that no side is over ``MAX_SIDE_PX``."""
+    scale = min(1.0, MAX_SIDE_PX / max(width, height))
+    return max(1, round(width * scale)), max(1, round(height * scale))
+
+
+@contextmanager
+def _picture_errors() -> Iterator[None]:
+    """Raise what the decoders raise over damaged files, which is of every class, as BadMedia."""
+    try:
+        yield
+    except (BadMedia, MemoryError):
+        raise
+    except Image.DecompressionBombError as error:
+        raise LimitExceeded(f"The picture is too large ({error}); send a smaller one") from None
+    except Exception as error:
+        reason = " ".join(str(error).split()) or type(error).__name__
+        raise BadMedia(
+            f"The picture can't be decoded ({reason}); send it again, or as another JPEG"
+        ) from error
 
 
 def _open(data: bytes, max_pixels: int, max_scans: int) -> Image.Image:
@@ -163,27 +153,32 @@ def _open(data: bytes, max_pixels: int, max_scans: int) -> Image.Image:
         picture: Image.Image = JpegImageFile(io.BytesIO(data))
     elif data.startswith(b"\x89PNG\r\n\x1a\n"):
         picture = PngImageFile(io.BytesIO(data))
-    elif data[:4] == b"RIFF" and data[8:12] == b"WEBP":
+    elif _is_webp(data):
         # Its decoder makes room for the picture as it is opened.
-        width, height = _webp_size(data)
-        _check_size(width, height, max_pixels)
+        _check_size(_webp_size(data), max_pixels)
         picture = WebPImageFile(io.BytesIO(data))
     else:
         shown = data[:8].hex(" ") or "nothing"
         raise BadMedia(
             f"The picture is no JPEG, PNG or WebP (it begins with {shown}); convert it to one of them"
         )
-    width, height = picture.size
-    _check_size(width, height, max_pixels)
+    _check_size(picture.size, max_pixels)
     return picture
 
 
-def _check_size(width: int, height: int, max_pixels: int) -> None:
+def _check_size(size: tuple[int, int], max_pixels: int) -> int:
+    """Return how many pixels these are; raises LimitExceeded."""
+    width, height = size
     if width * height > max_pixels:
         raise LimitExceeded(
             f"The picture has {width}x{height} = {width * height} pixels, over the limit of {max_pixels}; "
             "send a smaller one"
         )
+    return width * height
+
+
+def _is_webp(data: bytes) -> bool:
+    return data[:4] == b"RIFF" and data[8:12] == b"WEBP"
 
 
 def _webp_size(data: bytes) -> tuple[int, int]:
@@ -219,7 +214,3 @@ def _to_rgb(picture: Image.Image) -> NDArray[np.uint8]:
         picture.paste(seen, mask=seen.getchannel("A"))
     # A copy of the largest picture would be 200 MB.
     return np.asarray(picture if picture.mode == "RGB" else picture.convert("RGB"))
-
-
-def _even(side_px: float) -> int:
-    return max(2, round(side_px / 2) * 2)

@@ -52,8 +52,7 @@ def reduce_frame(frame: VideoFrame, size: tuple[int, int]) -> Thumb:
         assert planes is not None
     shift = _DEPTHS[frame.format.name] - 8
     y = _shrink(planes[0], width, height, shift, finely=True)
-    u = _shrink(planes[1], width // 2, height // 2, shift, finely=False)
-    v = _shrink(planes[2], width // 2, height // 2, shift, finely=False)
+    u, v = (_shrink(plane, width // 2, height // 2, shift, finely=False) for plane in planes[1:])
     mean, std = cv2.meanStdDev(y)
     return Thumb(y=y, u=u, v=v, mean=float(mean[0, 0]), std=float(std[0, 0]))
 

@@ -8,46 +8,30 @@ QuickTime data references to other files stay off. Codecs are named too (``codec
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
-from typing import BinaryIO, cast
+from typing import BinaryIO, TypeVar
 
 import av
-import av.container
-import av.stream
-import av.video.stream
 from av.audio.stream import AudioStream as AvAudioStream
 from av.container import InputContainer
-from av.video.frame import VideoFrame
+from av.stream import Disposition, Stream
 from av.video.stream import VideoStream as AvVideoStream
 
 from shared.errors import BadMedia, LimitExceeded
 
-from .boundary import media_errors
 from .codecs import AUDIO, VIDEO, decoders
 from .limits import MIN_SIDE_PX, MediaLimits
 from .memory import choose_threads
 from .results import AudioStream, MediaInfo, VideoStream
+
+S = TypeVar("S", AvVideoStream, AvAudioStream)
 
 #: Demuxers FFmpeg may choose. The three audio ones are there for a better error: "has no video stream".
 CONTAINERS = ("mov", "matroska", "avi", "mpegts", "mpeg", "flv", "ogg", "asf", "mxf", "wav", "mp3", "flac")
 
 #: First bytes of text formats that name other files, refused with their own message.
 _PLAYLISTS = {b"#EXTM3U": "an HLS playlist", b"ffconcat": "a concat list", b"<MPD": "a DASH manifest"}
-
-#: Packets read while looking for the first picture.
-_FIRST_PICTURE_PACKETS = 500
-
-
-def probe(path: Path, limits: MediaLimits) -> MediaInfo:
-    """Say what ``path`` holds, or why it can't be used.
-
-    Reads the header and decodes up to the first picture.
-    Raises BadMedia (not a usable video) or LimitExceeded, each with one sentence that names the value.
-    """
-    with media_errors(limits), open_media(path, limits) as container:
-        info = describe(container, path, limits)
-        return with_rotation(info, first_picture(container, info, limits))
 
 
 @contextmanager
@@ -59,9 +43,9 @@ def open_media(path: Path, limits: MediaLimits) -> Iterator[InputContainer]:
     size_bytes = path.stat().st_size
     if size_bytes == 0:
         raise BadMedia("The file is empty (0 bytes); upload it again")
-    if size_bytes > limits.max_bytes:
+    if size_bytes > limits.max_video_bytes:
         raise LimitExceeded(
-            f"The file has {size_bytes} bytes, the limit is {limits.max_bytes}; upload a smaller one or cut it up"
+            f"The file has {size_bytes} bytes, the limit is {limits.max_video_bytes}; upload a smaller one or cut it up"
         )
     try:
         container = av.open(
@@ -74,54 +58,65 @@ def open_media(path: Path, limits: MediaLimits) -> Iterator[InputContainer]:
                 "codec_whitelist": ",".join(decoders()),
                 "max_pixels": str(max_pixels(limits)),
                 "enable_drefs": "0",
-                "max_streams": str(4 * limits.max_streams),
+                "max_streams": str(4 * limits.max_video_streams),
             },
         )
     except MemoryError as error:
         raise LimitExceeded(
-            f"The file declares more than {4 * limits.max_streams} streams or needs more memory than there is, "
-            f"the limit is {limits.max_streams} streams; keep one video and one audio stream"
+            f"The file declares more than {4 * limits.max_video_streams} streams or needs more memory than there is, "
+            f"the limit is {limits.max_video_streams} streams; keep one video and one audio stream"
         ) from error
     except (av.FFmpegError, ValueError, OverflowError) as error:
         raise BadMedia(_why_not_opened(path, size_bytes)) from error
-    try:
+    with closing(container):
         yield container
-    finally:
-        container.close()
 
 
 def max_pixels(limits: MediaLimits) -> int:
     """Return the largest picture a decoder may allocate, in pixels, codec padding included."""
-    return (limits.max_side_px + 64) ** 2
+    return (limits.max_video_side_px + 64) ** 2
 
 
 def describe(container: InputContainer, path: Path, limits: MediaLimits) -> MediaInfo:
-    """Choose the streams and check the header against the limits; see ``probe`` for what is raised."""
+    """Choose the streams and check the header against the limits.
+
+    Raises BadMedia (not a usable video) or LimitExceeded, each with one sentence that names the value.
+    """
     streams = container.streams
-    if len(streams) > limits.max_streams:
+    if len(streams) > limits.max_video_streams:
         raise LimitExceeded(
-            f"The file has {len(streams)} streams, the limit is {limits.max_streams}; keep one video and one audio"
+            f"The file has {len(streams)} streams, the limit is {limits.max_video_streams}; keep one video and one audio"
         )
     video = _choose_video(container)
     width, height = video.codec_context.width, video.codec_context.height
     check_size(width, height, limits)
     avg_fps = float(video.average_rate or 0)
-    if avg_fps > limits.max_fps:
+    if avg_fps > limits.max_video_fps:
         raise LimitExceeded(
-            f"The header gives {avg_fps:.6g} frames a second, the limit is {limits.max_fps:g}; "
+            f"The header gives {avg_fps:.6g} frames a second, the limit is {limits.max_video_fps:g}; "
             "re-encode it at a usual frame rate"
         )
     duration_s = max(0.0, (container.duration or 0) / 1e6, *(_stream_duration_s(s) for s in streams))
     if container.format.name == "avi" and avg_fps > 0:
         # FFmpeg shortens the duration of a truncated AVI to what is there; the header's frame count stays.
         duration_s = max(duration_s, video.frames / avg_fps)
-    audio = choose_audio(container)
-    if audio is not None:
-        check_rate(audio.codec_context.sample_rate, limits)
-        _check_lengths(video, audio, limits)
-    if duration_s > limits.max_duration_s:
+    heard = choose_audio(container)
+    audio = None
+    if heard is not None:
+        check_rate(heard.codec_context.sample_rate, limits)
+        # Where the header gives the length of both.
+        if (pictures_s := _stream_duration_s(video)) > 0:
+            check_sound(_stream_duration_s(heard), pictures_s, limits)
+        audio = AudioStream(
+            index=heard.index,
+            codec=heard.codec_context.name,
+            sample_rate_hz=heard.codec_context.sample_rate,
+            channels=heard.codec_context.channels,
+            language=None if heard.language in (None, "und") else heard.language,
+        )
+    if duration_s > limits.max_video_duration_s:
         raise LimitExceeded(
-            f"The header gives a duration of {duration_s:.0f} s, the limit is {limits.max_duration_s:.0f} s; "
+            f"The header gives a duration of {duration_s:.0f} s, the limit is {limits.max_video_duration_s:.0f} s; "
             "cut it into shorter files or repair the header"
         )
     return MediaInfo(
@@ -137,7 +132,7 @@ def describe(container: InputContainer, path: Path, limits: MediaLimits) -> Medi
             avg_fps=avg_fps,
             pix_fmt=video.codec_context.pix_fmt or "unknown",
         ),
-        audio=None if audio is None else _describe_audio(audio),
+        audio=audio,
         streams=len(streams),
     )
 
@@ -149,122 +144,66 @@ def check_size(width: int, height: int, limits: MediaLimits) -> None:
             f"The picture is {width}x{height} pixels, the smallest usable side is {MIN_SIDE_PX}; "
             "upload a video with a visible picture"
         )
-    if max(width, height) > limits.max_side_px:
+    if max(width, height) > limits.max_video_side_px:
         raise LimitExceeded(
-            f"The picture is {width}x{height} pixels, the limit is {limits.max_side_px} a side; scale it down"
+            f"The picture is {width}x{height} pixels, the limit is {limits.max_video_side_px} a side; scale it down"
         )
 
 
 def check_rate(rate_hz: int, limits: MediaLimits) -> None:
     """Refuse sound with fewer samples a second than the least: each would become thousands at 16 kHz."""
-    if rate_hz < limits.min_sample_rate_hz:
+    if rate_hz < limits.min_audio_rate_hz:
         raise LimitExceeded(
-            f"The sound has {rate_hz} samples a second, the least is {limits.min_sample_rate_hz} (MIN_AUDIO_RATE_HZ); "
+            f"The sound has {rate_hz} samples a second, the least is {limits.min_audio_rate_hz} (MIN_AUDIO_RATE_HZ); "
             "convert it to a usual rate"
         )
 
 
 def check_sound(sound_s: float, pictures_s: float, limits: MediaLimits) -> None:
     """Refuse sound that goes on long after the last picture; both in seconds from the container's start."""
-    if sound_s > pictures_s + limits.max_sound_after_s:
+    if sound_s > pictures_s + limits.max_sound_after_pictures_s:
         raise LimitExceeded(
             f"The sound goes on to {sound_s:.0f} s, the pictures end at {pictures_s:.0f} s, the limit is "
-            f"{limits.max_sound_after_s:g} s more (MAX_SOUND_AFTER_PICTURES_S); cut the sound off"
+            f"{limits.max_sound_after_pictures_s:g} s more (MAX_SOUND_AFTER_PICTURES_S); cut the sound off"
         )
 
 
-def _check_lengths(video: AvVideoStream, audio: AvAudioStream, limits: MediaLimits) -> None:
-    """Compare the two streams where the header gives the length of both."""
-    pictures_s, sound_s = _stream_duration_s(video), _stream_duration_s(audio)
-    if pictures_s > 0:
-        check_sound(sound_s, pictures_s, limits)
-
-
-def _stream_duration_s(stream: av.stream.Stream) -> float:
+def _stream_duration_s(stream: Stream) -> float:
     """Return the seconds the header gives this stream, 0.0 when it gives none."""
     if stream.duration is None or stream.time_base is None:
         return 0.0
     return max(0.0, float(stream.duration * stream.time_base))
 
 
-def configure_decoder(
-    stream: AvVideoStream, limits: MediaLimits, threads: int, *, fast: bool = False
-) -> None:
+def configure_decoder(stream: AvVideoStream, limits: MediaLimits, *, fast: bool) -> None:
     """Set the decoder's options; must run before its first packet.
 
-    ``threads`` 0 means one per core, at most 8: each holds pictures of its own, so fewer are used where they would not fit.
     ``fast`` drops pictures nothing else refers to and skips the loop filter.
     Raises LimitExceeded when not even one thread fits in the memory allowed.
     """
     context = stream.codec_context
-    threads = choose_threads(stream, limits, threads)
+    threads = choose_threads(stream, limits)
     context.thread_type = "FRAME" if threads > 1 else "NONE"
     context.thread_count = threads
-    context.options = {"max_pixels": str(max_pixels(limits))}
+    options = {"max_pixels": str(max_pixels(limits))}
     if fast:
         context.skip_frame = "NONREF"
-        context.options = {**context.options, "skip_loop_filter": "all"}
-
-
-def first_picture(container: InputContainer, info: MediaInfo, limits: MediaLimits) -> VideoFrame:
-    """Decode up to the first picture; raises BadMedia when there is none."""
-    stream = container.streams[info.video.index]
-    configure_decoder(cast(AvVideoStream, stream), limits, 1)
-    try:
-        for count, packet in enumerate(container.demux(stream)):
-            try:
-                frames = packet.decode()
-            except MemoryError:
-                raise
-            except av.FFmpegError:
-                frames = []  # counted by the loop's bound: a file of broken packets ends below
-            for frame in frames:
-                if isinstance(frame, VideoFrame):
-                    return frame
-            if count >= _FIRST_PICTURE_PACKETS:
-                break
-    except MemoryError:
-        raise
-    except av.FFmpegError as error:
-        raise no_picture(info) from error
-    raise no_picture(info)
-
-
-def no_picture(info: MediaInfo) -> BadMedia:
-    """Return the error for a video stream that yields nothing."""
-    return BadMedia(
-        f"No picture of the {info.video.codec} video stream could be decoded: it is empty or damaged; "
-        "export it again"
-    )
-
-
-def with_rotation(info: MediaInfo, frame: VideoFrame) -> MediaInfo:
-    """Return ``info`` with the rotation that the picture's display matrix asks for."""
-    clockwise_deg = round(-frame.rotation / 90) * 90 % 360
-    video = VideoStream(**{**vars(info.video), "rotation_deg": clockwise_deg})
-    return MediaInfo(**{**vars(info), "video": video})
+        options["skip_loop_filter"] = "all"
+    context.options = options
 
 
 def _choose_video(container: InputContainer) -> AvVideoStream:
     """Pick the default, else the largest video stream with a decoder; cover pictures don't count."""
-    moving = [s for s in container.streams.video if not s.disposition & av.stream.Disposition.attached_pic]
+    moving = [s for s in container.streams.video if not s.disposition & Disposition.attached_pic]
     if not moving:
         raise BadMedia("The file has no video stream; upload a file with moving pictures")
     known = [s for s in moving if s.codec_context is not None]
     if not known:
         raise BadMedia("The video stream uses an unknown codec; convert it to H.264 in MP4")
-    decodable = [s for s in known if s.codec_context.codec.canonical_name in VIDEO]
-    if not decodable:
-        name = known[0].codec_context.codec.canonical_name
-        raise BadMedia(
-            f"The video stream uses the codec {name}, which is not accepted; convert it to H.264 in MP4"
-        )
-
-    def rank(stream: AvVideoStream) -> tuple[bool, int, int]:
-        default = bool(stream.disposition & av.stream.Disposition.default)
-        return default, stream.codec_context.width * stream.codec_context.height, -stream.index
-
-    return max(decodable, key=rank)
+    accepted = _accepted(known, VIDEO, "video stream", "H.264 in MP4")
+    return max(
+        accepted, key=lambda s: (_is_default(s), s.codec_context.width * s.codec_context.height, -s.index)
+    )
 
 
 def choose_audio(container: InputContainer) -> AvAudioStream | None:
@@ -272,26 +211,24 @@ def choose_audio(container: InputContainer) -> AvAudioStream | None:
 
     Raises BadMedia when there is sound, but only of codecs that are not accepted.
     """
-    known = [
-        s for s in container.streams.audio if s.codec_context is not None and s.codec_context.sample_rate > 0
-    ]
+    streams = container.streams.audio
+    known = [s for s in streams if s.codec_context is not None and s.codec_context.sample_rate > 0]
     if not known:
         return None
-    usable = [s for s in known if s.codec_context.codec.canonical_name in AUDIO]
-    if not usable:
-        name = known[0].codec_context.codec.canonical_name
-        raise BadMedia(f"The sound uses the codec {name}, which is not accepted; convert it to AAC")
-    return max(usable, key=lambda s: (bool(s.disposition & av.stream.Disposition.default), -s.index))
+    return max(_accepted(known, AUDIO, "sound", "AAC"), key=lambda s: (_is_default(s), -s.index))
 
 
-def _describe_audio(stream: AvAudioStream) -> AudioStream:
-    return AudioStream(
-        index=stream.index,
-        codec=stream.codec_context.name,
-        sample_rate_hz=stream.codec_context.sample_rate,
-        channels=stream.codec_context.channels,
-        language=None if stream.language in (None, "und") else stream.language,
-    )
+def _accepted(streams: list[S], codecs: frozenset[str], what: str, remedy: str) -> list[S]:
+    """Return the streams of these codecs; raises BadMedia when there is none."""
+    found = [s for s in streams if s.codec_context.codec.canonical_name in codecs]
+    if not found:
+        name = streams[0].codec_context.codec.canonical_name
+        raise BadMedia(f"The {what} uses the codec {name}, which is not accepted; convert it to {remedy}")
+    return found
+
+
+def _is_default(stream: Stream) -> bool:
+    return bool(stream.disposition & Disposition.default)
 
 
 def _why_not_opened(path: Path, size_bytes: int) -> str:

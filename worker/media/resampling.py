@@ -42,9 +42,8 @@ class Resampler:
         if not self._joins:
             return self._resample(frame)
         count = frame.samples * self._channels_a_plane
-        self._waiting.append(
-            tuple(np.frombuffer(memoryview(plane), self._dtype, count) for plane in frame.planes)
-        )
+        planes = (np.frombuffer(memoryview(plane), self._dtype, count) for plane in frame.planes)
+        self._waiting.append(tuple(planes))
         self._waiting_samples += frame.samples
         return self._join() if 2 * self._waiting_samples >= self._rate_hz else []
 

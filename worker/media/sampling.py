@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 from av.video.frame import VideoFrame
 
+from .exact import Source
 from .hardcuts import difference
 from .planes import Thumb, frame_bytes, reduce_frame
 
@@ -24,13 +25,20 @@ _MOST_BYTES = 80 * 2**20
 _CALM = 3.0
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Look:
-    """A frame and its thumb; ``ts_s`` in seconds."""
+    """A frame that is looked at, and may become a keyframe; ``ts_s`` in seconds."""
 
     ts_s: float
     frame: VideoFrame
     thumb: Thumb
+    #: In fast mode: how to decode this picture again exactly.
+    source: Source | None = None
+
+    @property
+    def is_key(self) -> bool:
+        """Whether decoding it again costs one picture."""
+        return self.source is not None and self.source.count == 1
 
 
 class Sampler:
@@ -45,7 +53,9 @@ class Sampler:
     def feed(self, ts_s: float, frame: VideoFrame) -> list[Look]:
         """Take the next frame; return the looks it brings."""
         soon = self._last is not None and ts_s - self._last.ts_s < _SPACING_S
-        if soon and not frame.key_frame and len(self._waiting) < self._room_for(frame):
+        if not self._waiting:
+            self._most = min(_MOST, _MOST_BYTES // max(1, frame_bytes(frame)))
+        if soon and not frame.key_frame and len(self._waiting) < self._most:
             self._waiting.append((ts_s, frame))
             return []
         return self._look(ts_s, frame)
@@ -54,19 +64,10 @@ class Sampler:
         """Return the look at the last frame, if it still waits."""
         return self._look(*self._waiting.pop()) if self._waiting else []
 
-    def _room_for(self, frame: VideoFrame) -> int:
-        """Return how many frames of this size may wait."""
-        if not self._waiting:
-            self._most = min(_MOST, _MOST_BYTES // max(1, frame_bytes(frame)))
-        return self._most
-
     def _look(self, ts_s: float, frame: VideoFrame) -> list[Look]:
         now = Look(ts_s, frame, reduce_frame(frame, self._size))
-        looks = []
-        if self._waiting and self._last is not None and difference(self._last.thumb, now.thumb) >= _CALM:
-            looks = [
-                Look(at_s, waiting, reduce_frame(waiting, self._size)) for at_s, waiting in self._waiting
-            ]
-        self._waiting.clear()
-        self._last = now
-        return [*looks, now]
+        last, waiting = self._last, self._waiting
+        self._last, self._waiting = now, []
+        if not waiting or last is None or difference(last.thumb, now.thumb) < _CALM:
+            return [now]
+        return [*(Look(at_s, one, reduce_frame(one, self._size)) for at_s, one in waiting), now]

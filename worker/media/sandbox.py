@@ -1,7 +1,7 @@
 """Decodes in a separate process with memory and CPU limits, so that no file can harm the node.
 
-The functions here take and return what those of the same names in ``split``, ``extract`` and ``excerpt`` do, and raise the
-same errors; ``decoding`` is what runs on the other side. Imports no decoder.
+The functions here take and return what those of the same names in ``split`` and ``sound`` do, and raise the same errors;
+``decoding`` is what runs on the other side. Imports no decoder.
 
 The process has none of the node's secrets: of the environment it gets the few variables that an interpreter needs. It
 ends with its parent. Limits: its memory by the kernel where that is possible (Linux), else by looking ten times a second;
@@ -14,23 +14,25 @@ import json
 import os
 import selectors
 import signal
-import subprocess
 import sys
 import time
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
+from subprocess import PIPE, Popen
 from typing import TYPE_CHECKING, Any
 
 import psutil
+from pydantic import TypeAdapter
 
 from shared.errors import BadMedia, LimitExceeded, StageTimeout, WorkerLost
 from shared.logs import get_logger
 from shared.settings import process_environment
 
-from .limits import MediaLimits
-from .results import AudioStream, Keyframe, MediaInfo, Mode, SceneCut, SplitResult, VideoStream
+from .decoding import RESULT_NAME, SAMPLES_NAME
+from .limits import MediaLimits, no_memory
+from .results import Mode, SplitResult
 
 if TYPE_CHECKING:
     import numpy as np
@@ -41,8 +43,8 @@ log = get_logger(__name__)
 #: -P: its working folder contains files of users.
 COMMAND = (sys.executable, "-P", "-m", "worker.media.decoding")
 
-#: Files in the job's folder: the answer, and stderr of the process.
-RESULT_NAME, STDERR_NAME, SAMPLES_NAME = "decoding.json", "decoding.log", "samples.s16"
+#: The file of the process's stderr, in the job's folder.
+STDERR_NAME = "decoding.log"
 
 #: Interval at which the process is checked, seconds.
 _LOOK_S = 0.1
@@ -78,25 +80,14 @@ def split(
 
     Raises as that does, and StageTimeout when the disk does not answer, WorkerLost when the process was killed.
     """
-    found = _Decoding(out_dir, limits, on_progress, wall_s).run(
-        "split", path, {"mode": mode, "part_s": part_s}
-    )
-    info = found["info"]
-    audio = info.pop("audio")
-    return SplitResult(
-        info=MediaInfo(
-            **{**info, "video": VideoStream(**info["video"])}, audio=AudioStream(**audio) if audio else None
-        ),
-        scenes=tuple(
-            SceneCut(
-                **{**scene, "keyframes": tuple(_keyframe(out_dir, found) for found in scene["keyframes"])}
-            )
-            for scene in found["scenes"]
-        ),
-        audio=out_dir / Path(found["audio"]).name if found["audio"] else None,
-        windows=_windows(found["windows"]),
-        version=found["version"],
-    )
+    decoding = _Decoding(out_dir, limits, on_progress, wall_s)
+    found = decoding.run("split", path, mode=mode, part_s=part_s)
+    # The process may name no file elsewhere.
+    for scene in found["scenes"]:
+        for keyframe in scene["keyframes"]:
+            keyframe["path"] = out_dir / Path(keyframe["path"]).name
+    found["audio"] = _own(out_dir, found["audio"])
+    return TypeAdapter(SplitResult).validate_python(found)
 
 
 def extract_audio(
@@ -108,9 +99,9 @@ def extract_audio(
     on_progress: Callable[[float], None] | None = None,
     wall_s: float = float("inf"),
 ) -> tuple[Path | None, tuple[tuple[float, float], ...]]:
-    """Do ``extract.extract_audio`` in a process of its own; raises as ``split``."""
-    found = _Decoding(out_dir, limits, on_progress, wall_s).run("extract_audio", path, {"part_s": part_s})
-    return out_dir / Path(found["audio"]).name if found["audio"] else None, _windows(found["windows"])
+    """Do ``sound.extract_audio`` in a process of its own; raises as ``split``."""
+    found = _Decoding(out_dir, limits, on_progress, wall_s).run("extract_audio", path, part_s=part_s)
+    return _own(out_dir, found["audio"]), tuple((start_s, end_s) for start_s, end_s in found["windows"])
 
 
 def read_excerpt(
@@ -123,71 +114,61 @@ def read_excerpt(
     limits: MediaLimits,
     wall_s: float = float("inf"),
 ) -> NDArray[np.int16]:
-    """Do ``excerpt.read_excerpt`` in a process of its own; raises as ``split``."""
+    """Do ``sound.read_excerpt`` in a process of its own; raises as ``split``."""
     import numpy as np
 
-    asked = {"start_s": start_s, "end_s": end_s, "max_s": max_s}
-    _Decoding(folder, limits, None, wall_s).run("read_excerpt", path, asked)
+    decoding = _Decoding(folder, limits, None, wall_s)
+    decoding.run("read_excerpt", path, start_s=start_s, end_s=end_s, max_s=max_s)
     return np.fromfile(folder / SAMPLES_NAME, np.int16)
 
 
-def _keyframe(out_dir: Path, found: dict[str, Any]) -> Keyframe:
-    return Keyframe(**{**found, "path": out_dir / Path(found["path"]).name})
+def _own(folder: Path, path: str | None) -> Path | None:
+    """Return the file of that name in the folder: the process may name no file elsewhere."""
+    return folder / Path(path).name if path else None
 
 
-def _windows(spans_s: list[list[float]]) -> tuple[tuple[float, float], ...]:
-    return tuple((start_s, end_s) for start_s, end_s in spans_s)
-
-
+@dataclass
 class _Decoding:
     """One run of the other process."""
 
-    def __init__(
-        self,
-        folder: Path,
-        limits: MediaLimits,
-        on_progress: Callable[[float], None] | None,
-        wall_s: float,
-    ) -> None:
-        self._folder = folder
-        self._limits = limits
-        self._on_progress = on_progress
-        self._wall_s = wall_s
-        self._fraction = 0.0
-        self._answer: dict[str, Any] | None = None
-        self._rest = b""
+    folder: Path
+    limits: MediaLimits
+    on_progress: Callable[[float], None] | None
+    wall_s: float
+    fraction: float = 0.0
+    answer: dict[str, Any] | None = None
+    rest: bytes = b""
 
-    def run(self, kind: str, path: Path, arguments: dict[str, Any]) -> dict[str, Any]:
+    def run(self, kind: str, path: Path, **arguments: Any) -> dict[str, Any]:
         """Decode; return what the process wrote down. Raises as ``split``."""
-        self._folder.mkdir(parents=True, exist_ok=True)
+        self.folder.mkdir(parents=True, exist_ok=True)
         request = {
             "kind": kind,
             "path": str(path.resolve()),
-            "folder": str(self._folder.resolve()),
-            "limits": asdict(self._limits),
+            "folder": str(self.folder.resolve()),
+            "limits": asdict(self.limits),
             "arguments": arguments,
             "parent": os.getpid(),
         }
         with (
-            (self._folder / STDERR_NAME).open("wb") as stderr,
-            subprocess.Popen(
-                COMMAND,
-                stdin=subprocess.PIPE,
-                stdout=subprocess.PIPE,
-                stderr=stderr,
-                cwd=self._folder,
-                env=_environment(),
+            (self.folder / STDERR_NAME).open("wb") as stderr,
+            Popen(
+                COMMAND, stdin=PIPE, stdout=PIPE, stderr=stderr, cwd=self.folder, env=_environment()
             ) as process,
         ):
+            assert process.stdin is not None
             try:
-                self._send(process, request)
+                # The pipe stays open, and its end tells the process that this one has died.
+                with suppress(BrokenPipeError):  # it died: its status says why
+                    process.stdin.write(json.dumps(request).encode() + b"\n")
+                    process.stdin.flush()
                 self._follow(process)
                 process.wait(_END_S)
             except BaseException:
                 process.kill()
                 raise
         self._judge(process.returncode)
-        result = self._folder / RESULT_NAME
+        result = self.folder / RESULT_NAME
         if not result.is_file():
             raise WorkerLost("the process that decoded the file ended without an answer")
         if result.stat().st_size > _MAX_RESULT_BYTES:
@@ -195,18 +176,11 @@ class _Decoding:
         found: dict[str, Any] = json.loads(result.read_text())
         return found
 
-    def _send(self, process: subprocess.Popen[bytes], request: dict[str, Any]) -> None:
-        """Hand over the request; the pipe stays open, and its end tells the process that this one has died."""
-        assert process.stdin is not None
-        with suppress(BrokenPipeError):  # it died: its status says why
-            process.stdin.write(json.dumps(request).encode() + b"\n")
-            process.stdin.flush()
-
-    def _follow(self, process: subprocess.Popen[bytes]) -> None:
+    def _follow(self, process: Popen[bytes]) -> None:
         """Read what the process says until it ends; raises for what it may not do, and what ``on_progress`` raises."""
         assert process.stdout is not None
         os.set_blocking(process.stdout.fileno(), False)
-        watch = _Watch(process.pid, self._limits, self._wall_s)
+        watch = _Watch(process.pid, self.limits, self.wall_s)
         reported_s = time.monotonic()
         with selectors.DefaultSelector() as selector:
             selector.register(process.stdout, selectors.EVENT_READ)
@@ -219,12 +193,12 @@ class _Decoding:
                         self._hear(data)
                         watch.hear()
                 watch.look()
-                if self._on_progress is not None and time.monotonic() - reported_s >= _REPORT_S:
+                if self.on_progress is not None and time.monotonic() - reported_s >= _REPORT_S:
                     reported_s = time.monotonic()
-                    self._on_progress(self._fraction)
+                    self.on_progress(self.fraction)
 
     def _hear(self, data: bytes) -> None:
-        *lines, self._rest = (self._rest + data).split(b"\n")
+        *lines, self.rest = (self.rest + data).split(b"\n")
         for line in lines:
             try:
                 fields = json.loads(line)
@@ -233,23 +207,31 @@ class _Decoding:
             if not isinstance(fields, dict):
                 continue
             if "progress" in fields:
-                self._fraction = max(self._fraction, float(fields["progress"]))
+                self.fraction = max(self.fraction, float(fields["progress"]))
             else:
-                self._answer = fields
-        if len(self._rest) > _MAX_LINE_BYTES:
+                self.answer = fields
+        if len(self.rest) > _MAX_LINE_BYTES:
             raise BadMedia("The file made its decoder answer without end: it is damaged; export it again")
 
     def _judge(self, status: int) -> None:
         """Raise the error that the process reported, or that its exit status means."""
-        if self._answer is not None:
-            raise _error(self._answer)
+        if self.answer is not None:
+            message = str(self.answer.get("message", ""))
+            match self.answer.get("error"):
+                case "BadMedia":
+                    raise BadMedia(message)
+                case "LimitExceeded":
+                    raise LimitExceeded(message)
+                case "OSError":
+                    raise OSError(int(self.answer.get("errno") or 0), message)
+            raise RuntimeError(f"internal error while decoding: {message}")
         if status == 0:
             return
-        stderr = (self._folder / STDERR_NAME).read_bytes()[-2000:].decode(errors="replace")
+        stderr = (self.folder / STDERR_NAME).read_bytes()[-2000:].decode(errors="replace")
         log.error("decoding process died", status=status, stderr=stderr)
         if -status in _CRASHES:
             raise BadMedia(
-                f"The file made its decoder crash ({signal.Signals(-status).name}), with {self._limits.memory_mb} MB of memory "
+                f"The file made its decoder crash ({signal.Signals(-status).name}), with {self.limits.media_memory_mb} MB of memory "
                 "(MEDIA_MEMORY_MB): it is damaged or needs more; convert it to H.264 in MP4"
             )
         if -status == signal.SIGXFSZ:
@@ -283,14 +265,11 @@ class _Watch:
         spent_s = times.user + times.system
         if spent_s > self._spent_s + 0.01:
             self._spent_s, self._moved_s = spent_s, now_s
-        if resident > limits.memory_mb * 1_000_000:
+        if resident > limits.media_memory_mb * 1_000_000:
+            raise no_memory(limits)
+        if spent_s - self._heard_s > limits.media_cpu_base_s:
             raise LimitExceeded(
-                f"Decoding needs more memory than the limit of {limits.memory_mb} MB (MEDIA_MEMORY_MB); "
-                "scale the video down or encode it with fewer reference frames"
-            )
-        if spent_s - self._heard_s > limits.cpu_base_s:
-            raise LimitExceeded(
-                f"Decoding one picture takes more than {limits.cpu_base_s:g} s of CPU time, the limit (MEDIA_CPU_BASE_S); "
+                f"Decoding one picture takes more than {limits.media_cpu_base_s:g} s of CPU time, the limit (MEDIA_CPU_BASE_S); "
                 "scale the video down or re-encode it"
             )
         if now_s - self._started_s > self._wall_s:
@@ -299,19 +278,6 @@ class _Watch:
             )
         if now_s - self._moved_s > _STUCK_S:
             raise StageTimeout(f"decoding stood still for {_STUCK_S:.0f} s: the disk may not answer")
-
-
-def _error(report: dict[str, Any]) -> Exception:
-    """Return the error that the process reported, by its class."""
-    message = str(report.get("message", ""))
-    match report.get("error"):
-        case "BadMedia":
-            return BadMedia(message)
-        case "LimitExceeded":
-            return LimitExceeded(message)
-        case "OSError":
-            return OSError(int(report.get("errno") or 0), message)
-    return RuntimeError(f"internal error while decoding: {message}")
 
 
 def _environment() -> dict[str, str]:

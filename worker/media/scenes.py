@@ -4,17 +4,16 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from av.video.frame import VideoFrame
-
 from shared.errors import LimitExceeded
 
-from .cuts import SETTLE_S, Cut
-from .exact import ExactPictures, Source
-from .keyframes import Candidate, Recent, SceneFrames
+from .cuts import SETTLE_S
+from .exact import ExactPictures
+from .hardcuts import Cut
+from .keyframes import Recent, SceneFrames
 from .limits import MediaLimits
 from .pictures import write_jpeg
-from .planes import Thumb
 from .results import Keyframe, SceneCut
+from .sampling import Look
 
 
 class SceneBuilder:
@@ -36,10 +35,10 @@ class SceneBuilder:
         """Set how pictures are turned (clockwise) and stretched (a pixel's width over its height)."""
         self._rotation_deg, self._pixel_aspect = rotation_deg, pixel_aspect
 
-    def feed(self, ts_s: float, frame: VideoFrame, thumb: Thumb, source: Source | None) -> None:
+    def feed(self, look: Look) -> None:
         """Take the next frame, after the cuts it settled."""
-        self._settle(ts_s - SETTLE_S)
-        self._recent.offer(ts_s, frame, thumb, source)
+        self._settle(look.ts_s - SETTLE_S)
+        self._recent.offer(look)
 
     def cut(self, cut: Cut) -> None:
         """Close the open scene at ``cut`` and open the next one."""
@@ -61,9 +60,9 @@ class SceneBuilder:
 
     def _close(self, end_s: float, ends: Cut | None) -> None:
         idx = len(self._done)
-        if idx >= self._limits.max_scenes:
+        if idx >= self._limits.max_video_scenes:
             raise LimitExceeded(
-                f"There are more than {self._limits.max_scenes} scenes, the limit, by {end_s:.0f} s; cut the file up"
+                f"There are more than {self._limits.max_video_scenes} scenes, the limit, by {end_s:.0f} s; cut the file up"
             )
         start_s = 0.0 if self._begins is None else self._begins.ts_s
         chosen = self._open.choose(start_s, end_s, self._begins, ends)
@@ -73,13 +72,12 @@ class SceneBuilder:
                 start_s=start_s,
                 end_s=end_s,
                 kind="start" if self._begins is None else self._begins.kind,
-                keyframes=tuple(
-                    self._write(idx, ordinal, candidate) for ordinal, candidate in enumerate(chosen)
-                ),
+                keyframes=tuple(self._write(idx, *numbered) for numbered in enumerate(chosen)),
             )
         )
 
-    def _write(self, idx: int, ordinal: int, candidate: Candidate) -> Keyframe:
+    def _write(self, idx: int, ordinal: int, candidate: Look) -> Keyframe:
+        """Write a keyframe; raises LimitExceeded past their number or their bytes."""
         frame = candidate.frame
         if self._exact is not None and candidate.source is not None:
             frame = self._exact.decode(candidate.source) or frame
@@ -87,21 +85,17 @@ class SceneBuilder:
         width, height = write_jpeg(
             frame, path, rotation_deg=self._rotation_deg, pixel_aspect=self._pixel_aspect
         )
-        self._count(path.stat().st_size, candidate.ts_s)
-        return Keyframe(ts_s=candidate.ts_s, path=path, width=width, height=height)
-
-    def _count(self, size_bytes: int, ts_s: float) -> None:
-        """Count a written keyframe; raises LimitExceeded past their number or their bytes."""
         self._keyframes += 1
-        self._keyframe_bytes += size_bytes
+        self._keyframe_bytes += path.stat().st_size
         limits = self._limits
-        if self._keyframes > limits.max_keyframes:
+        if self._keyframes > limits.max_video_keyframes:
             raise LimitExceeded(
-                f"There are more than {limits.max_keyframes} keyframes, the limit (MAX_VIDEO_KEYFRAMES), by {ts_s:.0f} s; "
-                "cut the file up"
+                f"There are more than {limits.max_video_keyframes} keyframes, the limit (MAX_VIDEO_KEYFRAMES), by "
+                f"{candidate.ts_s:.0f} s; cut the file up"
             )
-        if self._keyframe_bytes > limits.max_keyframe_bytes:
+        if self._keyframe_bytes > limits.max_video_keyframe_bytes:
             raise LimitExceeded(
-                f"The keyframes take more than {limits.max_keyframe_bytes} bytes, the limit (MAX_VIDEO_KEYFRAME_BYTES), by "
-                f"{ts_s:.0f} s; cut the file up"
+                f"The keyframes take more than {limits.max_video_keyframe_bytes} bytes, the limit (MAX_VIDEO_KEYFRAME_BYTES), "
+                f"by {candidate.ts_s:.0f} s; cut the file up"
             )
+        return Keyframe(ts_s=candidate.ts_s, path=path, width=width, height=height)

@@ -20,16 +20,9 @@ def run(context: StageContext) -> Outcome:
 
     def write(session: Session) -> None:
         write_transcript(
-            session,
-            video_id=claimed.video_id,
-            user_id=claimed.user_id,
-            run=claimed.run,
-            part=claimed.part,
-            start_s=start_s,
-            end_s=end_s,
-            language=transcript.language,
-            segments=transcript.to_dict()["segments"],
+            session, video_id=claimed.video_id, user_id=claimed.user_id, run=claimed.run, part=claimed.part,
+            start_s=start_s, end_s=end_s, language=transcript.language, segments=transcript.to_dict()["segments"],
             model_id=model_row(session, model.spec).model_id,
-        )
+        )  # fmt: skip
 
     return Outcome(result={"segments": len(transcript.segments)}, write=write)

@@ -18,8 +18,6 @@ def run(context: StageContext) -> Outcome:
         on_progress=lambda fraction: context.report(fraction * 0.9),
         wall_s=SHARE_OF_LIMIT * graph.AUDIO.time_limit_s,
     )
-    audio_key = None
-    if audio is not None:
-        audio_key = f"{context.prefix('tmp')}audio.wav"
-        context.storage.put_file("tmp", audio_key, audio, "audio/wav")
-    return Outcome(result={"audio_key": audio_key, "windows": [list(window) for window in windows]})
+    return Outcome(
+        result={"audio_key": context.store_audio(audio), "windows": [list(window) for window in windows]}
+    )

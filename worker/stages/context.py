@@ -26,15 +26,13 @@ from worker.models.base import SAMPLE_RATE_HZ
 from worker.models.spec import ModelSpec
 from worker.runtime import Runtime
 
-M = TypeVar("M")
 T = TypeVar("T")
 
 #: Split writes pictures of 1280 px a side at most.
 _MAX_KEYFRAME_PIXELS = 1280 * 1280
 _MAX_KEYFRAME_BYTES = 32 * 2**20
 #: The split's WAV: a fixed header, then mono s16le samples, so that a stretch is one ranged read.
-_HEADER_BYTES = 44
-_SAMPLE_BYTES = 2
+_HEADER_BYTES, _SAMPLE_BYTES = 44, 2
 
 
 class Deferred(Exception):
@@ -52,16 +50,12 @@ class Deferred(Exception):
         self.progressed = progressed
 
 
-def _nothing(session: Session) -> None:
-    """No rows to write."""
-
-
 @dataclass(frozen=True, kw_only=True)
 class Outcome:
     """What a stage found: ``write`` stores rows inside the finishing transaction and may run more than once."""
 
     result: Mapping[str, Any] = field(default_factory=dict)
-    write: Callable[[Session], None] = _nothing
+    write: Callable[[Session], None] = field(default=lambda session: None)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -96,11 +90,7 @@ class StageContext:
             LeaseLost: another attempt, a cancel or a delete took the job; nothing is written.
         """
 
-        def fenced(session: Session) -> T:
-            _, job = attempts.fence(session, self.claimed)
-            return work(session, job)
-
-        return transact(fenced)
+        return transact(lambda session: work(session, attempts.fence(session, self.claimed)[1]))
 
     def video_and_run(self, session: Session) -> tuple[Video, Run]:
         """The job's video and run.
@@ -141,12 +131,9 @@ class StageContext:
         if local is not None:
             return local
         path = self.folder / "source"
+        max_bytes = self.runtime.settings.max_video_bytes
         self.storage.get_file(
-            "uploads",
-            key,
-            path,
-            max_bytes=self.runtime.settings.max_video_bytes,
-            on_progress=lambda done, total: self.report(0.0),
+            "uploads", key, path, max_bytes=max_bytes, on_progress=lambda *_: self.report(0.0)
         )
         return path
 
@@ -180,6 +167,14 @@ class StageContext:
         except BadMedia as error:
             raise BadMedia(f"Keyframe {key} is damaged, rerun split: {error}") from error
 
+    def store_audio(self, audio: Path | None) -> str | None:
+        """Store this run's 16 kHz audio, a WAV file (None: no sound); return its key."""
+        if audio is None:
+            return None
+        key = f"{self.prefix('tmp')}audio.wav"
+        self.storage.put_file("tmp", key, audio, "audio/wav")
+        return key
+
     def audio_key(self) -> str | None:
         """Where this run's 16 kHz audio lies; None when the video has no sound."""
         with reading() as session:
@@ -205,7 +200,7 @@ class StageContext:
         data = self.storage.get_bytes(
             "tmp", key, offset=_HEADER_BYTES + first * _SAMPLE_BYTES, length=(last - first) * _SAMPLE_BYTES
         )
-        samples = np.frombuffer(data[: len(data) // _SAMPLE_BYTES * _SAMPLE_BYTES], dtype="<i2")
+        samples = np.frombuffer(data, "<i2", len(data) // _SAMPLE_BYTES)
         return samples.astype(np.float32) / 32768.0
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from functools import partial
 
 from sqlalchemy import text
 from sqlalchemy.orm import Session
@@ -27,17 +28,11 @@ def run(context: StageContext) -> Outcome:
     removed = 0
     began_s: float | None = None
     for place, user_id in enumerate(users):
-        while True:
-
-            def discard(session: Session, user_id: str = user_id) -> int:
-                return switches.discard_some(session, model_id, user_id, _AT_ONCE)
-
-            gone = transact(discard)
+        discard = partial(switches.discard_some, model_id=model_id, user_id=user_id, most=_AT_ONCE)
+        while gone := transact(discard):
             removed += gone
             # Raises when the attempt is not ours any more.
             context.report(place / len(users))
-            if not gone:
-                break
             # From the first rows on: going past users who have none left is no progress.
             began_s = began_s or time.monotonic()
             if time.monotonic() - began_s > _SLICE_S:

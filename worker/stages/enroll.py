@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import cast
 
 import numpy as np
@@ -28,60 +29,37 @@ def run(context: StageContext) -> Outcome:
     with reading() as session:
         photos = photos_to_look_at(session, claimed.subject.id, claimed.user_id, claimed.payload["photo_ids"])
     model = cast(FaceAnalyser, context.runtime.model("face"))
-    found: list[tuple[PersonPhoto, Face | None, BadMedia | ObjectMissing | None]] = []
+    found = []
     for done, photo in enumerate(photos):
         context.report(done / len(photos))
-        try:
-            found.append((photo, _look(context, model, photo), None))
-        except (BadMedia, ObjectMissing) as error:
-            found.append((photo, None, error))
+        found.append(_look(context, model, photo))
 
     def write(session: Session) -> None:
         model_id = model_row(session, model.spec).model_id
-        write_photos(
-            session,
-            claimed.subject.id,
-            [_result(photo, face, error, model_id) for photo, face, error in found],
-        )
+        results = [replace(one, model_id=model_id if one.state == "good" else None) for one in found]
+        write_photos(session, claimed.subject.id, results)
 
-    good = sum(face is not None for _, face, _ in found)
+    good = sum(one.state == "good" for one in found)
     return Outcome(result={"photos": len(found), "good": good}, write=write)
 
 
-def _result(
-    photo: PersonPhoto, face: Face | None, error: BadMedia | ObjectMissing | None, model_id: int
-) -> PhotoResult:
-    if face is None:
-        assert error is not None
+def _look(context: StageContext, model: FaceAnalyser, photo: PersonPhoto) -> PhotoResult:
+    """Find the one face of a photo, or say why it is of no use. Raises StorageUnavailable."""
+    from worker.media.pictures import decode_picture
+
+    settings = context.runtime.settings
+    key = require_prefix(photo.storage_key, f"faces/{context.claimed.user_id}/")
+    try:
+        data = context.storage.get_bytes("uploads", key, max_bytes=MAX_PICTURE_BYTES)
+        picture = decode_picture(data, max_pixels=MAX_PICTURE_PIXELS, max_scans=settings.max_jpeg_scans)
+        (faces,) = model.analyse([picture])
+        face = choose(picture, faces, settings)
+    except (BadMedia, ObjectMissing) as error:
         # What is not there may still come; what it shows stays.
         state = "waiting" if isinstance(error, ObjectMissing) else "refused"
         return PhotoResult(photo_id=photo.photo_id, state=state, error_class=error.code, error=str(error))
-    return PhotoResult(
-        photo_id=photo.photo_id,
-        state="good",
-        model_id=model_id,
-        vec=HalfVector(face.vec),
-        quality=face.quality,
-        box=list(face.box),
-    )
-
-
-def _look(context: StageContext, model: FaceAnalyser, photo: PersonPhoto) -> Face:
-    """The one face of a photo.
-
-    Raises:
-        ObjectMissing: it has not been uploaded. StorageUnavailable.
-        BadMedia: no picture, or one with another number of faces than one, or none that shows who it is.
-    """
-    from worker.media.pictures import decode_picture
-
-    key = require_prefix(photo.storage_key, f"faces/{context.claimed.user_id}/")
-    data = context.storage.get_bytes("uploads", key, max_bytes=MAX_PICTURE_BYTES)
-    picture = decode_picture(
-        data, max_pixels=MAX_PICTURE_PIXELS, max_scans=context.runtime.settings.max_jpeg_scans
-    )
-    (faces,) = model.analyse([picture])
-    return choose(picture, faces, context.runtime.settings)
+    vec, box = HalfVector(face.vec), list(face.box)
+    return PhotoResult(photo_id=photo.photo_id, state="good", vec=vec, quality=face.quality, box=box)
 
 
 def choose(picture: npt.NDArray[np.uint8], faces: list[Face], settings: Settings) -> Face:
@@ -98,7 +76,7 @@ def choose(picture: npt.NDArray[np.uint8], faces: list[Face], settings: Settings
     if len(faces) > 1:
         raise SeveralFaces(f"{len(faces)} faces were found: cut the photo so that it shows this person only.")
     face = faces[0]
-    side_px = min(face.box[2], face.box[3])
+    side_px = min(face.box[2:])
     if side_px < settings.face_min_side_px:
         raise SmallFace(
             f"The face is {side_px:.0f} px wide, less than {settings.face_min_side_px}: send a larger photo"

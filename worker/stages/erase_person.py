@@ -8,9 +8,12 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any
+from functools import partial
+from itertools import compress
+from typing import Any, TypeVar
+from uuid import UUID
 
 from sqlalchemy.orm import Session
 
@@ -31,17 +34,19 @@ FIRST_PAUSE_S = 1.0
 #: Sidecars read at once, and how many are looked at before that is noted.
 _THREADS, _CHUNK = 8, 512
 
+T = TypeVar("T")
+
 
 def run(context: StageContext) -> Outcome:
-    if context.claimed.part:
-        return _sweep_late(context)
-    return _Erasure(context).run()
+    if not context.claimed.part:
+        return _Erasure(context).run()
+    # No URL is left by which a photo could have been stored: remove what came by one after the erasure.
+    files = _remove_photos(context, context.claimed.payload)
 
+    def write(session: Session) -> None:
+        erasure.note_late_sweep(session, context.claimed.subject.id, files)
 
-def _names(payload: Mapping[str, Any]) -> list[str]:
-    """The ids by which the user, storage and answers know the erased."""
-    # A job queued before there were two kinds of ids has one list: they were the same.
-    return [str(name) for name in payload.get("external_ids", payload["ids"])]
+    return Outcome(result={"removed": files}, write=write)
 
 
 class _Erasure:
@@ -49,13 +54,13 @@ class _Erasure:
 
     def __init__(self, context: StageContext) -> None:
         self.context = context
-        self.claimed = context.claimed
         self.person = context.claimed.subject.id
         self.user = context.claimed.user_id
         self.payload: dict[str, Any] = dict(context.claimed.payload)
-        self.ids = [str(name) for name in self.payload["ids"]]
-        self.external = set(_names(self.payload))
-        self.names = [str(name) for name in self.payload["names"]]
+        self.ids: list[str] = self.payload["ids"]
+        #: The ids by which the user, storage and answers know the erased.
+        self.external = set(self.payload["external_ids"])
+        self.names: list[str] = self.payload["names"]
         self.began = time.monotonic()
 
     def run(self) -> Outcome:
@@ -71,33 +76,26 @@ class _Erasure:
         if waiting:
             self._pause("sidecars being written again")
         self._remove_sidecars()
-        files = self._remove_photos()
-        removed_answers = stored_answers.remove(
-            self.user, self.external, self.names, self.payload["answers_until"]
-        )
-        self._note(lambda session, payload: _count(payload, files=files, cached=removed_answers))
+        files = _remove_photos(self.context, self.payload)
+        answers = stored_answers.remove(self.user, self.external, self.names, self.payload["answers_until"])
+        self._note_removed({"sidecars": 0, "photo files": files, "cached results": answers})
         left = self._look_again()
         if any(left.values()):
-            self._note(lambda session, payload: erasure.note_receipt(
-                session, self.person, {"state": "incomplete", "removed": payload["removed"], "left": left}
-            ))  # fmt: skip
+            receipt = {"state": "incomplete", "removed": self.payload["removed"], "left": left}
+            self._note(lambda session, _: erasure.note_receipt(session, self.person, receipt))
             self._pause("something left")
 
         def write(session: Session) -> None:
             receipt = {"state": "complete", "removed": self.payload["removed"], "left": left}
-            erasure.conclude(
-                session, self.person, self.claimed.job_id, self.payload, receipt, self.context.runtime.policy,
-                UPLOAD_GRACE_S,
-            )  # fmt: skip
+            job_id, policy = self.context.claimed.job_id, self.context.runtime.policy
+            erasure.conclude(session, self.person, job_id, self.payload, receipt, policy, UPLOAD_GRACE_S)
 
         return Outcome(result={"left": 0}, write=write)
 
-    # --- what is kept with each step
-
-    def _note(self, work: Any) -> Any:
+    def _note(self, work: Callable[[Session, dict[str, Any]], T]) -> T:
         """Do ``work(session, payload)`` in a fenced transaction that keeps what it changes in the payload."""
 
-        def fenced(session: Session, job: Job) -> tuple[Any, dict[str, Any]]:
+        def fenced(session: Session, job: Job) -> tuple[T, dict[str, Any]]:
             payload = json.loads(json.dumps(self.payload))
             done = work(session, payload)
             job.payload = payload
@@ -108,17 +106,16 @@ class _Erasure:
         self.context.report(_progress(self.payload))
         return done
 
+    def _note_removed(self, counts: Mapping[str, int]) -> None:
+        self._note(lambda _, payload: _count(payload, counts))
+
     def _pause(self, reason: str) -> None:
         """Put the job back; longer each time that nothing could be done.
 
         Raises:
             Deferred: always.
         """
-
-        def note(_: Session, payload: dict[str, Any]) -> None:
-            payload["waits_for"] = reason
-
-        self._note(note)
+        self._note(lambda _, payload: payload.update(waits_for=reason))
         raise Deferred(FIRST_PAUSE_S)
 
     def _yield(self) -> None:
@@ -130,36 +127,18 @@ class _Erasure:
         if time.monotonic() - self.began > SLICE_S:
             raise Deferred(progressed=True)
 
-    # --- rows
-
     def _begin(self, session: Session, payload: dict[str, Any]) -> None:
         erasure.note_suspects(session, self.person, self.user)
-        # A job queued by an earlier version has removed the rows already, and has a list.
-        erasure.note_videos(session, self.person, self.user, payload.pop("videos", ()))
         payload["total"] = erasure.count_tracks(session, self.ids)
 
     def _remove_rows(self) -> None:
         """Remove every row; when the last one is gone, remember since when nothing can be made of them any more."""
         found = False
-        for what, step in erasure.STEPS.items():
+        for what in erasure.STEPS:
             size = BatchSize(erasure.BATCH)
-
-            def remove(
-                session: Session,
-                payload: dict[str, Any],
-                what: str = what,
-                step: Any = step,
-                size: BatchSize = size,
-            ) -> int:
-                count = int(step(session, self.person, self.ids, size.rows))
-                payload["removed"][what] = int(payload["removed"].get(what, 0)) + count
-                if count:
-                    payload.pop("rows_gone_at", None)
-                return count
-
             while True:
-                with size.timed():
-                    more = self._note(remove)
+                with size.timed() as rows:
+                    more = self._note(partial(self._remove_some, what=what, rows=rows))
                 if not more:
                     break
                 found = True
@@ -167,15 +146,20 @@ class _Erasure:
         if found or "rows_gone_at" not in self.payload:
             # Not with rows locked: Redis may be away.
             answers_until = stored_answers.now()
+            self._note(
+                lambda session, payload: payload.update(
+                    rows_gone_at=erasure.now(session),
+                    answers_until=answers_until,
+                    noted=erasure.count_noted(session, self.person),
+                )
+            )
 
-            def finish(session: Session, payload: dict[str, Any]) -> None:
-                payload["rows_gone_at"] = erasure.now(session)
-                payload["answers_until"] = answers_until
-                payload["noted"] = erasure.count_noted(session, self.person)
-
-            self._note(finish)
-
-    # --- sidecars
+    def _remove_some(self, session: Session, payload: dict[str, Any], what: str, rows: int) -> int:
+        count = erasure.STEPS[what](session, self.person, self.ids, rows)
+        _count(payload, {what: count})
+        if count:
+            payload.pop("rows_gone_at", None)
+        return count
 
     def _remove_sidecars(self) -> None:
         """Look at the sidecars of every scene that named the person, and at those of its video that nobody is shown."""
@@ -189,59 +173,45 @@ class _Erasure:
                 video_id, name, deleted = found
                 if deleted:
                     # All of it is removed by its own erasure.
-                    transact(
-                        lambda session, video=video_id: erasure.note_looked_at(
-                            session, self.person, video, None
-                        )  # type: ignore[misc]
-                    )
-                    continue
-                self._look_at_video(pool, video_id, name)
+                    self._look_past(video_id, None)
+                else:
+                    self._look_at_video(pool, video_id, name)
+
+    def _look_past(self, video_id: str, scenes: Sequence[UUID] | None) -> None:
+        transact(lambda session: erasure.note_looked_at(session, self.person, video_id, scenes))
 
     def _look_at_video(self, pool: ThreadPoolExecutor, video_id: str, name: str) -> None:
         storage = self.context.storage
-        # Listed first: what becomes known to callers after that was made without the person.
         with reading() as session:
             noted = erasure.noted_scenes(session, self.person, video_id)
-        hidden = []
+        # Listed first: what becomes known to callers after that was made without the person.
+        listed = []
         if erasure.NO_SCENE in noted:
             listed = [found.key for found in storage.list("sidecars", f"sidecars/{self.user}/{name}/")]
-            with reading() as session:
-                shown = erasure.shown_sidecars(session, video_id)
-            hidden = [key for key in listed if key not in shown]
-        else:
-            with reading() as session:
-                shown = erasure.shown_sidecars(session, video_id)
-        for chunk in _chunks(hidden):
-            doomed = [
-                key for key, names in zip(chunk, pool.map(self._names_erased, chunk), strict=True) if names
-            ]
+        with reading() as session:
+            shown = erasure.shown_sidecars(session, video_id)
+        for chunk in _chunks([key for key in listed if key not in shown]):
+            doomed = list(compress(chunk, pool.map(self._names_erased, chunk)))
             storage.delete_many("sidecars", doomed)
-            count = len(doomed)
-            self._note(lambda _, payload, count=count: _count(payload, sidecars=count))
+            self._note_removed({"sidecars": len(doomed)})
             self._yield()
-        current = [(key, scene) for key, scene in shown.items() if scene in noted]
-        for part in _chunks(current):
-            said = list(pool.map(self._names_erased, [key for key, _ in part]))
-            wrong = [scene for (_, scene), names in zip(part, said, strict=True) if names]
-            right = [scene for (_, scene), names in zip(part, said, strict=True) if not names]
-
-            def note(
-                session: Session, payload: dict[str, Any], wrong: Any = wrong, right: Any = right
-            ) -> None:
-                if wrong:
-                    erasure.write_again(session, video_id, wrong)
-                erasure.note_looked_at(session, self.person, video_id, right)
-                _count(payload, sidecars=len(right))
-                payload["noted_done"] = int(payload.get("noted_done", 0)) + len(right)
-
-            self._note(note)
+        current = {scene: key for key, scene in shown.items() if scene in noted}
+        for part in _chunks(list(current)):
+            wrong = list(compress(part, pool.map(lambda scene: self._names_erased(current[scene]), part)))
+            right = [scene for scene in part if scene not in wrong]
+            self._note(partial(self._note_read, video_id=video_id, wrong=wrong, right=right))
             self._yield()
-        seen = {scene for _, scene in current}
-        rest = [scene for scene in noted if scene not in seen]
-        for part in _chunks(rest):
-            transact(
-                lambda session, part=part: erasure.note_looked_at(session, self.person, video_id, part)  # type: ignore[misc]
-            )
+        for part in _chunks([scene for scene in noted if scene not in current]):
+            self._look_past(video_id, part)
+
+    def _note_read(
+        self, session: Session, payload: dict[str, Any], video_id: str, wrong: list[UUID], right: list[UUID]
+    ) -> None:
+        if wrong:
+            erasure.write_again(session, video_id, wrong)
+        erasure.note_looked_at(session, self.person, video_id, right)
+        _count(payload, {"sidecars": len(right)})
+        payload["noted_done"] = int(payload.get("noted_done", 0)) + len(right)
 
     def _names_erased(self, key: str) -> bool:
         """Whether a sidecar names one of the erased, by its fields."""
@@ -252,34 +222,29 @@ class _Erasure:
         people = document.get("people", ()) if isinstance(document, dict) else ()
         return any(isinstance(who, dict) and who.get("person_id") in self.external for who in people)
 
-    # --- photos
-
-    def _remove_photos(self) -> int:
-        return _remove_photos(self.context, self.payload)
-
     def _look_again(self) -> dict[str, int]:
         """What a sweep of all three stores finds, in the words of the receipt."""
+        until = self.payload["answers_until"]
         with reading() as session:
             rows = erasure.rows_left(session, self.user, self.ids, self.names)
             noted = erasure.count_noted(session, self.person)
         return {
-            "photo files": sum(1 for _ in _photo_files(self.context, self.payload)),
+            "photo files": len(_photo_files(self.context, self.payload)),
             "sidecars": noted,
-            "cached results": stored_answers.count(
-                self.user, self.external, self.names, self.payload["answers_until"]
-            ),
+            "cached results": stored_answers.count(self.user, self.external, self.names, until),
             **rows,
         }
 
 
-def _chunks(items: Sequence[Any]) -> Iterator[list[Any]]:
+def _chunks(items: Sequence[T]) -> Iterator[Sequence[T]]:
     for first in range(0, len(items), _CHUNK):
-        yield list(items[first : first + _CHUNK])
+        yield items[first : first + _CHUNK]
 
 
-def _count(payload: dict[str, Any], *, sidecars: int = 0, files: int = 0, cached: int = 0) -> None:
+def _count(payload: dict[str, Any], counts: Mapping[str, int]) -> None:
+    """Add to what the receipt says was removed."""
     removed = payload["removed"]
-    for what, count in (("sidecars", sidecars), ("photo files", files), ("cached results", cached)):
+    for what, count in counts.items():
         removed[what] = int(removed.get(what, 0)) + count
 
 
@@ -292,29 +257,19 @@ def _progress(payload: Mapping[str, Any]) -> float:
     return 0.5 + min(1.0, int(payload.get("noted_done", 0)) / max(1, noted)) / 2
 
 
-def _photo_files(context: StageContext, payload: Mapping[str, Any]) -> Iterator[str]:
+def _photo_files(context: StageContext, payload: Mapping[str, Any]) -> list[str]:
     """The photos of the erased that are stored, those of somebody who stays left out."""
     keys = {str(key) for key in payload["keys"] if context.storage.exists("uploads", check_key(str(key)))}
-    for name in _names(payload):
+    for name in payload["external_ids"]:
         prefix = f"faces/{context.claimed.user_id}/{name}/"
         keys.update(found.key for found in context.storage.list("uploads", prefix))
         context.report(_progress(payload) if "removed" in payload else 0.5)
     with reading() as session:
         kept = erasure.kept_photos(session, sorted(keys))
-    yield from sorted(keys - kept)
+    return sorted(keys - kept)
 
 
 def _remove_photos(context: StageContext, payload: Mapping[str, Any]) -> int:
-    keys = list(_photo_files(context, payload))
+    keys = _photo_files(context, payload)
     context.storage.delete_many("uploads", keys)
     return len(keys)
-
-
-def _sweep_late(context: StageContext) -> Outcome:
-    """No URL is left by which a photo could have been stored: remove what came by one after the erasure."""
-    files = _remove_photos(context, context.claimed.payload)
-
-    def write(session: Session) -> None:
-        erasure.note_late_sweep(session, context.claimed.subject.id, files)
-
-    return Outcome(result={"removed": files}, write=write)

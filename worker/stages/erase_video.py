@@ -11,14 +11,10 @@ from db.people.unknowns import leave_video
 from shared.errors import NotFound
 from shared.storage import Bucket
 from worker.stages.context import Deferred, Outcome, StageContext
+from worker.stages.sweep import PLACES
 
 _PATIENCE_S = 2.0
-_PLACES: tuple[tuple[Bucket, str], ...] = (
-    ("tmp", "tmp"),
-    ("sidecars", "keyframes"),
-    ("sidecars", "sidecars"),
-    ("uploads", "uploads"),
-)
+_PLACES: tuple[tuple[Bucket, str], ...] = (*PLACES, ("uploads", "uploads"))
 
 
 def run(context: StageContext) -> Outcome:

@@ -47,16 +47,10 @@ def run(context: StageContext) -> Outcome:
         rows += _rows(scene, claimed.run, seen, model)
 
     def write(session: Session) -> None:
-        model_id = model_row(session, model.spec).model_id
-        write_faces(
-            session,
-            claimed.run,
-            [scene.scene_id for scene in scenes],
-            [{**row, "user_id": claimed.user_id, "model_id": model_id} for row in rows],
-        )
+        of_all = {"user_id": claimed.user_id, "model_id": model_row(session, model.spec).model_id}
         ids = [scene.scene_id for scene in scenes]
-        metric = str(model.spec.metric)
-        write_tracks(session, claimed.video_id, claimed.user_id, claimed.run, ids, metric)
+        write_faces(session, claimed.run, ids, [row | of_all for row in rows])
+        write_tracks(session, claimed.video_id, claimed.user_id, claimed.run, ids, str(model.spec.metric))
         video = subjects.lock_video(session, claimed.video_id)
         if video is not None:
             assign_people(session, video, context.runtime.face_rule, ids)

@@ -19,7 +19,6 @@ SLICE_S = 5.0
 def run(context: StageContext) -> Outcome:
     move = moves.read_move(context.claimed.payload)
     began = time.monotonic()
-
     size = BatchSize(moves.BATCH)
 
     def step(session: Session, job: Job, rows: int) -> bool:

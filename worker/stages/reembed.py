@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from operator import attrgetter
 from typing import Literal
 
 from sqlalchemy.orm import Session
@@ -25,9 +27,7 @@ def run(context: StageContext) -> Outcome:
     video_id = str(claimed.payload["video_id"])
     place = (video_id, claimed.user_id, int(claimed.payload["first_idx"]), int(claimed.payload["last_idx"]))
 
-    def run_of(scene: Scene) -> int | None:
-        return scene.text_run if kind == "text" else scene.vision_run
-
+    run_of: Callable[[Scene], int | None] = attrgetter(f"{kind}_run")
     with reading() as session:
         kept = kept_models(session, kind)
         if not kept:
@@ -47,11 +47,8 @@ def run(context: StageContext) -> Outcome:
         if video is None or video.deleted_at is not None or switch is None:
             return
         # What was published again meanwhile is looked at again: it was indexed later than where the switch has come to.
-        same = [
-            scene
-            for scene in published_scenes(session, *place)
-            if found_in.get(scene.scene_id) == run_of(scene)
-        ]
+        found = published_scenes(session, *place)
+        same = [scene for scene in found if found_in.get(scene.scene_id) == run_of(scene)]
         for run in {run_of(scene) for scene in same} - {None}:
             made.write(session, int(run or 0), [scene.scene_id for scene in same if run_of(scene) == run])
         switch.done += len(same)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from uuid import UUID
 
 from sqlalchemy.orm import Session
@@ -19,6 +20,9 @@ from shared.storage import sidecar_key
 from worker.stages.context import Outcome, StageContext
 from worker.stages.sidecar import make_documents, seen_in
 
+#: Scene -> its old key, its new key, whom the new one names.
+Written = dict[UUID, tuple[str | None, str, list[PersonInScene]]]
+
 #: Scenes of one job; a longer list is gone on with by the next.
 _SCENES = 256
 _BATCH = 64
@@ -32,7 +36,7 @@ def run(context: StageContext) -> Outcome:
     with reading() as session:
         context.video_and_run(session)
         stale = revisions.stale_scenes(session, claimed.video_id, _SCENES)
-    written: dict[UUID, tuple[str | None, str, list[PersonInScene]]] = {}
+    written: Written = {}
     if stale:
         revision = transact(lambda session: next_revision(session, claimed.video_id))
         while len(written) < len(stale):
@@ -52,10 +56,8 @@ def run(context: StageContext) -> Outcome:
     return Outcome(result={"sidecars": len(written)}, write=write)
 
 
-def _write(
-    context: StageContext, batch: list[tuple[UUID, int, str | None]], revision: int
-) -> dict[UUID, tuple[str | None, str, list[PersonInScene]]]:
-    """Store new documents of some neighbouring scenes: scene -> (old key, new key, whom the new one names)."""
+def _write(context: StageContext, batch: list[tuple[UUID, int, str | None]], revision: int) -> Written:
+    """Store new documents of some neighbouring scenes."""
     claimed = context.claimed
     with reading() as session:
         video, _ = context.video_and_run(session)
@@ -63,24 +65,21 @@ def _write(
         assert published is not None
         documents = make_documents(session, video, published, batch[0][1], batch[-1][1])
     by_scene = {document.scene_id: document for document in documents}
-    puts: list[tuple[str, bytes]] = []
-    written: dict[UUID, tuple[str | None, str, list[PersonInScene]]] = {}
+    puts: dict[str, bytes] = {}
+    written: Written = {}
     for scene, _, old in batch:
         key = sidecar_key(claimed.user_id, context.video_name, str(scene), revision)
         document = by_scene.get(str(scene))
-        people: list[PersonInScene] = []
-        if document is not None:
-            context.stored.append(("sidecars", key))
-            puts.append((key, to_bytes(document)))
-            people = seen_in(document)
-        written[scene] = (old if document is not None else "", key, people)
+        if document is None:
+            written[scene] = ("", key, [])
+            continue
+        context.stored.append(("sidecars", key))
+        puts[key] = to_bytes(document)
+        written[scene] = (old, key, seen_in(document))
     with ThreadPoolExecutor(_THREADS) as pool:
         # A server's answer takes longer than making a document.
-        list(
-            pool.map(
-                lambda put: context.storage.put_bytes("sidecars", put[0], put[1], "application/json"), puts
-            )
-        )
+        store = partial(context.storage.put_bytes, "sidecars", content_type="application/json")
+        list(pool.map(store, puts.keys(), puts.values()))
     return written
 
 

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import math
 import unicodedata
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from itertools import accumulate
 
 from shared.contracts import Box
 
@@ -40,7 +42,9 @@ class ScreenLine:
     #: As the surest reading has it.
     best: Reading
     #: Its readings, at most one per keyframe, in time.
-    seen: list[Reading] = field(default_factory=list)
+    seen: list[Reading]
+    #: ``normalise`` of the best reading's text.
+    key: str
 
 
 def merge(readings: Sequence[Reading]) -> list[ScreenLine]:
@@ -57,22 +61,19 @@ def merge(readings: Sequence[Reading]) -> list[ScreenLine]:
     is left out, the last first.
     """
     lines: list[ScreenLine] = []
-    keys: list[str] = []
     for reading in readings:
         key = normalise(reading.text)
         if not key:
             continue
-        place = _find(lines, keys, reading, key)
-        if place is None:
-            if len(lines) < MAX_LINES:
-                lines.append(ScreenLine(reading, [reading]))
-                keys.append(key)
-            continue
-        line = lines[place]
-        line.seen.append(reading)
-        if reading.score > line.best.score:
-            line.best, keys[place] = reading, key
-    return _limit(lines)
+        line = _find(lines, reading, key)
+        if line is not None:
+            line.seen.append(reading)
+            if reading.score > line.best.score:
+                line.best, line.key = reading, key
+        elif len(lines) < MAX_LINES:
+            lines.append(ScreenLine(reading, [reading], key))
+    lengths = accumulate(len(line.best.text) + 1 for line in lines)
+    return [line for line, length in zip(lines, lengths, strict=True) if length <= MAX_CHARACTERS]
 
 
 def normalise(text: str) -> str:
@@ -92,38 +93,31 @@ def differs_by(a: str, b: str, limit: int) -> int:
     for index, one in enumerate(a, 1):
         before, row[0] = row[0], index
         for column, other in enumerate(b, 1):
-            before, row[column] = (
-                row[column],
-                min(row[column] + 1, row[column - 1] + 1, before + (one != other)),
-            )
+            least = min(row[column] + 1, row[column - 1] + 1, before + (one != other))
+            before, row[column] = row[column], least
         if min(row) > limit:
             return limit + 1
     return min(row[-1], limit + 1)
 
 
-def _digits(key: str) -> str:
-    return "".join(character for character in key if character.isdigit())
-
-
-def _find(lines: Sequence[ScreenLine], keys: Sequence[str], reading: Reading, key: str) -> int | None:
+def _find(lines: Sequence[ScreenLine], reading: Reading, key: str) -> ScreenLine | None:
     """The line this is another reading of: the nearest text at the same place, else the same text elsewhere."""
-    elsewhere: int | None = None
-    best: tuple[int, int] | None = None
-    for place, (line, other) in enumerate(zip(lines, keys, strict=True)):
-        if line.seen[-1].ordinal == reading.ordinal:
+    elsewhere = nearest = None
+    least = math.inf
+    for line in lines:
+        last = line.seen[-1]
+        if last.ordinal == reading.ordinal:
             continue
-        if _overlap(line.seen[-1].box, reading.box) >= MIN_OVERLAP:
-            limit = int(MAX_DIFFERENCE * max(len(key), len(other)))
-            distance = differs_by(key, other, limit)
-            if (
-                distance <= limit
-                and _digits(key) == _digits(other)
-                and (best is None or (distance, place) < best)
-            ):
-                best = (distance, place)
-        elif elsewhere is None and key == other:
-            elsewhere = place
-    return best[1] if best is not None else elsewhere
+        if _overlap(last.box, reading.box) < MIN_OVERLAP:
+            if elsewhere is None and key == line.key:
+                elsewhere = line
+            continue
+        limit = int(MAX_DIFFERENCE * max(len(key), len(line.key)))
+        distance = differs_by(key, line.key, limit)
+        same_digits = [*filter(str.isdigit, key)] == [*filter(str.isdigit, line.key)]
+        if distance <= limit and distance < least and same_digits:
+            nearest, least = line, distance
+    return nearest or elsewhere
 
 
 def _overlap(a: Box, b: Box) -> float:
@@ -132,14 +126,3 @@ def _overlap(a: Box, b: Box) -> float:
     height = min(a[1] + a[3], b[1] + b[3]) - max(a[1], b[1])
     smaller = min(a[2] * a[3], b[2] * b[3])
     return max(0.0, width) * max(0.0, height) / smaller if smaller > 0 else 0.0
-
-
-def _limit(lines: Sequence[ScreenLine]) -> list[ScreenLine]:
-    kept: list[ScreenLine] = []
-    characters = 0
-    for line in lines:
-        characters += len(line.best.text) + 1
-        if characters > MAX_CHARACTERS:
-            break
-        kept.append(line)
-    return kept

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from datetime import UTC
-from typing import Any
+from typing import Any, TypeVar
 from uuid import UUID
 
+from pydantic import BaseModel
 from sqlalchemy.orm import Session
 
 from db.engine import reading, transact
@@ -25,28 +26,27 @@ from db.scenes import (
     tags_of,
     words_of,
 )
-from db.tables import Face, Model, Run, Scene, ScreenText, Video
+from db.tables import Model, Run, ScreenText, Video
 from db.videos import next_revision
 from shared import graph
-from shared.contracts import Segment
 from shared.plugins import find_function
 from shared.sidecar import (
     SCHEMA_VERSION,
     EmbeddingRef,
     Embeddings,
-    Face as SidecarFace,
-    Keyframe,
+    Face,
     Metadata,
     ModelRef,
     Person,
-    ScreenText as SidecarScreenText,
+    ScreenText as ShownText,
     Sidecar,
-    Sighting,
     Transcript,
     to_bytes,
 )
 from shared.storage import sidecar_key
 from worker.stages.context import Outcome, StageContext
+
+P = TypeVar("P", bound=BaseModel)
 
 _BATCH = 64
 
@@ -56,8 +56,8 @@ def run(context: StageContext) -> Outcome:
     revision = transact(lambda session: next_revision(session, claimed.video_id))
     with reading() as session:
         _, video_run = context.video_and_run(session)
-        count = scene_count(session, claimed.video_id, int(video_run.stage_runs["split"]))
-    stage_runs = {name: int(made_by) for name, made_by in video_run.stage_runs.items()}
+        stage_runs = video_run.stage_runs
+        count = scene_count(session, claimed.video_id, stage_runs["split"])
     keys: dict[UUID, str] = {}
     people: dict[UUID, list[PersonInScene]] = {}
     for first in range(0, count, _BATCH):
@@ -73,31 +73,19 @@ def run(context: StageContext) -> Outcome:
         context.report(min(1.0, (first + _BATCH) / count))
 
     def write(session: Session) -> None:
-        for scenes, words, shown in _batches(session, claimed.video_id, stage_runs, count):
-            for scene in scenes:
-                screen_text = "\n".join(line.text for line in shown.get(scene.scene_id, []))
-                publish_scene(
-                    session,
-                    scene.scene_id,
-                    words.get(scene.scene_id, Words()),
-                    keys[scene.scene_id],
-                    stage_runs,
-                    screen_text,
-                )
-            # Whoever was named since the documents were written is in the next revision (stage revise).
-            refresh_scene_people(session, [scene.scene_id for scene in scenes], people)
+        for first in range(0, count, _BATCH):
+            scenes = scenes_between(session, claimed.video_id, stage_runs["split"], first, first + _BATCH - 1)
+            ids = [scene.scene_id for scene in scenes]
+            words = words_of(session, claimed.video_id, stage_runs["asr"], scenes)
+            shown = screen_texts_of(session, stage_runs.get("ocr"), ids)
+            for scene in ids:
+                screen_text = "\n".join(line.text for line in shown.get(scene, []))
+                publish_scene(session, scene, words.get(scene, Words()), keys[scene], stage_runs, screen_text)
+            # Whoever was named since the documents were written is in the next revision (stage rewrite_sidecars).
+            refresh_scene_people(session, ids, people)
         drop_unpublished(session, claimed.video_id, stage_runs)
 
     return Outcome(result={"sidecars": len(keys), "revision": revision}, write=write)
-
-
-def _batches(
-    session: Session, video_id: str, stage_runs: Mapping[str, int], count: int
-) -> Iterator[tuple[list[Scene], dict[UUID, Words], dict[UUID, list[ScreenText]]]]:
-    for first in range(0, count, _BATCH):
-        scenes = scenes_between(session, video_id, stage_runs["split"], first, first + _BATCH - 1)
-        shown = screen_texts_of(session, stage_runs.get("ocr"), [scene.scene_id for scene in scenes])
-        yield scenes, words_of(session, video_id, stage_runs["asr"], scenes), shown
 
 
 def seen_in(document: Sidecar) -> list[PersonInScene]:
@@ -109,7 +97,7 @@ def seen_in(document: Sidecar) -> list[PersonInScene]:
 
 def make_documents(session: Session, video: Video, run: Run, first_idx: int, last_idx: int) -> list[Sidecar]:
     """The documents of the scenes first_idx..last_idx (inclusive), as this run has them."""
-    stage_runs = {name: int(made_by) for name, made_by in run.stage_runs.items()}
+    stage_runs = run.stage_runs
     scenes = scenes_between(session, video.video_id, stage_runs["split"], first_idx, last_idx)
     ids = [scene.scene_id for scene in scenes]
     words = words_of(session, video.video_id, stage_runs["asr"], scenes)
@@ -123,19 +111,59 @@ def make_documents(session: Session, video: Video, run: Run, first_idx: int, las
     names = {model.model_id: model.name for model in session.query(Model)}
     states = stage_states(session, video.video_id, run.run)
     heard_by = asr_model(session, video.video_id, stage_runs["asr"])
-    created_at = run.created_at.astimezone(UTC).isoformat()
-    return [
-        _document(video.external_id, scene, words.get(scene.scene_id, Words()), faces.get(scene.scene_id, []),
-                  people.get(scene.scene_id, []), tags.get(scene.scene_id, {}), shown.get(scene.scene_id, []),
-                  said.get(scene.scene_id, {}), names, heard_by,
-                  Embeddings(**{family: _reference(found.get(scene.scene_id), states.get(family))
-                                for family, found in models.items()}),
-                  Metadata(created_at=created_at, version=SCHEMA_VERSION,
-                           processing_info={"run": run.run, "stage_runs": dict(sorted(stage_runs.items())),
-                                            "stages": {name: states[name].state for name in sorted(states)
-                                                       if name in stage_runs and name != graph.SIDECAR.name}}))
-        for scene in scenes
-    ]  # fmt: skip
+    shown_states = {
+        name: states[name].state
+        for name in sorted(states)
+        if name in stage_runs and name != graph.SIDECAR.name
+    }
+    metadata = Metadata(
+        created_at=run.created_at.astimezone(UTC).isoformat(),
+        version=SCHEMA_VERSION,
+        processing_info={
+            "run": run.run,
+            "stage_runs": dict(sorted(stage_runs.items())),
+            "stages": shown_states,
+        },
+    )
+    documents = []
+    for scene in scenes:
+        scene_id = scene.scene_id
+        heard = words.get(scene_id, Words())
+        embeddings = {
+            family: _reference(found.get(scene_id), states.get(family)) for family, found in models.items()
+        }
+        documents.append(
+            _copy(
+                Sidecar,
+                scene,
+                video_id=video.external_id,
+                scene_id=str(scene_id),
+                duration_s=round(scene.end_s - scene.start_s, 6),
+                transcript=_copy(
+                    Transcript, heard, model=None if heard_by is None else _copy(ModelRef, heard_by)
+                ),
+                embeddings=Embeddings(**embeddings),
+                vision_tags=dict(sorted(tags.get(scene_id, {}).items())),
+                faces=[
+                    _copy(
+                        Face,
+                        face,
+                        face_id=str(face.face_id),
+                        keyframe=face.ordinal,
+                        model=names[face.model_id],
+                    )
+                    for face in faces.get(scene_id, [])
+                ],
+                people=[_copy(Person, seen, person_id=seen.external_id) for seen in people.get(scene_id, [])],
+                screen_texts=[
+                    _copy(ShownText, line, sightings=_sightings(line), model=names[line.model_id])
+                    for line in shown.get(scene_id, [])
+                ],
+                plugins=said.get(scene_id, {}),
+                metadata=metadata,
+            )
+        )
+    return documents
 
 
 def _plugin_values(
@@ -150,84 +178,26 @@ def _plugin_values(
     return found
 
 
-def _document(
-    video_id: str,
-    scene: Scene,
-    words: Words,
-    faces: list[Face],
-    people: list[PersonInScene],
-    tags: Mapping[str, float],
-    shown: list[ScreenText],
-    plugins: Mapping[str, Any],
-    names: Mapping[int, str],
-    heard_by: Model | None,
-    embeddings: Embeddings,
-    metadata: Metadata,
-) -> Sidecar:
-    return Sidecar(
-        video_id=video_id,
-        scene_id=str(scene.scene_id),
-        idx=scene.idx,
-        start_s=scene.start_s,
-        end_s=scene.end_s,
-        duration_s=round(scene.end_s - scene.start_s, 6),
-        kind=scene.kind,
-        transcript=Transcript(
-            text=words.text,
-            segments=[Segment.model_validate(segment) for segment in words.segments],
-            language=words.language,
-            model=None if heard_by is None else ModelRef(name=heard_by.name, revision=heard_by.revision),
-        ),
-        embeddings=embeddings,
-        keyframes=[Keyframe.model_validate(keyframe) for keyframe in scene.keyframes],
-        vision_tags=dict(sorted(tags.items())),
-        faces=[_face(face, names[face.model_id]) for face in faces],
-        people=[
-            Person(
-                person_id=seen.external_id,
-                name=seen.name,
-                confidence=seen.confidence,
-                frame_count=seen.frame_count,
-            )
-            for seen in people
-        ],
-        screen_texts=[_screen_text(line, names[line.model_id]) for line in shown],
-        plugins=dict(plugins),
-        metadata=metadata,
-    )
+def _copy(part: type[P], row: object, **others: Any) -> P:
+    """Make a part of the document of the row's attributes of the same names, and of ``others``."""
+    same = {name: getattr(row, name) for name in part.model_fields if name not in others}
+    return part(**same, **others)
 
 
-def _face(face: Face, model: str) -> SidecarFace:
-    return SidecarFace(
-        face_id=str(face.face_id),
-        keyframe=face.ordinal,
-        ts_s=face.ts_s,
-        box=face.box,
-        landmarks=face.landmarks,
-        det_score=face.det_score,
-        quality=face.quality,
-        track=face.track,
-        model=model,
-    )
-
-
-def _screen_text(line: ScreenText, model: str) -> SidecarScreenText:
-    return SidecarScreenText(
-        text=line.text,
-        score=line.score,
-        sightings=[
-            Sighting(keyframe=seen["ordinal"], ts_s=seen["ts_s"], box=seen["box"]) for seen in line.sightings
-        ],
-        model=model,
-    )
+def _sightings(line: ScreenText) -> list[dict[str, Any]]:
+    return [
+        {"keyframe": seen["ordinal"], "ts_s": seen["ts_s"], "box": seen["box"]} for seen in line.sightings
+    ]
 
 
 def _reference(model: Model | None, stage: StageState | None) -> EmbeddingRef:
     reason: Any = None
     if stage is not None and not stage.has_outputs:
         reason = stage.error or stage.state
-    if model is None:
-        return EmbeddingRef(model=None, revision=None, dimensions=None, has_embedding=False, reason=reason)
     return EmbeddingRef(
-        model=model.name, revision=model.revision, dimensions=model.dim, has_embedding=True, reason=reason
+        model=model and model.name,
+        revision=model and model.revision,
+        dimensions=model and model.dim,
+        has_embedding=model is not None,
+        reason=reason,
     )

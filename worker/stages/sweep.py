@@ -13,11 +13,7 @@ from worker.stages.context import Deferred, Outcome, StageContext
 
 #: How long to wait for attempts that have lost their job to let go, seconds.
 _PATIENCE_S = 2.0
-_PLACES: tuple[tuple[Bucket, str], ...] = (
-    ("tmp", "tmp"),
-    ("sidecars", "keyframes"),
-    ("sidecars", "sidecars"),
-)
+PLACES: tuple[tuple[Bucket, str], ...] = (("tmp", "tmp"), ("sidecars", "keyframes"), ("sidecars", "sidecars"))
 
 
 def run(context: StageContext) -> Outcome:
@@ -25,7 +21,7 @@ def run(context: StageContext) -> Outcome:
     # Listed before the ledger is read: what a later run stores meanwhile is not in the list, so it can't be taken
     # for a leftover of this one.
     found: list[tuple[Bucket, str]] = []
-    for bucket, role in _PLACES:
+    for bucket, role in PLACES:
         for stored in context.storage.list(bucket, f"{role}/{claimed.user_id}/{context.video_name}/"):
             found.append((bucket, stored.key))
             context.report(0.2)
@@ -35,9 +31,7 @@ def run(context: StageContext) -> Outcome:
             raise Deferred(_PATIENCE_S)
         published = session.get(Run, (claimed.video_id, video.published_run or 0))
         # Without a published run the next one may still build on what this one made.
-        stage_runs = (
-            None if published is None else {name: int(run) for name, run in published.stage_runs.items()}
-        )
+        stage_runs = None if published is None else published.stage_runs
         kept = referenced_keys(session, claimed.video_id, None if stage_runs is None else stage_runs["split"])
     leftover = [(bucket, key) for bucket, key in found if key not in kept]
     for done, (bucket, key) in enumerate(leftover):

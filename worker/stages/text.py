@@ -23,9 +23,7 @@ def run(context: StageContext) -> Outcome:
         _, video_run = context.video_and_run(session)
         words = words_of(session, claimed.video_id, int(video_run.stage_runs["asr"]), scenes)
     scene_ids = [scene.scene_id for scene in scenes]
-    texts = {
-        scene_id: words[scene_id].text for scene_id in scene_ids if scene_id in words and words[scene_id].text
-    }
+    texts = {scene: words[scene].text for scene in scene_ids if scene in words and words[scene].text}
     made = []
     for spec in context.runtime.active.written("text"):
         made.append(embed(context, spec.name, texts))
@@ -45,19 +43,13 @@ def embed(context: StageContext, name: str, texts: Mapping[UUID, str], *, again:
     vocabulary_size = model.vocabulary_size
 
     def write(session: Session, run: int, scene_ids: Sequence[UUID]) -> None:
-        user_id, wanted = context.claimed.user_id, set(scene_ids)
-        vectors = [
-            (scene_id, 0, vector)
-            for scene_id, vector in zip(texts, found.dense, strict=True)
-            if scene_id in wanted
-        ]
+        user_id = context.claimed.user_id
+        asked = set(scene_ids)
+        wanted = [(place, scene) for place, scene in enumerate(texts) if scene in asked]
+        vectors = [(scene, 0, found.dense[place]) for place, scene in wanted]
         write_embeddings(session, row, run, user_id, scene_ids, vectors)
         if found.lexical is not None:
-            weights = [
-                (scene_id, weighed)
-                for scene_id, weighed in zip(texts, found.lexical, strict=True)
-                if scene_id in wanted
-            ]
+            weights = [(scene, found.lexical[place]) for place, scene in wanted]
             write_lexical(session, row, run, user_id, scene_ids, weights, vocabulary_size)
 
     return Made(row, write)

@@ -47,7 +47,10 @@ def link(sightings: Sequence[Sighting], metric: Metric, same_person: float) -> l
     """
     if not sightings:
         return []
-    order = sorted(range(len(sightings)), key=lambda index: _content(sightings[index]))
+    order = sorted(
+        range(len(sightings)),
+        key=lambda i: (sightings[i].ordinal, sightings[i].box, sightings[i].vec.tobytes()),
+    )
     ordered = [sightings[index] for index in order]
     boxes = np.array([sighting.box for sighting in ordered], np.float64)
     apart = distances(np.array([sighting.vec for sighting in ordered], np.float64), metric) / same_person
@@ -67,9 +70,7 @@ def link(sightings: Sequence[Sighting], metric: Metric, same_person: float) -> l
             if numbers[place] < 0:
                 numbers[place] = len(people)
                 people.append([place])
-    found = np.empty(len(ordered), int)
-    found[order] = numbers
-    return [int(number) for number in found]
+    return [int(numbers[place]) for place in np.argsort(order)]
 
 
 def distances(vectors: Float64, metric: Metric) -> Float64:
@@ -81,10 +82,6 @@ def distances(vectors: Float64, metric: Metric) -> Float64:
     squares = (vectors**2).sum(axis=1)
     apart = squares[:, None] + squares[None, :] - 2.0 * vectors @ vectors.T
     return np.asarray(np.sqrt(np.maximum(apart, 0.0)), np.float64)
-
-
-def _content(sighting: Sighting) -> tuple[int, tuple[float, ...], bytes]:
-    return sighting.ordinal, sighting.box, sighting.vec.tobytes()
 
 
 def _cheapest_pairs(costs: Float64) -> list[tuple[int, int]]:

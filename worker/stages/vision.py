@@ -55,9 +55,8 @@ def run(context: StageContext) -> Outcome:
         write_kept(session, "vision", made, claimed.run, scene_ids)
         write_tags(session, first_made.row.model_id, claimed.run, claimed.user_id, scene_ids, tags)
 
-    return Outcome(
-        result={"keyframes": len(pictures), "scenes": len(scenes), "tagged": len(tags)}, write=write
-    )
+    result = {"keyframes": len(pictures), "scenes": len(scenes), "tagged": len(tags)}
+    return Outcome(result=result, write=write)
 
 
 def embed(

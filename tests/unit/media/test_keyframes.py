@@ -12,12 +12,10 @@ import numpy as np
 import pytest
 
 from tests.support.clips import Encoding, Image, Shot, make_clip, picture, write_video
-from worker.media.keyframes import HELD, Candidate, SceneFrames
-from worker.media.limits import MediaLimits
+from tests.unit.media.conftest import Split
+from worker.media.keyframes import HELD, SceneFrames
 from worker.media.planes import Thumb
-from worker.media.split import split
-
-LIMITS = MediaLimits()
+from worker.media.sampling import Look
 
 
 def solid(level: int) -> Image:
@@ -28,16 +26,20 @@ def blurred(image: Image) -> Image:
     return cv2.GaussianBlur(image, (31, 31), 0).astype(np.uint8)
 
 
-def test_spread_over_the_scene_with_matching_pictures(tmp_path: Path) -> None:
+def decoded(path: Path) -> dict[float, Image]:
+    """The pictures of a file by their times."""
+    with av.open(str(path)) as container:
+        return {round(f.time, 3): f.to_ndarray(format="bgr24") for f in container.decode(video=0)}
+
+
+def test_spread_over_the_scene_with_matching_pictures(tmp_path: Path, split_file: Split) -> None:
     shots = (Shot(seed=51, frames=250, move="pan"), Shot(seed=52, frames=20, move="pan"))
     truth = make_clip(tmp_path / "a.mp4", shots)
-    result = split(truth.path, tmp_path / "out", limits=LIMITS)
+    result = split_file(truth.path)
     long, short = result.scenes
     assert len(long.keyframes) == 4 and len(short.keyframes) == 1
     assert all(b.ts_s - a.ts_s > 0.5 for a, b in pairwise(long.keyframes))
-    frames = {
-        round(f.time, 3): f.to_ndarray(format="bgr24") for f in av.open(str(truth.path)).decode(video=0)
-    }
+    frames = decoded(truth.path)
     for scene in result.scenes:
         for keyframe in scene.keyframes:
             assert scene.start_s <= keyframe.ts_s < scene.end_s
@@ -46,32 +48,32 @@ def test_spread_over_the_scene_with_matching_pictures(tmp_path: Path) -> None:
             assert np.abs(stored.astype(int) - frames[round(keyframe.ts_s, 3)]).mean() < 6
 
 
-def test_prefers_sharp_and_visible_pictures(tmp_path: Path) -> None:
+def test_prefers_sharp_and_visible_pictures(tmp_path: Path, split_file: Split) -> None:
     """Two thirds of the scene are blurred, the start is black: the keyframes are neither."""
     sharp = picture(61, 320, 180)
     moved = [np.roll(sharp, 2 * i, axis=1) for i in range(120)]
     images = [solid(16)] * 20 + [blurred(m) if i % 30 < 20 else m for i, m in enumerate(moved)]
     write_video(tmp_path / "a.mp4", iter(images), Encoding())
-    result = split(tmp_path / "a.mp4", tmp_path / "out", limits=LIMITS)
+    result = split_file(tmp_path / "a.mp4")
     for keyframe in (k for s in result.scenes if s.end_s > 1.5 for k in s.keyframes):
         stored = cv2.imread(str(keyframe.path), cv2.IMREAD_GRAYSCALE)
         assert stored is not None and stored.std() > 15
         assert cv2.Laplacian(stored, cv2.CV_64F).var() > 0.3 * cv2.Laplacian(sharp[:, :, 1], cv2.CV_64F).var()
 
 
-def test_a_black_video_still_has_a_keyframe(tmp_path: Path) -> None:
+def test_a_black_video_still_has_a_keyframe(tmp_path: Path, split_file: Split) -> None:
     write_video(tmp_path / "a.mp4", iter([solid(0)] * 30), Encoding())
-    result = split(tmp_path / "a.mp4", tmp_path / "out", limits=LIMITS)
+    result = split_file(tmp_path / "a.mp4")
     assert [len(s.keyframes) for s in result.scenes] == [1]
 
 
 @pytest.mark.parametrize(("turn_deg", "clockwise_deg"), [(90, 270), (-90, 90), (180, 180)])
-def test_rotation_is_applied(tmp_path: Path, turn_deg: int, clockwise_deg: int) -> None:
+def test_rotation_is_applied(tmp_path: Path, split_file: Split, turn_deg: int, clockwise_deg: int) -> None:
     """A bright left half, turned by the display matrix, is where a player would show it."""
     image = solid(30)
     image[:, :160] = 220
     write_video(tmp_path / "a.mp4", iter([image] * 30), Encoding(rotation_deg=turn_deg))
-    result = split(tmp_path / "a.mp4", tmp_path / "out", limits=LIMITS)
+    result = split_file(tmp_path / "a.mp4")
     assert result.info.video.rotation_deg == clockwise_deg
     keyframe = result.scenes[0].keyframes[0]
     stored = cv2.imread(str(keyframe.path), cv2.IMREAD_GRAYSCALE)
@@ -81,26 +83,53 @@ def test_rotation_is_applied(tmp_path: Path, turn_deg: int, clockwise_deg: int) 
     assert np.abs(stored.astype(int) - upright).mean() < 5
 
 
-def test_large_pictures_are_stored_at_most_1280_wide(tmp_path: Path) -> None:
-    large = cv2.resize(picture(62, 640, 360), (2560, 1440))
-    write_video(tmp_path / "a.mp4", iter([large] * 3), Encoding(size=(2560, 1440)))
-    keyframe = split(tmp_path / "a.mp4", tmp_path / "out", limits=LIMITS).scenes[0].keyframes[0]
-    assert (keyframe.width, keyframe.height) == (1280, 720)
+@pytest.mark.parametrize(
+    ("size", "pixel_aspect", "shown"),
+    [
+        ((2560, 1440), Fraction(1), (1280, 720)),
+        # PAL widescreen: 180 lines of 240 pixels, each 4:3 wide.
+        ((240, 180), Fraction(4, 3), (320, 180)),
+    ],
+)
+def test_keyframes_are_bounded_and_have_square_pixels(
+    tmp_path: Path, split_file: Split, size: tuple[int, int], pixel_aspect: Fraction, shown: tuple[int, int]
+) -> None:
+    image = cv2.resize(picture(62, 640, 360), size)
+    write_video(tmp_path / "a.mp4", iter([image] * 3), Encoding(size=size, pixel_aspect=pixel_aspect))
+    keyframe = split_file(tmp_path / "a.mp4").scenes[0].keyframes[0]
+    assert (keyframe.width, keyframe.height) == shown
 
 
-def test_fast_mode_stores_exact_pictures(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("shots", "group", "kinds", "count"),
+    [
+        ([Shot(seed=63, frames=150, move="pan")], "25", ["start"], 3),
+        # A scene that a dissolve begins, inside one group of pictures: no key picture is in it.
+        (
+            [
+                Shot(seed=65, frames=60, move="pan"),
+                Shot(seed=66, frames=100, move="pan", join="dissolve", join_frames=20),
+            ],
+            "500",
+            ["start", "gradual"],
+            1,
+        ),
+    ],
+)
+def test_fast_mode_stores_exact_pictures(
+    tmp_path: Path, split_file: Split, shots: list[Shot], group: str, kinds: list[str], count: int
+) -> None:
     """Although its own decoder skips the loop filter, the pictures equal those of a full decode."""
-    encoding = Encoding(options={"preset": "medium", "crf": "36", "g": "25"})
-    truth = make_clip(tmp_path / "a.mp4", [Shot(seed=63, frames=150, move="pan")], encoding)
-    result = split(truth.path, tmp_path / "out", limits=LIMITS, mode="fast")
-    exact = {round(f.time, 3): f for f in av.open(str(truth.path)).decode(video=0)}
-    keyframes = result.scenes[0].keyframes
-    assert len(keyframes) == 3
-    for keyframe in keyframes:
-        wanted = cv2.imencode(
-            ".jpg", exact[round(keyframe.ts_s, 3)].to_ndarray(format="bgr24"), [cv2.IMWRITE_JPEG_QUALITY, 88]
-        )[1]
-        assert keyframe.path.read_bytes() == wanted.tobytes()
+    encoding = Encoding(options={"preset": "medium", "crf": "36", "g": group, "sc_threshold": "0"})
+    truth = make_clip(tmp_path / "a.mp4", shots, encoding)
+    result = split_file(truth.path, mode="fast")
+    exact = decoded(truth.path)
+    assert [scene.kind for scene in result.scenes] == kinds
+    for scene in result.scenes:
+        assert len(scene.keyframes) == count
+        for keyframe in scene.keyframes:
+            wanted = cv2.imencode(".jpg", exact[round(keyframe.ts_s, 3)], [cv2.IMWRITE_JPEG_QUALITY, 88])[1]
+            assert keyframe.path.read_bytes() == wanted.tobytes()
 
 
 def test_a_long_scene_holds_few_frames() -> None:
@@ -109,7 +138,7 @@ def test_a_long_scene_holds_few_frames() -> None:
     thumb = Thumb(*(np.zeros((2, 2), np.uint8),) * 3, mean=100.0, std=50.0)
     shared = av.VideoFrame(16, 16, "yuv420p")
     for index in range(20_000):
-        frames.add(Candidate(index * 0.25, shared, thumb))
+        frames.add(Look(index * 0.25, shared, thumb))
         assert len(frames._held) <= HELD
     times_s = [c.ts_s for c in frames._held]
     assert len(times_s) >= HELD // 2 and times_s[0] == 0.0 and times_s[-1] > 0.8 * 5000
@@ -117,22 +146,7 @@ def test_a_long_scene_holds_few_frames() -> None:
     assert max(steps_s) <= 2.1 * min(steps_s)
 
 
-def test_pixels_that_are_not_square(tmp_path: Path) -> None:
-    """PAL widescreen: 180 lines of 240 pixels, each 4:3 wide, are shown as 320x180."""
-    with av.open(str(tmp_path / "a.mp4"), "w") as container:
-        stream = container.add_stream("libx264", rate=Fraction(25), options={"preset": "veryfast"})
-        stream.width, stream.height, stream.pix_fmt = 240, 180, "yuv420p"
-        stream.codec_context.sample_aspect_ratio = Fraction(4, 3)
-        for index in range(20):
-            frame = av.VideoFrame.from_ndarray(picture(64, 240, 180), format="rgb24")
-            frame.pts = index
-            container.mux(stream.encode(frame))
-        container.mux(stream.encode(None))
-    keyframe = split(tmp_path / "a.mp4", tmp_path / "out", limits=LIMITS).scenes[0].keyframes[0]
-    assert (keyframe.width, keyframe.height) == (320, 180)
-
-
-def test_every_scene_has_a_keyframe_whatever_the_frame_times(tmp_path: Path) -> None:
+def test_every_scene_has_a_keyframe_whatever_the_frame_times(tmp_path: Path, split_file: Split) -> None:
     """A screen recording: bursts of frames, then one that stays; each new picture is the first of a stay."""
     images, times_s, now_s = [], [], 0.0
     for scene in range(8):
@@ -143,27 +157,9 @@ def test_every_scene_has_a_keyframe_whatever_the_frame_times(tmp_path: Path) -> 
             times_s.append(now_s)
             now_s += step_s
     write_video(tmp_path / "a.mkv", iter(images), Encoding(times_s=tuple(times_s)))
-    result = split(tmp_path / "a.mkv", tmp_path / "out", limits=LIMITS)
+    result = split_file(tmp_path / "a.mkv")
     assert len(result.scenes) == 8
     for scene in result.scenes:
         assert scene.keyframes
         for keyframe in scene.keyframes:
             assert scene.start_s - 0.001 <= keyframe.ts_s < scene.end_s
-
-
-def test_fast_mode_is_exact_where_no_key_picture_is(tmp_path: Path) -> None:
-    """A scene that a dissolve begins, inside one group of pictures, has an exact keyframe all the same."""
-    shots = (
-        Shot(seed=65, frames=60, move="pan"),
-        Shot(seed=66, frames=100, move="pan", join="dissolve", join_frames=20),
-    )
-    encoding = Encoding(options={"preset": "medium", "crf": "36", "g": "500", "sc_threshold": "0"})
-    truth = make_clip(tmp_path / "a.mp4", shots, encoding)
-    result = split(truth.path, tmp_path / "out", limits=LIMITS, mode="fast")
-    exact = {round(f.time, 3): f for f in av.open(str(truth.path)).decode(video=0)}
-    assert [s.kind for s in result.scenes] == ["start", "gradual"]
-    for scene in result.scenes:
-        (keyframe,) = scene.keyframes
-        frame = exact[round(keyframe.ts_s, 3)].to_ndarray(format="bgr24")
-        wanted = cv2.imencode(".jpg", frame, [cv2.IMWRITE_JPEG_QUALITY, 88])[1]
-        assert keyframe.path.read_bytes() == wanted.tobytes()

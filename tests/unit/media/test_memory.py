@@ -1,4 +1,4 @@
-"""How much memory a stream's decoder takes, by its header; and which codecs are decoded at all."""
+"""How much memory a stream's decoder takes, by its header; which codecs are decoded; whose fault an error is."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ import pytest
 from shared.errors import BadMedia, LimitExceeded
 from tests.support.clips import Encoding, Shot, Sound, make_clip
 from tests.support.hostile_files import encode, grey
+from tests.unit.media.conftest import Split
 from worker.media import codecs, h264
 from worker.media.boundary import media_errors
 from worker.media.limits import MediaLimits
 from worker.media.memory import choose_threads, frame_bytes
-from worker.media.probe import probe
 
 
 @pytest.mark.parametrize("name", ["a.mp4", "a.ts"])
@@ -22,10 +22,8 @@ from worker.media.probe import probe
 def test_reference_frames_are_read(tmp_path: Path, name: str, profile: str, references: int) -> None:
     """From both ways to carry a parameter set."""
     options = {"preset": "medium", "profile": profile, "x264-params": f"ref={references}:bframes=0"}
-    path = make_clip(
-        tmp_path / name, (Shot(seed=1, frames=30),), Encoding(size=(64, 48), options=options)
-    ).path
-    with av.open(str(path)) as container:
+    encode(tmp_path / name, "libx264", [grey((64, 48))] * 30, options=options)
+    with av.open(str(tmp_path / name)) as container:
         assert h264.reference_frames(container.streams.video[0].codec_context.extradata) == references
 
 
@@ -44,35 +42,36 @@ def test_bytes_of_a_picture() -> None:
 
 
 def test_threads_give_way_to_memory(tmp_path: Path) -> None:
-    path = make_clip(tmp_path / "a.mp4", (Shot(seed=1, frames=3),), Encoding(size=(1920, 1080))).path
-    with av.open(str(path)) as container:
+    options = {"preset": "ultrafast", "x264-params": "ref=3:bframes=2:b-adapt=0:rc-lookahead=3:threads=1"}
+    encode(tmp_path / "a.mp4", "libx264", [grey((1920, 1080))] * 3, options=options)
+    with av.open(str(tmp_path / "a.mp4")) as container:
         stream = container.streams.video[0]
-        assert choose_threads(stream, MediaLimits(), 8) == 8
-        counts = [choose_threads(stream, MediaLimits(memory_mb=mb), 8) for mb in (400, 340, 330, 290)]
-        assert counts == sorted(counts, reverse=True) and counts[0] == 8 and counts[-1] < 4
+        counts = [
+            choose_threads(stream, MediaLimits(media_memory_mb=mb, media_threads=8))
+            for mb in (768, 400, 340, 330, 290)
+        ]
+        assert counts == sorted(counts, reverse=True) and counts[:2] == [8, 8] and counts[-1] < 4
         with pytest.raises(
             LimitExceeded, match=r"1920x1080 pixels of h264 .*limit is 128 MB .MEDIA_MEMORY_MB"
         ):
-            choose_threads(stream, MediaLimits(memory_mb=128), 8)
+            choose_threads(stream, MediaLimits(media_memory_mb=128))
 
 
 def test_large_usual_videos_fit(tmp_path: Path) -> None:
     """3840x2160 as encoders write it, with the limits that ship."""
     options = {"preset": "ultrafast", "x264-params": "ref=4:bframes=3:b-adapt=0:rc-lookahead=4:threads=1"}
-    path = make_clip(
-        tmp_path / "a.mp4", (Shot(seed=1, frames=5),), Encoding(size=(3840, 2160), options=options)
-    ).path
-    with av.open(str(path)) as container:
-        assert choose_threads(container.streams.video[0], MediaLimits(), 8) >= 4
+    encode(tmp_path / "a.mp4", "libx264", [grey((3840, 2160))] * 5, options=options)
+    with av.open(str(tmp_path / "a.mp4")) as container:
+        assert choose_threads(container.streams.video[0], MediaLimits(media_threads=8)) >= 4
 
 
-def test_other_codecs_are_named(tmp_path: Path) -> None:
+def test_other_codecs_are_named(tmp_path: Path, split_file: Split) -> None:
     encode(tmp_path / "a.mov", "png", [grey((64, 48), "rgb24")] * 3)
     with pytest.raises(BadMedia, match=r"uses the codec png, which is not accepted; convert it to H\.264"):
-        probe(tmp_path / "a.mov", MediaLimits())
+        split_file(tmp_path / "a.mov")
     make_clip(tmp_path / "b.mkv", (Shot(seed=1, frames=20),), Encoding(size=(64, 48)), Sound(codec="wavpack"))
     with pytest.raises(BadMedia, match="The sound uses the codec wavpack, which is not accepted"):
-        probe(tmp_path / "b.mkv", MediaLimits())
+        split_file(tmp_path / "b.mkv")
 
 
 def test_every_codec_has_a_decoder() -> None:
@@ -92,10 +91,8 @@ def test_every_codec_has_a_decoder() -> None:
     ],
 )
 def test_what_libraries_raise_is_the_files_fault(error: Exception) -> None:
-    with (
-        pytest.raises(BadMedia, match=rf"can't be decoded \({type(error).__name__}"),
-        media_errors(MediaLimits()),
-    ):
+    says = rf"can't be decoded \({type(error).__name__}"
+    with pytest.raises(BadMedia, match=says), media_errors(MediaLimits()):
         raise error
 
 

@@ -1,10 +1,9 @@
-"""What probe says of good files, and the one sentence it says of bad ones."""
+"""What is found in good files, and the one sentence that is said of bad ones."""
 
 from __future__ import annotations
 
 import struct
 from collections.abc import Callable
-from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
@@ -15,17 +14,15 @@ from av.stream import Disposition
 
 from shared.errors import BadMedia, LimitExceeded
 from tests.support.clips import Encoding, Shot, Sound, make_clip, picture, write_video
-from worker.media.limits import MediaLimits
-from worker.media.probe import probe
-from worker.media.split import split
+from tests.support.hostile_files import remux
+from tests.unit.media.conftest import Split
 
-LIMITS = MediaLimits()
 SHOT = (Shot(seed=71, frames=50),)
 
 
-def test_describes_a_file(tmp_path: Path) -> None:
+def test_describes_a_file(tmp_path: Path, split_file: Split) -> None:
     make_clip(tmp_path / "a.mp4", SHOT, Encoding(rotation_deg=-90), Sound())
-    info = probe(tmp_path / "a.mp4", LIMITS)
+    info = split_file(tmp_path / "a.mp4").info
     assert "mp4" in info.container.split(",")
     assert info.duration_s == pytest.approx(2.0, abs=0.1)
     assert info.size_bytes == (tmp_path / "a.mp4").stat().st_size
@@ -37,7 +34,7 @@ def test_describes_a_file(tmp_path: Path) -> None:
     assert info.audio.language is None
 
 
-def test_prefers_the_moving_picture_and_the_default_audio(tmp_path: Path) -> None:
+def test_prefers_the_moving_picture_and_the_default_audio(tmp_path: Path, split_file: Split) -> None:
     """A cover picture is no video; of two audio streams the default one is taken."""
     path = tmp_path / "a.mp4"
     with av.open(str(path), "w") as container:
@@ -60,22 +57,10 @@ def test_prefers_the_moving_picture_and_the_default_audio(tmp_path: Path) -> Non
             container.mux(track.encode(frame))
         for stream in (cover, video, *tracks):
             container.mux(stream.encode(None))
-    info = probe(path, LIMITS)
+    info = split_file(path).info
     assert (info.video.codec, info.video.width) == ("h264", 320)
     assert info.audio is not None and info.audio.language == "eng"
     assert info.streams == 4
-
-
-def empty(path: Path) -> None:
-    path.write_bytes(b"")
-
-
-def text(path: Path) -> None:
-    path.write_text("This is a shopping list.\nMilk, bread, a hot drink.\n" * 40)
-
-
-def random_bytes(path: Path) -> None:
-    path.write_bytes(np.random.default_rng(1).bytes(50_000))
 
 
 def without_index(path: Path) -> None:
@@ -94,97 +79,71 @@ def audio_only(path: Path) -> None:
         container.mux(stream.encode(None))
 
 
-def zero_length(path: Path) -> None:
-    """A file with a video stream that holds no picture."""
+def pictures(path: Path, side_px: int, pix_fmt: str, count: int) -> None:
     with av.open(str(path), "w", format="matroska") as container:
         stream: Any = container.add_stream("ffv1", rate=25)
-        stream.width, stream.height, stream.pix_fmt = 320, 180, "yuv420p"
+        stream.width, stream.height, stream.pix_fmt = side_px, side_px, pix_fmt
         stream.codec_context.open()
         container.start_encoding()
-
-
-def one_pixel(path: Path) -> None:
-    with av.open(str(path), "w", format="matroska") as container:
-        stream: Any = container.add_stream("ffv1", rate=25)
-        stream.width, stream.height, stream.pix_fmt = 1, 1, "yuv444p"
-        for _ in range(10):
-            container.mux(stream.encode(av.VideoFrame(1, 1, "yuv444p")))
+        for _ in range(count):
+            container.mux(stream.encode(av.VideoFrame(side_px, side_px, pix_fmt)))
         container.mux(stream.encode(None))
 
 
-def playlist(path: Path) -> None:
-    path.write_text("#EXTM3U\n#EXT-X-TARGETDURATION:5\n#EXTINF:5,\n/etc/passwd\n#EXT-X-ENDLIST\n")
+UNKNOWN = "damaged or in no video format we accept"
+BAD: dict[str, tuple[bytes | Callable[[Path], None], str]] = {
+    "empty": (b"", r"^The file is empty \(0 bytes\); upload it again$"),
+    "text": (b"This is a shopping list.\nMilk, bread, a hot drink.\n" * 40, UNKNOWN),
+    "random": (np.random.default_rng(1).bytes(50_000), UNKNOWN),
+    "subtitles": (b"1\n00:00:01,000 --> 00:00:02,000\nHello\n\n" * 20, UNKNOWN),
+    "concat": (b"ffconcat version 1.0\nfile /etc/passwd\n", "a concat list, which only names other files"),
+    "hls": (b"#EXTM3U\n#EXTINF:5,\n/etc/passwd\n#EXT-X-ENDLIST\n", "an HLS playlist, which only names other files"),
+    "dash": (
+        b'<?xml version="1.0"?><MPD type="static"><Period/></MPD>', "a DASH manifest, which only names other files",
+    ),
+    "without index": (without_index, "without its index.*truncated.*upload it again"),
+    "audio only": (audio_only, "no video stream"),
+    "no picture": (
+        lambda path: pictures(path, 320, "yuv420p", 0), "No picture of the ffv1 video stream|no video format we accept",
+    ),
+    "one pixel": (lambda path: pictures(path, 1, "yuv444p", 10), "1x1 pixels, the smallest usable side is 16"),
+}  # fmt: skip
 
 
-def concat_list(path: Path) -> None:
-    path.write_text("ffconcat version 1.0\nfile /etc/passwd\n")
-
-
-def dash_manifest(path: Path) -> None:
-    path.write_text('<?xml version="1.0"?><MPD type="static"><Period/></MPD>')
-
-
-def subtitles(path: Path) -> None:
-    path.write_text("1\n00:00:01,000 --> 00:00:02,000\nHello\n\n" * 20)
-
-
-@pytest.mark.parametrize("stage", ["probe", "split"])
-@pytest.mark.parametrize(
-    ("make", "says"),
-    [
-        (empty, r"^The file is empty \(0 bytes\); upload it again$"),
-        (text, "damaged or in no video format we accept"),
-        (random_bytes, "damaged or in no video format we accept"),
-        (without_index, "without its index.*truncated.*upload it again"),
-        (audio_only, "no video stream"),
-        (zero_length, "No picture of the ffv1 video stream|no video format we accept"),
-        (one_pixel, "1x1 pixels, the smallest usable side is 16"),
-        (playlist, "an HLS playlist, which only names other files"),
-        (concat_list, "a concat list, which only names other files"),
-        (dash_manifest, "a DASH manifest, which only names other files"),
-        (subtitles, "damaged or in no video format we accept"),
-    ],
-    ids=lambda value: value.__name__ if callable(value) else "",
-)
-def test_bad_file_gives_one_sentence(
-    tmp_path: Path, make: Callable[[Path], None], says: str, stage: str
-) -> None:
+@pytest.mark.parametrize("kind", BAD)
+def test_bad_file_gives_one_sentence(tmp_path: Path, split_file: Split, kind: str) -> None:
+    content, says = BAD[kind]
     path = tmp_path / "upload.mp4"
-    make(path)
+    if isinstance(content, bytes):
+        path.write_bytes(content)
+    else:
+        content(path)
     with pytest.raises(BadMedia, match=says) as caught:
-        if stage == "probe":
-            probe(path, LIMITS)
-        else:
-            split(path, tmp_path / "out", limits=LIMITS)
+        split_file(path)
     message = str(caught.value)
     assert not message.endswith(".") and "\n" not in message and len(message) < 250
-    assert not list((tmp_path / "out").glob("*")) if (tmp_path / "out").exists() else True
+    assert not list((tmp_path / "out").glob("*"))
 
 
 @pytest.mark.parametrize(
     ("limits", "says"),
     [
-        (MediaLimits(max_bytes=1000), r"bytes, the limit is 1000"),
-        (MediaLimits(max_duration_s=1.0), r"duration of 2 s, the limit is 1 s"),
-        (MediaLimits(max_side_px=256), r"320x180 pixels, the limit is 256 a side"),
-        (MediaLimits(max_fps=24.0), r"25 frames a second, the limit is 24"),
-        (MediaLimits(max_streams=1), r"2 streams, the limit is 1"),
+        ({"max_video_bytes": 1000}, r"bytes, the limit is 1000"),
+        ({"max_video_duration_s": 1.0}, r"duration of 2 s, the limit is 1 s"),
+        ({"max_video_side_px": 256}, r"320x180 pixels, the limit is 256 a side"),
+        ({"max_video_fps": 24.0}, r"25 frames a second, the limit is 24"),
+        ({"max_video_streams": 1}, r"2 streams, the limit is 1"),
     ],
 )
-def test_each_limit_has_its_sentence(tmp_path: Path, limits: MediaLimits, says: str) -> None:
+def test_each_limit_has_its_sentence(
+    tmp_path: Path, split_file: Split, limits: dict[str, float], says: str
+) -> None:
     make_clip(tmp_path / "a.mp4", SHOT, sound=Sound())
     with pytest.raises(LimitExceeded, match=says):
-        probe(tmp_path / "a.mp4", limits)
+        split_file(tmp_path / "a.mp4", **limits)
 
 
-def test_absurd_frame_rate_header(tmp_path: Path) -> None:
-    encoding = Encoding(fps=Fraction(10_000), times_s=tuple(i / 10_000 for i in range(50)))
-    make_clip(tmp_path / "a.mp4", SHOT, encoding)
-    with pytest.raises(LimitExceeded, match="frames a second, the limit is 240"):
-        probe(tmp_path / "a.mp4", LIMITS)
-
-
-def test_absurd_duration_header(tmp_path: Path) -> None:
+def test_absurd_duration_header(tmp_path: Path, split_file: Split) -> None:
     """The segment header says 50 days: refused before decoding, although the content is 2 s."""
     make_clip(tmp_path / "a.mkv", SHOT)
     data = bytearray((tmp_path / "a.mkv").read_bytes())
@@ -192,56 +151,42 @@ def test_absurd_duration_header(tmp_path: Path) -> None:
     data[at + 3 : at + 11] = struct.pack(">d", 50 * 86_400_000.0)
     (tmp_path / "a.mkv").write_bytes(data)
     with pytest.raises(LimitExceeded, match="duration of 4320000 s, the limit is 43200 s"):
-        split(tmp_path / "a.mkv", tmp_path / "out", limits=LIMITS)
+        split_file(tmp_path / "a.mkv")
 
 
-def test_one_wild_timestamp_is_not_believed(tmp_path: Path) -> None:
+def test_one_wild_timestamp_is_not_believed(tmp_path: Path, split_file: Split) -> None:
     """A last picture that claims to be shown a day later is placed right after the one before it."""
     times_s = (*(0.04 * i for i in range(49)), 90_000.0)
     make_clip(tmp_path / "a.ts", SHOT, Encoding(times_s=times_s))
-    result = split(tmp_path / "a.ts", tmp_path / "out", limits=LIMITS)
-    assert result.info.duration_s == pytest.approx(2.0, abs=0.1)
+    assert split_file(tmp_path / "a.ts").info.duration_s == pytest.approx(2.0, abs=0.1)
 
 
 @pytest.mark.parametrize("name", ["a.mp4", "a.mkv", "a.avi"])
-def test_truncated_content_is_told_with_both_times(tmp_path: Path, name: str) -> None:
+def test_truncated_content_is_told_with_both_times(tmp_path: Path, split_file: Split, name: str) -> None:
     """The header says 8 s, the file was cut at half its bytes."""
     encoding = Encoding(codec="mpeg4", options={"b": "1M"}) if name.endswith("avi") else Encoding()
     path = tmp_path / name
     make_clip(path, (Shot(seed=72, frames=200, move="pan"),), encoding)
     if name.endswith("mp4"):
-        path = faststart(path)
+        path = tmp_path / "faststart.mp4"
+        remux(tmp_path / name, path, {"movflags": "faststart"})  # its moov box comes first
     data = path.read_bytes()
     path.write_bytes(data[: len(data) // 2])
     with pytest.raises(
         BadMedia, match=r"truncated: the header says 8\.\d s, content ends at [2-6]\.\d s; upload"
     ):
-        split(path, tmp_path / "out", limits=LIMITS)
+        split_file(path)
 
 
-def faststart(path: Path) -> Path:
-    """Return a copy whose moov box comes first."""
-    copy = path.with_name("faststart.mp4")
-    with av.open(str(path)) as source, av.open(str(copy), "w", options={"movflags": "faststart"}) as target:
-        stream = target.add_stream_from_template(source.streams.video[0])
-        for packet in source.demux(video=0):
-            if packet.dts is not None:
-                packet.stream = stream
-                target.mux(packet)
-    return copy
-
-
-def test_isolated_damage_is_tolerated(tmp_path: Path) -> None:
+def test_isolated_damage_is_tolerated(tmp_path: Path, split_file: Split) -> None:
     """A few bytes overwritten in the middle of the pictures cost those pictures, not the video."""
-    write_video(
-        tmp_path / "a.avi",
-        iter([np.roll(picture(73, 320, 180), 3 * i, axis=1) for i in range(100)]),
-        Encoding(codec="mjpeg", pix_fmt="yuvj420p", options={}),
-    )
+    base = picture(73, 320, 180)
+    encoding = Encoding(codec="mjpeg", pix_fmt="yuvj420p", options={})
+    write_video(tmp_path / "a.avi", (np.roll(base, 3 * i, axis=1) for i in range(100)), encoding)
     data = bytearray((tmp_path / "a.avi").read_bytes())
     middle = len(data) // 2
     data[middle : middle + 3000] = bytes(3000)
     (tmp_path / "a.avi").write_bytes(data)
-    result = split(tmp_path / "a.avi", tmp_path / "out", limits=LIMITS)
+    result = split_file(tmp_path / "a.avi")
     assert result.info.duration_s == pytest.approx(4.0, abs=0.2)
     assert len(result.scenes) >= 1

@@ -3,25 +3,21 @@
 from __future__ import annotations
 
 from fractions import Fraction
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
 
+from shared.errors import LeaseLost
 from tests.support.clips import Encoding, Shot, Sound, Truth, make_clip
-from worker.media.limits import MediaLimits
-from worker.media.split import SplitResult, split
-
-LIMITS = MediaLimits()
+from tests.unit.media.conftest import Split
+from worker.media.results import SplitResult
 
 THREE_SHOTS = (
     Shot(seed=1, frames=30, move="pan"),
     Shot(seed=2, frames=34, move="zoom"),
     Shot(seed=3, frames=26, move="objects"),
 )
-
-
-def run(truth: Truth, out_dir: Path, **options: object) -> SplitResult:
-    return split(truth.path, out_dir, limits=LIMITS, **options)  # type: ignore[arg-type]
 
 
 def starts_s(result: SplitResult, kind: str) -> list[float]:
@@ -42,7 +38,12 @@ def assert_cuts(result: SplitResult, truth: Truth) -> None:
     [
         ("a.mp4", Encoding()),
         ("a.mkv", Encoding(pix_fmt="yuv420p10le")),
-        ("a.webm", Encoding(codec="libvpx", options={"deadline": "realtime", "cpu-used": "8", "b": "1M"})),
+        (
+            "a.webm",
+            Encoding(
+                codec="libvpx", options={"deadline": "realtime", "cpu-used": "8", "b": "1M"}, size=(160, 90)
+            ),
+        ),
         ("a.avi", Encoding(codec="mpeg4", options={"b": "2M", "bf": "2"})),
         ("a.mov", Encoding(codec="mjpeg", pix_fmt="yuvj422p", options={})),
         ("a.ts", Encoding(codec="mpeg2video", options={"b": "2M"})),
@@ -59,16 +60,16 @@ def assert_cuts(result: SplitResult, truth: Truth) -> None:
     ],
     ids=lambda value: value if isinstance(value, str) else "",
 )
-def test_hard_cuts_within_one_frame(tmp_path: Path, name: str, encoding: Encoding) -> None:
+def test_hard_cuts_within_one_frame(tmp_path: Path, split_file: Split, name: str, encoding: Encoding) -> None:
     truth = make_clip(tmp_path / name, THREE_SHOTS, encoding)
-    result = run(truth, tmp_path / "out")
+    result = split_file(truth.path)
     assert_cuts(result, truth)
     assert result.version == "onepass-2-exact"
     assert result.info.duration_s == pytest.approx(truth.duration_s, abs=2 / truth.fps)
 
 
 @pytest.mark.parametrize("mode", ["exact", "fast"])
-def test_transitions(tmp_path: Path, mode: str) -> None:
+def test_transitions(tmp_path: Path, split_file: Split, mode: str) -> None:
     """Cut, dissolve, cut, fade through black, cut."""
     shots = (
         Shot(seed=11, frames=60, move="pan"),
@@ -79,7 +80,7 @@ def test_transitions(tmp_path: Path, mode: str) -> None:
         Shot(seed=16, frames=40, move="still"),
     )
     truth = make_clip(tmp_path / "a.mp4", shots)
-    result = run(truth, tmp_path / "out", mode=mode)
+    result = split_file(truth.path, mode=mode)
     assert_cuts(result, truth)
     assert result.version == f"onepass-2-{mode}"
 
@@ -98,78 +99,69 @@ def test_transitions(tmp_path: Path, mode: str) -> None:
     ],
     ids=["flash", "flash-pan", "pan", "zoom", "shake", "objects", "jerk", "noise"],
 )
-def test_one_scene_stays_one(tmp_path: Path, shot: Shot) -> None:
+def test_one_scene_stays_one(tmp_path: Path, split_file: Split, shot: Shot) -> None:
     """Flashes, camera moves, moving objects and grain are no cuts."""
     truth = make_clip(tmp_path / "a.mp4", [shot])
-    result = run(truth, tmp_path / "out")
+    result = split_file(truth.path)
     assert [(s.idx, s.kind) for s in result.scenes] == [(0, "start")]
 
 
-def test_times_come_from_timestamps(tmp_path: Path) -> None:
+def test_times_come_from_timestamps(tmp_path: Path, split_file: Split) -> None:
     """With a variable frame rate, frame index over rate would be seconds off."""
     steps_s = [0.02] * 30 + [0.15] * 34 + [0.04] * 26
     times_s = tuple(sum(steps_s[:i]) for i in range(len(steps_s)))
     truth = make_clip(tmp_path / "a.mkv", THREE_SHOTS, Encoding(times_s=times_s))
-    result = run(truth, tmp_path / "out")
+    result = split_file(truth.path)
     assert starts_s(result, "cut") == pytest.approx([times_s[30], times_s[64]], abs=0.002)
 
 
-def test_slide_show(tmp_path: Path) -> None:
+def test_slide_show(tmp_path: Path, split_file: Split) -> None:
     """One frame in five seconds: every picture is its own scene, with its own keyframe."""
     shots = [Shot(seed=s, frames=1) for s in range(30, 36)]
     times_s = tuple(5.0 * i for i in range(6))
     truth = make_clip(tmp_path / "a.mkv", shots, Encoding(times_s=times_s, fps=Fraction(1)))
-    result = run(truth, tmp_path / "out")
+    result = split_file(truth.path)
     assert [s.start_s for s in result.scenes] == pytest.approx(list(times_s), abs=0.01)
     assert [[k.ts_s for k in s.keyframes] for s in result.scenes] == [
         [pytest.approx(t, abs=0.01)] for t in times_s
     ]
 
 
-def test_scenes_have_no_gaps_and_cover_an_audio_tail(tmp_path: Path) -> None:
+def test_scenes_have_no_gaps_and_cover_an_audio_tail(tmp_path: Path, split_file: Split) -> None:
     truth = make_clip(tmp_path / "a.mp4", THREE_SHOTS, sound=Sound(duration_s=6.0))
-    result = run(truth, tmp_path / "out")
+    result = split_file(truth.path)
     assert result.scenes[0].start_s == 0.0
-    for before, after in zip(result.scenes, result.scenes[1:], strict=False):
-        assert before.end_s == after.start_s
+    assert all(before.end_s == after.start_s for before, after in pairwise(result.scenes))
     assert truth.duration_s < 4
     assert result.scenes[-1].end_s == pytest.approx(6.0, abs=0.1)
     assert result.info.duration_s == result.scenes[-1].end_s
 
 
-def test_same_result_twice_and_with_any_number_of_threads(tmp_path: Path) -> None:
+def test_same_result_with_any_number_of_threads(tmp_path: Path, split_file: Split) -> None:
     truth = make_clip(tmp_path / "a.mp4", THREE_SHOTS, sound=Sound())
-    results = [run(truth, tmp_path / f"out{threads}", threads=threads) for threads in (1, 1, 3)]
-    described = [[(s.start_s, s.end_s, [k.ts_s for k in s.keyframes]) for s in r.scenes] for r in results]
-    assert described[0] == described[1] == described[2]
-    first = [k.path.read_bytes() for s in results[0].scenes for k in s.keyframes]
-    assert first == [k.path.read_bytes() for s in results[2].scenes for k in s.keyframes]
+    results = []
+    for threads in (1, 1, 3):
+        scenes = split_file(truth.path, media_threads=threads).scenes
+        pictures = [k.path.read_bytes() for scene in scenes for k in scene.keyframes]
+        results.append((scenes, pictures))
+    assert results[0] == results[1] == results[2]
 
 
-def test_progress_grows_to_one_and_may_stop_the_pass(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("worker.media.progress._EVERY_S", 0.0)
+def test_progress_grows_to_one_and_may_stop_the_pass(
+    tmp_path: Path, split_file: Split, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("worker.media.packets._EVERY_S", 0.0)
     truth = make_clip(tmp_path / "a.mp4", THREE_SHOTS, sound=Sound())
     told: list[float] = []
-    run(truth, tmp_path / "out", on_progress=told.append)
+    split_file(truth.path, on_progress=told.append)
     assert told == sorted(told) and told[-1] == 1.0 and len(told) > 10
-
-    class Stop(Exception):
-        pass
 
     def stop(fraction: float) -> None:
         if fraction > 0.4:
-            raise Stop
+            raise LeaseLost
 
-    with pytest.raises(Stop):
-        run(truth, tmp_path / "stopped", on_progress=stop)
+    with pytest.raises(LeaseLost):
+        split_file(truth.path, on_progress=stop)
     # The audio file was closed with a header that fits what it holds.
-    wav = (tmp_path / "stopped" / "audio.wav").read_bytes()
+    wav = (tmp_path / "out" / "audio.wav").read_bytes()
     assert int.from_bytes(wav[40:44], "little") == len(wav) - 44
-
-
-def test_too_many_scenes(tmp_path: Path) -> None:
-    from shared.errors import LimitExceeded
-
-    truth = make_clip(tmp_path / "a.mp4", THREE_SHOTS)
-    with pytest.raises(LimitExceeded, match="more than 2 scenes"):
-        split(truth.path, tmp_path / "out", limits=MediaLimits(max_scenes=2))

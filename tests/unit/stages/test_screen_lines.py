@@ -7,10 +7,11 @@ import random
 import pytest
 
 from worker.stages import screen_lines
-from worker.stages.screen_lines import Box, Reading, differs_by, merge, normalise
+from worker.stages.screen_lines import Box, Reading, differs_by, merge
 
 TITLE: Box = (100, 100, 400, 40)
 ELSEWHERE: Box = (100, 500, 400, 40)
+EMPTY: Box = (10, 10, 0, 0)
 
 
 def read(ordinal: int, text: str, box: Box = TITLE, score: float = 0.9) -> Reading:
@@ -21,59 +22,54 @@ def texts(*readings: Reading) -> list[str]:
     return [line.best.text for line in merge(readings)]
 
 
-def test_nothing_read_is_no_line() -> None:
-    assert merge([]) == []
-
-
-def test_a_caption_that_stays_is_one_line_with_every_sighting() -> None:
-    (line,) = merge([read(ordinal, "Rocket launch delayed") for ordinal in range(4)])
-    assert [seen.ordinal for seen in line.seen] == [0, 1, 2, 3]
-
-
-def test_the_surest_reading_names_the_line() -> None:
-    (line,) = merge(
-        [
-            read(0, "Rocket launch delaved", score=0.7),
-            read(1, "Rocket launch delayed", score=0.98),
-            read(2, "Roclet launch delayed", score=0.8),
-        ]
-    )
-    assert line.best.text == "Rocket launch delayed" and len(line.seen) == 3
+@pytest.mark.parametrize(
+    ("one", "other", "same"),
+    [
+        ("Rocket launch", "ROCKET LAUNCH", True),
+        ("Rocket launch", "Rocketlaunch", True),
+        ("Rocket launch!", "Rocket launch", True),
+        ("ＲＯＣＫＥＴ", "rocket", True),
+        ("Breaking news tonight", "Breaklng news tonight", True),
+        ("Chapter 1: introduction", "Chapter 2: introduction", False),
+        ("12:41:07", "12:41:08", False),
+        ("Obama", "Osama", False),
+        ("Rocket launch", "Weather today", False),
+        ("Rocket", "Rocket launch", False),
+    ],
+)
+def test_two_texts_at_the_same_place(one: str, other: str, same: bool) -> None:
+    assert texts(read(0, one), read(1, other)) == ([one] if same else [one, other])
 
 
 @pytest.mark.parametrize(
-    ("one", "other"),
+    ("readings", "expected"),
     [
-        ("Rocket launch", "ROCKET LAUNCH"),
-        ("Rocket launch", "Rocketlaunch"),
-        ("Rocket launch!", "Rocket launch"),
-        ("ＲＯＣＫＥＴ", "rocket"),
-        ("Breaking news tonight", "Breaklng news tonight"),
+        ([], []),
+        (
+            [read(0, "Rocket launch delayed"), read(1, "Rocket launch delaved", ELSEWHERE)],
+            ["Rocket launch delayed", "Rocket launch delaved"],
+        ),
+        (
+            [read(0, "Rocket launch"), read(1, "Weather today"), read(2, "Rocket launch")],
+            ["Rocket launch", "Weather today"],
+        ),
+        ([read(0, "-----"), read(0, "→ ★", ELSEWHERE), read(1, "...")], []),
+        (
+            [read(0, "Below", ELSEWHERE), read(0, "Above"), read(1, "Third", (0, 0, 50, 20)), read(1, "Above")],
+            ["Below", "Above", "Third"],
+        ),
+        ([read(0, "Rocket launch", EMPTY), read(1, "Rocket launeh", EMPTY)], ["Rocket launch", "Rocket launeh"]),
     ],
-)
-def test_the_same_text_read_otherwise_is_one_line(one: str, other: str) -> None:
-    assert len(texts(read(0, one), read(1, other))) == 1
+    ids=["nothing", "nearly the same elsewhere", "comes back", "without letters", "order", "boxes without area"],
+)  # fmt: skip
+def test_lines_of_a_scene(readings: list[Reading], expected: list[str]) -> None:
+    assert texts(*readings) == expected
 
 
-@pytest.mark.parametrize(
-    ("one", "other"),
-    [
-        ("Chapter 1: introduction", "Chapter 2: introduction"),
-        ("12:41:07", "12:41:08"),
-        ("Obama", "Osama"),
-        ("Rocket launch", "Weather today"),
-        ("Rocket", "Rocket launch"),
-    ],
-)
-def test_another_text_at_the_same_place_is_another_line(one: str, other: str) -> None:
-    assert texts(read(0, one), read(1, other)) == [one, other]
-
-
-def test_nearly_the_same_text_elsewhere_is_another_line() -> None:
-    assert texts(read(0, "Rocket launch delayed"), read(1, "Rocket launch delaved", ELSEWHERE)) == [
-        "Rocket launch delayed",
-        "Rocket launch delaved",
-    ]
+def test_the_surest_reading_names_the_line_and_every_sighting_is_kept() -> None:
+    scores = {"Rocket launch delaved": 0.7, "Rocket launch delayed": 0.98, "Roclet launch delayed": 0.8}
+    (line,) = merge([read(place, text, score=score) for place, (text, score) in enumerate(scores.items())])
+    assert line.best.text == "Rocket launch delayed" and [seen.ordinal for seen in line.seen] == [0, 1, 2]
 
 
 def test_a_text_that_scrolls_is_one_line() -> None:
@@ -88,26 +84,6 @@ def test_two_lines_of_one_picture_stay_two() -> None:
     assert [[seen.box for seen in line.seen] for line in lines] == [[TITLE, TITLE], [ELSEWHERE, ELSEWHERE]]
 
 
-def test_a_caption_that_comes_back_is_the_same_line() -> None:
-    shown = [read(0, "Rocket launch"), read(1, "Weather today"), read(2, "Rocket launch")]
-    assert texts(*shown) == ["Rocket launch", "Weather today"]
-
-
-def test_a_line_without_letters_says_nothing() -> None:
-    assert texts(read(0, "-----"), read(0, "→ ★", ELSEWHERE), read(1, "...")) == []
-    assert normalise("— ★ —") == ""
-
-
-def test_lines_keep_the_order_they_appear_in() -> None:
-    shown = [
-        read(0, "Below", ELSEWHERE),
-        read(0, "Above"),
-        read(1, "Third", (0, 0, 50, 20)),
-        read(1, "Above"),
-    ]
-    assert texts(*shown) == ["Below", "Above", "Third"]
-
-
 def test_a_scene_keeps_so_many_lines_and_characters() -> None:
     many = [read(0, f"line number {n}", (0, 20 * n, 100, 18)) for n in range(screen_lines.MAX_LINES + 50)]
     assert len(merge(many)) == screen_lines.MAX_LINES
@@ -115,11 +91,6 @@ def test_a_scene_keeps_so_many_lines_and_characters() -> None:
     kept = merge(long)
     assert [line.best.text[0] for line in kept] == ["0", "1", "2"]
     assert sum(len(line.best.text) for line in kept) <= screen_lines.MAX_CHARACTERS
-
-
-def test_boxes_without_area_overlap_nothing() -> None:
-    empty: Box = (10, 10, 0, 0)
-    assert len(merge([read(0, "Rocket launch", empty), read(1, "Rocket launeh", empty)])) == 2
 
 
 def test_edit_distance_is_levenshteins() -> None:
