@@ -11,9 +11,10 @@ from uuid import UUID, uuid5
 
 import numpy as np
 from pgvector import HalfVector
-from sqlalchemy import delete, func, insert as bulk, or_, select, update
+from sqlalchemy import any_, delete, func, insert as bulk, or_, select, update
 from sqlalchemy.orm import Session
 
+from db.expressions import array
 from db.faces.vote import NO_MATCH, FaceRule, Float64, Verdict, centroid, decide
 from db.tables import Face, FaceDecision, FaceTrack, Model, Person, PersonProfile, Scene, ScenePerson, Video
 
@@ -440,6 +441,12 @@ def mark_scenes_of(session: Session, person_id: str) -> None:
         )
         .values(people_changed=True)
     )
+
+
+def count_tracks(session: Session, person_ids: Collection[str]) -> int:
+    """The number of tracks of some people."""
+    tracks = select(func.count()).select_from(FaceTrack)
+    return session.scalars(tracks.where(FaceTrack.person_id == any_(array(person_ids)))).one()
 
 
 def videos_with_faces(session: Session, user_id: str) -> list[str]:

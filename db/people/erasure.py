@@ -9,11 +9,13 @@ are checked later. The tombstone remains: the id, so that it is not used again, 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from datetime import datetime, timedelta
+from functools import partial
 from typing import Any
 from uuid import UUID
 
-from sqlalchemy import any_, delete, func, select, text, update
-from sqlalchemy.orm import Session
+from sqlalchemy import any_, delete, func, literal, select, text, update
+from sqlalchemy.orm import InstrumentedAttribute, Session
 
 from db.expressions import NOW, array
 from db.ids import name_person
@@ -54,15 +56,14 @@ _TABLES: dict[str, type[PersonPhoto | PersonProfile | FaceTrack | ScenePerson | 
 
 def begin(session: Session, person: Person, policy: RunPolicy) -> list[WakeUp]:
     """Hide a person, whose row is locked, and those merged into it; queue the job that removes all of them."""
-    others = registry.merged_into(session, person.person_id)
-    session.execute(
-        select(Person.person_id)
-        .where(Person.person_id == any_(array(others)))
+    ids = [person.person_id, *registry.merged_into(session, person.person_id)]
+    mine = Person.person_id == any_(array(ids))
+    known = session.execute(
+        select(Person.external_id, Person.name, Person.uploads_until)
+        .where(mine)
         .order_by(Person.person_id)
         .with_for_update(key_share=True)
-    )
-    ids = [person.person_id, *others]
-    mine = Person.person_id == any_(array(ids))
+    ).all()
     # Tracks on their way from or to one of them arrive first (``moves.under_way``): else the wrong ones would go.
     jobs.cancel(
         session,
@@ -70,7 +71,6 @@ def begin(session: Session, person: Person, policy: RunPolicy) -> list[WakeUp]:
         Job.subject_id == any_(array(ids)),
         Job.stage != graph.MOVE.name,
     )
-    known = session.execute(select(Person.external_id, Person.name, Person.uploads_until).where(mine)).all()
     keys = session.scalars(
         select(PersonPhoto.storage_key).where(PersonPhoto.person_id == any_(array(ids)))
     ).all()
@@ -98,8 +98,8 @@ def begin(session: Session, person: Person, policy: RunPolicy) -> list[WakeUp]:
     return jobs.insert(session, [make_job(person, graph.ERASE_PERSON, policy, payload=payload)])
 
 
-def note_suspects(session: Session, person_id: str, user_id: str) -> None:
-    """Note the user's videos that may have sidecars older than their rows: being written, or not removed."""
+def note_suspects(session: Session, person_id: str, user_id: str, video_ids: Sequence[str] = ()) -> None:
+    """Note the user's videos that may have sidecars older than their rows (being written, or not removed), and these."""
     session.execute(
         text(
             """
@@ -113,19 +113,9 @@ def note_suspects(session: Session, person_id: str, user_id: str) -> None:
                 UNION SELECT video_id FROM jobs WHERE state = 'failed' AND user_id = :user
                     AND stage IN ('rewrite_sidecars', 'sweep', 'sidecar')
                 UNION SELECT s.video_id FROM scenes s WHERE s.people_changed AND s.user_id = :user
+                UNION SELECT unnest(CAST(:videos AS text[]))
             ) ON CONFLICT DO NOTHING
             """
-        ),
-        {"person": person_id, "user": user_id, "none": NO_SCENE},
-    )
-
-
-def note_videos(session: Session, person_id: str, user_id: str, video_ids: Sequence[str]) -> None:
-    """Note videos: all of their sidecars that are not shown are checked."""
-    session.execute(
-        text(
-            "INSERT INTO erasure_scenes (person_id, video_id, scene_id, user_id) SELECT :person, video_id, :none, user_id"
-            " FROM videos WHERE video_id = ANY(:videos) AND user_id = :user AND deleted_at IS NULL ON CONFLICT DO NOTHING"
         ),
         {"person": person_id, "user": user_id, "none": NO_SCENE, "videos": list(video_ids)},
     )
@@ -200,6 +190,11 @@ def _leave_scenes(session: Session, person_id: str, ids: Sequence[str], scenes: 
     session.execute(
         delete(ScenePerson).where(ScenePerson.person_id == any_(array(ids)), ScenePerson.scene_id.in_(scenes))
     )
+    _outdate(session, scenes)
+
+
+def _outdate(session: Session, scenes: Sequence[UUID]) -> None:
+    """Have the sidecars of published scenes written again."""
     session.execute(
         update(Scene)
         .where(Scene.live, Scene.scene_id.in_(scenes))
@@ -208,24 +203,14 @@ def _leave_scenes(session: Session, person_id: str, ids: Sequence[str], scenes: 
     )
 
 
-def remove_decisions(session: Session, person_id: str, ids: Sequence[str], limit: int = BATCH) -> int:
-    """Delete decisions about their faces."""
-    return _remove(session, FaceDecision, FaceDecision.decision_id, ids, limit)
-
-
-def remove_photos(session: Session, person_id: str, ids: Sequence[str], limit: int = BATCH) -> int:
-    """Delete the rows of their photos, with vectors."""
-    return _remove(session, PersonPhoto, PersonPhoto.photo_id, ids, limit)
-
-
-def remove_profiles(session: Session, person_id: str, ids: Sequence[str], limit: int = BATCH) -> int:
-    """Delete their profiles; there are some only if an attempt ran during ``begin``."""
-    return _remove(session, PersonProfile, PersonProfile.person_id, ids, limit)
-
-
-def _remove(session: Session, table: Any, key: Any, ids: Sequence[str], limit: int) -> int:
-    chosen = select(key).where(table.person_id == any_(array(ids))).limit(limit)
-    gone = session.execute(delete(table).where(key.in_(chosen)).execution_options(synchronize_session=False))
+def _remove(
+    key: InstrumentedAttribute[Any], session: Session, person_id: str, ids: Sequence[str], limit: int = BATCH
+) -> int:
+    """Delete rows of a table by this column."""
+    chosen = select(key).where(key.class_.person_id == any_(array(ids))).limit(limit)
+    gone = session.execute(
+        delete(key.class_).where(key.in_(chosen)).execution_options(synchronize_session=False)
+    )
     return gone.rowcount  # type: ignore[attr-defined, no-any-return]
 
 
@@ -283,9 +268,10 @@ def remove_former_owners(session: Session, person_id: str, ids: Sequence[str], l
 
 #: The steps in order, by key of the receipt. Decisions first: matching no longer uses them.
 STEPS: Mapping[str, Callable[[Session, str, Sequence[str], int], int]] = {
-    "profiles": remove_profiles,
-    "decisions": remove_decisions,
-    "photos": remove_photos,
+    # There are some only if an attempt ran during ``begin``.
+    "profiles": partial(_remove, PersonProfile.person_id),
+    "decisions": partial(_remove, FaceDecision.decision_id),
+    "photos": partial(_remove, PersonPhoto.photo_id),
     "face tracks": remove_tracks,
     "scenes": remove_from_scenes,
     "events": remove_events,
@@ -303,20 +289,19 @@ def is_waiting(session: Session, person_id: str, user_id: str, since: str) -> bo
 
     The reason is an attempt that began before the last row was deleted, or a shown sidecar that is not rewritten yet.
     """
-    attempt = text(
-        "SELECT 1 FROM jobs WHERE account = :user"
-        " AND queue IN ('media', 'housekeeping', 'face') AND stage IN ('face', 'match', 'enroll', 'sidecar', 'rewrite_sidecars')"
-        " AND state = 'running' AND started_at < CAST(:since AS timestamptz) LIMIT 1"
-    )
-    if session.execute(attempt, {"user": user_id, "since": since}).first() is not None:
-        return True
-    stale = text(
+    found = text(
         """
-        SELECT 1 FROM scenes s JOIN videos v USING (video_id) WHERE s.people_changed AND s.live AND v.deleted_at IS NULL
-        AND EXISTS (SELECT FROM erasure_scenes e WHERE e.person_id = :person AND e.video_id = s.video_id) LIMIT 1
+        SELECT EXISTS (
+            SELECT FROM jobs WHERE account = :user AND queue IN ('media', 'housekeeping', 'face') AND state = 'running'
+                AND stage IN ('face', 'match', 'enroll', 'sidecar', 'rewrite_sidecars')
+                AND started_at < CAST(:since AS timestamptz)
+        ) OR EXISTS (
+            SELECT FROM scenes s JOIN videos v USING (video_id) WHERE s.people_changed AND s.live AND v.deleted_at IS NULL
+                AND EXISTS (SELECT FROM erasure_scenes e WHERE e.person_id = :person AND e.video_id = s.video_id)
+        )
         """
     )
-    return session.execute(stale, {"person": person_id}).first() is not None
+    return bool(session.scalar(found, {"person": person_id, "user": user_id, "since": since}))
 
 
 # --- sidecars
@@ -324,14 +309,14 @@ def is_waiting(session: Session, person_id: str, user_id: str, since: str) -> bo
 
 def next_video(session: Session, person_id: str, after: str) -> tuple[str, str, bool] | None:
     """The next video with scenes to check: primary key, external id, whether it was deleted."""
-    row = session.execute(
-        select(Video.video_id, Video.external_id, Video.deleted_at)
+    found = session.execute(
+        select(Video.video_id, Video.external_id, Video.deleted_at.is_not(None))
         .join(ErasureScene, ErasureScene.video_id == Video.video_id)
         .where(ErasureScene.person_id == person_id, ErasureScene.video_id > after)
         .order_by(ErasureScene.video_id)
         .limit(1)
-    ).first()
-    return None if row is None else (row.video_id, row.external_id, row.deleted_at is not None)
+    )
+    return found.tuples().first()
 
 
 def noted_scenes(session: Session, person_id: str, video_id: str) -> set[UUID]:
@@ -366,24 +351,13 @@ def note_looked_at(session: Session, person_id: str, video_id: str, scenes: Sequ
 def write_again(session: Session, video_id: str, scenes: Sequence[UUID]) -> None:
     """Sidecars that are shown name somebody erased, whatever rows say: let them be written again."""
     subjects.lock_video(session, video_id)
-    session.execute(
-        update(Scene)
-        .where(Scene.live, Scene.scene_id.in_(scenes))
-        .values(people_changed=True)
-        .execution_options(synchronize_session=False)
-    )
+    _outdate(session, scenes)
 
 
 def count_noted(session: Session, person_id: str) -> int:
     """The number of scenes and videos that are still to be checked."""
     return session.scalars(
         select(func.count()).select_from(ErasureScene).where(ErasureScene.person_id == person_id)
-    ).one()
-
-
-def count_tracks(session: Session, ids: Sequence[str]) -> int:
-    return session.scalars(
-        select(func.count()).select_from(FaceTrack).where(FaceTrack.person_id == any_(array(ids)))
     ).one()
 
 
@@ -453,17 +427,11 @@ def conclude(
     receipt = dict(receipt)
     if payload.get("uploads_until"):
         person = session.get_one(Person, person_id)
-        due, ahead = session.execute(
-            text(
-                "SELECT CAST(:ends AS timestamptz) + make_interval(secs => :grace),"
-                " CAST(:ends AS timestamptz) + make_interval(secs => :grace) > clock_timestamp()"
-            ),
-            {"ends": payload["uploads_until"], "grace": grace_s},
-        ).one()
-        if ahead:
+        due = datetime.fromisoformat(payload["uploads_until"]) + timedelta(seconds=grace_s)
+        if session.scalar(select(literal(due) > NOW)):
             receipt["sweep_due"] = due.isoformat()
-        left = {"ids": ids, "external_ids": payload["external_ids"], "keys": payload["keys"]}
-        job = make_job(person, graph.ERASE_PERSON, policy, part=1, not_before=due, payload=left)
+        rest = {"ids": ids, "external_ids": payload["external_ids"], "keys": payload["keys"]}
+        job = make_job(person, graph.ERASE_PERSON, policy, part=1, not_before=due, payload=rest)
         jobs.insert(session, [job])
     note_receipt(session, person_id, receipt)
     others = [name for name in ids if name != person_id]

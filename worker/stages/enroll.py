@@ -38,26 +38,20 @@ def run(context: StageContext) -> Outcome:
 
     def write(session: Session) -> None:
         model_id = model_row(session, model.spec).model_id
-        write_photos(
-            session,
-            claimed.subject.id,
-            [_result(photo, face, error, model_id) for photo, face, error in found],
-        )
+        results = {photo.photo_id: _result(face, error, model_id) for photo, face, error in found}
+        write_photos(session, claimed.subject.id, results)
 
     good = sum(face is not None for _, face, _ in found)
     return Outcome(result={"photos": len(found), "good": good}, write=write)
 
 
-def _result(
-    photo: PersonPhoto, face: Face | None, error: BadMedia | ObjectMissing | None, model_id: int
-) -> PhotoResult:
+def _result(face: Face | None, error: BadMedia | ObjectMissing | None, model_id: int) -> PhotoResult:
     if face is None:
         assert error is not None
         # What is not there may still come; what it shows stays.
         state = "waiting" if isinstance(error, ObjectMissing) else "refused"
-        return PhotoResult(photo_id=photo.photo_id, state=state, error_class=error.code, error=str(error))
+        return PhotoResult(state=state, error_class=error.code, error=str(error))
     return PhotoResult(
-        photo_id=photo.photo_id,
         state="good",
         model_id=model_id,
         vec=HalfVector(face.vec),

@@ -15,6 +15,7 @@ from typing import Any
 from sqlalchemy.orm import Session
 
 from db.engine import reading, transact
+from db.faces.tracks import count_tracks
 from db.people import erasure, moves
 from db.people.photos import UPLOAD_GRACE_S
 from db.tables import Job
@@ -133,10 +134,9 @@ class _Erasure:
     # --- rows
 
     def _begin(self, session: Session, payload: dict[str, Any]) -> None:
-        erasure.note_suspects(session, self.person, self.user)
         # A job queued by an earlier version has removed the rows already, and has a list.
-        erasure.note_videos(session, self.person, self.user, payload.pop("videos", ()))
-        payload["total"] = erasure.count_tracks(session, self.ids)
+        erasure.note_suspects(session, self.person, self.user, payload.pop("videos", ()))
+        payload["total"] = count_tracks(session, self.ids)
 
     def _remove_rows(self) -> None:
         """Remove every row; when the last one is gone, remember since when nothing can be made of them any more."""
