@@ -21,16 +21,12 @@ def make_profile(session: Session, person_id: str) -> None:
     A named person is known by those tracks only that a human confirmed: else one wrong match would bring the next.
     """
     session.execute(delete(PersonProfile).where(PersonProfile.person_id == person_id))
-    user_id, kind, gone = session.execute(
-        select(
-            Person.user_id, Person.kind, Person.deleted_at.is_not(None) | Person.merged_into.is_not(None)
-        ).where(Person.person_id == person_id)
-    ).one()
-    if gone:
+    person = session.get_one(Person, person_id)
+    if person.deleted_at is not None or person.merged_into is not None:
         # Their tracks are removed batch by batch; the remaining ones make no profile.
         return
     believed = FaceTrack.person_id == person_id
-    if kind == "named":
+    if person.kind == "named":
         believed &= FaceTrack.decided_by == "human"
     photos = session.execute(
         select(PersonPhoto.model_id, PersonPhoto.vec, PersonPhoto.quality)
@@ -53,7 +49,7 @@ def make_profile(session: Session, person_id: str) -> None:
             insert(PersonProfile).values(
                 person_id=person_id,
                 model_id=model_id,
-                user_id=user_id,
+                user_id=person.user_id,
                 vec=HalfVector(middle),
                 photos=len(own),
                 tracks=0 if own else len(used),

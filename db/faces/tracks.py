@@ -11,7 +11,7 @@ from uuid import UUID, uuid5
 
 import numpy as np
 from pgvector import HalfVector
-from sqlalchemy import any_, delete, func, insert as bulk, or_, select, update
+from sqlalchemy import any_, delete, func, insert as bulk, select, update
 from sqlalchemy.orm import Session
 
 from db.expressions import array
@@ -156,15 +156,10 @@ def _match_scenes(session: Session, video: Video, scene_ids: Sequence[UUID], rul
     faces = _faces(session, scene_ids, {track.run for track in tracks})
     decided = _decisions_by_track(session, video, scene_ids, tracks, faces)
     metrics = face_metrics(session)
-    moving = set(
-        session.scalars(
-            select(Person.person_id).where(
-                Person.user_id == video.user_id,
-                Person.moving_event.is_not(None),
-                Person.merged_into.is_not(None),
-            )
-        )
+    sources = select(Person.person_id).where(
+        Person.user_id == video.user_id, Person.moving_event.is_not(None), Person.merged_into.is_not(None)
     )
+    moving = set(session.scalars(sources))
     known = {
         (model, kind): _load_known(session, video.user_id, model, kind)
         for model in {track.model_id for track in tracks}
@@ -274,20 +269,12 @@ def _decisions_by_track(
     decided: defaultdict[UUID, HumanDecision] = defaultdict(HumanDecision)
     if not decisions:
         return decided
-    merged = {
-        row.person_id: str(row.merged_into)
-        for row in session.execute(
-            select(Person.person_id, Person.merged_into).where(
-                Person.user_id == video.user_id, Person.merged_into.is_not(None)
-            )
-        )
-    }
-    spans = {
-        row.scene_id: (row.start_s - 0.001, row.end_s + 0.001)
-        for row in session.execute(
-            select(Scene.scene_id, Scene.start_s, Scene.end_s).where(Scene.scene_id.in_(scene_ids))
-        )
-    }
+    merges = select(Person.person_id, Person.merged_into).where(
+        Person.user_id == video.user_id, Person.merged_into.is_not(None)
+    )
+    merged = {row.person_id: str(row.merged_into) for row in session.execute(merges)}
+    scenes = select(Scene.scene_id, Scene.start_s, Scene.end_s).where(Scene.scene_id.in_(scene_ids))
+    spans = {row.scene_id: (row.start_s - 0.001, row.end_s + 0.001) for row in session.execute(scenes)}
     by_run: dict[int, list[FaceTrack]] = defaultdict(list)
     for track in tracks:
         by_run[track.run].append(track)
@@ -390,26 +377,17 @@ def refresh_scene_people(
     ).all()
     owner = {row.scene_id: row.user_id for row in rows}
     now = people_in(session, {row.scene_id: int(row.face_run) for row in rows})
-    columns = (ScenePerson.scene_id, ScenePerson.person_id, ScenePerson.confidence, ScenePerson.frame_count)
+    names = ("scene_id", "person_id", "user_id", "confidence", "frame_count")
+    columns = [getattr(ScenePerson, name) for name in names]
     before = {tuple(row) for row in session.execute(select(*columns).where(ScenePerson.scene_id.in_(owner)))}
     after = {
-        (scene, seen.person_id, seen.confidence, seen.frame_count)
+        (scene, seen.person_id, owner[scene], seen.confidence, seen.frame_count)
         for scene in owner
         for seen in now.get(scene, ())
     }
     changed = {row[0] for row in before ^ after}
     session.execute(delete(ScenePerson).where(ScenePerson.scene_id.in_(changed)))
-    values = [
-        {
-            "scene_id": scene,
-            "person_id": person_id,
-            "user_id": owner[scene],
-            "confidence": confidence,
-            "frame_count": frame_count,
-        }
-        for scene, person_id, confidence, frame_count in sorted(after)
-        if scene in changed
-    ]
+    values = [dict(zip(names, row, strict=True)) for row in sorted(after) if row[0] in changed]
     if values:
         session.execute(bulk(ScenePerson), values)
     if written is None:
@@ -427,20 +405,15 @@ def mark_scenes_of(session: Session, person_id: str) -> None:
     Waits for every transaction that publishes one of the person's videos at this moment: its scenes become visible
     with its commit, so that they could not be marked before. One that begins later reads the new name.
     """
+    videos = select(FaceTrack.video_id).where(FaceTrack.person_id == person_id)
     session.execute(
         select(Video.video_id)
-        .where(Video.video_id.in_(select(FaceTrack.video_id).where(FaceTrack.person_id == person_id)))
+        .where(Video.video_id.in_(videos))
         .order_by(Video.video_id)
         .with_for_update(key_share=True)
     )
-    session.execute(
-        update(Scene)
-        .where(
-            Scene.live,
-            Scene.scene_id.in_(select(ScenePerson.scene_id).where(ScenePerson.person_id == person_id)),
-        )
-        .values(people_changed=True)
-    )
+    scenes = select(ScenePerson.scene_id).where(ScenePerson.person_id == person_id)
+    session.execute(update(Scene).where(Scene.live, Scene.scene_id.in_(scenes)).values(people_changed=True))
 
 
 def count_tracks(session: Session, person_ids: Collection[str]) -> int:
@@ -451,17 +424,11 @@ def count_tracks(session: Session, person_ids: Collection[str]) -> int:
 
 def videos_with_faces(session: Session, user_id: str) -> list[str]:
     """The user's videos that have face tracks, or may get some: those in progress."""
-    return list(
-        session.scalars(
-            select(Video.video_id)
-            .where(
-                Video.user_id == user_id,
-                Video.deleted_at.is_(None),
-                or_(
-                    Video.state.in_(("uploaded", "processing")),
-                    select(FaceTrack.track_id).where(FaceTrack.video_id == Video.video_id).exists(),
-                ),
-            )
-            .order_by(Video.created_at.desc(), Video.video_id)
-        )
+    has_tracks = select(FaceTrack.track_id).where(FaceTrack.video_id == Video.video_id).exists()
+    videos = (
+        select(Video.video_id)
+        .where(Video.user_id == user_id, Video.deleted_at.is_(None))
+        .where(Video.state.in_(("uploaded", "processing")) | has_tracks)
+        .order_by(Video.created_at.desc(), Video.video_id)
     )
+    return list(session.scalars(videos))

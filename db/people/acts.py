@@ -15,7 +15,7 @@ from sqlalchemy.orm import Session
 
 from db.expressions import array, uuids
 from db.faces.profiles import make_profile
-from db.faces.tracks import count_tracks, mark_scenes_of
+from db.faces.tracks import count_tracks
 from db.faces.vote import FaceRule
 from db.ids import find_people
 from db.ledger import person_runs, subjects
@@ -53,23 +53,17 @@ def judge(
         },
     }
     _settle_all(session, payload["videos"], rule)
-    confirmed = select(FaceTrack.track_id).where(
-        FaceTrack.person_id == person.person_id, FaceTrack.decided_by == "human"
-    )
+    confirmed = (FaceTrack.person_id == person.person_id) & (FaceTrack.decided_by == "human")
     # Without confirmed tracks a profile remains as it is: it may be that of an unknown person who was named.
-    if session.scalars(confirmed.limit(1)).first() is not None:
+    if session.scalars(select(FaceTrack.track_id).where(confirmed).limit(1)).first() is not None:
         make_profile(session, person.person_id)
     return record(session, person.user_id, "confirm" if is_person else "reject", person.person_id, payload)
 
 
 def _tracks(session: Session, user_id: str, ids: Sequence[str]) -> list[FaceTrack]:
     wanted = list(dict.fromkeys(registry.as_uuid(name) for name in ids))
-    found = {
-        track.track_id: track
-        for track in session.scalars(
-            select(FaceTrack).where(FaceTrack.track_id.in_(wanted), FaceTrack.user_id == user_id)
-        )
-    }
+    tracks = select(FaceTrack).where(FaceTrack.track_id.in_(wanted), FaceTrack.user_id == user_id)
+    found = {track.track_id: track for track in session.scalars(tracks)}
     missing = [name for name in wanted if name not in found]
     if missing:
         raise NotFound(f"there is no face {str(missing[0])!r}: see tasks.people.faces")
@@ -118,16 +112,13 @@ def merge(session: Session, person: Person, into: Person, policy: RunPolicy) -> 
     Raises:
         Conflict: an earlier merge or split of one of them is still in progress.
     """
-    moves.require_still(person, into)
-    person_runs.stop(session, person)
+    _make_part_of(session, person, into)
     photos = session.scalars(
         update(PersonPhoto)
         .where(PersonPhoto.person_id == person.person_id)
         .values(person_id=into.person_id)
         .returning(PersonPhoto.photo_id)
     ).all()
-    person.merged_into = into.person_id
-    session.execute(delete(PersonProfile).where(PersonProfile.person_id == person.person_id))
     payload = {
         "into": into.person_id,
         "photos": [str(photo) for photo in photos],
@@ -138,6 +129,14 @@ def merge(session: Session, person: Person, into: Person, policy: RunPolicy) -> 
     for tracks in (theirs, _doubted(session, person, into)):
         _decide_longest(session, event, into.person_id, tracks, is_person=True)
     return event, moves.begin(session, "merge", event, person, into, policy)
+
+
+def _make_part_of(session: Session, person: Person, into: Person) -> None:
+    moves.require_still(person, into)
+    person_runs.stop(session, person)
+    person.merged_into = into.person_id
+    session.execute(delete(PersonProfile).where(PersonProfile.person_id == person.person_id))
+    session.flush()
 
 
 def _decide_longest(
@@ -215,10 +214,8 @@ def split(
         _decide(session, track, person.person_id, is_person=False, event_id=event)
         _decide(session, track, new.person_id, is_person=True, event_id=event)
     # A human who moves some faces has seen that the others stay.
-    rest = select(FaceTrack).where(
-        FaceTrack.person_id == person.person_id,
-        FaceTrack.track_id.not_in([track.track_id for track in tracks]),
-    )
+    others = FaceTrack.track_id.not_in([track.track_id for track in tracks])
+    rest = select(FaceTrack).where(FaceTrack.person_id == person.person_id, others)
     _decide_longest(session, event, new.person_id, rest, is_person=False)
     _settle_all(session, videos, rule)
     make_profile(session, new.person_id)
@@ -234,9 +231,8 @@ def undo(
         NotFound: no such event of this user.
         Conflict: it can't be undone.
     """
-    event = session.scalars(
-        select(PeopleEvent).where(PeopleEvent.event_id == event_id, PeopleEvent.user_id == user_id)
-    ).one_or_none()
+    mine = (PeopleEvent.event_id == event_id) & (PeopleEvent.user_id == user_id)
+    event = session.scalars(select(PeopleEvent).where(mine)).one_or_none()
     if event is None or event.person_id is None:
         raise NotFound(f"there is no event {event_id}: see tasks.people.events")
     undone = session.scalars(select(PeopleEvent.event_id).where(PeopleEvent.undoes == event_id)).one_or_none()
@@ -260,19 +256,12 @@ def undo(
     _forget_decisions(session, event)
     wake_ups: list[WakeUp] = []
     if event.kind == "rename":
-        registry.require_free(session, user_id, payload["before"]["name"], but=person.person_id)
-        person.name, person.kind = payload["before"]["name"], payload["before"]["kind"]
-        session.flush()
-        mark_scenes_of(session, person.person_id)
+        registry.set_name(session, person, payload["before"]["name"], payload["before"]["kind"])
     elif event.kind == "merge":
         wake_ups = _part(session, event, person, locked[payload["into"]], policy)
     elif event.kind == "split":
         new = locked[payload["new"]]
-        moves.require_still(person, new)
-        person_runs.stop(session, new)
-        new.merged_into = person.person_id
-        session.execute(delete(PersonProfile).where(PersonProfile.person_id == new.person_id))
-        session.flush()
+        _make_part_of(session, new, person)
         wake_ups = moves.begin(session, "unsplit", event_id, new, person, policy)
     else:
         _settle_all(session, payload["videos"], rule)
@@ -298,12 +287,8 @@ def _lock_all(session: Session, user_id: str, needed: set[str], others: set[str]
 def _forget_decisions(session: Session, event: PeopleEvent) -> None:
     """Delete the decisions of an event; older events list them."""
     listed = any_(literal(list(event.payload.get("decisions", ())), ARRAY(BigInteger)))
-    session.execute(
-        delete(FaceDecision).where(
-            FaceDecision.user_id == event.user_id,
-            (FaceDecision.event_id == event.event_id) | (FaceDecision.decision_id == listed),
-        )
-    )
+    theirs = (FaceDecision.event_id == event.event_id) | (FaceDecision.decision_id == listed)
+    session.execute(delete(FaceDecision).where(FaceDecision.user_id == event.user_id, theirs))
 
 
 def _part(
@@ -315,12 +300,10 @@ def _part(
     moves.require_still(person, into)
     registry.require_free(session, person.user_id, person.name, but=person.person_id)
     person.merged_into = None
+    theirs = PersonPhoto.photo_id == any_(uuids([UUID(photo) for photo in event.payload["photos"]]))
     session.execute(
         update(PersonPhoto)
-        .where(
-            PersonPhoto.person_id == into.person_id,
-            PersonPhoto.photo_id == any_(uuids([UUID(photo) for photo in event.payload["photos"]])),
-        )
+        .where(PersonPhoto.person_id == into.person_id, theirs)
         .values(person_id=person.person_id)
     )
     session.flush()

@@ -14,7 +14,7 @@ from functools import partial
 from typing import Any
 from uuid import UUID
 
-from sqlalchemy import any_, delete, func, literal, select, text, update
+from sqlalchemy import Executable, any_, delete, func, literal, select, text, update
 from sqlalchemy.orm import InstrumentedAttribute, Session
 
 from db.expressions import NOW, array
@@ -65,15 +65,9 @@ def begin(session: Session, person: Person, policy: RunPolicy) -> list[WakeUp]:
         .with_for_update(key_share=True)
     ).all()
     # Tracks on their way from or to one of them arrive first (``moves.under_way``): else the wrong ones would go.
-    jobs.cancel(
-        session,
-        Job.subject_kind == "person",
-        Job.subject_id == any_(array(ids)),
-        Job.stage != graph.MOVE.name,
-    )
-    keys = session.scalars(
-        select(PersonPhoto.storage_key).where(PersonPhoto.person_id == any_(array(ids)))
-    ).all()
+    theirs = (Job.subject_kind == "person") & (Job.subject_id == any_(array(ids)))
+    jobs.cancel(session, theirs, Job.stage != graph.MOVE.name)
+    keys = select(PersonPhoto.storage_key).where(PersonPhoto.person_id == any_(array(ids)))
     gone = session.execute(delete(PersonProfile).where(PersonProfile.person_id == any_(array(ids))))
     urls = [row.uploads_until for row in known if row.uploads_until is not None]
     session.execute(
@@ -91,7 +85,7 @@ def begin(session: Session, person: Person, policy: RunPolicy) -> list[WakeUp]:
         "ids": ids,
         "external_ids": [row.external_id for row in known],
         "names": [row.name for row in known],
-        "keys": list(keys),
+        "keys": list(session.scalars(keys)),
         "uploads_until": max(urls).isoformat() if urls else None,
         "removed": {"profiles": gone.rowcount},  # type: ignore[attr-defined]
     }
@@ -143,13 +137,8 @@ _REMOVE_FACES = text(
 def remove_tracks(session: Session, person_id: str, ids: Sequence[str], limit: int = BATCH) -> int:
     """Faces found in videos that were given to them, with vectors; their scenes' sidecars will be written again."""
     mine = FaceTrack.person_id == any_(array(ids))
-    videos = set(
-        session.scalars(
-            select(FaceTrack.video_id).where(
-                FaceTrack.track_id.in_(select(FaceTrack.track_id).where(mine).limit(limit))
-            )
-        )
-    )
+    first = select(FaceTrack.track_id).where(mine).limit(limit)
+    videos = set(session.scalars(select(FaceTrack.video_id).where(FaceTrack.track_id.in_(first))))
     if not videos:
         return 0
     subjects.lock_videos(session, videos)
@@ -160,14 +149,8 @@ def remove_tracks(session: Session, person_id: str, ids: Sequence[str], limit: i
         .returning(FaceTrack.scene_id, FaceTrack.run, FaceTrack.track)
         .execution_options(synchronize_session=False)
     ).all()
-    session.execute(
-        _REMOVE_FACES,
-        {
-            "scenes": [row.scene_id for row in gone],
-            "runs": [row.run for row in gone],
-            "tracks": [row.track for row in gone],
-        },
-    )
+    places = {"scenes": [row.scene_id for row in gone], "runs": [row.run for row in gone]}
+    session.execute(_REMOVE_FACES, {**places, "tracks": [row.track for row in gone]})
     _leave_scenes(session, person_id, ids, list({row.scene_id for row in gone}))
     return len(gone)
 
@@ -177,9 +160,8 @@ def remove_from_scenes(session: Session, person_id: str, ids: Sequence[str], lim
     mine = ScenePerson.person_id == any_(array(ids))
     scenes = list(session.scalars(select(ScenePerson.scene_id).where(mine).limit(limit)))
     if scenes:
-        subjects.lock_videos(
-            session, set(session.scalars(select(Scene.video_id).where(Scene.scene_id.in_(set(scenes)))))
-        )
+        videos = select(Scene.video_id).where(Scene.scene_id.in_(scenes))
+        subjects.lock_videos(session, set(session.scalars(videos)))
         _leave_scenes(session, person_id, ids, scenes)
     return len(scenes)
 
@@ -223,12 +205,8 @@ _ABOUT = """
 def remove_events(session: Session, person_id: str, ids: Sequence[str], limit: int = BATCH) -> int:
     """Delete their events, and which tracks these moved."""
     user = session.scalars(select(Person.user_id).where(Person.person_id == person_id)).one()
-    found = list(
-        session.execute(
-            text(f"SELECT event_id FROM people_events WHERE {_ABOUT} ORDER BY event_id LIMIT :limit"),
-            {"user": user, "ids": list(ids), "limit": limit},
-        ).scalars()
-    )
+    about = text(f"SELECT event_id FROM people_events WHERE {_ABOUT} ORDER BY event_id LIMIT :limit")
+    found = list(session.scalars(about, {"user": user, "ids": list(ids), "limit": limit}))
     if not found:
         return 0
     moved = session.execute(
@@ -321,22 +299,14 @@ def next_video(session: Session, person_id: str, after: str) -> tuple[str, str, 
 
 def noted_scenes(session: Session, person_id: str, video_id: str) -> set[UUID]:
     """Scenes of a video that are still to be checked; with ``NO_SCENE`` also sidecars that are not shown."""
-    return set(
-        session.scalars(
-            select(ErasureScene.scene_id).where(
-                ErasureScene.person_id == person_id, ErasureScene.video_id == video_id
-            )
-        )
-    )
+    noted = (ErasureScene.person_id == person_id) & (ErasureScene.video_id == video_id)
+    return set(session.scalars(select(ErasureScene.scene_id).where(noted)))
 
 
 def shown_sidecars(session: Session, video_id: str) -> dict[str, UUID]:
     """The sidecars of a video that callers see, by key."""
-    rows = session.execute(
-        select(Scene.sidecar_key, Scene.scene_id).where(
-            Scene.video_id == video_id, Scene.live, Scene.sidecar_key.is_not(None)
-        )
-    )
+    shown = (Scene.video_id == video_id) & Scene.live & Scene.sidecar_key.is_not(None)
+    rows = session.execute(select(Scene.sidecar_key, Scene.scene_id).where(shown))
     return {str(row.sidecar_key): row.scene_id for row in rows}
 
 
@@ -356,16 +326,13 @@ def write_again(session: Session, video_id: str, scenes: Sequence[UUID]) -> None
 
 def count_noted(session: Session, person_id: str) -> int:
     """The number of scenes and videos that are still to be checked."""
-    return session.scalars(
-        select(func.count()).select_from(ErasureScene).where(ErasureScene.person_id == person_id)
-    ).one()
+    return session.scalars(select(func.count()).where(ErasureScene.person_id == person_id)).one()
 
 
 def kept_photos(session: Session, keys: Sequence[str]) -> set[str]:
     """The keys that are photos of other people: merges and their undo move photos."""
-    return set(
-        session.scalars(select(PersonPhoto.storage_key).where(PersonPhoto.storage_key == any_(array(keys))))
-    )
+    kept = select(PersonPhoto.storage_key).where(PersonPhoto.storage_key == any_(array(keys)))
+    return set(session.scalars(kept))
 
 
 def current_sidecars(session: Session, keys: Sequence[str]) -> set[str]:
@@ -380,21 +347,14 @@ def current_sidecars(session: Session, keys: Sequence[str]) -> set[str]:
 def rows_left(session: Session, user_id: str, ids: Sequence[str], names: Sequence[str]) -> dict[str, int]:
     """What a sweep of every table about people finds of somebody erased, but the tombstone and the job at work."""
     mine = array(ids)
-    left = {
-        what: session.scalars(
-            select(func.count()).select_from(table).where(table.person_id == any_(mine))
-        ).one()
-        for what, table in _TABLES.items()
+    counts: dict[str, Executable] = {
+        what: select(func.count()).where(table.person_id == any_(mine)) for what, table in _TABLES.items()
     }
-    left["events"] = session.execute(
-        text(f"SELECT count(*) FROM people_events WHERE {_ABOUT}"), {"user": user_id, "ids": list(ids)}
-    ).scalar_one()
-    left["names"] = session.scalars(
-        select(func.count())
-        .select_from(Person)
-        .where(Person.person_id == any_(mine), Person.name == any_(array(names)))
-    ).one()
-    return left
+    about = text(f"SELECT count(*) FROM people_events WHERE {_ABOUT}")
+    counts["events"] = about.bindparams(user=user_id, ids=list(ids))
+    named = (Person.person_id == any_(mine)) & (Person.name == any_(array(names)))
+    counts["names"] = select(func.count()).where(named)
+    return {what: session.execute(count).scalar_one() for what, count in counts.items()}
 
 
 def note_receipt(session: Session, person_id: str, receipt: Mapping[str, Any]) -> None:
@@ -416,14 +376,8 @@ def conclude(
     If an upload URL is still valid, a last check follows when it has expired.
     """
     ids = [str(name) for name in payload["ids"]]
-    session.execute(
-        delete(Job).where(
-            Job.subject_kind == "person",
-            Job.subject_id == any_(array(ids)),
-            Job.job_id != job_id,
-            Job.lease_owner.is_(None),
-        )
-    )
+    theirs = (Job.subject_kind == "person") & (Job.subject_id == any_(array(ids)))
+    session.execute(delete(Job).where(theirs, Job.job_id != job_id, Job.lease_owner.is_(None)))
     receipt = dict(receipt)
     if payload.get("uploads_until"):
         person = session.get_one(Person, person_id)

@@ -99,30 +99,26 @@ def step(session: Session, move: Move, limit: int = BATCH) -> int:
             .order_by(MovedTrack.video_id, MovedTrack.track_id)
             .limit(limit)
         )
-        rows = session.execute(
-            delete(MovedTrack)
-            .where(tuple_(*key).in_(chosen))
-            .returning(MovedTrack.track_id, MovedTrack.video_id)
-        ).all()
+        taken = delete(MovedTrack).where(tuple_(*key).in_(chosen))
+        rows = session.execute(taken.returning(MovedTrack.track_id, MovedTrack.video_id)).all()
     else:
-        rows = session.execute(
+        tracks = (
             select(FaceTrack.track_id, FaceTrack.video_id)
             .where(FaceTrack.person_id == move.source)
             .order_by(FaceTrack.video_id, FaceTrack.track_id)
             .limit(limit)
-        ).all()
+        )
+        rows = session.execute(tracks).all()
     if not rows:
         return 0
     subjects.lock_videos(session, {row.video_id for row in rows})
     # As they are now that their videos are locked.
+    theirs = FaceTrack.track_id == any_(uuids([row.track_id for row in rows]))
     moved = session.execute(
         update(FaceTrack)
-        .where(
-            FaceTrack.track_id == any_(uuids([row.track_id for row in rows])),
-            FaceTrack.person_id == move.source,
-        )
+        .where(theirs, FaceTrack.person_id == move.source)
         .values(person_id=move.target, decided_by=move.by)
-        .returning(FaceTrack.track_id, FaceTrack.video_id, FaceTrack.scene_id)
+        .returning(FaceTrack.track_id, FaceTrack.scene_id)
         .execution_options(synchronize_session=False)
     ).all()
     if move.kind == "merge":
@@ -177,12 +173,6 @@ def end(session: Session, move: Move, policy: RunPolicy) -> list[WakeUp]:
 
 def under_way(session: Session, user_id: str, ids: set[str]) -> bool:
     """Whether tracks are being moved from or to one of these people of the user."""
-    found = session.scalars(
-        select(Job.payload).where(
-            Job.queue == graph.MOVE.queue,
-            Job.account == user_id,
-            Job.stage == graph.MOVE.name,
-            Job.state.in_(LIVE),
-        )
-    )
+    moving = (Job.queue == graph.MOVE.queue) & (Job.stage == graph.MOVE.name) & Job.state.in_(LIVE)
+    found = session.scalars(select(Job.payload).where(moving, Job.account == user_id))
     return any(ids & {move.source, move.target} for move in map(read_move, found))

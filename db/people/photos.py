@@ -58,18 +58,10 @@ def photos_to_look_at(
     session: Session, person_id: str, user_id: str, ids: Sequence[str]
 ) -> list[PersonPhoto]:
     """The photos of a part that still wait for it."""
-    return list(
-        session.scalars(
-            select(PersonPhoto)
-            .where(
-                PersonPhoto.person_id == person_id,
-                PersonPhoto.user_id == user_id,
-                PersonPhoto.state == "pending",
-                PersonPhoto.photo_id.in_([UUID(photo) for photo in ids]),
-            )
-            .order_by(PersonPhoto.created_at, PersonPhoto.photo_id)
-        )
-    )
+    wanted = (PersonPhoto.state == "pending") & PersonPhoto.photo_id.in_([UUID(photo) for photo in ids])
+    theirs = (PersonPhoto.person_id == person_id) & (PersonPhoto.user_id == user_id)
+    photos = select(PersonPhoto).where(theirs, wanted).order_by(PersonPhoto.created_at, PersonPhoto.photo_id)
+    return list(session.scalars(photos))
 
 
 def write_photos(session: Session, person_id: str, results: Mapping[UUID, PhotoResult]) -> None:

@@ -142,12 +142,12 @@ def finish(claimed: Claim, write: Any) -> None:
 def look(claimed: Claim, vectors: Sequence[Any]) -> Any:
     """What the enroll stage writes: a vector, or an error, per photo."""
     model = model_id()
-    results = [
-        photos.PhotoResult(photo_id=UUID(photo), state="refused", error_class="NoFace", error="No face.")
+    results = {
+        UUID(photo): photos.PhotoResult(state="refused", error_class="NoFace", error="No face.")
         if vec is None
-        else photos.PhotoResult(photo_id=UUID(photo), state="good", model_id=model, vec=HalfVector(vec))
+        else photos.PhotoResult(state="good", model_id=model, vec=HalfVector(vec))
         for photo, vec in zip(claimed.payload["photo_ids"], vectors, strict=False)
-    ]
+    }
     return lambda session: photos.write_photos(session, claimed.subject.id, results)
 
 
