@@ -18,7 +18,7 @@ from db.ledger import attempts, person_runs, subjects, video_runs
 from db.ledger.jobs import Subject
 from db.people import registry
 from db.scenes import page, scene_id
-from db.tables import Job, PersonProfile, Scene
+from db.tables import FaceDecision, Job, Person, PersonProfile, Scene
 from shared.contracts import CreatePerson, ListPeople
 from shared.errors import Conflict, LeaseLost, ModelFailure, NotFound
 from shared.storage import StorageConfig, open_storage
@@ -398,10 +398,9 @@ def test_a_scene_counts_people_not_the_pictures_that_show_them() -> None:
 
 def profile(person: str) -> tuple[np.ndarray, int] | None:
     """The person's centroid and how many tracks it was made from."""
+    columns = select(PersonProfile.vec, PersonProfile.tracks)
     with reading() as session:
-        row = session.execute(
-            select(PersonProfile.vec, PersonProfile.tracks).where(PersonProfile.person_id == person)
-        ).one_or_none()
+        row = session.execute(columns.where(PersonProfile.person_id == person)).one_or_none()
     return None if row is None else (as_array([row.vec])[0], row.tracks)
 
 
@@ -423,24 +422,20 @@ def delete_video(video: str, folder: Path) -> None:
     finish(claimed, erase_video.run(context).write)
 
 
-def test_a_deleted_video_takes_its_share_out_of_an_unknowns_centroid(tmp_path: Path) -> None:
-    film("v", [[axis(0, 0.9, rest=1)] * 3])
+def test_a_deleted_video_takes_along_what_was_learned_from_it(tmp_path: Path) -> None:
+    """A share of unknown 1, all of unknown 2, and of Ann the only face that was confirmed."""
+    film("v", [[axis(0, 0.9, rest=1)] * 3, [axis(5)] * 2, [axis(6)] * 2])
     film("w", [[axis(0, 0.9, rest=2)] * 3])
-    unknown = id_of("unknown 1")
+    unknown, ann = id_of("unknown 1"), create("Ann")
+    judge(ann, tracks("v")[2], is_person=True)
     both = profile(unknown)
     assert both is not None and both[1] == 2 and both[0][1] > 0.1, "learned from both videos"
+    assert profile(ann) is not None
     delete_video("v", tmp_path)
     left = profile(unknown)
     assert left is not None and left[1] == 1
     np.testing.assert_allclose(left[0], axis(0, 0.9, rest=2), atol=2e-3)
-
-
-def test_a_deleted_video_takes_its_share_out_of_a_learned_profile(tmp_path: Path) -> None:
-    film("v", [[axis(0)] * 2])
-    film("w", [[axis(1)] * 2])
-    person = create("Ann")
-    judge(person, face_of("v"), is_person=True)
-    assert profile(person) is not None
-    delete_video("v", tmp_path)
-    assert profile(person) is None, "nothing else was known of her"
-    assert view(person).state == "empty"
+    assert profile(ann) is None and view(ann).state == "empty"
+    with reading() as session:
+        assert session.scalars(select(FaceDecision.decision_id)).all() == []
+        assert set(session.scalars(select(Person.name))) == {"Ann", "unknown 1"}

@@ -11,10 +11,10 @@ from sqlalchemy import select
 
 from db.engine import reading, transact
 from db.faces.tracks import people_in
-from db.ledger import subjects, video_runs
+from db.ledger import subjects
 from db.people import erasure, registry, revisions
 from db.scenes import scene_id
-from db.tables import FaceDecision, FaceTrack, Job, PeopleEvent, Person, Run, Scene, ScenePerson, Video
+from db.tables import FaceTrack, Job, PeopleEvent, Person, Run, Scene, ScenePerson, Video
 from shared.contracts import ListFaces, ListPeople
 from shared.errors import Conflict, InvalidRequest, NotFound
 from tasks import people as requests
@@ -33,7 +33,6 @@ from tests.support.people import (
     rename,
     tracks,
     undo,
-    unknowns,
 )
 from tests.support.services import RedisServer
 
@@ -216,22 +215,3 @@ def test_erasing_takes_those_merged_into_a_person_along_and_nobody_else() -> Non
     assert who() == {0: {"Ben"}}
     with pytest.raises(NotFound):
         undo(1)
-
-
-def test_a_deleted_video_takes_its_decisions_and_its_unknown_people_along() -> None:
-    ann = enrol("Ann", axis(0))
-    film("v", [[axis(0)] * 2, [axis(1)] * 2])
-    film("w", [[axis(2)] * 2])
-    judge(ann, next(row for row in tracks("v") if row.person_id == ann), is_person=True)
-    assert unknowns() == ["unknown 1", "unknown 2"]
-
-    def erase(session: Any) -> None:
-        video = subjects.lock_video(session, "v")
-        assert video is not None
-        video_runs.begin_delete(session, video, POLICY)
-        video_runs.erase_rows(session, video, -1)
-
-    transact(erase)
-    with reading() as session:
-        assert session.scalars(select(FaceDecision.decision_id)).all() == []
-        assert set(session.scalars(select(Person.name))) == {"Ann", "unknown 2"}

@@ -5,9 +5,6 @@ from __future__ import annotations
 import io
 import json
 import logging
-import sys
-import warnings
-from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -25,32 +22,30 @@ SECRET = "zanzibarquux"
 
 
 @pytest.fixture
-def configure(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., io.StringIO]]:
-    """Log as a process with these settings does; the process's own logging is put back."""
+def stream(monkeypatch: pytest.MonkeyPatch) -> Any:
+    """What is logged; the process's own logging is put back."""
     root = logging.getLogger()
     handlers, level = root.handlers[:], root.level
-    for hook in ("sys.excepthook", "sys.unraisablehook", "threading.excepthook"):
-        monkeypatch.setattr(hook, None)
-
-    def configure(**settings: Any) -> io.StringIO:
-        configure_logs(Settings(**settings))
-        (handler,) = root.handlers
-        assert isinstance(handler, logging.StreamHandler)
-        stream = io.StringIO()
-        handler.setStream(stream)
-        return stream
-
-    yield configure
+    for hook in ("excepthook", "unraisablehook"):
+        monkeypatch.setattr(f"sys.{hook}", None)
+    monkeypatch.setattr("threading.excepthook", None)
+    yield io.StringIO()
     logging.captureWarnings(False)
     root.handlers[:] = handlers
     root.setLevel(level)
     structlog.reset_defaults()
 
 
+def configure(stream: io.StringIO, **settings: Any) -> None:
+    configure_logs(Settings(**settings))
+    (handler,) = logging.getLogger().handlers
+    assert isinstance(handler, logging.StreamHandler)
+    handler.setStream(stream)
+
+
 @pytest.fixture
-def lines(configure: Callable[..., io.StringIO]) -> Callable[[], list[dict[str, Any]]]:
-    """What is logged, line by line."""
-    stream = configure(SCENEFLEET_LOG_LEVEL="DEBUG")
+def lines(stream: io.StringIO) -> Any:
+    configure(stream, SCENEFLEET_LOG_LEVEL="DEBUG")
     return lambda: [json.loads(line) for line in stream.getvalue().splitlines()]
 
 
@@ -134,6 +129,9 @@ def test_groups_notes_and_circles_are_survived(lines: Any) -> None:
 
 
 def test_warnings_and_uncaught_errors_go_the_same_way(lines: Any) -> None:
+    import sys
+    import warnings
+
     with warnings.catch_warnings():
         warnings.simplefilter("always")
         logging.captureWarnings(True)
@@ -143,23 +141,16 @@ def test_warnings_and_uncaught_errors_go_the_same_way(lines: Any) -> None:
     assert SECRET not in json.dumps(shown) and shown[-1]["event"] == "process ends by an error"
 
 
-@pytest.mark.parametrize(
-    ("error", "shown"),
-    [
-        (
-            RedisAway("Error 111 connecting to host:6379"),
-            "ConnectionError: Error 111 connecting to host:6379",
-        ),
-        (ResponseError(f"WRONGTYPE {SECRET}"), "ResponseError"),
-        (OSError(28, "No space left", f"/data/{SECRET}"), "OSError: [Errno 28] No space left on device"),
-    ],
-)
-def test_errors_of_servers_say_what_is_wrong_with_the_server(error: Exception, shown: str) -> None:
-    assert describe_error(error) == shown
+def test_errors_of_servers_say_what_is_wrong_with_the_server() -> None:
+    assert describe_error(RedisAway("Error 111 connecting to host:6379")).endswith("host:6379")
+    assert describe_error(ResponseError(f"WRONGTYPE {SECRET}")) == "ResponseError"
+    assert describe_error(OSError(28, "No space left", f"/data/{SECRET}")) == (
+        "OSError: [Errno 28] No space left on device"
+    )
 
 
-def test_payloads_are_logged_when_asked_for(configure: Callable[..., io.StringIO]) -> None:
-    stream = configure(LOG_PAYLOADS=True)
+def test_payloads_are_logged_when_asked_for(stream: io.StringIO) -> None:
+    configure(stream, LOG_PAYLOADS=True)
     get_logger("worker.test").warning("job failed", error=f"{SECRET}.jpg")
     logging.getLogger("celery.app.trace").warning("body was %s", SECRET)
     assert stream.getvalue().count(SECRET) == 2
