@@ -294,7 +294,7 @@ def next_video(session: Session, person_id: str, after: str) -> tuple[str, str, 
         .order_by(ErasureScene.video_id)
         .limit(1)
     )
-    return found.tuples().first()
+    return found.first()
 
 
 def noted_scenes(session: Session, person_id: str, video_id: str) -> set[UUID]:

@@ -64,7 +64,7 @@ def stale_scenes(session: Session, video_id: str, limit: int) -> Sequence[tuple[
     """Published scenes with an outdated sidecar: id, idx, the sidecar's key."""
     outdated = (Scene.video_id == video_id) & Scene.live & Scene.people_changed
     scenes = select(Scene.scene_id, Scene.idx, Scene.sidecar_key).where(outdated)
-    return session.execute(scenes.order_by(Scene.idx).limit(limit)).tuples().all()
+    return session.execute(scenes.order_by(Scene.idx).limit(limit)).all()
 
 
 def show(

@@ -61,10 +61,10 @@ def test_enrolment_is_switched_off_and_on_without_loss(configure: Configure) -> 
             ask(**payload)
     film("w", [[axis(0, 0.9)]])
     assert requests.get(**ids)["scenes"] == 2 and requests.rename(**ids, name="Anna")["name"] == "Anna"
-    configure(FEATURE_FACE="false")
+    configure(FEATURE_FACE="false", FEATURE_FACE_ENROLLMENT="true")
     with pytest.raises(Conflict, match="people can't be enrolled: FEATURE_FACE is off"):
         requests.create(user_id="u", name="Bea")
-    configure(FEATURE_FACE_ENROLLMENT="true")
+    configure(FEATURE_FACE="true")
     assert requests.create(user_id="u", name="Bea")["accepted"]
     assert requests.get(**ids)["good_photos"] == 1
 

@@ -182,7 +182,7 @@ def test_databases_of_one_server_may_be_migrated_at_once_by_several_machines(han
                 stderr=subprocess.STDOUT,
                 text=True,
             )
-            for url in urls * 3
+            for url in urls * 2
         ]
         outputs = [process.communicate(timeout=120)[0] for process in processes]
         assert [process.returncode for process in processes] == [0] * len(processes), outputs
