@@ -6,7 +6,6 @@ import itertools
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
-from pathlib import Path
 
 import pytest
 from sqlalchemy import text
@@ -191,19 +190,3 @@ def test_databases_of_one_server_may_be_migrated_at_once_by_several_machines(han
             with make_engine(url, pooled=False).connect() as connection:
                 gaps = row_security.find_gaps(connection)
             assert not (gaps.role or gaps.open or gaps.shut or gaps.hidden), gaps
-
-
-def test_the_statements_can_be_printed_for_somebody_else_to_run() -> None:
-    done = subprocess.run(
-        [str(Path(sys.executable).with_name("alembic")), "upgrade", "head", "--sql"],
-        cwd=ROOT,
-        env={"PATH": "/usr/bin:/bin", "POSTGRES_URL": "postgresql://nobody@127.0.0.1:9/nothing"},
-        capture_output=True,
-        text=True,
-        timeout=120,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr
-    assert f"CREATE ROLE {ROLE} NOLOGIN" in done.stdout
-    assert "%" not in done.stdout, "a driver's escape would be printed twice"
-    assert "ALTER TABLE scenes ENABLE ROW LEVEL SECURITY" in done.stdout

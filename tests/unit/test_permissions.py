@@ -77,7 +77,7 @@ def test_what_a_home_holds_is_private_also_after_an_earlier_version(
     assert open_paths(tmp_path / "new") == []
 
 
-def test_storage_is_private(tmp_path: Path) -> None:
+def test_storage_and_the_record_of_models_are_private(tmp_path: Path) -> None:
     storage = open_storage(StorageConfig(backend="local", root=tmp_path / "some" / "storage"))
     storage.ensure_buckets()
     storage.put_bytes("uploads", "uploads/u/v/film.mp4", b"film", "video/mp4")
@@ -85,6 +85,8 @@ def test_storage_is_private(tmp_path: Path) -> None:
     source.write_bytes(b"x")
     storage.put_file("sidecars", "sidecars/u/v/run1.json", source, "application/json")
     storage.get_file("uploads", "uploads/u/v/film.mp4", tmp_path / "some" / "fetched")
+    with lock.changing(tmp_path / "some" / "models") as entries:
+        entries["x"] = lock.Entry(files={})
     assert open_paths(tmp_path / "some") == []
 
 
@@ -98,12 +100,6 @@ def test_storage_that_others_can_read_is_refused(tmp_path: Path) -> None:
         storage.ensure_buckets()
     with pytest.raises(StorageUnavailable, match=r"STORAGE_ROOT=.*`chmod -R go-rwx"):
         storage.check()
-
-
-def test_the_record_of_models_is_private(tmp_path: Path) -> None:
-    with lock.changing(tmp_path / "models") as entries:
-        entries["x"] = lock.Entry(files={})
-    assert open_paths(tmp_path / "models") == []
 
 
 @pytest.mark.parametrize(
