@@ -5,12 +5,11 @@ A table of messages, good but for one part each, is sent to one running node, an
 
 from __future__ import annotations
 
-import base64
 import json
 import re
 import time
-import uuid
 from collections.abc import Callable, Iterator
+from functools import partial
 from typing import Any
 
 import pytest
@@ -20,6 +19,7 @@ from celery.result import AsyncResult
 
 from tests.acceptance.conftest import MakeFleet
 from tests.support.fleet import Fleet, NodeProcess, eventually
+from tests.support.messages import encode, make_message
 
 USER = "u1"
 QUEUE = "search"
@@ -91,42 +91,8 @@ def caller(fleet: Fleet) -> Iterator[Caller]:
     assert made.now() == made.pids
 
 
-def encode(content: Any) -> str:
-    text = content if isinstance(content, (str, bytes)) else json.dumps(content)
-    return base64.b64encode(text.encode() if isinstance(text, str) else text).decode()
-
-
-def message(**changes: Any) -> dict[str, Any]:
-    """A message as kombu writes it. A change names a part, by dots where it lies in another; ``...`` removes it."""
-    task_id = str(uuid.uuid4())
-    made: dict[str, Any] = {
-        "body": encode([[], {"video_id": CANARY, "user_id": USER}, {"callbacks": None, "errbacks": None, "chain": None, "chord": None}]),
-        "content-encoding": "utf-8",
-        "content-type": "application/json",
-        "headers": {
-            "lang": "py", "task": STATUS, "id": task_id, "shadow": None, "eta": None, "expires": None,
-            "group": None, "group_index": None, "retries": 0, "timelimit": [None, None], "root_id": task_id,
-            "parent_id": None, "argsrepr": f"('{CANARY}',)", "kwargsrepr": f"{{'x': '{CANARY}'}}", "origin": "gen1@h",
-            "ignore_result": False, "replaced_task_nesting": 0, "stamped_headers": None, "stamps": {},
-        },
-        "properties": {
-            "correlation_id": task_id, "reply_to": str(uuid.uuid4()), "delivery_mode": 2,
-            "delivery_info": {"exchange": "", "routing_key": QUEUE}, "priority": 0, "body_encoding": "base64",
-            "delivery_tag": str(uuid.uuid4()),
-        },
-    }  # fmt: skip
-    for path, value in changes.items():
-        *place, last = path.split(".")
-        part = made
-        for name in place:
-            part = part[name]
-        if value is ...:
-            part.pop(last, None)
-        else:
-            part[last] = value
-    return made
-
-
+#: A good message but for the changes.
+message = partial(make_message, STATUS, {"video_id": CANARY, "user_id": USER}, QUEUE)
 #: Values of every kind but the right one; most parts get all of them.
 WRONG: list[Any] = [
     5, -1, 1.5, 10**400, True, None, "", "x", "a\x00b", "\ud83d", "x" * 70_000, [1], [[[]]], {"a": 1},
@@ -271,8 +237,8 @@ def test_what_looks_typed_stays_what_it_is(caller: Caller) -> None:
         STATUS, kwargs={"video_id": {"__type__": "bytes", "__value__": "v"}, "user_id": USER}, queue=QUEUE
     )
     caller.error_of(sent)
-    message = str(sent.result) if sent.backend else str(caller.app.AsyncResult(sent.id).result)
-    assert re.match(r"video_id=\{'__type__': 'bytes', '__value__': 'v'\} ", message), message
+    said = str(sent.result) if sent.backend else str(caller.app.AsyncResult(sent.id).result)
+    assert re.match(r"video_id=\{'__type__': 'bytes', '__value__': 'v'\} ", said), said
 
 
 CONTROL: list[Any] = [

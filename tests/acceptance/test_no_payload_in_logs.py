@@ -11,9 +11,9 @@ import sys
 import threading
 import urllib.error
 import urllib.request
-import uuid
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, closing, contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +30,7 @@ from tests.contracts.candidates import sample_picture
 from tests.support.excerpt import write_excerpt
 from tests.support.fleet import FAMILIES, ROOT, Fleet, eventually
 from tests.support.injection import Injection
+from tests.support.messages import encode, make_message
 from tests.support.pictures import encoded
 from tests.support.services import PostgresServer, RedisServer
 
@@ -203,36 +204,20 @@ def ask_badly(fleet: Fleet) -> None:
 def send_garbage(fleet: Fleet) -> None:
     """What is no request at all."""
 
-    def wire(body: bytes, *, headers: Mapping[str, Any] | None = None, **changes: Any) -> str:
-        whole = {
-            "body": base64.b64encode(body).decode(), "content-encoding": "utf-8", "content-type": "application/json",
-            "headers": {"lang": "py", "task": "tasks.video.status", "id": str(uuid.uuid4()), "root_id": "x",
-                        **(headers or {})},
-            "properties": {"correlation_id": "x", "reply_to": "x", "delivery_mode": 2, "priority": 0,
-                           "delivery_info": {"exchange": "", "routing_key": "search"},
-                           "body_encoding": "base64", "delivery_tag": str(uuid.uuid4())},
-            **changes,
-        }  # fmt: skip
-        return json.dumps(whole)
-
-    good = f'[[], {{"query": "{CANARY}"}}, null]'.encode()
-    garbage = [
-        CANARY,
-        json.dumps({"name": CANARY}),
-        wire(f'[["{CANARY}"'.encode()),
-        wire(f'"{CANARY}"'.encode()),
-        wire(f'[["{CANARY}"], {{}}, null]'.encode()),
-        wire(good, **{"content-type": f"text/{CANARY}"}),
-        wire(good, **{"content-encoding": CANARY}),
-        *(wire(good, headers=headers) for headers in (
-            {"task": f"tasks.{CANARY}"}, {"expires": CANARY}, {"eta": CANARY}, {"timelimit": CANARY},
-            {"shadow": CANARY, "argsrepr": CANARY, "kwargsrepr": CANARY},
-            {"stamped_headers": [CANARY], "stamps": {CANARY: CANARY}}, {"task": {"a": CANARY}, "id": {"a": CANARY}},
+    message = partial(make_message, "tasks.video.status", {"query": CANARY}, "search")
+    garbage: list[Any] = [
+        {"name": CANARY},
+        *(message(body=encode(body)) for body in (f'[["{CANARY}"', f'"{CANARY}"', f'[["{CANARY}"], {{}}, null]')),
+        *(message(**{place: value}) for place, value in (
+            ("content-type", f"text/{CANARY}"), ("content-encoding", CANARY), ("headers.task", f"tasks.{CANARY}"),
+            ("headers.expires", CANARY), ("headers.eta", CANARY), ("headers.timelimit", CANARY),
+            ("headers.shadow", CANARY),
         )),
+        message(**{"headers.stamped_headers": [CANARY], "headers.stamps": {CANARY: CANARY}}),
+        message(**{"headers.task": {"a": CANARY}, "headers.id": {"a": CANARY}}),
     ]  # fmt: skip
     with redis.Redis.from_url(fleet.redis_url) as client:
-        for message in garbage:
-            client.lpush("search", message)
+        client.lpush("search", CANARY, *map(json.dumps, garbage))
         eventually(lambda: not client.llen("search"), within_s=30, what="the garbage is taken")
     assert outcome(lambda: fleet.client.status("unheard-of", USER)) == "NotFound", "the node lives"
 

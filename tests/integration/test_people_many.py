@@ -31,7 +31,6 @@ from tests.support.people import (
     create,
     film,
     id_of,
-    key_of,
     match,
     merge,
     model_id,
@@ -131,7 +130,7 @@ def test_many_tracks_are_merged_parted_and_erased_in_short_transactions(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     ann, bea = create("Ann"), create("Bea")
-    populate(key_of(ann), MANY)
+    populate(ann, MANY)
     figures, longest = [], []
 
     def measure(what: str, work: Callable[[], Any]) -> Any:
@@ -144,16 +143,16 @@ def test_many_tracks_are_merged_parted_and_erased_in_short_transactions(
         return found
 
     number = measure("merge, the request", lambda: merge(ann, bea))
-    assert view(bea).state == "working" and 0 < owners()[key_of(bea)] < MANY
+    assert view(bea).state == "working" and 0 < owners()[bea] < MANY
     with pytest.raises(Conflict, match="is being merged or split"):
         undo(number)
     measure("merge, the job", run_move)
-    assert owners() == {key_of(bea): MANY} and view(bea).scenes == MANY
+    assert owners() == {bea: MANY} and view(bea).scenes == MANY
     assert count("scenes WHERE people_changed") == MANY, "their sidecars are written again"
     _end_matches()
     measure("undo, the request", lambda: undo(number))
     measure("undo, the job", run_move)
-    assert owners() == {key_of(ann): MANY}
+    assert owners() == {ann: MANY}
     _end_matches()
     measure("erase, the request", lambda: change(ann, lambda s, row: erasure.begin(s, row, POLICY)))
     assert view(ann).state == "erasing" and view(ann).scenes == 0
@@ -192,13 +191,13 @@ def _erase_rows() -> None:
 
 def test_a_killed_move_goes_on_where_it_was_and_the_old_attempt_moves_nothing() -> None:
     ann, bea = create("Ann"), create("Bea")
-    populate(key_of(ann), 3 * moves.BATCH)
+    populate(ann, 3 * moves.BATCH)
     merge(ann, bea)
     claimed = must_claim("housekeeping")
     old = context(claimed)
     old.write(lambda session, job: moves.step(session, moves.read_move(claimed.payload)))
     before = owners()
-    assert before[key_of(bea)] == moves.FIRST + moves.BATCH
+    assert before[bea] == moves.FIRST + moves.BATCH
     # Its worker is gone: another attempt has it.
     with reading() as session:
         (held,) = attempts.held_jobs(session)
@@ -208,13 +207,12 @@ def test_a_killed_move_goes_on_where_it_was_and_the_old_attempt_moves_nothing() 
         old.write(lambda session, job: moves.step(session, moves.read_move(claimed.payload)))
     assert owners() == before
     run_move()
-    assert owners() == {key_of(bea): 3 * moves.BATCH}
+    assert owners() == {bea: 3 * moves.BATCH}
 
 
 def test_while_tracks_are_moved_a_second_merge_waits_and_matching_loses_none() -> None:
     ann, bea, cid = create("Ann"), create("Bea"), create("Cid")
-    source = key_of(ann)
-    populate(source, 2 * moves.BATCH)
+    populate(ann, 2 * moves.BATCH)
     merge(ann, bea)
     for one, other in ((bea, cid), (cid, bea)):
         with pytest.raises(Conflict, match="'Bea' is being merged or split: try again"):
@@ -222,16 +220,15 @@ def test_while_tracks_are_moved_a_second_merge_waits_and_matching_loses_none() -
     rename(bea, "Bee")
     # A video with tracks that wait is looked at again: nobody there is like anybody.
     first = text("SELECT video_id FROM face_tracks WHERE person_id = :ann LIMIT 1")
-    transact(lambda session: match(session, session.execute(first, {"ann": source}).scalar_one()))
+    transact(lambda session: match(session, session.execute(first, {"ann": ann}).scalar_one()))
     run_move()
-    assert owners() == {key_of(bea): 2 * moves.BATCH} and view(bea).name == "Bee"
+    assert owners() == {bea: 2 * moves.BATCH} and view(bea).name == "Bee"
     assert count("people WHERE moving_event IS NOT NULL") == 0
 
 
 def test_a_person_erased_while_tracks_come_takes_them_along() -> None:
     ann, bea = create("Ann"), create("Bea")
-    keys = {key_of(ann), key_of(bea)}
-    populate(key_of(ann), 2 * moves.BATCH)
+    populate(ann, 2 * moves.BATCH)
     merge(ann, bea)
     change(bea, lambda session, row: erasure.begin(session, row, POLICY))
     assert view(bea).state == "erasing"
@@ -242,7 +239,7 @@ def test_a_person_erased_while_tracks_come_takes_them_along() -> None:
             run_slice(claimed)
             continue
         with reading() as session:
-            moving = moves.under_way(session, "u", keys)
+            moving = moves.under_way(session, "u", {ann, bea})
         work = erase_person._Erasure(context(claimed))
         if moving:
             with pytest.raises(Deferred):

@@ -108,9 +108,9 @@ def match(session: Session, video: str) -> None:
 
 
 def tracks(video: str) -> list[FaceTrack]:
-    order = (FaceTrack.ts_s, FaceTrack.track)
+    found = select(FaceTrack).where(FaceTrack.video_id == video)
     with reading() as session:
-        return list(session.scalars(select(FaceTrack).where(FaceTrack.video_id == video).order_by(*order)))
+        return list(session.scalars(found.order_by(FaceTrack.ts_s, FaceTrack.track)))
 
 
 def face_of(video: str, idx: int = 0) -> FaceTrack:
@@ -228,12 +228,6 @@ def view(person: str, user: str = "u") -> PersonView:
         return registry.view(session, registry.get(session, person, user))
 
 
-def key_of(person: str) -> str:
-    """The primary key of one of u's people."""
-    with reading() as session:
-        return registry.get(session, person, "u").person_id
-
-
 def unknowns() -> list[str]:
     with reading() as session:
         page = registry.list_page(session, ListPeople(user_id="u", kind="unknown"))
@@ -241,10 +235,9 @@ def unknowns() -> list[str]:
 
 
 def id_of(name: str) -> str:
+    mine = (Person.user_id == "u") & (Person.name == name)
     with reading() as session:
-        return session.scalars(
-            select(Person.person_id).where(Person.user_id == "u", Person.name == name)
-        ).one()
+        return session.scalars(select(Person.person_id).where(mine)).one()
 
 
 # --- corrections
