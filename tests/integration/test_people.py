@@ -83,13 +83,6 @@ def test_a_new_video_is_matched_at_once_also_after_bad_photos() -> None:
     assert seen() == {0: {"Ann": (0.7, 1)}}
 
 
-def test_without_a_good_photo_nobody_is_known() -> None:
-    person = enrol("Ann", None)
-    assert view(person).state == "empty"
-    film("v", [[axis(0)]])
-    assert seen() == {}
-
-
 def test_near_misses_of_two_people_stay_unlabelled() -> None:
     enrol("Ann", axis(0))
     enrol("Bea", axis(0, 0.95, rest=1))
