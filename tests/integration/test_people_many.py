@@ -1,6 +1,6 @@
 """People of 200,000 tracks: merged, parted again and erased in batches, none of them a long transaction.
 
-Rows are made by generate_series; SCENEFLEET_MANY_TRACKS sets how many (the default is a tenth, for everyday runs).
+Rows are made by generate_series; SCENEFLEET_MANY_TRACKS sets how many (the default is a twentieth, for everyday runs).
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ from worker.stages.context import Deferred, StageContext
 
 pytestmark = pytest.mark.usefixtures("database")
 
-MANY = int(os.environ.get("SCENEFLEET_MANY_TRACKS", "20000"))
+MANY = int(os.environ.get("SCENEFLEET_MANY_TRACKS", "10000"))
 #: Half of it on a machine that has nothing else to do.
 SHORT_S = 4.0
 #: One video has so many scenes, and so many tracks of the person.
