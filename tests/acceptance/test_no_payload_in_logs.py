@@ -242,22 +242,16 @@ def fail_jobs(fleet: Fleet, injection: Injection, tmp_path: Path, sample: Path) 
 def leave_a_request_waiting(fleet: Fleet, look: Callable[[], str]) -> str:
     """What is shown of a request that a node holds; its child is stopped meanwhile."""
     (child,) = fleet.nodes["text"].children
-    child.suspend()
-    try:
-        waits = {"texts": [f"{CANARY} waits"]}
+    waits = {"texts": [f"{CANARY} waits"]}
+    with ExitStack() as stack, redis.Redis.from_url(fleet.redis_url) as client:
+        stack.callback(child.resume)
+        child.suspend()
         sent = stranger(fleet).send_task("tasks.text.embed", kwargs=waits, queue="text.online")
-        try:
-            with redis.Redis.from_url(fleet.redis_url) as client:
-                eventually(
-                    lambda: not client.llen("text.online"), within_s=20, what="the node has taken the message"
-                )
-            shown = look()
-            child.resume()
-            assert sent.get(timeout=60)
-        finally:
-            sent.backend = None
-    finally:
+        stack.callback(setattr, sent, "backend", None)
+        eventually(lambda: not client.llen("text.online"), within_s=20, what="the node has taken the message")
+        shown = look()
         child.resume()
+        assert sent.get(timeout=60)
     return shown
 
 
