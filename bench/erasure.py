@@ -2,7 +2,7 @@
 
 The archive is made up: published scenes of one user with a sidecar each, in a storage in memory that takes ``--call-ms``
 for every call (a listing: every 1,000 keys; a delete: every 1,000 keys), as an S3 server does. The person is seen in
-``--seen`` of them. What is measured are the jobs of the ledger, ``forget`` and ``revise``, run one after the other by the
+``--seen`` of them. What is measured are the jobs of the ledger, ``erase_person`` and ``rewrite_sidecars``, run one after the other by the
 code a media node runs, from the request to the receipt; pauses between them, in which others work, are left out.
 Real Postgres and Redis. Beside it: what reading every sidecar of the user would take, one call after the other.
 """
@@ -13,7 +13,6 @@ import argparse
 import json
 import os
 import sys
-import tempfile
 import threading
 import time
 from bisect import bisect_left
@@ -28,7 +27,7 @@ from sqlalchemy.orm import Session
 
 from bench import OUT
 from bench.archive import write_archive
-from db import schema
+from bench.servers import DATABASE, servers
 from db.engine import get_engine, make_engine, reading, set_engine, transact
 from db.people import erasure, registry
 from db.vectors import ensure_model
@@ -38,7 +37,6 @@ from shared.settings import get_settings
 from shared.storage import Bucket, ObjectInfo, ObjectStat
 from shared.storage.local import LocalStorage
 from shared.storage.objects import StorageConfig
-from tests.support.services import PostgresServer, RedisServer
 
 USER, PERSON = "bench", "17"
 PER_VIDEO = 500
@@ -197,18 +195,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--quick", action="store_true", help="5,000 sidecars: only that it works")
     options = parser.parse_args(sys.argv[1:] if arguments is None else arguments)
     sidecars, seen = (5_000, 200) if options.quick else (options.sidecars, options.seen)
-    with tempfile.TemporaryDirectory() as passing:
-        folder = Path(passing)
-        postgres, redis_server = PostgresServer(folder / "postgres"), RedisServer(folder / "redis")
-        postgres.start()
-        redis_server.start()
+    with servers() as (postgres, redis_server, folder):
+        url = postgres.url(DATABASE)
+        os.environ |= {"POSTGRES_URL": url, "REDIS_URL": redis_server.url, "SCENEFLEET_HOME": str(folder)}
+        get_settings.cache_clear()
+        set_engine(make_engine(url.replace("postgresql://", "postgresql+psycopg://")))
         try:
-            postgres.execute("CREATE DATABASE bench")
-            url = postgres.url("bench")
-            os.environ |= {"POSTGRES_URL": url, "REDIS_URL": redis_server.url, "SCENEFLEET_HOME": str(folder)}
-            get_settings.cache_clear()
-            schema.upgrade(url=url.replace("postgresql://", "postgresql+psycopg://"))
-            set_engine(make_engine(url.replace("postgresql://", "postgresql+psycopg://")))
             storage = SlowStorage(folder, options.call_ms / 1000)
             request = CreatePerson(user_id=USER, name="Ann", person_id=PERSON)
             transact(lambda session: registry.create(session, request))
@@ -222,8 +214,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
         finally:
             get_engine().dispose()
             set_engine(None)
-            redis_server.stop()
-            postgres.stop()
     print(json.dumps(result, indent=2))
     OUT.mkdir(parents=True, exist_ok=True)
     (OUT / "erasure.json").write_text(json.dumps(result, indent=2))

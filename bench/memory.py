@@ -11,7 +11,6 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-import tempfile
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -22,8 +21,8 @@ from rich.console import Console
 from rich.table import Table
 
 from bench import OUT
-from tests.support.fleet import FAMILIES, Fleet, eventually
-from tests.support.services import PostgresServer, RedisServer
+from bench.servers import servers
+from tests.support.fleet import FAMILIES, Fleet, eventually, fleet_over
 
 MB = 1e6
 #: Settled: two looks this far apart differ by less than that share.
@@ -68,25 +67,9 @@ def measure(fleet: Fleet, families: Sequence[str], *, naive: bool) -> dict[str, 
 
 def run(families: Sequence[str]) -> dict[str, Any]:
     """Both fleets, one after the other."""
-    from db import schema
-
-    with tempfile.TemporaryDirectory(prefix="scenefleet-bench-") as name:
-        folder = Path(name)
-        postgres, redis = PostgresServer(folder / "postgres"), RedisServer(folder / "redis")
-        try:
-            postgres.start()
-            redis.start()
-            postgres.execute("CREATE DATABASE bench")
-            schema.upgrade(url=postgres.url("bench").replace("postgresql://", "postgresql+psycopg://"))
-            fleet = Fleet(folder / "home", postgres.url("bench"), redis.url)
-            try:
-                ours = measure(fleet, families, naive=False)
-                naive = measure(fleet, families, naive=True)
-            finally:
-                fleet.close()
-        finally:
-            redis.stop()
-            postgres.stop()
+    with servers() as (postgres, redis, folder), fleet_over(postgres, redis, folder / "home") as fleet:
+        ours = measure(fleet, families, naive=False)
+        naive = measure(fleet, families, naive=True)
     return {
         "families": list(families),
         "fleet_bytes": ours,

@@ -293,23 +293,10 @@ def judge(results: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
     """The targets, and whether each was met."""
     rows = []
     for result in results:
-        if result["stage_ratio"] is not None:
-            rows.append(
-                (
-                    f"{result['name']}: stage time over bare engine",
-                    result["stage_ratio"],
-                    "<=",
-                    MAX_STAGE_RATIO,
-                )
-            )
-        rows.append(
-            (
-                f"{result['name']}: throughput over bare model",
-                result["throughput_ratio"],
-                ">=",
-                MIN_THROUGHPUT,
-            )
-        )
+        name, stage_ratio = result["name"], result["stage_ratio"]
+        if stage_ratio is not None:
+            rows.append((f"{name}: stage time over bare engine", stage_ratio, "<=", MAX_STAGE_RATIO))
+        rows.append((f"{name}: throughput over bare model", result["throughput_ratio"], ">=", MIN_THROUGHPUT))
     return [
         {
             "target": name,
@@ -323,19 +310,8 @@ def judge(results: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
 
 def show(results: Sequence[dict[str, Any]], console: Console) -> None:
     table = Table(title="Models beside the bare engine: in the same process, on the same inputs")
-    columns = (
-        "model",
-        "rounds",
-        "engine s",
-        "bare /s",
-        "ours /s",
-        "throughput",
-        "stage",
-        "whole job",
-        "CPU: model",
-        "CPU: job",
-        "MB",
-    )
+    measured = ("rounds", "engine s", "bare /s", "ours /s", "throughput", "stage", "whole job")
+    columns = ("model", *measured, "CPU: model", "CPU: job", "MB")
     for column in columns:
         table.add_column(column, justify="left" if column == "model" else "right", no_wrap=True)
     for result in results:

@@ -11,7 +11,6 @@ from __future__ import annotations
 import argparse
 import json
 import statistics
-import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -19,8 +18,8 @@ from rich.console import Console
 from rich.table import Table
 
 from bench import OUT
-from tests.support.fleet import ROOT, Fleet
-from tests.support.services import PostgresServer, RedisServer
+from bench.servers import servers
+from tests.support.fleet import ROOT, Fleet, fleet_over
 
 _TIMES = """
     SELECT stage, sum(extract(epoch FROM finished_at - started_at))::float AS seconds FROM jobs
@@ -47,27 +46,15 @@ def measure(fleet: Fleet, video: Path, video_id: str) -> dict[str, Any]:
 
 def run(video: Path, runs: int) -> dict[str, Any]:
     """Start a fleet with production settings, index the video ``runs`` times after a warm-up."""
-    with tempfile.TemporaryDirectory(prefix="scenefleet-bench-") as folder:
-        postgres, redis = PostgresServer(Path(folder) / "postgres"), RedisServer(Path(folder) / "redis")
-        try:
-            postgres.start()
-            redis.start()
-            postgres.execute("CREATE DATABASE bench")
-            from db import schema
-
-            schema.upgrade(url=postgres.url("bench").replace("postgresql://", "postgresql+psycopg://"))
-            defaults = {"LEASE_S": "60", "HEARTBEAT_S": "15", "RECONCILE_S": "3"}
-            fleet = Fleet(Path(folder) / "home", postgres.url("bench"), redis.url, **defaults)
-            try:
-                fleet.start()
-                fleet.wait_ready()
-                measure(fleet, video, "warm-up")
-                results = [measure(fleet, video, f"run-{n}") for n in range(runs)]
-            finally:
-                fleet.close()
-        finally:
-            redis.stop()
-            postgres.stop()
+    production = {"LEASE_S": "60", "HEARTBEAT_S": "15", "RECONCILE_S": "3"}
+    with (
+        servers() as (postgres, redis, folder),
+        fleet_over(postgres, redis, folder / "home", **production) as fleet,
+    ):
+        fleet.start()
+        fleet.wait_ready()
+        measure(fleet, video, "warm-up")
+        results = [measure(fleet, video, f"run-{n}") for n in range(runs)]
     return {
         "video": video.name,
         "runs": results,

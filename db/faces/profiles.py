@@ -2,18 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
-
-import numpy as np
 from pgvector import HalfVector
 from sqlalchemy import delete, select
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.orm import Session
 
-from db.faces.tracks import as_array
+from db.faces.tracks import as_array, face_metrics, weights_of
 from db.faces.vote import centroid
-from db.tables import FaceTrack, Model, Person, PersonPhoto, PersonProfile
+from db.tables import FaceTrack, Person, PersonPhoto, PersonProfile
 
 #: Tracks a profile without photos is made from.
 _MAX_TRACKS = 500
@@ -25,51 +21,37 @@ def make_profile(session: Session, person_id: str) -> None:
     A named person is known by those tracks only that a human confirmed: else one wrong match would bring the next.
     """
     session.execute(delete(PersonProfile).where(PersonProfile.person_id == person_id))
-    user_id, kind, gone = session.execute(
-        select(
-            Person.user_id, Person.kind, Person.deleted_at.is_not(None) | Person.merged_into.is_not(None)
-        ).where(Person.person_id == person_id)
-    ).one()
-    if gone:
+    person = session.get_one(Person, person_id)
+    if person.deleted_at is not None or person.merged_into is not None:
         # Their tracks are removed batch by batch; the remaining ones make no profile.
         return
     believed = FaceTrack.person_id == person_id
-    if kind == "named":
+    if person.kind == "named":
         believed &= FaceTrack.decided_by == "human"
-    metrics: Mapping[int, str] = {
-        row.model_id: row.metric or "cosine"
-        for row in session.scalars(select(Model).where(Model.family == "face"))
-    }
     photos = session.execute(
         select(PersonPhoto.model_id, PersonPhoto.vec, PersonPhoto.quality)
         .where(PersonPhoto.person_id == person_id, PersonPhoto.state == "good")
         .order_by(PersonPhoto.photo_id)
     ).all()
-    for model_id, metric in metrics.items():
+    for model_id, metric in face_metrics(session).items():
         own = [row for row in photos if row.model_id == model_id]
-        tracks: list[Any] = []
-        if own:
-            weights = [1.0 if row.quality is None else max(row.quality, 1e-6) for row in own]
-        else:
-            tracks = list(
-                session.execute(
-                    select(FaceTrack.vec, FaceTrack.faces)
-                    .where(believed, FaceTrack.model_id == model_id)
-                    .order_by(FaceTrack.faces.desc(), FaceTrack.track_id)
-                    .limit(_MAX_TRACKS)
-                )
-            )
-            weights = [float(row.faces) for row in tracks]
-        if not weights:
+        tracks = (
+            select(FaceTrack.vec, FaceTrack.faces.label("quality"))
+            .where(believed, FaceTrack.model_id == model_id)
+            .order_by(FaceTrack.faces.desc(), FaceTrack.track_id)
+            .limit(_MAX_TRACKS)
+        )
+        used = own or session.execute(tracks).all()
+        if not used:
             continue
-        middle = centroid(as_array([row.vec for row in own or tracks]), np.array(weights), metric)
+        middle = centroid(as_array([row.vec for row in used]), weights_of(used), metric)
         session.execute(
             insert(PersonProfile).values(
                 person_id=person_id,
                 model_id=model_id,
-                user_id=user_id,
+                user_id=person.user_id,
                 vec=HalfVector(middle),
                 photos=len(own),
-                tracks=len(tracks),
+                tracks=0 if own else len(used),
             )
         )

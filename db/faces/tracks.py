@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections import defaultdict
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from itertools import groupby
 from typing import Any
 from uuid import UUID, uuid5
 
 import numpy as np
 from pgvector import HalfVector
-from sqlalchemy import delete, func, insert as bulk, or_, select, update
+from sqlalchemy import any_, delete, func, insert as bulk, select, update
 from sqlalchemy.orm import Session
 
-from db.faces.vote import FaceRule, Float64, Verdict, centroid, decide
+from db.expressions import array
+from db.faces.vote import NO_MATCH, FaceRule, Float64, Verdict, centroid, decide
 from db.tables import Face, FaceDecision, FaceTrack, Model, Person, PersonProfile, Scene, ScenePerson, Video
 
 #: Scenes whose faces are held in memory at once.
@@ -31,11 +33,10 @@ class KnownPeople:
     #: [P, dim]
     vectors: Float64
 
-    def without(self, barred: Iterable[str]) -> KnownPeople:
-        out = set(barred)
-        keep = [place for place, name in enumerate(self.ids) if name not in out]
-        if len(keep) == len(self.ids):
+    def without(self, barred: Collection[str]) -> KnownPeople:
+        if not barred:
             return self
+        keep = [place for place, name in enumerate(self.ids) if name not in barred]
         return KnownPeople(tuple(self.ids[place] for place in keep), self.vectors[keep])
 
 
@@ -43,11 +44,12 @@ class KnownPeople:
 class HumanDecision:
     """The decisions of humans about one track."""
 
-    person_id: str | None
-    barred: frozenset[str]
+    person_id: str | None = None
+    barred: frozenset[str] = frozenset()
 
 
-NOTHING = HumanDecision(None, frozenset())
+#: The faces of each (scene, run, track).
+FacesByTrack = defaultdict[tuple[UUID, int, int], list[Face]]
 
 
 def as_array(vectors: Sequence[Any]) -> Float64:
@@ -61,9 +63,8 @@ def write_tracks(
 ) -> None:
     """Replace the tracks of these scenes with those of the faces that this run found."""
     session.execute(delete(FaceTrack).where(FaceTrack.run == run, FaceTrack.scene_id.in_(scene_ids)))
-    faces = _faces(session, [(scene, run) for scene in scene_ids])
     rows = []
-    for (scene, _, number), group in faces.items():
+    for (scene, _, number), group in _faces(session, scene_ids, {run}).items():
         best = max(group, key=lambda face: (face.quality or face.det_score, -face.ordinal))
         middle = centroid(as_array([face.vec for face in group]), weights_of(group), metric)
         rows.append(
@@ -86,25 +87,29 @@ def write_tracks(
         session.execute(bulk(FaceTrack), rows)
 
 
-def weights_of(faces: Sequence[Face]) -> Float64:
-    """The weight of each face: its quality, if the model measures it."""
-    return np.array([1.0 if face.quality is None else max(face.quality, 1e-6) for face in faces], np.float64)
+def weights_of(found: Sequence[Any]) -> Float64:
+    """The weight of each face or photo: its quality, if the model measures it."""
+    return np.array([1.0 if one.quality is None else max(one.quality, 1e-6) for one in found], np.float64)
 
 
-def _faces(session: Session, wanted: Sequence[tuple[UUID, int]]) -> dict[tuple[UUID, int, int], list[Face]]:
-    """The faces of the scenes in these runs, by (scene, run, track)."""
-    runs = {run for _, run in wanted}
-    rows = session.scalars(
+def face_metrics(session: Session) -> dict[int, str]:
+    """The metric of each face model, by id."""
+    models = session.scalars(select(Model).where(Model.family == "face"))
+    return {model.model_id: model.metric or "cosine" for model in models}
+
+
+def _faces(session: Session, scene_ids: Collection[UUID], runs: Collection[int]) -> FacesByTrack:
+    found: FacesByTrack = defaultdict(list)
+    for face in session.scalars(
         select(Face)
-        .where(Face.scene_id.in_({scene for scene, _ in wanted}), Face.run.in_(runs), Face.track.is_not(None))
+        .where(Face.scene_id.in_(scene_ids), Face.run.in_(runs), Face.track.is_not(None))
         .order_by(Face.scene_id, Face.run, Face.track, Face.ordinal)
-    ).all()
-    return {
-        key: list(group) for key, group in groupby(rows, key=lambda f: (f.scene_id, f.run, int(f.track or 0)))
-    }
+    ):
+        found[face.scene_id, face.run, int(face.track or 0)].append(face)
+    return found
 
 
-def load_known(session: Session, user_id: str, model_id: int, kind: str) -> KnownPeople:
+def _load_known(session: Session, user_id: str, model_id: int, kind: str) -> KnownPeople:
     """The user's people of one kind that have a profile by this model."""
     rows = session.execute(
         select(PersonProfile.person_id, PersonProfile.vec)
@@ -148,24 +153,16 @@ def _match_scenes(session: Session, video: Video, scene_ids: Sequence[UUID], rul
         .order_by(FaceTrack.scene_id, FaceTrack.run, FaceTrack.track)
         .execution_options(populate_existing=True)
     ).all()
-    faces = _faces(session, [(track.scene_id, track.run) for track in tracks])
+    faces = _faces(session, scene_ids, {track.run for track in tracks})
     decided = _decisions_by_track(session, video, scene_ids, tracks, faces)
-    metrics: dict[int, str] = {
-        row.model_id: row.metric or "cosine"
-        for row in session.scalars(select(Model).where(Model.model_id.in_({t.model_id for t in tracks})))
-    }
-    moving = set(
-        session.scalars(
-            select(Person.person_id).where(
-                Person.user_id == video.user_id,
-                Person.moving_event.is_not(None),
-                Person.merged_into.is_not(None),
-            )
-        )
+    metrics = face_metrics(session)
+    sources = select(Person.person_id).where(
+        Person.user_id == video.user_id, Person.moving_event.is_not(None), Person.merged_into.is_not(None)
     )
+    moving = set(session.scalars(sources))
     known = {
-        (model, kind): load_known(session, video.user_id, model, kind)
-        for model in metrics
+        (model, kind): _load_known(session, video.user_id, model, kind)
+        for model in {track.model_id for track in tracks}
         for kind in ("named", "unknown")
     }
     changes: list[dict[str, Any]] = []
@@ -175,10 +172,10 @@ def _match_scenes(session: Session, video: Video, scene_ids: Sequence[UUID], rul
         verdicts = [
             # Being moved to another person (db/people/moves.py): matching must not change it.
             (Verdict(track.person_id, track.similarity, track.votes or 0), track.decided_by)
-            if track.person_id in moving and decided.get(track.track_id, NOTHING).person_id is None
+            if track.person_id in moving and decided[track.track_id].person_id is None
             else _judge(
-                faces.get((track.scene_id, track.run, track.track), []),
-                decided.get(track.track_id, NOTHING),
+                faces[track.scene_id, track.run, track.track],
+                decided[track.track_id],
                 known[track.model_id, "named"],
                 known[track.model_id, "unknown"],
                 metrics[track.model_id],
@@ -188,13 +185,14 @@ def _match_scenes(session: Session, video: Video, scene_ids: Sequence[UUID], rul
         ]
         _one_place_each(own, verdicts, faces)
         for track, (verdict, by) in zip(own, verdicts, strict=True):
-            before = (track.person_id, track.similarity, track.votes, track.decided_by)
-            after = (verdict.person_id, verdict.similarity, verdict.votes, by)
-            if before != after:
-                changes.append(
-                    dict(zip(("person_id", "similarity", "votes", "decided_by"), after, strict=True))
-                    | {"track_id": track.track_id}
-                )
+            after = {
+                "person_id": verdict.person_id,
+                "similarity": verdict.similarity,
+                "votes": verdict.votes,
+                "decided_by": by,
+            }
+            if any(getattr(track, column) != value for column, value in after.items()):
+                changes.append({"track_id": track.track_id, **after})
                 changed.update(name for name in (track.person_id, verdict.person_id) if name)
     if changes:
         session.execute(update(FaceTrack), changes)
@@ -213,42 +211,40 @@ def _judge(
     if decision.person_id is not None:
         return Verdict(decision.person_id, 1.0, max(1, len(faces))), "human"
     if not faces:
-        return Verdict(None, None, 0), None
+        return NO_MATCH, None
     vectors, weights = as_array([face.vec for face in faces]), weights_of(faces)
     left = named.without(decision.barred)
     verdict = decide(vectors, weights, left.vectors, left.ids, metric, rule)
     if verdict.person_id is None and not verdict.undecided:
         left = unknown.without(decision.barred)
         # Two similar unknown people may be one person: take the nearer one.
-        loose = FaceRule(cosine=rule.cosine, distance=rule.distance, margin=0.0)
-        verdict = decide(vectors, weights, left.vectors, left.ids, metric, loose)
+        verdict = decide(vectors, weights, left.vectors, left.ids, metric, replace(rule, margin=0.0))
         if verdict.person_id is None:
-            return Verdict(None, None, 0), None
+            return NO_MATCH, None
     return verdict, "machine"
 
 
 def _one_place_each(
     tracks: Sequence[FaceTrack],
     verdicts: list[tuple[Verdict, str | None]],
-    faces: Mapping[tuple[UUID, int, int], list[Face]],
+    faces: FacesByTrack,
 ) -> None:
     """Resolve two tracks of one person in the same keyframe: the more similar one keeps the person."""
     order = sorted(
         range(len(tracks)),
         key=lambda place: (verdicts[place][1] != "human", -(verdicts[place][0].similarity or 0)),
     )
-    taken: dict[str, set[int]] = {}
+    taken: dict[str, set[int]] = defaultdict(set)
     for place in order:
         verdict, by = verdicts[place]
         if verdict.person_id is None:
             continue
         track = tracks[place]
-        seen = {face.ordinal for face in faces.get((track.scene_id, track.run, track.track), [])}
-        others = taken.setdefault(verdict.person_id, set())
-        if by == "machine" and seen & others:
+        seen = {face.ordinal for face in faces[track.scene_id, track.run, track.track]}
+        if by == "machine" and seen & taken[verdict.person_id]:
             verdicts[place] = (Verdict(None, verdict.similarity, 0, undecided=True), "machine")
         else:
-            others |= seen
+            taken[verdict.person_id] |= seen
 
 
 def _decisions_by_track(
@@ -256,8 +252,8 @@ def _decisions_by_track(
     video: Video,
     scene_ids: Sequence[UUID],
     tracks: Sequence[FaceTrack],
-    faces: Mapping[tuple[UUID, int, int], list[Face]],
-) -> dict[UUID, HumanDecision]:
+    faces: FacesByTrack,
+) -> defaultdict[UUID, HumanDecision]:
     """The decisions about these tracks, found by time and place, whichever run or split created them."""
     decisions = session.scalars(
         select(FaceDecision)
@@ -270,66 +266,50 @@ def _decisions_by_track(
         )
         .order_by(FaceDecision.decision_id)
     ).all()
+    decided: defaultdict[UUID, HumanDecision] = defaultdict(HumanDecision)
     if not decisions:
-        return {}
-    merged = {
-        row.person_id: row.merged_into
-        for row in session.execute(
-            select(Person.person_id, Person.merged_into).where(
-                Person.user_id == video.user_id, Person.merged_into.is_not(None)
-            )
-        )
-    }
-    spans = {
-        row.scene_id: (row.start_s, row.end_s)
-        for row in session.execute(
-            select(Scene.scene_id, Scene.start_s, Scene.end_s).where(Scene.scene_id.in_(scene_ids))
-        )
-    }
-    decided: dict[UUID, HumanDecision] = {}
-    by_run: dict[int, list[FaceTrack]] = {}
+        return decided
+    merges = select(Person.person_id, Person.merged_into).where(
+        Person.user_id == video.user_id, Person.merged_into.is_not(None)
+    )
+    merged = {row.person_id: str(row.merged_into) for row in session.execute(merges)}
+    scenes = select(Scene.scene_id, Scene.start_s, Scene.end_s).where(Scene.scene_id.in_(scene_ids))
+    spans = {row.scene_id: (row.start_s - 0.001, row.end_s + 0.001) for row in session.execute(scenes)}
+    by_run: dict[int, list[FaceTrack]] = defaultdict(list)
     for track in tracks:
-        by_run.setdefault(track.run, []).append(track)
+        by_run[track.run].append(track)
     for decision in decisions:
         who = decision.person_id
-        while merged.get(who):
-            who = str(merged[who])
+        while who in merged:
+            who = merged[who]
         for candidates in by_run.values():
             near = [
                 track
                 for track in candidates
-                if spans[track.scene_id][0] - 0.001 <= decision.ts_s <= spans[track.scene_id][1] + 0.001
+                if spans[track.scene_id][0] <= decision.ts_s <= spans[track.scene_id][1]
             ]
             found = _nearest(decision, near, faces)
             if found is None:
                 continue
-            earlier = decided.get(found.track_id, HumanDecision(None, frozenset()))
+            earlier = decided[found]
             if decision.is_person:
-                decided[found.track_id] = HumanDecision(who, earlier.barred - {who})
+                decided[found] = HumanDecision(who, earlier.barred - {who})
             else:
-                decided[found.track_id] = HumanDecision(
-                    None if earlier.person_id == who else earlier.person_id, earlier.barred | {who}
-                )
+                person_id = None if earlier.person_id == who else earlier.person_id
+                decided[found] = HumanDecision(person_id, earlier.barred | {who})
     return decided
 
 
-def _nearest(
-    decision: FaceDecision, tracks: Sequence[FaceTrack], faces: Mapping[tuple[UUID, int, int], list[Face]]
-) -> FaceTrack | None:
+def _nearest(decision: FaceDecision, tracks: Sequence[FaceTrack], faces: FacesByTrack) -> UUID | None:
     """The track with a face at the place and about the time of the decision."""
-    best: tuple[float, FaceTrack] | None = None
+    best: tuple[float, UUID | None] = (-np.inf, None)
     for track in tracks:
-        for face in faces.get((track.scene_id, track.run, track.track), []):
-            apart_s = abs(face.ts_s - decision.ts_s)
-            if apart_s > _NEAR_S:
-                continue
-            shared = overlap(face.box, decision.box)
-            if shared < _LEAST_OVERLAP:
-                continue
+        for face in faces[track.scene_id, track.run, track.track]:
+            apart_s, shared = abs(face.ts_s - decision.ts_s), overlap(face.box, decision.box)
             score = shared - apart_s / 100.0
-            if best is None or score > best[0]:
-                best = (score, track)
-    return best[1] if best else None
+            if apart_s <= _NEAR_S and shared >= _LEAST_OVERLAP and score > best[0]:
+                best = (score, track.track_id)
+    return best[1]
 
 
 def overlap(one: Sequence[float], other: Sequence[float]) -> float:
@@ -347,7 +327,6 @@ class PersonInScene:
 
     #: The primary key; empty if read from a sidecar.
     person_id: str = field(compare=False)
-    #: The external id.
     external_id: str
     name: str
     confidence: float
@@ -375,17 +354,11 @@ def people_in(session: Session, scenes: Mapping[UUID, int]) -> dict[UUID, list[P
         .group_by(FaceTrack.scene_id, FaceTrack.run, FaceTrack.person_id, Person.external_id, Person.name)
         .order_by(FaceTrack.scene_id, FaceTrack.person_id)
     )
-    found: dict[UUID, list[PersonInScene]] = {}
+    found: dict[UUID, list[PersonInScene]] = defaultdict(list)
     for row in rows:
         if scenes[row.scene_id] == row.run:
-            found.setdefault(row.scene_id, []).append(
-                PersonInScene(
-                    str(row.person_id),
-                    row.external_id,
-                    row.name,
-                    float(row.confidence),
-                    int(row.frame_count),
-                )
+            found[row.scene_id].append(
+                PersonInScene(row.person_id, row.external_id, row.name, row.confidence, row.frame_count)
             )
     return found
 
@@ -404,26 +377,17 @@ def refresh_scene_people(
     ).all()
     owner = {row.scene_id: row.user_id for row in rows}
     now = people_in(session, {row.scene_id: int(row.face_run) for row in rows})
-    before: dict[UUID, list[tuple[str, float, int]]] = {}
-    for old in session.execute(
-        select(ScenePerson.scene_id, ScenePerson.person_id, ScenePerson.confidence, ScenePerson.frame_count)
-        .where(ScenePerson.scene_id.in_(owner))
-        .order_by(ScenePerson.scene_id, ScenePerson.person_id)
-    ):
-        before.setdefault(old.scene_id, []).append((old.person_id, old.confidence, old.frame_count))
-    changed = [scene for scene in owner if _facts(now.get(scene, ())) != before.get(scene, [])]
-    session.execute(delete(ScenePerson).where(ScenePerson.scene_id.in_(changed)))
-    values = [
-        {
-            "scene_id": scene,
-            "person_id": seen.person_id,
-            "user_id": owner[scene],
-            "confidence": seen.confidence,
-            "frame_count": seen.frame_count,
-        }
-        for scene in changed
+    names = ("scene_id", "person_id", "user_id", "confidence", "frame_count")
+    columns = [getattr(ScenePerson, name) for name in names]
+    before = {tuple(row) for row in session.execute(select(*columns).where(ScenePerson.scene_id.in_(owner)))}
+    after = {
+        (scene, seen.person_id, owner[scene], seen.confidence, seen.frame_count)
+        for scene in owner
         for seen in now.get(scene, ())
-    ]
+    }
+    changed = {row[0] for row in before ^ after}
+    session.execute(delete(ScenePerson).where(ScenePerson.scene_id.in_(changed)))
+    values = [dict(zip(names, row, strict=True)) for row in sorted(after) if row[0] in changed]
     if values:
         session.execute(bulk(ScenePerson), values)
     if written is None:
@@ -435,45 +399,36 @@ def refresh_scene_people(
     )
 
 
-def _facts(people: Sequence[PersonInScene]) -> list[tuple[str, float, int]]:
-    return [(seen.person_id, seen.confidence, seen.frame_count) for seen in people]
-
-
 def mark_scenes_of(session: Session, person_id: str) -> None:
     """Mark the scenes of a renamed person: their sidecars contain the old name.
 
     Waits for every transaction that publishes one of the person's videos at this moment: its scenes become visible
     with its commit, so that they could not be marked before. One that begins later reads the new name.
     """
+    videos = select(FaceTrack.video_id).where(FaceTrack.person_id == person_id)
     session.execute(
         select(Video.video_id)
-        .where(Video.video_id.in_(select(FaceTrack.video_id).where(FaceTrack.person_id == person_id)))
+        .where(Video.video_id.in_(videos))
         .order_by(Video.video_id)
         .with_for_update(key_share=True)
     )
-    session.execute(
-        update(Scene)
-        .where(
-            Scene.live,
-            Scene.scene_id.in_(select(ScenePerson.scene_id).where(ScenePerson.person_id == person_id)),
-        )
-        .values(people_changed=True)
-    )
+    scenes = select(ScenePerson.scene_id).where(ScenePerson.person_id == person_id)
+    session.execute(update(Scene).where(Scene.live, Scene.scene_id.in_(scenes)).values(people_changed=True))
+
+
+def count_tracks(session: Session, person_ids: Collection[str]) -> int:
+    """The number of tracks of some people."""
+    tracks = select(func.count()).select_from(FaceTrack)
+    return session.scalars(tracks.where(FaceTrack.person_id == any_(array(person_ids)))).one()
 
 
 def videos_with_faces(session: Session, user_id: str) -> list[str]:
     """The user's videos that have face tracks, or may get some: those in progress."""
-    return list(
-        session.scalars(
-            select(Video.video_id)
-            .where(
-                Video.user_id == user_id,
-                Video.deleted_at.is_(None),
-                or_(
-                    Video.state.in_(("uploaded", "processing")),
-                    select(FaceTrack.track_id).where(FaceTrack.video_id == Video.video_id).exists(),
-                ),
-            )
-            .order_by(Video.created_at.desc(), Video.video_id)
-        )
+    has_tracks = select(FaceTrack.track_id).where(FaceTrack.video_id == Video.video_id).exists()
+    videos = (
+        select(Video.video_id)
+        .where(Video.user_id == user_id, Video.deleted_at.is_(None))
+        .where(Video.state.in_(("uploaded", "processing")) | has_tracks)
+        .order_by(Video.created_at.desc(), Video.video_id)
     )
+    return list(session.scalars(videos))

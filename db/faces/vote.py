@@ -85,7 +85,8 @@ def decide(
     undecided = Verdict(None, nearest, 0, undecided=nearest >= least)
     best = found.argmax(axis=1)
     top = found[np.arange(len(faces)), best]
-    voting = (top >= least) & (top - _second(found) >= rule.margin)
+    others = np.pad(found, ((0, 0), (0, 1)), constant_values=-np.inf)
+    voting = (top >= least) & (top - np.partition(others, -2, axis=1)[:, -2] >= rule.margin)
     counted = np.bincount(best[voting], weights=weights[voting], minlength=len(ids))
     chosen = int(counted.argmax())
     if counted[chosen] * 2 <= weights.sum():
@@ -95,10 +96,3 @@ def decide(
     mine = voting & (best == chosen)
     similarity = float((found[mine, chosen] * weights[mine]).sum() / weights[mine].sum())
     return Verdict(ids[chosen], min(1.0, similarity), int(mine.sum()))
-
-
-def _second(similarity: Float64) -> Float64:
-    """The second-best similarity of each face; minus infinity with one person only."""
-    if similarity.shape[1] < 2:
-        return np.full(similarity.shape[0], -np.inf)
-    return np.asarray(np.partition(similarity, -2, axis=1)[:, -2], np.float64)

@@ -7,7 +7,7 @@ to later runs and splits.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, Literal
+from typing import Any
 from uuid import UUID, uuid4
 
 from sqlalchemy import ARRAY, BigInteger, Select, any_, delete, insert, literal, select, update
@@ -15,7 +15,7 @@ from sqlalchemy.orm import Session
 
 from db.expressions import array, uuids
 from db.faces.profiles import make_profile
-from db.faces.tracks import mark_scenes_of
+from db.faces.tracks import count_tracks
 from db.faces.vote import FaceRule
 from db.ids import find_people
 from db.ledger import person_runs, subjects
@@ -23,7 +23,6 @@ from db.ledger.jobs import WakeUp
 from db.ledger.policy import RunPolicy
 from db.people import moves, registry
 from db.people.events import record
-from db.people.moves import Move
 from db.people.unknowns import assign_people, lock_user, make_unknown
 from db.tables import FaceDecision, FaceTrack, PeopleEvent, Person, PersonPhoto, PersonProfile, Scene
 from shared.errors import Conflict, InvalidRequest, NotFound
@@ -54,18 +53,17 @@ def judge(
         },
     }
     _settle_all(session, payload["videos"], rule)
-    _make_profile_of_tracks(session, person)
+    confirmed = (FaceTrack.person_id == person.person_id) & (FaceTrack.decided_by == "human")
+    # Without confirmed tracks a profile remains as it is: it may be that of an unknown person who was named.
+    if session.scalars(select(FaceTrack.track_id).where(confirmed).limit(1)).first() is not None:
+        make_profile(session, person.person_id)
     return record(session, person.user_id, "confirm" if is_person else "reject", person.person_id, payload)
 
 
 def _tracks(session: Session, user_id: str, ids: Sequence[str]) -> list[FaceTrack]:
     wanted = list(dict.fromkeys(registry.as_uuid(name) for name in ids))
-    found = {
-        track.track_id: track
-        for track in session.scalars(
-            select(FaceTrack).where(FaceTrack.track_id.in_(wanted), FaceTrack.user_id == user_id)
-        )
-    }
+    tracks = select(FaceTrack).where(FaceTrack.track_id.in_(wanted), FaceTrack.user_id == user_id)
+    found = {track.track_id: track for track in session.scalars(tracks)}
     missing = [name for name in wanted if name not in found]
     if missing:
         raise NotFound(f"there is no face {str(missing[0])!r}: see tasks.people.faces")
@@ -90,22 +88,9 @@ def _decide(
 
 
 def _settle_all(session: Session, videos: Sequence[str], rule: FaceRule) -> None:
-    locked = [subjects.lock_video(session, video) for video in sorted(set(videos))]
-    for video in locked:
-        if video is not None and video.deleted_at is None:
+    for video in subjects.lock_videos(session, set(videos)).values():
+        if video.deleted_at is None:
             assign_people(session, video, rule)
-
-
-def _make_profile_of_tracks(session: Session, person: Person) -> None:
-    """Update the profile of a person without photos, which is computed from confirmed tracks."""
-    photos = select(PersonProfile.photos).where(
-        PersonProfile.person_id == person.person_id, PersonProfile.photos > 0
-    )
-    confirmed = select(FaceTrack.track_id).where(
-        FaceTrack.person_id == person.person_id, FaceTrack.decided_by == "human"
-    )
-    if session.scalars(photos).first() is None and session.scalars(confirmed.limit(1)).first() is not None:
-        make_profile(session, person.person_id)
 
 
 def lock_two(session: Session, one: str, other: str, user_id: str) -> tuple[Person, Person]:
@@ -127,38 +112,35 @@ def merge(session: Session, person: Person, into: Person, policy: RunPolicy) -> 
     Raises:
         Conflict: an earlier merge or split of one of them is still in progress.
     """
-    moves.require_still(person, into)
-    person_runs.stop(session, person)
+    _make_part_of(session, person, into)
     photos = session.scalars(
         update(PersonPhoto)
         .where(PersonPhoto.person_id == person.person_id)
         .values(person_id=into.person_id)
         .returning(PersonPhoto.photo_id)
     ).all()
-    person.merged_into = into.person_id
-    session.execute(delete(PersonProfile).where(PersonProfile.person_id == person.person_id))
-    payload = {"into": into.person_id, "photos": [str(photo) for photo in photos]}
+    payload = {
+        "into": into.person_id,
+        "photos": [str(photo) for photo in photos],
+        "faces": count_tracks(session, [person.person_id]),
+    }
     event = record(session, person.user_id, "merge", person.person_id, payload)
-    asked = session.get_one(PeopleEvent, event)
     theirs = select(FaceTrack).where(FaceTrack.person_id == person.person_id)
     for tracks in (theirs, _doubted(session, person, into)):
-        _decide_longest(session, asked, into.person_id, tracks, is_person=True)
-    move = Move(
-        kind="merge",
-        event_id=event,
-        user_id=person.user_id,
-        source=person.person_id,
-        target=into.person_id,
-    )
-    _note_faces(session, event, moves.count(session, move))
-    return event, moves.begin(session, move, person, into, policy)
+        _decide_longest(session, event, into.person_id, tracks, is_person=True)
+    return event, moves.begin(session, "merge", event, person, into, policy)
 
 
-_LONGEST = (FaceTrack.faces.desc(), FaceTrack.track_id)
+def _make_part_of(session: Session, person: Person, into: Person) -> None:
+    moves.require_still(person, into)
+    person_runs.stop(session, person)
+    person.merged_into = into.person_id
+    session.execute(delete(PersonProfile).where(PersonProfile.person_id == person.person_id))
+    session.flush()
 
 
 def _decide_longest(
-    session: Session, event: PeopleEvent, person_id: str, tracks: Select[Any], *, is_person: bool
+    session: Session, event_id: int, person_id: str, tracks: Select[Any], *, is_person: bool
 ) -> None:
     """Store decisions that the longest of these tracks, up to ``_MAX_DECISIONS``, are, or are not, this person."""
     chosen = (
@@ -169,9 +151,9 @@ def _decide_longest(
             literal(is_person),
             FaceTrack.ts_s,
             FaceTrack.box,
-            literal(event.event_id, BigInteger),
+            literal(event_id, BigInteger),
         )
-        .order_by(*_LONGEST)
+        .order_by(FaceTrack.faces.desc(), FaceTrack.track_id)
         .limit(_MAX_DECISIONS)
     )
     columns = ["user_id", "video_id", "person_id", "is_person", "ts_s", "box", "event_id"]
@@ -195,12 +177,6 @@ def _doubted(session: Session, person: Person, into: Person) -> Select[Any]:
         )
     )
     return select(FaceTrack).where(FaceTrack.person_id == into.person_id, FaceTrack.scene_id.in_(scenes))
-
-
-def _note_faces(session: Session, event_id: int, count: int) -> None:
-    event = session.get_one(PeopleEvent, event_id)
-    event.payload = {**event.payload, "faces": count}
-    session.flush()
 
 
 def split(
@@ -238,11 +214,9 @@ def split(
         _decide(session, track, person.person_id, is_person=False, event_id=event)
         _decide(session, track, new.person_id, is_person=True, event_id=event)
     # A human who moves some faces has seen that the others stay.
-    rest = select(FaceTrack).where(
-        FaceTrack.person_id == person.person_id,
-        FaceTrack.track_id.not_in([track.track_id for track in tracks]),
-    )
-    _decide_longest(session, session.get_one(PeopleEvent, event), new.person_id, rest, is_person=False)
+    others = FaceTrack.track_id.not_in([track.track_id for track in tracks])
+    rest = select(FaceTrack).where(FaceTrack.person_id == person.person_id, others)
+    _decide_longest(session, event, new.person_id, rest, is_person=False)
     _settle_all(session, videos, rule)
     make_profile(session, new.person_id)
     return new, event, person_runs.start(session, new, policy)
@@ -257,9 +231,8 @@ def undo(
         NotFound: no such event of this user.
         Conflict: it can't be undone.
     """
-    event = session.scalars(
-        select(PeopleEvent).where(PeopleEvent.event_id == event_id, PeopleEvent.user_id == user_id)
-    ).one_or_none()
+    mine = (PeopleEvent.event_id == event_id) & (PeopleEvent.user_id == user_id)
+    event = session.scalars(select(PeopleEvent).where(mine)).one_or_none()
     if event is None or event.person_id is None:
         raise NotFound(f"there is no event {event_id}: see tasks.people.events")
     undone = session.scalars(select(PeopleEvent.event_id).where(PeopleEvent.undoes == event_id)).one_or_none()
@@ -283,20 +256,13 @@ def undo(
     _forget_decisions(session, event)
     wake_ups: list[WakeUp] = []
     if event.kind == "rename":
-        registry.require_free(session, user_id, payload["before"]["name"], but=person.person_id)
-        person.name, person.kind = payload["before"]["name"], payload["before"]["kind"]
-        session.flush()
-        mark_scenes_of(session, person.person_id)
+        registry.set_name(session, person, payload["before"]["name"], payload["before"]["kind"])
     elif event.kind == "merge":
         wake_ups = _part(session, event, person, locked[payload["into"]], policy)
     elif event.kind == "split":
         new = locked[payload["new"]]
-        moves.require_still(person, new)
-        person_runs.stop(session, new)
-        new.merged_into = person.person_id
-        session.execute(delete(PersonProfile).where(PersonProfile.person_id == new.person_id))
-        session.flush()
-        wake_ups = _begin(session, "unsplit", event, new, person, policy)
+        _make_part_of(session, new, person)
+        wake_ups = moves.begin(session, "unsplit", event_id, new, person, policy)
     else:
         _settle_all(session, payload["videos"], rule)
     return person, record(session, user_id, "undo", person.person_id, {}, undoes=event_id), wake_ups
@@ -321,12 +287,8 @@ def _lock_all(session: Session, user_id: str, needed: set[str], others: set[str]
 def _forget_decisions(session: Session, event: PeopleEvent) -> None:
     """Delete the decisions of an event; older events list them."""
     listed = any_(literal(list(event.payload.get("decisions", ())), ARRAY(BigInteger)))
-    session.execute(
-        delete(FaceDecision).where(
-            FaceDecision.user_id == event.user_id,
-            (FaceDecision.event_id == event.event_id) | (FaceDecision.decision_id == listed),
-        )
-    )
+    theirs = (FaceDecision.event_id == event.event_id) | (FaceDecision.decision_id == listed)
+    session.execute(delete(FaceDecision).where(FaceDecision.user_id == event.user_id, theirs))
 
 
 def _part(
@@ -338,34 +300,14 @@ def _part(
     moves.require_still(person, into)
     registry.require_free(session, person.user_id, person.name, but=person.person_id)
     person.merged_into = None
+    theirs = PersonPhoto.photo_id == any_(uuids([UUID(photo) for photo in event.payload["photos"]]))
     session.execute(
         update(PersonPhoto)
-        .where(
-            PersonPhoto.person_id == into.person_id,
-            PersonPhoto.photo_id == any_(uuids([UUID(photo) for photo in event.payload["photos"]])),
-        )
+        .where(PersonPhoto.person_id == into.person_id, theirs)
         .values(person_id=person.person_id)
     )
     session.flush()
     if "tracks" in event.payload:
         # An event of before its tracks were rows of their own.
         moves.note(session, event.event_id, [UUID(track) for track in event.payload["tracks"]])
-    return _begin(session, "unmerge", event, into, person, policy)
-
-
-def _begin(
-    session: Session,
-    kind: Literal["unmerge", "unsplit"],
-    event: PeopleEvent,
-    source: Person,
-    target: Person,
-    policy: RunPolicy,
-) -> list[WakeUp]:
-    move = Move(
-        kind=kind,
-        event_id=event.event_id,
-        user_id=event.user_id,
-        source=source.person_id,
-        target=target.person_id,
-    )
-    return moves.begin(session, move, source, target, policy)
+    return moves.begin(session, "unmerge", event.event_id, into, person, policy)

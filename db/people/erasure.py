@@ -9,11 +9,13 @@ are checked later. The tombstone remains: the id, so that it is not used again, 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from datetime import datetime, timedelta
+from functools import partial
 from typing import Any
 from uuid import UUID
 
-from sqlalchemy import any_, delete, func, select, text, update
-from sqlalchemy.orm import Session
+from sqlalchemy import Executable, any_, delete, func, literal, select, text, update
+from sqlalchemy.orm import InstrumentedAttribute, Session
 
 from db.expressions import NOW, array
 from db.ids import name_person
@@ -54,26 +56,18 @@ _TABLES: dict[str, type[PersonPhoto | PersonProfile | FaceTrack | ScenePerson | 
 
 def begin(session: Session, person: Person, policy: RunPolicy) -> list[WakeUp]:
     """Hide a person, whose row is locked, and those merged into it; queue the job that removes all of them."""
-    others = registry.merged_into(session, person.person_id)
-    session.execute(
-        select(Person.person_id)
-        .where(Person.person_id == any_(array(others)))
+    ids = [person.person_id, *registry.merged_into(session, person.person_id)]
+    mine = Person.person_id == any_(array(ids))
+    known = session.execute(
+        select(Person.external_id, Person.name, Person.uploads_until)
+        .where(mine)
         .order_by(Person.person_id)
         .with_for_update(key_share=True)
-    )
-    ids = [person.person_id, *others]
-    mine = Person.person_id == any_(array(ids))
-    # Tracks on their way from or to one of them arrive first (``moves.under_way``): else the wrong ones would go.
-    jobs.cancel(
-        session,
-        Job.subject_kind == "person",
-        Job.subject_id == any_(array(ids)),
-        Job.stage != graph.MOVE.name,
-    )
-    known = session.execute(select(Person.external_id, Person.name, Person.uploads_until).where(mine)).all()
-    keys = session.scalars(
-        select(PersonPhoto.storage_key).where(PersonPhoto.person_id == any_(array(ids)))
     ).all()
+    # Tracks on their way from or to one of them arrive first (``moves.under_way``): else the wrong ones would go.
+    theirs = (Job.subject_kind == "person") & (Job.subject_id == any_(array(ids)))
+    jobs.cancel(session, theirs, Job.stage != graph.MOVE.name)
+    keys = select(PersonPhoto.storage_key).where(PersonPhoto.person_id == any_(array(ids)))
     gone = session.execute(delete(PersonProfile).where(PersonProfile.person_id == any_(array(ids))))
     urls = [row.uploads_until for row in known if row.uploads_until is not None]
     session.execute(
@@ -91,7 +85,7 @@ def begin(session: Session, person: Person, policy: RunPolicy) -> list[WakeUp]:
         "ids": ids,
         "external_ids": [row.external_id for row in known],
         "names": [row.name for row in known],
-        "keys": list(keys),
+        "keys": list(session.scalars(keys)),
         "uploads_until": max(urls).isoformat() if urls else None,
         "removed": {"profiles": gone.rowcount},  # type: ignore[attr-defined]
     }
@@ -99,7 +93,7 @@ def begin(session: Session, person: Person, policy: RunPolicy) -> list[WakeUp]:
 
 
 def note_suspects(session: Session, person_id: str, user_id: str) -> None:
-    """Note the user's videos that may have sidecars older than their rows: being written, or not removed."""
+    """Note the user's videos that may have sidecars older than their rows (being written, or not removed)."""
     session.execute(
         text(
             """
@@ -117,17 +111,6 @@ def note_suspects(session: Session, person_id: str, user_id: str) -> None:
             """
         ),
         {"person": person_id, "user": user_id, "none": NO_SCENE},
-    )
-
-
-def note_videos(session: Session, person_id: str, user_id: str, video_ids: Sequence[str]) -> None:
-    """Note videos: all of their sidecars that are not shown are checked."""
-    session.execute(
-        text(
-            "INSERT INTO erasure_scenes (person_id, video_id, scene_id, user_id) SELECT :person, video_id, :none, user_id"
-            " FROM videos WHERE video_id = ANY(:videos) AND user_id = :user AND deleted_at IS NULL ON CONFLICT DO NOTHING"
-        ),
-        {"person": person_id, "user": user_id, "none": NO_SCENE, "videos": list(video_ids)},
     )
 
 
@@ -153,13 +136,8 @@ _REMOVE_FACES = text(
 def remove_tracks(session: Session, person_id: str, ids: Sequence[str], limit: int = BATCH) -> int:
     """Faces found in videos that were given to them, with vectors; their scenes' sidecars will be written again."""
     mine = FaceTrack.person_id == any_(array(ids))
-    videos = set(
-        session.scalars(
-            select(FaceTrack.video_id).where(
-                FaceTrack.track_id.in_(select(FaceTrack.track_id).where(mine).limit(limit))
-            )
-        )
-    )
+    first = select(FaceTrack.track_id).where(mine).limit(limit)
+    videos = set(session.scalars(select(FaceTrack.video_id).where(FaceTrack.track_id.in_(first))))
     if not videos:
         return 0
     subjects.lock_videos(session, videos)
@@ -170,14 +148,8 @@ def remove_tracks(session: Session, person_id: str, ids: Sequence[str], limit: i
         .returning(FaceTrack.scene_id, FaceTrack.run, FaceTrack.track)
         .execution_options(synchronize_session=False)
     ).all()
-    session.execute(
-        _REMOVE_FACES,
-        {
-            "scenes": [row.scene_id for row in gone],
-            "runs": [row.run for row in gone],
-            "tracks": [row.track for row in gone],
-        },
-    )
+    places = {"scenes": [row.scene_id for row in gone], "runs": [row.run for row in gone]}
+    session.execute(_REMOVE_FACES, {**places, "tracks": [row.track for row in gone]})
     _leave_scenes(session, person_id, ids, list({row.scene_id for row in gone}))
     return len(gone)
 
@@ -187,9 +159,8 @@ def remove_from_scenes(session: Session, person_id: str, ids: Sequence[str], lim
     mine = ScenePerson.person_id == any_(array(ids))
     scenes = list(session.scalars(select(ScenePerson.scene_id).where(mine).limit(limit)))
     if scenes:
-        subjects.lock_videos(
-            session, set(session.scalars(select(Scene.video_id).where(Scene.scene_id.in_(set(scenes)))))
-        )
+        videos = select(Scene.video_id).where(Scene.scene_id.in_(scenes))
+        subjects.lock_videos(session, set(session.scalars(videos)))
         _leave_scenes(session, person_id, ids, scenes)
     return len(scenes)
 
@@ -200,6 +171,11 @@ def _leave_scenes(session: Session, person_id: str, ids: Sequence[str], scenes: 
     session.execute(
         delete(ScenePerson).where(ScenePerson.person_id == any_(array(ids)), ScenePerson.scene_id.in_(scenes))
     )
+    _outdate(session, scenes)
+
+
+def _outdate(session: Session, scenes: Sequence[UUID]) -> None:
+    """Have the sidecars of published scenes written again."""
     session.execute(
         update(Scene)
         .where(Scene.live, Scene.scene_id.in_(scenes))
@@ -208,24 +184,14 @@ def _leave_scenes(session: Session, person_id: str, ids: Sequence[str], scenes: 
     )
 
 
-def remove_decisions(session: Session, person_id: str, ids: Sequence[str], limit: int = BATCH) -> int:
-    """Delete decisions about their faces."""
-    return _remove(session, FaceDecision, FaceDecision.decision_id, ids, limit)
-
-
-def remove_photos(session: Session, person_id: str, ids: Sequence[str], limit: int = BATCH) -> int:
-    """Delete the rows of their photos, with vectors."""
-    return _remove(session, PersonPhoto, PersonPhoto.photo_id, ids, limit)
-
-
-def remove_profiles(session: Session, person_id: str, ids: Sequence[str], limit: int = BATCH) -> int:
-    """Delete their profiles; there are some only if an attempt ran during ``begin``."""
-    return _remove(session, PersonProfile, PersonProfile.person_id, ids, limit)
-
-
-def _remove(session: Session, table: Any, key: Any, ids: Sequence[str], limit: int) -> int:
-    chosen = select(key).where(table.person_id == any_(array(ids))).limit(limit)
-    gone = session.execute(delete(table).where(key.in_(chosen)).execution_options(synchronize_session=False))
+def _remove(
+    key: InstrumentedAttribute[Any], session: Session, person_id: str, ids: Sequence[str], limit: int = BATCH
+) -> int:
+    """Delete rows of a table by this column."""
+    chosen = select(key).where(key.class_.person_id == any_(array(ids))).limit(limit)
+    gone = session.execute(
+        delete(key.class_).where(key.in_(chosen)).execution_options(synchronize_session=False)
+    )
     return gone.rowcount  # type: ignore[attr-defined, no-any-return]
 
 
@@ -238,12 +204,8 @@ _ABOUT = """
 def remove_events(session: Session, person_id: str, ids: Sequence[str], limit: int = BATCH) -> int:
     """Delete their events, and which tracks these moved."""
     user = session.scalars(select(Person.user_id).where(Person.person_id == person_id)).one()
-    found = list(
-        session.execute(
-            text(f"SELECT event_id FROM people_events WHERE {_ABOUT} ORDER BY event_id LIMIT :limit"),
-            {"user": user, "ids": list(ids), "limit": limit},
-        ).scalars()
-    )
+    about = text(f"SELECT event_id FROM people_events WHERE {_ABOUT} ORDER BY event_id LIMIT :limit")
+    found = list(session.scalars(about, {"user": user, "ids": list(ids), "limit": limit}))
     if not found:
         return 0
     moved = session.execute(
@@ -283,9 +245,10 @@ def remove_former_owners(session: Session, person_id: str, ids: Sequence[str], l
 
 #: The steps in order, by key of the receipt. Decisions first: matching no longer uses them.
 STEPS: Mapping[str, Callable[[Session, str, Sequence[str], int], int]] = {
-    "profiles": remove_profiles,
-    "decisions": remove_decisions,
-    "photos": remove_photos,
+    # There are some only if an attempt ran during ``begin``.
+    "profiles": partial(_remove, PersonProfile.person_id),
+    "decisions": partial(_remove, FaceDecision.decision_id),
+    "photos": partial(_remove, PersonPhoto.photo_id),
     "face tracks": remove_tracks,
     "scenes": remove_from_scenes,
     "events": remove_events,
@@ -303,20 +266,19 @@ def is_waiting(session: Session, person_id: str, user_id: str, since: str) -> bo
 
     The reason is an attempt that began before the last row was deleted, or a shown sidecar that is not rewritten yet.
     """
-    attempt = text(
-        "SELECT 1 FROM jobs WHERE account = :user"
-        " AND queue IN ('media', 'housekeeping', 'face') AND stage IN ('face', 'match', 'enroll', 'sidecar', 'rewrite_sidecars')"
-        " AND state = 'running' AND started_at < CAST(:since AS timestamptz) LIMIT 1"
-    )
-    if session.execute(attempt, {"user": user_id, "since": since}).first() is not None:
-        return True
-    stale = text(
+    found = text(
         """
-        SELECT 1 FROM scenes s JOIN videos v USING (video_id) WHERE s.people_changed AND s.live AND v.deleted_at IS NULL
-        AND EXISTS (SELECT FROM erasure_scenes e WHERE e.person_id = :person AND e.video_id = s.video_id) LIMIT 1
+        SELECT EXISTS (
+            SELECT FROM jobs WHERE account = :user AND queue IN ('media', 'housekeeping', 'face') AND state = 'running'
+                AND stage IN ('face', 'match', 'enroll', 'sidecar', 'rewrite_sidecars')
+                AND started_at < CAST(:since AS timestamptz)
+        ) OR EXISTS (
+            SELECT FROM scenes s JOIN videos v USING (video_id) WHERE s.people_changed AND s.live AND v.deleted_at IS NULL
+                AND EXISTS (SELECT FROM erasure_scenes e WHERE e.person_id = :person AND e.video_id = s.video_id)
+        )
         """
     )
-    return session.execute(stale, {"person": person_id}).first() is not None
+    return bool(session.scalar(found, {"person": person_id, "user": user_id, "since": since}))
 
 
 # --- sidecars
@@ -324,34 +286,26 @@ def is_waiting(session: Session, person_id: str, user_id: str, since: str) -> bo
 
 def next_video(session: Session, person_id: str, after: str) -> tuple[str, str, bool] | None:
     """The next video with scenes to check: primary key, external id, whether it was deleted."""
-    row = session.execute(
-        select(Video.video_id, Video.external_id, Video.deleted_at)
+    found = session.execute(
+        select(Video.video_id, Video.external_id, Video.deleted_at.is_not(None))
         .join(ErasureScene, ErasureScene.video_id == Video.video_id)
         .where(ErasureScene.person_id == person_id, ErasureScene.video_id > after)
         .order_by(ErasureScene.video_id)
         .limit(1)
-    ).first()
-    return None if row is None else (row.video_id, row.external_id, row.deleted_at is not None)
+    )
+    return found.first()
 
 
 def noted_scenes(session: Session, person_id: str, video_id: str) -> set[UUID]:
     """Scenes of a video that are still to be checked; with ``NO_SCENE`` also sidecars that are not shown."""
-    return set(
-        session.scalars(
-            select(ErasureScene.scene_id).where(
-                ErasureScene.person_id == person_id, ErasureScene.video_id == video_id
-            )
-        )
-    )
+    noted = (ErasureScene.person_id == person_id) & (ErasureScene.video_id == video_id)
+    return set(session.scalars(select(ErasureScene.scene_id).where(noted)))
 
 
 def shown_sidecars(session: Session, video_id: str) -> dict[str, UUID]:
     """The sidecars of a video that callers see, by key."""
-    rows = session.execute(
-        select(Scene.sidecar_key, Scene.scene_id).where(
-            Scene.video_id == video_id, Scene.live, Scene.sidecar_key.is_not(None)
-        )
-    )
+    shown = (Scene.video_id == video_id) & Scene.live & Scene.sidecar_key.is_not(None)
+    rows = session.execute(select(Scene.sidecar_key, Scene.scene_id).where(shown))
     return {str(row.sidecar_key): row.scene_id for row in rows}
 
 
@@ -366,32 +320,18 @@ def note_looked_at(session: Session, person_id: str, video_id: str, scenes: Sequ
 def write_again(session: Session, video_id: str, scenes: Sequence[UUID]) -> None:
     """Sidecars that are shown name somebody erased, whatever rows say: let them be written again."""
     subjects.lock_video(session, video_id)
-    session.execute(
-        update(Scene)
-        .where(Scene.live, Scene.scene_id.in_(scenes))
-        .values(people_changed=True)
-        .execution_options(synchronize_session=False)
-    )
+    _outdate(session, scenes)
 
 
 def count_noted(session: Session, person_id: str) -> int:
     """The number of scenes and videos that are still to be checked."""
-    return session.scalars(
-        select(func.count()).select_from(ErasureScene).where(ErasureScene.person_id == person_id)
-    ).one()
-
-
-def count_tracks(session: Session, ids: Sequence[str]) -> int:
-    return session.scalars(
-        select(func.count()).select_from(FaceTrack).where(FaceTrack.person_id == any_(array(ids)))
-    ).one()
+    return session.scalars(select(func.count()).where(ErasureScene.person_id == person_id)).one()
 
 
 def kept_photos(session: Session, keys: Sequence[str]) -> set[str]:
     """The keys that are photos of other people: merges and their undo move photos."""
-    return set(
-        session.scalars(select(PersonPhoto.storage_key).where(PersonPhoto.storage_key == any_(array(keys))))
-    )
+    kept = select(PersonPhoto.storage_key).where(PersonPhoto.storage_key == any_(array(keys)))
+    return set(session.scalars(kept))
 
 
 def current_sidecars(session: Session, keys: Sequence[str]) -> set[str]:
@@ -406,21 +346,14 @@ def current_sidecars(session: Session, keys: Sequence[str]) -> set[str]:
 def rows_left(session: Session, user_id: str, ids: Sequence[str], names: Sequence[str]) -> dict[str, int]:
     """What a sweep of every table about people finds of somebody erased, but the tombstone and the job at work."""
     mine = array(ids)
-    left = {
-        what: session.scalars(
-            select(func.count()).select_from(table).where(table.person_id == any_(mine))
-        ).one()
-        for what, table in _TABLES.items()
+    counts: dict[str, Executable] = {
+        what: select(func.count()).where(table.person_id == any_(mine)) for what, table in _TABLES.items()
     }
-    left["events"] = session.execute(
-        text(f"SELECT count(*) FROM people_events WHERE {_ABOUT}"), {"user": user_id, "ids": list(ids)}
-    ).scalar_one()
-    left["names"] = session.scalars(
-        select(func.count())
-        .select_from(Person)
-        .where(Person.person_id == any_(mine), Person.name == any_(array(names)))
-    ).one()
-    return left
+    about = text(f"SELECT count(*) FROM people_events WHERE {_ABOUT}")
+    counts["events"] = about.bindparams(user=user_id, ids=list(ids))
+    named = (Person.person_id == any_(mine)) & (Person.name == any_(array(names)))
+    counts["names"] = select(func.count()).where(named)
+    return {what: session.execute(count).scalar_one() for what, count in counts.items()}
 
 
 def note_receipt(session: Session, person_id: str, receipt: Mapping[str, Any]) -> None:
@@ -442,28 +375,16 @@ def conclude(
     If an upload URL is still valid, a last check follows when it has expired.
     """
     ids = [str(name) for name in payload["ids"]]
-    session.execute(
-        delete(Job).where(
-            Job.subject_kind == "person",
-            Job.subject_id == any_(array(ids)),
-            Job.job_id != job_id,
-            Job.lease_owner.is_(None),
-        )
-    )
+    theirs = (Job.subject_kind == "person") & (Job.subject_id == any_(array(ids)))
+    session.execute(delete(Job).where(theirs, Job.job_id != job_id, Job.lease_owner.is_(None)))
     receipt = dict(receipt)
     if payload.get("uploads_until"):
         person = session.get_one(Person, person_id)
-        due, ahead = session.execute(
-            text(
-                "SELECT CAST(:ends AS timestamptz) + make_interval(secs => :grace),"
-                " CAST(:ends AS timestamptz) + make_interval(secs => :grace) > clock_timestamp()"
-            ),
-            {"ends": payload["uploads_until"], "grace": grace_s},
-        ).one()
-        if ahead:
+        due = datetime.fromisoformat(payload["uploads_until"]) + timedelta(seconds=grace_s)
+        if session.scalar(select(literal(due) > NOW)):
             receipt["sweep_due"] = due.isoformat()
-        left = {"ids": ids, "external_ids": payload["external_ids"], "keys": payload["keys"]}
-        job = make_job(person, graph.ERASE_PERSON, policy, part=1, not_before=due, payload=left)
+        rest = {"ids": ids, "external_ids": payload["external_ids"], "keys": payload["keys"]}
+        job = make_job(person, graph.ERASE_PERSON, policy, part=1, not_before=due, payload=rest)
         jobs.insert(session, [job])
     note_receipt(session, person_id, receipt)
     others = [name for name in ids if name != person_id]

@@ -1,9 +1,8 @@
 """Moves tracks to another person in batches: for a merge, and for undoing a merge or a split.
 
 The request moves the first batch, a job (stage ``move``) the others, one transaction per batch. Each batch checks the fence
-of the job and locks the videos of its tracks, so a worker crash
-loses nothing. Meanwhile the event marks both people: other moves of their tracks are refused, and
-matching skips tracks that are being moved. Lock order as in ``db.people``.
+of the job and locks the videos of its tracks, so a worker crash loses nothing. Meanwhile the event marks both people: other
+moves of their tracks are refused, and matching skips tracks that are being moved. Lock order as in ``db.people``.
 """
 
 from __future__ import annotations
@@ -29,12 +28,15 @@ from shared.errors import Conflict
 FIRST, BATCH = 250, 1000
 
 
+#: merge: all tracks of the source; unmerge: those that the merge (the event) moved; unsplit: all of the source.
+Kind = Literal["merge", "unmerge", "unsplit"]
+
+
 @dataclass(frozen=True, kw_only=True)
 class Move:
     """A move of tracks from one person to another of the same user."""
 
-    #: merge: all tracks of the source; unmerge: those that the merge (the event) moved; unsplit: all of the source.
-    kind: Literal["merge", "unmerge", "unsplit"]
+    kind: Kind
     #: The merge or split that is done or undone.
     event_id: int
     user_id: str
@@ -48,7 +50,6 @@ class Move:
 
 
 def read_move(payload: Mapping[str, Any]) -> Move:
-    """The move of a job."""
     return Move(**payload["move"])
 
 
@@ -65,9 +66,19 @@ def require_still(*people: Person) -> None:
             )
 
 
-def begin(session: Session, move: Move, source: Person, target: Person, policy: RunPolicy) -> list[WakeUp]:
+def begin(
+    session: Session, kind: Kind, event_id: int, source: Person, target: Person, policy: RunPolicy
+) -> list[WakeUp]:
     """Move the first tracks, and queue a job if there are more. Both people are locked. Returns wake-up messages."""
-    total = count(session, move)
+    move = Move(
+        kind=kind,
+        event_id=event_id,
+        user_id=source.user_id,
+        source=source.person_id,
+        target=target.person_id,
+    )
+    left = MovedTrack.event_id == event_id if kind == "unmerge" else FaceTrack.person_id == source.person_id
+    total = session.scalars(select(func.count()).where(left)).one()
     if step(session, move, FIRST) < FIRST:
         return end(session, move, policy)
     source.moving_event = target.moving_event = move.event_id
@@ -76,15 +87,6 @@ def begin(session: Session, move: Move, source: Person, target: Person, policy: 
     session.flush()
     payload = {"move": asdict(move), "total": total, "done": FIRST}
     return jobs.insert(session, [jobs.make_job(target, graph.MOVE, policy, payload=payload)])
-
-
-def count(session: Session, move: Move) -> int:
-    """The number of tracks still to be moved."""
-    if move.kind == "unmerge":
-        query = select(func.count()).where(MovedTrack.event_id == move.event_id)
-    else:
-        query = select(func.count()).where(FaceTrack.person_id == move.source)
-    return session.scalars(query).one()
 
 
 def step(session: Session, move: Move, limit: int = BATCH) -> int:
@@ -97,65 +99,49 @@ def step(session: Session, move: Move, limit: int = BATCH) -> int:
             .order_by(MovedTrack.video_id, MovedTrack.track_id)
             .limit(limit)
         )
-        rows = session.execute(
-            delete(MovedTrack)
-            .where(tuple_(*key).in_(chosen))
-            .returning(MovedTrack.track_id, MovedTrack.video_id)
-        ).all()
+        taken = delete(MovedTrack).where(tuple_(*key).in_(chosen))
+        rows = session.execute(taken.returning(MovedTrack.track_id, MovedTrack.video_id)).all()
     else:
-        rows = session.execute(
+        tracks = (
             select(FaceTrack.track_id, FaceTrack.video_id)
             .where(FaceTrack.person_id == move.source)
             .order_by(FaceTrack.video_id, FaceTrack.track_id)
             .limit(limit)
-        ).all()
+        )
+        rows = session.execute(tracks).all()
     if not rows:
         return 0
     subjects.lock_videos(session, {row.video_id for row in rows})
     # As they are now that their videos are locked.
+    theirs = FaceTrack.track_id == any_(uuids([row.track_id for row in rows]))
     moved = session.execute(
         update(FaceTrack)
-        .where(
-            FaceTrack.track_id == any_(uuids([row.track_id for row in rows])),
-            FaceTrack.person_id == move.source,
-        )
+        .where(theirs, FaceTrack.person_id == move.source)
         .values(person_id=move.target, decided_by=move.by)
-        .returning(FaceTrack.track_id, FaceTrack.video_id, FaceTrack.scene_id)
+        .returning(FaceTrack.track_id, FaceTrack.scene_id)
         .execution_options(synchronize_session=False)
     ).all()
-    values = {
-        "event": move.event_id,
-        "people": [move.source, move.target],
-        "scenes": list({row.scene_id for row in moved}),
-        "tracks": [row.track_id for row in moved],
-    }
     if move.kind == "merge":
-        session.execute(_NOTE, values)
+        note(session, move.event_id, [row.track_id for row in moved])
+    values = {"people": [move.source, move.target], "scenes": list({row.scene_id for row in moved})}
     for statement in _SHOW:
-        session.execute(statement, values)
+        session.execute(text(statement), values)
     session.expire_all()
     return len(rows)
 
 
-_NOTE = text(
-    "INSERT INTO moved_tracks (event_id, video_id, track_id, user_id) SELECT :event, video_id, track_id, user_id"
-    " FROM face_tracks WHERE track_id = ANY(CAST(:tracks AS uuid[]))"
-)
 #: As ``tracks.refresh_scene_people`` for two people only, whose tracks in these scenes have changed, in few statements.
-_SHOW = tuple(
-    text(statement)
-    for statement in (
-        "DELETE FROM scene_people WHERE scene_id = ANY(CAST(:scenes AS uuid[])) AND person_id = ANY(:people)",
-        """
-        INSERT INTO scene_people (scene_id, person_id, user_id, confidence, frame_count)
-        SELECT s.scene_id, t.person_id, s.user_id, max(t.similarity), sum(t.votes)
-        FROM scenes s JOIN face_tracks t ON t.scene_id = s.scene_id AND t.run = s.face_run AND t.user_id = s.user_id
-        JOIN people p ON p.person_id = t.person_id AND p.user_id = t.user_id AND p.deleted_at IS NULL
-        WHERE s.scene_id = ANY(CAST(:scenes AS uuid[])) AND s.live AND t.person_id = ANY(:people)
-        GROUP BY s.scene_id, t.person_id, s.user_id
-        """,
-        "UPDATE scenes SET people_changed = true WHERE scene_id = ANY(CAST(:scenes AS uuid[])) AND live",
-    )
+_SHOW = (
+    "DELETE FROM scene_people WHERE scene_id = ANY(CAST(:scenes AS uuid[])) AND person_id = ANY(:people)",
+    """
+    INSERT INTO scene_people (scene_id, person_id, user_id, confidence, frame_count)
+    SELECT s.scene_id, t.person_id, s.user_id, max(t.similarity), sum(t.votes)
+    FROM scenes s JOIN face_tracks t ON t.scene_id = s.scene_id AND t.run = s.face_run AND t.user_id = s.user_id
+    JOIN people p ON p.person_id = t.person_id AND p.user_id = t.user_id AND p.deleted_at IS NULL
+    WHERE s.scene_id = ANY(CAST(:scenes AS uuid[])) AND s.live AND t.person_id = ANY(:people)
+    GROUP BY s.scene_id, t.person_id, s.user_id
+    """,
+    "UPDATE scenes SET people_changed = true WHERE scene_id = ANY(CAST(:scenes AS uuid[])) AND live",
 )
 
 
@@ -174,12 +160,12 @@ def end(session: Session, move: Move, policy: RunPolicy) -> list[WakeUp]:
         if person is not None:
             person.moving_event = None
     session.flush()
-    again = [move.source, move.target] if move.kind == "unmerge" else [move.target]
     wake_ups: list[WakeUp] = []
-    for key in again:
+    for key in (move.source, move.target):
         person = people[key]
+        # The source of a merge, or of a split that is undone, is part of the target now.
         if person is not None and person.deleted_at is None and person.merged_into is None:
-            if key == move.target and move.kind == "unmerge":
+            if move.kind == "unmerge":
                 make_profile(session, key)
             wake_ups += person_runs.start(session, person, policy)
     return wake_ups
@@ -187,12 +173,6 @@ def end(session: Session, move: Move, policy: RunPolicy) -> list[WakeUp]:
 
 def under_way(session: Session, user_id: str, ids: set[str]) -> bool:
     """Whether tracks are being moved from or to one of these people of the user."""
-    found = session.scalars(
-        select(Job.payload).where(
-            Job.queue == graph.MOVE.queue,
-            Job.account == user_id,
-            Job.stage == graph.MOVE.name,
-            Job.state.in_(LIVE),
-        )
-    )
+    moving = (Job.queue == graph.MOVE.queue) & (Job.stage == graph.MOVE.name) & Job.state.in_(LIVE)
+    found = session.scalars(select(Job.payload).where(moving, Job.account == user_id))
     return any(ids & {move.source, move.target} for move in map(read_move, found))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 from uuid import UUID
@@ -25,7 +25,6 @@ UPLOAD_GRACE_S = 60.0
 class PhotoResult:
     """What the model found in one photo, or why it is of no use."""
 
-    photo_id: UUID
     state: str
     error_class: str | None = None
     error: str | None = None
@@ -59,33 +58,17 @@ def photos_to_look_at(
     session: Session, person_id: str, user_id: str, ids: Sequence[str]
 ) -> list[PersonPhoto]:
     """The photos of a part that still wait for it."""
-    return list(
-        session.scalars(
-            select(PersonPhoto)
-            .where(
-                PersonPhoto.person_id == person_id,
-                PersonPhoto.user_id == user_id,
-                PersonPhoto.state == "pending",
-                PersonPhoto.photo_id.in_([UUID(photo) for photo in ids]),
-            )
-            .order_by(PersonPhoto.created_at, PersonPhoto.photo_id)
-        )
-    )
+    wanted = (PersonPhoto.state == "pending") & PersonPhoto.photo_id.in_([UUID(photo) for photo in ids])
+    theirs = (PersonPhoto.person_id == person_id) & (PersonPhoto.user_id == user_id)
+    photos = select(PersonPhoto).where(theirs, wanted).order_by(PersonPhoto.created_at, PersonPhoto.photo_id)
+    return list(session.scalars(photos))
 
 
-def write_photos(session: Session, person_id: str, results: Sequence[PhotoResult]) -> None:
+def write_photos(session: Session, person_id: str, results: Mapping[UUID, PhotoResult]) -> None:
     """Store what became of some photos; one that was removed meanwhile is left alone."""
-    for result in results:
+    for photo_id, result in results.items():
         session.execute(
             update(PersonPhoto)
-            .where(PersonPhoto.photo_id == result.photo_id, PersonPhoto.person_id == person_id)
-            .values(
-                state=result.state,
-                error_class=result.error_class,
-                error=result.error,
-                model_id=result.model_id,
-                vec=result.vec,
-                quality=result.quality,
-                box=result.box,
-            )
+            .where(PersonPhoto.photo_id == photo_id, PersonPhoto.person_id == person_id)
+            .values(**vars(result))
         )

@@ -54,10 +54,8 @@ def lock(session: Session, person_id: str, user_id: str, *, deleted_too: bool = 
 def _lock(session: Session, external_id: str, user_id: str) -> Person | None:
     """As ``db.ledger.subjects.lock_person``, by the user's own id."""
     mine = (Person.user_id == user_id) & (Person.external_id == external_id)
-    return session.scalars(
-        select(Person).where(mine).with_for_update(key_share=True),
-        execution_options={"populate_existing": True},
-    ).one_or_none()
+    locked = select(Person).where(mine).with_for_update(key_share=True)
+    return session.scalars(locked, execution_options={"populate_existing": True}).one_or_none()
 
 
 def get(session: Session, person_id: str, user_id: str) -> Person:
@@ -66,9 +64,8 @@ def get(session: Session, person_id: str, user_id: str) -> Person:
     Raises:
         NotFound: no such person of this user.
     """
-    person = session.scalars(
-        select(Person).where(Person.user_id == user_id, Person.external_id == person_id)
-    ).one_or_none()
+    mine = (Person.user_id == user_id) & (Person.external_id == person_id)
+    person = session.scalars(select(Person).where(mine)).one_or_none()
     if person is None:
         raise _no_person(person_id)
     return person
@@ -140,17 +137,22 @@ def require_free(session: Session, user_id: str, name: str, *, but: str | None =
         raise _taken(name)
 
 
-def rename(session: Session, person: Person, name: str) -> int:
-    """Rename the person; an unknown person becomes a named one. Returns the event's id.
+def set_name(session: Session, person: Person, name: str, kind: str) -> None:
+    """Rename the person.
 
     Raises:
         Conflict: another person has the name.
     """
     require_free(session, person.user_id, name, but=person.person_id)
-    before = {"name": person.name, "kind": person.kind}
-    person.name, person.kind = name, "named"
+    person.name, person.kind = name, kind
     session.flush()
     mark_scenes_of(session, person.person_id)
+
+
+def rename(session: Session, person: Person, name: str) -> int:
+    """As ``set_name``; an unknown person becomes a named one. Returns the event's id."""
+    before = {"name": person.name, "kind": person.kind}
+    set_name(session, person, name, "named")
     return record(session, person.user_id, "rename", person.person_id, {"before": before, "after": name})
 
 
@@ -166,10 +168,8 @@ def list_page(session: Session, request: ListPeople) -> PeoplePage:
     seen = select(FaceTrack.track_id).where(FaceTrack.person_id == Person.person_id).exists()
     query = query.where((Person.kind == "named") | seen)
     found = session.scalars(query.order_by(func.lower(Person.name)).limit(request.limit + 1)).all()
-    people = [view(session, person) for person in found[: request.limit]]
-    return PeoplePage(
-        people=tuple(people), next_after=people[-1].name if len(found) > request.limit else None
-    )
+    people = tuple(view(session, person) for person in found[: request.limit])
+    return PeoplePage(people=people, next_after=people[-1].name if len(found) > request.limit else None)
 
 
 def view(
@@ -223,9 +223,8 @@ def add_photo(session: Session, person: Person, extension: str) -> PersonPhoto:
     Raises:
         LimitExceeded: the person has ``MAX_PHOTOS``.
     """
-    taken = set(
-        session.scalars(select(PersonPhoto.storage_key).where(PersonPhoto.person_id == person.person_id))
-    )
+    keys = select(PersonPhoto.storage_key).where(PersonPhoto.person_id == person.person_id)
+    taken = set(session.scalars(keys))
     if len(taken) >= MAX_PHOTOS:
         raise LimitExceeded(f"{person.name!r} has {len(taken)} photos, the maximum: remove some")
     stamp = time.time_ns() // 1000
@@ -247,13 +246,9 @@ def photos_of(session: Session, person: Person) -> list[PersonPhoto]:
     """The person's photos, the oldest first; none of an erased person."""
     if person.deleted_at is not None:
         return []
-    return list(
-        session.scalars(
-            select(PersonPhoto)
-            .where(PersonPhoto.person_id == person.person_id, PersonPhoto.user_id == person.user_id)
-            .order_by(PersonPhoto.created_at, PersonPhoto.photo_id)
-        )
-    )
+    theirs = (PersonPhoto.person_id == person.person_id) & (PersonPhoto.user_id == person.user_id)
+    photos = select(PersonPhoto).where(theirs).order_by(PersonPhoto.created_at, PersonPhoto.photo_id)
+    return list(session.scalars(photos))
 
 
 def remove_photo(session: Session, person: Person, photo_id: str) -> str:
@@ -262,13 +257,12 @@ def remove_photo(session: Session, person: Person, photo_id: str) -> str:
     Raises:
         NotFound: the person has no such photo.
     """
-    found = [photo for photo in photos_of(session, person) if str(photo.photo_id) == photo_id]
-    if not found:
-        raise NotFound(f"{person.name!r} has no photo {photo_id!r}: see tasks.people.photos")
-    key = found[0].storage_key
-    session.delete(found[0])
-    session.flush()
-    return key
+    for photo in photos_of(session, person):
+        if str(photo.photo_id) == photo_id:
+            session.delete(photo)
+            session.flush()
+            return photo.storage_key
+    raise NotFound(f"{person.name!r} has no photo {photo_id!r}: see tasks.people.photos")
 
 
 def photo_view(person: Person, photo: PersonPhoto, upload_url: str | None = None) -> PhotoView:
@@ -309,12 +303,9 @@ def faces_page(session: Session, request: ListFaces) -> FacePage:
     if request.after is not None:
         query = query.where(FaceTrack.track_id > as_uuid(request.after))
     rows = session.execute(query.order_by(FaceTrack.track_id).limit(request.limit + 1)).all()
-    faces = [_face_view(*row) for row in rows[: request.limit]]
-    return FacePage(
-        person_id=request.person_id,
-        faces=tuple(faces),
-        next_after=faces[-1].track_id if len(rows) > request.limit else None,
-    )
+    faces = tuple(_face_view(*row) for row in rows[: request.limit])
+    next_after = faces[-1].track_id if len(rows) > request.limit else None
+    return FacePage(person_id=request.person_id, faces=faces, next_after=next_after)
 
 
 def _face_view(

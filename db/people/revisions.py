@@ -54,39 +54,29 @@ def queue(session: Session, video: Video, policy: RunPolicy, remove: Sequence[st
     """Queue a revision of a video, whose row is locked; ``remove``: sidecars that are no longer shown."""
     if video.deleted_at is not None or video.published_run is None:
         return []
-    last = session.scalars(
-        select(func.max(Job.part)).where(run_jobs(video), Job.stage == graph.REWRITE_SIDECARS.name)
-    ).one()
-    part = 0 if last is None else last + 1
+    rewrites = run_jobs(video) & (Job.stage == graph.REWRITE_SIDECARS.name)
+    part = session.scalars(select(func.coalesce(func.max(Job.part) + 1, 0)).where(rewrites)).one()
     job = make_job(video, graph.REWRITE_SIDECARS, policy, part=part, payload={"remove": list(remove)})
     return jobs.insert(session, [job])
 
 
-def stale_scenes(session: Session, video_id: str, limit: int) -> list[tuple[UUID, int, str | None]]:
+def stale_scenes(session: Session, video_id: str, limit: int) -> Sequence[tuple[UUID, int, str | None]]:
     """Published scenes with an outdated sidecar: id, idx, the sidecar's key."""
-    rows = session.execute(
-        select(Scene.scene_id, Scene.idx, Scene.sidecar_key)
-        .where(Scene.video_id == video_id, Scene.live, Scene.people_changed)
-        .order_by(Scene.idx)
-        .limit(limit)
-    )
-    return [(row.scene_id, row.idx, row.sidecar_key) for row in rows]
+    outdated = (Scene.video_id == video_id) & Scene.live & Scene.people_changed
+    scenes = select(Scene.scene_id, Scene.idx, Scene.sidecar_key).where(outdated)
+    return session.execute(scenes.order_by(Scene.idx).limit(limit)).all()
 
 
 def show(
-    session: Session,
-    written: Mapping[UUID, tuple[str | None, str, Sequence[PersonInScene]]],
+    session: Session, written: Mapping[UUID, tuple[str | None, str, Sequence[PersonInScene]]]
 ) -> list[str]:
     """Publish new sidecars: scene -> (old key, new key, people in the new one).
 
     A sidecar that another sidecar or change of people has overtaken is not published. Returns the keys that
     are no longer shown.
     """
-    scenes = session.execute(
-        select(Scene.scene_id, Scene.face_run, Scene.sidecar_key, Scene.live).where(
-            Scene.scene_id.in_(written)
-        )
-    ).all()
+    columns = (Scene.scene_id, Scene.face_run, Scene.sidecar_key, Scene.live)
+    scenes = session.execute(select(*columns).where(Scene.scene_id.in_(written))).all()
     now = people_in(session, {row.scene_id: int(row.face_run or 0) for row in scenes})
     removed = {new for _, new, _ in written.values()}
     for row in scenes:

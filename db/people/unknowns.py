@@ -9,11 +9,11 @@ from sqlalchemy import Integer, cast, delete, func, select, text, update
 from sqlalchemy.orm import Session
 
 from db.faces.profiles import make_profile
-from db.faces.tracks import as_array, match_tracks, refresh_scene_people
+from db.faces.tracks import as_array, face_metrics, match_tracks, refresh_scene_people
 from db.faces.vote import FaceRule, similarities
 from db.ledger.subjects import lock_person
 from db.locks import AdvisoryLock
-from db.tables import FaceTrack, Model, Person, PersonProfile, Video
+from db.tables import FaceTrack, Person, PersonProfile, Video
 
 #: Minimum number of faces of an unknown person: a single one may be a false detection.
 MIN_FACES = 2
@@ -32,7 +32,7 @@ def assign_people(
     ).all()
     for person_id in sorted(unknown):
         make_profile(session, person_id)
-    cluster_unknowns(session, video, rule, scene_ids)
+    _cluster_unknowns(session, video, rule, scene_ids)
 
 
 def lock_user(session: Session, user_id: str) -> None:
@@ -69,10 +69,10 @@ def leave_video(session: Session, video_id: str) -> bool:
     return True
 
 
-def cluster_unknowns(
-    session: Session, video: Video, rule: FaceRule, scene_ids: Sequence[UUID] | None = None
-) -> list[str]:
-    """Create unknown people from similar strangers in this video and the user's other videos. Returns their ids.
+def _cluster_unknowns(
+    session: Session, video: Video, rule: FaceRule, scene_ids: Sequence[UUID] | None
+) -> None:
+    """Create unknown people from similar strangers in this video and the user's other videos.
 
     A track joins the first group with a similar leader, the longest track first; of two tracks of one scene only one.
     """
@@ -85,7 +85,7 @@ def cluster_unknowns(
     leaders = session.scalars(
         new.order_by(FaceTrack.faces.desc(), FaceTrack.track_id).execution_options(populate_existing=True)
     ).all()
-    made: list[str] = []
+    metrics = face_metrics(session)
     touched: set[UUID] = set()
     for model_id in sorted({track.model_id for track in leaders}):
         own = [track for track in leaders if track.model_id == model_id]
@@ -100,25 +100,21 @@ def cluster_unknowns(
             .order_by(FaceTrack.track_id)
             .limit(_MAX_OTHERS)
         ).all()
-        metric = session.scalars(select(Model.metric).where(Model.model_id == model_id)).one() or "cosine"
-        for group in _groups(own, others, metric, rule):
+        for group in _groups(own, others, metrics[model_id], rule):
             group = _still_free(session, video, group)
             if sum(track.faces for track in group) < MIN_FACES:
                 continue
             person = make_unknown(session, video.user_id)
-            made.append(person.person_id)
-            for track in group:
-                session.execute(
-                    update(FaceTrack)
-                    .where(FaceTrack.track_id == track.track_id)
-                    .values(
-                        person_id=person.person_id, similarity=1.0, votes=track.faces, decided_by="machine"
-                    )
+            session.execute(
+                update(FaceTrack)
+                .where(FaceTrack.track_id.in_([track.track_id for track in group]))
+                .values(
+                    person_id=person.person_id, similarity=1.0, votes=FaceTrack.faces, decided_by="machine"
                 )
-                touched.add(track.scene_id)
+            )
+            touched.update(track.scene_id for track in group)
             make_profile(session, person.person_id)
     refresh_scene_people(session, sorted(touched))
-    return made
 
 
 def _groups(

@@ -11,9 +11,9 @@ import sys
 import threading
 import urllib.error
 import urllib.request
-import uuid
-from base64 import b64encode
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, closing, contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +21,7 @@ import psycopg
 import pytest
 import redis
 from celery import Celery, signature
+from PIL import Image
 
 from db.ids import video_key
 from local.servers.ports import find_free_port
@@ -29,6 +30,7 @@ from tests.contracts.candidates import sample_picture
 from tests.support.excerpt import write_excerpt
 from tests.support.fleet import FAMILIES, ROOT, Fleet, eventually
 from tests.support.injection import Injection
+from tests.support.messages import encode, make_message
 from tests.support.pictures import encoded
 from tests.support.services import PostgresServer, RedisServer
 
@@ -47,52 +49,68 @@ def fleet(make_fleet: MakeFleet, injection: Injection) -> Fleet:
     return found
 
 
-class Events:
-    """Receives every event of Celery, as Flower does."""
-
-    def __init__(self, redis_url: str) -> None:
-        self.received: list[dict[str, Any]] = []
-        self._app = Celery("events", broker=redis_url, set_as_current=False)
-        self._connection = self._app.connection_for_read()
-        self._receiver = self._app.events.Receiver(self._connection, handlers={"*": self.received.append})
-        self._thread = threading.Thread(target=self._capture, daemon=True)
-        self._thread.start()
-        eventually(lambda: self.received, within_s=30, what="the first event")
-
-    def _capture(self) -> None:
-        self._receiver.capture(limit=None, timeout=None, wakeup=True)
-
-    def close(self) -> None:
-        self._receiver.should_stop = True
-        self._thread.join(timeout=10)
-        self._connection.release()
+@contextmanager
+def receive_events(redis_url: str) -> Iterator[list[dict[str, Any]]]:
+    """Every event of Celery, as Flower receives them."""
+    received: list[dict[str, Any]] = []
+    app = Celery("events", broker=redis_url, set_as_current=False)
+    with app.connection_for_read() as connection:
+        receiver = app.events.Receiver(connection, handlers={"*": received.append})
+        capture = {"limit": None, "timeout": None, "wakeup": True}
+        thread = threading.Thread(target=receiver.capture, kwargs=capture, daemon=True)
+        thread.start()
+        eventually(lambda: received, within_s=30, what="the first event")
+        try:
+            yield received
+        finally:
+            receiver.should_stop = True
+            thread.join(timeout=10)
 
 
 class Flower:
     """A running Flower, and its pages."""
 
     def __init__(self, fleet: Fleet, log: Path) -> None:
-        self.port, self._log = find_free_port(), log
+        self.port = find_free_port()
         with log.open("wb") as sink:
             self.process = subprocess.Popen(
                 [CELERY, "-A", "worker.app", "flower", f"--port={self.port}", "--address=127.0.0.1",
                  "--basic-auth=admin:secret"],
                 cwd=ROOT, env=fleet.process_environment(), stdout=sink, stderr=sink,
             )  # fmt: skip
-        eventually(self._is_up, within_s=60, what="Flower answers")
 
-    def _is_up(self) -> bool:
-        assert self.process.poll() is None, self._log.read_text()
-        try:
-            return self.page("/healthcheck") is not None
-        except OSError:
-            return False
+        def is_up() -> bool:
+            assert self.process.poll() is None, log.read_text()
+            try:
+                return bool(self.page("/healthcheck"))
+            except OSError:
+                return False
+
+        eventually(is_up, within_s=60, what="Flower answers")
 
     def page(self, path: str) -> str:
         request = urllib.request.Request(f"http://127.0.0.1:{self.port}{path}")
-        request.add_header("Authorization", "Basic " + b64encode(b"admin:secret").decode())
+        request.add_header("Authorization", "Basic " + base64.b64encode(b"admin:secret").decode())
         with urllib.request.urlopen(request, timeout=20) as answer:
             return str(answer.read().decode())
+
+    def pages(self) -> dict[str, str]:
+        """Every page there is, by path."""
+        self.page("/api/workers?refresh=1")
+        tasks = json.loads(self.page("/api/tasks?limit=1000"))
+        workers = json.loads(self.page("/api/workers"))
+        paths = ["/", "/workers", "/tasks", "/broker", "/metrics"]
+        paths += ["/api/tasks?limit=1000", "/api/task/types", "/api/workers"]
+        paths += [f"/worker/{name}" for name in workers]
+        paths += [f"/{kind}/{task}" for task in tasks for kind in ("task", "api/task/info")]
+        pages = {}
+        for path in paths:
+            try:
+                pages[path] = self.page(path)
+            except urllib.error.HTTPError as error:
+                assert error.code == 404, path
+        assert sum(path.startswith("/task/") for path in pages) > 20
+        return pages
 
     def close(self) -> None:
         self.process.terminate()
@@ -133,7 +151,7 @@ def index_and_ask(fleet: Fleet, sample: Path, tmp_path: Path) -> None:
         assert outcome(lambda mode=mode: client.search(USER, f"{CANARY} rocket", mode=mode)) == "ok"  # type: ignore[misc]
     assert fleet.rows("SELECT text FROM screen_texts WHERE text = %s", CANARY), "the caption is read"
     assert client.embed_texts([f"{CANARY} text"]).vectors
-    photo = encoded_photo()
+    photo = encoded(Image.fromarray(sample_picture(12.5)), "PNG")
     key = f"uploads/{USER}/pictures/{CANARY}.png"
     fleet.storage.put_bytes("uploads", key, photo, "image/png")
     assert outcome(lambda: client.detect_faces(USER, [key])) == "ok"
@@ -152,12 +170,6 @@ def index_and_ask(fleet: Fleet, sample: Path, tmp_path: Path) -> None:
     )
     client.rename_person(USER, person.person_id, f"Anna {CANARY}")
     assert client.people_events(USER).events
-
-
-def encoded_photo() -> bytes:
-    from PIL import Image
-
-    return encoded(Image.fromarray(sample_picture(12.5)), "PNG")
 
 
 def ask_badly(fleet: Fleet) -> None:
@@ -192,38 +204,20 @@ def ask_badly(fleet: Fleet) -> None:
 def send_garbage(fleet: Fleet) -> None:
     """What is no request at all."""
 
-    def wire(body: bytes, **changes: Any) -> str:
-        headers = {"lang": "py", "task": "tasks.video.status", "id": str(uuid.uuid4()), "root_id": "x"}
-        whole = {
-            "body": base64.b64encode(body).decode(), "content-encoding": "utf-8", "content-type": "application/json",
-            "headers": {**headers, **changes.pop("headers", {})},
-            "properties": {"correlation_id": "x", "reply_to": "x", "delivery_mode": 2, "priority": 0,
-                           "delivery_info": {"exchange": "", "routing_key": "search"},
-                           "body_encoding": "base64", "delivery_tag": str(uuid.uuid4())},
-            **changes,
-        }  # fmt: skip
-        return json.dumps(whole)
-
-    good = f'[[], {{"query": "{CANARY}"}}, null]'.encode()
-    garbage = [
-        CANARY,
-        json.dumps({"name": CANARY}),
-        wire(f'[["{CANARY}"'.encode()),
-        wire(f'"{CANARY}"'.encode()),
-        wire(f'[["{CANARY}"], {{}}, null]'.encode()),
-        wire(good, **{"content-type": f"text/{CANARY}"}),
-        wire(good, **{"content-encoding": CANARY}),
-        wire(good, headers={"task": f"tasks.{CANARY}"}),
-        wire(good, headers={"expires": CANARY}),
-        wire(good, headers={"eta": CANARY}),
-        wire(good, headers={"timelimit": CANARY}),
-        wire(good, headers={"shadow": CANARY, "argsrepr": CANARY, "kwargsrepr": CANARY}),
-        wire(good, headers={"stamped_headers": [CANARY], "stamps": {CANARY: CANARY}}),
-        wire(good, headers={"task": {"a": CANARY}, "id": {"a": CANARY}}),
-    ]
+    message = partial(make_message, "tasks.video.status", {"query": CANARY}, "search")
+    garbage: list[Any] = [
+        {"name": CANARY},
+        *(message(body=encode(body)) for body in (f'[["{CANARY}"', f'"{CANARY}"', f'[["{CANARY}"], {{}}, null]')),
+        *(message(**{place: value}) for place, value in (
+            ("content-type", f"text/{CANARY}"), ("content-encoding", CANARY), ("headers.task", f"tasks.{CANARY}"),
+            ("headers.expires", CANARY), ("headers.eta", CANARY), ("headers.timelimit", CANARY),
+            ("headers.shadow", CANARY),
+        )),
+        message(**{"headers.stamped_headers": [CANARY], "headers.stamps": {CANARY: CANARY}}),
+        message(**{"headers.task": {"a": CANARY}, "headers.id": {"a": CANARY}}),
+    ]  # fmt: skip
     with redis.Redis.from_url(fleet.redis_url) as client:
-        for message in garbage:
-            client.lpush("search", message)
+        client.lpush("search", CANARY, *map(json.dumps, garbage))
         eventually(lambda: not client.llen("search"), within_s=30, what="the garbage is taken")
     assert outcome(lambda: fleet.client.status("unheard-of", USER)) == "NotFound", "the node lives"
 
@@ -248,22 +242,16 @@ def fail_jobs(fleet: Fleet, injection: Injection, tmp_path: Path, sample: Path) 
 def leave_a_request_waiting(fleet: Fleet, look: Callable[[], str]) -> str:
     """What is shown of a request that a node holds; its child is stopped meanwhile."""
     (child,) = fleet.nodes["text"].children
-    child.suspend()
-    try:
-        waits = {"texts": [f"{CANARY} waits"]}
+    waits = {"texts": [f"{CANARY} waits"]}
+    with ExitStack() as stack, redis.Redis.from_url(fleet.redis_url) as client:
+        stack.callback(child.resume)
+        child.suspend()
         sent = stranger(fleet).send_task("tasks.text.embed", kwargs=waits, queue="text.online")
-        try:
-            with redis.Redis.from_url(fleet.redis_url) as client:
-                eventually(
-                    lambda: not client.llen("text.online"), within_s=20, what="the node has taken the message"
-                )
-            shown = look()
-            child.resume()
-            assert sent.get(timeout=60)
-        finally:
-            sent.backend = None
-    finally:
+        stack.callback(setattr, sent, "backend", None)
+        eventually(lambda: not client.llen("text.online"), within_s=20, what="the node has taken the message")
+        shown = look()
         child.resume()
+        assert sent.get(timeout=60)
     return shown
 
 
@@ -273,12 +261,11 @@ def provoke_servers(fleet: Fleet) -> None:
         "SELECT %s::text::int",
         "SELECT 1 / (length(%s::text) - 12)",
         f"SELECT '{CANARY}' FROM nowhere",
+        "INSERT INTO people (user_id, person_id, external_id, name, kind)"
+        " SELECT user_id, 'again', 'again', name, kind FROM people",
     ):
         with pytest.raises(psycopg.Error), psycopg.connect(fleet.postgres_url) as connection:
             connection.execute(statement, [CANARY] if "%s" in statement else None)  # type: ignore[arg-type]
-    rows = "INSERT INTO people (user_id, person_id, external_id, name, kind) SELECT user_id, 'again', 'again', name, kind FROM people"
-    with pytest.raises(psycopg.Error), psycopg.connect(fleet.postgres_url) as connection:
-        connection.execute(rows)
     with redis.Redis.from_url(fleet.redis_url) as client:
         client.set("pause", CANARY * 100_000)
         client.delete("pause")
@@ -300,32 +287,6 @@ def assert_clean(where: str, text: str, said: set[str]) -> None:
             raise AssertionError(f"{where} shows {word!r}: ...{around}...")
 
 
-def flower_pages(flower: Flower) -> dict[str, str]:
-    flower.page("/api/workers?refresh=1")
-    tasks = json.loads(flower.page("/api/tasks?limit=1000"))
-    workers = json.loads(flower.page("/api/workers"))
-    paths = [
-        "/",
-        "/workers",
-        "/tasks",
-        "/broker",
-        "/metrics",
-        "/api/tasks?limit=1000",
-        "/api/task/types",
-        "/api/workers",
-    ]
-    paths += [f"/worker/{name}" for name in workers]
-    paths += [f"/{kind}/{task}" for task in tasks for kind in ("task", "api/task/info")]
-    pages = {}
-    for path in paths:
-        try:
-            pages[path] = flower.page(path)
-        except urllib.error.HTTPError as error:
-            assert error.code == 404, path
-    assert sum(path.startswith("/task/") for path in pages) > 20
-    return pages
-
-
 @pytest.mark.timeout(900)
 def test_nothing_that_users_name_say_or_ask_is_logged_or_shown(
     fleet: Fleet,
@@ -336,8 +297,9 @@ def test_nothing_that_users_name_say_or_ask_is_logged_or_shown(
     redis_server: RedisServer,
 ) -> None:
     postgres_from, redis_from = postgres.log.stat().st_size, redis_server.log.stat().st_size
-    events, flower = Events(fleet.redis_url), Flower(fleet, tmp_path / "flower.log")
-    try:
+    with ExitStack() as stack:
+        events = stack.enter_context(receive_events(fleet.redis_url))
+        flower = stack.enter_context(closing(Flower(fleet, tmp_path / "flower.log")))
         index_and_ask(fleet, sample, tmp_path)
         ask_badly(fleet)
         send_garbage(fleet)
@@ -359,17 +321,14 @@ def test_nothing_that_users_name_say_or_ask_is_logged_or_shown(
         said = phrases(fleet)
         assert len(said) > 2
         assert_clean("inspect", waiting, said)
-        pages = flower_pages(flower)
+        pages = flower.pages()
         with redis.Redis.from_url(fleet.redis_url) as client:
             assert_clean("the slow log", str(client.slowlog_get(1000)), said)
-        kinds = {event["type"] for event in events.received}
+        kinds = {event["type"] for event in events}
         assert {"task-received", "task-started", "task-succeeded", "task-failed"} <= kinds
-        assert_clean("an event", json.dumps(events.received, default=str), said)
+        assert_clean("an event", json.dumps(events, default=str), said)
         for path, page in pages.items():
             assert_clean(f"Flower's {path}", page, said)
-    finally:
-        flower.close()
-        events.close()
     fleet.stop()
     logs = {path.name: path.read_text(errors="replace") for path in (fleet.home / "logs").iterdir()}
     assert {f"{family}.log" for family in FAMILIES} <= set(logs)
@@ -380,14 +339,8 @@ def test_nothing_that_users_name_say_or_ask_is_logged_or_shown(
         assert_clean(f"the log of {name}", text, said)
     # Operators still see what happened, where, and to which job.
     face = logs["face.log"]
-    for told in (
-        "job failed",
-        "error_class=ModelFailure",
-        f"video_id={video_key(USER, 'fails-1')}",
-        "Traceback",
-        "injection.py",
-        "ValueError",
-    ):
+    video = f"video_id={video_key(USER, 'fails-1')}"
+    for told in ("job failed", "error_class=ModelFailure", video, "Traceback", "injection.py", "ValueError"):
         assert told in face, told
     assert re.search(
         r"Task tasks\.search\.scenes\[[-0-9a-f]{36}\] raised expected: InvalidRequest", logs["search.log"]

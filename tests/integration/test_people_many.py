@@ -1,6 +1,6 @@
 """People of 200,000 tracks: merged, parted again and erased in batches, none of them a long transaction.
 
-Rows are made by generate_series; SCENEFLEET_MANY_TRACKS sets how many (the default is a tenth, for everyday runs).
+Rows are made by generate_series; SCENEFLEET_MANY_TRACKS sets how many (the default is a twentieth, for everyday runs).
 """
 
 from __future__ import annotations
@@ -10,41 +10,45 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 from sqlalchemy import event, text
-from sqlalchemy.orm import Session
 
 from bench.archive import write_archive
 from db.engine import get_engine, reading, transact
-from db.ledger import attempts, subjects
+from db.ledger import attempts
 from db.ledger.claims import Claim
-from db.people import acts, erasure, moves, registry
-from db.people.unknowns import assign_people
+from db.people import erasure, moves
 from shared.errors import Conflict, LeaseLost
-from tests.integration.test_people import (
+from tests.support.people import (
     DIM,
     POLICY,
-    RULE,
     axis,
     change,
     claim,
     create,
     film,
     id_of,
+    match,
+    merge,
     model_id,
     must_claim,
+    rename,
     seen,
+    split,
     tracks,
+    undo,
+    view,
 )
 from worker.search import stored_answers
 from worker.stages import erase_person, move
-from worker.stages.context import Deferred, Outcome, StageContext
+from worker.stages.context import Deferred, StageContext
 
 pytestmark = pytest.mark.usefixtures("database")
 
-MANY = int(os.environ.get("SCENEFLEET_MANY_TRACKS", "20000"))
+MANY = int(os.environ.get("SCENEFLEET_MANY_TRACKS", "10000"))
 #: Half of it on a machine that has nothing else to do.
 SHORT_S = 4.0
 #: One video has so many scenes, and so many tracks of the person.
@@ -82,17 +86,10 @@ def timed() -> Iterator[list[float]]:
     event.remove(engine, "commit", end)
 
 
-class _Runtime:
-    policy = POLICY
-    storage: Any = None
-
-
 def context(claimed: Claim) -> StageContext:
+    runtime: Any = SimpleNamespace(policy=POLICY, storage=None)
     return StageContext(
-        claimed=claimed,
-        runtime=_Runtime(),
-        folder=Path("/nowhere"),
-        report=lambda fraction: None,  # type: ignore[arg-type]
+        claimed=claimed, runtime=runtime, folder=Path("/nowhere"), report=lambda fraction: None
     )
 
 
@@ -100,32 +97,27 @@ def put_back(claimed: Claim) -> None:
     transact(lambda session: attempts.defer(session, claimed, 0, POLICY, progressed=True))
 
 
-def end(claimed: Claim, outcome: Outcome) -> None:
+def run_slice(claimed: Claim) -> bool:
+    """Run a slice of a job that moves tracks. Returns whether it was the last."""
+    assert claimed.stage == "move"
+    try:
+        outcome = move.run(context(claimed))
+    except Deferred as pause:
+        assert pause.progressed
+        put_back(claimed)
+        return False
     transact(lambda session: attempts.finish(session, claimed, outcome.write, outcome.result, POLICY))
+    return True
 
 
-def run_move(within: int = 10_000) -> int:
-    """Run the job that moves tracks, slice by slice, to its end. Returns how many slices it took."""
-    for slices in range(1, within):
-        claimed = must_claim("housekeeping")
-        assert claimed.stage == "move"
-        try:
-            outcome = move.run(context(claimed))
-        except Deferred as pause:
-            assert pause.progressed
-            put_back(claimed)
-            continue
-        end(claimed, outcome)
-        return slices
-    raise AssertionError("no end")
+def run_move() -> None:
+    while not run_slice(must_claim("housekeeping")):
+        pass
 
 
-def merge(one: str, other: str) -> int:
-    def work(session: Session) -> int:
-        person, into = acts.lock_two(session, one, other, "u")
-        return acts.merge(session, person, into, POLICY)[0]
-
-    return int(transact(work))
+def count(query: str, **values: Any) -> int:
+    with reading() as session:
+        return int(session.execute(text(f"SELECT count(*) FROM {query}"), values).scalar_one())
 
 
 def owners() -> dict[str | None, int]:
@@ -134,60 +126,43 @@ def owners() -> dict[str | None, int]:
         return {row.person_id: row.count for row in found}
 
 
-def shown(person: str) -> Any:
-    with reading() as session:
-        return registry.view(session, registry.get(session, person, "u"))
-
-
-def key_of(person: str) -> str:
-    with reading() as session:
-        return registry.get(session, person, "u").person_id
-
-
 def test_many_tracks_are_merged_parted_and_erased_in_short_transactions(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     ann, bea = create("Ann"), create("Bea")
-    populate(key_of(ann), MANY)
-    figures = []
+    populate(ann, MANY)
+    figures, longest = [], []
 
     def measure(what: str, work: Callable[[], Any]) -> Any:
         began = time.monotonic()
         with timed() as lasted:
             found = work()
-        figures.append(
-            f"{what}: {time.monotonic() - began:.1f} s, {len(lasted)} transactions, longest {max(lasted):.2f} s"
-        )
+        longest.append(max(lasted))
+        lasted_s = time.monotonic() - began
+        figures.append(f"{what}: {lasted_s:.1f} s, {len(lasted)} transactions, longest {max(lasted):.2f} s")
         return found
 
     number = measure("merge, the request", lambda: merge(ann, bea))
-    assert shown(bea).state == "working" and 0 < owners()[key_of(bea)] < MANY
+    assert view(bea).state == "working" and 0 < owners()[bea] < MANY
     with pytest.raises(Conflict, match="is being merged or split"):
-        transact(lambda session: acts.undo(session, "u", number, RULE, POLICY))
+        undo(number)
     measure("merge, the job", run_move)
-    assert owners() == {key_of(bea): MANY} and shown(bea).scenes == MANY
-    with reading() as session:
-        changed = session.execute(text("SELECT count(*) FROM scenes WHERE people_changed")).scalar_one()
-    assert changed == MANY, "their sidecars are written again"
+    assert owners() == {bea: MANY} and view(bea).scenes == MANY
+    assert count("scenes WHERE people_changed") == MANY, "their sidecars are written again"
     _end_matches()
-    measure("undo, the request", lambda: transact(lambda s: acts.undo(s, "u", number, RULE, POLICY)))
+    measure("undo, the request", lambda: undo(number))
     measure("undo, the job", run_move)
-    assert owners() == {key_of(ann): MANY}
+    assert owners() == {ann: MANY}
     _end_matches()
     measure("erase, the request", lambda: change(ann, lambda s, row: erasure.begin(s, row, POLICY)))
-    assert shown(ann).state == "erasing" and shown(ann).scenes == 0
-    measure("erase, the rows", lambda: _erase_rows(ann))
-    with reading() as session:
-        for table in ("face_tracks", "faces", "scene_people", "face_decisions", "moved_tracks"):
-            assert session.execute(text(f"SELECT count(*) FROM {table}")).scalar_one() == 0, table
-        noted = session.execute(
-            text("SELECT count(*) FROM erasure_scenes WHERE scene_id <> :none"), {"none": erasure.NO_SCENE}
-        )
-        assert noted.scalar_one() == MANY
+    assert view(ann).state == "erasing" and view(ann).scenes == 0
+    measure("erase, the rows", _erase_rows)
+    for table in ("face_tracks", "faces", "scene_people", "face_decisions", "moved_tracks"):
+        assert count(table) == 0, table
+    assert count("erasure_scenes WHERE scene_id <> :none", none=erasure.NO_SCENE) == MANY
     with capsys.disabled():
         print(f"\n{MANY} tracks\n  " + "\n  ".join(figures))
-    longest = max(float(line.rpartition("longest ")[2].removesuffix(" s")) for line in figures)
-    assert longest < SHORT_S, figures
+    assert max(longest) < SHORT_S, figures
 
 
 def _end_matches() -> None:
@@ -196,7 +171,7 @@ def _end_matches() -> None:
     transact(lambda s: s.execute(text("UPDATE people SET ended_run = run")))
 
 
-def _erase_rows(person: str) -> None:
+def _erase_rows() -> None:
     """The part of the job that removes rows: slices of it, until the next part would begin."""
     while True:
         claimed = must_claim("housekeeping")
@@ -216,13 +191,13 @@ def _erase_rows(person: str) -> None:
 
 def test_a_killed_move_goes_on_where_it_was_and_the_old_attempt_moves_nothing() -> None:
     ann, bea = create("Ann"), create("Bea")
-    populate(key_of(ann), 3 * moves.BATCH)
+    populate(ann, 3 * moves.BATCH)
     merge(ann, bea)
     claimed = must_claim("housekeeping")
     old = context(claimed)
     old.write(lambda session, job: moves.step(session, moves.read_move(claimed.payload)))
     before = owners()
-    assert before[key_of(bea)] == moves.FIRST + moves.BATCH
+    assert before[bea] == moves.FIRST + moves.BATCH
     # Its worker is gone: another attempt has it.
     with reading() as session:
         (held,) = attempts.held_jobs(session)
@@ -232,62 +207,39 @@ def test_a_killed_move_goes_on_where_it_was_and_the_old_attempt_moves_nothing() 
         old.write(lambda session, job: moves.step(session, moves.read_move(claimed.payload)))
     assert owners() == before
     run_move()
-    assert owners() == {key_of(bea): 3 * moves.BATCH}
+    assert owners() == {bea: 3 * moves.BATCH}
 
 
 def test_while_tracks_are_moved_a_second_merge_waits_and_matching_loses_none() -> None:
     ann, bea, cid = create("Ann"), create("Bea"), create("Cid")
-    populate(key_of(ann), 2 * moves.BATCH)
+    populate(ann, 2 * moves.BATCH)
     merge(ann, bea)
     for one, other in ((bea, cid), (cid, bea)):
         with pytest.raises(Conflict, match="'Bea' is being merged or split: try again"):
             merge(one, other)
-    change(bea, lambda session, row: registry.rename(session, row, "Bee"))
+    rename(bea, "Bee")
     # A video with tracks that wait is looked at again: nobody there is like anybody.
-    with reading() as session:
-        video = session.execute(
-            text("SELECT video_id FROM face_tracks WHERE person_id = :ann LIMIT 1"), {"ann": _key("Ann")}
-        ).scalar_one()
-
-    def look(session: Session) -> None:
-        row = subjects.lock_video(session, video)
-        assert row is not None
-        assign_people(session, row, RULE)
-
-    transact(look)
+    first = text("SELECT video_id FROM face_tracks WHERE person_id = :ann LIMIT 1")
+    transact(lambda session: match(session, session.execute(first, {"ann": ann}).scalar_one()))
     run_move()
-    assert owners() == {key_of(bea): 2 * moves.BATCH} and shown(bea).name == "Bee"
-    with reading() as session:
-        assert (
-            session.execute(text("SELECT count(*) FROM people WHERE moving_event IS NOT NULL")).scalar_one()
-            == 0
-        )
-
-
-def _key(name: str) -> str:
-    with reading() as session:
-        found = session.execute(text("SELECT person_id FROM people WHERE name = :name"), {"name": name})
-        return str(found.scalar_one())
+    assert owners() == {bea: 2 * moves.BATCH} and view(bea).name == "Bee"
+    assert count("people WHERE moving_event IS NOT NULL") == 0
 
 
 def test_a_person_erased_while_tracks_come_takes_them_along() -> None:
     ann, bea = create("Ann"), create("Bea")
-    keys = {_key("Ann"), _key("Bea")}
-    populate(_key("Ann"), 2 * moves.BATCH)
+    populate(ann, 2 * moves.BATCH)
     merge(ann, bea)
     change(bea, lambda session, row: erasure.begin(session, row, POLICY))
-    assert shown(bea).state == "erasing"
-    stages = {}
+    assert view(bea).state == "erasing"
+    stages = set()
     while claimed := claim("housekeeping"):
-        stages[claimed.stage] = stages.get(claimed.stage, 0) + 1
+        stages.add(claimed.stage)
         if claimed.stage == "move":
-            try:
-                end(claimed, move.run(context(claimed)))
-            except Deferred:
-                put_back(claimed)
+            run_slice(claimed)
             continue
         with reading() as session:
-            moving = moves.under_way(session, "u", keys)
+            moving = moves.under_way(session, "u", {ann, bea})
         work = erase_person._Erasure(context(claimed))
         if moving:
             with pytest.raises(Deferred):
@@ -297,24 +249,18 @@ def test_a_person_erased_while_tracks_come_takes_them_along() -> None:
         work._note(work._begin)
         work._remove_rows()
         break
-    assert stages["move"] and owners() == {}
+    assert "move" in stages and owners() == {}
 
 
 def test_a_split_of_somebody_seen_often_is_short_and_undone() -> None:
     film("v", [[axis(0)] * 2], [[axis(0, 0.8)] * 2])
     one = id_of("unknown 1")
     populate(one, 2 * moves.BATCH, dim=DIM)
-    track = str(tracks("v")[1].track_id)
     with timed() as lasted:
-        new, number, _ = change(one, lambda s, row: acts.split(s, row, [track], "Bea", RULE, POLICY))
+        _, number = split(one, tracks("v")[1], "Bea")
     assert max(lasted) < SHORT_S and seen()[1].keys() == {"Bea"}
-    with reading() as session:
-        decided = session.execute(
-            text("SELECT count(*) FROM face_decisions WHERE event_id = :e"), {"e": number}
-        )
-        assert decided.scalar_one() == 2002
+    assert count("face_decisions WHERE event_id = :event", event=number) == 2002
     _end_matches()
-    transact(lambda s: acts.undo(s, "u", number, RULE, POLICY))
-    with reading() as session:
-        assert session.execute(text("SELECT count(*) FROM face_decisions")).scalar_one() == 0
-    assert owners() == {one: 2 * moves.BATCH + 2} and new.person_id
+    undo(number)
+    assert count("face_decisions") == 0
+    assert owners() == {one: 2 * moves.BATCH + 2}

@@ -6,8 +6,8 @@ import itertools
 import os
 import subprocess
 import sys
-from collections.abc import Iterator
-from pathlib import Path
+from collections.abc import Callable, Iterator
+from urllib.parse import quote
 
 import psycopg
 import pytest
@@ -20,48 +20,46 @@ from tests.support.fleet import ROOT
 from tests.support.services import PostgresServer
 
 _names = itertools.count(1)
-
-
-@pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[PostgresServer]:
-    """A server of this module: roles belong to a whole server, and one here is renamed."""
-    server = PostgresServer(tmp_path_factory.mktemp("bootstrap"))
-    try:
-        server.start()
-    except InvalidRequest as error:
-        pytest.skip(str(error))
-    yield server
-    server.stop()
+NewApplication = Callable[..., Application]
 
 
 @pytest.fixture
-def application(server: PostgresServer) -> Iterator[Application]:
-    name = f"application{next(_names)}"
-    yield Application(role=name, password="pass:word/ with@signs", database=name)
-    server.execute(f"DROP DATABASE IF EXISTS {name} WITH (FORCE)")
-    server.execute(f"DROP ROLE IF EXISTS {name}")
+def new_application(server: PostgresServer) -> Iterator[NewApplication]:
+    made = []
+
+    def new(role: str | None = None) -> Application:
+        role = role or f"application{next(_names)}"
+        made.append(role)
+        return Application(role=role, password="pass:word/ with@signs", database=role)
+
+    yield new
+    for name in made:
+        server.execute(f"DROP DATABASE IF EXISTS {name} WITH (FORCE)")
+        server.execute(f"DROP ROLE IF EXISTS {name}")
+
+
+@pytest.fixture
+def application(new_application: NewApplication) -> Application:
+    return new_application()
 
 
 def connect(server: PostgresServer, application: Application) -> psycopg.Connection:
-    return psycopg.connect(
-        host="127.0.0.1",
-        port=server.port,
-        user=application.role,
-        password=application.password,
-        dbname=application.database,
-        autocommit=True,
-    )
+    return psycopg.connect(url_of(server, application), autocommit=True)
 
 
 def url_of(server: PostgresServer, application: Application) -> str:
-    from urllib.parse import quote
+    password = quote(application.password, safe="")
+    return f"postgresql://{application.role}:{password}@127.0.0.1:{server.port}/{application.database}"
 
-    return f"postgresql+psycopg://{application.role}:{quote(application.password, safe='')}@127.0.0.1:{server.port}/{application.database}"
+
+def migrate(url: str) -> None:
+    schema.upgrade(url=url.replace("postgresql://", "postgresql+psycopg://"))
 
 
-def foreign_owners(connection: psycopg.Connection, role: str) -> list[tuple[str, str]]:
-    """Relations, routines and types outside extensions that another role owns."""
-    return connection.execute(
+def assert_owns_all_and_no_more(connection: psycopg.Connection, role: str) -> None:
+    """The role has no rights of the server, and owns all relations and routines outside extensions."""
+    assert find_rights(connection) == []
+    foreign = connection.execute(
         """
         SELECT c.relname, pg_get_userbyid(c.relowner) FROM pg_class c
         WHERE c.relnamespace = 'public'::regnamespace AND pg_get_userbyid(c.relowner) <> %(role)s
@@ -71,16 +69,16 @@ def foreign_owners(connection: psycopg.Connection, role: str) -> list[tuple[str,
             AND NOT EXISTS (SELECT FROM pg_depend d WHERE d.objid = p.oid AND d.deptype = 'e')
         """,
         {"role": role},
-    ).fetchall()
+    )
+    assert foreign.fetchall() == []
 
 
 def test_the_migrations_run_as_the_role_and_again(server: PostgresServer, application: Application) -> None:
     for _ in range(2):
         bootstrap(server.url(), application)
-        schema.upgrade(url=url_of(server, application))
+        migrate(url_of(server, application))
     with connect(server, application) as connection:
-        assert find_rights(connection) == []
-        assert foreign_owners(connection, application.role) == []
+        assert_owns_all_and_no_more(connection, application.role)
         connection.execute("SELECT count(*) FROM videos")
         connection.execute(f"SET ROLE {READER}")
         assert connection.execute("SELECT count(*) FROM videos").fetchone() == (0,)
@@ -108,27 +106,31 @@ REFUSED = {
 }
 
 
-@pytest.mark.parametrize("what", REFUSED)
-def test_the_role_can_not(server: PostgresServer, application: Application, what: str) -> None:
+def test_the_role_can_do_nothing_else(server: PostgresServer, application: Application) -> None:
     bootstrap(server.url(), application)
-    with connect(server, application) as connection, pytest.raises(psycopg.errors.InsufficientPrivilege):
-        connection.execute(REFUSED[what])
-
-
-def test_the_role_reads_nothing_of_another_one(server: PostgresServer, application: Application) -> None:
-    other = Application(role=f"{application.role}_other", password="x", database=f"{application.role}_other")
-    bootstrap(server.url(), application)
-    bootstrap(server.url(), other)
-    try:
-        server.execute("CREATE TABLE kept (secret text)", application.database)
+    allowed = []
+    for what, statement in REFUSED.items():
         with connect(server, application) as connection:
-            with pytest.raises(psycopg.errors.InsufficientPrivilege):
-                connection.execute("SELECT * FROM kept")
-            with pytest.raises(psycopg.OperationalError, match="permission denied for database"):
-                psycopg.connect(connection.info.dsn, dbname=other.database, password=application.password)
-    finally:
-        server.execute(f"DROP DATABASE {other.database} WITH (FORCE)")
-        server.execute(f"DROP ROLE {other.role}")
+            try:
+                connection.execute(statement)
+            except psycopg.errors.InsufficientPrivilege:
+                continue
+            allowed.append(what)
+    assert allowed == []
+
+
+def test_the_role_reads_nothing_of_another_one(
+    server: PostgresServer, new_application: NewApplication
+) -> None:
+    application, other = new_application(), new_application()
+    for one in (application, other):
+        bootstrap(server.url(), one)
+    server.execute("CREATE TABLE kept (secret text)", application.database)
+    with connect(server, application) as connection:
+        with pytest.raises(psycopg.errors.InsufficientPrivilege):
+            connection.execute("SELECT * FROM kept")
+        with pytest.raises(psycopg.OperationalError, match="permission denied for database"):
+            psycopg.connect(connection.info.dsn, dbname=other.database, password=application.password)
 
 
 def test_what_a_superuser_made_is_taken_over(server: PostgresServer, application: Application) -> None:
@@ -137,78 +139,69 @@ def test_what_a_superuser_made_is_taken_over(server: PostgresServer, application
         f"CREATE ROLE {application.role} SUPERUSER CREATEDB CREATEROLE BYPASSRLS REPLICATION LOGIN"
     )
     server.execute(f"GRANT pg_read_server_files TO {application.role}")
-    old = with_database(server.url(), application.database).replace("postgresql://", "postgresql+psycopg://")
-    schema.upgrade(url=old)
-    with psycopg.connect(server.url(application.database), autocommit=True) as connection:
-        connection.execute(
-            "INSERT INTO videos (video_id, user_id, external_id, storage_key) VALUES ('v', 'u', 'v', 'uploads/u/v/a')"
-        )
-        connection.execute('CREATE SEQUENCE "Odd name"')
-        connection.execute("CREATE FUNCTION odd(int, text) RETURNS int LANGUAGE sql AS 'SELECT 1'")
-        connection.execute("CREATE TYPE mood AS ENUM ('good')")
+    migrate(with_database(server.url(), application.database))
+    for statement in (
+        "INSERT INTO videos (video_id, user_id, external_id, storage_key) VALUES ('v', 'u', 'v', 'uploads/u/v/a')",
+        'CREATE SEQUENCE "Odd name"',
+        "CREATE FUNCTION odd(int, text) RETURNS int LANGUAGE sql AS 'SELECT 1'",
+        "CREATE TYPE mood AS ENUM ('good')",
+    ):
+        server.execute(statement, application.database)
     bootstrap(server.url(), application)
     with connect(server, application) as connection:
-        assert find_rights(connection) == []
-        assert foreign_owners(connection, application.role) == []
+        assert_owns_all_and_no_more(connection, application.role)
         assert connection.execute("SELECT video_id FROM videos").fetchall() == [("v",)]
         memberships = connection.execute(
             "SELECT roleid::regrole::text FROM pg_auth_members WHERE member = current_user::regrole"
         ).fetchall()
         assert memberships == [(READER,)]
-    schema.downgrade("base", url=url_of(server, application))
-    schema.upgrade(url=url_of(server, application))
+    url = url_of(server, application)
+    schema.downgrade("base", url=url.replace("postgresql://", "postgresql+psycopg://"))
+    migrate(url)
 
 
-def test_an_administrator_of_the_applications_name_is_renamed(tmp_path: Path) -> None:
-    server = PostgresServer(tmp_path / "old")
-    server.start()
-    try:
-        server.execute("CREATE ROLE chief SUPERUSER LOGIN PASSWORD 'chief'")
-        chief = f"postgresql://chief:chief@127.0.0.1:{server.port}/postgres"
-        application = Application(role="chief", password="new", database="films")
-        with pytest.raises(InvalidRequest, match="--rename-admin"):
-            bootstrap(chief, application)
-        with pytest.raises(Conflict, match="choose another name"):
-            rename_role(chief, READER_OF_ALL)
-        renamed = rename_role(chief, "boss")
-        assert renamed == chief.replace("chief:", "boss:", 1)
-        bootstrap(renamed, application)
-        with connect(server, application) as connection:
-            assert find_rights(connection) == []
-    finally:
-        server.stop()
-
-
-#: A role that every server has.
-READER_OF_ALL = "pg_read_all_data"
+def test_an_administrator_of_the_applications_name_is_renamed(
+    server: PostgresServer, new_application: NewApplication
+) -> None:
+    application = new_application("chief")
+    new_application("boss")
+    server.execute("CREATE ROLE chief SUPERUSER LOGIN PASSWORD 'chief'")
+    chief = f"postgresql://chief:chief@127.0.0.1:{server.port}/postgres"
+    with pytest.raises(InvalidRequest, match="--rename-admin"):
+        bootstrap(chief, application)
+    # A role that every server has.
+    with pytest.raises(Conflict, match="choose another name"):
+        rename_role(chief, "pg_read_all_data")
+    renamed = rename_role(chief, "boss")
+    assert renamed == chief.replace("chief:", "boss:", 1)
+    bootstrap(renamed, application)
+    with connect(server, application) as connection:
+        assert find_rights(connection) == []
 
 
 def test_the_command_says_in_a_sentence_what_is_wrong(
     server: PostgresServer, application: Application
 ) -> None:
-    environment = {"PATH": os.environ["PATH"], "SCENEFLEET_HOME": "/nonexistent"}
-    url = url_of(server, application).replace("+psycopg", "")
-
     def run(**names: str) -> tuple[int, str]:
         done = subprocess.run(
             [sys.executable, "-m", "cli", "db", "bootstrap"],
             cwd=ROOT,
-            env={**environment, **names},
+            env={"PATH": os.environ["PATH"], "SCENEFLEET_HOME": "/nonexistent", **names},
             capture_output=True,
             text=True,
             timeout=60,
             check=False,
         )
         assert "Traceback" not in done.stderr
-        return done.returncode, done.stderr
+        return done.returncode, done.stderr.replace("\n", " ")
 
+    url = url_of(server, application)
     status, says = run(POSTGRES_URL=url)
     assert status and "POSTGRES_ADMIN_URL" in says
     status, says = run(POSTGRES_URL="postgresql://h/x", POSTGRES_ADMIN_URL=server.url())
-    assert status and "does not name a user, a password and a database" in says.replace("\n", " ")
-    for _ in range(2):
-        status, says = run(POSTGRES_URL=url, POSTGRES_ADMIN_URL=server.url())
-        assert status == 0, says
+    assert status and "does not name a user, a password and a database" in says
+    status, says = run(POSTGRES_URL=url, POSTGRES_ADMIN_URL=server.url())
+    assert status == 0, says
     connect(server, application).close()
     wrong = server.url().replace(server.password, "wrong")
     with pytest.raises(DatabaseUnavailable, match="password"):

@@ -4,17 +4,16 @@ from __future__ import annotations
 
 import sys
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-from shared import settings as settings_module
 from shared.errors import BadMedia, ModelUnavailable, StorageUnavailable
 from shared.paths import hide_paths, without_paths
 from shared.settings import get_settings
-from shared.storage import open_storage
-from shared.storage.objects import StorageConfig
-from tasks.requests import REQUEST, Request
+from shared.storage import Storage, StorageConfig, open_storage
+from tasks.requests import REQUEST
 from worker.app import app
 from worker.models.catalog import load_catalog
 from worker.models.weights.verify import verify
@@ -26,7 +25,7 @@ def folders(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setenv("SCENEFLEET_HOME", str(tmp_path / "home"))
     monkeypatch.setenv("MODELS_DIR", str(tmp_path / "weights"))
     monkeypatch.setenv("STORAGE_ROOT", str(tmp_path / "objects"))
-    settings_module.get_settings.cache_clear()
+    get_settings.cache_clear()
     return tmp_path
 
 
@@ -46,58 +45,46 @@ def test_other_words_stay() -> None:
         assert hide_paths(said) == said
 
 
-def raised_by(call: object) -> list[BaseException]:
-    """What a request task raises for it."""
-    assert callable(call)
-
-    @app.task(name=f"tests.raise.{id(call)}", **REQUEST)
-    def task() -> None:
-        call()
-
-    assert isinstance(task, Request)
-    with pytest.raises(Exception) as caught:
-        task()
-    return [caught.value]
-
-
-def lose_weights() -> None:
-    spec = load_catalog().get("bge-m3")
-    verify(spec, models_dir=get_settings().models_dir)
-
-
-def lose_storage() -> None:
-    open_storage(StorageConfig(backend="local", root=get_settings().storage_dir)).get_bytes(
-        "uploads", "uploads/u/v/x"
-    )
-
-
-def lose_file() -> None:
-    (get_settings().home / "work" / "secret.mp4").read_bytes()
-
-
 def complain() -> None:
     raise BadMedia(f"{tempfile.gettempdir()}/tmpabc/film.mp4 holds no picture")
 
 
-@pytest.mark.parametrize("call", [lose_weights, lose_storage, lose_file, complain])
-def test_no_error_of_a_request_names_a_folder(folders: Path, call: object) -> None:
-    for error in raised_by(call):
-        said = f"{error} {error.args} {error!r}"
-        assert str(folders) not in said and tempfile.gettempdir() not in said, said
+def storage() -> Storage:
+    return open_storage(StorageConfig(backend="local", root=get_settings().storage_dir))
 
 
-def test_errors_keep_their_class_and_sense(folders: Path) -> None:
-    (lost,) = raised_by(lose_weights)
-    assert isinstance(lost, ModelUnavailable) and "MODELS_DIR/bge-m3" in str(lost)
-    (away,) = raised_by(lose_storage)
-    assert isinstance(away, StorageUnavailable) and "STORAGE_ROOT" in str(away)
-    (gone,) = raised_by(lose_file)
-    assert isinstance(gone, FileNotFoundError) and gone.errno
+@pytest.mark.parametrize(
+    ("call", "error", "said"),
+    [
+        (
+            lambda: verify(load_catalog().get("bge-m3"), models_dir=get_settings().models_dir),
+            ModelUnavailable,
+            "MODELS_DIR/bge-m3",
+        ),
+        (lambda: storage().get_bytes("uploads", "uploads/u/v/x"), StorageUnavailable, "STORAGE_ROOT"),
+        (lambda: (get_settings().home / "secret.mp4").read_bytes(), FileNotFoundError, "[Errno 2]"),
+        (complain, BadMedia, "film.mp4 holds no picture"),
+    ],
+)
+def test_an_error_of_a_request_keeps_its_class_and_sense_and_names_no_folder(
+    folders: Path, call: Callable[[], object], error: type[Exception], said: str
+) -> None:
+    @app.task(name=f"tests.raise.{error.__name__}", **REQUEST)
+    def task() -> None:
+        call()
+
+    with pytest.raises(error) as caught:
+        task()
+    shown = f"{caught.value} {caught.value.args} {caught.value!r}"
+    assert said in shown and str(folders) not in shown and tempfile.gettempdir() not in shown
 
 
 def test_what_a_search_leaves_out_is_said_without_folders(folders: Path) -> None:
-    assert str(folders) not in sentence(ModelUnavailable(f"no file {folders}/weights/x"))
-    assert str(folders) not in sentence(OSError(2, "No such file", f"{folders}/weights/x"))
+    for error in (
+        ModelUnavailable(f"no file {folders}/weights/x"),
+        OSError(2, "No such file", f"{folders}/weights/x"),
+    ):
+        assert str(folders) not in sentence(error)
 
 
 def test_a_plain_error_is_cleaned_in_place(folders: Path) -> None:

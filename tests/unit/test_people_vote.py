@@ -11,18 +11,21 @@ RULE = FaceRule()
 DIM = 16
 
 
-def at(cosine: float, axis: int = 0, rest: int = 9) -> np.ndarray:
+def at(cosine: float, axis: int = 0) -> np.ndarray:
     """A unit vector with this cosine to an axis."""
     found = np.zeros(DIM)
-    found[axis], found[rest] = cosine, np.sqrt(1 - cosine**2)
+    found[axis], found[9] = cosine, np.sqrt(1 - cosine**2)
     return found
 
 
-def away(distance: float, axis: int = 0) -> np.ndarray:
-    """A vector that lies so far from (1 on the axis)."""
-    found = np.zeros(DIM)
-    found[axis], found[9] = 1.0, distance
-    return found
+def away(distance: float) -> np.ndarray:
+    """A vector at this distance from the first person."""
+    return PEOPLE[0] + distance * np.eye(DIM)[9]
+
+
+def between(first: float, second: float) -> np.ndarray:
+    """A unit vector with these cosines to the two people."""
+    return np.array([first, second, *[0.0] * (DIM - 3), np.sqrt(1 - first**2 - second**2)])
 
 
 PEOPLE = np.eye(DIM)[:2]
@@ -31,6 +34,7 @@ PEOPLE = np.eye(DIM)[:2]
 def vote(
     faces: list[np.ndarray],
     metric: str = "cosine",
+    *,
     weights: list[float] | None = None,
     people: np.ndarray = PEOPLE,
 ) -> Verdict:
@@ -38,55 +42,43 @@ def vote(
     return decide(np.array(faces), np.array(weights or [1.0] * len(faces)), people, ids, metric, RULE)
 
 
-@pytest.mark.parametrize(("cosine", "found"), [(0.61, "p0"), (0.59, None), (-1.0, None), (1.0, "p0")])
-def test_a_face_is_a_persons_from_the_threshold_on(cosine: float, found: str | None) -> None:
-    verdict = vote([at(cosine)])
-    assert verdict.person_id == found
-    assert verdict.votes == (1 if found else 0)
-    if found:
-        assert verdict.similarity == pytest.approx(cosine)
+@pytest.mark.parametrize(
+    ("metric", "face", "similarity"),
+    [
+        ("cosine", at(0.61), 0.61), ("cosine", at(0.59), None), ("cosine", at(-1.0), None), ("cosine", at(1.0), 1.0),
+        ("l2", away(0.54), 0.46), ("l2", away(0.56), None), ("l2", away(0.0), 1.0), ("l2", away(3.0), None),
+    ],
+)  # fmt: skip
+def test_a_face_is_a_persons_from_the_threshold_of_the_metric_on(
+    metric: str, face: np.ndarray, similarity: float | None
+) -> None:
+    verdict = vote([face], metric)
+    if similarity is None:
+        assert (verdict.person_id, verdict.votes) == (None, 0)
+    else:
+        assert (verdict.person_id, verdict.votes) == ("p0", 1)
+        assert verdict.similarity == pytest.approx(similarity)
 
 
-@pytest.mark.parametrize(("distance", "found"), [(0.54, "p0"), (0.56, None), (0.0, "p0"), (3.0, None)])
-def test_distances_have_a_threshold_of_their_own(distance: float, found: str | None) -> None:
-    verdict = vote([away(distance)], "l2")
-    assert verdict.person_id == found
-    if found:
-        assert verdict.similarity == pytest.approx(1 - distance)
-
-
-def test_twins_within_the_margin_stay_unlabelled() -> None:
-    face = np.zeros(DIM)
-    face[0], face[1] = 0.70, 0.66
-    face[9] = np.sqrt(1 - face[0] ** 2 - face[1] ** 2)
-    verdict = vote([face] * 5)
-    assert verdict.person_id is None and verdict.undecided
-    face[1] = 0.60
-    face[9] = np.sqrt(1 - face[0] ** 2 - face[1] ** 2)
-    assert vote([face] * 5).person_id == "p0"
-
-
-def test_a_stranger_is_nobody_and_not_undecided() -> None:
-    verdict = vote([at(0.3), at(0.2, 1)])
-    assert verdict.person_id is None and not verdict.undecided and verdict.votes == 0
-
-
-def test_more_than_half_of_the_faces_must_say_so() -> None:
-    other = at(0.0)
-    assert vote([at(0.99), other]).person_id is None
-    assert vote([at(0.99), at(0.99), other]).person_id == "p0"
-    assert vote([at(0.99), at(0.99), other]).votes == 2
-
-
-def test_a_few_lucky_faces_decide_nothing() -> None:
-    """Two of three just pass, the third is somebody else: the mean is under the threshold."""
-    assert vote([at(0.62), at(0.62), at(-0.9)]).person_id is None
-
-
-def test_faces_count_by_their_quality() -> None:
-    good, bad = at(0.99), at(0.3)
-    assert vote([good, bad, bad], weights=[9.0, 1.0, 1.0]).person_id == "p0"
-    assert vote([good, bad, bad], weights=[1.0, 1.0, 1.0]).person_id is None
+@pytest.mark.parametrize(
+    ("faces", "weights", "person", "votes", "undecided"),
+    [
+        pytest.param([between(0.70, 0.66)] * 5, None, None, 0, True, id="twins within the margin"),
+        pytest.param([between(0.70, 0.60)] * 5, None, "p0", 5, False, id="twins apart"),
+        pytest.param([at(0.3), at(0.2, 1)], None, None, 0, False, id="a stranger is not undecided"),
+        pytest.param([at(0.99), at(0.0)], None, None, 0, False, id="half of the faces"),
+        pytest.param([at(0.99), at(0.99), at(0.0)], None, "p0", 2, False, id="more than half of the faces"),
+        # Two of three just pass, the third is somebody else: the mean is under the threshold.
+        pytest.param([at(0.62), at(0.62), at(-0.9)], None, None, 0, False, id="a few lucky faces"),
+        pytest.param([at(0.99), at(0.3), at(0.3)], [9.0, 1.0, 1.0], "p0", 1, False, id="one of quality"),
+        pytest.param([at(0.99), at(0.3), at(0.3)], [1.0, 1.0, 1.0], None, 0, False, id="all of one quality"),
+    ],
+)
+def test_votes(
+    faces: list[np.ndarray], weights: list[float] | None, person: str | None, votes: int, undecided: bool
+) -> None:
+    verdict = vote(faces, weights=weights)
+    assert (verdict.person_id, verdict.votes, verdict.undecided) == (person, votes, undecided)
 
 
 def test_nobody_is_known() -> None:

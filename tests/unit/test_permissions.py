@@ -60,8 +60,15 @@ def test_a_home_that_others_can_read_is_refused_with_the_command(tmp_path: Path,
     home.release()
 
 
-def test_what_a_home_holds_is_private(tmp_path: Path) -> None:
+@pytest.mark.parametrize("earlier", [(), ("logs", "redis", "work", "storage")])
+def test_what_a_home_holds_is_private_also_after_an_earlier_version(
+    tmp_path: Path, earlier: tuple[str, ...]
+) -> None:
     root = tmp_path / "new" / "home"
+    for name in earlier:
+        root.mkdir(mode=0o700, parents=True, exist_ok=True)
+        root.parent.chmod(0o700)
+        (root / name).mkdir(mode=0o755)
     home = home_of(root)
     home.acquire()
     home.secret("redis")
@@ -70,18 +77,7 @@ def test_what_a_home_holds_is_private(tmp_path: Path) -> None:
     assert open_paths(tmp_path / "new") == []
 
 
-def test_folders_of_an_earlier_version_are_closed(tmp_path: Path) -> None:
-    root = tmp_path / "home"
-    root.mkdir(mode=0o700)
-    for name in ("logs", "redis", "work", "storage"):
-        (root / name).mkdir(mode=0o755)
-    home = home_of(root)
-    home.acquire()
-    home.release()
-    assert open_paths(root) == []
-
-
-def test_storage_is_private(tmp_path: Path) -> None:
+def test_storage_and_the_record_of_models_are_private(tmp_path: Path) -> None:
     storage = open_storage(StorageConfig(backend="local", root=tmp_path / "some" / "storage"))
     storage.ensure_buckets()
     storage.put_bytes("uploads", "uploads/u/v/film.mp4", b"film", "video/mp4")
@@ -89,6 +85,8 @@ def test_storage_is_private(tmp_path: Path) -> None:
     source.write_bytes(b"x")
     storage.put_file("sidecars", "sidecars/u/v/run1.json", source, "application/json")
     storage.get_file("uploads", "uploads/u/v/film.mp4", tmp_path / "some" / "fetched")
+    with lock.changing(tmp_path / "some" / "models") as entries:
+        entries["x"] = lock.Entry(files={})
     assert open_paths(tmp_path / "some") == []
 
 
@@ -104,21 +102,30 @@ def test_storage_that_others_can_read_is_refused(tmp_path: Path) -> None:
         storage.check()
 
 
-def test_the_record_of_models_is_private(tmp_path: Path) -> None:
-    with lock.changing(tmp_path / "models") as entries:
-        entries["x"] = lock.Entry(files={})
-    assert open_paths(tmp_path / "models") == []
-
-
-@pytest.mark.parametrize("command", [["up"], ["up", "--detach"]])
-def test_up_says_it_in_one_sentence(tmp_path: Path, command: list[str]) -> None:
-    root = tmp_path / "home"
+@pytest.mark.parametrize(
+    ("command", "folder"),
+    [
+        (["up"], "SCENEFLEET_HOME"),
+        (["up", "--detach"], "SCENEFLEET_HOME"),
+        (["node", "search"], "STORAGE_ROOT"),
+    ],
+)
+def test_a_command_refuses_a_folder_that_others_can_read(
+    tmp_path: Path, command: list[str], folder: str
+) -> None:
+    root = tmp_path / "open"
     root.mkdir()
     root.chmod(0o755)
     done = subprocess.run(
         [sys.executable, "-m", "cli", *command],
         cwd=ROOT,
-        env={"PATH": os.environ["PATH"], "SCENEFLEET_HOME": str(root)},
+        env={
+            "PATH": os.environ["PATH"],
+            "SCENEFLEET_HOME": str(tmp_path / "home"),
+            "POSTGRES_URL": "postgresql://u:p@127.0.0.1:1/x",
+            "REDIS_URL": "redis://127.0.0.1:1/0",
+            folder: str(root),
+        },
         capture_output=True,
         text=True,
         timeout=120,
@@ -128,26 +135,3 @@ def test_up_says_it_in_one_sentence(tmp_path: Path, command: list[str]) -> None:
     assert f"chmod -R go-rwx {root}" in done.stderr.replace("\n", " ")
     assert "Traceback" not in done.stderr
     assert list(root.iterdir()) == []
-
-
-def test_a_node_refuses_a_storage_that_others_can_read(tmp_path: Path) -> None:
-    root = tmp_path / "storage"
-    root.mkdir()
-    root.chmod(0o755)
-    done = subprocess.run(
-        [sys.executable, "-m", "cli", "node", "search"],
-        cwd=ROOT,
-        env={
-            "PATH": os.environ["PATH"],
-            "SCENEFLEET_HOME": str(tmp_path / "home"),
-            "STORAGE_ROOT": str(root),
-            "POSTGRES_URL": "postgresql://u:p@127.0.0.1:1/x",
-            "REDIS_URL": "redis://127.0.0.1:1/0",
-        },
-        capture_output=True,
-        text=True,
-        timeout=120,
-        check=False,
-    )
-    assert done.returncode != 0
-    assert f"chmod -R go-rwx {root}" in done.stderr.replace("\n", " ")

@@ -29,17 +29,20 @@ def run(context: StageContext) -> Outcome:
     with reading() as session:
         photos = photos_to_look_at(session, claimed.subject.id, claimed.user_id, claimed.payload["photo_ids"])
     model = cast(FaceAnalyser, context.runtime.model("face"))
-    found = []
+    found = {}
     for done, photo in enumerate(photos):
         context.report(done / len(photos))
-        found.append(_look(context, model, photo))
+        found[photo.photo_id] = _look(context, model, photo)
 
     def write(session: Session) -> None:
         model_id = model_row(session, model.spec).model_id
-        results = [replace(one, model_id=model_id if one.state == "good" else None) for one in found]
+        results = {
+            photo_id: replace(one, model_id=model_id) if one.state == "good" else one
+            for photo_id, one in found.items()
+        }
         write_photos(session, claimed.subject.id, results)
 
-    good = sum(one.state == "good" for one in found)
+    good = sum(one.state == "good" for one in found.values())
     return Outcome(result={"photos": len(found), "good": good}, write=write)
 
 
@@ -57,9 +60,9 @@ def _look(context: StageContext, model: FaceAnalyser, photo: PersonPhoto) -> Pho
     except (BadMedia, ObjectMissing) as error:
         # What is not there may still come; what it shows stays.
         state = "waiting" if isinstance(error, ObjectMissing) else "refused"
-        return PhotoResult(photo_id=photo.photo_id, state=state, error_class=error.code, error=str(error))
+        return PhotoResult(state=state, error_class=error.code, error=str(error))
     vec, box = HalfVector(face.vec), list(face.box)
-    return PhotoResult(photo_id=photo.photo_id, state="good", vec=vec, quality=face.quality, box=box)
+    return PhotoResult(state="good", vec=vec, quality=face.quality, box=box)
 
 
 def choose(picture: npt.NDArray[np.uint8], faces: list[Face], settings: Settings) -> Face:

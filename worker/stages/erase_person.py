@@ -18,6 +18,7 @@ from uuid import UUID
 from sqlalchemy.orm import Session
 
 from db.engine import reading, transact
+from db.faces.tracks import count_tracks
 from db.people import erasure, moves
 from db.people.photos import UPLOAD_GRACE_S
 from db.tables import Job
@@ -129,7 +130,7 @@ class _Erasure:
 
     def _begin(self, session: Session, payload: dict[str, Any]) -> None:
         erasure.note_suspects(session, self.person, self.user)
-        payload["total"] = erasure.count_tracks(session, self.ids)
+        payload["total"] = count_tracks(session, self.ids)
 
     def _remove_rows(self) -> None:
         """Remove every row; when the last one is gone, remember since when nothing can be made of them any more."""
