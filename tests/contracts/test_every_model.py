@@ -25,14 +25,14 @@ def spec(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
 class TestEveryModel:
     def test_loads_warms_and_says_what_it_took(self, spec: ModelSpec) -> None:
         model = build(spec)
-        assert not model.loaded and model.state().load_s is None
+        assert not model.loaded and model.state.load_s is None
         took_s = model.warm_up()
-        state = model.state()
+        state = model.state
         assert state.loaded and state.load_s is not None and state.load_s > 0
         assert state.warm_up_s == took_s > 0
         assert state.memory_bytes is not None and state.memory_bytes < spec.memory_mb << 20
         model.unload()
-        assert not model.loaded and model.state().memory_bytes is None
+        assert not model.loaded and model.state.memory_bytes is None
 
     def test_refuses_weights_with_another_sum(self, spec: ModelSpec) -> None:
         file = next(iter(spec.sha256))

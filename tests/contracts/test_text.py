@@ -295,7 +295,7 @@ def refusal(request: pytest.FixtureRequest) -> Refuse:
         model = build(spec.model_copy(update={"provider": request.param}))
         with pytest.raises(ModelUnavailable) as caught:
             model.load()
-        assert not model.loaded and model.state().error == str(caught.value)
+        assert not model.loaded and model.state.error == str(caught.value)
         assert "\n" not in str(caught.value)
         return str(caught.value)
 

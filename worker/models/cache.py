@@ -184,7 +184,7 @@ class ModelCache:
                 absent = {"loaded": False, "loads": 0, "error": "", "active": True}
                 states.append({**spec.model_dump(include=fields), **absent})
         active = {spec.name for spec in self._active.values()}
-        states += [{**asdict(model.state()), "active": name in active} for name, model in held.items()]
+        states += [{**asdict(model.state), "active": name in active} for name, model in held.items()]
         return states
 
     def _bring(self, spec: ModelSpec) -> Model:
@@ -218,13 +218,13 @@ class ModelCache:
     def _used_mb(self) -> int:
         """Memory by the catalogue, or the measured memory if larger."""
         return sum(
-            max(model.spec.memory_mb, (model.state().memory_bytes or 0) >> 20)
+            max(model.spec.memory_mb, (model.state.memory_bytes or 0) >> 20)
             for model in self._models.values()
             if model.loaded
         )
 
     def _log(self, event: str, model: Model) -> None:
-        state = model.state()
+        state = model.state
         log.info(
             event,
             model=state.name,

@@ -6,6 +6,7 @@ import hashlib
 import threading
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -295,7 +296,7 @@ def test_what_was_measured_counts_where_it_is_more(
 ) -> None:
     model_cache = make_crowd(1000)
     model = model_cache.load("a")
-    monkeypatch.setattr(model, "_memory_bytes", 800 << 20)
+    monkeypatch.setattr(model, "state", replace(model.state, memory_bytes=800 << 20))
     model_cache.load("b")
     assert loaded(model_cache) == {"b"}
 

@@ -16,6 +16,7 @@ from transformers import BertConfig, BertModel
 
 from worker.models.batching import by_length
 from worker.models.providers.tensors import fill, read_tensors
+from worker.models.providers.tokens import pad
 from worker.models.text import TextEmbedder, TextVectors
 
 #: In the file, but no part of a sentence vector: the head for whole sequences, and a constant of old releases.
@@ -54,13 +55,7 @@ class MiniLmEmbedder(TextEmbedder):
         vectors = np.empty((len(ids), self.dim), np.float32)
 
         def work(chosen: list[int]) -> None:
-            width = max(len(ids[index]) for index in chosen)
-            tokens = torch.zeros((len(chosen), width), dtype=torch.long)
-            mask = torch.zeros((len(chosen), width), dtype=torch.long)
-            for row, index in enumerate(chosen):
-                tokens[row, : len(ids[index])] = torch.tensor(ids[index])
-                mask[row, : len(ids[index])] = 1
-            tokens, mask = tokens.to(model.device), mask.to(model.device)
+            tokens, mask = pad([ids[index] for index in chosen], model.device)
             with torch.inference_mode():
                 states = model(input_ids=tokens, attention_mask=mask).last_hidden_state.float()
             weights = mask.unsqueeze(-1)

@@ -6,14 +6,11 @@ compares with. Their own loaders are not used: they draw missing weights at rand
 
 from __future__ import annotations
 
-import json
 import re
 import string
 from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -24,7 +21,8 @@ from transformers import SiglipConfig, SiglipModel
 from shared.errors import ModelFailure, ModelUnavailable
 from worker.models.base import Float32, Uint8
 from worker.models.batching import in_order
-from worker.models.providers.tensors import fill, read_tensors, refused
+from worker.models.providers.tensors import describe, fill, read_json, read_tensors, refused
+from worker.models.providers.tokens import read_tokenizer
 from worker.models.vision import VisionEmbedder
 
 #: Ends every text and fills it up: the model was trained on texts of full length.
@@ -73,7 +71,9 @@ class SiglipEmbedder(VisionEmbedder):
         torch.set_num_threads(self.threads)
         config = self._read_config()
         self._scaling = self._read_scaling(config.vision_config.image_size)
-        self._tokenizer = self._read_tokenizer(config.text_config.vocab_size)
+        size = config.text_config.vocab_size
+        self._tokenizer, ids = read_tokenizer(self.spec, self._file("tokenizer.json"), size, [_END])
+        self._end_id = ids[_END]
         self._text_length = config.text_config.max_position_embeddings
         path = self._file("model.safetensors")
         tensors = read_tensors(self.spec, path)
@@ -177,7 +177,7 @@ class SiglipEmbedder(VisionEmbedder):
 
     def _read_config(self) -> SiglipConfig:
         path = self._file("config.json")
-        document = self._read_json(path)
+        document = read_json(self.spec, path)
         kind = document.get("model_type")
         if kind != "siglip":
             raise refused(self.spec, path, "model_type 'siglip'", repr(kind))
@@ -190,7 +190,7 @@ class SiglipEmbedder(VisionEmbedder):
             # Of the text tower the projection, of the vision tower the network itself is as wide as the common space.
             widths = (config.text_config.projection_size, config.vision_config.hidden_size)
         except Exception as error:
-            raise refused(self.spec, path, "the settings of a SigLIP model", _reason(error)) from error
+            raise refused(self.spec, path, "the settings of a SigLIP model", describe(error)) from error
         if widths != (self.dim, self.dim):
             raise refused(
                 self.spec,
@@ -202,7 +202,7 @@ class SiglipEmbedder(VisionEmbedder):
 
     def _read_scaling(self, side_px: int) -> _Scaling:
         path = self._file("preprocessor_config.json")
-        document = self._read_json(path)
+        document = read_json(self.spec, path)
         try:
             size = (int(document["size"]["height"]), int(document["size"]["width"]))
             found = _Scaling(
@@ -214,7 +214,7 @@ class SiglipEmbedder(VisionEmbedder):
             )
             steps = all(document.get(step, True) for step in ("do_resize", "do_rescale", "do_normalize"))
         except (KeyError, TypeError, ValueError) as error:
-            raise refused(self.spec, path, "size, image_mean and image_std", _reason(error)) from error
+            raise refused(self.spec, path, "size, image_mean and image_std", describe(error)) from error
         if size != (side_px, side_px):
             raise refused(self.spec, path, f"pictures of {side_px}x{side_px} px", f"{size[1]}x{size[0]}")
         if not steps or len(found.mean) != 3 or len(found.std) != 3 or 0 in found.std:
@@ -222,35 +222,3 @@ class SiglipEmbedder(VisionEmbedder):
                 self.spec, path, "pictures scaled and normalised by 3 colours", "another preprocessing"
             )
         return found
-
-    def _read_tokenizer(self, vocabulary_size: int) -> Tokenizer:
-        path = self._file("tokenizer.json")
-        try:
-            tokenizer = Tokenizer.from_file(str(path))
-        except Exception as error:
-            raise refused(self.spec, path, "a tokenizer", _reason(error)) from error
-        tokenizer.no_padding()
-        tokenizer.no_truncation()
-        end = tokenizer.token_to_id(_END)
-        if end is None:
-            raise refused(self.spec, path, f"a tokenizer with {_END}", "one without")
-        # An id beyond the table of tokens stops a GPU's process for good.
-        if tokenizer.get_vocab_size() > vocabulary_size:
-            raise refused(
-                self.spec, path, f"at most {vocabulary_size} tokens", f"{tokenizer.get_vocab_size()}"
-            )
-        self._end_id = end
-        return tokenizer
-
-    def _read_json(self, path: Path) -> dict[str, Any]:
-        try:
-            document = json.loads(path.read_bytes())
-        except (ValueError, RecursionError) as error:
-            raise refused(self.spec, path, "JSON", _reason(error)) from error
-        if not isinstance(document, dict):
-            raise refused(self.spec, path, "a JSON object", f"a {type(document).__name__}")
-        return document
-
-
-def _reason(error: Exception) -> str:
-    return " ".join(f"{type(error).__name__}: {error}".split())
