@@ -17,7 +17,7 @@ from typing import Any
 from shared.errors import ModelDoesNotFit, ModelUnavailable
 from shared.graph import PLUGINS
 from shared.logs import get_logger
-from worker.models.base import Model
+from worker.models.base import Model, ModelState
 from worker.models.catalog import Catalog
 from worker.models.placement.plan import exceeds_budget
 from worker.models.spec import KINDS, Family, Kind, ModelSpec
@@ -99,7 +99,12 @@ class ModelCache:
         Raises: ModelUnavailable when this model cache does not serve the kind, has no (such) model for it, or it can't be
             loaded.
         """
-        spec = self._active_spec(kind)
+        if kind not in self.kinds:
+            served = ", ".join(self.families) or "none"
+            raise ModelUnavailable(f"This node has no {kind} model; it serves the families: {served}")
+        spec = self._active.get(kind)
+        if spec is None:
+            raise ModelUnavailable(_absent(kind))
         if name is not None and name != spec.name:
             spec = self._named_spec(name)
             if spec.kind != kind:
@@ -115,10 +120,6 @@ class ModelCache:
         log.info("model active", model=spec.name)
         self.on_change()
 
-    def has(self, kind: Kind) -> bool:
-        """Whether `get` has a model to load."""
-        return kind in self.kinds and kind in self._active
-
     def load(self, name: str) -> Model:
         """Load a model of this cache's families by name; evict others if necessary, the least recently used first.
 
@@ -129,22 +130,25 @@ class ModelCache:
         with self._lock:
             model = self._models.get(name)
             if model is None or not model.loaded:
-                self._refuse_too_large(model.spec if model else self._named_spec(name))
+                spec = model.spec if model else self._named_spec(name)
+                if exceeds_budget(spec, self.budget_mb):
+                    raise ModelDoesNotFit(
+                        f"Model {name} needs {spec.memory_mb} MB, more than the whole budget of {self.budget_mb} MB "
+                        f"({self._used_mb()} MB used): raise WORKER_MODEL_MEMORY_MB, or choose a smaller model"
+                    )
             if model is None:
-                model = build(self._named_spec(name), threads=self._threads, models_dir=self._models_dir)
-                model.bring = partial(self._bring, model.spec)
+                model = build(spec, threads=self._threads, models_dir=self._models_dir)
+                model.bring = partial(self._bring, spec)
             # In one step: `states` reads without the lock.
-            self._models = {
-                **{other: self._models[other] for other in self._models if other != name},
-                name: model,
-            }
+            others = {other: held for other, held in self._models.items() if other != name}
+            self._models = {**others, name: model}
             if not model.loaded:
                 self._make_room(model.spec)
                 try:
                     model.load()
                 finally:
                     self.on_change()
-                self._log("model loaded", model)
+                _log("model loaded", model)
             return model
 
     def unload(self, name: str) -> bool:
@@ -167,22 +171,21 @@ class ModelCache:
                 seconds = model.warm_up()
             finally:
                 self.on_change()
-            self._log("model warm", model)
+            _log("model warm", model)
             return seconds
 
     def states(self) -> list[dict[str, Any]]:
         """The `ModelState` fields of each active model and each other model used so far; a kind without a model is
         listed with the reason in `unavailable`."""
         states: list[dict[str, Any]] = []
-        held = dict(self._models)
+        held = self._models
         for kind in self.kinds:
             spec = self._active.get(kind)
             if spec is None:
                 states.append({"kind": kind, "loaded": False, "active": False, "unavailable": _absent(kind)})
             elif spec.name not in held:
-                fields = {"name", "family", "kind", "provider", "revision", "device", "dtype", "dim"}
                 absent = {"loaded": False, "loads": 0, "error": "", "active": True}
-                states.append({**spec.model_dump(include=fields), **absent})
+                states.append({**spec.model_dump(include=ModelState.OF_SPEC), **absent})
         active = {spec.name for spec in self._active.values()}
         states += [{**asdict(model.state), "active": name in active} for name, model in held.items()]
         return states
@@ -195,13 +198,6 @@ class ModelCache:
             if spec.preload and self._active.get(spec.kind) == spec:
                 self.on_unavailable(error)
             raise
-
-    def _refuse_too_large(self, spec: ModelSpec) -> None:
-        if exceeds_budget(spec, self.budget_mb):
-            raise ModelDoesNotFit(
-                f"Model {spec.name} needs {spec.memory_mb} MB, more than the whole budget of {self.budget_mb} MB "
-                f"({self._used_mb()} MB used): raise WORKER_MODEL_MEMORY_MB, or choose a smaller model"
-            )
 
     def _make_room(self, spec: ModelSpec) -> None:
         if not self.budget_mb:
@@ -223,27 +219,6 @@ class ModelCache:
             if model.loaded
         )
 
-    def _log(self, event: str, model: Model) -> None:
-        state = model.state
-        log.info(
-            event,
-            model=state.name,
-            device=state.device,
-            dtype=state.dtype,
-            memory_mb=(state.memory_bytes or 0) >> 20,
-            load_s=_rounded(state.load_s),
-            warm_up_s=_rounded(state.warm_up_s),
-        )
-
-    def _active_spec(self, kind: Kind) -> ModelSpec:
-        if kind not in self.kinds:
-            served = ", ".join(self.families) or "none"
-            raise ModelUnavailable(f"This node has no {kind} model; it serves the families: {served}")
-        spec = self._active.get(kind)
-        if spec is None:
-            raise ModelUnavailable(_absent(kind))
-        return spec
-
     def _named_spec(self, name: str) -> ModelSpec:
         active = {spec.name: spec for spec in self._active.values()}
         spec = active.get(name) or self._catalog.get(name)
@@ -258,8 +233,17 @@ def _nothing(*_: object) -> None:
     """Ignore the change."""
 
 
-def _rounded(seconds: float | None) -> float | None:
-    return None if seconds is None else round(seconds, 3)
+def _log(event: str, model: Model) -> None:
+    state = model.state
+    durations = {"load_s": state.load_s, "warm_up_s": state.warm_up_s}
+    log.info(
+        event,
+        model=state.name,
+        device=state.device,
+        dtype=state.dtype,
+        memory_mb=(state.memory_bytes or 0) >> 20,
+        **{name: None if seconds is None else round(seconds, 3) for name, seconds in durations.items()},
+    )
 
 
 def _absent(kind: Kind) -> str:

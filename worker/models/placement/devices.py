@@ -1,7 +1,7 @@
-"""Apply the rules of placement (`plan`) in a process that computes: pin its GPU, choose device and number format, check memory.
+"""Applies the rules of placement (`plan`) in a process that computes: pins its GPU, chooses device and number format, checks memory.
 
-The parent of a forked worker must never initialise CUDA (its children would hang), so
-nothing here imports torch before it is asked for a placement, and what GPUs there are is asked of NVML (`worker.models.placement.nvml`).
+The parent of a forked worker must never initialise CUDA (its children would hang), so nothing here imports torch before it
+is asked for a placement, and NVML (`nvml`) lists the GPUs.
 """
 
 from __future__ import annotations
@@ -141,8 +141,7 @@ def is_out_of_memory(error: BaseException) -> bool:
     if torch is not None and isinstance(error, torch.OutOfMemoryError):
         return True
     # CTranslate2 and cuBLAS say it in words only.
-    text = str(error).lower()
-    return isinstance(error, RuntimeError) and "out of memory" in text
+    return isinstance(error, RuntimeError) and "out of memory" in str(error).lower()
 
 
 def free_cache() -> None:
@@ -175,16 +174,18 @@ def _find_problem(torch: Any, model: str, needed_mb: int) -> ModelUnavailable | 
         free_bytes += torch.cuda.memory_reserved() - torch.cuda.memory_allocated()
     except RuntimeError as error:
         reason = str(error).splitlines()[0].rstrip(".")
-        return DeviceUnavailable(f"{_visible()} can't be used for model {model} ({reason}){_tell_holders()}")
+        return DeviceUnavailable(
+            f"GPU {_visible()} can't be used for model {model} ({reason}){_tell_holders()}"
+        )
     free_mb, total_mb = free_bytes // _MiB, total_bytes // _MiB
     verdict = judge_memory(needed_mb, total_mb, free_mb)
     if verdict == "too small":
         return ModelDoesNotFit(
-            f"Model {model} needs {needed_mb} MB, {_visible()} has {total_mb} MB: choose a smaller model, or a larger GPU"
+            f"Model {model} needs {needed_mb} MB, GPU {_visible()} has {total_mb} MB: choose a smaller model, or a larger GPU"
         )
     if verdict == "busy":
         return DeviceUnavailable(
-            f"{_visible()} is busy: model {model} needs {needed_mb} MB, {free_mb} of {total_mb} MB are free"
+            f"GPU {_visible()} is busy: model {model} needs {needed_mb} MB, {free_mb} of {total_mb} MB are free"
             f"{_tell_holders()}; free it, or name another GPU in SCENEFLEET_GPUS"
         )
     return None
@@ -205,17 +206,13 @@ def _explain_none(torch: Any, model: str, asked: tuple[str, ...]) -> str:
 
 
 def _visible() -> str:
-    """The GPU this process computes on, for messages."""
-    return f"GPU {_first_visible()}"
-
-
-def _first_visible() -> str:
+    """The name of the GPU this process computes on."""
     return (process_environment("CUDA_VISIBLE_DEVICES") or "0").partition(",")[0].strip()
 
 
 def _tell_holders() -> str:
     """Other processes on this process's GPU, as the end of a sentence; empty if the driver does not report them."""
-    found = list_gpus().find(_first_visible())
+    found = list_gpus().find(_visible())
     if found is None:
         return ""
     others = [

@@ -15,6 +15,7 @@ import numpy as np
 import torch
 from transformers import XLMRobertaModel
 
+from worker.models.placement.devices import Placement
 from worker.models.providers.tensors import fill, read_tensors, refused
 from worker.models.providers.xlm_roberta import XlmRoberta, listed, read_config
 from worker.models.text import LexicalWeights, TextEmbedder, TextVectors
@@ -38,23 +39,24 @@ class BgeM3Embedder(TextEmbedder):
 
     def _load(self) -> None:
         torch.set_num_threads(self.threads)
-        config_path = self._file("config.json")
-        config = read_config(self.spec, config_path)
-        if config.hidden_size != self.dim:
-            raise refused(
-                self.spec, config_path, f"hidden_size {self.dim} (models.yaml)", str(config.hidden_size)
-            )
-        head = self._file(listed(self.spec, SPARSE_HEAD))
-        sparse = torch.nn.Linear(config.hidden_size, 1, device="meta")
-        fill(self.spec, sparse, read_tensors(self.spec, head), head)
-        self._encoder = XlmRoberta(
-            self.spec,
-            self.placement,
-            self._file,
-            lambda config: XLMRobertaModel(config, add_pooling_layer=False),
-        )
+        self._encoder = self._read_encoder(self.placement)
         # In float32 whatever the network computes in: it costs nothing beside it.
-        self._sparse = sparse.to(device=self._encoder.device, dtype=torch.float32).eval()
+        self._sparse = self._read_head(SPARSE_HEAD, 1).to(device=self._encoder.device, dtype=torch.float32)
+
+    def _read_encoder(self, placement: Placement) -> XlmRoberta:
+        path = self._file("config.json")
+        width = read_config(self.spec, path).hidden_size
+        if width != self.dim:
+            raise refused(self.spec, path, f"hidden_size {self.dim} (models.yaml)", str(width))
+        return XlmRoberta(
+            self.spec, placement, self._file, lambda config: XLMRobertaModel(config, add_pooling_layer=False)
+        )
+
+    def _read_head(self, file: str, outputs: int) -> torch.nn.Linear:
+        path = self._file(listed(self.spec, file))
+        head = torch.nn.Linear(self.dim, outputs, device="meta").eval()
+        fill(self.spec, head, read_tensors(self.spec, path), path)
+        return head
 
     def _unload(self) -> None:
         self._encoder = self._sparse = None

@@ -50,8 +50,8 @@ class Download:
         self._hash = hashlib.sha256()
         self._bytes = 0
 
-    def run(self) -> tuple[str, int]:
-        """Download the missing part. Returns: sha256 and length of the whole file, which is then `part`.
+    def run(self) -> str:
+        """Download the missing part. Returns: sha256 of the whole file, which is then `part`.
 
         Raises: ModelUnavailable, in a clause; what was fetched stays for the next attempt.
         """
@@ -65,7 +65,7 @@ class Download:
             raise ModelUnavailable(
                 f"{error.filename or self._part} can't be written ({error.strerror or error})"
             ) from error
-        return self._hash.hexdigest(), self._bytes
+        return self._hash.hexdigest()
 
     def discard(self) -> None:
         """Remove the partial file, whose content is wrong."""
@@ -156,11 +156,8 @@ class Download:
             raise _Broken(f"HTTP {status}")
         if status >= 400:
             raise ModelUnavailable(f"{self._remote.url} was not given (HTTP {status}): correct models.yaml")
-        if not self._bytes:
-            return
         starts_right = response.headers.get("Content-Range", "").startswith(f"bytes {self._bytes}-")
-        if status != 206 or not starts_right:
-            # The server sends the whole, or another part than was asked for.
+        if self._bytes and not (status == 206 and starts_right):
             self._restart()
             if status == 206:
                 raise _Broken("the server sent another part than was asked for")

@@ -57,27 +57,21 @@ def find_on_hub(repository: str, file: str, revision: str, endpoint: str) -> Rem
     try:
         url = hub.hf_hub_url(repository, file, revision=revision, endpoint=endpoint or None)
         found = hub.get_hf_file_metadata(url, timeout=TIMEOUTS_S[1], endpoint=endpoint or None, token=token)
-    except errors.GatedRepoError as error:
-        raise ModelUnavailable(
-            f"{repository} asks for permission (HTTP {error.response.status_code}): accept its terms on "
-            f"{host}/{repository} and set HF_TOKEN to a token of your account{unsent}"
-        ) from error
-    except errors.RepositoryNotFoundError as error:
-        raise ModelUnavailable(
-            f"{host} has no repository {repository}, or keeps it private (HTTP {error.response.status_code}): correct "
-            f"source in models.yaml, or set HF_TOKEN to a token that may read it{unsent}"
-        ) from error
-    except errors.RevisionNotFoundError as error:
-        raise ModelUnavailable(
-            f"{repository} has no revision {revision} (HTTP 404): correct revision in models.yaml, or give up the "
-            "commit recorded in models.lock with --update"
-        ) from error
-    except errors.EntryNotFoundError as error:
-        raise ModelUnavailable(
-            f"{repository} has no file {file} at revision {revision} (HTTP 404): correct files in models.yaml"
-        ) from error
     except errors.HfHubHTTPError as error:
-        raise ModelUnavailable(_refusal(f"{host}/{repository}", error.response.status_code)) from error
+        status = error.response.status_code
+        refusals = {
+            errors.GatedRepoError: f"{repository} asks for permission (HTTP {status}): accept its terms on "
+            f"{host}/{repository} and set HF_TOKEN to a token of your account{unsent}",
+            errors.RepositoryNotFoundError: f"{host} has no repository {repository}, or keeps it private (HTTP {status}): "
+            f"correct source in models.yaml, or set HF_TOKEN to a token that may read it{unsent}",
+            errors.RevisionNotFoundError: f"{repository} has no revision {revision} (HTTP 404): correct revision in "
+            "models.yaml, or give up the commit recorded in models.lock with --update",
+            errors.EntryNotFoundError: f"{repository} has no file {file} at revision {revision} (HTTP 404): correct files "
+            "in models.yaml",
+            errors.HfHubHTTPError: _refusal(f"{host}/{repository}", status),
+        }
+        said = next(said for kind, said in refusals.items() if isinstance(error, kind))
+        raise ModelUnavailable(said) from error
     except errors.HTTPError as error:
         raise ModelUnavailable(f"{host} can't be reached ({describe(error)}); try again later") from error
     except (errors.HFValidationError, errors.OfflineModeIsEnabled) as error:

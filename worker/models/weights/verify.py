@@ -16,12 +16,7 @@ from worker.models.spec import ModelSpec
 
 
 def locate(spec: ModelSpec, file: str = "", *, models_dir: Path | None = None) -> Path:
-    """The path of one file of a model (or of its folder, with `file` empty).
-
-    Args:
-        spec: the model.
-        file: one of `spec.all_files` or another path relative to `spec.source`.
-        models_dir: the folder of downloaded weights, for every source but `package:` and `path:`.
+    """The path of one file of a model (or of its folder, with `file` empty), which must exist; see `place`.
 
     Raises: ModelUnavailable when the package is not installed or the file is not there.
     """
@@ -34,7 +29,11 @@ def locate(spec: ModelSpec, file: str = "", *, models_dir: Path | None = None) -
 
 
 def place(spec: ModelSpec, file: str = "", *, models_dir: Path | None = None) -> Path:
-    """Where a file of a model belongs, whether or not it is there.
+    """The path of a file of a model, whether or not it exists.
+
+    Args:
+        file: one of `spec.all_files` or another path relative to `spec.source`.
+        models_dir: the folder of downloaded weights, for every source but `package:` and `path:`.
 
     Raises: ModelUnavailable when a package is not installed, or MODELS_DIR is not known.
     """
@@ -42,7 +41,12 @@ def place(spec: ModelSpec, file: str = "", *, models_dir: Path | None = None) ->
     scheme, _, rest = (file if own_place else spec.source).partition(":")
     if scheme == "package":
         module, _, folder = rest.partition("/")
-        return _package_folder(spec, module) / folder / ("" if own_place else file)
+        found = importlib.util.find_spec(module)
+        if found is None or not found.submodule_search_locations:
+            raise ModelUnavailable(
+                f"Model {spec.name} can't be loaded: the Python package {module} is not installed; {remedy(spec)}"
+            )
+        return Path(next(iter(found.submodule_search_locations))) / folder / ("" if own_place else file)
     if scheme == "path":
         return Path(rest) / file
     if models_dir is None:
@@ -88,21 +92,11 @@ def digest(spec: ModelSpec, path: Path) -> str:
         ) from error
 
 
-def _package_folder(spec: ModelSpec, module: str) -> Path:
-    found = importlib.util.find_spec(module)
-    if found is None or not found.submodule_search_locations:
-        raise ModelUnavailable(
-            f"Model {spec.name} can't be loaded: the Python package {module} is not installed; {remedy(spec)}"
-        )
-    return Path(next(iter(found.submodule_search_locations)))
-
-
 def remedy(spec: ModelSpec) -> str:
     """What to do about a file that is missing or wrong, for the end of a message."""
-    if spec.source.startswith("package:"):
-        return "install the packages of scenefleet's extra 'lite' again with `pip install --force-reinstall`"
-    if spec.source.startswith("path:"):
-        return "put the right file there, or correct models.yaml"
-    if spec.source.startswith("user:"):
-        return f"put the files you supply there, then run `scenefleet models pull {spec.name}`"
-    return f"run `scenefleet models pull {spec.name}`"
+    remedies = {
+        "package": "install the packages of scenefleet's extra 'lite' again with `pip install --force-reinstall`",
+        "path": "put the right file there, or correct models.yaml",
+        "user": f"put the files you supply there, then run `scenefleet models pull {spec.name}`",
+    }
+    return remedies.get(spec.source.partition(":")[0], f"run `scenefleet models pull {spec.name}`")
