@@ -67,8 +67,8 @@ class FakeNvml:
     def nvmlDeviceGetUUID(self, handle: str) -> str:
         return handle
 
-    def nvmlDeviceGetName(self, handle: str) -> bytes:
-        return b"Test GPU"
+    def nvmlDeviceGetName(self, handle: str) -> str:
+        return "Test GPU"
 
     def nvmlDeviceGetMemoryInfo(self, handle: str) -> SimpleNamespace:
         if handle not in self.memory_mb:

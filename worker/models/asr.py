@@ -31,15 +31,15 @@ class Transcript:
         return {"language": self.language, "segments": [segment.model_dump() for segment in self.segments]}
 
 
-def _ignore_step(fraction: float) -> None:
-    """Do nothing."""
-
-
 class Transcriber(Model):
     """Speech to words."""
 
     def transcribe(
-        self, audio: Float32, *, offset_s: float = 0.0, on_step: Callable[[float], None] = _ignore_step
+        self,
+        audio: Float32,
+        *,
+        offset_s: float = 0.0,
+        on_step: Callable[[float], None] = lambda fraction: None,
     ) -> Transcript:
         """Transcribe a piece of audio; the result does not depend on earlier calls.
 

@@ -1,7 +1,7 @@
 """Base class of all models: load, warm up, use under a lock, measure, unload.
 
 The interfaces of the kinds are in `asr`, `text`, `vision`, `face` and `ocr`: public methods check the input, hold
-the lock and raise errors by class; a provider implements the private `_load`, `_unload`, `_warm_up` and one method like `_predict`. A
+the lock and raise errors by class; a provider implements the private `_load`, `_warm_up` and one method like `_predict`. A
 new provider is one class and one line in `cache.PROVIDERS`. Imports no engine.
 """
 
@@ -90,6 +90,8 @@ class Model(ABC):
         # One call at a time: engines such as PocketSphinx keep their state in the object. Re-entrant, for load on demand.
         self._lock = threading.RLock()
         self.state: ModelState = ModelState(**spec.model_dump(include=ModelState.OF_SPEC))
+        #: Names of the attributes that outlive `_unload`.
+        self._kept = {"_kept", *vars(self)}
 
     @property
     def loaded(self) -> bool:
@@ -212,9 +214,10 @@ class Model(ABC):
     @abstractmethod
     def _load(self) -> None: ...
 
-    @abstractmethod
     def _unload(self) -> None:
-        """Drop every reference to the weights; also called after a load that failed half-way."""
+        """Drop every attribute that `_load` has set, and with them the weights; also after a load that failed half-way."""
+        for name in vars(self).keys() - self._kept:
+            delattr(self, name)
 
     @abstractmethod
     def _warm_up(self) -> None: ...
@@ -232,8 +235,8 @@ def check_images(images: Sequence[Uint8]) -> None:
             )
 
 
-def check_texts(texts: Sequence[str], what: str) -> None:
-    """Refuse anything but a list of strings.
+def check_texts(texts: Sequence[str], what: str) -> list[str]:
+    """Refuse anything but a list of strings. Returns: the texts as UTF-8 can encode them.
 
     Raises: InvalidRequest naming the first that is wrong.
     """
@@ -242,6 +245,8 @@ def check_texts(texts: Sequence[str], what: str) -> None:
     for index, text in enumerate(texts):
         if not isinstance(text, str):
             raise InvalidRequest(f"Text {index} is {type(text).__name__}, not a string")
+    # JSON may carry half a surrogate pair, which UTF-8 can't encode.
+    return [text.encode("utf-8", "replace").decode("utf-8") for text in texts]
 
 
 def _usable_cpus() -> int:

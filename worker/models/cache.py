@@ -71,9 +71,9 @@ class ModelCache:
         self.budget_mb = budget_mb
         self.evictions = 0
         #: Called when a model was loaded, warmed up or unloaded, or could not be loaded.
-        self.on_change: Callable[[], object] = _nothing
+        self.on_change: Callable[[], object] = lambda: None
         #: Called when a preloaded active model was unloaded and can't be loaded again for a job.
-        self.on_unavailable: Callable[[ModelUnavailable], object] = _nothing
+        self.on_unavailable: Callable[[ModelUnavailable], object] = lambda error: None
         self._catalog = catalog
         self._active = dict(active)
         self._threads = threads
@@ -227,10 +227,6 @@ class ModelCache:
                 f"Model {name} belongs to family {spec.family}; this node serves {', '.join(self.families) or 'none'}"
             )
         return spec
-
-
-def _nothing(*_: object) -> None:
-    """Ignore the change."""
 
 
 def _log(event: str, model: Model) -> None:

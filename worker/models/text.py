@@ -47,13 +47,11 @@ class TextEmbedder(Model):
 
         Raises: InvalidRequest when an item is not a string; ModelFailure.
         """
-        check_texts(texts, "embed")
+        texts = check_texts(texts, "embed")
         if not texts:
             return TextVectors(np.zeros((0, self.dim), np.float32), () if self.has_lexical else None)
-        # JSON may carry half a surrogate pair, which is no text in UTF-8.
-        whole = [text.encode("utf-8", "replace").decode("utf-8") for text in texts]
         with self._ready(), self._engine():
-            return self._encode(whole)
+            return self._encode(texts)
 
     def _warm_up(self) -> None:
         self._encode(["warm up"] * self.spec.batch)
@@ -77,12 +75,11 @@ class Reranker(Model):
         """
         if not isinstance(query, str):
             raise InvalidRequest(f"The query is {type(query).__name__}, not a string")
-        check_texts(documents, "rerank")
+        documents = check_texts(documents, "rerank")
         if not documents:
             return np.zeros(0, np.float32)
-        whole = [text.encode("utf-8", "replace").decode("utf-8") for text in (query, *documents)]
         with self._ready(), self._engine():
-            return self._rerank(whole[0], whole[1:])
+            return self._rerank(check_texts([query], "rerank")[0], documents)
 
     @abstractmethod
     def _rerank(self, query: str, documents: Sequence[str]) -> Float32: ...

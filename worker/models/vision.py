@@ -55,12 +55,11 @@ class VisionEmbedder(Model):
         Returns: float32 [len(texts), dim], each of length 1.
         Raises: InvalidRequest when an item is not a string; ModelFailure.
         """
-        check_texts(texts, "embed_texts")
+        texts = check_texts(texts, "embed_texts")
         if not texts:
             return np.zeros((0, self.dim), np.float32)
-        whole = [text.encode("utf-8", "replace").decode("utf-8") for text in texts]
         with self._ready(), self._engine():
-            return self._embed_texts(whole)
+            return self._embed_texts(texts)
 
     def match(self, images: Float32, texts: Float32) -> Float32:
         """Probability that each text describes each image, by the model's calibration.

@@ -33,7 +33,7 @@ class FasterWhisperTranscriber(WhisperBase):
 
     options_type = FasterWhisperOptions
 
-    _model: WhisperModel | None = None
+    _model: WhisperModel
     _options = FasterWhisperOptions()
 
     def _open(self) -> WhisperModel:
@@ -73,12 +73,11 @@ class FasterWhisperTranscriber(WhisperBase):
         return model
 
     def _unload(self) -> None:
-        if self._model is not None:
+        if hasattr(self, "_model"):
             self._model.model.unload_model()
         super()._unload()
 
     def _languages(self) -> Collection[str]:
-        assert self._model is not None
         if not self._model.model.is_multilingual:
             return ("en",)
         tokenizer = self._model.hf_tokenizer
@@ -89,13 +88,11 @@ class FasterWhisperTranscriber(WhisperBase):
         ]
 
     def _run(self, window: Float32, beam: int, **settings: Any) -> Iterable[Mapping[str, Any]]:
-        assert self._model is not None
         found, _ = self._model.transcribe(window, beam_size=beam, vad_filter=False, **settings)
         # A generator: the engine computes, and raises, while it is iterated.
         return map(asdict, found)
 
     def _detect_language(self, window: Float32) -> tuple[str, float]:
-        assert self._model is not None
         language, probability, _ = self._model.detect_language(window)
         return language, float(probability)
 

@@ -15,7 +15,7 @@ from pocketsphinx import Decoder
 from shared.contracts import Segment, Word
 from shared.errors import ModelUnavailable
 from worker.models.base import SAMPLE_RATE_HZ, Float32
-from worker.models.providers.asr_windows import WindowedTranscriber, make_noise
+from worker.models.providers.asr_windows import WindowedTranscriber, make_noise, split_at_pauses
 
 MAX_WINDOW_S = 10.0
 #: Speech with a shorter silence within shares an utterance: the language model knows more (JFK sample: 4 words of 22
@@ -32,7 +32,7 @@ class PocketSphinxTranscriber(WindowedTranscriber):
 
     max_window_s, max_gap_s, pad_s = MAX_WINDOW_S, MAX_GAP_S, PAD_S
 
-    _decoder: Decoder | None = None
+    _decoder: Decoder
 
     def _load(self) -> None:
         torch.set_num_threads(1)
@@ -52,9 +52,6 @@ class PocketSphinxTranscriber(WindowedTranscriber):
                 f"Model {self.spec.name} can't be loaded from {folder}: PocketSphinx says {error}"
             ) from error
 
-    def _unload(self) -> None:
-        self._decoder = self._vad = None
-
     def _warm_up(self) -> None:
         self._transcribe(make_noise(), 0.0, lambda fraction: None)
         self._decode(make_noise())
@@ -63,7 +60,7 @@ class PocketSphinxTranscriber(WindowedTranscriber):
         yield from ["en"] * len(windows)
 
     def _recognise(self, window: Float32, language: str, from_s: float) -> Iterator[Segment]:
-        return _split_at_pauses(list(self._words(window, from_s)))
+        return split_at_pauses(list(self._words(window, from_s)), PAUSE_S)
 
     def _words(self, window: Float32, offset_s: float) -> Iterator[Word]:
         decoder = self._decode(window)
@@ -79,7 +76,6 @@ class PocketSphinxTranscriber(WindowedTranscriber):
 
     def _decode(self, window: Float32) -> Decoder:
         decoder = self._decoder
-        assert decoder is not None
         # Forgets the noise it learned: without this, times and confidences (now and then words) depend on what was
         # decoded before, even with full_utt.
         decoder.reinit_feat()
@@ -89,18 +85,3 @@ class PocketSphinxTranscriber(WindowedTranscriber):
         finally:
             decoder.end_utt()
         return decoder
-
-
-def _split_at_pauses(words: list[Word]) -> Iterator[Segment]:
-    first = 0
-    for index, word in enumerate(words):
-        last = index + 1 == len(words)
-        if last or words[index + 1].start_s - word.end_s > PAUSE_S:
-            spoken = tuple(words[first : index + 1])
-            yield Segment(
-                start_s=spoken[0].start_s,
-                end_s=word.end_s,
-                text=" ".join(one.text for one in spoken),
-                words=spoken,
-            )
-            first = index + 1

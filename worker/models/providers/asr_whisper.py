@@ -41,7 +41,7 @@ class WhisperTranscriber(WhisperBase):
 
     options_type = WhisperOptions
 
-    _model: Whisper | None = None
+    _model: Whisper
     _options = WhisperOptions()
 
     def _open(self) -> Whisper:
@@ -56,12 +56,12 @@ class WhisperTranscriber(WhisperBase):
     def _warm_up(self) -> None:
         """Also align words: that code is compiled at its first use (about 2 s)."""
         super()._warm_up()
-        model = self._network
+        model = self._model
         tokenizer = get_tokenizer(model.is_multilingual, num_languages=model.num_languages, language="en")
         find_alignment(model, tokenizer, tokenizer.encode(" warm up"), self._mel(make_noise()), N_FRAMES)
 
     def _languages(self) -> Collection[str]:
-        model = self._network
+        model = self._model
         return tuple(LANGUAGES)[: model.num_languages] if model.is_multilingual else ("en",)
 
     def _checkpoint_name(self) -> str:
@@ -70,17 +70,17 @@ class WhisperTranscriber(WhisperBase):
     def _run(self, window: Float32, beam: int, **settings: Any) -> Iterable[Mapping[str, Any]]:
         width = beam if beam > 1 else None
         fp16 = self.placement.dtype == "float16"
-        found: dict[str, list[Any]] = self._network.transcribe(window, beam_size=width, fp16=fp16, **settings)
+        found: dict[str, list[Any]] = self._model.transcribe(window, beam_size=width, fp16=fp16, **settings)
         return found["segments"]
 
     def _detect_language(self, window: Float32) -> tuple[str, float]:
-        _, probabilities = self._network.detect_language(self._mel(window))
+        _, probabilities = self._model.detect_language(self._mel(window))
         language = max(probabilities, key=lambda code: probabilities[code])
         return language, probabilities[language]
 
     def _mel(self, window: Float32) -> torch.Tensor:
         """[mels, 3000] where and as the network computes."""
-        model = self._network
+        model = self._model
         mel = log_mel_spectrogram(pad_or_trim(window), model.dims.n_mels, device=model.device)
         return mel.to(getattr(torch, self.placement.dtype))
 
@@ -127,11 +127,6 @@ class WhisperTranscriber(WhisperBase):
                 f"a network of the shape of Whisper {name}",
                 f"one of {dims.n_text_layer} layers of {dims.n_text_head} heads",
             ) from error
-
-    @property
-    def _network(self) -> Whisper:
-        assert self._model is not None
-        return self._model
 
 
 def _read(spec: ModelSpec, path: Path) -> tuple[ModelDimensions, dict[str, torch.Tensor]]:

@@ -11,6 +11,7 @@ from abc import abstractmethod
 from collections import defaultdict
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any, ClassVar
 
 import numpy as np
@@ -60,7 +61,7 @@ class WindowedTranscriber(Transcriber):
     max_gap_s: ClassVar[float] = MAX_GAP_S
     pad_s: ClassVar[float] = PAD_S
 
-    _vad: Vad | None = None
+    _vad: Vad
 
     @abstractmethod
     def _languages_of(self, windows: Sequence[Float32]) -> Iterator[str]:
@@ -74,7 +75,6 @@ class WindowedTranscriber(Transcriber):
         self._vad = Vad(self._file(_VAD_WEIGHTS))
 
     def _transcribe(self, audio: Float32, offset_s: float, on_step: Callable[[float], None]) -> Transcript:
-        assert self._vad is not None
         audio = np.clip(audio, -1.0, 1.0)
         probabilities = self._vad.probabilities(audio, lambda done: on_step(done * _VAD_SHARE))
         windows = plan_windows(
@@ -151,7 +151,7 @@ class WhisperBase(WindowedTranscriber):
     options_type: ClassVar[type[SpeechOptions]] = SpeechOptions
 
     #: The engine's object, for one or several languages.
-    _model: Any = None
+    _model: Any
     _options = SpeechOptions()
 
     @abstractmethod
@@ -190,9 +190,6 @@ class WhisperBase(WindowedTranscriber):
                 f"Model {self.spec.name} can't translate: it was not trained to; set translate: false in models.yaml, or "
                 "choose another model"
             )
-
-    def _unload(self) -> None:
-        self._model = self._vad = None
 
     def _warm_up(self) -> None:
         self._transcribe(make_noise(), 0.0, lambda fraction: None)
@@ -305,15 +302,25 @@ def place(
     for words, verdict in zip(whole, verdicts, strict=True):
         placed: list[Word] = []
         for word in words:
-            start_s, end_s = next(spans)
-            start_s, end_s = round(from_s + start_s, 4), round(from_s + end_s, 4)
-            if placed and start_s - placed[-1].end_s > PAUSE_S:
-                yield _segment(placed, verdict)
-                placed = []
-            probability = min(1.0, max(0.0, float(word.probability)))
+            start_s, end_s = (round(from_s + time_s, 4) for time_s in next(spans))
+            probability = min(1.0, max(0.0, word.probability))
             placed.append(Word(start_s=start_s, end_s=end_s, text=word.text, probability=probability))
-        if placed:
-            yield _segment(placed, verdict)
+        yield from split_at_pauses(placed, PAUSE_S, verdict)
+
+
+def split_at_pauses(
+    words: Sequence[Word], pause_s: float, rejected: Rejection | None = None
+) -> Iterator[Segment]:
+    """Segments of words in order of time; a silence longer than `pause_s` ends a segment."""
+    ends = [
+        index for index, word in enumerate(words) if index and word.start_s - words[index - 1].end_s > pause_s
+    ]
+    for first, end in pairwise([0, *ends, len(words)]):
+        spoken = tuple(words[first:end])
+        if spoken:
+            text = " ".join(word.text for word in spoken)
+            start_s, end_s = spoken[0].start_s, spoken[-1].end_s
+            yield Segment(start_s=start_s, end_s=end_s, text=text, words=spoken, rejected=rejected)
 
 
 def put_in_order(spans: Sequence[tuple[float, float]], length_s: float) -> list[tuple[float, float]]:
@@ -361,13 +368,6 @@ def _whole_words(words: Sequence[HeardWord], *, spaced: bool) -> list[HeardWord]
         else:
             whole.append(HeardWord(text, word.start_s, word.end_s, word.probability))
     return whole
-
-
-def _segment(words: Sequence[Word], verdict: Rejection | None) -> Segment:
-    text = " ".join(word.text for word in words)
-    return Segment(
-        start_s=words[0].start_s, end_s=words[-1].end_s, text=text, words=tuple(words), rejected=verdict
-    )
 
 
 def _bare(text: str) -> str:

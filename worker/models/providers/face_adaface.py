@@ -49,8 +49,8 @@ class AdaFaceAnalyser(FaceAnalyser):
     # on one's own pictures before it decides anything that matters.
     same_person = 0.7
 
-    _detector: YuNetDetector | None = None
-    _network: IrNetwork | None = None
+    _detector: YuNetDetector
+    _network: IrNetwork
 
     def _load(self) -> None:
         torch.set_num_threads(self.threads)
@@ -60,11 +60,7 @@ class AdaFaceAnalyser(FaceAnalyser):
         network = read_network(self.spec, self._file(self.spec.only_file(".ckpt")), architecture)
         self._network = network.place(self.placement.device, getattr(torch, self.placement.dtype))
 
-    def _unload(self) -> None:
-        self._detector = self._network = None
-
     def _warm_up(self) -> None:
-        assert self._detector is not None
         self._detector.detect(np.zeros((360, 640, 3), np.uint8))
         self._infer(preprocess([np.zeros((SIDE_PX, SIDE_PX, 3), np.uint8)] * self.spec.batch))
 
@@ -76,8 +72,10 @@ class AdaFaceAnalyser(FaceAnalyser):
             # As they fill, so that a GPU computes while the next pictures are looked at here.
             first = 0
             for image in images:
-                found.append([])
-                self._cut_out(image, found[-1], chips)
+                pixels = np.ascontiguousarray(image)
+                faces = [(face, align(pixels, face.landmarks)) for face in self._detector.detect(pixels)]
+                found.append([face for face, chip in faces if chip is not None])
+                chips.extend(chip for _, chip in faces if chip is not None)
                 while len(chips) - first >= self.spec.batch:
                     yield list(range(first, first + self.spec.batch))
                     first += self.spec.batch
@@ -101,19 +99,8 @@ class AdaFaceAnalyser(FaceAnalyser):
         row = iter(zip(vectors, norms, strict=True))
         return [[_face(detection, *next(row)) for detection in faces] for faces in found]
 
-    def _cut_out(self, image: Uint8, detections: list[Detection], chips: list[Uint8]) -> None:
-        """Add the faces of one image to both lists."""
-        assert self._detector is not None
-        pixels = np.ascontiguousarray(image)
-        for detection in self._detector.detect(pixels):
-            chip = align(pixels, detection.landmarks)
-            if chip is not None:
-                detections.append(detection)
-                chips.append(chip)
-
     def _infer(self, faces: Float32) -> tuple[Tensor, Tensor]:
         """[N, 512] and [N], on the device; a GPU may still be at work on them."""
-        assert self._network is not None
         dtype = getattr(torch, self.placement.dtype)
         with torch.inference_mode():
             vectors, lengths = self._network(

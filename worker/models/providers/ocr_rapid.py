@@ -40,7 +40,7 @@ _RECOGNISER = "PP-OCRv6_rec_small.onnx"
 class RapidReader(TextReader):
     """RapidOCR on ONNX Runtime; pictures are read one by one."""
 
-    _reader: RapidOCR | None = None
+    _reader: RapidOCR
 
     def _load(self) -> None:
         cv2.setNumThreads(self.threads)
@@ -78,9 +78,6 @@ class RapidReader(TextReader):
             )
         self._reader = reader
 
-    def _unload(self) -> None:
-        self._reader = None
-
     def _warm_up(self) -> None:
         self._read(_sample())
 
@@ -89,7 +86,6 @@ class RapidReader(TextReader):
 
     def read_all(self, image: Uint8) -> list[Line]:
         """Every line the engine reads with its score, also what is no text; for measuring (`bench/ocr.py`)."""
-        assert self._reader is not None
         fitted, scale = _fit(image)
         found = self._reader(cv2.cvtColor(fitted, cv2.COLOR_RGB2BGR))
         if found.txts is None:

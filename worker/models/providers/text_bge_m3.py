@@ -28,14 +28,13 @@ class BgeM3Embedder(TextEmbedder):
 
     has_lexical: ClassVar[bool] = True
 
-    _encoder: XlmRoberta | None = None
+    _encoder: XlmRoberta
     #: Linear [hidden -> 1].
-    _sparse: torch.nn.Linear | None = None
+    _sparse: torch.nn.Linear
 
     @property
     def vocabulary_size(self) -> int:
-        config = self._encoder.config if self._encoder else read_config(self.spec, self._file("config.json"))
-        return int(config.vocab_size)
+        return int(read_config(self.spec, self._file("config.json")).vocab_size)
 
     def _load(self) -> None:
         torch.set_num_threads(self.threads)
@@ -58,12 +57,8 @@ class BgeM3Embedder(TextEmbedder):
         fill(self.spec, head, read_tensors(self.spec, path), path)
         return head
 
-    def _unload(self) -> None:
-        self._encoder = self._sparse = None
-
     def _encode(self, texts: Sequence[str]) -> TextVectors:
         encoder, sparse = self._encoder, self._sparse
-        assert encoder is not None and sparse is not None
         rows = [encoder.single(text) for text in encoder.tokenise(texts)]
         dense = np.empty((len(rows), self.dim), np.float32)
         lexical: list[LexicalWeights] = [{}] * len(rows)

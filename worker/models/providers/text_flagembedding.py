@@ -30,7 +30,7 @@ COLBERT_HEAD = "colbert_linear.pt"
 class FlagEmbedder(BgeM3Embedder):
     """BAAI/bge-m3 in `BGEM3FlagModel`; options: see `xlm_roberta.Options`. Of the encoder only the tokenizer is used."""
 
-    _model: BGEM3FlagModel | None = None
+    _model: BGEM3FlagModel
 
     def _load(self) -> None:
         torch.set_num_threads(self.threads)
@@ -61,12 +61,8 @@ class FlagEmbedder(BgeM3Embedder):
                 raise refused(self.spec, own, "a model for FlagEmbedding", reason) from error
         self._encoder = encoder
 
-    def _unload(self) -> None:
-        self._model = self._encoder = None
-
     def _encode(self, texts: Sequence[str]) -> TextVectors:
         model, encoder = self._model, self._encoder
-        assert model is not None and encoder is not None
         rows = [encoder.single(text) for text in encoder.tokenise(texts)]
         dense = np.empty((len(rows), self.dim), np.float32)
         lexical: list[LexicalWeights] = [{}] * len(rows)

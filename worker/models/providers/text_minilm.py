@@ -26,8 +26,8 @@ _UNUSED = ("pooler.", "embeddings.position_ids")
 class MiniLmEmbedder(TextEmbedder):
     """all-MiniLM-L6-v2; texts are cut at the length it was trained for (256 tokens)."""
 
-    _tokenizer: Tokenizer | None = None
-    _model: BertModel | None = None
+    _tokenizer: Tokenizer
+    _model: BertModel
 
     def _load(self) -> None:
         torch.set_num_threads(self.threads)
@@ -45,12 +45,8 @@ class MiniLmEmbedder(TextEmbedder):
             device=self.placement.device, dtype=getattr(torch, self.placement.dtype)
         ).eval()
 
-    def _unload(self) -> None:
-        self._tokenizer = self._model = None
-
     def _encode(self, texts: Sequence[str]) -> TextVectors:
         tokenizer, model = self._tokenizer, self._model
-        assert tokenizer is not None and model is not None
         ids = [encoding.ids for encoding in tokenizer.encode_batch_fast(list(texts))]
         vectors = np.empty((len(ids), self.dim), np.float32)
 

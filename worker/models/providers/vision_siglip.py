@@ -50,9 +50,9 @@ class _Scaling:
 class SiglipEmbedder(VisionEmbedder):
     """SigLIP. Pictures are scaled while the device computes those before them, at most one batch ahead."""
 
-    _tokenizer: Tokenizer | None = None
-    _model: SiglipModel | None = None
-    _scaling: _Scaling | None = None
+    _tokenizer: Tokenizer
+    _model: SiglipModel
+    _scaling: _Scaling
     _end_id = 0
     _text_length = 0
     #: The calibration: a match's log-odds are scale * cosine + bias.
@@ -91,18 +91,13 @@ class SiglipEmbedder(VisionEmbedder):
             device=self.placement.device, dtype=getattr(torch, self.placement.dtype)
         ).eval()
 
-    def _unload(self) -> None:
-        self._tokenizer = self._model = self._scaling = None
-
     def _warm_up(self) -> None:
-        assert self._scaling is not None
         side_px = self._scaling.side_px
         self._embed_images([np.zeros((side_px, side_px, 3), np.uint8)] * self.spec.batch)
         self._embed_texts(["warm up"] * self.spec.batch)
 
     def _embed_images(self, images: Sequence[Uint8]) -> Float32:
         model, scaling = self._model, self._scaling
-        assert model is not None and scaling is not None
         vectors = np.empty((len(images), self.dim), np.float32)
         mean, std = (
             torch.tensor(row, device=model.device).view(3, 1, 1) for row in (scaling.mean, scaling.std)
@@ -133,7 +128,6 @@ class SiglipEmbedder(VisionEmbedder):
 
     def _embed_texts(self, texts: Sequence[str]) -> Float32:
         model = self._model
-        assert model is not None
         ids = self._tokens(texts)
         vectors = np.empty((len(ids), self.dim), np.float32)
 
@@ -167,7 +161,6 @@ class SiglipEmbedder(VisionEmbedder):
         The canonical form is made here, whether the tokenizer's file asks for it or not; it leaves no special token a
         text may spell out.
         """
-        assert self._tokenizer is not None
         plain = [re.sub(r"\s+", " ", text.lower().translate(_PUNCTUATION)).strip() for text in texts]
         rows = []
         for encoding in self._tokenizer.encode_batch_fast(plain, add_special_tokens=False):
