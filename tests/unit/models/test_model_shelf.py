@@ -169,10 +169,10 @@ def test_changed_weights_are_refused_before_the_engine_sees_them(spec: ModelSpec
     model = build(spec)
     assert isinstance(model, CountingEmbedder)
     found = hashlib.sha256(WEIGHTS + b"!").hexdigest()
-    with pytest.raises(
-        ModelUnavailable, match=f"should have sha256 {spec.sha256['weights.bin']} but has {found}"
-    ):
+    path = tmp_path / "weights.bin"
+    with pytest.raises(ModelUnavailable) as refusal:
         model.load()
+    assert f"{path} should have sha256 {spec.sha256['weights.bin']} but has {found}" in str(refusal.value)
     assert model.starts == 0 and not model.loaded
 
 
@@ -191,6 +191,11 @@ def test_a_folder_in_place_of_a_file_is_refused(spec: ModelSpec, tmp_path: Path)
     (tmp_path / "weights.bin").mkdir()
     with pytest.raises(ModelUnavailable, match="can't be read"):
         verify(spec)
+
+
+def test_a_package_that_is_not_installed_is_named(spec: ModelSpec) -> None:
+    with pytest.raises(ModelUnavailable, match="package no_such_package is not installed"):
+        build(spec.model_copy(update={"source": "package:no_such_package/model"})).load()
 
 
 def test_downloaded_weights_lie_under_models_dir(spec: ModelSpec, tmp_path: Path) -> None:
@@ -212,13 +217,6 @@ def test_what_an_engine_raises_is_a_model_failure(spec: ModelSpec, place: str) -
         model.embed(["text"])
     assert isinstance(failure.value.__cause__, RuntimeError)
     assert model.loaded == (place != "load")
-
-
-def test_a_model_loads_itself_when_used_cold(spec: ModelSpec) -> None:
-    model = build(spec)
-    assert isinstance(model, CountingEmbedder)
-    assert model.embed(["text"]).shape == (1, 4)
-    assert model.starts == 1
 
 
 def test_threads_have_a_sensible_default_and_a_lower_bound(spec: ModelSpec) -> None:
