@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 
@@ -25,10 +25,6 @@ class Transcript:
     @property
     def text(self) -> str:
         return " ".join(segment.text for segment in self.segments if segment.rejected is None)
-
-    def to_dict(self) -> dict[str, Any]:
-        """Return plain dicts, tuples, strings and floats, ready for JSON."""
-        return {"language": self.language, "segments": [segment.model_dump() for segment in self.segments]}
 
 
 class Transcriber(Model):

@@ -81,7 +81,8 @@ class Model(ABC):
         if threads is not None and threads < 1:
             raise InvalidRequest(f"Model {spec.name} can't use {threads} threads; give 1 or more")
         self.spec = spec
-        self.threads = threads if threads is not None else _usable_cpus()
+        usable = os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else range(os.cpu_count() or 1)
+        self.threads = threads or len(usable)
         self.models_dir = models_dir
         #: Loads it on demand; a model cache sets its own function, which keeps the memory budget.
         self.bring: Callable[[], object] = self.load
@@ -156,10 +157,7 @@ class Model(ABC):
             devices.free_cache()
 
     def warm_up(self) -> float:
-        """Run `spec.warmup_samples` synthetic items, so that the first real one is not slower.
-
-        Returns: the duration, seconds.
-        """
+        """Run `spec.warmup_samples` synthetic items, so that the first real one is not slower. Returns: seconds taken."""
         with self._lock:
             self.load()
             before_bytes, started_s = self._held_bytes(), time.monotonic()
@@ -224,10 +222,7 @@ class Model(ABC):
 
 
 def check_images(images: Sequence[Uint8]) -> None:
-    """Refuse anything but uint8 [H, W, 3], RGB, at least 1 px a side.
-
-    Raises: InvalidRequest naming the first that is wrong.
-    """
+    """Raise InvalidRequest for the first that is not uint8 [H, W, 3], RGB, at least 1 px a side."""
     for index, image in enumerate(images):
         if image.ndim != 3 or image.shape[2] != 3 or image.dtype != np.uint8 or image.size == 0:
             raise InvalidRequest(
@@ -236,10 +231,7 @@ def check_images(images: Sequence[Uint8]) -> None:
 
 
 def check_texts(texts: Sequence[str], what: str) -> list[str]:
-    """Refuse anything but a list of strings. Returns: the texts as UTF-8 can encode them.
-
-    Raises: InvalidRequest naming the first that is wrong.
-    """
+    """The texts as UTF-8 can encode them. Raises: InvalidRequest for the first that is not a string."""
     if isinstance(texts, str):
         raise InvalidRequest(f"{what} takes a list of texts; put the single text into a list")
     for index, text in enumerate(texts):
@@ -247,7 +239,3 @@ def check_texts(texts: Sequence[str], what: str) -> list[str]:
             raise InvalidRequest(f"Text {index} is {type(text).__name__}, not a string")
     # JSON may carry half a surrogate pair, which UTF-8 can't encode.
     return [text.encode("utf-8", "replace").decode("utf-8") for text in texts]
-
-
-def _usable_cpus() -> int:
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

@@ -40,19 +40,18 @@ PROVIDERS: dict[tuple[Kind, str], str] = {
     ("ocr", "rapidocr"): "worker.models.providers.ocr_rapid:RapidReader",
 }
 
+_ABSENT = "The profile has no {} model; use a profile that has one"
 #: Providers whose engine is in an extra of its own.
 _EXTRAS = {"flagembedding": "flagembedding"}
 
 
 class ModelCache:
-    """The models of some families in one process; cheap to make, loads nothing by itself.
+    """The models of some families in one process; the constructor loads none.
 
     Args:
-        catalog: the known models.
         active: the model of each kind that jobs and requests use (`Catalog.active`).
         families: the families of this process. A kind that has no active model is listed as unavailable.
         threads: CPU threads each model may use; None for every CPU this process may run on.
-        models_dir: folder of downloaded weights.
         budget_mb: maximum memory of all loaded models; 0: no limit.
     """
 
@@ -94,17 +93,13 @@ class ModelCache:
                 self.warm_up(spec.name)
 
     def get(self, kind: Kind, name: str | None = None) -> Model:
-        """The active model of a kind, or the one of that name; loads it if necessary.
-
-        Raises: ModelUnavailable when this model cache does not serve the kind, has no (such) model for it, or it can't be
-            loaded.
-        """
+        """The active model of a kind, or the one of that name; loads it if necessary. Raises: ModelUnavailable."""
         if kind not in self.kinds:
             served = ", ".join(self.families) or "none"
             raise ModelUnavailable(f"This node has no {kind} model; it serves the families: {served}")
         spec = self._active.get(kind)
         if spec is None:
-            raise ModelUnavailable(_absent(kind))
+            raise ModelUnavailable(_ABSENT.format(kind))
         if name is not None and name != spec.name:
             spec = self._named_spec(name)
             if spec.kind != kind:
@@ -123,9 +118,7 @@ class ModelCache:
     def load(self, name: str) -> Model:
         """Load a model of this cache's families by name; evict others if necessary, the least recently used first.
 
-        Raises:
-            ModelDoesNotFit: it exceeds the whole budget.
-            ModelUnavailable: unknown, of another family, or its weights are missing or wrong.
+        Raises: ModelDoesNotFit when it exceeds the whole budget; ModelUnavailable.
         """
         with self._lock:
             model = self._models.get(name)
@@ -182,7 +175,9 @@ class ModelCache:
         for kind in self.kinds:
             spec = self._active.get(kind)
             if spec is None:
-                states.append({"kind": kind, "loaded": False, "active": False, "unavailable": _absent(kind)})
+                states.append(
+                    {"kind": kind, "loaded": False, "active": False, "unavailable": _ABSENT.format(kind)}
+                )
             elif spec.name not in held:
                 absent = {"loaded": False, "loads": 0, "error": "", "active": True}
                 states.append({**spec.model_dump(include=ModelState.OF_SPEC), **absent})
@@ -240,10 +235,6 @@ def _log(event: str, model: Model) -> None:
         memory_mb=(state.memory_bytes or 0) >> 20,
         **{name: None if seconds is None else round(seconds, 3) for name, seconds in durations.items()},
     )
-
-
-def _absent(kind: Kind) -> str:
-    return f"The profile has no {kind} model; use a profile that has one"
 
 
 def build(spec: ModelSpec, *, threads: int | None = None, models_dir: Path | None = None) -> Model:

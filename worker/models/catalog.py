@@ -36,10 +36,7 @@ class Catalog:
         return sorted({profile for spec in self.specs for profile in spec.profiles})
 
     def get(self, name: str) -> ModelSpec:
-        """The model of that name.
-
-        Raises: ModelUnavailable.
-        """
+        """The model of that name. Raises: ModelUnavailable."""
         spec = next((spec for spec in self.specs if spec.name == name), None)
         if spec is None:
             raise ModelUnavailable(
@@ -73,34 +70,28 @@ class Catalog:
             "ocr": ("OCR_MODEL", settings.ocr_model),
         }
         for kind, (variable, name) in chosen.items():
-            if not name:
-                continue
-            spec = self.get(self._full_name(kind, name))
-            if spec.kind != kind:
-                raise ModelUnavailable(
-                    f"{variable}={name} is a model of kind {spec.kind}; name one of kind {kind}"
-                )
-            active[kind] = spec
+            if name:
+                active[kind] = spec = self.get(self._full_name(kind, name))
+                if spec.kind != kind:
+                    raise ModelUnavailable(
+                        f"{variable}={name} is a model of kind {spec.kind}; name one of kind {kind}"
+                    )
         if settings.asr_device and "asr" in active:
             active["asr"] = active["asr"].model_copy(update={"device": settings.asr_device})
         return active
 
     def _full_name(self, kind: Kind, name: str) -> str:
         """The names that a setting may mean: of the catalogue, a size of Whisper, or a repository of the model hub."""
-        if name not in self.names():
-            if kind == "asr" and f"whisper-{name}" in self.names():
-                return f"whisper-{name}"
-            for spec in self.specs:
-                if spec.kind == kind and spec.source == f"hub:{name}":
-                    return spec.name
-        return name
+        if name in self.names():
+            return name
+        if kind == "asr" and f"whisper-{name}" in self.names():
+            return f"whisper-{name}"
+        repository = (spec.name for spec in self.specs if (spec.kind, spec.source) == (kind, f"hub:{name}"))
+        return next(repository, name)
 
 
 def configured_catalog(settings: Settings) -> Catalog:
-    """The catalogue of this installation, with what was recorded of the weights it has pulled.
-
-    Raises: ModelUnavailable.
-    """
+    """The catalogue of this installation, with what its lock adds. Raises: ModelUnavailable."""
     return load_catalog(settings.models_file, settings.models_dir)
 
 

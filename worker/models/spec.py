@@ -178,10 +178,7 @@ _OWN_PLACE = re.compile(
 
 
 def _refuse_unsafe(file: str) -> None:
-    """Check that a file is inside its source and is not code.
-
-    Raises: ValueError.
-    """
+    """Check that a file is inside its source and is not code. Raises: ValueError."""
     own_place = file.startswith(("package:", "hub:"))
     match = _OWN_PLACE.fullmatch(file)
     if own_place and match is None:

@@ -28,7 +28,7 @@ def run(context: StageContext) -> Outcome:
             start_s=start_s,
             end_s=end_s,
             language=transcript.language,
-            segments=transcript.to_dict()["segments"],
+            segments=[segment.model_dump() for segment in transcript.segments],
             model_id=model_row(session, model.spec).model_id,
         )
 

@@ -66,23 +66,16 @@ def verify(spec: ModelSpec, *, models_dir: Path | None = None) -> None:
         path = locate(spec, file, models_dir=models_dir)
         expected = spec.sha256.get(file)
         if expected is None:
-            raise ModelUnavailable(
-                f"Model {spec.name} can't be loaded: neither models.yaml nor models.lock has a sha256 for {path}; "
-                f"{remedy(spec)}"
-            )
-        found = digest(spec, path)
-        if found != expected:
-            raise ModelUnavailable(
-                f"Model {spec.name} can't be loaded: {path} should have sha256 {expected} but has {found}; "
-                f"{remedy(spec)}"
-            )
+            fault = f"neither models.yaml nor models.lock has a sha256 for {path}"
+        elif (found := digest(spec, path)) != expected:
+            fault = f"{path} should have sha256 {expected} but has {found}"
+        else:
+            continue
+        raise ModelUnavailable(f"Model {spec.name} can't be loaded: {fault}; {remedy(spec)}")
 
 
 def digest(spec: ModelSpec, path: Path) -> str:
-    """The sha256 of a model's file.
-
-    Raises: ModelUnavailable when it can't be read.
-    """
+    """The sha256 of a model's file. Raises: ModelUnavailable when it can't be read."""
     try:
         with path.open("rb") as stream:
             return hashlib.file_digest(stream, "sha256").hexdigest()
