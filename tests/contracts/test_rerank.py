@@ -12,7 +12,7 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
 from shared.errors import InvalidRequest
-from tests.checkpoints import bge_reranker
+from tests.checkpoints import bge_reranker, summed
 from tests.checkpoints.xlm_roberta import LIMIT
 from tests.contracts.candidates import fixture_of, load_candidate, refusal
 from tests.support.figures import RecordFigure
@@ -110,13 +110,8 @@ class TestBrokenBgeReranker:
         assert f"expected one label (id2label) in {tmp_path / 'config.json'}, found 3" in said
 
     def test_a_missing_head_is_never_drawn_at_random(self, tmp_path: Path) -> None:
-        bge_reranker.build(tmp_path)
-        path = tmp_path / "model.safetensors"
-        weights = {
-            name: value for name, value in load_file(path).items() if not name.startswith("classifier.")
-        }
-        save_file({name: value.clone() for name, value in weights.items()}, path)
-        assert (
-            f"expected classifier.dense.weight [64, 64] in {path}, found no such tensor (4 are missing)"
-            in refusal(bge_reranker.describe(tmp_path))
-        )
+        spec, path = bge_reranker.build(tmp_path), tmp_path / "model.safetensors"
+        kept = {name: value.clone() for name, value in load_file(path).items() if "classifier." not in name}
+        save_file(kept, path)
+        found = f"expected classifier.dense.weight [64, 64] in {path}, found no such tensor (4 are missing)"
+        assert found in refusal(summed(spec, tmp_path))

@@ -16,7 +16,7 @@ import torch
 from safetensors.torch import save_file
 
 from shared.errors import ModelUnavailable
-from tests.checkpoints import bge_m3, entry
+from tests.checkpoints import bge_m3, entry, summed
 from tests.checkpoints.xlm_roberta import LIMIT
 from tests.contracts.candidates import TEXTS, fixture_of, load_candidate, refusal, sample_words
 from tests.support.figures import RecordFigure
@@ -172,10 +172,9 @@ class TestBgeM3:
 
     def test_loads_the_same_weights_from_safetensors(self, bge: BgeM3Embedder, tmp_path: Path) -> None:
         bge_m3.build(tmp_path)
-        save_file(
-            torch.load(tmp_path / "pytorch_model.bin", weights_only=True), tmp_path / "model.safetensors"
-        )
-        (tmp_path / "pytorch_model.bin").unlink()
+        old, new = tmp_path / "pytorch_model.bin", tmp_path / "model.safetensors"
+        save_file(torch.load(old, weights_only=True), new)
+        old.unlink()
         files = [file.replace("pytorch_model.bin", "model.safetensors") for file in bge_m3.FILES]
         spec = entry(tmp_path, files, name="other", family="text", provider="bge-m3", dim=64, metric="cosine")
         model = cast(BgeM3Embedder, build(spec))
@@ -241,42 +240,41 @@ def without(name: str) -> Change:
     return lambda tensors: tensors.pop(name)
 
 
-@pytest.mark.parametrize("provider", ["bge-m3", "flagembedding"])
+@pytest.fixture(params=["bge-m3", "flagembedding"])
+def spec(request: pytest.FixtureRequest, tmp_path: Path) -> ModelSpec:
+    """A checkpoint in `tmp_path`, to be damaged, for each engine."""
+    return bge_m3.build(tmp_path).model_copy(update={"provider": request.param})
+
+
 class TestBrokenBgeM3:
     """Files whose checksums are those of the catalogue, and that are wrong all the same."""
 
-    @staticmethod
-    def refusal(folder: Path, provider: str) -> str:
-        return refusal(bge_m3.describe(folder, provider=provider))
-
     @pytest.mark.parametrize("file", ["sparse_linear.pt", "colbert_linear.pt"])
-    def test_a_missing_head_is_never_drawn_at_random(self, provider: str, tmp_path: Path, file: str) -> None:
-        spec = bge_m3.build(tmp_path).model_copy(update={"provider": provider})
+    def test_a_missing_head_is_never_drawn_at_random(
+        self, spec: ModelSpec, tmp_path: Path, file: str
+    ) -> None:
         (tmp_path / file).unlink()
         assert f"expected {tmp_path / file}, found no such file" in refusal(spec)
 
     @pytest.mark.parametrize("file", ["sparse_linear.pt", "pytorch_model.bin"])
     def test_a_file_the_catalogue_does_not_list_is_not_read(
-        self, provider: str, tmp_path: Path, file: str
+        self, spec: ModelSpec, tmp_path: Path, file: str
     ) -> None:
-        spec = bge_m3.build(tmp_path)
         sums = {name: found for name, found in spec.sha256.items() if name != file}
-        said = refusal(spec.model_copy(update={"sha256": sums, "provider": provider}))
+        said = refusal(spec.model_copy(update={"sha256": sums}))
         assert f"{file} among its files" in said
 
     @pytest.mark.parametrize("file", bge_m3.FILES[:-1])
-    def test_a_truncated_file_is_named(self, provider: str, tmp_path: Path, file: str) -> None:
-        bge_m3.build(tmp_path)
+    def test_a_truncated_file_is_named(self, spec: ModelSpec, tmp_path: Path, file: str) -> None:
         with (tmp_path / file).open("r+b") as stream:
             stream.truncate((tmp_path / file).stat().st_size // 2)
-        said = self.refusal(tmp_path, provider)
+        said = refusal(summed(spec, tmp_path))
         assert re.search(f"in {re.escape(str(tmp_path / file))}, found (a file|one) that can't be read", said)
 
-    def test_a_network_of_another_width_is_refused(self, provider: str, tmp_path: Path) -> None:
+    def test_a_network_of_another_width_is_refused(self, spec: ModelSpec, tmp_path: Path) -> None:
         bge_m3.build(tmp_path, hidden=32)
-        assert (
-            f"expected hidden_size 64 (models.yaml) in {tmp_path / 'config.json'}, found 32"
-            in self.refusal(tmp_path, provider)
+        assert f"expected hidden_size 64 (models.yaml) in {tmp_path / 'config.json'}, found 32" in refusal(
+            summed(spec, tmp_path)
         )
 
     @pytest.mark.parametrize(
@@ -314,23 +312,21 @@ class TestBrokenBgeM3:
         ids=["wide", "surplus", "without a bias", "without a norm", "wide head", "no tensor"],
     )
     def test_weights_that_do_not_fit_are_named(
-        self, provider: str, tmp_path: Path, file: str, change: Change, said: str
+        self, spec: ModelSpec, tmp_path: Path, file: str, change: Change, said: str
     ) -> None:
-        bge_m3.build(tmp_path)
         path = tmp_path / file
         tensors = dict(torch.load(path, weights_only=True))
         change(tensors)
         torch.save(tensors, path)
-        assert said.format(path) in self.refusal(tmp_path, provider)
+        assert said.format(path) in refusal(summed(spec, tmp_path))
 
-    def test_code_in_a_pickle_is_not_run(self, provider: str, tmp_path: Path) -> None:
+    def test_code_in_a_pickle_is_not_run(self, spec: ModelSpec, tmp_path: Path) -> None:
         class Touch:
             def __reduce__(self) -> tuple[Any, ...]:
                 return Path.touch, (tmp_path / "it ran",)
 
-        bge_m3.build(tmp_path)
         (tmp_path / "sparse_linear.pt").write_bytes(pickle.dumps({"weight": Touch()}, protocol=2))
-        assert str(tmp_path / "sparse_linear.pt") in self.refusal(tmp_path, provider)
+        assert str(tmp_path / "sparse_linear.pt") in refusal(summed(spec, tmp_path))
         assert not (tmp_path / "it ran").exists()
         pickle.loads((tmp_path / "sparse_linear.pt").read_bytes())  # noqa: S301 - to see that it would have
         assert (tmp_path / "it ran").exists()
@@ -346,9 +342,8 @@ class TestBrokenBgeM3:
         ids=str,
     )
     def test_a_configuration_that_does_not_fit_is_named(
-        self, provider: str, tmp_path: Path, change: dict[str, object], says: str
+        self, spec: ModelSpec, tmp_path: Path, change: dict[str, object], says: str
     ) -> None:
-        bge_m3.build(tmp_path)
         path = tmp_path / "config.json"
         path.write_text(json.dumps({**json.loads(path.read_text()), **change}))
-        assert says.format(path) in self.refusal(tmp_path, provider)
+        assert says.format(path) in refusal(summed(spec, tmp_path))

@@ -40,10 +40,7 @@ class TextEmbedder(Model):
         return self.encode(texts).dense
 
     def encode(self, texts: Sequence[str]) -> TextVectors:
-        """Embed texts: one vector (and lexical weights, if the model has them) per text, in their order.
-
-        Args:
-            texts: any number, in any script; cut at the model's length limit; none gives an empty array.
+        """Embed texts, cut at the model's length limit: one vector (and lexical weights, if it has them) per text.
 
         Raises: InvalidRequest when an item is not a string; ModelFailure.
         """
@@ -64,11 +61,7 @@ class Reranker(Model):
     """Scores how well documents answer a query, by reading both together."""
 
     def rerank(self, query: str, documents: Sequence[str]) -> Float32:
-        """Score each document, 0..1, higher is better; comparable within one query.
-
-        Args:
-            query: truncated, as the documents are, at the model's length limit.
-            documents: any number; none gives an empty array.
+        """Score each document, 0..1, higher is better; comparable within one query. All are cut at the length limit.
 
         Returns: float32 [len(documents)].
         Raises: InvalidRequest when the query or a document is not a string; ModelFailure.

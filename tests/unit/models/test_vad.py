@@ -50,16 +50,6 @@ def test_equals_the_packages_own_network() -> None:
     np.testing.assert_allclose(found, expected, atol=1e-4)
 
 
-def test_progress_reaches_one() -> None:
-    steps: list[float] = []
-    Vad(jit_file()).probabilities(np.zeros(70 * SAMPLE_RATE_HZ, np.float32), steps.append)
-    assert steps == sorted(steps) and len(steps) == 3 and steps[-1] == 1.0
-
-
-def test_no_audio_has_no_frames() -> None:
-    assert Vad(jit_file()).probabilities(np.zeros(0, np.float32)).shape == (0,)
-
-
 def probabilities(*stretches: tuple[float, float]) -> Float32:
     """(probability, seconds) after one another."""
     return np.concatenate([np.full(round(s / FRAME_S), p, np.float32) for p, s in stretches])

@@ -38,8 +38,6 @@ _MiB = 2**20
 
 @dataclass(frozen=True)
 class Placement:
-    """Device and number format of a model."""
-
     device: DeviceName
     dtype: DtypeName
 
@@ -50,14 +48,13 @@ def is_device_name(name: str) -> bool:
 
 
 def place(device: str, dtype: str, *, model: str = "", memory_mb: int = 0) -> Placement:
-    """Decide for one model. Called in the process that computes; imports torch unless the device is ``cpu``.
+    """Decide device and number format of one model, in the process that computes; imports torch unless the device is ``cpu``.
 
     Args:
         device: ``cpu``, ``cuda`` (must be there) or ``auto``: a GPU if there is one; where SCENEFLEET_GPUS names GPUs it
             must exist, and the CPU is never used instead.
         dtype: ``auto``, ``float32``, ``float16`` or ``bfloat16``. A CPU always computes in float32; ``auto`` on a GPU is
             bfloat16 where the GPU has it (compute capability 8 and up), float16 elsewhere.
-        model: its name, for messages.
         memory_mb: what it will take on the GPU; has to be free.
 
     Raises:
@@ -92,8 +89,7 @@ def pin(devices: tuple[str, ...], slot: int) -> str | None:
         slot: the child's index; a child that replaces another has the same.
 
     Returns: the name given to CUDA, or None.
-    Raises:
-        DeviceUnavailable: there are more slots than devices, or the driver knows no such device; lists those there are.
+    Raises: DeviceUnavailable when there are more slots than devices, or the driver knows no such device.
     """
     if not devices:
         return None
@@ -151,7 +147,7 @@ def free_cache() -> None:
 
 
 def allocated_bytes() -> int | None:
-    """Device memory torch holds for this process's tensors; None without a GPU."""
+    """Device memory of this process's tensors; None without a GPU."""
     return int(sys.modules["torch"].cuda.memory_allocated()) if is_cuda_initialised() else None
 
 

@@ -48,7 +48,7 @@ class Machine:
 
 @dataclass(frozen=True, kw_only=True)
 class PlannedModel:
-    """One model of a node, as the catalogue has it."""
+    """One model of a node."""
 
     name: str
     kind: str

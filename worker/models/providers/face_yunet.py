@@ -54,11 +54,7 @@ class Detection:
 class YuNetDetector:
     """One detector; not safe to share between threads.
 
-    Args:
-        spec: the model it is part of, for messages.
-        path: the ONNX file.
-
-    Raises: ModelUnavailable when the file is no YuNet, or one bound to a single picture size.
+    Raises: ModelUnavailable when the ONNX file at `path` is no YuNet, or one bound to a single picture size.
     """
 
     def __init__(self, spec: ModelSpec, path: Path) -> None:
@@ -78,11 +74,7 @@ class YuNetDetector:
             ) from error
 
     def detect(self, image: Uint8) -> list[Detection]:
-        """The faces of one picture, the surest first, at most `MAX_FACES`.
-
-        Args:
-            image: uint8 [H, W, 3] RGB, any size.
-        """
+        """The faces of one picture, uint8 [H, W, 3] RGB of any size; the surest first, at most `MAX_FACES`."""
         height_px, width_px = image.shape[:2]
         scale = min(1.0, MAX_SIDE_PX / max(height_px, width_px))
         size = (max(1, round(width_px * scale)), max(1, round(height_px * scale)))

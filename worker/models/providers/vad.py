@@ -133,11 +133,9 @@ def plan_windows(
     """Windows to recognise, one utterance each, cut where speech is least likely.
 
     Args:
-        probabilities: of each 32 ms frame.
         max_window_s: no window is longer, its padding included.
         max_gap_s: stretches of speech with a shorter silence between them share a window, when it fits.
         pad_s: silence kept around speech; never more than half the silence there is.
-        samples: length of the audio.
 
     Returns: samples of each window, in order, not overlapping.
     """

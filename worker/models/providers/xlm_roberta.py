@@ -42,8 +42,6 @@ class XlmRoberta:
     """One network of this architecture with its tokenizer, on its device.
 
     Args:
-        spec: the model.
-        placement: where it computes.
         locate: the path of one of the model's files.
         make: the network for a configuration; made without memory for its weights, which come from the file.
 

@@ -1,8 +1,7 @@
 """Downloads one file to a partial file, and resumes interrupted transfers, also in a later process.
 
-huggingface_hub's own download restarts in every process and deletes the old file first, so only its look-ups are
-used (worker/models/weights/remote.py); the bytes of hubs and of other servers are downloaded here. A note beside a partial file
-says what it is part of: it is not continued with something else.
+huggingface_hub's own download restarts in every process and deletes the old file first. A note beside a partial file names the
+file it is part of.
 """
 
 from __future__ import annotations
@@ -34,13 +33,7 @@ class _Broken(Exception):
 
 
 class Download:
-    """Downloads one file.
-
-    Args:
-        remote: the file.
-        part: where its bytes are collected; its folder is made. Another process must not write it at the same time.
-        progress: called after every chunk.
-    """
+    """Downloads one file to `part`, which no other process may write at the same time."""
 
     def __init__(self, remote: Remote, part: Path, progress: Progress) -> None:
         self._remote = remote
@@ -104,8 +97,7 @@ class Download:
             raise ModelUnavailable(self._no_room())
 
     def _no_room(self) -> str:
-        free = shutil.disk_usage(self._part.parent).free
-        size = self._remote.size_bytes
+        free, size = shutil.disk_usage(self._part.parent).free, self._remote.size_bytes
         needs = f"needs {size - self._bytes:,} bytes more" if size is not None else "needs more"
         return f"no room in {self._part.parent} for {self._remote.url}: {needs}, {free:,} are free; make room, or set MODELS_DIR"
 
