@@ -19,7 +19,6 @@ from shared.errors import ModelFailure, ModelUnavailable
 from tests.checkpoints import adaface
 from tests.contracts.candidates import load_candidate, photograph, refusal, sample_picture
 from tests.support.figures import RecordFigure
-from worker.models.base import Uint8
 from worker.models.cache import build
 from worker.models.catalog import load_catalog
 from worker.models.face import FaceAnalyser
@@ -64,19 +63,6 @@ class TestAlignment:
             return
         assert found is not None
         np.testing.assert_allclose(found, _least_squares(source), atol=1e-6)
-
-    @given(st.floats(0.05, 20), st.floats(0, 360), coordinates, coordinates)
-    def test_undoes_what_a_camera_did(self, scale: float, turn_deg: float, x: float, y: float) -> None:
-        turn = np.deg2rad(turn_deg)
-        rotation = np.array([[np.cos(turn), -np.sin(turn)], [np.sin(turn), np.cos(turn)]])
-        seen = scale * TEMPLATE @ rotation.T + [x, y]
-        found = similarity(seen, TEMPLATE)
-        assert found is not None
-        np.testing.assert_allclose(seen @ found[:, :2].T + found[:, 2], TEMPLATE, atol=1e-6)
-
-    def test_a_mirrored_face_is_not_mirrored_back(self) -> None:
-        found = similarity(TEMPLATE * [-1, 1], TEMPLATE)
-        assert found is not None and np.linalg.det(found[:, :2]) > 0
 
     def test_landmarks_on_one_spot_are_no_face(self) -> None:
         assert align(np.zeros((50, 50, 3), np.uint8), np.full((5, 2), 20.0)) is None
@@ -336,14 +322,6 @@ class TestRefusals:
             read_network(load_catalog().get("adaface-ir101-webface12m"), path, "ir_18")
         message = str(refused.value)
         assert all(part in message for part in (str(path), "expected", "found")) and "\n" not in message
-
-
-def test_faces_of_many_pictures_keep_their_picture(analyser: FaceAnalyser) -> None:
-    """Batches of 4 run over the borders of pictures."""
-    portrait = sample_picture(12.5)
-    pictures: list[Uint8] = [np.concatenate([portrait] * count, axis=1) if count else portrait[:50] for count in
-                             (2, 0, 1, 3, 1, 0, 2)]  # fmt: skip
-    assert [len(faces) for faces in analyser.analyse(pictures)] == [2, 0, 1, 3, 1, 0, 2]
 
 
 def test_a_full_device_halves_the_batch_and_mixes_up_no_face(

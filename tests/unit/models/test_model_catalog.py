@@ -84,11 +84,6 @@ def test_the_non_commercial_landmark_model_is_never_named() -> None:
     assert not any("68" in file for file in load_catalog().get("dlib-resnet-v1").sha256)
 
 
-def test_reads_another_file(tmp_path: Path) -> None:
-    catalog = load_catalog(write(tmp_path, ENTRY))
-    assert catalog.names() == ["tiny"] and catalog.for_profile("lite")["text"].dim == 8
-
-
 def test_unknown_profile_and_model_name_those_there_are(tmp_path: Path) -> None:
     catalog = load_catalog(write(tmp_path, ENTRY))
     with pytest.raises(ModelUnavailable, match=r"no profile 'huge' .* use one of lite"):
@@ -156,12 +151,6 @@ def test_weights_that_are_pulled_or_supplied_need_no_sum(tmp_path: Path, source:
     )
     assert spec.all_files == ("w.bin",) and spec.kind == "text"
     assert spec.is_pulled == (source != "user:")
-
-
-def test_a_model_may_belong_to_no_profile(tmp_path: Path) -> None:
-    other = ENTRY | {"name": "other", "profiles": []}
-    catalog = load_catalog(write(tmp_path, ENTRY, other))
-    assert catalog.for_profile("lite")["text"].name == "tiny" and catalog.get("other").profiles == ()
 
 
 def test_whispers_sums_are_those_in_their_addresses() -> None:

@@ -13,7 +13,7 @@ import time
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from shared.errors import DeviceUnavailable, ModelDoesNotFit, ModelUnavailable
+from shared.errors import DeviceUnavailable, ModelDoesNotFit
 from shared.logs import get_logger
 from shared.settings import get_settings, process_environment, set_process_environment
 from worker.models.placement.nvml import Gpu, holders, list_gpus
@@ -155,36 +155,34 @@ def _require_memory(torch: Any, model: str, needed_mb: int) -> None:
     """Check that the GPU can be used and has enough free memory; wait for the memory of a process that just ended."""
     deadline_s = time.monotonic() + LEAVING_S
     while True:
-        problem = _find_problem(torch, model, needed_mb)
-        if problem is None:
-            return
-        if isinstance(problem, ModelDoesNotFit) or time.monotonic() >= deadline_s:
-            raise problem
+        try:
+            return _check_memory(torch, model, needed_mb)
+        except DeviceUnavailable:
+            if time.monotonic() >= deadline_s:
+                raise
         time.sleep(_LOOK_S)
 
 
-def _find_problem(torch: Any, model: str, needed_mb: int) -> ModelUnavailable | None:
+def _check_memory(torch: Any, model: str, needed_mb: int) -> None:
     try:
         free_bytes, total_bytes = torch.cuda.mem_get_info()
         # What torch keeps of models that were unloaded can be used again.
         free_bytes += torch.cuda.memory_reserved() - torch.cuda.memory_allocated()
     except RuntimeError as error:
         reason = str(error).splitlines()[0].rstrip(".")
-        return DeviceUnavailable(
-            f"GPU {_visible()} can't be used for model {model} ({reason}){_tell_holders()}"
-        )
+        message = f"GPU {_visible()} can't be used for model {model} ({reason}){_tell_holders()}"
+        raise DeviceUnavailable(message) from error
     free_mb, total_mb = free_bytes // _MiB, total_bytes // _MiB
     verdict = judge_memory(needed_mb, total_mb, free_mb)
     if verdict == "too small":
-        return ModelDoesNotFit(
+        raise ModelDoesNotFit(
             f"Model {model} needs {needed_mb} MB, GPU {_visible()} has {total_mb} MB: choose a smaller model, or a larger GPU"
         )
     if verdict == "busy":
-        return DeviceUnavailable(
+        raise DeviceUnavailable(
             f"GPU {_visible()} is busy: model {model} needs {needed_mb} MB, {free_mb} of {total_mb} MB are free"
             f"{_tell_holders()}; free it, or name another GPU in SCENEFLEET_GPUS"
         )
-    return None
 
 
 def _explain_none(torch: Any, model: str, asked: tuple[str, ...]) -> str:

@@ -1,4 +1,4 @@
-"""Faces by YuNet and AdaFace: five landmarks, alignment, a 512-d unit vector, and its length before as quality.
+"""Finds faces with YuNet and embeds them with AdaFace: a 512-d unit vector, and the feature's length as quality.
 
 Source: Kim, Jain, Liu, "AdaFace: Quality Adaptive Margin for Face Recognition" (2022): the norm of a feature grows with
 the quality of the picture. Preprocessing as in the code published with it: BGR, (x / 255 - 0.5) / 0.5.
@@ -42,7 +42,7 @@ class Shell:
 
 
 class AdaFaceAnalyser(FaceAnalyser):
-    """YuNet finds, AdaFace tells apart. `options.architecture`: ir_18, ir_50 or ir_101, as the checkpoint is."""
+    """YuNet and AdaFace. `options.architecture`: that of the checkpoint, ir_18, ir_50 or ir_101."""
 
     landmark_names = LANDMARK_NAMES
     # Faces of different people have cosines around 0 in 512 dimensions; 0.3 is the usual place to cut. To be measured
@@ -69,7 +69,7 @@ class AdaFaceAnalyser(FaceAnalyser):
         chips: list[Uint8] = []
 
         def groups() -> Iterator[list[int]]:
-            # As they fill, so that a GPU computes while the next pictures are looked at here.
+            # As they fill, so that a GPU computes while the next pictures are searched for faces.
             first = 0
             for image in images:
                 pixels = np.ascontiguousarray(image)

@@ -1,4 +1,4 @@
-"""A face turned and scaled so that eyes, nose and mouth lie where face recognisers were trained to find them."""
+"""Aligns a face: turns and scales it so that eyes, nose and mouth are where face recognisers expect them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Faces by dlib: HOG detector, five landmarks, a 128-d vector (ResNet-29), all on the CPU.
+"""Finds and embeds faces with dlib: HOG detector, five landmarks, a 128-d vector (ResNet-29), all on the CPU.
 
 Never uses the 68-point landmark model in the same package: its training data forbids commercial use.
 Source: Davis King, dlib.net, "High quality face recognition with deep metric learning" (2017).

@@ -1,7 +1,7 @@
-"""bge-reranker-v2-m3: reads a query and a document together and says how well the one answers the other.
+"""Scores how well a document answers a query with bge-reranker-v2-m3, which reads both together.
 
 Source of the method: the model card of BAAI/bge-reranker-v2-m3: XLM-RoBERTa for sequence classification with one output,
-through a sigmoid. Results equal transformers' own.
+through a sigmoid. Results equal those of transformers.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
-"""BGE-M3: a dense vector and lexical weights per text, of up to 8192 tokens in over a hundred languages.
+"""Embeds texts of up to 8192 tokens with BGE-M3: a dense vector and lexical weights, in over a hundred languages.
 
 Source of the method: Chen et al., "BGE M3-Embedding" (2024), sections 3.1-3.2, and the FlagEmbedding library, whose results
 it equals: dense is the state of <s>, of length 1; a token's lexical weight is relu(w . state + b), and an id that stands
-several times in a text keeps its greatest. Without FlagEmbedding itself: it draws missing heads at random, takes a wrong
+several times in a text keeps its greatest. FlagEmbedding is not used: it draws missing heads at random, takes a wrong
 path for a repository to download, and takes 540 MB to import.
 """
 

@@ -1,4 +1,4 @@
-"""Pictures and words in one space by SigLIP (google/siglip-so400m-patch14-384 and its siblings).
+"""Embeds pictures and texts in one space with SigLIP (google/siglip-so400m-patch14-384 and its siblings).
 
 Source of the method: transformers' `SiglipModel`, `SiglipTokenizer` and `SiglipImageProcessor`, which a contract test
 compares with. Their own loaders are not used: they draw missing weights at random, and the tokenizer wants sentencepiece.
@@ -28,7 +28,7 @@ from worker.models.vision import VisionEmbedder
 #: Ends every text and fills it up: the model was trained on texts of full length.
 _END = "</s>"
 _PUNCTUATION = str.maketrans("", "", string.punctuation)
-#: Threads that scale pictures: Pillow lets go of the interpreter's lock, and a GPU wants some hundred a second.
+#: Threads that scale pictures: Pillow releases the GIL, and a GPU needs some hundred a second.
 _SCALING_THREADS = 8
 
 

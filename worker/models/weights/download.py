@@ -36,7 +36,7 @@ class Download:
     """Downloads one file to `part`, which no other process may write at the same time."""
 
     def __init__(self, remote: Remote, part: Path, progress: Progress) -> None:
-        self._remote = remote
+        self._remote, self._size = remote, remote.size_bytes
         self._part = part
         self._note = part.with_name(f"{part.name}.json")
         self._progress = progress
@@ -50,7 +50,8 @@ class Download:
         """
         try:
             self._continue()
-            self._require_room()
+            if self._size is not None and self._free_bytes() < self._size - self._bytes:
+                raise ModelUnavailable(self._no_room())
             self._fetch()
         except OSError as error:
             if error.errno in (errno.ENOSPC, errno.EDQUOT):
@@ -73,8 +74,9 @@ class Download:
             same = bool(self._remote.tag) and json.loads(self._note.read_text(encoding="utf-8")) == note
         except (FileNotFoundError, ValueError):
             same = False
-        size = self._remote.size_bytes
-        if not same or (size is not None and self._part.exists() and self._part.stat().st_size > size):
+        if not same or (
+            self._size is not None and self._part.exists() and self._part.stat().st_size > self._size
+        ):
             self.discard()
             self._note.write_text(json.dumps(note), encoding="utf-8")
         self._part.touch(FILE_MODE)
@@ -85,25 +87,25 @@ class Download:
     def _take(self, chunk: bytes) -> None:
         self._hash.update(chunk)
         self._bytes += len(chunk)
-        self._progress(self._bytes, self._remote.size_bytes)
+        self._progress(self._bytes, self._size)
 
     def _restart(self) -> None:
         os.truncate(self._part, 0)
         self._hash, self._bytes = hashlib.sha256(), 0
 
-    def _require_room(self) -> None:
-        size = self._remote.size_bytes
-        if size is not None and shutil.disk_usage(self._part.parent).free < size - self._bytes:
-            raise ModelUnavailable(self._no_room())
+    def _free_bytes(self) -> int:
+        return shutil.disk_usage(self._part.parent).free
 
     def _no_room(self) -> str:
-        free, size = shutil.disk_usage(self._part.parent).free, self._remote.size_bytes
-        needs = f"needs {size - self._bytes:,} bytes more" if size is not None else "needs more"
-        return f"no room in {self._part.parent} for {self._remote.url}: {needs}, {free:,} are free; make room, or set MODELS_DIR"
+        needs = f"needs {self._size - self._bytes:,} bytes more" if self._size is not None else "needs more"
+        return (
+            f"no room in {self._part.parent} for {self._remote.url}: {needs}, {self._free_bytes():,} are free; make room, or "
+            "set MODELS_DIR"
+        )
 
     def _fetch(self) -> None:
         failures = 0
-        while self._remote.size_bytes is None or self._bytes < self._remote.size_bytes:
+        while self._size is None or self._bytes < self._size:
             before = self._bytes
             try:
                 self._stream()
@@ -111,7 +113,7 @@ class Download:
             except _Broken as broken:
                 failures = 0 if self._bytes > before else failures + 1
                 if failures > len(PAUSES_S):
-                    of = f" of {self._remote.size_bytes:,}" if self._remote.size_bytes is not None else ""
+                    of = f" of {self._size:,}" if self._size is not None else ""
                     raise ModelUnavailable(
                         f"{self._remote.url} broke off after {self._bytes:,}{of} bytes ({broken}); run the same command "
                         "again, it goes on from there"
@@ -136,7 +138,7 @@ class Download:
                 self._write(response)
         except hub.errors.HTTPError as error:
             raise _Broken(describe(error)) from error
-        if self._remote.size_bytes is not None and self._bytes < self._remote.size_bytes:
+        if self._size is not None and self._bytes < self._size:
             raise _Broken("the server ended early")
 
     def _accept(self, response: Any) -> None:
@@ -155,13 +157,12 @@ class Download:
                 raise _Broken("the server sent another part than was asked for")
 
     def _write(self, response: Any) -> None:
-        size = self._remote.size_bytes
         with self._part.open("ab") as stream:
             for chunk in response.iter_bytes(CHUNK_BYTES):
-                if size is not None and self._bytes + len(chunk) > size:
+                if self._size is not None and self._bytes + len(chunk) > self._size:
                     self._restart()
                     raise ModelUnavailable(
-                        f"{self._remote.url} sends more than the {size:,} bytes it announced; try again later"
+                        f"{self._remote.url} sends more than the {self._size:,} bytes it announced; try again later"
                     )
                 stream.write(chunk)
                 self._take(chunk)
