@@ -67,27 +67,20 @@ class TestAlignment:
     def test_landmarks_on_one_spot_are_no_face(self) -> None:
         assert align(np.zeros((50, 50, 3), np.uint8), np.full((5, 2), 20.0)) is None
 
-    def test_each_pixel_is_where_the_recipe_puts_it(self, analyser: FaceAnalyser) -> None:
-        picture = photograph("obama.jpg")
-        ((face,),) = analyser.analyse([picture])
-        found = align(picture, np.array(face.landmarks))
+    def test_pixels_go_where_the_similarity_puts_them(self) -> None:
+        turn = np.array([[1.7, -0.9], [0.9, 1.7]])
+        marks = TEMPLATE @ turn.T + [300, 120]
+        picture = np.zeros((540, 960, 3), np.uint8)
+        for x, y in marks.round().astype(int):
+            cv2.circle(picture, (x, y), 6, (255, 255, 255), -1)
+        found = align(picture, marks)
         assert found is not None and found.shape == (SIDE_PX, SIDE_PX, 3)
-        # Bilinear by hand, in float64: OpenCV rounds positions to 1/32 px.
-        (a, _, c), (b, _, d) = _least_squares(np.array(face.landmarks))
-        grid_y, grid_x = np.mgrid[0:SIDE_PX, 0:SIDE_PX].astype(np.float64)
-        from_x = (a * (grid_x - c) + b * (grid_y - d)) / (a * a + b * b)
-        from_y = (-b * (grid_x - c) + a * (grid_y - d)) / (a * a + b * b)
-        left, top = np.floor(from_x).astype(int), np.floor(from_y).astype(int)
-        right, low = (from_x - left)[..., None], (from_y - top)[..., None]
-        pixels = picture.astype(np.float64)
-        expected = (
-            pixels[top, left] * (1 - right) * (1 - low)
-            + pixels[top, left + 1] * right * (1 - low)
-            + pixels[top + 1, left] * (1 - right) * low
-            + pixels[top + 1, left + 1] * right * low
-        )
-        assert np.abs(expected - found).mean() < 0.6
-        assert np.abs(expected - found).max() < 8
+        for x, y in TEMPLATE.round().astype(int):
+            assert (
+                found[y, x].min() == 255
+                and found[y - 8 : y + 9, x].min() == found[y, x - 8 : x + 9].min() == 0
+            )
+        assert 0.01 < (found > 128).mean() < 0.05
 
     def test_the_eyes_lie_where_the_template_has_them(
         self, analyser: FaceAnalyser, record_figure: RecordFigure
@@ -200,7 +193,7 @@ class TestRefusals:
         [
             (
                 {"body.3.res_layer.1.weight": None},
-                r"expected model\.body\.3\.res_layer\.1\.weight \[128, 64, 3, 3\].*found no such tensor",
+                r"expected model\.body\.3\.res_layer\.1\.weight \[128, 128, 3, 3\].*found no such tensor",
             ),
             (
                 {"body.3.res_layer.9.weight": torch.zeros(2)},
