@@ -291,11 +291,6 @@ def test_the_number_format_follows_the_device(
     assert devices.place("auto", dtype) == devices.Placement("cuda", expected)  # type: ignore[arg-type]
 
 
-def test_an_unknown_number_format_is_refused(cuda: dict[str, Any]) -> None:
-    with pytest.raises(DeviceUnavailable, match="dtype 'int3' is unknown"):
-        devices.place("cuda", "int3")
-
-
 def test_a_cpu_model_never_asks_for_a_gpu(cuda: dict[str, Any]) -> None:
     assert devices.place("cpu", "float16") == devices.Placement("cpu", "float32")
     assert cuda["looks"] == 0

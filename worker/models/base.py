@@ -78,8 +78,6 @@ class Model(ABC):
     def __init__(
         self, spec: ModelSpec, *, threads: int | None = None, models_dir: Path | None = None
     ) -> None:
-        if threads is not None and threads < 1:
-            raise InvalidRequest(f"Model {spec.name} can't use {threads} threads; give 1 or more")
         self.spec = spec
         usable = os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else range(os.cpu_count() or 1)
         self.threads = threads or len(usable)

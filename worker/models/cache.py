@@ -254,10 +254,8 @@ def build(spec: ModelSpec, *, threads: int | None = None, models_dir: Path | Non
         provider = getattr(importlib.import_module(module), name)
     except ImportError as error:
         extra = _EXTRAS.get(spec.provider, "lite" if "lite" in spec.profiles else "full")
-        raise ModelUnavailable(
-            f"Model {spec.name} can't be loaded: its engine does not import ({error}); "
-            f"install scenefleet's extra {extra!r}"
-        ) from error
+        message = f"its engine does not import ({error}); install scenefleet's extra {extra!r}"
+        raise spec.unloadable(message) from error
     model = provider(spec, threads=threads, models_dir=models_dir)
     assert isinstance(model, Model)
     return model

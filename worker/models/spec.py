@@ -139,6 +139,10 @@ class ModelSpec(BaseModel):
         places = (self.source, *self.files, *self.sha256)
         return any(place.startswith(("hub:", "url:")) for place in places)
 
+    def unloadable(self, reason: str) -> ModelUnavailable:
+        """The error for a model that can't be loaded."""
+        return ModelUnavailable(f"Model {self.name} can't be loaded: {reason}")
+
     def only_file(self, ending: str) -> str:
         """The file with this ending, whatever its name.
 

@@ -47,7 +47,9 @@ def is_device_name(name: str) -> bool:
     return _DEVICE_NAME.fullmatch(name) is not None
 
 
-def place(device: str, dtype: str, *, model: str = "", memory_mb: int = 0) -> Placement:
+def place(
+    device: str, dtype: DtypeName | Literal["auto"], *, model: str = "", memory_mb: int = 0
+) -> Placement:
     """Decide device and number format of one model, in the process that computes; imports torch unless the device is ``cpu``.
 
     Args:
@@ -66,8 +68,6 @@ def place(device: str, dtype: str, *, model: str = "", memory_mb: int = 0) -> Pl
         if asked:
             log.warning("model computes on the CPU, as its catalogue entry says", model=model, gpus=asked)
         return Placement("cpu", "float32")
-    if dtype not in ("auto", "float32", "float16", "bfloat16"):
-        raise DeviceUnavailable(f"dtype {dtype!r} is unknown: use auto, float32, float16 or bfloat16")
     import torch
 
     chosen = choose_device(device, asked=bool(asked), has_gpu=torch.cuda.is_available())
@@ -78,7 +78,7 @@ def place(device: str, dtype: str, *, model: str = "", memory_mb: int = 0) -> Pl
     _require_memory(torch, model, memory_mb)
     if dtype == "auto":
         return Placement("cuda", "bfloat16" if torch.cuda.get_device_capability()[0] >= 8 else "float16")
-    return Placement("cuda", dtype)  # type: ignore[arg-type]
+    return Placement("cuda", dtype)
 
 
 def pin(devices: tuple[str, ...], slot: int) -> str | None:

@@ -27,8 +27,6 @@ class MigInstance:
 
 @dataclass(frozen=True, kw_only=True)
 class Gpu:
-    """One GPU."""
-
     #: As nvidia-smi counts, by PCI bus.
     index: int
     #: ``GPU-...``
@@ -49,8 +47,6 @@ class Gpu:
 
 @dataclass(frozen=True)
 class Survey:
-    """The result of NVML."""
-
     gpus: tuple[Gpu, ...] = ()
     #: Why it is empty; empty: no error.
     problem: str = ""

@@ -98,9 +98,9 @@ class WhisperTranscriber(WhisperBase):
         if self.placement.dtype != "bfloat16":
             return self.placement
         if self.spec.dtype != "auto":
-            raise ModelUnavailable(
-                f"Model {self.spec.name} can't be loaded: provider openai-whisper computes in float16 or float32, not in "
-                "bfloat16; set dtype: float16 or auto in models.yaml"
+            raise self.spec.unloadable(
+                "provider openai-whisper computes in float16 or float32, not in bfloat16; set dtype: float16 or auto in "
+                "models.yaml"
             )
         return replace(self.placement, dtype="float16")
 
@@ -120,13 +120,8 @@ class WhisperTranscriber(WhisperBase):
         try:
             model.set_alignment_heads(_ALIGNMENT_HEADS[name])
         except RuntimeError as error:
-            dims = model.dims
-            raise refused(
-                self.spec,
-                path,
-                f"a network of the shape of Whisper {name}",
-                f"one of {dims.n_text_layer} layers of {dims.n_text_head} heads",
-            ) from error
+            found = f"one of {model.dims.n_text_layer} layers of {model.dims.n_text_head} heads"
+            raise refused(self.spec, path, f"a network of the shape of Whisper {name}", found) from error
 
 
 def _read(spec: ModelSpec, path: Path) -> tuple[ModelDimensions, dict[str, torch.Tensor]]:

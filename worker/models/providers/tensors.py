@@ -72,11 +72,9 @@ def fill(
             raise refused(spec, path, f"{name} {shape}", f"no such tensor ({missing} are missing)")
         if list(given[name].shape) != shape:
             raise refused(spec, path, f"{name} {shape}", f"{name} {list(given[name].shape)}")
-    surplus = sorted(given.keys() - wanted.keys())
-    if surplus:
-        raise refused(
-            spec, path, f"{len(wanted)} tensors", f"{len(given)}: {surplus[0]} has no place in the network"
-        )
+    if surplus := sorted(given.keys() - wanted.keys()):
+        found = f"{len(given)}: {surplus[0]} has no place in the network"
+        raise refused(spec, path, f"{len(wanted)} tensors", found)
     network.load_state_dict(given, assign=True)
 
 
@@ -101,6 +99,4 @@ def describe(error: Exception) -> str:
 
 def refused(spec: ModelSpec, path: Path, expected: str, found: str) -> ModelUnavailable:
     """The error for a file that is not what the model needs."""
-    return ModelUnavailable(
-        f"Model {spec.name} can't be loaded: expected {expected} in {path}, found {found}; {remedy(spec)}"
-    )
+    return spec.unloadable(f"expected {expected} in {path}, found {found}; {remedy(spec)}")

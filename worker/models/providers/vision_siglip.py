@@ -60,8 +60,7 @@ class SiglipEmbedder(VisionEmbedder):
     _bias = 0.0
 
     def _load(self) -> None:
-        unknown = self.spec.options.keys() - {"tag_threshold"}
-        if unknown:
+        if unknown := self.spec.options.keys() - {"tag_threshold"}:
             raise ModelUnavailable(
                 f"Model {self.spec.name} has the option {min(unknown)!r} in models.yaml, which SigLIP does not know;"
                 " remove it"
@@ -185,12 +184,8 @@ class SiglipEmbedder(VisionEmbedder):
         except Exception as error:
             raise refused(self.spec, path, "the settings of a SigLIP model", describe(error)) from error
         if widths != (self.dim, self.dim):
-            raise refused(
-                self.spec,
-                path,
-                f"vectors of {self.dim} numbers (dim)",
-                f"{widths[0]} (text), {widths[1]} (vision)",
-            )
+            found = f"{widths[0]} (text), {widths[1]} (vision)"
+            raise refused(self.spec, path, f"vectors of {self.dim} numbers (dim)", found)
         return config
 
     def _read_scaling(self, side_px: int) -> _Scaling:
@@ -211,7 +206,6 @@ class SiglipEmbedder(VisionEmbedder):
         if size != (side_px, side_px):
             raise refused(self.spec, path, f"pictures of {side_px}x{side_px} px", f"{size[1]}x{size[0]}")
         if not steps or len(found.mean) != 3 or len(found.std) != 3 or 0 in found.std:
-            raise refused(
-                self.spec, path, "pictures scaled and normalised by 3 colours", "another preprocessing"
-            )
+            expected = "pictures scaled and normalised by 3 colours"
+            raise refused(self.spec, path, expected, "another preprocessing")
         return found

@@ -135,9 +135,7 @@ def listed(spec: ModelSpec, *names: str) -> str:
 
     Raises: ModelUnavailable when it lists none of them.
     """
-    for name in names:
-        if name in spec.all_files:
-            return name
-    raise ModelUnavailable(
-        f"Model {spec.name} can't be loaded: models.yaml lists no {' or '.join(names)} among its files; add it"
-    )
+    found = next((name for name in names if name in spec.all_files), None)
+    if found is None:
+        raise spec.unloadable(f"models.yaml lists no {' or '.join(names)} among its files; add it")
+    return found

@@ -11,7 +11,6 @@ import hashlib
 import importlib.util
 from pathlib import Path, PurePosixPath
 
-from shared.errors import ModelUnavailable
 from worker.models.spec import ModelSpec
 
 
@@ -22,9 +21,7 @@ def locate(spec: ModelSpec, file: str = "", *, models_dir: Path | None = None) -
     """
     path = place(spec, file, models_dir=models_dir)
     if not path.exists():
-        raise ModelUnavailable(
-            f"Model {spec.name} can't be loaded: expected {path}, found no such file; {remedy(spec)}"
-        )
+        raise spec.unloadable(f"expected {path}, found no such file; {remedy(spec)}")
     return path
 
 
@@ -43,16 +40,12 @@ def place(spec: ModelSpec, file: str = "", *, models_dir: Path | None = None) ->
         module, _, folder = rest.partition("/")
         found = importlib.util.find_spec(module)
         if found is None or not found.submodule_search_locations:
-            raise ModelUnavailable(
-                f"Model {spec.name} can't be loaded: the Python package {module} is not installed; {remedy(spec)}"
-            )
+            raise spec.unloadable(f"the Python package {module} is not installed; {remedy(spec)}")
         return Path(next(iter(found.submodule_search_locations))) / folder / ("" if own_place else file)
     if scheme == "path":
         return Path(rest) / file
     if models_dir is None:
-        raise ModelUnavailable(
-            f"Model {spec.name} can't be loaded: its weights are in MODELS_DIR, which is not set; set it"
-        )
+        raise spec.unloadable("its weights are in MODELS_DIR, which is not set; set it")
     # A file with its own source is stored beside the others, under its base name.
     return models_dir / spec.name / (PurePosixPath(rest).name if own_place else file)
 
@@ -71,7 +64,7 @@ def verify(spec: ModelSpec, *, models_dir: Path | None = None) -> None:
             fault = f"{path} should have sha256 {expected} but has {found}"
         else:
             continue
-        raise ModelUnavailable(f"Model {spec.name} can't be loaded: {fault}; {remedy(spec)}")
+        raise spec.unloadable(f"{fault}; {remedy(spec)}")
 
 
 def digest(spec: ModelSpec, path: Path) -> str:
@@ -80,9 +73,7 @@ def digest(spec: ModelSpec, path: Path) -> str:
         with path.open("rb") as stream:
             return hashlib.file_digest(stream, "sha256").hexdigest()
     except OSError as error:
-        raise ModelUnavailable(
-            f"Model {spec.name} can't be loaded: {path} can't be read ({error.strerror}); {remedy(spec)}"
-        ) from error
+        raise spec.unloadable(f"{path} can't be read ({error.strerror}); {remedy(spec)}") from error
 
 
 def remedy(spec: ModelSpec) -> str:
