@@ -226,14 +226,14 @@ class ModelCache:
 
 def _log(event: str, model: Model) -> None:
     state = model.state
-    durations = {"load_s": state.load_s, "warm_up_s": state.warm_up_s}
     log.info(
         event,
         model=state.name,
         device=state.device,
         dtype=state.dtype,
         memory_mb=(state.memory_bytes or 0) >> 20,
-        **{name: None if seconds is None else round(seconds, 3) for name, seconds in durations.items()},
+        load_s=state.load_s and round(state.load_s, 3),
+        warm_up_s=state.warm_up_s and round(state.warm_up_s, 3),
     )
 
 

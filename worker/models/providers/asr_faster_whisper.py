@@ -31,8 +31,6 @@ class FasterWhisperOptions(SpeechOptions):
 class FasterWhisperTranscriber(WhisperBase):
     """A Whisper checkpoint converted for CTranslate2, behind the Silero VAD."""
 
-    options_type = FasterWhisperOptions
-
     _model: WhisperModel
     _options = FasterWhisperOptions()
 

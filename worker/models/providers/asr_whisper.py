@@ -39,8 +39,6 @@ class WhisperOptions(SpeechOptions):
 class WhisperTranscriber(WhisperBase):
     """A Whisper checkpoint of OpenAI's, of any size, behind the Silero VAD."""
 
-    options_type = WhisperOptions
-
     _model: Whisper
     _options = WhisperOptions()
 

@@ -148,10 +148,9 @@ class HeardSegment:
 class WhisperBase(WindowedTranscriber):
     """A Whisper in some engine: its options, the language of each window, wider beams for what is rejected."""
 
-    options_type: ClassVar[type[SpeechOptions]] = SpeechOptions
-
     #: The engine's object, for one or several languages.
     _model: Any
+    #: Those of the catalogue, once it is loaded; a provider sets the class.
     _options = SpeechOptions()
 
     @abstractmethod
@@ -176,7 +175,7 @@ class WhisperBase(WindowedTranscriber):
 
     def _load(self) -> None:
         torch.set_num_threads(self.threads)
-        self._options = self.spec.read_options(self.options_type)
+        self._options = self.spec.read_options(type(self._options))
         self._load_vad()
         self._model = self._open()
         language, languages = self._options.language, self._languages()
