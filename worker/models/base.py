@@ -89,8 +89,6 @@ class Model(ABC):
         # One call at a time: engines such as PocketSphinx keep their state in the object. Re-entrant, for load on demand.
         self._lock = threading.RLock()
         self.state: ModelState = ModelState(**spec.model_dump(include=ModelState.OF_SPEC))
-        #: Names of the attributes that outlive `_unload`.
-        self._kept = {"_kept", *vars(self)}
 
     @property
     def loaded(self) -> bool:
@@ -113,6 +111,8 @@ class Model(ABC):
         with self._lock:
             if self.loaded:
                 return
+            # The attributes that outlive `_unload`.
+            self._kept = {"_kept", *vars(self)}
             before_bytes, started_s = self._held_bytes(), time.monotonic()
             try:
                 verify(self.spec, models_dir=self.models_dir)

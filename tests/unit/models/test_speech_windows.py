@@ -152,9 +152,6 @@ class Engine(WhisperBase):
     def _open(self) -> None:
         """There are no weights."""
 
-    def _unload(self) -> None:
-        """Keep what was heard."""
-
     def _languages(self) -> list[str]:
         return ["de", "en", "fr", "jw", "sv"]
 
