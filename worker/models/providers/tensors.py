@@ -78,10 +78,10 @@ def fill(
     network.load_state_dict(given, assign=True)
 
 
-def read_json(spec: ModelSpec, path: Path) -> dict[str, Any]:
+def read_json(spec: ModelSpec, path: Path, *, model_type: str | None = None) -> dict[str, Any]:
     """A model's settings: the object in a JSON file.
 
-    Raises: ModelUnavailable when the file is damaged or holds something else.
+    Raises: ModelUnavailable when the file is damaged, holds something else, or is for another type of model.
     """
     try:
         document = json.loads(path.read_bytes())
@@ -89,6 +89,8 @@ def read_json(spec: ModelSpec, path: Path) -> dict[str, Any]:
         raise refused(spec, path, "JSON", f"a file that can't be read ({describe(error)})") from error
     if not isinstance(document, dict):
         raise refused(spec, path, "a JSON object", f"a {type(document).__name__}")
+    if model_type is not None and document.get("model_type") != model_type:
+        raise refused(spec, path, f"model_type {model_type!r}", repr(document.get("model_type")))
     return document
 
 

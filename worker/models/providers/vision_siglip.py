@@ -6,7 +6,6 @@ compares with. Their own loaders are not used: they draw missing weights at rand
 
 from __future__ import annotations
 
-import re
 import string
 from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -160,7 +159,7 @@ class SiglipEmbedder(VisionEmbedder):
         The canonical form is made here, whether the tokenizer's file asks for it or not; it leaves no special token a
         text may spell out.
         """
-        plain = [re.sub(r"\s+", " ", text.lower().translate(_PUNCTUATION)).strip() for text in texts]
+        plain = [" ".join(text.lower().translate(_PUNCTUATION).split()) for text in texts]
         rows = []
         for encoding in self._tokenizer.encode_batch_fast(plain, add_special_tokens=False):
             ids = encoding.ids[: self._text_length - 1]
@@ -169,10 +168,7 @@ class SiglipEmbedder(VisionEmbedder):
 
     def _read_config(self) -> SiglipConfig:
         path = self._file("config.json")
-        document = read_json(self.spec, path)
-        kind = document.get("model_type")
-        if kind != "siglip":
-            raise refused(self.spec, path, "model_type 'siglip'", repr(kind))
+        document = read_json(self.spec, path, model_type="siglip")
         text = document.get("text_config")
         if isinstance(text, dict):
             # Not used; their defaults lie outside the vocabulary, and transformers warns of them.

@@ -119,9 +119,7 @@ def read_config(spec: ModelSpec, path: Path) -> XLMRobertaConfig:
 
     Raises: ModelUnavailable when the file is damaged or describes another architecture.
     """
-    document = read_json(spec, path)
-    if document.get("model_type") != "xlm-roberta":
-        raise refused(spec, path, "model_type 'xlm-roberta'", repr(document.get("model_type")))
+    document = read_json(spec, path, model_type="xlm-roberta")
     try:
         return XLMRobertaConfig(**document)
     except Exception as error:
