@@ -7,6 +7,7 @@ are random or scripted; only the formats, names and shapes of the layers are rea
 from __future__ import annotations
 
 import hashlib
+import shutil
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -14,15 +15,16 @@ from typing import Any
 import yaml
 
 from worker.models.spec import ModelSpec
+from worker.models.weights.verify import locate
 
 
 def entry(folder: Path, files: Iterable[str], **fields: Any) -> ModelSpec:
-    """The catalogue entry of the files just written to `folder`, with their sums.
+    """The catalogue entry of the files just written to `folder`, with their checksums.
 
     Args:
         fields: of `ModelSpec`; name, family and provider at least. `sha256` adds files that lie elsewhere.
     """
-    own = digests(folder, files)
+    own = {file: hashlib.sha256((folder / file).read_bytes()).hexdigest() for file in files}
     defaults: dict[str, Any] = {
         "source": f"path:{folder}",
         "revision": "made-for-tests",
@@ -34,9 +36,19 @@ def entry(folder: Path, files: Iterable[str], **fields: Any) -> ModelSpec:
     return ModelSpec(**{**defaults, **fields, "sha256": {**own, **elsewhere}})
 
 
-def digests(folder: Path, files: Iterable[str]) -> dict[str, str]:
-    """The sha256 of each file as it is now: a test that damages one gets past the check of sums with it."""
-    return {file: hashlib.sha256((folder / file).read_bytes()).hexdigest() for file in files}
+def summed(spec: ModelSpec, folder: Path) -> ModelSpec:
+    """The entry for its files as they are in `folder` now: a test that damages one gets past the check of checksums."""
+    here = [file for file in spec.all_files if (folder / file).is_file()]
+    kept = spec.model_dump(exclude={"source", "files"})
+    elsewhere = {file: found for file, found in spec.sha256.items() if file not in here}
+    return entry(folder, here, **{**kept, "sha256": elsewhere})
+
+
+def copied(spec: ModelSpec, folder: Path) -> ModelSpec:
+    """The entry of a copy of the model's files."""
+    for file in spec.all_files:
+        shutil.copyfile(locate(spec, file), folder / file)
+    return summed(spec, folder)
 
 
 def write_catalog(path: Path, specs: Iterable[ModelSpec]) -> Path:

@@ -27,11 +27,6 @@ def build(folder: Path, *, hidden: int = HIDDEN) -> ModelSpec:
     torch.save(network.state_dict(), folder / "pytorch_model.bin")
     torch.save(torch.nn.Linear(hidden, 1).state_dict(), folder / "sparse_linear.pt")
     torch.save(torch.nn.Linear(hidden, hidden).state_dict(), folder / "colbert_linear.pt")
-    return describe(folder)
-
-
-def describe(folder: Path, *, provider: str = "bge-m3") -> ModelSpec:
-    """The catalogue entry of the files as they are now."""
     return entry(
-        folder, FILES, name="tiny-bge-m3", family="text", provider=provider, dim=HIDDEN, metric="cosine", batch=8
+        folder, FILES, name="tiny-bge-m3", family="text", provider="bge-m3", dim=HIDDEN, metric="cosine", batch=8
     )  # fmt: skip

@@ -25,11 +25,6 @@ def build(folder: Path, *, labels: int = 1) -> ModelSpec:
     network.config.architectures = ["XLMRobertaForSequenceClassification"]
     network.config.save_pretrained(folder)
     save_file(network.state_dict(), folder / "model.safetensors", metadata={"format": "pt"})
-    return describe(folder)
-
-
-def describe(folder: Path) -> ModelSpec:
-    """The catalogue entry of the files as they are now."""
     return entry(
         folder, FILES, name="tiny-bge-reranker", family="text", kind="rerank", provider="bge-reranker", batch=8,
         preload=False,

@@ -9,7 +9,9 @@ from __future__ import annotations
 import base64
 import json
 import re
+from functools import cache
 from pathlib import Path
+from typing import Any
 
 import torch
 import whisper
@@ -20,8 +22,7 @@ from transformers.convert_slow_tokenizer import bytes_to_unicode
 from whisper.model import Whisper
 from whisper.tokenizer import get_encoding, get_tokenizer
 
-from tests.checkpoints import entry
-from tests.checkpoints.whisper_scripted import GATE, network
+from tests.checkpoints.whisper_scripted import describe, network
 from worker.models.spec import ModelSpec
 
 WORDS = "Nine yellow lanterns shine along the quiet river."
@@ -74,8 +75,9 @@ def in_transformers(source: Whisper) -> WhisperForConditionalGeneration:
     return model
 
 
+@cache
 def tokenizer(num_languages: int = 99) -> Tokenizer:
-    """OpenAI's multilingual tokenizer as tokenizers has it."""
+    """OpenAI's multilingual tokenizer as tokenizers has it; not to be changed."""
     lines = (Path(whisper.__file__).parent / "assets" / "multilingual.tiktoken").read_text().splitlines()
     ranks = {base64.b64decode(token): int(rank) for token, rank in (line.split() for line in lines if line)}
     letters = bytes_to_unicode()
@@ -112,24 +114,17 @@ def tokenizer(num_languages: int = 99) -> Tokenizer:
 
 
 def build(
-    folder: Path,
-    words: str = WORDS,
-    *,
-    name: str = "tiny-faster-whisper",
-    language: str = "en",
-    no_speech: bool = False,
-    rivals: int = 0,
+    folder: Path, words: str = WORDS, *, name: str = "tiny-faster-whisper", **scripted: Any
 ) -> ModelSpec:
     """Write a scripted checkpoint; see `whisper_scripted.network`."""
     folder.mkdir(parents=True, exist_ok=True)
-    source = network(words, language=language, no_speech=no_speech, rivals=rivals)
-    model = in_transformers(source)
+    source = network(words, **scripted)
     made = tokenizer(source.num_languages)
     made.save(str(folder / "tokenizer.json"))
     spoken = get_tokenizer(True, num_languages=source.num_languages)
 
     loader = WhisperLoader()
-    spec = loader.get_model_spec(model)
+    spec = loader.get_model_spec(in_transformers(source))
     spec.register_vocabulary([str(made.id_to_token(token)) for token in range(source.dims.n_vocab)])
     spec.config.suppress_ids = list(spoken.non_speech_tokens)
     spec.config.suppress_ids_begin = [*spoken.encode(" "), spoken.eot]
@@ -139,13 +134,4 @@ def build(
     spec.optimize()
     spec.save(str(folder))
     assert json.loads((folder / "config.json").read_text())["alignment_heads"] == [[0, 0]]
-    return entry(
-        folder,
-        FILES,
-        name=name,
-        family="asr",
-        provider="faster-whisper",
-        memory_mb=1000,
-        options={"translate": False, "language": None},
-        sha256=GATE,
-    )
+    return describe(folder, FILES, name=name, provider="faster-whisper")

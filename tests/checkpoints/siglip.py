@@ -29,27 +29,11 @@ def build(folder: Path) -> ModelSpec:
     """Write the checkpoint. Random weights: nothing it says means anything, but other inputs give other vectors."""
     folder.mkdir(parents=True, exist_ok=True)
     _write_tokenizer(folder)
-    config = SiglipConfig(
-        text_config={
-            "vocab_size": 200,
-            "hidden_size": DIM,
-            "intermediate_size": 64,
-            "num_hidden_layers": 2,
-            "num_attention_heads": 4,
-            "max_position_embeddings": 64,
-            "projection_size": DIM,
-            "bos_token_id": None,
-            "eos_token_id": _END,
-        },
-        vision_config={
-            "hidden_size": DIM,
-            "intermediate_size": 64,
-            "num_hidden_layers": 2,
-            "num_attention_heads": 4,
-            "image_size": SIDE_PX,
-            "patch_size": 16,
-        },
-    )
+    tower = {"hidden_size": DIM, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4}
+    text = {"vocab_size": 200, "max_position_embeddings": 64, "projection_size": DIM}
+    ends = {"bos_token_id": None, "eos_token_id": _END}
+    vision = {"image_size": SIDE_PX, "patch_size": 16}
+    config = SiglipConfig(text_config={**tower, **text, **ends}, vision_config={**tower, **vision})
     generator = torch.Generator().manual_seed(11)
     model = SiglipModel(config)
     with torch.no_grad():

@@ -8,8 +8,10 @@ compares the two, so the alignment puts each word where the script has it.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 import torch
 from whisper.audio import N_FRAMES
@@ -139,42 +141,17 @@ def build(
     *,
     name: str = "tiny-whisper",
     file: str = "scripted.pt",
-    language: str = "en",
-    no_speech: bool = False,
-    rivals: int = 0,
-    layers: int = 1,
-    heads: int = 1,
-    n_vocab: int = 51865,
-    n_mels: int = 80,
-    width: int = 0,
-    audio_layers: int = 1,
+    **scripted: Any,
 ) -> ModelSpec:
     """Write a scripted checkpoint, in half precision as OpenAI's are; see `network`."""
-    model = network(
-        words,
-        language=language,
-        no_speech=no_speech,
-        rivals=rivals,
-        layers=layers,
-        heads=heads,
-        n_vocab=n_vocab,
-        n_mels=n_mels,
-        width=width,
-        audio_layers=audio_layers,
-    )
+    model = network(words, **scripted)
     folder.mkdir(parents=True, exist_ok=True)
-    document = {
-        "dims": asdict(model.dims),
-        "model_state_dict": {key: value.half() for key, value in model.state_dict().items()},
-    }
-    torch.save(document, folder / file)
-    return entry(
-        folder,
-        [file],
-        name=name,
-        family="asr",
-        provider="openai-whisper",
-        memory_mb=1000,
-        options={"translate": False, "language": None},
-        sha256=GATE,
-    )
+    tensors = {key: value.half() for key, value in model.state_dict().items()}
+    torch.save({"dims": asdict(model.dims), "model_state_dict": tensors}, folder / file)
+    return describe(folder, [file], name=name, provider="openai-whisper")
+
+
+def describe(folder: Path, files: Iterable[str], **fields: Any) -> ModelSpec:
+    """The catalogue entry of a scripted checkpoint."""
+    options = {"translate": False, "language": None}
+    return entry(folder, files, family="asr", memory_mb=1000, options=options, sha256=GATE, **fields)

@@ -5,8 +5,8 @@ from __future__ import annotations
 import importlib
 import json
 import os
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
 from typing import Any, cast
@@ -16,6 +16,7 @@ import cv2
 import numpy as np
 import pytest
 
+from shared.errors import ModelUnavailable
 from tests.support.assets import VARIABLE
 from worker.models.base import SAMPLE_RATE_HZ, Float32, Model, Uint8
 from worker.models.cache import build
@@ -28,24 +29,24 @@ ASSETS = os.environ.get(VARIABLE)
 needs_assets = pytest.mark.usefixtures("assets")
 
 
-#: A test of what is no picture to a model: not uint8 [H, W, 3].
-no_picture = pytest.mark.parametrize(
-    "image",
-    [
-        np.zeros((90, 90), np.uint8),
-        np.zeros((90, 90, 4), np.uint8),
-        np.zeros((90, 90, 3), np.float32),
-        np.zeros((0, 90, 3), np.uint8),
-    ],
-    ids=["grey 2-D", "RGBA", "float", "empty"],
-)
-SHAPES = [(1, 1, 3), (1, 3000, 3), (3000, 1, 3), (20, 20, 3), (360, 640, 3), (4320, 7680, 3)]
-#: A test of pictures of one colour: [H, W, 3] of any size. Of the largest, one will do.
-one_colour = pytest.mark.parametrize(
-    ("shape", "grey"),
-    [(s, grey) for s in SHAPES for grey in (0, 128, 255) if grey == 128 or s != SHAPES[-1]],
-    ids=str,
-)
+#: Of every length, script and oddity.
+TEXTS = [
+    "a cup of coffee",
+    "",
+    " ",
+    "...",
+    "x",
+    "The quick brown fox jumps over the lazy dog. " * 60,
+    "Ein Fuchs springt über den Hund",
+    "子犬が走る",
+    "🚀🚀🚀",
+    "two\nlines\tand a tab\x00",
+    "half a \ud83d pair",
+    "under_score and hy-phen",
+    "ﬁne ½ Ⅷ",
+    *("dog " * count for count in (31, 62, 63, 64)),
+    *(f"text number {n} " + "and more " * (n % 17) for n in range(30)),
+]
 
 
 @dataclass(frozen=True)
@@ -56,6 +57,8 @@ class Candidate:
     kind: Kind
     #: Module of tests/checkpoints that makes it; empty for an entry of models.yaml whose weights come in a package.
     checkpoint: str = ""
+    #: Fields of its entry that differ from those of the checkpoint.
+    changes: Mapping[str, object] = field(default_factory=dict)
 
     @property
     def is_trained(self) -> bool:
@@ -66,7 +69,8 @@ class Candidate:
         if not self.checkpoint:
             return load_catalog().get(self.name)
         module = importlib.import_module(f"tests.checkpoints.{self.checkpoint}")
-        return cast(ModelSpec, module.build(folder / self.checkpoint))
+        spec: ModelSpec = module.build(folder / self.checkpoint)
+        return spec.model_copy(update={"name": self.name, **self.changes})
 
 
 CANDIDATES = (
@@ -78,28 +82,53 @@ CANDIDATES = (
     Candidate("tiny-whisper", "asr", "whisper_scripted"),
     Candidate("tiny-faster-whisper", "asr", "faster_whisper_scripted"),
     Candidate("tiny-bge-m3", "text", "bge_m3"),
-    Candidate("tiny-bge-m3-flagembedding", "text", "bge_m3_flagembedding"),
+    # The import of the library is most of its memory.
+    Candidate("tiny-flagembedding", "text", "bge_m3", {"provider": "flagembedding", "memory_mb": 1200}),
     Candidate("tiny-bge-reranker", "rerank", "bge_reranker"),
     Candidate("tiny-siglip", "vision", "siglip"),
     Candidate("tiny-adaface", "face", "adaface"),
 )
 
 
-def candidates(kind: Kind | None = None, *, trained: bool | None = None) -> list[Any]:
-    """Parameters of a test: one per candidate of a kind, trained or not."""
+def candidates(*kinds: Kind, trained: bool | None = None) -> list[Any]:
+    """Parameters of a test: one per candidate of these kinds (none: of all), trained or not."""
     return [
         pytest.param(candidate, id=candidate.name)
         for candidate in CANDIDATES
-        if kind in (None, candidate.kind) and trained in (None, candidate.is_trained)
+        if candidate.kind in (kinds or (candidate.kind,)) and trained in (None, candidate.is_trained)
     ]
 
 
-def loaded(candidate: Candidate, folders: pytest.TempPathFactory) -> Iterator[Model]:
-    """The candidate, loaded; for a fixture."""
-    model = build(candidate.spec(folders.mktemp("model")))
-    model.load()
-    yield model
-    model.unload()
+_loaded: dict[str, Model] = {}
+
+
+def load_candidate(name: str, folders: pytest.TempPathFactory) -> Any:
+    """The candidate, loaded once in this process: a test that changes a model builds its own."""
+    if name not in _loaded:
+        (candidate,) = (candidate for candidate in CANDIDATES if candidate.name == name)
+        _loaded[name] = build(candidate.spec(folders.mktemp("model")))
+        _loaded[name].load()
+    return _loaded[name]
+
+
+def fixture_of(*kinds: Kind, trained: bool | None = None) -> Any:
+    """A fixture: each candidate of these kinds, loaded."""
+
+    @pytest.fixture(scope="module", params=candidates(*kinds, trained=trained))
+    def model(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Model:
+        return cast(Model, load_candidate(request.param.name, tmp_path_factory))
+
+    return model
+
+
+def refusal(spec: ModelSpec) -> str:
+    """The sentence with which a model refuses its files or options."""
+    model = build(spec)
+    with pytest.raises(ModelUnavailable) as refused:
+        model.load()
+    said = str(refused.value)
+    assert not model.loaded and model.state.error == said and spec.name in said and "\n" not in said
+    return said
 
 
 def read_audio(path: Path, end_s: float = 1e9) -> Float32:

@@ -8,12 +8,14 @@ from pathlib import Path
 
 import pytest
 
-from shared.errors import ModelUnavailable
 from tests.checkpoints import write_catalog
 from tests.contracts.candidates import Candidate, candidates
 from worker.models.cache import build
 from worker.models.spec import ModelSpec
 from worker.models.weights.verify import locate
+
+ENGINES = {"torch", "transformers", "cv2", "dlib", "pocketsphinx", "silero_vad", "whisper", "ctranslate2", "onnxruntime",
+           "rapidocr"}  # fmt: skip
 
 
 @pytest.fixture(scope="module", params=candidates())
@@ -25,34 +27,14 @@ def spec(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
 class TestEveryModel:
     def test_loads_warms_and_says_what_it_took(self, spec: ModelSpec) -> None:
         model = build(spec)
-        assert not model.loaded and model.state().load_s is None
+        assert not model.loaded and model.state.load_s is None
         took_s = model.warm_up()
-        state = model.state()
+        state = model.state
         assert state.loaded and state.load_s is not None and state.load_s > 0
         assert state.warm_up_s == took_s > 0
         assert state.memory_bytes is not None and state.memory_bytes < spec.memory_mb << 20
         model.unload()
-        assert not model.loaded and model.state().memory_bytes is None
-
-    def test_refuses_weights_with_another_sum(self, spec: ModelSpec) -> None:
-        file = next(iter(spec.sha256))
-        wrong = spec.model_copy(update={"sha256": {**spec.sha256, file: "0" * 64}})
-        model = build(wrong)
-        with pytest.raises(ModelUnavailable) as refusal:
-            model.load()
-        for part in (spec.name, str(locate(spec, file)), "0" * 64, spec.sha256[file]):
-            assert part in str(refusal.value)
-        assert not model.loaded
-
-    def test_refuses_missing_weights(self, spec: ModelSpec, tmp_path: Path) -> None:
-        model = build(spec.model_copy(update={"source": f"path:{tmp_path}"}))
-        with pytest.raises(ModelUnavailable, match=r"expected .*found no such file"):
-            model.load()
-
-    def test_names_a_package_that_is_not_installed(self, spec: ModelSpec) -> None:
-        model = build(spec.model_copy(update={"source": "package:no_such_package/model"}))
-        with pytest.raises(ModelUnavailable, match="package no_such_package is not installed"):
-            model.load()
+        assert not model.loaded and model.state.memory_bytes is None
 
     def test_needs_no_other_file_than_those_it_checks(self, spec: ModelSpec, tmp_path: Path) -> None:
         for file in spec.all_files:
@@ -66,23 +48,23 @@ class TestEveryModel:
     def test_loads_in_a_child_of_a_parent_without_engines(self, spec: ModelSpec, tmp_path: Path) -> None:
         # A hang is what using torch before the fork would give: the time limit turns it into a failure.
         catalog = write_catalog(tmp_path / "models.yaml", [spec.model_copy(update={"preload": True})])
-        script = (
-            "import os, sys\n"
-            "from worker.models.catalog import load_catalog\n"
-            "from worker.models.cache import ModelCache\n"
-            f"catalog = load_catalog({str(catalog)!r})\n"
-            f"model_cache = ModelCache(catalog, catalog.for_profile({spec.profiles[0]!r}), [{spec.family!r}])\n"
-            "model_cache.states()\n"
-            "engines = {'torch', 'transformers', 'cv2', 'dlib', 'pocketsphinx', 'silero_vad', 'whisper', 'ctranslate2', 'onnxruntime', 'rapidocr'} & set(sys.modules)\n"
-            "assert not engines, engines\n"
-            "child = os.fork()\n"
-            "if not child:\n"
-            "    try:\n"
-            "        model_cache.preload()\n"
-            "        os._exit(0 if any(state['loaded'] for state in model_cache.states()) else 3)\n"
-            "    finally:\n"
-            "        os._exit(4)\n"
-            "sys.exit(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))\n"
-        )
+        script = f"""
+import os, sys
+from worker.models.catalog import load_catalog
+from worker.models.cache import ModelCache
+catalog = load_catalog({str(catalog)!r})
+model_cache = ModelCache(catalog, catalog.for_profile({spec.profiles[0]!r}), [{spec.family!r}])
+model_cache.states()
+engines = {ENGINES} & set(sys.modules)
+assert not engines, engines
+child = os.fork()
+if not child:
+    try:
+        model_cache.preload()
+        os._exit(0 if any(state["loaded"] for state in model_cache.states()) else 3)
+    finally:
+        os._exit(4)
+sys.exit(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
+"""
         done = subprocess.run([sys.executable, "-c", script], timeout=120, capture_output=True, text=True)
         assert done.returncode == 0, done.stderr

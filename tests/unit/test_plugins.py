@@ -172,7 +172,7 @@ import tasks.jobs
 catalog, settings = load_catalog(), Settings()
 cache = ModelCache(catalog, catalog.active(settings), ["sound"])
 print(json.dumps({
-    "broken": graph.PLUGINS.broken, "node": routing.NODES["sound"].queues, "model": cache.has("sound"),
+    "broken": graph.PLUGINS.broken, "node": routing.NODES["sound"].queues, "model": "unavailable" not in cache.states()[0],
     "order": graph.PIPELINE_NAMES[-2:], "waits": "sounds" in graph.SIDECAR.after, "limit": routing.queue_limit_s("sound"),
     "task": "sound" in tasks.jobs.WORK, "provider": PROVIDERS["sound", "beats"],
     "skips": make_policy(settings, catalog).skips.get("sounds"), "alone": sorted(graph.with_stand_ins(["sounds"])),

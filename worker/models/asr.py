@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 
@@ -26,20 +26,16 @@ class Transcript:
     def text(self) -> str:
         return " ".join(segment.text for segment in self.segments if segment.rejected is None)
 
-    def to_dict(self) -> dict[str, Any]:
-        """Return plain dicts, tuples, strings and floats, ready for JSON."""
-        return {"language": self.language, "segments": [segment.model_dump() for segment in self.segments]}
-
-
-def _ignore_step(fraction: float) -> None:
-    """Do nothing."""
-
 
 class Transcriber(Model):
     """Speech to words."""
 
     def transcribe(
-        self, audio: Float32, *, offset_s: float = 0.0, on_step: Callable[[float], None] = _ignore_step
+        self,
+        audio: Float32,
+        *,
+        offset_s: float = 0.0,
+        on_step: Callable[[float], None] = lambda fraction: None,
     ) -> Transcript:
         """Transcribe a piece of audio; the result does not depend on earlier calls.
 

@@ -1,7 +1,7 @@
 """Base class of all models: load, warm up, use under a lock, measure, unload.
 
 The interfaces of the kinds are in `asr`, `text`, `vision`, `face` and `ocr`: public methods check the input, hold
-the lock and raise errors by class; a provider implements the private `_load`, `_unload`, `_warm_up` and one method like `_predict`. A
+the lock and raise errors by class; a provider implements the private `_load`, `_warm_up` and one method like `_predict`. A
 new provider is one class and one line in `cache.PROVIDERS`. Imports no engine.
 """
 
@@ -14,8 +14,9 @@ import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import ClassVar
 
 import numpy as np
 import numpy.typing as npt
@@ -46,19 +47,22 @@ class ModelState:
     device: str
     dtype: str
     dim: int | None
-    loaded: bool
+    loaded: bool = False
     #: Number of loads in this process.
-    loads: int
+    loads: int = 0
     #: Duration of the last load and the last warm-up; None before.
-    load_s: float | None
-    warm_up_s: float | None
+    load_s: float | None = None
+    warm_up_s: float | None = None
     #: Memory of load and warm-up: device memory on a GPU, otherwise growth of the process's resident memory (without an
     #: engine imported earlier).
-    memory_bytes: int | None
+    memory_bytes: int | None = None
     #: Time of the last use, seconds since 1970.
-    last_used: float | None
+    last_used: float | None = None
     #: Error of the last failed load or call; empty: none.
-    error: str
+    error: str = ""
+
+    #: Fields that a catalogue entry has, too.
+    OF_SPEC: ClassVar = {"name", "family", "kind", "provider", "revision", "device", "dtype", "dim"}
 
 
 class Model(ABC):
@@ -74,10 +78,9 @@ class Model(ABC):
     def __init__(
         self, spec: ModelSpec, *, threads: int | None = None, models_dir: Path | None = None
     ) -> None:
-        if threads is not None and threads < 1:
-            raise InvalidRequest(f"Model {spec.name} can't use {threads} threads; give 1 or more")
         self.spec = spec
-        self.threads = threads if threads is not None else _usable_cpus()
+        usable = os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else range(os.cpu_count() or 1)
+        self.threads = threads or len(usable)
         self.models_dir = models_dir
         #: Loads it on demand; a model cache sets its own function, which keeps the memory budget.
         self.bring: Callable[[], object] = self.load
@@ -85,17 +88,11 @@ class Model(ABC):
         self.placement = devices.Placement("cpu", "float32")
         # One call at a time: engines such as PocketSphinx keep their state in the object. Re-entrant, for load on demand.
         self._lock = threading.RLock()
-        self._loaded = False
-        self._loads = 0
-        self._load_s: float | None = None
-        self._warm_up_s: float | None = None
-        self._memory_bytes: int | None = None
-        self._last_used: float | None = None
-        self._error = ""
+        self.state: ModelState = ModelState(**spec.model_dump(include=ModelState.OF_SPEC))
 
     @property
     def loaded(self) -> bool:
-        return self._loaded
+        return self.state.loaded
 
     @property
     def dim(self) -> int:
@@ -112,8 +109,10 @@ class Model(ABC):
         Raises: ModelUnavailable when a file is missing or its checksum is wrong.
         """
         with self._lock:
-            if self._loaded:
+            if self.loaded:
                 return
+            # The attributes that outlive `_unload`.
+            self._kept = {"_kept", *vars(self)}
             before_bytes, started_s = self._held_bytes(), time.monotonic()
             try:
                 verify(self.spec, models_dir=self.models_dir)
@@ -123,60 +122,50 @@ class Model(ABC):
                 with self._engine():
                     self._load()
             except ScenefleetError as error:
-                self._error = str(error)
+                self.state = replace(self.state, error=str(error))
                 self._unload()
                 raise
-            self._loaded = True
-            self._loads += 1
-            self._error = ""
-            self._load_s = time.monotonic() - started_s
-            self._memory_bytes = max(0, self._held_bytes() - before_bytes)
+            self.state = replace(
+                self.state,
+                device=self.placement.device,
+                dtype=self.placement.dtype,
+                loaded=True,
+                loads=self.state.loads + 1,
+                load_s=time.monotonic() - started_s,
+                memory_bytes=max(0, self._held_bytes() - before_bytes),
+                error="",
+            )
 
     def unload(self) -> None:
         """Unload the weights. The engine's module stays imported."""
         with self._lock:
-            if not self._loaded:
+            if not self.loaded:
                 return
             self._unload()
-            self._loaded = False
-            self._load_s = self._warm_up_s = self._memory_bytes = None
+            self.state = replace(
+                self.state,
+                device=self.spec.device,
+                dtype=self.spec.dtype,
+                loaded=False,
+                load_s=None,
+                warm_up_s=None,
+                memory_bytes=None,
+            )
             gc.collect()
             devices.free_cache()
 
     def warm_up(self) -> float:
-        """Run `spec.warmup_samples` synthetic items, so that the first real one is not slower.
-
-        Returns: the duration, seconds.
-        """
+        """Run `spec.warmup_samples` synthetic items, so that the first real one is not slower. Returns: seconds taken."""
         with self._lock:
             self.load()
             before_bytes, started_s = self._held_bytes(), time.monotonic()
             for _ in range(self.spec.warmup_samples):
                 with self._engine():
                     self._warm_up()
-            self._warm_up_s = time.monotonic() - started_s
-            self._memory_bytes = (self._memory_bytes or 0) + max(0, self._held_bytes() - before_bytes)
-            return self._warm_up_s
-
-    def state(self) -> ModelState:
-        spec, loaded = self.spec, self._loaded
-        return ModelState(
-            name=spec.name,
-            family=spec.family,
-            kind=spec.kind,
-            provider=spec.provider,
-            revision=spec.revision,
-            device=self.placement.device if loaded else spec.device,
-            dtype=self.placement.dtype if loaded else spec.dtype,
-            dim=spec.dim,
-            loaded=loaded,
-            loads=self._loads,
-            load_s=self._load_s,
-            warm_up_s=self._warm_up_s,
-            memory_bytes=self._memory_bytes,
-            last_used=self._last_used,
-            error=self._error,
-        )
+            seconds = time.monotonic() - started_s
+            memory_bytes = (self.state.memory_bytes or 0) + max(0, self._held_bytes() - before_bytes)
+            self.state = replace(self.state, warm_up_s=seconds, memory_bytes=memory_bytes)
+            return seconds
 
     def _file(self, file: str = "") -> Path:
         return locate(self.spec, file, models_dir=self.models_dir)
@@ -189,13 +178,13 @@ class Model(ABC):
     def _ready(self) -> Iterator[None]:
         """Lock the model for one call, and load it if necessary."""
         while True:
-            if not self._loaded:
+            if not self.loaded:
                 # Not under the model's lock: unloading takes the model cache's lock first, then the model's.
                 self.bring()
             with self._lock:
-                if not self._loaded:
+                if not self.loaded:
                     continue  # unloaded in between
-                self._last_used = time.time()
+                self.state = replace(self.state, last_used=time.time())
                 yield
                 return
 
@@ -205,34 +194,33 @@ class Model(ABC):
         try:
             yield
         except ScenefleetError as error:
-            self._error = str(error)
+            self.state = replace(self.state, error=str(error))
             raise
         except Exception as error:
-            self._error = f"Model {self.spec.name} failed: {type(error).__name__}: {error}"
+            message = f"Model {self.spec.name} failed: {type(error).__name__}: {error}"
+            self.state = replace(self.state, error=message)
             failure = DeviceOutOfMemory if devices.is_out_of_memory(error) else ModelFailure
-            raise failure(self._error) from error
+            raise failure(message) from error
 
     def _held_bytes(self) -> int:
         """The memory that a load increases."""
         on_device = devices.allocated_bytes() if self.placement.device == "cuda" else None
-        return _resident_bytes() if on_device is None else on_device
+        return int(psutil.Process().memory_info().rss) if on_device is None else on_device
 
     @abstractmethod
     def _load(self) -> None: ...
 
-    @abstractmethod
     def _unload(self) -> None:
-        """Drop every reference to the weights; also called after a load that failed half-way."""
+        """Drop every attribute that `_load` has set, and with them the weights; also after a load that failed half-way."""
+        for name in vars(self).keys() - self._kept:
+            delattr(self, name)
 
     @abstractmethod
     def _warm_up(self) -> None: ...
 
 
 def check_images(images: Sequence[Uint8]) -> None:
-    """Refuse anything but uint8 [H, W, 3], RGB, at least 1 px a side.
-
-    Raises: InvalidRequest naming the first that is wrong.
-    """
+    """Raise InvalidRequest for the first that is not uint8 [H, W, 3], RGB, at least 1 px a side."""
     for index, image in enumerate(images):
         if image.ndim != 3 or image.shape[2] != 3 or image.dtype != np.uint8 or image.size == 0:
             raise InvalidRequest(
@@ -240,21 +228,12 @@ def check_images(images: Sequence[Uint8]) -> None:
             )
 
 
-def check_texts(texts: Sequence[str], what: str) -> None:
-    """Refuse anything but a list of strings.
-
-    Raises: InvalidRequest naming the first that is wrong.
-    """
+def check_texts(texts: Sequence[str], what: str) -> list[str]:
+    """The texts as UTF-8 can encode them. Raises: InvalidRequest for the first that is not a string."""
     if isinstance(texts, str):
         raise InvalidRequest(f"{what} takes a list of texts; put the single text into a list")
     for index, text in enumerate(texts):
         if not isinstance(text, str):
             raise InvalidRequest(f"Text {index} is {type(text).__name__}, not a string")
-
-
-def _resident_bytes() -> int:
-    return int(psutil.Process().memory_info().rss)
-
-
-def _usable_cpus() -> int:
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    # JSON may carry half a surrogate pair, which UTF-8 can't encode.
+    return [text.encode("utf-8", "replace").decode("utf-8") for text in texts]

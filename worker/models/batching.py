@@ -53,23 +53,19 @@ def compute(groups: Iterable[list[int]], work: Callable[[list[int]], None], *, m
             if limit is not None and len(now) > limit:
                 waiting += [now[limit:], now[:limit]]
                 continue
-            full: Exception | None = None
             try:
                 work(now)
+                continue
             except Exception as error:
                 if not is_out_of_memory(error):
                     raise
-                full = error
-            if full is None:
-                continue
+                reason = str(error).partition("\n")[0]
             # Outside the `except`: the traceback would keep the failed batch's tensors alive.
-            reason = str(full)
-            full = None
             free_cache()
             if len(now) == 1:
                 raise DeviceOutOfMemory(
                     f"Model {model} ran out of device memory on one item: free memory on its GPU, or use a larger one"
-                    f" ({reason.splitlines()[0]})"
+                    f" ({reason})"
                 )
             limit = len(now) // 2
             log.warning("batch halved: the device's memory is full", model=model, batch=len(now), now=limit)

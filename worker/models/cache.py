@@ -17,7 +17,7 @@ from typing import Any
 from shared.errors import ModelDoesNotFit, ModelUnavailable
 from shared.graph import PLUGINS
 from shared.logs import get_logger
-from worker.models.base import Model
+from worker.models.base import Model, ModelState
 from worker.models.catalog import Catalog
 from worker.models.placement.plan import exceeds_budget
 from worker.models.spec import KINDS, Family, Kind, ModelSpec
@@ -40,19 +40,18 @@ PROVIDERS: dict[tuple[Kind, str], str] = {
     ("ocr", "rapidocr"): "worker.models.providers.ocr_rapid:RapidReader",
 }
 
+_ABSENT = "The profile has no {} model; use a profile that has one"
 #: Providers whose engine is in an extra of its own.
 _EXTRAS = {"flagembedding": "flagembedding"}
 
 
 class ModelCache:
-    """The models of some families in one process; cheap to make, loads nothing by itself.
+    """The models of some families in one process; the constructor loads none.
 
     Args:
-        catalog: the known models.
         active: the model of each kind that jobs and requests use (`Catalog.active`).
         families: the families of this process. A kind that has no active model is listed as unavailable.
         threads: CPU threads each model may use; None for every CPU this process may run on.
-        models_dir: folder of downloaded weights.
         budget_mb: maximum memory of all loaded models; 0: no limit.
     """
 
@@ -71,9 +70,9 @@ class ModelCache:
         self.budget_mb = budget_mb
         self.evictions = 0
         #: Called when a model was loaded, warmed up or unloaded, or could not be loaded.
-        self.on_change: Callable[[], object] = _nothing
+        self.on_change: Callable[[], object] = lambda: None
         #: Called when a preloaded active model was unloaded and can't be loaded again for a job.
-        self.on_unavailable: Callable[[ModelUnavailable], object] = _nothing
+        self.on_unavailable: Callable[[ModelUnavailable], object] = lambda error: None
         self._catalog = catalog
         self._active = dict(active)
         self._threads = threads
@@ -94,12 +93,13 @@ class ModelCache:
                 self.warm_up(spec.name)
 
     def get(self, kind: Kind, name: str | None = None) -> Model:
-        """The active model of a kind, or the one of that name; loads it if necessary.
-
-        Raises: ModelUnavailable when this model cache does not serve the kind, has no (such) model for it, or it can't be
-            loaded.
-        """
-        spec = self._active_spec(kind)
+        """The active model of a kind, or the one of that name; loads it if necessary. Raises: ModelUnavailable."""
+        if kind not in self.kinds:
+            served = ", ".join(self.families) or "none"
+            raise ModelUnavailable(f"This node has no {kind} model; it serves the families: {served}")
+        spec = self._active.get(kind)
+        if spec is None:
+            raise ModelUnavailable(_ABSENT.format(kind))
         if name is not None and name != spec.name:
             spec = self._named_spec(name)
             if spec.kind != kind:
@@ -115,36 +115,33 @@ class ModelCache:
         log.info("model active", model=spec.name)
         self.on_change()
 
-    def has(self, kind: Kind) -> bool:
-        """Whether `get` has a model to load."""
-        return kind in self.kinds and kind in self._active
-
     def load(self, name: str) -> Model:
         """Load a model of this cache's families by name; evict others if necessary, the least recently used first.
 
-        Raises:
-            ModelDoesNotFit: it exceeds the whole budget.
-            ModelUnavailable: unknown, of another family, or its weights are missing or wrong.
+        Raises: ModelDoesNotFit when it exceeds the whole budget; ModelUnavailable.
         """
         with self._lock:
             model = self._models.get(name)
             if model is None or not model.loaded:
-                self._refuse_too_large(model.spec if model else self._named_spec(name))
+                spec = model.spec if model else self._named_spec(name)
+                if exceeds_budget(spec, self.budget_mb):
+                    raise ModelDoesNotFit(
+                        f"Model {name} needs {spec.memory_mb} MB, more than the whole budget of {self.budget_mb} MB "
+                        f"({self._used_mb()} MB used): raise WORKER_MODEL_MEMORY_MB, or choose a smaller model"
+                    )
             if model is None:
-                model = build(self._named_spec(name), threads=self._threads, models_dir=self._models_dir)
-                model.bring = partial(self._bring, model.spec)
+                model = build(spec, threads=self._threads, models_dir=self._models_dir)
+                model.bring = partial(self._bring, spec)
             # In one step: `states` reads without the lock.
-            self._models = {
-                **{other: self._models[other] for other in self._models if other != name},
-                name: model,
-            }
+            others = {other: held for other, held in self._models.items() if other != name}
+            self._models = {**others, name: model}
             if not model.loaded:
                 self._make_room(model.spec)
                 try:
                     model.load()
                 finally:
                     self.on_change()
-                self._log("model loaded", model)
+                _log("model loaded", model)
             return model
 
     def unload(self, name: str) -> bool:
@@ -167,24 +164,25 @@ class ModelCache:
                 seconds = model.warm_up()
             finally:
                 self.on_change()
-            self._log("model warm", model)
+            _log("model warm", model)
             return seconds
 
     def states(self) -> list[dict[str, Any]]:
         """The `ModelState` fields of each active model and each other model used so far; a kind without a model is
         listed with the reason in `unavailable`."""
         states: list[dict[str, Any]] = []
-        held = dict(self._models)
+        held = self._models
         for kind in self.kinds:
             spec = self._active.get(kind)
             if spec is None:
-                states.append({"kind": kind, "loaded": False, "active": False, "unavailable": _absent(kind)})
+                states.append(
+                    {"kind": kind, "loaded": False, "active": False, "unavailable": _ABSENT.format(kind)}
+                )
             elif spec.name not in held:
-                fields = {"name", "family", "kind", "provider", "revision", "device", "dtype", "dim"}
                 absent = {"loaded": False, "loads": 0, "error": "", "active": True}
-                states.append({**spec.model_dump(include=fields), **absent})
+                states.append({**spec.model_dump(include=ModelState.OF_SPEC), **absent})
         active = {spec.name for spec in self._active.values()}
-        states += [{**asdict(model.state()), "active": name in active} for name, model in held.items()]
+        states += [{**asdict(model.state), "active": name in active} for name, model in held.items()]
         return states
 
     def _bring(self, spec: ModelSpec) -> Model:
@@ -195,13 +193,6 @@ class ModelCache:
             if spec.preload and self._active.get(spec.kind) == spec:
                 self.on_unavailable(error)
             raise
-
-    def _refuse_too_large(self, spec: ModelSpec) -> None:
-        if exceeds_budget(spec, self.budget_mb):
-            raise ModelDoesNotFit(
-                f"Model {spec.name} needs {spec.memory_mb} MB, more than the whole budget of {self.budget_mb} MB "
-                f"({self._used_mb()} MB used): raise WORKER_MODEL_MEMORY_MB, or choose a smaller model"
-            )
 
     def _make_room(self, spec: ModelSpec) -> None:
         if not self.budget_mb:
@@ -218,31 +209,10 @@ class ModelCache:
     def _used_mb(self) -> int:
         """Memory by the catalogue, or the measured memory if larger."""
         return sum(
-            max(model.spec.memory_mb, (model.state().memory_bytes or 0) >> 20)
+            max(model.spec.memory_mb, (model.state.memory_bytes or 0) >> 20)
             for model in self._models.values()
             if model.loaded
         )
-
-    def _log(self, event: str, model: Model) -> None:
-        state = model.state()
-        log.info(
-            event,
-            model=state.name,
-            device=state.device,
-            dtype=state.dtype,
-            memory_mb=(state.memory_bytes or 0) >> 20,
-            load_s=_rounded(state.load_s),
-            warm_up_s=_rounded(state.warm_up_s),
-        )
-
-    def _active_spec(self, kind: Kind) -> ModelSpec:
-        if kind not in self.kinds:
-            served = ", ".join(self.families) or "none"
-            raise ModelUnavailable(f"This node has no {kind} model; it serves the families: {served}")
-        spec = self._active.get(kind)
-        if spec is None:
-            raise ModelUnavailable(_absent(kind))
-        return spec
 
     def _named_spec(self, name: str) -> ModelSpec:
         active = {spec.name: spec for spec in self._active.values()}
@@ -254,16 +224,17 @@ class ModelCache:
         return spec
 
 
-def _nothing(*_: object) -> None:
-    """Ignore the change."""
-
-
-def _rounded(seconds: float | None) -> float | None:
-    return None if seconds is None else round(seconds, 3)
-
-
-def _absent(kind: Kind) -> str:
-    return f"The profile has no {kind} model; use a profile that has one"
+def _log(event: str, model: Model) -> None:
+    state = model.state
+    log.info(
+        event,
+        model=state.name,
+        device=state.device,
+        dtype=state.dtype,
+        memory_mb=(state.memory_bytes or 0) >> 20,
+        load_s=state.load_s and round(state.load_s, 3),
+        warm_up_s=state.warm_up_s and round(state.warm_up_s, 3),
+    )
 
 
 def build(spec: ModelSpec, *, threads: int | None = None, models_dir: Path | None = None) -> Model:
@@ -283,10 +254,8 @@ def build(spec: ModelSpec, *, threads: int | None = None, models_dir: Path | Non
         provider = getattr(importlib.import_module(module), name)
     except ImportError as error:
         extra = _EXTRAS.get(spec.provider, "lite" if "lite" in spec.profiles else "full")
-        raise ModelUnavailable(
-            f"Model {spec.name} can't be loaded: its engine does not import ({error}); "
-            f"install scenefleet's extra {extra!r}"
-        ) from error
+        message = f"its engine does not import ({error}); install scenefleet's extra {extra!r}"
+        raise spec.unloadable(message) from error
     model = provider(spec, threads=threads, models_dir=models_dir)
     assert isinstance(model, Model)
     return model

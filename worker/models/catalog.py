@@ -36,14 +36,13 @@ class Catalog:
         return sorted({profile for spec in self.specs for profile in spec.profiles})
 
     def get(self, name: str) -> ModelSpec:
-        """The model of that name.
-
-        Raises: ModelUnavailable.
-        """
-        for spec in self.specs:
-            if spec.name == name:
-                return spec
-        raise ModelUnavailable(f"There is no model {name!r} in models.yaml; it has {', '.join(self.names())}")
+        """The model of that name. Raises: ModelUnavailable."""
+        spec = next((spec for spec in self.specs if spec.name == name), None)
+        if spec is None:
+            raise ModelUnavailable(
+                f"There is no model {name!r} in models.yaml; it has {', '.join(self.names())}"
+            )
+        return spec
 
     def for_profile(self, profile: str) -> dict[Kind, ModelSpec]:
         """The active model of each kind of a profile; a kind without a model is absent ("unavailable").
@@ -71,34 +70,28 @@ class Catalog:
             "ocr": ("OCR_MODEL", settings.ocr_model),
         }
         for kind, (variable, name) in chosen.items():
-            if not name:
-                continue
-            spec = self.get(self._full_name(kind, name))
-            if spec.kind != kind:
-                raise ModelUnavailable(
-                    f"{variable}={name} is a model of kind {spec.kind}; name one of kind {kind}"
-                )
-            active[kind] = spec
+            if name:
+                active[kind] = spec = self.get(self._full_name(kind, name))
+                if spec.kind != kind:
+                    raise ModelUnavailable(
+                        f"{variable}={name} is a model of kind {spec.kind}; name one of kind {kind}"
+                    )
         if settings.asr_device and "asr" in active:
             active["asr"] = active["asr"].model_copy(update={"device": settings.asr_device})
         return active
 
     def _full_name(self, kind: Kind, name: str) -> str:
         """The names that a setting may mean: of the catalogue, a size of Whisper, or a repository of the model hub."""
-        if name not in self.names():
-            if kind == "asr" and f"whisper-{name}" in self.names():
-                return f"whisper-{name}"
-            for spec in self.specs:
-                if spec.kind == kind and spec.source == f"hub:{name}":
-                    return spec.name
-        return name
+        if name in self.names():
+            return name
+        if kind == "asr" and f"whisper-{name}" in self.names():
+            return f"whisper-{name}"
+        repository = (spec.name for spec in self.specs if (spec.kind, spec.source) == (kind, f"hub:{name}"))
+        return next(repository, name)
 
 
 def configured_catalog(settings: Settings) -> Catalog:
-    """The catalogue of this installation, with what was recorded of the weights it has pulled.
-
-    Raises: ModelUnavailable.
-    """
+    """The catalogue of this installation, with what its lock adds. Raises: ModelUnavailable."""
     return load_catalog(settings.models_file, settings.models_dir)
 
 
@@ -119,7 +112,7 @@ def load_catalog(path: Path | str | None = None, models_dir: Path | None = None)
             specs += [spec for spec in _read_file(find_path(plugin.models)) if spec.name not in own]
     _refuse_doubles(chosen, specs)
     locked = lock.read(models_dir) if models_dir is not None else {}
-    return Catalog(_with_lock(spec, locked.get(spec.name)) for spec in specs)
+    return Catalog(_with_lock(spec, locked[spec.name]) if spec.name in locked else spec for spec in specs)
 
 
 def _read_file(chosen: Path) -> list[ModelSpec]:
@@ -133,27 +126,25 @@ def _read_file(chosen: Path) -> list[ModelSpec]:
     entries = document.get("models") if isinstance(document, dict) else None
     if not isinstance(entries, list) or not entries:
         raise ModelUnavailable(f"The model catalogue {chosen} has no list `models`; add at least one model")
-    return [_read_entry(chosen, index, entry) for index, entry in enumerate(entries)]
+    return [_read_entry(chosen, number, entry) for number, entry in enumerate(entries, 1)]
 
 
-def _with_lock(spec: ModelSpec, entry: lock.Entry | None) -> ModelSpec:
-    if entry is None:
-        return spec
+def _with_lock(spec: ModelSpec, entry: lock.Entry) -> ModelSpec:
     recorded = {file: known.sha256 for file, known in entry.files.items() if file in spec.all_files}
     return spec.model_copy(
         update={"sha256": {**recorded, **spec.sha256}, "revision": entry.revision or spec.revision}
     )
 
 
-def _read_entry(path: Path, index: int, entry: object) -> ModelSpec:
-    name = entry.get("name", f"number {index + 1}") if isinstance(entry, dict) else f"number {index + 1}"
+def _read_entry(path: Path, number: int, entry: object) -> ModelSpec:
+    name = entry.get("name") if isinstance(entry, dict) else None
     try:
         return ModelSpec.model_validate(entry)
     except ValidationError as error:
         first = error.errors()[0]
         field = ".".join(str(part) for part in first["loc"]) or "entry"
         raise ModelUnavailable(
-            f"Model {name} in {path} has a wrong {field} ({first['input']!r}): {first['msg']}"
+            f"Model {name or f'number {number}'} in {path} has a wrong {field} ({first['input']!r}): {first['msg']}"
         ) from error
 
 

@@ -16,12 +16,10 @@ _MAX_BYTES = 2**20
 
 
 def read_labels(path: Path | None = None) -> tuple[str, ...]:
-    """Read the labels of a UTF-8 text file, one per line; blank lines and lines that begin with ``#`` are ignored.
+    """The labels of a UTF-8 text file (None: the shipped one), one per line, each once, in their order.
 
-    Args:
-        path: VISION_LABELS; None for the list that ships with scenefleet.
+    Blank lines and lines that begin with ``#`` are ignored.
 
-    Returns: in the order of the file, each once.
     Raises: ModelUnavailable, in one sentence, when the file is missing, too large, no text or without labels.
     """
     path = path or SHIPPED
@@ -45,11 +43,8 @@ def read_labels(path: Path | None = None) -> tuple[str, ...]:
         if not label.isprintable():
             raise _refused(path, f"has a control character in line {number}", "remove it")
         if len(label) > MAX_LABEL_CHARS:
-            raise _refused(
-                path,
-                f"has a label of {len(label)} characters in line {number}",
-                f"use {MAX_LABEL_CHARS} at most",
-            )
+            fault = f"has a label of {len(label)} characters in line {number}"
+            raise _refused(path, fault, f"use {MAX_LABEL_CHARS} at most")
         labels[label] = None
     if not labels:
         raise _refused(path, "has no label", "write one per line")

@@ -5,18 +5,20 @@ from __future__ import annotations
 import re
 from collections import Counter
 from pathlib import PurePosixPath
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import (
     BaseModel,
     ConfigDict,
     Field,
     StringConstraints,
+    ValidationError,
     ValidationInfo,
     field_validator,
     model_validator,
 )
 
+from shared.errors import ModelUnavailable
 from shared.graph import PLUGINS
 
 Family = str
@@ -37,6 +39,7 @@ KINDS: dict[Family, tuple[Kind, ...]] = {
 }
 #: Marks a file without a published sha256.
 UNKNOWN = "unknown"
+Options = TypeVar("Options", bound=BaseModel)
 Sha256 = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
 
 
@@ -84,22 +87,17 @@ class ModelSpec(BaseModel):
 
     @model_validator(mode="before")
     @classmethod
-    def _kind_of_family(cls, values: Any) -> Any:
-        if isinstance(values, dict) and "kind" not in values and "family" in values:
-            return {**values, "kind": values["family"]}
+    def _complete(cls, values: Any) -> Any:
+        """Add the kind of the family, and files with an unknown checksum to `files`."""
+        if not isinstance(values, dict):
+            return values
+        values = {"kind": values.get("family"), **values}
+        sums = values.get("sha256")
+        if isinstance(sums, dict) and UNKNOWN in sums.values():
+            unknown = [file for file, sha256 in sums.items() if sha256 == UNKNOWN]
+            values["sha256"] = {file: sha256 for file, sha256 in sums.items() if sha256 != UNKNOWN}
+            values["files"] = [*values.get("files", ()), *unknown]
         return values
-
-    @model_validator(mode="before")
-    @classmethod
-    def _without_unknown(cls, values: Any) -> Any:
-        """Add files with an unknown checksum to `files`."""
-        if not isinstance(values, dict) or not isinstance(values.get("sha256"), dict):
-            return values
-        unknown = [file for file, sha256 in values["sha256"].items() if sha256 == UNKNOWN]
-        if not unknown:
-            return values
-        stated = {file: sha256 for file, sha256 in values["sha256"].items() if sha256 != UNKNOWN}
-        return {**values, "sha256": stated, "files": [*values.get("files", ()), *unknown]}
 
     @field_validator("family", "kind")
     @classmethod
@@ -141,6 +139,41 @@ class ModelSpec(BaseModel):
         places = (self.source, *self.files, *self.sha256)
         return any(place.startswith(("hub:", "url:")) for place in places)
 
+    def unloadable(self, reason: str) -> ModelUnavailable:
+        """The error for a model that can't be loaded."""
+        return ModelUnavailable(f"Model {self.name} can't be loaded: {reason}")
+
+    def only_file(self, ending: str) -> str:
+        """The file with this ending, whatever its name.
+
+        Raises: ModelUnavailable unless there is exactly one.
+        """
+        named = [file for file in self.all_files if file.endswith(ending)]
+        if len(named) != 1:
+            raise ModelUnavailable(
+                f"Model {self.name} names {len(named)} files *{ending} in models.yaml; the provider {self.provider} needs one"
+            )
+        return named[0]
+
+    def read_options(self, model: type[Options]) -> Options:
+        """The `options`, checked.
+
+        Raises: ModelUnavailable for one that the provider does not know, or a wrong value.
+        """
+        try:
+            return model.model_validate(self.options)
+        except ValidationError as error:
+            first = error.errors()[0]
+            name = ".".join(str(part) for part in first["loc"])
+            if first["type"] == "extra_forbidden":
+                fault = f"an option {name!r} that provider {self.provider} does not know"
+            else:
+                fault = f"a wrong option {name} ({first['input']!r}: {first['msg']})"
+            known = ", ".join(sorted(model.model_fields))
+            raise ModelUnavailable(
+                f"Model {self.name} has {fault}; correct models.yaml, it can have {known}"
+            ) from error
+
 
 #: A file with its own source: in a package, or in a repository of the hub.
 _OWN_PLACE = re.compile(
@@ -149,10 +182,7 @@ _OWN_PLACE = re.compile(
 
 
 def _refuse_unsafe(file: str) -> None:
-    """Check that a file is inside its source and is not code.
-
-    Raises: ValueError.
-    """
+    """Check that a file is inside its source and is not code. Raises: ValueError."""
     own_place = file.startswith(("package:", "hub:"))
     match = _OWN_PLACE.fullmatch(file)
     if own_place and match is None:

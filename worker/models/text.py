@@ -40,20 +40,15 @@ class TextEmbedder(Model):
         return self.encode(texts).dense
 
     def encode(self, texts: Sequence[str]) -> TextVectors:
-        """Embed texts: one vector (and lexical weights, if the model has them) per text, in their order.
-
-        Args:
-            texts: any number, in any script; cut at the model's length limit; none gives an empty array.
+        """Embed texts, cut at the model's length limit: one vector (and lexical weights, if it has them) per text.
 
         Raises: InvalidRequest when an item is not a string; ModelFailure.
         """
-        check_texts(texts, "embed")
+        texts = check_texts(texts, "embed")
         if not texts:
             return TextVectors(np.zeros((0, self.dim), np.float32), () if self.has_lexical else None)
-        # JSON may carry half a surrogate pair, which is no text in UTF-8.
-        whole = [text.encode("utf-8", "replace").decode("utf-8") for text in texts]
         with self._ready(), self._engine():
-            return self._encode(whole)
+            return self._encode(texts)
 
     def _warm_up(self) -> None:
         self._encode(["warm up"] * self.spec.batch)
@@ -66,23 +61,18 @@ class Reranker(Model):
     """Scores how well documents answer a query, by reading both together."""
 
     def rerank(self, query: str, documents: Sequence[str]) -> Float32:
-        """Score each document, 0..1, higher is better; comparable within one query.
-
-        Args:
-            query: truncated, as the documents are, at the model's length limit.
-            documents: any number; none gives an empty array.
+        """Score each document, 0..1, higher is better; comparable within one query. All are cut at the length limit.
 
         Returns: float32 [len(documents)].
         Raises: InvalidRequest when the query or a document is not a string; ModelFailure.
         """
         if not isinstance(query, str):
             raise InvalidRequest(f"The query is {type(query).__name__}, not a string")
-        check_texts(documents, "rerank")
+        documents = check_texts(documents, "rerank")
         if not documents:
             return np.zeros(0, np.float32)
-        whole = [text.encode("utf-8", "replace").decode("utf-8") for text in (query, *documents)]
         with self._ready(), self._engine():
-            return self._rerank(whole[0], whole[1:])
+            return self._rerank(check_texts([query], "rerank")[0], documents)
 
     @abstractmethod
     def _rerank(self, query: str, documents: Sequence[str]) -> Float32: ...

@@ -20,10 +20,7 @@ class VisionEmbedder(Model):
 
     @property
     def tag_threshold(self) -> float:
-        """Minimum probability of a tag, 0..1: the catalogue's option of this name.
-
-        Raises: ModelUnavailable when the option is no such number.
-        """
+        """Minimum probability of a tag, 0..1: the catalogue's option. Raises: ModelUnavailable for a wrong one."""
         value = self.spec.options.get("tag_threshold", TAG_THRESHOLD)
         if not isinstance(value, int | float) or isinstance(value, bool) or not 0 <= value <= 1:
             raise ModelUnavailable(
@@ -35,7 +32,7 @@ class VisionEmbedder(Model):
         """Embed images: one vector per image, in their order.
 
         Args:
-            images: uint8 [H, W, 3] RGB each, any sizes mixed, H and W at least 1; none gives an empty array.
+            images: uint8 [H, W, 3] RGB each, any sizes mixed, H and W at least 1.
 
         Returns: float32 [len(images), dim], each of length 1.
         Raises: InvalidRequest for another shape or dtype; ModelFailure.
@@ -47,30 +44,24 @@ class VisionEmbedder(Model):
             return self._embed_images(images)
 
     def embed_texts(self, texts: Sequence[str]) -> Float32:
-        """Embed texts with the model's text tower, to search images by words: one vector per text.
-
-        Args:
-            texts: any number; cut at the tower's length limit; none gives an empty array.
+        """Embed texts, to search images by words: one vector per text, which is cut at the tower's length limit.
 
         Returns: float32 [len(texts), dim], each of length 1.
         Raises: InvalidRequest when an item is not a string; ModelFailure.
         """
-        check_texts(texts, "embed_texts")
+        texts = check_texts(texts, "embed_texts")
         if not texts:
             return np.zeros((0, self.dim), np.float32)
-        whole = [text.encode("utf-8", "replace").decode("utf-8") for text in texts]
         with self._ready(), self._engine():
-            return self._embed_texts(whole)
+            return self._embed_texts(texts)
 
     def match(self, images: Float32, texts: Float32) -> Float32:
         """Probability that each text describes each image, by the model's calibration.
 
         Args:
-            images: float32 [N, dim] from `embed_images`.
-            texts: float32 [M, dim] from `embed_texts`.
+            images: float32 [N, dim] from `embed_images`; texts: float32 [M, dim] from `embed_texts`.
 
         Returns: float32 [N, M], 0..1; rows don't add up to 1, several texts may be true.
-        Raises: ModelFailure.
         """
         with self._ready(), self._engine():
             return self._match(images, texts)

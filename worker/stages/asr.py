@@ -21,7 +21,8 @@ def run(context: StageContext) -> Outcome:
     def write(session: Session) -> None:
         write_transcript(
             session, video_id=claimed.video_id, user_id=claimed.user_id, run=claimed.run, part=claimed.part,
-            start_s=start_s, end_s=end_s, language=transcript.language, segments=transcript.to_dict()["segments"],
+            start_s=start_s, end_s=end_s, language=transcript.language,
+            segments=[segment.model_dump() for segment in transcript.segments],
             model_id=model_row(session, model.spec).model_id,
         )  # fmt: skip
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import gc
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from itertools import chain
 
 import pytest
@@ -34,33 +34,27 @@ class Device:
         self.done += group
 
 
-def test_a_batch_that_fits_is_left_whole() -> None:
-    device = Device(room=8)
-    compute(in_order(20, 8), device.work, model="m")
-    assert [len(group) for group in device.tried] == [8, 8, 4]
-    assert device.done == list(range(20))
-
-
-def test_a_batch_that_does_not_fit_is_halved_and_keeps_its_order() -> None:
-    device = Device(room=3)
-    compute([[5, 3, 8, 1, 9, 2, 7]], device.work, model="m")
-    assert device.done == [5, 3, 8, 1, 9, 2, 7]
-    assert device.tried == [[5, 3, 8, 1, 9, 2, 7], [5, 3, 8], [1, 9, 2], [7]]
-
-
-def test_a_half_may_be_halved_again() -> None:
-    device = Device(room=1)
-    compute([list(range(8))], device.work, model="m")
-    assert device.done == list(range(8))
-    # Each limit is tried once: 8, 4 and 2 are too many.
-    assert [len(group) for group in device.tried] == [8, 4, 2] + [1] * 8
-
-
-def test_later_batches_know_the_limit() -> None:
-    device = Device(room=2)
-    compute(in_order(16, 8), device.work, model="m")
-    assert device.done == list(range(16))
-    assert [len(group) for group in device.tried] == [8, 4] + [2] * 8
+@pytest.mark.parametrize(
+    ("room", "groups", "tried"),
+    [
+        (8, in_order(20, 8), [8, 8, 4]),
+        (3, [[5, 3, 8, 1, 9, 2, 7]], [7, 3, 3, 1]),
+        # Each limit is tried once: 8, 4 and 2 are too many.
+        (1, [list(range(8))], [8, 4, 2, *[1] * 8]),
+        # Later batches know the limit.
+        (2, in_order(16, 8), [8, 4, *[2] * 8]),
+        (1, in_order(0, 8), []),
+        (1, by_length([], 8), []),
+    ],
+    ids=["fits", "halved", "halved again", "later batches", "nothing", "no lengths"],
+)
+def test_a_batch_that_does_not_fit_is_halved_and_keeps_its_order(
+    room: int, groups: Iterable[list[int]], tried: list[int]
+) -> None:
+    groups, device = list(groups), Device(room)
+    compute(groups, device.work, model="m")
+    assert device.done == list(chain.from_iterable(groups))
+    assert [len(group) for group in device.tried] == tried
 
 
 def test_the_next_call_tries_the_whole_batch_again() -> None:
@@ -123,13 +117,6 @@ def test_a_failed_batch_is_let_go_of_before_its_memory_is_given_back(monkeypatch
     finally:
         gc.enable()
     assert (len(held), alive) == (6, [0, 0])
-
-
-def test_nothing_to_do_is_done() -> None:
-    device = Device(room=1)
-    compute(in_order(0, 8), device.work, model="m")
-    compute(by_length([], 8), device.work, model="m")
-    assert device.tried == []
 
 
 # --- which items go together

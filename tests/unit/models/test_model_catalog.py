@@ -7,13 +7,12 @@ from typing import Any
 
 import pytest
 import yaml
-from pydantic import ValidationError
 
 from shared.errors import ModelUnavailable
 from shared.settings import Settings
 from worker.models.cache import PROVIDERS
 from worker.models.catalog import load_catalog
-from worker.models.spec import ModelSpec
+from worker.models.spec import Kind
 from worker.models.weights import lock
 from worker.models.weights.verify import locate
 
@@ -45,16 +44,34 @@ def test_the_shipped_catalogue_is_complete() -> None:
         assert (spec.dim is None) == (spec.kind in ("asr", "rerank", "ocr"))
 
 
-def test_lite_has_everything_but_vision() -> None:
-    active = load_catalog().for_profile("lite")
-    assert {family: spec.name for family, spec in active.items()} == {
-        "asr": "pocketsphinx-en-us",
-        "text": "all-minilm-l6-v2",
-        "face": "dlib-resnet-v1",
-        "ocr": "rapidocr-ppocrv6-small",
-    }
-    assert (active["text"].dim, active["text"].metric) == (384, "cosine")
-    assert (active["face"].dim, active["face"].metric) == (128, "l2")
+@pytest.mark.parametrize(
+    ("profile", "expected"),
+    [
+        (
+            "lite",
+            {
+                "asr": ("pocketsphinx-en-us", None, None),
+                "text": ("all-minilm-l6-v2", 384, "cosine"),
+                "face": ("dlib-resnet-v1", 128, "l2"),
+                "ocr": ("rapidocr-ppocrv6-small", None, None),
+            },
+        ),
+        (
+            "full",
+            {
+                "asr": ("whisper-medium", None, None),
+                "text": ("bge-m3", 1024, "cosine"),
+                "rerank": ("bge-reranker-v2-m3", None, None),
+                "vision": ("siglip-so400m-patch14-384", 1152, "cosine"),
+                "face": ("adaface-ir101-webface12m", 512, "cosine"),
+                "ocr": ("rapidocr-ppocrv6-small", None, None),
+            },
+        ),
+    ],
+)
+def test_the_models_of_a_profile(profile: str, expected: dict[str, tuple[Any, ...]]) -> None:
+    active = load_catalog().for_profile(profile)
+    assert {kind: (spec.name, spec.dim, spec.metric) for kind, spec in active.items()} == expected
 
 
 def test_every_listed_file_is_where_the_catalogue_says() -> None:
@@ -65,16 +82,6 @@ def test_every_listed_file_is_where_the_catalogue_says() -> None:
 
 def test_the_non_commercial_landmark_model_is_never_named() -> None:
     assert not any("68" in file for file in load_catalog().get("dlib-resnet-v1").sha256)
-
-
-def test_reads_another_file(tmp_path: Path) -> None:
-    catalog = load_catalog(write(tmp_path, ENTRY))
-    assert catalog.names() == ["tiny"] and catalog.for_profile("lite")["text"].dim == 8
-
-
-def test_a_spec_is_frozen() -> None:
-    with pytest.raises(ValidationError):
-        ModelSpec.model_validate(ENTRY).name = "other"  # type: ignore[misc]
 
 
 def test_unknown_profile_and_model_name_those_there_are(tmp_path: Path) -> None:
@@ -111,7 +118,6 @@ def test_a_wrong_entry_is_named(tmp_path: Path, change: dict[str, Any], said: st
         load_catalog(write(tmp_path, ENTRY | change))
 
 
-@pytest.mark.parametrize("source", ["hub:owner/repository", "url:https://example.org/x", "user:"])
 @pytest.mark.parametrize(
     ("file", "said"),
     [
@@ -127,11 +133,9 @@ def test_a_wrong_entry_is_named(tmp_path: Path, change: dict[str, Any], said: st
         ("", "leads out of the model's folder"),
     ],
 )
-def test_a_file_outside_the_models_folder_or_of_code_is_refused(
-    tmp_path: Path, source: str, file: str, said: str
-) -> None:
+def test_a_file_outside_the_models_folder_or_of_code_is_refused(tmp_path: Path, file: str, said: str) -> None:
     with pytest.raises(ModelUnavailable, match=said):
-        load_catalog(write(tmp_path, ENTRY | {"source": source, "sha256": {file: "0" * 64}}))
+        load_catalog(write(tmp_path, ENTRY | {"source": "user:", "sha256": {file: "0" * 64}}))
 
 
 def test_two_files_for_one_name_are_refused(tmp_path: Path) -> None:
@@ -149,27 +153,6 @@ def test_weights_that_are_pulled_or_supplied_need_no_sum(tmp_path: Path, source:
     assert spec.is_pulled == (source != "user:")
 
 
-def test_a_model_may_belong_to_no_profile(tmp_path: Path) -> None:
-    other = ENTRY | {"name": "other", "profiles": []}
-    catalog = load_catalog(write(tmp_path, ENTRY, other))
-    assert catalog.for_profile("lite")["text"].name == "tiny" and catalog.get("other").profiles == ()
-
-
-def test_full_has_a_model_of_every_kind() -> None:
-    active = load_catalog().for_profile("full")
-    assert {kind: spec.name for kind, spec in active.items()} == {
-        "asr": "whisper-medium",
-        "text": "bge-m3",
-        "rerank": "bge-reranker-v2-m3",
-        "vision": "siglip-so400m-patch14-384",
-        "face": "adaface-ir101-webface12m",
-        "ocr": "rapidocr-ppocrv6-small",
-    }
-    assert {kind: spec.dim for kind, spec in active.items()} == {
-        "asr": None, "text": 1024, "rerank": None, "vision": 1152, "face": 512, "ocr": None,
-    }  # fmt: skip
-
-
 def test_whispers_sums_are_those_in_their_addresses() -> None:
     """openai-whisper checks a download against the last folder of its address."""
     whispers = [spec for spec in load_catalog().specs if spec.provider == "openai-whisper"]
@@ -177,21 +160,6 @@ def test_whispers_sums_are_those_in_their_addresses() -> None:
     for spec in whispers:
         (weights,) = (file for file in spec.sha256 if file.endswith(".pt"))
         assert spec.source.rsplit("/", 1)[1] == spec.sha256[weights]
-
-
-@pytest.mark.parametrize("name", ["turbo", "whisper-turbo"])
-def test_settings_choose_another_model(name: str) -> None:
-    chosen = load_catalog().active(Settings(asr_model=name, asr_device="cuda", SCENEFLEET_PROFILE="full"))
-    assert (chosen["asr"].name, chosen["asr"].device) == ("whisper-turbo", "cuda")
-    assert chosen["text"].name == "bge-m3"
-
-
-def test_a_setting_that_names_another_kind_is_refused() -> None:
-    with pytest.raises(
-        ModelUnavailable,
-        match="TEXT_MODEL=bge-reranker-v2-m3 is a model of kind rerank; name one of kind text",
-    ):
-        load_catalog().active(Settings(text_model="bge-reranker-v2-m3"))
 
 
 def test_the_lock_adds_what_the_catalogue_leaves_out(tmp_path: Path) -> None:
@@ -237,3 +205,58 @@ def test_a_wrong_file_is_refused(tmp_path: Path, content: bytes, said: str) -> N
 def test_a_missing_file_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ModelUnavailable, match="can't be read: No such file"):
         load_catalog(tmp_path / "models.yaml")
+
+
+# --- the model of a kind: the profile's, or the one a setting names
+
+
+@pytest.fixture
+def full(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SCENEFLEET_PROFILE", "full")
+
+
+@pytest.mark.parametrize(
+    ("variable", "value", "kind", "name"),
+    [
+        ("ASR_MODEL", "", "asr", "whisper-medium"),
+        ("ASR_MODEL", "whisper-tiny", "asr", "whisper-tiny"),
+        ("ASR_MODEL", "large-v3", "asr", "whisper-large-v3"),
+        ("ASR_MODEL", "turbo", "asr", "whisper-turbo"),
+        ("ASR_MODEL", "faster-whisper-medium", "asr", "faster-whisper-medium"),
+        ("TEXT_MODEL", "all-minilm-l6-v2", "text", "all-minilm-l6-v2"),
+        ("TEXT_MODEL", "BAAI/bge-m3", "text", "bge-m3"),
+        ("VISION_MODEL_NAME", "google/siglip-so400m-patch14-384", "vision", "siglip-so400m-patch14-384"),
+        ("FACE_DETECTOR", "dlib-resnet-v1", "face", "dlib-resnet-v1"),
+        ("OCR_MODEL", "", "ocr", "rapidocr-ppocrv6-small"),
+        ("OCR_MODEL", "rapidocr-ppocrv6-small", "ocr", "rapidocr-ppocrv6-small"),
+    ],
+)
+def test_a_setting_chooses_the_model(
+    full: None, monkeypatch: pytest.MonkeyPatch, variable: str, value: str, kind: Kind, name: str
+) -> None:
+    monkeypatch.setenv(variable, value)
+    active = load_catalog().active(Settings())
+    assert active[kind].name == name and active["rerank"].name == "bge-reranker-v2-m3"
+
+
+@pytest.mark.parametrize(
+    ("variable", "value", "says"),
+    [
+        ("ASR_MODEL", "huge", "There is no model 'huge' in models.yaml"),
+        ("ASR_MODEL", "bge-m3", "ASR_MODEL=bge-m3 is a model of kind text; name one of kind asr"),
+        ("TEXT_MODEL", "bge-reranker-v2-m3", "is a model of kind rerank; name one of kind text"),
+    ],
+)
+def test_a_wrong_choice_is_named(
+    full: None, monkeypatch: pytest.MonkeyPatch, variable: str, value: str, says: str
+) -> None:
+    monkeypatch.setenv(variable, value)
+    with pytest.raises(ModelUnavailable, match=says):
+        load_catalog().active(Settings())
+
+
+def test_the_speech_models_device_has_a_setting(full: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert load_catalog().active(Settings())["asr"].device == "auto"
+    monkeypatch.setenv("ASR_DEVICE", "cuda")
+    active = load_catalog().active(Settings())
+    assert (active["asr"].device, active["text"].device) == ("cuda", "auto")

@@ -50,33 +50,26 @@ def test_equals_the_packages_own_network() -> None:
     np.testing.assert_allclose(found, expected, atol=1e-4)
 
 
-def test_progress_reaches_one() -> None:
-    steps: list[float] = []
-    Vad(jit_file()).probabilities(np.zeros(70 * SAMPLE_RATE_HZ, np.float32), steps.append)
-    assert steps == sorted(steps) and len(steps) == 3 and steps[-1] == 1.0
-
-
-def test_no_audio_has_no_frames() -> None:
-    assert Vad(jit_file()).probabilities(np.zeros(0, np.float32)).shape == (0,)
-
-
 def probabilities(*stretches: tuple[float, float]) -> Float32:
     """(probability, seconds) after one another."""
     return np.concatenate([np.full(round(s / FRAME_S), p, np.float32) for p, s in stretches])
 
 
-def test_a_short_silence_does_not_end_speech_and_a_long_one_does() -> None:
-    assert len(speech_spans(probabilities((0, 1), (0.9, 1), (0, 0.2), (0.9, 1), (0, 1)))) == 1
-    assert len(speech_spans(probabilities((0, 1), (0.9, 1), (0, 0.4), (0.9, 1), (0, 1)))) == 2
-
-
-def test_a_click_is_no_speech() -> None:
-    assert speech_spans(probabilities((0, 1), (0.9, 0.1), (0, 1))) == []
-
-
-def test_speech_goes_on_between_the_thresholds() -> None:
-    assert len(speech_spans(probabilities((0.9, 1), (0.4, 2), (0.9, 1)))) == 1
-    assert speech_spans(probabilities((0.4, 5))) == []
+@pytest.mark.parametrize(
+    ("stretches", "spans"),
+    [
+        (((0, 1), (0.9, 1), (0, 0.2), (0.9, 1), (0, 1)), 1),
+        (((0, 1), (0.9, 1), (0, 0.4), (0.9, 1), (0, 1)), 2),
+        (((0, 1), (0.9, 0.1), (0, 1)), 0),
+        (((0.9, 1), (0.4, 2), (0.9, 1)), 1),
+        (((0.4, 5),), 0),
+    ],
+    ids=["short silence", "long silence", "click", "between the thresholds", "never above the first"],
+)
+def test_speech_ends_at_long_silences_and_clicks_are_none(
+    stretches: tuple[tuple[float, float], ...], spans: int
+) -> None:
+    assert len(speech_spans(probabilities(*stretches))) == spans
 
 
 def test_speech_may_last_to_the_end() -> None:

@@ -1,7 +1,7 @@
-"""Apply the rules of placement (`plan`) in a process that computes: pin its GPU, choose device and number format, check memory.
+"""Applies the rules of placement (`plan`) in a process that computes: pins its GPU, chooses device and number format, checks memory.
 
-The parent of a forked worker must never initialise CUDA (its children would hang), so
-nothing here imports torch before it is asked for a placement, and what GPUs there are is asked of NVML (`worker.models.placement.nvml`).
+The parent of a forked worker must never initialise CUDA (its children would hang), so nothing here imports torch before it
+is asked for a placement, and NVML (`nvml`) lists the GPUs.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import time
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from shared.errors import DeviceUnavailable, ModelDoesNotFit, ModelUnavailable
+from shared.errors import DeviceUnavailable, ModelDoesNotFit
 from shared.logs import get_logger
 from shared.settings import get_settings, process_environment, set_process_environment
 from worker.models.placement.nvml import Gpu, holders, list_gpus
@@ -38,8 +38,6 @@ _MiB = 2**20
 
 @dataclass(frozen=True)
 class Placement:
-    """Device and number format of a model."""
-
     device: DeviceName
     dtype: DtypeName
 
@@ -49,15 +47,16 @@ def is_device_name(name: str) -> bool:
     return _DEVICE_NAME.fullmatch(name) is not None
 
 
-def place(device: str, dtype: str, *, model: str = "", memory_mb: int = 0) -> Placement:
-    """Decide for one model. Called in the process that computes; imports torch unless the device is ``cpu``.
+def place(
+    device: str, dtype: DtypeName | Literal["auto"], *, model: str = "", memory_mb: int = 0
+) -> Placement:
+    """Decide device and number format of one model, in the process that computes; imports torch unless the device is ``cpu``.
 
     Args:
         device: ``cpu``, ``cuda`` (must be there) or ``auto``: a GPU if there is one; where SCENEFLEET_GPUS names GPUs it
             must exist, and the CPU is never used instead.
         dtype: ``auto``, ``float32``, ``float16`` or ``bfloat16``. A CPU always computes in float32; ``auto`` on a GPU is
             bfloat16 where the GPU has it (compute capability 8 and up), float16 elsewhere.
-        model: its name, for messages.
         memory_mb: what it will take on the GPU; has to be free.
 
     Raises:
@@ -69,8 +68,6 @@ def place(device: str, dtype: str, *, model: str = "", memory_mb: int = 0) -> Pl
         if asked:
             log.warning("model computes on the CPU, as its catalogue entry says", model=model, gpus=asked)
         return Placement("cpu", "float32")
-    if dtype not in ("auto", "float32", "float16", "bfloat16"):
-        raise DeviceUnavailable(f"dtype {dtype!r} is unknown: use auto, float32, float16 or bfloat16")
     import torch
 
     chosen = choose_device(device, asked=bool(asked), has_gpu=torch.cuda.is_available())
@@ -81,7 +78,7 @@ def place(device: str, dtype: str, *, model: str = "", memory_mb: int = 0) -> Pl
     _require_memory(torch, model, memory_mb)
     if dtype == "auto":
         return Placement("cuda", "bfloat16" if torch.cuda.get_device_capability()[0] >= 8 else "float16")
-    return Placement("cuda", dtype)  # type: ignore[arg-type]
+    return Placement("cuda", dtype)
 
 
 def pin(devices: tuple[str, ...], slot: int) -> str | None:
@@ -92,8 +89,7 @@ def pin(devices: tuple[str, ...], slot: int) -> str | None:
         slot: the child's index; a child that replaces another has the same.
 
     Returns: the name given to CUDA, or None.
-    Raises:
-        DeviceUnavailable: there are more slots than devices, or the driver knows no such device; lists those there are.
+    Raises: DeviceUnavailable when there are more slots than devices, or the driver knows no such device.
     """
     if not devices:
         return None
@@ -141,8 +137,7 @@ def is_out_of_memory(error: BaseException) -> bool:
     if torch is not None and isinstance(error, torch.OutOfMemoryError):
         return True
     # CTranslate2 and cuBLAS say it in words only.
-    text = str(error).lower()
-    return isinstance(error, RuntimeError) and "out of memory" in text
+    return isinstance(error, RuntimeError) and "out of memory" in str(error).lower()
 
 
 def free_cache() -> None:
@@ -152,7 +147,7 @@ def free_cache() -> None:
 
 
 def allocated_bytes() -> int | None:
-    """Device memory torch holds for this process's tensors; None without a GPU."""
+    """Device memory of this process's tensors; None without a GPU."""
     return int(sys.modules["torch"].cuda.memory_allocated()) if is_cuda_initialised() else None
 
 
@@ -160,34 +155,34 @@ def _require_memory(torch: Any, model: str, needed_mb: int) -> None:
     """Check that the GPU can be used and has enough free memory; wait for the memory of a process that just ended."""
     deadline_s = time.monotonic() + LEAVING_S
     while True:
-        problem = _find_problem(torch, model, needed_mb)
-        if problem is None:
-            return
-        if isinstance(problem, ModelDoesNotFit) or time.monotonic() >= deadline_s:
-            raise problem
+        try:
+            return _check_memory(torch, model, needed_mb)
+        except DeviceUnavailable:
+            if time.monotonic() >= deadline_s:
+                raise
         time.sleep(_LOOK_S)
 
 
-def _find_problem(torch: Any, model: str, needed_mb: int) -> ModelUnavailable | None:
+def _check_memory(torch: Any, model: str, needed_mb: int) -> None:
     try:
         free_bytes, total_bytes = torch.cuda.mem_get_info()
         # What torch keeps of models that were unloaded can be used again.
         free_bytes += torch.cuda.memory_reserved() - torch.cuda.memory_allocated()
     except RuntimeError as error:
         reason = str(error).splitlines()[0].rstrip(".")
-        return DeviceUnavailable(f"{_visible()} can't be used for model {model} ({reason}){_tell_holders()}")
+        message = f"GPU {_visible()} can't be used for model {model} ({reason}){_tell_holders()}"
+        raise DeviceUnavailable(message) from error
     free_mb, total_mb = free_bytes // _MiB, total_bytes // _MiB
     verdict = judge_memory(needed_mb, total_mb, free_mb)
     if verdict == "too small":
-        return ModelDoesNotFit(
-            f"Model {model} needs {needed_mb} MB, {_visible()} has {total_mb} MB: choose a smaller model, or a larger GPU"
+        raise ModelDoesNotFit(
+            f"Model {model} needs {needed_mb} MB, GPU {_visible()} has {total_mb} MB: choose a smaller model, or a larger GPU"
         )
     if verdict == "busy":
-        return DeviceUnavailable(
-            f"{_visible()} is busy: model {model} needs {needed_mb} MB, {free_mb} of {total_mb} MB are free"
+        raise DeviceUnavailable(
+            f"GPU {_visible()} is busy: model {model} needs {needed_mb} MB, {free_mb} of {total_mb} MB are free"
             f"{_tell_holders()}; free it, or name another GPU in SCENEFLEET_GPUS"
         )
-    return None
 
 
 def _explain_none(torch: Any, model: str, asked: tuple[str, ...]) -> str:
@@ -205,17 +200,13 @@ def _explain_none(torch: Any, model: str, asked: tuple[str, ...]) -> str:
 
 
 def _visible() -> str:
-    """The GPU this process computes on, for messages."""
-    return f"GPU {_first_visible()}"
-
-
-def _first_visible() -> str:
+    """The name of the GPU this process computes on."""
     return (process_environment("CUDA_VISIBLE_DEVICES") or "0").partition(",")[0].strip()
 
 
 def _tell_holders() -> str:
     """Other processes on this process's GPU, as the end of a sentence; empty if the driver does not report them."""
-    found = list_gpus().find(_first_visible())
+    found = list_gpus().find(_visible())
     if found is None:
         return ""
     others = [

@@ -27,8 +27,6 @@ class MigInstance:
 
 @dataclass(frozen=True, kw_only=True)
 class Gpu:
-    """One GPU."""
-
     #: As nvidia-smi counts, by PCI bus.
     index: int
     #: ``GPU-...``
@@ -49,8 +47,6 @@ class Gpu:
 
 @dataclass(frozen=True)
 class Survey:
-    """The result of NVML."""
-
     gpus: tuple[Gpu, ...] = ()
     #: Why it is empty; empty: no error.
     problem: str = ""
@@ -83,7 +79,7 @@ def holders(uuid: str) -> list[tuple[int, int | None]]:
     """Processes that compute on a GPU or instance: pid (of the host, also in a container) and memory, MB, or None."""
     try:
         with _library() as nvml:
-            handle = nvml.nvmlDeviceGetHandleByUUID(_text(uuid))
+            handle = nvml.nvmlDeviceGetHandleByUUID(uuid)
             processes = nvml.nvmlDeviceGetComputeRunningProcesses(handle)
     except _NvmlAbsent:
         return []
@@ -125,8 +121,8 @@ def _read(nvml: Any, index: int) -> Gpu:
         mode = None
     return Gpu(
         index=index,
-        uuid=_text(nvml.nvmlDeviceGetUUID(handle)),
-        name=_text(nvml.nvmlDeviceGetName(handle)),
+        uuid=nvml.nvmlDeviceGetUUID(handle),
+        name=nvml.nvmlDeviceGetName(handle),
         total_mb=total_mb,
         free_mb=free_mb,
         is_exclusive=mode == nvml.NVML_COMPUTEMODE_EXCLUSIVE_PROCESS,
@@ -146,7 +142,7 @@ def _instances(nvml: Any, handle: Any) -> Iterator[MigInstance]:
         except nvml.NVMLError:
             continue  # places need not be filled in order
         total_mb, free_mb = _memory_mb(nvml, instance)
-        yield MigInstance(uuid=_text(nvml.nvmlDeviceGetUUID(instance)), total_mb=total_mb, free_mb=free_mb)
+        yield MigInstance(uuid=nvml.nvmlDeviceGetUUID(instance), total_mb=total_mb, free_mb=free_mb)
 
 
 def _memory_mb(nvml: Any, handle: Any) -> tuple[int | None, int | None]:
@@ -156,7 +152,3 @@ def _memory_mb(nvml: Any, handle: Any) -> tuple[int | None, int | None]:
     except nvml.NVMLError:
         return None, None
     return memory.total // _MiB, memory.free // _MiB
-
-
-def _text(value: str | bytes) -> str:
-    return value.decode() if isinstance(value, bytes) else value

@@ -1,7 +1,7 @@
 """The rules of placement: which device a process computes on, what its models take there, and whether that fits.
 
-Pure functions of settings, catalogue entries and the survey of GPUs: nodes follow them when they pin a GPU and load a
-model (`devices`), and ``scenefleet doctor`` applies them to a whole machine without loading anything.
+Pure functions: nodes follow them when they pin a GPU and load a model (`devices`), and ``scenefleet doctor`` applies them to
+a whole machine without loading anything.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ class Machine:
 
 @dataclass(frozen=True, kw_only=True)
 class PlannedModel:
-    """One model of a node, as the catalogue has it."""
+    """One model of a node."""
 
     name: str
     kind: str
@@ -147,26 +147,19 @@ def place_nodes(
         budget_mb: WORKER_MODEL_MEMORY_MB, which the models of a process share; 0: no limit.
     """
     processes = [
-        _place_process(node, slot, _specs(node.family, active), machine, budget_mb)
+        _place_process(node, slot, active, machine, budget_mb)
         for node in nodes
         for slot in range(node.processes)
     ]
     devices = dict.fromkeys(process.device for process in processes)
-    loads = [
-        _sum_up(device, [process for process in processes if process.device == device], machine)
-        for device in devices
-    ]
+    loads = [_sum_up(device, processes, machine) for device in devices]
     return MachinePlacement(processes=tuple(processes), loads=tuple(loads))
 
 
-def _specs(family: str, active: Mapping[Kind, ModelSpec]) -> list[ModelSpec]:
-    kinds = next((kinds for known, kinds in KINDS.items() if known == family), ())
-    return [active[kind] for kind in kinds if kind in active]
-
-
 def _place_process(
-    node: PlannedNode, slot: int, specs: list[ModelSpec], machine: Machine, budget_mb: int
+    node: PlannedNode, slot: int, active: Mapping[Kind, ModelSpec], machine: Machine, budget_mb: int
 ) -> PlannedProcess:
+    specs = [active[kind] for kind in KINDS.get(node.family, ()) if kind in active]
     asked = node.devices[slot] if node.devices else ""
     needed_mb = sum(spec.memory_mb for spec in specs)
     return PlannedProcess(
@@ -205,11 +198,12 @@ def _sum_up(device: str, processes: list[PlannedProcess], machine: Machine) -> D
     else:
         title = f"GPU {found.index} ({found.name})" if isinstance(found, Gpu) else found.uuid
         total_mb, free_mb = found.total_mb, found.free_mb
+    needs_mb = [process.memory_mb for process in processes if process.device == device]
     return DeviceLoad(
         device=device,
         title=title,
-        processes=len(processes),
-        needed_mb=sum(process.memory_mb for process in processes),
+        processes=len(needs_mb),
+        needed_mb=sum(needs_mb),
         total_mb=total_mb,
         free_mb=free_mb,
     )

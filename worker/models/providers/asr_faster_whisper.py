@@ -1,30 +1,22 @@
 """Speech recognition by Whisper in CTranslate2 (faster-whisper): the second engine, faster and smaller, for converted checkpoints.
 
-The engine would download what it does not find beside the weights; everything it looks for is checked before it is asked.
+The engine downloads files that are missing beside the weights, so their presence is checked before.
 """
 
 from __future__ import annotations
 
-import json
 import logging
-from typing import Literal
+from collections.abc import Collection, Iterable, Mapping
+from dataclasses import asdict
+from typing import Any, Literal
 
-import numpy as np
 import torch
 from faster_whisper import WhisperModel
 
-from worker.models.base import SAMPLE_RATE_HZ, Float32
+from worker.models.base import Float32
 from worker.models.placement import devices
-from worker.models.providers.asr_windows import (
-    HeardSegment,
-    HeardWord,
-    SpeechOptions,
-    WindowedTranscriber,
-    read_options,
-    refuse_language,
-    refuse_translation,
-)
-from worker.models.providers.tensors import refused
+from worker.models.providers.asr_windows import SpeechOptions, WhisperBase
+from worker.models.providers.tensors import read_json, refused
 
 _WEIGHTS, _TOKENIZER, _PREPROCESSOR = "model.bin", "tokenizer.json", "preprocessor_config.json"
 #: What the engine takes where the preprocessor's file is missing.
@@ -36,27 +28,29 @@ class FasterWhisperOptions(SpeechOptions):
     compute_type: Literal["int8"] | None = None
 
 
-class FasterWhisperTranscriber(WindowedTranscriber):
+class FasterWhisperTranscriber(WhisperBase):
     """A Whisper checkpoint converted for CTranslate2, behind the Silero VAD."""
 
-    _model: WhisperModel | None = None
+    _model: WhisperModel
     _options = FasterWhisperOptions()
 
-    def _load(self) -> None:
-        # For the VAD.
-        torch.set_num_threads(self.threads)
+    def _open(self) -> WhisperModel:
         # One line a window otherwise.
         logging.getLogger("faster_whisper").setLevel(logging.WARNING)
-        options = self._options = read_options(self.spec, FasterWhisperOptions)
         tokenizer, weights = self._file(_TOKENIZER), self._file(_WEIGHTS)
-        self._load_vad()
-        self._check_json("config.json")
-        self._check_json(_PREPROCESSOR)
+        for name in ("config.json", _PREPROCESSOR):
+            # The engine does not say what is wrong with them.
+            if (path := weights.with_name(name)).exists():
+                read_json(self.spec, path)
+        # CTranslate2's name of the number format: https://opennmt.net/CTranslate2/quantization.html.
+        compute_type = (
+            self.placement.dtype if self._options.compute_type is None else f"int8_{self.placement.dtype}"
+        )
         try:
             model = WhisperModel(
                 str(weights.parent),
                 device=self.placement.device,
-                compute_type=self._compute_type(),
+                compute_type=compute_type,
                 cpu_threads=self.threads,
                 local_files_only=True,
             )
@@ -65,100 +59,44 @@ class FasterWhisperTranscriber(WindowedTranscriber):
                 raise
             # Anything at all, by the files' bytes; tokenizers raises bare Exceptions, CTranslate2 others.
             blamed, what = (tokenizer, "a tokenizer") if type(error) is Exception else (weights, "weights")
-            wanted = f"{what} for faster-whisper on {self.placement.device} in {self._compute_type()}"
+            wanted = f"{what} for faster-whisper on {self.placement.device} in {compute_type}"
             reason = f"{error}".splitlines()[0]
             raise refused(self.spec, blamed, wanted, f"this error: {reason!r}") from error
         mels = model.feat_kwargs.get("feature_size", _DEFAULT_MELS)
         if mels != model.model.n_mels:
-            raise refused(
-                self.spec,
-                weights.with_name(_PREPROCESSOR),
-                f"feature_size {model.model.n_mels}, that of {_WEIGHTS},",
-                str(mels),
-            )
+            wanted = f"feature_size {model.model.n_mels}, that of {_WEIGHTS},"
+            raise refused(self.spec, weights.with_name(_PREPROCESSOR), wanted, str(mels))
         if model.hf_tokenizer.token_to_id("<|startoftranscript|>") is None:
             raise refused(self.spec, tokenizer, "Whisper's tokens", "no <|startoftranscript|>")
-        if options.language is not None and not _knows(model, options.language):
-            raise refuse_language(self.spec, options.language)
-        if options.translate and (not model.model.is_multilingual or "turbo" in self.spec.name):
-            raise refuse_translation(self.spec, "it was not trained to")
-        self._model = model
+        return model
 
     def _unload(self) -> None:
-        if self._model is not None:
+        if hasattr(self, "_model"):
             self._model.model.unload_model()
-        self._model = self._vad = None
+        super()._unload()
 
-    def _warm_up(self) -> None:
-        noise = np.random.default_rng(0).normal(0, 0.05, SAMPLE_RATE_HZ).astype(np.float32)
-        self._transcribe(noise, 0.0, lambda fraction: None)
-        self._decode(noise, "en", 1)
-
-    def _decode(self, window: Float32, language: str, beam: int) -> list[HeardSegment]:
-        found, _ = self._engine_model.transcribe(
-            window,
-            language=language,
-            task="translate" if self._options.translate else "transcribe",
-            temperature=0.0,
-            beam_size=beam,
-            condition_on_previous_text=False,
-            # Silence is judged with the rest, not left out.
-            no_speech_threshold=None,
-            word_timestamps=True,
-            vad_filter=False,
-        )
-        # The engine works while its result is gone through, and raises there.
+    def _languages(self) -> Collection[str]:
+        if not self._model.model.is_multilingual:
+            return ("en",)
+        tokenizer = self._model.hf_tokenizer
         return [
-            HeardSegment(
-                tuple(
-                    HeardWord(word.word, float(word.start), float(word.end), float(word.probability))
-                    for word in segment.words or ()
-                ),
-                segment.avg_logprob,
-                segment.no_speech_prob,
-                segment.compression_ratio,
-            )
-            for segment in found
+            code
+            for code in self._model.supported_languages
+            if tokenizer.token_to_id(f"<|{code}|>") is not None
         ]
 
+    def _run(self, window: Float32, beam: int, **settings: Any) -> Iterable[Mapping[str, Any]]:
+        found, _ = self._model.transcribe(window, beam_size=beam, vad_filter=False, **settings)
+        # A generator: the engine computes, and raises, while it is iterated.
+        return map(asdict, found)
+
     def _detect_language(self, window: Float32) -> tuple[str, float]:
-        language, probability, _ = self._engine_model.detect_language(window)
+        language, probability, _ = self._model.detect_language(window)
         return language, float(probability)
 
-    def _fixed_language(self) -> str | None:
-        return self._options.language if self._engine_model.model.is_multilingual else "en"
-
     def _held_bytes(self) -> int:
-        """On a GPU, what is taken of the whole of it: torch does not see what CTranslate2 takes."""
+        """On a GPU, the memory in use of the whole GPU: torch does not know what CTranslate2 allocates."""
         if self.placement.device != "cuda":
             return super()._held_bytes()
         free, total = torch.cuda.mem_get_info()
         return int(total - free)
-
-    def _check_json(self, file: str) -> None:
-        """Before the engine, which says of neither file what is wrong with it."""
-        path = self._file(_WEIGHTS).with_name(file)
-        if not path.exists():
-            return
-        try:
-            json.loads(path.read_text(encoding="utf-8"))
-        except ValueError as error:
-            raise refused(self.spec, path, "JSON", f"something else ({error})") from error
-
-    def _compute_type(self) -> str:
-        """CTranslate2's name of the number format: https://opennmt.net/CTranslate2/quantization.html."""
-        if self._options.compute_type is None:
-            return self.placement.dtype
-        return f"int8_{self.placement.dtype}"
-
-    @property
-    def _engine_model(self) -> WhisperModel:
-        assert self._model is not None
-        return self._model
-
-
-def _knows(model: WhisperModel, language: str) -> bool:
-    if not model.model.is_multilingual:
-        return language == "en"
-    known = language in model.supported_languages
-    return known and model.hf_tokenizer.token_to_id(f"<|{language}|>") is not None

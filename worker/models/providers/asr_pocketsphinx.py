@@ -7,17 +7,15 @@ process, such as a heartbeat, runs meanwhile.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator, Sequence
 
-import numpy as np
 import torch
 from pocketsphinx import Decoder
 
 from shared.contracts import Segment, Word
 from shared.errors import ModelUnavailable
-from worker.models.asr import Transcriber, Transcript
 from worker.models.base import SAMPLE_RATE_HZ, Float32
-from worker.models.providers.vad import Vad, plan_windows
+from worker.models.providers.asr_windows import WindowedTranscriber, make_noise, split_at_pauses
 
 MAX_WINDOW_S = 10.0
 #: Speech with a shorter silence within shares an utterance: the language model knows more (JFK sample: 4 words of 22
@@ -26,21 +24,19 @@ MAX_GAP_S = 1.2
 #: A pause between words that ends a segment.
 PAUSE_S = 0.6
 PAD_S = 0.25
-#: Share of the progress the VAD stands for; it takes about a twentieth of the time.
-_VAD_SHARE = 0.05
 _FRAMES_PER_S = 100
-_VAD_WEIGHTS = "package:silero_vad/data/silero_vad.jit"
 
 
-class PocketSphinxTranscriber(Transcriber):
-    """PocketSphinx behind the Silero VAD. One thread, whatever `threads` says: the decoder knows no more."""
+class PocketSphinxTranscriber(WindowedTranscriber):
+    """PocketSphinx behind the Silero VAD. One thread, whatever `threads` says: the decoder uses no more."""
 
-    _decoder: Decoder | None = None
-    _vad: Vad | None = None
+    max_window_s, max_gap_s, pad_s = MAX_WINDOW_S, MAX_GAP_S, PAD_S
+
+    _decoder: Decoder
 
     def _load(self) -> None:
         torch.set_num_threads(1)
-        self._vad = Vad(self._file(_VAD_WEIGHTS))
+        self._load_vad()
         folder = self._file()
         try:
             self._decoder = Decoder(
@@ -56,32 +52,15 @@ class PocketSphinxTranscriber(Transcriber):
                 f"Model {self.spec.name} can't be loaded from {folder}: PocketSphinx says {error}"
             ) from error
 
-    def _unload(self) -> None:
-        self._decoder = self._vad = None
-
     def _warm_up(self) -> None:
-        noise = np.random.default_rng(0).normal(0, 0.05, SAMPLE_RATE_HZ).astype(np.float32)
-        self._loaded_vad.probabilities(noise)
-        self._decode(noise)
+        self._transcribe(make_noise(), 0.0, lambda fraction: None)
+        self._decode(make_noise())
 
-    def _transcribe(self, audio: Float32, offset_s: float, on_step: Callable[[float], None]) -> Transcript:
-        audio = np.clip(audio, -1.0, 1.0)
-        probabilities = self._loaded_vad.probabilities(audio, lambda done: on_step(done * _VAD_SHARE))
-        windows = plan_windows(
-            probabilities, max_window_s=MAX_WINDOW_S, max_gap_s=MAX_GAP_S, pad_s=PAD_S, samples=len(audio)
-        )
-        total = sum(end - start for start, end in windows)
-        decoded = 0
-        segments: list[Segment] = []
-        for start, end in windows:
-            with self._engine():
-                words = list(self._words(audio[start:end], offset_s + start / SAMPLE_RATE_HZ))
-            segments += _split_at_pauses(words)
-            decoded += end - start
-            on_step(_VAD_SHARE + (1 - _VAD_SHARE) * decoded / total)
-        if not windows:
-            on_step(1.0)
-        return Transcript("en" if segments else None, tuple(segments))
+    def _languages_of(self, windows: Sequence[Float32]) -> Iterator[str]:
+        yield from ["en"] * len(windows)
+
+    def _recognise(self, window: Float32, language: str, from_s: float) -> Iterator[Segment]:
+        return split_at_pauses(list(self._words(window, from_s)), PAUSE_S)
 
     def _words(self, window: Float32, offset_s: float) -> Iterator[Word]:
         decoder = self._decode(window)
@@ -97,7 +76,6 @@ class PocketSphinxTranscriber(Transcriber):
 
     def _decode(self, window: Float32) -> Decoder:
         decoder = self._decoder
-        assert decoder is not None
         # Forgets the noise it learned: without this, times and confidences (now and then words) depend on what was
         # decoded before, even with full_utt.
         decoder.reinit_feat()
@@ -107,23 +85,3 @@ class PocketSphinxTranscriber(Transcriber):
         finally:
             decoder.end_utt()
         return decoder
-
-    @property
-    def _loaded_vad(self) -> Vad:
-        assert self._vad is not None
-        return self._vad
-
-
-def _split_at_pauses(words: list[Word]) -> Iterator[Segment]:
-    first = 0
-    for index, word in enumerate(words):
-        last = index + 1 == len(words)
-        if last or words[index + 1].start_s - word.end_s > PAUSE_S:
-            spoken = tuple(words[first : index + 1])
-            yield Segment(
-                start_s=spoken[0].start_s,
-                end_s=word.end_s,
-                text=" ".join(one.text for one in spoken),
-                words=spoken,
-            )
-            first = index + 1

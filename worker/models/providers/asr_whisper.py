@@ -1,15 +1,16 @@
-"""Speech recognition by OpenAI's Whisper, in their own engine.
+"""Speech recognition by OpenAI's Whisper, in OpenAI's engine.
 
-The checkpoint is read here and not by the engine: theirs knows the alignment heads only of models it downloaded itself, draws
-random weights before it reads the real ones, and keeps float32 on a GPU. The network, the decoding and the word times are theirs.
+The checkpoint is read here and not by the engine, which knows the alignment heads only of models it downloaded itself, draws
+random weights before it reads the real ones, and keeps float32 on a GPU. The network, decoding and word times are the engine's.
 """
 
 from __future__ import annotations
 
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import fields, replace
 from pathlib import Path
+from typing import Any
 
-import numpy as np
 import torch
 from whisper import _ALIGNMENT_HEADS
 from whisper.audio import N_FRAMES, log_mel_spectrogram, pad_or_trim
@@ -18,22 +19,14 @@ from whisper.timing import find_alignment
 from whisper.tokenizer import LANGUAGES, get_tokenizer
 
 from shared.errors import ModelUnavailable
-from worker.models.base import SAMPLE_RATE_HZ, Float32
+from worker.models.base import Float32
 from worker.models.placement import devices
-from worker.models.providers.asr_windows import (
-    HeardSegment,
-    HeardWord,
-    SpeechOptions,
-    WindowedTranscriber,
-    read_options,
-    refuse_language,
-    refuse_translation,
-)
-from worker.models.providers.tensors import fill, refused
+from worker.models.providers.asr_windows import SpeechOptions, WhisperBase, make_noise
+from worker.models.providers.tensors import are_tensors, fill, load, refused
 from worker.models.spec import ModelSpec
 
 #: What all of OpenAI's checkpoints have: the engine's audio code and tokenizers know nothing else.
-_N_MELS, _N_AUDIO_CTX, _N_VOCAB = (80, 128), (1500,), (51864, 51865, 51866)
+_KNOWN_DIMS = {"n_mels": (80, 128), "n_audio_ctx": (1500,), "n_vocab": (51864, 51865, 51866)}
 #: Layers whose weights are used in the number format of the computation; the others are in float32 whatever it is.
 _COMPUTED = (torch.nn.Linear, torch.nn.Conv1d, torch.nn.Embedding)
 
@@ -43,79 +36,49 @@ class WhisperOptions(SpeechOptions):
     alignment_heads: str | None = None
 
 
-class WhisperTranscriber(WindowedTranscriber):
+class WhisperTranscriber(WhisperBase):
     """A Whisper checkpoint of OpenAI's, of any size, behind the Silero VAD."""
 
-    _model: Whisper | None = None
+    _model: Whisper
     _options = WhisperOptions()
 
-    def _load(self) -> None:
-        torch.set_num_threads(self.threads)
-        options = self._options = read_options(self.spec, WhisperOptions)
+    def _open(self) -> Whisper:
         self.placement = self._choose_placement()
-        path = self._file(self._checkpoint())
-        self._load_vad()
+        path = self._file(self.spec.only_file(".pt"))
         dims, tensors = _read(self.spec, path)
-        model = _network(dims)
+        model = _make_network(dims)
         fill(self.spec, model, tensors, path)
         self._set_alignment_heads(model, path)
-        if options.language is not None and options.language not in _languages(model):
-            raise refuse_language(self.spec, options.language)
-        if options.translate and (not model.is_multilingual or "turbo" in (path.stem + self.spec.revision)):
-            raise refuse_translation(self.spec, "it was not trained to")
-        self._model = self._placed(model).eval()
-
-    def _unload(self) -> None:
-        self._model = self._vad = None
+        return self._placed(model).eval()
 
     def _warm_up(self) -> None:
-        """Both halves of the work: words are aligned by code that is compiled at its first use (about 2 s)."""
-        model = self._network
-        noise = np.random.default_rng(0).normal(0, 0.05, SAMPLE_RATE_HZ).astype(np.float32)
-        self._transcribe(noise, 0.0, lambda fraction: None)
-        self._decode(noise, "en", 1)
+        """Also align words: that code is compiled at its first use (about 2 s)."""
+        super()._warm_up()
+        model = self._model
         tokenizer = get_tokenizer(model.is_multilingual, num_languages=model.num_languages, language="en")
-        find_alignment(model, tokenizer, tokenizer.encode(" warm up"), self._mel(noise), N_FRAMES)
+        find_alignment(model, tokenizer, tokenizer.encode(" warm up"), self._mel(make_noise()), N_FRAMES)
 
-    def _decode(self, window: Float32, language: str, beam: int) -> list[HeardSegment]:
-        found = self._network.transcribe(
-            window,
-            language=language,
-            task="translate" if self._options.translate else "transcribe",
-            temperature=0.0,
-            beam_size=beam if beam > 1 else None,
-            condition_on_previous_text=False,
-            # Silence is judged with the rest, not left out.
-            no_speech_threshold=None,
-            word_timestamps=True,
-            fp16=self.placement.dtype == "float16",
-        )
-        return [
-            HeardSegment(
-                tuple(
-                    HeardWord(
-                        word["word"], float(word["start"]), float(word["end"]), float(word["probability"])
-                    )
-                    for word in segment["words"]
-                ),
-                segment["avg_logprob"],
-                segment["no_speech_prob"],
-                segment["compression_ratio"],
-            )
-            for segment in found["segments"]
-        ]
+    def _languages(self) -> Collection[str]:
+        model = self._model
+        return tuple(LANGUAGES)[: model.num_languages] if model.is_multilingual else ("en",)
+
+    def _checkpoint_name(self) -> str:
+        return Path(self.spec.only_file(".pt")).stem + self.spec.revision
+
+    def _run(self, window: Float32, beam: int, **settings: Any) -> Iterable[Mapping[str, Any]]:
+        width = beam if beam > 1 else None
+        fp16 = self.placement.dtype == "float16"
+        found: dict[str, list[Any]] = self._model.transcribe(window, beam_size=width, fp16=fp16, **settings)
+        return found["segments"]
 
     def _detect_language(self, window: Float32) -> tuple[str, float]:
-        _, probabilities = self._network.detect_language(self._mel(window))
+        _, probabilities = self._model.detect_language(self._mel(window))
         language = max(probabilities, key=lambda code: probabilities[code])
         return language, probabilities[language]
 
-    def _fixed_language(self) -> str | None:
-        return self._options.language if self._network.is_multilingual else "en"
-
     def _mel(self, window: Float32) -> torch.Tensor:
         """[mels, 3000] where and as the network computes."""
-        model = self._network
+        model = self._model
         mel = log_mel_spectrogram(pad_or_trim(window), model.dims.n_mels, device=model.device)
         return mel.to(getattr(torch, self.placement.dtype))
 
@@ -133,20 +96,11 @@ class WhisperTranscriber(WindowedTranscriber):
         if self.placement.dtype != "bfloat16":
             return self.placement
         if self.spec.dtype != "auto":
-            raise ModelUnavailable(
-                f"Model {self.spec.name} can't be loaded: provider openai-whisper computes in float16 or float32, not in "
-                "bfloat16; set dtype: float16 or auto in models.yaml"
+            raise self.spec.unloadable(
+                "provider openai-whisper computes in float16 or float32, not in bfloat16; set dtype: float16 or auto in "
+                "models.yaml"
             )
         return replace(self.placement, dtype="float16")
-
-    def _checkpoint(self) -> str:
-        own = [file for file in self.spec.all_files if file.endswith(".pt")]
-        if len(own) != 1:
-            raise ModelUnavailable(
-                f"Model {self.spec.name} can't be loaded: expected one .pt file among its files, found {len(own)}; "
-                "correct models.yaml"
-            )
-        return own[0]
 
     def _set_alignment_heads(self, model: Whisper, path: Path) -> None:
         """By the option, the file's name (medium.pt) or the revision (openai-medium); another model keeps the default:
@@ -164,18 +118,8 @@ class WhisperTranscriber(WindowedTranscriber):
         try:
             model.set_alignment_heads(_ALIGNMENT_HEADS[name])
         except RuntimeError as error:
-            dims = model.dims
-            raise refused(
-                self.spec,
-                path,
-                f"a network of the shape of Whisper {name}",
-                f"one of {dims.n_text_layer} layers of {dims.n_text_head} heads",
-            ) from error
-
-    @property
-    def _network(self) -> Whisper:
-        assert self._model is not None
-        return self._model
+            found = f"one of {model.dims.n_text_layer} layers of {model.dims.n_text_head} heads"
+            raise refused(self.spec, path, f"a network of the shape of Whisper {name}", found) from error
 
 
 def _read(spec: ModelSpec, path: Path) -> tuple[ModelDimensions, dict[str, torch.Tensor]]:
@@ -183,19 +127,12 @@ def _read(spec: ModelSpec, path: Path) -> tuple[ModelDimensions, dict[str, torch
 
     Raises: ModelUnavailable when the file is truncated, something else, or of a shape the engine can't compute.
     """
-    try:
-        found = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:
-        # Anything at all, by the file's bytes; torch adds advice on loading it unsafely, over many lines.
-        reason = f"{type(error).__name__}: {error}".splitlines()[0]
-        raise refused(spec, path, "a Whisper checkpoint", f"a file that can't be read ({reason})") from error
+    found = load(spec, path, "a Whisper checkpoint")
     parts = sorted(map(str, found)) if isinstance(found, dict) else [type(found).__name__]
     if parts != ["dims", "model_state_dict"]:
         raise refused(spec, path, "a Whisper checkpoint (dims, model_state_dict)", ", ".join(parts[:5]))
     dims, tensors = found["dims"], found["model_state_dict"]
-    if not isinstance(tensors, dict) or not all(
-        isinstance(value, torch.Tensor) for value in tensors.values()
-    ):
+    if not are_tensors(tensors):
         raise refused(spec, path, "named tensors as model_state_dict", f"a {type(tensors).__name__}")
     names = {field.name for field in fields(ModelDimensions)}
     if (
@@ -204,16 +141,16 @@ def _read(spec: ModelSpec, path: Path) -> tuple[ModelDimensions, dict[str, torch
         or not all(isinstance(value, int) and value > 0 for value in dims.values())
     ):
         raise refused(spec, path, f"dims with whole numbers {', '.join(sorted(names))}", str(dims))
-    for name, known in {"n_mels": _N_MELS, "n_audio_ctx": _N_AUDIO_CTX, "n_vocab": _N_VOCAB}.items():
+    for name, known in _KNOWN_DIMS.items():
         if dims[name] not in known:
             raise refused(spec, path, f"{name} {' or '.join(map(str, known))}", str(dims[name]))
     return ModelDimensions(**dims), tensors
 
 
-def _network(dims: ModelDimensions) -> Whisper:
+def _make_network(dims: ModelDimensions) -> Whisper:
     """A network on device `meta`, to be filled: drawing random weights first would take 6 s for medium."""
     # As small as can be: the class can't be made on `meta` itself, whose tensors can't be sparse.
-    model = Whisper(ModelDimensions(80, 1, 4, 1, 1, _N_VOCAB[0], 1, 4, 1, 1))
+    model = Whisper(ModelDimensions(80, 1, 4, 1, 1, _KNOWN_DIMS["n_vocab"][0], 1, 4, 1, 1))
     with torch.device("meta"):
         model.encoder = AudioEncoder(
             dims.n_mels, dims.n_audio_ctx, dims.n_audio_state, dims.n_audio_head, dims.n_audio_layer
@@ -229,7 +166,3 @@ def _network(dims: ModelDimensions) -> Whisper:
     heads[dims.n_text_layer // 2 :] = True
     model.register_buffer("alignment_heads", heads.to_sparse(), persistent=False)
     return model
-
-
-def _languages(model: Whisper) -> tuple[str, ...]:
-    return tuple(LANGUAGES)[: model.num_languages] if model.is_multilingual else ("en",)

@@ -1,28 +1,28 @@
-"""Speech recognition in windows: what engines that hear at most 30 s at once have in common.
+"""Transcribes speech in windows: what all recognisers have in common, and what the engines for Whisper have.
 
 Whisper invents words in silence and falls into loops on long audio (Radford et al. 2022, section 4.5). So it is
-given windows of speech only, cut at silences by the VAD, each independently. What it
-says is then judged; words that are not believed are kept, and say why. Everything is decided without drawing at random, so that
-the same audio gives the same words. Imports no engine but the VAD's torch.
+given windows of speech only, cut at silences by the VAD, each independently. Its words are then judged: a rejected segment is
+kept with the reason. Nothing is drawn at random, so the same audio gives the same words. Imports no engine but the VAD's torch.
 """
 
 from __future__ import annotations
 
 from abc import abstractmethod
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TypeVar
+from itertools import pairwise
+from typing import Any, ClassVar
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict, ValidationError
+import torch
+from pydantic import BaseModel, ConfigDict
 
 from shared.contracts import Segment, Word
 from shared.errors import ModelUnavailable
 from worker.models.asr import Rejection, Transcriber, Transcript
 from worker.models.base import SAMPLE_RATE_HZ, Float32
 from worker.models.providers.vad import Vad, plan_windows
-from worker.models.spec import ModelSpec
 
 #: What Whisper's encoder takes.
 MAX_WINDOW_S = 30.0
@@ -42,10 +42,10 @@ MIN_AVG_LOGPROB = -1.0
 MAX_NO_SPEECH_PROBABILITY = 0.6
 #: A phrase of up to this many words, repeated this often in a row, with this many words in total, is a loop. Catches what is too short to compress.
 LOOP_PHRASE_WORDS, LOOP_TIMES, LOOP_WORDS = 8, 4, 8
-#: Widths of the beam, one after the other while the result is not believed: greedy first; beam search loops less.
+#: Widths of the beam, one after the other while the result is rejected: greedy first; beam search loops less.
 BEAMS = (1, 5)
 
-#: Share of the progress the VAD stands for.
+#: Share of the progress the VAD stands for; it takes about a twentieth of the time.
 _VAD_SHARE = 0.05
 _VAD_WEIGHTS = "package:silero_vad/data/silero_vad.jit"
 #: Languages written without spaces between words.
@@ -53,11 +53,65 @@ _UNSPACED = frozenset({"zh", "ja", "th", "lo", "my", "yue"})
 #: Whisper's code of a language -> ISO 639-1's, where they differ.
 _ISO_CODES = {"jw": "jv"}
 
-O = TypeVar("O", bound="SpeechOptions")  # noqa: E741
+
+class WindowedTranscriber(Transcriber):
+    """Transcribes windows of speech, found by the Silero VAD, one by one."""
+
+    max_window_s: ClassVar[float] = MAX_WINDOW_S
+    max_gap_s: ClassVar[float] = MAX_GAP_S
+    pad_s: ClassVar[float] = PAD_S
+
+    _vad: Vad
+
+    @abstractmethod
+    def _languages_of(self, windows: Sequence[Float32]) -> Iterator[str]:
+        """The engine's code of the language spoken in each window."""
+
+    @abstractmethod
+    def _recognise(self, window: Float32, language: str, from_s: float) -> Iterator[Segment]:
+        """The segments of one window, float32 [N] of at most `max_window_s`, which starts at `from_s` in the video."""
+
+    def _load_vad(self) -> None:
+        self._vad = Vad(self._file(_VAD_WEIGHTS))
+
+    def _transcribe(self, audio: Float32, offset_s: float, on_step: Callable[[float], None]) -> Transcript:
+        audio = np.clip(audio, -1.0, 1.0)
+        probabilities = self._vad.probabilities(audio, lambda done: on_step(done * _VAD_SHARE))
+        windows = plan_windows(
+            probabilities,
+            max_window_s=self.max_window_s,
+            max_gap_s=self.max_gap_s,
+            pad_s=self.pad_s,
+            samples=len(audio),
+        )
+        if not windows:
+            on_step(1.0)
+        total = sum(end - start for start, end in windows)
+        languages = self._languages_of([audio[start:end] for start, end in windows])
+        segments: list[Segment] = []
+        spoken_s: dict[str, float] = defaultdict(float)
+        done = 0
+        for start, end in windows:
+            with self._engine():
+                language = next(languages)
+                from_s = offset_s + start / SAMPLE_RATE_HZ
+                found = list(self._recognise(audio[start:end], language, from_s))
+            for segment in found:
+                if segment.rejected is None:
+                    spoken_s[_ISO_CODES.get(language, language)] += segment.end_s - segment.start_s
+            segments += found
+            done += end - start
+            on_step(_VAD_SHARE + (1 - _VAD_SHARE) * done / total)
+        return Transcript(max(spoken_s, key=lambda code: spoken_s[code], default=None), tuple(segments))
+
+
+def make_noise() -> Float32:
+    """One second of noise to warm up with, float32 [16000]."""
+    return np.random.default_rng(0).normal(0, 0.05, SAMPLE_RATE_HZ).astype(np.float32)
 
 
 class SpeechOptions(BaseModel):
-    """What the catalogue's `options` can tell a recogniser; a provider may know more."""
+    """The catalogue's `options` of a Whisper; a provider may know more."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
 
@@ -81,7 +135,7 @@ class HeardWord:
 
 @dataclass(frozen=True, slots=True)
 class HeardSegment:
-    """A segment as the engine gives it, with what it says about its own work."""
+    """A segment as the engine gives it, with the engine's own measures of quality."""
 
     words: tuple[HeardWord, ...]
     #: Mean logarithm of its tokens' probabilities.
@@ -91,58 +145,59 @@ class HeardSegment:
     compression_ratio: float
 
 
-class WindowedTranscriber(Transcriber):
-    """An engine for windows of speech found by the VAD. A provider loads, decodes one window and detects a language."""
+class WhisperBase(WindowedTranscriber):
+    """A Whisper in some engine: its options, the language of each window, wider beams for what is rejected."""
 
-    _vad: Vad | None = None
+    #: The engine's object, for one or several languages.
+    _model: Any
+    #: Those of the catalogue, once it is loaded; a provider sets the class.
+    _options = SpeechOptions()
 
     @abstractmethod
-    def _decode(self, window: Float32, language: str, beam: int) -> list[HeardSegment]:
-        """The words of one window: float32 [N], at most 30 s; `beam` 1 is greedy."""
+    def _open(self) -> Any:
+        """The engine's object with its weights."""
+
+    @abstractmethod
+    def _languages(self) -> Collection[str]:
+        """Whisper's codes of the languages the model knows; `en` alone: the model is English only."""
+
+    @abstractmethod
+    def _run(self, window: Float32, beam: int, **settings: Any) -> Iterable[Mapping[str, Any]]:
+        """The segments of one window as openai-whisper's `transcribe` gives them; `beam` 1 is greedy."""
 
     @abstractmethod
     def _detect_language(self, window: Float32) -> tuple[str, float]:
-        """The engine's code of the language spoken in a window, and its probability."""
+        """Whisper's code of the language spoken in a window, and its probability."""
 
-    @abstractmethod
-    def _fixed_language(self) -> str | None:
-        """The language every window is in; None: detect it."""
+    def _checkpoint_name(self) -> str:
+        """What tells a turbo, which was not trained to translate."""
+        return self.spec.name
 
-    def _load_vad(self) -> None:
-        self._vad = Vad(self._file(_VAD_WEIGHTS))
+    def _load(self) -> None:
+        torch.set_num_threads(self.threads)
+        self._options = self.spec.read_options(type(self._options))
+        self._load_vad()
+        self._model = self._open()
+        language, languages = self._options.language, self._languages()
+        if language is not None and language not in languages:
+            raise ModelUnavailable(
+                f"Model {self.spec.name} does not know the language {language!r} of its options; give a code such as en or "
+                "de in models.yaml, or null to detect it"
+            )
+        if self._options.translate and (len(languages) == 1 or "turbo" in self._checkpoint_name()):
+            raise ModelUnavailable(
+                f"Model {self.spec.name} can't translate: it was not trained to; set translate: false in models.yaml, or "
+                "choose another model"
+            )
 
-    def _transcribe(self, audio: Float32, offset_s: float, on_step: Callable[[float], None]) -> Transcript:
-        assert self._vad is not None
-        audio = np.clip(audio, -1.0, 1.0)
-        probabilities = self._vad.probabilities(audio, lambda done: on_step(done * _VAD_SHARE))
-        windows = plan_windows(
-            probabilities, max_window_s=MAX_WINDOW_S, max_gap_s=MAX_GAP_S, pad_s=PAD_S, samples=len(audio)
-        )
-        if not windows:
-            on_step(1.0)
-            return Transcript(None, ())
-        total = sum(end - start for start, end in windows)
-        languages = self._languages_of([audio[start:end] for start, end in windows])
-        segments: list[Segment] = []
-        spoken_s: dict[str, float] = defaultdict(float)
-        done = 0
-        for start, end in windows:
-            window, from_s = audio[start:end], offset_s + start / SAMPLE_RATE_HZ
-            with self._engine():
-                language = next(languages)
-                heard, verdicts = self._hear(window, language)
-            for segment in place(heard, verdicts, language, from_s, len(window) / SAMPLE_RATE_HZ):
-                segments.append(segment)
-                if segment.rejected is None:
-                    spoken_s[_ISO_CODES.get(language, language)] += segment.end_s - segment.start_s
-            done += end - start
-            on_step(_VAD_SHARE + (1 - _VAD_SHARE) * done / total)
-        return Transcript(max(spoken_s, key=lambda code: spoken_s[code], default=None), tuple(segments))
+    def _warm_up(self) -> None:
+        self._transcribe(make_noise(), 0.0, lambda fraction: None)
+        self._decode(make_noise(), "en", 1)
 
     def _languages_of(self, windows: Sequence[Float32]) -> Iterator[str]:
         """The language of each window: that of the longest, which has most to tell it by, unless the model is sure that a
         long one is in another."""
-        fixed = self._fixed_language()
+        fixed = "en" if len(self._languages()) == 1 else self._options.language
         if fixed is not None:
             yield from [fixed] * len(windows)
             return
@@ -155,8 +210,8 @@ class WindowedTranscriber(Transcriber):
             language, probability = self._detect_language(window)
             yield language if probability >= OWN_LANGUAGE_PROBABILITY else main
 
-    def _hear(self, window: Float32, language: str) -> tuple[list[HeardSegment], list[Rejection | None]]:
-        """Decode with wider and wider beams until all is believed; else what is believed most, the first of equals."""
+    def _recognise(self, window: Float32, language: str, from_s: float) -> Iterator[Segment]:
+        """Decode with wider and wider beams until nothing is rejected; else the best result, the first of equals."""
         results = []
         for beam in BEAMS:
             heard = self._decode(window, language, beam)
@@ -165,7 +220,30 @@ class WindowedTranscriber(Transcriber):
             if not results[-1][0]:
                 break
         _, heard, verdicts = min(results, key=lambda result: result[0])
-        return heard, verdicts
+        return place(heard, verdicts, language, from_s, len(window) / SAMPLE_RATE_HZ)
+
+    def _decode(self, window: Float32, language: str, beam: int) -> list[HeardSegment]:
+        found = self._run(
+            window,
+            beam,
+            language=language,
+            task="translate" if self._options.translate else "transcribe",
+            temperature=0.0,
+            condition_on_previous_text=False,
+            # Silence is judged with the rest, not left out.
+            no_speech_threshold=None,
+            word_timestamps=True,
+        )
+        return [
+            HeardSegment(
+                tuple(
+                    HeardWord(word["word"], *(float(word[key]) for key in ("start", "end", "probability")))
+                    for word in segment["words"] or ()
+                ),
+                *(segment[key] for key in ("avg_logprob", "no_speech_prob", "compression_ratio")),
+            )
+            for segment in found
+        ]
 
 
 def judge(segments: Sequence[HeardSegment]) -> list[Rejection | None]:
@@ -223,15 +301,25 @@ def place(
     for words, verdict in zip(whole, verdicts, strict=True):
         placed: list[Word] = []
         for word in words:
-            start_s, end_s = next(spans)
-            start_s, end_s = round(from_s + start_s, 4), round(from_s + end_s, 4)
-            if placed and start_s - placed[-1].end_s > PAUSE_S:
-                yield _segment(placed, verdict)
-                placed = []
-            probability = min(1.0, max(0.0, float(word.probability)))
+            start_s, end_s = (round(from_s + time_s, 4) for time_s in next(spans))
+            probability = min(1.0, max(0.0, word.probability))
             placed.append(Word(start_s=start_s, end_s=end_s, text=word.text, probability=probability))
-        if placed:
-            yield _segment(placed, verdict)
+        yield from split_at_pauses(placed, PAUSE_S, verdict)
+
+
+def split_at_pauses(
+    words: Sequence[Word], pause_s: float, rejected: Rejection | None = None
+) -> Iterator[Segment]:
+    """Segments of words in order of time; a silence longer than `pause_s` ends a segment."""
+    ends = [
+        index for index, word in enumerate(words) if index and word.start_s - words[index - 1].end_s > pause_s
+    ]
+    for first, end in pairwise([0, *ends, len(words)]):
+        spoken = tuple(words[first:end])
+        if spoken:
+            text = " ".join(word.text for word in spoken)
+            start_s, end_s = spoken[0].start_s, spoken[-1].end_s
+            yield Segment(start_s=start_s, end_s=end_s, text=text, words=spoken, rejected=rejected)
 
 
 def put_in_order(spans: Sequence[tuple[float, float]], length_s: float) -> list[tuple[float, float]]:
@@ -252,41 +340,6 @@ def put_in_order(spans: Sequence[tuple[float, float]], length_s: float) -> list[
         before_s = max(0.0, min(ordered[index][0], end_s - least_s))
         ordered[index] = (before_s, end_s)
     return ordered
-
-
-def read_options(spec: ModelSpec, options: type[O]) -> O:
-    """The catalogue's `options` of a model.
-
-    Raises: ModelUnavailable for one that the provider does not know, or a wrong value.
-    """
-    try:
-        return options.model_validate(spec.options)
-    except ValidationError as error:
-        first = error.errors()[0]
-        name = ".".join(str(part) for part in first["loc"])
-        if first["type"] == "extra_forbidden":
-            fault = f"an option {name!r} that provider {spec.provider} does not know"
-        else:
-            fault = f"a wrong option {name} ({first['input']!r}: {first['msg']})"
-        known = ", ".join(sorted(options.model_fields))
-        raise ModelUnavailable(
-            f"Model {spec.name} has {fault}; correct models.yaml, it can have {known}"
-        ) from error
-
-
-def refuse_language(spec: ModelSpec, language: str) -> ModelUnavailable:
-    """The error for a language the model does not know."""
-    return ModelUnavailable(
-        f"Model {spec.name} does not know the language {language!r} of its options; give a code such as en or de in "
-        "models.yaml, or null to detect it"
-    )
-
-
-def refuse_translation(spec: ModelSpec, why: str) -> ModelUnavailable:
-    """The error for a model that can't translate."""
-    return ModelUnavailable(
-        f"Model {spec.name} can't translate: {why}; set translate: false in models.yaml, or choose another model"
-    )
 
 
 def _failed_words(heard: Sequence[HeardSegment], verdicts: Sequence[Rejection | None]) -> float:
@@ -314,13 +367,6 @@ def _whole_words(words: Sequence[HeardWord], *, spaced: bool) -> list[HeardWord]
         else:
             whole.append(HeardWord(text, word.start_s, word.end_s, word.probability))
     return whole
-
-
-def _segment(words: Sequence[Word], verdict: Rejection | None) -> Segment:
-    text = " ".join(word.text for word in words)
-    return Segment(
-        start_s=words[0].start_s, end_s=words[-1].end_s, text=text, words=tuple(words), rejected=verdict
-    )
 
 
 def _bare(text: str) -> str:

@@ -1,4 +1,4 @@
-"""Faces by YuNet and AdaFace: five landmarks, alignment, a 512-d unit vector, and its length before as quality.
+"""Finds faces with YuNet and embeds them with AdaFace: a 512-d unit vector, and the feature's length as quality.
 
 Source: Kim, Jain, Liu, "AdaFace: Quality Adaptive Margin for Face Recognition" (2022): the norm of a feature grows with
 the quality of the picture. Preprocessing as in the code published with it: BGR, (x / 255 - 0.5) / 0.5.
@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import argparse
 import zipfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,12 +23,13 @@ from worker.models.face import Face, FaceAnalyser
 from worker.models.providers.face_align import SIDE_PX, align
 from worker.models.providers.face_ir import DIM, UNITS, IrNetwork
 from worker.models.providers.face_yunet import LANDMARK_NAMES, Detection, YuNetDetector
+from worker.models.providers.tensors import are_tensors, fill, refused
 from worker.models.spec import ModelSpec
 
 #: float32 [256]: what each grey level becomes, computed in float64 as the published code does.
 _LEVELS: Float32 = ((np.arange(256) / 255.0 - 0.5) / 0.5).astype(np.float32)
-#: The recogniser's layers in the checkpoint; those of the classes it was trained on are of no use here.
-_OWN, _DROPPED = "model.", "head."
+#: Layers of the checkpoint that are not used: the classes that the recogniser was trained on.
+_DROPPED = "head."
 #: What a training run of PyTorch Lightning leaves in a checkpoint beside the weights. It is read as empty shells.
 _LIGHTNING = ("pytorch_lightning.", "lightning.pytorch.")
 
@@ -41,29 +42,25 @@ class Shell:
 
 
 class AdaFaceAnalyser(FaceAnalyser):
-    """YuNet finds, AdaFace tells apart. `options.architecture`: ir_18, ir_50 or ir_101, as the checkpoint is."""
+    """YuNet and AdaFace. `options.architecture`: that of the checkpoint, ir_18, ir_50 or ir_101."""
 
     landmark_names = LANDMARK_NAMES
     # Faces of different people have cosines around 0 in 512 dimensions; 0.3 is the usual place to cut. To be measured
     # on one's own pictures before it decides anything that matters.
     same_person = 0.7
 
-    _detector: YuNetDetector | None = None
-    _network: IrNetwork | None = None
+    _detector: YuNetDetector
+    _network: IrNetwork
 
     def _load(self) -> None:
         torch.set_num_threads(self.threads)
         cv2.setNumThreads(self.threads)
         architecture = _architecture(self.spec)
-        self._detector = YuNetDetector(self.spec, self._file(_only_file(self.spec, ".onnx")))
-        network = read_network(self.spec, self._file(_only_file(self.spec, ".ckpt")), architecture)
+        self._detector = YuNetDetector(self.spec, self._file(self.spec.only_file(".onnx")))
+        network = read_network(self.spec, self._file(self.spec.only_file(".ckpt")), architecture)
         self._network = network.place(self.placement.device, getattr(torch, self.placement.dtype))
 
-    def _unload(self) -> None:
-        self._detector = self._network = None
-
     def _warm_up(self) -> None:
-        assert self._detector is not None
         self._detector.detect(np.zeros((360, 640, 3), np.uint8))
         self._infer(preprocess([np.zeros((SIDE_PX, SIDE_PX, 3), np.uint8)] * self.spec.batch))
 
@@ -72,11 +69,13 @@ class AdaFaceAnalyser(FaceAnalyser):
         chips: list[Uint8] = []
 
         def groups() -> Iterator[list[int]]:
-            # As they fill, so that a GPU computes while the next pictures are looked at here.
+            # As they fill, so that a GPU computes while the next pictures are searched for faces.
             first = 0
             for image in images:
-                found.append([])
-                self._cut_out(image, found[-1], chips)
+                pixels = np.ascontiguousarray(image)
+                faces = [(face, align(pixels, face.landmarks)) for face in self._detector.detect(pixels)]
+                found.append([face for face, chip in faces if chip is not None])
+                chips.extend(chip for _, chip in faces if chip is not None)
                 while len(chips) - first >= self.spec.batch:
                     yield list(range(first, first + self.spec.batch))
                     first += self.spec.batch
@@ -100,19 +99,8 @@ class AdaFaceAnalyser(FaceAnalyser):
         row = iter(zip(vectors, norms, strict=True))
         return [[_face(detection, *next(row)) for detection in faces] for faces in found]
 
-    def _cut_out(self, image: Uint8, detections: list[Detection], chips: list[Uint8]) -> None:
-        """Add the faces of one image to both lists."""
-        assert self._detector is not None
-        pixels = np.ascontiguousarray(image)
-        for detection in self._detector.detect(pixels):
-            chip = align(pixels, detection.landmarks)
-            if chip is not None:
-                detections.append(detection)
-                chips.append(chip)
-
     def _infer(self, faces: Float32) -> tuple[Tensor, Tensor]:
         """[N, 512] and [N], on the device; a GPU may still be at work on them."""
-        assert self._network is not None
         dtype = getattr(torch, self.placement.dtype)
         with torch.inference_mode():
             vectors, lengths = self._network(
@@ -129,84 +117,44 @@ def preprocess(chips: Sequence[Uint8]) -> Float32:
 def read_network(spec: ModelSpec, path: Path, architecture: str) -> IrNetwork:
     """The recogniser of a PyTorch Lightning checkpoint, as published by AdaFace's authors, on the CPU and in eval mode.
 
-    Nothing in the file is run: tensors and plain values are all that is read.
-
     Raises: ModelUnavailable naming the file, what was expected and what was found.
     """
-    with torch.device("meta"):
-        network = IrNetwork(architecture)
-    weights = _read_weights(spec, path)
-    _compare(spec, path, architecture, network.state_dict(), weights)
-    network.to_empty(device="cpu")
-    network.load_state_dict(weights)
-    network.eval()
-    return network
-
-
-def _read_weights(spec: ModelSpec, path: Path) -> dict[str, Tensor]:
-    """The recogniser's layers, still lying in the file."""
     document = _read_document(spec, path)
     state = document.get("state_dict") if isinstance(document, dict) else None
-    if not isinstance(state, dict):
-        found = (
-            ", ".join(map(str, list(document)[:8])) if isinstance(document, dict) else type(document).__name__
-        )
-        raise _wrong(spec, path, "the entry state_dict of a PyTorch Lightning checkpoint", found or "nothing")
-    weights = {}
-    for name, value in state.items():
-        if not isinstance(name, str) or not isinstance(value, Tensor):
-            raise _wrong(spec, path, "tensors in state_dict", f"{name!r}: {type(value).__name__}")
-        if name.startswith(_OWN):
-            weights[name.removeprefix(_OWN)] = value
-        elif not name.startswith(_DROPPED):
-            raise _wrong(spec, path, f"only layers named {_OWN}* and {_DROPPED}* in state_dict", name)
-    return weights
-
-
-def _read_document(spec: ModelSpec, path: Path) -> Any:
-    if not zipfile.is_zipfile(path):
-        size = path.stat().st_size
-        raise _wrong(spec, path, "a whole PyTorch checkpoint (a zip archive)", f"{size} bytes that are none")
-    try:
-        strange = torch.serialization.get_unsafe_globals_in_checkpoint(path)
-        shells = {name for name in strange if name.startswith(_LIGHTNING)}
-        refused = sorted({*strange} - shells - {"argparse.Namespace"})
-        if not refused:
-            with torch.serialization.safe_globals([argparse.Namespace, *((Shell, name) for name in shells)]):
-                return torch.load(path, map_location="cpu", mmap=True, weights_only=True)
-    except Exception as error:
-        reason = " ".join((str(error).splitlines() or [type(error).__name__])[0].split())
-        raise _wrong(
-            spec, path, "a whole PyTorch checkpoint", f"one that can't be read ({reason})"
-        ) from error
-    names = ", ".join(refused[:5])
-    raise _wrong(spec, path, "tensors and plain values", f"code ({names}), which was not run")
-
-
-def _compare(
-    spec: ModelSpec,
-    path: Path,
-    architecture: str,
-    expected: Mapping[str, Tensor],
-    found: Mapping[str, Tensor],
-) -> None:
-    units = len({name.split(".")[1] for name in found if name.startswith("body.")})
+    if not are_tensors(state):
+        raise refused(spec, path, "tensors as state_dict (PyTorch Lightning)", type(state).__name__)
+    # Copied: they are in the mapped file, which could change after its checksum was verified.
+    tensors = {name: value.clone() for name, value in state.items() if not name.startswith(_DROPPED)}
+    units = len({name.split(".")[2] for name in tensors if name.startswith("model.body.")})
     for other, counts in UNITS.items():
         if other != architecture and units == sum(counts):
             raise ModelUnavailable(
                 f"Model {spec.name} can't be loaded: expected {path} to hold {architecture}, found {other} ({units} units); "
                 "correct options.architecture in models.yaml, or put the right file there"
             )
-    for name in expected:
-        if name not in found:
-            raise _wrong(
-                spec, path, f"the layer {_OWN}{name} of {architecture}", f"{len(found)} others, not this"
-            )
-    for name, value in found.items():
-        if name not in expected:
-            raise _wrong(spec, path, f"the layers of {architecture}", f"{_OWN}{name} too")
-        if value.shape != expected[name].shape:
-            raise _wrong(spec, path, f"{_OWN}{name} {list(expected[name].shape)}", f"{list(value.shape)}")
+    with torch.device("meta"):
+        network = IrNetwork(architecture)
+    fill(spec, torch.nn.ModuleDict({"model": network}), tensors, path)
+    network.eval()
+    return network
+
+
+def _read_document(spec: ModelSpec, path: Path) -> Any:
+    """What the file holds, mapped: the classes that the recogniser was trained on are never read. No code is run."""
+    expected = "a whole PyTorch checkpoint (a zip archive)"
+    if not zipfile.is_zipfile(path):
+        raise refused(spec, path, expected, f"{path.stat().st_size} bytes that are none")
+    try:
+        strange = torch.serialization.get_unsafe_globals_in_checkpoint(path)
+        shells = {name for name in strange if name.startswith(_LIGHTNING)}
+        code = sorted({*strange} - shells - {"argparse.Namespace"})
+        if not code:
+            with torch.serialization.safe_globals([argparse.Namespace, *((Shell, name) for name in shells)]):
+                return torch.load(path, map_location="cpu", mmap=True, weights_only=True)
+    except Exception as error:
+        reason = f"{type(error).__name__}: {error}".splitlines()[0]
+        raise refused(spec, path, expected, f"one that can't be read ({reason})") from error
+    raise refused(spec, path, "tensors and plain values", f"code ({', '.join(code[:5])}), which was not run")
 
 
 def _architecture(spec: ModelSpec) -> str:
@@ -222,23 +170,6 @@ def _architecture(spec: ModelSpec) -> str:
             f"Model {spec.name} has dim {spec.dim} and metric {spec.metric} in models.yaml; AdaFace has {DIM} and cosine"
         )
     return str(architecture)
-
-
-def _only_file(spec: ModelSpec, ending: str) -> str:
-    """The catalogue's file of a kind, whatever its name."""
-    named = [file for file in spec.all_files if file.endswith(ending)]
-    if len(named) != 1:
-        raise ModelUnavailable(
-            f"Model {spec.name} names {len(named)} files *{ending} in models.yaml; the provider {spec.provider} needs one "
-            "*.ckpt (AdaFace) and one *.onnx (YuNet)"
-        )
-    return named[0]
-
-
-def _wrong(spec: ModelSpec, path: Path, expected: str, found: str) -> ModelUnavailable:
-    return ModelUnavailable(
-        f"Model {spec.name} can't be loaded: expected {expected} in {path}, found {found}; put the right file there"
-    )
 
 
 def _face(detection: Detection, vec: Float32, norm: np.float32) -> Face:

@@ -1,4 +1,4 @@
-"""A face turned and scaled so that eyes, nose and mouth lie where face recognisers were trained to find them."""
+"""Aligns a face: turns and scales it so that eyes, nose and mouth are where face recognisers expect them."""
 
 from __future__ import annotations
 
@@ -21,11 +21,7 @@ _MAX_SIDE_PX = 32_766
 
 
 def align(image: Uint8, landmarks: Points) -> Uint8 | None:
-    """Cut one face out of a picture.
-
-    Args:
-        image: uint8 [H, W, 3] RGB.
-        landmarks: [5, 2] x, y in pixels of `image`, in the template's order.
+    """Cut one face out of a picture, uint8 [H, W, 3] RGB, by its landmarks: [5, 2] in pixels, in the template's order.
 
     Returns: uint8 [112, 112, 3] RGB, black where the picture ends; None when the landmarks lie on one spot.
     """
@@ -43,11 +39,7 @@ def similarity(source: Points, target: Points) -> Points | None:
     Umeyama, "Least-squares estimation of transformation parameters between two point patterns" (1991). In the plane, with
     x + iy for a point, turning and scaling is one complex factor, so no singular value decomposition is needed.
 
-    Args:
-        source: [N, 2]
-        target: [N, 2]
-
-    Returns: [2, 3], to be applied to (x, y, 1); None when all of `source` is one spot, to within 0.001.
+    Returns: [2, 3], to be applied to (x, y, 1); None when all points [N, 2] of `source` are one spot, to within 0.001.
     """
     here, there = source @ [1, 1j], target @ [1, 1j]
     here_middle, there_middle = here.mean(), there.mean()

@@ -1,4 +1,4 @@
-"""Faces by dlib: HOG detector, five landmarks, a 128-d vector (ResNet-29), all on the CPU.
+"""Finds and embeds faces with dlib: HOG detector, five landmarks, a 128-d vector (ResNet-29), all on the CPU.
 
 Never uses the 68-point landmark model in the same package: its training data forbids commercial use.
 Source: Davis King, dlib.net, "High quality face recognition with deep metric learning" (2017).
@@ -41,9 +41,9 @@ class DlibFaceAnalyser(FaceAnalyser):
     # Measured: the same person 0.33 to 0.53, others 0.69 to 1.02.
     same_person = 0.55
 
-    _detector: dlib.fhog_object_detector | None = None
-    _predictor: dlib.shape_predictor | None = None
-    _descriptor: dlib.face_recognition_model_v1 | None = None
+    _detector: dlib.fhog_object_detector
+    _predictor: dlib.shape_predictor
+    _descriptor: dlib.face_recognition_model_v1
 
     def _load(self) -> None:
         cv2.setNumThreads(self.threads)
@@ -56,9 +56,6 @@ class DlibFaceAnalyser(FaceAnalyser):
             raise ModelUnavailable(
                 f"Model {self.spec.name} can't be loaded from {landmarks.parent}: dlib says {error}"
             ) from error
-
-    def _unload(self) -> None:
-        self._detector = self._predictor = self._descriptor = None
 
     def _warm_up(self) -> None:
         self._detect(np.zeros((360, 640, 3), np.uint8))
@@ -80,7 +77,6 @@ class DlibFaceAnalyser(FaceAnalyser):
 
     def _detect(self, image: Uint8) -> list[tuple[dlib.full_object_detection, float]]:
         """Faces with their landmarks in the image's own pixels, the surest first."""
-        assert self._detector is not None and self._predictor is not None
         scale = _scale(max(image.shape[:2]))
         small = image
         if scale != 1.0:
@@ -102,7 +98,6 @@ class DlibFaceAnalyser(FaceAnalyser):
 
     def _describe(self, chips: Sequence[Uint8]) -> list[Float32]:
         """A 128-d vector per aligned 150 px face, computed `spec.batch` at a time."""
-        assert self._descriptor is not None
         vectors: list[Float32] = []
         for first in range(0, len(chips), self.spec.batch):
             batch = list(chips[first : first + self.spec.batch])

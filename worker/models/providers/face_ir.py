@@ -45,7 +45,7 @@ class Unit(nn.Module):  # type: ignore[misc]
 
 
 class IrNetwork(nn.Module):  # type: ignore[misc]
-    """Aligned faces to who they are.
+    """Embeds aligned faces.
 
     Args:
         architecture: one of `UNITS`.
@@ -80,12 +80,12 @@ class IrNetwork(nn.Module):  # type: ignore[misc]
         return self
 
     def forward(self, faces: Tensor) -> tuple[Tensor, Tensor]:
-        """Unit vectors and how sure the network is of them.
+        """Unit vectors and their quality.
 
         Args:
             faces: [N, 3, 112, 112] BGR, -1..1, in the network's dtype.
 
-        Returns: float32 [N, 512] of length 1, and float32 [N], their lengths before.
+        Returns: float32 [N, 512] of length 1, and float32 [N], their lengths before normalisation.
         """
         features = self.output_layer[:-1](self.body(self.input_layer(faces)))
         features = self.output_layer[-1](features.float())

@@ -1,4 +1,4 @@
-"""YuNet: where the faces of a picture are, with five landmarks each, by OpenCV on the CPU.
+"""Finds the faces of a picture, with five landmarks each, with YuNet in OpenCV on the CPU.
 
 Source: Wu, Peng, Yu, "YuNet: A Tiny Millisecond-level Face Detector" (2023); weights of libfacedetection.train and of
 OpenCV's model zoo (Apache-2.0).
@@ -6,8 +6,6 @@ OpenCV's model zoo (Apache-2.0).
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -32,8 +30,8 @@ LANDMARK_NAMES = (
 MAX_SIDE_PX = 640
 #: Chance finds on pictures without a face reached 0.43; true faces, turned by 90 degrees or 14 px wide, began at 0.78.
 MIN_SCORE = 0.6
-#: Faces of one picture that are looked at. A crowd of more is too small to tell apart; a picture made to hold thousands
-#: would keep the recogniser busy for minutes.
+#: Faces of one picture that are embedded. Those of a larger crowd are too small to recognise, and a picture with thousands
+#: would take minutes.
 MAX_FACES = 200
 #: Boxes that overlap more than this are one face, as in OpenCV's own demonstration.
 _MAX_OVERLAP = 0.3
@@ -54,35 +52,30 @@ class Detection:
 class YuNetDetector:
     """One detector; not safe to share between threads.
 
-    Args:
-        spec: the model it is part of, for messages.
-        path: the ONNX file.
-
-    Raises: ModelUnavailable when the file is no YuNet, or one bound to a single picture size.
+    Raises: ModelUnavailable when the ONNX file at `path` is no YuNet, or one bound to a single picture size.
     """
 
     def __init__(self, spec: ModelSpec, path: Path) -> None:
+        # OpenCV 5 warns at every load of a target that it ignores.
+        before = cv2.utils.logging.setLogLevel(_LOG_ERRORS_ONLY)
         try:
-            with _quiet():
-                self._net = cv2.FaceDetectorYN.create(
-                    str(path), "", (MAX_SIDE_PX, MAX_SIDE_PX), MIN_SCORE, _MAX_OVERLAP, _MAX_CANDIDATES
-                )
-                for size in ((640, 384), (320, 320)):
-                    self._net.setInputSize(size)
-                    self._net.detect(np.zeros((size[1], size[0], 3), np.uint8))
+            self._net = cv2.FaceDetectorYN.create(
+                str(path), "", (MAX_SIDE_PX, MAX_SIDE_PX), MIN_SCORE, _MAX_OVERLAP, _MAX_CANDIDATES
+            )
+            for size in ((640, 384), (320, 320)):
+                self._net.setInputSize(size)
+                self._net.detect(np.zeros((size[1], size[0], 3), np.uint8))
         except (cv2.error, SystemError) as error:
             reason = " ".join(str(error).split())
             raise ModelUnavailable(
                 f"Model {spec.name} can't be loaded: expected {path} to be YuNet in ONNX for pictures of any size, found "
                 f"what OpenCV refuses ({reason}); put the right file there"
             ) from error
+        finally:
+            cv2.utils.logging.setLogLevel(before)
 
     def detect(self, image: Uint8) -> list[Detection]:
-        """The faces of one picture, the surest first, at most `MAX_FACES`.
-
-        Args:
-            image: uint8 [H, W, 3] RGB, any size.
-        """
+        """The faces of one picture, uint8 [H, W, 3] RGB of any size; the surest first, at most `MAX_FACES`."""
         height_px, width_px = image.shape[:2]
         scale = min(1.0, MAX_SIDE_PX / max(height_px, width_px))
         size = (max(1, round(width_px * scale)), max(1, round(height_px * scale)))
@@ -101,13 +94,3 @@ class YuNetDetector:
                 box = (float(left), float(top), float(right - left), float(bottom - top))
                 found.append(Detection(box, float(row[14]), row[4:14].reshape(5, 2) * own_pixels))
         return sorted(found, key=lambda face: (-face.score, face.box))[:MAX_FACES]
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """Hide OpenCV 5's warning at every load about an ignored target."""
-    before = cv2.utils.logging.setLogLevel(_LOG_ERRORS_ONLY)
-    try:
-        yield
-    finally:
-        cv2.utils.logging.setLogLevel(before)

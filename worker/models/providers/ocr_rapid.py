@@ -1,8 +1,8 @@
-"""On-screen text by RapidOCR: PP-OCRv6's detector and recogniser in ONNX, on the CPU.
+"""Reads on-screen text with RapidOCR: PP-OCRv6's detector and recogniser in ONNX, on the CPU.
 
-Reads Latin (with accents), Chinese and Japanese, level or slanted by up to 30 degrees or so; neither Cyrillic nor Arabic.
-Source: PaddleOCR, PP-OCRv6 small models, as they lie in the package rapidocr (both Apache-2.0). The package would
-download what it misses; it is given the paths of the files we have checked, so there is nothing to miss.
+Reads Latin (with accents), Chinese and Japanese, level or slanted by up to about 30 degrees; neither Cyrillic nor Arabic.
+Source: PaddleOCR, PP-OCRv6 small models in the package rapidocr (both Apache-2.0). The package downloads missing files, so it
+gets the paths of the files that were checked.
 """
 
 from __future__ import annotations
@@ -22,13 +22,13 @@ from worker.models.providers.ocr_rule import is_text
 MAX_SIDE_PX = 1280
 #: Long side of the picture the detector sees. It finds lines 12 px high in a 720p frame there.
 DETECTOR_SIDE_PX = 640
-#: Below either the detector's input would shrink to nothing: smaller and narrower pictures get a margin.
+#: Smaller and narrower pictures get a margin: the detector's input would shrink to nothing.
 MIN_SIDE_PX = 64
 MAX_ASPECT = 8
 #: Sideways text read as nonsense reached 0.63; rows of round things, taken for zeros, lie at 0.35 to 0.86; level text 12 px
 #: high began at 0.97.
 MIN_SCORE = 0.75
-#: Regions of one picture that are read; a picture made to hold thousands would keep the recogniser busy for minutes.
+#: Regions of one picture that are read; thousands would take minutes.
 MAX_REGIONS = 300
 #: Lines recognised at once: more are not faster on a CPU.
 _LINES_AT_ONCE = 6
@@ -40,19 +40,19 @@ _RECOGNISER = "PP-OCRv6_rec_small.onnx"
 class RapidReader(TextReader):
     """RapidOCR on ONNX Runtime; pictures are read one by one."""
 
-    _reader: RapidOCR | None = None
+    _reader: RapidOCR
 
     def _load(self) -> None:
         cv2.setNumThreads(self.threads)
         detector, recogniser = self._file(_DETECTOR), self._file(_RECOGNISER)
         settings: dict[str, Any] = {
-            # An empty picture is worth a warning to it.
+            # It warns of pictures without text.
             "Global.log_level": "error",
             "Global.use_cls": False,
-            # Both done by `_fit`, which knows every size.
+            # `_fit` does both.
             "Global.use_preprocess_img": False,
             "Global.use_vertical_padding": False,
-            # What is kept is chosen by `_read`.
+            # `_read` chooses.
             "Global.text_score": 0.0,
             "Det.model_path": str(detector),
             "Det.limit_type": "max",
@@ -78,9 +78,6 @@ class RapidReader(TextReader):
             )
         self._reader = reader
 
-    def _unload(self) -> None:
-        self._reader = None
-
     def _warm_up(self) -> None:
         self._read(_sample())
 
@@ -89,7 +86,6 @@ class RapidReader(TextReader):
 
     def read_all(self, image: Uint8) -> list[Line]:
         """Every line the engine reads with its score, also what is no text; for measuring (`bench/ocr.py`)."""
-        assert self._reader is not None
         fitted, scale = _fit(image)
         found = self._reader(cv2.cvtColor(fitted, cv2.COLOR_RGB2BGR))
         if found.txts is None:

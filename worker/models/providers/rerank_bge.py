@@ -1,7 +1,7 @@
-"""bge-reranker-v2-m3: reads a query and a document together and says how well the one answers the other.
+"""Scores how well a document answers a query with bge-reranker-v2-m3, which reads both together.
 
 Source of the method: the model card of BAAI/bge-reranker-v2-m3: XLM-RoBERTa for sequence classification with one output,
-through a sigmoid. Results equal transformers' own.
+through a sigmoid. Results equal those of transformers.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from worker.models.text import Reranker
 class BgeReranker(Reranker):
     """BAAI/bge-reranker-v2-m3, from the files of its repository; options: see `xlm_roberta.Options`."""
 
-    _encoder: XlmRoberta | None = None
+    _encoder: XlmRoberta
 
     def _load(self) -> None:
         torch.set_num_threads(self.threads)
@@ -31,15 +31,11 @@ class BgeReranker(Reranker):
             raise refused(self.spec, config_path, "one label (id2label)", str(outputs))
         self._encoder = XlmRoberta(self.spec, self.placement, self._file, XLMRobertaForSequenceClassification)
 
-    def _unload(self) -> None:
-        self._encoder = None
-
     def _warm_up(self) -> None:
         self._rerank("warm up", ["warm up"] * self.spec.batch)
 
     def _rerank(self, query: str, documents: Sequence[str]) -> Float32:
         encoder = self._encoder
-        assert encoder is not None
         asked, *read = encoder.tokenise([query, *documents])
         rows = [encoder.pair(asked, document) for document in read]
         scores = np.empty(len(rows), np.float32)

@@ -5,8 +5,10 @@ Engines are lenient here: transformers draws what is missing at random and only 
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any, TypeGuard
 
 import torch
 from safetensors.torch import load_file
@@ -23,18 +25,31 @@ def read_tensors(spec: ModelSpec, path: Path) -> dict[str, torch.Tensor]:
 
     Raises: ModelUnavailable when the file is truncated, of another format, or holds anything but named tensors.
     """
+    found = load(spec, path, "a file of weights")
+    if not are_tensors(found):
+        raise refused(spec, path, "named tensors", f"a {type(found).__name__} of other things")
+    return found
+
+
+def load(spec: ModelSpec, path: Path, expected: str) -> Any:
+    """The content of a file in either format; code in it is not run.
+
+    Raises: ModelUnavailable when the file can't be read.
+    """
     try:
         if path.suffix == ".safetensors":
             # Copied: they are in the mapped file, which could change after its checksum was verified.
             return {name: tensor.clone() for name, tensor in load_file(path).items()}
-        found = torch.load(path, map_location="cpu", weights_only=True)
+        return torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:
         # Anything at all, by the file's bytes; torch adds advice on loading it unsafely, over many lines.
         reason = f"{type(error).__name__}: {error}".splitlines()[0]
-        raise refused(spec, path, "a file of weights", f"one that can't be read ({reason})") from error
-    if not isinstance(found, dict) or not all(isinstance(value, torch.Tensor) for value in found.values()):
-        raise refused(spec, path, "named tensors", f"a {type(found).__name__} of other things")
-    return found
+        raise refused(spec, path, expected, f"one that can't be read ({reason})") from error
+
+
+def are_tensors(found: Any) -> TypeGuard[dict[str, torch.Tensor]]:
+    """Whether something is a dict of tensors."""
+    return isinstance(found, dict) and all(isinstance(value, torch.Tensor) for value in found.values())
 
 
 def fill(
@@ -57,16 +72,33 @@ def fill(
             raise refused(spec, path, f"{name} {shape}", f"no such tensor ({missing} are missing)")
         if list(given[name].shape) != shape:
             raise refused(spec, path, f"{name} {shape}", f"{name} {list(given[name].shape)}")
-    surplus = sorted(given.keys() - wanted.keys())
-    if surplus:
-        raise refused(
-            spec, path, f"{len(wanted)} tensors", f"{len(given)}: {surplus[0]} has no place in the network"
-        )
+    if surplus := sorted(given.keys() - wanted.keys()):
+        found = f"{len(given)}: {surplus[0]} has no place in the network"
+        raise refused(spec, path, f"{len(wanted)} tensors", found)
     network.load_state_dict(given, assign=True)
+
+
+def read_json(spec: ModelSpec, path: Path, *, model_type: str | None = None) -> dict[str, Any]:
+    """A model's settings: the object in a JSON file.
+
+    Raises: ModelUnavailable when the file is damaged, holds something else, or is for another type of model.
+    """
+    try:
+        document = json.loads(path.read_bytes())
+    except (OSError, ValueError, RecursionError) as error:
+        raise refused(spec, path, "JSON", f"a file that can't be read ({describe(error)})") from error
+    if not isinstance(document, dict):
+        raise refused(spec, path, "a JSON object", f"a {type(document).__name__}")
+    if model_type is not None and document.get("model_type") != model_type:
+        raise refused(spec, path, f"model_type {model_type!r}", repr(document.get("model_type")))
+    return document
+
+
+def describe(error: Exception) -> str:
+    """An engine's error in one line."""
+    return " ".join(f"{type(error).__name__}: {error}".split())
 
 
 def refused(spec: ModelSpec, path: Path, expected: str, found: str) -> ModelUnavailable:
     """The error for a file that is not what the model needs."""
-    return ModelUnavailable(
-        f"Model {spec.name} can't be loaded: expected {expected} in {path}, found {found}; {remedy(spec)}"
-    )
+    return spec.unloadable(f"expected {expected} in {path}, found {found}; {remedy(spec)}")

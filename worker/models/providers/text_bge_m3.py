@@ -1,8 +1,8 @@
-"""BGE-M3: a dense vector and lexical weights per text, of up to 8192 tokens in over a hundred languages.
+"""Embeds texts of up to 8192 tokens with BGE-M3: a dense vector and lexical weights, in over a hundred languages.
 
 Source of the method: Chen et al., "BGE M3-Embedding" (2024), sections 3.1-3.2, and the FlagEmbedding library, whose results
 it equals: dense is the state of <s>, of length 1; a token's lexical weight is relu(w . state + b), and an id that stands
-several times in a text keeps its greatest. Without FlagEmbedding itself: it draws missing heads at random, takes a wrong
+several times in a text keeps its greatest. FlagEmbedding is not used: it draws missing heads at random, takes a wrong
 path for a repository to download, and takes 540 MB to import.
 """
 
@@ -15,6 +15,7 @@ import numpy as np
 import torch
 from transformers import XLMRobertaModel
 
+from worker.models.placement.devices import Placement
 from worker.models.providers.tensors import fill, read_tensors, refused
 from worker.models.providers.xlm_roberta import XlmRoberta, listed, read_config
 from worker.models.text import LexicalWeights, TextEmbedder, TextVectors
@@ -27,41 +28,37 @@ class BgeM3Embedder(TextEmbedder):
 
     has_lexical: ClassVar[bool] = True
 
-    _encoder: XlmRoberta | None = None
+    _encoder: XlmRoberta
     #: Linear [hidden -> 1].
-    _sparse: torch.nn.Linear | None = None
+    _sparse: torch.nn.Linear
 
     @property
     def vocabulary_size(self) -> int:
-        config = self._encoder.config if self._encoder else read_config(self.spec, self._file("config.json"))
-        return int(config.vocab_size)
+        return int(read_config(self.spec, self._file("config.json")).vocab_size)
 
     def _load(self) -> None:
         torch.set_num_threads(self.threads)
-        config_path = self._file("config.json")
-        config = read_config(self.spec, config_path)
-        if config.hidden_size != self.dim:
-            raise refused(
-                self.spec, config_path, f"hidden_size {self.dim} (models.yaml)", str(config.hidden_size)
-            )
-        head = self._file(listed(self.spec, SPARSE_HEAD))
-        sparse = torch.nn.Linear(config.hidden_size, 1, device="meta")
-        fill(self.spec, sparse, read_tensors(self.spec, head), head)
-        self._encoder = XlmRoberta(
-            self.spec,
-            self.placement,
-            self._file,
-            lambda config: XLMRobertaModel(config, add_pooling_layer=False),
-        )
+        self._encoder = self._read_encoder(self.placement)
         # In float32 whatever the network computes in: it costs nothing beside it.
-        self._sparse = sparse.to(device=self._encoder.device, dtype=torch.float32).eval()
+        self._sparse = self._read_head(SPARSE_HEAD, 1).to(device=self._encoder.device, dtype=torch.float32)
 
-    def _unload(self) -> None:
-        self._encoder = self._sparse = None
+    def _read_encoder(self, placement: Placement) -> XlmRoberta:
+        path = self._file("config.json")
+        width = read_config(self.spec, path).hidden_size
+        if width != self.dim:
+            raise refused(self.spec, path, f"hidden_size {self.dim} (models.yaml)", str(width))
+        return XlmRoberta(
+            self.spec, placement, self._file, lambda config: XLMRobertaModel(config, add_pooling_layer=False)
+        )
+
+    def _read_head(self, file: str, outputs: int) -> torch.nn.Linear:
+        path = self._file(listed(self.spec, file))
+        head = torch.nn.Linear(self.dim, outputs, device="meta").eval()
+        fill(self.spec, head, read_tensors(self.spec, path), path)
+        return head
 
     def _encode(self, texts: Sequence[str]) -> TextVectors:
         encoder, sparse = self._encoder, self._sparse
-        assert encoder is not None and sparse is not None
         rows = [encoder.single(text) for text in encoder.tokenise(texts)]
         dense = np.empty((len(rows), self.dim), np.float32)
         lexical: list[LexicalWeights] = [{}] * len(rows)

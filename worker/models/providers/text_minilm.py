@@ -17,6 +17,7 @@ from torch import nn
 
 from worker.models.batching import by_length
 from worker.models.providers.tensors import Tensors, fill, read_tensors
+from worker.models.providers.tokens import pad
 from worker.models.text import TextEmbedder, TextVectors
 
 #: In the file, but no part of a sentence vector: the head for whole sequences, and a constant of old releases.
@@ -83,8 +84,8 @@ class Bert(nn.Module):  # type: ignore[misc]  # mypy skips torch
 class MiniLmEmbedder(TextEmbedder):
     """all-MiniLM-L6-v2; texts are cut at the length it was trained for (256 tokens)."""
 
-    _tokenizer: Tokenizer | None = None
-    _model: Bert | None = None
+    _tokenizer: Tokenizer
+    _model: Bert
 
     def _load(self) -> None:
         torch.set_num_threads(self.threads)
@@ -103,23 +104,14 @@ class MiniLmEmbedder(TextEmbedder):
             device=self.placement.device, dtype=getattr(torch, self.placement.dtype)
         ).eval()
 
-    def _unload(self) -> None:
-        self._tokenizer = self._model = None
-
     def _encode(self, texts: Sequence[str]) -> TextVectors:
         tokenizer, model = self._tokenizer, self._model
-        assert tokenizer is not None and model is not None
         ids = [encoding.ids for encoding in tokenizer.encode_batch_fast(list(texts))]
-        vectors, device = np.empty((len(ids), self.dim), np.float32), self.placement.device
+        vectors = np.empty((len(ids), self.dim), np.float32)
+        device = torch.device(self.placement.device)
 
         def work(chosen: list[int]) -> None:
-            width = max(len(ids[index]) for index in chosen)
-            tokens = torch.zeros((len(chosen), width), dtype=torch.long)
-            mask = torch.zeros((len(chosen), width), dtype=torch.long)
-            for row, index in enumerate(chosen):
-                tokens[row, : len(ids[index])] = torch.tensor(ids[index])
-                mask[row, : len(ids[index])] = 1
-            tokens, mask = tokens.to(device), mask.to(device)
+            tokens, mask = pad([ids[index] for index in chosen], device)
             with torch.inference_mode():
                 states = model(tokens, mask).float()
             weights = mask.unsqueeze(-1)

@@ -23,6 +23,9 @@ _CONTEXT = 64
 #: Frames run at once: 32 s of audio, some 10 MB of activations.
 _BLOCK_FRAMES = 1000
 
+#: Probabilities at which speech begins and below which it may end; shorter speech and silences are ignored.
+_ENTER, _LEAVE, _MIN_SPEECH_S, _MIN_SILENCE_S = 0.5, 0.35, 0.25, 0.3
+
 #: Our layer -> its name in the TorchScript file.
 _STORED_NAMES = {
     "stft_conv.weight": "_model.stft.forward_basis_buffer",
@@ -102,14 +105,7 @@ class Vad:
         return np.concatenate(parts)
 
 
-def speech_spans(
-    probabilities: Float32,
-    *,
-    enter: float = 0.5,
-    leave: float = 0.35,
-    min_speech_s: float = 0.25,
-    min_silence_s: float = 0.3,
-) -> list[Span]:
+def speech_spans(probabilities: Float32) -> list[Span]:
     """Frames' probabilities to stretches of speech, by a threshold with hysteresis (Silero's rule and defaults).
 
     Returns: first frame and the one after the last of each stretch, in order, not touching.
@@ -119,34 +115,27 @@ def speech_spans(
     start: int | None = None
     quiet: int | None = None
     for index, probability in enumerate(probabilities):
-        if probability >= enter:
+        if probability >= _ENTER:
             start, quiet = index if start is None else start, None
-        elif start is not None and probability < leave:
+        elif start is not None and probability < _LEAVE:
             quiet = index if quiet is None else quiet
-            if (index + 1 - quiet) * frame_s >= min_silence_s:
+            if (index + 1 - quiet) * frame_s >= _MIN_SILENCE_S:
                 spans.append((start, quiet))
                 start = quiet = None
     if start is not None:
         spans.append((start, quiet if quiet is not None else len(probabilities)))
-    return [span for span in spans if (span[1] - span[0]) * frame_s >= min_speech_s]
+    return [span for span in spans if (span[1] - span[0]) * frame_s >= _MIN_SPEECH_S]
 
 
 def plan_windows(
-    probabilities: Float32,
-    *,
-    max_window_s: float,
-    max_gap_s: float,
-    pad_s: float,
-    samples: int,
+    probabilities: Float32, *, max_window_s: float, max_gap_s: float, pad_s: float, samples: int
 ) -> list[Span]:
     """Windows to recognise, one utterance each, cut where speech is least likely.
 
     Args:
-        probabilities: of each 32 ms frame.
         max_window_s: no window is longer, its padding included.
         max_gap_s: stretches of speech with a shorter silence between them share a window, when it fits.
         pad_s: silence kept around speech; never more than half the silence there is.
-        samples: length of the audio.
 
     Returns: samples of each window, in order, not overlapping.
     """
@@ -164,9 +153,8 @@ def plan_windows(
     for index, (start, end) in enumerate(merged):
         # Neighbours share the silence between them; at the ends all of it is free.
         room_before = (start - merged[index - 1][1]) // 2 if index else start
-        room_after = (
-            (merged[index + 1][0] - end) // 2 if index + 1 < len(merged) else len(probabilities) - end
-        )
+        after = merged[index + 1 : index + 2]
+        room_after = (after[0][0] - end) // 2 if after else len(probabilities) - end
         first, last = start - min(pad, room_before), end + min(pad, room_after)
         windows.append((first * FRAME, min(last * FRAME, samples)))
     return windows

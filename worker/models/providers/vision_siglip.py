@@ -1,4 +1,4 @@
-"""Pictures and words in one space by SigLIP (google/siglip-so400m-patch14-384 and its siblings).
+"""Embeds pictures and texts in one space with SigLIP (google/siglip-so400m-patch14-384 and its siblings).
 
 Source of the method: transformers' `SiglipModel`, `SiglipTokenizer` and `SiglipImageProcessor`, which a contract test
 compares with. Their own loaders are not used: they draw missing weights at random, and the tokenizer wants sentencepiece.
@@ -6,14 +6,10 @@ compares with. Their own loaders are not used: they draw missing weights at rand
 
 from __future__ import annotations
 
-import json
-import re
 import string
 from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -24,13 +20,14 @@ from transformers import SiglipConfig, SiglipModel
 from shared.errors import ModelFailure, ModelUnavailable
 from worker.models.base import Float32, Uint8
 from worker.models.batching import in_order
-from worker.models.providers.tensors import fill, read_tensors, refused
+from worker.models.providers.tensors import describe, fill, read_json, read_tensors, refused
+from worker.models.providers.tokens import read_tokenizer
 from worker.models.vision import VisionEmbedder
 
 #: Ends every text and fills it up: the model was trained on texts of full length.
 _END = "</s>"
 _PUNCTUATION = str.maketrans("", "", string.punctuation)
-#: Threads that scale pictures: Pillow lets go of the interpreter's lock, and a GPU wants some hundred a second.
+#: Threads that scale pictures: Pillow releases the GIL, and a GPU needs some hundred a second.
 _SCALING_THREADS = 8
 
 
@@ -52,9 +49,9 @@ class _Scaling:
 class SiglipEmbedder(VisionEmbedder):
     """SigLIP. Pictures are scaled while the device computes those before them, at most one batch ahead."""
 
-    _tokenizer: Tokenizer | None = None
-    _model: SiglipModel | None = None
-    _scaling: _Scaling | None = None
+    _tokenizer: Tokenizer
+    _model: SiglipModel
+    _scaling: _Scaling
     _end_id = 0
     _text_length = 0
     #: The calibration: a match's log-odds are scale * cosine + bias.
@@ -62,8 +59,7 @@ class SiglipEmbedder(VisionEmbedder):
     _bias = 0.0
 
     def _load(self) -> None:
-        unknown = self.spec.options.keys() - {"tag_threshold"}
-        if unknown:
+        if unknown := self.spec.options.keys() - {"tag_threshold"}:
             raise ModelUnavailable(
                 f"Model {self.spec.name} has the option {min(unknown)!r} in models.yaml, which SigLIP does not know;"
                 " remove it"
@@ -73,7 +69,9 @@ class SiglipEmbedder(VisionEmbedder):
         torch.set_num_threads(self.threads)
         config = self._read_config()
         self._scaling = self._read_scaling(config.vision_config.image_size)
-        self._tokenizer = self._read_tokenizer(config.text_config.vocab_size)
+        size = config.text_config.vocab_size
+        self._tokenizer, ids = read_tokenizer(self.spec, self._file("tokenizer.json"), size, [_END])
+        self._end_id = ids[_END]
         self._text_length = config.text_config.max_position_embeddings
         path = self._file("model.safetensors")
         tensors = read_tensors(self.spec, path)
@@ -91,18 +89,13 @@ class SiglipEmbedder(VisionEmbedder):
             device=self.placement.device, dtype=getattr(torch, self.placement.dtype)
         ).eval()
 
-    def _unload(self) -> None:
-        self._tokenizer = self._model = self._scaling = None
-
     def _warm_up(self) -> None:
-        assert self._scaling is not None
         side_px = self._scaling.side_px
         self._embed_images([np.zeros((side_px, side_px, 3), np.uint8)] * self.spec.batch)
         self._embed_texts(["warm up"] * self.spec.batch)
 
     def _embed_images(self, images: Sequence[Uint8]) -> Float32:
         model, scaling = self._model, self._scaling
-        assert model is not None and scaling is not None
         vectors = np.empty((len(images), self.dim), np.float32)
         mean, std = (
             torch.tensor(row, device=model.device).view(3, 1, 1) for row in (scaling.mean, scaling.std)
@@ -133,7 +126,6 @@ class SiglipEmbedder(VisionEmbedder):
 
     def _embed_texts(self, texts: Sequence[str]) -> Float32:
         model = self._model
-        assert model is not None
         ids = self._tokens(texts)
         vectors = np.empty((len(ids), self.dim), np.float32)
 
@@ -167,8 +159,7 @@ class SiglipEmbedder(VisionEmbedder):
         The canonical form is made here, whether the tokenizer's file asks for it or not; it leaves no special token a
         text may spell out.
         """
-        assert self._tokenizer is not None
-        plain = [re.sub(r"\s+", " ", text.lower().translate(_PUNCTUATION)).strip() for text in texts]
+        plain = [" ".join(text.lower().translate(_PUNCTUATION).split()) for text in texts]
         rows = []
         for encoding in self._tokenizer.encode_batch_fast(plain, add_special_tokens=False):
             ids = encoding.ids[: self._text_length - 1]
@@ -177,10 +168,7 @@ class SiglipEmbedder(VisionEmbedder):
 
     def _read_config(self) -> SiglipConfig:
         path = self._file("config.json")
-        document = self._read_json(path)
-        kind = document.get("model_type")
-        if kind != "siglip":
-            raise refused(self.spec, path, "model_type 'siglip'", repr(kind))
+        document = read_json(self.spec, path, model_type="siglip")
         text = document.get("text_config")
         if isinstance(text, dict):
             # Not used; their defaults lie outside the vocabulary, and transformers warns of them.
@@ -190,19 +178,15 @@ class SiglipEmbedder(VisionEmbedder):
             # Of the text tower the projection, of the vision tower the network itself is as wide as the common space.
             widths = (config.text_config.projection_size, config.vision_config.hidden_size)
         except Exception as error:
-            raise refused(self.spec, path, "the settings of a SigLIP model", _reason(error)) from error
+            raise refused(self.spec, path, "the settings of a SigLIP model", describe(error)) from error
         if widths != (self.dim, self.dim):
-            raise refused(
-                self.spec,
-                path,
-                f"vectors of {self.dim} numbers (dim)",
-                f"{widths[0]} (text), {widths[1]} (vision)",
-            )
+            found = f"{widths[0]} (text), {widths[1]} (vision)"
+            raise refused(self.spec, path, f"vectors of {self.dim} numbers (dim)", found)
         return config
 
     def _read_scaling(self, side_px: int) -> _Scaling:
         path = self._file("preprocessor_config.json")
-        document = self._read_json(path)
+        document = read_json(self.spec, path)
         try:
             size = (int(document["size"]["height"]), int(document["size"]["width"]))
             found = _Scaling(
@@ -214,43 +198,10 @@ class SiglipEmbedder(VisionEmbedder):
             )
             steps = all(document.get(step, True) for step in ("do_resize", "do_rescale", "do_normalize"))
         except (KeyError, TypeError, ValueError) as error:
-            raise refused(self.spec, path, "size, image_mean and image_std", _reason(error)) from error
+            raise refused(self.spec, path, "size, image_mean and image_std", describe(error)) from error
         if size != (side_px, side_px):
             raise refused(self.spec, path, f"pictures of {side_px}x{side_px} px", f"{size[1]}x{size[0]}")
         if not steps or len(found.mean) != 3 or len(found.std) != 3 or 0 in found.std:
-            raise refused(
-                self.spec, path, "pictures scaled and normalised by 3 colours", "another preprocessing"
-            )
+            expected = "pictures scaled and normalised by 3 colours"
+            raise refused(self.spec, path, expected, "another preprocessing")
         return found
-
-    def _read_tokenizer(self, vocabulary_size: int) -> Tokenizer:
-        path = self._file("tokenizer.json")
-        try:
-            tokenizer = Tokenizer.from_file(str(path))
-        except Exception as error:
-            raise refused(self.spec, path, "a tokenizer", _reason(error)) from error
-        tokenizer.no_padding()
-        tokenizer.no_truncation()
-        end = tokenizer.token_to_id(_END)
-        if end is None:
-            raise refused(self.spec, path, f"a tokenizer with {_END}", "one without")
-        # An id beyond the table of tokens stops a GPU's process for good.
-        if tokenizer.get_vocab_size() > vocabulary_size:
-            raise refused(
-                self.spec, path, f"at most {vocabulary_size} tokens", f"{tokenizer.get_vocab_size()}"
-            )
-        self._end_id = end
-        return tokenizer
-
-    def _read_json(self, path: Path) -> dict[str, Any]:
-        try:
-            document = json.loads(path.read_bytes())
-        except (ValueError, RecursionError) as error:
-            raise refused(self.spec, path, "JSON", _reason(error)) from error
-        if not isinstance(document, dict):
-            raise refused(self.spec, path, "a JSON object", f"a {type(document).__name__}")
-        return document
-
-
-def _reason(error: Exception) -> str:
-    return " ".join(f"{type(error).__name__}: {error}".split())

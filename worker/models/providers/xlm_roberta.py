@@ -6,20 +6,19 @@ transformers implements it. Nothing is looked up on a network and no code of a r
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
-from tokenizers import Tokenizer
+from pydantic import BaseModel, ConfigDict, Field
 from transformers import XLMRobertaConfig
 
 from shared.errors import ModelUnavailable
 from worker.models.batching import by_length
 from worker.models.placement.devices import Placement
-from worker.models.providers.tensors import fill, read_tensors, refused
+from worker.models.providers.tensors import fill, read_json, read_tensors, refused
+from worker.models.providers.tokens import pad, read_tokenizer
 from worker.models.spec import ModelSpec
 
 #: The files' names in a repository of the model hub; safetensors first, where there are both.
@@ -43,8 +42,6 @@ class XlmRoberta:
     """One network of this architecture with its tokenizer, on its device.
 
     Args:
-        spec: the model.
-        placement: where it computes.
         locate: the path of one of the model's files.
         make: the network for a configuration; made without memory for its weights, which come from the file.
 
@@ -58,7 +55,7 @@ class XlmRoberta:
         locate: Callable[[str], Path],
         make: Callable[[XLMRobertaConfig], Any],
     ) -> None:
-        options = read_options(spec)
+        options = spec.read_options(Options)
         self.config = read_config(spec, locate("config.json"))
         # Positions are counted from behind the padding's id.
         positions = self.config.max_position_embeddings - self.config.pad_token_id - 1
@@ -70,7 +67,15 @@ class XlmRoberta:
         #: Most tokens it reads at once, <s> and </s> included.
         self.limit = options.max_tokens or positions
         self._batch, self._batch_tokens = spec.batch, options.batch_tokens
-        self._read_tokenizer(spec, locate("tokenizer.json"))
+        path = locate("tokenizer.json")
+        self._tokenizer, ids = read_tokenizer(
+            spec, path, self.config.vocab_size, ("<s>", "<pad>", "</s>", "<unk>")
+        )
+        self._begin, self._pad, self._end, _ = ids.values()
+        if self._pad != self.config.pad_token_id:
+            raise refused(spec, path, f"<pad> with the id {self.config.pad_token_id}", f"id {self._pad}")
+        #: Ids that stand for no part of a text.
+        self.special = frozenset(ids.values())
         path = locate(listed(spec, *WEIGHTS))
         with torch.device("meta"):
             network = make(self.config)
@@ -81,30 +86,6 @@ class XlmRoberta:
         embeddings.token_type_ids = torch.zeros_like(embeddings.position_ids)
         self.device, self.dtype = torch.device(placement.device), getattr(torch, placement.dtype)
         self.network = network.to(device=self.device, dtype=self.dtype).eval()
-
-    def _read_tokenizer(self, spec: ModelSpec, path: Path) -> None:
-        try:
-            tokenizer = Tokenizer.from_file(str(path))
-        except Exception as error:
-            raise refused(spec, path, "a tokenizer", f"a file that can't be read ({error})") from error
-        # Whatever the file asks for: cutting and padding are done here.
-        tokenizer.no_padding()
-        tokenizer.no_truncation()
-        ids: dict[str, int] = {}
-        for token in ("<s>", "<pad>", "</s>", "<unk>"):
-            found = tokenizer.token_to_id(token)
-            if found is None:
-                raise refused(spec, path, f"the token {token}", "no such token")
-            ids[token] = found
-        if ids["<pad>"] != self.config.pad_token_id:
-            raise refused(spec, path, f"<pad> with the id {self.config.pad_token_id}", f"id {ids['<pad>']}")
-        if tokenizer.get_vocab_size() > self.config.vocab_size:
-            expected = f"at most {self.config.vocab_size} tokens (config.json)"
-            raise refused(spec, path, expected, str(tokenizer.get_vocab_size()))
-        self._tokenizer = tokenizer
-        self._begin, self._pad, self._end = ids["<s>"], ids["<pad>"], ids["</s>"]
-        #: Ids that stand for no part of a text.
-        self.special = frozenset(ids.values())
 
     def tokenise(self, texts: Sequence[str]) -> list[list[int]]:
         """Each text's token ids, uncut, without <s> and </s>."""
@@ -130,36 +111,15 @@ class XlmRoberta:
 
     def padded(self, rows: Sequence[Sequence[int]]) -> tuple[torch.Tensor, torch.Tensor]:
         """Token ids and attention mask, int64 [len(rows), longest], on the device."""
-        width = max(len(row) for row in rows)
-        tokens = torch.full((len(rows), width), self._pad, dtype=torch.long)
-        mask = torch.zeros((len(rows), width), dtype=torch.long)
-        for index, row in enumerate(rows):
-            tokens[index, : len(row)] = torch.tensor(row)
-            mask[index, : len(row)] = 1
-        return tokens.to(self.device), mask.to(self.device)
-
-
-def read_options(spec: ModelSpec) -> Options:
-    """Raises: ModelUnavailable naming the first option that is unknown or wrong."""
-    try:
-        return Options.model_validate(spec.options)
-    except ValidationError as error:
-        first = error.errors()[0]
-        name = ".".join(str(part) for part in first["loc"])
-        raise ModelUnavailable(
-            f"Model {spec.name} has a wrong option {name} ({first['input']!r}): {first['msg']}; correct models.yaml"
-        ) from error
+        return pad(rows, self.device, self._pad)
 
 
 def read_config(spec: ModelSpec, path: Path) -> XLMRobertaConfig:
-    """Raises: ModelUnavailable when the file is damaged or describes another architecture."""
-    try:
-        document = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise refused(spec, path, "a configuration", f"a file that can't be read ({error})") from error
-    kind = document.get("model_type") if isinstance(document, dict) else None
-    if kind != "xlm-roberta":
-        raise refused(spec, path, "model_type 'xlm-roberta'", repr(kind))
+    """A network's configuration.
+
+    Raises: ModelUnavailable when the file is damaged or describes another architecture.
+    """
+    document = read_json(spec, path, model_type="xlm-roberta")
     try:
         return XLMRobertaConfig(**document)
     except Exception as error:
@@ -173,9 +133,7 @@ def listed(spec: ModelSpec, *names: str) -> str:
 
     Raises: ModelUnavailable when it lists none of them.
     """
-    for name in names:
-        if name in spec.all_files:
-            return name
-    raise ModelUnavailable(
-        f"Model {spec.name} can't be loaded: models.yaml lists no {' or '.join(names)} among its files; add it"
-    )
+    found = next((name for name in names if name in spec.all_files), None)
+    if found is None:
+        raise spec.unloadable(f"models.yaml lists no {' or '.join(names)} among its files; add it")
+    return found

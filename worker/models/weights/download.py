@@ -1,8 +1,7 @@
 """Downloads one file to a partial file, and resumes interrupted transfers, also in a later process.
 
-huggingface_hub's own download restarts in every process and deletes the old file first, so only its look-ups are
-used (worker/models/weights/remote.py); the bytes of hubs and of other servers are downloaded here. A note beside a partial file
-says what it is part of: it is not continued with something else.
+huggingface_hub's own download restarts in every process and deletes the old file first. A note beside a partial file names the
+file it is part of.
 """
 
 from __future__ import annotations
@@ -34,30 +33,25 @@ class _Broken(Exception):
 
 
 class Download:
-    """Downloads one file.
-
-    Args:
-        remote: the file.
-        part: where its bytes are collected; its folder is made. Another process must not write it at the same time.
-        progress: called after every chunk.
-    """
+    """Downloads one file to `part`, which no other process may write at the same time."""
 
     def __init__(self, remote: Remote, part: Path, progress: Progress) -> None:
-        self._remote = remote
+        self._remote, self._size = remote, remote.size_bytes
         self._part = part
         self._note = part.with_name(f"{part.name}.json")
         self._progress = progress
         self._hash = hashlib.sha256()
         self._bytes = 0
 
-    def run(self) -> tuple[str, int]:
-        """Download the missing part. Returns: sha256 and length of the whole file, which is then `part`.
+    def run(self) -> str:
+        """Download the missing part. Returns: sha256 of the whole file, which is then `part`.
 
         Raises: ModelUnavailable, in a clause; what was fetched stays for the next attempt.
         """
         try:
             self._continue()
-            self._require_room()
+            if self._size is not None and self._free_bytes() < self._size - self._bytes:
+                raise ModelUnavailable(self._no_room())
             self._fetch()
         except OSError as error:
             if error.errno in (errno.ENOSPC, errno.EDQUOT):
@@ -65,7 +59,7 @@ class Download:
             raise ModelUnavailable(
                 f"{error.filename or self._part} can't be written ({error.strerror or error})"
             ) from error
-        return self._hash.hexdigest(), self._bytes
+        return self._hash.hexdigest()
 
     def discard(self) -> None:
         """Remove the partial file, whose content is wrong."""
@@ -80,8 +74,9 @@ class Download:
             same = bool(self._remote.tag) and json.loads(self._note.read_text(encoding="utf-8")) == note
         except (FileNotFoundError, ValueError):
             same = False
-        size = self._remote.size_bytes
-        if not same or (size is not None and self._part.exists() and self._part.stat().st_size > size):
+        if not same or (
+            self._size is not None and self._part.exists() and self._part.stat().st_size > self._size
+        ):
             self.discard()
             self._note.write_text(json.dumps(note), encoding="utf-8")
         self._part.touch(FILE_MODE)
@@ -92,26 +87,25 @@ class Download:
     def _take(self, chunk: bytes) -> None:
         self._hash.update(chunk)
         self._bytes += len(chunk)
-        self._progress(self._bytes, self._remote.size_bytes)
+        self._progress(self._bytes, self._size)
 
     def _restart(self) -> None:
         os.truncate(self._part, 0)
         self._hash, self._bytes = hashlib.sha256(), 0
 
-    def _require_room(self) -> None:
-        size = self._remote.size_bytes
-        if size is not None and shutil.disk_usage(self._part.parent).free < size - self._bytes:
-            raise ModelUnavailable(self._no_room())
+    def _free_bytes(self) -> int:
+        return shutil.disk_usage(self._part.parent).free
 
     def _no_room(self) -> str:
-        free = shutil.disk_usage(self._part.parent).free
-        size = self._remote.size_bytes
-        needs = f"needs {size - self._bytes:,} bytes more" if size is not None else "needs more"
-        return f"no room in {self._part.parent} for {self._remote.url}: {needs}, {free:,} are free; make room, or set MODELS_DIR"
+        needs = f"needs {self._size - self._bytes:,} bytes more" if self._size is not None else "needs more"
+        return (
+            f"no room in {self._part.parent} for {self._remote.url}: {needs}, {self._free_bytes():,} are free; make room, or "
+            "set MODELS_DIR"
+        )
 
     def _fetch(self) -> None:
         failures = 0
-        while self._remote.size_bytes is None or self._bytes < self._remote.size_bytes:
+        while self._size is None or self._bytes < self._size:
             before = self._bytes
             try:
                 self._stream()
@@ -119,7 +113,7 @@ class Download:
             except _Broken as broken:
                 failures = 0 if self._bytes > before else failures + 1
                 if failures > len(PAUSES_S):
-                    of = f" of {self._remote.size_bytes:,}" if self._remote.size_bytes is not None else ""
+                    of = f" of {self._size:,}" if self._size is not None else ""
                     raise ModelUnavailable(
                         f"{self._remote.url} broke off after {self._bytes:,}{of} bytes ({broken}); run the same command "
                         "again, it goes on from there"
@@ -144,7 +138,7 @@ class Download:
                 self._write(response)
         except hub.errors.HTTPError as error:
             raise _Broken(describe(error)) from error
-        if self._remote.size_bytes is not None and self._bytes < self._remote.size_bytes:
+        if self._size is not None and self._bytes < self._size:
             raise _Broken("the server ended early")
 
     def _accept(self, response: Any) -> None:
@@ -156,23 +150,19 @@ class Download:
             raise _Broken(f"HTTP {status}")
         if status >= 400:
             raise ModelUnavailable(f"{self._remote.url} was not given (HTTP {status}): correct models.yaml")
-        if not self._bytes:
-            return
         starts_right = response.headers.get("Content-Range", "").startswith(f"bytes {self._bytes}-")
-        if status != 206 or not starts_right:
-            # The server sends the whole, or another part than was asked for.
+        if self._bytes and not (status == 206 and starts_right):
             self._restart()
             if status == 206:
                 raise _Broken("the server sent another part than was asked for")
 
     def _write(self, response: Any) -> None:
-        size = self._remote.size_bytes
         with self._part.open("ab") as stream:
             for chunk in response.iter_bytes(CHUNK_BYTES):
-                if size is not None and self._bytes + len(chunk) > size:
+                if self._size is not None and self._bytes + len(chunk) > self._size:
                     self._restart()
                     raise ModelUnavailable(
-                        f"{self._remote.url} sends more than the {size:,} bytes it announced; try again later"
+                        f"{self._remote.url} sends more than the {self._size:,} bytes it announced; try again later"
                     )
                 stream.write(chunk)
                 self._take(chunk)

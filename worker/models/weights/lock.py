@@ -7,10 +7,9 @@ from __future__ import annotations
 
 import fcntl
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import IO
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
@@ -72,32 +71,30 @@ def read(models_dir: Path) -> dict[str, Entry]:
 
 @contextmanager
 def changing(models_dir: Path) -> Iterator[dict[str, Entry]]:
-    """Change the recorded models in place; they are written atomically if the block succeeds.
-
-    Holds a lock on the file meanwhile, so that two pulls don't lose each other's entries.
-    """
-    make_private_folder(models_dir)
-    with _opened(models_dir / f".{FILE}", "a") as guard:
-        fcntl.flock(guard, fcntl.LOCK_EX)
+    """Change the recorded models in place, one process at a time; they are written atomically if the block succeeds."""
+    with hold(models_dir / f".{FILE}"):
         entries = read(models_dir)
         yield entries
-        _write(models_dir, entries)
+        document = _Document(models=dict(sorted(entries.items())))
+        new = models_dir / f".{FILE}.{os.getpid()}"
+        new.touch(FILE_MODE)
+        with new.open("w", encoding="utf-8") as stream:
+            stream.write(document.model_dump_json(indent=1, exclude_none=True) + "\n")
+            stream.flush()
+            # Otherwise a power failure could leave the name without the content.
+            os.fsync(stream.fileno())
+        new.replace(models_dir / FILE)
 
 
-def _opened(path: Path, mode: str) -> IO[str]:
-    """Open a file for writing; a new one is accessible to this user only."""
-    flags = os.O_WRONLY | os.O_CREAT | (os.O_APPEND if mode == "a" else os.O_TRUNC)
-    return os.fdopen(os.open(path, flags, FILE_MODE), mode, encoding="utf-8")
-
-
-def _write(models_dir: Path, entries: Mapping[str, Entry]) -> None:
-    path = models_dir / FILE
-    ordered = {name: entries[name] for name in sorted(entries)}
-    new = path.with_name(f".{FILE}.{os.getpid()}")
-    document = _Document(models=ordered).model_dump_json(indent=1, exclude_none=True) + "\n"
-    with _opened(new, "w") as stream:
-        stream.write(document)
-        stream.flush()
-        # Otherwise a power failure could leave the name without the content.
-        os.fsync(stream.fileno())
-    new.replace(path)
+@contextmanager
+def hold(path: Path, waiting: Callable[[], object] = lambda: None) -> Iterator[None]:
+    """Hold a lock file, which a killed process releases; `waiting` is called if another process holds it."""
+    make_private_folder(path.parent)
+    path.touch(FILE_MODE)
+    with path.open("a") as guard:
+        try:
+            fcntl.flock(guard, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            waiting()
+            fcntl.flock(guard, fcntl.LOCK_EX)
+        yield

@@ -7,12 +7,10 @@ and correct: a killed pull leaves partial files for the next one, never half a m
 
 from __future__ import annotations
 
-import fcntl
 import hashlib
 import shutil
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass, field
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
@@ -21,7 +19,7 @@ from shared.permissions import make_private_folder
 from shared.settings import process_environment
 from worker.models.spec import ModelSpec
 from worker.models.weights import lock
-from worker.models.weights.download import CHUNK_BYTES, Download
+from worker.models.weights.download import Download
 from worker.models.weights.remote import Remote, find_by_url, find_on_hub
 from worker.models.weights.verify import place
 
@@ -72,31 +70,6 @@ class Watcher:
         """Another process pulls the same model."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class _Known:
-    """The expected content of a file."""
-
-    sha256: str
-    #: Where it is stated: `models.yaml` or `models.lock`.
-    source: str
-
-
-@dataclass
-class _State:
-    """What a pull has found out so far."""
-
-    #: Commit of the model's own repository; None: not asked yet, or it has none.
-    commit: str | None
-    files: dict[str, lock.LockedFile] = field(default_factory=dict)
-    states: dict[str, Literal["fetched", "here", "supplied"]] = field(default_factory=dict)
-    #: Partial file -> its name to be.
-    moves: list[tuple[Path, Path]] = field(default_factory=list)
-    #: Files that only the user can put there.
-    absent: list[Path] = field(default_factory=list)
-    #: Fetched, or found equal to the server's, without a stated checksum.
-    unstated: list[Unstated] = field(default_factory=list)
-
-
 def pull(
     spec: ModelSpec,
     *,
@@ -121,7 +94,7 @@ def pull(
     if not pulling.files:
         return []
     try:
-        with _alone(models_dir, spec.name, pulling.watcher.waiting):
+        with lock.hold(models_dir / f".{spec.name}.pull", pulling.watcher.waiting):
             return pulling.run()
     except ModelUnavailable as error:
         raise ModelUnavailable(f"Model {spec.name} can't be pulled: {str(error).rstrip('.')}") from error
@@ -131,53 +104,57 @@ def pull(
         ) from error
 
 
-@dataclass(frozen=True)
 class _Pull:
-    spec: ModelSpec
-    models_dir: Path
-    endpoint: str
-    update: bool
-    trust: Trust
-    watcher: Watcher
+    """One pull of one model, and what it has found out so far."""
 
-    @property
-    def folder(self) -> Path:
-        return self.models_dir / self.spec.name
-
-    @property
-    def files(self) -> list[str]:
-        """Those below MODELS_DIR."""
-        return [file for file in self.spec.all_files if _is_in_models_dir(self.spec, file)]
+    def __init__(
+        self, spec: ModelSpec, models_dir: Path, endpoint: str, update: bool, trust: Trust, watcher: Watcher
+    ) -> None:
+        self.spec, self.models_dir, self.endpoint = spec, models_dir, endpoint
+        self.update, self.trust, self.watcher = update, trust, watcher
+        self.folder = models_dir / spec.name
+        #: Those below MODELS_DIR.
+        self.files = [file for file in spec.all_files if _is_in_models_dir(spec, file)]
+        #: The model's entry in the lock.
+        self.locked = lock.Entry(files={})
+        #: Commit of the model's own repository; None: not asked yet, or it has none.
+        self.commit: str | None = None
+        self.pulled: dict[str, Pulled] = {}
+        #: Commit of each file with a repository of its own.
+        self.revisions: dict[str, str | None] = {}
+        #: Partial file -> its name to be.
+        self.moves: list[tuple[Path, Path]] = []
+        #: Files that only the user can put there.
+        self.absent: list[Path] = []
+        #: Fetched, or found equal to the server's, without a stated checksum.
+        self.unstated: list[Unstated] = []
 
     def run(self) -> list[Pulled]:
-        entry = lock.read(self.models_dir).get(self.spec.name) or lock.Entry(files={})
-        found = _State(commit=None if self.update else entry.revision)
+        self.locked = lock.read(self.models_dir).get(self.spec.name, self.locked)
+        self.commit = None if self.update else self.locked.revision
         # What the user must supply first: asking for it needs no network.
         for file in sorted(self.files, key=lambda file: not self._is_supplied(file)):
             try:
-                self._obtain(file, entry, found)
+                self._obtain(file)
             except ModelUnavailable as error:
-                if found.absent:
-                    raise ModelUnavailable(f"{error}; also, {self._ask_for(found.absent)}") from error
+                if self.absent:
+                    raise ModelUnavailable(f"{error}; also, {self._ask_for_absent()}") from error
                 raise
-        if found.unstated and not self.trust(found.unstated):
-            raise ModelUnavailable(self._ask_for_trust(found.unstated))
-        self._record(found, entry)
-        for part, path in found.moves:
+        if self.unstated and not self.trust(self.unstated):
+            raise ModelUnavailable(self._ask_for_trust())
+        # The lock first, so that every file with its final name is recorded.
+        self._record()
+        for part, path in self.moves:
             make_private_folder(path.parent)
             part.replace(path)
         shutil.rmtree(self.folder / PARTIAL, ignore_errors=True)
-        if found.absent:
-            raise ModelUnavailable(self._ask_for(found.absent))
-        return [self._describe(file, found) for file in self.files]
+        if self.absent:
+            raise ModelUnavailable(self._ask_for_absent())
+        return [self.pulled[file] for file in self.files]
 
-    def _describe(self, file: str, found: _State) -> Pulled:
-        known, state = found.files[file], found.states[file]
-        return Pulled(file=file, path=self._path(file), state=state, bytes=known.bytes, sha256=known.sha256)
-
-    def _obtain(self, file: str, entry: lock.Entry, found: _State) -> None:
+    def _obtain(self, file: str) -> None:
         """Check one file, and fetch it if it is missing or wrong."""
-        path, known = self._path(file), self._known(file, entry)
+        path, expected = self._path(file), self._expected(file)
         here = None
         if path.is_file():
             self.watcher.checking(file)
@@ -185,120 +162,118 @@ class _Pull:
                 here = hashlib.file_digest(stream, "sha256").hexdigest()
         if self._is_supplied(file):
             if here is None:
-                found.absent.append(path)
+                self.absent.append(path)
             else:
-                self._compare(str(path), here, known)
-                self._keep(file, here, path, found, None, state="supplied")
+                self._compare(file, str(path), here)
+                self._keep(file, here, "supplied")
             return
-        recorded = entry.files.get(file)
-        if here is not None and known is not None and here == known.sha256 and not self._is_moving(known):
-            revision = recorded.revision if recorded else None
-            self._keep(file, here, path, found, revision)
+        recorded = self.locked.files.get(file)
+        if here is not None and here == expected and not self._may_change(file):
+            self._keep(file, here, "here", recorded.revision if recorded else None)
             return
         self._refuse_offline(file)
-        remote = self._find(file, entry, found)
-        revision = remote.commit if file.startswith("hub:") else None
-        if here is not None and _is_same(remote, path, here) and (known is None or self._is_moving(known)):
-            self._keep(file, here, path, found, revision)
-            self._note_unstated(file, remote, known, found)
-            return
-        if remote.sha256 is not None:
-            self._compare(file, remote.sha256, known)
-        self._fetch(file, remote, known, revision, found)
+        remote = self._find(file)
+        own_revision = remote.commit if file.startswith("hub:") else None
+        if here is not None and _is_same(remote, path, here) and (expected is None or self._may_change(file)):
+            self._keep(file, here, "here", own_revision)
+        else:
+            if remote.sha256 is not None:
+                self._compare(file, file, remote.sha256)
+            self._keep(file, self._fetch(file, remote), "fetched", own_revision)
+        if expected is None:
+            came = self.pulled[file]
+            self.unstated.append(
+                Unstated(
+                    file=file, url=remote.url, commit=remote.commit, bytes=came.bytes, sha256=came.sha256
+                )
+            )
 
-    def _fetch(
-        self, file: str, remote: Remote, known: _Known | None, revision: str | None, found: _State
-    ) -> None:
-        part = self.folder / PARTIAL / f"{self._path(file).relative_to(self.folder)}.part"
+    def _fetch(self, file: str, remote: Remote) -> str:
+        """Download one file to its partial file. Returns its sha256."""
+        part = self._part(file)
         download = Download(remote, part, lambda done, total: self.watcher.progress(file, done, total))
-        sha256, size = download.run()
+        sha256 = download.run()
         try:
             if remote.sha256 is not None and sha256 != remote.sha256:
                 raise ModelUnavailable(
                     f"{remote.url} did not bring what the server announced: expected sha256 {remote.sha256}, found "
                     f"{sha256}; try again"
                 )
-            self._compare(file, sha256, known)
+            self._compare(file, file, sha256)
         except ModelUnavailable:
             download.discard()
             raise
-        found.files[file] = lock.LockedFile(sha256=sha256, bytes=size, revision=revision)
-        found.states[file] = "fetched"
-        found.moves.append((part, self._path(file)))
-        self._note_unstated(file, remote, known, found)
-
-    def _note_unstated(self, file: str, remote: Remote, known: _Known | None, found: _State) -> None:
-        if known is None:
-            came = found.files[file]
-            found.unstated.append(
-                Unstated(
-                    file=file, url=remote.url, commit=remote.commit, bytes=came.bytes, sha256=came.sha256
-                )
-            )
+        self.moves.append((part, self._path(file)))
+        return sha256
 
     def _keep(
         self,
         file: str,
         sha256: str,
-        path: Path,
-        found: _State,
-        revision: str | None,
-        state: Literal["here", "supplied"] = "here",
+        state: Literal["fetched", "here", "supplied"],
+        revision: str | None = None,
     ) -> None:
-        found.files[file] = lock.LockedFile(sha256=sha256, bytes=path.stat().st_size, revision=revision)
-        found.states[file] = state
+        size = (self._part(file) if state == "fetched" else self._path(file)).stat().st_size
+        self.pulled[file] = Pulled(file=file, path=self._path(file), state=state, bytes=size, sha256=sha256)
+        self.revisions[file] = revision
 
-    def _compare(self, what: str, sha256: str, known: _Known | None) -> None:
+    def _compare(self, file: str, what: str, sha256: str) -> None:
         """Compare a checksum with the expected one. Raises: ModelUnavailable."""
-        if known is None or sha256 == known.sha256 or self._is_moving(known):
+        expected = self._expected(file)
+        if expected is None or sha256 == expected or self._may_change(file):
             return
-        if known.source == lock.FILE:
-            remedy = f"`scenefleet models pull {self.spec.name} --update` accepts the new one"
-        else:
+        if file in self.spec.sha256:
+            source = "models.yaml"
             remedy = "its publisher changed it, or models.yaml is wrong: correct the checksum there if you trust the new one"
+        else:
+            source = lock.FILE
+            remedy = f"`scenefleet models pull {self.spec.name} --update` accepts the new one"
         raise ModelUnavailable(
-            f"{what} is not the file {known.source} means: expected sha256 {known.sha256}, found {sha256}; {remedy}"
+            f"{what} is not the file {source} means: expected sha256 {expected}, found {sha256}; {remedy}"
         )
 
-    def _find(self, file: str, entry: lock.Entry, found: _State) -> Remote:
+    def _find(self, file: str) -> Remote:
         """Ask the server for a file. All files of the model's own repository come from one commit."""
         if file.startswith("hub:"):
             owner, name, path = file.removeprefix("hub:").split("/", 2)
             name, _, stated = name.partition("@")
-            recorded = entry.files.get(file)
+            recorded = self.locked.files.get(file)
             pinned = recorded.revision if recorded and not self.update else None
             return find_on_hub(f"{owner}/{name}", path, stated or pinned or OWN_PLACE_REVISION, self.endpoint)
         scheme, _, rest = self.spec.source.partition(":")
         if scheme == "url":
             return find_by_url(f"{rest.rstrip('/')}/{file}")
-        remote = find_on_hub(rest, file, found.commit or self.spec.revision, self.endpoint)
-        found.commit = remote.commit
+        remote = find_on_hub(rest, file, self.commit or self.spec.revision, self.endpoint)
+        self.commit = remote.commit
         return remote
 
-    def _record(self, found: _State, before: lock.Entry) -> None:
-        """Write the lock before the files get their names, so that every named file is recorded."""
-        entry = lock.Entry(revision=found.commit or before.revision, files=found.files)
-        if entry == before:
-            return
-        with lock.changing(self.models_dir) as entries:
-            entries[self.spec.name] = entry
+    def _record(self) -> None:
+        files = {
+            file: lock.LockedFile(sha256=came.sha256, bytes=came.bytes, revision=self.revisions[file])
+            for file, came in self.pulled.items()
+        }
+        entry = lock.Entry(revision=self.commit or self.locked.revision, files=files)
+        if entry != self.locked:
+            with lock.changing(self.models_dir) as entries:
+                entries[self.spec.name] = entry
 
-    def _known(self, file: str, entry: lock.Entry) -> _Known | None:
-        if file in self.spec.sha256:
-            return _Known(sha256=self.spec.sha256[file], source="models.yaml")
-        if file in entry.files:
-            return _Known(sha256=entry.files[file].sha256, source=lock.FILE)
-        return None
+    def _expected(self, file: str) -> str | None:
+        """The sha256 that the catalogue states, else the one recorded in the lock."""
+        recorded = self.locked.files.get(file)
+        return self.spec.sha256.get(file) or (recorded.sha256 if recorded else None)
 
-    def _is_moving(self, known: _Known) -> bool:
-        """Whether another checksum than the known one may be accepted."""
-        return self.update and known.source == lock.FILE
+    def _may_change(self, file: str) -> bool:
+        """Whether another checksum than the recorded one is accepted."""
+        return self.update and file not in self.spec.sha256 and file in self.locked.files
 
     def _is_supplied(self, file: str) -> bool:
         return self.spec.source.startswith("user:") and not file.startswith("hub:")
 
     def _path(self, file: str) -> Path:
         return place(self.spec, file, models_dir=self.models_dir)
+
+    def _part(self, file: str) -> Path:
+        return self.folder / PARTIAL / f"{self._path(file).relative_to(self.folder)}.part"
 
     def _refuse_offline(self, file: str) -> None:
         for name in ("HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE"):
@@ -308,16 +283,16 @@ class _Pull:
                     f"{file} has to be fetched, but {name}={value} forbids it: unset it to pull"
                 )
 
-    def _ask_for_trust(self, unstated: list[Unstated]) -> str:
-        first, *others = unstated
+    def _ask_for_trust(self) -> str:
+        first, *others = self.unstated
         more = f" and {len(others)} more files" if others else ""
         return (
             f"no sha256 is stated for {first.file} (found {first.sha256}){more}: compare with what its publisher says, "
             f"and accept it by `scenefleet models pull {self.spec.name} --trust`"
         )
 
-    def _ask_for(self, absent: list[Path]) -> str:
-        names = " and ".join(path.name for path in absent)
+    def _ask_for_absent(self) -> str:
+        names = " and ".join(path.name for path in self.absent)
         return (
             f"{names} is not downloaded, you supply it: put it into {self.folder} and pull again; "
             f"licence: {self.spec.licence}"
@@ -338,19 +313,4 @@ def _is_same(remote: Remote, path: Path, sha256: str) -> bool:
         return False
     content = hashlib.sha1(f"blob {path.stat().st_size}\0".encode(), usedforsecurity=False)
     with path.open("rb") as stream:
-        while chunk := stream.read(CHUNK_BYTES):
-            content.update(chunk)
-    return content.hexdigest() == remote.tag
-
-
-@contextmanager
-def _alone(models_dir: Path, name: str, waiting: Callable[[], None]) -> Iterator[None]:
-    """Keep other processes from pulling the same model; the lock of a killed process is released."""
-    make_private_folder(models_dir)
-    with (models_dir / f".{name}.pull").open("a") as guard:
-        try:
-            fcntl.flock(guard, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            waiting()
-            fcntl.flock(guard, fcntl.LOCK_EX)
-        yield
+        return hashlib.file_digest(stream, lambda: content).hexdigest() == remote.tag

@@ -9,7 +9,6 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass, field
 from typing import Any
-from urllib.parse import urlsplit
 
 from shared.errors import ModelUnavailable
 
@@ -39,45 +38,38 @@ class Remote:
 
 
 def find_on_hub(repository: str, file: str, revision: str, endpoint: str) -> Remote:
-    """A file of a repository on the model hub.
+    """A file of a repository (`owner/name`) on the model hub.
 
     Args:
-        repository: `owner/name`.
         revision: branch, tag or commit.
         endpoint: another hub than Hugging Face's; empty for that.
 
-    Raises: ModelUnavailable when the hub does not answer, has no such file or does not give it to us.
+    Raises: ModelUnavailable when the hub does not answer, has no such file or refuses it.
     """
     hub = import_hub()
     errors = hub.errors
     host = endpoint or hub.constants.ENDPOINT
     # None: the user's token, if there is one. Without TLS it could be intercepted.
-    token = None if is_private(host) else False
+    token = None if host.startswith("https://") else False
     unsent = "" if token is None else "; over plain http no token is sent, so use the hub's https address"
     try:
         url = hub.hf_hub_url(repository, file, revision=revision, endpoint=endpoint or None)
         found = hub.get_hf_file_metadata(url, timeout=TIMEOUTS_S[1], endpoint=endpoint or None, token=token)
-    except errors.GatedRepoError as error:
-        raise ModelUnavailable(
-            f"{repository} asks for permission (HTTP {error.response.status_code}): accept its terms on "
-            f"{host}/{repository} and set HF_TOKEN to a token of your account{unsent}"
-        ) from error
-    except errors.RepositoryNotFoundError as error:
-        raise ModelUnavailable(
-            f"{host} has no repository {repository}, or keeps it private (HTTP {error.response.status_code}): correct "
-            f"source in models.yaml, or set HF_TOKEN to a token that may read it{unsent}"
-        ) from error
-    except errors.RevisionNotFoundError as error:
-        raise ModelUnavailable(
-            f"{repository} has no revision {revision} (HTTP 404): correct revision in models.yaml, or give up the "
-            "commit recorded in models.lock with --update"
-        ) from error
-    except errors.EntryNotFoundError as error:
-        raise ModelUnavailable(
-            f"{repository} has no file {file} at revision {revision} (HTTP 404): correct files in models.yaml"
-        ) from error
     except errors.HfHubHTTPError as error:
-        raise ModelUnavailable(_refusal(f"{host}/{repository}", error.response.status_code)) from error
+        status = error.response.status_code
+        refusals = {
+            errors.GatedRepoError: f"{repository} asks for permission (HTTP {status}): accept its terms on "
+            f"{host}/{repository} and set HF_TOKEN to a token of your account{unsent}",
+            errors.RepositoryNotFoundError: f"{host} has no repository {repository}, or keeps it private (HTTP {status}): "
+            f"correct source in models.yaml, or set HF_TOKEN to a token that may read it{unsent}",
+            errors.RevisionNotFoundError: f"{repository} has no revision {revision} (HTTP 404): correct revision in "
+            "models.yaml, or give up the commit recorded in models.lock with --update",
+            errors.EntryNotFoundError: f"{repository} has no file {file} at revision {revision} (HTTP 404): correct files "
+            "in models.yaml",
+            errors.HfHubHTTPError: _refusal(f"{host}/{repository}", status),
+        }
+        said = next(said for kind, said in refusals.items() if isinstance(error, kind))
+        raise ModelUnavailable(said) from error
     except errors.HTTPError as error:
         raise ModelUnavailable(f"{host} can't be reached ({describe(error)}); try again later") from error
     except (errors.HFValidationError, errors.OfflineModeIsEnabled) as error:
@@ -94,16 +86,8 @@ def find_on_hub(repository: str, file: str, revision: str, endpoint: str) -> Rem
     )
 
 
-def is_private(url: str) -> bool:
-    """Whether requests to a URL are encrypted."""
-    return urlsplit(url).scheme == "https"
-
-
 def find_by_url(url: str) -> Remote:
-    """A file on any web server.
-
-    Raises: ModelUnavailable.
-    """
+    """A file on any web server. Raises: ModelUnavailable."""
     hub = import_hub()
     try:
         response = hub.get_session().head(
@@ -119,20 +103,16 @@ def find_by_url(url: str) -> Remote:
     if response.headers.get("Content-Type", "").startswith("text/html"):
         raise ModelUnavailable(f"{url} is a web page, not a file of weights: correct source in models.yaml")
     length, etag = response.headers.get("Content-Length", ""), response.headers.get("ETag", "")
-    strong = etag if etag and not etag.startswith("W/") else ""
     return Remote(
         url=url,
         size_bytes=int(length) if length.isdigit() else None,
         tag=etag or response.headers.get("Last-Modified", ""),
-        if_range=strong,
+        if_range="" if etag.startswith("W/") else etag,
     )
 
 
 def import_hub() -> Any:
-    """huggingface_hub, with the parts of it that are used here.
-
-    Raises: ModelUnavailable when it is not installed.
-    """
+    """huggingface_hub, with the parts that are used here. Raises: ModelUnavailable when it is not installed."""
     try:
         import huggingface_hub
         import huggingface_hub.constants
@@ -146,9 +126,8 @@ def import_hub() -> Any:
 
 
 def describe(error: Exception) -> str:
-    """A network failure in a few words."""
-    words = " ".join(str(error).split())
-    return f"{type(error).__name__}: {words}" if words else type(error).__name__
+    """A network failure in one line."""
+    return " ".join(f"{type(error).__name__}: {error}".split()).removesuffix(":")
 
 
 def _refusal(what: str, status: int) -> str:

