@@ -70,5 +70,5 @@ def make_server(engine: Engine, service: str, image: str, base: str) -> None:
     with TemporaryDirectory(prefix="standin-") as folder:
         context = Path(folder)
         shutil.copytree(FILES, context, dirs_exist_ok=True)
-        shutil.copy(ROOT / "tests" / "swift_server.py", context)
+        shutil.copy(ROOT / "tests" / "support" / "swift_server.py", context)
         engine.build(image, FILES / f"Containerfile.{service}", context, BASE=base)
