@@ -27,10 +27,7 @@ def connect(user: str | None = None, *, timeout_s: float = 30.0) -> tuple[Client
 
 
 def read_pages(
-    read: Callable[[A | None, int], tuple[Sequence[T], A | None]],
-    *,
-    page_size: int,
-    limit: int | None = None,
+    read: Callable[[A | None, int], tuple[Sequence[T], A | None]], *, page_size: int, limit: int | None = None
 ) -> list[T]:
     """Every row, or the first ``limit``, of an answer that comes in pages.
 

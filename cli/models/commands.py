@@ -20,23 +20,17 @@ OnNodes = Annotated[
     typer.Option(
         "--node",
         "-n",
-        show_default=False,
         help="On this node only, `text@box` or `text`. Repeatable. Default: every one of the model's family.",
     ),
 ]
 ControlTimeout = Annotated[
     float, typer.Option(min=0, help="Seconds to wait until it is done; the nodes go on after that.")
 ]
-ModelName = Annotated[str, typer.Argument(metavar="NAME", help="Name of the model.", show_default=False)]
+ModelName = Annotated[str, typer.Argument(metavar="NAME", help="Name of the model.")]
 ModelNames = Annotated[
-    list[str] | None,
-    typer.Argument(
-        metavar="[NAME...]", show_default=False, help="Names of models. Default: the active ones."
-    ),
+    list[str] | None, typer.Argument(metavar="[NAME...]", help="Names of models. Default: the active ones.")
 ]
-OfProfile = Annotated[
-    str | None, typer.Option("--profile", help="The models of this profile.", show_default=False)
-]
+OfProfile = Annotated[str | None, typer.Option("--profile", help="The models of this profile.")]
 
 
 @models_app.command("list")
@@ -146,18 +140,15 @@ def models_warmup(
 
 @models_app.command("switch")
 def models_switch(
-    kind: Annotated[str, typer.Argument(metavar="KIND", help="text or vision.", show_default=False)],
-    to: Annotated[
-        str | None, typer.Option("--to", help="Name of the new model in models.yaml.", show_default=False)
-    ] = None,
+    kind: Annotated[str, typer.Argument(metavar="KIND", help="text or vision.")],
+    to: Annotated[str | None, typer.Option("--to", help="Name of the new model in models.yaml.")] = None,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Say how many scenes and how long; change nothing.")
     ] = False,
     queries: Annotated[
         Path | None,
         typer.Option(
-            show_default=False,
-            help="Compare both models on the queries of this file, one a line. Default: words from the user's own scenes.",
+            help="Compare both models on the queries of this file, one a line. Default: words from the user's own scenes."
         ),
     ] = None,
     hold: Annotated[

@@ -263,12 +263,7 @@ def _flat(outcomes: dict[str, list[Outcome]], accepted: dict[str, int]) -> list[
 
 
 def _show(
-    verb: str,
-    model: str,
-    outcomes: Sequence[Outcome],
-    described: dict[str, dict[str, Any]],
-    *,
-    as_json: bool,
+    verb: str, model: str, outcomes: Sequence[Outcome], described: dict[str, dict[str, Any]], *, as_json: bool
 ) -> None:
     states = {
         (node["node"], slot["slot"]): held

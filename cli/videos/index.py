@@ -115,13 +115,7 @@ def request(client: Client, video_id: str, user: str, key: str, priority: int, c
 
 
 def run(
-    files: Sequence[Path],
-    video_id: str | None,
-    *,
-    priority: int,
-    wait: bool,
-    as_json: bool,
-    user: str | None,
+    files: Sequence[Path], video_id: str | None, *, priority: int, wait: bool, as_json: bool, user: str | None
 ) -> int:
     """Index files; returns the exit status."""
     settings = get_settings()

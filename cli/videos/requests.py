@@ -14,15 +14,7 @@ from cli import screen
 from cli.confirmation import ask
 from cli.connection import connect, read_pages
 from shared.client import Client
-from shared.contracts import (
-    FailureView,
-    ListedState,
-    Receipt,
-    ScenePage,
-    SceneView,
-    StageStatus,
-    VideoStatus,
-)
+from shared.contracts import FailureView, ListedState, Receipt, ScenePage, SceneView, StageStatus, VideoStatus
 from shared.errors import InvalidRequest
 
 
