@@ -98,44 +98,38 @@ def models_status(node: OnNodes = None, json_: Json = False) -> int:
     return control.show_status(node or [], as_json=json_)
 
 
-@models_app.command("load")
-def models_load(
-    name: ModelName, node: OnNodes = None, timeout: ControlTimeout = 600, json_: Json = False
-) -> int:
+def _add_control(verb: str, help: str) -> None:
+    @models_app.command(verb, help=help)
+    def command(
+        name: ModelName, node: OnNodes = None, timeout: ControlTimeout = 600, json_: Json = False
+    ) -> int:
+        from cli.models import control
+
+        return control.run(verb, name, node or [], timeout_s=timeout, as_json=json_)
+
+
+_add_control(
+    "load",
     """Load a model on running nodes now; under WORKER_MODEL_MEMORY_MB the least recently used make room.
 
     [bold]scenefleet models load bge-reranker-v2-m3[/bold]
     [bold]scenefleet models load faster-whisper-medium --node asr@box[/bold]
-    """
-    from cli.models import control
-
-    return control.run("load", name, node or [], timeout_s=timeout, as_json=json_)
-
-
-@models_app.command("unload")
-def models_unload(
-    name: ModelName, node: OnNodes = None, timeout: ControlTimeout = 600, json_: Json = False
-) -> int:
+    """,
+)
+_add_control(
+    "unload",
     """Free a model on running nodes, after the call in work; the next job that needs it loads it again.
 
     [bold]scenefleet models unload bge-reranker-v2-m3[/bold]
-    """
-    from cli.models import control
-
-    return control.run("unload", name, node or [], timeout_s=timeout, as_json=json_)
-
-
-@models_app.command("warmup")
-def models_warmup(
-    name: ModelName, node: OnNodes = None, timeout: ControlTimeout = 600, json_: Json = False
-) -> int:
+    """,
+)
+_add_control(
+    "warmup",
     """Load a model on running nodes if it is not, and run its warm-up samples.
 
     [bold]scenefleet models warmup all-minilm-l6-v2 --node text[/bold]
-    """
-    from cli.models import control
-
-    return control.run("warmup", name, node or [], timeout_s=timeout, as_json=json_)
+    """,
+)
 
 
 @models_app.command("switch")
