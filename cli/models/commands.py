@@ -166,7 +166,7 @@ def models_switch(
     retry: Annotated[bool, typer.Option("--retry", help="Try failed parts again.")] = False,
     user: User = None,
     json_: Json = False,
-) -> int:
+) -> None:
     """Change the model the archive is searched by, while searches go on; without an option: how it stands.
 
     The new model's vectors are made beside the old ones by jobs of low priority. Then both are compared, and searches
@@ -179,14 +179,6 @@ def models_switch(
     from cli.models import switch
 
     acts = {"activate": activate, "rollback": rollback, "discard": discard, "retry": retry}
-    return switch.run(
-        kind,
-        to,
-        [name for name, wanted in acts.items() if wanted],
-        dry_run=dry_run,
-        queries=queries,
-        hold=hold,
-        now=now,
-        user=user,
-        as_json=json_,
-    )
+    chosen = [name for name, wanted in acts.items() if wanted]
+    how = {"dry_run": dry_run, "queries": queries, "hold": hold}
+    switch.run(kind, to, chosen, now=now, user=user, as_json=json_, **how)
