@@ -117,7 +117,7 @@ def people_rename(
     """
     from cli.people import acts
 
-    acts.rename(who, name, as_json=json_, user=user)
+    acts.decide(who, lambda client, *ids: client.rename_person(*ids, name), as_json=json_, user=user)
 
 
 @people_app.command("is", rich_help_panel=DECISIONS)
@@ -130,7 +130,9 @@ def people_is(who: Who, tracks: Tracks, json_: Json = False, user: User = None) 
     """
     from cli.people import acts
 
-    acts.judge(who, tracks, is_person=True, as_json=json_, user=user)
+    acts.decide(
+        who, lambda client, *ids: client.judge_faces(*ids, tracks, is_person=True), as_json=json_, user=user
+    )
 
 
 @people_app.command("is-not", rich_help_panel=DECISIONS)
@@ -143,7 +145,9 @@ def people_is_not(who: Who, tracks: Tracks, json_: Json = False, user: User = No
     """
     from cli.people import acts
 
-    acts.judge(who, tracks, is_person=False, as_json=json_, user=user)
+    acts.decide(
+        who, lambda client, *ids: client.judge_faces(*ids, tracks, is_person=False), as_json=json_, user=user
+    )
 
 
 @people_app.command("merge", rich_help_panel=DECISIONS)
@@ -178,7 +182,9 @@ def people_split(
     """
     from cli.people import acts
 
-    acts.split(who, tracks, name, as_json=json_, user=user)
+    acts.decide(
+        who, lambda client, *ids: client.split_person(*ids, tracks, name=name), as_json=json_, user=user
+    )
 
 
 @people_app.command("events", rich_help_panel=DECISIONS)

@@ -91,6 +91,10 @@ def search(
         return
     from cli.search import ask as command
 
+    if all_persons and prefer_persons:
+        from shared.errors import InvalidRequest
+
+        raise InvalidRequest("--all-persons and --prefer-persons are mutually exclusive: give one of them")
     command.run(
         text,
         user=user,
@@ -101,7 +105,7 @@ def search(
         as_json=json_,
         video_ids=video or [],
         persons=person or [],
-        persons_match=_persons_match(every=all_persons, prefer=prefer_persons),
+        persons_match="all" if all_persons else "prefer" if prefer_persons else "any",
         from_s=from_,
         to_s=to,
         indexed_from=indexed_from.isoformat() if indexed_from else None,
@@ -115,11 +119,3 @@ def search(
         rerank=rerank,
         cursor=cursor,
     )
-
-
-def _persons_match(*, every: bool, prefer: bool) -> str:
-    if every and prefer:
-        from shared.errors import InvalidRequest
-
-        raise InvalidRequest("--all-persons and --prefer-persons are mutually exclusive: give one of them")
-    return "all" if every else "prefer" if prefer else "any"

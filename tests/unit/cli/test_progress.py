@@ -9,7 +9,6 @@ import pytest
 from rich.console import Console
 
 from cli.videos import progress
-from cli.videos.progress import Watcher
 from shared.client import Client
 from shared.contracts import VideoStatus
 from shared.errors import BrokerUnavailable
@@ -52,7 +51,7 @@ def test_without_a_terminal_each_change_is_one_line() -> None:
             status("indexed", stage("split", "done")),
         ]
     )
-    assert Watcher(client, "u1", console).watch(["v1"])[0].state == "indexed"
+    assert progress.watch(client, "u1", ["v1"], console)[0].state == "indexed"
     assert sink.getvalue().splitlines() == [
         "v1 split running",
         "v1 vision skipped: unavailable: profile lite has no vision model",
@@ -66,7 +65,7 @@ def test_bars_fit_the_terminal(columns: int) -> None:
     client = ScriptedClient(
         [status("partial", stage("split", "done"), SKIPPED, stage("face", "failed", "no weights"))]
     )
-    Watcher(client, "u1", console).watch(["v1"])
+    progress.watch(client, "u1", ["v1"], console)
     shown = sink.getvalue()
     assert "split" in shown and "done" in shown and "no weights" in shown
     assert all(len(line.rstrip()) <= columns for line in shown.splitlines() if "\x1b" not in line)
@@ -77,7 +76,7 @@ def test_several_videos_have_a_bar_each() -> None:
     client = ScriptedClient(
         [status("indexed", stage("split", "done")), status("failed", stage("split", "failed", "x"))]
     )
-    ended = Watcher(client, "u1", console).watch(["first", "second"])
+    ended = progress.watch(client, "u1", ["first", "second"], console)
     assert [video.state for video in ended] == ["indexed", "failed"]
     assert "first" in sink.getvalue() and "second" in sink.getvalue()
 
@@ -85,7 +84,7 @@ def test_several_videos_have_a_bar_each() -> None:
 def test_an_outage_is_shown_and_waited_for() -> None:
     console, sink = screen_of(terminal=False, columns=120)
     client = ScriptedClient([BrokerUnavailable("Redis is away"), status("indexed", stage("split", "done"))])
-    assert Watcher(client, "u1", console).watch(["v1"])[0].state == "indexed"
+    assert progress.watch(client, "u1", ["v1"], console)[0].state == "indexed"
     assert "Redis is away" in sink.getvalue()
 
 
@@ -93,4 +92,4 @@ def test_a_long_silence_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(progress, "SILENCE_LIMIT_S", -1.0)
     console, _ = screen_of(terminal=False, columns=120)
     with pytest.raises(BrokerUnavailable, match="away"):
-        Watcher(ScriptedClient([BrokerUnavailable("Redis is away")]), "u1", console).watch(["v1"])
+        progress.watch(ScriptedClient([BrokerUnavailable("Redis is away")]), "u1", ["v1"], console)
