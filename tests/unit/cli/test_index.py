@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import given, strategies as st
@@ -15,24 +16,12 @@ from shared.errors import InvalidKey, InvalidRequest, LimitExceeded
 from shared.settings import Settings
 
 
-def status(
-    state: VideoState, *stages: StageStatus, error_class: str | None = None, error: str | None = None
-) -> VideoStatus:
+def status(state: VideoState, *stages: StageStatus, error: str | None = None) -> VideoStatus:
+    nothing = dict.fromkeys(("published_run", "duration_s", "error_class", "indexed_at"))
     return VideoStatus(
-        video_id="v1",
-        user_id="u1",
-        storage_key="uploads/u1/v1/a.mp4",
-        state=state,
-        run=1,
-        published_run=None,
-        duration_s=None,
-        scenes=0,
-        error_class=error_class,
-        error=error,
-        created_at=datetime.now(UTC),
-        indexed_at=None,
-        stages=stages,
-    )
+        video_id="v1", user_id="u1", storage_key="uploads/u1/v1/a.mp4", state=state, run=1, scenes=0,
+        error=error, created_at=datetime.now(UTC), stages=stages, **nothing,
+    )  # fmt: skip
 
 
 def stage(name: str, state: str, error: str | None = None) -> StageStatus:
@@ -50,21 +39,20 @@ def test_ids_show_the_name_and_differ() -> None:
     assert first != second
 
 
-def test_missing_file_and_folder_are_refused(tmp_path: Path) -> None:
-    with pytest.raises(InvalidRequest, match="no file"):
-        plan_uploads([tmp_path / "absent.mp4"], None, Settings())
-    with pytest.raises(InvalidRequest, match="a folder"):
-        plan_uploads([tmp_path], None, Settings())
-
-
-def test_one_id_for_several_files_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(InvalidRequest, match="2 files"):
-        plan_uploads([tmp_path / "a", tmp_path / "b"], "v1", Settings())
-
-
-def test_a_bad_id_is_refused_before_anything_is_sent(tmp_path: Path) -> None:
-    with pytest.raises(InvalidRequest, match=r"'\.\./v1'"):
-        plan_uploads([tmp_path / "a"], "../v1", Settings())
+@pytest.mark.parametrize(
+    ("names", "video_id", "said"),
+    [
+        (["absent.mp4"], None, "no file"),
+        (["."], None, "a folder"),
+        (["a", "b"], "v1", "2 files"),
+        (["a"], "../v1", "'../v1'"),
+    ],
+)
+def test_what_cannot_be_indexed_is_refused_before_anything_is_sent(
+    names: list[str], video_id: str | None, said: str, tmp_path: Path
+) -> None:
+    with pytest.raises(InvalidRequest, match=re.escape(said)):
+        plan_uploads([tmp_path / name for name in names], video_id, Settings())
 
 
 def test_a_file_over_the_limit_is_refused_by_size(tmp_path: Path) -> None:
@@ -74,23 +62,18 @@ def test_a_file_over_the_limit_is_refused_by_size(tmp_path: Path) -> None:
         plan_uploads([film], None, Settings(max_video_bytes=4))
 
 
-def test_an_indexed_video_has_no_reasons() -> None:
-    assert reasons(Upload(path=Path("a.mp4"), video_id="v1", status=status("indexed"))) == []
-
-
-def test_reasons_name_the_stage_once() -> None:
-    failed = status("failed", stage("split", "failed", "no video stream"), error="no video stream")
-    assert reasons(Upload(path=Path("a.mp4"), video_id="v1", status=failed)) == [
-        "a.mp4: split: no video stream"
-    ]
-
-
-def test_a_cancelled_video_has_a_reason_too() -> None:
-    assert reasons(Upload(path=Path("a.mp4"), video_id="v1", status=status("cancelled"))) == [
-        "a.mp4 ended cancelled"
-    ]
-
-
-def test_a_refused_upload_says_why() -> None:
-    upload = Upload(path=Path("a.mp4"), video_id="v1", error=InvalidKey("the key is wrong"))
-    assert reasons(upload) == ["a.mp4: the key is wrong"]
+@pytest.mark.parametrize(
+    ("facts", "said"),
+    [
+        ({"status": status("indexed")}, []),
+        # The stage is named once.
+        (
+            {"status": status("failed", stage("split", "failed", "no video"), error="no video")},
+            ["a.mp4: split: no video"],
+        ),
+        ({"status": status("cancelled")}, ["a.mp4 ended cancelled"]),
+        ({"error": InvalidKey("the key is wrong")}, ["a.mp4: the key is wrong"]),
+    ],
+)
+def test_a_video_that_did_not_end_well_says_why(facts: dict[str, Any], said: list[str]) -> None:
+    assert reasons(Upload(path=Path("a.mp4"), video_id="v1", **facts)) == said

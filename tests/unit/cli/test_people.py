@@ -28,33 +28,21 @@ TRACK = "1f0c7f52-94a5-5f0e-9f0e-0f1f6d6f2d11"
 PERSON = "7d0f6a3e-1c0f-4c57-9f66-2f7f8c1d9b10"
 NOW = datetime(2026, 11, 21, 9, 30, tzinfo=UTC)
 FACE = FaceView(
-    track_id=TRACK,
-    video_id="a-rather-long-name-of-a-film-12345678",
-    scene_id=PERSON,
-    idx=1234,
-    ts_s=3671.25,
-    keyframe_key="k",
-    box=(1, 2, 3, 4),
-    faces=12,
-    similarity=0.6249,
-    decided_by="human",
-)
+    track_id=TRACK, video_id="a-rather-long-name-of-a-film-12345678", scene_id=PERSON, idx=1234, ts_s=3671.25,
+    keyframe_key="k", box=(1, 2, 3, 4), faces=12, similarity=0.6249, decided_by="human",
+)  # fmt: skip
 
 
 def event(**facts: Any) -> EventView:
-    nothing = dict.fromkeys(
-        ("name", "other_id", "other", "old_name", "new_name", "faces", "undoes", "undone_by")
-    )
-    return EventView(
-        **{**nothing, "event_id": 12, "person_id": PERSON, "video_ids": (), "created_at": NOW, **facts}
-    )
+    fields = ("name", "other_id", "other", "old_name", "new_name", "faces", "undoes", "undone_by")
+    given = {"event_id": 12, "person_id": PERSON, "video_ids": (), "created_at": NOW, **facts}
+    return EventView(**{**dict.fromkeys(fields), **given})
 
 
 def drawn(table: Table, columns: int) -> list[str]:
-    console = Console(file=io.StringIO(), width=columns, highlight=False)
-    console.print(table)
-    written: str = console.file.getvalue()  # type: ignore[attr-defined]
-    return written.splitlines()
+    sink = io.StringIO()
+    Console(file=sink, width=columns, highlight=False).print(table)
+    return sink.getvalue().splitlines()
 
 
 @pytest.mark.parametrize(
