@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import secrets
 import socket
 import time
@@ -165,21 +166,10 @@ def test_the_image(images: Images, record_figure: RecordFigure) -> None:
 # --- what stands
 
 
-def test_every_service_is_healthy(deployment: Deployment) -> None:
-    assert set(NODES) >= {"media", "asr", "text", "face", "ocr", "housekeeping", "search"}
-    for service in STAYING:
-        assert deployment.engine.is_healthy(deployment.container(service)), service
-    for service in ONE_SHOTS:
-        deployment.wait_done(service)
-
-
 def test_no_process_has_a_right_to_spare(deployment: Deployment) -> None:
     for service in STAYING:
-        status = dict(
-            line.split(":\t", 1)
-            for line in deployment.inside(service, "cat", "/proc/1/status").stdout.splitlines()
-            if ":\t" in line
-        )
+        text = deployment.inside(service, "cat", "/proc/1/status").stdout
+        status = dict(re.findall(r"^(\w+):\t(.*)$", text, re.M))
         assert int(status["CapEff"], 16) == int(status["CapPrm"], 16) == 0, service
         assert int(status["CapBnd"], 16) == 0, service
         assert status["NoNewPrivs"] == "1", service
@@ -194,7 +184,6 @@ def test_no_process_has_a_right_to_spare(deployment: Deployment) -> None:
             deployment.inside(service, "sh", "-c", places)
             tried = deployment.inside(service, "sh", "-c", "echo x > /models/written", check=False)
             assert tried.returncode != 0
-        assert SERVICES[service]["read_only"] is True
 
 
 def test_memory_and_processes_are_limited(deployment: Deployment) -> None:
@@ -216,13 +205,6 @@ def test_a_node_that_takes_too_much_memory_is_killed_alone(deployment: Deploymen
     tried = deployment.inside("search", "python", "-c", greedy, check=False)
     assert tried.returncode != 0 and "had it" not in tried.stdout
     deployment.wait_healthy(["search"], within_s=180)
-
-
-def test_no_administrators_secret_reaches_a_node(deployment: Deployment) -> None:
-    for service in (*NODES, "migrate"):
-        environment = deployment.engine.inspect(deployment.container(service))["Config"]["Env"]
-        for name in values.ADMINISTRATORS:
-            assert not any(deployment.values[name] in line for line in environment), (service, name)
 
 
 def test_the_nodes_database_user_owns_tables_and_nothing_more(deployment: Deployment) -> None:

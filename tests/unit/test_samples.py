@@ -6,16 +6,15 @@ import hashlib
 import importlib.util
 import json
 import sys
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
-from types import ModuleType
+from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import av
 import numpy as np
 import pytest
-from numpy.typing import NDArray
 
 SAMPLES = Path(__file__).parents[2] / "samples"
 VIDEO = SAMPLES / "demo.mp4"
@@ -24,20 +23,9 @@ TRUTH: dict[str, Any] = json.loads((SAMPLES / "truth.json").read_text())
 SCENES, CUTS = TRUTH["scenes"], TRUTH["cuts"]
 
 
-@dataclass(frozen=True, kw_only=True)
-class Decoded:
-    """What one decode of the whole video found."""
-
-    codecs: list[str]
-    times_s: list[float]
-    size_px: tuple[int, int]
-    luma: NDArray[np.float32]  # [frames, 54, 96], every tenth pixel
-    audio_s: float
-    audio_peak: float
-
-
 @pytest.fixture(scope="module")
-def decoded() -> Decoded:
+def decoded() -> SimpleNamespace:
+    """What one decode of the whole video found; ``luma`` is float32 [frames, 54, 96], every tenth pixel."""
     times, frames, size = [], [], (0, 0)
     with av.open(str(VIDEO)) as container:
         for picture in container.decode(video=0):
@@ -52,7 +40,7 @@ def decoded() -> Decoded:
             samples, rate = samples + block.samples, block.sample_rate
             peak = max(peak, float(np.abs(block.to_ndarray()).max()))
     luma = np.stack(frames)
-    return Decoded(
+    return SimpleNamespace(
         codecs=codecs, times_s=times, size_px=size, luma=luma, audio_s=samples / rate, audio_peak=peak
     )
 
@@ -75,7 +63,7 @@ def test_video_is_the_one_described_and_small_enough_to_commit() -> None:
     assert len(content) < MAX_BYTES
 
 
-def test_codecs_size_rate_and_duration_are_true(decoded: Decoded) -> None:
+def test_codecs_size_rate_and_duration_are_true(decoded: SimpleNamespace) -> None:
     assert decoded.codecs == ["h264", "aac"]
     assert decoded.size_px == (TRUTH["width"], TRUTH["height"])
     assert len(decoded.times_s) == TRUTH["frames"]
@@ -97,7 +85,7 @@ def test_scenes_follow_each_other_and_cuts_stand_between_them() -> None:
     assert all(5 <= scene["end_s"] - scene["start_s"] <= 10 for scene in SCENES)
 
 
-def test_hard_cuts_are_where_the_picture_jumps_and_nowhere_else(decoded: Decoded) -> None:
+def test_hard_cuts_are_where_the_picture_jumps_and_nowhere_else(decoded: SimpleNamespace) -> None:
     change = np.abs(np.diff(decoded.luma, axis=0)).mean(axis=(1, 2))
     jumps = (np.flatnonzero(change > 20) + 1).tolist()
     assert jumps == [cut["frame"] for cut in CUTS if cut["kind"] == "hard"]
@@ -105,7 +93,7 @@ def test_hard_cuts_are_where_the_picture_jumps_and_nowhere_else(decoded: Decoded
     assert np.delete(change, [frame - 1 for frame in jumps]).max() < 10
 
 
-def test_the_dissolve_blends_its_two_scenes(decoded: Decoded) -> None:
+def test_the_dissolve_blends_its_two_scenes(decoded: SimpleNamespace) -> None:
     (cut,) = [cut for cut in CUTS if cut["kind"] == "dissolve"]
     before = int(cut["length_s"] * TRUTH["fps"]) // 2
     first, last = cut["frame"] - before - 1, cut["frame"] + before + 1
@@ -115,7 +103,7 @@ def test_the_dissolve_blends_its_two_scenes(decoded: Decoded) -> None:
     assert np.abs(middle - ends).mean() < 0.3 * np.abs(decoded.luma[first] - decoded.luma[last]).mean()
 
 
-def test_no_frame_is_black_or_blank(decoded: Decoded) -> None:
+def test_no_frame_is_black_or_blank(decoded: SimpleNamespace) -> None:
     assert decoded.luma.mean(axis=(1, 2)).min() > 10
     assert decoded.luma.std(axis=(1, 2)).min() > 5
 
@@ -136,11 +124,6 @@ def test_searches_have_one_right_answer() -> None:
         holders = [i for i, scene in enumerate(SCENES) if words & set(scene["words"])]
         # A keyword stands in its scene alone; a search by meaning must not be answerable by its words.
         assert holders == ([search["scene"]] if search["mode"] == "keyword" else [])
-
-
-def test_measured_word_error_rates_are_recorded() -> None:
-    assert TRUTH["wer"].keys() == {"rms", "slt"}
-    assert 0 <= TRUTH["wer"][TRUTH["voice"]] < 0.15
 
 
 def test_script_and_truth_agree_and_every_picture_is_credited() -> None:
@@ -173,9 +156,7 @@ def test_moves_are_smooth_below_one_pixel() -> None:
 
 
 @pytest.mark.parametrize(
-    ("program", "message"),
-    [(FileNotFoundError(), "apt-get install flite"), (None, "not 16 kHz mono")],
-    ids=["no flite", "an 8 kHz voice"],
+    ("program", "message"), [(FileNotFoundError(), "apt-get install flite"), (None, "not 16 kHz mono")]
 )
 def test_what_is_missing_is_said(
     monkeypatch: pytest.MonkeyPatch, program: Exception | None, message: str

@@ -13,6 +13,7 @@ import pytest
 from typer.main import get_command
 from typer.testing import CliRunner
 
+from cli import screen
 from cli.main import app
 from shared import contracts
 from tests.support.fleet import kept_environment
@@ -88,7 +89,6 @@ def test_a_quick_command_loads_neither_a_database_nor_an_engine(arguments: list[
         (("nonsense",), 2, "nonsense"),
         (("status", "--nonsense"), 2, "--nonsense"),
         (("index",), 2, "FILE"),
-        (("search", "x", "--limit", "0"), 2, "--limit"),
         (("status",), 1, "REDIS_URL is not set"),
         (("node", "smell"), 1, "'smell'"),
         (("node", "asr"), 1, "REDIS_URL is not set"),
@@ -162,3 +162,30 @@ def test_the_documented_fields_are_the_contracts_fields() -> None:
         assert paragraph is not None, name
         named = set(re.findall(r"`(\w+)`", paragraph[1]))
         assert set(contract.model_fields) - {"version"} <= named, name
+
+
+# --- output
+
+
+@pytest.mark.parametrize(
+    ("time_s", "shown"),
+    [
+        (0, "0:00.0"),
+        (8.6, "0:08.6"),
+        (59.94, "0:59.9"),
+        (59.97, "1:00.0"),
+        (3599.99, "1:00:00.0"),
+        (7265.25, "2:01:05.2"),
+    ],
+)
+def test_clock(time_s: float, shown: str) -> None:
+    assert screen.clock(time_s) == shown
+
+
+def test_json_is_one_document_with_the_contract_s_fields(capsys: pytest.CaptureFixture[str]) -> None:
+    coverage = contracts.Coverage(scenes=1, with_words=1, with_vectors=None, videos_in_work=0)
+    answer = contracts.SearchAnswer(query="naïve", mode="keyword", model=None, hits=(), coverage=coverage)
+    screen.write_json({"answers": [answer]})
+    written = capsys.readouterr().out
+    assert "naïve" in written
+    assert json.loads(written)["answers"][0] == answer.model_dump(mode="json")

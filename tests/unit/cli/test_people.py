@@ -48,16 +48,9 @@ def drawn(table: Table, columns: int) -> list[str]:
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        ("faces", "PERSON"),
         ("is Ann", "TRACK"),
-        ("is-not Ann", "TRACK"),
-        ("split Ann", "TRACK"),
         ("merge Ann", "INTO"),
-        ("rename Ann", "NAME"),
-        ("undo", "EVENT"),
-        ("undo twelve", "EVENT"),
         ("undo 0", "EVENT"),
-        ("events --limit 0", "--limit"),
         ("events --limit 1001", "--limit"),
         ("events --before 0", "--before"),
     ],
@@ -88,14 +81,16 @@ def test_what_is_no_photo_is_named_before_a_person_is_made(name: str, said: str,
         registry.add("Ann", [tmp_path / "good.png", tmp_path / name], wait=True, as_json=False, user="u")
 
 
-@pytest.mark.parametrize("typed", [b"n\n", b"\n", b"\x04", b"\x03"])
+@pytest.mark.parametrize("typed", [b"n\n", b"\x04", b"\x03"])
 def test_a_question_not_answered_with_yes_changes_nothing(typed: bytes, tmp_path: Path) -> None:
     """As `people rm` and others ask; the two last are the keys for the end of input and for an interrupt."""
     ours, theirs = pty.openpty()
     code = "import sys, cli.main as m; sys.argv[1:] = ['db', 'downgrade', 'base']; m.main()"
     with subprocess.Popen(
         [sys.executable, "-c", code], cwd=ROOT, stdin=theirs, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
-        env={"PATH": os.environ["PATH"], "SCENEFLEET_HOME": str(tmp_path)}, preexec_fn=_at_its_terminal,
+        env={"PATH": os.environ["PATH"], "SCENEFLEET_HOME": str(tmp_path)}, start_new_session=True,
+        # The terminal that sends it signals.
+        preexec_fn=lambda: fcntl.ioctl(0, termios.TIOCSCTTY, 0),
     ) as process:  # fmt: skip
         assert process.stderr is not None and process.stdout is not None
         asked = b""
@@ -107,12 +102,6 @@ def test_a_question_not_answered_with_yes_changes_nothing(typed: bytes, tmp_path
     os.close(theirs)
     assert process.returncode == 1, asked + said
     assert said.endswith(b"scenefleet: not confirmed, nothing was changed\n") and shown.strip() == b""
-
-
-def _at_its_terminal() -> None:
-    """Make the child's stdin the terminal that sends it signals."""
-    os.setsid()
-    fcntl.ioctl(0, termios.TIOCSCTTY, 0)
 
 
 @pytest.mark.parametrize(

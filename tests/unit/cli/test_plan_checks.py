@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -13,7 +11,7 @@ from rich.console import Console
 
 from cli.doctor import plan_checks, run
 from cli.doctor.findings import Finding
-from shared.settings import Settings, get_settings
+from shared.settings import Settings
 from worker.models.placement.nvml import Gpu, MigInstance, Survey
 from worker.models.placement.plan import Machine, MachinePlacement
 
@@ -38,15 +36,7 @@ ALL = "asr,text,vision,face,media,search"
 CPU_BUILD = "the installed torch (9+cpu) is a CPU build"
 
 
-@pytest.fixture(autouse=True)
-def machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """Nothing in the environment that chooses devices."""
-    for name in ("SCENEFLEET_NODES", "SCENEFLEET_GPUS", "CUDA_VISIBLE_DEVICES", "WORKER_MODEL_MEMORY_MB"):
-        monkeypatch.delenv(name, raising=False)
-    monkeypatch.setenv("SCENEFLEET_HOME", str(tmp_path))
-    get_settings.cache_clear()
-    yield
-    get_settings.cache_clear()
+pytestmark = pytest.mark.usefixtures("bare")
 
 
 def settings(nodes: str, **values: Any) -> Settings:
