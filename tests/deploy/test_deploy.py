@@ -16,10 +16,9 @@ import urllib.error
 import urllib.request
 from base64 import b64encode
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import pytest
 import yaml
@@ -46,8 +45,7 @@ BUILT = os.environ.get("SCENEFLEET_IMAGE", "")
 KEEP_IMAGES = bool(os.environ.get("SCENEFLEET_KEEP_IMAGES"))
 
 
-@dataclass
-class Images:
+class Images(NamedTuple):
     """What the containers run: our image, and which others are stand-ins."""
 
     engine: Engine
@@ -77,16 +75,15 @@ def images(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Images]:
     base = default_of(SERVICES["text"]["build"]["args"]["PYTHON_IMAGE"])
     servers = {name: default_of(SERVICES[name]["image"]) for name in SERVERS}
     there = {name for name in (base, *servers.values(), BUILT) if name and engine.has_image(name)}
-    images = Images(
-        engine, BUILT or "localhost/scenefleet:test-deploy", standins.provide(engine, base, servers)
-    )
+    made = standins.provide(engine, base, servers)
+    ours = BUILT or "localhost/scenefleet:test-deploy"
     if not BUILT:
         index = os.environ.get("TORCH_INDEX_URL")
         more = {"TORCH_INDEX_URL": index} if index else {}
-        engine.build(images.ours, ROOT / "Dockerfile.gpu", ROOT, EXTRAS="lite", PYTHON_IMAGE=base, **more)
-    yield images
+        engine.build(ours, ROOT / "Dockerfile.gpu", ROOT, EXTRAS="lite", PYTHON_IMAGE=base, **more)
+    yield Images(engine, ours, made)
     if not KEEP_IMAGES:
-        for name in {images.ours, base, *servers.values()} - there:
+        for name in {ours, base, *servers.values()} - there:
             engine.call("image", "rm", "--force", name, check=False)
         if engine.name == "podman":
             engine.call("image", "prune", "--force", check=False)

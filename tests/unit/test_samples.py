@@ -57,13 +57,10 @@ def _load_make_demo() -> ModuleType:
 make_demo = _load_make_demo()
 
 
-def test_video_is_the_one_described_and_small_enough_to_commit() -> None:
+def test_content_codecs_size_rate_and_duration_are_true(decoded: SimpleNamespace) -> None:
     content = VIDEO.read_bytes()
     assert hashlib.sha256(content).hexdigest() == TRUTH["sha256"]
-    assert len(content) < MAX_BYTES
-
-
-def test_codecs_size_rate_and_duration_are_true(decoded: SimpleNamespace) -> None:
+    assert len(content) < MAX_BYTES, "small enough to commit"
     assert decoded.codecs == ["h264", "aac"]
     assert decoded.size_px == (TRUTH["width"], TRUTH["height"])
     assert len(decoded.times_s) == TRUTH["frames"]
@@ -89,6 +86,8 @@ def test_hard_cuts_are_where_the_picture_jumps_and_nowhere_else(decoded: SimpleN
     change = np.abs(np.diff(decoded.luma, axis=0)).mean(axis=(1, 2))
     jumps = (np.flatnonzero(change > 20) + 1).tolist()
     assert jumps == [cut["frame"] for cut in CUTS if cut["kind"] == "hard"]
+    # No frame is black or blank.
+    assert decoded.luma.mean(axis=(1, 2)).min() > 10 and decoded.luma.std(axis=(1, 2)).min() > 5
     # Elsewhere the move is slow: nothing comes near a cut.
     assert np.delete(change, [frame - 1 for frame in jumps]).max() < 10
 
@@ -101,11 +100,6 @@ def test_the_dissolve_blends_its_two_scenes(decoded: SimpleNamespace) -> None:
     middle = decoded.luma[cut["frame"]]
     # The pictures move a little meanwhile, so the blend is near the mean, and much nearer than either end.
     assert np.abs(middle - ends).mean() < 0.3 * np.abs(decoded.luma[first] - decoded.luma[last]).mean()
-
-
-def test_no_frame_is_black_or_blank(decoded: SimpleNamespace) -> None:
-    assert decoded.luma.mean(axis=(1, 2)).min() > 10
-    assert decoded.luma.std(axis=(1, 2)).min() > 5
 
 
 def test_narration_lies_inside_its_scene_and_clear_of_the_dissolve() -> None:

@@ -220,11 +220,9 @@ def test_celery_and_flower_speak_through_the_socket(behind_a_socket: Running) ->
 
 
 def test_a_socket_may_be_written_as_celery_does() -> None:
-    for url in (
-        "unix://:secret@/tmp/x/redis.sock?db=0",
-        "redis+socket://:secret@/tmp/x/redis.sock?virtual_host=0",
-    ):
-        assert Settings(REDIS_URL=url).redis_url == "unix://:secret@/tmp/x/redis.sock?db=0"
+    url = "unix://:secret@/tmp/x/redis.sock?db=0"
+    for written in (url, "redis+socket://:secret@/tmp/x/redis.sock?virtual_host=0"):
+        assert Settings(REDIS_URL=written).redis_url == url
     assert celery_url("unix://:s@/x?db=2") == "redis+socket://:s@/x?virtual_host=2"
     assert celery_url("unix:///x") == "redis+socket:///x?virtual_host=0"
     assert celery_url("redis://:s@host:6379/1") == "redis://:s@host:6379/1"
@@ -300,13 +298,12 @@ def test_postgres_of_root_runs_without_rights(tmp_path: Path) -> None:
         main = psutil.Process(server.process.pid)
         looked_at = 0
         for process in (main, *main.children(recursive=True)):
-            try:
+            # Postgres starts and ends its workers as it likes.
+            with suppress(OSError, psutil.NoSuchProcess):
                 status, cwd = Path(f"/proc/{process.pid}/status").read_text(), process.cwd()
-            except (OSError, psutil.NoSuchProcess):
-                continue  # Postgres starts and ends its workers as it likes.
-            assert "CapEff:\t0000000000000000" in status and "Uid:\t0" not in status
-            assert cwd == str(home / "data")
-            looked_at += 1
+                assert "CapEff:\t0000000000000000" in status and "Uid:\t0" not in status
+                assert cwd == str(home / "data")
+                looked_at += 1
         assert looked_at >= 2 and main.is_running()
         # Even its own superuser reads no file of root's.
         with pytest.raises(psycopg.errors.InsufficientPrivilege):

@@ -11,31 +11,26 @@ from rich.console import Console
 
 from cli.doctor import plan_checks, run
 from cli.doctor.findings import Finding
-from shared.settings import Settings
+from shared.settings import Settings, get_settings
 from worker.models.placement.nvml import Gpu, MigInstance, Survey
 from worker.models.placement.plan import Machine, MachinePlacement
 
-SMALL_UUID, LARGE_UUID = (
-    "GPU-aaaaaaaa-0000-0000-0000-000000000000",
-    "GPU-bbbbbbbb-0000-0000-0000-000000000001",
+SMALL = Gpu(
+    index=0, uuid="GPU-aaaaaaaa-0000-0000-0000-000000000000", name="Small", total_mb=8000, free_mb=7800
 )
-SMALL = Gpu(index=0, uuid=SMALL_UUID, name="Small", total_mb=8000, free_mb=7800)
-LARGE = Gpu(index=1, uuid=LARGE_UUID, name="Large", total_mb=80000, free_mb=79000)
+LARGE = Gpu(
+    index=1, uuid="GPU-bbbbbbbb-0000-0000-0000-000000000001", name="Large", total_mb=80000, free_mb=79000
+)
 PART = MigInstance(uuid="MIG-cccccccc-0000-0000-0000-000000000002", total_mb=10000, free_mb=9900)
 OTHER_PART = MigInstance(uuid="MIG-dddddddd-0000-0000-0000-000000000003", total_mb=10000, free_mb=9900)
 TWO = Survey((SMALL, LARGE))
 IN_USE = Survey((replace(SMALL, free_mb=400),))
 EXCLUSIVE = Survey((replace(LARGE, index=0, is_exclusive=True),))
 DIVIDED = replace(LARGE, index=0, total_mb=None, free_mb=None)
-ONE_PART, TWO_PARTS = (
-    Survey((replace(DIVIDED, mig=(PART,)),)),
-    Survey((replace(DIVIDED, mig=(PART, OTHER_PART)),)),
-)
+ONE_PART, TWO_PARTS = (Survey((replace(DIVIDED, mig=parts),)) for parts in ((PART,), (PART, OTHER_PART)))
 NO_DRIVER = Survey(problem="no NVIDIA driver answers (Driver Not Loaded)")
 ALL = "asr,text,vision,face,media,search"
 CPU_BUILD = "the installed torch (9+cpu) is a CPU build"
-
-
 pytestmark = pytest.mark.usefixtures("bare")
 
 
@@ -48,15 +43,9 @@ def make_machine(survey: Survey, ram_mb: int = 64000, **facts: Any) -> Machine:
     return Machine(survey=survey, ram_mb=ram_mb, free_ram_mb=ram_mb, **facts)
 
 
-def judge_all(chosen: Settings, machine: Machine, *, running: bool = False) -> list[Finding]:
+def judge(nodes: str, machine: Machine, *, running: bool = False, **values: Any) -> list[Finding]:
+    chosen = settings(nodes, **values)
     return list(plan_checks.judge(chosen, plan_checks.place(chosen, machine), machine, running=running))
-
-
-def judge(
-    chosen: Settings, survey: Survey, ram_mb: int = 64000, *, running: bool = False
-) -> dict[str, Finding]:
-    found = judge_all(chosen, make_machine(survey, ram_mb), running=running)
-    return {finding.check: finding for finding in found}
 
 
 def needs(plan: MachinePlacement) -> dict[str, int]:
@@ -136,7 +125,9 @@ def test_what_each_device_needs(
 def test_what_is_judged(
     nodes: str, values: dict[str, Any], survey: Survey, ram_mb: int, check: str, state: str, said: str
 ) -> None:
-    found = judge(settings(nodes, **values), survey, ram_mb)[f"plan {check}"]
+    (found,) = (
+        one for one in judge(nodes, make_machine(survey, ram_mb), **values) if one.check == f"plan {check}"
+    )
     assert (found.state, said in found.detail) == (state, True), found
     assert bool(found.advice) == (state != "ok")
 
@@ -151,11 +142,11 @@ def test_what_is_judged(
     ],
 )
 def test_what_is_not_worth_a_word(nodes: str, values: dict[str, Any], survey: Survey, check: str) -> None:
-    assert check not in judge(settings(nodes, **values), survey)
+    assert check not in [finding.check for finding in judge(nodes, make_machine(survey), **values)]
 
 
 def test_memory_that_the_running_nodes_use_is_not_missed() -> None:
-    assert judge(settings("asr@0"), IN_USE, running=True)["plan GPU 0 (Small)"].state == "ok"
+    assert [finding.state for finding in judge("asr@0", make_machine(IN_USE), running=True)] == ["ok"]
 
 
 @pytest.mark.parametrize(
@@ -168,7 +159,7 @@ def test_memory_that_the_running_nodes_use_is_not_missed() -> None:
     ],
 )
 def test_a_gpu_with_room_that_can_not_be_used_fails(nodes: str, machine: Machine, said: str) -> None:
-    found = judge_all(settings(nodes), machine)
+    found = judge(nodes, machine)
     assert [(finding.state, said in finding.detail) for finding in found] == [("fail", True), ("ok", False)]
 
 
@@ -192,21 +183,16 @@ def test_the_document_holds_the_plan(
 ) -> None:
     monkeypatch.setenv("SCENEFLEET_NODES", "text:2,media")
     run.run(as_json=True)
-    document = json.loads(capsys.readouterr().out)
-    processes = [
-        (process["node"], process["slot"], process["device"]) for process in document["plan"]["processes"]
-    ]
+    plan = json.loads(capsys.readouterr().out)["plan"]
+    processes = [(process["node"], process["slot"], process["device"]) for process in plan["processes"]]
     assert processes == [("text", 0, "cpu"), ("text", 1, "cpu"), ("media", 0, "cpu")]
-    (model,) = document["plan"]["processes"][0]["models"]
+    (model,) = plan["processes"][0]["models"]
     assert model["name"] == "all-minilm-l6-v2" and model["preload"] is True
-    (load,) = document["plan"]["loads"]
+    (load,) = plan["loads"]
     assert load["needed_mb"] == 2 * model["memory_mb"] and load["total_mb"] > 0
-
-
-def test_a_wrong_plan_is_a_finding_and_no_document(
-    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
+    # A wrong plan is a finding and no document.
     monkeypatch.setenv("SCENEFLEET_NODES", "asr@first")
+    get_settings.cache_clear()
     assert run.run(as_json=True) == 1
     document = json.loads(capsys.readouterr().out)
     assert document["plan"] is None
