@@ -29,7 +29,7 @@ from tests.acceptance.lite.test_outside import Stranger, bare_python
 from tests.deploy import standins, values
 from tests.deploy.engine import ROOT, Deployment, Engine, find_engine
 from tests.support.figures import RecordFigure
-from tests.support.fleet import eventually
+from tests.support.fleet import ENDED, eventually
 
 __all__ = ["bare_python"]
 
@@ -134,17 +134,14 @@ def send(stranger: Stranger, bucket: Minio, video_id: str) -> None:
     assert answer["video_id"] == video_id, answer
 
 
-def state_of(stranger: Stranger, video_id: str) -> str:
-    answer = stranger.video("status", video_id)
-    return str(answer.get("ok", {}).get("state", answer))
+def wait_for(stranger: Stranger, video_id: str, *states: str, within_s: float = 600) -> str:
+    """The state of a video, once it is one of these."""
 
+    def reached() -> str:
+        state = stranger.video("status", video_id).get("ok", {}).get("state")
+        return state if state in states else ""
 
-def wait_indexed(stranger: Stranger, video_id: str, within_s: float = 600) -> None:
-    def ended() -> str:
-        state = state_of(stranger, video_id)
-        return state if state in ("indexed", "partial", "failed", "cancelled") else ""
-
-    assert eventually(ended, within_s=within_s, what=f"{video_id} indexed", every_s=0.5) == "indexed"
+    return eventually(reached, within_s=within_s, what=f"{video_id} is {states}", every_s=0.5)
 
 
 # --- the image
@@ -292,7 +289,7 @@ def test_a_video_is_indexed_and_found_by_a_bare_send_task(
 ) -> None:
     began = time.monotonic()
     send(stranger, bucket, "demo")
-    wait_indexed(stranger, "demo")
+    assert wait_for(stranger, "demo", *ENDED) == "indexed"
     record_figure("the sample was indexed in containers in", f"{time.monotonic() - began:.0f} s")
     truth = json.loads((ROOT / "samples" / "truth.json").read_text())
     for search in truth["searches"]:
@@ -327,7 +324,7 @@ def test_processes_and_servers_die_and_the_video_is_indexed(
         engine.call("start", deployment.container(server))
         deployment.wait_healthy([server], within_s=120)
     engine.call("restart", "--time", "30", deployment.container("text"), timeout_s=120)
-    wait_indexed(stranger, "hurt")
+    assert wait_for(stranger, "hurt", *ENDED) == "indexed"
     query = {"query": "a hot drink", "mode": "semantic", "video_id": "hurt"}
     answer = stranger.ask("tasks.search.scenes", user_id=USER, **query)
     assert answer["ok"]["hits"][0]["video_id"] == "hurt", answer
@@ -338,7 +335,7 @@ def test_every_service_stops_within_its_grace(
 ) -> None:
     """With a video on its way, so that some node has a job to hand back. A process that had to be killed ends with 137."""
     send(stranger, bucket, "stopped")
-    eventually(lambda: state_of(stranger, "stopped") == "processing", within_s=60, what="the job taken")
+    wait_for(stranger, "stopped", "processing", within_s=60)
     for service in ("flower", *NODES, *reversed(SERVERS)):
         grace_s = int(SERVICES[service]["stop_grace_period"].removesuffix("s"))
         began = time.monotonic()

@@ -75,11 +75,6 @@ def variables(text: str) -> dict[str, set[str]]:
     return uses
 
 
-def active(profile: str) -> set[str]:
-    """The services that Docker Compose starts with a profile."""
-    return {name for name, service in SERVICES.items() if profile in service.get("profiles", [profile])}
-
-
 @pytest.mark.parametrize(
     ("tool", "arguments"),
     [
@@ -311,7 +306,10 @@ def test_redis_keeps_its_data_and_its_password(tmp_path: Path) -> None:
 @pytest.mark.parametrize("profile", NODES_OF)
 def test_a_profile_runs_one_node_per_family(profile: str) -> None:
     others = {*SERVERS, "bootstrap", "migrate", "buckets", "flower", *(["pull"] if profile == "gpu" else [])}
-    assert active(profile) == {*others, *NODES_OF[profile]}
+    running = {name for name, service in SERVICES.items() if profile in service.get("profiles", [profile])}
+    assert running == {*others, *NODES_OF[profile]}
+    # Compose refuses the file otherwise.
+    assert all(SERVICES[name].get("depends_on", {}).keys() <= running for name in running)
     for name, family in NODES_OF[profile].items():
         assert SERVICES[name]["command"] == ["scenefleet", "node", family]
         # It says yes when a node of the family in its container is `ready`: its models are loaded and warm.
@@ -337,14 +335,6 @@ def test_order_of_start() -> None:
     for name, family in ALL_NODES.items():
         pulls = name in NODES_OF["gpu"] and family in ON_GPU
         assert SERVICES[name]["depends_on"] == (ready | {"pull": done} if pulls else ready), name
-
-
-def test_a_service_depends_only_on_what_its_profile_runs() -> None:
-    """Compose refuses the file otherwise."""
-    for profile in (*NODES_OF, "none"):
-        running = active(profile)
-        for name in running:
-            assert SERVICES[name].get("depends_on", {}).keys() <= running, (profile, name)
 
 
 def test_a_node_has_time_to_hand_its_job_back() -> None:
@@ -444,6 +434,11 @@ def test_image_is_built_in_stages_and_runs_as_nobody_special() -> None:
     installs = re.findall(r"pip install.*", stages[0])
     assert installs
     assert all("--constraint constraints.txt" in line for line in installs)
+    assert re.findall(r"^ARG EXTRAS=(\S+)$", DOCKERFILE, re.M) == ["lite,full"], (
+        "the engines of every profile"
+    )
+    assert "EXTRAS: ${SCENEFLEET_EXTRAS:-lite,full}" in COMPOSE_TEXT
+    assert {"lite", "full"} <= PROJECT["project"]["optional-dependencies"].keys()
 
 
 def test_the_context_holds_what_is_copied_and_the_wheel_needs_and_no_more() -> None:
@@ -458,9 +453,3 @@ def test_the_context_holds_what_is_copied_and_the_wheel_needs_and_no_more() -> N
     wheel = PROJECT["tool"]["hatch"]["build"]["targets"]["wheel"]
     readme = PROJECT["project"]["readme"]
     assert {*wheel["packages"], *wheel.get("force-include", {}), readme, "pyproject.toml"} <= copied
-
-
-def test_the_image_holds_the_engines_of_every_profile() -> None:
-    assert re.findall(r"^ARG EXTRAS=(\S+)$", DOCKERFILE, re.M) == ["lite,full"]
-    assert "EXTRAS: ${SCENEFLEET_EXTRAS:-lite,full}" in COMPOSE_TEXT
-    assert {"lite", "full"} <= PROJECT["project"]["optional-dependencies"].keys()

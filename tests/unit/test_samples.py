@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 import hashlib
-import importlib.util
 import json
-import sys
 from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
-from types import ModuleType, SimpleNamespace
+from types import SimpleNamespace
 from typing import Any
 
 import av
 import numpy as np
 import pytest
+
+from samples import make_demo
 
 SAMPLES = Path(__file__).parents[2] / "samples"
 VIDEO = SAMPLES / "demo.mp4"
@@ -33,28 +33,14 @@ def decoded() -> SimpleNamespace:
             times.append(picture.time)
             size = (picture.width, picture.height)
             frames.append(picture.to_ndarray(format="gray")[5::10, 5::10].astype(np.float32))
-    samples, peak, rate = 0, 0.0, 0
     with av.open(str(VIDEO)) as container:
         codecs = [stream.codec_context.name for stream in container.streams]
-        for block in container.decode(audio=0):
-            samples, rate = samples + block.samples, block.sample_rate
-            peak = max(peak, float(np.abs(block.to_ndarray()).max()))
-    luma = np.stack(frames)
+        blocks = list(container.decode(audio=0))
     return SimpleNamespace(
-        codecs=codecs, times_s=times, size_px=size, luma=luma, audio_s=samples / rate, audio_peak=peak
-    )
-
-
-def _load_make_demo() -> ModuleType:
-    """The script, which stands alone: samples/ is no package."""
-    spec = importlib.util.spec_from_file_location("make_demo", SAMPLES / "make_demo.py")
-    assert spec is not None and spec.loader is not None
-    module = sys.modules["make_demo"] = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-make_demo = _load_make_demo()
+        codecs=codecs, times_s=times, size_px=size, luma=np.stack(frames),
+        audio_s=sum(block.samples / block.sample_rate for block in blocks),
+        audio_peak=max(float(np.abs(block.to_ndarray()).max()) for block in blocks),
+    )  # fmt: skip
 
 
 def test_content_codecs_size_rate_and_duration_are_true(decoded: SimpleNamespace) -> None:

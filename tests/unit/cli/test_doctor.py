@@ -6,6 +6,7 @@ import json
 import re
 from collections.abc import Iterable
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import redis
@@ -69,10 +70,7 @@ def test_models_that_were_not_pulled_are_named_with_what_to_do(tmp_path: Path) -
 
 @pytest.mark.parametrize(("free_bytes", "state"), [(100 * GiB, "ok"), (3 * GiB, "warn"), (GiB // 4, "fail")])
 def test_room_on_disk(free_bytes: int, state: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    class Usage:
-        free = free_bytes
-
-    monkeypatch.setattr(machine_checks.shutil, "disk_usage", lambda path: Usage)
+    monkeypatch.setattr(machine_checks.shutil, "disk_usage", lambda path: SimpleNamespace(free=free_bytes))
     assert [finding.state for finding in machine_checks.check_disks(get_settings())] == [state]
 
 
