@@ -143,16 +143,12 @@ def find_engine(folder: Path) -> Engine:
 
 
 class Deployment:
-    """docker-compose.yml, started whole in a project of its own."""
+    """docker-compose.yml, started whole in a project of its own, whose folder has the file and a .env of ``values``."""
 
     #: The order in which services start, where Compose does not wait by itself.
     STAGES = (("postgres", "redis", "minio"), ("bootstrap", "buckets"), ("migrate",))
 
     def __init__(self, engine: Engine, folder: Path, values: dict[str, str], project: str) -> None:
-        """
-        Args:
-            folder: becomes the project's folder, with the compose file and a .env of ``values``.
-        """
         self.engine, self.folder, self.values, self.project = engine, folder, values, project
         folder.mkdir(parents=True, exist_ok=True)
         text = (ROOT / "docker-compose.yml").read_text()

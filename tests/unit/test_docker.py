@@ -303,14 +303,15 @@ def test_redis_keeps_its_data_and_its_password(tmp_path: Path) -> None:
 # --- our services
 
 
-@pytest.mark.parametrize("profile", NODES_OF)
+@pytest.mark.parametrize("profile", [*NODES_OF, "none"])
 def test_a_profile_runs_one_node_per_family(profile: str) -> None:
+    nodes = NODES_OF.get(profile, {})
     others = {*SERVERS, "bootstrap", "migrate", "buckets", "flower", *(["pull"] if profile == "gpu" else [])}
     running = {name for name, service in SERVICES.items() if profile in service.get("profiles", [profile])}
-    assert running == {*others, *NODES_OF[profile]}
+    assert running == {*others, *nodes}
     # Compose refuses the file otherwise.
     assert all(SERVICES[name].get("depends_on", {}).keys() <= running for name in running)
-    for name, family in NODES_OF[profile].items():
+    for name, family in nodes.items():
         assert SERVICES[name]["command"] == ["scenefleet", "node", family]
         # It says yes when a node of the family in its container is `ready`: its models are loaded and warm.
         assert SERVICES[name]["healthcheck"]["test"] == ["CMD", "scenefleet", "node-health", family]

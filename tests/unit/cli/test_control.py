@@ -46,10 +46,8 @@ def printed(*nodes: dict[str, Any]) -> list[str]:
 
 
 def test_names_fit_with_and_without_the_host() -> None:
-    known = {
-        name: NodeRecord(name=name, family="text", state="ready", error="", pid=1, models=())
-        for name in ("text@box", "text@other", "asr@box")
-    }
+    record = NodeRecord(name="any", family="text", state="ready", error="", pid=1, models=())
+    known = dict.fromkeys(("text@box", "text@other", "asr@box"), record)
     assert control._chosen(known, []) == ["asr@box", "text@box", "text@other"]
     assert control._chosen(known, ["text"]) == ["text@box", "text@other"]
     assert control._chosen(known, ["text@other", "text", "asr"]) == ["text@other", "text@box", "asr@box"]

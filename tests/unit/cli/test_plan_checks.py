@@ -54,10 +54,7 @@ def needs(plan: MachinePlacement) -> dict[str, int]:
 
 def test_each_process_has_its_device_its_models_and_their_memory() -> None:
     plan = plan_checks.place(settings("asr@0+1,text@GPU-bbbb,media:2"), make_machine(TWO))
-    assert [
-        (process.node, process.slot, process.asked, process.device, process.memory_mb)
-        for process in plan.processes
-    ] == [
+    assert [(one.node, one.slot, one.asked, one.device, one.memory_mb) for one in plan.processes] == [
         ("asr", 0, "0", SMALL.uuid, 5000),
         ("asr", 1, "1", LARGE.uuid, 5000),
         ("text", 0, "GPU-bbbb", LARGE.uuid, 5000),
@@ -86,14 +83,9 @@ def test_each_process_has_its_device_its_models_and_their_memory() -> None:
         # Models of lite compute on the CPU wherever they are.
         ("asr@0,text", {"profile": "lite"}, make_machine(TWO), {"CPU": 720}),
         ("asr@0", {}, make_machine(ONE_PART), {PART.uuid: 5000}),
-        (
-            f"asr@{OTHER_PART.uuid},face@{PART.uuid}",
-            {},
-            make_machine(TWO_PARTS),
-            {OTHER_PART.uuid: 5000, PART.uuid: 600},
-        ),
+        (f"asr@{OTHER_PART.uuid},face@{PART.uuid}", {}, make_machine(TWO_PARTS), {OTHER_PART.uuid: 5000, PART.uuid: 600}),
     ],
-)
+)  # fmt: skip
 def test_what_each_device_needs(
     nodes: str, values: dict[str, Any], machine: Machine, needed: dict[str, int]
 ) -> None:

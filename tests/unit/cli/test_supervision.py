@@ -6,6 +6,7 @@ import configparser
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import psutil
 import pytest
@@ -22,10 +23,8 @@ pytestmark = pytest.mark.slow
 
 
 def program(name: str, code: str, cwd: Path) -> Program:
-    command = (sys.executable, "-c", code)
-    return Program(
-        name=name, command=command, cwd=cwd, priority=100, stop_wait_s=10, group="nodes", autostart=False
-    )
+    values: dict[str, Any] = {"priority": 100, "stop_wait_s": 10, "group": "nodes", "autostart": False}
+    return Program(name=name, command=(sys.executable, "-c", code), cwd=cwd, **values)
 
 
 def test_names_with_percent_and_spaces_survive(tmp_path: Path) -> None:
@@ -66,12 +65,10 @@ class Running:
     def wait(self, name: str, state: str = "RUNNING") -> ProgramState:
         """A program, once it is in a state."""
 
-        def reached() -> ProgramState | None:
-            found = self.supervisor.states()[name]
-            return found if found.state == state else None
+        def reached() -> list[ProgramState]:
+            return [found for found in [self.supervisor.states()[name]] if found.state == state]
 
-        found = eventually(reached, within_s=30, what=f"{name} is {state}")
-        assert found is not None
+        (found,) = eventually(reached, within_s=30, what=f"{name} is {state}")
         return found
 
 
