@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from typing import TypeVar
+from collections.abc import Callable
+from typing import Any
 
 from shared.client import Client
 from shared.settings import get_settings
-
-T = TypeVar("T")
-A = TypeVar("A")
 
 
 def acting_user(user: str | None) -> str:
@@ -26,22 +23,18 @@ def connect(user: str | None = None, *, timeout_s: float = 30.0) -> tuple[Client
     return Client(get_settings().require("redis_url"), timeout_s=timeout_s), acting_user(user)
 
 
-def read_pages(
-    read: Callable[[A | None, int], tuple[Sequence[T], A | None]],
-    *,
-    page_size: int,
-    limit: int | None = None,
-) -> list[T]:
+def read_pages(ask: Callable[..., Any], rows: str, *, page_size: int, limit: int | None = None) -> list[Any]:
     """Every row, or the first ``limit``, of an answer that comes in pages.
 
     Args:
-        read: given where to go on (None: at the beginning) and the number of rows wanted, returns the rows of a page
-            and where the next one begins; None at the end.
+        ask: given ``after`` (None: the beginning) and ``limit``, returns a page with ``next_after`` (None: the end).
+        rows: the page's field that holds its rows.
     """
-    found: list[T] = []
-    after: A | None = None
+    found: list[Any] = []
+    after = None
     while True:
-        rows, after = read(after, page_size if limit is None else min(page_size, limit - len(found)))
-        found += rows
+        page = ask(after=after, limit=page_size if limit is None else min(page_size, limit - len(found)))
+        found += getattr(page, rows)
+        after = page.next_after
         if after is None or len(found) == limit:
             return found

@@ -12,8 +12,8 @@ import shlex
 import sys
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 from rich.console import Console
 from rich.markup import escape
@@ -48,8 +48,7 @@ PRIVATE = {
 }
 
 
-@dataclass(frozen=True)
-class Query:
+class Query(NamedTuple):
     """A search, and the scene that has to come first if that is known."""
 
     text: str
@@ -80,18 +79,14 @@ def show_search(client: Client, user: str, video_id: str, query: Query, console:
     """Run one search and show it; returns whether its first hit is right (or not known)."""
     answer = client.search(user, query.text, mode=query.mode, video_id=video_id, limit=3)
     console.print(f"\n[bold]search {query.mode}: {escape(query.text)}[/bold]")
-    if answer.hits:
-        console.print(hit_table(answer))
-    else:
-        console.print("nothing found")
+    console.print(hit_table(answer) if answer.hits else "nothing found")
     console.print(f"[dim]{escape(coverage_line(answer))}[/dim]")
     if query.scene is None:
         return True
     first = answer.hits[0].idx if answer.hits else None
-    right = first == query.scene
-    verdict = "[green]right[/green]" if right else "[red]wrong[/red]"
+    verdict = "[green]right[/green]" if first == query.scene else "[red]wrong[/red]"
     console.print(f"first hit: scene {first}, should be scene {query.scene}: {verdict}")
-    return right
+    return first == query.scene
 
 
 def run(video: Path, queries: list[Query] | None, fleet: Fleet, console: Console) -> bool:
@@ -116,10 +111,9 @@ def run(video: Path, queries: list[Query] | None, fleet: Fleet, console: Console
     page = all_scenes(client, sent.video_id, user)
     console.print(f"[dim]{sent.status.scenes} scenes in {time.monotonic() - started:.1f} s[/dim]\n")
     console.print(scene_table(page.scenes))
-    asked = (
-        queries if queries is not None else own_queries(" ".join(s.transcript for s in page.scenes).split())
-    )
-    right = [show_search(client, user, sent.video_id, query, console) for query in asked]
+    if queries is None:
+        queries = own_queries(" ".join(scene.transcript for scene in page.scenes).split())
+    right = [show_search(client, user, sent.video_id, query, console) for query in queries]
     folder = settings.storage_dir / "sidecars"
     keys = [scene.sidecar_key for scene in page.scenes if scene.sidecar_key]
     console.print(f"\n{len(keys)} sidecars (one JSON file per scene) are in", soft_wrap=True)

@@ -17,15 +17,13 @@ def check_picture(path: Path) -> str:
         InvalidRequest: no file, not a picture by its name, or too large.
     """
     if not path.is_file():
-        raise InvalidRequest(
-            f"{str(path)!r} is {'a folder' if path.is_dir() else 'no file'}: name a JPEG, PNG or WebP"
-        )
+        found = "a folder" if path.is_dir() else "no file"
+        raise InvalidRequest(f"{str(path)!r} is {found}: name a JPEG, PNG or WebP")
     kind = _CONTENT_TYPES.get(path.suffix.lower())
     if kind is None:
         raise InvalidRequest(f"{str(path)!r} is no JPEG, PNG or WebP by its name: convert it")
     size = path.stat().st_size
     if size > MAX_PICTURE_BYTES:
-        raise InvalidRequest(
-            f"{str(path)!r} has {size:,} bytes, more than {MAX_PICTURE_BYTES:,}: make it smaller"
-        )
+        limit = f"more than {MAX_PICTURE_BYTES:,}"
+        raise InvalidRequest(f"{str(path)!r} has {size:,} bytes, {limit}: make it smaller")
     return kind

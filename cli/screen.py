@@ -1,16 +1,18 @@
-"""Output of the command: answers on stdout, messages on stderr."""
+"""The terminal: answers on stdout, messages and questions on stderr."""
 
 from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Console, RenderableType
 from rich.measure import Measurement
 from rich.table import Column, Table
+
+from shared.errors import InvalidRequest
 
 if TYPE_CHECKING:
     from pydantic import BaseModel
@@ -22,17 +24,13 @@ PIPE_COLUMNS = 120
 WIDEST_COLUMNS = 10_000
 
 _STATES = {
-    "green": "indexed done ready ok reused fetched pulled supplied",
-    "yellow": "partial warn restarting missing",
-    "cyan": "processing running loading",
-    "red": "failed stopped fail wrong lost refused",
+    "green": "indexed, done, ready, ok, reused, fetched, pulled, supplied, in package, in place",
+    "yellow": "partial, warn, restarting, missing, no checksum",
+    "cyan": "processing, running, loading",
+    "red": "failed, stopped, fail, wrong, lost, refused",
     "magenta": "cancelled",
 }
-STATE_STYLES = {state: style for style, states in _STATES.items() for state in states.split()} | {
-    "in package": "green",
-    "in place": "green",
-    "no checksum": "yellow",
-}
+STATE_STYLES = {state: style for style, states in _STATES.items() for state in states.split(", ")}
 
 
 def make_bar(console: Console) -> BarColumn:
@@ -90,7 +88,27 @@ def tell(message: RenderableType, *, style: str | None = None) -> None:
     make_console(stderr=True).print(message, style=style, soft_wrap=True)
 
 
-def write_json(value: BaseModel | Iterable[BaseModel] | dict[str, Any] | list[Any]) -> None:
+def ask(question: str) -> None:
+    """Ask the user to confirm.
+
+    Raises:
+        InvalidRequest: they did not, or stdin is not a terminal.
+    """
+    import typer
+
+    if not sys.stdin.isatty():
+        raise InvalidRequest("stdin is not a terminal, so this can't be confirmed: pass --yes")
+    try:
+        sure = typer.confirm(question, err=True)
+    except typer.Abort:
+        # Ctrl-C, or the end of the input.
+        sys.stderr.write("\n")
+        sure = False
+    if not sure:
+        raise InvalidRequest("not confirmed, nothing was changed")
+
+
+def write_json(value: BaseModel | dict[str, Any] | list[Any]) -> None:
     """Write one JSON document to stdout."""
     sys.stdout.write(json.dumps(_plain(value), indent=2, ensure_ascii=False) + "\n")
 
@@ -113,10 +131,9 @@ def styled(state: str) -> str:
 
 def clock(time_s: float) -> str:
     """Seconds as ``m:ss.s`` or ``h:mm:ss.s``; rounded once, so that 59.97 s is 1:00.0."""
-    tenths = round(time_s * 10)
-    minutes, rest = divmod(tenths, 600)
+    minutes, tenths = divmod(round(time_s * 10), 600)
     hours, minutes = divmod(minutes, 60)
-    seconds = f"{rest // 10:02d}.{rest % 10}"
+    seconds = f"{tenths / 10:04.1f}"
     return f"{hours}:{minutes:02d}:{seconds}" if hours else f"{minutes}:{seconds}"
 
 

@@ -8,7 +8,6 @@ from typing import Any
 from redis.exceptions import RedisError, ResponseError
 
 from cli import screen
-from cli.confirmation import ask
 from db import purge
 from shared.errors import BrokerUnavailable
 from shared.nodes import open_redis
@@ -18,18 +17,11 @@ _AOF_PATIENCE_S = 600.0
 
 
 def run(*, every_table: bool, sure: bool, as_json: bool) -> int:
-    """Rewrite tables and Redis' append-only file; list what is left to do.
-
-    Raises:
-        InvalidRequest: not confirmed.
-        Conflict: a table was in use.
-        BrokerUnavailable, DatabaseUnavailable: a server is away.
-    """
+    """Rewrite tables and Redis' append-only file, after asking; list what is left to do."""
     tables = purge.every_table() if every_table else purge.PERSONAL
     if not sure:
-        ask(
-            f"Rewrite {len(tables)} tables and Redis' append-only file? Each table is locked while it is written."
-        )
+        locked = "Each table is locked while it is written."
+        screen.ask(f"Rewrite {len(tables)} tables and Redis' append-only file? {locked}")
     console = screen.make_console(stderr=True)
     done: dict[str, float] = {}
     for table in tables:
@@ -44,15 +36,13 @@ def run(*, every_table: bool, sure: bool, as_json: bool) -> int:
         screen.write_json({"tables_s": done, "checkpoint": flushed, "append_only_file": rewritten})
         return 0
     print(f"{len(done)} tables rewritten in {sum(done.values()):.1f} s")
-    print(
-        "checkpoint done"
-        if flushed
-        else "no checkpoint: the database's user may not; Postgres makes one itself within checkpoint_timeout"
+    refused = (
+        "no checkpoint: the database's user may not; Postgres makes one itself within checkpoint_timeout"
     )
+    print("checkpoint done" if flushed else refused)
     print("append-only file of Redis rewritten" if rewritten else "Redis keeps no append-only file")
-    print(
-        "left to you: archived write-ahead log, backups, older versions in a bucket that keeps them (docs/erasure.md)"
-    )
+    rest = "archived write-ahead log, backups, older versions in a bucket that keeps them (docs/erasure.md)"
+    print(f"left to you: {rest}")
     return 0
 
 

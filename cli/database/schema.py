@@ -2,21 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from cli import screen
-from cli.confirmation import ask
 from db import schema
 from shared.errors import InvalidRequest
 from shared.settings import get_settings
 
 
 def bootstrap(admin_url: str, rename_admin: str) -> None:
-    """Create what needs an administrator: role, database, extension.
-
-    Raises:
-        InvalidRequest: a URL is missing or incomplete.
-        DatabaseUnavailable: Postgres does not let the administrator in.
-        Conflict: the administrator may not do it.
-    """
+    """Create what needs an administrator: role, database, extension."""
     from db import bootstrap as administration
 
     settings = get_settings()
@@ -30,9 +25,8 @@ def bootstrap(admin_url: str, rename_admin: str) -> None:
     if rename_admin:
         admin_url = administration.rename_role(admin_url, rename_admin)
     administration.bootstrap(admin_url, application)
-    screen.make_console(stderr=True).print(
-        f"database {application.database} belongs to role {application.role}, which owns nothing else"
-    )
+    belongs = f"belongs to role {application.role}, which owns nothing else"
+    screen.tell(f"database {application.database} {belongs}")
 
 
 def upgrade(revision: str) -> None:
@@ -41,27 +35,21 @@ def upgrade(revision: str) -> None:
 
 
 def downgrade(revision: str, *, sure: bool) -> None:
-    """Migrate back.
-
-    Raises:
-        InvalidRequest: not confirmed.
-    """
+    """Migrate back, after asking."""
     if not sure:
-        ask(f"Take the schema back to {revision}? Data that it can't hold is lost.")
+        screen.ask(f"Take the schema back to {revision}? Data that it can't hold is lost.")
     _migrate(schema.downgrade, revision)
 
 
-def _migrate(move: object, revision: str) -> None:
+def _migrate(move: Callable[[str], None], revision: str) -> None:
     from alembic.util.exc import CommandError
 
-    assert callable(move)
     try:
         move(revision)
     except CommandError as error:
-        raise InvalidRequest(
-            f"revision {revision!r} is not known ({error}): name one of db/migrations"
-        ) from None
-    screen.make_console(stderr=True).print(f"database at {schema.current_revision() or 'base'}")
+        reason = f"revision {revision!r} is not known ({error})"
+        raise InvalidRequest(f"{reason}: name one of db/migrations") from None
+    screen.tell(f"database at {schema.current_revision() or 'base'}")
 
 
 def current(*, as_json: bool) -> int:

@@ -7,9 +7,8 @@ import platform
 import shutil
 import sys
 from collections.abc import Iterator
-from pathlib import Path
 
-from cli.doctor.findings import Check, Finding, fail, ok, warn
+from cli.doctor.findings import Finding, fail, ok, warn
 from local.home import Home, configured_settings
 from local.servers import postgres, redis_server
 from local.servers.redis_versions import HOLES, patched_releases
@@ -57,12 +56,12 @@ def check_plugins(settings: Settings) -> Iterator[Finding]:
     """Which plug-ins are installed, and which of them can't be used."""
     for plugin in graph.PLUGINS.plugins:
         stages = ", ".join(stage.name for stage in plugin.stages)
-        yield Finding(check="plug-ins", state="ok", detail=f"{plugin.name} ({plugin.package}): {stages}")
+        yield ok("plug-ins", f"{plugin.name} ({plugin.package}): {stages}")
     for reason in graph.PLUGINS.broken:
-        yield Finding(check="plug-ins", state="fail", detail=reason, advice="nodes don't start until then")
+        yield fail("plug-ins", reason, "nodes don't start until then")
 
 
-def is_embedded(settings: Settings) -> bool:
+def is_embedded() -> bool:
     """Whether `up` runs a server of its own here: no URL in the environment (run.json does not count)."""
     configured = configured_settings()
     return not (configured.postgres_url and configured.redis_url)
@@ -70,29 +69,23 @@ def is_embedded(settings: Settings) -> bool:
 
 def check_packages(settings: Settings) -> Iterator[Finding]:
     """The packages of each extra this configuration needs."""
-    extras = ["worker", settings.profile, *(["embedded"] if is_embedded(settings) else [])]
-    for extra in extras:
-        missing = [
-            package for module, package in PACKAGES[extra].items() if importlib.util.find_spec(module) is None
-        ]
+    for extra in ("worker", settings.profile, *(["embedded"] if is_embedded() else [])):
+        check, packages = f"packages {extra}", PACKAGES[extra]
+        missing = [package for module, package in packages.items() if not importlib.util.find_spec(module)]
         if missing:
-            yield fail(
-                f"packages {extra}",
-                f"not installed: {', '.join(missing)}",
-                f'`make install` in the checkout, or `pip install ".[{extra}]"`',
-            )
+            advice = f'`make install` in the checkout, or `pip install ".[{extra}]"`'
+            yield fail(check, f"not installed: {', '.join(missing)}", advice)
         else:
-            yield ok(f"packages {extra}", f"{len(PACKAGES[extra])} found")
+            yield ok(check, f"{len(packages)} found")
 
 
 def check_servers(settings: Settings) -> Iterator[Finding]:
     """The binaries of the embedded servers, where they are needed."""
     configured = configured_settings()
-    if configured.postgres_url:
-        yield ok("embedded postgres", "not needed, POSTGRES_URL is set")
-    else:
-        binaries = postgres.find_binaries()
-        yield ok("embedded postgres", str(binaries / "postgres"))
+    unused = "not needed, POSTGRES_URL is set"
+    yield ok(
+        "embedded postgres", unused if configured.postgres_url else str(postgres.find_binaries() / "postgres")
+    )
     if configured.redis_url:
         yield ok("redis-server", "not needed, REDIS_URL is set")
     else:
@@ -104,12 +97,10 @@ def _check_redis_server() -> Finding:
     detail = f"{server.title}, {server.path}"
     if server.patched:
         return ok("redis-server", detail)
-    return warn(
-        "redis-server",
-        f"{detail}: not patched for {HOLES}, unless its distributor has backported the fixes; only you can reach its socket",
-        "install a patched one, it is used from then on: `apt-get install valkey-server` or `redis-server` (macOS: `brew install"
-        f" valkey`); patched are {patched_releases()}",
-    )
+    detail += f": not patched for {HOLES}, unless its distributor has backported the fixes"
+    programs = "`apt-get install valkey-server` or `redis-server` (macOS: `brew install valkey`)"
+    advice = f"install a patched one, it is used from then on: {programs}; patched are {patched_releases()}"
+    return warn("redis-server", f"{detail}; only you can reach its socket", advice)
 
 
 def check_privacy(settings: Settings) -> Iterator[Finding]:
@@ -151,7 +142,9 @@ def check_disks(settings: Settings) -> Iterator[Finding]:
     if settings.storage_backend == "local" and settings.storage_root is not None:
         folders["storage"] = settings.storage_root
     for name, folder in folders.items():
-        free_bytes = shutil.disk_usage(_existing(folder)).free
+        # Of the folder itself, or of the nearest one above it that is there.
+        there = next(path for path in (folder, *folder.parents) if path.exists())
+        free_bytes = shutil.disk_usage(there).free
         detail = f"{folder}: {free_bytes / GiB:.1f} GiB free"
         if free_bytes < NO_DISK_BYTES:
             yield fail(f"disk {name}", detail, "make room")
@@ -161,37 +154,16 @@ def check_disks(settings: Settings) -> Iterator[Finding]:
             yield ok(f"disk {name}", detail)
 
 
-def _existing(folder: Path) -> Path:
-    """The folder itself, or the nearest one above it that is there."""
-    return next(path for path in (folder, *folder.parents) if path.exists())
-
-
 def check_up(settings: Settings) -> Iterator[Finding]:
     """Whether `scenefleet up` runs in this home folder."""
     home = Home(settings)
     if home.is_locked():
         yield ok("up", f"runs in {home.root}, process {home.owner_pid()}")
     elif home.run_file.is_file():
-        yield fail(
-            "up",
-            f"was killed in {home.root}; {home.run_file.name} names servers that may be gone",
-            "scenefleet up (or `scenefleet down` to stop what is left)",
-        )
-    elif is_embedded(settings):
-        yield fail(
-            "up", f"does not run in {home.root}, and POSTGRES_URL or REDIS_URL is not set", "scenefleet up"
-        )
+        detail = f"was killed in {home.root}; {home.run_file.name} names servers that may be gone"
+        yield fail("up", detail, "scenefleet up (or `scenefleet down` to stop what is left)")
+    elif is_embedded():
+        detail = f"does not run in {home.root}, and POSTGRES_URL or REDIS_URL is not set"
+        yield fail("up", detail, "scenefleet up")
     else:
         yield ok("up", "not needed, POSTGRES_URL and REDIS_URL are set")
-
-
-CHECKS: tuple[tuple[str, Check], ...] = (
-    ("python", check_python),
-    ("packages", check_packages),
-    ("plug-ins", check_plugins),
-    ("servers", check_servers),
-    ("models", check_models),
-    ("disk", check_disks),
-    ("privacy", check_privacy),
-    ("up", check_up),
-)

@@ -14,7 +14,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from cli import screen
-from cli.doctor.findings import Check, Finding, fail, ok, warn
+from cli.doctor.findings import Finding, fail, ok, warn
 from local import fleet
 from local.home import Home
 from shared.settings import Settings, process_environment
@@ -98,29 +98,20 @@ def _judge_gpu(
     check, found = f"plan {load.title}", survey.find(load.device)
     names = _names(processes)
     if found is None:
-        yield fail(
-            check,
-            f"planned for {names}, but not there: {survey.describe()}",
-            "correct SCENEFLEET_NODES or SCENEFLEET_GPUS, or repair the driver",
-        )
+        advice = "correct SCENEFLEET_NODES or SCENEFLEET_GPUS, or repair the driver"
+        yield fail(check, f"planned for {names}, but not there: {survey.describe()}", advice)
         return
     if obstacle := machine.gpu_obstacle:
         advice = "install a build of torch with CUDA (on Linux PyPI's is one)"
         yield fail(check, f"planned for {names}, but {obstacle}", advice)
     if isinstance(found, Gpu) and found.mig:
-        yield Finding(
-            check=check,
-            # Without a name CUDA takes the first instance.
-            state="fail" if any(process.asked for process in processes) else "warn",
-            detail=f"it is divided into {', '.join(part.uuid for part in found.mig)}",
-            advice="name one of these instances instead of the GPU",
-        )
+        # Without a name CUDA takes the first instance.
+        judged = fail if any(process.asked for process in processes) else warn
+        parts = ", ".join(part.uuid for part in found.mig)
+        yield judged(check, f"it is divided into {parts}", "name one of these instances instead of the GPU")
     elif isinstance(found, Gpu) and found.is_exclusive and load.processes > 1:
-        yield fail(
-            check,
-            f"it is in exclusive-process mode, but {load.processes} processes are to use it ({names})",
-            f"nvidia-smi -i {found.index} -c DEFAULT, or give each process its own GPU",
-        )
+        detail = f"it is in exclusive-process mode, but {load.processes} processes are to use it ({names})"
+        yield fail(check, detail, f"nvidia-smi -i {found.index} -c DEFAULT, or give each process its own GPU")
     advice = "give nodes another GPU, choose smaller models, or set WORKER_MODEL_MEMORY_MB"
     yield _fit(check, load, names, advice, running=running)
 
@@ -133,11 +124,8 @@ def _judge_cpu(load: DeviceLoad, processes: list[PlannedProcess], *, running: bo
     for process in processes:
         if process.asked:
             models = ", ".join(model.name for model in process.models)
-            yield warn(
-                f"plan {process.node}",
-                f"has GPU {process.asked}, but {models} computes on the CPU",
-                "leave the GPU out, or choose a model that can use it",
-            )
+            detail = f"has GPU {process.asked}, but {models} computes on the CPU"
+            yield warn(f"plan {process.node}", detail, "leave the GPU out, or choose a model that can use it")
 
 
 def _names(processes: Iterable[PlannedProcess]) -> str:
@@ -155,8 +143,8 @@ def _fit(check: str, load: DeviceLoad, names: str, advice: str, *, running: bool
     if load.needed_mb > FULL_SHARE * load.total_mb:
         return warn(check, f"{detail}: hardly leaves room to work", advice)
     if verdict == "busy":
-        others = f"{detail}: fits, but only {load.free_mb} MB are free now"
-        return warn(check, others, "look at what else uses it")
+        detail += f": fits, but only {load.free_mb} MB are free now"
+        return warn(check, detail, "look at what else uses it")
     return ok(check, f"{detail}: fits")
 
 
@@ -164,11 +152,9 @@ def _judge_budget(settings: Settings, placement: MachinePlacement) -> Iterator[F
     models = {model for process in placement.processes for model in process.models}
     for model in sorted(models, key=lambda model: model.name):
         if exceeds_budget(model, settings.model_memory_mb):
-            yield fail(
-                f"plan {model.name}",
-                f"needs {model.memory_mb} MB, the budget is {settings.model_memory_mb} MB: never loaded",
-                "raise WORKER_MODEL_MEMORY_MB, or choose a smaller model",
-            )
+            budget = f"the budget is {settings.model_memory_mb} MB: never loaded"
+            advice = "raise WORKER_MODEL_MEMORY_MB, or choose a smaller model"
+            yield fail(f"plan {model.name}", f"needs {model.memory_mb} MB, {budget}", advice)
 
 
 def _judge_choice(settings: Settings, placement: MachinePlacement, machine: Machine) -> Iterator[Finding]:
@@ -176,11 +162,9 @@ def _judge_choice(settings: Settings, placement: MachinePlacement, machine: Mach
     on_cpu = any(process.device == CPU and process.models for process in placement.processes)
     on_gpu = any(process.device != CPU for process in placement.processes)
     if settings.profile == "full" and on_cpu and not on_gpu:
-        yield warn(
-            "plan profile",
-            f"the models of profile full run on the CPU, slowly: {machine.gpu_obstacle or machine.survey.describe()}",
-            "run it where there is a GPU, or use SCENEFLEET_PROFILE=lite",
-        )
+        reason = machine.gpu_obstacle or machine.survey.describe()
+        detail = f"the models of profile full run on the CPU, slowly: {reason}"
+        yield warn("plan profile", detail, "run it where there is a GPU, or use SCENEFLEET_PROFILE=lite")
 
 
 def tables(placement: MachinePlacement) -> list[Table]:
@@ -201,6 +185,3 @@ def tables(placement: MachinePlacement) -> list[Table]:
         numbers = (load.processes, load.needed_mb, load.total_mb, load.free_mb)
         loads.add_row(escape(load.title), *("?" if number is None else str(number) for number in numbers))
     return [processes, loads]
-
-
-CHECKS: tuple[tuple[str, Check], ...] = (("plan", check),)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterable
+from contextlib import suppress
 from dataclasses import asdict
 
 from rich.console import Group, RenderableType
@@ -14,14 +16,43 @@ from shared.errors import InvalidRequest, ModelUnavailable, ScenefleetError
 from shared.settings import Settings, get_settings
 from worker.models.placement.plan import MachinePlacement
 
+#: Checks by the name under which an error of scenefleet's that one raises becomes a ``fail``.
+CHECKS: dict[str, Callable[[Settings], Iterable[Finding]]] = {
+    "python": machine_checks.check_python,
+    "packages": machine_checks.check_packages,
+    "plug-ins": machine_checks.check_plugins,
+    "servers": machine_checks.check_servers,
+    "models": machine_checks.check_models,
+    "disk": machine_checks.check_disks,
+    "privacy": machine_checks.check_privacy,
+    "up": machine_checks.check_up,
+    "plan": plan_checks.check,
+    "postgres": service_checks.check_postgres,
+    "redis": service_checks.check_redis,
+    "storage": service_checks.check_storage,
+    "nodes": service_checks.check_nodes,
+}
+
 
 def run(*, as_json: bool) -> int:
     """Show every finding; returns 1 when something essential is broken."""
     settings = get_settings()
-    findings, plan = examine(settings), find_plan(settings)
+    findings: list[Finding] = []
+    for name, check in CHECKS.items():
+        try:
+            findings += check(settings)
+        except ScenefleetError as error:
+            findings.append(fail(name, str(error)))
+    plan = None
+    # A finding says why there is none.
+    with suppress(InvalidRequest, ModelUnavailable):
+        plan = plan_checks.place(settings, plan_checks.survey_machine())
     broken = any(finding.state == "fail" for finding in findings)
-    document = {"healthy": not broken, "checks": [asdict(finding) for finding in findings]}
-    document["plan"] = asdict(plan) if plan is not None else None
+    document = {
+        "healthy": not broken,
+        "checks": [asdict(finding) for finding in findings],
+        "plan": asdict(plan) if plan is not None else None,
+    }
     screen.answer(document, lambda: _render(findings, plan), as_json=as_json)
     return int(broken)
 
@@ -39,22 +70,3 @@ def _render(findings: list[Finding], plan: MachinePlacement | None) -> Group:
     failed = ", ".join(finding.check for finding in findings if finding.state == "fail")
     verdict = f"[red]broken: {failed}[/red]" if failed else "[green]all essential checks pass[/green]"
     return Group(*parts, "", verdict)
-
-
-def examine(settings: Settings) -> list[Finding]:
-    """Run every check; an error of scenefleet's becomes a ``fail``."""
-    findings: list[Finding] = []
-    for name, check in (*machine_checks.CHECKS, *plan_checks.CHECKS, *service_checks.CHECKS):
-        try:
-            findings += check(settings)
-        except ScenefleetError as error:
-            findings.append(fail(name, str(error)))
-    return findings
-
-
-def find_plan(settings: Settings) -> MachinePlacement | None:
-    """The plan of this machine; None where a finding says why there is none."""
-    try:
-        return plan_checks.place(settings, plan_checks.survey_machine())
-    except (InvalidRequest, ModelUnavailable):
-        return None

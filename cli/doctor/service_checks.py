@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
-from cli.doctor.findings import Check, Finding, fail, ok, warn
+from cli.doctor.findings import Finding, fail, ok, warn
 from local import node_plan
 from local.servers.redis_versions import HOLES, is_patched, patched_releases
 from shared import nodes
@@ -24,7 +24,8 @@ def check_postgres(settings: Settings) -> Iterator[Finding]:
 
     url = settings.require("postgres_url")
     try:
-        with psycopg.connect(_libpq(settings), connect_timeout=5) as connection:
+        libpq_url = "postgresql://" + settings.database_url.partition("://")[2]
+        with psycopg.connect(libpq_url, connect_timeout=5) as connection:
             server = connection.execute("SHOW server_version").fetchone()
             vector = connection.execute(
                 "SELECT default_version, installed_version FROM pg_available_extensions WHERE name = 'vector'"
@@ -37,16 +38,12 @@ def check_postgres(settings: Settings) -> Iterator[Finding]:
     assert server is not None
     yield ok("postgres", f"{server[0]} at {hide_password(url)}")
     if vector is None:
-        yield fail(
-            "pgvector",
-            "the server has no extension `vector`",
-            "install pgvector 0.8 or newer on the server (image pgvector/pgvector)",
-        )
+        advice = "install pgvector 0.8 or newer on the server (image pgvector/pgvector)"
+        yield fail("pgvector", "the server has no extension `vector`", advice)
         return
     version = vector[1] or vector[0]
-    new_enough = tuple(int(part) for part in version.split(".")[:2]) >= OLDEST_PGVECTOR
     detail = f"{version}{'' if vector[1] else ' available, `db upgrade` installs it'}"
-    if new_enough:
+    if tuple(int(part) for part in version.split(".")[:2]) >= OLDEST_PGVECTOR:
         yield ok("pgvector", detail)
     else:
         yield fail("pgvector", detail, "0.8 is needed for iterative scans: upgrade the extension")
@@ -67,9 +64,8 @@ def _check_tenancy(settings: Settings) -> Finding:
     with make_engine(settings.database_url, pooled=False).connect() as connection:
         gaps = find_gaps(connection)
     if gaps.hidden:
-        detail = (
-            f"{gaps.user} does not own the tables, and row-level security hides every row of theirs from it"
-        )
+        hides = "row-level security hides every row of theirs from it"
+        detail = f"{gaps.user} does not own the tables, and {hides}"
         advice = "set POSTGRES_URL to the user that owns them: the one that ran `scenefleet db upgrade`"
     elif gaps.open:
         detail = f"no row-level security on {', '.join(gaps.open)}"
@@ -78,15 +74,12 @@ def _check_tenancy(settings: Settings) -> Finding:
         detail = f"requests may not read {', '.join(gaps.shut)}: they fail"
         advice = "scenefleet db upgrade"
     elif gaps.role:
-        return warn(
-            "tenancy",
-            f"only the queries keep users apart: requests are read as {gaps.user}, since {gaps.role}",
-            f"as an administrator of Postgres: CREATE ROLE {ROLE} NOLOGIN (if there is none); GRANT {ROLE} TO"
-            f' "{gaps.user}"; then `scenefleet db upgrade`, and start the nodes again',
-        )
+        detail = f"only the queries keep users apart: requests are read as {gaps.user}, since {gaps.role}"
+        role = f'CREATE ROLE {ROLE} NOLOGIN (if there is none); GRANT {ROLE} TO "{gaps.user}"'
+        then = "then `scenefleet db upgrade`, and start the nodes again"
+        return warn("tenancy", detail, f"as an administrator of Postgres: {role}; {then}")
     else:
-        detail = f"row-level security on {gaps.tables} tables, requests are read as {ROLE}"
-        return ok("tenancy", detail)
+        return ok("tenancy", f"row-level security on {gaps.tables} tables, requests are read as {ROLE}")
     return fail("tenancy", detail, advice)
 
 
@@ -99,26 +92,19 @@ def _check_searched_models(settings: Settings) -> Iterator[Finding]:
     from worker.models.catalog import configured_catalog
 
     catalog = configured_catalog(settings)
-    configured = catalog.active(settings)
     with Session(make_engine(settings.database_url, pooled=False)) as session:
         switched = active_models(session)
+    known = {spec.name: spec.revision for spec in catalog.specs}
+    configured = {str(kind): spec.name for kind, spec in catalog.active(settings).items()}
     for kind, row in switched.items():
-        known = {spec.name: spec.revision for spec in catalog.specs}
-        said = {str(name): spec.name for name, spec in configured.items()}.get(kind, "none")
+        check, said = f"searched {kind} model", configured.get(kind, "none")
         if known.get(row.name) != row.revision:
-            yield fail(
-                f"searched {kind} model",
-                f"{row.name} at revision {row.revision} is searched, models.yaml and models.lock have"
-                f" {known.get(row.name) or 'no such model'}",
-                "put it back into models.yaml, or into MODELS_DIR at that revision",
-            )
+            held = f"models.yaml and models.lock have {known.get(row.name) or 'no such model'}"
+            detail = f"{row.name} at revision {row.revision} is searched, {held}"
+            yield fail(check, detail, "put it back into models.yaml, or into MODELS_DIR at that revision")
         else:
             instead = "" if said == row.name else f", not {said}, which is configured"
-            yield ok(f"searched {kind} model", f"{row.name}, by a switch{instead}")
-
-
-def _libpq(settings: Settings) -> str:
-    return "postgresql://" + settings.database_url.partition("://")[2]
+            yield ok(check, f"{row.name}, by a switch{instead}")
 
 
 def check_redis(settings: Settings) -> Iterator[Finding]:
@@ -149,18 +135,14 @@ def check_redis(settings: Settings) -> Iterator[Finding]:
 
 def _check_redis_version(info: dict[str, Any], address: str) -> Finding:
     """The server's version, and whether it has known vulnerabilities; Valkey also calls itself Redis 7.2.4."""
-    product, said = (
-        ("Valkey", info["valkey_version"]) if "valkey_version" in info else ("Redis", info["redis_version"])
-    )
+    product = "Valkey" if "valkey_version" in info else "Redis"
+    said = info[f"{product.lower()}_version"]
     detail = f"{product} {said} at {address}"
     numbers = tuple(int(part) for part in str(said).split(".")[:3] if part.isdigit())
     if len(numbers) != 3 or is_patched(product, numbers):
         return ok("redis", detail)
-    return warn(
-        "redis",
-        f"{detail}: not patched for {HOLES}, unless its distributor has backported the fixes",
-        f"update it: patched are {patched_releases()}",
-    )
+    detail += f": not patched for {HOLES}, unless its distributor has backported the fixes"
+    return warn("redis", detail, f"update it: patched are {patched_releases()}")
 
 
 def check_storage(settings: Settings) -> Iterator[Finding]:
@@ -187,15 +169,11 @@ def check_nodes(settings: Settings) -> Iterator[Finding]:
         check = f"node {family}"
         if not ready:
             found = ", ".join(f"{record.name} is {record.state} {record.error}".strip() for record in mine)
-            yield fail(
-                check, found or "none runs", f"scenefleet up, or `scenefleet node {family}`; logs say more"
-            )
+            advice = f"scenefleet up, or `scenefleet node {family}`; logs say more"
+            yield fail(check, found or "none runs", advice)
         elif silent:
-            yield warn(
-                check,
-                f"{', '.join(silent)} did not answer a ping in {PING_S:g} s",
-                "look at its log if this stays",
-            )
+            detail = f"{', '.join(silent)} did not answer a ping in {PING_S:g} s"
+            yield warn(check, detail, "look at its log if this stays")
         else:
             held = sorted({model for record in ready for model in record.models})
             names = ", ".join(sorted(record.name for record in ready))
@@ -212,11 +190,3 @@ def ping(redis_url: str, expected: int) -> set[str]:
     app.conf.update(broker_config(redis_url))
     answers = app.control.inspect(timeout=PING_S, limit=expected).ping() or {}
     return set(answers)
-
-
-CHECKS: tuple[tuple[str, Check], ...] = (
-    ("postgres", check_postgres),
-    ("redis", check_redis),
-    ("storage", check_storage),
-    ("nodes", check_nodes),
-)

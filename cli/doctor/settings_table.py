@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 from rich.markup import escape
 from rich.table import Column, Table
@@ -14,18 +15,14 @@ from shared.settings import Settings, get_settings, hide_password
 def run(*, as_json: bool) -> None:
     """Show the settings; passwords are never shown."""
     settings = get_settings()
-    rows: list[dict[str, object]] = []
+    rows = []
     for name, field in Settings.model_fields.items():
         value = getattr(settings, name)
-        shown = (
-            hide_password(value)
-            if name.endswith("_url") and value
-            else str(value if value is not None else "")
-        )
+        shown = "" if value is None else str(value)
         rows.append(
             {
                 "variable": (field.alias or name).upper(),
-                "value": shown,
+                "value": hide_password(shown) if name.endswith("_url") else shown,
                 "default": value == field.default,
                 "description": field.description or "",
             }
@@ -33,17 +30,14 @@ def run(*, as_json: bool) -> None:
     screen.answer({"settings": rows}, lambda: _table(rows), as_json=as_json)
 
 
-def _table(rows: Sequence[dict[str, object]]) -> Table:
+def _table(rows: Sequence[dict[str, Any]]) -> Table:
     table = screen.make_table(
         "variable",
         Column("value", overflow="fold", ratio=2),
         Column("what it does", overflow="fold", ratio=3),
     )
     for row in rows:
-        value = escape(str(row["value"]))
-        table.add_row(
-            str(row["variable"]),
-            value if row["default"] else f"[bold]{value}[/bold]",
-            escape(str(row["description"])),
-        )
+        value = escape(row["value"])
+        shown = value if row["default"] else f"[bold]{value}[/bold]"
+        table.add_row(row["variable"], shown, escape(row["description"]))
     return table

@@ -16,11 +16,7 @@ if TYPE_CHECKING:
 
 
 def run(limit: int, *, as_json: bool) -> None:
-    """Show the users with the most recent device time.
-
-    Raises:
-        DatabaseUnavailable: Postgres does not answer.
-    """
+    """Show the users with the most recent device time."""
     from db.engine import reading
     from db.ledger.usage import read
 
@@ -32,12 +28,7 @@ def run(limit: int, *, as_json: bool) -> None:
 def _table(rows: Sequence[Usage]) -> Table:
     table = screen.make_table("queue", "~user", ">recent s", ">total s", ">queued", ">running")
     for row in rows:
-        table.add_row(
-            row.queue,
-            escape(row.account) or "[dim]the fleet itself[/dim]",
-            f"{row.recent_s:.1f}",
-            f"{row.total_s:.1f}",
-            str(row.queued),
-            str(row.running),
-        )
+        whose = escape(row.account) or "[dim]the fleet itself[/dim]"
+        times = (f"{row.recent_s:.1f}", f"{row.total_s:.1f}")
+        table.add_row(row.queue, whose, *times, str(row.queued), str(row.running))
     return table

@@ -9,10 +9,7 @@ import typer
 
 fleet_app = typer.Typer()
 
-Family = Annotated[
-    str,
-    typer.Argument(help="media, asr, text, vision, face, ocr, housekeeping or search.", show_default=False),
-]
+Family = Annotated[str, typer.Argument(help="media, asr, text, vision, face, ocr, housekeeping or search.")]
 
 
 @fleet_app.command()
@@ -49,21 +46,11 @@ def node(
     name: Annotated[str | None, typer.Option(help="Name of this instance. Default: the family.")] = None,
     concurrency: Annotated[
         int | None,
-        typer.Option(
-            "--concurrency",
-            "-c",
-            min=1,
-            max=256,
-            help="Processes. Default: 1, or one per GPU.",
-            show_default=False,
-        ),
+        typer.Option("--concurrency", "-c", min=1, max=256, help="Processes. Default: 1, or one per GPU."),
     ] = None,
     gpu: Annotated[
         str | None,
-        typer.Option(
-            help="GPUs, one per process: 0,1 or UUIDs or MIG-... names. Default: SCENEFLEET_GPUS.",
-            show_default=False,
-        ),
+        typer.Option(help="GPUs, one per process: 0,1 or UUIDs or MIG-... names. Default: SCENEFLEET_GPUS."),
     ] = None,
     starts: Annotated[Path | None, typer.Option(hidden=True)] = None,
 ) -> None:

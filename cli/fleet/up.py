@@ -47,14 +47,11 @@ class ConsoleDisplay:
         yield tell
 
     def started(self, fleet: Fleet, views: list[NodeView]) -> None:
-        down = [view.name for view in views if view.state != "ready"]
+        down = ", ".join(view.name for view in views if view.state != "ready")
         home = escape(str(fleet.home.root))
+        state = f"[green]ready[/green], {len(views)} nodes; data and logs in {home}"
         if down:
-            state = (
-                f"[red]{', '.join(down)} can't work[/red]: the lines above say why, logs are in {home}/logs"
-            )
-        else:
-            state = f"[green]ready[/green], {len(views)} nodes; data and logs in {home}"
+            state = f"[red]{down} can't work[/red]: the lines above say why, logs are in {home}/logs"
         default_home = Path(Settings.model_fields["home"].default).expanduser().absolute()
         lines = [
             state,
@@ -88,9 +85,8 @@ def node_table(views: list[NodeView]) -> Table:
     table = screen.make_table("node", "state", *(["~GPU"] if shows_gpus else []), "~model", "~")
     for view in views:
         gpus = [", ".join(view.devices)] if shows_gpus else []
-        table.add_row(
-            view.name, screen.styled(view.state), *gpus, ", ".join(view.models), escape(view.detail)
-        )
+        models, detail = ", ".join(view.models), escape(view.detail)
+        table.add_row(view.name, screen.styled(view.state), *gpus, models, detail)
     return table
 
 
@@ -100,11 +96,7 @@ def run_foreground() -> int:
 
 
 def run_detached() -> int:
-    """Start ``up`` behind this terminal and return when its nodes are ready.
-
-    Raises:
-        Outage: some can't become ready.
-    """
+    """Start ``up`` behind this terminal and return when its nodes are ready."""
     with screen.make_console(stderr=True).status("starting"):
         pid, log, ready = up.start_behind()
     screen.tell(f"running, process {pid}; log {log}; stop it with `scenefleet down`")
@@ -118,10 +110,6 @@ def run_down() -> int:
     home = Home(get_settings())
     with screen.make_console(stderr=True).status("stopping nodes, then services"):
         left = up.down(home)
-    if left is None:
-        screen.tell("stopped, nothing left running")
-    elif left:
-        screen.tell(f"stopped {left} processes that a killed `up` had left in {home.root}")
-    else:
-        screen.tell(f"nothing runs in {home.root}")
+    leftover = f"stopped {left} processes that a killed `up` had left" if left else "nothing runs"
+    screen.tell("stopped, nothing left running" if left is None else f"{leftover} in {home.root}")
     return 0

@@ -20,23 +20,17 @@ OnNodes = Annotated[
     typer.Option(
         "--node",
         "-n",
-        show_default=False,
         help="On this node only, `text@box` or `text`. Repeatable. Default: every one of the model's family.",
     ),
 ]
 ControlTimeout = Annotated[
     float, typer.Option(min=0, help="Seconds to wait until it is done; the nodes go on after that.")
 ]
-ModelName = Annotated[str, typer.Argument(metavar="NAME", help="Name of the model.", show_default=False)]
+ModelName = Annotated[str, typer.Argument(metavar="NAME", help="Name of the model.")]
 ModelNames = Annotated[
-    list[str] | None,
-    typer.Argument(
-        metavar="[NAME...]", show_default=False, help="Names of models. Default: the active ones."
-    ),
+    list[str] | None, typer.Argument(metavar="[NAME...]", help="Names of models. Default: the active ones.")
 ]
-OfProfile = Annotated[
-    str | None, typer.Option("--profile", help="The models of this profile.", show_default=False)
-]
+OfProfile = Annotated[str | None, typer.Option("--profile", help="The models of this profile.")]
 
 
 @models_app.command("list")
@@ -104,60 +98,51 @@ def models_status(node: OnNodes = None, json_: Json = False) -> int:
     return control.show_status(node or [], as_json=json_)
 
 
-@models_app.command("load")
-def models_load(
-    name: ModelName, node: OnNodes = None, timeout: ControlTimeout = 600, json_: Json = False
-) -> int:
+def _add_control(verb: str, help: str) -> None:
+    @models_app.command(verb, help=help)
+    def command(
+        name: ModelName, node: OnNodes = None, timeout: ControlTimeout = 600, json_: Json = False
+    ) -> int:
+        from cli.models import control
+
+        return control.run(verb, name, node or [], timeout_s=timeout, as_json=json_)
+
+
+_add_control(
+    "load",
     """Load a model on running nodes now; under WORKER_MODEL_MEMORY_MB the least recently used make room.
 
     [bold]scenefleet models load bge-reranker-v2-m3[/bold]
     [bold]scenefleet models load faster-whisper-medium --node asr@box[/bold]
-    """
-    from cli.models import control
-
-    return control.run("load", name, node or [], timeout_s=timeout, as_json=json_)
-
-
-@models_app.command("unload")
-def models_unload(
-    name: ModelName, node: OnNodes = None, timeout: ControlTimeout = 600, json_: Json = False
-) -> int:
+    """,
+)
+_add_control(
+    "unload",
     """Free a model on running nodes, after the call in work; the next job that needs it loads it again.
 
     [bold]scenefleet models unload bge-reranker-v2-m3[/bold]
-    """
-    from cli.models import control
-
-    return control.run("unload", name, node or [], timeout_s=timeout, as_json=json_)
-
-
-@models_app.command("warmup")
-def models_warmup(
-    name: ModelName, node: OnNodes = None, timeout: ControlTimeout = 600, json_: Json = False
-) -> int:
+    """,
+)
+_add_control(
+    "warmup",
     """Load a model on running nodes if it is not, and run its warm-up samples.
 
     [bold]scenefleet models warmup all-minilm-l6-v2 --node text[/bold]
-    """
-    from cli.models import control
-
-    return control.run("warmup", name, node or [], timeout_s=timeout, as_json=json_)
+    """,
+)
 
 
 @models_app.command("switch")
 def models_switch(
-    kind: Annotated[str, typer.Argument(metavar="KIND", help="text or vision.", show_default=False)],
-    to: Annotated[
-        str | None, typer.Option("--to", help="Name of the new model in models.yaml.", show_default=False)
-    ] = None,
+    kind: Annotated[str, typer.Argument(metavar="KIND", help="text or vision.")],
+    to: Annotated[str | None, typer.Option("--to", help="Name of the new model in models.yaml.")] = None,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Say how many scenes and how long; change nothing.")
     ] = False,
     queries: Annotated[
         Path | None,
         typer.Option(
-            show_default=False,
-            help="Compare both models on the queries of this file, one a line. Default: words from the user's own scenes.",
+            help="Compare both models on the queries of this file, one a line. Default: words from the user's own scenes."
         ),
     ] = None,
     hold: Annotated[
@@ -181,7 +166,7 @@ def models_switch(
     retry: Annotated[bool, typer.Option("--retry", help="Try failed parts again.")] = False,
     user: User = None,
     json_: Json = False,
-) -> int:
+) -> None:
     """Change the model the archive is searched by, while searches go on; without an option: how it stands.
 
     The new model's vectors are made beside the old ones by jobs of low priority. Then both are compared, and searches
@@ -194,14 +179,6 @@ def models_switch(
     from cli.models import switch
 
     acts = {"activate": activate, "rollback": rollback, "discard": discard, "retry": retry}
-    return switch.run(
-        kind,
-        to,
-        [name for name, wanted in acts.items() if wanted],
-        dry_run=dry_run,
-        queries=queries,
-        hold=hold,
-        now=now,
-        user=user,
-        as_json=json_,
-    )
+    chosen = [name for name, wanted in acts.items() if wanted]
+    how = {"dry_run": dry_run, "queries": queries, "hold": hold}
+    switch.run(kind, to, chosen, now=now, user=user, as_json=json_, **how)

@@ -10,12 +10,12 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass
-from typing import Any, cast
+from itertools import chain
+from typing import Any
 
 from celery import Celery
 from kombu.exceptions import OperationalError
 from redis.exceptions import RedisError
-from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
@@ -186,7 +186,16 @@ def run(verb: str, model: str, wanted: Sequence[str], *, timeout_s: float, as_js
             outcomes.append(Outcome(node=name, slot=None, state="refused", error=str(reply["error"])))
     done, late = _wait(remote, accepted, f"{verb} {model}", time.monotonic() + timeout_s)
     outcomes = sorted(outcomes + done, key=lambda outcome: (outcome.node, outcome.slot or 0))
-    _show(verb, model, outcomes, remote.describe(list(accepted)) if accepted else {}, as_json=as_json)
+    held_by = {
+        (node["node"], slot["slot"]): held
+        for node in (remote.describe(list(accepted)) if accepted else {}).values()
+        for slot in node["slots"]
+        for held in slot["models"]
+        if held.get("name") == model
+    }
+    shown = [{**asdict(one), "model": held_by.get((one.node, one.slot))} for one in outcomes]
+    document = {"command": verb, "model": model, "outcomes": shown}
+    screen.answer(document, lambda: _outcome_table(shown), as_json=as_json)
     bad = [outcome for outcome in outcomes if outcome.state != "done"]
     if late:
         raise Outage(
@@ -202,44 +211,36 @@ def _wait(
 ) -> tuple[list[Outcome], bool]:
     """Ask the nodes until each process has ended the command; returns the results, and whether time ran out first."""
     console = screen.make_console(stderr=True)
-    outcomes: dict[str, list[Outcome]] = {}
+    outcomes = {name: [Outcome(node=name, slot=None, state="waiting")] for name in accepted}
     told: set[str] = set()
     started_s = time.monotonic()
     with console.status(what) if console.is_terminal else nullcontext() as spinner:
-        while accepted:
-            open_names = [name for name in accepted if not _ended(outcomes.get(name, []))]
-            if not open_names:
-                break
+        while open_names := [name for name, found in outcomes.items() if not _ended(found)]:
             described = remote.describe(open_names)
             for name in open_names:
                 if name in described:
-                    outcomes[name] = _outcomes(described[name], accepted[name])
+                    slots = described[name]["slots"]
+                    outcomes[name] = [_outcome(name, slot, accepted[name]) for slot in slots]
                 elif name not in remote.nodes():
                     outcomes[name] = [Outcome(node=name, slot=None, state="lost", error="the node is gone")]
+            going = [one for found in outcomes.values() for one in found if one.state not in ENDED]
             if time.monotonic() > deadline_s:
-                late = [name for name in accepted if not _ended(outcomes.get(name, []))]
-                return _flat(outcomes, accepted), bool(late)
-            going = [outcome for outcome in _flat(outcomes, accepted) if outcome.state not in ENDED]
+                break
             if spinner is not None:
                 seconds = time.monotonic() - started_s
                 spinner.update(f"{what}: {', '.join(f'{one} {one.state}' for one in going)}  {seconds:.0f} s")
             else:
-                _tell(console, what, _flat(outcomes, accepted), told)
-            if going or len(outcomes) < len(accepted):
+                for line in (f"{one}: {what} {one.state}" for one in chain(*outcomes.values())):
+                    if line not in told:
+                        told.add(line)
+                        console.print(escape(line), soft_wrap=True)
+            if going:
                 time.sleep(POLL_S)
-    return _flat(outcomes, accepted), False
+    return [*chain(*outcomes.values())], any(not _ended(found) for found in outcomes.values())
 
 
-def _tell(console: Console, what: str, outcomes: Sequence[Outcome], told: set[str]) -> None:
-    for outcome in outcomes:
-        line = f"{outcome}: {what} {outcome.state}"
-        if line not in told:
-            told.add(line)
-            console.print(escape(line), soft_wrap=True)
-
-
-def _outcomes(node: dict[str, Any], number: int) -> list[Outcome]:
-    return [_outcome(node["node"], slot, number) for slot in node["slots"]]
+def _ended(outcomes: Sequence[Outcome]) -> bool:
+    return bool(outcomes) and all(outcome.state in ENDED for outcome in outcomes)
 
 
 def _outcome(node: str, slot: dict[str, Any], number: int) -> Outcome:
@@ -253,58 +254,24 @@ def _outcome(node: str, slot: dict[str, Any], number: int) -> Outcome:
     return Outcome(node=node, slot=slot["slot"], state=state, error=error, seconds=seconds)
 
 
-def _ended(outcomes: Sequence[Outcome]) -> bool:
-    return bool(outcomes) and all(outcome.state in ENDED for outcome in outcomes)
-
-
-def _flat(outcomes: dict[str, list[Outcome]], accepted: dict[str, int]) -> list[Outcome]:
-    waiting = {name: [Outcome(node=name, slot=None, state="waiting")] for name in accepted}
-    return [outcome for name in accepted for outcome in {**waiting, **outcomes}[name]]
-
-
-def _show(
-    verb: str,
-    model: str,
-    outcomes: Sequence[Outcome],
-    described: dict[str, dict[str, Any]],
-    *,
-    as_json: bool,
-) -> None:
-    states = {
-        (node["node"], slot["slot"]): held
-        for node in described.values()
-        for slot in node["slots"]
-        for held in slot["models"]
-        if held.get("name") == model
-    }
-    held_models = [states.get((one.node, cast("int", one.slot))) for one in outcomes]
-    shown = [{**asdict(one), "model": held} for one, held in zip(outcomes, held_models, strict=True)]
-    document = {"command": verb, "model": model, "outcomes": shown}
-    screen.answer(document, lambda: _outcome_table(outcomes, held_models), as_json=as_json)
-
-
-def _outcome_table(outcomes: Sequence[Outcome], held_models: Sequence[dict[str, Any] | None]) -> Table:
+def _outcome_table(shown: Sequence[dict[str, Any]]) -> Table:
     table = screen.make_table("node", "slot", "", ">took", "model", ">memory", "~")
-    for one, held in zip(outcomes, held_models, strict=True):
+    for one in shown:
+        held = one["model"]
         table.add_row(
-            one.node,
-            "" if one.slot is None else str(one.slot),
-            screen.styled(one.state),
-            _seconds(one.seconds),
+            one["node"],
+            "" if one["slot"] is None else str(one["slot"]),
+            screen.styled(one["state"]),
+            _seconds(one["seconds"]),
             "" if held is None else "loaded" if held["loaded"] else "not loaded",
             _memory(held),
-            escape(one.error),
+            escape(one["error"]),
         )
     return table
 
 
 def _chosen(records: dict[str, NodeRecord], wanted: Sequence[str]) -> list[str]:
-    """The nodes named ``text@box`` or, on any host, ``text``; all of them when none is named.
-
-    Raises:
-        NotFound: a name fits no node; says which there are.
-        Outage: there is no node at all.
-    """
+    """The nodes named ``text@box`` or, on any host, ``text``; all of them when none is named."""
     if not records:
         raise Outage("no node gave a sign of life in 30 s: start some, `scenefleet up`")
     chosen: list[str] = []
@@ -317,12 +284,6 @@ def _chosen(records: dict[str, NodeRecord], wanted: Sequence[str]) -> list[str]:
 
 
 def _nodes_of(model: str, records: dict[str, NodeRecord]) -> list[str]:
-    """Every node of a model's family.
-
-    Raises:
-        ModelUnavailable: the catalogue has no such model.
-        Outage: no such node runs.
-    """
     from worker.models.catalog import configured_catalog
 
     family = configured_catalog(get_settings()).get(model).family
@@ -345,7 +306,5 @@ def _ago(moment: float | None) -> str:
     if moment is None:
         return "never"
     seconds = max(0, int(time.time() - moment))
-    for unit, size in (("h", 3600), ("min", 60)):
-        if seconds >= 2 * size:
-            return f"{seconds // size} {unit} ago"
-    return f"{seconds} s ago"
+    unit, size = ("h", 3600) if seconds >= 7200 else ("min", 60) if seconds >= 120 else ("s", 1)
+    return f"{seconds // size} {unit} ago"

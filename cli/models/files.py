@@ -5,8 +5,9 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import typer
 from rich.console import Console
@@ -50,7 +51,8 @@ class File:
     model: str
     file: str
     path: str
-    state: Literal["here", "ok", "missing", "wrong", "no checksum"]
+    #: here, ok, missing, wrong or no checksum
+    state: str
     bytes: int | None
     #: The checksum it must have, and where it is stated: `models.yaml` or `models.lock`; None: nowhere.
     expected: str | None
@@ -70,38 +72,26 @@ def show_list(*, as_json: bool) -> None:
     table = screen.make_table("name", "kind", "provider", "profiles", "licence", ">MB", ">dim", "here")
     for row, spec in zip(rows, catalog.specs, strict=True):
         name = f"[bold]{spec.name}[/bold]" if row["active"] else spec.name
-        table.add_row(
-            name,
-            spec.kind,
-            spec.provider,
-            ", ".join(spec.profiles) or "-",
-            escape(_cut(spec.licence)),
-            f"{spec.memory_mb:,}",
-            str(spec.dim or "-"),
-            screen.styled(str(row["here"])),
-        )
+        profiles, licence = ", ".join(spec.profiles) or "-", escape(_cut(spec.licence))
+        size, dim, here = f"{spec.memory_mb:,}", str(spec.dim or "-"), screen.styled(row["here"])
+        table.add_row(name, spec.kind, spec.provider, profiles, licence, size, dim, here)
     console = screen.make_console()
     console.print(table)
-    console.print(
-        f"[dim]bold: active in profile {settings.profile}; files are in {settings.models_dir}[/dim]"
-    )
+    where = f"files are in {settings.models_dir}"
+    console.print(f"[dim]bold: active in profile {settings.profile}; {where}[/dim]")
 
 
 def show_info(name: str, *, as_json: bool) -> None:
-    """Everything about one model.
-
-    Raises: ModelUnavailable when there is none of that name.
-    """
+    """Everything about one model."""
     settings, catalog = _read()
     spec = catalog.get(name)
     entry = lock.read(settings.models_dir).get(name)
     active = {spec.name for spec in catalog.active(settings).values()}
     files = [_look(spec, file, settings.models_dir, entry, compute=False) for file in spec.all_files]
-    pulled = entry.revision if entry else None
     facts = {
         **spec.model_dump(mode="json", exclude={"files", "sha256"}),
         **_summary(spec, settings.models_dir, active),
-        "pulled_revision": pulled,
+        "pulled_revision": entry.revision if entry else None,
         "folder": str(settings.models_dir / name) if spec.is_pulled or spec.source == "user:" else None,
     }
     if as_json:
@@ -109,16 +99,14 @@ def show_info(name: str, *, as_json: bool) -> None:
         return
     console = screen.make_console()
     table = Table.grid(padding=(0, 2))
-    for label, value in _lines(facts):
-        table.add_row(f"[dim]{label}[/dim]", escape(value))
+    for label, value in facts.items():
+        if value not in (None, "", {}, []):
+            table.add_row(f"[dim]{label.replace('_', ' ')}[/dim]", escape(_text(value)))
     console.print(table)
     for file in files:
         size = decimal(file.bytes) if file.bytes is not None else "missing"
-        by = (
-            f"sha256 {file.expected} ({file.expected_by})"
-            if file.expected
-            else "no checksum before the first pull"
-        )
+        stated = f"sha256 {file.expected} ({file.expected_by})"
+        by = stated if file.expected else "no checksum before the first pull"
         console.print(f"\n[bold]{escape(file.file)}[/bold]  {size}", soft_wrap=True)
         console.print(f"  {escape(file.path)}\n  [dim]{by}[/dim]", soft_wrap=True)
 
@@ -172,22 +160,23 @@ def _pull_one(
 ) -> dict[str, Any]:
     pulled: list[Pulled] = []
     error = ""
-    with _Bars(spec.name, console) as watcher:
+    bars = _Bars(spec.name, console)
+    with bars.display:
         try:
             pulled = pull(
                 spec,
                 models_dir=settings.models_dir,
                 endpoint=settings.hf_endpoint,
                 update=update,
-                trust=lambda files: _ask_for_trust(spec, files, console, watcher, sure=trust),
-                watcher=watcher,
+                trust=lambda files: _ask_for_trust(spec, files, bars, sure=trust),
+                watcher=bars,
             )
         except ModelUnavailable as refusal:
             error = str(refusal)
     if error:
         sys.stderr.write(f"scenefleet: {error}\n")
     else:
-        console.print(f"{spec.name}: {_outcome(spec, pulled, settings.models_dir)}", soft_wrap=True)
+        bars.say(f"{spec.name}: {_outcome(spec, pulled, settings.models_dir)}")
     entry = lock.read(settings.models_dir).get(spec.name)
     return {
         "name": spec.name,
@@ -197,22 +186,13 @@ def _pull_one(
     }
 
 
-def _ask_for_trust(
-    spec: ModelSpec, files: Sequence[Unstated], console: Console, bars: _Bars, *, sure: bool
-) -> bool:
+def _ask_for_trust(spec: ModelSpec, files: Sequence[Unstated], bars: _Bars, *, sure: bool) -> bool:
     """Show the files without a stated checksum; returns whether to trust them."""
-    bars.pause()
-    console.print(
-        f"{spec.name}: no sha256 is stated for these files; later pulls must match it:", soft_wrap=True
-    )
+    bars.display.stop()
+    bars.say(f"{spec.name}: no sha256 is stated for these files; later pulls must match it:")
     for file in files:
-        console.print(
-            escape(
-                f"  {file.file}  {file.bytes} bytes  sha256 {file.sha256}"
-                f"  commit {file.commit or 'none'}  from {file.url}"
-            ),
-            soft_wrap=True,
-        )
+        origin = f"commit {file.commit or 'none'}  from {file.url}"
+        bars.say(escape(f"  {file.file}  {file.bytes} bytes  sha256 {file.sha256}  {origin}"))
     if sure or not sys.stdin.isatty():
         return sure
     return typer.confirm("Trust them?", err=True)
@@ -223,9 +203,9 @@ class _Bars(Watcher):
 
     def __init__(self, model: str, console: Console) -> None:
         self._model = model
-        self._console = console
+        self.say = partial(console.print, soft_wrap=True)
         self._tasks: dict[str, TaskID] = {}
-        self._progress = Progress(
+        self.display = Progress(
             TextColumn("{task.description}", table_column=Column(no_wrap=True, overflow="ellipsis", ratio=1)),
             BarColumn(bar_width=24, complete_style="cyan", finished_style="green"),
             DownloadColumn(table_column=Column(no_wrap=True)),
@@ -237,30 +217,19 @@ class _Bars(Watcher):
             transient=True,
         )
 
-    def __enter__(self) -> _Bars:
-        self._progress.start()
-        return self
-
-    def __exit__(self, *exc: object) -> None:
-        self._progress.stop()
-
-    def pause(self) -> None:
-        """Leave the screen to a question."""
-        self._progress.stop()
-
     def checking(self, file: str) -> None:
         self._task(file, f"{file}: checking")
 
     def progress(self, file: str, done_bytes: int, total_bytes: int | None) -> None:
         task = self._task(file, file)
-        self._progress.update(task, description=escape(file), completed=done_bytes, total=total_bytes)
+        self.display.update(task, description=escape(file), completed=done_bytes, total=total_bytes)
 
     def waiting(self) -> None:
-        self._console.print(f"{self._model}: another pull of it is running; waiting for it", soft_wrap=True)
+        self.say(f"{self._model}: another pull of it is running; waiting for it")
 
     def _task(self, file: str, description: str) -> TaskID:
         if file not in self._tasks:
-            self._tasks[file] = self._progress.add_task(escape(description), total=None)
+            self._tasks[file] = self.display.add_task(escape(description), total=None)
         return self._tasks[file]
 
 
@@ -287,39 +256,32 @@ def _chosen(
 
 def _summary(spec: ModelSpec, models_dir: Path, active: set[str]) -> dict[str, Any]:
     fields = {"name", "family", "kind", "provider", "profiles", "licence", "memory_mb", "dim"}
+    # By the files' names, not their checksums.
+    is_here = all(_find(spec, file, models_dir)[1] for file in spec.all_files)
     return {
         **spec.model_dump(mode="json", include=fields),
         "active": spec.name in active,
-        "here": _where(spec, models_dir),
+        "here": HERE[spec.source.partition(":")[0]] if is_here else "missing",
     }
 
 
-def _where(spec: ModelSpec, models_dir: Path) -> str:
-    """Whether all its files are here, and how they came; by their names, not their checksums."""
-    paths = [_place(spec, file, models_dir) for file in spec.all_files]
-    if not all(path is not None and path.is_file() for path in paths):
-        return "missing"
-    return HERE[spec.source.partition(":")[0]]
-
-
-def _place(spec: ModelSpec, file: str, models_dir: Path) -> Path | None:
-    """Where a file belongs; None when its package is not installed."""
+def _find(spec: ModelSpec, file: str, models_dir: Path) -> tuple[str, Path | None]:
+    """Where a file belongs, in words, and its path if it is there."""
     try:
-        return place(spec, file, models_dir=models_dir)
+        path = place(spec, file, models_dir=models_dir)
     except ModelUnavailable:
-        return None
+        return "its Python package is not installed", None
+    return str(path), path if path.is_file() else None
 
 
 def _look(spec: ModelSpec, file: str, models_dir: Path, entry: lock.Entry | None, *, compute: bool) -> File:
     """What one file is; with `compute`, its checksum too."""
     recorded = entry.files.get(file) if entry else None
     expected = spec.sha256.get(file) or (recorded.sha256 if recorded else None)
-    by = "models.yaml" if file in spec.sha256 else lock.FILE if recorded else None
-    path = _place(spec, file, models_dir)
-    size = path.stat().st_size if path is not None and path.is_file() else None
-    found = digest(spec, path) if compute and path is not None and size is not None else None
-    if size is None:
-        state: Literal["here", "ok", "missing", "wrong", "no checksum"] = "missing"
+    shown, path = _find(spec, file, models_dir)
+    found = digest(spec, path) if compute and path else None
+    if path is None:
+        state = "missing"
     elif not compute:
         state = "here"
     elif expected is None:
@@ -329,11 +291,11 @@ def _look(spec: ModelSpec, file: str, models_dir: Path, entry: lock.Entry | None
     return File(
         model=spec.name,
         file=file,
-        path=str(path) if path is not None else "its Python package is not installed",
+        path=shown,
         state=state,
-        bytes=size,
+        bytes=path.stat().st_size if path else None,
         expected=expected,
-        expected_by=by,
+        expected_by="models.yaml" if file in spec.sha256 else lock.FILE if recorded else None,
         found=found,
     )
 
@@ -357,19 +319,15 @@ def _outcome(spec: ModelSpec, pulled: Sequence[Pulled], models_dir: Path) -> str
     return f"fetched {len(fetched)} of {len(pulled)} files, {size}, into {models_dir / spec.name}"
 
 
-def _lines(facts: dict[str, Any]) -> list[tuple[str, str]]:
-    lines = []
-    for label, value in facts.items():
-        if value in (None, "", {}, []):
-            continue
-        if isinstance(value, bool):
-            value = "yes" if value else "no"
-        elif isinstance(value, list):
-            value = ", ".join(str(item) for item in value)
-        elif isinstance(value, dict):
-            value = ", ".join(f"{key}={item}" for key, item in value.items())
-        lines.append((label.replace("_", " "), str(value)))
-    return lines
+def _text(value: Any) -> str:
+    match value:
+        case bool():
+            return "yes" if value else "no"
+        case list():
+            return ", ".join(str(item) for item in value)
+        case dict():
+            return ", ".join(f"{key}={item}" for key, item in value.items())
+    return str(value)
 
 
 def _cut(text: str) -> str:
@@ -381,15 +339,8 @@ def markdown_table(catalog: Catalog) -> str:
     rows = ["| model | kind | vectors | memory | licence | profile |", "|---|---|---|---|---|---|"]
     for spec in catalog.specs:
         vectors = f"{spec.dim}, {spec.metric}" if spec.dim else "-"
-        cells = (
-            f"`{spec.name}`",
-            spec.kind,
-            vectors,
-            f"{spec.memory_mb:,} MB",
-            spec.licence,
-            ", ".join(spec.profiles) or "-",
-        )
-        rows.append(f"| {' | '.join(cells)} |")
+        use = f"{spec.memory_mb:,} MB | {spec.licence} | {', '.join(spec.profiles) or '-'}"
+        rows.append(f"| `{spec.name}` | {spec.kind} | {vectors} | {use} |")
     return "\n".join(rows)
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import sys
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 from typing import Any, cast, get_args
@@ -35,50 +34,39 @@ _SAMPLES = 20
 
 
 def run(
-    kind: str,
-    to: str | None,
-    acts: Sequence[str],
-    *,
-    dry_run: bool,
-    queries: Path | None,
-    hold: bool,
-    now: bool,
-    user: str | None,
-    as_json: bool,
-) -> int:
-    """What the command's options ask for; returns the exit status.
+    kind: str, to: str | None, acts: Sequence[str], *, now: bool, user: str | None, as_json: bool, **how: Any
+) -> None:
+    """What the command's options ask for; ``how``: ``queries``, ``hold`` and ``dry_run``.
 
     Raises:
         InvalidRequest: options that don't go together. Others as the fleet answers.
     """
     if kind not in get_args(SearchedKind):
-        raise InvalidRequest(
-            f"KIND={kind!r} is not searched by vectors: use {' or '.join(get_args(SearchedKind))}"
-        )
+        kinds = " or ".join(get_args(SearchedKind))
+        raise InvalidRequest(f"KIND={kind!r} is not searched by vectors: use {kinds}")
     if len(acts) + (to is not None) > 1:
         raise InvalidRequest(
             "--to, --activate, --rollback, --discard and --retry are mutually exclusive: give one"
         )
-    if to is None and (dry_run or queries is not None or hold):
+    if to is None and any(how.values()):
         raise InvalidRequest("--dry-run, --queries and --hold say how to switch: give --to NAME, too")
     if now and "discard" not in acts:
         raise InvalidRequest("--now says when to discard: give --discard, too")
     client, owner = connect(user, timeout_s=_TIMEOUT_S)
     searched = cast(SearchedKind, kind)
     if to is None:
-        if acts:
-            actions: dict[str, Callable[[SearchedKind], ModelsState]] = {
-                "activate": client.activate_model,
-                "rollback": client.rollback_model,
-                "retry": client.retry_switch,
-                "discard": partial(client.discard_model, now=now),
-            }
-            actions[acts[0]](searched)
+        actions: dict[str, Callable[[SearchedKind], ModelsState]] = {
+            "activate": client.activate_model,
+            "rollback": client.rollback_model,
+            "retry": client.retry_switch,
+            "discard": partial(client.discard_model, now=now),
+        }
+        for act in acts:
+            actions[act](searched)
         _show_state(client.models(searched), as_json=as_json)
-        return 0
+        return
     try:
-        options = {"hold": hold, "dry_run": dry_run, "as_json": as_json}
-        return _switch(client, searched, to, user=owner, queries=queries, **options)
+        _switch(client, searched, to, owner, as_json=as_json, **how)
     except KeyboardInterrupt:
         sys.stderr.write(
             "scenefleet: the fleet goes on; give the command again to watch, or --discard to give it up\n"
@@ -90,31 +78,31 @@ def _switch(
     client: Client,
     kind: SearchedKind,
     to: str,
-    *,
     user: str,
+    *,
     queries: Path | None,
     hold: bool,
     dry_run: bool,
     as_json: bool,
-) -> int:
+) -> None:
     """Build, compare, activate; every step is found done when the command is given again.
 
     Raises:
         Conflict: jobs failed for good, or a node can't hold both models. Others as the fleet answers.
     """
-    say = screen.make_console(stderr=True)
     wanted = None if queries is None else compare.read_queries(queries)
     samples = client.model_samples(kind, user, _SAMPLES)
     state = client.switch_model(kind, to, dry_run=True)
     if state.switch is None or state.switch.to_model != to:
         estimate = try_out(client, kind, to, state, samples, user)
         if dry_run:
-            return _show_plan(estimate, as_json=as_json)
+            _show_plan(estimate, as_json=as_json)
+            return
         state = client.switch_model(kind, to)
     elif dry_run:
         _show_state(state, as_json=as_json)
-        return 0
-    state = watch(client, kind, say)
+        return
+    state = watch(client, kind, screen.make_console(stderr=True))
     switch = _require(state)
     compared = compare.compare(client, kind, switch, user, wanted or compare.as_queries(samples))
     activated = switch.state == "activated"
@@ -122,30 +110,22 @@ def _switch(
         state = client.activate_model(kind)
         activated = True
     if as_json:
-        screen.write_json({**state.model_dump(mode="json"), "compared": asdict(compared)})
-        return 0
+        screen.write_json({**state.model_dump(mode="json"), "compared": compared})
+        return
     compare.show(compared, switch, user)
     if activated:
-        say.print(f"{kind} is searched by {switch.to_model} now; back to {switch.from_model}: --rollback;"
-                  " let its vectors go: --discard", soft_wrap=True)  # fmt: skip
+        choices = f"back to {switch.from_model}: --rollback; let its vectors go: --discard"
+        screen.tell(f"{kind} is searched by {switch.to_model} now; {choices}")
     else:
-        say.print(
-            f"{kind} is still searched by {switch.from_model}; search by {switch.to_model}: --activate",
-            soft_wrap=True,
-        )
-    return 0
+        choices = f"search by {switch.to_model}: --activate"
+        screen.tell(f"{kind} is still searched by {switch.from_model}; {choices}")
 
 
 def try_out(
     client: Client, kind: SearchedKind, to: str, state: ModelsState, samples: ModelSamples, user: str
 ) -> dict[str, Any]:
-    """What the switch would take, by letting the new model work on a few of the user's own scenes.
-
-    Raises:
-        ModelUnavailable: the family's node can't load it. Conflict: a node can't hold both models at once.
-    """
+    """What the switch would take, by letting the new model work on a few of the user's own scenes."""
     _refuse_tight(kind, to, state.active)
-    speed = None
 
     def embed() -> int:
         if kind == "text":
@@ -160,8 +140,7 @@ def try_out(
     embed()
     began = time.monotonic()
     done = embed()
-    if done:
-        speed = done / (time.monotonic() - began)
+    speed = done / (time.monotonic() - began) if done else None
     return {
         "kind": kind,
         "from": state.active,
@@ -215,23 +194,21 @@ def watch(client: Client, kind: SearchedKind, console: Console) -> ModelsState:
                 continue
             heard_s = time.monotonic()
             switch = _require(state)
-            share = 1.0 if switch.state != "building" or not switch.total else switch.done / switch.total
-            progress.update(task, completed=min(share, 1.0), detail=_detail(switch))
-            line = f"{switch.state} {min(share, 1.0):.0%}"
+            building = switch.state == "building" and switch.total
+            share = min(switch.done / switch.total, 1.0) if building else 1.0
+            progress.update(task, completed=share, detail=_detail(switch))
+            line = f"{switch.state} {share:.0%}"
             if not console.is_terminal and line != told:
                 told = line
                 console.print(f"{line} {_detail(switch)}".strip(), soft_wrap=True)
             if switch.state in ("ready", "activated"):
                 return state
             if switch.state == "discarding":
-                raise Conflict(
-                    f"vectors of the switch to {switch.to_model} are being discarded: wait for its end"
-                )
+                ended = f"vectors of the switch to {switch.to_model} are being discarded"
+                raise Conflict(f"{ended}: wait for its end")
             if switch.failed:
-                raise Conflict(
-                    f"{switch.failed} parts of the switch to {switch.to_model} failed ({switch.error}): mend the cause, then"
-                    " give the command with --retry"
-                )
+                ended = f"{switch.failed} parts of the switch to {switch.to_model} failed ({switch.error})"
+                raise Conflict(f"{ended}: mend the cause, then give the command with --retry")
             time.sleep(POLL_S)
 
 
@@ -257,23 +234,18 @@ def _show_state(state: ModelsState, *, as_json: bool) -> None:
     screen.make_console().print(*lines, sep="\n", soft_wrap=True)
 
 
-def _show_plan(estimate: dict[str, Any], *, as_json: bool) -> int:
+def _show_plan(estimate: dict[str, Any], *, as_json: bool) -> None:
     if as_json:
         screen.write_json({"dry_run": estimate})
-        return 0
+        return
     console = screen.make_console()
     console.print(f"{estimate['from']} -> {estimate['to']}: {estimate['scenes']:,} scenes", soft_wrap=True)
     if estimate["scenes_per_s"]:
-        console.print(
-            f"about {duration(estimate['eta_s'])} at {estimate['scenes_per_s']:.1f} scenes/s, as measured on a few of the"
-            " user's scenes; one node, nothing else to do",
-            soft_wrap=True,
-        )
+        speed = f"about {duration(estimate['eta_s'])} at {estimate['scenes_per_s']:.1f} scenes/s"
+        line = f"{speed}, as measured on a few of the user's scenes; one node, nothing else to do"
     else:
-        console.print(
-            "how long is unknown: the user has no scenes to try it on; name one with --user", soft_wrap=True
-        )
-    return 0
+        line = "how long is unknown: the user has no scenes to try it on; name one with --user"
+    console.print(line, soft_wrap=True)
 
 
 def _require(state: ModelsState) -> SwitchView:

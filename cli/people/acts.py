@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 
 from rich.markup import escape
 from rich.table import Table
@@ -18,23 +19,11 @@ def show_faces(who: str, *, as_json: bool, user: str | None) -> None:
     """List where a person is seen, in the order of the videos."""
     client, owner = connect(user)
     person = registry.find(client, owner, who)
-    faces = all_faces(client, owner, person.person_id)
-    screen.answer(
-        {"person": person, "faces": faces},
-        lambda: face_table(faces) if faces else f"{escape(person.name)} is seen nowhere",
-        as_json=as_json,
-    )
-
-
-def all_faces(client: Client, user: str, person_id: str) -> list[FaceView]:
-    """Every face of a person, by video and time."""
-
-    def read(after: str | None, count: int) -> tuple[Sequence[FaceView], str | None]:
-        page = client.faces(user, person_id, after=after, limit=count)
-        return page.faces, page.next_after
-
-    found = read_pages(read, page_size=1000)
-    return sorted(found, key=lambda face: (face.video_id, face.ts_s, face.track_id))
+    faces = read_pages(partial(client.faces, owner, person.person_id), "faces", page_size=1000)
+    faces.sort(key=lambda face: (face.video_id, face.ts_s, face.track_id))
+    nowhere = f"{escape(person.name)} is seen nowhere"
+    document = {"person": person, "faces": faces}
+    screen.answer(document, lambda: face_table(faces) if faces else nowhere, as_json=as_json)
 
 
 def face_table(faces: Sequence[FaceView]) -> Table:
@@ -52,31 +41,29 @@ def face_table(faces: Sequence[FaceView]) -> Table:
     return table
 
 
-def rename(who: str, name: str, *, as_json: bool, user: str | None) -> None:
-    """Give a person another name."""
-    client, owner = connect(user)
-    _done(client.rename_person(owner, registry.find(client, owner, who).person_id, name), as_json=as_json)
+def decide(
+    who: str, change: Callable[[Client, str, str], PersonView], *, as_json: bool, user: str | None
+) -> None:
+    """Show the person that a decision about another, or the same one, left.
 
-
-def judge(who: str, tracks: Sequence[str], *, is_person: bool, as_json: bool, user: str | None) -> None:
-    """Confirm or reject faces of a person."""
+    Args:
+        change: given a client, the user and the person's id, makes the decision.
+    """
     client, owner = connect(user)
-    person = registry.find(client, owner, who)
-    _done(client.judge_faces(owner, person.person_id, tracks, is_person=is_person), as_json=as_json)
+    person = change(client, owner, registry.find(client, owner, who).person_id)
+    registry.show(person, as_json=as_json)
+    screen.tell(
+        f"event {person.event_id}: `scenefleet people undo {person.event_id}` takes it back", style="dim"
+    )
 
 
 def merge(who: str, into: str, *, as_json: bool, user: str | None) -> None:
     """Merge a person into another one."""
-    client, owner = connect(user)
-    person, other = registry.find(client, owner, who), registry.find(client, owner, into)
-    _done(client.merge_people(owner, person.person_id, other.person_id), as_json=as_json)
 
+    def change(client: Client, owner: str, person_id: str) -> PersonView:
+        return client.merge_people(owner, person_id, registry.find(client, owner, into).person_id)
 
-def split(who: str, tracks: Sequence[str], name: str | None, *, as_json: bool, user: str | None) -> None:
-    """Split some faces off as another person, and show that one."""
-    client, owner = connect(user)
-    person = registry.find(client, owner, who)
-    _done(client.split_person(owner, person.person_id, tracks, name=name), as_json=as_json)
+    decide(who, change, as_json=as_json, user=user)
 
 
 def undo(event: int, *, as_json: bool, user: str | None) -> None:
@@ -85,29 +72,14 @@ def undo(event: int, *, as_json: bool, user: str | None) -> None:
     registry.show(client.undo(owner, event), as_json=as_json)
 
 
-def _done(person: PersonView, *, as_json: bool) -> None:
-    registry.show(person, as_json=as_json)
-    screen.make_console(stderr=True).print(
-        f"event {person.event_id}: `scenefleet people undo {person.event_id}` takes it back", style="dim"
-    )
-
-
 def show_events(*, limit: int, before: int | None, as_json: bool, user: str | None) -> None:
     """List what was done to the user's people, newest first."""
     client, owner = connect(user)
     found = client.people_events(owner, before=before, limit=limit)
-    screen.answer(
-        found,
-        lambda: (
-            event_table(found.events) if found.events else f"nothing was done to the people of user {owner}"
-        ),
-        as_json=as_json,
-    )
-    if as_json:
-        return
-    if len(found.events) == limit:
-        last = found.events[-1].event_id
-        screen.make_console(stderr=True).print(f"older ones: --before {last}", style="dim")
+    nothing = f"nothing was done to the people of user {owner}"
+    screen.answer(found, lambda: event_table(found.events) if found.events else nothing, as_json=as_json)
+    if not as_json and len(found.events) == limit:
+        screen.tell(f"older ones: --before {found.events[-1].event_id}", style="dim")
 
 
 def event_table(events: Sequence[EventView]) -> Table:

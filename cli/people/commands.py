@@ -24,19 +24,15 @@ people_app = typer.Typer(
 )
 PEOPLE, DECISIONS = "People and photos", "Decisions (each can be undone)"
 
-Who = Annotated[str, typer.Argument(metavar="PERSON", help="Name or id of the person.", show_default=False)]
-Tracks = Annotated[
-    list[str],
-    typer.Argument(metavar="TRACK", help="Faces by id, see `people faces`.", show_default=False),
-]
+Who = Annotated[str, typer.Argument(metavar="PERSON", help="Name or id of the person.")]
+Tracks = Annotated[list[str], typer.Argument(metavar="TRACK", help="Faces by id, see `people faces`.")]
 
 
 @people_app.command("add", rich_help_panel=PEOPLE)
 def people_add(
-    name: Annotated[str, typer.Argument(metavar="NAME", help="Name of the person.", show_default=False)],
+    name: Annotated[str, typer.Argument(metavar="NAME", help="Name of the person.")],
     files: Annotated[
-        list[Path] | None,
-        typer.Argument(metavar="[PHOTO...]", help="Photos that show this person only.", show_default=False),
+        list[Path] | None, typer.Argument(metavar="[PHOTO...]", help="Photos that show this person only.")
     ] = None,
     no_wait: Annotated[bool, typer.Option("--no-wait", help="Return once the fleet has the photos.")] = False,
     json_: Json = False,
@@ -55,9 +51,7 @@ def people_add(
 
 @people_app.command("list", rich_help_panel=PEOPLE)
 def people_list(
-    kind: Annotated[
-        str | None, typer.Option("--kind", help="Only `named` or `unknown` people.", show_default=False)
-    ] = None,
+    kind: Annotated[str | None, typer.Option("--kind", help="Only `named` or `unknown` people.")] = None,
     json_: Json = False,
     user: User = None,
 ) -> None:
@@ -78,10 +72,7 @@ def people_photos(who: Who, json_: Json = False, user: User = None) -> None:
 @people_app.command("rm-photo", rich_help_panel=PEOPLE)
 def people_rm_photo(
     who: Who,
-    photo: Annotated[
-        str,
-        typer.Argument(metavar="PHOTO", help="As `people photos` shows it, or its id.", show_default=False),
-    ],
+    photo: Annotated[str, typer.Argument(metavar="PHOTO", help="As `people photos` shows it, or its id.")],
     json_: Json = False,
     user: User = None,
 ) -> None:
@@ -106,12 +97,7 @@ def people_faces(who: Who, json_: Json = False, user: User = None) -> None:
 
 
 @people_app.command("rm", rich_help_panel=PEOPLE)
-def people_rm(
-    who: Who,
-    yes: Sure = False,
-    json_: Json = False,
-    user: User = None,
-) -> int:
+def people_rm(who: Who, yes: Sure = False, json_: Json = False, user: User = None) -> int:
     """Erase a person: photos, vectors, matches, mentions in sidecars; prints a receipt of a sweep afterwards."""
     from cli.people import registry
 
@@ -121,7 +107,7 @@ def people_rm(
 @people_app.command("rename", rich_help_panel=DECISIONS)
 def people_rename(
     who: Who,
-    name: Annotated[str, typer.Argument(metavar="NAME", help="The new name.", show_default=False)],
+    name: Annotated[str, typer.Argument(metavar="NAME", help="The new name.")],
     json_: Json = False,
     user: User = None,
 ) -> None:
@@ -131,7 +117,7 @@ def people_rename(
     """
     from cli.people import acts
 
-    acts.rename(who, name, as_json=json_, user=user)
+    acts.decide(who, lambda client, *ids: client.rename_person(*ids, name), as_json=json_, user=user)
 
 
 @people_app.command("is", rich_help_panel=DECISIONS)
@@ -144,7 +130,9 @@ def people_is(who: Who, tracks: Tracks, json_: Json = False, user: User = None) 
     """
     from cli.people import acts
 
-    acts.judge(who, tracks, is_person=True, as_json=json_, user=user)
+    acts.decide(
+        who, lambda client, *ids: client.judge_faces(*ids, tracks, is_person=True), as_json=json_, user=user
+    )
 
 
 @people_app.command("is-not", rich_help_panel=DECISIONS)
@@ -157,15 +145,15 @@ def people_is_not(who: Who, tracks: Tracks, json_: Json = False, user: User = No
     """
     from cli.people import acts
 
-    acts.judge(who, tracks, is_person=False, as_json=json_, user=user)
+    acts.decide(
+        who, lambda client, *ids: client.judge_faces(*ids, tracks, is_person=False), as_json=json_, user=user
+    )
 
 
 @people_app.command("merge", rich_help_panel=DECISIONS)
 def people_merge(
     who: Who,
-    into: Annotated[
-        str, typer.Argument(metavar="INTO", help="Name or id of who it really is.", show_default=False)
-    ],
+    into: Annotated[str, typer.Argument(metavar="INTO", help="Name or id of who it really is.")],
     json_: Json = False,
     user: User = None,
 ) -> None:
@@ -183,8 +171,7 @@ def people_split(
     who: Who,
     tracks: Tracks,
     name: Annotated[
-        str | None,
-        typer.Option("--name", help="Name of the new person. Default: the next unknown.", show_default=False),
+        str | None, typer.Option("--name", help="Name of the new person. Default: the next unknown.")
     ] = None,
     json_: Json = False,
     user: User = None,
@@ -195,15 +182,15 @@ def people_split(
     """
     from cli.people import acts
 
-    acts.split(who, tracks, name, as_json=json_, user=user)
+    acts.decide(
+        who, lambda client, *ids: client.split_person(*ids, tracks, name=name), as_json=json_, user=user
+    )
 
 
 @people_app.command("events", rich_help_panel=DECISIONS)
 def people_events(
     limit: Annotated[int, typer.Option(min=1, max=1000, help="At most so many.")] = 50,
-    before: Annotated[
-        int | None, typer.Option(min=1, help="Only those before this event.", show_default=False)
-    ] = None,
+    before: Annotated[int | None, typer.Option(min=1, help="Only those before this event.")] = None,
     json_: Json = False,
     user: User = None,
 ) -> None:
@@ -215,10 +202,7 @@ def people_events(
 
 @people_app.command("undo", rich_help_panel=DECISIONS)
 def people_undo(
-    event: Annotated[
-        int,
-        typer.Argument(min=1, metavar="EVENT", help="Its number, see `people events`.", show_default=False),
-    ],
+    event: Annotated[int, typer.Argument(min=1, metavar="EVENT", help="Its number, see `people events`.")],
     json_: Json = False,
     user: User = None,
 ) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal, cast
 
@@ -12,7 +13,6 @@ from rich.markup import escape
 from rich.table import Table
 
 from cli import screen
-from cli.confirmation import ask
 from cli.connection import connect, read_pages
 from cli.pictures import check_picture
 from shared.client import Client
@@ -28,11 +28,7 @@ _PAUSE_S = 0.3
 
 
 def find(client: Client, user: str, who: str) -> PersonView:
-    """The person of this name or id.
-
-    Raises:
-        NotFound: the user has none.
-    """
+    """The person of this name or id."""
     for person in _all_people(client, user, None):
         if person.person_id == who or person.name.lower() == who.lower():
             return person
@@ -58,11 +54,8 @@ def add(name: str, files: Sequence[Path], *, wait: bool, as_json: bool, user: st
         return 0
     person = _wait(client, owner, person.person_id, "working")
     found = client.photos(owner, person.person_id)
-    screen.answer(
-        {"person": person, "photos": found.photos},
-        lambda: Group(people_table([person]), photo_table(found, names)),
-        as_json=as_json,
-    )
+    document = {"person": person, "photos": found.photos}
+    screen.answer(document, lambda: Group(people_table([person]), photo_table(found, names)), as_json=as_json)
     return 0 if person.good_photos else 1
 
 
@@ -91,23 +84,12 @@ def show_list(kind: str | None, *, as_json: bool, user: str | None) -> None:
         raise InvalidRequest(f"--kind {kind} does not exist: use named or unknown")
     client, owner = connect(user)
     people = _all_people(client, owner, cast("Literal['named', 'unknown'] | None", kind))
-    screen.answer(
-        {"people": people},
-        lambda: (
-            people_table(people)
-            if people
-            else f"user {owner} has no people yet: `scenefleet people add NAME PHOTO...`"
-        ),
-        as_json=as_json,
-    )
+    nobody = f"user {owner} has no people yet: `scenefleet people add NAME PHOTO...`"
+    screen.answer({"people": people}, lambda: people_table(people) if people else nobody, as_json=as_json)
 
 
 def _all_people(client: Client, user: str, kind: Literal["named", "unknown"] | None) -> list[PersonView]:
-    def read(after: str | None, count: int) -> tuple[Sequence[PersonView], str | None]:
-        page = client.people(user, kind=kind, after=after, limit=count)
-        return page.people, page.next_after
-
-    return read_pages(read, page_size=1000)
+    return read_pages(partial(client.people, user, kind=kind), "people", page_size=1000)
 
 
 def people_table(people: Sequence[PersonView]) -> Table:
@@ -117,14 +99,8 @@ def people_table(people: Sequence[PersonView]) -> Table:
         # Of the work that goes on; the word would leave a name no room on a narrow terminal.
         state = f"{person.progress:.0%}" if person.state == "working" else person.state
         photos = f"{person.good_photos}/{person.photos}" if person.photos else ""
-        table.add_row(
-            escape(person.name),
-            screen.styled(state),
-            photos,
-            str(person.scenes or ""),
-            str(person.videos or ""),
-            person.person_id,
-        )
+        seen = (str(person.scenes or ""), str(person.videos or ""))
+        table.add_row(escape(person.name), screen.styled(state), photos, *seen, person.person_id)
     return table
 
 
@@ -132,19 +108,12 @@ def show_photos(who: str, *, as_json: bool, user: str | None) -> None:
     """List a person's photos and what became of each."""
     client, owner = connect(user)
     found = client.photos(owner, find(client, owner, who).person_id)
-    screen.answer(
-        found,
-        lambda: photo_table(found, {}) if found.photos else f"{escape(who)} has no photos",
-        as_json=as_json,
-    )
+    nothing = f"{escape(who)} has no photos"
+    screen.answer(found, lambda: photo_table(found, {}) if found.photos else nothing, as_json=as_json)
 
 
 def remove_photo(who: str, name: str, *, as_json: bool, user: str | None) -> None:
-    """Remove a photo and show the person.
-
-    Raises:
-        NotFound: the person has no photo of this name or id.
-    """
+    """Remove a photo, by its name or id, and show the person."""
     client, owner = connect(user)
     person = find(client, owner, who)
     photos = client.photos(owner, person.person_id).photos
@@ -178,9 +147,8 @@ def remove(who: str, *, sure: bool, as_json: bool, user: str | None) -> int:
     client, owner = connect(user)
     person = find(client, owner, who)
     if not sure:
-        ask(
-            f"Erase {person.name} ({person.photos} photos, seen in {person.scenes} scenes) and everything derived from this face?"
-        )
+        facts = f"{person.photos} photos, seen in {person.scenes} scenes"
+        screen.ask(f"Erase {person.name} ({facts}) and everything derived from this face?")
     client.delete_person(owner, person.person_id)
     person = _wait(client, owner, person.person_id, "erasing")
     receipt = person.receipt or {}
@@ -195,7 +163,5 @@ def _receipt(receipt: dict[str, Any]) -> Group:
     for what in sorted({*removed, *left}):
         table.add_row(what, str(removed.get(what, "")), str(left.get(what, "")))
     due = receipt.get("sweep_due")
-    return Group(
-        table,
-        *([f"a link to upload a photo is still valid: its folder is emptied again at {due}"] if due else []),
-    )
+    late = f"a link to upload a photo is still valid: its folder is emptied again at {due}"
+    return Group(table, *([late] if due else []))

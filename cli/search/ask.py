@@ -71,18 +71,13 @@ def run(
 
 
 def read_weights(given: Sequence[str]) -> dict[str, float]:
-    """``["vision=0.5"]`` as retriever -> weight.
-
-    Raises:
-        InvalidRequest: not of that form, or no retriever of a search.
-    """
+    """``["vision=0.5"]`` as retriever -> weight."""
     weights = {}
     for item in given:
         retriever, separator, value = item.partition("=")
         if not separator or retriever not in get_args(SearchRetriever):
-            raise InvalidRequest(
-                f"--weight {item!r} is no RETRIEVER=NUMBER: name one of {', '.join(get_args(SearchRetriever))}"
-            )
+            known = ", ".join(get_args(SearchRetriever))
+            raise InvalidRequest(f"--weight {item!r} is no RETRIEVER=NUMBER: name one of {known}")
         try:
             weights[retriever] = float(value)
         except ValueError:
@@ -91,11 +86,7 @@ def read_weights(given: Sequence[str]) -> dict[str, float]:
 
 
 def read_filters(given: Sequence[str]) -> dict[str, Any]:
-    """``["loudness=-30"]`` as filter -> value: JSON, or the text as it stands.
-
-    Raises:
-        InvalidRequest: not of that form.
-    """
+    """``["loudness=-30"]`` as filter -> value: JSON, or the text as it stands."""
     filters: dict[str, Any] = {}
     for item in given:
         name, separator, value = item.partition("=")
@@ -109,11 +100,7 @@ def read_filters(given: Sequence[str]) -> dict[str, Any]:
 
 
 def find_scene(client: Client, user: str, name: str) -> str:
-    """The id of a scene named as ``VIDEO:NUMBER``, as in the table of hits, or by its id.
-
-    Raises:
-        InvalidRequest: neither. NotFound: no such scene.
-    """
+    """The id of a scene named as ``VIDEO:NUMBER``, as in the table of hits, or by its id."""
     video, separator, number = name.rpartition(":")
     if separator and number.isdecimal() and len(number) <= 9:
         scenes = client.scenes(video, user, after_idx=int(number) - 1, limit=1).scenes
@@ -123,18 +110,13 @@ def find_scene(client: Client, user: str, name: str) -> str:
     try:
         return str(UUID(name))
     except ValueError:
-        raise InvalidRequest(
-            f"--like {name!r} is no scene: write VIDEO:NUMBER, as in `scenefleet scenes`, or a scene's id"
-        ) from None
+        remedy = "write VIDEO:NUMBER, as in `scenefleet scenes`, or a scene's id"
+        raise InvalidRequest(f"--like {name!r} is no scene: {remedy}") from None
 
 
 @contextmanager
 def uploaded(user: str, image: Path | None) -> Iterator[str | None]:
-    """A picture of this machine under a key of the user's, while the block runs.
-
-    Raises:
-        InvalidRequest: no file, no picture by its name, or too large.
-    """
+    """A picture of this machine under a key of the user's, while the block runs."""
     if image is None:
         yield None
         return
@@ -153,13 +135,9 @@ def hit_table(answer: SearchAnswer) -> Table:
     table = screen.make_table(">score", "~video", ">#", "time", "~words")
     for hit in answer.hits:
         why = retrievers_line(hit)
-        table.add_row(
-            f"{hit.score:.2f}",
-            hit.video_id,
-            str(hit.idx),
-            f"{screen.clock(hit.start_s)} - {screen.clock(hit.end_s)}",
-            Group(words(hit), Text(why, style="dim")) if why else words(hit),
-        )
+        time = f"{screen.clock(hit.start_s)} - {screen.clock(hit.end_s)}"
+        found = Group(words(hit), Text(why, style="dim")) if why else words(hit)
+        table.add_row(f"{hit.score:.2f}", hit.video_id, str(hit.idx), time, found)
     return table
 
 

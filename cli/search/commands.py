@@ -16,90 +16,61 @@ _TIMES = ["%Y-%m-%d", "%Y-%m-%dT%H:%M", "%Y-%m-%dT%H:%M:%S"]
 
 @search_app.command()
 def search(
-    text: Annotated[
-        str | None, typer.Argument(metavar="TEXT", help="What to look for.", show_default=False)
-    ] = None,
+    text: Annotated[str | None, typer.Argument(metavar="TEXT", help="What to look for.")] = None,
     mode: Annotated[
         str, typer.Option("--mode", "-m", help="`hybrid`, `keyword` (as spoken) or `semantic` (by meaning).")
     ] = "hybrid",
-    like: Annotated[
-        str | None,
-        typer.Option(metavar="VIDEO:#", show_default=False, help="More like this scene."),
-    ] = None,
-    image: Annotated[
-        Path | None, typer.Option(metavar="FILE", show_default=False, help="What looks like this picture.")
-    ] = None,
+    like: Annotated[str | None, typer.Option(metavar="VIDEO:#", help="More like this scene.")] = None,
+    image: Annotated[Path | None, typer.Option(metavar="FILE", help="What looks like this picture.")] = None,
     person: Annotated[
         list[str] | None,
-        typer.Option(
-            metavar="WHO",
-            show_default=False,
-            help="Scenes with this person, name or id. Repeatable: with any.",
-        ),
+        typer.Option(metavar="WHO", help="Scenes with this person, name or id. Repeatable: with any."),
     ] = None,
     all_persons: Annotated[bool, typer.Option("--all-persons", help="With every --person at once.")] = False,
     prefer_persons: Annotated[
-        bool,
-        typer.Option("--prefer-persons", help="A --person raises the score and is not required."),
+        bool, typer.Option("--prefer-persons", help="A --person raises the score and is not required.")
     ] = False,
-    video: Annotated[
-        list[str] | None, typer.Option(show_default=False, help="Only in this video. Repeatable.")
-    ] = None,
+    video: Annotated[list[str] | None, typer.Option(help="Only in this video. Repeatable.")] = None,
     language: Annotated[
-        list[str] | None,
-        typer.Option(metavar="CODE", show_default=False, help="Only where this is spoken: en. Repeatable."),
+        list[str] | None, typer.Option(metavar="CODE", help="Only where this is spoken: en. Repeatable.")
     ] = None,
     from_: Annotated[
-        float | None,
-        typer.Option(
-            "--from", metavar="SECONDS", min=0, show_default=False, help="Scenes that end after this."
-        ),
+        float | None, typer.Option("--from", metavar="SECONDS", min=0, help="Scenes that end after this.")
     ] = None,
     to: Annotated[
-        float | None,
-        typer.Option(
-            "--to", metavar="SECONDS", min=0, show_default=False, help="Scenes that begin before this."
-        ),
+        float | None, typer.Option("--to", metavar="SECONDS", min=0, help="Scenes that begin before this.")
     ] = None,
     indexed_from: Annotated[
-        datetime | None,
-        typer.Option(formats=_TIMES, show_default=False, help="Videos indexed at this time (UTC) or later."),
+        datetime | None, typer.Option(formats=_TIMES, help="Videos indexed at this time (UTC) or later.")
     ] = None,
     indexed_to: Annotated[
-        datetime | None,
-        typer.Option(formats=_TIMES, show_default=False, help="Videos indexed before this time (UTC)."),
+        datetime | None, typer.Option(formats=_TIMES, help="Videos indexed before this time (UTC).")
     ] = None,
     filter_: Annotated[
         list[str] | None,
-        typer.Option(
-            "--filter", metavar="NAME=VALUE", show_default=False, help="A filter of a plug-in. Repeatable."
-        ),
+        typer.Option("--filter", metavar="NAME=VALUE", help="A filter of a plug-in. Repeatable."),
     ] = None,
     text_model: Annotated[
-        str | None, typer.Option(metavar="NAME", show_default=False, help="Not by the active text model.")
+        str | None, typer.Option(metavar="NAME", help="Not by the active text model.")
     ] = None,
     vision_model: Annotated[
-        str | None, typer.Option(metavar="NAME", show_default=False, help="Not by the active vision model.")
+        str | None, typer.Option(metavar="NAME", help="Not by the active vision model.")
     ] = None,
-    limit: Annotated[int | None, typer.Option(min=1, help="Most hits.", show_default=False)] = None,
-    min_score: Annotated[
-        float | None, typer.Option(min=0, show_default=False, help="No hits that score less.")
-    ] = None,
+    limit: Annotated[int | None, typer.Option(min=1, help="Most hits.")] = None,
+    min_score: Annotated[float | None, typer.Option(min=0, help="No hits that score less.")] = None,
     weight: Annotated[
         list[str] | None,
         typer.Option(
             "--weight",
             "-w",
             metavar="RETRIEVER=NUMBER",
-            show_default=False,
             help="Of text, vision, lexical, keyword, screen or people. Repeatable.",
         ),
     ] = None,
     rerank: Annotated[
-        int | None,
-        typer.Option(min=1, max=50, show_default=False, help="Reorder the best N hits by the reranker."),
+        int | None, typer.Option(min=1, max=50, help="Reorder the best N hits by the reranker.")
     ] = None,
-    cursor: Annotated[str | None, typer.Option(show_default=False, help="The next page of a search.")] = None,
+    cursor: Annotated[str | None, typer.Option(help="The next page of a search.")] = None,
     recall: Annotated[
         bool, typer.Option("--recall", help="Measure the index on your own vectors, search nothing.")
     ] = False,
@@ -120,6 +91,10 @@ def search(
         return
     from cli.search import ask as command
 
+    if all_persons and prefer_persons:
+        from shared.errors import InvalidRequest
+
+        raise InvalidRequest("--all-persons and --prefer-persons are mutually exclusive: give one of them")
     command.run(
         text,
         user=user,
@@ -130,7 +105,7 @@ def search(
         as_json=json_,
         video_ids=video or [],
         persons=person or [],
-        persons_match=_persons_match(every=all_persons, prefer=prefer_persons),
+        persons_match="all" if all_persons else "prefer" if prefer_persons else "any",
         from_s=from_,
         to_s=to,
         indexed_from=indexed_from.isoformat() if indexed_from else None,
@@ -144,11 +119,3 @@ def search(
         rerank=rerank,
         cursor=cursor,
     )
-
-
-def _persons_match(*, every: bool, prefer: bool) -> str:
-    if every and prefer:
-        from shared.errors import InvalidRequest
-
-        raise InvalidRequest("--all-persons and --prefer-persons are mutually exclusive: give one of them")
-    return "all" if every else "prefer" if prefer else "any"

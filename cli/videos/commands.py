@@ -11,12 +11,12 @@ from cli.options import Json, Sure, User
 
 videos_app = typer.Typer()
 
-Video = Annotated[str, typer.Argument(metavar="VIDEO", help="Id of the video.", show_default=False)]
+Video = Annotated[str, typer.Argument(metavar="VIDEO", help="Id of the video.")]
 
 
 @videos_app.command()
 def index(
-    files: Annotated[list[Path], typer.Argument(metavar="FILE...", show_default=False, help="Video files.")],
+    files: Annotated[list[Path], typer.Argument(metavar="FILE...", help="Video files.")],
     video_id: Annotated[
         str | None, typer.Option("--id", help="Id of the video (one file). Default: made from its name.")
     ] = None,
@@ -44,14 +44,11 @@ def index(
 
 @videos_app.command()
 def status(
-    video: Annotated[
-        str | None, typer.Argument(metavar="[VIDEO]", help="Id of the video.", show_default=False)
-    ] = None,
+    video: Annotated[str | None, typer.Argument(metavar="[VIDEO]", help="Id of the video.")] = None,
     state: Annotated[
         list[str] | None,
         typer.Option(
             metavar="STATE",
-            show_default=False,
             help="List only videos that are `uploaded`, `processing`, `indexed`, `partial`, `failed` or `cancelled`. Repeatable.",
         ),
     ] = None,
@@ -75,9 +72,7 @@ def status(
 
 @videos_app.command()
 def failures(
-    video: Annotated[
-        str | None, typer.Argument(metavar="[VIDEO]", help="Only of this video.", show_default=False)
-    ] = None,
+    video: Annotated[str | None, typer.Argument(metavar="[VIDEO]", help="Only of this video.")] = None,
     limit: Annotated[int, typer.Option(min=1, help="Most failures to list, newest first.")] = 100,
     json_: Json = False,
     user: User = None,
@@ -94,7 +89,7 @@ def failures(
 
 @videos_app.command("upload-url")
 def upload_url(
-    video: Annotated[str, typer.Argument(metavar="VIDEO", help="Id of the video to be.", show_default=False)],
+    video: Annotated[str, typer.Argument(metavar="VIDEO", help="Id of the video to be.")],
     filename: Annotated[str, typer.Argument(metavar="NAME", help="Name of the file.")] = "video",
     expires: Annotated[
         int,
@@ -127,10 +122,7 @@ def scenes(video: Video, json_: Json = False, user: User = None) -> None:
 def subtitles(
     video: Video,
     format: Annotated[
-        str | None,
-        typer.Option(
-            "--format", "-f", show_default=False, help="`srt` or `vtt`. Default: by FILE's name, or srt."
-        ),
+        str | None, typer.Option("--format", "-f", help="`srt` or `vtt`. Default: by FILE's name, or srt.")
     ] = None,
     output: Annotated[
         Path | None, typer.Option("--output", "-o", metavar="FILE", help="Write here, not to stdout.")
@@ -160,15 +152,11 @@ def retry(video: Video, json_: Json = False, user: User = None) -> None:
 def rerun(
     video: Annotated[
         str | None,
-        typer.Argument(
-            metavar="[VIDEO]", show_default=False, help="Id of the video; all of yours with --missing alone."
-        ),
+        typer.Argument(metavar="[VIDEO]", help="Id of the video; all of yours with --missing alone."),
     ] = None,
     stage: Annotated[
         list[str] | None,
-        typer.Option(
-            "--stage", "-s", show_default=False, help="Repeat this stage and those after it. Repeatable."
-        ),
+        typer.Option("--stage", "-s", help="Repeat this stage and those after it. Repeatable."),
     ] = None,
     missing: Annotated[
         bool,
@@ -197,12 +185,7 @@ def cancel(video: Video, json_: Json = False, user: User = None) -> None:
 
 
 @videos_app.command()
-def delete(
-    video: Video,
-    yes: Sure = False,
-    json_: Json = False,
-    user: User = None,
-) -> None:
+def delete(video: Video, yes: Sure = False, json_: Json = False, user: User = None) -> None:
     """Delete a video and everything made from it: rows, vectors, pictures, sidecars, the upload."""
     from cli.videos import requests
 

@@ -15,7 +15,7 @@ from rich.markup import escape
 
 from cli import screen
 from cli.connection import connect
-from cli.videos.progress import Watcher
+from cli.videos import progress
 from shared import nodes
 from shared.client import Client
 from shared.contracts import ID_PATTERN, Receipt, VideoStatus
@@ -27,7 +27,6 @@ from shared.storage import Storage, configured_storage, upload_key
 RECEIPT_WAIT_S = 15.0
 RECEIPT_LIMIT_S = 300.0
 MAX_STEM_CHARS = 48
-GOOD_STATES = ("indexed",)
 
 
 @dataclass(kw_only=True)
@@ -60,23 +59,17 @@ def plan_uploads(files: Sequence[Path], video_id: str | None, settings: Settings
         raise InvalidRequest(f"--id {video_id!r} is not acceptable: use 1 to 64 of A-Z a-z 0-9 _ -")
     for path in files:
         if not path.is_file():
-            raise InvalidRequest(
-                f"{str(path)!r} is {'a folder' if path.is_dir() else 'no file'}: name video files"
-            )
-        size_bytes = path.stat().st_size
-        if size_bytes > settings.max_video_bytes:
-            raise LimitExceeded(
-                f"{str(path)!r} has {size_bytes} bytes, more than {settings.max_video_bytes}: raise MAX_VIDEO_BYTES"
-            )
+            kind = "a folder" if path.is_dir() else "no file"
+            raise InvalidRequest(f"{str(path)!r} is {kind}: name video files")
+        size_bytes, limit_bytes = path.stat().st_size, settings.max_video_bytes
+        if size_bytes > limit_bytes:
+            reason = f"has {size_bytes} bytes, more than {limit_bytes}"
+            raise LimitExceeded(f"{str(path)!r} {reason}: raise MAX_VIDEO_BYTES")
     return [Upload(path=path, video_id=video_id or make_video_id(path)) for path in files]
 
 
 def check_fleet(settings: Settings) -> None:
-    """Fail before a long upload when no node would take the request.
-
-    Raises:
-        Outage: no `search` node runs. BrokerUnavailable: Redis does not answer.
-    """
+    """Fail before a long upload when no node would take the request."""
     records = nodes.read_nodes(settings.require("redis_url"))
     if not any(record.family == "search" for record in records.values()):
         raise Outage("no `search` node runs, which accepts videos: start `scenefleet up`, or a node")
@@ -85,43 +78,31 @@ def check_fleet(settings: Settings) -> None:
 def send(
     client: Client, storage: Storage, upload: Upload, user: str, priority: int, console: Console
 ) -> None:
-    """Store the file and resend the request until its receipt comes; an error stays on ``upload``."""
+    """Store the file and send the request until its receipt comes; an error stays on ``upload``.
+
+    Sending again is harmless, and from the receipt on nothing is lost.
+    """
     try:
         key = upload_key(user, upload.video_id, upload.path.name)
         content_type = mimetypes.guess_type(upload.path.name)[0] or "application/octet-stream"
         with console.status(f"uploading {escape(upload.path.name)}"):
             storage.put_file("uploads", key, upload.path, content_type)
-        upload.receipt = request(client, upload.video_id, user, key, priority, console)
+        deadline = time.monotonic() + RECEIPT_LIMIT_S
+        with console.status("waiting for the receipt") as spinner:
+            while upload.receipt is None:
+                try:
+                    upload.receipt = client.process(upload.video_id, user, key, priority=priority)
+                except Outage as error:
+                    if time.monotonic() > deadline:
+                        raise
+                    spinner.update(f"no receipt yet, sending again ({escape(str(error))})")
+                    time.sleep(1)
     except ScenefleetError as error:
         upload.error = error
 
 
-def request(client: Client, video_id: str, user: str, key: str, priority: int, console: Console) -> Receipt:
-    """Send until the receipt comes: sending again is harmless, and from the receipt on nothing is lost.
-
-    Raises:
-        Outage: none came in ``RECEIPT_LIMIT_S``. Any other error the fleet answered with.
-    """
-    deadline = time.monotonic() + RECEIPT_LIMIT_S
-    with console.status("waiting for the receipt") as spinner:
-        while True:
-            try:
-                return client.process(video_id, user, key, priority=priority)
-            except Outage as error:
-                if time.monotonic() > deadline:
-                    raise
-                spinner.update(f"no receipt yet, sending again ({escape(str(error))})")
-                time.sleep(1)
-
-
 def run(
-    files: Sequence[Path],
-    video_id: str | None,
-    *,
-    priority: int,
-    wait: bool,
-    as_json: bool,
-    user: str | None,
+    files: Sequence[Path], video_id: str | None, *, priority: int, wait: bool, as_json: bool, user: str | None
 ) -> int:
     """Index files; returns the exit status."""
     settings = get_settings()
@@ -138,9 +119,8 @@ def run(
     except KeyboardInterrupt:
         accepted = [upload.video_id for upload in uploads if upload.receipt is not None]
         if accepted:
-            console.print(
-                f"still in work: {', '.join(accepted)}; `scenefleet status`, or `scenefleet cancel`"
-            )
+            rest = "`scenefleet status`, or `scenefleet cancel`"
+            console.print(f"still in work: {', '.join(accepted)}; {rest}")
         raise
     report(uploads, as_json=as_json, console=console)
     return 0 if all(_went_well(upload, wait=wait) for upload in uploads) else 1
@@ -150,7 +130,7 @@ def watch(client: Client, uploads: Sequence[Upload], owner: str, console: Consol
     """Show progress until every accepted video has ended."""
     accepted = {upload.video_id: upload for upload in uploads if upload.error is None}
     if accepted:
-        for status in Watcher(client, owner, console).watch(list(accepted)):
+        for status in progress.watch(client, owner, list(accepted), console):
             accepted[status.video_id].status = status
 
 
@@ -158,7 +138,7 @@ def _went_well(upload: Upload, *, wait: bool) -> bool:
     if upload.error is not None or upload.receipt is None:
         return False
     state = upload.status.state if upload.status is not None else upload.receipt.state
-    return state in GOOD_STATES if wait else state != "failed"
+    return state == "indexed" if wait else state != "failed"
 
 
 def report(uploads: Sequence[Upload], *, as_json: bool, console: Console) -> None:
@@ -184,21 +164,15 @@ def _as_row(upload: Upload) -> dict[str, object]:
 
 
 def _report_line(upload: Upload) -> None:
-    state = "not accepted"
-    facts = ""
+    state, facts = "not accepted", ""
     if upload.status is not None:
         state = upload.status.state
-        facts = (
-            f", {upload.status.scenes} scenes: `scenefleet scenes {upload.video_id}`"
-            if upload.status.scenes
-            else ""
-        )
+        if upload.status.scenes:
+            facts = f", {upload.status.scenes} scenes: `scenefleet scenes {upload.video_id}`"
     elif upload.receipt is not None:
         state = upload.receipt.state
-    screen.make_console().print(
-        f"{escape(upload.path.name)}  [bold]{upload.video_id}[/bold]  {screen.styled(state)}{facts}",
-        soft_wrap=True,
-    )
+    line = f"{escape(upload.path.name)}  [bold]{upload.video_id}[/bold]  {screen.styled(state)}{facts}"
+    screen.make_console().print(line, soft_wrap=True)
 
 
 def reasons(upload: Upload) -> list[str]:
@@ -207,13 +181,10 @@ def reasons(upload: Upload) -> list[str]:
     if upload.error is not None:
         return [f"{name}: {upload.error}"]
     status = upload.status
-    if status is None or status.state in GOOD_STATES:
+    if status is None or status.state == "indexed":
         return []
-    found = [
-        f"{name}: {stage.stage}: {stage.error}"
-        for stage in status.stages
-        if stage.state == "failed" and stage.error
-    ]
+    failed = [stage for stage in status.stages if stage.state == "failed" and stage.error]
+    found = [f"{name}: {stage.stage}: {stage.error}" for stage in failed]
     if status.error and not any(line.endswith(status.error) for line in found):
         found.insert(0, f"{name}: {status.error}")
     return found or [f"{name} ended {status.state}"]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
+from contextlib import nullcontext
 
 from rich.console import Console
 from rich.markup import escape
@@ -22,74 +23,43 @@ ENDED = ("indexed", "partial", "failed", "cancelled", "deleted")
 STAGE_ENDED = ("done", "reused", "failed", "cancelled", "skipped")
 
 
-class Watcher:
-    """Asks for the status of videos and shows it until each has ended."""
+def watch(client: Client, user: str, video_ids: Sequence[str], console: Console) -> list[VideoStatus]:
+    """Show the status of videos until every one has ended; returns their last status.
 
-    def __init__(self, client: Client, user: str, console: Console) -> None:
-        self._client = client
-        self._user = user
-        self._console = console
-        self._answered_at = time.monotonic()
-
-    def watch(self, video_ids: Sequence[str]) -> list[VideoStatus]:
-        """Block until every video has ended; returns their last status.
-
-        Raises:
-            Outage: the fleet gave no answer for ``SILENCE_LIMIT_S``.
-        """
-        statuses: dict[str, VideoStatus] = {}
-        with _make_view(self._console, video_ids) as view:
-            while True:
-                for video_id in video_ids:
-                    known = statuses.get(video_id)
-                    if known is not None and known.state in ENDED:
-                        continue
-                    fresh = self._ask(video_id, view)
-                    if fresh is not None:
-                        statuses[video_id] = fresh
-                        view.show(fresh)
-                if len(statuses) == len(video_ids) and all(s.state in ENDED for s in statuses.values()):
-                    return [statuses[video_id] for video_id in video_ids]
-                time.sleep(POLL_S)
-
-    def _ask(self, video_id: str, view: _View) -> VideoStatus | None:
-        try:
-            status = self._client.status(video_id, self._user)
-        except Outage as error:
-            if time.monotonic() - self._answered_at > SILENCE_LIMIT_S:
-                raise
-            view.warn(str(error))
-            return None
-        self._answered_at = time.monotonic()
-        return status
-
-
-class _View:
-    """Shows statuses while used as a context."""
-
-    def __enter__(self) -> _View:
-        return self
-
-    def __exit__(self, *exc: object) -> None:
-        return None
-
-    def show(self, status: VideoStatus) -> None:
-        raise NotImplementedError
-
-    def warn(self, message: str) -> None:
-        raise NotImplementedError
-
-
-def _make_view(console: Console, video_ids: Sequence[str]) -> _View:
+    Raises:
+        Outage: the fleet gave no answer for ``SILENCE_LIMIT_S``.
+    """
+    view: _Lines | _StageBars | _VideoBars
     if not console.is_terminal:
-        return _Lines(console)
-    return _StageBars(console) if len(video_ids) == 1 else _VideoBars(console, video_ids)
+        view = _Lines(console)
+    else:
+        view = _StageBars(console) if len(video_ids) == 1 else _VideoBars(console, video_ids)
+    statuses: dict[str, VideoStatus] = {}
+    going = list(video_ids)
+    answered_s = time.monotonic()
+    with view.display:
+        while True:
+            for video_id in going:
+                try:
+                    statuses[video_id] = client.status(video_id, user)
+                except Outage as error:
+                    if time.monotonic() - answered_s > SILENCE_LIMIT_S:
+                        raise
+                    view.warn(str(error))
+                else:
+                    answered_s = time.monotonic()
+                    view.show(statuses[video_id])
+            going = [name for name in going if name not in statuses or statuses[name].state not in ENDED]
+            if not going:
+                return [statuses[video_id] for video_id in video_ids]
+            time.sleep(POLL_S)
 
 
-class _Lines(_View):
+class _Lines:
     """One line for every change, for logs."""
 
     def __init__(self, console: Console) -> None:
+        self.display = nullcontext()
         self._console = console
         self._told: dict[tuple[str, str], str] = {}
 
@@ -109,12 +79,12 @@ class _Lines(_View):
             self._console.print(f"{key[0]} {escape(line)}".strip(), soft_wrap=True)
 
 
-class _Bars(_View):
+class _Bars:
     """A block of bars; text behind a bar is cut before the bar is."""
 
     def __init__(self, console: Console) -> None:
         fixed, cut = Column(no_wrap=True), Column(no_wrap=True, overflow="ellipsis")
-        self._progress = Progress(
+        self.display = Progress(
             TextColumn("{task.description}", table_column=fixed),
             screen.make_bar(console),
             TextColumn("{task.fields[share]:>4}", table_column=Column(min_width=4)),
@@ -123,55 +93,37 @@ class _Bars(_View):
             console=console,
             refresh_per_second=8,
         )
+        self._tasks: dict[str, TaskID] = {}
 
-    def _add(self, description: str, *, start: bool, detail: str = "") -> TaskID:
-        return self._progress.add_task(description, total=1.0, start=start, detail=detail, share="")
+    def _add(self, name: str, *, start: bool, detail: str = "") -> None:
+        self._tasks[name] = self.display.add_task(name, total=1.0, start=start, detail=detail, share="")
 
-    def _update(self, task: TaskID, completed: float, detail: str, *, skipped: bool = False) -> None:
+    def _update(self, name: str, completed: float, detail: str, *, skipped: bool = False) -> None:
         share = "" if skipped else f"{completed:.0%}"
-        self._progress.update(task, completed=completed, detail=detail, share=share)
+        self.display.update(self._tasks[name], completed=completed, detail=detail, share=share)
 
-    def __enter__(self) -> _View:
-        self._progress.start()
-        return self
-
-    def __exit__(self, *exc: object) -> None:
-        self._progress.stop()
+    def _stop(self, name: str) -> None:
+        # Once: a later stop would count the time since.
+        if self.display.tasks[self._tasks[name]].stop_time is None:
+            self.display.stop_task(self._tasks[name])
 
     def warn(self, message: str) -> None:
-        for task in self._progress.tasks:
-            if not task.finished:
-                self._progress.update(task.id, detail=f"[yellow]{escape(message)}[/yellow]")
-                return
+        if going := [task for task in self.display.tasks if not task.finished]:
+            self.display.update(going[0].id, detail=f"[yellow]{escape(message)}[/yellow]")
 
 
 class _StageBars(_Bars):
     """One video: a bar for each stage."""
 
-    def __init__(self, console: Console) -> None:
-        super().__init__(console)
-        self._tasks: dict[str, TaskID] = {}
-
     def show(self, status: VideoStatus) -> None:
         for stage in status.stages:
-            task = self._tasks.get(stage.stage)
-            if task is None:
-                task = self._add(stage.stage, start=False)
-                self._tasks[stage.stage] = task
+            if stage.stage not in self._tasks:
+                self._add(stage.stage, start=False)
             if stage.state in ("running", *STAGE_ENDED):
-                self._start(task)
-            skipped = stage.state == "skipped"
-            self._update(task, _completed(stage), _detail(stage), skipped=skipped)
+                self.display.start_task(self._tasks[stage.stage])
+            self._update(stage.stage, _completed(stage), _detail(stage), skipped=stage.state == "skipped")
             if stage.state in STAGE_ENDED:
-                self._stop(task)
-
-    def _start(self, task: TaskID) -> None:
-        if self._progress.tasks[task].start_time is None:
-            self._progress.start_task(task)
-
-    def _stop(self, task: TaskID) -> None:
-        if self._progress.tasks[task].stop_time is None:
-            self._progress.stop_task(task)
+                self._stop(stage.stage)
 
 
 class _VideoBars(_Bars):
@@ -179,18 +131,19 @@ class _VideoBars(_Bars):
 
     def __init__(self, console: Console, video_ids: Sequence[str]) -> None:
         super().__init__(console)
-        self._tasks = {name: self._add(name, start=True, detail="waiting") for name in video_ids}
+        for name in video_ids:
+            self._add(name, start=True, detail="waiting")
 
     def show(self, status: VideoStatus) -> None:
         counted = [stage for stage in status.stages if stage.state != "skipped"]
         share = sum(_completed(stage) for stage in counted) / len(counted) if counted else 0.0
         running = [stage.stage for stage in status.stages if stage.state == "running"]
-        task = self._tasks[status.video_id]
         if status.state in ENDED:
-            self._update(task, 1.0 if status.state == "indexed" else share, screen.styled(status.state))
-            self._progress.stop_task(task)
+            completed = 1.0 if status.state == "indexed" else share
+            self._update(status.video_id, completed, screen.styled(status.state))
+            self._stop(status.video_id)
         else:
-            self._update(task, min(share, 0.99), ", ".join(running) or "waiting")
+            self._update(status.video_id, min(share, 0.99), ", ".join(running) or "waiting")
 
 
 def _completed(stage: StageStatus) -> float:

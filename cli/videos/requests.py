@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import cast, get_args
+from functools import partial
+from typing import Literal, cast, get_args
 
 from rich.console import Group, RenderableType
 from rich.markup import escape
@@ -11,18 +12,9 @@ from rich.table import Table
 from rich.text import Text
 
 from cli import screen
-from cli.confirmation import ask
 from cli.connection import connect, read_pages
 from shared.client import Client
-from shared.contracts import (
-    FailureView,
-    ListedState,
-    Receipt,
-    ScenePage,
-    SceneView,
-    StageStatus,
-    VideoStatus,
-)
+from shared.contracts import FailureView, ListedState, Receipt, ScenePage, SceneView, VideoStatus
 from shared.errors import InvalidRequest
 
 
@@ -47,61 +39,40 @@ def describe(status: VideoStatus) -> Group:
         lines.append(Text.from_markup(f"[red]{status.error_class}[/red]: {escape(status.error)}"))
     table = screen.make_table("stage", "state", ">parts", ">progress", "~")
     for stage in status.stages:
-        table.add_row(*_stage_row(stage))
+        parts = f"{stage.parts_done}/{stage.parts}" if stage.parts else ""
+        progress = f"{stage.progress:.0%}" if stage.parts else ""
+        table.add_row(stage.stage, screen.styled(stage.state), parts, progress, escape(stage.error or ""))
     return Group(*lines, table)
-
-
-def _stage_row(stage: StageStatus) -> tuple[str, str, str, str, str]:
-    parts = f"{stage.parts_done}/{stage.parts}" if stage.parts else ""
-    progress = f"{stage.progress:.0%}" if stage.parts else ""
-    return stage.stage, screen.styled(stage.state), parts, progress, escape(stage.error or "")
 
 
 def list_all(
     client: Client, user: str, *, states: Sequence[str] = (), limit: int | None = None
 ) -> list[VideoStatus]:
-    """The user's videos, newest first, ``limit`` at most.
-
-    Raises:
-        InvalidRequest: a state does not exist.
-    """
+    """The user's videos, newest first, ``limit`` at most."""
     known = get_args(ListedState)
     for state in states:
         if state not in known:
             raise InvalidRequest(f"--state {state} does not exist: use {', '.join(known)}")
-
-    def read(after: str | None, count: int) -> tuple[Sequence[VideoStatus], str | None]:
-        page = client.videos(user, states=cast("Sequence[ListedState]", states), after=after, limit=count)
-        return page.videos, page.next_after
-
-    return read_pages(read, page_size=100, limit=limit)
+    ask = partial(client.videos, user, states=cast("Sequence[ListedState]", states))
+    return read_pages(ask, "videos", page_size=100, limit=limit)
 
 
 def show_list(*, states: Sequence[str], limit: int, as_json: bool, user: str | None) -> None:
     """List the user's videos."""
     client, owner = connect(user)
     found = list_all(client, owner, states=states, limit=limit)
-
-    def render() -> RenderableType:
-        if not found:
-            which = f" {' or '.join(states)}" if states else ""
-            return f"user {owner} has no{which} videos yet: `scenefleet index FILE`"
-        return _video_table(found)
-
-    screen.answer({"videos": found}, render, as_json=as_json)
+    which = f" {' or '.join(states)}" if states else ""
+    nothing = f"user {owner} has no{which} videos yet: `scenefleet index FILE`"
+    screen.answer({"videos": found}, lambda: _video_table(found) if found else nothing, as_json=as_json)
 
 
 def _video_table(videos: Sequence[VideoStatus]) -> Table:
     table = screen.make_table("~video", "state", ">length", ">scenes", "added (UTC)", "~")
     for status in videos:
-        table.add_row(
-            status.video_id,
-            screen.styled(status.state),
-            screen.clock(status.duration_s) if status.duration_s is not None else "",
-            str(status.scenes or ""),
-            screen.minute(status.created_at),
-            escape(status.error or _running(status)),
-        )
+        length = screen.clock(status.duration_s) if status.duration_s is not None else ""
+        facts = (length, str(status.scenes or ""), screen.minute(status.created_at))
+        detail = escape(status.error or _running(status))
+        table.add_row(status.video_id, screen.styled(status.state), *facts, detail)
     return table
 
 
@@ -114,32 +85,20 @@ def _running(status: VideoStatus) -> str:
 def show_failures(video: str | None, *, limit: int, as_json: bool, user: str | None) -> None:
     """List the jobs that failed for good in the user's videos, newest first."""
     client, owner = connect(user)
-
-    def read(after: int | None, count: int) -> tuple[Sequence[FailureView], int | None]:
-        page = client.failures(owner, video_id=video, after=after, limit=count)
-        return page.failures, page.next_after
-
-    found = read_pages(read, page_size=1000, limit=limit)
-
-    def render() -> RenderableType:
-        if not found:
-            return f"nothing has failed in {video or f'the videos of user {owner}'}"
-        return _failure_table(found)
-
-    screen.answer({"failures": found}, render, as_json=as_json)
+    found = read_pages(
+        partial(client.failures, owner, video_id=video), "failures", page_size=1000, limit=limit
+    )
+    nothing = f"nothing has failed in {video or f'the videos of user {owner}'}"
+    screen.answer({"failures": found}, lambda: _failure_table(found) if found else nothing, as_json=as_json)
 
 
 def _failure_table(failures: Sequence[FailureView]) -> Table:
     table = screen.make_table("~video", "stage", ">part", ">attempts", "when (UTC)", "~")
     for failure in failures:
-        table.add_row(
-            failure.video_id,
-            failure.stage,
-            str(failure.part),
-            str(failure.attempts),
-            screen.minute(failure.failed_at) if failure.failed_at else "",
-            f"[red]{failure.error_class or 'failed'}[/red] {escape(failure.error or '')}".rstrip(),
-        )
+        when = screen.minute(failure.failed_at) if failure.failed_at else ""
+        reason = f"[red]{failure.error_class or 'failed'}[/red] {escape(failure.error or '')}".rstrip()
+        numbers = (str(failure.part), str(failure.attempts))
+        table.add_row(failure.video_id, failure.stage, *numbers, when, reason)
     return table
 
 
@@ -158,12 +117,13 @@ def show_upload(video: str, filename: str, *, expires_s: int, as_json: bool, use
 
 def all_scenes(client: Client, video: str, user: str) -> ScenePage:
     """Every published scene of a video."""
-
-    def read(after: int | None, count: int) -> tuple[Sequence[SceneView], int | None]:
-        page = client.scenes(video, user, after_idx=-1 if after is None else after, limit=count)
-        return page.scenes, page.next_after_idx
-
-    return ScenePage(video_id=video, scenes=tuple(read_pages(read, page_size=200)), next_after_idx=None)
+    found: list[SceneView] = []
+    after: int | None = -1
+    while after is not None:
+        page = client.scenes(video, user, after_idx=after, limit=200)
+        found += page.scenes
+        after = page.next_after_idx
+    return ScenePage(video_id=video, scenes=tuple(found), next_after_idx=None)
 
 
 def show_scenes(video: str, *, as_json: bool, user: str | None) -> None:
@@ -185,17 +145,15 @@ def scene_table(scenes: Sequence[SceneView]) -> Table:
     shows_text = any(scene.screen_text for scene in scenes)
     table = screen.make_table(">#", "time", "~words", *(["~on screen"] if shows_text else []), ">faces")
     for scene in scenes:
-        table.add_row(
-            str(scene.idx),
-            f"{screen.clock(scene.start_s)} - {screen.clock(scene.end_s)}",
-            escape(scene.transcript) or "[dim]-[/dim]",
-            *([escape(scene.screen_text)] if shows_text else []),
-            str(scene.faces or ""),
-        )
+        time = f"{screen.clock(scene.start_s)} - {screen.clock(scene.end_s)}"
+        words = [escape(scene.transcript) or "[dim]-[/dim]"]
+        if shows_text:
+            words.append(escape(scene.screen_text))
+        table.add_row(str(scene.idx), time, *words, str(scene.faces or ""))
     return table
 
 
-def change(action: str, video: str, *, as_json: bool, user: str | None) -> None:
+def change(action: Literal["retry", "cancel"], video: str, *, as_json: bool, user: str | None) -> None:
     """Retry or cancel, and show the video's state."""
     client, owner = connect(user)
     _show_receipt((client.retry if action == "retry" else client.cancel)(video, owner), as_json=as_json)
@@ -204,11 +162,7 @@ def change(action: str, video: str, *, as_json: bool, user: str | None) -> None:
 def rerun(
     video: str | None, stages: Sequence[str], *, missing: bool, as_json: bool, user: str | None
 ) -> None:
-    """Process a video again, or make what all of the user's videos lack.
-
-    Raises:
-        InvalidRequest: neither a video nor ``missing`` alone is given.
-    """
+    """Process a video again, or make what all of the user's videos lack."""
     client, owner = connect(user)
     if video is not None:
         receipt = client.rerun(video, owner, stages, missing=missing)
@@ -236,7 +190,7 @@ def delete(video: str, *, sure: bool, as_json: bool, user: str | None) -> None:
     client, owner = connect(user)
     if not sure:
         status = client.status(video, owner)
-        ask(f"Delete {video} ({status.state}, {status.scenes} scenes) and everything made from it?")
+        screen.ask(f"Delete {video} ({status.state}, {status.scenes} scenes) and everything made from it?")
     _show_receipt(client.delete(video, owner), as_json=as_json)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -31,19 +32,11 @@ def run(
     command: Sequence[str], *, check: bool = True, timeout_s: float = 600, **how: Any
 ) -> subprocess.CompletedProcess[str]:
     """Run a program to its end; a failure shows what it printed."""
-    done = subprocess.run(
-        command,
-        capture_output=True,
-        text=True,
-        timeout=timeout_s,
-        check=False,
-        stdin=subprocess.DEVNULL,
-        **how,
-    )
+    how = {"capture_output": True, "text": True, "stdin": subprocess.DEVNULL, **how}
+    done = subprocess.run(command, timeout=timeout_s, **how)
     if check and done.returncode != 0:
-        pytest.fail(
-            f"{' '.join(command)} ended with {done.returncode}:\n{(done.stdout + done.stderr)[-6000:]}"
-        )
+        said = (done.stdout + done.stderr)[-6000:]
+        pytest.fail(f"{' '.join(command)} ended with {done.returncode}:\n{said}")
     return done
 
 
@@ -65,12 +58,12 @@ class Engine:
 
     def build(self, image: str, file: Path, context: Path, **arguments: str) -> None:
         """Build an image from a Dockerfile."""
-        self.call(
-            *("build", "--file", str(file), "--tag", image),
-            *(word for name, value in arguments.items() for word in ("--build-arg", f"{name}={value}")),
-            str(context),
-            timeout_s=3600,
-        )
+        words = [word for name, value in arguments.items() for word in ("--build-arg", f"{name}={value}")]
+        command = ("build", *self.build_options(), "--file", str(file), "--tag", image, *words, str(context))
+        self.call(*command, timeout_s=3600)
+
+    def build_options(self) -> list[str]:
+        return []
 
     def adapt(self, text: str) -> str:
         """The compose file as this engine understands it."""
@@ -110,16 +103,10 @@ class Podman(Engine):
             settings.write_text(PODMAN_WITHOUT_SYSTEMD)
             self.environment["CONTAINERS_CONF"] = str(settings)
 
-    def build(self, image: str, file: Path, context: Path, **arguments: str) -> None:
-        """As Docker's, and what this machine's pip reads is there while it builds."""
-        self.call(
-            *("build", "--isolation", "chroot", "--network", "host", "--format", "docker", "--layers"),
-            *(word for path in host_files() for word in ("--volume", f"{path}:{path}:ro")),
-            *("--file", str(file), "--tag", image),
-            *(word for name, value in arguments.items() for word in ("--build-arg", f"{name}={value}")),
-            str(context),
-            timeout_s=3600,
-        )
+    def build_options(self) -> list[str]:
+        """What this machine's pip reads is there while it builds."""
+        files = [word for path in host_files() for word in ("--volume", f"{path}:{path}:ro")]
+        return ["--isolation", "chroot", "--network", "host", "--format", "docker", "--layers", *files]
 
     def adapt(self, text: str) -> str:
         """Podman 4 knows no quicker checks while a container starts."""
@@ -137,15 +124,9 @@ class Podman(Engine):
 
 def host_files() -> list[Path]:
     """What pip is configured by on this machine, if anything: its files, and every file and folder they name."""
-    listed = run([sys.executable, "-m", "pip", "config", "debug"], check=False).stdout
-    files = [
-        line.strip().partition(", exists: ")[0]
-        for line in listed.splitlines()
-        if line.endswith("exists: True")
-    ]
-    values = (
-        run([sys.executable, "-m", "pip", "config", "list"], check=False).stdout.replace("'", " ").split()
-    )
+    pip_config = (sys.executable, "-m", "pip", "config")
+    files = re.findall(r"^\s*(.+), exists: True$", run([*pip_config, "debug"], check=False).stdout, re.M)
+    values = run([*pip_config, "list"], check=False).stdout.replace("'", " ").split()
     words = [*files, *(value.removeprefix("file://").removesuffix("/simple") for value in values)]
     return sorted({Path(word) for word in words if word.startswith("/") and Path(word).exists()})
 
@@ -162,33 +143,23 @@ def find_engine(folder: Path) -> Engine:
 
 
 class Deployment:
-    """docker-compose.yml, started whole in a project of its own."""
+    """docker-compose.yml, started whole in a project of its own, whose folder has the file and a .env of ``values``."""
 
     #: The order in which services start, where Compose does not wait by itself.
     STAGES = (("postgres", "redis", "minio"), ("bootstrap", "buckets"), ("migrate",))
 
     def __init__(self, engine: Engine, folder: Path, values: dict[str, str], project: str) -> None:
-        """
-        Args:
-            folder: becomes the project's folder, with the compose file and a .env of ``values``.
-        """
         self.engine, self.folder, self.values, self.project = engine, folder, values, project
         folder.mkdir(parents=True, exist_ok=True)
         text = (ROOT / "docker-compose.yml").read_text()
         (folder / "docker-compose.yml").write_text(engine.adapt(text))
-        self.write_env(values)
-
-    def write_env(self, values: dict[str, str]) -> None:
-        (self.folder / ".env").write_text("".join(f"{name}={value}\n" for name, value in values.items()))
+        (folder / ".env").write_text("".join(f"{name}={value}\n" for name, value in values.items()))
 
     def compose(self, *arguments: str, **how: Any) -> subprocess.CompletedProcess[str]:
         clean = {name: value for name, value in self.engine.environment.items() if name not in self.values}
-        command = [*self.engine.compose_program, "--project-name", self.project, *arguments]
-        if profile := self.values.get("COMPOSE_PROFILES"):
-            command[len(self.engine.compose_program) : len(self.engine.compose_program)] = [
-                "--profile",
-                profile,
-            ]
+        profile = self.values.get("COMPOSE_PROFILES")
+        options = [*(["--profile", profile] if profile else []), "--project-name", self.project]
+        command = [*self.engine.compose_program, *options, *arguments]
         return run(command, cwd=self.folder, env=clean, **how)
 
     def container(self, service: str) -> str:

@@ -22,15 +22,7 @@ PACKAGES = "python3,python3-venv,python3-pip,ca-certificates"
 
 
 def provide(engine: Engine, base: str, servers: dict[str, str]) -> list[str]:
-    """Have the images here: pulled, or made, now or by an earlier run.
-
-    Args:
-        base: the Python image.
-        servers: the image of each server, by service.
-
-    Returns:
-        The names of those that are stand-ins.
-    """
+    """Have the Python image and the servers' here, pulled or made, now or earlier; returns which are stand-ins."""
     missing = [name for name in (base, *servers.values()) if not engine.pull(name)]
     if missing and engine.name != "podman":
         pytest.fail(f"{', '.join(missing)} can't be pulled; stand-ins need podman")
@@ -70,5 +62,5 @@ def make_server(engine: Engine, service: str, image: str, base: str) -> None:
     with TemporaryDirectory(prefix="standin-") as folder:
         context = Path(folder)
         shutil.copytree(FILES, context, dirs_exist_ok=True)
-        shutil.copy(ROOT / "tests" / "swift_server.py", context)
+        shutil.copy(ROOT / "tests" / "support" / "swift_server.py", context)
         engine.build(image, FILES / f"Containerfile.{service}", context, BASE=base)

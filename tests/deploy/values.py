@@ -74,24 +74,14 @@ def other_value(name: str, field: FieldInfo) -> str:
     else:
         choices = [value for value in get_args(field.annotation) if isinstance(value, str)]
         # One of its own for each, so that none is taken for another's.
-        candidates = [
-            *reversed(choices),
-            f"other-{name.lower()}",
-            f"/tmp/{name.lower()}",
-            "media:2,asr,text",
-            "alice=2,bob=0.5",
-            "0",
-        ]
+        made = (f"other-{name.lower()}", f"/tmp/{name.lower()}", "media:2,asr,text", "alice=2,bob=0.5", "0")
+        candidates = [*reversed(choices), *made]
     for candidate in candidates:
         if str(candidate) == str(default):
             continue
         try:
-            Settings.model_validate({field.alias or field_name(name): candidate})
+            Settings.model_validate({field.alias or name.lower(): candidate})
         except ValidationError:
             continue
         return str(candidate)
     raise AssertionError(f"no other value of {name} is known")
-
-
-def field_name(variable: str) -> str:
-    return variable.lower()

@@ -24,17 +24,13 @@ import swift_server  # noqa: E402
 from swift.common.swob import HTTPForbidden  # noqa: E402
 
 ACCOUNT = "AUTH_fleet"
-#: Swift's method and whether it names an object -> S3's action.
+#: Swift's method -> S3's action on a bucket, and on an object.
 ACTIONS = {
-    ("GET", False): "s3:ListBucket",
-    ("HEAD", False): "s3:ListBucket",
-    ("PUT", False): "s3:CreateBucket",
-    ("DELETE", False): "s3:DeleteBucket",
-    ("GET", True): "s3:GetObject",
-    ("HEAD", True): "s3:GetObject",
-    ("PUT", True): "s3:PutObject",
-    ("POST", True): "s3:PutObject",
-    ("DELETE", True): "s3:DeleteObject",
+    "GET": ("s3:ListBucket", "s3:GetObject"),
+    "HEAD": ("s3:ListBucket", "s3:GetObject"),
+    "PUT": ("s3:CreateBucket", "s3:PutObject"),
+    "POST": ("s3:Unknown", "s3:PutObject"),
+    "DELETE": ("s3:DeleteBucket", "s3:DeleteObject"),
 }
 
 
@@ -123,7 +119,8 @@ def refuse(key: str, request: Any) -> Any:
         # Where Swift keeps the parts of an upload.
         parts = bucket.endswith("+segments")
         resource = f"arn:aws:s3:::{bucket.removesuffix('+segments')}" + (f"/{name}" if name or parts else "")
-        action = "s3:PutObject" if parts else ACTIONS.get((request.method, name is not None), "s3:Unknown")
+        of_bucket, of_object = ACTIONS.get(request.method, ("s3:Unknown", "s3:Unknown"))
+        action = "s3:PutObject" if parts else of_bucket if name is None else of_object
         allowed = USERS.may(key, action, resource)
     return None if allowed else HTTPForbidden(request=request)
 

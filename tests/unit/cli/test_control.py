@@ -15,25 +15,9 @@ from shared.errors import NotFound, Outage
 from shared.nodes import NodeRecord
 
 
-def records(*names: str) -> dict[str, NodeRecord]:
-    return {
-        name: NodeRecord(name=name, family="text", state="ready", error="", pid=1, models=())
-        for name in names
-    }
-
-
 def slot(**fields: Any) -> dict[str, Any]:
-    made = {
-        "slot": 0,
-        "pid": 10,
-        "state": "ready",
-        "gpu": None,
-        "models": [],
-        "loads": {},
-        "evictions": 0,
-        "command": None,
-    }
-    return {**made, **fields}
+    made = {"slot": 0, "pid": 10, "state": "ready", "gpu": None, "models": [], "loads": {}, "evictions": 0}
+    return {**made, "command": None, **fields}
 
 
 def model(**fields: Any) -> dict[str, Any]:
@@ -42,25 +26,28 @@ def model(**fields: Any) -> dict[str, Any]:
     return {**made, **fields}
 
 
+UNAVAILABLE = {"kind": "rerank", "loaded": False, "active": False, "unavailable": "none"}
+
+
 def node(*slots: dict[str, Any], **fields: Any) -> dict[str, Any]:
-    return {
-        "node": "text@box",
-        "family": "text",
-        "state": "ready",
-        "error": "",
-        "slots": list(slots),
-        **fields,
-    }
+    made = {"node": "text@box", "family": "text", "state": "ready", "error": "", "slots": list(slots)}
+    return {**made, **fields}
+
+
+def words(text: str) -> list[str]:
+    """Its lines with one space between words."""
+    return [" ".join(line.split()) for line in text.splitlines()]
 
 
 def printed(*nodes: dict[str, Any]) -> list[str]:
-    console = Console(file=io.StringIO(), width=120)
-    console.print(control.status_table(nodes))
-    return [" ".join(line.split()) for line in console.file.getvalue().splitlines()]  # type: ignore[attr-defined]
+    sink = io.StringIO()
+    Console(file=sink, width=120).print(control.status_table(nodes))
+    return words(sink.getvalue())
 
 
 def test_names_fit_with_and_without_the_host() -> None:
-    known = records("text@box", "text@other", "asr@box")
+    record = NodeRecord(name="any", family="text", state="ready", error="", pid=1, models=())
+    known = dict.fromkeys(("text@box", "text@other", "asr@box"), record)
     assert control._chosen(known, []) == ["asr@box", "text@box", "text@other"]
     assert control._chosen(known, ["text"]) == ["text@box", "text@other"]
     assert control._chosen(known, ["text@other", "text", "asr"]) == ["text@other", "text@box", "asr@box"]
@@ -71,17 +58,10 @@ def test_names_fit_with_and_without_the_host() -> None:
 
 
 def test_a_table_line_per_process_and_model() -> None:
-    lines = printed(
-        node(
-            slot(
-                models=[model(), model(name="n", active=False, loaded=False, memory_bytes=None, load_s=None)]
-            ),
-            slot(
-                slot=1, gpu="GPU-1", evictions=3, loads={"m": 4}, models=[model(last_used=time.time() - 600)]
-            ),
-            slot(slot=2, state="dead"),
-        )
-    )
+    not_loaded = model(name="n", active=False, loaded=False, memory_bytes=None, load_s=None)
+    used = model(last_used=time.time() - 600)
+    busy = slot(slot=1, gpu="GPU-1", evictions=3, loads={"m": 4}, models=[used])
+    lines = printed(node(slot(models=[model(), not_loaded]), busy, slot(slot=2, state="dead")))
     assert lines[1:] == [
         "text@box 0 cpu m loaded 45 MiB 1.50 s 0 0 never",
         "cpu n (not active) not loaded 0 never",
@@ -90,17 +70,11 @@ def test_a_table_line_per_process_and_model() -> None:
     ]
 
 
-def test_a_kind_without_a_model_is_shown_as_such() -> None:
-    unavailable = {"kind": "rerank", "loaded": False, "active": False, "unavailable": "none"}
-    assert printed(node(slot(models=[unavailable])))[1] == "text@box 0 (rerank) none in profile 0"
-
-
 def test_a_pipe_gets_the_whole_table_however_long_names_are(capsys: pytest.CaptureFixture[str]) -> None:
     name, host = "a-model-with-quite-a-long-name" * 3, "housekeeping@a-host-with-a-long-name"
-    unavailable = {"kind": "rerank", "loaded": False, "active": False, "unavailable": "none"}
-    table = control.status_table([node(slot(models=[model(name=name), unavailable]), node=host)])
+    table = control.status_table([node(slot(models=[model(name=name), UNAVAILABLE]), node=host)])
     screen.print_whole(screen.make_console(), table)
-    assert [" ".join(line.split()) for line in capsys.readouterr().out.splitlines()] == [
+    assert words(capsys.readouterr().out) == [
         "node slot device model state memory load warm-up loads evicted used",
         f"{host} 0 cpu {name} loaded 45 MiB 1.50 s 0 0 never",
         "(rerank) none in profile",
@@ -109,9 +83,8 @@ def test_a_pipe_gets_the_whole_table_however_long_names_are(capsys: pytest.Captu
 
 def test_what_needs_a_sentence_stands_below_the_table() -> None:
     failed = {"id": 3, "verb": "load", "model": "n", "state": "failed", "error": "no [file]", "seconds": 1.0}
-    shown = list(
-        control._remarks([node(slot(models=[model(error="broken")], command=failed), error="3 loads failed")])
-    )
+    broken = slot(models=[model(error="broken")], command=failed)
+    shown = control._remarks([node(broken, error="3 loads failed")])
     assert [Console(width=120).render_str(line).plain for line in shown] == [
         "text@box 3 loads failed",
         "text@box slot 0 m: broken",
@@ -123,14 +96,15 @@ def test_what_needs_a_sentence_stands_below_the_table() -> None:
 @pytest.mark.parametrize(
     ("command", "state"),
     [
-        ({"id": 2, "state": "running", "error": "", "seconds": None}, "running"),
-        ({"id": 2, "state": "done", "error": "", "seconds": 1.0}, "done"),
+        ({"id": 2, "state": "running"}, "running"),
+        ({"id": 2, "state": "done"}, "done"),
         # The node was started again and counts again.
         (None, "lost"),
-        ({"id": 1, "state": "done", "error": "", "seconds": 1.0}, "lost"),
-        # Somebody else's order came after.
-        ({"id": 3, "state": "done", "error": "", "seconds": 1.0}, "lost"),
+        ({"id": 1, "state": "done"}, "lost"),
+        # Somebody else's command came after.
+        ({"id": 3, "state": "done"}, "lost"),
     ],
 )
-def test_an_outcome_is_only_that_of_its_own_order(command: dict[str, Any] | None, state: str) -> None:
-    assert control._outcome("text@box", slot(command=command), 2).state == state
+def test_an_outcome_is_only_that_of_its_own_command(command: dict[str, Any] | None, state: str) -> None:
+    given = command and {**command, "error": "", "seconds": 1.0}
+    assert control._outcome("text@box", slot(command=given), 2).state == state

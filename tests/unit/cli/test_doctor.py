@@ -6,8 +6,10 @@ import json
 import re
 from collections.abc import Iterable
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
+import redis
 
 from cli.doctor import machine_checks, run, service_checks
 from cli.doctor.findings import Finding
@@ -15,15 +17,7 @@ from local.home import Home
 from shared.settings import GiB, Settings, get_settings
 from tests.support.services import PostgresServer, RedisServer
 
-
-@pytest.fixture(autouse=True)
-def bare(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterable[None]:
-    for name in ("POSTGRES_URL", "REDIS_URL"):
-        monkeypatch.delenv(name, raising=False)
-    monkeypatch.setenv("SCENEFLEET_HOME", str(tmp_path / "home"))
-    get_settings.cache_clear()
-    yield
-    get_settings.cache_clear()
+pytestmark = pytest.mark.usefixtures("bare")
 
 
 def by_name(findings: Iterable[Finding]) -> dict[str, Finding]:
@@ -40,9 +34,6 @@ def test_nothing_running_is_broken_and_says_what_to_do(capsys: pytest.CaptureFix
         assert checks[name]["state"] == "fail"
         assert "scenefleet up" in checks[name]["detail"] + checks[name]["advice"]
     assert checks["model asr"]["state"] == "ok"
-
-
-def test_the_table_names_what_is_broken(capsys: pytest.CaptureFixture[str]) -> None:
     assert run.run(as_json=False) == 1
     assert re.search(r"broken: .*postgres", capsys.readouterr().out)
 
@@ -67,7 +58,7 @@ def test_a_damaged_model_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
 
 def test_models_that_were_not_pulled_are_named_with_what_to_do(tmp_path: Path) -> None:
     settings = Settings(SCENEFLEET_PROFILE="full", models_dir=tmp_path)
-    findings = {found.check: found for found in machine_checks.check_models(settings)}
+    findings = by_name(machine_checks.check_models(settings))
     # Its weights come in a package.
     assert findings.pop("model ocr").state == "ok"
     assert set(findings) == {"model asr", "model text", "model rerank", "model vision", "model face"}
@@ -79,10 +70,7 @@ def test_models_that_were_not_pulled_are_named_with_what_to_do(tmp_path: Path) -
 
 @pytest.mark.parametrize(("free_bytes", "state"), [(100 * GiB, "ok"), (3 * GiB, "warn"), (GiB // 4, "fail")])
 def test_room_on_disk(free_bytes: int, state: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    class Usage:
-        free = free_bytes
-
-    monkeypatch.setattr(machine_checks.shutil, "disk_usage", lambda path: Usage)
+    monkeypatch.setattr(machine_checks.shutil, "disk_usage", lambda path: SimpleNamespace(free=free_bytes))
     assert [finding.state for finding in machine_checks.check_disks(get_settings())] == [state]
 
 
@@ -93,24 +81,19 @@ def test_a_missing_package_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     assert "no-such-package" in finding.detail and "pip install" in finding.advice
 
 
-def test_a_redis_that_may_forget_is_reported(tmp_path: Path) -> None:
-    import redis
-
-    server = RedisServer(tmp_path / "redis")
-    url = server.start()
-    try:
-        settings = Settings(REDIS_URL=url)
+def test_a_redis_that_may_forget_is_reported(redis_server: RedisServer) -> None:
+    settings = Settings(REDIS_URL=redis_server.url)
+    # The version of the server that is installed here is another matter.
+    found = by_name(service_checks.check_redis(settings))
+    assert {found[name].state for name in ("redis eviction", "redis durability")} == {"ok"}
+    with redis.Redis.from_url(redis_server.url) as client:
+        client.config_set("maxmemory-policy", "allkeys-lru")
+        client.config_set("appendonly", "no")
         found = by_name(service_checks.check_redis(settings))
-        # The version of the server that is installed here is another matter.
-        assert {found[name].state for name in ("redis eviction", "redis durability")} == {"ok"}
-        with redis.Redis.from_url(url) as client:
-            client.config_set("maxmemory-policy", "allkeys-lru")
-            client.config_set("appendonly", "no")
-        found = by_name(service_checks.check_redis(settings))
-        assert found["redis eviction"].state == "fail" and "allkeys-lru" in found["redis eviction"].detail
-        assert found["redis durability"].state == "warn"
-    finally:
-        server.stop()
+        client.config_set("maxmemory-policy", "noeviction")
+        client.config_set("appendonly", "yes")
+    assert found["redis eviction"].state == "fail" and "allkeys-lru" in found["redis eviction"].detail
+    assert found["redis durability"].state == "warn"
 
 
 def test_a_database_without_the_schema_is_reported(

@@ -9,7 +9,8 @@ import socket
 import stat
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
@@ -41,20 +42,15 @@ def test_postgres_runs_in_a_folder_with_spaces_keeps_its_data_and_wants_its_pass
         with pytest.raises(psycopg.OperationalError, match="password"):
             psycopg.connect(postgres.server_url(server.port, "wrong"), connect_timeout=5)
         with psycopg.connect(server.url()) as connection:
-            shown = connection.execute(
-                "SELECT current_setting('listen_addresses'), current_setting('unix_socket_directories')"
-            ).fetchone()
-        assert shown == ("127.0.0.1", "")
+            settings = "current_setting('listen_addresses'), current_setting('unix_socket_directories')"
+            assert connection.execute(f"SELECT {settings}").fetchone() == ("127.0.0.1", "")
         with psycopg.connect(url) as connection:
             connection.execute("CREATE TABLE IF NOT EXISTS lives (life int)")
             connection.execute("INSERT INTO lives VALUES (%s)", (life,))
-            row = connection.execute("SELECT count(*) FROM lives").fetchone()
-            vector = connection.execute(
-                "SELECT 1 FROM pg_available_extensions WHERE name = 'vector'"
-            ).fetchone()
+            assert connection.execute("SELECT count(*) FROM lives").fetchone() == (life,)
+            vector = "SELECT 1 FROM pg_available_extensions WHERE name = 'vector'"
+            assert connection.execute(vector).fetchone() == (1,)
         server.stop()
-        assert row == (life,)
-        assert vector is not None
 
 
 def test_an_interrupted_setup_is_begun_again(tmp_path: Path) -> None:
@@ -77,9 +73,8 @@ def test_silence_of_either_server_names_its_log(tmp_path: Path) -> None:
     with pytest.raises(DatabaseUnavailable, match=r"pg\.log"):
         postgres.wait_until_ready(1, "x", "y", log=tmp_path / "pg.log", limit_s=0.0)
     with pytest.raises(BrokerUnavailable, match=r"redis\.log"):
-        redis_server.wait_until_ready(
-            redis_server.server_url(1, "x"), log=tmp_path / "redis.log", limit_s=0.0
-        )
+        url = redis_server.server_url(1, "x")
+        redis_server.wait_until_ready(url, log=tmp_path / "redis.log", limit_s=0.0)
 
 
 def test_redis_is_durable_private_and_never_evicts(tmp_path: Path) -> None:
@@ -109,68 +104,65 @@ def test_the_bundled_redis_is_taken_where_the_system_has_none(monkeypatch: pytes
     assert bundled.product == "Redis"
 
 
-def fake(folder: Path, name: str, said: str) -> Path:
-    folder.mkdir(exist_ok=True)
-    program = folder / name
-    program.write_text(f"#!/bin/sh\necho '{said}'\n")
-    program.chmod(0o755)
-    return program
+@pytest.fixture
+def fake(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str, str], Path]:
+    """Makes a program that prints its version. Servers of this machine are not found, nor is the wheel's."""
+    monkeypatch.setenv("PATH", str(tmp_path))
+    monkeypatch.setattr(redis_server.importlib.util, "find_spec", lambda name: None)
+
+    def make(name: str, said: str) -> Path:
+        program = tmp_path / name
+        program.write_text(f"#!/bin/sh\necho '{said}'\n")
+        program.chmod(0o755)
+        return program
+
+    return make
 
 
-def test_the_newest_server_without_known_holes_is_taken(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    system = tmp_path / "bin"
-    # Nothing else: servers of this machine are not found.
-    monkeypatch.setenv("PATH", str(system))
-    fake(system, "redis-server", "not a server at all")
-    taken = [redis_server.find_servers()]
-    old = fake(system, "redis-server", "Redis server v=7.0.15 sha=00000000:0 malloc=jemalloc-5.3.0 bits=64")
-    taken.append([redis_server.find_server()])
-    new = fake(system, "valkey-server", "Valkey server v=8.1.4 sha=00000000:0 malloc=jemalloc-5.3.0 bits=64")
-    taken.append([redis_server.find_server()])
-    fake(system, "valkey-server", "Valkey server v=8.1.3 sha=00000000:0")
-    newer = fake(system, "redis-server", "Redis server v=6.2.20 sha=00000000:0")
-    taken.append([redis_server.find_server()])
-    assert system not in {server.path.parent for server in taken[0]}
-    assert [found[0].path for found in taken[1:]] == [old, new, newer]
+def test_the_newest_server_without_known_holes_is_taken(fake: Callable[[str, str], Path]) -> None:
+    fake("redis-server", "not a server at all")
+    assert redis_server.find_servers() == []
+    old = fake("redis-server", "Redis server v=7.0.15 sha=00000000:0 malloc=jemalloc-5.3.0 bits=64")
+    assert redis_server.find_server().path == old
+    new = fake("valkey-server", "Valkey server v=8.1.4 sha=00000000:0 malloc=jemalloc-5.3.0 bits=64")
+    assert redis_server.find_server().path == new
+    fake("valkey-server", "Valkey server v=8.1.3 sha=00000000:0")
+    newer = fake("redis-server", "Redis server v=6.2.20 sha=00000000:0")
+    assert redis_server.find_server().path == newer
 
 
 @pytest.mark.parametrize(
-    ("product", "version", "patched"),
+    ("product", "vulnerable", "patched"),
     [
-        ("Redis", (6, 2, 14), False),
-        ("Redis", (6, 2, 20), True),
-        ("Redis", (7, 0, 15), False),
-        ("Redis", (7, 2, 7), False),
-        ("Redis", (8, 2, 2), True),
-        ("Redis", (8, 4, 0), True),
-        ("Valkey", (7, 2, 4), False),
-        ("Valkey", (8, 0, 6), True),
-        ("Valkey", (9, 0, 0), True),
+        ("Redis", [(6, 2, 14), (7, 0, 15), (7, 2, 7)], [(6, 2, 20), (8, 2, 2), (8, 4, 0)]),
+        ("Valkey", [(7, 2, 4)], [(8, 0, 6), (9, 0, 0)]),
     ],
 )
-def test_known_holes_by_version(product: str, version: tuple[int, int, int], patched: bool) -> None:
-    assert redis_versions.is_patched(product, version) is patched
+def test_known_holes_by_version(
+    product: str, vulnerable: list[tuple[int, ...]], patched: list[tuple[int, ...]]
+) -> None:
+    assert [
+        version for version in vulnerable + patched if redis_versions.is_patched(product, version)
+    ] == patched
 
 
-def test_doctor_names_the_server_and_the_remedy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    system = tmp_path / "bin"
-    # Nothing else: servers of this machine are not found.
-    monkeypatch.setenv("PATH", str(system))
-    monkeypatch.setattr(redis_server.importlib.util, "find_spec", lambda name: None)
-    fake(system, "redis-server", "Redis server v=6.2.14 sha=0")
+def test_doctor_names_the_server_and_the_remedy(fake: Callable[[str, str], Path]) -> None:
+    fake("redis-server", "Redis server v=6.2.14 sha=0")
     found = machine_checks._check_redis_server()
     assert found.state == "warn"
     assert "Redis 6.2.14" in found.detail and "CVE-2025-21605" in found.detail
     assert "valkey-server" in found.advice and "6.2.20" in found.advice
-    fake(system, "redis-server", "Redis server v=8.2.2 sha=0")
+    fake("redis-server", "Redis server v=8.2.2 sha=0")
     assert machine_checks._check_redis_server().state == "ok"
 
 
+#: Folder, URL and process of a Redis.
+Running = tuple[Path, str, psutil.Process]
+
+
 @pytest.fixture
-def behind_a_socket(tmp_path: Path) -> Iterator[tuple[Path, str, psutil.Process]]:
-    """Folder, URL and process of a Redis as `up` runs it."""
+def behind_a_socket(tmp_path: Path) -> Iterator[Running]:
+    """A Redis as `up` runs it."""
     folder = tmp_path / "a 100% folder"
     address = process_runner.socket_path(folder, redis_server.SOCKET)
     redis_server.prepare(folder, address, "secret")
@@ -185,13 +177,12 @@ def behind_a_socket(tmp_path: Path) -> Iterator[tuple[Path, str, psutil.Process]
         process_runner.remove_socket(address, tmp_path)
 
 
-def test_redis_opens_no_port(behind_a_socket: tuple[Path, str, psutil.Process]) -> None:
+def test_redis_opens_no_port(behind_a_socket: Running) -> None:
     folder, url, process = behind_a_socket
     assert process.net_connections(kind="inet") == []
-    assert stat.S_IMODE(folder.stat().st_mode) == 0o700
     path = unquote(urlsplit(url).path)
-    assert stat.S_IMODE(Path(path).stat().st_mode) == 0o700
-    assert stat.S_IMODE(Path(path).parent.stat().st_mode) == 0o700
+    for private in (folder, Path(path), Path(path).parent):
+        assert stat.S_IMODE(private.stat().st_mode) == 0o700
     with redis.Redis(unix_socket_path=path) as stranger, pytest.raises(redis.AuthenticationError):
         stranger.ping()
     assert "secret" not in hide_password(url) and path in unquote(hide_password(url))
@@ -210,9 +201,7 @@ with app.connection_for_read() as connection:
 """
 
 
-def test_celery_and_flower_speak_through_the_socket(
-    behind_a_socket: tuple[Path, str, psutil.Process],
-) -> None:
+def test_celery_and_flower_speak_through_the_socket(behind_a_socket: Running) -> None:
     _, url, _ = behind_a_socket
     app = Celery("socket")
     app.conf.update(broker_config(url))
@@ -231,71 +220,61 @@ def test_celery_and_flower_speak_through_the_socket(
 
 
 def test_a_socket_may_be_written_as_celery_does() -> None:
-    for url in (
-        "unix://:secret@/tmp/x/redis.sock?db=0",
-        "redis+socket://:secret@/tmp/x/redis.sock?virtual_host=0",
-    ):
-        assert Settings(REDIS_URL=url).redis_url == "unix://:secret@/tmp/x/redis.sock?db=0"
+    url = "unix://:secret@/tmp/x/redis.sock?db=0"
+    for written in (url, "redis+socket://:secret@/tmp/x/redis.sock?virtual_host=0"):
+        assert Settings(REDIS_URL=written).redis_url == url
     assert celery_url("unix://:s@/x?db=2") == "redis+socket://:s@/x?virtual_host=2"
     assert celery_url("unix:///x") == "redis+socket:///x?virtual_host=0"
     assert celery_url("redis://:s@host:6379/1") == "redis://:s@host:6379/1"
 
 
-def test_a_client_without_the_password_fills_no_memory(
-    behind_a_socket: tuple[Path, str, psutil.Process],
-) -> None:
+def test_a_client_without_the_password_fills_no_memory(behind_a_socket: Running) -> None:
     _, url, process = behind_a_socket
-    before = process.memory_info().rss
-    most = before
+    before = most = process.memory_info().rss
     sent = 0
     with socket.socket(socket.AF_UNIX) as stranger:
         stranger.connect(unquote(urlsplit(url).path))
         stranger.settimeout(1)
-        try:
-            # Without a limit every one of these commands adds an error to what waits for us.
+        # Without a limit every one of these commands adds an error to what waits for us; until cut off, or not read.
+        with suppress(OSError):
             while sent < 400 * 2**20:
                 sent += stranger.send(b"PING\r\n" * 100_000)
                 most = max(most, process.memory_info().rss)
-        except OSError:
-            pass  # cut off, or no longer read
     most = max(most, process.memory_info().rss)
     assert most - before < 150 * 2**20, f"{(most - before) / 2**20:.0f} MB after {sent / 2**20:.0f} MB"
     with redis.Redis.from_url(url) as client:
         assert client.ping()
 
 
-def test_no_redis_at_all_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("PATH", "/nowhere")
-    monkeypatch.setattr(redis_server.importlib.util, "find_spec", lambda name: None)
+def test_no_server_at_all_says_what_to_install(fake: Callable[[str, str], Path]) -> None:
     with pytest.raises(InvalidRequest, match="apt-get install redis-server"):
         redis_server.find_server()
-
-
-def test_no_postgres_at_all_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(postgres.importlib.util, "find_spec", lambda name: None)
     with pytest.raises(InvalidRequest, match="embedded"):
         postgres.find_binaries()
 
 
-@pytest.mark.skipif(os.geteuid() != 0 or sys.platform != "linux", reason="only root has rights to drop")
+needs_root = pytest.mark.skipif(
+    os.geteuid() != 0 or sys.platform != "linux", reason="only root has rights to drop"
+)
+
+
+@needs_root
 def test_root_becomes_nobody_without_any_right_of_root(tmp_path: Path) -> None:
     closed = tmp_path / "closed"
-    closed.mkdir(mode=0o700)
     inside = closed / "inside"
+    closed.mkdir(mode=0o700)
     inside.mkdir()
     (inside / "here").touch()
-    script = (
-        'id -u; id -g; grep CapEff /proc/self/status; test -e here && echo here; test -e "$0" || echo closed'
-    )
-    command = unprivileged.wrap(["/bin/sh", "-c", script, str(inside / "here")], inside)
-    said = subprocess.run(command, capture_output=True, text=True, check=False).stdout.split()
-    uid, gid = unprivileged.account_ids()
     # It stands in a folder that it could not go to.
-    assert said == [str(uid), str(gid), "CapEff:", "0" * 16, "here", "closed"]
+    reached = 'test -e here && echo here; test -e "$0" || echo closed'
+    script = f"id -u; id -g; grep CapEff /proc/self/status; {reached}"
+    command = unprivileged.wrap(["/bin/sh", "-c", script, str(inside / "here")], inside)
+    said = subprocess.run(command, capture_output=True, text=True).stdout.split()
+    assert said == [*map(str, unprivileged.account_ids()), "CapEff:", "0" * 16, "here", "closed"]
     assert stat.S_IMODE(closed.stat().st_mode) == 0o700, "another way in was opened"
 
 
-@pytest.mark.skipif(os.geteuid() != 0 or sys.platform != "linux", reason="only root has rights to drop")
+@needs_root
 def test_a_program_that_others_can_not_reach_keeps_one_right(tmp_path: Path) -> None:
     closed = tmp_path / "closed"
     closed.mkdir(mode=0o700)
@@ -306,7 +285,7 @@ def test_a_program_that_others_can_not_reach_keeps_one_right(tmp_path: Path) -> 
     assert "CapEff:\t0000000000000002" in said
 
 
-@pytest.mark.skipif(os.geteuid() != 0 or sys.platform != "linux", reason="only root has rights to drop")
+@needs_root
 def test_postgres_of_root_runs_without_rights(tmp_path: Path) -> None:
     if not unprivileged.is_open(postgres.find_binaries() / "postgres"):
         pytest.skip("Postgres is installed in a folder that is closed to others")
@@ -319,20 +298,16 @@ def test_postgres_of_root_runs_without_rights(tmp_path: Path) -> None:
         main = psutil.Process(server.process.pid)
         looked_at = 0
         for process in (main, *main.children(recursive=True)):
-            try:
+            # Postgres starts and ends its workers as it likes.
+            with suppress(OSError, psutil.NoSuchProcess):
                 status, cwd = Path(f"/proc/{process.pid}/status").read_text(), process.cwd()
-            except (OSError, psutil.NoSuchProcess):
-                continue  # Postgres starts and ends its workers as it likes.
-            assert "CapEff:\t0000000000000000" in status and "Uid:\t0" not in status
-            assert cwd == str(home / "data")
-            looked_at += 1
+                assert "CapEff:\t0000000000000000" in status and "Uid:\t0" not in status
+                assert cwd == str(home / "data")
+                looked_at += 1
         assert looked_at >= 2 and main.is_running()
         # Even its own superuser reads no file of root's.
-        with (
-            psycopg.connect(server.url(), autocommit=True) as connection,
-            pytest.raises(psycopg.errors.InsufficientPrivilege),
-        ):
-            connection.execute("SELECT pg_read_file('/etc/shadow')")
+        with pytest.raises(psycopg.errors.InsufficientPrivilege):
+            server.execute("SELECT pg_read_file('/etc/shadow')")
     finally:
         server.stop()
 
@@ -347,12 +322,9 @@ def test_a_home_of_before_is_taken_over(tmp_path: Path, monkeypatch: pytest.Monk
     eventually(lambda: postgres._lets_in(old), within_s=30, what="Postgres answers")
     with psycopg.connect(old, autocommit=True) as connection:
         connection.execute(f"CREATE DATABASE {postgres.DATABASE}")
-    schema.upgrade(
-        url=postgres.server_url(server.port, server.password).replace(
-            "postgresql://", "postgresql+psycopg://"
-        )
-    )
-    with psycopg.connect(postgres.server_url(server.port, server.password)) as connection:
+    url = postgres.server_url(server.port, server.password)
+    schema.upgrade(url=url.replace("postgresql://", "postgresql+psycopg://"))
+    with psycopg.connect(url) as connection:
         connection.execute(
             "INSERT INTO videos (video_id, user_id, external_id, storage_key) VALUES ('v', 'u', 'v', 'uploads/u/v/a')"
         )
@@ -365,5 +337,5 @@ def test_a_home_of_before_is_taken_over(tmp_path: Path, monkeypatch: pytest.Monk
             assert connection.execute("SELECT video_id FROM videos").fetchall() == [("v",)]
         with psycopg.connect(server.url()) as connection:
             roles = connection.execute("SELECT rolname FROM pg_roles WHERE rolcanlogin").fetchall()
-        assert {name for (name,) in roles} == {postgres.ADMIN, postgres.USER}
+        assert set(roles) == {(postgres.ADMIN,), (postgres.USER,)}
         server.stop()

@@ -32,6 +32,8 @@ def home_of(folder: Path) -> Home:
 
 def test_a_second_owner_is_refused_until_the_first_dies_however_it_dies(tmp_path: Path) -> None:
     home = home_of(tmp_path / "a home")
+    assert not home.is_locked() and home.owner_pid() is None and home.read_run() == {}
+    assert not home.root.exists()
     with subprocess.Popen(
         [sys.executable, "-c", HOLD, str(home.root)], stdin=subprocess.PIPE, stdout=subprocess.PIPE
     ) as owner:
@@ -45,12 +47,6 @@ def test_a_second_owner_is_refused_until_the_first_dies_however_it_dies(tmp_path
         home.acquire()
         assert home.owned
         home.release()
-
-
-def test_an_unused_folder_is_not_locked(tmp_path: Path) -> None:
-    home = home_of(tmp_path / "new")
-    assert not home.is_locked() and home.owner_pid() is None and home.read_run() == {}
-    assert not home.root.exists()
 
 
 def test_a_folder_that_cannot_be_made_is_one_sentence(tmp_path: Path) -> None:

@@ -1,38 +1,32 @@
-"""Ids, refusals and reasons of ``scenefleet index``."""
+"""``scenefleet index``: ids, refusals, what it shows while it waits (lines in a log, bars on a terminal), and reasons."""
 
 from __future__ import annotations
 
+import io
 import re
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import given, strategies as st
+from rich.console import Console
 
+from cli.videos import progress
 from cli.videos.index import Upload, make_video_id, plan_uploads, reasons
+from shared.client import Client
 from shared.contracts import ID_PATTERN, StageStatus, VideoState, VideoStatus
-from shared.errors import InvalidKey, InvalidRequest, LimitExceeded
+from shared.errors import BrokerUnavailable, InvalidKey, InvalidRequest, LimitExceeded
 from shared.settings import Settings
 
 
-def status(
-    state: VideoState, *stages: StageStatus, error_class: str | None = None, error: str | None = None
-) -> VideoStatus:
+def status(state: VideoState, *stages: StageStatus, error: str | None = None) -> VideoStatus:
+    nothing = dict.fromkeys(("published_run", "duration_s", "error_class", "indexed_at"))
     return VideoStatus(
-        video_id="v1",
-        user_id="u1",
-        storage_key="uploads/u1/v1/a.mp4",
-        state=state,
-        run=1,
-        published_run=None,
-        duration_s=None,
-        scenes=0,
-        error_class=error_class,
-        error=error,
-        created_at=datetime.now(UTC),
-        indexed_at=None,
-        stages=stages,
-    )
+        video_id="v1", user_id="u1", storage_key="uploads/u1/v1/a.mp4", state=state, run=1, scenes=0,
+        error=error, created_at=datetime.now(UTC), stages=stages, **nothing,
+    )  # fmt: skip
 
 
 def stage(name: str, state: str, error: str | None = None) -> StageStatus:
@@ -50,21 +44,20 @@ def test_ids_show_the_name_and_differ() -> None:
     assert first != second
 
 
-def test_missing_file_and_folder_are_refused(tmp_path: Path) -> None:
-    with pytest.raises(InvalidRequest, match="no file"):
-        plan_uploads([tmp_path / "absent.mp4"], None, Settings())
-    with pytest.raises(InvalidRequest, match="a folder"):
-        plan_uploads([tmp_path], None, Settings())
-
-
-def test_one_id_for_several_files_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(InvalidRequest, match="2 files"):
-        plan_uploads([tmp_path / "a", tmp_path / "b"], "v1", Settings())
-
-
-def test_a_bad_id_is_refused_before_anything_is_sent(tmp_path: Path) -> None:
-    with pytest.raises(InvalidRequest, match=r"'\.\./v1'"):
-        plan_uploads([tmp_path / "a"], "../v1", Settings())
+@pytest.mark.parametrize(
+    ("names", "video_id", "said"),
+    [
+        (["absent.mp4"], None, "no file"),
+        (["."], None, "a folder"),
+        (["a", "b"], "v1", "2 files"),
+        (["a"], "../v1", "'../v1'"),
+    ],
+)
+def test_what_cannot_be_indexed_is_refused_before_anything_is_sent(
+    names: list[str], video_id: str | None, said: str, tmp_path: Path
+) -> None:
+    with pytest.raises(InvalidRequest, match=re.escape(said)):
+        plan_uploads([tmp_path / name for name in names], video_id, Settings())
 
 
 def test_a_file_over_the_limit_is_refused_by_size(tmp_path: Path) -> None:
@@ -74,23 +67,94 @@ def test_a_file_over_the_limit_is_refused_by_size(tmp_path: Path) -> None:
         plan_uploads([film], None, Settings(max_video_bytes=4))
 
 
-def test_an_indexed_video_has_no_reasons() -> None:
-    assert reasons(Upload(path=Path("a.mp4"), video_id="v1", status=status("indexed"))) == []
+@pytest.mark.parametrize(
+    ("facts", "said"),
+    [
+        ({"status": status("indexed")}, []),
+        # The stage is named once.
+        (
+            {"status": status("failed", stage("split", "failed", "no video"), error="no video")},
+            ["a.mp4: split: no video"],
+        ),
+        ({"status": status("cancelled")}, ["a.mp4 ended cancelled"]),
+        ({"error": InvalidKey("the key is wrong")}, ["a.mp4: the key is wrong"]),
+    ],
+)
+def test_a_video_that_did_not_end_well_says_why(facts: dict[str, Any], said: list[str]) -> None:
+    assert reasons(Upload(path=Path("a.mp4"), video_id="v1", **facts)) == said
 
 
-def test_reasons_name_the_stage_once() -> None:
-    failed = status("failed", stage("split", "failed", "no video stream"), error="no video stream")
-    assert reasons(Upload(path=Path("a.mp4"), video_id="v1", status=failed)) == [
-        "a.mp4: split: no video stream"
-    ]
+# --- while it waits
+
+INDEXED = status("indexed", stage("split", "done"))
+SKIPPED = stage("vision", "skipped", "unavailable: profile lite has no vision model")
 
 
-def test_a_cancelled_video_has_a_reason_too() -> None:
-    assert reasons(Upload(path=Path("a.mp4"), video_id="v1", status=status("cancelled"))) == [
-        "a.mp4 ended cancelled"
-    ]
+class ScriptedClient(Client):
+    """Answers with the given statuses, one after another; an error is raised."""
+
+    def __init__(self, *answers: VideoStatus | Exception) -> None:
+        self._answers = iter(answers)
+
+    def status(self, video_id: str, user_id: str) -> VideoStatus:
+        answer = next(self._answers)
+        if isinstance(answer, Exception):
+            raise answer
+        return answer.model_copy(update={"video_id": video_id})
 
 
-def test_a_refused_upload_says_why() -> None:
-    upload = Upload(path=Path("a.mp4"), video_id="v1", error=InvalidKey("the key is wrong"))
-    assert reasons(upload) == ["a.mp4: the key is wrong"]
+@pytest.fixture(autouse=True)
+def no_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(progress, "POLL_S", 0.0)
+
+
+def shown(
+    *answers: VideoStatus | Exception,
+    video_ids: Sequence[str] = ("v1",),
+    columns: int = 120,
+    terminal: bool = False,
+) -> tuple[list[str], list[str]]:
+    """The states in which the videos ended, and the lines written meanwhile."""
+    sink = io.StringIO()
+    console = Console(file=sink, force_terminal=terminal, width=columns, color_system=None)
+    ended = progress.watch(ScriptedClient(*answers), "u1", video_ids, console)
+    return [video.state for video in ended], sink.getvalue().splitlines()
+
+
+def test_without_a_terminal_each_change_is_one_line() -> None:
+    running = status("processing", stage("split", "running"), SKIPPED)
+    uploaded = status("uploaded", stage("split", "pending"))
+    assert shown(uploaded, running, running, INDEXED) == (
+        ["indexed"],
+        [
+            "v1 split running",
+            "v1 vision skipped: unavailable: profile lite has no vision model",
+            "v1 split done",
+        ],
+    )
+
+
+@pytest.mark.parametrize("columns", [80, 120])
+def test_bars_fit_the_terminal(columns: int) -> None:
+    failed = status("partial", stage("split", "done"), SKIPPED, stage("face", "failed", "no weights"))
+    _, lines = shown(failed, columns=columns, terminal=True)
+    assert all(word in "\n".join(lines) for word in ("split", "done", "no weights"))
+    assert all(len(line.rstrip()) <= columns for line in lines if "\x1b" not in line)
+
+
+def test_several_videos_have_a_bar_each() -> None:
+    failed = status("failed", stage("split", "failed", "x"))
+    states, lines = shown(INDEXED, failed, video_ids=("first", "second"), terminal=True)
+    assert states == ["indexed", "failed"]
+    assert "first" in "\n".join(lines) and "second" in "\n".join(lines)
+
+
+def test_an_outage_is_shown_and_waited_for() -> None:
+    states, lines = shown(BrokerUnavailable("Redis is away"), INDEXED)
+    assert states == ["indexed"] and "Redis is away" in lines
+
+
+def test_a_long_silence_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(progress, "SILENCE_LIMIT_S", -1.0)
+    with pytest.raises(BrokerUnavailable, match="away"):
+        shown(BrokerUnavailable("Redis is away"))

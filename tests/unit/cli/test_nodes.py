@@ -1,4 +1,4 @@
-"""Which nodes run here, and what they say of themselves."""
+"""Which nodes run here, on which GPUs, and how long one that keeps ending waits."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from local import node, node_plan
+from local.restart_backoff import FREE_STARTS, LONGEST_S, WINDOW_S, pause_s
 from shared.errors import InvalidRequest
 from shared.routing import NODES
 
@@ -18,64 +19,45 @@ MIG = "MIG-22c2d0c9-5f4b-5ddf-9f28-0f4d6a2b8e9c"
 OLD_MIG = f"MIG-{UUID}/7/0"
 
 
-def plan(text: str, models: set[str], gpus: tuple[str, ...] = ()) -> list[tuple[str, int, tuple[str, ...]]]:
-    return [(node.name, node.processes, node.devices) for node in node_plan.parse_plan(text, models, gpus)]
-
-
-def test_families_without_a_model_are_left_out() -> None:
-    found = plan("media,asr:3,vision,search", {"asr", "text"})
-    assert found == [("media", 1, ()), ("asr", 3, ()), ("search", 1, ())]
-
-
-def test_spaces_and_empty_parts_are_ignored() -> None:
-    assert plan(" media , ,search:2,", set()) == [("media", 1, ()), ("search", 2, ())]
-    assert plan(" asr : 2 @ 0 + 1 ,", {"asr"}) == [("asr", 2, ("0", "1"))]
-
-
-def test_a_node_has_one_process_per_gpu() -> None:
-    text = f"asr@0,text@{UUID},vision@0+1,face@{MIG},media:2,search"
-    assert plan(text, {"asr", "text", "vision", "face"}) == [
-        ("asr", 1, ("0",)),
-        ("text", 1, (UUID,)),
-        ("vision", 2, ("0", "1")),
-        ("face", 1, (MIG,)),
-        ("media", 2, ()),
-        ("search", 1, ()),
-    ]
-    assert plan(f"asr:3@0+0+{OLD_MIG}", {"asr"}) == [("asr", 3, ("0", "0", OLD_MIG))]
-
-
-def test_a_family_may_have_nodes_of_its_own_on_each_gpu() -> None:
-    found = node_plan.parse_plan("asr@0,asr@1+2,media", {"asr"})
-    assert [(node.name, node.family, node.devices) for node in found] == [
-        ("asr", "asr", ("0",)),
-        ("asr-2", "asr", ("1", "2")),
-        ("media", "media", ()),
-    ]
-
-
-def test_nodes_that_name_no_gpu_get_those_of_the_setting() -> None:
-    found = plan("media:2,asr,text@3", {"asr", "text"}, ("0", "1"))
-    assert found == [("media", 2, ()), ("asr", 2, ("0", "1")), ("text", 1, ("3",))]
+@pytest.mark.parametrize(
+    ("text", "models", "gpus", "found"),
+    [
+        # Families without a model are left out.
+        ("media,asr:3,vision,search", {"asr", "text"}, (), [("media", 1, ()), ("asr", 3, ()), ("search", 1, ())]),
+        # Spaces and empty parts are ignored.
+        (" media , ,search:2,", set(), (), [("media", 1, ()), ("search", 2, ())]),
+        (" asr : 2 @ 0 + 1 ,", {"asr"}, (), [("asr", 2, ("0", "1"))]),
+        # A node has one process per GPU.
+        (f"asr@0,text@{UUID},face@{MIG},media:2", {"asr", "text", "face"}, (),
+         [("asr", 1, ("0",)), ("text", 1, (UUID,)), ("face", 1, (MIG,)), ("media", 2, ())]),
+        (f"asr:3@0+0+{OLD_MIG}", {"asr"}, (), [("asr", 3, ("0", "0", OLD_MIG))]),
+        # A family may have nodes of its own on each GPU.
+        ("asr@0,asr@1+2,media", {"asr"}, (), [("asr", 1, ("0",)), ("asr-2", 2, ("1", "2")), ("media", 1, ())]),
+        # Nodes that name no GPU get those of the setting.
+        ("media:2,asr,text@3", {"asr", "text"}, ("0", "1"), [("media", 2, ()), ("asr", 2, ("0", "1")), ("text", 1, ("3",))]),
+    ],
+)  # fmt: skip
+def test_a_plan_is_read(
+    text: str, models: set[str], gpus: tuple[str, ...], found: list[tuple[str, int, tuple[str, ...]]]
+) -> None:
+    nodes = node_plan.parse_plan(text, models, gpus)
+    assert [(node.name, node.processes, node.devices) for node in nodes] == found
+    assert [node.family for node in nodes] == [node.name.removesuffix("-2") for node in nodes]
 
 
 @pytest.mark.parametrize(
     ("text", "said"),
     [
         ("media,smell", "'smell'"),
-        ("smell@0", "'smell'"),
         ("asr,asr", "names asr twice"),
         ("asr@0,asr", "names asr twice"),
-        ("asr,asr@0", "names asr twice"),
         ("asr:0", "'asr:0'"),
         ("asr:", "'asr:'"),
-        ("asr:many", "'asr:many'"),
         ("asr:-1", "'asr:-1'"),
         ("asr:257", "'asr:257'"),
         ("asr:2@0", "'asr:2@0': processes 2, GPUs 1 (0)"),
         ("asr:1@0+1", "processes 1, GPUs 2 (0, 1)"),
         ("asr@", "'' is no GPU"),
-        ("asr@0+", "'' is no GPU"),
         ("asr@0:2", "'0:2' is no GPU"),
         ("asr@-1", "'-1' is no GPU"),
         ("asr@cuda:0", "'cuda:0' is no GPU"),
@@ -128,18 +110,40 @@ def test_the_command_line_of_a_node_is_refused_in_one_sentence(tmp_path: Path) -
     """The whole command: a wrong GPU ends it before anything is started."""
     done = subprocess.run(
         [sys.executable, "-m", "cli", "node", "asr", "--gpu", "0,1", "-c", "3"],
-        capture_output=True,
-        text=True,
-        timeout=60,
-        env={**os.environ, "SCENEFLEET_HOME": str(tmp_path)},
-    )
+        capture_output=True, text=True, timeout=60, env={**os.environ, "SCENEFLEET_HOME": str(tmp_path)},
+    )  # fmt: skip
     assert done.returncode == 1
-    assert done.stderr == (
-        "scenefleet: scenefleet node asr: processes 3, GPUs 2 (0, 1); name one GPU per process, the same one twice if"
-        " two shall share it\n"
-    )
+    remedy = "name one GPU per process, the same one twice if two shall share it"
+    assert done.stderr == f"scenefleet: scenefleet node asr: processes 3, GPUs 2 (0, 1); {remedy}\n"
 
 
 def test_usable_families_keep_the_order_of_the_fleet() -> None:
     assert node_plan.usable_families({"face", "asr"}) == ["media", "asr", "face", "housekeeping", "search"]
     assert node_plan.usable_families({"asr", "text", "vision", "face", "ocr"}) == list(NODES)
+
+
+# --- a node that keeps ending
+
+
+def test_quick_ends_wait_longer_each_time_up_to_a_limit(tmp_path: Path) -> None:
+    record = tmp_path / "deep" / "face.starts"
+    pauses = [pause_s(record, 1000.0 + second) for second in range(12)]
+    assert pauses[:FREE_STARTS] == [0.0] * FREE_STARTS
+    assert pauses[FREE_STARTS : FREE_STARTS + 3] == [2.0, 4.0, 8.0]
+    assert pauses[-1] == LONGEST_S
+
+
+@pytest.mark.parametrize("now_s", [9000.0 + WINDOW_S, 1000.0])
+def test_an_old_start_or_a_clock_set_back_does_not_keep_a_node_away(tmp_path: Path, now_s: float) -> None:
+    record = tmp_path / "face.starts"
+    for _ in range(10):
+        pause_s(record, 9000.0)
+    assert pause_s(record, now_s) == 0.0
+
+
+@pytest.mark.parametrize("damage", ["", "[1, 2", "null", '{"a": 1}', '["x"]'])
+def test_a_damaged_record_is_begun_again(tmp_path: Path, damage: str) -> None:
+    record = tmp_path / "face.starts"
+    record.write_text(damage)
+    assert pause_s(record, 5.0) == 0.0
+    assert pause_s(record, 6.0) == 0.0

@@ -6,6 +6,7 @@ import configparser
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import psutil
 import pytest
@@ -21,9 +22,9 @@ from tests.support.fleet import eventually
 pytestmark = pytest.mark.slow
 
 
-def program(name: str, code: str, cwd: Path, **options: object) -> Program:
-    values: dict[str, object] = {"priority": 100, "stop_wait_s": 10, "group": "nodes", "autostart": False}
-    return Program(name=name, command=(sys.executable, "-c", code), cwd=cwd, **{**values, **options})  # type: ignore[arg-type]
+def program(name: str, code: str, cwd: Path) -> Program:
+    values: dict[str, Any] = {"priority": 100, "stop_wait_s": 10, "group": "nodes", "autostart": False}
+    return Program(name=name, command=(sys.executable, "-c", code), cwd=cwd, **values)
 
 
 def test_names_with_percent_and_spaces_survive(tmp_path: Path) -> None:
@@ -61,8 +62,14 @@ class Running:
         self.supervisor.wait(self.process, home.logs / "supervisor.err")
         self.supervisor.start_group("nodes")
 
-    def state(self, name: str) -> ProgramState:
-        return self.supervisor.states()[name]
+    def wait(self, name: str, state: str = "RUNNING") -> ProgramState:
+        """A program, once it is in a state."""
+
+        def reached() -> list[ProgramState]:
+            return [found for found in [self.supervisor.states()[name]] if found.state == state]
+
+        (found,) = eventually(reached, within_s=30, what=f"{name} is {state}")
+        return found
 
 
 STAYS = "import time; time.sleep(3600)"
@@ -84,28 +91,20 @@ def running(tmp_path: Path) -> Iterator[Running]:
 
 
 def test_a_killed_program_is_started_again(running: Running) -> None:
-    eventually(lambda: running.state("stays").state == "RUNNING", within_s=20, what="it runs")
-    first = running.state("stays").pid
+    first = running.wait("stays").pid
     psutil.Process(first).kill()
-
-    def replaced() -> bool:
-        state = running.state("stays")
-        return state.state == "RUNNING" and state.pid != first
-
-    eventually(replaced, within_s=30, what="another process runs")
+    eventually(lambda: running.wait("stays").pid != first, within_s=30, what="another process runs")
 
 
 def test_a_program_that_left_with_78_stays_away(running: Running) -> None:
-    eventually(lambda: running.state("hopeless").state == "EXITED", within_s=30, what="it has left")
-    left = running.state("hopeless")
+    left = running.wait("hopeless", "EXITED")
     assert left.exit_status == ExitStatus.CONFIG
-    eventually(lambda: running.state("stays").state == "RUNNING", within_s=20, what="the other one runs")
-    assert running.state("hopeless") == left
+    running.wait("stays")
+    assert running.supervisor.states()["hopeless"] == left
 
 
 def test_term_stops_everything(running: Running) -> None:
-    eventually(lambda: running.state("stays").state == "RUNNING", within_s=20, what="it runs")
-    pid = running.state("stays").pid
+    pid = running.wait("stays").pid
     running.process.terminate()
     running.process.wait(timeout=30)
     assert not psutil.pid_exists(pid)
@@ -114,8 +113,7 @@ def test_term_stops_everything(running: Running) -> None:
 
 
 def test_what_a_killed_runner_leaves_is_found_and_stopped(running: Running) -> None:
-    eventually(lambda: running.state("stays").state == "RUNNING", within_s=20, what="it runs")
-    pid = running.state("stays").pid
+    pid = running.wait("stays").pid
     running.process.kill()
     running.process.wait()
     assert pid in [process.pid for process in orphans.find(running.home)]
