@@ -1,22 +1,30 @@
-"""Base of request tasks: checks payloads, answers with plain JSON, raises errors by class."""
+"""Request tasks: they check payloads, answer with plain JSON, and raise errors by class."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import wraps
 from typing import Any, TypeVar
 
 from celery.exceptions import Ignore, Reject
 from pydantic import BaseModel
 from sqlalchemy.orm import Session
 
+from db.engine import reading_as
+from db.ledger.jobs import WakeUp
+from shared.contracts import parse
+from shared.contracts.base import Contract
 from shared.errors import DatabaseBusy, DatabaseUnavailable, InvalidRequest, Permanent
 from shared.paths import without_paths
 from shared.routing import REQUEST_LIMIT_S
 from worker.app import app
 from worker.runtime import get_runtime
 from worker.search import stored_answers
+from worker.wakeup import notify
 
-T = TypeVar("T")
+C = TypeVar("C", bound=Contract)
+Answer = BaseModel | dict[str, Any]
+Changed = tuple[Answer, list[WakeUp]]
 
 
 class Request(app.Task):
@@ -73,19 +81,71 @@ REQUEST: dict[str, Any] = {
 PEOPLE_REQUEST: dict[str, Any] = {**REQUEST, "base": PeopleRequest}
 
 
-def change(work: Callable[[Session], T]) -> T:
-    """Run a change; if Postgres is unavailable the message returns to the queue, so that no request is lost.
+def request_task(name: str, contract: type[C], **options: Any) -> Callable[[Callable[[C], Answer]], Any]:
+    """Register a function as the task ``name``: it gets the payload as ``contract``, and its answer is sent as JSON.
+
+    ``options``: instead of those of ``REQUEST``.
+    """
+
+    def register(handle: Callable[[C], Answer]) -> Any:
+        @app.task(name=name, **{**REQUEST, **options})
+        @wraps(handle)
+        def run(**payload: Any) -> dict[str, Any]:
+            return answer(handle(parse(contract, payload)))
+
+        return run
+
+    return register
+
+
+def read_task(
+    name: str, contract: type[C], **options: Any
+) -> Callable[[Callable[[Session, C], Answer]], Any]:
+    """``request_task`` for a function that reads rows of the request's user."""
+
+    def register(handle: Callable[[Session, C], Answer]) -> Any:
+        @request_task(name, contract, **options)
+        @wraps(handle)
+        def run(given: Any) -> Answer:
+            with reading_as(given.user_id) as session:
+                return handle(session, given)
+
+        return run
+
+    return register
+
+
+def change_task(
+    name: str, contract: type[C], **options: Any
+) -> Callable[[Callable[[Session, C], Changed]], Any]:
+    """``request_task`` for a function that changes rows, and returns the answer with the wake-up messages to send."""
+
+    def register(handle: Callable[[Session, C], Changed]) -> Any:
+        @request_task(name, contract, **options)
+        @wraps(handle)
+        def run(given: C) -> Answer:
+            return commit(lambda session: handle(session, given))
+
+        return run
+
+    return register
+
+
+def commit(work: Callable[[Session], Changed]) -> Answer:
+    """Run a change and send its wake-up messages. While Postgres is unavailable, the message returns to the queue.
 
     Raises:
         DatabaseBusy: another transaction holds the row, perhaps one whose worker is dead: the caller may send it again.
     """
     try:
-        return get_runtime().transact(work)
+        answered, wake_ups = get_runtime().transact(work)
     except DatabaseBusy:
         raise
     except DatabaseUnavailable as error:
         raise Reject(str(error), requeue=True) from error
+    notify(wake_ups)
+    return answered
 
 
-def answer(result: BaseModel) -> dict[str, Any]:
-    return result.model_dump(mode="json")
+def answer(result: Answer) -> dict[str, Any]:
+    return result if isinstance(result, dict) else result.model_dump(mode="json")

@@ -9,29 +9,26 @@ import numpy as np
 from numpy.typing import NDArray
 
 from shared import routing
-from shared.contracts import EmbedImages, EmbedTexts, parse
+from shared.contracts import EmbedImages, EmbedTexts
 from shared.storage import Bucket, require_prefix
 from tasks.pictures import PictureReader, each_once
-from tasks.requests import REQUEST
-from worker.app import app
+from tasks.requests import request_task
 from worker.runtime import get_runtime
 
 if TYPE_CHECKING:
     from worker.models.vision import VisionEmbedder
 
 
-@app.task(name=routing.VISION_EMBED_TEXTS, **{**REQUEST, "time_limit": routing.ONLINE_LIMIT_S})
-def embed_texts(**payload: Any) -> dict[str, Any]:
+@request_task(routing.VISION_EMBED_TEXTS, EmbedTexts, time_limit=routing.ONLINE_LIMIT_S)
+def embed_texts(request: EmbedTexts) -> dict[str, Any]:
     """Embed texts with the text tower, to search pictures by words."""
-    request = parse(EmbedTexts, payload)
     model = _model(request.model)
     return _answer(model, model.embed_texts(request.texts))
 
 
-@app.task(name=routing.VISION_EMBED_IMAGES, **{**REQUEST, "time_limit": routing.ONLINE_LIMIT_S})
-def embed_images(**payload: Any) -> dict[str, Any]:
+@request_task(routing.VISION_EMBED_IMAGES, EmbedImages, time_limit=routing.ONLINE_LIMIT_S)
+def embed_images(request: EmbedImages) -> dict[str, Any]:
     """Embed stored pictures of a user."""
-    request = parse(EmbedImages, payload)
     buckets = {key: _bucket(key, request.user_id) for key in request.storage_keys}
     model = _model(request.model)
     reader = PictureReader()

@@ -228,7 +228,7 @@ def test_a_cancel_of_a_video_that_a_dead_peer_holds_is_answered(
 ) -> None:
     accept()
     accept("v2")
-    monkeypatch.setattr(video, "notify", lambda wake_ups: 0)
+    monkeypatch.setattr(requests, "notify", lambda wake_ups: 0)
     with limited(database, SHORT), silent_on(database, row_of("v1")):
         began = time.monotonic()
         with pytest.raises(DatabaseBusy) as refused:
