@@ -1,8 +1,8 @@
 """Stages and families of installed packages: a package names a ``Plugin`` in its entry-point group ``scenefleet.plugins``.
 
-``shared.graph.PLUGINS`` has them, read when that module is imported; so the module that an entry point names imports this one and
-``shared.stage``, nothing else of ours. One that can't be read is left out and remembered: nodes and migrations refuse to start
-(``require_all``), ``scenefleet doctor`` shows it, and every other command still works.
+``shared.graph.PLUGINS`` has them, read when it is first used. The module that an entry point names imports this one and
+``shared.stage``, nothing else of scenefleet. A plug-in that can't be read is left out and recorded: nodes and migrations
+refuse to start (``require_all``), ``scenefleet doctor`` shows it, and every other command still works.
 """
 
 from __future__ import annotations

@@ -60,6 +60,7 @@ app.conf.update(
     task_reject_on_worker_lost=True,
     task_track_started=False,
     task_send_sent_event=False,
+    task_queues=[Queue(name) for name in routing.QUEUES],
 )
 if _settings.family:
     # A node without a stage that the others have would fail that stage's jobs.
