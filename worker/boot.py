@@ -21,7 +21,6 @@ from worker import control
 from worker.celery_patches import allow_early_exits, announce_stop
 from worker.housekeeping import Housekeeping
 from worker.node import Node
-from worker.search.finish import send_finish
 from worker.search.wait import watch
 
 log = get_logger(__name__)
@@ -104,4 +103,4 @@ class BecomeNode(bootsteps.Step):
         def start_child(**_: object) -> None:
             node.start_child()
             if settings.family == routing.REQUESTS:
-                watch(settings, send_finish)
+                watch()

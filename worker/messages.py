@@ -14,6 +14,7 @@ import base64
 import json
 import uuid
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from datetime import UTC, datetime
 from typing import Annotated, Any, Literal, TypeVar
 
@@ -126,8 +127,8 @@ class _Signature(_Part):
     """A task that is to be sent when this one has ended; chains and groups hold others in their arguments."""
 
     task: Name
-    args: list[Any] | None = None
-    kwargs: dict[Any, Any] | None = None
+    positional: list[Any] | None = Field(None, alias="args")
+    named: dict[Any, Any] | None = Field(None, alias="kwargs")
     options: dict[Any, Any] | None = None
 
 
@@ -311,13 +312,12 @@ def describe(raw: Any, may_show: Callable[[str], bool]) -> dict[str, Any]:
     if not isinstance(raw, dict):
         return said
     headers, body = raw.get("headers"), raw.get("body")
-    for name in ("task", "id") if isinstance(headers, dict) else ():
-        try:
-            said[name] = _check(_Name, headers.get(name)).root[:64]
-        except NotAMessage:
-            continue
-    if "task" in said and not may_show(headers["task"]):
-        said["task"] = HIDDEN
+    if isinstance(headers, dict):
+        for name in ("task", "id"):
+            with suppress(NotAMessage):
+                said[name] = _check(_Name, headers.get(name)).root[:64]
+        if "task" in said and not may_show(headers["task"]):
+            said["task"] = HIDDEN
     if isinstance(body, (str, list, dict)):
         said["body_size"] = len(body)
     return said
