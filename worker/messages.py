@@ -123,12 +123,12 @@ class _Properties(_Part):
     priority: Annotated[int, Field(ge=0, le=255)] | None = None
 
 
-class _Signature(_Part):
+class _Signature(_Part):  # type: ignore[no-redef] # pydantic's plugin: a field `kwargs`
     """A task that is to be sent when this one has ended; chains and groups hold others in their arguments."""
 
     task: Name
-    positional: list[Any] | None = Field(None, alias="args")
-    named: dict[Any, Any] | None = Field(None, alias="kwargs")
+    args: list[Any] | None = None
+    kwargs: dict[Any, Any] | None = None
     options: dict[Any, Any] | None = None
 
 
