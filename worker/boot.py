@@ -1,9 +1,9 @@
-"""How a node starts: its children load their model, and only then does it take work.
+"""Starts a node: its children load their models before it consumes its queues.
 
-Celery serves tasks before ``worker_process_init`` has ended and swallows its exceptions. So a node starts on a
-private queue; each child writes LOADING, READY or FAILED to shared memory; a timer in the main process consumes the
-real queues while all children are READY. A child whose load fails exits with ``ExitStatus.CONFIG``; the node does so too after
-three such loads, or one that can't work the next time either.
+Celery serves tasks before ``worker_process_init`` has ended, and swallows its exceptions. So a node starts on a private
+queue. Each child writes LOADING, READY or FAILED to shared memory, and a timer in the main process consumes the real
+queues while all children are READY. A child whose load fails exits with ``ExitStatus.CONFIG``; so does the node after three
+such loads, or after one with a permanent error.
 """
 
 from __future__ import annotations
@@ -56,12 +56,12 @@ class Gate(bootsteps.StartStopStep):
             self.timer.cancel()
 
     def shutdown(self, consumer: Any) -> None:
-        """The worker stops, warm or cold; its children have ended. Celery's own signal is only sent when warm."""
+        """Called at the end of a warm or cold shutdown, when the children have ended. (Celery's signal: warm only.)"""
         self.housekeeping.leave()
 
     def look(self, consumer: Any) -> None:
         if self.housekeeping.stopping:
-            # Celery has cancelled the queues: a stopping node takes nothing new.
+            # Celery has cancelled the queues.
             return
         was = self.node.state
         now = self.node.look(live_children(consumer))
@@ -85,7 +85,7 @@ class Gate(bootsteps.StartStopStep):
 
 
 class BecomeNode(bootsteps.Step):
-    """Makes a worker process the node of its settings' family, before its pool is forked and its consumer made."""
+    """Makes a worker process the node of its settings' family, before its pool is forked."""
 
     def create(self, worker: Any) -> None:
         settings = get_settings()
@@ -93,7 +93,7 @@ class BecomeNode(bootsteps.Step):
         housekeeping = Housekeeping(node, settings)
         control.answer_for(node)
         node.prepare(worker.hostname, worker.concurrency)
-        # The children's deaths are nobody's failure then.
+        # From then on dead children are no failures of their jobs.
         announce_stop(worker, housekeeping.stop)
         worker.app.steps["consumer"].add(
             type("NodeGate", (Gate,), {"node": node, "housekeeping": housekeeping})

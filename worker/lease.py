@@ -1,4 +1,4 @@
-"""Holding a job: a thread renews its lease, reports progress, learns of a cancel and keeps the time limit."""
+"""Holds a claim: a thread renews its lease, reports progress, notices a cancelled job and keeps the time limit."""
 
 from __future__ import annotations
 
@@ -22,9 +22,8 @@ class Lease:
     """Renews a claim while the ``with`` block runs.
 
     Args:
-        claimed: the job.
-        lease_s, heartbeat_s: how long a lease lasts, how often it is renewed.
-        time_limit_s: past this the process records the failure and ends itself: native code can't be interrupted.
+        lease_s, heartbeat_s: duration of a lease, and the interval at which it is renewed.
+        time_limit_s: after this time the failure is recorded and the process ends: native code can't be interrupted.
         on_time_limit: records the failure.
     """
 
@@ -59,10 +58,10 @@ class Lease:
         self._thread.join()
 
     def report(self, fraction: float) -> None:
-        """Say how far the work is (0..1).
+        """Report progress (0..1).
 
         Raises:
-            LeaseLost: the job was cancelled, deleted or given to another worker: stop.
+            LeaseLost: the job was cancelled, deleted or given to another worker.
         """
         self._progress = fraction
         if self._lost.is_set():
@@ -77,11 +76,11 @@ class Lease:
                     lambda session: attempts.beat(session, self._claimed, self._progress, self._lease_s)
                 )
             except DatabaseUnavailable as error:
-                # Work on: if the lease runs out meanwhile, the fence at the end decides.
+                # If the lease expires meanwhile, the fence decides at the end of the job.
                 log.warning("lease not renewed", job_id=self._claimed.job_id, error=error)
                 continue
             except Exception:
-                # Without this thread there is no time limit either: whatever it was, the next beat may work.
+                # Without this thread there would be no time limit.
                 log.exception("lease not renewed", job_id=self._claimed.job_id)
                 continue
             if not held:

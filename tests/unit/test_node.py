@@ -1,4 +1,4 @@
-"""A node's view of its children, without any: shared memory, readiness, orders."""
+"""A node's view of its children, without any: shared memory, readiness, commands."""
 
 from __future__ import annotations
 
@@ -168,7 +168,7 @@ def test_orders_are_refused_with_the_reason(node: Node) -> None:
         (Conflict, TEXT_MODEL, "text@host is loading; wait"),
     ):
         with pytest.raises(refused, match=reason):
-            node.order("load", model)
+            node.command("load", model)
     assert node.slots.read_command(0) == {}
 
 
@@ -206,13 +206,13 @@ def commands(node: Node) -> list[Any]:
 def test_every_child_obeys_and_says_how_it_went(node: Node) -> None:
     first, second = serve(node, 10, 11)
     second.fails = RuntimeError("no\n  luck")
-    number = node.order("unload", TEXT_MODEL)
+    number = node.command("unload", TEXT_MODEL)
     eventually(lambda: commands(node) == ["done", "failed"], within_s=10, what="both have answered")
     assert (first.asked, second.asked) == ([TEXT_MODEL], [TEXT_MODEL])
     told = node.describe()["slots"][1]["command"]
     assert (told["id"], told["verb"], told["error"]) == (number, "unload", "RuntimeError: no luck")
     second.fails = None
-    assert node.order("unload", TEXT_MODEL) == number + 1
+    assert node.command("unload", TEXT_MODEL) == number + 1
     eventually(lambda: commands(node) == ["done", "done"], within_s=10, what="both have answered again")
 
 
@@ -220,16 +220,16 @@ def test_one_order_at_a_time(node: Node) -> None:
     for index, pid in ((0, 10), (1, 11)):
         node.slots.write(index, READY, pid, {})
     node.look({10, 11})
-    assert node.order("load", TEXT_MODEL) == 1 and commands(node) == ["waiting", "waiting"]
+    assert node.command("load", TEXT_MODEL) == 1 and commands(node) == ["waiting", "waiting"]
     with pytest.raises(Conflict, match=f"busy with `load {TEXT_MODEL}`"):
-        node.order("unload", TEXT_MODEL)
+        node.command("unload", TEXT_MODEL)
 
 
 def test_an_order_whose_child_was_replaced_is_lost(node: Node) -> None:
     serve(node, 10)
     node.slots.write(1, READY, 11, {})
     node.look({10, 11})
-    node.order("unload", TEXT_MODEL)
+    node.command("unload", TEXT_MODEL)
     eventually(lambda: commands(node) == ["done", "waiting"], within_s=10, what="the first has answered")
     for index, pid in ((0, 20), (1, 21)):
         Child(node.slots, index, pid)
