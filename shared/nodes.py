@@ -1,6 +1,6 @@
-"""The registry of nodes: each node has a Redis hash, which expires ``TTL_S`` after its last update.
+"""The registry of nodes: a Redis hash per node, which expires ``TTL_S`` after its last update.
 
-Only this module writes and reads it: nodes publish; the command, ``doctor`` and searches read.
+Nodes publish; the command, ``doctor`` and searches read. No other module reads or writes it.
 """
 
 from __future__ import annotations
