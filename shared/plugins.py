@@ -118,7 +118,7 @@ def read(entries: Iterable[EntryPoint], *, pipeline: Collection[Stage], taken: C
             )
             continue
         plugins[plugin.name] = replace(plugin, package=package)
-        names.update(part.name for part in (*plugin.stages, *plugin.families))
+        names |= {stage.name for stage in plugin.stages} | {family.name for family in plugin.families}
     return Installed(tuple(plugins.values()), tuple(broken))
 
 
@@ -129,9 +129,9 @@ def _check(plugin: Plugin, pipeline: Collection[Stage], taken: Collection[str]) 
     for name in {plugin.name, *queues, *plugin.filters, *tables, *stages}:
         if not NAME.fullmatch(name):
             raise ValueError(f"{name!r} does not match {NAME.pattern}")
-    for part in (*plugin.families, *plugin.stages):
-        if part.name in taken:
-            raise ValueError(f"{part.name} is there already")
+    for name in [family.name for family in plugin.families] + [stage.name for stage in plugin.stages]:
+        if name in taken:
+            raise ValueError(f"{name} is there already")
     queues.update(stage.queue for stage in pipeline)
     known = {stage.name for stage in pipeline}
     for stage in plugin.stages:

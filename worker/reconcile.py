@@ -26,6 +26,7 @@ from db.ledger import attempts, claims, subjects, usage
 from db.ledger.attempts import Held
 from db.ledger.jobs import Subject, WakeUp
 from db.people import revisions
+from db.tables import Video
 from shared.errors import DatabaseBusy, DatabaseUnavailable, Outage, ScenefleetError, WorkerLost
 from shared.logs import get_logger
 from shared.routing import JOB_QUEUES
@@ -84,14 +85,24 @@ def guarded(step: str, subject: str = "") -> Iterator[None]:
     _paused[step, subject] = (time.monotonic() + pause_s, pause_s)
 
 
-def _each(step: str, subjects: Iterable[T], name: Callable[[T], object], act: Callable[[T], None]) -> None:
-    """Do ``act`` for each subject, also after an error of another one."""
-    for subject in subjects:
-        called = str(name(subject))
-        if _paused.get((step, called), (0.0, 0.0))[0] > time.monotonic():
-            continue
-        with guarded(step, called):
-            act(subject)
+def _each(step: str, found: Iterable[T], act: Callable[[T], None]) -> None:
+    """Do ``act`` for each job or id of a subject, also after an error of another one."""
+    for one in found:
+        called = str(one.job_id if isinstance(one, Held) else one)
+        if _paused.get((step, called), (0.0, 0.0))[0] <= time.monotonic():
+            with guarded(step, called):
+                act(one)
+
+
+def _each_row(step: str, kind: str, ids: Iterable[str], act: Callable[[Session, Any], object]) -> None:
+    """Do ``act`` with each subject's row that is not locked, in a transaction of its own."""
+
+    def work(session: Session, subject_id: str) -> None:
+        row = subjects.lock(session, Subject(kind, subject_id), skip_locked=True)
+        if row is not None:
+            act(session, row)
+
+    _each(step, ids, lambda subject_id: _change(lambda session: work(session, subject_id)))
 
 
 def _find(look: Callable[[Session], T]) -> T:
@@ -126,7 +137,7 @@ def own_children(node: str, life: str, children: Callable[[], set[int] | None]) 
             if main == os.getpid() or not _is_alive(main):
                 _reclaim(job, NodeLost(f"node {node} (pid {main}) died while it ran this job"))
 
-    _each("own_children", held, lambda job: job.job_id, look)
+    _each("own_children", held, look)
 
 
 def _is_alive(pid: int) -> bool:
@@ -135,7 +146,8 @@ def _is_alive(pid: int) -> bool:
     except ProcessLookupError:
         return False
     except PermissionError:
-        return True
+        # Another user's process.
+        pass
     return True
 
 
@@ -157,14 +169,9 @@ def fleet() -> None:
 
 def expired_leases() -> None:
     """Requeue or fail every job whose lease has expired."""
-
-    def reclaim(job: Held) -> None:
-        _reclaim(
-            job, NodeLost(f"worker {job.owner} has not renewed its lease: it died or lost its connection")
-        )
-
+    lost = "worker {} has not renewed its lease: it died or lost its connection"
     held = [job for job in _find(attempts.held_jobs) if job.expired]
-    _each("expired_leases", held, lambda job: job.job_id, reclaim)
+    _each("expired_leases", held, lambda job: _reclaim(job, NodeLost(lost.format(job.owner))))
 
 
 def _reclaim(job: Held, error: ScenefleetError) -> None:
@@ -175,32 +182,19 @@ def _reclaim(job: Held, error: ScenefleetError) -> None:
 
 def stuck(kind: str) -> None:
     """Advance subjects with an open run and no open job: a transition was lost, or a switch has more to plan."""
-    policy = get_runtime().policy
-
-    def go_on(subject_id: str) -> None:
-        def work(session: Session) -> None:
-            row = subjects.lock(session, Subject(kind, subject_id), skip_locked=True)
-            if row is not None:
-                subjects.advance(session, row, policy)
-
-        _change(work)
-
-    _each(f"stuck {kind}", _find(subjects.KINDS[kind].find_stuck), str, go_on)
+    policy, ids = get_runtime().policy, _find(subjects.KINDS[kind].find_stuck)
+    _each_row(f"stuck {kind}", kind, ids, lambda session, row: subjects.advance(session, row, policy))
 
 
 def stale_sidecars() -> None:
     """Queue a revision of every video with a sidecar whose people have changed."""
     policy = get_runtime().policy
 
-    def revise(video_id: str) -> None:
-        def work(session: Session) -> None:
-            video = subjects.lock_video(session, video_id, skip_locked=True)
-            if video is not None and revisions.is_stale(session, video_id):
-                revisions.queue(session, video, policy)
+    def revise(session: Session, video: Video) -> None:
+        if revisions.is_stale(session, video.video_id):
+            revisions.queue(session, video, policy)
 
-        _change(work)
-
-    _each("stale_sidecars", _find(revisions.stale_videos), str, revise)
+    _each_row("stale_sidecars", "video", _find(revisions.stale_videos), revise)
 
 
 def queue_usage() -> None:
