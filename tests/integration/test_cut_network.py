@@ -6,7 +6,6 @@ switch dies: no packet says that anything ended. Needs root and iproute2.
 
 from __future__ import annotations
 
-import itertools
 import os
 import shutil
 import subprocess
@@ -20,16 +19,16 @@ import psycopg
 import pytest
 
 from db import schema
-from db.engine import make_engine, set_engine
+from db.engine import set_engine
 from shared import settings as settings_module
-from tests.integration.test_dead_peers import abandoned, ticks
+from tests.integration.test_dead_peers import abandoned, limited, ticks
 from tests.integration.test_ledger import accept, job
+from tests.support.assets import give_up
 from tests.support.fleet import eventually
 from tests.support.services import PostgresServer
 
 ROOT = Path(__file__).parents[2]
 FREE_WITHIN_S = 60.0
-_numbers = itertools.count(1)
 
 #: What a worker is doing when its network goes: nothing (between two statements), reading a long answer (data in
 #: flight, for which keepalives do nothing), or waiting for a statement that works.
@@ -58,38 +57,33 @@ class Link:
     """A network namespace and a pair of devices between it and this one."""
 
     def __init__(self) -> None:
-        number = next(_numbers)
-        self.name = f"sf{os.getpid()}-{number}"
-        self._outer, self._inner = (
-            f"sfo{os.getpid() % 100_000}-{number}",
-            f"sfi{os.getpid() % 100_000}-{number}",
-        )
-        third = os.getpid() % 250
-        self.network = f"10.213.{third}.0/24"
-        self.here, self.there = f"10.213.{third}.1", f"10.213.{third}.2"
-        _ip("netns", "add", self.name)
+        number = os.getpid() % 100_000
+        self.name, self._outer, self._inner = f"sf{number}", f"sfo{number}", f"sfi{number}"
+        network = f"10.213.{number % 250}"
+        self.network, self.here = f"{network}.0/24", f"{network}.1"
+        _ip(f"netns add {self.name}")
         try:
-            _ip("link", "add", self._outer, "type", "veth", "peer", "name", self._inner)
-            _ip("link", "set", self._inner, "netns", self.name)
-            _ip("addr", "add", f"{self.here}/24", "dev", self._outer)
-            _ip("link", "set", self._outer, "up")
-            _ip("-n", self.name, "addr", "add", f"{self.there}/24", "dev", self._inner)
-            _ip("-n", self.name, "link", "set", self._inner, "up")
+            _ip(f"link add {self._outer} type veth peer name {self._inner}")
+            _ip(f"link set {self._inner} netns {self.name}")
+            _ip(f"addr add {self.here}/24 dev {self._outer}")
+            _ip(f"link set {self._outer} up")
+            _ip(f"-n {self.name} addr add {network}.2/24 dev {self._inner}")
+            _ip(f"-n {self.name} link set {self._inner} up")
         except BaseException:
             self.close()
             raise
 
     def cut(self) -> None:
         """From now on every packet of either side is lost."""
-        _ip("-n", self.name, "link", "set", self._inner, "down")
+        _ip(f"-n {self.name} link set {self._inner} down")
 
     def close(self) -> None:
         subprocess.run(["ip", "link", "del", self._outer], check=False, capture_output=True)
         subprocess.run(["ip", "netns", "del", self.name], check=False, capture_output=True)
 
 
-def _ip(*arguments: str) -> None:
-    subprocess.run(["ip", *arguments], check=True, capture_output=True, text=True)
+def _ip(command: str) -> None:
+    subprocess.run(["ip", *command.split()], check=True, capture_output=True, text=True)
 
 
 @pytest.fixture
@@ -97,10 +91,7 @@ def link() -> Iterator[Link]:
     if os.geteuid() != 0:
         pytest.skip("cutting a network takes root: run this test as root")
     if shutil.which("ip") is None:
-        reason = "no `ip` is installed: install iproute2"
-        if os.environ.get("CI"):
-            pytest.fail(reason)
-        pytest.skip(reason)
+        give_up("no `ip` is installed: install iproute2")
     try:
         made = Link()
     except subprocess.CalledProcessError as error:
@@ -135,11 +126,9 @@ def server(
         schema.upgrade(url=url.replace("postgresql://", "postgresql+psycopg://"))
         monkeypatch.setenv("POSTGRES_URL", url)
         settings_module.get_settings.cache_clear()
-        engine = make_engine(url.replace("postgresql://", "postgresql+psycopg://"))
-        set_engine(engine)
-        yield made
+        with limited(url):
+            yield made
         set_engine(None)
-        engine.dispose()
         settings_module.get_settings.cache_clear()
     finally:
         made.stop()
@@ -193,10 +182,8 @@ def test_rows_of_a_worker_whose_network_is_cut_are_free_within_a_minute(
                     freed[video_id] = round(time.monotonic() - began, 1)
             return len(freed) == len(kinds)
 
-        try:
-            eventually(look, within_s=FREE_WITHIN_S, what="every row is free", every_s=0.5)
-        finally:
-            print(f"rows free after a cut network, seconds: {freed}")
+        eventually(look, within_s=FREE_WITHIN_S, what="every row is free", every_s=0.5)
+        print(f"rows free after a cut network, seconds: {freed}")
     finally:
         for worker in workers:
             worker.kill()

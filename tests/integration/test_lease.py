@@ -6,19 +6,17 @@ import os
 import subprocess
 import sys
 import textwrap
-import time
-from pathlib import Path
 
 import pytest
-from sqlalchemy import select, update
+from sqlalchemy import update
 
-from db.engine import reading, transact
+from db.engine import transact
 from db.ledger import claims
 from db.tables import Job
 from shared.errors import LeaseLost, StageTimeout
 from shared.exit_status import ExitStatus
 from tests.integration.test_ledger import accept, job, must_claim
-from tests.support.fleet import eventually
+from tests.support.fleet import ROOT, eventually
 from worker.lease import Lease
 
 pytestmark = pytest.mark.usefixtures("database")
@@ -48,16 +46,10 @@ def test_a_cancelled_job_stops_at_its_next_report() -> None:
     accept()
     claimed = must_claim()
 
-    def report_until_lost(lease: Lease) -> None:
-        deadline = time.monotonic() + 20
-        while time.monotonic() < deadline:
-            lease.report(0.1)
-            time.sleep(0.01)
-
     with lease_of(claimed) as lease:
         transact(lambda session: session.execute(update(Job).values(state="cancelled")))
         with pytest.raises(LeaseLost):
-            report_until_lost(lease)
+            eventually(lambda: lease.report(0.1), within_s=20, what="the job is lost", every_s=0.01)
 
 
 def test_past_its_limit_the_process_records_the_failure_and_ends(database: str) -> None:
@@ -77,16 +69,9 @@ def test_past_its_limit_the_process_records_the_failure_and_ends(database: str) 
             time.sleep(60)  # native code that never returns
     """
     environment = {**os.environ, "POSTGRES_URL": database, "REDIS_URL": "redis://127.0.0.1:1/0"}
-    root = Path(__file__).parents[2]
-    ended = subprocess.run(
-        [sys.executable, "-c", textwrap.dedent(code)],
-        env=environment,
-        cwd=root,
-        timeout=50,
-        capture_output=True,
-    )
+    command = [sys.executable, "-c", textwrap.dedent(code)]
+    ended = subprocess.run(command, env=environment, cwd=ROOT, timeout=50, capture_output=True)
     assert ended.returncode == ExitStatus.TIME_LIMIT, ended.stderr.decode()
-    with reading() as session:
-        found = session.scalars(select(Job)).one()
+    found = job(claimed.job_id)
     assert (found.state, found.failures, found.error_class) == ("queued", 1, "StageTimeout")
     assert found.error is not None and "limit of 0.2 s" in found.error

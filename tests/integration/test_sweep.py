@@ -15,9 +15,8 @@ from db.engine import transact
 from db.expressions import NOW
 from db.ledger import attempts, subjects, video_runs
 from db.ledger.claims import Claim
-from db.ledger.policy import RunPolicy
 from db.scenes import write_scenes
-from db.tables import Job, Video
+from db.tables import Job, Scene
 from shared.errors import BadMedia, LeaseLost
 from shared.storage import Storage, StorageConfig, open_storage
 from tests.integration.test_ledger import (
@@ -51,12 +50,7 @@ def context(claimed: Claim, storage: Any, folder: Path) -> StageContext:
 
 
 def change(act: Any) -> Any:
-    def work(session: Session) -> Any:
-        video = subjects.lock_video(session, KEY)
-        assert video is not None
-        return act(session, video, POLICY)
-
-    return transact(work)
+    return transact(lambda session: act(session, subjects.lock_video(session, KEY), POLICY))
 
 
 def publish() -> Claim:
@@ -118,32 +112,19 @@ def test_a_sweep_drops_rows_and_objects_of_a_cancelled_rerun(storage: Storage, t
     again = must_claim()
     mine = "keyframes/u1/v1/9.1/000000_0.jpg"
     storage.put_bytes("sidecars", mine, b"picture", "image/jpeg")
-    scene = {
-        "idx": 0,
-        "start_s": 0.0,
-        "end_s": 1.0,
-        "kind": "start",
-        "keyframes": [{"ordinal": 0, "key": mine}],
-    }
-    finish(
-        again,
-        lambda session: write_scenes(session, KEY, "u1", again.run, [scene]),
-        audio_key=None,
-        windows=[],
-    )
+    keyframes = [{"ordinal": 0, "key": mine}]
+    scene = {"idx": 0, "start_s": 0.0, "end_s": 1.0, "kind": "start", "keyframes": keyframes}
+
+    def write(session: Session) -> None:
+        write_scenes(session, KEY, "u1", again.run, [scene])
+
+    finish(again, write, audio_key=None, windows=[])
     change(video_runs.cancel)
     swept = must_claim("housekeeping")
-    outcome = sweep.run(context(swept, storage, tmp_path))
-    finish(swept, outcome.write)
+    finish(swept, sweep.run(context(swept, storage, tmp_path)).write)
     assert not storage.exists("sidecars", mine)
-    versions = transact(lambda session: {row.split_version for row in session.query(_scene()).all()})
+    versions = transact(lambda session: {row.split_version for row in session.query(Scene)})
     assert versions == {1}, "the published split stays, the cancelled one is gone"
-
-
-def _scene() -> Any:
-    from db.tables import Scene
-
-    return Scene
 
 
 def test_a_sweep_keeps_what_an_unpublished_run_made(storage: Storage, tmp_path: Path) -> None:
@@ -151,11 +132,8 @@ def test_a_sweep_keeps_what_an_unpublished_run_made(storage: Storage, tmp_path: 
     accept()
     split(must_claim(), scenes=1)
     storage.put_bytes("sidecars", "keyframes/u1/v1/1.1/0.jpg", b"picture", "image/jpeg")
-    transact(
-        lambda session: session.execute(
-            update(_scene()).values(keyframes=[{"ordinal": 0, "key": "keyframes/u1/v1/1.1/0.jpg"}])
-        )
-    )
+    keyframes = [{"ordinal": 0, "key": "keyframes/u1/v1/1.1/0.jpg"}]
+    transact(lambda session: session.execute(update(Scene).values(keyframes=keyframes)))
     change(video_runs.cancel)
     swept = must_claim("housekeeping")
     finish(swept, sweep.run(context(swept, storage, tmp_path)).write)
@@ -163,7 +141,7 @@ def test_a_sweep_keeps_what_an_unpublished_run_made(storage: Storage, tmp_path: 
 
 
 def test_a_retry_during_the_sweep_makes_its_audio_reembed(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The sweep of a failed run is claimed while a retry is deciding: the retry must not build on the audio."""
+    """The sweep of a failed run is claimed while a retry decides, which must not use the audio then."""
     accept()
     split(must_claim(), windows=1)
     fail(must_claim("asr"), BadMedia("on purpose"))
@@ -184,10 +162,7 @@ def test_a_retry_during_the_sweep_makes_its_audio_reembed(monkeypatch: pytest.Mo
 
     monkeypatch.setattr(video_runs, "stage_states", claimed_meanwhile)
 
-    def retry(session: Session, video: Video, policy: RunPolicy) -> Any:
-        return video_runs.retry(session, video, policy)
-
-    change(retry)
+    change(video_runs.retry)
     assert taken[0].stage == "sweep"
     shown = stages()
     assert (shown["split"], shown["audio"]) == ("reused", "queued"), shown

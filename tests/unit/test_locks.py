@@ -57,11 +57,7 @@ def test_the_locks_hold_what_the_project_needs_and_no_cuda() -> None:
     extras: dict[str, list[str]] = project["optional-dependencies"]
     for lock, wanted in {"run": ("lite", "embedded"), "dev": ("lite", "full", "embedded", "dev")}.items():
         have = locked(ROOT / "locks" / f"{lock}.txt").keys() | {"torch", "scenefleet"}
-        needs = [
-            *project["dependencies"],
-            *extras["worker"],
-            *(need for extra in wanted for need in extras[extra]),
-        ]
+        needs = [*project["dependencies"], *(need for extra in ("worker", *wanted) for need in extras[extra])]
         missing = {name_of(need) for need in needs} - have
         assert not missing, f"locks/{lock}.txt lacks {missing}: run `make lock`"
         assert not {name for name in have if name.startswith(("nvidia-", "cuda-"))} - {"nvidia-ml-py"}
@@ -80,20 +76,15 @@ def test_make_installs_from_the_locks_only() -> None:
 # --- the list of known holes
 
 
+HOLE = {"id": "PYSEC-1", "aliases": ["CVE-1"], "fix_versions": ["2"]}
+
+
 @pytest.mark.parametrize(
     ("report", "status", "says"),
     [
         ({"dependencies": [{"name": "x", "version": "1", "vulns": []}]}, 0, "1 packages, 0 known holes"),
         (
-            {
-                "dependencies": [
-                    {
-                        "name": "x",
-                        "version": "1",
-                        "vulns": [{"id": "PYSEC-1", "aliases": ["CVE-1"], "fix_versions": ["2"]}],
-                    }
-                ]
-            },
+            {"dependencies": [{"name": "x", "version": "1", "vulns": [HOLE]}]},
             1,
             "x 1: PYSEC-1, CVE-1; mended in 2",
         ),
@@ -115,9 +106,8 @@ def test_audit_fails_for_a_hole_and_not_for_silence(
         )
     asker.write_text(f"#!{sys.executable}\n{script}")
     asker.chmod(0o755)
-    done = subprocess.run(
-        [sys.executable, str(ROOT / ".ci" / "audit"), str(asker)], capture_output=True, text=True, check=False
-    )
+    command = [sys.executable, str(ROOT / ".ci" / "audit"), str(asker)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert (done.returncode, says in done.stdout) == (status, True), done.stdout + done.stderr
     assert report is not None or len(done.stdout.splitlines()) == 1
 
@@ -145,10 +135,6 @@ def test_every_file_of_a_model_is_pinned_or_says_that_it_is_not(entry: dict[str,
 
 
 def test_only_what_users_supply_is_unknown() -> None:
-    unknown = {
-        (entry["name"], file)
-        for entry in models()
-        for file, value in entry["sha256"].items()
-        if value == "unknown"
-    }
-    assert unknown == {("adaface-ir101-webface12m", "adaface_ir101_webface12m.ckpt")}
+    files = [(entry["name"], *item) for entry in models() for item in entry["sha256"].items()]
+    unknown = [(name, file) for name, file, value in files if value == "unknown"]
+    assert unknown == [("adaface-ir101-webface12m", "adaface_ir101_webface12m.ckpt")]
