@@ -23,76 +23,53 @@ from .stage import Stage
 #: waits behind it.
 HOUSEKEEPING = "housekeeping"
 
-SPLIT = Stage(
-    name="split", queue="media", handler="worker.stages.split", essential=True, time_limit_s=6 * 3600
-)
-AUDIO = Stage(
-    name="audio", queue="media", handler="worker.stages.audio", after=("split",), time_limit_s=3600,
-    stands_in_for="split",
+
+def _stage(name: str, queue: str, time_limit_s: int, *, handler: str = "", **fields: Any) -> Stage:
+    handler = f"worker.stages.{handler or name}"
+    return Stage(name=name, queue=queue, handler=handler, time_limit_s=time_limit_s, **fields)
+
+
+SPLIT = _stage("split", "media", 6 * 3600, essential=True)
+AUDIO = _stage("audio", "media", 3600, after=("split",), stands_in_for="split")
+ASR = _stage("asr", "asr", 1800, after=("split", "audio"), parts="windows")
+TEXT = _stage(
+    "text", "text", 600, after=("asr",), parts="scenes", batch=64, flags=("feature_semantic_search",),
+    tables=("lexical_weights",), retrievers=("text", "lexical"),
 )  # fmt: skip
-ASR = Stage(
-    name="asr", queue="asr", handler="worker.stages.asr", after=("split", "audio"), time_limit_s=1800,
-    parts="windows",
+VISION = _stage(
+    "vision", "vision", 600, after=("split",), parts="keyframes", batch=32, flags=("feature_vision",),
+    tables=("scene_tags",), retrievers=("vision",),
 )  # fmt: skip
-TEXT = Stage(
-    name="text", queue="text", handler="worker.stages.text", after=("asr",), time_limit_s=600,
-    parts="scenes", batch=64, flags=("feature_semantic_search",), tables=("lexical_weights",),
-    retrievers=("text", "lexical"),
+FACE = _stage(
+    "face", "face", 600, after=("split",), parts="keyframes", batch=8, flags=("feature_face", "feature_face_detection"),
+    tables=("faces", "face_tracks"),
 )  # fmt: skip
-VISION = Stage(
-    name="vision", queue="vision", handler="worker.stages.vision", after=("split",), time_limit_s=600,
-    parts="keyframes", batch=32, flags=("feature_vision",), tables=("scene_tags",), retrievers=("vision",),
+OCR = _stage(
+    "ocr", "ocr", 600, after=("split",), parts="keyframes", batch=8, flags=("feature_ocr",),
+    tables=("screen_texts",), retrievers=("screen",),
 )  # fmt: skip
-FACE = Stage(
-    name="face", queue="face", handler="worker.stages.face", after=("split",), time_limit_s=600,
-    parts="keyframes", batch=8, flags=("feature_face", "feature_face_detection"), tables=("faces", "face_tracks"),
-)  # fmt: skip
-OCR = Stage(
-    name="ocr", queue="ocr", handler="worker.stages.ocr", after=("split",), time_limit_s=600,
-    parts="keyframes", batch=8, flags=("feature_ocr",), tables=("screen_texts",), retrievers=("screen",),
-)  # fmt: skip
-_BUILT_IN: tuple[Stage, ...] = (SPLIT, AUDIO, ASR, TEXT, VISION, FACE, OCR)
+_BUILT_IN = (SPLIT, AUDIO, ASR, TEXT, VISION, FACE, OCR)
 
 #: Jobs of a video outside the pipeline: remove what a run left behind, remove a deleted video.
-SWEEP = Stage(name="sweep", queue=HOUSEKEEPING, handler="worker.stages.sweep", time_limit_s=1800)
-ERASE_VIDEO = Stage(
-    name="erase_video", queue=HOUSEKEEPING, handler="worker.stages.erase_video", time_limit_s=3600,
-    may_be_given_up=False, outlives_subject=True,
-)  # fmt: skip
+SWEEP = _stage("sweep", HOUSEKEEPING, 1800)
+ERASE_VIDEO = _stage("erase_video", HOUSEKEEPING, 3600, may_be_given_up=False, outlives_subject=True)
 
 #: Jobs about people: analyse a person's photos, match a video's faces again, erase a person. A job of the video writes
 #: changed people into its sidecars.
-ENROLL = Stage(name="enroll", queue="face", handler="worker.stages.enroll", time_limit_s=600, batch=8)
-MATCH = Stage(
-    name="match", queue=HOUSEKEEPING, handler="worker.stages.match", after=("enroll",), time_limit_s=600
-)
-ERASE_PERSON = Stage(
-    name="erase_person", queue=HOUSEKEEPING, handler="worker.stages.erase_person", time_limit_s=3600,
-    may_be_given_up=False, outlives_subject=True,
-)  # fmt: skip
+ENROLL = _stage("enroll", "face", 600, batch=8)
+MATCH = _stage("match", HOUSEKEEPING, 600, after=("enroll",))
+ERASE_PERSON = _stage("erase_person", HOUSEKEEPING, 3600, may_be_given_up=False, outlives_subject=True)
 #: Gives tracks to another person, batch by batch: for a merge, or to undo a merge or a split. An erasure waits for it.
-MOVE = Stage(
-    name="move", queue=HOUSEKEEPING, handler="worker.stages.move", time_limit_s=3600,
-    may_be_given_up=False, outlives_run=True, outlives_subject=True,
-)  # fmt: skip
+MOVE = _stage("move", HOUSEKEEPING, 3600, may_be_given_up=False, outlives_run=True, outlives_subject=True)
 #: Removes photos once more after the last URL by which they could be uploaded again has expired.
-LATE_PHOTOS = Stage(
-    name="late_photos", queue=HOUSEKEEPING, handler="worker.stages.late_photos", time_limit_s=3600,
-    may_be_given_up=False, outlives_run=True,
-)  # fmt: skip
-REWRITE_SIDECARS = Stage(
-    name="rewrite_sidecars", queue=HOUSEKEEPING, handler="worker.stages.rewrite_sidecars", time_limit_s=1800
-)
+LATE_PHOTOS = _stage("late_photos", HOUSEKEEPING, 3600, may_be_given_up=False, outlives_run=True)
+REWRITE_SIDECARS = _stage("rewrite_sidecars", HOUSEKEEPING, 1800)
 
 #: Jobs of a switch of models: create vectors of the new model for published scenes, delete those of the other. The parts
 #: are small because a search waits for the part that is running.
-TEXT_REEMBED = Stage(
-    name="text_reembed", queue="text", handler="worker.stages.reembed", time_limit_s=600, batch=32
-)
-VISION_REEMBED = Stage(
-    name="vision_reembed", queue="vision", handler="worker.stages.reembed", time_limit_s=600, batch=8
-)
-DISCARD = Stage(name="discard", queue=HOUSEKEEPING, handler="worker.stages.discard", time_limit_s=3600)
+TEXT_REEMBED = _stage("text_reembed", "text", 600, handler="reembed", batch=32)
+VISION_REEMBED = _stage("vision_reembed", "vision", 600, handler="reembed", batch=8)
+DISCARD = _stage("discard", HOUSEKEEPING, 3600)
 
 _OUTSIDE = (
     SWEEP, ERASE_VIDEO, ENROLL, MATCH, ERASE_PERSON, MOVE, LATE_PHOTOS, REWRITE_SIDECARS, TEXT_REEMBED, VISION_REEMBED,
@@ -120,22 +97,12 @@ class _Graph(NamedTuple):
 
 @cache
 def _graph() -> _Graph:
-    installed = plugins.read(
-        plugins.find(),
-        pipeline=_BUILT_IN,
-        taken={
-            "sidecar",
-            "search",
-            HOUSEKEEPING,
-            *(stage.queue for stage in _BUILT_IN),
-            *(stage.name for stage in _OUTSIDE),
-        },
-    )
+    queues, outside = {stage.queue for stage in _BUILT_IN}, {stage.name for stage in _OUTSIDE}
+    taken = {"sidecar", "search", HOUSEKEEPING} | queues | outside
+    installed = plugins.read(plugins.find(), pipeline=_BUILT_IN, taken=taken)
     before = (*_BUILT_IN, *(stage for plugin in installed.plugins for stage in plugin.stages))
     full_run = tuple(stage.name for stage in before if not stage.stands_in_for)
-    sidecar = Stage(
-        name="sidecar", queue="media", handler="worker.stages.sidecar", essential=True, time_limit_s=3600, after=full_run
-    )  # fmt: skip
+    sidecar = _stage("sidecar", "media", 3600, essential=True, after=full_run)
     pipeline = (*before, sidecar)
     stages = {stage.name: stage for stage in (*pipeline, *_OUTSIDE)}
     return _Graph(

@@ -16,14 +16,11 @@ from shared import graph, routing
 from shared.contracts import (
     AddPhoto,
     CreatePerson,
-    EventList,
-    FacePage,
     JudgeFaces,
     ListEvents,
     ListFaces,
     ListPeople,
     MergePeople,
-    PeoplePage,
     PersonRef,
     PersonView,
     PhotoList,
@@ -35,6 +32,10 @@ from shared.contracts import (
 from shared.errors import Conflict, InvalidRequest
 from tasks.requests import Answer, Changed, PeopleRequest, change_task, commit, read_task, request_task
 from worker.runtime import get_runtime
+
+list_people = read_task(routing.PEOPLE_LIST, ListPeople, base=PeopleRequest)(registry.list_page)
+faces = read_task(routing.PEOPLE_FACES, ListFaces, base=PeopleRequest)(registry.faces_page)
+list_events = read_task(routing.PEOPLE_EVENTS, ListEvents, base=PeopleRequest)(events.page)
 
 
 def _require_enrolment() -> None:
@@ -67,12 +68,6 @@ def create(session: Session, request: CreatePerson) -> Changed:
     """Create a person; repeating it with the same id or name changes nothing."""
     _require_enrolment()
     return registry.create(session, request), []
-
-
-@read_task(routing.PEOPLE_LIST, ListPeople, base=PeopleRequest)
-def list_people(session: Session, request: ListPeople) -> PeoplePage:
-    """Return a page of the user's people."""
-    return registry.list_page(session, request)
 
 
 @read_task(routing.PEOPLE_GET, PersonRef, base=PeopleRequest)
@@ -161,18 +156,6 @@ def cancel(session: Session, request: PersonRef) -> Changed:
     person = _lock(session, request)
     person_runs.stop(session, person)
     return _view(session, person)
-
-
-@read_task(routing.PEOPLE_FACES, ListFaces, base=PeopleRequest)
-def faces(session: Session, request: ListFaces) -> FacePage:
-    """Return a page of the tracks that show a person."""
-    return registry.faces_page(session, request)
-
-
-@read_task(routing.PEOPLE_EVENTS, ListEvents, base=PeopleRequest)
-def list_events(session: Session, request: ListEvents) -> EventList:
-    """Return the changes of the user's people, newest first."""
-    return events.page(session, request)
 
 
 @change_task(routing.PEOPLE_JUDGE, JudgeFaces, base=PeopleRequest)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import wraps
+from functools import partial, wraps
 from typing import Any, TypeVar
 
 from celery.exceptions import Ignore, Reject
@@ -23,6 +23,7 @@ from worker.search import stored_answers
 from worker.wakeup import notify
 
 C = TypeVar("C", bound=Contract)
+Handle = Callable[..., Any]
 Answer = BaseModel | dict[str, Any]
 Changed = tuple[Answer, list[WakeUp]]
 
@@ -81,54 +82,38 @@ REQUEST: dict[str, Any] = {
 PEOPLE_REQUEST: dict[str, Any] = {**REQUEST, "base": PeopleRequest}
 
 
-def request_task(name: str, contract: type[C], **options: Any) -> Callable[[Callable[[C], Answer]], Any]:
+def request_task(
+    name: str, contract: type[C], call: Callable[[Handle, C], Answer] | None = None, **options: Any
+) -> Callable[[Handle], Any]:
     """Register a function as the task ``name``: it gets the payload as ``contract``, and its answer is sent as JSON.
 
-    ``options``: instead of those of ``REQUEST``.
+    ``call``: calls the function; ``options``: instead of those of ``REQUEST``.
     """
 
-    def register(handle: Callable[[C], Answer]) -> Any:
+    def register(handle: Handle) -> Any:
         @app.task(name=name, **{**REQUEST, **options})
         @wraps(handle)
         def run(**payload: Any) -> dict[str, Any]:
-            return answer(handle(parse(contract, payload)))
+            request = parse(contract, payload)
+            return answer(handle(request) if call is None else call(handle, request))
 
         return run
 
     return register
 
 
-def read_task(
-    name: str, contract: type[C], **options: Any
-) -> Callable[[Callable[[Session, C], Answer]], Any]:
-    """``request_task`` for a function that reads rows of the request's user."""
-
-    def register(handle: Callable[[Session, C], Answer]) -> Any:
-        @request_task(name, contract, **options)
-        @wraps(handle)
-        def run(given: Any) -> Answer:
-            with reading_as(given.user_id) as session:
-                return handle(session, given)
-
-        return run
-
-    return register
+def _read(handle: Handle, request: Any) -> Answer:
+    with reading_as(request.user_id) as session:
+        found: Answer = handle(session, request)
+        return found
 
 
-def change_task(
-    name: str, contract: type[C], **options: Any
-) -> Callable[[Callable[[Session, C], Changed]], Any]:
-    """``request_task`` for a function that changes rows, and returns the answer with the wake-up messages to send."""
-
-    def register(handle: Callable[[Session, C], Changed]) -> Any:
-        @request_task(name, contract, **options)
-        @wraps(handle)
-        def run(given: C) -> Answer:
-            return commit(lambda session: handle(session, given))
-
-        return run
-
-    return register
+#: Registers a function of a session, which reads rows of the request's user, and the request.
+read_task = partial(request_task, call=_read)
+#: Registers a function of a session and the request that changes rows; returns the answer and the wake-up messages to send.
+change_task = partial(
+    request_task, call=lambda handle, request: commit(lambda session: handle(session, request))
+)
 
 
 def commit(work: Callable[[Session], Changed]) -> Answer:

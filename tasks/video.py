@@ -14,7 +14,6 @@ from db.speech import published_speech
 from db.tables import Video
 from shared import graph, routing
 from shared.contracts import (
-    FailurePage,
     ListFailures,
     ListScenes,
     ListVideos,
@@ -25,7 +24,6 @@ from shared.contracts import (
     Subtitles,
     UploadSlot,
     UploadVideo,
-    VideoPage,
     VideoRef,
     VideoStatus,
 )
@@ -52,16 +50,8 @@ def status(session: Session, request: VideoRef) -> VideoStatus:
     return videos.status(session, request.video_id, request.user_id)
 
 
-@read_task(routing.VIDEO_LIST, ListVideos)
-def list_videos(session: Session, request: ListVideos) -> VideoPage:
-    """Return a page of the user's videos, newest first."""
-    return videos.list_page(session, request)
-
-
-@read_task(routing.VIDEO_FAILURES, ListFailures)
-def failures(session: Session, request: ListFailures) -> FailurePage:
-    """Return a page of the jobs of the user's videos that failed for good, newest first."""
-    return videos.failures(session, request)
+list_videos = read_task(routing.VIDEO_LIST, ListVideos)(videos.list_page)
+failures = read_task(routing.VIDEO_FAILURES, ListFailures)(videos.failures)
 
 
 @read_task(routing.VIDEO_UPLOAD, UploadVideo)
