@@ -28,8 +28,7 @@ log = get_logger(__name__)
 _LOOK_S = 0.5
 
 
-def live_children(consumer: Any) -> set[int]:
-    """Process ids of the pool's children."""
+def _live_children(consumer: Any) -> set[int]:
     pool = getattr(consumer.pool, "_pool", None)
     return {process.pid for process in getattr(pool, "_pool", []) if process.pid and process.exitcode is None}
 
@@ -45,7 +44,7 @@ class Gate(bootsteps.StartStopStep):
         self.timer: Any = None
 
     def start(self, consumer: Any) -> None:
-        self.housekeeping.children = lambda: live_children(consumer)
+        self.housekeeping.children = lambda: _live_children(consumer)
         self.housekeeping.start()
         allow_early_exits(consumer.pool)
         self.timer = consumer.timer.call_repeatedly(_LOOK_S, self.look, (consumer,))
@@ -64,7 +63,7 @@ class Gate(bootsteps.StartStopStep):
             # Celery has cancelled the queues.
             return
         was = self.node.state
-        now = self.node.look(live_children(consumer))
+        now = self.node.look(_live_children(consumer))
         for queue in self.node.family.queues:
             consuming = consumer.task_consumer.consuming_from(queue)
             if now == "ready" and not consuming:
@@ -76,11 +75,8 @@ class Gate(bootsteps.StartStopStep):
         if now != was or self.node.changed:
             self.housekeeping.wake()
         if now == "failed" and worker_state.should_stop is None:
-            log.error(
-                "leaving: this node can't work; its queues keep their messages",
-                node=self.node.name,
-                failure=self.node.error,
-            )
+            reason = "leaving: this node can't work; its queues keep their messages"
+            log.error(reason, node=self.node.name, failure=self.node.error)
             worker_state.should_stop = ExitStatus.CONFIG
 
 
@@ -89,15 +85,13 @@ class BecomeNode(bootsteps.Step):
 
     def create(self, worker: Any) -> None:
         settings = get_settings()
-        node = Node(settings)
+        node = Node(settings, worker.hostname, worker.concurrency)
         housekeeping = Housekeeping(node, settings)
         control.answer_for(node)
-        node.prepare(worker.hostname, worker.concurrency)
         # From then on dead children are no failures of their jobs.
         announce_stop(worker, housekeeping.stop)
-        worker.app.steps["consumer"].add(
-            type("NodeGate", (Gate,), {"node": node, "housekeeping": housekeeping})
-        )
+        gate = type("NodeGate", (Gate,), {"node": node, "housekeeping": housekeeping})
+        worker.app.steps["consumer"].add(gate)
 
         @signals.worker_process_init.connect(weak=False)
         def start_child(**_: object) -> None:

@@ -6,7 +6,6 @@ import os
 import secrets
 import shutil
 from collections import Counter
-from pathlib import Path
 from typing import Any
 
 from billiard.process import current_process
@@ -28,16 +27,18 @@ MAX_FAILED_LOADS = 3
 
 
 class Node:
-    """This process as a node of the fleet. Made in the main process before its children are forked."""
+    """This process as a node of the fleet. Created in the main process before its children are forked."""
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: Settings, name: str, concurrency: int) -> None:
         self.settings = settings
         self.family = routing.NODES[settings.family]
-        self.name = ""
+        self.name = name
         self.main_pid = os.getpid()
-        #: Distinguishes this life of the node from earlier ones: in a container the process ids are the same.
-        self.birth = secrets.token_hex(4)
-        self.slots = Slots(1)
+        #: Identifies this life of the node: in a container the process ids of every life are the same.
+        self.life = f"{self.main_pid}.{secrets.token_hex(4)}"
+        self.owner_prefix = f"{name}:{self.life}:"
+        self.work_dir = settings.home / "work" / name
+        self.slots = Slots(concurrency)
         self.failed_loads = 0
         self.state = "loading"
         self.error = ""
@@ -46,28 +47,10 @@ class Node:
         self._seen: list[Any] = []
         self._live: set[int] = set()
         self._commands = 0
-
-    @property
-    def life(self) -> str:
-        return f"{self.main_pid}.{self.birth}"
-
-    @property
-    def owner_prefix(self) -> str:
-        return f"{self.name}:{self.life}:"
-
-    # --- main process
-
-    def prepare(self, name: str, concurrency: int) -> None:
-        """Prepare the node before its pool is forked."""
-        self.name = name
-        self.main_pid = os.getpid()
-        self.slots = Slots(concurrency)
-        # Temporary files of an earlier life of this node.
+        # Temporary files of an earlier life.
         shutil.rmtree(self.work_dir, ignore_errors=True)
 
-    @property
-    def work_dir(self) -> Path:
-        return self.settings.home / "work" / self.name
+    # --- main process
 
     def look(self, live_pids: set[int]) -> str:
         """Read the children's states: ``ready`` when all are, ``failed`` if waiting for them makes no sense."""

@@ -24,9 +24,7 @@ TEXT_MODEL = "all-minilm-l6-v2"
 
 @pytest.fixture
 def node(tmp_path: Path) -> Node:
-    made = Node(Settings(SCENEFLEET_HOME=tmp_path, SCENEFLEET_FAMILY="text"))
-    made.prepare("text@host", 2)
-    return made
+    return Node(Settings(SCENEFLEET_HOME=tmp_path, SCENEFLEET_FAMILY="text"), "text@host", 2)
 
 
 def test_each_side_of_each_slot_keeps_its_last_record() -> None:
@@ -235,5 +233,5 @@ def test_a_change_of_a_child_is_worth_telling_and_a_use_is_not(node: Node) -> No
 def test_temporary_files_of_an_earlier_life_are_removed(node: Node) -> None:
     left = node.work_dir / "0" / "3.1"
     left.mkdir(parents=True)
-    node.prepare("text@host", 1)
+    Node(node.settings, "text@host", 1)
     assert not left.exists()
