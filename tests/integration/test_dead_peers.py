@@ -9,14 +9,15 @@ import textwrap
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import psycopg
 import pytest
 import yaml
-from sqlalchemy import text, update
+from sqlalchemy import select, text, update
 from sqlalchemy.orm import Session
 from structlog.testing import capture_logs
 
@@ -37,12 +38,10 @@ from db.tables import Job, Video
 from local.servers import postgres as embedded
 from shared.errors import DatabaseBusy, DatabaseUnavailable, ModelFailure, StatementTimeout
 from shared.settings import Settings, get_settings
-from tasks import requests, video
-from tests.integration.test_lease import never
+from tests.integration.test_lease import lease_of
 from tests.integration.test_ledger import KEY, accept, claim, expire, job, must_claim, state
 from tests.support.fleet import eventually
 from worker import reconcile, runner
-from worker.lease import Lease
 
 pytestmark = pytest.mark.usefixtures("database")
 
@@ -51,15 +50,12 @@ SHORT = Limits(lock_s=1.0, statement_s=2.0, idle_s=1.5, peer_s=6.0)
 
 
 @contextmanager
-def silent_on(url: str, statement: str, *, idle_s: float = 0.0) -> Iterator[psycopg.Connection[Any]]:
+def silent_on(url: str, statement: str, *, idle_s: float = 0.0) -> Iterator[None]:
     """A client that has opened a transaction, locked something and says nothing more."""
-    options = f"-c idle_in_transaction_session_timeout={round(idle_s * 1000)}" if idle_s else ""
-    connection = psycopg.connect(url, options=options)
-    try:
+    options = f"-c idle_in_transaction_session_timeout={round(idle_s * 1000)}"
+    with closing(psycopg.connect(url, options=options)) as connection:
         connection.execute(statement)  # psycopg begins a transaction by itself
-        yield connection
-    finally:
-        connection.close()
+        yield
 
 
 def row_of(video_id: str) -> str:
@@ -190,15 +186,12 @@ def test_a_session_that_postgres_ended_for_its_silence_is_tried_again(database: 
     accept()
     tries: list[None] = []
 
-    def work(session: Session) -> str:
+    def work(session: Session) -> str | None:
         tries.append(None)
         subjects.lock_video(session, KEY)
         if len(tries) == 1:
             time.sleep(2.5)  # longer than idle_s: a process that was frozen
-        found = session.get(Video, KEY)
-        assert found is not None
-        session.refresh(found)
-        return found.state
+        return session.scalar(select(Video.state).where(Video.video_id == KEY))
 
     with limited(database, SHORT):
         assert with_database_retry(work, 10.0) == "uploaded"
@@ -208,38 +201,19 @@ def test_a_session_that_postgres_ended_for_its_silence_is_tried_again(database: 
             transact(work)
 
 
-# --- requests and leases
-
-
-def test_a_cancel_of_a_video_that_a_dead_peer_holds_is_answered(
-    database: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    accept()
-    accept("v2")
-    monkeypatch.setattr(requests, "notify", lambda wake_ups: 0)
-    with limited(database, SHORT), silent_on(database, row_of("v1")):
-        began = time.monotonic()
-        with pytest.raises(DatabaseBusy) as refused:
-            video.cancel.run(video_id="v1", user_id="u1")
-        assert time.monotonic() - began < 5.0
-        assert refused.value.retryable
-        assert video.cancel.run(video_id="v2", user_id="u1")["accepted"]
-    assert video.cancel.run(video_id="v1", user_id="u1")["accepted"]
-    assert DatabaseBusy in requests.REQUEST["throws"]
+# --- leases
 
 
 def test_a_heartbeat_outlives_a_locked_job(database: str) -> None:
     accept()
     claimed = must_claim()
-    with limited(database, SHORT):
-        lease = Lease(claimed, lease_s=30.0, heartbeat_s=0.1, time_limit_s=60.0, on_time_limit=never)
-        with lease:
-            statement = f"SELECT 1 FROM jobs WHERE job_id = {claimed.job_id} FOR UPDATE"
-            with capture_logs() as logs, silent_on(database, statement):
-                gave_up = "lease not renewed"
-                eventually(lambda: gave_up in [line["event"] for line in logs], within_s=10, what=gave_up)
-            lease.report(0.7)
-            eventually(lambda: job(claimed.job_id).progress == 0.7, within_s=10, what="beats go on")
+    with limited(database, SHORT), lease_of(claimed) as lease:
+        statement = f"SELECT 1 FROM jobs WHERE job_id = {claimed.job_id} FOR UPDATE"
+        with capture_logs() as logs, silent_on(database, statement):
+            gave_up = "lease not renewed"
+            eventually(lambda: gave_up in [line["event"] for line in logs], within_s=10, what=gave_up)
+        lease.report(0.7)
+        eventually(lambda: job(claimed.job_id).progress == 0.7, within_s=10, what="beats go on")
 
 
 # --- reconciling
@@ -338,16 +312,11 @@ def test_a_subject_that_raises_stops_no_other(monkeypatch: pytest.MonkeyPatch) -
 def test_a_step_that_raises_stops_no_other(monkeypatch: pytest.MonkeyPatch) -> None:
     strand("a")
     late = abandoned("late")
-
-    def fail(*_: Any) -> Any:
-        raise ModelFailure("broken")
-
-    monkeypatch.setattr(reconcile, "expired_leases", fail)
-    monkeypatch.setattr(reconcile, "missing_wake_ups", fail)
+    for step in ("expired_leases", "missing_wake_ups"):
+        monkeypatch.setattr(reconcile, step, Mock(side_effect=ModelFailure("broken"), __name__=step))
     with capture_logs() as logs:
         reconcile.fleet()
-    assert ended() == {"a"}
-    assert {line["log_level"] for line in logs} == {"warning"}
+    assert ended() == {"a"} and {line["log_level"] for line in logs} == {"warning"}
     monkeypatch.undo()
     reconcile._paused.clear()
     reconcile.fleet()
@@ -375,7 +344,8 @@ def test_more_stuck_videos_than_are_looked_at_have_their_turn() -> None:
 
 
 FORKS = """
-import os, socket, sys, threading, time
+import os, threading, time
+from contextlib import suppress
 from sqlalchemy import text
 from db.engine import make_engine
 from worker.forks import WAIT_S, forks
@@ -397,11 +367,9 @@ def housekeeping(stubborn):
 
 def sockets():
     found = set()
-    for name in os.listdir("/proc/self/fd"):
-        try:
-            found.add(os.readlink("/proc/self/fd/" + name))
-        except OSError:
-            pass
+    for descriptor in os.listdir("/proc/self/fd"):
+        with suppress(OSError):
+            found.add(os.readlink("/proc/self/fd/" + descriptor))
     return {name for name in found if name.startswith("socket:")}
 
 before = sockets()

@@ -13,7 +13,7 @@ from sqlalchemy import update
 from db.engine import transact
 from db.ledger import claims
 from db.tables import Job
-from shared.errors import LeaseLost, StageTimeout
+from shared.errors import LeaseLost
 from shared.exit_status import ExitStatus
 from tests.integration.test_ledger import accept, job, must_claim
 from tests.support.fleet import ROOT, eventually
@@ -22,12 +22,8 @@ from worker.lease import Lease
 pytestmark = pytest.mark.usefixtures("database")
 
 
-def never(error: StageTimeout) -> None:
-    raise AssertionError(error)
-
-
 def lease_of(claimed: claims.Claim) -> Lease:
-    return Lease(claimed, lease_s=5.0, heartbeat_s=0.05, time_limit_s=60.0, on_time_limit=never)
+    return Lease(claimed, lease_s=30.0, heartbeat_s=0.05, time_limit_s=60.0, on_time_limit=pytest.fail)
 
 
 def test_a_lease_is_renewed_and_reports_progress() -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import shutil
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +12,6 @@ from sqlalchemy.orm import Session
 
 from db.engine import with_database_retry
 from db.ledger import attempts
-from shared.errors import ObjectMissing, StorageUnavailable
 from shared.settings import Settings
 from tests.faults.proxy import LossyProxy
 from tests.integration.test_dead_peers import limited
@@ -140,17 +138,3 @@ def test_a_storage_that_goes_away_while_a_video_is_read_is_to_blame_not_the_vide
     monkeypatch.setattr(storage, "local_path", unplug)
     ran = runner.work("media", runtime)
     assert outcome(ran["job_id"]) == ("queued", 0, 1, "StorageUnavailable")
-
-
-def test_storage_that_is_there_again_but_empty(runtime: Runtime, tmp_path: Path) -> None:
-    """An unmounted disk leaves an empty folder behind: that is an outage, not a missing object."""
-    storage = runtime.storage
-    root = runtime.settings.storage_dir
-    root.rename(tmp_path / "away")
-    root.mkdir()
-    with pytest.raises(StorageUnavailable):
-        storage.get_bytes("uploads", "uploads/u1/v1/a.mp4")
-    shutil.rmtree(root)
-    (tmp_path / "away").rename(root)
-    with pytest.raises(ObjectMissing):
-        storage.get_bytes("uploads", "uploads/u1/v1/a.mp4")

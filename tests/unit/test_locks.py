@@ -96,15 +96,15 @@ def test_audit_fails_for_a_hole_and_not_for_silence(
     tmp_path: Path, report: dict[str, Any] | None, status: int, says: str
 ) -> None:
     asker = tmp_path / "pip-audit"
-    script = "import sys\n"
-    if report is None:
-        script += "sys.exit('ConnectionError: no route')\n"
-    else:
-        script += (
+    script = (
+        "sys.exit('ConnectionError: no route')"
+        if report is None
+        else (
             "path = next(a for a in sys.argv if a.startswith('--output=')).removeprefix('--output=')\n"
-            f"open(path, 'w').write({json.dumps(json.dumps(report))})\n"
+            f"open(path, 'w').write({json.dumps(report)!r})"
         )
-    asker.write_text(f"#!{sys.executable}\n{script}")
+    )
+    asker.write_text(f"#!{sys.executable}\nimport sys\n{script}\n")
     asker.chmod(0o755)
     command = [sys.executable, str(ROOT / ".ci" / "audit"), str(asker)]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
