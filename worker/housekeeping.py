@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 import redis
 from redis.backoff import NoBackoff
@@ -82,7 +83,8 @@ class Housekeeping:
 
     def _tick(self) -> None:
         if time.monotonic() - self._published_at >= _PUBLISH_S:
-            self._publish()
+            with self._redis("state not published") as client:
+                nodes.publish(client, self._node.describe())
             self._published_at = time.monotonic()
         with reconcile.guarded("own_children"):
             reconcile.own_children(self._node.name, self._node.life, self._live_children)
@@ -92,21 +94,19 @@ class Housekeeping:
         live = self.children()
         return None if self.stopping else live
 
-    def _publish(self) -> None:
-        try:
-            with forks.held_off(), self._redis() as client:
-                nodes.publish(client, self._node.describe())
-        except RedisError as error:
-            log.warning("state not published", error=error)
-
-    def _redis(self) -> redis.Redis:
+    @contextmanager
+    def _redis(self, failed: str) -> Iterator[redis.Redis]:
         # The default is ten tries with this timeout each.
-        return redis.Redis.from_url(
-            self._settings.redis_url,
-            socket_timeout=_REDIS_S,
-            socket_connect_timeout=_REDIS_S,
-            retry=Retry(NoBackoff(), 0),
-        )
+        options = {
+            "socket_timeout": _REDIS_S,
+            "socket_connect_timeout": _REDIS_S,
+            "retry": Retry(NoBackoff(), 0),
+        }
+        try:
+            with forks.held_off(), redis.Redis.from_url(self._settings.redis_url, **options) as client:
+                yield client
+        except RedisError as error:
+            log.warning(failed, error=error)
 
     def leave(self) -> None:
         """Release the jobs of a stopping node at once, and remove it from the list of nodes; only the first call does."""
@@ -125,8 +125,5 @@ class Housekeeping:
                 log.info("jobs released", count=released)
         except DatabaseUnavailable as error:
             log.warning("leases run out by themselves", error=error)
-        try:
-            with forks.held_off(), self._redis() as client:
-                nodes.withdraw(client, self._node.name)
-        except RedisError as error:
-            log.warning("state not withdrawn", error=error)
+        with self._redis("state not withdrawn") as client:
+            nodes.withdraw(client, self._node.name)

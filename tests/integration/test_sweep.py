@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
+from unittest.mock import Mock
 
 import pytest
 from sqlalchemy import update
@@ -15,22 +15,13 @@ from db.engine import transact
 from db.expressions import NOW
 from db.ledger import attempts, subjects, video_runs
 from db.ledger.claims import Claim
+from db.ledger.policy import RunPolicy
 from db.scenes import write_scenes
-from db.tables import Job, Scene
+from db.tables import Job, Scene, Video
 from shared.errors import BadMedia, LeaseLost
 from shared.storage import Storage, StorageConfig, open_storage
-from tests.integration.test_ledger import (
-    KEY,
-    POLICY,
-    accept,
-    claim,
-    fail,
-    finish,
-    must_claim,
-    run_queue,
-    split,
-    stages,
-)
+from tests.integration import test_ledger as ledger
+from tests.integration.test_ledger import KEY, POLICY, accept, claim, finish, must_claim, run_queue, split
 from worker.stages import sweep
 from worker.stages.context import Deferred, StageContext
 
@@ -60,37 +51,33 @@ def publish() -> Claim:
     for queue in ("asr", "face", "ocr", "text"):
         assert run_queue(queue)
     finish(must_claim())
+    return claim_sweep()
+
+
+def rerun(session: Session, video: Video, policy: RunPolicy) -> None:
+    video_runs.rerun(session, video, [], policy)
+
+
+def claim_sweep() -> Claim:
     swept = must_claim("housekeeping")
     assert swept.stage == "sweep"
     return swept
-
-
-class Interrupted:
-    """A storage in which something happens between the sweep's look at the objects and its deletes."""
-
-    def __init__(self, storage: Storage, at: str, happen: Any) -> None:
-        self._storage, self._at, self._happen = storage, at, happen
-
-    def list(self, bucket: Any, prefix: str) -> Iterator[Any]:
-        found = list(self._storage.list(bucket, prefix))
-        if bucket == self._at:
-            self._happen()
-        return iter(found)
-
-    def delete(self, bucket: Any, key: str) -> None:
-        self._storage.delete(bucket, key)
 
 
 def test_a_sweep_leaves_what_a_newer_run_stores_meanwhile(storage: Storage, tmp_path: Path) -> None:
     swept = publish()
     new = "keyframes/u1/v1/99.1/000000_0.jpg"
 
-    def rerun() -> None:
-        change(lambda session, video, plan: video_runs.rerun(session, video, [], plan))
-        storage.put_bytes("sidecars", new, b"picture", "image/jpeg")
+    def list_and_rerun(bucket: Any, prefix: str) -> list[Any]:
+        found = list(storage.list(bucket, prefix))
+        if bucket == "tmp":
+            change(rerun)
+            storage.put_bytes("sidecars", new, b"picture", "image/jpeg")
+        return found
 
+    interrupted = Mock(wraps=storage, list=list_and_rerun)
     with pytest.raises(LeaseLost):
-        sweep.run(context(swept, Interrupted(storage, "tmp", rerun), tmp_path))
+        sweep.run(context(swept, interrupted, tmp_path))
     assert storage.exists("sidecars", new)
 
 
@@ -98,8 +85,7 @@ def test_a_sweep_waits_for_attempts_that_may_still_write(storage: Storage, tmp_p
     accept()
     held = must_claim()
     change(video_runs.cancel)
-    swept = must_claim("housekeeping")
-    assert swept.stage == "sweep"
+    swept = claim_sweep()
     with pytest.raises(Deferred):
         sweep.run(context(swept, storage, tmp_path))
     transact(lambda session: attempts.end_lease(session, held))
@@ -108,7 +94,7 @@ def test_a_sweep_waits_for_attempts_that_may_still_write(storage: Storage, tmp_p
 
 def test_a_sweep_drops_rows_and_objects_of_a_cancelled_rerun(storage: Storage, tmp_path: Path) -> None:
     finish(publish())
-    change(lambda session, video, plan: video_runs.rerun(session, video, [], plan))
+    change(rerun)
     again = must_claim()
     mine = "keyframes/u1/v1/9.1/000000_0.jpg"
     storage.put_bytes("sidecars", mine, b"picture", "image/jpeg")
@@ -120,7 +106,7 @@ def test_a_sweep_drops_rows_and_objects_of_a_cancelled_rerun(storage: Storage, t
 
     finish(again, write, audio_key=None, windows=[])
     change(video_runs.cancel)
-    swept = must_claim("housekeeping")
+    swept = claim_sweep()
     finish(swept, sweep.run(context(swept, storage, tmp_path)).write)
     assert not storage.exists("sidecars", mine)
     versions = transact(lambda session: {row.split_version for row in session.query(Scene)})
@@ -135,7 +121,7 @@ def test_a_sweep_keeps_what_an_unpublished_run_made(storage: Storage, tmp_path: 
     keyframes = [{"ordinal": 0, "key": "keyframes/u1/v1/1.1/0.jpg"}]
     transact(lambda session: session.execute(update(Scene).values(keyframes=keyframes)))
     change(video_runs.cancel)
-    swept = must_claim("housekeeping")
+    swept = claim_sweep()
     finish(swept, sweep.run(context(swept, storage, tmp_path)).write)
     assert storage.exists("sidecars", "keyframes/u1/v1/1.1/0.jpg")
 
@@ -144,12 +130,12 @@ def test_a_retry_during_the_sweep_makes_its_audio_reembed(monkeypatch: pytest.Mo
     """The sweep of a failed run is claimed while a retry decides, which must not use the audio then."""
     accept()
     split(must_claim(), windows=1)
-    fail(must_claim("asr"), BadMedia("on purpose"))
+    ledger.fail(must_claim("asr"), BadMedia("on purpose"))
     for queue in ("face", "ocr"):
         while (claimed := claim(queue)) is not None:
             finish(claimed)
     finish(must_claim())
-    assert stages()["sweep"] == "queued"
+    assert ledger.stages()["sweep"] == "queued"
     transact(lambda session: session.execute(update(Job).values(not_before=NOW)))
     look = video_runs.stage_states
     taken: list[Claim] = []
@@ -164,7 +150,7 @@ def test_a_retry_during_the_sweep_makes_its_audio_reembed(monkeypatch: pytest.Mo
 
     change(video_runs.retry)
     assert taken[0].stage == "sweep"
-    shown = stages()
+    shown = ledger.stages()
     assert (shown["split"], shown["audio"]) == ("reused", "queued"), shown
     with pytest.raises(LeaseLost):
         finish(taken[0])
