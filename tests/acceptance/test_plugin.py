@@ -8,7 +8,6 @@ import shutil
 import subprocess
 import sysconfig
 import venv
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -17,9 +16,9 @@ import pytest
 
 from shared.errors import InvalidRequest
 from shared.nodes import node_name, read_nodes
+from tests.acceptance.conftest import MakeFleet
 from tests.support.excerpt import write_excerpt
-from tests.support.fleet import ROOT, Fleet, fleet_over
-from tests.support.services import PostgresServer, RedisServer
+from tests.support.fleet import ROOT, Fleet
 
 USER, PACKAGE = "u1", "scenefleet-loudness"
 NODES = ("media", "asr", "housekeeping", "search")
@@ -37,33 +36,16 @@ def python(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def clip(tmp_path_factory: pytest.TempPathFactory, sample: Path) -> Path:
-    path = tmp_path_factory.mktemp("clip") / "excerpt.mp4"
-    write_excerpt(sample, path)
-    return path
-
-
-@pytest.fixture(scope="module")
-def fleet(
-    postgres: PostgresServer,
-    redis_server: RedisServer,
-    tmp_path_factory: pytest.TempPathFactory,
-    python: Path,
-) -> Iterator[Fleet]:
-    with fleet_over(postgres, redis_server, tmp_path_factory.mktemp("home"), **OFF) as found:
-        found.python = str(python)
-        yield found
+def fleet(make_fleet: MakeFleet, python: Path) -> Fleet:
+    found = make_fleet(**OFF)
+    found.python = str(python)
+    return found
 
 
 def pip(python: Path, *arguments: str) -> None:
-    done = subprocess.run(
-        [str(python), "-m", "pip", *arguments, "--disable-pip-version-check"],
-        env={"PATH": os.environ["PATH"], "HOME": str(python.parents[1]), "PIP_NO_INDEX": "1"},
-        capture_output=True,
-        text=True,
-        timeout=120,
-        check=False,
-    )
+    environment = {"PATH": os.environ["PATH"], "HOME": str(python.parents[1]), "PIP_NO_INDEX": "1"}
+    line = [str(python), "-m", "pip", *arguments, "--disable-pip-version-check"]
+    done = subprocess.run(line, env=environment, capture_output=True, text=True, timeout=120, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
 
 
@@ -116,8 +98,10 @@ def found(fleet: Fleet, user_id: str = USER, **options: Any) -> list[tuple[str, 
 
 
 def test_a_package_brings_a_stage_and_takes_it_away(
-    fleet: Fleet, python: Path, clip: Path, tmp_path: Path
+    fleet: Fleet, python: Path, sample: Path, tmp_path: Path
 ) -> None:
+    clip = tmp_path / "excerpt.mp4"
+    write_excerpt(sample, clip)
     before = command(fleet, "db", "upgrade")
     restart(fleet)
     assert "loudness" not in index(fleet, clip, "before")

@@ -10,6 +10,7 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 from unittest.mock import Mock
@@ -47,6 +48,7 @@ pytestmark = pytest.mark.usefixtures("database")
 
 ROOT = Path(__file__).parents[2]
 SHORT = Limits(lock_s=1.0, statement_s=2.0, idle_s=1.5, peer_s=6.0)
+BRIEF = replace(SHORT, statement_s=0.5)
 
 
 @contextmanager
@@ -167,19 +169,20 @@ def test_a_statement_that_takes_too_long_is_no_outage_and_not_repeated(database:
         session.execute(text("SELECT pg_sleep(30)"))
 
     slow = pytest.raises(StatementTimeout, match=r"took too long: .*DATABASE_STATEMENT_S")
-    with limited(database, SHORT), slow:
+    with limited(database, BRIEF), slow:
         with_database_retry(work, 20.0, locked_s=20.0)
     assert len(tries) == 1
 
 
 def test_jobs_have_a_longer_limit_of_their_own(database: str) -> None:
-    with limited(database, SHORT), statements_may_take(20.0):
-        transact(lambda session: session.execute(text("SELECT pg_sleep(2.5)")))
+    with limited(database, BRIEF):
+        with statements_may_take(20.0):
+            transact(lambda session: session.execute(text("SELECT pg_sleep(1)")))
+            with reading() as session:
+                assert session.scalar(text("SHOW statement_timeout")) == "20s"
         with reading() as session:
-            assert session.scalar(text("SHOW statement_timeout")) == "20s"
-    with limited(database, SHORT), reading() as session:
-        left = session.scalar(text("SHOW statement_timeout"))
-    assert left == "2s", "nothing is left on the pool's connection"
+            left = session.scalar(text("SHOW statement_timeout"))
+    assert left == "500ms", "nothing is left on the pool's connection"
 
 
 def test_a_session_that_postgres_ended_for_its_silence_is_tried_again(database: str) -> None:
@@ -190,10 +193,10 @@ def test_a_session_that_postgres_ended_for_its_silence_is_tried_again(database: 
         tries.append(None)
         subjects.lock_video(session, KEY)
         if len(tries) == 1:
-            time.sleep(2.5)  # longer than idle_s: a process that was frozen
+            time.sleep(1.2)  # longer than idle_s: a process that was frozen
         return session.scalar(select(Video.state).where(Video.video_id == KEY))
 
-    with limited(database, SHORT):
+    with limited(database, replace(SHORT, idle_s=0.5)):
         assert with_database_retry(work, 10.0) == "uploaded"
         assert len(tries) == 2
         tries.clear()
@@ -348,8 +351,10 @@ import os, threading, time
 from contextlib import suppress
 from sqlalchemy import text
 from db.engine import make_engine
-from worker.forks import WAIT_S, forks
+from worker import forks as module
 
+WAIT_S = module.WAIT_S = 1.0
+forks = module.forks
 engine = forks.watch(make_engine(os.environ["POSTGRES_URL"].replace("postgresql://", "postgresql+psycopg://"), pooled=False))
 forks.install()
 asked, ended = threading.Event(), []
