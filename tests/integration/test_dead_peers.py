@@ -67,10 +67,8 @@ def row_of(video_id: str) -> str:
 @contextmanager
 def limited(url: str, limits: Limits | None = None) -> Iterator[None]:
     """Sessions of this process use this database, with these limits."""
-    before, own = (
-        get_engine(),
-        make_engine(url.replace("postgresql://", "postgresql+psycopg://"), limits=limits),
-    )
+    before = get_engine()
+    own = make_engine(url.replace("postgresql://", "postgresql+psycopg://"), limits=limits)
     set_engine(own)
     try:
         yield
@@ -91,9 +89,6 @@ def ticks(count: int, *, within_s: float) -> None:
         thread.start()
         thread.join(within_s)
         assert not thread.is_alive(), f"a tick took longer than {within_s:g} s"
-
-
-# --- limits
 
 
 #: Of every session of ours; by these a row is free within a minute.

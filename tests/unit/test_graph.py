@@ -23,6 +23,7 @@ def test_every_stage_has_a_queue_with_a_node() -> None:
     consumed = {queue for family in routing.NODES.values() for queue in family.queues}
     assert {stage.queue for stage in graph.STAGES.values()} <= set(routing.JOB_QUEUES) <= consumed
     assert set(routing.TASK_QUEUE.values()) <= consumed
+    assert routing.queue_limit_s("media") == graph.SPLIT.time_limit_s
 
 
 @pytest.mark.parametrize(
@@ -39,13 +40,9 @@ def test_what_follows_a_stage_is_made_with_it(named: str, made: str) -> None:
     assert graph.with_downstream([named]) == set(made.split())
 
 
-def test_an_unknown_stage_is_refused() -> None:
+def test_a_stage_outside_the_pipeline_is_refused() -> None:
     with pytest.raises(KeyError):
         graph.with_downstream(["sweep"])
-
-
-def test_queues_allow_for_their_longest_stage() -> None:
-    assert routing.queue_limit_s("media") == graph.SPLIT.time_limit_s
 
 
 @pytest.mark.parametrize(

@@ -95,7 +95,7 @@ def test_every_module_says_why_it_exists() -> None:
 
 def package_of(module: str) -> str:
     """The package of the table that a module belongs to; of a third party: its top-level name."""
-    packages = [package for package in ALLOWED if module == package or module.startswith(f"{package}.")]
+    packages = [package for package in ALLOWED if f"{module}.".startswith(f"{package}.")]
     return max(packages, key=len, default=module.partition(".")[0])
 
 

@@ -31,9 +31,8 @@ def put(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str, bytes
     """Stores a picture of a user, where the tasks read it."""
     storage = open_storage(StorageConfig(backend="local", root=tmp_path))
     storage.ensure_buckets()
-    runtime = types.SimpleNamespace(
-        storage=storage, settings=Settings(MAX_REQUEST_PIXELS=100_000, MAX_JPEG_SCANS=12)
-    )
+    settings = Settings(MAX_REQUEST_PIXELS=100_000, MAX_JPEG_SCANS=12)
+    runtime = types.SimpleNamespace(storage=storage, settings=settings)
     monkeypatch.setattr(pictures, "get_runtime", lambda: runtime)
     return lambda name, data: storage.put_bytes("uploads", f"uploads/u1/{name}.jpg", data, "image/jpeg")
 
@@ -44,9 +43,8 @@ def test_the_pixels_of_a_request_count_together(put: Callable[[str, bytes], None
     reader = PictureReader()
     assert reader.read("uploads", "uploads/u1/0.jpg").shape == (200, 200, 3)
     reader.read("uploads", "uploads/u1/1.jpg")
-    with pytest.raises(
-        LimitExceeded, match=r"2\.jpg: With it .* 120000 pixels, over the limit of 100000 .MAX_REQUEST_PIXELS"
-    ):
+    says = r"2\.jpg: With it .* 120000 pixels, over the limit of 100000 .MAX_REQUEST_PIXELS"
+    with pytest.raises(LimitExceeded, match=says):
         reader.read("uploads", "uploads/u1/2.jpg")
 
 

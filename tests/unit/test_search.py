@@ -23,16 +23,13 @@ def request(**fields: Any) -> SearchScenes:
     return parse(SearchScenes, {"user_id": "u", "query": "a cup", **fields})
 
 
-def hit(idx: int, transcript: str) -> SearchHit:
-    return SearchHit(
-        scene_id=str(uuid4()), video_id="v", idx=idx, start_s=0.0, end_s=1.0, transcript=transcript, score=1.0 - idx / 10,
-        keyframe_keys=(),
-    )  # fmt: skip
-
-
 def draft(*transcripts: str) -> SearchAnswer:
     coverage = Coverage(scenes=9, with_words=9, with_vectors=9, videos_in_work=0)
-    hits = tuple(hit(idx, transcript) for idx, transcript in enumerate(transcripts))
+    place: Any = {"video_id": "v", "start_s": 0.0, "end_s": 1.0, "keyframe_keys": ()}
+    hits = tuple(
+        SearchHit(scene_id=str(uuid4()), idx=idx, transcript=transcript, score=1.0 - idx / 10, **place)
+        for idx, transcript in enumerate(transcripts)
+    )
     return SearchAnswer(query="a cup", mode="hybrid", model="m", hits=hits, coverage=coverage)
 
 
@@ -102,7 +99,6 @@ def test_without_the_reranker_the_order_stays_and_the_answer_says_so() -> None:
 
 
 def test_fifty_long_transcripts_fit_the_rerankers_message() -> None:
-    found = draft(*["語" * 5000] * 50)
-    call = rerank.rerank_call(request(rerank=50), found)
+    call = rerank.rerank_call(request(rerank=50), draft(*["語" * 5000] * 50))
     assert call is not None and len(call.payload["documents"]) == 50
     assert sum(len(document.encode()) for document in call.payload["documents"]) < 52_000
