@@ -21,7 +21,7 @@ from shared.errors import LeaseLost, Outage, ScenefleetError, StorageUnavailable
 from shared.logs import get_logger
 from shared.storage import Bucket
 from worker import stages
-from worker.lease import Lease
+from worker.lease import hold
 from worker.runtime import Runtime
 from worker.stages.context import Deferred, StageContext
 from worker.wakeup import notify
@@ -80,24 +80,22 @@ def _attempt(claimed: Claim, runtime: Runtime, folder: Path, stored: list[tuple[
         LeaseLost: at any time, also while a failure is recorded.
     """
     settings = runtime.settings
-    stage = graph.find_stage(claimed.stage)
     try:
         runtime.attempt_dir(claimed.storage_part)
-        lease = Lease(
+        with hold(
             claimed,
             lease_s=settings.lease_s,
             heartbeat_s=settings.heartbeat_s,
-            time_limit_s=stage.time_limit_s,
+            time_limit_s=graph.find_stage(claimed.stage).time_limit_s,
             on_time_limit=lambda error: _fail(claimed, error, runtime),
-        )
-        with lease:
+        ) as report:
             runtime.transact(lambda session: attempts.mark_started(session, claimed))
             context = StageContext(
-                claimed=claimed, runtime=runtime, folder=folder, report=lease.report, stored=stored
+                claimed=claimed, runtime=runtime, folder=folder, report=report, stored=stored
             )
             with outages():
                 outcome = stages.run(context)
-            lease.report(1.0)
+            report(1.0)
             wake_ups = runtime.transact(
                 lambda session: attempts.finish(
                     session, claimed, outcome.write, outcome.result, runtime.policy

@@ -205,12 +205,12 @@ def test_a_session_that_postgres_ended_for_its_silence_is_tried_again(database: 
 def test_a_heartbeat_outlives_a_locked_job(database: str) -> None:
     accept()
     claimed = must_claim()
-    with limited(database, SHORT), lease_of(claimed) as lease:
+    with limited(database, SHORT), lease_of(claimed) as report:
         statement = f"SELECT 1 FROM jobs WHERE job_id = {claimed.job_id} FOR UPDATE"
         with capture_logs() as logs, silent_on(database, statement):
             gave_up = "lease not renewed"
             eventually(lambda: gave_up in [line["event"] for line in logs], within_s=10, what=gave_up)
-        lease.report(0.7)
+        report(0.7)
         eventually(lambda: job(claimed.job_id).progress == 0.7, within_s=10, what="beats go on")
 
 
