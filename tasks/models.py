@@ -25,7 +25,6 @@ from shared.contracts import (
 )
 from shared.errors import InvalidRequest, ModelUnavailable
 from tasks.requests import Changed, change_task, read_task, request_task
-from worker.models.spec import ModelSpec
 from worker.runtime import get_runtime
 from worker.search.wait import PAGES_S
 from worker.stages.context import model_row
@@ -41,8 +40,13 @@ def state(request: ModelKind) -> ModelsState:
 @change_task(routing.MODELS_SWITCH, SwitchModel)
 def switch(session: Session, request: SwitchModel) -> Changed:
     """Begin a switch; repeating it changes nothing. Its jobs create the new vectors."""
-    active = _active(request.kind)
-    spec = get_runtime().catalog.get(request.to)
+    runtime = get_runtime()
+    active = runtime.active.models().get(request.kind)
+    if active is None:
+        raise ModelUnavailable(
+            f"profile {runtime.settings.profile} has no {request.kind} model: there is nothing to switch from"
+        )
+    spec = runtime.catalog.get(request.to)
     if spec.kind != request.kind:
         raise InvalidRequest(
             f"to={spec.name!r} is a model of kind {spec.kind}: name one of kind {request.kind}"
@@ -51,9 +55,7 @@ def switch(session: Session, request: SwitchModel) -> Changed:
         raise InvalidRequest(f"to={spec.name!r} is compared by {spec.metric}: only cosine is searched")
     with session.begin_nested() as tried:
         old, new = model_row(session, active), model_row(session, spec)
-        wake_ups = switches.begin(
-            session, request.kind, old, new, get_runtime().policy, dry_run=request.dry_run
-        )
+        wake_ups = switches.begin(session, request.kind, old, new, runtime.policy, dry_run=request.dry_run)
         shown = _state(session, request.kind)
         if request.dry_run:
             # A model is known from its first vector on, not from a question.
@@ -97,16 +99,6 @@ def discard(session: Session, request: DiscardModel) -> Changed:
     found = switches.require(session, request.kind)
     wake_ups = switches.discard(session, found, runtime.policy, pages_s=pages_s)
     return _state(session, request.kind), wake_ups
-
-
-def _active(kind: SearchedKind) -> ModelSpec:
-    runtime = get_runtime()
-    active = runtime.active.models().get(kind)
-    if active is None:
-        raise ModelUnavailable(
-            f"profile {runtime.settings.profile} has no {kind} model: there is nothing to switch from"
-        )
-    return active
 
 
 def _state(session: Session, kind: SearchedKind) -> ModelsState:

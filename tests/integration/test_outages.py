@@ -20,7 +20,13 @@ from worker import reconcile, runner, stages
 from worker.runtime import Runtime
 from worker.stages.context import Outcome, StageContext
 
-pytestmark = pytest.mark.usefixtures("database")
+pytestmark = pytest.mark.usefixtures("accepted")
+
+
+@pytest.fixture
+def accepted(database: str) -> None:
+    """A video whose first job waits."""
+    accept()
 
 
 @pytest.fixture
@@ -39,7 +45,6 @@ def outcome(job_id: int) -> tuple[str, int, int, str | None]:
 
 
 def test_a_commit_whose_answer_was_lost_is_not_done_twice_nor_taken_for_lost(database: str) -> None:
-    accept()
     claimed = must_claim()
     written = []
 
@@ -64,7 +69,6 @@ def test_what_a_commit_made_known_stays_when_its_answer_is_lost_and_patience_end
     runtime: Runtime, database: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The attempt then records a failure, learns that the job is no longer its own, and must not tidy up."""
-    accept()
     runtime.settings = runtime.settings.model_copy(update={"database_wait_s": 0.0})
     with LossyProxy(database, share=0.0, most=1) as proxy, limited(proxy.url):
 
@@ -85,14 +89,12 @@ def test_what_a_commit_made_known_stays_when_its_answer_is_lost_and_patience_end
 
 def test_a_restarted_node_with_the_same_process_ids_is_another_life() -> None:
     """In a container the node is always the same pid, and so may its children be."""
-    accept()
     claimed = must_claim(owner=f"n@h:{os.getpid()}.old:0:77")
     reconcile.own_children("n@h", f"{os.getpid()}.new", lambda: {77})
     assert outcome(claimed.job_id) == ("queued", 0, 1, "NodeLost")
 
 
 def test_a_dead_child_counts_unless_the_node_ends_its_children_itself() -> None:
-    accept()
     claimed = must_claim(owner="n@h:5.me:0:77")
     reconcile.own_children("n@h", "5.me", lambda: None)
     assert job(claimed.job_id).state == "running"
@@ -103,7 +105,6 @@ def test_a_dead_child_counts_unless_the_node_ends_its_children_itself() -> None:
 def test_a_raw_database_error_in_a_stage_is_an_outage(
     runtime: Runtime, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    accept()
 
     def away(context: StageContext) -> Outcome:
         raise OperationalError("SELECT 1", {}, Exception("server closed the connection"))
@@ -115,7 +116,6 @@ def test_a_raw_database_error_in_a_stage_is_an_outage(
 
 
 def test_no_room_for_the_working_folder_is_an_outage(runtime: Runtime) -> None:
-    accept()
     # A file where the folder should be made: any error of the file system will do.
     runtime.work_dir.write_text("")
     ran = runner.work("media", runtime)
@@ -125,7 +125,6 @@ def test_no_room_for_the_working_folder_is_an_outage(runtime: Runtime) -> None:
 def test_a_storage_that_goes_away_while_a_video_is_read_is_to_blame_not_the_video(
     runtime: Runtime, sample: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    accept()
     storage, root = runtime.storage, runtime.settings.storage_dir
     storage.put_file("uploads", "uploads/u1/v1/a.mp4", sample, "video/mp4")
     local_path = storage.local_path
