@@ -84,10 +84,8 @@ def sidecars(fleet: Fleet, video_id: str) -> list[dict[str, Any]]:
 
 
 def words(fleet: Fleet) -> str:
-    row = fleet.rows("SELECT array_agg(transcript) AS said FROM scenes WHERE live GROUP BY video_id LIMIT 1")[
-        0
-    ]
-    return " or ".join(max(said.split(), key=len) for said in row["said"])
+    rows = fleet.rows("SELECT array_agg(transcript) AS said FROM scenes WHERE live GROUP BY video_id LIMIT 1")
+    return " or ".join(max(said.split(), key=len) for said in rows[0]["said"])
 
 
 def found(fleet: Fleet, user_id: str = USER, **options: Any) -> list[tuple[str, int]]:

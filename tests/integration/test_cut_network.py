@@ -15,6 +15,7 @@ import time
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 
 import psycopg
 import pytest
@@ -53,53 +54,36 @@ WORKER = """
 """
 
 
-class Link:
-    """A network namespace and a pair of devices between it and this one."""
-
-    def __init__(self) -> None:
-        number = os.getpid() % 100_000
-        self.name, self._outer, self._inner = f"sf{number}", f"sfo{number}", f"sfi{number}"
-        network = f"10.213.{number % 250}"
-        self.network, self.here = f"{network}.0/24", f"{network}.1"
-        _ip(f"netns add {self.name}")
-        try:
-            _ip(f"link add {self._outer} type veth peer name {self._inner}")
-            _ip(f"link set {self._inner} netns {self.name}")
-            _ip(f"addr add {self.here}/24 dev {self._outer}")
-            _ip(f"link set {self._outer} up")
-            _ip(f"-n {self.name} addr add {network}.2/24 dev {self._inner}")
-            _ip(f"-n {self.name} link set {self._inner} up")
-        except BaseException:
-            self.close()
-            raise
-
-    def cut(self) -> None:
-        """From now on every packet of either side is lost."""
-        _ip(f"-n {self.name} link set {self._inner} down")
-
-    def close(self) -> None:
-        subprocess.run(["ip", "link", "del", self._outer], check=False, capture_output=True)
-        subprocess.run(["ip", "netns", "del", self.name], check=False, capture_output=True)
-
-
 def _ip(command: str) -> None:
     subprocess.run(["ip", *command.split()], check=True, capture_output=True, text=True)
 
 
 @pytest.fixture
-def link() -> Iterator[Link]:
+def link() -> Iterator[SimpleNamespace]:
+    """A network namespace, and a pair of devices between it and this one; after ``cut`` every packet is lost."""
     if os.geteuid() != 0:
         pytest.skip("cutting a network takes root: run this test as root")
     if shutil.which("ip") is None:
         give_up("no `ip` is installed: install iproute2")
+    number = os.getpid() % 100_000
+    name, outer, inner, network = f"sf{number}", f"sfo{number}", f"sfi{number}", f"10.213.{number % 250}"
     try:
-        made = Link()
+        _ip(f"netns add {name}")
+        _ip(f"link add {outer} type veth peer name {inner}")
+        _ip(f"link set {inner} netns {name}")
+        _ip(f"addr add {network}.1/24 dev {outer}")
+        _ip(f"link set {outer} up")
+        _ip(f"-n {name} addr add {network}.2/24 dev {inner}")
+        _ip(f"-n {name} link set {inner} up")
+        cut = partial(_ip, f"-n {name} link set {inner} down")
+        yield SimpleNamespace(name=name, network=f"{network}.0/24", here=f"{network}.1", cut=cut)
     except subprocess.CalledProcessError as error:
         pytest.skip(
             f"no network namespace can be made here ({error.stderr.strip()}): run this with CAP_NET_ADMIN"
         )
-    yield made
-    made.close()
+    finally:
+        subprocess.run(["ip", "link", "del", outer], check=False, capture_output=True)
+        subprocess.run(["ip", "netns", "del", name], check=False, capture_output=True)
 
 
 class ReachableServer(PostgresServer):
@@ -113,7 +97,7 @@ class ReachableServer(PostgresServer):
 
 @pytest.fixture
 def server(
-    link: Link, tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch
+    link: SimpleNamespace, tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch
 ) -> Iterator[ReachableServer]:
     made = ReachableServer(tmp_path_factory.mktemp("reachable"))
     made.address = link.here
@@ -134,7 +118,7 @@ def server(
         made.stop()
 
 
-def start_worker(link: Link, server: ReachableServer, video_id: str) -> subprocess.Popen[str]:
+def start_worker(link: SimpleNamespace, server: ReachableServer, video_id: str) -> subprocess.Popen[str]:
     """A process behind the link that has locked this video's row."""
     url = server.url().replace("127.0.0.1", link.here)
     environment = {**os.environ, "POSTGRES_URL": url, "REDIS_URL": "redis://127.0.0.1:1/0"}
@@ -151,7 +135,7 @@ def is_free(server: ReachableServer, video_id: str) -> bool:
 
 
 def test_rows_of_a_worker_whose_network_is_cut_are_free_within_a_minute(
-    link: Link, server: ReachableServer
+    link: SimpleNamespace, server: ReachableServer
 ) -> None:
     kinds = ("idle", "reading", "working")
     other = abandoned("another")

@@ -199,9 +199,6 @@ def test_a_session_that_postgres_ended_for_its_silence_is_tried_again(database: 
             transact(work)
 
 
-# --- leases
-
-
 def test_a_heartbeat_outlives_a_locked_job(database: str) -> None:
     accept()
     claimed = must_claim()

@@ -73,9 +73,6 @@ def test_make_installs_from_the_locks_only() -> None:
         assert "--no-deps" in line, line
 
 
-# --- the list of known holes
-
-
 HOLE = {"id": "PYSEC-1", "aliases": ["CVE-1"], "fix_versions": ["2"]}
 
 
