@@ -15,7 +15,7 @@ from shared.errors import LimitExceeded
 from shared.settings import Settings
 from shared.storage import StorageConfig, open_storage
 from tasks import face, pictures, vision
-from tasks.pictures import PictureReader
+from tasks.pictures import read_pictures
 from worker.models.face import Face
 
 
@@ -37,15 +37,19 @@ def put(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str, bytes
     return lambda name, data: storage.put_bytes("uploads", f"uploads/u1/{name}.jpg", data, "image/jpeg")
 
 
+def read(*names: str, shown_px: int | None = None) -> list[tuple[int, ...]]:
+    """The shapes of a user's pictures."""
+    keys = [f"uploads/u1/{name}.jpg" for name in names]
+    return [picture.shape for _, picture in read_pictures(keys, "u1", also="faces", shown_px=shown_px)]
+
+
 def test_the_pixels_of_a_request_count_together(put: Callable[[str, bytes], None]) -> None:
-    for number in range(3):
-        put(str(number), jpeg(200, 200))
-    reader = PictureReader()
-    assert reader.read("uploads", "uploads/u1/0.jpg").shape == (200, 200, 3)
-    reader.read("uploads", "uploads/u1/1.jpg")
-    says = r"2\.jpg: With it .* 120000 pixels, over the limit of 100000 .MAX_REQUEST_PIXELS"
+    for name in "abc":
+        put(name, jpeg(200, 200))
+    assert read("a", "b") == [(200, 200, 3)] * 2
+    says = r"c\.jpg: With it .* 120000 pixels, over the limit of 100000 .MAX_REQUEST_PIXELS"
     with pytest.raises(LimitExceeded, match=says):
-        reader.read("uploads", "uploads/u1/2.jpg")
+        read("a", "b", "c")
 
 
 def test_the_number_of_scans_is_a_setting(put: Callable[[str, bytes], None]) -> None:
@@ -53,15 +57,15 @@ def test_the_number_of_scans_is_a_setting(put: Callable[[str, bytes], None]) -> 
     scan = data[data.rindex(b"\xff\xda") : -2]
     put("a", data)
     put("b", data[:-2] + scan * 5 + data[-2:])
-    PictureReader().read("uploads", "uploads/u1/a.jpg")
+    read("a")
     with pytest.raises(LimitExceeded, match=r"b\.jpg: .* over the limit of 12 \(MAX_JPEG_SCANS\)"):
-        PictureReader().read("uploads", "uploads/u1/b.jpg")
+        read("b")
 
 
 def test_larger_than_can_be_used_comes_smaller(put: Callable[[str, bytes], None]) -> None:
     put("a", jpeg(400, 240))
     for shown_px, shape in ((90, (60, 100, 3)), (300, (240, 400, 3)), (1280, (240, 400, 3))):
-        assert PictureReader().read("uploads", "uploads/u1/a.jpg", shown_px=shown_px).shape == shape
+        assert read("a", shown_px=shown_px) == [shape]
 
 
 class Model:
