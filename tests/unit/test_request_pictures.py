@@ -49,7 +49,7 @@ def test_the_pixels_of_a_request_count_together(put: Callable[[str, bytes], None
     assert read("a", "b") == [(200, 200, 3)] * 2
     says = r"c\.jpg: With it .* 120000 pixels, over the limit of 100000 .MAX_REQUEST_PIXELS"
     with pytest.raises(LimitExceeded, match=says):
-        read("a", "b", "c")
+        read(*"abc")
 
 
 def test_the_number_of_scans_is_a_setting(put: Callable[[str, bytes], None]) -> None:
