@@ -108,7 +108,7 @@ import tasks.jobs
 catalog, settings = load_catalog(), Settings()
 cache = ModelCache(catalog, catalog.active(settings), ["loudness"])
 print(json.dumps({
-    "broken": graph.PLUGINS.broken, "node": routing.NODES["loudness"].queues, "model": cache.has("loudness"),
+    "broken": graph.PLUGINS.broken, "node": routing.NODES["loudness"].queues, "model": "unavailable" not in cache.states()[0],
     "order": graph.PIPELINE_NAMES[-2:], "waits": "loudness" in graph.SIDECAR.after, "limit": routing.queue_limit_s("loudness"),
     "task": "loudness" in tasks.jobs.WORK, "provider": PROVIDERS["loudness", "rms"],
     "skips": make_policy(settings, catalog).skips.get("loudness"), "alone": sorted(graph.with_stand_ins(["loudness"])),

@@ -128,7 +128,7 @@ def test_what_needs_a_sentence_stands_below_the_table() -> None:
         # The node was started again and counts again.
         (None, "lost"),
         ({"id": 1, "state": "done", "error": "", "seconds": 1.0}, "lost"),
-        # Another client's command came after.
+        # Somebody else's order came after.
         ({"id": 3, "state": "done", "error": "", "seconds": 1.0}, "lost"),
     ],
 )
