@@ -24,7 +24,7 @@ from db.tables import Job, Model, Run, Video
 from shared import graph
 from shared.storage import attempt_prefix
 from worker import stages
-from worker.lease import Lease
+from worker.lease import hold
 from worker.models.base import SAMPLE_RATE_HZ, Float32, Uint8
 from worker.runtime import Runtime
 from worker.stages.context import StageContext
@@ -106,11 +106,11 @@ class Work:
         )
         assert claimed is not None and claimed.stage == self.stage.name
         folder = self.runtime.attempt_dir(claimed.storage_part)
-        with Lease(
+        with hold(
             claimed, lease_s=settings.lease_s, heartbeat_s=settings.heartbeat_s,
             time_limit_s=self.stage.time_limit_s, on_time_limit=lambda error: None,
-        ) as lease:  # fmt: skip
-            context = StageContext(claimed=claimed, runtime=self.runtime, folder=folder, report=lease.report)
+        ) as report:  # fmt: skip
+            context = StageContext(claimed=claimed, runtime=self.runtime, folder=folder, report=report)
             stage_began = time.perf_counter()
             outcome = stages.run(context)
             stage_s = time.perf_counter() - stage_began

@@ -37,7 +37,7 @@ def celery_url(redis_url: str) -> str:
 def broker_config(
     redis_url: str, *, visibility_timeout_s: int = 3600, result_expires_s: int = 600
 ) -> dict[str, Any]:
-    """The Celery settings of workers and clients."""
+    """The Celery settings of clients; workers add queues (``worker.app``)."""
     url = celery_url(redis_url)
     connection = {
         "socket_connect_timeout": 3,
@@ -59,7 +59,7 @@ def broker_config(
         "enable_utc": True,
         "timezone": "UTC",
         # Queues without a named exchange: kombu's bindings live in Redis and a FLUSHALL deletes them.
-        "task_queues": [Queue(name) for name in routing.QUEUES],
+        "task_queues": [Queue(name) for name in sorted({*routing.TASK_QUEUE.values()})],
         "task_create_missing_queues": False,
         "task_default_queue": routing.REQUESTS,
         "task_default_exchange": "",

@@ -1,6 +1,6 @@
-"""The registry of nodes: each node has a Redis hash, which expires ``TTL_S`` after its last update.
+"""The registry of nodes: a Redis hash per node, which expires ``TTL_S`` after its last update.
 
-Only this module writes and reads it: nodes publish; the command, ``doctor`` and searches read.
+Nodes publish; the command, ``doctor`` and searches read. No other module reads or writes it.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ import socket
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, cast
+from typing import Any
 
 from .errors import BrokerUnavailable
 from .settings import hide_password
@@ -39,11 +39,7 @@ def node_name(instance: str) -> str:
 
 
 def publish(client: Any, described: Mapping[str, Any]) -> None:
-    """Store the state of a node, as ``worker.node.Node.describe`` gives it.
-
-    Args:
-        client: a redis.Redis. What it raises is for the caller.
-    """
+    """Store the state of a node, as ``worker.node.Node.describe`` gives it, with a redis.Redis and its errors."""
     values = {
         **{name: described[name] for name in ("state", "family", "error", "pid", "evictions")},
         **{name: json.dumps(described[name]) for name in ("loads", "slots")},
@@ -66,17 +62,10 @@ def state_key(node: str) -> str:
 
 
 def ready_families(client: Any) -> set[str]:
-    """Families with a ready node.
-
-    Args:
-        client: a redis.Redis that decodes responses. What it raises is for the caller.
-    """
-    ready = set()
-    for key in client.scan_iter(match=f"{_KEY}*", count=1000):
-        state, family = client.hmget(key, "state", "family")
-        if state == "ready" and family:
-            ready.add(family)
-    return ready
+    """Families with a ready node, with a redis.Redis that decodes responses, and its errors."""
+    keys = client.scan_iter(match=f"{_KEY}*", count=1000)
+    found = [client.hmget(key, "state", "family") for key in keys]
+    return {family for state, family in found if state == "ready" and family}
 
 
 def open_redis(redis_url: str) -> Any:
@@ -98,26 +87,20 @@ def read_nodes(redis_url: str) -> dict[str, NodeRecord]:
     try:
         with open_redis(redis_url) as client:
             for key in client.scan_iter(match=f"{_KEY}*", count=500):
-                name = key.removeprefix(_KEY)
-                fields = cast("dict[str, str]", client.hgetall(key))
+                name, fields = key.removeprefix(_KEY), client.hgetall(key)
                 if fields:
-                    records[name] = _parse(name, fields)
+                    models = json.loads(fields.get("models") or "[]")
+                    records[name] = NodeRecord(
+                        name=name,
+                        family=fields.get("family", name.partition("@")[0]),
+                        state=fields.get("state", "loading"),
+                        error=fields.get("error", ""),
+                        pid=int(fields.get("pid") or 0),
+                        # One entry per process; a kind without a model in the profile has no name.
+                        models=tuple(dict.fromkeys(model["name"] for model in models if "name" in model)),
+                    )
     except redis.RedisError as error:
         raise BrokerUnavailable(
             f"Redis at {hide_password(redis_url)} does not answer ({error}): is it running?"
         ) from error
     return records
-
-
-def _parse(name: str, fields: dict[str, str]) -> NodeRecord:
-    models = json.loads(fields.get("models") or "[]")
-    # One entry per process; a kind without a model in the profile has no name.
-    names = dict.fromkeys(model["name"] for model in models if "name" in model)
-    return NodeRecord(
-        name=name,
-        family=fields.get("family", name.partition("@")[0]),
-        state=fields.get("state", "loading"),
-        error=fields.get("error", ""),
-        pid=int(fields.get("pid") or 0),
-        models=tuple(names),
-    )

@@ -5,6 +5,9 @@ Everything is published through the default exchange by queue name, so that losi
 
 from __future__ import annotations
 
+from functools import cache
+from typing import TYPE_CHECKING, Any, NamedTuple
+
 from . import graph
 from .plugins import Family
 
@@ -14,10 +17,23 @@ REQUESTS = "search"
 ONLINE_LIMIT_S = 60
 REQUEST_LIMIT_S = 120
 
-#: Every kind of node.
-NODES: dict[str, Family] = {
-    family.name: family
-    for family in (
+
+class _Families(NamedTuple):
+    """What depends on the families of installed plug-ins: attributes of this module, computed when one is first used."""
+
+    #: Every kind of node.
+    NODES: dict[str, Family]
+    FAMILIES: tuple[str, ...]
+    #: Families that own a model, and so a queue and a readiness of their own.
+    MODEL_FAMILIES: tuple[str, ...]
+    QUEUES: tuple[str, ...]
+    #: Queues whose messages are wake-up messages for jobs in the ledger.
+    JOB_QUEUES: tuple[str, ...]
+
+
+@cache
+def _families() -> _Families:
+    families = (
         Family("media", ("media",)),
         Family("asr", ("asr.online", "asr"), has_model=True),
         Family("text", ("text.online", "text"), has_model=True),
@@ -28,13 +44,24 @@ NODES: dict[str, Family] = {
         Family("housekeeping", (graph.HOUSEKEEPING,)),
         Family("search", (REQUESTS,)),
     )
-}
-FAMILIES: tuple[str, ...] = tuple(NODES)
-#: Families that own a model, and so a queue and a readiness of their own.
-MODEL_FAMILIES: tuple[str, ...] = tuple(family.name for family in NODES.values() if family.has_model)
-QUEUES: tuple[str, ...] = tuple(queue for family in NODES.values() for queue in family.queues)
-#: Queues whose messages are wake-up messages for jobs in the ledger.
-JOB_QUEUES: tuple[str, ...] = tuple(dict.fromkeys(stage.queue for stage in graph.STAGES.values()))
+    return _Families(
+        NODES={family.name: family for family in families},
+        FAMILIES=tuple(family.name for family in families),
+        MODEL_FAMILIES=tuple(family.name for family in families if family.has_model),
+        QUEUES=tuple(queue for family in families for queue in family.queues),
+        JOB_QUEUES=tuple(dict.fromkeys(stage.queue for stage in graph.STAGES.values())),
+    )
+
+
+if TYPE_CHECKING:
+    NODES, FAMILIES, MODEL_FAMILIES, QUEUES, JOB_QUEUES = _families()
+else:
+
+    def __getattr__(name: str) -> Any:
+        if name in _Families._fields:
+            return getattr(_families(), name)
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
 
 # Requests, callable by a bare ``send_task(name, kwargs=..., queue=...)``.
 VIDEO_PROCESS = "tasks.video.process"

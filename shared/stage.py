@@ -1,17 +1,17 @@
-"""One stage of the pipeline, or one kind of job outside it: everything the fleet has to know about it, said once."""
+"""The description of a stage of the pipeline, or of a kind of job outside it."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from typing import Literal
 
-#: How a stage is cut into jobs: one for the whole video, one per window of audio, one per ``batch`` scenes or keyframes.
+#: How a stage is cut into jobs: one for the video, one per window of audio, one per ``batch`` scenes or keyframes.
 Parts = Literal["one", "windows", "scenes", "keyframes"]
 
 
 @dataclass(frozen=True, kw_only=True)
 class Stage:
-    """What runs, where, after what, and what becomes of it."""
+    """One stage."""
 
     name: str
     #: The queue whose workers run it.
@@ -20,24 +20,24 @@ class Stage:
     handler: str
     #: Stages that must have ended before it starts.
     after: tuple[str, ...] = ()
-    #: Without it there is nothing to publish: its failure fails the run.
+    #: Its failure fails the run: without it there is nothing to publish.
     essential: bool = False
     #: A part that runs longer than this is stopped, seconds.
     time_limit_s: int
     parts: Parts = "one"
     #: How many scenes or keyframes make one part.
     batch: int = 0
-    #: Names of settings that switch it off.
+    #: Settings that switch it off.
     flags: tuple[str, ...] = ()
-    #: Makes again what this stage left in temporary storage, in a run that repeats a stage after both but not this one.
+    #: The stage whose temporary objects it creates again, in a run that repeats a later stage but not that one.
     stands_in_for: str = ""
-    #: Tables with a row per scene and ``run``: rows of runs that are no longer published are removed.
+    #: Tables with a row per scene and ``run``; rows of unpublished runs are removed.
     tables: tuple[str, ...] = ()
-    #: Retrievers of a search that look through what it wrote.
+    #: Retrievers of a search that use its rows.
     retrievers: tuple[str, ...] = ()
-    #: Whether a job that keeps failing ends as failed; else it is tried for ever.
+    #: Whether a job that keeps failing ends as failed; otherwise it is tried for ever.
     may_be_given_up: bool = True
-    #: Whether a job goes on when its subject has begun another run.
+    #: Whether a job continues after its subject has begun another run.
     outlives_run: bool = False
-    #: Whether a job goes on when its subject has been deleted.
+    #: Whether a job continues after its subject was deleted.
     outlives_subject: bool = False

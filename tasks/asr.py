@@ -4,17 +4,16 @@ from __future__ import annotations
 
 import shutil
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, cast
 
 import numpy as np
 from numpy.typing import NDArray
 
 from shared import routing
-from shared.contracts import TranscribeAudio, TranscribedAudio, parse
+from shared.contracts import TranscribeAudio, TranscribedAudio
 from shared.errors import BadMedia, InvalidRequest
 from shared.storage import require_prefix
-from tasks.requests import REQUEST, answer
-from worker.app import app
+from tasks.requests import request_task
 from worker.runtime import get_runtime
 
 if TYPE_CHECKING:
@@ -29,10 +28,9 @@ _MAX_READING_S = 40.0
 
 
 # With the longer limit: on a CPU a large model is slower than the speaker.
-@app.task(name=routing.ASR_TRANSCRIBE, **REQUEST)
-def transcribe(**payload: Any) -> dict[str, Any]:
+@request_task(routing.ASR_TRANSCRIBE, TranscribeAudio)
+def transcribe(request: TranscribeAudio) -> TranscribedAudio:
     """Transcribe at most a minute of a stored audio or video file of a user."""
-    request = parse(TranscribeAudio, payload)
     require_prefix(request.storage_key, f"uploads/{request.user_id}/")
     if request.end_s is not None:
         asked_s = request.end_s - request.start_s
@@ -44,14 +42,12 @@ def transcribe(**payload: Any) -> dict[str, Any]:
     sound = _read(request)
     model = cast("Transcriber", get_runtime().model("asr"))
     heard = model.transcribe(sound, offset_s=request.start_s)
-    return answer(
-        TranscribedAudio(
-            model=model.spec.name,
-            revision=model.spec.revision,
-            language=heard.language,
-            text=heard.text,
-            segments=heard.segments,
-        )
+    return TranscribedAudio(
+        model=model.spec.name,
+        revision=model.spec.revision,
+        language=heard.language,
+        text=heard.text,
+        segments=heard.segments,
     )
 
 

@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any, Literal, cast
+from typing import Any, cast
 
 from sqlalchemy.orm import Session
 
 from db import switches
 from db.active_models import active_models, models_of
-from db.engine import reading, reading_as
+from db.engine import reading
 from db.ledger import switch_runs
-from db.ledger.jobs import WakeUp
 from db.tables import ModelSwitch
 from db.vectors import find_model
 from shared import routing
@@ -24,116 +22,83 @@ from shared.contracts import (
     SearchedKind,
     SwitchModel,
     SwitchView,
-    parse,
 )
 from shared.errors import InvalidRequest, ModelUnavailable
-from tasks.requests import REQUEST, answer, change
-from worker.app import app
-from worker.models.spec import ModelSpec
+from tasks.requests import Changed, change_task, read_task, request_task
 from worker.runtime import get_runtime
 from worker.search.wait import PAGES_S
 from worker.stages.context import model_row
-from worker.wakeup import notify
 
 
-@app.task(name=routing.MODELS_STATE, **REQUEST)
-def state(**payload: Any) -> dict[str, Any]:
+@request_task(routing.MODELS_STATE, ModelKind)
+def state(request: ModelKind) -> ModelsState:
     """Return the active model of a kind and its open switch."""
-    request = parse(ModelKind, payload)
     with reading() as session:
-        return answer(_state(session, request.kind))
+        return _state(session, request.kind)
 
 
-@app.task(name=routing.MODELS_SWITCH, **REQUEST)
-def switch(**payload: Any) -> dict[str, Any]:
+@change_task(routing.MODELS_SWITCH, SwitchModel)
+def switch(session: Session, request: SwitchModel) -> Changed:
     """Begin a switch; repeating it changes nothing. Its jobs create the new vectors."""
-    request = parse(SwitchModel, payload)
-    active = _active(request.kind)
-    spec = get_runtime().catalog.get(request.to)
+    runtime = get_runtime()
+    active = runtime.active.models().get(request.kind)
+    if active is None:
+        raise ModelUnavailable(
+            f"profile {runtime.settings.profile} has no {request.kind} model: there is nothing to switch from"
+        )
+    spec = runtime.catalog.get(request.to)
     if spec.kind != request.kind:
         raise InvalidRequest(
             f"to={spec.name!r} is a model of kind {spec.kind}: name one of kind {request.kind}"
         )
     if spec.metric != "cosine":
         raise InvalidRequest(f"to={spec.name!r} is compared by {spec.metric}: only cosine is searched")
-
-    def begin(session: Session) -> tuple[ModelsState, list[WakeUp]]:
-        with session.begin_nested() as tried:
-            old, new = model_row(session, active), model_row(session, spec)
-            wake_ups = switches.begin(
-                session, request.kind, old, new, get_runtime().policy, dry_run=request.dry_run
-            )
-            shown = _state(session, request.kind)
-            if request.dry_run:
-                # A model is known from its first vector on, not from a question.
-                tried.rollback()
-        return shown, wake_ups
-
-    shown, wake_ups = change(begin)
-    notify(wake_ups)
-    return answer(shown)
+    with session.begin_nested() as tried:
+        old, new = model_row(session, active), model_row(session, spec)
+        wake_ups = switches.begin(session, request.kind, old, new, runtime.policy, dry_run=request.dry_run)
+        shown = _state(session, request.kind)
+        if request.dry_run:
+            # A model is known from its first vector on, not from a question.
+            tried.rollback()
+    return shown, wake_ups
 
 
-@app.task(name=routing.MODELS_SAMPLES, **REQUEST)
-def samples(**payload: Any) -> dict[str, Any]:
+@read_task(routing.MODELS_SAMPLES, SampleScenes)
+def samples(session: Session, request: SampleScenes) -> ModelSamples:
     """Choose scenes of a user to test a model with."""
-    request = parse(SampleScenes, payload)
-    with reading_as(request.user_id) as session:
-        texts, keys, scenes = switches.samples(session, request.user_id, request.kind, request.count)
-    return answer(ModelSamples(texts=tuple(texts), keyframe_keys=tuple(keys), scenes=scenes))
+    texts, keys, scenes = switches.samples(session, request.user_id, request.kind, request.count)
+    return ModelSamples(texts=tuple(texts), keyframe_keys=tuple(keys), scenes=scenes)
 
 
-@app.task(name=routing.MODELS_RETRY, **REQUEST)
-def retry(**payload: Any) -> dict[str, Any]:
+@change_task(routing.MODELS_RETRY, ModelKind)
+def retry(session: Session, request: ModelKind) -> Changed:
     """Try the jobs of the open switch again that were given up."""
-    return _change(parse(ModelKind, payload), switch_runs.retry)
+    wake_ups = switch_runs.retry(session, switches.require(session, request.kind))
+    return _state(session, request.kind), wake_ups
 
 
-@app.task(name=routing.MODELS_ACTIVATE, **REQUEST)
-def activate(**payload: Any) -> dict[str, Any]:
+@change_task(routing.MODELS_ACTIVATE, ModelKind)
+def activate(session: Session, request: ModelKind) -> Changed:
     """Activate the new model."""
-    return _change(parse(ModelKind, payload), lambda session, found: _point(session, found, "new"))
+    switches.point(session, switches.require(session, request.kind), "new")
+    return _state(session, request.kind), []
 
 
-@app.task(name=routing.MODELS_ROLLBACK, **REQUEST)
-def rollback(**payload: Any) -> dict[str, Any]:
+@change_task(routing.MODELS_ROLLBACK, ModelKind)
+def rollback(session: Session, request: ModelKind) -> Changed:
     """Activate the old model again."""
-    return _change(parse(ModelKind, payload), lambda session, found: _point(session, found, "old"))
+    switches.point(session, switches.require(session, request.kind), "old")
+    return _state(session, request.kind), []
 
 
-@app.task(name=routing.MODELS_DISCARD, **REQUEST)
-def discard(**payload: Any) -> dict[str, Any]:
+@change_task(routing.MODELS_DISCARD, DiscardModel)
+def discard(session: Session, request: DiscardModel) -> Changed:
     """Delete the vectors of the model that is not active, and end the switch."""
-    request, runtime = parse(DiscardModel, payload), get_runtime()
-    pages_s = 0.0 if request.now else PAGES_S + runtime.settings.search_deadline_s
-    return _change(
-        request, lambda session, found: switches.discard(session, found, runtime.policy, pages_s=pages_s)
-    )
-
-
-def _point(session: Session, found: ModelSwitch, to: Literal["old", "new"]) -> list[WakeUp]:
-    switches.point(session, found, to)
-    return []
-
-
-def _change(request: ModelKind, work: Callable[[Session, ModelSwitch], list[WakeUp]]) -> dict[str, Any]:
-    def changed(session: Session) -> tuple[ModelsState, list[WakeUp]]:
-        wake_ups = work(session, switches.require(session, request.kind))
-        return _state(session, request.kind), wake_ups
-
-    shown, wake_ups = change(changed)
-    notify(wake_ups)
-    return answer(shown)
-
-
-def _active(kind: SearchedKind) -> ModelSpec:
     runtime = get_runtime()
-    active = runtime.active.models().get(kind)
-    if active is None:
-        raise ModelUnavailable(
-            f"profile {runtime.settings.profile} has no {kind} model: there is nothing to switch from"
-        )
-    return active
+    pages_s = 0.0 if request.now else PAGES_S + runtime.settings.search_deadline_s
+    found = switches.require(session, request.kind)
+    wake_ups = switches.discard(session, found, runtime.policy, pages_s=pages_s)
+    return _state(session, request.kind), wake_ups
 
 
 def _state(session: Session, kind: SearchedKind) -> ModelsState:

@@ -1,22 +1,31 @@
-"""Base of request tasks: checks payloads, answers with plain JSON, raises errors by class."""
+"""Request tasks: they check payloads, answer with plain JSON, and raise errors by class."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial, wraps
 from typing import Any, TypeVar
 
 from celery.exceptions import Ignore, Reject
 from pydantic import BaseModel
 from sqlalchemy.orm import Session
 
+from db.engine import reading_as
+from db.ledger.jobs import WakeUp
+from shared.contracts import parse
+from shared.contracts.base import Contract
 from shared.errors import DatabaseBusy, DatabaseUnavailable, InvalidRequest, Permanent
 from shared.paths import without_paths
 from shared.routing import REQUEST_LIMIT_S
 from worker.app import app
 from worker.runtime import get_runtime
 from worker.search import stored_answers
+from worker.wakeup import notify
 
-T = TypeVar("T")
+C = TypeVar("C", bound=Contract)
+Handle = Callable[..., Any]
+Answer = BaseModel | dict[str, Any]
+Changed = tuple[Answer, list[WakeUp]]
 
 
 class Request(app.Task):
@@ -73,19 +82,55 @@ REQUEST: dict[str, Any] = {
 PEOPLE_REQUEST: dict[str, Any] = {**REQUEST, "base": PeopleRequest}
 
 
-def change(work: Callable[[Session], T]) -> T:
-    """Run a change; if Postgres is unavailable the message returns to the queue, so that no request is lost.
+def request_task(
+    name: str, contract: type[C], call: Callable[[Handle, C], Answer] | None = None, **options: Any
+) -> Callable[[Handle], Any]:
+    """Register a function as the task ``name``: it gets the payload as ``contract``, and its answer is sent as JSON.
+
+    ``call``: calls the function; ``options``: instead of those of ``REQUEST``.
+    """
+
+    def register(handle: Handle) -> Any:
+        @app.task(name=name, **{**REQUEST, **options})
+        @wraps(handle)
+        def run(**payload: Any) -> dict[str, Any]:
+            request = parse(contract, payload)
+            return answer(handle(request) if call is None else call(handle, request))
+
+        return run
+
+    return register
+
+
+def _read(handle: Handle, request: Any) -> Answer:
+    with reading_as(request.user_id) as session:
+        found: Answer = handle(session, request)
+        return found
+
+
+#: Registers a function of a session, which reads rows of the request's user, and the request.
+read_task = partial(request_task, call=_read)
+#: Registers a function of a session and the request that changes rows; returns the answer and the wake-up messages to send.
+change_task = partial(
+    request_task, call=lambda handle, request: commit(lambda session: handle(session, request))
+)
+
+
+def commit(work: Callable[[Session], Changed]) -> Answer:
+    """Run a change and send its wake-up messages. While Postgres is unavailable, the message returns to the queue.
 
     Raises:
         DatabaseBusy: another transaction holds the row, perhaps one whose worker is dead: the caller may send it again.
     """
     try:
-        return get_runtime().transact(work)
+        answered, wake_ups = get_runtime().transact(work)
     except DatabaseBusy:
         raise
     except DatabaseUnavailable as error:
         raise Reject(str(error), requeue=True) from error
+    notify(wake_ups)
+    return answered
 
 
-def answer(result: BaseModel) -> dict[str, Any]:
-    return result.model_dump(mode="json")
+def answer(result: Answer) -> dict[str, Any]:
+    return result if isinstance(result, dict) else result.model_dump(mode="json")

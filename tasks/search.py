@@ -1,8 +1,9 @@
-"""Search: one ``send_task`` for the caller. The query is embedded on the models' queues, all at once, then compared here.
+"""The search task: one ``send_task`` for the caller. Model nodes embed the query, then a search node compares the vectors.
 
-No slot waits for another task: the first task notes what was asked (worker/search/wait.py), asks the queues and ends; their
-answers ring ``gather``; the last one, or the deadline, rings ``finish``, which runs under the caller's task id. Either may
-be killed at any moment: what a queue has answered also lies in the result backend, and ``finish`` is rung again.
+No slot waits for another task. ``scenes`` stores the request (worker/search/wait.py), sends tasks to the models' queues and
+ends. Their answers go to ``gather``. The last answer, or the deadline, sends ``finish``, which runs under the id of the
+caller's task. A process may be killed at any moment: the result backend also holds the answers of the models, and
+``finish`` is sent again.
 """
 
 from __future__ import annotations
@@ -23,12 +24,11 @@ from tasks.requests import PEOPLE_REQUEST, REQUEST, Request, answer
 from worker.app import app
 from worker.runtime import get_runtime
 from worker.search import answer as search_answer, cursor, plan, rerank
-from worker.search.finish import send_finish
 from worker.search.wait import get_pending, working_on
 
 log = get_logger(__name__)
 
-#: A search that kills whoever answers it is given up.
+#: A search fails after this many processes have died while they answered it.
 _MAX_CLAIMS = 3
 
 
@@ -52,19 +52,19 @@ def scenes(self: Task, /, **payload: Any) -> Any:
 
 @app.task(name=routing.SEARCH_GATHER, positional=1, **{**REQUEST, "ignore_result": True})
 def gather(said: Any = None, /, **payload: Any) -> None:
-    """A queue has answered: ``said`` is its answer, or the id of its task if that failed."""
+    """Record the answer of a queue: ``said``, or the id of its task if that failed."""
     request = parse(GatherSearch, payload)
     if request.queue is None:
         raise InvalidRequest("queue is missing: send it")
     pending = get_pending()
     told = _stored_answer(request.search, request.queue) if request.failed else {"ok": said}
     if told is not None and pending.arrive(request.search, request.queue, told):
-        send_finish(pending, request.search)
+        pending.send_finish(request.search)
     app.backend.forget(queue_task_id(request.search, request.queue))
 
 
 class Finish(Request):
-    """Forgets a search once its answer, or its error, is stored: until then it can be finished again."""
+    """Removes a search after its answer or error is stored; until then it can be finished again."""
 
     abstract = True
 
@@ -77,17 +77,14 @@ class Finish(Request):
             log.warning("an answered search is finished once more", error=error)
 
 
-#: A child that dies at it tells the caller nothing: the search is claimed again by whoever gets the next message.
-_FINISH: dict[str, Any] = {**REQUEST, "base": Finish, "reject_on_worker_lost": True}
-
-
-@app.task(name=routing.SEARCH_FINISH, bind=True, **_FINISH)
+# If the child dies, the caller gets no error: the next message claims the search again.
+@app.task(name=routing.SEARCH_FINISH, bind=True, **{**REQUEST, "base": Finish, "reject_on_worker_lost": True})
 def finish(self: Task, /, **payload: Any) -> Any:
-    """Answer a search with what the queues have said by now. Runs under the id of the caller's task."""
+    """Answer a search with the answers of the queues so far. Runs under the id of the caller's task."""
     request = parse(GatherSearch, payload)
     claimed = get_pending().claim(request.search)
     if claimed is None:
-        # It is answered, or another message that finishes it was first.
+        # Another message has finished it, or is about to.
         raise Ignore
     if claimed.claims > _MAX_CLAIMS:
         raise WorkerLost(f"{_MAX_CLAIMS} worker processes died while they answered this search: change it")
@@ -98,7 +95,7 @@ def finish(self: Task, /, **payload: Any) -> Any:
 def _finish(task: Task, search: str, state: Mapping[str, Any], queues: dict[str, Any]) -> dict[str, Any]:
     for queue in state["needs"]:
         if queue not in queues and (told := _stored_answer(search, queue)) is not None:
-            # Whoever should have noted it here was killed.
+            # The process that should have recorded it was killed.
             queues[queue] = told
     asked = parse(SearchScenes, state["request"])
     runtime = get_runtime()
@@ -113,7 +110,7 @@ def _finish(task: Task, search: str, state: Mapping[str, Any], queues: dict[str,
 
 
 def _stored_answer(search: str, queue: str) -> dict[str, Any] | None:
-    """What a queue's task has left in the result backend; None when it has not ended, or that was forgotten."""
+    """The stored result of a queue's task; None if it has not ended, or the result was removed."""
     found = app.backend.get_task_meta(queue_task_id(search, queue))
     if found["status"] == SUCCESS:
         return {"ok": found["result"]}
@@ -136,9 +133,9 @@ def _conclude(
     *,
     instead_of: str | None = None,
 ) -> dict[str, Any]:
-    """The answer, or one more wait, ``instead_of`` the last one, for the reranker.
+    """Answer a search, or wait once more, for the reranker, ``instead_of`` the search that has waited.
 
-    ``fresh``: what was embedded for this page.
+    ``fresh``: the answers of the queues for this page.
     """
     runtime, pending = get_runtime(), get_pending()
     draft = search_answer.answer(request, runtime, made, queues)
@@ -166,13 +163,13 @@ def _wait(
     more: Mapping[str, Any],
     instead_of: str | None = None,
 ) -> None:
-    """Note the search, and ask the queues; whoever answers last finishes it."""
+    """Store the search and send the tasks; the last answer finishes it."""
     settings = get_runtime().settings
     search = uuid4().hex
     own = task.request
     state = {
         "task_id": own.id,
-        # Whatever the caller wants done with the answer goes along.
+        # What the caller wants done with the answer.
         "options": {
             "link": own.callbacks,
             "link_error": own.errbacks,

@@ -2,23 +2,22 @@
 
 from __future__ import annotations
 
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 
 from shared import routing
-from shared.contracts import EncodeTexts, RerankDocuments, parse
+from shared.contracts import EncodeTexts, RerankDocuments
 from shared.errors import ModelUnavailable
-from tasks.requests import REQUEST
-from worker.app import app
+from tasks.requests import request_task
 from worker.runtime import get_runtime
 
+if TYPE_CHECKING:
+    from worker.models.text import Reranker, TextEmbedder
 
-@app.task(name=routing.TEXT_EMBED, **{**REQUEST, "time_limit": routing.ONLINE_LIMIT_S})
-def embed(**payload: Any) -> dict[str, Any]:
+
+@request_task(routing.TEXT_EMBED, EncodeTexts, time_limit=routing.ONLINE_LIMIT_S)
+def embed(request: EncodeTexts) -> dict[str, Any]:
     """Embed texts; with ``lexical`` also return lexical weights."""
-    request = parse(EncodeTexts, payload)
-    from worker.models.text import TextEmbedder
-
-    model = cast(TextEmbedder, get_runtime().model("text", request.model))
+    model = cast("TextEmbedder", get_runtime().model("text", request.model))
     if request.lexical and not model.has_lexical:
         raise ModelUnavailable(
             f"Model {model.spec.name} gives no lexical weights: ask for vectors only, or use a profile whose text model"
@@ -29,7 +28,7 @@ def embed(**payload: Any) -> dict[str, Any]:
         "model": model.spec.name,
         "revision": model.spec.revision,
         "dim": model.dim,
-        "vectors": [[float(value) for value in vector] for vector in found.dense],
+        "vectors": [vector.tolist() for vector in found.dense],
     }
     if request.lexical:
         answer["lexical"] = [
@@ -40,13 +39,10 @@ def embed(**payload: Any) -> dict[str, Any]:
 
 
 # With the longer limit: the first request loads the model.
-@app.task(name=routing.TEXT_RERANK, **REQUEST)
-def rerank(**payload: Any) -> dict[str, Any]:
+@request_task(routing.TEXT_RERANK, RerankDocuments)
+def rerank(request: RerankDocuments) -> dict[str, Any]:
     """Score how well documents answer a query."""
-    request = parse(RerankDocuments, payload)
-    from worker.models.text import Reranker
-
-    model = cast(Reranker, get_runtime().model("rerank"))
+    model = cast("Reranker", get_runtime().model("rerank"))
     scores = model.rerank(request.query, request.documents)
     return {
         "model": model.spec.name,

@@ -20,7 +20,7 @@ _settings = get_settings()
 _hiding = {} if _settings.log_payloads else {"amqp": HidingAMQP, "events": HidingEvents}
 
 install_transport()
-# The command line has to know a node's own remote commands, too.
+# The command line needs the remote commands too.
 control.install()
 app = Celery(
     "scenefleet",
@@ -40,13 +40,13 @@ app = Celery(
 )
 app.conf.update(
     broker_config(
-        # No URL and no embedded Redis: say so when somebody connects, not when somebody imports.
+        # Without a URL and an embedded Redis, connections fail, not the import.
         _settings.redis_url or "redis://redis-url-is-not-set:6379/0",
         visibility_timeout_s=_settings.visibility_timeout_s,
         result_expires_s=_settings.result_expires_s,
     ),
     worker_prefetch_multiplier=1,
-    # Covers the load of a model in a replacement child; the default of 4 s kills it for ever.
+    # Covers the load of a model in a replacement child, which the default of 4 s would kill again and again.
     worker_proc_alive_timeout=600,
     worker_soft_shutdown_timeout=_settings.soft_shutdown_s,
     worker_enable_soft_shutdown_on_idle=False,
@@ -60,6 +60,7 @@ app.conf.update(
     task_reject_on_worker_lost=True,
     task_track_started=False,
     task_send_sent_event=False,
+    task_queues=[Queue(name) for name in routing.QUEUES],
 )
 if _settings.family:
     # A node without a stage that the others have would fail that stage's jobs.

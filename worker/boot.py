@@ -1,9 +1,9 @@
-"""How a node starts: its children load their model, and only then does it take work.
+"""Starts a node: its children load their models before it consumes its queues.
 
-Celery serves tasks before ``worker_process_init`` has ended and swallows its exceptions. So a node starts on a
-private queue; each child writes LOADING, READY or FAILED to shared memory; a timer in the main process consumes the
-real queues while all children are READY. A child whose load fails exits with ``ExitStatus.CONFIG``; the node does so too after
-three such loads, or one that can't work the next time either.
+Celery serves tasks before ``worker_process_init`` has ended, and swallows its exceptions. So a node starts on a private
+queue. Each child writes LOADING, READY or FAILED to shared memory, and a timer in the main process consumes the real
+queues while all children are READY. A child whose load fails exits with ``ExitStatus.CONFIG``; so does the node after three
+such loads, or after one with a permanent error.
 """
 
 from __future__ import annotations
@@ -21,7 +21,6 @@ from worker import control
 from worker.celery_patches import allow_early_exits, announce_stop
 from worker.housekeeping import Housekeeping
 from worker.node import Node
-from worker.search.finish import send_finish
 from worker.search.wait import watch
 
 log = get_logger(__name__)
@@ -29,8 +28,7 @@ log = get_logger(__name__)
 _LOOK_S = 0.5
 
 
-def live_children(consumer: Any) -> set[int]:
-    """Process ids of the pool's children."""
+def _live_children(consumer: Any) -> set[int]:
     pool = getattr(consumer.pool, "_pool", None)
     return {process.pid for process in getattr(pool, "_pool", []) if process.pid and process.exitcode is None}
 
@@ -46,7 +44,7 @@ class Gate(bootsteps.StartStopStep):
         self.timer: Any = None
 
     def start(self, consumer: Any) -> None:
-        self.housekeeping.children = lambda: live_children(consumer)
+        self.housekeeping.children = lambda: _live_children(consumer)
         self.housekeeping.start()
         allow_early_exits(consumer.pool)
         self.timer = consumer.timer.call_repeatedly(_LOOK_S, self.look, (consumer,))
@@ -57,15 +55,15 @@ class Gate(bootsteps.StartStopStep):
             self.timer.cancel()
 
     def shutdown(self, consumer: Any) -> None:
-        """The worker stops, warm or cold; its children have ended. Celery's own signal is only sent when warm."""
+        """Called at the end of a warm or cold shutdown, when the children have ended. (Celery's signal: warm only.)"""
         self.housekeeping.leave()
 
     def look(self, consumer: Any) -> None:
         if self.housekeeping.stopping:
-            # Celery has cancelled the queues: a stopping node takes nothing new.
+            # Celery has cancelled the queues.
             return
         was = self.node.state
-        now = self.node.look(live_children(consumer))
+        now = self.node.look(_live_children(consumer))
         for queue in self.node.family.queues:
             consuming = consumer.task_consumer.consuming_from(queue)
             if now == "ready" and not consuming:
@@ -77,31 +75,26 @@ class Gate(bootsteps.StartStopStep):
         if now != was or self.node.changed:
             self.housekeeping.wake()
         if now == "failed" and worker_state.should_stop is None:
-            log.error(
-                "leaving: this node can't work; its queues keep their messages",
-                node=self.node.name,
-                failure=self.node.error,
-            )
+            reason = "leaving: this node can't work; its queues keep their messages"
+            log.error(reason, node=self.node.name, failure=self.node.error)
             worker_state.should_stop = ExitStatus.CONFIG
 
 
 class BecomeNode(bootsteps.Step):
-    """Makes a worker process the node of its settings' family, before its pool is forked and its consumer made."""
+    """Makes a worker process the node of its settings' family, before its pool is forked."""
 
     def create(self, worker: Any) -> None:
         settings = get_settings()
-        node = Node(settings)
+        node = Node(settings, worker.hostname, worker.concurrency)
         housekeeping = Housekeeping(node, settings)
         control.answer_for(node)
-        node.prepare(worker.hostname, worker.concurrency)
-        # The children's deaths are nobody's failure then.
+        # From then on dead children are no failures of their jobs.
         announce_stop(worker, housekeeping.stop)
-        worker.app.steps["consumer"].add(
-            type("NodeGate", (Gate,), {"node": node, "housekeeping": housekeeping})
-        )
+        gate = type("NodeGate", (Gate,), {"node": node, "housekeeping": housekeeping})
+        worker.app.steps["consumer"].add(gate)
 
         @signals.worker_process_init.connect(weak=False)
         def start_child(**_: object) -> None:
             node.start_child()
             if settings.family == routing.REQUESTS:
-                watch(settings, send_finish)
+                watch()

@@ -1,8 +1,7 @@
-"""All changes to Celery 5.6 and kombu 5.7: what each class and function is for is said in its docstring.
+"""All changes to Celery 5.6 and kombu 5.7; each docstring says what a change is for.
 
-``worker.app`` and ``worker.boot`` apply them; nothing here does so by itself. Their versions are pinned, and
-tests/acceptance/test_hostile_messages.py must pass before they are raised. The one change that callers share, arguments
-left out of the headers of what is sent, is ``shared.broker.HidingAMQP``.
+``worker.app`` and ``worker.boot`` apply them. The versions are pinned: before they are raised,
+tests/acceptance/test_hostile_messages.py must pass. Clients share one more change, ``shared.broker.HidingAMQP``.
 """
 
 from __future__ import annotations
@@ -29,7 +28,6 @@ from shared.redaction import HIDDEN, error_class_of
 from shared.settings import get_settings
 from worker.messages import (
     NotAMessage,
-    TaskMessage,
     UnreadableBody,
     check_control,
     check_task,
@@ -42,6 +40,8 @@ log = get_logger(__name__)
 #: Queues whose messages are tasks; others are remote control, and answers to it.
 _COMMANDS, _REPLIES = ".celery.pidbox", ".reply.celery.pidbox"
 _TASK_QUEUES = frozenset((*routing.QUEUES, *(routing.gate_queue(node) for node in routing.NODES)))
+#: What kombu raises when an item is no JSON.
+_NO_JSON = (ValueError, TypeError, LookupError, AttributeError, RecursionError)
 
 
 def _drop(reason: str, raw: Any, queue: str) -> None:
@@ -53,16 +53,13 @@ def _may_show(task: str) -> bool:
 
 
 class QoS(redis.QoS):  # type: ignore[misc]
-    """Checks what was taken and not acknowledged before it is put back.
-
-    kombu 5.7 trusts what stands in ``unacked``: an entry of another kind raises in the main process, at every restore.
-    """
+    """Checks unacknowledged messages before they are put back: in kombu 5.7 an invalid one raises at every restore."""
 
     def restore_visible(self, *args: Any, **kwargs: Any) -> None:
         try:
             super().restore_visible(*args, **kwargs)
         except ResponseError as error:
-            # One of the keys is of another kind: nothing can be put back, and nothing else is to suffer.
+            # One of the keys has another type: nothing can be put back, and everything else continues.
             log.error("unacknowledged messages not restored", error=error)
 
     def restore_by_tag(self, tag: Any, client: Any = None, leftmost: bool = False) -> None:
@@ -84,10 +81,10 @@ class QoS(redis.QoS):  # type: ignore[misc]
 
 
 class Channel(redis.Channel):  # type: ignore[misc]
-    """Checks every message between Redis and Celery, and drops what is none with one line in the log.
+    """Checks every message between Redis and Celery, and drops an invalid one with one line in the log.
 
-    kombu 5.7 and Celery 5.6 end the worker when a part of a message is of a kind they do not expect, and put the
-    message back, so that it ends one worker after another.
+    kombu 5.7 and Celery 5.6 end the worker when a part of a message has an unexpected type, and put the message back, so
+    that it ends one worker after another.
     """
 
     QoS = QoS
@@ -105,29 +102,19 @@ class Channel(redis.Channel):  # type: ignore[misc]
             message = check_task(raw, queue)
         except UnreadableBody as error:
             _drop(str(error), raw, queue)
-            if _is_known(error.headers["task"]) and not error.headers.get("ignore_result"):
+            if _is_known(error.headers["task"]):
                 _answer(error.headers, InvalidRequest(f"the message can't be read, {error}: send plain JSON"))
             return
         except NotAMessage as error:
             _drop(str(error), raw, queue)
             return
-        if not _is_known(message.task):
+        headers = message["headers"]
+        if not _is_known(headers["task"]):
             _drop("it is for a task that does not exist", raw, queue)
-            if not message.ignore_result:
-                properties = message.raw["properties"]
-                _answer({**message.raw["headers"], **properties}, NotRegistered(message.task))
-            return
-        self._hand_on(message, queue, callback)
-
-    def _hand_on(self, message: TaskMessage, queue: str, callback: Callable[[Any], Any]) -> None:
-        try:
-            callback(message.raw)
-        except self.connection_errors:
-            raise
-        except Exception as error:  # noqa: BLE001 - whatever it was, the next message is not to blame
-            # The message has been noted as taken.
-            _drop(f"Celery can't use it ({type(error).__name__})", message.raw, queue)
-            self.basic_reject(message.raw["properties"]["delivery_tag"], requeue=False)
+            _answer({**headers, **message["properties"]}, NotRegistered(headers["task"]))
+        elif not self._hand_on(message, queue, callback):
+            # kombu has noted the message as taken.
+            self.basic_reject(message["properties"]["delivery_tag"], requeue=False)
 
     def _take_control(self, raw: Any, queue: str, callback: Callable[[Any], Any]) -> None:
         try:
@@ -135,25 +122,30 @@ class Channel(redis.Channel):  # type: ignore[misc]
         except NotAMessage as error:
             _drop(str(error), raw, queue)
             return
+        self._hand_on(message, queue, callback)
+
+    def _hand_on(self, message: dict[str, Any], queue: str, callback: Callable[[Any], Any]) -> bool:
         try:
             callback(message)
         except self.connection_errors:
             raise
-        except Exception as error:  # noqa: BLE001 - as above; nothing of this kind is noted as taken
+        except Exception as error:  # noqa: BLE001 - whatever it was, the next message is not to blame
             _drop(f"Celery can't use it ({type(error).__name__})", message, queue)
+            return False
+        return True
 
     def _brpop_read(self, **options: Any) -> Any:
         try:
             return super()._brpop_read(**options)
-        except (ValueError, TypeError, LookupError, AttributeError, RecursionError) as error:
-            # Not even JSON. It has been taken off the queue and is not noted as taken: nothing to acknowledge.
+        except _NO_JSON as error:
+            # It has been taken off the queue and is not noted as taken: nothing to acknowledge.
             log.error("message dropped", problem=f"it is no JSON ({type(error).__name__})")
             raise Empty from error
 
     def _receive_one(self, c: Any) -> Any:
         try:
             return super()._receive_one(c)
-        except (ValueError, TypeError, LookupError, AttributeError, RecursionError) as error:
+        except _NO_JSON as error:
             log.error("control message dropped", problem=f"it is no JSON ({type(error).__name__})")
             return False
 
@@ -164,16 +156,12 @@ def _is_known(task: str) -> bool:
 
 
 def _answer(headers: Mapping[str, Any], error: Exception) -> None:
-    """Tell whoever sent a message why it was dropped, as Celery does when it does not know a task."""
+    """Tell the sender of a message why it was dropped, as Celery does for an unknown task."""
+    if headers.get("ignore_result"):
+        return
+    names = ("root_id", "correlation_id", "reply_to", "chord", "chain", "errbacks")
     request = SimpleNamespace(
-        task=headers["task"],
-        id=headers["id"],
-        root_id=headers.get("root_id"),
-        correlation_id=headers.get("correlation_id"),
-        reply_to=headers.get("reply_to"),
-        chord=None,
-        chain=None,
-        errbacks=None,
+        task=headers["task"], id=headers["id"], **{name: headers.get(name) for name in names}
     )
     try:
         current_app.backend.mark_as_failure(headers["id"], error, request=request)
@@ -182,7 +170,7 @@ def _answer(headers: Mapping[str, Any], error: Exception) -> None:
 
 
 class Transport(redis.Transport):  # type: ignore[misc]
-    """Puts a message back whose queue this node no longer consumes, unread: kombu 5.7 would parse it, unchecked."""
+    """Puts a message back unread if this node no longer consumes its queue: kombu 5.7 would parse it unchecked."""
 
     Channel = Channel
 
@@ -190,33 +178,25 @@ class Transport(redis.Transport):  # type: ignore[misc]
         if queue in self._callbacks:
             super()._deliver(message, queue)
             return
-        # This node has just stopped to consume the queue: back to where it was, unlooked at.
         with next(iter(self.channels)).conn_or_acquire() as client:
             client.rpush(queue, json.dumps(message))
 
 
 def install_transport() -> None:
-    """Use ``Transport`` for Redis's URLs in this process, and JSON that stays what it is.
+    """Use ``Transport`` for Redis's URLs in this process, and plain JSON.
 
-    kombu 5.7's JSON makes objects of what looks like ``{"__type__": "uuid", "__value__": ...}``, wherever it stands, and
-    raises in the middle of everything when it can't. A caller's data may look like anything.
+    kombu 5.7's JSON makes objects of what looks like ``{"__type__": "uuid", "__value__": ...}``, and raises when it
+    can't. A caller's data may look like anything.
     """
     TRANSPORT_ALIASES["redis"] = TRANSPORT_ALIASES["rediss"] = f"{__name__}:Transport"
     kombu_json.loads.__defaults__ = (json.loads, True, None)
 
 
-#: Fields of task events that hold payload.
-_FIELDS = ("args", "kwargs", "result", "traceback")
-
-
 class HidingDispatcher(EventDispatcher):  # type: ignore[misc]
-    """Sends events with ids, times and classes of errors only.
-
-    Celery 5.6 puts arguments, results, errors and tracebacks into every task event.
-    """
+    """Sends events without the arguments, results, errors and tracebacks that Celery 5.6 puts into each."""
 
     def send(self, type: str, *args: Any, **fields: Any) -> Any:
-        for name in _FIELDS:
+        for name in ("args", "kwargs", "result", "traceback"):
             if name in fields:
                 fields[name] = HIDDEN
         if "exception" in fields:
@@ -225,15 +205,15 @@ class HidingDispatcher(EventDispatcher):  # type: ignore[misc]
 
 
 class HidingEvents(Events):  # type: ignore[misc]
-    """Makes Celery use the dispatcher above: its class is no setting."""
+    """Makes Celery use ``HidingDispatcher``: its class is no setting."""
 
     dispatcher_cls = HidingDispatcher
 
 
 class HidingRequest(Request):  # type: ignore[misc]
-    """A task's message in the main process, which Celery 5.6 logs and shows with its arguments.
+    """A task's message in the main process, without its arguments, which Celery 5.6 logs and shows.
 
-    A message of a bare ``send_task`` brings them as text in its headers, so hiding them is the worker's part too.
+    The headers of a message from a bare ``send_task`` hold them as text.
     """
 
     def __init__(self, message: Any, *args: Any, **options: Any) -> None:
@@ -241,7 +221,7 @@ class HidingRequest(Request):  # type: ignore[misc]
         if get_settings().log_payloads:
             return
         self._argsrepr = self._kwargsrepr = HIDDEN
-        # What the child gets, and logs. A "shadow" is a name of the sender's choice.
+        # What the child gets, and logs. A "shadow" is a name chosen by the sender.
         self._request_dict.update(argsrepr=HIDDEN, kwargsrepr=HIDDEN, shadow=None)
         self.name = self._type
 
@@ -260,7 +240,7 @@ class HidingTask(Task):  # type: ignore[misc]
 def announce_stop(worker: Any, stopping: Callable[[], None]) -> None:
     """Call ``stopping`` before Celery ends the children of a stopping worker.
 
-    Celery 5.6 sends ``worker_shutting_down`` only after they are dead; this is the first thing its handler calls.
+    Celery 5.6 sends ``worker_shutting_down`` after they have ended; ``wait_for_soft_shutdown`` is called first.
     """
     wait = worker.wait_for_soft_shutdown
 
@@ -272,5 +252,5 @@ def announce_stop(worker: Any, stopping: Callable[[], None]) -> None:
 
 
 def allow_early_exits(pool: Any) -> None:
-    """Let a worker start although a child has ended already; Celery 5.6 leaves with 1 then, and does not say why."""
+    """Let a worker start although a child has ended already; Celery 5.6 exits with 1 then, without a reason."""
     pool.did_start_ok = lambda: True

@@ -1,7 +1,7 @@
-"""A pool child as its node sees it: it says how its models are, and does what it is told about them.
+"""A pool child as its node sees it: it publishes the states of its models, and obeys commands about them.
 
 Remote control reaches only the node's main process, which holds no model. So the child publishes its state in shared
-memory and a thread of its own looks there for commands; a job may run meanwhile, the models' locks keep them apart.
+memory, and a thread reads commands there. A job may run meanwhile: models have locks.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import threading
 import time
+from collections import Counter
 from typing import Any, NoReturn
 
 from shared.errors import Permanent, ScenefleetError
@@ -19,18 +20,12 @@ from worker.slots import FAILED, LOADING, READY, Slots
 
 log = get_logger(__name__)
 
-#: How often it looks for a command, and for a model that was used meanwhile.
+#: Intervals at which it reads commands, and publishes that a model was used, seconds.
 LOOK_S, PUBLISH_S = 0.2, 1.0
 
 
 class Child:
-    """One life of one slot. What it counts goes on from what the child before it in this slot had counted.
-
-    Args:
-        slots: shared with the main process.
-        index: of this slot.
-        pid: of this process.
-    """
+    """The process of one slot. Its counters continue those of the slot's earlier processes."""
 
     def __init__(self, slots: Slots, index: int, pid: int) -> None:
         self._slots, self._index, self._pid = slots, index, pid
@@ -42,9 +37,9 @@ class Child:
         self._evictions_before: int = before.get("evictions", 0)
         self._said: dict[str, Any] = {
             "gpu": None,
-            #: Processes this slot has had, this one included.
+            #: Number of processes of this slot, this one included.
             "children": before.get("children", 0) + 1,
-            #: Loads that failed since one worked, and why the last did.
+            #: Failed loads since the last successful one, and the last error.
             "failures": before.get("failures", 0),
             "error": before.get("error", ""),
             "permanent": before.get("permanent", False),
@@ -54,7 +49,7 @@ class Child:
         self.publish()
 
     def _last_command(self, outcome: dict[str, Any] | None) -> dict[str, Any] | None:
-        """What became of the last command: that of a dead child is lost unless it had said more."""
+        """The outcome of the last command; it is lost if the child died before it was done."""
         given = self._slots.read_command(self._index)
         if not given or (
             outcome is not None and outcome["id"] == given["id"] and outcome["state"] != "running"
@@ -64,16 +59,16 @@ class Child:
         return {**given, "state": "lost", "error": error, "seconds": None}
 
     def hold(self, model_cache: ModelCache, gpu: str | None) -> None:
-        """Say from now on how these models are; ``gpu``: the device this process was given."""
+        """Publish the states of these models from now on; ``gpu``: the device of this process."""
         self._model_cache = model_cache
         self._said["gpu"] = gpu
         model_cache.on_change = self.publish
         model_cache.on_unavailable = self.end
 
     def end(self, error: Exception) -> NoReturn:
-        """The process can't work: say why, and end it.
+        """Publish why the process can't work, and end it.
 
-        Not by an exception: Celery would swallow it and serve tasks without a model, each of which would fail for good.
+        Celery would swallow an exception and serve tasks without a model, each of which would fail for good.
         """
         self._said |= {
             "failures": self._said["failures"] + 1,
@@ -85,29 +80,26 @@ class Child:
         os._exit(ExitStatus.CONFIG)
 
     def serve(self) -> None:
-        """Ready for jobs; from now on obey commands."""
+        """Publish that the child is ready, and obey commands from now on."""
         self._said |= {"failures": 0, "error": "", "permanent": False}
         self._state = READY
         self.publish()
         threading.Thread(target=self._obey_until_exit, name="control", daemon=True).start()
 
     def publish(self) -> None:
-        """Write the state of now to shared memory."""
+        """Write the current state to shared memory."""
         with self._lock:
-            model_cache = self._model_cache
-            self._published = model_cache.states() if model_cache is not None else []
-            loads = dict(self._loads_before)
-            for model in self._published:
-                if model.get("loads"):
-                    loads[model["name"]] = loads.get(model["name"], 0) + model["loads"]
+            cache = self._model_cache
+            self._published = cache.states() if cache is not None else []
+            loads = Counter(self._loads_before)
+            loads.update({model["name"]: model["loads"] for model in self._published if model.get("loads")})
             report = {
                 **self._said,
-                #: Memory all models of this process may take together, MB; 0: no limit.
-                "budget_mb": model_cache.budget_mb if model_cache is not None else 0,
+                #: Maximum memory of all models of this process, MB; 0: no limit.
+                "budget_mb": cache.budget_mb if cache is not None else 0,
                 "models": self._published,
-                "loads": loads,
-                "evictions": self._evictions_before
-                + (model_cache.evictions if model_cache is not None else 0),
+                "loads": dict(loads),
+                "evictions": self._evictions_before + (cache.evictions if cache is not None else 0),
             }
             self._slots.write(self._index, self._state, self._pid, report)
 
@@ -122,7 +114,7 @@ class Child:
                     if self._model_cache is not None and self._model_cache.states() != self._published:
                         self.publish()
             except Exception:
-                # The thread has to live as long as the process, whatever it was.
+                # The thread must not end before the process.
                 log.exception("control failed")
 
     def _obey(self) -> None:
@@ -134,37 +126,24 @@ class Child:
         self._answer({**given, "state": "running", "error": "", "seconds": None})
         error = ""
         try:
-            self._do(given["verb"], given["model"])
-        except Exception as failure:  # noqa: BLE001 - whoever gave the command is told, the node works on
+            # The verbs are names of the cache's methods.
+            getattr(self._model_cache, given["verb"])(given["model"])
+        except Exception as failure:  # noqa: BLE001 - reported as the command's outcome, the node works on
             error = _sentence(failure)
         seconds = round(time.monotonic() - started_s, 3)
         state = "failed" if error else "done"
         self._answer({**given, "state": state, "error": error, "seconds": seconds})
         level = log.warning if error else log.info
-        level(
-            "command " + state,
-            verb=given["verb"],
-            model=given["model"],
-            failure=error or None,
-            seconds=seconds,
-        )
+        shown = {"verb": given["verb"], "model": given["model"], "seconds": seconds}
+        level("command " + state, failure=error or None, **shown)
 
     def _answer(self, command: dict[str, Any]) -> None:
         self._said["command"] = command
         self.publish()
 
-    def _do(self, verb: str, model: str) -> None:
-        assert self._model_cache is not None, "a node that serves has a model cache"
-        if verb == "load":
-            self._model_cache.load(model)
-        elif verb == "unload":
-            self._model_cache.unload(model)
-        else:
-            self._model_cache.warm_up(model)
-
 
 def _sentence(error: Exception) -> str:
     if isinstance(error, ScenefleetError):
         return str(error)
-    # An engine may say it in many lines.
+    # The text of an engine's error may have many lines.
     return " ".join(f"{type(error).__name__}: {error}".split())

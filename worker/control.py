@@ -1,9 +1,8 @@
 """Remote control of a node's models: ``celery inspect models``, ``celery control load_model|unload_model|warmup_model``.
 
-The commands run in the node's main process, which holds no model and imports no engine: it answers from what its
-children have published, and hands orders on to them (worker/slots.py). An order is answered at once, with its number or
-with the reason it is refused; what became of it stands in ``inspect models``. Installed by ``worker.app``, so that the
-command line knows the same commands; only a node has something to answer.
+They run in the node's main process, which holds no model and imports no engine: it answers from what its children have
+published, and passes commands to them (worker/slots.py). A command is answered at once, with its number or the reason why
+it is refused; ``inspect models`` shows its outcome. Installed by ``worker.app``, so that the command line knows them too.
 """
 
 from __future__ import annotations
@@ -28,13 +27,13 @@ def install() -> None:
 
 
 def answer_for(node: Node) -> None:
-    """Let the commands of this process speak of ``node``."""
+    """Let the commands of this process answer for ``node``."""
     global _node
     _node = node
 
 
 def models(state: Any, **_: Any) -> dict[str, Any]:
-    """How the models of each process are: state, memory, load times, last use, evictions, errors."""
+    """Models of each process: state, memory, load times, last use, evictions, errors."""
     return {"error": _NO_NODE} if _node is None else {"ok": _node.describe()}
 
 
@@ -49,7 +48,7 @@ def unload_model(state: Any, name: str = "", **_: Any) -> dict[str, Any]:
 
 
 def warmup_model(state: Any, name: str = "", **_: Any) -> dict[str, Any]:
-    """Load a model if it is not, and run its warm-up samples."""
+    """Load a model if it is not loaded, and run its warm-up samples."""
     return _give("warm_up", name)
 
 
@@ -62,6 +61,6 @@ def _give(verb: str, name: str) -> dict[str, Any]:
     if not name:
         return {"error": "no model was named: give its name in models.yaml"}
     try:
-        return {"ok": {"command": _node.order(verb, name)}}
+        return {"ok": {"command": _node.command(verb, name)}}
     except ScenefleetError as error:
         return {"error": str(error)}

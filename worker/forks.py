@@ -1,10 +1,10 @@
-"""Keeps the forks of this process apart from the connections of its housekeeping thread, without a long wait for either.
+"""Keeps forks of this process apart from the connections of its housekeeping thread.
 
-A forked child must not inherit a live connection: it would keep the server from noticing that this process is gone,
-and libraries are not made for threads that are in the middle of something when their process is copied. So a fork
-waits while the thread has a connection open. That is milliseconds, unless a server or the network has stopped
-answering: then the fork has the connections shut down, which ends the thread's wait. A fork that still can't have its
-turn goes ahead, and the child closes what it was not meant to get; so a fork waits for ``2 * WAIT_S`` at most.
+A forked child must not inherit a live connection: the server would not notice that this process has ended, and libraries
+don't support a fork while their threads work. So a fork waits while the thread has a connection open. This takes
+milliseconds, unless a server or the network does not answer: then the fork shuts the connections down, which ends the
+thread's wait. If that does not help, the fork continues and the child closes the inherited connections. So a fork waits for
+at most ``2 * WAIT_S``.
 """
 
 from __future__ import annotations
@@ -18,35 +18,35 @@ from typing import Any
 
 from sqlalchemy import Engine, event
 
-#: How long a fork waits for its turn before it interrupts, and again after that, seconds.
+#: How long a fork waits before it shuts connections down, and again after that, seconds.
 WAIT_S = 2.0
 
 
 class Forks:
-    """Holds forks off while connections are open; one per process."""
+    """Delays forks while connections are open; one per process."""
 
     def __init__(self) -> None:
         self._turn = threading.Lock()
-        #: Guards ``_sockets``: what is in it is open.
+        #: Guards ``_sockets``, whose sockets are open.
         self._known = threading.Lock()
-        #: Descriptor of the connection -> a duplicate of ours, which is that socket whatever becomes of the descriptor.
+        #: Descriptor of a connection -> our duplicate, which stays that socket if the descriptor is closed and reused.
         self._sockets: dict[int, socket.socket] = {}
         self._forking = False
 
     def install(self) -> None:
-        """From now on forks of this process wait for ``held_off`` blocks."""
+        """Let forks of this process wait for ``held_off`` blocks from now on."""
         os.register_at_fork(
             before=self._before, after_in_parent=self._in_parent, after_in_child=self._in_child
         )
 
     @contextmanager
     def held_off(self) -> Iterator[None]:
-        """No fork while this block runs: for a use of a server that opens its connections and closes them again."""
+        """Delay forks while this block runs, which opens connections and closes them again."""
         with self._turn:
             yield
 
     def watch(self, engine: Engine) -> Engine:
-        """Let a fork that waits for too long shut down this engine's connections."""
+        """Let a fork that has waited too long shut down this engine's connections."""
         event.listen(engine, "connect", self._opened)
         event.listen(engine, "close", self._closed)
         return engine
@@ -58,7 +58,7 @@ class Forks:
 
     def _closed(self, connection: Any, _: Any) -> None:
         with self._known, suppress(Exception):
-            # A connection that broke has no number any more; its socket goes with the others.
+            # A broken connection has no number any more; its socket is closed with the others.
             number = -1 if connection.closed else connection.fileno()
             for known in [number] if number in self._sockets else list(self._sockets):
                 self._sockets.pop(known).close()

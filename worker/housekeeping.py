@@ -1,14 +1,15 @@
-"""The node's housekeeping: a thread of the main process that reconciles the ledger and publishes the node's state.
+"""The housekeeping thread of a node's main process: it reconciles the ledger and publishes the node's state.
 
-It opens a connection for each small transaction and closes it at its end, and no child is forked meanwhile
-(worker/forks.py): a child never inherits a live connection.
+It opens a connection for each transaction, and no child is forked meanwhile (worker/forks.py): a child must not inherit a
+live connection.
 """
 
 from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 import redis
 from redis.backoff import NoBackoff
@@ -29,14 +30,14 @@ from worker.node import Node
 log = get_logger(__name__)
 
 _PUBLISH_S = 5.0
-#: For Redis to connect and to answer: a fork may be waiting.
+#: Time limit of Redis to connect and to answer: a fork may be waiting.
 _REDIS_S = 2.0
-#: How long a stopping node waits for the tick under way.
+#: How long a stopping node waits for the current tick.
 _LEAVE_S = 10.0
 
 
 class Housekeeping:
-    """Runs until the process ends; ``leave`` gives back what the node still holds."""
+    """Runs until the process ends; ``leave`` releases the node's jobs."""
 
     def __init__(self, node: Node, settings: Settings) -> None:
         self.children: Callable[[], set[int]] = set
@@ -49,7 +50,7 @@ class Housekeeping:
         self._published_at = 0.0
 
     def start(self) -> None:
-        """Start the thread; again after a lost broker connection does nothing."""
+        """Start the thread, once: Celery calls this again after a lost broker connection."""
         if self._thread is not None:
             return
         limits = housekeeping_limits(self._settings)
@@ -59,11 +60,11 @@ class Housekeeping:
         self._thread.start()
 
     def stop(self) -> None:
-        """The node has been told to stop: it ends its own children from now on."""
+        """Note that the node stops: it ends its own children from now on."""
         self.stopping = True
 
     def wake(self) -> None:
-        """The node's state has changed: say so now."""
+        """Publish the node's state now."""
         self._published_at = 0.0
         self._wake.set()
 
@@ -82,7 +83,8 @@ class Housekeeping:
 
     def _tick(self) -> None:
         if time.monotonic() - self._published_at >= _PUBLISH_S:
-            self._publish()
+            with self._redis("state not published") as client:
+                nodes.publish(client, self._node.describe())
             self._published_at = time.monotonic()
         with reconcile.guarded("own_children"):
             reconcile.own_children(self._node.name, self._node.life, self._live_children)
@@ -92,31 +94,29 @@ class Housekeeping:
         live = self.children()
         return None if self.stopping else live
 
-    def _publish(self) -> None:
+    @contextmanager
+    def _redis(self, failed: str) -> Iterator[redis.Redis]:
+        # The default is ten tries with this timeout each.
+        options = {
+            "socket_timeout": _REDIS_S,
+            "socket_connect_timeout": _REDIS_S,
+            "retry": Retry(NoBackoff(), 0),
+        }
         try:
-            with forks.held_off(), self._redis() as client:
-                nodes.publish(client, self._node.describe())
+            with forks.held_off(), redis.Redis.from_url(self._settings.redis_url, **options) as client:
+                yield client
         except RedisError as error:
-            log.warning("state not published", error=error)
-
-    def _redis(self) -> redis.Redis:
-        # The default is ten tries, each as long as the timeout.
-        return redis.Redis.from_url(
-            self._settings.redis_url,
-            socket_timeout=_REDIS_S,
-            socket_connect_timeout=_REDIS_S,
-            retry=Retry(NoBackoff(), 0),
-        )
+            log.warning(failed, error=error)
 
     def leave(self) -> None:
-        """The node stops: its running jobs are free at once, and it is no longer listed. Again does nothing."""
+        """Release the jobs of a stopping node at once, and remove it from the list of nodes; only the first call does."""
         if self._leaving:
             return
         self._leaving = True
         self._wake.set()
         if self._thread is None:
             return
-        # Each of its transactions is harmless beside what follows; it only must not publish a state after that.
+        # Its transactions may overlap with what follows; it only must not publish a state after that.
         self._thread.join(_LEAVE_S)
         try:
             with forks.held_off():
@@ -125,8 +125,5 @@ class Housekeeping:
                 log.info("jobs released", count=released)
         except DatabaseUnavailable as error:
             log.warning("leases run out by themselves", error=error)
-        try:
-            with forks.held_off(), self._redis() as client:
-                nodes.withdraw(client, self._node.name)
-        except RedisError as error:
-            log.warning("state not withdrawn", error=error)
+        with self._redis("state not withdrawn") as client:
+            nodes.withdraw(client, self._node.name)

@@ -1,310 +1,263 @@
 """What a message in a queue must look like, and what is left of it when it is taken: pure functions over plain JSON.
 
-Anybody who can write to Redis can put anything into a queue. Celery and kombu take a message apart in many places,
-in the main process of the node, and most of them end it when a part is of another kind than expected. So a message
-is checked whole before any of them sees it, and only what a task needs is handed on: headers that are not known, or
-that Celery would take for attributes of its own, are left out.
+Anybody who can write to Redis can put anything into a queue. Celery and kombu parse a message in many places, in the
+main process of the node, and most of them end it when a part has an unexpected type. So a message is checked as a
+whole before they see it, and only what a task needs is passed on: unknown headers, and those that Celery would take for
+attributes of its own, are left out.
 
-Must not import Celery: what it would do with a message is what is guarded against here.
+Must not import Celery: these checks are needed because of what it does with a message.
 """
 
 from __future__ import annotations
 
 import base64
-import binascii
 import json
-import math
 import uuid
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from contextlib import suppress
 from datetime import UTC, datetime
-from typing import Any
+from typing import Annotated, Any, Literal, TypeVar
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, RootModel, ValidationError
 
 from shared import routing
 from shared.redaction import HIDDEN
 
-#: Longest message that is looked at, bytes. Requests are refused far below that, with an answer.
+#: Maximum size of a message that is read, bytes. Requests have a much lower limit, with an answer.
 MAX_BYTES = 64 * 2**20
-#: Deepest nesting of a body: Python's parser, and whoever walks the result, ends at about a thousand.
+#: Maximum nesting of a body: Python's parser, and code that walks the result, fails at about a thousand.
 MAX_DEPTH = 64
 MAX_ID_CHARS = 255
 MAX_HEADER_CHARS = 1024
-#: Longest time limit that a caller may give, seconds.
+#: Maximum time limit that a caller may give, seconds.
 MAX_LIMIT_S = 7 * 24 * 3600
 _EARLIEST, _LATEST = datetime(2000, 1, 1, tzinfo=UTC), datetime(2100, 1, 1, tzinfo=UTC)
-#: How Celery's callers name JSON.
-_CONTENT_TYPE = "application/json"
-_CONTENT_ENCODINGS = ("utf-8", "utf8")
 
 
 class NotAMessage(Exception):
-    """What stood in a queue is not a message. Says which part is of which kind, never what it holds."""
+    """An item of a queue is not a message. Names the part and what is wrong with it, never its content."""
 
 
 class UnreadableBody(NotAMessage):
-    """Whoever sent it can be told: its id is known, its body can't be used."""
+    """The body can't be used, but the sender can be told: the id is known."""
 
     def __init__(self, reason: str, headers: Mapping[str, Any]) -> None:
         super().__init__(reason)
         self.headers = headers
 
 
-@dataclass(frozen=True)
-class TaskMessage:
-    """A message that is safe to hand to Celery."""
-
-    raw: dict[str, Any]
-    task: str
-    task_id: str
-    ignore_result: bool
-
-
 # --- parts
 
 
-def _fail(name: str, value: Any, wanted: str) -> NotAMessage:
-    return NotAMessage(f"{name} is a {type(value).__name__}, not {wanted}")
-
-
-def _mapping(name: str, value: Any) -> dict[str, Any]:
-    if not isinstance(value, dict):
-        raise _fail(name, value, "an object")
+def _printable(value: str) -> str:
+    if not value.isprintable():
+        raise ValueError("has characters that can't be printed")
     return value
 
 
-def _text(name: str, value: Any, limit: int = MAX_HEADER_CHARS) -> str:
-    if not isinstance(value, str):
-        raise _fail(name, value, "text")
-    if len(value) > limit:
-        raise NotAMessage(f"{name} has {len(value)} characters, more than {limit}")
+def _time(value: str) -> str:
     try:
-        value.encode()
-    except UnicodeEncodeError:
-        raise NotAMessage(f"{name} is not valid Unicode") from None
-    return value
-
-
-def _name(name: str, value: Any) -> str:
-    text = _text(name, value, MAX_ID_CHARS)
-    if not text or not text.isprintable():
-        raise NotAMessage(f"{name} is empty or has characters that can't be printed")
-    return text
-
-
-def _whole(name: str, value: Any, most: int) -> int:
-    if isinstance(value, bool) or not isinstance(value, int):
-        raise _fail(name, value, "a whole number")
-    if not 0 <= value <= most:
-        raise NotAMessage(f"{name} is not between 0 and {most}")
-    return value
-
-
-def _flag(name: str, value: Any) -> bool:
-    if not isinstance(value, bool):
-        raise _fail(name, value, "true or false")
-    return value
-
-
-def _time(name: str, value: Any) -> str:
-    text = _text(name, value, 64)
-    try:
-        moment = datetime.fromisoformat(text)
+        moment = datetime.fromisoformat(value)
     except ValueError:
-        raise NotAMessage(f"{name} is no ISO 8601 time") from None
+        raise ValueError("is no ISO 8601 time") from None
     if not _EARLIEST <= (moment if moment.tzinfo else moment.replace(tzinfo=UTC)) <= _LATEST:
-        raise NotAMessage(f"{name} is not between 2000 and 2100")
-    return text
-
-
-def _limits(name: str, value: Any) -> list[float | None]:
-    if not isinstance(value, list) or len(value) != 2:
-        raise _fail(name, value, "a pair of seconds")
-    for limit in value:
-        if limit is None:
-            continue
-        if isinstance(limit, bool) or not isinstance(limit, (int, float)):
-            raise _fail(name, limit, "seconds")
-        if not (math.isfinite(limit) and 0 < limit <= MAX_LIMIT_S):
-            raise NotAMessage(f"{name} is not between 0 and {MAX_LIMIT_S} s")
+        raise ValueError("is not between 2000 and 2100")
     return value
 
 
-def _excerpt(name: str, value: Any) -> str:
-    return _text(name, value, MAX_BYTES)[:MAX_HEADER_CHARS]
+# Where a text has a maximum length, pydantic also refuses halves of surrogate pairs.
+Text = Annotated[str, Field(max_length=MAX_HEADER_CHARS)]
+Name = Annotated[str, Field(min_length=1, max_length=MAX_ID_CHARS), AfterValidator(_printable)]
+Time = Annotated[str, Field(max_length=64), AfterValidator(_time)]
+Excerpt = Annotated[str, Field(max_length=MAX_BYTES), AfterValidator(lambda value: value[:MAX_HEADER_CHARS])]
+Limit = Annotated[float, Field(gt=0, le=MAX_LIMIT_S, allow_inf_nan=False)]
 
 
-Check = Callable[[str, Any], Any]
-#: What a task needs of its headers. None is as good as absent.
-_HEADERS: Mapping[str, Check] = {
-    "lang": _text,
-    "root_id": _name,
-    "parent_id": _name,
-    "group": _name,
-    "group_index": lambda name, value: _whole(name, value, 2**31),
-    "retries": lambda name, value: _whole(name, value, 1000),
-    "eta": _time,
-    "expires": _time,
-    "timelimit": _limits,
-    "origin": _text,
-    # Written into events and logs where settings ask for it.
-    "argsrepr": _excerpt,
-    "kwargsrepr": _excerpt,
-    "ignore_result": _flag,
-    "replaced_task_nesting": lambda name, value: _whole(name, value, 1000),
+class _Part(BaseModel):
+    """A part of a message; None is the same as absent, and what is not named here is left out."""
+
+    model_config = ConfigDict(strict=True)
+
+
+class _Envelope(_Part):
+    headers: dict[Any, Any]
+    properties: dict[Any, Any]
+
+
+class _Body(_Part):
+    body: str
+    content_type: Literal["application/json"] = Field(alias="content-type")
+    content_encoding: Literal["utf-8", "utf8"] = Field(alias="content-encoding")
+    body_encoding: Literal["base64"] | None = None
+
+
+class _Headers(_Part):
+    """What a task needs of its headers."""
+
+    task: Name
+    id: Name
+    compression: None = None
+    lang: Text | None = None
+    root_id: Name | None = None
+    parent_id: Name | None = None
+    group: Name | None = None
+    group_index: Annotated[int, Field(ge=0, le=2**31)] | None = None
+    retries: Annotated[int, Field(ge=0, le=1000)] | None = None
+    eta: Time | None = None
+    expires: Time | None = None
+    timelimit: Annotated[list[Limit | None], Field(min_length=2, max_length=2)] | None = None
+    origin: Text | None = None
+    # Written to events and logs if LOG_PAYLOADS is on.
+    argsrepr: Excerpt | None = None
+    kwargsrepr: Excerpt | None = None
+    ignore_result: bool | None = None
+    replaced_task_nesting: Annotated[int, Field(ge=0, le=1000)] | None = None
     # https://www.w3.org/TR/trace-context/
-    "traceparent": _text,
-    "tracestate": _text,
-}
-_PROPERTIES: Mapping[str, Check] = {
-    "correlation_id": _name,
-    "reply_to": _name,
-    "priority": lambda name, value: _whole(name, value, 255),
-}
+    traceparent: Text | None = None
+    tracestate: Text | None = None
 
 
-_COMMAND = {"method", "arguments", "destination", "pattern", "matcher", "ticket", "reply_to"}
-_CONTROL_HEADERS: Mapping[str, Check] = {
-    "clock": lambda name, value: _whole(name, value, 2**53),
-    "expires": lambda name, value: value if isinstance(value, float) else _whole(name, value, 2**53),
-    "ticket": _text,
-    "hostname": _text,
-}
+class _Properties(_Part):
+    correlation_id: Name | None = None
+    reply_to: Name | None = None
+    priority: Annotated[int, Field(ge=0, le=255)] | None = None
 
 
-def _kept(part: Mapping[str, Any], checks: Mapping[str, Check]) -> dict[str, Any]:
-    return {name: check(name, part[name]) for name, check in checks.items() if part.get(name) is not None}
+class _Signature(_Part):  # type: ignore[no-redef] # pydantic's plugin: a field `kwargs`
+    """A task that is to be sent when this one has ended; chains and groups hold others in their arguments."""
+
+    task: Name
+    args: list[Any] | None = None
+    kwargs: dict[Any, Any] | None = None
+    options: dict[Any, Any] | None = None
 
 
-def _depth(value: Any) -> int:
-    """How deep objects and lists are nested, without recursion."""
-    deepest, open_ = 0, [(value, 1)]
-    while open_:
-        found, depth = open_.pop()
-        if isinstance(found, (dict, list)):
-            deepest = max(deepest, depth)
-            if depth > MAX_DEPTH:
-                return depth
-            open_.extend(
-                (inner, depth + 1) for inner in (found.values() if isinstance(found, dict) else found)
-            )
-    return deepest
+class _Embed(_Part):
+    """What is to be sent when a task has ended."""
+
+    callbacks: list[_Signature] | None = None
+    errbacks: list[_Signature] | None = None
+    chain: list[_Signature] | None = None
+    chord: _Signature | None = None
+
+
+class _Arguments(RootModel[tuple[list[Any], dict[Any, Any], _Embed | None]]):
+    """The content of a task's body: arguments, named arguments, and what follows."""
+
+
+class _Unacknowledged(RootModel[tuple[Any, Any, str]]):
+    """A message, its exchange, and its queue, as kombu notes it when a node takes it."""
+
+
+class _Name(RootModel[Name]):
+    """A name by itself."""
+
+
+class _ReplyTo(_Part):
+    exchange: Name
+    routing_key: Name
+
+
+class _Command(_Part):
+    """A command of remote control."""
+
+    method: Name
+    arguments: dict[Any, Any] | None = None
+    destination: list[str] | None = None
+    pattern: Text | None = None
+    # A regular expression from a stranger may take for ever.
+    matcher: Literal["glob"] | None = None
+    ticket: Text | None = None
+    reply_to: _ReplyTo | None = None
+
+
+class _ControlHeaders(_Part):
+    compression: None = None
+    clock: Annotated[int, Field(ge=0, le=2**53)] | None = None
+    expires: Annotated[float, Field(ge=0, le=2**53)] | None = None
+    ticket: Text | None = None
+    hostname: Text | None = None
+
+
+P = TypeVar("P", bound=BaseModel)
+
+
+def _check(kind: type[P], value: Any) -> P:
+    try:
+        return kind.model_validate(value)
+    except ValidationError as error:
+        fault = error.errors(include_input=False, include_url=False)[0]
+        place = ".".join(map(str, fault["loc"])) or "it"
+        raise NotAMessage(f"{place}: {fault['msg']}") from None
+
+
+def _is_too_deep(content: Any) -> bool:
+    """Whether objects and lists are nested deeper than ``MAX_DEPTH``; without recursion."""
+    level = [content]
+    for _ in range(MAX_DEPTH):
+        level = [
+            inner
+            for part in level
+            if isinstance(part, (dict, list))
+            for inner in (part.values() if isinstance(part, dict) else part)
+        ]
+    return any(isinstance(part, (dict, list)) for part in level)
 
 
 def _content(raw: Mapping[str, Any], properties: Mapping[str, Any]) -> Any:
     """The decoded JSON of the body."""
-    if raw.get("content-type") != _CONTENT_TYPE:
-        raise NotAMessage(f"the content type is not {_CONTENT_TYPE}")
-    if raw.get("content-encoding") not in _CONTENT_ENCODINGS:
-        raise NotAMessage("the content encoding is not utf-8")
-    body, encoding = raw.get("body"), properties.get("body_encoding")
-    if not isinstance(body, str):
-        raise _fail("the body", body, "text")
+    part = _check(_Body, {**raw, "body_encoding": properties.get("body_encoding")})
     try:
-        if encoding == "base64":
-            data = base64.b64decode(body)
-        elif encoding is None:
-            data = body.encode()
-        else:
-            raise NotAMessage("the body's encoding is not base64")
+        data = base64.b64decode(part.body) if part.body_encoding else part.body.encode()
         # Not as bytes: then the parser takes other encodings, and halves of surrogate pairs.
         content = json.loads(data.decode())
-    except (ValueError, binascii.Error) as error:
+    except ValueError as error:
         raise NotAMessage(f"the body is no JSON in UTF-8 ({type(error).__name__})") from None
     except RecursionError:
         raise NotAMessage("the body is nested too deep") from None
-    if data.count(b"[") + data.count(b"{") > MAX_DEPTH and _depth(content) > MAX_DEPTH:
+    if data.count(b"[") + data.count(b"{") > MAX_DEPTH and _is_too_deep(content):
         raise NotAMessage("the body is nested too deep")
     return content
-
-
-def _signature(name: str, value: Any, depth: int = 0) -> None:
-    """A task that is to be sent when this one has ended; Celery's chains and groups hold others in their arguments."""
-    part = _mapping(name, value)
-    _name(f"{name}.task", part.get("task"))
-    for key, kind in (("args", list), ("kwargs", dict), ("options", dict)):
-        if part.get(key) is not None and not isinstance(part[key], kind):
-            raise _fail(f"{name}.{key}", part[key], f"a {kind.__name__}")
-
-
-def _arguments(content: Any) -> None:
-    if not isinstance(content, list) or len(content) != 3:
-        raise _fail("the body", content, "a list of arguments, named arguments and what follows")
-    args, kwargs, embed = content
-    if not isinstance(args, list):
-        raise _fail("args", args, "a list")
-    _mapping("kwargs", kwargs)
-    if embed is None:
-        return
-    _mapping("what follows", embed)
-    for name in ("callbacks", "errbacks", "chain"):
-        found = embed.get(name)
-        if found is None:
-            continue
-        if not isinstance(found, list):
-            raise _fail(name, found, "a list")
-        for one in found:
-            _signature(name, one)
-    if embed.get("chord") is not None:
-        _signature("chord", embed["chord"])
 
 
 # --- whole messages
 
 
-def parse(item: bytes | str) -> Any:
-    """The JSON of what stood in a queue.
+def _clean(raw: Mapping[str, Any], headers: dict[str, Any], properties: dict[str, Any]) -> dict[str, Any]:
+    """A checked message, with a delivery tag of our own: two with the same one would take each other's place."""
+    encoding = raw["properties"].get("body_encoding")
+    return {
+        "body": raw["body"],
+        "content-type": "application/json",
+        "content-encoding": "utf-8",
+        "headers": headers,
+        "properties": {
+            **properties,
+            "delivery_tag": str(uuid.uuid4()),
+            **({} if encoding is None else {"body_encoding": encoding}),
+        },
+    }
 
-    Raises:
-        NotAMessage: it is none, or is too long.
-    """
-    if len(item) > MAX_BYTES:
-        raise NotAMessage(f"it has {len(item)} bytes, more than {MAX_BYTES}")
-    try:
-        return json.loads(item.decode() if isinstance(item, bytes) else item)
-    except ValueError as error:
-        raise NotAMessage(f"it is no JSON ({type(error).__name__})") from None
-    except RecursionError:
-        raise NotAMessage("it is nested too deep") from None
 
-
-def check_task(raw: Any, queue: str) -> TaskMessage:
+def check_task(raw: Any, queue: str) -> dict[str, Any]:
     """What a task's message has that Celery needs, and nothing else; it now belongs to ``queue``.
 
     Raises:
         UnreadableBody: only its body is at fault. NotAMessage: anything else is.
     """
-    raw = _mapping("it", raw)
-    given = _mapping("headers", raw.get("headers"))
-    properties = _mapping("properties", raw.get("properties"))
-    if given.get("compression") is not None:
-        raise NotAMessage("it is compressed, which is not accepted")
-    headers = {
-        "task": _name("task", given.get("task")),
-        "id": _name("id", given.get("id")),
-        **_kept(given, _HEADERS),
-    }
-    clean = {
-        **_kept(properties, _PROPERTIES),
+    envelope = _check(_Envelope, raw)
+    headers = _check(_Headers, envelope.headers).model_dump(exclude_none=True)
+    properties = {
+        **_check(_Properties, envelope.properties).model_dump(exclude_none=True),
         "delivery_mode": 2,
-        # Ours, not the sender's: two messages with the same one would take each other's place.
-        "delivery_tag": str(uuid.uuid4()),
         # Where it was found is where it is put back.
         "delivery_info": {"exchange": "", "routing_key": queue},
     }
     try:
-        _arguments(_content(raw, properties))
+        _check(_Arguments, _content(raw, envelope.properties))
     except NotAMessage as error:
-        raise UnreadableBody(str(error), {**headers, **clean}) from None
-    if properties.get("body_encoding") is not None:
-        clean["body_encoding"] = properties["body_encoding"]
-    message = {
-        "body": raw["body"],
-        "content-type": _CONTENT_TYPE,
-        "content-encoding": "utf-8",
-        "headers": headers,
-        "properties": clean,
-    }
-    return TaskMessage(message, headers["task"], headers["id"], headers.get("ignore_result", False))
+        raise UnreadableBody(str(error), {**headers, **properties}) from None
+    return _clean(raw, headers, properties)
 
 
 def check_control(raw: Any, *, command: bool) -> dict[str, Any]:
@@ -313,54 +266,23 @@ def check_control(raw: Any, *, command: bool) -> dict[str, Any]:
     Raises:
         NotAMessage: a part is missing or of a wrong kind.
     """
-    raw = _mapping("it", raw)
-    given = _mapping("headers", raw.get("headers") or {})
-    properties = _mapping("properties", raw.get("properties"))
-    if given.get("compression") is not None:
-        raise NotAMessage("it is compressed, which is not accepted")
-    content = _content(raw, properties)
-    if not isinstance(content, (dict, list)):
-        raise _fail("the body", content, "an object or a list of events")
+    envelope = _check(
+        _Envelope, {**raw, "headers": raw.get("headers") or {}} if isinstance(raw, dict) else raw
+    )
+    content = _content(raw, envelope.properties)
     if command:
-        content = _mapping("the body", content)
-        if content.keys() - _COMMAND:
+        _check(_Command, content)
+        if content.keys() - _Command.model_fields.keys():
             raise NotAMessage("the body has parts that no command has")
-        _name("method", content.get("method"))
-        if content.get("arguments") is not None:
-            _mapping("arguments", content["arguments"])
-        if content.get("destination") is not None:
-            destination = content["destination"]
-            if not isinstance(destination, list) or not all(isinstance(node, str) for node in destination):
-                raise _fail("destination", destination, "a list of names")
-        for name in ("pattern", "ticket"):
-            if content.get(name) is not None:
-                _text(name, content[name])
-        # Regular expressions of strangers can take for ever.
-        if content.get("matcher") not in (None, "glob"):
-            raise NotAMessage("matcher is not glob")
-        if content.get("reply_to") is not None:
-            reply_to = _mapping("reply_to", content["reply_to"])
-            _name("reply_to.exchange", reply_to.get("exchange"))
-            _name("reply_to.routing_key", reply_to.get("routing_key"))
-    headers = _kept(given, _CONTROL_HEADERS)
-    info = properties.get("delivery_info")
+    elif not isinstance(content, (dict, list)):
+        raise NotAMessage("the body is neither an object nor a list of events")
+    headers = _check(_ControlHeaders, envelope.headers).model_dump(exclude_none=True)
+    info = envelope.properties.get("delivery_info")
     info = info if isinstance(info, dict) else {}
-    clean: dict[str, Any] = {
-        "delivery_tag": str(uuid.uuid4()),
-        "delivery_info": {
-            name: info[name] if isinstance(info.get(name), str) else ""
-            for name in ("exchange", "routing_key")
-        },
+    place = {
+        name: info[name] if isinstance(info.get(name), str) else "" for name in ("exchange", "routing_key")
     }
-    if properties.get("body_encoding") is not None:
-        clean["body_encoding"] = properties["body_encoding"]
-    return {
-        "body": raw["body"],
-        "content-type": _CONTENT_TYPE,
-        "content-encoding": "utf-8",
-        "headers": headers,
-        "properties": clean,
-    }
+    return _clean(raw, headers, {"delivery_info": place})
 
 
 def check_unacknowledged(entry: bytes | str) -> tuple[dict[str, Any], str]:
@@ -369,19 +291,22 @@ def check_unacknowledged(entry: bytes | str) -> tuple[dict[str, Any], str]:
     Raises:
         NotAMessage: it is none of ours.
     """
-    content = parse(entry)
-    if not isinstance(content, list) or len(content) != 3:
-        raise _fail("it", content, "a message with the place it came from")
-    raw, _, queue = content
-    if not isinstance(queue, str) or queue not in routing.QUEUES:
+    if len(entry) > MAX_BYTES:
+        raise NotAMessage(f"it has {len(entry)} bytes, more than {MAX_BYTES}")
+    try:
+        content = json.loads(entry.decode() if isinstance(entry, bytes) else entry)
+    except (ValueError, RecursionError) as error:
+        raise NotAMessage(f"it is no JSON ({type(error).__name__})") from None
+    raw, _, queue = _check(_Unacknowledged, content).root
+    if queue not in routing.QUEUES:
         raise NotAMessage("it came from no queue of ours")
-    return check_task(raw, queue).raw, queue
+    return check_task(raw, queue), queue
 
 
 def describe(raw: Any, may_show: Callable[[str], bool]) -> dict[str, Any]:
-    """What may be logged of anything that was dropped: ids and sizes.
+    """What may be logged of a dropped message: ids and sizes.
 
-    ``may_show``: whether a task's name may be written out; one that no task has is the sender's own words.
+    ``may_show``: whether a task's name may be logged; a name that no task has is the sender's own text.
     """
     said: dict[str, Any] = {"kind": type(raw).__name__}
     if not isinstance(raw, dict):
@@ -389,10 +314,8 @@ def describe(raw: Any, may_show: Callable[[str], bool]) -> dict[str, Any]:
     headers, body = raw.get("headers"), raw.get("body")
     if isinstance(headers, dict):
         for name in ("task", "id"):
-            try:
-                said[name] = _name(name, headers.get(name))[:64]
-            except NotAMessage:
-                continue
+            with suppress(NotAMessage):
+                said[name] = _check(_Name, headers.get(name)).root[:64]
         if "task" in said and not may_show(headers["task"]):
             said["task"] = HIDDEN
     if isinstance(body, (str, list, dict)):

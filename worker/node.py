@@ -1,4 +1,4 @@
-"""This process as a node of the fleet: what it is called, how its children are, what it publishes of itself."""
+"""A node in its main process: its name, the states of its children, commands to them, what it publishes."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ import os
 import secrets
 import shutil
 from collections import Counter
-from pathlib import Path
 from typing import Any
 
 from billiard.process import current_process
@@ -23,61 +22,45 @@ from worker.slots import READY, STATE_NAMES, Slot, Slots
 
 log = get_logger(__name__)
 
-#: A load that failed may work the next time (unless its error says it can't), but not for ever.
+#: A node fails after this many failed loads, or after one whose error is permanent.
 MAX_FAILED_LOADS = 3
 
 
 class Node:
-    """This process as a node of the fleet. Made in the main process before its children are forked."""
+    """This process as a node of the fleet. Created in the main process before its children are forked."""
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: Settings, name: str, concurrency: int) -> None:
         self.settings = settings
         self.family = routing.NODES[settings.family]
-        self.name = ""
+        self.name = name
         self.main_pid = os.getpid()
-        #: Tells this life of the node from one before it: in a container both have the same process ids.
-        self.birth = secrets.token_hex(4)
-        self.slots = Slots(1)
+        #: Identifies this life of the node: in a container the process ids of every life are the same.
+        self.life = f"{self.main_pid}.{secrets.token_hex(4)}"
+        self.owner_prefix = f"{name}:{self.life}:"
+        self.work_dir = settings.home / "work" / name
+        self.slots = Slots(concurrency)
         self.failed_loads = 0
         self.state = "loading"
         self.error = ""
-        #: Whether the last look found something worth telling the fleet at once.
+        #: Whether the last look found a change that is to be published at once.
         self.changed = False
-        self._told: list[Any] = []
+        self._seen: list[Any] = []
         self._live: set[int] = set()
-        self._orders = 0
-
-    @property
-    def life(self) -> str:
-        return f"{self.main_pid}.{self.birth}"
-
-    @property
-    def owner_prefix(self) -> str:
-        return f"{self.name}:{self.life}:"
+        self._commands = 0
+        # Temporary files of an earlier life.
+        shutil.rmtree(self.work_dir, ignore_errors=True)
 
     # --- main process
 
-    def prepare(self, name: str, concurrency: int) -> None:
-        """Before the pool is forked."""
-        self.name = name
-        self.main_pid = os.getpid()
-        self.slots = Slots(concurrency)
-        # Temporary files of an earlier life of this node.
-        shutil.rmtree(self.work_dir, ignore_errors=True)
-
-    @property
-    def work_dir(self) -> Path:
-        return self.settings.home / "work" / self.name
-
     def look(self, live_pids: set[int]) -> str:
-        """Read the children's states: ``ready`` when all are, ``failed`` when waiting for them is hopeless."""
+        """Read the children's states: ``ready`` when all are, ``failed`` if waiting for them makes no sense."""
         slots = self.slots.read_all()
         self._live = live_pids
-        told = [
+        seen = [
             (slot.state, slot.pid, *map(slot.report.get, ("loads", "evictions", "command"))) for slot in slots
         ]
-        self.changed, self._told = told != self._told, told
-        # Counted by the children: one that fails may be replaced before anybody looks.
+        self.changed, self._seen = seen != self._seen, seen
+        # Counted by the children: a failed one may be replaced before the node looks.
         failed_loads = sum(slot.report.get("failures", 0) for slot in slots)
         for slot in slots:
             self.error = slot.report.get("error") or self.error
@@ -85,11 +68,9 @@ class Node:
             log.warning("node did not load", node=self.name, loads_failed=failed_loads)
         self.failed_loads = failed_loads
         if devices.is_cuda_initialised():
-            # Children forked from here on would hang at their first use of it.
-            self.state, self.error = (
-                "failed",
-                "the node's main process has initialised CUDA; its children can't",
-            )
+            # Children that are forked from now on would hang at their first use of it.
+            self.state = "failed"
+            self.error = "the node's main process has initialised CUDA; its children can't"
         elif failed_loads >= MAX_FAILED_LOADS or any(slot.report.get("permanent") for slot in slots):
             self.state = "failed"
         elif all(slot.state == READY and slot.pid in live_pids for slot in slots):
@@ -99,7 +80,7 @@ class Node:
         return self.state
 
     def describe(self) -> dict[str, Any]:
-        """The node and each of its processes, as the children said last; plain JSON."""
+        """The node and each of its processes, by the last reports of the children; plain JSON."""
         slots = self.slots.read_all()
         return {
             "node": self.name,
@@ -118,27 +99,20 @@ class Node:
         given = self.slots.read_command(index)
         if given and (command is None or command["id"] != given["id"]):
             command = {**given, "state": "waiting", "error": "", "seconds": None}
-        return {
-            "models": [],
-            **slot.report,
-            "slot": index,
-            "pid": slot.pid,
-            "state": state,
-            "command": command,
-        }
+        shown = {"slot": index, "pid": slot.pid, "state": state, "command": command}
+        return {"models": [], **slot.report, **shown}
 
-    def order(self, verb: str, model: str) -> int:
-        """Hand an order about a model on to every child; returns its number at once.
+    def command(self, verb: str, model: str) -> int:
+        """Give every child a command about a model, and return its number at once.
 
         Args:
             verb: ``load``, ``unload`` or ``warm_up``.
 
         Raises:
             ModelUnavailable: there is no such model, or it belongs to another family.
-            Conflict: the node is not ready, or an order before this one is still at work.
+            Conflict: the node is not ready, or an earlier command is still in progress.
         """
-        catalog = configured_catalog(self.settings)
-        spec = catalog.get(model)
+        spec = configured_catalog(self.settings).get(model)
         if spec.family != self.family.name:
             raise ModelUnavailable(
                 f"Model {model} belongs to family {spec.family}; node {self.name} serves {self.family.name}."
@@ -152,16 +126,16 @@ class Node:
                     f"Node {self.name} is busy with `{command['verb']} {command['model']}` "
                     f"(command {command['id']}); wait until it is done"
                 )
-        self._orders += 1
+        self._commands += 1
         for index in range(self.slots.count):
-            self.slots.write_command(index, {"id": self._orders, "verb": verb, "model": model})
-        log.info("command given", node=self.name, command=self._orders, verb=verb, model=model)
-        return self._orders
+            self.slots.write_command(index, {"id": self._commands, "verb": verb, "model": model})
+        log.info("command given", node=self.name, command=self._commands, verb=verb, model=model)
+        return self._commands
 
     # --- pool child
 
     def start_child(self) -> None:
-        """Load and warm this node's models; ends the process when that fails."""
+        """Load and warm up this node's models; ends the process if that fails."""
         pid, index = os.getpid(), current_process().index or 0
         child = Child(self.slots, index, pid)
         runtime = get_runtime()
@@ -169,9 +143,9 @@ class Node:
         runtime.work_dir = self.work_dir / str(index)
         shutil.rmtree(runtime.work_dir, ignore_errors=True)
         try:
-            # Before anything imports an engine: CUDA looks at its environment once.
+            # Before an engine is imported: CUDA reads its environment once.
             device = devices.pin(self.settings.gpu_list, index)
-            # Every family plans runs: one that can't read the catalogue would fail job after job.
+            # Every family plans runs: without the catalogue it would fail job after job.
             _ = runtime.policy
             child.hold(runtime.model_cache, device)
             if self.family.name == "vision":

@@ -1,10 +1,10 @@
-"""What any node does for all every few seconds: free the jobs of dead workers, advance stuck videos, replace lost wake-up messages.
+"""Reconciles the ledger every few seconds, on any node: frees jobs of dead workers, advances stuck subjects, replaces lost
+wake-up messages.
 
-Each step is a conditional change that is harmless when repeated or done by several nodes at once, so no lock keeps
-them apart. What a step is about is taken one by one, each in a small transaction of its own with short limits: what
-somebody else has locked is skipped and comes with the next tick, what raises is logged by its id, and the rest goes
-on. So neither a dead peer's open transaction nor a row that can't be advanced stops the fleet. Losing all of Redis
-loses nothing: wake-up messages are made again from the ledger.
+Each step is a conditional change. It is harmless if it is repeated or if several nodes do it at once, so no lock is needed.
+Each subject is handled in a small transaction of its own with short limits. Locked rows are skipped until the next tick,
+errors are logged by the subject's id, and the other subjects continue. So neither the open transaction of a dead peer nor
+a row that can't be advanced stops the fleet. Losing all of Redis loses nothing: wake-up messages are made from the ledger.
 """
 
 from __future__ import annotations
@@ -26,6 +26,7 @@ from db.ledger import attempts, claims, subjects, usage
 from db.ledger.attempts import Held
 from db.ledger.jobs import Subject, WakeUp
 from db.people import revisions
+from db.tables import Video
 from shared.errors import DatabaseBusy, DatabaseUnavailable, Outage, ScenefleetError, WorkerLost
 from shared.logs import get_logger
 from shared.routing import JOB_QUEUES
@@ -37,16 +38,16 @@ from worker.wakeup import notify
 log = get_logger(__name__)
 T = TypeVar("T")
 
-#: For Redis to connect and to answer, seconds: a fork may be waiting.
+#: Time limit of Redis to connect and to answer, seconds: a fork may be waiting.
 _REDIS_S = 3.0
-#: How often it is looked after what claims choose users by, seconds; and when it was last, monotonic.
+#: Interval at which the usage of users is updated, seconds; and when it was last, monotonic.
 _TEND_USAGE_S = 60.0
-#: A message claims its job so soon after it was taken, seconds; and how many of those are looked at.
-_TAKEN_S, _MOST_TAKEN = 2.0, 200
-#: Stands in Redis while one node tops up its queues.
-_TOPPING_UP = "scenefleet:topping-up"
 _usage_tended_s = -_TEND_USAGE_S
-#: What raised is left alone for a while, doubling, seconds: it must not fill the log, nor the time of every tick.
+#: A worker claims a job at most this long after it took a message, seconds; and the number of such messages that are read.
+_TAKEN_S, _MOST_TAKEN = 2.0, 200
+#: The key in Redis that exists while a node tops up the queues.
+_TOPPING_UP = "scenefleet:topping-up"
+#: A subject that raised is skipped for this time, which doubles, seconds: it must not fill the log or every tick.
 _PAUSE_S, _PAUSE_MAX_S = 1.0, 60.0
 #: (step, subject) -> (monotonic time from which it is tried again, the pause before that).
 _paused: dict[tuple[str, str], tuple[float, float]] = {}
@@ -54,25 +55,23 @@ _MAX_PAUSED = 10_000
 
 
 class NodeLost(Outage):
-    """The whole node that ran the job is gone."""
+    """The node that ran the job has died."""
 
     loggable = True
 
 
 @contextmanager
 def guarded(step: str, subject: str = "") -> Iterator[None]:
-    """Log what this block raises, by its step and subject, and go on.
+    """Log what this block raises, with its step and subject.
 
     Raises:
-        DatabaseUnavailable: Postgres is away: the rest would find the same.
+        DatabaseUnavailable: Postgres is unavailable, for the other subjects too.
     """
     try:
         yield
-    except DatabaseBusy as error:
-        log.warning("reconcile skipped", step=step, subject=subject, reason=error)
-    except DatabaseUnavailable:
-        raise
     except ScenefleetError as error:
+        if isinstance(error, DatabaseUnavailable) and not isinstance(error, DatabaseBusy):
+            raise
         log.warning("reconcile skipped", step=step, subject=subject, reason=error)
     except Exception:
         log.exception("reconcile skipped", step=step, subject=subject)
@@ -86,14 +85,24 @@ def guarded(step: str, subject: str = "") -> Iterator[None]:
     _paused[step, subject] = (time.monotonic() + pause_s, pause_s)
 
 
-def _each(step: str, subjects: Iterable[T], name: Callable[[T], object], act: Callable[[T], None]) -> None:
-    """Do something about each subject, whatever becomes of the others."""
-    for subject in subjects:
-        called = str(name(subject))
-        if _paused.get((step, called), (0.0, 0.0))[0] > time.monotonic():
-            continue
-        with guarded(step, called):
-            act(subject)
+def _each(step: str, found: Iterable[T], act: Callable[[T], None]) -> None:
+    """Do ``act`` for each job or id of a subject, also after an error of another one."""
+    for one in found:
+        called = str(one.job_id if isinstance(one, Held) else one)
+        if _paused.get((step, called), (0.0, 0.0))[0] <= time.monotonic():
+            with guarded(step, called):
+                act(one)
+
+
+def _each_row(step: str, kind: str, ids: Iterable[str], act: Callable[[Session, Any], object]) -> None:
+    """Do ``act`` with each subject's row that is not locked, in a transaction of its own."""
+
+    def work(session: Session, subject_id: str) -> None:
+        row = subjects.lock(session, Subject(kind, subject_id), skip_locked=True)
+        if row is not None:
+            act(session, row)
+
+    _each(step, ids, lambda subject_id: _change(lambda session: work(session, subject_id)))
 
 
 def _find(look: Callable[[Session], T]) -> T:
@@ -107,13 +116,13 @@ def _change(work: Callable[[Session], T]) -> T:
 
 
 def own_children(node: str, life: str, children: Callable[[], set[int] | None]) -> None:
-    """Free, at once, jobs held by children of this node that no longer live, and by an earlier life of this node.
+    """Free jobs held by dead children of this node, or by an earlier life of this node.
 
-    A dead child counts as a failure of its job (the job may have killed it); a dead node does not. ``children`` gives
-    None while the node ends its children itself: what they held is released when they have ended.
+    A dead child counts as a failure of its job (the job may have killed it); a dead node does not. ``children`` returns
+    None while the node ends its children itself: their jobs are released when they have ended.
     """
     held = [job for job in _find(attempts.held_jobs) if job.owner.startswith(f"{node}:")]
-    # Read after the ledger: a child born in between is among them.
+    # After the ledger, so that it includes a child that was started in between.
     live = children()
     if live is None:
         return
@@ -128,7 +137,7 @@ def own_children(node: str, life: str, children: Callable[[], set[int] | None]) 
             if main == os.getpid() or not _is_alive(main):
                 _reclaim(job, NodeLost(f"node {node} (pid {main}) died while it ran this job"))
 
-    _each("own_children", held, lambda job: job.job_id, look)
+    _each("own_children", held, look)
 
 
 def _is_alive(pid: int) -> bool:
@@ -137,15 +146,16 @@ def _is_alive(pid: int) -> bool:
     except ProcessLookupError:
         return False
     except PermissionError:
-        return True
+        # Another user's process.
+        pass
     return True
 
 
 def fleet() -> None:
-    """The steps for all nodes; any number of them may do this at the same time.
+    """Do the steps that concern all nodes; several nodes may do them at the same time.
 
     Raises:
-        DatabaseUnavailable: Postgres is away.
+        DatabaseUnavailable: Postgres is unavailable.
     """
     with guarded("expired_leases"):
         expired_leases()
@@ -158,15 +168,10 @@ def fleet() -> None:
 
 
 def expired_leases() -> None:
-    """Queue again, or give up, every job whose lease has run out."""
-
-    def reclaim(job: Held) -> None:
-        _reclaim(
-            job, NodeLost(f"worker {job.owner} has not renewed its lease: it died or lost its connection")
-        )
-
+    """Requeue or fail every job whose lease has expired."""
+    lost = "worker {} has not renewed its lease: it died or lost its connection"
     held = [job for job in _find(attempts.held_jobs) if job.expired]
-    _each("expired_leases", held, lambda job: job.job_id, reclaim)
+    _each("expired_leases", held, lambda job: _reclaim(job, NodeLost(lost.format(job.owner))))
 
 
 def _reclaim(job: Held, error: ScenefleetError) -> None:
@@ -176,37 +181,24 @@ def _reclaim(job: Held, error: ScenefleetError) -> None:
 
 
 def stuck(kind: str) -> None:
-    """Advance what has an open run and no job at work: some transition was lost, or a switch has more to plan."""
-    policy = get_runtime().policy
-
-    def go_on(subject_id: str) -> None:
-        def work(session: Session) -> None:
-            row = subjects.lock(session, Subject(kind, subject_id), skip_locked=True)
-            if row is not None:
-                subjects.advance(session, row, policy)
-
-        _change(work)
-
-    _each(f"stuck {kind}", _find(subjects.KINDS[kind].find_stuck), str, go_on)
+    """Advance subjects with an open run and no open job: a transition was lost, or a switch has more to plan."""
+    policy, ids = get_runtime().policy, _find(subjects.KINDS[kind].find_stuck)
+    _each_row(f"stuck {kind}", kind, ids, lambda session, row: subjects.advance(session, row, policy))
 
 
 def stale_sidecars() -> None:
-    """Queue a revision of every video with a sidecar that no longer says who is in its scene."""
+    """Queue a revision of every video with a sidecar whose people have changed."""
     policy = get_runtime().policy
 
-    def revise(video_id: str) -> None:
-        def work(session: Session) -> None:
-            video = subjects.lock_video(session, video_id, skip_locked=True)
-            if video is not None and revisions.is_stale(session, video_id):
-                revisions.queue(session, video, policy)
+    def revise(session: Session, video: Video) -> None:
+        if revisions.is_stale(session, video.video_id):
+            revisions.queue(session, video, policy)
 
-        _change(work)
-
-    _each("stale_sidecars", _find(revisions.stale_videos), str, revise)
+    _each_row("stale_sidecars", "video", _find(revisions.stale_videos), revise)
 
 
 def queue_usage() -> None:
-    """Once a minute, look after what claims choose users by."""
+    """Once a minute, update the device times of users, by which claims choose."""
     global _usage_tended_s
     if time.monotonic() - _usage_tended_s > _TEND_USAGE_S:
         _change(usage.tend)
@@ -214,31 +206,28 @@ def queue_usage() -> None:
 
 
 def missing_wake_ups() -> None:
-    """Per queue, bring the queue's length up to the number of claimable jobs, never beyond: no storm of wake-up messages.
+    """Send wake-up messages until each queue has as many as claimable jobs, never more.
 
-    Of messages taken but not acknowledged only the newest are counted: those of a dead worker are delivered again only after the visibility
-    timeout, and the live ones are no more than there are workers.
+    Of messages that were taken but not acknowledged only the newest count: those of a dead worker are delivered again after the
+    visibility timeout, and live workers hold no more than one each.
     """
-    if not _find(claims.claimable):
-        return
-    # A Redis that is away is tried again with the next tick, not here.
+    # A Redis that does not answer is tried again at the next tick.
     options = {"socket_timeout": _REDIS_S, "socket_connect_timeout": _REDIS_S, "max_retries": 0}
     try:
         with forks.held_off(), app.connection_for_write(transport_options=options) as connection:
             client = connection.default_channel.client
-            # Two at once would each send all that is missing; a node that dies here holds up the others for seconds only.
-            if not client.set(_TOPPING_UP, "1", nx=True, px=int(2000 * _REDIS_S)):
-                return
-            try:
-                _top_up(client, connection)
-            finally:
-                client.delete(_TOPPING_UP)
+            # Two nodes at once would each send all missing messages; one that dies here blocks the others for seconds only.
+            if client.set(_TOPPING_UP, "1", nx=True, px=int(2000 * _REDIS_S)):
+                try:
+                    _top_up(client, connection)
+                finally:
+                    client.delete(_TOPPING_UP)
     except (OperationalError, RedisError, OSError) as error:
         log.warning("wake-up messages put off", error=error)
 
 
 def _top_up(client: Any, connection: Any) -> None:
-    # Work goes on meanwhile: a message that is taken, or sent, between both looks is counted by one of them.
+    # Work continues meanwhile: a message that is taken or sent between both counts is in one of them.
     before = _lengths(client)
     with reading() as session:
         claimable = claims.claimable(session)
@@ -249,9 +238,9 @@ def _top_up(client: Any, connection: Any) -> None:
 
 
 def _lengths(client: Any) -> Counter[str]:
-    """Messages per queue that wait, or were taken a moment ago and have not claimed their job yet.
+    """Messages per queue that wait, or were just taken and have not claimed a job yet.
 
-    A queue that has something of another kind in its place is left out.
+    A queue whose key in Redis is no list is left out.
     """
     seconds, microseconds = client.time()
     now = seconds + microseconds / 1e6
@@ -274,7 +263,7 @@ def _lengths(client: Any) -> Counter[str]:
 
 
 def _queues_of(messages: Iterable[Any]) -> Iterator[str]:
-    """The queues that messages were taken from, as kombu notes it beside them; what is no such note is skipped."""
+    """The queues that messages were taken from, as kombu stores it; invalid entries are skipped."""
     for message in messages:
         try:
             _, _, queue = json.loads(message)

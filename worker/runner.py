@@ -21,19 +21,17 @@ from shared.errors import LeaseLost, Outage, ScenefleetError, StorageUnavailable
 from shared.logs import get_logger
 from shared.storage import Bucket
 from worker import stages
-from worker.lease import Lease
+from worker.lease import hold
 from worker.runtime import Runtime
 from worker.stages.context import Deferred, StageContext
 from worker.wakeup import notify
 
 log = get_logger(__name__)
 
-#: A full disk, a used-up quota, a file-size limit: the machine's trouble, not the video's.
+#: A full disk, an exceeded quota, a file-size limit: errors of the machine, not of the video.
 _NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
-
-
-#: How long the end of a job waits for a row that another transaction holds, seconds. What a dead peer holds is free
-#: within 60 s; the longest transaction of our own is the publication of 50,000 scenes, about 90 s.
+#: How long the end of a job waits for a locked row, seconds. Rows of a dead peer are free within 60 s; the longest
+#: transaction of scenefleet, the publication of 50,000 scenes, takes about 90 s.
 LOCKED_S = 150.0
 
 
@@ -41,7 +39,7 @@ def work(queue: str, runtime: Runtime) -> dict[str, Any]:
     """Claim and run one job. Returns what ran, for logs and Flower.
 
     Raises:
-        DatabaseUnavailable: Postgres stayed away; give the wake-up message back.
+        DatabaseUnavailable: Postgres stayed unavailable; the wake-up message must go back to the queue.
     """
     settings = runtime.settings
     claimed = runtime.transact(lambda session: claim(session, queue, runtime.owner, settings.lease_s))
@@ -57,7 +55,7 @@ def work(queue: str, runtime: Runtime) -> dict[str, Any]:
         outcome = _run(claimed, runtime)
         log.info("job ended", outcome=outcome, seconds=round(time.monotonic() - started, 3))
     if settings.user_max_running_jobs:
-        # The message of its user's next job may have found this one in its way.
+        # The message of the user's next job may have found this job at the limit.
         notify([WakeUp(queue, claimed.job_id)])
     return {**shown, "outcome": outcome}
 
@@ -79,27 +77,25 @@ def _attempt(claimed: Claim, runtime: Runtime, folder: Path, stored: list[tuple[
     """Run the stage, then finish, put back or fail the job.
 
     Raises:
-        LeaseLost: at any point, also while a failure was recorded.
+        LeaseLost: at any time, also while a failure is recorded.
     """
     settings = runtime.settings
-    stage = graph.find_stage(claimed.stage)
     try:
         runtime.attempt_dir(claimed.storage_part)
-        lease = Lease(
+        with hold(
             claimed,
             lease_s=settings.lease_s,
             heartbeat_s=settings.heartbeat_s,
-            time_limit_s=stage.time_limit_s,
+            time_limit_s=graph.find_stage(claimed.stage).time_limit_s,
             on_time_limit=lambda error: _fail(claimed, error, runtime),
-        )
-        with lease:
+        ) as report:
             runtime.transact(lambda session: attempts.mark_started(session, claimed))
             context = StageContext(
-                claimed=claimed, runtime=runtime, folder=folder, report=lease.report, stored=stored
+                claimed=claimed, runtime=runtime, folder=folder, report=report, stored=stored
             )
             with outages():
                 outcome = stages.run(context)
-            lease.report(1.0)
+            report(1.0)
             wake_ups = runtime.transact(
                 lambda session: attempts.finish(
                     session, claimed, outcome.write, outcome.result, runtime.policy
@@ -139,9 +135,9 @@ def _fail(claimed: Claim, error: Exception, runtime: Runtime) -> str:
 
 
 def _clean_up(claimed: Claim, runtime: Runtime, stored: Sequence[tuple[Bucket, str]]) -> None:
-    """Remove what a lost attempt stored, then let its lease go: a delete is waiting for that."""
+    """Remove the objects of a lost attempt, then end its lease, for which a delete waits."""
     try:
-        # A commit whose answer was lost: the job is done, and what this attempt stored is what it made known.
+        # A commit whose answer was lost: the job is done, and rows refer to what this attempt stored.
         if runtime.transact(lambda session: attempts.is_finished(session, claimed)):
             return
         if claimed.subject.kind == "video":
@@ -152,5 +148,5 @@ def _clean_up(claimed: Claim, runtime: Runtime, stored: Sequence[tuple[Bucket, s
             runtime.storage.delete(bucket, key)
         runtime.transact(lambda session: attempts.end_lease(session, claimed))
     except Outage as error:
-        # The sweep removes what is left; the lease runs out by itself.
+        # The sweep removes the rest, and the lease expires.
         log.warning("clean-up put off", error=error)

@@ -1,4 +1,4 @@
-"""What a worker process has at hand: settings, catalogue, models, storage, and the ledger's rules made from them."""
+"""The runtime of a worker process: settings, catalogue, models, storage, and the ledger's policy."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ T = TypeVar("T")
 
 
 def make_policy(settings: Settings, catalog: Catalog) -> RunPolicy:
-    """Which stages can't run in this fleet and why, and how often the ledger tries again."""
+    """The stages that can't run in this fleet, with the reason, and the limits of retries."""
     models = catalog.active(settings)
     skips: dict[str, str] = {}
     for stage in graph.PIPELINE:
@@ -56,35 +56,28 @@ def make_policy(settings: Settings, catalog: Catalog) -> RunPolicy:
     )
 
 
-#: An activation is noticed this late at most, seconds. Until then queries and vectors of the other model are used, which are kept.
+#: Maximum delay until an activation is noticed, seconds. Until then the other model is used, whose vectors are kept.
 NOTICED_S = 1.0
-#: While Postgres is away it is not asked again for so long: each time costs a request seconds.
+#: Pause after Postgres was unavailable, seconds: each try delays a request.
 _AWAY_S = 15.0
 
 
 class ActiveModels:
-    """The active models, as this process knows them.
-
-    Args:
-        catalog: the models there are.
-        settings: say which are active where no switch has said otherwise.
-    """
+    """The active models of the database, or those of the settings where there was no switch."""
 
     def __init__(self, catalog: Catalog, settings: Settings) -> None:
         self._catalog = catalog
         self._configured = catalog.active(settings)
         self._lock = threading.Lock()
         self._switched: dict[str, ModelRow] = {}
-        #: When to look again.
+        #: When to read them again.
         self._next_s = float("-inf")
 
     def models(self) -> Mapping[Kind, ModelSpec]:
-        """The active model of each kind; a kind that has none is absent.
-
-        While Postgres is away what was known last goes on.
+        """The active model of each kind that has one; while Postgres is unavailable, the last known ones.
 
         Raises:
-            ModelUnavailable: a switch has made a model active that this catalogue does not have.
+            ModelUnavailable: a switch has activated a model that this catalogue does not have.
         """
         with self._lock:
             if time.monotonic() >= self._next_s:
@@ -96,15 +89,14 @@ class ActiveModels:
                     log.warning("active models not looked up", error=error)
                     pause_s = _AWAY_S
                 self._next_s = time.monotonic() + pause_s
-            switched = dict(self._switched)
-        found = dict(self._configured)
-        for kind in found:
-            if kind in switched:
-                found[kind] = self._spec(switched[kind])
-        return found
+            switched = self._switched
+        return {
+            kind: self._spec(switched[kind]) if kind in switched else spec
+            for kind, spec in self._configured.items()
+        }
 
     def written(self, kind: Kind) -> list[ModelSpec]:
-        """The models whose vectors are made of what is indexed: the active one, and the other one of an open switch.
+        """The models whose vectors are written: the active one, and the other one of an open switch.
 
         Raises:
             DatabaseUnavailable, ModelUnavailable.
@@ -131,7 +123,7 @@ class ActiveModels:
 
 
 class Runtime:
-    """Made once per process, after the fork; everything in it is made at first use."""
+    """Created once per process, after the fork; its parts are created at first use."""
 
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
@@ -145,7 +137,7 @@ class Runtime:
 
     @cached_property
     def active(self) -> ActiveModels:
-        """Which model of each kind is used."""
+        """The active models."""
         return ActiveModels(self.catalog, self.settings)
 
     @cached_property
@@ -154,7 +146,7 @@ class Runtime:
 
     @cached_property
     def face_rule(self) -> FaceRule:
-        """From when on a face is somebody's."""
+        """When a face is assigned to a person."""
         settings = self.settings
         return FaceRule(
             cosine=settings.face_similarity_threshold,
@@ -168,7 +160,7 @@ class Runtime:
 
     @cached_property
     def labels(self) -> tuple[str, ...]:
-        """What pictures are tagged with."""
+        """The tags of pictures."""
         return read_labels(self.settings.vision_labels)
 
     @cached_property
@@ -186,18 +178,16 @@ class Runtime:
     def model(self, kind: Kind, name: str | None = None) -> Model:
         """Return a loaded model: the active one of a kind, or the one of that kind and name.
 
-        The one way for tasks and stages to get a model. ``model_cache`` is the node's, which preloads and publishes.
-
         Raises:
             ModelUnavailable: this process does not serve the kind, has no such model, or it can't be loaded.
         """
-        # Models of other kinds are never switched: they are used while Postgres is away, too.
+        # Models of other kinds are never switched, so they need no Postgres.
         if kind in get_args(SearchedKind) and (spec := self.active.models().get(kind)) is not None:
             self.model_cache.activate(spec)
         return self.model_cache.get(kind, name)
 
     def transact(self, work: Callable[[Session], T], *, locked_s: float = 0.0) -> T:
-        """``with_database_retry``, waiting for Postgres as long as the settings say."""
+        """``with_database_retry`` with the wait of the settings."""
         return with_database_retry(work, self.settings.database_wait_s, locked_s=locked_s)
 
     def attempt_dir(self, name: str) -> Path:

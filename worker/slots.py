@@ -1,8 +1,8 @@
-"""What a node's main process and its children tell each other: two pages of shared memory per slot, no file, no lock.
+"""Shared memory between a node's main process and its children: two pages per slot, no file, no lock.
 
-Made before the fork, so that parent and children share them. On one page only the child writes (how its models are),
-on the other only the main process (what to do about them). A child may be killed at any moment: a page keeps the record
-before the newest, so that a reader always finds a whole one.
+Created before the fork. Only the child writes one page (the states of its models), only the main process the other
+(commands). A child may be killed at any moment: a page keeps the last but one record, so that a reader always finds a
+complete one.
 """
 
 from __future__ import annotations
@@ -16,11 +16,11 @@ from typing import Any
 
 LOADING, READY, FAILED = 0, 1, 2
 STATE_NAMES = ("loading", "ready", "failed")
-#: Room for one record. Memory nobody has written to takes none, so this costs nothing.
+#: Maximum size of a record. Unused memory costs nothing.
 RECORD_BYTES = 256 * 1024
-#: A reader that is outrun by two writes while it looks, looks again.
+#: A reader tries again if two records were written while it read.
 _LOOKS = 5
-#: Longest string kept in a record that has not enough room.
+#: Maximum length of a string in a record that would be too long.
 SHORT_CHARS = 300
 _HEAD = struct.Struct("<QI")  # sequence, length of the JSON that follows
 _CHECKSUM = struct.Struct("<I")  # of both
@@ -28,37 +28,30 @@ _PREFIX_BYTES = _HEAD.size + _CHECKSUM.size
 
 
 class Page:
-    """One record, written whole or not at all by a single writer.
-
-    Args:
-        memory: shared memory.
-        at: where the page begins in it.
-    """
+    """One record, written completely or not at all, by a single writer; ``at``: where the page begins in ``memory``."""
 
     BYTES = 2 * RECORD_BYTES
 
     def __init__(self, memory: mmap.mmap, at: int) -> None:
         self._memory, self._at = memory, at
 
-    def write(self, record: dict[str, Any]) -> int:
-        """Replace the record. Returns its sequence: one more than that of the last, whoever wrote that."""
+    def write(self, record: dict[str, Any]) -> None:
+        """Replace the record."""
         sequence = self.read()[0] + 1
         body = _encode(record, RECORD_BYTES - _PREFIX_BYTES)
         head = _HEAD.pack(sequence, len(body))
         whole = head + _CHECKSUM.pack(zlib.crc32(head + body)) + body
-        # Over the older of the two: the newest stays readable until this one is complete.
+        # Over the older record: the newest stays readable until this one is complete.
         at = self._place(sequence)
         self._memory[at : at + len(whole)] = whole
-        return sequence
 
     def read(self) -> tuple[int, dict[str, Any]]:
-        """The newest whole record and its sequence; 0 and nothing before the first."""
-        sequence, body = 0, b""
+        """The newest complete record and its sequence; 0 and nothing before the first."""
         for _ in range(_LOOKS):
             sequence, body = max(self._half(0), self._half(1))
             if sequence:
-                break
-        return sequence, json.loads(body) if body else {}
+                return sequence, json.loads(body)
+        return 0, {}
 
     def _half(self, parity: int) -> tuple[int, bytes]:
         at = self._place(parity)
@@ -68,7 +61,7 @@ class Page:
         body = self._memory[
             at + _PREFIX_BYTES : at + _PREFIX_BYTES + min(length, RECORD_BYTES - _PREFIX_BYTES)
         ]
-        # A wrong sum: never written, being written at this moment, or its writer was killed meanwhile.
+        # A wrong checksum: never written, being written now, or its writer was killed meanwhile.
         return (sequence, body) if checksum == _CHECKSUM.pack(zlib.crc32(head + body)) else (0, b"")
 
     def _place(self, sequence: int) -> int:
@@ -77,12 +70,12 @@ class Page:
 
 @dataclass(frozen=True)
 class Slot:
-    """One child as its parent sees it."""
+    """The state of one child."""
 
     state: int = LOADING
-    #: 0: no child has said anything yet.
+    #: 0: no child has published anything yet.
     pid: int = 0
-    #: What the child says of itself (`worker.child`).
+    #: What the child has published (`worker.child`).
     report: dict[str, Any] = field(default_factory=dict)
     #: Grows with every record.
     sequence: int = 0
@@ -107,11 +100,11 @@ class Slots:
         return [self.read(index) for index in range(self.count)]
 
     def write_command(self, index: int, command: dict[str, Any]) -> None:
-        """Called by the main process: tell the child of slot ``index`` to do something."""
+        """Called by the main process."""
         self._page(index, 1).write(command)
 
     def read_command(self, index: int) -> dict[str, Any]:
-        """The last command given to slot ``index``; empty: none yet."""
+        """The last command to slot ``index``; empty: none yet."""
         return self._page(index, 1).read()[1]
 
     def _page(self, index: int, side: int) -> Page:
@@ -119,7 +112,7 @@ class Slots:
 
 
 def _encode(record: dict[str, Any], room: int) -> bytes:
-    """The record as JSON that fits: long strings cut, then models left out from the end, and counted."""
+    """The record as JSON of at most ``room`` bytes: long strings are cut, then models are left out and counted."""
     body = json.dumps(record).encode()
     if len(body) <= room:
         return body

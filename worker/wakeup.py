@@ -1,4 +1,4 @@
-"""Wake-up messages: each says that a queue has work. Losing one loses nothing: the reconciler sends another."""
+"""Sends wake-up messages: each says that a queue has work. The reconciler replaces lost ones."""
 
 from __future__ import annotations
 
@@ -16,9 +16,8 @@ from worker.app import app
 log = get_logger(__name__)
 
 
-def notify(wake_ups: Iterable[WakeUp], connection: Any = None) -> int:
-    """Send wake-up messages through the default exchange. Returns how many went out."""
-    sent = 0
+def notify(wake_ups: Iterable[WakeUp], connection: Any = None) -> None:
+    """Send wake-up messages through the default exchange."""
     try:
         for wake_up in wake_ups:
             app.send_task(
@@ -29,7 +28,5 @@ def notify(wake_ups: Iterable[WakeUp], connection: Any = None) -> int:
                 retry=False,
                 connection=connection,
             )
-            sent += 1
     except (OperationalError, RedisError, OSError) as error:
         log.warning("wake-up message not sent, the reconciler will", error=error)
-    return sent

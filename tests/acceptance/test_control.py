@@ -150,7 +150,7 @@ def test_a_load_evicts_the_least_recently_used_and_the_next_job_brings_it_back(f
     assert "serves asr" in replies["asr"]["error"] and "serves media" in replies["media"]["error"]
     number = replies["text"]["ok"]["command"]
     eventually(
-        lambda: slot_of(fleet, "text")["command"]["state"] == "done", within_s=60, what="the order is done"
+        lambda: slot_of(fleet, "text")["command"]["state"] == "done", within_s=60, what="the command is done"
     )
     slot = slot_of(fleet, "text")
     assert (slot["command"]["id"], slot["command"]["verb"]) == (number, "load")
@@ -262,7 +262,7 @@ def test_an_order_to_a_process_that_dies_is_lost_and_only_one_is_taken_at_a_time
     assert refused.returncode == 1 and f"busy with `unload {ACTIVE}`" in refused.stderr
     child.kill()
     eventually(
-        lambda: slot_of(fleet, "text")["command"]["state"] == "lost", within_s=60, what="the order is lost"
+        lambda: slot_of(fleet, "text")["command"]["state"] == "lost", within_s=60, what="the command is lost"
     )
     eventually(lambda: is_ready(fleet, "text"), within_s=120, what="the process after it is ready")
     slot = slot_of(fleet, "text")
@@ -284,5 +284,5 @@ def test_what_redis_says_agrees(fleet: Fleet) -> None:
             told["evictions"],
         ) and json.loads(fields["loads"]) == told["loads"]
 
-    eventually(agrees, within_s=10, what="the published state shows the order")
+    eventually(agrees, within_s=10, what="the published state shows the command")
     search(fleet)

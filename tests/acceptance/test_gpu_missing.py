@@ -11,6 +11,7 @@ import pytest
 import redis
 import torch
 from celery import Celery
+from kombu import Queue
 
 from shared import routing
 from shared.broker import broker_config
@@ -40,7 +41,8 @@ def environment(fleet: Fleet, tmp_path: Path) -> dict[str, str]:
 def send_two(fleet: Fleet) -> None:
     """A request and a wake-up message, which wait in the family's queues."""
     app = Celery("test", set_as_current=False)
-    app.conf.update(broker_config(fleet.redis_url), task_ignore_result=True)
+    queues = [Queue(name) for name in ("text.online", "text")]
+    app.conf.update(broker_config(fleet.redis_url), task_ignore_result=True, task_queues=queues)
     app.send_task(routing.TEXT_EMBED, kwargs={"texts": ["hello"]}, queue="text.online")
     app.send_task(routing.wake_up_task("text"), kwargs={"job_id": 1}, queue="text")
 

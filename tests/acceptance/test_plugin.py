@@ -1,4 +1,4 @@
-"""A package that brings a stage of its own: installed by pip, indexed, in the sidecar, a filter of a search, uninstalled."""
+"""A package with a stage, a family and a model: installed by pip, indexed by its node, in the sidecar, a filter, uninstalled."""
 
 from __future__ import annotations
 
@@ -6,68 +6,46 @@ import json
 import os
 import shutil
 import subprocess
-import sys
 import sysconfig
-from collections.abc import Iterator
+import venv
 from pathlib import Path
 from typing import Any
 
 import jsonschema
 import pytest
 
-from shared.contracts import VideoStatus
 from shared.errors import InvalidRequest
+from shared.nodes import node_name, read_nodes
+from tests.acceptance.conftest import MakeFleet
 from tests.support.excerpt import write_excerpt
-from tests.support.fleet import ROOT, Fleet, fleet_over
-from tests.support.services import PostgresServer, RedisServer
+from tests.support.fleet import ROOT, Fleet
 
 USER, PACKAGE = "u1", "scenefleet-loudness"
 NODES = ("media", "asr", "housekeeping", "search")
-OFF = {
-    "FEATURE_SEMANTIC_SEARCH": "false",
-    "FEATURE_OCR": "false",
-    "FEATURE_FACE_DETECTION": "false",
-}
+OFF = dict.fromkeys(("FEATURE_SEMANTIC_SEARCH", "FEATURE_OCR", "FEATURE_FACE_DETECTION"), "false")
 
 
 @pytest.fixture(scope="module")
 def python(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The interpreter of a fresh environment that sees the packages of this one."""
     folder = tmp_path_factory.mktemp("environment")
-    subprocess.run([sys.executable, "-m", "venv", "--without-pip", str(folder)], check=True, timeout=120)
-    packages = folder / "lib" / f"python{sys.version_info.major}.{sys.version_info.minor}" / "site-packages"
+    venv.create(folder, symlinks=True)
+    (packages,) = folder.glob("lib/python*/site-packages")
     (packages / "seen.pth").write_text(sysconfig.get_path("purelib"))
     return folder / "bin" / "python"
 
 
 @pytest.fixture(scope="module")
-def clip(tmp_path_factory: pytest.TempPathFactory, sample: Path) -> Path:
-    path = tmp_path_factory.mktemp("clip") / "excerpt.mp4"
-    write_excerpt(sample, path)
-    return path
-
-
-@pytest.fixture(scope="module")
-def fleet(
-    postgres: PostgresServer,
-    redis_server: RedisServer,
-    tmp_path_factory: pytest.TempPathFactory,
-    python: Path,
-) -> Iterator[Fleet]:
-    with fleet_over(postgres, redis_server, tmp_path_factory.mktemp("home"), **OFF) as found:
-        found.python = str(python)
-        yield found
+def fleet(make_fleet: MakeFleet, python: Path) -> Fleet:
+    found = make_fleet(**OFF)
+    found.python = str(python)
+    return found
 
 
 def pip(python: Path, *arguments: str) -> None:
-    done = subprocess.run(
-        [str(python), "-m", "pip", *arguments, "--disable-pip-version-check"],
-        env={"PATH": os.environ["PATH"], "HOME": str(python.parents[1]), "PIP_NO_INDEX": "1"},
-        capture_output=True,
-        text=True,
-        timeout=120,
-        check=False,
-    )
+    environment = {"PATH": os.environ["PATH"], "HOME": str(python.parents[1]), "PIP_NO_INDEX": "1"}
+    line = [str(python), "-m", "pip", *arguments, "--disable-pip-version-check"]
+    done = subprocess.run(line, env=environment, capture_output=True, text=True, timeout=120, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
 
 
@@ -77,9 +55,9 @@ def command(fleet: Fleet, *arguments: str, status: int = 0) -> str:
     return done.stdout + done.stderr
 
 
-def restart(fleet: Fleet) -> None:
+def restart(fleet: Fleet, *more: str) -> None:
     fleet.stop(*fleet.nodes)
-    fleet.start(*NODES)
+    fleet.start(*NODES, *more)
     fleet.wait_ready()
 
 
@@ -89,7 +67,7 @@ def index(fleet: Fleet, clip: Path, video_id: str) -> dict[str, str]:
 
 
 def ended(fleet: Fleet, video_id: str) -> dict[str, str]:
-    status: VideoStatus = fleet.wait_ended([video_id], within_s=120)[video_id]
+    status = fleet.wait_ended([video_id], within_s=120)[video_id]
     assert status.state == "indexed", status
     return {stage.stage: stage.state for stage in status.stages}
 
@@ -106,10 +84,8 @@ def sidecars(fleet: Fleet, video_id: str) -> list[dict[str, Any]]:
 
 
 def words(fleet: Fleet) -> str:
-    (row, *_) = fleet.rows(
-        "SELECT array_agg(transcript) AS said FROM scenes WHERE live GROUP BY video_id LIMIT 1"
-    )
-    return " or ".join(max(said.split(), key=len) for said in row["said"])
+    rows = fleet.rows("SELECT array_agg(transcript) AS said FROM scenes WHERE live GROUP BY video_id LIMIT 1")
+    return " or ".join(max(said.split(), key=len) for said in rows[0]["said"])
 
 
 def found(fleet: Fleet, user_id: str = USER, **options: Any) -> list[tuple[str, int]]:
@@ -120,8 +96,10 @@ def found(fleet: Fleet, user_id: str = USER, **options: Any) -> list[tuple[str, 
 
 
 def test_a_package_brings_a_stage_and_takes_it_away(
-    fleet: Fleet, python: Path, clip: Path, tmp_path: Path
+    fleet: Fleet, python: Path, sample: Path, tmp_path: Path
 ) -> None:
+    clip = tmp_path / "excerpt.mp4"
+    write_excerpt(sample, clip)
     before = command(fleet, "db", "upgrade")
     restart(fleet)
     assert "loudness" not in index(fleet, clip, "before")
@@ -134,9 +112,10 @@ def test_a_package_brings_a_stage_and_takes_it_away(
     assert "loudness@base" in command(fleet, "db", "current", status=1)
     assert "loudness@0001" in command(fleet, "db", "upgrade")
     assert f"loudness ({PACKAGE} 1.0): loudness" in command(fleet, "doctor", status=1)
-    restart(fleet)
+    restart(fleet, "loudness")
 
     assert index(fleet, clip, "after")["loudness"] == "done"
+    assert read_nodes(fleet.redis_url)[node_name("loudness")].models == ("rms-meter",)
     assert [document["plugins"] for document in sidecars(fleet, "before")] == [{}, {}]
     levels = [document["plugins"]["loudness"]["dbfs"] for document in sidecars(fleet, "after")]
     assert len(levels) == 2 and all(-60 < level < 0 for level in levels), levels
@@ -146,10 +125,8 @@ def test_a_package_brings_a_stage_and_takes_it_away(
     assert found(fleet, filters={"loudness": 0}) == found(fleet, "u2", filters={"loudness": -120}) == []
     with pytest.raises(InvalidRequest, match=r"filters\.loudness='loud' is no level"):
         found(fleet, filters={"loudness": "loud"})
-    hits = json.loads(
-        command(fleet, "search", words(fleet), "-m", "keyword", "--filter", "loudness=-120", "--json")
-    )
-    assert len(hits["hits"]) == 2
+    shown = command(fleet, "search", words(fleet), "-m", "keyword", "--filter", "loudness=-120", "--json")
+    assert len(json.loads(shown)["hits"]) == 2
 
     # A video from before the stage gets it, without its sound being read by the fleet's other stages again.
     fleet.client.rerun("before", USER, missing=True)
@@ -163,9 +140,8 @@ def test_a_package_brings_a_stage_and_takes_it_away(
     runs = fleet.rows(
         "SELECT external_id, l.run FROM scene_loudness l JOIN scenes USING (scene_id) JOIN videos USING (video_id)"
     )
-    assert (
-        sorted((row["external_id"], row["run"]) for row in runs) == [("after", 2)] * 2 + [("before", 2)] * 2
-    )
+    found_runs = sorted((row["external_id"], row["run"]) for row in runs)
+    assert found_runs == [("after", 2)] * 2 + [("before", 2)] * 2
 
     fleet.client.delete("before", USER)
     pip(python, "uninstall", "--yes", PACKAGE)

@@ -9,14 +9,16 @@ import textwrap
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import psycopg
 import pytest
 import yaml
-from sqlalchemy import text, update
+from sqlalchemy import select, text, update
 from sqlalchemy.orm import Session
 from structlog.testing import capture_logs
 
@@ -37,29 +39,25 @@ from db.tables import Job, Video
 from local.servers import postgres as embedded
 from shared.errors import DatabaseBusy, DatabaseUnavailable, ModelFailure, StatementTimeout
 from shared.settings import Settings, get_settings
-from tasks import requests, video
-from tests.integration.test_lease import never
+from tests.integration.test_lease import lease_of
 from tests.integration.test_ledger import KEY, accept, claim, expire, job, must_claim, state
 from tests.support.fleet import eventually
 from worker import reconcile, runner
-from worker.lease import Lease
 
 pytestmark = pytest.mark.usefixtures("database")
 
 ROOT = Path(__file__).parents[2]
 SHORT = Limits(lock_s=1.0, statement_s=2.0, idle_s=1.5, peer_s=6.0)
+BRIEF = replace(SHORT, statement_s=0.5)
 
 
 @contextmanager
-def silent_on(url: str, statement: str, *, idle_s: float = 0.0) -> Iterator[psycopg.Connection[Any]]:
+def silent_on(url: str, statement: str, *, idle_s: float = 0.0) -> Iterator[None]:
     """A client that has opened a transaction, locked something and says nothing more."""
-    options = f"-c idle_in_transaction_session_timeout={round(idle_s * 1000)}" if idle_s else ""
-    connection = psycopg.connect(url, options=options)
-    try:
+    options = f"-c idle_in_transaction_session_timeout={round(idle_s * 1000)}"
+    with closing(psycopg.connect(url, options=options)) as connection:
         connection.execute(statement)  # psycopg begins a transaction by itself
-        yield connection
-    finally:
-        connection.close()
+        yield
 
 
 def row_of(video_id: str) -> str:
@@ -67,16 +65,16 @@ def row_of(video_id: str) -> str:
 
 
 @contextmanager
-def limited(url: str, limits: Limits) -> Iterator[None]:
-    """Sessions of this process have these limits."""
-    engine = make_engine(url.replace("postgresql://", "postgresql+psycopg://"), limits=limits)
+def limited(url: str, limits: Limits | None = None) -> Iterator[None]:
+    """Sessions of this process use this database, with these limits."""
     before = get_engine()
-    set_engine(engine)
+    own = make_engine(url.replace("postgresql://", "postgresql+psycopg://"), limits=limits)
+    set_engine(own)
     try:
         yield
     finally:
         set_engine(before)
-        engine.dispose()
+        own.dispose()
 
 
 @pytest.fixture(autouse=True)
@@ -93,48 +91,34 @@ def ticks(count: int, *, within_s: float) -> None:
         assert not thread.is_alive(), f"a tick took longer than {within_s:g} s"
 
 
-# --- limits
+#: Of every session of ours; by these a row is free within a minute.
+OURS = {
+    "lock_timeout": "10000",
+    "statement_timeout": "60000",
+    "idle_in_transaction_session_timeout": "30000",
+    "tcp_keepalives_idle": "10",
+    "tcp_keepalives_interval": "5",
+    "tcp_keepalives_count": "3",
+    "tcp_user_timeout": "30000",
+    "client_connection_check_interval": "5000",
+}
 
 
 def shown(connection: Any) -> dict[str, str]:
-    names = (
-        "lock_timeout",
-        "statement_timeout",
-        "idle_in_transaction_session_timeout",
-        "tcp_keepalives_idle",
-        "tcp_keepalives_interval",
-        "tcp_keepalives_count",
-        "tcp_user_timeout",
-        "client_connection_check_interval",
-    )
-    rows = connection.execute("SELECT name, setting FROM pg_settings WHERE name = ANY(%s)", [list(names)])
+    rows = connection.execute("SELECT name, setting FROM pg_settings WHERE name = ANY(%s)", [list(OURS)])
     return dict(rows.fetchall())
 
 
-def test_every_session_has_limits_by_which_a_row_is_free_within_a_minute(database: str) -> None:
+def test_every_session_has_limits_also_those_of_strangers_at_servers_that_we_start(database: str) -> None:
     with get_engine().connect() as connection:
         raw = connection.connection.driver_connection
-        assert raw is not None
-        ours = shown(raw)
+        assert raw is not None and shown(raw) == OURS
         assert raw.info.get_parameters()["tcp_user_timeout"] == "30000"
-    assert ours == {
-        "lock_timeout": "10000",
-        "statement_timeout": "60000",
-        "idle_in_transaction_session_timeout": "30000",
-        "tcp_keepalives_idle": "10",
-        "tcp_keepalives_interval": "5",
-        "tcp_keepalives_count": "3",
-        "tcp_user_timeout": "30000",
-        "client_connection_check_interval": "5000",
-    }
-
-
-def test_servers_that_we_start_have_limits_for_clients_without_any(database: str) -> None:
     with psycopg.connect(database) as stranger:
         theirs = shown(stranger)
     assert theirs["idle_in_transaction_session_timeout"] == "45000"
-    assert (theirs["tcp_user_timeout"], theirs["client_connection_check_interval"]) == ("30000", "5000")
-    assert (theirs["tcp_keepalives_idle"], theirs["tcp_keepalives_interval"]) == ("10", "5")
+    own = {name: value for name, value in OURS.items() if name.startswith(("tcp", "client"))}
+    assert own.items() <= theirs.items()
 
 
 def test_composes_postgres_has_the_limits_of_the_embedded_one(tmp_path: Path) -> None:
@@ -179,40 +163,35 @@ def test_a_statement_that_takes_too_long_is_no_outage_and_not_repeated(database:
         tries.append(None)
         session.execute(text("SELECT pg_sleep(30)"))
 
-    with (
-        limited(database, SHORT),
-        pytest.raises(StatementTimeout, match=r"took too long: .*DATABASE_STATEMENT_S"),
-    ):
+    slow = pytest.raises(StatementTimeout, match=r"took too long: .*DATABASE_STATEMENT_S")
+    with limited(database, BRIEF), slow:
         with_database_retry(work, 20.0, locked_s=20.0)
     assert len(tries) == 1
 
 
 def test_jobs_have_a_longer_limit_of_their_own(database: str) -> None:
-    with limited(database, SHORT), statements_may_take(20.0):
-        transact(lambda session: session.execute(text("SELECT pg_sleep(2.5)")))
+    with limited(database, BRIEF):
+        with statements_may_take(20.0):
+            transact(lambda session: session.execute(text("SELECT pg_sleep(1)")))
+            with reading() as session:
+                assert session.scalar(text("SHOW statement_timeout")) == "20s"
         with reading() as session:
-            assert session.scalar(text("SHOW statement_timeout")) == "20s"
-    with limited(database, SHORT), reading() as session:
-        assert session.scalar(text("SHOW statement_timeout")) == "2s", (
-            "nothing is left on the pool's connection"
-        )
+            left = session.scalar(text("SHOW statement_timeout"))
+    assert left == "500ms", "nothing is left on the pool's connection"
 
 
 def test_a_session_that_postgres_ended_for_its_silence_is_tried_again(database: str) -> None:
     accept()
     tries: list[None] = []
 
-    def work(session: Session) -> str:
+    def work(session: Session) -> str | None:
         tries.append(None)
         subjects.lock_video(session, KEY)
         if len(tries) == 1:
-            time.sleep(2.5)  # longer than idle_s: a process that was frozen
-        found = session.get(Video, KEY)
-        assert found is not None
-        session.refresh(found)
-        return found.state
+            time.sleep(1.2)  # longer than idle_s: a process that was frozen
+        return session.scalar(select(Video.state).where(Video.video_id == KEY))
 
-    with limited(database, SHORT):
+    with limited(database, replace(SHORT, idle_s=0.5)):
         assert with_database_retry(work, 10.0) == "uploaded"
         assert len(tries) == 2
         tries.clear()
@@ -220,41 +199,16 @@ def test_a_session_that_postgres_ended_for_its_silence_is_tried_again(database: 
             transact(work)
 
 
-# --- requests and leases
-
-
-def test_a_cancel_of_a_video_that_a_dead_peer_holds_is_answered(
-    database: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    accept()
-    accept("v2")
-    monkeypatch.setattr(video, "notify", lambda wake_ups: 0)
-    with limited(database, SHORT), silent_on(database, row_of("v1")):
-        began = time.monotonic()
-        with pytest.raises(DatabaseBusy) as refused:
-            video.cancel.run(video_id="v1", user_id="u1")
-        assert time.monotonic() - began < 5.0
-        assert refused.value.retryable
-        assert video.cancel.run(video_id="v2", user_id="u1")["accepted"]
-    assert video.cancel.run(video_id="v1", user_id="u1")["accepted"]
-    assert DatabaseBusy in requests.REQUEST["throws"]
-
-
 def test_a_heartbeat_outlives_a_locked_job(database: str) -> None:
     accept()
     claimed = must_claim()
-    with limited(database, SHORT):
-        lease = Lease(claimed, lease_s=30.0, heartbeat_s=0.1, time_limit_s=60.0, on_time_limit=never)
-        with lease:
-            statement = f"SELECT 1 FROM jobs WHERE job_id = {claimed.job_id} FOR UPDATE"
-            with capture_logs() as logs, silent_on(database, statement):
-                eventually(
-                    lambda: [line for line in logs if line["event"] == "lease not renewed"],
-                    within_s=10,
-                    what="a beat gave up",
-                )
-            lease.report(0.7)
-            eventually(lambda: job(claimed.job_id).progress == 0.7, within_s=10, what="beats go on")
+    with limited(database, SHORT), lease_of(claimed) as report:
+        statement = f"SELECT 1 FROM jobs WHERE job_id = {claimed.job_id} FOR UPDATE"
+        with capture_logs() as logs, silent_on(database, statement):
+            gave_up = "lease not renewed"
+            eventually(lambda: gave_up in [line["event"] for line in logs], within_s=10, what=gave_up)
+        report(0.7)
+        eventually(lambda: job(claimed.job_id).progress == 0.7, within_s=10, what="beats go on")
 
 
 # --- reconciling
@@ -272,30 +226,20 @@ def abandoned(video_id: str) -> claims.Claim:
 def strand(video_id: str) -> None:
     """A video that nothing advances: its job has ended without what follows."""
     accept(video_id)
-    transact(
-        lambda session: session.execute(
-            update(Job).where(Job.video_id == video_key("u1", video_id)).values(state="failed")
-        )
-    )
+    failed = update(Job).where(Job.video_id == video_key("u1", video_id)).values(state="failed")
+    transact(lambda session: session.execute(failed))
 
 
 def states() -> dict[str, str]:
+    jobs = "SELECT external_id, jobs.state FROM jobs JOIN videos USING (video_id) WHERE stage = 'split'"
     with reading() as session:
-        rows = session.execute(
-            text(
-                "SELECT external_id, jobs.state FROM jobs JOIN videos USING (video_id) WHERE stage = 'split'"
-            )
-        )
-        return {row.external_id: row.state for row in rows}
+        return {row.external_id: row.state for row in session.execute(text(jobs))}
 
 
 def ended() -> set[str]:
+    runs = "SELECT external_id FROM runs JOIN videos USING (video_id) WHERE ended_at IS NOT NULL"
     with reading() as session:
-        return set(
-            session.scalars(
-                text("SELECT external_id FROM runs JOIN videos USING (video_id) WHERE ended_at IS NOT NULL")
-            )
-        )
+        return set(session.scalars(text(runs)))
 
 
 def test_a_silent_connection_holds_up_no_other_video(database: str) -> None:
@@ -317,9 +261,8 @@ def test_a_silent_connection_holds_up_no_other_video(database: str) -> None:
             ticks(1, within_s=5.0)
             return states()["held"] == "queued" and "stuck-held" in ended()
 
-        eventually(
-            caught_up, within_s=40, what="the silent connection is ended, its videos go on", every_s=1.0
-        )
+        what = "the silent connection is ended, its videos go on"
+        eventually(caught_up, within_s=40, what=what, every_s=1.0)
 
 
 def test_a_locked_job_holds_up_no_other(database: str) -> None:
@@ -327,9 +270,8 @@ def test_a_locked_job_holds_up_no_other(database: str) -> None:
     with silent_on(database, f"SELECT 1 FROM jobs WHERE job_id = {held.job_id} FOR UPDATE"):
         ticks(2, within_s=5.0)
         assert job(free.job_id).state == "queued"
-        assert transact(lambda session: attempts.release(session, "gone@h:")) == 0, (
-            "a stopping node does not wait"
-        )
+        released = transact(lambda session: attempts.release(session, "gone@h:"))
+        assert released == 0, "a stopping node does not wait"
     ticks(1, within_s=5.0)
     assert job(held.job_id).state == "queued"
 
@@ -346,20 +288,18 @@ def test_a_subject_that_raises_stops_no_other(monkeypatch: pytest.MonkeyPatch) -
         return advance(session, row, policy)
 
     monkeypatch.setattr(subjects, "advance", fail)
-    with capture_logs() as logs:
-        reconcile.fleet()
-    assert ended() == {"a", "z"}
-    assert job(late.job_id).state == "queued"
-    (line,) = [line for line in logs if line["log_level"] == "error"]
-    assert (line["step"], line["subject"]) == ("stuck video", video_key("u1", "bad"))
-    # It is left alone for a while, and not for ever.
-    with capture_logs() as logs:
-        reconcile.fleet()
-    assert not [line for line in logs if "subject" in line]
+
+    def failed() -> list[tuple[str, str]]:
+        with capture_logs() as logs:
+            reconcile.fleet()
+        return [(line["step"], line["subject"]) for line in logs if line["log_level"] == "error"]
+
+    bad = [("stuck video", video_key("u1", "bad"))]
+    assert failed() == bad
+    assert (ended(), job(late.job_id).state) == ({"a", "z"}, "queued")
+    assert failed() == [], "it is left alone for a while, and not for ever"
     time.sleep(1.1)
-    with capture_logs() as logs:
-        reconcile.fleet()
-    assert [line["subject"] for line in logs if "subject" in line] == [video_key("u1", "bad")]
+    assert failed() == bad
     monkeypatch.setattr(subjects, "advance", advance)
     eventually(lambda: reconcile.fleet() or ended() == {"a", "bad", "z"}, within_s=20, what="it goes on")
 
@@ -367,16 +307,11 @@ def test_a_subject_that_raises_stops_no_other(monkeypatch: pytest.MonkeyPatch) -
 def test_a_step_that_raises_stops_no_other(monkeypatch: pytest.MonkeyPatch) -> None:
     strand("a")
     late = abandoned("late")
-
-    def fail(*_: Any) -> Any:
-        raise ModelFailure("broken")
-
-    monkeypatch.setattr(reconcile, "expired_leases", fail)
-    monkeypatch.setattr(reconcile, "missing_wake_ups", fail)
+    for step in ("expired_leases", "missing_wake_ups"):
+        monkeypatch.setattr(reconcile, step, Mock(side_effect=ModelFailure("broken"), __name__=step))
     with capture_logs() as logs:
         reconcile.fleet()
-    assert ended() == {"a"}
-    assert {line["log_level"] for line in logs} == {"warning"}
+    assert ended() == {"a"} and {line["log_level"] for line in logs} == {"warning"}
     monkeypatch.undo()
     reconcile._paused.clear()
     reconcile.fleet()
@@ -396,19 +331,22 @@ def test_more_stuck_videos_than_are_looked_at_have_their_turn() -> None:
     for number in range(8):
         strand(f"v{number}")
     with reading() as session:
-        looks = {tuple(video_runs.find_stuck(session, 2)) for _ in range(20)}
-    assert len({video_id for look in looks for video_id in look}) > 4
+        found = {video_id for _ in range(20) for video_id in video_runs.find_stuck(session, 2)}
+    assert len(found) > 4
 
 
 # --- forks
 
 
 FORKS = """
-import os, socket, sys, threading, time
+import os, threading, time
+from contextlib import suppress
 from sqlalchemy import text
 from db.engine import make_engine
-from worker.forks import WAIT_S, forks
+from worker import forks as module
 
+WAIT_S = module.WAIT_S = 1.0
+forks = module.forks
 engine = forks.watch(make_engine(os.environ["POSTGRES_URL"].replace("postgresql://", "postgresql+psycopg://"), pooled=False))
 forks.install()
 asked, ended = threading.Event(), []
@@ -426,11 +364,9 @@ def housekeeping(stubborn):
 
 def sockets():
     found = set()
-    for name in os.listdir("/proc/self/fd"):
-        try:
-            found.add(os.readlink("/proc/self/fd/" + name))
-        except OSError:
-            pass
+    for descriptor in os.listdir("/proc/self/fd"):
+        with suppress(OSError):
+            found.add(os.readlink("/proc/self/fd/" + descriptor))
     return {name for name in found if name.startswith("socket:")}
 
 before = sockets()

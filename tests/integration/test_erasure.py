@@ -53,7 +53,7 @@ def stack(
         client.flushall()
     monkeypatch.setattr(Celery, "backend", RedisBackend(app=app, url=redis_server.url))
     monkeypatch.setattr(runner, "notify", lambda wake_ups: 0)
-    monkeypatch.setattr(requests, "notify", lambda wake_ups: 0)
+    monkeypatch.setattr("tasks.requests.notify", lambda wake_ups: 0)
     return start
 
 

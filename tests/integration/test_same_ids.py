@@ -50,8 +50,7 @@ _COUNTED = re.compile(r"('event_id': |'undoes': |'undone_by': |event )\d+")
 @pytest.fixture
 def runtime(configure: Configure, monkeypatch: pytest.MonkeyPatch) -> Runtime:
     """This process's; no wake-up message is sent."""
-    for module in (video, people):
-        monkeypatch.setattr(module, "notify", lambda wake_ups: None)
+    monkeypatch.setattr("tasks.requests.notify", lambda wake_ups: None)
     made = configure()
     made.storage.ensure_buckets()
     return made

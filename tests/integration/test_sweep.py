@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
+from unittest.mock import Mock
 
 import pytest
 from sqlalchemy import update
@@ -17,21 +17,11 @@ from db.ledger import attempts, subjects, video_runs
 from db.ledger.claims import Claim
 from db.ledger.policy import RunPolicy
 from db.scenes import write_scenes
-from db.tables import Job, Video
+from db.tables import Job, Scene, Video
 from shared.errors import BadMedia, LeaseLost
 from shared.storage import Storage, StorageConfig, open_storage
-from tests.integration.test_ledger import (
-    KEY,
-    POLICY,
-    accept,
-    claim,
-    fail,
-    finish,
-    must_claim,
-    run_queue,
-    split,
-    stages,
-)
+from tests.integration import test_ledger as ledger
+from tests.integration.test_ledger import KEY, POLICY, accept, claim, finish, must_claim, run_queue, split
 from worker.stages import sweep
 from worker.stages.context import Deferred, StageContext
 
@@ -51,12 +41,7 @@ def context(claimed: Claim, storage: Any, folder: Path) -> StageContext:
 
 
 def change(act: Any) -> Any:
-    def work(session: Session) -> Any:
-        video = subjects.lock_video(session, KEY)
-        assert video is not None
-        return act(session, video, POLICY)
-
-    return transact(work)
+    return transact(lambda session: act(session, subjects.lock_video(session, KEY), POLICY))
 
 
 def publish() -> Claim:
@@ -66,37 +51,33 @@ def publish() -> Claim:
     for queue in ("asr", "face", "ocr", "text"):
         assert run_queue(queue)
     finish(must_claim())
+    return claim_sweep()
+
+
+def rerun(session: Session, video: Video, policy: RunPolicy) -> None:
+    video_runs.rerun(session, video, [], policy)
+
+
+def claim_sweep() -> Claim:
     swept = must_claim("housekeeping")
     assert swept.stage == "sweep"
     return swept
-
-
-class Interrupted:
-    """A storage in which something happens between the sweep's look at the objects and its deletes."""
-
-    def __init__(self, storage: Storage, at: str, happen: Any) -> None:
-        self._storage, self._at, self._happen = storage, at, happen
-
-    def list(self, bucket: Any, prefix: str) -> Iterator[Any]:
-        found = list(self._storage.list(bucket, prefix))
-        if bucket == self._at:
-            self._happen()
-        return iter(found)
-
-    def delete(self, bucket: Any, key: str) -> None:
-        self._storage.delete(bucket, key)
 
 
 def test_a_sweep_leaves_what_a_newer_run_stores_meanwhile(storage: Storage, tmp_path: Path) -> None:
     swept = publish()
     new = "keyframes/u1/v1/99.1/000000_0.jpg"
 
-    def rerun() -> None:
-        change(lambda session, video, plan: video_runs.rerun(session, video, [], plan))
-        storage.put_bytes("sidecars", new, b"picture", "image/jpeg")
+    def list_and_rerun(bucket: Any, prefix: str) -> list[Any]:
+        found = list(storage.list(bucket, prefix))
+        if bucket == "tmp":
+            change(rerun)
+            storage.put_bytes("sidecars", new, b"picture", "image/jpeg")
+        return found
 
+    interrupted = Mock(wraps=storage, list=list_and_rerun)
     with pytest.raises(LeaseLost):
-        sweep.run(context(swept, Interrupted(storage, "tmp", rerun), tmp_path))
+        sweep.run(context(swept, interrupted, tmp_path))
     assert storage.exists("sidecars", new)
 
 
@@ -104,8 +85,7 @@ def test_a_sweep_waits_for_attempts_that_may_still_write(storage: Storage, tmp_p
     accept()
     held = must_claim()
     change(video_runs.cancel)
-    swept = must_claim("housekeeping")
-    assert swept.stage == "sweep"
+    swept = claim_sweep()
     with pytest.raises(Deferred):
         sweep.run(context(swept, storage, tmp_path))
     transact(lambda session: attempts.end_lease(session, held))
@@ -114,36 +94,23 @@ def test_a_sweep_waits_for_attempts_that_may_still_write(storage: Storage, tmp_p
 
 def test_a_sweep_drops_rows_and_objects_of_a_cancelled_rerun(storage: Storage, tmp_path: Path) -> None:
     finish(publish())
-    change(lambda session, video, plan: video_runs.rerun(session, video, [], plan))
+    change(rerun)
     again = must_claim()
     mine = "keyframes/u1/v1/9.1/000000_0.jpg"
     storage.put_bytes("sidecars", mine, b"picture", "image/jpeg")
-    scene = {
-        "idx": 0,
-        "start_s": 0.0,
-        "end_s": 1.0,
-        "kind": "start",
-        "keyframes": [{"ordinal": 0, "key": mine}],
-    }
-    finish(
-        again,
-        lambda session: write_scenes(session, KEY, "u1", again.run, [scene]),
-        audio_key=None,
-        windows=[],
-    )
+    keyframes = [{"ordinal": 0, "key": mine}]
+    scene = {"idx": 0, "start_s": 0.0, "end_s": 1.0, "kind": "start", "keyframes": keyframes}
+
+    def write(session: Session) -> None:
+        write_scenes(session, KEY, "u1", again.run, [scene])
+
+    finish(again, write, audio_key=None, windows=[])
     change(video_runs.cancel)
-    swept = must_claim("housekeeping")
-    outcome = sweep.run(context(swept, storage, tmp_path))
-    finish(swept, outcome.write)
+    swept = claim_sweep()
+    finish(swept, sweep.run(context(swept, storage, tmp_path)).write)
     assert not storage.exists("sidecars", mine)
-    versions = transact(lambda session: {row.split_version for row in session.query(_scene()).all()})
+    versions = transact(lambda session: {row.split_version for row in session.query(Scene)})
     assert versions == {1}, "the published split stays, the cancelled one is gone"
-
-
-def _scene() -> Any:
-    from db.tables import Scene
-
-    return Scene
 
 
 def test_a_sweep_keeps_what_an_unpublished_run_made(storage: Storage, tmp_path: Path) -> None:
@@ -151,27 +118,24 @@ def test_a_sweep_keeps_what_an_unpublished_run_made(storage: Storage, tmp_path: 
     accept()
     split(must_claim(), scenes=1)
     storage.put_bytes("sidecars", "keyframes/u1/v1/1.1/0.jpg", b"picture", "image/jpeg")
-    transact(
-        lambda session: session.execute(
-            update(_scene()).values(keyframes=[{"ordinal": 0, "key": "keyframes/u1/v1/1.1/0.jpg"}])
-        )
-    )
+    keyframes = [{"ordinal": 0, "key": "keyframes/u1/v1/1.1/0.jpg"}]
+    transact(lambda session: session.execute(update(Scene).values(keyframes=keyframes)))
     change(video_runs.cancel)
-    swept = must_claim("housekeeping")
+    swept = claim_sweep()
     finish(swept, sweep.run(context(swept, storage, tmp_path)).write)
     assert storage.exists("sidecars", "keyframes/u1/v1/1.1/0.jpg")
 
 
 def test_a_retry_during_the_sweep_makes_its_audio_reembed(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The sweep of a failed run is claimed while a retry is deciding: the retry must not build on the audio."""
+    """The sweep of a failed run is claimed while a retry decides, which must not use the audio then."""
     accept()
     split(must_claim(), windows=1)
-    fail(must_claim("asr"), BadMedia("on purpose"))
+    ledger.fail(must_claim("asr"), BadMedia("on purpose"))
     for queue in ("face", "ocr"):
         while (claimed := claim(queue)) is not None:
             finish(claimed)
     finish(must_claim())
-    assert stages()["sweep"] == "queued"
+    assert ledger.stages()["sweep"] == "queued"
     transact(lambda session: session.execute(update(Job).values(not_before=NOW)))
     look = video_runs.stage_states
     taken: list[Claim] = []
@@ -184,12 +148,9 @@ def test_a_retry_during_the_sweep_makes_its_audio_reembed(monkeypatch: pytest.Mo
 
     monkeypatch.setattr(video_runs, "stage_states", claimed_meanwhile)
 
-    def retry(session: Session, video: Video, policy: RunPolicy) -> Any:
-        return video_runs.retry(session, video, policy)
-
-    change(retry)
+    change(video_runs.retry)
     assert taken[0].stage == "sweep"
-    shown = stages()
+    shown = ledger.stages()
     assert (shown["split"], shown["audio"]) == ("reused", "queued"), shown
     with pytest.raises(LeaseLost):
         finish(taken[0])

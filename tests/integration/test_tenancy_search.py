@@ -290,8 +290,8 @@ def test_without_both_walls_it_would_be_seen(machine: Searches, monkeypatch: pyt
     with unscoped():
         check_search(world, request, ask)
         check_requests(world, "u1")
-        for module in (answer, people, video):
-            monkeypatch.setattr(module, "reading_as", lambda user_id, snapshot=False: reading())
+        for module in ("worker.search.answer", "tasks.requests"):
+            monkeypatch.setattr(f"{module}.reading_as", lambda user_id, snapshot=False: reading())
         with pytest.raises(AssertionError):
             check_search(world, request, ask)
         with pytest.raises(AssertionError):

@@ -89,7 +89,7 @@ def test_videos_are_listed_newest_first_page_by_page_and_by_state() -> None:
 
 
 def test_a_page_begins_behind_a_video_that_was_deleted_meanwhile(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(video, "notify", lambda wake_ups: None)
+    monkeypatch.setattr("tasks.requests.notify", lambda wake_ups: None)
     for number in range(4):
         add(f"v{number}", "u", "indexed", number)
     first = video.list_videos(user_id="u", limit=2)

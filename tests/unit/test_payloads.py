@@ -30,10 +30,8 @@ def app() -> Celery:
 def message(app: Celery, amqp: type[AMQP] = AMQP) -> Any:
     """As a stranger's send_task makes it."""
     built = amqp(app).as_task_v2("7", "tasks.text.embed", (), {"texts": [SECRET]}, shadow=SECRET)
-    return SimpleNamespace(
-        headers=built.headers, body=built.body, payload=built.body, properties=built.properties,
-        delivery_info={}, content_type="application/json", content_encoding="utf-8",
-    )  # fmt: skip
+    coding = {"content_type": "application/json", "content_encoding": "utf-8"}
+    return SimpleNamespace(**built._asdict(), payload=built.body, delivery_info={}, **coding)
 
 
 @pytest.fixture(params=[False, True], ids=["hiding", "LOG_PAYLOADS"])

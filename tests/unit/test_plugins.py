@@ -7,10 +7,11 @@ import json
 import os
 import subprocess
 import sys
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any, cast
+from typing import Any
+from unittest.mock import Mock
 
 import pytest
 
@@ -21,38 +22,22 @@ from shared.stage import Stage
 
 ROOT = Path(__file__).parents[2]
 STAGE = Stage(
-    name="loudness",
-    queue="media",
-    handler="x.stage",
-    after=("split",),
-    time_limit_s=60,
-    parts="scenes",
-    batch=8,
+    name="loudness", queue="media", handler="x.stage", after=("split",), time_limit_s=60, parts="scenes", batch=8,
     tables=("scene_loudness",),
-)
+)  # fmt: skip
 PLUGIN = Plugin(name="loudness", stages=(STAGE,))
 
 
-@dataclass
-class Entry:
+def entry(found: Any) -> Any:
     """An entry point of a package."""
-
-    found: Any
-    name: str = "loudness"
-    value: str = "x:PLUGIN"
-
-    @property
-    def dist(self) -> Any:
-        return SimpleNamespace(name="some-package", version="1.0")
-
-    def load(self) -> Any:
-        if isinstance(self.found, Exception):
-            raise self.found
-        return self.found
+    load = Mock(side_effect=found) if isinstance(found, Exception) else Mock(return_value=found)
+    return SimpleNamespace(
+        name="loudness", dist=SimpleNamespace(name="some-package", version="1.0"), load=load
+    )
 
 
 def read(*found: Any) -> plugins.Installed:
-    entries = cast(Any, [Entry(one) for one in found])
+    entries = [entry(one) for one in found]
     return plugins.read(entries, pipeline=(graph.SPLIT, graph.AUDIO), taken=("sidecar", "search"))
 
 
@@ -60,11 +45,7 @@ def test_a_plug_in_is_read_with_its_package() -> None:
     own = Family("sound", ("sound",))
     other = Plugin(name="other", stages=(replace(STAGE, name="hum", queue="sound"),), families=(own,))
     found = read(PLUGIN, other)
-    assert found.broken == ()
-    assert found.plugins == (
-        replace(PLUGIN, package="some-package 1.0"),
-        replace(other, package="some-package 1.0"),
-    )
+    assert found.plugins == tuple(replace(plugin, package="some-package 1.0") for plugin in (PLUGIN, other))
     found.require_all()
 
 
@@ -83,14 +64,8 @@ def test_a_plug_in_is_read_with_its_package() -> None:
         (replace(PLUGIN, stages=(replace(STAGE, batch=0),)), "batch=0"),
         (replace(PLUGIN, stages=(replace(STAGE, tables=("x; DROP",)),)), "'x; DROP' does not match"),
         (replace(PLUGIN, stages=(STAGE, STAGE)), "two stages loudness"),
-        (
-            replace(PLUGIN, filters={"loud": Filter(stage="loudness", condition="")}),
-            "filter loud does not begin",
-        ),
-        (
-            replace(PLUGIN, filters={"loudness": Filter(stage="x", condition="")}),
-            "filter loudness names stage 'x'",
-        ),
+        (replace(PLUGIN, filters={"loud": Filter(stage="loudness", condition="")}), "loud does not begin"),
+        (replace(PLUGIN, filters={"loudness": Filter(stage="x", condition="")}), "loudness names stage 'x'"),
     ],
 )
 def test_one_that_cant_be_used_is_named_and_left_out(broken: Any, says: str) -> None:
@@ -109,22 +84,12 @@ def test_two_of_a_name_are_one_too_many() -> None:
 
 def test_stages_are_named_in_the_graph_alone() -> None:
     """Only where no family, retriever or event has the same name."""
-    names = {name for name, stage in graph.STAGES.items() if stage.queue != name} - {
-        "split",
-        "audio",
-        "match",
-        "move",
-        "discard",
-    }
-    core = [
-        *ROOT.glob("db/**/*.py"),
-        *ROOT.glob("worker/**/*.py"),
-        *ROOT.glob("tasks/*.py"),
-        *ROOT.glob("cli/**/*.py"),
-    ]
+    names = {name for name, stage in graph.STAGES.items() if stage.queue != name}
+    names -= {"split", "audio", "match", "move", "discard"}
     named = {
         (str(path.relative_to(ROOT)), node.value)
-        for path in core
+        for package in ("db", "worker", "tasks", "cli")
+        for path in (ROOT / package).rglob("*.py")
         if "versions" not in path.parts and path.parent.name != "stages"
         for node in ast.walk(ast.parse(path.read_text()))
         if isinstance(node, ast.Constant) and node.value in names
@@ -132,36 +97,7 @@ def test_stages_are_named_in_the_graph_alone() -> None:
     assert names >= {"sidecar", "sweep", "enroll", "rewrite_sidecars"} and not named
 
 
-FAMILY = """
-from shared.plugins import Family, Plugin
-from shared.stage import Stage
-
-PLUGIN = Plugin(
-    name="sound",
-    stages=(Stage(name="sounds", queue="sound", handler="sound_plugin.stage", after=("split", "audio"),
-                  time_limit_s=600, parts="windows"),),
-    families=(Family("sound", ("sound",), has_model=True),),
-    providers={("sound", "beats"): "sound_plugin.provider:Beats"},
-    models="sound_plugin:models.yaml",
-)
-"""
-MODEL = """
-models:
-  - {name: beats, family: sound, provider: beats, source: "package:sound_plugin/weights", revision: "1", licence: MIT,
-     memory_mb: 10, profiles: [PROFILE], sha256: {a.bin: SHA}}
-"""
-
-
-@pytest.mark.parametrize("profile", ["lite", "full"])
-def test_a_family_brings_its_queues_its_node_and_its_models(tmp_path: Path, profile: str) -> None:
-    package, metadata = tmp_path / "sound_plugin", tmp_path / "sound_plugin-1.0.dist-info"
-    for folder in (package, metadata):
-        folder.mkdir()
-    (package / "__init__.py").write_text(FAMILY)
-    (package / "models.yaml").write_text(MODEL.replace("PROFILE", profile).replace("SHA", "a" * 64))
-    (metadata / "METADATA").write_text("Metadata-Version: 2.1\nName: sound-plugin\nVersion: 1.0\n")
-    (metadata / "entry_points.txt").write_text("[scenefleet.plugins]\nsound = sound_plugin:PLUGIN\n")
-    code = """
+READ = """
 import json
 from shared import graph, routing
 from shared.settings import Settings
@@ -170,34 +106,39 @@ from worker.models.catalog import load_catalog
 from worker.runtime import make_policy
 import tasks.jobs
 catalog, settings = load_catalog(), Settings()
-cache = ModelCache(catalog, catalog.active(settings), ["sound"])
+cache = ModelCache(catalog, catalog.active(settings), ["loudness"])
 print(json.dumps({
-    "broken": graph.PLUGINS.broken, "node": routing.NODES["sound"].queues, "model": "unavailable" not in cache.states()[0],
-    "order": graph.PIPELINE_NAMES[-2:], "waits": "sounds" in graph.SIDECAR.after, "limit": routing.queue_limit_s("sound"),
-    "task": "sound" in tasks.jobs.WORK, "provider": PROVIDERS["sound", "beats"],
-    "skips": make_policy(settings, catalog).skips.get("sounds"), "alone": sorted(graph.with_stand_ins(["sounds"])),
+    "broken": graph.PLUGINS.broken, "node": routing.NODES["loudness"].queues, "model": "unavailable" not in cache.states()[0],
+    "order": graph.PIPELINE_NAMES[-2:], "waits": "loudness" in graph.SIDECAR.after, "limit": routing.queue_limit_s("loudness"),
+    "task": "loudness" in tasks.jobs.WORK, "provider": PROVIDERS["loudness", "rms"],
+    "skips": make_policy(settings, catalog).skips.get("loudness"), "alone": sorted(graph.with_stand_ins(["loudness"])),
 }))
 """
-    done = subprocess.run(
-        [sys.executable, "-c", code],
-        cwd=ROOT,
-        env={"PYTHONPATH": f"{ROOT}:{tmp_path}", "PATH": os.environ["PATH"]},
-        capture_output=True,
-        text=True,
-        timeout=60,
-        check=False,
+
+
+@pytest.mark.parametrize("profile", ["lite", "full"])
+def test_a_family_brings_its_queues_its_node_and_its_models(tmp_path: Path, profile: str) -> None:
+    metadata = tmp_path / "scenefleet_loudness-1.0.dist-info"
+    metadata.mkdir()
+    (metadata / "METADATA").write_text("Metadata-Version: 2.1\nName: scenefleet-loudness\nVersion: 1.0\n")
+    (metadata / "entry_points.txt").write_text(
+        "[scenefleet.plugins]\nloudness = scenefleet_loudness:PLUGIN\n"
     )
-    assert done.returncode == 0, done.stderr
-    reason = "unavailable: profile lite has no sound model"
-    assert json.loads(done.stdout) == {
+    path = f"{ROOT}:{ROOT}/tests/plugins/loudness:{tmp_path}"
+    environment = {"PYTHONPATH": path, "PATH": os.environ["PATH"], "SCENEFLEET_PROFILE": profile}
+    read = subprocess.run(
+        [sys.executable, "-c", READ], cwd=ROOT, env=environment, capture_output=True, text=True, timeout=60
+    )
+    assert read.returncode == 0, read.stderr
+    assert json.loads(read.stdout) == {
         "broken": [],
-        "node": ["sound"],
+        "node": ["loudness"],
         "model": profile == "lite",
-        "order": ["sounds", "sidecar"],
+        "order": ["loudness", "sidecar"],
         "waits": True,
         "limit": 600,
         "task": True,
-        "provider": "sound_plugin.provider:Beats",
-        "skips": None if profile == "lite" else reason,
-        "alone": ["audio", "sounds"],
+        "provider": "scenefleet_loudness.stage:RmsMeter",
+        "skips": None if profile == "lite" else "unavailable: profile full has no loudness model",
+        "alone": ["audio", "loudness"],
     }

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import types
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +15,7 @@ from shared.errors import LimitExceeded
 from shared.settings import Settings
 from shared.storage import StorageConfig, open_storage
 from tasks import face, pictures, vision
-from tasks.pictures import PictureReader, each_once
+from tasks.pictures import read_pictures
 from worker.models.face import Face
 
 
@@ -26,55 +27,45 @@ def jpeg(width: int, height: int, **options: object) -> bytes:
 
 
 @pytest.fixture
-def storage(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> object:
-    made = open_storage(StorageConfig(backend="local", root=tmp_path))
-    made.ensure_buckets()
+def put(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str, bytes], None]:
+    """Stores a picture of a user, where the tasks read it."""
+    storage = open_storage(StorageConfig(backend="local", root=tmp_path))
+    storage.ensure_buckets()
     settings = Settings(MAX_REQUEST_PIXELS=100_000, MAX_JPEG_SCANS=12)
-    monkeypatch.setattr(
-        pictures, "get_runtime", lambda: types.SimpleNamespace(storage=made, settings=settings)
-    )
-    return made
+    runtime = types.SimpleNamespace(storage=storage, settings=settings)
+    monkeypatch.setattr(pictures, "get_runtime", lambda: runtime)
+    return lambda name, data: storage.put_bytes("uploads", f"uploads/u1/{name}.jpg", data, "image/jpeg")
 
 
-def test_the_pixels_of_a_request_count_together(storage: object) -> None:
-    for number in range(3):
-        storage.put_bytes("uploads", f"uploads/u1/{number}.jpg", jpeg(200, 200), "image/jpeg")  # type: ignore[attr-defined]
-    reader = PictureReader()
-    assert reader.read("uploads", "uploads/u1/0.jpg").shape == (200, 200, 3)
-    reader.read("uploads", "uploads/u1/1.jpg")
-    with pytest.raises(
-        LimitExceeded, match=r"2\.jpg: With it .* 120000 pixels, over the limit of 100000 .MAX_REQUEST_PIXELS"
-    ):
-        reader.read("uploads", "uploads/u1/2.jpg")
+def read(*names: str, shown_px: int | None = None) -> list[tuple[int, ...]]:
+    """The shapes of a user's pictures."""
+    keys = [f"uploads/u1/{name}.jpg" for name in names]
+    return [picture.shape for _, picture in read_pictures(keys, "u1", also="faces", shown_px=shown_px)]
 
 
-def test_the_number_of_scans_is_a_setting(storage: object) -> None:
+def test_the_pixels_of_a_request_count_together(put: Callable[[str, bytes], None]) -> None:
+    for name in "abc":
+        put(name, jpeg(200, 200))
+    assert read("a", "b") == [(200, 200, 3)] * 2
+    says = r"c\.jpg: With it .* 120000 pixels, over the limit of 100000 .MAX_REQUEST_PIXELS"
+    with pytest.raises(LimitExceeded, match=says):
+        read(*"abc")
+
+
+def test_the_number_of_scans_is_a_setting(put: Callable[[str, bytes], None]) -> None:
     data = jpeg(64, 64, progressive=True)
     scan = data[data.rindex(b"\xff\xda") : -2]
-    storage.put_bytes("uploads", "uploads/u1/a.jpg", data, "image/jpeg")  # type: ignore[attr-defined]
-    storage.put_bytes("uploads", "uploads/u1/b.jpg", data[:-2] + scan * 5 + data[-2:], "image/jpeg")  # type: ignore[attr-defined]
-    PictureReader().read("uploads", "uploads/u1/a.jpg")
+    put("a", data)
+    put("b", data[:-2] + scan * 5 + data[-2:])
+    read("a")
     with pytest.raises(LimitExceeded, match=r"b\.jpg: .* over the limit of 12 \(MAX_JPEG_SCANS\)"):
-        PictureReader().read("uploads", "uploads/u1/b.jpg")
+        read("b")
 
 
-def test_larger_than_can_be_used_comes_smaller(storage: object) -> None:
-    storage.put_bytes("uploads", "uploads/u1/a.jpg", jpeg(400, 240), "image/jpeg")  # type: ignore[attr-defined]
-    assert PictureReader().read("uploads", "uploads/u1/a.jpg", shown_px=90).shape == (60, 100, 3)
-    assert PictureReader().read("uploads", "uploads/u1/a.jpg", shown_px=300).shape == (240, 400, 3)
-    assert PictureReader().read("uploads", "uploads/u1/a.jpg", shown_px=1280).shape == (240, 400, 3)
-
-
-def test_each_key_is_looked_at_once() -> None:
-    looked: list[str] = []
-
-    def look(keys: object) -> list[str]:
-        looked.extend(keys)  # type: ignore[call-overload]
-        return [key.upper() for key in looked]
-
-    assert each_once(["b", "a", "b", "b"], look) == ["B", "A", "B", "B"]
-    assert looked == ["b", "a"]
-    assert each_once([], lambda keys: []) == []
+def test_larger_than_can_be_used_comes_smaller(put: Callable[[str, bytes], None]) -> None:
+    put("a", jpeg(400, 240))
+    for shown_px, shape in ((90, (60, 100, 3)), (300, (240, 400, 3)), (1280, (240, 400, 3))):
+        assert read("a", shown_px=shown_px) == [shape]
 
 
 class Model:
@@ -88,23 +79,20 @@ class Model:
 
     def analyse(self, images: list[np.ndarray]) -> list[list[Face]]:
         self.shown += len(images)
-        found = Face(
-            box=(1.0, 2.0, 3.0, 4.0),
-            score=0.9,
-            landmarks=((1.0, 2.0), (3.0, 2.0)),
-            vec=np.ones(2, np.float32),
-        )
-        return [[found] for _ in images]
+        marks, vec = ((1.0, 2.0), (3.0, 2.0)), np.ones(2, np.float32)
+        return [[Face(box=(1.0, 2.0, 3.0, 4.0), score=0.9, landmarks=marks, vec=vec)] for _ in images]
 
     def embed_images(self, images: list[np.ndarray]) -> np.ndarray:
         self.shown += len(images)
         return np.array([[image.shape[0], image.shape[1]] for image in images], np.float32)
 
 
-def test_the_tasks_look_at_each_picture_once(storage: object, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_tasks_look_at_each_picture_once(
+    put: Callable[[str, bytes], None], monkeypatch: pytest.MonkeyPatch
+) -> None:
     """One picture named sixteen times cost sixteen times as much: 52 s for one of 50 megapixels."""
     for name, height in (("a", 100), ("b", 50)):
-        storage.put_bytes("uploads", f"uploads/u1/{name}.jpg", jpeg(200, height), "image/jpeg")  # type: ignore[attr-defined]
+        put(name, jpeg(200, height))
     keys = ["uploads/u1/a.jpg", "uploads/u1/b.jpg"] * 8
     model = Model()
     runtime = types.SimpleNamespace(model=lambda kind, name=None: model)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ast
 import re
 from pathlib import Path
 
@@ -18,11 +17,6 @@ def rows() -> list[tuple[str, str]]:
     return re.findall(r"^\| (?!guarantee |\*\*|-)(.+?) \| (.*?) \|$", GUARANTEES, re.MULTILINE)
 
 
-def functions_in(path: Path) -> set[str]:
-    tree = ast.parse(path.read_text())
-    return {node.name for node in ast.walk(tree) if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef))}
-
-
 def test_there_are_guarantees_and_each_has_a_test() -> None:
     assert len(rows()) > 25
     for guarantee, tests in rows():
@@ -32,9 +26,8 @@ def test_there_are_guarantees_and_each_has_a_test() -> None:
 @pytest.mark.parametrize("named", sorted(set(re.findall(r"`(tests/[^`]+)`", GUARANTEES))))
 def test_every_named_test_is_there(named: str) -> None:
     file, _, name = named.partition("::")
-    path = ROOT / file
-    assert path.is_file(), file
-    assert not name or (name.startswith("test_") and name in functions_in(path)), named
+    text = (ROOT / file).read_text()
+    assert not name or (re.search(rf"^def {name}\(", text, re.MULTILINE) and name.startswith("test_")), named
 
 
 def test_it_says_how_to_report() -> None:

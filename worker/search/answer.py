@@ -1,10 +1,11 @@
-"""The answer to a search, made of what the queues have said: one snapshot of the database, read only."""
+"""Answers a search from the answers of the queues and one read-only snapshot of the database."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from typing import Any, cast
+from uuid import UUID
 
 import numpy as np
 from sqlalchemy.orm import Session
@@ -18,7 +19,6 @@ from shared.contracts import (
     Coverage,
     RetrieverCoverage,
     SearchAnswer,
-    SearchRetriever,
     SearchScenes,
     TextVectors,
     parse,
@@ -32,7 +32,7 @@ from worker.search.plan import OF_MODE, RETRIEVERS, STAGES, Plan, miss, models_o
 def answer(
     request: SearchScenes, runtime: Runtime, made: Plan, queues: Mapping[str, Mapping[str, Any]]
 ) -> SearchAnswer:
-    """Search, with what the queues answered: {"ok": their answer} or {"error": why there is none}.
+    """Search with the answers of the queues: {"ok": the answer} or {"error": why there is none}.
 
     Raises:
         InvalidRequest, NotFound. Conflict: no retriever is possible here. Outage: none is possible now.
@@ -42,13 +42,13 @@ def answer(
             if queue == "vision" and request.image_key is not None:
                 _blame_picture(said)
             miss(made, queue, str(said["error"]))
-    # One snapshot: a run published meanwhile must not take away what was found a statement ago.
+    # One snapshot: a run that is published meanwhile must not remove what an earlier statement has found.
     with reading_as(request.user_id, snapshot=True) as session:
         return _Answering(session, request, runtime, made, queues).answer()
 
 
 def _blame_picture(said: Mapping[str, Any]) -> None:
-    """Raise what the vision node found wrong with the caller's picture: nobody else's answer makes up for that."""
+    """Raise the vision node's error if the caller's picture is invalid: other retrievers don't make up for that."""
     kind = getattr(errors, str(said.get("class")), None)
     if isinstance(kind, type) and issubclass(
         kind, (InvalidRequest, errors.InvalidKey, errors.ObjectMissing, errors.BadMedia)
@@ -57,7 +57,7 @@ def _blame_picture(said: Mapping[str, Any]) -> None:
 
 
 class _Answering:
-    """One answer in the making."""
+    """The state of one answer."""
 
     def __init__(
         self,
@@ -67,13 +67,13 @@ class _Answering:
         made: Plan,
         queues: Mapping[str, Mapping[str, Any]],
     ) -> None:
-        self.session, self.request, self.runtime, self.made, self.queues = (
-            session, request, runtime, made, queues,
-        )  # fmt: skip
+        self.session, self.request, self.runtime = session, request, runtime
+        self.made, self.queues = made, queues
         self.settings = runtime.settings
         self.scope = scope_of(session, request)
         self.weights = weigh(request, self.settings)
-        self.specs = models_of(request, runtime)
+        #: Retrievers that are wanted, possible and answered.
+        self.wanted = set(made.retrievers) - set(made.missing)
         self.models: dict[str, ModelRow] = {}
         self.names: dict[str, str] = {}
         self.tsquery = ""
@@ -111,65 +111,55 @@ class _Answering:
         )
 
     def _retrievers(self) -> list[Any]:
-        """The retrievers there is a query for; why another has none is noted in the plan."""
-        request, wanted = self.request, set(self.made.retrievers) - set(self.made.missing)
-        for retriever in ("text", "lexical", "vision"):
-            if retriever in self.made.retrievers:
-                self._know(retriever)
+        """The retrievers that have a query. Why others have none is recorded in the plan."""
+        request = self.request
+        self._find_models()
         retrievers: list[Any] = []
         if request.like_scene is not None:
-            retrievers += self._like(wanted)
+            retrievers += self._like(request.like_scene)
         for queue in ("text", "vision"):
             said = self.queues.get(queue, {}).get("ok")
-            if said is not None and queue in {STAGES.get(retriever) for retriever in wanted}:
-                retrievers += self._embedded(queue, said, wanted)
-        if request.query is not None and wanted & {"keyword", "screen"}:
-            retrievers += self._words(request.query, wanted)
-        if "people" in wanted:
+            if said is not None and queue in {STAGES.get(retriever) for retriever in self.wanted}:
+                retrievers += self._embedded(queue, said)
+        if request.query is not None and self.wanted & {"keyword", "screen"}:
+            retrievers += self._words(request.query)
+        if "people" in self.wanted:
             asked_alone = not (request.query or request.like_scene or request.image_key)
-            proposes = asked_alone or request.mode != "keyword"
-            retrievers.append(search.People(self.scope.persons, proposes))
-        order = {name: place for place, name in enumerate(RETRIEVERS)}
-        return sorted(retrievers, key=lambda retriever: order[retriever.name])
+            retrievers.append(search.People(self.scope.persons, asked_alone or request.mode != "keyword"))
+        return sorted(retrievers, key=lambda retriever: RETRIEVERS.index(retriever.name))
 
-    def _know(self, retriever: str) -> None:
-        """The model whose rows a retriever looks through: the fleet's, until a queue says which one it has."""
-        spec = self.specs.get("vision" if retriever == "vision" else "text")
-        if spec is not None:
-            self.names[retriever] = spec.name
-            row = find_model(self.session, spec.name, spec.revision)
-            if row is not None:
-                self.models[retriever] = row
+    def _find_models(self) -> None:
+        """Note the models whose rows the retrievers search: the active ones, until a queue names the one it has used."""
+        specs = models_of(self.request, self.runtime)
+        for retriever in {"text", "lexical", "vision"}.intersection(self.made.retrievers):
+            spec = specs.get("vision" if retriever == "vision" else "text")
+            if spec is not None:
+                self.names[retriever] = spec.name
+                if (row := find_model(self.session, spec.name, spec.revision)) is not None:
+                    self.models[retriever] = row
 
-    def _like(self, wanted: set[SearchRetriever]) -> list[Any]:
-        scene = self.request.like_scene
-        assert scene is not None
-        models = {
-            retriever: model for retriever, model in self.models.items() if retriever in ("text", "vision")
-        }
+    def _like(self, scene: UUID) -> list[Any]:
+        models = {name: model for name, model in self.models.items() if name in ("text", "vision")}
         found = search.exemplar(self.session, self.request.user_id, scene, models)
         if found is None:
             raise NotFound(f"no scene '{scene}': check the id")
         retrievers: list[Any] = []
         for retriever in ("text", "vision"):
-            if retriever not in wanted or (retriever == "text" and self.request.query is not None):
+            if retriever not in self.wanted or (retriever == "text" and self.request.query is not None):
                 continue
             if retriever in found:
-                retrievers.append(
-                    search.Vector(cast(Any, retriever), self.models[retriever], found[retriever])
-                )
+                vector = found[retriever]
+                retrievers.append(search.Vector(cast(Any, retriever), self.models[retriever], vector))
             else:
                 self.made.refused[retriever] = f"the scene has no {retriever} vector"
         return retrievers
 
-    def _embedded(self, queue: str, said: Any, wanted: set[SearchRetriever]) -> list[Any]:
-        """The retrievers made of a queue's answer."""
+    def _embedded(self, queue: str, said: Any) -> list[Any]:
+        """The retrievers that use the answer of a queue."""
         query = parse(TextVectors, said)
         model = find_model(self.session, query.model, query.revision)
         names = [
-            retriever
-            for retriever in ("text", "lexical", "vision")
-            if retriever in wanted and STAGES[retriever] == queue
+            name for name in ("text", "lexical", "vision") if name in self.wanted and STAGES[name] == queue
         ]
         for retriever in names:
             self.names[retriever] = query.model
@@ -194,8 +184,8 @@ class _Answering:
                 self.made.refused["lexical"] = "the query has no words that weigh anything"
         return retrievers
 
-    def _words(self, query: str, wanted: set[SearchRetriever]) -> list[Any]:
-        names = [retriever for retriever in ("keyword", "screen") if retriever in wanted]
+    def _words(self, query: str) -> list[Any]:
+        names = [name for name in ("keyword", "screen") if name in self.wanted]
         try:
             self.tsquery = search.read_words(self.session, query)
         except InvalidRequest as error:
@@ -209,45 +199,37 @@ class _Answering:
         return [search.Words(cast(Any, retriever), self.tsquery) for retriever in names]
 
     def _give_up(self) -> None:
-        """No retriever is left: say why. A search that has nothing to look through yet finds nothing instead."""
+        """Raise why no retriever is left, unless there is only nothing to search yet: that finds nothing."""
         if self.made.missing and set(self.made.retrievers) <= set(self.made.missing):
-            reasons = "; ".join(f"{retriever}: {why}" for retriever, why in self.made.missing.items())
             raise Outage(
-                f"no model for this search answers ({reasons}): try again, or search by mode keyword"
+                f"no model for this search answers ({_reasons(self.made.missing)}): try again, or search by mode keyword"
             )
         if not self.made.retrievers:
-            reasons = "; ".join(f"{retriever}: {why}" for retriever, why in self.made.refused.items())
-            raise Conflict(f"search by meaning is not possible: {reasons}; search by mode keyword")
+            raise Conflict(
+                f"search by meaning is not possible: {_reasons(self.made.refused)}; search by mode keyword"
+            )
 
     def _coverage(self, used: set[str]) -> Coverage:
-        request = self.request
+        request, made = self.request, self.made
         counted = search.cover(self.session, self.scope, self.models)
-        retrievers = [*OF_MODE[request.mode], *(("people",) if request.persons else ())]
-        shown = []
-        for retriever in retrievers:
-            scenes = counted.retrievers.get(retriever)
-            if scenes is None and retriever in self.names:
-                # Its model has written nothing at all.
-                scenes = 0
-            shown.append(
-                RetrieverCoverage(
-                    retriever=retriever,
-                    used=retriever in used,
-                    reason=self.made.missing.get(retriever) or self.made.refused.get(retriever),
-                    model=self.names.get(retriever),
-                    scenes=scenes,
-                    weight=self.weights[retriever],
-                )
-            )
-        with_vectors = None
-        if "text" in self.names:
-            with_vectors = counted.retrievers.get("text", 0)
+        # A model that has written nothing has no count.
+        scenes = dict.fromkeys(self.names, 0) | counted.retrievers
         return Coverage(
             scenes=counted.scenes,
             with_words=counted.with_words,
-            with_vectors=with_vectors,
+            with_vectors=scenes["text"] if "text" in self.names else None,
             videos_in_work=counted.videos_in_work,
-            retrievers=tuple(shown),
+            retrievers=tuple(
+                RetrieverCoverage(
+                    retriever=retriever,
+                    used=retriever in used,
+                    reason=made.missing.get(retriever) or made.refused.get(retriever),
+                    model=self.names.get(retriever),
+                    scenes=scenes.get(retriever),
+                    weight=self.weights[retriever],
+                )
+                for retriever in (*OF_MODE[request.mode], *(("people",) if request.persons else ()))
+            ),
         )
 
     def _link(self, key: str) -> str | None:
@@ -256,8 +238,12 @@ class _Answering:
         return self.runtime.storage.presign_get("sidecars", key, self.settings.search_link_s)
 
 
+def _reasons(of_retrievers: Mapping[str, str]) -> str:
+    return "; ".join(f"{retriever}: {why}" for retriever, why in of_retrievers.items())
+
+
 def scope_of(session: Session, request: SearchScenes) -> search.Scope:
-    """The scenes that a request is about. An id that the user has not given leaves nothing, as do all such ids."""
+    """The scenes that a request covers: none if it names only ids that the user has not given."""
     videos = (*request.video_ids, *((request.video_id,) if request.video_id else ()))
     return search.Scope(
         user_id=request.user_id,

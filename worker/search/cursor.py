@@ -1,4 +1,4 @@
-"""Pages of a search: where the next one begins, said in a way that is good for that search only."""
+"""Cursors of a search: where its next page begins. A cursor is valid for its search only."""
 
 from __future__ import annotations
 
@@ -12,22 +12,21 @@ from shared.errors import InvalidRequest
 
 
 def query_hash(request: SearchScenes) -> str:
-    """Names a search whatever page of it is asked for."""
+    """The same for all pages of a search."""
     asked = request.model_dump(mode="json", exclude={"cursor", "limit"})
     return hashlib.sha256(json.dumps(asked, sort_keys=True).encode()).hexdigest()[:32]
 
 
 def write_cursor(request: SearchScenes, last: search.Found) -> str:
-    """Where the next page begins; good for the same search only."""
     place = [query_hash(request), last.score, last.video_id, last.idx]
     return base64.urlsafe_b64encode(json.dumps(place).encode()).decode().rstrip("=")
 
 
 def read_cursor(request: SearchScenes) -> tuple[float, str, int]:
-    """The place behind which a page begins.
+    """The place after which the page begins.
 
     Raises:
-        InvalidRequest: it is not one of ours, or belongs to another search.
+        InvalidRequest: it is no cursor, or one of another search.
     """
     cursor = request.cursor or ""
     try:

@@ -1,4 +1,4 @@
-"""What a search request needs: which retrievers it has and why others take no part, and what must be asked of the models."""
+"""Plans a search: the retrievers it uses, why others are not used, and the tasks to send to the models' queues."""
 
 from __future__ import annotations
 
@@ -8,10 +8,7 @@ from typing import Any, get_args
 
 from db.search import read_filters
 from shared import graph, routing
-from shared.contracts import (
-    SearchRetriever,
-    SearchScenes,
-)
+from shared.contracts import SearchRetriever, SearchScenes
 from shared.errors import Conflict, InvalidRequest, ScenefleetError
 from shared.paths import hide_paths
 from shared.settings import Settings
@@ -19,9 +16,9 @@ from worker.models.spec import Kind, ModelSpec
 from worker.runtime import Runtime
 
 RETRIEVERS: tuple[SearchRetriever, ...] = get_args(SearchRetriever)
-#: Providers of kind text that weigh words as well.
+#: Providers of kind text that also produce lexical weights.
 _WEIGHING = ("bge-m3",)
-#: Retriever -> the stage that makes its rows.
+#: Retriever -> the stage that writes its rows.
 STAGES = {retriever: stage.name for stage in graph.PIPELINE for retriever in stage.retrievers}
 OF_MODE: dict[str, tuple[SearchRetriever, ...]] = {
     "keyword": ("keyword",),
@@ -42,18 +39,18 @@ class Call:
 class Plan:
     """What a search needs before it can be answered."""
 
-    #: Queue (text, vision) -> what to ask there.
+    #: Queue (text, vision) -> the task to send.
     calls: dict[str, Call] = field(default_factory=dict)
-    #: Retriever -> why it takes no part though the mode has it.
+    #: Retriever of the mode -> why this search does not use it.
     refused: dict[str, str] = field(default_factory=dict)
-    #: Retriever -> why it is missing though this fleet has it.
+    #: Retriever of this search -> why it has no answer.
     missing: dict[str, str] = field(default_factory=dict)
     #: Retrievers that are wanted and possible.
     retrievers: list[SearchRetriever] = field(default_factory=list)
 
 
 def check(request: SearchScenes, settings: Settings) -> None:
-    """Refuse what the contract alone can't see.
+    """Refuse requests that are valid by the contract but make no sense.
 
     Raises:
         InvalidRequest, Conflict.
@@ -91,12 +88,12 @@ def plan(
     kept: Mapping[str, Any] | None = None,
     said: Mapping[str, Any] | None = None,
 ) -> Plan:
-    """Which retrievers the search has, and what the queues must be asked.
+    """Choose the retrievers of a search, and the tasks to send.
 
     Args:
         ready: families that have a ready node.
-        kept: what the queues answered for an earlier page; they are not asked again.
-        said: what the queues have answered for this page, which was planned before.
+        kept: the answers of the queues for an earlier page: no task is sent again.
+        said: the answers of the queues for this page, which was planned before.
     """
     made = Plan()
     weights = weigh(request, runtime.settings)
@@ -122,18 +119,12 @@ def plan(
         }
         calls["text"] = Call(routing.TEXT_EMBED, payload)
     if "vision" in made.retrievers and request.image_key is not None:
-        payload = {
-            "user_id": request.user_id,
-            "storage_keys": [request.image_key],
-            "model": models["vision"].name,
-        }
-        calls["vision"] = Call(routing.VISION_EMBED_IMAGES, payload)
+        picture = {"user_id": request.user_id, "storage_keys": [request.image_key]}
+        calls["vision"] = Call(routing.VISION_EMBED_IMAGES, {**picture, "model": models["vision"].name})
     elif "vision" in made.retrievers and request.query is not None and request.like_scene is None:
         payload = {"texts": [request.query], "model": models["vision"].name}
         calls["vision"] = Call(routing.VISION_EMBED_TEXTS, payload)
-    for queue, call in calls.items():
-        if kept is not None:
-            continue
+    for queue, call in calls.items() if kept is None else ():
         if queue in ready:
             made.calls[queue] = call
         else:
@@ -142,10 +133,10 @@ def plan(
 
 
 def models_of(request: SearchScenes, runtime: Runtime) -> dict[Kind, ModelSpec]:
-    """The model of each kind that this search uses: the active one, unless the request names another.
+    """The model of each kind that a search uses: the active one, unless the request names another.
 
     Raises:
-        InvalidRequest: it names none of the kind.
+        InvalidRequest: the named model does not exist or has another kind.
     """
     models = dict(runtime.active.models())
     named: dict[Kind, str | None] = {"text": request.text_model, "vision": request.vision_model}
@@ -162,7 +153,7 @@ def models_of(request: SearchScenes, runtime: Runtime) -> dict[Kind, ModelSpec]:
 
 
 def miss(made: Plan, queue: str, reason: str) -> None:
-    """Note that a queue has no answer for this search."""
+    """Record why the retrievers of a queue have no answer."""
     for retriever in ("text", "lexical") if queue == "text" else ("vision",):
         if retriever in made.retrievers:
             made.missing[retriever] = reason
@@ -175,13 +166,13 @@ def _no_use(
     weight: float,
     text_model: ModelSpec | None,
 ) -> str | None:
-    """Why a retriever of the mode takes no part in this search."""
+    """Why this search does not use a retriever of its mode; None if it does."""
     skipped = runtime.policy.skips.get(STAGES.get(retriever, ""))
     if skipped is not None:
         return skipped
-    if retriever in ("keyword", "lexical", "screen") and request.query is None:
-        return "no words are searched for"
-    if retriever == "text" and request.query is None and request.like_scene is None:
+    if request.query is None and (
+        retriever in ("keyword", "lexical", "screen") or (retriever == "text" and request.like_scene is None)
+    ):
         return "no words are searched for"
     if retriever == "vision" and not (request.query or request.like_scene or request.image_key):
         return "nothing to be seen is searched for"
@@ -192,10 +183,8 @@ def _no_use(
 
 
 def weigh(request: SearchScenes, settings: Settings) -> dict[str, float]:
-    """Retriever -> its weight in this search; mode keyword scores by rank alone."""
-    weights: dict[str, float] = {
-        retriever: getattr(settings, f"search_{retriever}_weight") for retriever in RETRIEVERS
-    }
+    """Retriever -> its weight in this search; mode keyword scores by rank only."""
+    weights: dict[str, float] = {name: getattr(settings, f"search_{name}_weight") for name in RETRIEVERS}
     weights |= {retriever: float(value) for retriever, value in request.weights if value is not None}
     if request.mode == "keyword":
         weights["keyword"] = 1.0

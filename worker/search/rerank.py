@@ -1,4 +1,4 @@
-"""The best hits of a search read once more, together with the query: what the reranker is asked, and its order."""
+"""Reranking: what the reranker is asked about the best hits of a search, and the order of its scores."""
 
 from __future__ import annotations
 
@@ -11,50 +11,43 @@ from shared.errors import InvalidRequest
 from shared.settings import Settings
 from worker.search.plan import Call
 
-#: A hit's words as the reranker reads them: fifty fit a message.
-_RERANKED_BYTES = 1_000
-_RERANK_QUERY_CHARS = 1_000
+#: Fifty transcripts of this size fit into a message.
+_DOCUMENT_BYTES = 1_000
+_QUERY_CHARS = 1_000
 
 
 def rerank_call(request: SearchScenes, draft: SearchAnswer) -> Call | None:
-    """What to ask the reranker; None when no hit has words to read."""
-    documents = [_readable(hit.transcript) for hit in _readers(request, draft)]
+    """What to ask the reranker; None if no hit has words."""
+    documents = [
+        hit.transcript.encode()[:_DOCUMENT_BYTES].decode(errors="ignore")
+        for hit in _with_words(request, draft)
+    ]
     if not documents or request.query is None:
         return None
-    return Call(routing.TEXT_RERANK, {"query": request.query[:_RERANK_QUERY_CHARS], "documents": documents})
+    return Call(routing.TEXT_RERANK, {"query": request.query[:_QUERY_CHARS], "documents": documents})
 
 
-def _readers(request: SearchScenes, draft: SearchAnswer) -> list[SearchHit]:
+def _with_words(request: SearchScenes, draft: SearchAnswer) -> list[SearchHit]:
     return [hit for hit in draft.hits[: request.rerank or 0] if hit.transcript.strip()]
 
 
-def _readable(transcript: str) -> str:
-    return transcript.encode()[:_RERANKED_BYTES].decode(errors="ignore")
-
-
 def reranked(
-    request: SearchScenes, settings: Settings, draft: SearchAnswer, said: Mapping[str, Any] | None
+    request: SearchScenes, settings: Settings, draft: SearchAnswer, said: Mapping[str, Any]
 ) -> SearchAnswer:
-    """The draft in the reranker's order; hits without words keep their places. Without its answer as it is, and saying so."""
+    """The draft in the order of the reranker's scores; hits without words keep their places.
+
+    ``said``: {"ok": its answer}, or {"error": why there is none}: then the draft's order stays, and the answer is degraded.
+    """
     limit = request.limit or settings.search_default_results
-    if said is None or "ok" not in said:
-        why = f"no answer in {settings.search_deadline_s:g} s" if said is None else str(said["error"])
-        return draft.model_copy(
-            update={"hits": draft.hits[:limit], "degraded": {**draft.degraded, "rerank": why}}
-        )
-    readers = _readers(request, draft)
+    if "ok" not in said:
+        degraded = {**draft.degraded, "rerank": str(said["error"])}
+        return draft.model_copy(update={"hits": draft.hits[:limit], "degraded": degraded})
+    with_words = _with_words(request, draft)
     scores = parse(RerankScores, said["ok"]).scores
-    if len(scores) != len(readers):
+    if len(scores) != len(with_words):
         raise InvalidRequest(f"scores={len(scores)} is not acceptable: send one per document")
-    better = iter(
-        sorted(
-            (
-                hit.model_copy(update={"rerank_score": score})
-                for hit, score in zip(readers, scores, strict=True)
-            ),
-            key=lambda hit: -(hit.rerank_score or 0.0),
-        )
-    )
-    readable = {hit.scene_id for hit in readers}
-    hits = [next(better) if hit.scene_id in readable else hit for hit in draft.hits]
+    ranked = sorted(zip(scores, with_words, strict=True), key=lambda pair: -pair[0])
+    better = (hit.model_copy(update={"rerank_score": score}) for score, hit in ranked)
+    moved = {hit.scene_id for hit in with_words}
+    hits = [next(better) if hit.scene_id in moved else hit for hit in draft.hits]
     return draft.model_copy(update={"hits": tuple(hits[:limit])})

@@ -1,34 +1,35 @@
-"""Answers to requests about people, which wait in Redis for whoever asked: whose they are, and what an erasure removes.
+"""Stored answers to requests about people: whose they are, and what an erasure removes.
 
-Celery keeps an answer under ``celery-task-meta-{task id}``; nothing in it says whose it is. So a request about people is
-noted under its user before it does anything: ``scenefleet:answers:{user}`` has its task id and the time (Redis's clock),
-``scenefleet:asking:{user}`` has it until its answer is stored. An erasure looks at these ids only, so it never sees an
-answer of another user, nor a key that is not ours, and its cost is the user's own requests of the last minutes.
+Celery stores an answer under ``celery-task-meta-{task id}``, which does not name its user. So a request about people is
+recorded under its user before it does anything: ``scenefleet:answers:{user}`` has its task id and the time (Redis's clock),
+``scenefleet:asking:{user}`` has it until its answer is stored. An erasure reads only these ids. So it never sees an answer
+of another user or a key of another program, and its cost is the user's own requests of the last minutes.
 """
 
 from __future__ import annotations
 
 import json
 import re
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 from celery.states import EXCEPTION_STATES
 from redis.exceptions import RedisError
 
+from shared.contracts import ID_PATTERN
 from shared.errors import BrokerUnavailable
 from shared.routing import REQUEST_LIMIT_S
 from worker.app import app
 from worker.search.wait import PENDING, search_key
 
 _ANSWERS, _ASKING = "scenefleet:answers:", "scenefleet:asking:"
-_USER = re.compile(r"[A-Za-z0-9_-]{1,64}", re.ASCII)
-#: A search is answered under its first task's id within so long of it, seconds.
+#: A search is answered under the id of its first task within this time, seconds.
 _LATEST_S = REQUEST_LIMIT_S + 240
 #: Fields of answers that hold people's ids, and their names (``shared.contracts``).
 _ID_FIELDS = ("person_id", "other_id")
 _NAME_FIELDS = ("name", "other", "old_name", "new_name")
-#: Answers read at once.
+#: Number of answers read at once.
 _CHUNK = 500
 
 _NOTE = """
@@ -42,45 +43,52 @@ end
 """
 
 
+@contextmanager
+def _redis() -> Iterator[Any]:
+    try:
+        yield app.backend.client
+    except RedisError as error:
+        raise BrokerUnavailable(
+            f"Redis does not answer ({error}): is it running, is REDIS_URL right?"
+        ) from error
+
+
 def now() -> float:
     """Redis's time, seconds.
 
     Raises:
         BrokerUnavailable.
     """
-    try:
-        second, microsecond = app.backend.client.time()
-    except RedisError as error:
-        raise _away(error) from error
+    with _redis() as client:
+        second, microsecond = client.time()
     return float(second) + float(microsecond) / 1e6
 
 
 def note_asked(user_id: object, task_id: str | None) -> None:
-    """A user's request begins: from now on its answer is known to be the user's.
+    """Record that a user's request begins: its answer is the user's.
 
     Raises:
-        BrokerUnavailable: Redis is away, and could not take the answer either.
+        BrokerUnavailable: Redis is unavailable, and could not store the answer either.
     """
-    if task_id is None or not isinstance(user_id, str) or not _USER.fullmatch(user_id):
-        return
-    kept_s = int(app.conf.result_expires) + _LATEST_S
-    try:
-        app.backend.client.eval(_NOTE, 2, _ANSWERS + user_id, _ASKING + user_id, task_id, kept_s)
-    except RedisError as error:
-        raise _away(error) from error
+    if _has_user(user_id, task_id):
+        kept_s = int(app.conf.result_expires) + _LATEST_S
+        with _redis() as client:
+            client.eval(_NOTE, 2, f"{_ANSWERS}{user_id}", f"{_ASKING}{user_id}", task_id, kept_s)
 
 
 def note_answered(user_id: object, task_id: str | None) -> None:
-    """The answer is stored, or another task will store it."""
-    if task_id is not None and isinstance(user_id, str) and _USER.fullmatch(user_id):
-        try:
-            app.backend.client.zrem(_ASKING + user_id, task_id)
-        except RedisError as error:
-            raise _away(error) from error
+    """Record that the answer is stored, or that another task will store it."""
+    if _has_user(user_id, task_id):
+        with _redis() as client:
+            client.zrem(f"{_ASKING}{user_id}", task_id)
+
+
+def _has_user(user_id: object, task_id: str | None) -> bool:
+    return task_id is not None and isinstance(user_id, str) and bool(re.fullmatch(ID_PATTERN, user_id))
 
 
 def remove(user_id: str, external_ids: Collection[str], names: Collection[str], until: float) -> int:
-    """Remove the user's answers that name somebody; an error keeps its place and loses the name. Returns how many."""
+    """Remove the user's answers that name a person, and the name from errors. Returns how many."""
     count = 0
     client = app.backend.client
     for key, cleaned in _found(user_id, external_ids, names, until):
@@ -89,14 +97,14 @@ def remove(user_id: str, external_ids: Collection[str], names: Collection[str], 
 
 
 def count(user_id: str, external_ids: Collection[str], names: Collection[str], until: float) -> int:
-    """How many of the user's answers name somebody, or were asked for before ``until`` and may still do so."""
+    """How many of the user's answers name a person, or were requested before ``until`` and may still do so."""
     client = app.backend.client
     asking = client.zrangebyscore(_ASKING + user_id, until - _LATEST_S, until)
     return len(asking) + _searching(user_id) + sum(1 for _ in _found(user_id, external_ids, names, until))
 
 
 def _searching(user_id: str) -> int:
-    """Searches of the user that wait for a reranker: they hold an answer already. Over in seconds."""
+    """How many searches of the user wait for a reranker: they hold an answer for some seconds."""
     client = app.backend.client
     waiting = 0
     for search in client.zrange(PENDING, 0, -1):
@@ -109,8 +117,11 @@ def _searching(user_id: str) -> int:
 def _found(
     user_id: str, external_ids: Collection[str], names: Collection[str], until: float
 ) -> Iterator[tuple[bytes, bytes]]:
-    """Keys of the user's answers that name somebody, and what to put there; nothing: remove it."""
+    """Keys of the user's answers that name a person, and what to store instead; empty: remove the key."""
     client, backend = app.backend.client, app.backend
+    wanted = dict.fromkeys(_ID_FIELDS, frozenset(external_ids)) | dict.fromkeys(
+        _NAME_FIELDS, frozenset(names)
+    )
     tasks = client.zrangebyscore(_ANSWERS + user_id, "-inf", until)
     for first in range(0, len(tasks), _CHUNK):
         keys = [backend.get_key_for_task(task.decode()) for task in tasks[first : first + _CHUNK]]
@@ -120,7 +131,7 @@ def _found(
                 cleaned = _clean(answer, names)
                 if cleaned != answer:
                     yield key, json.dumps(cleaned).encode()
-            elif _names(answer.get("result"), set(external_ids), set(names)):
+            elif _names(answer.get("result"), wanted):
                 yield key, b""
 
 
@@ -133,7 +144,7 @@ def _read(value: bytes | None) -> dict[str, Any]:
 
 
 def _clean(answer: dict[str, Any], names: Collection[str]) -> dict[str, Any]:
-    """An error of the user's own, without the name where it is quoted."""
+    """An error, without the names that it quotes."""
     result = answer.get("result")
     if not isinstance(result, dict):
         return answer
@@ -149,25 +160,16 @@ def _clean(answer: dict[str, Any], names: Collection[str]) -> dict[str, Any]:
     return {**cleaned, "traceback": without(answer["traceback"])} if "traceback" in answer else cleaned
 
 
-def _names(result: Any, external_ids: set[str], names: set[str]) -> bool:
-    """Whether a field of an answer has an id of the erased, or a name of theirs."""
+def _names(result: Any, wanted: Mapping[str, Collection[str]]) -> bool:
+    """Whether a field of an answer, at any depth, has one of the values wanted of it."""
     if isinstance(result, list):
-        return any(_names(part, external_ids, names) for part in result)
-    if not isinstance(result, dict):
+        return any(_names(part, wanted) for part in result)
+    # The receipt of an erasure names nobody, and its caller waits for it.
+    if not isinstance(result, dict) or (
+        result.get("state") in ("erasing", "erased") and result.get("name") == ""
+    ):
         return False
-    if result.get("state") in ("erasing", "erased") and result.get("name") == "":
-        # Says that somebody is erased and nothing else: whoever waits for the receipt waits for it.
-        return False
-    return (
-        _holds(result, _ID_FIELDS, external_ids)
-        or _holds(result, _NAME_FIELDS, names)
-        or any(_names(part, external_ids, names) for part in result.values())
+    return any(
+        value in wanted.get(field, ()) if isinstance(value, str) else _names(value, wanted)
+        for field, value in result.items()
     )
-
-
-def _holds(result: dict[str, Any], fields: Collection[str], wanted: set[str]) -> bool:
-    return any(isinstance(value := result.get(field), str) and value in wanted for field in fields)
-
-
-def _away(error: Exception) -> BrokerUnavailable:
-    return BrokerUnavailable(f"Redis does not answer ({error}): is it running, is REDIS_URL right?")

@@ -1,11 +1,11 @@
-"""Searches that wait for other nodes: what was asked, and what the queues have answered so far. In Redis, no slot waits.
+"""Searches that wait for model nodes: the request, and the answers of the queues so far. In Redis; no slot waits.
 
-A search leaves its slot when it has sent its query to the queues of the models. Each answer is noted here; whichever
-completes the set, or a thread of the search nodes' children once the deadline has passed, sends the message that
-finishes the search. Every step is one script, so two can't both be the last, and Redis's clock is the only one.
+A search leaves its slot after it has sent its query to the queues of the models. Each answer is recorded here. The last
+answer, or, after the deadline, a thread of the search nodes' children, sends the message that finishes the search. Each
+step is one script, so that two processes can't both be the last, and all times come from Redis's clock.
 
-Whoever finishes a search claims it for a while and removes it when the answer is stored: killed in between, it is
-finished again by the next message, which the same threads send when the claim has run out.
+The process that finishes a search claims it for a while, and removes it when the answer is stored. If the process dies
+in between, those threads send another message when the claim has expired.
 """
 
 from __future__ import annotations
@@ -17,30 +17,32 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any, cast
+from typing import Any
 
 import redis
 from redis.exceptions import RedisError
 
+from shared import routing
 from shared.errors import BrokerUnavailable
 from shared.logs import get_logger
 from shared.nodes import ready_families
-from shared.settings import Settings, get_settings
+from shared.settings import get_settings
+from worker.app import app
 
 log = get_logger(__name__)
 
-#: How often a search node looks for searches whose time is up.
+#: Interval at which a search node looks for searches whose deadline has passed.
 LOOK_S = 0.25
-#: A message that finishes a search and was lost is sent again after so long.
+#: A message that finishes a search is sent again after this time.
 _AGAIN_S = 10
-#: How long a search belongs to whoever finishes it without a further sign of life.
+#: How long a claim of a search lasts unless it is extended.
 CLAIM_S = 5
-#: What is left of a search nobody finished goes by itself.
+#: An unfinished search expires this long after its deadline.
 _KEPT_S = 180
-#: How long the pages after the first are made of the same query vectors.
+#: How long later pages of a search use the same query vectors.
 PAGES_S = 900
 _NODES_S = 1.0
-#: The waiting searches by when their time is up.
+#: The waiting searches by their deadline.
 PENDING = "scenefleet:searches"
 
 _BEGIN = """
@@ -102,32 +104,26 @@ return found
 
 @dataclass(frozen=True)
 class Claimed:
-    """A search that is ours to finish, for ``CLAIM_S``."""
+    """A search that this process finishes."""
 
-    #: What was asked.
+    #: The request, and what the caller wants done with the answer.
     state: dict[str, Any]
-    #: What each queue has answered.
+    #: Queue -> its answer.
     queues: dict[str, dict[str, Any]]
-    #: How many have claimed it, this time included: those before have died.
+    #: Number of claims, this one included; earlier claimants have died.
     claims: int
 
 
 class Pending:
-    """The waiting searches of one Redis. Made after the fork: a child never uses its parent's connections.
+    """The waiting searches of one Redis. Made after the fork: a child must not use its parent's connections.
 
-    Every method raises ``BrokerUnavailable`` when Redis is away.
+    Every method raises ``BrokerUnavailable`` if Redis does not answer.
     """
 
     def __init__(self, redis_url: str) -> None:
         self._redis: Any = redis.Redis.from_url(
             redis_url, socket_timeout=5, socket_connect_timeout=3, decode_responses=True
         )
-        self._begin = self._redis.register_script(_BEGIN)
-        self._arrive = self._redis.register_script(_ARRIVE)
-        self._claim = self._redis.register_script(_CLAIM)
-        self._extend = self._redis.register_script(_EXTEND)
-        self._remove = self._redis.register_script(_REMOVE)
-        self._due = self._redis.register_script(_DUE)
         self._nodes: tuple[float, frozenset[str]] = (float("-inf"), frozenset())
 
     def begin(
@@ -139,25 +135,19 @@ class Pending:
         deadline_s: float,
         instead_of: str | None = None,
     ) -> None:
-        """Remember a search that waits for these queues, ``deadline_s`` at most; ``instead_of`` is forgotten."""
+        """Store a search that waits for these queues, at most ``deadline_s``; ``instead_of`` is removed."""
         before = instead_of or ""
-        arguments = [
-            json.dumps(state),
-            ",".join(needs),
-            deadline_s,
-            int(deadline_s + _KEPT_S),
-            search,
-            before,
-        ]
-        self._run(self._begin, [search_key(search), PENDING, search_key(before)], arguments)
+        kept_s = int(deadline_s + _KEPT_S)
+        arguments = [json.dumps(state), ",".join(needs), deadline_s, kept_s, search, before]
+        self._script(_BEGIN, [search_key(search), PENDING, search_key(before)], arguments)
 
     def arrive(self, search: str, queue: str, answer: Mapping[str, Any]) -> bool:
-        """Note what a queue answered; whether that was the last one missing. A search that is over notes nothing."""
-        return bool(self._run(self._arrive, [search_key(search)], [queue, json.dumps(answer)]))
+        """Record the answer of a queue, and return whether it was the last missing one. Ignored if the search is over."""
+        return bool(self._script(_ARRIVE, [search_key(search)], [queue, json.dumps(answer)]))
 
     def claim(self, search: str) -> Claimed | None:
-        """Make a search ours to finish; None when it is over, or somebody else is at it."""
-        flat = cast("list[str]", self._run(self._claim, [search_key(search), PENDING], [search, CLAIM_S]))
+        """Claim a search to finish it; None if it is over, or claimed by another process."""
+        flat = self._script(_CLAIM, [search_key(search), PENDING], [search, CLAIM_S])
         if not flat:
             return None
         fields = dict(zip(flat[::2], flat[1::2], strict=True))
@@ -169,24 +159,33 @@ class Pending:
         return Claimed(json.loads(fields["state"]), queues, int(fields["claims"]))
 
     def extend(self, search: str) -> None:
-        """A claimed search is being worked on: ours for ``CLAIM_S`` from now."""
-        self._run(self._extend, [search_key(search), PENDING], [search, CLAIM_S])
+        """Extend the claim of a search to ``CLAIM_S`` from now."""
+        self._script(_EXTEND, [search_key(search), PENDING], [search, CLAIM_S])
 
     def remove(self, search: str) -> None:
-        """Its answer is stored: nobody has to finish it any more."""
-        self._run(self._remove, [search_key(search), PENDING], [search])
+        """Remove a search whose answer is stored."""
+        self._script(_REMOVE, [search_key(search), PENDING], [search])
 
-    def state(self, search: str) -> dict[str, Any] | None:
-        """What was asked, without claiming it."""
+    def send_finish(self, search: str) -> None:
+        """Send the message that lets a search node answer, under the id of the caller's task. May be sent twice."""
         found = self._run(self._redis.hget, search_key(search), "state")
-        return None if found is None else json.loads(found)
+        if found is not None:
+            state = json.loads(found)
+            app.send_task(
+                routing.SEARCH_FINISH,
+                kwargs={"search": search},
+                task_id=state["task_id"],
+                queue=routing.REQUESTS,
+                retry=False,
+                **state["options"],
+            )
 
     def due(self) -> list[str]:
-        """Searches whose deadline has passed; each is told again only after a while."""
-        return list(self._run(self._due, [PENDING], [_AGAIN_S, search_key("")]))
+        """Searches whose deadline has passed; each is returned again only after ``_AGAIN_S``."""
+        return list(self._script(_DUE, [PENDING], [_AGAIN_S, search_key("")]))
 
     def keep_page(self, name: str, queues: Mapping[str, Any]) -> None:
-        """Keep what the queues answered, so that the pages after this one are in the same order."""
+        """Keep the answers of the queues, so that later pages have the same order."""
         self._run(self._redis.set, f"scenefleet:page:{name}", json.dumps(queues), PAGES_S)
 
     def page(self, name: str) -> dict[str, Any] | None:
@@ -194,10 +193,13 @@ class Pending:
         return None if found is None else json.loads(found)
 
     def ready_families(self) -> frozenset[str]:
-        """Families of which some node says it is ready; at most a second old."""
+        """Families with a ready node; at most a second old."""
         if time.monotonic() - self._nodes[0] > _NODES_S:
             self._nodes = (time.monotonic(), frozenset(self._run(ready_families, self._redis)))
         return self._nodes[1]
+
+    def _script(self, source: str, keys: Sequence[str], arguments: Sequence[Any]) -> Any:
+        return self._run(self._redis.register_script(source), keys, arguments)
 
     def _run(self, call: Callable[..., Any], *arguments: Any) -> Any:
         try:
@@ -209,23 +211,23 @@ class Pending:
 
 
 def search_key(search: str) -> str:
-    """Where a waiting search is kept: a hash."""
+    """The key of a waiting search: a hash."""
     return f"scenefleet:search:{search}"
 
 
 @lru_cache(maxsize=1)
 def get_pending() -> Pending:
-    """This process's view of the waiting searches; to be called in a pool child only."""
+    """This process's view of the waiting searches; only for pool children."""
     return Pending(get_settings().require("redis_url"))
 
 
-#: What this process is finishing right now.
+#: The searches that this process is finishing.
 _in_work: set[str] = set()
 
 
 @contextmanager
 def working_on(search: str) -> Iterator[None]:
-    """Keep a claimed search ours for as long as this takes (``watch`` runs in this process)."""
+    """Keep the claim of a search while this block runs (``watch`` runs in this process)."""
     _in_work.add(search)
     try:
         yield
@@ -233,22 +235,23 @@ def working_on(search: str) -> Iterator[None]:
         _in_work.discard(search)
 
 
-def watch(settings: Settings, finish: Callable[[Pending, str], None]) -> None:
-    """From now on let ``finish`` see every search whose time is up; in a thread of this process."""
+def watch() -> None:
+    """Start the thread that extends this process's claims and finishes searches whose deadline has passed."""
 
     def look() -> None:
-        pending = Pending(settings.require("redis_url"))
+        # A connection of its own: this thread must not wait for a request's.
+        pending = Pending(get_settings().require("redis_url"))
         while True:
             time.sleep(LOOK_S)
             try:
                 for search in tuple(_in_work):
                     pending.extend(search)
                 for search in pending.due():
-                    finish(pending, search)
+                    pending.send_finish(search)
             except BrokerUnavailable as error:
                 log.warning("waiting searches not looked at", error=error)
             except Exception:
-                # The thread has to live as long as the process, whatever it was.
+                # The thread must not end before the process.
                 log.exception("waiting searches not looked at")
 
     threading.Thread(target=look, name="searches", daemon=True).start()

@@ -26,21 +26,15 @@ def write_levels(
 ) -> None:
     """Replace what this run says of these scenes, so that a job may run twice."""
     session.execute(sa.delete(LOUDNESS).where(LOUDNESS.c.run == run, LOUDNESS.c.scene_id.in_(scenes)))
-    rows = [
-        {"scene_id": scene, "run": run, "user_id": user_id, "dbfs": dbfs} for scene, dbfs in levels.items()
-    ]
-    if rows:
+    shared = {"run": run, "user_id": user_id}
+    if rows := [{"scene_id": scene, "dbfs": dbfs, **shared} for scene, dbfs in levels.items()]:
         session.execute(sa.insert(LOUDNESS), rows)
 
 
 def describe(session: Session, stage_runs: Mapping[str, int], scenes: Sequence[UUID]) -> dict[UUID, Any]:
     """Scene -> its level, for the sidecar."""
-    rows = session.execute(
-        sa.select(LOUDNESS.c.scene_id, LOUDNESS.c.dbfs).where(
-            LOUDNESS.c.run == stage_runs["loudness"], LOUDNESS.c.scene_id.in_(scenes)
-        )
-    )
-    return {row.scene_id: {"dbfs": row.dbfs} for row in rows}
+    own = (LOUDNESS.c.run == stage_runs["loudness"], LOUDNESS.c.scene_id.in_(scenes))
+    return {row.scene_id: {"dbfs": row.dbfs} for row in session.execute(sa.select(LOUDNESS).where(*own))}
 
 
 def at_least(value: Any) -> tuple[str, dict[str, Any]]:
