@@ -36,25 +36,29 @@ def run_pytest(
     )
 
 
-NEEDS_ASSETS = {
-    "by the fixture": "def test_one(assets): pass",
-    "by the mark": "from tests.contracts.candidates import needs_assets\n\n@needs_assets\ndef test_one(): pass",
-    "by a checkpoint": "from pathlib import Path\nfrom tests.checkpoints import adaface\n\ndef test_one(tmp_path): adaface.build(tmp_path)",
-}
+NEEDS_ASSETS = """
+from tests.checkpoints import adaface
+from tests.contracts.candidates import needs_assets
+
+def test_by_the_fixture(assets): pass
+
+@needs_assets
+def test_by_the_mark(): pass
+
+def test_by_a_checkpoint(tmp_path): adaface.build(tmp_path)
+"""
 
 
-@pytest.mark.parametrize("way", NEEDS_ASSETS)
-def test_without_assets_a_test_skips_here_and_fails_in_ci(tmp_path: Path, way: str) -> None:
-    here = run_pytest(tmp_path, NEEDS_ASSETS[way], **{VARIABLE: "", "CI": ""})
-    assert here.returncode == 0 and "1 skipped" in here.stdout, here.stdout
-    ci = run_pytest(tmp_path, NEEDS_ASSETS[way], **{VARIABLE: "", "CI": "true"})
-    assert ci.returncode == 1 and "skipped" not in ci.stdout.splitlines()[-1], ci.stdout
-    assert f"{VARIABLE} is not set" in ci.stdout
-
-
-def test_assets_that_are_not_there_fail_in_ci_too(tmp_path: Path) -> None:
-    gone = run_pytest(tmp_path, NEEDS_ASSETS["by the fixture"], **{VARIABLE: "/nowhere", "CI": "true"})
-    assert gone.returncode == 1 and f"{VARIABLE}=/nowhere is no folder" in gone.stdout, gone.stdout
+@pytest.mark.parametrize(("place", "reason"), [("", "is not set"), ("/nowhere", "=/nowhere is no folder")])
+def test_without_assets_a_test_skips_here_and_fails_in_ci(tmp_path: Path, place: str, reason: str) -> None:
+    if not place:
+        here = run_pytest(tmp_path, NEEDS_ASSETS, **{VARIABLE: place, "CI": ""})
+        assert here.returncode == 0 and "3 skipped" in here.stdout.splitlines()[-1], here.stdout
+    ci = run_pytest(tmp_path, NEEDS_ASSETS, **{VARIABLE: place, "CI": "true"})
+    assert "figures" not in ci.stdout
+    last = ci.stdout.splitlines()[-1]
+    assert ci.returncode == 1 and not {"skipped", "passed"} & set(last.split()), ci.stdout
+    assert ci.stdout.count(f"{VARIABLE}{reason if place else ' ' + reason}") >= 3
 
 
 @pytest.mark.parametrize("arguments", [(), ("-n", "2")], ids=["one process", "side by side"])
@@ -69,7 +73,3 @@ def test_figures_of_tests_that_pass_reach_the_log(tmp_path: Path, arguments: tup
     (heading,) = [number for number, line in enumerate(lines) if "= figures =" in line]
     assert lines[heading + 1] == "test_it.py::test_a  recall: 0.5"
     assert lines[heading + 2] == "test_it.py::test_b  word error rate: 0.071"
-
-
-def test_there_is_no_section_without_a_figure(tmp_path: Path) -> None:
-    assert "figures" not in run_pytest(tmp_path, "def test_a(): pass").stdout

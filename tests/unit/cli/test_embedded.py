@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import importlib.util
 import os
 import shutil
 import socket
 import stat
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
@@ -34,10 +35,22 @@ from tests.support.services import PostgresServer, RedisServer
 pytestmark = pytest.mark.slow
 
 
-def test_postgres_runs_in_a_folder_with_spaces_keeps_its_data_and_wants_its_password(tmp_path: Path) -> None:
-    server = PostgresServer(tmp_path / "a 100% folder")
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[PostgresServer]:
+    """A Postgres whose first set-up was interrupted, in a folder that is closed to others."""
+    home = tmp_path_factory.mktemp("home") / "a 100% folder"
+    home.mkdir(mode=0o700)
+    (home / "data.new").mkdir()
+    (home / "data.new" / "PG_VERSION").write_text("18\n")
+    server = PostgresServer(home)
+    server.start()
+    yield server
+    server.stop()
+
+
+def test_postgres_keeps_its_data_and_wants_its_password(server: PostgresServer) -> None:
+    assert not (server.folder / "data.new").exists()
     for life in (1, 2):
-        url = server.start()
         with pytest.raises(psycopg.OperationalError, match="password"):
             psycopg.connect(postgres.server_url(server.port, "wrong"), connect_timeout=5)
         with psycopg.connect(server.url()) as connection:
@@ -45,25 +58,15 @@ def test_postgres_runs_in_a_folder_with_spaces_keeps_its_data_and_wants_its_pass
                 "SELECT current_setting('listen_addresses'), current_setting('unix_socket_directories')"
             ).fetchone()
         assert shown == ("127.0.0.1", "")
-        with psycopg.connect(url) as connection:
+        with psycopg.connect(postgres.server_url(server.port, server.password)) as connection:
             connection.execute("CREATE TABLE IF NOT EXISTS lives (life int)")
             connection.execute("INSERT INTO lives VALUES (%s)", (life,))
-            row = connection.execute("SELECT count(*) FROM lives").fetchone()
-            vector = connection.execute(
-                "SELECT 1 FROM pg_available_extensions WHERE name = 'vector'"
-            ).fetchone()
+            assert connection.execute("SELECT count(*) FROM lives").fetchone() == (life,)
+            assert connection.execute(
+                "SELECT count(*) FROM pg_available_extensions WHERE name = 'vector'"
+            ).fetchone() == (1,)
         server.stop()
-        assert row == (life,)
-        assert vector is not None
-
-
-def test_an_interrupted_setup_is_begun_again(tmp_path: Path) -> None:
-    (tmp_path / "data.new").mkdir()
-    (tmp_path / "data.new" / "PG_VERSION").write_text("18\n")
-    postgres.prepare(tmp_path / "data", "secret", tmp_path / "log")
-    assert (tmp_path / "data" / "global").is_dir()
-    assert not (tmp_path / "data.new").exists()
-    assert not (tmp_path / "postgres.password").exists()
+        server.start()
 
 
 def test_data_of_another_version_is_refused(tmp_path: Path) -> None:
@@ -158,7 +161,7 @@ def test_doctor_names_the_server_and_the_remedy(tmp_path: Path, monkeypatch: pyt
     system = tmp_path / "bin"
     # Nothing else: servers of this machine are not found.
     monkeypatch.setenv("PATH", str(system))
-    monkeypatch.setattr(redis_server.importlib.util, "find_spec", lambda name: None)
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     fake(system, "redis-server", "Redis server v=6.2.14 sha=0")
     found = machine_checks._check_redis_server()
     assert found.state == "warn"
@@ -168,9 +171,10 @@ def test_doctor_names_the_server_and_the_remedy(tmp_path: Path, monkeypatch: pyt
     assert machine_checks._check_redis_server().state == "ok"
 
 
-@pytest.fixture
-def behind_a_socket(tmp_path: Path) -> Iterator[tuple[Path, str, psutil.Process]]:
+@pytest.fixture(scope="module")
+def behind_a_socket(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Path, str, psutil.Process]]:
     """Folder, URL and process of a Redis as `up` runs it."""
+    tmp_path = tmp_path_factory.mktemp("home")
     folder = tmp_path / "a 100% folder"
     address = process_runner.socket_path(folder, redis_server.SOCKET)
     redis_server.prepare(folder, address, "secret")
@@ -264,20 +268,25 @@ def test_a_client_without_the_password_fills_no_memory(
         assert client.ping()
 
 
-def test_no_redis_at_all_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    ("find", "advice"),
+    [(redis_server.find_server, "apt-get install redis-server"), (postgres.find_binaries, "embedded")],
+)
+def test_no_server_at_all_says_what_to_install(
+    monkeypatch: pytest.MonkeyPatch, find: Callable[[], object], advice: str
+) -> None:
     monkeypatch.setenv("PATH", "/nowhere")
-    monkeypatch.setattr(redis_server.importlib.util, "find_spec", lambda name: None)
-    with pytest.raises(InvalidRequest, match="apt-get install redis-server"):
-        redis_server.find_server()
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(InvalidRequest, match=advice):
+        find()
 
 
-def test_no_postgres_at_all_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(postgres.importlib.util, "find_spec", lambda name: None)
-    with pytest.raises(InvalidRequest, match="embedded"):
-        postgres.find_binaries()
+only_root = pytest.mark.skipif(
+    os.geteuid() != 0 or sys.platform != "linux", reason="only root has rights to drop"
+)
 
 
-@pytest.mark.skipif(os.geteuid() != 0 or sys.platform != "linux", reason="only root has rights to drop")
+@only_root
 def test_root_becomes_nobody_without_any_right_of_root(tmp_path: Path) -> None:
     closed = tmp_path / "closed"
     closed.mkdir(mode=0o700)
@@ -295,7 +304,7 @@ def test_root_becomes_nobody_without_any_right_of_root(tmp_path: Path) -> None:
     assert stat.S_IMODE(closed.stat().st_mode) == 0o700, "another way in was opened"
 
 
-@pytest.mark.skipif(os.geteuid() != 0 or sys.platform != "linux", reason="only root has rights to drop")
+@only_root
 def test_a_program_that_others_can_not_reach_keeps_one_right(tmp_path: Path) -> None:
     closed = tmp_path / "closed"
     closed.mkdir(mode=0o700)
@@ -306,35 +315,28 @@ def test_a_program_that_others_can_not_reach_keeps_one_right(tmp_path: Path) -> 
     assert "CapEff:\t0000000000000002" in said
 
 
-@pytest.mark.skipif(os.geteuid() != 0 or sys.platform != "linux", reason="only root has rights to drop")
-def test_postgres_of_root_runs_without_rights(tmp_path: Path) -> None:
+@only_root
+def test_postgres_of_root_runs_without_rights(server: PostgresServer) -> None:
     if not unprivileged.is_open(postgres.find_binaries() / "postgres"):
         pytest.skip("Postgres is installed in a folder that is closed to others")
-    home = tmp_path / "home"
-    home.mkdir(mode=0o700)
-    server = PostgresServer(home)
-    server.start()
-    try:
-        assert server.process is not None
-        main = psutil.Process(server.process.pid)
-        looked_at = 0
-        for process in (main, *main.children(recursive=True)):
-            try:
-                status, cwd = Path(f"/proc/{process.pid}/status").read_text(), process.cwd()
-            except (OSError, psutil.NoSuchProcess):
-                continue  # Postgres starts and ends its workers as it likes.
-            assert "CapEff:\t0000000000000000" in status and "Uid:\t0" not in status
-            assert cwd == str(home / "data")
-            looked_at += 1
-        assert looked_at >= 2 and main.is_running()
-        # Even its own superuser reads no file of root's.
-        with (
-            psycopg.connect(server.url(), autocommit=True) as connection,
-            pytest.raises(psycopg.errors.InsufficientPrivilege),
-        ):
-            connection.execute("SELECT pg_read_file('/etc/shadow')")
-    finally:
-        server.stop()
+    assert server.process is not None
+    main = psutil.Process(server.process.pid)
+    looked_at = 0
+    for process in (main, *main.children(recursive=True)):
+        try:
+            status, cwd = Path(f"/proc/{process.pid}/status").read_text(), process.cwd()
+        except (OSError, psutil.NoSuchProcess):
+            continue  # Postgres starts and ends its workers as it likes.
+        assert "CapEff:\t0000000000000000" in status and "Uid:\t0" not in status
+        assert cwd == str(server.folder / "data")
+        looked_at += 1
+    assert looked_at >= 2 and main.is_running()
+    # Even its own superuser reads no file of root's.
+    with (
+        psycopg.connect(server.url(), autocommit=True) as connection,
+        pytest.raises(psycopg.errors.InsufficientPrivilege),
+    ):
+        connection.execute("SELECT pg_read_file('/etc/shadow')")
 
 
 def test_a_home_of_before_is_taken_over(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
