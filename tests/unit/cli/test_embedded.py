@@ -20,6 +20,8 @@ import pytest
 import redis
 from celery import Celery
 from flower.utils.broker import Broker
+from redis.backoff import NoBackoff
+from redis.retry import Retry
 
 from cli.doctor import machine_checks
 from db import schema
@@ -33,6 +35,9 @@ from tests.support.fleet import eventually
 from tests.support.services import PostgresServer, RedisServer
 
 pytestmark = pytest.mark.slow
+
+#: Without it a client tries a wrong password for seconds.
+ONCE = Retry(NoBackoff(), 0)
 
 
 @pytest.fixture(scope="module")
@@ -94,7 +99,7 @@ def test_redis_is_durable_private_and_never_evicts(tmp_path: Path) -> None:
             assert client.config_get("appendonly") == {"appendonly": "yes"}
             assert client.config_get("maxmemory-policy") == {"maxmemory-policy": "noeviction"}
             assert client.config_get("bind") == {"bind": "127.0.0.1"}
-        with redis.Redis(port=server.port) as stranger, pytest.raises(redis.AuthenticationError):
+        with redis.Redis(port=server.port, retry=ONCE) as stranger, pytest.raises(redis.AuthenticationError):
             stranger.ping()
         assert stat.S_IMODE((server.folder / redis_server.CONFIG).stat().st_mode) == 0o600
         server.stop()
@@ -196,7 +201,7 @@ def test_redis_opens_no_port(behind_a_socket: tuple[Path, str, psutil.Process]) 
     path = unquote(urlsplit(url).path)
     assert stat.S_IMODE(Path(path).stat().st_mode) == 0o700
     assert stat.S_IMODE(Path(path).parent.stat().st_mode) == 0o700
-    with redis.Redis(unix_socket_path=path) as stranger, pytest.raises(redis.AuthenticationError):
+    with redis.Redis(unix_socket_path=path, retry=ONCE) as stranger, pytest.raises(redis.AuthenticationError):
         stranger.ping()
     assert "secret" not in hide_password(url) and path in unquote(hide_password(url))
 
