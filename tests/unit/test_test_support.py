@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.assets import VARIABLE
+from tests.support.assets import VARIABLE, find_assets
 
 pytestmark = pytest.mark.slow
 
@@ -36,29 +36,15 @@ def run_pytest(
     )
 
 
-NEEDS_ASSETS = """
-from tests.checkpoints import adaface
-from tests.contracts.candidates import needs_assets
-
-def test_by_the_fixture(assets): pass
-
-@needs_assets
-def test_by_the_mark(): pass
-
-def test_by_a_checkpoint(tmp_path): adaface.build(tmp_path)
-"""
-
-
-@pytest.mark.parametrize(("place", "reason"), [("", "is not set"), ("/nowhere", "=/nowhere is no folder")])
-def test_without_assets_a_test_skips_here_and_fails_in_ci(tmp_path: Path, place: str, reason: str) -> None:
-    if not place:
-        here = run_pytest(tmp_path, NEEDS_ASSETS, **{VARIABLE: place, "CI": ""})
-        assert here.returncode == 0 and "3 skipped" in here.stdout.splitlines()[-1], here.stdout
-    ci = run_pytest(tmp_path, NEEDS_ASSETS, **{VARIABLE: place, "CI": "true"})
-    assert "figures" not in ci.stdout
-    last = ci.stdout.splitlines()[-1]
-    assert ci.returncode == 1 and not {"skipped", "passed"} & set(last.split()), ci.stdout
-    assert ci.stdout.count(f"{VARIABLE}{reason if place else ' ' + reason}") >= 3
+@pytest.mark.parametrize(("place", "reason"), [("", " is not set"), ("/nowhere", "=/nowhere is no folder")])
+def test_without_assets_a_test_skips_here_and_fails_in_ci(
+    monkeypatch: pytest.MonkeyPatch, place: str, reason: str
+) -> None:
+    monkeypatch.setenv(VARIABLE, place)
+    for ci, outcome in (("", pytest.skip.Exception), ("true", pytest.fail.Exception)):
+        monkeypatch.setenv("CI", ci)
+        with pytest.raises(outcome, match=VARIABLE + reason):
+            find_assets()
 
 
 @pytest.mark.parametrize("arguments", [(), ("-n", "2")], ids=["one process", "side by side"])
@@ -66,10 +52,13 @@ def test_figures_of_tests_that_pass_reach_the_log(tmp_path: Path, arguments: tup
     done = run_pytest(
         tmp_path,
         "def test_b(record_figure): record_figure('word error rate', '0.071')\n"
-        "def test_a(record_figure):\n    record_figure('recall', 0.5)\n    assert False\n",
+        "def test_a(record_figure):\n    record_figure('recall', 0.5)\n    assert False\n"
+        "def test_c(assets): pass\n",
         *arguments,
+        **{VARIABLE: "", "CI": "true"},
     )
     lines = done.stdout.splitlines()
+    assert "1 failed, 1 passed" in lines[-1] and "1 error" in lines[-1]
     (heading,) = [number for number, line in enumerate(lines) if "= figures =" in line]
     assert lines[heading + 1] == "test_it.py::test_a  recall: 0.5"
     assert lines[heading + 2] == "test_it.py::test_b  word error rate: 0.071"
