@@ -62,7 +62,6 @@ class Fleet:
         self._configured = settings
         self.settings = settings
         self.plan: list[PlannedNode] = []
-        self.cleaned = 0
         self._process: subprocess.Popen[bytes] | None = None
         self._supervisor: Supervisor | None = None
         self._socket: Path | None = None
@@ -89,9 +88,8 @@ class Fleet:
         if "redis" in self.embedded:
             redis_server.find_server()
         self.home.acquire()
-        self.cleaned = orphans.stop(self.home)
-        if self.cleaned:
-            say(f"stopped {self.cleaned} processes that an earlier, killed `up` had left")
+        if cleaned := orphans.stop(self.home):
+            say(f"stopped {cleaned} processes that an earlier, killed `up` had left")
         self.home.remove_run()
         for record in (self.home.root / "work").glob("*.starts"):
             record.unlink()
@@ -111,11 +109,29 @@ class Fleet:
             if not (home.postgres / "PG_VERSION").is_file():
                 say("setting up Postgres")
             postgres.prepare(home.postgres, home.secret("postgres"), home.logs / "postgres.log")
-            programs.append(self._postgres_program(port))
+            programs.append(
+                Program(
+                    name="postgres",
+                    command=tuple(postgres.server_command(home.postgres, port)),
+                    cwd=home.postgres,
+                    priority=10,
+                    # "Fast" shutdown: TERM would wait for every client to leave.
+                    stop_signal="INT",
+                    stop_wait_s=STOP_SERVER_S,
+                )
+            )
         if "redis" in self.embedded:
             self._redis_socket = process_runner.socket_path(home.redis, redis_server.SOCKET)
             redis_server.prepare(home.redis, self._redis_socket, home.secret("redis"))
-            programs.append(self._redis_program())
+            programs.append(
+                Program(
+                    name="redis",
+                    command=tuple(redis_server.server_command()),
+                    cwd=home.redis,
+                    priority=20,
+                    stop_wait_s=STOP_SERVER_S,
+                )
+            )
         self._socket = process_runner.socket_path(home.root, process_runner.SOCKET)
         home.supervisor_config.write_text(process_runner.render_config(self._socket, programs))
         environment = child_environment(**{orphans.MARK: str(home.root), "SCENEFLEET_HOME": str(home.root)})
@@ -165,32 +181,12 @@ class Fleet:
             group=NODE_GROUP,
         )
 
-    def _postgres_program(self, port: int) -> Program:
-        return Program(
-            name="postgres",
-            command=tuple(postgres.server_command(self.home.postgres, port)),
-            cwd=self.home.postgres,
-            priority=10,
-            # "Fast" shutdown: TERM would wait for every client to leave.
-            stop_signal="INT",
-            stop_wait_s=STOP_SERVER_S,
-        )
-
-    def _redis_program(self) -> Program:
-        return Program(
-            name="redis",
-            command=tuple(redis_server.server_command()),
-            cwd=self.home.redis,
-            priority=20,
-            stop_wait_s=STOP_SERVER_S,
-        )
-
     def _control(self) -> Supervisor:
         assert self._supervisor is not None, "the fleet is not started"
         return self._supervisor
 
-    def view(self) -> list[NodeView]:
-        """The state of every node.
+    def view(self) -> tuple[list[NodeView], dict[str, bool]]:
+        """The state of every node, and of each embedded service whether it runs.
 
         Raises:
             Outage: the process runner ended; everything has to be stopped.
@@ -202,23 +198,10 @@ class Fleet:
             records = nodes.read_nodes(self.settings.redis_url)
         except BrokerUnavailable:
             records = {}
-        return [_view(node, states[node.name], records.get(nodes.node_name(node.name))) for node in self.plan]
-
-    def services(self) -> list[tuple[str, bool]]:
-        """The embedded services and whether each runs."""
-        states = self._control().states()
-        return [(name, states[name].state == "RUNNING") for name in self.embedded]
-
-    def wait_until_settled(
-        self, watch: Callable[[list[NodeView]], None], sleep: Callable[[float], object]
-    ) -> list[NodeView]:
-        """Call ``watch`` with the nodes until each is ready or can't become so; returns them."""
-        while True:
-            views = self.view()
-            watch(views)
-            if all(view.settled for view in views):
-                return views
-            sleep(0.3)
+        views = [
+            _view(node, states[node.name], records.get(nodes.node_name(node.name))) for node in self.plan
+        ]
+        return views, {name: states[name].state == "RUNNING" for name in self.embedded}
 
     def stop(self) -> None:
         """Stop nodes, then Redis, then Postgres; remove the run file; leave nothing running."""
@@ -230,16 +213,6 @@ class Fleet:
             except subprocess.TimeoutExpired:
                 self._process.kill()
                 self._process.wait()
-        self._close()
-
-    def hurry(self) -> None:
-        """Kill the process runner, so that a ``stop`` in another thread ends at once; interrupted jobs run again later."""
-        self._hurried = True
-        if self._process is not None:
-            self._process.kill()
-
-    def _close(self) -> None:
-        """Tidy up after the process runner ended."""
         if not self.home.owned:
             return
         orphans.stop(self.home, HURRIED_STOP_S if self._hurried else orphans.STOP_LIMIT_S)
@@ -249,6 +222,12 @@ class Fleet:
                 process_runner.remove_socket(socket, self.home.root)
         self.home.release()
         get_settings.cache_clear()
+
+    def hurry(self) -> None:
+        """Kill the process runner, so that a ``stop`` in another thread ends at once; interrupted jobs run again later."""
+        self._hurried = True
+        if self._process is not None:
+            self._process.kill()
 
 
 def plan_nodes(settings: Settings) -> list[PlannedNode]:

@@ -136,9 +136,4 @@ def configured_settings() -> Settings:
 
 def write_private(path: Path, value: dict[str, Any]) -> None:
     """Write JSON that only the owner can read, whole or not at all."""
-    draft = path.with_name(path.name + ".new")
-    draft.unlink(missing_ok=True)
-    with os.fdopen(os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as handle:
-        json.dump(value, handle, indent=1)
-        handle.write("\n")
-    draft.replace(path)
+    permissions.write_private(path, json.dumps(value, indent=1) + "\n")

@@ -10,7 +10,7 @@ from pathlib import Path
 from local import node_plan
 from local.restart_backoff import pause_s
 from shared import graph, nodes, permissions, routing
-from shared.errors import InvalidRequest
+from shared.errors import InvalidRequest, Outage
 from shared.settings import child_environment, get_settings
 
 
@@ -120,8 +120,6 @@ def health(family: str, name: str | None) -> None:
         Outage: it is not; says how it is instead.
         BrokerUnavailable: Redis does not answer.
     """
-    from shared.errors import Outage
-
     check_family(family)
     records = nodes.read_nodes(get_settings().require("redis_url"))
     host = nodes.node_name("").removeprefix("@")

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import signal
+from contextlib import suppress
 from pathlib import Path
 
 import psutil
@@ -76,27 +77,17 @@ def _kind(process: psutil.Process) -> str:
 def _roots(processes: list[psutil.Process]) -> list[psutil.Process]:
     """Those that none of the others started: a main process ends its children itself."""
     pids = {process.pid for process in processes}
-    return [process for process in processes if _parent(process) not in pids]
-
-
-def _parent(process: psutil.Process) -> int:
-    try:
-        return process.ppid()
-    except psutil.NoSuchProcess:
-        return 0
+    roots = []
+    for process in processes:
+        with suppress(psutil.NoSuchProcess):
+            if process.ppid() not in pids:
+                roots.append(process)
+    return roots
 
 
 def _end(processes: list[psutil.Process], stop_signal: int, limit_s: float) -> None:
-    for process in processes:
-        _send(process, stop_signal)
-    _, alive = psutil.wait_procs(processes, timeout=limit_s)
-    for process in alive:
-        _send(process, signal.SIGKILL)
-    psutil.wait_procs(alive, timeout=5)
-
-
-def _send(process: psutil.Process, number: int) -> None:
-    try:
-        process.send_signal(number)
-    except psutil.NoSuchProcess:
-        return  # ended by itself meanwhile
+    for number, wait_s in ((stop_signal, limit_s), (signal.SIGKILL, 5)):
+        for process in processes:
+            with suppress(psutil.NoSuchProcess):  # ended by itself meanwhile
+                process.send_signal(number)
+        _, processes = psutil.wait_procs(processes, timeout=wait_s)

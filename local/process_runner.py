@@ -59,7 +59,6 @@ class Program:
 class ProgramState:
     """State of a program, as supervisord reports it."""
 
-    name: str
     #: STOPPED, STARTING, RUNNING, BACKOFF, STOPPING, EXITED, FATAL or UNKNOWN
     state: str
     pid: int
@@ -219,7 +218,6 @@ class Supervisor:
         """
         return {
             row["name"]: ProgramState(
-                name=row["name"],
                 state=row["statename"],
                 pid=row["pid"],
                 exit_status=row["exitstatus"],

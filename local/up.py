@@ -28,6 +28,7 @@ from shared.settings import child_environment, get_settings
 
 DETACH_LIMIT_S = 600.0
 DOWN_LIMIT_S = 240.0
+SETTLE_S = 0.3
 WATCH_S = 1.0
 STARTING = ("starting", "loading")
 
@@ -115,7 +116,12 @@ def run(display: Display) -> int:
 def wait_for_nodes(fleet: Fleet, display: Display) -> list[NodeView]:
     """Show the nodes until each is ready or can't become so; returns them."""
     with display.watch_start() as show:
-        return fleet.wait_until_settled(show, time.sleep)
+        while True:
+            views, _ = fleet.view()
+            show(views)
+            if all(view.settled for view in views):
+                return views
+            time.sleep(SETTLE_S)
 
 
 def _stop(fleet: Fleet, signals: Signals) -> None:
@@ -134,20 +140,21 @@ def _watch(fleet: Fleet, views: list[NodeView], display: Display) -> None:
     """Report nodes and services that go or come back, until a signal comes."""
     states = {view.name: view.state for view in views}
     pids = {view.name: view.pid for view in views}
-    services = dict(fleet.services())
+    running = dict.fromkeys(fleet.embedded, True)
     while True:
         time.sleep(WATCH_S)
-        for view in fleet.view():
+        views, services = fleet.view()
+        for view in views:
             starting = view.state in STARTING
             replaced = bool(view.pid and pids[view.name] and view.pid != pids[view.name])
             if (replaced and starting) or (view.state != states[view.name] and not starting):
                 display.node_changed(view, replaced=replaced and starting)
             states[view.name] = view.state
             pids[view.name] = view.pid or pids[view.name]
-        for name, runs in fleet.services():
-            if runs != services[name]:
-                services[name] = runs
+        for name, runs in services.items():
+            if runs != running[name]:
                 display.service_changed(name, runs=runs)
+        running = services
 
 
 def start_behind() -> tuple[int, Path, bool]:

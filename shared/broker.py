@@ -39,11 +39,6 @@ def broker_config(
 ) -> dict[str, Any]:
     """The Celery settings of clients; workers add queues (``worker.app``)."""
     url = celery_url(redis_url)
-    connection = {
-        "socket_connect_timeout": 3,
-        "socket_timeout": 30,
-        "socket_keepalive": True,
-    }
     return {
         "broker_url": url,
         "result_backend": url,
@@ -67,7 +62,9 @@ def broker_config(
         "broker_connection_retry_on_startup": True,
         "broker_connection_max_retries": None,
         "broker_transport_options": {
-            **connection,
+            "socket_connect_timeout": 3,
+            "socket_timeout": 30,
+            "socket_keepalive": True,
             "visibility_timeout": visibility_timeout_s,
             "unacked_restore_interval": 10,
             # Every time; the default is every tenth.

@@ -21,6 +21,7 @@ from redis.exceptions import RedisError
 
 from . import contracts, errors, routing
 from .broker import HidingAMQP, broker_config
+from .contracts import PersonRef, PersonView, Receipt, VideoRef
 from .contracts.base import Contract, SearchedKind, parse
 from .subtitles import SubtitleFormat
 
@@ -40,17 +41,13 @@ class Client:
         self._app.conf.update(broker_config(redis_url))
         self._app.backend.on_task_call = _not_subscribed
 
-    def process(
-        self, video_id: str, user_id: str, storage_key: str, *, priority: int = 0
-    ) -> contracts.Receipt:
+    def process(self, video_id: str, user_id: str, storage_key: str, *, priority: int = 0) -> Receipt:
         """Process a stored video; call again until it returns a receipt."""
         kwargs = {**_video(video_id, user_id), "storage_key": storage_key, "priority": priority}
-        return self._ask(routing.VIDEO_PROCESS, contracts.ProcessVideo, kwargs, contracts.Receipt)
+        return self._ask(routing.VIDEO_PROCESS, contracts.ProcessVideo, kwargs, Receipt)
 
     def status(self, video_id: str, user_id: str) -> contracts.VideoStatus:
-        return self._ask(
-            routing.VIDEO_STATUS, contracts.VideoRef, _video(video_id, user_id), contracts.VideoStatus
-        )
+        return self._ask(routing.VIDEO_STATUS, VideoRef, _video(video_id, user_id), contracts.VideoStatus)
 
     def videos(
         self,
@@ -91,27 +88,21 @@ class Client:
         kwargs = {**_video(video_id, user_id), "format": format}
         return self._ask(routing.VIDEO_SUBTITLES, contracts.MakeSubtitles, kwargs, contracts.Subtitles)
 
-    def cancel(self, video_id: str, user_id: str) -> contracts.Receipt:
-        return self._ask(
-            routing.VIDEO_CANCEL, contracts.VideoRef, _video(video_id, user_id), contracts.Receipt
-        )
+    def cancel(self, video_id: str, user_id: str) -> Receipt:
+        return self._ask(routing.VIDEO_CANCEL, VideoRef, _video(video_id, user_id), Receipt)
 
-    def retry(self, video_id: str, user_id: str) -> contracts.Receipt:
-        return self._ask(
-            routing.VIDEO_RETRY, contracts.VideoRef, _video(video_id, user_id), contracts.Receipt
-        )
+    def retry(self, video_id: str, user_id: str) -> Receipt:
+        return self._ask(routing.VIDEO_RETRY, VideoRef, _video(video_id, user_id), Receipt)
 
     def rerun(
         self, video_id: str, user_id: str, stages: Sequence[str] = (), *, missing: bool = False
-    ) -> contracts.Receipt:
+    ) -> Receipt:
         """Process again. ``missing``: only stages that the published run lacks; not accepted if there are none."""
         kwargs = {**_video(video_id, user_id), "stages": list(stages), "missing": missing}
-        return self._ask(routing.VIDEO_RERUN, contracts.RerunVideo, kwargs, contracts.Receipt)
+        return self._ask(routing.VIDEO_RERUN, contracts.RerunVideo, kwargs, Receipt)
 
-    def delete(self, video_id: str, user_id: str) -> contracts.Receipt:
-        return self._ask(
-            routing.VIDEO_DELETE, contracts.VideoRef, _video(video_id, user_id), contracts.Receipt
-        )
+    def delete(self, video_id: str, user_id: str) -> Receipt:
+        return self._ask(routing.VIDEO_DELETE, VideoRef, _video(video_id, user_id), Receipt)
 
     def search(
         self,
@@ -133,10 +124,10 @@ class Client:
             routing.SEARCH_SCENES, contracts.SearchScenes, {**kwargs, **options}, contracts.SearchAnswer
         )
 
-    def create_person(self, user_id: str, name: str, *, person_id: str | None = None) -> contracts.PersonView:
+    def create_person(self, user_id: str, name: str, *, person_id: str | None = None) -> PersonView:
         """Create a person, or return the existing one of this name or id."""
         kwargs = {"user_id": user_id, "name": name, "person_id": person_id}
-        return self._ask(routing.PEOPLE_CREATE, contracts.CreatePerson, kwargs, contracts.PersonView)
+        return self._ask(routing.PEOPLE_CREATE, contracts.CreatePerson, kwargs, PersonView)
 
     def people(
         self,
@@ -150,21 +141,17 @@ class Client:
         kwargs = {"user_id": user_id, "kind": kind, "after": after, "limit": limit}
         return self._ask(routing.PEOPLE_LIST, contracts.ListPeople, kwargs, contracts.PeoplePage)
 
-    def person(self, user_id: str, person_id: str) -> contracts.PersonView:
+    def person(self, user_id: str, person_id: str) -> PersonView:
         """Return one person, also an erased one."""
-        return self._ask(
-            routing.PEOPLE_GET, contracts.PersonRef, _person(user_id, person_id), contracts.PersonView
-        )
+        return self._ask(routing.PEOPLE_GET, PersonRef, _person(user_id, person_id), PersonView)
 
-    def rename_person(self, user_id: str, person_id: str, name: str) -> contracts.PersonView:
+    def rename_person(self, user_id: str, person_id: str, name: str) -> PersonView:
         kwargs = {**_person(user_id, person_id), "name": name}
-        return self._ask(routing.PEOPLE_RENAME, contracts.RenamePerson, kwargs, contracts.PersonView)
+        return self._ask(routing.PEOPLE_RENAME, contracts.RenamePerson, kwargs, PersonView)
 
-    def delete_person(self, user_id: str, person_id: str) -> contracts.PersonView:
+    def delete_person(self, user_id: str, person_id: str) -> PersonView:
         """Erase a person; ``person`` returns the receipt."""
-        return self._ask(
-            routing.PEOPLE_DELETE, contracts.PersonRef, _person(user_id, person_id), contracts.PersonView
-        )
+        return self._ask(routing.PEOPLE_DELETE, PersonRef, _person(user_id, person_id), PersonView)
 
     def add_photo(
         self,
@@ -179,24 +166,18 @@ class Client:
         return self._ask(routing.PEOPLE_ADD_PHOTO, contracts.AddPhoto, kwargs, contracts.PhotoView)
 
     def photos(self, user_id: str, person_id: str) -> contracts.PhotoList:
-        return self._ask(
-            routing.PEOPLE_PHOTOS, contracts.PersonRef, _person(user_id, person_id), contracts.PhotoList
-        )
+        return self._ask(routing.PEOPLE_PHOTOS, PersonRef, _person(user_id, person_id), contracts.PhotoList)
 
-    def remove_photo(self, user_id: str, person_id: str, photo_id: str) -> contracts.PersonView:
+    def remove_photo(self, user_id: str, person_id: str, photo_id: str) -> PersonView:
         kwargs = {**_person(user_id, person_id), "photo_id": photo_id}
-        return self._ask(routing.PEOPLE_REMOVE_PHOTO, contracts.PhotoRef, kwargs, contracts.PersonView)
+        return self._ask(routing.PEOPLE_REMOVE_PHOTO, contracts.PhotoRef, kwargs, PersonView)
 
-    def enroll(self, user_id: str, person_id: str) -> contracts.PersonView:
+    def enroll(self, user_id: str, person_id: str) -> PersonView:
         """Check the new photos, then match all videos; ``person`` returns the progress."""
-        return self._ask(
-            routing.PEOPLE_ENROLL, contracts.PersonRef, _person(user_id, person_id), contracts.PersonView
-        )
+        return self._ask(routing.PEOPLE_ENROLL, PersonRef, _person(user_id, person_id), PersonView)
 
-    def cancel_enrolment(self, user_id: str, person_id: str) -> contracts.PersonView:
-        return self._ask(
-            routing.PEOPLE_CANCEL, contracts.PersonRef, _person(user_id, person_id), contracts.PersonView
-        )
+    def cancel_enrolment(self, user_id: str, person_id: str) -> PersonView:
+        return self._ask(routing.PEOPLE_CANCEL, PersonRef, _person(user_id, person_id), PersonView)
 
     def faces(
         self, user_id: str, person_id: str, *, after: str | None = None, limit: int = 200
@@ -207,22 +188,22 @@ class Client:
 
     def judge_faces(
         self, user_id: str, person_id: str, track_ids: Sequence[str], *, is_person: bool
-    ) -> contracts.PersonView:
+    ) -> PersonView:
         """Confirm or reject that faces are this person's; matching never overrides it."""
         kwargs = {**_person(user_id, person_id), "track_ids": list(track_ids), "is_person": is_person}
-        return self._ask(routing.PEOPLE_JUDGE, contracts.JudgeFaces, kwargs, contracts.PersonView)
+        return self._ask(routing.PEOPLE_JUDGE, contracts.JudgeFaces, kwargs, PersonView)
 
-    def merge_people(self, user_id: str, person_id: str, into: str) -> contracts.PersonView:
+    def merge_people(self, user_id: str, person_id: str, into: str) -> PersonView:
         """Merge two people and return the one that remains."""
         kwargs = {**_person(user_id, person_id), "into": into}
-        return self._ask(routing.PEOPLE_MERGE, contracts.MergePeople, kwargs, contracts.PersonView)
+        return self._ask(routing.PEOPLE_MERGE, contracts.MergePeople, kwargs, PersonView)
 
     def split_person(
         self, user_id: str, person_id: str, track_ids: Sequence[str], *, name: str | None = None
-    ) -> contracts.PersonView:
+    ) -> PersonView:
         """Move some faces of a person to a new person and return it."""
         kwargs = {**_person(user_id, person_id), "track_ids": list(track_ids), "name": name}
-        return self._ask(routing.PEOPLE_SPLIT, contracts.SplitPerson, kwargs, contracts.PersonView)
+        return self._ask(routing.PEOPLE_SPLIT, contracts.SplitPerson, kwargs, PersonView)
 
     def people_events(
         self, user_id: str, *, before: int | None = None, limit: int = 100
@@ -231,14 +212,10 @@ class Client:
         kwargs = {"user_id": user_id, "before": before, "limit": limit}
         return self._ask(routing.PEOPLE_EVENTS, contracts.ListEvents, kwargs, contracts.EventList)
 
-    def undo(self, user_id: str, event_id: int) -> contracts.PersonView:
+    def undo(self, user_id: str, event_id: int) -> PersonView:
         """Undo a change of people."""
-        return self._ask(
-            routing.PEOPLE_UNDO,
-            contracts.UndoEvent,
-            {"user_id": user_id, "event_id": event_id},
-            contracts.PersonView,
-        )
+        kwargs = {"user_id": user_id, "event_id": event_id}
+        return self._ask(routing.PEOPLE_UNDO, contracts.UndoEvent, kwargs, PersonView)
 
     def transcribe(
         self, user_id: str, storage_key: str, *, start_s: float = 0.0, end_s: float | None = None

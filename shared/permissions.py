@@ -40,6 +40,15 @@ def tighten(path: Path, mode: int = FOLDER_MODE) -> None:
         return
 
 
+def write_private(path: Path, text: str) -> None:
+    """Write a file that only this user can read, whole or not at all."""
+    draft = path.with_name(path.name + ".new")
+    draft.unlink(missing_ok=True)
+    with os.fdopen(os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, FILE_MODE), "w") as file:
+        file.write(text)
+    draft.replace(path)
+
+
 def require_private(path: Path, name: str) -> None:
     """Refuse an existing folder that other users of this machine can enter, list or write.
 

@@ -63,97 +63,60 @@ else:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 
-# Requests, callable by a bare ``send_task(name, kwargs=..., queue=...)``.
-VIDEO_PROCESS = "tasks.video.process"
-VIDEO_STATUS = "tasks.video.status"
-VIDEO_LIST = "tasks.video.list"
-VIDEO_FAILURES = "tasks.video.failures"
-VIDEO_UPLOAD = "tasks.video.upload"
-VIDEO_SCENES = "tasks.video.scenes"
-VIDEO_SUBTITLES = "tasks.video.subtitles"
-VIDEO_CANCEL = "tasks.video.cancel"
-VIDEO_RETRY = "tasks.video.retry"
-VIDEO_RERUN = "tasks.video.rerun"
-VIDEO_DELETE = "tasks.video.delete"
-ASR_TRANSCRIBE = "tasks.asr.transcribe"
-TEXT_EMBED = "tasks.text.embed"
-TEXT_RERANK = "tasks.text.rerank"
-VISION_EMBED_TEXTS = "tasks.vision.embed_texts"
-VISION_EMBED_IMAGES = "tasks.vision.embed_images"
-FACE_DETECT = "tasks.face.detect"
-PEOPLE_CREATE = "tasks.people.create"
-PEOPLE_LIST = "tasks.people.list"
-PEOPLE_GET = "tasks.people.get"
-PEOPLE_RENAME = "tasks.people.rename"
-PEOPLE_DELETE = "tasks.people.delete"
-PEOPLE_ADD_PHOTO = "tasks.people.add_photo"
-PEOPLE_PHOTOS = "tasks.people.photos"
-PEOPLE_REMOVE_PHOTO = "tasks.people.remove_photo"
-PEOPLE_ENROLL = "tasks.people.enroll"
-PEOPLE_CANCEL = "tasks.people.cancel"
-PEOPLE_FACES = "tasks.people.faces"
-PEOPLE_JUDGE = "tasks.people.judge"
-PEOPLE_MERGE = "tasks.people.merge"
-PEOPLE_SPLIT = "tasks.people.split"
-PEOPLE_EVENTS = "tasks.people.events"
-PEOPLE_UNDO = "tasks.people.undo"
-MODELS_STATE = "tasks.models.state"
-MODELS_SWITCH = "tasks.models.switch"
-MODELS_SAMPLES = "tasks.models.samples"
-MODELS_RETRY = "tasks.models.retry"
-MODELS_ACTIVATE = "tasks.models.activate"
-MODELS_ROLLBACK = "tasks.models.rollback"
-MODELS_DISCARD = "tasks.models.discard"
-SEARCH_SCENES = "tasks.search.scenes"
-#: The fleet's own: a search that waited goes on.
-SEARCH_GATHER = "tasks.search.gather"
-SEARCH_FINISH = "tasks.search.finish"
+#: Where each request is sent.
+TASK_QUEUE: dict[str, str] = {}
 
-TASK_QUEUE: dict[str, str] = {
-    VIDEO_PROCESS: REQUESTS,
-    VIDEO_STATUS: REQUESTS,
-    VIDEO_LIST: REQUESTS,
-    VIDEO_FAILURES: REQUESTS,
-    VIDEO_UPLOAD: REQUESTS,
-    VIDEO_SCENES: REQUESTS,
-    VIDEO_SUBTITLES: REQUESTS,
-    VIDEO_CANCEL: REQUESTS,
-    VIDEO_RETRY: REQUESTS,
-    VIDEO_RERUN: REQUESTS,
-    VIDEO_DELETE: REQUESTS,
-    PEOPLE_CREATE: REQUESTS,
-    PEOPLE_LIST: REQUESTS,
-    PEOPLE_GET: REQUESTS,
-    PEOPLE_RENAME: REQUESTS,
-    PEOPLE_DELETE: REQUESTS,
-    PEOPLE_ADD_PHOTO: REQUESTS,
-    PEOPLE_PHOTOS: REQUESTS,
-    PEOPLE_REMOVE_PHOTO: REQUESTS,
-    PEOPLE_ENROLL: REQUESTS,
-    PEOPLE_CANCEL: REQUESTS,
-    PEOPLE_FACES: REQUESTS,
-    PEOPLE_JUDGE: REQUESTS,
-    PEOPLE_MERGE: REQUESTS,
-    PEOPLE_SPLIT: REQUESTS,
-    PEOPLE_EVENTS: REQUESTS,
-    PEOPLE_UNDO: REQUESTS,
-    MODELS_STATE: REQUESTS,
-    MODELS_SWITCH: REQUESTS,
-    MODELS_SAMPLES: REQUESTS,
-    MODELS_RETRY: REQUESTS,
-    MODELS_ACTIVATE: REQUESTS,
-    MODELS_ROLLBACK: REQUESTS,
-    MODELS_DISCARD: REQUESTS,
-    SEARCH_SCENES: REQUESTS,
-    SEARCH_GATHER: REQUESTS,
-    SEARCH_FINISH: REQUESTS,
-    ASR_TRANSCRIBE: "asr.online",
-    TEXT_EMBED: "text.online",
-    TEXT_RERANK: "text.online",
-    VISION_EMBED_TEXTS: "vision.online",
-    VISION_EMBED_IMAGES: "vision.online",
-    FACE_DETECT: "face.online",
-}
+
+def _request(task: str, queue: str = REQUESTS) -> str:
+    TASK_QUEUE[task] = queue
+    return task
+
+
+# Requests, callable by a bare ``send_task(name, kwargs=..., queue=...)``.
+VIDEO_PROCESS = _request("tasks.video.process")
+VIDEO_STATUS = _request("tasks.video.status")
+VIDEO_LIST = _request("tasks.video.list")
+VIDEO_FAILURES = _request("tasks.video.failures")
+VIDEO_UPLOAD = _request("tasks.video.upload")
+VIDEO_SCENES = _request("tasks.video.scenes")
+VIDEO_SUBTITLES = _request("tasks.video.subtitles")
+VIDEO_CANCEL = _request("tasks.video.cancel")
+VIDEO_RETRY = _request("tasks.video.retry")
+VIDEO_RERUN = _request("tasks.video.rerun")
+VIDEO_DELETE = _request("tasks.video.delete")
+ASR_TRANSCRIBE = _request("tasks.asr.transcribe", "asr.online")
+TEXT_EMBED = _request("tasks.text.embed", "text.online")
+TEXT_RERANK = _request("tasks.text.rerank", "text.online")
+VISION_EMBED_TEXTS = _request("tasks.vision.embed_texts", "vision.online")
+VISION_EMBED_IMAGES = _request("tasks.vision.embed_images", "vision.online")
+FACE_DETECT = _request("tasks.face.detect", "face.online")
+PEOPLE_CREATE = _request("tasks.people.create")
+PEOPLE_LIST = _request("tasks.people.list")
+PEOPLE_GET = _request("tasks.people.get")
+PEOPLE_RENAME = _request("tasks.people.rename")
+PEOPLE_DELETE = _request("tasks.people.delete")
+PEOPLE_ADD_PHOTO = _request("tasks.people.add_photo")
+PEOPLE_PHOTOS = _request("tasks.people.photos")
+PEOPLE_REMOVE_PHOTO = _request("tasks.people.remove_photo")
+PEOPLE_ENROLL = _request("tasks.people.enroll")
+PEOPLE_CANCEL = _request("tasks.people.cancel")
+PEOPLE_FACES = _request("tasks.people.faces")
+PEOPLE_JUDGE = _request("tasks.people.judge")
+PEOPLE_MERGE = _request("tasks.people.merge")
+PEOPLE_SPLIT = _request("tasks.people.split")
+PEOPLE_EVENTS = _request("tasks.people.events")
+PEOPLE_UNDO = _request("tasks.people.undo")
+MODELS_STATE = _request("tasks.models.state")
+MODELS_SWITCH = _request("tasks.models.switch")
+MODELS_SAMPLES = _request("tasks.models.samples")
+MODELS_RETRY = _request("tasks.models.retry")
+MODELS_ACTIVATE = _request("tasks.models.activate")
+MODELS_ROLLBACK = _request("tasks.models.rollback")
+MODELS_DISCARD = _request("tasks.models.discard")
+SEARCH_SCENES = _request("tasks.search.scenes")
+#: The fleet's own: a search that waited goes on.
+SEARCH_GATHER = _request("tasks.search.gather")
+SEARCH_FINISH = _request("tasks.search.finish")
 
 
 def wake_up_task(queue: str) -> str:

@@ -32,7 +32,9 @@ class Settings(BaseModel):
     This is not pydantic-settings because its import takes as long as everything else that ``scenefleet --help`` needs.
     """
 
-    model_config = ConfigDict(frozen=True, extra="ignore", validate_default=True)
+    model_config = ConfigDict(
+        frozen=True, extra="ignore", validate_default=True, use_attribute_docstrings=True
+    )
 
     def __init__(self, **values: Any) -> None:
         given = {name.upper(): value for name, value in os.environ.items() if value != ""}
@@ -46,414 +48,237 @@ class Settings(BaseModel):
         super().__init__(**found)
 
     # --- servers
-    postgres_url: str = Field(
-        "",
-        description="Postgres with pgvector, `postgresql://user:password@host:5432/name`. Empty: the embedded Postgres.",
-    )
-    postgres_admin_url: SecretStr = Field(
-        SecretStr(""),
-        description="The same Postgres with an administrator's user. Only `scenefleet db bootstrap` reads it; nodes never need it.",
-    )
-    redis_url: str = Field(
-        "",
-        description="Redis for the broker and for short-lived results, `redis://:password@host:6379/0` or `unix://:password@/path/of/redis.sock?db=0`. Empty: the embedded Redis.",
-    )
-    storage_backend: Literal["local", "minio"] = Field(
-        "local",
-        description="Storage of objects: `local` (a folder) or `minio` (any S3 server).",
-    )
-    storage_root: Path | None = Field(
-        None,
-        description="Folder of the `local` storage. Default `$SCENEFLEET_HOME/storage`.",
-    )
-    storage_endpoint: str = Field("", description="`host:port` of the S3 server, for `minio`.")
-    storage_public_endpoint: str = Field(
-        "",
-        description="Address of the S3 server for browsers, used in presigned URLs. Empty: `STORAGE_ENDPOINT`.",
-    )
-    storage_access_key: str = Field("", description="S3 access key.")
-    storage_secret_key: SecretStr = Field(SecretStr(""), description="S3 secret key.")
-    storage_secure: bool = Field(False, description="Use https to reach the S3 server.")
-    storage_region: str = Field("us-east-1", description="S3 region, part of every signature.")
-    storage_bucket_uploads: str = Field("uploads", description="Bucket of the source videos.")
-    storage_bucket_sidecars: str = Field("sidecars", description="Bucket of sidecar JSON and keyframes.")
-    storage_bucket_tmp: str = Field(
-        "tmp", description="Bucket of temporary objects (audio while a run lasts)."
-    )
+    postgres_url: str = ""
+    """Postgres with pgvector, `postgresql://user:password@host:5432/name`. Empty: the embedded Postgres."""
+    postgres_admin_url: SecretStr = SecretStr("")
+    """The same Postgres with an administrator's user. Only `scenefleet db bootstrap` reads it; nodes never need it."""
+    redis_url: str = ""
+    """Redis for the broker and for short-lived results, `redis://:password@host:6379/0` or `unix://:password@/path/of/redis.sock?db=0`. Empty: the embedded Redis."""
+    storage_backend: Literal["local", "minio"] = "local"
+    """Storage of objects: `local` (a folder) or `minio` (any S3 server)."""
+    storage_root: Path | None = None
+    """Folder of the `local` storage. Default `$SCENEFLEET_HOME/storage`."""
+    storage_endpoint: str = ""
+    """`host:port` of the S3 server, for `minio`."""
+    storage_public_endpoint: str = ""
+    """Address of the S3 server for browsers, used in presigned URLs. Empty: `STORAGE_ENDPOINT`."""
+    storage_access_key: str = ""
+    """S3 access key."""
+    storage_secret_key: SecretStr = SecretStr("")
+    """S3 secret key."""
+    storage_secure: bool = False
+    """Use https to reach the S3 server."""
+    storage_region: str = "us-east-1"
+    """S3 region, part of every signature."""
+    storage_bucket_uploads: str = "uploads"
+    """Bucket of the source videos."""
+    storage_bucket_sidecars: str = "sidecars"
+    """Bucket of sidecar JSON and keyframes."""
+    storage_bucket_tmp: str = "tmp"
+    """Bucket of temporary objects (audio while a run lasts)."""
 
     # --- this machine
-    home: Path = Field(
-        Path("~/.scenefleet"),
-        alias="SCENEFLEET_HOME",
-        description="Home folder: embedded services, logs and local storage.",
-    )
-    profile: Literal["lite", "full"] = Field(
-        "lite",
-        alias="SCENEFLEET_PROFILE",
-        description="Model profile: `lite` (models from PyPI, CPU) or `full`.",
-    )
-    nodes: str = Field(
-        "media,asr,text,vision,face,ocr,housekeeping,search",
-        alias="SCENEFLEET_NODES",
-        description="Nodes that `scenefleet up` runs on this machine: families, comma-separated, `family:N` for N processes, `family@0+1` for one process on each of these GPUs. Families without a model in the profile are omitted.",
-    )
-    family: str = Field(
-        "",
-        alias="SCENEFLEET_FAMILY",
-        description="Family of this node. `scenefleet node` sets it; don't set it yourself.",
-    )
-    user_id: str = Field(
-        "local",
-        alias="SCENEFLEET_USER",
-        description="User for whom the `scenefleet` command acts.",
-    )
-    log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = Field(
-        "INFO", alias="SCENEFLEET_LOG_LEVEL", description="Log level of nodes."
-    )
-    log_format: Literal["json", "console"] = Field(
-        "json",
-        alias="SCENEFLEET_LOG_FORMAT",
-        description="Format of log lines: `json`, or `console` for reading in a terminal.",
-    )
-    log_payloads: bool = Field(
-        False,
-        description="Show the contents of requests and answers in logs, task events and Flower: names, queries, transcripts, file names. Use it only on a test system without personal data.",
-    )
+    home: Path = Field(Path("~/.scenefleet"), alias="SCENEFLEET_HOME")
+    """Home folder: embedded services, logs and local storage."""
+    profile: Literal["lite", "full"] = Field("lite", alias="SCENEFLEET_PROFILE")
+    """Model profile: `lite` (models from PyPI, CPU) or `full`."""
+    nodes: str = Field("media,asr,text,vision,face,ocr,housekeeping,search", alias="SCENEFLEET_NODES")
+    """Nodes that `scenefleet up` runs on this machine: families, comma-separated, `family:N` for N processes, `family@0+1` for one process on each of these GPUs. Families without a model in the profile are omitted."""
+    family: str = Field("", alias="SCENEFLEET_FAMILY")
+    """Family of this node. `scenefleet node` sets it; don't set it yourself."""
+    user_id: str = Field("local", alias="SCENEFLEET_USER")
+    """User for whom the `scenefleet` command acts."""
+    log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = Field("INFO", alias="SCENEFLEET_LOG_LEVEL")
+    """Log level of nodes."""
+    log_format: Literal["json", "console"] = Field("json", alias="SCENEFLEET_LOG_FORMAT")
+    """Format of log lines: `json`, or `console` for reading in a terminal."""
+    log_payloads: bool = False
+    """Show the contents of requests and answers in logs, task events and Flower: names, queries, transcripts, file names. Use it only on a test system without personal data."""
 
     # --- models
-    models_dir: Path = Field(
-        Path("~/.scenefleet/models"),
-        description="Folder of downloaded and supplied model weights, and of `models.lock`.",
-    )
-    models_file: Path | None = Field(
-        None,
-        alias="SCENEFLEET_MODELS_FILE",
-        description="Path of the model catalogue. Default: the shipped `models.yaml`.",
-    )
-    hf_home: Path | None = Field(None, description="Cache folder of Hugging Face libraries.")
-    hf_endpoint: str = Field(
-        "", description="URL of a model hub for `scenefleet models pull`. Empty: Hugging Face."
-    )
-    asr_model: str = Field(
-        "",
-        description="Name of the speech model in the catalogue; `whisper-` may be omitted. Empty: the profile's model.",
-    )
-    asr_device: Literal["", "auto", "cpu", "cuda"] = Field(
-        "", description="Device of the speech model: `auto`, `cpu` or `cuda`. Empty: the catalogue's."
-    )
-    text_model: str = Field(
-        "", description="Name of the text model in the catalogue. Empty: the profile's model."
-    )
-    vision_model_name: str = Field(
-        "",
-        description="Name of the vision model in the catalogue. Empty: the profile's model.",
-    )
-    face_detector: str = Field(
-        "", description="Name of the face model in the catalogue. Empty: the profile's model."
-    )
-    ocr_model: str = Field(
-        "", description="Name of the model for on-screen text in the catalogue. Empty: the profile's model."
-    )
-    gpus: str = Field(
-        "",
-        alias="SCENEFLEET_GPUS",
-        description="GPUs of this node, one per process, comma-separated: index, UUID (`GPU-...`) or `MIG-...`. A named GPU must exist. Empty: the GPUs that CUDA lists, otherwise the CPU.",
-    )
-    model_memory_mb: int = Field(
-        0,
-        ge=0,
-        alias="WORKER_MODEL_MEMORY_MB",
-        description="Maximum memory of the models in one process, MB; the least recently used models are evicted. 0: no limit.",
-    )
-    vision_labels: Path | None = Field(
-        None,
-        alias="VISION_LABELS",
-        description="Text file with the labels for tags, one per line. Default: a shipped list.",
-    )
-    model_threads: int = Field(
-        0,
-        ge=0,
-        le=256,
-        alias="SCENEFLEET_MODEL_THREADS",
-        description="CPU threads of a model process. 0: one per core.",
-    )
+    models_dir: Path = Path("~/.scenefleet/models")
+    """Folder of downloaded and supplied model weights, and of `models.lock`."""
+    models_file: Path | None = Field(None, alias="SCENEFLEET_MODELS_FILE")
+    """Path of the model catalogue. Default: the shipped `models.yaml`."""
+    hf_home: Path | None = None
+    """Cache folder of Hugging Face libraries."""
+    hf_endpoint: str = ""
+    """URL of a model hub for `scenefleet models pull`. Empty: Hugging Face."""
+    asr_model: str = ""
+    """Name of the speech model in the catalogue; `whisper-` may be omitted. Empty: the profile's model."""
+    asr_device: Literal["", "auto", "cpu", "cuda"] = ""
+    """Device of the speech model: `auto`, `cpu` or `cuda`. Empty: the catalogue's."""
+    text_model: str = ""
+    """Name of the text model in the catalogue. Empty: the profile's model."""
+    vision_model_name: str = ""
+    """Name of the vision model in the catalogue. Empty: the profile's model."""
+    face_detector: str = ""
+    """Name of the face model in the catalogue. Empty: the profile's model."""
+    ocr_model: str = ""
+    """Name of the model for on-screen text in the catalogue. Empty: the profile's model."""
+    gpus: str = Field("", alias="SCENEFLEET_GPUS")
+    """GPUs of this node, one per process, comma-separated: index, UUID (`GPU-...`) or `MIG-...`. A named GPU must exist. Empty: the GPUs that CUDA lists, otherwise the CPU."""
+    model_memory_mb: int = Field(0, ge=0, alias="WORKER_MODEL_MEMORY_MB")
+    """Maximum memory of the models in one process, MB; the least recently used models are evicted. 0: no limit."""
+    vision_labels: Path | None = Field(None, alias="VISION_LABELS")
+    """Text file with the labels for tags, one per line. Default: a shipped list."""
+    model_threads: int = Field(0, ge=0, le=256, alias="SCENEFLEET_MODEL_THREADS")
+    """CPU threads of a model process. 0: one per core."""
 
     # --- features (each off and on again without loss)
-    feature_semantic_search: bool = Field(
-        True, description="Embed transcripts, and enable search by meaning."
-    )
-    feature_vision: bool = Field(True, description="Embed keyframes, and enable visual search.")
-    feature_face: bool = Field(True, description="All features about faces.")
-    feature_face_detection: bool = Field(True, description="Find faces in videos.")
-    feature_face_enrollment: bool = Field(
-        True, description="Accept new people and photos. Off: existing people are kept and found."
-    )
+    feature_semantic_search: bool = True
+    """Embed transcripts, and enable search by meaning."""
+    feature_vision: bool = True
+    """Embed keyframes, and enable visual search."""
+    feature_face: bool = True
+    """All features about faces."""
+    feature_face_detection: bool = True
+    """Find faces in videos."""
+    feature_face_enrollment: bool = True
+    """Accept new people and photos. Off: existing people are kept and found."""
 
     # --- people
-    face_similarity_threshold: float = Field(
-        0.6,
-        ge=-1,
-        le=1,
-        description="Minimum cosine similarity between a face and a profile (models compared by cosine).",
-    )
-    face_distance_threshold: float = Field(
-        0.55,
-        gt=0,
-        description="Maximum Euclidean distance between a face and a profile (models compared by L2, such as dlib).",
-    )
-    face_margin: float = Field(
-        0.05,
-        ge=0,
-        le=1,
-        description="Minimum difference in similarity between the best and the second-best person.",
-    )
-    face_min_side_px: int = Field(
-        48, ge=1, description="Minimum size of the face in a person's photo, pixels."
-    )
-    face_min_sharpness: float = Field(
-        8.0,
-        ge=0,
-        description="Minimum sharpness of the face in a person's photo: variance of its Laplacian at about 112 px.",
-    )
-    face_min_quality: float = Field(
-        0.0,
-        ge=0,
-        description="Minimum quality of the face in a person's photo, if the model measures it (AdaFace's feature norm).",
-    )
-    feature_ocr: bool = Field(True, description="Read on-screen text in keyframes, and search it.")
+    face_similarity_threshold: float = Field(0.6, ge=-1, le=1)
+    """Minimum cosine similarity between a face and a profile (models compared by cosine)."""
+    face_distance_threshold: float = Field(0.55, gt=0)
+    """Maximum Euclidean distance between a face and a profile (models compared by L2, such as dlib)."""
+    face_margin: float = Field(0.05, ge=0, le=1)
+    """Minimum difference in similarity between the best and the second-best person."""
+    face_min_side_px: int = Field(48, ge=1)
+    """Minimum size of the face in a person's photo, pixels."""
+    face_min_sharpness: float = Field(8.0, ge=0)
+    """Minimum sharpness of the face in a person's photo: variance of its Laplacian at about 112 px."""
+    face_min_quality: float = Field(0.0, ge=0)
+    """Minimum quality of the face in a person's photo, if the model measures it (AdaFace's feature norm)."""
+    feature_ocr: bool = True
+    """Read on-screen text in keyframes, and search it."""
 
-    upload_link_s: int = Field(
-        900,
-        ge=1,
-        le=604_800,
-        description="Lifetime of upload URLs for photos, seconds, unless a request sets `expires_s`. An erasure checks once more when the last one has expired.",
-    )
+    upload_link_s: int = Field(900, ge=1, le=604_800)
+    """Lifetime of upload URLs for photos, seconds, unless a request sets `expires_s`. An erasure checks once more when the last one has expired."""
 
     # --- limits on what is accepted
-    max_video_bytes: int = Field(20 * GiB, gt=0, description="Maximum size of a source file, bytes.")
-    max_video_duration_s: float = Field(
-        12 * 3600.0, gt=0, description="Maximum duration of a video, seconds."
-    )
-    max_video_side_px: int = Field(8192, gt=0, description="Maximum width or height of a video, pixels.")
-    max_video_fps: float = Field(240.0, gt=0, description="Maximum frame rate, frames per second.")
-    max_video_streams: int = Field(16, gt=0, description="Maximum number of streams in a file.")
-    max_video_scenes: int = Field(50_000, gt=0, description="Maximum number of scenes in a video.")
-    max_video_pixels: int = Field(
-        6_000_000_000_000,
-        gt=0,
-        description="Maximum number of decoded pixels in a video, over all its pictures: 26 h of 1920x1080 or 6 h of 3840x2160, at 30 frames per second.",
-    )
-    max_video_pixels_per_s: int = Field(
-        1_100_000_000,
-        gt=0,
-        description="Maximum number of decoded pixels per second of a video, beyond the first 2 gigapixels: 7680x4320 at 33 frames per second.",
-    )
-    max_video_pixels_per_byte: int = Field(
-        100_000,
-        gt=0,
-        description="Maximum number of decoded pixels per byte of compressed pictures, beyond the first 2 gigapixels. A still screen of 1920x1080 needs up to 70,000.",
-    )
-    max_video_keyframes: int = Field(100_000, gt=0, description="Maximum number of keyframes of a video.")
-    max_video_keyframe_bytes: int = Field(
-        4 * GiB, gt=0, description="Maximum total size of the keyframes of a video, bytes."
-    )
-    min_audio_rate_hz: int = Field(4_000, gt=0, description="Minimum audio sample rate, hertz.")
-    max_sound_after_pictures_s: float = Field(
-        1800.0, ge=0, description="Maximum duration of sound after the last picture of a video, seconds."
-    )
-    media_memory_mb: int = Field(
-        768,
-        ge=256,
-        description="Maximum memory of the decoding process, MB. A video that needs more is refused. The default is enough for 3840x2160 in every accepted codec; 7680x4320 needs 1024 in H.264 and 2048 in HEVC, VP9 or AV1.",
-    )
-    media_threads: int = Field(
-        0,
-        ge=0,
-        le=64,
-        description="Threads that decode a video. 0: one per core, at most 8. Fewer are used if more don't fit in MEDIA_MEMORY_MB.",
-    )
-    media_cpu_base_s: float = Field(
-        60.0,
-        gt=0,
-        description="Maximum CPU time of decoding any file, seconds; also the maximum between two packets. A video that exceeds it is refused and not retried.",
-    )
-    media_cpu_per_s: float = Field(
-        10.0,
-        ge=0,
-        description="Maximum CPU time of decoding per second of the video, in addition to MEDIA_CPU_BASE_S, seconds.",
-    )
-    max_request_pixels: int = Field(
-        100_000_000,
-        gt=0,
-        description="Maximum number of pixels in all pictures of a request; each picture counts once.",
-    )
-    max_jpeg_scans: int = Field(
-        50,
-        gt=0,
-        description="Maximum number of scans in a progressive JPEG; each scan costs a pass over all pixels. Encoders write 1 to 30.",
-    )
-    split_mode: Literal["exact", "fast"] = Field(
-        "exact",
-        description="`exact` decodes every picture; `fast` skips non-reference pictures.",
-    )
+    max_video_bytes: int = Field(20 * GiB, gt=0)
+    """Maximum size of a source file, bytes."""
+    max_video_duration_s: float = Field(12 * 3600.0, gt=0)
+    """Maximum duration of a video, seconds."""
+    max_video_side_px: int = Field(8192, gt=0)
+    """Maximum width or height of a video, pixels."""
+    max_video_fps: float = Field(240.0, gt=0)
+    """Maximum frame rate, frames per second."""
+    max_video_streams: int = Field(16, gt=0)
+    """Maximum number of streams in a file."""
+    max_video_scenes: int = Field(50_000, gt=0)
+    """Maximum number of scenes in a video."""
+    max_video_pixels: int = Field(6_000_000_000_000, gt=0)
+    """Maximum number of decoded pixels in a video, over all its pictures: 26 h of 1920x1080 or 6 h of 3840x2160, at 30 frames per second."""
+    max_video_pixels_per_s: int = Field(1_100_000_000, gt=0)
+    """Maximum number of decoded pixels per second of a video, beyond the first 2 gigapixels: 7680x4320 at 33 frames per second."""
+    max_video_pixels_per_byte: int = Field(100_000, gt=0)
+    """Maximum number of decoded pixels per byte of compressed pictures, beyond the first 2 gigapixels. A still screen of 1920x1080 needs up to 70,000."""
+    max_video_keyframes: int = Field(100_000, gt=0)
+    """Maximum number of keyframes of a video."""
+    max_video_keyframe_bytes: int = Field(4 * GiB, gt=0)
+    """Maximum total size of the keyframes of a video, bytes."""
+    min_audio_rate_hz: int = Field(4_000, gt=0)
+    """Minimum audio sample rate, hertz."""
+    max_sound_after_pictures_s: float = Field(1800.0, ge=0)
+    """Maximum duration of sound after the last picture of a video, seconds."""
+    media_memory_mb: int = Field(768, ge=256)
+    """Maximum memory of the decoding process, MB. A video that needs more is refused. The default is enough for 3840x2160 in every accepted codec; 7680x4320 needs 1024 in H.264 and 2048 in HEVC, VP9 or AV1."""
+    media_threads: int = Field(0, ge=0, le=64)
+    """Threads that decode a video. 0: one per core, at most 8. Fewer are used if more don't fit in MEDIA_MEMORY_MB."""
+    media_cpu_base_s: float = Field(60.0, gt=0)
+    """Maximum CPU time of decoding any file, seconds; also the maximum between two packets. A video that exceeds it is refused and not retried."""
+    media_cpu_per_s: float = Field(10.0, ge=0)
+    """Maximum CPU time of decoding per second of the video, in addition to MEDIA_CPU_BASE_S, seconds."""
+    max_request_pixels: int = Field(100_000_000, gt=0)
+    """Maximum number of pixels in all pictures of a request; each picture counts once."""
+    max_jpeg_scans: int = Field(50, gt=0)
+    """Maximum number of scans in a progressive JPEG; each scan costs a pass over all pixels. Encoders write 1 to 30."""
+    split_mode: Literal["exact", "fast"] = "exact"
+    """`exact` decodes every picture; `fast` skips non-reference pictures."""
 
     # --- the ledger
-    lease_s: float = Field(
-        60.0,
-        gt=0,
-        description="Duration of a lease, seconds: a job whose lease has expired goes to another worker.",
-    )
-    heartbeat_s: float = Field(
-        15.0, gt=0, description="Interval at which a running job renews its lease, seconds."
-    )
-    reconcile_s: float = Field(
-        3.0,
-        gt=0,
-        description="Interval at which each node reconciles: frees expired leases and replaces lost wake-up messages, seconds.",
-    )
-    max_failures: int = Field(
-        3,
-        ge=1,
-        le=20,
-        description="Failures or worker crashes after which a job fails permanently.",
-    )
-    max_outages: int = Field(
-        20,
-        ge=1,
-        description="Outages of a server or losses of a node after which a job fails permanently.",
-    )
-    backoff_s: float = Field(
-        2.0, gt=0, description="First delay before a retry, seconds; it doubles each time."
-    )
-    backoff_max_s: float = Field(60.0, gt=0, description="Maximum delay before a retry, seconds.")
-    defer_max_s: float = Field(
-        300.0,
-        gt=0,
-        description="Maximum pause of a deferred job, seconds; the pause doubles each time.",
-    )
-    database_wait_s: float = Field(
-        20.0,
-        ge=0,
-        description="Maximum time for which a task waits for Postgres before it returns its message to the queue, seconds.",
-    )
-    database_lock_s: float = Field(
-        10.0,
-        gt=0,
-        description="Maximum wait for a row that another transaction has locked, seconds (`lock_timeout`).",
-    )
-    database_statement_s: float = Field(
-        60.0,
-        gt=0,
-        description="Maximum duration of a statement of a request, seconds (`statement_timeout`).",
-    )
-    database_job_statement_s: float = Field(
-        900.0, gt=0, description="Maximum duration of a statement of a job, seconds."
-    )
-    database_build_s: float = Field(
-        21_600.0,
-        gt=0,
-        description="Maximum duration of building a vector index, seconds, including the wait for older transactions.",
-    )
-    database_idle_s: float = Field(
-        30.0,
-        gt=0,
-        description="Idle time inside a transaction after which Postgres ends the session, seconds (`idle_in_transaction_session_timeout`).",
-    )
-    database_peer_s: float = Field(
-        30.0,
-        ge=3,
-        description="Time without a network response after which either end closes a connection to Postgres, seconds (TCP keepalives and `tcp_user_timeout`).",
-    )
-    tmp_ttl_s: float = Field(
-        24 * 3600.0,
-        gt=0,
-        description="Age after which temporary objects are removed, seconds.",
-    )
-    soft_shutdown_s: float = Field(
-        10.0,
-        ge=0,
-        description="Time that a stopping node gives its running job to finish, seconds.",
-    )
-    visibility_timeout_s: int = Field(
-        3600,
-        gt=0,
-        description="Time after which an unacknowledged message is delivered again (harmless), seconds.",
-    )
-    result_expires_s: int = Field(
-        600, gt=0, description="Time for which Redis keeps the answer to a request, seconds."
-    )
+    lease_s: float = Field(60.0, gt=0)
+    """Duration of a lease, seconds: a job whose lease has expired goes to another worker."""
+    heartbeat_s: float = Field(15.0, gt=0)
+    """Interval at which a running job renews its lease, seconds."""
+    reconcile_s: float = Field(3.0, gt=0)
+    """Interval at which each node reconciles: frees expired leases and replaces lost wake-up messages, seconds."""
+    max_failures: int = Field(3, ge=1, le=20)
+    """Failures or worker crashes after which a job fails permanently."""
+    max_outages: int = Field(20, ge=1)
+    """Outages of a server or losses of a node after which a job fails permanently."""
+    backoff_s: float = Field(2.0, gt=0)
+    """First delay before a retry, seconds; it doubles each time."""
+    backoff_max_s: float = Field(60.0, gt=0)
+    """Maximum delay before a retry, seconds."""
+    defer_max_s: float = Field(300.0, gt=0)
+    """Maximum pause of a deferred job, seconds; the pause doubles each time."""
+    database_wait_s: float = Field(20.0, ge=0)
+    """Maximum time for which a task waits for Postgres before it returns its message to the queue, seconds."""
+    database_lock_s: float = Field(10.0, gt=0)
+    """Maximum wait for a row that another transaction has locked, seconds (`lock_timeout`)."""
+    database_statement_s: float = Field(60.0, gt=0)
+    """Maximum duration of a statement of a request, seconds (`statement_timeout`)."""
+    database_job_statement_s: float = Field(900.0, gt=0)
+    """Maximum duration of a statement of a job, seconds."""
+    database_build_s: float = Field(21_600.0, gt=0)
+    """Maximum duration of building a vector index, seconds, including the wait for older transactions."""
+    database_idle_s: float = Field(30.0, gt=0)
+    """Idle time inside a transaction after which Postgres ends the session, seconds (`idle_in_transaction_session_timeout`)."""
+    database_peer_s: float = Field(30.0, ge=3)
+    """Time without a network response after which either end closes a connection to Postgres, seconds (TCP keepalives and `tcp_user_timeout`)."""
+    tmp_ttl_s: float = Field(24 * 3600.0, gt=0)
+    """Age after which temporary objects are removed, seconds."""
+    soft_shutdown_s: float = Field(10.0, ge=0)
+    """Time that a stopping node gives its running job to finish, seconds."""
+    visibility_timeout_s: int = Field(3600, gt=0)
+    """Time after which an unacknowledged message is delivered again (harmless), seconds."""
+    result_expires_s: int = Field(600, gt=0)
+    """Time for which Redis keeps the answer to a request, seconds."""
 
     # --- fair shares of users
-    usage_half_life_s: float = Field(
-        3600.0,
-        ge=1,
-        description="Half-life of device time, seconds: after this time, used device time counts half when a queue chooses the next user.",
-    )
-    user_weights: str = Field(
-        "",
-        description="Shares of users other than 1, for example `alice=2,bob=0.5`: while both wait, a user with 2 gets twice the device time of a user with 1. At most 1,000 users.",
-    )
-    fleet_weight: float = Field(
-        0.25,
-        gt=0,
-        le=1000,
-        description="Share of the fleet's own work (a switch of models); a user has 1.",
-    )
-    priority_ageing_s: float = Field(
-        300.0,
-        gt=0,
-        description="Time after which the priority of a waiting job among its user's jobs increases by one, seconds.",
-    )
-    user_max_open_videos: int = Field(
-        0,
-        ge=0,
-        description="Maximum number of videos of a user that are waiting or in progress; further ones are refused. 0: no limit.",
-    )
-    user_max_running_jobs: int = Field(
-        0,
-        ge=0,
-        description="Maximum number of jobs of a user that run at once in a queue; further ones wait. 0: no limit.",
-    )
+    usage_half_life_s: float = Field(3600.0, ge=1)
+    """Half-life of device time, seconds: after this time, used device time counts half when a queue chooses the next user."""
+    user_weights: str = ""
+    """Shares of users other than 1, for example `alice=2,bob=0.5`: while both wait, a user with 2 gets twice the device time of a user with 1. At most 1,000 users."""
+    fleet_weight: float = Field(0.25, gt=0, le=1000)
+    """Share of the fleet's own work (a switch of models); a user has 1."""
+    priority_ageing_s: float = Field(300.0, gt=0)
+    """Time after which the priority of a waiting job among its user's jobs increases by one, seconds."""
+    user_max_open_videos: int = Field(0, ge=0)
+    """Maximum number of videos of a user that are waiting or in progress; further ones are refused. 0: no limit."""
+    user_max_running_jobs: int = Field(0, ge=0)
+    """Maximum number of jobs of a user that run at once in a queue; further ones wait. 0: no limit."""
 
     # --- search
-    search_text_weight: float = Field(0.5, ge=0, description="Weight of the text similarity.")
-    search_vision_weight: float = Field(0.35, ge=0, description="Weight of the vision similarity.")
-    search_people_weight: float = Field(
-        0.3, ge=0, description="Weight of the confidence with which the requested persons were recognised."
-    )
-    search_keyword_weight: float = Field(0.2, ge=0, description="Weight of spoken words in a hybrid search.")
-    search_lexical_weight: float = Field(
-        0.2, ge=0, description="Weight of the lexical similarity in a hybrid search."
-    )
-    search_screen_weight: float = Field(0.2, ge=0, description="Weight of on-screen text in a hybrid search.")
-    search_deadline_s: float = Field(
-        5.0,
-        gt=0,
-        le=60,
-        description="Maximum time for which a search waits for its models, seconds; it then answers without the missing ones.",
-    )
-    search_candidates: int = Field(
-        100, ge=10, le=1000, description="Number of scenes that each retriever of a search proposes."
-    )
-    search_link_s: int = Field(
-        3600, ge=1, le=604_800, description="Lifetime of the keyframe URLs in an answer, seconds."
-    )
-    search_default_results: int = Field(
-        20, ge=1, description="Number of hits in an answer if a request sets no limit."
-    )
-    search_max_results: int = Field(50, ge=1, le=1000, description="Maximum number of hits in an answer.")
-    search_ef: int = Field(
-        200,
-        ge=10,
-        le=1000,
-        alias="SEARCH_EF_SEARCH",
-        description="Number of candidates in an approximate search (`hnsw.ef_search`).",
-    )
-    search_exact_rows: int = Field(
-        20_000,
-        ge=0,
-        description="Maximum number of vectors for an exact scan.",
-    )
+    search_text_weight: float = Field(0.5, ge=0)
+    """Weight of the text similarity."""
+    search_vision_weight: float = Field(0.35, ge=0)
+    """Weight of the vision similarity."""
+    search_people_weight: float = Field(0.3, ge=0)
+    """Weight of the confidence with which the requested persons were recognised."""
+    search_keyword_weight: float = Field(0.2, ge=0)
+    """Weight of spoken words in a hybrid search."""
+    search_lexical_weight: float = Field(0.2, ge=0)
+    """Weight of the lexical similarity in a hybrid search."""
+    search_screen_weight: float = Field(0.2, ge=0)
+    """Weight of on-screen text in a hybrid search."""
+    search_deadline_s: float = Field(5.0, gt=0, le=60)
+    """Maximum time for which a search waits for its models, seconds; it then answers without the missing ones."""
+    search_candidates: int = Field(100, ge=10, le=1000)
+    """Number of scenes that each retriever of a search proposes."""
+    search_link_s: int = Field(3600, ge=1, le=604_800)
+    """Lifetime of the keyframe URLs in an answer, seconds."""
+    search_default_results: int = Field(20, ge=1)
+    """Number of hits in an answer if a request sets no limit."""
+    search_max_results: int = Field(50, ge=1, le=1000)
+    """Maximum number of hits in an answer."""
+    search_ef: int = Field(200, ge=10, le=1000, alias="SEARCH_EF_SEARCH")
+    """Number of candidates in an approximate search (`hnsw.ef_search`)."""
+    search_exact_rows: int = Field(20_000, ge=0)
+    """Maximum number of vectors for an exact scan."""
 
     @field_validator(
         "home", "models_dir", "storage_root", "models_file", "hf_home", "vision_labels", mode="after"

@@ -19,9 +19,10 @@ from shared.errors import InvalidRequest
 from tests.support.assets import find_assets, give_up
 from tests.support.figures import record_figure, write_summary
 from tests.support.fleet import Fleet, fleet_over
+from tests.support.s3_servers import moto, swift
 from tests.support.services import PostgresServer, RedisServer
 
-__all__ = ["record_figure"]
+__all__ = ["moto", "record_figure", "swift"]
 
 _names = itertools.count(1)
 #: The modules below each of these share a fleet.

@@ -69,9 +69,8 @@ def prepare(data: Path, password: str, log: Path) -> None:
                 "move the folder away, or set POSTGRES_URL to a server of that version"
             )
         if os.geteuid() == 0 and data.stat().st_uid != unprivileged.account_ids()[0]:
-            unprivileged_owner = data.stat().st_uid
             raise Conflict(
-                f"{data} belongs to user {unprivileged_owner}: run `scenefleet up` as that user, not as root"
+                f"{data} belongs to user {data.stat().st_uid}: run `scenefleet up` as that user, not as root"
             )
         return
     draft = data.with_name(data.name + ".new")

@@ -15,7 +15,7 @@ from urllib.parse import quote
 from local.servers.ports import LOOPBACK
 from local.servers.redis_versions import Server, read_server
 from shared.errors import BrokerUnavailable, InvalidRequest
-from shared.permissions import FILE_MODE, make_private_folder
+from shared.permissions import make_private_folder, write_private
 from shared.settings import process_environment
 
 CONFIG = "redis.conf"
@@ -101,10 +101,7 @@ def prepare(folder: Path, address: Path | int, password: str) -> None:
     ]
     if find_server().knows_client_eviction:
         lines.append(f"maxmemory-clients {CLIENTS_MEMORY}")
-    config = folder / CONFIG
-    config.unlink(missing_ok=True)
-    with os.fdopen(os.open(config, os.O_WRONLY | os.O_CREAT | os.O_EXCL, FILE_MODE), "w") as handle:
-        handle.write("\n".join(lines) + "\n")
+    write_private(folder / CONFIG, "\n".join(lines) + "\n")
 
 
 def _listen(address: Path | int) -> list[str]:

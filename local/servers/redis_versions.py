@@ -61,16 +61,6 @@ def patched_releases() -> str:
     return " and ".join(products)
 
 
-def read_version(said: str) -> tuple[str, Version] | None:
-    """Product and version in the output of ``--version``."""
-    found = _SAID.search(said)
-    if found is None:
-        return None
-    product, *numbers = found.groups()
-    major, minor, patch = map(int, numbers)
-    return product.capitalize(), (major, minor, patch)
-
-
 def read_server(path: Path) -> Server | None:
     """Read a server's version; None if the program does not run or is no Redis."""
     try:
@@ -79,5 +69,9 @@ def read_server(path: Path) -> Server | None:
         ).stdout
     except (OSError, subprocess.TimeoutExpired):
         return None
-    read = read_version(said)
-    return None if read is None else Server(path=path, product=read[0], version=read[1])
+    found = _SAID.search(said)
+    if found is None:
+        return None
+    product, *numbers = found.groups()
+    major, minor, patch = map(int, numbers)
+    return Server(path=path, product=product.capitalize(), version=(major, minor, patch))

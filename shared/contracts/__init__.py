@@ -6,18 +6,12 @@ Payloads come from outside and are hostile until they have passed these models. 
 
 from .base import (
     ID_PATTERN as ID_PATTERN,
-    MAX_MESSAGE_BYTES as MAX_MESSAGE_BYTES,
-    MAX_NAME_CHARS as MAX_NAME_CHARS,
     MAX_PICTURE_BYTES as MAX_PICTURE_BYTES,
     MAX_PICTURE_PIXELS as MAX_PICTURE_PIXELS,
     MAX_QUERY_CHARS as MAX_QUERY_CHARS,
     Box as Box,
     Contract as Contract,
-    Id as Id,
-    ModelName as ModelName,
-    PersonName as PersonName,
     SearchedKind as SearchedKind,
-    Text as Text,
     parse as parse,
 )
 from .inference import (
@@ -32,7 +26,6 @@ from .inference import (
     RerankDocuments as RerankDocuments,
     RerankScores as RerankScores,
     TextVectors as TextVectors,
-    TokenId as TokenId,
     TranscribeAudio as TranscribeAudio,
     TranscribedAudio as TranscribedAudio,
 )

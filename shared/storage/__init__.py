@@ -58,18 +58,5 @@ def configured_storage(settings: Settings) -> Storage:
     Raises:
         InvalidRequest: a setting is missing or not acceptable.
     """
-    return open_storage(
-        StorageConfig(
-            backend=settings.storage_backend,
-            root=settings.storage_dir,
-            endpoint=settings.storage_endpoint,
-            public_endpoint=settings.storage_public_endpoint,
-            access_key=settings.storage_access_key,
-            secret_key=settings.storage_secret_key,
-            secure=settings.storage_secure,
-            region=settings.storage_region,
-            bucket_uploads=settings.storage_bucket_uploads,
-            bucket_sidecars=settings.storage_bucket_sidecars,
-            bucket_tmp=settings.storage_bucket_tmp,
-        )
-    )
+    given = {name.removeprefix("storage_"): value for name, value in settings if name.startswith("storage_")}
+    return open_storage(StorageConfig.model_validate({**given, "root": settings.storage_dir}))

@@ -16,7 +16,7 @@ from typing import NoReturn
 
 from ..errors import InvalidKey
 from ..permissions import FOLDER_MODE
-from .keys import check_key
+from .keys import is_key
 
 _FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 # NONBLOCK: opening a planted pipe must not hold us up.
@@ -36,7 +36,7 @@ def walk(base_fd: int, names: Sequence[str], *, create: bool = False) -> Iterato
     folder_fd = os.dup(base_fd)
     try:
         for name in names:
-            next_fd = _open_folder(folder_fd, name, create=create)
+            next_fd = open_folder(folder_fd, name, create=create)
             os.close(folder_fd)
             folder_fd = next_fd
         yield folder_fd
@@ -44,9 +44,26 @@ def walk(base_fd: int, names: Sequence[str], *, create: bool = False) -> Iterato
         os.close(folder_fd)
 
 
-@contextmanager
-def open_file(folder_fd: int, name: str) -> Iterator[tuple[int, os.stat_result]]:
-    """The descriptor and stat of a regular file.
+def open_folder(parent_fd: int, name: str, *, create: bool = False) -> int:
+    """A descriptor of one folder inside another; raises as ``walk``."""
+    try:
+        return os.open(name, _FOLDER, dir_fd=parent_fd)
+    except FileNotFoundError:
+        if not create:
+            raise
+    except OSError as error:
+        # Linux says ENOTDIR for a link opened as a folder, other systems ELOOP.
+        if error.errno in (errno.ENOTDIR, errno.ELOOP) and _is_link(parent_fd, name):
+            _refuse_link(name)
+        raise
+    with suppress(FileExistsError):
+        os.mkdir(name, FOLDER_MODE, dir_fd=parent_fd)
+    os.fsync(parent_fd)
+    return open_folder(parent_fd, name)
+
+
+def open_file(folder_fd: int, name: str) -> int:
+    """A descriptor of a regular file.
 
     Raises:
         FileNotFoundError: there is none, or something that is no regular file.
@@ -57,16 +74,13 @@ def open_file(folder_fd: int, name: str) -> Iterator[tuple[int, os.stat_result]]
     except OSError as error:
         if error.errno == errno.ELOOP:
             _refuse_link(name)
-        if error.errno == errno.ENXIO:  # a socket
-            raise FileNotFoundError(errno.ENOENT, "not a regular file", name) from error
-        raise
-    try:
-        found = os.fstat(file_fd)
-        if not modes.S_ISREG(found.st_mode):
-            raise FileNotFoundError(errno.ENOENT, "not a regular file", name)
-        yield file_fd, found
-    finally:
+        if error.errno != errno.ENXIO:  # a socket
+            raise
+    else:
+        if modes.S_ISREG(os.fstat(file_fd).st_mode):
+            return file_fd
         os.close(file_fd)
+    raise FileNotFoundError(errno.ENOENT, "not a regular file", name)
 
 
 def scan(folder_fd: int, path: str, start: str) -> Iterator[tuple[str, os.stat_result]]:
@@ -74,7 +88,7 @@ def scan(folder_fd: int, path: str, start: str) -> Iterator[tuple[str, os.stat_r
     with os.scandir(folder_fd) as entries:
         for entry in entries:
             key = path + entry.name
-            if not entry.name.startswith(start) or not _is_key(key):
+            if not entry.name.startswith(start) or not is_key(key):
                 continue
             try:
                 found = entry.stat(follow_symlinks=False)
@@ -139,23 +153,6 @@ def sweep(folder_fd: int, older_than_s: float) -> None:
                 os.unlink(name, dir_fd=folder_fd)
 
 
-def _open_folder(parent_fd: int, name: str, *, create: bool) -> int:
-    try:
-        return os.open(name, _FOLDER, dir_fd=parent_fd)
-    except FileNotFoundError:
-        if not create:
-            raise
-    except OSError as error:
-        # Linux says ENOTDIR for a link opened as a folder, other systems ELOOP.
-        if error.errno in (errno.ENOTDIR, errno.ELOOP) and _is_link(parent_fd, name):
-            _refuse_link(name)
-        raise
-    with suppress(FileExistsError):
-        os.mkdir(name, FOLDER_MODE, dir_fd=parent_fd)
-    os.fsync(parent_fd)
-    return _open_folder(parent_fd, name, create=False)
-
-
 def _is_link(folder_fd: int, name: str) -> bool:
     return modes.S_ISLNK(os.stat(name, dir_fd=folder_fd, follow_symlinks=False).st_mode)
 
@@ -164,11 +161,3 @@ def _refuse_link(name: str) -> NoReturn:
     raise InvalidKey(
         f"the key leads through a symbolic link at {name!r} in the storage folder: remove the link"
     )
-
-
-def _is_key(name: str) -> bool:
-    try:
-        check_key(name)
-    except InvalidKey:
-        return False
-    return True

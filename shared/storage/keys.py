@@ -40,6 +40,11 @@ def check_key(key: str) -> str:
     return key
 
 
+def is_key(key: str) -> bool:
+    """Whether ``key`` may name an object."""
+    return _find_fault(key) is None
+
+
 def check_prefix(prefix: str) -> str:
     """Return ``prefix`` unchanged if keys can begin with it: empty, a key, or a key followed by one ``/``.
 

@@ -11,41 +11,26 @@ from __future__ import annotations
 import errno
 import os
 import secrets
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import BinaryIO
 
-from ..errors import (
-    Conflict,
-    InvalidKey,
-    InvalidRequest,
-    ObjectMissing,
-    ScenefleetError,
-    StorageUnavailable,
-)
+from ..errors import InvalidKey, InvalidRequest, ObjectMissing, StorageUnavailable
 from ..permissions import FILE_MODE, make_private_folder, require_private
 from . import folders as tree
-from .keys import check_key, check_prefix
-from .objects import (
-    MAX_GET_BYTES,
-    Bucket,
-    ObjectInfo,
-    ObjectStat,
-    OnProgress,
-    Storage,
-    StorageConfig,
-    check_folder_prefix,
-    check_range,
-)
-from .transfer import CHUNK_BYTES, NO_ROOM, check_size, no_room, read_source, receive, source_file, write_all
+from .keys import check_key
+from .objects import Bucket, ObjectInfo, ObjectStat, Storage, StorageConfig
+from .transfer import CHUNK_BYTES, NO_ROOM, Source, no_room, write_all
 
 PARTIAL = ".partial"  # no key begins with a dot, so no key can name it
 PARTIAL_TTL_S = 24 * 3600.0
-_ROLES: tuple[Bucket, ...] = ("uploads", "sidecars", "tmp")
 #: A folder may be pruned between our making it and our using it; each try needs a delete at just that moment.
 _TRIES = 50
+_WITHOUT_URLS = {
+    "PUT": ("upload", "store the file with put_file"),
+    "GET": ("download", "read the file at local_path"),
+}
 
 
 class LocalStorage(Storage):
@@ -55,116 +40,62 @@ class LocalStorage(Storage):
         """Raises InvalidRequest when the configuration has no root or bucket names that can't be folders."""
         if config.root is None:
             raise InvalidRequest("STORAGE_ROOT is not set: name the folder that holds the storage")
+        super().__init__(config)
         self._root = config.root.expanduser().absolute()
-        self._names = config.bucket_names()
 
-    # --- writing
-
-    def put_file(self, bucket: Bucket, key: str, path: Path, content_type: str) -> None:
-        check_key(key)
-        with source_file(path) as (source, size_bytes):
-            self._put(bucket, key, lambda target: _copy(source, size_bytes, path, target))
-
-    def put_bytes(self, bucket: Bucket, key: str, data: bytes, content_type: str) -> None:
-        check_key(key)
-        self._put(bucket, key, lambda target: write_all(target, data))
-
-    def _put(self, bucket: Bucket, key: str, write: Callable[[int], None]) -> None:
+    def _put(self, bucket: Bucket, key: str, source: Source, content_type: str) -> None:
         with (
             self._reported(bucket),
             self._bucket(bucket) as bucket_fd,
             _partial(bucket_fd) as (partial_fd, partial),
         ):
             with _created(partial_fd, partial) as target:
-                write(target)
+                while chunk := source.read(CHUNK_BYTES):
+                    write_all(target, chunk)
                 os.fsync(target)
             _settle(bucket_fd, key, partial_fd, partial)
 
-    # --- reading
+    @contextmanager
+    def _open(
+        self, bucket: Bucket, key: str, offset: int, length: int | None
+    ) -> Iterator[tuple[Iterator[bytes], int]]:
+        with self._file(bucket, key) as (source, found):
+            size_bytes = max(0, found.st_size - offset)
+            size_bytes = size_bytes if length is None else min(length, size_bytes)
+            yield self._chunks(bucket, source, offset, size_bytes), size_bytes
 
-    def get_file(
-        self,
-        bucket: Bucket,
-        key: str,
-        path: Path,
-        *,
-        max_bytes: int | None = None,
-        on_progress: OnProgress | None = None,
-    ) -> int:
-        with self._open(bucket, key) as (source, found):
-            return receive(
-                path,
-                self._chunks(bucket, source),
-                size_bytes=found.st_size,
-                max_bytes=max_bytes,
-                on_progress=on_progress,
-                source=f"object {bucket}:{key}",
-            )
-
-    def _chunks(self, bucket: Bucket, source: int) -> Iterator[bytes]:
+    def _chunks(self, bucket: Bucket, source: int, offset: int, size_bytes: int) -> Iterator[bytes]:
+        end = offset + size_bytes
         with self._reported(bucket):
-            while chunk := os.read(source, CHUNK_BYTES):
+            while chunk := os.pread(source, min(CHUNK_BYTES, end - offset), offset):
+                offset += len(chunk)
                 yield chunk
 
-    def get_bytes(
-        self,
-        bucket: Bucket,
-        key: str,
-        *,
-        offset: int = 0,
-        length: int | None = None,
-        max_bytes: int = MAX_GET_BYTES,
-    ) -> bytes:
-        check_range(offset, length)
-        parts = []
-        with self._open(bucket, key) as (source, found), self._reported(bucket):
-            left_bytes = max(0, found.st_size - offset)
-            left_bytes = left_bytes if length is None else min(length, left_bytes)
-            check_size(left_bytes, max_bytes, f"object {bucket}:{key}")
-            while left_bytes > 0 and (part := os.pread(source, min(left_bytes, CHUNK_BYTES), offset)):
-                parts.append(part)
-                offset += len(part)
-                left_bytes -= len(part)
-        if left_bytes > 0:
-            raise StorageUnavailable(
-                f"object {bucket}:{key} broke off {left_bytes} bytes early: it is read again"
-            )
-        return b"".join(parts)
-
     def stat(self, bucket: Bucket, key: str) -> ObjectStat:
-        with self._open(bucket, key) as (_, found):
+        with self._file(bucket, key) as (_, found):
             return ObjectStat(size_bytes=found.st_size, modified_at=_modified_at(found))
 
     def local_path(self, bucket: Bucket, key: str) -> Path | None:
-        with self._open(bucket, key):
+        with self._file(bucket, key):
             return self._root / self._name(bucket) / key
 
     @contextmanager
-    def _open(self, bucket: Bucket, key: str) -> Iterator[tuple[int, os.stat_result]]:
+    def _file(self, bucket: Bucket, key: str) -> Iterator[tuple[int, os.stat_result]]:
         """The object's file descriptor and its stat."""
         *names, name = check_key(key).split("/")
         with self._reported(bucket), self._bucket(bucket) as bucket_fd:
             try:
-                with (
-                    tree.walk(bucket_fd, names) as folder_fd,
-                    tree.open_file(folder_fd, name) as (file_fd, found),
-                ):
-                    source = os.dup(file_fd)
+                with tree.walk(bucket_fd, names) as folder_fd:
+                    source = tree.open_file(folder_fd, name)
             except (FileNotFoundError, NotADirectoryError) as error:
                 raise ObjectMissing(f"there is no object {bucket}:{key}: upload it first") from error
         try:
-            yield source, found
+            yield source, os.fstat(source)
         finally:
             os.close(source)
 
-    # --- listing and deleting
-
-    def list(self, bucket: Bucket, prefix: str) -> Iterator[ObjectInfo]:
-        folder, _, start = check_prefix(prefix).rpartition("/")
-        self._name(bucket)
-        return self._listed(bucket, folder, start)
-
-    def _listed(self, bucket: Bucket, folder: str, start: str) -> Iterator[ObjectInfo]:
+    def _list(self, bucket: Bucket, prefix: str) -> Iterator[ObjectInfo]:
+        folder, _, start = prefix.rpartition("/")
         with self._reported(bucket), self._bucket(bucket) as bucket_fd:
             try:
                 with tree.walk(bucket_fd, folder.split("/") if folder else []) as folder_fd:
@@ -188,12 +119,8 @@ class LocalStorage(Storage):
                 return  # no such object
             tree.prune(bucket_fd, names)
 
-    def delete_many(self, bucket: Bucket, keys: Sequence[str]) -> None:
-        for key in [check_key(key) for key in keys]:
-            self.delete(bucket, key)
-
-    def delete_prefix(self, bucket: Bucket, prefix: str) -> int:
-        names = check_folder_prefix(prefix).removesuffix("/").split("/")
+    def _delete_prefix(self, bucket: Bucket, prefix: str) -> int:
+        names = prefix.removesuffix("/").split("/")
         with self._reported(bucket), self._bucket(bucket) as bucket_fd:
             try:
                 with tree.walk(bucket_fd, names) as folder_fd:
@@ -203,24 +130,11 @@ class LocalStorage(Storage):
             tree.prune(bucket_fd, names)
         return removed
 
-    # --- the storage as a whole
-
-    def presign_put(self, bucket: Bucket, key: str, expires_s: int) -> str:
-        raise InvalidRequest(
-            "STORAGE_BACKEND=local has no upload URLs: store the file with put_file, or use minio"
-        )
-
-    def presign_get(
-        self,
-        bucket: Bucket,
-        key: str,
-        expires_s: int,
-        *,
-        download_name: str | None = None,
+    def _presign(
+        self, method: str, bucket: Bucket, key: str, expires_s: int, download_name: str | None = None
     ) -> str:
-        raise InvalidRequest(
-            "STORAGE_BACKEND=local has no download URLs: read the file at local_path, or use minio"
-        )
+        purpose, instead = _WITHOUT_URLS[method]
+        raise InvalidRequest(f"STORAGE_BACKEND=local has no {purpose} URLs: {instead}, or use minio")
 
     def ensure_buckets(self) -> None:
         with self._reported(None):
@@ -234,41 +148,22 @@ class LocalStorage(Storage):
                 ):
                     tree.sweep(partial_fd, PARTIAL_TTL_S)
 
-    def check(self) -> None:
-        try:
-            with self._reported(None):
-                require_private(self._root, "STORAGE_ROOT")
-            for role in _ROLES:
-                self._probe(role)
-        except StorageUnavailable:
-            raise
-        except ScenefleetError as error:
-            raise StorageUnavailable(str(error)) from error
-
-    def _probe(self, bucket: Bucket) -> None:
-        """Write a byte where every object begins, and take it away."""
-        with (
-            self._reported(bucket),
-            self._bucket(bucket) as bucket_fd,
-            _partial(bucket_fd) as (partial_fd, partial),
-        ):
-            with _created(partial_fd, partial) as target:
-                write_all(target, b"?")
-                os.fsync(target)
-            os.unlink(partial, dir_fd=partial_fd)
+    def _check(self) -> None:
+        with self._reported(None):
+            require_private(self._root, "STORAGE_ROOT")
+        for role in self._names:  # write a byte where every object begins, and take it away
+            with (
+                self._reported(role),
+                self._bucket(role) as bucket_fd,
+                _partial(bucket_fd) as (partial_fd, partial),
+            ):
+                with _created(partial_fd, partial) as target:
+                    write_all(target, b"?")
+                    os.fsync(target)
+                os.unlink(partial, dir_fd=partial_fd)
 
     def describe(self) -> str:
         return f"folder {self._root}"
-
-    # --- folders
-
-    def _name(self, bucket: Bucket) -> str:
-        try:
-            return self._names[bucket]
-        except KeyError:
-            raise InvalidRequest(
-                f"there is no bucket role {bucket!r}: use one of {', '.join(_ROLES)}"
-            ) from None
 
     @contextmanager
     def _bucket(self, bucket: Bucket) -> Iterator[int]:
@@ -277,8 +172,7 @@ class LocalStorage(Storage):
         try:
             root_fd = os.open(self._root, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
             try:
-                with tree.walk(root_fd, [name]) as folder_fd:
-                    bucket_fd = os.dup(folder_fd)
+                bucket_fd = tree.open_folder(root_fd, name)
             finally:
                 os.close(root_fd)
         except (FileNotFoundError, NotADirectoryError) as error:
@@ -361,16 +255,6 @@ def _rename(bucket_fd: int, names: Sequence[str], name: str, partial_fd: int, pa
                 raise
             os.rename(partial, name, src_dir_fd=partial_fd, dst_dir_fd=folder_fd)
         os.fsync(folder_fd)
-
-
-def _copy(source: BinaryIO, size_bytes: int, path: Path, target: int) -> None:
-    left_bytes = size_bytes
-    while left_bytes > 0:
-        chunk = read_source(source, min(CHUNK_BYTES, left_bytes), path)
-        if not chunk:
-            raise Conflict(f"file {path} became shorter while it was stored: store it once it is complete")
-        write_all(target, chunk)
-        left_bytes -= len(chunk)
 
 
 def _modified_at(found: os.stat_result) -> datetime:

@@ -6,13 +6,10 @@ errors. Credentials and signatures never appear in them. A whole answer is check
 
 from __future__ import annotations
 
-import io
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import timedelta
-from pathlib import Path
-from typing import Any
 from urllib.parse import quote
 from xml.etree.ElementTree import ParseError
 
@@ -22,25 +19,14 @@ from minio.error import InvalidResponseError, MinioException, S3Error
 from urllib3.exceptions import HTTPError
 from urllib3.response import BaseHTTPResponse
 
-from ..errors import Conflict, InvalidKey, InvalidRequest, ObjectMissing, ScenefleetError, StorageUnavailable
-from .keys import check_key, check_prefix
-from .objects import (
-    MAX_GET_BYTES,
-    Bucket,
-    MiB,
-    ObjectInfo,
-    ObjectStat,
-    OnProgress,
-    Storage,
-    StorageConfig,
-    check_expires,
-    check_folder_prefix,
-    check_range,
-)
-from .s3_client import check_connection, open_client, open_signer, server_name
+from ..errors import InvalidRequest, ObjectMissing, StorageUnavailable
+from .keys import check_key, is_key
+from .objects import Bucket, ObjectInfo, ObjectStat, Storage, StorageConfig
+from .s3_client import check_connection, open_client
 from .s3_errors import no_bucket, translate
-from .transfer import CHUNK_BYTES, check_size, receive, source_file
+from .transfer import CHUNK_BYTES, MiB, Source
 
+MAX_EXPIRES_S = 7 * 24 * 3600  # the longest that Signature Version 4 allows
 PART_BYTES = 8 * MiB  # at least; S3 allows 10,000 parts
 MAX_PARTS = 10_000
 PARALLEL_PARTS = 3  # parts in flight: storing takes about 5 * PART_BYTES of memory
@@ -51,101 +37,44 @@ class MinioStorage(Storage):
 
     def __init__(self, config: StorageConfig) -> None:
         """Raises InvalidRequest when endpoint, credentials or bucket names are missing or not acceptable."""
-        check_connection(config)
-        self._config = config
+        self._address, self._public_address = check_connection(config)
+        super().__init__(config)
+        self._server = self._address[0]
         self._secrets = (config.secret_key.get_secret_value(), config.access_key)
-        self._names = config.bucket_names()
-        self._server = server_name(config)
         self._client: tuple[int, Minio] | None = None  # with the process that opened it
 
-    # --- writing
-
-    def put_file(self, bucket: Bucket, key: str, path: Path, content_type: str) -> None:
-        check_key(key)
-        with source_file(path) as (source, size_bytes), self._reported(bucket, key):
-            try:
-                self._connect().put_object(
-                    self._name(bucket),
-                    key,
-                    source,
-                    size_bytes,
-                    content_type=content_type,
-                    part_size=_part_bytes(size_bytes),
-                    num_parallel_uploads=PARALLEL_PARTS,
-                )
-            except OSError as error:
-                if os.fstat(source.fileno()).st_size < size_bytes:
-                    raise Conflict(
-                        f"file {path} became shorter while it was stored: store it once it is complete"
-                    ) from error
-                raise InvalidRequest(f"file {path} can't be read ({error}): check its disk") from error
-
-    def put_bytes(self, bucket: Bucket, key: str, data: bytes, content_type: str) -> None:
-        check_key(key)
+    def _put(self, bucket: Bucket, key: str, source: Source, content_type: str) -> None:
         with self._reported(bucket, key):
             self._connect().put_object(
                 self._name(bucket),
                 key,
-                io.BytesIO(data),
-                len(data),
+                source,
+                source.size_bytes,
                 content_type=content_type,
-                part_size=_part_bytes(len(data)),
+                part_size=_part_bytes(source.size_bytes),
+                num_parallel_uploads=PARALLEL_PARTS,
             )
-
-    # --- reading
-
-    def get_file(
-        self,
-        bucket: Bucket,
-        key: str,
-        path: Path,
-        *,
-        max_bytes: int | None = None,
-        on_progress: OnProgress | None = None,
-    ) -> int:
-        with self._open(bucket, key) as (response, size_bytes):
-            return receive(
-                path,
-                self._chunks(bucket, key, response),
-                size_bytes=size_bytes,
-                max_bytes=max_bytes,
-                on_progress=on_progress,
-                source=f"object {bucket}:{key}",
-            )
-
-    def get_bytes(
-        self,
-        bucket: Bucket,
-        key: str,
-        *,
-        offset: int = 0,
-        length: int | None = None,
-        max_bytes: int = MAX_GET_BYTES,
-    ) -> bytes:
-        check_range(offset, length)
-        if length == 0:
-            self.stat(bucket, key)
-            return b""
-        try:
-            with self._open(bucket, key, offset=offset, length=length) as (response, size_bytes):
-                check_size(size_bytes, max_bytes, f"object {bucket}:{key}")
-                data = b"".join(self._chunks(bucket, key, response))
-        except _PastTheEnd:
-            return b""
-        if len(data) != size_bytes:
-            raise StorageUnavailable(
-                f"object {bucket}:{key} broke off after {len(data)} of {size_bytes} bytes: it is read again"
-            )
-        return data
 
     @contextmanager
     def _open(
-        self, bucket: Bucket, key: str, *, offset: int = 0, length: int | None = None
-    ) -> Iterator[tuple[BaseHTTPResponse, int]]:
-        """The answer to a GET, its body not yet read, and the number of bytes announced."""
-        check_key(key)
+        self, bucket: Bucket, key: str, offset: int, length: int | None
+    ) -> Iterator[tuple[Iterator[bytes], int]]:
+        if length == 0:
+            self.stat(bucket, key)
+            yield iter(()), 0
+            return
         with self._reported(bucket, key):
-            response = self._connect().get_object(self._name(bucket), key, offset=offset, length=length or 0)
+            try:
+                response = self._connect().get_object(
+                    self._name(bucket), key, offset=offset, length=length or 0
+                )
+            except S3Error as error:
+                if error.code != "InvalidRange":
+                    raise
+                response = None
+        if response is None:  # the range begins where the object has ended
+            yield iter(()), 0
+            return
         try:
             announced = response.headers.get("content-length", "")
             if not announced.isdecimal():
@@ -156,7 +85,7 @@ class MinioStorage(Storage):
                 raise StorageUnavailable(
                     f"{self._server} ignores ranges (object {bucket}:{key}): use one that knows them"
                 )
-            yield response, int(announced)
+            yield self._chunks(bucket, key, response), int(announced)
         finally:
             response.close()  # a body left unread must not go back to the pool
             response.release_conn()
@@ -172,9 +101,8 @@ class MinioStorage(Storage):
             with self._reported(bucket, key):
                 found = self._connect().stat_object(self._name(bucket), key)
         except ObjectMissing:
-            self._require_bucket(
-                bucket
-            )  # the answer to HEAD has no body: a missing bucket looks just the same
+            # The answer to HEAD has no body: a missing bucket looks just the same.
+            self._require_bucket(bucket)
             raise
         if found.size is None or found.last_modified is None:
             raise StorageUnavailable(
@@ -182,18 +110,7 @@ class MinioStorage(Storage):
             )
         return ObjectStat(size_bytes=found.size, modified_at=found.last_modified)
 
-    def local_path(self, bucket: Bucket, key: str) -> Path | None:
-        check_key(key)
-        return None
-
-    # --- listing and deleting
-
-    def list(self, bucket: Bucket, prefix: str) -> Iterator[ObjectInfo]:
-        check_prefix(prefix)
-        self._name(bucket)
-        return self._listed(bucket, prefix)
-
-    def _listed(self, bucket: Bucket, prefix: str) -> Iterator[ObjectInfo]:
+    def _list(self, bucket: Bucket, prefix: str) -> Iterator[ObjectInfo]:
         with self._reported(bucket, prefix):
             for found in self._connect().list_objects(self._name(bucket), prefix=prefix, recursive=True):
                 name = found.object_name
@@ -201,7 +118,7 @@ class MinioStorage(Storage):
                     raise StorageUnavailable(
                         f"{self._server} lists {bucket}:{prefix} without sizes or times: check it"
                     )
-                if _is_key(name):
+                if is_key(name):
                     yield ObjectInfo(key=name, size_bytes=found.size, modified_at=found.last_modified)
 
     def delete(self, bucket: Bucket, key: str) -> None:
@@ -213,61 +130,54 @@ class MinioStorage(Storage):
             return  # some servers say so, S3 does not
 
     def delete_many(self, bucket: Bucket, keys: Sequence[str]) -> None:
-        doomed = [DeleteObject(check_key(key)) for key in keys]
-        if not doomed:
-            return
-        # A thousand a call.
-        with self._reported(bucket, keys[0]):
-            found = self._connect().remove_objects(self._name(bucket), doomed)
-            errors = [error for error in found if error.code not in _GONE]
-        if errors:
-            raise StorageUnavailable(
-                f"{self._server} could not delete {len(errors)} of {len(doomed)} objects of bucket {bucket} "
-                f"({errors[0].code}): look at its health and at the rights of this access key"
-            )
+        if keys:
+            self._remove(bucket, keys[0], [check_key(key) for key in keys])
 
-    def delete_prefix(self, bucket: Bucket, prefix: str) -> int:
-        check_folder_prefix(prefix)
-        client, name = self._connect(), self._name(bucket)
+    def _delete_prefix(self, bucket: Bucket, prefix: str) -> int:
+        found = self._connect().list_objects(self._name(bucket), prefix=prefix, recursive=True)
+        return self._remove(bucket, prefix, (one.object_name or "" for one in found))
+
+    def _remove(self, bucket: Bucket, what: str, keys: Iterable[str]) -> int:
+        """Remove objects, a thousand a call; return how many were named."""
         sent = 0
 
         def doomed() -> Iterator[DeleteObject]:
             nonlocal sent
-            for found in client.list_objects(name, prefix=prefix, recursive=True):
+            for key in keys:
                 sent += 1
-                yield DeleteObject(found.object_name or "")
+                yield DeleteObject(key)
 
-        with self._reported(bucket, prefix):
-            errors = [error for error in client.remove_objects(name, doomed()) if error.code not in _GONE]
+        with self._reported(bucket, what):
+            found = self._connect().remove_objects(self._name(bucket), doomed())
+            errors = [error for error in found if error.code not in _GONE]
         if errors:
             raise StorageUnavailable(
-                f"{self._server} could not delete {len(errors)} of {sent} objects under {bucket}:{prefix} "
+                f"{self._server} could not delete {len(errors)} of {sent} objects of bucket {bucket} "
                 f"({errors[0].code}): look at its health and at the rights of this access key"
             )
         return sent
 
-    # --- the storage as a whole
-
-    def presign_put(self, bucket: Bucket, key: str, expires_s: int) -> str:
-        return self._presign("PUT", bucket, key, expires_s, {})
-
-    def presign_get(
-        self, bucket: Bucket, key: str, expires_s: int, *, download_name: str | None = None
+    def _presign(
+        self, method: str, bucket: Bucket, key: str, expires_s: int, download_name: str | None = None
     ) -> str:
-        answer = {}
+        if not 1 <= expires_s <= MAX_EXPIRES_S:
+            raise InvalidRequest(
+                f"a presigned URL can't expire after {expires_s} s: choose 1 to {MAX_EXPIRES_S} s (7 days)"
+            )
+        headers = {}
         if download_name is not None:
             # RFC 6266: percent-encoded UTF-8, so no name can break out of the header.
-            answer["response-content-disposition"] = (
+            headers["response-content-disposition"] = (
                 f"attachment; filename*=UTF-8''{quote(download_name, safe='')}"
             )
-        return self._presign("GET", bucket, key, expires_s, answer)
-
-    def _presign(self, method: str, bucket: Bucket, key: str, expires_s: int, answer: dict[str, Any]) -> str:
-        check_key(key)
-        expires = timedelta(seconds=check_expires(expires_s))
-        client = open_signer(self._config)
-        url: str = client.get_presigned_url(
-            method, self._name(bucket), key, expires=expires, response_headers=answer
+        # For the address that browsers use: a signature covers the host name.
+        signer = open_client(self._config, self._public_address, connects=False)
+        url: str = signer.get_presigned_url(
+            method,
+            self._name(bucket),
+            key,
+            expires=timedelta(seconds=expires_s),
+            response_headers=headers,
         )
         return url
 
@@ -281,39 +191,24 @@ class MinioStorage(Storage):
                     if error.code not in ("BucketAlreadyOwnedByYou", "BucketAlreadyExists"):
                         raise  # otherwise another node was faster
 
-    def check(self) -> None:
-        try:
-            for role in self._names:
-                self._require_bucket(role)
-        except StorageUnavailable:
-            raise
-        except ScenefleetError as error:
-            raise StorageUnavailable(str(error)) from error
+    def _check(self) -> None:
+        for role in self._names:
+            self._require_bucket(role)
 
     def describe(self) -> str:
         return f"S3 server {self._server}"
 
-    # --- the server
-
     def _require_bucket(self, bucket: Bucket) -> None:
         with self._reported(bucket, None):
             if not self._connect().bucket_exists(self._name(bucket)):
-                raise StorageUnavailable(no_bucket(self._server, self._name(bucket)))
-
-    def _name(self, bucket: Bucket) -> str:
-        try:
-            return self._names[bucket]
-        except KeyError:
-            raise InvalidRequest(
-                f"there is no bucket role {bucket!r}: use one of {', '.join(self._names)}"
-            ) from None
+                raise no_bucket(self._server, self._name(bucket))
 
     def _connect(self) -> Minio:
         """This process's client: a child after a fork must not share its parent's sockets."""
         opened = self._client
         if opened is None or opened[0] != os.getpid():
             # Two threads may both come here; then one client is used once and dropped.
-            opened = (os.getpid(), open_client(self._config))
+            opened = (os.getpid(), open_client(self._config, self._address))
             self._client = opened
         return opened[1]
 
@@ -323,8 +218,6 @@ class MinioStorage(Storage):
         try:
             yield
         except (MinioException, HTTPError, ParseError, UnicodeDecodeError) as error:
-            if isinstance(error, S3Error) and error.code == "InvalidRange":
-                raise _PastTheEnd from error
             ours = translate(
                 error,
                 server=self._server,
@@ -339,21 +232,9 @@ class MinioStorage(Storage):
             raise ours from (None if indiscreet else error)
 
 
-class _PastTheEnd(Exception):
-    """The range begins where the object has ended."""
-
-
 _GONE = frozenset({"NoSuchKey", "NoSuchVersion"})
 
 
 def _part_bytes(size_bytes: int) -> int:
     """The smallest whole number of MiB that needs no more parts than S3 allows."""
     return max(PART_BYTES, -(-size_bytes // (MAX_PARTS * MiB)) * MiB)
-
-
-def _is_key(name: str) -> bool:
-    try:
-        check_key(name)
-    except InvalidKey:
-        return False
-    return True

@@ -5,9 +5,11 @@
 
 from __future__ import annotations
 
+import io
 import re
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -15,17 +17,23 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field, SecretStr
 
-from ..errors import InvalidKey, InvalidRequest, ObjectMissing
-from .keys import check_prefix
+from ..errors import (
+    InvalidKey,
+    InvalidRequest,
+    LimitExceeded,
+    ObjectMissing,
+    ScenefleetError,
+    StorageUnavailable,
+)
+from .keys import check_key, check_prefix
+from .transfer import MiB, Source, appearing, local_errors, source_file, write_all
 
 Bucket = Literal["uploads", "sidecars", "tmp"]
 #: Called with (bytes done, bytes in all); an exception it raises stops the transfer and reaches the caller.
 OnProgress = Callable[[int, int | None], None]
 
-MiB = 2**20
 _BUCKET_NAME = re.compile(r"(?!.*\.[.-])(?!.*-\.)[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]", re.ASCII)
 MAX_GET_BYTES = 64 * MiB
-MAX_EXPIRES_S = 7 * 24 * 3600  # the longest that Signature Version 4 allows
 
 
 class StorageConfig(BaseModel):
@@ -82,12 +90,10 @@ class ObjectStat:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class ObjectInfo:
+class ObjectInfo(ObjectStat):
     """One line of a listing."""
 
     key: str
-    size_bytes: int
-    modified_at: datetime
 
 
 class Storage(ABC):
@@ -99,7 +105,11 @@ class Storage(ABC):
     may lie "inside" another (``a/b`` and ``a/b/c``): a folder can't hold both.
     """
 
-    @abstractmethod
+    def __init__(self, config: StorageConfig) -> None:
+        """Raises InvalidRequest when a bucket's name is not acceptable."""
+        self._config = config
+        self._names = config.bucket_names()
+
     def put_file(self, bucket: Bucket, key: str, path: Path, content_type: str) -> None:
         """Store the file at ``path``, in memory that does not grow with its size.
 
@@ -109,12 +119,18 @@ class Storage(ABC):
             InvalidRequest: there is no readable regular file at ``path``.
             Conflict: the file became shorter while it was being read.
         """
+        check_key(key)
+        with source_file(path) as source:
+            self._put(bucket, key, source, content_type)
 
-    @abstractmethod
     def put_bytes(self, bucket: Bucket, key: str, data: bytes, content_type: str) -> None:
         """Store ``data``; see ``put_file``."""
+        self._put(bucket, check_key(key), Source(io.BytesIO(data), len(data)), content_type)
 
     @abstractmethod
+    def _put(self, bucket: Bucket, key: str, source: Source, content_type: str) -> None:
+        """Store what ``source`` gives."""
+
     def get_file(
         self,
         bucket: Bucket,
@@ -134,8 +150,16 @@ class Storage(ABC):
             LimitExceeded: it has more than ``max_bytes`` bytes.
             InvalidRequest: the folder of ``path`` does not exist or can't be written.
         """
+        done_bytes = 0
+        with self._read(bucket, key, max_bytes) as (chunks, size_bytes), appearing(path) as target:
+            for chunk in chunks:
+                with local_errors(path):
+                    write_all(target, chunk)
+                done_bytes += len(chunk)
+                if on_progress is not None:
+                    on_progress(done_bytes, size_bytes)
+        return done_bytes
 
-    @abstractmethod
     def get_bytes(
         self,
         bucket: Bucket,
@@ -152,6 +176,31 @@ class Storage(ABC):
             LimitExceeded: more than ``max_bytes`` bytes would be read.
             InvalidRequest: ``offset`` or ``length`` is negative.
         """
+        if offset < 0 or (length is not None and length < 0):
+            raise InvalidRequest(
+                f"offset {offset} and length {length} must not be negative: count bytes from 0"
+            )
+        with self._read(bucket, key, max_bytes, offset, length) as (chunks, _):
+            return b"".join(chunks)
+
+    @contextmanager
+    def _read(
+        self, bucket: Bucket, key: str, max_bytes: int | None, offset: int = 0, length: int | None = None
+    ) -> Iterator[tuple[Iterator[bytes], int]]:
+        """The bytes in chunks, and their number; a chunk that does not come, or one too many, is an outage."""
+        with self._open(bucket, check_key(key), offset, length) as (chunks, size_bytes):
+            if max_bytes is not None and size_bytes > max_bytes:
+                raise LimitExceeded(
+                    f"object {bucket}:{key} has {size_bytes} bytes, at most {max_bytes} are allowed: send less, "
+                    "or raise the limit"
+                )
+            yield _complete(chunks, size_bytes, f"object {bucket}:{key}"), size_bytes
+
+    @abstractmethod
+    def _open(
+        self, bucket: Bucket, key: str, offset: int, length: int | None
+    ) -> AbstractContextManager[tuple[Iterator[bytes], int]]:
+        """A range of an object in chunks, and the number of bytes that it should have."""
 
     @abstractmethod
     def stat(self, bucket: Bucket, key: str) -> ObjectStat:
@@ -169,39 +218,59 @@ class Storage(ABC):
             return False
         return True
 
-    @abstractmethod
     def list(self, bucket: Bucket, prefix: str) -> Iterator[ObjectInfo]:
         """The objects whose key begins with ``prefix`` (a string prefix, may be empty), in NO particular order.
 
         Memory stays flat however many there are. What is stored or deleted meanwhile may or may not be listed.
         Names that are not acceptable keys (put there by other programs) are left out, as no method could open them.
         """
+        check_prefix(prefix)
+        self._name(bucket)
+        return self._list(bucket, prefix)
+
+    @abstractmethod
+    def _list(self, bucket: Bucket, prefix: str) -> Iterator[ObjectInfo]:
+        """The objects whose acceptable keys begin with ``prefix``."""
 
     @abstractmethod
     def delete(self, bucket: Bucket, key: str) -> None:
         """Remove an object; no error if there is none."""
 
-    @abstractmethod
     def delete_many(self, bucket: Bucket, keys: Sequence[str]) -> None:
         """Remove objects, in few calls where the backend knows how; no error for those that are not there."""
+        for key in [check_key(key) for key in keys]:
+            self.delete(bucket, key)
 
-    @abstractmethod
     def delete_prefix(self, bucket: Bucket, prefix: str) -> int:
         """Remove all objects under the folder ``prefix``, and return how many were removed.
 
         Raises:
             InvalidKey: ``prefix`` does not end with ``/`` or has fewer than two parts: too much would go.
         """
+        if not isinstance(prefix, str) or not prefix.endswith("/"):
+            raise InvalidKey(
+                f"prefix {prefix!r} must end with '/', or keys that begin with the same characters would be deleted too"
+            )
+        check_prefix(prefix)
+        if prefix.count("/") < 2:
+            raise InvalidKey(
+                f"prefix {prefix!r} is too wide to delete: it needs at least two parts, as in 'uploads/user/'"
+            )
+        return self._delete_prefix(bucket, prefix)
 
     @abstractmethod
+    def _delete_prefix(self, bucket: Bucket, prefix: str) -> int:
+        """Remove the objects under a folder of at least two parts; return how many."""
+
     def local_path(self, bucket: Bucket, key: str) -> Path | None:
         """The object's own file, to be read in place and never written; None where objects are not files here.
 
         Raises:
             ObjectMissing: no such object (local).
         """
+        check_key(key)
+        return None
 
-    @abstractmethod
     def presign_put(self, bucket: Bucket, key: str, expires_s: int) -> str:
         """A URL to which anyone may PUT this one object during the next ``expires_s`` seconds (1 to 604800).
 
@@ -210,15 +279,10 @@ class Storage(ABC):
         Raises:
             InvalidRequest: the backend has no URLs (local), or ``expires_s`` is out of range.
         """
+        return self._presign("PUT", bucket, check_key(key), expires_s)
 
-    @abstractmethod
     def presign_get(
-        self,
-        bucket: Bucket,
-        key: str,
-        expires_s: int,
-        *,
-        download_name: str | None = None,
+        self, bucket: Bucket, key: str, expires_s: int, *, download_name: str | None = None
     ) -> str:
         """A URL from which anyone may GET this one object during the next ``expires_s`` seconds (1 to 604800).
 
@@ -227,6 +291,13 @@ class Storage(ABC):
         Raises:
             InvalidRequest: the backend has no URLs (local), or ``expires_s`` is out of range.
         """
+        return self._presign("GET", bucket, check_key(key), expires_s, download_name)
+
+    @abstractmethod
+    def _presign(
+        self, method: str, bucket: Bucket, key: str, expires_s: int, download_name: str | None = None
+    ) -> str:
+        """A URL for one method."""
 
     @abstractmethod
     def ensure_buckets(self) -> None:
@@ -236,55 +307,43 @@ class Storage(ABC):
         empty storage beside it.
         """
 
-    @abstractmethod
     def check(self) -> None:
         """Find out whether the storage can be used.
 
         Raises:
             StorageUnavailable: it can't, for whatever reason; one sentence that says what to do.
         """
+        try:
+            self._check()
+        except StorageUnavailable:
+            raise
+        except ScenefleetError as error:
+            raise StorageUnavailable(str(error)) from error
+
+    @abstractmethod
+    def _check(self) -> None:
+        """As ``check``, with an error of any class of ours."""
 
     @abstractmethod
     def describe(self) -> str:
         """Where the objects are, for people; without credentials."""
 
+    def _name(self, bucket: Bucket) -> str:
+        """The real name of a bucket."""
+        try:
+            return self._names[bucket]
+        except KeyError:
+            raise InvalidRequest(
+                f"there is no bucket role {bucket!r}: use one of {', '.join(self._names)}"
+            ) from None
 
-def check_folder_prefix(prefix: str) -> str:
-    """Return ``prefix`` if it is narrow enough to be deleted as a whole.
 
-    Raises:
-        InvalidKey: it is malformed, does not end with ``/`` or has fewer than two parts.
-    """
-    if not isinstance(prefix, str) or not prefix.endswith("/"):
-        raise InvalidKey(
-            f"prefix {prefix!r} must end with '/', or keys that begin with the same characters would be deleted too"
+def _complete(chunks: Iterator[bytes], size_bytes: int, what: str) -> Iterator[bytes]:
+    done_bytes = 0
+    for chunk in chunks:
+        done_bytes += len(chunk)
+        yield chunk
+    if done_bytes != size_bytes:
+        raise StorageUnavailable(
+            f"{what} broke off after {done_bytes} of {size_bytes} bytes: it is read again"
         )
-    check_prefix(prefix)
-    if prefix.count("/") < 2:
-        raise InvalidKey(
-            f"prefix {prefix!r} is too wide to delete: it needs at least two parts, as in 'uploads/user/'"
-        )
-    return prefix
-
-
-def check_range(offset: int, length: int | None) -> None:
-    """Refuse negative numbers of bytes.
-
-    Raises:
-        InvalidRequest: ``offset`` or ``length`` is negative.
-    """
-    if offset < 0 or (length is not None and length < 0):
-        raise InvalidRequest(f"offset {offset} and length {length} must not be negative: count bytes from 0")
-
-
-def check_expires(expires_s: int) -> int:
-    """Return ``expires_s`` if a signature may last that long.
-
-    Raises:
-        InvalidRequest: it is not between 1 second and 7 days.
-    """
-    if not 1 <= expires_s <= MAX_EXPIRES_S:
-        raise InvalidRequest(
-            f"a presigned URL can't expire after {expires_s} s: choose 1 to {MAX_EXPIRES_S} s (7 days)"
-        )
-    return expires_s

@@ -19,10 +19,12 @@ from .objects import StorageConfig
 
 POOL_CONNECTIONS = 10
 TRIES = 3
+#: ``host:port`` of a server, and whether to use TLS.
+Address = tuple[str, bool]
 
 
-def check_connection(config: StorageConfig) -> None:
-    """Refuse a configuration that can't lead to a server.
+def check_connection(config: StorageConfig) -> tuple[Address, Address]:
+    """Refuse a configuration that can't lead to a server; return its address for us and for browsers.
 
     Raises:
         InvalidRequest: an address or a credential is missing or malformed; names the setting, never its value.
@@ -33,8 +35,9 @@ def check_connection(config: StorageConfig) -> None:
     ):
         if not value:
             raise InvalidRequest(f"{name} is not set: STORAGE_BACKEND=minio needs the server's credentials")
-    server_name(config)
-    _public_address(config)
+    address = _parse_endpoint("STORAGE_ENDPOINT", config.endpoint, config.secure)
+    browsers = config.public_endpoint or config.endpoint
+    public_address = _parse_endpoint("STORAGE_PUBLIC_ENDPOINT", browsers, config.secure)
     for role, bucket in config.bucket_names().items():
         try:
             check_bucket_name(bucket, strict=True, s3_check=True)
@@ -42,32 +45,22 @@ def check_connection(config: StorageConfig) -> None:
             raise InvalidRequest(
                 f"STORAGE_BUCKET_{role.upper()}={bucket!r} is reserved by S3: choose another name"
             ) from error
+    return address, public_address
 
 
-def server_name(config: StorageConfig) -> str:
-    """``host:port`` of the server, for sentences."""
-    return _parse_endpoint("STORAGE_ENDPOINT", config.endpoint, config.secure)[0]
+def open_client(config: StorageConfig, address: Address, *, connects: bool = True) -> Minio:
+    """A client for this process, safe to share between its threads. Connects at its first request.
 
-
-def open_client(config: StorageConfig) -> Minio:
-    """A client for this process, safe to share between its threads. Connects at its first request."""
-    server, secure = _parse_endpoint("STORAGE_ENDPOINT", config.endpoint, config.secure)
-    return _client(config, server, secure, _pool(config, secure))
-
-
-def open_signer(config: StorageConfig) -> Minio:
-    """A client that only signs URLs, for the address that browsers use: a signature covers the host name."""
-    return _client(config, *_public_address(config), urllib3.PoolManager())
-
-
-def _client(config: StorageConfig, server: str, secure: bool, pool: urllib3.PoolManager) -> Minio:
+    With ``connects`` false it only signs URLs.
+    """
+    server, secure = address
     return Minio(
         server,
         access_key=config.access_key,
         secret_key=config.secret_key.get_secret_value(),
         secure=secure,
         region=config.region,  # given, so that neither requests nor signatures ask the server for it first
-        http_client=pool,
+        http_client=_pool(config, secure) if connects else urllib3.PoolManager(),
     )
 
 
@@ -92,8 +85,8 @@ def _pool(config: StorageConfig, secure: bool) -> urllib3.PoolManager:
     )
 
 
-def _parse_endpoint(setting: str, endpoint: str, secure: bool) -> tuple[str, bool]:
-    """``host:port`` and whether to use TLS. The value is not repeated: it might hold a password."""
+def _parse_endpoint(setting: str, endpoint: str, secure: bool) -> Address:
+    """Parse an address. No error repeats it: it might hold a password."""
     if not endpoint:
         raise InvalidRequest(f"{setting} is not set: name the S3 server as host:port")
     try:
@@ -109,8 +102,3 @@ def _parse_endpoint(setting: str, endpoint: str, secure: bool) -> tuple[str, boo
             f"{setting} must be host:port or http(s)://host:port, without a path or a password: correct it"
         )
     return parts.netloc, parts.scheme == "https"
-
-
-def _public_address(config: StorageConfig) -> tuple[str, bool]:
-    address = config.public_endpoint or config.endpoint
-    return _parse_endpoint("STORAGE_PUBLIC_ENDPOINT", address, config.secure)

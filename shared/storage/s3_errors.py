@@ -11,55 +11,81 @@ from urllib3.exceptions import ConnectTimeoutError, HTTPError, MaxRetryError, Re
 
 from ..errors import InvalidKey, ObjectMissing, Permanent, ScenefleetError, StorageUnavailable
 
-_MISSING = frozenset({"NoSuchKey", "NoSuchObject"})
-_NO_ROOM = frozenset({"XMinioStorageFull", "XMinioAdminBucketQuotaExceeded", "QuotaExceeded"})
-_BAD_KEY = frozenset(
-    {
-        "XMinioParentIsObject",
-        "XMinioObjectExistsAsDirectory",
-        "XMinioInvalidObjectName",
-        "XMinioInvalidResourceName",
-        "KeyTooLongError",
-    }
+_Meaning = tuple[type[ScenefleetError], str]
+
+_MISSING: _Meaning = (ObjectMissing, "there is no {what}: upload it first")
+_NO_BUCKET: _Meaning = (
+    StorageUnavailable,
+    "{server} has no bucket {bucket!r}: create it with `scenefleet up`, or correct STORAGE_BUCKET_*",
 )
-#: Codes that say "later", not "never", whatever their status. NoSuchUpload: the parts were swept while we sent them;
-#: the digests: bytes were changed on the way.
-_LATER = frozenset(
-    {
-        "SlowDown",
-        "SlowDownRead",
-        "SlowDownWrite",
-        "ServiceUnavailable",
-        "TooManyRequests",
-        "Throttling",
-        "InternalError",
-        "BadDigest",
-        "XAmzContentSHA256Mismatch",
-        "RequestTimeout",
-        "IncompleteBody",
-        "OperationAborted",
-        "NoSuchUpload",
-        "XMinioServerNotInitialized",
-    }
+_NO_ROOM: _Meaning = (
+    StorageUnavailable,
+    "{server} has no room for {what} ({code}): free some space or raise its quota",
 )
-_LATER_STATUS = (408, 429, 499)  # timed out, too many requests, connection lost
-_RIGHTS = (
+_CLOCK: _Meaning = (
+    StorageUnavailable,
+    "{server} finds our clock wrong ({code}): set this machine's clock or the server's",
+)
+_BAD_KEY: _Meaning = (InvalidKey, "{server} can't hold {what} ({code}): choose another key")
+_LATER: _Meaning = (StorageUnavailable, "{server} can't serve {what} now ({code}): look at its health")
+_OTHER: _Meaning = (
+    Permanent,
+    "{server} refuses {what} ({code}, HTTP {status}: {message}): correct the request or the server",
+)
+
+
+def _refused(remedy: str) -> _Meaning:
+    return Permanent, f"{{server}} refuses {{what}} ({{code}}): {remedy}"
+
+
+_RIGHTS = _refused(
     "give the access key the right to read, write, list and delete in the bucket, "
     "or correct STORAGE_ACCESS_KEY and STORAGE_SECRET_KEY"  # a refused HEAD can't say which of them it is
 )
-_REFUSED = {
+_CREDENTIALS = _refused("correct STORAGE_ACCESS_KEY and STORAGE_SECRET_KEY")
+_BY_CODE: dict[str, _Meaning] = {
+    "NoSuchKey": _MISSING,
+    "NoSuchObject": _MISSING,
+    "NoSuchBucket": _NO_BUCKET,
+    "XMinioStorageFull": _NO_ROOM,
+    "XMinioAdminBucketQuotaExceeded": _NO_ROOM,
+    "QuotaExceeded": _NO_ROOM,
+    "RequestTimeTooSkewed": _CLOCK,
     "AccessDenied": _RIGHTS,
     "AllAccessDisabled": _RIGHTS,
-    "InvalidAccessKeyId": "correct STORAGE_ACCESS_KEY and STORAGE_SECRET_KEY",
-    "SignatureDoesNotMatch": "correct STORAGE_ACCESS_KEY and STORAGE_SECRET_KEY",
-    "AuthorizationHeaderMalformed": "correct STORAGE_REGION",
-    "PermanentRedirect": "correct STORAGE_REGION or STORAGE_ENDPOINT",
-    "InvalidRegion": "correct STORAGE_REGION",
     "UnauthorizedAccess": _RIGHTS,
-    "XMinioInsecureClientRequest": "set STORAGE_SECURE=true",
-    "ExpiredToken": "renew the access key",
-    "InvalidTokenId": "renew the access key",
+    "InvalidAccessKeyId": _CREDENTIALS,
+    "SignatureDoesNotMatch": _CREDENTIALS,
+    "AuthorizationHeaderMalformed": _refused("correct STORAGE_REGION"),
+    "PermanentRedirect": _refused("correct STORAGE_REGION or STORAGE_ENDPOINT"),
+    "InvalidRegion": _refused("correct STORAGE_REGION"),
+    "XMinioInsecureClientRequest": _refused("set STORAGE_SECURE=true"),
+    "ExpiredToken": _refused("renew the access key"),
+    "InvalidTokenId": _refused("renew the access key"),
+    "XMinioParentIsObject": _BAD_KEY,
+    "XMinioObjectExistsAsDirectory": _BAD_KEY,
+    "XMinioInvalidObjectName": _BAD_KEY,
+    "XMinioInvalidResourceName": _BAD_KEY,
+    "KeyTooLongError": _BAD_KEY,
+    # These say "later", not "never", whatever their status.
+    "SlowDown": _LATER,
+    "SlowDownRead": _LATER,
+    "SlowDownWrite": _LATER,
+    "ServiceUnavailable": _LATER,
+    "TooManyRequests": _LATER,
+    "Throttling": _LATER,
+    "InternalError": _LATER,
+    "RequestTimeout": _LATER,
+    "IncompleteBody": _LATER,
+    "OperationAborted": _LATER,
+    "XMinioServerNotInitialized": _LATER,
+    # Bytes were changed on the way.
+    "BadDigest": _LATER,
+    "XAmzContentSHA256Mismatch": _LATER,
+    # The parts were swept while we sent them.
+    "NoSuchUpload": _LATER,
 }
+_LATER_STATUS = (408, 429, 499)  # timed out, too many requests, connection lost
 _QUOTED_CHARACTERS = 200
 
 
@@ -75,9 +101,20 @@ def translate(
         secrets: strings that must not appear in it.
     """
     if isinstance(error, S3Error):
-        return _from_code(error, server, bucket, what, secrets)
+        code, status = error.code or "", error.response.status
+        message = (error.message or "")[:_QUOTED_CHARACTERS]
+        for secret in secrets:
+            message = message.replace(secret, "***")
+        later = status >= 500 or status in _LATER_STATUS
+        kind, sentence = _NO_ROOM if status == 507 else _BY_CODE.get(code) or (_LATER if later else _OTHER)
+        return kind(
+            sentence.format(
+                server=server, bucket=bucket, what=what, code=code, status=status, message=message
+            )
+        )
     if isinstance(error, ServerError):
-        return _from_status(error.status_code, server, what)
+        kind, sentence = _NO_ROOM if error.status_code == 507 else _LATER
+        return kind(sentence.format(server=server, what=what, code=f"HTTP {error.status_code}"))
     if isinstance(error, InvalidResponseError):
         return StorageUnavailable(
             f"{server} answered without S3's XML when asked for {what}: check that STORAGE_ENDPOINT is an S3 server "
@@ -92,47 +129,9 @@ def translate(
     )
 
 
-def _from_code(
-    error: S3Error, server: str, bucket: str, what: str, secrets: tuple[str, ...]
-) -> ScenefleetError:
-    code, status = error.code or "", error.response.status
-    if code in _MISSING:
-        return ObjectMissing(f"there is no {what}: upload it first")
-    if code == "NoSuchBucket":
-        return StorageUnavailable(no_bucket(server, bucket))
-    if code in _NO_ROOM or status == 507:
-        return StorageUnavailable(
-            f"{server} has no room for {what} ({code}): free some space or raise its quota"
-        )
-    if code in _REFUSED:
-        return Permanent(f"{server} refuses {what} ({code}): {_REFUSED[code]}")
-    if code == "RequestTimeTooSkewed":
-        return StorageUnavailable(
-            f"{server} finds our clock wrong ({code}): set this machine's clock or the server's"
-        )
-    if code in _BAD_KEY:
-        return InvalidKey(f"{server} can't hold {what} ({code}): choose another key")
-    if code in _LATER or status >= 500 or status in _LATER_STATUS:
-        return StorageUnavailable(f"{server} can't serve {what} now ({code}): look at its health")
-    message = (error.message or "")[:_QUOTED_CHARACTERS]
-    for secret in secrets:
-        message = message.replace(secret, "***")
-    return Permanent(
-        f"{server} refuses {what} ({code}, HTTP {status}: {message}): correct the request or the server"
-    )
-
-
-def _from_status(status: int, server: str, what: str) -> ScenefleetError:
-    if status == 507:
-        return StorageUnavailable(
-            f"{server} has no room for {what} (HTTP 507): free some space or raise its quota"
-        )
-    return StorageUnavailable(f"{server} can't serve {what} now (HTTP {status}): look at its health")
-
-
-def no_bucket(server: str, bucket: str) -> str:
-    """The sentence for a bucket that is not there."""
-    return f"{server} has no bucket {bucket!r}: create it with `scenefleet up`, or correct STORAGE_BUCKET_*"
+def no_bucket(server: str, bucket: str) -> StorageUnavailable:
+    """The error for a bucket that is not there."""
+    return StorageUnavailable(_NO_BUCKET[1].format(server=server, bucket=bucket))
 
 
 def _silence(error: HTTPError) -> str:

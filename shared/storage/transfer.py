@@ -1,4 +1,4 @@
-"""Bytes from an object to a file, whole or not at all: the half of ``get_file`` that every backend shares."""
+"""The caller's files: read while they are stored, written whole or not at all when an object is fetched."""
 
 from __future__ import annotations
 
@@ -6,70 +6,52 @@ import errno
 import os
 import secrets
 import shutil
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import BinaryIO
 
-from ..errors import InvalidRequest, LimitExceeded, StorageUnavailable
+from ..errors import Conflict, InvalidRequest, StorageUnavailable
 from ..permissions import FILE_MODE
-from .objects import MiB, OnProgress
 
+MiB = 2**20
 CHUNK_BYTES = MiB
 NO_ROOM = frozenset({errno.ENOSPC, errno.EDQUOT})
 
 
-def receive(
-    path: Path,
-    chunks: Iterable[bytes],
-    *,
-    size_bytes: int,
-    max_bytes: int | None,
-    on_progress: OnProgress | None,
-    source: str,
-) -> int:
-    """Write ``chunks`` to ``path`` by a temporary file beside it; return the number of bytes.
+class Source:
+    """The bytes to be stored: of a file, as many as it had when it was opened."""
 
-    Args:
-        size_bytes: what the storage says the object has; another number arriving is an error.
-        source: the object, for messages.
+    def __init__(self, file: BinaryIO, size_bytes: int, name: str = "") -> None:
+        self.size_bytes = size_bytes
+        self._file = file
+        self._left_bytes = size_bytes
+        self._name = name
 
-    Raises:
-        LimitExceeded: the object has more than ``max_bytes`` bytes; nothing is read then.
-        StorageUnavailable: fewer or more bytes came than announced, or there is no room at ``path``.
-        InvalidRequest: the folder of ``path`` does not exist or can't be written.
-    """
-    check_size(size_bytes, max_bytes, source)
-    done_bytes = 0
-    with _appearing(path) as target:
-        for chunk in chunks:
-            with local_errors(path):
-                write_all(target, chunk)
-            done_bytes += len(chunk)
-            if on_progress is not None:
-                on_progress(done_bytes, size_bytes)
-        if done_bytes != size_bytes:
-            raise StorageUnavailable(
-                f"{source} broke off after {done_bytes} of {size_bytes} bytes: it is read again"
+    def read(self, size_bytes: int) -> bytes:
+        """Return up to ``size_bytes`` of the bytes that are left; none at the end.
+
+        Raises:
+            InvalidRequest: the file can't be read.
+            Conflict: it became shorter.
+        """
+        try:
+            data = self._file.read(min(size_bytes, self._left_bytes))
+        except OSError as error:
+            raise InvalidRequest(
+                f"file {self._name} can't be read ({error.strerror}): check its disk"
+            ) from error
+        if not data and self._left_bytes:
+            raise Conflict(
+                f"file {self._name} became shorter while it was stored: store it once it is complete"
             )
-    return done_bytes
-
-
-def check_size(size_bytes: int, max_bytes: int | None, source: str) -> None:
-    """Refuse what is larger than the caller wants.
-
-    Raises:
-        LimitExceeded: ``size_bytes`` is over ``max_bytes``.
-    """
-    if max_bytes is not None and size_bytes > max_bytes:
-        raise LimitExceeded(
-            f"{source} has {size_bytes} bytes, at most {max_bytes} are allowed: send less, or raise the limit"
-        )
+        self._left_bytes -= len(data)
+        return data
 
 
 @contextmanager
-def source_file(path: Path) -> Iterator[tuple[BinaryIO, int]]:
-    """The file to be stored, open for reading, and its size in bytes.
+def source_file(path: Path) -> Iterator[Source]:
+    """The file to be stored.
 
     Raises:
         InvalidRequest: there is no readable regular file at ``path``.
@@ -84,19 +66,7 @@ def source_file(path: Path) -> Iterator[tuple[BinaryIO, int]]:
     with file:
         if not path.is_file():
             raise InvalidRequest(f"{path} is not a regular file: give the path of a file")
-        yield file, os.fstat(file.fileno()).st_size
-
-
-def read_source(file: BinaryIO, size_bytes: int, path: Path) -> bytes:
-    """Up to ``size_bytes`` bytes of the file to be stored; none at its end.
-
-    Raises:
-        InvalidRequest: it can't be read.
-    """
-    try:
-        return file.read(size_bytes)
-    except OSError as error:
-        raise InvalidRequest(f"file {path} can't be read ({error.strerror}): check its disk") from error
+        yield Source(file, os.fstat(file.fileno()).st_size, str(path))
 
 
 @contextmanager
@@ -129,7 +99,7 @@ def write_all(target: int, data: bytes) -> None:
 
 
 @contextmanager
-def _appearing(path: Path) -> Iterator[int]:
+def appearing(path: Path) -> Iterator[int]:
     """A descriptor to write to; the file is at ``path`` afterwards, or nowhere."""
     # The temporary name is not derived from the file's, which may be at the limit of its length.
     partial = path.with_name(f".{secrets.token_hex(8)}.part")

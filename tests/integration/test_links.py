@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 import pytest
 import urllib3
 from sqlalchemy.orm import Session
@@ -12,11 +10,10 @@ from db.engine import transact
 from db.expressions import NOW
 from db.scenes import Words, publish_scene, scene_id, write_scenes
 from db.tables import Video
-from shared.storage import Storage
+from shared.storage import Storage, StorageConfig
 from tasks import people, search
 from tests.integration.conftest import Configure
 from tests.support.ledger import scene_rows
-from tests.support.s3_servers import swift_server
 from tests.support.services import RedisServer
 
 pytestmark = pytest.mark.usefixtures("database")
@@ -26,15 +23,14 @@ BROWSER = urllib3.PoolManager(retries=False, timeout=20)
 
 
 @pytest.fixture(scope="module")
-def variables() -> Iterator[dict[str, str]]:
-    with swift_server() as config:
-        yield {
-            "STORAGE_BACKEND": "minio",
-            "STORAGE_ENDPOINT": config.endpoint,
-            "STORAGE_ACCESS_KEY": config.access_key,
-            "STORAGE_SECRET_KEY": config.secret_key.get_secret_value(),
-            "STORAGE_REGION": config.region,
-        }
+def variables(swift: StorageConfig) -> dict[str, str]:
+    return {
+        "STORAGE_BACKEND": "minio",
+        "STORAGE_ENDPOINT": swift.endpoint,
+        "STORAGE_ACCESS_KEY": swift.access_key,
+        "STORAGE_SECRET_KEY": swift.secret_key.get_secret_value(),
+        "STORAGE_REGION": swift.region,
+    }
 
 
 @pytest.fixture

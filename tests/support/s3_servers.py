@@ -1,19 +1,18 @@
-"""S3 servers that tests start for themselves, over real HTTP on a free loopback port.
+"""S3 servers of a test run, over real HTTP on a free loopback port.
 
-``moto_server`` is quick and forgiving: it accepts any credentials, and expired or tampered URLs. ``swift_server`` is
-OpenStack Swift, an independent S3 server that verifies both. Where one is not installed the test is skipped, but in
+``moto`` is quick and forgiving: it accepts any credentials, and expired or tampered URLs. ``swift`` is OpenStack
+Swift, an independent S3 server that verifies both. Where one is not installed the test is skipped, but in
 CI (environment variable ``CI``) it fails.
 """
 
 from __future__ import annotations
 
 import importlib.util
+import secrets
 import subprocess
 import sys
 import tempfile
-import urllib.request
 from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -28,9 +27,9 @@ STRANGER_KEY = "scenefleet:stranger"  # known to Swift, with the same secret, bu
 START_S = 60
 
 
-@contextmanager
-def moto_server() -> Iterator[StorageConfig]:
-    """A fresh, empty moto server."""
+@pytest.fixture(scope="session")
+def moto() -> Iterator[StorageConfig]:
+    """A moto server in this process."""
     if importlib.util.find_spec("moto") is None:
         give_up("moto[server] is not installed: pip install 'moto[server]'")
     from moto.server import ThreadedMotoServer
@@ -39,16 +38,14 @@ def moto_server() -> Iterator[StorageConfig]:
     server.start()
     try:
         host, port = server.get_host_and_port()
-        # What another server of this process was given is kept by the process.
-        urllib.request.urlopen(f"http://{host}:{port}/moto-api/reset", data=b"", timeout=30).close()
         yield config_for(f"{host}:{port}")
     finally:
         server.stop()
 
 
-@contextmanager
-def swift_server() -> Iterator[StorageConfig]:
-    """A fresh, empty OpenStack Swift."""
+@pytest.fixture(scope="session")
+def swift() -> Iterator[StorageConfig]:
+    """An OpenStack Swift."""
     if importlib.util.find_spec("swift") is None:
         give_up("OpenStack Swift is not installed: pip install swift")
     account, user = ACCESS_KEY.split(":")
@@ -83,3 +80,10 @@ def config_for(endpoint: str, **changes: object) -> StorageConfig:
         "read_timeout_s": 20.0,
     }
     return StorageConfig.model_validate(values | changes)
+
+
+def with_own_buckets(config: StorageConfig) -> StorageConfig:
+    """The same server, with buckets that do not exist yet."""
+    name = secrets.token_hex(6)
+    roles = ("uploads", "sidecars", "tmp")
+    return config.model_copy(update={f"bucket_{role}": f"{role}-{name}" for role in roles})

@@ -8,13 +8,13 @@ import shutil
 import stat as modes
 import subprocess
 import sys
-import tempfile
-import textwrap
 import threading
 import tracemalloc
-from collections.abc import Iterator
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
+from unittest.mock import Mock
 
 import pytest
 
@@ -41,6 +41,23 @@ def storage(root: Path) -> Storage:
 def partials(root: Path) -> list[str]:
     """Unfinished files left in any bucket."""
     return [path.name for path in root.glob(f"*/{PARTIAL}/*")]
+
+
+def run(*arguments: str, inside: Sequence[str] = ()) -> subprocess.CompletedProcess[str]:
+    """A Python of its own."""
+    checkout = str(Path(__file__).parents[2])
+    return subprocess.run(
+        [*inside, sys.executable, *arguments],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        env=os.environ | {"PYTHONPATH": checkout},
+    )
+
+
+def refuse(patch: pytest.MonkeyPatch, call: str, code: int) -> None:
+    """Let a function of ``os`` fail."""
+    patch.setattr(os, call, Mock(side_effect=OSError(code, os.strerror(code))))
 
 
 # --- links
@@ -170,48 +187,26 @@ def test_a_vanished_root_is_not_made_again(storage: Storage, root: Path) -> None
         with pytest.raises(StorageUnavailable, match=f"{root}/uploads is not there"):
             operation()
     assert not root.exists()
+    root.mkdir()  # what is left where a disk was unmounted
+    with pytest.raises(StorageUnavailable, match="mount its disk"):
+        storage.put_bytes("uploads", KEY, b"x", OCTETS)
+    root.rmdir()  # empty
     root.with_name("away").rename(root)
     assert storage.get_bytes("uploads", KEY) == b"x"
 
 
-def test_an_empty_mount_point_is_not_filled(storage: Storage, root: Path) -> None:
-    root.rename(root.with_name("away"))
-    root.mkdir()  # what is left where a disk was unmounted
-    with pytest.raises(StorageUnavailable, match="mount its disk"):
-        storage.put_bytes("uploads", KEY, b"x", OCTETS)
-    assert list(root.iterdir()) == []
-
-
-@pytest.fixture
-def as_nobody() -> Iterator[Path]:
-    """A root that belongs to root while we act as another user (needs to run as root)."""
-    if os.geteuid() != 0:
-        pytest.skip("only root can act as another user; test_a_read_only_root covers the rest")
-    folder = Path(tempfile.mkdtemp(prefix="storage-"))
-    open_storage(StorageConfig(root=folder)).ensure_buckets()
-    os.seteuid(65534)
-    try:
-        yield folder
-    finally:
-        os.seteuid(0)
-        shutil.rmtree(folder)
-
-
-def test_a_folder_of_somebody_else(as_nobody: Path) -> None:
-    storage = open_storage(StorageConfig(root=as_nobody))
-    with pytest.raises(StorageUnavailable, match=r"Permission denied.*correct its permissions"):
-        storage.put_bytes("uploads", KEY, b"x", OCTETS)
-    with pytest.raises(StorageUnavailable, match="correct its permissions"):
+@pytest.mark.parametrize(
+    ("code", "words"),
+    [(errno.EROFS, "Read-only file system"), (errno.EACCES, r"Permission denied.*correct its permissions")],
+)
+def test_a_root_that_can_not_be_written(
+    storage: Storage, monkeypatch: pytest.MonkeyPatch, code: int, words: str
+) -> None:
+    refuse(monkeypatch, "write", code)
+    with pytest.raises(StorageUnavailable, match=words):
         storage.check()
-
-
-def test_a_read_only_root(storage: Storage, monkeypatch: pytest.MonkeyPatch) -> None:
-    def refuse(*_: object, **__: object) -> int:
-        raise OSError(errno.EROFS, os.strerror(errno.EROFS))
-
-    monkeypatch.setattr(os, "write", refuse)
-    with pytest.raises(StorageUnavailable, match="Read-only file system"):
-        storage.check()
+    with pytest.raises(StorageUnavailable, match=words):
+        storage.put_bytes("uploads", KEY, b"x", OCTETS)
 
 
 # --- the disk is full
@@ -223,45 +218,33 @@ from pathlib import Path
 from shared.errors import StorageUnavailable
 from shared.storage import StorageConfig, open_storage
 
-root = Path(sys.argv[1])
-storage = open_storage(StorageConfig(root=root))
-storage.ensure_buckets()
-storage.put_bytes("uploads", "uploads/u1/v1/kept", b"k" * 1000, "")
-big = Path(sys.argv[2])
-for attempt in (
-    lambda: storage.put_file("uploads", "uploads/u1/v1/big", big, ""),
-    lambda: storage.put_bytes("uploads", "uploads/u1/v1/kept", big.read_bytes(), ""),
-):
+def say_refusal(operation):
     try:
-        attempt()
+        operation()
     except StorageUnavailable as error:
         print(error)
     else:
         sys.exit("4 MiB went into 1 MiB")
+
+root, big = map(Path, sys.argv[1:])
+storage = open_storage(StorageConfig(root=root))
+storage.ensure_buckets()
+storage.put_bytes("uploads", "uploads/u1/v1/kept", b"k" * 1000, "")
+say_refusal(lambda: storage.put_file("uploads", "uploads/u1/v1/big", big, ""))
+say_refusal(lambda: storage.put_bytes("uploads", "uploads/u1/v1/kept", big.read_bytes(), ""))
 assert [i.key for i in storage.list("uploads", "")] == ["uploads/u1/v1/kept"]
 assert storage.get_bytes("uploads", "uploads/u1/v1/kept") == b"k" * 1000
 assert os.listdir(root / "uploads/.partial") == []
 elsewhere = open_storage(StorageConfig(root=big.parent / "elsewhere"))
 elsewhere.ensure_buckets()
 elsewhere.put_file("tmp", "tmp/big", big, "")
-try:
-    elsewhere.get_file("tmp", "tmp/big", root / "fetched")
-except StorageUnavailable as error:
-    print(error)
-else:
-    sys.exit("4 MiB were fetched into 1 MiB")
+say_refusal(lambda: elsewhere.get_file("tmp", "tmp/big", root / "fetched"))
 assert sorted(os.listdir(root)) == ["sidecars", "tmp", "uploads"]
-while True:
-    try:
-        storage.put_bytes("tmp", f"tmp/{os.urandom(4).hex()}", bytes(4096), "")
-    except StorageUnavailable:
-        break
 try:
-    storage.check()
-except StorageUnavailable as error:
-    print(error)
-else:
-    sys.exit("a full disk passed the check")
+    while True:
+        storage.put_bytes("tmp", f"tmp/{os.urandom(4).hex()}", bytes(4096), "")
+except StorageUnavailable:
+    say_refusal(storage.check)
 """
 
 
@@ -271,17 +254,8 @@ def test_a_full_disk_leaves_nothing_half_written(tmp_path: Path) -> None:
     (tmp_path / "big").write_bytes(bytes(4 * 2**20))
     (tmp_path / "full.py").write_text(FULL_DISK)
     mount = 'mount -t tmpfs -o size=1m,mode=0700 none "$1" && shift && exec "$@"'
-    namespace = [
-        "unshare",
-        "--user",
-        "--map-root-user",
-        "--mount",
-        "sh",
-        "-c",
-        mount,
-        "sh",
-        str(tmp_path / "disk"),
-    ]
+    unshare = ["unshare", "--user", "--map-root-user", "--mount"]
+    namespace = [*unshare, "sh", "-c", mount, "sh", str(tmp_path / "disk")]
     if (
         shutil.which("unshare") is None
         or subprocess.run([*namespace, "true"], capture_output=True).returncode != 0
@@ -289,15 +263,7 @@ def test_a_full_disk_leaves_nothing_half_written(tmp_path: Path) -> None:
         pytest.skip(
             "this machine allows no mounts in a user namespace; the next test injects the error instead"
         )
-    script = [sys.executable, str(tmp_path / "full.py"), str(tmp_path / "disk"), str(tmp_path / "big")]
-    checkout = Path(__file__).parents[2]
-    result = subprocess.run(
-        [*namespace, *script],
-        capture_output=True,
-        text=True,
-        timeout=60,
-        env=os.environ | {"PYTHONPATH": str(checkout)},
-    )
+    result = run(str(tmp_path / "full.py"), str(tmp_path / "disk"), str(tmp_path / "big"), inside=namespace)
     assert result.returncode == 0, result.stderr
     assert result.stdout.count(f"no room left to write in {tmp_path / 'disk'}") == 4
     assert result.stdout.count("bytes free") == 4
@@ -309,12 +275,8 @@ def test_no_room_at_any_step(
     storage: Storage, root: Path, monkeypatch: pytest.MonkeyPatch, code: int, call: str
 ) -> None:
     storage.put_bytes("uploads", "uploads/u0/v1/old", b"old", OCTETS)
-
-    def refuse(*_: object, **__: object) -> int:
-        raise OSError(code, os.strerror(code))
-
     with monkeypatch.context() as patch:
-        patch.setattr(os, call, refuse)
+        refuse(patch, call, code)
         with pytest.raises(
             StorageUnavailable, match=rf"no room left to write in {root}/uploads \(\d+ bytes free\)"
         ):
@@ -353,8 +315,7 @@ storage.put_bytes("uploads", "uploads/u1/v1/clip.mp4", b"x" * 1000, "")
 
 def test_a_writer_that_dies_leaves_no_object_and_is_swept(storage: Storage, root: Path) -> None:
     storage.put_bytes("uploads", KEY, b"old", OCTETS)
-    script = [sys.executable, "-c", textwrap.dedent(WRITER), str(root)]
-    assert subprocess.run(script, cwd=Path(__file__).parents[2], timeout=60).returncode == 9
+    assert run("-c", WRITER, str(root)).returncode == 9
     assert storage.get_bytes("uploads", KEY) == b"old"
     assert [info.key for info in storage.list("uploads", "")] == [KEY]
     (left,) = (root / "uploads" / PARTIAL).iterdir()
@@ -495,17 +456,21 @@ def test_no_descriptor_is_left_open(storage: Storage, root: Path, tmp_path: Path
 # --- configuration
 
 
-@pytest.mark.parametrize("name", ["..", "a", "a/b", "Uploads", "", "a..b", "-ab", "x" * 64])
-def test_bucket_names_that_are_none(tmp_path: Path, name: str) -> None:
-    with pytest.raises(InvalidRequest, match="STORAGE_BUCKET_TMP"):
-        open_storage(StorageConfig(root=tmp_path, bucket_tmp=name))
-
-
-def test_incomplete_configurations(tmp_path: Path) -> None:
-    with pytest.raises(InvalidRequest, match="STORAGE_ROOT is not set"):
-        open_storage(StorageConfig())
-    with pytest.raises(InvalidRequest, match="must differ"):
-        open_storage(StorageConfig(root=tmp_path, bucket_tmp="uploads"))
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        *(
+            ({"bucket_tmp": name}, "STORAGE_BUCKET_TMP")
+            for name in ("..", "a", "a/b", "Uploads", "", "a..b", "-ab")
+        ),
+        ({"bucket_tmp": "x" * 64}, "STORAGE_BUCKET_TMP"),
+        ({"bucket_tmp": "uploads"}, "must differ"),
+        ({"root": None}, "STORAGE_ROOT is not set"),
+    ],
+)
+def test_configurations_that_are_refused(tmp_path: Path, changes: dict[str, Any], words: str) -> None:
+    with pytest.raises(InvalidRequest, match=words):
+        open_storage(StorageConfig(**{"root": tmp_path, **changes}))
 
 
 def test_a_folder_has_no_urls(storage: Storage) -> None:
@@ -517,11 +482,5 @@ def test_a_folder_has_no_urls(storage: Storage) -> None:
 
 def test_importing_the_package_loads_no_backend() -> None:
     code = "import sys, shared.storage; print([m for m in ('minio', 'urllib3', 'sqlalchemy') if m in sys.modules])"
-    result = subprocess.run(
-        [sys.executable, "-c", code],
-        cwd=Path(__file__).parents[2],
-        capture_output=True,
-        text=True,
-        timeout=60,
-    )
+    result = run("-c", code)
     assert result.stdout.strip() == "[]", result.stderr

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.assets import VARIABLE
+from tests.support.assets import VARIABLE, find_assets
 
 pytestmark = pytest.mark.slow
 
@@ -36,25 +36,15 @@ def run_pytest(
     )
 
 
-NEEDS_ASSETS = {
-    "by the fixture": "def test_one(assets): pass",
-    "by the mark": "from tests.contracts.candidates import needs_assets\n\n@needs_assets\ndef test_one(): pass",
-    "by a checkpoint": "from pathlib import Path\nfrom tests.checkpoints import adaface\n\ndef test_one(tmp_path): adaface.build(tmp_path)",
-}
-
-
-@pytest.mark.parametrize("way", NEEDS_ASSETS)
-def test_without_assets_a_test_skips_here_and_fails_in_ci(tmp_path: Path, way: str) -> None:
-    here = run_pytest(tmp_path, NEEDS_ASSETS[way], **{VARIABLE: "", "CI": ""})
-    assert here.returncode == 0 and "1 skipped" in here.stdout, here.stdout
-    ci = run_pytest(tmp_path, NEEDS_ASSETS[way], **{VARIABLE: "", "CI": "true"})
-    assert ci.returncode == 1 and "skipped" not in ci.stdout.splitlines()[-1], ci.stdout
-    assert f"{VARIABLE} is not set" in ci.stdout
-
-
-def test_assets_that_are_not_there_fail_in_ci_too(tmp_path: Path) -> None:
-    gone = run_pytest(tmp_path, NEEDS_ASSETS["by the fixture"], **{VARIABLE: "/nowhere", "CI": "true"})
-    assert gone.returncode == 1 and f"{VARIABLE}=/nowhere is no folder" in gone.stdout, gone.stdout
+@pytest.mark.parametrize(("place", "reason"), [("", " is not set"), ("/nowhere", "=/nowhere is no folder")])
+def test_without_assets_a_test_skips_here_and_fails_in_ci(
+    monkeypatch: pytest.MonkeyPatch, place: str, reason: str
+) -> None:
+    monkeypatch.setenv(VARIABLE, place)
+    for ci, outcome in (("", pytest.skip.Exception), ("true", pytest.fail.Exception)):
+        monkeypatch.setenv("CI", ci)
+        with pytest.raises(outcome, match=VARIABLE + reason):
+            find_assets()
 
 
 @pytest.mark.parametrize("arguments", [(), ("-n", "2")], ids=["one process", "side by side"])
@@ -62,14 +52,13 @@ def test_figures_of_tests_that_pass_reach_the_log(tmp_path: Path, arguments: tup
     done = run_pytest(
         tmp_path,
         "def test_b(record_figure): record_figure('word error rate', '0.071')\n"
-        "def test_a(record_figure):\n    record_figure('recall', 0.5)\n    assert False\n",
+        "def test_a(record_figure):\n    record_figure('recall', 0.5)\n    assert False\n"
+        "def test_c(assets): pass\n",
         *arguments,
+        **{VARIABLE: "", "CI": "true"},
     )
     lines = done.stdout.splitlines()
+    assert "1 failed, 1 passed" in lines[-1] and "1 error" in lines[-1]
     (heading,) = [number for number, line in enumerate(lines) if "= figures =" in line]
     assert lines[heading + 1] == "test_it.py::test_a  recall: 0.5"
     assert lines[heading + 2] == "test_it.py::test_b  word error rate: 0.071"
-
-
-def test_there_is_no_section_without_a_figure(tmp_path: Path) -> None:
-    assert "figures" not in run_pytest(tmp_path, "def test_a(): pass").stdout

