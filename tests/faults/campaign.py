@@ -150,15 +150,9 @@ def wait_indexed(fleet: Fleet, sources: Sequence[Source], *, within_s: float) ->
         rows = fleet.rows("SELECT state FROM videos WHERE external_id = ANY(%s)", wanted)
         return len(rows) == len(wanted) and all(row["state"] in ENDED for row in rows)
 
-    try:
+    with fleet.jobs_shown():
         eventually(ended, within_s=within_s, what=f"{len(wanted)} videos have ended")
         wait_swept(fleet, wanted, within_s=60)
-    except AssertionError as error:
-        jobs = fleet.rows(
-            "SELECT video_id, stage, part, state, attempt, failures, outages, lease_owner, not_before, error"
-            " FROM jobs WHERE state NOT IN ('done', 'skipped') ORDER BY job_id"
-        )
-        raise AssertionError(f"{error}\n" + "\n".join(map(str, jobs[:50]))) from None
     rows = fleet.rows(
         "SELECT external_id AS video_id, state, error FROM videos WHERE external_id = ANY(%s)", wanted
     )
