@@ -9,6 +9,7 @@ import pickle
 import re
 import uuid
 from collections.abc import Callable, Iterator
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -110,40 +111,17 @@ def test_a_bad_file_gives_one_error_and_one_attempt(fleet: Fleet, tmp_path: Path
     assert not list((fleet.home / "work").rglob("*.jpg"))
 
 
-def link_folder(place: Path, good: Path) -> None:
-    place.parent.rmdir()
-    place.parent.symlink_to(good.parent)
-
-
-#: What stands where the source should be; none is an object.
-NO_OBJECT: dict[str, Callable[[Path, Path], None]] = {
-    "missing": lambda place, good: None,
-    "symlink": lambda place, good: place.symlink_to(good),
-    "symlinked-folder": link_folder,
-    "folder": lambda place, good: place.mkdir(),
-    "pipe": lambda place, good: os.mkfifo(place),
-}
-
-
-def test_a_source_that_is_no_object_is_refused(fleet: Fleet, tmp_path: Path) -> None:
-    good = tmp_path / "outside" / "film.mp4"
-    good.parent.mkdir()
-    make_clip(good, [Shot(seed=5, frames=10)])
-    watch = Watch(good)
-    try:
-        for video_id, plant in NO_OBJECT.items():
-            key = f"uploads/{USER}/{video_id}/film.mp4"
-            place = fleet.storage_root / "uploads" / key
-            place.parent.mkdir(parents=True)
-            plant(place, good)
-            fleet.client.process(video_id, USER, key)
-        for video_id, status in fleet.wait_ended(NO_OBJECT, within_s=60).items():
-            assert status.state == "failed" and status.error_class in ("ObjectMissing", "InvalidKey"), status
-            assert status.error is not None and ("film.mp4" in status.error or video_id in status.error)
-            assert next(stage.attempts for stage in status.stages if stage.stage == "split") == 1
+def test_a_source_that_is_a_link_is_refused_unopened(fleet: Fleet, silent: Path) -> None:
+    key = f"uploads/{USER}/link/film.mp4"
+    place = fleet.storage_root / "uploads" / key
+    place.parent.mkdir(parents=True)
+    place.symlink_to(silent)
+    with closing(Watch(silent)) as watch:
+        fleet.client.process("link", USER, key)
+        status = fleet.wait_for("link", "failed")
         assert not watch.opened()
-    finally:
-        watch.close()
+    assert status.error_class == "InvalidKey" and "film.mp4" in str(status.error), status
+    assert next(stage.attempts for stage in status.stages if stage.stage == "split") == 1
 
 
 @pytest.mark.parametrize(
@@ -191,10 +169,7 @@ BAD_PAYLOADS: dict[str, list[tuple[dict[str, Any], str]]] = {
     "tasks.video.process": [
         *[(video(video_id=value), r"^video_id=") for value in BAD_IDS],
         (video(video_id=...), r"^video_id is missing"),
-        ({}, r"^video_id is missing"),
         (video(storage_key=...), r"^storage_key is missing"),
-        (video(storage_key=7), r"^storage_key=7 "),
-        (video(storage_key="a" * 600), r"^storage_key='aaa.* at most 512"),
         (video(storage_key="a" * 5000), r"5\d\d\d bytes, more than 4096: send storage keys"),
         (video(storage_key="a\x00b"), r"^storage_key=.*NUL"),
         *[
@@ -203,37 +178,28 @@ BAD_PAYLOADS: dict[str, list[tuple[dict[str, Any], str]]] = {
         ],
         (video(version=2), r"^version=2 "),
         (video(colour="red"), r"^colour='red' "),
-        (video(notes=["x" * 3000] * 3), r"bytes, more than 4096"),
         (video(storage_key="x" * 20_000_000), r"more than 4096: send storage keys, not data"),
     ],
     "tasks.video.status": [({"video_id": "v", "user_id": value}, r"^user_id=") for value in BAD_IDS],
     "tasks.video.rerun": [
         ({"video_id": "v", "stages": "text"}, r"^stages='text' "),
-        ({"video_id": "v", "stages": ["x"] * 50}, r"^stages="),
         ({"video_id": "v", "stages": [1]}, r"^stages\.0=1 "),
         ({"video_id": "v", "stages": ["no"]}, r"^stages='no' is not a stage: name some of"),
     ],
     "tasks.video.scenes": [
         ({"video_id": "v", "limit": 0}, r"^limit=0 "),
-        ({"video_id": "v", "limit": 10**9}, r"^limit=1000000000 "),
-        ({"video_id": "v", "after_idx": -2}, r"^after_idx=-2 "),
         ({"video_id": "v", "after_idx": 10**30}, r"^after_idx=1000000"),
     ],
     "tasks.search.scenes": [
         ({}, r"^query is missing"),
         ({"query": ""}, r"^query='' "),
-        ({"query": 3}, r"^query=3 "),
         ({"query": "x" * 1001}, r"^query='xx.* at most 1000"),
         ({"query": "x" * 10_000}, r"bytes, more than 8192"),
         ({"query": "x", "mode": "magic"}, r"^mode='magic' "),
         ({"query": "x", "limit": 51}, r"^limit=51 is more than 50"),
-        ({"query": "x", "limit": 10**40}, r"^limit=1000"),
         ({"query": "x", "self": 1}, r"^self=1 "),
-        ({"query": "x", "limit": 0}, r"^limit=0 "),
         ({"query": "x\x00"}, r"^query='x\\x00' .*NUL"),
         ({"query": "x", "weights": {"text": "9"}}, r"^weights\.text='9' "),
-        ({"query": "x", "weights": {"text": 10**400}}, r"^weights\.text=1000"),
-        ({"query": "x", "cursor": 5}, r"^cursor=5 "),
         ({"query": "x", "cursor": "'; DROP"}, r"^cursor=.* is none of ours"),
         ({"query": "x", "persons": [None]}, r"^persons\.0=None "),
     ],
@@ -258,7 +224,6 @@ BAD_PAYLOADS: dict[str, list[tuple[dict[str, Any], str]]] = {
     "tasks.text.embed": [
         ({"texts": "one", "user_id": ...}, r"^texts='one' "),
         ({"texts": ["x"] * 65, "user_id": ...}, r"^texts="),
-        ({"texts": [1], "user_id": ...}, r"^texts\.0=1 "),
         ({"texts": [None], "user_id": ...}, r"^texts\.0=None "),
         ({"texts": ["x" * 2_000_000], "user_id": ...}, r"bytes, more than 65536"),
     ],

@@ -17,7 +17,7 @@ from tests.support.fleet import Fleet, eventually
 from tests.support.hostile_files import make
 
 #: One of each way to be expensive; the integration test has them all.
-NAMES = ("references.mp4", "skipped.ts", "exr.mov", "silence.mkv", "slow-sound.mkv", "boxes.mp4")
+NAMES = ("references.mp4", "skipped.ts", "silence.mkv", "boxes.mp4")
 
 
 @contextmanager

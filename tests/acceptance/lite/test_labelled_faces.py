@@ -39,7 +39,7 @@ def stage(people: Sequence[str], seed: int) -> Any:
 def test_only_who_is_known_is_found_and_only_where_they_are(fleet: Fleet, tmp_path: Path) -> None:
     """Two enrolled people and a stranger of the same kind, alone and together."""
     scenes = [np.ascontiguousarray(stage(people, 70 + number)) for number, people in enumerate(CAST)]
-    frames = (scene for scene in scenes for _ in range(50))
+    frames = (scene for scene in scenes for _ in range(25))
     write_video(tmp_path / "cast.mp4", frames, Encoding(size=(960, 540)))
     fleet.process(tmp_path / "cast.mp4", "foreign", OTHER)
     fleet.index(tmp_path / "cast.mp4", "cast", USER)

@@ -63,14 +63,12 @@ def test_a_killed_child_costs_one_more_load_and_the_node_works_again(indexed: Fl
         assert indexed.kill_child(family)
 
     def replaced() -> bool:
-        for family in LOADING:
-            state = published(indexed, family)
-            if (
-                state["state"] != "ready"
-                or len({slot["pid"] for slot in state["slots"]} - set(pids[family])) != 1
-            ):
-                return False
-        return True
+        states = {family: published(indexed, family) for family in LOADING}
+        return all(
+            state["state"] == "ready"
+            and len({slot["pid"] for slot in state["slots"]} - set(pids[family])) == 1
+            for family, state in states.items()
+        )
 
     eventually(replaced, within_s=90, what="every child is replaced and ready")
     after = {}
@@ -81,6 +79,5 @@ def test_a_killed_child_costs_one_more_load_and_the_node_works_again(indexed: Fl
             for loads, new, old in zip(before[family], now, pids[family], strict=True)
         ]
     assert {family: loads_by_slot(indexed, family) for family in LOADING} == after
-    indexed.process(spoken, "after-kill")
-    assert indexed.wait_ended(["after-kill"], within_s=300)["after-kill"].state == "indexed"
+    indexed.index(spoken, "after-kill")
     assert {family: loads_by_slot(indexed, family) for family in LOADING} == after

@@ -64,16 +64,6 @@ def searched(fleet: Fleet, query: str, user_id: str = USER) -> list[int]:
     return [row["idx"] for row in found]
 
 
-def states(fleet: Fleet) -> dict[str, str]:
-    return {stage.stage: stage.state for stage in fleet.client.status("captions", USER).stages}
-
-
-def rerun(fleet: Fleet, stage: str) -> None:
-    run = fleet.client.rerun("captions", USER, [stage]).run
-    status = fleet.wait_for("captions", user_id=USER)
-    assert (status.run, status.published_run) == (run, run), status
-
-
 def test_each_scene_has_its_captions_once(indexed: Fleet) -> None:
     for scene, spans in zip(published(indexed).scenes, CAPTIONS, strict=True):
         assert scene.screen_text == "\n".join(line for _, lines in spans for line in lines)
@@ -108,25 +98,8 @@ def test_the_command_shows_the_text(indexed: Fleet) -> None:
 
 def test_a_rerun_repeats_the_same_and_leaves_one_run(indexed: Fleet) -> None:
     before = [scene.screen_text for scene in published(indexed).scenes]
-    rerun(indexed, "ocr")
+    run = indexed.client.rerun("captions", USER, ["ocr"]).run
+    assert indexed.wait_for("captions", user_id=USER).published_run == run
     assert [scene.screen_text for scene in published(indexed).scenes] == before
     made = indexed.rows("SELECT DISTINCT run FROM screen_texts WHERE user_id = %s", USER)
-    assert [row["run"] for row in made] == [indexed.client.status("captions", USER).run]
-
-
-def test_a_video_from_before_the_stage_gets_its_text_with_any_rerun(indexed: Fleet) -> None:
-    indexed.rows(
-        "WITH gone AS (DELETE FROM screen_texts WHERE user_id = %(user)s RETURNING 1),"
-        " jobless AS (DELETE FROM jobs WHERE stage = 'ocr' AND user_id = %(user)s RETURNING 1), scenes_before AS"
-        " (UPDATE scenes SET screen_text = '', screen_tsv = NULL, ocr_run = NULL WHERE user_id = %(user)s RETURNING 1)"
-        " UPDATE runs SET stages = stages - 'ocr', stage_runs = stage_runs - 'ocr'"
-        " WHERE video_id IN (SELECT video_id FROM videos WHERE user_id = %(user)s) RETURNING 1",
-        user=USER,
-    )
-    assert "ocr" not in states(indexed), "nothing is pending in a run that has ended"
-    assert searched(indexed, "rocket") == []
-    rerun(indexed, "face")
-    assert states(indexed)["ocr"] == "done" and searched(indexed, "rocket") == [0]
-    run = indexed.client.status("captions", USER).run
-    (found,) = indexed.of_video("runs", "captions", f"run = {run}", user_id=USER)
-    assert found["stage_runs"]["ocr"] == run
+    assert [row["run"] for row in made] == [run]
