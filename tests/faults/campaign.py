@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import os
 import re
-import threading
 from collections import Counter
 from collections.abc import Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import get_args
 
 import redis
 
@@ -18,12 +19,16 @@ from db.tables import Base
 from shared.storage import Bucket
 from tests.faults.chaos import Chaos, FullDisk
 from tests.faults.material import Source
-from tests.faults.results import Results, collect, wait_swept
+from tests.faults.results import Results, collect
 from tests.support.fleet import ENDED, Fleet, eventually
 from tests.support.injection import Injection
 from tests.support.services import PostgresServer, RedisServer
 
 _TEMPLATE = "template_scenefleet"
+_AT_WORK = (
+    "SELECT 1 FROM jobs JOIN videos USING (video_id) WHERE jobs.state IN ('queued', 'running')"
+    " AND external_id = ANY(%s) LIMIT 1"
+)
 #: One line of a node's log per wake-up message it received.
 _WAKE_UP = re.compile(r"Task (tasks\.\w+\.work)\[[0-9a-f-]+\] received")
 
@@ -39,7 +44,13 @@ class Stand:
     injection: Injection
 
     def new_chaos(self, seed: int) -> Chaos:
-        return Chaos(self.fleet, self.postgres, self.redis_server, self.disk, seed=seed)
+        return Chaos(
+            fleet=self.fleet,
+            postgres=self.postgres,
+            redis_server=self.redis_server,
+            disk=self.disk,
+            seed=seed,
+        )
 
     def start_over(self) -> None:
         """Empty the database, Redis and the storage under the running nodes: like new."""
@@ -47,8 +58,7 @@ class Stand:
         self.postgres.execute(f"TRUNCATE {tables} RESTART IDENTITY CASCADE", self.fleet.database)
         with redis.Redis.from_url(self.fleet.redis_url) as client:
             client.flushall()
-        buckets: tuple[Bucket, ...] = ("uploads", "sidecars", "tmp")
-        for bucket in buckets:
+        for bucket in get_args(Bucket):
             for key in self.fleet.objects(bucket):
                 self.fleet.storage.delete(bucket, key)
 
@@ -91,43 +101,26 @@ def run_disturbed(
     chaos: Chaos, sources: Sequence[Source], kinds: Sequence[str], *, within_s: float
 ) -> Results:
     """Send the videos while ``kinds`` of faults happen one after the other, the next videos after each fault."""
-    tickets = threading.Semaphore(0)
-    failures: list[BaseException] = []
-    given, sent = 0, 0
+    sent: list[Future[None]] = []
+    with ThreadPoolExecutor(1, "sender") as sender:
 
-    def send_all() -> None:
-        nonlocal sent
-        try:
-            for source in sources:
-                tickets.acquire()
-                chaos.send(source)
-                sent += 1
-        except BaseException as error:  # noqa: BLE001 - raised again below, in the test's thread
-            failures.append(error)
+        def send_more(due: int | None = None) -> bool:
+            if due is None and sent and not sent[-1].done():
+                return True  # the last one is still being sent
+            more = sources[len(sent) : due or len(sent) + 1]
+            sent.extend(sender.submit(chaos.send, source) for source in more)
+            return bool(more)
 
-    def send_more(due: int | None = None) -> bool:
-        nonlocal given
-        if due is None and sent < given and not failures:
-            return True  # the last one is still being sent
-        more = min(due or given + 1, len(sources)) - given
-        if more > 0:
-            tickets.release(more)
-            given += more
-        return more > 0
-
-    sender = threading.Thread(target=send_all, name="sender", daemon=True)
-    sender.start()
-    at_first = max(1, len(sources) // 4)
-    for number, kind in enumerate(kinds):
-        send_more(at_first + (len(sources) - at_first) * number // len(kinds))
-        chaos.pause()
-        chaos.inject(kind, send_more)
-        restart_dead(chaos.fleet)
-    send_more(len(sources))
-    sender.join(timeout=within_s)
-    if failures:
-        raise failures[0]
-    assert not sender.is_alive(), "the client still has not got all its receipts"
+        chaos.send_more = send_more
+        at_first = max(1, len(sources) // 4)
+        for number, kind in enumerate(kinds):
+            send_more(at_first + (len(sources) - at_first) * number // len(kinds))
+            chaos.pause()
+            chaos.inject(kind)
+            restart_dead(chaos.fleet)
+        send_more(len(sources))
+        for receipt in sent:
+            receipt.result(timeout=within_s)
     wait_indexed(chaos.fleet, sources, within_s=within_s)
     return collect(chaos.fleet)
 
@@ -152,7 +145,9 @@ def wait_indexed(fleet: Fleet, sources: Sequence[Source], *, within_s: float) ->
 
     with fleet.jobs_shown():
         eventually(ended, within_s=within_s, what=f"{len(wanted)} videos have ended")
-        wait_swept(fleet, wanted, within_s=60)
+        eventually(
+            lambda: not fleet.rows(_AT_WORK, wanted), within_s=60, what="every job has ended, the sweeps too"
+        )
     rows = fleet.rows(
         "SELECT external_id AS video_id, state, error FROM videos WHERE external_id = ANY(%s)", wanted
     )

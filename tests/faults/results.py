@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from tests.support.fleet import Fleet, eventually
+from tests.support.fleet import Fleet
 
 #: ``/{job_id}.{attempt}/`` in the keys of keyframes and of temporary objects.
 _ATTEMPT = re.compile(r"/\d+\.\d+/")
@@ -112,16 +112,6 @@ def _cosine(a: npt.NDArray[np.float64], b: npt.NDArray[np.float64]) -> float:
 def _shown(value: Any) -> str:
     text = repr(value)
     return text if len(text) < 300 else text[:300] + "..."
-
-
-def wait_swept(fleet: Fleet, video_ids: Sequence[str], *, within_s: float) -> None:
-    """Wait until nothing of these videos is queued or running: the last job of a run removes what it left."""
-    left = "SELECT 1 FROM jobs WHERE state IN ('queued', 'running') AND video_id IN (SELECT video_id FROM videos WHERE external_id = ANY(%s)) LIMIT 1"
-    eventually(
-        lambda: not fleet.rows(left, list(video_ids)),
-        within_s=within_s,
-        what="every job has ended, the sweeps too",
-    )
 
 
 def leftovers(fleet: Fleet, video_ids: Sequence[str] | None = None) -> list[str]:
