@@ -24,7 +24,6 @@ from shared.client import Client
 from shared.contracts import VideoStatus
 from shared.nodes import state_key
 from shared.routing import gate_queue
-from shared.settings import Settings
 from shared.storage import Bucket, StorageConfig, open_storage, upload_key
 from tests.support.services import PostgresServer, RedisServer
 
@@ -185,11 +184,8 @@ class Fleet:
                 held[pid] = int(status.split("VmHWM:")[1].split()[0]) / 1024
         return held
 
-    def settings(self) -> Settings:
-        return Settings(POSTGRES_URL=self.postgres_url, REDIS_URL=self.redis_url, SCENEFLEET_HOME=self.home)
-
     def node_states(self) -> dict[str, dict[str, str]]:
-        """What each node says of itself in Redis."""
+        """What each node publishes in Redis."""
         host = os.uname().nodename
         with redis.Redis.from_url(self.redis_url, decode_responses=True) as client:
             return {name: client.hgetall(state_key(f"{name}@{host}")) for name in self.nodes}
@@ -319,12 +315,9 @@ class Fleet:
     ) -> list[dict[str, Any]]:
         """The rows of a table that belong to a video, or to a scene of it, by the id that its user chose."""
         column = "scene_id" if table in ("embeddings", "faces", "screen_texts") else "video_id"
-        source = "scenes JOIN videos USING (video_id)" if column == "scene_id" else "videos"
+        found = f"SELECT {column} FROM videos LEFT JOIN scenes USING (video_id) WHERE external_id = %s AND videos.user_id = %s"
         return self.rows(
-            f"SELECT * FROM {table} WHERE {column} IN (SELECT {column} FROM {source}"
-            f" WHERE external_id = %s AND videos.user_id = %s) AND ({where})",
-            video_id,
-            user_id,
+            f"SELECT * FROM {table} WHERE {column} IN ({found}) AND ({where})", video_id, user_id
         )
 
     def objects(self, bucket: Bucket = "sidecars") -> dict[str, bytes]:

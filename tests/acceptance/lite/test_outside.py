@@ -1,4 +1,4 @@
-"""The fleet from outside: a process with nothing of ours, the celery program, Flower, with only the URLs configured."""
+"""The fleet from outside: a process with nothing of ours, and the celery program with only the URLs configured."""
 
 from __future__ import annotations
 
@@ -7,15 +7,12 @@ import os
 import subprocess
 import sys
 from collections.abc import Iterator
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import pytest
 import redis
-import urllib3
 
-from local.servers.ports import find_free_port
 from shared.routing import TASK_QUEUE
 from tests.acceptance.lite.conftest import CONCURRENCY
 from tests.support.fleet import FAMILIES, ROOT, Fleet, eventually
@@ -175,43 +172,3 @@ def test_inspect_works(fleet: Fleet) -> None:
 
 def node(family: str) -> str:
     return f"{family}@{os.uname().nodename}"
-
-
-def test_flower_shows_the_nodes_to_those_with_the_password(fleet: Fleet, tmp_path: Path) -> None:
-    port = find_free_port()
-    log = tmp_path / "flower.log"
-    with log.open("wb") as sink:
-        process = subprocess.Popen(
-            [CELERY, "-A", "worker.app", "flower", f"--port={port}", "--address=127.0.0.1",
-             "--basic-auth=admin:secret"],
-            cwd=ROOT, env=urls(fleet), stdout=sink, stderr=sink,
-        )  # fmt: skip
-
-    def fetch(path: str, **account: str) -> urllib3.BaseHTTPResponse:
-        headers = urllib3.make_headers(**account)
-        return urllib3.request(
-            "GET", f"http://127.0.0.1:{port}/{path}", headers=headers, timeout=10, retries=False
-        )
-
-    def shown(path: str) -> Any:
-        assert process.poll() is None, log.read_text()
-        with suppress(urllib3.exceptions.HTTPError):
-            answer = fetch(path, basic_auth="admin:secret")
-            if answer.status == 200:
-                return answer.json()
-        return {}
-
-    workers = "api/workers?refresh=1"
-    try:
-        nodes = {node(family) for family in FAMILIES}
-        eventually(lambda: nodes <= set(shown(workers)), within_s=120, what="Flower lists every node")
-        assert fetch(workers).status == fetch(workers, basic_auth="admin:wrong").status == 401
-        fleet.client.search(USER, "rocket", mode="keyword")
-        eventually(
-            lambda: "tasks.search.scenes" in {task["name"] for task in shown("api/tasks?limit=50").values()},
-            within_s=30,
-            what="Flower shows the search",
-        )
-    finally:
-        process.terminate()
-        process.wait(timeout=30)

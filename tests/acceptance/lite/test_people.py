@@ -16,7 +16,7 @@ from celery import Celery
 from shared.contracts import PersonView
 from shared.errors import Conflict, NotFound
 from tests.acceptance.lite.conftest import VIEWER
-from tests.contracts.candidates import needs_assets, photograph, sample_picture
+from tests.contracts.candidates import sample_picture
 from tests.faults.material import cut_clips
 from tests.support.fleet import ROOT, Fleet, eventually
 from tests.support.pictures import odd, unusable
@@ -193,16 +193,6 @@ def test_a_hostile_photo_is_told_from_odd_ones_and_harms_no_node(fleet: Fleet, t
     after = fleet.peaks_mb(*nodes)
     assert after.keys() == before.keys()
     assert max(after[pid] - before[pid] for pid in after) < 100, "no large picture was decoded"
-
-
-@needs_assets
-def test_a_stranger_is_never_labelled(fleet: Fleet, tmp_path: Path) -> None:
-    for name in ("obama", "biden"):
-        path = tmp_path / f"{name}.jpg"
-        cv2.imwrite(str(path), cv2.cvtColor(photograph(path.name), cv2.COLOR_RGB2BGR))
-        answer = command(fleet, "add", name, str(path))
-        assert (answer["person"]["good_photos"], answer["person"]["scenes"]) == (1, 0)
-    assert set(scenes_of(fleet, "Ann")) == astronauts_scenes(fleet)
 
 
 def test_a_new_run_of_the_video_has_her_at_once_and_in_its_sidecars(fleet: Fleet) -> None:

@@ -105,7 +105,8 @@ def test_other_users_see_nothing(indexed: Fleet) -> None:
     for mode in ("keyword", "semantic"):
         answer = indexed.client.search("stranger", "rocket", mode=mode)  # type: ignore[arg-type]
         assert answer.hits == () and answer.coverage.scenes == 0
-    for ask in (indexed.client.status, indexed.client.scenes, indexed.client.cancel, indexed.client.delete):
+    client = indexed.client
+    for ask in (client.status, client.scenes, client.cancel, client.retry, client.rerun, client.delete):
         with pytest.raises(NotFound):
             ask(VIDEO, "stranger")
 

@@ -310,22 +310,6 @@ def test_a_partial_video_is_completed_by_a_rerun_or_a_retry(
     assert any(scene.faces for scene in fleet.client.scenes(video_id, USER).scenes)
 
 
-def test_what_hangs_on_a_failed_stage_is_skipped_and_says_so(
-    fleet: Fleet, injection: Injection, spoken: Path
-) -> None:
-    video_id = "hanging"
-    broken = injection.fail("asr", video_id, error="BadMedia", message=ON_PURPOSE)
-    fleet.process(spoken, video_id)
-    by_name = {stage.stage: stage for stage in fleet.wait_for(video_id, "partial").stages}
-    assert (by_name["asr"].state, by_name["asr"].attempts) == ("failed", 1), "permanent: one attempt"
-    assert (by_name["text"].state, by_name["text"].error) == ("skipped", "upstream asr failed")
-    assert by_name["face"].state == "done"
-    broken.lift()
-    fleet.client.retry(video_id, USER)
-    fleet.wait_for(video_id)
-    assert is_found(fleet, video_id)
-
-
 # --- cancel
 
 
@@ -350,22 +334,6 @@ def test_cancel_stops_any_stage_and_retry_starts_reembed(
     held.lift()
     assert fleet.client.retry(video_id, USER).run == 2
     assert wait_complete(fleet, video_id).published_run == 2
-
-
-def test_cancelling_a_rerun_keeps_what_is_published_and_nothing_of_the_rerun(
-    fleet: Fleet, injection: Injection, silent: Path
-) -> None:
-    video_id = "cancelled-rerun"
-    index(fleet, silent, video_id)
-    before = fleet.client.scenes(video_id, USER)
-    held = injection.hold("sidecar", video_id, when="after")
-    fleet.client.rerun(video_id, USER)
-    held.wait_met()
-    fleet.client.cancel(video_id, USER)
-    settle(fleet, video_id)
-    assert fleet.client.scenes(video_id, USER) == before
-    assert_only_run_left(fleet, video_id)
-    held.lift()
 
 
 # --- delete
@@ -439,18 +407,6 @@ def test_delete_while_running_leaves_nothing(
     held.lift()
     assert_erased(fleet, video_id)
     assert not Path(attempt["folder"]).exists()
-
-
-def test_another_users_video_is_out_of_reach(fleet: Fleet, published: str) -> None:
-    before = fleet.client.status(published, USER)
-    client = fleet.client
-    for ask in (client.status, client.scenes, client.cancel, client.retry, client.rerun, client.delete):
-        with pytest.raises(NotFound):
-            ask(published, "u2")
-    assert fleet.client.process(published, "u2", f"uploads/u2/{published}/x.mp4").accepted
-    assert fleet.client.status(published, "u2").run == 1
-    assert fleet.client.delete(published, "u2").state == "deleted"
-    assert fleet.client.status(published, USER) == before
 
 
 # --- the same id twice

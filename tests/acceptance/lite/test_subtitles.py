@@ -19,16 +19,13 @@ from tests.support.figures import RecordFigure
 from tests.support.fleet import ROOT, Fleet
 from tests.unit.test_subtitles import FORMATS, read, segment, spoken
 
-#: Whose the clips are that are not the sample.
+#: Whose the silent video is.
 OWNER = "owner"
 
 
 @pytest.fixture(scope="module", autouse=True)
-def clips(fleet: Fleet, spoken: Path, silent: Path) -> None:
-    """Four seconds of the sample and a silent clip are indexed."""
-    fleet.process(silent, "silent", OWNER)
-    fleet.index(spoken, "excerpt", OWNER)
-    fleet.wait_for("silent", user_id=OWNER)
+def silent_video(fleet: Fleet, silent: Path) -> None:
+    fleet.index(silent, "silent", OWNER)
 
 
 @pytest.mark.parametrize("format", FORMATS)
@@ -49,19 +46,6 @@ def test_the_words_of_the_sample_at_their_times(
             cue for cue in cues if cue.end_ms > scene.start_s * 1000 and cue.start_ms < scene.end_s * 1000
         ]
         assert set(scene.transcript.split()) <= set(" ".join(" ".join(cue.lines) for cue in shown).split())
-
-
-def test_words_across_a_cut_share_cues(indexed: Fleet) -> None:
-    """The excerpt's cut falls into a sentence."""
-    cut_s = indexed.client.scenes("excerpt", OWNER).scenes[1].start_s
-    cues = read(indexed.client.subtitles("excerpt", OWNER).text, "srt")
-    assert any(cue.start_ms < cut_s * 1000 < cue.end_ms for cue in cues), (cut_s, cues)
-
-
-def test_a_silent_video_has_a_valid_empty_file(indexed: Fleet) -> None:
-    srt, vtt = (indexed.client.subtitles("silent", OWNER, format=format) for format in FORMATS)
-    assert (srt.text, srt.language) == ("", None)
-    assert (vtt.text, vtt.language) == ("WEBVTT\n", None)
 
 
 def test_others_and_odd_requests_get_a_sentence(indexed: Fleet) -> None:
