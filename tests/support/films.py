@@ -22,7 +22,7 @@ from worker.stages.context import StageContext
 
 @dataclass
 class Film:
-    """Video "v" of user "u", and the runtime that looks at it."""
+    """Video "v" of user "u", and the runtime that processes it."""
 
     runtime: Runtime
     folder: Path

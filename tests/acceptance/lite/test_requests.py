@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager, suppress
 from functools import partial
+from itertools import groupby
 from pathlib import Path
 from typing import Any
 
@@ -85,55 +87,39 @@ def assert_only_run_left(fleet: Fleet, video_id: str) -> None:
     assert found["tmp"] == set()
 
 
-class Searches:
-    """Searches one video again and again while the block runs, and keeps every answer."""
+@contextmanager
+def searching(fleet: Fleet, video_id: str) -> Iterator[list[SearchAnswer]]:
+    """Search one video again and again while the block runs; gives the list of all answers."""
+    answers: list[SearchAnswer] = []
+    done = threading.Event()
 
-    def __init__(self, fleet: Fleet, video_id: str) -> None:
-        self._fleet, self._video_id = fleet, video_id
-        self.answers: list[SearchAnswer] = []
-        self.errors: list[Exception] = []
-        self._done = threading.Event()
-        self._thread = threading.Thread(target=self._ask)
+    def ask() -> None:
+        while not done.wait(0.02):
+            answers.append(fleet.client.search(USER, "rocket", mode="keyword", video_id=video_id))
 
-    def _ask(self) -> None:
-        while not self._done.is_set():
-            try:
-                self.answers.append(
-                    self._fleet.client.search(USER, "rocket", mode="keyword", video_id=self._video_id)
-                )
-            except Exception as error:  # noqa: BLE001 - reported by assert_no_gap
-                self.errors.append(error)
-            self._done.wait(0.02)
+    def wait_for_another() -> None:
+        have = len(answers)
+        eventually(lambda: len(answers) > have or searches.done(), within_s=60, what="a search is answered")
 
-    def __enter__(self) -> Searches:
-        self._thread.start()
-        self._wait_for_another()
-        return self
+    with ThreadPoolExecutor(1) as pool:
+        searches = pool.submit(ask)
+        try:
+            wait_for_another()
+            yield answers
+            # One of these two was asked after all that happened in the block.
+            wait_for_another()
+            wait_for_another()
+        finally:
+            done.set()
+        searches.result()
 
-    def _wait_for_another(self) -> None:
-        have = len(self.answers)
-        eventually(
-            lambda: len(self.answers) > have or bool(self.errors), within_s=60, what="a search is answered"
-        )
 
-    def __exit__(self, *_: object) -> None:
-        # At least one before, and one asked after all that happened in the block.
-        self._wait_for_another()
-        self._wait_for_another()
-        self._done.set()
-        self._thread.join()
-
-    def assert_no_gap(self) -> list[str]:
-        """Every answer had the one scene, once. Returns the scene ids it had, in order, without repeats."""
-        assert not self.errors, self.errors[0]
-        assert len(self.answers) >= 3
-        seen: list[str] = []
-        for answer in self.answers:
-            assert len(answer.hits) == 1, answer
-            assert answer.coverage.scenes == 2 and answer.coverage.with_words == 2
-            if answer.hits[0].scene_id not in seen[-1:]:
-                seen.append(answer.hits[0].scene_id)
-        return seen
+def assert_no_gap(answers: list[SearchAnswer]) -> list[str]:
+    """Every answer had the one scene, once. Returns the scene ids in order, without repeats."""
+    assert len(answers) >= 3
+    assert all(len(answer.hits) == 1 for answer in answers)
+    assert all((answer.coverage.scenes, answer.coverage.with_words) == (2, 2) for answer in answers)
+    return [scene_id for scene_id, _ in groupby(answer.hits[0].scene_id for answer in answers)]
 
 
 # --- rerun
@@ -160,7 +146,7 @@ def test_a_rerun_is_searchable_all_the_time(
 ) -> None:
     before = fleet.client.scenes(published, USER).scenes
     first = fleet.client.status(published, USER)
-    with Searches(fleet, published) as searches:
+    with searching(fleet, published) as answers:
         receipt = fleet.client.rerun(published, USER, stages)
         assert receipt.accepted and receipt.run == first.run + 1
         status = wait_complete(fleet, published)
@@ -172,7 +158,7 @@ def test_a_rerun_is_searchable_all_the_time(
     }
     assert shown["vision"] == "skipped"
     after = fleet.client.scenes(published, USER).scenes
-    seen = searches.assert_no_gap()
+    seen = assert_no_gap(answers)
     split_again = "split" in made
     assert seen == [before[0].scene_id] + [after[0].scene_id] * split_again
     assert [scene.scene_id == old.scene_id for scene, old in zip(after, before, strict=True)] == [
@@ -236,7 +222,7 @@ def test_a_rerun_that_fails_keeps_the_published_run(
     before = fleet.client.scenes(published, USER)
     assert any(scene.faces for scene in before.scenes)
     broken = injection.fail(stage, published, error="BadMedia", message=ON_PURPOSE)
-    with Searches(fleet, published) as searches:
+    with searching(fleet, published) as answers:
         fleet.client.rerun(published, USER, [] if stage == "sidecar" else [stage])
         status = fleet.wait_for(published, "failed")
     assert (status.published_run, status.run) == (run, run + 1)
@@ -245,17 +231,17 @@ def test_a_rerun_that_fails_keeps_the_published_run(
         last = status.stages[-1]
         assert (last.stage, last.state) == ("sidecar", "skipped")
         assert last.error is not None and last.error.endswith("the published run has it and is kept")
-    assert searches.assert_no_gap() == [before.scenes[0].scene_id]
+    assert assert_no_gap(answers) == [before.scenes[0].scene_id]
     assert fleet.client.scenes(published, USER) == before
     for scene in before.scenes:
         assert scene.sidecar_key is not None
         fleet.storage.stat("sidecars", scene.sidecar_key)
     broken.lift()
-    with Searches(fleet, published) as searches:
+    with searching(fleet, published) as answers:
         assert fleet.client.retry(published, USER).accepted
         status = wait_complete(fleet, published)
     assert (status.published_run, status.error) == (run + 1, None)
-    assert len(searches.assert_no_gap()) == 1 + (stage == "sidecar")
+    assert len(assert_no_gap(answers)) == 1 + (stage == "sidecar")
 
 
 def test_a_rerun_without_its_source_keeps_the_words(fleet: Fleet, published: str, spoken: Path) -> None:
@@ -299,14 +285,14 @@ def test_a_partial_video_is_completed_by_a_rerun_or_a_retry(
     assert is_found(fleet, video_id), "a partial video is searched"
     assert not any(scene.faces for scene in fleet.client.scenes(video_id, USER).scenes)
     broken.lift()
-    with Searches(fleet, video_id) as searches:
+    with searching(fleet, video_id) as answers:
         if repair == "rerun":
             assert fleet.client.rerun(video_id, USER, ["face"]).accepted
         else:
             assert fleet.client.retry(video_id, USER).accepted
         status = wait_complete(fleet, video_id)
     assert (status.error_class, status.error) == (None, None)
-    assert len(searches.assert_no_gap()) == 1
+    assert len(assert_no_gap(answers)) == 1
     assert any(scene.faces for scene in fleet.client.scenes(video_id, USER).scenes)
 
 
