@@ -22,9 +22,11 @@ from kombu import Connection, Producer
 from shared.errors import InvalidKey, InvalidRequest, NotFound
 from shared.routing import NODES, wake_up_task
 from tests.acceptance.lite.conftest import Ask, answer_of
+from tests.integration.test_media_costs import MEMORY_BYTES, OUTCOMES
 from tests.integration.test_media_hostile import Watch
 from tests.support.clips import Shot, Sound, make_clip
 from tests.support.fleet import FAMILIES, Fleet, eventually
+from tests.support.hostile_files import make
 from tests.unit.media import test_probe as files
 
 USER = "u1"
@@ -69,9 +71,9 @@ BAD_FILES: dict[Callable[[Path], None], str] = {
 
 
 def test_a_bad_file_gives_one_error_and_one_attempt(fleet: Fleet, tmp_path: Path) -> None:
-    expected = {make.__name__.replace("_", "-"): says for make, says in BAD_FILES.items()}
-    for video_id, make in zip(expected, BAD_FILES, strict=True):
-        make(tmp_path / f"{video_id}.mp4")
+    expected = {write.__name__.replace("_", "-"): says for write, says in BAD_FILES.items()}
+    for video_id, write in zip(expected, BAD_FILES, strict=True):
+        write(tmp_path / f"{video_id}.mp4")
         fleet.process(tmp_path / f"{video_id}.mp4", video_id)
     for video_id, status in fleet.wait_ended(expected, within_s=60).items():
         assert (status.state, status.error_class) == ("failed", "BadMedia"), status
@@ -83,6 +85,23 @@ def test_a_bad_file_gives_one_error_and_one_attempt(fleet: Fleet, tmp_path: Path
         assert status.published_run is None
         assert fleet.client.scenes(video_id, USER).scenes == ()
     assert not list((fleet.home / "work").rglob("*.jpg"))
+
+
+def test_expensive_files_are_refused_once_while_others_go_on(
+    fleet: Fleet, silent: Path, tmp_path: Path
+) -> None:
+    """tests/integration/test_media_costs.py has every way to be expensive, and measures the decoding process."""
+    expensive = {name.partition(".")[0]: make(name, tmp_path) for name in ("references.mp4", "skipped.ts")}
+    for video_id, path in expensive.items():
+        fleet.process(path, video_id, "mallory")
+        fleet.process(silent, f"beside-{video_id}", "alice")
+    for video_id, path in expensive.items():
+        status = fleet.wait_for(video_id, "failed", "mallory", within_s=400)
+        assert re.search(str(OUTCOMES[path.name]), str(status.error)), status
+        assert status.error_class == "LimitExceeded"
+        assert next(stage.attempts for stage in status.stages if stage.stage == "split") == 1
+        fleet.wait_for(f"beside-{video_id}", user_id="alice")
+    assert max(fleet.peaks_mb("media").values()) < MEMORY_BYTES / 2**20
 
 
 def test_a_source_that_is_a_link_is_refused_unopened(fleet: Fleet, silent: Path) -> None:

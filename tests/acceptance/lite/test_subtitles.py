@@ -101,14 +101,12 @@ def run(fleet: Fleet, *arguments: str, cwd: Path, status: int = 0) -> subprocess
     return found
 
 
-def test_the_command_writes_to_stdout(indexed: Fleet, tmp_path: Path) -> None:
+def test_the_command_writes_to_stdout_or_a_file_and_replaces_none_unasked(
+    indexed: Fleet, tmp_path: Path
+) -> None:
+    srt, vtt = (indexed.client.subtitles("sample", VIEWER, format=format).text for format in FORMATS)
     found = run(indexed, "sample", cwd=tmp_path)
-    assert found.stdout.decode() == indexed.client.subtitles("sample", VIEWER).text
-    assert found.stderr == b""
-
-
-def test_the_command_writes_a_file_and_replaces_none_unasked(indexed: Fleet, tmp_path: Path) -> None:
-    vtt = indexed.client.subtitles("sample", VIEWER, format="vtt").text
+    assert (found.stdout.decode(), found.stderr) == (srt, b"")
     run(indexed, "sample", "-o", "a b.VTT", cwd=tmp_path)
     path = tmp_path / "a b.VTT"
     assert path.read_text() == vtt
@@ -117,7 +115,7 @@ def test_the_command_writes_a_file_and_replaces_none_unasked(indexed: Fleet, tmp
     assert refused.stderr == b"scenefleet: a b.VTT exists: --force replaces it\n"
     assert path.read_text() == vtt
     run(indexed, "sample", "-o", "a b.VTT", "--format", "srt", "--force", cwd=tmp_path)
-    assert path.read_text() == indexed.client.subtitles("sample", VIEWER).text
+    assert path.read_text() == srt
     assert [found.name for found in tmp_path.iterdir()] == ["a b.VTT"]
 
 
