@@ -14,17 +14,15 @@ from typing import get_args
 
 import redis
 
-from db import schema
 from db.tables import Base
 from shared.storage import Bucket
 from tests.faults.chaos import Chaos, FullDisk
 from tests.faults.material import Source
 from tests.faults.results import Results, collect
-from tests.support.fleet import ENDED, Fleet, eventually
+from tests.support.fleet import ENDED, Fleet, eventually, fleet_over
 from tests.support.injection import Injection
 from tests.support.services import PostgresServer, RedisServer
 
-_TEMPLATE = "template_scenefleet"
 _AT_WORK = (
     "SELECT 1 FROM jobs JOIN videos USING (video_id) WHERE jobs.state IN ('queued', 'running')"
     " AND external_id = ANY(%s) LIMIT 1"
@@ -71,19 +69,12 @@ def stand(folder: Path, **environment: str) -> Iterator[Stand]:
     try:
         postgres.start()
         redis_server.start()
-        postgres.execute(f"CREATE DATABASE {_TEMPLATE}")
-        schema.upgrade(url=postgres.url(_TEMPLATE).replace("postgresql://", "postgresql+psycopg://"))
-        postgres.execute(f"CREATE DATABASE stand TEMPLATE {_TEMPLATE}")
-        injection = Injection(folder / "injection")
-        environment = {
-            **disk.environment(folder / "home"), **injection.environment(), "RECONCILE_S": "0.5", **environment
-        }  # fmt: skip
-        fleet = Fleet(folder / "home", postgres.url("stand"), redis_server.url, **environment)
-        fleet.pipe_logs = not disk.mounted
-        try:
+        postgres.create_template()
+        home, injection = folder / "home", Injection(folder / "injection")
+        rules = {**disk.environment(home), **injection.environment(), "RECONCILE_S": "0.5"}
+        with fleet_over(postgres, redis_server, home, **{**rules, **environment}) as fleet:
+            fleet.pipe_logs = not disk.mounted
             yield Stand(fleet, postgres, redis_server, disk, injection)
-        finally:
-            fleet.close()
     finally:
         disk.unmount()
         redis_server.stop()

@@ -25,7 +25,7 @@ from shared.contracts import VideoStatus
 from shared.nodes import state_key
 from shared.routing import gate_queue
 from shared.storage import Bucket, StorageConfig, open_storage, upload_key
-from tests.support.services import PostgresServer, RedisServer
+from tests.support.services import TEMPLATE, PostgresServer, RedisServer
 
 ROOT = Path(__file__).parents[2]
 FAMILIES = ("media", "asr", "text", "face", "ocr", "housekeeping", "search")
@@ -341,7 +341,7 @@ def fleet_over(
     with redis.Redis.from_url(redis_server.url) as client:
         client.flushall()
     name = f"fleet_{os.getpid()}_{next(_numbers)}"
-    postgres.execute(f"CREATE DATABASE {name} TEMPLATE template_scenefleet")
+    postgres.execute(f"CREATE DATABASE {name} TEMPLATE {TEMPLATE}")
     try:
         fleet = Fleet(home, postgres.url(name), redis_server.url, **environment)
         try:
