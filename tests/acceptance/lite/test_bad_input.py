@@ -20,7 +20,7 @@ from celery.exceptions import NotRegistered
 from kombu import Connection, Producer
 
 from shared.errors import InvalidKey, InvalidRequest, NotFound
-from shared.routing import NODES, wake_up_task
+from shared.routing import JOB_QUEUES, NODES, wake_up_task
 from tests.acceptance.lite.conftest import Ask, answer_of
 from tests.integration.test_media_costs import MEMORY_BYTES, OUTCOMES
 from tests.integration.test_media_hostile import Watch
@@ -330,7 +330,15 @@ class Bomb:
         return (os.system, (f"touch {self.path}",))
 
 
-def test_no_queue_loads_a_pickle_or_stops_at_a_malformed_body(
+MALFORMED = ("[" * 200_000, "", '[[], {"1": 2}, {"callbacks": [1], "chord": 5}]', b"\xff\xfe\x00garbage")
+#: Wake-up messages that name no job, or name one in vain.
+NONSENSE = (
+    '[[], {"job_id": "x"}, null]', f'[[], {{"job_id": {2**80}}}, null]', '[["x", "y"], {}, null]',
+    '[[], {"nonsense": {}}, null]', "[[], {}, null]",
+)  # fmt: skip
+
+
+def test_no_queue_loads_a_pickle_or_stops_at_a_malformed_message(
     producer: Producer, ask: Ask, tmp_path: Path
 ) -> None:
     """tests/acceptance/test_hostile_messages.py has every kind of malformed message; here each queue gets some."""
@@ -341,23 +349,13 @@ def test_no_queue_loads_a_pickle_or_stops_at_a_malformed_body(
         for task in ("tasks.video.status", wake_up_task("media")):
             publish(producer, task, bomb, queue, content_encoding="binary", **pickled)
             publish(producer, task, base64.b64encode(bomb), queue, content_encoding="base64", **pickled)
-            for body in (
-                "[" * 200_000,
-                "",
-                '[[], {"1": 2}, {"callbacks": [1], "chord": 5}]',
-                b"\xff\xfe\x00garbage",
-            ):
+            for body in MALFORMED:
                 publish(producer, task, body, queue)
+        if queue in JOB_QUEUES:
+            for body in NONSENSE:
+                publish(producer, wake_up_task(queue), body, queue)
     assert_answers(ask)
     assert not mark.exists()
-
-
-@pytest.mark.parametrize("queue", ["media", "asr", "text", "face", "ocr", "housekeeping"])
-def test_wake_ups_with_nonsense_claim_nothing(producer: Producer, ask: Ask, queue: str) -> None:
-    for body in ([[], {"job_id": "x"}, None], [[], {"job_id": 2**80}, None], [["x", "y"], {}, None],
-                 [[], {"nonsense": {}}, None], [[], {}, None]):  # fmt: skip
-        publish(producer, wake_up_task(queue), json.dumps(body), queue)
-    assert_answers(ask)
 
 
 def test_after_all_that_a_good_video_is_indexed(fleet: Fleet, tmp_path: Path) -> None:
