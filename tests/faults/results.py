@@ -90,18 +90,16 @@ def _sidecar(data: bytes) -> bytes:
 def differences(undisturbed: Results, disturbed: Results) -> list[str]:
     """Each thing that is not the same in both, one line each; empty when the faults changed nothing."""
     found: list[str] = []
-    for name in ("videos", "faces", "objects"):
+    for name in ("videos", "faces", "objects", "vectors"):
         ours, theirs = getattr(undisturbed, name), getattr(disturbed, name)
         for key in sorted(ours.keys() | theirs.keys()):
             if key not in theirs or key not in ours:
                 found.append(f"{name}: {key} is only in the {'' if key in theirs else 'un'}disturbed run")
+            elif name == "vectors":
+                if (cosine := _cosine(ours[key], theirs[key])) <= LEAST_COSINE:
+                    found.append(f"vector {key}: cosine {cosine:.6f}")
             elif ours[key] != theirs[key]:
                 found.append(f"{name}: {key} differs: {_shown(ours[key])} against {_shown(theirs[key])}")
-    for vector in sorted(undisturbed.vectors.keys() | disturbed.vectors.keys()):
-        if vector not in undisturbed.vectors or vector not in disturbed.vectors:
-            found.append(f"vector {vector} is in one run only")
-        elif (cosine := _cosine(undisturbed.vectors[vector], disturbed.vectors[vector])) <= LEAST_COSINE:
-            found.append(f"vector {vector}: cosine {cosine:.6f}")
     return found
 
 

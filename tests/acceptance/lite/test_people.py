@@ -50,9 +50,9 @@ def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def command(fleet: Fleet, *arguments: str, status: int = 0, user: str = USER) -> Any:
+def command(fleet: Fleet, *arguments: str, user: str = USER) -> Any:
     done = fleet.command("people", *arguments, "--json", "--user", user)
-    assert done.returncode == status, done.stderr + done.stdout
+    assert done.returncode == 0, done.stderr + done.stdout
     return json.loads(done.stdout)
 
 
