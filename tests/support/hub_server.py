@@ -16,6 +16,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from ipaddress import IPv4Address
+from itertools import chain
 from pathlib import Path
 from typing import Literal
 from urllib.parse import unquote
@@ -213,12 +214,8 @@ class _Handler(BaseHTTPRequestHandler):
         return self._start(302, 0, headers | linked)
 
     def _stored(self, sha256: str) -> bytes:
-        for commits in self.hub.commits.values():
-            for files in commits.values():
-                for content in files.values():
-                    if hashlib.sha256(content).hexdigest() == sha256:
-                        return content
-        raise KeyError(sha256)
+        every = (files.values() for commits in self.hub.commits.values() for files in commits.values())
+        return next(found for found in chain(*every) if hashlib.sha256(found).hexdigest() == sha256)
 
     def _refuse(self, status: int, error_code: str = "", headers: Mapping[str, str] | None = None) -> None:
         extra = {"X-Error-Code": error_code} if error_code else {}
