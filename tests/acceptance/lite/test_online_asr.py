@@ -49,7 +49,8 @@ def test_the_words_of_a_stretch_come_back_with_their_times(
         for word in segment.words:
             assert before_s <= word.start_s < word.end_s <= end_s
             before_s = word.end_s
-    assert fleet.client.transcribe("u1", key, start_s=start_s, end_s=end_s) == heard
+    stretch = {"start_s": start_s, "end_s": 10.6}
+    assert fleet.client.transcribe("u1", key, **stretch) == transcribe(storage_key=key, **stretch)
 
 
 @pytest.mark.parametrize(

@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 import redis
+from celery import Celery
 
 from shared.routing import TASK_QUEUE
 from tests.acceptance.lite.conftest import CONCURRENCY
@@ -135,40 +136,27 @@ def test_requests_arrive_after_redis_lost_everything(fleet: Fleet, stranger: Str
     assert stranger.video("status", "unknown")["error"] == "NotFound"
 
 
-def celery(fleet: Fleet, *arguments: str) -> str:
-    """Run the celery program with nothing configured but the URLs."""
+def test_inspect_works(fleet: Fleet, outside: Celery) -> None:
+    processes = {f"{family}@{os.uname().nodename}": CONCURRENCY.get(family, 1) for family in FAMILIES}
+    # The celery program with nothing configured but the URLs.
+    urls = {"POSTGRES_URL": fleet.postgres_url, "REDIS_URL": fleet.redis_url}
     done = subprocess.run(
-        [CELERY, *arguments], cwd=ROOT, env=urls(fleet), capture_output=True, text=True, timeout=60
+        [CELERY, "-A", "worker.app", "inspect", "registered", "--json"],
+        cwd=ROOT,
+        env={"PATH": os.environ["PATH"], "HOME": str(fleet.home / "empty"), **urls},
+        capture_output=True,
+        text=True,
+        timeout=60,
     )
     assert done.returncode == 0, done.stderr + done.stdout
-    return done.stdout
-
-
-def urls(fleet: Fleet) -> dict[str, str]:
-    return {
-        "PATH": os.environ["PATH"],
-        "HOME": str(fleet.home / "empty"),
-        "POSTGRES_URL": fleet.postgres_url,
-        "REDIS_URL": fleet.redis_url,
-    }
-
-
-def test_inspect_works(fleet: Fleet) -> None:
-    def inspect(what: str) -> Any:
-        return json.loads(celery(fleet, "-A", "worker.app", "inspect", what, "--json"))
-
-    processes = {node(family): CONCURRENCY.get(family, 1) for family in FAMILIES}
-    assert set(inspect("active")) == set(processes)
-    registered = inspect("registered")
+    registered = json.loads(done.stdout)
     assert set(registered) == set(processes)
     assert all(set(TASK_QUEUE) <= set(tasks) for tasks in registered.values())
-    stats = inspect("stats")
+    inspect = outside.control.inspect(timeout=20, limit=len(processes))
+    assert set(inspect.active()) == set(processes)
+    stats = inspect.stats()
     assert {name: found["pool"]["max-concurrency"] for name, found in stats.items()} == processes
-    queues = inspect("active_queues")
-    names = [queue["name"] for queue in queues[node("text")]]
+    queues = inspect.active_queues()
+    names = [queue["name"] for queue in queues[f"text@{os.uname().nodename}"]]
     assert [name for name in names if not name.startswith("gate")] == ["text.online", "text"]
     assert {queue["exchange"]["name"] for found in queues.values() for queue in found} == {""}
-
-
-def node(family: str) -> str:
-    return f"{family}@{os.uname().nodename}"
