@@ -96,7 +96,7 @@ def test_expensive_files_are_refused_once_while_others_go_on(
         fleet.process(path, video_id, "mallory")
         fleet.process(silent, f"beside-{video_id}", "alice")
     for video_id, path in expensive.items():
-        status = fleet.wait_for(video_id, "failed", "mallory", within_s=400)
+        status = fleet.wait_for(video_id, "failed", "mallory", within_s=240)
         assert re.search(str(OUTCOMES[path.name]), str(status.error)), status
         assert status.error_class == "LimitExceeded"
         assert next(stage.attempts for stage in status.stages if stage.stage == "split") == 1
