@@ -12,7 +12,6 @@ from typing import Any
 import pytest
 from _pytest.terminal import TerminalReporter
 
-from db import schema
 from db.engine import make_engine, set_engine
 from shared import settings as settings_module
 from shared.errors import InvalidRequest
@@ -20,7 +19,7 @@ from tests.support.assets import find_assets, give_up
 from tests.support.figures import record_figure, write_summary
 from tests.support.fleet import Fleet, fleet_over
 from tests.support.s3_servers import moto, swift
-from tests.support.services import PostgresServer, RedisServer
+from tests.support.services import TEMPLATE, PostgresServer, RedisServer
 
 __all__ = ["moto", "record_figure", "swift"]
 
@@ -61,8 +60,7 @@ def postgres(tmp_path_factory: pytest.TempPathFactory) -> Iterator[PostgresServe
         server.start()
     except InvalidRequest as error:
         give_up(str(error))
-    server.execute("CREATE DATABASE template_scenefleet")
-    schema.upgrade(url=server.url("template_scenefleet").replace("postgresql://", "postgresql+psycopg://"))
+    server.create_template()
     yield server
     server.stop()
 
@@ -85,7 +83,7 @@ def redis_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RedisServ
 def database(postgres: PostgresServer, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
     """The URL of an empty, migrated database, which this process's sessions use."""
     name = f"test_{os.getpid()}_{next(_names)}"
-    postgres.execute(f"CREATE DATABASE {name} TEMPLATE template_scenefleet STRATEGY FILE_COPY")
+    postgres.execute(f"CREATE DATABASE {name} TEMPLATE {TEMPLATE} STRATEGY FILE_COPY")
     url = postgres.url(name)
     monkeypatch.setenv("POSTGRES_URL", url)
     settings_module.get_settings.cache_clear()

@@ -4,26 +4,29 @@ from __future__ import annotations
 
 import os
 import re
-import threading
 from collections import Counter
 from collections.abc import Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import get_args
 
 import redis
 
-from db import schema
 from db.tables import Base
 from shared.storage import Bucket
 from tests.faults.chaos import Chaos, FullDisk
 from tests.faults.material import Source
-from tests.faults.results import Results, collect, wait_swept
-from tests.support.fleet import ENDED, Fleet, eventually
+from tests.faults.results import Results, collect
+from tests.support.fleet import ENDED, Fleet, eventually, fleet_over
 from tests.support.injection import Injection
 from tests.support.services import PostgresServer, RedisServer
 
-_TEMPLATE = "template_scenefleet"
+_AT_WORK = (
+    "SELECT 1 FROM jobs JOIN videos USING (video_id) WHERE jobs.state IN ('queued', 'running')"
+    " AND external_id = ANY(%s) LIMIT 1"
+)
 #: One line of a node's log per wake-up message it received.
 _WAKE_UP = re.compile(r"Task (tasks\.\w+\.work)\[[0-9a-f-]+\] received")
 
@@ -39,7 +42,13 @@ class Stand:
     injection: Injection
 
     def new_chaos(self, seed: int) -> Chaos:
-        return Chaos(self.fleet, self.postgres, self.redis_server, self.disk, seed=seed)
+        return Chaos(
+            fleet=self.fleet,
+            postgres=self.postgres,
+            redis_server=self.redis_server,
+            disk=self.disk,
+            seed=seed,
+        )
 
     def start_over(self) -> None:
         """Empty the database, Redis and the storage under the running nodes: like new."""
@@ -47,8 +56,7 @@ class Stand:
         self.postgres.execute(f"TRUNCATE {tables} RESTART IDENTITY CASCADE", self.fleet.database)
         with redis.Redis.from_url(self.fleet.redis_url) as client:
             client.flushall()
-        buckets: tuple[Bucket, ...] = ("uploads", "sidecars", "tmp")
-        for bucket in buckets:
+        for bucket in get_args(Bucket):
             for key in self.fleet.objects(bucket):
                 self.fleet.storage.delete(bucket, key)
 
@@ -61,19 +69,12 @@ def stand(folder: Path, **environment: str) -> Iterator[Stand]:
     try:
         postgres.start()
         redis_server.start()
-        postgres.execute(f"CREATE DATABASE {_TEMPLATE}")
-        schema.upgrade(url=postgres.url(_TEMPLATE).replace("postgresql://", "postgresql+psycopg://"))
-        postgres.execute(f"CREATE DATABASE stand TEMPLATE {_TEMPLATE}")
-        injection = Injection(folder / "injection")
-        environment = {
-            **disk.environment(folder / "home"), **injection.environment(), "RECONCILE_S": "1", **environment
-        }  # fmt: skip
-        fleet = Fleet(folder / "home", postgres.url("stand"), redis_server.url, **environment)
-        fleet.pipe_logs = not disk.mounted
-        try:
+        postgres.create_template()
+        home, injection = folder / "home", Injection(folder / "injection")
+        rules = {**disk.environment(home), **injection.environment(), "RECONCILE_S": "1"}
+        with fleet_over(postgres, redis_server, home, **{**rules, **environment}) as fleet:
+            fleet.pipe_logs = not disk.mounted
             yield Stand(fleet, postgres, redis_server, disk, injection)
-        finally:
-            fleet.close()
     finally:
         disk.unmount()
         redis_server.stop()
@@ -91,43 +92,26 @@ def run_disturbed(
     chaos: Chaos, sources: Sequence[Source], kinds: Sequence[str], *, within_s: float
 ) -> Results:
     """Send the videos while ``kinds`` of faults happen one after the other, the next videos after each fault."""
-    tickets = threading.Semaphore(0)
-    failures: list[BaseException] = []
-    given, sent = 0, 0
+    sent: list[Future[None]] = []
+    with ThreadPoolExecutor(1, "sender") as sender:
 
-    def send_all() -> None:
-        nonlocal sent
-        try:
-            for source in sources:
-                tickets.acquire()
-                chaos.send(source)
-                sent += 1
-        except BaseException as error:  # noqa: BLE001 - raised again below, in the test's thread
-            failures.append(error)
+        def send_more(due: int | None = None) -> bool:
+            if due is None and sent and not sent[-1].done():
+                return True  # the last one is still being sent
+            more = sources[len(sent) : due or len(sent) + 1]
+            sent.extend(sender.submit(chaos.send, source) for source in more)
+            return bool(more)
 
-    def send_more(due: int | None = None) -> bool:
-        nonlocal given
-        if due is None and sent < given and not failures:
-            return True  # the last one is still being sent
-        more = min(due or given + 1, len(sources)) - given
-        if more > 0:
-            tickets.release(more)
-            given += more
-        return more > 0
-
-    sender = threading.Thread(target=send_all, name="sender", daemon=True)
-    sender.start()
-    at_first = max(1, len(sources) // 4)
-    for number, kind in enumerate(kinds):
-        send_more(at_first + (len(sources) - at_first) * number // len(kinds))
-        chaos.pause()
-        chaos.inject(kind, send_more)
-        restart_dead(chaos.fleet)
-    send_more(len(sources))
-    sender.join(timeout=within_s)
-    if failures:
-        raise failures[0]
-    assert not sender.is_alive(), "the client still has not got all its receipts"
+        chaos.send_more = send_more
+        at_first = max(1, len(sources) // 4)
+        for number, kind in enumerate(kinds):
+            send_more(at_first + (len(sources) - at_first) * number // len(kinds))
+            chaos.pause()
+            chaos.inject(kind)
+            restart_dead(chaos.fleet)
+        send_more(len(sources))
+        for receipt in sent:
+            receipt.result(timeout=within_s)
     wait_indexed(chaos.fleet, sources, within_s=within_s)
     return collect(chaos.fleet)
 
@@ -150,15 +134,11 @@ def wait_indexed(fleet: Fleet, sources: Sequence[Source], *, within_s: float) ->
         rows = fleet.rows("SELECT state FROM videos WHERE external_id = ANY(%s)", wanted)
         return len(rows) == len(wanted) and all(row["state"] in ENDED for row in rows)
 
-    try:
+    with fleet.jobs_shown():
         eventually(ended, within_s=within_s, what=f"{len(wanted)} videos have ended")
-        wait_swept(fleet, wanted, within_s=60)
-    except AssertionError as error:
-        jobs = fleet.rows(
-            "SELECT video_id, stage, part, state, attempt, failures, outages, lease_owner, not_before, error"
-            " FROM jobs WHERE state NOT IN ('done', 'skipped') ORDER BY job_id"
+        eventually(
+            lambda: not fleet.rows(_AT_WORK, wanted), within_s=60, what="every job has ended, the sweeps too"
         )
-        raise AssertionError(f"{error}\n" + "\n".join(map(str, jobs[:50]))) from None
     rows = fleet.rows(
         "SELECT external_id AS video_id, state, error FROM videos WHERE external_id = ANY(%s)", wanted
     )

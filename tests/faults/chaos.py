@@ -6,15 +6,16 @@ full file system. Moments, kinds and victims come from one seeded generator; wha
 
 from __future__ import annotations
 
-import contextlib
 import random
 import signal
 import subprocess
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass
+from contextlib import AbstractContextManager, contextmanager, suppress
+from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
+from typing import NamedTuple
 
 import psutil
 import redis
@@ -30,16 +31,12 @@ from tests.support.services import PostgresServer, RedisServer
 _SPARED_FAILURES = 2
 
 
-@dataclass(frozen=True)
-class Fault:
+class Fault(NamedTuple):
     """One thing that was broken."""
 
-    at_s: float
     kind: str
     #: Jobs that were running at that moment.
     running: int
-    seconds: float
-    detail: str
 
 
 class FullDisk:
@@ -73,14 +70,8 @@ class FullDisk:
         if self.mounted:
             subprocess.run(["umount", "--lazy", str(self.root)], check=True)
 
-    @contextmanager
-    def full(self, fleet: Fleet) -> Iterator[None]:
-        if self.mounted:
-            with self._filled():
-                yield
-        else:
-            with self._limited(fleet):
-                yield
+    def full(self, fleet: Fleet) -> AbstractContextManager[None]:
+        return self._filled() if self.mounted else self._limited(fleet)
 
     @contextmanager
     def _filled(self) -> Iterator[None]:
@@ -88,11 +79,9 @@ class FullDisk:
         try:
             with ballast.open("wb", buffering=0) as sink:
                 for size_bytes in (2**20, 4096, 1):
-                    try:
+                    with suppress(OSError):  # as full as it gets with this size
                         while True:
-                            sink.write(b"\0" * size_bytes)
-                    except OSError:
-                        continue  # as full as it gets with this size
+                            sink.write(bytes(size_bytes))
             yield
         finally:
             ballast.unlink()
@@ -100,58 +89,54 @@ class FullDisk:
     @contextmanager
     def _limited(self, fleet: Fleet) -> Iterator[None]:
         limited: list[tuple[psutil.Process, tuple[int, int]]] = []
-        for node in list(fleet.nodes.values()):
-            for process in node.children:
-                try:
-                    before = process.rlimit(psutil.RLIMIT_FSIZE)
-                    process.rlimit(psutil.RLIMIT_FSIZE, (self._LIMIT_BYTES, before[1]))
-                    limited.append((process, before))
-                except psutil.NoSuchProcess:
-                    continue
+        for process in children_of(fleet):
+            with suppress(psutil.NoSuchProcess):
+                before = process.rlimit(psutil.RLIMIT_FSIZE)
+                process.rlimit(psutil.RLIMIT_FSIZE, (self._LIMIT_BYTES, before[1]))
+                limited.append((process, before))
         try:
             yield
         finally:
             for process, before in limited:
-                try:
+                with suppress(psutil.NoSuchProcess):
                     process.rlimit(psutil.RLIMIT_FSIZE, before)
-                except psutil.NoSuchProcess:
-                    continue
 
 
+def children_of(fleet: Fleet) -> list[psutil.Process]:
+    """The pool children of all nodes."""
+    return [child for node in list(fleet.nodes.values()) for child in node.children]
+
+
+@dataclass(kw_only=True)
 class Chaos:
     """One fleet, its servers and its storage, and the faults done to them."""
 
-    def __init__(
-        self,
-        fleet: Fleet,
-        postgres: PostgresServer,
-        redis_server: RedisServer,
-        disk: FullDisk,
-        *,
-        seed: int,
-    ) -> None:
-        self.fleet, self.postgres, self.redis_server, self.disk = fleet, postgres, redis_server, disk
-        self.seed = seed
-        self.random = random.Random(seed)
-        self.faults: list[Fault] = []
-        #: Requests and uploads that a client had to send again.
-        self.resent = 0
-        #: Attempts of jobs that met a storage which was away or full.
-        self.storage_met = 0
-        self._send_more: Callable[[], bool] = lambda: False
+    fleet: Fleet
+    postgres: PostgresServer
+    redis_server: RedisServer
+    disk: FullDisk
+    seed: int
+    faults: list[Fault] = field(default_factory=list)
+    #: Requests and uploads that a client had to send again.
+    resent: int = 0
+    #: Hands over another video; False: none is left.
+    send_more: Callable[[], bool] = lambda: False
+
+    def __post_init__(self) -> None:
+        self.random = random.Random(self.seed)
         self.began = time.monotonic()
-        self._client = Client(fleet.redis_url, timeout_s=6)
+        self._client = Client(self.fleet.redis_url, timeout_s=6)
 
     @property
     def kinds(self) -> dict[str, Callable[[], str]]:
         return {
             "pool child kill -9": self.kill_child,
             "node kill -9, restarted": self.kill_node,
-            "Redis restart": self.restart_redis,
-            "Redis kill -9": self.kill_redis,
+            "Redis restart": partial(self._restart, self.redis_server, signal.SIGTERM),
+            "Redis kill -9": partial(self._restart, self.redis_server, signal.SIGKILL),
             "Redis FLUSHALL": self.flush_redis,
-            "Postgres restart": self.restart_postgres,
-            "Postgres kill -9": self.kill_postgres,
+            "Postgres restart": partial(self._restart, self.postgres, signal.SIGINT),
+            "Postgres kill -9": partial(self._restart, self.postgres, signal.SIGKILL),
             "storage away": self.take_storage_away,
             "disk full": self.fill_disk,
         }
@@ -160,35 +145,32 @@ class Chaos:
     def rarer_kinds(self) -> dict[str, Callable[[], str]]:
         """Processes that neither answer nor die: only the long run does these."""
         return {
-            "pool child frozen": self.freeze_child,
+            "pool child frozen": lambda: self._freeze(self.random.choice(children_of(self.fleet))),
             "node frozen": self.freeze_node,
             "Redis frozen": lambda: self._freeze(self.redis_server.process),
             "Postgres frozen": lambda: self._freeze(self.postgres.process),
         }
 
-    def inject(self, kind: str, send_more: Callable[[], bool]) -> None:
-        """Do one fault while something runs, and note it. ``send_more`` hands over a video; False: none is left."""
-        running = self._wait_running(send_more)
-        self._send_more = send_more
-        began = time.monotonic()
+    def inject(self, kind: str) -> None:
+        """Do one fault while something runs, and note it."""
+        running = self._wait_running()
+        began_s = time.monotonic() - self.began
         detail = {**self.kinds, **self.rarer_kinds}[kind]()
-        self.faults.append(
-            Fault(began - self.began, kind, running, round(time.monotonic() - began, 2), detail)
-        )
-        print(f"  {began - self.began:6.1f} s  {kind:24} {detail} ({running} jobs were running)", flush=True)
+        self.faults.append(Fault(kind, running))
+        print(f"  {began_s:6.1f} s  {kind:24} {detail} ({running} jobs were running)", flush=True)
 
     def pause(self, least_s: float = 0.1, most_s: float = 1.5) -> None:
         """Let a random time pass: the moment of the next fault."""
         time.sleep(self.random.uniform(least_s, most_s))
 
-    def _wait_running(self, send_more: Callable[[], bool]) -> int:
+    def _wait_running(self) -> int:
         """A fault that meets an idle fleet shows nothing: wait for a running job, and see to it that there is one."""
         deadline = time.monotonic() + 120
         while time.monotonic() < deadline:
             states = [row["state"] for row in self.fleet.rows("SELECT state FROM jobs")]
             if "running" in states:
                 return states.count("running")
-            if "queued" not in states and not send_more():
+            if "queued" not in states and not self.send_more():
                 return 0
             time.sleep(0.05)
         raise AssertionError("jobs are queued, and none runs for two minutes")
@@ -197,20 +179,18 @@ class Chaos:
 
     def kill_child(self) -> str:
         """kill -9 a child that runs a job (any child, when the job has just ended)."""
-        rows = self.fleet.rows(
-            "SELECT lease_owner, stage FROM jobs WHERE state = 'running' AND failures < %s ORDER BY job_id",
-            _SPARED_FAILURES,
-        )
-        spared = self.fleet.rows(
-            "SELECT lease_owner FROM jobs WHERE state = 'running' AND failures >= %s", _SPARED_FAILURES
-        )
-        pids = {int(row["lease_owner"].rsplit(":", 1)[1]): row["stage"] for row in rows}
-        spared_pids = {int(row["lease_owner"].rsplit(":", 1)[1]) for row in spared}
-        children = [child for node in self.fleet.nodes.values() for child in node.children]
-        busy = [child for child in children if child.pid in pids]
-        victim = self.random.choice(busy or [child for child in children if child.pid not in spared_pids])
+        rows = self.fleet.rows("SELECT lease_owner, stage, failures FROM jobs WHERE state = 'running'")
+        jobs = {int(row["lease_owner"].rsplit(":", 1)[1]): row for row in rows}
+        children = children_of(self.fleet)
+        idle = [child for child in children if child.pid not in jobs]
+        busy = [
+            child
+            for child in children
+            if child.pid in jobs and jobs[child.pid]["failures"] < _SPARED_FAILURES
+        ]
+        victim = self.random.choice(busy or idle)
         victim.kill()
-        return f"pid {victim.pid}, stage {pids.get(victim.pid, 'none')}"
+        return f"pid {victim.pid}, stage {jobs[victim.pid]['stage'] if victim.pid in jobs else 'none'}"
 
     def kill_node(self) -> str:
         name = self.random.choice(sorted(self.fleet.nodes))
@@ -219,23 +199,11 @@ class Chaos:
         self.fleet.restart(name)
         return name
 
-    def restart_redis(self) -> str:
-        return self._restart(self.redis_server, signal.SIGTERM)
-
-    def kill_redis(self) -> str:
-        return self._restart(self.redis_server, signal.SIGKILL)
-
     def flush_redis(self) -> str:
         with redis.Redis.from_url(self.fleet.redis_url) as client:
             keys = client.dbsize()
             client.flushall()
         return f"{keys} keys gone"
-
-    def restart_postgres(self) -> str:
-        return self._restart(self.postgres, signal.SIGINT)
-
-    def kill_postgres(self) -> str:
-        return self._restart(self.postgres, signal.SIGKILL)
 
     def _restart(self, server: PostgresServer | RedisServer, how: signal.Signals) -> str:
         assert server.process is not None
@@ -248,10 +216,6 @@ class Chaos:
         server.start()
         return f"away {away_s:.1f} s and the start"
 
-    def freeze_child(self) -> str:
-        children = [child for node in self.fleet.nodes.values() for child in node.children]
-        return self._freeze(self.random.choice(children))
-
     def freeze_node(self) -> str:
         name = self.random.choice(sorted(self.fleet.nodes))
         return f"{name}, {self._freeze(self.fleet.nodes[name].process)}"
@@ -262,11 +226,11 @@ class Chaos:
         root = psutil.Process(process.pid)
         frozen, frozen_s = [root, *root.children(recursive=True)], self.random.uniform(1.0, 8.0)
         for one in frozen:
-            with contextlib.suppress(psutil.NoSuchProcess):
+            with suppress(psutil.NoSuchProcess):
                 one.suspend()
         time.sleep(frozen_s)
         for one in frozen:
-            with contextlib.suppress(psutil.NoSuchProcess):
+            with suppress(psutil.NoSuchProcess):
                 one.resume()
         return f"pid {root.pid} and {len(frozen) - 1} children, {frozen_s:.1f} s"
 
@@ -287,15 +251,14 @@ class Chaos:
         return f"{self.disk.how}, full {full_s:.1f} s or more, met by {met}"
 
     def _until_met(self, least_s: float) -> str:
-        """Let ``least_s`` pass, and then up to 5 s more until somebody has met the broken storage."""
+        """Let ``least_s`` pass, and then up to 5 s more until an attempt or an upload has met the broken storage."""
         began, resent, outages = time.monotonic(), self.resent, self._outages()
-        self._send_more()
+        self.send_more()
         while (passed_s := time.monotonic() - began) < least_s + 5:
             attempts = self._outages() - outages
             if passed_s >= least_s and (attempts or self.resent > resent):
                 break
             time.sleep(0.05)
-        self.storage_met += attempts
         return f"{attempts} attempts, {self.resent - resent} uploads"
 
     def _outages(self) -> int:
@@ -323,8 +286,7 @@ class Chaos:
         """The faults done, by kind."""
         lines = ["| fault | times | jobs running at the time |", "|---|---|---|"]
         for kind in (*self.kinds, *self.rarer_kinds):
-            done = [fault for fault in self.faults if fault.kind == kind]
-            if not done:
-                continue
-            lines.append(f"| {kind} | {len(done)} | {sum(fault.running for fault in done)} |")
+            running = [fault.running for fault in self.faults if fault.kind == kind]
+            if running:
+                lines.append(f"| {kind} | {len(running)} | {sum(running)} |")
         return "\n".join(lines)

@@ -6,7 +6,6 @@ import contextlib
 import random
 import socket
 import threading
-from types import TracebackType
 from urllib.parse import urlsplit, urlunsplit
 
 _COMMIT = b"COMMIT\x00"
@@ -30,9 +29,7 @@ class LossyProxy:
         threading.Thread(target=self._accept, daemon=True).start()
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self._listener.close()
 
     def _accept(self) -> None:

@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from tests.support.fleet import Fleet, eventually
+from tests.support.fleet import Fleet
 
 #: ``/{job_id}.{attempt}/`` in the keys of keyframes and of temporary objects.
 _ATTEMPT = re.compile(r"/\d+\.\d+/")
@@ -90,18 +90,16 @@ def _sidecar(data: bytes) -> bytes:
 def differences(undisturbed: Results, disturbed: Results) -> list[str]:
     """Each thing that is not the same in both, one line each; empty when the faults changed nothing."""
     found: list[str] = []
-    for name in ("videos", "faces", "objects"):
+    for name in ("videos", "faces", "objects", "vectors"):
         ours, theirs = getattr(undisturbed, name), getattr(disturbed, name)
         for key in sorted(ours.keys() | theirs.keys()):
             if key not in theirs or key not in ours:
                 found.append(f"{name}: {key} is only in the {'' if key in theirs else 'un'}disturbed run")
+            elif name == "vectors":
+                if (cosine := _cosine(ours[key], theirs[key])) <= LEAST_COSINE:
+                    found.append(f"vector {key}: cosine {cosine:.6f}")
             elif ours[key] != theirs[key]:
                 found.append(f"{name}: {key} differs: {_shown(ours[key])} against {_shown(theirs[key])}")
-    for vector in sorted(undisturbed.vectors.keys() | disturbed.vectors.keys()):
-        if vector not in undisturbed.vectors or vector not in disturbed.vectors:
-            found.append(f"vector {vector} is in one run only")
-        elif (cosine := _cosine(undisturbed.vectors[vector], disturbed.vectors[vector])) <= LEAST_COSINE:
-            found.append(f"vector {vector}: cosine {cosine:.6f}")
     return found
 
 
@@ -112,16 +110,6 @@ def _cosine(a: npt.NDArray[np.float64], b: npt.NDArray[np.float64]) -> float:
 def _shown(value: Any) -> str:
     text = repr(value)
     return text if len(text) < 300 else text[:300] + "..."
-
-
-def wait_swept(fleet: Fleet, video_ids: Sequence[str], *, within_s: float) -> None:
-    """Wait until nothing of these videos is queued or running: the last job of a run removes what it left."""
-    left = "SELECT 1 FROM jobs WHERE state IN ('queued', 'running') AND video_id IN (SELECT video_id FROM videos WHERE external_id = ANY(%s)) LIMIT 1"
-    eventually(
-        lambda: not fleet.rows(left, list(video_ids)),
-        within_s=within_s,
-        what="every job has ended, the sweeps too",
-    )
 
 
 def leftovers(fleet: Fleet, video_ids: Sequence[str] | None = None) -> list[str]:

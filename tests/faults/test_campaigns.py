@@ -95,7 +95,7 @@ def test_a_round_of_everything(
         eventually(
             lambda: client.hlen("unacked") == 0,
             within_s=90,
-            what="messages that dead workers had taken came back, and rang for nothing",
+            what="messages that dead workers had taken came back, and claimed nothing",
         )
 
 
@@ -119,7 +119,7 @@ def test_commits_whose_answers_are_lost(the_stand: Stand, undisturbed: Results, 
 def test_the_loss_of_a_whole_machine_is_noticed_in_time(
     tmp_path_factory: pytest.TempPathFactory, clips: list[Path]
 ) -> None:
-    """With the default lease: nobody restarts the dead node, another one takes its job."""
+    """With the default lease: the dead node is not restarted, another one takes its job."""
     folder = tmp_path_factory.mktemp("default")
     with stand(folder) as made:
         fleet = made.fleet
@@ -154,5 +154,5 @@ def test_the_loss_of_a_whole_machine_is_noticed_in_time(
         wait_indexed(fleet, [source], within_s=120)
         (row,) = fleet.rows("SELECT failures, outages FROM jobs WHERE stage = 'split'")
         assert row == {"failures": 0, "outages": 1}
-        # What lies in the working folder of a machine that is gone is gone with it.
+        # The working folder of a machine that is gone does not count.
         assert [found for found in leftovers(fleet) if "/lost@" not in found] == []

@@ -121,11 +121,9 @@ class Camera:
     def view(self, index: int) -> Image:
         width, height = self._size
         shift, scale = self._position(index)
-        center = (0.8 * width + shift[0] * width, 0.8 * height + shift[1] * width)
-        matrix = np.array(
-            [[scale, 0, center[0] - scale * width / 2], [0, scale, center[1] - scale * height / 2]],
-            np.float32,
-        )
+        left = 0.8 * width + shift[0] * width - scale * width / 2
+        top = 0.8 * height + shift[1] * width - scale * height / 2
+        matrix = np.array([[scale, 0, left], [0, scale, top]], np.float32)
         flags = cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP
         image = cv2.warpAffine(self._source, matrix, self._size, flags=flags, borderMode=cv2.BORDER_REFLECT)
         if self._shot.move == "objects":
@@ -232,19 +230,16 @@ def write_video(
         video.codec_context.sample_aspect_ratio = encoding.pixel_aspect
         if encoding.rotation_deg:
             video.set_display_rotation(encoding.rotation_deg)
-        audio: Any = None
         if sound is not None:
-            audio = container.add_stream(sound.codec, rate=sound.rate_hz)
+            audio: Any = container.add_stream(sound.codec, rate=sound.rate_hz)
             audio.layout = "stereo" if sound.channels == 2 else "mono"
         for index, image in enumerate(images):
             frame = av.VideoFrame.from_ndarray(image, format="rgb24")
             time_s = encoding.times_s[index] if encoding.times_s else Fraction(index) / encoding.fps
             frame.pts, frame.time_base = round(time_s / tick_s), tick_s
-            for packet in video.encode(frame):
-                container.mux(packet)
-        for packet in video.encode(None):
-            container.mux(packet)
-        if audio is not None and sound is not None:
+            container.mux(video.encode(frame))
+        container.mux(video.encode(None))
+        if sound is not None:
             for packet in _tone(audio, sound, sound.duration_s or duration_s):
                 container.mux(packet)
 
@@ -265,11 +260,8 @@ def _tone(stream: Any, sound: Sound, duration_s: float) -> Iterator[Any]:
         frame = av.AudioFrame.from_ndarray(
             np.ascontiguousarray(chunk.T.reshape(1, -1)), format="s16", layout=stream.layout.name
         )
-        frame.sample_rate, frame.pts, frame.time_base = (
-            sound.rate_hz,
-            start + offset,
-            Fraction(1, sound.rate_hz),
-        )
+        frame.sample_rate, frame.pts = sound.rate_hz, start + offset
+        frame.time_base = Fraction(1, sound.rate_hz)
         for converted in resampler.resample(frame):
             yield from stream.encode(converted)
     yield from stream.encode(None)

@@ -1,7 +1,8 @@
-"""Four seconds of the sample video, for tests that process a spoken video again and again."""
+"""Seconds of the sample video, for tests that process a spoken video again and again."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -10,35 +11,48 @@ import av
 import cv2
 import numpy as np
 
+#: (start, end) in the sample, seconds.
+Span = tuple[float, float]
 
-def write_excerpt(sample: Path, path: Path, caption: str = "") -> None:
-    """Two scenes of 2 s, the second with the astronaut's face; words about a rocket and its towers in both.
 
-    ``caption``: what the first scene shows in writing.
+def write_excerpt(
+    sample: Path,
+    path: Path,
+    caption: str = "",
+    *,
+    pictures: Sequence[Span] = ((0, 2), (9, 11)),
+    sound: Span = (0, 4),
+    size: tuple[int, int] = (960, 540),
+) -> None:
+    """Write these spans of pictures, one after the other, encoded again, with a span of the sound, copied.
+
+    By default two scenes of 2 s, the second with the astronaut's face; words about a rocket and its towers in both.
+    ``caption``: what the first span shows in writing.
     """
     with av.open(str(sample)) as source, av.open(str(path), "w") as target:
-        size = source.streams.video[0].codec_context
         video: Any = target.add_stream("libx264", rate=25, options={"preset": "veryfast"})
-        video.width, video.height, video.pix_fmt = size.width, size.height, "yuv420p"
+        video.width, video.height, video.pix_fmt = *size, "yuv420p"
         audio = target.add_stream_from_template(source.streams.audio[0])
+        source.seek(int(min(sound[0], pictures[0][0]) * 1_000_000))
         shown = 0
-        for packet in source.demux(source.streams.video[0], source.streams.audio[0]):
+        for packet in source.demux(video=0, audio=0):
+            if packet.pts is None or packet.time_base is None:
+                continue
+            at_s = float(packet.pts * packet.time_base)
             if packet.stream.type == "audio":
-                if (
-                    packet.pts is not None
-                    and packet.time_base is not None
-                    and packet.pts * packet.time_base < 4
-                ):
+                if sound[0] <= at_s < sound[1]:
+                    packet.pts = packet.dts = packet.pts - round(sound[0] / packet.time_base)
                     packet.stream = audio
                     target.mux(packet)
                 continue
+            # Pictures come out of the decoder later than they go in.
+            if at_s > max(pictures[-1][1], sound[1]) + 2:
+                break
             for frame in packet.decode():
-                if not isinstance(frame, av.VideoFrame) or frame.time is None:
+                if not any(start_s <= frame.time < end_s for start_s, end_s in pictures):
                     continue
-                if not (frame.time < 2 or 9 <= frame.time < 11):
-                    continue
-                pixels = np.ascontiguousarray(frame.to_ndarray(format="rgb24"))
-                if caption and frame.time < 2:
+                pixels = np.ascontiguousarray(frame.to_ndarray(width=size[0], height=size[1], format="rgb24"))
+                if caption and frame.time < pictures[0][1]:
                     cv2.rectangle(pixels, (50, 340), (760, 400), (15, 15, 60), -1)
                     cv2.putText(pixels, caption, (70, 384), (255, 255, 255), cv2.FontFace("uni"), 40)
                 picture = av.VideoFrame.from_ndarray(pixels, format="rgb24")

@@ -73,7 +73,7 @@ def begin(run: int, made: Mapping[str, int]) -> None:
 
 @dataclass
 class Film:
-    """The video, and the runtime that works on it."""
+    """Video "v" of user "u", and the runtime that processes it."""
 
     runtime: Runtime
     folder: Path

@@ -11,6 +11,7 @@ import sys
 import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any, TypeVar
 
@@ -23,9 +24,8 @@ from shared.client import Client
 from shared.contracts import VideoStatus
 from shared.nodes import state_key
 from shared.routing import gate_queue
-from shared.settings import Settings
 from shared.storage import Bucket, StorageConfig, open_storage, upload_key
-from tests.support.services import PostgresServer, RedisServer
+from tests.support.services import TEMPLATE, PostgresServer, RedisServer
 
 ROOT = Path(__file__).parents[2]
 FAMILIES = ("media", "asr", "text", "face", "ocr", "housekeeping", "search")
@@ -53,20 +53,16 @@ def kept_environment() -> dict[str, str]:
     return {name: os.environ[name] for name in kept if name in os.environ}
 
 
+@dataclass(frozen=True)
 class NodeProcess:
     """One ``celery worker`` and its log."""
 
-    def __init__(
-        self,
-        name: str,
-        family: str,
-        process: subprocess.Popen[bytes],
-        log: Path,
-        concurrency: int,
-        environment: dict[str, str],
-    ) -> None:
-        self.name, self.family, self.process, self.log = name, family, process, log
-        self.concurrency, self.environment = concurrency, environment
+    name: str
+    family: str
+    process: subprocess.Popen[bytes]
+    log: Path
+    concurrency: int
+    environment: dict[str, str]
 
     @property
     def children(self) -> list[psutil.Process]:
@@ -127,12 +123,9 @@ class Fleet:
             process = subprocess.Popen(
                 command,
                 cwd=ROOT,
-                env={
-                    **self.process_environment(),
-                    "SCENEFLEET_FAMILY": family,
-                    "REMAP_SIGTERM": "SIGQUIT",
-                    **environment,
-                },
+                env=self.process_environment(
+                    SCENEFLEET_FAMILY=family, REMAP_SIGTERM="SIGQUIT", **environment
+                ),
                 stdout=sink,
                 stderr=sink,
                 start_new_session=True,
@@ -158,13 +151,14 @@ class Fleet:
         assert node.process.poll() is not None, f"node {name} still runs"
         self._start(name, node.family, node.concurrency, node.environment)
 
-    def process_environment(self) -> dict[str, str]:
+    def process_environment(self, **more: str) -> dict[str, str]:
         return {
             **kept_environment(),
             "POSTGRES_URL": self.postgres_url,
             "REDIS_URL": self.redis_url,
             "SCENEFLEET_HOME": str(self.home),
             **self.environment,
+            **more,
         }
 
     def command(self, *arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
@@ -172,7 +166,7 @@ class Fleet:
         return subprocess.run(
             [self.python, "-m", "cli", *arguments],
             cwd=ROOT,
-            env={**self.process_environment(), **environment},
+            env=self.process_environment(**environment),
             stdin=subprocess.DEVNULL,
             capture_output=True,
             text=True,
@@ -190,11 +184,8 @@ class Fleet:
                 held[pid] = int(status.split("VmHWM:")[1].split()[0]) / 1024
         return held
 
-    def settings(self) -> Settings:
-        return Settings(POSTGRES_URL=self.postgres_url, REDIS_URL=self.redis_url, SCENEFLEET_HOME=self.home)
-
     def node_states(self) -> dict[str, dict[str, str]]:
-        """What each node says of itself in Redis."""
+        """What each node publishes in Redis."""
         host = os.uname().nodename
         with redis.Redis.from_url(self.redis_url, decode_responses=True) as client:
             return {name: client.hgetall(state_key(f"{name}@{host}")) for name in self.nodes}
@@ -203,16 +194,13 @@ class Fleet:
         wanted = names or tuple(self.nodes)
 
         def ready() -> bool:
-            states = self.node_states()
             for name in wanted:
-                node = self.nodes[name]
-                if node.process.poll() is not None:
-                    raise AssertionError(
-                        f"node {name} left with {node.process.returncode}:\n{self.log(name)[-3000:]}"
-                    )
+                status = self.nodes[name].process.poll()
+                assert status is None, f"node {name} left with {status}:\n{self.log(name)[-3000:]}"
+            states = self.node_states()
             return all(
-                states[name].get("state") == "ready"
-                and states[name].get("pid") == str(self.nodes[name].process.pid)
+                (states[name].get("state"), states[name].get("pid"))
+                == ("ready", str(self.nodes[name].process.pid))
                 for name in wanted
             )
 
@@ -228,10 +216,10 @@ class Fleet:
 
     def kill_child(self, name: str) -> bool:
         """kill -9 one pool child. False when there is none at the moment."""
-        for child in self.nodes[name].children:
-            child.kill()
-            return True
-        return False
+        children = self.nodes[name].children
+        if children:
+            children[0].kill()
+        return bool(children)
 
     def stop(self, *names: str) -> None:
         """Stop nodes as a supervisor would, and wait."""
@@ -275,15 +263,33 @@ class Fleet:
             )
             return len(rows) == len(wanted) and all(row["state"] in ENDED for row in rows)
 
-        try:
+        with self.jobs_shown():
             eventually(ended, within_s=within_s, what=f"videos {wanted} have ended")
+        return {video_id: self.client.status(video_id, user_id) for video_id in wanted}
+
+    @contextmanager
+    def jobs_shown(self) -> Iterator[None]:
+        """Add the jobs that have not ended to a failure of the block."""
+        try:
+            yield
         except AssertionError as error:
             jobs = self.rows(
-                "SELECT video_id, stage, part, state, attempt, failures, outages, lease_owner, error FROM jobs"
-                " WHERE state NOT IN ('done', 'skipped', 'reused') ORDER BY job_id"
+                "SELECT video_id, stage, part, state, attempt, failures, outages, lease_owner, not_before, error"
+                " FROM jobs WHERE state NOT IN ('done', 'skipped', 'reused') ORDER BY job_id LIMIT 50"
             )
-            raise AssertionError(f"{error}\n" + "\n".join(map(str, jobs[:50]))) from None
-        return {video_id: self.client.status(video_id, user_id) for video_id in wanted}
+            raise AssertionError("\n".join(map(str, [error, *jobs]))) from None
+
+    def wait_for(
+        self, video_id: str, state: str = "indexed", user_id: str = "u1", *, within_s: float = 120
+    ) -> VideoStatus:
+        """The status of a video that has ended; fails the test when it ended in another state."""
+        status = self.wait_ended([video_id], within_s=within_s, user_id=user_id)[video_id]
+        assert status.state == state, status
+        return status
+
+    def index(self, path: Path, video_id: str, user_id: str = "u1") -> VideoStatus:
+        self.process(path, video_id, user_id)
+        return self.wait_for(video_id, user_id=user_id, within_s=300)
 
     @property
     def database(self) -> str:
@@ -309,12 +315,9 @@ class Fleet:
     ) -> list[dict[str, Any]]:
         """The rows of a table that belong to a video, or to a scene of it, by the id that its user chose."""
         column = "scene_id" if table in ("embeddings", "faces", "screen_texts") else "video_id"
-        source = "scenes JOIN videos USING (video_id)" if column == "scene_id" else "videos"
+        found = f"SELECT {column} FROM videos LEFT JOIN scenes USING (video_id) WHERE external_id = %s AND videos.user_id = %s"
         return self.rows(
-            f"SELECT * FROM {table} WHERE {column} IN (SELECT {column} FROM {source}"
-            f" WHERE external_id = %s AND videos.user_id = %s) AND ({where})",
-            video_id,
-            user_id,
+            f"SELECT * FROM {table} WHERE {column} IN ({found}) AND ({where})", video_id, user_id
         )
 
     def objects(self, bucket: Bucket = "sidecars") -> dict[str, bytes]:
@@ -344,7 +347,7 @@ def fleet_over(
     with redis.Redis.from_url(redis_server.url) as client:
         client.flushall()
     name = f"fleet_{os.getpid()}_{next(_numbers)}"
-    postgres.execute(f"CREATE DATABASE {name} TEMPLATE template_scenefleet STRATEGY FILE_COPY")
+    postgres.execute(f"CREATE DATABASE {name} TEMPLATE {TEMPLATE} STRATEGY FILE_COPY")
     try:
         fleet = Fleet(home, postgres.url(name), redis_server.url, **environment)
         try:

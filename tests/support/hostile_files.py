@@ -17,17 +17,7 @@ from typing import Any
 import av
 import numpy as np
 
-#: A file is made by the function of its name.
-MAKERS: dict[str, Callable[[Path], None]] = {}
 SIDE_PX = 8192
-
-
-def hostile(name: str) -> Callable[[Callable[[Path], None]], Callable[[Path], None]]:
-    def note(make: Callable[[Path], None]) -> Callable[[Path], None]:
-        MAKERS[name] = make
-        return make
-
-    return note
 
 
 def make(name: str, folder: Path) -> Path:
@@ -45,26 +35,14 @@ def grey(side_px: tuple[int, int], pix_fmt: str = "yuv420p", level: int = 128) -
     return frame
 
 
-def encode(
-    path: Path,
-    codec: str,
-    frames: list[av.VideoFrame],
-    *,
-    rate: int | Fraction = 25,
-    options: dict[str, str] | None = None,
-) -> None:
+def encode(path: Path, codec: str, frames: list[av.VideoFrame], rate: int = 25, **options: str) -> None:
     """Write these pictures, one after another."""
     with av.open(str(path), "w") as output:
-        stream = output.add_stream(codec, rate=rate, options=options or {})
-        stream.width, stream.height, stream.pix_fmt = (
-            frames[0].width,
-            frames[0].height,
-            frames[0].format.name,
-        )
-        stream.thread_count = 1
+        stream = output.add_stream(codec, rate=rate, options=options)
+        stream.width, stream.height = frames[0].width, frames[0].height
+        stream.pix_fmt, stream.thread_count = frames[0].format.name, 1
         for index, frame in enumerate(frames):
-            frame.pts = index
-            frame.time_base = 1 / Fraction(rate)
+            frame.pts, frame.time_base = index, Fraction(1, rate)
             output.mux(stream.encode(frame))
         output.mux(stream.encode(None))
 
@@ -81,7 +59,7 @@ def repeat_skipped(path: Path, side_px: int, frames: int, references: int) -> No
     asks the decoder to keep.
     """
     seed = path.with_suffix(".seed.mp4")
-    encode(seed, "libx264", [grey((side_px, side_px))] * 17, options=_SKIPPING)
+    encode(seed, "libx264", [grey((side_px, side_px))] * 17, **_SKIPPING)
     with av.open(str(seed)) as source, av.open(str(path), "w") as output:
         video = source.streams.video[0]
         stream = output.add_stream_from_template(video)
@@ -150,21 +128,8 @@ def references_at(bits: str) -> int:
     return at
 
 
-@hostile("references.mp4")
-def _references(path: Path) -> None:
-    """8192 px a side, and 16 pictures to be kept."""
-    repeat_skipped(path, SIDE_PX, 40, 16)
-
-
-@hostile("skipped.mp4")
-def _skipped(path: Path) -> None:
-    """10 MB of skipped pictures of the largest size: hours of decoding."""
-    repeat_skipped(path, SIDE_PX, 300_000, 1)
-
-
-@hostile("skipped.ts")
-def _skipped_transport(path: Path) -> None:
-    """The same, smaller pictures, in a container whose header does not count them."""
+def skip_in_transport(path: Path) -> None:
+    """Smaller skipped pictures, in a container whose header does not count them."""
     whole = path.with_suffix(".whole.mp4")
     repeat_skipped(whole, 4096, 20_000, 1)
     remux(whole, path)
@@ -194,19 +159,7 @@ def remux(
                 shift_s += (source.duration or 0) / 1e6 + 0.2
 
 
-@hostile("exr.mov")
-def _exr(path: Path) -> None:
-    """A codec of film studios, whose decoder takes gigabytes."""
-    encode(path, "exr", [grey((4096, 4096), "gbrpf32le", 0)] * 2, options={"compression": "zip16"})
-
-
-@hostile("png64.mov")
-def _png(path: Path) -> None:
-    """PNG of 16 bits a channel: 8 bytes a pixel, several times over."""
-    encode(path, "png", [grey((4096, 4096), "rgba64be", 0)] * 2)
-
-
-def silence(path: Path, seconds: int, picture_times_s: list[float], *, at_zero: bool = False) -> None:
+def silence(path: Path, seconds: int, picture_times_s: list[float]) -> None:
     """Write ``seconds`` of silence in a few bytes a second, with tiny pictures at these times."""
     rate_hz, block = 8_000, 4_096
     with av.open(str(path), "w") as output:
@@ -229,32 +182,13 @@ def silence(path: Path, seconds: int, picture_times_s: list[float], *, at_zero: 
         output.mux(video.encode(None))
         for index in range(seconds * rate_hz // block):
             packet = av.Packet(payload)
-            packet.pts = packet.dts = 0 if at_zero else index * block
+            packet.pts = packet.dts = index * block
             packet.duration = block
             packet.time_base, packet.stream = Fraction(1, rate_hz), sound
             output.mux(packet)
 
 
-@hostile("silence.mp4")
-def _silence(path: Path) -> None:
-    """One second of pictures and twelve hours of sound, by the header."""
-    silence(path, 43_000, [0.0, 0.5, 1.0])
-
-
-@hostile("silence.mkv")
-def _silence_matroska(path: Path) -> None:
-    """The same in a container whose header gives one length for all streams."""
-    silence(path, 43_000, [0.0, 0.5, 1.0])
-
-
-@hostile("late.mkv")
-def _late(path: Path) -> None:
-    """Three pictures, the last of them eleven hours later."""
-    silence(path, 2, [0.0, 0.5, 40_000.0])
-
-
-@hostile("slow-sound.mkv")
-def _slow_sound(path: Path) -> None:
+def write_slow_sound(path: Path) -> None:
     """One sample of sound a second, each of which would become 16,000."""
     with av.open(str(path), "w") as output:
         video = output.add_stream("libx264", rate=25)
@@ -272,8 +206,7 @@ def _slow_sound(path: Path) -> None:
             output.mux(packet)
 
 
-@hostile("streams.mkv")
-def _streams(path: Path) -> None:
+def write_streams(path: Path) -> None:
     """Two hundred streams."""
     with av.open(str(path), "w") as output:
         streams = []
@@ -288,14 +221,7 @@ def _streams(path: Path) -> None:
             output.mux(stream.encode(None))
 
 
-@hostile("rate.mp4")
-def _rate(path: Path) -> None:
-    """Thirty thousand pictures a second."""
-    encode(path, "libx264", [grey((64, 48))] * 3_000, rate=30_000, options={"preset": "ultrafast"})
-
-
-@hostile("boxes.mp4")
-def _boxes(path: Path) -> None:
+def write_boxes(path: Path) -> None:
     """Boxes in boxes, two hundred thousand deep."""
     deep, names = 200_000, (b"trak", b"mdia", b"minf", b"stbl", b"udta", b"meta")
     size = 8 * deep
@@ -306,8 +232,7 @@ def _boxes(path: Path) -> None:
     path.write_bytes(data)
 
 
-@hostile("changing.mp4")
-def _changing(path: Path) -> None:
+def write_changing(path: Path) -> None:
     """A cut every third of a second between two pictures that compress badly as JPEG."""
     chance = np.random.default_rng(3)
     pictures: list[Any] = []
@@ -315,25 +240,44 @@ def _changing(path: Path) -> None:
         noise = chance.integers(0, 255, (720, 1280, 3), np.uint8)
         pictures.append(av.VideoFrame.from_ndarray(noise, format="rgb24").reformat(format="yuv420p"))
     frames = [pictures[index // 9 % 2] for index in range(250)]
-    encode(path, "libx264", frames, options={"preset": "ultrafast", "crf": "40"})
+    encode(path, "libx264", frames, preset="ultrafast", crf="40")
 
 
-@hostile("vp8.webm")
-def _vp8(path: Path) -> None:
-    """The largest pictures by another codec."""
-    encode(
-        path,
-        "libvpx",
-        [grey((SIDE_PX, SIDE_PX))] * 4,
-        options={"deadline": "realtime", "cpu-used": "16", "lag-in-frames": "0"},
-    )
-
-
-@hostile("large.mpg")
-def _large(path: Path) -> None:
-    """Pictures of the largest size of MPEG-4, few and plain: allowed, and to be done within the memory."""
+def write_large(path: Path) -> None:
     encode(path.with_suffix(".avi"), "mpeg4", [grey((4096, 4096))] * 30)
     path.with_suffix(".avi").rename(path)
+
+
+#: How each file is made.
+MAKERS: dict[str, Callable[[Path], None]] = {
+    # The largest pictures, 16 of them to be kept.
+    "references.mp4": lambda path: repeat_skipped(path, SIDE_PX, 40, 16),
+    # 10 MB of skipped pictures of the largest size: hours of decoding.
+    "skipped.mp4": lambda path: repeat_skipped(path, SIDE_PX, 300_000, 1),
+    "skipped.ts": skip_in_transport,
+    # A codec of film studios, whose decoder takes gigabytes.
+    "exr.mov": lambda path: encode(path, "exr", [grey((4096, 4096), "gbrpf32le", 0)] * 2, compression="zip16"),
+    # 16 bits a channel: 8 bytes a pixel, several times over.
+    "png64.mov": lambda path: encode(path, "png", [grey((4096, 4096), "rgba64be", 0)] * 2),
+    # One second of pictures and twelve hours of sound, by the header.
+    "silence.mp4": lambda path: silence(path, 43_000, [0.0, 0.5, 1.0]),
+    # The same in a container whose header gives one length for all streams.
+    "silence.mkv": lambda path: silence(path, 43_000, [0.0, 0.5, 1.0]),
+    # Three pictures, the last of them eleven hours later.
+    "late.mkv": lambda path: silence(path, 2, [0.0, 0.5, 40_000.0]),
+    "slow-sound.mkv": write_slow_sound,
+    "streams.mkv": write_streams,
+    # Thirty thousand pictures a second.
+    "rate.mp4": lambda path: encode(path, "libx264", [grey((64, 48))] * 3_000, 30_000, preset="ultrafast"),
+    "boxes.mp4": write_boxes,
+    "changing.mp4": write_changing,
+    # The largest pictures by another codec.
+    "vp8.webm": lambda path: encode(
+        path, "libvpx", [grey((SIDE_PX, SIDE_PX))] * 4, **{"deadline": "realtime", "cpu-used": "16", "lag-in-frames": "0"}
+    ),
+    # Pictures of the largest size of MPEG-4, few and plain: allowed, and to be done within the memory.
+    "large.mpg": write_large,
+}  # fmt: skip
 
 
 def main() -> None:

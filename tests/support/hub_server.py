@@ -16,6 +16,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from ipaddress import IPv4Address
+from itertools import chain
 from pathlib import Path
 from typing import Literal
 from urllib.parse import unquote
@@ -103,10 +104,9 @@ class HubServer:
         self.faults: list[Fault] = []
         self.requests: list[Request] = []
         self.lock = threading.Lock()
-        self._servers = [ThreadingHTTPServer(("127.0.0.1", 0), self._handler()) for _ in range(2)]
-        self._threads = [
-            threading.Thread(target=server.serve_forever, args=(0.05,), daemon=True)
-            for server in self._servers
+        self._servers = [
+            ThreadingHTTPServer(("127.0.0.1", 0), type("Handler", (_Handler,), {"hub": self}))
+            for _ in range(2)
         ]
         scheme = "http"
         if certificate is not None:
@@ -120,8 +120,8 @@ class HubServer:
         self.cdn_url = f"{scheme}://localhost:{self._servers[1].server_port}"
 
     def __enter__(self) -> HubServer:
-        for thread in self._threads:
-            thread.start()
+        for server in self._servers:
+            threading.Thread(target=server.serve_forever, args=(0.05,), daemon=True).start()
         return self
 
     def __exit__(self, *exc: object) -> None:
@@ -162,15 +162,6 @@ class HubServer:
                     return fault
         return None
 
-    def _handler(self) -> type[BaseHTTPRequestHandler]:
-        hub = self
-
-        class Handler(_Handler):
-            pass
-
-        Handler.hub = hub
-        return Handler
-
 
 class _Handler(BaseHTTPRequestHandler):
     hub: HubServer
@@ -179,19 +170,12 @@ class _Handler(BaseHTTPRequestHandler):
     def log_message(self, format: str, *args: object) -> None:
         return None
 
-    def do_HEAD(self) -> None:
-        self._answer()
-
     def do_GET(self) -> None:
-        self._answer()
-
-    def _answer(self) -> None:
         path = unquote(self.path)
         fault = self.hub.take_fault(self.command, path, status=True)
         if fault is not None:
             self._refuse(fault.status, fault.error_code)
-            return
-        if path.startswith("/files/"):
+        elif path.startswith("/files/"):
             content = self.hub.files.get(path.removeprefix("/files/"))
             if content is None:
                 self._refuse(404)
@@ -199,73 +183,51 @@ class _Handler(BaseHTTPRequestHandler):
                 etag = f'"{hashlib.md5(content, usedforsecurity=False).hexdigest()}"'
                 self._send(content, {"ETag": etag})
         elif path.startswith("/cdn/"):
-            sha256, _, _ = path.removeprefix("/cdn/").partition("/")
-            self._send(self._stored(sha256), {"ETag": '"of-the-cdn"'})
+            self._send(self._stored(path.split("/")[2]), {"ETag": '"of-the-cdn"'})
+        elif match := _RESOLVE.fullmatch(path):
+            self._resolve(*match.groups())
         else:
-            self._resolve(path)
-
-    def _resolve(self, path: str) -> None:
-        match = _RESOLVE.fullmatch(path)
-        if match is None:
             self._refuse(404)
-            return
-        repository, revision, file = match.groups()
+
+    do_HEAD = do_GET
+
+    def _resolve(self, repository: str, revision: str, file: str) -> None:
         commits = self.hub.commits.get(repository)
         if commits is None:
-            self._refuse(401, "RepoNotFound")
-            return
+            return self._refuse(401, "RepoNotFound")
         token = self.hub.tokens.get(repository)
         if token is not None and self.headers.get("Authorization") != f"Bearer {token}":
-            self._refuse(403 if "Authorization" in self.headers else 401, "GatedRepo")
-            return
+            return self._refuse(403 if "Authorization" in self.headers else 401, "GatedRepo")
         commit = self.hub.branches.get((repository, revision), revision)
         if commit not in commits:
-            self._refuse(404, "RevisionNotFound")
-            return
+            return self._refuse(404, "RevisionNotFound")
         content = commits[commit].get(file)
+        headers = {"X-Repo-Commit": commit}
         if content is None:
-            self._refuse(404, "EntryNotFound", {"X-Repo-Commit": commit})
-            return
-        sha256 = hashlib.sha256(content).hexdigest()
+            return self._refuse(404, "EntryNotFound", headers)
         if len(content) < LARGE_BYTES:
             name = hashlib.sha1(f"blob {len(content)}\0".encode() + content).hexdigest()
-            self._send(content, {"ETag": f'"{name}"', "X-Repo-Commit": commit})
-            return
-        headers = {
-            "X-Repo-Commit": commit,
-            "X-Linked-Etag": f'"{sha256}"',
-            "X-Linked-Size": str(len(content)),
-            "Location": f"{self.hub.cdn_url}/cdn/{sha256}/{file}",
-        }
-        self._start(302, 0, headers)
+            return self._send(content, {"ETag": f'"{name}"', **headers})
+        sha256 = hashlib.sha256(content).hexdigest()
+        location = f"{self.hub.redirect_to or self.hub.cdn_url}/cdn/{sha256}/{file}"
+        linked = {"X-Linked-Etag": f'"{sha256}"', "X-Linked-Size": str(len(content)), "Location": location}
+        return self._start(302, 0, headers | linked)
 
     def _stored(self, sha256: str) -> bytes:
-        for commits in self.hub.commits.values():
-            for files in commits.values():
-                for content in files.values():
-                    if hashlib.sha256(content).hexdigest() == sha256:
-                        return content
-        raise KeyError(sha256)
+        every = (files.values() for commits in self.hub.commits.values() for files in commits.values())
+        return next(found for found in chain(*every) if hashlib.sha256(found).hexdigest() == sha256)
 
     def _refuse(self, status: int, error_code: str = "", headers: Mapping[str, str] | None = None) -> None:
         extra = {"X-Error-Code": error_code} if error_code else {}
         self._start(status, 0, {**(headers or {}), **extra})
 
     def _start(self, status: int, length: int, headers: Mapping[str, str]) -> None:
+        sent = self.headers.get
         asked = Request(
-            self.command,
-            unquote(self.path),
-            self.headers.get("Range", ""),
-            self.headers.get("Authorization", ""),
-            status,
+            self.command, unquote(self.path), sent("Range", ""), sent("Authorization", ""), status
         )
         with self.hub.lock:
             self.hub.requests.append(asked)
-        if self.hub.redirect_to and status == 302:
-            headers = {
-                **headers,
-                "Location": headers["Location"].replace(self.hub.cdn_url, self.hub.redirect_to),
-            }
         self.send_response(status)
         for name, value in {"Content-Length": str(length), **headers}.items():
             self.send_header(name, value)

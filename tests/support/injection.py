@@ -7,6 +7,7 @@ while the fleet runs. What an attempt met is told by files too: no test sleeps f
 
 from __future__ import annotations
 
+import builtins
 import json
 import os
 import signal
@@ -18,7 +19,6 @@ from typing import Any, Literal
 
 from tests.support.wrapping import wrap_on_import
 
-Action = Literal["hold", "fail", "die"]
 When = Literal["before", "after"]
 
 _VARIABLE = "TEST_INJECTION_DIR"
@@ -34,18 +34,15 @@ class Rule:
     @property
     def met(self) -> list[dict[str, Any]]:
         """The attempts that met this rule, in order: job_id, attempt, run, part, pid, folder."""
-        if not self.path.with_suffix(".met").exists():
-            return []
-        return [json.loads(line) for line in self.path.with_suffix(".met").read_text().splitlines()]
+        path = self.path.with_suffix(".met")
+        return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
 
-    def wait_met(self, times: int = 1, *, within_s: float = 60) -> dict[str, Any]:
+    def wait_met(self, times: int = 1) -> dict[str, Any]:
         """The attempt number ``times`` that met the rule."""
-        deadline = time.monotonic() + within_s
+        deadline = time.monotonic() + 60
         while len(self.met) < times:
-            if time.monotonic() > deadline:
-                raise AssertionError(
-                    f"{self.path.stem} was met {len(self.met)} of {times} times in {within_s:g} s"
-                )
+            said = f"{self.path.stem} was met {len(self.met)} of {times} times in 60 s"
+            assert time.monotonic() < deadline, said
             time.sleep(_POLL_S)
         return self.met[times - 1]
 
@@ -80,33 +77,30 @@ class Injection:
         deaf: bool = False,
         times: int | None = None,
     ) -> Rule:
-        """Stop at the stage until the rule is lifted. ``deaf``: don't notice that the lease was lost."""
+        """Stop at the stage until the rule is lifted.
+
+        Args:
+            when: before or after the stage's work.
+            deaf: don't notice that the lease was lost.
+            times: only the first so many attempts.
+        """
         return self._rule(stage, video_id, action="hold", when=when, deaf=deaf, times=times)
 
     def fail(
-        self,
-        stage: str,
-        video_id: str,
-        *,
-        error: str = "ModelFailure",
-        message: str = "injected",
-        times: int | None = None,
-        when: When = "before",
+        self, stage: str, video_id: str, *, error: str = "ModelFailure", message: str = "injected"
     ) -> Rule:
-        """Raise: a class of ``shared.errors``, or else a builtin exception. ``times``: only the first so many."""
-        return self._rule(
-            stage, video_id, action="fail", when=when, error=error, message=message, times=times
-        )
+        """Raise: a class of ``shared.errors``, or else a builtin exception."""
+        return self._rule(stage, video_id, action="fail", error=error, message=message)
 
-    def die(self, stage: str, video_id: str, *, times: int | None = None, when: When = "before") -> Rule:
+    def die(self, stage: str, video_id: str) -> Rule:
         """kill -9 the process at the stage."""
-        return self._rule(stage, video_id, action="die", when=when, times=times)
+        return self._rule(stage, video_id, action="die")
 
     def _rule(self, stage: str, video_id: str, **rule: Any) -> Rule:
         path = self.folder / "rules" / f"{stage}.{video_id}.json"
         path.with_suffix(".met").unlink(missing_ok=True)
         whole = path.with_suffix(".new")
-        whole.write_text(json.dumps(rule))
+        whole.write_text(json.dumps({"when": "before", "times": None, **rule}))
         whole.rename(path)
         return Rule(path)
 
@@ -127,28 +121,20 @@ def obey(stage_run: Callable[[Any], Any], context: Any) -> Any:
         return stage_run(context)
     if rule["when"] == "before":
         _act(rule, path, context)
-        return stage_run(context)
     outcome = stage_run(context)
-    _act(rule, path, context)
+    if rule["when"] == "after":
+        _act(rule, path, context)
     return outcome
 
 
 def _act(rule: dict[str, Any], path: Path, context: Any) -> None:
     claimed = context.claimed
-    earlier = path.with_suffix(".met")
-    met = len(earlier.read_text().splitlines()) if earlier.exists() else 0
-    if rule.get("times") is not None and met >= rule["times"]:
+    met = Rule(path).met
+    if rule["times"] is not None and len(met) >= rule["times"]:
         return
-    line = {
-        "job_id": claimed.job_id,
-        "attempt": claimed.attempt,
-        "run": claimed.run,
-        "part": claimed.part,
-        "pid": os.getpid(),
-        "folder": str(context.folder),
-    }
-    with earlier.open("a") as sink:
-        sink.write(json.dumps(line) + "\n")
+    attempt = {name: getattr(claimed, name) for name in ("job_id", "attempt", "run", "part")}
+    with path.with_suffix(".met").open("a") as sink:
+        sink.write(json.dumps({**attempt, "pid": os.getpid(), "folder": str(context.folder)}) + "\n")
     if rule["action"] == "die":
         os.kill(os.getpid(), signal.SIGKILL)
     if rule["action"] == "fail":
@@ -160,8 +146,6 @@ def _act(rule: dict[str, Any], path: Path, context: Any) -> None:
 
 
 def _error(name: str) -> type[Exception]:
-    import builtins
-
     from shared import errors
 
     found: type[Exception] = getattr(errors, name, None) or getattr(builtins, name)

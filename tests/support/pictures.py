@@ -1,4 +1,4 @@
-"""Pictures nobody should have to look at, and odd ones that are fine: what callers may send as a photo or as a query."""
+"""Photos and query pictures that must be refused, and odd ones that are fine."""
 
 from __future__ import annotations
 

@@ -53,11 +53,8 @@ def swift() -> Iterator[StorageConfig]:
         command = [sys.executable, str(Path(__file__).with_name("swift_server.py"))]
         process = subprocess.Popen(
             [*command, folder, account, user, SECRET_KEY, REGION],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=log,
-            text=True,
-        )
+            stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=log, text=True,
+        )  # fmt: skip
         try:
             assert process.stdout is not None
             ready = process.stdout.readline().split()  # empty when the process ends first
@@ -71,15 +68,9 @@ def swift() -> Iterator[StorageConfig]:
 
 def config_for(endpoint: str, **changes: object) -> StorageConfig:
     """The configuration of the minio backend for a server at ``endpoint``."""
-    values: dict[str, object] = {
-        "backend": "minio",
-        "endpoint": endpoint,
-        "access_key": ACCESS_KEY,
-        "secret_key": SECRET_KEY,
-        "region": REGION,
-        "read_timeout_s": 20.0,
-    }
-    return StorageConfig.model_validate(values | changes)
+    keys = {"access_key": ACCESS_KEY, "secret_key": SECRET_KEY, "region": REGION}
+    values = {"backend": "minio", "endpoint": endpoint, "read_timeout_s": 20.0, **keys, **changes}
+    return StorageConfig.model_validate(values)
 
 
 def with_own_buckets(config: StorageConfig) -> StorageConfig:

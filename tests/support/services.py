@@ -10,8 +10,11 @@ from typing import IO
 
 import psycopg
 
+from db import schema
 from local.servers import postgres, redis_server
 from local.servers.ports import find_free_port
+
+TEMPLATE = "template_scenefleet"
 
 
 class Server:
@@ -61,6 +64,11 @@ class PostgresServer(Server):
 
     def url(self, database: str = "postgres") -> str:
         return postgres.server_url(self.port, self.password, database, user=postgres.ADMIN)
+
+    def create_template(self) -> None:
+        """Make the migrated database that others are copied from."""
+        self.execute(f"CREATE DATABASE {TEMPLATE}")
+        schema.upgrade(url=self.url(TEMPLATE).replace("postgresql://", "postgresql+psycopg://"))
 
     def execute(self, statement: str, database: str = "postgres") -> None:
         with psycopg.connect(self.url(database), autocommit=True) as connection:

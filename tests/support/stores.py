@@ -71,22 +71,15 @@ def _rows(url: str) -> dict[str, list[str]]:
 def _values(url: str) -> dict[bytes, bytes]:
     found = {}
     with redis.Redis.from_url(url) as client:
+        read = {
+            b"string": client.get,
+            b"hash": client.hgetall,
+            b"list": lambda key: client.lrange(key, 0, -1),
+            b"set": client.smembers,
+            b"zset": lambda key: client.zrange(key, 0, -1),
+            b"none": lambda key: b"",
+        }
         for key in client.scan_iter(count=1000):
-            kind = client.type(key)
-            match kind:
-                case b"string":
-                    value = client.get(key)
-                case b"hash":
-                    value = client.hgetall(key)
-                case b"list":
-                    value = client.lrange(key, 0, -1)
-                case b"set":
-                    value = client.smembers(key)
-                case b"zset":
-                    value = client.zrange(key, 0, -1)
-                case b"none":
-                    continue
-                case _:
-                    raise AssertionError(f"{key!r} is a {kind!r}: read it here")
+            value = read[client.type(key)](key)
             found[key] = value if isinstance(value, bytes) else repr(value).encode()
     return found

@@ -62,8 +62,7 @@ def serve(folder: Path, account: str, user: str, secret_key: str, region: str) -
     config = PROXY.format(folder=folder, region=region, s3api="", users=users)
     proxy = eventlet.listen(("127.0.0.1", 0))
     eventlet.spawn(eventlet.wsgi.server, proxy, make_proxy(folder, config), log_output=False)
-    sys.stdout.write(f"READY {proxy.getsockname()[1]}\n")
-    sys.stdout.flush()
+    print(f"READY {proxy.getsockname()[1]}", flush=True)
     eventlet.tpool.execute(sys.stdin.read)
 
 
@@ -81,12 +80,9 @@ def make_proxy(folder: Path, config: str) -> Any:
     for name, socket in sockets.items():
         _write_ring(folder / f"{name}.ring.gz", socket.getsockname()[1])
     conf = {
-        "devices": str(folder / "devices"),
-        "swift_dir": str(folder),
-        "mount_check": "false",
-        "disable_fallocate": "true",
-        "log_level": "CRITICAL",
-    }
+        "devices": str(folder / "devices"), "swift_dir": str(folder), "mount_check": "false",
+        "disable_fallocate": "true", "log_level": "CRITICAL",
+    }  # fmt: skip
     for name, app in backends.items():
         eventlet.spawn(eventlet.wsgi.server, sockets[name], app(conf), log_output=False)
     proxy_conf = folder / "proxy.conf"
@@ -97,18 +93,8 @@ def make_proxy(folder: Path, config: str) -> Any:
 def _write_ring(path: Path, port: int) -> None:
     """A ring of one disk, one copy."""
     ring = RingBuilder(4, 1, 0)
-    ring.add_dev(
-        {
-            "region": 1,
-            "zone": 1,
-            "ip": "127.0.0.1",
-            "port": port,
-            "replication_ip": "127.0.0.1",
-            "replication_port": port,
-            "device": "disk",
-            "weight": 1.0,
-        }
-    )
+    at = {"ip": "127.0.0.1", "port": port, "replication_ip": "127.0.0.1", "replication_port": port}
+    ring.add_dev({"region": 1, "zone": 1, "device": "disk", "weight": 1.0, **at})
     ring.rebalance()
     ring.get_ring().save(str(path))
 

@@ -1,8 +1,10 @@
-"""Several users with rows in every table of users, all alike: the same words, faces and vectors, ids that are each other's prefixes."""
+"""Several users with similar rows in every table of users: the same words, faces and vectors, ids that are each other's prefixes."""
 
 from __future__ import annotations
 
 import random
+from collections import defaultdict
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -31,7 +33,7 @@ OF_USERS = tuple(
 
 
 def secret(user: str) -> str:
-    """A word that stands in every text of the user's, and in nobody else's."""
+    """A word that stands in every text of the user's, and in no other user's."""
     return f"qx{USERS.index(user)}xq"
 
 
@@ -91,24 +93,25 @@ def make_models(names: dict[str, tuple[str, str]]) -> dict[str, ModelRow]:
 def populate(seed: int, models: dict[str, ModelRow], users: tuple[str, ...] = USERS) -> World:
     """Take all rows away and write random ones: every user has a video, a person and a row in every table."""
     rng, numbers = random.Random(seed), np.random.default_rng(seed)
-    rows: dict[str, list[dict[str, Any]]] = {table.name: [] for table in OF_USERS}
+    rows: defaultdict[str, list[dict[str, Any]]] = defaultdict(list)
     world = World()
     ids = {family: model.model_id for family, model in models.items()}
-    box = [1.0, 2.0, 3.0, 4.0]
+
+    def add(table: str, **row: Any) -> None:
+        rows[table].append(row)
+
     for user in users:
         for number in range(rng.randint(1, 3)):
             person = f"p{len(world.persons)}"
             world.persons[person] = user
             base = {"person_id": person, "user_id": user}
-            rows["people"].append({**base, "name": f"Ann {number} {secret(user)}"})
-            rows["person_photos"].append(
-                {**base, "photo_id": uuid5(UUID(int=seed), person), "storage_key": f"faces/{secret(user)}/{person}", "state": "good"}
-            )  # fmt: skip
-            vector = HalfVector(unit(numbers))
-            rows["person_profiles"].append({**base, "model_id": ids["face"], "vec": vector, "photos": 1})
-            rows["people_events"].append({**base, "kind": "create", "payload": {"name": secret(user)}})
+            photo_id, key = uuid5(UUID(int=seed), person), f"faces/{secret(user)}/{person}"
+            add("people", **base, name=f"Ann {number} {secret(user)}")
+            add("person_photos", **base, photo_id=photo_id, storage_key=key, state="good")
+            add("person_profiles", **base, model_id=ids["face"], vec=HalfVector(unit(numbers)), photos=1)
+            add("people_events", **base, kind="create", payload={"name": secret(user)})
         for _ in range(rng.randint(1, 3)):
-            _film(rng, numbers, rows, world, user, ids, box)
+            _add_film(add, rng, numbers, world, user, ids)
 
     def write(session: Session) -> None:
         session.execute(text(f"TRUNCATE {', '.join(table.name for table in OF_USERS)} CASCADE"))
@@ -125,31 +128,26 @@ def populate(seed: int, models: dict[str, ModelRow], users: tuple[str, ...] = US
     return world
 
 
-def _film(
+def _add_film(
+    add: Callable[..., None],
     rng: random.Random,
     numbers: np.random.Generator,
-    rows: dict[str, list[dict[str, Any]]],
     world: World,
     user: str,
     ids: dict[str, int],
-    box: list[float],
 ) -> None:
-    """A video of the user's, its jobs and everything found in it."""
+    """Add a video of the user's, its jobs and everything found in it."""
     video, mark = f"v{len(world.videos)}", secret(user)
     world.videos[video] = user
     mine = [person for person, owner in world.persons.items() if owner == user]
     indexed = EPOCH + timedelta(days=rng.randint(0, 9))
+    shown_at = {"ordinal": 0, "ts_s": 0.0, "box": [1.0, 2.0, 3.0, 4.0]}
     of_video = {"video_id": video, "user_id": user}
-    rows["videos"].append(
-        {**of_video, "storage_key": f"uploads/{mark}/a.mp4", "state": "indexed", "run": 1, "published_run": 1, "indexed_at": indexed}
-    )  # fmt: skip
-    rows["runs"].append({"video_id": video, "run": 1, "stages": ["split"], "stage_runs": {"split": 1}})
-    rows["jobs"].append(
-        {**of_video, "subject_id": video, "queue": "media", "run": 1, "stage": "split", "state": "done", "error": mark}
-    )  # fmt: skip
-    rows["transcript_parts"].append(
-        {**of_video, "run": 1, "part": 0, "start_s": 0.0, "end_s": 1.0, "segments": [{"text": mark}]}
-    )
+    source = {"storage_key": f"uploads/{mark}/a.mp4", "indexed_at": indexed}
+    add("videos", **of_video, **source, state="indexed", run=1, published_run=1)
+    add("runs", video_id=video, run=1, stages=["split"], stage_runs={"split": 1})
+    add("jobs", **of_video, subject_id=video, queue="media", run=1, stage="split", state="done", error=mark)
+    add("transcript_parts", **of_video, run=1, part=0, start_s=0.0, end_s=1.0, segments=[{"text": mark}])
     for idx in range(rng.randint(1, 4)):
         scene, live = scene_id(video, 1, idx), rng.random() < 0.85 or idx == 0
         words = " ".join([mark, *rng.choices(WORDS, k=rng.randint(0, 5))])
@@ -159,51 +157,36 @@ def _film(
         world.shots.append(Shot(scene, user, video, idx, live, words, language, indexed, seen))
         of_scene = {"scene_id": scene, "user_id": user}
         found = {**of_scene, "run": 1}
-        rows["scenes"].append(
-            {
-                **of_video, "scene_id": scene, "split_version": 1, "idx": idx, "start_s": 10.0 * idx, "end_s": 10.0 * idx + 10,
-                "kind": "cut", "live": live, "transcript": words, "segments": [{"start_s": 0.0, "end_s": 1.0, "text": words, "words": []}],
-                "language": language, "screen_text": shown, "text_run": 1, "vision_run": 1, "face_run": 1, "ocr_run": 1,
-                "sidecar_key": f"sidecars/{mark}/{video}.{idx}",
-                "keyframes": [
-                    {"ordinal": ordinal, "key": f"{mark}/{video}.{idx}.{ordinal}", "ts_s": 0.0, "width": 8, "height": 8}
-                    for ordinal in (0, 1)
-                ],
-            }
+        add(
+            "scenes", **of_video, scene_id=scene, split_version=1, idx=idx, start_s=10.0 * idx, end_s=10.0 * idx + 10,
+            kind="cut", live=live, transcript=words, segments=[{"start_s": 0.0, "end_s": 1.0, "text": words, "words": []}],
+            language=language, screen_text=shown, text_run=1, vision_run=1, face_run=1, ocr_run=1,
+            sidecar_key=f"sidecars/{mark}/{video}.{idx}",
+            keyframes=[
+                {"ordinal": ordinal, "key": f"{mark}/{video}.{idx}.{ordinal}", "ts_s": 0.0, "width": 8, "height": 8}
+                for ordinal in (0, 1)
+            ],
         )  # fmt: skip
         for family, ordinal in (("text", 0), ("vision", 0), ("vision", 1)):
-            rows["embeddings"].append(
-                {**found, "model_id": ids[family], "ordinal": ordinal, "vec": HalfVector(unit(numbers))}
-            )
+            add("embeddings", **found, model_id=ids[family], ordinal=ordinal, vec=HalfVector(unit(numbers)))
         weights = weigh(rng)
-        rows["lexical_weights"].append(
-            {**found, "model_id": ids["text"], "tokens": sorted(weights), "weights": SparseVector(weights, VOCABULARY)}
-        )  # fmt: skip
-        rows["scene_tags"].append({**found, "model_id": ids["vision"], "tags": {mark: 0.5}})
-        sighting = {"ordinal": 0, "ts_s": 0.0, "box": box}
-        rows["screen_texts"].append(
-            {
-                **found,
-                "place": 0,
-                "model_id": ids["ocr"],
-                "text": shown,
-                "score": 0.9,
-                "sightings": [sighting],
-            }
+        sparse = SparseVector(weights, VOCABULARY)
+        add("lexical_weights", **found, model_id=ids["text"], tokens=sorted(weights), weights=sparse)
+        add("scene_tags", **found, model_id=ids["vision"], tags={mark: 0.5})
+        add(
+            "screen_texts", **found, place=0, model_id=ids["ocr"], text=shown, score=0.9, sightings=[shown_at]
         )
         for number, person in enumerate(sorted(seen)):
-            face = {**found, "ordinal": 0, "ts_s": 0.0, "box": box, "model_id": ids["face"], "vec": HalfVector(unit(numbers)), "track": number}  # fmt: skip
+            face = {**found, **shown_at, "model_id": ids["face"], "track": number}
+            face["vec"] = HalfVector(unit(numbers))
             face_id = uuid5(scene, str(number))
-            rows["faces"].append({**face, "face_id": face_id, "landmarks": [], "det_score": 0.9})
-            rows["face_tracks"].append(
-                {**face, "track_id": uuid5(face_id, "track"), "video_id": video, "faces": 1, "person_id": person,
-                 "similarity": 0.8, "votes": 1, "decided_by": "machine"}
+            track_id = uuid5(face_id, "track")
+            add("faces", **face, face_id=face_id, landmarks=[], det_score=0.9)
+            add(
+                "face_tracks", **face, track_id=track_id, video_id=video, faces=1, person_id=person,
+                similarity=0.8, votes=1, decided_by="machine",
             )  # fmt: skip
-            rows["moved_tracks"].append({**of_video, "event_id": 1, "track_id": uuid5(face_id, "track")})
-            rows["erasure_scenes"].append({**of_video, "person_id": person, "scene_id": scene})
-            rows["scene_people"].append(
-                {**of_scene, "person_id": person, "confidence": 0.8, "frame_count": 1}
-            )
-            rows["face_decisions"].append(
-                {**of_video, "person_id": person, "is_person": True, "ts_s": 0.0, "box": box}
-            )
+            add("moved_tracks", **of_video, event_id=1, track_id=track_id)
+            add("erasure_scenes", **of_video, person_id=person, scene_id=scene)
+            add("scene_people", **of_scene, person_id=person, confidence=0.8, frame_count=1)
+            add("face_decisions", **of_video, person_id=person, is_person=True, ts_s=0.0, box=shown_at["box"])

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-_SITECUSTOMIZE = '''\
-"""Calls {wrap} when {module} is first imported (tests/support/wrapping.py)."""
+_SITECUSTOMIZE = """\
 import importlib
 import importlib.util
 import sys
@@ -28,11 +27,10 @@ class Finder:
 
 
 sys.meta_path.insert(0, Finder())
-'''
+"""
 
 
 def wrap_on_import(folder: Path, module: str, where: str, wrap: str) -> None:
     """Let a Python that has ``folder`` in PYTHONPATH call ``where.wrap`` with a module after its first import."""
     folder.mkdir(parents=True)
-    text = _SITECUSTOMIZE.format(module=module, where=where, wrap=wrap)
-    (folder / "sitecustomize.py").write_text(text)
+    (folder / "sitecustomize.py").write_text(_SITECUSTOMIZE.format(module=module, where=where, wrap=wrap))

@@ -6,14 +6,19 @@ of pytest-xdist (tests/conftest.py).
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import json
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from celery import Celery
+from celery.result import AsyncResult
 
+from shared.routing import REQUESTS, TASK_QUEUE
+from tests.support.clips import Shot, make_clip
 from tests.support.excerpt import write_excerpt
-from tests.support.fleet import FAMILIES, Fleet, fleet_over
+from tests.support.fleet import FAMILIES, ROOT, Fleet, fleet_over
 from tests.support.injection import Injection
 from tests.support.services import PostgresServer, RedisServer
 
@@ -21,6 +26,8 @@ from tests.support.services import PostgresServer, RedisServer
 CONCURRENCY = {"media": 2, "text": 2}
 #: Whose video "sample" is.
 VIEWER = "viewer"
+#: Sends a task by its name and returns the answer; raises the error that is answered.
+Ask = Callable[..., Any]
 
 
 @pytest.fixture(scope="package")
@@ -42,10 +49,15 @@ def fleet(
 @pytest.fixture(scope="package")
 def indexed(fleet: Fleet, sample: Path) -> Fleet:
     """The fleet after it has indexed the sample for VIEWER."""
-    fleet.process(sample, "sample", VIEWER)
-    status = fleet.wait_ended(["sample"], within_s=300, user_id=VIEWER)["sample"]
-    assert status.state == "indexed", status
+    fleet.index(sample, "sample", VIEWER)
     return fleet
+
+
+@pytest.fixture(scope="package")
+def truth() -> dict[str, Any]:
+    """What is true of the sample."""
+    found: dict[str, Any] = json.loads((ROOT / "samples" / "truth.json").read_text())
+    return found
 
 
 @pytest.fixture(scope="package")
@@ -57,6 +69,33 @@ def spoken(tmp_path_factory: pytest.TempPathFactory, sample: Path) -> Path:
 
 
 @pytest.fixture(scope="package")
+def silent(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Two scenes, no sound: indexed in a second."""
+    path = tmp_path_factory.mktemp("clips") / "silent.mp4"
+    make_clip(path, [Shot(seed=1, frames=20), Shot(seed=2, frames=20)])
+    return path
+
+
+@pytest.fixture(scope="package")
 def outside(fleet: Fleet) -> Celery:
     """A program that has Celery and nothing of ours."""
     return Celery("outside", broker=fleet.redis_url, backend=fleet.redis_url, set_as_current=False)
+
+
+@pytest.fixture(scope="package")
+def ask(outside: Celery) -> Ask:
+    """A bare ``send_task`` that waits for its answer: ``ask(task, *args, **kwargs)``."""
+
+    def send(task: str, /, *args: Any, **kwargs: Any) -> Any:
+        return answer_of(outside.send_task(task, args, kwargs, queue=TASK_QUEUE.get(task, REQUESTS)))
+
+    return send
+
+
+def answer_of(sent: AsyncResult[Any], timeout_s: float = 60) -> Any:
+    try:
+        return sent.get(timeout=timeout_s)
+    finally:
+        # An error's traceback holds the handle until Redis has gone, which its end would ask to unsubscribe.
+        sent.backend.remove_pending_result(sent)
+        sent.backend = None

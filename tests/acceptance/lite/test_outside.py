@@ -1,4 +1,4 @@
-"""The fleet from outside: a process with nothing of ours, the celery program, Flower, with only the URLs configured."""
+"""The fleet from outside: a process with nothing of ours, and the celery program with only the URLs configured."""
 
 from __future__ import annotations
 
@@ -6,9 +6,6 @@ import json
 import os
 import subprocess
 import sys
-import urllib.error
-import urllib.request
-from base64 import b64encode
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -17,11 +14,9 @@ import pytest
 import redis
 from celery import Celery
 
-from local.servers.ports import find_free_port
 from shared.errors import ModelUnavailable
 from shared.routing import TASK_QUEUE
 from tests.acceptance.lite.conftest import CONCURRENCY
-from tests.support.clips import Shot, make_clip
 from tests.support.fleet import FAMILIES, ROOT, Fleet, eventually
 
 USER = "u1"
@@ -58,13 +53,8 @@ def bare_python(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
     for found in site.glob("*.dist-info"):
         if found.name.split("-")[0].lower() in {*names, "python_dateutil"}:
             (folder / found.name).symlink_to(found)
-    return [
-        sys.executable,
-        "-I",
-        "-S",
-        "-c",
-        f"import sys; sys.path.append({str(folder)!r}); exec({STRANGER!r})",
-    ]
+    code = f"import sys; sys.path.append({str(folder)!r}); exec({STRANGER!r})"
+    return [sys.executable, "-I", "-S", "-c", code]
 
 
 class Stranger:
@@ -125,145 +115,52 @@ def test_a_process_without_anything_of_ours_can_do_everything(
     assert [scene["idx"] for scene in scenes["scenes"]] == [0] and scenes["next_after_idx"] == 0
     rest = stranger.video("scenes", "bare", after_idx=0)["ok"]
     assert [scene["idx"] for scene in rest["scenes"]] == [1] and rest["next_after_idx"] is None
-    for query, mode, first in (("rocket", "keyword", 0), ("a spaceship", "semantic", 0)):
-        found = stranger.ask("tasks.search.scenes", user_id=USER, query=query, mode=mode, video_id="bare")[
-            "ok"
-        ]
-        assert (found["mode"], found["hits"][0]["idx"]) == (mode, first)
+    for query, mode in (("rocket", "keyword"), ("a spaceship", "semantic")):
+        asked = {"user_id": USER, "query": query, "mode": mode, "video_id": "bare"}
+        found = stranger.ask("tasks.search.scenes", **asked)["ok"]
+        assert (found["mode"], found["hits"][0]["idx"]) == (mode, 0)
     assert stranger.video("cancel", "bare")["ok"]["accepted"] is False
     refused = stranger.video("retry", "bare")
     assert refused["error"] == "Conflict" and "nothing failed; use rerun" in refused["message"]
     assert stranger.video("rerun", "bare", stages=["text"])["ok"]["run"] == 2
     eventually(state, within_s=60, what="the rerun is indexed")
     assert stranger.video("delete", "bare")["ok"]["state"] == "deleted"
-    gone = stranger.video("status", "bare")
-    assert gone == {
-        "error": "NotFound",
-        "message": "no video 'bare': check the id, or send tasks.video.process first",
-    }
+    message = "no video 'bare': check the id, or send tasks.video.process first"
+    assert stranger.video("status", "bare") == {"error": "NotFound", "message": message}
 
 
 def test_requests_arrive_after_redis_lost_everything(fleet: Fleet, stranger: Stranger) -> None:
     """A warm API does not declare its queue again, and needs not: by queue name no binding is involved."""
-    assert stranger.video("status", "nobody")["error"] == "NotFound"
+    assert stranger.video("status", "unknown")["error"] == "NotFound"
     with redis.Redis.from_url(fleet.redis_url) as client:
         client.flushall()
-    assert stranger.video("status", "nobody")["error"] == "NotFound"
+    assert stranger.video("status", "unknown")["error"] == "NotFound"
 
 
-def celery(fleet: Fleet, *arguments: str, cwd: Path = ROOT, timeout_s: float = 60) -> str:
-    """Run the celery program with nothing configured but the URLs."""
+def test_inspect_works(fleet: Fleet, outside: Celery) -> None:
+    processes = {f"{family}@{os.uname().nodename}": CONCURRENCY.get(family, 1) for family in FAMILIES}
+    # The celery program with nothing configured but the URLs.
+    urls = {"POSTGRES_URL": fleet.postgres_url, "REDIS_URL": fleet.redis_url}
     done = subprocess.run(
-        [CELERY, *arguments],
-        cwd=cwd,
-        env=urls(fleet),
+        [CELERY, "-A", "worker.app", "inspect", "registered", "--json"],
+        cwd=ROOT,
+        env={"PATH": os.environ["PATH"], "HOME": str(fleet.home / "empty"), **urls},
         capture_output=True,
         text=True,
-        timeout=timeout_s,
-        check=False,
+        timeout=60,
     )
     assert done.returncode == 0, done.stderr + done.stdout
-    return done.stdout
-
-
-def urls(fleet: Fleet) -> dict[str, str]:
-    return {
-        "PATH": os.environ["PATH"],
-        "HOME": str(fleet.home / "nobody"),
-        "POSTGRES_URL": fleet.postgres_url,
-        "REDIS_URL": fleet.redis_url,
-    }
-
-
-def test_the_celery_program_can_send_a_video(fleet: Fleet, tmp_path: Path) -> None:
-    make_clip(tmp_path / "clip.mp4", [Shot(seed=8, frames=20), Shot(seed=9, frames=20)])
-    key = fleet.upload(tmp_path / "clip.mp4", "by-hand")
-    payload = json.dumps({"video_id": "by-hand", "user_id": USER, "storage_key": key})
-    sent = celery(
-        fleet, "-b", fleet.redis_url, "call", "tasks.video.process", "--queue", "search", "--kwargs", payload,
-        cwd=tmp_path,
-    )  # fmt: skip
-    assert len(sent.strip()) == 36, "the task's id"
-    (status,) = fleet.wait_ended(["by-hand"], within_s=120).values()
-    assert status.state == "indexed"
-
-
-def test_inspect_works(fleet: Fleet) -> None:
-    host = os.uname().nodename
-    nodes = {f"{family}@{host}" for family in FAMILIES}
-    active = json.loads(celery(fleet, "-A", "worker.app", "inspect", "active", "--json"))
-    assert set(active) == nodes
-    registered = json.loads(celery(fleet, "-A", "worker.app", "inspect", "registered", "--json"))
-    assert set(registered) == nodes
+    registered = json.loads(done.stdout)
+    assert set(registered) == set(processes)
     assert all(set(TASK_QUEUE) <= set(tasks) for tasks in registered.values())
-    stats = json.loads(celery(fleet, "-A", "worker.app", "inspect", "stats", "--json"))
-    processes = {f"{family}@{host}": CONCURRENCY.get(family, 1) for family in FAMILIES}
+    inspect = outside.control.inspect(timeout=20, limit=len(processes))
+    assert set(inspect.active()) == set(processes)
+    stats = inspect.stats()
     assert {name: found["pool"]["max-concurrency"] for name, found in stats.items()} == processes
-    queues = json.loads(celery(fleet, "-A", "worker.app", "inspect", "active_queues", "--json"))
-    assert [queue["name"] for queue in queues[f"text@{host}"] if not queue["name"].startswith("gate")] == [
-        "text.online",
-        "text",
-    ]
+    queues = inspect.active_queues()
+    names = [queue["name"] for queue in queues[f"text@{os.uname().nodename}"]]
+    assert [name for name in names if not name.startswith("gate")] == ["text.online", "text"]
     assert {queue["exchange"]["name"] for found in queues.values() for queue in found} == {""}
-
-
-def fetch(url: str, user: str | None = None) -> tuple[int, bytes]:
-    request = urllib.request.Request(url)
-    if user is not None:
-        request.add_header("Authorization", "Basic " + b64encode(user.encode()).decode())
-    try:
-        with urllib.request.urlopen(request, timeout=10) as answer:
-            return answer.status, answer.read()
-    except urllib.error.HTTPError as error:
-        return error.code, error.read()
-
-
-def test_flower_shows_the_nodes_to_those_with_the_password(fleet: Fleet, tmp_path: Path) -> None:
-    port = find_free_port()
-    log = tmp_path / "flower.log"
-    with log.open("wb") as sink:
-        process = subprocess.Popen(
-            [CELERY, "-A", "worker.app", "flower", f"--port={port}", "--address=127.0.0.1",
-             "--basic-auth=admin:secret"],
-            cwd=ROOT,
-            env=urls(fleet),
-            stdout=sink,
-            stderr=sink,
-        )  # fmt: skip
-    try:
-
-        def up() -> bool:
-            assert process.poll() is None, log.read_text()
-            try:
-                return fetch(f"http://127.0.0.1:{port}/healthcheck", "admin:secret")[0] == 200
-            except OSError:
-                return False
-
-        eventually(up, within_s=60, what="Flower answers")
-        address = f"http://127.0.0.1:{port}/api/workers?refresh=1"
-        host = os.uname().nodename
-        wanted = {f"{family}@{host}" for family in FAMILIES}
-
-        def listed() -> bool:
-            code, body = fetch(address, "admin:secret")
-            return code == 200 and wanted <= set(json.loads(body))
-
-        eventually(listed, within_s=60, what="Flower lists every node")
-        assert fetch(address)[0] == 401
-        assert fetch(address, "admin:wrong")[0] == 401
-        # What ran is seen as tasks, with the stage in their result or at least their name.
-        fleet.client.search(USER, "rocket", mode="keyword")
-
-        def shown() -> bool:
-            code, body = fetch(f"http://127.0.0.1:{port}/api/tasks?limit=50", "admin:secret")
-            return code == 200 and any(
-                task["name"] == "tasks.search.scenes" for task in json.loads(body).values()
-            )
-
-        eventually(shown, within_s=30, what="Flower shows the search")
-    finally:
-        process.terminate()
-        process.wait(timeout=30)
 
 
 def test_a_profile_without_a_model_says_so(outside: Celery, fleet: Fleet) -> None:

@@ -10,38 +10,31 @@ from pathlib import Path
 from typing import Any
 
 import jiwer
-import psycopg
 import pytest
 
 from shared.errors import Conflict, InvalidRequest, NotFound
 from shared.subtitles import SubtitleFormat
 from tests.acceptance.lite.conftest import VIEWER
-from tests.support.clips import Shot, make_clip
 from tests.support.figures import RecordFigure
 from tests.support.fleet import ROOT, Fleet
 from tests.unit.test_subtitles import FORMATS, read, segment, spoken
 
-#: Whose the clips are that are not the sample.
+#: Whose the silent video is.
 OWNER = "owner"
 
 
 @pytest.fixture(scope="module", autouse=True)
-def clips(fleet: Fleet, spoken: Path, tmp_path_factory: pytest.TempPathFactory) -> None:
-    """Four seconds of the sample and a silent clip are indexed."""
-    silent = tmp_path_factory.mktemp("clips") / "silent.mp4"
-    make_clip(silent, [Shot(seed=1, frames=20), Shot(seed=2, frames=20)])
-    fleet.process(spoken, "excerpt", OWNER)
-    fleet.process(silent, "silent", OWNER)
-    ended = fleet.wait_ended(["excerpt", "silent"], within_s=300, user_id=OWNER)
-    assert {status.state for status in ended.values()} == {"indexed"}, ended
+def silent_video(fleet: Fleet, silent: Path) -> None:
+    fleet.index(silent, "silent", OWNER)
 
 
 @pytest.mark.parametrize("format", FORMATS)
-def test_the_words_of_the_sample_at_their_times(indexed: Fleet, format: SubtitleFormat) -> None:
+def test_the_words_of_the_sample_at_their_times(
+    indexed: Fleet, truth: dict[str, Any], format: SubtitleFormat
+) -> None:
     found = indexed.client.subtitles("sample", VIEWER, format=format)
     assert (found.video_id, found.format, found.language) == ("sample", format, "en")
     cues = read(found.text, format)
-    truth = json.loads((ROOT / "samples" / "truth.json").read_text())
     heard = " ".join(" ".join(cue.lines) for cue in cues)
     scenes = indexed.client.scenes("sample", VIEWER).scenes
     assert heard.split() == " ".join(scene.transcript for scene in scenes).split()
@@ -55,19 +48,6 @@ def test_the_words_of_the_sample_at_their_times(indexed: Fleet, format: Subtitle
         assert set(scene.transcript.split()) <= set(" ".join(" ".join(cue.lines) for cue in shown).split())
 
 
-def test_words_across_a_cut_share_cues(indexed: Fleet) -> None:
-    """The excerpt's cut falls into a sentence."""
-    cut_s = indexed.client.scenes("excerpt", OWNER).scenes[1].start_s
-    cues = read(indexed.client.subtitles("excerpt", OWNER).text, "srt")
-    assert any(cue.start_ms < cut_s * 1000 < cue.end_ms for cue in cues), (cut_s, cues)
-
-
-def test_a_silent_video_has_a_valid_empty_file(indexed: Fleet) -> None:
-    srt, vtt = (indexed.client.subtitles("silent", OWNER, format=format) for format in FORMATS)
-    assert (srt.text, srt.language) == ("", None)
-    assert (vtt.text, vtt.language) == ("WEBVTT\n", None)
-
-
 def test_others_and_odd_requests_get_a_sentence(indexed: Fleet) -> None:
     with pytest.raises(NotFound, match="no video 'sample'"):
         indexed.client.subtitles("sample", "u2")
@@ -78,49 +58,41 @@ def test_others_and_odd_requests_get_a_sentence(indexed: Fleet) -> None:
 
 
 def test_a_video_that_is_not_indexed_is_not_called_silent(indexed: Fleet) -> None:
-    with psycopg.connect(indexed.postgres_url, autocommit=True) as connection:
-        connection.execute(
-            "INSERT INTO videos (video_id, user_id, external_id, storage_key, state, run) VALUES ('new', %s, 'new', 'k', 'processing', 1)",
-            [OWNER],
-        )
-        try:
-            with pytest.raises(Conflict, match="video new is processing and has no published scenes"):
-                indexed.client.subtitles("new", OWNER)
-        finally:
-            connection.execute("DELETE FROM videos WHERE video_id = 'new'")
+    indexed.rows(
+        "INSERT INTO videos (video_id, user_id, external_id, storage_key, state, run)"
+        " VALUES ('new', %s, 'new', 'k', 'processing', 1) RETURNING 1",
+        OWNER,
+    )
+    try:
+        with pytest.raises(Conflict, match="video new is processing and has no published scenes"):
+            indexed.client.subtitles("new", OWNER)
+    finally:
+        indexed.rows("DELETE FROM videos WHERE video_id = 'new' RETURNING 1")
 
 
 def test_twelve_hours_of_speech_pass_through_redis(indexed: Fleet, record_figure: RecordFigure) -> None:
     """Fifteen thousand cues, made up in the database of a video that is published."""
     words = "and so it goes on and on without an end in sight or a reason why it should ever have one"
-    with psycopg.connect(indexed.postgres_url, autocommit=True) as connection:
-        (before,) = connection.execute(
-            "SELECT segments FROM scenes WHERE video_id IN (SELECT video_id FROM videos WHERE external_id = 'silent' AND user_id = 'owner') AND idx = 0"
-        ).fetchone()  # type: ignore[misc]
-        segments = [segment(*spoken(words, n * 6.0, each_s=0.25)) for n in range(7200)]
-        change = "UPDATE scenes SET segments = %s, language = %s WHERE video_id IN (SELECT video_id FROM videos WHERE external_id = 'silent' AND user_id = 'owner') AND idx = 0"
-        connection.execute(change, [json.dumps(segments), "en"])
-        try:
-            for format in FORMATS:
-                found = indexed.client.subtitles("silent", OWNER, format=format)
-                cues = read(found.text, format)
-                record_figure(f"{len(cues)} cues as {format}", f"{len(found.text) / 1e6:.1f} MB")
-                assert len(cues) >= 7200 and len(found.text) > 10**6
-                assert sum(len(" ".join(cue.lines).split()) for cue in cues) == 7200 * len(words.split())
-        finally:
-            connection.execute(change, [json.dumps(before), None])
+    (scene,) = indexed.of_video("scenes", "silent", "idx = 0", user_id=OWNER)
+    segments = [segment(*spoken(words, n * 6.0, each_s=0.25)) for n in range(7200)]
+    change = "UPDATE scenes SET segments = %s, language = %s WHERE scene_id = %s RETURNING 1"
+    indexed.rows(change, json.dumps(segments), "en", scene["scene_id"])
+    try:
+        for format in FORMATS:
+            found = indexed.client.subtitles("silent", OWNER, format=format)
+            cues = read(found.text, format)
+            record_figure(f"{len(cues)} cues as {format}", f"{len(found.text) / 1e6:.1f} MB")
+            assert len(cues) >= 7200 and len(found.text) > 10**6
+            assert sum(len(" ".join(cue.lines).split()) for cue in cues) == 7200 * len(words.split())
+    finally:
+        indexed.rows(change, json.dumps(scene["segments"]), None, scene["scene_id"])
 
 
 # --- the command
 
 
 def run(fleet: Fleet, *arguments: str, cwd: Path, status: int = 0) -> subprocess.CompletedProcess[bytes]:
-    environment = {
-        **fleet.process_environment(),
-        "SCENEFLEET_USER": VIEWER,
-        "PYTHONPATH": str(ROOT),
-        "LC_ALL": "C",
-    }
+    environment = fleet.process_environment(SCENEFLEET_USER=VIEWER, PYTHONPATH=str(ROOT), LC_ALL="C")
     found = subprocess.run(
         [sys.executable, "-m", "cli", "subtitles", *arguments],
         cwd=cwd, env=environment, stdin=subprocess.DEVNULL, capture_output=True, timeout=120,
@@ -129,16 +101,12 @@ def run(fleet: Fleet, *arguments: str, cwd: Path, status: int = 0) -> subprocess
     return found
 
 
-def test_the_command_writes_to_stdout(indexed: Fleet, tmp_path: Path) -> None:
+def test_the_command_writes_to_stdout_or_a_file_and_replaces_none_unasked(
+    indexed: Fleet, tmp_path: Path
+) -> None:
+    srt, vtt = (indexed.client.subtitles("sample", VIEWER, format=format).text for format in FORMATS)
     found = run(indexed, "sample", cwd=tmp_path)
-    assert found.stdout.decode() == indexed.client.subtitles("sample", VIEWER).text
-    assert found.stderr == b""
-    found = run(indexed, "sample", "--format", "vtt", cwd=tmp_path)
-    assert found.stdout.startswith(b"WEBVTT\n")
-
-
-def test_the_command_writes_a_file_and_replaces_none_unasked(indexed: Fleet, tmp_path: Path) -> None:
-    vtt = indexed.client.subtitles("sample", VIEWER, format="vtt").text
+    assert (found.stdout.decode(), found.stderr) == (srt, b"")
     run(indexed, "sample", "-o", "a b.VTT", cwd=tmp_path)
     path = tmp_path / "a b.VTT"
     assert path.read_text() == vtt
@@ -147,7 +115,7 @@ def test_the_command_writes_a_file_and_replaces_none_unasked(indexed: Fleet, tmp
     assert refused.stderr == b"scenefleet: a b.VTT exists: --force replaces it\n"
     assert path.read_text() == vtt
     run(indexed, "sample", "-o", "a b.VTT", "--format", "srt", "--force", cwd=tmp_path)
-    assert path.read_text() == indexed.client.subtitles("sample", VIEWER).text
+    assert path.read_text() == srt
     assert [found.name for found in tmp_path.iterdir()] == ["a b.VTT"]
 
 
