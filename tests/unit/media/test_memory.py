@@ -22,7 +22,7 @@ from worker.media.memory import choose_threads, frame_bytes
 def test_reference_frames_are_read(tmp_path: Path, name: str, profile: str, references: int) -> None:
     """From both ways to carry a parameter set."""
     options = {"preset": "medium", "profile": profile, "x264-params": f"ref={references}:bframes=0"}
-    encode(tmp_path / name, "libx264", [grey((64, 48))] * 30, options=options)
+    encode(tmp_path / name, "libx264", [grey((64, 48))] * 30, **options)
     with av.open(str(tmp_path / name)) as container:
         assert h264.reference_frames(container.streams.video[0].codec_context.extradata) == references
 
@@ -43,7 +43,7 @@ def test_bytes_of_a_picture() -> None:
 
 def test_threads_give_way_to_memory(tmp_path: Path) -> None:
     options = {"preset": "ultrafast", "x264-params": "ref=3:bframes=2:b-adapt=0:rc-lookahead=3:threads=1"}
-    encode(tmp_path / "a.mp4", "libx264", [grey((1920, 1080))] * 3, options=options)
+    encode(tmp_path / "a.mp4", "libx264", [grey((1920, 1080))] * 3, **options)
     with av.open(str(tmp_path / "a.mp4")) as container:
         stream = container.streams.video[0]
         counts = [
@@ -60,7 +60,7 @@ def test_threads_give_way_to_memory(tmp_path: Path) -> None:
 def test_large_usual_videos_fit(tmp_path: Path) -> None:
     """3840x2160 as encoders write it, with the limits that ship."""
     options = {"preset": "ultrafast", "x264-params": "ref=4:bframes=3:b-adapt=0:rc-lookahead=4:threads=1"}
-    encode(tmp_path / "a.mp4", "libx264", [grey((3840, 2160))] * 5, options=options)
+    encode(tmp_path / "a.mp4", "libx264", [grey((3840, 2160))] * 5, **options)
     with av.open(str(tmp_path / "a.mp4")) as container:
         assert choose_threads(container.streams.video[0], MediaLimits(media_threads=8)) >= 4
 
