@@ -41,7 +41,7 @@ def environment(fleet: Fleet, tmp_path: Path) -> dict[str, str]:
 def send_two(fleet: Fleet) -> None:
     """A request and a wake-up message, which wait in the family's queues."""
     app = Celery("test", set_as_current=False)
-    queues = [Queue(name) for name in ("text.online", "text")]
+    queues = [Queue(name) for name in (routing.REQUESTS, "text.online", "text")]
     app.conf.update(broker_config(fleet.redis_url), task_ignore_result=True, task_queues=queues)
     app.send_task(routing.TEXT_EMBED, kwargs={"texts": ["hello"]}, queue="text.online")
     app.send_task(routing.wake_up_task("text"), kwargs={"job_id": 1}, queue="text")
