@@ -231,25 +231,6 @@ def test_a_whole_rerun_with_a_feature_off_keeps_what_it_had_made(library: Librar
     assert library.stored()[stage] != before[stage] and len(library.stored()[stage]) == 3
 
 
-def test_all_features_off_and_a_part_made_again(library: Library) -> None:
-    library.process()
-    before = library.stored()
-    library.policy = off(*FLAG)
-    with pytest.raises(Conflict, match="face can't be made again: FEATURE_FACE_DETECTION is off"):
-        library.rerun("asr", "face")
-    assert library.stored() == before and library.work().run == 1
-    for names in (("asr",), ("split",), ("asr",), ()):
-        status = library.rerun(*names)
-        assert status.state == "indexed", status
-        assert library.stored() == before
-    library.policy = ON
-    assert library.missing() == ["text"]
-    assert library.rerun(*library.missing()).state == "indexed"
-    after = library.stored()
-    assert {name for name in FLAG if after[name] != before[name]} == {"text"}
-    assert library.missing() == []
-
-
 @pytest.mark.parametrize("change", ["other cuts", "other pictures", "a damaged keyframe", "a lost keyframe"])
 def test_scenes_that_are_not_the_same_are_refused_and_nothing_is_lost(library: Library, change: str) -> None:
     key = library.process().storage_key
