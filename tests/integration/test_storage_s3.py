@@ -133,15 +133,11 @@ def test_a_tampered_url_is_refused(storage: Storage, browser: urllib3.PoolManage
 
 
 def test_a_url_allows_nothing_else(storage: Storage, browser: urllib3.PoolManager) -> None:
-    for presign, methods in (
-        (storage.presign_get, ("PUT", "DELETE")),
-        (storage.presign_put, ("GET", "DELETE")),
-    ):
-        for method in methods:
-            body = b"evil" if method == "PUT" else None
-            answer = browser.request(method, presign("uploads", KEY, 60), body=body)
-            assert answer.status == 403 and MINE not in answer.data, method
-            assert storage.get_bytes("uploads", KEY) == MINE
+    get, put = (presign("uploads", KEY, 60) for presign in (storage.presign_get, storage.presign_put))
+    for url, method in ((get, "PUT"), (get, "DELETE"), (put, "GET"), (put, "DELETE")):
+        answer = browser.request(method, url, body=b"evil" if method == "PUT" else None)
+        assert answer.status == 403 and MINE not in answer.data, (url, method)
+        assert storage.get_bytes("uploads", KEY) == MINE
 
 
 @pytest.mark.parametrize(("age_s", "status"), [(0, 200), (45, 200), (61, 403), (3600, 403)])
@@ -149,18 +145,17 @@ def test_urls_expire(
     storage: Storage, browser: urllib3.PoolManager, monkeypatch: pytest.MonkeyPatch, age_s: int, status: int
 ) -> None:
     """URLs for 60 s, signed ``age_s`` seconds ago by our clock; the server's clock is the real one."""
-    now = minio.api.time.utcnow
+    now, new, data = minio.api.time.utcnow, f"uploads/u1/v1/{age_s}.mp4", os.urandom(100_000)
     with monkeypatch.context() as patch:
         patch.setattr(minio.api.time, "utcnow", lambda: now() - dt.timedelta(seconds=age_s))
         download = storage.presign_get("uploads", KEY, 60)
-        upload = storage.presign_put("uploads", f"uploads/u1/v1/{age_s}.mp4", 60)
+        upload = storage.presign_put("uploads", new, 60)
     assert parameter(download, "X-Amz-Expires") == "60"
     assert browser.request("GET", download).status == status
-    data = os.urandom(100_000)
-    put = browser.request("PUT", upload, body=data, headers={"Content-Type": "video/mp4"})
-    assert put.status == status
-    assert storage.exists("uploads", f"uploads/u1/v1/{age_s}.mp4") == (status == 200)
-    assert status != 200 or storage.get_bytes("uploads", f"uploads/u1/v1/{age_s}.mp4") == data
+    headers = {"Content-Type": "video/mp4"}
+    assert browser.request("PUT", upload, body=data, headers=headers).status == status
+    assert storage.exists("uploads", new) == (status == 200)
+    assert status != 200 or storage.get_bytes("uploads", new) == data
 
 
 @pytest.mark.parametrize("expires_s", [0, -1, 604_801])
