@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import os
-import subprocess
 import sys
-import textwrap
 import threading
 import time
 from collections.abc import Iterator
@@ -35,18 +33,17 @@ from db.ids import video_key
 from db.ledger import attempts, claims, subjects, video_runs
 from db.ledger.jobs import WakeUp
 from db.limits import Limits, configured_limits
-from db.tables import Job, Video
+from db.tables import Job, Run, Video
 from local.servers import postgres as embedded
 from shared.errors import DatabaseBusy, DatabaseUnavailable, ModelFailure, StatementTimeout
 from shared.settings import Settings, get_settings
 from tests.integration.test_lease import lease_of
-from tests.integration.test_ledger import KEY, accept, claim, expire, job, must_claim, state
-from tests.support.fleet import eventually
+from tests.support.fleet import ROOT, eventually, run_to_end
+from tests.support.ledger import KEY, accept, claim, execute, expire, job, must_claim, read, state
 from worker import reconcile, runner
 
 pytestmark = pytest.mark.usefixtures("database")
 
-ROOT = Path(__file__).parents[2]
 SHORT = Limits(lock_s=1.0, statement_s=2.0, idle_s=1.5, peer_s=6.0)
 BRIEF = replace(SHORT, statement_s=0.5)
 
@@ -117,8 +114,7 @@ def test_every_session_has_limits_also_those_of_strangers_at_servers_that_we_sta
     with psycopg.connect(database) as stranger:
         theirs = shown(stranger)
     assert theirs["idle_in_transaction_session_timeout"] == "45000"
-    own = {name: value for name, value in OURS.items() if name.startswith(("tcp", "client"))}
-    assert own.items() <= theirs.items()
+    assert all(theirs[name] == value for name, value in OURS.items() if name.startswith(("tcp", "client")))
 
 
 def test_composes_postgres_has_the_limits_of_the_embedded_one(tmp_path: Path) -> None:
@@ -157,16 +153,11 @@ def test_the_end_of_a_job_outlasts_a_dead_peer(database: str) -> None:
 
 
 def test_a_statement_that_takes_too_long_is_no_outage_and_not_repeated(database: str) -> None:
-    tries: list[None] = []
-
-    def work(session: Session) -> None:
-        tries.append(None)
-        session.execute(text("SELECT pg_sleep(30)"))
-
+    work = Mock(side_effect=lambda session: session.execute(text("SELECT pg_sleep(30)")))
     slow = pytest.raises(StatementTimeout, match=r"took too long: .*DATABASE_STATEMENT_S")
     with limited(database, BRIEF), slow:
         with_database_retry(work, 20.0, locked_s=20.0)
-    assert len(tries) == 1
+    assert work.call_count == 1
 
 
 def test_jobs_have_a_longer_limit_of_their_own(database: str) -> None:
@@ -176,8 +167,7 @@ def test_jobs_have_a_longer_limit_of_their_own(database: str) -> None:
             with reading() as session:
                 assert session.scalar(text("SHOW statement_timeout")) == "20s"
         with reading() as session:
-            left = session.scalar(text("SHOW statement_timeout"))
-    assert left == "500ms", "nothing is left on the pool's connection"
+            assert session.scalar(text("SHOW statement_timeout")) == "500ms", "nothing is left in the pool"
 
 
 def test_a_session_that_postgres_ended_for_its_silence_is_tried_again(database: str) -> None:
@@ -202,9 +192,9 @@ def test_a_session_that_postgres_ended_for_its_silence_is_tried_again(database: 
 def test_a_heartbeat_outlives_a_locked_job(database: str) -> None:
     accept()
     claimed = must_claim()
+    locked = f"SELECT 1 FROM jobs WHERE job_id = {claimed.job_id} FOR UPDATE"
     with limited(database, SHORT), lease_of(claimed) as report:
-        statement = f"SELECT 1 FROM jobs WHERE job_id = {claimed.job_id} FOR UPDATE"
-        with capture_logs() as logs, silent_on(database, statement):
+        with capture_logs() as logs, silent_on(database, locked):
             gave_up = "lease not renewed"
             eventually(lambda: gave_up in [line["event"] for line in logs], within_s=10, what=gave_up)
         report(0.7)
@@ -226,20 +216,18 @@ def abandoned(video_id: str) -> claims.Claim:
 def strand(video_id: str) -> None:
     """A video that nothing advances: its job has ended without what follows."""
     accept(video_id)
-    failed = update(Job).where(Job.video_id == video_key("u1", video_id)).values(state="failed")
-    transact(lambda session: session.execute(failed))
+    execute(update(Job).where(Job.video_id == video_key("u1", video_id)).values(state="failed"))
 
 
 def states() -> dict[str, str]:
-    jobs = "SELECT external_id, jobs.state FROM jobs JOIN videos USING (video_id) WHERE stage = 'split'"
     with reading() as session:
-        return {row.external_id: row.state for row in session.execute(text(jobs))}
+        split = select(Video.external_id, Job.state).join(Job, Job.video_id == Video.video_id)
+        return {row.external_id: row.state for row in session.execute(split.where(Job.stage == "split"))}
 
 
 def ended() -> set[str]:
-    runs = "SELECT external_id FROM runs JOIN videos USING (video_id) WHERE ended_at IS NOT NULL"
-    with reading() as session:
-        return set(session.scalars(text(runs)))
+    ended = select(Video.external_id).join(Run, Run.video_id == Video.video_id)
+    return set(read(ended.where(Run.ended_at.is_not(None))))
 
 
 def test_a_silent_connection_holds_up_no_other_video(database: str) -> None:
@@ -261,8 +249,7 @@ def test_a_silent_connection_holds_up_no_other_video(database: str) -> None:
             ticks(1, within_s=5.0)
             return states()["held"] == "queued" and "stuck-held" in ended()
 
-        what = "the silent connection is ended, its videos go on"
-        eventually(caught_up, within_s=40, what=what, every_s=1.0)
+        eventually(caught_up, within_s=40, what="the silent connection is ended", every_s=1.0)
 
 
 def test_a_locked_job_holds_up_no_other(database: str) -> None:
@@ -270,8 +257,9 @@ def test_a_locked_job_holds_up_no_other(database: str) -> None:
     with silent_on(database, f"SELECT 1 FROM jobs WHERE job_id = {held.job_id} FOR UPDATE"):
         ticks(2, within_s=5.0)
         assert job(free.job_id).state == "queued"
-        released = transact(lambda session: attempts.release(session, "gone@h:"))
-        assert released == 0, "a stopping node does not wait"
+        assert not transact(lambda session: attempts.release(session, "gone@h:")), (
+            "a stopping node does not wait"
+        )
     ticks(1, within_s=5.0)
     assert job(held.job_id).state == "queued"
 
@@ -390,15 +378,8 @@ for stubborn in (0.0, 3 * WAIT_S):
 
 def test_a_fork_waits_for_no_server(database: str) -> None:
     """A server that does not answer: the fork interrupts whoever waits for it, and the child gets no connection of theirs."""
-    done = subprocess.run(
-        [sys.executable, "-c", textwrap.dedent(FORKS)],
-        env={**os.environ, "POSTGRES_URL": database, "DATABASE_STATEMENT_S": "60"},
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        timeout=60,
-        check=False,
-    )
+    environment = {**os.environ, "POSTGRES_URL": database, "DATABASE_STATEMENT_S": "60"}
+    done = run_to_end([sys.executable, "-c", FORKS], environment, timeout_s=60)
     assert done.returncode == 0, done.stdout + done.stderr
 
 

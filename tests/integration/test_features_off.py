@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 from pgvector import HalfVector
-from sqlalchemy import text
+from sqlalchemy import select, text
 from sqlalchemy.orm import Session
 
 from db import videos
@@ -31,7 +31,7 @@ from shared.routing import JOB_QUEUES
 from shared.settings import Settings
 from shared.storage import upload_key
 from tests.support.clips import Shot, Sound, make_clip
-from tests.support.ledger import KEY, accept, claim, fail, finish
+from tests.support.ledger import KEY, accept, claim, fail, finish, read
 from worker import stages
 from worker.runtime import Runtime
 from worker.stages.context import StageContext
@@ -92,9 +92,7 @@ class Library:
         return list(self.change(video_runs.missing_stages))
 
     def change(self, act: Callable[..., Any], *arguments: Any) -> Any:
-        return transact(
-            lambda session: act(session, videos.lock(session, VIDEO, USER), *arguments, self.policy)
-        )
+        return transact(lambda s: act(s, videos.lock(s, VIDEO, USER), *arguments, self.policy))
 
     def work(self) -> VideoStatus:
         """Do everything that waits."""
@@ -109,9 +107,7 @@ class Library:
         folder.mkdir(parents=True)
         # A node's policy is that of its settings; here the test's.
         self.runtime.__dict__["policy"] = self.policy
-        context = StageContext(
-            claimed=claimed, runtime=self.runtime, folder=folder, report=lambda fraction: None
-        )
+        context = StageContext(claimed=claimed, runtime=self.runtime, folder=folder, report=lambda _: None)
         try:
             if claimed.stage in self.broken:
                 raise self.broken[claimed.stage]
@@ -130,8 +126,7 @@ class Library:
         return {name: self.rows(query) for name, query in STORED.items()}
 
     def rows(self, query: str) -> list[Any]:
-        with reading() as session:
-            return [tuple(row) for row in session.execute(text(query))]
+        return transact(lambda session: [tuple(row) for row in session.execute(text(query))])
 
 
 def made_up(claimed: Claim) -> Callable[[Session], None]:
@@ -215,12 +210,10 @@ def test_a_whole_rerun_with_a_feature_off_keeps_what_it_had_made(library: Librar
     heard = library.rows("SELECT transcript FROM scenes WHERE live AND idx = 0")
     assert heard == [("heard in run 2",)]
     # The sweep has run: every picture and every sidecar that is left is a published one.
-    keys = {found.key for found in library.runtime.storage.list("sidecars", "")}
-    with reading() as session:
-        live = [scene for scene in session.query(Scene) if scene.live]
-        assert session.query(Scene).count() == len(live) == 3
-        shown = {frame["key"] for scene in live for frame in scene.keyframes}
-        assert keys == shown | {scene.sidecar_key for scene in live}
+    scenes, keys = read(select(Scene)), {found.key for found in library.runtime.storage.list("sidecars", "")}
+    assert [scene.live for scene in scenes] == [True] * 3
+    shown = {frame["key"] for scene in scenes for frame in scene.keyframes}
+    assert keys == shown | {scene.sidecar_key for scene in scenes}
     assert not list(library.runtime.storage.list("tmp", ""))
     # On again: there as before; the vectors of words that were heard again are out of date, nothing else is.
     library.policy = ON
@@ -229,25 +222,6 @@ def test_a_whole_rerun_with_a_feature_off_keeps_what_it_had_made(library: Librar
     status = library.rerun()
     assert status.state == "indexed" and states(status)[stage] == "done"
     assert library.stored()[stage] != before[stage] and len(library.stored()[stage]) == 3
-
-
-def test_all_features_off_and_a_part_made_again(library: Library) -> None:
-    library.process()
-    before = library.stored()
-    library.policy = off(*FLAG)
-    with pytest.raises(Conflict, match="face can't be made again: FEATURE_FACE_DETECTION is off"):
-        library.rerun("asr", "face")
-    assert library.stored() == before and library.work().run == 1
-    for names in (("asr",), ("split",), ("asr",), ()):
-        status = library.rerun(*names)
-        assert status.state == "indexed", status
-        assert library.stored() == before
-    library.policy = ON
-    assert library.missing() == ["text"]
-    assert library.rerun(*library.missing()).state == "indexed"
-    after = library.stored()
-    assert {name for name in FLAG if after[name] != before[name]} == {"text"}
-    assert library.missing() == []
 
 
 @pytest.mark.parametrize("change", ["other cuts", "other pictures", "a damaged keyframe", "a lost keyframe"])

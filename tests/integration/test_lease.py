@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import subprocess
 import sys
 import textwrap
 from collections.abc import Callable
@@ -18,7 +17,7 @@ from db.tables import Job
 from shared.errors import LeaseLost
 from shared.exit_status import ExitStatus
 from tests.integration.test_ledger import accept, job, must_claim
-from tests.support.fleet import ROOT, eventually
+from tests.support.fleet import eventually, run_to_end
 from worker.lease import hold
 
 pytestmark = pytest.mark.usefixtures("database")
@@ -66,9 +65,8 @@ def test_past_its_limit_the_process_records_the_failure_and_ends(database: str) 
             time.sleep(60)  # native code that never returns
     """
     environment = {**os.environ, "POSTGRES_URL": database, "REDIS_URL": "redis://127.0.0.1:1/0"}
-    command = [sys.executable, "-c", textwrap.dedent(code)]
-    ended = subprocess.run(command, env=environment, cwd=ROOT, timeout=50, capture_output=True)
-    assert ended.returncode == ExitStatus.TIME_LIMIT, ended.stderr.decode()
+    ended = run_to_end([sys.executable, "-c", textwrap.dedent(code)], environment, timeout_s=50)
+    assert ended.returncode == ExitStatus.TIME_LIMIT, ended.stderr
     found = job(claimed.job_id)
     assert (found.state, found.failures, found.error_class) == ("queued", 1, "StageTimeout")
     assert found.error is not None and "limit of 0.2 s" in found.error

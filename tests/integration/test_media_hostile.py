@@ -17,8 +17,8 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import suppress
-from itertools import pairwise
+from contextlib import closing, suppress
+from itertools import cycle, pairwise
 from pathlib import Path
 from typing import Any
 
@@ -53,21 +53,28 @@ def secret(tmp_path: Path) -> Path:
     return make_clip(tmp_path / "secret.ts", (Shot(seed=81, frames=25),), SMALL).path
 
 
-@pytest.fixture
-def opened(secret: Path) -> Iterator[Callable[[], bool]]:
-    """Says whether the secret was opened since the last call, by inotify: the kernel's word, whatever library opens it."""
-    libc = ctypes.CDLL(None, use_errno=True)
-    watch, in_open = libc.inotify_init1(os.O_NONBLOCK), 0x20
-    assert libc.inotify_add_watch(watch, str(secret).encode(), in_open) >= 0
+class Watch:
+    """Says whether a file was opened since the last call, by inotify: the kernel's word, whatever library opens it."""
 
-    def look() -> bool:
+    def __init__(self, path: Path) -> None:
+        libc, in_open = ctypes.CDLL(None, use_errno=True), 0x20
+        self._watch = libc.inotify_init1(os.O_NONBLOCK)
+        assert libc.inotify_add_watch(self._watch, str(path).encode(), in_open) >= 0
+
+    def opened(self) -> bool:
         try:
-            return bool(os.read(watch, 4096))
+            return bool(os.read(self._watch, 4096))
         except BlockingIOError:
             return False
 
-    yield look
-    os.close(watch)
+    def close(self) -> None:
+        os.close(self._watch)
+
+
+@pytest.fixture
+def opened(secret: Path) -> Iterator[Callable[[], bool]]:
+    with closing(Watch(secret)) as watch:
+        yield watch.opened
 
 
 def playlist(kind: str, target: str) -> str:
@@ -210,15 +217,10 @@ def mutate(data: bytes, rng: random.Random) -> bytes:
 
 def test_mutated_files(tmp_path: Path, record_figure: RecordFigure) -> None:
     """Each gives scenes or one clear error: no crash, no hang, no growing memory."""
-    originals = seeds(tmp_path)
-    sources = [path.read_bytes() for path in originals]
-    rng = random.Random(20_261)
-    files = []
-    for number in range(MUTATED):
-        source = number % len(sources)
-        path = tmp_path / f"m{number:03d}{originals[source].suffix}"
-        path.write_bytes(mutate(sources[source], rng))
-        files.append(path)
+    originals, rng, files = seeds(tmp_path), random.Random(20_261), []
+    for number, original in zip(range(MUTATED), cycle(originals)):
+        files.append(tmp_path / f"m{number:03d}{original.suffix}")
+        files[-1].write_bytes(mutate(original.read_bytes(), rng))
     outcomes, peak_bytes = split_in_child([*originals, *files])
     assert [outcomes[str(path)]["scenes"] for path in originals] == [2] * len(originals)
     assert len(outcomes) == MUTATED + len(originals)
@@ -236,11 +238,10 @@ def test_mutated_files(tmp_path: Path, record_figure: RecordFigure) -> None:
 def test_memory_does_not_grow_with_length(tmp_path: Path) -> None:
     """A 2-minute clip, and the same repeated by stream copy to an hour: peak memory within 1.3 times."""
     shots = [Shot(seed=100 + i, frames=30 + 17 * (i % 3), move="pan") for i in range(12)]
-    short = tmp_path / "short.mp4"
+    short, long = tmp_path / "short.mp4", tmp_path / "long.mp4"
     frames = sum(shot.frames for shot in shots)
     encoding = Encoding(size=(96, 64), times_s=tuple(i * 120 / frames for i in range(frames)))
     make_clip(short, shots, encoding, Sound(channels=1, rate_hz=16_000, duration_s=120.0))
-    long = tmp_path / "long.mp4"
     remux(short, long, times=30)
     short_outcomes, short_bytes = split_in_child([short], deadline_s=60)
     long_outcomes, long_bytes = split_in_child([long], deadline_s=100)
@@ -261,7 +262,7 @@ def split_in_child(
     Fails when the process dies, or is killed because it takes longer than ``deadline_s`` over one file.
     """
     command = [sys.executable, "-m", __name__, str(deadline_s), *map(str, files)]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
     answers = [json.loads(line) for line in done.stdout.splitlines()]
     assert done.returncode == 0, f"died with {done.returncode} after {answers[-1:]}: {done.stderr[-2000:]}"
     peak_bytes = answers.pop()["peak_bytes"]
@@ -283,8 +284,7 @@ def main(deadline_s: str, *files: str) -> None:
             assert scenes[0].start_s == 0.0 and all(scene.end_s > scene.start_s for scene in scenes), scenes
             assert all(a.end_s == b.start_s for a, b in pairwise(scenes)), scenes
             assert all(scene.keyframes for scene in scenes), scenes
-            found = {"file": file, "scenes": len(scenes), "end_s": scenes[-1].end_s}
-            print(json.dumps(found), flush=True)
+            print(json.dumps({"file": file, "scenes": len(scenes), "end_s": scenes[-1].end_s}), flush=True)
     # Not by getrusage: that begins with what the parent held when it started this process.
     peak_kib = Path("/proc/self/status").read_text().split("VmHWM:")[1].split()[0]
     print(json.dumps({"peak_bytes": int(peak_kib) * 1024}))

@@ -11,9 +11,9 @@ import numpy as np
 import pytest
 from sqlalchemy import select, text
 
-from db.engine import reading, transact
+from db.engine import reading
 from db.scenes import page
-from db.tables import Scene, ScreenText, Video
+from db.tables import Scene, ScreenText
 from shared.errors import BadMedia, LeaseLost
 from shared.settings import Settings
 from tests.contracts.test_ocr import render
@@ -161,20 +161,3 @@ def test_a_run_without_the_stage_is_published_without_text(film: Captions) -> No
         assert scene.live and scene.ocr_run is None and scene.screen_text == ""
     film.publish(2)
     assert film.searched("rocket") == [0]
-
-
-def test_erasing_a_video_erases_its_text(film: Captions) -> None:
-    film.shoot([LAUNCH])
-    film.read(1)
-    transact(lambda session: session.delete(session.get_one(Video, "v")))
-    with reading() as session:
-        assert session.scalars(select(ScreenText)).all() == []
-
-
-def test_the_index_serves_the_search_of_text_on_screen(film: Captions) -> None:
-    with reading() as session:
-        session.execute(text("SET LOCAL enable_seqscan = off"))
-        plan = session.execute(
-            text("EXPLAIN SELECT 1 FROM scenes WHERE live AND screen_tsv @@ to_tsquery('simple', 'rocket')")
-        ).scalars()
-        assert "ix_scenes_screen_tsv" in "\n".join(plan)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from typing import Any
+from unittest.mock import create_autospec
 from uuid import UUID
 
 import numpy as np
@@ -71,10 +72,8 @@ def write(*shots: Shot) -> dict[str, ModelRow]:
         for shot in shots:
             user, scene = shot.user, shot.id
             if session.get(Video, shot.video) is None:
-                session.add(
-                    Video(video_id=shot.video, user_id=user, storage_key="k", run=1, published_run=1, state="indexed",
-                          indexed_at=shot.indexed)
-                )  # fmt: skip
+                published = {"run": 1, "published_run": 1, "state": "indexed", "indexed_at": shot.indexed}
+                session.add(Video(video_id=shot.video, user_id=user, storage_key="k", **published))
                 session.flush()
             keyframes = [
                 {"ordinal": ordinal, "key": f"keyframes/{user}/{shot.idx}.{ordinal}.jpg", "ts_s": 0.0, "width": 8, "height": 8}
@@ -99,11 +98,8 @@ def write(*shots: Shot) -> dict[str, ModelRow]:
             for person, confidence in shot.people.items():
                 session.merge(Person(person_id=person, user_id=user, external_id=person, name=person))
                 session.flush()
-                session.add(
-                    ScenePerson(
-                        scene_id=scene, person_id=person, user_id=user, confidence=confidence, frame_count=3
-                    )
-                )
+                seen = {"scene_id": scene, "person_id": person, "user_id": user, "frame_count": 3}
+                session.add(ScenePerson(**seen, confidence=confidence))
 
     transact(work)
     return models
@@ -195,8 +191,7 @@ def test_lexical_similarity_is_a_share_of_the_querys_own_weight() -> None:
     )
     found = find([search.Lexical(models["text"], {5: 0.4, 7: 0.3})], weights={"lexical": 1.0})
     assert {hit.idx: round(hit.score, 3) for hit in found} == {0: 1.0, 1: 0.32, 3: 1.0}
-    of_other_vocabulary = search.Lexical(models["text"], {VOCABULARY + 5: 1.0})
-    assert find([of_other_vocabulary]) == []
+    assert find([search.Lexical(models["text"], {VOCABULARY + 5: 1.0})]) == [], "of another vocabulary"
 
 
 SCENES = (
@@ -270,12 +265,11 @@ def test_equal_scores_keep_one_order_over_pages() -> None:
 
 
 def test_what_was_found_is_marked() -> None:
-    write(
-        Shot(
-            idx=0, words="The rockets fly. ROCKET <b>rocket</b> science; sprocket", screen="Rocket launch\nno entry",
-            vision=[unit(1)], people={"anna": 0.9},
-        )
-    )  # fmt: skip
+    said = {
+        "words": "The rockets fly. ROCKET <b>rocket</b> science; sprocket",
+        "screen": "Rocket launch\nno entry",
+    }
+    write(Shot(**said, vision=[unit(1)], people={"anna": 0.9}))
 
     def more(session: Session) -> None:
         session.add(Model(model_id=99, name="ocr", revision="1", family="ocr"))
@@ -290,9 +284,7 @@ def test_what_was_found_is_marked() -> None:
     scope = search.Scope(user_id="u", persons=("anna",))
     with reading() as session:
         found = search.find(session, scope, [retriever], WEIGHTS, search.Tuning(), limit=5)
-        (hit,) = search.describe(
-            session, scope, found.hits, retriever.tsquery, lambda key: f"https://store/{key}"
-        )
+        (hit,) = search.describe(session, scope, found.hits, retriever.tsquery, "https://store/{}".format)
     marked = [hit.transcript[span.start : span.end] for span in hit.highlights.words]
     assert marked == ["rockets", "ROCKET", "rocket"]
     (line,) = hit.highlights.screen
@@ -324,16 +316,9 @@ def test_a_small_scope_is_compared_exactly_and_a_large_one_by_the_index(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     models = write(*SCENES, Shot(video="d", idx=7, vision=[unit(1), unit(1, 1)], people={"anna": 0.9}))
-    by_index: list[str] = []
-    nearest = search.Vector.nearest
-
-    def watched(self: search.Vector, *arguments: Any) -> dict[UUID, search.Match]:
-        by_index.append(self.name)
-        return nearest(self, *arguments)
-
+    watched = create_autospec(search.Vector.nearest, side_effect=search.Vector.nearest)
     monkeypatch.setattr(search.Vector, "nearest", watched)
-    of_text = near(models)
-    of_sight = near(models, "vision")
+    of_text, of_sight = near(models), near(models, "vision")
     with reading() as session:
         for retriever, videos, exact_rows, indexed in [
             (of_text, (), 6, False),
@@ -345,10 +330,10 @@ def test_a_small_scope_is_compared_exactly_and_a_large_one_by_the_index(
             (of_sight, ("d",), 1, True),
             (of_sight, ("none",), 0, False),
         ]:
-            by_index.clear()
+            watched.reset_mock()
             scope = search.Scope(user_id="u", video_ids=videos)
             found = retriever.candidates(session, scope, search.Tuning(exact_rows=exact_rows, candidates=10))
-            assert bool(by_index) is indexed, (retriever.name, videos, exact_rows)
+            assert watched.called is indexed, (retriever.name, videos, exact_rows)
             assert found == retriever.nearest_exactly(session, scope, 10)
 
 

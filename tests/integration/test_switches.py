@@ -7,11 +7,12 @@ from datetime import timedelta
 from functools import partial
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 from uuid import UUID
 
 import numpy as np
 import pytest
-from sqlalchemy import func, select, update
+from sqlalchemy import func, insert, select, update
 from sqlalchemy.orm import Session
 
 import tasks.models
@@ -41,25 +42,26 @@ POLICY = RunPolicy(skips={}, max_failures=3, tmp_ttl_s=3600)
 DIMS = {"old": 4, "new": 6}
 
 
+def ensure_text_model(name: str, dim: int, revision: str = "1") -> ModelRow:
+    model = {"name": name, "revision": revision, "family": "text", "dim": dim, "metric": "cosine"}
+    return transact(lambda session: ensure_model(session, **model))
+
+
 class Archive:
     """Videos whose scenes have a vector of the model ``old``."""
 
     def __init__(self) -> None:
-        self.models: dict[str, ModelRow] = transact(
-            lambda session: {
-                name: ensure_model(session, name=name, revision="1", family="text", dim=dim, metric="cosine")
-                for name, dim in DIMS.items()
-            }
-        )
+        self.models = {name: ensure_text_model(name, dim) for name, dim in DIMS.items()}
 
     def add(self, video_id: str, scenes: int, user_id: str = "u1") -> None:
         def write(session: Session) -> None:
-            session.add(
-                Video(
-                    video_id=video_id, user_id=user_id, storage_key="k", state="indexed", run=1, published_run=1,
-                    indexed_at=func.clock_timestamp(),
-                )
-            )  # fmt: skip
+            published = {
+                "state": "indexed",
+                "run": 1,
+                "published_run": 1,
+                "indexed_at": func.clock_timestamp(),
+            }
+            session.add(Video(video_id=video_id, user_id=user_id, storage_key="k", **published))
             session.flush()
             rows = [
                 {
@@ -121,6 +123,13 @@ def archive(monkeypatch: pytest.MonkeyPatch) -> Archive:
     return made
 
 
+@pytest.fixture
+def catalog() -> Catalog:
+    """The lite models, and a second one of the kind text."""
+    lite = load_catalog().for_profile("lite")
+    return Catalog([*lite.values(), lite["text"].model_copy(update={"name": "second", "profiles": ()})])
+
+
 def switch() -> ModelSwitch:
     return read(select(ModelSwitch).order_by(ModelSwitch.switch_id.desc()))[0]
 
@@ -160,11 +169,7 @@ def end(claimed: Claim, outcome: Outcome | None = None) -> None:
 
 def run_all(queue: str = "text") -> int:
     """Finish all claimable jobs. Returns how many."""
-    parts = 0
-    while (claimed := claim(queue)) is not None:
-        end(claimed)
-        parts += 1
-    return parts
+    return len([end(claimed) for claimed in iter(partial(claim, queue), None)])
 
 
 def waiting() -> int:
@@ -211,9 +216,7 @@ def test_a_long_stretch_that_lacks_nothing_is_walked_bit_by_bit(
             transact(lambda session, ids=ids: archive.write(session, "new", 1, ids))  # type: ignore[misc]
     archive.begin()
     for seen in ("v3", "v7"):
-        assert (switch().state, switch().seen_video) == ("building", seen), (
-            "not ready before it is at the end"
-        )
+        assert (switch().state, switch().seen_video) == ("building", seen), "not ready before the end"
         reconcile()
     assert run_all() == 1 and archive.lacking("v8") == 0
     assert switch().state == "ready"
@@ -260,9 +263,7 @@ def test_nothing_is_dropped_that_the_new_model_has_no_vectors_of(archive: Archiv
     archive.add("slow", 2)
     execute(update(Scene).where(Scene.video_id == "slow").values(live=False, text_run=None))
     execute(update(Video).where(Video.video_id == "slow").values(published_run=None, indexed_at=None))
-    transact(
-        lambda session: session.add(Run(video_id="slow", run=1, stages=["text"], stage_runs={"text": 1}))
-    )
+    execute(insert(Run).values(video_id="slow", run=1, stages=["text"], stage_runs={"text": 1}))
     with pytest.raises(Conflict, match="video slow is in progress since before the switch"):
         discard()
     assert (switch().state, archive.counts()[0]) == ("activated", 7)
@@ -271,15 +272,15 @@ def test_nothing_is_dropped_that_the_new_model_has_no_vectors_of(archive: Archiv
     assert run_all("housekeeping") == 1 and switch().state == "ended"
 
 
-def test_a_question_leaves_nothing_behind(archive: Archive, monkeypatch: pytest.MonkeyPatch) -> None:
-    lite = load_catalog().for_profile("lite")
-    second = lite["text"].model_copy(update={"name": "second", "profiles": ()})
+def test_a_question_leaves_nothing_behind(
+    archive: Archive, catalog: Catalog, monkeypatch: pytest.MonkeyPatch
+) -> None:
     runtime = Runtime(Settings())
-    runtime.catalog = Catalog([*lite.values(), second])
+    runtime.catalog = catalog
     monkeypatch.setattr(tasks.models, "get_runtime", lambda: runtime)
     monkeypatch.setattr(tasks.requests, "get_runtime", lambda: runtime)
     said = tasks.models.switch(kind="text", to="second", dry_run=True)
-    assert (said["active"], said["switch"]) == (lite["text"].name, None)
+    assert (said["active"], said["switch"]) == ("all-minilm-l6-v2", None)
     assert "second" not in read(select(Model.name))
     said = tasks.models.switch(kind="text", to="second")
     assert said["switch"]["to_model"] == "second" and said["switch"]["state"] == "ready"
@@ -378,7 +379,7 @@ def test_what_is_not_searched_is_dropped_and_the_next_switch_begins_with_what_is
     assert archive.counts() == (0, 3)
     assert transact(active_models)["text"].name == "new"
     assert transact(lambda session: kept_models(session, "text")) == ()
-    third = transact(partial(ensure_model, name="third", revision="1", family="text", dim=6, metric="cosine"))
+    third = ensure_text_model("third", 6)
     # A process that looked the pointer up a moment ago still thinks of the old one.
     transact(lambda session: switches.begin(session, "text", archive.models["old"], third, POLICY))
     assert switch().from_model == archive.models["new"].model_id and switch().total == 3
@@ -414,21 +415,9 @@ def test_a_stage_writes_the_models_that_are_kept_when_it_ends(archive: Archive) 
 class TestActive:
     """The pointer as a process sees it."""
 
-    @pytest.fixture
-    def catalog(self) -> Catalog:
-        lite = load_catalog().for_profile("lite")
-        return Catalog([*lite.values(), lite["text"].model_copy(update={"name": "second", "profiles": ()})])
-
     def point(self, catalog: Catalog, name: str, revision: str | None = None) -> None:
-        spec = catalog.get("all-minilm-l6-v2")
-
-        def write(session: Session) -> None:
-            row = ensure_model(
-                session, name=name, revision=revision or spec.revision, family="text", dim=384, metric="cosine"
-            )  # fmt: skip
-            session.merge(ActiveModel(kind="text", model_id=row.model_id))
-
-        transact(write)
+        row = ensure_text_model(name, 384, revision or catalog.get("all-minilm-l6-v2").revision)
+        transact(lambda session: session.merge(ActiveModel(kind="text", model_id=row.model_id)))
 
     def test_it_is_the_configured_one_until_a_switch_which_is_noticed_soon(
         self, catalog: Catalog, monkeypatch: pytest.MonkeyPatch
@@ -462,12 +451,7 @@ class TestActive:
         self.point(catalog, "second")
         active = ActiveModels(catalog, Settings())
         assert active.models()["text"].name == "second"
-        asked = []
-
-        def away() -> Any:
-            asked.append(1)
-            raise DatabaseUnavailable("gone")
-
+        away = Mock(side_effect=DatabaseUnavailable("gone"))
         monkeypatch.setattr("worker.runtime.reading", away)
         assert [active.models()["text"].name for _ in range(5)] == ["second"] * 5
-        assert len(asked) == 1, "not asked at every request"
+        assert away.call_count == 1, "not asked at every request"

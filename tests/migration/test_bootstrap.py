@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import itertools
 import os
-import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from urllib.parse import quote
@@ -16,7 +15,7 @@ from db import schema
 from db.bootstrap import Application, bootstrap, find_rights, rename_role, with_database
 from db.row_security import ROLE as READER
 from shared.errors import Conflict, DatabaseUnavailable, InvalidRequest
-from tests.support.fleet import ROOT
+from tests.support.fleet import run_to_end
 from tests.support.services import PostgresServer
 
 _names = itertools.count(1)
@@ -183,15 +182,8 @@ def test_the_command_says_in_a_sentence_what_is_wrong(
     server: PostgresServer, application: Application
 ) -> None:
     def run(**names: str) -> tuple[int, str]:
-        done = subprocess.run(
-            [sys.executable, "-m", "cli", "db", "bootstrap"],
-            cwd=ROOT,
-            env={"PATH": os.environ["PATH"], "SCENEFLEET_HOME": "/nonexistent", **names},
-            capture_output=True,
-            text=True,
-            timeout=60,
-            check=False,
-        )
+        environment = {"PATH": os.environ["PATH"], "SCENEFLEET_HOME": "/nonexistent", **names}
+        done = run_to_end([sys.executable, "-m", "cli", "db", "bootstrap"], environment, timeout_s=60)
         assert "Traceback" not in done.stderr
         return done.returncode, done.stderr.replace("\n", " ")
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import subprocess
 import sys
 from pathlib import Path
 from typing import Any
@@ -21,21 +20,14 @@ from db.tables import Base
 from db.vectors import SEARCHED
 from shared.errors import InvalidRequest
 from shared.settings import Settings
-from tests.support.fleet import ROOT
+from tests.support.fleet import run_to_end
 from worker.models.catalog import load_catalog
 
 
 def alembic(url: str, *arguments: str) -> str:
     """Run Alembic as a user does: in a checkout, with POSTGRES_URL and nothing else."""
-    done = subprocess.run(
-        [str(Path(sys.executable).with_name("alembic")), *arguments],
-        cwd=ROOT,
-        env={"PATH": os.environ["PATH"], "POSTGRES_URL": url},
-        capture_output=True,
-        text=True,
-        timeout=120,
-        check=False,
-    )
+    command = [str(Path(sys.executable).with_name("alembic")), *arguments]
+    done = run_to_end(command, {"PATH": os.environ["PATH"], "POSTGRES_URL": url}, timeout_s=120)
     assert done.returncode == 0, done.stderr + done.stdout
     return done.stdout
 

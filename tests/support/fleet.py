@@ -9,7 +9,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -51,6 +51,14 @@ def kept_environment() -> dict[str, str]:
     """What a process that a test starts keeps of this one's environment: no setting; how to measure coverage."""
     kept = ("PATH", "HOME", "LANG", "TMPDIR", "COVERAGE_PROCESS_CONFIG")
     return {name: os.environ[name] for name in kept if name in os.environ}
+
+
+def run_to_end(
+    command: Sequence[str], environment: Mapping[str, str] | None = None, *, timeout_s: float
+) -> subprocess.CompletedProcess[str]:
+    """Run a program in the repository's root, away from any terminal."""
+    streams: Any = {"stdin": subprocess.DEVNULL, "capture_output": True, "text": True}
+    return subprocess.run(command, cwd=ROOT, env=environment, timeout=timeout_s, **streams)
 
 
 @dataclass(frozen=True)
@@ -163,16 +171,8 @@ class Fleet:
 
     def command(self, *arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
         """Run the `scenefleet` command against this fleet to its end, away from any terminal."""
-        return subprocess.run(
-            [self.python, "-m", "cli", *arguments],
-            cwd=ROOT,
-            env=self.process_environment(**environment),
-            stdin=subprocess.DEVNULL,
-            capture_output=True,
-            text=True,
-            timeout=300,
-            check=False,
-        )
+        arguments = (self.python, "-m", "cli", *arguments)
+        return run_to_end(arguments, self.process_environment(**environment), timeout_s=300)
 
     def peaks_mb(self, *names: str) -> dict[int, float]:
         """The most memory each process of these nodes has ever held, MiB, by process id."""
