@@ -106,6 +106,14 @@ def strangers(fleet: Fleet) -> dict[str, int]:
     return {found.name: found.scenes for found in fleet.client.people(OTHER, kind="unknown").people}
 
 
+def test_the_astronaut_is_one_person_however_often_she_is_seen(indexed: Fleet, truth: dict[str, Any]) -> None:
+    """Before the tests below name and erase her."""
+    scenes = indexed.client.scenes(VIDEO, VIEWER).scenes
+    for face in truth["faces"]:
+        scene = scenes[face["scene"]]
+        assert len(scene.keyframe_keys) > 1 and scene.faces == 1
+
+
 def test_what_a_human_says_of_strangers_holds_and_is_taken_back(
     fleet: Fleet, sample: Path, tmp_path: Path
 ) -> None:

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from celery import Celery
 
 from shared.contracts import SearchAnswer, VideoStatus
 from shared.errors import Conflict, InvalidRequest, NotFound
@@ -343,7 +344,7 @@ def assert_erased(fleet: Fleet, video_id: str) -> None:
 
 
 def test_a_deleted_video_leaves_a_tombstone_and_its_id_never_comes_back(
-    fleet: Fleet, spoken: Path, silent: Path
+    fleet: Fleet, outside: Celery, spoken: Path, silent: Path
 ) -> None:
     video_id = "tombstone"
     index(fleet, spoken, video_id)
@@ -364,7 +365,7 @@ def test_a_deleted_video_leaves_a_tombstone_and_its_id_never_comes_back(
             ask(video_id, USER)
     # Stale wake-up messages of its jobs find nothing to claim.
     for _ in range(3):
-        fleet.client._app.send_task(
+        outside.send_task(
             wake_up_task("media"), kwargs={"job_id": job["job_id"]}, queue="media", ignore_result=True
         )
     index(fleet, silent, "after-tombstone")
