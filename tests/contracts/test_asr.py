@@ -32,10 +32,7 @@ from worker.models.cache import build
 from worker.models.spec import ModelSpec
 
 _TIME_S = np.arange(10 * SAMPLE_RATE_HZ) / SAMPLE_RATE_HZ
-NOISE, TONE = (
-    np.random.default_rng(7).normal(0, 1, len(_TIME_S)),
-    0.5 * np.sin(2 * np.pi * 440 * _TIME_S),
-)
+NOISE, TONE = (np.random.default_rng(7).normal(0, 1, len(_TIME_S)), 0.5 * np.sin(2 * np.pi * 440 * _TIME_S))
 JFK = "And so, my fellow Americans, ask not what your country can do for you, ask what you can do for your country."
 
 
@@ -86,9 +83,7 @@ class TestTrainedTranscriber:
 
 
 class TestTranscriber:
-    def test_is_the_same_whatever_came_before(
-        self, transcriber: Transcriber, speech: Float32, heard: Transcript
-    ) -> None:
+    def test_keeps_no_state(self, transcriber: Transcriber, speech: Float32, heard: Transcript) -> None:
         """Other sound, and a transcription that was ended."""
 
         class LeaseGone(Exception):
@@ -105,9 +100,7 @@ class TestTranscriber:
         )
         assert transcriber.transcribe(speech) == heard
 
-    def test_is_the_same_in_a_new_instance(
-        self, transcriber: Transcriber, speech: Float32, heard: Transcript
-    ) -> None:
+    def test_new_instances_agree(self, transcriber: Transcriber, speech: Float32, heard: Transcript) -> None:
         other = cast(Transcriber, build(transcriber.spec))
         assert other.transcribe(speech) == heard
         other.unload()
@@ -131,16 +124,12 @@ class TestTranscriber:
                 before_s = word.end_s
         assert before_s <= len(more_speech) / SAMPLE_RATE_HZ
 
-    def test_words_lie_where_they_are_spoken(
-        self, transcriber: Transcriber, speech: Float32, heard: Transcript
-    ) -> None:
+    def test_times_follow_speech(self, transcriber: Transcriber, speech: Float32, heard: Transcript) -> None:
         moved = np.concatenate([np.zeros(5 * SAMPLE_RATE_HZ, np.float32), speech])
         found = transcriber.transcribe(moved)
         assert found.segments[0].start_s == pytest.approx(heard.segments[0].start_s + 5, abs=0.1)
 
-    def test_offset_moves_every_time(
-        self, transcriber: Transcriber, speech: Float32, heard: Transcript
-    ) -> None:
+    def test_offset_moves_times(self, transcriber: Transcriber, speech: Float32, heard: Transcript) -> None:
         here, there = heard, transcriber.transcribe(speech, offset_s=3600.5)
         assert here.segments
         for one, two in zip(here.segments, there.segments, strict=True):
@@ -336,9 +325,7 @@ class TestWhisperCheckpoint:
         spec = whisper_scripted.build(tmp_path, file=file).model_copy(update={"options": options})
         assert re.search(r"Whisper (medium|turbo) in .*\.pt, found .* 1 layers of 1 heads", refusal(spec))
 
-    def test_an_english_model_is_english_and_does_not_translate(
-        self, tmp_path: Path, speech: Float32
-    ) -> None:
+    def test_an_english_model_is_english_and_never_translates(self, tmp_path: Path, speech: Float32) -> None:
         spec = whisper_scripted.build(tmp_path, n_vocab=51864)
         heard = opened(spec).transcribe(speech)
         assert (heard.language, heard.text) == ("en", whisper_scripted.WORDS)
@@ -404,9 +391,7 @@ class TestFasterWhisperFolder:
             ("preprocessor_config.json", '{"feature_size": 128}', "expected feature_size 80"),
         ],
     )
-    def test_a_file_of_something_else_is_named(
-        self, tmp_path: Path, file: str, content: str, said: str
-    ) -> None:
+    def test_a_wrong_file_is_named(self, tmp_path: Path, file: str, content: str, said: str) -> None:
         spec = faster_whisper_scripted.build(tmp_path)
         (tmp_path / file).write_text(content)
         assert said in refusal(summed(spec, tmp_path))

@@ -41,9 +41,7 @@ class TestFaceAnalyser:
         noise = np.random.default_rng(5).integers(0, 256, (720, 1280, 3), dtype=np.uint8)
         assert analyser.analyse([noise]) == [[]]
 
-    def test_is_deterministic_and_leaves_the_image_alone(
-        self, analyser: FaceAnalyser, portrait: Uint8
-    ) -> None:
+    def test_is_deterministic_and_leaves_images_alone(self, analyser: FaceAnalyser, portrait: Uint8) -> None:
         image = portrait.copy()
         assert_same(analyser.analyse([image])[0], analyser.analyse([image])[0], atol=0.0)
         assert np.array_equal(image, portrait)
@@ -63,9 +61,7 @@ class TestFaceAnalyser:
             assert_same(analyser.analyse([image])[0], faces, atol=1e-5)
 
     @pytest.mark.parametrize("scale", [0.5, 2.0, 8.0])
-    def test_boxes_are_in_the_images_own_pixels(
-        self, analyser: FaceAnalyser, portrait: Uint8, scale: float
-    ) -> None:
+    def test_boxes_are_in_image_pixels(self, analyser: FaceAnalyser, portrait: Uint8, scale: float) -> None:
         image = cv2.resize(portrait, None, fx=scale, fy=scale, interpolation=cv2.INTER_AREA)
         ((here,),) = analyser.analyse([portrait])
         ((there,),) = analyser.analyse([image])
@@ -98,7 +94,7 @@ class TestFaceAnalyser:
         assert [face.score for face in faces] == sorted((face.score for face in faces), reverse=True)
 
     @needs_assets
-    def test_people_are_told_apart(
+    def test_tells_people_apart(
         self, analyser: FaceAnalyser, portrait: Uint8, record_figure: RecordFigure
     ) -> None:
         one, other = photograph("obama.jpg"), photograph("biden.jpg")

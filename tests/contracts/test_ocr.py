@@ -129,14 +129,12 @@ class TestTextReader:
             *("2000", "10:00", "007", "GO", "CO2", "Cocoon", "0-0", "Zoo", "Page 9", "6,000"),
         ],
     )
-    def test_reads_other_letters_than_english_and_short_and_round_texts(
-        self, reader: TextReader, text: str
-    ) -> None:
+    def test_reads_other_letters_and_short_and_round_texts(self, reader: TextReader, text: str) -> None:
         (lines,) = reader.read([render((text, 360), letter_px=56)])
         assert texts(lines) == [text]
 
     @pytest.mark.parametrize("scale", [0.5, 2.0, 6.0])
-    def test_boxes_are_in_the_images_own_pixels(self, reader: TextReader, scale: float) -> None:
+    def test_boxes_are_in_image_pixels(self, reader: TextReader, scale: float) -> None:
         picture = render(*CAPTIONS)
         image = cv2.resize(picture, None, fx=scale, fy=scale, interpolation=cv2.INTER_AREA)
         (here,), (there,) = reader.read([picture]), reader.read([cast(Uint8, image)])
@@ -151,7 +149,7 @@ class TestTextReader:
         x, y, width, height = lines[0].box
         assert x >= 0 and y >= 0 and x + width <= 1200 and y + height <= 60
 
-    def test_is_deterministic_and_leaves_the_image_alone(self, reader: TextReader) -> None:
+    def test_is_deterministic_and_leaves_images_alone(self, reader: TextReader) -> None:
         image = render(*CAPTIONS)
         before = image.copy()
         assert reader.read([image]) == reader.read([image])

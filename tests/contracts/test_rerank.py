@@ -109,7 +109,7 @@ class TestBrokenBgeReranker:
         said = refusal(bge_reranker.build(tmp_path, labels=3))
         assert f"expected one label (id2label) in {tmp_path / 'config.json'}, found 3" in said
 
-    def test_a_missing_head_is_never_drawn_at_random(self, tmp_path: Path) -> None:
+    def test_a_missing_head_is_never_random(self, tmp_path: Path) -> None:
         spec, path = bge_reranker.build(tmp_path), tmp_path / "model.safetensors"
         kept = {name: value.clone() for name, value in load_file(path).items() if "classifier." not in name}
         save_file(kept, path)

@@ -219,9 +219,7 @@ class TestFlagEmbedding:
         np.testing.assert_allclose(model.embed(TEXTS[:12]), bge.embed(TEXTS[:12]), atol=1e-5)
         model.unload()
 
-    def test_draws_no_bars_of_progress(
-        self, checkpoint: ModelSpec, capfd: pytest.CaptureFixture[str]
-    ) -> None:
+    def test_draws_no_progress_bars(self, checkpoint: ModelSpec, capfd: pytest.CaptureFixture[str]) -> None:
         model = cast(TextEmbedder, build(checkpoint.model_copy(update={"provider": "flagembedding"})))
         model.encode(TEXTS)
         model.unload()
@@ -250,16 +248,12 @@ class TestBrokenBgeM3:
     """Files whose checksums are those of the catalogue, and that are wrong all the same."""
 
     @pytest.mark.parametrize("file", ["sparse_linear.pt", "colbert_linear.pt"])
-    def test_a_missing_head_is_never_drawn_at_random(
-        self, spec: ModelSpec, tmp_path: Path, file: str
-    ) -> None:
+    def test_a_missing_head_is_never_random(self, spec: ModelSpec, tmp_path: Path, file: str) -> None:
         (tmp_path / file).unlink()
         assert f"expected {tmp_path / file}, found no such file" in refusal(spec)
 
     @pytest.mark.parametrize("file", ["sparse_linear.pt", "pytorch_model.bin"])
-    def test_a_file_the_catalogue_does_not_list_is_not_read(
-        self, spec: ModelSpec, tmp_path: Path, file: str
-    ) -> None:
+    def test_a_file_that_is_not_listed_is_not_read(self, spec: ModelSpec, tmp_path: Path, file: str) -> None:
         sums = {name: found for name, found in spec.sha256.items() if name != file}
         said = refusal(spec.model_copy(update={"sha256": sums}))
         assert f"{file} among its files" in said

@@ -54,9 +54,7 @@ class TestVisionEmbedder:
         shuffled = embedder.embed_images([pictures[index] for index in order])
         np.testing.assert_allclose(shuffled, embedder.embed_images(pictures)[order], atol=2e-5)
 
-    def test_is_deterministic_and_tells_pictures_apart(
-        self, embedder: VisionEmbedder, pictures: list[Uint8]
-    ) -> None:
+    def test_is_deterministic_but_not_blind(self, embedder: VisionEmbedder, pictures: list[Uint8]) -> None:
         vectors = embedder.embed_images(pictures)
         assert np.array_equal(vectors, embedder.embed_images(pictures))
         # The plain ones of one brightness step are alike; scenery and noise are not.
@@ -195,15 +193,11 @@ class TestSiglip:
         ],
         ids=["missing", "wide", "surplus"],
     )
-    def test_names_weights_that_do_not_fit(
-        self, checkpoint: ModelSpec, tmp_path: Path, change: Any, said: str
-    ) -> None:
+    def test_names_wrong_weights(self, checkpoint: ModelSpec, tmp_path: Path, change: Any, said: str) -> None:
         message = refusal(changed(checkpoint, tmp_path, change))
         assert said in message and str(tmp_path / "model.safetensors") in message
 
-    def test_loads_weights_with_the_constants_of_old_releases(
-        self, checkpoint: ModelSpec, tmp_path: Path
-    ) -> None:
+    def test_loads_weights_of_old_releases(self, checkpoint: ModelSpec, tmp_path: Path) -> None:
         constant = {"text_model.embeddings.position_ids": torch.arange(64).unsqueeze(0)}
         spec = changed(checkpoint, tmp_path, lambda tensors: tensors.update(constant))
         old = cast(VisionEmbedder, build(spec))
@@ -265,7 +259,5 @@ class TestSiglip:
             ({"threshold": 0.1}, "the option 'threshold' in models.yaml, which SigLIP does not know"),
         ],
     )
-    def test_refuses_options_it_can_not_follow(
-        self, checkpoint: ModelSpec, options: dict[str, Any], said: str
-    ) -> None:
+    def test_refuses_wrong_options(self, checkpoint: ModelSpec, options: dict[str, Any], said: str) -> None:
         assert said in refusal(checkpoint.model_copy(update={"options": options}))

@@ -217,9 +217,7 @@ def test_a_node_without_devices_changes_nothing(driver: FakeNvml) -> None:
         (("GPU-ffff",), 0, "GPU-ffff is not there"),
     ],
 )
-def test_what_can_not_be_pinned_is_refused(
-    named: tuple[str, ...], slot: int, said: str, driver: FakeNvml
-) -> None:
+def test_pins_that_are_refused(named: tuple[str, ...], slot: int, said: str, driver: FakeNvml) -> None:
     with pytest.raises(DeviceUnavailable) as refusal:
         devices.pin(named, slot)
     assert said in str(refusal.value) and "CUDA_VISIBLE_DEVICES" not in os.environ
@@ -309,9 +307,7 @@ def test_auto_takes_the_cpu_only_where_nobody_asked_for_a_gpu(
     assert devices.place("cpu", "auto") == devices.Placement("cpu", "float32")
 
 
-def test_a_cuda_model_says_why_there_is_no_gpu(
-    no_cuda: None, driver: FakeNvml, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_cuda_model_says_why(no_cuda: None, driver: FakeNvml, monkeypatch: pytest.MonkeyPatch) -> None:
     driver.present = False
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "9")
     for version, said in (

@@ -112,9 +112,7 @@ def test_bad_keys_are_refused_with_the_reason(key: Any, reason: str) -> None:
 
 
 @given(key=ACCEPTED)
-def test_an_accepted_key_is_one_file_inside_its_bucket(
-    key: str, tmp_path_factory: pytest.TempPathFactory
-) -> None:
+def test_an_accepted_key_is_a_file_in_its_bucket(key: str, tmp_path_factory: pytest.TempPathFactory) -> None:
     bucket = "/root/bucket"
     for resolved in (
         os.path.normpath(f"{bucket}/{key}"),

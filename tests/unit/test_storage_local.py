@@ -90,9 +90,7 @@ def test_a_linked_folder_leads_nowhere(storage: Storage, root: Path, outside: Pa
     assert partials(root) == []
 
 
-def test_a_linked_object_is_neither_read_nor_written_through(
-    storage: Storage, root: Path, outside: Path
-) -> None:
+def test_a_linked_object_is_not_read_or_written_through(storage: Storage, root: Path, outside: Path) -> None:
     storage.put_bytes("uploads", "uploads/u1/v1/other", b"x", OCTETS)
     (root / "uploads" / KEY).symlink_to(outside / "secret")
     with pytest.raises(InvalidKey, match="symbolic link"):
@@ -130,9 +128,7 @@ def test_the_root_itself_may_be_a_link(tmp_path: Path) -> None:
     assert (tmp_path / "disk/uploads" / KEY).read_bytes() == b"x"
 
 
-def test_swapping_a_folder_for_a_link_meanwhile_never_leads_out(
-    storage: Storage, root: Path, outside: Path
-) -> None:
+def test_swapping_a_folder_for_a_link_never_leads_out(storage: Storage, root: Path, outside: Path) -> None:
     """A check of the path followed by its use would lose this race."""
     storage.put_bytes("uploads", "uploads/u1/secret", b"inside", OCTETS)
     folder, aside, stop = root / "uploads/uploads/u1", root / "uploads/uploads/aside", threading.Event()
@@ -199,9 +195,7 @@ def test_a_vanished_root_is_not_made_again(storage: Storage, root: Path) -> None
     ("code", "words"),
     [(errno.EROFS, "Read-only file system"), (errno.EACCES, r"Permission denied.*correct its permissions")],
 )
-def test_a_root_that_can_not_be_written(
-    storage: Storage, monkeypatch: pytest.MonkeyPatch, code: int, words: str
-) -> None:
+def test_a_read_only_root(storage: Storage, monkeypatch: pytest.MonkeyPatch, code: int, words: str) -> None:
     refuse(monkeypatch, "write", code)
     with pytest.raises(StorageUnavailable, match=words):
         storage.check()
@@ -271,9 +265,7 @@ def test_a_full_disk_leaves_nothing_half_written(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("code", [errno.ENOSPC, errno.EDQUOT])
 @pytest.mark.parametrize("call", ["write", "fsync", "mkdir"])
-def test_no_room_at_any_step(
-    storage: Storage, root: Path, monkeypatch: pytest.MonkeyPatch, code: int, call: str
-) -> None:
+def test_no_room(storage: Storage, root: Path, monkeypatch: pytest.MonkeyPatch, code: int, call: str) -> None:
     storage.put_bytes("uploads", "uploads/u0/v1/old", b"old", OCTETS)
     with monkeypatch.context() as patch:
         refuse(patch, call, code)
@@ -326,7 +318,7 @@ def test_a_writer_that_dies_leaves_no_object_and_is_swept(storage: Storage, root
     assert not left.exists()
 
 
-def test_a_source_that_shrinks_is_not_stored(
+def test_a_shrunk_source_is_refused(
     storage: Storage, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     source = tmp_path / "source"

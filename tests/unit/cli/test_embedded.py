@@ -219,7 +219,7 @@ with app.connection_for_read() as connection:
 """
 
 
-def test_celery_and_flower_speak_through_the_socket(
+def test_celery_and_flower_use_the_socket(
     behind_a_socket: tuple[Path, str, psutil.Process],
 ) -> None:
     _, url, _ = behind_a_socket

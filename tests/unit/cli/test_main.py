@@ -93,9 +93,7 @@ def test_a_quick_command_loads_neither_a_database_nor_an_engine(arguments: list[
         (("db", "current"), 1, "POSTGRES_URL is not set"),
     ],
 )
-def test_errors_are_one_sentence_on_stderr(
-    arguments: tuple[str, ...], status: int, said: str, tmp_path: Path
-) -> None:
+def test_errors_are_one_sentence(arguments: tuple[str, ...], status: int, said: str, tmp_path: Path) -> None:
     result = run(*arguments, home=tmp_path / "home")
     assert (result.returncode, result.stdout) == (status, "")
     (line,) = result.stderr.splitlines()

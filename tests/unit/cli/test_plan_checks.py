@@ -86,9 +86,7 @@ def test_each_process_has_its_device_its_models_and_their_memory() -> None:
         (f"asr@{OTHER_PART.uuid},face@{PART.uuid}", {}, make_machine(TWO_PARTS), {OTHER_PART.uuid: 5000, PART.uuid: 600}),
     ],
 )  # fmt: skip
-def test_what_each_device_needs(
-    nodes: str, values: dict[str, Any], machine: Machine, needed: dict[str, int]
-) -> None:
+def test_device_needs(nodes: str, values: dict[str, Any], machine: Machine, needed: dict[str, int]) -> None:
     assert needs(plan_checks.place(settings(nodes, **values), machine)) == needed
 
 

@@ -82,9 +82,7 @@ class TestAlignment:
             )
         assert 0.01 < (found > 128).mean() < 0.05
 
-    def test_the_eyes_lie_where_the_template_has_them(
-        self, analyser: FaceAnalyser, record_figure: RecordFigure
-    ) -> None:
+    def test_landmarks_fit_the_template(self, analyser: FaceAnalyser, record_figure: RecordFigure) -> None:
         for picture in (photograph("obama.jpg"), photograph("biden.jpg"), sample_picture(12.5)):
             ((face,),) = analyser.analyse([picture])
             transform, marks = _least_squares(np.array(face.landmarks)), np.array(face.landmarks)
@@ -111,9 +109,7 @@ class TestPreprocessing:
         assert found.dtype == np.float32 and found.flags.c_contiguous
         assert np.array_equal(found, expected.astype(np.float32))
 
-    def test_the_face_reaches_the_network_aligned_and_blue_first(
-        self, analyser: FaceAnalyser, checkpoint: Path
-    ) -> None:
+    def test_the_network_gets_aligned_bgr_faces(self, analyser: FaceAnalyser, checkpoint: Path) -> None:
         picture = photograph("biden.jpg")
         ((face,),) = analyser.analyse([picture])
         # The reference takes another way: OpenCV's BGR, the linear system, torch's functions on the state_dict.
@@ -299,9 +295,7 @@ class TestRefusals:
         alone = spec.model_copy(update={"sha256": {adaface.CHECKPOINT: spec.sha256[adaface.CHECKPOINT]}})
         assert "names 0 files *.onnx in models.yaml; the provider adaface needs one" in refusal(alone)
 
-    def test_weights_that_give_no_number(
-        self, checkpoint: Path, tmp_path: Path, weights: dict[str, Tensor]
-    ) -> None:
+    def test_weights_of_nan(self, checkpoint: Path, tmp_path: Path, weights: dict[str, Tensor]) -> None:
         broken = {**weights, "output_layer.3.bias": torch.full((512,), float("nan"))}
         adaface.write(tmp_path / adaface.CHECKPOINT, broken)
         shutil.copyfile(checkpoint / adaface.DETECTOR, tmp_path / adaface.DETECTOR)

@@ -246,9 +246,7 @@ def test_without_a_budget_everything_stays(make_crowd: Make) -> None:
     assert loaded(model_cache) == {"a", "b", "c"} and model_cache.evictions == 0
 
 
-def test_the_least_recently_used_makes_room_and_no_more_than_needed(
-    make_crowd: Make,
-) -> None:
+def test_the_least_recently_used_makes_room_and_no_more_than_needed(make_crowd: Make) -> None:
     model_cache = make_crowd(1000)
     model_cache.load("a")
     model_cache.load("b")
@@ -261,9 +259,7 @@ def test_the_least_recently_used_makes_room_and_no_more_than_needed(
     assert loaded(model_cache) == {"b", "a"} and model_cache.evictions == 3
 
 
-def test_a_model_larger_than_the_budget_is_refused_and_nothing_goes_for_it(
-    make_crowd: Make,
-) -> None:
+def test_a_model_larger_than_the_budget_is_refused_and_nothing_goes_for_it(make_crowd: Make) -> None:
     model_cache = make_crowd(450)
     model_cache.load("a")
     with pytest.raises(
@@ -282,9 +278,7 @@ def test_what_was_measured_counts_where_it_is_more(make_crowd: Make, monkeypatch
     assert loaded(model_cache) == {"b"}
 
 
-def test_a_model_used_after_it_was_let_go_of_comes_back_within_the_budget(
-    make_crowd: Make,
-) -> None:
+def test_a_model_used_after_it_was_let_go_of_comes_back_within_the_budget(make_crowd: Make) -> None:
     """Somebody got it, then another thread loaded a model that needed its room."""
     model_cache = make_crowd(600)
     model = embedder(model_cache)

@@ -285,7 +285,7 @@ def test_a_partial_file_of_another_content_is_not_continued(machine: Machine, hu
     ],
     ids=["the range is ignored", "busy"],
 )
-def test_a_server_is_asked_again(
+def test_servers_are_asked_again(
     machine: Machine, hub: HubServer, faults: list[Fault], statuses: list[int]
 ) -> None:
     for fault in faults:
@@ -389,7 +389,7 @@ def test_a_server_that_is_no_hub(machine: Machine, hub: HubServer) -> None:
 
 
 @pytest.mark.parametrize("variable", ["HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE"])
-def test_offline_means_offline(
+def test_stays_offline(
     machine: Machine, hub: HubServer, monkeypatch: pytest.MonkeyPatch, variable: str
 ) -> None:
     monkeypatch.setenv(variable, "1")
@@ -547,9 +547,7 @@ def test_a_file_of_another_repository_stays_at_its_commit(machine: Machine, hub:
     assert machine.content("detector.onnx") == b"first"
 
 
-def test_a_file_the_user_supplies_is_asked_for_after_the_rest_was_pulled(
-    machine: Machine, hub: HubServer
-) -> None:
+def test_a_file_the_user_supplies_is_asked_for_after_the_pull(machine: Machine, hub: HubServer) -> None:
     assert all(part in machine.refusal(supplied()) for part in ("no repository tests/detector", "mine.ckpt"))
     hub.publish("tests/detector", {"onnx/detector.onnx": WEIGHTS})
     said = machine.refusal(supplied())
