@@ -26,6 +26,7 @@ UUIDS = ("GPU-aaaaaaaa-0000-0000-0000-000000000000", "GPU-bbbbbbbb-0000-0000-000
 #: As drivers before R470 name an instance.
 OLD_PART = f"MIG-{UUIDS[0]}/7/0"
 PARTS = ("MIG-cccccccc-0000-0000-0000-000000000002", "MIG-dddddddd-0000-0000-0000-000000000003")
+THERE = f"there is 0 (Test GPU, {UUIDS[0]}); 1 (Test GPU, {UUIDS[1]})"
 
 
 class FakeNvml:
@@ -182,12 +183,12 @@ def test_each_slot_sees_its_own_device(driver: FakeNvml) -> None:
 @pytest.mark.parametrize(
     ("named", "slot", "said"),
     [
-        ("2", 0, f"2 is not there: there is 0 (Test GPU, {UUIDS[0]}); 1 (Test GPU, {UUIDS[1]}); correct SCENEFLEET_GPUS"),
+        ("2", 0, f"GPU 2 is not there: {THERE}; correct SCENEFLEET_GPUS"),
         ("0", 1, "slot 1 has no GPU"),
         ("gpu0", 0, "'gpu0', which is not a GPU"),
         ("GPU-ffff", 0, "GPU-ffff is not there"),
     ],
-)  # fmt: skip
+)
 def test_pins_that_are_refused(named: str, slot: int, said: str, driver: FakeNvml) -> None:
     with pytest.raises(DeviceUnavailable) as refusal:
         devices.pin((named,), slot)
@@ -216,13 +217,8 @@ def test_a_device_that_nvml_can_not_find_is_left_to_cuda(name: str, present: boo
 @pytest.fixture
 def cuda(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
     """A CUDA that lets us in, as told by the values in it."""
-    told: dict[str, Any] = {
-        "free_mb": 8000,
-        "total_mb": 24000,
-        "capability": (9, 0),
-        "error": None,
-        "looks": 0,
-    }
+    told: dict[str, Any] = {"free_mb": 8000, "total_mb": 24000, "capability": (9, 0)}
+    told |= {"error": None, "looks": 0}
 
     def mem_get_info() -> tuple[int, int]:
         told["looks"] += 1
