@@ -66,9 +66,8 @@ class TestBgeReranker:
         network = AutoModelForSequenceClassification.from_pretrained(locate(bge.spec)).eval()
         expected = []
         for document in documents:
-            pair = tokenizer(
-                [(QUERY, document)], truncation="only_second", max_length=LIMIT, return_tensors="pt"
-            )
+            cut = {"truncation": "only_second", "max_length": LIMIT}
+            pair = tokenizer([(QUERY, document)], return_tensors="pt", **cut)
             with torch.no_grad():
                 expected.append(float(torch.sigmoid(network(**pair).logits)))
         off = float(np.abs(bge.rerank(QUERY, documents) - np.asarray(expected)).max())

@@ -339,13 +339,13 @@ def test_a_token_is_never_sent_over_plain_http(
     assert not any(request.authorization for request in hub.requests)
 
 
-def test_a_hub_that_fails_or_is_gone_is_named(tmp_path: Path) -> None:
-    with HubServer() as hub:
-        hub.publish(REPOSITORY, {"config.json": CONFIG})
-        hub.fail(Fault("config.json", "status", status=500, method="HEAD"))
-        assert "(HTTP 500); try again later" in Machine(tmp_path, hub).refusal()
-    said = Machine(tmp_path, hub).refusal()
-    assert f"{hub.url} can't be reached" in said and "refused" in said
+def test_a_hub_that_fails_or_is_gone_is_named(machine: Machine, hub: HubServer) -> None:
+    hub.fail(Fault("config.json", "status", status=500, method="HEAD"))
+    assert "(HTTP 500); try again later" in machine.refusal()
+    with HubServer() as machine.hub:
+        pass
+    said = machine.refusal()
+    assert f"{machine.hub.url} can't be reached" in said and "refused" in said
 
 
 @pytest.mark.parametrize("variable", ["HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE"])
