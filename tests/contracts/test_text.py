@@ -25,7 +25,8 @@ from worker.models.spec import ModelSpec
 from worker.models.text import TextEmbedder
 from worker.models.weights.verify import locate
 
-WEIGHTS, EMBEDDINGS = "pytorch_model.bin", "embeddings.word_embeddings.weight"
+WEIGHTS, HEAD = "pytorch_model.bin", "sparse_linear.pt"
+EMBEDDINGS = "embeddings.word_embeddings.weight"
 LACKING = "expected {0} [64] in {1}, found no such tensor (1 are missing)"
 
 embedder = fixture_of("text")
@@ -261,13 +262,8 @@ class TestBrokenBgeM3:
             (WEIGHTS, "encoder.layer.2.output.dense.bias", torch.zeros(64), "{0} has no place"),
             (WEIGHTS, "encoder.layer.1.output.dense.bias", None, LACKING),
             (WEIGHTS, "embeddings.LayerNorm.weight", None, LACKING),
-            (
-                "sparse_linear.pt",
-                "weight",
-                torch.zeros(1, 32),
-                "expected {0} [1, 64] in {1}, found {0} [1, 32]",
-            ),
-            ("sparse_linear.pt", "weight", "heavy", "expected named tensors in {1}"),
+            (HEAD, "weight", torch.zeros(1, 32), "expected {0} [1, 64] in {1}, found {0} [1, 32]"),
+            (HEAD, "weight", "heavy", "expected named tensors in {1}"),
         ],
         ids=["wide", "surplus", "without a bias", "without a norm", "wide head", "no tensor"],
     )

@@ -6,8 +6,8 @@ import json
 import threading
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, cast
-from unittest.mock import Mock
 
 import numpy as np
 import pytest
@@ -135,7 +135,8 @@ class TestSiglip:
             batches.append(len(values))
             return network(values)
 
-        model._scaling, model._model.get_image_features = Mock(wraps=scaling, scale=scale), compute
+        model._scaling = SimpleNamespace(**vars(scaling) | {"scale": scale})
+        model._model.get_image_features = compute
         model.embed_images([np.full((80, 80, 3), n, np.uint8) for n in range(30)])
         assert batches == [8, 8, 8, 6]
         assert len(begun) == 30 and all(begun), "each once, beside the thread that computes"
