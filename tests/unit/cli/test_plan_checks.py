@@ -15,8 +15,9 @@ from shared.settings import Settings, get_settings
 from worker.models.placement.nvml import Gpu, MigInstance, Survey
 from worker.models.placement.plan import Machine, MachinePlacement
 
-SMALL = Gpu(0, "GPU-aaaaaaaa-0000-0000-0000-000000000000", "Small", total_mb=8000, free_mb=7800)
-LARGE = Gpu(1, "GPU-bbbbbbbb-0000-0000-0000-000000000001", "Large", total_mb=80000, free_mb=79000)
+UUIDS = ("GPU-aaaaaaaa-0000-0000-0000-000000000000", "GPU-bbbbbbbb-0000-0000-0000-000000000001")
+SMALL = Gpu(index=0, uuid=UUIDS[0], name="Small", total_mb=8000, free_mb=7800)
+LARGE = Gpu(index=1, uuid=UUIDS[1], name="Large", total_mb=80000, free_mb=79000)
 PART = MigInstance(uuid="MIG-cccccccc-0000-0000-0000-000000000002", total_mb=10000, free_mb=9900)
 OTHER_PART = MigInstance(uuid="MIG-dddddddd-0000-0000-0000-000000000003", total_mb=10000, free_mb=9900)
 TWO = Survey((SMALL, LARGE))
