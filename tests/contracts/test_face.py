@@ -94,7 +94,7 @@ class TestFaceAnalyser:
         assert [face.score for face in faces] == sorted((face.score for face in faces), reverse=True)
 
     @needs_assets
-    def test_people_differ(
+    def test_tells_people_apart(
         self, analyser: FaceAnalyser, portrait: Uint8, record_figure: RecordFigure
     ) -> None:
         names = ("obama.jpg", "biden.jpg")

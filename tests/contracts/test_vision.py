@@ -54,7 +54,7 @@ class TestVisionEmbedder:
         shuffled = embedder.embed_images([pictures[index] for index in order])
         np.testing.assert_allclose(shuffled, embedder.embed_images(pictures)[order], atol=2e-5)
 
-    def test_is_deterministic_but_not_blind(self, embedder: VisionEmbedder, pictures: list[Uint8]) -> None:
+    def test_repeats_and_tells_pictures_apart(self, embedder: VisionEmbedder, pictures: list[Uint8]) -> None:
         vectors = embedder.embed_images(pictures)
         assert np.array_equal(vectors, embedder.embed_images(pictures))
         # The plain ones of one brightness step are alike; scenery and noise are not.
