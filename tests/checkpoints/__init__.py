@@ -25,13 +25,8 @@ def entry(folder: Path, files: Iterable[str], **fields: Any) -> ModelSpec:
         fields: of `ModelSpec`; name, family and provider at least. `sha256` adds files that lie elsewhere.
     """
     own = {file: hashlib.sha256((folder / file).read_bytes()).hexdigest() for file in files}
-    defaults: dict[str, Any] = {
-        "source": f"path:{folder}",
-        "revision": "made-for-tests",
-        "licence": "none",
-        "memory_mb": 200,
-        "profiles": ("full",),
-    }
+    defaults: dict[str, Any] = {"source": f"path:{folder}", "revision": "made-for-tests", "licence": "none"}
+    defaults |= {"memory_mb": 200, "profiles": ("full",)}
     elsewhere = fields.pop("sha256", {})
     return ModelSpec(**{**defaults, **fields, "sha256": {**own, **elsewhere}})
 

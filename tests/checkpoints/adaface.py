@@ -32,13 +32,14 @@ def build(folder: Path) -> ModelSpec:
 def describe(folder: Path, **fields: Any) -> ModelSpec:
     """The catalogue entry of the files that lie in `folder` now."""
     defaults: dict[str, Any] = {"options": {"architecture": ARCHITECTURE}, "dim": DIM, "metric": "cosine"}
-    return entry(
-        folder,
-        (CHECKPOINT, DETECTOR),
-        **{"name": "tiny-adaface", "family": "face", "provider": "adaface", "memory_mb": 500, "batch": 4}
-        | defaults
-        | fields,
-    )
+    defaults |= {
+        "name": "tiny-adaface",
+        "family": "face",
+        "provider": "adaface",
+        "memory_mb": 500,
+        "batch": 4,
+    }
+    return entry(folder, (CHECKPOINT, DETECTOR), **defaults | fields)
 
 
 def make_network(architecture: str = ARCHITECTURE) -> IrNetwork:
@@ -62,17 +63,8 @@ def write(path: Path, weights: Mapping[str, Tensor]) -> None:
     """A checkpoint as PyTorch Lightning leaves it: the recogniser under `model.`, the classes of its training under
     `head.`, and what it needs to go on training."""
     state = {f"model.{name}": value for name, value in weights.items()}
-    torch.save(
-        {
-            "epoch": 25,
-            "global_step": 1000,
-            "pytorch-lightning_version": "1.4.4",
-            "state_dict": {**state, "head.kernel": torch.zeros(DIM, 8), "head.t": torch.zeros(1)},
-            "callbacks": {},
-            "optimizer_states": [],
-            "lr_schedulers": [],
-            "hparams_name": "kwargs",
-            "hyper_parameters": Namespace(arch=ARCHITECTURE, head="adaface", m=0.4, h=0.333),
-        },
-        path,
-    )
+    state |= {"head.kernel": torch.zeros(DIM, 8), "head.t": torch.zeros(1)}
+    training = {"epoch": 25, "global_step": 1000, "pytorch-lightning_version": "1.4.4", "callbacks": {}}
+    settings = {"optimizer_states": [], "lr_schedulers": [], "hparams_name": "kwargs"}
+    told = Namespace(arch=ARCHITECTURE, head="adaface", m=0.4, h=0.333)
+    torch.save({**training, **settings, "state_dict": state, "hyper_parameters": told}, path)

@@ -50,21 +50,14 @@ _LAYERS = {
 def in_transformers(source: Whisper) -> WhisperForConditionalGeneration:
     """The same network as transformers has it."""
     dims = source.dims
-    model = WhisperForConditionalGeneration(
-        WhisperConfig(
-            vocab_size=dims.n_vocab,
-            num_mel_bins=dims.n_mels,
-            d_model=dims.n_audio_state,
-            encoder_layers=dims.n_audio_layer,
-            encoder_attention_heads=dims.n_audio_head,
-            decoder_layers=dims.n_text_layer,
-            decoder_attention_heads=dims.n_text_head,
-            encoder_ffn_dim=4 * dims.n_audio_state,
-            decoder_ffn_dim=4 * dims.n_text_state,
-            max_source_positions=dims.n_audio_ctx,
-            max_target_positions=dims.n_text_ctx,
-        )
-    )
+    config = WhisperConfig(
+        vocab_size=dims.n_vocab, num_mel_bins=dims.n_mels, d_model=dims.n_audio_state,
+        encoder_layers=dims.n_audio_layer, encoder_attention_heads=dims.n_audio_head,
+        decoder_layers=dims.n_text_layer, decoder_attention_heads=dims.n_text_head,
+        encoder_ffn_dim=4 * dims.n_audio_state, decoder_ffn_dim=4 * dims.n_text_state,
+        max_source_positions=dims.n_audio_ctx, max_target_positions=dims.n_text_ctx,
+    )  # fmt: skip
+    model = WhisperForConditionalGeneration(config)
     tensors: dict[str, torch.Tensor] = {}
     for name, value in source.state_dict().items():
         for pattern, replacement in _LAYERS.items():
@@ -95,27 +88,19 @@ def tokenizer(num_languages: int = 99) -> Tokenizer:
             parts[index : index + 2] = [parts[index] + parts[index + 1]]
         if len(parts) == 2:
             merges.append((rank, (written(parts[0]), written(parts[1]))))
-    made = Tokenizer(
-        models.BPE(
-            {written(token): rank for token, rank in ranks.items()}, [pair for _, pair in sorted(merges)]
-        )
-    )
+    vocabulary = {written(token): rank for token, rank in ranks.items()}
+    made = Tokenizer(models.BPE(vocabulary, [pair for _, pair in sorted(merges)]))
     encoding = get_encoding("multilingual", num_languages)
-    made.pre_tokenizer = pre_tokenizers.Sequence(
-        [
-            pre_tokenizers.Split(Regex(encoding._pat_str), "isolated"),
-            pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
-        ]
-    )
+    split = pre_tokenizers.Split(Regex(encoding._pat_str), "isolated")
+    as_bytes = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
+    made.pre_tokenizer = pre_tokenizers.Sequence([split, as_bytes])
     made.decoder = decoders.ByteLevel()
     special = sorted(encoding._special_tokens.items(), key=lambda item: item[1])
     made.add_special_tokens([AddedToken(token, normalized=False, special=True) for token, _ in special])
     return made
 
 
-def build(
-    folder: Path, words: str = WORDS, *, name: str = "tiny-faster-whisper", **scripted: Any
-) -> ModelSpec:
+def build(folder: Path, words: str = WORDS, **scripted: Any) -> ModelSpec:
     """Write a scripted checkpoint; see `whisper_scripted.network`."""
     folder.mkdir(parents=True, exist_ok=True)
     source = network(words, **scripted)
@@ -134,4 +119,4 @@ def build(
     spec.optimize()
     spec.save(str(folder))
     assert json.loads((folder / "config.json").read_text())["alignment_heads"] == [[0, 0]]
-    return describe(folder, FILES, name=name, provider="faster-whisper")
+    return describe(folder, FILES, name="tiny-faster-whisper", provider="faster-whisper")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import sentencepiece
@@ -45,32 +46,15 @@ def build(folder: Path) -> ModelSpec:
         model.logit_scale.fill_(float(np.log(10)))
         model.logit_bias.fill_(-1.0)
     model.save_pretrained(folder, safe_serialization=True)
-    (folder / "preprocessor_config.json").write_text(
-        json.dumps(
-            {
-                "do_normalize": True,
-                "do_rescale": True,
-                "do_resize": True,
-                "image_mean": [0.5, 0.5, 0.5],
-                "image_processor_type": "SiglipImageProcessor",
-                "image_std": [0.5, 0.5, 0.5],
-                "processor_class": "SiglipProcessor",
-                "resample": 3,
-                "rescale_factor": 0.00392156862745098,
-                "size": {"height": SIDE_PX, "width": SIDE_PX},
-            }
-        )
-    )
+    document: dict[str, Any] = {"do_normalize": True, "do_rescale": True, "do_resize": True, "resample": 3}
+    document |= {"image_processor_type": "SiglipImageProcessor", "processor_class": "SiglipProcessor"}
+    document |= {"image_mean": [0.5] * 3, "image_std": [0.5] * 3, "rescale_factor": 0.00392156862745098}
+    document |= {"size": {"height": SIDE_PX, "width": SIDE_PX}}
+    (folder / "preprocessor_config.json").write_text(json.dumps(document))
+    files = ["config.json", "preprocessor_config.json", "tokenizer.json", "model.safetensors"]
     return entry(
-        folder,
-        ["config.json", "preprocessor_config.json", "tokenizer.json", "model.safetensors"],
-        name="tiny-siglip",
-        family="vision",
-        provider="siglip",
-        dim=DIM,
-        metric="cosine",
-        batch=8,
-    )
+        folder, files, name="tiny-siglip", family="vision", provider="siglip", dim=DIM, metric="cosine", batch=8
+    )  # fmt: skip
 
 
 def _write_tokenizer(folder: Path) -> None:
@@ -80,34 +64,19 @@ def _write_tokenizer(folder: Path) -> None:
     lines = (" ".join(chance.choice(words, 8)) for _ in range(400))
     trained = io.BytesIO()
     sentencepiece.SentencePieceTrainer.train(
-        sentence_iterator=lines,
-        model_writer=trained,
-        vocab_size=200,
-        model_type="unigram",
-        normalization_rule_name="nmt_nfkc",
-        pad_id=_PAD,
-        eos_id=_END,
-        unk_id=_UNKNOWN,
-        bos_id=-1,
-        hard_vocab_limit=False,
-        minloglevel=2,
-    )
+        sentence_iterator=lines, model_writer=trained, vocab_size=200, hard_vocab_limit=False, model_type="unigram",
+        normalization_rule_name="nmt_nfkc", pad_id=_PAD, eos_id=_END, unk_id=_UNKNOWN, bos_id=-1, minloglevel=2,
+    )  # fmt: skip
     (folder / "spiece.model").write_bytes(trained.getvalue())
     pieces = sentencepiece.SentencePieceProcessor(model_proto=trained.getvalue())
     vocabulary = [(pieces.id_to_piece(i), pieces.get_score(i)) for i in range(pieces.get_piece_size())]
     tokenizer = Tokenizer(models.Unigram(vocabulary, _UNKNOWN, byte_fallback=False))
-    tokenizer.normalizer = normalizers.Sequence(
-        [
-            normalizers.Lowercase(),
-            normalizers.Replace(Regex(r"[!\"#$%&'()*+,\-./:;<=>?@\[\\\]^_`{|}~]"), ""),
-            normalizers.Replace(Regex(r"\s+"), " "),
-            normalizers.Strip(),
-            normalizers.NFKC(),
-        ]
-    )
+    punctuation = normalizers.Replace(Regex(r"[!\"#$%&'()*+,\-./:;<=>?@\[\\\]^_`{|}~]"), "")
+    spaces = normalizers.Replace(Regex(r"\s+"), " ")
+    steps = [normalizers.Lowercase(), punctuation, spaces, normalizers.Strip(), normalizers.NFKC()]
+    tokenizer.normalizer = normalizers.Sequence(steps)
     tokenizer.pre_tokenizer = pre_tokenizers.Metaspace(prepend_scheme="always")
     tokenizer.decoder = decoders.Metaspace(prepend_scheme="always")
-    tokenizer.post_processor = processors.TemplateProcessing(
-        single=["$A", "</s>"], special_tokens=[("</s>", _END)]
-    )
+    ends = [("</s>", _END)]
+    tokenizer.post_processor = processors.TemplateProcessing(single=["$A", "</s>"], special_tokens=ends)
     tokenizer.save(str(folder / "tokenizer.json"))

@@ -24,9 +24,8 @@ from worker.models.spec import ModelSpec
 WORDS = "Seven green rockets leave the harbour before the storm."
 #: How long each token of the script takes.
 TOKEN_S = 0.4
-GATE = {
-    "package:silero_vad/data/silero_vad.jit": "e1122837f4154c511485fe0b9c64455f7b929c96fbb8d79fbdb336383ebd3720"
-}
+SILERO = "package:silero_vad/data/silero_vad.jit"
+GATE = {SILERO: "e1122837f4154c511485fe0b9c64455f7b929c96fbb8d79fbdb336383ebd3720"}
 #: Numbers of the vector for codes of tokens, and for time.
 _CODES, _TIME = 160, 64
 #: Size of a code in the positional embedding, against 1 of the token before.
@@ -35,18 +34,9 @@ _STEPS_PER_S = 50
 
 
 def network(
-    words: str = WORDS,
-    *,
-    language: str = "en",
-    no_speech: bool = False,
-    rivals: int = 0,
-    layers: int = 1,
-    heads: int = 1,
-    n_vocab: int = 51865,
-    n_mels: int = 80,
-    width: int = 0,
-    audio_layers: int = 1,
-) -> Whisper:
+    words: str = WORDS, *, language: str = "en", no_speech: bool = False, rivals: int = 0, layers: int = 1, heads: int = 1,
+    n_vocab: int = 51865, n_mels: int = 80, width: int = 0, audio_layers: int = 1,
+) -> Whisper:  # fmt: skip
     """The network of a scripted checkpoint, float32.
 
     Args:
@@ -61,13 +51,10 @@ def network(
     width = width or _CODES + _TIME
     width += -width % (2 * heads)
     torch.manual_seed(0)
-    dims = ModelDimensions(
-        n_mels, N_FRAMES // 2, width, audio_heads, audio_layers, n_vocab, 448, width, heads, layers
-    )
-    model = Whisper(dims)
-    tokenizer = get_tokenizer(
-        model.is_multilingual, num_languages=model.num_languages, language=language, task="transcribe"
-    )
+    heard, said = (width, audio_heads, audio_layers), (n_vocab, 448, width, heads, layers)
+    model = Whisper(ModelDimensions(n_mels, N_FRAMES // 2, *heard, *said))
+    chosen = {"num_languages": model.num_languages, "language": language, "task": "transcribe"}
+    tokenizer = get_tokenizer(model.is_multilingual, **chosen)
     with torch.no_grad():
         for block in (*model.encoder.blocks, *model.decoder.blocks):
             for layer in (block.attn.out, block.cross_attn and block.cross_attn.out, block.mlp[2]):
@@ -135,20 +122,13 @@ def _write_script(model: Whisper, tokenizer: Tokenizer, text: str, *, no_speech:
     positions[0, codes[tokenizer.no_speech]] = _LOUD * 1.5 if no_speech else 0
 
 
-def build(
-    folder: Path,
-    words: str = WORDS,
-    *,
-    name: str = "tiny-whisper",
-    file: str = "scripted.pt",
-    **scripted: Any,
-) -> ModelSpec:
+def build(folder: Path, words: str = WORDS, *, file: str = "scripted.pt", **scripted: Any) -> ModelSpec:
     """Write a scripted checkpoint, in half precision as OpenAI's are; see `network`."""
     model = network(words, **scripted)
     folder.mkdir(parents=True, exist_ok=True)
     tensors = {key: value.half() for key, value in model.state_dict().items()}
     torch.save({"dims": asdict(model.dims), "model_state_dict": tensors}, folder / file)
-    return describe(folder, [file], name=name, provider="openai-whisper")
+    return describe(folder, [file], name="tiny-whisper", provider="openai-whisper")
 
 
 def describe(folder: Path, files: Iterable[str], **fields: Any) -> ModelSpec:

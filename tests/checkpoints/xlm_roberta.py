@@ -52,14 +52,7 @@ def configure(vocabulary_size: int, *, hidden: int = HIDDEN, labels: int = 2) ->
     """Two layers, with weights so far apart that different texts get different vectors; sets torch's seed."""
     torch.manual_seed(20_240_205)
     return XLMRobertaConfig(
-        vocab_size=vocabulary_size,
-        hidden_size=hidden,
-        num_hidden_layers=2,
-        num_attention_heads=4,
-        intermediate_size=2 * hidden,
-        max_position_embeddings=LIMIT + 2,
-        type_vocab_size=1,
-        layer_norm_eps=1e-5,
-        initializer_range=1.0,
-        num_labels=labels,
-    )
+        vocab_size=vocabulary_size, hidden_size=hidden, intermediate_size=2 * hidden, num_hidden_layers=2,
+        num_attention_heads=4, max_position_embeddings=LIMIT + 2, type_vocab_size=1, layer_norm_eps=1e-5,
+        initializer_range=1.0, num_labels=labels,
+    )  # fmt: skip

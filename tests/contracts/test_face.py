@@ -41,9 +41,7 @@ class TestFaceAnalyser:
         noise = np.random.default_rng(5).integers(0, 256, (720, 1280, 3), dtype=np.uint8)
         assert analyser.analyse([noise]) == [[]]
 
-    def test_is_deterministic_and_leaves_the_image_alone(
-        self, analyser: FaceAnalyser, portrait: Uint8
-    ) -> None:
+    def test_is_deterministic_and_leaves_images_alone(self, analyser: FaceAnalyser, portrait: Uint8) -> None:
         image = portrait.copy()
         assert_same(analyser.analyse([image])[0], analyser.analyse([image])[0], atol=0.0)
         assert np.array_equal(image, portrait)
@@ -63,9 +61,7 @@ class TestFaceAnalyser:
             assert_same(analyser.analyse([image])[0], faces, atol=1e-5)
 
     @pytest.mark.parametrize("scale", [0.5, 2.0, 8.0])
-    def test_boxes_are_in_the_images_own_pixels(
-        self, analyser: FaceAnalyser, portrait: Uint8, scale: float
-    ) -> None:
+    def test_boxes_are_in_image_pixels(self, analyser: FaceAnalyser, portrait: Uint8, scale: float) -> None:
         image = cv2.resize(portrait, None, fx=scale, fy=scale, interpolation=cv2.INTER_AREA)
         ((here,),) = analyser.analyse([portrait])
         ((there,),) = analyser.analyse([image])
@@ -98,37 +94,28 @@ class TestFaceAnalyser:
         assert [face.score for face in faces] == sorted((face.score for face in faces), reverse=True)
 
     @needs_assets
-    def test_people_are_told_apart(
+    def test_tells_people_apart(
         self, analyser: FaceAnalyser, portrait: Uint8, record_figure: RecordFigure
     ) -> None:
-        one, other = photograph("obama.jpg"), photograph("biden.jpg")
+        names = ("obama.jpg", "biden.jpg")
+        for name in names:
+            (faces,) = analyser.analyse([photograph(name)])
+            for face in faces:
+                width_px, height_px = face.box[2:]
+                quality = "unknown" if face.quality is None else f"{face.quality:.2f}"
+                found = f"score {face.score:.3f}, {width_px:.0f} x {height_px:.0f} px, quality {quality}"
+                record_figure(f"{analyser.spec.name} on {name}", found)
+            # biden.jpg shows Joe Biden alone, before a curtain.
+            assert len(faces) == 1 and min(faces[0].box[2:]) >= 112
+        one, other = map(photograph, names)
         ((a,), (b,), (c,)) = analyser.analyse([one, other, portrait])
         again = cv2.resize(one[:, ::-1], None, fx=0.6, fy=0.6, interpolation=cv2.INTER_AREA)
         ((a2,),) = analyser.analyse([again])
-        assert distance(analyser, a, a2) < analyser.same_person
-        others = [distance(analyser, *pair) for pair in ((a, b), (a, c), (b, c))]
-        record_figure(
-            f"distances of {analyser.spec.name}",
-            f"same person {distance(analyser, a, a2):.2f}, others from {min(others):.2f}, limit {analyser.same_person:.2f}",
-        )
-        assert min(others) > analyser.same_person + 0.1
-
-    @needs_assets
-    @pytest.mark.parametrize("name", ["obama.jpg", "biden.jpg"])
-    def test_a_portrait_has_one_face(
-        self, analyser: FaceAnalyser, name: str, record_figure: RecordFigure
-    ) -> None:
-        (faces,) = analyser.analyse([photograph(name)])
-        for face in faces:
-            width_px, height_px = face.box[2:]
-            quality = "unknown" if face.quality is None else f"{face.quality:.2f}"
-            record_figure(
-                f"{analyser.spec.name} on {name}",
-                f"score {face.score:.3f}, {width_px:.0f} x {height_px:.0f} px, quality {quality}",
-            )
-        # biden.jpg shows Joe Biden alone, before a curtain.
-        assert len(faces) == 1
-        assert min(faces[0].box[2:]) >= 112
+        same, limit = distance(analyser, a, a2), analyser.same_person
+        others = min(distance(analyser, *pair) for pair in ((a, b), (a, c), (b, c)))
+        figure = f"same person {same:.2f}, others from {others:.2f}, limit {limit:.2f}"
+        record_figure(f"distances of {analyser.spec.name}", figure)
+        assert same < limit and others > limit + 0.1
 
 
 def distance(analyser: FaceAnalyser, a: Face, b: Face) -> float:
@@ -147,8 +134,6 @@ def overlap(a: tuple[float, float, float, float], b: tuple[float, float, float, 
 
 
 def assert_same(a: list[Face], b: list[Face], *, atol: float) -> None:
-    assert [(face.box, face.score, face.landmarks) for face in a] == [
-        (face.box, face.score, face.landmarks) for face in b
-    ]
     for one, two in zip(a, b, strict=True):
+        assert (one.box, one.score, one.landmarks) == (two.box, two.score, two.landmarks)
         np.testing.assert_allclose(one.vec, two.vec, rtol=0, atol=atol)

@@ -15,27 +15,24 @@ from worker.models.ocr import Line, TextReader
 
 #: Text, and where its line begins in a picture of 1280 x 720.
 CAPTIONS = (("Rocket launch delayed", 90), ("Quarter 3 revenue: 4711", 330), ("BREAKING NEWS", 600))
+Caption, Rgb = tuple[str, int], tuple[int, int, int]
+SIZE, BLACK, WHITE = (1280, 720), (0, 0, 0), (255, 255, 255)
 
 
 def render(
-    *lines: tuple[str, int],
-    size: tuple[int, int] = (1280, 720),
-    letter_px: int = 40,
-    ink: tuple[int, int, int] = (0, 0, 0),
-    paper: tuple[int, int, int] = (255, 255, 255),
-    left_px: int = 80,
+    *lines: Caption, size: tuple[int, int] = SIZE, letter_px: int = 40, ink: Rgb = BLACK, paper: Rgb = WHITE
 ) -> Uint8:
     """uint8 [H, W, 3] RGB with each text on its baseline; the font, which comes with OpenCV, has Chinese too."""
     picture = np.full((size[1], size[0], 3), paper, np.uint8)
     for text, baseline_px in lines:
-        cv2.putText(picture, text, (left_px, baseline_px), ink, cv2.FontFace("uni"), letter_px)
+        cv2.putText(picture, text, (80, baseline_px), ink, cv2.FontFace("uni"), letter_px)
     return picture
 
 
-def turned(picture: Uint8, degrees: float, paper: tuple[int, int, int] = (255, 255, 255)) -> Uint8:
+def turned(picture: Uint8, degrees: float) -> Uint8:
     height_px, width_px = picture.shape[:2]
     matrix = cv2.getRotationMatrix2D((width_px / 2, height_px / 2), degrees, 1.0)
-    return cast(Uint8, cv2.warpAffine(picture, matrix, (width_px, height_px), borderValue=paper))
+    return cast(Uint8, cv2.warpAffine(picture, matrix, (width_px, height_px), borderValue=WHITE))
 
 
 reader = fixture_of("ocr")
@@ -61,23 +58,15 @@ class TestTextReader:
         (lines,) = reader.read([render(("Rocket launch 4711", 400), letter_px=letter_px)])
         assert texts(lines) == ["Rocket launch 4711"]
 
-    @pytest.mark.parametrize(
-        ("ink", "paper"),
-        [
+    def test_reads_in_any_colours(self, reader: TextReader) -> None:
+        for ink, paper in (
             ((255, 255, 255), (0, 0, 0)),
             ((240, 240, 240), (20, 30, 90)),
             ((255, 230, 0), (150, 20, 20)),
             ((90, 90, 90), (200, 200, 200)),
-        ],
-        ids=["white on black", "white on blue", "yellow on red", "grey on grey"],
-    )
-    def test_reads_in_any_colours(
-        self, reader: TextReader, ink: tuple[int, int, int], paper: tuple[int, int, int]
-    ) -> None:
-        (lines,) = reader.read([render(*CAPTIONS, ink=ink, paper=paper)])
-        assert texts(lines) == [text for text, _ in CAPTIONS]
-
-    def test_red_is_not_taken_for_blue(self, reader: TextReader) -> None:
+        ):
+            (lines,) = reader.read([render(*CAPTIONS, ink=ink, paper=paper)])
+            assert texts(lines) == [text for text, _ in CAPTIONS], (ink, paper)
         # A mean of channels can't tell these: in another order of them the contrast is the same, the text too.
         picture = render(("Launch window", 300), ink=(255, 0, 0), paper=(0, 0, 90))
         (lines,), (swapped,) = reader.read([picture]), reader.read([picture[:, :, ::-1]])
@@ -129,14 +118,12 @@ class TestTextReader:
             *("2000", "10:00", "007", "GO", "CO2", "Cocoon", "0-0", "Zoo", "Page 9", "6,000"),
         ],
     )
-    def test_reads_other_letters_than_english_and_short_and_round_texts(
-        self, reader: TextReader, text: str
-    ) -> None:
+    def test_reads_other_letters_and_short_and_round_texts(self, reader: TextReader, text: str) -> None:
         (lines,) = reader.read([render((text, 360), letter_px=56)])
         assert texts(lines) == [text]
 
     @pytest.mark.parametrize("scale", [0.5, 2.0, 6.0])
-    def test_boxes_are_in_the_images_own_pixels(self, reader: TextReader, scale: float) -> None:
+    def test_boxes_are_in_image_pixels(self, reader: TextReader, scale: float) -> None:
         picture = render(*CAPTIONS)
         image = cv2.resize(picture, None, fx=scale, fy=scale, interpolation=cv2.INTER_AREA)
         (here,), (there,) = reader.read([picture]), reader.read([cast(Uint8, image)])
@@ -151,7 +138,7 @@ class TestTextReader:
         x, y, width, height = lines[0].box
         assert x >= 0 and y >= 0 and x + width <= 1200 and y + height <= 60
 
-    def test_is_deterministic_and_leaves_the_image_alone(self, reader: TextReader) -> None:
+    def test_is_deterministic_and_leaves_images_alone(self, reader: TextReader) -> None:
         image = render(*CAPTIONS)
         before = image.copy()
         assert reader.read([image]) == reader.read([image])

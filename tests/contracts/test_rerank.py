@@ -66,9 +66,8 @@ class TestBgeReranker:
         network = AutoModelForSequenceClassification.from_pretrained(locate(bge.spec)).eval()
         expected = []
         for document in documents:
-            pair = tokenizer(
-                [(QUERY, document)], truncation="only_second", max_length=LIMIT, return_tensors="pt"
-            )
+            cut = {"truncation": "only_second", "max_length": LIMIT}
+            pair = tokenizer([(QUERY, document)], return_tensors="pt", **cut)
             with torch.no_grad():
                 expected.append(float(torch.sigmoid(network(**pair).logits)))
         off = float(np.abs(bge.rerank(QUERY, documents) - np.asarray(expected)).max())
@@ -109,7 +108,7 @@ class TestBrokenBgeReranker:
         said = refusal(bge_reranker.build(tmp_path, labels=3))
         assert f"expected one label (id2label) in {tmp_path / 'config.json'}, found 3" in said
 
-    def test_a_missing_head_is_never_drawn_at_random(self, tmp_path: Path) -> None:
+    def test_a_missing_head_is_never_random(self, tmp_path: Path) -> None:
         spec, path = bge_reranker.build(tmp_path), tmp_path / "model.safetensors"
         kept = {name: value.clone() for name, value in load_file(path).items() if "classifier." not in name}
         save_file(kept, path)

@@ -6,6 +6,7 @@ import json
 import threading
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, cast
 
 import numpy as np
@@ -23,6 +24,7 @@ from worker.models.spec import ModelSpec
 from worker.models.vision import VisionEmbedder
 from worker.models.weights.verify import locate
 
+PICTURES = "preprocessor_config.json"
 embedder = fixture_of("vision")
 
 
@@ -38,11 +40,9 @@ def pictures() -> list[Uint8]:
 
 class TestVisionEmbedder:
     def test_gives_unit_vectors_of_one_space(self, embedder: VisionEmbedder, pictures: list[Uint8]) -> None:
-        for vectors, count in (
-            (embedder.embed_images(pictures), len(pictures)),
-            (embedder.embed_texts(TEXTS), len(TEXTS)),
-        ):
-            assert vectors.shape == (count, embedder.spec.dim) and vectors.dtype == np.float32
+        images, texts = embedder.embed_images(pictures), embedder.embed_texts(TEXTS)
+        for vectors, things in ((images, pictures), (texts, TEXTS)):
+            assert vectors.shape == (len(things), embedder.spec.dim) and vectors.dtype == np.float32
             np.testing.assert_allclose(np.linalg.norm(vectors, axis=1), 1.0, atol=1e-5)
 
     def test_batch_equals_single(self, embedder: VisionEmbedder, pictures: list[Uint8]) -> None:
@@ -54,9 +54,7 @@ class TestVisionEmbedder:
         shuffled = embedder.embed_images([pictures[index] for index in order])
         np.testing.assert_allclose(shuffled, embedder.embed_images(pictures)[order], atol=2e-5)
 
-    def test_is_deterministic_and_tells_pictures_apart(
-        self, embedder: VisionEmbedder, pictures: list[Uint8]
-    ) -> None:
+    def test_repeats_and_tells_pictures_apart(self, embedder: VisionEmbedder, pictures: list[Uint8]) -> None:
         vectors = embedder.embed_images(pictures)
         assert np.array_equal(vectors, embedder.embed_images(pictures))
         # The plain ones of one brightness step are alike; scenery and noise are not.
@@ -110,43 +108,35 @@ class TestSiglip:
         tokenizer = SiglipTokenizer(str(folder / "spiece.model"))
         processor = SiglipImageProcessorPil.from_pretrained(folder)
         texts = [text for text in TEXTS if text.isprintable() and "\ud83d" not in text]
-        ids = tokenizer(
-            texts, padding="max_length", max_length=64, truncation=True, return_tensors="pt"
-        ).input_ids
+        cut = {"padding": "max_length", "max_length": 64, "truncation": True}
+        ids = tokenizer(texts, return_tensors="pt", **cut).input_ids
         # As arrays, the processor takes a picture of 1x1 px for one of 3 px and 1 colour.
         pixels = processor(images=[Image.fromarray(picture) for picture in pictures], return_tensors="pt")
         with torch.inference_mode():
             said = reference(input_ids=ids, pixel_values=pixels.pixel_values)
         ours = cast(VisionEmbedder, build(checkpoint))
         images, words = ours.embed_images(pictures), ours.embed_texts(texts)
-        np.testing.assert_allclose(images, said.image_embeds.numpy(), atol=1e-5)
-        np.testing.assert_allclose(words, said.text_embeds.numpy(), atol=1e-5)
-        np.testing.assert_allclose(
-            ours.match(images, words), said.logits_per_image.sigmoid().numpy(), atol=1e-5
-        )
+        matches = (ours.match(images, words), said.logits_per_image.sigmoid())
+        for found, expected in ((images, said.image_embeds), (words, said.text_embeds), matches):
+            np.testing.assert_allclose(found, expected.numpy(), atol=1e-5)
 
     def test_scales_at_most_one_batch_ahead(self, checkpoint: ModelSpec) -> None:
         model = cast(Any, build(checkpoint))
         model.load()
         scaling, network = model._scaling, model._model.get_image_features
-        begun: list[bool] = []
-        batches: list[int] = []
-        waiting: list[int] = []
+        begun, batches, waiting = [], [], []
 
-        class Watched:
-            def __getattr__(self, name: str) -> Any:
-                return getattr(scaling, name)
-
-            def scale(self, image: Uint8) -> Uint8:
-                begun.append(threading.current_thread() is not threading.main_thread())
-                return cast(Uint8, scaling.scale(image))
+        def scale(image: Uint8) -> Any:
+            begun.append(threading.current_thread() is not threading.main_thread())
+            return scaling.scale(image)
 
         def compute(values: torch.Tensor) -> Any:
             waiting.append(len(begun) - sum(batches))
             batches.append(len(values))
             return network(values)
 
-        model._scaling, model._model.get_image_features = Watched(), compute
+        model._scaling = SimpleNamespace(**vars(scaling) | {"scale": scale})
+        model._model.get_image_features = compute
         model.embed_images([np.full((80, 80, 3), n, np.uint8) for n in range(30)])
         assert batches == [8, 8, 8, 6]
         assert len(begun) == 30 and all(begun), "each once, beside the thread that computes"
@@ -155,22 +145,18 @@ class TestSiglip:
     def test_halves_batches_that_fill_the_device(self, checkpoint: ModelSpec, pictures: list[Uint8]) -> None:
         model = cast(Any, build(checkpoint))
         expected = model.embed_images(pictures)
-        network = model._model.get_image_features
-        sizes: list[int] = []
+        network, sizes, limit = model._model.get_image_features, [], 3
 
-        def full(limit: int) -> Callable[[torch.Tensor], Any]:
-            def compute(values: torch.Tensor) -> Any:
-                sizes.append(len(values))
-                if len(values) > limit:
-                    raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
-                return network(values)
+        def compute(values: torch.Tensor) -> Any:
+            sizes.append(len(values))
+            if len(values) > limit:
+                raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
+            return network(values)
 
-            return compute
-
-        model._model.get_image_features = full(3)
+        model._model.get_image_features = compute
         np.testing.assert_allclose(model.embed_images(pictures), expected, atol=2e-5)
         assert sizes[:3] == [8, 4, 2] and max(sizes[3:]) == 2
-        model._model.get_image_features = full(0)
+        limit = 0
         with pytest.raises(DeviceOutOfMemory, match="one item"):
             model.embed_images(pictures)
 
@@ -181,29 +167,24 @@ class TestSiglip:
             cast(VisionEmbedder, build(broken)).embed_images([np.zeros((8, 8, 3), np.uint8)])
 
     @pytest.mark.parametrize(
-        ("change", "said"),
+        ("name", "tensor", "said"),
         [
-            (lambda tensors: tensors.pop("logit_bias"), "expected logit_bias [1] in"),
-            (
-                lambda tensors: tensors.update({"vision_model.head.probe": torch.zeros(1, 1, 33)}),
-                "found vision_model.head.probe [1, 1, 33]",
-            ),
-            (
-                lambda tensors: tensors.update({"classifier.weight": torch.zeros(3)}),
-                "classifier.weight has no place",
-            ),
+            ("logit_bias", None, "expected logit_bias [1] in"),
+            ("vision_model.head.probe", torch.zeros(1, 1, 33), "found vision_model.head.probe [1, 1, 33]"),
+            ("classifier.weight", torch.zeros(3), "classifier.weight has no place"),
         ],
         ids=["missing", "wide", "surplus"],
     )
-    def test_names_weights_that_do_not_fit(
-        self, checkpoint: ModelSpec, tmp_path: Path, change: Any, said: str
+    def test_names_wrong_weights(
+        self, checkpoint: ModelSpec, tmp_path: Path, name: str, tensor: torch.Tensor | None, said: str
     ) -> None:
+        def change(tensors: dict[str, torch.Tensor]) -> object:
+            return tensors.pop(name) if tensor is None else tensors.update({name: tensor})
+
         message = refusal(changed(checkpoint, tmp_path, change))
         assert said in message and str(tmp_path / "model.safetensors") in message
 
-    def test_loads_weights_with_the_constants_of_old_releases(
-        self, checkpoint: ModelSpec, tmp_path: Path
-    ) -> None:
+    def test_loads_weights_of_old_releases(self, checkpoint: ModelSpec, tmp_path: Path) -> None:
         constant = {"text_model.embeddings.position_ids": torch.arange(64).unsqueeze(0)}
         spec = changed(checkpoint, tmp_path, lambda tensors: tensors.update(constant))
         old = cast(VisionEmbedder, build(spec))
@@ -227,14 +208,10 @@ class TestSiglip:
             ("config.json", {"vision_config": {"hidden_size": 48}}, "expected vectors of 32 numbers"),
             ("config.json", {"text_config": {"vocab_size": 20}}, "expected at most 20 tokens"),
             ("config.json", {"text_config": 3}, "the settings of a SigLIP model"),
-            (
-                "preprocessor_config.json",
-                {"size": {"height": 32, "width": 32}},
-                "expected pictures of 64x64 px",
-            ),
-            ("preprocessor_config.json", {"image_std": [0, 1, 1]}, "normalised by 3 colours"),
-            ("preprocessor_config.json", {"do_resize": False}, "another preprocessing"),
-            ("preprocessor_config.json", {"resample": 77}, "77 is not a valid Resampling"),
+            (PICTURES, {"size": {"height": 32, "width": 32}}, "expected pictures of 64x64 px"),
+            (PICTURES, {"image_std": [0, 1, 1]}, "normalised by 3 colours"),
+            (PICTURES, {"do_resize": False}, "another preprocessing"),
+            (PICTURES, {"resample": 77}, "77 is not a valid Resampling"),
         ],
     )
     def test_names_settings_that_do_not_fit(
@@ -243,10 +220,7 @@ class TestSiglip:
         copied(checkpoint, tmp_path)
         document = json.loads((tmp_path / file).read_text())
         for name, value in values.items():
-            inner = document.get(name)
-            document[name] = (
-                {**inner, **value} if isinstance(inner, dict) and isinstance(value, dict) else value
-            )
+            document[name] = {**document[name], **value} if isinstance(value, dict) else value
         (tmp_path / file).write_text(json.dumps(document))
         message = refusal(summed(checkpoint, tmp_path))
         assert said in message and str(tmp_path) in message
@@ -257,15 +231,10 @@ class TestSiglip:
         path.write_text(path.read_text().replace("</s>", "<eos>"))
         assert "expected the token </s>" in refusal(summed(checkpoint, tmp_path))
 
-    @pytest.mark.parametrize(
-        ("options", "said"),
-        [
-            ({"tag_threshold": 2}, "tag_threshold=2 in models.yaml; use a number from 0 to 1"),
-            ({"tag_threshold": "high"}, "tag_threshold='high'"),
-            ({"threshold": 0.1}, "the option 'threshold' in models.yaml, which SigLIP does not know"),
-        ],
-    )
-    def test_refuses_options_it_can_not_follow(
-        self, checkpoint: ModelSpec, options: dict[str, Any], said: str
-    ) -> None:
-        assert said in refusal(checkpoint.model_copy(update={"options": options}))
+    def test_refuses_options_it_can_not_follow(self, checkpoint: ModelSpec) -> None:
+        for option, value, said in (
+            ("tag_threshold", 2, "tag_threshold=2 in models.yaml; use a number from 0 to 1"),
+            ("tag_threshold", "high", "tag_threshold='high'"),
+            ("threshold", 0.1, "the option 'threshold' in models.yaml, which SigLIP does not know"),
+        ):
+            assert said in refusal(checkpoint.model_copy(update={"options": {option: value}}))

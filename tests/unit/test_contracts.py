@@ -73,9 +73,7 @@ def test_good_requests_pass_and_come_back_the_same_frozen_and_closed(contract: t
 
 @pytest.mark.parametrize("contract", GOOD)
 @given(payload=st.dictionaries(st.sampled_from(FIELDS) | st.text(max_size=30), JSON, max_size=6))
-def test_any_payload_is_accepted_or_refused_in_one_sentence(
-    contract: type[Contract], payload: dict[str, Any]
-) -> None:
+def test_payloads_are_accepted_or_refused_by_name(contract: type[Contract], payload: dict[str, Any]) -> None:
     try:
         parsed = parse(contract, payload)
     except InvalidRequest as error:

@@ -26,6 +26,7 @@ UUIDS = ("GPU-aaaaaaaa-0000-0000-0000-000000000000", "GPU-bbbbbbbb-0000-0000-000
 #: As drivers before R470 name an instance.
 OLD_PART = f"MIG-{UUIDS[0]}/7/0"
 PARTS = ("MIG-cccccccc-0000-0000-0000-000000000002", "MIG-dddddddd-0000-0000-0000-000000000003")
+THERE = f"there is 0 (Test GPU, {UUIDS[0]}); 1 (Test GPU, {UUIDS[1]})"
 
 
 class FakeNvml:
@@ -38,11 +39,8 @@ class FakeNvml:
 
     def __init__(self) -> None:
         self.present = True
-        self.memory_mb = {
-            UUIDS[0]: (24000, 20000),
-            UUIDS[1]: (80000, 500),
-            **dict.fromkeys(PARTS, (10000, 9000)),
-        }
+        self.memory_mb = {UUIDS[0]: (24000, 20000), UUIDS[1]: (80000, 500)}
+        self.memory_mb |= dict.fromkeys(PARTS, (10000, 9000))
         self.exclusive: set[str] = set()
         #: GPU -> its instances, None in a place that is empty.
         self.mig: dict[str, list[str | None]] = {}
@@ -57,20 +55,11 @@ class FakeNvml:
     def nvmlShutdown(self) -> None:
         self.started -= 1
 
-    def nvmlDeviceGetCount(self) -> int:
-        return 2
-
-    def nvmlDeviceGetHandleByIndex(self, index: int) -> str:
-        return UUIDS[index]
-
-    def nvmlDeviceGetHandleByUUID(self, uuid: str) -> str:
-        return uuid
-
-    def nvmlDeviceGetUUID(self, handle: str) -> str:
-        return handle
-
-    def nvmlDeviceGetName(self, handle: str) -> str:
-        return "Test GPU"
+    nvmlDeviceGetCount = staticmethod(lambda: 2)
+    nvmlDeviceGetHandleByIndex = staticmethod(UUIDS.__getitem__)
+    nvmlDeviceGetHandleByUUID = nvmlDeviceGetUUID = staticmethod(str)
+    nvmlDeviceGetName = staticmethod(lambda handle: "Test GPU")
+    nvmlDeviceGetMaxMigDeviceCount = staticmethod(lambda handle: 7)
 
     def nvmlDeviceGetMemoryInfo(self, handle: str) -> SimpleNamespace:
         if handle not in self.memory_mb:
@@ -86,12 +75,8 @@ class FakeNvml:
             raise self.NVMLError("Not Supported")
         return 1, 1
 
-    def nvmlDeviceGetMaxMigDeviceCount(self, handle: str) -> int:
-        return 7
-
     def nvmlDeviceGetMigDeviceHandleByIndex(self, handle: str, place: int) -> str:
-        places = self.mig[handle]
-        instance = places[place] if place < len(places) else None
+        instance = dict(enumerate(self.mig[handle])).get(place)
         if instance is None:
             raise self.NVMLError("Not Found")
         return instance
@@ -141,8 +126,7 @@ def test_gpus_are_listed_with_their_memory_and_instances(driver: FakeNvml) -> No
     assert (first.total_mb, first.free_mb, first.is_exclusive, first.mig) == (24000, 20000, True, ())
     assert (second.total_mb, second.free_mb, second.is_exclusive) == (None, None, False)
     assert [(part.uuid, part.total_mb, part.free_mb) for part in second.mig] == [
-        (PARTS[0], 10000, 9000),
-        (PARTS[1], 10000, 9000),
+        (name, 10000, 9000) for name in PARTS
     ]
     assert driver.started == 0, "the library is given back"
 
@@ -166,10 +150,8 @@ def test_without_a_driver_the_reason_is_told(driver: FakeNvml, monkeypatch: pyte
 
 def test_listing_touches_neither_torch_nor_cuda() -> None:
     """The real NVML, or the want of it, in a process of its own."""
-    code = (
-        "import sys; from worker.models.placement import devices, nvml; nvml.list_gpus(); assert 'torch' not in sys.modules;"
-        "assert not devices.is_cuda_initialised()"
-    )
+    code = "import sys; from worker.models.placement import devices, nvml; nvml.list_gpus()"
+    code += "; assert 'torch' not in sys.modules and not devices.is_cuda_initialised()"
     subprocess.run([sys.executable, "-c", code], check=True, cwd=ROOT, timeout=60)
 
 
@@ -192,36 +174,24 @@ def test_names_of_devices_have_a_shape(name: str, known: bool) -> None:
 
 
 def test_each_slot_sees_its_own_device(driver: FakeNvml) -> None:
-    named = ("1", UUIDS[0])
-    for slot, device in enumerate(named):
-        assert devices.pin(named, slot) == device
-        assert os.environ["CUDA_VISIBLE_DEVICES"] == device
+    assert devices.pin((), 3) is None and "CUDA_VISIBLE_DEVICES" not in os.environ
+    for slot, device in enumerate(named := ("1", UUIDS[0])):
+        assert devices.pin(named, slot) == os.environ["CUDA_VISIBLE_DEVICES"] == device
         assert os.environ["CUDA_DEVICE_ORDER"] == "PCI_BUS_ID"
-
-
-def test_a_node_without_devices_changes_nothing(driver: FakeNvml) -> None:
-    assert devices.pin((), 3) is None
-    assert "CUDA_VISIBLE_DEVICES" not in os.environ
 
 
 @pytest.mark.parametrize(
     ("named", "slot", "said"),
     [
-        (
-            ("2",),
-            0,
-            f"GPU 2 is not there: there is 0 (Test GPU, {UUIDS[0]}); 1 (Test GPU, {UUIDS[1]}); correct SCENEFLEET_GPUS",
-        ),
-        (("0",), 1, "slot 1 has no GPU"),
-        (("gpu0",), 0, "'gpu0', which is not a GPU"),
-        (("GPU-ffff",), 0, "GPU-ffff is not there"),
+        ("2", 0, f"GPU 2 is not there: {THERE}; correct SCENEFLEET_GPUS"),
+        ("0", 1, "slot 1 has no GPU"),
+        ("gpu0", 0, "'gpu0', which is not a GPU"),
+        ("GPU-ffff", 0, "GPU-ffff is not there"),
     ],
 )
-def test_what_can_not_be_pinned_is_refused(
-    named: tuple[str, ...], slot: int, said: str, driver: FakeNvml
-) -> None:
+def test_pins_that_are_refused(named: str, slot: int, said: str, driver: FakeNvml) -> None:
     with pytest.raises(DeviceUnavailable) as refusal:
-        devices.pin(named, slot)
+        devices.pin((named,), slot)
     assert said in str(refusal.value) and "CUDA_VISIBLE_DEVICES" not in os.environ
 
 
@@ -247,13 +217,8 @@ def test_a_device_that_nvml_can_not_find_is_left_to_cuda(name: str, present: boo
 @pytest.fixture
 def cuda(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
     """A CUDA that lets us in, as told by the values in it."""
-    told: dict[str, Any] = {
-        "free_mb": 8000,
-        "total_mb": 24000,
-        "capability": (9, 0),
-        "error": None,
-        "looks": 0,
-    }
+    told: dict[str, Any] = {"free_mb": 8000, "total_mb": 24000, "capability": (9, 0)}
+    told |= {"error": None, "looks": 0}
 
     def mem_get_info() -> tuple[int, int]:
         told["looks"] += 1
@@ -275,25 +240,16 @@ def no_cuda(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
 
 
-@pytest.mark.parametrize(
-    ("dtype", "capability", "expected"),
-    [
+def test_the_number_format_follows_the_device(cuda: dict[str, Any]) -> None:
+    assert devices.place("cpu", "float16") == devices.Placement("cpu", "float32")
+    assert cuda["looks"] == 0, "a CPU model never asks for a GPU"
+    for dtype, cuda["capability"], expected in (
         ("auto", (8, 0), "bfloat16"),
         ("auto", (7, 5), "float16"),
         ("float32", (8, 0), "float32"),
         ("float16", (8, 0), "float16"),
-    ],
-)
-def test_the_number_format_follows_the_device(
-    dtype: str, capability: tuple[int, int], expected: str, cuda: dict[str, Any]
-) -> None:
-    cuda["capability"] = capability
-    assert devices.place("auto", dtype) == devices.Placement("cuda", expected)  # type: ignore[arg-type]
-
-
-def test_a_cpu_model_never_asks_for_a_gpu(cuda: dict[str, Any]) -> None:
-    assert devices.place("cpu", "float16") == devices.Placement("cpu", "float32")
-    assert cuda["looks"] == 0
+    ):
+        assert devices.place("auto", dtype) == devices.Placement("cuda", expected)  # type: ignore[arg-type]
 
 
 def test_auto_takes_the_cpu_only_where_nobody_asked_for_a_gpu(
@@ -309,9 +265,7 @@ def test_auto_takes_the_cpu_only_where_nobody_asked_for_a_gpu(
     assert devices.place("cpu", "auto") == devices.Placement("cpu", "float32")
 
 
-def test_a_cuda_model_says_why_there_is_no_gpu(
-    no_cuda: None, driver: FakeNvml, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_cuda_model_says_why(no_cuda: None, driver: FakeNvml, monkeypatch: pytest.MonkeyPatch) -> None:
     driver.present = False
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "9")
     for version, said in (
@@ -337,11 +291,6 @@ def test_a_gpu_without_room_is_refused_with_who_holds_it(
     )
 
 
-def test_memory_torch_keeps_of_unloaded_models_counts_as_free(cuda: dict[str, Any]) -> None:
-    cuda.update(free_mb=500, kept_mb=4600)
-    assert devices.place("cuda", "auto", model="m", memory_mb=5000).device == "cuda"
-
-
 def test_a_gpu_that_a_killed_process_is_leaving_is_waited_for(
     cuda: dict[str, Any], driver: FakeNvml, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -354,6 +303,10 @@ def test_a_gpu_that_a_killed_process_is_leaving_is_waited_for(
     monkeypatch.setattr(devices.time, "sleep", leave)
     assert devices.place("cuda", "auto", model="m", memory_mb=5000).device == "cuda"
     assert cuda["looks"] == 2
+    # What torch keeps of unloaded models counts as free.
+    cuda.update(free_mb=500, kept_mb=4600)
+    assert devices.place("cuda", "auto", model="m", memory_mb=5000).device == "cuda"
+    assert cuda["looks"] == 3
 
 
 def test_a_gpu_too_small_is_refused_at_once(cuda: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
@@ -365,12 +318,9 @@ def test_a_gpu_too_small_is_refused_at_once(cuda: dict[str, Any], monkeypatch: p
 
 def test_a_gpu_in_exclusive_mode_that_another_process_has(cuda: dict[str, Any], driver: FakeNvml) -> None:
     driver.exclusive, driver.processes = {UUIDS[0]}, {UUIDS[0]: [(4711, 300)]}
-    cuda["error"] = RuntimeError(
-        "CUDA error: CUDA-capable device(s) is/are busy or unavailable\nCompile with ..."
-    )
+    said = "CUDA error: CUDA-capable device(s) is/are busy or unavailable"
+    cuda["error"] = RuntimeError(f"{said}\nCompile with ...")
     with pytest.raises(DeviceUnavailable) as error:
         devices.place("cuda", "auto", model="m")
-    assert str(error.value) == (
-        "GPU 0 can't be used for model m (CUDA error: CUDA-capable device(s) is/are busy or unavailable), in"
-        " exclusive-process mode, held by process 4711 with 300 MB"
-    )
+    reason = f"({said}), in exclusive-process mode, held by process 4711 with 300 MB"
+    assert str(error.value) == f"GPU 0 can't be used for model m {reason}"

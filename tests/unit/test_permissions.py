@@ -61,9 +61,7 @@ def test_a_home_that_others_can_read_is_refused_with_the_command(tmp_path: Path,
 
 
 @pytest.mark.parametrize("earlier", [(), ("logs", "redis", "work", "storage")])
-def test_what_a_home_holds_is_private_also_after_an_earlier_version(
-    tmp_path: Path, earlier: tuple[str, ...]
-) -> None:
+def test_what_a_home_holds_is_private_after_an_upgrade(tmp_path: Path, earlier: tuple[str, ...]) -> None:
     root = tmp_path / "new" / "home"
     for name in earlier:
         root.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -110,9 +108,7 @@ def test_storage_that_others_can_read_is_refused(tmp_path: Path) -> None:
         (["node", "search"], "STORAGE_ROOT"),
     ],
 )
-def test_a_command_refuses_a_folder_that_others_can_read(
-    tmp_path: Path, command: list[str], folder: str
-) -> None:
+def test_a_command_refuses_a_folder_others_can_read(tmp_path: Path, command: list[str], folder: str) -> None:
     root = tmp_path / "open"
     root.mkdir()
     root.chmod(0o755)

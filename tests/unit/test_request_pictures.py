@@ -87,7 +87,7 @@ class Model:
         return np.array([[image.shape[0], image.shape[1]] for image in images], np.float32)
 
 
-def test_the_tasks_look_at_each_picture_once(
+def test_tasks_check_pictures_once(
     put: Callable[[str, bytes], None], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """One picture named sixteen times cost sixteen times as much: 52 s for one of 50 megapixels."""

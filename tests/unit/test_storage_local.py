@@ -45,14 +45,9 @@ def partials(root: Path) -> list[str]:
 
 def run(*arguments: str, inside: Sequence[str] = ()) -> subprocess.CompletedProcess[str]:
     """A Python of its own."""
-    checkout = str(Path(__file__).parents[2])
-    return subprocess.run(
-        [*inside, sys.executable, *arguments],
-        capture_output=True,
-        text=True,
-        timeout=60,
-        env=os.environ | {"PYTHONPATH": checkout},
-    )
+    environment = os.environ | {"PYTHONPATH": str(Path(__file__).parents[2])}
+    command = [*inside, sys.executable, *arguments]
+    return subprocess.run(command, capture_output=True, text=True, timeout=60, env=environment)
 
 
 def refuse(patch: pytest.MonkeyPatch, call: str, code: int) -> None:
@@ -90,9 +85,7 @@ def test_a_linked_folder_leads_nowhere(storage: Storage, root: Path, outside: Pa
     assert partials(root) == []
 
 
-def test_a_linked_object_is_neither_read_nor_written_through(
-    storage: Storage, root: Path, outside: Path
-) -> None:
+def test_a_linked_object_is_not_read_or_written_through(storage: Storage, root: Path, outside: Path) -> None:
     storage.put_bytes("uploads", "uploads/u1/v1/other", b"x", OCTETS)
     (root / "uploads" / KEY).symlink_to(outside / "secret")
     with pytest.raises(InvalidKey, match="symbolic link"):
@@ -112,7 +105,11 @@ def test_deleting_removes_links_not_what_they_lead_to(storage: Storage, root: Pa
     assert not (root / "uploads/uploads").exists()
 
 
-def test_a_bucket_that_is_a_link_is_refused(storage: Storage, root: Path, outside: Path) -> None:
+def test_a_root_may_be_a_link_and_a_bucket_may_not(storage: Storage, root: Path, outside: Path) -> None:
+    root.rename(root.with_name("disk"))
+    root.symlink_to(root.with_name("disk"))
+    storage.put_bytes("uploads", KEY, b"x", OCTETS)
+    assert (root.with_name("disk") / "uploads" / KEY).read_bytes() == b"x"
     shutil.rmtree(root / "tmp")
     (root / "tmp").symlink_to(outside)
     with pytest.raises(InvalidKey, match="symbolic link"):
@@ -121,18 +118,7 @@ def test_a_bucket_that_is_a_link_is_refused(storage: Storage, root: Path, outsid
         storage.check()
 
 
-def test_the_root_itself_may_be_a_link(tmp_path: Path) -> None:
-    (tmp_path / "disk").mkdir(mode=0o700)
-    (tmp_path / "storage").symlink_to(tmp_path / "disk")
-    storage = open_storage(StorageConfig(root=tmp_path / "storage"))
-    storage.ensure_buckets()
-    storage.put_bytes("uploads", KEY, b"x", OCTETS)
-    assert (tmp_path / "disk/uploads" / KEY).read_bytes() == b"x"
-
-
-def test_swapping_a_folder_for_a_link_meanwhile_never_leads_out(
-    storage: Storage, root: Path, outside: Path
-) -> None:
+def test_swapping_a_folder_for_a_link_never_leads_out(storage: Storage, root: Path, outside: Path) -> None:
     """A check of the path followed by its use would lose this race."""
     storage.put_bytes("uploads", "uploads/u1/secret", b"inside", OCTETS)
     folder, aside, stop = root / "uploads/uploads/u1", root / "uploads/uploads/aside", threading.Event()
@@ -164,7 +150,6 @@ def test_swapping_a_folder_for_a_link_meanwhile_never_leads_out(
 def test_what_is_not_a_file_is_not_an_object(storage: Storage, root: Path) -> None:
     os.mkfifo(root / "uploads" / "pipe")
     assert not storage.exists("uploads", "pipe")
-    assert list(storage.list("uploads", "")) == []
     (root / "uploads" / "bad\nname").write_text("put here by hand, and no key can name it")
     assert list(storage.list("uploads", "")) == []
 
@@ -199,9 +184,7 @@ def test_a_vanished_root_is_not_made_again(storage: Storage, root: Path) -> None
     ("code", "words"),
     [(errno.EROFS, "Read-only file system"), (errno.EACCES, r"Permission denied.*correct its permissions")],
 )
-def test_a_root_that_can_not_be_written(
-    storage: Storage, monkeypatch: pytest.MonkeyPatch, code: int, words: str
-) -> None:
+def test_a_read_only_root(storage: Storage, monkeypatch: pytest.MonkeyPatch, code: int, words: str) -> None:
     refuse(monkeypatch, "write", code)
     with pytest.raises(StorageUnavailable, match=words):
         storage.check()
@@ -256,13 +239,8 @@ def test_a_full_disk_leaves_nothing_half_written(tmp_path: Path) -> None:
     mount = 'mount -t tmpfs -o size=1m,mode=0700 none "$1" && shift && exec "$@"'
     unshare = ["unshare", "--user", "--map-root-user", "--mount"]
     namespace = [*unshare, "sh", "-c", mount, "sh", str(tmp_path / "disk")]
-    if (
-        shutil.which("unshare") is None
-        or subprocess.run([*namespace, "true"], capture_output=True).returncode != 0
-    ):
-        pytest.skip(
-            "this machine allows no mounts in a user namespace; the next test injects the error instead"
-        )
+    if not shutil.which("unshare") or subprocess.run([*namespace, "true"], capture_output=True).returncode:
+        pytest.skip("this machine allows no mounts in a user namespace; the next test injects the error")
     result = run(str(tmp_path / "full.py"), str(tmp_path / "disk"), str(tmp_path / "big"), inside=namespace)
     assert result.returncode == 0, result.stderr
     assert result.stdout.count(f"no room left to write in {tmp_path / 'disk'}") == 4
@@ -271,15 +249,12 @@ def test_a_full_disk_leaves_nothing_half_written(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("code", [errno.ENOSPC, errno.EDQUOT])
 @pytest.mark.parametrize("call", ["write", "fsync", "mkdir"])
-def test_no_room_at_any_step(
-    storage: Storage, root: Path, monkeypatch: pytest.MonkeyPatch, code: int, call: str
-) -> None:
+def test_no_room(storage: Storage, root: Path, monkeypatch: pytest.MonkeyPatch, code: int, call: str) -> None:
     storage.put_bytes("uploads", "uploads/u0/v1/old", b"old", OCTETS)
     with monkeypatch.context() as patch:
         refuse(patch, call, code)
-        with pytest.raises(
-            StorageUnavailable, match=rf"no room left to write in {root}/uploads \(\d+ bytes free\)"
-        ):
+        said = rf"no room left to write in {root}/uploads \(\d+ bytes free\)"
+        with pytest.raises(StorageUnavailable, match=said):
             storage.put_bytes("uploads", KEY, b"x" * 100, OCTETS)
     assert partials(root) == []
     assert [info.key for info in storage.list("uploads", "")] == ["uploads/u0/v1/old"]
@@ -288,9 +263,8 @@ def test_no_room_at_any_step(
 
 def test_short_writes_are_continued(storage: Storage, monkeypatch: pytest.MonkeyPatch) -> None:
     write = os.write
-    with monkeypatch.context() as patch:
-        patch.setattr(os, "write", lambda target, data: write(target, bytes(data[:7])))
-        storage.put_bytes("uploads", KEY, b"0123456789" * 10, OCTETS)
+    monkeypatch.setattr(os, "write", lambda target, data: write(target, bytes(data[:7])))
+    storage.put_bytes("uploads", KEY, b"0123456789" * 10, OCTETS)
     assert storage.get_bytes("uploads", KEY) == b"0123456789" * 10
 
 
@@ -326,7 +300,7 @@ def test_a_writer_that_dies_leaves_no_object_and_is_swept(storage: Storage, root
     assert not left.exists()
 
 
-def test_a_source_that_shrinks_is_not_stored(
+def test_a_shrunk_source_is_refused(
     storage: Storage, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     source = tmp_path / "source"
@@ -369,11 +343,10 @@ def test_an_object_that_loses_bytes_while_it_is_read(storage: Storage, tmp_path:
     storage.put_bytes("uploads", KEY, bytes(3 * 2**20), OCTETS)
     path = storage.local_path("uploads", KEY)
     assert path is not None
+    target = tmp_path / "target"
     with pytest.raises(StorageUnavailable, match="broke off after"):
-        storage.get_file(
-            "uploads", KEY, tmp_path / "target", on_progress=lambda done, total: os.truncate(path, 2**20 + 5)
-        )
-    assert not (tmp_path / "target").exists()
+        storage.get_file("uploads", KEY, target, on_progress=lambda *_: os.truncate(path, 2**20 + 5))
+    assert not target.exists()
 
 
 def test_an_object_can_not_lie_inside_another(storage: Storage, root: Path) -> None:
@@ -461,9 +434,8 @@ def test_no_descriptor_is_left_open(storage: Storage, root: Path, tmp_path: Path
     [
         *(
             ({"bucket_tmp": name}, "STORAGE_BUCKET_TMP")
-            for name in ("..", "a", "a/b", "Uploads", "", "a..b", "-ab")
+            for name in ("..", "a", "a/b", "Uploads", "", "a..b", "-ab", "x" * 64)
         ),
-        ({"bucket_tmp": "x" * 64}, "STORAGE_BUCKET_TMP"),
         ({"bucket_tmp": "uploads"}, "must differ"),
         ({"root": None}, "STORAGE_ROOT is not set"),
     ],
@@ -481,6 +453,5 @@ def test_a_folder_has_no_urls(storage: Storage) -> None:
 
 
 def test_importing_the_package_loads_no_backend() -> None:
-    code = "import sys, shared.storage; print([m for m in ('minio', 'urllib3', 'sqlalchemy') if m in sys.modules])"
-    result = run("-c", code)
-    assert result.stdout.strip() == "[]", result.stderr
+    code = "import sys, shared.storage; assert not {'minio', 'urllib3', 'sqlalchemy'} & {*sys.modules}"
+    assert run("-c", code).returncode == 0

@@ -19,6 +19,7 @@ from shared.subtitles import MAX_LINE, MAX_MS, MIN_MS, PAUSE_MS, Cue, SubtitleFo
 from tests.support.fleet import ROOT
 
 FORMATS: tuple[SubtitleFormat, ...] = ("srt", "vtt")
+NEVER_SHOWN = ("Cc", "Zl", "Zp")
 HOSTILE = (
     "-->", "00:00:01,000 --> 00:00:02,000", "<i>", "</v>", "&amp;", "&", "<", "a\nb", "\r\n\r\n7\r\n", "\x00", "\x1b[31m",
     "\u2028", "\x85", "{\\an8}", "\\N", "WEBVTT", "NOTE x", "STYLE", "42", "\ufeff", "\u202e", "\ud800", " ", "", "🙂" * 60,
@@ -31,13 +32,9 @@ def word(text: str, start_s: float, end_s: float) -> dict[str, Any]:
 
 
 def segment(*words: dict[str, Any], rejected: str | None = None, text: str | None = None) -> dict[str, Any]:
-    return {
-        "start_s": words[0]["start_s"],
-        "end_s": words[-1]["end_s"],
-        "text": " ".join(w["text"] for w in words) if text is None else text,
-        "words": list(words),
-        "rejected": rejected,
-    }
+    span = {"start_s": words[0]["start_s"], "end_s": words[-1]["end_s"]}
+    said = " ".join(w["text"] for w in words) if text is None else text
+    return {**span, "text": said, "words": list(words), "rejected": rejected}
 
 
 def spoken(text: str, start_s: float = 0.0, each_s: float = 0.4) -> list[dict[str, Any]]:
@@ -67,7 +64,7 @@ def read(text: str, format: SubtitleFormat) -> list[Cue]:
         assert arrow == "-->" and rows and all(rows)
         for row in rows:
             assert "-->" not in row
-            assert not any(unicodedata.category(sign) in ("Cc", "Zl", "Zp", "Cs") for sign in row)
+            assert not any(unicodedata.category(sign) in (*NEVER_SHOWN, "Cs") for sign in row)
             if format == "vtt":
                 assert not set(row) & set("<>") and not re.search(r"&(?!amp;|lt;|gt;)", row)
             else:
@@ -114,31 +111,22 @@ def transcripts(draw: st.DrawFn) -> list[list[dict[str, Any]]]:
             for text, length, part, pause in drawn:
                 words.append(word(text, now, now + length))
                 now += length * part + pause
-            found = segment(*words, rejected=rejected)
-            scenes[-1].append(found if by_word else {**found, "words": []})
+            scenes[-1].append(segment(*words, rejected=rejected) | ({} if by_word else {"words": []}))
     return scenes
 
 
 def letters(text: str) -> str:
     """What must come through: no spaces, nothing that can't be shown."""
-    return "".join(
-        "\ufffd" if unicodedata.category(sign) == "Cs" else sign
-        for sign in text
-        if not sign.isspace() and unicodedata.category(sign) not in ("Cc", "Zl", "Zp")
-    )
+    kept = (sign for sign in text if not sign.isspace() and unicodedata.category(sign) not in NEVER_SHOWN)
+    return "".join("\ufffd" if unicodedata.category(sign) == "Cs" else sign for sign in kept)
 
 
 @settings(max_examples=100, deadline=None)
 @given(scenes=transcripts())
 def test_every_believed_word_is_in_one_readable_cue(scenes: list[list[dict[str, Any]]]) -> None:
     cues = make_cues(scenes)
-    said = "".join(
-        letters(w["text"])
-        for segments in scenes
-        for found in segments
-        if not found["rejected"]
-        for w in found["words"] or [found]
-    )
+    believed = [found for segments in scenes for found in segments if not found["rejected"]]
+    said = "".join(letters(w["text"]) for found in believed for w in found["words"] or [found])
     assert letters("".join("".join(cue.lines) for cue in cues)) == said
     for cue in cues:
         assert 1 <= len(cue.lines) <= 2
@@ -174,12 +162,7 @@ CASES: dict[str, tuple[Any, list[tuple[int, int, tuple[str, ...]]]]] = {
         [(0, 1600, ("the tower was struck",)), (1700, 2900, ("nobody was hurt",))],
     ),
     "rejected segments are left out": (
-        [
-            [
-                segment(*spoken("good morning")),
-                segment(*spoken("thanks for watching", 0.9), rejected="no speech"),
-            ]
-        ],
+        [[segment(*spoken("good morning")), segment(*spoken("thanks for all", 0.9), rejected="no speech")]],
         [(0, 1000, ("good morning",))],
     ),
     "a pause ends a cue, and a short cue is held for a second": (
@@ -213,38 +196,25 @@ def test_cues(case: str) -> None:
 def test_a_segment_without_words_is_shared_out_by_length() -> None:
     found = {"start_s": 0.0, "end_s": 20.0, "text": "word " * 40, "words": [], "rejected": None}
     cues = make_cues([[found]])
-    assert len(cues) >= 3
-    assert cues[-1].end_ms == 20_000
+    assert len(cues) >= 3 and cues[-1].end_ms == 20_000
     assert all(cue.end_ms - cue.start_ms > 3000 for cue in cues)
 
 
-@pytest.mark.parametrize(
-    ("time_s", "srt", "vtt"),
-    [
-        (0.0, "00:00:00,000", "00:00:00.000"),
-        (3599.9996, "01:00:00,000", "01:00:00.000"),
-        (59.9994, "00:00:59,999", "00:00:59.999"),
-        (100 * 3600, "100:00:00,000", "100:00:00.000"),
-    ],
-)
-def test_times_of_any_length(time_s: float, srt: str, vtt: str) -> None:
-    cues = make_cues([[segment(word("x", time_s, time_s + 2))]])
-    assert f"{srt} --> " in render(cues, "srt")
-    assert f"{vtt} --> " in render(cues, "vtt")
+def test_times_of_any_length() -> None:
+    times = {0: "00:00:00,000", 3599.9996: "01:00:00,000", 59.9994: "00:00:59,999", 3.6e5: "100:00:00,000"}
+    for time_s, shown in times.items():
+        cues = make_cues([[segment(word("x", time_s, time_s + 2))]])
+        assert f"{shown} --> " in render(cues, "srt")
+        assert f"{shown.replace(',', '.')} --> " in render(cues, "vtt")
 
 
-def test_signs_of_markup() -> None:
+def test_signs_of_markup_and_no_speech_give_valid_files() -> None:
     cues = [Cue(0, 1000, ("a --> b <i>&amp;</i>", "{\\an8}x"))]
-    assert render(cues, "vtt") == (
-        "WEBVTT\n\n00:00:00.000 --> 00:00:01.000\na --&gt; b &lt;i&gt;&amp;amp;&lt;/i&gt;\n{\\an8}x\n"
-    )
+    body = "a --&gt; b &lt;i&gt;&amp;amp;&lt;/i&gt;\n{\\an8}x\n"
+    assert render(cues, "vtt") == f"WEBVTT\n\n00:00:00.000 --> 00:00:01.000\n{body}"
     assert render(cues, "srt") == "1\n00:00:00,000 --> 00:00:01,000\na --› b ‹i›&amp;‹/i›\n｛＼an8｝x\n"
-
-
-def test_no_speech_gives_a_valid_empty_file() -> None:
     assert make_cues([]) == make_cues([[], [segment(word("x", 0, 1), rejected="no speech")]]) == []
-    assert render([], "srt") == ""
-    assert render([], "vtt") == "WEBVTT\n"
+    assert (render([], "srt"), render([], "vtt")) == ("", "WEBVTT\n")
 
 
 def test_the_last_hour_of_half_a_day_of_speech() -> None:
@@ -261,19 +231,13 @@ def test_the_last_hour_of_half_a_day_of_speech() -> None:
 # --- other people's readers
 
 
-@pytest.fixture(scope="module")
-def hostile() -> list[Cue]:
-    """A cue for each hostile word, among plain ones."""
-    return make_cues(
-        [
-            [segment(*spoken(f"number {n} is", n * 10), word(text, n * 10 + 1.2, n * 10 + 3))]
-            for n, text in enumerate(HOSTILE)
-        ]
-    )
-
-
 @pytest.mark.parametrize("format", FORMATS)
-def test_ffmpegs_libraries_read_it_back(tmp_path: Path, hostile: list[Cue], format: SubtitleFormat) -> None:
+def test_ffmpegs_libraries_read_it_back(tmp_path: Path, format: SubtitleFormat) -> None:
+    """A cue for each hostile word, among plain ones."""
+    hostile = make_cues(
+        [segment(*spoken(f"number {n} is", n * 10), word(text, n * 10 + 1.2, n * 10 + 3))]
+        for n, text in enumerate(HOSTILE)
+    )
     path = tmp_path / f"x.{format}"
     path.write_bytes(render(hostile, format).encode())
     shown: list[tuple[int, str]] = []

@@ -96,9 +96,7 @@ def test_a_redis_that_may_forget_is_reported(redis_server: RedisServer) -> None:
     assert found["redis durability"].state == "warn"
 
 
-def test_a_database_without_the_schema_is_reported(
-    postgres: PostgresServer, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_database_without_schema_is_told(postgres: PostgresServer, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("POSTGRES_URL", postgres.url("template1"))
     get_settings.cache_clear()
     found = by_name(service_checks.check_postgres(get_settings()))

@@ -15,12 +15,9 @@ from shared.settings import Settings, get_settings
 from worker.models.placement.nvml import Gpu, MigInstance, Survey
 from worker.models.placement.plan import Machine, MachinePlacement
 
-SMALL = Gpu(
-    index=0, uuid="GPU-aaaaaaaa-0000-0000-0000-000000000000", name="Small", total_mb=8000, free_mb=7800
-)
-LARGE = Gpu(
-    index=1, uuid="GPU-bbbbbbbb-0000-0000-0000-000000000001", name="Large", total_mb=80000, free_mb=79000
-)
+UUIDS = ("GPU-aaaaaaaa-0000-0000-0000-000000000000", "GPU-bbbbbbbb-0000-0000-0000-000000000001")
+SMALL = Gpu(index=0, uuid=UUIDS[0], name="Small", total_mb=8000, free_mb=7800)
+LARGE = Gpu(index=1, uuid=UUIDS[1], name="Large", total_mb=80000, free_mb=79000)
 PART = MigInstance(uuid="MIG-cccccccc-0000-0000-0000-000000000002", total_mb=10000, free_mb=9900)
 OTHER_PART = MigInstance(uuid="MIG-dddddddd-0000-0000-0000-000000000003", total_mb=10000, free_mb=9900)
 TWO = Survey((SMALL, LARGE))
@@ -86,9 +83,7 @@ def test_each_process_has_its_device_its_models_and_their_memory() -> None:
         (f"asr@{OTHER_PART.uuid},face@{PART.uuid}", {}, make_machine(TWO_PARTS), {OTHER_PART.uuid: 5000, PART.uuid: 600}),
     ],
 )  # fmt: skip
-def test_what_each_device_needs(
-    nodes: str, values: dict[str, Any], machine: Machine, needed: dict[str, int]
-) -> None:
+def test_device_needs(nodes: str, values: dict[str, Any], machine: Machine, needed: dict[str, int]) -> None:
     assert needs(plan_checks.place(settings(nodes, **values), machine)) == needed
 
 
@@ -117,9 +112,8 @@ def test_what_each_device_needs(
 def test_what_is_judged(
     nodes: str, values: dict[str, Any], survey: Survey, ram_mb: int, check: str, state: str, said: str
 ) -> None:
-    (found,) = (
-        one for one in judge(nodes, make_machine(survey, ram_mb), **values) if one.check == f"plan {check}"
-    )
+    findings = judge(nodes, make_machine(survey, ram_mb), **values)
+    (found,) = (finding for finding in findings if finding.check == f"plan {check}")
     assert (found.state, said in found.detail) == (state, True), found
     assert bool(found.advice) == (state != "ok")
 
@@ -170,9 +164,7 @@ def test_the_tables_show_every_process_and_every_device() -> None:
     assert "GPU 1 (Large) 2 10000 80000 79000" in lines
 
 
-def test_the_document_holds_the_plan(
-    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_json_has_the_plan(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("SCENEFLEET_NODES", "text:2,media")
     run.run(as_json=True)
     plan = json.loads(capsys.readouterr().out)["plan"]

@@ -75,6 +75,8 @@ def test_no_audio(tmp_path: Path, split_with: SplitWith) -> None:
     result = split_with(None)
     assert (result.audio, result.windows, result.info.audio) == (None, (), None)
     assert not (tmp_path / "out" / "audio.wav").exists()
+    with pytest.raises(BadMedia, match="has no sound"):
+        excerpt(tmp_path / "a.mp4", tmp_path, 0.0, 1.0)
 
 
 @pytest.mark.parametrize(
@@ -164,13 +166,8 @@ def test_decoded_audio_over_a_limit(tmp_path: Path, rate_hz: int, says: str) -> 
 def clip(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """12 s with a tone that is silent now and then."""
     path = tmp_path_factory.mktemp("clip") / f"clip.{request.param}"
-    make_clip(
-        path,
-        [Shot(seed=1, frames=300)],
-        sound=Sound(silences_s=((2.0, 3.0), (7.0, 9.5))),
-        encoding=Encoding(size=(64, 48)),
-    )
-    return path
+    sound = Sound(silences_s=((2.0, 3.0), (7.0, 9.5)))
+    return make_clip(path, [Shot(seed=1, frames=300)], Encoding(size=(64, 48)), sound).path
 
 
 def excerpt(path: Path, folder: Path, start_s: float, end_s: float | None, max_s: float = 60.0) -> Samples:
@@ -205,9 +202,7 @@ def test_sound_alone_will_do(tmp_path: Path) -> None:
     assert np.array_equal(found, samples[RATE_HZ : 2 * RATE_HZ])
 
 
-def test_a_long_file_is_not_decoded_up_to_the_stretch(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_long_file_is_decoded_near_the_stretch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = tmp_path / "long.mp4"
     make_clip(path, [Shot(seed=1, frames=1500)], Encoding(size=(64, 48)), Sound())
     decoded: list[float] = []
@@ -229,9 +224,3 @@ def test_what_is_too_long_or_not_there_is_said(clip: Path, tmp_path: Path) -> No
     assert len(excerpt(clip, tmp_path, 7.5, None, max_s=5.0)) > 4 * RATE_HZ
     with pytest.raises(BadMedia, match="no sound after 100 s"):
         excerpt(clip, tmp_path, 100.0, 101.0)
-
-
-def test_an_excerpt_of_a_silent_film_is_refused(tmp_path: Path) -> None:
-    silent = make_clip(tmp_path / "silent.mp4", [Shot(seed=1, frames=20)]).path
-    with pytest.raises(BadMedia, match="has no sound"):
-        excerpt(silent, tmp_path, 0.0, 1.0)

@@ -106,9 +106,7 @@ def test_sound_that_can_not_be_decoded(tmp_path: Path, split_file: Split) -> Non
         ({"max_video_scenes": 1}, "more than 1 scenes"),
     ],
 )
-def test_more_results_than_allowed(
-    tmp_path: Path, split_file: Split, limits: dict[str, int], says: str
-) -> None:
+def test_too_many_results(tmp_path: Path, split_file: Split, limits: dict[str, int], says: str) -> None:
     truth = make_clip(tmp_path / "a.mp4", (Shot(seed=307, frames=50), Shot(seed=308, frames=50)))
     with pytest.raises(LimitExceeded, match=says):
         split_file(truth.path, **limits)

@@ -139,9 +139,7 @@ def test_bad_file_gives_one_sentence(tmp_path: Path, split_file: Split, kind: st
         ({"max_video_streams": 1}, r"2 streams, the limit is 1"),
     ],
 )
-def test_each_limit_has_its_sentence(
-    tmp_path: Path, split_file: Split, limits: dict[str, float], says: str
-) -> None:
+def test_limits_are_named(tmp_path: Path, split_file: Split, limits: dict[str, float], says: str) -> None:
     make_clip(tmp_path / "a.mp4", SHOT, sound=Sound())
     with pytest.raises(LimitExceeded, match=says):
         split_file(tmp_path / "a.mp4", **limits)

@@ -123,9 +123,7 @@ def test_a_failed_batch_is_let_go_of_before_its_memory_is_given_back(monkeypatch
 
 
 @given(st.lists(st.integers(0, 500), max_size=60), st.integers(1, 16), st.none() | st.integers(1, 2000))
-def test_every_item_is_in_one_group_of_like_length(
-    lengths: list[int], batch: int, padded: int | None
-) -> None:
+def test_every_item_is_in_one_group_of_its_length(lengths: list[int], batch: int, padded: int | None) -> None:
     groups = list(by_length(lengths, batch, padded=padded))
     assert sorted(chain.from_iterable(groups)) == list(range(len(lengths)))
     for group in groups:

@@ -16,19 +16,9 @@ from worker.models.spec import Kind
 from worker.models.weights import lock
 from worker.models.weights.verify import locate
 
-ENTRY: dict[str, Any] = {
-    "name": "tiny",
-    "family": "text",
-    "provider": "minilm",
-    "source": "path:/nowhere",
-    "revision": "1",
-    "dim": 8,
-    "metric": "cosine",
-    "licence": "none",
-    "memory_mb": 1,
-    "sha256": {"weights.bin": "0" * 64},
-    "profiles": ["lite"],
-}
+ENTRY: dict[str, Any] = {"name": "tiny", "family": "text", "provider": "minilm", "source": "path:/nowhere"}
+ENTRY |= {"revision": "1", "dim": 8, "metric": "cosine", "licence": "none", "memory_mb": 1}
+ENTRY |= {"sha256": {"weights.bin": "0" * 64}, "profiles": ["lite"]}
 
 
 def write(path: Path, *entries: dict[str, Any]) -> Path:
@@ -44,34 +34,28 @@ def test_the_shipped_catalogue_is_complete() -> None:
         assert (spec.dim is None) == (spec.kind in ("asr", "rerank", "ocr"))
 
 
-@pytest.mark.parametrize(
-    ("profile", "expected"),
-    [
-        (
-            "lite",
-            {
-                "asr": ("pocketsphinx-en-us", None, None),
-                "text": ("all-minilm-l6-v2", 384, "cosine"),
-                "face": ("dlib-resnet-v1", 128, "l2"),
-                "ocr": ("rapidocr-ppocrv6-small", None, None),
-            },
-        ),
-        (
-            "full",
-            {
-                "asr": ("whisper-medium", None, None),
-                "text": ("bge-m3", 1024, "cosine"),
-                "rerank": ("bge-reranker-v2-m3", None, None),
-                "vision": ("siglip-so400m-patch14-384", 1152, "cosine"),
-                "face": ("adaface-ir101-webface12m", 512, "cosine"),
-                "ocr": ("rapidocr-ppocrv6-small", None, None),
-            },
-        ),
-    ],
-)
-def test_the_models_of_a_profile(profile: str, expected: dict[str, tuple[Any, ...]]) -> None:
+MODELS = {
+    "lite": {
+        "asr": ("pocketsphinx-en-us", None, None),
+        "text": ("all-minilm-l6-v2", 384, "cosine"),
+        "face": ("dlib-resnet-v1", 128, "l2"),
+        "ocr": ("rapidocr-ppocrv6-small", None, None),
+    },
+    "full": {
+        "asr": ("whisper-medium", None, None),
+        "text": ("bge-m3", 1024, "cosine"),
+        "rerank": ("bge-reranker-v2-m3", None, None),
+        "vision": ("siglip-so400m-patch14-384", 1152, "cosine"),
+        "face": ("adaface-ir101-webface12m", 512, "cosine"),
+        "ocr": ("rapidocr-ppocrv6-small", None, None),
+    },
+}
+
+
+@pytest.mark.parametrize("profile", MODELS)
+def test_the_models_of_a_profile(profile: str) -> None:
     active = load_catalog().for_profile(profile)
-    assert {kind: (spec.name, spec.dim, spec.metric) for kind, spec in active.items()} == expected
+    assert {kind: (spec.name, spec.dim, spec.metric) for kind, spec in active.items()} == MODELS[profile]
 
 
 def test_every_listed_file_is_where_the_catalogue_says() -> None:
@@ -146,9 +130,8 @@ def test_two_files_for_one_name_are_refused(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("source", ["hub:owner/repository", "url:https://example.org/x", "user:"])
 def test_weights_that_are_pulled_or_supplied_need_no_sum(tmp_path: Path, source: str) -> None:
-    spec = load_catalog(write(tmp_path, ENTRY | {"source": source, "sha256": {}, "files": ["w.bin"]})).get(
-        "tiny"
-    )
+    entry = ENTRY | {"source": source, "sha256": {}, "files": ["w.bin"]}
+    spec = load_catalog(write(tmp_path, entry)).get("tiny")
     assert spec.all_files == ("w.bin",) and spec.kind == "text"
     assert spec.is_pulled == (source != "user:")
 
@@ -163,11 +146,8 @@ def test_whispers_sums_are_those_in_their_addresses() -> None:
 
 
 def test_the_lock_adds_what_the_catalogue_leaves_out(tmp_path: Path) -> None:
-    entry = ENTRY | {"source": "hub:o/r", "revision": "main", "files": ["more.bin"]}
-    path = write(tmp_path, entry)
-    known = {
-        name: lock.LockedFile(sha256="1" * 64, bytes=1) for name in ("weights.bin", "more.bin", "gone.bin")
-    }
+    path = write(tmp_path, ENTRY | {"source": "hub:o/r", "revision": "main", "files": ["more.bin"]})
+    known = dict.fromkeys(("weights.bin", "more.bin", "gone.bin"), lock.LockedFile(sha256="1" * 64, bytes=1))
     with lock.changing(tmp_path / "models") as entries:
         entries["tiny"] = lock.Entry(revision="c" * 40, files=known)
     spec = load_catalog(path, tmp_path / "models").get("tiny")

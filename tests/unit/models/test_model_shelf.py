@@ -91,7 +91,7 @@ def state_of(model_cache: ModelCache, name: str = "counting") -> dict[str, Any]:
     return state
 
 
-def test_preload_loads_and_warms_once(make_cache: Make) -> None:
+def test_preload_loads_and_warms_once_and_get_loads_again_after_unload(make_cache: Make) -> None:
     model_cache = make_cache()
     assert state_of(model_cache)["loaded"] is False
     model_cache.preload()
@@ -99,96 +99,64 @@ def test_preload_loads_and_warms_once(make_cache: Make) -> None:
     assert (model.starts, model.warm_ups) == (1, 3)
     state = state_of(model_cache)
     assert (state["name"], state["loaded"], state["dim"]) == ("counting", True, 4)
+    assert model.threads >= 1 and build(model.spec, threads=3).threads == 3
     assert state["load_s"] >= 0 and state["warm_up_s"] >= 0 and state["memory_bytes"] >= 0
-
-
-def test_a_model_not_preloaded_is_loaded_when_asked_for(make_cache: Make) -> None:
-    model_cache = make_cache(preload=False)
-    model_cache.preload()
-    assert state_of(model_cache)["loaded"] is False
-    assert embedder(model_cache).loaded
-    assert model_cache.get("text") is model_cache.get("text")
-
-
-def test_unload_frees_and_get_loads_again(make_cache: Make) -> None:
-    model_cache = make_cache()
-    first = embedder(model_cache)
-    assert model_cache.unload("counting") is True
-    assert model_cache.unload("counting") is False
-    assert not first.loaded and first.unloads == 1
+    assert [model_cache.unload("counting") for _ in range(2)] == [True, False]
+    assert not model.loaded and model.unloads == 1
     state = state_of(model_cache)
     assert state["loaded"] is False and state["memory_bytes"] is None and state["loads"] == 1
-    assert embedder(model_cache).loaded and first.starts == 2
+    assert embedder(model_cache).loaded and model.starts == 2
     assert state_of(model_cache)["loads"] == 2
 
 
-def test_many_threads_load_once(make_cache: Make) -> None:
-    model_cache = make_cache()
+def test_a_model_not_preloaded_is_loaded_once_when_many_threads_ask_for_it(make_cache: Make) -> None:
+    model_cache = make_cache(preload=False)
+    model_cache.preload()
+    assert state_of(model_cache)["loaded"] is False
     models = at_once([lambda: embedder(model_cache)] * 8)
-    assert len(set(map(id, models))) == 1 and models[0].starts == 1
+    assert len(set(map(id, models))) == 1 and models[0].starts == 1 and models[0].loaded
 
 
 def test_a_family_without_a_model_is_unavailable_and_says_so(make_cache: Make) -> None:
     model_cache = make_cache("text", "vision")
     model_cache.preload()
-    states = {state["kind"]: state for state in model_cache.states()}
-    assert states["vision"] == {
-        "kind": "vision",
-        "loaded": False,
-        "active": False,
-        "unavailable": "The profile has no vision model; use a profile that has one",
-    }
+    (vision,) = [state for state in model_cache.states() if state["kind"] == "vision"]
+    reason = "The profile has no vision model; use a profile that has one"
+    assert vision == {"kind": "vision", "loaded": False, "active": False, "unavailable": reason}
     with pytest.raises(ModelUnavailable, match="The profile has no vision model"):
         model_cache.get("vision")
-
-
-def test_a_family_of_another_node_is_refused(make_cache: Make) -> None:
     with pytest.raises(ModelUnavailable, match="This node has no face model; it serves the families: text"):
         make_cache().get("face")
 
 
-def test_an_unknown_provider_is_named(spec: ModelSpec) -> None:
+def test_what_a_model_lacks_is_named(spec: ModelSpec, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(ModelUnavailable, match="provider 'other', which kind text does not have"):
         build(spec.model_copy(update={"provider": "other"}))
-
-
-def test_a_missing_engine_is_named(spec: ModelSpec, monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(ModelUnavailable, match="package no_such_package is not installed"):
+        build(spec.model_copy(update={"source": "package:no_such_package/model"})).load()
     monkeypatch.setitem(cache_module.PROVIDERS, ("text", "counting"), "no_such_engine:Model")
     with pytest.raises(ModelUnavailable, match=r"No module named 'no_such_engine'.*extra 'lite'"):
         build(spec)
 
 
-def test_changed_weights_are_refused_before_the_engine_sees_them(spec: ModelSpec, tmp_path: Path) -> None:
-    (tmp_path / "weights.bin").write_bytes(WEIGHTS + b"!")
-    model = built(spec)
+def test_wrong_weights_are_refused_before_the_engine_sees_them(spec: ModelSpec, tmp_path: Path) -> None:
+    path, model = tmp_path / "weights.bin", built(spec)
+    path.write_bytes(WEIGHTS + b"!")
     found = hashlib.sha256(WEIGHTS + b"!").hexdigest()
-    path = tmp_path / "weights.bin"
     with pytest.raises(ModelUnavailable) as refusal:
         model.load()
     assert f"{path} should have sha256 {spec.sha256['weights.bin']} but has {found}" in str(refusal.value)
-    assert model.starts == 0 and not model.loaded
-
-
-def test_a_model_can_be_loaded_after_its_weights_are_put_right(spec: ModelSpec, tmp_path: Path) -> None:
-    (tmp_path / "weights.bin").unlink()
-    model = build(spec)
+    path.unlink()
     with pytest.raises(ModelUnavailable, match="found no such file"):
         model.load()
-    (tmp_path / "weights.bin").write_bytes(WEIGHTS)
-    model.load()
-    assert model.loaded
-
-
-def test_a_folder_in_place_of_a_file_is_refused(spec: ModelSpec, tmp_path: Path) -> None:
-    (tmp_path / "weights.bin").unlink()
-    (tmp_path / "weights.bin").mkdir()
+    path.mkdir()
     with pytest.raises(ModelUnavailable, match="can't be read"):
         verify(spec)
-
-
-def test_a_package_that_is_not_installed_is_named(spec: ModelSpec) -> None:
-    with pytest.raises(ModelUnavailable, match="package no_such_package is not installed"):
-        build(spec.model_copy(update={"source": "package:no_such_package/model"})).load()
+    assert model.starts == 0 and not model.loaded
+    path.rmdir()
+    path.write_bytes(WEIGHTS)
+    model.load()
+    assert model.loaded
 
 
 def test_downloaded_weights_lie_under_models_dir(spec: ModelSpec, tmp_path: Path) -> None:
@@ -209,11 +177,6 @@ def test_what_an_engine_raises_is_a_model_failure(spec: ModelSpec, place: str) -
         model.embed(["text"])
     assert isinstance(failure.value.__cause__, RuntimeError)
     assert model.loaded == (place != "load")
-
-
-def test_threads_have_a_sensible_default(spec: ModelSpec) -> None:
-    assert build(spec).threads >= 1
-    assert build(spec, threads=3).threads == 3
 
 
 # --- several models under a budget
@@ -246,9 +209,7 @@ def test_without_a_budget_everything_stays(make_crowd: Make) -> None:
     assert loaded(model_cache) == {"a", "b", "c"} and model_cache.evictions == 0
 
 
-def test_the_least_recently_used_makes_room_and_no_more_than_needed(
-    make_crowd: Make,
-) -> None:
+def test_the_least_recently_used_makes_room_and_no_more_than_needed(make_crowd: Make) -> None:
     model_cache = make_crowd(1000)
     model_cache.load("a")
     model_cache.load("b")
@@ -261,15 +222,11 @@ def test_the_least_recently_used_makes_room_and_no_more_than_needed(
     assert loaded(model_cache) == {"b", "a"} and model_cache.evictions == 3
 
 
-def test_a_model_larger_than_the_budget_is_refused_and_nothing_goes_for_it(
-    make_crowd: Make,
-) -> None:
+def test_a_model_larger_than_the_budget_is_refused_and_nothing_goes_for_it(make_crowd: Make) -> None:
     model_cache = make_crowd(450)
     model_cache.load("a")
-    with pytest.raises(
-        ModelDoesNotFit,
-        match=r"c needs 500 MB, more than the whole budget of 450 MB \(400 MB used\): raise WORKER_",
-    ):
+    said = r"c needs 500 MB, more than the whole budget of 450 MB \(400 MB used\): raise WORKER_"
+    with pytest.raises(ModelDoesNotFit, match=said):
         model_cache.load("c")
     assert loaded(model_cache) == {"a"} and model_cache.evictions == 0
 
@@ -282,9 +239,7 @@ def test_what_was_measured_counts_where_it_is_more(make_crowd: Make, monkeypatch
     assert loaded(model_cache) == {"b"}
 
 
-def test_a_model_used_after_it_was_let_go_of_comes_back_within_the_budget(
-    make_crowd: Make,
-) -> None:
+def test_a_model_used_after_it_was_let_go_of_comes_back_within_the_budget(make_crowd: Make) -> None:
     """Somebody got it, then another thread loaded a model that needed its room."""
     model_cache = make_crowd(600)
     model = embedder(model_cache)
@@ -328,8 +283,8 @@ def test_threads_that_want_each_others_room_all_get_on(make_crowd: Make) -> None
             model_cache.load("b")
         done.append("control")
 
-    acts = [lambda: use(a), lambda: use(c), end_lease]
-    threads = [threading.Thread(target=act, daemon=True) for act in acts]
+    threads = [threading.Thread(target=use, args=(model,), daemon=True) for model in (a, c)]
+    threads.append(threading.Thread(target=end_lease, daemon=True))
     for thread in threads:
         thread.start()
     for thread in threads:

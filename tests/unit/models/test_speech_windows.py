@@ -80,9 +80,7 @@ def test_a_loop_is_long_enough_and_marks_no_more_than_there_is(words: list[str])
         (said("la " * 8 + "and nine more words so that it is not all"), None),
     ],
 )
-def test_a_segment_is_judged_by_what_the_engine_says_of_it(
-    segment: HeardSegment, verdict: str | None
-) -> None:
+def test_a_segment_is_judged_by_what_the_engine_says(segment: HeardSegment, verdict: str | None) -> None:
     assert judge([segment]) == [verdict]
 
 
@@ -92,10 +90,7 @@ def test_a_loop_over_several_segments_is_seen() -> None:
     ]  # fmt: skip
 
 
-@given(
-    st.lists(st.tuples(st.floats(-5, 40), st.floats(-5, 40)), max_size=60),
-    st.floats(0.25, 30),
-)
+@given(st.lists(st.tuples(st.floats(-5, 40), st.floats(-5, 40)), max_size=60), st.floats(0.25, 30))
 def test_times_are_put_in_order_inside_the_window(spans: list[tuple[float, float]], length_s: float) -> None:
     ordered = put_in_order(spans, length_s)
     assert len(ordered) == len(spans)
@@ -202,9 +197,7 @@ class TestWindows:
         assert engine.transcribe(np.zeros(160_000, np.float32)) == Transcript(None, ())
         assert engine.asked == engine.detected == []
 
-    def test_the_longest_window_tells_the_language_of_the_short_ones(
-        self, engine: Engine, sample: Float32
-    ) -> None:
+    def test_short_windows_take_the_language_of_the_longest(self, engine: Engine, sample: Float32) -> None:
         engine.languages = {8: ("de", 0.6)}
         heard = engine.transcribe(of_lengths(sample, 5, 8, 3))
         assert [language for _, language, _ in engine.asked] == ["de"] * 3

@@ -66,9 +66,7 @@ def probabilities(*stretches: tuple[float, float]) -> Float32:
     ],
     ids=["short silence", "long silence", "click", "between the thresholds", "never above the first"],
 )
-def test_speech_ends_at_long_silences_and_clicks_are_none(
-    stretches: tuple[tuple[float, float], ...], spans: int
-) -> None:
+def test_speech_ends_at_long_silences(stretches: tuple[tuple[float, float], ...], spans: int) -> None:
     assert len(speech_spans(probabilities(*stretches))) == spans
 
 
