@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import subprocess
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -90,9 +91,9 @@ def probe_each(fleet: Fleet, pids: set[int]) -> dict[int, list[str]]:
 def test_each_process_sees_its_gpu_and_its_replacement_the_same(
     fleet: Fleet, node: NodeProcess, devices: tuple[str, str]
 ) -> None:
-    def whole() -> dict[int, str] | None:
+    def whole(dead: int = 0) -> dict[int, str]:
         found = published(fleet)
-        return found if len(found) == len(devices) else None
+        return found if len(found) == len(devices) and dead not in found else {}
 
     before = eventually(whole, within_s=30, what="both processes say which GPU they have")
     assert tuple(before.values()) == devices
@@ -102,12 +103,7 @@ def test_each_process_sees_its_gpu_and_its_replacement_the_same(
     for slot, device in enumerate(devices):
         old = list(published(fleet))[slot]
         psutil.Process(old).kill()
-
-        def replaced(dead: int = old) -> dict[int, str] | None:
-            found = whole()
-            return found if found is not None and dead not in found else None
-
-        after = eventually(replaced, within_s=90, what=f"another process took the place of {old}")
+        after = eventually(partial(whole, old), within_s=90, what=f"another process in place of {old}")
         assert tuple(after.values()) == devices
         new = list(after)[slot]
         assert new not in before

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import json
 from pathlib import Path
 from typing import Any, cast
@@ -18,6 +17,7 @@ from tests.acceptance.conftest import MakeFleet
 from tests.checkpoints import siglip, write_catalog
 from tests.support.clips import Shot, make_clip, picture
 from tests.support.fleet import Fleet, eventually
+from tests.support.pictures import encoded
 from worker.media.pictures import decode_picture
 from worker.models.cache import build
 from worker.models.labels import read_labels
@@ -99,7 +99,7 @@ def test_a_profile_with_nothing_but_vision_indexes_what_it_can(status: VideoStat
     assert asr.error == "unavailable: profile full has no asr model"
 
 
-def test_every_keyframe_has_the_vector_its_picture_gives(
+def test_every_keyframe_has_the_vector_its_picture_gives_and_the_model_an_index(
     fleet: Fleet, status: VideoStatus, model: VisionEmbedder
 ) -> None:
     stored = keyframe_vectors(fleet)
@@ -110,9 +110,6 @@ def test_every_keyframe_has_the_vector_its_picture_gives(
     expected = model.embed_images(pictures)
     np.testing.assert_allclose([stored[key] for key in keys], expected, atol=1e-3)
     assert np.abs(expected[0] - expected[-1]).max() > 0.01, "other scenes have other vectors"
-
-
-def test_the_model_has_an_index(fleet: Fleet, status: VideoStatus) -> None:
     (row,) = fleet.rows("SELECT model_id, dim FROM models WHERE family = 'vision'")
     assert row["dim"] == siglip.DIM
     assert fleet.rows("SELECT to_regclass(%s) AS oid", f"ix_embeddings_hnsw_m{row['model_id']}")[0]["oid"]
@@ -149,12 +146,11 @@ def test_requests_embed_texts_and_stored_pictures(
     remarks = Image.Exif()
     remarks[0x0112] = 6
     view = picture(9, 1600, 900)
-    for name, kind in (("a.jpg", "JPEG"), ("b.png", "PNG"), ("c.webp", "WEBP")):
-        stream = io.BytesIO()
-        Image.fromarray(view).save(stream, kind, exif=remarks, quality=95)
-        fleet.storage.put_bytes("uploads", f"uploads/{USER}/{name}", stream.getvalue(), "image/jpeg")
     frame, stored = next(iter(keyframe_vectors(fleet).items()))
     keys = [frame, *(f"uploads/{USER}/{name}" for name in ("a.jpg", "b.png", "c.webp"))]
+    for key, kind in zip(keys[1:], ("JPEG", "PNG", "WEBP"), strict=True):
+        data = encoded(Image.fromarray(view), kind, exif=remarks, quality=95)
+        fleet.storage.put_bytes("uploads", key, data, "image/jpeg")
     vectors = np.array(fleet.client.embed_images(USER, keys).vectors)
     np.testing.assert_allclose(vectors[0], stored, atol=1e-3)
     upright = model.embed_images([np.ascontiguousarray(np.rot90(view, -1))])[0]
@@ -202,9 +198,8 @@ def test_the_model_of_sight_is_switched_too(fleet: Fleet, status: VideoStatus) -
 def test_requests_for_other_pictures_are_refused(
     fleet: Fleet, status: VideoStatus, key: str, kind: type[Exception], said: str
 ) -> None:
-    stream = io.BytesIO()
-    Image.new("1", (30_000, 30_000)).save(stream, "PNG")
-    fleet.storage.put_bytes("uploads", f"uploads/{USER}/huge.png", stream.getvalue(), "image/png")
+    huge = encoded(Image.new("1", (30_000, 30_000)), "PNG")
+    fleet.storage.put_bytes("uploads", f"uploads/{USER}/huge.png", huge, "image/png")
     with pytest.raises(kind, match=said) as refused:
         fleet.client.embed_images(USER, [key])
     assert type(refused.value) is kind
@@ -246,15 +241,10 @@ def test_a_rerun_with_other_labels_replaces_vectors_and_tags(
 def test_a_node_with_a_useless_list_of_labels_leaves(fleet: Fleet, tmp_path: Path) -> None:
     path = tmp_path / "labels.txt"
     fleet.start("vision", name="labels", VISION_LABELS=str(path))
-    node = fleet.nodes.pop("labels")
-    try:
-        assert node.process.wait(timeout=90) == ExitStatus.CONFIG, node.log.read_text()
-        said = f"The list of labels {path} can't be read (No such file or directory): correct VISION_LABELS"
-        assert said in node.log.read_text()
-    finally:
-        if node.process.poll() is None:
-            node.process.kill()
-            node.process.wait(timeout=30)
+    assert fleet.nodes["labels"].process.wait(timeout=90) == ExitStatus.CONFIG, fleet.log("labels")
+    said = f"The list of labels {path} can't be read (No such file or directory): correct VISION_LABELS"
+    assert said in fleet.log("labels")
+    fleet.stop("labels")
 
 
 def test_a_damaged_keyframe_fails_the_stage_once_and_keeps_the_rest(fleet: Fleet, clip: Path) -> None:
