@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import subprocess
 import sysconfig
 import venv
 from pathlib import Path
@@ -15,7 +16,6 @@ import pytest
 
 from shared.errors import InvalidRequest
 from shared.nodes import node_name, read_nodes
-from tests.acceptance.commands import run_command
 from tests.acceptance.conftest import MakeFleet
 from tests.support.excerpt import write_excerpt
 from tests.support.fleet import ROOT, Fleet
@@ -44,8 +44,9 @@ def fleet(make_fleet: MakeFleet, python: Path) -> Fleet:
 
 def pip(python: Path, *arguments: str) -> None:
     environment = {"PATH": os.environ["PATH"], "HOME": str(python.parents[1]), "PIP_NO_INDEX": "1"}
-    line = [python, "-m", "pip", *arguments, "--disable-pip-version-check"]
-    run_command(line, environment)
+    line = [str(python), "-m", "pip", *arguments, "--disable-pip-version-check"]
+    done = subprocess.run(line, env=environment, capture_output=True, text=True, timeout=120, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
 
 
 def command(fleet: Fleet, *arguments: str, status: int = 0) -> str:
@@ -66,7 +67,9 @@ def index(fleet: Fleet, clip: Path, video_id: str) -> dict[str, str]:
 
 
 def ended(fleet: Fleet, video_id: str) -> dict[str, str]:
-    return {stage.stage: stage.state for stage in fleet.wait_for(video_id).stages}
+    status = fleet.wait_ended([video_id], within_s=120)[video_id]
+    assert status.state == "indexed", status
+    return {stage.stage: stage.state for stage in status.stages}
 
 
 def sidecars(fleet: Fleet, video_id: str) -> list[dict[str, Any]]:
