@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import signal
-import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,9 +12,10 @@ from typing import Any
 import pytest
 
 from cli.models.control import Remote
+from tests.acceptance.commands import run_command
 from tests.acceptance.conftest import MakeFleet
 from tests.support.catalogs import OwnCatalog, own_catalog
-from tests.support.fleet import ROOT, Fleet, eventually
+from tests.support.fleet import Fleet, eventually
 from worker.models.catalog import load_catalog
 
 pytestmark = pytest.mark.timeout(600)
@@ -47,31 +47,17 @@ def fleet(catalog: OwnCatalog, make_fleet: MakeFleet) -> Fleet:
     return made
 
 
-def celery(fleet: Fleet, *arguments: str, status: int = 0) -> str:
+def celery(fleet: Fleet, *arguments: str) -> str:
     """Run `celery -A worker.app ...` as an operator would; returns what it wrote."""
-    done = subprocess.run(
-        [sys.executable, "-m", "celery", "-A", "worker.app", *arguments],
-        cwd=ROOT,
-        env=fleet.process_environment(),
-        capture_output=True,
-        text=True,
-        timeout=120,
-        check=False,
-    )
-    assert done.returncode == status, done.stdout + done.stderr
-    return done.stdout
+    command = [sys.executable, "-m", "celery", "-A", "worker.app", *arguments]
+    return run_command(command, fleet.process_environment()).stdout
 
 
 def answers(fleet: Fleet, *arguments: str) -> dict[str, Any]:
     """The answers to a remote command with ``--json``, by the node's name before the `@`."""
-    text = celery(fleet, *arguments, "--json", "--timeout", "5")
-    found = json.loads(text)
-    by_node = (
-        {name: answer for reply in found for name, answer in reply.items()}
-        if isinstance(found, list)
-        else found
-    )
-    return {name.partition("@")[0]: answer for name, answer in by_node.items()}
+    found = json.loads(celery(fleet, *arguments, "--json", "--timeout", "5"))
+    replies = found if isinstance(found, list) else [found]
+    return {name.partition("@")[0]: answer for reply in replies for name, answer in reply.items()}
 
 
 def describe(fleet: Fleet, node: str) -> dict[str, Any]:
@@ -97,6 +83,13 @@ def held(slot: dict[str, Any]) -> set[str]:
     return {model["name"] for model in slot["models"] if model["loaded"]}
 
 
+def wait_command(fleet: Fleet, state: str) -> None:
+    def reached() -> bool:
+        return bool(slot_of(fleet, "text")["command"]["state"] == state)
+
+    eventually(reached, within_s=60, what=f"the command is {state}")
+
+
 def models_json(fleet: Fleet, *arguments: str, status: int = 0) -> Any:
     done = fleet.command("models", *arguments, "--json")
     assert done.returncode == status, done.stdout + done.stderr
@@ -119,7 +112,7 @@ def settle(fleet: Fleet) -> dict[str, Any]:
 def test_celery_knows_the_commands_without_a_node(fleet: Fleet) -> None:
     assert "models" in celery(fleet, "inspect", "--list")
     listed = celery(fleet, "control", "--list")
-    assert all(f"{name} <model>" in listed for name in ("load_model", "unload_model", "warmup_model"))
+    assert all(f"{verb}_model <model>" in listed for verb in ("load", "unload", "warmup"))
 
 
 def test_every_node_says_how_its_models_are(fleet: Fleet) -> None:
@@ -149,9 +142,7 @@ def test_a_load_evicts_the_least_recently_used_and_the_next_job_brings_it_back(f
     replies = answers(fleet, "control", "load_model", SECOND)
     assert "serves asr" in replies["asr"]["error"] and "serves media" in replies["media"]["error"]
     number = replies["text"]["ok"]["command"]
-    eventually(
-        lambda: slot_of(fleet, "text")["command"]["state"] == "done", within_s=60, what="the command is done"
-    )
+    wait_command(fleet, "done")
     slot = slot_of(fleet, "text")
     assert (slot["command"]["id"], slot["command"]["verb"]) == (number, "load")
     assert held(slot) == {SECOND} and slot["evictions"] == before["evictions"] + 1
@@ -175,15 +166,12 @@ def test_the_command_loads_warms_and_unloads(fleet: Fleet) -> None:
     assert shown.returncode == 0, shown.stderr
     assert "done" in shown.stdout and "not loaded" in shown.stdout
     assert held(slot_of(fleet, "text")) == set()
-    document = models_json(fleet, "load", SECOND, "--node", next(iter(_names(fleet, "text"))))
+    nodes = models_json(fleet, "status")["nodes"]
+    (name,) = [node["node"] for node in nodes if node["family"] == "text"]
+    document = models_json(fleet, "load", SECOND, "--node", name)
     assert document["outcomes"][0]["model"]["warm_up_s"] is None
     search(fleet)
     assert held(slot_of(fleet, "text")) == {ACTIVE}
-
-
-def _names(fleet: Fleet, family: str) -> list[str]:
-    nodes = models_json(fleet, "status")["nodes"]
-    return [node["node"] for node in nodes if node["family"] == family]
 
 
 def test_the_status_of_all_nodes_as_a_table(fleet: Fleet) -> None:
@@ -194,8 +182,8 @@ def test_the_status_of_all_nodes_as_a_table(fleet: Fleet) -> None:
     assert shown.returncode == 0, shown.stderr
     for word in (ACTIVE, ASR, "text@", "media@", "MiB", "not loaded", "(rerank) none in profile"):
         assert word in " ".join(shown.stdout.split()), word
-    only = models_json(fleet, "status", "--node", "asr")
-    assert [node["family"] for node in only["nodes"]] == ["asr"]
+    (only,) = models_json(fleet, "status", "--node", "asr")["nodes"]
+    assert only["family"] == "asr"
 
 
 @pytest.mark.parametrize(
@@ -210,15 +198,13 @@ def test_the_status_of_all_nodes_as_a_table(fleet: Fleet) -> None:
         (("status", "--node", "nowhere"), "there is no node 'nowhere'"),
     ],
 )
-def test_what_does_not_work_is_said_in_a_sentence_and_the_node_works_on(
-    fleet: Fleet, arguments: tuple[str, ...], sentence: str
-) -> None:
+def test_what_fails_is_said_in_a_sentence(fleet: Fleet, arguments: tuple[str, ...], sentence: str) -> None:
+    """And the node works on."""
     before = slot_of(fleet, "text")
     failed = fleet.command("models", *arguments)
-    assert failed.returncode == 1
     last = failed.stderr.strip().splitlines()[-1]
+    assert failed.returncode == 1 and "Traceback" not in failed.stderr
     assert last.startswith("scenefleet: ") and sentence in last, failed.stderr
-    assert "Traceback" not in failed.stderr
     search(fleet)
     assert slot_of(fleet, "text")["pid"] == before["pid"]
 
@@ -237,14 +223,13 @@ def test_an_order_during_a_job_waits_for_it_and_takes_nothing_from_it(fleet: Fle
     before = slot_of(fleet, "asr")
     fleet.process(sample, "during")
 
-    def runs() -> bool:
-        rows = fleet.of_video("jobs", "during", "stage = 'asr' AND part >= 0")
-        return any(row["state"] == "running" for row in rows)
-
-    eventually(runs, within_s=120, what="asr works on the video", every_s=0.05)
+    where = "stage = 'asr' AND part >= 0 AND state = 'running'"
+    eventually(
+        lambda: fleet.of_video("jobs", "during", where), within_s=120, what="asr works on it", every_s=0.05
+    )
     for verb in ("unload", "warmup", "unload"):
         assert models_json(fleet, verb, ASR)["outcomes"][0]["state"] == "done"
-    assert fleet.wait_ended(["during"], within_s=300)["during"].state == "indexed"
+    fleet.wait_for("during", within_s=300)
     rows = fleet.of_video("jobs", "during", "queue = 'asr'")
     assert rows and all((row["attempt"], row["failures"], row["outages"]) == (1, 0, 0) for row in rows)
     after = slot_of(fleet, "asr")
@@ -261,9 +246,7 @@ def test_an_order_to_a_process_that_dies_is_lost_and_only_one_is_taken_at_a_time
     refused = fleet.command("models", "load", SECOND)
     assert refused.returncode == 1 and f"busy with `unload {ACTIVE}`" in refused.stderr
     child.kill()
-    eventually(
-        lambda: slot_of(fleet, "text")["command"]["state"] == "lost", within_s=60, what="the command is lost"
-    )
+    wait_command(fleet, "lost")
     eventually(lambda: is_ready(fleet, "text"), within_s=120, what="the process after it is ready")
     slot = slot_of(fleet, "text")
     assert slot["children"] >= 2 and held(slot) == {ACTIVE}
@@ -278,11 +261,8 @@ def test_what_redis_says_agrees(fleet: Fleet) -> None:
     def agrees() -> bool:
         fields = fleet.node_states()["text"]
         (slot,) = json.loads(fields["slots"])
-        return (slot["command"], slot["loads"], slot["evictions"]) == (
-            told["command"],
-            told["loads"],
-            told["evictions"],
-        ) and json.loads(fields["loads"]) == told["loads"]
+        same = all(slot[name] == told[name] for name in ("command", "loads", "evictions"))
+        return same and json.loads(fields["loads"]) == told["loads"]
 
     eventually(agrees, within_s=10, what="the published state shows the command")
     search(fleet)

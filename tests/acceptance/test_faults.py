@@ -12,6 +12,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -61,10 +62,8 @@ def the_stand(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stand]:
 
 def start(fleet: Fleet, *families: str) -> None:
     for family in families:
-        if family == "media":
-            fleet.start(family, concurrency=2, LEASE_S=str(MEDIA_LEASE_S))
-        else:
-            fleet.start(family)
+        media: Any = {"concurrency": 2, "LEASE_S": str(MEDIA_LEASE_S)} if family == "media" else {}
+        fleet.start(family, **media)
 
 
 def unacked(fleet: Fleet) -> int:
@@ -101,18 +100,21 @@ def ask(producer: Celery, task: str, **payload: str) -> str:
     return str(result.id)
 
 
+def send_wake_up(producer: Celery, **payload: int) -> None:
+    producer.send_task(routing.wake_up_task("media"), kwargs=payload, queue="media", ignore_result=True)
+
+
 def wait_answer(producer: Celery, task_id: str, *, within_s: float = 60) -> Any:
     """The answer to a request.
 
     Raises: what the fleet answered with.
     """
 
-    def answered() -> dict[str, Any] | None:
+    def answered() -> dict[str, Any]:
         found: dict[str, Any] = producer.backend.get_task_meta(task_id)
-        return found if found["status"] in ("SUCCESS", "FAILURE") else None
+        return found if found["status"] in ("SUCCESS", "FAILURE") else {}
 
     meta = eventually(answered, within_s=within_s, what=f"request {task_id} is answered")
-    assert meta is not None
     if meta["status"] == "FAILURE":
         raise meta["result"]
     return meta["result"]
@@ -127,9 +129,8 @@ def wait_done(fleet: Fleet, *sent: Source, within_s: float = 120) -> None:
     wait_indexed(fleet, sent, within_s=within_s)
     wanted = [source.video_id for source in sent]
     # A worker that gives up still tidies its folder after the video has ended.
-    eventually(
-        lambda: not leftovers(fleet, wanted), within_s=10, what=f"nothing left: {leftovers(fleet, wanted)}"
-    )
+    left = f"nothing left: {leftovers(fleet, wanted)}"
+    eventually(lambda: not leftovers(fleet, wanted), within_s=10, what=left)
 
 
 def job(fleet: Fleet, video_id: str, stage: str) -> dict[str, Any]:
@@ -199,16 +200,12 @@ def test_a_job_that_always_kills_its_worker(the_stand: Stand, fleet: Fleet, clip
     send(fleet, clips[0], "deadly")
     others = [send(fleet, clip, f"beside{n}") for n, clip in enumerate(clips[:2])]
     wait_indexed(fleet, others, within_s=120)
-    status = fleet.wait_ended(["deadly"], within_s=120)["deadly"]
-    assert (status.state, status.error_class) == ("failed", "WorkerLost")
-    assert "died while it ran this job" in (status.error or "")
+    status = fleet.wait_for("deadly", "failed")
+    assert status.error_class == "WorkerLost" and "died while it ran this job" in (status.error or "")
     row = job(fleet, "deadly", "split")
     assert (row["failures"], row["attempt"]) == (3, 3)
     assert len(deadly.met) == 3, "as many deaths as max_failures, no storm"
-    beside = fleet.rows(
-        "SELECT sum(failures) AS failures FROM jobs WHERE video_id IN (SELECT video_id FROM videos WHERE starts_with(external_id, 'beside'))"
-    )
-    assert beside == [{"failures": 0}]
+    assert not any(fleet.of_video("jobs", source.video_id, "failures > 0") for source in others)
     deadly.lift()
     fleet.client.retry("deadly", "u1")
     wait_done(fleet, Source("deadly", "u1", clips[0]))
@@ -222,9 +219,8 @@ def test_a_request_that_kills_its_worker_is_not_repeated_for_ever(
     (tmp_path / "sitecustomize.py").write_text(_DEADLY_REQUEST)
     fleet.start("search", PYTHONPATH=str(tmp_path), DEATHS=str(tmp_path / "deaths"))
     fleet.wait_ready("search")
-    answer = ask(producer, routing.VIDEO_STATUS, video_id="die", user_id="u1")
     with pytest.raises(Exception, match=r"WorkerLost|exited prematurely"):
-        wait_answer(producer, answer)
+        wait_answer(producer, ask(producer, routing.VIDEO_STATUS, video_id="die", user_id="u1"))
     assert fleet.client.search("u1", "rocket", mode="keyword").query == "rocket", "the next child answers"
     assert len((tmp_path / "deaths").read_text().split()) == 1
     fleet.stop("search")
@@ -253,9 +249,7 @@ def test_duplicate_wake_ups_while_the_first_still_runs(
     job_id = held.wait_met()["job_id"]
     before = unacked(fleet)
     for _ in range(5):
-        producer.send_task(
-            routing.wake_up_task("media"), kwargs={"job_id": job_id}, queue="media", ignore_result=True
-        )
+        send_wake_up(producer, job_id=job_id)
     with redis.Redis.from_url(fleet.redis_url) as client:
         eventually(
             lambda: client.llen("media") == 0 and unacked(fleet) <= before,
@@ -275,19 +269,15 @@ def test_a_worker_that_wakes_after_its_lease_was_taken(
 ) -> None:
     """The sleeper of split wakes while the run goes on, that of sidecar when all is over and swept."""
     video_id = f"woken_{stage}"
-    slept = the_stand.injection.hold(
-        stage, video_id, when="after" if stage == "split" else "before", deaf=True, times=1
-    )
+    when: Any = "after" if stage == "split" else "before"
+    slept = the_stand.injection.hold(stage, video_id, when=when, deaf=True, times=1)
     later = the_stand.injection.hold("asr", video_id) if stage == "split" else None
     sent = send(fleet, clips[1], video_id)
     sleeper = slept.wait_met()
     os.kill(sleeper["pid"], signal.SIGSTOP)
     try:
-        eventually(
-            lambda: job(fleet, video_id, stage)["state"] == "done",
-            within_s=60,
-            what="another child has done the job",
-        )
+        done = f"stage = '{stage}' AND state = 'done'"
+        eventually(lambda: fleet.of_video("jobs", video_id, done), within_s=60, what="another child's work")
         if later is not None:
             later.wait_met()
         else:
@@ -300,26 +290,19 @@ def test_a_worker_that_wakes_after_its_lease_was_taken(
         slept.lift()
     finally:
         os.kill(sleeper["pid"], signal.SIGCONT)
+    said = re.compile(rf"job given up\s.*job_id={sleeper['job_id']}")
     eventually(
-        lambda: re.search(rf"job given up\s.*job_id={sleeper['job_id']}", _plain(fleet.log("media"))),
+        lambda: said.search(re.sub(r"\x1b\[[0-9;]*m", "", fleet.log("media"))),
         within_s=30,
-        what="the woken worker has given up",
+        what="it gives up",
     )
-    eventually(
-        lambda: fleet.objects("sidecars") == made,
-        within_s=10,
-        what="what the woken worker had stored is gone",
-    )
+    eventually(lambda: fleet.objects("sidecars") == made, within_s=10, what="what it had stored is gone")
     assert differences(rows, collect(fleet)) == [] or stage == "split"
     if later is not None:
         later.lift()
     wait_done(fleet, sent)
     row = job(fleet, video_id, stage)
     assert (row["state"], row["attempt"], row["failures"]) == ("done", 2, 0)
-
-
-def _plain(text: str) -> str:
-    return re.sub(r"\x1b\[[0-9;]*m", "", text)
 
 
 def test_several_reconcilers_at_once(the_stand: Stand, tmp_path: Path) -> None:
@@ -331,26 +314,20 @@ def test_several_reconcilers_at_once(the_stand: Stand, tmp_path: Path) -> None:
     the_stand.postgres.execute(_EXPIRED_AND_STUCK.format(count=count), "reconcilers")
     (tmp_path / "here").mkdir()
     command = [sys.executable, "-m", "tests.faults.reconcilers", str(tmp_path / "here"), "3"]
-    running = [
-        subprocess.Popen(command, cwd=ROOT, env={**fleet.process_environment(), "BACKOFF_S": "0.001"})
-        for _ in range(3)
-    ]
+    environment = fleet.process_environment(BACKOFF_S="0.001")
+    running = [subprocess.Popen(command, cwd=ROOT, env=environment) for _ in range(3)]
     assert [process.wait(timeout=120) for process in running] == [0, 0, 0]
-    expired = fleet.rows(
-        "SELECT state, attempt, outages, failures FROM jobs WHERE video_id IN (SELECT video_id FROM videos WHERE starts_with(external_id, 'expired'))"
-    )
-    assert expired == [{"state": "queued", "attempt": 1, "outages": 1, "failures": 0}] * count
-    states = fleet.rows(
-        "SELECT stage, state, count(*) AS n FROM jobs WHERE video_id IN (SELECT video_id FROM videos WHERE starts_with(external_id, 'stuck')) GROUP BY 1, 2"
-    )
-    assert {(row["stage"], row["state"]): row["n"] for row in states} == {
+    expired = "SELECT state, attempt, outages, failures FROM jobs WHERE starts_with(video_id, 'expired')"
+    taken_back = {"state": "queued", "attempt": 1, "outages": 1, "failures": 0}
+    assert fleet.rows(expired) == [taken_back] * count
+    states = fleet.rows("SELECT stage, state FROM jobs WHERE starts_with(video_id, 'stuck')")
+    assert Counter((row["stage"], row["state"]) for row in states) == {
         ("split", "failed"): count,
         ("sweep", "queued"): count,
         **{(stage, "skipped"): count for stage in ("asr", "text", "vision", "face", "ocr", "sidecar")},
     }
-    assert fleet.rows("SELECT DISTINCT state FROM videos WHERE starts_with(external_id, 'stuck')") == [
-        {"state": "failed"}
-    ]
+    stuck = fleet.rows("SELECT DISTINCT state FROM videos WHERE starts_with(video_id, 'stuck')")
+    assert stuck == [{"state": "failed"}]
     with redis.Redis.from_url(url) as client:
         assert client.llen("media") == count, "one wake-up message for each job that can be claimed"
 
@@ -399,14 +376,11 @@ def test_ctrl_c(the_stand: Stand, fleet: Fleet, clips: list[Path], times: int) -
     sent = send(fleet, clips[0], f"interrupted{times}")
     held.wait_met()
     node = fleet.nodes["media"]
+    again = "Hitting Ctrl+C again"
     for _ in range(times):
-        shown = fleet.log("media").count("Hitting Ctrl+C again")
+        shown = fleet.log("media").count(again)
         os.killpg(node.process.pid, signal.SIGINT)
-        eventually(
-            lambda: fleet.log("media").count("Hitting Ctrl+C again") > shown,  # noqa: B023
-            within_s=20,
-            what="the node has taken the signal",
-        )
+        eventually(lambda: fleet.log("media").count(again) > shown, within_s=20, what="it is taken")  # noqa: B023
     if times == 1:
         held.lift()
     node.process.wait(timeout=60)
@@ -431,9 +405,8 @@ def test_redis_flushed_under_warm_workers_and_producers(
     began = time.monotonic()
     after = send(fleet, clips[1], "after_flush")
     assert time.monotonic() - began < 20, "the warm producer and the warm worker still speak"
-    nodes = len(fleet.nodes)
-    answers = producer.control.inspect(timeout=20, limit=nodes).ping()
-    assert len(answers or {}) == nodes, "`celery inspect` still reaches every node"
+    answers = producer.control.inspect(timeout=20, limit=len(fleet.nodes)).ping()
+    assert len(answers or {}) == len(fleet.nodes), "`celery inspect` still reaches every node"
     wait_done(fleet, before, after)
 
 
@@ -463,7 +436,7 @@ def test_a_redis_restart_keeps_what_is_queued(
     key = fleet.upload(source.path, "kept")
     ask(producer, routing.VIDEO_PROCESS, video_id="kept", user_id="u1", storage_key=key)
     for _ in range(7):
-        producer.send_task(routing.wake_up_task("media"), kwargs={}, queue="media", ignore_result=True)
+        send_wake_up(producer)
     with redis.Redis.from_url(fleet.redis_url) as client:
         client.config_set("appendfsync", "always")  # what a second of waiting would show as well
         queued = {queue: client.lrange(queue, 0, -1) for queue in ("media", routing.REQUESTS)}
@@ -472,11 +445,6 @@ def test_a_redis_restart_keeps_what_is_queued(
     with redis.Redis.from_url(fleet.redis_url) as client:
         assert queued == {queue: client.lrange(queue, 0, -1) for queue in ("media", routing.REQUESTS)}
     start(fleet, "search", "media")
-    eventually(
-        lambda: fleet.rows("SELECT 1 FROM videos WHERE external_id = 'kept'"),
-        within_s=60,
-        what="it is accepted",
-    )
     wait_done(fleet, source)
 
 
@@ -491,10 +459,8 @@ def test_postgres_down_when_a_video_is_sent(
     key = fleet.upload(clips[0], source.video_id)
     before = unacked(fleet)
     the_stand.postgres.stop()
-    answers = [
-        ask(producer, routing.VIDEO_PROCESS, video_id=source.video_id, user_id="u1", storage_key=key)
-        for _ in range(2)
-    ]
+    payload = {"video_id": source.video_id, "user_id": "u1", "storage_key": key}
+    answers = [ask(producer, routing.VIDEO_PROCESS, **payload) for _ in range(2)]
     eventually(lambda: unacked(fleet) > before, within_s=20, what="a worker has taken the message")
     the_stand.postgres.start()
     receipts = [wait_answer(producer, answer) for answer in answers]
@@ -502,16 +468,11 @@ def test_postgres_down_when_a_video_is_sent(
     wait_done(fleet, source)
 
 
-def test_nothing_is_left_of_all_this(fleet: Fleet) -> None:
+def test_nothing_is_left_of_all_this_and_idle_nodes_ring_no_wake_ups(fleet: Fleet) -> None:
+    """A dozen rounds of every reconciler over an idle ledger."""
     assert leftovers(fleet) == []
     with redis.Redis.from_url(fleet.redis_url) as client:
-        waiting = {queue: client.llen(queue) for queue in routing.QUEUES}
-    assert not any(waiting.values()), waiting
-
-
-def test_idle_nodes_ring_no_wake_ups(fleet: Fleet) -> None:
-    """A dozen rounds of every reconciler over an idle ledger."""
-    with redis.Redis.from_url(fleet.redis_url) as client:
+        assert [queue for queue in routing.QUEUES if client.llen(queue)] == []
         client.config_resetstat()
         time.sleep(6)
         calls = {name: stat["calls"] for name, stat in client.info("commandstats").items()}

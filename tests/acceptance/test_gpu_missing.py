@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import subprocess
 import sys
 from pathlib import Path
 
@@ -16,13 +15,15 @@ from kombu import Queue
 from shared import routing
 from shared.broker import broker_config
 from shared.exit_status import ExitStatus
+from tests.acceptance.commands import run_command
 from tests.acceptance.test_cli import Machine
 from tests.checkpoints import bge_m3, write_catalog
-from tests.support.fleet import ROOT, Fleet
+from tests.support.fleet import Fleet
 from worker.models.placement import nvml
 
 #: Past every machine's last GPU.
 ABSENT = "99"
+MODELS = ("SCENEFLEET_PROFILE", "SCENEFLEET_MODELS_FILE")
 
 
 @pytest.fixture
@@ -30,12 +31,8 @@ def environment(fleet: Fleet, tmp_path: Path) -> dict[str, str]:
     """Of a fleet whose text model computes on a GPU if there is one."""
     spec = bge_m3.build(tmp_path / "weights").model_copy(update={"device": "auto"})
     catalog = write_catalog(tmp_path / "models.yaml", [spec])
-    return {
-        **fleet.process_environment(),
-        "SCENEFLEET_PROFILE": "full",
-        "SCENEFLEET_MODELS_FILE": str(catalog),
-        "SCENEFLEET_LOG_FORMAT": "json",
-    }
+    models = dict(zip(MODELS, ("full", str(catalog)), strict=True))
+    return {**fleet.process_environment(), **models, "SCENEFLEET_LOG_FORMAT": "json"}
 
 
 def send_two(fleet: Fleet) -> None:
@@ -53,58 +50,36 @@ def waiting(fleet: Fleet) -> dict[str, int]:
         return {queue: client.llen(queue) for queue in ("text.online", "text")}
 
 
-def run_node(environment: dict[str, str], *arguments: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "-m", "cli", "node", "text", *arguments],
-        cwd=ROOT,
-        env=environment,
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        timeout=150,
-        check=False,
-    )
-
-
 def test_a_node_told_a_gpu_that_is_not_there_leaves_and_takes_no_message(
     fleet: Fleet, environment: dict[str, str]
 ) -> None:
     send_two(fleet)
-    done = run_node(environment, "--gpu", ABSENT)
-    assert done.returncode == ExitStatus.CONFIG, done.stdout
+    command = [sys.executable, "-m", "cli", "node", "text", "--gpu", ABSENT]
+    done = run_command(command, environment, status=ExitStatus.CONFIG, timeout_s=150)
+    told = done.stdout + done.stderr
     survey = nvml.list_gpus()
     if survey.problem:
         said = [f"finds no usable GPU for SCENEFLEET_GPUS={ABSENT}", survey.problem]
     else:
         said = [f"GPU {ABSENT} is not there", *(gpu.uuid for gpu in survey.gpus)]
-    lines = [line for line in done.stdout.splitlines() if all(part in line for part in said)]
-    assert lines, done.stdout
-    assert "correct SCENEFLEET_GPUS" in lines[-1]
-    assert "Traceback" not in done.stdout
-    assert "child ready" not in done.stdout
+    lines = [line for line in told.splitlines() if all(part in line for part in said)]
+    assert lines and "correct SCENEFLEET_GPUS" in lines[-1], told
+    assert "Traceback" not in told and "child ready" not in told
     assert waiting(fleet) == {"text.online": 1, "text": 1}
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
 def test_without_naming_one_the_same_model_runs_on_the_cpu(fleet: Fleet, environment: dict[str, str]) -> None:
     """What makes the other tests mean something: only the name of the GPU is the difference."""
-    fleet.start(
-        "text", **{name: environment[name] for name in ("SCENEFLEET_PROFILE", "SCENEFLEET_MODELS_FILE")}
-    )
+    fleet.start("text", **{name: environment[name] for name in MODELS})
     fleet.wait_ready("text")
     assert '"device": "cpu"' in fleet.node_states()["text"]["models"]
 
 
-def test_up_shows_which_node_has_no_gpu_and_runs_the_others(
-    environment: dict[str, str], tmp_path: Path
-) -> None:
-    """Two nodes of one family on GPUs of their own, under the real process runner."""
+def test_up_shows_which_node_has_no_gpu(environment: dict[str, str], tmp_path: Path) -> None:
+    """Two nodes of one family on GPUs of their own, under the real process runner; the others run."""
     machine = Machine(tmp_path / "home of up")
-    wanted = {
-        **{name: environment[name] for name in ("SCENEFLEET_PROFILE", "SCENEFLEET_MODELS_FILE")},
-        "SCENEFLEET_NODES": "search,text@98,text@99",
-    }
+    wanted = {**{name: environment[name] for name in MODELS}, "SCENEFLEET_NODES": "search,text@98,text@99"}
     try:
         machine.run("up", "--detach", status=1, **wanted)
         said = " ".join((machine.home.logs / "up.log").read_text().split())

@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import subprocess
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -44,11 +45,7 @@ def devices() -> tuple[str, str]:
 def node(fleet: Fleet, devices: tuple[str, str], tmp_path: Path) -> Iterator[NodeProcess]:
     """A text node with a process per device, started as `scenefleet node` does, and one more task."""
     (tmp_path / "probe.py").write_text(PROBE)
-    environment = {
-        **node_environment("text", devices),
-        **fleet.process_environment(),
-        "PYTHONPATH": str(tmp_path),
-    }
+    environment = {**node_environment("text", devices), **fleet.process_environment(PYTHONPATH=str(tmp_path))}
     log = fleet.home / "logs" / "text.log"
     command = [*celery_command("text", "text", len(devices), "INFO"), "--include", "probe"]
     with log.open("wb") as sink:
@@ -94,26 +91,19 @@ def probe_each(fleet: Fleet, pids: set[int]) -> dict[int, list[str]]:
 def test_each_process_sees_its_gpu_and_its_replacement_the_same(
     fleet: Fleet, node: NodeProcess, devices: tuple[str, str]
 ) -> None:
-    def whole() -> dict[int, str] | None:
+    def whole(dead: int = 0) -> dict[int, str]:
         found = published(fleet)
-        return found if len(found) == len(devices) else None
+        return found if len(found) == len(devices) and dead not in found else {}
 
     before = eventually(whole, within_s=30, what="both processes say which GPU they have")
     assert tuple(before.values()) == devices
     told = probe_each(fleet, set(before))
-    assert {pid: told[pid] for pid in before} == {
-        pid: [device, "PCI_BUS_ID"] for pid, device in before.items()
-    }
+    assert all(told[pid] == [device, "PCI_BUS_ID"] for pid, device in before.items())
 
     for slot, device in enumerate(devices):
         old = list(published(fleet))[slot]
         psutil.Process(old).kill()
-
-        def replaced(dead: int = old) -> dict[int, str] | None:
-            found = whole()
-            return found if found is not None and dead not in found else None
-
-        after = eventually(replaced, within_s=90, what=f"another process took the place of {old}")
+        after = eventually(partial(whole, old), within_s=90, what=f"another process in place of {old}")
         assert tuple(after.values()) == devices
         new = list(after)[slot]
         assert new not in before

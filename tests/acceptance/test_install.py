@@ -5,18 +5,18 @@ from __future__ import annotations
 import json
 import os
 import re
-import subprocess
 import sys
 import venv
 import zipfile
 from collections.abc import Iterator
-from importlib.metadata import Distribution, PackageNotFoundError, distribution
+from importlib.metadata import Distribution, distribution
 from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
 from packaging.requirements import Requirement
 
+from tests.acceptance.commands import run_command
 from tests.support.assets import give_up
 from tests.support.fleet import ROOT
 from tests.support.services import PostgresServer
@@ -30,8 +30,7 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("wheel")
     command = [sys.executable, "-m", "pip", "wheel", "--no-deps", "--no-build-isolation", "--disable-pip-version-check",
                "-q", "-w", str(folder), str(ROOT)]  # fmt: skip
-    done = subprocess.run(command, capture_output=True, text=True, timeout=200, check=False)
-    assert done.returncode == 0, done.stderr
+    run_command(command, os.environ, timeout_s=200)
     (found,) = folder.glob("*.whl")
     return found
 
@@ -49,11 +48,8 @@ def needed(requirements: list[str], extras: frozenset[str] = frozenset()) -> Ite
         if key in seen:
             continue
         seen.add(key)
-        try:
-            found = distribution(requirement.name)
-        except PackageNotFoundError:
-            raise AssertionError(f"{requirement} is required and not installed here") from None
-        yield found
+        # One that is required and not installed here raises PackageNotFoundError.
+        yield (found := distribution(requirement.name))
         todo += [(Requirement(text), frozenset(requirement.extras)) for text in found.requires or []]
 
 
@@ -63,12 +59,8 @@ def base(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("base")
     venv.create(folder, with_pip=False, symlinks=True)
     python = folder / "bin" / "python"
-    subprocess.run(
-        [sys.executable, "-m", "pip", "--python", str(python), "install", "--no-deps", "--no-index", "-q",
-         "--disable-pip-version-check", str(wheel)],
-        check=True,
-        timeout=120,
-    )  # fmt: skip
+    command = [sys.executable, "-m", "pip", "--python", python, "install", "--no-deps", "--no-index", "-q"]
+    run_command([*command, "--disable-pip-version-check", wheel], os.environ)
     (site,) = folder.glob("lib/python*/site-packages")
     with zipfile.ZipFile(wheel) as archive:
         (metadata,) = (name for name in archive.namelist() if name.endswith(".dist-info/METADATA"))
@@ -81,37 +73,24 @@ def base(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return python
 
 
-def run(python: Path, code: str, cwd: Path, **environment: str) -> str:
-    done = subprocess.run(
-        [str(python), "-c", code],
-        cwd=cwd,
-        env={"PATH": os.environ["PATH"], "HOME": str(cwd), **environment},
-        capture_output=True,
-        text=True,
-        timeout=120,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr
-    return done.stdout
+def run(program: Path, *arguments: str, cwd: Path, **environment: str) -> str:
+    environment = {"PATH": os.environ["PATH"], "HOME": str(cwd), **environment}
+    return run_command([program, *arguments], environment, cwd=cwd).stdout
 
 
-LOADED = "\nimport sys, json\nprint(json.dumps(sorted({m.split('.')[0] for m in sys.modules})))"
+def loaded(python: Path, code: str, cwd: Path) -> set[str]:
+    """The top packages that the code imports."""
+    code += "\nimport sys, json\nprint(json.dumps([m.split('.')[0] for m in sys.modules]))"
+    return set(json.loads(run(python, "-c", code, cwd=cwd).splitlines()[-1]))
 
 
 def test_what_is_in_the_wheel(wheel: Path) -> None:
     with zipfile.ZipFile(wheel) as archive:
         names = set(archive.namelist())
-    for wanted in (
-        "worker/models.yaml",
-        "db/migrations/env.py",
-        "db/migrations/versions/0001_create_the_tables.py",
-        "shared/client.py",
-        "scenefleet/client.py",
-        "scenefleet/storage/keys.py",
-        "tasks/video.py",
-        "cli/main.py",
-    ):
-        assert wanted in names
+    assert names >= {
+        "worker/models.yaml", "db/migrations/env.py", "db/migrations/versions/0001_create_the_tables.py",
+        "shared/client.py", "scenefleet/client.py", "scenefleet/storage/keys.py", "tasks/video.py", "cli/main.py",
+    }  # fmt: skip
     tops = {name.split("/")[0] for name in names}
     assert {top for top in tops if not top.endswith(".dist-info")} == {
         "cli", "db", "local", "shared", "tasks", "worker", "scenefleet"
@@ -124,7 +103,7 @@ def test_what_is_in_the_wheel(wheel: Path) -> None:
 
 def test_the_base_install_has_no_engine(base: Path, tmp_path: Path) -> None:
     code = f"import importlib.util as u\nprint([n for n in {ENGINES!r} if u.find_spec(n) is not None])"
-    assert run(base, code, tmp_path).strip() == "[]"
+    assert run(base, "-c", code, cwd=tmp_path).strip() == "[]"
 
 
 @pytest.mark.parametrize("name", ["shared", "scenefleet"])
@@ -137,7 +116,7 @@ def test_the_client_works_under_both_names(base: Path, tmp_path: Path, name: str
         "try: client.status('../v', 'u')\n"
         "except InvalidRequest as error: assert 'video_id=' in str(error), error"
     )
-    found = set(json.loads(run(base, code + LOADED, tmp_path).splitlines()[-1]))
+    found = loaded(base, code, tmp_path)
     assert not found & {*ENGINES, *DATABASE, "numpy", "db", "tasks", "worker", "cli"}
     assert not found & ({"shared", "scenefleet"} - {name})
 
@@ -155,7 +134,8 @@ def test_an_api_with_the_same_package_names_is_not_disturbed(base: Path, tmp_pat
         "Client('redis://127.0.0.1:1/0')\n"
         "print(upload_key('u', 'v', 'a film.mp4'))\n"
     )
-    assert run(base, "import sys; sys.path.insert(0, ''); import api", tmp_path) == "uploads/u/v/a film.mp4\n"
+    code = "import sys; sys.path.insert(0, ''); import api"
+    assert run(base, "-c", code, cwd=tmp_path) == "uploads/u/v/a film.mp4\n"
 
 
 def test_the_tasks_can_be_imported_without_an_engine(base: Path, tmp_path: Path) -> None:
@@ -165,35 +145,13 @@ def test_the_tasks_can_be_imported_without_an_engine(base: Path, tmp_path: Path)
         "worker.app.app.loader.import_default_modules()\n"
         "assert 'tasks.video.process' in worker.app.app.tasks"
     )
-    found = set(json.loads(run(base, code + LOADED, tmp_path).splitlines()[-1]))
-    assert not found & set(ENGINES)
+    assert not loaded(base, code, tmp_path) & set(ENGINES)
 
 
 def test_the_command_helps(base: Path, tmp_path: Path) -> None:
-    done = subprocess.run(
-        [str(base.with_name("scenefleet")), "--help"],
-        cwd=tmp_path,
-        env={"PATH": os.environ["PATH"], "HOME": str(tmp_path), "COLUMNS": "120"},
-        capture_output=True,
-        text=True,
-        timeout=60,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr
-    for command in (
-        "up",
-        "down",
-        "index",
-        "status",
-        "scenes",
-        "search",
-        "retry",
-        "rerun",
-        "cancel",
-        "delete",
-        "doctor",
-    ):
-        assert re.search(rf"\b{command}\b", done.stdout), done.stdout
+    shown = run(base.with_name("scenefleet"), "--help", cwd=tmp_path, COLUMNS="120")
+    wanted = "up down index status scenes search retry rerun cancel delete doctor"
+    assert set(wanted.split()) <= set(re.findall(r"\w+", shown)), shown
 
 
 def test_the_installed_package_migrates_a_database(
@@ -202,18 +160,9 @@ def test_the_installed_package_migrates_a_database(
     postgres.execute("CREATE DATABASE installed")
     try:
         url = postgres.url("installed")
-        done = subprocess.run(
-            [str(base.with_name("scenefleet")), "db", "upgrade"],
-            cwd=tmp_path,
-            env={"PATH": os.environ["PATH"], "HOME": str(tmp_path), "POSTGRES_URL": url},
-            capture_output=True,
-            text=True,
-            timeout=60,
-            check=False,
-        )
-        assert done.returncode == 0, done.stderr + done.stdout
+        run(base.with_name("scenefleet"), "db", "upgrade", cwd=tmp_path, POSTGRES_URL=url)
         code = "from db import schema; print(schema.current_revision() == schema.head_revision(), schema.__file__)"
-        answer, where = run(base, code, tmp_path, POSTGRES_URL=url).split()
+        answer, where = run(base, "-c", code, cwd=tmp_path, POSTGRES_URL=url).split()
         assert answer == "True" and str(base.parents[1]) in where
     finally:
         postgres.execute("DROP DATABASE installed WITH (FORCE)")
@@ -221,4 +170,4 @@ def test_the_installed_package_migrates_a_database(
 
 def test_the_catalogue_is_found(base: Path, tmp_path: Path) -> None:
     code = "from worker.models.catalog import load_catalog; print(*load_catalog().profiles())"
-    assert "lite" in run(base, code, tmp_path).split()
+    assert "lite" in run(base, "-c", code, cwd=tmp_path).split()

@@ -16,15 +16,15 @@ from typing import Any
 import numpy as np
 import pytest
 
+from tests.acceptance.commands import run_command
 from tests.checkpoints import bge_m3, write_catalog
-from tests.support.fleet import eventually, kept_environment
+from tests.support.fleet import ROOT, eventually, kept_environment
 from tests.support.hub_server import Fault, HubServer
 from worker.models.cache import build
 from worker.models.spec import ModelSpec
 from worker.models.weights import lock
 from worker.models.weights.pull import PARTIAL
 
-ROOT = Path(__file__).parents[2]
 LIMIT_S = 120
 NAME, REPOSITORY, LARGE = "tiny-bge-m3", "tests/bge-m3", "pytorch_model.bin"
 #: Where transfers are stopped: more than a chunk, less than the file.
@@ -69,13 +69,8 @@ class Machine:
         self.folder = self.models_dir / NAME
         original = Path(spec.source.removeprefix("path:"))
         sums = {file: hashlib.sha256((original / file).read_bytes()).hexdigest() for file in spec.all_files}
-        on_hub = {
-            "source": f"hub:{REPOSITORY}",
-            "revision": "main",
-            "files": spec.all_files,
-            "sha256": sums if stated else {},
-        }
-        self.spec = spec.model_copy(update=on_hub)
+        on_hub = {"source": f"hub:{REPOSITORY}", "revision": "main", "files": spec.all_files}
+        self.spec = spec.model_copy(update={**on_hub, "sha256": sums if stated else {}})
         self.catalogue = write_catalog(folder / "models.yaml", [self.spec])
         self.environment = {
             **kept_environment(),
@@ -88,29 +83,21 @@ class Machine:
         }
 
     def start(self, *arguments: str, stderr: int = subprocess.PIPE) -> subprocess.Popen[str]:
-        return subprocess.Popen(
-            [sys.executable, "-m", "cli", "models", *arguments],
-            cwd=ROOT,
-            env=self.environment,
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=stderr,
-            text=True,
-        )
+        command = [sys.executable, "-m", "cli", "models", *arguments]
+        how: dict[str, Any] = {"stdin": subprocess.DEVNULL, "stdout": subprocess.PIPE, "stderr": stderr}
+        return subprocess.Popen(command, cwd=ROOT, env=self.environment, text=True, **how)
+
+    def start_held(self, hub: HubServer) -> tuple[subprocess.Popen[str], Fault]:
+        """A pull that stands still once a chunk of the large file is on the disk."""
+        stop = hub.fail(Fault(LARGE, "hold", after_bytes=AFTER_BYTES))
+        pulling = self.start("pull")
+        assert stop.reached.wait(LIMIT_S)
+        eventually(lambda: self.partial_bytes() > 0, within_s=LIMIT_S, what="a chunk is on the disk")
+        return pulling, stop
 
     def run(self, *arguments: str, status: int = 0, **environment: str) -> subprocess.CompletedProcess[str]:
-        """Run `scenefleet models ...`; the test fails when it ends with another status."""
-        done = subprocess.run(
-            [sys.executable, "-m", "cli", "models", *arguments],
-            cwd=ROOT,
-            env={**self.environment, **environment},
-            stdin=subprocess.DEVNULL,
-            capture_output=True,
-            text=True,
-            timeout=LIMIT_S,
-        )
-        assert done.returncode == status, f"{arguments}: {done.returncode}\n{done.stdout}\n{done.stderr}"
-        return done
+        command = [sys.executable, "-m", "cli", "models", *arguments]
+        return run_command(command, {**self.environment, **environment}, status=status, timeout_s=LIMIT_S)
 
     def json(self, *arguments: str, status: int = 0) -> Any:
         return json.loads(self.run(*arguments, "--json", status=status).stdout)
@@ -142,15 +129,8 @@ def test_a_pulled_model_loads_without_a_network(
     assert machine.files() == set(original.all_files)
     assert not (machine.models_dir.parent / "hub-cache").exists(), "nothing is kept twice"
     asked = len(hub.requests)
-    loaded = subprocess.run(
-        [sys.executable, "-c", LOAD],
-        cwd=ROOT,
-        env={**machine.environment, "HF_HUB_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1"},
-        capture_output=True,
-        text=True,
-        timeout=LIMIT_S,
-    )
-    assert loaded.returncode == 0, loaded.stderr
+    offline = {**machine.environment, "HF_HUB_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1"}
+    loaded = run_command([sys.executable, "-c", LOAD], offline, timeout_s=LIMIT_S)
     assert len(hub.requests) == asked
     revision, vector = json.loads(loaded.stdout.splitlines()[-1])
     assert revision == hub.branches[REPOSITORY, "main"]
@@ -159,10 +139,7 @@ def test_a_pulled_model_loads_without_a_network(
 
 
 def test_a_killed_pull_goes_on(machine: Machine, hub: HubServer, original: ModelSpec) -> None:
-    stop = hub.fail(Fault(LARGE, "hold", after_bytes=AFTER_BYTES))
-    pulling = machine.start("pull")
-    assert stop.reached.wait(LIMIT_S)
-    eventually(lambda: machine.partial_bytes() > 0, within_s=LIMIT_S, what="a chunk is on the disk")
+    pulling, stop = machine.start_held(hub)
     pulling.kill()
     pulling.communicate(timeout=LIMIT_S)
     stop.release.set()
@@ -178,10 +155,7 @@ def test_a_killed_pull_goes_on(machine: Machine, hub: HubServer, original: Model
 
 
 def test_ctrl_c_stops_it_and_says_that_it_goes_on(machine: Machine, hub: HubServer) -> None:
-    stop = hub.fail(Fault(LARGE, "hold", after_bytes=AFTER_BYTES))
-    pulling = machine.start("pull")
-    assert stop.reached.wait(LIMIT_S)
-    eventually(lambda: machine.partial_bytes() > 0, within_s=LIMIT_S, what="a chunk is on the disk")
+    pulling, stop = machine.start_held(hub)
     pulling.send_signal(signal.SIGINT)
     _, said = pulling.communicate(timeout=LIMIT_S)
     assert pulling.returncode == 130
@@ -192,9 +166,7 @@ def test_ctrl_c_stops_it_and_says_that_it_goes_on(machine: Machine, hub: HubServ
 
 
 def test_two_pulls_at_once_fetch_everything_once(machine: Machine, hub: HubServer) -> None:
-    stop = hub.fail(Fault(LARGE, "hold", after_bytes=AFTER_BYTES))
-    first = machine.start("pull")
-    assert stop.reached.wait(LIMIT_S)
+    first, stop = machine.start_held(hub)
     second = machine.start("pull")
     assert second.stderr is not None
     assert "another pull of it is running" in second.stderr.readline()
@@ -228,16 +200,12 @@ def test_a_bar_shows_bytes_and_rate_on_a_terminal(machine: Machine, hub: HubServ
 
 def test_every_failure_is_one_sentence_and_the_others_are_tried(machine: Machine, hub: HubServer) -> None:
     hub.commits.clear()
-    done = machine.run("pull", NAME, status=1)
-    assert done.stderr.count("\n") == 1 and done.stderr.startswith(
-        f"scenefleet: Model {NAME} can't be pulled: "
-    )
+    said = machine.run("pull", NAME, status=1).stderr
+    assert said.count("\n") == 1 and said.startswith(f"scenefleet: Model {NAME} can't be pulled: ")
     done = machine.run("pull", NAME, "nonsense", status=1)
     assert done.stderr == f"scenefleet: There is no model 'nonsense' in models.yaml; it has {NAME}\n"
-    done = machine.run("pull", NAME, "--profile", "full", status=1)
-    assert "not both" in done.stderr
-    document = machine.json("pull", status=1)
-    (model,) = document["models"]
+    assert "not both" in machine.run("pull", NAME, "--profile", "full", status=1).stderr
+    (model,) = machine.json("pull", status=1)["models"]
     assert model["name"] == NAME and "has no repository" in model["error"] and model["files"] == []
 
 
@@ -329,9 +297,7 @@ def test_list_and_info_tell_where_a_model_stands(unstated: Machine, hub: HubServ
     assert "no model 'other'" in unstated.run("info", "other", status=1).stderr
 
 
-def test_another_file_of_the_same_name_is_refused_until_it_is_accepted(
-    unstated: Machine, hub: HubServer
-) -> None:
+def test_another_file_of_a_name_is_refused_until_it_is_accepted(unstated: Machine, hub: HubServer) -> None:
     unstated.run("pull", "--trust")
     commit = hub.branches[REPOSITORY, "main"]
     (unstated.folder / "config.json").unlink()

@@ -10,7 +10,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import get_args
+from typing import Any, get_args
 
 import redis
 
@@ -129,20 +129,17 @@ def wait_indexed(fleet: Fleet, sources: Sequence[Source], *, within_s: float) ->
     """Wait until every video has ended, and its sweep; then each must be ``indexed``."""
     wanted = [source.video_id for source in sources]
 
+    def found() -> list[dict[str, Any]]:
+        return fleet.rows("SELECT external_id, state, error FROM videos WHERE external_id = ANY(%s)", wanted)
+
     def ended() -> bool:
         restart_dead(fleet)
-        rows = fleet.rows("SELECT state FROM videos WHERE external_id = ANY(%s)", wanted)
-        return len(rows) == len(wanted) and all(row["state"] in ENDED for row in rows)
+        return sum(row["state"] in ENDED for row in found()) == len(wanted)
 
     with fleet.jobs_shown():
         eventually(ended, within_s=within_s, what=f"{len(wanted)} videos have ended")
-        eventually(
-            lambda: not fleet.rows(_AT_WORK, wanted), within_s=60, what="every job has ended, the sweeps too"
-        )
-    rows = fleet.rows(
-        "SELECT external_id AS video_id, state, error FROM videos WHERE external_id = ANY(%s)", wanted
-    )
-    assert {row["video_id"]: row["state"] for row in rows} == dict.fromkeys(wanted, "indexed"), rows
+        eventually(lambda: not fleet.rows(_AT_WORK, wanted), within_s=60, what="the sweeps have ended too")
+    assert {row["external_id"]: row["state"] for row in found()} == dict.fromkeys(wanted, "indexed"), found()
 
 
 def wake_ups_received(fleet: Fleet) -> Counter[str]:

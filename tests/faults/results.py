@@ -48,18 +48,16 @@ def neutral(key: str) -> str:
 def collect(fleet: Fleet) -> Results:
     """Read all results from Postgres and the storage."""
     found = Results()
-    for video in fleet.rows(
-        "SELECT external_id AS video_id, state, published_run, duration_s FROM videos ORDER BY external_id"
-    ):
+    for video in fleet.rows("SELECT video_id, external_id, state, published_run, duration_s FROM videos"):
         scenes = fleet.rows(
             "SELECT idx, scene_id::text, start_s, end_s, kind, live, transcript, segments, language, keyframes,"
-            " sidecar_key FROM scenes WHERE video_id IN (SELECT video_id FROM videos WHERE external_id = %s) ORDER BY idx",
-            video["video_id"],
+            " sidecar_key FROM scenes WHERE video_id = %s ORDER BY idx",
+            video.pop("video_id"),
         )
         for scene in scenes:
             scene["sidecar_key"] = neutral(scene["sidecar_key"] or "")
             scene["keyframes"] = [{**shown, "key": neutral(shown["key"])} for shown in scene["keyframes"]]
-        found.videos[video.pop("video_id")] = {**video, "scenes": scenes}
+        found.videos[video.pop("external_id")] = {**video, "scenes": scenes}
     for face in fleet.rows(
         "SELECT face_id::text, scene_id::text, ordinal, ts_s, box, landmarks, det_score, name AS model,"
         " vec::text FROM faces JOIN models USING (model_id)"
@@ -123,15 +121,13 @@ def leftovers(fleet: Fleet, video_ids: Sequence[str] | None = None) -> list[str]
     stored = set(fleet.objects("sidecars"))
     found += [f"unreferenced object {key}" for key in sorted(stored - referenced)]
     found += [f"missing object {key}" for key in sorted(referenced - stored, key=str)]
-    found += [
-        f"job {row['job_id']} ({row['stage']}) is {row['state']}: {row['error']}"
-        for row in fleet.rows(
-            "SELECT job_id, stage, state, error FROM jobs WHERE (state NOT IN ('done', 'skipped')"
-            " OR lease_owner IS NOT NULL) AND (%s::boolean IS NULL OR video_id IN (SELECT video_id FROM videos WHERE external_id = ANY(%s)))",
-            video_ids is None or None,
-            list(video_ids or ()),
-        )
-    ]
+    open_jobs = fleet.rows(
+        "SELECT job_id, stage, jobs.state, jobs.error FROM jobs LEFT JOIN videos USING (video_id)"
+        " WHERE (jobs.state NOT IN ('done', 'skipped') OR lease_owner IS NOT NULL)"
+        " AND (%(wanted)s::text[] IS NULL OR external_id = ANY(%(wanted)s))",
+        wanted=None if video_ids is None else list(video_ids),
+    )
+    found += [f"job {row['job_id']} ({row['stage']}) is {row['state']}: {row['error']}" for row in open_jobs]
     # Every scene that has words has one vector, every other scene none; both are unique by primary key only per run.
     found += [
         f"scene {row['scene_id']} has {row['vectors']} vectors, transcript {row['transcript']!r}"
@@ -141,6 +137,4 @@ def leftovers(fleet: Fleet, video_ids: Sequence[str] | None = None) -> list[str]
         )
         if row["vectors"] != bool(row["transcript"])
     ]
-    for folder in (fleet.home / "work").glob("*/*/*"):
-        found.append(f"working folder {folder}")
-    return found
+    return [*found, *(f"working folder {folder}" for folder in (fleet.home / "work").glob("*/*/*"))]

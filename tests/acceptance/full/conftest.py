@@ -73,8 +73,7 @@ def fleet(
         found.start("search", **kills.environment())
         found.wait_ready(within_s=180)
         found.process(sample, VIDEO, USER)
-        status = found.wait_ended([VIDEO], within_s=300)[VIDEO]
-        assert status.state == "indexed", status
+        status = found.wait_for(VIDEO, within_s=300)
         undone = {stage.stage: stage.error for stage in status.stages if stage.state != "done"}
         assert set(undone) == (set() if ASSETS else {"face"}), undone
         yield found

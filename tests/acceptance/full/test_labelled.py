@@ -49,6 +49,11 @@ class Shot:
         return self.video, self.idx
 
     @property
+    def keys(self) -> list[str]:
+        folder = f"keyframes/{self.user}/{self.video}/1.1"
+        return [f"{folder}/{self.idx:06d}_{ordinal}.jpg" for ordinal in range(len(self.seen))]
+
+    @property
     def id(self) -> str:
         return str(store.scene_id(self.video, 1, self.idx))
 
@@ -92,10 +97,8 @@ def labelled(fleet: Fleet, tmp_path_factory: pytest.TempPathFactory) -> Fleet:
             for shot in SHOTS:
                 write(fleet, session, shot, vocabulary)
         with Session(engine) as session, session.begin():
-            models = [
-                row_of(session, fleet.client.embed_texts(["x"]), "text"),
-                row_of(session, fleet.client.embed_vision_texts(["x"]), "vision"),
-            ]
+            text, vision = fleet.client.embed_texts(["x"]), fleet.client.embed_vision_texts(["x"])
+            models = [row_of(session, text, "text"), row_of(session, vision, "vision")]
         # Not beside an open transaction: it would wait for that one.
         for model in models:
             ensure_index(engine, model)
@@ -105,38 +108,21 @@ def labelled(fleet: Fleet, tmp_path_factory: pytest.TempPathFactory) -> Fleet:
 
 
 def row_of(session: Session, vectors: TextVectors, family: str) -> Any:
-    return ensure_model(
-        session,
-        name=vectors.model,
-        revision=vectors.revision,
-        family=family,
-        dim=vectors.dim,
-        metric="cosine",
-    )
+    model: Any = {"name": vectors.model, "revision": vectors.revision, "dim": vectors.dim}
+    return ensure_model(session, family=family, metric="cosine", **model)
 
 
 def write(fleet: Fleet, session: Session, shot: Shot, vocabulary: int) -> None:
     """Publish a scene with the vectors that the nodes give for it."""
     if session.get(Video, shot.video) is None:
-        session.add(
-            Video(
-                video_id=shot.video,
-                user_id=shot.user,
-                storage_key="k",
-                run=1,
-                published_run=1,
-                state="indexed",
-            )
-        )
+        published: Any = {"storage_key": "k", "run": 1, "published_run": 1, "state": "indexed"}
+        session.add(Video(video_id=shot.video, user_id=shot.user, **published))
         session.flush()
     keyframes = []
-    for ordinal, seed in enumerate(shot.seen):
-        key = f"keyframes/{shot.user}/{shot.video}/1.1/{shot.idx:06d}_{ordinal}.jpg"
+    for ordinal, (seed, key) in enumerate(zip(shot.seen, shot.keys, strict=True)):
         fleet.storage.put_bytes("sidecars", key, encoded(seed, shot.dark), "image/jpeg")
-        width, height = SIZE
-        keyframes.append(
-            {"ordinal": ordinal, "key": key, "ts_s": 10.0 * shot.idx, "width": width, "height": height}
-        )
+        size = dict(zip(("width", "height"), SIZE, strict=True))
+        keyframes.append({"ordinal": ordinal, "key": key, "ts_s": 10.0 * shot.idx, **size})
     scene = store.scene_id(shot.video, 1, shot.idx)
     rows = {
         "scene_id": scene, "video_id": shot.video, "user_id": shot.user, "split_version": 1, "idx": shot.idx,
@@ -147,7 +133,7 @@ def write(fleet: Fleet, session: Session, shot: Shot, vocabulary: int) -> None:
     words = store.Words(shot.words, "en" if shot.words else None)
     made = {"text": 1, "vision": 1, "face": 1, "ocr": 1}
     store.publish_scene(session, scene, words, "sidecars/none", made, shot.screen)
-    looks = fleet.client.embed_images(shot.user, [frame["key"] for frame in keyframes])
+    looks = fleet.client.embed_images(shot.user, shot.keys)
     vectors = [(scene, ordinal, np.array(vector, np.float32)) for ordinal, vector in enumerate(looks.vectors)]
     write_embeddings(session, row_of(session, looks, "vision"), 1, shot.user, [scene], vectors)
     if shot.words:
@@ -160,15 +146,8 @@ def write(fleet: Fleet, session: Session, shot: Shot, vocabulary: int) -> None:
         write_lexical(session, model, 1, shot.user, [scene], [(scene, words_weigh)], vocabulary)
     for name, confidence in shot.people.items():
         create(session, CreatePerson(user_id=shot.user, name=name, person_id=name))
-        session.add(
-            ScenePerson(
-                scene_id=scene,
-                person_id=person_key(shot.user, name),
-                user_id=shot.user,
-                confidence=confidence,
-                frame_count=1,
-            )
-        )
+        who: Any = {"person_id": person_key(shot.user, name), "user_id": shot.user, "confidence": confidence}
+        session.add(ScenePerson(scene_id=scene, frame_count=1, **who))
     session.flush()
 
 
@@ -188,22 +167,11 @@ def towers(fleet: Fleet, query: str) -> dict[str, Any]:
     vision = fleet.client.embed_vision_texts([query])
     text = fleet.client.embed_texts([query])
     assert vision.dim == text.dim and vision.model != text.model
-    looks = {}
-    said = {}
-    for shot in MINE:
-        keys = [
-            f"keyframes/{USER}/{shot.video}/1.1/{shot.idx:06d}_{ordinal}.jpg"
-            for ordinal in range(len(shot.seen))
-        ]
-        looks[shot.name] = np.array(fleet.client.embed_images(USER, keys).vectors)
-        if shot.words:
-            said[shot.name] = np.array(fleet.client.embed_texts([shot.words]).vectors[0])
-    return {
-        "vision": np.array(vision.vectors[0]),
-        "text": np.array(text.vectors[0]),
-        "looks": looks,
-        "said": said,
-    }
+    looks = {shot.name: np.array(fleet.client.embed_images(USER, shot.keys).vectors) for shot in MINE}
+    spoken = [shot for shot in MINE if shot.words]
+    said = {shot.name: np.array(fleet.client.embed_texts([shot.words]).vectors[0]) for shot in spoken}
+    queries = {"vision": np.array(vision.vectors[0]), "text": np.array(text.vectors[0])}
+    return {**queries, "looks": looks, "said": said}
 
 
 def similarity(vector: Any, looks: dict[Any, Any]) -> dict[Any, float]:

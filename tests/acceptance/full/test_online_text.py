@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Any
+import re
+from typing import Any, cast
 
 import numpy as np
 import pytest
@@ -40,21 +41,15 @@ def refusal(outside: Celery, name: str, **payload: Any) -> tuple[str, str]:
 def test_texts_become_vectors_as_before(outside: Celery, specs: dict[str, ModelSpec]) -> None:
     answer = ask(outside, "tasks.text.embed", texts=TEXTS)
     assert answer.keys() == {"model", "revision", "dim", "vectors"}
-    assert (answer["model"], answer["revision"], answer["dim"]) == (
-        "tiny-bge-m3",
-        "made-for-tests",
-        siglip.DIM,
-    )
-    model = build(specs["text"])
-    assert isinstance(model, TextEmbedder)
+    told = (answer["model"], answer["revision"], answer["dim"])
+    assert told == ("tiny-bge-m3", "made-for-tests", siglip.DIM)
+    model = cast(TextEmbedder, build(specs["text"]))
     np.testing.assert_allclose(answer["vectors"], model.embed(TEXTS), atol=1e-5)
 
 
 def test_words_are_weighed_when_asked_for(outside: Celery, fleet: Fleet, specs: dict[str, ModelSpec]) -> None:
     answer = ask(outside, "tasks.text.embed", texts=TEXTS, lexical=True)
-    model = build(specs["text"])
-    assert isinstance(model, TextEmbedder)
-    expected = model.encode(TEXTS).lexical
+    expected = cast(TextEmbedder, build(specs["text"])).encode(TEXTS).lexical
     assert expected is not None and len(answer["lexical"]) == len(TEXTS)
     for found, weights in zip(answer["lexical"], expected, strict=True):
         assert found == {str(token): pytest.approx(weight, abs=1e-5) for token, weight in weights.items()}
@@ -73,8 +68,7 @@ def test_documents_are_scored_and_the_model_is_loaded_by_the_first_request(
     answer = ask(outside, "tasks.text.rerank", query=QUERY, documents=TEXTS)
     assert answer.keys() == {"model", "revision", "scores"}
     assert (answer["model"], answer["revision"]) == ("tiny-bge-reranker", "made-for-tests")
-    model = build(specs["rerank"])
-    assert isinstance(model, Reranker)
+    model = cast(Reranker, build(specs["rerank"]))
     np.testing.assert_allclose(answer["scores"], model.rerank(QUERY, TEXTS), atol=1e-5)
     assert "tiny-bge-reranker" in fleet.log("text")
     assert list(fleet.client.rerank(QUERY, TEXTS).scores) == answer["scores"]
@@ -85,15 +79,15 @@ def test_documents_are_scored_and_the_model_is_loaded_by_the_first_request(
 
 
 def test_wrong_requests_are_refused_by_name(outside: Celery, fleet: Fleet) -> None:
-    assert refusal(outside, "tasks.text.rerank", query=QUERY) == (
-        "InvalidRequest", "documents is missing: send it"
-    )  # fmt: skip
-    kind, said = refusal(outside, "tasks.text.rerank", query=QUERY, documents=["a"] * 65)
-    assert kind == "InvalidRequest" and "at most 64" in said
-    kind, said = refusal(outside, "tasks.text.rerank", query="", documents=[])
-    assert kind == "InvalidRequest" and said.startswith("query=''")
-    kind, said = refusal(outside, "tasks.text.embed", texts=["a"], lexical="yes")
-    assert kind == "InvalidRequest" and said.startswith("lexical='yes'")
+    wrong: list[tuple[str, dict[str, Any], str]] = [
+        ("rerank", {"query": QUERY}, "documents is missing: send it$"),
+        ("rerank", {"query": QUERY, "documents": ["a"] * 65}, ".*at most 64"),
+        ("rerank", {"query": "", "documents": []}, "query=''"),
+        ("embed", {"texts": ["a"], "lexical": "yes"}, "lexical='yes'"),
+    ]
+    for task, payload, expected in wrong:
+        kind, said = refusal(outside, f"tasks.text.{task}", **payload)
+        assert kind == "InvalidRequest" and re.match(expected, said), said
     with pytest.raises(errors.InvalidRequest, match="at most 64"):
         fleet.client.rerank(QUERY, ["a"] * 65)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -29,16 +30,11 @@ def heard(fleet: Fleet, user: str = USER) -> list[dict[str, Any]]:
 
 
 def test_the_scripted_words_come_out_exactly(fleet: Fleet) -> None:
-    segments = heard(fleet)
+    """Their times are in order and inside their segment."""
+    segments, before_s = heard(fleet), 0.0
     assert segments
     for segment in segments:
-        assert segment["text"] == whisper_scripted.WORDS
-        assert segment["rejected"] is None
-
-
-def test_word_times_are_in_order_and_inside_their_segment(fleet: Fleet) -> None:
-    before_s = 0.0
-    for segment in heard(fleet):
+        assert (segment["text"], segment["rejected"]) == (whisper_scripted.WORDS, None)
         assert segment["start_s"] >= before_s - 1e-6
         inside_s = segment["start_s"]
         for word in segment["words"]:
@@ -61,17 +57,12 @@ def test_words_stand_in_the_scene_in_which_they_were_spoken(fleet: Fleet, page: 
 
 
 def test_every_scene_has_its_vectors(fleet: Fleet, page: ScenePage) -> None:
-    rows = fleet.rows(
-        "SELECT m.family, e.scene_id::text AS scene, count(*) AS n FROM embeddings e JOIN models m USING (model_id)"
-        " GROUP BY 1, 2"
-    )
-    found = {(row["family"], row["scene"]): row["n"] for row in rows}
+    """And what is said in it lexical weights."""
+    rows = fleet.rows("SELECT family, scene_id::text FROM embeddings JOIN models USING (model_id)")
+    found = Counter((row["family"], row["scene_id"]) for row in rows)
     for scene in page.scenes:
-        assert found.get(("vision", scene.scene_id)) == len(scene.keyframe_keys) >= 1
-        assert found.get(("text", scene.scene_id), 0) == (1 if scene.transcript else 0)
-
-
-def test_spoken_scenes_have_lexical_weights(fleet: Fleet, page: ScenePage) -> None:
+        assert found["vision", scene.scene_id] == len(scene.keyframe_keys) >= 1
+        assert found["text", scene.scene_id] == (1 if scene.transcript else 0)
     rows = fleet.rows("SELECT scene_id::text AS scene, tokens FROM lexical_weights WHERE user_id = %s", USER)
     assert {row["scene"] for row in rows} == {scene.scene_id for scene in page.scenes if scene.transcript}
     assert all(row["tokens"] for row in rows)
@@ -103,8 +94,7 @@ def test_the_other_engine_hears_its_own_script_when_chosen(fleet: Fleet, sample:
     fleet.start("asr", ASR_MODEL="tiny-faster-whisper")
     fleet.wait_ready("asr", within_s=120)
     fleet.process(sample, VIDEO, "other")
-    status = fleet.wait_ended([VIDEO], within_s=240, user_id="other")[VIDEO]
-    assert status.state == "indexed", status
+    fleet.wait_for(VIDEO, user_id="other", within_s=240)
     segments = heard(fleet, "other")
     assert segments and all(segment["text"] == faster_whisper_scripted.WORDS for segment in segments)
     scenes = fleet.client.scenes(VIDEO, "other").scenes

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-import io
 import json
 import time
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, cast
 
+import psutil
 import psycopg
 import pytest
 import redis
@@ -24,7 +26,7 @@ from tests.contracts.candidates import sample_picture
 from tests.support.figures import RecordFigure
 from tests.support.fleet import Fleet, eventually
 from tests.support.kills import Kills
-from tests.support.pictures import odd, unusable
+from tests.support.pictures import encoded, odd, unusable
 from worker.search.wait import CLAIM_S
 
 #: A word the scripted model hears in every scene with speech.
@@ -42,11 +44,14 @@ def retrievers(answer: SearchAnswer) -> dict[str, bool]:
 def assert_nothing_waits(fleet: Fleet) -> None:
     """No search is left behind in Redis."""
     with redis.Redis.from_url(fleet.redis_url, decode_responses=True) as client:
-        eventually(
-            lambda: not client.exists("scenefleet:searches") and not client.keys("scenefleet:search:*"),
-            within_s=20,
-            what="no search waits",
-        )
+        # The list, and each search.
+        eventually(lambda: not client.keys("scenefleet:search*"), within_s=20, what="no search waits")
+
+
+def wait_whole(fleet: Fleet) -> None:
+    """Every retriever answers again, and nothing is left of before."""
+    eventually(lambda: search(fleet, WORD).degraded == {}, within_s=60, what="all queues answer")
+    assert_nothing_waits(fleet)
 
 
 def test_a_hybrid_search_uses_every_retriever_there_is(fleet: Fleet, page: ScenePage) -> None:
@@ -76,17 +81,13 @@ def test_a_hybrid_search_uses_every_retriever_there_is(fleet: Fleet, page: Scene
 def test_pages_follow_each_other_without_a_gap(fleet: Fleet) -> None:
     whole = search(fleet, WORD, limit=50)
     assert whole.next_cursor is None
-    found: list[str] = []
-    cursor = None
-    while True:
-        part = search(fleet, WORD, limit=3, cursor=cursor)
-        found += [hit.scene_id for hit in part.hits]
-        cursor = part.next_cursor
-        if cursor is None:
-            break
+    part = first = search(fleet, WORD, limit=3)
+    found = [hit.scene_id for hit in part.hits]
+    while part.next_cursor is not None:
         assert len(part.hits) == 3
+        part = search(fleet, WORD, limit=3, cursor=part.next_cursor)
+        found += [hit.scene_id for hit in part.hits]
     assert found == [hit.scene_id for hit in whole.hits]
-    first = search(fleet, WORD, limit=3)
     for other in ({"query": "else"}, {"query": WORD, "mode": "semantic"}, {"query": WORD, "user": "u2"}):
         with pytest.raises(InvalidRequest, match="belongs to another search"):
             search(fleet, cursor=first.next_cursor, **cast("dict[str, Any]", other))
@@ -96,10 +97,9 @@ def test_pages_follow_each_other_without_a_gap(fleet: Fleet) -> None:
 
 
 def test_an_image_of_the_users_own_and_nobody_elses(fleet: Fleet, page: ScenePage) -> None:
-    sink = io.BytesIO()
-    Image.new("RGB", (80, 60), (200, 30, 30)).save(sink, "PNG")
     key = f"uploads/{USER}/queries/red.png"
-    fleet.storage.put_bytes("uploads", key, sink.getvalue(), "image/png")
+    red = encoded(Image.new("RGB", (80, 60), (200, 30, 30)), "PNG")
+    fleet.storage.put_bytes("uploads", key, red, "image/png")
     assert search(fleet, image_key=key).hits
     fleet.storage.put_bytes("uploads", f"uploads/{USER}/queries/no.png", b"no picture", "image/png")
     wrong: list[tuple[str, str, type[Exception]]] = [
@@ -206,16 +206,11 @@ def test_what_is_not_there_or_anothers_is_not_found(fleet: Fleet, page: ScenePag
 
 def test_only_scenes_with_the_person_are_found_and_surer_ones_rise(fleet: Fleet, page: ScenePage) -> None:
     there = {page.scenes[0].scene_id: 0.6, page.scenes[2].scene_id: 0.9}
-    fleet.rows(
-        "INSERT INTO people (person_id, user_id, external_id, name) VALUES ('ann', %s, 'ann', 'Ann Lee') RETURNING 1",
-        USER,
-    )
+    ann = "INSERT INTO people (person_id, user_id, external_id, name) VALUES ('ann', %s, 'ann', 'Ann Lee') RETURNING 1"
+    fleet.rows(ann, USER)
+    seen = "INSERT INTO scene_people (scene_id, person_id, user_id, confidence, frame_count) VALUES (%s, 'ann', %s, %s, 2) RETURNING 1"
     for scene, confidence in there.items():
-        fleet.rows(
-            "INSERT INTO scene_people (scene_id, person_id, user_id, confidence, frame_count)"
-            " VALUES (%s, 'ann', %s, %s, 2) RETURNING 1",
-            scene, USER, confidence,
-        )  # fmt: skip
+        fleet.rows(seen, scene, USER, confidence)
     for mode in ("hybrid", "semantic"):
         answer = search(fleet, WORD, persons=["ann"], mode=mode)
         assert {hit.scene_id for hit in answer.hits} == set(there)
@@ -304,12 +299,11 @@ def ask(fleet: Fleet, /, **options: Any) -> tuple[dict[str, Any], float]:
         return first, took_s
 
 
-@pytest.mark.parametrize(
-    "point", ["arrive.before", "arrive.after", "claim.before", "claim.after", "remove.before"]
-)
-def test_whoever_notes_or_answers_is_killed_and_the_answer_comes_once(
-    fleet: Fleet, kills: Kills, point: str
-) -> None:
+POINTS = ["arrive.before", "arrive.after", "claim.before", "claim.after", "remove.before"]
+
+
+@pytest.mark.parametrize("point", POINTS)
+def test_whoever_answers_is_killed_and_the_answer_comes_once(fleet: Fleet, kills: Kills, point: str) -> None:
     right = search(fleet, WORD)
     kills.at(point)
     told, took_s = ask(fleet)
@@ -389,15 +383,11 @@ def test_a_model_node_killed_while_it_embeds_the_query_costs_its_retrievers(
         found = answer.result()
     assert time.monotonic() - began < DEADLINE_S + 3
     assert set(found.degraded) == gone and found.hits
-    assert all(
-        retriever not in hit.similarities or hit.similarities[retriever] == 0
-        for hit in found.hits
-        for retriever in gone
-    )
+    assert not any(hit.similarities.get(retriever) for hit in found.hits for retriever in gone)
     assert_nothing_waits(fleet)
     fleet.restart(queue)
     fleet.wait_ready(queue)
-    eventually(lambda: search(fleet, WORD).degraded == {}, within_s=60, what=f"{queue} answers again")
+    wait_whole(fleet)
 
 
 # --- what is missing; each of these stops nodes, so they come last
@@ -411,47 +401,43 @@ def test_a_child_killed_at_work_costs_one_retriever_at_most(fleet: Fleet) -> Non
     assert time.monotonic() - began < DEADLINE_S + 3
     assert answer.hits and set(answer.degraded) <= {"vision"}
     fleet.wait_ready("vision", within_s=90)
-    eventually(lambda: search(fleet, WORD).degraded == {}, within_s=60, what="vision is back")
-    assert_nothing_waits(fleet)
+    wait_whole(fleet)
+
+
+@contextmanager
+def stopped(fleet: Fleet, *names: str) -> Iterator[None]:
+    """Nodes stand still; afterwards they answer again."""
+    nodes = [fleet.nodes[name] for name in names]
+    processes = [part for node in nodes for part in (*node.children, psutil.Process(node.process.pid))]
+    for process in processes:
+        process.suspend()
+    try:
+        yield
+    finally:
+        for process in processes:
+            process.resume()
+    wait_whole(fleet)
 
 
 def test_a_queue_that_does_not_answer_is_done_without_at_the_deadline(fleet: Fleet) -> None:
     """Stopped, not dead: its node still counts as ready."""
-    node = fleet.nodes["vision"]
-    processes = [*node.children, *_main(node)]
-    for process in processes:
-        process.suspend()
-    try:
+    with stopped(fleet, "vision"):
         began = time.monotonic()
         answer = search(fleet, WORD, limit=2)
-        took_s = time.monotonic() - began
         # Redis still has it as ready for 30 s after its last word.
-        assert DEADLINE_S - 0.1 <= took_s < DEADLINE_S + 3
+        assert DEADLINE_S - 0.1 <= time.monotonic() - began < DEADLINE_S + 3
         assert answer.degraded == {"vision": f"no answer in {DEADLINE_S:g} s"}
         assert answer.hits and retrievers(answer)["vision"] is False and retrievers(answer)["text"] is True
         assert answer.next_cursor is not None
         began = time.monotonic()
         second = search(fleet, WORD, limit=2, cursor=answer.next_cursor)
         assert time.monotonic() - began < DEADLINE_S, "a later page waits for nobody"
-        assert "vision" in second.degraded and not {hit.idx for hit in second.hits} & {
-            hit.idx for hit in answer.hits
-        }
-    finally:
-        for process in processes:
-            process.resume()
-    eventually(lambda: search(fleet, WORD).degraded == {}, within_s=60, what="vision answers again")
-    assert_nothing_waits(fleet)
+        seen = [hit.idx for found in (answer, second) for hit in found.hits]
+        assert "vision" in second.degraded and len(set(seen)) == len(seen)
 
 
 def test_when_no_queue_answers_words_are_still_found_by_the_deadline(fleet: Fleet) -> None:
-    processes = [
-        part
-        for name in ("text", "vision")
-        for part in (*fleet.nodes[name].children, *_main(fleet.nodes[name]))
-    ]
-    for process in processes:
-        process.suspend()
-    try:
+    with stopped(fleet, "text", "vision"):
         began = time.monotonic()
         answer = search(fleet, WORD)
         assert set(answer.degraded) == {"text", "lexical", "vision"}
@@ -459,32 +445,17 @@ def test_when_no_queue_answers_words_are_still_found_by_the_deadline(fleet: Flee
         with pytest.raises(Outage, match=f"no answer in {DEADLINE_S:g} s"):
             search(fleet, WORD, mode="semantic")
         assert time.monotonic() - began < 2 * (DEADLINE_S + 3)
-    finally:
-        for process in processes:
-            process.resume()
-    eventually(lambda: search(fleet, WORD).degraded == {}, within_s=60, what="the queues answer again")
-    assert_nothing_waits(fleet)
-
-
-def _main(node: Any) -> list[Any]:
-    import psutil
-
-    return [psutil.Process(node.process.pid)]
 
 
 def test_a_family_without_a_node_is_done_without_at_once(fleet: Fleet) -> None:
     fleet.stop("vision")
-    eventually(
-        lambda: "vision" in search(fleet, WORD).degraded, within_s=20, what="the node is no longer listed"
-    )
+    eventually(lambda: "vision" in search(fleet, WORD).degraded, within_s=20, what="vision is not listed")
     began = time.monotonic()
     answer = search(fleet, WORD)
     assert time.monotonic() - began < DEADLINE_S
     assert answer.degraded == {"vision": "no vision node is ready"} and answer.hits
     fleet.stop("text")
-    eventually(
-        lambda: "text" in search(fleet, WORD).degraded, within_s=20, what="the node is no longer listed"
-    )
+    eventually(lambda: "text" in search(fleet, WORD).degraded, within_s=20, what="text is not listed")
     answer = search(fleet, WORD)
     assert set(answer.degraded) == {"text", "lexical", "vision"} and retrievers(answer)["keyword"] is True
     assert answer.hits and all(hit.similarities["keyword"] > 0 for hit in answer.hits)

@@ -1,0 +1,31 @@
+"""Programs that tests of the whole product run to their end, away from any terminal."""
+
+from __future__ import annotations
+
+import subprocess
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from tests.support.fleet import ROOT
+
+
+def run_command(
+    command: Sequence[str | Path],
+    environment: Mapping[str, str],
+    *,
+    status: int = 0,
+    cwd: Path = ROOT,
+    timeout_s: float = 120,
+) -> subprocess.CompletedProcess[str]:
+    """Run a program; the test fails when its exit status is another one."""
+    done = subprocess.run(
+        command,
+        cwd=cwd,
+        env=environment,
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        timeout=timeout_s,
+    )
+    assert done.returncode == status, f"{command}: {done.returncode}\n{done.stdout}\n{done.stderr}"
+    return done
