@@ -20,11 +20,11 @@ from db.engine import reading, transact
 from db.people import erasure
 from db.people.photos import UPLOAD_GRACE_S
 from db.tables import Job, Scene
-from shared.storage import sidecar_key
+from shared.storage import StorageConfig, sidecar_key
 from tasks import people as requests
 from tests.integration.conftest import Configure
 from tests.support.people import POLICY, axis, change, create, enrol, film, photos_of, view
-from tests.support.s3_servers import moto_server
+from tests.support.s3_servers import variables_of, with_own_buckets
 from tests.support.services import RedisServer
 from worker import reconcile, runner
 from worker.app import app
@@ -223,44 +223,37 @@ def test_whatever_is_left_keeps_the_receipt_incomplete_and_the_job_going(
 
 
 def test_a_photo_stored_by_an_older_url_after_the_erasure_is_removed_when_the_url_has_ended(
-    stack: Callable[..., Runtime],
+    stack: Callable[..., Runtime], moto: StorageConfig
 ) -> None:
     """On a real S3 server over HTTP; the other person's photo stays."""
-    with moto_server() as server:
-        runtime = stack(
-            STORAGE_BACKEND="minio",
-            STORAGE_ENDPOINT=server.endpoint,
-            STORAGE_ACCESS_KEY=server.access_key,
-            STORAGE_SECRET_KEY=server.secret_key.get_secret_value(),
-            UPLOAD_LINK_S="300",
-        )
-        began = datetime.now(UTC)
-        ann, bea = create("Ann", person_id="a"), create("Bea", person_id="aa")
-        photo = {"user_id": "u", "extension": "png"}
-        slots = {person: requests.add_photo(**photo, person_id=person) for person in (ann, bea)}
-        removed = requests.add_photo(**photo, person_id=bea, expires_s=200)
-        assert "X-Amz-Expires=300" in slots[bea]["upload_url"] and "Expires=200" in removed["upload_url"]
-        for slot in slots.values():
-            put(slot["upload_url"])
-        erase(ann)
-        requests.remove_photo(user_id="u", person_id=bea, photo_id=removed["photo_id"])
-        work(runtime)
-        found = view(ann)
-        assert found.state == "erased" and found.receipt["removed"]["photo files"] == 1
-        assert "sweep_due" in found.receipt
-        for slot in (slots[ann], removed):
-            put(slot["upload_url"])
-            assert runtime.storage.exists("uploads", slot["storage_key"])
-        with reading() as session:
-            waiting = (Job.state == "queued") & (Job.queue == "housekeeping")
-            due = session.scalars(select(Job.not_before).where(waiting)).all()
-        assert len(due) == 2 and min(due) > began + timedelta(seconds=300 + UPLOAD_GRACE_S)
-        skip_pauses(of_urls=True)
-        work(runtime)
-        assert "sweep_due" not in view(ann).receipt
-        keys = {stored.key for stored in runtime.storage.list("uploads", "faces/")}
-        assert keys == {slots[bea]["storage_key"]}
-        assert view(ann).receipt["removed"]["late photo files"] == 1
+    runtime = stack(**variables_of(with_own_buckets(moto)), UPLOAD_LINK_S="300")
+    began = datetime.now(UTC)
+    ann, bea = create("Ann", person_id="a"), create("Bea", person_id="aa")
+    photo = {"user_id": "u", "extension": "png"}
+    slots = {person: requests.add_photo(**photo, person_id=person) for person in (ann, bea)}
+    removed = requests.add_photo(**photo, person_id=bea, expires_s=200)
+    assert "X-Amz-Expires=300" in slots[bea]["upload_url"] and "Expires=200" in removed["upload_url"]
+    for slot in slots.values():
+        put(slot["upload_url"])
+    erase(ann)
+    requests.remove_photo(user_id="u", person_id=bea, photo_id=removed["photo_id"])
+    work(runtime)
+    found = view(ann)
+    assert found.state == "erased" and found.receipt["removed"]["photo files"] == 1
+    assert "sweep_due" in found.receipt
+    for slot in (slots[ann], removed):
+        put(slot["upload_url"])
+        assert runtime.storage.exists("uploads", slot["storage_key"])
+    with reading() as session:
+        waiting = (Job.state == "queued") & (Job.queue == "housekeeping")
+        due = session.scalars(select(Job.not_before).where(waiting)).all()
+    assert len(due) == 2 and min(due) > began + timedelta(seconds=300 + UPLOAD_GRACE_S)
+    skip_pauses(of_urls=True)
+    work(runtime)
+    assert "sweep_due" not in view(ann).receipt
+    keys = {stored.key for stored in runtime.storage.list("uploads", "faces/")}
+    assert keys == {slots[bea]["storage_key"]}
+    assert view(ann).receipt["removed"]["late photo files"] == 1
 
 
 def put(url: str) -> None:
