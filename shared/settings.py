@@ -204,7 +204,7 @@ class Settings(BaseModel):
     heartbeat_s: float = Field(15.0, gt=0)
     """Interval at which a running job renews its lease, seconds."""
     reconcile_s: float = Field(3.0, gt=0)
-    """Interval at which each node reconciles: frees expired leases and replaces lost wake-up messages, seconds."""
+    """Interval at which a node of the fleet reconciles: frees expired leases and replaces lost wake-up messages, seconds."""
     max_failures: int = Field(3, ge=1, le=20)
     """Failures or worker crashes after which a job fails permanently."""
     max_outages: int = Field(20, ge=1)

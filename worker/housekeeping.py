@@ -30,6 +30,8 @@ from worker.node import Node
 log = get_logger(__name__)
 
 _PUBLISH_S = 5.0
+#: The key in Redis that exists after a node has reconciled, and its longest life: nodes may have other intervals.
+_RECONCILED, _RECONCILED_S = "scenefleet:reconciled", 5.0
 #: Time limit of Redis to connect and to answer: a fork may be waiting.
 _REDIS_S = 2.0
 #: How long a stopping node waits for the current tick.
@@ -82,13 +84,18 @@ class Housekeeping:
                 log.exception("reconcile failed")
 
     def _tick(self) -> None:
-        if time.monotonic() - self._published_at >= _PUBLISH_S:
-            with self._redis("state not published") as client:
+        # One node per interval; without Redis, each node.
+        is_first = True
+        with self._redis("state not published") as client:
+            if time.monotonic() - self._published_at >= _PUBLISH_S:
                 nodes.publish(client, self._node.describe())
-            self._published_at = time.monotonic()
+                self._published_at = time.monotonic()
+            life_s = min(0.9 * self._settings.reconcile_s, _RECONCILED_S)
+            is_first = bool(client.set(_RECONCILED, self._node.name, nx=True, px=max(1, int(1000 * life_s))))
         with reconcile.guarded("own_children"):
             reconcile.own_children(self._node.name, self._node.life, self._live_children)
-        reconcile.fleet()
+        if is_first:
+            reconcile.fleet()
 
     def _live_children(self) -> set[int] | None:
         live = self.children()

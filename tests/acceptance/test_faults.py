@@ -19,6 +19,7 @@ from typing import Any
 import pytest
 import redis
 from celery import Celery
+from kombu import Queue
 
 from shared import routing
 from shared.broker import broker_config
@@ -87,7 +88,8 @@ def fleet(the_stand: Stand) -> Fleet:
 def producer(fleet: Fleet) -> Celery:
     """An API process that has nothing of ours but the broker's address."""
     app = Celery("api", set_as_current=False)
-    app.conf.update(broker_config(fleet.redis_url))
+    queues = [Queue(name) for name in routing.QUEUES]
+    app.conf.update(broker_config(fleet.redis_url), task_queues=queues)
     app.backend.on_task_call = lambda producer, task_id: None  # answers are polled for
     return app
 

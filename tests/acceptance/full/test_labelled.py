@@ -142,7 +142,8 @@ def write(fleet: Fleet, session: Session, shot: Shot, vocabulary: int) -> None:
         "scene_id": scene, "video_id": shot.video, "user_id": shot.user, "split_version": 1, "idx": shot.idx,
         "start_s": 10.0 * shot.idx, "end_s": 10.0 * shot.idx + 10, "kind": "cut", "keyframes": keyframes,
     }  # fmt: skip
-    session.execute(store.bulk(store.Scene), [rows])
+    session.add(store.Scene(**rows))
+    session.flush()
     words = store.Words(shot.words, "en" if shot.words else None)
     made = {"text": 1, "vision": 1, "face": 1, "ocr": 1}
     store.publish_scene(session, scene, words, "sidecars/none", made, shot.screen)

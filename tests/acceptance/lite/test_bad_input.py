@@ -8,7 +8,7 @@ import os
 import pickle
 import re
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
 from typing import Any
@@ -27,7 +27,7 @@ from tests.integration.test_media_hostile import Watch
 from tests.support.clips import Shot, Sound, make_clip
 from tests.support.fleet import FAMILIES, Fleet, eventually
 from tests.support.hostile_files import make
-from tests.unit.media import test_probe as files
+from tests.unit.media.test_probe import write_bad
 
 USER = "u1"
 #: What the nodes of the fleet listen to.
@@ -60,20 +60,20 @@ def no_process_died(fleet: Fleet) -> Iterator[None]:
 # --- files
 
 
-BAD_FILES: dict[Callable[[Path], None], str] = {
-    files.empty: r"The file is empty \(0 bytes\); upload it again",
-    files.text: r"\d+ bytes\) is damaged or in no video format we accept .*convert it to",
-    files.without_index: r"without its index .*truncated .*upload it again",
-    files.audio_only: r"no video stream; upload a file with moving pictures",
-    files.one_pixel: r"1x1 pixels, the smallest usable side is 16; upload",
-    files.playlist: r"an HLS playlist, which only names other files; upload the video itself",
+BAD_FILES = {
+    "empty": r"The file is empty \(0 bytes\); upload it again",
+    "text": r"\d+ bytes\) is damaged or in no video format we accept .*convert it to",
+    "without index": r"without its index .*truncated .*upload it again",
+    "audio only": r"no video stream; upload a file with moving pictures",
+    "one pixel": r"1x1 pixels, the smallest usable side is 16; upload",
+    "hls": r"an HLS playlist, which only names other files; upload the video itself",
 }
 
 
 def test_a_bad_file_gives_one_error_and_one_attempt(fleet: Fleet, tmp_path: Path) -> None:
-    expected = {write.__name__.replace("_", "-"): says for write, says in BAD_FILES.items()}
-    for video_id, write in zip(expected, BAD_FILES, strict=True):
-        write(tmp_path / f"{video_id}.mp4")
+    expected = {kind.replace(" ", "-"): says for kind, says in BAD_FILES.items()}
+    for video_id, kind in zip(expected, BAD_FILES, strict=True):
+        write_bad(tmp_path / f"{video_id}.mp4", kind)
         fleet.process(tmp_path / f"{video_id}.mp4", video_id)
     for video_id, status in fleet.wait_ended(expected, within_s=60).items():
         assert (status.state, status.error_class) == ("failed", "BadMedia"), status

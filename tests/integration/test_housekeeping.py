@@ -1,0 +1,39 @@
+"""The housekeeping thread of several nodes over one Redis."""
+
+from __future__ import annotations
+
+import time
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from shared import nodes
+from shared.settings import Settings
+from tests.support.services import RedisServer
+from worker import reconcile
+from worker.housekeeping import Housekeeping
+
+
+def test_one_node_reconciles_per_interval_and_without_redis_each(
+    redis_server: RedisServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    done: list[str] = []
+    looked: list[str] = []
+    monkeypatch.setattr(nodes, "publish", lambda client, state: None)
+    monkeypatch.setattr(reconcile, "own_children", lambda name, *_: looked.append(name))
+
+    def tick(url: str, *names: str) -> list[str]:
+        done.clear()
+        for name in names:
+            monkeypatch.setattr(reconcile, "fleet", lambda name=name: done.append(name))
+            node: Any = SimpleNamespace(name=name, life="1", describe=dict)
+            Housekeeping(node, Settings(REDIS_URL=url, RECONCILE_S=1))._tick()
+        return list(done)
+
+    assert tick(redis_server.url, "a", "b", "c") == ["a"]
+    assert tick(redis_server.url, "b", "a") == []
+    time.sleep(1.0)
+    assert tick(redis_server.url, "b", "a") == ["b"]
+    assert tick("redis://127.0.0.1:1/0", "a", "b") == ["a", "b"]
+    assert looked == ["a", "b", "c", "b", "a", "b", "a", "a", "b"]
