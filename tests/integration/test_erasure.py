@@ -24,6 +24,7 @@ from shared.storage import StorageConfig, sidecar_key
 from tasks import people as requests
 from tests.integration.conftest import Configure
 from tests.support.people import POLICY, axis, change, create, enrol, film, photos_of, view
+from tests.support.s3_servers import variables_of, with_own_buckets
 from tests.support.services import RedisServer
 from worker import reconcile, runner
 from worker.app import app
@@ -225,13 +226,7 @@ def test_a_photo_stored_by_an_older_url_after_the_erasure_is_removed_when_the_ur
     stack: Callable[..., Runtime], moto: StorageConfig
 ) -> None:
     """On a real S3 server over HTTP; the other person's photo stays."""
-    runtime = stack(
-        STORAGE_BACKEND="minio",
-        STORAGE_ENDPOINT=moto.endpoint,
-        STORAGE_ACCESS_KEY=moto.access_key,
-        STORAGE_SECRET_KEY=moto.secret_key.get_secret_value(),
-        UPLOAD_LINK_S="300",
-    )
+    runtime = stack(**variables_of(with_own_buckets(moto)), UPLOAD_LINK_S="300")
     began = datetime.now(UTC)
     ann, bea = create("Ann", person_id="a"), create("Bea", person_id="aa")
     photo = {"user_id": "u", "extension": "png"}

@@ -14,6 +14,7 @@ from shared.storage import Storage, StorageConfig
 from tasks import people, search
 from tests.integration.conftest import Configure
 from tests.support.ledger import scene_rows
+from tests.support.s3_servers import variables_of
 from tests.support.services import RedisServer
 
 pytestmark = pytest.mark.usefixtures("database")
@@ -22,21 +23,10 @@ PICTURE = b"bytes of a keyframe"
 BROWSER = urllib3.PoolManager(retries=False, timeout=20)
 
 
-@pytest.fixture(scope="module")
-def variables(swift: StorageConfig) -> dict[str, str]:
-    return {
-        "STORAGE_BACKEND": "minio",
-        "STORAGE_ENDPOINT": swift.endpoint,
-        "STORAGE_ACCESS_KEY": swift.access_key,
-        "STORAGE_SECRET_KEY": swift.secret_key.get_secret_value(),
-        "STORAGE_REGION": swift.region,
-    }
-
-
 @pytest.fixture
-def storage(variables: dict[str, str], configure: Configure, redis_server: RedisServer) -> Storage:
+def storage(swift: StorageConfig, configure: Configure, redis_server: RedisServer) -> Storage:
     """The storage of this process's runtime."""
-    made = configure(**variables, REDIS_URL=redis_server.url).storage
+    made = configure(**variables_of(swift), REDIS_URL=redis_server.url).storage
     made.ensure_buckets()
     return made
 

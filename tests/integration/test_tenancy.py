@@ -47,10 +47,8 @@ def test_an_embedding_that_names_a_wrong_user_stays_hidden(world: World, models:
     """A vector is found only if its own row and its scene's row both belong to the user who asks."""
     with get_engine().begin() as connection:
         connection.execute(text("UPDATE embeddings SET user_id = 'u-1'"))
-    retriever, scope = (
-        search.Vector("text", models["text"], unit(np.random.default_rng(1))),
-        search.Scope(user_id="u-1"),
-    )
+    retriever = search.Vector("text", models["text"], unit(np.random.default_rng(1)))
+    scope = search.Scope(user_id="u-1")
     for exact_rows in (0, 100):
         tuning = search.Tuning(exact_rows=exact_rows, ef_search=40)
         with reading() as session:

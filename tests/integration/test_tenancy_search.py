@@ -9,6 +9,7 @@ import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import timedelta
+from functools import partial
 from typing import Any
 from uuid import UUID
 
@@ -54,11 +55,8 @@ class Searches:
 
     def __init__(self, runtime: Runtime) -> None:
         self.runtime = runtime
-        specs = runtime.catalog.active(runtime.settings)
-        families = ("text", "vision", "face", "ocr")
-        self.models = make_models(
-            {family: (specs[family].name, specs[family].revision) for family in families}
-        )
+        specs, families = runtime.catalog.active(runtime.settings), ("text", "vision", "face", "ocr")
+        self.models = make_models({name: (specs[name].name, specs[name].revision) for name in families})
 
     def ask(self, request: SearchScenes, seed: int, exact_rows: int) -> SearchAnswer:
         chosen = self.runtime.settings.model_copy(update={"search_exact_rows": exact_rows})
@@ -68,17 +66,10 @@ class Searches:
         numbers, rng = np.random.default_rng(seed), random.Random(seed)
         queues: dict[str, Any] = {}
         for queue in made.calls:
-            model, lexical = (
-                self.models[queue],
-                [{str(token): weight for token, weight in weigh(rng).items()}],
-            )
-            said = {
-                "model": model.name,
-                "revision": model.revision,
-                "dim": DIM,
-                "vectors": [unit(numbers).tolist()],
-            }
-            queues[queue] = {"ok": {**said, "lexical": lexical if queue == "text" else None}}
+            model, weights = self.models[queue], {str(token): weight for token, weight in weigh(rng).items()}
+            said = {"model": model.name, "revision": model.revision, "dim": DIM}
+            said |= {"vectors": [unit(numbers).tolist()], "lexical": [weights] if queue == "text" else None}
+            queues[queue] = {"ok": said}
         return answer.answer(request, runtime, made, queues)
 
 
@@ -249,10 +240,7 @@ def check_all(
 ) -> None:
     for number, payload in enumerate(several):
         request = request_of(payload, world)
-
-        def ask(asking: SearchScenes, number: int = number) -> SearchAnswer:
-            return machine.ask(asking, seed + number, exact_rows)
-
+        ask = partial(machine.ask, seed=seed + number, exact_rows=exact_rows)
         check_search(world, request, ask)
         if request.like_scene is None:
             check_cursors(world, request, ask)
@@ -283,7 +271,7 @@ def test_without_both_walls_it_would_be_seen(machine: Searches, monkeypatch: pyt
     """That the checks above can fail: what they rest on is taken away, one after the other."""
     world = populate(1, machine.models)
     request = parse(SearchScenes, {"user_id": "u1", "query": " ".join(WORDS), "mode": "hybrid", "limit": 50})
-    ask: Ask = lambda asking: machine.ask(asking, 1, 10_000)  # noqa: E731
+    ask = partial(machine.ask, seed=1, exact_rows=10_000)
     check_search(world, request, ask)
     used = {retriever.retriever for retriever in ask(request).coverage.retrievers if retriever.used}
     assert used == set(OF_MODE["hybrid"])

@@ -15,10 +15,11 @@ from sqlalchemy.exc import DBAPIError
 from sqlalchemy.orm import Session
 
 from db import row_security, search
-from db.engine import get_engine, make_engine, reading, reading_as, set_engine, transact
+from db.engine import get_engine, reading, reading_as, transact
 from db.tables import Base
 from db.vectors import index_name
 from shared.errors import InvalidRequest
+from tests.integration.test_dead_peers import limited
 from tests.support.tenants import DIM, OF_USERS, USERS, World, make_models, populate, unit
 from tests.support.threads import at_once
 
@@ -113,10 +114,8 @@ def test_the_reader_writes_nothing(world: World) -> None:
             session.execute(text(statement))
 
 
-def test_nothing_of_the_reader_is_left_on_the_pools_connection(world: World) -> None:
-    engine = make_engine(get_engine().url.render_as_string(hide_password=False))
-    set_engine(engine)
-    try:
+def test_nothing_of_the_reader_is_left_on_the_pools_connection(database: str, world: World) -> None:
+    with limited(database):
         with reading() as session:
             owner = who(session)
             pid = session.scalar(text("SELECT pg_backend_pid()"))
@@ -145,9 +144,6 @@ def test_nothing_of_the_reader_is_left_on_the_pools_connection(world: World) -> 
         with reading_as("u10") as session:
             assert owners(session, "videos") == {"u10"}
         assert transact(who) == owner
-    finally:
-        set_engine(None)
-        engine.dispose()
 
 
 def test_a_session_that_goes_on_after_an_error_is_still_the_readers(world: World) -> None:

@@ -19,6 +19,7 @@ from shared.errors import ModelFailure
 from shared.settings import Settings
 from tests.checkpoints import bge_m3, write_catalog
 from tests.support.films import Film, begin, cut, say, scenes, segment, word
+from tests.support.ledger import execute
 from worker.models.text import LexicalWeights as Weights, TextEmbedder
 from worker.runtime import Runtime
 from worker.stages import text as stage, vectors
@@ -104,11 +105,7 @@ def test_a_second_attempt_replaces_the_rows_of_the_first(film: Speech) -> None:
     film.say(1, "a cup of coffee", "a cat", "")
     film.embed(1)
     before = stored()
-    transact(
-        lambda session: session.execute(
-            text("UPDATE lexical_weights SET tokens = '{1}', weights = '{1:9}/195'")
-        )
-    )
+    execute(text("UPDATE lexical_weights SET tokens = '{1}', weights = '{1:9}/195'"))
     film.embed(1)
     dense, lexical = stored()
     assert dense.keys() == before[0].keys() and lexical.keys() == before[1].keys() and len(lexical) == 2
@@ -138,11 +135,9 @@ def test_weights_that_can_not_be_are_refused_and_nothing_is_kept(
     film.say(1, "a cup of coffee", "", "")
     model = film.model
     honest = model.encode
-
-    def lie(texts: Any) -> Any:
-        return replace(honest(texts), lexical=(weights,) * len(texts))
-
-    monkeypatch.setattr(model, "encode", lie)
+    monkeypatch.setattr(
+        model, "encode", lambda texts: replace(honest(texts), lexical=(weights,) * len(texts))
+    )
     with pytest.raises(ModelFailure, match="lexical weights"):
         film.embed(1)
     assert stored() == ({}, {})

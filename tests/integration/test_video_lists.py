@@ -40,14 +40,8 @@ def add(name: str, user: str, state: str, minute: int, *, failed: int = 0) -> No
         session.flush()
         session.add(Run(video_id=key, run=2, stages=["split", "text"], stage_runs={}))
         write_scenes(session, key, user, 1, [{**scene_rows(1)[0], "live": True}])
-        common = {
-            "subject_id": key,
-            "video_id": key,
-            "user_id": user,
-            "queue": "text",
-            "stage": "text",
-            "state": "failed",
-        }
+        of_text = {"queue": "text", "stage": "text", "state": "failed"}
+        common = {"subject_id": key, "video_id": key, "user_id": user, **of_text}
         newest = {"run": 2, "error_class": "BadMedia", "attempt": 3, "finished_at": BEGAN}
         new = [Job(**common, **newest, part=part, error=f"{user}/{name} {part}") for part in range(failed)]
         jobs.insert(session, [Job(**common, run=1, part=0, error="of an older run"), *new])

@@ -3,20 +3,22 @@
 from __future__ import annotations
 
 import itertools
-import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from functools import partial
 
 import pytest
-from sqlalchemy import text
+from sqlalchemy import insert, text
 
 from cli.doctor import service_checks
 from cli.doctor.findings import Finding
 from db import row_security, schema
 from db.engine import get_engine, make_engine, reading, reading_as, set_engine
+from db.tables import Video
 from shared.settings import get_settings
-from tests.support.fleet import ROOT
+from tests.support.fleet import run_to_end
 from tests.support.services import PostgresServer
+from tests.support.threads import at_once
 
 _names = itertools.count(1)
 ROLE = row_security.ROLE
@@ -76,11 +78,19 @@ def tenancy() -> Finding:
 
 
 def fill() -> None:
-    insert = (
-        "INSERT INTO videos (video_id, user_id, external_id, storage_key) VALUES (:user, :user, :user, 'k')"
-    )
+    users = [
+        {"video_id": user, "user_id": user, "external_id": user, "storage_key": "k"} for user in ("u", "u1")
+    ]
     with get_engine().begin() as connection:
-        connection.execute(text(insert), [{"user": "u"}, {"user": "u1"}])
+        connection.execute(insert(Video), users)
+
+
+def filled(use: Use, url: str) -> str:
+    """Migrate a database, use it and fill it; gives its URL."""
+    schema.upgrade(url=url)
+    use(url)
+    fill()
+    return url
 
 
 def seen(user: str) -> set[str]:
@@ -89,10 +99,7 @@ def seen(user: str) -> set[str]:
 
 
 def test_an_owner_who_may_make_roles_needs_nobody(hand_out: HandOut, use: Use) -> None:
-    url = hand_out("CREATEROLE")
-    schema.upgrade(url=url)
-    use(url)
-    fill()
+    url = filled(use, hand_out("CREATEROLE"))
     assert seen("u") == {"u"} and seen("u1") == {"u1"} and seen("u2") == set()
     found = tenancy()
     assert found.state == "ok" and f"requests are read as {ROLE}" in found.detail
@@ -105,10 +112,7 @@ def test_an_owner_who_may_make_roles_needs_nobody(hand_out: HandOut, use: Use) -
 def test_an_owner_who_may_not_goes_on_without_it_and_is_told(
     server: PostgresServer, hand_out: HandOut, use: Use, caplog: pytest.LogCaptureFixture
 ) -> None:
-    url = hand_out()
-    schema.upgrade(url=url)
-    use(url)
-    fill()
+    url = filled(use, hand_out())
     found = tenancy()
     assert found.state == "warn" and f"the server has no role {ROLE}" in found.detail
     assert seen("u") == seen("u") == {"u", "u1"}, "the owner's eyes: only the queries keep users apart"
@@ -134,10 +138,7 @@ def test_an_owner_who_may_not_goes_on_without_it_and_is_told(
 def test_a_role_that_goes_away_while_in_use_is_an_error_and_not_an_open_door(
     server: PostgresServer, hand_out: HandOut, use: Use
 ) -> None:
-    url = hand_out("CREATEROLE")
-    schema.upgrade(url=url)
-    use(url)
-    fill()
+    url = filled(use, hand_out("CREATEROLE"))
     assert seen("u") == {"u"}
     server.execute(f"DROP OWNED BY {ROLE}", name_in(url))
     with pytest.raises(Exception, match="permission denied for table videos"):
@@ -154,9 +155,7 @@ def test_a_user_who_does_not_own_the_tables_is_told(
     server: PostgresServer, hand_out: HandOut, use: Use
 ) -> None:
     url, other = hand_out("CREATEROLE"), hand_out()
-    schema.upgrade(url=url)
-    use(url)
-    fill()
+    filled(use, url)
     owner, stranger = name_in(url), name_in(other)
     server.execute(f"GRANT ALL ON ALL TABLES IN SCHEMA public TO {stranger}", owner)
     use(f"{other.rpartition('/')[0]}/{owner}")
@@ -173,18 +172,9 @@ def test_databases_of_one_server_may_be_migrated_at_once_by_several_machines(han
     urls = [first, hand_out(owner=name_in(first))]
     code = "import sys; from db import schema; schema.upgrade(url=sys.argv[1])"
     for _ in range(2):
-        processes = [
-            subprocess.Popen(
-                [sys.executable, "-c", code, url],
-                cwd=ROOT,
-                stdout=subprocess.PIPE,
-                stderr=subprocess.STDOUT,
-                text=True,
-            )
-            for url in urls * 2
-        ]
-        outputs = [process.communicate(timeout=120)[0] for process in processes]
-        assert [process.returncode for process in processes] == [0] * len(processes), outputs
+        upgrades = [partial(run_to_end, [sys.executable, "-c", code, url], timeout_s=120) for url in urls * 2]
+        ended = at_once(upgrades)
+        assert [done.returncode for done in ended] == [0] * 4, ended
         for url in urls:
             assert schema.current_revision(url) == schema.head_revision()
             with make_engine(url, pooled=False).connect() as connection:

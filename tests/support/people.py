@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 from uuid import UUID
 
 import numpy as np
 from pgvector import HalfVector
-from sqlalchemy import select, text
+from sqlalchemy import select, update
 from sqlalchemy.orm import Session
 
 from db.engine import reading, transact
 from db.faces.tracks import write_tracks
 from db.faces.vote import FaceRule
-from db.ledger import attempts, claims, person_runs, subjects
+from db.ledger import attempts, person_runs, subjects
 from db.ledger.claims import Claim
 from db.ledger.policy import RunPolicy
 from db.people import acts, photos, registry
@@ -23,6 +24,9 @@ from db.scenes import face_id, scene_id, write_faces, write_scenes
 from db.tables import FaceTrack, Person, PersonPhoto, Run, Scene, ScenePerson, Video
 from db.vectors import ensure_model
 from shared.contracts import CreatePerson, ListPeople, PersonView
+from tests.support.ledger import claim, must_claim, read
+
+__all__ = ["claim", "must_claim"]
 
 POLICY = RunPolicy(skips={}, max_failures=2, tmp_ttl_s=60)
 RULE = FaceRule()
@@ -37,9 +41,8 @@ def axis(place: int, cosine: float = 1.0, rest: int = 500) -> np.ndarray:
 
 
 def model_id() -> int:
-    return transact(
-        lambda s: ensure_model(s, name="face", revision="1", family="face", dim=DIM, metric="cosine")
-    ).model_id
+    model = {"name": "face", "revision": "1", "family": "face", "dim": DIM, "metric": "cosine"}
+    return transact(lambda session: ensure_model(session, **model)).model_id
 
 
 # --- videos
@@ -86,12 +89,8 @@ def film(
             start_s += frames
         if split == run:
             write_scenes(session, video, user, split, rows)
-        session.execute(
-            text(
-                "UPDATE scenes SET live = (split_version = :split), face_run = :run WHERE video_id = :video"
-            ),
-            {"split": split, "run": run, "video": video},
-        )
+        shown = {"live": Scene.split_version == split, "face_run": run}
+        session.execute(update(Scene).where(Scene.video_id == video).values(shown))
         ids = [scene_id(video, split, idx) for idx in range(len(scenes))]
         write_faces(session, run, ids, faces)
         write_tracks(session, video, user, run, ids, "cosine")
@@ -109,18 +108,15 @@ def match(session: Session, video: str) -> None:
 
 def tracks(video: str) -> list[FaceTrack]:
     found = select(FaceTrack).where(FaceTrack.video_id == video)
-    with reading() as session:
-        return list(session.scalars(found.order_by(FaceTrack.ts_s, FaceTrack.track)))
+    return read(found.order_by(FaceTrack.ts_s, FaceTrack.track))
 
 
 def face_of(video: str, idx: int = 0) -> FaceTrack:
     """The first track of a scene."""
-    with reading() as session:
-        return session.scalars(
-            select(FaceTrack)
-            .join(Scene, (Scene.scene_id == FaceTrack.scene_id) & (Scene.face_run == FaceTrack.run))
-            .where(Scene.video_id == video, Scene.idx == idx, Scene.live, FaceTrack.track == 0)
-        ).one()
+    of_scene = (Scene.scene_id == FaceTrack.scene_id) & (Scene.face_run == FaceTrack.run)
+    tracks = select(FaceTrack).join(Scene, of_scene).where(Scene.video_id == video, Scene.idx == idx)
+    (first,) = read(tracks.where(Scene.live, FaceTrack.track == 0))
+    return first
 
 
 def seen(video: str = "v") -> dict[int, dict[str, tuple[float, int]]]:
@@ -150,16 +146,6 @@ def named(video: str = "v") -> dict[int, dict[str, tuple[float, int]]]:
 # --- jobs
 
 
-def claim(queue: str) -> Claim | None:
-    return transact(lambda session: claims.claim(session, queue, "n:1:0:2", 60.0))
-
-
-def must_claim(queue: str) -> Claim:
-    found = claim(queue)
-    assert found is not None
-    return found
-
-
 def finish(claimed: Claim, write: Callable[[Session], None] | None) -> None:
     transact(lambda session: attempts.finish(session, claimed, write, {}, POLICY))
 
@@ -181,8 +167,7 @@ def match_all() -> int:
     count = 0
     while (claimed := claim("housekeeping")) is not None:
         assert claimed.stage == "match"
-        video = claimed.payload["video_id"]
-        finish(claimed, lambda session, video=video: match(session, video))  # type: ignore[misc]
+        finish(claimed, partial(match, video=claimed.payload["video_id"]))
         count += 1
     return count
 
@@ -229,15 +214,13 @@ def view(person: str, user: str = "u") -> PersonView:
 
 
 def unknowns() -> list[str]:
-    with reading() as session:
-        page = registry.list_page(session, ListPeople(user_id="u", kind="unknown"))
-    return [person.name for person in page.people]
+    listed = ListPeople(user_id="u", kind="unknown")
+    return [person.name for person in transact(lambda session: registry.list_page(session, listed)).people]
 
 
 def id_of(name: str) -> str:
-    mine = (Person.user_id == "u") & (Person.name == name)
-    with reading() as session:
-        return session.scalars(select(Person.person_id).where(mine)).one()
+    (found,) = read(select(Person.person_id).where(Person.user_id == "u", Person.name == name))
+    return found
 
 
 # --- corrections

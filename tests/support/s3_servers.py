@@ -73,6 +73,14 @@ def config_for(endpoint: str, **changes: object) -> StorageConfig:
     return StorageConfig.model_validate(values)
 
 
+def variables_of(config: StorageConfig) -> dict[str, str]:
+    """The settings of a process that uses this storage."""
+    names = ("backend", "endpoint", "access_key", "region", "bucket_uploads", "bucket_sidecars", "bucket_tmp")
+    return {f"STORAGE_{name.upper()}": getattr(config, name) for name in names} | {
+        "STORAGE_SECRET_KEY": SECRET_KEY
+    }
+
+
 def with_own_buckets(config: StorageConfig) -> StorageConfig:
     """The same server, with buckets that do not exist yet."""
     name = secrets.token_hex(6)

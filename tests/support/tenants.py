@@ -76,10 +76,9 @@ def make_models(names: dict[str, tuple[str, str]]) -> dict[str, ModelRow]:
     """Models of ``DIM`` numbers under these names and revisions, by family; text and vision have their index."""
 
     def write(session: Session) -> dict[str, ModelRow]:
+        shape = {"dim": DIM, "metric": "cosine"}
         return {
-            family: ensure_model(
-                session, name=name, revision=revision, family=family, dim=DIM, metric="cosine"
-            )
+            family: ensure_model(session, name=name, revision=revision, family=family, **shape)
             for family, (name, revision) in names.items()
         }
 
@@ -117,12 +116,9 @@ def populate(seed: int, models: dict[str, ModelRow], users: tuple[str, ...] = US
         session.execute(text(f"TRUNCATE {', '.join(table.name for table in OF_USERS)} CASCADE"))
         for table in OF_USERS:
             session.execute(insert(table), rows[table.name])
-        session.execute(
-            text(
-                "UPDATE scenes SET tsv = to_tsvector('english', transcript) || to_tsvector('simple', transcript),"
-                " screen_tsv = to_tsvector('english', screen_text) || to_tsvector('simple', screen_text)"
-            )
-        )
+        both = "{0} = to_tsvector('english', {1}) || to_tsvector('simple', {1})".format
+        columns = f"{both('tsv', 'transcript')}, {both('screen_tsv', 'screen_text')}"
+        session.execute(text(f"UPDATE scenes SET {columns}"))
 
     transact(write)
     return world
@@ -169,18 +165,21 @@ def _add_film(
         )  # fmt: skip
         for family, ordinal in (("text", 0), ("vision", 0), ("vision", 1)):
             add("embeddings", **found, model_id=ids[family], ordinal=ordinal, vec=HalfVector(unit(numbers)))
-        weights = weigh(rng)
-        sparse = SparseVector(weights, VOCABULARY)
+        sparse = SparseVector(weights := weigh(rng), VOCABULARY)
         add("lexical_weights", **found, model_id=ids["text"], tokens=sorted(weights), weights=sparse)
         add("scene_tags", **found, model_id=ids["vision"], tags={mark: 0.5})
         add(
-            "screen_texts", **found, place=0, model_id=ids["ocr"], text=shown, score=0.9, sightings=[shown_at]
+            "screen_texts", **found, model_id=ids["ocr"], place=0, text=shown, score=0.9, sightings=[shown_at]
         )
         for number, person in enumerate(sorted(seen)):
-            face = {**found, **shown_at, "model_id": ids["face"], "track": number}
-            face["vec"] = HalfVector(unit(numbers))
-            face_id = uuid5(scene, str(number))
-            track_id = uuid5(face_id, "track")
+            face = {
+                **found,
+                **shown_at,
+                "model_id": ids["face"],
+                "track": number,
+                "vec": HalfVector(unit(numbers)),
+            }
+            track_id = uuid5(face_id := uuid5(scene, str(number)), "track")
             add("faces", **face, face_id=face_id, landmarks=[], det_score=0.9)
             add(
                 "face_tracks", **face, track_id=track_id, video_id=video, faces=1, person_id=person,
