@@ -25,6 +25,7 @@ from PIL import Image
 
 from db.ids import video_key
 from local.servers.ports import find_free_port
+from tests.acceptance.commands import run_command
 from tests.acceptance.conftest import MakeFleet
 from tests.contracts.candidates import sample_picture
 from tests.support.excerpt import write_excerpt
@@ -32,7 +33,6 @@ from tests.support.fleet import FAMILIES, ROOT, Fleet, eventually
 from tests.support.injection import Injection
 from tests.support.messages import encode, make_message
 from tests.support.pictures import encoded
-from tests.support.services import PostgresServer, RedisServer
 
 USER = "u1"
 #: In every name, query, text, file name and bad value. Never in an id.
@@ -144,7 +144,7 @@ def index_and_ask(fleet: Fleet, sample: Path, tmp_path: Path) -> None:
     clip = tmp_path / f"{CANARY}.mp4"
     write_excerpt(sample, clip, caption=CANARY)
     fleet.process(clip, "v1")
-    assert fleet.wait_ended(["v1"], within_s=300)["v1"].state == "indexed"
+    fleet.wait_for("v1", within_s=300)
     client = fleet.client
     assert client.scenes("v1", USER).scenes and client.subtitles("v1", USER).text
     for mode in ("keyword", "hybrid"):
@@ -289,14 +289,9 @@ def assert_clean(where: str, text: str, said: set[str]) -> None:
 
 @pytest.mark.timeout(900)
 def test_nothing_that_users_name_say_or_ask_is_logged_or_shown(
-    fleet: Fleet,
-    injection: Injection,
-    sample: Path,
-    tmp_path: Path,
-    postgres: PostgresServer,
-    redis_server: RedisServer,
+    fleet: Fleet, injection: Injection, sample: Path, tmp_path: Path, postgres: Any, redis_server: Any
 ) -> None:
-    postgres_from, redis_from = postgres.log.stat().st_size, redis_server.log.stat().st_size
+    before = {server: server.log.stat().st_size for server in (postgres, redis_server)}
     with ExitStack() as stack:
         events = stack.enter_context(receive_events(fleet.redis_url))
         flower = stack.enter_context(closing(Flower(fleet, tmp_path / "flower.log")))
@@ -309,10 +304,8 @@ def test_nothing_that_users_name_say_or_ask_is_logged_or_shown(
         def inspect() -> str:
             shown = flower.page("/api/workers?refresh=1")
             for what in ("active", "reserved", "query_task " + "0" * 36, "report", "conf"):
-                done = subprocess.run(
-                    [CELERY, "-A", "worker.app", "inspect", *what.split(), "--json"], cwd=ROOT,
-                    env=fleet.process_environment(), capture_output=True, text=True, timeout=60, check=False,
-                )  # fmt: skip
+                command = [CELERY, "-A", "worker.app", "inspect", *what.split(), "--json"]
+                done = run_command(command, fleet.process_environment(), timeout_s=60)
                 shown += done.stdout + done.stderr
             return shown
 
@@ -333,8 +326,8 @@ def test_nothing_that_users_name_say_or_ask_is_logged_or_shown(
     logs = {path.name: path.read_text(errors="replace") for path in (fleet.home / "logs").iterdir()}
     assert {f"{family}.log" for family in FAMILIES} <= set(logs)
     logs["flower"] = (tmp_path / "flower.log").read_text(errors="replace")
-    logs["postgres"] = postgres.log.read_bytes()[postgres_from:].decode(errors="replace")
-    logs["redis"] = redis_server.log.read_bytes()[redis_from:].decode(errors="replace")
+    for server, size in before.items():
+        logs[type(server).__name__] = server.log.read_bytes()[size:].decode(errors="replace")
     for name, text in logs.items():
         assert_clean(f"the log of {name}", text, said)
     # Operators still see what happened, where, and to which job.

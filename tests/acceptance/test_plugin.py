@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import shutil
-import subprocess
 import sysconfig
 import venv
 from pathlib import Path
@@ -16,6 +15,7 @@ import pytest
 
 from shared.errors import InvalidRequest
 from shared.nodes import node_name, read_nodes
+from tests.acceptance.commands import run_command
 from tests.acceptance.conftest import MakeFleet
 from tests.support.excerpt import write_excerpt
 from tests.support.fleet import ROOT, Fleet
@@ -44,9 +44,8 @@ def fleet(make_fleet: MakeFleet, python: Path) -> Fleet:
 
 def pip(python: Path, *arguments: str) -> None:
     environment = {"PATH": os.environ["PATH"], "HOME": str(python.parents[1]), "PIP_NO_INDEX": "1"}
-    line = [str(python), "-m", "pip", *arguments, "--disable-pip-version-check"]
-    done = subprocess.run(line, env=environment, capture_output=True, text=True, timeout=120, check=False)
-    assert done.returncode == 0, done.stdout + done.stderr
+    line = [python, "-m", "pip", *arguments, "--disable-pip-version-check"]
+    run_command(line, environment)
 
 
 def command(fleet: Fleet, *arguments: str, status: int = 0) -> str:
@@ -67,9 +66,7 @@ def index(fleet: Fleet, clip: Path, video_id: str) -> dict[str, str]:
 
 
 def ended(fleet: Fleet, video_id: str) -> dict[str, str]:
-    status = fleet.wait_ended([video_id], within_s=120)[video_id]
-    assert status.state == "indexed", status
-    return {stage.stage: stage.state for stage in status.stages}
+    return {stage.stage: stage.state for stage in fleet.wait_for(video_id).stages}
 
 
 def sidecars(fleet: Fleet, video_id: str) -> list[dict[str, Any]]:

@@ -241,15 +241,10 @@ def test_a_rerun_with_other_labels_replaces_vectors_and_tags(
 def test_a_node_with_a_useless_list_of_labels_leaves(fleet: Fleet, tmp_path: Path) -> None:
     path = tmp_path / "labels.txt"
     fleet.start("vision", name="labels", VISION_LABELS=str(path))
-    node = fleet.nodes.pop("labels")
-    try:
-        assert node.process.wait(timeout=90) == ExitStatus.CONFIG, node.log.read_text()
-        said = f"The list of labels {path} can't be read (No such file or directory): correct VISION_LABELS"
-        assert said in node.log.read_text()
-    finally:
-        if node.process.poll() is None:
-            node.process.kill()
-            node.process.wait(timeout=30)
+    assert fleet.nodes["labels"].process.wait(timeout=90) == ExitStatus.CONFIG, fleet.log("labels")
+    said = f"The list of labels {path} can't be read (No such file or directory): correct VISION_LABELS"
+    assert said in fleet.log("labels")
+    fleet.stop("labels")
 
 
 def test_a_damaged_keyframe_fails_the_stage_once_and_keeps_the_rest(fleet: Fleet, clip: Path) -> None:

@@ -6,7 +6,6 @@ import hashlib
 import json
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -22,7 +21,6 @@ from tests.support.fleet import Fleet, eventually
 pytestmark = pytest.mark.timeout(600)
 
 TEXT, FACE = "all-minilm-l6-v2", "dlib-resnet-v1"
-NODES = ("media", "asr", "text", "face", "ocr", "housekeeping", "search")
 
 
 @pytest.fixture(scope="module")
@@ -47,11 +45,6 @@ def fleet(catalog: OwnCatalog, make_fleet: MakeFleet) -> Fleet:
     return made
 
 
-def lines(fleet: Fleet, node: str) -> list[dict[str, Any]]:
-    """The records of a node's log; what is not JSON would be a traceback."""
-    return [json.loads(line) for line in fleet.log(node).splitlines() if line.startswith("{")]
-
-
 def waiting(fleet: Fleet, queue: str) -> int:
     with redis.Redis.from_url(fleet.redis_url) as client:
         return client.llen(queue)
@@ -68,13 +61,10 @@ def send_until_only_one_queue_waits(fleet: Fleet, clip: Path, video_id: str, que
 
     def others_done() -> bool:
         rows = fleet.of_video("jobs", video_id)
-        states = {row["stage"]: row["state"] for row in rows}
         return (
-            {"split", "asr", "text", "face", "ocr"} <= states.keys()
+            {row["stage"] for row in rows} >= {"split", "asr", "text", "face", "ocr"}
             and {row["state"] for row in rows if row["queue"] == queue} == {"queued"}
-            and all(
-                row["state"] in ("done", "skipped") for row in rows if row["queue"] not in (queue, "media")
-            )
+            and {row["state"] for row in rows if row["queue"] not in (queue, "media")} <= {"done", "skipped"}
             # Wake-up messages are sent after the commit that shows the job.
             and waiting(fleet, queue) >= 1
         )
@@ -87,27 +77,30 @@ def leaves_with_one_sentence(fleet: Fleet, node: str) -> str:
     process = fleet.nodes[node].process
     assert process.wait(timeout=90) == ExitStatus.CONFIG, fleet.log(node)[-3000:]
     assert "Traceback" not in fleet.log(node)
-    said = [line["failure"] for line in lines(fleet, node) if line.get("failure")]
-    assert len(said) == 1, said
-    assert "\n" not in said[0]
-    return str(said[0])
+    lines = [json.loads(line) for line in fleet.log(node).splitlines() if line.startswith("{")]
+    (said,) = [line["failure"] for line in lines if line.get("failure")]
+    assert "\n" not in said
+    return str(said)
+
+
+def sha256_of(file: Path) -> str:
+    return hashlib.sha256(file.read_bytes()).hexdigest()
 
 
 Damage = Callable[[OwnCatalog, Path], tuple[str, ...]]
 
 
 def change_a_byte(catalog: OwnCatalog, file: Path) -> tuple[str, ...]:
-    expected = hashlib.sha256(file.read_bytes()).hexdigest()
-    whole = bytearray(file.read_bytes())
+    expected, whole = sha256_of(file), bytearray(file.read_bytes())
     whole[len(whole) // 2] ^= 1
     file.write_bytes(whole)
-    return expected, hashlib.sha256(whole).hexdigest()
+    return expected, sha256_of(file)
 
 
 def cut_in_half(catalog: OwnCatalog, file: Path) -> tuple[str, ...]:
-    whole = file.read_bytes()
-    file.write_bytes(whole[: len(whole) // 2])
-    return hashlib.sha256(whole).hexdigest(), hashlib.sha256(whole[: len(whole) // 2]).hexdigest()
+    expected = sha256_of(file)
+    file.write_bytes(file.read_bytes()[: file.stat().st_size // 2])
+    return expected, sha256_of(file)
 
 
 def remove(catalog: OwnCatalog, file: Path) -> tuple[str, ...]:
@@ -118,8 +111,7 @@ def remove(catalog: OwnCatalog, file: Path) -> tuple[str, ...]:
 def write_another_network(catalog: OwnCatalog, file: Path) -> tuple[str, ...]:
     """Right sum, whole file, and not this model's tensors."""
     save_file({"embeddings.word_embeddings.weight": np.zeros((30522, 32), np.float32)}, file)
-    sums = {**catalog.specs[TEXT].sha256, file.name: hashlib.sha256(file.read_bytes()).hexdigest()}
-    catalog.change(TEXT, sha256=sums)
+    catalog.change(TEXT, sha256={**catalog.specs[TEXT].sha256, file.name: sha256_of(file)})
     return "embeddings.word_embeddings.weight [30522, 384]", "[30522, 32]"
 
 
@@ -164,7 +156,7 @@ def test_damaged_weights_stop_their_node_and_nothing_else(
     fleet.nodes[node] = last
     fleet.restart(node)
     fleet.wait_ready(node)
-    assert fleet.wait_ended([video_id], within_s=120)[video_id].state == "indexed"
+    fleet.wait_for(video_id)
     fleet.stop(node)
     if family == "face":
         fleet.stop("text")
@@ -185,11 +177,11 @@ def test_a_damaged_lock_stops_the_nodes_that_read_it(fleet: Fleet, clip: Path, t
     for node in ("text", "media-too"):
         fleet.restart(node)
     fleet.wait_ready()
-    assert fleet.wait_ended(["lock"], within_s=120)["lock"].state == "indexed"
+    fleet.wait_for("lock")
     fleet.stop("text", "media-too")
 
 
-def test_weights_damaged_under_a_running_node_fail_no_job(
+def test_weights_that_go_under_a_running_node_fail_no_job(
     fleet: Fleet, catalog: OwnCatalog, clip: Path
 ) -> None:
     """The model was let go of; when the next job needs it, its file is gone. That job is not to blame."""
@@ -202,14 +194,11 @@ def test_weights_damaged_under_a_running_node_fail_no_job(
     path.rename(aside)
     fleet.process(clip, "under")
     assert fleet.nodes["text-under"].process.wait(timeout=90) == ExitStatus.CONFIG
-    eventually(
-        lambda: [state for state, *_ in jobs(fleet, "under", "text")] == ["queued"],
-        within_s=60,
-        what="the job waits again",
-    )
+    waits = "queue = 'text' AND state = 'queued'"
+    eventually(lambda: fleet.of_video("jobs", "under", waits), within_s=60, what="the job waits again")
     aside.rename(path)
     fleet.restart("text-under")
-    assert fleet.wait_ended(["under"], within_s=120)["under"].state == "indexed"
+    fleet.wait_for("under")
     fleet.stop("text-under")
 
 

@@ -42,13 +42,7 @@ class Stand:
     injection: Injection
 
     def new_chaos(self, seed: int) -> Chaos:
-        return Chaos(
-            fleet=self.fleet,
-            postgres=self.postgres,
-            redis_server=self.redis_server,
-            disk=self.disk,
-            seed=seed,
-        )
+        return Chaos(self.fleet, self.postgres, self.redis_server, self.disk, seed)
 
     def start_over(self) -> None:
         """Empty the database, Redis and the storage under the running nodes: like new."""

@@ -107,7 +107,7 @@ def children_of(fleet: Fleet) -> list[psutil.Process]:
     return [child for node in list(fleet.nodes.values()) for child in node.children]
 
 
-@dataclass(kw_only=True)
+@dataclass
 class Chaos:
     """One fleet, its servers and its storage, and the faults done to them."""
 
@@ -183,11 +183,8 @@ class Chaos:
         jobs = {int(row["lease_owner"].rsplit(":", 1)[1]): row for row in rows}
         children = children_of(self.fleet)
         idle = [child for child in children if child.pid not in jobs]
-        busy = [
-            child
-            for child in children
-            if child.pid in jobs and jobs[child.pid]["failures"] < _SPARED_FAILURES
-        ]
+        spared = {pid for pid, row in jobs.items() if row["failures"] >= _SPARED_FAILURES}
+        busy = [child for child in children if child.pid in jobs.keys() - spared]
         victim = self.random.choice(busy or idle)
         victim.kill()
         return f"pid {victim.pid}, stage {jobs[victim.pid]['stage'] if victim.pid in jobs else 'none'}"
