@@ -95,7 +95,9 @@ class Flower:
             return str(answer.read().decode())
 
     def pages(self) -> dict[str, str]:
-        """Every page there is, by path."""
+        """Every page there is, by path; none without the password."""
+        with pytest.raises(urllib.error.HTTPError, match="401"):
+            urllib.request.urlopen(f"http://127.0.0.1:{self.port}/api/workers", timeout=20)
         self.page("/api/workers?refresh=1")
         tasks = json.loads(self.page("/api/tasks?limit=1000"))
         workers = json.loads(self.page("/api/workers"))
