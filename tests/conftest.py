@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import itertools
 import os
+import signal
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -23,6 +24,8 @@ from tests.support.services import TEMPLATE, PostgresServer, RedisServer
 
 __all__ = ["moto", "record_figure", "swift"]
 
+# A shell ignores Ctrl-C for what it starts in the background, and programs inherit that.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 _names = itertools.count(1)
 #: The modules below each of these share a fleet.
 SHARED = ("tests/acceptance/lite/", "tests/acceptance/full/")
@@ -30,9 +33,9 @@ SHARED = ("tests/acceptance/lite/", "tests/acceptance/full/")
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """What starts a server is no quick test."""
-    for item in items:
-        if {"postgres", "redis_server"} & set(getattr(item, "fixturenames", ())):
-            item.add_marker(pytest.mark.slow)
+    servers = {"postgres", "redis_server"}
+    for item in (item for item in items if servers & set(getattr(item, "fixturenames", ()))):
+        item.add_marker(pytest.mark.slow)
 
 
 @pytest.hookimpl(optionalhook=True)

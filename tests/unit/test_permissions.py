@@ -125,7 +125,6 @@ def test_a_command_refuses_a_folder_others_can_read(tmp_path: Path, command: lis
         capture_output=True,
         text=True,
         timeout=120,
-        check=False,
     )
     assert done.returncode != 0
     assert f"chmod -R go-rwx {root}" in done.stderr.replace("\n", " ")

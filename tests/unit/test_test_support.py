@@ -30,7 +30,6 @@ def run_pytest(
         capture_output=True,
         text=True,
         timeout=120,
-        check=False,
         cwd=folder,
         env={name: value for name, value in full.items() if value},
     )
