@@ -15,12 +15,11 @@ from _pytest.terminal import TerminalReporter
 
 from db.engine import make_engine, set_engine
 from shared import settings as settings_module
-from shared.errors import InvalidRequest
-from tests.support.assets import find_assets, give_up
+from tests.support.assets import find_assets
 from tests.support.figures import record_figure, write_summary
 from tests.support.fleet import Fleet, fleet_over
 from tests.support.s3_servers import moto, swift
-from tests.support.services import TEMPLATE, PostgresServer, RedisServer
+from tests.support.services import TEMPLATE, PostgresServer, RedisServer, start_or_give_up
 
 __all__ = ["moto", "record_figure", "swift"]
 
@@ -59,10 +58,7 @@ def pytest_terminal_summary(terminalreporter: TerminalReporter) -> None:
 def postgres(tmp_path_factory: pytest.TempPathFactory) -> Iterator[PostgresServer]:
     """A Postgres of this test run, with a migrated template database."""
     server = PostgresServer(tmp_path_factory.mktemp("postgres"))
-    try:
-        server.start()
-    except InvalidRequest as error:
-        give_up(str(error))
+    start_or_give_up(server)
     server.create_template()
     yield server
     server.stop()
@@ -72,10 +68,7 @@ def postgres(tmp_path_factory: pytest.TempPathFactory) -> Iterator[PostgresServe
 def redis_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RedisServer]:
     """A Redis of this test run."""
     server = RedisServer(tmp_path_factory.mktemp("redis"))
-    try:
-        server.start()
-    except InvalidRequest as error:
-        give_up(str(error))
+    start_or_give_up(server)
     yield server
     # Handles of answers unsubscribe when they are collected: now, while there is a Redis to tell.
     gc.collect()

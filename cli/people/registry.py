@@ -84,8 +84,8 @@ def show_list(kind: str | None, *, as_json: bool, user: str | None) -> None:
         raise InvalidRequest(f"--kind {kind} does not exist: use named or unknown")
     client, owner = connect(user)
     people = _all_people(client, owner, cast("Literal['named', 'unknown'] | None", kind))
-    nobody = f"user {owner} has no people yet: `scenefleet people add NAME PHOTO...`"
-    screen.answer({"people": people}, lambda: people_table(people) if people else nobody, as_json=as_json)
+    none_yet = f"user {owner} has no people yet: `scenefleet people add NAME PHOTO...`"
+    screen.answer({"people": people}, lambda: people_table(people) if people else none_yet, as_json=as_json)
 
 
 def _all_people(client: Client, user: str, kind: Literal["named", "unknown"] | None) -> list[PersonView]:

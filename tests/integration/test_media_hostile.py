@@ -49,7 +49,7 @@ SMALL = Encoding(size=(64, 48))
 
 @pytest.fixture
 def secret(tmp_path: Path) -> Path:
-    """A playable file that nobody may open."""
+    """A playable file that must not be opened."""
     return make_clip(tmp_path / "secret.ts", (Shot(seed=81, frames=25),), SMALL).path
 
 

@@ -156,8 +156,8 @@ def test_the_score_is_the_weighted_sum_of_every_retriever(exact_rows: int) -> No
 @EXACT_AND_INDEXED
 def test_a_scene_that_only_one_retriever_knows_is_compared_on_all(exact_rows: int) -> None:
     """What a retriever does not put forward itself still counts: candidates of the other are compared exactly."""
-    alike = [Shot(idx=idx, text=unit(1, 0.01 * idx)) for idx in range(12)]
-    models = write(*alike, Shot(idx=20, words="zebra", text=unit(1, 3)))
+    similar = [Shot(idx=idx, text=unit(1, 0.01 * idx)) for idx in range(12)]
+    models = write(*similar, Shot(idx=20, words="zebra", text=unit(1, 3)))
     retrievers: list[Any] = [near(models), words("zebra")]
     tuning = search.Tuning(exact_rows=exact_rows, candidates=10)
     with reading() as session:

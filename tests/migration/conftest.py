@@ -9,9 +9,7 @@ from collections.abc import Iterator
 import pytest
 
 from db import row_security
-from shared.errors import InvalidRequest
-from tests.support.assets import give_up
-from tests.support.services import PostgresServer
+from tests.support.services import PostgresServer, start_or_give_up
 
 _names = itertools.count(1)
 
@@ -29,10 +27,7 @@ def url(postgres: PostgresServer) -> Iterator[str]:
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[PostgresServer]:
     """A server of its own, as an administrator elsewhere has it: without what every server of ours gets at its start."""
     server = PostgresServer(tmp_path_factory.mktemp("roles"))
-    try:
-        server.start()
-    except InvalidRequest as error:
-        give_up(str(error))
+    start_or_give_up(server)
     server.execute("DROP DATABASE scenefleet")
     server.execute(f"DROP ROLE scenefleet, {row_security.ROLE}")
     yield server

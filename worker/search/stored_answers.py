@@ -164,7 +164,7 @@ def _names(result: Any, wanted: Mapping[str, Collection[str]]) -> bool:
     """Whether a field of an answer, at any depth, has one of the values wanted of it."""
     if isinstance(result, list):
         return any(_names(part, wanted) for part in result)
-    # The receipt of an erasure names nobody, and its caller waits for it.
+    # The receipt of an erasure names no person, and its caller waits for it.
     if not isinstance(result, dict) or (
         result.get("state") in ("erasing", "erased") and result.get("name") == ""
     ):
