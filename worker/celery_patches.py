@@ -252,5 +252,19 @@ def announce_stop(worker: Any, stopping: Callable[[], None]) -> None:
 
 
 def allow_early_exits(pool: Any) -> None:
-    """Let a worker start although a child has ended already; Celery 5.6 exits with 1 then, without a reason."""
+    """Let a worker start, and reconnect to the broker, although a child has just ended.
+
+    Celery 5.6 exits with 1 at the start, without a reason, and by a ``ValueError`` when it watches its children again.
+    """
     pool.did_start_ok = lambda: True
+    children = pool._pool
+    if "_track_child_process" in vars(children):
+        return
+    watch = children._track_child_process
+
+    def watch_living(process: Any, hub: Any) -> None:
+        # None: its end has been seen; the pool will replace it.
+        if getattr(process, "_sentinel_poll", 0) is not None:
+            watch(process, hub)
+
+    children._track_child_process = watch_living

@@ -5,10 +5,14 @@ don't support a fork while their threads work. So a fork waits while the thread 
 milliseconds, unless a server or the network does not answer: then the fork shuts the connections down, which ends the
 thread's wait. If that does not help, the fork continues and the child closes the inherited connections. So a fork waits for
 at most ``2 * WAIT_S``.
+
+A fork also waits until no other thread writes to the log: the child would inherit the lock of the stream, and hang at its
+first line.
 """
 
 from __future__ import annotations
 
+import logging
 import os
 import socket
 import threading
@@ -32,6 +36,8 @@ class Forks:
         #: Descriptor of a connection -> our duplicate, which stays that socket if the descriptor is closed and reused.
         self._sockets: dict[int, socket.socket] = {}
         self._forking = False
+        #: Log handlers whose locks this fork holds.
+        self._quiet: list[logging.Handler] = []
 
     def install(self) -> None:
         """Let forks of this process wait for ``held_off`` blocks from now on."""
@@ -71,13 +77,19 @@ class Forks:
                     with suppress(OSError):
                         duplicate.shutdown(socket.SHUT_RDWR)
             self._forking = self._turn.acquire(timeout=WAIT_S)
+        self._quiet = [handler for handler in logging.root.handlers if handler.lock is not None]
+        for handler in self._quiet:
+            handler.acquire()
 
     def _in_parent(self) -> None:
+        for handler in self._quiet:
+            handler.release()
         if self._forking:
             self._forking = False
             self._turn.release()
 
     def _in_child(self) -> None:
+        # ``logging`` has given the handlers new locks.
         for number, duplicate in self._sockets.items():
             with suppress(OSError):
                 if os.fstat(number).st_ino == os.fstat(duplicate.fileno()).st_ino:
