@@ -32,6 +32,8 @@ log = get_logger(__name__)
 _PUBLISH_S = 5.0
 #: The key in Redis that exists after a node has reconciled, and its longest life: nodes may have other intervals.
 _RECONCILED, _RECONCILED_S = "scenefleet:reconciled", 5.0
+#: Jobs of dead children are looked for during this time after a child has ended or started, and at this interval, seconds.
+_AFTER_CHANGE_S, _LOST_S = 10.0, 30.0
 #: Time limit of Redis to connect and to answer: a fork may be waiting.
 _REDIS_S = 2.0
 #: How long a stopping node waits for the current tick.
@@ -50,6 +52,10 @@ class Housekeeping:
         self._leaving = False
         self._thread: threading.Thread | None = None
         self._published_at = 0.0
+        #: The children at the last tick, when they changed (None: that is settled), and the last look for lost jobs.
+        self._last_children: set[int] | None = None
+        self._changed_at: float | None = 0.0
+        self._looked_at = 0.0
 
     def start(self) -> None:
         """Start the thread, once: Celery calls this again after a lost broker connection."""
@@ -92,10 +98,22 @@ class Housekeeping:
                 self._published_at = time.monotonic()
             life_s = min(0.9 * self._settings.reconcile_s, _RECONCILED_S)
             is_first = bool(client.set(_RECONCILED, self._node.name, nx=True, px=max(1, int(1000 * life_s))))
-        with reconcile.guarded("own_children"):
-            reconcile.own_children(self._node.name, self._node.life, self._live_children)
+        self._free_lost_jobs()
         if is_first:
             reconcile.fleet()
+
+    def _free_lost_jobs(self) -> None:
+        """Free the jobs of dead children; without a change of children rarely, because it asks Postgres."""
+        now, children = time.monotonic(), self.children()
+        if children != self._last_children:
+            self._last_children, self._changed_at = children, now
+        if self._changed_at is None and now - self._looked_at < _LOST_S:
+            return
+        with reconcile.guarded("own_children"):
+            reconcile.own_children(self._node.name, self._node.life, self._live_children)
+            self._looked_at = now
+            if self._changed_at is not None and now - self._changed_at >= _AFTER_CHANGE_S:
+                self._changed_at = None
 
     def _live_children(self) -> set[int] | None:
         live = self.children()

@@ -11,7 +11,7 @@ import pytest
 from shared import nodes
 from shared.settings import Settings
 from tests.support.services import RedisServer
-from worker import reconcile
+from worker import housekeeping, reconcile
 from worker.housekeeping import Housekeeping
 
 
@@ -37,3 +37,20 @@ def test_one_node_reconciles_per_interval_and_without_redis_each(
     assert tick(redis_server.url, "b", "a") == ["b"]
     assert tick("redis://127.0.0.1:1/0", "a", "b") == ["a", "b"]
     assert looked == ["a", "b", "c", "b", "a", "b", "a", "a", "b"]
+
+
+def test_lost_jobs_are_looked_for_after_a_change_of_children(monkeypatch: pytest.MonkeyPatch) -> None:
+    looks: list[set[int]] = []
+    monkeypatch.setattr(nodes, "publish", lambda client, state: None)
+    monkeypatch.setattr(housekeeping, "_AFTER_CHANGE_S", 0.0)
+    monkeypatch.setattr(reconcile, "own_children", lambda name, life, children: looks.append(children()))
+    node: Any = SimpleNamespace(name="a", life="1", describe=dict)
+    thread = Housekeeping(node, Settings(REDIS_URL="redis://127.0.0.1:1/0"))
+    monkeypatch.setattr(reconcile, "fleet", lambda: None)
+    for children in ({1}, {1}, {2}, {2}):
+        thread.children = lambda children=children: children
+        thread._tick()
+    assert looks == [{1}, {2}]
+    monkeypatch.setattr(housekeeping, "_LOST_S", 0.0)
+    thread._tick()
+    assert looks == [{1}, {2}, {2}]

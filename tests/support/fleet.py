@@ -8,6 +8,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -100,6 +101,9 @@ class Fleet:
             **environment,
         }
         self.nodes: dict[str, NodeProcess] = {}
+        # Tests poll: a connection for each question would cost more than the question.
+        self._connection: psycopg.Connection[dict[str, Any]] | None = None
+        self._asking = threading.Lock()
         #: Nodes that still ran when a test that came after a failed one started others under their names.
         self._replaced: list[NodeProcess] = []
         #: What its nodes are: a benchmark has others to compare with.
@@ -301,14 +305,19 @@ class Fleet:
         deadline = time.monotonic() + 60
         while True:
             try:
-                with psycopg.connect(
-                    self.postgres_url, row_factory=dict_row, connect_timeout=5
-                ) as connection:
-                    return connection.execute(query, named or values).fetchall()
+                with self._asking:
+                    return self._connected().execute(query, named or values).fetchall()
             except psycopg.OperationalError:
                 if time.monotonic() > deadline:
                     raise
                 time.sleep(0.2)
+
+    def _connected(self) -> psycopg.Connection[dict[str, Any]]:
+        if self._connection is None or self._connection.closed:
+            self._connection = psycopg.connect(
+                self.postgres_url, row_factory=dict_row, connect_timeout=5, autocommit=True
+            )
+        return self._connection
 
     def of_video(
         self, table: str, video_id: str, where: str = "true", *, user_id: str = "u1"
@@ -327,6 +336,8 @@ class Fleet:
         }
 
     def close(self) -> None:
+        if self._connection is not None:
+            self._connection.close()
         self.stop()
         # They would go on writing their states to a Redis that other fleets use too.
         self._stop(self._replaced)
