@@ -19,7 +19,7 @@ BIN = $(VENV)/bin
 PIP = $(BIN)/python -m pip --disable-pip-version-check
 RUN_STAMP = $(VENV)/.installed-run
 DEV_STAMP = $(VENV)/.installed-dev
-SOURCES = cli db local shared tasks worker tests bench samples
+SOURCES = api cli db local shared tasks worker tests bench samples
 
 .PHONY: help demo test test-quick coverage docs test-faults test-gpu test-deploy lint fmt bench up migrate install install-dev audit lock clean
 
