@@ -268,7 +268,11 @@ class MinioStorage(Storage):
         while True:
             with self._reported(bucket, None):
                 page = self._connect()._list_multipart_uploads(
-                    self._name(bucket), key_marker=key, upload_id_marker=handle
+                    # Swift takes no delimiter for one that is everywhere; no key has a backslash.
+                    self._name(bucket),
+                    delimiter="\\",
+                    key_marker=key,
+                    upload_id_marker=handle,
                 )
             for upload in page.uploads:
                 if upload.initiated_time is not None and upload.initiated_time < before:
