@@ -15,7 +15,7 @@ from api import page, problems
 from api.asking import Asking
 from api.headers import SecurityHeaders
 from api.openapi import describe
-from api.routes import health, videos
+from api.routes import health, models, people, search, videos
 from shared.settings import Settings, get_settings
 from shared.storage import configured_storage
 
@@ -23,6 +23,9 @@ from shared.storage import configured_storage
 ROUTERS: tuple[APIRouter, ...] = (
     health.router,
     videos.router,
+    search.router,
+    people.router,
+    models.router,
     # uploads.router,
     # media.router,
     # events.router,

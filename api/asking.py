@@ -12,7 +12,7 @@ import logging
 import uuid
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 from fastapi import Request
 from pydantic import BaseModel
@@ -129,10 +129,10 @@ class Answers:
         except TimeoutError:
             pass
         try:
-            stored: bytes | None = await self._redis.get(key)
+            stored = await self._redis.get(key)
         except (RedisError, OSError) as error:
             raise BrokerUnavailable(f"Redis does not answer ({error}): is it running?") from error
-        return stored
+        return cast("bytes | None", stored)
 
     async def _listen(self) -> None:
         """Hear answers for as long as the process runs, over every loss of Redis."""

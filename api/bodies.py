@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
 from typing import Any, NoReturn
 
 from fastapi import Request
@@ -17,29 +18,36 @@ from shared.errors import InvalidRequest
 SCHEMAS: dict[str, Any] = {}
 
 
-def json_body(
-    contract: type[Contract], *without: str
-) -> tuple[Callable[[Request], Awaitable[dict[str, Any]]], dict[str, Any]]:
-    """The dependency that reads a body of ``contract`` less some fields, and the route's ``openapi_extra``.
+@dataclass(frozen=True)
+class JsonBody:
+    """A kind of body."""
 
-    The dependency checks that the body is an object without these fields; ``Asking.ask`` checks the whole.
+    #: The dependency that reads one: an object without the fields that are not the body's. ``Asking.ask`` checks the rest.
+    read: Callable[[Request], Awaitable[dict[str, Any]]]
+    #: The route's ``openapi_extra``.
+    extra: dict[str, Any]
+
+
+def json_body(
+    contract: type[Contract], *without: str, optional: tuple[str, ...] = (), name: str | None = None
+) -> JsonBody:
+    """The body of a request that is ``contract`` less some fields; its name in OpenAPI is ``name`` or the contract's.
+
+    ``optional``: fields that the contract requires and the route can say itself.
     """
+    name = name or contract.__name__
     schema = contract.model_json_schema(ref_template="#/components/schemas/{model}")
     SCHEMAS.update(schema.pop("$defs", {}))
     hidden = {*without, "version"}
-    schema["properties"] = {name: found for name, found in schema["properties"].items() if name not in hidden}
-    required = [name for name in schema.get("required", ()) if name not in hidden]
-    if required:
-        schema["required"] = required
-    else:
-        schema.pop("required", None)
-    SCHEMAS[contract.__name__] = schema
-    content = {"application/json": {"schema": {"$ref": f"#/components/schemas/{contract.__name__}"}}}
+    properties = {field: found for field, found in schema["properties"].items() if field not in hidden}
+    required = [field for field in schema.get("required", ()) if field not in {*hidden, *optional}]
+    SCHEMAS[name] = {**schema, "title": name, "properties": properties, "required": required}
+    content = {"application/json": {"schema": {"$ref": f"#/components/schemas/{name}"}}}
 
-    async def body(request: Request) -> dict[str, Any]:
+    async def read(request: Request) -> dict[str, Any]:
         return parse_object(request, await read_body(request, MAX_JSON_BYTES), hidden)
 
-    return body, {"requestBody": {"required": bool(required), "content": content}}
+    return JsonBody(read, {"requestBody": {"required": bool(required), "content": content}})
 
 
 def parse_object(request: Request, data: bytes, hidden: set[str]) -> dict[str, Any]:
