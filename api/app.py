@@ -15,7 +15,8 @@ from api import page, problems
 from api.asking import Asking
 from api.headers import SecurityHeaders
 from api.openapi import describe
-from api.routes import health, models, people, search, videos
+from api.routes import health, models, people, search, uploads, videos
+from api.uploads import Uploads
 from shared.settings import Settings, get_settings
 from shared.storage import configured_storage
 
@@ -26,7 +27,7 @@ ROUTERS: tuple[APIRouter, ...] = (
     search.router,
     people.router,
     models.router,
-    # uploads.router,
+    uploads.router,
     # media.router,
     # events.router,
     # fleet.router,
@@ -34,7 +35,7 @@ ROUTERS: tuple[APIRouter, ...] = (
 PREFIX = "/api/v1"
 TUS_HEADERS = (
     "Location", "Tus-Resumable", "Tus-Version", "Tus-Extension", "Tus-Max-Size", "Upload-Offset", "Upload-Length",
-    "Upload-Expires", "Upload-Metadata",
+    "Upload-Expires", "Upload-Metadata", "Tus-Checksum-Algorithm", "Scenefleet-Video-Id",
 )  # fmt: skip
 
 
@@ -54,7 +55,10 @@ def create_app(settings: Settings | None = None) -> FastAPI:
         await app.state.asking.start()
         # Set when the server begins to stop, so that streams end.
         app.state.stopping = asyncio.Event()
+        app.state.uploads = Uploads(settings, app.state.storage, app.state.redis, app.state.asking)
+        sweeping = asyncio.create_task(app.state.uploads.sweep_for_ever())
         yield
+        sweeping.cancel()
         await app.state.asking.close()
         await app.state.redis.aclose()
 

@@ -49,6 +49,26 @@ class BodyTooLarge(errors.Permanent):
     """The body is larger than this request may be."""
 
 
+class UnsupportedVersion(errors.Permanent):
+    """The client speaks another version of tus."""
+
+
+class UploadGone(errors.Permanent):
+    """The upload is complete, but the fleet has refused the video."""
+
+
+class UploadLocked(errors.Retryable):
+    """Another request works on the same upload."""
+
+
+class ChecksumMismatch(errors.Retryable):
+    """The bytes of a request are not those of its checksum; none of them counts."""
+
+
+class RangeNotSatisfiable(errors.Permanent):
+    """The requested bytes are beyond the end of the file."""
+
+
 class SlowClient(errors.Retryable):
     """The client took too long to send its request."""
 
@@ -70,13 +90,18 @@ STATUS: tuple[tuple[type[Exception], int], ...] = (
     (errors.ObjectMissing, 404),
     (SlowClient, 408),
     (errors.Conflict, 409),
+    (UploadGone, 410),
+    (UnsupportedVersion, 412),
     (BodyTooLarge, 413),
     (errors.LimitExceeded, 413),
     (UnsupportedMedia, 415),
+    (RangeNotSatisfiable, 416),
     (errors.InvalidRequest, 422),
     (errors.InvalidKey, 422),
     (errors.BadMedia, 422),
+    (UploadLocked, 423),
     (TooManyRequests, 429),
+    (ChecksumMismatch, 460),
     (errors.QuotaExceeded, 429),
     (errors.ModelUnavailable, 503),
     (errors.Retryable, 503),
