@@ -129,7 +129,13 @@ def broken_patch(two: Two, path: str, data: bytes, *, close: bool) -> socket.soc
     """Send a part of a body to the first replica."""
     url = httpx.URL(two.url(0))
     connection = socket.create_connection((url.host, url.port or 0), timeout=30)
-    lines = [f"PATCH {path} HTTP/1.1", "Host: 127.0.0.1", "X-User: u1", "Upload-Offset: 0", f"Content-Length: {10**7}"]
+    lines = [
+        f"PATCH {path} HTTP/1.1",
+        "Host: 127.0.0.1",
+        "X-User: u1",
+        "Upload-Offset: 0",
+        f"Content-Length: {10**7}",
+    ]
     if not close:
         lines[-1] = f"Content-Length: {3 * MiB}"
     head = "\r\n".join([*lines, *(f"{name}: {value}" for name, value in OCTETS.items()), "", ""])
