@@ -87,6 +87,9 @@ def split(
         for keyframe in scene["keyframes"]:
             keyframe["path"] = out_dir / Path(keyframe["path"]).name
     found["audio"] = _own(out_dir, found["audio"])
+    sprites = found["sprites"]
+    sprites["sheets"] = [out_dir / Path(sheet).name for sheet in sprites["sheets"]]
+    sprites["index"] = out_dir / Path(sprites["index"]).name
     return TypeAdapter(SplitResult).validate_python(found)
 
 
