@@ -91,12 +91,23 @@ def _media(video: Video) -> MediaView:
     width, height = media["video"]["width"], media["video"]["height"]
     if media["video"]["rotation_deg"] in (90, 270):
         width, height = height, width
+    made = video.rendition
+    if made is not None and made["key"] is not None:
+        width, height = made["size"] or (width, height)
+        return MediaView(
+            playable="rendition",
+            reason=made["reason"],
+            width_px=width,
+            height_px=height,
+            bucket="sidecars",
+            key=made["key"],
+        )
     needs = playable(media)
-    if needs.how != "original":
-        return _no_file(needs.reason, width, height)
+    if not needs.plays:
+        return _no_file(f"{needs.reason}, and there is no rendition (yet)", width, height)
     return MediaView(
         playable="original",
-        reason=None,
+        reason=needs.reason or None,
         width_px=width,
         height_px=height,
         bucket="uploads",

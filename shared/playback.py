@@ -34,6 +34,8 @@ class Playback:
     how: Literal["original", "remux", "transcode"]
     #: Why, one clause; empty: nothing is needed.
     reason: str = ""
+    #: Whether a browser plays the file as it is, if late: only its index stands in the wrong place.
+    plays: bool = False
     #: Whether the stream can be copied into an MP4.
     copies_video: bool = True
     copies_audio: bool = True
@@ -57,10 +59,10 @@ def playable(media: Mapping[str, Any]) -> Playback:
     if codec in videos and eight_bit and (heard is None or heard in sounds):
         index = media.get("index")
         if flavour == "mp4" and index == "end":
-            return Playback(how="remux", reason="its index (moov) is at the end")
+            return Playback(how="remux", reason="its index (moov) is at the end", plays=True)
         if flavour == "mp4" and index == "fragments":
-            return Playback(how="remux", reason="its index (moov) is in fragments")
-        return Playback(how="original")
+            return Playback(how="remux", reason="its index (moov) is in fragments", plays=True)
+        return Playback(how="original", plays=True)
     if copies_video and copies_audio:
         return Playback(how="remux", reason=f"browsers don't play {codec} in {flavour}")
     if codec not in _MP4[0] | _WEBM[0]:

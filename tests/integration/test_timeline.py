@@ -173,7 +173,7 @@ def test_what_no_browser_plays_is_said_with_its_reason(configure: Configure) -> 
     film("u1", media={**MEDIA, "video": {**MEDIA["video"], "codec": "hevc"}})
     answer = video.media(video_id="v", user_id="u1")
     assert answer["media"]["playable"] == "none"
-    assert answer["media"]["reason"] == "browsers don't play hevc"
+    assert answer["media"]["reason"] == "browsers don't play hevc, and there is no rendition (yet)"
     assert answer["original_key"] == "uploads/u1/v/a.mp4"
     assert (answer["media"]["bucket"], answer["media"]["key"], answer["sprites_prefix"]) == (None, None, None)
     assert parse(ShowTimeline, {"video_id": "v", "user_id": "u1"}).limit == 100

@@ -10,6 +10,9 @@ from shared.playback import Index
 
 Mode = Literal["exact", "fast"]
 
+#: Changes whenever the same file could give another rendition than before.
+RENDITION_VERSION = "rendition-1"
+
 
 @dataclass(frozen=True, kw_only=True)
 class VideoStream:
@@ -120,6 +123,5 @@ class Rendition:
     reason: str
     #: MP4 with its index first; None: nothing was made.
     path: Path | None
-    #: As shown: turned upright, square pixels.
-    width: int
-    height: int
+    #: Size of the picture as shown (turned upright), if it was encoded.
+    size: tuple[int, int] | None
