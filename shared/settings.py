@@ -163,6 +163,8 @@ class Settings(BaseModel):
     """Find faces in videos."""
     feature_face_enrollment: bool = True
     """Accept new people and photos. Off: existing people are kept and found."""
+    feature_rendition: bool = True
+    """Make an MP4 of videos that browsers don't play."""
 
     # --- people
     face_similarity_threshold: float = Field(0.6, ge=-1, le=1)
