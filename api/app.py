@@ -17,7 +17,7 @@ from api.callers import Keys, networks
 from api.headers import SecurityHeaders
 from api.openapi import describe
 from api.origins import Origins
-from api.routes import health, models, people, search, uploads, videos
+from api.routes import health, media, models, people, search, uploads, videos
 from api.uploads import Uploads
 from shared.errors import InvalidRequest
 from shared.settings import Settings, get_settings
@@ -31,7 +31,7 @@ ROUTERS: tuple[APIRouter, ...] = (
     people.router,
     models.router,
     uploads.router,
-    # media.router,
+    media.router,
     # events.router,
     # fleet.router,
 )

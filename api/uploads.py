@@ -17,7 +17,6 @@ from collections import Counter
 from collections.abc import AsyncIterator, Iterator
 from dataclasses import asdict
 from datetime import UTC, datetime, timedelta
-from mimetypes import guess_type
 
 from fastapi import Request
 from pydantic import BaseModel, ConfigDict, ValidationError
@@ -27,6 +26,7 @@ from starlette.concurrency import run_in_threadpool as in_thread
 from starlette.requests import ClientDisconnect
 
 from api.asking import Asking
+from api.files import content_type
 from api.problems import BadRequest, BodyTooLarge, SlowClient, TooManyRequests, UploadGone, UploadLocked
 from api.tus import Checksum, Metadata
 from api.upload_locks import locked
@@ -116,7 +116,7 @@ class Uploads:
                 raise TooManyRequests(
                     f"{MAX_OPEN} uploads are unfinished: finish or end some of them first", retry_after_s=60
                 )
-            kind = guess_type(metadata.storage_key)[0] or "application/octet-stream"
+            kind = content_type(metadata.storage_key)
             target = self._storage.begin("uploads", metadata.storage_key, size_bytes, kind, folder=folder)
             upload = Upload(
                 upload_id=upload_id,

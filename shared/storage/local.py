@@ -84,6 +84,10 @@ class LocalStorage(Storage):
         with self._file(bucket, key):
             return self._root / self._name(bucket) / key
 
+    def open_file(self, bucket: Bucket, key: str) -> int | None:
+        with self._file(bucket, key) as (source, _):
+            return os.dup(source)
+
     @contextmanager
     def _file(self, bucket: Bucket, key: str) -> Iterator[tuple[int, os.stat_result]]:
         """The object's file descriptor and its stat."""
@@ -201,7 +205,13 @@ class LocalStorage(Storage):
                 yield incoming_fd, source
 
     def _presign(
-        self, method: str, bucket: Bucket, key: str, expires_s: int, download_name: str | None = None
+        self,
+        method: str,
+        bucket: Bucket,
+        key: str,
+        expires_s: int,
+        download_name: str | None = None,
+        content_type: str | None = None,
     ) -> str:
         purpose, instead = _WITHOUT_URLS[method]
         raise InvalidRequest(f"STORAGE_BACKEND=local has no {purpose} URLs: {instead}, or use minio")

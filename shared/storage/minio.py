@@ -282,7 +282,13 @@ class MinioStorage(Storage):
                 return
 
     def _presign(
-        self, method: str, bucket: Bucket, key: str, expires_s: int, download_name: str | None = None
+        self,
+        method: str,
+        bucket: Bucket,
+        key: str,
+        expires_s: int,
+        download_name: str | None = None,
+        content_type: str | None = None,
     ) -> str:
         if not 1 <= expires_s <= MAX_EXPIRES_S:
             raise InvalidRequest(
@@ -294,6 +300,8 @@ class MinioStorage(Storage):
             headers["response-content-disposition"] = (
                 f"attachment; filename*=UTF-8''{quote(download_name, safe='')}"
             )
+        if content_type is not None:
+            headers["response-content-type"] = content_type
         # For the address that browsers use: a signature covers the host name.
         signer = open_client(self._config, self._public_address, connects=False)
         url: str = signer.get_presigned_url(

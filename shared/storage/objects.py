@@ -272,6 +272,15 @@ class Storage(ABC):
         check_key(key)
         return None
 
+    def open_file(self, bucket: Bucket, key: str) -> int | None:
+        """A descriptor of the object's own file, to read and to close; None where objects are not files here.
+
+        Raises:
+            ObjectMissing: no such object (local).
+        """
+        check_key(key)
+        return None
+
     def presign_put(self, bucket: Bucket, key: str, expires_s: int) -> str:
         """A URL to which anyone may PUT this one object during the next ``expires_s`` seconds (1 to 604800).
 
@@ -283,20 +292,33 @@ class Storage(ABC):
         return self._presign("PUT", bucket, check_key(key), expires_s)
 
     def presign_get(
-        self, bucket: Bucket, key: str, expires_s: int, *, download_name: str | None = None
+        self,
+        bucket: Bucket,
+        key: str,
+        expires_s: int,
+        *,
+        download_name: str | None = None,
+        content_type: str | None = None,
     ) -> str:
         """A URL from which anyone may GET this one object during the next ``expires_s`` seconds (1 to 604800).
 
-        With ``download_name`` a browser saves the object under that name instead of showing it.
+        With ``download_name`` a browser saves the object under that name instead of showing it; with ``content_type`` it
+        takes the object for that, whatever was said when it was stored.
 
         Raises:
             InvalidRequest: the backend has no URLs (local), or ``expires_s`` is out of range.
         """
-        return self._presign("GET", bucket, check_key(key), expires_s, download_name)
+        return self._presign("GET", bucket, check_key(key), expires_s, download_name, content_type)
 
     @abstractmethod
     def _presign(
-        self, method: str, bucket: Bucket, key: str, expires_s: int, download_name: str | None = None
+        self,
+        method: str,
+        bucket: Bucket,
+        key: str,
+        expires_s: int,
+        download_name: str | None = None,
+        content_type: str | None = None,
     ) -> str:
         """A URL for one method."""
 

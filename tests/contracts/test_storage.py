@@ -181,11 +181,16 @@ def test_local_path_is_the_object_itself_or_nothing(storage: Storage, config: St
     put(storage, KEY)
     path = storage.local_path("uploads", KEY)
     if config.backend == "minio":
-        assert path is None
+        assert path is None and storage.open_file("uploads", KEY) is None
     else:
         assert path is not None and path.read_bytes() == KEY.encode()
-        with pytest.raises(ObjectMissing):
-            storage.local_path("uploads", "uploads/u1/v1/missing")
+        opened = storage.open_file("uploads", KEY)
+        assert opened is not None
+        with os.fdopen(opened, "rb") as file:
+            assert file.read() == KEY.encode()
+        for find in (storage.local_path, storage.open_file):
+            with pytest.raises(ObjectMissing):
+                find("uploads", "uploads/u1/v1/missing")
 
 
 # --- what is not there
