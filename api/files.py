@@ -79,7 +79,8 @@ def read_ranges(header: str, size_bytes: int) -> list[Span]:
     found = [span for part in asked if (span := _span(part, size_bytes)) is not None]
     if not found:
         raise RangeNotSatisfiable(
-            f"Range={header[:60]!a} names none of the {size_bytes} bytes: ask for bytes that are there"
+            f"Range={header[:60]!a} names none of the {size_bytes} bytes: ask for bytes that are there",
+            size_bytes=size_bytes,
         )
     ordered = sorted(found, key=lambda span: span.start)
     overlap = any(before.end > after.start for before, after in itertools.pairwise(ordered))

@@ -68,6 +68,10 @@ class ChecksumMismatch(errors.Retryable):
 class RangeNotSatisfiable(errors.Permanent):
     """The requested bytes are beyond the end of the file."""
 
+    def __init__(self, message: str, *, size_bytes: int) -> None:
+        super().__init__(message)
+        self.headers = {"Content-Range": f"bytes */{size_bytes}"}
+
 
 class SlowClient(errors.Retryable):
     """The client took too long to send its request."""
@@ -129,7 +133,7 @@ def problem(
     if found == 500:
         # What broke inside is for the log.
         kind, detail = errors.ScenefleetError, "internal error: it is in the API's log, please report it"
-    extra = dict(headers or {})
+    extra = {**getattr(error, "headers", {}), **(headers or {})}
     if found == 401:
         extra["WWW-Authenticate"] = 'Bearer realm="scenefleet"'
     if found == 429 or (found == 503 and isinstance(error, errors.Retryable)):
