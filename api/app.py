@@ -15,9 +15,9 @@ from api import page, problems
 from api.asking import Asking
 from api.callers import Keys, networks
 from api.headers import SecurityHeaders
-from api.openapi import describe
 from api.origins import Origins
 from api.routes import health, media, models, people, search, uploads, videos
+from api.schema import describe
 from api.uploads import Uploads
 from shared.errors import InvalidRequest
 from shared.settings import Settings, get_settings
