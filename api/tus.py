@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from email.utils import format_datetime
 
-from api.problems import BadRequest, ChecksumMismatch, UnsupportedMedia
+from api.problems import BadRequest, ChecksumMismatch, UnsupportedMedia, UnsupportedVersion
 from shared.contracts import ProcessVideo
 from shared.contracts.base import parse
 from shared.errors import InvalidRequest, LimitExceeded
@@ -74,11 +74,11 @@ def _decode(header: str) -> dict[str, bytes]:
     return fields
 
 
-def read_length(header: str | None, max_bytes: int) -> int:
+def read_length(header: str, max_bytes: int) -> int:
     """The size of the file in bytes, from ``Upload-Length``.
 
     Raises:
-        BadRequest: it is missing or no number.
+        BadRequest: it is no number.
         InvalidRequest: it is 0.
         LimitExceeded: it is more than ``max_bytes``.
     """
@@ -92,20 +92,25 @@ def read_length(header: str | None, max_bytes: int) -> int:
     return size_bytes
 
 
-def read_offset(header: str | None) -> int:
+def read_offset(header: str) -> int:
     """Where the body's bytes belong, from ``Upload-Offset``.
 
     Raises:
-        BadRequest: it is missing or no number.
+        BadRequest: it is no number.
     """
     return _number("Upload-Offset", header)
 
 
-def _number(name: str, header: str | None) -> int:
-    if header is None or not _NUMBER.fullmatch(header):
-        shown = "missing" if header is None else ascii(header[:40])
-        raise BadRequest(f"{name} is {shown}: send a number of bytes")
+def _number(name: str, header: str) -> int:
+    if not _NUMBER.fullmatch(header):
+        raise BadRequest(f"{name} is {header[:40]!a}: send a number of bytes")
     return int(header)
+
+
+def require_version(header: str) -> None:
+    """Raises UnsupportedVersion unless the client speaks tus 1.0."""
+    if header != VERSION:
+        raise UnsupportedVersion(f"Tus-Resumable is {header[:20]!a}: use a client of tus {VERSION}")
 
 
 def require_content_type(header: str | None) -> None:
@@ -129,13 +134,13 @@ class Checksum:
             )
 
 
-def read_checksum(header: str | None) -> Checksum | None:
-    """The checksum of the body, from ``Upload-Checksum``; None: there is none.
+def read_checksum(header: str) -> Checksum | None:
+    """The checksum of the body, from ``Upload-Checksum``; empty: there is none.
 
     Raises:
         BadRequest: it is malformed, or of an algorithm that is not offered.
     """
-    if header is None:
+    if not header:
         return None
     algorithm, _, value = header.partition(" ")
     if algorithm not in CHECKSUMS:

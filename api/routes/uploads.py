@@ -5,14 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable, Coroutine
 from typing import Annotated, Any
 
-from fastapi import APIRouter, Depends, Header, Path, Request, Response
+from fastapi import APIRouter, Depends, Header, HTTPException, Path, Request, Response
 from fastapi.routing import APIRoute
 
 from api import problems, tus
 from api.asking import Asking, asking
 from api.bodies import json_body
 from api.callers import Caller, caller
-from api.problems import UnsupportedVersion
 from api.upload_locks import locked
 from api.uploads import Body, Upload, Uploads
 from shared import routing
@@ -29,8 +28,6 @@ class TusRoute(APIRoute):
 
         async def handle_tus(request: Request) -> Response:
             try:
-                if request.headers.get("tus-resumable") != tus.VERSION and request.method != "OPTIONS":
-                    raise UnsupportedVersion(f"Tus-Resumable is not {tus.VERSION}: use a client of tus 1.0")
                 response = await handle(request)
             except ScenefleetError as error:
                 response = problems.problem(error)
@@ -45,17 +42,27 @@ _tus = APIRouter(prefix="/uploads", route_class=TusRoute)
 Who = Annotated[Caller, Depends(caller)]
 Ask = Annotated[Asking, Depends(asking)]
 UploadId = Annotated[str, Path(pattern=r"^[0-9a-f]{32}$", description="The last part of `Location`")]
-Version = Annotated[str, Header(alias="Tus-Resumable", description="`1.0.0`")]
-Length = Annotated[str | None, Header(alias="Upload-Length", description="Size of the file, bytes")]
-Offset = Annotated[str | None, Header(alias="Upload-Offset", description="Where the body belongs, bytes")]
+
+
+def _header(name: str, description: str, pattern: str) -> Any:
+    """A header that is described by ``pattern`` but checked by ``api.tus``, which says what tus wants said."""
+    return Header(alias=name, description=description, json_schema_extra={"pattern": pattern})
+
+
+Version = Annotated[str, _header("Tus-Resumable", "`1.0.0`", r"^1\.0\.0$")]
+Length = Annotated[str, _header("Upload-Length", "Size of the file, bytes", "^[1-9][0-9]{0,8}$")]
+Offset = Annotated[str, _header("Upload-Offset", "Where the body belongs, bytes", "^(0|[1-9][0-9]{0,8})$")]
 Metadata = Annotated[
-    str,
-    Header(alias="Upload-Metadata", description="`filename`, `video_id` and `priority`, values in Base64"),
+    str, _header("Upload-Metadata", "`filename`, `video_id` and `priority`, values in Base64", "^[ -~]*$")
 ]
 Checksum = Annotated[
-    str | None, Header(alias="Upload-Checksum", description="`sha1` or `sha256` and the digest in Base64")
+    str,
+    _header(
+        "Upload-Checksum",
+        "`sha1` or `sha256` and the digest in Base64",
+        "^(sha1 [A-Za-z0-9+/]{26}[AEIMQUYcgkosw048]=)?$",
+    ),
 ]
-_BODY = {"requestBody": {"content": {tus.CONTENT_TYPE: {"schema": {"type": "string", "format": "binary"}}}}}
 
 
 def uploads(request: Request) -> Uploads:
@@ -85,20 +92,21 @@ async def tus_options(request: Request) -> Response:
     status_code=201,
     response_class=Response,
     responses=problems.responses(408, 409, 412, 413, 415, 423, 460),
-    openapi_extra=_BODY,
 )
 async def begin_upload(
     request: Request,
     who: Who,
     service: Service,
-    version: Version = "",
-    length: Length = None,
+    version: Version,
+    length: Length,
     metadata: Metadata = "",
-    checksum: Checksum = None,
+    checksum: Checksum = "",
 ) -> Response:
-    """Begin an upload at `Location`; the body may have its first bytes."""
+    """Begin an upload at `Location`. A body of type `application/offset+octet-stream` may have its first bytes."""
+    tus.require_version(version)
     size_bytes = tus.read_length(length, _settings(request).max_video_bytes)
     found = tus.read_metadata(metadata, who.user_id)
+    tus.read_checksum(checksum)
     has_body = _body_bytes(request) != 0
     if has_body:
         tus.require_content_type(request.headers.get("content-type"))
@@ -115,9 +123,10 @@ async def begin_upload(
 
 @_tus.head("/{upload_id}", response_class=Response, responses=problems.responses(404, 410, 412, 423))
 async def upload_offset(
-    upload_id: UploadId, request: Request, who: Who, service: Service, version: Version = ""
+    upload_id: UploadId, request: Request, who: Who, service: Service, version: Version
 ) -> Response:
     """How much of an upload has arrived. One that is complete is sent to the fleet, if that has failed before."""
+    tus.require_version(version)
     await service.find(who.user_id, upload_id)  # no lock for what is not there
     async with locked(request.app.state.redis, upload_id):
         upload = await service.find(who.user_id, upload_id)
@@ -138,22 +147,25 @@ async def upload_offset(
     status_code=204,
     response_class=Response,
     responses=problems.responses(404, 408, 409, 410, 412, 413, 415, 423, 460),
-    openapi_extra=_BODY,
 )
 async def continue_upload(
     upload_id: UploadId,
     request: Request,
     who: Who,
     service: Service,
-    version: Version = "",
-    offset: Offset = None,
-    checksum: Checksum = None,
+    version: Version,
+    offset: Offset,
+    checksum: Checksum = "",
 ) -> Response:
-    """Append the body. The answer to the last byte comes when the fleet has accepted the video."""
-    tus.require_content_type(request.headers.get("content-type"))
+    """Append the body, of type `application/offset+octet-stream`.
+
+    The answer to the last byte comes when the fleet has accepted the video.
+    """
+    tus.require_version(version)
     at = tus.read_offset(offset)
     tus.read_checksum(checksum)
     upload = await service.find(who.user_id, upload_id)
+    tus.require_content_type(request.headers.get("content-type"))
     done = await _receive(request, service, upload, at, checksum)
     return Response(status_code=204, headers=_progress(upload, done))
 
@@ -165,9 +177,10 @@ async def continue_upload(
     responses=problems.responses(404, 409, 410, 412, 423),
 )
 async def end_upload(
-    upload_id: UploadId, request: Request, who: Who, service: Service, version: Version = ""
+    upload_id: UploadId, request: Request, who: Who, service: Service, version: Version
 ) -> Response:
     """End an upload and remove what has arrived."""
+    tus.require_version(version)
     await service.find(who.user_id, upload_id)
     async with locked(request.app.state.redis, upload_id):
         await service.end(await service.find(who.user_id, upload_id))
@@ -177,7 +190,9 @@ async def end_upload(
 Slot = json_body(UploadVideo, "user_id", name="Slot")
 
 
-@router.post("/uploads/presigned", responses=problems.responses(409, 413, 415), openapi_extra=Slot.extra)
+@router.post(
+    "/uploads/presigned", responses=problems.responses(404, 408, 409, 413, 415), openapi_extra=Slot.extra
+)
 async def presign_upload(
     request: Request, who: Who, ask: Ask, body: Annotated[dict[str, Any], Depends(Slot.read)]
 ) -> UploadSlot:
@@ -187,12 +202,16 @@ async def presign_upload(
     return await ask.ask(routing.VIDEO_UPLOAD, UploadVideo, body | {"user_id": who.user_id}, UploadSlot)
 
 
+@router.api_route("/uploads/presigned", methods=["HEAD", "PATCH", "DELETE"], include_in_schema=False)
+async def no_upload() -> None:
+    """That address is no upload's."""
+    raise HTTPException(405)
+
+
 router.include_router(_tus)
 
 
-async def _receive(
-    request: Request, service: Uploads, upload: Upload, offset: int, checksum: str | None
-) -> int:
+async def _receive(request: Request, service: Uploads, upload: Upload, offset: int, checksum: str) -> int:
     """Store the body at ``offset`` and finish the upload if that was all of it."""
     expected = tus.read_checksum(checksum)
     announced = _body_bytes(request)

@@ -47,7 +47,7 @@ def test_hostile_metadata_is_refused_in_a_sentence(header: str) -> None:
 
 def test_lengths_and_offsets_are_plain_numbers() -> None:
     assert read_offset("0") == 0 and read_length("5", 5) == 5
-    for header in (None, "", "-1", "+1", "1.0", "1e3", " 1", "0x1", "٣", "9" * 19):
+    for header in ("", "-1", "+1", "1.0", "1e3", " 1", "0x1", "٣", "9" * 19):
         with pytest.raises(BadRequest):
             read_offset(header)
     with pytest.raises(LimitExceeded, match="6 bytes, at most 5"):
@@ -62,7 +62,7 @@ def test_a_checksum_is_checked() -> None:
     found.check(b"hello")
     with pytest.raises(ChecksumMismatch):
         found.check(b"hellO")
-    assert read_checksum(None) is None
+    assert read_checksum("") is None
 
 
 @pytest.mark.parametrize(
