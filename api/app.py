@@ -13,9 +13,10 @@ from starlette.middleware.cors import CORSMiddleware
 
 from api import page, problems
 from api.asking import Asking
+from api.events import Hub
 from api.headers import SecurityHeaders
 from api.openapi import describe
-from api.routes import health, models, people, search, videos
+from api.routes import events, fleet, health, models, people, search, videos
 from shared.settings import Settings, get_settings
 from shared.storage import configured_storage
 
@@ -28,8 +29,8 @@ ROUTERS: tuple[APIRouter, ...] = (
     models.router,
     # uploads.router,
     # media.router,
-    # events.router,
-    # fleet.router,
+    events.router,
+    fleet.router,
 )
 PREFIX = "/api/v1"
 TUS_HEADERS = (
@@ -54,7 +55,9 @@ def create_app(settings: Settings | None = None) -> FastAPI:
         await app.state.asking.start()
         # Set when the server begins to stop, so that streams end.
         app.state.stopping = asyncio.Event()
+        app.state.hub = Hub(app.state.asking, redis_url, app.state.stopping)
         yield
+        await app.state.hub.stop()
         await app.state.asking.close()
         await app.state.redis.aclose()
 

@@ -106,14 +106,13 @@ class _Audience:
 class Hub:
     """The watchers of this process."""
 
-    def __init__(self, asking: Asking, redis_url: str) -> None:
-        self._asking, self._redis_url = asking, redis_url
+    def __init__(self, asking: Asking, redis_url: str, stopping: asyncio.Event) -> None:
+        """``stopping``: is set when the server begins to stop; the streams end then, so that it can."""
+        self._asking, self._redis_url, self._stopping = asking, redis_url, stopping
         self._audiences: dict[str, _Audience] = {}
         self._tasks: set[asyncio.Task[None]] = set()
-        self._listener: asyncio.Task[None] | None = None
         self._reads = asyncio.Semaphore(_MAX_READS)
         self._count = 0
-        self._closed = False
 
     def join(self, user_id: str, since: str | None) -> Watcher:
         """Add a watcher, which first gets a snapshot, or what has changed ``since`` its last event.
@@ -128,17 +127,17 @@ class Hub:
                 f"this API process has {self._count} open event streams: close some, or try again later"
             )
         watcher = Watcher(user_id, since)
-        if self._closed:
-            watcher.close()
-            return watcher
-        if self._listener is None:
-            self._listener = self._start(self._listen())
+        if not self._tasks:
+            self._start(self._listen())
+            self._start(self._end_streams())
         if audience is None:
             audience = self._audiences[user_id] = _Audience()
             self._start(self._serve(user_id, audience))
         audience.watchers.add(watcher)
         self._count += 1
         self._greet(audience, watcher)
+        if self._stopping.is_set():
+            watcher.close()
         return watcher
 
     def leave(self, watcher: Watcher) -> None:
@@ -160,19 +159,18 @@ class Hub:
                 watcher.behind, watcher.since = False, None
                 self._greet(self._audiences[watcher.user_id], watcher)
 
-    def close_streams(self) -> None:
-        """End every stream, so that the server can stop; their clients connect elsewhere and miss nothing."""
-        self._closed = True
-        for audience in self._audiences.values():
-            for watcher in audience.watchers:
-                watcher.close()
-
     async def stop(self) -> None:
-        """End every stream and task."""
-        self.close_streams()
+        """End every task."""
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
+
+    async def _end_streams(self) -> None:
+        """Their clients connect again, perhaps to another process, and miss nothing."""
+        await self._stopping.wait()
+        for audience in self._audiences.values():
+            for watcher in audience.watchers:
+                watcher.close()
 
     def _start(self, work: Any) -> asyncio.Task[None]:
         task: asyncio.Task[None] = asyncio.create_task(work)

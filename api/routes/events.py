@@ -6,11 +6,11 @@ import asyncio
 import re
 from typing import Annotated
 
-from api.callers import Caller, caller
 from fastapi import APIRouter, Depends, Header, Request
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
+from api.callers import Caller, caller
 from api.events import Hub, Watcher
 
 router = APIRouter(tags=["events"])

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from typing import Annotated
 
-from api.asking import Asking, asking
-from api.callers import Caller, operator
 from fastapi import APIRouter, Depends
 from pydantic import BaseModel
 
+from api.asking import Asking, asking
+from api.callers import Caller, operator
 from shared import routing
 from shared.contracts import FleetQuery, FleetState, Retried, RetryFailures
 

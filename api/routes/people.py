@@ -61,7 +61,7 @@ Split = json_body(SplitPerson, "user_id", "person_id", name="Split")
 Judge = json_body(JudgeFaces, "user_id", "person_id", name="Judge")
 PHOTO_TYPES = {"image/jpeg": "jpg", "image/png": "png", "image/webp": "webp"}
 _BINARY = {"schema": {"type": "string", "format": "binary", "maxLength": MAX_PICTURE_BYTES}}
-PHOTO_BODY = {"requestBody": {"required": True, "content": {kind: _BINARY for kind in PHOTO_TYPES}}}
+PHOTO_BODY = {"requestBody": {"required": True, "content": dict.fromkeys(PHOTO_TYPES, _BINARY)}}
 
 
 @router.get("")
