@@ -205,9 +205,10 @@ def test_a_read_of_changes_uses_an_index() -> None:
 
 
 @pytest.fixture
-def notes(redis_server: RedisServer, configure: Configure) -> Iterator[Any]:
+def notes(redis_server: RedisServer, configure: Configure, monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
     """The notes that have been sent since the last look."""
     configure(REDIS_URL=redis_server.url)
+    monkeypatch.setattr(changes, "_channel", changes._Channel())
     with redis.Redis.from_url(redis_server.url) as client, client.pubsub() as channel:
         channel.subscribe(routing.CHANGES)
         assert channel.get_message(timeout=5)["type"] == "subscribe"
