@@ -13,10 +13,13 @@ from starlette.middleware.cors import CORSMiddleware
 
 from api import page, problems
 from api.asking import Asking
+from api.callers import Keys, networks
 from api.events import Hub
 from api.headers import SecurityHeaders
 from api.openapi import describe
+from api.origins import Origins
 from api.routes import events, fleet, health, models, people, search, videos
+from shared.errors import InvalidRequest
 from shared.settings import Settings, get_settings
 from shared.storage import configured_storage
 
@@ -47,12 +50,17 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     """
     settings = settings or get_settings()
     redis_url = settings.require("redis_url")
+    try:
+        networks(settings.api_trusted_proxies)
+    except ValueError as error:
+        raise InvalidRequest(f"API_TRUSTED_PROXIES: {error}: list addresses or networks") from None
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         app.state.redis = Redis.from_url(redis_url, socket_connect_timeout=3, socket_timeout=10)
         app.state.asking = Asking(app.state.redis, redis_url)
         await app.state.asking.start()
+        app.state.keys = Keys(app.state.asking)
         # Set when the server begins to stop, so that streams end.
         app.state.stopping = asyncio.Event()
         app.state.hub = Hub(app.state.asking, redis_url, app.state.stopping)
@@ -79,6 +87,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     describe(app)
     page.mount(app)
     origins = [origin.strip() for origin in settings.api_cors_origins.split(",") if origin.strip()]
+    app.add_middleware(Origins, settings=settings)
     app.add_middleware(SecurityHeaders, settings=settings, readable=bool(origins))
     if origins:
         app.add_middleware(

@@ -2,27 +2,17 @@
 
 from __future__ import annotations
 
-import ipaddress
 import socket
 
 import uvicorn
 
 from api.app import create_app
+from shared.addresses import is_loopback
 from shared.errors import Conflict, InvalidRequest
 from shared.settings import Settings
 
 #: Seconds that open requests get to end when the server stops.
 DRAIN_S = 10
-
-
-def is_loopback(host: str) -> bool:
-    """Whether only programs of this machine reach a server that listens on ``host``."""
-    if host == "localhost":
-        return True
-    try:
-        return ipaddress.ip_address(host.strip("[]")).is_loopback
-    except ValueError:
-        return False
 
 
 def check_address(settings: Settings) -> None:

@@ -22,8 +22,9 @@ from redis.exceptions import RedisError
 
 from . import contracts, errors, routing
 from .broker import HidingAMQP, broker_config
-from .contracts import PersonRef, PersonView, Receipt, VideoRef
+from .contracts import KeyView, PersonRef, PersonView, Receipt, VideoRef
 from .contracts.base import Contract, SearchedKind, parse
+from .keys import make_key
 from .subtitles import SubtitleFormat
 
 R = TypeVar("R", bound=BaseModel)
@@ -310,6 +311,26 @@ class Client:
         """Run the failed jobs of every user's videos again that failed with this class of error."""
         kwargs = {"error_class": error_class}
         return self._ask(routing.FLEET_RETRY, contracts.RetryFailures, kwargs, contracts.Retried)
+
+    def create_key(self, user_id: str, *, operator: bool = False, name: str = "") -> tuple[str, KeyView]:
+        """Make an API key for a user. Returns its text, which is shown only here, and what is stored of it."""
+        key = make_key()
+        kwargs = {
+            "key_id": key.key_id,
+            "secret_sha256": key.secret_sha256,
+            "user_id": user_id,
+            "operator": operator,
+            "name": name,
+        }
+        return key.text, self._ask(routing.KEYS_CREATE, contracts.CreateKey, kwargs, KeyView)
+
+    def keys(self, user_id: str | None = None) -> contracts.KeyList:
+        """Return the newest keys of a user, or of every user, also ended ones."""
+        return self._ask(routing.KEYS_LIST, contracts.ListKeys, {"user_id": user_id}, contracts.KeyList)
+
+    def end_key(self, key_id: str) -> KeyView:
+        """Refuse a key from now on. An API process that has just checked it accepts it for up to 30 s."""
+        return self._ask(routing.KEYS_END, contracts.EndKey, {"key_id": key_id}, KeyView)
 
     def send(
         self, task: str, contract: type[Contract], kwargs: dict[str, Any], *, task_id: str | None = None

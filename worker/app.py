@@ -31,6 +31,7 @@ app = Celery(
         "tasks.video",
         "tasks.models",
         "tasks.fleet",
+        "tasks.keys",
         "tasks.asr",
         "tasks.text",
         "tasks.vision",
