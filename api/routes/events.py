@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import asyncio
 import re
+import time
+from collections.abc import Awaitable, Callable
 from typing import Annotated
 
 from fastapi import APIRouter, Depends, Header, Request
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
-from api.callers import Caller, caller
+from api.callers import CHECKED_S, Caller, caller
 from api.events import Hub, Watcher
+from shared.errors import Outage
 
 router = APIRouter(tags=["events"])
 #: As ``WatchVideos.since``; anything else gets a snapshot.
@@ -23,17 +26,22 @@ class EventStream(Response):
 
     media_type = "text/event-stream"
 
-    def __init__(self, hub: Hub, watcher: Watcher) -> None:
+    def __init__(self, hub: Hub, watcher: Watcher, is_allowed: Callable[[], Awaitable[bool]]) -> None:
         super().__init__(headers={"Cache-Control": "no-store", "X-Accel-Buffering": "no"})
         del self.headers["content-length"]
-        self._hub, self._watcher = hub, watcher
+        self._hub, self._watcher, self._is_allowed = hub, watcher, is_allowed
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         gone = asyncio.ensure_future(_until_gone(receive))
         gone.add_done_callback(lambda _: self._watcher.close())
         try:
             await send({"type": "http.response.start", "status": 200, "headers": self.raw_headers})
+            checked_s = time.monotonic()
             async for events in self._hub.events(self._watcher):
+                if time.monotonic() - checked_s > CHECKED_S:
+                    checked_s = time.monotonic()
+                    if not await self._is_allowed():
+                        break
                 await send({"type": "http.response.body", "body": events, "more_body": True})
             await send({"type": "http.response.body", "body": b"", "more_body": False})
         finally:
@@ -63,4 +71,15 @@ async def events(
     """
     hub: Hub = request.app.state.hub
     since = last_event_id if last_event_id and _VERSION.fullmatch(last_event_id) else None
-    return EventStream(hub, hub.join(who.user_id, since))
+
+    async def is_allowed() -> bool:
+        """Whether the key that opened the stream has not been ended since."""
+        if who.how != "key":
+            return True
+        try:
+            return await request.app.state.keys.check(request.headers["authorization"].split()[1]) is not None
+        except Outage:
+            # Asked again later; nothing new can be read meanwhile.
+            return True
+
+    return EventStream(hub, hub.join(who.user_id, since), is_allowed)
