@@ -16,9 +16,9 @@ from api.asking import Asking
 from api.callers import Keys, networks
 from api.events import Hub
 from api.headers import SecurityHeaders
-from api.openapi import describe
 from api.origins import Origins
 from api.routes import events, fleet, health, models, people, search, videos
+from api.schema import describe
 from shared.errors import InvalidRequest
 from shared.settings import Settings, get_settings
 from shared.storage import configured_storage

@@ -45,6 +45,7 @@ _MAX_KEYS, _MAX_RESUMED = 100, 20
 _PAUSE_S, _PAUSE_MAX_S = 0.5, 5.0
 #: Videos whose last sent state is remembered per user; more are sent again.
 _MAX_SHOWN = 5000
+_PIECE_BYTES = 32 * 1024
 _IN_PROGRESS = ("uploaded", "processing")
 
 
@@ -153,8 +154,9 @@ class Hub:
         yield f"retry: {RETRY_MS}\n\n".encode()
         while not watcher.closed:
             taken = await watcher.take()
-            if taken:
-                yield taken
+            # The server may copy what a client does not read: little at a time.
+            for first in range(0, len(taken), _PIECE_BYTES):
+                yield taken[first : first + _PIECE_BYTES]
             if watcher.behind:
                 watcher.behind, watcher.since = False, None
                 self._greet(self._audiences[watcher.user_id], watcher)

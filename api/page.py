@@ -27,7 +27,7 @@ class Page(StaticFiles):
         if parts[0] in VIEWS and INDEX.is_file():
             return _fresh(FileResponse(INDEX, media_type="text/html"))
         hidden = any(part.startswith(".") or part == "node_modules" for part in parts)
-        if hidden or Path(path).suffix not in SERVED:
+        if hidden or "\x00" in path or Path(path).suffix not in SERVED:
             raise HTTPException(404)
         return _fresh(await super().get_response(path, scope))
 

@@ -1,64 +1,33 @@
-"""`scenefleet api`: runs the API with uvicorn on the configured address until a signal comes."""
+"""Runs the API with uvicorn on the configured address until a signal comes."""
 
 from __future__ import annotations
 
+import asyncio
+import resource
+import signal
 import socket
+from types import FrameType
+from typing import Any
 
 import uvicorn
+from fastapi import FastAPI
+from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from api.app import create_app
-from shared.addresses import is_loopback
-from shared.errors import Conflict, InvalidRequest
 from shared.settings import Settings
 
 #: Seconds that open requests get to end when the server stops.
 DRAIN_S = 10
 
 
-def check_address(settings: Settings) -> None:
-    """Refuse to serve everyone as the local user.
-
-    Raises:
-        InvalidRequest: API_HOST can be reached from other machines, and nothing says who asks.
-    """
-    if not (is_loopback(settings.api_host) or settings.api_keys or settings.api_user_header):
-        raise InvalidRequest(
-            f"API_HOST={settings.api_host} can be reached from other machines, and everyone there would be user"
-            f" {settings.user_id}: set API_KEYS=true or API_USER_HEADER, or listen on 127.0.0.1"
-        )
-
-
-def listen(settings: Settings) -> socket.socket:
-    """A socket that listens on the configured address.
-
-    Raises:
-        Conflict: another program listens there.
-        InvalidRequest: the address is not one of this machine.
-    """
-    host, port = settings.api_host, settings.api_port
-    try:
-        family = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0][0]
-        found = socket.create_server((host, port), family=family, backlog=1024)
-    except OSError as error:
-        if error.errno == 98:
-            raise Conflict(
-                f"port {port} on {host} is taken by another program: stop it, or set API_PORT (0: a free one)"
-            ) from None
-        raise InvalidRequest(f"API_HOST={host} can't be listened on: {error.strerror or error}") from None
-    found.setblocking(False)
-    return found
-
-
-def address_of(listening: socket.socket) -> str:
-    """The URL at which a listening socket is reached."""
-    host, port = listening.getsockname()[:2]
-    return f"http://{f'[{host}]' if ':' in host else host}:{port}"
-
-
 def serve(settings: Settings, listening: socket.socket) -> None:
     """Answer requests until SIGINT or SIGTERM, then let open ones end within ``DRAIN_S``."""
+    _allow_connections(settings.api_max_connections)
+    app = create_app(settings)
     config = uvicorn.Config(
-        create_app(settings),
+        app,
+        http=limited_protocol(settings),
+        ws="none",
         log_config=None,
         access_log=False,
         server_header=False,
@@ -66,4 +35,73 @@ def serve(settings: Settings, listening: socket.socket) -> None:
         proxy_headers=False,
         timeout_graceful_shutdown=DRAIN_S,
     )
-    uvicorn.Server(config).run(sockets=[listening])
+    # uvicorn raises the signal again at its end: a stop that was asked for is no failure.
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    Server(config, app).run(sockets=[listening])
+
+
+class Server(uvicorn.Server):
+    """Lets streams know that it stops."""
+
+    def __init__(self, config: uvicorn.Config, app: FastAPI) -> None:
+        super().__init__(config)
+        self._app = app
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        super().handle_exit(sig, frame)
+        self._app.state.stopping.set()
+
+
+def limited_protocol(settings: Settings) -> type[H11Protocol]:
+    """uvicorn's protocol, which waits for a client for ever, with limits of connections and of time."""
+
+    class Limited(H11Protocol):
+        waiting: asyncio.TimerHandle | None = None
+
+        def connection_made(self, transport: Any) -> None:
+            super().connection_made(transport)
+            if len(self.connections) > settings.api_max_connections:
+                transport.abort()
+            else:
+                self._await_headers()
+
+        def data_received(self, data: bytes) -> None:
+            before = self.cycle
+            super().data_received(data)
+            if self.cycle is not before:
+                self._stop_waiting()
+            elif self._idle():
+                self._await_headers()
+
+        def connection_lost(self, exc: Exception | None) -> None:
+            self._stop_waiting()
+            super().connection_lost(exc)
+
+        def _idle(self) -> bool:
+            return self.cycle is None or self.cycle.response_complete
+
+        def _await_headers(self) -> None:
+            if self.waiting is None:
+                self.waiting = self.loop.call_later(settings.api_slow_client_s, self._give_up)
+
+        def _give_up(self) -> None:
+            self.waiting = None
+            if self._idle():
+                self.transport.close()
+
+        def _stop_waiting(self) -> None:
+            if self.waiting is not None:
+                self.waiting.cancel()
+                self.waiting = None
+
+    return Limited
+
+
+def _allow_connections(number: int) -> None:
+    """Let this process have so many files open, as far as it may."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = number + 256
+    if hard != resource.RLIM_INFINITY:
+        wanted = min(wanted, hard)
+    if soft != resource.RLIM_INFINITY and soft < wanted:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))

@@ -82,8 +82,8 @@ class Settings(BaseModel):
     """Home folder: embedded services, logs and local storage."""
     profile: Literal["lite", "full"] = Field("lite", alias="SCENEFLEET_PROFILE")
     """Model profile: `lite` (models from PyPI, CPU) or `full`."""
-    nodes: str = Field("media,asr,text,vision,face,ocr,housekeeping,search", alias="SCENEFLEET_NODES")
-    """Nodes that `scenefleet up` runs on this machine: families, comma-separated, `family:N` for N processes, `family@0+1` for one process on each of these GPUs. Families without a model in the profile are omitted."""
+    nodes: str = Field("media,asr,text,vision,face,ocr,housekeeping,search,api", alias="SCENEFLEET_NODES")
+    """Nodes that `scenefleet up` runs on this machine: families, comma-separated, `family:N` for N processes, `family@0+1` for one process on each of these GPUs. Families without a model in the profile are omitted. `api` stands for the HTTP API and the page."""
     family: str = Field("", alias="SCENEFLEET_FAMILY")
     """Family of this node. `scenefleet node` sets it; don't set it yourself."""
     user_id: str = Field("local", alias="SCENEFLEET_USER")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 
+from shared import addresses
 from shared.errors import InvalidRequest
 from shared.logs import configure_logs
 from shared.settings import Settings, get_settings
@@ -23,10 +24,10 @@ def run() -> None:
             f'{error.name} is not installed: run `make install` in the checkout, or `pip install ".[api]"`'
         ) from None
     settings = get_settings()
-    server.check_address(settings)
-    listening = server.listen(settings)
+    addresses.check_address(settings)
+    listening = addresses.listen(settings.api_host, settings.api_port)
     configure_logs(settings)
-    sys.stdout.write(f"{server.address_of(listening)} ({who_may_ask(settings)})\n")
+    sys.stdout.write(f"{addresses.address_of(listening)} ({who_may_ask(settings)})\n")
     sys.stdout.flush()
     server.serve(settings, listening)
 
