@@ -6,14 +6,14 @@ import asyncio
 import re
 import time
 from collections.abc import Awaitable, Callable
-from typing import Annotated
 
-from fastapi import APIRouter, Depends, Header, Request
+from fastapi import APIRouter, Request
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
-from api.callers import CHECKED_S, Caller, caller
+from api.callers import CHECKED_S
 from api.events import Hub, Watcher
+from api.parameters import Who
 from shared.errors import Outage
 
 router = APIRouter(tags=["events"])
@@ -54,23 +54,17 @@ async def _until_gone(receive: Receive) -> None:
         pass
 
 
-@router.get(
-    "/events",
-    response_class=Response,
-    responses={200: {"content": {"text/event-stream": {"schema": {"type": "string"}}}}},
-)
-async def events(
-    request: Request,
-    who: Annotated[Caller, Depends(caller)],
-    last_event_id: Annotated[str | None, Header(max_length=4000)] = None,
-) -> Response:
+# A client made from the OpenAPI file, or a program that tries it out, would wait for the end of the answer.
+@router.get("/events", include_in_schema=False)
+async def watch(request: Request, who: Who) -> Response:
     """Stream what changes of the caller's videos and people.
 
     The first event is `snapshot`; after that come `video` and `people`. A client that connects again with `Last-Event-ID` gets
     what it has missed, or a new snapshot. See docs/events.md.
     """
     hub: Hub = request.app.state.hub
-    since = last_event_id if last_event_id and _VERSION.fullmatch(last_event_id) else None
+    last_id = request.headers.get("last-event-id", "")
+    since = last_id if _VERSION.fullmatch(last_id) else None
 
     async def is_allowed() -> bool:
         """Whether the key that opened the stream has not been ended since."""
