@@ -5,87 +5,19 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import Awaitable, Callable
-from datetime import UTC, datetime
 from typing import Any, cast
 
 import pytest
 
 from api import events
 from api.asking import Asking
-from api.events import MAX_QUEUED, Hub, Watcher
-from shared.contracts import VideoChanges, VideoStatus
-from shared.errors import Outage, QuotaExceeded
-
-Told = list[tuple[str, str | None, Any]]
-
-
-def status(video_id: str, error: str = "", state: str = "processing") -> VideoStatus:
-    return VideoStatus(
-        video_id=video_id, user_id="u", storage_key="k", state=cast(Any, state), run=1, published_run=None,
-        duration_s=None, scenes=0, error_class=None, error=error, created_at=datetime(2026, 1, 1, tzinfo=UTC),
-        indexed_at=None, stages=(),
-    )  # fmt: skip
-
-
-class Fleet:
-    """Answers ``tasks.video.changes`` with what the test has put there."""
-
-    def __init__(self) -> None:
-        self.asked: list[dict[str, Any]] = []
-        self.videos: dict[str, VideoStatus] = {}
-        self.deleted: list[str] = []
-        self.as_of = 0
-        self.snapshot = False
-        self.fails = 0
-        self.free = asyncio.Event()
-        self.free.set()
-
-    async def ask(self, task: str, contract: Any, payload: dict[str, Any], answer: Any) -> VideoChanges:
-        self.asked.append(payload)
-        self.as_of += 1
-        as_of, snapshot = str(self.as_of), self.snapshot or payload["since"] is None
-        found = VideoChanges(
-            as_of=as_of, snapshot=snapshot, videos=tuple(self.videos.values()), deleted=() if snapshot else tuple(self.deleted),
-            last_event_id=0,
-        )  # fmt: skip
-        await self.free.wait()
-        if self.fails:
-            self.fails -= 1
-            raise Outage("no answer")
-        return found
-
-
-def read(text: bytes) -> Told:
-    """Events as (name, id, data)."""
-    told: Told = []
-    for block in text.decode().split("\n\n"):
-        fields = dict(line.split(": ", 1) for line in block.splitlines() if not line.startswith(":"))
-        if "data" in fields:
-            told.append((fields["event"], fields.get("id"), json.loads(fields["data"])))
-    return told
-
-
-class Page:
-    """One watcher, read by the test."""
-
-    def __init__(self, hub: Hub, since: str | None = None) -> None:
-        self.watcher: Watcher = hub.join("u", since)
-        self._stream = hub.events(self.watcher)
-
-    async def next(self) -> Told:
-        """The next events, at least one."""
-        async with asyncio.timeout(10):
-            told: Told = []
-            while not told:
-                text = await anext(self._stream)
-                while not text.endswith(b"\n\n"):
-                    text += await anext(self._stream)
-                told = read(text)
-            return told
+from api.events import MAX_QUEUED, Hub
+from shared.errors import QuotaExceeded
+from tests.support.watching import ChangesFleet, Page, status
 
 
 @pytest.fixture
-def run(monkeypatch: pytest.MonkeyPatch) -> Callable[[Callable[[Hub, Fleet], Awaitable[None]]], None]:
+def run(monkeypatch: pytest.MonkeyPatch) -> Callable[[Callable[[Hub, ChangesFleet], Awaitable[None]]], None]:
     """Run a test with a hub whose notes the test gives it."""
     monkeypatch.setattr(events, "COALESCE_S", 0.0)
     monkeypatch.setattr(events, "_PAUSE_S", 0.0)
@@ -95,9 +27,9 @@ def run(monkeypatch: pytest.MonkeyPatch) -> Callable[[Callable[[Hub, Fleet], Awa
 
     monkeypatch.setattr(Hub, "_listen", no_notes)
 
-    def run_with_hub(work: Callable[[Hub, Fleet], Awaitable[None]]) -> None:
+    def run_with_hub(work: Callable[[Hub, ChangesFleet], Awaitable[None]]) -> None:
         async def whole() -> None:
-            fleet = Fleet()
+            fleet = ChangesFleet()
             hub = Hub(cast(Asking, fleet), "redis://nowhere", asyncio.Event())
             try:
                 await work(hub, fleet)
@@ -114,7 +46,7 @@ def note(hub: Hub, **fields: Any) -> None:
 
 
 def test_a_snapshot_then_only_what_differs_and_the_id_with_the_last_event(run: Any) -> None:
-    async def work(hub: Hub, fleet: Fleet) -> None:
+    async def work(hub: Hub, fleet: ChangesFleet) -> None:
         fleet.videos = {"a": status("a"), "b": status("b")}
         page = Page(hub)
         (first,) = await page.next()
@@ -135,7 +67,7 @@ def test_a_snapshot_then_only_what_differs_and_the_id_with_the_last_event(run: A
 
 
 def test_what_comes_after_a_greeting_is_newer_for_every_watcher(run: Any) -> None:
-    async def work(hub: Hub, fleet: Fleet) -> None:
+    async def work(hub: Hub, fleet: ChangesFleet) -> None:
         fleet.videos = {"a": status("a", "one")}
         old = Page(hub)
         await old.next()
@@ -163,7 +95,7 @@ def test_what_comes_after_a_greeting_is_newer_for_every_watcher(run: Any) -> Non
 
 
 def test_a_watcher_that_comes_back_gets_what_it_missed(run: Any) -> None:
-    async def work(hub: Hub, fleet: Fleet) -> None:
+    async def work(hub: Hub, fleet: ChangesFleet) -> None:
         fleet.videos, fleet.deleted = {"a": status("a")}, ["gone"]
         pages = [Page(hub, "77") for _ in range(50)]
         for page in pages:
@@ -179,7 +111,7 @@ def test_a_watcher_that_comes_back_gets_what_it_missed(run: Any) -> None:
 
 
 def test_a_watcher_that_does_not_read_gets_a_snapshot_instead_of_a_growing_queue(run: Any) -> None:
-    async def work(hub: Hub, fleet: Fleet) -> None:
+    async def work(hub: Hub, fleet: ChangesFleet) -> None:
         slow, fast = Page(hub), Page(hub)
         await slow.next()
         await fast.next()
@@ -199,7 +131,7 @@ def test_a_watcher_that_does_not_read_gets_a_snapshot_instead_of_a_growing_queue
 
 
 def test_a_read_that_fails_is_made_up_for(run: Any) -> None:
-    async def work(hub: Hub, fleet: Fleet) -> None:
+    async def work(hub: Hub, fleet: ChangesFleet) -> None:
         fleet.fails = 2
         page = Page(hub)
         assert (await page.next())[0][0] == "snapshot"
@@ -227,7 +159,7 @@ def test_watchers_are_limited_and_a_user_without_any_is_not_read(
 ) -> None:
     monkeypatch.setattr(events, "MAX_WATCHERS", 4)
 
-    async def work(hub: Hub, fleet: Fleet) -> None:
+    async def work(hub: Hub, fleet: ChangesFleet) -> None:
         pages = [Page(hub), Page(hub)]
         with pytest.raises(QuotaExceeded, match="2 open event streams"):
             Page(hub)
