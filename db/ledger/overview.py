@@ -9,6 +9,7 @@ from __future__ import annotations
 from sqlalchemy import text
 from sqlalchemy.orm import Session
 
+from shared import graph
 from shared.contracts.fleet import COUNTED, FailureKind, QueueView
 from shared.routing import JOB_QUEUES
 
@@ -60,9 +61,13 @@ _FAILURES = text(
     ORDER BY count DESC, error_class LIMIT 100
     """
 )
+# At random: videos that can't run again must not keep out the others.
 _FAILED_VIDEOS = text(
-    f"SELECT DISTINCT video_id FROM ({_FAILED}) found WHERE error_class = :error_class AND video_id IS NOT NULL"
-    " AND video_id > :after ORDER BY video_id LIMIT :limit"
+    f"""
+    SELECT video_id FROM (
+        SELECT DISTINCT video_id FROM ({_FAILED}) found WHERE error_class = :error_class AND stage = ANY(:stages)
+    ) videos WHERE video_id IS NOT NULL ORDER BY random() LIMIT :limit
+    """
 )
 
 
@@ -77,7 +82,7 @@ def failures(session: Session) -> tuple[FailureKind, ...]:
     return tuple(FailureKind(**row._mapping) for row in session.execute(_FAILURES, {"counted": COUNTED}))
 
 
-def failed_videos(session: Session, error_class: str, limit: int, after: str = "") -> list[str]:
-    """Primary keys of videos whose newest run has a failed job with this class of error."""
-    values = {"error_class": error_class, "limit": limit, "after": after}
+def failed_videos(session: Session, error_class: str, limit: int) -> list[str]:
+    """Primary keys of some videos whose newest run has a failed job with this class of error."""
+    values = {"error_class": error_class, "stages": list(graph.PIPELINE_NAMES), "limit": limit}
     return list(session.scalars(_FAILED_VIDEOS, values))

@@ -131,7 +131,7 @@ def test_the_statements_read_indexes(database: str) -> None:
         for statement, values in (
             (overview._QUEUES, {"queues": ["media"], "counted": 9}),
             (overview._FAILURES, {"counted": 9}),
-            (overview._FAILED_VIDEOS, {"error_class": "x", "after": "", "limit": 9}),
+            (overview._FAILED_VIDEOS, {"error_class": "x", "stages": ["split"], "limit": 9}),
         ):
             plan = "\n".join(session.execute(text(f"EXPLAIN {statement.text}"), values).scalars())
             assert "Seq Scan on jobs" not in plan, plan
