@@ -210,11 +210,14 @@ class Hub:
                 if not failed:
                     log.warning("no notes of changes from Redis, pages are late", error=error)
                 failed = True
+            except Exception:
+                # Without this task every stream of the process would be late.
+                log.exception("no notes of changes from Redis, pages are late")
             await asyncio.sleep(pause_s)
             pause_s = min(_PAUSE_MAX_S, 2 * pause_s)
 
     def _note(self, data: bytes) -> None:
-        with suppress(ValueError, TypeError, AttributeError):
+        with suppress(ValueError, TypeError, AttributeError, RecursionError):
             note = json.loads(data)
             audience = self._audiences.get(note.get("user_id"))
             if audience is not None:

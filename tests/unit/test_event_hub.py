@@ -12,6 +12,7 @@ import pytest
 from api import events
 from api.asking import Asking
 from api.events import MAX_QUEUED, Hub
+from api.routes import events as routes
 from shared.errors import QuotaExceeded
 from tests.support.watching import ChangesFleet, Page, status
 
@@ -174,5 +175,41 @@ def test_watchers_are_limited_and_a_user_without_any_is_not_read(
         asked = len(fleet.asked)
         note(hub)
         assert (await Page(hub).next())[0][0] == "snapshot" and len(fleet.asked) <= asked + 2
+
+    run(work)
+
+
+def test_a_stream_ends_when_its_key_has_been_ended_or_its_client_has_gone(
+    run: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(events, "HEARTBEAT_S", 0.01)
+    monkeypatch.setattr(routes, "CHECKED_S", 0.0)
+
+    async def work(hub: Hub, fleet: ChangesFleet) -> None:
+        gone, sent = asyncio.Event(), list[Any]()
+        allowed = [True, True, False]
+
+        async def is_allowed() -> bool:
+            return allowed.pop(0) if allowed else True
+
+        async def receive() -> Any:
+            await gone.wait()
+            return {"type": "http.disconnect"}
+
+        async def send(message: Any) -> None:
+            sent.append(message)
+
+        async def serve() -> None:
+            stream = routes.EventStream(hub, hub.join("u", None), is_allowed)
+            await asyncio.wait_for(stream({}, receive, send), 10)
+
+        await serve()
+        assert allowed == [] and sent[-1] == {"type": "http.response.body", "body": b"", "more_body": False}
+        serving = asyncio.create_task(serve())
+        await asyncio.sleep(0)
+        assert "u" in hub._audiences
+        gone.set()
+        await serving
+        assert hub._count == 0
 
     run(work)
