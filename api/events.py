@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import time
 from collections import deque
 from collections.abc import AsyncIterator, Iterable
 from contextlib import suppress
@@ -26,7 +27,7 @@ from shared.logs import get_logger
 
 log = get_logger(__name__)
 
-#: How long notes are collected before a read.
+#: How long notes are collected before a read, at least.
 COALESCE_S = 0.2
 #: A user is read this often without a note, too: while videos are in progress, and otherwise.
 REFRESH_S, IDLE_S = 20.0, 120.0
@@ -39,7 +40,7 @@ MAX_WATCHERS = 2000
 #: Events that wait for a watcher that does not read them; then it gets a snapshot instead.
 MAX_QUEUED = 64
 #: Reads at once, over all users.
-_MAX_READS = 8
+_MAX_READS = 4
 #: Videos that a read names, and different ``Last-Event-ID`` values served by reads of their own (others get a snapshot).
 _MAX_KEYS, _MAX_RESUMED = 100, 20
 _PAUSE_S, _PAUSE_MAX_S = 0.5, 5.0
@@ -238,7 +239,7 @@ class Hub:
 
     async def _serve(self, user_id: str, audience: _Audience) -> None:
         """Read what has changed for one user, as long as the user has watchers; one read after the other."""
-        pause_s, failed = _PAUSE_S, False
+        pause_s, failed, took_s = _PAUSE_S, False, 0.0
         while audience.watchers:
             try:
                 async with asyncio.timeout(REFRESH_S if audience.in_progress else IDLE_S):
@@ -246,8 +247,10 @@ class Hub:
             except TimeoutError:
                 audience.noted = True
             if not audience.joining:
-                await asyncio.sleep(COALESCE_S)
+                # A fleet that answers slowly has other work.
+                await asyncio.sleep(max(COALESCE_S, 3 * took_s))
             audience.wake.clear()
+            began_s = time.monotonic()
             try:
                 await self._welcome(user_id, audience)
                 if audience.noted or audience.missed or audience.people:
@@ -259,7 +262,7 @@ class Hub:
                 # Without this task the user's streams would stand still.
                 log.exception("changes not read, tried again", user_id=user_id)
             else:
-                pause_s, failed = _PAUSE_S, False
+                pause_s, failed, took_s = _PAUSE_S, False, time.monotonic() - began_s
                 continue
             failed = True
             audience.wake.set()
