@@ -248,7 +248,7 @@ class Hub:
                 audience.noted = True
             if not audience.joining:
                 # A fleet that answers slowly has other work.
-                await asyncio.sleep(max(COALESCE_S, 3 * took_s))
+                await asyncio.sleep(min(max(COALESCE_S, 3 * took_s), _PAUSE_MAX_S))
             audience.wake.clear()
             began_s = time.monotonic()
             try:
