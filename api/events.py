@@ -245,7 +245,8 @@ class Hub:
                 async with asyncio.timeout(REFRESH_S if audience.in_progress else IDLE_S):
                     await audience.wake.wait()
             except TimeoutError:
-                audience.noted = True
+                # A note may be lost; those in progress are read if they are few.
+                audience.noted, audience.missed = True, len(audience.in_progress) <= _MAX_KEYS
             if not audience.joining:
                 # A fleet that answers slowly has other work.
                 await asyncio.sleep(min(max(COALESCE_S, 3 * took_s), _PAUSE_MAX_S))

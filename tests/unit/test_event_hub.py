@@ -155,6 +155,31 @@ def test_a_read_that_fails_is_made_up_for(run: Any) -> None:
     run(work)
 
 
+def test_a_lost_note_is_made_up_for_while_videos_are_in_progress(
+    run: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(events, "REFRESH_S", 0.01)
+    monkeypatch.setattr(events, "_MAX_KEYS", 1)
+
+    async def work(hub: Hub, fleet: ChangesFleet) -> None:
+        fleet.videos = {"a": status("a")}
+        page = Page(hub)
+        await page.next()
+        fleet.videos = {"a": status("a", "x"), "b": status("b")}
+        assert [data["video_id"] for _, _, data in await page.next()] == ["a", "b"]
+        assert fleet.asked[1]["keys"] is None
+        fleet.videos["b"] = status("b", "x")
+        assert [data["video_id"] for _, _, data in await page.next()] == ["b"]
+        assert fleet.asked[-1]["keys"] == [], "too many are in progress to read all of them without need"
+        fleet.videos = {name: status(name, state="indexed") for name in "ab"}
+        await page.next()
+        asked = len(fleet.asked)
+        await asyncio.sleep(0.1)
+        assert len(fleet.asked) == asked, "nothing is in progress"
+
+    run(work)
+
+
 def test_watchers_are_limited_and_a_user_without_any_is_not_read(
     run: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
