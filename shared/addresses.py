@@ -42,7 +42,7 @@ def listen(host: str, port: int) -> socket.socket:
     """
     try:
         family = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0][0]
-        return socket.create_server((host, port), family=family, backlog=1024)
+        found = socket.create_server((host, port), family=family, backlog=1024)
     except OSError as error:
         if error.errno == errno.EADDRINUSE:
             raise Conflict(
@@ -51,6 +51,10 @@ def listen(host: str, port: int) -> socket.socket:
         raise InvalidRequest(
             f"API_HOST={host} and API_PORT={port} can't be listened on ({error.strerror or error}): correct them"
         ) from None
+    # Connections inherit it; asyncio sets it only on sockets that it has made itself. Without it, a body waits 40 ms for
+    # the acknowledgement of its headers.
+    found.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    return found
 
 
 def address_of(listening: socket.socket) -> str:

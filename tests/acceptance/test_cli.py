@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import httpx
 import psutil
 import psycopg
 import pytest
@@ -91,6 +92,24 @@ def test_doctor_finds_everything_well(machine: Machine) -> None:
     states = {check["check"]: check["state"] for check in document["checks"]}
     assert states.keys() >= {*(f"node {family}" for family in FAMILIES), "schema", "storage"}
     assert set(states.values()) <= {"ok", "warn"}
+
+
+def test_up_serves_the_api_where_it_says(machine: Machine) -> None:
+    url = machine.home.read_run()["api_url"]
+    assert url in (machine.home.logs / "up.log").read_text()
+    eventually(lambda: _health(url) == "ok", within_s=60, what="the API answers")
+    port = url.rpartition(":")[2]
+    taken = machine.run("api", status=1, API_PORT=port)
+    assert f"port {port} on 127.0.0.1 is taken" in taken.stderr and "API_PORT" in taken.stderr
+    refused = machine.run("api", status=1, API_HOST="0.0.0.0")
+    assert "API_HOST=0.0.0.0 can be reached from other machines" in refused.stderr
+
+
+def _health(url: str) -> str | None:
+    try:
+        return str(httpx.get(f"{url}/api/v1/health", timeout=10).json()["status"])
+    except httpx.TransportError:
+        return None
 
 
 def test_scenes_and_searches_are_those_of_the_sample(machine: Machine, video_id: str) -> None:
