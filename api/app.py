@@ -14,9 +14,10 @@ from starlette.middleware.cors import CORSMiddleware
 from api import page, problems
 from api.asking import Asking
 from api.callers import Keys, networks
+from api.events import Hub
 from api.headers import SecurityHeaders
 from api.origins import Origins
-from api.routes import health, media, models, people, search, uploads, videos
+from api.routes import events, fleet, health, media, models, people, search, uploads, videos
 from api.schema import describe
 from api.uploads import Uploads
 from shared.errors import InvalidRequest
@@ -32,8 +33,8 @@ ROUTERS: tuple[APIRouter, ...] = (
     models.router,
     uploads.router,
     media.router,
-    # events.router,
-    # fleet.router,
+    events.router,
+    fleet.router,
 )
 PREFIX = "/api/v1"
 TUS_HEADERS = (
@@ -64,9 +65,11 @@ def create_app(settings: Settings | None = None) -> FastAPI:
         # Set when the server begins to stop, so that streams end.
         app.state.stopping = asyncio.Event()
         app.state.uploads = Uploads(settings, app.state.storage, app.state.redis, app.state.asking)
+        app.state.hub = Hub(app.state.asking, redis_url, app.state.stopping)
         sweeping = asyncio.create_task(app.state.uploads.sweep_for_ever())
         yield
         sweeping.cancel()
+        await app.state.hub.stop()
         await app.state.asking.close()
         await app.state.redis.aclose()
 

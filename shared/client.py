@@ -70,6 +70,15 @@ class Client:
         kwargs = {"user_id": user_id, "video_id": video_id, "after": after, "limit": limit}
         return self._ask(routing.VIDEO_FAILURES, contracts.ListFailures, kwargs, contracts.FailurePage)
 
+    def changes(
+        self, user_id: str, *, since: str | None = None, keys: Sequence[str] | None = None, limit: int = 200
+    ) -> contracts.VideoChanges:
+        """Return the user's videos, or what has changed of them since the ``as_of`` of an earlier answer."""
+        kwargs = {
+            "user_id": user_id, "since": since, "keys": None if keys is None else list(keys), "limit": limit
+        }  # fmt: skip
+        return self._ask(routing.VIDEO_CHANGES, contracts.WatchVideos, kwargs, contracts.VideoChanges)
+
     def upload(
         self, video_id: str, user_id: str, filename: str = "video", *, expires_s: int = 900
     ) -> contracts.UploadSlot:
@@ -304,6 +313,15 @@ class Client:
         return self._ask(
             routing.MODELS_DISCARD, contracts.DiscardModel, {"kind": kind, "now": now}, contracts.ModelsState
         )
+
+    def fleet(self) -> contracts.FleetState:
+        """Return the nodes, queues, failures and switches of the whole fleet."""
+        return self._ask(routing.FLEET_STATE, contracts.FleetQuery, {}, contracts.FleetState)
+
+    def retry_failures(self, error_class: str) -> contracts.Retried:
+        """Run the failed jobs of every user's videos again that failed with this class of error."""
+        kwargs = {"error_class": error_class}
+        return self._ask(routing.FLEET_RETRY, contracts.RetryFailures, kwargs, contracts.Retried)
 
     def create_key(self, user_id: str, *, operator: bool = False, name: str = "") -> tuple[str, KeyView]:
         """Make an API key for a user. Returns its text, which is shown only here, and what is stored of it."""
