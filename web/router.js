@@ -37,7 +37,7 @@ export function start() {
     if (event.defaultPrevented || event.button || event.metaKey || event.ctrlKey || event.shiftKey || event.altKey) return;
     const link = event.composedPath().find((node) => node instanceof HTMLAnchorElement);
     if (!(link instanceof HTMLAnchorElement) || link.target || link.hasAttribute("download")) return;
-    if (link.origin !== location.origin || /^\/(api|web|docs)\//.test(link.pathname)) return;
+    if (link.origin !== location.origin || /^\/(api|docs)\//.test(link.pathname)) return;
     event.preventDefault();
     const { play } = link.dataset;
     navigate(link.pathname + link.search, { state: play === undefined ? {} : { play: true } });
