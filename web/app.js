@@ -71,11 +71,11 @@ export class SfApp extends LitElement {
         z-index: 30;
         top: 0;
         display: grid;
-        grid-template-columns: 1fr minmax(0, 640px) 1fr;
+        grid-template-columns: minmax(340px, 1fr) minmax(0, 640px) minmax(340px, 1fr);
         align-items: center;
         gap: var(--s4);
         height: var(--header);
-        padding: 0 var(--gutter);
+        padding: 0 max(var(--gutter), (100% - var(--width)) / 2);
         background: var(--ground);
         border-bottom: 1px solid var(--line);
       }
@@ -113,13 +113,13 @@ export class SfApp extends LitElement {
         left: var(--s3);
         color: var(--ink-3);
       }
-      form input {
+      form .field {
         width: 100%;
         padding-left: 40px;
         border-color: transparent;
         background: var(--surface);
       }
-      form input:hover {
+      form .field:hover {
         border-color: var(--line);
       }
       .right {
@@ -327,8 +327,8 @@ export class SfApp extends LitElement {
   render() {
     const searching = location.pathname === "/";
     return html`
-      <a class="skip button solid" href="#main" @click=${this.#skip}>${t("app.skip")}</a>
       <header class=${searching ? "bare" : ""}>
+        <a class="skip button solid" href="#main" @click=${this.#skip}>${t("app.skip")}</a>
         <a class="name" href="/" aria-label=${t("app.name")}>
           <svg viewBox="0 0 32 32" aria-hidden="true">
             <rect class="tile" width="32" height="32" rx="8" />

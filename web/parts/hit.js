@@ -182,7 +182,8 @@ export class SfHit extends LitElement {
     return { key: keys[ordinal] ?? keys[0], box: face?.box ?? line?.box ?? null };
   }
 
-  focus() {
+  async focus() {
+    await this.updateComplete;
     this.renderRoot.querySelector("a")?.focus();
   }
 

@@ -94,7 +94,7 @@ export class SfPlayer extends LitElement {
         background: #000;
         aspect-ratio: 16 / 9;
         width: 100%;
-        max-height: max(240px, calc(100vh - var(--header) - 330px));
+        max-height: max(240px, calc(100vh - var(--header) - 360px));
       }
       video {
         width: 100%;
@@ -327,7 +327,7 @@ export class SfPlayer extends LitElement {
     new Watch(this);
     /** @type {import("../app.js").Route} */
     this.route = /** @type {any} */ (undefined);
-    this.id = "";
+    this.videoId = "";
     this.q = "";
     /** @type {TimelineScene[]} */
     this.scenes = [];
@@ -383,7 +383,7 @@ export class SfPlayer extends LitElement {
   }
 
   get status() {
-    return store.videos.get(this.id) ?? null;
+    return store.videos.get(this.videoId) ?? null;
   }
 
   get now() {
@@ -407,8 +407,8 @@ export class SfPlayer extends LitElement {
     const at = Number.parseFloat(this.route.query.get("t") ?? "");
     const moment = Number.isFinite(at) && at >= 0 ? at : null;
     this.playAtOnce = Boolean(this.route.state.play);
-    if (id !== this.id) {
-      this.id = id;
+    if (id !== this.videoId) {
+      this.videoId = id;
       this.q = "";
       this.hits = [];
       this.start = moment;
@@ -425,7 +425,7 @@ export class SfPlayer extends LitElement {
   }
 
   updated() {
-    const name = this.status ? videoName(this.status) : this.id;
+    const name = this.status ? videoName(this.status) : this.videoId;
     document.title = t("player.title", { name });
   }
 
@@ -442,7 +442,7 @@ export class SfPlayer extends LitElement {
     this.sprites = [];
     this.duration = 0;
     try {
-      await store.video(this.id);
+      await store.video(this.videoId);
       if (signal.aborted) return;
       this.published = this.status?.published_run ?? null;
       this.duration = this.status?.duration_s ?? 0;
@@ -462,14 +462,14 @@ export class SfPlayer extends LitElement {
     let after = -1;
     while (after !== null) {
       /** @type {TimelinePage} */
-      const page = await ask(`/videos/${this.id}/timeline`, { query: { after_idx: after, limit: PAGE }, signal });
+      const page = await ask(`/videos/${this.videoId}/timeline`, { query: { after_idx: after, limit: PAGE }, signal });
       scenes.push(...page.scenes);
       this.media = page.media;
       this.duration = page.duration_s ?? this.duration;
       this.scenes = [...scenes];
       this.phase = "done";
       if (after === -1 && page.sprites) {
-        readSprites(this.id, signal).then(
+        readSprites(this.videoId, signal).then(
           (sprites) => (this.sprites = sprites),
           () => {},
         );
@@ -487,7 +487,7 @@ export class SfPlayer extends LitElement {
     try {
       /** @type {SearchAnswer} */
       const answer = await ask("/search", {
-        body: { query: this.q, video_ids: [this.id], limit: HITS },
+        body: { query: this.q, video_ids: [this.videoId], limit: HITS },
         signal,
         retry: true,
       });
@@ -695,7 +695,7 @@ export class SfPlayer extends LitElement {
     const query = new URLSearchParams({ t: String(Math.round(this.now * 100) / 100) });
     if (this.q) query.set("q", this.q);
     try {
-      await navigator.clipboard.writeText(`${location.origin}/v/${this.id}?${query}`);
+      await navigator.clipboard.writeText(`${location.origin}/v/${this.videoId}?${query}`);
       toast(t("player.copied", { time: time(this.now) }), { kind: "good" });
     } catch {
       toast(t("player.uncopied"), { kind: "bad" });
@@ -707,7 +707,7 @@ export class SfPlayer extends LitElement {
   render() {
     if (this.phase === "missing") return this.#lost();
     const { status } = this;
-    const name = status ? videoName(status) : this.phase === "waiting" ? "" : this.id;
+    const name = status ? videoName(status) : this.phase === "waiting" ? "" : this.videoId;
     return html`<div class="view">
         <section aria-label=${name || t("player.video")}>
           <div class="title">
@@ -760,7 +760,7 @@ export class SfPlayer extends LitElement {
       tabindex="0"
       aria-label=${t("player.video")}
       poster=${poster ? picture(poster) : nothing}
-      src=${this.id ? address(`/videos/${this.id}/media`) : nothing}
+      src=${this.videoId ? address(`/videos/${this.videoId}/media`) : nothing}
       @loadedmetadata=${this.#opened}
       @play=${this.#run}
       @pause=${this.#run}
@@ -771,7 +771,7 @@ export class SfPlayer extends LitElement {
       <track
         kind="subtitles"
         label=${t("player.subtitles")}
-        src=${this.id && this.status?.published_run ? address(`/videos/${this.id}/subtitles.vtt`) : nothing}
+        src=${this.videoId && this.status?.published_run ? address(`/videos/${this.videoId}/subtitles.vtt`) : nothing}
       />
     </video>`;
   }
@@ -784,7 +784,7 @@ export class SfPlayer extends LitElement {
   }
 
   #file() {
-    return address(`/videos/${this.id}/media`, { download: 1 });
+    return address(`/videos/${this.videoId}/media`, { download: 1 });
   }
 
   #bar() {
@@ -966,7 +966,7 @@ export class SfPlayer extends LitElement {
   #lost() {
     return html`<div class="lost">
       <h1>${t("player.missing")}</h1>
-      <p>${t("player.missing.text", { id: this.id })}</p>
+      <p>${t("player.missing.text", { id: this.videoId })}</p>
       <a class="button solid" href="/library">${t("search.library")}</a>
     </div>`;
   }

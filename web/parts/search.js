@@ -66,7 +66,7 @@ export class SfSearch extends LitElement {
         position: sticky;
         z-index: 31;
         top: 0;
-        width: min(640px, 100% - 720px);
+        width: min(640px, 100% - 712px);
         height: var(--header);
         margin: calc(-1 * var(--header)) auto 0;
         padding: var(--s2) 0;
@@ -316,6 +316,9 @@ export class SfSearch extends LitElement {
         }
       }
       @media (max-width: 719px) {
+        .home input[type="search"] {
+          font-size: var(--text-m);
+        }
         .bar {
           flex-direction: column;
           align-items: stretch;
@@ -415,7 +418,8 @@ export class SfSearch extends LitElement {
   /** @param {import("lit").PropertyValues} changed */
   updated(changed) {
     if (changed.has("columns")) this.style.setProperty("--columns", String(this.columns));
-    if (changed.has("route") && !this.route.back && !("ontouchstart" in window)) this.input.focus({ preventScroll: true });
+    const first = changed.has("route") && !changed.get("route");
+    if (first || (changed.has("route") && this.phase === "home")) this.#greet();
     const mark = this.renderRoot.querySelector(".more");
     this.sight.disconnect();
     if (mark) this.sight.observe(mark);
@@ -423,6 +427,11 @@ export class SfSearch extends LitElement {
       this.eager = false;
       this.found[0]?.focus();
     }
+  }
+
+  /** Put the focus into the box, where that does not open a keyboard over the page. */
+  #greet() {
+    if (!this.route.back && matchMedia("(hover: hover)").matches) this.input.focus({ preventScroll: true });
   }
 
   /** @param {string} wanted */

@@ -14,6 +14,9 @@ import { t, time } from "../text.js";
 /** @typedef {import("../types.js").Segment} Segment */
 /** @typedef {import("../types.js").SearchHit} SearchHit */
 
+/** How early a line is shown in a pause. */
+const AHEAD_S = 2;
+
 export class SfTranscript extends LitElement {
   static properties = {
     segments: { attribute: false },
@@ -179,6 +182,9 @@ export class SfTranscript extends LitElement {
         low = middle + 1;
       } else high = middle - 1;
     }
+    // In a pause the line that comes next says more than the one that has ended.
+    const next = this.segments[found + 1];
+    if (next && next.start_s - seconds < AHEAD_S && !(found >= 0 && seconds < this.segments[found].end_s)) found++;
     this.active = found;
     this.#mark();
   }
