@@ -43,7 +43,8 @@ PRIVATE = {
     "STORAGE_BACKEND": "local",
     "STORAGE_ROOT": "",
     "SCENEFLEET_PROFILE": "lite",
-    "SCENEFLEET_NODES": "",
+    # Without the API: its port may be that of an `up`.
+    "SCENEFLEET_NODES": "media,asr,text,vision,face,ocr,housekeeping,search",
     "SCENEFLEET_USER": "demo",
 }
 

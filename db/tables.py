@@ -655,3 +655,18 @@ class ActiveModel(Base):
     kind: Mapped[str] = mapped_column(primary_key=True)
     model_id: Mapped[OfModel]
     changed_at: Mapped[Now]
+
+
+class ApiKey(Base):
+    """A key of a caller of the HTTP API. ``account`` is its user; no request that reads as one user reads it."""
+
+    __tablename__ = "api_keys"
+
+    key_id: Mapped[str] = mapped_column(primary_key=True)
+    account: Mapped[str]
+    #: Of its secret, in hexadecimal digits; the secret has 256 random bits.
+    secret_sha256: Mapped[str]
+    operator: Mapped[bool]
+    name: Mapped[str]
+    created_at: Mapped[Now]
+    ended_at: Mapped[datetime | None]

@@ -55,6 +55,7 @@ class ConsoleDisplay:
         default_home = Path(Settings.model_fields["home"].default).expanduser().absolute()
         lines = [
             state,
+            *(["", f"open [bold]{escape(fleet.api_url)}[/bold]  the page and the HTTP API"] if fleet.api_url else []),
             "",
             "in another terminal:",
             *([f"  export SCENEFLEET_HOME={escape(shlex.quote(str(fleet.home.root)))}"]

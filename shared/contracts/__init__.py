@@ -29,6 +29,14 @@ from .inference import (
     TranscribeAudio as TranscribeAudio,
     TranscribedAudio as TranscribedAudio,
 )
+from .keys import (
+    CheckKey as CheckKey,
+    CreateKey as CreateKey,
+    EndKey as EndKey,
+    KeyList as KeyList,
+    KeyView as KeyView,
+    ListKeys as ListKeys,
+)
 from .models import (
     DiscardModel as DiscardModel,
     ModelKind as ModelKind,

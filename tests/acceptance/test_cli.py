@@ -39,6 +39,8 @@ class Machine:
             "SCENEFLEET_HOME": str(folder),
             "SCENEFLEET_MODEL_THREADS": "1",
             "SOFT_SHUTDOWN_S": "2",
+            # Other fleets of this machine have the usual one.
+            "API_PORT": "0",
         }
 
     def run(self, *arguments: str, status: int = 0, **environment: str) -> subprocess.CompletedProcess[str]:

@@ -1,0 +1,162 @@
+"""Who asks: the local user, a key, or a user whom a trusted proxy names."""
+
+from __future__ import annotations
+
+import hashlib
+import ipaddress
+import re
+import time
+from dataclasses import dataclass
+from typing import Annotated, Literal
+
+from fastapi import Depends, Request
+
+from api.asking import Asking
+from api.limits import count_failure, count_request, require_few_failures
+from api.problems import Forbidden, NotAuthenticated
+from shared import routing
+from shared.contracts import ID_PATTERN, CheckKey, KeyView
+from shared.errors import NotFound
+from shared.keys import read_key
+from shared.settings import Settings
+
+#: Longest time for which an ended key is accepted, seconds.
+CHECKED_S = 30
+MAX_CHECKED = 10_000
+
+
+@dataclass(frozen=True, kw_only=True)
+class Caller:
+    """Who asks, and what they may do."""
+
+    user_id: str
+    #: Whether they may see and change what belongs to the fleet: models, nodes, queues.
+    operator: bool
+    how: Literal["local", "key", "proxy"]
+    #: The key they have shown; None: another way.
+    key_id: str | None = None
+
+
+class Keys:
+    """Checks API keys; remembers what was valid for ``CHECKED_S``."""
+
+    def __init__(self, asking: Asking) -> None:
+        self._asking = asking
+        #: (key id, hash) -> (until when, by the monotonic clock; whose)
+        self._checked: dict[tuple[str, str], tuple[float, Caller]] = {}
+
+    async def check(self, text: str) -> Caller | None:
+        """Whose key this is; None: it is not valid."""
+        key = read_key(text)
+        if key is None:
+            return None
+        named = (key.key_id, key.secret_sha256)
+        until, known = self._checked.get(named, (0.0, None))
+        if known is not None and time.monotonic() < until:
+            return known
+        self._checked.pop(named, None)
+        asked = time.monotonic()
+        kwargs = {"key_id": key.key_id, "secret_sha256": key.secret_sha256}
+        try:
+            found = await self._asking.ask(routing.KEYS_CHECK, CheckKey, kwargs, KeyView)
+        except NotFound:
+            return None
+        who = Caller(user_id=found.user_id, operator=found.operator, how="key", key_id=found.key_id)
+        if len(self._checked) >= MAX_CHECKED:
+            self._checked.clear()
+        self._checked[named] = (asked + CHECKED_S, who)
+        return who
+
+
+async def caller(request: Request) -> Caller:
+    """The dependency of every route but health.
+
+    Raises:
+        NotAuthenticated: the request names nobody, or its key is not valid.
+        Forbidden: the header of a proxy came from elsewhere.
+        TooManyRequests: this caller has sent too many requests, or this address too many wrong keys.
+    """
+    settings: Settings = request.app.state.settings
+    who = await _by_key(request, settings) or _by_proxy(request, settings)
+    if who is None:
+        if settings.api_keys or settings.api_user_header:
+            raise NotAuthenticated(_missing(settings))
+        # Only this machine gets here: api.server listens on loopback, api.origins refuses foreign pages.
+        return Caller(user_id=settings.user_id, operator=True, how="local")
+    await count_request(request, who.key_id or who.user_id)
+    return who
+
+
+async def operator(who: Annotated[Caller, Depends(caller)]) -> Caller:
+    """The dependency of routes for operators."""
+    if not who.operator:
+        raise Forbidden(f"user {who.user_id} is no operator: ask for a key made with --operator")
+    return who
+
+
+async def _by_key(request: Request, settings: Settings) -> Caller | None:
+    kind, _, text = request.headers.get("authorization", "").partition(" ")
+    if not settings.api_keys or kind.lower() != "bearer":
+        return None
+    await require_few_failures(request)
+    who = await request.app.state.keys.check(text.strip())
+    if who is None:
+        await count_failure(request)
+        raise NotAuthenticated("the API key is not valid: it is mistyped, or has ended")
+    found: Caller = who
+    return found
+
+
+def _by_proxy(request: Request, settings: Settings) -> Caller | None:
+    name = settings.api_user_header
+    user = request.headers.get(name, "") if name else ""
+    if not user:
+        return None
+    if len(request.headers.getlist(name)) > 1:
+        raise Forbidden(f"the header {name} came twice: the proxy has to remove what clients send")
+    if not is_trusted(peer(request), settings.api_trusted_proxies):
+        raise Forbidden(
+            f"{peer(request)} is no trusted proxy: add it to API_TRUSTED_PROXIES, or leave {name} out"
+        )
+    user_id = as_user_id(user)
+    operators = {as_user_id(part.strip()) for part in settings.api_operators.split(",") if part.strip()}
+    return Caller(user_id=user_id, operator=user_id in operators, how="proxy")
+
+
+def as_user_id(name: str) -> str:
+    """The user id for a name that an identity provider has: itself, or where it is no id (a mail address), its hash."""
+    if re.fullmatch(ID_PATTERN, name):
+        return name
+    return "u_" + hashlib.sha256(name.encode()).hexdigest()[:40]
+
+
+def peer(request: Request) -> str:
+    """The address at the other end of the connection."""
+    return request.client.host if request.client else ""
+
+
+def is_trusted(address: str, proxies: str) -> bool:
+    """Whether an address is in one of the networks ``proxies`` lists."""
+    try:
+        found = ipaddress.ip_address(address)
+    except ValueError:
+        return False
+    return any(found in network for network in networks(proxies))
+
+
+def networks(proxies: str) -> list[ipaddress.IPv4Network | ipaddress.IPv6Network]:
+    """The networks that API_TRUSTED_PROXIES lists.
+
+    Raises:
+        ValueError: an item is no address or network.
+    """
+    return [ipaddress.ip_network(part.strip()) for part in proxies.split(",") if part.strip()]
+
+
+def _missing(settings: Settings) -> str:
+    ways = []
+    if settings.api_keys:
+        ways.append("send an API key in `Authorization: Bearer`")
+    if settings.api_user_header:
+        ways.append(f"come through the proxy that sets {settings.api_user_header}")
+    return "nothing says who asks: " + " or ".join(ways)

@@ -1,0 +1,176 @@
+"""The API's parts that need no server: problems, bodies, callers, origins, the OpenAPI file."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from fastapi import Request
+from starlette.datastructures import Headers
+
+from api import openapi
+from api.bodies import json_body, parse_object
+from api.callers import as_user_id, is_trusted
+from api.headers import content_policy, inline_scripts
+from api.origins import Origins
+from api.problems import STATUS, TooManyRequests, UnsupportedMedia, problem, status_of
+from shared import errors
+from shared.addresses import check_address, is_loopback
+from shared.contracts import RerunVideo
+from shared.errors import InvalidRequest
+from shared.keys import make_key, read_key
+from shared.settings import Settings
+
+ROOT = Path(__file__).parents[2]
+
+
+def request(**headers: str) -> Request:
+    named = [(name.replace("_", "-").encode(), value.encode()) for name, value in headers.items()]
+    return Request({"type": "http", "method": "POST", "path": "/", "headers": named})
+
+
+def test_the_openapi_file_is_current() -> None:
+    assert (ROOT / openapi.FILE).read_text() == openapi.text(), "run `python -m api.openapi`"
+
+
+def test_every_operation_tells_its_problems_and_no_other_form_of_error() -> None:
+    described = json.loads((ROOT / openapi.FILE).read_text())
+    assert "HTTPValidationError" not in described["components"]["schemas"]
+    for path, operations in described["paths"].items():
+        for method, operation in operations.items():
+            for status, answer in operation["responses"].items():
+                if int(status) >= 400 and path != "/api/v1/health":
+                    assert list(answer["content"]) == ["application/problem+json"], (method, path, status)
+    kinds = {kind["$ref"].rpartition("/")[2] for kind in _references(described)}
+    assert kinds == set(described["components"]["schemas"]), "unused or missing definitions"
+
+
+def _references(node: Any) -> list[dict[str, str]]:
+    if isinstance(node, dict):
+        own = [node] if "$ref" in node else []
+        return own + [found for value in node.values() for found in _references(value)]
+    return [found for value in node for found in _references(value)] if isinstance(node, list) else []
+
+
+def test_every_error_of_ours_has_a_status_and_stands_in_the_documentation() -> None:
+    table = (ROOT / "docs" / "api.md").read_text()
+    ours = [kind for kind in vars(errors).values() if isinstance(kind, type)]
+    for kind in ours:
+        if kind not in (errors.ScenefleetError, errors.Permanent, errors.LeaseLost):
+            assert 400 <= status_of(kind("x")) < 504 and status_of(kind("x")) != 500, kind
+    for kind, _ in STATUS:
+        assert f"`{kind.__name__}`" in table or kind is errors.Retryable, kind
+
+
+def test_a_problem_tells_what_was_wrong_and_an_internal_error_does_not() -> None:
+    told = problem(errors.NotFound("user u has no video v: list the videos"))
+    found = json.loads(bytes(told.body))
+    assert (told.status_code, told.media_type) == (404, "application/problem+json")
+    assert found["code"] == "NotFound" and found["type"].endswith("/docs/api.md#notfound")
+    assert found["detail"] == "user u has no video v: list the videos"
+    hidden = json.loads(bytes(problem(ValueError("secret")).body))
+    assert hidden["status"] == 500 and "secret" not in json.dumps(hidden)
+
+
+def test_only_what_passes_by_itself_names_a_time_to_ask_again() -> None:
+    assert problem(errors.BrokerUnavailable("away")).headers["Retry-After"] == "2"
+    assert problem(TooManyRequests("many", retry_after_s=31)).headers["Retry-After"] == "31"
+    assert "Retry-After" not in problem(errors.ModelUnavailable("none")).headers
+    assert "WWW-Authenticate" not in problem(errors.NotFound("none")).headers
+
+
+def test_a_body_is_an_object_without_what_the_address_says() -> None:
+    hidden = {"user_id", "version"}
+    json_type = request(content_type="application/json; charset=utf-8")
+    assert parse_object(json_type, b'{"limit": 5}', hidden) == {"limit": 5}
+    assert parse_object(request(), b"", hidden) == {}
+    for body in (b"[]", b"5", b"{", b'{"x": NaN}', b'{"user_id": "other"}', b"[" * 100_000, b"\xff"):
+        with pytest.raises(InvalidRequest):
+            parse_object(json_type, body, hidden)
+    with pytest.raises(UnsupportedMedia):
+        parse_object(request(content_type="text/plain"), b"{}", hidden)
+
+
+def test_the_schema_of_a_body_lacks_what_the_address_says() -> None:
+    extra = json_body(RerunVideo, "user_id", "video_id", name="Rerun").extra["requestBody"]
+    assert extra["required"] is False
+    schema = json.loads((ROOT / openapi.FILE).read_text())["components"]["schemas"]["Rerun"]
+    assert set(schema["properties"]) == {"stages", "missing"} and not schema["additionalProperties"]
+
+
+LOCAL = Settings(REDIS_URL="redis://x")
+BY_PROXY = Settings(REDIS_URL="redis://x", API_USER_HEADER="X-User")
+BY_KEY = Settings(REDIS_URL="redis://x", API_KEYS="true", API_CORS_ORIGINS="https://films.example")
+
+
+@pytest.mark.parametrize(
+    ("settings", "method", "headers", "allowed"),
+    [
+        (LOCAL, "GET", {"host": "127.0.0.1:8080"}, True),
+        (LOCAL, "GET", {"host": "LOCALHOST:1"}, True),
+        (LOCAL, "GET", {"host": "[::1]:8080"}, True),
+        (LOCAL, "GET", {"host": "films.example"}, False),
+        (LOCAL, "GET", {"host": "127.0.0.1.films.example"}, False),
+        (LOCAL, "GET", {}, False),
+        (LOCAL, "POST", {"host": "localhost:80", "origin": "http://localhost:80"}, True),
+        (LOCAL, "POST", {"host": "localhost:80", "origin": "http://localhost:81"}, False),
+        (LOCAL, "POST", {"host": "localhost:80", "origin": "null"}, False),
+        (LOCAL, "POST", {"host": "localhost:80", "sec-fetch-site": "cross-site"}, False),
+        (LOCAL, "POST", {"host": "localhost:80"}, True),
+        (LOCAL, "POST", {"host": "localhost", "authorization": "Bearer x", "origin": "http://x"}, False),
+        (BY_PROXY, "GET", {"host": "films.example"}, True),
+        (BY_PROXY, "DELETE", {"host": "films.example", "origin": "https://evil.example"}, False),
+        (BY_PROXY, "DELETE", {"host": "films.example", "origin": "https://films.example"}, True),
+        (BY_KEY, "POST", {"host": "api", "authorization": "Bearer x", "origin": "https://any"}, True),
+        (BY_KEY, "POST", {"host": "api", "origin": "https://films.example"}, True),
+        (BY_KEY, "POST", {"host": "api", "origin": "https://any.example"}, False),
+    ],
+)
+def test_what_foreign_pages_send_is_refused(
+    settings: Settings, method: str, headers: dict[str, str], allowed: bool
+) -> None:
+    async def nothing(*_: Any) -> None: ...
+
+    fault = Origins(nothing, settings).find_fault(method, Headers(headers))
+    assert (fault is None) is allowed, fault
+
+
+def test_it_listens_for_others_only_if_something_says_who_asks() -> None:
+    for host in ("127.0.0.1", "::1", "localhost", "127.9.9.9"):
+        assert is_loopback(host)
+        check_address(Settings(API_HOST=host))
+    for host in ("0.0.0.0", "::", "10.0.0.1", "films.example", ""):
+        assert not is_loopback(host)
+    with pytest.raises(InvalidRequest, match="API_HOST=0"):
+        check_address(Settings(API_HOST="0.0.0.0"))
+    check_address(Settings(API_HOST="0.0.0.0", API_KEYS="true"))
+
+
+def test_names_of_a_proxy_become_ids_that_differ() -> None:
+    assert as_user_id("ann_1") == "ann_1"
+    ids = {as_user_id(name) for name in ("ann@films.example", "ann@Films.example", "ann ", "é" * 80)}
+    assert len(ids) == 4 and all(len(found) == 42 and found.startswith("u_") for found in ids)
+
+
+def test_only_listed_proxies_are_trusted() -> None:
+    assert is_trusted("10.1.2.3", "192.168.0.1, 10.0.0.0/8") and is_trusted("::1", "::1")
+    for address in ("11.0.0.1", "", "testclient", "::2"):
+        assert not is_trusted(address, "10.0.0.0/8,::1")
+    assert not is_trusted("127.0.0.1", "")
+
+
+def test_a_key_is_read_as_it_was_made() -> None:
+    made = make_key()
+    assert read_key(made.text) == made and made.secret_sha256 not in made.text
+    for text in ("", "sf_x_y", made.text[:-1], made.text + "a", made.text.upper(), f" {made.text}"):
+        assert read_key(text) is None
+
+
+def test_the_policy_allows_inline_scripts_by_hash_only() -> None:
+    html = '<script type="importmap">{"a": 1}</script><script src="/app.js"></script>'
+    assert inline_scripts(html) == ["'sha256-+dhgKMbg1k4iUYb5astpM4ssWXZN95FiEH9cS7NNExA='"]
+    policy = content_policy("https://s3.example")
+    assert "unsafe" not in policy and "frame-ancestors 'none'" in policy
+    assert policy.count("https://s3.example") == 3
