@@ -183,7 +183,7 @@ export class SfHit extends LitElement {
   }
 
   async focus() {
-    await this.updateComplete;
+    if (!this.hasUpdated) await this.updateComplete;
     this.renderRoot.querySelector("a")?.focus();
   }
 
