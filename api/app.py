@@ -16,8 +16,9 @@ from api.asking import Asking
 from api.callers import Keys, networks
 from api.headers import SecurityHeaders
 from api.origins import Origins
-from api.routes import health, models, people, search, videos
+from api.routes import health, media, models, people, search, uploads, videos
 from api.schema import describe
+from api.uploads import Uploads
 from shared.errors import InvalidRequest
 from shared.settings import Settings, get_settings
 from shared.storage import configured_storage
@@ -29,15 +30,15 @@ ROUTERS: tuple[APIRouter, ...] = (
     search.router,
     people.router,
     models.router,
-    # uploads.router,
-    # media.router,
+    uploads.router,
+    media.router,
     # events.router,
     # fleet.router,
 )
 PREFIX = "/api/v1"
 TUS_HEADERS = (
     "Location", "Tus-Resumable", "Tus-Version", "Tus-Extension", "Tus-Max-Size", "Upload-Offset", "Upload-Length",
-    "Upload-Expires", "Upload-Metadata",
+    "Upload-Expires", "Upload-Metadata", "Tus-Checksum-Algorithm", "Scenefleet-Video-Id",
 )  # fmt: skip
 
 
@@ -62,7 +63,10 @@ def create_app(settings: Settings | None = None) -> FastAPI:
         app.state.keys = Keys(app.state.asking)
         # Set when the server begins to stop, so that streams end.
         app.state.stopping = asyncio.Event()
+        app.state.uploads = Uploads(settings, app.state.storage, app.state.redis, app.state.asking)
+        sweeping = asyncio.create_task(app.state.uploads.sweep_for_ever())
         yield
+        sweeping.cancel()
         await app.state.asking.close()
         await app.state.redis.aclose()
 

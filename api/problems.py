@@ -49,6 +49,30 @@ class BodyTooLarge(errors.Permanent):
     """The body is larger than this request may be."""
 
 
+class UnsupportedVersion(errors.Permanent):
+    """The client speaks another version of tus."""
+
+
+class UploadGone(errors.Permanent):
+    """The upload is complete, but the fleet has refused the video."""
+
+
+class UploadLocked(errors.Retryable):
+    """Another request works on the same upload."""
+
+
+class ChecksumMismatch(errors.Retryable):
+    """The bytes of a request are not those of its checksum; none of them counts."""
+
+
+class RangeNotSatisfiable(errors.Permanent):
+    """The requested bytes are beyond the end of the file."""
+
+    def __init__(self, message: str, *, size_bytes: int) -> None:
+        super().__init__(message)
+        self.headers = {"Content-Range": f"bytes */{size_bytes}"}
+
+
 class SlowClient(errors.Retryable):
     """The client took too long to send its request."""
 
@@ -70,13 +94,18 @@ STATUS: tuple[tuple[type[Exception], int], ...] = (
     (errors.ObjectMissing, 404),
     (SlowClient, 408),
     (errors.Conflict, 409),
+    (UploadGone, 410),
+    (UnsupportedVersion, 412),
     (BodyTooLarge, 413),
     (errors.LimitExceeded, 413),
     (UnsupportedMedia, 415),
+    (RangeNotSatisfiable, 416),
     (errors.InvalidRequest, 422),
     (errors.InvalidKey, 422),
     (errors.BadMedia, 422),
+    (UploadLocked, 423),
     (TooManyRequests, 429),
+    (ChecksumMismatch, 460),
     (errors.QuotaExceeded, 429),
     (errors.ModelUnavailable, 503),
     (errors.Retryable, 503),
@@ -104,7 +133,7 @@ def problem(
     if found == 500:
         # What broke inside is for the log.
         kind, detail = errors.ScenefleetError, "internal error: it is in the API's log, please report it"
-    extra = dict(headers or {})
+    extra = {**getattr(error, "headers", {}), **(headers or {})}
     if found == 401:
         extra["WWW-Authenticate"] = 'Bearer realm="scenefleet"'
     if found == 429 or (found == 503 and isinstance(error, errors.Retryable)):

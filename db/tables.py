@@ -128,6 +128,8 @@ class Video(Base):
     duration_s: Mapped[float | None]
     #: The result of the probe.
     media: Mapped[dict[str, Any] | None]
+    #: What a browser plays: {how, reason, key, width, height, version}; key in the bucket sidecars, null: the file itself.
+    rendition: Mapped[dict[str, Any] | None]
     error_class: Mapped[str | None]
     error: Mapped[str | None]
     created_at: Mapped[Now]

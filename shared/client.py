@@ -83,6 +83,17 @@ class Client:
         kwargs = {**_video(video_id, user_id), "after_idx": after_idx, "limit": limit}
         return self._ask(routing.VIDEO_SCENES, contracts.ListScenes, kwargs, contracts.ScenePage)
 
+    def timeline(
+        self, video_id: str, user_id: str, *, after_idx: int = -1, limit: int = 100
+    ) -> contracts.TimelinePage:
+        """Return a page of a video's published scenes as a player shows them: words, people and text with their times."""
+        kwargs = {**_video(video_id, user_id), "after_idx": after_idx, "limit": limit}
+        return self._ask(routing.VIDEO_TIMELINE, contracts.ShowTimeline, kwargs, contracts.TimelinePage)
+
+    def media(self, video_id: str, user_id: str) -> contracts.VideoMedia:
+        """Return which file of a video a browser plays, and where its sprites are."""
+        return self._ask(routing.VIDEO_MEDIA, VideoRef, _video(video_id, user_id), contracts.VideoMedia)
+
     def subtitles(
         self, video_id: str, user_id: str, *, format: SubtitleFormat = "srt"
     ) -> contracts.Subtitles:

@@ -117,6 +117,11 @@ class Settings(BaseModel):
     api_slow_client_s: float = Field(20.0, gt=0)
     """Maximum time in which a client has to send a request's headers, or the body of a small request, seconds."""
 
+    upload_ttl_s: float = Field(3 * 24 * 3600.0, ge=60)
+    """Time in which an upload through the API must be complete, seconds; then what was received is removed."""
+    query_picture_ttl_s: float = Field(24 * 3600.0, ge=60)
+    """Time for which the API keeps a picture that was sent to be searched for, seconds."""
+
     # --- models
     models_dir: Path = Path("~/.scenefleet/models")
     """Folder of downloaded and supplied model weights, and of `models.lock`."""
@@ -158,6 +163,8 @@ class Settings(BaseModel):
     """Find faces in videos."""
     feature_face_enrollment: bool = True
     """Accept new people and photos. Off: existing people are kept and found."""
+    feature_rendition: bool = True
+    """Make an MP4 of videos that browsers don't play."""
 
     # --- people
     face_similarity_threshold: float = Field(0.6, ge=-1, le=1)

@@ -1,4 +1,4 @@
-"""Requests about videos: upload, process, list, failures, status, scenes, subtitles, cancel, retry, rerun, delete."""
+"""Requests about videos: upload, process, list, failures, status, scenes, timeline, media, subtitles, cancel, retry, rerun, delete."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from db.ledger import video_runs
 from db.ledger.jobs import WakeUp
 from db.scenes import page, published_speech
 from db.tables import Video
+from db.timeline import describe_media, timeline_page
 from shared import graph, routing
 from shared.contracts import (
     ListFailures,
@@ -20,6 +21,7 @@ from shared.contracts import (
     ProcessVideo,
     RerunVideo,
     ScenePage,
+    ShowTimeline,
     Subtitles,
     UploadSlot,
     UploadVideo,
@@ -70,6 +72,10 @@ def upload(session: Session, request: UploadVideo) -> UploadSlot:
 def scenes(session: Session, request: ListScenes) -> ScenePage:
     """Return a page of a video's published scenes."""
     return page(session, request.video_id, request.user_id, request.after_idx, request.limit)
+
+
+timeline = read_task(routing.VIDEO_TIMELINE, ShowTimeline)(timeline_page)
+media = read_task(routing.VIDEO_MEDIA, VideoRef)(describe_media)
 
 
 @read_task(routing.VIDEO_SUBTITLES, MakeSubtitles)

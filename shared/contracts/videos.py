@@ -45,6 +45,13 @@ class ListScenes(VideoRef):
     limit: int = Field(200, ge=1, le=1000)
 
 
+class ShowTimeline(VideoRef):
+    """Describe a video's published scenes for a player, starting after the scene ``after_idx``."""
+
+    after_idx: int = Field(-1, ge=-1, le=2**31 - 1)
+    limit: int = Field(100, ge=1, le=500)
+
+
 class MakeSubtitles(VideoRef):
     """Convert the transcript of a video's published scenes to a subtitle file."""
 
@@ -184,6 +191,103 @@ class SceneView(Part):
 class ScenePage(Contract):
     video_id: str
     scenes: tuple[SceneView, ...]
+    #: Pass as ``after_idx`` for the next page; None at the end.
+    next_after_idx: int | None
+
+
+class MediaView(Part):
+    """The file that a browser plays."""
+
+    #: The uploaded file, its rendition, or none: it has none yet, or none can be made.
+    playable: Literal["original", "rendition", "none"]
+    #: Why the original is not played; why there is no rendition.
+    reason: str | None
+    #: As shown: turned upright.
+    width_px: int | None
+    height_px: int | None
+    #: Where the file is stored; None if none can be played.
+    bucket: Literal["uploads", "sidecars"] | None
+    key: str | None
+
+
+class VideoMedia(Contract):
+    """The answer to ``tasks.video.media``: what a player needs to play a video."""
+
+    video_id: str
+    #: Measured by the split; None before it.
+    duration_s: float | None
+    media: MediaView
+    #: The uploaded file, in the bucket ``uploads``.
+    original_key: str
+    #: Folder in the bucket ``sidecars`` with ``sprites.vtt`` and ``sprite-0.jpg``, ...; None: there are none.
+    sprites_prefix: str | None
+    #: Number of sprite sheets.
+    sprite_sheets: int
+
+
+class TimelineKeyframe(Part):
+    key: str
+    ts_s: float
+    width: int
+    height: int
+
+
+class TimelineWord(Part):
+    start_s: float
+    end_s: float
+    text: str
+
+
+class TimelineSegment(Part):
+    """Words spoken without a long pause."""
+
+    start_s: float
+    end_s: float
+    text: str
+    words: tuple[TimelineWord, ...]
+
+
+class TimelinePerson(Part):
+    """A face through a scene: the span between its keyframes nearest to those that show it."""
+
+    #: None: a stranger.
+    person_id: str | None
+    name: str | None
+    track_id: str
+    start_s: float
+    end_s: float
+
+
+class TimelineLine(Part):
+    """A line of on-screen text."""
+
+    text: str
+    #: The first keyframe that shows it.
+    ts_s: float
+
+
+class TimelineScene(Part):
+    """One published scene on the timeline of a player. Times in seconds from the video's start."""
+
+    scene_id: str
+    idx: int
+    start_s: float
+    end_s: float
+    keyframes: tuple[TimelineKeyframe, ...]
+    segments: tuple[TimelineSegment, ...]
+    people: tuple[TimelinePerson, ...]
+    screen: tuple[TimelineLine, ...]
+
+
+class TimelinePage(Contract):
+    """The answer to ``ShowTimeline``. A page ends early after many words."""
+
+    video_id: str
+    duration_s: float | None
+    media: MediaView
+    #: Whether there are sprites.
+    sprites: bool
+    scenes: tuple[TimelineScene, ...]
     #: Pass as ``after_idx`` for the next page; None at the end.
     next_after_idx: int | None
 

@@ -20,7 +20,7 @@ from .keys import is_key
 
 _FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 # NONBLOCK: opening a planted pipe must not hold us up.
-_FILE = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+_FILE = os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
 _NOT_EMPTY = (errno.ENOTEMPTY, errno.EEXIST)
 
 
@@ -62,15 +62,15 @@ def open_folder(parent_fd: int, name: str, *, create: bool = False) -> int:
     return open_folder(parent_fd, name)
 
 
-def open_file(folder_fd: int, name: str) -> int:
-    """A descriptor of a regular file.
+def open_file(folder_fd: int, name: str, access: int = os.O_RDONLY) -> int:
+    """A descriptor of a regular file, to read unless ``access`` says otherwise.
 
     Raises:
         FileNotFoundError: there is none, or something that is no regular file.
         InvalidKey: it is a symbolic link.
     """
     try:
-        file_fd = os.open(name, _FILE, dir_fd=folder_fd)
+        file_fd = os.open(name, access | _FILE, dir_fd=folder_fd)
     except OSError as error:
         if error.errno == errno.ELOOP:
             _refuse_link(name)

@@ -271,7 +271,7 @@ def split_in_child(
 
 def main(deadline_s: str, *files: str) -> None:
     """Split each file within the memory of a decoding process; print ``{"file", "scenes", "end_s"}`` or ``{"file", "error"}``, then the peak memory."""
-    limit_memory(LIMITS)
+    limit_memory(LIMITS, 2**31)
     for file in files:
         signal.alarm(int(deadline_s))
         with tempfile.TemporaryDirectory() as folder:
