@@ -145,6 +145,9 @@ export const controls = css`
     color: var(--ink-3);
     opacity: 1;
   }
+  input::-webkit-search-cancel-button {
+    display: none;
+  }
   label.labelled {
     display: grid;
     gap: var(--s1);

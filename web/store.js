@@ -11,7 +11,7 @@ import { address, ask, traffic } from "./api.js";
 /** @typedef {import("./types.js").Me} Me */
 /** @typedef {import("./types.js").Health} Health */
 
-const CALM_MS = 30_000;
+const CALM_MS = 10_000;
 const TROUBLED_MS = 2_000;
 
 /**

@@ -94,7 +94,7 @@ export class SfPlayer extends LitElement {
         background: #000;
         aspect-ratio: 16 / 9;
         width: 100%;
-        max-height: max(240px, calc(100vh - var(--header) - 360px));
+        max-height: max(240px, calc(100vh - var(--header) - 384px));
       }
       video {
         width: 100%;

@@ -105,9 +105,6 @@ export class SfSearch extends LitElement {
       input[type="search"]:focus-visible {
         outline: none;
       }
-      input::-webkit-search-cancel-button {
-        display: none;
-      }
       .box .button {
         min-height: 38px;
         width: 38px;
@@ -372,6 +369,8 @@ export class SfSearch extends LitElement {
       if (width) this.columns = Math.max(1, Math.floor((width + GAP_PX) / (COLUMN_PX + GAP_PX)));
     });
     this.sight = new IntersectionObserver(([entry]) => entry.isIntersecting && void this.#next(), { rootMargin: "900px" });
+    this.away = false;
+    this.onStore = () => this.#recover();
     this.onKey = (/** @type {KeyboardEvent} */ event) => this.#globalKey(event);
     this.onPaste = (/** @type {ClipboardEvent} */ event) => this.#paste(event);
     this.onDrag = (/** @type {DragEvent} */ event) => this.#drag(event);
@@ -380,6 +379,7 @@ export class SfSearch extends LitElement {
   connectedCallback() {
     super.connectedCallback();
     this.sizes.observe(this);
+    store.addEventListener("change", this.onStore);
     addEventListener("keydown", this.onKey);
     addEventListener("paste", this.onPaste);
     for (const name of ["dragover", "dragleave", "drop"]) addEventListener(name, /** @type {any} */ (this.onDrag));
@@ -388,6 +388,7 @@ export class SfSearch extends LitElement {
   disconnectedCallback() {
     super.disconnectedCallback();
     this.sizes.disconnect();
+    store.removeEventListener("change", this.onStore);
     removeEventListener("keydown", this.onKey);
     removeEventListener("paste", this.onPaste);
     for (const name of ["dragover", "dragleave", "drop"]) removeEventListener(name, /** @type {any} */ (this.onDrag));
@@ -469,6 +470,13 @@ export class SfSearch extends LitElement {
     } finally {
       if (this.running === running) clearTimeout(this.stale);
     }
+  }
+
+  /** Search again after what was away has come back. */
+  #recover() {
+    const back = this.away && !store.away;
+    this.away = store.away !== null;
+    if (back && this.phase === "failed") void this.#search(this.asked);
   }
 
   /**

@@ -10,7 +10,6 @@
 import { LitElement, css, html, nothing } from "lit";
 import { repeat } from "lit/directives/repeat.js";
 import { controls } from "../controls.js";
-import { icon } from "../icons.js";
 import { placed } from "../placed.js";
 import { spriteAt } from "../sprites.js";
 import { t, time } from "../text.js";
@@ -191,9 +190,23 @@ export class SfTimeline extends LitElement {
       }
       .zoom {
         position: absolute;
-        right: 0;
-        top: -8px;
-        transform: translateY(-100%);
+        top: 0;
+        left: 0;
+        height: 24px;
+        padding: 0;
+        border: 0;
+        background: none;
+        color: var(--ink);
+        font-size: var(--text-xs);
+        font-weight: var(--strong);
+        text-decoration: underline;
+        text-underline-offset: 3px;
+        cursor: pointer;
+      }
+      .zoom::before {
+        content: "";
+        position: absolute;
+        inset: -8px;
       }
       .probe {
         display: none;
@@ -482,7 +495,7 @@ export class SfTimeline extends LitElement {
         )}
       </div>
       ${this.view
-        ? html`<button class="button zoom" @click=${() => (this.view = null)}>${icon("close", true)} ${t("timeline.all")}</button>`
+        ? html`<button class="zoom" @click=${() => (this.view = null)}>${t("timeline.all")}</button>`
         : nothing}
     </div>`;
   }
