@@ -99,14 +99,21 @@ def main() -> int:
                 stored.parent.mkdir(parents=True, exist_ok=True)
                 stored.write_bytes(content)
     for stored in differing:
-        print(f"{'differs' if check else 'written'}: {stored.relative_to(VENDOR.parent)}")
+        sys.stdout.write(f"{'differs' if check else 'written'}: {stored.relative_to(VENDOR.parent)}\n")
     return 1 if check and differing else 0
 
 
 def _unpacked(package: Package) -> dict[str, bytes]:
     """Return the package's files by the path at which they are stored."""
     with tempfile.TemporaryDirectory() as folder:
-        command = ["npm", "pack", "--silent", "--pack-destination", folder, f"{package.name}@{package.version}"]
+        command = [
+            "npm",
+            "pack",
+            "--silent",
+            "--pack-destination",
+            folder,
+            f"{package.name}@{package.version}",
+        ]
         subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
         (tarball,) = Path(folder).iterdir()
         found = hashlib.sha256(tarball.read_bytes()).hexdigest()
