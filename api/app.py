@@ -86,7 +86,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     for router in ROUTERS:
         app.include_router(router, prefix=PREFIX)
     describe(app)
-    page.mount(app)
+    page.serve(app)
     origins = [origin.strip() for origin in settings.api_cors_origins.split(",") if origin.strip()]
     app.add_middleware(Origins, settings=settings)
     app.add_middleware(SecurityHeaders, settings=settings, readable=bool(origins))

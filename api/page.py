@@ -26,15 +26,16 @@ class Page(StaticFiles):
         parts = path.replace("\\", "/").strip("/.").split("/")
         if parts[0] in VIEWS and INDEX.is_file():
             return _fresh(FileResponse(INDEX, media_type="text/html"))
-        hidden = any(part.startswith(".") or part == "node_modules" for part in parts)
+        hidden = parts[0] == "api" or any(part.startswith(".") or part == "node_modules" for part in parts)
         if hidden or "\x00" in path or Path(path).suffix not in SERVED:
             raise HTTPException(404)
         return _fresh(await super().get_response(path, scope))
 
 
-def mount(app: FastAPI) -> None:
+def serve(app: FastAPI) -> None:
     """Serve the page at every address that no route has."""
-    app.mount("/", GZipMiddleware(Page(directory=WEB, check_dir=False), minimum_size=1000), name="page")
+    # Not a mount: one would also take requests whose address has a route, for other methods.
+    app.router.default = GZipMiddleware(Page(directory=WEB, check_dir=False), minimum_size=1000)
 
 
 def _fresh(response: Response) -> Response:

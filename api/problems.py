@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 from fastapi import FastAPI, Request
@@ -96,6 +97,7 @@ STATUS: tuple[tuple[type[Exception], int], ...] = (
     (errors.Conflict, 409),
     (UploadGone, 410),
     (UnsupportedVersion, 412),
+    (errors.ModelUnavailable, 409),
     (BodyTooLarge, 413),
     (errors.LimitExceeded, 413),
     (UnsupportedMedia, 415),
@@ -107,7 +109,6 @@ STATUS: tuple[tuple[type[Exception], int], ...] = (
     (TooManyRequests, 429),
     (ChecksumMismatch, 460),
     (errors.QuotaExceeded, 429),
-    (errors.ModelUnavailable, 503),
     (errors.Retryable, 503),
 )
 #: What Starlette and FastAPI raise themselves, by status.
@@ -189,7 +190,23 @@ async def _http(request: Request, error: Exception) -> JSONResponse:
     assert isinstance(error, HTTPException)
     kind, title = TITLES.get(error.status_code, (BadRequest, str(error.detail)))
     detail = f"{title.rstrip('.')}: {request.method} {request.url.path}"
-    return problem(kind(detail), error.status_code, dict(error.headers or {}))
+    headers = dict(error.headers or {})
+    if error.status_code == 405:
+        headers["Allow"] = ", ".join(sorted(_methods(request)))
+    return problem(kind(detail), error.status_code, headers)
+
+
+def _methods(request: Request) -> set[str]:
+    """The methods that an address takes, of all its routes."""
+    described: dict[str, dict[str, Any]] = request.app.openapi()["paths"]
+    if request.url.path in described:
+        return {method.upper() for method in described[request.url.path]}
+    return {
+        method.upper()
+        for path, operations in described.items()
+        if re.fullmatch(re.sub(r"\\{.*?\\}", "[^/]+", re.escape(path)), request.url.path)
+        for method in operations
+    }
 
 
 async def _internal(request: Request, error: Exception) -> JSONResponse:

@@ -70,14 +70,14 @@ class SearchQuery(BaseModel):
 WEIGHTS: tuple[SearchRetriever, ...] = ("text", "vision", "lexical", "keyword", "screen", "people")
 
 
-@router.get("/search")
+@router.get("/search", responses=problems.responses(404, 409))
 async def search(query: Annotated[SearchQuery, Query()], who: Who, ask: Ask) -> SearchAnswer:
     """Return the published scenes that match, best first. Lists are repeated: `persons=a&persons=b`."""
     kwargs = {**query.as_request(), "user_id": who.user_id}
     return await ask.ask(routing.SEARCH_SCENES, SearchScenes, kwargs, SearchAnswer)
 
 
-@router.post("/search", responses=problems.responses(413, 415), openapi_extra=Search.extra)
+@router.post("/search", responses=problems.responses(404, 409, 413, 415), openapi_extra=Search.extra)
 async def search_by_body(
     who: Who, ask: Ask, body: Annotated[dict[str, Any], Depends(Search.read)]
 ) -> SearchAnswer:

@@ -40,7 +40,7 @@ STORED = problems.responses(404, 409, 413, 415)
 SUBTITLE_TYPES: dict[SubtitleFormat, str] = {"srt": "application/x-subrip", "vtt": "text/vtt"}
 
 
-@router.get("/videos")
+@router.get("/videos", responses=problems.responses(404))
 async def list_videos(
     who: Who,
     ask: Ask,
