@@ -94,7 +94,8 @@ export class SfCrop extends LitElement {
    * Show the source's picture.
    * @param {HTMLImageElement | HTMLVideoElement} source
    */
-  open(source) {
+  async open(source) {
+    await this.updateComplete;
     const film = source instanceof HTMLVideoElement;
     const canvas = this.canvas;
     canvas.width = film ? source.videoWidth : source.naturalWidth;

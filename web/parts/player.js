@@ -16,7 +16,6 @@ import { navigate } from "../router.js";
 import { readSprites } from "../sprites.js";
 import { store, Watch } from "../store.js";
 import { date, known, t, time, videoName } from "../text.js";
-import "./crop.js";
 import "./timeline.js";
 import { toast, toastError } from "./toast.js";
 import "./transcript.js";
@@ -28,7 +27,9 @@ import "./transcript.js";
 /** @typedef {"transcript" | "people" | "screen"} Tab */
 
 const PAGE = 200;
-const HITS = 100;
+/** Hits that a request asks for, and pages of them at most. */
+const HITS = 50;
+const HIT_PAGES = 4;
 /** Just behind a scene's first instant, so that rounding never shows the scene before. */
 const INSIDE_S = 0.001;
 
@@ -485,14 +486,20 @@ export class SfPlayer extends LitElement {
     if (!this.q) return;
     const { signal } = (this.searching = new AbortController());
     try {
-      /** @type {SearchAnswer} */
-      const answer = await ask("/search", {
-        body: { query: this.q, video_ids: [this.videoId], limit: HITS },
-        signal,
-        retry: true,
-      });
-      this.hits = [...answer.hits].sort((a, b) => a.start_s - b.start_s);
-      this.#pickHit(this.start ?? this.now);
+      /** @type {string | null} */
+      let cursor = null;
+      for (let page = 0; page < HIT_PAGES; page++) {
+        /** @type {SearchAnswer} */
+        const answer = await ask("/search", {
+          body: { query: this.q, video_ids: [this.videoId], limit: HITS, ...(cursor && { cursor }) },
+          signal,
+          retry: true,
+        });
+        this.hits = [...this.hits, ...answer.hits].sort((a, b) => a.start_s - b.start_s);
+        this.#pickHit(this.start ?? this.now);
+        cursor = answer.next_cursor;
+        if (!cursor) return;
+      }
     } catch (error) {
       if (!signal.aborted) toastError(error);
     }
@@ -666,11 +673,12 @@ export class SfPlayer extends LitElement {
 
   // Acts.
 
-  #crop() {
+  async #crop() {
     const { video } = this;
     if (!video?.videoWidth) return;
     video.pause();
-    /** @type {import("./crop.js").SfCrop} */ (this.renderRoot.querySelector("sf-crop")).open(video);
+    await import("./crop.js");
+    await /** @type {import("./crop.js").SfCrop} */ (this.renderRoot.querySelector("sf-crop")).open(video);
   }
 
   /** @param {CustomEvent<{blob: Blob}>} event */
@@ -808,7 +816,7 @@ export class SfPlayer extends LitElement {
       <span class="gap"></span>
       ${this.#act("captions", "player.captions", () => this.toggleCaptions(), ready, this.captions)}
       ${this.#act("similar", "player.similar", () => this.#similar(), ready && this.scenes.length > 0)}
-      ${this.#act("crop", "player.crop", () => this.#crop(), ready)}
+      ${this.#act("crop", "player.crop", () => void this.#crop(), ready)}
       ${this.#act("link", "player.copy", () => void this.#copy(), true)}
       <a class="button quiet icon-only" href=${this.#file()} download aria-label=${t("player.download")} title=${t("player.download")}>
         ${icon("download")}

@@ -20,9 +20,6 @@ import { placed } from "../placed.js";
 import { navigate } from "../router.js";
 import { store, Watch } from "../store.js";
 import { t, time, videoName } from "../text.js";
-import "./crop.js";
-import "./filters.js";
-import "./hit.js";
 import "./start.js";
 import { toast, toastError } from "./toast.js";
 
@@ -38,6 +35,8 @@ const STALE_MS = 300;
 const PAGE = 24;
 const COLUMN_PX = 300;
 const GAP_PX = 24;
+/** What only results need, loaded when the first search begins. */
+const loadResults = () => Promise.all([import("./filters.js"), import("./hit.js")]);
 const PICTURES = ["image/jpeg", "image/png", "image/webp"];
 
 export class SfSearch extends LitElement {
@@ -452,7 +451,7 @@ export class SfSearch extends LitElement {
     this.phase = this.hits.length ? "asking" : "waiting";
     this.stale = setTimeout(() => (this.phase = "waiting"), STALE_MS);
     try {
-      const answer = await this.#ask(null, running.signal);
+      const [answer] = await Promise.all([this.#ask(null, running.signal), loadResults()]);
       if (running.signal.aborted) return;
       this.answer = answer;
       this.pages = 1;
@@ -530,6 +529,7 @@ export class SfSearch extends LitElement {
   #type(event) {
     this.typed = /** @type {HTMLInputElement} */ (event.currentTarget).value;
     this.eager = false;
+    void loadResults();
     clearTimeout(this.timer);
     this.timer = setTimeout(() => this.#change({}, { replace: true }), PAUSE_MS);
   }
@@ -585,8 +585,8 @@ export class SfSearch extends LitElement {
     const from = /** @type {SfHit} */ (hit);
     const button = event.composedPath()[0] instanceof HTMLButtonElement;
     if (event.key === " " && !button) from.peek();
-    else if (event.key === "m") void this.#similar(from.hit);
-    else if (event.key === "b") this.#crop(from.renderRoot.querySelector("img"));
+    else if (event.key === "m") this.#similar(from.hit);
+    else if (event.key === "b") void this.#crop(from.renderRoot.querySelector("img"));
     else if (event.key.startsWith("Arrow")) this.#walk(from, event.key);
     else return;
     event.preventDefault();
@@ -626,10 +626,10 @@ export class SfSearch extends LitElement {
   }
 
   /** @param {HTMLImageElement | null} image */
-  #crop(image) {
-    if (image?.complete && image.naturalWidth) {
-      /** @type {SfCrop} */ (this.renderRoot.querySelector("sf-crop")).open(image);
-    }
+  async #crop(image) {
+    if (!image?.complete || !image.naturalWidth) return;
+    await import("./crop.js");
+    await /** @type {SfCrop} */ (this.renderRoot.querySelector("sf-crop")).open(image);
   }
 
   /** @param {Blob} blob */
