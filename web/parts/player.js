@@ -16,7 +16,7 @@ import { navigate } from "../router.js";
 import { readSprites } from "../sprites.js";
 import { store, Watch } from "../store.js";
 import { date, known, t, time, videoName } from "../text.js";
-import "./timeline.js";
+import { strengthOf } from "./timeline.js";
 import { toast, toastError } from "./toast.js";
 import "./transcript.js";
 
@@ -30,6 +30,8 @@ const PAGE = 200;
 /** Hits that a request asks for, and pages of them at most. */
 const HITS = 50;
 const HIT_PAGES = 4;
+/** Part of the best score from which a hit's lines are marked. */
+const STRONG = 0.6;
 /** Just behind a scene's first instant, so that rounding never shows the scene before. */
 const INSIDE_S = 0.001;
 
@@ -398,6 +400,15 @@ export class SfPlayer extends LitElement {
       this.segmentsFound = this.scenes.flatMap((scene) => scene.segments);
     }
     return this.segmentsFound ?? [];
+  }
+
+  /** The hits that are worth a mark beside the best one. */
+  get strong() {
+    if (this.strongOf !== this.hits) {
+      this.strongOf = this.hits;
+      this.strongFound = this.hits.filter((hit) => strengthOf(hit, this.hits) >= STRONG);
+    }
+    return this.strongFound ?? [];
   }
 
   /** @param {import("lit").PropertyValues} changed */
@@ -915,7 +926,7 @@ export class SfPlayer extends LitElement {
     const { status } = this;
     const working = status && !this.segments.length && known(`player.state.${status.state}`) ? status.state : "";
     if (working) return html`<div class="wait"><p class="note">${t(/** @type {any} */ (`player.state.${working}`))}</p></div>`;
-    return html`<sf-transcript .segments=${this.segments} .hits=${this.hits} @sf-seek=${this.#sought}></sf-transcript>`;
+    return html`<sf-transcript .segments=${this.segments} .hits=${this.strong} @sf-seek=${this.#sought}></sf-transcript>`;
   }
 
   #people() {

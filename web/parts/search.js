@@ -885,7 +885,7 @@ export class SfSearch extends LitElement {
 
   #skeleton() {
     const cells = Array.from({ length: Math.max(4, this.columns * 2) });
-    return html`<div class="groups wait" aria-label=${t("search.looking")}>
+    return html`<div class="groups wait" aria-hidden="true">
       ${cells.map(
         () =>
           html`<div>

@@ -114,6 +114,7 @@ export class SfTimeline extends LitElement {
         height: 14px;
         border-radius: 4px;
         background: var(--hit);
+        opacity: var(--strength);
       }
       .hits button:hover::after {
         box-shadow: 0 0 0 2px var(--ground), 0 0 0 3px var(--hit);
@@ -504,11 +505,12 @@ export class SfTimeline extends LitElement {
   #hit(hit) {
     const x = this.#x(hit.start_s);
     const wide = this.#x(hit.end_s) - x;
+    const strength = Math.max(0.2, strengthOf(hit, this.hits) ** 2).toFixed(2);
     return html`<button
       title=${time(hit.start_s)}
       aria-label=${t("timeline.hit", { time: time(hit.start_s) })}
       ?hidden=${x > this.width || x + wide < 0}
-      ${placed({ left: `${x}px`, width: `${Math.max(24, wide)}px`, "--long": `${Math.max(6, wide - 2)}px` })}
+      ${placed({ left: `${x}px`, width: `${Math.max(24, wide)}px`, "--long": `${Math.max(6, wide - 2)}px`, "--strength": strength })}
       @click=${() => this.#seek(hit.start_s)}
     ></button>`;
   }
@@ -541,6 +543,16 @@ export class SfTimeline extends LitElement {
       <span class="time">${time(at)}</span>
     </div>`;
   }
+}
+
+/**
+ * How good a hit is beside the best one, 0..1.
+ * @param {SearchHit} hit
+ * @param {SearchHit[]} hits
+ */
+export function strengthOf(hit, hits) {
+  const best = Math.max(...hits.map(({ score }) => score));
+  return best > 0 ? Math.max(0, hit.score / best) : 1;
 }
 
 /**
