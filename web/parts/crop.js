@@ -55,6 +55,12 @@ export class SfCrop extends LitElement {
         gap: var(--s2);
         margin-left: auto;
       }
+      @media (max-width: 719px) {
+        footer div,
+        footer .button {
+          flex: 1 1 100%;
+        }
+      }
       .sheet {
         display: grid;
         justify-items: center;

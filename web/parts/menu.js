@@ -67,6 +67,7 @@ export class SfMenu extends LitElement {
           padding: var(--s4) var(--s4) calc(var(--s4) + env(safe-area-inset-bottom));
           border-width: 1px 0 0;
           border-radius: var(--radius) var(--radius) 0 0;
+          box-shadow: 0 0 0 100vmax #0009;
         }
         .close {
           display: inline-flex;

@@ -100,6 +100,8 @@ export class SfPlayer extends LitElement {
         max-height: max(240px, calc(100vh - var(--header) - 384px));
       }
       video {
+        position: absolute;
+        inset: 0;
         width: 100%;
         height: 100%;
         object-fit: contain;
@@ -211,8 +213,11 @@ export class SfPlayer extends LitElement {
         padding: var(--s2);
       }
       .list > li {
-        padding: var(--s2);
+        padding: var(--s1) var(--s2);
         border-radius: var(--radius);
+      }
+      .list > li:has(h3) {
+        padding: var(--s2);
       }
       .list h3 {
         font-size: var(--text-m);

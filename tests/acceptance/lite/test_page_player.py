@@ -40,6 +40,10 @@ def test_an_address_stands_at_its_moment(page: Page, truth: dict[str, Any]) -> N
     video = opened(page, f"?t={at_s}")
     stands(page, video, at_s, 0.1)
     assert video.evaluate("v => v.paused")
+    inside = (
+        "v => v.offsetHeight <= v.parentElement.clientHeight && v.offsetWidth <= v.parentElement.clientWidth"
+    )
+    assert video.evaluate(inside), "the picture is cut off"
     page.keyboard.press("k")
     page.wait_for_function("([v, at]) => v.currentTime > at + 0.5", arg=[video.element_handle(), at_s])
     page.keyboard.press("k")
