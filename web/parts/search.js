@@ -529,7 +529,7 @@ export class SfSearch extends LitElement {
   #type(event) {
     this.typed = /** @type {HTMLInputElement} */ (event.currentTarget).value;
     this.eager = false;
-    void loadResults();
+    loadResults().catch(() => {}); // the search says it
     clearTimeout(this.timer);
     this.timer = setTimeout(() => this.#change({}, { replace: true }), PAUSE_MS);
   }
