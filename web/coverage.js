@@ -24,7 +24,7 @@ export function coverage(answer, criteria) {
     if (degraded[retriever]) {
       missing.push(t("coverage.degraded", { what: t(name), why: degraded[retriever] }));
     } else if (!used && reason && weight && concerns(retriever, answer, criteria)) {
-      missing.push(t("coverage.off", { what: t(name), why: reason }));
+      missing.push(t("coverage.off", { what: t(name), why: reason.replace(/^\w+: /, "") }));
     } else if (used && scenes !== null && scenes < covered.scenes && (retriever === "text" || retriever === "vision")) {
       missing.push(t("coverage.part", { what: t(name), n: covered.scenes - scenes }));
     }

@@ -34,14 +34,8 @@ def _same(*paths: str) -> dict[str, str]:
     return {path: path for path in ("LICENSE", *paths)}
 
 
+#: The module "lit" is lit-element.js, which exports lit-html and reactive-element too: web/index.html.
 PACKAGES = (
-    Package(
-        "lit",
-        "3.3.3",
-        "92f8d5bcd63e2d5efc41afd0a3d58a0a0f554ef826af9c8e368887c71949fd4d",
-        "lit",
-        _same("index.js"),
-    ),
     Package(
         "lit-html",
         "3.3.3",
@@ -49,7 +43,6 @@ PACKAGES = (
         "lit-html",
         _same(
             "lit-html.js",
-            "is-server.js",
             "directive.js",
             "directive-helpers.js",
             "async-directive.js",

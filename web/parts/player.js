@@ -444,6 +444,7 @@ export class SfPlayer extends LitElement {
   updated() {
     const name = this.status ? videoName(this.status) : this.videoId;
     document.title = t("player.title", { name });
+    this.#tick();
   }
 
   // Data.

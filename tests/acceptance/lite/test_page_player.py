@@ -44,6 +44,7 @@ def test_an_address_stands_at_its_moment(page: Page, truth: dict[str, Any]) -> N
         "v => v.offsetHeight <= v.parentElement.clientHeight && v.offsetWidth <= v.parentElement.clientWidth"
     )
     assert video.evaluate(inside), "the picture is cut off"
+    expect(page.locator("sf-transcript li.active")).to_contain_text("cup of coffee")
     page.keyboard.press("k")
     page.wait_for_function("([v, at]) => v.currentTime > at + 0.5", arg=[video.element_handle(), at_s])
     page.keyboard.press("k")
