@@ -97,7 +97,7 @@ export class SfPlayer extends LitElement {
         background: #000;
         aspect-ratio: 16 / 9;
         width: 100%;
-        max-height: max(240px, calc(100vh - var(--header) - 384px));
+        max-height: max(240px, calc(100vh - var(--header) - 312px));
       }
       video {
         position: absolute;
