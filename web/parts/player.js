@@ -363,6 +363,14 @@ export class SfPlayer extends LitElement {
     this.wasAway = false;
     this.lastTime = 0;
     this.frame = 0;
+    /** @type {TimelineScene[] | null} What `segments` were made of. */
+    this.segmentsOf = null;
+    /** @type {import("../types.js").Segment[]} */
+    this.segmentsFound = [];
+    /** @type {SearchHit[] | null} What `strong` was made of. */
+    this.strongOf = null;
+    /** @type {SearchHit[]} */
+    this.strongFound = [];
     /** @type {AbortController | null} */
     this.loading = null;
     /** @type {AbortController | null} */
@@ -404,7 +412,7 @@ export class SfPlayer extends LitElement {
       this.segmentsOf = this.scenes;
       this.segmentsFound = this.scenes.flatMap((scene) => scene.segments);
     }
-    return this.segmentsFound ?? [];
+    return this.segmentsFound;
   }
 
   /** The hits that are worth a mark beside the best one. */
@@ -413,7 +421,7 @@ export class SfPlayer extends LitElement {
       this.strongOf = this.hits;
       this.strongFound = this.hits.filter((hit) => strengthOf(hit, this.hits) >= STRONG);
     }
-    return this.strongFound ?? [];
+    return this.strongFound;
   }
 
   /** @param {import("lit").PropertyValues} changed */
@@ -571,8 +579,8 @@ export class SfPlayer extends LitElement {
 
   #tick() {
     const { now } = this;
-    this.renderRoot.querySelector("sf-timeline")?.at(now);
-    this.renderRoot.querySelector("sf-transcript")?.at(now);
+    /** @type {import("./timeline.js").SfTimeline | null} */ (this.renderRoot.querySelector("sf-timeline"))?.at(now);
+    /** @type {import("./transcript.js").SfTranscript | null} */ (this.renderRoot.querySelector("sf-transcript"))?.at(now);
   }
 
   #run() {

@@ -163,7 +163,7 @@ export class SfTranscript extends LitElement {
   }
 
   /** Indices of the lines with the wanted words. */
-  get matches() {
+  get found() {
     const wanted = this.wanted.trim().toLowerCase();
     if (!wanted) return [];
     return this.segments.flatMap((segment, index) => (segment.text.toLowerCase().includes(wanted) ? [index] : []));
@@ -206,7 +206,7 @@ export class SfTranscript extends LitElement {
       this.#mark();
       if (this.follow && !this.wanted) this.#show(this.active);
     }
-    if ((changed.has("match") || changed.has("wanted")) && this.wanted) this.#show(this.matches[this.match] ?? -1);
+    if ((changed.has("match") || changed.has("wanted")) && this.wanted) this.#show(this.found[this.match] ?? -1);
   }
 
   /** @param {number} index */
@@ -250,7 +250,7 @@ export class SfTranscript extends LitElement {
 
   /** @param {number} way */
   #step(way) {
-    const { length } = this.matches;
+    const { length } = this.found;
     if (length) this.match = (this.match + way + length) % length;
   }
 
@@ -266,7 +266,7 @@ export class SfTranscript extends LitElement {
 
   render() {
     if (!this.segments.length) return html`<p class="note">${t("transcript.none")}</p>`;
-    const { matches } = this;
+    const matches = this.found;
     const here = matches[this.match];
     return html`<div class="find">
         ${icon("search", true)}
@@ -331,7 +331,7 @@ export class SfTranscript extends LitElement {
       @click=${(/** @type {MouseEvent} */ event) => this.#click(event, segment)}
     >
       <button class="time" aria-label=${t("transcript.jump", { time: time(segment.start_s) })}>${time(segment.start_s)}</button>
-      <p>${this.wanted.trim() ? this.#found(segment.text, here) : active ? words(segment) : segment.text}</p>
+      <p>${this.wanted.trim() ? this.#findIn(segment.text, here) : active ? words(segment) : segment.text}</p>
     </li>`;
   }
 
@@ -339,7 +339,7 @@ export class SfTranscript extends LitElement {
    * @param {string} text
    * @param {boolean} here
    */
-  #found(text, here) {
+  #findIn(text, here) {
     const wanted = this.wanted.trim().toLowerCase();
     const lower = text.toLowerCase();
     const parts = [];
