@@ -23,7 +23,9 @@ from shared.contracts import (
     Receipt,
     RerunVideo,
     ScenePage,
+    ShowTimeline,
     Subtitles,
+    TimelinePage,
     VideoPage,
     VideoRef,
     VideoStatus,
@@ -161,6 +163,19 @@ async def list_scenes(
     """Return a page of the published scenes of a video."""
     kwargs = {"video_id": video_id, "user_id": who.user_id, "after_idx": after_idx, "limit": limit}
     return await ask.ask(routing.VIDEO_SCENES, ListScenes, kwargs, ScenePage)
+
+
+@router.get("/videos/{video_id}/timeline", responses=problems.responses(404))
+async def show_timeline(
+    video_id: VideoId,
+    who: Who,
+    ask: Ask,
+    after_idx: Annotated[int, Query(ge=-1, le=2**31 - 1)] = -1,
+    limit: Annotated[int, Query(ge=1, le=500)] = 100,
+) -> TimelinePage:
+    """Return what a player shows of a video: what plays, and a page of its scenes with words, people and screen text."""
+    kwargs = {"video_id": video_id, "user_id": who.user_id, "after_idx": after_idx, "limit": limit}
+    return await ask.ask(routing.VIDEO_TIMELINE, ShowTimeline, kwargs, TimelinePage)
 
 
 @router.get(

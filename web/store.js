@@ -1,0 +1,177 @@
+/**
+ * The session: who asks, the videos as the API tells of them, and whether the fleet can be reached. It recovers by itself:
+ * the stream of events is opened again, and continues where it broke.
+ *
+ * Elements take part with `new Watch(this)`: they render again after each change.
+ */
+
+import { address, ask, traffic } from "./api.js";
+
+/** @typedef {import("./types.js").VideoStatus} VideoStatus */
+/** @typedef {import("./types.js").Me} Me */
+/** @typedef {import("./types.js").Health} Health */
+
+const CALM_MS = 10_000;
+const TROUBLED_MS = 2_000;
+
+/**
+ * Emits `change` after anything here has changed, and `people` when people of the user have.
+ */
+class Store extends EventTarget {
+  /** @type {Me | null} */
+  me = null;
+  /** @type {Map<string, VideoStatus>} By id; complete for videos in work. */
+  videos = new Map();
+  /** The first snapshot has come: an empty `videos` means that there are none. */
+  ready = false;
+  /** @type {"api" | "redis" | "storage" | "search" | null} What is away; null: nothing. */
+  away = null;
+  /** @type {EventSource | null} */
+  #events = null;
+  #reopen = 0;
+  #delay = 1_000;
+  #health = 0;
+  #checking = false;
+  /** @type {Map<string, Promise<VideoStatus | null>>} */
+  #asked = new Map();
+
+  /** Begin; called once. */
+  start() {
+    void this.#introduce();
+    this.#listen();
+    void this.check();
+    traffic.addEventListener("answer", (event) => {
+      const failed = /** @type {CustomEvent<{away: boolean}>} */ (event).detail.away;
+      if (failed !== (this.away !== null)) this.#soon(failed ? 200 : 0);
+    });
+    addEventListener("online", () => this.#soon(0));
+    document.addEventListener("visibilitychange", () => {
+      if (document.visibilityState === "visible") this.#soon(0);
+    });
+  }
+
+  /**
+   * A video by id, asked for if the stream has not told of it; null if there is none.
+   * @param {string} id
+   * @returns {Promise<VideoStatus | null>}
+   */
+  async video(id) {
+    const found = this.videos.get(id);
+    if (found) return found;
+    let asked = this.#asked.get(id);
+    if (!asked) {
+      asked = ask(`/videos/${encodeURIComponent(id)}`).then(
+        (status) => {
+          this.put(/** @type {VideoStatus} */ (status));
+          return /** @type {VideoStatus} */ (status);
+        },
+        () => null,
+      );
+      this.#asked.set(id, asked);
+      void asked.finally(() => this.#asked.delete(id));
+    }
+    return asked;
+  }
+
+  /**
+   * Take in a video's status, as an answer to a change has it.
+   * @param {VideoStatus} status
+   */
+  put(status) {
+    if (status.state === "deleted") this.videos.delete(status.video_id);
+    else this.videos.set(status.video_id, status);
+    this.#changed();
+  }
+
+  async #introduce() {
+    for (;;) {
+      try {
+        this.me = await ask("/me");
+        this.#changed();
+        return;
+      } catch {
+        await new Promise((resolve) => setTimeout(resolve, TROUBLED_MS));
+      }
+    }
+  }
+
+  #listen() {
+    this.#events?.close();
+    const events = new EventSource(address("/events"));
+    this.#events = events;
+    events.addEventListener("open", () => {
+      this.#delay = 1_000;
+      if (this.away === "api") this.#soon(0);
+    });
+    events.addEventListener("snapshot", (event) => {
+      this.videos = new Map();
+      for (const status of JSON.parse(event.data).videos) this.videos.set(status.video_id, status);
+      this.ready = true;
+      this.#changed();
+    });
+    events.addEventListener("video", (event) => this.put(JSON.parse(event.data)));
+    events.addEventListener("people", () => this.dispatchEvent(new Event("people")));
+    events.addEventListener("error", () => {
+      this.#soon(200);
+      // A lost connection is opened again by the browser; a refused one is not.
+      if (events.readyState !== EventSource.CLOSED) return;
+      clearTimeout(this.#reopen);
+      this.#reopen = setTimeout(() => this.#listen(), this.#delay);
+      this.#delay = Math.min(this.#delay * 2, 15_000);
+    });
+  }
+
+  /** @param {number} ms */
+  #soon(ms) {
+    clearTimeout(this.#health);
+    this.#health = setTimeout(() => void this.check(), ms);
+  }
+
+  /** Ask for the API's health now, and again after a while. */
+  async check() {
+    if (this.#checking) return;
+    this.#checking = true;
+    let away = /** @type {Store["away"]} */ (null);
+    try {
+      const response = await fetch(address("/health"), { cache: "no-store", signal: AbortSignal.timeout(5_000) });
+      const health = /** @type {Partial<Health>} */ (await response.json().catch(() => ({})));
+      if (health.redis === false) away = "redis";
+      else if (health.storage === false) away = "storage";
+      else if (!health.families) away = response.ok ? null : "api";
+      else if (!health.families.includes("search")) away = "search";
+    } catch {
+      away = "api";
+    } finally {
+      this.#checking = false;
+    }
+    const back = this.away === "api" && away !== "api";
+    if (this.away !== away) {
+      this.away = away;
+      this.#changed();
+    }
+    if (back && this.#events?.readyState !== EventSource.OPEN) this.#listen();
+    this.#soon(away ? TROUBLED_MS : CALM_MS);
+  }
+
+  #changed() {
+    this.dispatchEvent(new Event("change"));
+  }
+}
+
+export const store = new Store();
+
+/** Renders its host again after each change of the store. */
+export class Watch {
+  /** @param {import("lit").LitElement} host */
+  constructor(host) {
+    this.host = host;
+    this.update = () => host.requestUpdate();
+    host.addController(this);
+  }
+  hostConnected() {
+    store.addEventListener("change", this.update);
+  }
+  hostDisconnected() {
+    store.removeEventListener("change", this.update);
+  }
+}
