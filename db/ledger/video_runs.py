@@ -398,6 +398,8 @@ def missing_stages(session: Session, video: Video, policy: RunPolicy) -> list[st
         if name in policy.skips:
             continue
         state = states.get(name)
+        if name in graph.LATE and state is not None and not state.is_terminal:
+            continue
         stage_runs = int(published.stage_runs.get(name, 0))
         upstream = (before for before in graph.STAGES[name].after if not graph.STAGES[before].stands_in_for)
         stale = any(int(published.stage_runs.get(before, 0)) > stage_runs for before in upstream)

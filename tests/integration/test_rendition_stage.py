@@ -280,6 +280,7 @@ def test_it_goes_with_its_video(desk: Desk) -> None:
 def test_a_delete_and_a_cancel_take_its_lease(desk: Desk) -> None:
     desk.publish()
     late = must_claim()
+    assert desk.change(video_runs.missing_stages) == []
     assert desk.change(video_runs.cancel) == (True, [])
     assert (desk.status().state, desk.stage()[0]) == ("indexed", "cancelled")
     assert not transact(lambda session: attempts.beat(session, late, 0.5, 60))
