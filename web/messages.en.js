@@ -113,7 +113,6 @@ export default {
   "stage.percent": "{stage} {percent}%",
   "stage.waits": "Waiting for a free node: {stages}",
   "stage.begins": "Begins as soon as a node is free",
-  "stage.without": "Without: {stages}",
   "stage.failed_at": "Failed: {stages}",
   "stage.title": "{stage}: {state}",
   "stage_state.pending": "waits for earlier stages",

@@ -125,25 +125,29 @@ export class SfLibrary extends LitElement {
       }
       .faults {
         grid-column: 2 / -1;
-        display: grid;
-        gap: var(--s3);
-        padding: var(--s3) var(--s4);
+        display: flex;
+        align-items: center;
+        gap: var(--s3) var(--s6);
+        padding: var(--s3) var(--s3) var(--s3) var(--s4);
         border-radius: var(--radius);
         background: var(--surface);
         font-size: var(--text-s);
         line-height: 20px;
       }
+      .faults dl {
+        flex: 1;
+        min-width: 0;
+      }
       .faults dt {
         font-weight: var(--strong);
       }
+      .faults dt:not(:first-child) {
+        margin-top: var(--s2);
+      }
       .faults dd {
+        max-width: 80ch;
         color: var(--ink-2);
         overflow-wrap: anywhere;
-      }
-      .faults .acts {
-        display: flex;
-        flex-wrap: wrap;
-        gap: var(--s2);
       }
 
       .grid {
@@ -171,6 +175,8 @@ export class SfLibrary extends LitElement {
       }
       .grid .faults {
         grid-column: 1 / -1;
+        display: grid;
+        padding: var(--s3);
       }
 
       .zone {
@@ -294,6 +300,9 @@ export class SfLibrary extends LitElement {
         .list sf-progress,
         .list .faults {
           grid-column: 1 / -1;
+        }
+        .faults {
+          display: grid;
         }
         .folder {
           display: none;
@@ -675,9 +684,7 @@ export class SfLibrary extends LitElement {
           `,
         )}
       </dl>
-      <div class="acts">
-        <button class="button" @click=${() => void this.#act(video, "retry")}>${icon("retry", true)} ${t("library.retry")}</button>
-      </div>
+      <button class="button" @click=${() => void this.#act(video, "retry")}>${icon("retry", true)} ${t("library.retry")}</button>
     </div>`;
   }
 

@@ -17,6 +17,9 @@ export class SfMenu extends LitElement {
   static styles = [
     controls,
     css`
+      [aria-haspopup] .icon {
+        stroke-width: 3;
+      }
       .menu {
         position: fixed;
         margin: 0;

@@ -54,10 +54,6 @@ export function inWords(video) {
     const queued = named("queued").map((stage) => stageName(stage.stage));
     return queued.length ? t("stage.waits", { stages: list(queued) }) : t("stage.begins");
   }
-  if (video.state === "indexed") {
-    const skipped = named("skipped").map((stage) => stageName(stage.stage));
-    return skipped.length ? t("stage.without", { stages: list(skipped) }) : "";
-  }
   const failed = named("failed").map((stage) => stageName(stage.stage));
   return failed.length ? t("stage.failed_at", { stages: list(failed) }) : "";
 }
@@ -120,7 +116,7 @@ export class SfProgress extends LitElement {
         transition: transform var(--quick);
       }
       :host(.ended) .bar i::after {
-        background: var(--line-strong);
+        background: color-mix(in srgb, var(--line-strong) 60%, transparent);
       }
       .bar i.failed::after {
         background: var(--bad) !important;
@@ -151,7 +147,8 @@ export class SfProgress extends LitElement {
     const stages = video.stages;
     const working = inWork(video);
     this.classList.toggle("ended", !working);
-    const percent = stages.length ? Math.round((stages.reduce((sum, stage) => sum + share(stage), 0) / stages.length) * 100) : 0;
+    const counted = stages.filter(({ state }) => state !== "skipped");
+    const percent = Math.round((counted.reduce((sum, stage) => sum + share(stage), 0) / (counted.length || 1)) * 100);
     const words = inWords(video);
     const mark = video.state === "indexed" ? "check" : working ? null : video.state === "cancelled" ? "stop" : "warning";
     return html`
