@@ -109,6 +109,8 @@ class Video(Base):
         UniqueConstraint("user_id", "external_id"),
         Index(None, "user_id", "created_at"),
         Index(None, "indexed_at", "video_id"),
+        # For watchers (db/video_changes.py).
+        Index(None, "user_id", "changed"),
         Index("ix_videos_open", "user_id", postgresql_where=text("state IN ('uploaded', 'processing')")),
     )
 
@@ -134,6 +136,8 @@ class Video(Base):
     indexed_at: Mapped[datetime | None]
     #: Set: the id is a tombstone and is not used again.
     deleted_at: Mapped[datetime | None]
+    #: The transaction that last changed the row; a trigger writes it (migration 0016).
+    changed: Mapped[int] = mapped_column(BigInteger, server_default="0")
 
 
 class Run(Base):
@@ -175,6 +179,8 @@ class Job(Base):
         Index(None, "video_id", "run"),
         # For erasures, videos with older sidecars, and lists of failures.
         Index("ix_jobs_failed", "user_id", postgresql_where=text("state = 'failed'")),
+        # For the throughput of the last minute.
+        Index("ix_jobs_done", "finished_at", postgresql_where=text("state = 'done'")),
     )
 
     job_id: Mapped[int] = mapped_column(BigInteger, Identity(always=True), primary_key=True)

@@ -95,6 +95,28 @@ class Settings(BaseModel):
     log_payloads: bool = False
     """Show the contents of requests and answers in logs, task events and Flower: names, queries, transcripts, file names. Use it only on a test system without personal data."""
 
+    # --- the HTTP API
+    api_host: str = "127.0.0.1"
+    """Address on which `scenefleet api` listens. Any other than a loopback address needs keys or a proxy: API_KEYS, API_USER_HEADER."""
+    api_port: int = Field(8080, ge=0, le=65535)
+    """Port of the API. 0: a free one, printed at the start."""
+    api_keys: bool = False
+    """Require an API key (`scenefleet keys add`) in `Authorization: Bearer`."""
+    api_user_header: str = Field("", pattern=r"^[A-Za-z0-9-]{0,64}$")
+    """Header in which a trusted proxy names the user it has authenticated, for example `X-Forwarded-User`. Empty: no proxy is trusted."""
+    api_trusted_proxies: str = ""
+    """Addresses and networks of trusted proxies, comma-separated, for example `10.0.0.0/8,::1`. The header of any other client is refused."""
+    api_operators: str = ""
+    """Users of the proxy who are operators (models, fleet), comma-separated. A key is an operator's if it was made with `--operator`; the local user is one."""
+    api_cors_origins: str = ""
+    """Origins whose pages may call the API, comma-separated, for example `https://example.com`. Empty: only the API's own page."""
+    api_rate_per_minute: int = Field(6000, ge=0)
+    """Maximum number of requests per minute of a key or of a proxy's user; requests with a wrong key: a hundredth of it per address. 0: no limit."""
+    api_max_connections: int = Field(2000, ge=10)
+    """Maximum number of open connections of an API process; further ones are closed."""
+    api_slow_client_s: float = Field(20.0, gt=0)
+    """Maximum time in which a client has to send a request's headers, or the body of a small request, seconds."""
+
     # --- models
     models_dir: Path = Path("~/.scenefleet/models")
     """Folder of downloaded and supplied model weights, and of `models.lock`."""

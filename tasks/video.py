@@ -6,7 +6,8 @@ from datetime import UTC, datetime, timedelta
 
 from sqlalchemy.orm import Session
 
-from db import videos
+from db import video_changes, videos
+from db.engine import reading_as
 from db.ledger import video_runs
 from db.ledger.jobs import WakeUp
 from db.scenes import page, published_speech
@@ -23,13 +24,15 @@ from shared.contracts import (
     Subtitles,
     UploadSlot,
     UploadVideo,
+    VideoChanges,
     VideoRef,
     VideoStatus,
+    WatchVideos,
 )
 from shared.errors import InvalidRequest
 from shared.storage import require_prefix, upload_key
 from shared.subtitles import make_cues, render
-from tasks.requests import Changed, change_task, read_task
+from tasks.requests import Changed, change_task, read_task, request_task
 from worker.runtime import get_runtime
 
 
@@ -51,6 +54,13 @@ def status(session: Session, request: VideoRef) -> VideoStatus:
 
 list_videos = read_task(routing.VIDEO_LIST, ListVideos)(videos.list_page)
 failures = read_task(routing.VIDEO_FAILURES, ListFailures)(videos.failures)
+
+
+@request_task(routing.VIDEO_CHANGES, WatchVideos)
+def changes(request: WatchVideos) -> VideoChanges:
+    """Return the user's newest videos, or what has changed since an earlier answer."""
+    with reading_as(request.user_id, snapshot=True) as session:
+        return video_changes.read(session, request)
 
 
 @read_task(routing.VIDEO_UPLOAD, UploadVideo)

@@ -30,6 +30,7 @@ app = Celery(
         "tasks.jobs",
         "tasks.video",
         "tasks.models",
+        "tasks.fleet",
         "tasks.asr",
         "tasks.text",
         "tasks.vision",

@@ -205,17 +205,19 @@ class Held:
     job_id: int
     attempt: int
     subject: Subject
+    user_id: str
     owner: str
     expired: bool
 
 
 def held_jobs(session: Session) -> list[Held]:
     """Every running job, its owner and whether its lease has expired."""
-    held = (Job.job_id, Job.attempt, Job.subject_kind, Job.subject_id, Job.lease_owner, Job.lease_until < NOW)
+    about = (Job.subject_kind, Job.subject_id, Job.user_id)
+    held = (Job.job_id, Job.attempt, *about, Job.lease_owner, Job.lease_until < NOW)
     rows = session.execute(select(*held).where(Job.state == JobState.RUNNING))
     return [
-        Held(job_id, attempt, Subject(kind, subject_id), owner or "", bool(expired))
-        for job_id, attempt, kind, subject_id, owner, expired in rows
+        Held(job_id, attempt, Subject(kind, subject_id), user_id, owner or "", bool(expired))
+        for job_id, attempt, kind, subject_id, user_id, owner, expired in rows
     ]
 
 

@@ -14,6 +14,15 @@ from .base import (
     SearchedKind as SearchedKind,
     parse as parse,
 )
+from .fleet import (
+    FailureKind as FailureKind,
+    FleetQuery as FleetQuery,
+    FleetState as FleetState,
+    NodeView as NodeView,
+    QueueView as QueueView,
+    Retried as Retried,
+    RetryFailures as RetryFailures,
+)
 from .inference import (
     DetectedFaces as DetectedFaces,
     DetectFaces as DetectFaces,
@@ -94,8 +103,10 @@ from .videos import (
     Subtitles as Subtitles,
     UploadSlot as UploadSlot,
     UploadVideo as UploadVideo,
+    VideoChanges as VideoChanges,
     VideoPage as VideoPage,
     VideoRef as VideoRef,
     VideoState as VideoState,
     VideoStatus as VideoStatus,
+    WatchVideos as WatchVideos,
 )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from datetime import datetime
-from typing import Literal
+from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field
 
@@ -71,6 +71,19 @@ class ListFailures(Contract):
     limit: int = Field(100, ge=1, le=1000)
 
 
+class WatchVideos(Contract):
+    """Read a user's videos, or what has changed of them since an earlier answer to the same request."""
+
+    max_bytes: ClassVar[int] = 64 * 1024
+
+    user_id: Id
+    #: ``as_of`` of that answer; None: none.
+    since: str | None = Field(None, max_length=1500, pattern=r"^[0-9]{1,18}(\.[0-9]{1,18})*$")
+    #: Videos to read in any case, by the keys in notes of changes; None: also every video in progress.
+    keys: tuple[Annotated[Text, Field(max_length=64)], ...] | None = Field(None, max_length=100)
+    limit: int = Field(200, ge=1, le=200)
+
+
 class UploadVideo(Contract):
     """Get the storage key for a video; then send it with ``tasks.video.process``. Stores nothing."""
 
@@ -127,6 +140,21 @@ class VideoPage(Contract):
     videos: tuple[VideoStatus, ...]
     #: Pass as ``after`` for the next page; None at the end.
     next_after: str | None
+
+
+class VideoChanges(Contract):
+    """The answer to ``WatchVideos``."""
+
+    #: The state of Postgres that was read: send it as ``since`` to read later changes. No transaction is lost between two answers, some may be in both.
+    as_of: str
+    #: True: the newest ``limit`` videos and up to ``limit`` of those in progress, instead of what has changed. Also if too
+    #: many have changed; the caller then forgets what it knew.
+    snapshot: bool
+    videos: tuple[VideoStatus, ...]
+    #: Ids of videos that were deleted.
+    deleted: tuple[str, ...]
+    #: The newest of the changes of people (``tasks.people.events``); 0: none.
+    last_event_id: int
 
 
 class FailureView(Part):

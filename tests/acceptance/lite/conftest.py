@@ -16,6 +16,7 @@ from celery import Celery
 from celery.result import AsyncResult
 
 from shared.routing import REQUESTS, TASK_QUEUE
+from tests.support.api import Api
 from tests.support.clips import Shot, make_clip
 from tests.support.excerpt import write_excerpt
 from tests.support.fleet import FAMILIES, ROOT, Fleet, fleet_over
@@ -51,6 +52,15 @@ def indexed(fleet: Fleet, sample: Path) -> Fleet:
     """The fleet after it has indexed the sample for VIEWER."""
     fleet.index(sample, "sample", VIEWER)
     return fleet
+
+
+@pytest.fixture(scope="package")
+def api(fleet: Fleet) -> Iterator[Api]:
+    """The HTTP API of the fleet, which everyone here asks as user "local"; a test that kills it restarts it."""
+    found = Api(fleet)
+    found.start()
+    yield found
+    found.stop()
 
 
 @pytest.fixture(scope="package")
