@@ -16,7 +16,7 @@ import { store, Watch } from "../store.js";
 import { ago, bytes, date, known, t, videoName } from "../text.js";
 import { droppedFiles, isVideo, uploads, WatchUploads } from "../uploads.js";
 import "./dialog.js";
-import "./menu.js";
+import "./acts.js";
 import "./progress.js";
 import "./thumb.js";
 import "./upload.js";
@@ -170,7 +170,7 @@ export class SfLibrary extends LitElement {
         order: -2;
       }
       .grid .what,
-      .grid sf-menu {
+      .grid sf-acts {
         order: -1;
       }
       .grid .faults {
@@ -293,7 +293,7 @@ export class SfLibrary extends LitElement {
           -webkit-box-orient: vertical;
           line-height: 20px;
         }
-        .list sf-menu {
+        .list sf-acts {
           grid-area: 1 / 3;
           margin-top: -8px;
         }
@@ -638,7 +638,7 @@ export class SfLibrary extends LitElement {
         <p class="meta"><span title=${date(video.created_at, true)}>${meta.join(" · ")}</span></p>
       </div>
       <sf-progress .video=${video}></sf-progress>
-      <sf-menu .label=${t("library.more", { name })} .items=${this.#acts(video, name)}></sf-menu>
+      <sf-acts .label=${t("library.more", { name })} .items=${this.#acts(video, name)}></sf-acts>
       ${video.state === "failed" || video.state === "partial" ? this.#faults(video) : ""}
     </li>`;
   }
@@ -646,10 +646,10 @@ export class SfLibrary extends LitElement {
   /**
    * @param {VideoStatus} video
    * @param {string} name
-   * @returns {import("./menu.js").Item[]}
+   * @returns {import("./acts.js").Item[]}
    */
   #acts(video, name) {
-    /** @type {import("./menu.js").Item[]} */
+    /** @type {import("./acts.js").Item[]} */
     const acts = [];
     if (inWork(video)) {
       acts.push({ label: t("library.cancel"), icon: "stop", act: () => void this.#act(video, "cancel") });

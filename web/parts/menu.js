@@ -1,61 +1,76 @@
 /**
- * sf-menu: a button with a short list of acts.
+ * sf-menu: a chip that opens a small panel below it; a sheet at the lower edge of a phone.
  *
- * Properties: `label` (for screen readers), `items` ({label, icon, act, danger}[]).
- * Events: none; a chosen item's `act` is called.
+ * Properties: `label` (text of the chip), `icon` (name of an icon), `on` (something in it is chosen), `open`.
+ * Slot: the panel's content.
+ * Events: `sf-open`, `sf-close`.
  */
 
 import { LitElement, css, html } from "lit";
 import { controls } from "../controls.js";
 import { icon } from "../icons.js";
-
-/** @typedef {{label: string, icon: import("../icons.js").IconName, act: () => void, danger?: boolean}} Item */
+import { t } from "../text.js";
 
 export class SfMenu extends LitElement {
-  static properties = { label: {}, items: { attribute: false }, open: { state: true } };
+  static properties = {
+    label: {},
+    icon: {},
+    on: { type: Boolean },
+    open: { type: Boolean, reflect: true },
+  };
 
   static styles = [
     controls,
     css`
-      [aria-haspopup] .icon {
-        stroke-width: 3;
+      :host {
+        position: relative;
+        flex: none;
       }
-      .menu {
-        position: fixed;
-        margin: 0;
-        inset: auto;
-        min-width: 200px;
-        max-width: calc(100vw - 16px);
-        padding: var(--s1);
+      .chip .icon.small {
+        margin: 0 -2px;
+      }
+      .panel {
+        position: absolute;
+        z-index: 25;
+        top: calc(100% + var(--s1));
+        left: 0;
+        display: grid;
+        gap: var(--s2);
+        width: max-content;
+        min-width: 240px;
+        max-width: 340px;
+        max-height: min(420px, 70vh);
+        overflow: auto;
+        padding: var(--s3);
         border: 1px solid var(--line);
         border-radius: var(--radius);
         background: var(--raised);
-        color: var(--ink);
         box-shadow: var(--shadow);
+        color: var(--ink);
       }
-      .menu button {
-        display: flex;
-        align-items: center;
-        gap: var(--s3);
-        width: 100%;
-        min-height: var(--target);
-        padding: 0 var(--s3);
-        border: 0;
-        border-radius: 6px;
-        background: none;
-        font-size: var(--text-s);
-        text-align: left;
-        cursor: pointer;
+      :host([at-end]) .panel {
+        left: auto;
+        right: 0;
       }
-      .menu button:hover,
-      .menu button:focus {
-        background: var(--hover);
+      .close {
+        display: none;
       }
-      .menu button:focus-visible {
-        outline-offset: -2px;
-      }
-      .menu .danger {
-        color: var(--bad);
+      @media (max-width: 719px) {
+        .panel,
+        :host([at-end]) .panel {
+          position: fixed;
+          z-index: 70;
+          inset: auto 0 0 0;
+          width: auto;
+          max-width: none;
+          max-height: 76vh;
+          padding: var(--s4) var(--s4) calc(var(--s4) + env(safe-area-inset-bottom));
+          border-width: 1px 0 0;
+          border-radius: var(--radius) var(--radius) 0 0;
+        }
+        .close {
+          display: inline-flex;
+        }
       }
     `,
   ];
@@ -63,64 +78,58 @@ export class SfMenu extends LitElement {
   constructor() {
     super();
     this.label = "";
-    /** @type {Item[]} */
-    this.items = [];
+    /** @type {import("../icons.js").IconName | ""} */
+    this.icon = "";
+    this.on = false;
     this.open = false;
+    this.outside = (/** @type {Event} */ event) => {
+      if (!event.composedPath().includes(this)) this.close(false);
+    };
   }
 
-  get #menu() {
-    return /** @type {HTMLElement} */ (this.renderRoot.querySelector(".menu"));
+  disconnectedCallback() {
+    super.disconnectedCallback();
+    removeEventListener("pointerdown", this.outside, true);
   }
 
-  /** @param {Event & {newState?: string}} event */
-  #toggled(event) {
-    this.open = event.newState === "open";
+  toggle() {
+    if (this.open) this.close();
+    else this.show();
+  }
+
+  show() {
+    this.open = true;
+    this.toggleAttribute("at-end", this.getBoundingClientRect().left + 360 > innerWidth);
+    addEventListener("pointerdown", this.outside, true);
+    this.dispatchEvent(new Event("sf-open"));
+  }
+
+  /** @param {boolean} [focus] whether the chip gets the focus */
+  close(focus = true) {
     if (!this.open) return;
-    const menu = this.#menu;
-    const at = this.getBoundingClientRect();
-    const below = at.bottom + menu.offsetHeight + 8 < innerHeight;
-    menu.style.top = `${below ? at.bottom + 4 : Math.max(8, at.top - menu.offsetHeight - 4)}px`;
-    menu.style.left = `${Math.max(8, Math.min(at.right - menu.offsetWidth, innerWidth - menu.offsetWidth - 8))}px`;
-    menu.querySelector("button")?.focus();
+    this.open = false;
+    removeEventListener("pointerdown", this.outside, true);
+    if (focus) this.renderRoot.querySelector("button")?.focus();
+    this.dispatchEvent(new Event("sf-close"));
   }
 
   /** @param {KeyboardEvent} event */
   #key(event) {
-    const items = [...this.#menu.querySelectorAll("button")];
-    const at = items.indexOf(/** @type {HTMLButtonElement} */ (/** @type {ShadowRoot} */ (this.renderRoot).activeElement));
-    const to = { ArrowDown: at + 1, ArrowUp: at - 1, Home: 0, End: items.length - 1 }[event.key];
-    if (to === undefined) return;
-    event.preventDefault();
-    items[(to + items.length) % items.length]?.focus();
-  }
-
-  /** @param {Item} item */
-  #choose(item) {
-    this.#menu.hidePopover();
-    this.renderRoot.querySelector("button")?.focus();
-    item.act();
+    if (event.key !== "Escape" || !this.open) return;
+    event.stopPropagation();
+    this.close();
   }
 
   render() {
-    return html`
-      <button
-        class="button quiet icon-only"
-        aria-label=${this.label}
-        aria-haspopup="menu"
-        aria-expanded=${this.open ? "true" : "false"}
-        @click=${() => this.#menu.togglePopover()}
-      >
-        ${icon("more")}
+    return html`<div @keydown=${this.#key}>
+      <button class=${this.on ? "chip on" : "chip"} aria-expanded=${this.open} aria-haspopup="dialog" @click=${this.toggle}>
+        ${this.icon ? icon(this.icon, true) : ""} ${this.label}
       </button>
-      <div class="menu" popover role="menu" aria-label=${this.label} @toggle=${this.#toggled} @keydown=${this.#key}>
-        ${this.items.map(
-          (item) =>
-            html`<button role="menuitem" tabindex="-1" class=${item.danger ? "danger" : ""} @click=${() => this.#choose(item)}>
-              ${icon(item.icon, true)} ${item.label}
-            </button>`,
-        )}
+      <div class="panel" role="dialog" aria-label=${this.label} ?hidden=${!this.open}>
+        <slot></slot>
+        <button class="button close" @click=${() => this.close()}>${t("action.close")}</button>
       </div>
-    `;
+    </div>`;
   }
 }
 
