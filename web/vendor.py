@@ -58,7 +58,6 @@ PACKAGES = (
             "directives/live.js",
             "directives/ref.js",
             "directives/repeat.js",
-            "directives/style-map.js",
         ),
     ),
     Package(

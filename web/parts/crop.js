@@ -6,9 +6,9 @@
  */
 
 import { LitElement, css, html } from "lit";
-import { styleMap } from "lit/directives/style-map.js";
 import { controls } from "../controls.js";
 import { icon } from "../icons.js";
+import { placed } from "../placed.js";
 import { t } from "../text.js";
 import { toast } from "./toast.js";
 
@@ -211,7 +211,7 @@ export class SfCrop extends LitElement {
           @keydown=${this.#key}
         >
           <canvas></canvas>
-          ${box ? html`<div class="area" style=${styleMap(box)}></div>` : ""}
+          ${box ? html`<div class="area" ${placed(box)}></div>` : ""}
         </div>
       </div>
       <footer>

@@ -6,10 +6,10 @@
  */
 
 import { LitElement, css, html, nothing } from "lit";
-import { styleMap } from "lit/directives/style-map.js";
 import { address, picture } from "../api.js";
 import { controls } from "../controls.js";
 import { icon } from "../icons.js";
+import { placed } from "../placed.js";
 import { list, similarity, t, time } from "../text.js";
 
 /** @typedef {import("../types.js").SearchHit} SearchHit */
@@ -236,7 +236,7 @@ export class SfHit extends LitElement {
               @load=${this.#loaded}
             />`
           : ""}
-        ${box && this.size && !this.peeking ? html`<span class="box" style=${styleMap(this.#place(box))}></span>` : ""}
+        ${box && this.size && !this.peeking ? html`<span class="box" ${placed(this.#place(box))}></span>` : ""}
         ${this.peeking ? html`<video playsinline preload="auto" tabindex="-1" aria-hidden="true"></video>` : ""}
         <span class="at time">${time(hit.start_s)}</span>
         <span class="play">${icon("play", true)}</span>

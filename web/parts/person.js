@@ -566,7 +566,7 @@ export class SfPerson extends LitElement {
           : html`<button class="button ${person.kind === "unknown" ? "solid" : "wide"}" @click=${this.#beginRename}>
               ${icon("edit", true)} ${t(person.kind === "unknown" ? "person.name" : "person.rename")}
             </button>`}
-        <a class="button wide" href=${`/?persons=${encodeURIComponent(person.person_id)}`} ?hidden=${!person.scenes}>
+        <a class="button wide" href=${`/?people=${encodeURIComponent(person.person_id)}`} ?hidden=${!person.scenes}>
           ${icon("search", true)} ${t("person.search")}
         </a>
         <sf-acts .label=${t("library.more", { name: person.name })} .items=${this.#acts()}></sf-acts>

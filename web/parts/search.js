@@ -11,12 +11,12 @@
 import { LitElement, css, html, nothing } from "lit";
 import { classMap } from "lit/directives/class-map.js";
 import { repeat } from "lit/directives/repeat.js";
-import { styleMap } from "lit/directives/style-map.js";
 import { ask, picture, Problem, storePicture } from "../api.js";
 import { controls } from "../controls.js";
 import { coverage } from "../coverage.js";
 import { asks, filters, readCriteria, searchBody, writeCriteria } from "../criteria.js";
 import { icon } from "../icons.js";
+import { placed } from "../placed.js";
 import { navigate } from "../router.js";
 import { store, Watch } from "../store.js";
 import { t, time, videoName } from "../text.js";
@@ -66,7 +66,7 @@ export class SfSearch extends LitElement {
         position: sticky;
         z-index: 31;
         top: 0;
-        width: min(640px, 100%);
+        width: min(640px, 100% - 720px);
         height: var(--header);
         margin: calc(-1 * var(--header)) auto 0;
         padding: var(--s2) 0;
@@ -139,6 +139,8 @@ export class SfSearch extends LitElement {
       .home .ask {
         position: relative;
         z-index: 1;
+        top: 0;
+        width: min(640px, 100%);
         height: auto;
         margin: var(--s4) auto 0;
         padding: 0;
@@ -305,7 +307,8 @@ export class SfSearch extends LitElement {
       }
       @media (max-width: 1023px) {
         .ask {
-          margin: var(--s2) auto 0;
+          width: 100%;
+          margin: var(--s1) auto 0;
           height: auto;
           top: var(--header);
           z-index: 29;
@@ -794,7 +797,7 @@ export class SfSearch extends LitElement {
     return html`<article
       class="group"
       aria-label=${name}
-      style=${styleMap({ gridColumn: `span ${Math.min(hits.length, this.columns)}` })}
+      ${placed({ "grid-column": `span ${Math.min(hits.length, this.columns)}` })}
     >
       <header>
         <h2><a href="/v/${id}${q}" title=${name}>${name}</a></h2>

@@ -82,6 +82,9 @@ export class SfStart extends LitElement {
         text-decoration: none;
         min-width: 0;
       }
+      .video > * {
+        min-width: 0;
+      }
       .frame {
         position: relative;
         display: grid;
