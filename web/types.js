@@ -62,6 +62,11 @@
  *   total: number, done: number, failed: number, error: string | null, scenes_per_s: number | null,
  *   eta_s: number | null, created_at: string, ready_at: string | null, activated_at: string | null}} SwitchView
  * @typedef {{kind: "text" | "vision", active: string | null, scenes: number, switch: SwitchView | null}} ModelsState
+ * @typedef {{nodes: {name: string, family: string, state: string, error: string, models: string[]}[],
+ *   queues: {queue: string, waiting: number, running: number, deferred: number, oldest_s: number | null,
+ *   done_last_minute: number, failed: number}[],
+ *   failures: {error_class: string, count: number, videos: number, user_id: string, video_id: string | null,
+ *   stage: string, error: string | null, failed_at: string | null}[], models: ModelsState[]}} FleetState
  */
 
 export {};

@@ -47,6 +47,8 @@ export class SfPeople extends LitElement {
     selecting,
     css`
       :host {
+        display: flex;
+        flex-direction: column;
         width: 100%;
         max-width: var(--width);
         margin: 0 auto;
@@ -91,6 +93,18 @@ export class SfPeople extends LitElement {
         gap: var(--s3);
         color: var(--ink-2);
       }
+      .empty {
+        flex: 1;
+        align-content: center;
+        justify-items: center;
+        text-align: center;
+      }
+      .empty > .icon {
+        width: 48px;
+        height: 48px;
+        stroke-width: 1.25;
+        color: var(--ink-3);
+      }
       .shell h2 {
         color: var(--ink);
       }
@@ -127,6 +141,13 @@ export class SfPeople extends LitElement {
         }
         .bar {
           width: 100%;
+        }
+        .add {
+          width: var(--target);
+          padding: 0;
+        }
+        .add span {
+          display: none;
         }
       }
     `,
@@ -274,7 +295,9 @@ export class SfPeople extends LitElement {
           <a href="/people" aria-current=${history ? nothing : "page"}>${t("people.faces")}</a>
           <a href="/people?view=history" aria-current=${history ? "page" : nothing}>${t("people.history")}</a>
         </nav>
-        <button class="button" @click=${() => this.#ask()}>${icon("add", true)} ${t("people.add")}</button>
+        <button class="button add" aria-label=${t("people.add")} @click=${() => this.#ask()}>
+          ${icon("add", true)} <span>${t("people.add")}</span>
+        </button>
       </div>
       ${history ? html`<sf-history></sf-history>` : this.#faces()}
       <sf-dialog label=${t("people.add")}>
@@ -407,7 +430,8 @@ export class SfPeople extends LitElement {
   }
 
   #empty() {
-    return html`<div class="shell">
+    return html`<div class="shell empty">
+      ${icon("people")}
       <h2>${t("people.empty.title")}</h2>
       <p>${t("people.empty.text")}</p>
       <p>${t("people.empty.add")}</p>

@@ -637,9 +637,10 @@ export class SfPerson extends LitElement {
           @click=${(/** @type {MouseEvent} */ event) => this.selection.toggle(face.track_id, event, order)}
         />
       </label>
-      <a href=${`/v/${face.video_id}?t=${Math.floor(face.ts_s * 10) / 10}`} aria-label=${t("person.play", { name: person.name, time: at })}>
+      <a href=${`/v/${face.video_id}?t=${Math.floor(face.ts_s * 10) / 10}`}>
         <sf-face .src=${face.keyframe_key} .box=${face.box} .ratio=${4 / 3} .zoom=${0.42}></sf-face>
         <p class="line">
+          <span class="only-read">${person.name}</span>
           <span class="time">${at}</span>
           ${face.decided_by === "human"
             ? html`${icon("user_check", true)} ${t("person.confirmed")}`

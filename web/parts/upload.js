@@ -9,17 +9,10 @@ import { LitElement, css, html, nothing } from "lit";
 import { repeat } from "lit/directives/repeat.js";
 import { controls } from "../controls.js";
 import { icon } from "../icons.js";
-import { bytes, t } from "../text.js";
+import { bytes, duration, t } from "../text.js";
 import { uploads, WatchUploads } from "../uploads.js";
 
 /** @typedef {import("../uploads.js").Line} Line */
-
-/** @param {number} seconds */
-function left(seconds) {
-  if (seconds < 60) return t("upload.left_s", { n: Math.max(1, Math.round(seconds)) });
-  if (seconds < 3600) return t("upload.left_min", { n: Math.round(seconds / 60) });
-  return t("upload.left_h", { n: Math.round(seconds / 360) / 10 });
-}
 
 /** @param {Line} line */
 function words(line) {
@@ -40,7 +33,7 @@ function words(line) {
       return t("upload.done");
     default:
       return line.rate
-        ? t("upload.sending", { ...much, rate: bytes(line.rate), left: left((line.size - line.sent) / line.rate) })
+        ? t("upload.sending", { ...much, rate: bytes(line.rate), left: t("upload.left", { time: duration((line.size - line.sent) / line.rate) }) })
         : t("upload.begun", much);
   }
 }
