@@ -250,7 +250,7 @@ export default {
   "fleet.waiting": "Waiting",
   "fleet.oldest": "Oldest",
   "fleet.running": "Running",
-  "fleet.deferred": "Later",
+  "fleet.deferred": "Deferred",
   "fleet.rate": "Done/min",
   "fleet.failed": "Failed",
   "fleet.nodes": "Nodes",

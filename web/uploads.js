@@ -145,7 +145,7 @@ class Uploads extends EventTarget {
     const sender = new this.#tus.Upload(line.file, {
       endpoint: address("/uploads"),
       uploadUrl: line.url,
-      metadata: { filename: line.name, video_id: line.id, filetype: line.file?.type ?? "" },
+      metadata: { filename: line.name, video_id: line.id },
       chunkSize: CHUNK_BYTES,
       retryDelays: null,
       storeFingerprintForResuming: false,
@@ -194,11 +194,11 @@ class Uploads extends EventTarget {
   async #fail(line, error) {
     if (line.state !== "sending") return;
     const status = error.originalResponse?.getStatus() ?? 0;
-    if (status === 0 || status >= 500 || [408, 409, 423, 429].includes(status)) {
-      // An answer that got lost: the upload is complete, and the video has begun.
-      if (status === 409 && (await ask(`/videos/${line.id}`).catch(() => null))) return this.#done(line);
-      return this.#wait(line);
-    }
+    // An answer that got lost: the upload is complete, and the video has begun.
+    if (status === 409 && (await ask(`/videos/${line.id}`).catch(() => null))) return this.#done(line);
+    // With a known upload, 409 means another offset: the next attempt asks for it.
+    const passing = status === 0 || status >= 500 || [408, 423, 429].includes(status) || (status === 409 && line.url);
+    if (passing) return this.#wait(line);
     line.state = "failed";
     line.rate = 0;
     line.reason = said(error.originalResponse?.getBody()) || t("upload.failed.other", { status });

@@ -46,7 +46,7 @@ export class SfFleet extends LitElement {
         color: var(--ink-2);
       }
       section {
-        margin-bottom: var(--s12);
+        margin-bottom: var(--s10);
       }
       h2 {
         margin-bottom: var(--s3);
@@ -70,7 +70,7 @@ export class SfFleet extends LitElement {
         text-align: left;
         white-space: nowrap;
       }
-      td,
+      tbody td,
       tbody th {
         padding: var(--s3) var(--s4) var(--s3) 0;
         border-top: 1px solid var(--line);
@@ -135,6 +135,9 @@ export class SfFleet extends LitElement {
         align-items: center;
         gap: var(--s2);
       }
+      .fault h3 .note {
+        font-weight: 400;
+      }
       .fault h3 .icon {
         color: var(--bad);
       }
@@ -175,6 +178,9 @@ export class SfFleet extends LitElement {
         .load,
         .low {
           display: none;
+        }
+        .n {
+          padding-right: 0;
         }
         .fault {
           grid-template-columns: minmax(0, 1fr);
@@ -390,7 +396,7 @@ export class SfFleet extends LitElement {
             (queue) =>
               html`<tr data-queue=${queue.queue}>
                 <th scope="row">${queue.queue}</th>
-                <td class="load" aria-hidden="true"><i .style=${`--share: ${(Math.sqrt(queue.waiting / most) * 100).toFixed(1)}%`}></i></td>
+                <td class="load" aria-hidden="true"><i .style=${`--share: ${((queue.waiting / most) * 100).toFixed(1)}%`}></i></td>
                 ${count(queue.waiting)}
                 <td class="n ${queue.oldest_s === null ? "zero" : ""}">${queue.oldest_s === null ? "–" : duration(queue.oldest_s)}</td>
                 ${count(queue.running)}

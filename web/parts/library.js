@@ -58,6 +58,9 @@ export class SfLibrary extends LitElement {
         margin: 0 auto;
         padding: var(--s6) var(--gutter) var(--s16);
       }
+      :host(.narrow) {
+        max-width: 1360px;
+      }
       .head {
         display: flex;
         flex-wrap: wrap;
@@ -531,6 +534,7 @@ export class SfLibrary extends LitElement {
     const videos = this.#videos;
     const empty = this.loaded && !videos.length;
     const grid = this.route?.query.get("view") === "grid";
+    this.classList.toggle("narrow", !grid);
     const inputs = html`
       <input type="file" name="file" multiple accept="video/*,.mkv,.mxf,.ts,.m2ts,.avi" hidden @change=${this.#chosen} aria-label=${t("library.add")} />
       <input type="file" name="folder" webkitdirectory hidden @change=${this.#chosen} aria-label=${t("library.add_folder")} />

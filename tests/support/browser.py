@@ -1,0 +1,81 @@
+"""A real browser on the page: Debian's Chromium, driven by Playwright."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import pytest
+from playwright.sync_api import Browser, CDPSession, Page, sync_playwright
+
+#: Debian's name of it, then others.
+NAMES = ("chromium-headless-shell", "chromium", "chromium-browser", "google-chrome")
+#: What Chromium says of requests that fail because a test stops what they ask for.
+_EXPECTED = re.compile(r"Failed to load resource|net::ERR_")
+
+
+def find_browser() -> str:
+    """The path of a Chromium; without one a test skips locally and fails in CI."""
+    found = next(filter(None, map(shutil.which, NAMES)), None)
+    if found is None:
+        reason = f"no browser ({', '.join(NAMES)}): apt-get install chromium-headless-shell"
+        if os.environ.get("CI"):
+            pytest.fail(reason)
+        pytest.skip(reason)
+    return found
+
+
+@contextmanager
+def open_browser() -> Iterator[Browser]:
+    """Start the browser, and end it."""
+    path = find_browser()
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=path)
+        yield browser
+        browser.close()
+
+
+@contextmanager
+def open_page(browser: Browser, url: str) -> Iterator[Page]:
+    """A page of its own at ``url``; fails the test for any error that a script of the page raises or logs."""
+    context = browser.new_context(base_url=url, viewport={"width": 1280, "height": 900})
+    page = context.new_page()
+    errors: list[str] = []
+    page.on("pageerror", lambda error: errors.append(str(error)))
+    page.on("console", lambda line: errors.append(line.text) if line.type == "error" else None)
+    page.set_default_timeout(15_000)
+    try:
+        yield page
+    finally:
+        context.close()
+    assert [error for error in errors if not _EXPECTED.search(error)] == []
+
+
+class SlowUpload:
+    """Limits how fast a page sends."""
+
+    def __init__(self, page: Page) -> None:
+        self._page, self._cdp = page, page.context.new_cdp_session(page)
+
+    def limit(self, bytes_per_s: int) -> None:
+        """Limit it from now on; -1: no limit. Also after the network was switched off and on, which ends a limit."""
+        _emulate(self._cdp, bytes_per_s)
+
+    def switch_off(self) -> None:
+        """Break the network."""
+        self._page.context.set_offline(True)
+
+    def switch_on(self, bytes_per_s: int) -> None:
+        """Mend the network."""
+        self._page.context.set_offline(False)
+        self.limit(bytes_per_s)
+
+
+def _emulate(cdp: CDPSession, bytes_per_s: int) -> None:
+    cdp.send(
+        "Network.emulateNetworkConditions",
+        {"offline": False, "latency": 0, "downloadThroughput": -1, "uploadThroughput": bytes_per_s},
+    )
