@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 import pytest
-from playwright.sync_api import Browser, CDPSession, Page, sync_playwright
+from playwright.sync_api import Browser, Page, sync_playwright
 
 #: Debian's name of it, then others.
 NAMES = ("chromium-headless-shell", "chromium", "chromium-browser", "google-chrome")
@@ -54,28 +54,29 @@ def open_page(browser: Browser, url: str) -> Iterator[Page]:
     assert [error for error in errors if not _EXPECTED.search(error)] == []
 
 
-class SlowUpload:
-    """Limits how fast a page sends."""
+class Network:
+    """Slows and breaks a page's network. Not by ``BrowserContext.set_offline``: of two sessions that set conditions
+    Chromium obeys one."""
 
     def __init__(self, page: Page) -> None:
-        self._page, self._cdp = page, page.context.new_cdp_session(page)
+        self._cdp = page.context.new_cdp_session(page)
+        self._cdp.send("Network.enable")
 
-    def limit(self, bytes_per_s: int) -> None:
-        """Limit it from now on; -1: no limit. Also after the network was switched off and on, which ends a limit."""
-        _emulate(self._cdp, bytes_per_s)
+    def limit(self, upload_bytes_per_s: int) -> None:
+        """Mend the network and limit how fast the page sends; -1: no limit."""
+        self._set(offline=False, upload_bytes_per_s=upload_bytes_per_s)
 
     def switch_off(self) -> None:
-        """Break the network."""
-        self._page.context.set_offline(True)
+        """Break the network, also for what is being sent."""
+        self._set(offline=True, upload_bytes_per_s=0)
 
-    def switch_on(self, bytes_per_s: int) -> None:
-        """Mend the network."""
-        self._page.context.set_offline(False)
-        self.limit(bytes_per_s)
-
-
-def _emulate(cdp: CDPSession, bytes_per_s: int) -> None:
-    cdp.send(
-        "Network.emulateNetworkConditions",
-        {"offline": False, "latency": 0, "downloadThroughput": -1, "uploadThroughput": bytes_per_s},
-    )
+    def _set(self, *, offline: bool, upload_bytes_per_s: int) -> None:
+        self._cdp.send(
+            "Network.emulateNetworkConditions",
+            {
+                "offline": offline,
+                "latency": 0,
+                "downloadThroughput": -1,
+                "uploadThroughput": upload_bytes_per_s,
+            },
+        )

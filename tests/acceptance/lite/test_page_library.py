@@ -11,7 +11,7 @@ import pytest
 from playwright.sync_api import Browser, Locator, Page, Request, expect
 
 from tests.support.api import Api
-from tests.support.browser import SlowUpload, open_browser, open_page
+from tests.support.browser import Network, open_browser, open_page
 from tests.support.fleet import Fleet, eventually
 
 USER = "page-library"
@@ -74,7 +74,7 @@ def percent(upload: Locator) -> int:
 def test_an_upload_survives_the_network_and_a_reload_and_its_stages_are_live(
     page: Page, api: Api, sample: Path
 ) -> None:
-    network = SlowUpload(page)
+    network = Network(page)
     offsets: list[int] = []
 
     def note(request: Request) -> None:
@@ -89,7 +89,7 @@ def test_an_upload_survives_the_network_and_a_reload_and_its_stages_are_live(
     network.switch_off()
     expect(upload).to_contain_text("Waiting for the connection")
     assert videos(api) == []
-    network.switch_on(SLOW_BYTES_PER_S)
+    network.limit(SLOW_BYTES_PER_S)
     eventually(lambda: len(offsets) > 1 and percent(upload) >= 40, within_s=60, what="it goes on by itself")
     assert offsets[1] > 0
 
@@ -97,7 +97,7 @@ def test_an_upload_survives_the_network_and_a_reload_and_its_stages_are_live(
     expect(upload).to_contain_text("Interrupted")
     assert percent(upload) > 0 and videos(api) == []
     before = len(offsets)
-    SlowUpload(page).limit(-1)
+    network.limit(-1)
     add(page, sample)
     # Without another load of the page: in the list, at work stage by stage, indexed.
     video = row(page, "demo")
