@@ -155,7 +155,7 @@ export class SfPerson extends LitElement {
         width: 100%;
         aspect-ratio: 1;
         object-fit: cover;
-        object-position: 50% 25%;
+        object-position: 50% 12%;
         border-radius: var(--radius);
         background: var(--surface);
       }
