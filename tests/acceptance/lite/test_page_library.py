@@ -86,8 +86,11 @@ def test_an_upload_survives_the_network_and_a_reload_and_its_stages_are_live(
     add(page, sample)
     upload = line(page, sample)
     eventually(lambda: percent(upload) >= 20, within_s=30, what="a fifth is sent")
+    # Offline alone lets Chromium end what it is sending: the API's death breaks that, too.
     network.switch_off()
+    api.kill()
     expect(upload).to_contain_text("Waiting for the connection")
+    api.restart()
     assert videos(api) == []
     network.limit(SLOW_BYTES_PER_S)
     eventually(lambda: len(offsets) > 1 and percent(upload) >= 40, within_s=60, what="it goes on by itself")
