@@ -184,6 +184,26 @@ export const selecting = css`
     min-width: 0;
     flex: 1 1 160px;
   }
+  @media (max-width: 719px) {
+    .bar .count {
+      flex: 1;
+    }
+    .bar > .icon-only {
+      order: 1;
+    }
+    .bar > .button:not(.icon-only),
+    .bar form {
+      order: 2;
+    }
+    .bar form {
+      width: 100%;
+    }
+    .bar form .button,
+    .bar > .button:not(.icon-only) {
+      flex: 1 1 auto;
+      padding: 0 var(--s3);
+    }
+  }
   .tabs {
     display: flex;
     gap: var(--s1);
