@@ -270,6 +270,7 @@ export class SfLibrary extends LitElement {
         width: 18px;
         height: 18px;
         margin: 0;
+        flex: none;
         accent-color: var(--solid);
       }
       .inner {

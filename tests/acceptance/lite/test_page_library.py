@@ -11,7 +11,7 @@ import pytest
 from playwright.sync_api import Browser, Locator, Page, Request, expect
 
 from tests.support.api import Api
-from tests.support.browser import Network, open_browser, open_page
+from tests.support.pages import Network, open_browser, open_page
 from tests.support.fleet import Fleet, eventually
 
 USER = "page-library"
