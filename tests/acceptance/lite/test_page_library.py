@@ -11,8 +11,8 @@ import pytest
 from playwright.sync_api import Browser, Locator, Page, Request, expect
 
 from tests.support.api import Api
-from tests.support.pages import Network, open_browser, open_page
 from tests.support.fleet import Fleet, eventually
+from tests.support.pages import Network, open_browser, open_page
 
 USER = "page-library"
 #: Of a file, in tests of what is refused.

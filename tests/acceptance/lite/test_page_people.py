@@ -12,8 +12,8 @@ import pytest
 from playwright.sync_api import Browser, Locator, Page, expect
 
 from tests.support.api import Api
-from tests.support.pages import open_browser, open_page
 from tests.support.fleet import Fleet, eventually
+from tests.support.pages import open_browser, open_page
 
 USER = "page-people"
 
