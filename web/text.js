@@ -95,6 +95,20 @@ export function ago(when) {
 }
 
 /**
+ * How long something takes or has taken, in one unit or two: "40 s", "3 min", "2 h 10 min", "5 d".
+ * @param {number} seconds
+ * @returns {string}
+ */
+export function duration(seconds) {
+  if (seconds < 60) return t("text.s", { n: Math.round(seconds) });
+  const minutes = Math.round(seconds / 60);
+  if (minutes < 60) return t("text.min", { n: minutes });
+  const hours = Math.floor(minutes / 60);
+  if (hours >= 48) return t("text.d", { n: Math.round(hours / 24) });
+  return minutes % 60 && hours < 10 ? t("text.h_min", { h: hours, n: minutes % 60 }) : t("text.h", { n: hours });
+}
+
+/**
  * A size in MB, or GB from 1000 MB.
  * @param {number} size
  * @returns {string}

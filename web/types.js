@@ -43,4 +43,30 @@
  *   scenes: TimelineScene[], next_after_idx: number | null}} TimelinePage
  */
 
+/**
+ * People and the fleet.
+ *
+ * @typedef {PersonView & {receipt: Receipt | null, event_id: number | null, accepted: boolean}} Person
+ * @typedef {{state?: string, removed?: Record<string, number>, left?: Record<string, number>, sweep_due?: string,
+ *   erased_with?: string}} Receipt
+ * @typedef {{people: Person[], next_after: string | null}} PeoplePage
+ * @typedef {{track_id: string, video_id: string, scene_id: string, idx: number, ts_s: number, keyframe_key: string,
+ *   box: Box, faces: number, similarity: number | null, decided_by: "machine" | "human" | null}} FaceView
+ * @typedef {{person_id: string, faces: FaceView[], next_after: string | null}} FacePage
+ * @typedef {{photo_id: string, person_id: string, storage_key: string, state: string, error_class: string | null,
+ *   error: string | null, box: Box | null, quality: number | null}} PhotoView
+ * @typedef {{event_id: number, kind: string, person_id: string | null, name: string | null, other_id: string | null,
+ *   other: string | null, old_name: string | null, new_name: string | null, faces: number | null, video_ids: string[],
+ *   undoes: number | null, undone_by: number | null, created_at: string}} EventView
+ * @typedef {{from_model: string, to_model: string, state: "building" | "ready" | "activated" | "discarding",
+ *   total: number, done: number, failed: number, error: string | null, scenes_per_s: number | null,
+ *   eta_s: number | null, created_at: string, ready_at: string | null, activated_at: string | null}} SwitchView
+ * @typedef {{kind: "text" | "vision", active: string | null, scenes: number, switch: SwitchView | null}} ModelsState
+ * @typedef {{nodes: {name: string, family: string, state: string, error: string, models: string[]}[],
+ *   queues: {queue: string, waiting: number, running: number, deferred: number, oldest_s: number | null,
+ *   done_last_minute: number, failed: number}[],
+ *   failures: {error_class: string, count: number, videos: number, user_id: string, video_id: string | null,
+ *   stage: string, error: string | null, failed_at: string | null}[], models: ModelsState[]}} FleetState
+ */
+
 export {};
