@@ -24,7 +24,7 @@ from . import contracts, errors, routing
 from .broker import HidingAMQP, broker_config
 from .contracts import KeyView, PersonRef, PersonView, Receipt, VideoRef
 from .contracts.base import Contract, SearchedKind, parse
-from .keys import make_key
+from .keys import make_key, read_key
 from .subtitles import SubtitleFormat
 
 R = TypeVar("R", bound=BaseModel)
@@ -313,6 +313,14 @@ class Client:
     def end_key(self, key_id: str) -> KeyView:
         """Refuse a key from now on. An API process that has just checked it accepts it for up to 30 s."""
         return self._ask(routing.KEYS_END, contracts.EndKey, {"key_id": key_id}, KeyView)
+
+    def check_key(self, text: str) -> KeyView:
+        """Return whose API key this is; raises ``errors.NotFound`` if it is not valid."""
+        key = read_key(text)
+        if key is None:
+            raise errors.NotFound("the API key is not valid: it is mistyped")
+        kwargs = {"key_id": key.key_id, "secret_sha256": key.secret_sha256}
+        return self._ask(routing.KEYS_CHECK, contracts.CheckKey, kwargs, KeyView)
 
     def send(
         self, task: str, contract: type[Contract], kwargs: dict[str, Any], *, task_id: str | None = None

@@ -170,7 +170,7 @@ def keyed(fleet: Fleet) -> Iterator[Api]:
         API_USER_HEADER="X-Forwarded-User",
         API_TRUSTED_PROXIES="127.0.0.1",
         API_OPERATORS="boss@films.example",
-        API_RATE_PER_MINUTE="400",
+        API_RATE_PER_MINUTE="300",
         API_SLOW_CLIENT_S="2",
         API_MAX_CONNECTIONS="300",
     )
@@ -224,11 +224,10 @@ def test_a_trusted_proxy_says_who_asks(keyed: Api) -> None:
 
 def test_a_caller_who_sends_too_much_waits_and_others_do_not(keyed: Api) -> None:
     with httpx.Client(base_url=f"{keyed.url}/api/v1", headers={"X-Forwarded-User": "greedy"}) as client:
-        # More than two minutes' worth: a minute may end meanwhile.
-        answers = [client.get("/me") for _ in range(810)]
-    refused = [answer for answer in answers if answer.status_code != 200]
-    assert refused and problem(refused[0], 429) == "TooManyRequests"
-    assert 1 <= int(refused[0].headers["retry-after"]) <= 60
+        # Up to two minutes' worth: a minute may end meanwhile.
+        refused = next(found for found in (client.get("/me") for _ in range(602)) if found.status_code != 200)
+    assert problem(refused, 429) == "TooManyRequests"
+    assert 1 <= int(refused.headers["retry-after"]) <= 60
     assert get(keyed, "/me", X_Forwarded_User="modest").status_code == 200
     keys = [get(keyed, "/me", "sf_000000000000_" + "x" * 43).status_code for _ in range(10)]
     assert 401 in keys and 429 in keys
@@ -294,12 +293,12 @@ def test_the_documentations_lines_work(
 def test_a_fuzzer_finds_nothing(api: Api, tmp_path: Path) -> None:
     """Schemathesis sends what docs/openapi.json describes, and what it forbids."""
     command = [
-        sys.executable, "-m", "schemathesis.cli", "--config-file", "tests/support/schemathesis.toml", "run", "docs/openapi.json", "--url", api.url, "--seed", "1",
-        "--max-examples", "8", "--phases", "examples,coverage,fuzzing", "--checks", "all",
+        sys.executable, "-m", "schemathesis.cli", "--config-file", str(ROOT / "tests/support/schemathesis.toml"), "run", str(ROOT / "docs/openapi.json"), "--url", api.url, "--seed", "1",
+        "--max-examples", "3", "--no-shrink", "--phases", "examples,coverage,fuzzing", "--checks", "all",
         "--request-timeout", "30", "--no-color", "--report-dir", str(tmp_path),
     ]  # fmt: skip
     done = subprocess.run(
-        command, cwd=ROOT, env=kept_environment(), capture_output=True, text=True, timeout=240
+        command, cwd=tmp_path, env=kept_environment(), capture_output=True, text=True, timeout=240
     )
     assert done.returncode == 0, done.stdout[-20000:] + done.stderr[-2000:]
 
