@@ -16,7 +16,7 @@ from api.asking import Asking
 from api.callers import Keys, networks
 from api.headers import SecurityHeaders
 from api.origins import Origins
-from api.routes import health, models, people, search, videos
+from api.routes import health, models, people, search, session, videos
 from api.schema import describe
 from shared.errors import InvalidRequest
 from shared.settings import Settings, get_settings
@@ -25,6 +25,7 @@ from shared.storage import configured_storage
 # Routers of other parts: one import line above and one entry here each.
 ROUTERS: tuple[APIRouter, ...] = (
     health.router,
+    session.router,
     videos.router,
     search.router,
     people.router,

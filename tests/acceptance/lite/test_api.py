@@ -199,10 +199,21 @@ def test_a_key_is_of_one_user_until_it_ends(keyed: Api, fleet: Fleet, indexed: F
         f"{keyed.url}/api/v1/models/text/activate", headers={"Authorization": f"Bearer {key}"}, timeout=60
     )
     assert problem(refused, 403) == "Forbidden"
-    for wrong in (None, "sf_x", key[:-1] + ("a" if key[-1] != "a" else "b")):
+    # An address may send three wrong keys in a minute here: this test sends no more.
+    for wrong in (None, key[:-1] + ("a" if key[-1] != "a" else "b")):
         answer = get(keyed, "/videos", wrong)
         assert problem(answer, 401) == "NotAuthenticated"
         assert answer.headers["www-authenticate"].startswith("Bearer")
+    with httpx.Client(base_url=f"{keyed.url}/api/v1", timeout=60) as browser:
+        assert problem(browser.post("/session", json={"key": "sf_x"}), 401) == "NotAuthenticated"
+        signed_in = browser.post("/session", json={"key": key})
+        assert signed_in.status_code == 204
+        assert {"HttpOnly", "SameSite=strict"} <= set(signed_in.headers["set-cookie"].split("; "))
+        assert browser.get("/me").json()["user_id"] == "viewer"
+        foreign = browser.delete("/videos/sample", headers={"Origin": "https://evil.example"})
+        assert problem(foreign, 403) == "Forbidden"
+        assert browser.delete("/session").status_code == 204
+        assert problem(browser.get("/me"), 401) == "NotAuthenticated"
     listed = json.loads(fleet.command("keys", "list", "--user", "viewer", "--json").stdout)["keys"]
     assert [(row["name"], row["ended_at"]) for row in listed] == [("laptop", None)]
     (stored,) = fleet.rows("SELECT * FROM api_keys WHERE account = 'viewer'")
@@ -229,8 +240,9 @@ def test_a_caller_who_sends_too_much_waits_and_others_do_not(keyed: Api) -> None
     assert problem(refused, 429) == "TooManyRequests"
     assert 1 <= int(refused.headers["retry-after"]) <= 60
     assert get(keyed, "/me", X_Forwarded_User="modest").status_code == 200
-    keys = [get(keyed, "/me", "sf_000000000000_" + "x" * 43).status_code for _ in range(10)]
-    assert 401 in keys and 429 in keys
+    # Three wrong keys a minute of an address, of which other tests may have sent some.
+    wrong = (get(keyed, "/me", "sf_000000000000_" + "x" * 43) for _ in range(7))
+    assert problem(next(found for found in wrong if found.status_code != 401), 429) == "TooManyRequests"
 
 
 def test_slow_and_idle_clients_stop_no_other(keyed: Api) -> None:
