@@ -17,7 +17,7 @@ from api.callers import Keys, networks
 from api.events import Hub
 from api.headers import SecurityHeaders
 from api.origins import Origins
-from api.routes import events, fleet, health, media, models, people, search, uploads, videos
+from api.routes import events, fleet, health, media, models, people, search, session, uploads, videos
 from api.schema import describe
 from api.uploads import Uploads
 from shared.errors import InvalidRequest
@@ -27,6 +27,7 @@ from shared.storage import configured_storage
 # Routers of other parts: one import line above and one entry here each.
 ROUTERS: tuple[APIRouter, ...] = (
     health.router,
+    session.router,
     videos.router,
     search.router,
     people.router,

@@ -23,6 +23,8 @@ from shared.settings import Settings
 #: Longest time for which an ended key is accepted, seconds.
 CHECKED_S = 30
 MAX_CHECKED = 10_000
+#: The cookie of a browser that has signed in with a key (api/routes/session.py).
+COOKIE = "scenefleet_key"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -95,11 +97,25 @@ async def operator(who: Annotated[Caller, Depends(caller)]) -> Caller:
 
 
 async def _by_key(request: Request, settings: Settings) -> Caller | None:
-    kind, _, text = request.headers.get("authorization", "").partition(" ")
-    if not settings.api_keys or kind.lower() != "bearer":
+    if not settings.api_keys:
         return None
+    kind, _, text = request.headers.get("authorization", "").partition(" ")
+    if kind.lower() != "bearer":
+        text = request.cookies.get(COOKIE, "")
+    return await check_key(request, text.strip()) if text else None
+
+
+async def check_key(request: Request, text: str) -> Caller:
+    """Whose key this is.
+
+    Raises:
+        NotAuthenticated: it is not valid, or this API takes no keys.
+        TooManyRequests: this address has sent too many wrong keys.
+    """
+    if not request.app.state.settings.api_keys:
+        raise NotAuthenticated("this API takes no keys: set API_KEYS=true")
     await require_few_failures(request)
-    who = await request.app.state.keys.check(text.strip())
+    who = await request.app.state.keys.check(text)
     if who is None:
         await count_failure(request)
         raise NotAuthenticated("the API key is not valid: it is mistyped, or has ended")

@@ -45,6 +45,7 @@ from .keys import (
     KeyList as KeyList,
     KeyView as KeyView,
     ListKeys as ListKeys,
+    SignIn as SignIn,
 )
 from .models import (
     DiscardModel as DiscardModel,

@@ -48,6 +48,12 @@ class CheckKey(Contract):
     secret_sha256: Sha256
 
 
+class SignIn(Contract):
+    """Sign a browser in with an API key."""
+
+    key: Text = Field(min_length=1, max_length=200)
+
+
 class KeyView(Contract):
     key_id: str
     user_id: str

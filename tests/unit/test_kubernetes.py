@@ -36,7 +36,7 @@ PODS: dict[str, dict[str, Any]] = {
     if manifest["kind"] in ("Deployment", "Job")
 }
 CONTAINERS: dict[str, dict[str, Any]] = {name: pod["containers"][0] for name, pod in PODS.items()}
-NODES = PODS.keys() - {"bootstrap", "migrate", "flower"}
+NODES = PODS.keys() - {"bootstrap", "migrate", "flower", "api"}
 COMPOSE: dict[str, Any] = yaml.safe_load((ROOT / "docker-compose.yml").read_text())["services"]
 
 
@@ -110,7 +110,7 @@ def test_nodes_are_those_of_the_compose_file() -> None:
         grace_s = int(service["stop_grace_period"].removesuffix("s"))
         assert PODS[name]["terminationGracePeriodSeconds"] == grace_s, name
         assert f"SOFT_SHUTDOWN_S={grace_s - SOFTER_S}" in README
-    for job in ("bootstrap", "migrate"):
+    for job in ("bootstrap", "migrate", "api"):
         assert CONTAINERS[job]["args"] == COMPOSE[job]["command"]
 
 
