@@ -29,8 +29,11 @@ LINK_S = 6 * 3600
 EXTENSIONS = {"image/jpeg": "jpg", "image/png": "png", "image/webp": "webp"}
 #: A key is never used for another picture. Not longer than a day: an erased person must not stay in caches.
 _CACHE = "private, max-age=86400, immutable"
-_FILE = {"content": {"video/*": {"schema": {"type": "string", "format": "binary"}}}}
-_PICTURE = {kind: {"schema": {"type": "string", "format": "binary"}} for kind in EXTENSIONS}
+_BYTES = {"schema": {"type": "string", "format": "binary"}}
+#: What is no video or sound by its name is saved only.
+_FILE = {"content": dict.fromkeys(("video/*", "audio/*", OCTETS), _BYTES)}
+_RANGES = {"content": {**_FILE["content"], "multipart/byteranges": _BYTES}}
+_PICTURE = dict.fromkeys(EXTENSIONS, _BYTES)
 _SPRITE = re.compile(r"^sprite-(\d+)\.jpg#", re.MULTILINE | re.ASCII)
 
 
@@ -43,7 +46,7 @@ class Picture(BaseModel):
 _PLAY = {
     **problems.responses(404, 416),
     200: _FILE,
-    206: {"description": "The requested ranges", **_FILE},
+    206: {"description": "The requested ranges", **_RANGES},
     304: {"description": "The file is the one of `If-None-Match`"},
     307: {"description": "The file is at the storage: follow `Location`"},
 }
@@ -111,7 +114,7 @@ async def get_sprites(video_id: VideoId, request: Request, who: Who, ask: Ask) -
     response_class=Response,
     responses={
         **problems.responses(404),
-        200: {"content": {"image/jpeg": {"schema": {"type": "string", "format": "binary"}}}},
+        200: {"content": {"image/jpeg": _BYTES}},
     },
 )
 async def get_sprite_sheet(

@@ -204,7 +204,7 @@ async def get_sidecar(
     "/videos/{video_id}/subtitles.{format}",
     response_class=Response,
     responses={
-        **problems.responses(404),
+        **problems.responses(404, 409),
         200: {"content": {kind: {"schema": {"type": "string"}} for kind in SUBTITLE_TYPES.values()}},
     },
 )
