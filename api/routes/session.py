@@ -11,13 +11,13 @@ from api.bodies import json_body
 from api.callers import COOKIE, check_key
 from shared.contracts import SignIn, parse
 
-router = APIRouter(tags=["session"], responses=problems.responses(413, 415))
+router = APIRouter(tags=["session"], responses=problems.responses())
 #: Lifetime of the cookie, seconds; an ended key is refused all the same.
 REMEMBERED_S = 30 * 24 * 3600
 Body = json_body(SignIn)
 
 
-@router.post("/session", status_code=204, openapi_extra=Body.extra)
+@router.post("/session", status_code=204, responses=problems.responses(413, 415), openapi_extra=Body.extra)
 async def sign_in(
     request: Request, response: Response, body: Annotated[dict[str, Any], Depends(Body.read)]
 ) -> None:
