@@ -21,12 +21,13 @@ RUN_STAMP = $(VENV)/.installed-run
 DEV_STAMP = $(VENV)/.installed-dev
 SOURCES = api cli db local shared tasks worker tests bench samples
 
-.PHONY: help demo test test-quick coverage docs test-faults test-gpu test-deploy lint fmt bench up migrate install install-dev audit lock clean
+.PHONY: help demo node-dev test test-quick coverage docs test-faults test-gpu test-deploy lint fmt bench up migrate install install-dev audit lock clean
 
 help:
 	@echo "make demo         index the sample video and search it, on a bare machine"
 	@echo "make up           run a fleet here until Ctrl-C"
 	@echo "make migrate      upgrade the schema of the database of POSTGRES_URL"
+	@echo "make node-dev     install what tests and checks of the page take from npm"
 	@echo "make test         run all tests except the long fault test and those that need a GPU or containers"
 	@echo "make test-quick   run the tests that start no server and load no model: a minute"
 	@echo "make coverage     run them and measure the coverage of lines and branches"
@@ -48,6 +49,11 @@ up: $(RUN_STAMP)
 
 migrate: $(RUN_STAMP)
 	@$(BIN)/scenefleet db upgrade
+
+# Checks of the page and tus-js-client; the OpenID provider of tests.
+node-dev:
+	npm --prefix web ci
+	npm --prefix tests/support/oidc ci
 
 test: $(DEV_STAMP)
 	$(PYTEST) -m "not faults and not gpu and not deploy" $(ARGS)

@@ -111,6 +111,7 @@ def test_a_node_gets_no_administrators_secret() -> None:
                 assert environment[secret] == "", (name, secret)
         if service.get("env_file"):
             assert environment["POSTGRES_ADMIN_URL"] == "", name
+            assert bool(environment["OIDC_CLIENT_SECRET"]) == (name == "api"), name
     with_file = {name for name, service in SERVICES.items() if service.get("env_file")}
     assert with_file == {*ALL_NODES, "migrate", "api"}
     assert (
