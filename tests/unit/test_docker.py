@@ -141,7 +141,7 @@ def test_every_setting_reaches_the_nodes_from_one_file() -> None:
     for name in ALL_NODES:
         own = {key for key, value in SERVICES[name]["environment"].items() if "${" + key not in str(value)}
         gpu = {"SCENEFLEET_PROFILE", "SCENEFLEET_GPUS"} if name.endswith("-gpu") else set()
-        assert own & SETTINGS == OF_COMPOSE | {"POSTGRES_ADMIN_URL"} | gpu, name
+        assert own & SETTINGS == OF_COMPOSE | {"POSTGRES_ADMIN_URL", "OIDC_CLIENT_SECRET"} | gpu, name
 
 
 def test_only_what_others_need_is_published_and_to_this_machine_by_default() -> None:

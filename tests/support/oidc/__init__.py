@@ -30,8 +30,9 @@ PROGRAM, PROGRAM_URI = "program", "http://127.0.0.1:9/back"
 class Provider:
     """One provider, whose signing keys the test knows."""
 
-    def __init__(self, redirect_uris: list[str]) -> None:
-        """``redirect_uris``: of the page's client; read by ``start``."""
+    def __init__(self, redirect_uris: list[str], secret: str | None = SECRET) -> None:
+        """``redirect_uris``: of the page's client; read by ``start``. ``secret``: None: it is a public client."""
+        self._secret = secret
         self.port = find_free_port()
         self.url = f"http://127.0.0.1:{self.port}"
         self.key = make_key("first")
@@ -62,13 +63,15 @@ class Provider:
 
     def _configuration(self) -> dict[str, Any]:
         one = {"grant_types": ["authorization_code"], "response_types": ["code"]}
-        page = {"client_id": PAGE, "client_secret": SECRET, "redirect_uris": self._redirect_uris}
+        public = {"token_endpoint_auth_method": "none"}
+        page = {"client_id": PAGE, "redirect_uris": self._redirect_uris, "application_type": "native"}
+        page |= {"client_secret": self._secret} if self._secret else public
         program = {"client_id": PROGRAM, "redirect_uris": [PROGRAM_URI], "application_type": "native"}
         return {
             "port": self.port,
             "jwks": {"keys": [self.key.as_dict(private=True)]},
             "audience": AUDIENCE,
-            "clients": [page | one, program | one | {"token_endpoint_auth_method": "none"}],
+            "clients": [page | one, program | one | public],
         }
 
     def forge(self, key: RSAKey | None = None, alg: str = "RS256", **changed: Any) -> str:
