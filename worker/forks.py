@@ -32,7 +32,8 @@ class Forks:
     def __init__(self) -> None:
         self._turn = threading.Lock()
         #: Guards ``_sockets``, whose sockets are open.
-        self._known = threading.Lock()
+        # A garbage collection inside it may close a connection.
+        self._known = threading.RLock()
         #: Descriptor of a connection -> our duplicate, which stays that socket if the descriptor is closed and reused.
         self._sockets: dict[int, socket.socket] = {}
         self._forking = False

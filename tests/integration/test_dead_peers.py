@@ -7,7 +7,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -55,6 +55,9 @@ def silent_on(url: str, statement: str, *, idle_s: float = 0.0) -> Iterator[None
     with closing(psycopg.connect(url, options=options)) as connection:
         connection.execute(statement)  # psycopg begins a transaction by itself
         yield
+        # Postgres releases the locks of a closed connection when it gets to it, those of a transaction before it answers.
+        with suppress(psycopg.Error):
+            connection.rollback()
 
 
 def row_of(video_id: str) -> str:
