@@ -18,7 +18,7 @@ from shared.settings import Settings
 from worker.child import Child
 from worker.models.catalog import configured_catalog
 from worker.models.placement import devices
-from worker.runtime import get_runtime
+from worker.runtime import get_runtime, renew_runtime
 from worker.slots import READY, STATE_NAMES, Slot, Slots
 
 log = get_logger(__name__)
@@ -153,6 +153,7 @@ class Node:
         """Load and warm up this node's models; ends the process if that fails."""
         pid, index = os.getpid(), current_process().index or 0
         child = Child(self.slots, index, pid)
+        renew_runtime()
         runtime = get_runtime()
         runtime.owner = f"{self.owner_prefix}{index}:{pid}"
         runtime.work_dir = self.work_dir / str(index)
