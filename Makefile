@@ -21,12 +21,13 @@ RUN_STAMP = $(VENV)/.installed-run
 DEV_STAMP = $(VENV)/.installed-dev
 SOURCES = api cli db local shared tasks worker tests bench samples
 
-.PHONY: help demo test test-quick coverage docs test-faults test-gpu test-deploy lint fmt bench up migrate install install-dev audit lock clean
+.PHONY: help demo node-dev test test-quick coverage docs test-faults test-gpu test-deploy lint fmt bench up migrate install install-dev audit lock clean
 
 help:
 	@echo "make demo         index the sample video and search it, on a bare machine"
 	@echo "make up           run a fleet here until Ctrl-C"
 	@echo "make migrate      upgrade the schema of the database of POSTGRES_URL"
+	@echo "make node-dev     install what tests and checks of the page take from npm"
 	@echo "make test         run all tests except the long fault test and those that need a GPU or containers"
 	@echo "make test-quick   run the tests that start no server and load no model: a minute"
 	@echo "make coverage     run them and measure the coverage of lines and branches"
@@ -38,7 +39,7 @@ help:
 	@echo "make fmt          format the code"
 	@echo "make audit        check locked packages for known vulnerabilities"
 	@echo "make lock         update locks/ after a change of pyproject.toml or constraints.txt"
-	@echo "make bench        measure the split stage, the pipeline, the models and the fleet's memory"
+	@echo "make bench        measure the split stage, the pipeline, the models, searches, the API and the fleet's memory"
 
 demo: $(RUN_STAMP)
 	@set -- ; if [ -n "$$VIDEO" ]; then set -- "$$VIDEO"; fi; exec $(BIN)/python -m cli.demo "$$@"
@@ -48,6 +49,11 @@ up: $(RUN_STAMP)
 
 migrate: $(RUN_STAMP)
 	@$(BIN)/scenefleet db upgrade
+
+# Checks of the page and tus-js-client; the OpenID provider of tests.
+node-dev:
+	npm --prefix web ci
+	npm --prefix tests/support/oidc ci
 
 test: $(DEV_STAMP)
 	$(PYTEST) -m "not faults and not gpu and not deploy" $(ARGS)
@@ -88,7 +94,7 @@ docs: $(DEV_STAMP)
 	$(BIN)/python -m mkdocs build --strict
 
 bench: $(DEV_STAMP)
-	@status=0; for name in split pipeline models memory search; do \
+	@status=0; for name in split pipeline models memory search api; do \
 	  $(BIN)/python -m bench.$$name $(ARGS) || status=1; \
 	done; exit $$status
 

@@ -102,6 +102,7 @@ def test_the_schema_of_a_body_lacks_what_the_address_says() -> None:
 
 LOCAL = Settings(REDIS_URL="redis://x")
 BY_PROXY = Settings(REDIS_URL="redis://x", API_USER_HEADER="X-User")
+BY_OIDC = Settings(REDIS_URL="redis://x", OIDC_ISSUER="https://sign-in.example", OIDC_CLIENT_ID="page")
 BY_KEY = Settings(REDIS_URL="redis://x", API_KEYS="true", API_CORS_ORIGINS="https://films.example")
 
 
@@ -124,7 +125,11 @@ BY_KEY = Settings(REDIS_URL="redis://x", API_KEYS="true", API_CORS_ORIGINS="http
         (BY_PROXY, "DELETE", {"host": "films.example", "origin": "https://evil.example"}, False),
         (BY_PROXY, "DELETE", {"host": "films.example", "origin": "https://films.example"}, True),
         (BY_KEY, "POST", {"host": "api", "authorization": "Bearer x", "origin": "https://any"}, True),
+        (BY_KEY, "POST", {"host": "api", "authorization": "Basic x", "origin": "https://any"}, False),
         (BY_KEY, "POST", {"host": "api", "origin": "https://films.example"}, True),
+        (BY_OIDC, "GET", {"host": "films.example"}, True),
+        (BY_OIDC, "POST", {"host": "api", "authorization": "Bearer x", "origin": "https://any"}, True),
+        (BY_OIDC, "POST", {"host": "api", "origin": "https://any.example"}, False),
         (BY_KEY, "POST", {"host": "api", "origin": "https://any.example"}, False),
     ],
 )
@@ -146,6 +151,7 @@ def test_it_listens_for_others_only_if_something_says_who_asks() -> None:
     with pytest.raises(InvalidRequest, match="API_HOST=0"):
         check_address(Settings(API_HOST="0.0.0.0"))
     check_address(Settings(API_HOST="0.0.0.0", API_KEYS="true"))
+    check_address(Settings(API_HOST="0.0.0.0", OIDC_ISSUER="https://sign-in.example"))
 
 
 def test_names_of_a_proxy_become_ids_that_differ() -> None:
