@@ -44,12 +44,20 @@ class Caller:
 
 
 class Keys:
-    """Checks API keys; remembers what was valid for ``CHECKED_S``."""
+    """Checks API keys; remembers for ``CHECKED_S`` whose they are, and which are not valid."""
 
     def __init__(self, asking: Asking) -> None:
         self._asking = asking
-        #: (key id, hash) -> (until when, by the monotonic clock; whose)
-        self._checked: dict[tuple[str, str], tuple[float, Caller]] = {}
+        #: (key id, hash) -> (until when, by the monotonic clock; whose; None: not valid)
+        self._checked: dict[tuple[str, str], tuple[float, Caller | None]] = {}
+
+    def knows(self, text: str) -> bool:
+        """Whether ``check`` asks nobody."""
+        key = read_key(text)
+        if key is None:
+            return True
+        until, _ = self._checked.get((key.key_id, key.secret_sha256), (0.0, None))
+        return time.monotonic() < until
 
     async def check(self, text: str) -> Caller | None:
         """Whose key this is; None: it is not valid."""
@@ -57,17 +65,16 @@ class Keys:
         if key is None:
             return None
         named = (key.key_id, key.secret_sha256)
-        until, known = self._checked.get(named, (0.0, None))
-        if known is not None and time.monotonic() < until:
-            return known
-        self._checked.pop(named, None)
+        if self.knows(text):
+            return self._checked[named][1]
         asked = time.monotonic()
         kwargs = {"key_id": key.key_id, "secret_sha256": key.secret_sha256}
         try:
             found = await self._asking.ask(routing.KEYS_CHECK, CheckKey, kwargs, KeyView)
         except NotFound:
-            return None
-        who = Caller(user_id=found.user_id, operator=found.operator, how="key", key_id=found.key_id)
+            who = None
+        else:
+            who = Caller(user_id=found.user_id, operator=found.operator, how="key", key_id=found.key_id)
         if len(self._checked) >= MAX_CHECKED:
             self._checked.clear()
         self._checked[named] = (asked + CHECKED_S, who)
@@ -83,17 +90,24 @@ async def caller(request: Request) -> Caller:
         Forbidden: the header of a proxy came from elsewhere.
         TooManyRequests: this caller has sent too many requests, or this address too many wrong keys.
     """
+    who = await identify(request)
+    if who.how != "local":
+        await count_request(request, who.key_id or who.user_id)
+    return who
+
+
+async def identify(request: Request) -> Caller:
+    """As ``caller``, without counting the request."""
     settings: Settings = request.app.state.settings
     who = (
         await _by_key(request, settings) or await _by_oidc(request, settings) or _by_proxy(request, settings)
     )
-    if who is None:
-        if settings.says_who_asks:
-            raise NotAuthenticated(_missing(settings))
-        # Only this machine gets here: api.server listens on loopback, api.origins refuses foreign pages.
-        return Caller(user_id=settings.user_id, operator=True, how="local")
-    await count_request(request, who.key_id or who.user_id)
-    return who
+    if who is not None:
+        return who
+    if settings.says_who_asks:
+        raise NotAuthenticated(_missing(settings))
+    # Only this machine gets here: api.server listens on loopback, api.origins refuses foreign pages.
+    return Caller(user_id=settings.user_id, operator=True, how="local")
 
 
 async def operator(who: Annotated[Caller, Depends(caller)]) -> Caller:
@@ -129,13 +143,18 @@ async def check_key(request: Request, text: str) -> Caller:
     """
     if not request.app.state.settings.api_keys:
         raise NotAuthenticated("this API takes no keys: set API_KEYS=true")
-    await require_few_failures(request)
-    who = await request.app.state.keys.check(text)
+    keys: Keys = request.app.state.keys
+    # What is known costs the fleet nothing: neither do others at this address stop a valid key, nor does a page with an
+    # ended one stop others.
+    known = keys.knows(text)
+    if not known:
+        await require_few_failures(request)
+    who = await keys.check(text)
     if who is None:
-        await count_failure(request)
+        if not known:
+            await count_failure(request)
         raise NotAuthenticated("the API key is not valid: it is mistyped, or has ended")
-    found: Caller = who
-    return found
+    return who
 
 
 async def _by_oidc(request: Request, settings: Settings) -> Caller | None:
@@ -143,10 +162,10 @@ async def _by_oidc(request: Request, settings: Settings) -> Caller | None:
         return None
     text = _bearer(request)
     if text:
-        await require_few_failures(request)
         try:
             name = await request.app.state.issuer.check_bearer(text)
         except NotAuthenticated:
+            await require_few_failures(request)
             await count_failure(request)
             raise
         return _named(as_user_id(name), settings, "oidc")

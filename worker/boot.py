@@ -8,6 +8,9 @@ such loads, or after one with a permanent error.
 
 from __future__ import annotations
 
+import os
+import signal
+from contextlib import suppress
 from typing import Any
 
 from celery import bootsteps, signals
@@ -18,7 +21,7 @@ from shared.exit_status import ExitStatus
 from shared.logs import get_logger
 from shared.settings import get_settings
 from worker import control
-from worker.celery_patches import allow_early_exits, announce_stop
+from worker.celery_patches import allow_early_exits, announce_stop, stop_replacing_children
 from worker.housekeeping import Housekeeping
 from worker.node import Node
 from worker.search.wait import watch
@@ -31,6 +34,12 @@ _LOOK_S = 0.5
 def _live_children(consumer: Any) -> set[int]:
     pool = getattr(consumer.pool, "_pool", None)
     return {process.pid for process in getattr(pool, "_pool", []) if process.pid and process.exitcode is None}
+
+
+def _kill(pids: set[int]) -> None:
+    for pid in pids:
+        with suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGKILL)
 
 
 class Gate(bootsteps.StartStopStep):
@@ -62,8 +71,11 @@ class Gate(bootsteps.StartStopStep):
         if self.housekeeping.stopping:
             # Celery has cancelled the queues.
             return
-        was = self.node.state
-        now = self.node.look(_live_children(consumer))
+        was, live = self.node.state, _live_children(consumer)
+        for pid in self.node.silent(live):
+            log.error("process killed: it hangs since its start", node=self.node.name, pid=pid)
+            _kill({pid})
+        now = self.node.look(live)
         for queue in self.node.family.queues:
             consuming = consumer.task_consumer.consuming_from(queue)
             if now == "ready" and not consuming:
@@ -77,6 +89,9 @@ class Gate(bootsteps.StartStopStep):
         if now == "failed" and worker_state.should_stop is None:
             reason = "leaving: this node can't work; its queues keep their messages"
             log.error(reason, node=self.node.name, failure=self.node.error)
+            # A replacement would load its model first, and one that hangs would hold up the exit for ever.
+            stop_replacing_children(consumer.pool)
+            _kill(self.node.not_ready(_live_children(consumer)))
             worker_state.should_stop = ExitStatus.CONFIG
 
 

@@ -268,3 +268,8 @@ def allow_early_exits(pool: Any) -> None:
             watch(process, hub)
 
     children._track_child_process = watch_living
+
+
+def stop_replacing_children(pool: Any) -> None:
+    """Let children end that have work, and start no others: Celery 5.6 does so when its loop has ended, after a last one."""
+    pool.on_close()

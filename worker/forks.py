@@ -3,8 +3,8 @@
 A forked child must not inherit a live connection: the server would not notice that this process has ended, and libraries
 don't support a fork while their threads work. So a fork waits while the thread has a connection open. This takes
 milliseconds, unless a server or the network does not answer: then the fork shuts the connections down, which ends the
-thread's wait. If that does not help, the fork continues and the child closes the inherited connections. So a fork waits for
-at most ``2 * WAIT_S``.
+thread's wait; those to Redis have short time limits. If that does not help, the fork continues and the child closes the
+inherited connections. So a fork waits for at most ``WAIT_S + LAST_WAIT_S``.
 
 A fork also waits until no other thread writes to the log: the child would inherit the lock of the stream, and hang at its
 first line.
@@ -22,8 +22,8 @@ from typing import Any
 
 from sqlalchemy import Engine, event
 
-#: How long a fork waits before it shuts connections down, and again after that, seconds.
-WAIT_S = 2.0
+#: How long a fork waits before it shuts connections down, and after that, seconds.
+WAIT_S, LAST_WAIT_S = 2.0, 6.0
 
 
 class Forks:
@@ -32,7 +32,8 @@ class Forks:
     def __init__(self) -> None:
         self._turn = threading.Lock()
         #: Guards ``_sockets``, whose sockets are open.
-        self._known = threading.Lock()
+        # A garbage collection inside it may close a connection.
+        self._known = threading.RLock()
         #: Descriptor of a connection -> our duplicate, which stays that socket if the descriptor is closed and reused.
         self._sockets: dict[int, socket.socket] = {}
         self._forking = False
@@ -76,7 +77,7 @@ class Forks:
                 for duplicate in self._sockets.values():
                     with suppress(OSError):
                         duplicate.shutdown(socket.SHUT_RDWR)
-            self._forking = self._turn.acquire(timeout=WAIT_S)
+            self._forking = self._turn.acquire(timeout=LAST_WAIT_S)
         self._quiet = [handler for handler in logging.root.handlers if handler.lock is not None]
         for handler in self._quiet:
             handler.acquire()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import secrets
 import shutil
+import time
 from collections import Counter
 from typing import Any
 
@@ -17,13 +18,15 @@ from shared.settings import Settings
 from worker.child import Child
 from worker.models.catalog import configured_catalog
 from worker.models.placement import devices
-from worker.runtime import get_runtime
+from worker.runtime import get_runtime, renew_runtime
 from worker.slots import READY, STATE_NAMES, Slot, Slots
 
 log = get_logger(__name__)
 
 #: A node fails after this many failed loads, or after one whose error is permanent.
 MAX_FAILED_LOADS = 3
+#: A child that has published nothing for this time after its fork hangs, seconds: it does so before it imports anything.
+SILENT_S = 60.0
 
 
 class Node:
@@ -46,6 +49,8 @@ class Node:
         self.changed = False
         self._seen: list[Any] = []
         self._live: set[int] = set()
+        #: Live children that have published nothing yet -> when they were first seen, monotonic.
+        self._unheard: dict[int, float] = {}
         self._commands = 0
         # Temporary files of an earlier life.
         shutil.rmtree(self.work_dir, ignore_errors=True)
@@ -78,6 +83,16 @@ class Node:
         else:
             self.state = "loading"
         return self.state
+
+    def silent(self, live_pids: set[int]) -> set[int]:
+        """Live children that hang since their fork, by a lock that a thread of the main process held."""
+        now, heard = time.monotonic(), {slot.pid for slot in self.slots.read_all()}
+        self._unheard = {pid: self._unheard.get(pid, now) for pid in live_pids - heard}
+        return {pid for pid, since in self._unheard.items() if now - since >= SILENT_S}
+
+    def not_ready(self, live_pids: set[int]) -> set[int]:
+        """Live children that have no model yet, and so no job."""
+        return live_pids - {slot.pid for slot in self.slots.read_all() if slot.state == READY}
 
     def describe(self) -> dict[str, Any]:
         """The node and each of its processes, by the last reports of the children; plain JSON."""
@@ -138,6 +153,7 @@ class Node:
         """Load and warm up this node's models; ends the process if that fails."""
         pid, index = os.getpid(), current_process().index or 0
         child = Child(self.slots, index, pid)
+        renew_runtime()
         runtime = get_runtime()
         runtime.owner = f"{self.owner_prefix}{index}:{pid}"
         runtime.work_dir = self.work_dir / str(index)

@@ -202,3 +202,14 @@ class Runtime:
 def get_runtime() -> Runtime:
     """This process's runtime."""
     return Runtime(get_settings())
+
+
+def renew_runtime() -> None:
+    """Give a forked child a runtime of its own: a thread of its parent may have held locks of the parent's.
+
+    Until Python 3.12 a ``cached_property`` has one lock for all objects of its class.
+    """
+    for part in vars(Runtime).values():
+        if isinstance(part, cached_property):
+            part.__dict__["lock"] = threading.RLock()
+    get_runtime.cache_clear()

@@ -6,9 +6,23 @@ import subprocess
 import sys
 from types import SimpleNamespace
 
+import pytest
+
 from worker.celery_patches import allow_early_exits
 
-LOGS = """
+WAIT = """
+for _ in range(30):
+    ended, status = os.waitpid(pid, os.WNOHANG)
+    if ended:
+        os._exit(status != 0)
+    time.sleep(0.1)
+os.kill(pid, 9)
+print("the child hangs", file=sys.stderr, flush=True)
+os._exit(1)
+"""
+
+LOGS = (
+    """
 import logging, os, sys, threading, time
 from worker.forks import forks
 
@@ -29,18 +43,36 @@ pid = os.fork()
 logging.info("a line of both processes")
 if not pid:
     os._exit(0)
-for _ in range(50):
-    ended, status = os.waitpid(pid, os.WNOHANG)
-    if ended:
-        sys.exit(status)
-    time.sleep(0.1)
-os.kill(pid, 9)
-sys.exit("the child hangs at its first line")
 """
+    + WAIT
+)
+
+COMPUTES = (
+    """
+import os, sys, threading, time
+from worker import runtime
+
+def compute(settings, catalog):
+    computing.set()
+    time.sleep(5)
+
+computing = threading.Event()
+runtime.make_policy = compute
+threading.Thread(target=lambda: runtime.get_runtime().policy, daemon=True).start()
+computing.wait()
+pid = os.fork()
+if not pid:
+    runtime.make_policy = lambda settings, catalog: "its own"
+    runtime.renew_runtime()
+    os._exit(runtime.get_runtime().policy != "its own")
+"""
+    + WAIT
+)
 
 
-def test_a_child_forked_while_a_thread_logs_can_log() -> None:
-    done = subprocess.run([sys.executable, "-c", LOGS], capture_output=True, text=True, timeout=60)
+@pytest.mark.parametrize("program", [LOGS, COMPUTES], ids=["writes to the log", "reads the runtime"])
+def test_a_child_forked_while_a_thread_does_this_can_do_it_too(program: str) -> None:
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60)
     assert done.returncode == 0, done.stderr
 
 

@@ -93,6 +93,22 @@ def test_a_node_is_ready_when_all_its_children_live_and_are_ready(node: Node) ->
     assert be_ready(node, 10, 12) == "ready"
 
 
+def test_a_child_that_hangs_since_its_fork_is_told_from_one_that_loads(
+    node: Node, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    be_ready(node, 10)
+    Child(node.slots, 1, 11)
+    assert node.not_ready({10, 11, 12}) == {11, 12}
+    assert node.silent({10, 11, 12}) == set()
+    monkeypatch.setattr("worker.node.SILENT_S", 0.0)
+    assert node.silent({10, 11, 12}) == {12}
+    monkeypatch.setattr("worker.node.SILENT_S", 60.0)
+    assert node.silent({10, 11, 12}) == set()
+    Child(node.slots, 1, 12)
+    monkeypatch.setattr("worker.node.SILENT_S", 0.0)
+    assert node.silent({10, 12}) == set()
+
+
 def end(child: Child, error: Exception, monkeypatch: pytest.MonkeyPatch) -> int:
     """Let a child end; returns the status it would have left with."""
     with monkeypatch.context() as patch, pytest.raises(SystemExit) as left:

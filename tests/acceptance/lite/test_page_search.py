@@ -15,6 +15,8 @@ from playwright.sync_api import Page, Route, expect
 from tests.acceptance.lite.conftest import API_USER
 from tests.support.api import Api
 from tests.support.browser import serious_findings
+from tests.support.fleet import Fleet
+from tests.support.services import RedisServer
 
 #: Script and style that the first view may load, bytes.
 FIRST_VIEW_BYTES = 150_000
@@ -274,6 +276,43 @@ def test_the_page_says_that_the_api_is_away_and_goes_on(page: Page, api: Api) ->
         api.start()
     expect(page.locator("sf-banner")).to_have_text("", timeout=20_000)
     expect(hits_of(page).first).to_contain_text("cat", timeout=20_000)
+
+
+def ask_and_wait_for_the_banner(page: Page, query: str, said: str) -> None:
+    page.get_by_role("searchbox").fill(query)
+    page.get_by_role("searchbox").press("Enter")
+    expect(page.locator("sf-banner")).to_contain_text(said, timeout=60_000)
+
+
+def expect_recovery(page: Page, query: str) -> None:
+    """The question that got no answer is answered without a reload."""
+    expect(page.locator("sf-banner")).to_have_text("", timeout=90_000)
+    expect(hits_of(page).first).to_contain_text(query, timeout=60_000)
+
+
+def test_the_page_says_that_the_search_node_is_away_and_goes_on(page: Page, fleet: Fleet) -> None:
+    search(page, "rocket")
+    fleet.kill("search")
+    try:
+        ask_and_wait_for_the_banner(page, "cat", "The search node is away")
+        expect(page.locator("sf-search")).to_be_visible()
+    finally:
+        fleet.restart("search")
+        fleet.wait_ready("search")
+    expect_recovery(page, "cat")
+
+
+def test_the_page_says_that_redis_is_away_and_goes_on(
+    page: Page, fleet: Fleet, redis_server: RedisServer
+) -> None:
+    search(page, "rocket")
+    redis_server.stop()
+    try:
+        ask_and_wait_for_the_banner(page, "coffee", "Redis")
+    finally:
+        redis_server.start()
+    expect_recovery(page, "coffee")
+    fleet.wait_ready()
 
 
 def test_nothing_is_wider_than_a_phone(page: Page) -> None:

@@ -46,7 +46,7 @@ class Provider:
         if node is None:
             give_up("node is not installed: install Node.js 20 or newer")
         if not (FOLDER / "node_modules").is_dir():
-            give_up("oidc-provider is not installed: run `make node-dev`")
+            give_up("oidc-provider is not installed: run `npm ci --prefix tests/support/oidc`")
         self.process = subprocess.Popen(
             [node, "provider.mjs"], cwd=FOLDER, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
         )
