@@ -184,8 +184,11 @@ class Issuer:
     async def _read(self, *, anew: bool = False) -> Published:
         """What the provider publishes. ``anew``: a key is missing in what is known."""
         known = self._published
-        if known is not None and not anew and time.monotonic() < known.read_at + KEPT_S:
-            return known
+        if known is not None and not anew:
+            # While one request looks, which may take TIMEOUT_S, the others go on with what is known.
+            kept_s = KEPT_MAX_S if self._looking.locked() else KEPT_S
+            if time.monotonic() < known.read_at + kept_s:
+                return known
         async with self._looking:
             if self._published is not None and self._published is not known:
                 return self._published

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import httpx
@@ -130,6 +131,32 @@ def test_known_keys_count_for_a_day_while_the_provider_is_away(monkeypatch: pyte
         monkeypatch.setattr(oidc.time, "monotonic", lambda: now + oidc.KEPT_MAX_S + 10)
         with pytest.raises(IssuerUnavailable):
             await issuer.check_bearer(token())
+
+    asyncio.run(story())
+
+
+def test_one_request_waits_for_a_slow_provider_and_the_others_do_not() -> None:
+    played = Played()
+
+    async def story() -> None:
+        issuer, begun, answered = played.issuer(), asyncio.Event(), asyncio.Event()
+        await issuer.check_bearer(token())
+        assert issuer._published is not None
+        issuer._published = replace(issuer._published, read_at=time.monotonic() - oidc.KEPT_S - 1)
+        issuer._next_look = 0.0
+
+        async def slow(request: httpx.Request) -> httpx.Response:
+            begun.set()
+            await answered.wait()
+            return played(request)
+
+        issuer._http = httpx.AsyncClient(transport=httpx.MockTransport(slow))
+        looking = asyncio.create_task(issuer.check_bearer(token()))
+        await begun.wait()
+        assert await asyncio.wait_for(issuer.check_bearer(token()), oidc.TIMEOUT_S / 2) == "ann"
+        assert not looking.done()
+        answered.set()
+        assert await looking == "ann"
 
     asyncio.run(story())
 
