@@ -31,6 +31,8 @@ export default {
   "library.empty.title": "Drop videos here",
   "library.empty.text":
     "Films, lectures, recordings: drop files or whole folders. Each is cut into scenes, its speech is transcribed, faces and text on screen are found. Then you can search it in your own words.",
+  "library.sample": "Try it with the sample ({size})",
+  "library.sample_failed": "The sample could not be loaded. Try again, or add a video of your own.",
   "library.empty.limit": "MP4, MOV, MKV, WebM, AVI and more, up to {most} each",
   "library.scenes": { one: "{n} scene", other: "{n} scenes" },
   "library.added": "added {ago}",
