@@ -11,7 +11,7 @@ from fastapi.routing import APIRoute
 from redis.asyncio import Redis
 from starlette.middleware.cors import CORSMiddleware
 
-from api import page, problems
+from api import oidc, page, problems
 from api.asking import Asking
 from api.callers import Keys, networks
 from api.events import Hub
@@ -19,6 +19,7 @@ from api.headers import SecurityHeaders
 from api.origins import Origins
 from api.routes import events, fleet, health, media, models, people, search, session, uploads, videos
 from api.schema import describe
+from api.sessions import Sessions
 from api.uploads import Uploads
 from shared.errors import InvalidRequest
 from shared.settings import Settings, get_settings
@@ -56,6 +57,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
         networks(settings.api_trusted_proxies)
     except ValueError as error:
         raise InvalidRequest(f"API_TRUSTED_PROXIES: {error}: list addresses or networks") from None
+    oidc.check_settings(settings)
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
@@ -63,6 +65,8 @@ def create_app(settings: Settings | None = None) -> FastAPI:
         app.state.asking = Asking(app.state.redis, redis_url)
         await app.state.asking.start()
         app.state.keys = Keys(app.state.asking)
+        app.state.sessions = Sessions(app.state.redis)
+        app.state.issuer = oidc.Issuer(settings) if settings.oidc_issuer else None
         # Set when the server begins to stop, so that streams end.
         app.state.stopping = asyncio.Event()
         app.state.uploads = Uploads(settings, app.state.storage, app.state.redis, app.state.asking)
@@ -71,6 +75,8 @@ def create_app(settings: Settings | None = None) -> FastAPI:
         yield
         sweeping.cancel()
         await app.state.hub.stop()
+        if app.state.issuer is not None:
+            await app.state.issuer.close()
         await app.state.asking.close()
         await app.state.redis.aclose()
 

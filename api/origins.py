@@ -19,12 +19,12 @@ SAFE = ("GET", "HEAD", "OPTIONS")
 
 
 class Origins:
-    """Lets a request through if its Host and Origin are this API's own, or it shows a key."""
+    """Lets a request through if its Host and Origin are this API's own, or it shows a key or token."""
 
     def __init__(self, app: ASGIApp, settings: Settings) -> None:
         self.app = app
-        self.keys = settings.api_keys
-        self.local = not (settings.api_keys or settings.api_user_header)
+        self.keys = bool(settings.api_keys or settings.oidc_issuer)
+        self.local = not settings.says_who_asks
         self.allowed = {origin.strip() for origin in settings.api_cors_origins.split(",") if origin.strip()}
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -40,7 +40,9 @@ class Origins:
         host = headers.get("host", "")
         if self.local and not is_loopback(host_name(host)):
             return f"Host {host[:100]!r} is not this machine: open the address that `scenefleet api` shows"
-        if method in SAFE or (self.keys and headers.get("authorization")):
+        # A browser adds a password by itself (`Basic`), but no key or token.
+        shown = headers.get("authorization", "").lower().startswith("bearer ")
+        if method in SAFE or (self.keys and shown):
             return None
         origin = headers.get("origin")
         if origin is not None:

@@ -12,7 +12,9 @@ from starlette.middleware.gzip import GZipMiddleware
 from starlette.staticfiles import StaticFiles
 from starlette.types import Scope
 
-WEB = Path(__file__).parents[1] / "web"
+_INSTALLED = Path(__file__).with_name("web")
+#: Inside this package if it came in a wheel, beside it in a checkout.
+WEB = _INSTALLED if _INSTALLED.is_dir() else Path(__file__).parents[1] / "web"
 INDEX = WEB / "index.html"
 #: The sample that the empty library offers; an installed package has none.
 SAMPLE, SAMPLE_PATH = Path(__file__).parents[1] / "samples" / "demo.mp4", "sample.mp4"

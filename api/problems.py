@@ -78,6 +78,10 @@ class SlowClient(errors.Retryable):
     """The client took too long to send its request."""
 
 
+class IssuerUnavailable(errors.Outage):
+    """The OpenID provider does not answer."""
+
+
 class TooManyRequests(errors.Retryable):
     """The caller has sent too many requests."""
 

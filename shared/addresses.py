@@ -26,10 +26,10 @@ def check_address(settings: Settings) -> None:
     Raises:
         InvalidRequest: API_HOST can be reached from other machines, and nothing says who asks.
     """
-    if not (is_loopback(settings.api_host) or settings.api_keys or settings.api_user_header):
+    if not (is_loopback(settings.api_host) or settings.says_who_asks):
         raise InvalidRequest(
             f"API_HOST={settings.api_host} can be reached from other machines, and everyone there would be user"
-            f" {settings.user_id}: set API_KEYS=true or API_USER_HEADER, or listen on 127.0.0.1"
+            f" {settings.user_id}: set API_KEYS=true, OIDC_ISSUER or API_USER_HEADER, or listen on 127.0.0.1"
         )
 
 

@@ -11,9 +11,10 @@ from fastapi import APIRouter, Request
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
-from api.callers import CHECKED_S
+from api.callers import CHECKED_S, Caller, identify
 from api.events import Hub, Watcher
 from api.parameters import Who
+from api.problems import Forbidden, NotAuthenticated, TooManyRequests
 from shared.errors import Outage
 
 router = APIRouter(tags=["events"])
@@ -66,14 +67,15 @@ async def watch(request: Request, who: Who) -> Response:
     last_id = request.headers.get("last-event-id", "")
     since = last_id if _VERSION.fullmatch(last_id) else None
 
-    async def is_allowed() -> bool:
-        """Whether the key that opened the stream has not been ended since."""
-        if who.how != "key":
-            return True
-        try:
-            return await request.app.state.keys.check(request.headers["authorization"].split()[1]) is not None
-        except Outage:
-            # Asked again later; nothing new can be read meanwhile.
-            return True
+    return EventStream(hub, hub.join(who.user_id, since), lambda: is_allowed(request, who))
 
-    return EventStream(hub, hub.join(who.user_id, since), is_allowed)
+
+async def is_allowed(request: Request, who: Caller) -> bool:
+    """Whether the key or sign-in that opened the stream has not ended since."""
+    try:
+        return (await identify(request)).user_id == who.user_id
+    except (NotAuthenticated, Forbidden):
+        return False
+    except (Outage, TooManyRequests):
+        # Asked again later; nothing new can be read meanwhile.
+        return True

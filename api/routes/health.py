@@ -32,7 +32,7 @@ class Me(BaseModel):
 
     user_id: str
     operator: bool
-    how: Literal["local", "key", "proxy"]
+    how: Literal["local", "key", "proxy", "oidc"]
     storage: Literal["local", "s3"]
     profile: str
     max_video_bytes: int

@@ -35,6 +35,8 @@ class Machine:
 
     def __init__(self, folder: Path) -> None:
         self.home = Home(Settings(SCENEFLEET_HOME=folder))
+        #: What `up --detach` told.
+        self.said = ""
         self.environment = {
             **kept_environment(),
             "SCENEFLEET_HOME": str(folder),
@@ -68,7 +70,7 @@ def machine(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Machine]:
     """A fleet that runs behind, in a folder with a space and a percent sign in its name."""
     found = Machine(tmp_path_factory.mktemp("cli") / "my 100% home")
     try:
-        found.run("up", "--detach")
+        found.said = found.run("up", "--detach").stderr
         yield found
     finally:
         found.clean()
@@ -97,6 +99,7 @@ def test_doctor_finds_everything_well(machine: Machine) -> None:
 def test_up_serves_the_api_where_it_says(machine: Machine) -> None:
     url = machine.home.read_run()["api_url"]
     assert url in (machine.home.logs / "up.log").read_text()
+    assert machine.said.splitlines()[-1] == f"open {url}"
     eventually(lambda: _health(url) == "ok", within_s=60, what="the API answers")
     port = url.rpartition(":")[2]
     taken = machine.run("api", status=1, API_PORT=port)

@@ -2,24 +2,30 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
+import time
+from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, cast
 
 import pytest
 from fastapi import Request
 from starlette.datastructures import Headers
 
 from api import openapi
+from api.asking import Asking
 from api.bodies import json_body, parse_object
-from api.callers import as_user_id, is_trusted
+from api.callers import COOKIE, Keys, as_user_id, identify, is_trusted
 from api.headers import content_policy, inline_scripts
 from api.origins import Origins
-from api.problems import STATUS, TooManyRequests, UnsupportedMedia, problem, status_of
+from api.problems import STATUS, NotAuthenticated, TooManyRequests, UnsupportedMedia, problem, status_of
+from api.routes.events import is_allowed
 from shared import errors
 from shared.addresses import check_address, is_loopback
-from shared.contracts import RerunVideo
-from shared.errors import InvalidRequest
+from shared.contracts import KeyView, RerunVideo
+from shared.errors import InvalidRequest, NotFound
 from shared.keys import make_key, read_key
 from shared.settings import Settings
 
@@ -102,6 +108,7 @@ def test_the_schema_of_a_body_lacks_what_the_address_says() -> None:
 
 LOCAL = Settings(REDIS_URL="redis://x")
 BY_PROXY = Settings(REDIS_URL="redis://x", API_USER_HEADER="X-User")
+BY_OIDC = Settings(REDIS_URL="redis://x", OIDC_ISSUER="https://sign-in.example", OIDC_CLIENT_ID="page")
 BY_KEY = Settings(REDIS_URL="redis://x", API_KEYS="true", API_CORS_ORIGINS="https://films.example")
 
 
@@ -124,7 +131,11 @@ BY_KEY = Settings(REDIS_URL="redis://x", API_KEYS="true", API_CORS_ORIGINS="http
         (BY_PROXY, "DELETE", {"host": "films.example", "origin": "https://evil.example"}, False),
         (BY_PROXY, "DELETE", {"host": "films.example", "origin": "https://films.example"}, True),
         (BY_KEY, "POST", {"host": "api", "authorization": "Bearer x", "origin": "https://any"}, True),
+        (BY_KEY, "POST", {"host": "api", "authorization": "Basic x", "origin": "https://any"}, False),
         (BY_KEY, "POST", {"host": "api", "origin": "https://films.example"}, True),
+        (BY_OIDC, "GET", {"host": "films.example"}, True),
+        (BY_OIDC, "POST", {"host": "api", "authorization": "Bearer x", "origin": "https://any"}, True),
+        (BY_OIDC, "POST", {"host": "api", "origin": "https://any.example"}, False),
         (BY_KEY, "POST", {"host": "api", "origin": "https://any.example"}, False),
     ],
 )
@@ -137,6 +148,51 @@ def test_what_foreign_pages_send_is_refused(
     assert (fault is None) is allowed, fault
 
 
+class Fleet:
+    """Answers checks of keys."""
+
+    def __init__(self, valid: str) -> None:
+        self.valid, self.asked = valid, 0
+
+    async def ask(self, task: str, contract: object, kwargs: dict[str, str], answer: object) -> KeyView:
+        self.asked += 1
+        if kwargs["key_id"] != self.valid:
+            raise NotFound("no such key")
+        now = datetime.now(UTC)
+        return KeyView(
+            key_id=self.valid, user_id="ann", name="", operator=False, created_at=now, ended_at=None
+        )
+
+
+def test_a_stream_ends_with_the_key_in_its_cookie_and_keys_are_remembered(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    key, other = make_key(), make_key()
+    fleet = Fleet(key.key_id)
+    keys = Keys(cast(Asking, fleet))
+    state = SimpleNamespace(settings=Settings(API_KEYS="true", API_RATE_PER_MINUTE="0"), keys=keys)
+
+    def shown(text: str) -> Request:
+        found = request(cookie=f"{COOKIE}={text}")
+        found.scope["app"] = SimpleNamespace(state=state)
+        return found
+
+    async def story() -> None:
+        who = await identify(shown(key.text))
+        assert (who.user_id, who.how) == ("ann", "key")
+        assert await is_allowed(shown(key.text), who)
+        assert fleet.asked == 1
+        for _ in range(3):
+            with pytest.raises(NotAuthenticated):
+                await identify(shown(other.text))
+        assert fleet.asked == 2, "a refused key is remembered too"
+        monkeypatch.setattr("api.callers.time.monotonic", lambda: time.perf_counter() + 1e9)
+        fleet.valid = other.key_id
+        assert not await is_allowed(shown(key.text), who)
+
+    asyncio.run(story())
+
+
 def test_it_listens_for_others_only_if_something_says_who_asks() -> None:
     for host in ("127.0.0.1", "::1", "localhost", "127.9.9.9"):
         assert is_loopback(host)
@@ -146,6 +202,7 @@ def test_it_listens_for_others_only_if_something_says_who_asks() -> None:
     with pytest.raises(InvalidRequest, match="API_HOST=0"):
         check_address(Settings(API_HOST="0.0.0.0"))
     check_address(Settings(API_HOST="0.0.0.0", API_KEYS="true"))
+    check_address(Settings(API_HOST="0.0.0.0", OIDC_ISSUER="https://sign-in.example"))
 
 
 def test_names_of_a_proxy_become_ids_that_differ() -> None:

@@ -111,6 +111,7 @@ def test_a_node_gets_no_administrators_secret() -> None:
                 assert environment[secret] == "", (name, secret)
         if service.get("env_file"):
             assert environment["POSTGRES_ADMIN_URL"] == "", name
+            assert bool(environment["OIDC_CLIENT_SECRET"]) == (name == "api"), name
     with_file = {name for name, service in SERVICES.items() if service.get("env_file")}
     assert with_file == {*ALL_NODES, "migrate", "api"}
     assert (
@@ -140,7 +141,7 @@ def test_every_setting_reaches_the_nodes_from_one_file() -> None:
     for name in ALL_NODES:
         own = {key for key, value in SERVICES[name]["environment"].items() if "${" + key not in str(value)}
         gpu = {"SCENEFLEET_PROFILE", "SCENEFLEET_GPUS"} if name.endswith("-gpu") else set()
-        assert own & SETTINGS == OF_COMPOSE | {"POSTGRES_ADMIN_URL"} | gpu, name
+        assert own & SETTINGS == OF_COMPOSE | {"POSTGRES_ADMIN_URL", "OIDC_CLIENT_SECRET"} | gpu, name
 
 
 def test_only_what_others_need_is_published_and_to_this_machine_by_default() -> None:

@@ -1,7 +1,7 @@
 """One fleet of profile lite for every module of this folder.
 
-A module has users or videos of its own, and leaves every node up as it found it. All of the folder runs in one worker
-of pytest-xdist (tests/conftest.py).
+A module has users or videos of its own, and leaves every node up as it found it. With pytest-xdist, the modules of the
+page run in one worker and all others in another one, each with a fleet of its own (tests/conftest.py).
 """
 
 from __future__ import annotations
