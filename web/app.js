@@ -392,7 +392,7 @@ export class SfApp extends LitElement {
           >
             ${icon(this.dark ? "light" : "dark")}
           </button>
-          ${store.me?.how === "key" && !out
+          ${["key", "oidc"].includes(store.me?.how ?? "") && !out
             ? html`<button
                 class="button quiet icon-only"
                 aria-label=${t("app.sign_out")}

@@ -1,29 +1,35 @@
 /**
- * sf-sign-in: asks for an API key when the API has said that nothing tells it who asks (401).
+ * sf-sign-in: asks who asks, when the API has said that nothing tells it (401): by an API key, or at an OpenID provider.
  *
  * Properties: none.
  * Events: none; the store tells when the user is signed in.
  */
 
 import { LitElement, css, html, nothing } from "lit";
+import { ask } from "../api.js";
 import { controls } from "../controls.js";
 import { store } from "../store.js";
 import { t } from "../text.js";
 
 export class SfSignIn extends LitElement {
-  static properties = { problem: { state: true }, busy: { state: true } };
+  static properties = { ways: { state: true }, problem: { state: true }, busy: { state: true } };
 
   static styles = [
     controls,
     css`
-      form {
+      .ways {
         display: grid;
-        gap: var(--s4);
+        gap: var(--s6);
         width: min(440px, 100%);
         margin: auto;
         padding: var(--s16) var(--gutter);
       }
-      form > p {
+      form {
+        display: grid;
+        gap: var(--s4);
+      }
+      form > p,
+      .ways > p {
         color: var(--ink-2);
         font-size: var(--text-s);
       }
@@ -41,12 +47,25 @@ export class SfSignIn extends LitElement {
 
   constructor() {
     super();
+    /** How the API lets a browser sign in; null: it has not said yet. @type {{key: boolean, oidc: string | null} | null} */
+    this.ways = null;
     this.problem = "";
     this.busy = false;
   }
 
-  firstUpdated() {
-    this.#field.focus();
+  connectedCallback() {
+    super.connectedCallback();
+    void this.#look();
+  }
+
+  async #look() {
+    try {
+      this.ways = await ask("/session");
+    } catch {
+      this.ways = { key: true, oidc: null };
+    }
+    await this.updateComplete;
+    /** @type {HTMLElement | null} */ (this.renderRoot.querySelector(".oidc, #key"))?.focus();
   }
 
   get #field() {
@@ -71,8 +90,22 @@ export class SfSignIn extends LitElement {
   }
 
   render() {
-    return html`<form @submit=${this.#submit}>
+    if (!this.ways) return "";
+    const { key, oidc } = this.ways;
+    return html`<div class="ways">
       <h1>${t("sign_in.title")}</h1>
+      ${oidc
+        ? html`<a class="button solid oidc" href=${`${oidc}?next=${encodeURIComponent(location.pathname + location.search)}`}>
+            ${t("sign_in.oidc")}
+          </a>`
+        : ""}
+      ${key ? this.#form(oidc !== null) : oidc ? "" : html`<p>${t("sign_in.proxy")}</p>`}
+    </div>`;
+  }
+
+  /** @param {boolean} other whether there is another way, which comes first */
+  #form(other) {
+    return html`<form @submit=${this.#submit}>
       <p>${t("sign_in.text")}</p>
       <label class="labelled" for="key">${t("sign_in.key")}
         <input
@@ -89,7 +122,7 @@ export class SfSignIn extends LitElement {
         />
       </label>
       <p class="problem" id="problem" role="alert" ?hidden=${!this.problem}>${this.problem}</p>
-      <button class="button solid" ?disabled=${this.busy}>${t("sign_in.go")}</button>
+      <button class="button ${other ? "" : "solid"}" ?disabled=${this.busy}>${t("sign_in.go")}</button>
     </form>`;
   }
 }

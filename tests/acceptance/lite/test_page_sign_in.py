@@ -88,3 +88,14 @@ def test_a_key_that_ends_leads_back_to_the_same_view(page: Page, keyed: Api, fle
     expect(page.get_by_role("heading", name="Drop videos here")).to_be_visible()
     expect(page).to_have_url(re.compile("/library$"))
     expect(page.get_by_role("navigation").get_by_role("link", name="Fleet")).to_be_visible()
+
+
+def test_where_the_api_has_an_openid_provider_its_sign_in_comes_first(page: Page) -> None:
+    ways = {"key": True, "oidc": "/api/v1/session/oidc"}
+    page.route("**/api/v1/session", lambda route: route.fulfill(json=ways))
+    page.goto("/library?state=failed")
+    link = page.get_by_role("link", name="Sign in with your account")
+    expect(link).to_be_focused()
+    expect(link).to_have_attribute("href", "/api/v1/session/oidc?next=%2Flibrary%3Fstate%3Dfailed")
+    expect(page.get_by_label("API key")).to_be_visible()
+    assert serious_findings(page) == []
