@@ -6,6 +6,7 @@ from pathlib import Path
 
 from fastapi import FastAPI
 from fastapi.responses import FileResponse, Response
+from starlette.datastructures import Headers
 from starlette.exceptions import HTTPException
 from starlette.middleware.gzip import GZipMiddleware
 from starlette.staticfiles import StaticFiles
@@ -15,6 +16,8 @@ _INSTALLED = Path(__file__).with_name("web")
 #: Inside this package if it came in a wheel, beside it in a checkout.
 WEB = _INSTALLED if _INSTALLED.is_dir() else Path(__file__).parents[1] / "web"
 INDEX = WEB / "index.html"
+#: The sample that the empty library offers; an installed package has none.
+SAMPLE, SAMPLE_PATH = Path(__file__).parents[1] / "samples" / "demo.mp4", "sample.mp4"
 #: First parts of the addresses that are views of the page, not files.
 VIEWS = ("", "v", "library", "people", "fleet")
 #: What a browser needs; the rest of the folder (the page's tools and tests) is not served.
@@ -25,9 +28,21 @@ class Page(StaticFiles):
     """The files of the page, always asked for anew so that a new version shows at once."""
 
     async def get_response(self, path: str, scope: Scope) -> Response:
+        try:
+            return await self._found(path, scope)
+        except HTTPException as error:
+            # A person who follows a broken link gets the page, which says so; a program gets a problem document.
+            wanted = "text/html" in Headers(scope=scope).get("accept", "") and not path.startswith("api/")
+            if error.status_code != 404 or not wanted or not INDEX.is_file():
+                raise
+            return _fresh(FileResponse(INDEX, status_code=404, media_type="text/html"))
+
+    async def _found(self, path: str, scope: Scope) -> Response:
         parts = path.replace("\\", "/").strip("/.").split("/")
         if parts[0] in VIEWS and INDEX.is_file():
             return _fresh(FileResponse(INDEX, media_type="text/html"))
+        if path == SAMPLE_PATH and SAMPLE.is_file() and scope["method"] in ("GET", "HEAD"):
+            return _fresh(FileResponse(SAMPLE, media_type="video/mp4"))
         hidden = parts[0] == "api" or any(part.startswith(".") or part == "node_modules" for part in parts)
         if hidden or "\x00" in path or Path(path).suffix not in SERVED:
             raise HTTPException(404)

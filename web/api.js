@@ -8,7 +8,7 @@ const ROOT = "/api/v1";
 const AWAY = new Set([502, 503, 504]);
 const RETRIES = 3;
 
-/** Told of every answer and every failure to get one: `{away: boolean}`. */
+/** Told of every answer and every failure to get one: `{away: boolean, status: number}`, status 0 for a failure. */
 export const traffic = new EventTarget();
 
 /** A request that the API refused, or that did not reach it. `status` is 0 if it did not. */
@@ -82,10 +82,11 @@ async function once(path, method, { query, body, headers = {}, signal }) {
     });
   } catch (error) {
     if (signal?.aborted) throw error;
-    traffic.dispatchEvent(new CustomEvent("answer", { detail: { away: true } }));
+    traffic.dispatchEvent(new CustomEvent("answer", { detail: { away: true, status: 0 } }));
     throw new Problem("The API cannot be reached");
   }
-  traffic.dispatchEvent(new CustomEvent("answer", { detail: { away: AWAY.has(response.status) } }));
+  const { status } = response;
+  traffic.dispatchEvent(new CustomEvent("answer", { detail: { away: AWAY.has(status), status } }));
   if (!response.ok) throw await problem(response);
   if (response.status === 204) return null;
   const type = response.headers.get("Content-Type") ?? "";

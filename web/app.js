@@ -8,10 +8,11 @@
 
 import { LitElement, css, html, nothing } from "lit";
 import "./parts/banner.js";
-import "./parts/toast.js";
+import "./parts/sign-in.js";
 import { controls } from "./controls.js";
 import { icon } from "./icons.js";
 import { navigate, router, start } from "./router.js";
+import { toastError } from "./parts/toast.js";
 import { store, Watch } from "./store.js";
 import { t } from "./text.js";
 
@@ -236,6 +237,7 @@ export class SfApp extends LitElement {
     this.nav = "";
     this.missing = /** @type {"path" | "module" | null} */ (null);
     this.shows = 0;
+    this.signedOut = false;
     const chosen = stored("theme");
     if (chosen === "light" || chosen === "dark") document.documentElement.dataset.theme = chosen;
     const system = matchMedia("(prefers-color-scheme: dark)");
@@ -249,8 +251,28 @@ export class SfApp extends LitElement {
     void this.#show(false);
   }
 
+  /** @param {import("lit").PropertyValues} changed */
+  willUpdate(changed) {
+    super.willUpdate(changed);
+    if (this.signedOut === store.signedOut) return;
+    this.signedOut = store.signedOut;
+    if (this.signedOut) this.#leave();
+    else void this.#show(false);
+  }
+
+  /** Take away all views: what they ask is refused. The address stays, for the return. */
+  #leave() {
+    this.shows++;
+    for (const view of this.kept.values()) view.remove();
+    this.view?.remove();
+    this.kept.clear();
+    this.view = null;
+    document.title = t("sign_in.document");
+  }
+
   /** @param {boolean} back */
   async #show(back) {
+    if (this.signedOut) return;
     const turn = ++this.shows;
     const path = location.pathname.replace(/(.)\/$/, "$1");
     const entry = VIEWS.find((view) => view.path.test(path));
@@ -325,7 +347,8 @@ export class SfApp extends LitElement {
   }
 
   render() {
-    const searching = location.pathname === "/";
+    const out = store.signedOut;
+    const searching = out || location.pathname === "/";
     return html`
       <header class=${searching ? "bare" : ""}>
         <a class="skip button solid" href="#main" @click=${this.#skip}>${t("app.skip")}</a>
@@ -354,7 +377,7 @@ export class SfApp extends LitElement {
               />
             </form>`}
         <div class="right">
-          <nav aria-label=${t("app.nav")}>
+          <nav aria-label=${t("app.nav")} ?hidden=${out}>
             ${NAV.filter((entry) => !entry.operator || store.me?.operator).map(
               (entry) =>
                 html`<a href=${entry.href} aria-current=${this.nav === entry.nav ? "page" : nothing}>
@@ -369,12 +392,32 @@ export class SfApp extends LitElement {
           >
             ${icon(this.dark ? "light" : "dark")}
           </button>
+          ${["key", "oidc"].includes(store.me?.how ?? "") && !out
+            ? html`<button
+                class="button quiet icon-only"
+                aria-label=${t("app.sign_out")}
+                title=${t("app.sign_out")}
+                @click=${this.#signOut}
+              >
+                ${icon("leave")}
+              </button>`
+            : ""}
         </div>
       </header>
       <sf-banner></sf-banner>
-      <main id="main" tabindex="-1">${this.missing ? this.#lost() : html`<slot></slot>`}</main>
+      <main id="main" tabindex="-1">
+        ${out ? html`<sf-sign-in></sf-sign-in>` : this.missing ? this.#lost() : html`<slot></slot>`}
+      </main>
       <sf-toast></sf-toast>
     `;
+  }
+
+  async #signOut() {
+    try {
+      await store.signOut();
+    } catch (error) {
+      toastError(error);
+    }
   }
 
   /** @param {Event} event */

@@ -24,6 +24,7 @@ const SHAPES = {
   help: svg`<circle cx="12" cy="12" r="8.5"/><path d="M9.5 9.5a2.5 2.5 0 1 1 3.6 2.2c-.700.4-1.100.9-1.1 1.8m0 3h.01"/>`,
   history: svg`<path d="M4 12a8 8 0 1 0 2.7-6L4 8.5M4 4v4.5h4.5M12 8v4.5l3 1.5"/>`,
   language: svg`<circle cx="12" cy="12" r="8.5"/><path d="M3.5 12h17M12 3.5c5 5.5 5 11.5 0 17-5-5.5-5-11.5 0-17z"/>`,
+  leave: svg`<path d="M14 4.5H6.5a2 2 0 0 0-2 2v11a2 2 0 0 0 2 2H14M10 12h10.5m-4-4 4 4-4 4"/>`,
   library: svg`<rect x="3.5" y="7.5" width="17" height="12.5" rx="2"/><path d="M6 4.5h12m-8 6.8v5l4.5-2.5z"/>`,
   light: svg`<circle cx="12" cy="12" r="3.8"/><path d="M12 3v2m0 14v2M3 12h2m14 0h2M5.6 5.6 7 7m10 10 1.4 1.4M5.6 18.4 7 17M17 7l1.4-1.4"/>`,
   link: svg`<path d="M10 14a4 4 0 0 0 6 .4l3-3a4 4 0 0 0-5.7-5.7L12 7m2 3a4 4 0 0 0-6-.4l-3 3a4 4 0 0 0 5.7 5.7L12 17"/>`,

@@ -6,6 +6,7 @@
  */
 
 import { address, ask, traffic } from "./api.js";
+import { t } from "./text.js";
 
 /** @typedef {import("./types.js").VideoStatus} VideoStatus */
 /** @typedef {import("./types.js").Me} Me */
@@ -26,6 +27,8 @@ class Store extends EventTarget {
   ready = false;
   /** @type {"api" | "redis" | "storage" | "search" | null} What is away; null: nothing. */
   away = null;
+  /** The API wants to know who asks: nothing is asked until `signIn`. */
+  signedOut = false;
   /** @type {EventSource | null} */
   #events = null;
   #reopen = 0;
@@ -41,7 +44,8 @@ class Store extends EventTarget {
     this.#listen();
     void this.check();
     traffic.addEventListener("answer", (event) => {
-      const failed = /** @type {CustomEvent<{away: boolean}>} */ (event).detail.away;
+      const { away: failed, status } = /** @type {CustomEvent<{away: boolean, status: number}>} */ (event).detail;
+      if (status === 401) this.refused();
       if (failed !== (this.away !== null)) this.#soon(failed ? 200 : 0);
     });
     addEventListener("online", () => this.#soon(0));
@@ -83,13 +87,46 @@ class Store extends EventTarget {
     this.#changed();
   }
 
+  /** The API has refused a request because nothing says who asks. */
+  refused() {
+    if (this.signedOut) return;
+    this.signedOut = true;
+    clearTimeout(this.#reopen);
+    this.#events?.close();
+    this.#changed();
+  }
+
+  /**
+   * Let this browser ask with an API key, and go on where it was refused.
+   * @param {string} key
+   * @throws {Error} the key is not valid, or the browser has not kept it
+   */
+  async signIn(key) {
+    await ask("/session", { body: { key } });
+    const before = this.me;
+    this.signedOut = false;
+    await this.#introduce();
+    if (this.signedOut) throw new Error(t("sign_in.not_kept"));
+    // What is shown and remembered here is another user's.
+    if (before && this.me && before.user_id !== this.me.user_id) return location.reload();
+    this.#listen();
+  }
+
+  /** Let this browser forget the key, and everything that was shown with it. */
+  async signOut() {
+    await ask("/session", { method: "DELETE" });
+    location.reload();
+  }
+
+  /** Ask who asks, until there is an answer. */
   async #introduce() {
-    for (;;) {
+    while (!this.signedOut) {
       try {
         this.me = await ask("/me");
         this.#changed();
         return;
       } catch {
+        if (this.signedOut) return;
         await new Promise((resolve) => setTimeout(resolve, TROUBLED_MS));
       }
     }
@@ -97,6 +134,7 @@ class Store extends EventTarget {
 
   #listen() {
     this.#events?.close();
+    if (this.signedOut) return;
     const events = new EventSource(address("/events"));
     this.#events = events;
     events.addEventListener("open", () => {
@@ -113,10 +151,10 @@ class Store extends EventTarget {
     events.addEventListener("people", () => this.dispatchEvent(new Event("people")));
     events.addEventListener("error", () => {
       this.#soon(200);
-      // A lost connection is opened again by the browser; a refused one is not.
-      if (events.readyState !== EventSource.CLOSED) return;
+      // A lost connection is opened again by the browser; a refused one is not, and may be a key that has ended.
+      if (events.readyState !== EventSource.CLOSED || this.signedOut) return;
       clearTimeout(this.#reopen);
-      this.#reopen = setTimeout(() => this.#listen(), this.#delay);
+      this.#reopen = setTimeout(() => void this.#introduce().then(() => this.#listen()), this.#delay);
       this.#delay = Math.min(this.#delay * 2, 15_000);
     });
   }

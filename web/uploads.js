@@ -50,10 +50,10 @@ class Uploads extends EventTarget {
     super();
     this.#restore();
     addEventListener("online", () => this.#wake());
-    let away = store.away;
+    let { away, signedOut } = store;
     store.addEventListener("change", () => {
-      if (away && !store.away) this.#wake();
-      away = store.away;
+      if ((away && !store.away) || (signedOut && !store.signedOut)) this.#wake();
+      ({ away, signedOut } = store);
       this.#clear();
     });
     addEventListener("beforeunload", (event) => {
@@ -196,8 +196,9 @@ class Uploads extends EventTarget {
     const status = error.originalResponse?.getStatus() ?? 0;
     // An answer that got lost: the upload is complete, and the video has begun.
     if (status === 409 && (await ask(`/videos/${line.id}`).catch(() => null))) return this.#done(line);
+    if (status === 401) store.refused();
     // With a known upload, 409 means another offset: the next attempt asks for it.
-    const passing = status === 0 || status >= 500 || [408, 423, 429].includes(status) || (status === 409 && line.url);
+    const passing = status === 0 || status >= 500 || [401, 408, 423, 429].includes(status) || (status === 409 && line.url);
     if (passing) return this.#wait(line);
     line.state = "failed";
     line.rate = 0;
@@ -219,7 +220,7 @@ class Uploads extends EventTarget {
 
   /** @param {Line} line */
   #again(line) {
-    if (line.state !== "waiting") return;
+    if (line.state !== "waiting" || store.signedOut) return;
     line.state = "queued";
     this.#pump();
   }

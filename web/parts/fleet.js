@@ -33,7 +33,7 @@ export class SfFleet extends LitElement {
     css`
       :host {
         width: 100%;
-        max-width: 1280px;
+        max-width: calc(var(--width) + 2 * var(--gutter));
         margin: 0 auto;
         padding: var(--s6) var(--gutter) var(--s16);
       }
@@ -154,6 +154,14 @@ export class SfFleet extends LitElement {
       }
       .calm .icon {
         color: var(--good);
+      }
+      @media (min-width: 1440px) {
+        .pair {
+          display: grid;
+          grid-template-columns: repeat(2, minmax(0, 1fr));
+          gap: var(--s16);
+          align-items: start;
+        }
       }
       .models {
         display: grid;
@@ -299,7 +307,8 @@ export class SfFleet extends LitElement {
         <h1>${t("app.fleet")}</h1>
         <p class="sum">${this.#sum(fleet)}</p>
       </div>
-      ${fleet.failures.length ? this.#failures(fleet) : ""} ${this.#queues(fleet)} ${this.#nodes(fleet)}
+      ${fleet.failures.length ? this.#failures(fleet) : ""} 
+      <div class="pair">${this.#queues(fleet)} ${this.#nodes(fleet)}</div>
       <section aria-labelledby="models">
         <h2 id="models">${t("fleet.models")}</h2>
         <div class="models">
@@ -430,7 +439,7 @@ export class SfFleet extends LitElement {
                 sorted,
                 ({ name }) => name,
                 (node) =>
-                  html`<tr>
+                  html`<tr data-node=${node.name}>
                     <th scope="row">${node.name}</th>
                     <td>
                       <span class="state ${node.state}">

@@ -27,6 +27,9 @@ import { toast, toastError } from "./toast.js";
 /** @typedef {import("../types.js").StageStatus} StageStatus */
 
 const PAGE = 50;
+/** A short video that a checkout has. */
+const SAMPLE = "/sample.mp4";
+
 /** What the filter offers, with the states that each means. @type {Record<string, string[]>} */
 const FILTERS = {
   all: [],
@@ -45,6 +48,8 @@ export class SfLibrary extends LitElement {
     loaded: { state: true },
     over: { state: true },
     again: { state: true },
+    sample: { state: true },
+    fetching: { state: true },
   };
 
   static styles = [
@@ -54,12 +59,9 @@ export class SfLibrary extends LitElement {
         display: flex;
         flex-direction: column;
         width: 100%;
-        max-width: var(--width);
+        max-width: calc(var(--width) + 2 * var(--gutter));
         margin: 0 auto;
         padding: var(--s6) var(--gutter) var(--s16);
-      }
-      :host(.narrow) {
-        max-width: 1360px;
       }
       .head {
         display: flex;
@@ -336,6 +338,9 @@ export class SfLibrary extends LitElement {
     this.problem = null;
     this.filter = "";
     this.over = false;
+    /** Size of the server's sample, bytes; 0: it has none; null: not asked yet. @type {number | null} */
+    this.sample = null;
+    this.fetching = false;
     /** The video that is to be processed again. @type {VideoStatus | null} */
     this.again = null;
     this.turn = 0;
@@ -476,6 +481,26 @@ export class SfLibrary extends LitElement {
     else toast(t("upload.nothing"), { kind: "bad" });
   }
 
+  /** Ask once whether the server has the sample. */
+  async #lookForSample() {
+    this.sample = 0;
+    const answer = await fetch(SAMPLE, { method: "HEAD" }).catch(() => null);
+    if (answer?.ok) this.sample = Number(answer.headers.get("Content-Length"));
+  }
+
+  /** The sample takes the same way as a file of the user's. */
+  async #addSample() {
+    this.fetching = true;
+    try {
+      const answer = await fetch(SAMPLE);
+      if (!answer.ok) throw new Error(t("library.sample_failed"));
+      uploads.add([new File([await answer.blob()], "sample.mp4", { type: "video/mp4", lastModified: 0 })]);
+    } catch {
+      toast(t("library.sample_failed"), { kind: "bad" });
+    }
+    this.fetching = false;
+  }
+
   /** @param {"file" | "folder"} what */
   #choose(what) {
     /** @type {HTMLInputElement | null} */ (this.renderRoot.querySelector(`input[name=${what}]`))?.click();
@@ -535,7 +560,6 @@ export class SfLibrary extends LitElement {
     const videos = this.#videos;
     const empty = this.loaded && !videos.length;
     const grid = this.route?.query.get("view") === "grid";
-    this.classList.toggle("narrow", !grid);
     const inputs = html`
       <input type="file" name="file" multiple accept="video/*,.mkv,.mxf,.ts,.m2ts,.avi" hidden @change=${this.#chosen} aria-label=${t("library.add")} />
       <input type="file" name="folder" webkitdirectory hidden @change=${this.#chosen} aria-label=${t("library.add_folder")} />
@@ -610,6 +634,7 @@ export class SfLibrary extends LitElement {
   }
 
   #zone() {
+    if (this.sample === null) void this.#lookForSample();
     const most = store.me?.max_video_bytes;
     return html`<div class="zone">
       ${icon("upload")}
@@ -619,6 +644,11 @@ export class SfLibrary extends LitElement {
         <button class="button solid" @click=${() => this.#choose("file")}>${t("library.choose")}</button>
         <button class="button folder" @click=${() => this.#choose("folder")}>${t("library.choose_folder")}</button>
       </div>
+      ${this.sample
+        ? html`<button class="button quiet" ?disabled=${this.fetching} @click=${this.#addSample}>
+            ${icon("play", true)} ${t("library.sample", { size: bytes(this.sample) })}
+          </button>`
+        : ""}
       ${most ? html`<p class="note">${t("library.empty.limit", { most: bytes(most) })}</p>` : ""}
     </div>`;
   }

@@ -50,7 +50,7 @@ export class SfPeople extends LitElement {
         display: flex;
         flex-direction: column;
         width: 100%;
-        max-width: var(--width);
+        max-width: calc(var(--width) + 2 * var(--gutter));
         margin: 0 auto;
         padding: var(--s6) var(--gutter) var(--s16);
       }

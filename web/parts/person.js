@@ -48,7 +48,7 @@ export class SfPerson extends LitElement {
     css`
       :host {
         width: 100%;
-        max-width: var(--width);
+        max-width: calc(var(--width) + 2 * var(--gutter));
         margin: 0 auto;
         padding: var(--s6) var(--gutter) var(--s16);
       }
@@ -106,9 +106,20 @@ export class SfPerson extends LitElement {
         gap: var(--s1) var(--s3);
         margin-bottom: var(--s4);
       }
+      /* Videos with few moments stand side by side. */
+      .films {
+        display: flex;
+        flex-wrap: wrap;
+        gap: var(--s6) var(--s8);
+      }
+      .films > div {
+        flex: 0 0 min(100%, max(176px, var(--moments) * 188px - 12px));
+        min-width: 0;
+      }
       .film {
-        margin: var(--s6) 0 var(--s3);
+        margin-bottom: var(--s3);
         font-size: var(--text-m);
+        overflow-wrap: anywhere;
       }
       .film a {
         text-decoration: none;
@@ -302,8 +313,17 @@ export class SfPerson extends LitElement {
       }
       @media (max-width: 719px) {
         .who {
-          grid-template-columns: 80px minmax(0, 1fr) auto;
+          grid-template-columns: 80px minmax(0, 1fr);
           gap: var(--s3);
+        }
+        .who .acts {
+          grid-column: 1 / -1;
+        }
+        .who .acts > :first-child.solid {
+          flex: 1;
+        }
+        .films > div {
+          flex-basis: 100%;
         }
         .wide {
           display: none;
@@ -603,10 +623,10 @@ export class SfPerson extends LitElement {
         <h2 id="moments">${t("person.moments")}</h2>
         <p class="note">${t("person.moments_text", { name: person.name })}</p>
       </div>
-      ${repeat(
+      <div class="films">${repeat(
         films,
         ([id]) => id,
-        ([id, some]) => html`
+        ([id, some]) => html`<div .style=${`--moments: ${some.length}`}>
           <h3 class="film">
             <a href=${`/v/${id}`}>${videoName(store.videos.get(id) ?? { video_id: id })}</a
             ><span class="note">${t("people.moments", { n: some.length })}</span>
@@ -614,8 +634,8 @@ export class SfPerson extends LitElement {
           <ul class="tiles moments ${this.selection.size ? "choosing" : ""}">
             ${repeat(some, ({ track_id }) => track_id, (face) => this.#moment(person, face, order))}
           </ul>
-        `,
-      )}
+        </div>`,
+      )}</div>
       ${this.next ? html`<button class="button rest" @click=${this.#more}>${t("person.more")}</button>` : ""}
     </section>`;
   }

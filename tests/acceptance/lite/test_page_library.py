@@ -129,6 +129,14 @@ def test_an_upload_survives_the_network_and_a_reload_and_its_stages_are_live(
     expect(page).to_have_url(re.compile(r"/v/demo-\w+$"))
 
 
+def test_an_empty_library_offers_the_sample(page: Page, api: Api) -> None:
+    page.get_by_role("button", name="Try it with the sample").focus()
+    page.keyboard.press("Enter")
+    video = row(page, "sample")
+    expect(video).to_contain_text("8 scenes", timeout=200_000)
+    expect(page.get_by_role("heading", name="Drop videos here")).to_have_count(0)
+
+
 def test_what_cannot_be_uploaded_is_said_before_anything_is_sent(
     page: Page, api: Api, tmp_path: Path
 ) -> None:

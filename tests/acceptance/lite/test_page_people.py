@@ -12,6 +12,7 @@ import pytest
 from playwright.sync_api import Browser, Locator, Page, expect
 
 from tests.support.api import Api
+from tests.support.browser import serious_findings
 from tests.support.fleet import Fleet, eventually
 from tests.support.pages import open_browser, open_page
 
@@ -64,6 +65,29 @@ def toasted(page: Page, text: str) -> Locator:
     found = page.locator(".toast").filter(has_text=text)
     expect(found).to_be_visible()
     return found
+
+
+def test_axe_finds_nothing_serious(page: Page, api: Api) -> None:
+    (unknown,) = people(api, "unknown")
+    found = {}
+    for scheme in ("light", "dark"):
+        page.emulate_media(color_scheme=scheme)  # type: ignore[arg-type]
+        page.goto("/people")
+        choose(page, unknown["name"])
+        found[f"people {scheme}"] = serious_findings(page)
+        page.goto(f"/people/{unknown['person_id']}")
+        page.get_by_role("checkbox", name=re.compile("Choose the face at")).first.check()
+        found[f"person {scheme}"] = serious_findings(page)
+        page.get_by_role("button", name="Make a new person").click()
+        expect(page.get_by_role("textbox", name="Name (may be empty)")).to_be_focused()
+        found[f"split {scheme}"] = serious_findings(page)
+        page.keyboard.press("Escape")
+        page.get_by_role("button", name=f"What to do with {unknown['name']}").click()
+        found[f"menu {scheme}"] = serious_findings(page)
+        page.get_by_role("menuitem", name="Erase").click()
+        found[f"erase {scheme}"] = serious_findings(page)
+        page.keyboard.press("Escape")
+    assert not any(found.values()), found
 
 
 def test_an_unknown_person_from_a_name_to_the_receipt(page: Page, api: Api) -> None:

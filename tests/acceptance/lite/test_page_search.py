@@ -251,6 +251,14 @@ def test_axe_finds_nothing_serious(page: Page) -> None:
     assert not any(found.values()), found
 
 
+def test_a_broken_link_shows_the_page_which_says_so(page: Page) -> None:
+    answer = page.goto("/nowhere")
+    assert answer is not None and answer.status == 404
+    expect(page.get_by_role("heading", name="There is no such page")).to_be_visible()
+    page.get_by_role("link", name="Go to search").click()
+    expect(page.get_by_role("searchbox")).to_be_visible()
+
+
 def test_the_first_view_is_small(page: Page) -> None:
     sizes: dict[str, int] = {}
 
