@@ -112,8 +112,8 @@ async def begin_oidc(
 async def end_oidc(
     request: Request,
     state: Annotated[str, Query(max_length=200)] = "",
-    code: Annotated[str, Query(max_length=8192)] = "",
-    iss: Annotated[str, Query(max_length=1000)] = "",
+    code: Annotated[str, Query(max_length=3000)] = "",
+    iss: Annotated[str, Query(max_length=500)] = "",
     error: Annotated[str, Query(max_length=200)] = "",
 ) -> RedirectResponse:
     """Where the OpenID provider leads a browser back: let it ask as the user who has signed in."""

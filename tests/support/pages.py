@@ -1,41 +1,15 @@
-"""A real browser on the page: Debian's Chromium, driven by Playwright."""
+"""A page that fails its test for errors of its scripts, and a network that fails it."""
 
 from __future__ import annotations
 
-import os
 import re
-import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-import pytest
-from playwright.sync_api import Browser, Page, sync_playwright
+from playwright.sync_api import Browser, Page
 
-#: Debian's name of it, then others.
-NAMES = ("chromium-headless-shell", "chromium", "chromium-browser", "google-chrome")
 #: What Chromium says of requests that fail because a test stops what they ask for.
 _EXPECTED = re.compile(r"Failed to load resource|net::ERR_")
-
-
-def find_browser() -> str:
-    """The path of a Chromium; without one a test skips locally and fails in CI."""
-    found = next(filter(None, map(shutil.which, NAMES)), None)
-    if found is None:
-        reason = f"no browser ({', '.join(NAMES)}): apt-get install chromium-headless-shell"
-        if os.environ.get("CI"):
-            pytest.fail(reason)
-        pytest.skip(reason)
-    return found
-
-
-@contextmanager
-def open_browser() -> Iterator[Browser]:
-    """Start the browser, and end it."""
-    path = find_browser()
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=path)
-        yield browser
-        browser.close()
 
 
 @contextmanager

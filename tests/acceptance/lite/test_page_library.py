@@ -12,7 +12,7 @@ from playwright.sync_api import Browser, Locator, Page, Request, expect
 
 from tests.support.api import Api
 from tests.support.fleet import Fleet, eventually
-from tests.support.pages import Network, open_browser, open_page
+from tests.support.pages import Network, open_page
 
 USER = "page-library"
 #: Of a file, in tests of what is refused.
@@ -27,12 +27,6 @@ def api(fleet: Fleet) -> Iterator[Api]:
     found.start()
     yield found
     found.stop()
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Browser]:
-    with open_browser() as found:
-        yield found
 
 
 @pytest.fixture

@@ -14,7 +14,7 @@ from playwright.sync_api import Browser, Locator, Page, expect
 from tests.support.api import Api
 from tests.support.browser import serious_findings
 from tests.support.fleet import Fleet, eventually
-from tests.support.pages import open_browser, open_page
+from tests.support.pages import open_page
 
 USER = "page-people"
 
@@ -27,12 +27,6 @@ def api(fleet: Fleet, sample: Path) -> Iterator[Api]:
     found.start()
     yield found
     found.stop()
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Browser]:
-    with open_browser() as found:
-        yield found
 
 
 @pytest.fixture
