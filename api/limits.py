@@ -17,6 +17,8 @@ from shared.settings import Settings
 
 #: Above the largest payload of a contract.
 MAX_JSON_BYTES = 256 * 1024
+#: The slowest client that is waited for, bytes per second.
+SLOWEST_BYTES_S = 32_768
 MINUTE_S = 60
 
 
@@ -25,20 +27,24 @@ async def read_body(request: Request, max_bytes: int) -> bytes:
 
     Raises:
         BodyTooLarge: it has more.
-        SlowClient: it does not arrive within API_SLOW_CLIENT_S and, if it is large, 32 KiB per second.
+        SlowClient: it is API_SLOW_CLIENT_S late for ``SLOWEST_BYTES_S``.
     """
     settings: Settings = request.app.state.settings
-    limit_s = settings.api_slow_client_s + max_bytes / 32_768
+    deadline_s = asyncio.get_running_loop().time() + settings.api_slow_client_s
     found = bytearray()
-    try:
-        async with asyncio.timeout(limit_s):
-            async for chunk in request.stream():
-                found += chunk
-                if len(found) > max_bytes:
-                    raise BodyTooLarge(f"the body has more than {max_bytes} bytes: send less")
-    except TimeoutError:
-        raise SlowClient(f"the body did not arrive within {limit_s:g} s: send it faster") from None
-    return bytes(found)
+    chunks = aiter(request.stream())
+    while True:
+        try:
+            async with asyncio.timeout_at(deadline_s + len(found) / SLOWEST_BYTES_S):
+                found += await anext(chunks)
+        except StopAsyncIteration:
+            return bytes(found)
+        except TimeoutError:
+            raise SlowClient(
+                f"{len(found)} bytes of the body arrived, and nothing more in time: send it faster"
+            ) from None
+        if len(found) > max_bytes:
+            raise BodyTooLarge(f"the body has more than {max_bytes} bytes: send less")
 
 
 async def count_request(request: Request, who: str) -> None:

@@ -19,8 +19,18 @@ from api.asking import Asking
 from api.bodies import json_body, parse_object
 from api.callers import COOKIE, Keys, as_user_id, identify, is_trusted
 from api.headers import content_policy, inline_scripts
+from api.limits import read_body
 from api.origins import Origins
-from api.problems import STATUS, NotAuthenticated, TooManyRequests, UnsupportedMedia, problem, status_of
+from api.problems import (
+    STATUS,
+    BodyTooLarge,
+    NotAuthenticated,
+    SlowClient,
+    TooManyRequests,
+    UnsupportedMedia,
+    problem,
+    status_of,
+)
 from api.routes.events import is_allowed
 from shared import errors
 from shared.addresses import check_address, is_loopback
@@ -146,6 +156,30 @@ def test_what_foreign_pages_send_is_refused(
 
     fault = Origins(nothing, settings).find_fault(method, Headers(headers))
     assert (fault is None) is allowed, fault
+
+
+@pytest.mark.parametrize(("chunks", "error"), [(0, SlowClient), (3, SlowClient), (40, BodyTooLarge)])
+def test_a_body_has_time_by_what_has_arrived_not_by_what_may(chunks: int, error: type[Exception]) -> None:
+    """However large a body may be, a client that sends nothing is not waited for."""
+    left = chunks
+
+    async def receive() -> dict[str, Any]:
+        nonlocal left
+        if not left:
+            await asyncio.sleep(60)
+        left -= 1
+        return {"type": "http.request", "body": b"x" * 1000, "more_body": True}
+
+    found = Request({"type": "http", "method": "PUT", "path": "/", "headers": []}, receive)
+    found.scope["app"] = SimpleNamespace(state=SimpleNamespace(settings=Settings(API_SLOW_CLIENT_S="0.2")))
+    limit = 20 * 2**20 if error is SlowClient else 30_000
+
+    async def read() -> None:
+        async with asyncio.timeout(5):
+            await read_body(found, limit)
+
+    with pytest.raises(error):
+        asyncio.run(read())
 
 
 class Fleet:

@@ -107,7 +107,10 @@ def test_a_process_without_anything_of_ours_can_do_everything(
 
     eventually(state, within_s=120, what="the video is indexed")
     status = stranger.video("status", "bare")["ok"]
-    assert {stage["stage"]: stage["state"] for stage in status["stages"]} == {
+    states = {stage["stage"]: stage["state"] for stage in status["stages"]}
+    # It may still wait for what matters more.
+    del states["rendition"]
+    assert states == {
         "split": "done", "asr": "done", "text": "done", "vision": "skipped", "face": "done", "ocr": "done",
         "sidecar": "done",
     }  # fmt: skip

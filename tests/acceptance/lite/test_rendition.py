@@ -29,7 +29,7 @@ def played(fleet: Fleet, video_id: str, user_id: str = USER) -> VideoMedia:
         stages = {stage.stage: stage.state for stage in fleet.client.status(video_id, user_id).stages}
         return stages["rendition"] in ("done", "failed", "skipped")
 
-    eventually(ended, within_s=60, what="the rendition ends")
+    eventually(ended, within_s=180, what="the rendition ends")
     return fleet.client.media(video_id, user_id)
 
 

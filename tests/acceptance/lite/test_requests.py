@@ -83,6 +83,10 @@ def assert_only_run_left(fleet: Fleet, video_id: str) -> None:
     assert len(vectors) == sum(bool(scene["transcript"]) for scene in scenes)
     expected = {scene["sidecar_key"] for scene in scenes}
     expected |= {keyframe["key"] for scene in scenes for keyframe in scene["keyframes"]}
+    played = fleet.client.media(video_id, USER)
+    assert played.sprites_prefix is not None
+    sheets = (f"sprite-{number}.jpg" for number in range(played.sprite_sheets))
+    expected |= {played.sprites_prefix + name for name in ("sprites.vtt", *sheets)}
     found = keys(fleet, video_id)
     assert found["sidecars"] == expected
     assert found["tmp"] == set()
