@@ -87,6 +87,8 @@ def assert_only_run_left(fleet: Fleet, video_id: str) -> None:
     assert played.sprites_prefix is not None
     sheets = (f"sprite-{number}.jpg" for number in range(played.sprite_sheets))
     expected |= {played.sprites_prefix + name for name in ("sprites.vtt", *sheets)}
+    if played.media.bucket == "sidecars":
+        expected.add(str(played.media.key))
     found = keys(fleet, video_id)
     assert found["sidecars"] == expected
     assert found["tmp"] == set()
