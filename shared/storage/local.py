@@ -12,6 +12,7 @@ import errno
 import os
 import re
 import secrets
+import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
 from datetime import UTC, datetime
@@ -30,8 +31,8 @@ PARTIAL = ".partial"  # no key begins with a dot, so no key can name it
 INCOMING = ".incoming"
 _HANDLE = re.compile(r"[0-9a-f]{32}", re.ASCII)
 PARTIAL_TTL_S = 24 * 3600.0
-#: A folder may be pruned between our making it and our using it; each try needs a delete at just that moment.
-_TRIES = 50
+#: A folder may be pruned between our making it and our using it; another try succeeds unless deletes never end.
+_SETTLE_S = 10.0
 _WITHOUT_URLS = {
     "PUT": ("upload", "store the file with put_file"),
     "GET": ("download", "read the file at local_path"),
@@ -334,12 +335,13 @@ def _created(folder_fd: int, name: str) -> Iterator[int]:
 def _settle(bucket_fd: int, key: str, partial_fd: int, partial: str) -> None:
     """Rename the finished file to its key, making the folders on the way."""
     names = key.split("/")
-    for tries_left in range(_TRIES - 1, -1, -1):
+    give_up_at = time.monotonic() + _SETTLE_S
+    while True:
         try:
             _rename(bucket_fd, names[:-1], names[-1], partial_fd, partial)
             return
         except FileNotFoundError:
-            if not tries_left:
+            if time.monotonic() > give_up_at:
                 raise
         except NotADirectoryError as error:
             raise InvalidKey(f"key {key!r} is inside another object: choose another key") from error
