@@ -55,14 +55,14 @@ def storage_origin(settings: Settings) -> str | None:
 
 
 def content_policy(storage: str | None) -> str:
-    """The policy of the page: its own files, inline scripts by their hash, pictures and films also from the storage."""
-    scripts = inline_scripts(INDEX.read_text()) if INDEX.is_file() else []
+    """The policy of the page: its own files, what stands in its start by hash, pictures and films also from the storage."""
+    index = INDEX.read_text() if INDEX.is_file() else ""
     also = [storage] if storage else []
     return "; ".join(
         [
             "default-src 'self'",
-            " ".join(["script-src 'self'", *scripts]),
-            "style-src 'self'",
+            " ".join(["script-src 'self'", *inline("script", index)]),
+            " ".join(["style-src 'self'", *inline("style", index)]),
             " ".join(["img-src 'self' blob: data:", *also]),
             " ".join(["media-src 'self' blob:", *also]),
             " ".join(["connect-src 'self'", *also]),
@@ -74,8 +74,8 @@ def content_policy(storage: str | None) -> str:
     )
 
 
-def inline_scripts(html: str) -> list[str]:
-    """The sources of a policy that allow the inline scripts of a page."""
-    found = re.findall(r"<script\b(?![^>]*\bsrc=)[^>]*>(.*?)</script>", html, re.DOTALL | re.IGNORECASE)
-    digests = [hashlib.sha256(script.encode()).digest() for script in found]
+def inline(tag: str, html: str) -> list[str]:
+    """The sources of a policy that allow the inline scripts (``script``) or styles (``style``) of a page."""
+    found = re.findall(rf"<{tag}\b(?![^>]*\bsrc=)[^>]*>(.*?)</{tag}>", html, re.DOTALL | re.IGNORECASE)
+    digests = [hashlib.sha256(text.encode()).digest() for text in found]
     return [f"'sha256-{base64.b64encode(digest).decode()}'" for digest in digests]

@@ -238,12 +238,11 @@ export class SfApp extends LitElement {
     this.missing = /** @type {"path" | "module" | null} */ (null);
     this.shows = 0;
     this.signedOut = false;
-    const chosen = stored("theme");
-    if (chosen === "light" || chosen === "dark") document.documentElement.dataset.theme = chosen;
+    const { dataset } = document.documentElement; // the page's start has set the theme that was chosen
     const system = matchMedia("(prefers-color-scheme: dark)");
-    this.dark = chosen ? chosen === "dark" : system.matches;
+    this.dark = dataset.theme ? dataset.theme === "dark" : system.matches;
     system.addEventListener("change", () => {
-      if (!stored("theme")) this.dark = system.matches;
+      if (!dataset.theme) this.dark = system.matches;
     });
     router.addEventListener("change", (event) => void this.#show(/** @type {CustomEvent} */ (event).detail.back));
     start();
@@ -267,6 +266,7 @@ export class SfApp extends LitElement {
     this.view?.remove();
     this.kept.clear();
     this.view = null;
+    this.early?.remove();
     document.title = t("sign_in.document");
   }
 
@@ -305,8 +305,27 @@ export class SfApp extends LitElement {
     if (same && !back) return;
     await this.updateComplete;
     if ("updateComplete" in view) await view.updateComplete;
+    this.#takeOver(view);
     if (back) requestAnimationFrame(() => scrollTo(0, Number(route.state.y) || 0));
     else scrollTo(0, 0);
+  }
+
+  /** @returns {HTMLFormElement | null} the box that index.html shows before the scripts have come */
+  get early() {
+    return this.querySelector(":scope > .early");
+  }
+
+  /**
+   * Let the search view go on with what was typed before it came.
+   * @param {View} view
+   */
+  #takeOver(view) {
+    const { early } = this;
+    if (!early) return;
+    const box = /** @type {HTMLInputElement} */ (early.elements.namedItem("q"));
+    const focused = document.activeElement === box;
+    early.remove();
+    if ("resume" in view) /** @type {import("./parts/search.js").SfSearch} */ (view).resume(box, focused, "asked" in early.dataset);
   }
 
   /** @param {string} tag */
@@ -438,15 +457,6 @@ export class SfApp extends LitElement {
           <p>${t("app.broken.text")}</p>
           <button class="button solid" @click=${() => location.reload()}>${t("app.reload")}</button>
         </div>`;
-  }
-}
-
-/** @param {string} name */
-function stored(name) {
-  try {
-    return localStorage.getItem(name);
-  } catch {
-    return null;
   }
 }
 

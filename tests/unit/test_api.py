@@ -18,7 +18,7 @@ from api import openapi
 from api.asking import Asking
 from api.bodies import json_body, parse_object
 from api.callers import COOKIE, Keys, as_user_id, identify, is_trusted
-from api.headers import content_policy, inline_scripts
+from api.headers import content_policy, inline
 from api.limits import read_body
 from api.origins import Origins
 from api.problems import (
@@ -261,7 +261,7 @@ def test_a_key_is_read_as_it_was_made() -> None:
 
 def test_the_policy_allows_inline_scripts_by_hash_only() -> None:
     html = '<script type="importmap">{"a": 1}</script><script src="/app.js"></script>'
-    assert inline_scripts(html) == ["'sha256-+dhgKMbg1k4iUYb5astpM4ssWXZN95FiEH9cS7NNExA='"]
+    assert inline("script", html) == ["'sha256-+dhgKMbg1k4iUYb5astpM4ssWXZN95FiEH9cS7NNExA='"]
     policy = content_policy("https://s3.example")
     assert "unsafe" not in policy and "frame-ancestors 'none'" in policy
     assert policy.count("https://s3.example") == 3

@@ -525,9 +525,29 @@ export class SfSearch extends LitElement {
     if (path !== location.pathname + location.search) navigate(path, { replace, state: thumbnail ? { thumbnail } : {} });
   }
 
+  /**
+   * Go on where a box of the document was, which stood in this one's place before the scripts came.
+   * @param {HTMLInputElement} box
+   * @param {boolean} focused
+   * @param {boolean} entered whether Enter was pressed in it
+   */
+  resume(box, focused, entered) {
+    if (focused) this.input.focus({ preventScroll: true });
+    if (!box.value) return;
+    this.input.value = box.value;
+    if (focused) this.input.setSelectionRange(box.selectionStart, box.selectionEnd);
+    this.#typed(box.value);
+    if (entered) this.#enter();
+  }
+
   /** @param {Event} event */
   #type(event) {
-    this.typed = /** @type {HTMLInputElement} */ (event.currentTarget).value;
+    this.#typed(/** @type {HTMLInputElement} */ (event.currentTarget).value);
+  }
+
+  /** @param {string} text */
+  #typed(text) {
+    this.typed = text;
     this.eager = false;
     loadResults().catch(() => {}); // the search says it
     clearTimeout(this.timer);
@@ -537,6 +557,10 @@ export class SfSearch extends LitElement {
   /** @param {SubmitEvent} event */
   #submit(event) {
     event.preventDefault();
+    this.#enter();
+  }
+
+  #enter() {
     clearTimeout(this.timer);
     this.typed = this.input.value;
     this.eager = true;

@@ -274,6 +274,49 @@ def test_the_first_view_is_small(page: Page) -> None:
     assert sum(sizes.values()) < FIRST_VIEW_BYTES, sizes
 
 
+@pytest.mark.parametrize("key", ["Enter", "Shift"], ids=["enter", "pause"])
+def test_the_box_can_be_used_before_the_scripts_have_come(page: Page, key: str) -> None:
+    """It stands in the document itself; the search view goes on with what was typed, in the same place."""
+    held: list[Route] = []
+    page.route("**/parts/search.js", held.append)
+    page.goto("/", wait_until="commit")
+    early = page.locator(".early").get_by_role("searchbox")
+    expect(early).to_be_focused()
+    label, placeholder = (early.get_attribute(name) for name in ("aria-label", "placeholder"))
+    place = early.bounding_box()
+    page.keyboard.type("a hot drink")
+    page.keyboard.press(key)
+    while not held:
+        page.wait_for_timeout(50)
+    heading = page.get_by_role("heading", name="Ask for a moment")
+    expect(heading).to_have_count(1)
+    page.unroute("**/parts/search.js")
+    held[0].continue_()
+    expect(hits_of(page).first).to_be_visible()
+    box = page.get_by_role("searchbox")
+    expect(box).to_have_value("a hot drink")
+    if key == "Enter":
+        expect(hits_of(page).first.locator("a.picture")).to_be_focused()
+    else:
+        expect(box).to_be_focused()
+    assert page.url.endswith("/?q=a+hot+drink")
+    page.goto("/")
+    page.wait_for_selector("sf-search")
+    assert (box.get_attribute("aria-label"), box.get_attribute("placeholder")) == (label, placeholder)
+    final = page.locator("sf-search form.ask").bounding_box()
+    assert place is not None and final is not None
+    assert [place[side] for side in ("x", "y", "width")] == pytest.approx(
+        [final[side] for side in ("x", "y", "width")], abs=2
+    )
+
+
+def test_other_views_do_not_begin_with_the_box(page: Page) -> None:
+    page.route("**/app.js", lambda route: route.abort())
+    for path in ("/library", "/?q=cat"):
+        page.goto(path)
+        expect(page.locator(".early")).to_have_count(0)
+
+
 def test_the_page_says_that_the_api_is_away_and_goes_on(page: Page, api: Api) -> None:
     search(page, "rocket")
     api.kill()
