@@ -318,6 +318,7 @@ export default {
   "sign_in.text": "This server asks for an API key. The operator makes one with “scenefleet keys add”. The browser keeps it until you sign out.",
   "sign_in.key": "API key",
   "sign_in.oidc": "Sign in with your account",
+  "sign_in.failed": "The sign-in did not succeed. Try again; if it fails again, ask your operator.",
   "sign_in.proxy": "This server is told by a proxy who asks, and was told nothing. Open it by the address that your operator gave you.",
   "sign_in.not_kept": "The browser did not keep the key. Allow cookies for this site and sign in again.",
   "sign_in.go": "Sign in",

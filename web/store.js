@@ -12,6 +12,8 @@ import { t } from "./text.js";
 /** @typedef {import("./types.js").Me} Me */
 /** @typedef {import("./types.js").Health} Health */
 
+/** What the browser's storage remembers of uploads begins with this. */
+export const UPLOAD = "upload:";
 const CALM_MS = 10_000;
 const TROUBLED_MS = 2_000;
 
@@ -115,6 +117,11 @@ class Store extends EventTarget {
   /** Let this browser forget the key, and everything that was shown with it. */
   async signOut() {
     await ask("/session", { method: "DELETE" });
+    try {
+      for (const name of Object.keys(localStorage)) if (name.startsWith(UPLOAD)) localStorage.removeItem(name);
+    } catch {
+      // Without storage nothing was remembered.
+    }
     location.reload();
   }
 

@@ -5,7 +5,7 @@
  */
 
 import { address, ask } from "./api.js";
-import { store } from "./store.js";
+import { store, UPLOAD } from "./store.js";
 import { bytes, t } from "./text.js";
 
 /**
@@ -25,7 +25,6 @@ import { bytes, t } from "./text.js";
 
 /** How many send at the same time. */
 const AT_ONCE = 3;
-const STORED = "upload:";
 /** So that little is sent twice after a failure, wherever a proxy keeps requests until they are complete. */
 const CHUNK_BYTES = 64 * 2 ** 20;
 const VIDEO = /\.(mp4|m4v|mov|mkv|webm|avi|mpe?g|m?ts|m2ts|wmv|flv|ogv|3gp|mxf)$/i;
@@ -247,7 +246,7 @@ class Uploads extends EventTarget {
   #store(line) {
     const { id, name, size, modified, sent, url } = line;
     try {
-      localStorage.setItem(STORED + id, JSON.stringify({ id, name, size, modified, sent, url }));
+      localStorage.setItem(UPLOAD + id, JSON.stringify({ id, name, size, modified, sent, url }));
     } catch {
       // Without storage an upload doesn't survive a reload.
     }
@@ -257,7 +256,7 @@ class Uploads extends EventTarget {
   /** @param {Line} line */
   #forget(line) {
     try {
-      localStorage.removeItem(STORED + line.id);
+      localStorage.removeItem(UPLOAD + line.id);
     } catch {
       // Nothing was stored.
     }
@@ -267,7 +266,7 @@ class Uploads extends EventTarget {
   #restore() {
     try {
       for (const key of Object.keys(localStorage)) {
-        if (!key.startsWith(STORED)) continue;
+        if (!key.startsWith(UPLOAD)) continue;
         const stored = JSON.parse(localStorage.getItem(key) ?? "{}");
         // One that another tab sends is its own.
         void hold(stored.id).then((free) => {
@@ -326,7 +325,7 @@ const held = new Map();
 function hold(id) {
   if (held.has(id) || !navigator.locks) return Promise.resolve(true);
   return new Promise((resolve) => {
-    void navigator.locks.request(STORED + id, { ifAvailable: true }, (lock) => {
+    void navigator.locks.request(UPLOAD + id, { ifAvailable: true }, (lock) => {
       resolve(lock !== null);
       return lock && new Promise((release) => held.set(id, () => release(undefined)));
     });

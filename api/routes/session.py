@@ -19,14 +19,18 @@ from api.oidc import Issuer
 from api.problems import NotAuthenticated
 from shared.contracts import SignIn, parse
 from shared.errors import NotFound
+from shared.logs import get_logger
 from shared.settings import Settings
 
+log = get_logger(__name__)
 router = APIRouter(tags=["session"], responses=problems.responses())
 #: Lifetime of the cookie with a key, seconds; an ended key is refused all the same.
 REMEMBERED_S = 30 * 24 * 3600
 #: Time for signing in at the OpenID provider, seconds.
 SIGN_IN_S = 600
 OIDC_PATH = "/api/v1/session/oidc"
+#: Where the page says that a sign-in failed.
+FAILED = "/#sign-in-failed"
 #: A path of this site: no `//host`, no `/\\host`.
 PATH = r"^/([!-.0-\[\]-~][!-~]*)?$"
 Body = json_body(SignIn)
@@ -116,8 +120,24 @@ async def end_oidc(
     iss: Annotated[str, Query(max_length=500)] = "",
     error: Annotated[str, Query(max_length=200)] = "",
 ) -> RedirectResponse:
-    """Where the OpenID provider leads a browser back: let it ask as the user who has signed in."""
-    issuer, settings = _issuer(request), request.app.state.settings
+    """Where the OpenID provider leads a browser back: let it ask as the user who has signed in.
+
+    A person whose sign-in failed gets the page, which says so; a program gets a problem document.
+    """
+    issuer = _issuer(request)
+    try:
+        return await _signed_in(request, issuer, state, code, iss, error)
+    except NotAuthenticated as refusal:
+        if "text/html" not in request.headers.get("accept", ""):
+            raise
+        log.info("a sign-in by OIDC failed", error=refusal)
+        return RedirectResponse(FAILED, 303)
+
+
+async def _signed_in(
+    request: Request, issuer: Issuer, state: str, code: str, iss: str, error: str
+) -> RedirectResponse:
+    settings = request.app.state.settings
     begun = _read_begun(request, state)
     await require_few_failures(request)
     try:

@@ -17,7 +17,7 @@ from tests.support.assets import give_up
 ROOT = Path(__file__).parents[2]
 FOLDER = ROOT / "deploy" / "kubernetes"
 KUBERNETES = "1.33"
-ENV_FILES = ("settings.env", "nodes.env", "administrator.env", "flower.env")
+ENV_FILES = ("settings.env", "nodes.env", "api.env", "administrator.env", "flower.env")
 README = (FOLDER / "README.md").read_text()
 #: How much earlier than the grace period a soft shutdown ends; Celery needs 15 s of it to hand a job back and leave.
 SOFTER_S = 30
@@ -60,7 +60,7 @@ def test_kustomize_renders_them(tmp_path: Path) -> None:
     done = subprocess.run(["kubectl", "kustomize", str(folder)], capture_output=True, text=True, timeout=60)
     assert done.returncode == 0, done.stderr
     kinds = [document["kind"] for document in yaml.safe_load_all(done.stdout)]
-    assert kinds.count("Secret") == 3 and kinds.count("ConfigMap") == 1
+    assert kinds.count("Secret") == 4 and kinds.count("ConfigMap") == 1
     assert "name: nodes\n" not in done.stdout  # the generated name took the place of every reference
 
 
@@ -92,10 +92,11 @@ def test_no_pod_has_more_rights_than_it_needs() -> None:
         assert "memory" in container["resources"]["limits"], name
 
 
-def test_an_administrators_secret_reaches_one_job() -> None:
+def test_a_secret_reaches_who_needs_it() -> None:
+    only = {"bootstrap": {"administrator"}, "flower": {"flower"}, "api": {"nodes", "api"}}
     for name, container in CONTAINERS.items():
         secrets = {source["secretRef"]["name"] for source in container["envFrom"] if "secretRef" in source}
-        assert secrets == {{"bootstrap": "administrator", "flower": "flower"}.get(name, "nodes")}, name
+        assert secrets == only.get(name, {"nodes"}), name
 
 
 def test_nodes_are_those_of_the_compose_file() -> None:

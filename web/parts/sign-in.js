@@ -11,6 +11,9 @@ import { controls } from "../controls.js";
 import { store } from "../store.js";
 import { t } from "../text.js";
 
+/** Where the API leads a browser whose sign-in at the provider failed. */
+const FAILED = "#sign-in-failed";
+
 export class SfSignIn extends LitElement {
   static properties = { ways: { state: true }, problem: { state: true }, busy: { state: true } };
 
@@ -95,7 +98,8 @@ export class SfSignIn extends LitElement {
     return html`<div class="ways">
       <h1>${t("sign_in.title")}</h1>
       ${oidc
-        ? html`<a class="button solid oidc" href=${`${oidc}?next=${encodeURIComponent(location.pathname + location.search)}`}>
+        ? html`${location.hash === FAILED ? html`<p class="problem" role="alert">${t("sign_in.failed")}</p>` : ""}
+          <a class="button solid oidc" href=${`${oidc}?next=${encodeURIComponent(location.pathname + location.search)}`}>
             ${t("sign_in.oidc")}
           </a>`
         : ""}

@@ -12,6 +12,7 @@ from playwright.sync_api import Browser, Page, expect
 from tests.support.api import Api
 from tests.support.browser import Watched, serious_findings
 from tests.support.fleet import Fleet
+from tests.support.oidc import PAGE, SECRET, Provider
 
 USER = "page-sign-in"
 
@@ -99,3 +100,48 @@ def test_where_the_api_has_an_openid_provider_its_sign_in_comes_first(page: Page
     expect(link).to_have_attribute("href", "/api/v1/session/oidc?next=%2Flibrary%3Fstate%3Dfailed")
     expect(page.get_by_label("API key")).to_be_visible()
     assert serious_findings(page) == []
+
+
+@pytest.fixture(scope="module")
+def provided(fleet: Fleet) -> Iterator[Api]:
+    """An API whose users sign in at a real OpenID provider."""
+    uris: list[str] = []
+    provider = Provider(uris)
+    configured = {"OIDC_ISSUER": provider.url, "OIDC_CLIENT_ID": PAGE, "OIDC_CLIENT_SECRET": SECRET}
+    found = Api(fleet, "page-provided", **configured)
+    uris.append(f"{found.url}/api/v1/session/oidc/callback")
+    provider.start()
+    try:
+        found.start()
+        yield found
+        found.stop()
+    finally:
+        provider.stop()
+
+
+def test_a_person_signs_in_at_the_provider_and_comes_back(browser: Browser, provided: Api) -> None:
+    watched = Watched(browser, provided.url)
+    page = watched.page
+    page.goto("/library")
+    page.get_by_role("link", name="Sign in with your account").click()
+    # The person refuses, then tries again.
+    page.get_by_role("link", name="Cancel").click()
+    expect(page.get_by_role("alert")).to_contain_text("The sign-in did not succeed")
+    assert serious_findings(page) == []
+    page.goto("/library")
+    page.get_by_role("link", name="Sign in with your account").click()
+    page.locator("input[name=login]").fill("ann")
+    page.locator("input[name=password]").fill("x")
+    page.locator("button[type=submit]").click()
+    page.get_by_role("button", name="Continue").click()
+    expect(page.get_by_role("heading", name="Drop videos here")).to_be_visible()
+    expect(page).to_have_url(re.compile(r"/library$"))
+    assert page.request.get("/api/v1/me").json()["user_id"] == "ann"
+    page.evaluate("localStorage.setItem('upload:film', '{}')")
+    page.get_by_role("button", name="Sign out").click()
+    expect(page.get_by_role("heading", name="Sign in")).to_be_visible()
+    assert page.request.get("/api/v1/me").status == 401
+    # Nobody after them sees what they uploaded.
+    assert page.evaluate("localStorage.getItem('upload:film')") is None
+    watched.context.close()
+    assert watched.complaints == []
