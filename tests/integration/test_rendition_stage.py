@@ -153,11 +153,16 @@ def test_a_video_is_published_before_its_rendition_is_begun(desk: Desk) -> None:
     )
 
 
-def test_nothing_is_made_of_what_browsers_play(desk: Desk, tmp_path: Path) -> None:
+def test_nothing_is_made_of_what_browsers_play(
+    desk: Desk, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And it is known at once: without a look at the file, also while other jobs wait."""
     encoding = Encoding(codec="libvpx", options={"cpu-used": "8"})
     sound = Sound(codec="libopus", rate_hz=48_000)
     desk.source = make_clip(tmp_path / "a.webm", [Shot(seed=1, frames=30)], encoding, sound).path
     desk.publish()
+    for name in ("make_rendition", "_give_way"):
+        monkeypatch.setattr(rendition, name, lambda *_, **__: pytest.fail("it is not needed"))
     desk.work()
     made = video().rendition
     assert desk.stage() == ("done", None) and made is not None

@@ -17,8 +17,9 @@ from db.ledger.claims import others_wait
 from db.ledger.subjects import lock_video
 from shared import graph
 from shared.errors import BadMedia
+from shared.playback import playable
 from worker.media.limits import media_limits
-from worker.media.results import RENDITION_VERSION
+from worker.media.results import RENDITION_VERSION, Rendition
 from worker.media.sandbox import make_rendition
 from worker.stages.context import Deferred, Outcome, StageContext
 from worker.stages.split import SHARE_OF_LIMIT
@@ -32,12 +33,16 @@ _CONVERTING = 0.9
 
 
 def run(context: StageContext) -> Outcome:
-    looked_s = time.monotonic()
-    _give_way(context)
     with reading() as session:
-        before = context.video_and_run(session)[0].rendition
+        video = context.video_and_run(session)[0]
+        media, before = video.media, video.rendition
     if before is not None and before["version"] == RENDITION_VERSION and _is_there(context, before["key"]):
         return Outcome(result=before)
+    # The split has looked at the file: mostly there is nothing to do, and no need to fetch it or to wait for a free slot.
+    if media and media.get("flavour") and playable(media).how == "original":
+        return _made(context, Rendition(how="original", reason="", path=None, size=None))
+    looked_s = time.monotonic()
+    _give_way(context)
 
     def report(fraction: float) -> None:
         nonlocal looked_s
@@ -59,6 +64,11 @@ def run(context: StageContext) -> Outcome:
         # A storage that went away while the file was read is to blame, not the video.
         context.check_source()
         raise
+    return _made(context, found)
+
+
+def _made(context: StageContext, found: Rendition) -> Outcome:
+    """Store the file if there is one, and write what was made with the job's end."""
     made: dict[str, Any] = {
         "version": RENDITION_VERSION,
         "how": found.how,

@@ -54,6 +54,11 @@ def test_a_page_sees_a_video_from_its_upload_to_its_end_and_its_deletion(
     assert stream.retry_ms > 0 and stream.last_id == first.data["as_of"]
     fleet.process(spoken, "watched", USER)
     stream.wait_state("watched", "indexed", within_s=180)
+
+    def ended(_: list[Event]) -> bool:
+        return of(stream, "watched")[-1]["stages"][-1]["state"] == "done"
+
+    stream.wait(ended, "the end of the rendition")
     told = of(stream, "watched")
     assert told[-1] == httpx.get(f"{api.url}/api/v1/videos/watched").json()
     assert any(video["state"] == "processing" for video in told)

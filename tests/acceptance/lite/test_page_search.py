@@ -278,7 +278,7 @@ def test_the_first_view_is_small(page: Page) -> None:
 def test_the_box_can_be_used_before_the_scripts_have_come(page: Page, key: str) -> None:
     """It stands in the document itself; the search view goes on with what was typed, in the same place."""
     held: list[Route] = []
-    page.route("**/parts/search.js", held.append)
+    page.route("**/parts/search.js", lambda route: held.append(route))
     page.goto("/", wait_until="commit")
     early = page.locator(".early").get_by_role("searchbox")
     expect(early).to_be_focused()
@@ -290,8 +290,8 @@ def test_the_box_can_be_used_before_the_scripts_have_come(page: Page, key: str) 
         page.wait_for_timeout(50)
     heading = page.get_by_role("heading", name="Ask for a moment")
     expect(heading).to_have_count(1)
-    page.unroute("**/parts/search.js")
     held[0].continue_()
+    page.unroute("**/parts/search.js")
     expect(hits_of(page).first).to_be_visible()
     box = page.get_by_role("searchbox")
     expect(box).to_have_value("a hot drink")
