@@ -19,9 +19,12 @@ BIN = $(VENV)/bin
 PIP = $(BIN)/python -m pip --disable-pip-version-check
 RUN_STAMP = $(VENV)/.installed-run
 DEV_STAMP = $(VENV)/.installed-dev
-SOURCES = cli db local shared tasks worker tests bench samples
+# npm writes them: linters and tests of the page (which itself needs none of them), and the OpenID provider of tests.
+PAGE_STAMP = web/node_modules/.package-lock.json
+OIDC_STAMP = tests/support/oidc/node_modules/.package-lock.json
+SOURCES = api cli db local shared tasks worker tests bench samples
 
-.PHONY: help demo test test-quick coverage docs test-faults test-gpu test-deploy lint fmt bench up migrate install install-dev audit lock clean
+.PHONY: help demo lint-page screenshots test test-quick coverage docs test-faults test-gpu test-deploy lint fmt bench up migrate install install-dev audit lock clean
 
 help:
 	@echo "make demo         index the sample video and search it, on a bare machine"
@@ -33,12 +36,13 @@ help:
 	@echo "make test-faults  process a dozen videos while processes, Redis, Postgres and the storage fail"
 	@echo "make test-gpu     run the tests that need an NVIDIA GPU, and measure throughput; skipped elsewhere"
 	@echo "make test-deploy  build the image and test docker-compose.yml in containers"
-	@echo "make lint         check format, lint, types, and imports between packages"
+	@echo "make lint         check format, lint, types, and imports between packages; the page's types and lint, with Node.js"
+	@echo "make screenshots  photograph the page for the documentation, docs/pictures"
 	@echo "make docs         build the documentation as a site, in build/docs; fails on a broken link"
 	@echo "make fmt          format the code"
 	@echo "make audit        check locked packages for known vulnerabilities"
 	@echo "make lock         update locks/ after a change of pyproject.toml or constraints.txt"
-	@echo "make bench        measure the split stage, the pipeline, the models and the fleet's memory"
+	@echo "make bench        measure the split stage, the pipeline, the models, searches, the API and the fleet's memory"
 
 demo: $(RUN_STAMP)
 	@set -- ; if [ -n "$$VIDEO" ]; then set -- "$$VIDEO"; fi; exec $(BIN)/python -m cli.demo "$$@"
@@ -49,7 +53,7 @@ up: $(RUN_STAMP)
 migrate: $(RUN_STAMP)
 	@$(BIN)/scenefleet db upgrade
 
-test: $(DEV_STAMP)
+test: $(DEV_STAMP) $(PAGE_STAMP) $(OIDC_STAMP)
 	$(PYTEST) -m "not faults and not gpu and not deploy" $(ARGS)
 
 test-quick: $(DEV_STAMP)
@@ -74,11 +78,17 @@ test-gpu: $(DEV_STAMP)
 test-deploy: $(DEV_STAMP)
 	TORCH_INDEX_URL="$(TORCH_INDEX_URL)" $(BIN)/python -m pytest -m deploy tests/deploy $(ARGS)
 
-lint: $(DEV_STAMP)
+lint: $(DEV_STAMP) lint-page
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+
+lint-page: $(PAGE_STAMP)
+	@if [ -e $(PAGE_STAMP) ]; then set -x; npm --prefix web run --silent check; fi
+
+screenshots: $(DEV_STAMP)
+	SCENEFLEET_PICTURES="$(CURDIR)/docs/pictures" $(BIN)/python -m pytest tests/acceptance/lite/test_page_pictures.py $(ARGS)
 
 fmt: $(DEV_STAMP)
 	$(BIN)/ruff format .
@@ -88,7 +98,7 @@ docs: $(DEV_STAMP)
 	$(BIN)/python -m mkdocs build --strict
 
 bench: $(DEV_STAMP)
-	@status=0; for name in split pipeline models memory search; do \
+	@status=0; for name in split pipeline models memory search api; do \
 	  $(BIN)/python -m bench.$$name $(ARGS) || status=1; \
 	done; exit $$status
 
@@ -116,6 +126,13 @@ $(RUN_STAMP): pyproject.toml constraints.txt locks/run.txt locks/torch.txt
 $(DEV_STAMP): pyproject.toml constraints.txt locks/dev.txt locks/torch.txt
 	@LOCK=dev; $(install)
 	@touch $@ $(RUN_STAMP)
+
+# Without Node.js and npm it says so, and what needs them is left out: tests skip with their reason. In CI it fails.
+$(PAGE_STAMP) $(OIDC_STAMP): %/node_modules/.package-lock.json: %/package-lock.json
+	@if ! command -v npm >/dev/null 2>&1 || ! node -e 'const [a, b] = process.versions.node.split("."); process.exit(a > 20 || a == 20 && b >= 19 ? 0 : 1)'; then \
+	  echo "make: no npm and Node.js 20.19 or newer found: the page is not linted, and some of its tests are skipped. Install them (https://nodejs.org/en/download; Debian 13: apt-get install npm) and run make again" >&2; \
+	  [ -z "$$CI" ]; \
+	else npm ci --prefix $* --no-audit --no-fund && touch $@; fi
 
 # Looks first for what it can't bring along, then makes the virtual environment and installs into it what locks/ names,
 # by the sha256 of every file. A build of torch that is installed or that pip has at hand (find-links) comes before PyPI's; an
@@ -159,4 +176,4 @@ $(PIP) install --no-deps --no-build-isolation --editable .
 endef
 
 clean:
-	rm -rf $(VENV) .scenefleet build dist .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis bench/out
+	rm -rf $(VENV) web/node_modules .scenefleet build dist .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis bench/out

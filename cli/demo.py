@@ -1,7 +1,8 @@
 """``python -m cli.demo [VIDEO] [--home DIR]``: the whole fleet once, from nothing to a found scene. ``make demo``.
 
-Uses servers, storage and models of its own in a private home folder, whatever the environment says, and stops
-everything at the end. With the sample it knows what is true (``samples/truth.json``) and exits 1 when a search is wrong.
+Runs embedded servers and the models of profile `lite`, whatever the environment says, and stops everything at the end. The
+next `up` shows its video: its home folder is that of `up`, unless one runs there or would use other servers or models.
+With the sample it knows what is true (``samples/truth.json``) and exits 1 when a search is wrong.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
+from urllib.parse import urlencode
 
 from rich.console import Console
 from rich.markup import escape
@@ -24,28 +26,30 @@ from cli.fleet.up import ConsoleDisplay
 from cli.search.ask import coverage_line, hit_table
 from cli.videos.index import Upload, make_video_id, reasons, send, watch
 from cli.videos.requests import all_scenes, scene_table
+from local import node_plan
 from local.fleet import Fleet
-from local.home import configured_settings
+from local.home import Home, configured_settings
 from local.up import Interrupted, Signals, wait_for_nodes
 from shared import permissions
 from shared.client import Client
 from shared.contracts import SearchMode
 from shared.errors import InvalidRequest, Outage, ScenefleetError
-from shared.settings import get_settings, set_process_environment
+from shared.settings import Settings, get_settings, process_environment, set_process_environment
 from shared.storage import configured_storage
 
 SAMPLES = Path(__file__).parents[1] / "samples"
-DEFAULT_HOME = Path(".scenefleet/demo")
+#: Where the home folder of `up` is not for the demo.
+OWN_HOME = Path(".scenefleet/demo")
 #: Replaces what the environment is configured for.
-PRIVATE = {
+SERVERS = {
     "POSTGRES_URL": "",
     "REDIS_URL": "",
     "STORAGE_BACKEND": "local",
     "STORAGE_ROOT": "",
     "SCENEFLEET_PROFILE": "lite",
-    "SCENEFLEET_NODES": "",
-    "SCENEFLEET_USER": "demo",
 }
+#: Without the API: its port may be that of an `up`.
+NODES = "media,asr,text,vision,face,ocr,housekeeping,search"
 
 
 class Query(NamedTuple):
@@ -59,8 +63,36 @@ class Query(NamedTuple):
 def read_arguments(arguments: Sequence[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m cli.demo", description="Index a video and search it.")
     parser.add_argument("video", nargs="?", type=Path, help="default: the sample")
-    parser.add_argument("--home", type=Path, default=DEFAULT_HOME, help=f"default: {DEFAULT_HOME}")
+    parser.add_argument("--home", type=Path, help="home folder; default: that of `scenefleet up`")
     return parser.parse_args(arguments)
+
+
+def choose_home(settings: Settings) -> Path:
+    """The home folder of `up` if its video would be found there later, else one of the demo's own."""
+    elsewhere = settings.postgres_url or settings.redis_url or settings.storage_root is not None
+    same = not elsewhere and (settings.storage_backend, settings.profile) == ("local", "lite")
+    return settings.home if same and not Home(settings).is_locked() else OWN_HOME.absolute()
+
+
+def next_steps(settings: Settings, home: Path, query: str | None) -> list[str]:
+    """How to open what the demo has indexed.
+
+    Args:
+        settings: as they are configured, before the demo replaces some.
+        query: what to search on the page; None: nothing.
+    """
+    changed = [
+        f"{name}={value}" for name, value in SERVERS.items() if process_environment(name) not in (None, value)
+    ]
+    if home != settings.home:
+        changed.append(f"SCENEFLEET_HOME={shlex.quote(str(home))}")
+    lines = ["everything is stopped; the video stays indexed, and the next `up` shows it:"]
+    lines.append("  " + " ".join([*changed, "make up"]))
+    if node_plan.names_api(settings.nodes):
+        search = "/?" + urlencode({"q": query}) if query else ""
+        address = f"http://{settings.api_host}:{settings.api_port}{search}"
+        lines.append(f"then open {address if settings.api_port else 'the address that it prints'}")
+    return lines
 
 
 def sample_queries() -> list[Query]:
@@ -128,14 +160,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
     console = screen.make_console()
     signals = Signals()
     video: Path = options.video or SAMPLES / "demo.mp4"
-    home: Path = options.home.absolute()
     status = 1
+    steps: list[str] = []
     fleet: Fleet | None = None
     try:
         if not video.is_file():
             raise InvalidRequest(f"{str(video)!r} is no file: name a video")
         queries = sample_queries() if options.video is None else None
-        for name, value in {**PRIVATE, "SCENEFLEET_HOME": str(home)}.items():
+        configured = configured_settings()
+        home: Path = options.home.absolute() if options.home else choose_home(configured)
+        steps = next_steps(configured, home, queries[-1].text if queries else None)
+        for name, value in {**SERVERS, "SCENEFLEET_NODES": NODES, "SCENEFLEET_HOME": str(home)}.items():
             set_process_environment(name, value)
         fleet = Fleet(configured_settings())
         status = 0 if run(video, queries, fleet, console) else 1
@@ -146,9 +181,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     signals.begin_stop()
     if fleet is not None and fleet.home.owned:
         fleet.stop()
-        console.print("\n[dim]everything is stopped; to look around:[/dim]")
-        again = f"SCENEFLEET_HOME={shlex.quote(str(home))} SCENEFLEET_USER=demo"
-        console.print(f"[dim]  {escape(again)} .venv/bin/scenefleet up[/dim]", soft_wrap=True)
+        for line in ["", *(steps if status == 0 else ["everything is stopped"])]:
+            console.print(escape(line), soft_wrap=True)
     return status
 
 

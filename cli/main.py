@@ -8,9 +8,11 @@ from typing import NoReturn
 
 import typer
 
+from cli.api.commands import api_app
 from cli.database.commands import db_app
 from cli.doctor.commands import doctor_app
 from cli.fleet.commands import fleet_app
+from cli.keys.commands import keys_app
 from cli.models.commands import models_app
 from cli.people.commands import people_app
 from cli.search.commands import search_app
@@ -36,7 +38,14 @@ app = typer.Typer(
 )
 #: Panel of the help -> its groups; one without a name adds its commands to the top level.
 GROUPS: dict[str, list[tuple[typer.Typer, str | None]]] = {
-    "Run": [(fleet_app, None), (doctor_app, None), (db_app, "db"), (models_app, "models")],
+    "Run": [
+        (fleet_app, None),
+        (api_app, None),
+        (doctor_app, None),
+        (db_app, "db"),
+        (keys_app, "keys"),
+        (models_app, "models"),
+    ],
     "Videos": [(videos_app, None), (search_app, None), (people_app, "people")],
 }
 for panel, groups in GROUPS.items():

@@ -393,8 +393,15 @@ def _people_seen() -> ColumnElement[int]:
 
 
 def referenced_keys(session: Session, video_id: str, split_version: int | None) -> set[str]:
-    """All storage keys of the video's scenes (keyframes, current sidecars), of one split or of all."""
+    """Storage keys that the video refers to: keyframes and current sidecars of one split or of all, sprites, rendition."""
     keys: set[str] = set()
+    media, rendition = session.execute(
+        select(Video.media, Video.rendition).where(Video.video_id == video_id)
+    ).one()
+    if sprites := (media or {}).get("sprites"):
+        keys.update(sprites["prefix"] + name for name in (sprites["index"], *sprites["sheets"]))
+    if rendition and rendition["key"]:
+        keys.add(rendition["key"])
     scenes = select(Scene.keyframes, Scene.sidecar_key).where(Scene.video_id == video_id)
     if split_version is not None:
         scenes = scenes.where(Scene.split_version == split_version)

@@ -109,6 +109,8 @@ class Video(Base):
         UniqueConstraint("user_id", "external_id"),
         Index(None, "user_id", "created_at"),
         Index(None, "indexed_at", "video_id"),
+        # For watchers (db/video_changes.py).
+        Index(None, "user_id", "changed"),
         Index("ix_videos_open", "user_id", postgresql_where=text("state IN ('uploaded', 'processing')")),
     )
 
@@ -128,12 +130,16 @@ class Video(Base):
     duration_s: Mapped[float | None]
     #: The result of the probe.
     media: Mapped[dict[str, Any] | None]
+    #: What a browser plays: {how, reason, key, width, height, version}; key in the bucket sidecars, null: the file itself.
+    rendition: Mapped[dict[str, Any] | None]
     error_class: Mapped[str | None]
     error: Mapped[str | None]
     created_at: Mapped[Now]
     indexed_at: Mapped[datetime | None]
     #: Set: the id is a tombstone and is not used again.
     deleted_at: Mapped[datetime | None]
+    #: The transaction that last changed the row; a trigger writes it (migration 0014).
+    changed: Mapped[int] = mapped_column(BigInteger, server_default="0")
 
 
 class Run(Base):
@@ -175,6 +181,8 @@ class Job(Base):
         Index(None, "video_id", "run"),
         # For erasures, videos with older sidecars, and lists of failures.
         Index("ix_jobs_failed", "user_id", postgresql_where=text("state = 'failed'")),
+        # For the throughput of the last minute.
+        Index("ix_jobs_done", "finished_at", postgresql_where=text("state = 'done'")),
     )
 
     job_id: Mapped[int] = mapped_column(BigInteger, Identity(always=True), primary_key=True)
@@ -655,3 +663,18 @@ class ActiveModel(Base):
     kind: Mapped[str] = mapped_column(primary_key=True)
     model_id: Mapped[OfModel]
     changed_at: Mapped[Now]
+
+
+class ApiKey(Base):
+    """A key of a caller of the HTTP API. ``account`` is its user; no request that reads as one user reads it."""
+
+    __tablename__ = "api_keys"
+
+    key_id: Mapped[str] = mapped_column(primary_key=True)
+    account: Mapped[str]
+    #: Of its secret, in hexadecimal digits; the secret has 256 random bits.
+    secret_sha256: Mapped[str]
+    operator: Mapped[bool]
+    name: Mapped[str]
+    created_at: Mapped[Now]
+    ended_at: Mapped[datetime | None]

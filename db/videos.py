@@ -133,7 +133,7 @@ def list_page(session: Session, request: ListVideos) -> VideoPage:
     found = session.scalars(query).all()
     shown = found[: request.limit]
     next_after = shown[-1].external_id if len(found) > request.limit else None
-    return VideoPage(videos=tuple(_describe(session, shown)), next_after=next_after)
+    return VideoPage(videos=tuple(describe(session, shown)), next_after=next_after)
 
 
 def failures(session: Session, request: ListFailures) -> FailurePage:
@@ -181,10 +181,10 @@ def status(session: Session, video_id: str, user_id: str) -> VideoStatus:
     Raises:
         NotFound: no such video of this user.
     """
-    return _describe(session, [get(session, video_id, user_id)])[0]
+    return describe(session, [get(session, video_id, user_id)])[0]
 
 
-def _describe(session: Session, found: Sequence[Video]) -> list[VideoStatus]:
+def describe(session: Session, found: Sequence[Video]) -> list[VideoStatus]:
     """The states of several videos, with three statements however many there are."""
     ids = [video.video_id for video in found]
     newest = tuple_(Run.video_id, Run.run).in_([(video.video_id, video.run) for video in found])

@@ -9,14 +9,17 @@ import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
+from urllib.parse import urlsplit
 
 from local import node_plan, orphans, process_runner
 from local.home import Home
+from local.node_plan import API
 from local.process_runner import Program, ProgramState, Supervisor
 from local.servers import postgres, redis_server
 from local.servers.ports import find_free_port
-from shared import nodes
+from shared import addresses, nodes
 from shared.broker import celery_url
 from shared.errors import BrokerUnavailable, InvalidRequest, Outage
 from shared.exit_status import ExitStatus
@@ -26,6 +29,8 @@ from worker.models.placement.plan import PlannedNode
 #: Seconds a stopping node gets beyond the time its running job may go on.
 STOP_GRACE_S = 20
 STOP_SERVER_S = 60
+#: Above the time that open requests get to end (api/server.py).
+STOP_API_S = 15
 HURRIED_STOP_S = 2.0
 NODE_GROUP = "nodes"
 
@@ -67,6 +72,8 @@ class Fleet:
         self._socket: Path | None = None
         self._redis_socket: Path | None = None
         self._hurried = False
+        #: Where the API of this fleet answers; None: it runs none.
+        self.api_url: str | None = None
 
     @property
     def embedded(self) -> list[str]:
@@ -88,6 +95,7 @@ class Fleet:
         if "redis" in self.embedded:
             redis_server.find_server()
         self.home.acquire()
+        self._choose_api_port(say)
         if cleaned := orphans.stop(self.home):
             say(f"stopped {cleaned} processes that an earlier, killed `up` had left")
         self.home.remove_run()
@@ -99,11 +107,18 @@ class Fleet:
         self.settings = get_settings()
         self._prepare(say)
         self._control().start_group(NODE_GROUP)
+        if self.api_url is not None:
+            self._control().start_group(API)
 
     def _start_services(self, say: Report) -> dict[str, object]:
         home = self.home
         run: dict[str, object] = {"pid": os.getpid()}
         programs = [self._node_program(node) for node in self.plan]
+        extra = {}
+        if self.api_url is not None:
+            programs.append(self._api_program())
+            extra["API_PORT"] = str(urlsplit(self.api_url).port)
+            run["api_url"] = self.api_url
         port = find_free_port()
         if "postgres" in self.embedded:
             if not (home.postgres / "PG_VERSION").is_file():
@@ -134,7 +149,9 @@ class Fleet:
             )
         self._socket = process_runner.socket_path(home.root, process_runner.SOCKET)
         home.supervisor_config.write_text(process_runner.render_config(self._socket, programs))
-        environment = child_environment(**{orphans.MARK: str(home.root), "SCENEFLEET_HOME": str(home.root)})
+        environment = child_environment(
+            **{orphans.MARK: str(home.root), "SCENEFLEET_HOME": str(home.root), **extra}
+        )
         self._process = process_runner.start(home.supervisor_config, environment)
         self._supervisor = Supervisor(self._socket)
         self._supervisor.wait(self._process, home.logs / "supervisor.err")
@@ -181,12 +198,39 @@ class Fleet:
             group=NODE_GROUP,
         )
 
+    def _choose_api_port(self, say: Report) -> None:
+        """Decide whether the API runs here, and where.
+
+        Raises:
+            Conflict: its port is taken.
+            InvalidRequest: its address is not acceptable.
+        """
+        settings = self._configured
+        if not node_plan.names_api(settings.nodes):
+            return
+        if find_spec("fastapi") is None or find_spec("uvicorn") is None:
+            say('no page: the HTTP API is not installed, `pip install ".[api]"` does it')
+            return
+        addresses.check_address(settings)
+        with addresses.listen(settings.api_host, settings.api_port) as probe:
+            self.api_url = addresses.address_of(probe)
+
+    def _api_program(self) -> Program:
+        return Program(
+            name=API,
+            command=(sys.executable, "-m", "cli", "api"),
+            cwd=Path.cwd(),
+            priority=200,
+            stop_wait_s=STOP_API_S,
+            autostart=False,
+        )
+
     def _control(self) -> Supervisor:
         assert self._supervisor is not None, "the fleet is not started"
         return self._supervisor
 
     def view(self) -> tuple[list[NodeView], dict[str, bool]]:
-        """The state of every node, and of each embedded service whether it runs.
+        """The state of every node, and of each embedded service and the API whether it runs.
 
         Raises:
             Outage: the process runner ended; everything has to be stopped.
@@ -201,7 +245,8 @@ class Fleet:
         views = [
             _view(node, states[node.name], records.get(nodes.node_name(node.name))) for node in self.plan
         ]
-        return views, {name: states[name].state == "RUNNING" for name in self.embedded}
+        services = [*self.embedded, *([API] if self.api_url else [])]
+        return views, {name: states[name].state == "RUNNING" for name in services}
 
     def stop(self) -> None:
         """Stop nodes, then Redis, then Postgres; remove the run file; leave nothing running."""

@@ -8,6 +8,13 @@ from worker.models.placement.devices import DEVICE_NAME_FORMS, is_device_name
 from worker.models.placement.plan import PlannedNode
 
 MAX_PROCESSES = 256
+#: Stands in SCENEFLEET_NODES for the HTTP API, which is no worker node.
+API = "api"
+
+
+def names_api(text: str) -> bool:
+    """Whether SCENEFLEET_NODES names the HTTP API."""
+    return API in (part.strip() for part in text.split(","))
 
 
 def usable_families(models: set[str]) -> list[str]:
@@ -32,6 +39,8 @@ def parse_plan(text: str, models: set[str], gpus: tuple[str, ...] = ()) -> list[
     plan: list[PlannedNode] = []
     seen: dict[str, bool] = {}
     for item in filter(None, (part.strip() for part in text.split(","))):
+        if item == API:
+            continue
         family, count, devices = _parse_item(item)
         if family in seen and not (seen[family] and devices):
             raise InvalidRequest(
@@ -58,7 +67,9 @@ def _parse_item(item: str) -> tuple[str, int | None, tuple[str, ...]]:
     head, at, tail = item.partition("@")
     family, colon, count = (part.strip() for part in head.partition(":"))
     if family not in NODES:
-        raise InvalidRequest(f"SCENEFLEET_NODES names {family!r}, which is no family: use {', '.join(NODES)}")
+        raise InvalidRequest(
+            f"SCENEFLEET_NODES names {family!r}, which is no family: use {', '.join([*NODES, API])}"
+        )
     if colon and not (count.isdigit() and 1 <= int(count) <= MAX_PROCESSES):
         raise InvalidRequest(
             f"SCENEFLEET_NODES has {item!r}: write {family}:N with N from 1 to {MAX_PROCESSES}"

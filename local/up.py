@@ -140,7 +140,7 @@ def _watch(fleet: Fleet, views: list[NodeView], display: Display) -> None:
     """Report nodes and services that go or come back, until a signal comes."""
     states = {view.name: view.state for view in views}
     pids = {view.name: view.pid for view in views}
-    running = dict.fromkeys(fleet.embedded, True)
+    running = dict.fromkeys(fleet.view()[1], True)
     while True:
         time.sleep(WATCH_S)
         views, services = fleet.view()

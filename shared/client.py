@@ -10,7 +10,8 @@ Without scenefleet installed, send the same tasks by name::
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any, Literal, TypeVar
 
 from celery import Celery
@@ -21,8 +22,9 @@ from redis.exceptions import RedisError
 
 from . import contracts, errors, routing
 from .broker import HidingAMQP, broker_config
-from .contracts import PersonRef, PersonView, Receipt, VideoRef
+from .contracts import KeyView, PersonRef, PersonView, Receipt, VideoRef
 from .contracts.base import Contract, SearchedKind, parse
+from .keys import make_key, read_key
 from .subtitles import SubtitleFormat
 
 R = TypeVar("R", bound=BaseModel)
@@ -68,6 +70,15 @@ class Client:
         kwargs = {"user_id": user_id, "video_id": video_id, "after": after, "limit": limit}
         return self._ask(routing.VIDEO_FAILURES, contracts.ListFailures, kwargs, contracts.FailurePage)
 
+    def changes(
+        self, user_id: str, *, since: str | None = None, keys: Sequence[str] | None = None, limit: int = 200
+    ) -> contracts.VideoChanges:
+        """Return the user's videos, or what has changed of them since the ``as_of`` of an earlier answer."""
+        kwargs = {
+            "user_id": user_id, "since": since, "keys": None if keys is None else list(keys), "limit": limit
+        }  # fmt: skip
+        return self._ask(routing.VIDEO_CHANGES, contracts.WatchVideos, kwargs, contracts.VideoChanges)
+
     def upload(
         self, video_id: str, user_id: str, filename: str = "video", *, expires_s: int = 900
     ) -> contracts.UploadSlot:
@@ -80,6 +91,17 @@ class Client:
     ) -> contracts.ScenePage:
         kwargs = {**_video(video_id, user_id), "after_idx": after_idx, "limit": limit}
         return self._ask(routing.VIDEO_SCENES, contracts.ListScenes, kwargs, contracts.ScenePage)
+
+    def timeline(
+        self, video_id: str, user_id: str, *, after_idx: int = -1, limit: int = 100
+    ) -> contracts.TimelinePage:
+        """Return a page of a video's published scenes as a player shows them: words, people and text with their times."""
+        kwargs = {**_video(video_id, user_id), "after_idx": after_idx, "limit": limit}
+        return self._ask(routing.VIDEO_TIMELINE, contracts.ShowTimeline, kwargs, contracts.TimelinePage)
+
+    def media(self, video_id: str, user_id: str) -> contracts.VideoMedia:
+        """Return which file of a video a browser plays, and where its sprites are."""
+        return self._ask(routing.VIDEO_MEDIA, VideoRef, _video(video_id, user_id), contracts.VideoMedia)
 
     def subtitles(
         self, video_id: str, user_id: str, *, format: SubtitleFormat = "srt"
@@ -292,22 +314,86 @@ class Client:
             routing.MODELS_DISCARD, contracts.DiscardModel, {"kind": kind, "now": now}, contracts.ModelsState
         )
 
-    def _ask(self, task: str, contract: type[Contract], kwargs: dict[str, Any], answer: type[R]) -> R:
+    def fleet(self) -> contracts.FleetState:
+        """Return the nodes, queues, failures and switches of the whole fleet."""
+        return self._ask(routing.FLEET_STATE, contracts.FleetQuery, {}, contracts.FleetState)
+
+    def retry_failures(self, error_class: str) -> contracts.Retried:
+        """Run the failed jobs of every user's videos again that failed with this class of error."""
+        kwargs = {"error_class": error_class}
+        return self._ask(routing.FLEET_RETRY, contracts.RetryFailures, kwargs, contracts.Retried)
+
+    def create_key(self, user_id: str, *, operator: bool = False, name: str = "") -> tuple[str, KeyView]:
+        """Make an API key for a user. Returns its text, which is shown only here, and what is stored of it."""
+        key = make_key()
+        kwargs = {
+            "key_id": key.key_id,
+            "secret_sha256": key.secret_sha256,
+            "user_id": user_id,
+            "operator": operator,
+            "name": name,
+        }
+        return key.text, self._ask(routing.KEYS_CREATE, contracts.CreateKey, kwargs, KeyView)
+
+    def keys(self, user_id: str | None = None) -> contracts.KeyList:
+        """Return the newest keys of a user, or of every user, also ended ones."""
+        return self._ask(routing.KEYS_LIST, contracts.ListKeys, {"user_id": user_id}, contracts.KeyList)
+
+    def end_key(self, key_id: str) -> KeyView:
+        """Refuse a key from now on. An API process that has just checked it accepts it for up to 30 s."""
+        return self._ask(routing.KEYS_END, contracts.EndKey, {"key_id": key_id}, KeyView)
+
+    def check_key(self, text: str) -> KeyView:
+        """Return whose API key this is; raises ``errors.NotFound`` if it is not valid."""
+        key = read_key(text)
+        if key is None:
+            raise errors.NotFound("the API key is not valid: it is mistyped")
+        kwargs = {"key_id": key.key_id, "secret_sha256": key.secret_sha256}
+        return self._ask(routing.KEYS_CHECK, contracts.CheckKey, kwargs, KeyView)
+
+    def send(
+        self, task: str, contract: type[Contract], kwargs: dict[str, Any], *, task_id: str | None = None
+    ) -> str:
+        """Check a request and send it; return the id under which its answer is stored.
+
+        ``task_id``: the id to use, so that a caller can look out for the answer before it sends.
+        """
         parse(contract, kwargs)
-        try:
+        with _broker_errors():
             result = self._app.send_task(
-                task, kwargs=kwargs, queue=routing.TASK_QUEUE[task], expires=self.timeout_s, retry=False
+                task,
+                kwargs=kwargs,
+                queue=routing.TASK_QUEUE[task],
+                expires=self.timeout_s,
+                retry=False,
+                **({"task_id": task_id} if task_id else {}),
             )
-            # Nothing to unsubscribe when the handle is collected, possibly after Redis has stopped.
-            result.backend = None
-            meta = self._wait(result.id, task)
-        except (OperationalError, RedisError, OSError) as error:
-            raise errors.BrokerUnavailable(
-                f"Redis does not answer ({error}): is it running, is REDIS_URL right?"
-            ) from error
-        if meta["status"] in EXCEPTION_STATES:
-            raise _known(meta["result"])
-        return answer.model_validate(meta["result"], strict=False)
+        # Nothing to unsubscribe when the handle is collected, possibly after Redis has stopped.
+        result.backend = None
+        return str(result.id)
+
+    def answer_key(self, task_id: str) -> str:
+        """The Redis key that will hold the answer; also the channel on which it is published."""
+        key: bytes = self._app.backend.get_key_for_task(task_id)
+        return key.decode()
+
+    def decode(self, stored: bytes, answer: type[R]) -> R | None:
+        """Read what is stored under ``answer_key``; None: the task has not ended. Raises the error of the answer."""
+        meta: dict[str, Any] = self._app.backend.decode_result(stored)
+        return _read(meta, answer) if meta["status"] in READY_STATES else None
+
+    def no_answer(self, task: str) -> errors.Outage:
+        """The error for an answer that did not come in time."""
+        node = routing.TASK_QUEUE[task].partition(".")[0]
+        return errors.Outage(
+            f"no answer to {task} in {self.timeout_s:g} s: is a `{node}` node running? Sending again is harmless"
+        )
+
+    def _ask(self, task: str, contract: type[Contract], kwargs: dict[str, Any], answer: type[R]) -> R:
+        task_id = self.send(task, contract, kwargs)
+        with _broker_errors():
+            meta = self._wait(task_id, task)
+        return _read(meta, answer)
 
     def _wait(self, task_id: str, task: str) -> dict[str, Any]:
         """Poll for the answer: Celery's subscription for results can't be shared between threads."""
@@ -319,10 +405,7 @@ class Client:
                 self._app.backend.forget(task_id)
                 return meta
             if time.monotonic() > deadline:
-                node = routing.TASK_QUEUE[task].partition(".")[0]
-                raise errors.Outage(
-                    f"no answer to {task} in {self.timeout_s:g} s: is a `{node}` node running? Sending again is harmless"
-                )
+                raise self.no_answer(task)
             time.sleep(pause_s)
             pause_s = min(0.05, pause_s * 1.5)
 
@@ -337,6 +420,23 @@ def _person(user_id: str, person_id: str) -> dict[str, Any]:
 
 def _not_subscribed(producer: Any, task_id: str) -> None:
     """Answers are polled, not subscribed to."""
+
+
+@contextmanager
+def _broker_errors() -> Iterator[None]:
+    try:
+        yield
+    except (OperationalError, RedisError, OSError) as error:
+        raise errors.BrokerUnavailable(
+            f"Redis does not answer ({error}): is it running, is REDIS_URL right?"
+        ) from error
+
+
+def _read(meta: Mapping[str, Any], answer: type[R]) -> R:
+    """The answer of a task that has ended; raises the error it has ended with."""
+    if meta["status"] in EXCEPTION_STATES:
+        raise _known(meta["result"])
+    return answer.model_validate(meta["result"], strict=False)
 
 
 def _known(error: object) -> Exception:

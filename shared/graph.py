@@ -5,6 +5,7 @@
            +-> face (batches of keyframes) ---------------+
            +-> ocr (batches of keyframes) ----------------+
            +-> stages of plug-ins ------------------------+
+           +-> rendition (begins when the run is published)
 
 ``split`` extracts the audio in its decode pass. In a run that repeats a stage which needs the audio, but not ``split``,
 ``audio`` extracts it again.
@@ -49,6 +50,8 @@ OCR = _stage(
     tables=("screen_texts",), retrievers=("screen",),
 )  # fmt: skip
 _BUILT_IN = (SPLIT, AUDIO, ASR, TEXT, VISION, FACE, OCR)
+RENDITION = _stage("rendition", "media", 6 * 3600, after=("split",), flags=("feature_rendition",), late=True)
+_LATE = (RENDITION,)
 
 #: Jobs of a video outside the pipeline: remove what a run left behind, remove a deleted video.
 SWEEP = _stage("sweep", HOUSEKEEPING, 1800)
@@ -91,6 +94,8 @@ class _Graph(NamedTuple):
     STAGES: dict[str, Stage]
     #: Stages whose jobs continue after their subject has begun another run.
     LASTING: tuple[str, ...]
+    #: Stages that begin when their run has ended.
+    LATE: tuple[str, ...]
     #: The longest time limit of any stage, seconds.
     LONGEST_S: int
 
@@ -98,27 +103,29 @@ class _Graph(NamedTuple):
 @cache
 def _graph() -> _Graph:
     queues, outside = {stage.queue for stage in _BUILT_IN}, {stage.name for stage in _OUTSIDE}
-    taken = {"sidecar", "search", HOUSEKEEPING} | queues | outside
+    late = tuple(stage.name for stage in _LATE)
+    taken = {"sidecar", "search", HOUSEKEEPING, *late} | queues | outside
     installed = plugins.read(plugins.find(), pipeline=_BUILT_IN, taken=taken)
     before = (*_BUILT_IN, *(stage for plugin in installed.plugins for stage in plugin.stages))
     full_run = tuple(stage.name for stage in before if not stage.stands_in_for)
     sidecar = _stage("sidecar", "media", 3600, essential=True, after=full_run)
-    pipeline = (*before, sidecar)
+    pipeline = (*before, sidecar, *_LATE)
     stages = {stage.name: stage for stage in (*pipeline, *_OUTSIDE)}
     return _Graph(
         PLUGINS=installed,
         SIDECAR=sidecar,
         PIPELINE=pipeline,
         PIPELINE_NAMES=tuple(stage.name for stage in pipeline),
-        FULL_RUN=(*full_run, sidecar.name),
+        FULL_RUN=(*full_run, sidecar.name, *late),
         STAGES=stages,
         LASTING=tuple(stage.name for stage in stages.values() if stage.outlives_run),
+        LATE=late,
         LONGEST_S=max(stage.time_limit_s for stage in stages.values()),
     )
 
 
 if TYPE_CHECKING:
-    PLUGINS, SIDECAR, PIPELINE, PIPELINE_NAMES, FULL_RUN, STAGES, LASTING, LONGEST_S = _graph()
+    PLUGINS, SIDECAR, PIPELINE, PIPELINE_NAMES, FULL_RUN, STAGES, LASTING, LATE, LONGEST_S = _graph()
 else:
 
     def __getattr__(name: str) -> Any:
@@ -137,13 +144,16 @@ def find_stage(name: str) -> Stage:
 def depth(name: str) -> int:
     """How many stages precede a stage in the pipeline; among a user's jobs the one with the greatest depth goes first.
 
-    A stage outside the pipeline counts as the last one, so that its jobs don't wait behind a queue of films.
+    A stage outside the pipeline counts as the last one, so that its jobs don't wait behind a queue of films; a late stage
+    is behind all others.
 
     Raises:
         KeyError: there is no such stage.
     """
     graph = _graph()
     stage = graph.STAGES[name]
+    if stage.late:
+        return -1
     if stage not in graph.PIPELINE:
         stage = graph.SIDECAR
     return max((1 + depth(before) for before in stage.after), default=0)

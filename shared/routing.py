@@ -13,6 +13,8 @@ from .plugins import Family
 
 #: The queue of short requests of an API: accept a video, status, search.
 REQUESTS = "search"
+#: The Redis channel on which workers say that something has changed (worker/changes.py).
+CHANGES = "scenefleet:changes"
 #: Seconds after which a request that no worker took is discarded by the broker's consumers.
 ONLINE_LIMIT_S = 60
 REQUEST_LIMIT_S = 120
@@ -77,8 +79,11 @@ VIDEO_PROCESS = _request("tasks.video.process")
 VIDEO_STATUS = _request("tasks.video.status")
 VIDEO_LIST = _request("tasks.video.list")
 VIDEO_FAILURES = _request("tasks.video.failures")
+VIDEO_CHANGES = _request("tasks.video.changes")
 VIDEO_UPLOAD = _request("tasks.video.upload")
 VIDEO_SCENES = _request("tasks.video.scenes")
+VIDEO_TIMELINE = _request("tasks.video.timeline")
+VIDEO_MEDIA = _request("tasks.video.media")
 VIDEO_SUBTITLES = _request("tasks.video.subtitles")
 VIDEO_CANCEL = _request("tasks.video.cancel")
 VIDEO_RETRY = _request("tasks.video.retry")
@@ -113,6 +118,12 @@ MODELS_RETRY = _request("tasks.models.retry")
 MODELS_ACTIVATE = _request("tasks.models.activate")
 MODELS_ROLLBACK = _request("tasks.models.rollback")
 MODELS_DISCARD = _request("tasks.models.discard")
+FLEET_STATE = _request("tasks.fleet.state")
+FLEET_RETRY = _request("tasks.fleet.retry")
+KEYS_CREATE = _request("tasks.keys.create")
+KEYS_LIST = _request("tasks.keys.list")
+KEYS_END = _request("tasks.keys.end")
+KEYS_CHECK = _request("tasks.keys.check")
 SEARCH_SCENES = _request("tasks.search.scenes")
 #: The fleet's own: a search that waited goes on.
 SEARCH_GATHER = _request("tasks.search.gather")

@@ -82,8 +82,8 @@ class Settings(BaseModel):
     """Home folder: embedded services, logs and local storage."""
     profile: Literal["lite", "full"] = Field("lite", alias="SCENEFLEET_PROFILE")
     """Model profile: `lite` (models from PyPI, CPU) or `full`."""
-    nodes: str = Field("media,asr,text,vision,face,ocr,housekeeping,search", alias="SCENEFLEET_NODES")
-    """Nodes that `scenefleet up` runs on this machine: families, comma-separated, `family:N` for N processes, `family@0+1` for one process on each of these GPUs. Families without a model in the profile are omitted."""
+    nodes: str = Field("media,asr,text,vision,face,ocr,housekeeping,search,api", alias="SCENEFLEET_NODES")
+    """Nodes that `scenefleet up` runs on this machine: families, comma-separated, `family:N` for N processes, `family@0+1` for one process on each of these GPUs. Families without a model in the profile are omitted. `api` stands for the HTTP API and the page."""
     family: str = Field("", alias="SCENEFLEET_FAMILY")
     """Family of this node. `scenefleet node` sets it; don't set it yourself."""
     user_id: str = Field("local", alias="SCENEFLEET_USER")
@@ -94,6 +94,49 @@ class Settings(BaseModel):
     """Format of log lines: `json`, or `console` for reading in a terminal."""
     log_payloads: bool = False
     """Show the contents of requests and answers in logs, task events and Flower: names, queries, transcripts, file names. Use it only on a test system without personal data."""
+
+    # --- the HTTP API
+    api_host: str = "127.0.0.1"
+    """Address on which `scenefleet api` listens. Any other than a loopback address needs something that says who asks: API_KEYS, OIDC_ISSUER or API_USER_HEADER."""
+    api_port: int = Field(8080, ge=0, le=65535)
+    """Port of the API. 0: a free one, printed at the start."""
+    api_keys: bool = False
+    """Require an API key (`scenefleet keys add`) in `Authorization: Bearer`."""
+    api_user_header: str = Field("", pattern=r"^[A-Za-z0-9-]{0,64}$")
+    """Header in which a trusted proxy names the user it has authenticated, for example `X-Forwarded-User`. Empty: no proxy is trusted."""
+    api_trusted_proxies: str = ""
+    """Addresses and networks of trusted proxies, comma-separated, for example `10.0.0.0/8,::1`. The header of any other client is refused."""
+    api_operators: str = ""
+    """Users of the proxy or of OIDC who are operators (models, fleet), comma-separated. A key is an operator's if it was made with `--operator`; the local user is one."""
+    api_cors_origins: str = ""
+    """Origins whose pages may call the API, comma-separated, for example `https://example.com`. Empty: only the API's own page."""
+    api_rate_per_minute: int = Field(6000, ge=0)
+    """Maximum number of requests per minute of a key or user; requests with a wrong key or token: a hundredth of it per address. 0: no limit."""
+    api_max_connections: int = Field(2000, ge=10)
+    """Maximum number of open connections of an API process; further ones are closed."""
+    api_slow_client_s: float = Field(20.0, gt=0)
+    """Maximum time in which a client has to send a request's headers, or the body of a small request, seconds."""
+    api_public_url: str = Field("", pattern=r"^(https?://[^/?#@\s]+)?$")
+    """Address at which browsers reach the API, `https://films.example.com`: the first part of the redirect URI for OIDC. Empty: as each request names it."""
+    oidc_issuer: str = Field("", pattern=r"^(https?://[^?#@\s]+)?$")
+    """OpenID provider whose users may sign in and whose tokens are accepted, as its tokens name it (`iss`). `http://` only on this machine. Empty: none."""
+    oidc_client_id: str = ""
+    """This API as the provider knows it. Its redirect URI there: `/api/v1/session/oidc/callback` under API_PUBLIC_URL. Empty: no sign-in, bearer tokens only."""
+    oidc_client_secret: SecretStr = SecretStr("")
+    """Secret of OIDC_CLIENT_ID. Empty: a public client (PKCE is always used)."""
+    oidc_audience: str = ""
+    """Audience (`aud`) of bearer tokens that are accepted besides those for OIDC_CLIENT_ID."""
+    oidc_user_claim: str = Field("sub", min_length=1)
+    """Claim of a token that names the user. `email` counts only with `email_verified`."""
+    oidc_scopes: str = "openid"
+    """Scopes that a sign-in asks for, separated by spaces."""
+    oidc_session_s: int = Field(12 * 3600, ge=60, le=30 * 24 * 3600)
+    """Time after which a browser has to sign in by OIDC again, seconds."""
+
+    upload_ttl_s: float = Field(3 * 24 * 3600.0, ge=60)
+    """Time in which an upload through the API must be complete, seconds; then what was received is removed."""
+    query_picture_ttl_s: float = Field(24 * 3600.0, ge=60)
+    """Time for which the API keeps a picture that was sent to be searched for, seconds."""
 
     # --- models
     models_dir: Path = Path("~/.scenefleet/models")
@@ -136,6 +179,8 @@ class Settings(BaseModel):
     """Find faces in videos."""
     feature_face_enrollment: bool = True
     """Accept new people and photos. Off: existing people are kept and found."""
+    feature_rendition: bool = True
+    """Make an MP4 of videos that browsers don't play."""
 
     # --- people
     face_similarity_threshold: float = Field(0.6, ge=-1, le=1)
@@ -307,6 +352,11 @@ class Settings(BaseModel):
             return value
         query = parts.query.replace("virtual_host=", "db=") or "db=0"
         return f"unix://{parts.netloc}{parts.path}?{query}"
+
+    @property
+    def says_who_asks(self) -> bool:
+        """Whether callers of the API have to say who they are; otherwise all are the local user."""
+        return bool(self.api_keys or self.api_user_header or self.oidc_issuer)
 
     @property
     def gpu_list(self) -> tuple[str, ...]:

@@ -31,6 +31,8 @@ class Stage:
     flags: tuple[str, ...] = ()
     #: The stage whose temporary objects it creates again, in a run that repeats a later stage but not that one.
     stands_in_for: str = ""
+    #: It begins when the run has ended, and nothing waits for it: its failure does not change the video's state.
+    late: bool = False
     #: Tables with a row per scene and ``run``; rows of unpublished runs are removed.
     tables: tuple[str, ...] = ()
     #: Retrievers of a search that use its rows.

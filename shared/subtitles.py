@@ -90,12 +90,12 @@ def render(cues: Iterable[Cue], format: SubtitleFormat) -> str:
 
 
 def _block(cue: Cue, mark: str, lines: Sequence[str]) -> str:
-    return f"{_clock(cue.start_ms, mark)} --> {_clock(cue.end_ms, mark)}\n" + "".join(
+    return f"{clock(cue.start_ms, mark)} --> {clock(cue.end_ms, mark)}\n" + "".join(
         f"{line}\n" for line in lines
     )
 
 
-def _clock(time_ms: int, mark: str) -> str:
+def clock(time_ms: int, mark: str) -> str:
     """Hours have two digits, or as many as they need."""
     minutes, rest_ms = divmod(time_ms, 60_000)
     return f"{minutes // 60:02d}:{minutes % 60:02d}:{rest_ms // 1000:02d}{mark}{rest_ms % 1000:03d}"

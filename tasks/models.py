@@ -34,7 +34,7 @@ from worker.stages.context import model_row
 def state(request: ModelKind) -> ModelsState:
     """Return the active model of a kind and its open switch."""
     with reading() as session:
-        return _state(session, request.kind)
+        return read_state(session, request.kind)
 
 
 @change_task(routing.MODELS_SWITCH, SwitchModel)
@@ -56,7 +56,7 @@ def switch(session: Session, request: SwitchModel) -> Changed:
     with session.begin_nested() as tried:
         old, new = model_row(session, active), model_row(session, spec)
         wake_ups = switches.begin(session, request.kind, old, new, runtime.policy, dry_run=request.dry_run)
-        shown = _state(session, request.kind)
+        shown = read_state(session, request.kind)
         if request.dry_run:
             # A model is known from its first vector on, not from a question.
             tried.rollback()
@@ -74,21 +74,21 @@ def samples(session: Session, request: SampleScenes) -> ModelSamples:
 def retry(session: Session, request: ModelKind) -> Changed:
     """Try the jobs of the open switch again that were given up."""
     wake_ups = switch_runs.retry(session, switches.require(session, request.kind))
-    return _state(session, request.kind), wake_ups
+    return read_state(session, request.kind), wake_ups
 
 
 @change_task(routing.MODELS_ACTIVATE, ModelKind)
 def activate(session: Session, request: ModelKind) -> Changed:
     """Activate the new model."""
     switches.point(session, switches.require(session, request.kind), "new")
-    return _state(session, request.kind), []
+    return read_state(session, request.kind), []
 
 
 @change_task(routing.MODELS_ROLLBACK, ModelKind)
 def rollback(session: Session, request: ModelKind) -> Changed:
     """Activate the old model again."""
     switches.point(session, switches.require(session, request.kind), "old")
-    return _state(session, request.kind), []
+    return read_state(session, request.kind), []
 
 
 @change_task(routing.MODELS_DISCARD, DiscardModel)
@@ -98,10 +98,10 @@ def discard(session: Session, request: DiscardModel) -> Changed:
     pages_s = 0.0 if request.now else PAGES_S + runtime.settings.search_deadline_s
     found = switches.require(session, request.kind)
     wake_ups = switches.discard(session, found, runtime.policy, pages_s=pages_s)
-    return _state(session, request.kind), wake_ups
+    return read_state(session, request.kind), wake_ups
 
 
-def _state(session: Session, kind: SearchedKind) -> ModelsState:
+def read_state(session: Session, kind: SearchedKind) -> ModelsState:
     active = active_models(session).get(kind)
     name = None if active is None else active.name
     if active is None and (spec := get_runtime().active.models().get(kind)) is not None:

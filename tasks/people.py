@@ -129,7 +129,7 @@ def remove_photo(request: PhotoRef) -> Answer:
         remove_late(session, person, runtime.policy, keys)
         return _view(session, person, wake_ups=wake_ups)
 
-    shown = commit(work)
+    shown = commit(work, request)
     for key in keys:
         runtime.storage.delete("uploads", key)
     return shown

@@ -17,6 +17,7 @@ from shared.contracts.base import Contract
 from shared.errors import DatabaseBusy, DatabaseUnavailable, InvalidRequest, Permanent
 from shared.paths import without_paths
 from shared.routing import REQUEST_LIMIT_S
+from worker import changes
 from worker.app import app
 from worker.runtime import get_runtime
 from worker.search import stored_answers
@@ -112,12 +113,14 @@ def _read(handle: Handle, request: Any) -> Answer:
 read_task = partial(request_task, call=_read)
 #: Registers a function of a session and the request that changes rows; returns the answer and the wake-up messages to send.
 change_task = partial(
-    request_task, call=lambda handle, request: commit(lambda session: handle(session, request))
+    request_task, call=lambda handle, request: commit(lambda session: handle(session, request), request)
 )
 
 
-def commit(work: Callable[[Session], Changed]) -> Answer:
-    """Run a change and send its wake-up messages. While Postgres is unavailable, the message returns to the queue.
+def commit(work: Callable[[Session], Changed], request: Contract) -> Answer:
+    """Run the change of a request, then send its wake-up messages and tell watchers.
+
+    While Postgres is unavailable, the message returns to the queue.
 
     Raises:
         DatabaseBusy: another transaction holds the row, perhaps one whose worker is dead: the caller may send it again.
@@ -129,6 +132,7 @@ def commit(work: Callable[[Session], Changed]) -> Answer:
     except DatabaseUnavailable as error:
         raise Reject(str(error), requeue=True) from error
     notify(wake_ups)
+    changes.publish(changes.of_request(request))
     return answered
 
 

@@ -1,4 +1,4 @@
-"""Requests about videos: upload, process, list, failures, status, scenes, subtitles, cancel, retry, rerun, delete."""
+"""Requests about videos: upload, process, list, failures, status, scenes, timeline, media, subtitles, cancel, retry, rerun, delete."""
 
 from __future__ import annotations
 
@@ -6,11 +6,13 @@ from datetime import UTC, datetime, timedelta
 
 from sqlalchemy.orm import Session
 
-from db import videos
+from db import video_changes, videos
+from db.engine import reading_as
 from db.ledger import video_runs
 from db.ledger.jobs import WakeUp
 from db.scenes import page, published_speech
 from db.tables import Video
+from db.timeline import describe_media, timeline_page
 from shared import graph, routing
 from shared.contracts import (
     ListFailures,
@@ -20,16 +22,19 @@ from shared.contracts import (
     ProcessVideo,
     RerunVideo,
     ScenePage,
+    ShowTimeline,
     Subtitles,
     UploadSlot,
     UploadVideo,
+    VideoChanges,
     VideoRef,
     VideoStatus,
+    WatchVideos,
 )
 from shared.errors import InvalidRequest
 from shared.storage import require_prefix, upload_key
 from shared.subtitles import make_cues, render
-from tasks.requests import Changed, change_task, read_task
+from tasks.requests import Changed, change_task, read_task, request_task
 from worker.runtime import get_runtime
 
 
@@ -53,6 +58,13 @@ list_videos = read_task(routing.VIDEO_LIST, ListVideos)(videos.list_page)
 failures = read_task(routing.VIDEO_FAILURES, ListFailures)(videos.failures)
 
 
+@request_task(routing.VIDEO_CHANGES, WatchVideos)
+def changes(request: WatchVideos) -> VideoChanges:
+    """Return the user's newest videos, or what has changed since an earlier answer."""
+    with reading_as(request.user_id, snapshot=True) as session:
+        return video_changes.read(session, request)
+
+
 @read_task(routing.VIDEO_UPLOAD, UploadVideo)
 def upload(session: Session, request: UploadVideo) -> UploadSlot:
     """Return the storage key for a new video and, with S3 storage, an upload URL. Stores nothing."""
@@ -70,6 +82,10 @@ def upload(session: Session, request: UploadVideo) -> UploadSlot:
 def scenes(session: Session, request: ListScenes) -> ScenePage:
     """Return a page of a video's published scenes."""
     return page(session, request.video_id, request.user_id, request.after_idx, request.limit)
+
+
+timeline = read_task(routing.VIDEO_TIMELINE, ShowTimeline)(timeline_page)
+media = read_task(routing.VIDEO_MEDIA, VideoRef)(describe_media)
 
 
 @read_task(routing.VIDEO_SUBTITLES, MakeSubtitles)

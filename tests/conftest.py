@@ -26,8 +26,8 @@ __all__ = ["moto", "record_figure", "swift"]
 # A shell ignores Ctrl-C for what it starts in the background, and programs inherit that.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 _names = itertools.count(1)
-#: The modules below each of these share a fleet.
-SHARED = ("tests/acceptance/lite/", "tests/acceptance/full/")
+#: The modules whose names begin with one of these share a fleet.
+SHARED = ("tests/acceptance/lite/test_page", "tests/acceptance/lite/", "tests/acceptance/full/")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -39,12 +39,12 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
-    """One worker runs all of a file, and all files of a folder that shares a fleet."""
+    """One worker runs all of a file, and all files that share a fleet."""
     from xdist.scheduler import LoadFileScheduling
 
     class FleetScheduling(LoadFileScheduling):
         def _split_scope(self, nodeid: str) -> str:
-            shared = (folder for folder in SHARED if nodeid.startswith(folder))
+            shared = (prefix for prefix in SHARED if nodeid.startswith(prefix))
             return next(shared, None) or super()._split_scope(nodeid)
 
     return FleetScheduling(config, log)

@@ -30,6 +30,8 @@ app = Celery(
         "tasks.jobs",
         "tasks.video",
         "tasks.models",
+        "tasks.fleet",
+        "tasks.keys",
         "tasks.asr",
         "tasks.text",
         "tasks.vision",

@@ -26,6 +26,7 @@ def hold(
     heartbeat_s: float,
     time_limit_s: float,
     on_time_limit: Callable[[StageTimeout], object],
+    on_progress: Callable[[], object] = lambda: None,
 ) -> Iterator[Callable[[float], None]]:
     """Renew a claim while the ``with`` block runs, which gets a function that reports progress (0..1).
 
@@ -35,8 +36,9 @@ def hold(
         lease_s, heartbeat_s: duration of a lease, and the interval at which it is renewed.
         time_limit_s: after this time the failure is recorded and the process ends: native code can't be interrupted.
         on_time_limit: records the failure.
+        on_progress: is called when new progress has been recorded.
     """
-    started_s, progress = time.monotonic(), 0.0
+    started_s, progress, recorded = time.monotonic(), 0.0, 0.0
     lost, done = threading.Event(), threading.Event()
 
     def report(fraction: float) -> None:
@@ -46,11 +48,13 @@ def hold(
             raise LeaseLost(f"job {claimed.job_id} attempt {claimed.attempt} is no longer ours")
 
     def beat_until_done() -> None:
+        nonlocal recorded
         while not done.wait(heartbeat_s):
             if time.monotonic() - started_s > time_limit_s:
                 _end_process(claimed, time_limit_s, on_time_limit)
+            reached = progress
             try:
-                held = transact(lambda session: attempts.beat(session, claimed, progress, lease_s))
+                held = transact(lambda session: attempts.beat(session, claimed, reached, lease_s))  # noqa: B023
             except DatabaseUnavailable as error:
                 # If the lease expires meanwhile, the fence decides at the end of the job.
                 log.warning("lease not renewed", job_id=claimed.job_id, error=error)
@@ -62,6 +66,9 @@ def hold(
             if not held:
                 lost.set()
                 return
+            if reached != recorded:
+                recorded = reached
+                on_progress()
 
     thread = threading.Thread(target=beat_until_done, name="lease", daemon=True)
     thread.start()

@@ -30,6 +30,7 @@ from db.tables import Video
 from shared.errors import DatabaseBusy, DatabaseUnavailable, Outage, ScenefleetError, WorkerLost
 from shared.logs import get_logger
 from shared.routing import JOB_QUEUES
+from worker import changes
 from worker.app import app
 from worker.forks import forks
 from worker.runtime import get_runtime
@@ -95,14 +96,22 @@ def _each(step: str, found: Iterable[T], act: Callable[[T], None]) -> None:
 
 
 def _each_row(step: str, kind: str, ids: Iterable[str], act: Callable[[Session, Any], object]) -> None:
-    """Do ``act`` with each subject's row that is not locked, in a transaction of its own."""
+    """Do ``act`` with each subject's row that is not locked, in a transaction of its own; then tell watchers."""
 
-    def work(session: Session, subject_id: str) -> None:
-        row = subjects.lock(session, Subject(kind, subject_id), skip_locked=True)
+    def work(session: Session, subject: Subject) -> str | None:
+        row = subjects.lock(session, subject, skip_locked=True)
         if row is not None:
             act(session, row)
+        # A switch has no user.
+        return getattr(row, "user_id", None)
 
-    _each(step, ids, lambda subject_id: _change(lambda session: work(session, subject_id)))
+    def change(subject_id: str) -> None:
+        subject = Subject(kind, subject_id)
+        user_id = _change(lambda session: work(session, subject))
+        if user_id is not None:
+            changes.publish_once(changes.of_subject(subject, user_id))
+
+    _each(step, ids, change)
 
 
 def _find(look: Callable[[Session], T]) -> T:
@@ -178,6 +187,7 @@ def _reclaim(job: Held, error: ScenefleetError) -> None:
     policy = get_runtime().policy
     if _change(lambda session: attempts.reclaim(session, job, error, policy)) is not None:
         log.warning("job taken back", job_id=job.job_id, attempt=job.attempt, reason=error)
+        changes.publish_once(changes.of_subject(job.subject, job.user_id))
 
 
 def stuck(kind: str) -> None:

@@ -20,7 +20,7 @@ from shared import graph
 from shared.errors import LeaseLost, Outage, ScenefleetError, StorageUnavailable
 from shared.logs import get_logger
 from shared.storage import Bucket
-from worker import stages
+from worker import changes, stages
 from worker.lease import hold
 from worker.runtime import Runtime
 from worker.stages.context import Deferred, StageContext
@@ -79,7 +79,7 @@ def _attempt(claimed: Claim, runtime: Runtime, folder: Path, stored: list[tuple[
     Raises:
         LeaseLost: at any time, also while a failure is recorded.
     """
-    settings = runtime.settings
+    settings, note = runtime.settings, changes.of_claim(claimed)
     try:
         runtime.attempt_dir(claimed.storage_part)
         with hold(
@@ -88,8 +88,10 @@ def _attempt(claimed: Claim, runtime: Runtime, folder: Path, stored: list[tuple[
             heartbeat_s=settings.heartbeat_s,
             time_limit_s=graph.find_stage(claimed.stage).time_limit_s,
             on_time_limit=lambda error: _fail(claimed, error, runtime),
+            on_progress=lambda: changes.publish(note),
         ) as report:
             runtime.transact(lambda session: attempts.mark_started(session, claimed))
+            changes.publish(note)
             context = StageContext(
                 claimed=claimed, runtime=runtime, folder=folder, report=report, stored=stored
             )
@@ -103,6 +105,7 @@ def _attempt(claimed: Claim, runtime: Runtime, folder: Path, stored: list[tuple[
                 locked_s=LOCKED_S,
             )
         notify(wake_ups)
+        changes.publish(note)
         return "done"
     except LeaseLost:
         raise
@@ -113,6 +116,7 @@ def _attempt(claimed: Claim, runtime: Runtime, folder: Path, stored: list[tuple[
             locked_s=LOCKED_S,
         )
         notify(wake_ups)
+        changes.publish(note)
         return "deferred"
     except Exception as error:
         cause: Exception = error
@@ -131,6 +135,7 @@ def _fail(claimed: Claim, error: Exception, runtime: Runtime) -> str:
             lambda session: attempts.fail(session, claimed, error, runtime.policy), locked_s=LOCKED_S
         )
     )
+    changes.publish(changes.of_claim(claimed))
     return "failed"
 
 

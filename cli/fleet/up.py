@@ -55,6 +55,7 @@ class ConsoleDisplay:
         default_home = Path(Settings.model_fields["home"].default).expanduser().absolute()
         lines = [
             state,
+            *(["", f"open [bold]{escape(fleet.api_url)}[/bold]  the page and the HTTP API"] if fleet.api_url else []),
             "",
             "in another terminal:",
             *([f"  export SCENEFLEET_HOME={escape(shlex.quote(str(fleet.home.root)))}"]
@@ -100,6 +101,8 @@ def run_detached() -> int:
     with screen.make_console(stderr=True).status("starting"):
         pid, log, ready = up.start_behind()
     screen.tell(f"running, process {pid}; log {log}; stop it with `scenefleet down`")
+    if address := Home(get_settings()).read_run().get("api_url"):
+        screen.tell(f"open {address}")
     if not ready:
         raise Outage(f"not every node is ready: read {log}")
     return 0

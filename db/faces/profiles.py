@@ -9,7 +9,7 @@ from sqlalchemy.orm import Session
 
 from db.faces.tracks import as_array, face_metrics, weights_of
 from db.faces.vote import centroid
-from db.tables import FaceTrack, Person, PersonPhoto, PersonProfile
+from db.tables import FaceTrack, PeopleEvent, Person, PersonPhoto, PersonProfile
 
 #: Tracks a profile without photos is made from.
 _MAX_TRACKS = 500
@@ -18,15 +18,17 @@ _MAX_TRACKS = 500
 def make_profile(session: Session, person_id: str) -> None:
     """Make the person's centroids again: of the good photos by quality; without any, of the tracks in videos.
 
-    A named person is known by those tracks only that a human confirmed: else one wrong match would bring the next.
+    A named person is known by those tracks only that a human confirmed: else one wrong match would bring the next. An
+    unknown person who was named is known by all tracks until one is confirmed.
     """
-    session.execute(delete(PersonProfile).where(PersonProfile.person_id == person_id))
     person = session.get_one(Person, person_id)
+    by_all = person.kind == "unknown" or is_unconfirmed(session, person)
+    session.execute(delete(PersonProfile).where(PersonProfile.person_id == person_id))
     if person.deleted_at is not None or person.merged_into is not None:
         # Their tracks are removed batch by batch; the remaining ones make no profile.
         return
     believed = FaceTrack.person_id == person_id
-    if person.kind == "named":
+    if not by_all:
         believed &= FaceTrack.decided_by == "human"
     photos = session.execute(
         select(PersonPhoto.model_id, PersonPhoto.vec, PersonPhoto.quality)
@@ -55,3 +57,22 @@ def make_profile(session: Session, person_id: str) -> None:
                 tracks=0 if own else len(used),
             )
         )
+
+
+def is_unconfirmed(session: Session, person: Person) -> bool:
+    """Whether this was an unknown person, was named, and has neither photos nor tracks that a human confirmed."""
+    was_unknown = PeopleEvent.payload["before"]["kind"].astext == "unknown"
+    named = select(PeopleEvent.event_id).where(
+        PeopleEvent.user_id == person.user_id,
+        PeopleEvent.person_id == person.person_id,
+        PeopleEvent.kind == "rename",
+        was_unknown,
+    )
+    by_tracks = select(PersonProfile.model_id).where(
+        PersonProfile.person_id == person.person_id, PersonProfile.tracks > 0
+    )
+    confirmed = select(FaceTrack.track_id).where(
+        FaceTrack.person_id == person.person_id, FaceTrack.decided_by == "human"
+    )
+    asked = select(named.exists() & by_tracks.exists() & ~confirmed.exists())
+    return person.kind == "named" and bool(session.scalar(asked))

@@ -7,7 +7,7 @@ caller's transaction (``db.engine.transact``) and may run again.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,7 +19,7 @@ from db.ledger import subjects, usage
 from db.ledger.claims import Claim
 from db.ledger.jobs import RAN_S, Subject, SubjectRow, WakeUp
 from db.ledger.policy import RunPolicy
-from db.tables import Job, JobState, Video
+from db.tables import LIVE, Job, JobState, Video
 from shared import graph
 from shared.errors import LeaseLost, ScenefleetError
 from shared.paths import hide_paths
@@ -205,17 +205,19 @@ class Held:
     job_id: int
     attempt: int
     subject: Subject
+    user_id: str
     owner: str
     expired: bool
 
 
 def held_jobs(session: Session) -> list[Held]:
     """Every running job, its owner and whether its lease has expired."""
-    held = (Job.job_id, Job.attempt, Job.subject_kind, Job.subject_id, Job.lease_owner, Job.lease_until < NOW)
+    about = (Job.subject_kind, Job.subject_id, Job.user_id)
+    held = (Job.job_id, Job.attempt, *about, Job.lease_owner, Job.lease_until < NOW)
     rows = session.execute(select(*held).where(Job.state == JobState.RUNNING))
     return [
-        Held(job_id, attempt, Subject(kind, subject_id), owner or "", bool(expired))
-        for job_id, attempt, kind, subject_id, owner, expired in rows
+        Held(job_id, attempt, Subject(kind, subject_id), user_id, owner or "", bool(expired))
+        for job_id, attempt, kind, subject_id, user_id, owner, expired in rows
     ]
 
 
@@ -249,8 +251,17 @@ def release(session: Session, owner_prefix: str) -> int:
     return len(released)
 
 
-def leases_held(session: Session, video_id: str, *, but: int) -> int:
-    """The number of attempts that may still run for a video, without those of the job ``but``."""
+def leases_held(session: Session, video_id: str, *, but: int, late: bool = True) -> int:
+    """The number of attempts that may still run for a video, without those of the job ``but``, and of late stages unless ``late``."""
     others = (Job.video_id == video_id) & (Job.job_id != but)
+    if not late:
+        others &= Job.stage.not_in(graph.LATE)
     held = Job.lease_owner.is_not(None) & (Job.lease_until > NOW)
     return session.scalars(select(func.count()).where(others, held)).one()
+
+
+def live_jobs(session: Session, video_id: str, stages: Sequence[str]) -> list[int]:
+    """The jobs of some stages of a video that wait, run, or whose attempt may still run."""
+    held = Job.lease_owner.is_not(None) & (Job.lease_until > NOW)
+    which = (Job.video_id == video_id, Job.stage.in_(stages), Job.state.in_(LIVE) | held)
+    return list(session.scalars(select(Job.job_id).where(*which)))

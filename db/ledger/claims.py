@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from sqlalchemy import text
+from sqlalchemy import select, text
 from sqlalchemy.orm import Session
 
+from db.expressions import seconds_from_now
 from db.ledger import usage
 from db.ledger.jobs import Subject
 from db.locks import AdvisoryLock
+from db.tables import Job, JobState
 from shared.routing import JOB_QUEUES
 from shared.settings import get_settings
 
@@ -177,6 +179,13 @@ def claim(
         if not resting or len(passed_over) < _CLAIM_WIDTH:
             break
     return None
+
+
+def others_wait(session: Session, queue: str, stages: Sequence[str], since_s: float) -> bool:
+    """Whether jobs of other stages than these have been claimable in a queue for so long, seconds: no slot is free."""
+    due = (Job.queue == queue, Job.state == JobState.QUEUED, Job.not_before < seconds_from_now(-since_s))
+    found = select(Job.job_id).where(*due, Job.stage.not_in(stages)).limit(1)
+    return session.scalars(found).first() is not None
 
 
 _CLAIMABLE = text(

@@ -54,7 +54,11 @@ def kept_stages(run: Run) -> list[str]:
     """Stages that can't run here, whose outputs a run that splits again keeps if the scenes are the same."""
     if graph.SPLIT.name not in run.stages:
         return []
-    return [name for name in graph.FULL_RUN if name in run.stage_runs and name not in run.stages]
+    return [
+        name
+        for name in graph.FULL_RUN
+        if name in run.stage_runs and name not in run.stages and name not in graph.LATE
+    ]
 
 
 def keep_split(session: Session, video_id: str, run: int, split: int) -> None:
@@ -111,13 +115,13 @@ def advance(session: Session, video: Video, policy: RunPolicy) -> list[WakeUp]:
     states = stage_states(session, video.video_id, run.run)
     # One pass suffices for stages that end at once: PIPELINE lists a stage after all it waits for.
     for stage in planned:
-        if stage.name in states:
+        if stage.name in states or stage.late:
             continue
         upstream = [states.get(name) for name in stage.after if name in names]
         if all(state is not None and state.is_terminal for state in upstream):
             wake_ups += jobs.insert(session, _stage_jobs(session, video, run, stage, states, policy))
             states = stage_states(session, video.video_id, run.run)
-    if all(stage.name in states and states[stage.name].is_terminal for stage in planned):
+    if all(stage.late or (stage.name in states and states[stage.name].is_terminal) for stage in planned):
         wake_ups += _end_run(session, video, run, states, policy)
     return wake_ups
 
@@ -210,7 +214,11 @@ def _end_run(
     session: Session, video: Video, run: Run, states: Mapping[str, StageState], policy: RunPolicy
 ) -> list[WakeUp]:
     ended_badly = (JobState.FAILED, JobState.CANCELLED)
-    broken = [name for name in graph.PIPELINE_NAMES if name in states and states[name].state in ended_badly]
+    broken = [
+        name
+        for name in graph.PIPELINE_NAMES
+        if name in states and name not in graph.LATE and states[name].state in ended_badly
+    ]
     sidecar = states[graph.SIDECAR.name]
     if sidecar.has_outputs:
         video.published_run = run.run
@@ -226,7 +234,26 @@ def _end_run(
     run.ended_at = NOW
     _cancel_unknown(session, run)
     session.flush()
-    return _sweep(session, video, policy, wait_s=policy.tmp_ttl_s if broken else 0.0)
+    late = _late_jobs(session, video, run, states, policy)
+    return _sweep(session, video, policy, wait_s=policy.tmp_ttl_s if broken else 0.0) + jobs.insert(
+        session, late
+    )
+
+
+def _late_jobs(
+    session: Session, video: Video, run: Run, states: Mapping[str, StageState], policy: RunPolicy
+) -> list[Job]:
+    """The jobs of stages that begin when the run has ended; skipped unless it is published."""
+    found: list[Job] = []
+    for stage in stages_of(run):
+        if not stage.late or stage.name in states:
+            continue
+        if video.published_run == run.run:
+            found += _stage_jobs(session, video, run, stage, states, policy)
+        else:
+            reason = f"upstream {graph.SIDECAR.name} {states[graph.SIDECAR.name].state}"
+            found.append(_job(video, stage, policy, state=JobState.SKIPPED, error=reason))
+    return found
 
 
 def _cancel_unknown(session: Session, run: Run) -> None:
@@ -243,6 +270,14 @@ def _sweep(session: Session, video: Video, policy: RunPolicy, *, wait_s: float =
     return jobs.insert(session, [make_job(video, graph.SWEEP, policy, **due)])
 
 
+def sweep_again(session: Session, video: Video, policy: RunPolicy) -> list[WakeUp]:
+    """Queue a further removal of objects that no row refers to, after the run's own."""
+    of_run = (Job.video_id == video.video_id, Job.run == video.run, Job.stage == graph.SWEEP.name)
+    last = session.scalar(select(func.max(Job.part)).where(*of_run))
+    part = 0 if last is None else last + 1
+    return jobs.insert(session, [make_job(video, graph.SWEEP, policy, part=part)])
+
+
 def _stop(session: Session, video: Video) -> None:
     """End the open run and cancel its jobs. A running attempt keeps its lease until it notices."""
     jobs.cancel(session, Job.video_id == video.video_id)
@@ -251,10 +286,13 @@ def _stop(session: Session, video: Video) -> None:
 
 
 def cancel(session: Session, video: Video, policy: RunPolicy) -> tuple[bool, list[WakeUp]]:
-    """Stop the video's run. What is published stays. Returns whether there was anything to stop."""
+    """Stop the video's run, or its late stages. What is published stays. Returns whether there was anything to stop."""
     run = get_run(session, video)
-    if run is None or run.ended_at is not None:
+    if run is None:
         return False, []
+    if run.ended_at is not None:
+        late = (Job.video_id == video.video_id, Job.run == run.run, Job.stage.in_(graph.LATE))
+        return jobs.cancel(session, *late) > 0, []
     _stop(session, video)
     video.state = "cancelled"
     session.flush()
@@ -356,10 +394,12 @@ def missing_stages(session: Session, video: Video, policy: RunPolicy) -> list[st
         )
     states = stage_states(session, video.video_id, published.run)
     missing = []
-    for name in graph.SIDECAR.after:
+    for name in (*graph.SIDECAR.after, *graph.LATE):
         if name in policy.skips:
             continue
         state = states.get(name)
+        if name in graph.LATE and state is not None and not state.is_terminal:
+            continue
         stage_runs = int(published.stage_runs.get(name, 0))
         upstream = (before for before in graph.STAGES[name].after if not graph.STAGES[before].stands_in_for)
         stale = any(int(published.stage_runs.get(before, 0)) > stage_runs for before in upstream)
@@ -393,7 +433,7 @@ def erase_rows(session: Session, video: Video, job_id: int) -> None:
     session.execute(delete(MovedTrack).where(MovedTrack.video_id == video.video_id))
     session.execute(delete(Run).where(Run.video_id == video.video_id))
     video.storage_key = ""
-    video.media = video.duration_s = video.published_run = video.indexed_at = None
+    video.media = video.rendition = video.duration_s = video.published_run = video.indexed_at = None
     video.error_class = video.error = None
     session.flush()
 

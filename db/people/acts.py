@@ -14,7 +14,7 @@ from sqlalchemy import ARRAY, BigInteger, Select, any_, delete, insert, literal,
 from sqlalchemy.orm import Session
 
 from db.expressions import array, uuids
-from db.faces.profiles import make_profile
+from db.faces.profiles import is_unconfirmed, make_profile
 from db.faces.tracks import count_tracks
 from db.faces.vote import FaceRule
 from db.ids import find_people
@@ -126,7 +126,11 @@ def merge(session: Session, person: Person, into: Person, policy: RunPolicy) -> 
     }
     event = record(session, person.user_id, "merge", person.person_id, payload)
     theirs = select(FaceTrack).where(FaceTrack.person_id == person.person_id)
-    for tracks in (theirs, _doubted(session, person, into)):
+    chosen = [theirs, _doubted(session, person, into)]
+    if is_unconfirmed(session, into):
+        # Otherwise the other's tracks alone would make the profile.
+        chosen.append(select(FaceTrack).where(FaceTrack.person_id == into.person_id))
+    for tracks in chosen:
         _decide_longest(session, event, into.person_id, tracks, is_person=True)
     return event, moves.begin(session, "merge", event, person, into, policy)
 

@@ -14,6 +14,15 @@ from .base import (
     SearchedKind as SearchedKind,
     parse as parse,
 )
+from .fleet import (
+    FailureKind as FailureKind,
+    FleetQuery as FleetQuery,
+    FleetState as FleetState,
+    NodeView as NodeView,
+    QueueView as QueueView,
+    Retried as Retried,
+    RetryFailures as RetryFailures,
+)
 from .inference import (
     DetectedFaces as DetectedFaces,
     DetectFaces as DetectFaces,
@@ -28,6 +37,15 @@ from .inference import (
     TextVectors as TextVectors,
     TranscribeAudio as TranscribeAudio,
     TranscribedAudio as TranscribedAudio,
+)
+from .keys import (
+    CheckKey as CheckKey,
+    CreateKey as CreateKey,
+    EndKey as EndKey,
+    KeyList as KeyList,
+    KeyView as KeyView,
+    ListKeys as ListKeys,
+    SignIn as SignIn,
 )
 from .models import (
     DiscardModel as DiscardModel,
@@ -85,17 +103,29 @@ from .videos import (
     ListScenes as ListScenes,
     ListVideos as ListVideos,
     MakeSubtitles as MakeSubtitles,
+    MediaView as MediaView,
     ProcessVideo as ProcessVideo,
     Receipt as Receipt,
     RerunVideo as RerunVideo,
     ScenePage as ScenePage,
     SceneView as SceneView,
+    ShowTimeline as ShowTimeline,
     StageStatus as StageStatus,
     Subtitles as Subtitles,
+    TimelineKeyframe as TimelineKeyframe,
+    TimelineLine as TimelineLine,
+    TimelinePage as TimelinePage,
+    TimelinePerson as TimelinePerson,
+    TimelineScene as TimelineScene,
+    TimelineSegment as TimelineSegment,
+    TimelineWord as TimelineWord,
     UploadSlot as UploadSlot,
     UploadVideo as UploadVideo,
+    VideoChanges as VideoChanges,
+    VideoMedia as VideoMedia,
     VideoPage as VideoPage,
     VideoRef as VideoRef,
     VideoState as VideoState,
     VideoStatus as VideoStatus,
+    WatchVideos as WatchVideos,
 )

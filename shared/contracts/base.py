@@ -7,7 +7,7 @@ import re
 from collections.abc import Mapping
 from typing import Annotated, Any, ClassVar, Literal, TypeVar
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, WithJsonSchema
 
 from ..errors import InvalidRequest
 
@@ -47,7 +47,7 @@ def _check_name(value: str) -> str:
     return value
 
 
-Id = Annotated[str, AfterValidator(_check_id)]
+Id = Annotated[str, AfterValidator(_check_id), Field(json_schema_extra={"pattern": f"^{ID_PATTERN}$"})]
 
 Text = Annotated[str, AfterValidator(_check_text)]
 
@@ -60,7 +60,10 @@ SearchedKind = Literal["text", "vision"]
 
 
 #: x, y, width, height in pixels of the picture it is in.
-Box = tuple[float, float, float, float]
+Box = Annotated[
+    tuple[float, float, float, float],
+    WithJsonSchema({"type": "array", "items": {"type": "number"}, "minItems": 4, "maxItems": 4}),
+]
 
 
 class Part(BaseModel):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from datetime import datetime
-from typing import Literal
+from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field
 
@@ -45,6 +45,13 @@ class ListScenes(VideoRef):
     limit: int = Field(200, ge=1, le=1000)
 
 
+class ShowTimeline(VideoRef):
+    """Describe a video's published scenes for a player, starting after the scene ``after_idx``."""
+
+    after_idx: int = Field(-1, ge=-1, le=2**31 - 1)
+    limit: int = Field(100, ge=1, le=500)
+
+
 class MakeSubtitles(VideoRef):
     """Convert the transcript of a video's published scenes to a subtitle file."""
 
@@ -69,6 +76,19 @@ class ListFailures(Contract):
     video_id: Id | None = None
     after: int | None = Field(None, ge=1, le=2**63 - 1)
     limit: int = Field(100, ge=1, le=1000)
+
+
+class WatchVideos(Contract):
+    """Read a user's videos, or what has changed of them since an earlier answer to the same request."""
+
+    max_bytes: ClassVar[int] = 64 * 1024
+
+    user_id: Id
+    #: ``as_of`` of that answer; None: none.
+    since: str | None = Field(None, max_length=1500, pattern=r"^[0-9]{1,18}(\.[0-9]{1,18})*$")
+    #: Videos to read in any case, by the keys in notes of changes; None: also every video in progress.
+    keys: tuple[Annotated[Text, Field(max_length=64)], ...] | None = Field(None, max_length=100)
+    limit: int = Field(200, ge=1, le=200)
 
 
 class UploadVideo(Contract):
@@ -129,6 +149,21 @@ class VideoPage(Contract):
     next_after: str | None
 
 
+class VideoChanges(Contract):
+    """The answer to ``WatchVideos``."""
+
+    #: The state of Postgres that was read: send it as ``since`` to read later changes. No transaction is lost between two answers, some may be in both.
+    as_of: str
+    #: True: the newest ``limit`` videos and up to ``limit`` of those in progress, instead of what has changed. Also if too
+    #: many have changed; the caller then forgets what it knew.
+    snapshot: bool
+    videos: tuple[VideoStatus, ...]
+    #: Ids of videos that were deleted.
+    deleted: tuple[str, ...]
+    #: The newest of the changes of people (``tasks.people.events``); 0: none.
+    last_event_id: int
+
+
 class FailureView(Part):
     """A job that failed for good; ``tasks.video.retry`` runs it again."""
 
@@ -184,6 +219,103 @@ class SceneView(Part):
 class ScenePage(Contract):
     video_id: str
     scenes: tuple[SceneView, ...]
+    #: Pass as ``after_idx`` for the next page; None at the end.
+    next_after_idx: int | None
+
+
+class MediaView(Part):
+    """The file that a browser plays."""
+
+    #: The uploaded file, its rendition, or none: it has none yet, or none can be made.
+    playable: Literal["original", "rendition", "none"]
+    #: Why the original is not played; why there is no rendition.
+    reason: str | None
+    #: As shown: turned upright.
+    width_px: int | None
+    height_px: int | None
+    #: Where the file is stored; None if none can be played.
+    bucket: Literal["uploads", "sidecars"] | None
+    key: str | None
+
+
+class VideoMedia(Contract):
+    """The answer to ``tasks.video.media``: what a player needs to play a video."""
+
+    video_id: str
+    #: Measured by the split; None before it.
+    duration_s: float | None
+    media: MediaView
+    #: The uploaded file, in the bucket ``uploads``.
+    original_key: str
+    #: Folder in the bucket ``sidecars`` with ``sprites.vtt`` and ``sprite-0.jpg``, ...; None: there are none.
+    sprites_prefix: str | None
+    #: Number of sprite sheets.
+    sprite_sheets: int
+
+
+class TimelineKeyframe(Part):
+    key: str
+    ts_s: float
+    width: int
+    height: int
+
+
+class TimelineWord(Part):
+    start_s: float
+    end_s: float
+    text: str
+
+
+class TimelineSegment(Part):
+    """Words spoken without a long pause."""
+
+    start_s: float
+    end_s: float
+    text: str
+    words: tuple[TimelineWord, ...]
+
+
+class TimelinePerson(Part):
+    """A face through a scene: the span between its keyframes nearest to those that show it."""
+
+    #: None: a stranger.
+    person_id: str | None
+    name: str | None
+    track_id: str
+    start_s: float
+    end_s: float
+
+
+class TimelineLine(Part):
+    """A line of on-screen text."""
+
+    text: str
+    #: The first keyframe that shows it.
+    ts_s: float
+
+
+class TimelineScene(Part):
+    """One published scene on the timeline of a player. Times in seconds from the video's start."""
+
+    scene_id: str
+    idx: int
+    start_s: float
+    end_s: float
+    keyframes: tuple[TimelineKeyframe, ...]
+    segments: tuple[TimelineSegment, ...]
+    people: tuple[TimelinePerson, ...]
+    screen: tuple[TimelineLine, ...]
+
+
+class TimelinePage(Contract):
+    """The answer to ``ShowTimeline``. A page ends early after many words."""
+
+    video_id: str
+    duration_s: float | None
+    media: MediaView
+    #: Whether there are sprites.
+    sprites: bool
+    scenes: tuple[TimelineScene, ...]
     #: Pass as ``after_idx`` for the next page; None at the end.
     next_after_idx: int | None
 

@@ -8,6 +8,7 @@ only when it is opened: importing this package loads neither ``minio`` nor ``url
 from __future__ import annotations
 
 from ..settings import Settings
+from .incoming import Appender, Incoming
 from .keys import (
     attempt_prefix,
     check_key,
@@ -20,7 +21,9 @@ from .keys import (
 from .objects import Bucket, ObjectInfo, ObjectStat, Storage, StorageConfig
 
 __all__ = [
+    "Appender",
     "Bucket",
+    "Incoming",
     "ObjectInfo",
     "ObjectStat",
     "Storage",

@@ -20,7 +20,7 @@ from .keys import is_key
 
 _FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 # NONBLOCK: opening a planted pipe must not hold us up.
-_FILE = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+_FILE = os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
 _NOT_EMPTY = (errno.ENOTEMPTY, errno.EEXIST)
 
 
@@ -28,49 +28,58 @@ _NOT_EMPTY = (errno.ENOTEMPTY, errno.EEXIST)
 def walk(base_fd: int, names: Sequence[str], *, create: bool = False) -> Iterator[int]:
     """The descriptor of the folder reached from ``base_fd`` by ``names``.
 
+    With ``create`` the missing ones are made at once and synced to the disk when the caller is done with the folder:
+    between the two, each empty folder may be pruned by a delete, so that time must be short.
+
     Raises:
         FileNotFoundError: it is not there (with ``create``: it was removed while we made it).
         NotADirectoryError: a part of the path is a file.
         InvalidKey: a part of the path is a symbolic link.
     """
-    folder_fd = os.dup(base_fd)
+    opened = [os.dup(base_fd)]
+    grown: list[int] = []
     try:
         for name in names:
-            next_fd = open_folder(folder_fd, name, create=create)
-            os.close(folder_fd)
-            folder_fd = next_fd
-        yield folder_fd
+            try:
+                next_fd = open_folder(opened[-1], name)
+            except FileNotFoundError:
+                if not create:
+                    raise
+                with suppress(FileExistsError):
+                    os.mkdir(name, FOLDER_MODE, dir_fd=opened[-1])
+                grown.append(opened[-1])
+                next_fd = open_folder(opened[-1], name)
+            opened.append(next_fd)
+            while len(opened) > 1 and opened[0] not in grown:
+                os.close(opened.pop(0))
+        yield opened[-1]
+        for folder_fd in grown:
+            os.fsync(folder_fd)
     finally:
-        os.close(folder_fd)
+        for folder_fd in opened:
+            os.close(folder_fd)
 
 
-def open_folder(parent_fd: int, name: str, *, create: bool = False) -> int:
+def open_folder(parent_fd: int, name: str) -> int:
     """A descriptor of one folder inside another; raises as ``walk``."""
     try:
         return os.open(name, _FOLDER, dir_fd=parent_fd)
-    except FileNotFoundError:
-        if not create:
-            raise
     except OSError as error:
         # Linux says ENOTDIR for a link opened as a folder, other systems ELOOP.
         if error.errno in (errno.ENOTDIR, errno.ELOOP) and _is_link(parent_fd, name):
             _refuse_link(name)
         raise
-    with suppress(FileExistsError):
-        os.mkdir(name, FOLDER_MODE, dir_fd=parent_fd)
-    os.fsync(parent_fd)
-    return open_folder(parent_fd, name)
 
 
-def open_file(folder_fd: int, name: str) -> int:
-    """A descriptor of a regular file.
+def open_file(folder_fd: int, name: str, access: int = os.O_RDONLY) -> int:
+    """A descriptor of a regular file, to read unless ``access`` says otherwise.
 
     Raises:
         FileNotFoundError: there is none, or something that is no regular file.
         InvalidKey: it is a symbolic link.
     """
     try:
-        file_fd = os.open(name, _FILE, dir_fd=folder_fd)
+        file_fd = os.open(name, access | _FILE, dir_fd=folder_fd)
     except OSError as error:
         if error.errno == errno.ELOOP:
             _refuse_link(name)

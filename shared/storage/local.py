@@ -10,23 +10,29 @@ from __future__ import annotations
 
 import errno
 import os
+import re
 import secrets
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
 from datetime import UTC, datetime
 from pathlib import Path
 
 from ..errors import InvalidKey, InvalidRequest, ObjectMissing, StorageUnavailable
 from ..permissions import FILE_MODE, make_private_folder, require_private
 from . import folders as tree
+from .incoming import Appender, Incoming
 from .keys import check_key
 from .objects import Bucket, ObjectInfo, ObjectStat, Storage, StorageConfig
 from .transfer import CHUNK_BYTES, NO_ROOM, Source, no_room, write_all
 
 PARTIAL = ".partial"  # no key begins with a dot, so no key can name it
+#: Objects that arrive in pieces, by handle; in their own bucket, which may be a disk of its own.
+INCOMING = ".incoming"
+_HANDLE = re.compile(r"[0-9a-f]{32}", re.ASCII)
 PARTIAL_TTL_S = 24 * 3600.0
-#: A folder may be pruned between our making it and our using it; each try needs a delete at just that moment.
-_TRIES = 50
+#: A folder may be pruned between our making it and our using it; another try succeeds unless deletes never end.
+_SETTLE_S = 10.0
 _WITHOUT_URLS = {
     "PUT": ("upload", "store the file with put_file"),
     "GET": ("download", "read the file at local_path"),
@@ -79,6 +85,10 @@ class LocalStorage(Storage):
         with self._file(bucket, key):
             return self._root / self._name(bucket) / key
 
+    def open_file(self, bucket: Bucket, key: str) -> int | None:
+        with self._file(bucket, key) as (source, _):
+            return os.dup(source)
+
     @contextmanager
     def _file(self, bucket: Bucket, key: str) -> Iterator[tuple[int, os.stat_result]]:
         """The object's file descriptor and its stat."""
@@ -130,8 +140,79 @@ class LocalStorage(Storage):
             tree.prune(bucket_fd, names)
         return removed
 
+    def _begin(self, bucket: Bucket, key: str, content_type: str, folder: str) -> str:
+        handle = secrets.token_hex(16)
+        with (
+            self._reported(bucket),
+            self._bucket(bucket) as bucket_fd,
+            tree.walk(bucket_fd, [INCOMING], create=True) as incoming_fd,
+        ):
+            with _created(incoming_fd, handle):
+                pass
+            os.fsync(incoming_fd)
+        return handle
+
+    def received_bytes(self, incoming: Incoming) -> int:
+        with self._arriving(incoming) as (_, source):
+            return os.fstat(source).st_size
+
+    @contextmanager
+    def append(self, incoming: Incoming, *, fence: int) -> Iterator[Appender]:
+        with self._arriving(incoming, os.O_WRONLY) as (_, target):
+            yield _FileAppender(target, lambda: self._reported(incoming.bucket))
+
+    def _has_appeared(self, incoming: Incoming) -> bool:
+        try:
+            self.received_bytes(incoming)
+        except ObjectMissing:
+            with suppress(ObjectMissing):
+                return self.stat(incoming.bucket, incoming.key).size_bytes == incoming.size_bytes
+        return False
+
+    def _complete(self, incoming: Incoming) -> None:
+        with self._arriving(incoming) as (incoming_fd, source):
+            os.fsync(source)
+            with self._bucket(incoming.bucket) as bucket_fd:
+                _settle(bucket_fd, incoming.key, incoming_fd, incoming.handle)
+
+    def abort(self, incoming: Incoming) -> None:
+        with suppress(ObjectMissing), self._arriving(incoming) as (incoming_fd, _):
+            os.unlink(incoming.handle, dir_fd=incoming_fd)
+
+    def sweep_incoming(self, bucket: Bucket, older_than_s: float) -> None:
+        with (
+            self._reported(bucket),
+            self._bucket(bucket) as bucket_fd,
+            suppress(FileNotFoundError),
+            tree.walk(bucket_fd, [INCOMING]) as incoming_fd,
+        ):
+            tree.sweep(incoming_fd, older_than_s)
+
+    @contextmanager
+    def _arriving(self, incoming: Incoming, access: int = os.O_RDONLY) -> Iterator[tuple[int, int]]:
+        """The folder of incoming objects and the file of this one."""
+        check_key(incoming.key)
+        with self._reported(incoming.bucket), self._bucket(incoming.bucket) as bucket_fd:
+            missing = f"nothing is being received for object {incoming.bucket}:{incoming.key}: begin again"
+            if not _HANDLE.fullmatch(incoming.handle):
+                raise ObjectMissing(missing)
+            with ExitStack() as opened:
+                try:
+                    incoming_fd = opened.enter_context(tree.walk(bucket_fd, [INCOMING]))
+                    source = tree.open_file(incoming_fd, incoming.handle, access)
+                except FileNotFoundError as error:
+                    raise ObjectMissing(missing) from error
+                opened.callback(os.close, source)
+                yield incoming_fd, source
+
     def _presign(
-        self, method: str, bucket: Bucket, key: str, expires_s: int, download_name: str | None = None
+        self,
+        method: str,
+        bucket: Bucket,
+        key: str,
+        expires_s: int,
+        download_name: str | None = None,
+        content_type: str | None = None,
     ) -> str:
         purpose, instead = _WITHOUT_URLS[method]
         raise InvalidRequest(f"STORAGE_BACKEND=local has no {purpose} URLs: {instead}, or use minio")
@@ -203,6 +284,27 @@ class LocalStorage(Storage):
             ) from error
 
 
+class _FileAppender(Appender):
+    """Writes at the offset that it counts, not at the end: a writer that was given up appends nothing twice."""
+
+    def __init__(self, target: int, reported: Callable[[], AbstractContextManager[None]]) -> None:
+        self._target = target
+        self._reported = reported
+        self.offset_bytes = os.fstat(target).st_size
+
+    def write(self, data: bytes) -> None:
+        view = memoryview(data)
+        with self._reported():
+            while view:
+                done = os.pwrite(self._target, view, self.offset_bytes)
+                self.offset_bytes += done
+                view = view[done:]
+
+    def flush(self) -> None:
+        with self._reported():
+            os.fsync(self._target)
+
+
 @contextmanager
 def _partial(bucket_fd: int) -> Iterator[tuple[int, str]]:
     """The folder of unfinished files and a fresh name in it; a file of that name is gone afterwards."""
@@ -233,12 +335,13 @@ def _created(folder_fd: int, name: str) -> Iterator[int]:
 def _settle(bucket_fd: int, key: str, partial_fd: int, partial: str) -> None:
     """Rename the finished file to its key, making the folders on the way."""
     names = key.split("/")
-    for tries_left in range(_TRIES - 1, -1, -1):
+    give_up_at = time.monotonic() + _SETTLE_S
+    while True:
         try:
             _rename(bucket_fd, names[:-1], names[-1], partial_fd, partial)
             return
         except FileNotFoundError:
-            if not tries_left:
+            if time.monotonic() > give_up_at:
                 raise
         except NotADirectoryError as error:
             raise InvalidKey(f"key {key!r} is inside another object: choose another key") from error

@@ -18,6 +18,7 @@ from typing import Literal
 from pydantic import BaseModel, ConfigDict, Field, SecretStr
 
 from ..errors import (
+    Conflict,
     InvalidKey,
     InvalidRequest,
     LimitExceeded,
@@ -25,10 +26,10 @@ from ..errors import (
     ScenefleetError,
     StorageUnavailable,
 )
+from .incoming import Appender, Bucket as Bucket, Incoming
 from .keys import check_key, check_prefix
 from .transfer import MiB, Source, appearing, local_errors, source_file, write_all
 
-Bucket = Literal["uploads", "sidecars", "tmp"]
 #: Called with (bytes done, bytes in all); an exception it raises stops the transfer and reaches the caller.
 OnProgress = Callable[[int, int | None], None]
 
@@ -271,6 +272,15 @@ class Storage(ABC):
         check_key(key)
         return None
 
+    def open_file(self, bucket: Bucket, key: str) -> int | None:
+        """A descriptor of the object's own file, to read and to close; None where objects are not files here.
+
+        Raises:
+            ObjectMissing: no such object (local).
+        """
+        check_key(key)
+        return None
+
     def presign_put(self, bucket: Bucket, key: str, expires_s: int) -> str:
         """A URL to which anyone may PUT this one object during the next ``expires_s`` seconds (1 to 604800).
 
@@ -282,22 +292,100 @@ class Storage(ABC):
         return self._presign("PUT", bucket, check_key(key), expires_s)
 
     def presign_get(
-        self, bucket: Bucket, key: str, expires_s: int, *, download_name: str | None = None
+        self,
+        bucket: Bucket,
+        key: str,
+        expires_s: int,
+        *,
+        download_name: str | None = None,
+        content_type: str | None = None,
     ) -> str:
         """A URL from which anyone may GET this one object during the next ``expires_s`` seconds (1 to 604800).
 
-        With ``download_name`` a browser saves the object under that name instead of showing it.
+        With ``download_name`` a browser saves the object under that name instead of showing it; with ``content_type`` it
+        takes the object for that, whatever was said when it was stored.
 
         Raises:
             InvalidRequest: the backend has no URLs (local), or ``expires_s`` is out of range.
         """
-        return self._presign("GET", bucket, check_key(key), expires_s, download_name)
+        return self._presign("GET", bucket, check_key(key), expires_s, download_name, content_type)
 
     @abstractmethod
     def _presign(
-        self, method: str, bucket: Bucket, key: str, expires_s: int, download_name: str | None = None
+        self,
+        method: str,
+        bucket: Bucket,
+        key: str,
+        expires_s: int,
+        download_name: str | None = None,
+        content_type: str | None = None,
     ) -> str:
         """A URL for one method."""
+
+    def begin(self, bucket: Bucket, key: str, size_bytes: int, content_type: str, *, folder: str) -> Incoming:
+        """Begin an object of ``size_bytes`` (1 or more) that arrives piece by piece; it appears at ``complete``.
+
+        ``folder`` of the tmp bucket (``incoming/user/id/``) is for what the backend has to store beside it.
+        """
+        if size_bytes < 1:
+            raise InvalidRequest(f"an object of {size_bytes} bytes can't arrive in pieces: store it whole")
+        check_key(key)
+        check_prefix(folder)
+        handle = self._begin(bucket, key, content_type, folder)
+        return Incoming(bucket=bucket, key=key, size_bytes=size_bytes, folder=folder, handle=handle)
+
+    @abstractmethod
+    def _begin(self, bucket: Bucket, key: str, content_type: str, folder: str) -> str:
+        """Begin an object; return the backend's name for it."""
+
+    @abstractmethod
+    def received_bytes(self, incoming: Incoming) -> int:
+        """How much of an incoming object is stored.
+
+        Raises:
+            ObjectMissing: it was completed, aborted or swept.
+        """
+
+    @abstractmethod
+    def append(self, incoming: Incoming, *, fence: int) -> AbstractContextManager[Appender]:
+        """A writer that goes on where the stored bytes end; a later one has a higher ``fence``.
+
+        Raises:
+            ObjectMissing: it was completed, aborted or swept.
+        """
+
+    def complete(self, incoming: Incoming) -> None:
+        """Let the object appear whole; no error if it has appeared before (a folder tells by the size).
+
+        Raises:
+            Conflict: bytes are missing, or another object has this key.
+            ObjectMissing: it was aborted or swept.
+        """
+        if self._has_appeared(incoming):
+            return
+        received = self.received_bytes(incoming)
+        what = f"object {incoming.bucket}:{incoming.key}"
+        if received != incoming.size_bytes:
+            raise Conflict(f"{what} has {received} of {incoming.size_bytes} bytes: send the rest")
+        if self.exists(incoming.bucket, incoming.key):
+            raise Conflict(f"{what} exists already: choose another key")
+        self._complete(incoming)
+
+    @abstractmethod
+    def _has_appeared(self, incoming: Incoming) -> bool:
+        """Whether the object under its key is this one, complete."""
+
+    @abstractmethod
+    def _complete(self, incoming: Incoming) -> None:
+        """Let the object appear, now that all bytes are stored."""
+
+    @abstractmethod
+    def abort(self, incoming: Incoming) -> None:
+        """Remove what was received of an object that is not complete; no error if there is nothing."""
+
+    @abstractmethod
+    def sweep_incoming(self, bucket: Bucket, older_than_s: float) -> None:
+        """Remove incoming objects that were begun (or, on a folder, last written) longer ago than that."""
 
     @abstractmethod
     def ensure_buckets(self) -> None:

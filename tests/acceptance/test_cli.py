@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import httpx
 import psutil
 import psycopg
 import pytest
@@ -34,11 +35,15 @@ class Machine:
 
     def __init__(self, folder: Path) -> None:
         self.home = Home(Settings(SCENEFLEET_HOME=folder))
+        #: What `up --detach` told.
+        self.said = ""
         self.environment = {
             **kept_environment(),
             "SCENEFLEET_HOME": str(folder),
             "SCENEFLEET_MODEL_THREADS": "1",
             "SOFT_SHUTDOWN_S": "2",
+            # Other fleets of this machine have the usual one.
+            "API_PORT": "0",
         }
 
     def run(self, *arguments: str, status: int = 0, **environment: str) -> subprocess.CompletedProcess[str]:
@@ -65,7 +70,7 @@ def machine(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Machine]:
     """A fleet that runs behind, in a folder with a space and a percent sign in its name."""
     found = Machine(tmp_path_factory.mktemp("cli") / "my 100% home")
     try:
-        found.run("up", "--detach")
+        found.said = found.run("up", "--detach").stderr
         yield found
     finally:
         found.clean()
@@ -89,6 +94,25 @@ def test_doctor_finds_everything_well(machine: Machine) -> None:
     states = {check["check"]: check["state"] for check in document["checks"]}
     assert states.keys() >= {*(f"node {family}" for family in FAMILIES), "schema", "storage"}
     assert set(states.values()) <= {"ok", "warn"}
+
+
+def test_up_serves_the_api_where_it_says(machine: Machine) -> None:
+    url = machine.home.read_run()["api_url"]
+    assert url in (machine.home.logs / "up.log").read_text()
+    assert machine.said.splitlines()[-1] == f"open {url}"
+    eventually(lambda: _health(url) == "ok", within_s=60, what="the API answers")
+    port = url.rpartition(":")[2]
+    taken = machine.run("api", status=1, API_PORT=port)
+    assert f"port {port} on 127.0.0.1 is taken" in taken.stderr and "API_PORT" in taken.stderr
+    refused = machine.run("api", status=1, API_HOST="0.0.0.0")
+    assert "API_HOST=0.0.0.0 can be reached from other machines" in refused.stderr
+
+
+def _health(url: str) -> str | None:
+    try:
+        return str(httpx.get(f"{url}/api/v1/health", timeout=10).json()["status"])
+    except httpx.TransportError:
+        return None
 
 
 def test_scenes_and_searches_are_those_of_the_sample(machine: Machine, video_id: str) -> None:

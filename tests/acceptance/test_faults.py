@@ -130,7 +130,7 @@ def wait_done(fleet: Fleet, *sent: Source, within_s: float = 120) -> None:
     wanted = [source.video_id for source in sent]
     # A worker that gives up still tidies its folder after the video has ended.
     left = f"nothing left: {leftovers(fleet, wanted)}"
-    eventually(lambda: not leftovers(fleet, wanted), within_s=10, what=left)
+    eventually(lambda: not leftovers(fleet, wanted), within_s=60, what=left)
 
 
 def job(fleet: Fleet, video_id: str, stage: str) -> dict[str, Any]:
@@ -285,7 +285,7 @@ def test_a_worker_that_wakes_after_its_lease_was_taken(
         within_s=30,
         what="it gives up",
     )
-    eventually(lambda: fleet.objects("sidecars") == made, within_s=10, what="what it had stored is gone")
+    eventually(lambda: fleet.objects("sidecars") == made, within_s=30, what="what it had stored is gone")
     assert differences(rows, collect(fleet)) == [] or stage == "split"
     if later is not None:
         later.lift()

@@ -1,11 +1,13 @@
-"""The wheel as an API installs it: base dependencies only, no checkout, no engine."""
+"""The wheel as an API installs it: base dependencies only, no checkout, no engine; and the page that comes in it."""
 
 from __future__ import annotations
 
 import json
 import os
 import re
+import subprocess
 import sys
+import tarfile
 import venv
 import zipfile
 from collections.abc import Iterator
@@ -15,12 +17,17 @@ from pathlib import Path
 
 import pytest
 from packaging.requirements import Requirement
+from playwright.sync_api import expect
 
 from tests.acceptance.commands import run_command
 from tests.support.assets import give_up
+from tests.support.browser import Watched, open_browser
 from tests.support.fleet import ROOT
 from tests.support.services import PostgresServer
 from tests.unit.test_imports import DATABASE, ENGINES
+
+#: Files of web/ that no browser loads.
+TOOLS = {".npmrc", "eslint.config.js", "jsconfig.json", "package.json", "package-lock.json", "vendor.py"}
 
 
 @pytest.fixture(scope="module")
@@ -55,8 +62,18 @@ def needed(requirements: list[str], extras: frozenset[str] = frozenset()) -> Ite
 
 @pytest.fixture(scope="module")
 def base(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The python of an environment with the wheel and what its metadata asks for, linked from this one."""
-    folder = tmp_path_factory.mktemp("base")
+    """The python of an environment with the wheel's base install."""
+    return install(wheel, tmp_path_factory.mktemp("base"))
+
+
+@pytest.fixture(scope="module")
+def with_api(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The python of an environment with the wheel and its extra `api`."""
+    return install(wheel, tmp_path_factory.mktemp("with_api"), "api")
+
+
+def install(wheel: Path, folder: Path, *extras: str) -> Path:
+    """Make an environment with the wheel and what its metadata asks for, linked from this one; returns its python."""
     venv.create(folder, with_pip=False, symlinks=True)
     python = folder / "bin" / "python"
     command = [sys.executable, "-m", "pip", "--python", python, "install", "--no-deps", "--no-index", "-q"]
@@ -66,7 +83,7 @@ def base(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
         (metadata,) = (name for name in archive.namelist() if name.endswith(".dist-info/METADATA"))
         lines = archive.read(metadata).decode().splitlines()
     requirements = [line.split(":", 1)[1].strip() for line in lines if line.startswith("Requires-Dist:")]
-    for found in needed(requirements):
+    for found in needed(requirements, frozenset(extras)):
         for top in {Path(file).parts[0] for file in found.files or []} - {"..", "__pycache__"}:
             if not (site / top).exists():
                 (site / top).symlink_to(str(found.locate_file(top)))
@@ -93,12 +110,80 @@ def test_what_is_in_the_wheel(wheel: Path) -> None:
     }  # fmt: skip
     tops = {name.split("/")[0] for name in names}
     assert {top for top in tops if not top.endswith(".dist-info")} == {
-        "cli", "db", "local", "shared", "tasks", "worker", "scenefleet"
+        "api", "cli", "db", "local", "shared", "tasks", "worker", "scenefleet"
     }  # fmt: skip
+    page = {name.removeprefix("api/") for name in names if name.startswith("api/web/")}
+    files = {path.relative_to(ROOT) for path in (ROOT / "web").rglob("*") if path.is_file()}
+    assert page == {
+        str(path) for path in files if "node_modules" not in path.parts and path.name not in TOOLS
+    }
     assert not [name for name in names if name.endswith((".pyc", ".so", ".mp4", ".onnx", ".log"))]
     assert any(name.endswith("/LICENSE") for name in names)
     copies = {name.removeprefix("shared/") for name in names if name.startswith("shared/")}
     assert copies == {name.removeprefix("scenefleet/") for name in names if name.startswith("scenefleet/")}
+
+
+def test_a_wheel_of_the_source_archive_is_the_same(wheel: Path, tmp_path: Path) -> None:
+    """Also if the page's tools are installed where the archive is made, or where it is unpacked."""
+    command = [sys.executable, "-m", "hatchling", "build", "-d", tmp_path, "-t"]
+    run_command([*command, "sdist"], os.environ)
+    (archive,) = tmp_path.glob("*.tar.gz")
+    with tarfile.open(archive) as packed:
+        assert not [
+            name for name in packed.getnames() if {"node_modules", ".venv", ".env"} & {*Path(name).parts}
+        ]
+        packed.extractall(tmp_path, filter="data")
+    unpacked = tmp_path / archive.name.removesuffix(".tar.gz")
+    (unpacked / ".gitignore").unlink()
+    stray = unpacked / "web" / "node_modules" / "lit" / "index.js"
+    stray.parent.mkdir(parents=True)
+    stray.write_text("")
+    run_command([*command, "wheel"], os.environ, cwd=unpacked)
+    (rebuilt,) = tmp_path.glob("*.whl")
+    with zipfile.ZipFile(wheel) as first, zipfile.ZipFile(rebuilt) as second:
+        assert sorted(first.namelist()) == sorted(second.namelist())
+
+
+def test_the_page_comes_with_the_wheel(with_api: Path, tmp_path: Path) -> None:
+    """All of it, from the installed files, in a browser that asks no other server."""
+    environment = {
+        "PATH": os.environ["PATH"],
+        "HOME": str(tmp_path),
+        "SCENEFLEET_HOME": str(tmp_path / "home"),
+    }
+    log = tmp_path / "api.log"
+    with log.open("wb") as errors:
+        process = subprocess.Popen(
+            [with_api.with_name("scenefleet"), "api"],
+            cwd=tmp_path,
+            env={**environment, "API_PORT": "0", "REDIS_URL": "redis://127.0.0.1:1/0"},
+            stdout=subprocess.PIPE,
+            stderr=errors,
+            text=True,
+        )
+    try:
+        assert process.stdout is not None
+        found = re.search(r"http://127\.0\.0\.1:\d+", process.stdout.readline())
+        assert found is not None, log.read_text()
+        url = found[0]
+        asked: dict[str, int] = {}
+        with open_browser() as browser:
+            watched = Watched(browser, url)
+            watched.context.on("response", lambda got: asked.update({got.url: got.status}))
+            watched.page.goto("/")
+            expect(watched.page.get_by_role("searchbox")).to_be_visible()
+            for view in ("Library", "People"):
+                watched.page.get_by_role("link", name=view).first.click()
+                expect(watched.page.get_by_role("main")).to_be_visible()
+            watched.context.close()
+    finally:
+        # A stop would wait for answers of the Redis that is not there.
+        process.kill()
+        process.wait(timeout=30)
+    files = {address: status for address, status in asked.items() if "/api/" not in address}
+    assert {address for address in asked if not address.startswith(url)} == set()
+    assert len(files) > 10 and set(files.values()) == {200}
+    assert watched.complaints == []
 
 
 def test_the_base_install_has_no_engine(base: Path, tmp_path: Path) -> None:

@@ -59,7 +59,7 @@ NODES = [
     for name, service in SERVICES.items()
     if "cpu" in service.get("profiles", []) and service["command"][:2] == ["scenefleet", "node"]
 ]
-STAYING = (*SERVERS, *NODES, "flower")
+STAYING = (*SERVERS, *NODES, "flower", "api")
 
 
 def default_of(text: str) -> str:
@@ -79,7 +79,7 @@ def images(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Images]:
     if not BUILT:
         index = os.environ.get("TORCH_INDEX_URL")
         more = {"TORCH_INDEX_URL": index} if index else {}
-        engine.build(ours, ROOT / "Dockerfile.gpu", ROOT, EXTRAS="lite", PYTHON_IMAGE=base, **more)
+        engine.build(ours, ROOT / "Dockerfile.gpu", ROOT, EXTRAS="lite,api", PYTHON_IMAGE=base, **more)
     yield Images(engine, ours, made)
     if not KEEP_IMAGES:
         for name in {ours, base, *servers.values()} - there:
@@ -295,6 +295,20 @@ def test_a_video_is_indexed_and_found_by_a_bare_send_task(
         assert picture.read(3) == b"\xff\xd8\xff"
 
 
+def test_the_api_asks_for_a_key_and_serves_the_page(deployment: Deployment) -> None:
+    address = f"http://127.0.0.1:{deployment.values['API_PORT']}"
+    with pytest.raises(urllib.error.HTTPError) as refused:
+        urllib.request.urlopen(f"{address}/api/v1/videos", timeout=10)
+    assert refused.value.code == 401
+    made = deployment.inside("search", "scenefleet", "keys", "add", "--user", USER, "--json")
+    request = urllib.request.Request(f"{address}/api/v1/me")
+    request.add_header("Authorization", f"Bearer {json.loads(made.stdout)['key']}")
+    with urllib.request.urlopen(request, timeout=30) as answer:
+        assert json.load(answer)["user_id"] == USER
+    with urllib.request.urlopen(f"{address}/", timeout=10) as page:
+        assert b"<script" in page.read()
+
+
 # --- faults
 
 
@@ -329,7 +343,7 @@ def test_every_service_stops_within_its_grace(
     """With a video on its way, so that some node has a job to hand back. A process that had to be killed ends with 137."""
     send(stranger, bucket, "stopped")
     wait_for(stranger, "stopped", "processing", within_s=60)
-    for service in ("flower", *NODES, *reversed(SERVERS)):
+    for service in ("flower", "api", *NODES, *reversed(SERVERS)):
         grace_s = int(SERVICES[service]["stop_grace_period"].removesuffix("s"))
         began = time.monotonic()
         command = ("stop", "--time", str(grace_s), deployment.container(service))

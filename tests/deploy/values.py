@@ -29,7 +29,7 @@ ADMINISTRATORS = (
 def deployment_values(image: str) -> dict[str, str]:
     """What .env.example asks for, ports that are free here, and limits that a small machine has."""
     names = re.findall(r"^([A-Z_]+)=$", (ROOT / ".env.example").read_text(), re.M)
-    ports = {name: str(find_free_port()) for name in ("REDIS_PORT", "MINIO_PORT", "FLOWER_PORT")}
+    ports = {name: str(find_free_port()) for name in ("REDIS_PORT", "MINIO_PORT", "FLOWER_PORT", "API_PORT")}
     return {
         **{name: secrets.token_hex(12) for name in names},
         **ports,

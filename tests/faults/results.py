@@ -118,6 +118,11 @@ def leftovers(fleet: Fleet, video_ids: Sequence[str] | None = None) -> list[str]
         for row in fleet.rows("SELECT keyframes, sidecar_key FROM scenes")
         for key in [row["sidecar_key"], *(shown["key"] for shown in row["keyframes"])]
     }
+    for row in fleet.rows("SELECT media->'sprites' AS sprites, rendition->>'key' AS rendition FROM videos"):
+        sprites = row["sprites"]
+        names = [sprites["index"], *sprites["sheets"]] if sprites else []
+        referenced.update(sprites["prefix"] + name for name in names)
+        referenced.update([row["rendition"]] if row["rendition"] else [])
     stored = set(fleet.objects("sidecars"))
     found += [f"unreferenced object {key}" for key in sorted(stored - referenced)]
     found += [f"missing object {key}" for key in sorted(referenced - stored, key=str)]

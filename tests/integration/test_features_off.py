@@ -23,7 +23,7 @@ from db.ledger import video_runs
 from db.ledger.claims import Claim
 from db.ledger.policy import RunPolicy
 from db.scenes import face_id, scenes_between, write_faces, write_screen_texts, write_tags, write_transcript
-from db.tables import Run, Scene
+from db.tables import Run, Scene, Video
 from db.vectors import ensure_model, write_embeddings, write_lexical
 from shared.contracts import VideoStatus
 from shared.errors import BadMedia, Conflict, ScenefleetError
@@ -209,11 +209,13 @@ def test_a_whole_rerun_with_a_feature_off_keeps_what_it_had_made(library: Librar
         assert after[other] != before[other] and len(after[other]) == 3, other
     heard = library.rows("SELECT transcript FROM scenes WHERE live AND idx = 0")
     assert heard == [("heard in run 2",)]
-    # The sweep has run: every picture and every sidecar that is left is a published one.
+    # The sweep has run: every picture, every sidecar and every rendition that is left is a published one.
     scenes, keys = read(select(Scene)), {found.key for found in library.runtime.storage.list("sidecars", "")}
     assert [scene.live for scene in scenes] == [True] * 3
     shown = {frame["key"] for scene in scenes for frame in scene.keyframes}
-    assert keys == shown | {scene.sidecar_key for scene in scenes}
+    (video,) = read(select(Video))
+    sprites = {video.media["sprites"]["prefix"] + name for name in ("sprites.vtt", "sprite-0.jpg")}
+    assert keys == shown | {scene.sidecar_key for scene in scenes} | sprites | {video.rendition["key"]}
     assert not list(library.runtime.storage.list("tmp", ""))
     # On again: there as before; the vectors of words that were heard again are out of date, nothing else is.
     library.policy = ON

@@ -198,7 +198,7 @@ def test_a_video_goes_through_to_indexed(windows: int) -> None:
         ["asr", "face", "ocr"] if windows else ["face", "ocr", "text"]
     )
     assert (stages()["vision"], stages()["asr"]) == ("skipped", "queued" if windows else "done")
-    counts = {"face": 1, "ocr": 1, "asr": windows, "text": 1, "media": 1, "housekeeping": 1}
+    counts = {"face": 1, "ocr": 1, "asr": windows, "text": 1, "media": 2, "housekeeping": 1}
     assert {queue: run_queue(queue) for queue in counts} == counts
     assert state() == "indexed"
     assert read(select(Run))[0].ended_at is not None

@@ -125,6 +125,32 @@ def test_a_cheap_upload_costs_little(folder: Path, tmp_path: Path, started: Star
     assert not started()
 
 
+@pytest.mark.parametrize("name", ["skipped.ts", "changing.mp4", "large.mpg", "silence.mkv"])
+def test_its_rendition_costs_little_too(folder: Path, tmp_path: Path, started: Started, name: str) -> None:
+    path = make(name, folder)
+    before_s = children_cpu_s()
+    with watched(started) as held_bytes, suppress(BadMedia):
+        sandbox.make_rendition(path, tmp_path, limits=LIMITS)
+    cpu_s, peak_bytes = children_cpu_s() - before_s, max(held_bytes)
+    print(f"{name}: {cpu_s:.1f} CPU s, {peak_bytes / 1e6:.0f} MB")
+    path.unlink()
+    assert cpu_s < TIME_S / 2 and peak_bytes < MEMORY_BYTES
+    assert not started()
+
+
+def test_a_rendition_of_too_much_memory_or_time_is_refused(tmp_path: Path) -> None:
+    shots = (Shot(seed=904, frames=8),)
+    large = Encoding(codec="mjpeg", pix_fmt="yuvj420p", options={}, size=(1920, 1080))
+    path = make_clip(tmp_path / "a.mov", shots, large).path
+    with pytest.raises(LimitExceeded, match=r"96 MB.*MEDIA_MEMORY_MB"):
+        sandbox.make_rendition(path, tmp_path / "out", limits=MediaLimits(media_memory_mb=96))
+    slow = MediaLimits(media_cpu_base_s=0.02, media_cpu_per_s=0.0)
+    with pytest.raises(LimitExceeded, match="MEDIA_CPU_BASE_S"):
+        sandbox.make_rendition(path, tmp_path / "out", limits=slow)
+    found = sandbox.make_rendition(path, tmp_path / "out", limits=LIMITS)
+    assert (found.how, found.path, found.size) == ("transcode", tmp_path / "out" / "video.mp4", (1920, 1080))
+
+
 @pytest.fixture
 def decode_with(monkeypatch: pytest.MonkeyPatch) -> DecodeWith:
     """Let the decoding process run this code."""

@@ -31,6 +31,7 @@ from tests.support.figures import RecordFigure
 from tests.support.hostile_files import remux
 from worker.media.decoding import limit_memory
 from worker.media.limits import MediaLimits
+from worker.media.rendition import make_rendition
 from worker.media.split import split
 
 ROOT = Path(__file__).parents[2]
@@ -270,8 +271,8 @@ def split_in_child(
 
 
 def main(deadline_s: str, *files: str) -> None:
-    """Split each file within the memory of a decoding process; print ``{"file", "scenes", "end_s"}`` or ``{"file", "error"}``, then the peak memory."""
-    limit_memory(LIMITS)
+    """Split each file, and make its rendition, within the memory of a decoding process; print ``{"file", "scenes", "end_s"}`` or ``{"file", "error"}``, then the peak memory."""
+    limit_memory(LIMITS, 2**31)
     for file in files:
         signal.alarm(int(deadline_s))
         with tempfile.TemporaryDirectory() as folder:
@@ -284,6 +285,8 @@ def main(deadline_s: str, *files: str) -> None:
             assert scenes[0].start_s == 0.0 and all(scene.end_s > scene.start_s for scene in scenes), scenes
             assert all(a.end_s == b.start_s for a, b in pairwise(scenes)), scenes
             assert all(scene.keyframes for scene in scenes), scenes
+            with suppress(BadMedia):
+                make_rendition(Path(file), Path(folder), limits=LIMITS)
             print(json.dumps({"file": file, "scenes": len(scenes), "end_s": scenes[-1].end_s}), flush=True)
     # Not by getrusage: that begins with what the parent held when it started this process.
     peak_kib = Path("/proc/self/status").read_text().split("VmHWM:")[1].split()[0]

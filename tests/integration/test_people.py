@@ -268,6 +268,21 @@ def test_an_unknown_who_is_named_stays_known_and_can_be_unnamed() -> None:
         undo(event)
 
 
+def test_an_unknown_who_is_named_stays_known_when_others_are_merged_into_them() -> None:
+    film("v", [[axis(0)] * 2], [[axis(1)] * 2])
+    one, two = id_of("unknown 1"), id_of("unknown 2")
+    rename(one, "Ann")
+    for other, expected in ((create("Bea"), [{"Ann"}, {"unknown 2"}]), (two, [{"Ann"}, {"Ann"}])):
+        event = merge(other, one)
+        match_all()
+        assert names() == expected
+        undo(event)
+        match_all()
+        assert names() == [{"Ann"}, {"unknown 2"}]
+    film("v", [[axis(0)] * 2], [[axis(1)] * 2], run=2)
+    assert names() == [{"Ann"}, {"unknown 2"}]
+
+
 def test_an_enrolled_person_takes_over_the_unknown() -> None:
     film("v", [[axis(0)] * 2])
     assert unknowns() == ["unknown 1"]

@@ -216,7 +216,7 @@ def check_requests(world: World, user: str) -> None:
     assert {event["person_id"] for event in shown(people.list_events)["events"]} == mine
     of_kind = {
         "person": (world.persons, (people.get, people.photos, people.faces)),
-        "video": (world.videos, (video.status, video.scenes, video.subtitles)),
+        "video": (world.videos, (video.status, video.scenes, video.timeline, video.media, video.subtitles)),
     }
     for kind, (known, requests) in of_kind.items():
         for key, owner in known.items():

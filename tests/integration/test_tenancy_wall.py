@@ -28,7 +28,7 @@ pytestmark = pytest.mark.usefixtures("database")
 #: Tables without users: which models there are is no secret.
 GLOBAL = {"models", "model_switches", "active_models"}
 #: Tables whose users stand in the column `account`; requests do not read them, a policy of their own shuts them.
-OF_ACCOUNTS = {"queue_usage"}
+OF_ACCOUNTS = {"queue_usage", "api_keys"}
 VIEWS = ("searched_scenes", "searched_weights")
 NAMES = [table.name for table in OF_USERS]
 READ = [name for name in (*NAMES, *VIEWS) if name in row_security.READ]

@@ -46,7 +46,7 @@ HOLDERS = {
 }
 SECRETS = NODE_SECRETS | HOLDERS.keys()
 #: Environment of our containers that is not a setting of ours.
-FOREIGN_ENVIRONMENT = {"FLOWER_BASIC_AUTH", *HOLDERS}
+FOREIGN_ENVIRONMENT = {"FLOWER_BASIC_AUTH", "POSTGRES_PASSWORD", *HOLDERS}
 #: Services that do something once and end.
 ONE_SHOTS = {"bootstrap", "migrate", "buckets", "pull"}
 #: Compose profile -> the nodes it runs, by service.
@@ -111,8 +111,14 @@ def test_a_node_gets_no_administrators_secret() -> None:
                 assert environment[secret] == "", (name, secret)
         if service.get("env_file"):
             assert environment["POSTGRES_ADMIN_URL"] == "", name
+            assert bool(environment["OIDC_CLIENT_SECRET"]) == (name == "api"), name
     with_file = {name for name, service in SERVICES.items() if service.get("env_file")}
-    assert with_file == {*ALL_NODES, "migrate"}
+    assert with_file == {*ALL_NODES, "migrate", "api"}
+    assert (
+        SERVICES["api"]["environment"]["POSTGRES_URL"]
+        == SERVICES["api"]["environment"]["POSTGRES_PASSWORD"]
+        == ""
+    )
 
 
 def test_the_example_names_every_variable_and_sets_no_secret() -> None:
@@ -135,12 +141,12 @@ def test_every_setting_reaches_the_nodes_from_one_file() -> None:
     for name in ALL_NODES:
         own = {key for key, value in SERVICES[name]["environment"].items() if "${" + key not in str(value)}
         gpu = {"SCENEFLEET_PROFILE", "SCENEFLEET_GPUS"} if name.endswith("-gpu") else set()
-        assert own & SETTINGS == OF_COMPOSE | {"POSTGRES_ADMIN_URL"} | gpu, name
+        assert own & SETTINGS == OF_COMPOSE | {"POSTGRES_ADMIN_URL", "OIDC_CLIENT_SECRET"} | gpu, name
 
 
 def test_only_what_others_need_is_published_and_to_this_machine_by_default() -> None:
     published = {name: service["ports"] for name, service in SERVICES.items() if "ports" in service}
-    assert published.keys() == {"redis", "minio", "flower"}
+    assert published.keys() == {"redis", "minio", "flower", "api"}
     for name, ports in published.items():
         (port,) = ports
         # A page for administrators without TLS stays on this machine, whatever .env says.
@@ -152,7 +158,7 @@ def test_only_what_others_need_is_published_and_to_this_machine_by_default() -> 
 def test_nodes_have_no_way_out() -> None:
     assert COMPOSE["networks"]["servers"] == {"internal": True}
     outside = {name for name, service in SERVICES.items() if service["networks"] != ["servers"]}
-    assert outside == {"redis", "minio", "flower", "pull"}
+    assert outside == {"redis", "minio", "flower", "pull", "api"}
     assert not outside & ALL_NODES.keys()
     # What can reach the internet fetches weights and has no password of ours.
     assert SERVICES["pull"]["networks"] == ["published"]
@@ -298,7 +304,15 @@ def test_redis_keeps_its_data_and_its_password(tmp_path: Path) -> None:
 @pytest.mark.parametrize("profile", [*NODES_OF, "none"])
 def test_a_profile_runs_one_node_per_family(profile: str) -> None:
     nodes = NODES_OF.get(profile, {})
-    others = {*SERVERS, "bootstrap", "migrate", "buckets", "flower", *(["pull"] if profile == "gpu" else [])}
+    others = {
+        *SERVERS,
+        "bootstrap",
+        "migrate",
+        "buckets",
+        "flower",
+        "api",
+        *(["pull"] if profile == "gpu" else []),
+    }
     running = {name for name, service in SERVICES.items() if profile in service.get("profiles", [profile])}
     assert running == {*others, *nodes}
     # Compose refuses the file otherwise.
@@ -424,8 +438,8 @@ def test_image_is_built_in_stages_and_runs_as_nobody_special() -> None:
     assert installs
     assert all("--constraint constraints.txt" in line for line in installs)
     # The engines of every profile.
-    assert re.findall(r"^ARG EXTRAS=(\S+)$", DOCKERFILE, re.M) == ["lite,full"]
-    assert "EXTRAS: ${SCENEFLEET_EXTRAS:-lite,full}" in COMPOSE_TEXT
+    assert re.findall(r"^ARG EXTRAS=(\S+)$", DOCKERFILE, re.M) == ["lite,full,api"]
+    assert "EXTRAS: ${SCENEFLEET_EXTRAS:-lite,full,api}" in COMPOSE_TEXT
     assert {"lite", "full"} <= PROJECT["project"]["optional-dependencies"].keys()
 
 

@@ -33,7 +33,7 @@ def test_every_stage_has_a_queue_with_a_node() -> None:
         ("text", "text sidecar"),
         ("asr", "asr text sidecar"),
         ("face", "face sidecar"),
-        ("split", "split asr text vision face ocr sidecar"),
+        ("split", "split asr text vision face ocr sidecar rendition"),
     ],
 )
 def test_what_follows_a_stage_is_made_with_it(named: str, made: str) -> None:

@@ -18,7 +18,7 @@ import pytest
 pytestmark = pytest.mark.slow
 
 ROOT = Path(__file__).parents[2]
-PACKAGES = ("cli", "local", "tasks", "worker", "db", "shared")
+PACKAGES = ("api", "cli", "local", "tasks", "worker", "db", "shared")
 #: Engines and decoders: what an API process must never load.
 ENGINES = (
     "torch", "cv2", "av", "transformers", "tokenizers", "safetensors", "dlib", "pocketsphinx", "silero_vad",
@@ -78,7 +78,7 @@ def test_shared_imports_itself_relatively_and_nothing_else_of_ours() -> None:
 
 def test_the_others_import_absolutely() -> None:
     """Only media and models, which stand for themselves, name their neighbours relatively."""
-    for name, _, tree in modules("cli", "local", "tasks", "db", "worker"):
+    for name, _, tree in modules("api", "cli", "local", "tasks", "db", "worker"):
         if not name.startswith(("worker.media", "worker.models")):
             assert not any(level for _, level in imported(tree)), name
 
@@ -169,6 +169,11 @@ def test_shared_loads_neither_engine_nor_database_and_a_client_reads_no_plug_ins
         "shared.client.Client('redis://127.0.0.1:1/0')\n"
         "assert not shared.graph._graph.cache_info().currsize, 'the entry points were read'"
     )
+    assert not found & {*ENGINES, *DATABASE, "numpy", "db", "tasks", "worker", "cli", "local"}
+
+
+def test_the_api_loads_neither_engine_nor_database() -> None:
+    found = loaded(f"import {', '.join(name for name, _, _ in modules('api'))}\napi.app.create_app()")
     assert not found & {*ENGINES, *DATABASE, "numpy", "db", "tasks", "worker", "cli", "local"}
 
 

@@ -17,7 +17,7 @@ from tests.support.assets import give_up
 ROOT = Path(__file__).parents[2]
 FOLDER = ROOT / "deploy" / "kubernetes"
 KUBERNETES = "1.33"
-ENV_FILES = ("settings.env", "nodes.env", "administrator.env", "flower.env")
+ENV_FILES = ("settings.env", "nodes.env", "api.env", "administrator.env", "flower.env")
 README = (FOLDER / "README.md").read_text()
 #: How much earlier than the grace period a soft shutdown ends; Celery needs 15 s of it to hand a job back and leave.
 SOFTER_S = 30
@@ -36,7 +36,7 @@ PODS: dict[str, dict[str, Any]] = {
     if manifest["kind"] in ("Deployment", "Job")
 }
 CONTAINERS: dict[str, dict[str, Any]] = {name: pod["containers"][0] for name, pod in PODS.items()}
-NODES = PODS.keys() - {"bootstrap", "migrate", "flower"}
+NODES = PODS.keys() - {"bootstrap", "migrate", "flower", "api"}
 COMPOSE: dict[str, Any] = yaml.safe_load((ROOT / "docker-compose.yml").read_text())["services"]
 
 
@@ -60,7 +60,7 @@ def test_kustomize_renders_them(tmp_path: Path) -> None:
     done = subprocess.run(["kubectl", "kustomize", str(folder)], capture_output=True, text=True, timeout=60)
     assert done.returncode == 0, done.stderr
     kinds = [document["kind"] for document in yaml.safe_load_all(done.stdout)]
-    assert kinds.count("Secret") == 3 and kinds.count("ConfigMap") == 1
+    assert kinds.count("Secret") == 4 and kinds.count("ConfigMap") == 1
     assert "name: nodes\n" not in done.stdout  # the generated name took the place of every reference
 
 
@@ -92,10 +92,11 @@ def test_no_pod_has_more_rights_than_it_needs() -> None:
         assert "memory" in container["resources"]["limits"], name
 
 
-def test_an_administrators_secret_reaches_one_job() -> None:
+def test_a_secret_reaches_who_needs_it() -> None:
+    only = {"bootstrap": {"administrator"}, "flower": {"flower"}, "api": {"nodes", "api"}}
     for name, container in CONTAINERS.items():
         secrets = {source["secretRef"]["name"] for source in container["envFrom"] if "secretRef" in source}
-        assert secrets == {{"bootstrap": "administrator", "flower": "flower"}.get(name, "nodes")}, name
+        assert secrets == only.get(name, {"nodes"}), name
 
 
 def test_nodes_are_those_of_the_compose_file() -> None:
@@ -110,7 +111,7 @@ def test_nodes_are_those_of_the_compose_file() -> None:
         grace_s = int(service["stop_grace_period"].removesuffix("s"))
         assert PODS[name]["terminationGracePeriodSeconds"] == grace_s, name
         assert f"SOFT_SHUTDOWN_S={grace_s - SOFTER_S}" in README
-    for job in ("bootstrap", "migrate"):
+    for job in ("bootstrap", "migrate", "api"):
         assert CONTAINERS[job]["args"] == COMPOSE[job]["command"]
 
 

@@ -83,9 +83,9 @@ def test_two_of_a_name_are_one_too_many() -> None:
 
 
 def test_stages_are_named_in_the_graph_alone() -> None:
-    """Only where no family, retriever or event has the same name."""
+    """Only where no family, retriever, event or file has the same name."""
     names = {name for name, stage in graph.STAGES.items() if stage.queue != name}
-    names -= {"split", "audio", "match", "move", "discard"}
+    names -= {"split", "audio", "match", "move", "discard", "rendition"}
     named = {
         (str(path.relative_to(ROOT)), node.value)
         for package in ("db", "worker", "tasks", "cli")
@@ -109,7 +109,7 @@ catalog, settings = load_catalog(), Settings()
 cache = ModelCache(catalog, catalog.active(settings), ["loudness"])
 print(json.dumps({
     "broken": graph.PLUGINS.broken, "node": routing.NODES["loudness"].queues, "model": "unavailable" not in cache.states()[0],
-    "order": graph.PIPELINE_NAMES[-2:], "waits": "loudness" in graph.SIDECAR.after, "limit": routing.queue_limit_s("loudness"),
+    "order": graph.PIPELINE_NAMES[-3:], "waits": "loudness" in graph.SIDECAR.after, "limit": routing.queue_limit_s("loudness"),
     "task": "loudness" in tasks.jobs.WORK, "provider": PROVIDERS["loudness", "rms"],
     "skips": make_policy(settings, catalog).skips.get("loudness"), "alone": sorted(graph.with_stand_ins(["loudness"])),
 }))
@@ -134,7 +134,7 @@ def test_a_family_brings_its_queues_its_node_and_its_models(tmp_path: Path, prof
         "broken": [],
         "node": ["loudness"],
         "model": profile == "lite",
-        "order": ["loudness", "sidecar"],
+        "order": ["loudness", "sidecar", "rendition"],
         "waits": True,
         "limit": 600,
         "task": True,

@@ -9,6 +9,7 @@ import stat as modes
 import subprocess
 import sys
 import threading
+import time
 import tracemalloc
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -370,9 +371,14 @@ def test_empty_folders_go_but_the_bucket_stays(storage: Storage, root: Path) -> 
     assert sorted(path.name for path in (root / "tmp").iterdir()) == [PARTIAL]
 
 
-def test_storing_while_folders_are_pruned(storage: Storage) -> None:
-    """Every put must succeed although a delete keeps taking its folder away."""
+@pytest.mark.parametrize("disk_s", [0.0, 0.005])
+def test_storing_while_folders_are_pruned(
+    storage: Storage, monkeypatch: pytest.MonkeyPatch, disk_s: float
+) -> None:
+    """Every put must succeed although a delete keeps taking its folder away, also on a disk that is slow to sync."""
     stop = threading.Event()
+    sync = os.fsync
+    monkeypatch.setattr(os, "fsync", lambda fd: (time.sleep(disk_s), sync(fd)))
 
     def delete() -> None:
         while not stop.is_set():

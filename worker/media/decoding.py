@@ -29,6 +29,8 @@ RESULT_NAME, SAMPLES_NAME = "decoding.json", "samples.s16"
 #: Memory reserved for reporting an error when the limit is reached, bytes.
 _LAST_BYTES = 64 * 2**20
 _PR_SET_PDEATHSIG = 1
+#: Niceness of a process that gives way to all others.
+_LOWEST = 19
 
 
 def main() -> int:
@@ -37,7 +39,7 @@ def main() -> int:
     request = json.loads(sys.stdin.buffer.readline())
     end_with(request["parent"])
     limits = MediaLimits(**request["limits"])
-    limit_memory(limits)
+    limit_memory(limits, _largest_file(request["kind"], limits))
     try:
         result = decode(request, limits)
     except (MemoryError, BadMedia) as error:
@@ -72,6 +74,11 @@ def decode(request: dict[str, Any], limits: MediaLimits) -> dict[str, Any]:
 
             audio, windows = extract_audio(path, folder, on_progress=_tell_progress, **arguments)
             return {"audio": audio, "windows": windows}
+        case "make_rendition":
+            from .rendition import make_rendition
+
+            os.nice(_LOWEST)
+            return asdict(make_rendition(path, folder, on_progress=_tell_progress, **arguments))
         case "read_excerpt":
             from .sound import read_excerpt
 
@@ -109,19 +116,25 @@ def _wait_for_end() -> None:
     os._exit(1)
 
 
-def limit_memory(limits: MediaLimits) -> None:
+def _largest_file(kind: str, limits: MediaLimits) -> int:
+    """Return the size of the largest file that the process may write, bytes."""
+    # The muxer's index is added to the content.
+    if kind == "make_rendition":
+        return limits.max_video_bytes + limits.max_video_bytes // 10 + 2**26
+    return int(limits.max_video_duration_s * 32_000) + 2**20
+
+
+def limit_memory(limits: MediaLimits, largest_bytes: int) -> None:
     """Set the kernel's limit on what this process may allocate; no core dumps, no endless files.
 
     RLIMIT_DATA counts the heap and private mappings, since Linux 4.7, and neither libraries nor address space that is
     only reserved, as RLIMIT_AS would. Other systems ignore it: there the parent looks.
     """
     size = limits.media_memory_mb * 1_000_000
-    # The largest file is the sound.
-    largest = int(limits.max_video_duration_s * 32_000) + 2**20
     for kind, soft, hard in (
         (resource.RLIMIT_DATA, size, size + _LAST_BYTES),
         (resource.RLIMIT_CORE, 0, 0),
-        (resource.RLIMIT_FSIZE, largest, largest),
+        (resource.RLIMIT_FSIZE, largest_bytes, largest_bytes),
     ):
         with suppress(ValueError, OSError):
             resource.setrlimit(kind, (soft, hard))

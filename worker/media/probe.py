@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
-from typing import BinaryIO, TypeVar
+from typing import TypeVar
 
 import av
 from av.audio.stream import AudioStream as AvAudioStream
@@ -21,6 +21,7 @@ from av.video.stream import VideoStream as AvVideoStream
 from shared.errors import BadMedia, LimitExceeded
 
 from .codecs import AUDIO, VIDEO, decoders
+from .layout import boxes, read_flavour, read_index
 from .limits import MIN_SIDE_PX, MediaLimits
 from .memory import choose_threads
 from .results import AudioStream, MediaInfo, VideoStream
@@ -119,8 +120,11 @@ def describe(container: InputContainer, path: Path, limits: MediaLimits) -> Medi
             f"The header gives a duration of {duration_s:.0f} s, the limit is {limits.max_video_duration_s:.0f} s; "
             "cut it into shorter files or repair the header"
         )
+    flavour = read_flavour(path, container.format.name)
     return MediaInfo(
         container=container.format.name,
+        flavour=flavour,
+        index=read_index(path) if flavour in ("mp4", "mov") else None,
         duration_s=duration_s,
         size_bytes=path.stat().st_size,
         video=VideoStream(
@@ -239,7 +243,7 @@ def _why_not_opened(path: Path, size_bytes: int) -> str:
         for mark, name in _PLAYLISTS.items():
             if text.startswith(mark) or (mark == b"<MPD" and mark in head):
                 return f"The file is {name}, which only names other files; upload the video itself"
-        if head[4:8] == b"ftyp" and not _has_box(file, b"moov", size_bytes):
+        if head[4:8] == b"ftyp" and b"moov" not in boxes(file, size_bytes):
             return (
                 "The file is an MP4 without its index (no moov box in "
                 f"{size_bytes} bytes): it is truncated or was never finished; upload it again"
@@ -248,22 +252,3 @@ def _why_not_opened(path: Path, size_bytes: int) -> str:
         f"The file ({size_bytes} bytes) is damaged or in no video format we accept "
         f"({', '.join(CONTAINERS[:9])}); convert it to H.264 in MP4"
     )
-
-
-def _has_box(file: BinaryIO, wanted: bytes, size_bytes: int) -> bool:
-    """Walk the top-level boxes of an ISO base media file (ISO/IEC 14496-12, 4.2) looking for one."""
-    offset = 0
-    for _ in range(10_000):
-        file.seek(offset)
-        header = file.read(16)
-        if len(header) < 8:
-            return False
-        length = int.from_bytes(header[:4], "big")
-        if header[4:8] == wanted:
-            return True
-        if length == 1:
-            length = int.from_bytes(header[8:16], "big")
-        if length < 8 or offset + length > size_bytes:
-            return False
-        offset += length
-    return False

@@ -6,7 +6,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from shared.playback import Index
+
 Mode = Literal["exact", "fast"]
+
+#: Changes whenever the same file could give another rendition than before.
+RENDITION_VERSION = "rendition-1"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,6 +47,10 @@ class MediaInfo:
     """What the container says; ``split`` replaces ``duration_s`` by the measured one."""
 
     container: str
+    #: mp4, mov, webm, matroska, or FFmpeg's name of the container.
+    flavour: str = ""
+    #: Where an MP4 or MOV has its index (moov).
+    index: Index | None = None
     #: 0.0 when the header does not say.
     duration_s: float
     size_bytes: int
@@ -78,6 +87,16 @@ class SceneCut:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Sprites:
+    """Small pictures of the whole video, row by row on sheets (JPEG), for a preview on hover."""
+
+    #: sprite-0.jpg, ...
+    sheets: tuple[Path, ...]
+    #: WebVTT: which part of which sheet belongs to which time.
+    index: Path
+
+
+@dataclass(frozen=True, kw_only=True)
 class SplitResult:
     """What one pass found. Times are seconds from the container's start."""
 
@@ -91,3 +110,18 @@ class SplitResult:
     windows: tuple[tuple[float, float], ...]
     #: Algorithm and mode.
     version: str
+    sprites: Sprites
+
+
+@dataclass(frozen=True, kw_only=True)
+class Rendition:
+    """What a browser plays instead of a file."""
+
+    #: The file itself is played (``original``); made by copying its packets, or by encoding them.
+    how: Literal["original", "remux", "transcode"]
+    #: Why the file itself is not played; empty: it is.
+    reason: str
+    #: MP4 with its index first; None: nothing was made.
+    path: Path | None
+    #: Size of the picture as shown (turned upright), if it was encoded.
+    size: tuple[int, int] | None

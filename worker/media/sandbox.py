@@ -32,7 +32,7 @@ from shared.settings import process_environment
 
 from .decoding import RESULT_NAME, SAMPLES_NAME
 from .limits import MediaLimits, no_memory
-from .results import Mode, SplitResult
+from .results import Mode, Rendition, SplitResult
 
 if TYPE_CHECKING:
     import numpy as np
@@ -87,7 +87,24 @@ def split(
         for keyframe in scene["keyframes"]:
             keyframe["path"] = out_dir / Path(keyframe["path"]).name
     found["audio"] = _own(out_dir, found["audio"])
+    sprites = found["sprites"]
+    sprites["sheets"] = [out_dir / Path(sheet).name for sheet in sprites["sheets"]]
+    sprites["index"] = out_dir / Path(sprites["index"]).name
     return TypeAdapter(SplitResult).validate_python(found)
+
+
+def make_rendition(
+    path: Path,
+    out_dir: Path,
+    *,
+    limits: MediaLimits,
+    on_progress: Callable[[float], None] | None = None,
+    wall_s: float = float("inf"),
+) -> Rendition:
+    """Do ``rendition.make_rendition`` in a process of its own, at the lowest priority; raises as ``split``."""
+    found = _Decoding(out_dir, limits, on_progress, wall_s).run("make_rendition", path)
+    found["path"] = _own(out_dir, found["path"])
+    return TypeAdapter(Rendition).validate_python(found)
 
 
 def extract_audio(

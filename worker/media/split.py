@@ -1,4 +1,4 @@
-"""The one decode pass: scenes with their keyframes, and the audio, from a local file.
+"""The one decode pass: scenes with their keyframes, sprites, and the audio, from a local file.
 
 Memory does not grow with the video's length: keyframes are written when their scene closes, audio as it comes, and
 the detectors remember a few seconds.
@@ -31,6 +31,7 @@ from .probe import configure_decoder, describe, open_media
 from .results import MediaInfo, Mode, SplitResult
 from .sampling import Look, Sampler
 from .scenes import SceneBuilder
+from .sprites import SpriteBuilder
 
 #: Changes whenever the same file could give other scenes or keyframes than before.
 ALGORITHM = "onepass-2"
@@ -45,7 +46,7 @@ def split(
     part_s: float = 120.0,
     on_progress: Callable[[float], None] | None = None,
 ) -> SplitResult:
-    """Decode ``path`` once; write keyframes (JPEG) and audio (WAV) into ``out_dir`` and return the scenes.
+    """Decode ``path`` once; write keyframes and sprites (JPEG) and audio (WAV) into ``out_dir`` and return the scenes.
 
     Args:
         mode: "fast" skips pictures that no other refers to and the loop filter: cuts may be off by a few frames where
@@ -87,6 +88,7 @@ class _Pass:
         self.guard = Guard(info, limits)
         self._info = info
         self._mode = mode
+        self._out_dir = out_dir
         self._start_s = (container.start_time or 0) / 1e6
         self._video = cast(VideoStream, container.streams[info.video.index])
         configure_decoder(self._video, limits, fast=mode == "fast")
@@ -102,6 +104,8 @@ class _Pass:
         self._exact = ExactPictures(self._video, limits) if mode == "fast" else None
         self._cuts = CutFinder()
         self._scenes = SceneBuilder(out_dir, limits, self._exact)
+        self._sprites = SpriteBuilder()
+        self._shown_as = (0, 1.0)
         self._sampler = Sampler(thumb_size(info.video.width, info.video.height))
         self._last_s = -1.0
         #: From one frame to the next, for frames without a time and for the end of the last.
@@ -134,12 +138,16 @@ class _Pass:
             self._scenes.cut(cut)
         audio, windows = self.track.result() if self.track else (None, ())
         end_s = max(self._last_s + self._frame_s, self.track.duration_s if self.track else 0.0)
+        rotation_deg, pixel_aspect = self._shown_as
         return SplitResult(
             info=replace(self._info, duration_s=end_s, audio=self._info.audio if audio else None),
             scenes=self._scenes.finish(end_s),
             audio=audio,
             windows=windows,
             version=f"{ALGORITHM}-{self._mode}",
+            sprites=self._sprites.finish(
+                self._out_dir, end_s, rotation_deg=rotation_deg, pixel_aspect=pixel_aspect
+            ),
         )
 
     def _decode_video(self, packet: Packet[Any]) -> None:
@@ -165,7 +173,8 @@ class _Pass:
             self._info = replace(self._info, video=replace(self._info.video, rotation_deg=clockwise_deg))
             aspect = float(self._video.sample_aspect_ratio or 1)
             # Absurd ones count as square.
-            self._scenes.show_as(clockwise_deg, aspect if 0.2 <= aspect <= 5.0 else 1.0)
+            self._shown_as = clockwise_deg, aspect if 0.2 <= aspect <= 5.0 else 1.0
+            self._scenes.show_as(*self._shown_as)
         self._last_s = ts_s
         for look in self._sampler.feed(ts_s, frame):
             self._take_look(look)
@@ -173,6 +182,7 @@ class _Pass:
     def _take_look(self, look: Look) -> None:
         for cut in self._cuts.feed(look.ts_s, look.thumb):
             self._scenes.cut(cut)
+        self._sprites.feed(look.ts_s, look.thumb)
         look.source = self._exact.source_of(look.frame) if self._exact is not None else None
         self._scenes.feed(look)
 

@@ -30,4 +30,8 @@ def run(context: StageContext) -> Outcome:
 def attempt_prefixes(claimed: Claim, video_name: str) -> list[tuple[Bucket, str]]:
     """Where only this attempt writes: (bucket, prefix). ``video_name``: the id by which its user knows the video."""
     ids = (claimed.user_id, video_name, str(claimed.job_id), claimed.attempt)
-    return [("tmp", attempt_prefix("tmp", *ids)), ("sidecars", attempt_prefix("keyframes", *ids))]
+    return [
+        ("tmp", attempt_prefix("tmp", *ids)),
+        ("sidecars", attempt_prefix("keyframes", *ids)),
+        ("sidecars", attempt_prefix("renditions", *ids)),
+    ]

@@ -116,7 +116,7 @@ class StageContext:
         return scenes_between(session, self.claimed.video_id, split, first, last)
 
     def prefix(self, role: str) -> str:
-        """The folder in storage that only this attempt writes to; ``role`` is ``tmp`` or ``keyframes``."""
+        """The folder in storage that only this attempt writes to; ``role`` is ``tmp``, ``keyframes`` or ``renditions``."""
         claimed = self.claimed
         return attempt_prefix(role, claimed.user_id, self.video_name, str(claimed.job_id), claimed.attempt)
 

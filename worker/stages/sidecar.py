@@ -114,7 +114,7 @@ def make_documents(session: Session, video: Video, run: Run, first_idx: int, las
     shown_states = {
         name: states[name].state
         for name in sorted(states)
-        if name in stage_runs and name != graph.SIDECAR.name
+        if name in stage_runs and name not in (graph.SIDECAR.name, *graph.LATE)
     }
     metadata = Metadata(
         created_at=run.created_at.astimezone(UTC).isoformat(),

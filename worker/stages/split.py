@@ -1,4 +1,4 @@
-"""split: one decode pass for cuts, keyframes and 16 kHz audio."""
+"""split: one decode pass for cuts, keyframes, sprites and 16 kHz audio."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from db.videos import set_media
 from shared import graph
 from shared.errors import BadMedia, Conflict, ObjectMissing
 from worker.media.limits import media_limits
-from worker.media.results import SceneCut, SplitResult
+from worker.media.results import SceneCut, SplitResult, Sprites
 from worker.media.sandbox import split
 from worker.stages.context import Outcome, StageContext
 
@@ -50,13 +50,14 @@ def run(context: StageContext) -> Outcome:
         _check_same(context, kept[1], found)
     scenes = [] if kept is not None else _store(context, found)
     audio_key = context.store_audio(found.audio)
+    media = {**asdict(found.info), "sprites": _store_sprites(context, found.sprites)}
 
     def write(session: Session) -> None:
         if kept is not None:
             keep_split(session, claimed.video_id, claimed.run, kept[0])
         else:
             write_scenes(session, claimed.video_id, claimed.user_id, claimed.run, scenes)
-        set_media(session, claimed.video_id, found.info.duration_s, asdict(found.info))
+        set_media(session, claimed.video_id, found.info.duration_s, media)
 
     windows = [list(window) for window in found.windows]
     result = {
@@ -117,6 +118,17 @@ def _outline(scene: Scene | SceneCut, keyframes: Iterable[Mapping[str, Any]]) ->
     """What must be equal of two scenes, but their pictures."""
     frames = [(round(k["ts_s"], 3), k["width"], k["height"]) for k in keyframes]
     return scene.idx, round(scene.start_s, 3), round(scene.end_s, 3), frames
+
+
+def _store_sprites(context: StageContext, sprites: Sprites) -> dict[str, Any]:
+    """Store the sprites beside the keyframes; what the probe says of them."""
+    prefix = context.prefix("keyframes")
+    for path, content_type in (
+        (sprites.index, "text/vtt"),
+        *((sheet, "image/jpeg") for sheet in sprites.sheets),
+    ):
+        context.storage.put_file("sidecars", f"{prefix}{path.name}", path, content_type)
+    return {"prefix": prefix, "index": sprites.index.name, "sheets": [sheet.name for sheet in sprites.sheets]}
 
 
 def _store(context: StageContext, found: SplitResult) -> list[dict[str, Any]]:

@@ -5,15 +5,21 @@ from __future__ import annotations
 from sqlalchemy.orm import Session
 
 from db.engine import reading
-from db.ledger.attempts import leases_held
+from db.ledger.attempts import leases_held, live_jobs
 from db.scenes import drop_unpublished, referenced_keys
 from db.tables import Run
-from shared.storage import Bucket
+from shared import graph
+from shared.storage import Bucket, attempt_prefix
 from worker.stages.context import Deferred, Outcome, StageContext
 
 #: How long to wait for attempts that have lost their job to let go, seconds.
 _PATIENCE_S = 2.0
-PLACES: tuple[tuple[Bucket, str], ...] = (("tmp", "tmp"), ("sidecars", "keyframes"), ("sidecars", "sidecars"))
+PLACES: tuple[tuple[Bucket, str], ...] = (
+    ("tmp", "tmp"),
+    ("sidecars", "keyframes"),
+    ("sidecars", "sidecars"),
+    ("sidecars", "renditions"),
+)
 
 
 def run(context: StageContext) -> Outcome:
@@ -27,13 +33,20 @@ def run(context: StageContext) -> Outcome:
             context.report(0.2)
     with reading() as session:
         video, _ = context.video_and_run(session)
-        if leases_held(session, claimed.video_id, but=claimed.job_id):
+        if leases_held(session, claimed.video_id, but=claimed.job_id, late=False):
             raise Deferred(_PATIENCE_S)
         published = session.get(Run, (claimed.video_id, video.published_run or 0))
         # Without a published run the next one may still build on what this one made.
         stage_runs = None if published is None else published.stage_runs
         kept = referenced_keys(session, claimed.video_id, None if stage_runs is None else stage_runs["split"])
-    leftover = [(bucket, key) for bucket, key in found if key not in kept]
+        # Late stages may be at work.
+        own = tuple(
+            attempt_prefix("renditions", claimed.user_id, context.video_name, str(job_id), 0).removesuffix(
+                "0/"
+            )
+            for job_id in live_jobs(session, claimed.video_id, graph.LATE)
+        )
+    leftover = [(bucket, key) for bucket, key in found if key not in kept and not key.startswith(own)]
     for done, (bucket, key) in enumerate(leftover):
         context.storage.delete(bucket, key)
         context.report(0.2 + 0.8 * done / len(leftover))

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from shared import graph
 from shared.contracts import ScenePage
 from tests.checkpoints import (
     adaface,
@@ -74,7 +75,9 @@ def fleet(
         found.wait_ready(within_s=180)
         found.process(sample, VIDEO, USER)
         status = found.wait_for(VIDEO, within_s=300)
-        undone = {stage.stage: stage.error for stage in status.stages if stage.state != "done"}
+        # A late stage may still wait for what matters more.
+        stages = [stage for stage in status.stages if stage.stage not in graph.LATE]
+        undone = {stage.stage: stage.error for stage in stages if stage.state != "done"}
         assert set(undone) == (set() if ASSETS else {"face"}), undone
         yield found
 

@@ -1,7 +1,7 @@
 """One fleet of profile lite for every module of this folder.
 
-A module has users or videos of its own, and leaves every node up as it found it. All of the folder runs in one worker
-of pytest-xdist (tests/conftest.py).
+A module has users or videos of its own, and leaves every node up as it found it. With pytest-xdist, the modules of the
+page run in one worker and all others in another one, each with a fleet of its own (tests/conftest.py).
 """
 
 from __future__ import annotations
@@ -14,8 +14,11 @@ from typing import Any
 import pytest
 from celery import Celery
 from celery.result import AsyncResult
+from playwright.sync_api import Browser, Page
 
 from shared.routing import REQUESTS, TASK_QUEUE
+from tests.support.api import Api
+from tests.support.browser import Watched, open_browser
 from tests.support.clips import Shot, make_clip
 from tests.support.excerpt import write_excerpt
 from tests.support.fleet import FAMILIES, ROOT, Fleet, fleet_over
@@ -26,6 +29,8 @@ from tests.support.services import PostgresServer, RedisServer
 CONCURRENCY = {"media": 2, "text": 2}
 #: Whose video "sample" is.
 VIEWER = "viewer"
+#: Whom the fixture `api` serves.
+API_USER = "local"
 #: Sends a task by its name and returns the answer; raises the error that is answered.
 Ask = Callable[..., Any]
 
@@ -51,6 +56,45 @@ def indexed(fleet: Fleet, sample: Path) -> Fleet:
     """The fleet after it has indexed the sample for VIEWER."""
     fleet.index(sample, "sample", VIEWER)
     return fleet
+
+
+@pytest.fixture(scope="package")
+def api(fleet: Fleet) -> Iterator[Api]:
+    """The HTTP API of the fleet, which everyone here asks as user "local"; a test that kills it restarts it."""
+    found = Api(fleet)
+    found.start()
+    yield found
+    found.stop()
+
+
+@pytest.fixture(scope="package")
+def film(fleet: Fleet, sample: Path) -> str:
+    """The sample as a video of the API's user; returns its id."""
+    fleet.index(sample, "film", API_USER)
+    return "film"
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Browser]:
+    """For one module: while it is open, a test of the same process can't run an event loop of its own."""
+    with open_browser() as found:
+        yield found
+
+
+@pytest.fixture
+def watched(browser: Browser, api: Api) -> Iterator[Watched]:
+    """A page that has nothing to complain of when its test ends."""
+    found = Watched(browser, api.url)
+    yield found
+    complaints = found.complaints
+    found.context.close()
+    assert complaints == []
+
+
+@pytest.fixture
+def page(watched: Watched) -> Page:
+    """The page of the API, not opened yet."""
+    return watched.page
 
 
 @pytest.fixture(scope="package")

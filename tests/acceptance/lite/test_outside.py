@@ -103,13 +103,16 @@ def test_a_process_without_anything_of_ours_can_do_everything(
     }  # fmt: skip
 
     def state() -> Any:
-        return stranger.video("status", "bare")["ok"]["state"] == "indexed"
+        """Whether it is indexed, its late stages included."""
+        found = stranger.video("status", "bare")["ok"]
+        ended = {stage["state"] for stage in found["stages"]} <= {"done", "skipped", "reused"}
+        return found["state"] == "indexed" and ended
 
     eventually(state, within_s=120, what="the video is indexed")
     status = stranger.video("status", "bare")["ok"]
     assert {stage["stage"]: stage["state"] for stage in status["stages"]} == {
         "split": "done", "asr": "done", "text": "done", "vision": "skipped", "face": "done", "ocr": "done",
-        "sidecar": "done",
+        "sidecar": "done", "rendition": "done",
     }  # fmt: skip
     scenes = stranger.video("scenes", "bare", limit=1)["ok"]
     assert [scene["idx"] for scene in scenes["scenes"]] == [0] and scenes["next_after_idx"] == 0

@@ -75,6 +75,13 @@ def test_a_wrong_plan_is_refused_by_name(text: str, said: str) -> None:
     assert said in str(error.value)
 
 
+def test_the_api_is_named_beside_the_families() -> None:
+    assert [node.name for node in node_plan.parse_plan("api, search", set())] == ["search"]
+    assert node_plan.names_api("search, api") and not node_plan.names_api("search")
+    with pytest.raises(InvalidRequest):
+        node_plan.parse_plan("api:2", set())
+
+
 def test_wrong_gpus_of_the_setting_are_refused_by_its_name() -> None:
     with pytest.raises(InvalidRequest, match="SCENEFLEET_GPUS=first: 'first' is no GPU"):
         node_plan.parse_plan("asr", {"asr"}, ("first",))
