@@ -6,6 +6,8 @@ import gc
 import itertools
 import os
 import signal
+import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -48,6 +50,17 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
             return next(shared, None) or super()._split_scope(nodeid)
 
     return FleetScheduling(config, log)
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_runtest_logreport(report: pytest.TestReport) -> None:
+    """A run takes long: say at once which test has failed, and when."""
+    if report.failed and "PYTEST_XDIST_WORKER" not in os.environ:
+        print(
+            f"\n{time.strftime('%H:%M:%S')} {report.nodeid} failed ({report.when})",
+            file=sys.__stdout__,
+            flush=True,
+        )
 
 
 def pytest_terminal_summary(terminalreporter: TerminalReporter) -> None:

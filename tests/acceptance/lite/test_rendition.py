@@ -27,7 +27,7 @@ def played(fleet: Fleet, video_id: str, user_id: str = USER) -> VideoMedia:
 
     def ended() -> bool:
         stages = {stage.stage: stage.state for stage in fleet.client.status(video_id, user_id).stages}
-        return stages["rendition"] in ("done", "failed", "skipped")
+        return stages["rendition"] in ("done", "reused", "failed", "skipped")
 
     eventually(ended, within_s=180, what="the rendition ends")
     return fleet.client.media(video_id, user_id)
