@@ -37,14 +37,15 @@ class Settings(BaseModel):
     )
 
     def __init__(self, **values: Any) -> None:
-        given = {name.upper(): value for name, value in os.environ.items() if value != ""}
-        given |= {name.upper(): value for name, value in values.items()}
+        environment = {name.upper(): value for name, value in os.environ.items() if value != ""}
+        given = {name.upper(): value for name, value in values.items()}
         found: dict[str, Any] = {}
         for name, field in type(self).model_fields.items():
             key = field.alias or name
-            for variable in (name.upper(), key.upper()):
-                if variable in given:
-                    found[key] = given[variable]
+            # A setting with an alias is not read by its own name: HOME is somebody else's.
+            for source, variable in ((environment, key), (given, name), (given, key)):
+                if variable.upper() in source:
+                    found[key] = source[variable.upper()]
         super().__init__(**found)
 
     # --- servers
