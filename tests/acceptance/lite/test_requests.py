@@ -39,10 +39,20 @@ def settle(fleet: Fleet, video_id: str) -> None:
 
 def wait_complete(fleet: Fleet, video_id: str) -> VideoStatus:
     """Wait until a video is indexed and swept; nothing but its published run may be left."""
-    status = fleet.wait_for(video_id)
+    fleet.wait_for(video_id)
+
+    def ended() -> bool:
+        # The rendition ends after the run is published, and gives way to other videos.
+        return states(fleet.client.status(video_id, USER))["rendition"] not in (
+            "pending",
+            "queued",
+            "running",
+        )
+
+    eventually(ended, within_s=180, what=f"the rendition of {video_id} has ended")
     settle(fleet, video_id)
     assert_only_run_left(fleet, video_id)
-    return status
+    return fleet.client.status(video_id, USER)
 
 
 def index(fleet: Fleet, path: Path, video_id: str) -> VideoStatus:
