@@ -27,6 +27,7 @@ from bench.servers import servers
 from tests.support.api import Api
 from tests.support.browser import open_browser
 from tests.support.fleet import ROOT, Fleet, fleet_over
+from tests.support.pages import open_page
 
 USER = "local"
 SEARCHING = ("search", "text")
@@ -58,22 +59,18 @@ _WATCH = """() => {
 
 def first_view(chromium: Browser, url: str, latency_ms: float) -> dict[str, float]:
     """Seconds until the box takes text and until the view has come; bytes of all that was loaded, as sent."""
-    context = chromium.new_context(viewport={"width": 1280, "height": 900})
-    page = context.new_page()
-    cdp = context.new_cdp_session(page)
-    cdp.send("Network.enable")
-    rates = {"downloadThroughput": DOWN_BYTES_S, "uploadThroughput": UP_BYTES_S}
-    cdp.send("Network.emulateNetworkConditions", {"offline": False, "latency": latency_ms, **rates})
-    sizes: list[float] = []
-    cdp.on("Network.loadingFinished", lambda event: sizes.append(event["encodedDataLength"]))
-    try:
+    with open_page(chromium, url) as page:
+        cdp = page.context.new_cdp_session(page)
+        cdp.send("Network.enable")
+        rates = {"downloadThroughput": DOWN_BYTES_S, "uploadThroughput": UP_BYTES_S}
+        cdp.send("Network.emulateNetworkConditions", {"offline": False, "latency": latency_ms, **rates})
+        sizes: list[float] = []
+        cdp.on("Network.loadingFinished", lambda event: sizes.append(event["encodedDataLength"]))
         began = time.perf_counter()
         page.goto(url, wait_until="commit")
         box_s = _until(page, _FOCUSED, began)
         view_s = _until(page, _COME, began)
         return {"box_s": box_s, "view_s": view_s, "bytes": sum(sizes)}
-    finally:
-        context.close()
 
 
 def _until(page: Page, condition: str, began: float) -> float:
@@ -86,17 +83,13 @@ def _until(page: Page, condition: str, began: float) -> float:
 
 def results(chromium: Browser, url: str, query: str) -> dict[str, float]:
     """Milliseconds from Enter to the hits in the page, and of the API's answer alone."""
-    context = chromium.new_context(viewport={"width": 1280, "height": 900})
-    page = context.new_page()
-    try:
+    with open_page(chromium, url) as page:
         page.goto(url)
         _until(page, _COME, time.perf_counter())
         page.evaluate(_WATCH)
         page.keyboard.insert_text(query)
         page.keyboard.press("Enter")
         shown_ms = float(page.evaluate("() => window.took"))
-    finally:
-        context.close()
     began = time.perf_counter()
     httpx.post(f"{url}/api/v1/search", json={"query": query, "limit": 24}, timeout=30).raise_for_status()
     return {"shown_ms": shown_ms, "api_ms": (time.perf_counter() - began) * 1000}
