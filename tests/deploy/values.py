@@ -74,7 +74,14 @@ def other_value(name: str, field: FieldInfo) -> str:
     else:
         choices = [value for value in get_args(field.annotation) if isinstance(value, str)]
         # One of its own for each, so that none is taken for another's.
-        made = (f"other-{name.lower()}", f"/tmp/{name.lower()}", "media:2,asr,text", "alice=2,bob=0.5", "0")
+        made = (
+            f"other-{name.lower()}",
+            f"/tmp/{name.lower()}",
+            f"https://{name.lower().replace('_', '-')}.example",
+            "media:2,asr,text",
+            "alice=2,bob=0.5",
+            "0",
+        )
         candidates = [*reversed(choices), *made]
     for candidate in candidates:
         if str(candidate) == str(default):
