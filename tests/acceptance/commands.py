@@ -6,6 +6,7 @@ import subprocess
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from tests.support import fork_server
 from tests.support.fleet import ROOT
 
 
@@ -18,14 +19,18 @@ def run_command(
     timeout_s: float = 120,
 ) -> subprocess.CompletedProcess[str]:
     """Run a program; the test fails when its exit status is another one."""
-    done = subprocess.run(
-        command,
-        cwd=cwd,
-        env=environment,
-        stdin=subprocess.DEVNULL,
-        capture_output=True,
-        text=True,
-        timeout=timeout_s,
-    )
+    command = list(map(str, command))
+    if fork_server.may_fork(command, environment):
+        done = fork_server.run_to_end(command, environment, cwd=cwd, timeout_s=timeout_s)
+    else:
+        done = subprocess.run(
+            command,
+            cwd=cwd,
+            env=environment,
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            timeout=timeout_s,
+        )
     assert done.returncode == status, f"{command}: {done.returncode}\n{done.stdout}\n{done.stderr}"
     return done

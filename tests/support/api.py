@@ -9,7 +9,9 @@ from pathlib import Path
 import httpx
 import psutil
 
+from tests.support import fork_server
 from tests.support.fleet import ROOT, Fleet
+from tests.support.fork_server import RunningProcess
 
 
 class Api:
@@ -19,7 +21,7 @@ class Api:
         self._fleet, self._environment = fleet, environment
         self.log = fleet.home / "logs" / f"{name}.log"
         self.port = 0
-        self.process: subprocess.Popen[bytes] | None = None
+        self.process: RunningProcess | None = None
 
     @property
     def url(self) -> str:
@@ -30,16 +32,22 @@ class Api:
         """Start it and return when it answers."""
         told = self.log.with_suffix(".out")
         environment = {"API_PORT": str(self.port), "SCENEFLEET_USER": "local", **self._environment}
-        with self.log.open("ab") as errors, told.open("wb") as output:
-            self.process = subprocess.Popen(
-                [self._fleet.python, "-m", "cli", "api"],
-                cwd=ROOT,
-                env=self._fleet.process_environment(**environment),
-                stdin=subprocess.DEVNULL,
-                stdout=output,
-                stderr=errors,
-                start_new_session=True,
-            )
+        command = [self._fleet.python, "-m", "cli", "api"]
+        full = self._fleet.process_environment(**environment)
+        told.write_bytes(b"")
+        if fork_server.may_fork(command, full):
+            self.process = fork_server.start(command, full, cwd=ROOT, output=told, errors=self.log)
+        else:
+            with self.log.open("ab") as errors, told.open("wb") as output:
+                self.process = subprocess.Popen(
+                    command,
+                    cwd=ROOT,
+                    env=full,
+                    stdin=subprocess.DEVNULL,
+                    stdout=output,
+                    stderr=errors,
+                    start_new_session=True,
+                )
         deadline = time.monotonic() + within_s
         while not self._answers(told):
             assert self.process.poll() is None, f"the API left:\n{self.log.read_text()[-3000:]}"

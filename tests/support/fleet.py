@@ -26,6 +26,8 @@ from shared.contracts import VideoStatus
 from shared.nodes import state_key
 from shared.routing import gate_queue
 from shared.storage import Bucket, StorageConfig, open_storage, upload_key
+from tests.support import fork_server
+from tests.support.fork_server import RunningProcess
 from tests.support.services import TEMPLATE, PostgresServer, RedisServer
 
 ROOT = Path(__file__).parents[2]
@@ -58,6 +60,8 @@ def run_to_end(
     command: Sequence[str], environment: Mapping[str, str] | None = None, *, timeout_s: float
 ) -> subprocess.CompletedProcess[str]:
     """Run a program in the repository's root, away from any terminal."""
+    if environment is not None and fork_server.may_fork(command, environment):
+        return fork_server.run_to_end(command, environment, cwd=ROOT, timeout_s=timeout_s)
     streams: Any = {"stdin": subprocess.DEVNULL, "capture_output": True, "text": True}
     return subprocess.run(command, cwd=ROOT, env=environment, timeout=timeout_s, **streams)
 
@@ -68,7 +72,7 @@ class NodeProcess:
 
     name: str
     family: str
-    process: subprocess.Popen[bytes]
+    process: RunningProcess
     log: Path
     concurrency: int
     environment: dict[str, str]
@@ -131,17 +135,15 @@ class Fleet:
         log = self.home / "logs" / f"{name}.log"
         command = [self.python, "-m", "celery", "-A", self.app, "worker", "-n", f"{name}@%h",
                    "-Q", gate_queue(family), "-c", str(concurrency), "-l", "INFO", "--without-mingle"]  # fmt: skip
-        with self._log_sink(log) as sink:
-            process = subprocess.Popen(
-                command,
-                cwd=ROOT,
-                env=self.process_environment(
-                    SCENEFLEET_FAMILY=family, REMAP_SIGTERM="SIGQUIT", **environment
-                ),
-                stdout=sink,
-                stderr=sink,
-                start_new_session=True,
-            )
+        full = self.process_environment(SCENEFLEET_FAMILY=family, REMAP_SIGTERM="SIGQUIT", **environment)
+        process: RunningProcess
+        if fork_server.may_fork(command, full) and not self.pipe_logs:
+            process = fork_server.start(command, full, cwd=ROOT, output=log, errors=log)
+        else:
+            with self._log_sink(log) as sink:
+                process = subprocess.Popen(
+                    command, cwd=ROOT, env=full, stdout=sink, stderr=sink, start_new_session=True
+                )
         if name in self.nodes and self.nodes[name].process.poll() is None:
             self._replaced.append(self.nodes[name])
         self.nodes[name] = NodeProcess(name, family, process, log, concurrency, environment)
