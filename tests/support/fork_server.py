@@ -149,4 +149,10 @@ def _run(arguments: list[str], environment: dict[str, str], cwd: str, output: st
     multiprocessing.current_process()._config["daemon"] = False  # type: ignore[attr-defined]
     module, *sys.argv[1:] = arguments
     sys.path.insert(0, cwd)
+    # As an interpreter that starts with it.
+    folders = [folder for folder in environment.get("PYTHONPATH", "").split(os.pathsep) if folder]
+    sys.path[:0] = folders
+    for folder in folders:
+        if Path(folder, "sitecustomize.py").exists():
+            runpy.run_path(str(Path(folder, "sitecustomize.py")), run_name="sitecustomize")
     runpy.run_module(module, run_name="__main__", alter_sys=True)
