@@ -17,8 +17,10 @@ from tests.support.fork_server import RunningProcess
 class Api:
     """One API process on a port that it keeps over restarts."""
 
-    def __init__(self, fleet: Fleet, name: str = "api", **environment: str) -> None:
+    def __init__(self, fleet: Fleet, name: str = "api", *, forked: bool = True, **environment: str) -> None:
         self._fleet, self._environment = fleet, environment
+        #: A forked process shares the memory of the fork server, which counts as its own.
+        self._forked = forked
         self.log = fleet.home / "logs" / f"{name}.log"
         self.port = 0
         self.process: RunningProcess | None = None
@@ -35,7 +37,7 @@ class Api:
         command = [self._fleet.python, "-m", "cli", "api"]
         full = self._fleet.process_environment(**environment)
         told.write_bytes(b"")
-        if fork_server.may_fork(command, full):
+        if self._forked and fork_server.may_fork(command, full):
             self.process = fork_server.start(command, full, cwd=ROOT, output=told, errors=self.log)
         else:
             with self.log.open("ab") as errors, told.open("wb") as output:

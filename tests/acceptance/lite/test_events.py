@@ -25,7 +25,7 @@ MOST_MB = 200.0
 @pytest.fixture(scope="module")
 def api(fleet: Fleet) -> Iterator[Api]:
     """An API of another user than the folder's, so that others need not see these videos."""
-    found = Api(fleet, "api-events", SCENEFLEET_USER=USER)
+    found = Api(fleet, "api-events", forked=False, SCENEFLEET_USER=USER)
     found.start()
     yield found
     found.stop()
