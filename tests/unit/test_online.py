@@ -1,0 +1,218 @@
+"""The buffer of online requests, and the child's batches, without Celery's processes."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given, strategies as st
+
+from shared.errors import InvalidRequest, ModelFailure, ModelUnavailable, Overloaded
+from worker.online import batch, vectors
+from worker.online.buffer import Buffer, Waiting
+from worker.online.operations import Computed, Operation, Used, checked_texts, estimate_tokens
+
+
+def waiting(name: str, items: int = 1, *, tokens: int = 1, task: str = "t", most: int = 32) -> Waiting:
+    return Waiting(name, task, [tokens] * items, most)
+
+
+def buffer_of(*requests: Waiting) -> Buffer:
+    buffer = Buffer()
+    for request in requests:
+        buffer.add(request)
+    return buffer
+
+
+def taken(buffer: Buffer, size: int = 32, tokens: int = 10_000) -> list[tuple[str, int, int]]:
+    return [(part.waiting.request, part.first, part.end) for part in buffer.take(size, tokens)]
+
+
+def test_a_batch_has_the_oldest_requests_of_one_task() -> None:
+    buffer = buffer_of(waiting("a"), waiting("b", task="other"), waiting("c", 2), waiting("d", 2))
+    assert taken(buffer, 4) == [("a", 0, 1), ("c", 0, 2), ("d", 0, 1)]
+    # The rest of "d" is put back by whoever computed its part.
+    assert taken(buffer, 4) == [("b", 0, 1)] and not len(buffer) and buffer.items == 0
+
+
+def test_single_requests_pass_a_large_one() -> None:
+    large = waiting("large", 1000)
+    buffer = buffer_of(large, *(waiting(f"s{number}") for number in range(8)))
+    first = taken(buffer, 16)
+    assert first[0] == ("large", 0, 8) and len(first) == 9
+    buffer.add(large)
+    buffer.add(waiting("late"))
+    assert taken(buffer, 16) == [("large", 8, 23), ("late", 0, 1)]
+
+
+def test_a_batch_ends_at_its_tokens_and_a_longer_item_goes_alone() -> None:
+    buffer = buffer_of(
+        waiting("a", tokens=60), waiting("b", tokens=50), waiting("c", tokens=500), waiting("d")
+    )
+    assert [taken(buffer, tokens=100) for _ in range(4)] == [
+        [("a", 0, 1)], [("b", 0, 1)], [("c", 0, 1)], [("d", 0, 1)]
+    ]  # fmt: skip
+
+
+def test_after_a_loss_each_is_computed_alone_and_first() -> None:
+    buffer = buffer_of(waiting("a"), waiting("b", 3), waiting("c"))
+    for part in buffer.take(32, 100):
+        buffer.put_back(part)
+    buffer.add(waiting("d"))
+    assert [taken(buffer) for _ in range(4)] == [[("c", 0, 1)], [("b", 0, 3)], [("a", 0, 1)], [("d", 0, 1)]]
+
+
+@given(
+    requests=st.lists(st.tuples(st.integers(0, 40), st.integers(1, 30)), max_size=20),
+    size=st.integers(1, 40),
+    tokens=st.integers(1, 200),
+)
+def test_every_item_is_taken_once(requests: list[tuple[int, int]], size: int, tokens: int) -> None:
+    held = [
+        waiting(str(number), items, tokens=cost, most=40) for number, (items, cost) in enumerate(requests)
+    ]
+    buffer, seen = buffer_of(*held), {request.request: [] for request in held}
+    while len(buffer):
+        parts = buffer.take(size, tokens)
+        assert parts
+        lengths = [part.end - part.first for part in parts]
+        assert sum(lengths) <= size
+        used = sum(
+            length * part.waiting.tokens[0] for length, part in zip(lengths, parts, strict=True) if length
+        )
+        assert used <= tokens or sum(lengths) == 1
+        for part in parts:
+            seen[part.waiting.request] += range(part.first, part.end)
+            if not part.last:
+                buffer.add(part.waiting)
+    assert buffer.items == buffer.tokens == 0
+    assert seen == {str(number): list(range(items)) for number, (items, _) in enumerate(requests)}
+
+
+USED = Used("m", "1", "cpu", 2)
+
+
+def operation(fails: Sequence[str], calls: list[list[str]]) -> Operation[Any]:
+    def compute(options: object, items: list[str]) -> Computed:
+        calls.append(items)
+        for item in items:
+            if item in fails:
+                raise ModelFailure(f"{item} is too hard")
+        return Computed(USED, [item.upper() for item in items])
+
+    return Operation(
+        contract=Any,
+        field="texts",
+        prepare=lambda request, first, end: checked_texts("texts", request["texts"], first, end),
+        options=lambda request: None,
+        compute=compute,
+        answer=lambda request, used, outputs: {"said": outputs},
+    )  # type: ignore[type-var]
+
+
+def work(kind: Operation[Any], *texts: str) -> batch._Work:
+    return batch._Work({"texts": texts}, kind, kind.prepare({"texts": texts}, 0, len(texts)))
+
+
+def test_one_item_at_fault_fails_alone() -> None:
+    calls: list[list[str]] = []
+    kind = operation(["bad"], calls)
+    works = {
+        place: work(kind, *texts) for place, texts in enumerate((["a", "b"], ["bad"], ["c", "bad", "d\0"]))
+    }
+    assert batch._compute_all(works) == {}
+    assert calls[0] == ["a", "b", "bad", "c", "bad"]
+    assert works[0].done.outputs == ["A", "B"]
+    assert str(works[1].done.outputs[0]) == "bad is too hard"
+    good, bad, wrong = works[2].done.outputs
+    assert (good, type(bad), type(wrong)) == ("C", ModelFailure, InvalidRequest)
+    with pytest.raises(ModelFailure):
+        batch._assemble(works[2], "n")
+    works[2].request = type("Partial", (), {"partial": True})()
+    answer = batch._assemble(works[2], "n")
+    assert answer["said"] == ["C", None, None] and list(answer["errors"]) == ["1", "2"]
+    assert answer["errors"]["1"] == {"class": "ModelFailure", "message": "bad is too hard"}
+    assert "texts.2='d\\x00' is not acceptable" in answer["errors"]["2"]["message"]
+
+
+def test_a_model_that_is_not_there_is_asked_once() -> None:
+    calls: list[list[str]] = []
+
+    def compute(options: object, items: list[str]) -> Computed:
+        calls.append(items)
+        raise ModelUnavailable("no model")
+
+    kind = operation([], calls)
+    object.__setattr__(kind, "compute", compute)
+    failed = batch._compute_all({0: work(kind, "a", "b"), 1: work(kind, "c")})
+    assert [str(failed[place]) for place in (0, 1)] == ["no model"] * 2 and calls == [["a", "b", "c"]]
+
+
+class Embedder:
+    """Counts what it is asked to embed."""
+
+    class spec:
+        name, revision = "m", "1"
+
+    def __init__(self) -> None:
+        self.asked: list[list[str]] = []
+
+    def __call__(self, texts: list[str]) -> Any:
+        self.asked.append(texts)
+        return np.array([[len(text), 1] for text in texts], np.float32)
+
+
+def test_equal_texts_are_computed_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(vectors, "_recent", type(vectors._recent)())
+    model: Any = Embedder()
+    first = vectors.embed_once(model, "text", ["a", "bb", "a"], model)
+    assert [vector.values.tolist() for vector in first] == [[1, 1], [2, 1], [1, 1]]
+    assert [vector.cached for vector in first] == [False, False, True]
+    again = vectors.embed_once(model, "text", ["bb", "ccc"], model)
+    assert [vector.cached for vector in again] == [True, False]
+    vectors.embed_once(model, "vision", ["a"], model)
+    assert model.asked == [["a", "bb"], ["ccc"], ["a"]]
+    # Not for long: it is no cache.
+    now_s = vectors.time.monotonic() + vectors.RECENT_S
+    monkeypatch.setattr(vectors.time, "monotonic", lambda: now_s)
+    vectors.embed_once(model, "text", ["a"], model)
+    assert model.asked[-1] == ["a"] and len(vectors._recent) == 1
+
+
+def test_the_shared_cache_is_asked_first_and_told_what_is_new(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(vectors, "_recent", type(vectors._recent)())
+    kept = {"a": np.array([7, 7], np.float32)}
+
+    class Kept:
+        def get_many(self, model: str, revision: str, kind: str, texts: Sequence[str]) -> list[Any]:
+            return [kept.get(text) for text in texts]
+
+        def put_many(self, model: str, revision: str, kind: str, texts: Sequence[str], found: Any) -> None:
+            kept.update(zip(texts, found, strict=True))
+
+    monkeypatch.setattr(vectors, "_find_store", None)
+    vectors.use_store(Kept)
+    model: Any = Embedder()
+    found = vectors.embed_once(model, "text", ["a", "bb"], model)
+    assert [(vector.values.tolist(), vector.cached) for vector in found] == [([7, 7], True), ([2, 1], False)]
+    assert model.asked == [["bb"]] and kept["bb"].tolist() == [2, 1]
+
+
+def test_vectors_are_written_as_numbers_or_as_base64() -> None:
+    found = [vectors.Vector(np.array([0.5, -1], np.float32)), None]
+    assert vectors.write_vectors("floats", found) == {"vectors": [[0.5, -1.0], None]}
+    assert vectors.write_vectors("base64", found) == {"vectors": [], "packed": ["AAAAPwAAgL8=", None]}
+
+
+def test_tokens_are_estimated_by_script() -> None:
+    assert [estimate_tokens(item) for item in ("", "word " * 8, "日本語", None, 7)] == [1, 11, 4, 1, 1]
+
+
+def test_overloaded_says_when_to_try_again() -> None:
+    refusal = Overloaded("queue x is full", 2.5)
+    assert str(refusal) == "queue x is full: send it again in 2.5 s"
+    # As the client rebuilds it.
+    assert Overloaded(str(refusal)).retry_after_s == 2.5 and str(Overloaded(str(refusal))) == str(refusal)
+    assert Overloaded("full").retry_after_s == 1.0
