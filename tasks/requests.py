@@ -109,11 +109,12 @@ def online_task(name: str, operation: Operation[Any], **options: Any) -> Any:
     """Register the task ``name``, whose requests a node computes in batches; ``options``: instead of those of ``REQUEST``."""
     OPERATIONS[name] = operation
 
-    @app.task(name=name, **{**REQUEST, "Strategy": "worker.online.dispatcher:strategy", **options})
     def run(**payload: Any) -> dict[str, Any]:
-        return batch.answer_of(name, run.request.id, payload)
+        return batch.answer_of(name, task.request.id, payload)
 
-    return run
+    run.__doc__ = operation.contract.__doc__
+    task = app.task(name=name, **{**REQUEST, "Strategy": "worker.online.dispatcher:strategy", **options})(run)
+    return task
 
 
 def _read(handle: Handle, request: Any) -> Answer:
