@@ -62,7 +62,7 @@ def outside(fleet: Fleet) -> Celery:
     return Celery("outside", broker=fleet.redis_url, backend=fleet.redis_url, set_as_current=False)
 
 
-Send = Callable[..., AsyncResult[Any]]
+Send = Callable[..., Any]
 
 
 @pytest.fixture(scope="module")

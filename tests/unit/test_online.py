@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
+from celery.worker import state as worker_state
 from hypothesis import given, strategies as st
 
 from shared.errors import InvalidRequest, ModelFailure, ModelUnavailable, Overloaded
+from shared.settings import Settings
+from worker.celery_patches import call_after_acknowledge
 from worker.online import batch, vectors
 from worker.online.buffer import Buffer, Waiting
-from worker.online.operations import Computed, Operation, Used, checked_texts, estimate_tokens
+from worker.online.dispatcher import Dispatcher
+from worker.online.operations import OPERATIONS, Computed, Operation, Used, checked_texts, estimate_tokens
 
 
 def waiting(name: str, items: int = 1, *, tokens: int = 1, task: str = "t", most: int = 32) -> Waiting:
@@ -58,10 +63,10 @@ def test_a_batch_ends_at_its_tokens_and_a_longer_item_goes_alone() -> None:
 
 def test_after_a_loss_each_is_computed_alone_and_first() -> None:
     buffer = buffer_of(waiting("a"), waiting("b", 3), waiting("c"))
-    for part in buffer.take(32, 100):
+    for part in reversed(buffer.take(32, 100)):
         buffer.put_back(part)
     buffer.add(waiting("d"))
-    assert [taken(buffer) for _ in range(4)] == [[("c", 0, 1)], [("b", 0, 3)], [("a", 0, 1)], [("d", 0, 1)]]
+    assert [taken(buffer) for _ in range(4)] == [[("a", 0, 1)], [("b", 0, 3)], [("c", 0, 1)], [("d", 0, 1)]]
 
 
 @given(
@@ -216,3 +221,147 @@ def test_overloaded_says_when_to_try_again() -> None:
     # As the client rebuilds it.
     assert Overloaded(str(refusal)).retry_after_s == 2.5 and str(Overloaded(str(refusal))) == str(refusal)
     assert Overloaded("full").retry_after_s == 1.0
+
+
+class Consumer(SimpleNamespace):
+    """As much of Celery's consumer as a dispatcher uses; ``sent``: the batches in the pool."""
+
+    def __init__(self) -> None:
+        self.sent: list[Any] = []
+        self.soon: list[Any] = []
+        self.later: list[tuple[float, Any]] = []
+        tasks = SimpleNamespace(qos=lambda **_: None, cancel=lambda: None)
+        super().__init__(
+            connection=SimpleNamespace(channel=lambda: None),
+            app=SimpleNamespace(
+                amqp=SimpleNamespace(Consumer=lambda *_, **__: tasks),
+                conf=SimpleNamespace(accept_content=["json"]),
+            ),
+            create_task_handler=lambda: None,
+            pool=SimpleNamespace(
+                num_processes=1, apply_async=lambda *_, **options: self.sent.append(options)
+            ),
+            hub=SimpleNamespace(call_soon=self.soon.append),
+            timer=SimpleNamespace(
+                call_after=lambda after_s, call: (
+                    self.later.append((after_s, call)) or SimpleNamespace(cancel=lambda: None)
+                )
+            ),
+            connection_errors=(),
+            channel_errors=(),
+        )
+
+    def turn(self) -> None:
+        """One round of the event loop."""
+        soon, self.soon[:] = list(self.soon), []
+        for call in soon:
+            call()
+
+    @property
+    def sizes(self) -> list[int]:
+        return [len(options["args"][0]) for options in self.sent]
+
+
+class Message(SimpleNamespace):
+    """As much of Celery's request as a dispatcher uses."""
+
+    def __init__(self, name: str, *texts: str) -> None:
+        super().__init__(
+            id=name, type="t", kwargs={"texts": list(texts or "x")}, request_dict={}, body=b"", time_start=None,
+            _content_type=None, _content_encoding=None, _already_revoked=False, ignore_result=True, ends=[],
+            task=SimpleNamespace(time_limit=60), revoked=lambda: False, on_success=lambda value: self.ends.append(value),
+        )  # fmt: skip
+
+    def __hash__(self) -> int:
+        return id(self)
+
+
+@pytest.fixture
+def node(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., tuple[Consumer, Dispatcher]]]:
+    monkeypatch.setitem(OPERATIONS, "t", operation([], []))
+    monkeypatch.setattr(worker_state, "reserved_requests", set())
+
+    def make(**settings: Any) -> tuple[Consumer, Dispatcher]:
+        consumer = Consumer()
+        return consumer, Dispatcher(consumer, Settings(**settings), "t.online")
+
+    yield make
+    call_after_acknowledge(None)
+
+
+Node = Callable[..., tuple[Consumer, Dispatcher]]
+
+
+def test_what_comes_while_the_child_computes_is_the_next_batch(node: Node) -> None:
+    consumer, dispatcher = node()
+    dispatcher.add(Message("a"))
+    consumer.turn()
+    for name in "bcd":
+        dispatcher.add(Message(name))
+        consumer.turn()
+    assert consumer.sizes == [1]
+    consumer.sent[0]["callback"]([batch.Outcome("answered", 1)])
+    # Such an end comes twice if the child hangs first and is killed then.
+    consumer.sent[0]["error_callback"](SimpleNamespace(exception=RuntimeError()))
+    consumer.turn()
+    assert consumer.sizes == [1, 3]
+
+
+class Job:
+    type = "tasks.text.work"
+
+
+def test_a_batch_waits_for_the_job_that_runs(node: Node) -> None:
+    consumer, dispatcher = node()
+    worker_state.reserved_requests.add(Job())
+    dispatcher.add(Message("a"))
+    consumer.turn()
+    assert consumer.sizes == []
+    worker_state.reserved_requests.clear()
+    dispatcher.look()
+    assert consumer.sizes == [1]
+
+
+def test_an_idle_child_may_wait_for_a_full_batch(node: Node) -> None:
+    consumer, dispatcher = node(BATCH_TIMEOUT_MS=500, BATCH_SIZE=3)
+    dispatcher.add(Message("a"))
+    consumer.turn()
+    ((after_s, call),) = consumer.later
+    assert 0 < after_s <= 0.5 and consumer.sizes == []
+    for name in "bcd":
+        dispatcher.add(Message(name))
+    consumer.turn()
+    assert consumer.sizes == [3] and len(consumer.later) == 1
+    call()
+    assert consumer.sizes == [3]
+
+
+def test_a_large_request_goes_on_after_each_part(node: Node) -> None:
+    consumer, dispatcher = node(BATCH_SIZE=4)
+    message = Message("large", *"abcdef")
+    dispatcher.add(message)
+    consumer.turn()
+    (member,) = consumer.sent[0]["args"][0]
+    assert (member.first, member.end, member.last, member.outputs) == (0, 4, False, ())
+    consumer.sent[0]["callback"]([batch.Outcome("more", b"part")])
+    consumer.turn()
+    (member,) = consumer.sent[1]["args"][0]
+    assert (member.first, member.end, member.last, member.outputs) == (4, 6, True, (b"part",))
+    consumer.sent[1]["callback"]([batch.Outcome("answered", "done")])
+    assert message.ends == ["done"]
+
+
+def test_after_a_lost_connection_nothing_more_is_sent(node: Node) -> None:
+    consumer, dispatcher = node()
+    dispatcher.add(Message("a"))
+    consumer.turn()
+    dispatcher.add(Message("b"))
+    dispatcher.close()
+    consumer.sent[0]["callback"]([batch.Outcome("more", b"")])
+    consumer.turn()
+    assert consumer.sizes == [1]
+    # The next connection's begins without the old one's batches.
+    again = Dispatcher(consumer, Settings(), "t.online")
+    again.add(Message("a"))
+    consumer.turn()
+    assert consumer.sizes == [1, 1]

@@ -21,6 +21,8 @@ from billiard.exceptions import TimeLimitExceeded
 from celery.states import READY_STATES
 from celery.worker import state as worker_state
 from celery.worker.strategy import default
+from kombu.common import ignore_errors
+from redis.exceptions import RedisError
 
 from shared.errors import Overloaded, ScenefleetError, StageTimeout, WorkerLost
 from shared.logs import get_logger
@@ -78,10 +80,10 @@ class Dispatcher:
         self._buffer = Buffer()
         #: Batches in the pool.
         self._batches = 0
-        self._is_due = False
+        self._is_due = self._is_closed = False
         self._timer: Any = None
         self._channel = consumer.connection.channel()
-        self._tasks = consumer.app.amqp.TaskConsumer(self._channel, queues=[], auto_declare=False)
+        self._tasks = consumer.app.amqp.Consumer(self._channel, accept=consumer.app.conf.accept_content)
         self._tasks.on_message = consumer.create_task_handler()
         slots = consumer.pool.num_processes
         self._tasks.qos(prefetch_count=_PREFETCHED_BATCHES * settings.batch_size * slots)
@@ -96,8 +98,7 @@ class Dispatcher:
 
     def consume(self) -> None:
         """Take messages from the queue."""
-        queue = self._consumer.app.amqp.queues[self.queue]
-        self._tasks.add_queue(queue(self._channel))
+        self._tasks.add_queue(self._consumer.app.amqp.queues[self.queue])
         self._tasks.consume()
 
     def pause(self) -> None:
@@ -106,15 +107,12 @@ class Dispatcher:
 
     def close(self) -> None:
         """Send no further batches. Messages without an answer go back to the queue with the connection."""
+        self._is_closed = True
         call_after_acknowledge(None)
         delattr(self._consumer, _ATTRIBUTE)
-        self._buffer = Buffer()
         if self._timer is not None:
             self._timer.cancel()
-        try:
-            self._tasks.cancel()
-        except self._consumer.connection_errors as error:
-            log.info("online queue not cancelled: the connection is lost", error=type(error).__name__)
+        ignore_errors(self._consumer, self._tasks.cancel)
 
     def refuse_newest(self) -> None:
         """Refuse the newest messages of a queue that is too long."""
@@ -146,7 +144,12 @@ class Dispatcher:
     def look(self) -> None:
         """Send batches while a child is idle."""
         self._is_due = False
-        while len(self._buffer) and self._idle_slots() > 0 and not self._waits_for_more():
+        while (
+            not self._is_closed
+            and len(self._buffer)
+            and self._idle_slots() > 0
+            and not self._waits_for_more()
+        ):
             settings = self._settings
             parts = self._buffer.take(settings.batch_size, settings.batch_tokens)
             # Drops what has expired or was revoked, and tells Celery.
@@ -172,9 +175,13 @@ class Dispatcher:
         left_s = oldest.since_s + timeout_s - time.time()
         if not 0 < left_s <= timeout_s:
             return False
-        if self._timer is None or self._timer.called or self._timer.canceled:
-            self._timer = self._consumer.timer.call_after(left_s, self._soon)
+        if self._timer is None:
+            self._timer = self._consumer.timer.call_after(left_s, self._end_wait)
         return True
+
+    def _end_wait(self) -> None:
+        self._timer = None
+        self.look()
 
     def _send(self, parts: Sequence[Part]) -> None:
         self._batches += 1
@@ -197,11 +204,14 @@ class Dispatcher:
         self._batches -= 1
         for part, (kind, value) in zip(parts, outcomes, strict=True):
             waiting = part.waiting
-            if kind == "more":
+            if kind == "answered":
+                waiting.request.on_success(value)
+            elif self._is_closed:
+                # The broker delivers it again.
+                continue
+            elif kind == "more":
                 waiting.outputs.append(value)
                 self._buffer.add(waiting)
-            elif kind == "answered":
-                waiting.request.on_success(value)
             elif not waiting.request.revoked():
                 # This process's clock is a moment behind.
                 self._buffer.put_back(part)
@@ -211,15 +221,27 @@ class Dispatcher:
         """The process of a batch has died or was ended: put back what has no answer."""
         self._batches -= 1
         log.warning("batch lost", queue=self.queue, requests=len(parts), error=type(error).__name__)
-        for part in parts:
-            request = part.waiting.request
-            if request._already_revoked or self._is_answered(request):
-                continue
+        if self._is_closed:
+            return
+        for part in reversed(parts):
             self._buffer.put_back(part)
-            if part.waiting.losses >= MAX_LOSSES:
+        for part in parts:
+            if self._is_settled(part.waiting, error):
                 self._buffer.remove(part.waiting)
-                self._fail(request, _lost(error))
         self._soon()
+
+    def _is_settled(self, waiting: Waiting, error: BaseException) -> bool:
+        """Whether a request that was lost has an answer; it gets one after its last loss."""
+        request = waiting.request
+        try:
+            if request._already_revoked or self._is_answered(request):
+                return True
+            if waiting.losses >= MAX_LOSSES:
+                self._fail(request, _lost(error))
+                return True
+        except RedisError as failure:
+            log.warning("lost request not looked up", id=request.id, error=type(failure).__name__)
+        return False
 
     def _is_answered(self, request: Any) -> bool:
         """Whether the dead process had stored the answer; then the message is done."""
@@ -251,7 +273,10 @@ class _Once:
 
     def on_accepted(self, pid: int, time_accepted: float) -> None:
         for part in self._parts:
-            part.waiting.request.on_accepted(pid, time_accepted)
+            # Once for all parts of a request; a revocation with ``terminate`` ends the process of the last one.
+            if part.waiting.request.time_start is None:
+                part.waiting.request.on_accepted(pid, time_accepted)
+            part.waiting.request.worker_pid = pid
 
     def on_outcomes(self, outcomes: Sequence[batch.Outcome]) -> None:
         if not self._ended:
