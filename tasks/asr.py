@@ -133,7 +133,7 @@ transcribe = online_task(
     routing.ASR_TRANSCRIBE,
     Operation(
         contract=TranscribeAudio,
-        field="sounds",
+        fields=("sounds",),
         most=1,
         prepare=_prepare,
         options=lambda request: None,

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from shared import routing
 from shared.contracts import DetectedFaces, DetectFaces, FoundFace, PictureFaces
-from tasks.pictures import read_pictures
+from tasks.pictures import names_of, read_pictures
 from tasks.requests import online_task
 from worker.online.operations import Computed, Operation, Used
 from worker.online.requested import used_by
@@ -30,11 +30,11 @@ class _Seen(NamedTuple):
 
 
 def _look(request: DetectFaces, first: int, end: int) -> list[Any]:
-    keys, model = request.storage_keys[first:end], _model()
+    keys, model = names_of(request)[first:end], _model()
     # One picture at a time: decoded, sixteen photographs take gigabytes.
     seen = {
         key: picture if isinstance(picture, Exception) else _look_at(model, picture)
-        for key, picture in read_pictures(keys, request.user_id, also="faces", partial=request.partial)
+        for key, picture in read_pictures(keys, request, also="faces")
     }
     return [seen[key] for key in keys]
 
@@ -61,7 +61,7 @@ def _write(request: DetectFaces, used: Used, seen: Sequence[_Seen | None]) -> di
         landmark_names=model.landmark_names,
         pictures=tuple(
             picture and _describe(key, picture, request.vectors)
-            for key, picture in zip(request.storage_keys, seen, strict=True)
+            for key, picture in zip(names_of(request), seen, strict=True)
         ),
     )
     return answer.model_dump(mode="json")
@@ -90,7 +90,7 @@ detect = online_task(
     routing.FACE_DETECT,
     Operation(
         contract=DetectFaces,
-        field="storage_keys",
+        fields=("storage_keys", "inline"),
         most=_PICTURES,
         prepare=_look,
         options=lambda request: None,

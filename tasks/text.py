@@ -64,7 +64,7 @@ embed = online_task(
     routing.TEXT_EMBED,
     Operation(
         contract=EncodeTexts,
-        field="texts",
+        fields=("texts",),
         prepare=lambda request, first, end: checked_texts("texts", request.texts, first, end),
         options=lambda request: (request.model, request.lexical),
         compute=_encode,
@@ -78,7 +78,7 @@ rerank = online_task(
     routing.TEXT_RERANK,
     Operation(
         contract=RerankDocuments,
-        field="documents",
+        fields=("documents",),
         prepare=lambda request, first, end: checked_texts("documents", request.documents, first, end),
         options=lambda request: request.query,
         compute=_rerank,

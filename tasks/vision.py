@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 from shared import routing
 from shared.contracts import EmbedImages, EmbedTexts
-from tasks.pictures import read_pictures
+from tasks.pictures import names_of, read_pictures
 from tasks.requests import online_task
 from worker.online.operations import Computed, Operation, Used, checked_texts
 from worker.online.requested import requested_model, used_by
@@ -30,13 +30,11 @@ def _read(request: EmbedImages, first: int, end: int) -> list[Any]:
     # Not at the top: an API that names a task would load the decoders.
     from worker.media.pictures import MAX_SIDE_PX, bound_picture
 
-    keys = request.storage_keys[first:end]
+    keys = names_of(request)[first:end]
     # Of the maximum size of keyframes, with which they are compared, and with as much memory.
     images = {
         key: picture if isinstance(picture, Exception) else bound_picture(picture)
-        for key, picture in read_pictures(
-            keys, request.user_id, also="keyframes", shown_px=MAX_SIDE_PX, partial=request.partial
-        )
+        for key, picture in read_pictures(keys, request, also="keyframes", shown_px=MAX_SIDE_PX)
     }
     return [images[key] for key in keys]
 
@@ -67,7 +65,7 @@ embed_texts = online_task(
     routing.VISION_EMBED_TEXTS,
     Operation(
         contract=EmbedTexts,
-        field="texts",
+        fields=("texts",),
         prepare=lambda request, first, end: checked_texts("texts", request.texts, first, end),
         options=lambda request: request.model,
         compute=_embed_texts,
@@ -81,7 +79,7 @@ embed_images = online_task(
     routing.VISION_EMBED_IMAGES,
     Operation(
         contract=EmbedImages,
-        field="storage_keys",
+        fields=("storage_keys", "inline"),
         most=_PICTURES,
         prepare=_read,
         options=lambda request: request.model,

@@ -105,16 +105,23 @@ class RerankScores(ComputedAnswer):
     scores: tuple[float | None, ...] = Field(max_length=MAX_ITEMS)
 
 
-class EmbedImages(Several):
-    """Embed stored pictures of a user: JPEG, PNG or WebP.
-
-    Each key is under ``uploads/{user_id}/``, or that of a keyframe under ``keyframes/{user_id}/``.
-    """
+class Pictures(Several):
+    """Stored pictures of a user, or small ones in the request itself: JPEG, PNG or WebP."""
 
     max_bytes: ClassVar[int] = MAX_REQUEST_BYTES
 
     user_id: Id
-    storage_keys: tuple[StorageKey, ...] = Field(max_length=MAX_ITEMS)
+    storage_keys: tuple[StorageKey, ...] = Field((), max_length=MAX_ITEMS)
+    #: Instead of ``storage_keys``: the pictures themselves, in base64.
+    inline: tuple[str, ...] = Field((), max_length=64)
+
+
+class EmbedImages(Pictures):
+    """Embed pictures of a user: JPEG, PNG or WebP.
+
+    Each key is under ``uploads/{user_id}/``, or that of a keyframe under ``keyframes/{user_id}/``.
+    """
+
     #: As in ``EmbedTexts``.
     model: ModelName | None = None
     encoding: Literal["floats", "base64"] = "floats"
@@ -171,16 +178,12 @@ class TranscribedAudio(ComputedAnswer):
     sounds: tuple[TranscribedSound | None, ...] | None = None
 
 
-class DetectFaces(Several):
-    """Find faces in stored pictures of a user: JPEG, PNG or WebP.
+class DetectFaces(Pictures):
+    """Find faces in pictures of a user: JPEG, PNG or WebP.
 
     Each key is under ``uploads/{user_id}/`` or ``faces/{user_id}/``, in the bucket of uploads.
     """
 
-    max_bytes: ClassVar[int] = MAX_REQUEST_BYTES
-
-    user_id: Id
-    storage_keys: tuple[StorageKey, ...] = Field(max_length=MAX_ITEMS)
     #: Whether the answer contains each face's vector, by far its largest part.
     vectors: bool = False
 
@@ -201,6 +204,7 @@ class FoundFace(Part):
 class PictureFaces(Part):
     """The faces in one picture, the most confident first."""
 
+    #: ``inline/0`` for the first picture in the request itself.
     storage_key: str
     width_px: int
     height_px: int

@@ -109,7 +109,7 @@ def operation(fails: Sequence[str], calls: list[list[str]]) -> Operation[Any]:
 
     return Operation(
         contract=Any,
-        field="texts",
+        fields=("texts",),
         prepare=lambda request, first, end: checked_texts("texts", request["texts"], first, end),
         options=lambda request: None,
         compute=compute,

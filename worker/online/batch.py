@@ -185,7 +185,7 @@ def _compute(operation: Operation[Any], options: Hashable, items: list[Any]) -> 
             raise
         if len(items) == 1:
             return set(), [error]
-        log.warning("batch halved after an error", items=len(items), error=type(error).__name__)
+        log.warning("batch halved after an error", items=len(items), kind=type(error).__name__)
     half = len(items) // 2
     first, second = (_compute(operation, options, part) for part in (items[:half], items[half:]))
     return first[0] | second[0], first[1] + second[1]

@@ -220,7 +220,7 @@ class Dispatcher:
     def lose(self, parts: Sequence[Part], error: BaseException) -> None:
         """The process of a batch has died or was ended: put back what has no answer."""
         self._batches -= 1
-        log.warning("batch lost", queue=self.queue, requests=len(parts), error=type(error).__name__)
+        log.warning("batch lost", queue=self.queue, requests=len(parts), kind=type(error).__name__)
         if self._is_closed:
             return
         for part in reversed(parts):
@@ -240,7 +240,7 @@ class Dispatcher:
                 self._fail(request, _lost(error))
                 return True
         except RedisError as failure:
-            log.warning("lost request not looked up", id=request.id, error=type(failure).__name__)
+            log.warning("lost request not looked up", id=request.id, kind=type(failure).__name__)
         return False
 
     def _is_answered(self, request: Any) -> bool:
@@ -261,7 +261,7 @@ class Dispatcher:
         worker_state.task_ready(request)
         request.acknowledge()
         request.send_event("task-failed", exception=repr(error), traceback="")
-        log.warning("request refused", task=request.type, id=request.id, error=error.code)
+        log.warning("request refused", task=request.type, id=request.id, kind=error.code)
 
 
 class _Once:

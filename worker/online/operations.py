@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Generic, NamedTuple, TypeVar
 
@@ -39,8 +39,8 @@ class Operation(Generic[C]):
     """How requests of one task are computed together."""
 
     contract: type[C]
-    #: The list of the payload that is cut into parts.
-    field: str
+    #: The lists of the payload of which one is cut into parts.
+    fields: tuple[str, ...]
     #: Maximum number of items in one batch; None: BATCH_SIZE.
     most: int | None = None
     #: Reads or checks some items of one request (request, first, end): one prepared item or exception each.
@@ -52,10 +52,11 @@ class Operation(Generic[C]):
     #: The answer to one request, from an output per item; None for an item that failed.
     answer: Callable[[C, Used, list[Any]], dict[str, Any]]
 
-    def count_tokens(self, payload: Any) -> list[int]:
+    def count_tokens(self, payload: Mapping[str, Any]) -> list[int]:
         """The estimated tokens of each item, of a payload that has not been checked."""
-        items = payload.get(self.field) if isinstance(payload, dict) else None
-        return [estimate_tokens(item) for item in items] if isinstance(items, list) else [1]
+        lists = [payload[field] for field in self.fields if isinstance(payload.get(field), list)]
+        # An empty list may stand beside the one that is used.
+        return [estimate_tokens(item) for item in max(lists, key=len)] if lists else [1]
 
 
 #: Task name -> operation.
