@@ -81,7 +81,7 @@ class Settings(BaseModel):
     # --- requests to models
     batch_size: int = Field(32, ge=1, le=1024)
     """Maximum number of items (texts, pictures) of all callers that a model computes in one batch of requests."""
-    batch_tokens: int = Field(16_384, ge=1)
+    batch_tokens: int = Field(8192, ge=1)
     """Maximum number of estimated tokens of one batch of requests; a longer text is computed alone."""
     batch_timeout_ms: int = Field(0, ge=0, le=1000)
     """Time that an idle model waits for more requests before it computes a batch that is not full, milliseconds."""

@@ -11,6 +11,7 @@ import pytest
 from celery.worker import state as worker_state
 from hypothesis import given, strategies as st
 
+from shared.contracts import EmbedTexts
 from shared.errors import InvalidRequest, ModelFailure, ModelUnavailable, Overloaded
 from shared.settings import Settings
 from worker.celery_patches import call_after_acknowledge
@@ -108,13 +109,13 @@ def operation(fails: Sequence[str], calls: list[list[str]]) -> Operation[Any]:
         return Computed(USED, [item.upper() for item in items])
 
     return Operation(
-        contract=Any,
+        contract=EmbedTexts,
         fields=("texts",),
         prepare=lambda request, first, end: checked_texts("texts", request["texts"], first, end),
         options=lambda request: None,
         compute=compute,
         answer=lambda request, used, outputs: {"said": outputs},
-    )  # type: ignore[type-var]
+    )
 
 
 def work(kind: Operation[Any], *texts: str) -> batch._Work:
@@ -349,6 +350,33 @@ def test_a_large_request_goes_on_after_each_part(node: Node) -> None:
     assert (member.first, member.end, member.last, member.outputs) == (4, 6, True, (b"part",))
     consumer.sent[1]["callback"]([batch.Outcome("answered", "done")])
     assert message.ends == ["done"]
+
+
+def test_what_is_too_large_or_too_much_is_refused_at_once(
+    node: Node, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    consumer, dispatcher = node(ONLINE_QUEUE_ITEMS=5, ONLINE_QUEUE_TOKENS=100)
+    refused: list[tuple[str, str]] = []
+    monkeypatch.setattr(
+        dispatcher, "_fail", lambda request, error: refused.append((request.id, type(error).__name__))
+    )
+    huge = Message("huge")
+    huge.body = b" " * 9_000_000
+    for message in (
+        huge,
+        Message("a", *"abc"),
+        Message("b", *"def"),
+        Message("long", "w " * 500),
+        Message("c"),
+    ):
+        dispatcher.add(message)
+    assert refused == [("huge", "InvalidRequest"), ("b", "Overloaded"), ("long", "Overloaded")]
+    consumer.turn()
+    assert consumer.sizes == [2]
+    # An empty buffer takes a request of any size; a list longer than a request may have is one item, to be refused.
+    dispatcher.add(Message("long", "w " * 500))
+    dispatcher.add(Message("list", *["x"] * 1001))
+    assert len(refused) == 4 and refused[3] == ("list", "Overloaded")
 
 
 def test_after_a_lost_connection_nothing_more_is_sent(node: Node) -> None:

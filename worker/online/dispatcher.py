@@ -24,7 +24,7 @@ from celery.worker.strategy import default
 from kombu.common import ignore_errors
 from redis.exceptions import RedisError
 
-from shared.errors import Overloaded, ScenefleetError, StageTimeout, WorkerLost
+from shared.errors import InvalidRequest, Overloaded, ScenefleetError, StageTimeout, WorkerLost
 from shared.logs import get_logger
 from shared.settings import Settings
 from worker.celery_patches import call_after_acknowledge
@@ -39,6 +39,8 @@ log = get_logger(__name__)
 _ATTRIBUTE = "scenefleet_dispatcher"
 #: Messages that a node takes from its online queue beyond those it computes, in batches.
 _PREFETCHED_BATCHES = 2
+#: Maximum size of a message's body in sizes of its contract, which counts UTF-8: JSON may escape two bytes by six.
+_ESCAPED = 4
 #: Batches after whose loss a request fails.
 MAX_LOSSES = 2
 #: When a caller may send a refused request again, seconds.
@@ -129,6 +131,12 @@ class Dispatcher:
     def add(self, request: Any) -> None:
         """Take a request into the buffer, or refuse it while the buffer is full."""
         operation, settings = OPERATIONS[request.type], self._settings
+        most_bytes = operation.contract.max_bytes
+        if len(request.body) > _ESCAPED * most_bytes:
+            # The buffer would hold it until a child refuses it.
+            said = f"the payload of {operation.contract.__name__} has {len(request.body)} bytes, more than {most_bytes}"
+            self._fail(request, InvalidRequest(f"{said}: send storage keys, not data"))
+            return
         tokens = operation.count_tokens(request.kwargs)
         if self._buffer.items and (
             self._buffer.items + len(tokens) > settings.online_queue_items

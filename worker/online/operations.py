@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any, Generic, NamedTuple, TypeVar
 
 from shared.contracts.base import Contract
+from shared.contracts.inference import MAX_ITEMS
 from shared.errors import InvalidRequest
 
 C = TypeVar("C", bound=Contract)
@@ -56,7 +57,9 @@ class Operation(Generic[C]):
         """The estimated tokens of each item, of a payload that has not been checked."""
         lists = [payload[field] for field in self.fields if isinstance(payload.get(field), list)]
         # An empty list may stand beside the one that is used.
-        return [estimate_tokens(item) for item in max(lists, key=len)] if lists else [1]
+        items = max(lists, key=len, default=[None])
+        # Too long a list is refused as a whole.
+        return [estimate_tokens(item) for item in items] if len(items) <= MAX_ITEMS else [1]
 
 
 #: Task name -> operation.
