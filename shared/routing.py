@@ -13,8 +13,6 @@ from .plugins import Family
 
 #: The queue of short requests of an API: accept a video, status, search.
 REQUESTS = "search"
-#: Ending of the queues of requests to a model, which its node reads before the queue of jobs.
-ONLINE = ".online"
 #: The Redis channel on which workers say that something has changed (worker/changes.py).
 CHANGES = "scenefleet:changes"
 #: Seconds after which a request that no worker took is discarded by the broker's consumers.

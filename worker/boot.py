@@ -25,6 +25,7 @@ from worker.celery_patches import allow_early_exits, announce_stop, stop_replaci
 from worker.housekeeping import Housekeeping
 from worker.node import Node
 from worker.online.dispatcher import Dispatcher
+from worker.online.operations import OPERATIONS
 from worker.search.wait import watch
 
 log = get_logger(__name__)
@@ -55,10 +56,10 @@ class Gate(bootsteps.StartStopStep):
         self.dispatcher: Dispatcher | None = None
 
     def start(self, consumer: Any) -> None:
-        online = [queue for queue in self.node.family.queues if queue.endswith(routing.ONLINE)]
-        if online:
+        batched = {routing.TASK_QUEUE[task] for task in OPERATIONS}
+        for queue in batched.intersection(self.node.family.queues):
             # A new one for each connection: messages of the last one belong to the broker again.
-            self.dispatcher = Dispatcher(consumer, self.node.settings, online[0])
+            self.dispatcher = Dispatcher(consumer, self.node.settings, queue)
         self.housekeeping.children = lambda: _live_children(consumer)
         self.housekeeping.start()
         allow_early_exits(consumer.pool)
@@ -87,8 +88,6 @@ class Gate(bootsteps.StartStopStep):
         now = self.node.look(live)
         for queue in self.node.family.queues:
             if self.dispatcher is not None and queue == self.dispatcher.queue:
-                self.dispatcher.look()
-                self.dispatcher.refuse_newest()
                 if now == "ready" and not self.dispatcher.consuming:
                     self.dispatcher.consume()
                 elif now != "ready" and self.dispatcher.consuming:
@@ -99,6 +98,9 @@ class Gate(bootsteps.StartStopStep):
                 consumer.add_task_queue(queue)
             elif now != "ready" and consuming:
                 consumer.cancel_task_queue(queue)
+        if self.dispatcher is not None:
+            self.dispatcher.look()
+            self.dispatcher.refuse_newest()
         if now != was:
             log.info("node " + now, node=self.node.name)
         if now != was or self.node.changed:

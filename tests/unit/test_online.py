@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from billiard.exceptions import WorkerLostError
 from celery.worker import state as worker_state
 from hypothesis import given, strategies as st
 
@@ -377,6 +378,28 @@ def test_what_is_too_large_or_too_much_is_refused_at_once(
     dispatcher.add(Message("long", "w " * 500))
     dispatcher.add(Message("list", *["x"] * 1001))
     assert len(refused) == 4 and refused[3] == ("list", "Overloaded")
+
+
+def test_of_a_lost_batch_each_request_is_answered_once(node: Node, monkeypatch: pytest.MonkeyPatch) -> None:
+    consumer, dispatcher = node()
+    failed: list[tuple[str, str]] = []
+    monkeypatch.setattr(
+        dispatcher, "_fail", lambda request, error: failed.append((request.id, type(error).__name__))
+    )
+    monkeypatch.setattr(dispatcher, "_is_answered", lambda request: request.id == "answered")
+    for name in ("first", "a", "answered", "b"):
+        dispatcher.add(Message(name))
+        consumer.turn()
+    consumer.sent[0]["callback"]([batch.Outcome("answered", 1)])
+    consumer.turn()
+    lost = SimpleNamespace(exception=SimpleNamespace(exc=WorkerLostError()))
+    for size in (3, 1, 1):
+        assert len(consumer.sent[-1]["args"][0]) == size
+        consumer.sent[-1]["error_callback"](lost)
+        consumer.turn()
+    # "a" was lost alone, then "b".
+    assert failed == [("a", "WorkerLost"), ("b", "WorkerLost")]
+    assert consumer.sizes == [1, 3, 1, 1]
 
 
 def test_after_a_lost_connection_nothing_more_is_sent(node: Node) -> None:

@@ -241,6 +241,11 @@ def _assemble(work: _Work, node: str | None) -> dict[str, Any]:
         "cached": sum(getattr(output, "cached", False) for output in outputs),
     }
     if errors:
+        log.info(
+            "items failed",
+            items=len(errors),
+            kinds=sorted({type(error).__name__ for error in errors.values()}),
+        )
         answer["errors"] = {str(place): _describe(error) for place, error in errors.items()}
     return answer
 

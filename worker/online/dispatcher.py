@@ -22,7 +22,7 @@ from celery.states import READY_STATES
 from celery.worker import state as worker_state
 from celery.worker.strategy import default
 from kombu.common import ignore_errors
-from redis.exceptions import RedisError
+from redis.exceptions import RedisError, ResponseError
 
 from shared.errors import InvalidRequest, Overloaded, ScenefleetError, StageTimeout, WorkerLost
 from shared.logs import get_logger
@@ -119,8 +119,13 @@ class Dispatcher:
     def refuse_newest(self) -> None:
         """Refuse the newest messages of a queue that is too long."""
         limit = self._settings.online_queue_items
-        with self._channel.conn_or_acquire() as client:
-            refused = refuse_newest(client, self.queue, limit, RETRY_AFTER_S)
+        try:
+            with self._channel.conn_or_acquire() as client:
+                refused = refuse_newest(client, self.queue, limit, RETRY_AFTER_S)
+        except ResponseError as error:
+            # One of the keys has another type; everything else continues.
+            log.error("queue not looked at", queue=self.queue, error=error)
+            return
         if refused:
             log.warning(
                 "requests refused: the queue is full", queue=self.queue, requests=refused, limit=limit
@@ -312,7 +317,8 @@ def _member(part: Part) -> batch.Member:
         first=part.first,
         end=part.end,
         last=part.last,
-        outputs=tuple(part.waiting.outputs),
+        # Others don't need them, and they may be megabytes.
+        outputs=tuple(part.waiting.outputs) if part.last else (),
         received_s=part.waiting.since_s,
     )
 
