@@ -33,6 +33,7 @@ _MAX_READING_S = 40.0
 class _Heard(NamedTuple):
     sound: Sound
     transcript: Transcript
+    duration_s: float
 
 
 def _prepare(request: TranscribeAudio, first: int, end: int) -> list[Any]:
@@ -60,8 +61,15 @@ def _prepare(request: TranscribeAudio, first: int, end: int) -> list[Any]:
 
 
 def _transcribe(_: None, sounds: list[Sound]) -> Computed:
+    # Not at the top: an API that names a task would load it.
+    from worker.models.base import SAMPLE_RATE_HZ
+
     model = cast("Transcriber", get_runtime().model("asr"))
-    heard = [_Heard(sound, model.transcribe(_read(sound), offset_s=sound.start_s)) for sound in sounds]
+    heard: list[Any] = []
+    for sound in sounds:
+        samples = _read(sound)
+        said = model.transcribe(samples, offset_s=sound.start_s)
+        heard.append(_Heard(sound, said, samples.size / SAMPLE_RATE_HZ))
     return Computed(used_by(model), heard)
 
 
@@ -69,7 +77,10 @@ def _write(request: TranscribeAudio, used: Used, heard: Sequence[_Heard | None])
     said = [
         found
         and TranscribedSound(
-            language=found.transcript.language, text=found.transcript.text, segments=found.transcript.segments
+            language=found.transcript.language,
+            text=found.transcript.text,
+            segments=found.transcript.segments,
+            duration_s=found.duration_s,
         )
         for found in heard
     ]
@@ -80,6 +91,7 @@ def _write(request: TranscribeAudio, used: Used, heard: Sequence[_Heard | None])
         language=only.language if only else None,
         text=only.text if only else "",
         segments=only.segments if only else (),
+        duration_s=only.duration_s if only else None,
         sounds=None if request.sounds is None else tuple(said),
     )
     return answer.model_dump(mode="json")

@@ -22,7 +22,9 @@ def _encode(options: tuple[str | None, bool], texts: list[str]) -> Computed:
     name, lexical = options
     model = cast("TextEmbedder", requested_model(get_runtime(), "text", name))
     if not lexical:
-        return Computed(used_by(model, model.dim), list(embed_once(model, "text", texts, model.embed)))
+        return Computed(
+            used_by(model, model.dim), _counted(model, texts, embed_once(model, "text", texts, model.embed))
+        )
     if not model.has_lexical:
         raise ModelUnavailable(
             f"Model {model.spec.name} gives no lexical weights: ask for vectors only, or use a profile whose text model"
@@ -34,7 +36,13 @@ def _encode(options: tuple[str | None, bool], texts: list[str]) -> Computed:
         text: Vector(dense, lexical=weights)
         for text, dense, weights in zip(unique, found.dense, found.lexical or (), strict=True)
     }
-    return Computed(used_by(model, model.dim), [vectors[text] for text in texts])
+    return Computed(used_by(model, model.dim), _counted(model, texts, [vectors[text] for text in texts]))
+
+
+def _counted(model: TextEmbedder, texts: list[str], vectors: list[Vector]) -> list[Any]:
+    """The vectors with the number of tokens of their texts, if the model tells it."""
+    counts = model.count_tokens(texts) or [None] * len(texts)
+    return [vector._replace(tokens=count) for vector, count in zip(vectors, counts, strict=True)]
 
 
 def _write(request: EncodeTexts, used: Used, vectors: Sequence[Vector | None]) -> dict[str, Any]:
@@ -49,6 +57,9 @@ def _write(request: EncodeTexts, used: Used, vectors: Sequence[Vector | None]) -
             vector and {str(token): float(weight) for token, weight in (vector.lexical or {}).items()}
             for vector in vectors
         ]
+    tokens = {vector.tokens for vector in vectors if vector}
+    if vectors and None not in tokens:
+        answer["tokens"] = [vector and vector.tokens for vector in vectors]
     return answer
 
 

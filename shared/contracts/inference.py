@@ -86,6 +86,8 @@ class TextVectors(ComputedAnswer):
     packed: tuple[str | None, ...] | None = Field(None, max_length=MAX_ITEMS)
     #: Per text: token id of the model's vocabulary -> weight above 0. Only if ``EncodeTexts`` requests it.
     lexical: tuple[dict[TokenId, float] | None, ...] | None = Field(None, max_length=MAX_ITEMS)
+    #: Tokens of each text that the model has read, special ones included; None: the model does not tell.
+    tokens: tuple[int | None, ...] | None = Field(None, max_length=MAX_ITEMS)
 
 
 class RerankDocuments(Several):
@@ -163,6 +165,8 @@ class TranscribedSound(Part):
     language: str | None
     text: str
     segments: tuple[Segment, ...]
+    #: Length of the sound that was read, seconds: less than was asked for where the file ends.
+    duration_s: float | None = None
 
 
 class TranscribedAudio(ComputedAnswer):
@@ -174,6 +178,8 @@ class TranscribedAudio(ComputedAnswer):
     language: str | None
     text: str
     segments: tuple[Segment, ...]
+    #: As in ``TranscribedSound``.
+    duration_s: float | None = None
     #: One per sound of the request, in its order; null: the sound failed.
     sounds: tuple[TranscribedSound | None, ...] | None = None
 

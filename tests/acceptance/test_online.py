@@ -120,6 +120,7 @@ def test_requests_that_wait_are_computed_together(fleet: Fleet, send: Send, queu
     alone = np.array([answer["vectors"][0] for answer in answers])
     assert np.sum(together * alone, axis=1).min() > 0.999
     answer = answers[-1]
+    assert answer["tokens"] == [5]
     assert (answer["model"], answer["dim"], answer["device"]) == ("all-minilm-l6-v2", 384, "cpu")
     assert (
         answer["node"].startswith("text@") and answer["timings"]["queued_s"] > 0 < answer["timings"]["run_s"]

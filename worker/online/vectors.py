@@ -33,6 +33,8 @@ class Vector(NamedTuple):
     #: Whether the model was not called for it.
     cached: bool = False
     lexical: Mapping[int, float] | None = None
+    #: Of its text; None: not known.
+    tokens: int | None = None
 
 
 class Store(Protocol):
@@ -98,7 +100,8 @@ def _remember(vectors: Iterable[tuple[bytes, Float32]]) -> None:
     now_s = time.monotonic()
     for key, values in vectors:
         _recent.pop(key, None)
-        _recent[key] = now_s, values
+        # A copy: a row would keep its whole batch in memory.
+        _recent[key] = now_s, values.copy()
     while _recent and (len(_recent) > RECENT or now_s - next(iter(_recent.values()))[0] >= RECENT_S):
         _recent.popitem(last=False)
 

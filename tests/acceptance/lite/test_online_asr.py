@@ -57,6 +57,7 @@ def test_the_words_of_a_stretch_come_back_with_their_times(
     )
     assert several.sounds is not None and several.sounds[0] is not None and several.sounds[1] is None
     assert several.sounds[0].segments == alone.segments
+    assert alone.duration_s == several.sounds[0].duration_s == pytest.approx(2.0, abs=0.1)
     assert several.errors["1"].error_class == "BadMedia"
 
 
