@@ -78,6 +78,22 @@ class Settings(BaseModel):
     storage_bucket_tmp: str = "tmp"
     """Bucket of temporary objects (audio while a run lasts)."""
 
+    # --- requests to models
+    batch_size: int = Field(32, ge=1, le=1024)
+    """Maximum number of items (texts, pictures) of all callers that a model computes in one batch of requests."""
+    batch_tokens: int = Field(8192, ge=1)
+    """Maximum number of estimated tokens of one batch of requests; a longer text is computed alone."""
+    batch_timeout_ms: int = Field(0, ge=0, le=1000)
+    """Time that an idle model waits for more requests before it computes a batch that is not full, milliseconds."""
+    online_queue_items: int = Field(10_000, ge=1)
+    """Maximum number of items that wait in one queue of requests; further requests are refused with `Overloaded`."""
+    online_queue_tokens: int = Field(4_000_000, ge=1)
+    """Maximum number of estimated tokens that wait in one queue of requests."""
+    online_user_items: int = Field(3000, ge=1)
+    """Maximum number of items of one user that wait in one queue of requests, in single requests or in large ones."""
+    request_models: str = ""
+    """Models, comma-separated, that a request may name besides the active ones and those of an open switch."""
+
     # --- this machine
     home: Path = Field(Path("~/.scenefleet"), alias="SCENEFLEET_HOME")
     """Home folder: embedded services, logs and local storage."""

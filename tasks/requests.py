@@ -19,6 +19,8 @@ from shared.paths import without_paths
 from shared.routing import REQUEST_LIMIT_S
 from worker import changes
 from worker.app import app
+from worker.online import batch
+from worker.online.operations import OPERATIONS, Operation
 from worker.runtime import get_runtime
 from worker.search import stored_answers
 from worker.wakeup import notify
@@ -101,6 +103,18 @@ def request_task(
         return run
 
     return register
+
+
+def online_task(name: str, operation: Operation[Any], **options: Any) -> Any:
+    """Register the task ``name``, whose requests a node computes in batches; ``options``: instead of those of ``REQUEST``."""
+    OPERATIONS[name] = operation
+
+    def run(**payload: Any) -> dict[str, Any]:
+        return batch.answer_of(name, task.request.id, payload)
+
+    run.__doc__ = operation.contract.__doc__
+    task = app.task(name=name, **{**REQUEST, "Strategy": "worker.online.dispatcher:strategy", **options})(run)
+    return task
 
 
 def _read(handle: Handle, request: Any) -> Answer:

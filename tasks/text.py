@@ -2,50 +2,101 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, cast
 
 from shared import routing
 from shared.contracts import EncodeTexts, RerankDocuments
 from shared.errors import ModelUnavailable
-from tasks.requests import request_task
+from tasks.requests import online_task
+from worker.online.operations import Computed, Operation, Used, checked_texts
+from worker.online.requested import requested_model, used_by
+from worker.online.vectors import Vector, embed_once, write_vectors
 from worker.runtime import get_runtime
 
 if TYPE_CHECKING:
     from worker.models.text import Reranker, TextEmbedder
 
 
-@request_task(routing.TEXT_EMBED, EncodeTexts, time_limit=routing.ONLINE_LIMIT_S)
-def embed(request: EncodeTexts) -> dict[str, Any]:
-    """Embed texts; with ``lexical`` also return lexical weights."""
-    model = cast("TextEmbedder", get_runtime().model("text", request.model))
-    if request.lexical and not model.has_lexical:
+def _encode(options: tuple[str | None, bool], texts: list[str]) -> Computed:
+    name, lexical = options
+    model = cast("TextEmbedder", requested_model(get_runtime(), "text", name))
+    if not lexical:
+        return Computed(
+            used_by(model, model.dim), _counted(model, texts, embed_once(model, "text", texts, model.embed))
+        )
+    if not model.has_lexical:
         raise ModelUnavailable(
             f"Model {model.spec.name} gives no lexical weights: ask for vectors only, or use a profile whose text model"
             " does"
         )
-    found = model.encode(request.texts)
-    answer: dict[str, Any] = {
-        "model": model.spec.name,
-        "revision": model.spec.revision,
-        "dim": model.dim,
-        "vectors": [vector.tolist() for vector in found.dense],
+    unique = list(dict.fromkeys(texts))
+    found = model.encode(unique)
+    vectors = {
+        text: Vector(dense, lexical=weights)
+        for text, dense, weights in zip(unique, found.dense, found.lexical or (), strict=True)
+    }
+    return Computed(used_by(model, model.dim), _counted(model, texts, [vectors[text] for text in texts]))
+
+
+def _counted(model: TextEmbedder, texts: list[str], vectors: list[Vector]) -> list[Any]:
+    """The vectors with the number of tokens of their texts, if the model tells it."""
+    counts = model.count_tokens(texts) or [None] * len(texts)
+    return [vector._replace(tokens=count) for vector, count in zip(vectors, counts, strict=True)]
+
+
+def _write(request: EncodeTexts, used: Used, vectors: Sequence[Vector | None]) -> dict[str, Any]:
+    answer = {
+        "model": used.model,
+        "revision": used.revision,
+        "dim": used.dim,
+        **write_vectors(request.encoding, vectors),
     }
     if request.lexical:
         answer["lexical"] = [
-            {str(token): float(weight) for token, weight in weights.items()}
-            for weights in found.lexical or ()
+            vector and {str(token): float(weight) for token, weight in (vector.lexical or {}).items()}
+            for vector in vectors
         ]
+    tokens = {vector.tokens for vector in vectors if vector}
+    if vectors and None not in tokens:
+        answer["tokens"] = [vector and vector.tokens for vector in vectors]
     return answer
 
 
-# With the longer limit: the first request loads the model.
-@request_task(routing.TEXT_RERANK, RerankDocuments)
-def rerank(request: RerankDocuments) -> dict[str, Any]:
-    """Score how well documents answer a query."""
+def _rerank(query: str, documents: list[str]) -> Computed:
     model = cast("Reranker", get_runtime().model("rerank"))
-    scores = model.rerank(request.query, request.documents)
-    return {
-        "model": model.spec.name,
-        "revision": model.spec.revision,
-        "scores": [float(score) for score in scores],
-    }
+    unique = list(dict.fromkeys(documents))
+    scores = dict(zip(unique, map(float, model.rerank(query, unique)), strict=True))
+    return Computed(used_by(model), [scores[document] for document in documents])
+
+
+#: Embed texts; with ``lexical`` also return lexical weights.
+embed = online_task(
+    routing.TEXT_EMBED,
+    Operation(
+        contract=EncodeTexts,
+        fields=("texts",),
+        prepare=lambda request, first, end: checked_texts("texts", request.texts, first, end),
+        options=lambda request: (request.model, request.lexical),
+        compute=_encode,
+        answer=_write,
+    ),
+    time_limit=routing.ONLINE_LIMIT_S,
+)
+
+#: Score how well documents answer a query. With the longer limit: the first request loads the model.
+rerank = online_task(
+    routing.TEXT_RERANK,
+    Operation(
+        contract=RerankDocuments,
+        fields=("documents",),
+        prepare=lambda request, first, end: checked_texts("documents", request.documents, first, end),
+        options=lambda request: request.query,
+        compute=_rerank,
+        answer=lambda request, used, scores: {
+            "model": used.model,
+            "revision": used.revision,
+            "scores": scores,
+        },
+    ),
+)

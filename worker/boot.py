@@ -24,6 +24,8 @@ from worker import control
 from worker.celery_patches import allow_early_exits, announce_stop, stop_replacing_children
 from worker.housekeeping import Housekeeping
 from worker.node import Node
+from worker.online.dispatcher import Dispatcher
+from worker.online.operations import OPERATIONS
 from worker.search.wait import watch
 
 log = get_logger(__name__)
@@ -51,8 +53,13 @@ class Gate(bootsteps.StartStopStep):
 
     def __init__(self, consumer: Any, **_: Any) -> None:
         self.timer: Any = None
+        self.dispatcher: Dispatcher | None = None
 
     def start(self, consumer: Any) -> None:
+        batched = {routing.TASK_QUEUE[task] for task in OPERATIONS}
+        for queue in batched.intersection(self.node.family.queues):
+            # A new one for each connection: messages of the last one belong to the broker again.
+            self.dispatcher = Dispatcher(consumer, self.node.settings, queue)
         self.housekeeping.children = lambda: _live_children(consumer)
         self.housekeeping.start()
         allow_early_exits(consumer.pool)
@@ -62,6 +69,9 @@ class Gate(bootsteps.StartStopStep):
     def stop(self, consumer: Any) -> None:
         if self.timer is not None:
             self.timer.cancel()
+        if self.dispatcher is not None:
+            self.dispatcher.close()
+            self.dispatcher = None
 
     def shutdown(self, consumer: Any) -> None:
         """Called at the end of a warm or cold shutdown, when the children have ended. (Celery's signal: warm only.)"""
@@ -77,11 +87,20 @@ class Gate(bootsteps.StartStopStep):
             _kill({pid})
         now = self.node.look(live)
         for queue in self.node.family.queues:
+            if self.dispatcher is not None and queue == self.dispatcher.queue:
+                if now == "ready" and not self.dispatcher.consuming:
+                    self.dispatcher.consume()
+                elif now != "ready" and self.dispatcher.consuming:
+                    self.dispatcher.pause()
+                continue
             consuming = consumer.task_consumer.consuming_from(queue)
             if now == "ready" and not consuming:
                 consumer.add_task_queue(queue)
             elif now != "ready" and consuming:
                 consumer.cancel_task_queue(queue)
+        if self.dispatcher is not None:
+            self.dispatcher.look()
+            self.dispatcher.refuse_newest()
         if now != was:
             log.info("node " + now, node=self.node.name)
         if now != was or self.node.changed:

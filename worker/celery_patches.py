@@ -103,7 +103,9 @@ class Channel(redis.Channel):  # type: ignore[misc]
         except UnreadableBody as error:
             _drop(str(error), raw, queue)
             if _is_known(error.headers["task"]):
-                _answer(error.headers, InvalidRequest(f"the message can't be read, {error}: send plain JSON"))
+                answer_unread(
+                    error.headers, InvalidRequest(f"the message can't be read, {error}: send plain JSON")
+                )
             return
         except NotAMessage as error:
             _drop(str(error), raw, queue)
@@ -111,7 +113,7 @@ class Channel(redis.Channel):  # type: ignore[misc]
         headers = message["headers"]
         if not _is_known(headers["task"]):
             _drop("it is for a task that does not exist", raw, queue)
-            _answer({**headers, **message["properties"]}, NotRegistered(headers["task"]))
+            answer_unread({**headers, **message["properties"]}, NotRegistered(headers["task"]))
         elif not self._hand_on(message, queue, callback):
             # kombu has noted the message as taken.
             self.basic_reject(message["properties"]["delivery_tag"], requeue=False)
@@ -155,7 +157,7 @@ def _is_known(task: str) -> bool:
     return task in current_app.tasks and not task.startswith("celery.")
 
 
-def _answer(headers: Mapping[str, Any], error: Exception) -> None:
+def answer_unread(headers: Mapping[str, Any], error: Exception) -> None:
     """Tell the sender of a message why it was dropped, as Celery does for an unknown task."""
     if headers.get("ignore_result"):
         return
@@ -210,11 +212,31 @@ class HidingEvents(Events):  # type: ignore[misc]
     dispatcher_cls = HidingDispatcher
 
 
+#: Called after a message was acknowledged or rejected: its child is free.
+_after_acknowledge: Callable[[], object] | None = None
+
+
+def call_after_acknowledge(call: Callable[[], object] | None) -> None:
+    """Call this function from now on when a task has ended: Celery 5.6 has no signal for it in the main process."""
+    global _after_acknowledge
+    _after_acknowledge = call
+
+
 class HidingRequest(Request):  # type: ignore[misc]
     """A task's message in the main process, without its arguments, which Celery 5.6 logs and shows.
 
     The headers of a message from a bare ``send_task`` hold them as text.
     """
+
+    def acknowledge(self) -> None:
+        super().acknowledge()
+        if _after_acknowledge is not None:
+            _after_acknowledge()
+
+    def reject(self, requeue: bool = False) -> None:
+        super().reject(requeue=requeue)
+        if _after_acknowledge is not None:
+            _after_acknowledge()
 
     def __init__(self, message: Any, *args: Any, **options: Any) -> None:
         super().__init__(message, *args, **options)

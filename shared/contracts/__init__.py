@@ -34,9 +34,11 @@ from .inference import (
     PictureFaces as PictureFaces,
     RerankDocuments as RerankDocuments,
     RerankScores as RerankScores,
+    Sound as Sound,
     TextVectors as TextVectors,
     TranscribeAudio as TranscribeAudio,
     TranscribedAudio as TranscribedAudio,
+    TranscribedSound as TranscribedSound,
 )
 from .keys import (
     CheckKey as CheckKey,

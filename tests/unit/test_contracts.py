@@ -138,12 +138,12 @@ def test_a_query_of_the_greatest_length_fits_in_any_script(query: str) -> None:
         (VideoRef, None, "the payload of VideoRef is a NoneType: send an object with named fields"),
         (VideoRef, {"video_id": {1}}, "the payload of VideoRef is not plain JSON: send strings and numbers"),
         (VideoRef, {"video_id": 10**5000}, "the payload of VideoRef is not plain JSON: send strings and numbers"),
-        (EmbedTexts, {"texts": ["x" * 70_000]},
-         "the payload of EmbedTexts has 70015 bytes, more than 65536: send storage keys, not data"),
+        (EmbedTexts, {"texts": ["x" * 2_100_000]},
+         "the payload of EmbedTexts has 2100015 bytes, more than 2097152: send storage keys, not data"),
         (EmbedTexts, {"texts": "x"}, "texts='x' is not acceptable: Input should be a valid array"),
-        (EmbedImages, {"user_id": "u", "storage_keys": ["k"] * 17},
+        (EmbedImages, {"user_id": "u", "storage_keys": ["k"] * 1001},
          "storage_keys=['k', 'k', 'k', 'k', 'k', 'k', 'k', 'k', 'k', 'k', 'k', 'k', 'k', 'k', 'k', '... is not"
-         " acceptable: Tuple should have at most 16 items after validation, not 17"),
+         " acceptable: Tuple should have at most 1000 items after validation, not 1001"),
         (EmbedImages, {"user_id": "u", "storage_keys": ["k" * 513]},
          f"storage_keys.0='{'k' * 76}... is not acceptable: Value should have at most 512 items after validation, not 513"),
         (DetectFaces, {"user_id": "u", "storage_keys": ["faces/u/a.jpg"], "vectors": "yes"},
@@ -156,9 +156,9 @@ def test_a_query_of_the_greatest_length_fits_in_any_script(query: str) -> None:
          "lexical.0.cup.[key]='cup' is not acceptable: String should match pattern '^[0-9]{1,9}$'"),
         (RerankDocuments, {"query": "", "documents": []},
          "query='' is not acceptable: String should have at least 1 character"),
-        (RerankDocuments, {"query": "q", "documents": ["d"] * 65},
-         "documents=" + repr(["d"] * 65)[:77] + "... is not acceptable: Tuple should have at most 64 items after"
-         " validation, not 65"),
+        (RerankDocuments, {"query": "q", "documents": ["d"] * 1001},
+         "documents=" + repr(["d"] * 1001)[:77] + "... is not acceptable: Tuple should have at most 1000 items after"
+         " validation, not 1001"),
     ],
 )  # fmt: skip
 def test_the_sentence(contract: type[Contract], payload: Any, says: str) -> None:

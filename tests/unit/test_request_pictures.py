@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import io
 import types
 from collections.abc import Callable
@@ -11,7 +12,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from shared.errors import LimitExceeded
+from shared.contracts import DetectFaces
+from shared.errors import InvalidRequest, LimitExceeded, ObjectMissing
 from shared.settings import Settings
 from shared.storage import StorageConfig, open_storage
 from tasks import face, pictures, vision
@@ -40,7 +42,8 @@ def put(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str, bytes
 def read(*names: str, shown_px: int | None = None) -> list[tuple[int, ...]]:
     """The shapes of a user's pictures."""
     keys = [f"uploads/u1/{name}.jpg" for name in names]
-    return [picture.shape for _, picture in read_pictures(keys, "u1", also="faces", shown_px=shown_px)]
+    asked = DetectFaces(user_id="u1", storage_keys=tuple(keys))
+    return [np.shape(picture) for _, picture in read_pictures(keys, asked, also="faces", shown_px=shown_px)]
 
 
 def test_the_pixels_of_a_request_count_together(put: Callable[[str, bytes], None]) -> None:
@@ -72,6 +75,7 @@ class Model:
     """A face model and a vision model that count the pictures they are shown."""
 
     spec = types.SimpleNamespace(name="m", revision="1", metric="cosine")
+    placement = types.SimpleNamespace(device="cpu")
     dim, landmark_names = 2, ("left eye", "right eye")
 
     def __init__(self) -> None:
@@ -105,3 +109,24 @@ def test_tasks_check_pictures_once(
     answer = vision.embed_images(user_id="u1", storage_keys=keys)
     assert model.shown == 4
     assert answer["vectors"] == [[100.0, 200.0], [50.0, 200.0]] * 8
+    # One that is not there fails alone, if the caller says so.
+    keys[1] = "uploads/u1/nothing.jpg"
+    with pytest.raises(ObjectMissing):
+        vision.embed_images(user_id="u1", storage_keys=keys[:3])
+    answer = vision.embed_images(user_id="u1", storage_keys=keys[:3], partial=True)
+    assert answer["vectors"] == [[100.0, 200.0], None, [100.0, 200.0]]
+    assert [(place, error["class"]) for place, error in answer["errors"].items()] == [("1", "ObjectMissing")]
+
+
+def test_small_pictures_may_come_in_the_request(
+    put: Callable[[str, bytes], None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = Model()
+    monkeypatch.setattr(vision, "get_runtime", lambda: types.SimpleNamespace(model=lambda kind: model))
+    inline = [base64.b64encode(data).decode() for data in (jpeg(40, 30), b"no picture")] + ["no base64"]
+    answer = vision.embed_images(user_id="u1", inline=inline, partial=True)
+    assert answer["vectors"] == [[30.0, 40.0], None, None]
+    assert "inline/1: The picture is no JPEG" in answer["errors"]["1"]["message"]
+    assert "inline/2: The picture is not base64" in answer["errors"]["2"]["message"]
+    with pytest.raises(InvalidRequest, match="exclude each other"):
+        vision.embed_images(user_id="u1", inline=inline, storage_keys=["uploads/u1/a.jpg"])

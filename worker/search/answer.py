@@ -169,15 +169,15 @@ class _Answering:
         if model is None:
             self.made.refused |= dict.fromkeys(names, f"nothing is indexed by {query.model} yet")
             return []
-        if len(query.vectors) != 1 or len(query.vectors[0]) != model.dim:
-            shape = [len(vector) for vector in query.vectors]
+        if len(query.vectors) != 1 or len(query.vectors[0] or ()) != model.dim:
+            shape = [len(vector or ()) for vector in query.vectors]
             raise InvalidRequest(f"vectors={shape} is not acceptable: send one of {model.dim} numbers")
         retrievers: list[Any] = []
         if queue in names:
             vector = np.asarray(query.vectors[0], np.float32)
             retrievers.append(search.Vector(cast(Any, queue), model, vector))
         if "lexical" in names and query.lexical:
-            weights = {int(token): weight for token, weight in query.lexical[0].items()}
+            weights = {int(token): weight for token, weight in (query.lexical[0] or {}).items()}
             if weights:
                 retrievers.append(search.Lexical(model, weights))
             else:

@@ -46,7 +46,7 @@ def reranked(
     scores = parse(RerankScores, said["ok"]).scores
     if len(scores) != len(with_words):
         raise InvalidRequest(f"scores={len(scores)} is not acceptable: send one per document")
-    ranked = sorted(zip(scores, with_words, strict=True), key=lambda pair: -pair[0])
+    ranked = sorted(zip(scores, with_words, strict=True), key=lambda pair: -(pair[0] or 0.0))
     better = (hit.model_copy(update={"rerank_score": score}) for score, hit in ranked)
     moved = {hit.scene_id for hit in with_words}
     hits = [next(better) if hit.scene_id in moved else hit for hit in draft.hits]

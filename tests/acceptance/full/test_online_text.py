@@ -81,15 +81,15 @@ def test_documents_are_scored_and_the_model_is_loaded_by_the_first_request(
 def test_wrong_requests_are_refused_by_name(outside: Celery, fleet: Fleet) -> None:
     wrong: list[tuple[str, dict[str, Any], str]] = [
         ("rerank", {"query": QUERY}, "documents is missing: send it$"),
-        ("rerank", {"query": QUERY, "documents": ["a"] * 65}, ".*at most 64"),
+        ("rerank", {"query": QUERY, "documents": ["a"] * 1001}, ".*at most 1000"),
         ("rerank", {"query": "", "documents": []}, "query=''"),
         ("embed", {"texts": ["a"], "lexical": "yes"}, "lexical='yes'"),
     ]
     for task, payload, expected in wrong:
         kind, said = refusal(outside, f"tasks.text.{task}", **payload)
         assert kind == "InvalidRequest" and re.match(expected, said), said
-    with pytest.raises(errors.InvalidRequest, match="at most 64"):
-        fleet.client.rerank(QUERY, ["a"] * 65)
+    with pytest.raises(errors.InvalidRequest, match="at most 1000"):
+        fleet.client.rerank(QUERY, ["a"] * 1001)
 
 
 def test_the_longest_request_is_answered(fleet: Fleet) -> None:

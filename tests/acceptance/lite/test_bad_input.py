@@ -216,9 +216,10 @@ BAD_PAYLOADS: dict[str, list[tuple[dict[str, Any], str]]] = {
     ],
     "tasks.text.embed": [
         ({"texts": "one", "user_id": ...}, r"^texts='one' "),
-        ({"texts": ["x"] * 65, "user_id": ...}, r"^texts="),
+        ({"texts": ["x"] * 1001, "user_id": ...}, r"^texts="),
+        ({"texts": ["x", "a\x00b"], "user_id": ...}, r"^texts\.1='a\\x00b' is not acceptable"),
         ({"texts": [None], "user_id": ...}, r"^texts\.0=None "),
-        ({"texts": ["x" * 2_000_000], "user_id": ...}, r"bytes, more than 65536"),
+        ({"texts": ["x" * 2_100_000], "user_id": ...}, r"bytes, more than 2097152"),
     ],
 }  # fmt: skip
 

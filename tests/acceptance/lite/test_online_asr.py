@@ -50,7 +50,15 @@ def test_the_words_of_a_stretch_come_back_with_their_times(
             assert before_s <= word.start_s < word.end_s <= end_s
             before_s = word.end_s
     stretch = {"start_s": start_s, "end_s": 10.6}
-    assert fleet.client.transcribe("u1", key, **stretch) == transcribe(storage_key=key, **stretch)
+    alone = transcribe(storage_key=key, **stretch)
+    assert fleet.client.transcribe("u1", key, **stretch).segments == alone.segments
+    several = transcribe(
+        sounds=[{"storage_key": key, **stretch}, {"storage_key": key, "start_s": 90}], partial=True
+    )
+    assert several.sounds is not None and several.sounds[0] is not None and several.sounds[1] is None
+    assert several.sounds[0].segments == alone.segments
+    assert alone.duration_s == several.sounds[0].duration_s == pytest.approx(2.0, abs=0.1)
+    assert several.errors["1"].error_class == "BadMedia"
 
 
 @pytest.mark.parametrize(

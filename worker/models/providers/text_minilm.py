@@ -104,6 +104,9 @@ class MiniLmEmbedder(TextEmbedder):
             device=self.placement.device, dtype=getattr(torch, self.placement.dtype)
         ).eval()
 
+    def _count_tokens(self, texts: Sequence[str]) -> tuple[int, ...]:
+        return tuple(len(encoding) for encoding in self._tokenizer.encode_batch_fast(list(texts)))
+
     def _encode(self, texts: Sequence[str]) -> TextVectors:
         tokenizer, model = self._tokenizer, self._model
         ids = [encoding.ids for encoding in tokenizer.encode_batch_fast(list(texts))]
