@@ -16,7 +16,6 @@ from typing import Any
 from celery import bootsteps, signals
 from celery.worker import state as worker_state
 
-from shared import routing
 from shared.exit_status import ExitStatus
 from shared.logs import get_logger
 from shared.settings import get_settings
@@ -24,7 +23,6 @@ from worker import control
 from worker.celery_patches import allow_early_exits, announce_stop, stop_replacing_children
 from worker.housekeeping import Housekeeping
 from worker.node import Node
-from worker.search.wait import watch
 
 log = get_logger(__name__)
 
@@ -111,5 +109,3 @@ class BecomeNode(bootsteps.Step):
         @signals.worker_process_init.connect(weak=False)
         def start_child(**_: object) -> None:
             node.start_child()
-            if settings.family == routing.REQUESTS:
-                watch()
