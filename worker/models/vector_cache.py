@@ -84,7 +84,7 @@ class VectorCache:
         found: list[npt.NDArray[Any] | None] = [None] * len(keys)
         missing = {}
         for place, key in enumerate(keys):
-            if self._may_keep(key):
+            if self.may_keep(key.text):
                 name = key.redis_key
                 found[place] = self._get_own(name)
                 if found[place] is None:
@@ -105,10 +105,11 @@ class VectorCache:
 
     def put(self, vectors: Mapping[VectorKey, npt.NDArray[Any]]) -> None:
         """Keep vectors, and remove the oldest if there are too many."""
+        # Copies: a row of a batch would keep the whole batch in memory.
         kept = {
-            key.redis_key: self._as_kept(key, vector)
+            key.redis_key: np.array(vector, key.dtype)
             for key, vector in vectors.items()
-            if self._may_keep(key)
+            if self.may_keep(key.text)
         }
         if not kept:
             return
@@ -130,12 +131,9 @@ class VectorCache:
         for name, vector in kept.items():
             self._put_own(name, vector)
 
-    def _may_keep(self, key: VectorKey) -> bool:
-        return self._ttl_s > 0 and len(key.text) <= self._max_chars
-
-    def _as_kept(self, key: VectorKey, vector: npt.NDArray[Any]) -> npt.NDArray[Any]:
-        # A copy: a row of a batch would keep the whole batch in memory.
-        return np.array(vector, key.dtype)
+    def may_keep(self, text: str) -> bool:
+        """Whether the vectors of a text are kept: it is short, and the cache is on."""
+        return self._ttl_s > 0 and len(text) <= self._max_chars
 
     def _get_own(self, name: str) -> npt.NDArray[Any] | None:
         until_s, vector = self._own.get(name, (0.0, None))
