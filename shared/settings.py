@@ -325,6 +325,8 @@ class Settings(BaseModel):
     """Number of candidates in an approximate search (`hnsw.ef_search`)."""
     search_exact_rows: int = Field(20_000, ge=0)
     """Maximum number of vectors for an exact scan."""
+    search_kept_s: int = Field(60, ge=0, le=600)
+    """Time for which the answer of a search is given again while nothing of its user changes, seconds. 0: not at all."""
     embedding_cache_ttl_s: int = Field(24 * 3600, ge=0)
     """Time for which the vectors of queries are kept, seconds. 0: not at all."""
     embedding_cache_size: int = Field(10_000, ge=1)

@@ -11,35 +11,38 @@ from typing import Any
 
 from shared import routing
 from shared.contracts import SearchAnswer, SearchScenes
-from tasks.requests import PEOPLE_REQUEST, request_task
+from tasks.requests import PEOPLE_REQUEST, Answer, request_task
 from worker.runtime import get_runtime
 from worker.search import answer, cursor, plan, rerank, vectors
+from worker.search.kept_answers import get_kept_answers
 from worker.search.queues import get_queues
 
 
 @request_task(routing.SEARCH_SCENES, SearchScenes, **PEOPLE_REQUEST)
-def scenes(request: SearchScenes) -> SearchAnswer:
+def scenes(request: SearchScenes) -> Answer:
     """The user's published scenes that fit a query, best first."""
-    runtime, queues = get_runtime(), get_queues()
-    settings = runtime.settings
-    plan.check(request, settings)
-    kept = None
+    runtime, queues, kept_answers = get_runtime(), get_queues(), get_kept_answers()
+    plan.check(request, runtime.settings)
+    if (again := kept_answers.find(request)) is not None:
+        return again
+    of_page = None
     if request.cursor is not None:
         cursor.read_cursor(request)
-        kept = queues.page(cursor.query_hash(request))
-    made = plan.plan(request, runtime, kept)
-    said = dict(kept or {})
-    if made.calls:
-        said |= vectors.find(runtime.vector_cache, made.calls)
-        asked = {queue: call for queue, call in made.calls.items() if queue not in said}
-        said |= queues.ask(asked, settings.search_deadline_s)
-        found = answer.answer(request, runtime, made, said)
-        vectors.keep(runtime.vector_cache, asked, said)
-        if found.next_cursor is not None:
-            queues.keep_page(cursor.query_hash(request), said)
-    else:
-        found = answer.answer(request, runtime, made, said)
-    return found if request.rerank is None else _rerank(request, found)
+        of_page = queues.page(cursor.query_hash(request))
+    made = plan.plan(request, runtime, of_page)
+    said = {**(of_page or {}), **vectors.find(runtime.vector_cache, made.calls)}
+    asked = {queue: call for queue, call in made.calls.items() if queue not in said}
+    if asked:
+        said |= queues.ask(asked, runtime.settings.search_deadline_s)
+    found = answer.answer(request, runtime, made, said)
+    # Only now: what the queues have answered is what the contract says.
+    vectors.keep(runtime.vector_cache, asked, said)
+    if made.calls and found.next_cursor is not None:
+        queues.keep_page(cursor.query_hash(request), said)
+    if request.rerank is not None:
+        return _rerank(request, found)
+    kept_answers.keep(request, found, made.version)
+    return found
 
 
 def _rerank(request: SearchScenes, draft: SearchAnswer) -> SearchAnswer:

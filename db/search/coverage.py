@@ -51,6 +51,15 @@ def cover(session: Session, scope: Scope, models: Mapping[str, ModelRow]) -> Cov
     return covered
 
 
+def read_version(session: Session, user_id: str) -> str:
+    """A hash that differs between two snapshots if anything that the user's searches read was committed in between."""
+    statement = text(
+        "SELECT md5(coalesce(string_agg(CAST(token AS text), '' ORDER BY transaction), ''))"
+        " FROM search_changes WHERE user_id = :user_id"
+    )
+    return str(session.execute(statement, {"user_id": user_id}).scalar_one())
+
+
 def _state(session: Session, scope: Scope) -> tuple[Any, ...]:
     """A value that changes whenever the user's searchable scenes change; includes the database's name."""
     statement = text(

@@ -114,6 +114,7 @@ def spec(**fields: Any) -> ModelSpec:
         "kind": "text",
         "provider": "bge-m3",
         "source": "user:",
+        "files": ("m",),
     }
     return ModelSpec(**named, revision="1", dim=3, metric="cosine", licence="MIT", memory_mb=1, **fields)
 

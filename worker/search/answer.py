@@ -80,6 +80,7 @@ class _Answering:
 
     def answer(self) -> SearchAnswer:
         request, settings = self.request, self.settings
+        self.made.version = search.read_version(self.session, request.user_id)
         retrievers = self._retrievers()
         if not retrievers:
             self._give_up()

@@ -48,6 +48,8 @@ class Plan:
     missing: dict[str, str] = field(default_factory=dict)
     #: Retrievers that are wanted and possible.
     retrievers: list[SearchRetriever] = field(default_factory=list)
+    #: Version of the user's rows that the answer was read from (``db.search.read_version``).
+    version: str = ""
 
 
 def check(request: SearchScenes, settings: Settings) -> None:

@@ -23,6 +23,7 @@ from shared.errors import BrokerUnavailable
 from shared.replies import decode_reply, is_reply_key
 from shared.routing import REQUEST_LIMIT_S
 from worker.app import app
+from worker.search.kept_answers import kept_key
 
 _ANSWERS, _ASKING, _LISTS = "scenefleet:answers:", "scenefleet:asking:", "scenefleet:reply-lists:"
 #: A search is answered under the id of its first task within this time, seconds.
@@ -99,6 +100,7 @@ def remove(user_id: str, external_ids: Collection[str], names: Collection[str], 
         count += bool(client.set(key, cleaned, xx=True, keepttl=True)) if cleaned else int(client.delete(key))
     for key, item in _listed(user_id, external_ids, names):
         count += int(client.lrem(key, 0, item))
+    client.delete(kept_key(user_id))
     return count
 
 
@@ -106,6 +108,8 @@ def count(user_id: str, external_ids: Collection[str], names: Collection[str], u
     """How many of the user's answers name a person, or were requested before ``until`` and may still do so."""
     client = app.backend.client
     asking = client.zrangebyscore(_ASKING + user_id, until - _LATEST_S, until)
+    # Again: a search that was asked before may have kept its answer since ``remove``. Later ones don't find the person.
+    client.delete(kept_key(user_id))
     found = (*_found(user_id, external_ids, names, until), *_listed(user_id, external_ids, names))
     return len(asking) + len(found)
 
