@@ -42,18 +42,24 @@ def upgrade() -> None:
         """
         CREATE FUNCTION note_search_change() RETURNS trigger LANGUAGE plpgsql AS $note$
         BEGIN
-            INSERT INTO search_changes (user_id, transaction, token)
-            SELECT of_user.user_id, pg_current_xact_id()::text::bigint, gen_random_uuid()
-            FROM (SELECT DISTINCT user_id FROM changed) of_user
-            -- A new token also for a restored row that has the number of this transaction.
-            ON CONFLICT (user_id, transaction) DO UPDATE SET token = excluded.token;
-            DELETE FROM search_changes USING (
-                SELECT user_id, transaction FROM search_changes
-                WHERE user_id IN (SELECT user_id FROM changed)
-                    AND transaction < pg_snapshot_xmin(pg_current_snapshot())::text::bigint
-                FOR UPDATE SKIP LOCKED
-            ) old
-            WHERE search_changes.user_id = old.user_id AND search_changes.transaction = old.transaction;
+            -- A delete that cascades runs this for each parent row, mostly for nothing.
+            IF NOT EXISTS (SELECT FROM changed) THEN
+                RETURN NULL;
+            END IF;
+            WITH noted AS (
+                INSERT INTO search_changes AS c (user_id, transaction, token)
+                SELECT of_user.user_id, pg_current_xact_id()::text::bigint, gen_random_uuid()
+                FROM (SELECT DISTINCT user_id FROM changed) of_user
+                -- A new token also for a restored row that has the number of this transaction.
+                ON CONFLICT (user_id, transaction) DO UPDATE SET token = excluded.token
+                RETURNING c.user_id, c.xmax = 0 AS is_first
+            ), ended AS (
+                SELECT c.user_id, c.transaction FROM search_changes c JOIN noted USING (user_id)
+                WHERE is_first AND c.transaction < pg_snapshot_xmin(pg_current_snapshot())::text::bigint
+                FOR UPDATE OF c SKIP LOCKED
+            )
+            DELETE FROM search_changes c USING ended
+            WHERE c.user_id = ended.user_id AND c.transaction = ended.transaction;
             RETURN NULL;
         END
         $note$
