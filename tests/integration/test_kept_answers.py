@@ -94,18 +94,18 @@ def test_a_change_of_every_table_that_a_search_reads_is_noted(
 def test_each_statement_changes_the_version_of_its_user_only(
     world: Searches, connection: psycopg.Connection[Any]
 ) -> None:
-    for table in triggered(connection):
-        for statement in (
-            f"UPDATE {table} SET user_id = user_id WHERE user_id = %s",
-            f"DELETE FROM {table} WHERE user_id = %s",
-        ):
-            before, others = version(), version(THEIRS)
-            assert connection.execute(statement, [MINE]).rowcount > 0 or table not in ("videos", "people")
-            if connection.execute(f"SELECT 1 FROM {table} WHERE user_id = %s", [THEIRS]).fetchone():
-                assert version(THEIRS) == others, statement
-            if statement.startswith("UPDATE"):
-                assert version() != before, statement
-    assert version("nobody") == version("noone")
+    assert version() != version(THEIRS) != version("nobody") == version("another nobody")
+    leaves = ("embeddings", "lexical_weights", "screen_texts", "scene_people", "face_tracks")
+    for statement in (
+        *(f"UPDATE {table} SET user_id = user_id WHERE user_id = %s" for table in triggered(connection)),
+        *(f"DELETE FROM {table} WHERE user_id = %s" for table in leaves),
+    ):
+        before, others = version(), version(THEIRS)
+        assert connection.execute(statement, [MINE]).rowcount > 0, statement
+        assert version() != before and version(THEIRS) == others, statement
+        # Again: of the deletes nothing is left.
+        before, count = version(), connection.execute(statement, [MINE]).rowcount
+        assert (version() != before) == (count > 0), statement
 
 
 def test_a_version_never_comes_back_also_when_transactions_overlap(
@@ -148,7 +148,7 @@ def test_a_version_never_comes_back_also_when_transactions_overlap(
         late.close()
     connection.execute(change, [videos[0]])
     left = connection.execute("SELECT count(*) FROM search_changes WHERE user_id = %s", [MINE]).fetchone()
-    assert left is not None and left[0] <= 2, "finished transactions are not kept"
+    assert left is not None and left[0] < 10, "finished transactions are not kept"
 
 
 # --- answers
