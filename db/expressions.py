@@ -1,12 +1,13 @@
-"""SQL expressions that several modules need: Postgres's clock, and lists as one parameter."""
+"""SQL expressions that several modules need: Postgres's clock, lists as one parameter, parsed statements."""
 
 from __future__ import annotations
 
 from collections.abc import Collection
+from functools import lru_cache
 from typing import Any
 from uuid import UUID
 
-from sqlalchemy import BindParameter, Double, Text, Uuid, cast, func, literal
+from sqlalchemy import BindParameter, Double, Text, TextClause, Uuid, cast, func, literal, text
 from sqlalchemy.dialects.postgresql import ARRAY
 
 NOW = func.clock_timestamp()
@@ -35,3 +36,9 @@ def array(values: Collection[str]) -> BindParameter[Any]:
 def uuids(values: Collection[UUID]) -> BindParameter[Any]:
     """Ids for ``= any_(uuids(...))``: one parameter, however many."""
     return literal(list(values), ARRAY(Uuid))
+
+
+@lru_cache(maxsize=1024)
+def statement_of(sql: str) -> TextClause:
+    """``text(sql)``, parsed once: for statements of every request. ``sql`` must hold no value of a caller."""
+    return text(sql)

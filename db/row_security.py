@@ -22,7 +22,8 @@ USER = "app.user_id"
 #: Tables that requests read; missing tables are skipped.
 READ = (
     "videos", "runs", "jobs", "scenes", "embeddings", "lexical_weights", "screen_texts", "faces", "face_tracks", "people",
-    "person_photos", "person_profiles", "scene_people", "people_events", "searched_scenes", "searched_weights",
+    "person_photos", "person_profiles", "scene_people", "people_events", "search_changes",
+    "searched_scenes", "searched_weights",
     # Rows without a user:
     "models", "active_models",
     *(table for plugin in graph.PLUGINS.plugins for stage in plugin.stages for table in stage.tables),

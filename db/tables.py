@@ -655,6 +655,17 @@ class ModelSwitch(Base):
         return self.ended_at
 
 
+class SearchChange(Base):
+    """A transaction that has changed what searches of a user may find; triggers write it (migration 0016)."""
+
+    __tablename__ = "search_changes"
+
+    user_id: Mapped[str] = mapped_column(primary_key=True)
+    transaction: Mapped[int] = mapped_column(BigInteger, primary_key=True, autoincrement=False)
+    #: Random, never used twice.
+    token: Mapped[UUID]
+
+
 class ActiveModel(Base):
     """The active model of a kind, if a switch has chosen it; without a row the configured one."""
 

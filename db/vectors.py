@@ -56,6 +56,22 @@ def find_model(session: Session, name: str, revision: str) -> ModelRow | None:
     return None if row is None else model_row(row)
 
 
+#: (database, name, revision) -> until when, and the row.
+_found: dict[Any, tuple[float, ModelRow]] = {}
+_FOUND_S = 60.0
+
+
+def known_model(session: Session, name: str, revision: str) -> ModelRow | None:
+    """``find_model`` for searches: a row that was found is not read again for a minute; it never changes."""
+    key = (session.get_bind().engine.url, name, revision)
+    until_s, found = _found.get(key, (0.0, None))
+    if found is None or time.monotonic() > until_s:
+        found = find_model(session, name, revision)
+        if found is not None:
+            _found[key] = (time.monotonic() + _FOUND_S, found)
+    return found
+
+
 def ensure_model(
     session: Session, *, name: str, revision: str, family: str, dim: int | None, metric: str | None
 ) -> ModelRow:

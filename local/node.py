@@ -98,7 +98,7 @@ def run(
     graph.PLUGINS.require_all()
     check_family(family)
     devices = choose_devices(family, gpu, settings.gpu_list)
-    processes = node_plan.count_processes(concurrency, devices, f"scenefleet node {family}")
+    processes = node_plan.count_processes(family, concurrency, devices, f"scenefleet node {family}")
     settings.require("redis_url")
     settings.require("postgres_url")
     if settings.run_file.is_file():

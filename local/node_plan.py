@@ -8,6 +8,8 @@ from worker.models.placement.devices import DEVICE_NAME_FORMS, is_device_name
 from worker.models.placement.plan import PlannedNode
 
 MAX_PROCESSES = 256
+#: Processes of a node that names no number, where one is too few: a search keeps its process while it waits for models.
+PROCESSES = {"search": 4}
 #: Stands in SCENEFLEET_NODES for the HTTP API, which is no worker node.
 API = "api"
 
@@ -51,7 +53,7 @@ def parse_plan(text: str, models: set[str], gpus: tuple[str, ...] = ()) -> list[
         if gpus and NODES[family].has_model and not devices:
             check_devices(family, gpus, f"SCENEFLEET_GPUS={','.join(gpus)}")
             devices = gpus
-        processes = count_processes(count, devices, f"SCENEFLEET_NODES has {item!r}")
+        processes = count_processes(family, count, devices, f"SCENEFLEET_NODES has {item!r}")
         if family not in usable_families(models):
             continue
         nth = 1 + sum(node.family == family for node in plan)
@@ -94,8 +96,8 @@ def check_devices(family: str, devices: tuple[str, ...], said: str) -> None:
             raise InvalidRequest(f"{said}: {device!r} is no GPU, use {DEVICE_NAME_FORMS}")
 
 
-def count_processes(count: int | None, devices: tuple[str, ...], said: str) -> int:
-    """The number of processes of a node: one per GPU.
+def count_processes(family: str, count: int | None, devices: tuple[str, ...], said: str) -> int:
+    """The number of processes of a node: one per GPU, else ``count``, else the family's default.
 
     Raises:
         InvalidRequest: another number was asked for.
@@ -105,4 +107,4 @@ def count_processes(count: int | None, devices: tuple[str, ...], said: str) -> i
             f"{said}: processes {count}, GPUs {len(devices)} ({', '.join(devices)}); name one GPU per process, the same"
             " one twice if two shall share it"
         )
-    return len(devices) or count or 1
+    return len(devices) or count or PROCESSES.get(family, 1)

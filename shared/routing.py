@@ -125,9 +125,6 @@ KEYS_LIST = _request("tasks.keys.list")
 KEYS_END = _request("tasks.keys.end")
 KEYS_CHECK = _request("tasks.keys.check")
 SEARCH_SCENES = _request("tasks.search.scenes")
-#: The fleet's own: a search that waited goes on.
-SEARCH_GATHER = _request("tasks.search.gather")
-SEARCH_FINISH = _request("tasks.search.finish")
 
 
 def wake_up_task(queue: str) -> str:

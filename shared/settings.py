@@ -327,7 +327,7 @@ class Settings(BaseModel):
     """Weight of the lexical similarity in a hybrid search."""
     search_screen_weight: float = Field(0.2, ge=0)
     """Weight of on-screen text in a hybrid search."""
-    search_deadline_s: float = Field(5.0, gt=0, le=60)
+    search_deadline_s: float = Field(5.0, gt=0, le=50)
     """Maximum time for which a search waits for its models, seconds; it then answers without the missing ones."""
     search_candidates: int = Field(100, ge=10, le=1000)
     """Number of scenes that each retriever of a search proposes."""
@@ -341,10 +341,21 @@ class Settings(BaseModel):
     """Number of candidates in an approximate search (`hnsw.ef_search`)."""
     search_exact_rows: int = Field(20_000, ge=0)
     """Maximum number of vectors for an exact scan."""
+    search_kept_s: int = Field(60, ge=0, le=600)
+    """Time for which the answer of a search is given again while nothing of its user changes, seconds. 0: not at all."""
+    embedding_cache_ttl_s: int = Field(24 * 3600, ge=0)
+    """Time for which the vectors of queries are kept, seconds. 0: not at all."""
+    embedding_cache_size: int = Field(10_000, ge=1)
+    """Maximum number of vectors of queries in Redis, about 4 KB each."""
+    embedding_cache_max_chars: int = Field(500, ge=1)
+    """Maximum length of a query whose vectors are kept, characters."""
+    warm_queries: Path | None = None
+    """Text file of common queries, one per line: a node embeds them at its start. Empty: none."""
 
     @field_validator(
-        "home", "models_dir", "storage_root", "models_file", "hf_home", "vision_labels", mode="after"
-    )
+        "home", "models_dir", "storage_root", "models_file", "hf_home", "vision_labels", "warm_queries",
+        mode="after",
+    )  # fmt: skip
     @classmethod
     def _expand(cls, value: Path | None) -> Path | None:
         return value.expanduser().absolute() if value is not None else None

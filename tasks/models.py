@@ -26,7 +26,7 @@ from shared.contracts import (
 from shared.errors import InvalidRequest, ModelUnavailable
 from tasks.requests import Changed, change_task, read_task, request_task
 from worker.runtime import get_runtime
-from worker.search.wait import PAGES_S
+from worker.search.queues import PAGES_S
 from worker.stages.context import model_row
 
 

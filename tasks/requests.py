@@ -6,7 +6,7 @@ from collections.abc import Callable
 from functools import partial, wraps
 from typing import Any, TypeVar
 
-from celery.exceptions import Ignore, Reject
+from celery.exceptions import Reject
 from pydantic import BaseModel
 from sqlalchemy.orm import Session
 
@@ -35,16 +35,14 @@ class Request(app.Task):
     """A task with named fields; positional arguments get a clear error instead of a TypeError."""
 
     abstract = True
-    #: How many arguments come by position: results of the task before it in a chain.
-    positional = 0
 
     def __call__(self, /, *args: Any, **payload: Any) -> Any:
-        if len(args) > self.positional:
+        if args:
             raise InvalidRequest(
-                f"{self.name} got {len(args)} arguments by position, takes {self.positional}: send them by name, in kwargs"
+                f"{self.name} got {len(args)} arguments by position, takes 0: send them by name, in kwargs"
             )
         try:
-            return self.run(*args, **payload)
+            return self.run(**payload)
         except Exception as error:
             # What is raised is what the caller reads; Celery's own (Ignore, Reject, Retry) say nothing.
             without_paths(error)
@@ -57,13 +55,8 @@ class PeopleRequest(Request):
     abstract = True
 
     def __call__(self, /, *args: Any, **payload: Any) -> Any:
-        stored_answers.note_asked(payload.get("user_id"), self.request.id)
-        try:
-            return super().__call__(*args, **payload)
-        except Ignore:
-            # A search that waits for models is noted among those (worker/search/wait.py).
-            stored_answers.note_answered(payload.get("user_id"), self.request.id)
-            raise
+        stored_answers.note_asked(payload.get("user_id"), self.request.id, self.request.reply_to)
+        return super().__call__(*args, **payload)
 
     def after_return(
         self, status: str, retval: Any, task_id: str, args: Any, kwargs: dict[str, Any], einfo: Any

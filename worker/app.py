@@ -40,6 +40,8 @@ app = Celery(
         "tasks.search",
     ],
 )
+# Answers also go to the reply list that a message names.
+app.loader.override_backends = dict.fromkeys(("redis", "rediss"), "worker.replies:ReplyingBackend")
 app.conf.update(
     broker_config(
         # Without a URL and an embedded Redis, connections fail, not the import.

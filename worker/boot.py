@@ -16,7 +16,6 @@ from typing import Any
 from celery import bootsteps, signals
 from celery.worker import state as worker_state
 
-from shared import routing
 from shared.exit_status import ExitStatus
 from shared.logs import get_logger
 from shared.settings import get_settings
@@ -26,7 +25,6 @@ from worker.housekeeping import Housekeeping
 from worker.node import Node
 from worker.online.dispatcher import Dispatcher
 from worker.online.operations import OPERATIONS
-from worker.search.wait import watch
 
 log = get_logger(__name__)
 
@@ -130,5 +128,3 @@ class BecomeNode(bootsteps.Step):
         @signals.worker_process_init.connect(weak=False)
         def start_child(**_: object) -> None:
             node.start_child()
-            if settings.family == routing.REQUESTS:
-                watch()

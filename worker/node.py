@@ -11,12 +11,14 @@ from typing import Any
 
 from billiard.process import current_process
 
+from db.vectors import SEARCHED
 from shared import routing
 from shared.errors import Conflict, ModelUnavailable
 from shared.logs import get_logger
 from shared.settings import Settings
 from worker.child import Child
 from worker.models.catalog import configured_catalog
+from worker.models.common_queries import embed_queries, read_queries
 from worker.models.placement import devices
 from worker.runtime import get_runtime, renew_runtime
 from worker.slots import READY, STATE_NAMES, Slot, Slots
@@ -168,6 +170,10 @@ class Node:
                 _ = runtime.labels
             if self.family.has_model:
                 runtime.model_cache.preload()
+            if index == 0 and self.settings.warm_queries is not None and self.family.name in SEARCHED:
+                queries = read_queries(self.settings.warm_queries)
+                count = embed_queries(runtime.model(self.family.name), queries, runtime.vector_cache)
+                log.info("common queries embedded", node=self.name, count=count)
         except Exception as error:  # noqa: BLE001 - Celery would swallow it and serve tasks without a model
             child.end(error)
         child.serve()

@@ -10,6 +10,7 @@ from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import TypeVar, get_args
 
+import redis
 from sqlalchemy.orm import Session
 
 from db.active_models import active_models, kept_models
@@ -29,6 +30,7 @@ from worker.models.cache import ModelCache
 from worker.models.catalog import Catalog, configured_catalog
 from worker.models.labels import read_labels
 from worker.models.spec import KINDS, Kind, ModelSpec
+from worker.models.vector_cache import VectorCache
 
 log = get_logger(__name__)
 T = TypeVar("T")
@@ -174,6 +176,13 @@ class Runtime:
             models_dir=settings.models_dir,
             budget_mb=settings.model_memory_mb,
         )
+
+    @cached_property
+    def vector_cache(self) -> VectorCache:
+        """The vectors of queries."""
+        url = self.settings.require("redis_url")
+        client = redis.Redis.from_url(url, socket_timeout=2, socket_connect_timeout=2)
+        return VectorCache(client, self.settings)
 
     def model(self, kind: Kind, name: str | None = None) -> Model:
         """Return a loaded model: the active one of a kind, or the one of that kind and name.

@@ -46,7 +46,9 @@ def node(
     name: Annotated[str | None, typer.Option(help="Name of this instance. Default: the family.")] = None,
     concurrency: Annotated[
         int | None,
-        typer.Option("--concurrency", "-c", min=1, max=256, help="Processes. Default: 1, or one per GPU."),
+        typer.Option(
+            "--concurrency", "-c", min=1, max=256, help="Processes. Default: 1 (search: 4), or one per GPU."
+        ),
     ] = None,
     gpu: Annotated[
         str | None,

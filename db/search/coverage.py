@@ -8,9 +8,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import text
 from sqlalchemy.orm import Session
 
+from db.expressions import statement_of
 from db.scenes import videos_in_work
 from db.search.scope import Scope
 from db.vectors import ModelRow
@@ -33,27 +33,53 @@ class Covered:
     retrievers: dict[str, int]
 
 
-def cover(session: Session, scope: Scope, models: Mapping[str, ModelRow]) -> Covered:
+def cover(session: Session, scope: Scope, models: Mapping[str, ModelRow], version: str = "") -> Covered:
     """Count a scope's scenes, and those each retriever can compare. ``models``: of the retrievers text, lexical and vision.
 
-    A large scope's counts are cached for some seconds, until a video of the user is added, deleted or published again.
+    Counts are cached for some seconds: while the user's rows have the same ``version`` (``read_version``), those of a large
+    scope until a video of the user is added, deleted or published again.
     """
     searched = tuple(sorted((retriever, model.model_id) for retriever, model in models.items()))
+    database = session.get_bind().engine.url
+    if scope.filters:
+        # Of tables of plug-ins, whose changes have no version.
+        version = ""
+    if version and (known := _get((database, scope, searched, version))) is not None:
+        return known
     key = (scope, searched, _state(session, scope))
-    known = _known.get(key)
-    if known is not None and time.monotonic() - known[0] < _KEPT_S:
-        return known[1]
+    if (known := _get(key)) is not None:
+        return known
     covered = _count(session, scope, models)
     if covered.scenes > _LARGE:
-        _known[key] = (time.monotonic(), covered)
-        while len(_known) > _KEPT:
-            _known.popitem(last=False)
+        _put(key, covered)
+    elif version:
+        _put((database, scope, searched, version), covered)
     return covered
+
+
+def _get(key: Any) -> Covered | None:
+    known = _known.get(key)
+    return known[1] if known is not None and time.monotonic() - known[0] < _KEPT_S else None
+
+
+def _put(key: Any, covered: Covered) -> None:
+    _known[key] = (time.monotonic(), covered)
+    while len(_known) > _KEPT:
+        _known.popitem(last=False)
+
+
+def read_version(session: Session, user_id: str) -> str:
+    """A hash that differs between two snapshots if anything that the user's searches read was committed in between."""
+    statement = statement_of(
+        "SELECT md5(coalesce(string_agg(CAST(token AS text), '' ORDER BY transaction), ''))"
+        " FROM search_changes WHERE user_id = :user_id"
+    )
+    return str(session.execute(statement, {"user_id": user_id}).scalar_one())
 
 
 def _state(session: Session, scope: Scope) -> tuple[Any, ...]:
     """A value that changes whenever the user's searchable scenes change; includes the database's name."""
-    statement = text(
+    statement = statement_of(
         "SELECT current_database(), count(*), max(indexed_at), sum(run), sum(published_run), count(deleted_at)"
         " FROM videos WHERE user_id = :user_id"
     )
@@ -85,7 +111,7 @@ def _count(session: Session, scope: Scope, models: Mapping[str, ModelRow]) -> Co
             )
             counted[retriever] = f"count(of_{retriever}.scene_id)"
     columns = ", ".join(f"{what} AS {name}" for name, what in counted.items())
-    statement = text(f"SELECT {columns} FROM scenes s{joined} WHERE {scope.sql()}")
+    statement = statement_of(f"SELECT {columns} FROM scenes s{joined} WHERE {scope.sql()}")
     counts = dict(session.execute(statement, scope.values()).mappings().one())
     scenes = counts.pop("scenes")
     return Covered(scenes, counts["keyword"], videos_in_work(session, scope.user_id), counts)

@@ -8,9 +8,9 @@ from itertools import islice
 from typing import Any, cast
 from uuid import UUID
 
-from sqlalchemy import text
 from sqlalchemy.orm import Session
 
+from db.expressions import statement_of
 from db.rows import by_scene
 from db.search.ranking import Found
 from db.search.retrievers import Match
@@ -34,14 +34,16 @@ def describe(
         link: the URL of a keyframe's key; None where the storage has no URLs.
     """
     scenes = [hit.scene_id for hit in found]
-    query = text(
+    query = statement_of(
         "SELECT s.scene_id, v.external_id AS video_id, s.start_s, s.end_s, s.transcript, s.language, s.keyframes"
         " FROM scenes s JOIN videos v ON v.video_id = s.video_id AND v.user_id = :user_id"
         " WHERE s.user_id = :user_id AND s.scene_id = ANY(:scenes)"
     )
     found_rows = session.execute(query, {"user_id": scope.user_id, "scenes": scenes})
     rows = {row.scene_id: row for row in found_rows}
-    words = _found_words(session, scope.user_id, scenes, tsquery)
+    # Both retrievers of words have compared every hit: those without a match need no headline, which is expensive.
+    spoken = [hit.scene_id for hit in found if not _has_no_word(hit)]
+    words = _found_words(session, scope.user_id, spoken, tsquery)
     screens = _screen_lines(session, scope.user_id, [scene for scene in scenes if words.get(scene)])
     people = _people(session, scope, scenes)
     hits = []
@@ -87,7 +89,7 @@ def _found_words(
         return {}
     blanked = f"translate(left(s.transcript, 200000) || ' ' || s.screen_text, '{_OPEN}{_CLOSE}', '  ')"
     rows = session.execute(
-        text(
+        statement_of(
             f"""
             SELECT s.scene_id, ts_headline('english', {blanked}, q.query, :options)
                 || ts_headline('simple', {blanked}, q.query, :options) AS marked
@@ -98,6 +100,10 @@ def _found_words(
         {"tsquery": tsquery, "user_id": user_id, "scenes": list(scenes), "options": _HEADLINE},
     )
     return {row.scene_id: set(_MARKED.findall(row.marked)) for row in rows}
+
+
+def _has_no_word(hit: Found) -> bool:
+    return all(name in hit.matches and not hit.matches[name].similarity for name in ("keyword", "screen"))
 
 
 def _pattern(words: set[str]) -> re.Pattern[str]:
@@ -127,7 +133,7 @@ def _screen_lines(session: Session, user_id: str, scenes: Sequence[UUID]) -> dic
     if not scenes:
         return {}
     rows = session.execute(
-        text(
+        statement_of(
             "SELECT t.scene_id, t.text, t.sightings FROM screen_texts t JOIN scenes s USING (scene_id)"
             " WHERE t.user_id = :user_id AND s.user_id = :user_id AND t.run = s.ocr_run"
             " AND t.scene_id = ANY(:scenes) ORDER BY t.scene_id, t.place"
@@ -156,7 +162,7 @@ def _people(session: Session, scope: Scope, scenes: Sequence[UUID]) -> dict[UUID
     if not scope.persons or not scenes:
         return {}
     rows = session.execute(
-        text(
+        statement_of(
             """
             SELECT p.scene_id, who.external_id AS person_id, who.name, p.confidence, p.frame_count, best.ordinal, best.box
             FROM scene_people p

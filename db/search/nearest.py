@@ -19,18 +19,18 @@ from uuid import UUID
 import numpy as np
 import numpy.typing as npt
 from pgvector import HalfVector
-from sqlalchemy import text
 from sqlalchemy.orm import Session
 
+from db.expressions import statement_of
 from db.search.retrievers import Match, Retriever, Tuning, clamp
 from db.search.scope import Scope
 from db.vectors import ModelRow
 
 #: Maximum number of keyframes compared per requested scene, if a few scenes have most of the nearest ones.
 _MOST_KEYFRAMES = 32
-#: How long the fact that a user has many vectors is cached: counting them takes as long as finding the nearest.
+#: How long the fact that a user has many vectors, or few, is cached: counting them takes as long as finding the nearest.
 _KEPT_S, _KEPT = 60.0, 1000
-_large: OrderedDict[Any, tuple[float, float]] = OrderedDict()
+_large: OrderedDict[Any, tuple[float, float | None]] = OrderedDict()
 #: More vectors than a database can have.
 _NO_END = 2**40
 
@@ -113,14 +113,16 @@ class Vector(Retriever):
         }
         # One statement: what is sent one by one costs as much as a tenth of the search.
         session.execute(
-            text("SELECT " + ", ".join(f"set_config('{name}', :v{n}, true)" for n, name in enumerate(steer))),
+            statement_of(
+                "SELECT " + ", ".join(f"set_config('{name}', :v{n}, true)" for n, name in enumerate(steer))
+            ),
             {f"v{n}": value for n, value in enumerate(steer.values())},
         )
         try:
             query = f"{self._query(scope)} ORDER BY {self._distance} LIMIT {int(rows)}"
             return self._best(session, query, {**scope.values(), "rows": count})
         finally:
-            session.execute(text("SET LOCAL enable_sort = 'on'"))
+            session.execute(statement_of("SET LOCAL enable_sort = 'on'"))
 
     def _search(self, session: Session, where: str, values: dict[str, Any]) -> dict[UUID, Match]:
         return self._one_by_one(session, where, values) or {}
@@ -136,7 +138,7 @@ class Vector(Retriever):
         # One text vector a scene, one vision vector a keyframe.
         size = "1" if self.name == "text" else "jsonb_array_length(s.keyframes)"
         rows = session.execute(
-            text(
+            statement_of(
                 f"""
                 WITH few AS MATERIALIZED (
                     SELECT s.scene_id, s.video_id, s.idx, s.{self.name}_run AS run, {size} AS size
@@ -164,7 +166,7 @@ class Vector(Retriever):
     def _best(self, session: Session, near: str, values: dict[str, Any]) -> tuple[dict[UUID, Match], int]:
         """The best vector of each scene of a query, nearest first, and how many vectors the query gave."""
         rows = session.execute(
-            text(
+            statement_of(
                 f"""
                 SELECT near.scene_id, near.video_id, near.idx,
                     (array_agg(near.ordinal ORDER BY near.distance, near.ordinal))[1] AS ordinal,
@@ -193,7 +195,7 @@ class Vector(Retriever):
         if known is not None and time.monotonic() - known[0] < _KEPT_S:
             return known[1]
         mine = f"FROM embeddings WHERE user_id = :user_id AND model_id = {int(self.model.model_id)}"
-        statement = text(
+        statement = statement_of(
             f"""
             SELECT CASE WHEN EXISTS (SELECT {mine} OFFSET :most) THEN
                 (SELECT count(*) / greatest(1, count(DISTINCT few.scene_id))::float8
@@ -202,9 +204,7 @@ class Vector(Retriever):
             """
         )
         per_scene = session.scalar(statement, {"user_id": user_id, "most": most})
-        if per_scene is None:
-            return None
         _large[key] = (time.monotonic(), per_scene)
         while len(_large) > _KEPT:
             _large.popitem(last=False)
-        return float(per_scene)
+        return None if per_scene is None else float(per_scene)

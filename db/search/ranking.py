@@ -56,11 +56,18 @@ def find(
     """Find the scenes of the scope with the highest scores, starting after ``after`` (the ``place`` of a hit)."""
     # By scene first: ids are costly to look up, a search of two retrievers has over a thousand similarities.
     matches: dict[UUID, dict[str, Match]] = {}
+    exhausted = set()
     for retriever in retrievers:
         if retriever.proposes:
-            for scene_id, match in retriever.candidates(session, scope, tuning).items():
+            found = retriever.candidates(session, scope, tuning)
+            if retriever.exhaustive and len(found) < tuning.candidates:
+                exhausted.add(retriever.name)
+            for scene_id, match in found.items():
                 matches.setdefault(scene_id, {})[retriever.name] = match
     for retriever in retrievers:
+        if retriever.name in exhausted:
+            # It has nothing to say about the others.
+            continue
         unknown = [scene_id for scene_id, own in matches.items() if retriever.name not in own]
         if unknown:
             for scene_id, match in retriever.compare(session, scope, unknown).items():

@@ -15,10 +15,10 @@ from uuid import UUID
 import numpy as np
 import numpy.typing as npt
 from pgvector import SparseVector
-from sqlalchemy import text
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.orm import Session
 
+from db.expressions import statement_of
 from db.search.scope import Scope
 from db.vectors import ModelRow
 from shared.errors import InvalidRequest
@@ -31,6 +31,8 @@ _MAX_TOKENS = 24
 _LIGHT = 0.25
 #: ts_rank_cd gives 0.2 to a word spoken once (as itself and as its stem): a similarity of 0.5; more words approach 1.
 _RANK_HALF = 0.2
+#: (database, model) -> the size of the model's vocabulary, which never changes.
+_sizes: dict[Any, int] = {}
 
 
 @dataclass(frozen=True)
@@ -60,6 +62,8 @@ class Retriever(ABC):
     name: str
     #: Whether it proposes scenes, or only compares those of the other retrievers.
     proposes: bool
+    #: Whether ``candidates`` finds every scene that it can compare, unless it finds as many as are wanted.
+    exhaustive = False
     #: The column of its query with the scene's id.
     _scene_id = "s.scene_id"
 
@@ -82,21 +86,21 @@ class Retriever(ABC):
 def read_words(session: Session, query: str) -> str:
     """Parse a query to the text of a tsquery; empty: it contains no word.
 
-    It understands "quoted phrases", or, -not.
+    It understands "quoted phrases", or, -not. Ends the session's transaction if it raises.
 
     Raises:
         InvalidRequest: Postgres can't make a search of it: a word of over 2 KB, dozens of nested "not".
     """
-    statement = text(
+    statement = statement_of(
         "SELECT CAST(websearch_to_tsquery('english', :query) || websearch_to_tsquery('simple', :query) AS text)"
     )
     try:
-        with session.begin_nested():
-            return str(session.execute(statement, {"query": query}).scalar_one())
+        return str(session.execute(statement, {"query": query}).scalar_one())
     except DBAPIError as error:
         state = getattr(error.orig, "sqlstate", None) or ""
         if state[:2] not in _REFUSED:
             raise
+        session.rollback()
         reason = str(error.orig).split("\n")[0]
         raise InvalidRequest(
             f"query={query[:40]!r} can't be searched ({reason}): use plain, shorter words"
@@ -112,13 +116,14 @@ class Words(Retriever):
     #: The rank that is a similarity of 0.5.
     half: float = _RANK_HALF
     proposes: bool = True
+    exhaustive = True
 
     def _search(self, session: Session, where: str, values: dict[str, Any]) -> dict[UUID, Match]:
         if not self.tsquery:
             return {}
         column = "s.tsv" if self.name == "keyword" else "s.screen_tsv"
         rows = session.execute(
-            text(
+            statement_of(
                 f"""
                 SELECT s.scene_id, s.video_id, s.idx, ts_rank_cd({column}, q.query) AS rank
                 FROM searched_scenes s, (SELECT CAST(:tsquery AS tsquery) AS query) q
@@ -163,7 +168,7 @@ class Lexical(Retriever):
             return {}
         known = {token: weight for token, weight in self.weights.items() if token < size}
         rows = session.execute(
-            text(
+            statement_of(
                 f"""
                 SELECT l.scene_id, s.video_id, s.idx, -(l.weights <#> CAST(:weights AS sparsevec)) AS product
                 FROM searched_weights l JOIN searched_scenes s USING (scene_id)
@@ -181,12 +186,17 @@ class Lexical(Retriever):
 
     def _vocabulary_size(self, session: Session, user_id: str) -> int | None:
         """Sparse vectors are compared only with others of their length; any row has it."""
-        statement = text(
-            "SELECT CAST(weights AS text) FROM lexical_weights"
-            f" WHERE user_id = :user_id AND model_id = {int(self.model.model_id)} LIMIT 1"
-        )
-        found = session.execute(statement, {"user_id": user_id}).scalar()
-        return None if found is None else int(str(found).rpartition("/")[2])
+        key = (session.get_bind().engine.url, self.model.model_id)
+        if key not in _sizes:
+            statement = statement_of(
+                "SELECT CAST(weights AS text) FROM lexical_weights"
+                f" WHERE user_id = :user_id AND model_id = {int(self.model.model_id)} LIMIT 1"
+            )
+            found = session.execute(statement, {"user_id": user_id}).scalar()
+            if found is None:
+                return None
+            _sizes[key] = int(str(found).rpartition("/")[2])
+        return _sizes[key]
 
 
 @dataclass(frozen=True)
@@ -199,7 +209,7 @@ class People(Retriever):
 
     def _search(self, session: Session, where: str, values: dict[str, Any]) -> dict[UUID, Match]:
         rows = session.execute(
-            text(
+            statement_of(
                 f"""
                 SELECT s.scene_id, s.video_id, s.idx, sum(p.confidence) AS confidence
                 FROM scene_people p JOIN scenes s USING (scene_id)
@@ -227,13 +237,15 @@ def exemplar(
         Unit vector float32 [dim] by retriever, of the models asked for; a retriever the scene has no vector for is absent.
     """
     values = {"scene": scene, "user_id": user_id}
-    shown = text("SELECT 1 FROM scenes s WHERE s.scene_id = :scene AND s.user_id = :user_id AND s.live")
+    shown = statement_of(
+        "SELECT 1 FROM scenes s WHERE s.scene_id = :scene AND s.user_id = :user_id AND s.live"
+    )
     if session.execute(shown, values).one_or_none() is None:
         return None
     vectors: dict[str, npt.NDArray[np.float32]] = {}
     for retriever, model in models.items():
         rows = session.execute(
-            text(
+            statement_of(
                 f"SELECT e.vec::halfvec({int(model.dim or 0)})::real[] AS vec FROM embeddings e JOIN scenes s USING (scene_id)"
                 f" WHERE e.scene_id = :scene AND e.user_id = :user_id AND e.model_id = {int(model.model_id)}"
                 f" AND e.run = s.{'text' if retriever == 'text' else 'vision'}_run"

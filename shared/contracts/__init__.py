@@ -82,7 +82,6 @@ from .people import (
 )
 from .search import (
     Coverage as Coverage,
-    GatherSearch as GatherSearch,
     Highlights as Highlights,
     KeyframeMatch as KeyframeMatch,
     PersonMatch as PersonMatch,

@@ -71,16 +71,6 @@ class SearchScenes(Contract):
     )
 
 
-class GatherSearch(Contract):
-    """Continue a waiting search: a queue has answered, or its deadline has passed."""
-
-    search: Id
-    #: The queue that answered; None: the deadline has passed.
-    queue: Literal["text", "vision", "rerank"] | None = None
-    #: The queue's task failed, and its id is sent instead of an answer.
-    failed: bool = False
-
-
 class WordSpan(Part):
     """A searched word in a transcript: characters from ``start`` (inclusive) to ``end`` (exclusive)."""
 

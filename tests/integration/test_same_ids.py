@@ -94,7 +94,7 @@ def process(user: str) -> None:
 
 def search(runtime: Runtime, user_id: str, **payload: Any) -> dict[str, Any]:
     request = parse(SearchScenes, {"user_id": user_id, "mode": "keyword", "query": "rocket", **payload})
-    made = plan.plan(request, runtime, frozenset())
+    made = plan.plan(request, runtime)
     return answer.answer(request, runtime, made, {}).model_dump(mode="json")
 
 

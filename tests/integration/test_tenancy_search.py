@@ -62,7 +62,7 @@ class Searches:
         chosen = self.runtime.settings.model_copy(update={"search_exact_rows": exact_rows})
         runtime = Runtime(chosen)
         plan.check(request, chosen)
-        made = plan.plan(request, runtime, {"text", "vision"})
+        made = plan.plan(request, runtime)
         numbers, rng = np.random.default_rng(seed), random.Random(seed)
         queues: dict[str, Any] = {}
         for queue in made.calls:

@@ -53,16 +53,14 @@ def test_a_search_keeps_its_retrievers_when_another_model_becomes_active() -> No
     active = {"text": weighing}
     runtime.active = SimpleNamespace(models=lambda: active)  # type: ignore[assignment]
     asked = request(mode="hybrid")
-    before = plan.plan(asked, runtime, ("text", "vision"))
+    before = plan.plan(asked, runtime)
     assert "lexical" in before.retrievers and before.calls["text"].payload["model"] == "weighing"
     active["text"] = lite["text"]
-    assert "lexical" not in plan.plan(asked, runtime, ("text", "vision")).retrievers
-    queues = {"text": {"ok": {"model": "weighing"}}}
-    assert plan.plan(asked, runtime, ("text", "vision"), said=queues).retrievers == before.retrievers
-    page = plan.plan(asked, runtime, ("text", "vision"), kept=queues)
+    assert "lexical" not in plan.plan(asked, runtime).retrievers
+    page = plan.plan(asked, runtime, kept={"text": {"ok": {"model": "weighing"}}})
     assert page.retrievers == before.retrievers and not page.calls
     silent = {"text": {"error": "no answer in 5 s"}}
-    assert "lexical" not in plan.plan(asked, runtime, ("text", "vision"), said=silent).retrievers
+    assert "lexical" not in plan.plan(asked, runtime, kept=silent).retrievers
 
 
 @pytest.mark.parametrize("place", [("v", 7, 0.1 + 0.2), ("v" * 64, 2**31 - 1, -0.12345678901234567e-300)])

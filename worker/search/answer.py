@@ -13,7 +13,7 @@ from sqlalchemy.orm import Session
 from db import search
 from db.engine import reading_as
 from db.ids import find_people, find_videos
-from db.vectors import ModelRow, find_model
+from db.vectors import ModelRow, known_model
 from shared import errors
 from shared.contracts import (
     Coverage,
@@ -80,6 +80,7 @@ class _Answering:
 
     def answer(self) -> SearchAnswer:
         request, settings = self.request, self.settings
+        self.made.version = search.read_version(self.session, request.user_id)
         retrievers = self._retrievers()
         if not retrievers:
             self._give_up()
@@ -135,7 +136,7 @@ class _Answering:
             spec = specs.get("vision" if retriever == "vision" else "text")
             if spec is not None:
                 self.names[retriever] = spec.name
-                if (row := find_model(self.session, spec.name, spec.revision)) is not None:
+                if (row := known_model(self.session, spec.name, spec.revision)) is not None:
                     self.models[retriever] = row
 
     def _like(self, scene: UUID) -> list[Any]:
@@ -157,7 +158,7 @@ class _Answering:
     def _embedded(self, queue: str, said: Any) -> list[Any]:
         """The retrievers that use the answer of a queue."""
         query = parse(TextVectors, said)
-        model = find_model(self.session, query.model, query.revision)
+        model = known_model(self.session, query.model, query.revision)
         names = [
             name for name in ("text", "lexical", "vision") if name in self.wanted and STAGES[name] == queue
         ]
@@ -211,7 +212,7 @@ class _Answering:
 
     def _coverage(self, used: set[str]) -> Coverage:
         request, made = self.request, self.made
-        counted = search.cover(self.session, self.scope, self.models)
+        counted = search.cover(self.session, self.scope, self.models, made.version)
         # A model that has written nothing has no count.
         scenes = dict.fromkeys(self.names, 0) | counted.retrievers
         return Coverage(

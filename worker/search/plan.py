@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, get_args
 
 from db.search import read_filters
 from shared import graph, routing
 from shared.contracts import SearchRetriever, SearchScenes
-from shared.errors import Conflict, InvalidRequest, ScenefleetError
-from shared.paths import hide_paths
+from shared.errors import Conflict, InvalidRequest
 from shared.settings import Settings
 from worker.models.spec import Kind, ModelSpec
 from worker.runtime import Runtime
@@ -33,6 +32,8 @@ class Call:
 
     task: str
     payload: dict[str, Any]
+    #: The model whose vector of a text it asks for; None: it asks for something else.
+    spec: ModelSpec | None = None
 
 
 @dataclass
@@ -47,6 +48,8 @@ class Plan:
     missing: dict[str, str] = field(default_factory=dict)
     #: Retrievers that are wanted and possible.
     retrievers: list[SearchRetriever] = field(default_factory=list)
+    #: Version of the user's rows that the answer was read from (``db.search.read_version``).
+    version: str = ""
 
 
 def check(request: SearchScenes, settings: Settings) -> None:
@@ -81,24 +84,15 @@ def check(request: SearchScenes, settings: Settings) -> None:
         raise Conflict("persons can't be searched: FEATURE_FACE is off; search without persons")
 
 
-def plan(
-    request: SearchScenes,
-    runtime: Runtime,
-    ready: Collection[str],
-    kept: Mapping[str, Any] | None = None,
-    said: Mapping[str, Any] | None = None,
-) -> Plan:
+def plan(request: SearchScenes, runtime: Runtime, kept: Mapping[str, Any] | None = None) -> Plan:
     """Choose the retrievers of a search, and the tasks to send.
 
-    Args:
-        ready: families that have a ready node.
-        kept: the answers of the queues for an earlier page: no task is sent again.
-        said: the answers of the queues for this page, which was planned before.
+    ``kept``: the answers of the queues for an earlier page: no task is sent again.
     """
     made = Plan()
     weights = weigh(request, runtime.settings)
     models = models_of(request, runtime)
-    heard = (kept or said or {}).get("text", {}).get("ok", {}).get("model")
+    heard = (kept or {}).get("text", {}).get("ok", {}).get("model")
     if heard in runtime.catalog.names():
         # Another one may be active since: a search keeps the retrievers it began with, from page to page.
         models["text"] = runtime.catalog.get(heard)
@@ -117,18 +111,15 @@ def plan(
             "lexical": "lexical" in made.retrievers,
             "model": models["text"].name,
         }
-        calls["text"] = Call(routing.TEXT_EMBED, payload)
+        calls["text"] = Call(routing.TEXT_EMBED, payload, models["text"])
     if "vision" in made.retrievers and request.image_key is not None:
         picture = {"user_id": request.user_id, "storage_keys": [request.image_key]}
         calls["vision"] = Call(routing.VISION_EMBED_IMAGES, {**picture, "model": models["vision"].name})
     elif "vision" in made.retrievers and request.query is not None and request.like_scene is None:
         payload = {"texts": [request.query], "model": models["vision"].name}
-        calls["vision"] = Call(routing.VISION_EMBED_TEXTS, payload)
-    for queue, call in calls.items() if kept is None else ():
-        if queue in ready:
-            made.calls[queue] = call
-        else:
-            miss(made, queue, f"no {queue} node is ready")
+        calls["vision"] = Call(routing.VISION_EMBED_TEXTS, payload, models["vision"])
+    if kept is None:
+        made.calls = calls
     return made
 
 
@@ -189,10 +180,3 @@ def weigh(request: SearchScenes, settings: Settings) -> dict[str, float]:
     if request.mode == "keyword":
         weights["keyword"] = 1.0
     return weights
-
-
-def sentence(error: object) -> str:
-    """Why a queue has no answer."""
-    if isinstance(error, ScenefleetError):
-        return hide_paths(str(error))
-    return hide_paths(" ".join(f"{type(error).__name__}: {error}".split()))[:300]

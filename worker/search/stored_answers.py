@@ -2,8 +2,9 @@
 
 Celery stores an answer under ``celery-task-meta-{task id}``, which does not name its user. So a request about people is
 recorded under its user before it does anything: ``scenefleet:answers:{user}`` has its task id and the time (Redis's clock),
-``scenefleet:asking:{user}`` has it until its answer is stored. An erasure reads only these ids. So it never sees an answer
-of another user or a key of another program, and its cost is the user's own requests of the last minutes.
+``scenefleet:asking:{user}`` has it until its answer is stored, ``scenefleet:reply-lists:{user}`` has the reply list that it
+names (``shared.replies``). An erasure reads only these ids. So it never sees an answer of another user or a key of another
+program, and its cost is the user's own requests of the last minutes.
 """
 
 from __future__ import annotations
@@ -19,11 +20,12 @@ from redis.exceptions import RedisError
 
 from shared.contracts import ID_PATTERN
 from shared.errors import BrokerUnavailable
+from shared.replies import decode_reply, is_reply_key
 from shared.routing import REQUEST_LIMIT_S
 from worker.app import app
-from worker.search.wait import PENDING, search_key
+from worker.search.kept_answers import kept_key
 
-_ANSWERS, _ASKING = "scenefleet:answers:", "scenefleet:asking:"
+_ANSWERS, _ASKING, _LISTS = "scenefleet:answers:", "scenefleet:asking:", "scenefleet:reply-lists:"
 #: A search is answered under the id of its first task within this time, seconds.
 _LATEST_S = REQUEST_LIMIT_S + 240
 #: Fields of answers that hold people's ids, and their names (``shared.contracts``).
@@ -35,10 +37,10 @@ _CHUNK = 500
 _NOTE = """
 local now = redis.call('TIME')
 local time = now[1] + now[2] / 1000000
-for _, key in ipairs(KEYS) do
-    redis.call('ZREMRANGEBYSCORE', key, '-inf', time - ARGV[2])
-    redis.call('ZADD', key, time, ARGV[1])
-    redis.call('EXPIRE', key, ARGV[2])
+for place, key in ipairs(KEYS) do
+    redis.call('ZREMRANGEBYSCORE', key, '-inf', time - ARGV[1])
+    redis.call('ZADD', key, time, ARGV[1 + place])
+    redis.call('EXPIRE', key, ARGV[1])
 end
 """
 
@@ -64,16 +66,19 @@ def now() -> float:
     return float(second) + float(microsecond) / 1e6
 
 
-def note_asked(user_id: object, task_id: str | None) -> None:
-    """Record that a user's request begins: its answer is the user's.
+def note_asked(user_id: object, task_id: str | None, reply_to: object = None) -> None:
+    """Record that a user's request begins: its answer, also in the list ``reply_to``, is the user's.
 
     Raises:
         BrokerUnavailable: Redis is unavailable, and could not store the answer either.
     """
     if _has_user(user_id, task_id):
         kept_s = int(app.conf.result_expires) + _LATEST_S
+        noted = {f"{_ANSWERS}{user_id}": task_id, f"{_ASKING}{user_id}": task_id}
+        if is_reply_key(reply_to):
+            noted[f"{_LISTS}{user_id}"] = str(reply_to)
         with _redis() as client:
-            client.eval(_NOTE, 2, f"{_ANSWERS}{user_id}", f"{_ASKING}{user_id}", task_id, kept_s)
+            client.eval(_NOTE, len(noted), *noted, kept_s, *noted.values())
 
 
 def note_answered(user_id: object, task_id: str | None) -> None:
@@ -93,6 +98,9 @@ def remove(user_id: str, external_ids: Collection[str], names: Collection[str], 
     client = app.backend.client
     for key, cleaned in _found(user_id, external_ids, names, until):
         count += bool(client.set(key, cleaned, xx=True, keepttl=True)) if cleaned else int(client.delete(key))
+    for key, item in _listed(user_id, external_ids, names):
+        count += int(client.lrem(key, 0, item))
+    client.delete(kept_key(user_id))
     return count
 
 
@@ -100,18 +108,10 @@ def count(user_id: str, external_ids: Collection[str], names: Collection[str], u
     """How many of the user's answers name a person, or were requested before ``until`` and may still do so."""
     client = app.backend.client
     asking = client.zrangebyscore(_ASKING + user_id, until - _LATEST_S, until)
-    return len(asking) + _searching(user_id) + sum(1 for _ in _found(user_id, external_ids, names, until))
-
-
-def _searching(user_id: str) -> int:
-    """How many searches of the user wait for a reranker: they hold an answer for some seconds."""
-    client = app.backend.client
-    waiting = 0
-    for search in client.zrange(PENDING, 0, -1):
-        state = _read(client.hget(search_key(search.decode()), "state"))
-        asked = state.get("request")
-        waiting += isinstance(asked, dict) and asked.get("user_id") == user_id and "draft" in state
-    return waiting
+    # Again: a search that was asked before may have kept its answer since ``remove``. Later ones don't find the person.
+    client.delete(kept_key(user_id))
+    found = (*_found(user_id, external_ids, names, until), *_listed(user_id, external_ids, names))
+    return len(asking) + len(found)
 
 
 def _found(
@@ -119,9 +119,7 @@ def _found(
 ) -> Iterator[tuple[bytes, bytes]]:
     """Keys of the user's answers that name a person, and what to store instead; empty: remove the key."""
     client, backend = app.backend.client, app.backend
-    wanted = dict.fromkeys(_ID_FIELDS, frozenset(external_ids)) | dict.fromkeys(
-        _NAME_FIELDS, frozenset(names)
-    )
+    wanted = _wanted(external_ids, names)
     tasks = client.zrangebyscore(_ANSWERS + user_id, "-inf", until)
     for first in range(0, len(tasks), _CHUNK):
         keys = [backend.get_key_for_task(task.decode()) for task in tasks[first : first + _CHUNK]]
@@ -133,6 +131,31 @@ def _found(
                     yield key, json.dumps(cleaned).encode()
             elif _names(answer.get("result"), wanted):
                 yield key, b""
+
+
+def _listed(
+    user_id: str, external_ids: Collection[str], names: Collection[str]
+) -> Iterator[tuple[bytes, bytes]]:
+    """Reply lists, and the user's items in them that name a person: answers that no caller has read yet."""
+    client = app.backend.client
+    wanted = _wanted(external_ids, names)
+    # A list may also hold answers to other users.
+    own = {task.decode() for task in client.zrange(_ANSWERS + user_id, 0, -1)}
+    for key in client.zrange(_LISTS + user_id, 0, -1):
+        for item in client.lrange(key, 0, -1):
+            reply = decode_reply(item)
+            if reply is None or reply.id not in own:
+                continue
+            if _names(reply.result, wanted) or any(name and repr(name) in reply.message for name in names):
+                yield key, item
+
+
+def _wanted(external_ids: Collection[str], names: Collection[str]) -> dict[str, Collection[str]]:
+    """Field of an answer -> the values by which it names a person."""
+    return {
+        **dict.fromkeys(_ID_FIELDS, frozenset(external_ids)),
+        **dict.fromkeys(_NAME_FIELDS, frozenset(names)),
+    }
 
 
 def _read(value: bytes | None) -> dict[str, Any]:

@@ -7,6 +7,7 @@ import json
 import os
 import pickle
 import re
+import time
 import uuid
 from collections.abc import Iterator
 from contextlib import closing
@@ -20,6 +21,7 @@ from celery.exceptions import NotRegistered
 from kombu import Connection, Producer
 
 from shared.errors import InvalidKey, InvalidRequest, NotFound
+from shared.replies import new_reply_key, wait_replies
 from shared.routing import JOB_QUEUES, NODES, wake_up_task
 from tests.acceptance.lite.conftest import Ask, answer_of
 from tests.integration.test_media_costs import MEMORY_BYTES, OUTCOMES
@@ -262,16 +264,27 @@ def assert_answers(ask: Ask) -> None:
         ask("tasks.video.status", video_id="unheard-of", user_id=USER)
 
 
-def test_a_forged_answer_of_a_queue_goes_nowhere(fleet: Fleet, outside: Celery, ask: Ask) -> None:
-    """Whoever does not know the id of a waiting search has nothing to answer, and leaves nothing behind."""
-    for said in ("y", [], {}, {"model": "m"}, {"vectors": [["a", 1]]}, None):
-        for search in ("0" * 32, "x"):
-            for failed in (False, True):
-                kwargs = {"search": search, "queue": "text", "failed": failed}
-                outside.send_task("tasks.search.gather", [said], kwargs, queue="search", ignore_result=True)
-    assert_answers(ask)
-    with redis.Redis.from_url(fleet.redis_url) as client:
-        assert client.keys("scenefleet:search:*") == []
+def test_an_answer_goes_to_a_reply_list_and_to_no_other_key(fleet: Fleet, outside: Celery, ask: Ask) -> None:
+    kwargs = {"video_id": "unheard-of", "user_id": USER}
+    with redis.Redis.from_url(fleet.redis_url, socket_timeout=5) as client:
+        taken = new_reply_key()
+        client.set(taken, "of another type")
+        for key in ("other", "search", "scenefleet:reply:x", taken):
+            outside.send_task("tasks.video.status", kwargs=kwargs, queue="search", reply_to=key)
+        key = new_reply_key()
+        for task in ("status", "nonsense"):
+            options = {"queue": "search", "reply_to": key, "ignore_result": task == "status", "task_id": task}
+            outside.send_task(f"tasks.video.{task}", kwargs=kwargs, **options)
+        told = {
+            reply.id: reply
+            for reply in wait_replies(client, key, {"status", "nonsense"}, time.monotonic() + 20)
+        }
+        assert isinstance(told["status"].error, NotFound) and str(told["status"].error) == UNKNOWN
+        assert told["nonsense"].error_class == "NotRegistered"
+        assert_answers(ask)
+        assert client.keys("other") == [] and client.keys("scenefleet:reply:x") == []
+        assert client.get(taken) == b"of another type"
+        client.delete(taken)
 
 
 def publish(

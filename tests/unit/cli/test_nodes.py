@@ -23,7 +23,7 @@ OLD_MIG = f"MIG-{UUID}/7/0"
     ("text", "models", "gpus", "found"),
     [
         # Families without a model are left out.
-        ("media,asr:3,vision,search", {"asr", "text"}, (), [("media", 1, ()), ("asr", 3, ()), ("search", 1, ())]),
+        ("media,asr:3,vision,search", {"asr", "text"}, (), [("media", 1, ()), ("asr", 3, ()), ("search", 4, ())]),
         # Spaces and empty parts are ignored.
         (" media , ,search:2,", set(), (), [("media", 1, ()), ("search", 2, ())]),
         (" asr : 2 @ 0 + 1 ,", {"asr"}, (), [("asr", 2, ("0", "1"))]),

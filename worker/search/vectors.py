@@ -1,0 +1,61 @@
+"""The vectors of queries that need no model: looked up before a queue is asked, and kept when it has answered."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from worker.models.vector_cache import LEXICAL, VectorCache, VectorKey, pack_weights, unpack_weights
+from worker.search.plan import Call
+
+
+def find(cache: VectorCache, calls: Mapping[str, Call]) -> dict[str, dict[str, Any]]:
+    """Queue -> {"ok": the answer that it would give}, of the queues that need not be asked."""
+    wanted = [(queue, call, key) for queue, call in calls.items() for key in _keys(queue, call)]
+    kept: dict[str, list[Any]] = {}
+    for (queue, _, _), vector in zip(wanted, cache.get([key for *_, key in wanted]), strict=True):
+        kept.setdefault(queue, []).append(vector)
+    found = {}
+    for queue, vectors in kept.items():
+        spec = calls[queue].spec
+        if spec is None or any(vector is None for vector in vectors) or vectors[0].shape != (spec.dim,):
+            continue
+        dense, *lexical = vectors
+        answer = {
+            "model": spec.name,
+            "revision": spec.revision,
+            "dim": spec.dim,
+            "vectors": [dense.tolist()],
+        }
+        if lexical:
+            weights = unpack_weights(lexical[0])
+            answer["lexical"] = [{str(token): weight for token, weight in weights.items()}]
+        found[queue] = {"ok": answer}
+    return found
+
+
+def keep(cache: VectorCache, calls: Mapping[str, Call], said: Mapping[str, Mapping[str, Any]]) -> None:
+    """Keep what the queues have answered, under the model and revision that they have named."""
+    vectors = {}
+    for queue, call in calls.items():
+        answer = said[queue].get("ok")
+        if answer is None:
+            continue
+        for key in _keys(queue, call):
+            if key.kind == LEXICAL:
+                vector = pack_weights({int(token): weight for token, weight in answer["lexical"][0].items()})
+            else:
+                vector = np.asarray(answer["vectors"][0], np.float32)
+            vectors[key._replace(model=answer["model"], revision=answer["revision"])] = vector
+    cache.put(vectors)
+
+
+def _keys(queue: str, call: Call) -> list[VectorKey]:
+    """The keys of what a call asks for: a vector, and lexical weights if they are wanted; none of a picture's."""
+    if call.spec is None:
+        return []
+    (text,) = call.payload["texts"]
+    kinds = (queue, LEXICAL) if call.payload.get("lexical") else (queue,)
+    return [VectorKey(call.spec.name, call.spec.revision, kind, text) for kind in kinds]
