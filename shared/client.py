@@ -111,7 +111,7 @@ class Client(_Asking, BlockingCalls):
         """Iterate over the statuses of a video: the present one, then each change, until its processing has ended.
 
         Raises:
-            TimeoutError: it has not ended within ``timeout_s``.
+            TimeoutError: it has not ended within ``timeout_s``; raised between two calls, each with its own time limit.
             Outage: the fleet did not answer at first, or for five minutes.
         """
         following = Following(video_id, user_id, timeout_s)
@@ -268,7 +268,8 @@ class AsyncClient(_Asking, AsyncCalls):
 
     async def _ask_once(self, call: Call[A], attempts: Attempts) -> A:
         try:
-            await asyncio.wait_for(self._room.acquire(), max(0.0, attempts.left_s))
+            async with asyncio.timeout(attempts.left_s):
+                await self._room.acquire()
         except TimeoutError:
             raise self._no_room() from None
         try:
