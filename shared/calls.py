@@ -32,6 +32,8 @@ class Call(Generic[A]):
     contract: type[Contract]
     kwargs: dict[str, Any]
     answer: type[A]
+    #: False: done twice, it does more than once, or the second answer is an error.
+    repeatable: bool = True
 
 
 class Asked(Protocol[P, A_co]):
@@ -147,7 +149,7 @@ class Calls:
     ) -> Call[Receipt]:
         """Process again. ``missing``: only stages that the published run lacks; not accepted if there are none."""
         kwargs = {**_video(video_id, user_id), "stages": list(stages), "missing": missing}
-        return Call(routing.VIDEO_RERUN, contracts.RerunVideo, kwargs, Receipt)
+        return Call(routing.VIDEO_RERUN, contracts.RerunVideo, kwargs, Receipt, repeatable=False)
 
     @call
     def delete(self, video_id: str, user_id: str) -> Call[Receipt]:
@@ -220,7 +222,9 @@ class Calls:
     ) -> Call[contracts.PhotoView]:
         """Reserve a photo upload: store it under the answer's key, or PUT it to its URL, then ``enroll``."""
         kwargs = {**_person(user_id, person_id), "extension": extension, "expires_s": expires_s}
-        return Call(routing.PEOPLE_ADD_PHOTO, contracts.AddPhoto, kwargs, contracts.PhotoView)
+        return Call(
+            routing.PEOPLE_ADD_PHOTO, contracts.AddPhoto, kwargs, contracts.PhotoView, repeatable=False
+        )
 
     @call
     def photos(self, user_id: str, person_id: str) -> Call[contracts.PhotoList]:
@@ -229,16 +233,20 @@ class Calls:
     @call
     def remove_photo(self, user_id: str, person_id: str, photo_id: str) -> Call[PersonView]:
         kwargs = {**_person(user_id, person_id), "photo_id": photo_id}
-        return Call(routing.PEOPLE_REMOVE_PHOTO, contracts.PhotoRef, kwargs, PersonView)
+        return Call(routing.PEOPLE_REMOVE_PHOTO, contracts.PhotoRef, kwargs, PersonView, repeatable=False)
 
     @call
     def enroll(self, user_id: str, person_id: str) -> Call[PersonView]:
         """Check the new photos, then match all videos; ``person`` returns the progress."""
-        return Call(routing.PEOPLE_ENROLL, PersonRef, _person(user_id, person_id), PersonView)
+        return Call(
+            routing.PEOPLE_ENROLL, PersonRef, _person(user_id, person_id), PersonView, repeatable=False
+        )
 
     @call
     def cancel_enrolment(self, user_id: str, person_id: str) -> Call[PersonView]:
-        return Call(routing.PEOPLE_CANCEL, PersonRef, _person(user_id, person_id), PersonView)
+        return Call(
+            routing.PEOPLE_CANCEL, PersonRef, _person(user_id, person_id), PersonView, repeatable=False
+        )
 
     @call
     def faces(
@@ -254,13 +262,13 @@ class Calls:
     ) -> Call[PersonView]:
         """Confirm or reject that faces are this person's; matching never overrides it."""
         kwargs = {**_person(user_id, person_id), "track_ids": list(track_ids), "is_person": is_person}
-        return Call(routing.PEOPLE_JUDGE, contracts.JudgeFaces, kwargs, PersonView)
+        return Call(routing.PEOPLE_JUDGE, contracts.JudgeFaces, kwargs, PersonView, repeatable=False)
 
     @call
     def merge_people(self, user_id: str, person_id: str, into: str) -> Call[PersonView]:
         """Merge two people and return the one that remains."""
         kwargs = {**_person(user_id, person_id), "into": into}
-        return Call(routing.PEOPLE_MERGE, contracts.MergePeople, kwargs, PersonView)
+        return Call(routing.PEOPLE_MERGE, contracts.MergePeople, kwargs, PersonView, repeatable=False)
 
     @call
     def split_person(
@@ -268,7 +276,7 @@ class Calls:
     ) -> Call[PersonView]:
         """Move some faces of a person to a new person and return it."""
         kwargs = {**_person(user_id, person_id), "track_ids": list(track_ids), "name": name}
-        return Call(routing.PEOPLE_SPLIT, contracts.SplitPerson, kwargs, PersonView)
+        return Call(routing.PEOPLE_SPLIT, contracts.SplitPerson, kwargs, PersonView, repeatable=False)
 
     @call
     def people_events(
@@ -282,7 +290,7 @@ class Calls:
     def undo(self, user_id: str, event_id: int) -> Call[PersonView]:
         """Undo a change of people."""
         kwargs = {"user_id": user_id, "event_id": event_id}
-        return Call(routing.PEOPLE_UNDO, contracts.UndoEvent, kwargs, PersonView)
+        return Call(routing.PEOPLE_UNDO, contracts.UndoEvent, kwargs, PersonView, repeatable=False)
 
     @call
     def transcribe(
@@ -344,7 +352,9 @@ class Calls:
     ) -> Call[contracts.ModelsState]:
         """Start a switch to another model; ``models`` returns its progress, ``activate_model`` completes it."""
         kwargs = {"kind": kind, "to": to, "dry_run": dry_run}
-        return Call(routing.MODELS_SWITCH, contracts.SwitchModel, kwargs, contracts.ModelsState)
+        return Call(
+            routing.MODELS_SWITCH, contracts.SwitchModel, kwargs, contracts.ModelsState, repeatable=False
+        )
 
     @call
     def model_samples(
@@ -357,23 +367,41 @@ class Calls:
     @call
     def retry_switch(self, kind: SearchedKind) -> Call[contracts.ModelsState]:
         """Run the failed jobs of a switch again."""
-        return Call(routing.MODELS_RETRY, contracts.ModelKind, {"kind": kind}, contracts.ModelsState)
+        return Call(
+            routing.MODELS_RETRY, contracts.ModelKind, {"kind": kind}, contracts.ModelsState, repeatable=False
+        )
 
     @call
     def activate_model(self, kind: SearchedKind) -> Call[contracts.ModelsState]:
         """Activate the new model of a switch."""
-        return Call(routing.MODELS_ACTIVATE, contracts.ModelKind, {"kind": kind}, contracts.ModelsState)
+        return Call(
+            routing.MODELS_ACTIVATE,
+            contracts.ModelKind,
+            {"kind": kind},
+            contracts.ModelsState,
+            repeatable=False,
+        )
 
     @call
     def rollback_model(self, kind: SearchedKind) -> Call[contracts.ModelsState]:
         """Activate the old model again."""
-        return Call(routing.MODELS_ROLLBACK, contracts.ModelKind, {"kind": kind}, contracts.ModelsState)
+        return Call(
+            routing.MODELS_ROLLBACK,
+            contracts.ModelKind,
+            {"kind": kind},
+            contracts.ModelsState,
+            repeatable=False,
+        )
 
     @call
     def discard_model(self, kind: SearchedKind, *, now: bool = False) -> Call[contracts.ModelsState]:
         """Delete the vectors of the model that is not active, which ends the switch."""
         return Call(
-            routing.MODELS_DISCARD, contracts.DiscardModel, {"kind": kind, "now": now}, contracts.ModelsState
+            routing.MODELS_DISCARD,
+            contracts.DiscardModel,
+            {"kind": kind, "now": now},
+            contracts.ModelsState,
+            repeatable=False,
         )
 
     @call
@@ -385,7 +413,7 @@ class Calls:
     def retry_failures(self, error_class: str) -> Call[contracts.Retried]:
         """Run the failed jobs of every user's videos again that failed with this class of error."""
         kwargs = {"error_class": error_class}
-        return Call(routing.FLEET_RETRY, contracts.RetryFailures, kwargs, contracts.Retried)
+        return Call(routing.FLEET_RETRY, contracts.RetryFailures, kwargs, contracts.Retried, repeatable=False)
 
     @call
     def store_key(
@@ -399,7 +427,7 @@ class Calls:
             "operator": operator,
             "name": name,
         }
-        return Call(routing.KEYS_CREATE, contracts.CreateKey, kwargs, KeyView)
+        return Call(routing.KEYS_CREATE, contracts.CreateKey, kwargs, KeyView, repeatable=False)
 
     @call
     def keys(self, user_id: str | None = None) -> Call[contracts.KeyList]:

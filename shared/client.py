@@ -88,7 +88,7 @@ class Client(_Asking, BlockingCalls):
     """Sends requests to one fleet and waits for the answers; safe to share between threads, and with children of a fork.
 
     Every call raises ``BrokerUnavailable`` if Redis is unavailable, ``errors.Outage`` if no answer arrived within
-    ``timeout_s`` (sending again is harmless), or the error class of the fleet's answer.
+    ``timeout_s``, or the error class of the fleet's answer.
     """
 
     def __enter__(self) -> Self:
@@ -138,7 +138,7 @@ class Client(_Asking, BlockingCalls):
     def _ask(self, call: Call[A]) -> A:
         if self._fallback.takes(call):
             return self._fallback.answer(call)
-        attempts = Attempts(self.retries, self.timeout_s)
+        attempts = Attempts(self.retries, self.timeout_s, repeatable=call.repeatable)
         while True:
             try:
                 with self._slot(attempts):
@@ -254,7 +254,7 @@ class AsyncClient(_Asking, AsyncCalls):
         if self._fallback.takes(call):
             return await asyncio.to_thread(self._fallback.answer, call)
         self._enter_loop()
-        attempts = Attempts(self.retries, self.timeout_s)
+        attempts = Attempts(self.retries, self.timeout_s, repeatable=call.repeatable)
         while True:
             try:
                 return await self._ask_once(call, attempts)

@@ -225,7 +225,11 @@ def test_a_lost_connection_does_not_lose_the_answer(kind: type, url: str, redis:
 
 
 @both
-def test_a_reply_lost_on_its_way_is_read_from_the_store(kind: type, url: str, redis: redis_py.Redis) -> None:
+def test_a_reply_lost_on_its_way_is_read_from_the_store(
+    kind: type, url: str, redis: redis_py.Redis, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(client_module, "STEP_S", 0.2)
+
     def store_only(message: dict[str, Any]) -> None:
         task_id = message["headers"]["id"]
         meta = {"status": "SUCCESS", "result": STATUS, "traceback": None, "children": [], "task_id": task_id}
@@ -246,7 +250,7 @@ def test_redis_that_stays_away_is_said(kind: type, tmp_path: Any) -> None:
 
     try:
         with Fleet(server.url, stop), pytest.raises(BrokerUnavailable, match="Redis does not answer"):
-            ask(kind, server.url, timeout_s=2)
+            ask(kind, server.url, timeout_s=1)
     finally:
         server.stop()
 

@@ -69,6 +69,13 @@ def test_other_errors_are_not(clock: Clock, error: Exception) -> None:
     assert Attempts(2, 30.0).pause_s(error) is None
 
 
+def test_what_must_not_be_done_twice_is_not_sent_twice(clock: Clock) -> None:
+    # It may have arrived.
+    assert Attempts(2, 30.0, repeatable=False).pause_s(BrokerUnavailable("lost")) is None
+    # The fleet says that it did nothing.
+    assert Attempts(2, 30.0, repeatable=False).pause_s(DatabaseBusy("locked")) is not None
+
+
 def test_an_error_that_says_when_to_return_is_believed(clock: Clock) -> None:
     for _ in range(20):
         pause_s = Attempts(2, 30.0).pause_s(Full("full"))
