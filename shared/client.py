@@ -15,6 +15,8 @@ import time
 from collections.abc import AsyncIterator, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
+from contextvars import copy_context
+from functools import partial
 from typing import Any, Self, TypeVar
 
 import redis.asyncio
@@ -273,8 +275,9 @@ class AsyncClient(_Asking, AsyncCalls):
         except TimeoutError:
             raise self._no_room() from None
         try:
-            loop = asyncio.get_running_loop()
-            sent = await loop.run_in_executor(self._senders, self._send_call, call, attempts.left_s)
+            # In the context of the caller, such as its trace.
+            send = partial(copy_context().run, self._send_call, call, attempts.left_s)
+            sent = await asyncio.get_running_loop().run_in_executor(self._senders, send)
             return await self._wait(call, sent, attempts)
         finally:
             self._room.release()
