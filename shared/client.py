@@ -35,7 +35,7 @@ from .following import Following
 from .keys import make_key
 from .local_models import TextEmbedder, local_embedder
 from .replies import decode_reply, new_reply_key, wait_replies
-from .sending import Sender, Sent, broker_unavailable
+from .sending import SENDERS, Sender, Sent, broker_unavailable
 
 __all__ = ["AsyncClient", "Client", "TextEmbedder", "local_embedder"]
 
@@ -45,8 +45,6 @@ A = TypeVar("A", bound=BaseModel)
 STEP_S = 2.0
 #: Pause before a lost connection is opened again, seconds.
 LOST_PAUSE_S = 0.5
-#: Threads in which an ``AsyncClient`` sends.
-SENDERS = 8
 _CONNECTION: dict[str, Any] = {"socket_connect_timeout": 3, "socket_timeout": 10}
 
 
@@ -102,7 +100,8 @@ class Client(_Asking, BlockingCalls):
     def close(self) -> None:
         """Close the connections; a later call opens new ones."""
         self._redis.close()
-        self._app.close()
+        self._close()
+        self._open()
 
     def create_key(self, user_id: str, *, operator: bool = False, name: str = "") -> tuple[str, KeyView]:
         """Make an API key for a user. Returns its text, which is shown only here, and what is stored of it."""
@@ -189,7 +188,7 @@ class AsyncClient(_Asking, AsyncCalls):
 
     _loop: asyncio.AbstractEventLoop | None
     _redis: redis.asyncio.Redis
-    _senders: ThreadPoolExecutor
+    _threads: ThreadPoolExecutor
 
     async def __aenter__(self) -> Self:
         return self
@@ -202,8 +201,8 @@ class AsyncClient(_Asking, AsyncCalls):
         if self._loop is not None:
             await self._redis.aclose()
         self._loop = None
-        self._senders.shutdown(wait=False, cancel_futures=True)
-        self._app.close()
+        self._threads.shutdown(wait=False, cancel_futures=True)
+        self._close()
         self._open()
 
     async def create_key(
@@ -235,7 +234,7 @@ class AsyncClient(_Asking, AsyncCalls):
     def _open(self) -> None:
         super()._open()
         self._loop = None
-        self._senders = ThreadPoolExecutor(SENDERS, thread_name_prefix="send")
+        self._threads = ThreadPoolExecutor(SENDERS, thread_name_prefix="send")
 
     def _enter_loop(self) -> None:
         """Open connections in the running loop; those of a loop that has ended are dropped."""
@@ -277,7 +276,7 @@ class AsyncClient(_Asking, AsyncCalls):
         try:
             # In the context of the caller, such as its trace.
             send = partial(copy_context().run, self._send_call, call, attempts.left_s)
-            sent = await asyncio.get_running_loop().run_in_executor(self._senders, send)
+            sent = await asyncio.get_running_loop().run_in_executor(self._threads, send)
             return await self._wait(call, sent, attempts)
         finally:
             self._room.release()

@@ -10,6 +10,7 @@ from typing import Any, NamedTuple, TypeVar
 from celery import Celery
 from celery.states import EXCEPTION_STATES, READY_STATES
 from kombu.exceptions import OperationalError
+from kombu.pools import ProducerPool
 from pydantic import BaseModel
 from redis.exceptions import RedisError
 
@@ -19,6 +20,11 @@ from .contracts.base import Contract, parse
 from .replies import Reply
 
 R = TypeVar("R", bound=BaseModel)
+
+#: Connections on which one client sends at the same time.
+SENDERS = 8
+#: How long one attempt to send waits for a Redis that refuses connections, as during a restart, and its pauses, seconds.
+_CONNECTING = {"connect_retries_timeout": 2, "interval_start": 0.1, "interval_step": 0.2, "interval_max": 0.5}
 
 
 class Sent(NamedTuple):
@@ -42,9 +48,18 @@ class Sender:
         """Make what belongs to one process: connections, and locks that another thread may hold during a fork."""
         self._pid = os.getpid()
         self._app = Celery("scenefleet-client", amqp=HidingAMQP, set_as_current=False)
+        config = broker_config(self._redis_url)
+        config["broker_transport_options"] |= _CONNECTING
         # One store for all threads: otherwise each would make its own, which subscribes.
-        self._app.conf.update(broker_config(self._redis_url), result_backend_thread_safe=True)
+        self._app.conf.update(config, result_backend_thread_safe=True)
         self._app.backend.on_task_call = _not_subscribed
+        # Its own: Celery shares its pools with every app of this process that has the same URL.
+        self._producers = ProducerPool(self._app.connection_for_write().Pool(SENDERS), SENDERS)
+
+    def _close(self) -> None:
+        self._producers.force_close_all()
+        self._producers.connections.force_close_all()
+        self._app.close()
 
     def _own(self) -> None:
         """Called before connections are used."""
@@ -70,13 +85,14 @@ class Sender:
         """
         parse(contract, kwargs)
         self._own()
-        with broker_errors():
+        with broker_errors(), self._producers.acquire(block=True) as producer:
             result = self._app.send_task(
                 task,
                 kwargs=kwargs,
                 queue=routing.TASK_QUEUE[task],
                 expires=self.timeout_s if expires_s is None else expires_s,
                 retry=False,
+                producer=producer,
                 **({"task_id": task_id} if task_id else {}),
                 **({"reply_to": reply_to} if reply_to else {}),
             )

@@ -292,6 +292,23 @@ def test_a_call_without_room_says_so(kind: type, url: str) -> None:
         assert sorted(at_once([outcome, outcome])) == ["1 calls o", "no answer"]
 
 
+def test_a_closed_client_holds_no_connection_and_disturbs_no_other(url: str, redis: redis_py.Redis) -> None:
+    def connections() -> int:
+        return sum(1 for one in redis.client_list() if one["name"] != "fleet")
+
+    with Fleet(url, answers(STATUS)), Client(url) as other:
+        before = connections()
+        client = Client(url)
+        assert client.status("v1", USER).state == other.status("v1", USER).state == "indexed"
+        opened = connections()
+        client.close()
+        deadline_s = time.monotonic() + 5
+        while connections() > before + (opened - before) // 2:
+            assert time.monotonic() < deadline_s
+        assert client.status("v1", USER).state == other.status("v1", USER).state == "indexed"
+        client.close()
+
+
 def test_a_client_works_in_a_child(url: str) -> None:
     """As behind a server that loads the application and then forks, without telling Celery."""
     with Fleet(url, answers(STATUS)), Client(url, timeout_s=10) as client:
