@@ -40,15 +40,19 @@ class _SentenceTransformer:
         self._source, self._name, self._device = model, name, device
         self._lock = threading.Lock()
         self._model: Any = None
+        self._dim = 0
 
     def __call__(self, texts: Sequence[str]) -> TextVectors:
         with self._lock:
             if self._model is None:
                 self._model = self._load()
-            found = self._model.encode(list(texts), normalize_embeddings=True, show_progress_bar=False)
-        vectors = tuple(tuple(map(float, vector)) for vector in found)
-        dim = self._model.get_sentence_embedding_dimension()
-        return TextVectors(model=self._name, revision="local", dim=dim, vectors=vectors)
+                self._dim = len(self._encode([""])[0])
+            vectors = self._encode(texts)
+        return TextVectors(model=self._name, revision="local", dim=self._dim, vectors=vectors)
+
+    def _encode(self, texts: Sequence[str]) -> tuple[tuple[float, ...], ...]:
+        found = self._model.encode(list(texts), normalize_embeddings=True, show_progress_bar=False)
+        return tuple(tuple(map(float, vector)) for vector in found)
 
     def _load(self) -> Any:
         from sentence_transformers import SentenceTransformer
