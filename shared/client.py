@@ -35,7 +35,7 @@ from .following import Following
 from .keys import make_key
 from .local_models import TextEmbedder, local_embedder
 from .replies import decode_reply, new_reply_key, wait_replies
-from .sending import SENDERS, Sender, Sent, broker_unavailable
+from .sending import SENDERS, TIME_LIMITS, Sender, Sent, broker_unavailable
 
 __all__ = ["AsyncClient", "Client", "TextEmbedder", "local_embedder"]
 
@@ -45,7 +45,6 @@ A = TypeVar("A", bound=BaseModel)
 STEP_S = 2.0
 #: Pause before a lost connection is opened again, seconds.
 LOST_PAUSE_S = 0.5
-_CONNECTION: dict[str, Any] = {"socket_connect_timeout": 3, "socket_timeout": 10}
 
 
 class _Asking(Sender):
@@ -133,7 +132,7 @@ class Client(_Asking, BlockingCalls):
     def _open(self) -> None:
         super()._open()
         retry = redis.retry.Retry(NoBackoff(), 1)
-        self._redis = redis.Redis.from_url(self._redis_url, retry=retry, **_CONNECTION)
+        self._redis = redis.Redis.from_url(self._redis_url, retry=retry, **TIME_LIMITS)
         self._room = threading.BoundedSemaphore(self.connections)
 
     def _ask(self, call: Call[A]) -> A:
@@ -248,7 +247,7 @@ class AsyncClient(_Asking, AsyncCalls):
             )
         self._loop = loop
         retry = redis.asyncio.retry.Retry(NoBackoff(), 1)
-        self._redis = redis.asyncio.Redis.from_url(self._redis_url, retry=retry, **_CONNECTION)
+        self._redis = redis.asyncio.Redis.from_url(self._redis_url, retry=retry, **TIME_LIMITS)
         self._room = asyncio.Semaphore(self.connections)
 
     async def _ask(self, call: Call[A]) -> A:

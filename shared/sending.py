@@ -25,6 +25,8 @@ R = TypeVar("R", bound=BaseModel)
 SENDERS = 8
 #: How long one attempt to send waits for a Redis that refuses connections, as during a restart, and its pauses, seconds.
 _CONNECTING = {"connect_retries_timeout": 2, "interval_start": 0.1, "interval_step": 0.2, "interval_max": 0.5}
+#: Time limit of Redis to connect and to answer, seconds.
+TIME_LIMITS: dict[str, Any] = {"socket_connect_timeout": 3, "socket_timeout": 10}
 
 
 class Sent(NamedTuple):
@@ -43,13 +45,13 @@ class Sender:
         self.timeout_s = timeout_s
         self._redis_url = redis_url
         self._open()
+        self._pid = os.getpid()
 
     def _open(self) -> None:
         """Make what belongs to one process: connections, and locks that another thread may hold during a fork."""
-        self._pid = os.getpid()
         self._app = Celery("scenefleet-client", amqp=HidingAMQP, set_as_current=False)
         config = broker_config(self._redis_url)
-        config["broker_transport_options"] |= _CONNECTING
+        config["broker_transport_options"] |= _CONNECTING | TIME_LIMITS
         # One store for all threads: otherwise each would make its own, which subscribes.
         self._app.conf.update(config, result_backend_thread_safe=True)
         self._app.backend.on_task_call = _not_subscribed
@@ -64,7 +66,9 @@ class Sender:
     def _own(self) -> None:
         """Called before connections are used."""
         if self._pid != os.getpid():
+            # Two threads may do so at once: the later one's are kept.
             self._open()
+            self._pid = os.getpid()
 
     def send(
         self,
