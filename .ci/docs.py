@@ -26,7 +26,7 @@ from pydantic import BaseModel
 from pydantic.json_schema import models_json_schema
 
 from cli.main import app as commands
-from shared import client, contracts, routing
+from shared import calls, contracts, routing
 from worker.app import app as celery
 
 ROOT = Path(__file__).parents[1]
@@ -132,17 +132,17 @@ def tasks_page() -> str:
 def requests() -> dict[str, tuple[str, str, str]]:
     """Task name -> (method of the client, contract of the payload, contract of the answer)."""
     found = {}
-    for method in ast.walk(ast.parse(inspect.getsource(client.Client))):
+    for method in ast.walk(ast.parse(inspect.getsource(calls.Calls))):
         if isinstance(method, ast.FunctionDef):
             for call in ast.walk(method):
-                if isinstance(call, ast.Call) and ast.unparse(call.func) == "self._ask":
+                if isinstance(call, ast.Call) and ast.unparse(call.func) == "Call":
                     task, payload, _, answer = (
                         ast.unparse(argument).rpartition(".")[2] for argument in call.args
                     )
                     found[getattr(routing, task)] = (method.name, payload, answer)
     own = {routing.SEARCH_GATHER, routing.SEARCH_FINISH}
     if missing := routing.TASK_QUEUE.keys() - found.keys() - own:
-        raise ValueError(f"{sorted(missing)} have no method in shared/client.py: add one")
+        raise ValueError(f"{sorted(missing)} have no method in shared/calls.py: add one")
     return found
 
 
