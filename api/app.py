@@ -17,8 +17,24 @@ from api.callers import Keys, networks
 from api.events import Hub
 from api.headers import SecurityHeaders
 from api.origins import Origins
-from api.routes import events, fleet, health, media, models, people, search, session, uploads, videos
+from api.routes import (
+    embeddings,
+    events,
+    fleet,
+    health,
+    media,
+    models,
+    named_models,
+    people,
+    rerank,
+    search,
+    session,
+    transcriptions,
+    uploads,
+    videos,
+)
 from api.schema import describe
+from api.served_models import ServedModels
 from api.sessions import Sessions
 from api.uploads import Uploads
 from shared.errors import InvalidRequest
@@ -37,6 +53,13 @@ ROUTERS: tuple[APIRouter, ...] = (
     media.router,
     events.router,
     fleet.router,
+)
+#: At the addresses that clients of other services call.
+DROP_IN: tuple[APIRouter, ...] = (
+    embeddings.router,
+    rerank.router,
+    transcriptions.router,
+    named_models.router,
 )
 PREFIX = "/api/v1"
 TUS_HEADERS = (
@@ -64,6 +87,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
         app.state.redis = Redis.from_url(redis_url, socket_connect_timeout=3, socket_timeout=10)
         app.state.asking = Asking(app.state.redis, redis_url)
         await app.state.asking.start()
+        app.state.served_models = ServedModels(settings)
         app.state.keys = Keys(app.state.asking)
         app.state.sessions = Sessions(app.state.redis)
         app.state.issuer = oidc.Issuer(settings) if settings.oidc_issuer else None
@@ -95,6 +119,8 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     problems.install(app)
     for router in ROUTERS:
         app.include_router(router, prefix=PREFIX)
+    for router in DROP_IN:
+        app.include_router(router)
     describe(app)
     page.serve(app)
     origins = [origin.strip() for origin in settings.api_cors_origins.split(",") if origin.strip()]

@@ -41,6 +41,7 @@ from shared.errors import (
     ObjectMissing,
     QuotaExceeded,
     ScenefleetError,
+    StorageUnavailable,
 )
 from shared.settings import Settings
 from shared.storage import Incoming, Storage
@@ -57,6 +58,8 @@ BATCH_BYTES, MAX_CHECKED_BYTES = 2**20, 8 * 2**20
 #: Longest silence of a client that sends, seconds.
 SILENCE_S = 30.0
 SWEEP_S = 300.0
+#: Of pictures to search for or to embed, by type.
+PICTURE_EXTENSIONS = {"image/jpeg": "jpg", "image/png": "png", "image/webp": "webp"}
 _SWEPT = "scenefleet:uploads-swept"
 _SWEEP_MARGIN_S = 3600.0
 
@@ -287,6 +290,19 @@ class Uploads:
 
         await in_thread(store)
         return f"uploads/{name}"
+
+    async def forget_query(self, key: str) -> None:
+        """Remove what was stored for one request (``keep_picture``, ``api.sounds``) before the sweep does."""
+
+        def remove() -> None:
+            self._storage.delete("uploads", key)
+            # Last: by this mark the sweep finds what a failure has left.
+            self._storage.delete("tmp", "queries" + key.removeprefix("uploads"))
+
+        try:
+            await in_thread(remove)
+        except StorageUnavailable as error:
+            log.warning("the file of a request is left to the sweep: %s", type(error).__name__)
 
     async def sweep_for_ever(self) -> None:
         """Finish what was left complete and remove what has expired, every few minutes, in one process of all."""

@@ -92,6 +92,17 @@ class ObjectMissing(Permanent):
     """The storage has no object under this key."""
 
 
+class Overloaded(Outage):
+    """The fleet has as many requests as it can answer in time: the same one may be sent again later."""
+
+    loggable = True
+
+    def __init__(self, message: str = "", *, retry_after_s: float = 1.0) -> None:
+        super().__init__(*([message] if message else []))
+        #: When it may be sent again, seconds from now.
+        self.retry_after_s = retry_after_s
+
+
 class StorageUnavailable(Outage):
     """The storage does not answer, or is full."""
 

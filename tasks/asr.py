@@ -39,6 +39,9 @@ def transcribe(request: TranscribeAudio) -> TranscribedAudio:
                 f"start_s={request.start_s:g} to end_s={request.end_s:g} is {asked_s:g} s of sound: ask for more than 0 s"
                 f" and at most {MAX_SOUND_S:g} s"
             )
+    # Not at the top: an API that names a task would load it.
+    from worker.models.base import SAMPLE_RATE_HZ
+
     sound = _read(request)
     model = cast("Transcriber", get_runtime().model("asr"))
     heard = model.transcribe(sound, offset_s=request.start_s)
@@ -48,6 +51,7 @@ def transcribe(request: TranscribeAudio) -> TranscribedAudio:
         language=heard.language,
         text=heard.text,
         segments=heard.segments,
+        duration_s=sound.size / SAMPLE_RATE_HZ,
     )
 
 

@@ -37,6 +37,8 @@ class TextVectors(Contract):
     revision: Text
     dim: int = Field(ge=1)
     vectors: tuple[tuple[float, ...], ...] = Field(max_length=64)
+    #: Tokens of each text that the model has read, special ones included; None: the model does not tell.
+    tokens: tuple[int, ...] | None = Field(None, max_length=64)
     #: Per text: token id of the model's vocabulary -> weight above 0. Only if ``EncodeTexts`` requests it.
     lexical: tuple[dict[TokenId, float], ...] | None = Field(None, max_length=64)
 
@@ -99,6 +101,8 @@ class TranscribedAudio(Contract):
     language: str | None
     text: str
     segments: tuple[Segment, ...]
+    #: Length of the sound that was read, seconds: less than was asked for where the file ends.
+    duration_s: float | None = None
 
 
 class DetectFaces(Contract):

@@ -22,6 +22,8 @@ class TextVectors:
     dense: Float32
     #: One per text; None: the model has no lexical head.
     lexical: tuple[LexicalWeights, ...] | None
+    #: Number of tokens read of each text, special ones included; None: the engine does not tell.
+    tokens: tuple[int, ...] | None = None
 
 
 class TextEmbedder(Model):

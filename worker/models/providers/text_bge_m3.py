@@ -74,7 +74,7 @@ class BgeM3Embedder(TextEmbedder):
                 lexical[index] = _greatest(rows[index], found, encoder.special)
 
         self._compute(encoder.groups(rows), work)
-        return TextVectors(dense, tuple(lexical))
+        return TextVectors(dense, tuple(lexical), tuple(len(row) for row in rows))
 
 
 def _greatest(tokens: Sequence[int], weights: Sequence[float], special: frozenset[int]) -> dict[int, float]:

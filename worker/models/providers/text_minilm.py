@@ -119,4 +119,4 @@ class MiniLmEmbedder(TextEmbedder):
             vectors[chosen] = torch.nn.functional.normalize(means, dim=1).cpu().numpy()
 
         self._compute(by_length([len(row) for row in ids], self.spec.batch), work)
-        return TextVectors(vectors, None)
+        return TextVectors(vectors, None, tuple(len(row) for row in ids))
