@@ -105,8 +105,8 @@ async def create_embeddings(
     body: Annotated[EmbeddingRequest, Depends(_OpenAI.read)],
 ) -> Response:
     """Embed texts, or pictures with a model for pictures."""
-    items = await read_items(body.input, "input")
     model = await served.find(body.model, "text", "vision")
+    items = await read_items(body.input, "input")
     require_length(model, body.dimensions, "dimensions")
     found = await Batches(ask, request.app.state.uploads, who.user_id).embed(model, items, "input")
     encoding = body.embedding_type or body.encoding_format
@@ -175,16 +175,14 @@ async def embed_as_cohere(
     body: Annotated[CohereEmbedRequest, Depends(_Cohere.read)],
 ) -> Response:
     """Embed texts or pictures."""
-    if (body.texts is None) == (body.images is None):
-        raise InvalidParameter("send either texts or images", "texts")
-    items: list[str | Picture] = []
-    if body.texts is not None:
-        items = await read_items(body.texts, "texts")
-    elif body.images is not None:
-        items = await read_items([{"image": image} for image in body.images], "images")
     model = await served.find(body.model, "text", "vision")
     require_length(model, body.output_dimension, "output_dimension")
-    param = "texts" if body.images is None else "images"
+    if (body.texts is None) == (body.images is None):
+        raise InvalidParameter("send either texts or images", "texts")
+    param, given = ("texts", body.texts) if body.images is None else ("images", body.images)
+    items = await read_items(
+        given if param == "texts" else [{"image": image} for image in given or ()], param
+    )
     found = await Batches(ask, request.app.state.uploads, who.user_id).embed(model, items, param)
     is_plain = body.embedding_types is None and request.url.path == "/v1/embed"
 
@@ -247,7 +245,10 @@ async def embed_as_tei(
     body: Annotated[TEIEmbedRequest, Depends(_TEIEmbed.read)],
 ) -> Response:
     """Embed texts by the active model."""
-    items = await read_items(body.inputs, "inputs")
+    given = body.inputs if isinstance(body.inputs, list) else [body.inputs]
+    if any(isinstance(item, dict) for item in given):
+        raise InvalidParameter("inputs has an object: send texts", "inputs")
+    items = await read_items(given, "inputs")
     model = await served.find(None, "text")
     require_length(model, body.dimensions, "dimensions")
     found = await Batches(ask, request.app.state.uploads, who.user_id).embed(model, items, "inputs")

@@ -112,8 +112,10 @@ async def transcribe_sound(
     with uploads.receiving(who.user_id):
         async with sounds.receiving(storage, uploads, who.user_id) as sound:
             body = stream_body(request, sounds.MAX_SOUND_BYTES + FORM_BYTES)
-            wanted = read_options(await read_form(request, body, "file", sound.write))
-            await served.find(wanted.model, "asr")
+            fields = await read_form(request, body, "file", sound.write)
+            if fields.get("model", [""])[-1]:
+                await served.find(fields["model"][-1], "asr")
+            wanted = read_options(fields)
             await sound.finish()
             heard = await sounds.transcribe(ask, who.user_id, sound)
     return answer(heard, wanted)

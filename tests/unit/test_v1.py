@@ -98,8 +98,9 @@ class Fleet:
 class Api:
     """The application in this process, over a fleet that is not there."""
 
-    def __init__(self, folder: Path) -> None:
-        settings = Settings(REDIS_URL="redis://127.0.0.1:1/0", STORAGE_ROOT=folder, SCENEFLEET_USER="ann")
+    def __init__(self, folder: Path, **settings_given: str) -> None:
+        given = {"REDIS_URL": "redis://127.0.0.1:1/0", "SCENEFLEET_USER": "ann", **settings_given}
+        settings = Settings(STORAGE_ROOT=folder, **given)
         self.app: FastAPI = create_app(settings)
         state = self.app.state
         self.storage: Storage = state.storage
@@ -263,6 +264,18 @@ def test_what_is_no_route_or_no_json_is_told_in_each_client_s_shape(api: Api) ->
         assert answer.status_code == status and answer.json()["error"]["message"], (body[:10], answer.text)
     foreign = api.send("POST", "/v1/embeddings", json={}, headers={"origin": "https://evil.example"})
     assert foreign.status_code == 403 and foreign.json()["error"]["type"] == "invalid_request_error"
+
+
+def test_a_key_is_asked_for_before_the_body_is_read(tmp_path: Path) -> None:
+    api = Api(tmp_path, API_KEYS="true")
+    for path in ("/v1/embeddings", "/v1/audio/transcriptions"):
+        answer = api.send("POST", path, content=b"x" * 1000)
+        error = answer.json()["error"]
+        assert (answer.status_code, error["code"]) == (401, "invalid_api_key"), answer.text
+        assert "www-authenticate" in answer.headers
+    assert api.send("GET", "/v1/models").status_code == 401
+    assert api.post("/v2/rerank").json().keys() == {"message", "detail"}
+    assert api.stored == []
 
 
 def test_models_are_listed_by_what_they_are_for(api: Api) -> None:
