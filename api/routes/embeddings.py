@@ -225,6 +225,7 @@ class TEISimilarityRequest(Part):
     """Sentences to compare."""
 
     inputs: Similar
+    parameters: dict[str, Any] = Field({}, max_length=0, description="Sent empty by `huggingface_hub`")
 
 
 _TEIEmbed = PartBody(TEIEmbedRequest, MAX_BYTES)

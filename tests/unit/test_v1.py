@@ -321,6 +321,7 @@ def test_cohere_and_tei_embed(api: Api) -> None:
     assert api.post("/embed", inputs="a").json() == [[1.0, 1.0]]
     similar = api.post("/similarity", inputs={"source_sentence": "a", "sentences": ["ab", "abc"]})
     assert similar.json() == [3.0, 4.0]
+    assert api.post("/embed", inputs=[{"text": "a"}]).status_code == 422
     refused = api.post("/embed", inputs=["a"], normalize=False)
     assert refused.status_code == 422 and refused.json()["error_type"] == "validation"
 

