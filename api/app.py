@@ -16,6 +16,7 @@ from api.asking import Asking
 from api.callers import Keys, networks
 from api.events import Hub
 from api.headers import SecurityHeaders
+from api.limits import Slots
 from api.origins import Origins
 from api.routes import (
     embeddings,
@@ -61,6 +62,8 @@ DROP_IN: tuple[APIRouter, ...] = (
     transcriptions.router,
     named_models.router,
 )
+#: Of a user and of one process at once: bodies of some MiB, which are in memory, and sounds, which are in the storage.
+LARGE_BODIES, SOUNDS = (8, 32), (16, 1000)
 PREFIX = "/api/v1"
 TUS_HEADERS = (
     "Location", "Tus-Resumable", "Tus-Version", "Tus-Extension", "Tus-Max-Size", "Upload-Offset", "Upload-Length",
@@ -91,6 +94,8 @@ def create_app(settings: Settings | None = None) -> FastAPI:
         app.state.keys = Keys(app.state.asking)
         app.state.sessions = Sessions(app.state.redis)
         app.state.issuer = oidc.Issuer(settings) if settings.oidc_issuer else None
+        app.state.large_bodies = Slots("large bodies", *LARGE_BODIES)
+        app.state.sounds = Slots("sounds", *SOUNDS)
         # Set when the server begins to stop, so that streams end.
         app.state.stopping = asyncio.Event()
         app.state.uploads = Uploads(settings, app.state.storage, app.state.redis, app.state.asking)

@@ -92,7 +92,7 @@ class Batches:
             )
             tokens += sum(found.tokens or ())
             for index, vector in zip(chosen, found.vectors, strict=True):
-                vectors[index] = vector
+                vectors[index] = vector or ()
 
         sizes = {index: _json_bytes(str(items[index])) for index in texts}
         parts = list(pack(texts, sizes, EmbedTexts.max_bytes, param))
@@ -112,7 +112,7 @@ class Batches:
             kwargs = {"query": query, "documents": [documents[index] for index in chosen]}
             found = await self._asking.ask(routing.TEXT_RERANK, RerankDocuments, kwargs, RerankScores)
             for index, score in zip(chosen, found.scores, strict=True):
-                scores[index] = score
+                scores[index] = score or 0.0
 
         sizes = {index: _json_bytes(document) for index, document in enumerate(documents)}
         room_bytes = RerankDocuments.max_bytes - _json_bytes(query)

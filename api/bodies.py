@@ -106,7 +106,7 @@ class PartBody(Generic[P]):
         return {"requestBody": {"required": True, "content": content}}
 
     async def read(self, request: Request, who: Annotated[Caller, Depends(caller)]) -> AsyncIterator[P]:
-        """The dependency that reads one. Of large bodies a user may have as many at once as of uploads.
+        """The dependency that reads one. Of large ones a user may have a few at once.
 
         Raises:
             UnsupportedMedia, BodyTooLarge, SlowClient, TooManyRequests.
@@ -117,7 +117,7 @@ class PartBody(Generic[P]):
         is_small = announced.isdecimal() and int(announced) <= MAX_JSON_BYTES
         with ExitStack() as held:
             if not is_small:
-                held.enter_context(request.app.state.uploads.receiving(who.user_id))
+                held.enter_context(request.app.state.large_bodies.hold(who.user_id))
             data = await read_body(request, self.max_bytes)
             parsed = self._parse(data) if is_small else await in_thread(self._parse, data)
             del data

@@ -7,7 +7,9 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator
+from collections import Counter
+from collections.abc import AsyncIterator, Iterator
+from contextlib import contextmanager
 
 from fastapi import Request
 from redis.exceptions import RedisError
@@ -60,6 +62,33 @@ async def stream_body(request: Request, max_bytes: int) -> AsyncIterator[bytes]:
         if size_bytes > max_bytes:
             raise BodyTooLarge(f"the body has more than {max_bytes} bytes: send less")
         yield chunk
+
+
+class Slots:
+    """How many requests of a sort one process has in work at once, per user and in all."""
+
+    def __init__(self, what: str, of_user: int, in_all: int) -> None:
+        """``what``: they are, for the refusal."""
+        self._what, self._of_user, self._in_all = what, of_user, in_all
+        self._held: Counter[str] = Counter()
+
+    @contextmanager
+    def hold(self, user_id: str) -> Iterator[None]:
+        """One request more.
+
+        Raises:
+            TooManyRequests: the user, or this process, has too many of them.
+        """
+        if self._held[user_id] >= self._of_user or self._held.total() >= self._in_all:
+            raise TooManyRequests(
+                f"too many {self._what} at once: send fewer at the same time", retry_after_s=5
+            )
+        self._held[user_id] += 1
+        try:
+            yield
+        finally:
+            self._held[user_id] -= 1
+            self._held += Counter()  # forgets users with none
 
 
 async def count_request(request: Request, who: str) -> None:

@@ -6,6 +6,8 @@ which value, and the remedy. ``code`` is the stable name stored in ``jobs.error_
 
 from __future__ import annotations
 
+import re
+
 
 class ScenefleetError(Exception):
     """Base class of all scenefleet errors."""
@@ -36,6 +38,18 @@ class Retryable(ScenefleetError):
 
 class QuotaExceeded(Retryable):
     """The user has reached a limit: the same request may be sent again later."""
+
+
+class Overloaded(Retryable):
+    """Too many requests wait: the same request may be sent again after ``retry_after_s``."""
+
+    def __init__(self, message: str = "", retry_after_s: float | None = None) -> None:
+        # An error that went through the result store is made again from its message.
+        said = re.search(r"in ([0-9.]+) s$", message)
+        self.retry_after_s = retry_after_s if retry_after_s is not None else float(said[1]) if said else 1.0
+        super().__init__(
+            message if said or retry_after_s is None else f"{message}: send it again in {retry_after_s:g} s"
+        )
 
 
 class Outage(Retryable):
@@ -90,17 +104,6 @@ class BlurredFace(BadPhoto):
 
 class ObjectMissing(Permanent):
     """The storage has no object under this key."""
-
-
-class Overloaded(Outage):
-    """The fleet has as many requests as it can answer in time: the same one may be sent again later."""
-
-    loggable = True
-
-    def __init__(self, message: str = "", *, retry_after_s: float = 1.0) -> None:
-        super().__init__(*([message] if message else []))
-        #: When it may be sent again, seconds from now.
-        self.retry_after_s = retry_after_s
 
 
 class StorageUnavailable(Outage):

@@ -28,6 +28,8 @@ class HeldModel:
     kind: str
     #: Length of its vectors; None: it makes none.
     dim: int | None
+    #: Whether it is the one of its kind that is used where a request names none.
+    active: bool = True
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -110,7 +112,12 @@ def read_nodes(redis_url: str) -> dict[str, NodeRecord]:
                         # One entry per process; a kind without a model in the profile has no name.
                         models=tuple(dict.fromkeys(model["name"] for model in models if "name" in model)),
                         held=tuple(
-                            HeldModel(name=model["name"], kind=model["kind"], dim=model.get("dim"))
+                            HeldModel(
+                                name=model["name"],
+                                kind=model["kind"],
+                                dim=model.get("dim"),
+                                active=model.get("active", True),
+                            )
                             for model in models
                             if "name" in model
                         ),

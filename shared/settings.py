@@ -78,6 +78,10 @@ class Settings(BaseModel):
     storage_bucket_tmp: str = "tmp"
     """Bucket of temporary objects (audio while a run lasts)."""
 
+    # --- requests to models
+    request_models: str = ""
+    """Models, comma-separated, that a request may name besides the active ones and those of an open switch."""
+
     # --- this machine
     home: Path = Field(Path("~/.scenefleet"), alias="SCENEFLEET_HOME")
     """Home folder: embedded services, logs and local storage."""
@@ -117,8 +121,6 @@ class Settings(BaseModel):
     """Maximum number of open connections of an API process; further ones are closed."""
     api_slow_client_s: float = Field(20.0, gt=0)
     """Maximum time in which a client has to send a request's headers, or the body of a small request, seconds."""
-    request_models: str = Field("", pattern=r"^[a-z0-9._,\s-]*$")
-    """Models that callers may name, comma-separated. Empty: every model that a node serves, which are the active ones of the profile."""
     api_public_url: str = Field("", pattern=r"^(https?://[^/?#@\s]+)?$")
     """Address at which browsers reach the API, `https://films.example.com`: the first part of the redirect URI for OIDC. Empty: as each request names it."""
     oidc_issuer: str = Field("", pattern=r"^(https?://[^?#@\s]+)?$")

@@ -109,7 +109,7 @@ async def transcribe_sound(
     """Transcribe a sound, or the sound of a video. The file is removed before the answer."""
     uploads: Uploads = request.app.state.uploads
     storage = request.app.state.storage
-    with uploads.receiving(who.user_id):
+    with request.app.state.sounds.hold(who.user_id):
         async with sounds.receiving(storage, uploads, who.user_id) as sound:
             body = stream_body(request, sounds.MAX_SOUND_BYTES + FORM_BYTES)
             fields = await read_form(request, body, "file", sound.write)

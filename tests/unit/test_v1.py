@@ -18,13 +18,15 @@ from redis.asyncio import Redis
 from api.app import create_app
 from api.asking import Asking
 from api.dialects import UnknownModel
+from api.limits import Slots
+from api.served_models import ServedModels
 from api.sounds import MAX_SOUND_BYTES, STRETCH_S, cut_at
 from api.uploads import Uploads
 from shared import routing
 from shared.contracts import EmbedTexts, Segment, TextVectors, Word
 from shared.contracts.base import parse
-from shared.errors import BadMedia, BrokerUnavailable, Overloaded, ScenefleetError
-from shared.nodes import HeldModel
+from shared.errors import BadMedia, BrokerUnavailable, Outage, Overloaded, ScenefleetError
+from shared.nodes import HeldModel, NodeRecord
 from shared.settings import Settings
 from shared.storage import Storage
 
@@ -108,6 +110,7 @@ class Api:
         self.fleet = Fleet(self.storage)
         state.asking = self.fleet
         state.served_models = Served()
+        state.large_bodies, state.sounds = Slots("bodies", 2, 2), Slots("sounds", 1, 1)
         state.uploads = Uploads(settings, self.storage, cast(Redis, None), cast(Asking, None))
 
     def send(self, method: str, path: str, **request: Any) -> httpx.Response:
@@ -243,6 +246,20 @@ def test_errors_of_the_fleet_have_each_client_s_shape(
     assert tei.status_code == status and tei.json().keys() == {"error", "error_type"}
 
 
+def test_a_user_has_a_few_large_requests_at_once(api: Api) -> None:
+    """One more is told when to come again; small ones need no place."""
+    with api.app.state.large_bodies.hold("ann"), api.app.state.large_bodies.hold("ann"), api.app.state.sounds.hold("ann"):  # fmt: skip
+        for refused in (
+            api.post("/v1/embeddings", model="words", input=["a" * 60_000] * 5),
+            api.transcribe(),
+        ):
+            assert (refused.status_code, refused.headers["retry-after"]) == (429, "5")
+            assert refused.json()["error"]["type"] == "rate_limit_error"
+        assert api.post("/v1/embeddings", model="words", input="a").status_code == 200
+    assert api.post("/v1/embeddings", model="words", input=["a" * 60_000] * 5).status_code == 200
+    assert api.stored == []
+
+
 def test_what_is_no_route_or_no_json_is_told_in_each_client_s_shape(api: Api) -> None:
     for method, path, status in (
         ("POST", "/v1/chat/completions", 404),
@@ -286,6 +303,46 @@ def test_models_are_listed_by_what_they_are_for(api: Api) -> None:
     one = api.send("GET", "/v1/models/words").json()
     assert one in listed["data"] and (one["object"], one["dimensions"]) == ("model", 2)
     assert api.post("/v1/embeddings", model="judge", input="a").status_code == 404
+
+
+def node(family: str, *held: HeldModel) -> NodeRecord:
+    return NodeRecord(name=family, family=family, state="ready", error="", pid=1, models=(), held=held)
+
+
+def test_callers_name_active_models_and_those_that_the_operator_allows(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    used = HeldModel(name="used", kind="text", dim=3, active=False)
+    records = {"t": node("text", MODELS["words"], used), "a": node("asr", MODELS["ear"])}
+    monkeypatch.setattr("api.served_models.nodes.read_nodes", lambda url: records)
+    clock = [0.0]
+    monkeypatch.setattr("api.served_models.time.monotonic", lambda: clock[0])
+
+    async def story() -> None:
+        plain = ServedModels(Settings(REDIS_URL="redis://x"))
+        more = ServedModels(Settings(REDIS_URL="redis://x", REQUEST_MODELS="used, unused"))
+        assert [model.name for model in await plain.list()] == ["ear", "words"]
+        assert [model.name for model in await more.list()] == ["ear", "used", "words"]
+        for name, kinds in (("used", "text"), ("ear", "text"), ("none", "text"), (None, "rerank")):
+            with pytest.raises(UnknownModel):
+                await plain.find(name, kinds)
+        assert await plain.find(None, "text") == await more.find("words", "vision", "text") == MODELS["words"]
+        assert await more.find("used", "text", "vision") == used
+        assert (await more.find("unused", "text", "vision")).kind == "text"
+        with pytest.raises(UnknownModel):
+            await more.find("unused", "asr")
+        with pytest.raises(Outage, match="no node of vision is up"):
+            await plain.find("words", "vision")
+        # A node that is away for a while is no reason to say that its model does not exist.
+        del records["t"]
+        clock[0] = 300
+        assert await plain.find("words", "text") == MODELS["words"]
+        clock[0] = 700
+        assert [model.name for model in await plain.list()] == ["ear"]
+        with pytest.raises(Outage, match="no node of text is up"):
+            await plain.find("words", "text")
+
+    asyncio.run(story())
 
 
 def test_documents_are_sorted_and_shown_as_each_client_expects(api: Api) -> None:
