@@ -30,8 +30,9 @@ def embed(request: EncodeTexts) -> dict[str, Any]:
         "dim": model.dim,
         "vectors": [vector.tolist() for vector in found.dense],
     }
-    if found.tokens is not None:
-        answer["tokens"] = list(found.tokens)
+    tokens = model.count_tokens(request.texts)
+    if tokens is not None:
+        answer["tokens"] = list(tokens)
     if request.lexical:
         answer["lexical"] = [
             {str(token): float(weight) for token, weight in weights.items()}

@@ -22,8 +22,6 @@ class TextVectors:
     dense: Float32
     #: One per text; None: the model has no lexical head.
     lexical: tuple[LexicalWeights, ...] | None
-    #: Number of tokens read of each text, special ones included; None: the engine does not tell.
-    tokens: tuple[int, ...] | None = None
 
 
 class TextEmbedder(Model):
@@ -51,6 +49,15 @@ class TextEmbedder(Model):
             return TextVectors(np.zeros((0, self.dim), np.float32), () if self.has_lexical else None)
         with self._ready(), self._engine():
             return self._encode(texts)
+
+    def count_tokens(self, texts: Sequence[str]) -> tuple[int, ...] | None:
+        """Number of tokens that `encode` reads of each text, special ones included; None: the engine does not tell."""
+        texts = check_texts(texts, "count_tokens")
+        with self._ready(), self._engine():
+            return self._count_tokens(texts)
+
+    def _count_tokens(self, texts: Sequence[str]) -> tuple[int, ...] | None:
+        return None
 
     def _warm_up(self) -> None:
         self._encode(["warm up"] * self.spec.batch)

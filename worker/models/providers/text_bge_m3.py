@@ -57,6 +57,9 @@ class BgeM3Embedder(TextEmbedder):
         fill(self.spec, head, read_tensors(self.spec, path), path)
         return head
 
+    def _count_tokens(self, texts: Sequence[str]) -> tuple[int, ...] | None:
+        return tuple(len(self._encoder.single(text)) for text in self._encoder.tokenise(texts))
+
     def _encode(self, texts: Sequence[str]) -> TextVectors:
         encoder, sparse = self._encoder, self._sparse
         rows = [encoder.single(text) for text in encoder.tokenise(texts)]
@@ -74,7 +77,7 @@ class BgeM3Embedder(TextEmbedder):
                 lexical[index] = _greatest(rows[index], found, encoder.special)
 
         self._compute(encoder.groups(rows), work)
-        return TextVectors(dense, tuple(lexical), tuple(len(row) for row in rows))
+        return TextVectors(dense, tuple(lexical))
 
 
 def _greatest(tokens: Sequence[int], weights: Sequence[float], special: frozenset[int]) -> dict[int, float]:

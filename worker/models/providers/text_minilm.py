@@ -104,6 +104,9 @@ class MiniLmEmbedder(TextEmbedder):
             device=self.placement.device, dtype=getattr(torch, self.placement.dtype)
         ).eval()
 
+    def _count_tokens(self, texts: Sequence[str]) -> tuple[int, ...]:
+        return tuple(len(encoding) for encoding in self._tokenizer.encode_batch_fast(list(texts)))
+
     def _encode(self, texts: Sequence[str]) -> TextVectors:
         tokenizer, model = self._tokenizer, self._model
         ids = [encoding.ids for encoding in tokenizer.encode_batch_fast(list(texts))]
@@ -119,4 +122,4 @@ class MiniLmEmbedder(TextEmbedder):
             vectors[chosen] = torch.nn.functional.normalize(means, dim=1).cpu().numpy()
 
         self._compute(by_length([len(row) for row in ids], self.spec.batch), work)
-        return TextVectors(vectors, None, tuple(len(row) for row in ids))
+        return TextVectors(vectors, None)
