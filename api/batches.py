@@ -35,7 +35,7 @@ T = TypeVar("T")
 #: Texts, documents or pictures of one request of a caller.
 MAX_ITEMS = 1000
 #: Of one request to the fleet.
-MAX_TEXTS, MAX_PICTURES = 64, 16
+MAX_TEXTS, MAX_PICTURES, MAX_PART_BYTES = 64, 16, 64 * 1024
 #: Requests to the fleet that one of a caller has waiting, so that others' come in between.
 AT_ONCE = 4
 #: Of a payload, for what is not the texts.
@@ -90,12 +90,12 @@ class Batches:
                 if isinstance(part[0], str)
                 else self._embed_pictures(model, [item for item in part if isinstance(item, Picture)])
             )
-            tokens += sum(found.tokens or ())
+            tokens += sum(count or 0 for count in found.tokens or ())
             for index, vector in zip(chosen, found.vectors, strict=True):
                 vectors[index] = vector or ()
 
         sizes = {index: _json_bytes(str(items[index])) for index in texts}
-        parts = list(pack(texts, sizes, EmbedTexts.max_bytes, param))
+        parts = list(pack(texts, sizes, MAX_PART_BYTES, param))
         parts += [pictures[at : at + MAX_PICTURES] for at in range(0, len(pictures), MAX_PICTURES)]
         await few_at_once(embed_part, parts)
         return Embedded(vectors, tokens)
@@ -115,7 +115,7 @@ class Batches:
                 scores[index] = score or 0.0
 
         sizes = {index: _json_bytes(document) for index, document in enumerate(documents)}
-        room_bytes = RerankDocuments.max_bytes - _json_bytes(query)
+        room_bytes = MAX_PART_BYTES - _json_bytes(query)
         await few_at_once(rerank_part, list(pack(range(len(documents)), sizes, room_bytes, param)))
         return scores
 

@@ -38,7 +38,7 @@ class TextVectors(Contract):
     dim: int = Field(ge=1)
     vectors: tuple[tuple[float, ...], ...] = Field(max_length=64)
     #: Tokens of each text that the model has read, special ones included; None: the model does not tell.
-    tokens: tuple[int, ...] | None = Field(None, max_length=1000)
+    tokens: tuple[int | None, ...] | None = Field(None, max_length=1000)
     #: Per text: token id of the model's vocabulary -> weight above 0. Only if ``EncodeTexts`` requests it.
     lexical: tuple[dict[TokenId, float], ...] | None = Field(None, max_length=64)
 

@@ -17,13 +17,14 @@ from redis.asyncio import Redis
 
 from api.app import create_app
 from api.asking import Asking
+from api.batches import MAX_PART_BYTES
 from api.dialects import UnknownModel
 from api.limits import Slots
 from api.served_models import ServedModels
 from api.sounds import MAX_SOUND_BYTES, STRETCH_S, cut_at
 from api.uploads import Uploads
 from shared import routing
-from shared.contracts import EmbedTexts, Segment, TextVectors, Word
+from shared.contracts import Segment, TextVectors, Word
 from shared.contracts.base import parse
 from shared.errors import BadMedia, BrokerUnavailable, Outage, Overloaded, ScenefleetError
 from shared.nodes import HeldModel, NodeRecord
@@ -162,7 +163,7 @@ def test_long_texts_go_in_several_payloads_each_within_the_contract(api: Api) ->
     texts = ["é\n" * 5000] * 20  # 20 kB each as JSON
     assert len(api.post("/v1/embeddings", model="words", input=texts).json()["data"]) == 20
     sizes = [len(json.dumps(kwargs, ensure_ascii=False).encode()) for _, kwargs in api.fleet.asked]
-    assert len(sizes) > 1 and max(sizes) <= EmbedTexts.max_bytes
+    assert len(sizes) > 1 and max(sizes) <= MAX_PART_BYTES
 
 
 def test_pictures_are_embedded_beside_texts_and_removed(api: Api) -> None:
