@@ -64,6 +64,8 @@ DROP_IN: tuple[APIRouter, ...] = (
 )
 #: Of a user and of one process at once: bodies of some MiB, which are in memory, and sounds, which are in the storage.
 LARGE_BODIES, SOUNDS = (8, 32), (16, 1000)
+#: Of large bodies.
+PARSED_AT_ONCE = 2
 PREFIX = "/api/v1"
 TUS_HEADERS = (
     "Location", "Tus-Resumable", "Tus-Version", "Tus-Extension", "Tus-Max-Size", "Upload-Offset", "Upload-Length",
@@ -94,8 +96,6 @@ def create_app(settings: Settings | None = None) -> FastAPI:
         app.state.keys = Keys(app.state.asking)
         app.state.sessions = Sessions(app.state.redis)
         app.state.issuer = oidc.Issuer(settings) if settings.oidc_issuer else None
-        app.state.large_bodies = Slots("large bodies", *LARGE_BODIES)
-        app.state.sounds = Slots("sounds", *SOUNDS)
         # Set when the server begins to stop, so that streams end.
         app.state.stopping = asyncio.Event()
         app.state.uploads = Uploads(settings, app.state.storage, app.state.redis, app.state.asking)
@@ -121,6 +121,9 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     )
     app.state.settings = settings
     app.state.storage = configured_storage(settings)
+    app.state.large_bodies = Slots("large bodies", *LARGE_BODIES)
+    app.state.parsing = asyncio.Semaphore(PARSED_AT_ONCE)
+    app.state.sounds = Slots("sounds", *SOUNDS)
     problems.install(app)
     for router in ROUTERS:
         app.include_router(router, prefix=PREFIX)

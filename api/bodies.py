@@ -119,7 +119,12 @@ class PartBody(Generic[P]):
             if not is_small:
                 held.enter_context(request.app.state.large_bodies.hold(who.user_id))
             data = await read_body(request, self.max_bytes)
-            parsed = self._parse(data) if is_small else await in_thread(self._parse, data)
+            if is_small:
+                parsed = self._parse(data)
+            else:
+                # What is parsed may take twenty times the memory, until it is refused.
+                async with request.app.state.parsing:
+                    parsed = await in_thread(self._parse, data)
             del data
             yield parsed
 
