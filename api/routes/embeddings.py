@@ -30,6 +30,7 @@ Served = Annotated[ServedModels, Depends(served_models)]
 #: Above 1,000 long texts; several pictures.
 MAX_BYTES = 16 * 2**20
 Encoding = Literal["float", "base64"]
+GivenText = Annotated[str, Field(min_length=1)]
 ModelField = Annotated[str, Field(min_length=1, max_length=200)]
 _ITEM = {
     "anyOf": [
@@ -130,8 +131,8 @@ class CohereEmbedRequest(Part):
     """Texts or pictures to embed."""
 
     model: ModelField
-    texts: list[str] | None = None
-    images: list[str] | None = Field(None, description="Data URIs in Base64")
+    texts: list[GivenText] | None = None
+    images: list[GivenText] | None = Field(None, description="Data URIs in Base64")
     input_type: str | None = Field(None, description="Without effect")
     embedding_types: list[Encoding] | None = Field(None, min_length=1)
     output_dimension: int | None = Field(None, description="Only the length that the model has")
@@ -218,7 +219,7 @@ class Similar(Part):
     """A sentence and those that it is compared with."""
 
     source_sentence: str = Field(min_length=1)
-    sentences: list[str] = Field(min_length=1, max_length=MAX_ITEMS - 1)
+    sentences: list[GivenText] = Field(min_length=1, max_length=MAX_ITEMS - 1)
 
 
 class TEISimilarityRequest(Part):

@@ -12,6 +12,7 @@ from api import dialects
 from api.asking import Asking
 from api.batches import MAX_ITEMS, Batches
 from api.bodies import PartBody
+from api.dialects import InvalidParameter
 from api.parameters import Ask, Who
 from api.routes.embeddings import MAX_BYTES, ModelField, Served
 from shared.contracts import MAX_QUERY_CHARS
@@ -114,7 +115,7 @@ class TEIRankRequest(Part):
 
     query: Query
     texts: list[str] = Field(min_length=1, max_length=MAX_ITEMS)
-    raw_scores: Literal[False] = False
+    raw_scores: bool = Field(False, description="Only false: scores are 0..1")
     return_text: bool = False
     truncate: bool | None = Field(None, description="Without effect: long texts are cut at the end")
     truncation_direction: Literal["Right", "right"] = "Right"
@@ -145,6 +146,10 @@ async def rerank_as_tei(
     body: Annotated[TEIRankRequest, Depends(_TEIRank.read)],
 ) -> list[TEIRank]:
     """Sort texts by how well they answer a query, with the active model."""
+    if body.raw_scores:
+        raise InvalidParameter(
+            "raw_scores=true is not supported: leave it out, scores are 0..1", "raw_scores"
+        )
     _, ranked = await _rank(request, who.user_id, ask, served, None, body.query, body.texts, "texts")
     return [
         TEIRank(index=index, score=score, text=body.texts[index] if body.return_text else None)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
+import re
 import zlib
 from typing import Annotated, Any, Literal
 
@@ -29,6 +30,7 @@ FORMATS = ("json", "text", "srt", "verbose_json", "vtt")
 GRANULARITIES = ("segment", "word")
 #: Fields that change nothing here.
 WITHOUT_EFFECT = ("language", "temperature")
+_NUMBER = re.compile(r"[-+]?[0-9]{1,400}(\.[0-9]{0,400})?([eE][-+]?[0-9]{1,3})?", re.ASCII)
 
 
 class Duration(BaseModel):
@@ -87,7 +89,7 @@ _FORM: dict[str, Any] = {
     "additionalProperties": False,
     "properties": {
         "file": {"type": "string", "format": "binary", "description": "At most 25 MiB and 1500 s"},
-        "model": {"type": "string"},
+        "model": {"type": "string", "minLength": 1},
         "response_format": {"enum": list(FORMATS), "default": "json"},
         "timestamp_granularities[]": {"type": "array", "items": {"enum": list(GRANULARITIES)}},
         "language": {"type": "string", "description": "Without effect: the model tells the language"},
@@ -159,6 +161,8 @@ def read_options(fields: dict[str, list[str]]) -> Options:
         )
     if given.pop("stream", "false").lower() != "false":
         raise InvalidParameter("stream=true is not supported: leave it out, the answer comes whole", "stream")
+    if not _NUMBER.fullmatch(given.get("temperature", "0")):
+        raise InvalidParameter("temperature is no number: leave it out, it has no effect", "temperature")
     for name, value in given.items():
         if name not in WITHOUT_EFFECT and value:
             raise InvalidParameter(f"the field {name[:60]!a} is not supported: leave it out", name[:60])

@@ -362,6 +362,7 @@ def test_documents_are_sorted_and_shown_as_each_client_expects(api: Api) -> None
     assert [found["index"] for found in many["results"]] == list(range(129, -1, -1))
     assert len(api.fleet.asked) == 3
     assert api.post("/rerank", query="q", texts=[]).status_code == 422
+    assert api.post("/rerank", query="q", texts=["a"], raw_scores=True).status_code == 422
     assert api.post("/v2/rerank", model="judge", query="", documents=["a"]).status_code == 400
 
 
@@ -453,6 +454,7 @@ def test_a_stretch_ends_in_silence() -> None:
         ({"timestamp_granularities[]": "word"}, "timestamp_granularities", "needs response_format=verbose_json"),
         ({"timestamp_granularities[]": "letter"}, "timestamp_granularities", "'letter' is not known"),
         ({"stream": "true"}, "stream", "is not supported"),
+        ({"temperature": "warm"}, "temperature", "is no number"),
         ({"prompt": "names"}, "prompt", "'prompt' is not supported"),
         ({"prompt": "x" * 20_000}, "prompt", "more than 16384 bytes"),
     ],
