@@ -16,9 +16,26 @@ from api.asking import Asking
 from api.callers import Keys, networks
 from api.events import Hub
 from api.headers import SecurityHeaders
+from api.limits import Slots
 from api.origins import Origins
-from api.routes import events, fleet, health, media, models, people, search, session, uploads, videos
+from api.routes import (
+    embeddings,
+    events,
+    fleet,
+    health,
+    media,
+    models,
+    named_models,
+    people,
+    rerank,
+    search,
+    session,
+    transcriptions,
+    uploads,
+    videos,
+)
 from api.schema import describe
+from api.served_models import ServedModels
 from api.sessions import Sessions
 from api.uploads import Uploads
 from shared.errors import InvalidRequest
@@ -38,6 +55,17 @@ ROUTERS: tuple[APIRouter, ...] = (
     events.router,
     fleet.router,
 )
+#: At the addresses that clients of other services call.
+DROP_IN: tuple[APIRouter, ...] = (
+    embeddings.router,
+    rerank.router,
+    transcriptions.router,
+    named_models.router,
+)
+#: Of a user and of one process at once: bodies of some MiB, which are in memory, and sounds, which are in the storage.
+LARGE_BODIES, SOUNDS = (8, 32), (16, 1000)
+#: Of large bodies.
+PARSED_AT_ONCE = 2
 PREFIX = "/api/v1"
 TUS_HEADERS = (
     "Location", "Tus-Resumable", "Tus-Version", "Tus-Extension", "Tus-Max-Size", "Upload-Offset", "Upload-Length",
@@ -64,6 +92,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
         app.state.redis = Redis.from_url(redis_url, socket_connect_timeout=3, socket_timeout=10)
         app.state.asking = Asking(app.state.redis, redis_url)
         await app.state.asking.start()
+        app.state.served_models = ServedModels(settings)
         app.state.keys = Keys(app.state.asking)
         app.state.sessions = Sessions(app.state.redis)
         app.state.issuer = oidc.Issuer(settings) if settings.oidc_issuer else None
@@ -92,9 +121,14 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     )
     app.state.settings = settings
     app.state.storage = configured_storage(settings)
+    app.state.large_bodies = Slots("large bodies", *LARGE_BODIES)
+    app.state.parsing = asyncio.Semaphore(PARSED_AT_ONCE)
+    app.state.sounds = Slots("sounds", *SOUNDS)
     problems.install(app)
     for router in ROUTERS:
         app.include_router(router, prefix=PREFIX)
+    for router in DROP_IN:
+        app.include_router(router)
     describe(app)
     page.serve(app)
     origins = [origin.strip() for origin in settings.api_cors_origins.split(",") if origin.strip()]

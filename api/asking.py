@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import copy
 import logging
 import uuid
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
@@ -50,6 +51,14 @@ class Asking:
         found = object.__new__(Asking)
         found.__dict__.update(self.__dict__)
         found._gone = request.is_disconnected
+        return found
+
+    def waiting(self, timeout_s: float) -> Asking:
+        """The same, but it waits so long for an answer."""
+        found = object.__new__(Asking)
+        found.__dict__.update(self.__dict__)
+        found.client = copy.copy(self.client)
+        found.client.timeout_s = timeout_s
         return found
 
     async def start(self) -> None:

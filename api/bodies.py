@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import ExitStack
 from dataclasses import dataclass
-from typing import Any, NoReturn
+from typing import Annotated, Any, Generic, NoReturn, TypeVar
 
-from fastapi import Request
+from fastapi import Depends, Request
+from pydantic import ValidationError
+from starlette.concurrency import run_in_threadpool as in_thread
 
+from api.callers import Caller, caller
+from api.dialects import InvalidParameter
 from api.limits import MAX_JSON_BYTES, read_body
 from api.problems import UnsupportedMedia
-from shared.contracts.base import Contract
+from shared.contracts.base import Contract, Part, describe_fault
 from shared.errors import InvalidRequest
 
 #: Definitions for the OpenAPI file that no route's model brings.
@@ -59,9 +64,7 @@ def parse_object(request: Request, data: bytes, hidden: set[str]) -> dict[str, A
     """
     if not data:
         return {}
-    kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
-    if kind != "application/json":
-        raise UnsupportedMedia(f"the body's content type is {kind!r}: send application/json")
+    require_type(request, "application/json")
     try:
         found = json.loads(data, parse_constant=_refuse)
     except (ValueError, RecursionError) as error:
@@ -74,6 +77,64 @@ def parse_object(request: Request, data: bytes, hidden: set[str]) -> dict[str, A
                 f"the body has the field {name}, which is not the body's to say: leave it out"
             )
     return found
+
+
+def require_type(request: Request, wanted: str) -> None:
+    """Refuse a body that is said to be something else."""
+    kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
+    if kind != wanted:
+        raise UnsupportedMedia(f"the body's content type is {kind[:100]!r}: send {wanted}")
+
+
+P = TypeVar("P", bound=Part)
+
+
+@dataclass(frozen=True)
+class PartBody(Generic[P]):
+    """A kind of body that is no payload of a task: a drop-in request, which may be large."""
+
+    kind: type[P]
+    max_bytes: int
+
+    @property
+    def extra(self) -> dict[str, Any]:
+        """The route's ``openapi_extra``."""
+        schema = self.kind.model_json_schema(ref_template="#/components/schemas/{model}")
+        SCHEMAS.update(schema.pop("$defs", {}))
+        SCHEMAS[self.kind.__name__] = schema
+        content = {"application/json": {"schema": {"$ref": f"#/components/schemas/{self.kind.__name__}"}}}
+        return {"requestBody": {"required": True, "content": content}}
+
+    async def read(self, request: Request, who: Annotated[Caller, Depends(caller)]) -> AsyncIterator[P]:
+        """The dependency that reads one. Of large ones a user may have a few at once.
+
+        Raises:
+            UnsupportedMedia, BodyTooLarge, SlowClient, TooManyRequests.
+            InvalidParameter: a field is not acceptable.
+        """
+        require_type(request, "application/json")
+        announced = request.headers.get("content-length", "")
+        is_small = announced.isdecimal() and int(announced) <= MAX_JSON_BYTES
+        with ExitStack() as held:
+            if not is_small:
+                held.enter_context(request.app.state.large_bodies.hold(who.user_id))
+            data = await read_body(request, self.max_bytes)
+            if is_small:
+                parsed = self._parse(data)
+            else:
+                # What is parsed may take twenty times the memory, until it is refused.
+                async with request.app.state.parsing:
+                    parsed = await in_thread(self._parse, data)
+            del data
+            yield parsed
+
+    def _parse(self, data: bytes) -> P:
+        try:
+            return self.kind.model_validate_json(data)
+        except ValidationError as error:
+            fault = error.errors(include_url=False)[0]
+            named = ".".join(str(part) for part in fault["loc"])
+            raise InvalidParameter(describe_fault(fault), named[:100] or "body") from None
 
 
 def _refuse(constant: str) -> NoReturn:

@@ -7,11 +7,15 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections import Counter
+from collections.abc import AsyncIterator, Iterator
+from contextlib import contextmanager
 
 from fastapi import Request
 from redis.exceptions import RedisError
+from starlette.requests import ClientDisconnect
 
-from api.problems import BodyTooLarge, SlowClient, TooManyRequests
+from api.problems import BadRequest, BodyTooLarge, SlowClient, TooManyRequests
 from shared.errors import BrokerUnavailable
 from shared.settings import Settings
 
@@ -23,28 +27,68 @@ MINUTE_S = 60
 
 
 async def read_body(request: Request, max_bytes: int) -> bytes:
-    """The whole body of a request, of at most ``max_bytes``.
+    """The whole body of a request, of at most ``max_bytes``; raises as ``stream_body``."""
+    found = bytearray()
+    async for chunk in stream_body(request, max_bytes):
+        found += chunk
+    return bytes(found)
+
+
+async def stream_body(request: Request, max_bytes: int) -> AsyncIterator[bytes]:
+    """The body of a request as it comes, at most ``max_bytes``.
 
     Raises:
+        BadRequest: the connection broke.
         BodyTooLarge: it has more.
         SlowClient: it is API_SLOW_CLIENT_S late for ``SLOWEST_BYTES_S``.
     """
     settings: Settings = request.app.state.settings
     deadline_s = asyncio.get_running_loop().time() + settings.api_slow_client_s
-    found = bytearray()
+    size_bytes = 0
     chunks = aiter(request.stream())
     while True:
         try:
-            async with asyncio.timeout_at(deadline_s + len(found) / SLOWEST_BYTES_S):
-                found += await anext(chunks)
+            async with asyncio.timeout_at(deadline_s + size_bytes / SLOWEST_BYTES_S):
+                chunk = await anext(chunks)
         except StopAsyncIteration:
-            return bytes(found)
+            return
         except TimeoutError:
             raise SlowClient(
-                f"{len(found)} bytes of the body arrived, and nothing more in time: send it faster"
+                f"{size_bytes} bytes of the body arrived, and nothing more in time: send it faster"
             ) from None
-        if len(found) > max_bytes:
+        except ClientDisconnect:
+            raise BadRequest("the connection broke before the body's end: send it again") from None
+        size_bytes += len(chunk)
+        if size_bytes > max_bytes:
             raise BodyTooLarge(f"the body has more than {max_bytes} bytes: send less")
+        yield chunk
+
+
+class Slots:
+    """How many requests of a sort one process has in work at once, per user and in all."""
+
+    def __init__(self, what: str, of_user: int, in_all: int) -> None:
+        """``what``: they are, for the refusal."""
+        self._what, self._of_user, self._in_all = what, of_user, in_all
+        self._held: Counter[str] = Counter()
+
+    @contextmanager
+    def hold(self, user_id: str) -> Iterator[None]:
+        """One request more.
+
+        Raises:
+            TooManyRequests: the user, or this process, has too many of them.
+        """
+        if self._held[user_id] >= self._of_user or self._held.total() >= self._in_all:
+            raise TooManyRequests(
+                f"too many {self._what} at once: send fewer at the same time", retry_after_s=5
+            )
+        self._held[user_id] += 1
+        try:
+            yield
+        finally:
+            self._held[user_id] -= 1
+            self._held += Counter()  # forgets users with none
 
 
 async def count_request(request: Request, who: str) -> None:

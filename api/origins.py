@@ -31,7 +31,7 @@ class Origins:
         if scope["type"] == "http":
             fault = self.find_fault(scope["method"], Headers(scope=scope))
             if fault is not None:
-                await problem(Forbidden(fault))(scope, receive, send)
+                await problem(Forbidden(fault), path=scope["path"])(scope, receive, send)
                 return
         await self.app(scope, receive, send)
 

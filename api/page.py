@@ -32,7 +32,9 @@ class Page(StaticFiles):
             return await self._found(path, scope)
         except HTTPException as error:
             # A person who follows a broken link gets the page, which says so; a program gets a problem document.
-            wanted = "text/html" in Headers(scope=scope).get("accept", "") and not path.startswith("api/")
+            wanted = "text/html" in Headers(scope=scope).get("accept", "") and not path.startswith(
+                ("api/", "v1/", "v2/")
+            )
             if error.status_code != 404 or not wanted or not INDEX.is_file():
                 raise
             return _fresh(FileResponse(INDEX, status_code=404, media_type="text/html"))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from typing import Any
 
@@ -11,6 +12,7 @@ from fastapi.responses import JSONResponse
 from pydantic import BaseModel, Field
 from starlette.exceptions import HTTPException
 
+from api import dialects
 from shared import errors
 
 #: A problem's type is this and its class in lower case: the errors' table of the documentation.
@@ -113,6 +115,7 @@ STATUS: tuple[tuple[type[Exception], int], ...] = (
     (TooManyRequests, 429),
     (ChecksumMismatch, 460),
     (errors.QuotaExceeded, 429),
+    (errors.Overloaded, 429),
     (errors.Retryable, 503),
 )
 #: What Starlette and FastAPI raise themselves, by status.
@@ -129,9 +132,9 @@ def status_of(error: Exception) -> int:
 
 
 def problem(
-    error: Exception, status: int | None = None, headers: dict[str, str] | None = None
+    error: Exception, status: int | None = None, headers: dict[str, str] | None = None, *, path: str = ""
 ) -> JSONResponse:
-    """The response that tells an error."""
+    """The response that tells an error, as the clients of the address ``path`` read it."""
     found = status or status_of(error)
     kind = type(error)
     detail = str(error)
@@ -142,7 +145,13 @@ def problem(
     if found == 401:
         extra["WWW-Authenticate"] = 'Bearer realm="scenefleet"'
     if found == 429 or (found == 503 and isinstance(error, errors.Retryable)):
-        extra["Retry-After"] = str(getattr(error, "retry_after_s", RETRY_AFTER_S))
+        extra["Retry-After"] = str(math.ceil(getattr(error, "retry_after_s", RETRY_AFTER_S)))
+    extra = {"Cache-Control": "no-store", **extra}
+    dialect = dialects.dialect_of(path)
+    if dialect is not None:
+        found = dialects.status_for(dialect, found, error)
+        told = dialects.tell(dialect, found, detail, error)
+        return JSONResponse(told.model_dump(), found, extra)
     content = Problem(
         type=DOCS + kind.__name__.lower(),
         title=(kind.__doc__ or kind.__name__).split("\n")[0],
@@ -150,7 +159,7 @@ def problem(
         detail=detail,
         code=kind.__name__,
     )
-    return JSONResponse(content.model_dump(), found, {"Cache-Control": "no-store", **extra}, MEDIA_TYPE)
+    return JSONResponse(content.model_dump(), found, extra, MEDIA_TYPE)
 
 
 def responses(*statuses: int) -> dict[int | str, dict[str, Any]]:
@@ -176,18 +185,19 @@ def install(app: FastAPI) -> None:
 
 
 async def _known(request: Request, error: Exception) -> JSONResponse:
-    return problem(error)
+    return problem(error, path=request.url.path)
 
 
 async def _invalid(request: Request, error: Exception) -> JSONResponse:
     assert isinstance(error, RequestValidationError)
     first = error.errors()[0]
+    path = request.url.path
     name = ".".join(str(part) for part in first["loc"][1:]) or "request"
     if first["type"] == "missing":
-        return problem(errors.InvalidRequest(f"{name} is missing: send it"))
+        return problem(errors.InvalidRequest(f"{name} is missing: send it"), path=path)
     shown = repr(first.get("input"))
     shown = shown if len(shown) <= 80 else shown[:77] + "..."
-    return problem(errors.InvalidRequest(f"{name}={shown} is not acceptable: {first['msg']}"))
+    return problem(errors.InvalidRequest(f"{name}={shown} is not acceptable: {first['msg']}"), path=path)
 
 
 async def _http(request: Request, error: Exception) -> JSONResponse:
@@ -197,7 +207,7 @@ async def _http(request: Request, error: Exception) -> JSONResponse:
     headers = dict(error.headers or {})
     if error.status_code == 405:
         headers["Allow"] = ", ".join(sorted(_methods(request)))
-    return problem(kind(detail), error.status_code, headers)
+    return problem(kind(detail), error.status_code, headers, path=request.url.path)
 
 
 def _methods(request: Request) -> set[str]:
@@ -214,4 +224,4 @@ def _methods(request: Request) -> set[str]:
 
 
 async def _internal(request: Request, error: Exception) -> JSONResponse:
-    return problem(error, 500)
+    return problem(error, 500, path=request.url.path)

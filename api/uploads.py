@@ -13,8 +13,7 @@ import contextlib
 import logging
 import secrets
 import uuid
-from collections import Counter
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 from dataclasses import asdict
 from datetime import UTC, datetime, timedelta
 
@@ -27,6 +26,7 @@ from starlette.requests import ClientDisconnect
 
 from api.asking import Asking
 from api.files import content_type
+from api.limits import Slots
 from api.problems import BadRequest, BodyTooLarge, SlowClient, TooManyRequests, UploadGone, UploadLocked
 from api.tus import Checksum, Metadata
 from api.upload_locks import locked
@@ -41,6 +41,7 @@ from shared.errors import (
     ObjectMissing,
     QuotaExceeded,
     ScenefleetError,
+    StorageUnavailable,
 )
 from shared.settings import Settings
 from shared.storage import Incoming, Storage
@@ -57,6 +58,8 @@ BATCH_BYTES, MAX_CHECKED_BYTES = 2**20, 8 * 2**20
 #: Longest silence of a client that sends, seconds.
 SILENCE_S = 30.0
 SWEEP_S = 300.0
+#: Of pictures to search for or to embed, by type.
+PICTURE_EXTENSIONS = {"image/jpeg": "jpg", "image/png": "png", "image/webp": "webp"}
 _SWEPT = "scenefleet:uploads-swept"
 _SWEEP_MARGIN_S = 3600.0
 
@@ -95,7 +98,8 @@ class Uploads:
 
     def __init__(self, settings: Settings, storage: Storage, redis: Redis, asking: Asking) -> None:
         self._settings, self._storage, self._redis, self._asking = settings, storage, redis, asking
-        self._receiving: Counter[str] = Counter()
+        #: Requests with bytes.
+        self.receiving = Slots("uploads", MAX_RECEIVING_OF_USER, MAX_RECEIVING)
 
     async def begin(self, user_id: str, size_bytes: int, metadata: Metadata, sent: str) -> Upload:
         """Begin an upload.
@@ -288,6 +292,19 @@ class Uploads:
         await in_thread(store)
         return f"uploads/{name}"
 
+    async def forget_query(self, key: str) -> None:
+        """Remove what was stored for one request (``keep_picture``, ``api.sounds``) before the sweep does."""
+
+        def remove() -> None:
+            self._storage.delete("uploads", key)
+            # Last: by this mark the sweep finds what a failure has left.
+            self._storage.delete("tmp", "queries" + key.removeprefix("uploads"))
+
+        try:
+            await in_thread(remove)
+        except StorageUnavailable as error:
+            log.warning("the file of a request is left to the sweep: %s", type(error).__name__)
+
     async def sweep_for_ever(self) -> None:
         """Finish what was left complete and remove what has expired, every few minutes, in one process of all."""
         while True:
@@ -336,22 +353,6 @@ class Uploads:
                 self._storage.delete("uploads", "uploads" + info.key.removeprefix("queries"))
                 self._storage.delete("tmp", info.key)
         self._storage.sweep_incoming("uploads", upload_ttl_s + _SWEEP_MARGIN_S)
-
-    @contextlib.contextmanager
-    def receiving(self, user_id: str) -> Iterator[None]:
-        """One request with bytes more.
-
-        Raises:
-            TooManyRequests: the user, or this process, has too many of them.
-        """
-        if self._receiving[user_id] >= MAX_RECEIVING_OF_USER or self._receiving.total() >= MAX_RECEIVING:
-            raise TooManyRequests("too many uploads at once: send fewer at the same time", retry_after_s=5)
-        self._receiving[user_id] += 1
-        try:
-            yield
-        finally:
-            self._receiving[user_id] -= 1
-            self._receiving += Counter()  # forgets users with none
 
     def _load(self, key: str) -> Upload:
         try:

@@ -21,6 +21,18 @@ _KEY = "scenefleet:node:"
 
 
 @dataclass(frozen=True, kw_only=True)
+class HeldModel:
+    """A model that a node serves, loaded or not."""
+
+    name: str
+    kind: str
+    #: Length of its vectors; None: it makes none.
+    dim: int | None
+    #: Whether it is the one of its kind that is used where a request names none.
+    active: bool = True
+
+
+@dataclass(frozen=True, kw_only=True)
 class NodeRecord:
     """The last published state of a node."""
 
@@ -31,6 +43,7 @@ class NodeRecord:
     error: str
     pid: int
     models: tuple[str, ...]
+    held: tuple[HeldModel, ...] = ()
 
 
 def node_name(instance: str) -> str:
@@ -98,6 +111,16 @@ def read_nodes(redis_url: str) -> dict[str, NodeRecord]:
                         pid=int(fields.get("pid") or 0),
                         # One entry per process; a kind without a model in the profile has no name.
                         models=tuple(dict.fromkeys(model["name"] for model in models if "name" in model)),
+                        held=tuple(
+                            HeldModel(
+                                name=model["name"],
+                                kind=model["kind"],
+                                dim=model.get("dim"),
+                                active=model.get("active", True),
+                            )
+                            for model in models
+                            if "name" in model
+                        ),
                     )
     except redis.RedisError as error:
         raise BrokerUnavailable(

@@ -16,7 +16,7 @@ from api.files import OCTETS, FileResponse, content_type, picture_type
 from api.limits import read_body
 from api.parameters import Ask, VideoId, Who
 from api.problems import UnsupportedMedia
-from api.uploads import Uploads
+from api.uploads import PICTURE_EXTENSIONS, Uploads
 from shared import routing
 from shared.contracts import MAX_PICTURE_BYTES, VideoMedia, VideoRef
 from shared.errors import InvalidKey, NotFound, ObjectMissing
@@ -26,14 +26,13 @@ router = APIRouter(tags=["media"])
 
 #: Lifetime of the URL of a redirect: as long as one may watch without a new request, seconds.
 LINK_S = 6 * 3600
-EXTENSIONS = {"image/jpeg": "jpg", "image/png": "png", "image/webp": "webp"}
 #: A key is never used for another picture. Not longer than a day: an erased person must not stay in caches.
 _CACHE = "private, max-age=86400, immutable"
 _BYTES = {"schema": {"type": "string", "format": "binary"}}
 #: What is no video or sound by its name is saved only.
 _FILE = {"content": dict.fromkeys(("video/*", "audio/*", OCTETS), _BYTES)}
 _RANGES = {"content": {**_FILE["content"], "multipart/byteranges": _BYTES}}
-_PICTURE = dict.fromkeys(EXTENSIONS, _BYTES)
+_PICTURE = dict.fromkeys(PICTURE_EXTENSIONS, _BYTES)
 _SPRITE = re.compile(r"^sprite-(\d+)\.jpg#", re.MULTILINE | re.ASCII)
 
 
@@ -175,7 +174,7 @@ async def store_picture(request: Request, who: Who) -> Picture:
     if kind is None:
         raise UnsupportedMedia("the body is no JPEG, PNG or WebP: send one of these")
     uploads: Uploads = request.app.state.uploads
-    return Picture(storage_key=await uploads.keep_picture(who.user_id, data, EXTENSIONS[kind], kind))
+    return Picture(storage_key=await uploads.keep_picture(who.user_id, data, PICTURE_EXTENSIONS[kind], kind))
 
 
 def _require_own(key: str, user_id: str, video_id: str) -> str:

@@ -220,7 +220,7 @@ async def _receive(request: Request, service: Uploads, upload: Upload, offset: i
             f"Upload-Offset={offset} and {announced} bytes go beyond Upload-Length={upload.size_bytes}: send less"
         )
     state = request.app.state
-    with service.receiving(upload.user_id):
+    with service.receiving.hold(upload.user_id):
         async with locked(state.redis, upload.upload_id) as lock:
             # Another request may have finished it since it was found.
             upload = await service.find(upload.user_id, upload.upload_id)

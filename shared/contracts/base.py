@@ -113,10 +113,10 @@ def parse(contract: type[C], payload: Mapping[str, Any]) -> C:
     try:
         return contract.model_validate_json(data)
     except ValidationError as error:
-        raise InvalidRequest(_say(error.errors()[0])) from None
+        raise InvalidRequest(describe_fault(error.errors()[0])) from None
 
 
-def _say(fault: Any) -> str:
+def describe_fault(fault: Any) -> str:
     """One sentence for one of pydantic's errors."""
     name = ".".join(str(part) for part in fault["loc"]) or "payload"
     if not name.isprintable() or len(name) > 60:

@@ -49,6 +49,12 @@ class TestTextEmbedder:
         vectors = embedder.embed([story, story + "The end is about something else."])
         assert vectors[0] @ vectors[1] > 0.99999
 
+    def test_counts_what_it_reads(self, embedder: TextEmbedder) -> None:
+        story = "A ship sails to an island where nobody lives. " * 400
+        counts = embedder.count_tokens(["a", "a cup of coffee", story, story + "The end."])
+        assert counts is not None and 2 < counts[0] + 2 <= counts[1] < counts[2] == counts[3]
+        assert embedder.count_tokens([]) == ()
+
     def test_weighs_words_if_it_says_so(self, embedder: TextEmbedder) -> None:
         found = embedder.encode(TEXTS)
         assert np.array_equal(found.dense, embedder.embed(TEXTS))

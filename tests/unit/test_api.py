@@ -14,7 +14,7 @@ import pytest
 from fastapi import Request
 from starlette.datastructures import Headers
 
-from api import openapi
+from api import dialects, openapi
 from api.asking import Asking
 from api.bodies import json_body, parse_object
 from api.callers import COOKIE, Keys, as_user_id, identify, is_trusted
@@ -58,7 +58,12 @@ def test_every_operation_tells_its_problems_and_no_other_form_of_error() -> None
         for method, operation in operations.items():
             for status, answer in operation["responses"].items():
                 if int(status) >= 400 and path != "/api/v1/health":
-                    assert list(answer["content"]) == ["application/problem+json"], (method, path, status)
+                    dialect = dialects.dialect_of(path)
+                    form = "application/json" if dialect else "application/problem+json"
+                    assert list(answer["content"]) == [form], (method, path, status)
+                    if dialect is not None:
+                        shape = answer["content"][form]["schema"]["$ref"].rpartition("/")[2]
+                        assert shape == dialects.SHAPES[dialect].__name__, (path, status)
     kinds = {kind["$ref"].rpartition("/")[2] for kind in _references(described)}
     assert kinds == set(described["components"]["schemas"]), "unused or missing definitions"
 

@@ -40,7 +40,7 @@ def refusal(outside: Celery, name: str, **payload: Any) -> tuple[str, str]:
 
 def test_texts_become_vectors_as_before(outside: Celery, specs: dict[str, ModelSpec]) -> None:
     answer = ask(outside, "tasks.text.embed", texts=TEXTS)
-    assert answer.keys() == {"model", "revision", "dim", "vectors"}
+    assert answer.keys() == {"model", "revision", "dim", "vectors", "tokens"}
     told = (answer["model"], answer["revision"], answer["dim"])
     assert told == ("tiny-bge-m3", "made-for-tests", siglip.DIM)
     model = cast(TextEmbedder, build(specs["text"]))
