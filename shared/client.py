@@ -37,10 +37,10 @@ class Client:
     ``timeout_s`` (sending again is harmless), or the error class of the fleet's answer.
     """
 
-    def __init__(self, redis_url: str, *, timeout_s: float = 30.0) -> None:
+    def __init__(self, redis_url: str, *, broker_url: str = "", timeout_s: float = 30.0) -> None:
         self.timeout_s = timeout_s
         self._app = Celery("scenefleet-client", amqp=HidingAMQP, set_as_current=False)
-        self._app.conf.update(broker_config(redis_url))
+        self._app.conf.update(broker_config(redis_url, broker_url=broker_url))
         self._app.backend.on_task_call = _not_subscribed
 
     def process(self, video_id: str, user_id: str, storage_key: str, *, priority: int = 0) -> Receipt:
