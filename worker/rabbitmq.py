@@ -1,12 +1,11 @@
-"""RabbitMQ as the broker: the checks of ``worker.messages`` between kombu's transport and Celery, and lengths of queues."""
+"""RabbitMQ as the broker: the checks of ``worker.messages`` between kombu's transport and Celery."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from functools import partial
 from typing import Any
 
-from kombu import Queue
 from kombu.transport import pyamqp
 
 from worker.celery_patches import checked_control, checked_task, handed_on, takes_tasks
@@ -86,9 +85,3 @@ class SSLTransport(pyamqp.SSLTransport):  # type: ignore[misc]
     """For ``amqps://``."""
 
     Connection = Connection
-
-
-def lengths(connection: Any, queues: Iterable[str]) -> dict[str, int]:
-    """Messages per queue that wait; those taken and not acknowledged yet are not counted. Makes a missing queue."""
-    with connection.channel() as channel:
-        return {queue: Queue(queue)(channel).queue_declare().message_count for queue in queues}

@@ -30,10 +30,11 @@ from db.ledger.attempts import Held
 from db.ledger.jobs import Subject, WakeUp
 from db.people import revisions
 from db.tables import Video
+from shared import queue_lengths
 from shared.errors import DatabaseBusy, DatabaseUnavailable, Outage, ScenefleetError, WorkerLost
 from shared.logs import get_logger
 from shared.routing import JOB_QUEUES
-from worker import changes, rabbitmq
+from worker import changes
 from worker.app import app
 from worker.forks import forks
 from worker.runtime import get_runtime
@@ -245,7 +246,7 @@ def missing_wake_ups() -> None:
             if client.set(_TOPPING_UP, "1", nx=True, px=int(2000 * _REDIS_S)):
                 try:
                     look = (
-                        partial(rabbitmq.lengths, connection, JOB_QUEUES)
+                        partial(queue_lengths.waiting, connection, JOB_QUEUES)
                         if settings.broker_url
                         else partial(_lengths, client)
                     )

@@ -12,6 +12,7 @@ import pytest
 from celery import Celery
 from kombu import Connection, Queue
 
+from shared import queue_lengths
 from shared.broker import broker_config
 from shared.errors import NotFound
 from tests.support.clips import Shot, make_clip
@@ -69,7 +70,7 @@ def broker(fleet: Fleet) -> Iterator[Connection]:
 
 
 def waiting(broker: Connection, queue: str) -> int:
-    return int(Queue(queue)(broker.default_channel).queue_declare().message_count)
+    return queue_lengths.waiting(broker, [queue])[queue]
 
 
 def test_a_video_is_indexed_and_requests_are_answered(fleet: Fleet, clip: Path) -> None:

@@ -121,7 +121,9 @@ def an_object(required: dict[str, Any], **optional: Any) -> dict[str, Any]:
 STRING: dict[str, Any] = {"type": "string", "minLength": 1}
 COUNT: dict[str, Any] = {"type": "integer", "minimum": 1}
 METADATA = an_object({"name": STRING, "namespace": {"const": "scenefleet"}}, labels={"type": "object"})
-LABELS = an_object({"matchLabels": {"type": "object", "additionalProperties": STRING}})
+LABELS = an_object(
+    {"matchLabels": {"type": "object", "additionalProperties": STRING}}, matchExpressions={"type": "array"}
+)
 #: What KEDA's scalers of this name know, of which the first are required (keda.sh/docs/2.17/scalers). Every value is a string.
 SCALERS = {
     "postgresql": an_object({"query": STRING, "targetQueryValue": STRING}, activationTargetQueryValue=STRING),
@@ -151,6 +153,7 @@ CUSTOM = {
     )}}),
     "PodMonitor": an_object({"selector": LABELS, "podMetricsEndpoints": {"type": "array", "minItems": 1, "items": an_object(
         {"port": STRING, "path": STRING, "interval": {"type": "string", "pattern": r"^\d+s$"}},
+        relabelings={"type": "array", "items": an_object({"targetLabel": STRING, "replacement": STRING})},
     )}}),
 }  # fmt: skip
 VERSIONS = {
@@ -446,14 +449,14 @@ def test_pods_connect_to_the_servers_they_use_and_to_nothing_else(rendered: Rend
 
 
 def test_prometheus_finds_the_port_of_metrics(gpu: Rendered) -> None:
-    (monitor,) = gpu.of("PodMonitor")
-    (endpoint,) = monitor["spec"]["podMetricsEndpoints"]
-    with_port = {
-        name
-        for name, container in gpu.containers.items()
-        for port in container.get("ports", [])
-        if port["name"] == endpoint["port"]
-    }
-    assert with_port == {*gpu.nodes.values(), "exporter"}
-    for name in with_port:
-        assert selects(monitor["spec"]["selector"], gpu.pods[name]["metadata"]["labels"]), name
+    found: dict[str, set[str]] = {}
+    for monitor in gpu.of("PodMonitor"):
+        (endpoint,) = monitor["spec"]["podMetricsEndpoints"]
+        (job,) = (rule["replacement"] for rule in endpoint["relabelings"] if rule["targetLabel"] == "job")
+        found[job] = {
+            name
+            for name, container in gpu.containers.items()
+            if any(port["name"] == endpoint["port"] for port in container.get("ports", []))
+            and selects(monitor["spec"]["selector"], gpu.pods[name]["metadata"]["labels"])
+        }
+    assert found == {"scenefleet-nodes": set(gpu.nodes.values()), "scenefleet-exporter": {"exporter"}}
