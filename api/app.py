@@ -90,7 +90,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         app.state.redis = Redis.from_url(redis_url, socket_connect_timeout=3, socket_timeout=10)
-        app.state.asking = Asking(app.state.redis, redis_url)
+        app.state.asking = Asking(app.state.redis, redis_url, broker_url=settings.broker_url)
         await app.state.asking.start()
         app.state.served_models = ServedModels(settings)
         app.state.keys = Keys(app.state.asking)

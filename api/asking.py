@@ -37,8 +37,10 @@ FIRST_LOOK_S, LONGEST_LOOK_S = 0.05, 1.0
 class Asking:
     """Sends requests to the fleet and waits for their answers. One per process; ``for_request`` is one of a request."""
 
-    def __init__(self, redis: Redis, redis_url: str, *, timeout_s: float = 30.0) -> None:
-        self.client = Client(redis_url, timeout_s=timeout_s)
+    def __init__(
+        self, redis: Redis, redis_url: str, *, broker_url: str = "", timeout_s: float = 30.0
+    ) -> None:
+        self.client = Client(redis_url, broker_url=broker_url, timeout_s=timeout_s)
         # A subscription may be silent for as long as nobody asks: no time limit on its connection.
         self._answers = Answers(
             redis, Redis.from_url(redis_url, socket_connect_timeout=3, socket_timeout=None)

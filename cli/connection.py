@@ -20,7 +20,9 @@ def connect(user: str | None = None, *, timeout_s: float = 30.0) -> tuple[Client
     Raises:
         InvalidRequest: no Redis is configured and no `up` runs here.
     """
-    return Client(get_settings().require("redis_url"), timeout_s=timeout_s), acting_user(user)
+    settings = get_settings()
+    client = Client(settings.require("redis_url"), broker_url=settings.broker_url, timeout_s=timeout_s)
+    return client, acting_user(user)
 
 
 def read_pages(ask: Callable[..., Any], rows: str, *, page_size: int, limit: int | None = None) -> list[Any]:

@@ -165,7 +165,7 @@ class Fleet:
             url = redis_server.server_url(self._redis_socket, home.secret("redis"))
             run["redis_url"] = redis_server.wait_until_ready(url, log=log)
             # The same for programs that have Celery and nothing of ours.
-            run["broker_url"] = celery_url(url)
+            run["broker_url"] = self._configured.broker_url or celery_url(url)
         if self.embedded:
             say(f"{' and '.join(self.embedded)} answer on this machine, data in {home.root}")
         return run

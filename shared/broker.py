@@ -35,12 +35,16 @@ def celery_url(redis_url: str) -> str:
 
 
 def broker_config(
-    redis_url: str, *, visibility_timeout_s: int = 3600, result_expires_s: int = 600
+    redis_url: str, *, broker_url: str = "", visibility_timeout_s: int = 3600, result_expires_s: int = 600
 ) -> dict[str, Any]:
-    """The Celery settings of clients; workers add queues (``worker.app``)."""
+    """The Celery settings of clients; workers add queues (``worker.app``).
+
+    Args:
+        broker_url: a RabbitMQ that has the queues; Redis still has the results. Empty: Redis has both.
+    """
     url = celery_url(redis_url)
     return {
-        "broker_url": url,
+        "broker_url": broker_url or url,
         "result_backend": url,
         "result_expires": result_expires_s,
         "redis_socket_connect_timeout": 3,
@@ -61,6 +65,22 @@ def broker_config(
         "task_default_routing_key": routing.REQUESTS,
         "broker_connection_retry_on_startup": True,
         "broker_connection_max_retries": None,
+        **(_RABBITMQ if broker_url else _redis_options(visibility_timeout_s)),
+    }
+
+
+_RABBITMQ: dict[str, Any] = {
+    "broker_connection_timeout": 3,
+    # A connection that only sends has nobody who would keep its heart beating, and the server would end it when idle.
+    # Consumers have one (worker/boot.py).
+    "broker_heartbeat": 0,
+    # A message counts as sent when the server has it.
+    "broker_transport_options": {"confirm_publish": True},
+}
+
+
+def _redis_options(visibility_timeout_s: int) -> dict[str, Any]:
+    return {
         "broker_transport_options": {
             "socket_connect_timeout": 3,
             "socket_timeout": 30,

@@ -54,6 +54,7 @@ class _Asking(Sender):
         self,
         redis_url: str,
         *,
+        broker_url: str = "",
         timeout_s: float = 30.0,
         retries: int = 2,
         connections: int = 64,
@@ -61,6 +62,7 @@ class _Asking(Sender):
     ) -> None:
         """
         Args:
+            broker_url: a RabbitMQ that has the queues; Redis still has the answers.
             timeout_s: time limit of a call, its retries included.
             retries: how often a call is sent again after an outage.
             connections: calls that wait at the same time; others wait until one of them has ended.
@@ -68,7 +70,7 @@ class _Asking(Sender):
         """
         self.retries, self.connections = retries, connections
         self._fallback = Fallback(fallback)
-        super().__init__(redis_url, timeout_s=timeout_s)
+        super().__init__(redis_url, broker_url=broker_url, timeout_s=timeout_s)
 
     def _send_call(self, call: Call[A], left_s: float) -> Sent:
         """Send a call. Workers discard it when its caller has given up."""

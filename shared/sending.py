@@ -41,17 +41,17 @@ class Sent(NamedTuple):
 class Sender:
     """Sends requests to one fleet; safe to share between threads, and with the children of a fork."""
 
-    def __init__(self, redis_url: str, *, timeout_s: float = 30.0) -> None:
+    def __init__(self, redis_url: str, *, broker_url: str = "", timeout_s: float = 30.0) -> None:
         self.timeout_s = timeout_s
-        self._redis_url = redis_url
+        self._redis_url, self._broker_url = redis_url, broker_url
         self._open()
         self._pid = os.getpid()
 
     def _open(self) -> None:
         """Make what belongs to one process: connections, and locks that another thread may hold during a fork."""
         self._app = Celery("scenefleet-client", amqp=HidingAMQP, set_as_current=False)
-        config = broker_config(self._redis_url)
-        config["broker_transport_options"] |= _CONNECTING | TIME_LIMITS
+        config = broker_config(self._redis_url, broker_url=self._broker_url)
+        config["broker_transport_options"] |= _CONNECTING | ({} if self._broker_url else TIME_LIMITS)
         # One store for all threads: otherwise each would make its own, which subscribes.
         self._app.conf.update(config, result_backend_thread_safe=True)
         self._app.backend.on_task_call = _not_subscribed

@@ -55,6 +55,8 @@ class Settings(BaseModel):
     """The same Postgres with an administrator's user. Only `scenefleet db bootstrap` reads it; nodes never need it."""
     redis_url: str = ""
     """Redis for the broker and for short-lived results, `redis://:password@host:6379/0` or `unix://:password@/path/of/redis.sock?db=0`. Empty: the embedded Redis."""
+    broker_url: str = ""
+    """RabbitMQ for the queues, `amqp://user:password@host:5672/vhost` or `amqps://`. Empty: REDIS_URL, which has results and states in any case."""
     storage_backend: Literal["local", "minio"] = "local"
     """Storage of objects: `local` (a folder) or `minio` (any S3 server)."""
     storage_root: Path | None = None
@@ -381,6 +383,15 @@ class Settings(BaseModel):
         query = parts.query.replace("virtual_host=", "db=") or "db=0"
         return f"unix://{parts.netloc}{parts.path}?{query}"
 
+    @field_validator("broker_url")
+    @classmethod
+    def _is_rabbitmq(cls, value: str) -> str:
+        if value and urlsplit(value).scheme not in ("amqp", "amqps"):
+            raise ValueError(
+                "it must begin with amqp:// or amqps://; for Redis leave it empty and set REDIS_URL"
+            )
+        return value
+
     @property
     def says_who_asks(self) -> bool:
         """Whether callers of the API have to say who they are; otherwise all are the local user."""
@@ -456,7 +467,9 @@ def load_settings() -> Settings:
     except ValidationError as error:
         first = error.errors()[0]
         name = "".join(str(part) for part in first["loc"]).upper()
-        raise InvalidRequest(f"{name}={first.get('input')!r} is not acceptable: {first['msg']}") from None
+        value = first.get("input")
+        shown = hide_password(value) if name.endswith("_URL") and isinstance(value, str) else value
+        raise InvalidRequest(f"{name}={shown!r} is not acceptable: {first['msg']}") from None
     missing = [name for name in ("postgres_url", "redis_url") if not getattr(settings, name)]
     if missing and settings.run_file.is_file():
         run: dict[str, Any] = json.loads(settings.run_file.read_text())

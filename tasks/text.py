@@ -52,9 +52,6 @@ def _write(request: EncodeTexts, used: Used, vectors: Sequence[Vector | None]) -
         "dim": used.dim,
         **write_vectors(request.encoding, vectors),
     }
-    tokens = model.count_tokens(request.texts)
-    if tokens is not None:
-        answer["tokens"] = list(tokens)
     if request.lexical:
         answer["lexical"] = [
             vector and {str(token): float(weight) for token, weight in (vector.lexical or {}).items()}

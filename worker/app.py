@@ -46,6 +46,7 @@ app.conf.update(
     broker_config(
         # Without a URL and an embedded Redis, connections fail, not the import.
         _settings.redis_url or "redis://redis-url-is-not-set:6379/0",
+        broker_url=_settings.broker_url,
         visibility_timeout_s=_settings.visibility_timeout_s,
         result_expires_s=_settings.result_expires_s,
     ),

@@ -29,6 +29,8 @@ from worker.online.operations import OPERATIONS
 log = get_logger(__name__)
 
 _LOOK_S = 0.5
+#: Of the connection to RabbitMQ from which a node takes its messages.
+_HEARTBEAT_S = 30
 
 
 def _live_children(consumer: Any) -> set[int]:
@@ -52,6 +54,8 @@ class Gate(bootsteps.StartStopStep):
     def __init__(self, consumer: Any, **_: Any) -> None:
         self.timer: Any = None
         self.dispatcher: Dispatcher | None = None
+        # RabbitMQ gives the messages of a silent node to another one after twice this time. (Redis has no heartbeats.)
+        consumer.amqheartbeat = _HEARTBEAT_S
 
     def start(self, consumer: Any) -> None:
         batched = {routing.TASK_QUEUE[task] for task in OPERATIONS}

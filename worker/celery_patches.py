@@ -52,6 +52,61 @@ def _may_show(task: str) -> bool:
     return task in current_app.tasks or get_settings().log_payloads
 
 
+def takes_tasks(queue: str) -> bool:
+    """Whether a queue's messages are tasks."""
+    return queue in _TASK_QUEUES
+
+
+def checked_task(raw: Any, queue: str) -> dict[str, Any] | None:
+    """What Celery may see of a task's message. None: it was dropped, and its sender told if that is possible."""
+    try:
+        message = check_task(raw, queue)
+    except UnreadableBody as error:
+        _drop(str(error), raw, queue)
+        if _is_known(error.headers["task"]):
+            answer_unread(error.headers, InvalidRequest(f"the message can't be read, {error}: send plain JSON"))
+        return None
+    except NotAMessage as error:
+        _drop(str(error), raw, queue)
+        return None
+    headers = message["headers"]
+    if not _is_known(headers["task"]):
+        _drop("it is for a task that does not exist", raw, queue)
+        answer_unread({**headers, **message["properties"]}, NotRegistered(headers["task"]))
+        return None
+    return message
+
+
+def checked_control(raw: Any, queue: str) -> dict[str, Any] | None:
+    """What Celery may see of a message of remote control. None: it was dropped."""
+    try:
+        return check_control(raw, command=queue.endswith(_COMMANDS) and not queue.endswith(_REPLIES))
+    except NotAMessage as error:
+        _drop(str(error), raw, queue)
+        return None
+
+
+def handed_on(
+    message: dict[str, Any],
+    item: Any,
+    queue: str,
+    callback: Callable[[Any], Any],
+    lost: tuple[type[Exception], ...],
+) -> bool:
+    """Call Celery with a checked message, as the transport's ``item``. False: it could not use it.
+
+    Raises: ``lost``, the transport's errors of a lost connection.
+    """
+    try:
+        callback(item)
+    except lost:
+        raise
+    except Exception as error:  # noqa: BLE001 - whatever it was, the next message is not to blame
+        _drop(f"Celery can't use it ({type(error).__name__})", message, queue)
+        return False
+    return True
+
+
 class QoS(redis.QoS):  # type: ignore[misc]
     """Checks unacknowledged messages before they are put back: in kombu 5.7 an invalid one raises at every restore."""
 
@@ -98,43 +153,18 @@ class Channel(redis.Channel):  # type: ignore[misc]
         return consumed
 
     def _take_task(self, raw: Any, queue: str, callback: Callable[[Any], Any]) -> None:
-        try:
-            message = check_task(raw, queue)
-        except UnreadableBody as error:
-            _drop(str(error), raw, queue)
-            if _is_known(error.headers["task"]):
-                answer_unread(
-                    error.headers, InvalidRequest(f"the message can't be read, {error}: send plain JSON")
-                )
-            return
-        except NotAMessage as error:
-            _drop(str(error), raw, queue)
-            return
-        headers = message["headers"]
-        if not _is_known(headers["task"]):
-            _drop("it is for a task that does not exist", raw, queue)
-            answer_unread({**headers, **message["properties"]}, NotRegistered(headers["task"]))
-        elif not self._hand_on(message, queue, callback):
+        message = checked_task(raw, queue)
+        if message is not None and not self._hand_on(message, queue, callback):
             # kombu has noted the message as taken.
             self.basic_reject(message["properties"]["delivery_tag"], requeue=False)
 
     def _take_control(self, raw: Any, queue: str, callback: Callable[[Any], Any]) -> None:
-        try:
-            message = check_control(raw, command=queue.endswith(_COMMANDS) and not queue.endswith(_REPLIES))
-        except NotAMessage as error:
-            _drop(str(error), raw, queue)
-            return
-        self._hand_on(message, queue, callback)
+        message = checked_control(raw, queue)
+        if message is not None:
+            self._hand_on(message, queue, callback)
 
     def _hand_on(self, message: dict[str, Any], queue: str, callback: Callable[[Any], Any]) -> bool:
-        try:
-            callback(message)
-        except self.connection_errors:
-            raise
-        except Exception as error:  # noqa: BLE001 - whatever it was, the next message is not to blame
-            _drop(f"Celery can't use it ({type(error).__name__})", message, queue)
-            return False
-        return True
+        return handed_on(message, message, queue, callback, self.connection_errors)
 
     def _brpop_read(self, **options: Any) -> Any:
         try:
@@ -185,11 +215,13 @@ class Transport(redis.Transport):  # type: ignore[misc]
 
 
 def install_transport() -> None:
-    """Use ``Transport`` for Redis's URLs in this process, and plain JSON.
+    """Use ``Transport`` for Redis's URLs and ``worker.rabbitmq`` for RabbitMQ's in this process, and plain JSON.
 
     kombu 5.7's JSON makes objects of what looks like ``{"__type__": "uuid", "__value__": ...}``, and raises when it
     can't. A caller's data may look like anything.
     """
+    TRANSPORT_ALIASES["amqp"] = "worker.rabbitmq:Transport"
+    TRANSPORT_ALIASES["amqps"] = "worker.rabbitmq:SSLTransport"
     TRANSPORT_ALIASES["redis"] = TRANSPORT_ALIASES["rediss"] = f"{__name__}:Transport"
     kombu_json.loads.__defaults__ = (json.loads, True, None)
 

@@ -13,11 +13,14 @@ import json
 import os
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager, nullcontext
+from functools import partial
 from typing import Any, TypeVar
 
+from amqp import AMQPError
 from kombu.exceptions import OperationalError
+from redis import Redis
 from redis.exceptions import RedisError, ResponseError
 from sqlalchemy.orm import Session
 
@@ -27,6 +30,7 @@ from db.ledger.attempts import Held
 from db.ledger.jobs import Subject, WakeUp
 from db.people import revisions
 from db.tables import Video
+from shared import queue_lengths
 from shared.errors import DatabaseBusy, DatabaseUnavailable, Outage, ScenefleetError, WorkerLost
 from shared.logs import get_logger
 from shared.routing import JOB_QUEUES
@@ -221,27 +225,44 @@ def missing_wake_ups() -> None:
     Of messages that were taken but not acknowledged only the newest count: those of a dead worker are delivered again after the
     visibility timeout, and live workers hold no more than one each.
     """
-    # A Redis that does not answer is tried again at the next tick.
-    options = {"socket_timeout": _REDIS_S, "socket_connect_timeout": _REDIS_S, "max_retries": 0}
+    settings = get_runtime().settings
+    # A server that does not answer is tried again at the next tick.
+    limits = {"socket_timeout": _REDIS_S, "socket_connect_timeout": _REDIS_S}
+    options: dict[str, Any] = (
+        {"connect_timeout": _REDIS_S}
+        if settings.broker_url
+        else {"transport_options": {**limits, "max_retries": 0}}
+    )
     try:
-        with forks.held_off(), app.connection_for_write(transport_options=options) as connection:
-            client = connection.default_channel.client
+        with (
+            forks.held_off(),
+            app.connection_for_write(**options) as connection,
+            # The broker's own connection where it is Redis.
+            Redis.from_url(settings.redis_url, **limits)
+            if settings.broker_url
+            else nullcontext(connection.default_channel.client) as client,
+        ):
             # Two nodes at once would each send all missing messages; one that dies here blocks the others for seconds only.
             if client.set(_TOPPING_UP, "1", nx=True, px=int(2000 * _REDIS_S)):
                 try:
-                    _top_up(client, connection)
+                    look = (
+                        partial(queue_lengths.waiting, connection, JOB_QUEUES)
+                        if settings.broker_url
+                        else partial(_lengths, client)
+                    )
+                    _top_up(look, connection)
                 finally:
                     client.delete(_TOPPING_UP)
-    except (OperationalError, RedisError, OSError) as error:
+    except (OperationalError, RedisError, AMQPError, OSError) as error:
         log.warning("wake-up messages put off", error=error)
 
 
-def _top_up(client: Any, connection: Any) -> None:
+def _top_up(look: Callable[[], Mapping[str, int]], connection: Any) -> None:
     # Work continues meanwhile: a message that is taken or sent between both counts is in one of them.
-    before = _lengths(client)
+    before = look()
     with reading() as session:
         claimable = claims.claimable(session)
-    after = _lengths(client)
+    after = look()
     for queue, ids in claimable.items():
         if queue in before and queue in after:
             notify([WakeUp(queue, job_id) for job_id in ids[max(before[queue], after[queue]) :]], connection)

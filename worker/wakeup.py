@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any
 
+from amqp import AMQPError
 from kombu.exceptions import OperationalError
 from redis.exceptions import RedisError
 
@@ -14,6 +15,8 @@ from shared.routing import wake_up_task
 from worker.app import app
 
 log = get_logger(__name__)
+
+_CONFIRM_S = 3
 
 
 def notify(wake_ups: Iterable[WakeUp], connection: Any = None) -> None:
@@ -26,7 +29,9 @@ def notify(wake_ups: Iterable[WakeUp], connection: Any = None) -> None:
                 queue=wake_up.queue,
                 ignore_result=True,
                 retry=False,
+                # For RabbitMQ, which confirms each message.
+                confirm_timeout=_CONFIRM_S,
                 connection=connection,
             )
-    except (OperationalError, RedisError, OSError) as error:
+    except (OperationalError, RedisError, AMQPError, OSError) as error:
         log.warning("wake-up message not sent, the reconciler will", error=error)

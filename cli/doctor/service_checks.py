@@ -10,7 +10,7 @@ from local import node_plan
 from local.servers.redis_versions import HOLES, is_patched, patched_releases
 from shared import nodes
 from shared.errors import BrokerUnavailable, DatabaseUnavailable
-from shared.settings import Settings, hide_password
+from shared.settings import Settings, get_settings, hide_password
 
 PING_S = 3.0
 OLDEST_PGVECTOR = (0, 8)
@@ -187,6 +187,6 @@ def ping(redis_url: str, expected: int) -> set[str]:
     from shared.broker import broker_config
 
     app = Celery("scenefleet-doctor", set_as_current=False)
-    app.conf.update(broker_config(redis_url))
+    app.conf.update(broker_config(redis_url, broker_url=get_settings().broker_url))
     answers = app.control.inspect(timeout=PING_S, limit=expected).ping() or {}
     return set(answers)

@@ -62,7 +62,7 @@ class Remote:
     def __init__(self, redis_url: str) -> None:
         self._redis_url = redis_url
         self._app = Celery("scenefleet-control", set_as_current=False)
-        self._app.conf.update(broker_config(redis_url))
+        self._app.conf.update(broker_config(redis_url, broker_url=get_settings().broker_url))
 
     def nodes(self) -> dict[str, NodeRecord]:
         """The nodes that gave a sign of life lately."""

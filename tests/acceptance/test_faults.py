@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -356,6 +357,52 @@ def test_a_stopped_node_gives_its_job_back_uncounted(
     wait_done(fleet, sent)
     row = job(fleet, "deployed", "split")
     assert (row["attempt"], row["failures"], row["outages"]) == (2, 0, 0)
+
+
+def scale_down(fleet: Fleet, name: str, grace_s: float) -> bool:
+    """End a node as a kubelet ends a pod: SIGTERM, and SIGKILL after the grace period. Returns whether it was killed."""
+    process = fleet.nodes[name].process
+    process.send_signal(signal.SIGTERM)
+    try:
+        process.wait(timeout=grace_s)
+    except subprocess.TimeoutExpired:
+        fleet.kill(name)
+        killed = True
+    else:
+        killed = False
+    del fleet.nodes[name]
+    # The volume of a pod goes with it.
+    shutil.rmtree(fleet.home / "work" / f"{name}@{os.uname().nodename}", ignore_errors=True)
+    return killed
+
+
+def test_scaled_down_again_and_again_in_the_middle_of_work(
+    the_stand: Stand, fleet: Fleet, clips: list[Path], record_figure: RecordFigure
+) -> None:
+    """Whether the grace period suffices or not: jobs run again on another node, and no error is counted."""
+    # The second is long enough: SOFT_SHUTDOWN_S is 2.
+    graces_s = (0.3, 30.0, 0.3)
+    held = the_stand.injection.hold("split", "scaled", deaf=True, times=len(graces_s))
+    listening = the_stand.injection.hold("asr", "beside_scaled", deaf=True, times=1)
+    sent = [send(fleet, clips[n], name) for n, name in enumerate(("scaled", "beside_scaled", "third_scaled"))]
+    began, killed = time.monotonic(), 0
+    for number, grace_s in enumerate(graces_s, 1):
+        held.wait_met(number)
+        # Another pod, with another name: nothing but the lease tells that the job is free.
+        fleet.start("media", name=f"media{number}", LEASE_S=str(MEDIA_LEASE_S))
+        owner = job(fleet, "scaled", "split")["lease_owner"].partition("@")[0]
+        killed += scale_down(fleet, owner, grace_s)
+    listening.wait_met()
+    assert scale_down(fleet, "asr", 0.3)
+    start(fleet, "asr")
+    wait_done(fleet, *sent)
+    assert killed == 2
+    for source in sent:
+        assert fleet.of_video("jobs", source.video_id, "failures > 0 OR state = 'failed'") == []
+    row = job(fleet, "scaled", "split")
+    assert (row["attempt"], row["outages"]) == (len(graces_s) + 1, killed)
+    record_figure("three videos, four nodes scaled down meanwhile", f"{time.monotonic() - began:.1f} s")
+    fleet.stop(*(name for name in tuple(fleet.nodes) if name.startswith("media")))
 
 
 @pytest.mark.parametrize("times", [1, 2])

@@ -119,7 +119,8 @@ class Fleet:
         self.storage_root = Path(environment.get("STORAGE_ROOT", home / "storage"))
         self.storage = open_storage(StorageConfig(backend="local", root=self.storage_root))
         self.storage.ensure_buckets()
-        self.client = Client(redis_url, timeout_s=30)
+        broker_url = environment.get("BROKER_URL", "")
+        self.client = Client(redis_url, broker_url=broker_url, timeout_s=30)
         (home / "logs").mkdir(parents=True, exist_ok=True)
 
     # --- nodes

@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from shared.settings import Settings
+from shared.errors import InvalidRequest
+from shared.settings import Settings, load_settings
 
 
 @pytest.fixture(autouse=True)
@@ -43,3 +44,15 @@ def test_variables_are_upper_case_names_or_aliases(monkeypatch: pytest.MonkeyPat
     given = Settings(home=tmp_path / "a", backoff_s=3)
     assert (given.home, given.backoff_s) == (tmp_path / "a", 3)
     assert Settings(SCENEFLEET_HOME=tmp_path / "b").home == tmp_path / "b"
+
+
+@pytest.mark.parametrize("url", ["redis://:hunter2@h:6379/0", "http://u:hunter2@h", "h:5672"])
+def test_a_broker_of_another_kind_is_refused_without_its_password(
+    monkeypatch: pytest.MonkeyPatch, url: str
+) -> None:
+    monkeypatch.setenv("BROKER_URL", url)
+    with pytest.raises(InvalidRequest, match="must begin with amqp://") as refused:
+        load_settings()
+    assert str(refused.value).startswith("BROKER_URL=") and "hunter2" not in str(refused.value)
+    monkeypatch.setenv("BROKER_URL", "amqps://u:hunter2@h/v")
+    assert load_settings().broker_url == "amqps://u:hunter2@h/v"

@@ -117,7 +117,9 @@ class Dispatcher:
         ignore_errors(self._consumer, self._tasks.cancel)
 
     def refuse_newest(self) -> None:
-        """Refuse the newest messages of a queue that is too long."""
+        """Refuse the newest messages of a queue that is too long; RabbitMQ limits its queues itself (docs/deploy.md)."""
+        if self._consumer.connection.transport.driver_type != "redis":
+            return
         limit = self._settings.online_queue_items
         try:
             with self._channel.conn_or_acquire() as client:
