@@ -32,6 +32,7 @@ app = Celery(
         "tasks.models",
         "tasks.fleet",
         "tasks.keys",
+        "tasks.webhooks",
         "tasks.asr",
         "tasks.text",
         "tasks.vision",

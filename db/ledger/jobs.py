@@ -15,19 +15,19 @@ from sqlalchemy.orm import InstrumentedAttribute, Session
 from db.expressions import NOW, seconds_since
 from db.ledger import usage
 from db.ledger.policy import RunPolicy
-from db.tables import LIVE, TERMINAL, Job, JobState, ModelSwitch, Person, Video
+from db.tables import LIVE, TERMINAL, Job, JobState, ModelSwitch, Person, Video, Webhook
 from shared import graph
 from shared.stage import Stage
 
 #: The row of a subject: locked before its jobs; names the current run.
-SubjectRow = Video | Person | ModelSwitch
+SubjectRow = Video | Person | ModelSwitch | Webhook
 
 
 @dataclass(frozen=True)
 class Subject:
     """What a job is about; ``db.ledger.subjects`` says what each kind can do."""
 
-    #: video, person, switch
+    #: video, person, switch, webhook
     kind: str
     id: str
 
@@ -38,6 +38,8 @@ def subject_of(row: SubjectRow) -> Subject:
             return Subject("video", row.video_id)
         case Person():
             return Subject("person", row.person_id)
+        case Webhook():
+            return Subject("webhook", row.webhook_id)
     return Subject("switch", str(row.switch_id))
 
 
