@@ -17,10 +17,24 @@ from api.callers import Keys, networks
 from api.events import Hub
 from api.headers import SecurityHeaders
 from api.origins import Origins
-from api.routes import events, fleet, health, media, models, people, search, session, uploads, videos
+from api.routes import (
+    events,
+    fleet,
+    health,
+    media,
+    models,
+    people,
+    search,
+    session,
+    uploads,
+    videos,
+    webhooks,
+)
 from api.schema import describe
 from api.sessions import Sessions
+from api.traces import Traces
 from api.uploads import Uploads
+from shared import tracing
 from shared.errors import InvalidRequest
 from shared.settings import Settings, get_settings
 from shared.storage import configured_storage
@@ -37,6 +51,7 @@ ROUTERS: tuple[APIRouter, ...] = (
     media.router,
     events.router,
     fleet.router,
+    webhooks.router,
 )
 PREFIX = "/api/v1"
 TUS_HEADERS = (
@@ -79,6 +94,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
             await app.state.issuer.close()
         await app.state.asking.close()
         await app.state.redis.aclose()
+        await asyncio.to_thread(tracing.flush)
 
     app = FastAPI(
         title="scenefleet",
@@ -98,6 +114,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     describe(app)
     page.serve(app)
     origins = [origin.strip() for origin in settings.api_cors_origins.split(",") if origin.strip()]
+    app.add_middleware(Traces)
     app.add_middleware(Origins, settings=settings)
     app.add_middleware(SecurityHeaders, settings=settings, readable=bool(origins))
     if origins:

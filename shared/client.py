@@ -351,6 +351,45 @@ class Client:
         kwargs = {"key_id": key.key_id, "secret_sha256": key.secret_sha256}
         return self._ask(routing.KEYS_CHECK, contracts.CheckKey, kwargs, KeyView)
 
+    def create_webhook(
+        self, user_id: str, url: str, *, events: Sequence[str] = (), secret: str | None = None
+    ) -> contracts.WebhookView:
+        """Create a webhook, or change the one of this URL; only this answer has its secret. ``events``: empty: all."""
+        kwargs = {"user_id": user_id, "url": url, "events": list(events), "secret": secret}
+        return self._ask(routing.WEBHOOKS_CREATE, contracts.CreateWebhook, kwargs, contracts.WebhookView)
+
+    def webhooks(self, user_id: str) -> contracts.WebhookList:
+        """Return the user's webhooks, without their secrets."""
+        kwargs = {"user_id": user_id}
+        return self._ask(routing.WEBHOOKS_LIST, contracts.ListWebhooks, kwargs, contracts.WebhookList)
+
+    def delete_webhook(self, user_id: str, webhook_id: str) -> contracts.DeletedWebhook:
+        """Delete a webhook and its deliveries."""
+        kwargs = {"user_id": user_id, "webhook_id": webhook_id}
+        return self._ask(routing.WEBHOOKS_DELETE, contracts.WebhookRef, kwargs, contracts.DeletedWebhook)
+
+    def webhook_deliveries(
+        self,
+        user_id: str,
+        *,
+        webhook_id: str | None = None,
+        state: str | None = None,
+        before: int | None = None,
+        limit: int = 100,
+    ) -> contracts.DeliveryPage:
+        """Return a page of deliveries, newest first."""
+        kwargs = {
+            "user_id": user_id, "webhook_id": webhook_id, "state": state, "before": before, "limit": limit
+        }  # fmt: skip
+        return self._ask(
+            routing.WEBHOOKS_DELIVERIES, contracts.ListDeliveries, kwargs, contracts.DeliveryPage
+        )
+
+    def resend_delivery(self, user_id: str, delivery_id: int) -> contracts.DeliveryView:
+        """Send an event again, with the same id."""
+        kwargs = {"user_id": user_id, "delivery_id": delivery_id}
+        return self._ask(routing.WEBHOOKS_RESEND, contracts.ResendDelivery, kwargs, contracts.DeliveryView)
+
     def send(
         self, task: str, contract: type[Contract], kwargs: dict[str, Any], *, task_id: str | None = None
     ) -> str:

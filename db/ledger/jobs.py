@@ -16,7 +16,7 @@ from db.expressions import NOW, seconds_since
 from db.ledger import usage
 from db.ledger.policy import RunPolicy
 from db.tables import LIVE, TERMINAL, Job, JobState, ModelSwitch, Person, Video, Webhook
-from shared import graph
+from shared import graph, trace_context
 from shared.stage import Stage
 
 #: The row of a subject: locked before its jobs; names the current run.
@@ -100,12 +100,24 @@ def insert(session: Session, jobs: Sequence[Job]) -> list[WakeUp]:
     """Add jobs; returns wake-up messages for the queued ones."""
     for job in jobs:
         job.depth = graph.depth(job.stage)
+        job.traceparent = _traceparent(session, job)
     session.add_all(jobs)
     session.flush()
     for job in jobs:
         if job.state == JobState.QUEUED:
             usage.add_waiting(session, job.queue, job.account)
     return [WakeUp(job.queue, job.job_id) for job in jobs if job.state == JobState.QUEUED]
+
+
+def _traceparent(session: Session, job: Job) -> str | None:
+    """The span that this code runs in; without one (the reconciler) that of an earlier job of the same run."""
+    context = trace_context.current()
+    if context is not None:
+        return str(context)
+    same = (Job.subject_kind == job.subject_kind, Job.subject_id == job.subject_id, Job.run == job.run)
+    earlier = select(Job.traceparent).where(*same, Job.traceparent.is_not(None))
+    with session.no_autoflush:
+        return session.scalars(earlier.order_by(Job.job_id.desc()).limit(1)).first()
 
 
 def cancel(session: Session, *which: ColumnElement[bool]) -> int:
