@@ -295,7 +295,7 @@ def test_the_limits_of_a_user(receiver: Receiver, configure: Configure) -> None:
     page = webhooks.deliveries(user_id="u1", limit=5)
     rest = webhooks.deliveries(user_id="u1", limit=5, before=page["next_before"])
     assert (len(page["deliveries"]), len(rest["deliveries"]), rest["next_before"]) == (5, 4, None)
-    configure()
+    configure(WEBHOOK_ALLOW_HTTP="false")
     with pytest.raises(InvalidRequest, match="https"):
         webhooks.create(user_id="u1", url=receiver.url)
 
