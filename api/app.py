@@ -76,6 +76,8 @@ def create_app(settings: Settings | None = None) -> FastAPI:
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+        # Its packages are loaded now, not while requests wait.
+        tracing.root()
         app.state.redis = Redis.from_url(redis_url, socket_connect_timeout=3, socket_timeout=10)
         app.state.asking = Asking(app.state.redis, redis_url)
         await app.state.asking.start()

@@ -19,8 +19,7 @@ class Traces:
             await self.app(scope, receive, send)
             return
         given = trace_context.parse(Headers(scope=scope).get(trace_context.HEADER))
-        method = scope["method"]
-        parent = given or (None if tracing.is_on() else trace_context.make())
+        method, parent = scope["method"], given or tracing.root()
         with tracing.span(method, parent=parent, kind="server") as span:
 
             async def send_and_note(message: Message) -> None:

@@ -139,9 +139,9 @@ def _make_provider() -> Any:
     return provider
 
 
-def is_on() -> bool:
-    """Whether there is a collector."""
-    return _tracer() is not None
+def root() -> TraceContext | None:
+    """The parent for a request that has none: None if its span will begin a trace, otherwise a new trace."""
+    return trace_context.make() if _tracer() is None else None
 
 
 def flush() -> None:

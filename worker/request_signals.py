@@ -49,10 +49,13 @@ def _begin(task_id: str, task: Any, **_: object) -> None:
     parent = trace_context.parse(task.request.get(trace_context.HEADER))
     stack, found = ExitStack(), tracing.Span()
     if task.name in TASK_QUEUE:
-        attributes = {"request_id": task_id}
-        found = stack.enter_context(
-            tracing.span(task.name, parent=parent, kind="consumer", attributes=attributes)
+        span = tracing.span(
+            task.name,
+            parent=parent or tracing.root(),
+            kind="consumer",
+            attributes={"request_id": task_id},
         )
+        found = stack.enter_context(span)
     else:
         # A wake-up message: the job's span is in the trace of its row (worker/runner.py).
         stack.enter_context(trace_context.using(parent))

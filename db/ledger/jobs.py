@@ -97,10 +97,11 @@ def make_job(
 
 
 def insert(session: Session, jobs: Sequence[Job]) -> list[WakeUp]:
-    """Add jobs; returns wake-up messages for the queued ones."""
+    """Add jobs of one run; returns wake-up messages for the queued ones."""
+    trace = _traceparent(session, jobs[0]) if jobs else None
     for job in jobs:
         job.depth = graph.depth(job.stage)
-        job.traceparent = _traceparent(session, job)
+        job.traceparent = trace
     session.add_all(jobs)
     session.flush()
     for job in jobs:
@@ -110,14 +111,14 @@ def insert(session: Session, jobs: Sequence[Job]) -> list[WakeUp]:
 
 
 def _traceparent(session: Session, job: Job) -> str | None:
-    """The span that this code runs in; without one (the reconciler) that of an earlier job of the same run."""
+    """The span that this code runs in; without one (the reconciler) that of another job of the run."""
     context = trace_context.current()
     if context is not None:
         return str(context)
     same = (Job.subject_kind == job.subject_kind, Job.subject_id == job.subject_id, Job.run == job.run)
     earlier = select(Job.traceparent).where(*same, Job.traceparent.is_not(None))
     with session.no_autoflush:
-        return session.scalars(earlier.order_by(Job.job_id.desc()).limit(1)).first()
+        return session.scalars(earlier.limit(1)).first()
 
 
 def cancel(session: Session, *which: ColumnElement[bool]) -> int:

@@ -126,7 +126,7 @@ def resend(session: Session, request: ResendDelivery) -> DeliveryView:
     if not owner.enabled:
         raise Conflict(f"webhook {owner.webhook_id} is disabled: create it again with the same URL first")
     owner.not_before = found.next_at = NOW
-    found.state, found.ended_at = "pending", None
+    found.state, found.attempts, found.ended_at = "pending", 0, None
     found.give_up_at = seconds_from_now(get_settings().webhook_retry_s)
     session.flush()
     return _view_delivery(found)

@@ -118,7 +118,8 @@ def test_the_api_takes_the_callers_trace_or_begins_one() -> None:
 def run_request(name: str, retval: Any, state: str, traceparent: str | None = EXAMPLE) -> None:
     task = SimpleNamespace(name=name, request={"traceparent": traceparent})
     request_signals._begin("id1", task)
-    assert str(trace_context.current()) == str(traceparent)
+    if traceparent is not None:
+        assert str(trace_context.current()) == traceparent
     request_signals._end("id1", task, retval, state)
     assert trace_context.current() is None
 
@@ -142,6 +143,13 @@ def test_a_request_is_logged_with_its_id_model_dimension_and_latency(
     ((kind, fields),) = custom_events._waiting
     assert kind == "embedding-generated"
     assert (fields["model"], fields["dimension"], fields["request_id"]) == ("minilm", 384, "id1")
+
+
+def test_a_request_without_a_trace_begins_one_and_a_wake_up_message_does_not() -> None:
+    for name, begins in (("tasks.video.process", True), ("tasks.media.work", False)):
+        request_signals._begin("id1", SimpleNamespace(name=name, request={"traceparent": "nonsense"}))
+        assert (trace_context.current() is not None) == begins
+        request_signals._end("id1", SimpleNamespace(name=name), {}, "SUCCESS")
 
 
 def test_a_batch_can_say_when_its_request_began() -> None:

@@ -32,7 +32,8 @@ def resolve(host: str, port: int, *, allow_private: bool) -> str:
     if not allow_private:
         for address in addresses:
             if not is_public(address):
-                raise InvalidRequest(f"{host!r} is at {address}, which is not public: use a public address")
+                # Not which: a user would learn the addresses of our servers.
+                raise InvalidRequest(f"{host!r} leads to an address that is not public: use a public one")
     return addresses[0]
 
 
