@@ -131,9 +131,11 @@ def _make_provider() -> Any:
     except ImportError:
         log.error("no traces: OTEL_EXPORTER_OTLP_ENDPOINT is set, but the extra `tracing` is not installed")
         return None
-    # OTEL_SERVICE_NAME and OTEL_RESOURCE_ATTRIBUTES count more than what is given here.
-    own = {"service.name": f"scenefleet-{settings.family or 'api'}", "process.pid": os.getpid()}
-    provider = TracerProvider(resource=Resource(own).merge(Resource.create()))
+    # With OTEL_SERVICE_NAME and OTEL_RESOURCE_ATTRIBUTES.
+    resource = Resource.create({"process.pid": os.getpid()})
+    if str(resource.attributes["service.name"]).startswith("unknown_service"):
+        resource = resource.merge(Resource({"service.name": f"scenefleet-{settings.family or 'api'}"}))
+    provider = TracerProvider(resource=resource)
     exporter = OTLPSpanExporter(endpoint=endpoint.rstrip("/") + "/v1/traces")
     provider.add_span_processor(BatchSpanProcessor(exporter))
     return provider

@@ -37,8 +37,8 @@ def collector(configure: Configure, monkeypatch: pytest.MonkeyPatch) -> Iterator
         configure(OTEL_EXPORTER_OTLP_ENDPOINT=found.url, SCENEFLEET_FAMILY="media")
         monkeypatch.setattr(tracing, "_made", None)
         yield found
-        assert tracing._made is not None
-        tracing._made[1].shutdown()
+        if tracing._made is not None:
+            tracing._made[1].shutdown()
 
 
 def run_stages(monkeypatch: pytest.MonkeyPatch, act: Callable[[StageContext], Outcome]) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -47,6 +48,13 @@ def heard(outside: Celery) -> Iterator[list[dict[str, Any]]]:
         thread.join(timeout=10)
 
 
+def run(fleet: Fleet, *arguments: str) -> str:
+    """What a command of ``scenefleet webhooks`` prints."""
+    done = fleet.command("webhooks", *arguments, "--user", API_USER, COLUMNS="200")
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
 def test_a_video_sent_by_the_api_is_told_to_a_webhook_and_is_one_trace(
     fleet: Fleet,
     api: Api,
@@ -80,8 +88,16 @@ def test_a_video_sent_by_the_api_is_told_to_a_webhook_and_is_one_trace(
         assert again.status_code == 202
         eventually(lambda: len(receiver.received) == 2, within_s=30, what="the event again")
         assert len({one.headers["webhook-id"] for one in receiver.received}) == 1
-        assert http.get("/webhooks").json()["webhooks"][0]["secret"] is None
-        assert http.delete(f"/webhooks/{hook.json()['webhook_id']}").json()["deleted"]
+        hook_id = hook.json()["webhook_id"]
+        assert [one["secret"] for one in http.get("/webhooks").json()["webhooks"]] == [None]
+        assert hook_id in run(fleet, "list")
+        assert "delivered" in run(fleet, "deliveries", "--webhook", hook_id)
+        run(fleet, "resend", str(delivery["delivery_id"]))
+        eventually(lambda: len(receiver.received) == 3, within_s=30, what="the event once more")
+        assert json.loads(run(fleet, "remove", hook_id, "--json"))["deleted"]
+        made = json.loads(run(fleet, "add", receiver.url, "--event", "video.failed", "--json"))
+        assert (made["events"], made["secret"][:6]) == (["video.failed"], "whsec_")
+        assert http.delete(f"/webhooks/{made['webhook_id']}").json()["deleted"]
 
     def traced() -> set[str]:
         return {one.name for one in collector.spans if one.trace_id == parent.trace_id}
