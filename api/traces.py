@@ -33,7 +33,7 @@ class Traces:
             try:
                 await self.app(scope, receive, send_and_note)
             finally:
-                # The route's path, not the request's: ids are no part of a name.
+                # The path in the route's module, not the request's: ids are no part of a name.
                 route = getattr(scope.get("route"), "path", None)
                 if route is not None:
                     span.name(f"{method} {route}")

@@ -83,7 +83,7 @@ def test_one_trace_holds_every_stage_of_a_video_from_the_request_to_the_sidecar(
     collector: Collector, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     run_stages(monkeypatch, succeed)
-    with tracing.span("PUT /api/v1/videos/{video_id}", parent=None, kind="server"):
+    with tracing.span("PUT /videos/{video_id}", parent=None, kind="server"):
         api = trace_context.current()
         assert api is not None
         ask("tasks.video.process", lambda: accept() and {"accepted": True}, api)
@@ -100,7 +100,7 @@ def test_one_trace_holds_every_stage_of_a_video_from_the_request_to_the_sidecar(
         assert one.attributes["video_id"] == KEY and one.attributes["outcome"] == "done"
     (first,) = [one for one in stages if one.name == "stage split"]
     assert by_id[first.parent_id].name == "tasks.video.process"
-    assert by_id[by_id[first.parent_id].parent_id].name == "PUT /api/v1/videos/{video_id}"
+    assert by_id[by_id[first.parent_id].parent_id].name == "PUT /videos/{video_id}"
     (last,) = [one for one in stages if one.name == "stage sidecar"]
     assert by_id[last.parent_id].name.startswith("stage ")
     assert {one.service for one in found} == {"scenefleet-media"}

@@ -9,8 +9,10 @@ from collections.abc import Iterator
 from types import SimpleNamespace
 from typing import Any
 
+import httpx
 import pytest
 from celery import Celery
+from fastapi import APIRouter, FastAPI
 
 from api.traces import Traces
 from shared import settings as settings_module, trace_context, tracing
@@ -113,6 +115,27 @@ def test_the_api_takes_the_callers_trace_or_begins_one() -> None:
     assert trace_context.parse(made) is not None
     assert ask_api("/api/v1/videos") != ask_api("/api/v1/videos")
     assert ask_api("/index.html", traceparent=EXAMPLE) == ["None"]
+
+
+def test_a_span_of_the_api_is_named_by_its_route(monkeypatch: pytest.MonkeyPatch) -> None:
+    named: list[str] = []
+    monkeypatch.setattr(tracing.Span, "name", lambda self, name: named.append(name))
+    router, app = APIRouter(prefix="/videos"), FastAPI()
+
+    @router.get("/{video_id}")
+    async def get_video(video_id: str) -> str:
+        return video_id
+
+    app.include_router(router, prefix="/api/v1")
+    app.add_middleware(Traces)
+
+    async def ask() -> str:
+        transport = httpx.ASGITransport(app)
+        async with httpx.AsyncClient(transport=transport, base_url="http://api") as client:
+            return (await client.get("/api/v1/videos/anns_film")).text
+
+    assert asyncio.run(ask()) == '"anns_film"'
+    assert named == ["GET /videos/{video_id}"]
 
 
 def run_request(name: str, retval: Any, state: str, traceparent: str | None = EXAMPLE) -> None:

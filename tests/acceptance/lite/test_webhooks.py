@@ -103,7 +103,7 @@ def test_a_video_sent_by_the_api_is_told_to_a_webhook_and_is_one_trace(
         return {one.name for one in collector.spans if one.trace_id == parent.trace_id}
 
     wanted = {f"stage {name}" for name in ("split", "asr", "text", "face", "ocr", "sidecar")}
-    wanted |= {"PUT /api/v1/videos/{video_id}", "tasks.video.process"}
+    wanted |= {"PUT /videos/{video_id}", "tasks.video.process"}
     eventually(lambda: wanted <= traced(), within_s=30, what=f"the spans {wanted - traced()}")
     mine = [one for one in collector.spans if one.trace_id == parent.trace_id]
     services = {one.service for one in mine}
