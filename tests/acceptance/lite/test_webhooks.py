@@ -32,19 +32,11 @@ def heard(outside: Celery) -> Iterator[list[dict[str, Any]]]:
     events: list[dict[str, Any]] = []
     with outside.connection() as connection:
         receiver = outside.events.Receiver(connection, handlers={"*": events.append})
-        ended = threading.Event()
-
-        def listen() -> None:
-            while not ended.is_set():
-                try:
-                    receiver.capture(limit=None, timeout=0.2, wakeup=False)
-                except TimeoutError:
-                    continue
-
-        thread = threading.Thread(target=listen, daemon=True)
+        # One subscription for the whole test: events between two would be lost.
+        thread = threading.Thread(target=receiver.capture, kwargs={"wakeup": False}, daemon=True)
         thread.start()
         yield events
-        ended.set()
+        receiver.should_stop = True
         thread.join(timeout=10)
 
 
