@@ -33,11 +33,14 @@ from api.routes import (
     transcriptions,
     uploads,
     videos,
+    webhooks,
 )
 from api.schema import describe
 from api.served_models import ServedModels
 from api.sessions import Sessions
+from api.traces import Traces
 from api.uploads import Uploads
+from shared import tracing
 from shared.errors import InvalidRequest
 from shared.settings import Settings, get_settings
 from shared.storage import configured_storage
@@ -54,6 +57,7 @@ ROUTERS: tuple[APIRouter, ...] = (
     media.router,
     events.router,
     fleet.router,
+    webhooks.router,
 )
 #: At the addresses that clients of other services call.
 DROP_IN: tuple[APIRouter, ...] = (
@@ -89,6 +93,8 @@ def create_app(settings: Settings | None = None) -> FastAPI:
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+        # Its packages are loaded now, not while requests wait.
+        tracing.root()
         app.state.redis = Redis.from_url(redis_url, socket_connect_timeout=3, socket_timeout=10)
         app.state.asking = Asking(app.state.redis, redis_url, broker_url=settings.broker_url)
         await app.state.asking.start()
@@ -108,6 +114,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
             await app.state.issuer.close()
         await app.state.asking.close()
         await app.state.redis.aclose()
+        await asyncio.to_thread(tracing.flush)
 
     app = FastAPI(
         title="scenefleet",
@@ -132,6 +139,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     describe(app)
     page.serve(app)
     origins = [origin.strip() for origin in settings.api_cors_origins.split(",") if origin.strip()]
+    app.add_middleware(Traces)
     app.add_middleware(Origins, settings=settings)
     app.add_middleware(SecurityHeaders, settings=settings, readable=bool(origins))
     if origins:

@@ -9,10 +9,12 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import copy
+import contextvars
 import logging
 import uuid
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from typing import Any, TypeVar, cast
 
 from fastapi import Request
@@ -83,9 +85,10 @@ class Asking:
         task_id = str(uuid.uuid4())
         key = self.client.answer_key(task_id)
         async with self._answers.expected(key) as published:
-            await loop.run_in_executor(
-                self._senders, lambda: self.client.send(task, contract, kwargs, task_id=task_id)
-            )
+            # In the trace of the request, which a thread does not inherit.
+            context = contextvars.copy_context()
+            send = partial(self.client.send, task, contract, kwargs, task_id=task_id)
+            await loop.run_in_executor(self._senders, context.run, send)
             deadline = loop.time() + self.client.timeout_s
             pause_s = FIRST_LOOK_S
             while True:

@@ -17,6 +17,7 @@ from cli.models.commands import models_app
 from cli.people.commands import people_app
 from cli.search.commands import search_app
 from cli.videos.commands import videos_app
+from cli.webhooks.commands import webhooks_app
 from shared.exit_status import ExitStatus
 
 app = typer.Typer(
@@ -46,7 +47,12 @@ GROUPS: dict[str, list[tuple[typer.Typer, str | None]]] = {
         (keys_app, "keys"),
         (models_app, "models"),
     ],
-    "Videos": [(videos_app, None), (search_app, None), (people_app, "people")],
+    "Videos": [
+        (videos_app, None),
+        (search_app, None),
+        (people_app, "people"),
+        (webhooks_app, "webhooks"),
+    ],
 }
 for panel, groups in GROUPS.items():
     for group, name in groups:

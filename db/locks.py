@@ -23,5 +23,7 @@ class AdvisoryLock(IntEnum):
     RUNNING_JOBS = 7_305_004
     #: Per user: counting the videos in progress, if they are limited.
     OPEN_VIDEOS = 7_305_005
+    #: Per user: counting the webhooks.
+    WEBHOOKS = 7_305_006
     #: Per user: numbering unknown people; the last lock of a transaction. Users whose ids have the same hash wait for each other.
     UNKNOWN_PEOPLE = 7_305_100

@@ -14,7 +14,7 @@ from shared.settings import get_settings
 #: Tables about people; their indexes are small enough to be rebuilt.
 PERSONAL: tuple[str, ...] = (
     "people", "people_events", "person_photos", "person_profiles", "face_decisions", "face_tracks", "faces",
-    "scene_people", "jobs",
+    "scene_people", "jobs", "webhook_deliveries",
 )  # fmt: skip
 #: Maximum wait for a table.
 _LOCK_S = 10

@@ -23,7 +23,7 @@ USER = "app.user_id"
 READ = (
     "videos", "runs", "jobs", "scenes", "embeddings", "lexical_weights", "screen_texts", "faces", "face_tracks", "people",
     "person_photos", "person_profiles", "scene_people", "people_events", "search_changes",
-    "searched_scenes", "searched_weights",
+    "searched_scenes", "searched_weights", "webhooks", "webhook_deliveries",
     # Rows without a user:
     "models", "active_models",
     *(table for plugin in graph.PLUGINS.plugins for stage in plugin.stages for table in stage.tables),

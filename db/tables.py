@@ -228,6 +228,8 @@ class Job(Base):
     finished_at: Mapped[datetime | None]
     #: Device seconds of all attempts.
     device_seconds: Mapped[float | None]
+    #: The span that created it (shared/trace_context.py): its own are in the same trace.
+    traceparent: Mapped[str | None]
 
 
 class QueueUsage(Base):
@@ -687,5 +689,73 @@ class ApiKey(Base):
     secret_sha256: Mapped[str]
     operator: Mapped[bool]
     name: Mapped[str]
+    created_at: Mapped[Now]
+    ended_at: Mapped[datetime | None]
+
+
+class Webhook(Base):
+    """Where a user wants to be told of events; the subject of the jobs that deliver them."""
+
+    __tablename__ = "webhooks"
+    __table_args__ = (UniqueConstraint("user_id", "url"),)
+
+    webhook_id: Mapped[str] = mapped_column(primary_key=True)
+    user_id: Mapped[str]
+    url: Mapped[str]
+    #: Signs the deliveries; it can't be stored as a hash.
+    secret: Mapped[str]
+    #: Names of events.
+    events: Mapped[list[Any]]
+    #: Cleared by its receiver's status 410.
+    enabled: Mapped[bool] = mapped_column(server_default=text("true"))
+    #: Of its jobs.
+    run: Mapped[int] = mapped_column(server_default="0")
+    #: Attempts in a row at which the receiver was out of order; it is left alone until ``not_before``.
+    failures: Mapped[int] = mapped_column(server_default="0")
+    not_before: Mapped[Now]
+    created_at: Mapped[Now]
+
+    @property
+    def deleted_at(self) -> datetime | None:
+        """A deleted webhook has no row."""
+        return None
+
+
+class WebhookDelivery(Base):
+    """One event for one webhook."""
+
+    __tablename__ = "webhook_deliveries"
+    __table_args__ = (
+        _one_of("state", "pending", "delivered", "failed"),
+        CheckConstraint("octet_length(body) < 16384", name="body"),
+        UniqueConstraint("webhook_id", "event", "occurrence"),
+        Index(None, "user_id", "delivery_id"),
+        Index(
+            "ix_webhook_deliveries_pending",
+            "webhook_id",
+            "next_at",
+            postgresql_where=text("state = 'pending'"),
+        ),
+    )
+
+    delivery_id: Mapped[int] = mapped_column(BigInteger, Identity(always=True), primary_key=True)
+    webhook_id: Mapped[str] = mapped_column(ForeignKey("webhooks.webhook_id", ondelete="CASCADE"))
+    user_id: Mapped[str]
+    event: Mapped[str]
+    #: Tells two events of a kind apart, so that none is stored twice.
+    occurrence: Mapped[str]
+    #: What it is about: erased with it.
+    video_id: Mapped[OfVideo | None] = mapped_column(index=True)
+    person_id: Mapped[OfPerson | None] = mapped_column(index=True)
+    #: JSON as it is sent and signed.
+    body: Mapped[str]
+    state: Mapped[str] = mapped_column(server_default="pending")
+    attempts: Mapped[int] = mapped_column(server_default="0")
+    #: HTTP status and error of the last attempt.
+    status: Mapped[int | None]
+    error: Mapped[str | None]
+    next_at: Mapped[Now]
+    #: When it fails for good.
+    give_up_at: Mapped[datetime] = mapped_column(index=True)
     created_at: Mapped[Now]
     ended_at: Mapped[datetime | None]

@@ -8,11 +8,22 @@ from urllib.parse import parse_qsl, urlencode, urlsplit
 from celery.app.amqp import AMQP
 from kombu import Queue
 
-from . import routing
+from . import routing, trace_context
 from .redaction import HIDDEN
 
 
-class HidingAMQP(AMQP):  # type: ignore[misc]
+class TracingAMQP(AMQP):  # type: ignore[misc]
+    """Builds messages that belong to the trace of the code that sends them."""
+
+    def as_task_v2(self, *args: Any, **options: Any) -> Any:
+        message = super().as_task_v2(*args, **options)
+        context = trace_context.current()
+        if context is not None:
+            message.headers[trace_context.HEADER] = str(context)
+        return message
+
+
+class HidingAMQP(TracingAMQP):
     """Builds messages whose headers don't repeat the arguments as text, which workers would log and Flower show."""
 
     def as_task_v2(self, *args: Any, **options: Any) -> Any:

@@ -448,6 +448,52 @@ class Calls:
         kwargs = {"key_id": key.key_id, "secret_sha256": key.secret_sha256}
         return Call(routing.KEYS_CHECK, contracts.CheckKey, kwargs, KeyView)
 
+    @call
+    def create_webhook(
+        self, user_id: str, url: str, *, events: Sequence[str] = (), secret: str | None = None
+    ) -> Call[contracts.WebhookView]:
+        """Create a webhook, or change the one of this URL; only this answer has its secret. ``events``: empty: all."""
+        kwargs = {"user_id": user_id, "url": url, "events": list(events), "secret": secret}
+        return Call(routing.WEBHOOKS_CREATE, contracts.CreateWebhook, kwargs, contracts.WebhookView)
+
+    @call
+    def webhooks(self, user_id: str) -> Call[contracts.WebhookList]:
+        """Return the user's webhooks, without their secrets."""
+        kwargs = {"user_id": user_id}
+        return Call(routing.WEBHOOKS_LIST, contracts.ListWebhooks, kwargs, contracts.WebhookList)
+
+    @call
+    def delete_webhook(self, user_id: str, webhook_id: str) -> Call[contracts.DeletedWebhook]:
+        """Delete a webhook and its deliveries."""
+        kwargs = {"user_id": user_id, "webhook_id": webhook_id}
+        return Call(
+            routing.WEBHOOKS_DELETE, contracts.WebhookRef, kwargs, contracts.DeletedWebhook, repeatable=False
+        )
+
+    @call
+    def webhook_deliveries(
+        self,
+        user_id: str,
+        *,
+        webhook_id: str | None = None,
+        state: str | None = None,
+        before: int | None = None,
+        limit: int = 100,
+    ) -> Call[contracts.DeliveryPage]:
+        """Return a page of deliveries, newest first."""
+        kwargs = {
+            "user_id": user_id, "webhook_id": webhook_id, "state": state, "before": before, "limit": limit
+        }  # fmt: skip
+        return Call(
+            routing.WEBHOOKS_DELIVERIES, contracts.ListDeliveries, kwargs, contracts.DeliveryPage
+        )
+
+    @call
+    def resend_delivery(self, user_id: str, delivery_id: int) -> Call[contracts.DeliveryView]:
+        """Send an event again, with the same id."""
+        kwargs = {"user_id": user_id, "delivery_id": delivery_id}
+        return Call(routing.WEBHOOKS_RESEND, contracts.ResendDelivery, kwargs, contracts.DeliveryView)
+
 
 class BlockingCalls(Calls):
     """Calls that return their answer."""

@@ -74,9 +74,12 @@ TEXT_REEMBED = _stage("text_reembed", "text", 600, handler="reembed", batch=32)
 VISION_REEMBED = _stage("vision_reembed", "vision", 600, handler="reembed", batch=8)
 DISCARD = _stage("discard", HOUSEKEEPING, 3600)
 
+#: Sends the events that are due of one webhook.
+DELIVER = _stage("deliver", HOUSEKEEPING, 600, may_be_given_up=False)
+
 _OUTSIDE = (
     SWEEP, ERASE_VIDEO, ENROLL, MATCH, ERASE_PERSON, MOVE, LATE_PHOTOS, REWRITE_SIDECARS, TEXT_REEMBED, VISION_REEMBED,
-    DISCARD,
+    DISCARD, DELIVER,
 )  # fmt: skip
 
 

@@ -124,6 +124,11 @@ KEYS_CREATE = _request("tasks.keys.create")
 KEYS_LIST = _request("tasks.keys.list")
 KEYS_END = _request("tasks.keys.end")
 KEYS_CHECK = _request("tasks.keys.check")
+WEBHOOKS_CREATE = _request("tasks.webhooks.create")
+WEBHOOKS_LIST = _request("tasks.webhooks.list")
+WEBHOOKS_DELETE = _request("tasks.webhooks.delete")
+WEBHOOKS_DELIVERIES = _request("tasks.webhooks.deliveries")
+WEBHOOKS_RESEND = _request("tasks.webhooks.resend")
 SEARCH_SCENES = _request("tasks.search.scenes")
 
 

@@ -316,6 +316,20 @@ class Settings(BaseModel):
     user_max_running_jobs: int = Field(0, ge=0)
     """Maximum number of jobs of a user that run at once in a queue; further ones wait. 0: no limit."""
 
+    # --- webhooks and traces
+    webhook_allow_http: bool = False
+    """Accept webhooks with http URLs. Their bodies can be read on the way."""
+    webhook_allow_private: bool = False
+    """Send webhooks to private, loopback and link-local addresses. Then every user can reach servers of your network."""
+    webhook_backoff_s: float = Field(5.0, gt=0)
+    """First pause after a failed delivery of a webhook, seconds; each further one is four times as long, at most 4 hours."""
+    webhook_retry_s: float = Field(24 * 3600.0, gt=0)
+    """Time for which a delivery of a webhook is tried, seconds."""
+    webhook_retention_s: float = Field(7 * 24 * 3600.0, gt=0)
+    """Time for which a delivery of a webhook is listed and can be sent again after WEBHOOK_RETRY_S, seconds."""
+    otel_exporter_otlp_endpoint: str = ""
+    """URL of an OpenTelemetry collector that takes OTLP over HTTP, for example `http://collector:4318`. Empty: no traces. Needs the extra `tracing`; its packages read other `OTEL_*` variables, too."""
+
     # --- search
     search_text_weight: float = Field(0.5, ge=0)
     """Weight of the text similarity."""

@@ -9,7 +9,7 @@ from celery import Celery, signals
 from kombu import Queue
 
 from shared import graph, routing
-from shared.broker import HidingAMQP, broker_config
+from shared.broker import HidingAMQP, TracingAMQP, broker_config
 from shared.logs import configure_logs
 from shared.settings import get_settings
 from worker import control
@@ -17,7 +17,7 @@ from worker.celery_patches import HidingEvents, HidingTask, install_transport
 
 _settings = get_settings()
 #: Arguments and results stay out of messages' headers and out of events; LOG_PAYLOADS leaves Celery as it is.
-_hiding = {} if _settings.log_payloads else {"amqp": HidingAMQP, "events": HidingEvents}
+_hiding = {"amqp": TracingAMQP} if _settings.log_payloads else {"amqp": HidingAMQP, "events": HidingEvents}
 
 install_transport()
 # The command line needs the remote commands too.
@@ -32,6 +32,7 @@ app = Celery(
         "tasks.models",
         "tasks.fleet",
         "tasks.keys",
+        "tasks.webhooks",
         "tasks.asr",
         "tasks.text",
         "tasks.vision",

@@ -19,7 +19,7 @@ from celery.worker import state as worker_state
 from shared.exit_status import ExitStatus
 from shared.logs import get_logger
 from shared.settings import get_settings
-from worker import control
+from worker import control, request_signals
 from worker.celery_patches import allow_early_exits, announce_stop, stop_replacing_children
 from worker.housekeeping import Housekeeping
 from worker.node import Node
@@ -126,6 +126,7 @@ class BecomeNode(bootsteps.Step):
         control.answer_for(node)
         # From then on dead children are no failures of their jobs.
         announce_stop(worker, housekeeping.stop)
+        request_signals.connect()
         gate = type("NodeGate", (Gate,), {"node": node, "housekeeping": housekeeping})
         worker.app.steps["consumer"].add(gate)
 

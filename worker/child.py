@@ -15,6 +15,7 @@ from typing import Any, NoReturn
 from shared.errors import Permanent, ScenefleetError
 from shared.exit_status import ExitStatus
 from shared.logs import get_logger
+from worker import custom_events
 from worker.models.cache import ModelCache
 from worker.slots import FAILED, LOADING, READY, Slots
 
@@ -32,6 +33,8 @@ class Child:
         self._model_cache: ModelCache | None = None
         self._lock = threading.Lock()
         self._published: list[dict[str, Any]] = []
+        #: Model -> its load and warm-up that an event was sent of.
+        self._announced: dict[str, tuple[Any, Any]] = {}
         before = slots.read(index).report
         self._loads_before: dict[str, int] = before.get("loads", {})
         self._evictions_before: int = before.get("evictions", 0)
@@ -62,8 +65,17 @@ class Child:
         """Publish the states of these models from now on; ``gpu``: the device of this process."""
         self._model_cache = model_cache
         self._said["gpu"] = gpu
-        model_cache.on_change = self.publish
+        model_cache.on_change = self._changed
         model_cache.on_unavailable = self.end
+
+    def _changed(self) -> None:
+        self.publish()
+        for state in self._published:
+            # A model is loaded first, and then warmed up.
+            now = (state.get("loads"), state.get("warm_up_s"))
+            if state["loaded"] and self._announced.get(state["name"]) != now:
+                self._announced[state["name"]] = now
+                custom_events.model_loaded(state)
 
     def end(self, error: Exception) -> NoReturn:
         """Publish why the process can't work, and end it.
@@ -109,6 +121,7 @@ class Child:
             time.sleep(LOOK_S)
             try:
                 self._obey()
+                custom_events.flush()
                 if time.monotonic() - published_s >= PUBLISH_S:
                     published_s = time.monotonic()
                     if self._model_cache is not None and self._model_cache.states() != self._published:

@@ -31,6 +31,7 @@ from db.ledger.jobs import Subject, WakeUp
 from db.people import revisions
 from db.tables import Video
 from shared import queue_lengths
+from db.webhooks import deliveries
 from shared.errors import DatabaseBusy, DatabaseUnavailable, Outage, ScenefleetError, WorkerLost
 from shared.logs import get_logger
 from shared.routing import JOB_QUEUES
@@ -45,9 +46,9 @@ T = TypeVar("T")
 
 #: Time limit of Redis to connect and to answer, seconds: a fork may be waiting.
 _REDIS_S = 3.0
-#: Interval at which the usage of users is updated, seconds; and when it was last, monotonic.
-_TEND_USAGE_S = 60.0
-_usage_tended_s = -_TEND_USAGE_S
+#: Interval of ``once_a_minute``, seconds; and when it was last, monotonic.
+_TEND_S = 60.0
+_tended_s = -_TEND_S
 #: A worker claims a job at most this long after it took a message, seconds; and the number of such messages that are read.
 _TAKEN_S, _MOST_TAKEN = 2.0, 200
 #: The key in Redis that exists while a node tops up the queues.
@@ -175,7 +176,7 @@ def fleet() -> None:
     for kind in subjects.KINDS:
         with guarded(f"stuck {kind}"):
             stuck(kind)
-    for step in (stale_sidecars, queue_usage, missing_wake_ups):
+    for step in (stale_sidecars, once_a_minute, missing_wake_ups):
         with guarded(step.__name__):
             step()
 
@@ -211,12 +212,13 @@ def stale_sidecars() -> None:
     _each_row("stale_sidecars", "video", _find(revisions.stale_videos), revise)
 
 
-def queue_usage() -> None:
-    """Once a minute, update the device times of users, by which claims choose."""
-    global _usage_tended_s
-    if time.monotonic() - _usage_tended_s > _TEND_USAGE_S:
+def once_a_minute() -> None:
+    """Update the device times of users, by which claims choose, and delete old deliveries of webhooks."""
+    global _tended_s
+    if time.monotonic() - _tended_s > _TEND_S:
         _change(usage.tend)
-        _usage_tended_s = time.monotonic()
+        _change(deliveries.purge)
+        _tended_s = time.monotonic()
 
 
 def missing_wake_ups() -> None:

@@ -16,7 +16,7 @@ from db.ids import name_video
 from db.ledger import attempts
 from db.ledger.claims import Claim, claim
 from db.ledger.jobs import WakeUp
-from shared import graph
+from shared import graph, trace_context, tracing
 from shared.errors import LeaseLost, Outage, ScenefleetError, StorageUnavailable
 from shared.logs import get_logger
 from shared.storage import Bucket
@@ -45,14 +45,23 @@ def work(queue: str, runtime: Runtime) -> dict[str, Any]:
     claimed = runtime.transact(lambda session: claim(session, queue, runtime.owner, settings.lease_s))
     if claimed is None:
         return {"queue": queue, "idle": True}
-    shown = {"job_id": claimed.job_id, "attempt": claimed.attempt, f"{claimed.subject.kind}_id": claimed.subject.id,
+    shown: dict[str, Any] = {"job_id": claimed.job_id, "attempt": claimed.attempt, f"{claimed.subject.kind}_id": claimed.subject.id,
              "stage": claimed.stage, "part": claimed.part, "run": claimed.run}  # fmt: skip
+    # The wake-up message may have been sent for another job.
+    woken_by, parent = trace_context.current(), trace_context.parse(claimed.traceparent)
+    trace_id = {} if parent is None else {"trace_id": parent.trace_id}
     with (
-        structlog.contextvars.bound_contextvars(**shown),
+        structlog.contextvars.bound_contextvars(**shown, **trace_id),
         statements_may_take(settings.database_job_statement_s),
+        tracing.span(
+            f"stage {claimed.stage}", parent=parent, kind="consumer", links=[woken_by], attributes=shown
+        ) as span,
     ):
         started = time.monotonic()
         outcome = _run(claimed, runtime)
+        span.note(outcome=outcome)
+        if outcome in ("failed", "lost"):
+            span.fail(outcome)
         log.info("job ended", outcome=outcome, seconds=round(time.monotonic() - started, 3))
     if settings.user_max_running_jobs:
         # The message of the user's next job may have found this job at the limit.

@@ -17,6 +17,7 @@ from sqlalchemy.orm import Session
 from db.expressions import array
 from db.faces.vote import NO_MATCH, FaceRule, Float64, Verdict, centroid, decide
 from db.tables import Face, FaceDecision, FaceTrack, Model, Person, PersonProfile, Scene, ScenePerson, Video
+from db.webhooks import deliveries
 
 #: Scenes whose faces are held in memory at once.
 _BATCH = 200
@@ -371,7 +372,7 @@ def refresh_scene_people(
     ``written``: the people in the sidecar just written; None: those in ``scene_people`` so far.
     """
     rows = session.execute(
-        select(Scene.scene_id, Scene.face_run, Scene.user_id).where(
+        select(Scene.scene_id, Scene.face_run, Scene.user_id, Scene.video_id).where(
             Scene.scene_id.in_(scene_ids), Scene.live, Scene.face_run.is_not(None)
         )
     ).all()
@@ -390,6 +391,16 @@ def refresh_scene_people(
     values = [dict(zip(names, row, strict=True)) for row in sorted(after) if row[0] in changed]
     if values:
         session.execute(bulk(ScenePerson), values)
+    had, place = {row[:2] for row in before}, {row.scene_id: row for row in rows}
+    for user_id in set(owner.values()):
+        shown = {
+            deliveries.Shown(
+                video_id=place[scene].video_id, face_run=int(place[scene].face_run), person_id=person
+            )
+            for scene, person, *_ in after
+            if (scene, person) not in had and owner[scene] == user_id
+        }
+        deliveries.people_shown(session, user_id, shown)
     if written is None:
         session.execute(update(Scene).where(Scene.scene_id.in_(changed)).values(people_changed=True))
         return

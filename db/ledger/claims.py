@@ -33,6 +33,8 @@ class Claim:
     part: int
     failures: int
     payload: Mapping[str, Any]
+    #: The span that created the job.
+    traceparent: str | None = None
 
     @property
     def storage_part(self) -> str:
@@ -132,7 +134,7 @@ _CLAIM = text(
             started_at = clock_timestamp(), finished_at = NULL, progress = 0
         FROM chosen WHERE jobs.job_id = chosen.job_id
         RETURNING jobs.job_id, attempt, lease_owner AS owner, subject_kind, subject_id, user_id, queue, run,
-            stage, part, failures, payload
+            stage, part, failures, payload, traceparent
     )
     SELECT taken.*, ARRAY(
         SELECT account FROM turns WHERE turn < coalesce((SELECT turn FROM chosen), 2147483647)

@@ -15,19 +15,19 @@ from sqlalchemy.orm import InstrumentedAttribute, Session
 from db.expressions import NOW, seconds_since
 from db.ledger import usage
 from db.ledger.policy import RunPolicy
-from db.tables import LIVE, TERMINAL, Job, JobState, ModelSwitch, Person, Video
-from shared import graph
+from db.tables import LIVE, TERMINAL, Job, JobState, ModelSwitch, Person, Video, Webhook
+from shared import graph, trace_context
 from shared.stage import Stage
 
 #: The row of a subject: locked before its jobs; names the current run.
-SubjectRow = Video | Person | ModelSwitch
+SubjectRow = Video | Person | ModelSwitch | Webhook
 
 
 @dataclass(frozen=True)
 class Subject:
     """What a job is about; ``db.ledger.subjects`` says what each kind can do."""
 
-    #: video, person, switch
+    #: video, person, switch, webhook
     kind: str
     id: str
 
@@ -38,6 +38,8 @@ def subject_of(row: SubjectRow) -> Subject:
             return Subject("video", row.video_id)
         case Person():
             return Subject("person", row.person_id)
+        case Webhook():
+            return Subject("webhook", row.webhook_id)
     return Subject("switch", str(row.switch_id))
 
 
@@ -95,15 +97,28 @@ def make_job(
 
 
 def insert(session: Session, jobs: Sequence[Job]) -> list[WakeUp]:
-    """Add jobs; returns wake-up messages for the queued ones."""
+    """Add jobs of one run; returns wake-up messages for the queued ones."""
+    trace = _traceparent(session, jobs[0]) if jobs else None
     for job in jobs:
         job.depth = graph.depth(job.stage)
+        job.traceparent = trace
     session.add_all(jobs)
     session.flush()
     for job in jobs:
         if job.state == JobState.QUEUED:
             usage.add_waiting(session, job.queue, job.account)
     return [WakeUp(job.queue, job.job_id) for job in jobs if job.state == JobState.QUEUED]
+
+
+def _traceparent(session: Session, job: Job) -> str | None:
+    """The span that this code runs in; without one (the reconciler) that of another job of the run."""
+    context = trace_context.current()
+    if context is not None:
+        return str(context)
+    same = (Job.subject_kind == job.subject_kind, Job.subject_id == job.subject_id, Job.run == job.run)
+    earlier = select(Job.traceparent).where(*same, Job.traceparent.is_not(None))
+    with session.no_autoflush:
+        return session.scalars(earlier.limit(1)).first()
 
 
 def cancel(session: Session, *which: ColumnElement[bool]) -> int:

@@ -14,10 +14,10 @@ from sqlalchemy import any_, select
 from sqlalchemy.orm import Session
 
 from db.expressions import array
-from db.ledger import person_runs, switch_runs, video_runs
+from db.ledger import person_runs, switch_runs, video_runs, webhook_runs
 from db.ledger.jobs import Subject, SubjectRow, WakeUp, subject_of
 from db.ledger.policy import RunPolicy
-from db.tables import ModelSwitch, Person, Video
+from db.tables import ModelSwitch, Person, Video, Webhook
 
 
 def lock_video(session: Session, video_id: str, *, skip_locked: bool = False) -> Video | None:
@@ -44,6 +44,12 @@ def lock_switch(session: Session, switch_id: str, *, skip_locked: bool = False) 
     return session.get(ModelSwitch, int(switch_id), populate_existing=True, with_for_update=how)
 
 
+def lock_webhook(session: Session, webhook_id: str, *, skip_locked: bool = False) -> Webhook | None:
+    """The webhook's row, locked; a transaction that records an event for it need not wait."""
+    how = {"key_share": True, "skip_locked": skip_locked}
+    return session.get(Webhook, webhook_id, populate_existing=True, with_for_update=how)
+
+
 @dataclass(frozen=True)
 class Kind:
     """Functions for subjects of one kind."""
@@ -59,6 +65,7 @@ KINDS: Mapping[str, Kind] = {
     "video": Kind(lock_video, video_runs.advance, video_runs.find_stuck),
     "person": Kind(lock_person, person_runs.advance, person_runs.find_stuck),
     "switch": Kind(lock_switch, switch_runs.advance, switch_runs.find_open),
+    "webhook": Kind(lock_webhook, webhook_runs.advance, webhook_runs.find_due),
 }
 
 

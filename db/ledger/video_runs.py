@@ -28,7 +28,9 @@ from db.tables import (
     Scene,
     TranscriptPart,
     Video,
+    WebhookDelivery,
 )
+from db.webhooks import deliveries
 from shared import graph
 from shared.errors import Conflict, QuotaExceeded
 from shared.graph import PIPELINE
@@ -234,6 +236,7 @@ def _end_run(
     run.ended_at = NOW
     _cancel_unknown(session, run)
     session.flush()
+    deliveries.video_ended(session, video)
     late = _late_jobs(session, video, run, states, policy)
     return _sweep(session, video, policy, wait_s=policy.tmp_ttl_s if broken else 0.0) + jobs.insert(
         session, late
@@ -296,6 +299,7 @@ def cancel(session: Session, video: Video, policy: RunPolicy) -> tuple[bool, lis
     _stop(session, video)
     video.state = "cancelled"
     session.flush()
+    deliveries.video_ended(session, video)
     return True, _sweep(session, video, policy)
 
 
@@ -422,7 +426,7 @@ def begin_delete(session: Session, video: Video, policy: RunPolicy) -> list[Wake
 def erase_rows(session: Session, video: Video, job_id: int) -> None:
     """Remove every row of a deleted video but its tombstone and the erase job itself."""
     session.execute(delete(Job).where(Job.video_id == video.video_id, Job.job_id != job_id))
-    for table in (Scene, TranscriptPart, FaceDecision):
+    for table in (Scene, TranscriptPart, FaceDecision, WebhookDelivery):
         session.execute(delete(table).where(table.video_id == video.video_id))
     # An unknown person is known by tracks in videos only.
     seen = select(FaceTrack.track_id).where(FaceTrack.person_id == Person.person_id).exists()

@@ -36,6 +36,7 @@ from db.tables import (
     Scene,
     ScenePerson,
     Video,
+    WebhookDelivery,
 )
 from shared import graph
 
@@ -253,6 +254,7 @@ STEPS: Mapping[str, Callable[[Session, str, Sequence[str], int], int]] = {
     "scenes": remove_from_scenes,
     "events": remove_events,
     "former owners": remove_former_owners,
+    "webhook deliveries": partial(_remove, WebhookDelivery.delivery_id),
 }
 
 

@@ -130,3 +130,17 @@ from .videos import (
     VideoStatus as VideoStatus,
     WatchVideos as WatchVideos,
 )
+from .webhooks import (
+    CreateWebhook as CreateWebhook,
+    DeletedWebhook as DeletedWebhook,
+    DeliveryPage as DeliveryPage,
+    DeliveryState as DeliveryState,
+    DeliveryView as DeliveryView,
+    ListDeliveries as ListDeliveries,
+    ListWebhooks as ListWebhooks,
+    ResendDelivery as ResendDelivery,
+    WebhookEvent as WebhookEvent,
+    WebhookList as WebhookList,
+    WebhookRef as WebhookRef,
+    WebhookView as WebhookView,
+)

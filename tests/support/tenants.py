@@ -109,6 +109,10 @@ def populate(seed: int, models: dict[str, ModelRow], users: tuple[str, ...] = US
             add("person_photos", **base, photo_id=photo_id, storage_key=key, state="good")
             add("person_profiles", **base, model_id=ids["face"], vec=HalfVector(unit(numbers)), photos=1)
             add("people_events", **base, kind="create", payload={"name": secret(user)})
+        hook = {"webhook_id": f"w{users.index(user)}", "user_id": user}
+        add("webhooks", **hook, url=f"https://{secret(user)}/", secret=secret(user), events=[])
+        event = {"event": "video.indexed", "occurrence": "1", "body": secret(user), "give_up_at": EPOCH}
+        add("webhook_deliveries", **hook, **event)
         for _ in range(rng.randint(1, 3)):
             _add_film(add, rng, numbers, world, user, ids)
 

@@ -11,6 +11,7 @@ from sqlalchemy.orm import Session
 from db.engine import reading
 from db.scenes import words_of
 from db.vectors import write_embeddings, write_lexical
+from worker.custom_events import embedding
 from worker.models.text import TextEmbedder
 from worker.stages.context import Outcome, StageContext
 from worker.stages.vectors import Made, indexed_row, write_kept
@@ -39,7 +40,8 @@ def embed(context: StageContext, name: str, texts: Mapping[UUID, str], *, again:
     """What a model makes of what is said in some scenes. ``again``: see ``indexed_row``."""
     model = cast(TextEmbedder, context.runtime.model("text", name))
     row = indexed_row(model.spec, again=again)
-    found = model.encode(list(texts.values()))
+    with embedding(model.spec.name, model.dim, len(texts), job_id=context.claimed.job_id):
+        found = model.encode(list(texts.values()))
     vocabulary_size = model.vocabulary_size
 
     def write(session: Session, run: int, scene_ids: Sequence[UUID]) -> None:

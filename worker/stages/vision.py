@@ -16,6 +16,7 @@ from db.engine import reading
 from db.scenes import write_tags
 from db.tables import Scene
 from db.vectors import write_embeddings
+from worker.custom_events import embedding
 from worker.models.vision import VisionEmbedder
 from worker.stages.context import Deferred, Outcome, StageContext
 from worker.stages.vectors import Made, indexed_row, write_kept
@@ -73,7 +74,8 @@ def embed(
     """
     model = cast(VisionEmbedder, context.runtime.model("vision", name))
     row = indexed_row(model.spec, again=again)
-    vectors = model.embed_images(pictures)
+    with embedding(model.spec.name, model.dim, len(pictures), job_id=context.claimed.job_id):
+        vectors = model.embed_images(pictures)
     places = [(scene.scene_id, int(keyframe["ordinal"])) for scene in scenes for keyframe in scene.keyframes]
 
     def write(session: Session, run: int, scene_ids: Sequence[UUID]) -> None:

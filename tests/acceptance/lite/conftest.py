@@ -20,6 +20,7 @@ from shared.routing import REQUESTS, TASK_QUEUE
 from tests.support.api import Api
 from tests.support.browser import Watched, open_browser
 from tests.support.clips import Shot, make_clip
+from tests.support.collector import Collector
 from tests.support.excerpt import write_excerpt
 from tests.support.fleet import FAMILIES, ROOT, Fleet, fleet_over
 from tests.support.injection import Injection
@@ -36,15 +37,29 @@ Ask = Callable[..., Any]
 
 
 @pytest.fixture(scope="package")
+def collector() -> Iterator[Collector]:
+    """Where the fleet's traces go."""
+    with Collector() as found:
+        yield found
+
+
+@pytest.fixture(scope="package")
 def fleet(
     postgres: PostgresServer,
     redis_server: RedisServer,
     tmp_path_factory: pytest.TempPathFactory,
     injection: Injection,
+    collector: Collector,
 ) -> Iterator[Fleet]:
-    """All nodes, ready."""
+    """All nodes, ready. Its webhooks may lead to this machine, and its traces come to ``collector``."""
     home = tmp_path_factory.mktemp("lite")
-    with fleet_over(postgres, redis_server, home, **injection.environment()) as found:
+    told = {
+        "WEBHOOK_ALLOW_HTTP": "true",
+        "WEBHOOK_ALLOW_PRIVATE": "true",
+        "OTEL_EXPORTER_OTLP_ENDPOINT": collector.url,
+        "OTEL_BSP_SCHEDULE_DELAY": "500",
+    }
+    with fleet_over(postgres, redis_server, home, **injection.environment(), **told) as found:
         for family in FAMILIES:
             found.start(family, concurrency=CONCURRENCY.get(family, 1))
         found.wait_ready()

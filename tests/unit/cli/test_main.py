@@ -141,7 +141,7 @@ def test_the_documented_fields_are_the_contracts_fields() -> None:
         "Video": contracts.VideoStatus, "Stage": contracts.StageStatus, "Scene": contracts.SceneView,
         "Hit": contracts.SearchHit, "Coverage": contracts.Coverage, "Receipt": contracts.Receipt,
         "Person": contracts.PersonView, "Photo": contracts.PhotoView, "Face": contracts.FaceView,
-        "Event": contracts.EventView,
+        "Event": contracts.EventView, "Webhook": contracts.WebhookView, "Delivery": contracts.DeliveryView,
     }  # fmt: skip
     for name, contract in kinds.items():
         paragraph = re.search(rf"^\*\*{name}\*\*: (.*?)(?:\n\n|\Z)", text, re.M | re.S)

@@ -1,0 +1,1 @@
+"""Sends events to the webhooks of users: ``addresses`` says where to, ``sending`` does it."""
