@@ -25,6 +25,10 @@ from worker.celery_patches import allow_early_exits, announce_stop, stop_replaci
 from worker.housekeeping import Housekeeping
 from worker.node import Node
 from worker.search.wait import watch
+from worker.telemetry import metrics
+from worker.telemetry.node import Telemetry
+from worker.telemetry.requests import count_requests
+from worker.telemetry.watchdog import Watchdog
 
 log = get_logger(__name__)
 
@@ -48,26 +52,31 @@ class Gate(bootsteps.StartStopStep):
     requires = ("celery.worker.consumer.tasks:Tasks",)
     node: Node
     housekeeping: Housekeeping
+    watchdog: Watchdog
 
     def __init__(self, consumer: Any, **_: Any) -> None:
         self.timer: Any = None
 
     def start(self, consumer: Any) -> None:
         self.housekeeping.children = lambda: _live_children(consumer)
+        self.watchdog.resume()
         self.housekeeping.start()
         allow_early_exits(consumer.pool)
         self.timer = consumer.timer.call_repeatedly(_LOOK_S, self.look, (consumer,))
         self.look(consumer)
 
     def stop(self, consumer: Any) -> None:
+        self.watchdog.pause()
         if self.timer is not None:
             self.timer.cancel()
 
     def shutdown(self, consumer: Any) -> None:
         """Called at the end of a warm or cold shutdown, when the children have ended. (Celery's signal: warm only.)"""
         self.housekeeping.leave()
+        metrics.remove_files()
 
     def look(self, consumer: Any) -> None:
+        self.watchdog.beat()
         if self.housekeeping.stopping:
             # Celery has cancelled the queues.
             return
@@ -101,15 +110,18 @@ class BecomeNode(bootsteps.Step):
     def create(self, worker: Any) -> None:
         settings = get_settings()
         node = Node(settings, worker.hostname, worker.concurrency)
-        housekeeping = Housekeeping(node, settings)
+        watchdog = Watchdog(lambda: housekeeping.stopping)
+        telemetry = Telemetry(settings, node.family.name, node.describe, watchdog)
+        housekeeping = Housekeeping(node, settings, telemetry, watchdog)
         control.answer_for(node)
         # From then on dead children are no failures of their jobs.
         announce_stop(worker, housekeeping.stop)
-        gate = type("NodeGate", (Gate,), {"node": node, "housekeeping": housekeeping})
+        gate = type("NodeGate", (Gate,), {"node": node, "housekeeping": housekeeping, "watchdog": watchdog})
         worker.app.steps["consumer"].add(gate)
 
         @signals.worker_process_init.connect(weak=False)
         def start_child(**_: object) -> None:
             node.start_child()
+            count_requests(node.model_of)
             if settings.family == routing.REQUESTS:
                 watch()

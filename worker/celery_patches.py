@@ -88,6 +88,8 @@ class Channel(redis.Channel):  # type: ignore[misc]
     """
 
     QoS = QoS
+    #: Messages that this process has taken from queues.
+    taken = 0
 
     def basic_consume(self, queue: str, *args: Any, **kwargs: Any) -> Any:
         consumed = super().basic_consume(queue, *args, **kwargs)
@@ -98,6 +100,7 @@ class Channel(redis.Channel):  # type: ignore[misc]
         return consumed
 
     def _take_task(self, raw: Any, queue: str, callback: Callable[[Any], Any]) -> None:
+        Channel.taken += 1
         try:
             message = check_task(raw, queue)
         except UnreadableBody as error:

@@ -34,6 +34,7 @@ from worker import changes
 from worker.app import app
 from worker.forks import forks
 from worker.runtime import get_runtime
+from worker.telemetry import metrics
 from worker.wakeup import notify
 
 log = get_logger(__name__)
@@ -186,6 +187,8 @@ def expired_leases() -> None:
 def _reclaim(job: Held, error: ScenefleetError) -> None:
     policy = get_runtime().policy
     if _change(lambda session: attempts.reclaim(session, job, error, policy)) is not None:
+        with forks.held_off():
+            metrics.count_lost_lease("child" if isinstance(error, WorkerLost) else "node")
         log.warning("job taken back", job_id=job.job_id, attempt=job.attempt, reason=error)
         changes.publish_once(changes.of_subject(job.subject, job.user_id))
 

@@ -24,6 +24,7 @@ from worker import changes, stages
 from worker.lease import hold
 from worker.runtime import Runtime
 from worker.stages.context import Deferred, StageContext
+from worker.telemetry import metrics
 from worker.wakeup import notify
 
 log = get_logger(__name__)
@@ -52,8 +53,11 @@ def work(queue: str, runtime: Runtime) -> dict[str, Any]:
         statements_may_take(settings.database_job_statement_s),
     ):
         started = time.monotonic()
+        metrics.observe_wait(queue, claimed.waited_s)
         outcome = _run(claimed, runtime)
-        log.info("job ended", outcome=outcome, seconds=round(time.monotonic() - started, 3))
+        seconds = time.monotonic() - started
+        metrics.observe_job(claimed.stage, outcome, seconds)
+        log.info("job ended", outcome=outcome, seconds=round(seconds, 3))
     if settings.user_max_running_jobs:
         # The message of the user's next job may have found this job at the limit.
         notify([WakeUp(queue, claimed.job_id)])
@@ -130,6 +134,9 @@ def _attempt(claimed: Claim, runtime: Runtime, folder: Path, stored: list[tuple[
 
 
 def _fail(claimed: Claim, error: Exception, runtime: Runtime) -> str:
+    metrics.count_failure(
+        claimed.stage, error.code if isinstance(error, ScenefleetError) else type(error).__name__
+    )
     notify(
         runtime.transact(
             lambda session: attempts.fail(session, claimed, error, runtime.policy), locked_s=LOCKED_S

@@ -33,6 +33,8 @@ class Claim:
     part: int
     failures: int
     payload: Mapping[str, Any]
+    #: How long it was claimable.
+    waited_s: float = 0.0
 
     @property
     def storage_part(self) -> str:
@@ -132,7 +134,8 @@ _CLAIM = text(
             started_at = clock_timestamp(), finished_at = NULL, progress = 0
         FROM chosen WHERE jobs.job_id = chosen.job_id
         RETURNING jobs.job_id, attempt, lease_owner AS owner, subject_kind, subject_id, user_id, queue, run,
-            stage, part, failures, payload
+            stage, part, failures, payload,
+            extract(epoch FROM clock_timestamp() - not_before)::float8 AS waited_s
     )
     SELECT taken.*, ARRAY(
         SELECT account FROM turns WHERE turn < coalesce((SELECT turn FROM chosen), 2147483647)
