@@ -48,7 +48,14 @@ def test_the_state_of_the_fleet() -> None:
     running = must_claim()
     execute(update(Job).where(Job.user_id == "u3").values(not_before=seconds_from_now(-100)))
     media = queue("media")
-    counts = {"waiting": 1, "running": 1, "deferred": 0, "done_last_minute": 1, "failed": 1, "backlog_s": 600.0}
+    counts = {
+        "waiting": 1,
+        "running": 1,
+        "deferred": 0,
+        "done_last_minute": 1,
+        "failed": 1,
+        "backlog_s": 600.0,
+    }
     assert media.items() >= counts.items()
     families = {row["family"]: (row["ready"], row["level"]) for row in fleet.state()["families"]}
     assert families == {"media": (0, 2), "asr": (0, 2), "vision": (0, 2), "face": (0, 2), "ocr": (0, 2)}
