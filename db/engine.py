@@ -120,6 +120,17 @@ def reading() -> Iterator[Session]:
 
 
 @contextmanager
+def one_connection() -> Iterator[Session]:
+    """A session that keeps its connection after a rollback, where the engine has no pool.
+
+    Raises:
+        DatabaseUnavailable: Postgres is unavailable.
+    """
+    with outages(), get_engine().connect() as connection, Session(connection) as session:
+        yield session
+
+
+@contextmanager
 def reading_only() -> Iterator[Session]:
     """A session of transactions that Postgres lets write nothing.
 

@@ -218,6 +218,12 @@ _CLAIMABLE_LIMITED = text(
 _MOST_CLAIMABLE = 1_000
 
 
+def any_queued(session: Session) -> bool:
+    """Whether any job waits, now or for a later time."""
+    queued = select(Job.job_id).where(Job.state == JobState.QUEUED).limit(1)
+    return session.scalars(queued).first() is not None
+
+
 def claimable(session: Session, rules: ClaimRules | None = None) -> dict[str, list[int]]:
     """Queue -> the ids of jobs that can be claimed now, at most ``_MOST_CLAIMABLE``."""
     rules = configured_rules() if rules is None else rules

@@ -231,7 +231,7 @@ def test_prometheus_answers_every_query(
             ask(query)
         assert {sample["metric"]["node"] for sample in ask('up{job="scenefleet-nodes"} == 1')} == {"text@box"}
         firing = {sample["metric"]["alertname"] for sample in ask("ALERTS")}
-        assert {"NoReadyNode", "ScaleOut", "LeasesLost"} <= firing
+        assert {"NoReadyNode", "ScaleOut"} <= firing
     finally:
         process.terminate()
         process.wait(timeout=30)

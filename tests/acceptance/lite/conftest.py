@@ -44,7 +44,7 @@ def fleet(
 ) -> Iterator[Fleet]:
     """All nodes, ready."""
     home = tmp_path_factory.mktemp("lite")
-    with fleet_over(postgres, redis_server, home, **injection.environment()) as found:
+    with fleet_over(postgres, redis_server, home, METRICS_PORT="0", **injection.environment()) as found:
         for family in FAMILIES:
             found.start(family, concurrency=CONCURRENCY.get(family, 1))
         found.wait_ready()
