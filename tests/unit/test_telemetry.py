@@ -24,7 +24,7 @@ from shared.nodes import NodeRecord
 from shared.scaling import FamilyLoad
 from worker.telemetry import http as pages, metrics
 from worker.telemetry.load import Counts, Load
-from worker.telemetry.watchdog import LOOKS, Watchdog
+from worker.telemetry.watchdog import LOOKS, QUEUE_LOOKS, Watchdog
 
 ROOT = Path(__file__).parents[2]
 
@@ -296,17 +296,28 @@ def test_no_end_while_the_broker_is_away_or_the_node_stops(watchdog: Watchdog) -
     looks(stopping, 3 * LOOKS)
 
 
-def test_a_consumer_that_leaves_messages_to_idle_children_ends_the_process(watchdog: Watchdog) -> None:
-    def note(times: int, *, waiting: int = 1, idle: bool = True, taken: int = 7) -> None:
+def test_a_consumer_that_leaves_messages_to_idle_children_ends_the_process(
+    watchdog: Watchdog, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now = 0.0
+    monkeypatch.setattr("worker.telemetry.watchdog.time.monotonic", lambda: now)
+
+    def note(
+        times: int, *, waiting: int = 1, idle: bool = True, taken: int = 7, after_s: float = 6.0
+    ) -> None:
+        nonlocal now
         for _ in range(times):
+            now += after_s
             watchdog.note_queue(waiting, idle, taken)
 
-    note(LOOKS)
+    # Each of these begins the count again: a busy child, an empty queue, a message that was taken.
+    note(QUEUE_LOOKS)
     note(1, idle=False)
-    note(LOOKS)
+    note(QUEUE_LOOKS)
     note(1, waiting=0)
-    note(LOOKS)
-    note(1, taken=8)
-    note(LOOKS, taken=8)
+    note(QUEUE_LOOKS)
+    note(QUEUE_LOOKS, taken=8)
+    # Looks in quick succession are one.
+    note(20, taken=8, after_s=0.01)
     with pytest.raises(Ended):
         note(1, taken=8)

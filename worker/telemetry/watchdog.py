@@ -23,6 +23,8 @@ log = get_logger(__name__)
 #: Interval of its looks, and how many of them in a row must find no progress: found within 30 s. Looks are counted, not
 #: seconds: a process or machine that was stopped and continues makes no looks meanwhile.
 LOOK_S, LOOKS = 5.0, 5
+#: Likewise of looks at the queues after the first, about 6 s apart (worker/housekeeping.py).
+QUEUE_LOOKS = 4
 
 
 class Watchdog:
@@ -35,8 +37,9 @@ class Watchdog:
         self._paused = True
         self._stale_looks = 0
         self._seen = -1
-        #: (messages taken, when first seen so, looks) while messages wait and all children are idle.
+        #: (messages taken, looks since) while messages wait and all children are idle; and when it was looked last.
         self._idle: tuple[int, int] | None = None
+        self._queue_looked_s = float("-inf")
         self._thread: threading.Thread | None = None
 
     @property
@@ -68,14 +71,16 @@ class Watchdog:
     def note_queue(self, waiting: int, idle: bool, taken: int) -> None:
         """Note how many messages wait, whether no child has a task, and how many messages were taken so far.
 
-        Called at intervals of at least ``LOOK_S``. A consumer that leaves messages to idle children is stuck.
+        A consumer that leaves messages to idle children is stuck. Calls sooner than ``LOOK_S`` after another count as one.
         """
         if self._paused or not waiting or not idle or self._stopping():
             self._idle = None
             return
-        before, looks = self._idle or (taken, 0)
-        self._idle = (taken, looks + 1) if before == taken else (taken, 0)
-        if self._idle[1] > LOOKS:
+        if self._idle is None or self._idle[0] != taken:
+            self._idle, self._queue_looked_s = (taken, 0), time.monotonic()
+        elif time.monotonic() - self._queue_looked_s >= 0.9 * LOOK_S:
+            self._idle, self._queue_looked_s = (taken, self._idle[1] + 1), time.monotonic()
+        if self._idle[1] >= QUEUE_LOOKS:
             self._end("the consumer takes no messages although its children are idle")
 
     def _watch(self) -> None:
