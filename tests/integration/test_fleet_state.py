@@ -58,7 +58,7 @@ def test_the_state_of_the_fleet() -> None:
     }
     assert media.items() >= counts.items()
     families = {row["family"]: (row["ready"], row["level"]) for row in fleet.state()["families"]}
-    assert families == {"media": (0, 2), "asr": (0, 2), "vision": (0, 2), "face": (0, 2), "ocr": (0, 2)}
+    assert families == {"media": (0, 2), "asr": (0, 2), "face": (0, 2), "ocr": (0, 2)}
     assert 100 <= media["oldest_s"] < 400
     execute(update(Job).where(Job.user_id == "u3").values(not_before=seconds_from_now(100)))
     execute(update(Job).where(Job.state == "done").values(finished_at=seconds_from_now(-61)))

@@ -11,6 +11,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -300,7 +301,7 @@ def test_a_consumer_that_leaves_messages_to_idle_children_ends_the_process(
     watchdog: Watchdog, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     now = 0.0
-    monkeypatch.setattr("worker.telemetry.watchdog.time.monotonic", lambda: now)
+    monkeypatch.setattr("worker.telemetry.watchdog.time", SimpleNamespace(monotonic=lambda: now))
 
     def note(
         times: int, *, waiting: int = 1, idle: bool = True, taken: int = 7, after_s: float = 6.0

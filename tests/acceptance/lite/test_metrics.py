@@ -9,6 +9,7 @@ import subprocess
 import sys
 import urllib.request
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -39,9 +40,9 @@ def address(fleet: Fleet, name: str) -> str:
 
 
 def scrape(url: str) -> Samples:
-    """`name{labels' values}` -> value."""
+    """Name and its labels' values, in the order of their names -> value."""
     return {
-        f"{sample.name}{list(sample.labels.values())}": sample.value
+        f"{sample.name}{[value for _, value in sorted(sample.labels.items())]}": sample.value
         for family in text_string_to_metric_families(get(f"{url}/metrics"))
         for sample in family.samples
     }
@@ -50,27 +51,25 @@ def scrape(url: str) -> Samples:
 def moved(fleet: Fleet, name: str, before: Samples, *prefixes: str) -> None:
     """Wait until samples of these names, up to some labels, have grown at a node."""
 
-    def grown() -> bool:
+    def grown(prefix: str) -> bool:
         now = scrape(address(fleet, name))
-        return all(
-            any(value > before.get(key, 0) for key, value in now.items() if key.startswith(prefix))
-            for prefix in prefixes
-        )
+        return any(value > before.get(key, 0) for key, value in now.items() if key.startswith(prefix))
 
-    eventually(grown, within_s=30, what=f"{prefixes} move at {name}")
+    for prefix in prefixes:
+        eventually(partial(grown, prefix), within_s=20, what=f"{prefix} moves at {name}")
 
 
 def test_requests_move_the_metrics_of_their_model(fleet: Fleet, ask: Ask) -> None:
     before = scrape(address(fleet, "text"))
     ask("tasks.text.embed", texts=["a hot drink"])
-    with pytest.raises(Exception, match="Text 0"):
+    with pytest.raises(Exception, match="texts.0=7"):
         ask("tasks.text.embed", texts=[7])
     moved(
         fleet,
         "text",
         before,
-        "scenefleet_requests_total['tasks.text.embed', 'ok']",
-        "scenefleet_requests_total['tasks.text.embed', 'failed']",
+        "scenefleet_requests_total['ok', 'tasks.text.embed']",
+        "scenefleet_requests_total['failed', 'tasks.text.embed']",
         "scenefleet_request_seconds_sum['text']",
         "model_service_requests_total['all-minilm-l6-v2', 'ok']",
         "model_service_latency_seconds_count['all-minilm-l6-v2']",
@@ -101,9 +100,9 @@ def test_jobs_move_the_metrics_of_their_stage(fleet: Fleet, silent: Path, inject
         fleet,
         "media",
         before,
-        "scenefleet_jobs_total['split', 'done']",
-        "scenefleet_jobs_total['split', 'failed']",
-        "scenefleet_job_failures_total['split', 'BadMedia']",
+        "scenefleet_jobs_total['done', 'split']",
+        "scenefleet_jobs_total['failed', 'split']",
+        "scenefleet_job_failures_total['BadMedia', 'split']",
         "scenefleet_job_seconds_sum['split']",
         "scenefleet_wait_seconds_count['media']",
         "scenefleet_leases_lost_total['child']",
