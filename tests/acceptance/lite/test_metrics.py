@@ -62,7 +62,7 @@ def moved(fleet: Fleet, name: str, before: Samples, *prefixes: str) -> None:
 def test_requests_move_the_metrics_of_their_model(fleet: Fleet, ask: Ask) -> None:
     before = scrape(address(fleet, "text"))
     ask("tasks.text.embed", texts=["a hot drink"])
-    with pytest.raises(Exception, match="texts.0=7"):
+    with pytest.raises(Exception, match=r"texts\.0=7"):
         ask("tasks.text.embed", texts=[7])
     moved(
         fleet,
