@@ -1,6 +1,6 @@
 """What an idle fleet costs: CPU and memory of every process of ``scenefleet up``.
 
-``python -m bench.idle [--seconds N]``. Starts the lite fleet in a home of its own, waits until it has settled, and reads the CPU
+``python -m bench.idle [--quick] [--seconds N]``. Starts the lite fleet in a home of its own, waits until it has settled, and reads the CPU
 time of all its processes from /proc, over a minute: nodes, their children, API, Postgres, Redis, process runner. Percent of one core.
 """
 
@@ -58,7 +58,7 @@ def look(root: int) -> dict[str, dict[str, float]]:
     return found
 
 
-def measure(home: Path, seconds: float) -> dict[str, Any]:
+def measure(home: Path, settle_s: float, seconds: float) -> dict[str, Any]:
     """Start the fleet, let it settle, look twice, stop it."""
     environment = {**kept_environment(), "SCENEFLEET_HOME": str(home), "API_PORT": "0"}
     command = [sys.executable, "-m", "cli"]
@@ -66,7 +66,7 @@ def measure(home: Path, seconds: float) -> dict[str, Any]:
     subprocess.run([*command, "up", "--detach"], check=True, timeout=300, **options)
     try:
         run = json.loads((home / "run.json").read_text())
-        time.sleep(_SETTLE_S)
+        time.sleep(settle_s)
         before, began = look(run["pid"]), time.monotonic()
         time.sleep(seconds)
         after, passed_s = look(run["pid"]), time.monotonic() - began
@@ -99,6 +99,7 @@ def show(found: dict[str, Any], console: Console) -> None:
 def main() -> int:
     """Measure, print, store."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
+    parser.add_argument("--quick", action="store_true", help="two seconds only: does everything run?")
     parser.add_argument("--seconds", type=float, default=60.0)
     parser.add_argument("--out", type=Path, default=OUT / "idle.json")
     options = parser.parse_args()
@@ -107,7 +108,8 @@ def main() -> int:
         return 1
     with tempfile.TemporaryDirectory(prefix="scenefleet-idle-") as folder:
         Path(folder).chmod(0o700)
-        found = measure(Path(folder) / "home", options.seconds)
+        settle_s, seconds = (0.0, 2.0) if options.quick else (_SETTLE_S, options.seconds)
+        found = measure(Path(folder) / "home", settle_s, seconds)
     show(found, Console())
     options.out.parent.mkdir(parents=True, exist_ok=True)
     options.out.write_text(json.dumps(found, indent=1) + "\n")
