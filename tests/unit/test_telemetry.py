@@ -267,7 +267,8 @@ def watchdog(monkeypatch: pytest.MonkeyPatch) -> Iterator[Watchdog]:
     monkeypatch.setattr("worker.telemetry.watchdog.faulthandler.dump_traceback", lambda file: None)
     # Its looks are the test's.
     monkeypatch.setattr(Watchdog, "_watch", lambda self: None)
-    monkeypatch.setattr("worker.telemetry.watchdog.sys.gettrace", lambda: None)
+    # pytest imports a debugger.
+    monkeypatch.setattr("worker.telemetry.watchdog._is_debugged", lambda: False)
     found = Watchdog(lambda: False)
     found.resume()
     yield found
@@ -286,6 +287,11 @@ def test_a_loop_that_does_not_run_ends_the_process(watchdog: Watchdog) -> None:
     with pytest.raises(Ended) as ended:
         watchdog.look()
     assert ended.value.args == (ExitStatus.STUCK,)
+
+
+def test_no_end_while_it_is_debugged(watchdog: Watchdog, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("worker.telemetry.watchdog._is_debugged", lambda: True)
+    looks(watchdog, 3 * LOOKS)
 
 
 def test_no_end_while_the_broker_is_away_or_the_node_stops(watchdog: Watchdog) -> None:

@@ -27,6 +27,11 @@ LOOK_S, LOOKS = 5.0, 5
 QUEUE_LOOKS = 4
 
 
+def _is_debugged() -> bool:
+    """Whether somebody looks at this process with a debugger, which stops its loop. (A trace function may be coverage's.)"""
+    return not {"bdb", "pydevd"}.isdisjoint(sys.modules)
+
+
 class Watchdog:
     """Watches this process from a thread of its own; ``stopping`` says whether the node stops."""
 
@@ -90,7 +95,7 @@ class Watchdog:
 
     def look(self) -> None:
         """Count looks that find no beat since the last one; after too many, end the process."""
-        if self._paused or self._beats != self._seen or self._stopping() or sys.gettrace() is not None:
+        if self._paused or self._beats != self._seen or self._stopping() or _is_debugged():
             self._seen, self._stale_looks = self._beats, 0
             return
         self._stale_looks += 1
