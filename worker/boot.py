@@ -8,6 +8,7 @@ such loads, or after one with a permanent error.
 
 from __future__ import annotations
 
+import gc
 import os
 import signal
 from contextlib import suppress
@@ -125,3 +126,7 @@ class BecomeNode(bootsteps.Step):
             count_requests(node.model_of)
             if settings.family == routing.REQUESTS:
                 watch()
+
+        # What is loaded by now stays: a collection in a child would copy the pages that it shares with this process.
+        gc.collect()
+        gc.freeze()
