@@ -22,7 +22,7 @@ from db.engine import reading_only, statements_may_take
 from db.ledger import overview
 from shared import nodes, routing, scaling
 from shared.contracts.fleet import QueueView
-from shared.errors import BrokerUnavailable, DatabaseUnavailable
+from shared.errors import BrokerUnavailable, DatabaseUnavailable, StatementTimeout
 from shared.logs import get_logger
 from shared.settings import Settings
 from worker.telemetry import http, metrics
@@ -155,15 +155,20 @@ class Exporter(Collector):
         add("indexed_hour_videos", videos)
         add("indexed_hour_hours", seconds / 3600)
         add("realtime_factor", seconds / 3600)
-        tables = self._tables()
-        add("database_bytes", tables["bytes"])
-        for state, count, seconds in tables["videos"]:
+        size_bytes, by_state = self._tables()
+        add("database_bytes", size_bytes)
+        for state, count, seconds in by_state:
             add("videos", count, state)
             add("video_hours", seconds / 3600, state)
         return queues
 
-    def _of_tables(self) -> dict[str, Any]:
-        return {"videos": self._read(overview.videos), "bytes": self._read(overview.size_bytes)}
+    def _of_tables(self) -> tuple[int | None, list[tuple[str, int, float]]]:
+        """The size of the database, and the videos by state; nothing for a while if there are too many to count."""
+        try:
+            return self._read(overview.size_bytes), self._read(overview.videos)
+        except StatementTimeout:
+            log.warning("videos not counted", limit_s=STATEMENT_S)
+            return None, []
 
     def _of_redis(self, add: Callable[..., None]) -> dict[str, nodes.NodeRecord]:
         with redis.Redis.from_url(
