@@ -98,7 +98,7 @@ docs: $(DEV_STAMP)
 	$(BIN)/python -m mkdocs build --strict
 
 bench: $(DEV_STAMP)
-	@status=0; for name in split pipeline models memory search api; do \
+	@status=0; for name in split pipeline models memory idle search api; do \
 	  $(BIN)/python -m bench.$$name $(ARGS) || status=1; \
 	done; exit $$status
 

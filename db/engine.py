@@ -120,6 +120,28 @@ def reading() -> Iterator[Session]:
 
 
 @contextmanager
+def one_connection() -> Iterator[Session]:
+    """A session that keeps its connection after a rollback, where the engine has no pool.
+
+    Raises:
+        DatabaseUnavailable: Postgres is unavailable.
+    """
+    with outages(), get_engine().connect() as connection, Session(connection) as session:
+        yield session
+
+
+@contextmanager
+def reading_only() -> Iterator[Session]:
+    """A session of transactions that Postgres lets write nothing.
+
+    Raises:
+        DatabaseUnavailable: Postgres is unavailable.
+    """
+    with outages(), _session(get_engine().execution_options(postgresql_readonly=True)) as session:
+        yield session
+
+
+@contextmanager
 def statements_may_take(seconds: float) -> Iterator[None]:
     """Set the statement limit of the transactions that this thread begins in the block."""
     token = _statement_s.set(seconds)

@@ -37,6 +37,8 @@ def celery_command(family: str, instance: str, concurrency: int, log_level: str)
         *("-Q", routing.gate_queue(family)),
         *("--pool", "prefork", "-c", str(concurrency)),
         *("--without-mingle", "--without-gossip"),
+        # Celery's default of 2 s is a part of what an idle node costs.
+        *("--heartbeat-interval", "10"),
         *("-l", log_level),
     ]
 

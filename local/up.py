@@ -29,7 +29,7 @@ from shared.settings import child_environment, get_settings
 DETACH_LIMIT_S = 600.0
 DOWN_LIMIT_S = 240.0
 SETTLE_S = 0.3
-WATCH_S = 1.0
+WATCH_S = 2.0
 STARTING = ("starting", "loading")
 
 

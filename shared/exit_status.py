@@ -17,6 +17,8 @@ class ExitStatus(IntEnum):
     INTERNAL_ERROR = 70
     #: A pool child ended itself after a stage's time limit.
     TIME_LIMIT = 71
+    #: A node's main process was stuck and ended itself: a supervisor starts it again.
+    STUCK = 72
     #: A node, or a pool child, can't load its model: a restart can't help.
     CONFIG = 78
     #: Ctrl-C.

@@ -9,9 +9,10 @@ import json
 import socket
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
+from .contracts.fleet import Resources
 from .errors import BrokerUnavailable
 from .settings import hide_password
 
@@ -44,6 +45,14 @@ class NodeRecord:
     pid: int
     models: tuple[str, ...]
     held: tuple[HeldModel, ...] = ()
+    #: When it started, where its metrics are, its load and resources (worker/telemetry/node.py).
+    telemetry: Mapping[str, Any] = field(default_factory=dict)
+
+
+def resources_of(record: NodeRecord) -> Resources | None:
+    """The machine of a node; None: not known yet."""
+    found = record.telemetry.get("resources")
+    return Resources.model_validate(found) if found else None
 
 
 def node_name(instance: str) -> str:
@@ -57,6 +66,7 @@ def publish(client: Any, described: Mapping[str, Any]) -> None:
         **{name: described[name] for name in ("state", "family", "error", "pid", "evictions")},
         **{name: json.dumps(described[name]) for name in ("loads", "slots")},
         "models": json.dumps([model for slot in described["slots"] for model in slot["models"]]),
+        "telemetry": json.dumps(described.get("telemetry", {})),
         "updated": time.time(),
     }
     key = state_key(described["node"])
@@ -121,6 +131,7 @@ def read_nodes(redis_url: str) -> dict[str, NodeRecord]:
                             for model in models
                             if "name" in model
                         ),
+                        telemetry=json.loads(fields.get("telemetry") or "{}"),
                     )
     except redis.RedisError as error:
         raise BrokerUnavailable(

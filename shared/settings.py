@@ -114,6 +114,14 @@ class Settings(BaseModel):
     log_payloads: bool = False
     """Show the contents of requests and answers in logs, task events and Flower: names, queries, transcripts, file names. Use it only on a test system without personal data."""
 
+    # --- metrics and health
+    metrics_port: int | None = Field(None, ge=0, le=65535)
+    """Port on which each node, and `scenefleet exporter`, serves `/metrics`, `/livez` and `/readyz`. 0, or a taken port: a free one. Empty: nodes serve nothing, the exporter uses 9464."""
+    metrics_host: str = Field("127.0.0.1", min_length=1)
+    """Address on which metrics are served. They contain no personal data, but anyone who reaches the port reads them."""
+    metrics_users: int = Field(0, ge=0, le=1000)
+    """Number of users whose device time the exporter shows by their ids, those with the most; the others are shown in sum. 0: no ids."""
+
     # --- the HTTP API
     api_host: str = "127.0.0.1"
     """Address on which `scenefleet api` listens. Any other than a loopback address needs something that says who asks: API_KEYS, OIDC_ISSUER or API_USER_HEADER."""

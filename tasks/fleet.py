@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from functools import partial
 from typing import get_args
 
@@ -11,7 +12,7 @@ from db.engine import reading
 from db.ledger import overview, video_runs
 from db.ledger.jobs import WakeUp
 from db.ledger.subjects import lock_video
-from shared import nodes, routing
+from shared import nodes, routing, scaling
 from shared.contracts import FleetQuery, FleetState, NodeView, Retried, RetryFailures, SearchedKind
 from shared.errors import Conflict, DatabaseBusy, QuotaExceeded
 from tasks.models import read_state
@@ -27,14 +28,22 @@ def state(request: FleetQuery) -> FleetState:
     """Return the nodes, queues, failures and switches of the fleet."""
     found = nodes.read_nodes(get_runtime().settings.redis_url)
     with reading() as session:
+        queues = overview.queues(session)
         return FleetState(
             nodes=tuple(
                 NodeView(
-                    name=node.name, family=node.family, state=node.state, error=node.error, models=node.models
+                    name=node.name,
+                    family=node.family,
+                    state=node.state,
+                    error=node.error,
+                    models=node.models,
+                    uptime_s=time.time() - node.telemetry["started"] if "started" in node.telemetry else None,
+                    resources=nodes.resources_of(node),
                 )
                 for _, node in sorted(found.items())
             ),
-            queues=overview.queues(session),
+            queues=queues,
+            families=scaling.views(found.values(), queues),
             failures=overview.failures(session),
             models=tuple(read_state(session, kind) for kind in get_args(SearchedKind)),
         )

@@ -8,6 +8,7 @@ such loads, or after one with a permanent error.
 
 from __future__ import annotations
 
+import gc
 import os
 import signal
 from contextlib import suppress
@@ -25,6 +26,10 @@ from worker.housekeeping import Housekeeping
 from worker.node import Node
 from worker.online.dispatcher import Dispatcher
 from worker.online.operations import OPERATIONS
+from worker.telemetry import metrics
+from worker.telemetry.node import Telemetry
+from worker.telemetry.requests import count_requests
+from worker.telemetry.watchdog import Watchdog
 
 log = get_logger(__name__)
 
@@ -50,6 +55,7 @@ class Gate(bootsteps.StartStopStep):
     requires = ("celery.worker.consumer.tasks:Tasks",)
     node: Node
     housekeeping: Housekeeping
+    watchdog: Watchdog
 
     def __init__(self, consumer: Any, **_: Any) -> None:
         self.timer: Any = None
@@ -63,12 +69,14 @@ class Gate(bootsteps.StartStopStep):
             # A new one for each connection: messages of the last one belong to the broker again.
             self.dispatcher = Dispatcher(consumer, self.node.settings, queue)
         self.housekeeping.children = lambda: _live_children(consumer)
+        self.watchdog.resume()
         self.housekeeping.start()
         allow_early_exits(consumer.pool)
         self.timer = consumer.timer.call_repeatedly(_LOOK_S, self.look, (consumer,))
         self.look(consumer)
 
     def stop(self, consumer: Any) -> None:
+        self.watchdog.pause()
         if self.timer is not None:
             self.timer.cancel()
         if self.dispatcher is not None:
@@ -78,8 +86,10 @@ class Gate(bootsteps.StartStopStep):
     def shutdown(self, consumer: Any) -> None:
         """Called at the end of a warm or cold shutdown, when the children have ended. (Celery's signal: warm only.)"""
         self.housekeeping.leave()
+        metrics.remove_files()
 
     def look(self, consumer: Any) -> None:
+        self.watchdog.beat()
         if self.housekeeping.stopping:
             # Celery has cancelled the queues.
             return
@@ -122,14 +132,21 @@ class BecomeNode(bootsteps.Step):
     def create(self, worker: Any) -> None:
         settings = get_settings()
         node = Node(settings, worker.hostname, worker.concurrency)
-        housekeeping = Housekeeping(node, settings)
+        watchdog = Watchdog(lambda: housekeeping.stopping)
+        telemetry = Telemetry(settings, node.family.name, node.describe, watchdog)
+        housekeeping = Housekeeping(node, settings, telemetry, watchdog)
         control.answer_for(node)
         # From then on dead children are no failures of their jobs.
         announce_stop(worker, housekeeping.stop)
         request_signals.connect()
-        gate = type("NodeGate", (Gate,), {"node": node, "housekeeping": housekeeping})
+        gate = type("NodeGate", (Gate,), {"node": node, "housekeeping": housekeeping, "watchdog": watchdog})
         worker.app.steps["consumer"].add(gate)
 
         @signals.worker_process_init.connect(weak=False)
         def start_child(**_: object) -> None:
             node.start_child()
+            count_requests(node.model_of)
+
+        # What is loaded by now stays: a collection in a child would copy the pages that it shares with this process.
+        gc.collect()
+        gc.freeze()

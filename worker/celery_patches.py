@@ -143,6 +143,8 @@ class Channel(redis.Channel):  # type: ignore[misc]
     """
 
     QoS = QoS
+    #: Messages that this process has taken from queues.
+    taken = 0
 
     def basic_consume(self, queue: str, *args: Any, **kwargs: Any) -> Any:
         consumed = super().basic_consume(queue, *args, **kwargs)
@@ -153,6 +155,7 @@ class Channel(redis.Channel):  # type: ignore[misc]
         return consumed
 
     def _take_task(self, raw: Any, queue: str, callback: Callable[[Any], Any]) -> None:
+        Channel.taken += 1
         message = checked_task(raw, queue)
         if message is not None and not self._hand_on(message, queue, callback):
             # kombu has noted the message as taken.

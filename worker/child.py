@@ -22,7 +22,7 @@ from worker.slots import FAILED, LOADING, READY, Slots
 log = get_logger(__name__)
 
 #: Intervals at which it reads commands, and publishes that a model was used, seconds.
-LOOK_S, PUBLISH_S = 0.2, 1.0
+LOOK_S, PUBLISH_S = 0.5, 1.0
 
 
 class Child:

@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 import redis
+from celery.worker import state as worker_state
 from redis.backoff import NoBackoff
 from redis.exceptions import RedisError
 from redis.retry import Retry
@@ -20,12 +21,15 @@ from db.engine import make_engine, set_engine, transact
 from db.ledger import attempts
 from db.limits import housekeeping_limits
 from shared import nodes
-from shared.errors import DatabaseUnavailable, ScenefleetError
+from shared.errors import DatabaseBusy, DatabaseUnavailable, ScenefleetError, StatementTimeout
 from shared.logs import get_logger
 from shared.settings import Settings
 from worker import reconcile
+from worker.celery_patches import Channel
 from worker.forks import forks
 from worker.node import Node
+from worker.telemetry.node import Telemetry
+from worker.telemetry.watchdog import Watchdog
 
 log = get_logger(__name__)
 
@@ -43,9 +47,10 @@ _LEAVE_S = 10.0
 class Housekeeping:
     """Runs until the process ends; ``leave`` releases the node's jobs."""
 
-    def __init__(self, node: Node, settings: Settings) -> None:
+    def __init__(self, node: Node, settings: Settings, telemetry: Telemetry, watchdog: Watchdog) -> None:
         self.children: Callable[[], set[int]] = set
         self._node = node
+        self._telemetry, self._watchdog = telemetry, watchdog
         self._settings = settings
         self._wake = threading.Event()
         self.stopping = False
@@ -64,6 +69,7 @@ class Housekeeping:
         limits = housekeeping_limits(self._settings)
         set_engine(forks.watch(make_engine(self._settings.database_url, pooled=False, limits=limits)))
         forks.install()
+        self._telemetry.serve()
         self._thread = threading.Thread(target=self._run, name="housekeeping", daemon=True)
         self._thread.start()
 
@@ -94,13 +100,33 @@ class Housekeeping:
         is_first = True
         with self._redis("state not published") as client:
             if time.monotonic() - self._published_at >= _PUBLISH_S:
-                nodes.publish(client, self._node.describe())
+                self._look_at_queues(client)
+                nodes.publish(client, {**self._node.describe(), "telemetry": self._telemetry.record()})
                 self._published_at = time.monotonic()
             life_s = min(0.9 * self._settings.reconcile_s, _RECONCILED_S)
             is_first = bool(client.set(_RECONCILED, self._node.name, nx=True, px=max(1, int(1000 * life_s))))
-        self._free_lost_jobs()
-        if is_first:
-            reconcile.fleet()
+        try:
+            self._free_lost_jobs()
+            if is_first:
+                reconcile.fleet()
+        except DatabaseUnavailable as error:
+            self._telemetry.note_database(isinstance(error, (DatabaseBusy, StatementTimeout)))
+            raise
+
+    def _look_at_queues(self, client: redis.Redis) -> None:
+        """Note how many requests wait, and whether the consumer leaves messages to idle children."""
+        pipeline = client.pipeline(transaction=False)
+        for queue in self._node.family.queues:
+            pipeline.llen(queue)
+        # A key that is no list counts as an empty queue.
+        found = pipeline.execute(raise_on_error=False)
+        lengths = {
+            queue: length if isinstance(length, int) else 0
+            for queue, length in zip(self._node.family.queues, found, strict=True)
+        }
+        self._telemetry.sample(sum(lengths[queue] for queue in self._telemetry.request_queues))
+        idle = self._node.state == "ready" and not worker_state.reserved_requests
+        self._watchdog.note_queue(sum(lengths.values()), idle, Channel.taken)
 
     def _free_lost_jobs(self) -> None:
         """Free the jobs of dead children; without a change of children rarely, because it asks Postgres."""
@@ -111,6 +137,7 @@ class Housekeeping:
             return
         with reconcile.guarded("own_children"):
             reconcile.own_children(self._node.name, self._node.life, self._live_children)
+            self._telemetry.note_database(True)
             self._looked_at = now
             if self._changed_at is not None and now - self._changed_at >= _AFTER_CHANGE_S:
                 self._changed_at = None

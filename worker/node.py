@@ -178,3 +178,8 @@ class Node:
             child.end(error)
         child.serve()
         log.info("child ready", node=self.name, slot=index)
+
+    def model_of(self, task: str) -> str | None:
+        """The model that answers a request of this node by default; None: no model does."""
+        kind = "rerank" if task == routing.TEXT_RERANK else self.family.name
+        return get_runtime().model_cache.active_name(kind) if self.family.has_model else None

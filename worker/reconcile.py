@@ -13,7 +13,7 @@ import json
 import os
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from functools import partial
 from typing import Any, TypeVar
@@ -24,7 +24,7 @@ from redis import Redis
 from redis.exceptions import RedisError, ResponseError
 from sqlalchemy.orm import Session
 
-from db.engine import reading, transact
+from db.engine import one_connection, outages, reading, transact
 from db.ledger import attempts, claims, subjects, usage
 from db.ledger.attempts import Held
 from db.ledger.jobs import Subject, WakeUp
@@ -39,6 +39,7 @@ from worker import changes
 from worker.app import app
 from worker.forks import forks
 from worker.runtime import get_runtime
+from worker.telemetry import metrics
 from worker.wakeup import notify
 
 log = get_logger(__name__)
@@ -171,37 +172,72 @@ def fleet() -> None:
     Raises:
         DatabaseUnavailable: Postgres is unavailable.
     """
-    with guarded("expired_leases"):
-        expired_leases()
-    for kind in subjects.KINDS:
-        with guarded(f"stuck {kind}"):
-            stuck(kind)
-    for step in (stale_sidecars, once_a_minute, missing_wake_ups):
-        with guarded(step.__name__):
-            step()
+    found = _look({
+        "expired_leases": attempts.held_jobs,
+        **{f"stuck {kind}": subjects.KINDS[kind].find_stuck for kind in subjects.KINDS},
+        "stale_sidecars": revisions.stale_videos,
+        "missing_wake_ups": claims.any_queued,
+    })  # fmt: skip
+    # Most looks find nothing.
+    steps: dict[str, Callable[[], None]] = {
+        "expired_leases": lambda: expired_leases(found["expired_leases"]),
+        **{f"stuck {kind}": partial(_stuck_in, found, kind) for kind in subjects.KINDS},
+        "stale_sidecars": lambda: stale_sidecars(found["stale_sidecars"]),
+        "missing_wake_ups": missing_wake_ups,
+    }
+    for step, act in steps.items():
+        if found.get(step):
+            with guarded(step):
+                act()
+    with guarded("once_a_minute"):
+        once_a_minute()
 
 
-def expired_leases() -> None:
-    """Requeue or fail every job whose lease has expired."""
+def _look(looks: Mapping[str, Callable[[Session], Any]]) -> dict[str, Any]:
+    """What each step finds to do, over one connection: opening it costs more than the looks. Without a step that failed.
+
+    Raises:
+        DatabaseUnavailable: Postgres is unavailable.
+    """
+    found: dict[str, Any] = {}
+    with forks.held_off(), one_connection() as session:
+        for step, look in looks.items():
+            with guarded(step), outages():
+                try:
+                    found[step] = look(session)
+                finally:
+                    session.rollback()
+    return found
+
+
+def _stuck_in(found: Mapping[str, Any], kind: str) -> None:
+    stuck(kind, found[f"stuck {kind}"])
+
+
+def expired_leases(held: Sequence[Held] | None = None) -> None:
+    """Requeue or fail every job whose lease has expired; ``held``: the running jobs, if they are known."""
     lost = "worker {} has not renewed its lease: it died or lost its connection"
-    held = [job for job in _find(attempts.held_jobs) if job.expired]
-    _each("expired_leases", held, lambda job: _reclaim(job, NodeLost(lost.format(job.owner))))
+    expired = [job for job in (_find(attempts.held_jobs) if held is None else held) if job.expired]
+    _each("expired_leases", expired, lambda job: _reclaim(job, NodeLost(lost.format(job.owner))))
 
 
 def _reclaim(job: Held, error: ScenefleetError) -> None:
     policy = get_runtime().policy
     if _change(lambda session: attempts.reclaim(session, job, error, policy)) is not None:
+        with forks.held_off():
+            metrics.count_lost_lease("child" if isinstance(error, WorkerLost) else "node")
         log.warning("job taken back", job_id=job.job_id, attempt=job.attempt, reason=error)
         changes.publish_once(changes.of_subject(job.subject, job.user_id))
 
 
-def stuck(kind: str) -> None:
+def stuck(kind: str, ids: Iterable[str] | None = None) -> None:
     """Advance subjects with an open run and no open job: a transition was lost, or a switch has more to plan."""
-    policy, ids = get_runtime().policy, _find(subjects.KINDS[kind].find_stuck)
+    policy = get_runtime().policy
+    ids = _find(subjects.KINDS[kind].find_stuck) if ids is None else ids
     _each_row(f"stuck {kind}", kind, ids, lambda session, row: subjects.advance(session, row, policy))
 
 
-def stale_sidecars() -> None:
+def stale_sidecars(ids: Iterable[str] | None = None) -> None:
     """Queue a revision of every video with a sidecar whose people have changed."""
     policy = get_runtime().policy
 
@@ -209,7 +245,7 @@ def stale_sidecars() -> None:
         if revisions.is_stale(session, video.video_id):
             revisions.queue(session, video, policy)
 
-    _each_row("stale_sidecars", "video", _find(revisions.stale_videos), revise)
+    _each_row("stale_sidecars", "video", _find(revisions.stale_videos) if ids is None else ids, revise)
 
 
 def once_a_minute() -> None:

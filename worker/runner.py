@@ -24,6 +24,7 @@ from worker import changes, stages
 from worker.lease import hold
 from worker.runtime import Runtime
 from worker.stages.context import Deferred, StageContext
+from worker.telemetry import metrics
 from worker.wakeup import notify
 
 log = get_logger(__name__)
@@ -58,11 +59,14 @@ def work(queue: str, runtime: Runtime) -> dict[str, Any]:
         ) as span,
     ):
         started = time.monotonic()
+        metrics.observe_wait(queue, claimed.waited_s)
         outcome = _run(claimed, runtime)
         span.note(outcome=outcome)
         if outcome in ("failed", "lost"):
             span.fail(outcome)
-        log.info("job ended", outcome=outcome, seconds=round(time.monotonic() - started, 3))
+        seconds = time.monotonic() - started
+        metrics.observe_job(claimed.stage, outcome, seconds)
+        log.info("job ended", outcome=outcome, seconds=round(seconds, 3))
     if settings.user_max_running_jobs:
         # The message of the user's next job may have found this job at the limit.
         notify([WakeUp(queue, claimed.job_id)])
@@ -139,6 +143,9 @@ def _attempt(claimed: Claim, runtime: Runtime, folder: Path, stored: list[tuple[
 
 
 def _fail(claimed: Claim, error: Exception, runtime: Runtime) -> str:
+    metrics.count_failure(
+        claimed.stage, error.code if isinstance(error, ScenefleetError) else type(error).__name__
+    )
     notify(
         runtime.transact(
             lambda session: attempts.fail(session, claimed, error, runtime.policy), locked_s=LOCKED_S

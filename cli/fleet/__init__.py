@@ -1,1 +1,1 @@
-"""``scenefleet up|down|node|node-health``."""
+"""``scenefleet up|down|node|node-health|scale|exporter``."""

@@ -1,4 +1,4 @@
-"""``scenefleet up|down|node|node-health``: options and help; what a command does is imported when it runs."""
+"""``scenefleet up|down|node|node-health|scale|exporter``: options and help; what a command does is imported when it runs."""
 
 from __future__ import annotations
 
@@ -64,6 +64,27 @@ def node(
     from local import node as command
 
     command.run(family, name, concurrency, gpu, starts)
+
+
+@fleet_app.command()
+def scale(
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> None:
+    """Say which families need more nodes, and why: by their requests of the last five minutes and their backlog."""
+    from cli.fleet import scale as command
+
+    command.run(as_json=as_json)
+
+
+@fleet_app.command()
+def exporter() -> None:
+    """Serve the metrics of the whole fleet for Prometheus until Ctrl-C, on METRICS_HOST and METRICS_PORT (9464).
+
+    /targets lists the nodes that serve metrics, for Prometheus's HTTP service discovery.
+    """
+    from cli.fleet import exporter as command
+
+    command.run()
 
 
 @fleet_app.command("node-health")

@@ -35,6 +35,8 @@ class Claim:
     payload: Mapping[str, Any]
     #: The span that created the job.
     traceparent: str | None = None
+    #: How long it was claimable.
+    waited_s: float = 0.0
 
     @property
     def storage_part(self) -> str:
@@ -134,7 +136,8 @@ _CLAIM = text(
             started_at = clock_timestamp(), finished_at = NULL, progress = 0
         FROM chosen WHERE jobs.job_id = chosen.job_id
         RETURNING jobs.job_id, attempt, lease_owner AS owner, subject_kind, subject_id, user_id, queue, run,
-            stage, part, failures, payload, traceparent
+            stage, part, failures, payload, traceparent,
+            extract(epoch FROM clock_timestamp() - not_before)::float8 AS waited_s
     )
     SELECT taken.*, ARRAY(
         SELECT account FROM turns WHERE turn < coalesce((SELECT turn FROM chosen), 2147483647)
@@ -215,6 +218,12 @@ _CLAIMABLE_LIMITED = text(
 )
 #: Maximum number of jobs returned per queue.
 _MOST_CLAIMABLE = 1_000
+
+
+def any_queued(session: Session) -> bool:
+    """Whether any job waits, now or for a later time."""
+    queued = select(Job.job_id).where(Job.state == JobState.QUEUED).limit(1)
+    return session.scalars(queued).first() is not None
 
 
 def claimable(session: Session, rules: ClaimRules | None = None) -> dict[str, list[int]]:

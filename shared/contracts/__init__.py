@@ -16,10 +16,12 @@ from .base import (
 )
 from .fleet import (
     FailureKind as FailureKind,
+    FamilyView as FamilyView,
     FleetQuery as FleetQuery,
     FleetState as FleetState,
     NodeView as NodeView,
     QueueView as QueueView,
+    Resources as Resources,
     Retried as Retried,
     RetryFailures as RetryFailures,
 )

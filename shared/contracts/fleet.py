@@ -14,6 +14,18 @@ class FleetQuery(Contract):
     """Asks for the state of the fleet."""
 
 
+class Resources(Part):
+    """A machine, or a container with a limit, as its nodes see it."""
+
+    #: Busy CPUs, percent of all.
+    cpu_percent: float
+    memory_total_bytes: int
+    memory_available_bytes: int
+    #: Of the disk with SCENEFLEET_HOME; None: it can't be read.
+    disk_total_bytes: int | None = None
+    disk_free_bytes: int | None = None
+
+
 class NodeView(Part):
     """A node, as it last published itself (at most 30 s ago)."""
 
@@ -24,6 +36,9 @@ class NodeView(Part):
     #: Why it is not ready.
     error: str
     models: tuple[str, ...]
+    #: Time since its start, seconds; None: not known yet, like its resources.
+    uptime_s: float | None = None
+    resources: Resources | None = None
 
 
 class QueueView(Part):
@@ -40,6 +55,31 @@ class QueueView(Part):
     done_last_minute: int
     #: Failed for good, and not tried again since.
     failed: int
+    #: Time to do all waiting jobs at the rate of the last 10 minutes, seconds; None: none was done.
+    backlog_s: float | None
+
+
+class FamilyView(Part):
+    """How much a family is asked, and whether it needs more nodes. Requests: of the last five minutes, unless stated."""
+
+    family: str
+    nodes: int
+    ready: int
+    requests: int
+    mean_ms: float
+    p95_ms: float
+    p99_ms: float
+    #: Mean number of requests that waited or were answered at once, over one and over five minutes.
+    concurrent_1m: float
+    concurrent: float
+    #: Mean number of requests in the queue.
+    waiting: float
+    #: Jobs that may run now, and the time until they are done, seconds; None: unknown.
+    jobs_waiting: int
+    backlog_s: float | None
+    #: 0: enough nodes, 1: more are advised, 2: many more.
+    level: int
+    reason: str
 
 
 #: Limit of the counts of ``QueueView`` and ``FailureKind``.
@@ -63,6 +103,7 @@ class FailureKind(Part):
 class FleetState(Contract):
     nodes: tuple[NodeView, ...]
     queues: tuple[QueueView, ...]
+    families: tuple[FamilyView, ...]
     #: Most frequent first.
     failures: tuple[FailureKind, ...]
     #: The active model of each searched kind, and its open switch.

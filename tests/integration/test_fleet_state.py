@@ -48,8 +48,17 @@ def test_the_state_of_the_fleet() -> None:
     running = must_claim()
     execute(update(Job).where(Job.user_id == "u3").values(not_before=seconds_from_now(-100)))
     media = queue("media")
-    counts = {"waiting": 1, "running": 1, "deferred": 0, "done_last_minute": 1, "failed": 1}
+    counts = {
+        "waiting": 1,
+        "running": 1,
+        "deferred": 0,
+        "done_last_minute": 1,
+        "failed": 1,
+        "backlog_s": 600.0,
+    }
     assert media.items() >= counts.items()
+    families = {row["family"]: (row["ready"], row["level"]) for row in fleet.state()["families"]}
+    assert families == {"media": (0, 2), "asr": (0, 2), "face": (0, 2), "ocr": (0, 2)}
     assert 100 <= media["oldest_s"] < 400
     execute(update(Job).where(Job.user_id == "u3").values(not_before=seconds_from_now(100)))
     execute(update(Job).where(Job.state == "done").values(finished_at=seconds_from_now(-61)))
@@ -65,6 +74,8 @@ def test_the_state_of_the_fleet() -> None:
             "state": "failed",
             "error": "no model",
             "models": ["pocketsphinx"],
+            "uptime_s": None,
+            "resources": None,
         }
     ]
     assert found["queues"][0]["queue"] == "media"

@@ -8,11 +8,22 @@ from typing import Any
 
 import pytest
 
-from shared import nodes
+from shared import nodes, routing
 from shared.settings import Settings
 from tests.support.services import RedisServer
 from worker import housekeeping, reconcile
 from worker.housekeeping import Housekeeping
+from worker.telemetry.node import Telemetry
+from worker.telemetry.watchdog import Watchdog
+
+
+def make(name: str, settings: Settings) -> Housekeeping:
+    """The housekeeping of a media node."""
+    node: Any = SimpleNamespace(
+        name=name, life="1", describe=dict, state="ready", family=routing.NODES["media"]
+    )
+    watchdog = Watchdog(lambda: False)
+    return Housekeeping(node, settings, Telemetry(settings, "media", dict, watchdog), watchdog)
 
 
 def test_one_node_reconciles_per_interval_and_without_redis_each(
@@ -27,8 +38,7 @@ def test_one_node_reconciles_per_interval_and_without_redis_each(
         done.clear()
         for name in names:
             monkeypatch.setattr(reconcile, "fleet", lambda name=name: done.append(name))
-            node: Any = SimpleNamespace(name=name, life="1", describe=dict)
-            Housekeeping(node, Settings(REDIS_URL=url, RECONCILE_S=1))._tick()
+            make(name, Settings(REDIS_URL=url, RECONCILE_S=1))._tick()
         return list(done)
 
     assert tick(redis_server.url, "a", "b", "c") == ["a"]
@@ -44,8 +54,7 @@ def test_lost_jobs_are_looked_for_after_a_change_of_children(monkeypatch: pytest
     monkeypatch.setattr(nodes, "publish", lambda client, state: None)
     monkeypatch.setattr(housekeeping, "_AFTER_CHANGE_S", 0.0)
     monkeypatch.setattr(reconcile, "own_children", lambda name, life, children: looks.append(children()))
-    node: Any = SimpleNamespace(name="a", life="1", describe=dict)
-    thread = Housekeeping(node, Settings(REDIS_URL="redis://127.0.0.1:1/0"))
+    thread = make("a", Settings(REDIS_URL="redis://127.0.0.1:1/0"))
     monkeypatch.setattr(reconcile, "fleet", lambda: None)
     for children in ({1}, {1}, {2}, {2}):
         thread.children = lambda children=children: children

@@ -34,6 +34,7 @@ DOCKERFILE = (ROOT / "Dockerfile.gpu").read_text()
 ENV_EXAMPLE = (ROOT / ".env.example").read_text()
 PROJECT: dict[str, Any] = tomllib.loads((ROOT / "pyproject.toml").read_text())
 SERVERS = {"postgres", "redis", "minio"}
+DASHBOARDS = {"flower", "grafana"}
 #: What nodes get by.
 NODE_SECRETS = {"POSTGRES_PASSWORD", "REDIS_PASSWORD", "STORAGE_ACCESS_KEY", "STORAGE_SECRET_KEY"}
 #: A secret that no node gets, of a server's administrator or the dashboard's user -> the services that it reaches.
@@ -113,7 +114,7 @@ def test_a_node_gets_no_administrators_secret() -> None:
             assert environment["POSTGRES_ADMIN_URL"] == "", name
             assert bool(environment["OIDC_CLIENT_SECRET"]) == (name == "api"), name
     with_file = {name for name, service in SERVICES.items() if service.get("env_file")}
-    assert with_file == {*ALL_NODES, "migrate", "api"}
+    assert with_file == {*ALL_NODES, "migrate", "api", "exporter"}
     assert (
         SERVICES["api"]["environment"]["POSTGRES_URL"]
         == SERVICES["api"]["environment"]["POSTGRES_PASSWORD"]
@@ -146,11 +147,11 @@ def test_every_setting_reaches_the_nodes_from_one_file() -> None:
 
 def test_only_what_others_need_is_published_and_to_this_machine_by_default() -> None:
     published = {name: service["ports"] for name, service in SERVICES.items() if "ports" in service}
-    assert published.keys() == {"redis", "minio", "flower", "api"}
+    assert published.keys() == {"redis", "minio", "flower", "api", "grafana"}
     for name, ports in published.items():
         (port,) = ports
         # A page for administrators without TLS stays on this machine, whatever .env says.
-        assert port.startswith("127.0.0.1:" if name == "flower" else "${PUBLISH_ADDRESS:-127.0.0.1}:")
+        assert port.startswith("127.0.0.1:" if name in DASHBOARDS else "${PUBLISH_ADDRESS:-127.0.0.1}:")
     login = SERVICES["flower"]["environment"]["FLOWER_BASIC_AUTH"]
     assert re.search(r"FLOWER_USER:\?.*:\$\{FLOWER_PASSWORD:\?", login)
 
@@ -158,7 +159,7 @@ def test_only_what_others_need_is_published_and_to_this_machine_by_default() -> 
 def test_nodes_have_no_way_out() -> None:
     assert COMPOSE["networks"]["servers"] == {"internal": True}
     outside = {name for name, service in SERVICES.items() if service["networks"] != ["servers"]}
-    assert outside == {"redis", "minio", "flower", "pull", "api"}
+    assert outside == {"redis", "minio", "flower", "pull", "api", "grafana"}
     assert not outside & ALL_NODES.keys()
     # What can reach the internet fetches weights and has no password of ours.
     assert SERVICES["pull"]["networks"] == ["published"]
@@ -232,7 +233,7 @@ def default_image(service: dict[str, Any]) -> str:
 
 
 def test_images_are_pinned_by_tag_and_can_be_pinned_by_digest() -> None:
-    for name in SERVERS:
+    for name in (*SERVERS, "prometheus", "grafana"):
         # With the registry's name: what a short name stands for is for each machine to say.
         _host, _, tag = re.fullmatch(r"([a-z.]+)/([a-z/]+):(\S+)", default_image(SERVICES[name])).groups()  # type: ignore[union-attr]
         assert re.search(r"\d+\.\d+\.\d+|RELEASE\.\d{4}-\d\d-\d\d", tag), SERVICES[name]["image"]
@@ -355,7 +356,7 @@ def test_a_node_has_time_to_hand_its_job_back() -> None:
 
 
 def test_settings_in_the_compose_file_exist() -> None:
-    for name in SERVICES.keys() - SERVERS - {"buckets"}:
+    for name in SERVICES.keys() - SERVERS - {"buckets", "prometheus", "grafana"}:
         assert SERVICES[name]["environment"].keys() - FOREIGN_ENVIRONMENT <= SETTINGS, name
     given = {
         key.lower(): re.sub(r"^\$\{\w+:-(.*)\}$", r"\1", value)

@@ -106,6 +106,11 @@ class ModelCache:
                 raise ModelUnavailable(f"Model {name} is of kind {spec.kind}; name one of kind {kind}")
         return self._bring(spec)
 
+    def active_name(self, kind: Kind) -> str | None:
+        """The name of the active model of a kind; None: it has none."""
+        spec = self._active.get(kind)
+        return spec.name if spec is not None else None
+
     def activate(self, spec: ModelSpec) -> None:
         """Make a model the active one of its kind; it is loaded when it is first needed."""
         if self._active.get(spec.kind) == spec:

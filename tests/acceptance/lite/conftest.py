@@ -58,6 +58,7 @@ def fleet(
         "WEBHOOK_ALLOW_PRIVATE": "true",
         "OTEL_EXPORTER_OTLP_ENDPOINT": collector.url,
         "OTEL_BSP_SCHEDULE_DELAY": "500",
+        "METRICS_PORT": "0",
     }
     with fleet_over(postgres, redis_server, home, **injection.environment(), **told) as found:
         for family in FAMILIES:
