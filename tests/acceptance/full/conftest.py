@@ -63,7 +63,7 @@ def fleet(
     catalog = write_catalog(home / "models.yaml", [*specs.values(), other])
     # Every search asks the models: what is kept of earlier ones has tests of its own.
     environment = {
-        **full_profile(catalog), "SEARCH_DEADLINE_S": str(DEADLINE_S), "EMBEDDING_CACHE_TTL_S": "0"
+        **full_profile(catalog), "SEARCH_DEADLINE_S": str(DEADLINE_S), "EMBEDDING_CACHE_TTL_S": "0", "SEARCH_KEPT_S": "0"
     }  # fmt: skip
     with fleet_over(postgres, redis_server, home, **environment) as found:
         found.start(*(family for family in FAMILIES if family != "face" or ASSETS))

@@ -283,7 +283,10 @@ def test_a_search_whose_process_dies_may_be_sent_again(fleet: Fleet) -> None:
             answer = pool.submit(search, fleet, WORD)
             with redis.Redis.from_url(fleet.redis_url) as client:
                 eventually(
-                    lambda: any(connection["cmd"] == "blpop" for connection in client.client_list()),
+                    # Blocked, not only the last command of an idle connection.
+                    lambda: any(
+                        one["cmd"] == "blpop" and "b" in one["flags"] for one in client.client_list()
+                    ),
                     within_s=DEADLINE_S, what="it waits", every_s=0.02,
                 )  # fmt: skip
             for child in fleet.nodes["search"].children:
