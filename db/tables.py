@@ -658,7 +658,7 @@ class ModelSwitch(Base):
 
 
 class SearchChange(Base):
-    """A transaction that has changed what searches of a user may find; triggers write it (migration 0016)."""
+    """A transaction that has changed what searches of a user may find; triggers write it (migration 0015)."""
 
     __tablename__ = "search_changes"
 

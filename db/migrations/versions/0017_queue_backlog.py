@@ -1,15 +1,15 @@
 """Count the work of a queue for an autoscaler, whose database user may call this function and read no table.
 
-Revision ID: 0019
-Revises: 0014
+Revision ID: 0017
+Revises: 0016
 """
 
 from __future__ import annotations
 
 from alembic import op
 
-revision = "0019"
-down_revision = "0014"
+revision = "0017"
+down_revision = "0016"
 branch_labels = None
 depends_on = None
 

@@ -5,7 +5,7 @@ only added, and removed by later transactions that add one of their own. So the 
 shows is another one whenever anything was committed in between, also by a transaction that began long before; and no
 transaction waits for another's row.
 
-Revision ID: 0016
+Revision ID: 0015
 Revises: 0014
 """
 
@@ -14,7 +14,7 @@ from __future__ import annotations
 import sqlalchemy as sa
 from alembic import op
 
-revision = "0016"
+revision = "0015"
 down_revision = "0014"
 branch_labels = None
 depends_on = None
