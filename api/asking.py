@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import copy
 import contextvars
+import copy
 import logging
 import uuid
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine

@@ -484,9 +484,7 @@ class Calls:
         kwargs = {
             "user_id": user_id, "webhook_id": webhook_id, "state": state, "before": before, "limit": limit
         }  # fmt: skip
-        return Call(
-            routing.WEBHOOKS_DELIVERIES, contracts.ListDeliveries, kwargs, contracts.DeliveryPage
-        )
+        return Call(routing.WEBHOOKS_DELIVERIES, contracts.ListDeliveries, kwargs, contracts.DeliveryPage)
 
     @call
     def resend_delivery(self, user_id: str, delivery_id: int) -> Call[contracts.DeliveryView]:

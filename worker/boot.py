@@ -17,6 +17,7 @@ from typing import Any
 from celery import bootsteps, signals
 from celery.worker import state as worker_state
 
+from shared import routing
 from shared.exit_status import ExitStatus
 from shared.logs import get_logger
 from shared.settings import get_settings
@@ -26,6 +27,8 @@ from worker.housekeeping import Housekeeping
 from worker.node import Node
 from worker.online.dispatcher import Dispatcher
 from worker.online.operations import OPERATIONS
+from worker.online.vectors import use_store
+from worker.runtime import get_runtime
 from worker.telemetry import metrics
 from worker.telemetry.node import Telemetry
 from worker.telemetry.requests import count_requests
@@ -146,6 +149,7 @@ class BecomeNode(bootsteps.Step):
         def start_child(**_: object) -> None:
             node.start_child()
             count_requests(node.model_of)
+            use_store(lambda: get_runtime().vector_cache)
 
         # What is loaded by now stays: a collection in a child would copy the pages that it shares with this process.
         gc.collect()

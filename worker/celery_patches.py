@@ -64,7 +64,9 @@ def checked_task(raw: Any, queue: str) -> dict[str, Any] | None:
     except UnreadableBody as error:
         _drop(str(error), raw, queue)
         if _is_known(error.headers["task"]):
-            answer_unread(error.headers, InvalidRequest(f"the message can't be read, {error}: send plain JSON"))
+            answer_unread(
+                error.headers, InvalidRequest(f"the message can't be read, {error}: send plain JSON")
+            )
         return None
     except NotAMessage as error:
         _drop(str(error), raw, queue)

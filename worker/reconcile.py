@@ -30,8 +30,8 @@ from db.ledger.attempts import Held
 from db.ledger.jobs import Subject, WakeUp
 from db.people import revisions
 from db.tables import Video
-from shared import queue_lengths
 from db.webhooks import deliveries
+from shared import queue_lengths
 from shared.errors import DatabaseBusy, DatabaseUnavailable, Outage, ScenefleetError, WorkerLost
 from shared.logs import get_logger
 from shared.routing import JOB_QUEUES

@@ -9,7 +9,7 @@ from __future__ import annotations
 import pickle
 import time
 from collections import defaultdict
-from collections.abc import Hashable, Mapping
+from collections.abc import Hashable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -24,7 +24,11 @@ from shared.contracts import parse
 from shared.errors import ModelUnavailable, Retryable, ScenefleetError
 from shared.logs import get_logger
 from shared.paths import without_paths
-from worker.online.operations import OPERATIONS, Operation, Used
+from shared.routing import TASK_QUEUE
+from worker import request_signals
+from worker.online.operations import OPERATIONS, Operation, Used, estimate_tokens
+from worker.telemetry import metrics
+from worker.telemetry.requests import note_began
 
 log = get_logger(__name__)
 
@@ -92,8 +96,12 @@ def run(members: list[Member]) -> list[Outcome]:
             works[place] = _read(member)
         except Exception as error:  # noqa: BLE001 - it is this member's answer
             failed[place] = error
+    for member in members:
+        request_signals.note_began(member.task_id, started_s)
+    note_began((member.task_id for member in members), started_s)
     failed |= _compute_all(works)
     run_s = time.monotonic() - started_s
+    _count(members, works, now_s)
     log.info("batch computed", task=members[0].task, requests=len(members), expired=len(expired),
              items=sum(len(work.prepared) for work in works.values()), seconds=round(run_s, 3))  # fmt: skip
     outcomes = []
@@ -105,6 +113,17 @@ def run(members: list[Member]) -> list[Outcome]:
         else:
             outcomes.append(_end_part(member, works[place], max(0.0, now_s - member.received_s), run_s))
     return outcomes
+
+
+def _count(members: Sequence[Member], works: Mapping[int, _Work], now_s: float) -> None:
+    queue = TASK_QUEUE[members[0].task]
+    items = [item for work in works.values() for item in work.prepared]
+    tokens = sum(estimate_tokens(item) for item in items if isinstance(item, str))
+    used = next((used.model for work in works.values() for used in work.done.used), None)
+    metrics.observe_batch(queue.partition(".")[0], len(items), tokens, used)
+    for member in members:
+        if not member.first:
+            metrics.observe_wait(queue, now_s - member.received_s)
 
 
 def answer_of(task: str, task_id: str | None, payload: Mapping[str, Any]) -> dict[str, Any]:

@@ -32,6 +32,7 @@ from worker.online import batch
 from worker.online.buffer import Buffer, Part, Waiting
 from worker.online.operations import OPERATIONS
 from worker.online.overload import refuse_newest
+from worker.telemetry import metrics
 
 log = get_logger(__name__)
 
@@ -129,6 +130,8 @@ class Dispatcher:
             log.error("queue not looked at", queue=self.queue, error=error)
             return
         if refused:
+            for _ in range(refused):
+                metrics.count_rejected(self.queue, "queue full")
             log.warning(
                 "requests refused: the queue is full", queue=self.queue, requests=refused, limit=limit
             )
@@ -150,6 +153,7 @@ class Dispatcher:
             or self._buffer.tokens + sum(tokens) > settings.online_queue_tokens
         ):
             said = f"queue {self.queue} has {self._buffer.items} items that wait in this node"
+            metrics.count_rejected(self.queue, "node full")
             self._fail(request, Overloaded(said, RETRY_AFTER_S))
             return
         most = operation.most or settings.batch_size

@@ -17,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from worker.models.base import Model
+from worker.telemetry import metrics
 
 Float32 = NDArray[np.float32]
 
@@ -88,6 +89,10 @@ def embed_once(
         _remember((keys[text], found[text].values) for text in missing if len(text) <= MAX_CHARS)
         if store is not None:
             store.put_many(spec.name, spec.revision, kind, missing, list(computed))
+    for _ in range(len(keys) - len(missing)):
+        metrics.count_cache("vectors", True)
+    for _ in missing:
+        metrics.count_cache("vectors", False)
     # Of equal texts one was computed.
     first = {text: place for place, text in reversed(list(enumerate(texts)))}
     return [

@@ -9,6 +9,7 @@ import numpy as np
 
 from worker.models.vector_cache import LEXICAL, VectorCache, VectorKey, pack_weights, unpack_weights
 from worker.search.plan import Call
+from worker.telemetry import metrics
 
 
 def find(cache: VectorCache, calls: Mapping[str, Call]) -> dict[str, dict[str, Any]]:
@@ -20,7 +21,9 @@ def find(cache: VectorCache, calls: Mapping[str, Call]) -> dict[str, dict[str, A
     found = {}
     for queue, vectors in kept.items():
         spec = calls[queue].spec
-        if spec is None or any(vector is None for vector in vectors) or vectors[0].shape != (spec.dim,):
+        is_kept = spec is not None and all(vector is not None for vector in vectors)
+        metrics.count_cache("vectors", is_kept)
+        if spec is None or not is_kept or vectors[0].shape != (spec.dim,):
             continue
         dense, *lexical = vectors
         answer = {
