@@ -17,7 +17,6 @@ from tasks.requests import REQUEST
 from worker.app import app
 from worker.models.catalog import load_catalog
 from worker.models.weights.verify import verify
-from worker.search.plan import sentence
 
 
 @pytest.fixture(autouse=True)
@@ -77,14 +76,6 @@ def test_an_error_of_a_request_keeps_its_class_and_sense_and_names_no_folder(
         task()
     shown = f"{caught.value} {caught.value.args} {caught.value!r}"
     assert said in shown and str(folders) not in shown and tempfile.gettempdir() not in shown
-
-
-def test_what_a_search_leaves_out_is_said_without_folders(folders: Path) -> None:
-    for error in (
-        ModelUnavailable(f"no file {folders}/weights/x"),
-        OSError(2, "No such file", f"{folders}/weights/x"),
-    ):
-        assert str(folders) not in sentence(error)
 
 
 def test_a_plain_error_is_cleaned_in_place(folders: Path) -> None:
