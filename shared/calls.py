@@ -490,7 +490,13 @@ class Calls:
     def resend_delivery(self, user_id: str, delivery_id: int) -> Call[contracts.DeliveryView]:
         """Send an event again, with the same id."""
         kwargs = {"user_id": user_id, "delivery_id": delivery_id}
-        return Call(routing.WEBHOOKS_RESEND, contracts.ResendDelivery, kwargs, contracts.DeliveryView)
+        return Call(
+            routing.WEBHOOKS_RESEND,
+            contracts.ResendDelivery,
+            kwargs,
+            contracts.DeliveryView,
+            repeatable=False,
+        )
 
 
 class BlockingCalls(Calls):

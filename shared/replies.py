@@ -2,7 +2,7 @@
 
 The caller sends tasks with ``reply_to=new_reply_key()`` and waits on the list: one blocking read instead of polling or a
 subscription, for one answer or for several. The worker appends for every outcome that Celery records
-(worker/replies.py): success, error, time limit, dead process. The result backend holds the answer as well, unless the
+(worker/broker/replies.py): success, error, time limit, dead process. The result backend holds the answer as well, unless the
 message says ``ignore_result``.
 
 Keys, ``encode_reply`` and ``decode_reply`` are pure, for callers with another client of Redis. A reply may arrive twice.
@@ -51,6 +51,10 @@ class Reply:
         kind = getattr(errors, self.error_class, None)
         if isinstance(kind, type) and issubclass(kind, errors.ScenefleetError):
             return kind(self.message)
+        if self.error_class == "WorkerLostError":
+            return errors.WorkerLost(
+                "the process that ran the request crashed: send it again, and check the node's log"
+            )
         return errors.Retryable(f"{self.error_class}: {self.message}")
 
 

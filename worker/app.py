@@ -13,7 +13,7 @@ from shared.broker import HidingAMQP, TracingAMQP, broker_config
 from shared.logs import configure_logs
 from shared.settings import get_settings
 from worker import control
-from worker.celery_patches import HidingEvents, HidingTask, install_transport
+from worker.broker.celery_patches import HidingEvents, HidingTask, install_transport
 
 _settings = get_settings()
 #: Arguments and results stay out of messages' headers and out of events; LOG_PAYLOADS leaves Celery as it is.
@@ -42,7 +42,7 @@ app = Celery(
     ],
 )
 # Answers also go to the reply list that a message names.
-app.loader.override_backends = dict.fromkeys(("redis", "rediss"), "worker.replies:ReplyingBackend")
+app.loader.override_backends = dict.fromkeys(("redis", "rediss"), "worker.broker.replies:ReplyingBackend")
 app.conf.update(
     broker_config(
         # Without a URL and an embedded Redis, connections fail, not the import.

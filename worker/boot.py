@@ -21,15 +21,15 @@ from shared import routing
 from shared.exit_status import ExitStatus
 from shared.logs import get_logger
 from shared.settings import get_settings
-from worker import control, request_signals
-from worker.celery_patches import allow_early_exits, announce_stop, stop_replacing_children
+from worker import control
+from worker.broker.celery_patches import allow_early_exits, announce_stop, stop_replacing_children
 from worker.housekeeping import Housekeeping
 from worker.node import Node
 from worker.online.dispatcher import Dispatcher
 from worker.online.operations import OPERATIONS
 from worker.online.vectors import use_store
 from worker.runtime import get_runtime
-from worker.telemetry import metrics
+from worker.telemetry import metrics, request_signals
 from worker.telemetry.node import Telemetry
 from worker.telemetry.requests import count_requests
 from worker.telemetry.watchdog import Watchdog

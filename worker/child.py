@@ -15,9 +15,9 @@ from typing import Any, NoReturn
 from shared.errors import Permanent, ScenefleetError
 from shared.exit_status import ExitStatus
 from shared.logs import get_logger
-from worker import custom_events
 from worker.models.cache import ModelCache
 from worker.slots import FAILED, LOADING, READY, Slots
+from worker.telemetry import custom_events
 
 log = get_logger(__name__)
 

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from celery.worker.control import control_command, inspect_command
 
 from shared.errors import ScenefleetError
+from worker.online.dispatcher import online_queues
 
 if TYPE_CHECKING:
     from worker.node import Node
@@ -21,7 +22,8 @@ _node: Node | None = None
 
 def install() -> None:
     """Register the commands with Celery, for workers and for its command line."""
-    inspect_command()(models)
+    for answer in (models, active_queues):
+        inspect_command()(answer)
     for command in (load_model, unload_model, warmup_model):
         control_command(args=[("name", str)], signature="<model>")(command)
 
@@ -35,6 +37,17 @@ def answer_for(node: Node) -> None:
 def models(state: Any, **_: Any) -> dict[str, Any]:
     """Models of each process: state, memory, load times, last use, evictions, errors."""
     return {"error": _NO_NODE} if _node is None else {"ok": _node.describe()}
+
+
+def active_queues(state: Any, **_: Any) -> list[dict[str, Any]]:
+    """The queues that this node consumes; instead of Celery's command, which knows only those of one channel."""
+    consumer = state.consumer
+    if not consumer.task_consumer:
+        return []
+    return [
+        dict(queue.as_dict(recurse=True))
+        for queue in (*online_queues(consumer), *consumer.task_consumer.queues)
+    ]
 
 
 def load_model(state: Any, name: str = "", **_: Any) -> dict[str, Any]:

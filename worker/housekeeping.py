@@ -25,7 +25,7 @@ from shared.errors import DatabaseBusy, DatabaseUnavailable, ScenefleetError, St
 from shared.logs import get_logger
 from shared.settings import Settings
 from worker import reconcile
-from worker.celery_patches import Channel
+from worker.broker.celery_patches import Channel
 from worker.forks import forks
 from worker.node import Node
 from worker.telemetry.node import Telemetry

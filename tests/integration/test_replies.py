@@ -15,7 +15,7 @@ from shared.errors import InvalidRequest
 from shared.replies import KEPT_S, Reply, new_reply_key, push_reply, wait_replies
 from tests.support.services import RedisServer
 from worker.app import app
-from worker.replies import ReplyingBackend
+from worker.broker.replies import ReplyingBackend
 
 
 @pytest.fixture

@@ -20,9 +20,10 @@ from tasks import video
 from tests.integration.conftest import Configure
 from tests.support.collector import Collector, Spanned
 from tests.support.ledger import KEY, accept, execute, finish, must_claim, read, scene_rows, split
-from worker import request_signals, runner
+from worker import runner
 from worker.runtime import get_runtime
 from worker.stages.context import Outcome, StageContext
+from worker.telemetry import request_signals
 
 pytestmark = pytest.mark.usefixtures("database")
 

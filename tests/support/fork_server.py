@@ -23,7 +23,7 @@ from typing import Any, Protocol
 
 #: Missing ones are passed over.
 LIBRARIES = (
-    "celery.__main__", "celery.bin.celery", "celery.bin.worker", "celery.apps.worker", "celery.backends.redis",
+    "celery.bin.celery", "celery.bin.worker", "celery.apps.worker", "celery.backends.redis",
     "celery.concurrency.prefork", "celery.worker.consumer", "celery.app.control", "celery.events",
     "kombu.transport.redis", "redis.asyncio", "psycopg", "psycopg.types.json", "sqlalchemy.orm",
     "sqlalchemy.dialects.postgresql.psycopg", "pgvector.sqlalchemy", "alembic.command", "pydantic", "structlog",

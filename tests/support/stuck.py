@@ -23,7 +23,7 @@ def environment(folder: Path) -> dict[str, str]:
 def wrap(boot: Any) -> None:
     """Called in the node, after the import of ``worker.boot``."""
     from worker import housekeeping
-    from worker.celery_patches import Channel
+    from worker.broker.celery_patches import Channel
     from worker.telemetry import watchdog
 
     folder = Path(os.environ[_VARIABLE])

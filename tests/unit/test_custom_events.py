@@ -9,10 +9,10 @@ import pytest
 from celery import Celery
 from kombu.exceptions import OperationalError
 
-from worker import custom_events
-from worker.celery_patches import HidingEvents
+from worker.broker.celery_patches import HidingEvents
 from worker.child import Child
 from worker.slots import Slots
+from worker.telemetry import custom_events
 
 
 @pytest.fixture(autouse=True)

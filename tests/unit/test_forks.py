@@ -8,7 +8,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from worker.celery_patches import allow_early_exits
+from worker.broker.celery_patches import allow_early_exits
 
 WAIT = """
 for _ in range(30):

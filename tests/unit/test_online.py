@@ -15,7 +15,7 @@ from hypothesis import given, strategies as st
 from shared.contracts import EmbedTexts
 from shared.errors import InvalidRequest, ModelFailure, ModelUnavailable, Overloaded
 from shared.settings import Settings
-from worker.celery_patches import call_after_acknowledge
+from worker.broker.celery_patches import call_after_acknowledge
 from worker.online import batch, vectors
 from worker.online.buffer import Buffer, Waiting
 from worker.online.dispatcher import Dispatcher

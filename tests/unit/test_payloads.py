@@ -12,7 +12,7 @@ from celery.app.amqp import AMQP
 from shared import settings as settings_module
 from shared.broker import HidingAMQP
 from shared.client import Client
-from worker.celery_patches import HidingDispatcher, HidingEvents, HidingRequest
+from worker.broker.celery_patches import HidingDispatcher, HidingEvents, HidingRequest
 
 SECRET = "zanzibarquux"
 
@@ -80,7 +80,7 @@ def test_the_fleets_application_hides() -> None:
 
     assert isinstance(fleet.amqp, HidingAMQP) and isinstance(fleet.events, HidingEvents)
     assert all(
-        task.Request == "worker.celery_patches:HidingRequest"
+        task.Request == "worker.broker.celery_patches:HidingRequest"
         for name, task in fleet.tasks.items()
         if name.startswith("tasks.")
     )

@@ -17,8 +17,8 @@ from fastapi import APIRouter, FastAPI
 from api.traces import Traces
 from shared import settings as settings_module, trace_context, tracing
 from shared.broker import HidingAMQP, TracingAMQP
-from worker import custom_events, request_signals
-from worker.messages import check_task
+from worker.broker.messages import check_task
+from worker.telemetry import custom_events, request_signals
 
 #: The example of https://www.w3.org/TR/trace-context/.
 EXAMPLE = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01"

@@ -25,9 +25,8 @@ from shared.errors import ModelUnavailable, Retryable, ScenefleetError
 from shared.logs import get_logger
 from shared.paths import without_paths
 from shared.routing import TASK_QUEUE
-from worker import request_signals
 from worker.online.operations import OPERATIONS, Operation, Used, estimate_tokens
-from worker.telemetry import metrics
+from worker.telemetry import metrics, request_signals
 from worker.telemetry.requests import note_began
 
 log = get_logger(__name__)

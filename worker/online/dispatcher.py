@@ -27,7 +27,7 @@ from redis.exceptions import RedisError, ResponseError
 from shared.errors import InvalidRequest, Overloaded, ScenefleetError, StageTimeout, WorkerLost
 from shared.logs import get_logger
 from shared.settings import Settings
-from worker.celery_patches import call_after_acknowledge
+from worker.broker.celery_patches import call_after_acknowledge
 from worker.online import batch
 from worker.online.buffer import Buffer, Part, Waiting
 from worker.online.operations import OPERATIONS
@@ -51,6 +51,12 @@ RETRY_AFTER_S = 2.0
 def strategy(task: Any, app: Any, consumer: Any, **options: Any) -> Callable[..., Any]:
     """What Celery does with the message of an online request: check it as any other, then give it to the dispatcher."""
     return cast("Callable[..., Any]", default(task, app, _Diverted(consumer), **options))
+
+
+def online_queues(consumer: Any) -> list[Any]:
+    """The queues that the dispatcher of a Celery consumer takes requests from."""
+    dispatcher = getattr(consumer, _ATTRIBUTE, None)
+    return list(dispatcher._tasks.queues) if dispatcher is not None and dispatcher.consuming else []
 
 
 class _Diverted:

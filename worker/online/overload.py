@@ -10,8 +10,8 @@ from typing import Any
 
 from shared.errors import Overloaded
 from shared.logs import get_logger
-from worker.celery_patches import answer_unread
-from worker.messages import NotAMessage, check_task
+from worker.broker.celery_patches import answer_unread
+from worker.broker.messages import NotAMessage, check_task
 
 log = get_logger(__name__)
 

@@ -11,10 +11,10 @@ from sqlalchemy.orm import Session
 from db.engine import reading
 from db.scenes import words_of
 from db.vectors import write_embeddings, write_lexical
-from worker.custom_events import embedding
 from worker.models.text import TextEmbedder
 from worker.stages.context import Outcome, StageContext
 from worker.stages.vectors import Made, indexed_row, write_kept
+from worker.telemetry.custom_events import embedding
 
 
 def run(context: StageContext) -> Outcome:

@@ -16,10 +16,10 @@ from db.engine import reading
 from db.scenes import write_tags
 from db.tables import Scene
 from db.vectors import write_embeddings
-from worker.custom_events import embedding
 from worker.models.vision import VisionEmbedder
 from worker.stages.context import Deferred, Outcome, StageContext
 from worker.stages.vectors import Made, indexed_row, write_kept
+from worker.telemetry.custom_events import embedding
 
 #: Most tags of one scene, the likeliest.
 MAX_TAGS = 16

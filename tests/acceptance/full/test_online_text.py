@@ -30,6 +30,10 @@ def ask(outside: Celery, name: str, **payload: Any) -> Any:
     return outside.send_task(name, kwargs=payload, queue="text.online").get(timeout=60)
 
 
+#: What every computed answer has.
+COMPUTED = {"device", "node", "timings", "cached"}
+
+
 def refusal(outside: Celery, name: str, **payload: Any) -> tuple[str, str]:
     """Class and sentence of the error a request is answered with."""
     result = outside.send_task(name, kwargs=payload, queue="text.online")
@@ -40,7 +44,7 @@ def refusal(outside: Celery, name: str, **payload: Any) -> tuple[str, str]:
 
 def test_texts_become_vectors_as_before(outside: Celery, specs: dict[str, ModelSpec]) -> None:
     answer = ask(outside, "tasks.text.embed", texts=TEXTS)
-    assert answer.keys() == {"model", "revision", "dim", "vectors", "tokens"}
+    assert answer.keys() == {"model", "revision", "dim", "vectors", "tokens", *COMPUTED}
     told = (answer["model"], answer["revision"], answer["dim"])
     assert told == ("tiny-bge-m3", "made-for-tests", siglip.DIM)
     model = cast(TextEmbedder, build(specs["text"]))
@@ -66,7 +70,7 @@ def test_documents_are_scored_and_the_model_is_loaded_by_the_first_request(
     log = fleet.log("text")
     assert "tiny-bge-m3" in log and "tiny-bge-reranker" not in log
     answer = ask(outside, "tasks.text.rerank", query=QUERY, documents=TEXTS)
-    assert answer.keys() == {"model", "revision", "scores"}
+    assert answer.keys() == {"model", "revision", "scores", *COMPUTED}
     assert (answer["model"], answer["revision"]) == ("tiny-bge-reranker", "made-for-tests")
     model = cast(Reranker, build(specs["rerank"]))
     np.testing.assert_allclose(answer["scores"], model.rerank(QUERY, TEXTS), atol=1e-5)

@@ -13,11 +13,10 @@ from typing import Any, cast
 import psutil
 import pytest
 import redis
-from celery.exceptions import WorkerLostError
 from PIL import Image
 
 from shared.contracts import ScenePage, SearchAnswer
-from shared.errors import BadMedia, InvalidKey, InvalidRequest, NotFound, ObjectMissing, Outage
+from shared.errors import BadMedia, InvalidKey, InvalidRequest, NotFound, ObjectMissing, Outage, WorkerLost
 from shared.replies import KEPT_S
 from tests.acceptance.full.conftest import DEADLINE_S, USER, VIDEO
 from tests.checkpoints import whisper_scripted
@@ -283,15 +282,15 @@ def test_a_search_whose_process_dies_may_be_sent_again(fleet: Fleet) -> None:
             answer = pool.submit(search, fleet, WORD)
             with redis.Redis.from_url(fleet.redis_url) as client:
                 eventually(
-                    # Blocked, not only the last command of an idle connection.
-                    lambda: any(
+                    # The caller and the search: blocked, not only the last command of an idle connection.
+                    lambda: sum(
                         one["cmd"] == "blpop" and "b" in one["flags"] for one in client.client_list()
-                    ),
+                    ) == 2,
                     within_s=DEADLINE_S, what="it waits", every_s=0.02,
                 )  # fmt: skip
             for child in fleet.nodes["search"].children:
                 child.kill()
-            with pytest.raises(WorkerLostError):
+            with pytest.raises(WorkerLost):
                 answer.result()
         assert time.monotonic() - began < DEADLINE_S
     finally:

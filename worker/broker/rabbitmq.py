@@ -1,4 +1,4 @@
-"""RabbitMQ as the broker: the checks of ``worker.messages`` between kombu's transport and Celery."""
+"""RabbitMQ as the broker: the checks of ``worker.broker.messages`` between kombu's transport and Celery."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 
 from kombu.transport import pyamqp
 
-from worker.celery_patches import checked_control, checked_task, handed_on, takes_tasks
+from worker.broker.celery_patches import checked_control, checked_task, handed_on, takes_tasks
 
 #: Properties of AMQP that Celery reads, besides headers and the kind of content.
 _PROPERTIES = ("correlation_id", "reply_to", "priority")
@@ -35,7 +35,7 @@ class Channel(pyamqp.Channel):  # type: ignore[misc]
 
 
 def _as_json(item: Any) -> dict[str, Any]:
-    """A message as kombu writes it for Redis, which is what ``worker.messages`` reads."""
+    """A message as kombu writes it for Redis, which is what ``worker.broker.messages`` reads."""
     properties, body = item.properties, item.body
     if isinstance(body, (bytes, bytearray)):
         try:

@@ -12,7 +12,7 @@ from celery import signals
 from shared import trace_context, tracing
 from shared.logs import get_logger
 from shared.routing import TASK_QUEUE
-from worker import custom_events
+from worker.telemetry import custom_events
 
 log = get_logger(__name__)
 

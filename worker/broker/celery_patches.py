@@ -26,7 +26,7 @@ from shared.errors import InvalidRequest
 from shared.logs import get_logger
 from shared.redaction import HIDDEN, error_class_of
 from shared.settings import get_settings
-from worker.messages import (
+from worker.broker.messages import (
     NotAMessage,
     UnreadableBody,
     check_control,
@@ -220,13 +220,13 @@ class Transport(redis.Transport):  # type: ignore[misc]
 
 
 def install_transport() -> None:
-    """Use ``Transport`` for Redis's URLs and ``worker.rabbitmq`` for RabbitMQ's in this process, and plain JSON.
+    """Use ``Transport`` for Redis's URLs and ``worker.broker.rabbitmq`` for RabbitMQ's in this process, and plain JSON.
 
     kombu 5.7's JSON makes objects of what looks like ``{"__type__": "uuid", "__value__": ...}``, and raises when it
     can't. A caller's data may look like anything.
     """
-    TRANSPORT_ALIASES["amqp"] = "worker.rabbitmq:Transport"
-    TRANSPORT_ALIASES["amqps"] = "worker.rabbitmq:SSLTransport"
+    TRANSPORT_ALIASES["amqp"] = "worker.broker.rabbitmq:Transport"
+    TRANSPORT_ALIASES["amqps"] = "worker.broker.rabbitmq:SSLTransport"
     TRANSPORT_ALIASES["redis"] = TRANSPORT_ALIASES["rediss"] = f"{__name__}:Transport"
     kombu_json.loads.__defaults__ = (json.loads, True, None)
 

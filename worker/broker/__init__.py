@@ -1,0 +1,1 @@
+"""Between the broker and Celery: checks of messages, changes to Celery and kombu, RabbitMQ, reply lists."""
