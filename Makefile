@@ -10,8 +10,8 @@ TORCH_INDEX_URL ?=
 VIDEO ?=
 # Extra arguments: make test ARGS="-k ledger -x", make bench ARGS=--quick
 ARGS ?=
-# Test processes that run at once; 0: one after the other, in one process.
-JOBS ?= 2
+# Test processes that run at once, mostly waiting; 0: one after the other, in one process.
+JOBS ?= 4
 # Files in the order of their folders: those that start fleets first, short ones last.
 PYTEST = $(BIN)/python -m pytest -n $(JOBS) --dist loadfile --no-loadscope-reorder
 

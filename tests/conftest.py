@@ -56,8 +56,10 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
 def pytest_runtest_logreport(report: pytest.TestReport) -> None:
     """A run takes long: say at once which test has failed, and when."""
     if report.failed and "PYTEST_XDIST_WORKER" not in os.environ:
+        crash = getattr(report.longrepr, "reprcrash", None)
+        why = "" if crash is None else f": {crash.message[:500]}"
         print(
-            f"\n{time.strftime('%H:%M:%S')} {report.nodeid} failed ({report.when})",
+            f"\n{time.strftime('%H:%M:%S')} {report.nodeid} failed ({report.when}){why}",
             file=sys.__stdout__,
             flush=True,
         )

@@ -8,6 +8,7 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+from uuid import uuid4
 
 import pytest
 
@@ -97,8 +98,8 @@ def models_json(fleet: Fleet, *arguments: str, status: int = 0) -> Any:
 
 
 def search(fleet: Fleet) -> None:
-    """A request that needs the active text model."""
-    assert fleet.client.search("u1", "a hot drink", mode="semantic").model in (ACTIVE, None)
+    """A request that needs the active text model: vectors of earlier queries are kept."""
+    assert fleet.client.search("u1", f"a hot drink {uuid4().hex}", mode="semantic").model in (ACTIVE, None)
 
 
 def settle(fleet: Fleet) -> dict[str, Any]:
