@@ -51,6 +51,9 @@ class Reply:
         kind = getattr(errors, self.error_class, None)
         if isinstance(kind, type) and issubclass(kind, errors.ScenefleetError):
             return kind(self.message)
+        if self.error_class in ("ConnectionError", "TimeoutError", "OperationalError"):
+            # Celery could not store the answer of a task that may have been done.
+            return errors.BrokerUnavailable(f"Redis did not answer the node ({self.message}): send it again")
         if self.error_class == "WorkerLostError":
             return errors.WorkerLost(
                 "the process that ran the request crashed: send it again, and check the node's log"

@@ -157,7 +157,4 @@ def _read(meta: Mapping[str, Any], answer: type[R]) -> R:
 
 def _known(error: object) -> Exception:
     """Return the scenefleet error for an error rebuilt by the result backend."""
-    kind = getattr(errors, type(error).__name__, None)
-    if isinstance(kind, type) and issubclass(kind, errors.ScenefleetError):
-        return kind(str(error))
-    return error if isinstance(error, Exception) else errors.Retryable(f"the fleet answered with {error!r}")
+    return Reply(id="", error_class=type(error).__name__, message=str(error)).error or errors.Retryable("")

@@ -10,7 +10,7 @@ from contextlib import suppress
 from tests.support.fork_server import LIBRARIES
 
 # Read when they are imported.
-os.environ.update(HF_HUB_OFFLINE="1", TRANSFORMERS_OFFLINE="1")
+os.environ.update(HF_HUB_OFFLINE="1", TRANSFORMERS_OFFLINE="1", REMAP_SIGTERM="SIGQUIT")
 for _name in LIBRARIES:
     with suppress(ImportError):
         importlib.import_module(_name)
