@@ -94,7 +94,7 @@ class Settings(BaseModel):
     online_user_items: int = Field(3000, ge=1)
     """Maximum number of items of one user that wait in one queue of requests, in single requests or in large ones."""
     request_models: str = ""
-    """Models, comma-separated, that a request may name besides the active ones and those of an open switch."""
+    """Models, comma-separated, that callers of `/v1` may name besides the active ones."""
 
     # --- this machine
     home: Path = Field(Path("~/.scenefleet"), alias="SCENEFLEET_HOME")

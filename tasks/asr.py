@@ -15,8 +15,7 @@ from shared.contracts import Sound, TranscribeAudio, TranscribedAudio, Transcrib
 from shared.errors import BadMedia, InvalidRequest
 from shared.storage import require_prefix
 from tasks.requests import online_task
-from worker.online.operations import Computed, Operation, Used
-from worker.online.requested import used_by
+from worker.online.operations import Computed, Operation, Used, used_by
 from worker.runtime import get_runtime
 
 if TYPE_CHECKING:

@@ -12,8 +12,7 @@ from shared import routing
 from shared.contracts import DetectedFaces, DetectFaces, FoundFace, PictureFaces
 from tasks.pictures import names_of, read_pictures
 from tasks.requests import online_task
-from worker.online.operations import Computed, Operation, Used
-from worker.online.requested import used_by
+from worker.online.operations import Computed, Operation, Used, used_by
 from worker.runtime import get_runtime
 
 if TYPE_CHECKING:

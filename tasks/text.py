@@ -9,8 +9,7 @@ from shared import routing
 from shared.contracts import EncodeTexts, RerankDocuments
 from shared.errors import ModelUnavailable
 from tasks.requests import online_task
-from worker.online.operations import Computed, Operation, Used, checked_texts
-from worker.online.requested import requested_model, used_by
+from worker.online.operations import Computed, Operation, Used, checked_texts, used_by
 from worker.online.vectors import Vector, embed_once, write_vectors
 from worker.runtime import get_runtime
 
@@ -20,7 +19,7 @@ if TYPE_CHECKING:
 
 def _encode(options: tuple[str | None, bool], texts: list[str]) -> Computed:
     name, lexical = options
-    model = cast("TextEmbedder", requested_model(get_runtime(), "text", name))
+    model = cast("TextEmbedder", get_runtime().model("text", name))
     if not lexical:
         return Computed(
             used_by(model, model.dim), _counted(model, texts, embed_once(model, "text", texts, model.embed))

@@ -9,8 +9,7 @@ from shared import routing
 from shared.contracts import EmbedImages, EmbedTexts
 from tasks.pictures import names_of, read_pictures
 from tasks.requests import online_task
-from worker.online.operations import Computed, Operation, Used, checked_texts
-from worker.online.requested import requested_model, used_by
+from worker.online.operations import Computed, Operation, Used, checked_texts, used_by
 from worker.online.vectors import Vector, embed_once, write_vectors
 from worker.runtime import get_runtime
 
@@ -48,7 +47,7 @@ def _embed_images(name: str | None, images: list[Any]) -> Computed:
 
 
 def _model(name: str | None) -> VisionEmbedder:
-    return cast("VisionEmbedder", requested_model(get_runtime(), "vision", name))
+    return cast("VisionEmbedder", get_runtime().model("vision", name))
 
 
 def _write(request: EmbedTexts | EmbedImages, used: Used, vectors: Sequence[Vector | None]) -> dict[str, Any]:

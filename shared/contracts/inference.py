@@ -61,7 +61,7 @@ class EmbedTexts(Several):
 
     #: Each is checked where it is computed.
     texts: tuple[str, ...] = Field(max_length=MAX_ITEMS)
-    #: None: the active model; another one only if REQUEST_MODELS or an open switch names it.
+    #: None: the active model; another one of the catalogue by its name.
     model: ModelName | None = None
     #: floats: numbers in ``vectors``; base64: little-endian float32 in ``packed``, a quarter of the size.
     encoding: Literal["floats", "base64"] = "floats"

@@ -19,7 +19,7 @@ from celery import Celery
 from celery.exceptions import TaskRevokedError
 from celery.result import AsyncResult
 
-from shared.errors import InvalidRequest, ModelUnavailable, Overloaded, WorkerLost
+from shared.errors import InvalidRequest, Overloaded, WorkerLost
 from shared.routing import TEXT_EMBED, wake_up_task
 from tests.support.fleet import Fleet, eventually, fleet_over
 from tests.support.services import PostgresServer, RedisServer
@@ -180,12 +180,6 @@ def test_one_bad_item_fails_alone(fleet: Fleet, send: Send, queue: Any) -> None:
     with pytest.raises(Exception, match=r"texts\.1='nul \\x00' is not acceptable") as refusal:
         get(strict)
     assert type(refusal.value).__name__ == InvalidRequest.__name__
-
-
-def test_a_model_that_is_not_open_to_requests_is_refused(fleet: Fleet) -> None:
-    with pytest.raises(ModelUnavailable, match="REQUEST_MODELS"):
-        fleet.client.embed_texts(["x"], model="bge-m3")
-    assert fleet.client.embed_texts(["x"], model="all-minilm-l6-v2").vectors
 
 
 def test_what_has_expired_or_was_revoked_is_not_computed(

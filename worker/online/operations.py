@@ -29,6 +29,11 @@ class Used(NamedTuple):
     dim: int | None
 
 
+def used_by(model: Any, dim: int | None = None) -> Used:
+    """What an answer says about a loaded model; ``dim``: the length of its vectors."""
+    return Used(model.spec.name, model.spec.revision, model.placement.device, dim)
+
+
 class Computed(NamedTuple):
     used: Used
     #: One per item; an exception instead where an item failed.
