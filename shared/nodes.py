@@ -129,7 +129,7 @@ def read_nodes(redis_url: str) -> dict[str, NodeRecord]:
                                 active=model.get("active", True),
                             )
                             for model in models
-                            if "name" in model
+                            if "name" in model and "kind" in model
                         ),
                         telemetry=json.loads(fields.get("telemetry") or "{}"),
                     )

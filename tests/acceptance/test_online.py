@@ -194,7 +194,9 @@ def test_what_has_expired_or_was_revoked_is_not_computed(
         outside.control.revoke(revoked.id)
         # Not on time only: the message is in the node's buffer by then.
         # What had expired or was revoked when it came is gone already.
-        eventually(lambda: queue.llen("text.online") == 0, within_s=20, what="the node has both", every_s=0.02)
+        eventually(
+            lambda: queue.llen("text.online") == 0, within_s=20, what="the node has both", every_s=0.02
+        )
         expired_s = time.monotonic() + 1.1
         eventually(lambda: time.monotonic() > expired_s, within_s=5, what="it has expired", every_s=0.1)
     assert get(held)

@@ -54,7 +54,7 @@ def replica(
     monkeypatch: Any, settings: Settings, fleet: PlayedFleet, *, by_proxy: bool = True
 ) -> Iterator[Replica]:
     """An API whose users are named by the header ``X-User``, as by a proxy, unless ``by_proxy`` is false."""
-    monkeypatch.setattr(api.app, "Asking", lambda *_: fleet)
+    monkeypatch.setattr(api.app, "Asking", lambda *_, **__: fleet)
     proxy = {"api_user_header": "X-User", "api_trusted_proxies": "127.0.0.1"} if by_proxy else {}
     app = api.app.create_app(settings.model_copy(update=proxy))
 
