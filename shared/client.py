@@ -284,7 +284,12 @@ class AsyncClient(_Asking, AsyncCalls):
 
     async def _wait(self, call: Call[A], sent: Sent, attempts: Attempts) -> A:
         lost: Exception | None = None
+        task = asyncio.current_task()
+        cancelled = task.cancelling() if task is not None else 0
         while (left_s := attempts.left_s) > 0:
+            if task is not None and task.cancelling() > cancelled:
+                # redis-py may lose a cancellation while it opens a connection.
+                raise asyncio.CancelledError
             try:
                 # Rounded up to a millisecond: 0 would wait for ever.
                 found = await self._redis.blpop([sent.reply_to], timeout=max(0.001, min(left_s, STEP_S)))

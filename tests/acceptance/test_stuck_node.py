@@ -17,7 +17,7 @@ from worker.telemetry.watchdog import LOOKS
 
 NAME = "housekeeping"
 #: The watchdog's looks, shortened by tests.support.stuck, and time for a busy machine.
-SOON_S = 20.0
+SOON_S = 40.0
 
 
 def ended(fleet: Fleet) -> int | None:

@@ -11,7 +11,7 @@ from tests.support.wrapping import wrap_on_import
 
 _VARIABLE = "TEST_STUCK_DIR"
 #: Instead of the watchdog's 5 s.
-LOOK_S = 0.4
+LOOK_S = 1.0
 
 
 def environment(folder: Path) -> dict[str, str]:

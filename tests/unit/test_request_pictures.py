@@ -122,7 +122,9 @@ def test_small_pictures_may_come_in_the_request(
     put: Callable[[str, bytes], None], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     model = Model()
-    monkeypatch.setattr(vision, "get_runtime", lambda: types.SimpleNamespace(model=lambda kind: model))
+    monkeypatch.setattr(
+        vision, "get_runtime", lambda: types.SimpleNamespace(model=lambda kind, name=None: model)
+    )
     inline = [base64.b64encode(data).decode() for data in (jpeg(40, 30), b"no picture")] + ["no base64"]
     answer = vision.embed_images(user_id="u1", inline=inline, partial=True)
     assert answer["vectors"] == [[30.0, 40.0], None, None]
