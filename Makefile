@@ -11,7 +11,7 @@ VIDEO ?=
 # Extra arguments: make test ARGS="-k ledger -x", make bench ARGS=--quick
 ARGS ?=
 # Test processes that run at once, mostly waiting; 0: one after the other, in one process.
-JOBS ?= 4
+JOBS ?= 3
 # Files in the order of their folders: those that start fleets first, short ones last.
 PYTEST = $(BIN)/python -m pytest -n $(JOBS) --dist loadfile --no-loadscope-reorder
 
