@@ -31,7 +31,6 @@ from worker.online.vectors import use_store
 from worker.runtime import get_runtime
 from worker.telemetry import metrics, request_signals
 from worker.telemetry.node import Telemetry
-from worker.telemetry.requests import count_requests
 from worker.telemetry.watchdog import Watchdog
 
 log = get_logger(__name__)
@@ -141,14 +140,13 @@ class BecomeNode(bootsteps.Step):
         control.answer_for(node)
         # From then on dead children are no failures of their jobs.
         announce_stop(worker, housekeeping.stop)
-        request_signals.connect()
+        request_signals.connect(node.model_of)
         gate = type("NodeGate", (Gate,), {"node": node, "housekeeping": housekeeping, "watchdog": watchdog})
         worker.app.steps["consumer"].add(gate)
 
         @signals.worker_process_init.connect(weak=False)
         def start_child(**_: object) -> None:
             node.start_child()
-            count_requests(node.model_of)
             use_store(lambda: get_runtime().vector_cache)
 
         # What is loaded by now stays: a collection in a child would copy the pages that it shares with this process.

@@ -27,7 +27,6 @@ from shared.paths import without_paths
 from shared.routing import TASK_QUEUE
 from worker.online.operations import OPERATIONS, Operation, Used, estimate_tokens
 from worker.telemetry import metrics, request_signals
-from worker.telemetry.requests import note_began
 
 log = get_logger(__name__)
 
@@ -97,7 +96,6 @@ def run(members: list[Member]) -> list[Outcome]:
             failed[place] = error
     for member in members:
         request_signals.note_began(member.task_id, started_s)
-    note_began((member.task_id for member in members), started_s)
     failed |= _compute_all(works)
     run_s = time.monotonic() - started_s
     _count(members, works, now_s)

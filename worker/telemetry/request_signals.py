@@ -1,8 +1,12 @@
-"""What every task of a node has, whatever it does: its trace, and for a request one line in the log and perhaps an event."""
+"""What every task of a node has, whatever it does: its trace, and for a request its metrics, one line in the log and perhaps an event.
+
+Jobs are counted by `worker.runner`.
+"""
 
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import Any
@@ -12,7 +16,7 @@ from celery import signals
 from shared import trace_context, tracing
 from shared.logs import get_logger
 from shared.routing import TASK_QUEUE
-from worker.telemetry import custom_events
+from worker.telemetry import custom_events, metrics
 
 log = get_logger(__name__)
 
@@ -28,12 +32,21 @@ class _Open:
     span: tracing.Span
 
 
+_STATUS = {"SUCCESS": "ok", "IGNORED": "deferred"}
+#: Task -> the name of the model that answers it where the answer doesn't say; None: no model.
+_default_model: Callable[[str], str | None] = lambda task: None  # noqa: E731
 #: By task id.
 _open: dict[str, _Open] = {}
 
 
-def connect() -> None:
-    """Watch the tasks of this process."""
+def connect(default_model: Callable[[str], str | None]) -> None:
+    """Watch the tasks of this process and of its children.
+
+    Args:
+        default_model: task -> the name of the model that answers it where the answer doesn't say; None: no model.
+    """
+    global _default_model
+    _default_model = default_model
     signals.task_prerun.connect(_begin, weak=False)
     signals.task_postrun.connect(_end, weak=False)
     signals.worker_process_shutdown.connect(_flush, weak=False)
@@ -66,10 +79,22 @@ def _end(task_id: str, task: Any, retval: Any, state: str | None = None, **_: ob
     ended = _open.pop(task_id, None)
     if ended is None:
         return
-    latency_ms = round(1000 * (time.monotonic() - ended.began_s), 1)
+    seconds = time.monotonic() - ended.began_s
     with ended.stack:
         if task.name in TASK_QUEUE:
-            _note_request(task_id, task.name, retval, state, latency_ms, ended.span)
+            _count_request(task.name, retval, state, seconds)
+            _note_request(task_id, task.name, retval, state, round(1000 * seconds, 1), ended.span)
+
+
+def _count_request(task: str, retval: Any, state: str | None, seconds: float) -> None:
+    model = retval.get("model") if isinstance(retval, dict) else None
+    metrics.observe_request(
+        task,
+        TASK_QUEUE[task].partition(".")[0],
+        seconds,
+        _STATUS.get(state or "", "failed"),
+        model if isinstance(model, str) else _default_model(task),
+    )
 
 
 def _note_request(
