@@ -106,7 +106,7 @@ def read_state(session: Session, kind: SearchedKind) -> ModelsState:
     name = None if active is None else active.name
     if active is None and (spec := get_runtime().active.models().get(kind)) is not None:
         name, active = spec.name, find_model(session, spec.name, spec.revision)
-    found = switches.find(session, kind)
+    found = _open_switch(session, kind)
     scenes = 0
     if found is not None:
         # Not counted again: this is asked every second, and while the switch is locked.
@@ -118,8 +118,15 @@ def read_state(session: Session, kind: SearchedKind) -> ModelsState:
     )
 
 
-def _view(session: Session, found: ModelSwitch) -> SwitchView:
+def _open_switch(session: Session, kind: SearchedKind) -> ModelSwitch | None:
+    """The switch as it is now: its last job may have ended it since the session read it first."""
+    if (found := switches.find(session, kind)) is None:
+        return None
     session.refresh(found)
+    return None if found.state == "ended" else found
+
+
+def _view(session: Session, found: ModelSwitch) -> SwitchView:
     old, new = models_of(session, found)
     progress = switch_runs.progress(session, found)
     left = max(0, found.total - found.done) if found.state == "building" else 0
