@@ -297,6 +297,24 @@ def test_how_a_switch_stands_is_said_without_counting_the_archive(
     assert (said["active"], said["scenes"], said["switch"]["done"]) == ("old", 3, 0)
 
 
+def test_a_switch_that_ends_while_it_is_read_is_not_there(archive: Archive, monkeypatch: pytest.MonkeyPatch) -> None:
+    archive.add("v", 3)
+    archive.begin()
+    discard()
+    find = switches.find
+
+    def find_before_its_end(session: Session, kind: str) -> ModelSwitch | None:
+        found = find(session, kind)
+        assert run_all("housekeeping") == 1, "another process does the last job of the switch"
+        return found
+
+    with monkeypatch.context() as patched:
+        patched.setattr(tasks.models.switches, "find", find_before_its_end)
+        said = tasks.models.state(kind="text")
+    assert switch().state == "ended"
+    assert (said["active"], said["switch"]) == ("old", None)
+
+
 def test_a_scene_without_words_gets_no_vector_and_holds_nothing_up(archive: Archive) -> None:
     archive.add("v", 3)
     # Its words were heard again while the text stage was off: nothing is said there any more.
