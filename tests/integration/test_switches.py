@@ -297,7 +297,9 @@ def test_how_a_switch_stands_is_said_without_counting_the_archive(
     assert (said["active"], said["scenes"], said["switch"]["done"]) == ("old", 3, 0)
 
 
-def test_a_switch_that_ends_while_it_is_read_is_not_there(archive: Archive, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_switch_that_ends_while_it_is_read_is_not_there(
+    archive: Archive, monkeypatch: pytest.MonkeyPatch
+) -> None:
     archive.add("v", 3)
     archive.begin()
     discard()
