@@ -31,6 +31,8 @@ class Covered:
     videos_in_work: int
     #: Retriever -> scenes that it can compare.
     retrievers: dict[str, int]
+    #: Languages of the scenes; "" stands for scenes without one.
+    languages: tuple[str, ...] = ()
 
 
 def cover(session: Session, scope: Scope, models: Mapping[str, ModelRow], version: str = "") -> Covered:
@@ -92,6 +94,7 @@ def _count(session: Session, scope: Scope, models: Mapping[str, ModelRow]) -> Co
         "keyword": "count(*) FILTER (WHERE s.transcript <> '')",
         "screen": "count(*) FILTER (WHERE s.ocr_run IS NOT NULL)",
         "people": "count(*) FILTER (WHERE s.face_run IS NOT NULL)",
+        "languages": "array_agg(DISTINCT coalesce(s.language, ''))",
     }
     joined = ""
     for retriever, model in models.items():
@@ -113,5 +116,6 @@ def _count(session: Session, scope: Scope, models: Mapping[str, ModelRow]) -> Co
     columns = ", ".join(f"{what} AS {name}" for name, what in counted.items())
     statement = statement_of(f"SELECT {columns} FROM scenes s{joined} WHERE {scope.sql()}")
     counts = dict(session.execute(statement, scope.values()).mappings().one())
-    scenes = counts.pop("scenes")
-    return Covered(scenes, counts["keyword"], videos_in_work(session, scope.user_id), counts)
+    scenes, languages = counts.pop("scenes"), counts.pop("languages")
+    in_work = videos_in_work(session, scope.user_id)
+    return Covered(scenes, counts["keyword"], in_work, counts, tuple(sorted(languages or ())))

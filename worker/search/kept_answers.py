@@ -96,12 +96,14 @@ class KeptAnswers:
         depends = [
             request.model_dump_json(),
             sorted(
-                (kind, spec.name, spec.revision) for kind, spec in models_of(request, self._runtime).items()
+                (kind, spec.name, spec.revision, str(spec.cutoff))
+                for kind, spec in models_of(request, self._runtime).items()
             ),
             sorted(self._runtime.policy.skips.items()),
             [getattr(settings, f"search_{name}_weight") for name in RETRIEVERS],
             [settings.search_default_results, settings.search_candidates, settings.search_ef],
             [settings.search_exact_rows, settings.search_max_results, settings.storage_backend],
+            [settings.search_max_depth, settings.search_cutoff],
         ]
         return hashlib.sha256(json.dumps(depends).encode()).hexdigest()
 
