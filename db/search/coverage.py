@@ -10,6 +10,7 @@ from typing import Any
 
 from sqlalchemy.orm import Session
 
+from db.engine import read_one_as
 from db.expressions import statement_of
 from db.scenes import videos_in_work
 from db.search.scope import Scope
@@ -70,13 +71,24 @@ def _put(key: Any, covered: Covered) -> None:
         _known.popitem(last=False)
 
 
+_VERSION = (
+    "SELECT md5(coalesce(string_agg(CAST(token AS text), '' ORDER BY transaction), ''))"
+    " FROM search_changes WHERE user_id = :user_id"
+)
+
+
 def read_version(session: Session, user_id: str) -> str:
     """A hash that differs between two snapshots if anything that the user's searches read was committed in between."""
-    statement = statement_of(
-        "SELECT md5(coalesce(string_agg(CAST(token AS text), '' ORDER BY transaction), ''))"
-        " FROM search_changes WHERE user_id = :user_id"
-    )
-    return str(session.execute(statement, {"user_id": user_id}).scalar_one())
+    return str(session.execute(statement_of(_VERSION), {"user_id": user_id}).scalar_one())
+
+
+def version_now(user_id: str) -> str:
+    """``read_version`` of a snapshot of its own, in one round trip.
+
+    Raises:
+        DatabaseUnavailable.
+    """
+    return str(read_one_as(user_id, statement_of(_VERSION)))
 
 
 def _state(session: Session, scope: Scope) -> tuple[Any, ...]:

@@ -17,7 +17,6 @@ import redis
 from redis.exceptions import RedisError
 
 from db import search
-from db.engine import reading_as
 from shared.contracts import SearchAnswer, SearchScenes
 from shared.logs import get_logger
 from worker.runtime import Runtime, get_runtime
@@ -58,9 +57,8 @@ class KeptAnswers:
         version, until_s, stored = value.split(b" ", 2)
         if time.time() > float(until_s):
             return None
-        with reading_as(request.user_id) as session:
-            if search.read_version(session, request.user_id) != version.decode():
-                return None
+        if search.version_now(request.user_id) != version.decode():
+            return None
         found: dict[str, Any] = json.loads(stored)
         return found
 
