@@ -277,7 +277,7 @@ class _Blocks:
         scored = []
         for scene_id, own in matches.items():
             if self.tuning.cut and not any(
-                one.name in own and one.decides and one.finds(own[one.name]) for one in self.retrievers
+                one.name in own and one.finds(own[one.name]) for one in self.retrievers
             ):
                 self.left_out += 1
                 continue

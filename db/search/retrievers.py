@@ -72,8 +72,6 @@ class Retriever(ABC):
     exhaustive = False
     #: Scenes below this similarity are not similar; None: every scene that it proposes counts as similar.
     cutoff: float | None = None
-    #: Whether a scene that it finds similar counts as found: not if its similarity is a filter of the search already.
-    decides: bool = True
     #: The column of its query with the scene's id.
     _scene_id = "s.scene_id"
 
@@ -268,7 +266,6 @@ class People(Retriever):
     persons: tuple[str, ...]
     proposes: bool
     name: Literal["people"] = "people"
-    decides: bool = True
 
     def _search(self, session: Session, where: str, values: dict[str, Any]) -> dict[UUID, Match]:
         rows = session.execute(

@@ -149,8 +149,7 @@ class _Answering:
         if "people" in self.wanted:
             asked_alone = not (request.query or request.like_scene or request.image_key)
             proposes = asked_alone or request.mode != "keyword"
-            decides = asked_alone or request.persons_match == "prefer"
-            retrievers.append(search.People(self.scope.persons, proposes, decides=decides))
+            retrievers.append(search.People(self.scope.persons, proposes))
         return sorted(retrievers, key=lambda retriever: RETRIEVERS.index(retriever.name))
 
     def _find_models(self) -> None:
