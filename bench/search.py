@@ -149,7 +149,7 @@ def answer(query: Query, scope: search.Scope, tuning: search.Tuning) -> Any:
     """As a request is answered: the search, what its hits show, and how much could be looked at."""
     with reading_as(USER, snapshot=True) as session:
         found = search.find(session, scope, query, WEIGHTS, tuning, limit=20)
-        hits = search.describe(session, scope, found.hits, "", lambda key: key)
+        hits = search.describe(session, scope, found.hits, (), lambda key: key)
         return hits, search.cover(session, scope, {retriever.name: retriever.model for retriever in query})
 
 

@@ -28,6 +28,7 @@ from sqlalchemy.orm import Session
 
 from db.active_models import searched_model
 from db.ledger.stage_states import stage_states
+from db.lexicons import WITHOUT_LANGUAGE, lexicon_of
 from db.rows import by_scene, replace_rows
 from db.tables import Embedding, Face, FaceTrack, Model, Scene, SceneTags, ScreenText, TranscriptPart, Video
 from db.videos import get
@@ -265,14 +266,6 @@ def asr_model(session: Session, video_id: str, run: int) -> Model | None:
     ).one_or_none()
 
 
-#: Language code -> Postgres's text search configuration; others are indexed word by word as they are.
-_LEXICON = {
-    "en": "english", "de": "german", "fr": "french", "es": "spanish", "it": "italian", "pt": "portuguese",
-    "nl": "dutch", "ru": "russian", "sv": "swedish", "da": "danish", "fi": "finnish", "no": "norwegian",
-    "hu": "hungarian", "ro": "romanian", "tr": "turkish", "ar": "arabic", "el": "greek", "hi": "hindi",
-}  # fmt: skip
-
-
 def publish_scene(
     session: Session,
     scene: UUID,
@@ -285,9 +278,9 @@ def publish_scene(
 
     ``screen_text``: its on-screen text, one line each.
     """
-    lexicon = _LEXICON.get((words.language or "")[:2], "simple")
-    # On-screen text may be in another language than the speech; without speech queries are English too.
-    screen_lexicon = _LEXICON.get((words.language or "en")[:2], "simple")
+    lexicon = lexicon_of(words.language or "")
+    # On-screen text may be in another language than the speech.
+    screen_lexicon = lexicon_of(words.language) if words.language else WITHOUT_LANGUAGE
     transcript = words.text.replace("\x00", "")
     session.execute(
         update(Scene)

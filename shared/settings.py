@@ -354,7 +354,11 @@ class Settings(BaseModel):
     search_deadline_s: float = Field(5.0, gt=0, le=50)
     """Maximum time for which a search waits for its models, seconds; it then answers without the missing ones."""
     search_candidates: int = Field(100, ge=10, le=1000)
-    """Number of scenes that each retriever of a search proposes."""
+    """Number of scenes that each retriever of a search proposes for its first pages."""
+    search_max_depth: int = Field(10_000, ge=100, le=100_000)
+    """Number of scenes that each retriever of a search proposes at most, for its last pages. An answer that ends there says so."""
+    search_cutoff: bool = True
+    """Leave out scenes that no retriever finds similar, unless the search has a `min_score`. `cutoff` in models.yaml says what is similar."""
     search_link_s: int = Field(3600, ge=1, le=604_800)
     """Lifetime of the keyframe URLs in an answer, seconds."""
     search_default_results: int = Field(20, ge=1)

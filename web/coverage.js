@@ -29,6 +29,8 @@ export function coverage(answer, criteria) {
       missing.push(t("coverage.part", { what: t(name), n: covered.scenes - scenes }));
     }
   }
+  if (answer.truncated) missing.push(t("coverage.truncated", { setting: answer.truncated }));
+  if (answer.left_out && !answer.hits.length) missing.push(t("coverage.left_out", { n: answer.left_out }));
   if (degraded.rerank) missing.push(t("coverage.rerank", { why: degraded.rerank }));
   return { looked: looked.join(""), missing };
 }

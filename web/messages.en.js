@@ -432,6 +432,11 @@ export default {
     one: "{what} is not known for {n} scene yet.",
     other: "{what} is not known for {n} scenes yet.",
   },
+  "coverage.truncated": "There may be more moments: the search ends here ({setting}).",
+  "coverage.left_out": {
+    one: "{n} scene was compared and is too different.",
+    other: "{n} scenes were compared and are too different.",
+  },
   "coverage.rerank": "The order was not refined this time: {why}.",
   "start.example.1": "a hot drink",
   "start.example.2": "someone talks about outer space",

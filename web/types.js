@@ -27,7 +27,7 @@
  * @typedef {{scenes: number, with_words: number, with_vectors: number | null, videos_in_work: number,
  *   retrievers: RetrieverCoverage[]}} Coverage
  * @typedef {{query: string | null, mode: string, model: string | null, hits: SearchHit[], coverage: Coverage,
- *   degraded: Record<string, string>, next_cursor: string | null}} SearchAnswer
+ *   degraded: Record<string, string>, next_cursor: string | null, left_out: number, truncated: string | null}} SearchAnswer
  *
  * @typedef {{person_id: string, user_id: string, name: string, kind: "named" | "unknown", state: string,
  *   progress: number, photos: number, good_photos: number, scenes: number, videos: number,

@@ -70,7 +70,9 @@ def compare(
 def _search(client: Client, kind: SearchedKind, user: str, query: str, model: str) -> SearchAnswer:
     other = "vision" if kind == "text" else "text"
     named: dict[str, Any] = {f"{kind}_model": model}
-    return client.search(user, query, mode="semantic", limit=_AT, weights={other: 0.0}, **named)
+    return client.search(
+        user, query, mode="semantic", limit=_AT, weights={other: 0.0}, min_score=0.0, **named
+    )
 
 
 def _place(answer: SearchAnswer) -> str | None:

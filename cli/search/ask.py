@@ -66,6 +66,10 @@ def run(
     for retriever, reason in answer.degraded.items():
         screen.tell(Text(f"without {retriever}: {reason}", style="yellow"))
     screen.tell(Text(coverage_line(answer), style="dim"))
+    if answer.left_out:
+        screen.tell(Text(f"left out: {answer.left_out} scenes that are not similar; --min-score 0 shows them", style="dim"))
+    if answer.truncated is not None:
+        screen.tell(Text(f"there may be more: the pages end at {answer.truncated}", style="yellow"))
     if answer.next_cursor is not None:
         screen.tell(Text(f"more: --cursor {answer.next_cursor}", style="dim"))
 

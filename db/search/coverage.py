@@ -10,6 +10,7 @@ from typing import Any
 
 from sqlalchemy.orm import Session
 
+from db.engine import read_one_as
 from db.expressions import statement_of
 from db.scenes import videos_in_work
 from db.search.scope import Scope
@@ -31,6 +32,8 @@ class Covered:
     videos_in_work: int
     #: Retriever -> scenes that it can compare.
     retrievers: dict[str, int]
+    #: Languages of the scenes; "" stands for scenes without one.
+    languages: tuple[str, ...] = ()
 
 
 def cover(session: Session, scope: Scope, models: Mapping[str, ModelRow], version: str = "") -> Covered:
@@ -68,13 +71,24 @@ def _put(key: Any, covered: Covered) -> None:
         _known.popitem(last=False)
 
 
+_VERSION = (
+    "SELECT md5(coalesce(string_agg(CAST(token AS text), '' ORDER BY transaction), ''))"
+    " FROM search_changes WHERE user_id = :user_id"
+)
+
+
 def read_version(session: Session, user_id: str) -> str:
     """A hash that differs between two snapshots if anything that the user's searches read was committed in between."""
-    statement = statement_of(
-        "SELECT md5(coalesce(string_agg(CAST(token AS text), '' ORDER BY transaction), ''))"
-        " FROM search_changes WHERE user_id = :user_id"
-    )
-    return str(session.execute(statement, {"user_id": user_id}).scalar_one())
+    return str(session.execute(statement_of(_VERSION), {"user_id": user_id}).scalar_one())
+
+
+def version_now(user_id: str) -> str:
+    """``read_version`` of a snapshot of its own, in one round trip.
+
+    Raises:
+        DatabaseUnavailable.
+    """
+    return str(read_one_as(user_id, statement_of(_VERSION)))
 
 
 def _state(session: Session, scope: Scope) -> tuple[Any, ...]:
@@ -92,6 +106,7 @@ def _count(session: Session, scope: Scope, models: Mapping[str, ModelRow]) -> Co
         "keyword": "count(*) FILTER (WHERE s.transcript <> '')",
         "screen": "count(*) FILTER (WHERE s.ocr_run IS NOT NULL)",
         "people": "count(*) FILTER (WHERE s.face_run IS NOT NULL)",
+        "languages": "array_agg(DISTINCT coalesce(s.language, ''))",
     }
     joined = ""
     for retriever, model in models.items():
@@ -113,5 +128,6 @@ def _count(session: Session, scope: Scope, models: Mapping[str, ModelRow]) -> Co
     columns = ", ".join(f"{what} AS {name}" for name, what in counted.items())
     statement = statement_of(f"SELECT {columns} FROM scenes s{joined} WHERE {scope.sql()}")
     counts = dict(session.execute(statement, scope.values()).mappings().one())
-    scenes = counts.pop("scenes")
-    return Covered(scenes, counts["keyword"], videos_in_work(session, scope.user_id), counts)
+    scenes, languages = counts.pop("scenes"), counts.pop("languages")
+    in_work = videos_in_work(session, scope.user_id)
+    return Covered(scenes, counts["keyword"], in_work, counts, tuple(sorted(languages or ())))

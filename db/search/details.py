@@ -13,7 +13,7 @@ from sqlalchemy.orm import Session
 from db.expressions import statement_of
 from db.rows import by_scene
 from db.search.ranking import Found
-from db.search.retrievers import Match
+from db.search.retrievers import Match, WordsQuery
 from db.search.scope import Scope
 from shared.contracts import Highlights, KeyframeMatch, PersonMatch, ScreenMatch, SearchHit, WordSpan
 
@@ -25,12 +25,16 @@ _MAX_SPANS, _MAX_LINES = 100, 5
 
 
 def describe(
-    session: Session, scope: Scope, found: Sequence[Found], tsquery: str, link: Callable[[str], str | None]
+    session: Session,
+    scope: Scope,
+    found: Sequence[Found],
+    queries: Sequence[WordsQuery],
+    link: Callable[[str], str | None],
 ) -> list[SearchHit]:
     """Describe hits as callers see them, in the given order.
 
     Args:
-        tsquery: from ``retrievers.read_words``, for the words to mark; empty: none.
+        queries: from ``retrievers.read_words``, for the words to mark; empty: none.
         link: the URL of a keyframe's key; None where the storage has no URLs.
     """
     scenes = [hit.scene_id for hit in found]
@@ -43,7 +47,7 @@ def describe(
     rows = {row.scene_id: row for row in found_rows}
     # Both retrievers of words have compared every hit: those without a match need no headline, which is expensive.
     spoken = [hit.scene_id for hit in found if not _has_no_word(hit)]
-    words = _found_words(session, scope.user_id, spoken, tsquery)
+    words = _found_words(session, scope.user_id, spoken, queries)
     screens = _screen_lines(session, scope.user_id, [scene for scene in scenes if words.get(scene)])
     people = _people(session, scope, scenes)
     hits = []
@@ -79,26 +83,31 @@ def describe(
 
 
 def _found_words(
-    session: Session, user_id: str, scenes: Sequence[UUID], tsquery: str
+    session: Session, user_id: str, scenes: Sequence[UUID], queries: Sequence[WordsQuery]
 ) -> dict[UUID, set[str]]:
     """Scene -> the matching words of its transcript and on-screen text, as written there.
 
     Only the words are taken from Postgres's headline, not their places: it rewrites what looks like markup.
     """
-    if not tsquery or not scenes:
+    queries = [query for query in queries if query.tsquery]
+    if not queries or not scenes:
         return {}
     blanked = f"translate(left(s.transcript, 200000) || ' ' || s.screen_text, '{_OPEN}{_CLOSE}', '  ')"
-    rows = session.execute(
-        statement_of(
+    parts = []
+    values: dict[str, Any] = {"user_id": user_id, "scenes": list(scenes), "options": _HEADLINE}
+    for place, query in enumerate(queries):
+        among, of_among = query.among(place)
+        parts.append(
             f"""
-            SELECT s.scene_id, ts_headline('english', {blanked}, q.query, :options)
+            SELECT s.scene_id, ts_headline(CAST(:lexicon{place} AS regconfig), {blanked}, q.query, :options)
                 || ts_headline('simple', {blanked}, q.query, :options) AS marked
-            FROM scenes s, (SELECT CAST(:tsquery AS tsquery) AS query) q
-            WHERE s.user_id = :user_id AND s.scene_id = ANY(:scenes) AND (s.tsv @@ q.query OR s.screen_tsv @@ q.query)
+            FROM scenes s, (SELECT CAST(:tsquery{place} AS tsquery) AS query) q
+            WHERE s.user_id = :user_id AND s.scene_id = ANY(:scenes) AND {among}
+                AND (s.tsv @@ q.query OR s.screen_tsv @@ q.query)
             """
-        ),
-        {"tsquery": tsquery, "user_id": user_id, "scenes": list(scenes), "options": _HEADLINE},
-    )
+        )
+        values |= {f"lexicon{place}": query.lexicon, f"tsquery{place}": query.tsquery, **of_among}
+    rows = session.execute(statement_of(" UNION ALL ".join(parts)), values)
     return {row.scene_id: set(_MARKED.findall(row.marked)) for row in rows}
 
 

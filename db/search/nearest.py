@@ -12,6 +12,7 @@ from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import islice
 from math import ceil
 from typing import Any, Literal
 from uuid import UUID
@@ -43,6 +44,7 @@ class Vector(Retriever):
     model: ModelRow
     vector: npt.NDArray[np.float32]
     proposes: bool = True
+    cutoff: float | None = None
 
     def __post_init__(self) -> None:
         if self.model.dim is None or self.vector.shape != (self.model.dim,):
@@ -71,15 +73,30 @@ class Vector(Retriever):
         return {"vector": HalfVector(self.vector).to_text()}
 
     def candidates(self, session: Session, scope: Scope, tuning: Tuning) -> dict[UUID, Match]:
-        count, most = tuning.candidates, tuning.exact_rows
+        return self._found(session, scope, tuning, tuning.candidates)[0]
+
+    def proposals(
+        self, session: Session, scope: Scope, tuning: Tuning, depths: Sequence[int]
+    ) -> list[dict[UUID, Match]]:
+        deepest, exact = self._found(session, scope, tuning, depths[-1])
+        if exact:
+            return [dict(islice(deepest.items(), depth)) for depth in depths[:-1]] + [deepest]
+        # What the index finds for some is not the beginning of what it finds for more: ask as the earlier page did.
+        return [self._found(session, scope, tuning, depth)[0] for depth in depths[:-1]] + [deepest]
+
+    def _found(
+        self, session: Session, scope: Scope, tuning: Tuning, count: int
+    ) -> tuple[dict[UUID, Match], bool]:
+        """The most similar scenes, and whether every vector of the scope was compared."""
+        most = tuning.exact_rows
         if scope.is_narrow:
             found = self._one_by_one(session, scope.sql(), {**scope.values(), "rows": count}, most)
             if found is not None:
-                return found
+                return found, True
         per_scene = self._per_scene(session, scope.user_id, most)
         if per_scene is None and not scope.is_narrow:
-            return self.nearest_exactly(session, scope, count)
-        return self.nearest(session, scope, count, tuning.ef_search, per_scene or 1.0)
+            return self.nearest_exactly(session, scope, count), True
+        return self.nearest(session, scope, count, tuning.ef_search, per_scene or 1.0), False
 
     def nearest_exactly(self, session: Session, scope: Scope, count: int) -> dict[UUID, Match]:
         """By comparing every vector of the scope."""
@@ -110,6 +127,9 @@ class Vector(Retriever):
             # The strict order drops what comes late; here everything found is sorted afterwards.
             "hnsw.iterative_scan": "relaxed_order",
             "enable_sort": "off",
+            # Its default ends a deep scan early.
+            "hnsw.max_scan_tuples": str(max(20_000, 20 * rows)),
+            "hnsw.scan_mem_multiplier": "1" if rows <= 1000 else "8",
         }
         # One statement: what is sent one by one costs as much as a tenth of the search.
         session.execute(

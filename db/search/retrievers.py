@@ -7,8 +7,9 @@ would cost them their index. The retriever of vectors is ``db.search.nearest``.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Collection, Mapping
-from dataclasses import dataclass
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, replace
+from itertools import islice
 from typing import Any, Literal, NamedTuple
 from uuid import UUID
 
@@ -19,6 +20,7 @@ from sqlalchemy.exc import DBAPIError
 from sqlalchemy.orm import Session
 
 from db.expressions import statement_of
+from db.lexicons import WITHOUT_LANGUAGE, lexicon_of
 from db.search.scope import Scope
 from db.vectors import ModelRow
 from shared.errors import InvalidRequest
@@ -41,8 +43,12 @@ class Tuning:
 
     exact_rows: int = 20_000
     ef_search: int = 200
-    #: Scenes each retriever puts forward.
+    #: Scenes each retriever puts forward at first.
     candidates: int = 100
+    #: Scenes each retriever puts forward at most, for later pages.
+    depth: int = 10_000
+    #: Whether to leave out scenes that no retriever finds similar.
+    cut: bool = False
 
 
 class Match(NamedTuple):
@@ -64,11 +70,26 @@ class Retriever(ABC):
     proposes: bool
     #: Whether ``candidates`` finds every scene that it can compare, unless it finds as many as are wanted.
     exhaustive = False
+    #: Scenes below this similarity are not similar; None: every scene that it proposes counts as similar.
+    cutoff: float | None = None
     #: The column of its query with the scene's id.
     _scene_id = "s.scene_id"
 
+    def finds(self, match: Match) -> bool:
+        """Whether a scene is similar enough to be found by this retriever alone."""
+        return self.cutoff is None or match.similarity >= self.cutoff
+
+    def proposals(
+        self, session: Session, scope: Scope, tuning: Tuning, depths: Sequence[int]
+    ) -> list[dict[UUID, Match]]:
+        """The most similar scenes of the scope, best first: at most as many as each of the (rising) ``depths``."""
+        deepest = self.candidates(session, scope, replace(tuning, candidates=depths[-1]))
+        return [
+            deepest if depth >= len(deepest) else dict(islice(deepest.items(), depth)) for depth in depths
+        ]
+
     def candidates(self, session: Session, scope: Scope, tuning: Tuning) -> dict[UUID, Match]:
-        """The most similar scenes of the scope, at most ``tuning.candidates``."""
+        """The most similar scenes of the scope, best first, at most ``tuning.candidates``."""
         return self._search(session, scope.sql(), {**scope.values(), "rows": tuning.candidates})
 
     def compare(self, session: Session, scope: Scope, scenes: Collection[UUID]) -> dict[UUID, Match]:
@@ -83,19 +104,45 @@ class Retriever(ABC):
         """The most similar of some scenes. ``where``: their condition; ``values``: its parameters, and ``rows``."""
 
 
-def read_words(session: Session, query: str) -> str:
-    """Parse a query to the text of a tsquery; empty: it contains no word.
+@dataclass(frozen=True)
+class WordsQuery:
+    """A query in the stems of one configuration of Postgres."""
+
+    lexicon: str
+    #: Text of the tsquery; empty: it contains no word.
+    tsquery: str
+    #: The languages of the scenes that it is for; None: of all scenes.
+    languages: tuple[str, ...] | None = None
+
+    def among(self, place: int) -> tuple[str, dict[str, Any]]:
+        """What must hold of ``s.language``, and its parameters."""
+        if self.languages is None:
+            return "true", {}
+        return f"coalesce(s.language, '') = ANY(:languages{place})", {
+            f"languages{place}": list(self.languages)
+        }
+
+
+def read_words(session: Session, query: str, languages: Collection[str] = ()) -> tuple[WordsQuery, ...]:
+    """Parse a query as the words of the scenes were: once per configuration of the scope's languages.
 
     It understands "quoted phrases", or, -not. Ends the session's transaction if it raises.
+    ``languages``: of the scope's scenes; "" stands for scenes without one.
 
     Raises:
         InvalidRequest: Postgres can't make a search of it: a word of over 2 KB, dozens of nested "not".
     """
+    of_lexicon: dict[str, list[str]] = {}
+    for language in sorted(languages):
+        of_lexicon.setdefault(lexicon_of(language) if language else WITHOUT_LANGUAGE, []).append(language)
+    lexicons = sorted(of_lexicon) or [WITHOUT_LANGUAGE]
     statement = statement_of(
-        "SELECT CAST(websearch_to_tsquery('english', :query) || websearch_to_tsquery('simple', :query) AS text)"
+        "SELECT lexicon, CAST(websearch_to_tsquery(CAST(lexicon AS regconfig), :query)"
+        " || websearch_to_tsquery('simple', :query) AS text) AS tsquery"
+        " FROM unnest(CAST(:lexicons AS text[])) AS lexicon"
     )
     try:
-        return str(session.execute(statement, {"query": query}).scalar_one())
+        rows = session.execute(statement, {"query": query, "lexicons": lexicons}).all()
     except DBAPIError as error:
         state = getattr(error.orig, "sqlstate", None) or ""
         if state[:2] not in _REFUSED:
@@ -105,34 +152,46 @@ def read_words(session: Session, query: str) -> str:
         raise InvalidRequest(
             f"query={query[:40]!r} can't be searched ({reason}): use plain, shorter words"
         ) from error
+    if len(rows) == 1:
+        return (WordsQuery(*rows[0]),)
+    return tuple(WordsQuery(lexicon, tsquery, tuple(of_lexicon[lexicon])) for lexicon, tsquery in rows)
 
 
 @dataclass(frozen=True)
 class Words(Retriever):
-    """Spoken words (``keyword``) or on-screen text (``screen``). ``tsquery``: from ``read_words``."""
+    """Spoken words (``keyword``) or on-screen text (``screen``). ``queries``: from ``read_words``."""
 
     name: Literal["keyword", "screen"]
-    tsquery: str
+    queries: tuple[WordsQuery, ...]
     #: The rank that is a similarity of 0.5.
     half: float = _RANK_HALF
     proposes: bool = True
     exhaustive = True
 
-    def _search(self, session: Session, where: str, values: dict[str, Any]) -> dict[UUID, Match]:
-        if not self.tsquery:
-            return {}
+    def ranks(self, where: str, columns: str = "") -> tuple[str, dict[str, Any]]:
+        """A query for the matching scenes with their ``rank``, and its parameters; empty: no words are searched for."""
         column = "s.tsv" if self.name == "keyword" else "s.screen_tsv"
-        rows = session.execute(
-            statement_of(
-                f"""
-                SELECT s.scene_id, s.video_id, s.idx, ts_rank_cd({column}, q.query) AS rank
-                FROM searched_scenes s, (SELECT CAST(:tsquery AS tsquery) AS query) q
-                WHERE {where} AND {column} @@ q.query
-                ORDER BY rank DESC, s.video_id, s.idx LIMIT :rows
-                """
-            ),
-            {**values, "tsquery": self.tsquery},
-        )
+        parts: list[str] = []
+        values: dict[str, Any] = {}
+        for place, query in enumerate(self.queries):
+            if query.tsquery:
+                among, of_among = query.among(place)
+                parts.append(
+                    f"""
+                    SELECT s.scene_id, s.video_id, s.idx, CAST(ts_rank_cd({column}, q.query) AS float8) AS rank{columns}
+                    FROM searched_scenes s, (SELECT CAST(:tsquery{place} AS tsquery) AS query) q
+                    WHERE {where} AND {among} AND {column} @@ q.query
+                    """
+                )
+                values |= {f"tsquery{place}": query.tsquery, **of_among}
+        return " UNION ALL ".join(parts), values
+
+    def _search(self, session: Session, where: str, values: dict[str, Any]) -> dict[UUID, Match]:
+        ranks, own = self.ranks(where)
+        if not ranks:
+            return {}
+        statement = statement_of(f"{ranks} ORDER BY rank DESC, video_id, idx LIMIT :rows")
+        rows = session.execute(statement, {**values, **own})
         half = self.half
         return {
             row.scene_id: Match(row.rank / (row.rank + half), place=(row.video_id, row.idx)) for row in rows
@@ -148,6 +207,7 @@ class Lexical(Retriever):
     weights: Mapping[int, float]
     name: Literal["lexical"] = "lexical"
     proposes: bool = True
+    cutoff: float | None = None
     _scene_id = "l.scene_id"
 
     @property
@@ -211,7 +271,7 @@ class People(Retriever):
         rows = session.execute(
             statement_of(
                 f"""
-                SELECT s.scene_id, s.video_id, s.idx, sum(p.confidence) AS confidence
+                SELECT s.scene_id, s.video_id, s.idx, sum(p.confidence ORDER BY p.person_id) AS confidence
                 FROM scene_people p JOIN scenes s USING (scene_id)
                 WHERE p.user_id = :user_id AND p.person_id = ANY(:wanted) AND {where}
                 GROUP BY s.scene_id, s.video_id, s.idx ORDER BY confidence DESC, s.video_id, s.idx LIMIT :rows

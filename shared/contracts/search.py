@@ -41,7 +41,7 @@ class SearchScenes(Contract):
     #: Key of a stored picture of the user, as in ``EmbedImages``.
     image_key: Text | None = Field(None, max_length=512)
     weights: SearchWeights = SearchWeights()
-    #: Leave out hits with a lower score.
+    #: Leave out hits with a lower score, and no other; None: leave out what no retriever finds similar (``left_out``).
     min_score: float | None = Field(None, ge=0)
     limit: int | None = Field(None, ge=1)
     #: ``next_cursor`` of the previous answer to the same search.
@@ -176,3 +176,7 @@ class SearchAnswer(Contract):
     degraded: dict[str, str] = Field(default_factory=dict)
     #: Pass as ``cursor`` for the next page; None at the end.
     next_cursor: str | None = None
+    #: Scenes that were compared for this page and left out, because no retriever finds them similar to the query.
+    left_out: int = 0
+    #: The setting that ends the pages here, NAME=VALUE, although there may be more; None: they end with the last hit.
+    truncated: str | None = None

@@ -12,7 +12,7 @@ import pytest
 import redis as redis_py
 from celery import Celery
 from celery.backends.redis import RedisBackend
-from sqlalchemy import event
+from sqlalchemy import event, text
 
 from db import search
 from db.engine import get_engine, reading_as
@@ -53,6 +53,23 @@ def connection(database: str) -> Iterator[psycopg.Connection[Any]]:
 def version(user: str = MINE) -> str:
     with reading_as(user) as session:
         return search.read_version(session, user)
+
+
+def test_the_version_is_read_in_one_round_trip_and_is_the_same(
+    world: Searches, connection: psycopg.Connection[Any]
+) -> None:
+    for _ in range(8):  # the driver prepares what it has executed five times
+        assert search.version_now(MINE) == version() != search.version_now("stranger") == version("stranger")
+    before = version()
+    connection.execute("UPDATE people SET name = name || '!' WHERE user_id = %s", [MINE])
+    assert search.version_now(MINE) == version() != before
+    with get_engine().connect() as own:
+        assert own.execute(text("SELECT current_user = session_user")).scalar_one(), "the role ends with it"
+    # A server that ends the session: once more, by another one.
+    connection.execute(
+        "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name = 'scenefleet' AND pid <> pg_backend_pid()"
+    )
+    assert search.version_now(MINE) == version()
 
 
 def triggered(connection: psycopg.Connection[Any]) -> dict[str, set[str]]:

@@ -106,7 +106,7 @@ def write(*shots: Shot) -> dict[str, ModelRow]:
 
 
 def find(retrievers: list[Any], *, user: str = "u", limit: int = 50, exact_rows: int = 1000, min_score: float | None = None,
-         after: tuple[float, str, int] | None = None, weights: dict[str, float] = WEIGHTS, **scope: Any) -> list[search.Found]:  # fmt: skip
+         after: search.Place | None = None, weights: dict[str, float] = WEIGHTS, **scope: Any) -> list[search.Found]:  # fmt: skip
     with reading() as session:
         found = search.find(
             session, search.Scope(user_id=user, **scope), retrievers, weights, search.Tuning(exact_rows=exact_rows, ef_search=40),
@@ -159,12 +159,12 @@ def test_a_scene_that_only_one_retriever_knows_is_compared_on_all(exact_rows: in
     similar = [Shot(idx=idx, text=unit(1, 0.01 * idx)) for idx in range(12)]
     models = write(*similar, Shot(idx=20, words="zebra", text=unit(1, 3)))
     retrievers: list[Any] = [near(models), words("zebra")]
-    tuning = search.Tuning(exact_rows=exact_rows, candidates=10)
+    tuning = search.Tuning(exact_rows=exact_rows, candidates=10, depth=10)
     with reading() as session:
         found = search.find(session, search.Scope(user_id="u"), retrievers, WEIGHTS, tuning, limit=50)
     (zebra,) = [hit for hit in found.hits if hit.idx == 20]
     assert zebra.matches["text"].similarity == pytest.approx(0.3162, abs=2e-3)
-    assert len(found.hits) == 11 and found.more is False
+    assert len(found.hits) == 11 and found.more is False and found.truncated
 
 
 @EXACT_AND_INDEXED
@@ -284,7 +284,7 @@ def test_what_was_found_is_marked() -> None:
     scope = search.Scope(user_id="u", persons=("anna",))
     with reading() as session:
         found = search.find(session, scope, [retriever], WEIGHTS, search.Tuning(), limit=5)
-        (hit,) = search.describe(session, scope, found.hits, retriever.tsquery, "https://store/{}".format)
+        (hit,) = search.describe(session, scope, found.hits, retriever.queries, "https://store/{}".format)
     marked = [hit.transcript[span.start : span.end] for span in hit.highlights.words]
     assert marked == ["rockets", "ROCKET", "rocket"]
     (line,) = hit.highlights.screen

@@ -59,7 +59,9 @@ class Searches:
         self.models = make_models({name: (specs[name].name, specs[name].revision) for name in families})
 
     def ask(self, request: SearchScenes, seed: int, exact_rows: int) -> SearchAnswer:
-        chosen = self.runtime.settings.model_copy(update={"search_exact_rows": exact_rows})
+        chosen = self.runtime.settings.model_copy(
+            update={"search_exact_rows": exact_rows, "search_cutoff": False}
+        )
         runtime = Runtime(chosen)
         plan.check(request, chosen)
         made = plan.plan(request, runtime)

@@ -499,6 +499,7 @@ export class SfSearch extends LitElement {
       const fresh = answer.hits.filter((hit) => !shown.has(hit.scene_id));
       this.hits = [...this.hits, ...fresh.map((hit) => ({ page, hit }))];
       this.cursor = answer.next_cursor;
+      if (this.answer) this.answer = { ...this.answer, truncated: answer.truncated };
       this.#meet(fresh);
     } catch (error) {
       if (!running.signal.aborted) toastError(error);

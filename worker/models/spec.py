@@ -63,6 +63,8 @@ class ModelSpec(BaseModel):
     #: Length of its vectors, and the distance they are compared by; None for a model that makes no vectors.
     dim: int | None = Field(default=None, gt=0)
     metric: Literal["cosine", "l2"] | None = None
+    #: Searches by a text: the least cosine similarity of what is found; None: everything is similar.
+    cutoff: float | None = Field(default=None, ge=0, le=1)
     licence: str
     #: Memory it takes, loaded and warm, on the device it is meant for; for the memory budget.
     memory_mb: int = Field(gt=0)

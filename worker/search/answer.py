@@ -26,7 +26,10 @@ from shared.contracts import (
 from shared.errors import Conflict, InvalidRequest, NotFound, Outage
 from worker.runtime import Runtime
 from worker.search.cursor import read_cursor, write_cursor
-from worker.search.plan import OF_MODE, RETRIEVERS, STAGES, Plan, miss, models_of, weigh
+from worker.search.plan import OF_MODE, RETRIEVERS, STAGES, Plan, asks, miss, models_of, weigh
+
+#: A scope of at most this many times SEARCH_CANDIDATES scenes is compared as a whole.
+_WHOLE = 5
 
 
 def answer(
@@ -76,13 +79,14 @@ class _Answering:
         self.wanted = set(made.retrievers) - set(made.missing)
         self.models: dict[str, ModelRow] = {}
         self.names: dict[str, str] = {}
-        self.tsquery = ""
+        self.words: tuple[search.WordsQuery, ...] = ()
+        self.covered: search.Covered | None = None
 
     def answer(self) -> SearchAnswer:
         request, settings = self.request, self.settings
         self.made.version = search.read_version(self.session, request.user_id)
         retrievers = self._retrievers()
-        if not retrievers:
+        if not retrievers and asks(request):
             self._give_up()
         limit = request.limit or settings.search_default_results
         found = search.find(
@@ -90,16 +94,12 @@ class _Answering:
             self.scope,
             retrievers,
             self.weights,
-            search.Tuning(
-                exact_rows=settings.search_exact_rows,
-                ef_search=settings.search_ef,
-                candidates=max(settings.search_candidates, settings.search_max_results),
-            ),
+            self._tuning(),
             limit=max(limit, request.rerank or 0),
             after=None if request.cursor is None else read_cursor(request),
             min_score=request.min_score,
         )
-        hits = search.describe(self.session, self.scope, found.hits, self.tsquery, self._link)
+        hits = search.describe(self.session, self.scope, found.hits, self.words, self._link)
         more = found.more and request.rerank is None
         return SearchAnswer(
             query=request.query,
@@ -109,7 +109,29 @@ class _Answering:
             coverage=self._coverage({retriever.name for retriever in retrievers}),
             degraded=self.made.missing,
             next_cursor=write_cursor(request, found.hits[-1]) if more else None,
+            left_out=found.left_out,
+            truncated=f"SEARCH_MAX_DEPTH={settings.search_max_depth}" if found.truncated else None,
         )
+
+    def _tuning(self) -> search.Tuning:
+        settings, scenes = self.settings, self._count().scenes
+        candidates = max(settings.search_candidates, settings.search_max_results)
+        if scenes <= _WHOLE * candidates:
+            # Few scenes are compared at once, in one order.
+            candidates = max(candidates, scenes + 1)
+        return search.Tuning(
+            exact_rows=settings.search_exact_rows,
+            ef_search=settings.search_ef,
+            candidates=candidates,
+            depth=settings.search_max_depth,
+            cut=settings.search_cutoff and self.request.min_score is None,
+        )
+
+    def _count(self) -> search.Covered:
+        """Count the scenes of the scope, by the models that the retrievers use."""
+        if self.covered is None:
+            self.covered = search.cover(self.session, self.scope, self.models, self.made.version)
+        return self.covered
 
     def _retrievers(self) -> list[Any]:
         """The retrievers that have a query. Why others have none is recorded in the plan."""
@@ -126,7 +148,8 @@ class _Answering:
             retrievers += self._words(request.query)
         if "people" in self.wanted:
             asked_alone = not (request.query or request.like_scene or request.image_key)
-            retrievers.append(search.People(self.scope.persons, asked_alone or request.mode != "keyword"))
+            proposes = asked_alone or request.mode != "keyword"
+            retrievers.append(search.People(self.scope.persons, proposes))
         return sorted(retrievers, key=lambda retriever: RETRIEVERS.index(retriever.name))
 
     def _find_models(self) -> None:
@@ -176,7 +199,9 @@ class _Answering:
         retrievers: list[Any] = []
         if queue in names:
             vector = np.asarray(query.vectors[0], np.float32)
-            retrievers.append(search.Vector(cast(Any, queue), model, vector))
+            # Pictures are more similar to each other than to words.
+            cutoff = None if queue == "vision" and self.request.image_key else self._cutoff(query)
+            retrievers.append(search.Vector(cast(Any, queue), model, vector, cutoff=cutoff))
         if "lexical" in names and query.lexical:
             weights = {int(token): weight for token, weight in (query.lexical[0] or {}).items()}
             if weights:
@@ -185,10 +210,15 @@ class _Answering:
                 self.made.refused["lexical"] = "the query has no words that weigh anything"
         return retrievers
 
+    def _cutoff(self, said: TextVectors) -> float | None:
+        """The least similarity of what the model of a vector finds; None: unknown."""
+        spec = next((one for one in self.runtime.catalog.specs if one.name == said.model), None)
+        return None if spec is None else spec.cutoff
+
     def _words(self, query: str) -> list[Any]:
         names = [name for name in ("keyword", "screen") if name in self.wanted]
         try:
-            self.tsquery = search.read_words(self.session, query)
+            self.words = search.read_words(self.session, query, self._count().languages)
         except InvalidRequest as error:
             if self.request.mode == "keyword":
                 raise
@@ -196,8 +226,8 @@ class _Answering:
             return []
         if self.request.mode == "keyword":
             # The score is Postgres's own rank/(rank+1).
-            return [search.Words("keyword", self.tsquery, half=1.0)]
-        return [search.Words(cast(Any, retriever), self.tsquery) for retriever in names]
+            return [search.Words("keyword", self.words, half=1.0)]
+        return [search.Words(cast(Any, retriever), self.words) for retriever in names]
 
     def _give_up(self) -> None:
         """Raise why no retriever is left, unless there is only nothing to search yet: that finds nothing."""
@@ -212,7 +242,7 @@ class _Answering:
 
     def _coverage(self, used: set[str]) -> Coverage:
         request, made = self.request, self.made
-        counted = search.cover(self.session, self.scope, self.models, made.version)
+        counted = self._count()
         # A model that has written nothing has no count.
         scenes = dict.fromkeys(self.names, 0) | counted.retrievers
         return Coverage(

@@ -10,6 +10,9 @@ from db import search
 from shared.contracts import SearchScenes
 from shared.errors import InvalidRequest
 
+#: More than any search has.
+_MAX_BLOCKS, _MAX_FIRST = 20, 1_000_000
+
 
 def query_hash(request: SearchScenes) -> str:
     """The same for all pages of a search."""
@@ -18,11 +21,11 @@ def query_hash(request: SearchScenes) -> str:
 
 
 def write_cursor(request: SearchScenes, last: search.Found) -> str:
-    place = [query_hash(request), last.score, last.video_id, last.idx]
+    place = [query_hash(request), last.score, last.video_id, last.idx, last.block, last.first]
     return base64.urlsafe_b64encode(json.dumps(place).encode()).decode().rstrip("=")
 
 
-def read_cursor(request: SearchScenes) -> tuple[float, str, int]:
+def read_cursor(request: SearchScenes) -> search.Place:
     """The place after which the page begins.
 
     Raises:
@@ -31,8 +34,12 @@ def read_cursor(request: SearchScenes) -> tuple[float, str, int]:
     cursor = request.cursor or ""
     try:
         decoded = json.loads(base64.b64decode(cursor + "=" * (-len(cursor) % 4), b"-_", validate=True))
-        name, score, video_id, idx = decoded
-        place = (-float(score), str(video_id), int(idx))
+        name, score, video_id, idx, block, first = decoded
+        place = search.Place(-float(score), str(video_id), int(idx), int(block), int(first))
+        if not (
+            0 <= place.block <= _MAX_BLOCKS and 0 <= place.first <= _MAX_FIRST and abs(place.idx) < 2**31
+        ):
+            raise ValueError("out of range")
     except (ValueError, TypeError, OverflowError, RecursionError):
         raise InvalidRequest(
             f"cursor={cursor[:40]!a} is none of ours: send next_cursor as it came, or leave it out"

@@ -17,7 +17,6 @@ import redis
 from redis.exceptions import RedisError
 
 from db import search
-from db.engine import reading_as
 from shared.contracts import SearchAnswer, SearchScenes
 from shared.logs import get_logger
 from worker.runtime import Runtime, get_runtime
@@ -58,9 +57,8 @@ class KeptAnswers:
         version, until_s, stored = value.split(b" ", 2)
         if time.time() > float(until_s):
             return None
-        with reading_as(request.user_id) as session:
-            if search.read_version(session, request.user_id) != version.decode():
-                return None
+        if search.version_now(request.user_id) != version.decode():
+            return None
         found: dict[str, Any] = json.loads(stored)
         return found
 
@@ -96,12 +94,14 @@ class KeptAnswers:
         depends = [
             request.model_dump_json(),
             sorted(
-                (kind, spec.name, spec.revision) for kind, spec in models_of(request, self._runtime).items()
+                (kind, spec.name, spec.revision, str(spec.cutoff))
+                for kind, spec in models_of(request, self._runtime).items()
             ),
             sorted(self._runtime.policy.skips.items()),
             [getattr(settings, f"search_{name}_weight") for name in RETRIEVERS],
             [settings.search_default_results, settings.search_candidates, settings.search_ef],
             [settings.search_exact_rows, settings.search_max_results, settings.storage_backend],
+            [settings.search_max_depth, settings.search_cutoff],
         ]
         return hashlib.sha256(json.dumps(depends).encode()).hexdigest()
 

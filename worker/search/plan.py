@@ -58,8 +58,8 @@ def check(request: SearchScenes, settings: Settings) -> None:
     Raises:
         InvalidRequest, Conflict.
     """
-    if request.query is None and not (request.like_scene or request.image_key or request.persons):
-        raise InvalidRequest("query is missing: send it, or like_scene, image_key or persons")
+    if not (asks(request) or _filters(request)):
+        raise InvalidRequest("query is missing: send it, or like_scene, image_key, persons or a filter")
     if request.like_scene and request.image_key:
         raise InvalidRequest("like_scene and image_key are both given: send one of them")
     if request.mode == "keyword" and (request.like_scene or request.image_key):
@@ -82,6 +82,18 @@ def check(request: SearchScenes, settings: Settings) -> None:
     read_filters(request.filters)
     if request.persons and not settings.feature_face:
         raise Conflict("persons can't be searched: FEATURE_FACE is off; search without persons")
+
+
+def asks(request: SearchScenes) -> bool:
+    """Whether a search compares scenes with something; otherwise it lists those that pass its filters."""
+    return request.query is not None or bool(request.like_scene or request.image_key or request.persons)
+
+
+def _filters(request: SearchScenes) -> bool:
+    """Whether a search has a filter besides people."""
+    times = (request.from_s, request.to_s, request.indexed_from, request.indexed_to)
+    named = request.video_id or request.video_ids or request.languages or request.filters
+    return bool(named) or any(time is not None for time in times)
 
 
 def plan(request: SearchScenes, runtime: Runtime, kept: Mapping[str, Any] | None = None) -> Plan:

@@ -93,6 +93,17 @@ def test_sidecars_match_their_schema(indexed: Fleet, page: ScenePage) -> None:
         assert len({face["track"] for face in document["faces"]}) == scene.faces
 
 
+@pytest.mark.parametrize("query", ["quantum physics", "tax return deadline", "a polar bear", "chess"])
+def test_a_query_about_nothing_there_answers_nothing(indexed: Fleet, query: str) -> None:
+    video = {"video_id": VIDEO}
+    answer = indexed.client.search(VIEWER, query, **video)
+    assert answer.hits == () and answer.next_cursor is None and answer.truncated is None
+    spoken = answer.coverage.with_vectors
+    assert answer.left_out == spoken and spoken
+    whole = indexed.client.search(VIEWER, query, min_score=0.0, **video)
+    assert len(whole.hits) == spoken and whole.left_out == 0
+
+
 def test_other_users_see_nothing(indexed: Fleet) -> None:
     for mode in ("keyword", "semantic"):
         answer = indexed.client.search("stranger", "rocket", mode=mode)  # type: ignore[arg-type]
