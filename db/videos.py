@@ -226,6 +226,7 @@ def _stages(run: Run | None, states: Mapping[str, StageState]) -> tuple[StageSta
             error_class=state.error_class,
             error=state.error,
             attempts=state.attempts,
+            not_looked_at=state.not_looked_at,
         )
         for name, state in shown
     )
