@@ -115,7 +115,9 @@ def _expect(job: Job, policy: RunPolicy, *, many: bool | None = None) -> None:
         many = bool(trials) and len(trials[0]) > 1
     job.failures = 0
     job.deaths, job.deaths_alone = (
-        (policy.max_deaths - 1, policy.max_deaths_alone - 1) if many else (policy.max_deaths - policy.max_deaths_alone, 0)
+        (policy.max_deaths - 1, policy.max_deaths_alone - 1)
+        if many
+        else (policy.max_deaths - policy.max_deaths_alone, 0)
     )
 
 
@@ -150,7 +152,11 @@ def _keyframes(session: Session, video: Video, job: Job) -> list[int]:
         return []
     run = session.get_one(Run, (video.video_id, job.run))
     split = int(run.stage_runs[graph.SPLIT.name])
-    one = (Scene.video_id == video.video_id, Scene.split_version == split, Scene.idx == job.payload["first_idx"])
+    one = (
+        Scene.video_id == video.video_id,
+        Scene.split_version == split,
+        Scene.idx == job.payload["first_idx"],
+    )
     found = session.scalars(select(Scene.keyframes).where(*one)).one_or_none() or []
     return [int(keyframe["ordinal"]) for keyframe in found]
 

@@ -31,6 +31,8 @@ class Covered:
     videos_in_work: int
     #: Retriever -> scenes that it can compare.
     retrievers: dict[str, int]
+    #: Scenes of which a stage has left something out.
+    not_looked_at: int = 0
 
 
 def cover(session: Session, scope: Scope, models: Mapping[str, ModelRow], version: str = "") -> Covered:
@@ -90,8 +92,9 @@ def _count(session: Session, scope: Scope, models: Mapping[str, ModelRow]) -> Co
     counted = {
         "scenes": "count(*)",
         "keyword": "count(*) FILTER (WHERE s.transcript <> '')",
-        "screen": "count(*) FILTER (WHERE s.ocr_run IS NOT NULL)",
-        "people": "count(*) FILTER (WHERE s.face_run IS NOT NULL)",
+        "screen": f"count(*) FILTER (WHERE s.ocr_run IS NOT NULL AND {_whole('ocr')})",
+        "people": f"count(*) FILTER (WHERE s.face_run IS NOT NULL AND {_whole('face')})",
+        "not_looked_at": "count(s.not_looked_at)",
     }
     joined = ""
     for retriever, model in models.items():
@@ -113,5 +116,10 @@ def _count(session: Session, scope: Scope, models: Mapping[str, ModelRow]) -> Co
     columns = ", ".join(f"{what} AS {name}" for name, what in counted.items())
     statement = statement_of(f"SELECT {columns} FROM scenes s{joined} WHERE {scope.sql()}")
     counts = dict(session.execute(statement, scope.values()).mappings().one())
-    scenes = counts.pop("scenes")
-    return Covered(scenes, counts["keyword"], videos_in_work(session, scope.user_id), counts)
+    scenes, gaps = counts.pop("scenes"), counts.pop("not_looked_at")
+    return Covered(scenes, counts["keyword"], videos_in_work(session, scope.user_id), counts, gaps)
+
+
+def _whole(stage: str) -> str:
+    """That a stage has left nothing out of the scene."""
+    return f'(s.not_looked_at IS NULL OR NOT s.not_looked_at @> \'[{{"stage": "{stage}"}}]\')'

@@ -229,6 +229,8 @@ class SceneView(Part):
     faces: int
     #: On-screen text, one line each.
     screen_text: str = ""
+    #: What stages have left out of it; ``tasks.video.retry`` tries it again.
+    not_looked_at: tuple[NotLookedAt, ...] = ()
 
 
 class ScenePage(Contract):

@@ -20,6 +20,8 @@ from db.engine import reading, transact
 from db.ledger import bisection, video_runs
 from db.ledger.policy import RunPolicy
 from db.scenes import write_scenes, write_transcript
+from db.search.coverage import Covered, cover
+from db.search.scope import Scope
 from db.tables import Job, Scene, TranscriptPart
 from shared.contracts import StageStatus, VideoStatus
 from shared.errors import WorkerLost
@@ -115,7 +117,7 @@ class Film:
 
     def work(self) -> None:
         """Run every job until none is left, pauses left out; the sweep waits for its time."""
-        while any([self._work(queue) for queue in QUEUES]):
+        while any(self._work(queue) for queue in QUEUES):
             pass
 
     def _work(self, queue: str) -> bool:
@@ -161,6 +163,11 @@ def retry() -> None:
     assert transact(lambda session: video_runs.retry(session, videos.lock(session, "v1", "u1"), POLICY))[0]
 
 
+def coverage() -> Covered:
+    with reading() as session:
+        return cover(session, Scope(user_id="u1"), {})
+
+
 def documents(film: Film) -> dict[int, dict[str, Any]]:
     """The sidecars that are published, by scene."""
     scenes = read(select(Scene).where(Scene.video_id == KEY, Scene.live))
@@ -184,6 +191,11 @@ def test_one_deadly_keyframe_among_300_costs_that_keyframe_only(make_film: Calla
     assert film.deaths == 3 + 1 + 1 + 2
     face = stage("face")
     assert (face.state, face.not_looked_at, face.error_class) == ("done", 1, "WorkerLost")
+    gap = {"stage": "face", "reason": bisection.REASON, "keyframes": [1], "start_s": None, "end_s": None}
+    told = {idx: document["not_looked_at"] for idx, document in documents(film).items()}
+    assert told == {idx: [gap] if idx == 41 else [] for idx in range(100)}
+    covered = coverage()
+    assert (covered.scenes, covered.not_looked_at, covered.retrievers["people"]) == (100, 1, 99)
     retry()
     film.work()
     assert stage("face").not_looked_at == 1, "it was tried again, and died again"
@@ -192,6 +204,8 @@ def test_one_deadly_keyframe_among_300_costs_that_keyframe_only(make_film: Calla
     film.work()
     assert {key: seen for key, seen in film.seen.items() if key[0] == "face"} == everything
     assert (state(), stage("face").not_looked_at, stage("face").error) == ("indexed", 0, None)
+    assert not any(document["not_looked_at"] for document in documents(film).values())
+    assert coverage().not_looked_at == 0
 
 
 def test_several_deadly_keyframes_and_a_scene_of_which_nothing_is_left(
