@@ -181,6 +181,8 @@ class Job(Base):
         Index(None, "video_id", "run"),
         # For erasures, videos with older sidecars, and lists of failures.
         Index("ix_jobs_failed", "user_id", postgresql_where=text("state = 'failed'")),
+        # What is left out of a video's scenes, for their sidecars.
+        Index("ix_jobs_not_looked_at", "video_id", postgresql_where=text("not_looked_at IS NOT NULL")),
         # For the throughput of the last minute.
         Index("ix_jobs_done", "finished_at", postgresql_where=text("state = 'done'")),
     )

@@ -180,7 +180,7 @@ class VideoChanges(Contract):
 
 
 class FailureView(Part):
-    """A job that failed for good; ``tasks.video.retry`` runs it again."""
+    """A job that failed for good, or has left something out; ``tasks.video.retry`` runs it again."""
 
     job_id: int
     video_id: str

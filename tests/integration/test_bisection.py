@@ -23,7 +23,7 @@ from db.scenes import write_scenes, write_transcript
 from db.search.coverage import Covered, cover
 from db.search.scope import Scope
 from db.tables import Job, Scene, TranscriptPart
-from shared.contracts import StageStatus, VideoStatus
+from shared.contracts import ListFailures, StageStatus, VideoStatus
 from shared.errors import WorkerLost
 from shared.settings import Settings
 from tests.support.ledger import KEY, accept, execute, job, must_claim, read, state
@@ -192,6 +192,9 @@ def test_one_deadly_keyframe_among_300_costs_that_keyframe_only(make_film: Calla
     face = stage("face")
     assert (face.state, face.not_looked_at, face.error_class) == ("done", 1, "WorkerLost")
     gap = {"stage": "face", "reason": bisection.REASON, "keyframes": [1], "start_s": None, "end_s": None}
+    with reading() as session:
+        (listed,) = videos.failures(session, ListFailures(user_id="u1")).failures
+    assert (listed.stage, listed.error_class) == ("face", "WorkerLost")
     told = {idx: document["not_looked_at"] for idx, document in documents(film).items()}
     assert told == {idx: [gap] if idx == 41 else [] for idx in range(100)}
     covered = coverage()

@@ -21,10 +21,14 @@ def upgrade() -> None:
         op.add_column("jobs", sa.Column(name, sa.Integer(), server_default="0", nullable=False))
     op.add_column("jobs", sa.Column("alone_attempt", sa.Integer()))
     op.add_column("jobs", sa.Column("not_looked_at", JSONB()))
+    op.create_index(
+        "ix_jobs_not_looked_at", "jobs", ["video_id"], postgresql_where=sa.text("not_looked_at IS NOT NULL")
+    )
     op.add_column("scenes", sa.Column("not_looked_at", JSONB()))
 
 
 def downgrade() -> None:
     op.drop_column("scenes", "not_looked_at")
+    op.drop_index("ix_jobs_not_looked_at", "jobs")
     for name in ("not_looked_at", "alone_attempt", "deaths_alone", "deaths"):
         op.drop_column("jobs", name)
