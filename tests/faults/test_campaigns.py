@@ -145,7 +145,8 @@ def test_one_deadly_keyframe_costs_that_keyframe_only(the_stand: Stand, clips: l
     the_stand.start_over()
     rule = the_stand.injection.die("face", "deadly", keyframe=(1, 0))
     fleet.process(clips[0], "deadly")
-    wait_indexed(fleet, [Source("deadly", "u1", clips[0])], within_s=300)
+    # Its sweep waits for a retry.
+    fleet.wait_for("deadly", "indexed", within_s=300)
     face = next(stage for stage in fleet.client.status("deadly", "u1").stages if stage.stage == "face")
     assert (face.state, face.not_looked_at) == ("done", 1)
     gaps = {scene.idx: scene.not_looked_at for scene in fleet.client.scenes("deadly", "u1").scenes}
