@@ -33,7 +33,7 @@ help:
 	@echo "make test         run all tests except the long fault test and those that need a GPU or containers"
 	@echo "make test-quick   run the tests that start no server and load no model: a minute"
 	@echo "make coverage     run them and measure the coverage of lines and branches"
-	@echo "make test-faults  process a dozen videos while processes, Redis, Postgres and the storage fail"
+	@echo "make test-faults  process videos while processes, Redis, Postgres and the storage fail: 1,000 random kills (FAULTS_KILLS=60: fewer)"
 	@echo "make test-gpu     run the tests that need an NVIDIA GPU, and measure throughput; skipped elsewhere"
 	@echo "make test-deploy  build the image and test docker-compose.yml in containers"
 	@echo "make lint         check format, lint, types, and imports between packages; the page's types and lint, with Node.js"

@@ -27,13 +27,25 @@ from sqlalchemy import (
 from sqlalchemy.orm import Session
 
 from db.active_models import searched_model
+from db.ledger.bisection import REASON
 from db.ledger.stage_states import stage_states
 from db.lexicons import WITHOUT_LANGUAGE, lexicon_of
 from db.rows import by_scene, replace_rows
-from db.tables import Embedding, Face, FaceTrack, Model, Scene, SceneTags, ScreenText, TranscriptPart, Video
+from db.tables import (
+    Embedding,
+    Face,
+    FaceTrack,
+    Job,
+    Model,
+    Scene,
+    SceneTags,
+    ScreenText,
+    TranscriptPart,
+    Video,
+)
 from db.videos import get
 from shared import graph
-from shared.contracts import ScenePage, SceneView
+from shared.contracts import NotLookedAt, ScenePage, SceneView
 from shared.errors import Conflict
 
 #: Namespace of scene ids: the same split of the same video gives the same ids.
@@ -242,6 +254,32 @@ def faces_of(session: Session, run: int, scene_ids: Sequence[UUID]) -> dict[UUID
     return by_scene(rows)
 
 
+def gaps_of(
+    session: Session, video_id: str, stage_runs: Mapping[str, int], scenes: Sequence[Scene]
+) -> dict[UUID, list[NotLookedAt]]:
+    """What stages have left out of these scenes (db/ledger/bisection.py); scenes without any are absent."""
+    rows = session.execute(
+        select(Job.stage, Job.part, Job.run, Job.not_looked_at)
+        .where(Job.video_id == video_id, Job.not_looked_at.is_not(None))
+        .order_by(Job.stage, Job.part)
+    )
+    found: dict[UUID, list[NotLookedAt]] = {}
+    for stage, _, run, gap in rows:
+        # A run that reuses a stage has its number of items only.
+        if stage_runs.get(stage) != run or set(gap) == {"items"}:
+            continue
+        details = {name: gap.get(name) for name in ("keyframes", "start_s", "end_s")}
+        for scene in scenes:
+            here = gap.get("first_idx", scene.idx) <= scene.idx <= gap.get("last_idx", scene.idx)
+            heard = gap.get("start_s", 0.0) < scene.end_s and gap.get("end_s", math.inf) > scene.start_s
+            if here and heard:
+                left_out = NotLookedAt.model_validate(
+                    {"stage": stage, "reason": REASON, **details}, strict=False
+                )
+                found.setdefault(scene.scene_id, []).append(left_out)
+    return found
+
+
 def embedded(session: Session, run: int, family: str, scene_ids: Sequence[UUID]) -> dict[UUID, Model]:
     """The scenes that have a vector of this family from this run, with its model: the active one, if possible."""
     searched = searched_model(session, family)
@@ -273,10 +311,11 @@ def publish_scene(
     sidecar_key: str,
     stage_runs: Mapping[str, int],
     screen_text: str = "",
+    gaps: Sequence[NotLookedAt] = (),
 ) -> None:
     """Publish one scene. Part of the run's last transaction.
 
-    ``screen_text``: its on-screen text, one line each.
+    ``screen_text``: its on-screen text, one line each. ``gaps``: what stages have left out of it.
     """
     lexicon = lexicon_of(words.language or "")
     # On-screen text may be in another language than the speech.
@@ -299,6 +338,7 @@ def publish_scene(
             screen_text=screen_text,
             screen_tsv=_lexemes(screen_lexicon, screen_text),
             ocr_run=stage_runs.get(graph.OCR.name),
+            not_looked_at=[gap.model_dump(mode="json") for gap in gaps] or None,
         )
     )
 
@@ -356,6 +396,9 @@ def page(session: Session, video_id: str, user_id: str, after_idx: int, limit: i
             sidecar_key=scene.sidecar_key,
             faces=count,
             screen_text=scene.screen_text,
+            not_looked_at=tuple(
+                NotLookedAt.model_validate(gap, strict=False) for gap in scene.not_looked_at or ()
+            ),
         )
         for scene, count in rows[:limit]
     ]

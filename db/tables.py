@@ -181,6 +181,8 @@ class Job(Base):
         Index(None, "video_id", "run"),
         # For erasures, videos with older sidecars, and lists of failures.
         Index("ix_jobs_failed", "user_id", postgresql_where=text("state = 'failed'")),
+        # What is left out of a video's scenes, for their sidecars.
+        Index("ix_jobs_not_looked_at", "video_id", postgresql_where=text("not_looked_at IS NOT NULL")),
         # For the throughput of the last minute.
         Index("ix_jobs_done", "finished_at", postgresql_where=text("state = 'done'")),
     )
@@ -207,11 +209,18 @@ class Job(Base):
     not_before: Mapped[Now]
     #: Incremented by every claim; the fence.
     attempt: Mapped[int] = mapped_column(server_default="0")
-    #: Errors and worker crashes.
+    #: Errors.
     failures: Mapped[int] = mapped_column(server_default="0")
     max_failures: Mapped[int] = mapped_column(server_default="3")
     #: Outages of a server, or losses of the node.
     outages: Mapped[int] = mapped_column(server_default="0")
+    #: Deaths of its process, and those of them while no other job ran on the node (``alone_attempt``).
+    deaths: Mapped[int] = mapped_column(server_default="0")
+    deaths_alone: Mapped[int] = mapped_column(server_default="0")
+    #: The attempt that began when it was alone on its node.
+    alone_attempt: Mapped[int | None]
+    #: What of its part is left out, as each attempt at it died (db/ledger/bisection.py).
+    not_looked_at: Mapped[dict[str, Any] | None] = mapped_column(JSONB(none_as_null=True))
     #: Deferrals since it last made progress.
     deferrals: Mapped[int] = mapped_column(server_default="0")
     lease_until: Mapped[datetime | None]
@@ -303,6 +312,8 @@ class Scene(Base):
     screen_tsv: Mapped[Any | None] = mapped_column(TSVECTOR)
     #: The run that read it; None: not read.
     ocr_run: Mapped[int | None]
+    #: What stages have not looked at (``shared.contracts.NotLookedAt``); None: nothing.
+    not_looked_at: Mapped[list[Any] | None] = mapped_column(JSONB(none_as_null=True))
     #: Its people have changed since its sidecar was written.
     people_changed: Mapped[bool] = mapped_column(server_default=text("false"))
 

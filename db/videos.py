@@ -137,7 +137,7 @@ def list_page(session: Session, request: ListVideos) -> VideoPage:
 
 
 def failures(session: Session, request: ListFailures) -> FailurePage:
-    """The jobs that failed for good in the newest runs of the user's videos, newest first.
+    """The jobs that failed for good or left something out in the newest runs of the user's videos, newest first.
 
     Raises:
         NotFound: no such video of this user.
@@ -147,7 +147,7 @@ def failures(session: Session, request: ListFailures) -> FailurePage:
         .join(Video, (Video.video_id == Job.video_id) & (Video.run == Job.run))
         .where(
             Job.user_id == request.user_id,
-            Job.state == JobState.FAILED,
+            (Job.state == JobState.FAILED) | Job.not_looked_at.is_not(None),
             Video.user_id == request.user_id,
             Video.deleted_at.is_(None),
         )
@@ -226,6 +226,7 @@ def _stages(run: Run | None, states: Mapping[str, StageState]) -> tuple[StageSta
             error_class=state.error_class,
             error=state.error,
             attempts=state.attempts,
+            not_looked_at=state.not_looked_at,
         )
         for name, state in shown
     )

@@ -278,7 +278,7 @@ class Settings(BaseModel):
     reconcile_s: float = Field(3.0, gt=0)
     """Interval at which a node of the fleet reconciles: frees expired leases and replaces lost wake-up messages, seconds."""
     max_failures: int = Field(3, ge=1, le=20)
-    """Failures or worker crashes after which a job fails permanently."""
+    """Errors after which a job fails permanently. (Deaths of its process have a rule of their own: docs/design.md.)"""
     max_outages: int = Field(20, ge=1)
     """Outages of a server or losses of a node after which a job fails permanently."""
     backoff_s: float = Field(2.0, gt=0)

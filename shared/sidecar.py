@@ -13,6 +13,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from .contracts.base import Box
 from .contracts.speech import Segment
+from .contracts.videos import NotLookedAt
 
 #: Increases when a field changes its meaning or is removed; new fields don't change it.
 SCHEMA_VERSION = 1
@@ -123,6 +124,9 @@ class Sidecar(Part):
     screen_texts: list[ScreenText] = Field(default_factory=list)
     plugins: dict[str, Any] = Field(
         default_factory=dict, description="What plug-ins say about the scene, by the plug-in's name."
+    )
+    not_looked_at: list[NotLookedAt] = Field(
+        default_factory=list, description="What stages have left out, as the process died each time on it."
     )
     metadata: Metadata
 

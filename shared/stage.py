@@ -27,6 +27,9 @@ class Stage:
     parts: Parts = "one"
     #: How many scenes or keyframes make one part.
     batch: int = 0
+    #: How a part is halved after it has killed its process each time: ``module:function`` from a part's payload to two
+    #: payloads, or to None where it is one item. Empty: as it is cut (db/ledger/bisection.py).
+    halve: str = ""
     #: Settings that switch it off.
     flags: tuple[str, ...] = ()
     #: The stage whose temporary objects it creates again, in a run that repeats a later stage but not that one.

@@ -19,8 +19,9 @@ def _register(queue: str) -> Task:
         ignore_result=True,
         acks_late=True,
         reject_on_worker_lost=True,
-        # A stage keeps its own limit; this one ends a child whose lease thread is gone too.
-        time_limit=queue_limit_s(queue) + 60,
+        # A stage keeps its own limit; this one ends a child whose lease thread is gone too. A job that is to run alone waits
+        # before it begins, at most as long as another one may run.
+        time_limit=2 * queue_limit_s(queue) + 60,
     )
     def work(job_id: int | None = None) -> dict[str, Any]:
         """Claim the best job of this queue; ``job_id`` is only for the logs."""

@@ -18,6 +18,7 @@ export function coverage(answer, criteria) {
   if (covered.scenes && covered.with_words < covered.scenes) looked.push(t("coverage.words", { n: covered.with_words }));
   const missing = [];
   if (covered.videos_in_work) missing.push(t("coverage.work", { n: covered.videos_in_work }));
+  if (covered.not_looked_at) missing.push(t("coverage.gaps", { n: covered.not_looked_at }));
   for (const { retriever, used, reason, scenes, weight } of covered.retrievers) {
     const name = `coverage.of.${retriever}`;
     if (!known(name)) continue;

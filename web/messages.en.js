@@ -84,6 +84,7 @@ export default {
   "stage.percent": "{stage} {percent}%",
   "stage.waits": "Waiting for a free node: {stages}",
   "stage.begins": "Begins as soon as a node is free",
+  "stage.gaps": "Not looked at completely: {stages}",
   "stage.failed_at": "Failed: {stages}",
   "stage.title": "{stage}: {state}",
   "stage_state.pending": "waits for earlier stages",
@@ -419,6 +420,10 @@ export default {
   "coverage.work": {
     one: "{n} video is still being processed; its new scenes are not searched yet.",
     other: "{n} videos are still being processed; their new scenes are not searched yet.",
+  },
+  "coverage.gaps": {
+    one: "{n} scene is not looked at completely: a program crashed on a part of it.",
+    other: "{n} scenes are not looked at completely: a program crashed on parts of them.",
   },
   "coverage.of.text": "The meaning of what is said",
   "coverage.of.vision": "What is seen",

@@ -3,7 +3,7 @@
  *
  * @typedef {"uploaded" | "processing" | "indexed" | "partial" | "failed" | "cancelled" | "deleted"} VideoState
  * @typedef {{stage: string, state: string, parts: number, parts_done: number, progress: number,
- *   error_class: string | null, error: string | null, attempts: number}} StageStatus
+ *   error_class: string | null, error: string | null, attempts: number, not_looked_at: number}} StageStatus
  * @typedef {{video_id: string, user_id: string, storage_key: string, state: VideoState, run: number,
  *   published_run: number | null, duration_s: number | null, scenes: number, error_class: string | null,
  *   error: string | null, created_at: string, indexed_at: string | null, stages: StageStatus[]}} VideoStatus
@@ -25,7 +25,7 @@
  * @typedef {{retriever: Retriever, used: boolean, reason: string | null, model: string | null, scenes: number | null,
  *   weight: number}} RetrieverCoverage
  * @typedef {{scenes: number, with_words: number, with_vectors: number | null, videos_in_work: number,
- *   retrievers: RetrieverCoverage[]}} Coverage
+ *   not_looked_at: number, retrievers: RetrieverCoverage[]}} Coverage
  * @typedef {{query: string | null, mode: string, model: string | null, hits: SearchHit[], coverage: Coverage,
  *   degraded: Record<string, string>, next_cursor: string | null, left_out: number, truncated: string | null}} SearchAnswer
  *

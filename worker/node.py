@@ -17,6 +17,7 @@ from shared.errors import Conflict, ModelUnavailable
 from shared.logs import get_logger
 from shared.settings import Settings
 from worker.child import Child
+from worker.job_locks import JobLocks
 from worker.models.catalog import configured_catalog
 from worker.models.common_queries import embed_queries, read_queries
 from worker.models.placement import devices
@@ -44,6 +45,7 @@ class Node:
         self.owner_prefix = f"{name}:{self.life}:"
         self.work_dir = settings.home / "work" / name
         self.slots = Slots(concurrency)
+        self.job_locks = JobLocks()
         self.failed_loads = 0
         self.state = "loading"
         self.error = ""
@@ -159,6 +161,7 @@ class Node:
         runtime = get_runtime()
         runtime.owner = f"{self.owner_prefix}{index}:{pid}"
         runtime.work_dir = self.work_dir / str(index)
+        runtime.job_locks = self.job_locks
         shutil.rmtree(runtime.work_dir, ignore_errors=True)
         try:
             # Before an engine is imported: CUDA reads its environment once.

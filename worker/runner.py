@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import math
 import shutil
 import time
 from collections.abc import Sequence
@@ -34,6 +35,8 @@ _NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 #: How long the end of a job waits for a locked row, seconds. Rows of a dead peer are free within 60 s; the longest
 #: transaction of scenefleet, the publication of 50,000 scenes, takes about 90 s.
 LOCKED_S = 150.0
+#: First pause of a job that is to run alone while another one is, and how often one that waits looks, seconds.
+_ALONE_AGAIN_S, _ALONE_LOOK_S = 5.0, 0.1
 
 
 def work(queue: str, runtime: Runtime) -> dict[str, Any]:
@@ -42,6 +45,16 @@ def work(queue: str, runtime: Runtime) -> dict[str, Any]:
     Raises:
         DatabaseUnavailable: Postgres stayed unavailable; the wake-up message must go back to the queue.
     """
+    if not runtime.job_locks.begin():
+        # The reconciler sends the message again.
+        return {"queue": queue, "idle": True, "reason": "another job runs alone on this node"}
+    try:
+        return _work(queue, runtime)
+    finally:
+        runtime.job_locks.end()
+
+
+def _work(queue: str, runtime: Runtime) -> dict[str, Any]:
     settings = runtime.settings
     claimed = runtime.transact(lambda session: claim(session, queue, runtime.owner, settings.lease_s))
     if claimed is None:
@@ -94,6 +107,8 @@ def _attempt(claimed: Claim, runtime: Runtime, folder: Path, stored: list[tuple[
     """
     settings, note = runtime.settings, changes.of_claim(claimed)
     try:
+        if claimed.deaths:
+            _wait_alone(claimed, runtime)
         runtime.attempt_dir(claimed.storage_part)
         with hold(
             claimed,
@@ -140,6 +155,30 @@ def _attempt(claimed: Claim, runtime: Runtime, folder: Path, stored: list[tuple[
         else:
             log.exception("job failed")
         return _fail(claimed, cause, runtime)
+
+
+def _wait_alone(claimed: Claim, runtime: Runtime) -> None:
+    """Wait until no other job runs on this node; none begins meanwhile.
+
+    Raises:
+        Deferred: another job waits for the same.
+        LeaseLost: as ``hold``.
+    """
+    locks, settings = runtime.job_locks, runtime.settings
+    if not locks.close_gate():
+        raise Deferred(_ALONE_AGAIN_S)
+    with hold(
+        claimed,
+        lease_s=settings.lease_s,
+        heartbeat_s=settings.heartbeat_s,
+        # Other jobs have their own limits.
+        time_limit_s=math.inf,
+        on_time_limit=lambda error: None,
+    ) as report:
+        while not locks.is_alone():
+            report(0.0)
+            time.sleep(_ALONE_LOOK_S)
+    runtime.transact(lambda session: attempts.mark_alone(session, claimed))
 
 
 def _fail(claimed: Claim, error: Exception, runtime: Runtime) -> str:

@@ -25,6 +25,7 @@ from shared.logs import get_logger
 from shared.permissions import make_private_folder
 from shared.settings import Settings, get_settings
 from shared.storage import Storage, configured_storage
+from worker.job_locks import JobLocks
 from worker.models.base import Model
 from worker.models.cache import ModelCache
 from worker.models.catalog import Catalog, configured_catalog
@@ -132,6 +133,8 @@ class Runtime:
         #: ``node:main pid.birth:slot:pid`` once this is a pool child (worker/boot.py sets it).
         self.owner = "nobody"
         self.work_dir = settings.home / "work" / "nobody"
+        #: Those of the node in a pool child.
+        self.job_locks = JobLocks()
 
     @cached_property
     def catalog(self) -> Catalog:

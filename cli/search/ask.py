@@ -186,6 +186,8 @@ def coverage_line(answer: SearchAnswer) -> str:
     for retriever in seen.retrievers:
         if retriever.retriever == "vision" and retriever.used:
             line += f", {retriever.scenes} with pictures seen by {retriever.model}"
+    if seen.not_looked_at:
+        line += f"; {seen.not_looked_at} scenes are not looked at completely"
     if seen.videos_in_work:
         line += f"; {seen.videos_in_work} videos are still in work"
     return line

@@ -160,4 +160,5 @@ def _detail(stage: StageStatus) -> str:
         return f"[red]{escape(stage.error or 'failed')}[/red]"
     parts = f" {stage.parts_done}/{stage.parts}" if stage.parts > 1 else ""
     again = f", attempt {stage.attempts}" if stage.attempts > 1 and stage.state == "running" else ""
-    return f"{screen.styled(stage.state)}{parts}{again}"
+    gaps = f", {stage.not_looked_at} not looked at" if stage.not_looked_at else ""
+    return f"{screen.styled(stage.state)}{parts}{again}{gaps}"

@@ -41,7 +41,10 @@ def describe(status: VideoStatus) -> Group:
     for stage in status.stages:
         parts = f"{stage.parts_done}/{stage.parts}" if stage.parts else ""
         progress = f"{stage.progress:.0%}" if stage.parts else ""
-        table.add_row(stage.stage, screen.styled(stage.state), parts, progress, escape(stage.error or ""))
+        why = stage.error or ""
+        if stage.not_looked_at and stage.state != "failed":
+            why = f"{stage.not_looked_at} not looked at: {why}"
+        table.add_row(stage.stage, screen.styled(stage.state), parts, progress, escape(why))
     return Group(*lines, table)
 
 

@@ -15,13 +15,13 @@ from sqlalchemy import ColumnElement, func, select, text, update
 from sqlalchemy.orm import Session
 
 from db.expressions import NOW, seconds_from_now, seconds_since
-from db.ledger import subjects, usage
+from db.ledger import bisection, jobs, subjects, usage
 from db.ledger.claims import Claim
 from db.ledger.jobs import RAN_S, Subject, SubjectRow, WakeUp
 from db.ledger.policy import RunPolicy
 from db.tables import LIVE, Job, JobState, Video
 from shared import graph
-from shared.errors import LeaseLost, ScenefleetError
+from shared.errors import LeaseLost, ScenefleetError, WorkerLost
 from shared.paths import hide_paths
 
 MAX_ERROR_CHARS = 2000
@@ -49,6 +49,18 @@ def beat(session: Session, claimed: Claim, progress: float, lease_s: float) -> b
     values = {"lease_until": seconds_from_now(lease_s), "progress": min(max(progress, 0.0), 1.0)}
     result = session.execute(update(Job).where(_is_held(claimed)).values(values))
     return result.rowcount == 1  # type: ignore[attr-defined, no-any-return]
+
+
+def mark_alone(session: Session, claimed: Claim) -> None:
+    """Note that the attempt begins alone on its node. The time it has waited for that is not its user's.
+
+    Raises:
+        LeaseLost: the job belongs to this attempt no longer.
+    """
+    values = {"alone_attempt": claimed.attempt, "started_at": NOW}
+    noted = session.execute(update(Job).where(_is_held(claimed)).values(values))
+    if not noted.rowcount:  # type: ignore[attr-defined]
+        raise LeaseLost(f"job {claimed.job_id} attempt {claimed.attempt} is no longer ours")
 
 
 def end_lease(session: Session, claimed: Claim) -> None:
@@ -102,10 +114,15 @@ def finish(
         if is_finished(session, claimed):
             return []
         raise
+    if bisection.survived(job, policy):
+        _requeue(session, job, 0.0)
+        return [WakeUp(job.queue, job.job_id)]
     write(session)
     job.result = dict(result)
     job.progress = 1.0
-    job.error_class = job.error = None
+    job.not_looked_at = bisection.left_out(job)
+    if job.not_looked_at is None:
+        job.error_class = job.error = None
     _end(session, job, JobState.DONE)
     return subjects.advance(session, subject, policy)
 
@@ -138,16 +155,26 @@ def _fail(
     # Callers read it in the video's status; the node's log has all of it.
     message = hide_paths(message).replace("\x00", "\ufffd").encode(errors="replace").decode()
     job.error = message[:MAX_ERROR_CHARS]
-    if counted:
+    if isinstance(error, WorkerLost):
+        job.deaths += 1
+        job.deaths_alone += job.alone_attempt == job.attempt
+    elif counted:
         job.failures += 1
     else:
         job.outages += 1
+    may_be_given_up = graph.find_stage(job.stage).may_be_given_up
+    tries = job.failures + job.outages + job.deaths
+    wait_s = min(policy.backoff_max_s, policy.backoff_s * 2 ** min(tries - 1, 20))
     given_up = not retryable or job.failures >= job.max_failures or job.outages >= policy.max_outages
-    if given_up and graph.find_stage(job.stage).may_be_given_up:
+    if job.deaths >= policy.max_deaths and job.deaths_alone >= policy.max_deaths_alone and may_be_given_up:
+        cut = bisection.cut(session, subject, job, policy)
+        for half in cut or ():
+            half.not_before = seconds_from_now(wait_s)
+        jobs.insert(session, cut or ())
+        given_up |= cut is None
+    if given_up and may_be_given_up:
         _end(session, job, JobState.FAILED)
         return subjects.advance(session, subject, policy)
-    tries = job.failures + job.outages
-    wait_s = min(policy.backoff_max_s, policy.backoff_s * 2 ** min(tries - 1, 20))
     _requeue(session, job, wait_s)
     return []
 
@@ -166,7 +193,7 @@ def defer(
     """
     _, job = fence(session, claimed)
     if progressed:
-        job.deferrals = 0
+        job.deferrals = job.deaths = job.deaths_alone = 0
     else:
         wait_s = max(wait_s, min(policy.defer_max_s, wait_s * 2.0 ** min(job.deferrals, 30)))
         job.deferrals += 1

@@ -32,6 +32,8 @@ class Claim:
     stage: str
     part: int
     failures: int
+    #: Deaths of its process so far: after one it runs alone on its node.
+    deaths: int = 0
     payload: Mapping[str, Any]
     #: The span that created the job.
     traceparent: str | None = None
@@ -136,7 +138,7 @@ _CLAIM = text(
             started_at = clock_timestamp(), finished_at = NULL, progress = 0
         FROM chosen WHERE jobs.job_id = chosen.job_id
         RETURNING jobs.job_id, attempt, lease_owner AS owner, subject_kind, subject_id, user_id, queue, run,
-            stage, part, failures, payload, traceparent,
+            stage, part, failures, deaths, payload, traceparent,
             extract(epoch FROM clock_timestamp() - not_before)::float8 AS waited_s
     )
     SELECT taken.*, ARRAY(

@@ -12,7 +12,7 @@ from typing import Any
 from sqlalchemy import ColumnElement, Double, case, cast, func, select, update
 from sqlalchemy.orm import InstrumentedAttribute, Session
 
-from db.expressions import NOW, seconds_since
+from db.expressions import NOW, array, seconds_since
 from db.ledger import usage
 from db.ledger.policy import RunPolicy
 from db.tables import LIVE, TERMINAL, Job, JobState, ModelSwitch, Person, Video, Webhook
@@ -159,11 +159,19 @@ def find_stuck(
 
 
 def requeue_failed(session: Session, *which: ColumnElement[bool]) -> list[WakeUp]:
-    """Queue failed jobs again. Failures start from zero; attempts go on counting, they are the fence."""
-    fresh = {"failures": 0, "outages": 0, "error_class": None, "error": None, "finished_at": None}
+    """Queue failed jobs again, and those that left something out, with what they left out.
+
+    Failures and deaths start from zero; attempts go on counting, they are the fence.
+    """
+    fresh = {
+        **dict.fromkeys(("failures", "outages", "deaths", "deaths_alone"), 0),
+        **dict.fromkeys(("error_class", "error", "finished_at", "not_looked_at")),
+        "payload": Job.payload.op("-")(array(("without", "trials"))),
+    }
+    has_gap = (Job.state == JobState.DONE) & Job.not_looked_at.is_not(None)
     again = session.execute(
         update(Job)
-        .where(*which, Job.state == JobState.FAILED)
+        .where(*which, (Job.state == JobState.FAILED) | has_gap)
         .values(state=JobState.QUEUED, not_before=NOW, **fresh)
         .returning(Job.queue, Job.account, Job.job_id)
     ).all()

@@ -12,12 +12,16 @@ class RunPolicy:
 
     #: Stage -> why it can't run here: a feature that is off, no model in the profile.
     skips: Mapping[str, str]
-    #: Failures after which a job fails for good.
+    #: Errors after which a job fails for good.
     max_failures: int
     #: How long a failed run's temporary objects are kept for a retry, seconds.
     tmp_ttl_s: float
     #: Maximum number of videos of one user that wait or are in progress; 0: no limit.
     max_open_videos: int = 0
+    #: Deaths of its process after which a job is bisected or fails for good, and how many of them it must have died
+    #: alone on its node: other jobs can't have caused these.
+    max_deaths: int = 3
+    max_deaths_alone: int = 2
     #: Outages after which a job fails for good.
     max_outages: int = 20
     #: First pause before a job is tried again, doubling up to ``backoff_max_s``; 0: at once.

@@ -6,7 +6,7 @@ from collections.abc import Collection
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import ColumnElement, func, select
+from sqlalchemy import ColumnElement, Integer, cast, func, select
 from sqlalchemy.orm import Session
 
 from db.tables import TERMINAL, Job, JobState, Video
@@ -23,6 +23,8 @@ class StageState:
     error_class: str | None
     error: str | None
     attempts: int
+    #: Items (keyframes, scenes, windows of audio) that are left out, as each attempt at them died.
+    not_looked_at: int = 0
 
     @property
     def is_terminal(self) -> bool:
@@ -53,8 +55,11 @@ def newest_stage_states(session: Session, video_ids: Collection[str]) -> dict[st
 
 def _states_by_video(session: Session, *which: ColumnElement[bool]) -> dict[str, dict[str, StageState]]:
     keys = (Job.video_id, Job.stage, Job.state)
+    left_out = cast(Job.not_looked_at["items"].as_string(), Integer)
     sums = (
         func.count().label("parts"),
+        func.count(left_out).label("gaps"),
+        func.coalesce(func.sum(left_out), 0).label("not_looked_at"),
         func.sum(Job.progress).label("progress"),
         *(func.max(value).label(value.key) for value in (Job.error_class, Job.error, Job.attempt)),
     )
@@ -64,16 +69,28 @@ def _states_by_video(session: Session, *which: ColumnElement[bool]) -> dict[str,
     states: dict[str, dict[str, StageState]] = {}
     for (video_id, stage), group in found.items():
         group.sort(key=lambda row: _SHOWN.index(row.state))
+        shown = _shown(group)
         parts = sum(row.parts for row in group)
         ended = sum(row.parts for row in group if row.state in TERMINAL)
         running = sum(row.progress for row in group if row.state not in TERMINAL)
         states.setdefault(video_id, {})[stage] = StageState(
-            state=group[0].state,
+            state=shown,
             parts=parts,
             ended=ended,
             progress=(ended + running) / parts,
             error_class=next((row.error_class for row in group if row.error_class), None),
             error=next((row.error for row in group if row.error), None),
             attempts=max(row.attempt for row in group),
+            not_looked_at=sum(row.not_looked_at for row in group),
         )
     return states
+
+
+def _shown(group: list[Any]) -> str:
+    """The state of a stage by the sums of its parts, the first state first.
+
+    Parts that are left out don't count as failed beside others that are done.
+    """
+    counted = [row for row in group if row.state != JobState.FAILED or row.parts > row.gaps]
+    has_done = any(row.state == JobState.DONE for row in counted)
+    return str((counted if has_done else group)[0].state)

@@ -142,7 +142,8 @@ def _stage_jobs(
     if stage.name not in run.stages:
         base = stage_states(session, video.video_id, int(run.stage_runs[stage.name]))[stage.name]
         state = JobState.REUSED if base.has_outputs else JobState(base.state)
-        return ended(state, error_class=base.error_class, error=base.error)
+        gap = {"items": base.not_looked_at} if base.not_looked_at else None
+        return ended(state, error_class=base.error_class, error=base.error, not_looked_at=gap)
     for name in stage.after:
         before = states.get(name)
         if before is None or before.has_outputs:
@@ -238,7 +239,8 @@ def _end_run(
     session.flush()
     deliveries.video_ended(session, video)
     late = _late_jobs(session, video, run, states, policy)
-    return _sweep(session, video, policy, wait_s=policy.tmp_ttl_s if broken else 0.0) + jobs.insert(
+    again = broken or any(states[name].not_looked_at for name in run.stages if name in states)
+    return _sweep(session, video, policy, wait_s=policy.tmp_ttl_s if again else 0.0) + jobs.insert(
         session, late
     )
 
@@ -304,7 +306,7 @@ def cancel(session: Session, video: Video, policy: RunPolicy) -> tuple[bool, lis
 
 
 def retry(session: Session, video: Video, policy: RunPolicy) -> tuple[bool, list[WakeUp]]:
-    """Run the failed parts of the newest run again, and what depends on them; a cancelled run starts again.
+    """Run the failed parts of the newest run again, and those left out, and what depends on them; a cancelled run starts again.
 
     Failures start from zero; attempts go on counting, they are the fence. Returns False while the run is open.
 
@@ -319,7 +321,9 @@ def retry(session: Session, video: Video, policy: RunPolicy) -> tuple[bool, list
         return True, rerun(session, video, stages, policy)
     states = stage_states(session, video.video_id, run.run)
     failed = {
-        name for name in graph.PIPELINE_NAMES if name in states and states[name].state == JobState.FAILED
+        name
+        for name in graph.PIPELINE_NAMES
+        if name in states and (states[name].state == JobState.FAILED or states[name].not_looked_at)
     }
     if not failed:
         raise Conflict(
@@ -329,8 +333,9 @@ def retry(session: Session, video: Video, policy: RunPolicy) -> tuple[bool, list
     # Deleted first: from here on it can't be claimed.
     sweep = (Job.stage == graph.SWEEP.name) & (Job.state == JobState.QUEUED)
     unswept = session.execute(delete(Job).where(of_run, sweep))
-    if not unswept.rowcount:  # type: ignore[attr-defined]
-        # The run's temporary audio is being removed: make the failed stages in a new run.
+    of_others = any(states[name].state == JobState.REUSED for name in failed)
+    if of_others or not unswept.rowcount:  # type: ignore[attr-defined]
+        # The run's temporary audio is being removed, or the parts are another run's: make the stages in a new run.
         return True, rerun(session, video, failed, policy)
     _require_room(session, video, policy)
     session.execute(delete(Job).where(of_run, Job.stage.in_(graph.with_downstream(failed) - failed)))

@@ -34,6 +34,8 @@ class Covered:
     retrievers: dict[str, int]
     #: Languages of the scenes; "" stands for scenes without one.
     languages: tuple[str, ...] = ()
+    #: Scenes of which a stage has left something out.
+    not_looked_at: int = 0
 
 
 def cover(session: Session, scope: Scope, models: Mapping[str, ModelRow], version: str = "") -> Covered:
@@ -104,8 +106,9 @@ def _count(session: Session, scope: Scope, models: Mapping[str, ModelRow]) -> Co
     counted = {
         "scenes": "count(*)",
         "keyword": "count(*) FILTER (WHERE s.transcript <> '')",
-        "screen": "count(*) FILTER (WHERE s.ocr_run IS NOT NULL)",
-        "people": "count(*) FILTER (WHERE s.face_run IS NOT NULL)",
+        "screen": f"count(*) FILTER (WHERE s.ocr_run IS NOT NULL AND {_whole('ocr')})",
+        "people": f"count(*) FILTER (WHERE s.face_run IS NOT NULL AND {_whole('face')})",
+        "not_looked_at": "count(s.not_looked_at)",
         "languages": "array_agg(DISTINCT coalesce(s.language, ''))",
     }
     joined = ""
@@ -128,6 +131,11 @@ def _count(session: Session, scope: Scope, models: Mapping[str, ModelRow]) -> Co
     columns = ", ".join(f"{what} AS {name}" for name, what in counted.items())
     statement = statement_of(f"SELECT {columns} FROM scenes s{joined} WHERE {scope.sql()}")
     counts = dict(session.execute(statement, scope.values()).mappings().one())
-    scenes, languages = counts.pop("scenes"), counts.pop("languages")
+    scenes, languages, gaps = (counts.pop(name) for name in ("scenes", "languages", "not_looked_at"))
     in_work = videos_in_work(session, scope.user_id)
-    return Covered(scenes, counts["keyword"], in_work, counts, tuple(sorted(languages or ())))
+    return Covered(scenes, counts["keyword"], in_work, counts, tuple(sorted(languages or ())), gaps)
+
+
+def _whole(stage: str) -> str:
+    """That a stage has left nothing out of the scene."""
+    return f'(s.not_looked_at IS NULL OR NOT s.not_looked_at @> \'[{{"stage": "{stage}"}}]\')'

@@ -107,6 +107,7 @@ from .videos import (
     ListVideos as ListVideos,
     MakeSubtitles as MakeSubtitles,
     MediaView as MediaView,
+    NotLookedAt as NotLookedAt,
     ProcessVideo as ProcessVideo,
     Receipt as Receipt,
     RerunVideo as RerunVideo,

@@ -162,6 +162,8 @@ class Coverage(Part):
     with_vectors: int | None
     #: Videos of this user in progress.
     videos_in_work: int
+    #: Scenes of which a stage has left something out, as the process died each time it worked on it.
+    not_looked_at: int = 0
     retrievers: tuple[RetrieverCoverage, ...] = ()
 
 

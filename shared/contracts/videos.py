@@ -125,6 +125,21 @@ class StageStatus(Part):
     error_class: str | None = None
     error: str | None = None
     attempts: int = 0
+    #: Keyframes, scenes or windows of sound that are left out, as the process died each time it worked on them (``error``).
+    #: ``tasks.video.retry`` tries them again.
+    not_looked_at: int = 0
+
+
+class NotLookedAt(Part):
+    """What a stage has left out of a scene."""
+
+    stage: str
+    reason: str
+    #: Ordinals of keyframes; None: not a matter of keyframes.
+    keyframes: tuple[int, ...] | None = None
+    #: The stretch of the video's sound; None: not a matter of sound.
+    start_s: float | None = None
+    end_s: float | None = None
 
 
 class VideoStatus(Contract):
@@ -165,7 +180,7 @@ class VideoChanges(Contract):
 
 
 class FailureView(Part):
-    """A job that failed for good; ``tasks.video.retry`` runs it again."""
+    """A job that failed for good, or has left something out; ``tasks.video.retry`` runs it again."""
 
     job_id: int
     video_id: str
@@ -214,6 +229,8 @@ class SceneView(Part):
     faces: int
     #: On-screen text, one line each.
     screen_text: str = ""
+    #: What stages have left out of it; ``tasks.video.retry`` tries it again.
+    not_looked_at: tuple[NotLookedAt, ...] = ()
 
 
 class ScenePage(Contract):

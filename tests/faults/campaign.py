@@ -27,6 +27,7 @@ _AT_WORK = (
     "SELECT 1 FROM jobs JOIN videos USING (video_id) WHERE jobs.state IN ('queued', 'running')"
     " AND external_id = ANY(%s) LIMIT 1"
 )
+_OPEN = "SELECT 1 FROM videos WHERE state IN ('uploaded', 'processing') AND external_id = ANY(%s) LIMIT 1"
 #: One line of a node's log per wake-up message it received.
 _WAKE_UP = re.compile(r"Task (tasks\.\w+\.work)\[[0-9a-f-]+\] received")
 
@@ -104,6 +105,25 @@ def run_disturbed(
             chaos.inject(kind)
             restart_dead(chaos.fleet)
         send_more(len(sources))
+        for receipt in sent:
+            receipt.result(timeout=within_s)
+    wait_indexed(chaos.fleet, sources, within_s=within_s)
+    return collect(chaos.fleet)
+
+
+def run_killed(
+    chaos: Chaos, sources: Sequence[Source], kinds: Sequence[str], most: int, *, within_s: float
+) -> Results:
+    """Send all videos, and do faults of random ``kinds`` until each video has ended, ``most`` at most."""
+    wanted = [source.video_id for source in sources]
+    with ThreadPoolExecutor(1, "sender") as sender:
+        sent = [sender.submit(chaos.send, source, within_s=within_s) for source in sources]
+        while len(chaos.faults) < most:
+            chaos.pause()
+            if sent[-1].done() and not chaos.fleet.rows(_OPEN, wanted):
+                break
+            chaos.inject(chaos.random.choice(kinds))
+            restart_dead(chaos.fleet)
         for receipt in sent:
             receipt.result(timeout=within_s)
     wait_indexed(chaos.fleet, sources, within_s=within_s)

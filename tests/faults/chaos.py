@@ -27,9 +27,6 @@ from tests.faults.material import Source
 from tests.support.fleet import Fleet
 from tests.support.services import PostgresServer, RedisServer
 
-#: Deaths of pool children count against a job: the third would rightly fail it, so a job is spared that.
-_SPARED_FAILURES = 2
-
 
 class Fault(NamedTuple):
     """One thing that was broken."""
@@ -178,14 +175,12 @@ class Chaos:
     # --- the faults
 
     def kill_child(self) -> str:
-        """kill -9 a child that runs a job (any child, when the job has just ended)."""
-        rows = self.fleet.rows("SELECT lease_owner, stage, failures FROM jobs WHERE state = 'running'")
+        """kill -9 a child that runs a job, whatever it has survived (any child, when the job has just ended)."""
+        rows = self.fleet.rows("SELECT lease_owner, stage FROM jobs WHERE state = 'running'")
         jobs = {int(row["lease_owner"].rsplit(":", 1)[1]): row for row in rows}
         children = children_of(self.fleet)
-        idle = [child for child in children if child.pid not in jobs]
-        spared = {pid for pid, row in jobs.items() if row["failures"] >= _SPARED_FAILURES}
-        busy = [child for child in children if child.pid in jobs.keys() - spared]
-        victim = self.random.choice(busy or idle)
+        busy = [child for child in children if child.pid in jobs]
+        victim = self.random.choice(busy or children)
         victim.kill()
         return f"pid {victim.pid}, stage {jobs[victim.pid]['stage'] if victim.pid in jobs else 'none'}"
 

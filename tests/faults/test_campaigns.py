@@ -5,6 +5,7 @@ Prints its seed; ``FAULTS_SEED=...`` repeats it. The compact form is ``tests/acc
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -16,6 +17,7 @@ from tests.faults.campaign import (
     Stand,
     restart_dead,
     run_disturbed,
+    run_killed,
     run_undisturbed,
     seed_of,
     stand,
@@ -29,6 +31,14 @@ from tests.support.fleet import FAMILIES, eventually
 
 pytestmark = [pytest.mark.faults, pytest.mark.timeout(1800)]
 
+#: Random kills, and the videos of one round of them; fewer take less than hours.
+KILLS = int(os.environ.get("FAULTS_KILLS", "1000"))
+KILLED_VIDEOS = int(os.environ.get("FAULTS_VIDEOS", "40"))
+#: Faults of storage and disks have rounds of their own.
+KINDS_OF_KILLS = (
+    "pool child kill -9", "node kill -9, restarted", "Redis restart", "Redis kill -9", "Redis FLUSHALL",
+    "Postgres restart", "Postgres kill -9", "pool child frozen", "node frozen", "Redis frozen", "Postgres frozen",
+)  # fmt: skip
 VIDEOS = 18
 ROUNDS = 3
 #: Each kind of fault happens so often in a round.
@@ -97,6 +107,56 @@ def test_a_round_of_everything(
             within_s=90,
             what="messages that dead workers had taken came back, and claimed nothing",
         )
+
+
+@pytest.mark.timeout(12 * 3600)
+def test_random_kills_are_not_poison(the_stand: Stand, clips: list[Path]) -> None:
+    """Rounds of the same videos, until there were so many kills: every video is indexed, as without any."""
+    fleet = the_stand.fleet
+    videos = sources(clips, KILLED_VIDEOS, users=4)
+    restart_dead(fleet)
+    fleet.wait_ready()
+    the_stand.start_over()
+    undisturbed = run_undisturbed(fleet, videos, within_s=1800)
+    seed, kills = seed_of("FAULTS_SEED"), 0
+    print(f"\nFAULTS_SEED={seed}")
+    while kills < KILLS:
+        the_stand.start_over()
+        chaos = the_stand.new_chaos(seed + kills)
+        disturbed = run_killed(chaos, videos, KINDS_OF_KILLS, KILLS - kills, within_s=1800)
+        kills += len(chaos.faults)
+        (counted,) = fleet.rows(
+            "SELECT sum(deaths) AS deaths, sum(deaths_alone) AS alone, max(deaths) AS most, sum(outages) AS outages,"
+            " max(outages) AS most_outages FROM jobs"
+        )
+        print(chaos.table())
+        print(f"{kills} kills, {counted}")
+        assert leftovers(fleet) == []
+        assert differences(undisturbed, disturbed) == []
+        assert not fleet.rows("SELECT 1 FROM jobs WHERE not_looked_at IS NOT NULL"), (
+            "a kill was taken for poison"
+        )
+
+
+def test_one_deadly_keyframe_costs_that_keyframe_only(the_stand: Stand, clips: list[Path]) -> None:
+    fleet = the_stand.fleet
+    restart_dead(fleet)
+    fleet.wait_ready()
+    the_stand.start_over()
+    rule = the_stand.injection.die("face", "deadly", keyframe=(1, 0))
+    fleet.process(clips[0], "deadly")
+    # Its sweep waits for a retry.
+    fleet.wait_for("deadly", "indexed", within_s=300)
+    face = next(stage for stage in fleet.client.status("deadly", "u1").stages if stage.stage == "face")
+    assert (face.state, face.not_looked_at) == ("done", 1)
+    gaps = {scene.idx: scene.not_looked_at for scene in fleet.client.scenes("deadly", "u1").scenes}
+    assert [(idx, gap.keyframes) for idx, found in gaps.items() for gap in found] == [(1, (0,))]
+    print(f"\n{len(rule.met)} deaths to find it")
+    rule.lift()
+    fleet.client.retry("deadly", "u1")
+    fleet.wait_for("deadly", "indexed")
+    face = next(stage for stage in fleet.client.status("deadly", "u1").stages if stage.stage == "face")
+    assert face.not_looked_at == 0
 
 
 def test_commits_whose_answers_are_lost(the_stand: Stand, undisturbed: Results, videos: list[Source]) -> None:

@@ -143,7 +143,7 @@ def test_two_reconcilers_take_back_once() -> None:
     expire(must_claim())
     held = held_job()
     at_once([partial(reclaim, held)] * 2)
-    assert job(held.job_id).failures == 1
+    assert job(held.job_id).deaths == 1
 
 
 def test_a_stopping_node_releases_uncounted() -> None:

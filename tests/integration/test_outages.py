@@ -99,7 +99,8 @@ def test_a_dead_child_counts_unless_the_node_ends_its_children_itself() -> None:
     reconcile.own_children("n@h", "5.me", lambda: None)
     assert job(claimed.job_id).state == "running"
     reconcile.own_children("n@h", "5.me", lambda: {76})
-    assert outcome(claimed.job_id) == ("queued", 1, 0, "WorkerLost")
+    assert outcome(claimed.job_id) == ("queued", 0, 0, "WorkerLost")
+    assert (job(claimed.job_id).deaths, job(claimed.job_id).deaths_alone) == (1, 0)
 
 
 def test_a_raw_database_error_in_a_stage_is_an_outage(

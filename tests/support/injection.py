@@ -92,15 +92,15 @@ class Injection:
         """Raise: a class of ``shared.errors``, or else a builtin exception."""
         return self._rule(stage, video_id, action="fail", error=error, message=message)
 
-    def die(self, stage: str, video_id: str) -> Rule:
-        """kill -9 the process at the stage."""
-        return self._rule(stage, video_id, action="die")
+    def die(self, stage: str, video_id: str, *, keyframe: tuple[int, int] | None = None) -> Rule:
+        """kill -9 the process at the stage, or when it looks at a keyframe: number of its scene, ordinal in it."""
+        return self._rule(stage, video_id, action="die", keyframe=keyframe)
 
     def _rule(self, stage: str, video_id: str, **rule: Any) -> Rule:
         path = self.folder / "rules" / f"{stage}.{video_id}.json"
         path.with_suffix(".met").unlink(missing_ok=True)
         whole = path.with_suffix(".new")
-        whole.write_text(json.dumps({"when": "before", "times": None, **rule}))
+        whole.write_text(json.dumps({"when": "before", "times": None, "keyframe": None, **rule}))
         whole.rename(path)
         return Rule(path)
 
@@ -129,6 +129,8 @@ def obey(stage_run: Callable[[Any], Any], context: Any) -> Any:
 
 def _act(rule: dict[str, Any], path: Path, context: Any) -> None:
     claimed = context.claimed
+    if rule["keyframe"] is not None and not _looks_at(context, *rule["keyframe"]):
+        return
     met = Rule(path).met
     if rule["times"] is not None and len(met) >= rule["times"]:
         return
@@ -143,6 +145,16 @@ def _act(rule: dict[str, Any], path: Path, context: Any) -> None:
         if not rule["deaf"]:
             context.report(0.1)
         time.sleep(_POLL_S)
+
+
+def _looks_at(context: Any, idx: int, ordinal: int) -> bool:
+    from db.engine import reading
+
+    with reading() as session:
+        scenes = context.scenes(session)
+    return any(
+        shown["ordinal"] == ordinal for scene in scenes if scene.idx == idx for shown in scene.keyframes
+    )
 
 
 def _error(name: str) -> type[Exception]:

@@ -55,7 +55,9 @@ export function inWords(video) {
     return queued.length ? t("stage.waits", { stages: list(queued) }) : t("stage.begins");
   }
   const failed = named("failed").map((stage) => stageName(stage.stage));
-  return failed.length ? t("stage.failed_at", { stages: list(failed) }) : "";
+  if (failed.length) return t("stage.failed_at", { stages: list(failed) });
+  const gaps = video.stages.filter((stage) => stage.not_looked_at).map((stage) => stageName(stage.stage));
+  return gaps.length ? t("stage.gaps", { stages: list(gaps) }) : "";
 }
 
 export class SfProgress extends LitElement {

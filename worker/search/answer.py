@@ -250,6 +250,7 @@ class _Answering:
             with_words=counted.with_words,
             with_vectors=scenes["text"] if "text" in self.names else None,
             videos_in_work=counted.videos_in_work,
+            not_looked_at=counted.not_looked_at,
             retrievers=tuple(
                 RetrieverCoverage(
                     retriever=retriever,

@@ -11,10 +11,11 @@ from typing import Any, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 from sqlalchemy.orm import Session
+from sqlalchemy.orm.attributes import set_committed_value
 
 from db.engine import reading, transact
 from db.ids import name_video
-from db.ledger import attempts, video_runs
+from db.ledger import attempts, bisection, video_runs
 from db.ledger.claims import Claim
 from db.scenes import scenes_between
 from db.tables import Job, Run, Scene, Video
@@ -107,13 +108,20 @@ class StageContext:
     def scenes(self, session: Session) -> list[Scene]:
         """The scenes of the job's part, in order, for a stage that is cut into scenes or keyframes.
 
+        After deaths they may be without some of their keyframes (db/ledger/bisection.py).
+
         Raises:
             LeaseLost: as ``video_and_run``.
         """
         _, run = self.video_and_run(session)
         first, last = (int(self.claimed.payload[name]) for name in ("first_idx", "last_idx"))
         split = int(run.stage_runs[graph.SPLIT.name])
-        return scenes_between(session, self.claimed.video_id, split, first, last)
+        scenes = scenes_between(session, self.claimed.video_id, split, first, last)
+        for scene in scenes if "without" in self.claimed.payload else ():
+            session.expunge(scene)
+            shown = bisection.shown_keyframes(self.claimed.payload, scene.keyframes)
+            set_committed_value(scene, "keyframes", shown)
+        return scenes
 
     def prefix(self, role: str) -> str:
         """The folder in storage that only this attempt writes to; ``role`` is ``tmp``, ``keyframes`` or ``renditions``."""

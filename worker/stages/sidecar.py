@@ -19,6 +19,7 @@ from db.scenes import (
     drop_unpublished,
     embedded,
     faces_of,
+    gaps_of,
     publish_scene,
     scene_count,
     scenes_between,
@@ -78,9 +79,11 @@ def run(context: StageContext) -> Outcome:
             ids = [scene.scene_id for scene in scenes]
             words = words_of(session, claimed.video_id, stage_runs["asr"], scenes)
             shown = screen_texts_of(session, stage_runs.get("ocr"), ids)
+            gaps = gaps_of(session, claimed.video_id, stage_runs, scenes)
             for scene in ids:
                 screen_text = "\n".join(line.text for line in shown.get(scene, []))
-                publish_scene(session, scene, words.get(scene, Words()), keys[scene], stage_runs, screen_text)
+                found = (words.get(scene, Words()), keys[scene], stage_runs, screen_text, gaps.get(scene, ()))
+                publish_scene(session, scene, *found)
             # Whoever was named since the documents were written is in the next revision (stage rewrite_sidecars).
             refresh_scene_people(session, ids, people)
         drop_unpublished(session, claimed.video_id, stage_runs)
@@ -106,6 +109,7 @@ def make_documents(session: Session, video: Video, run: Run, first_idx: int, las
     tags = tags_of(session, stage_runs["vision"], ids)
     # A run from before there was the stage has none.
     shown = screen_texts_of(session, stage_runs.get("ocr"), ids)
+    gaps = gaps_of(session, video.video_id, stage_runs, scenes)
     said = _plugin_values(session, stage_runs, ids)
     models = {family: embedded(session, stage_runs[family], family, ids) for family in ("text", "vision")}
     names = {model.model_id: model.name for model in session.query(Model)}
@@ -160,6 +164,7 @@ def make_documents(session: Session, video: Video, run: Run, first_idx: int, las
                     for line in shown.get(scene_id, [])
                 ],
                 plugins=said.get(scene_id, {}),
+                not_looked_at=gaps.get(scene_id, []),
                 metadata=metadata,
             )
         )
