@@ -100,7 +100,15 @@ class Base(DeclarativeBase):
     }
 
 
-class Video(Base):
+class Requested:
+    """What is known of the newest request that changed a row (db/precedence.py)."""
+
+    #: When it was sent, by this database's clock; and its id.
+    requested_at: Mapped[datetime | None]
+    requested_by: Mapped[str | None]
+
+
+class Video(Requested, Base):
     """A video, and the pointer to the run callers see."""
 
     __tablename__ = "videos"
@@ -431,7 +439,7 @@ class Face(Base):
     track: Mapped[int | None]
 
 
-class Person(Base):
+class Person(Requested, Base):
     """A person of a user: named, or unknown with a number."""
 
     __tablename__ = "people"
@@ -621,7 +629,7 @@ class FaceDecision(Base):
     created_at: Mapped[Now]
 
 
-class ModelSwitch(Base):
+class ModelSwitch(Requested, Base):
     """A switch of the active model: the new model's vectors are created beside the old ones."""
 
     __tablename__ = "model_switches"

@@ -17,6 +17,7 @@ from redis.exceptions import RedisError
 from . import errors, routing
 from .broker import HidingAMQP, broker_config
 from .contracts.base import Contract, parse
+from .fleet_clock import SENT_AT, FleetClock
 from .replies import Reply
 
 R = TypeVar("R", bound=BaseModel)
@@ -55,6 +56,7 @@ class Sender:
         # One store for all threads: otherwise each would make its own, which subscribes.
         self._app.conf.update(config, result_backend_thread_safe=True)
         self._app.backend.on_task_call = _not_subscribed
+        self._clock = FleetClock(lambda: self._app.backend.client.time())
         # Its own: Celery shares its pools with every app of this process that has the same URL.
         self._producers = ProducerPool(self._app.connection_for_write().Pool(SENDERS), SENDERS)
 
@@ -94,7 +96,8 @@ class Sender:
                 task,
                 kwargs=kwargs,
                 queue=routing.TASK_QUEUE[task],
-                expires=self.timeout_s if expires_s is None else expires_s,
+                expires=self._clock.after(self.timeout_s if expires_s is None else expires_s),
+                headers={SENT_AT: self._clock.now()},
                 retry=False,
                 producer=producer,
                 **({"task_id": task_id} if task_id else {}),

@@ -16,6 +16,7 @@ from shared import routing
 from shared.errors import Conflict, ModelUnavailable
 from shared.logs import get_logger
 from shared.settings import Settings
+from worker.broker import clock
 from worker.child import Child
 from worker.models.catalog import configured_catalog
 from worker.models.common_queries import embed_queries, read_queries
@@ -156,6 +157,7 @@ class Node:
         pid, index = os.getpid(), current_process().index or 0
         child = Child(self.slots, index, pid)
         renew_runtime()
+        clock.read_in_child(self.settings.redis_url)
         runtime = get_runtime()
         runtime.owner = f"{self.owner_prefix}{index}:{pid}"
         runtime.work_dir = self.work_dir / str(index)

@@ -206,7 +206,9 @@ def claim_again(
     A process runs one job at a time, so a running job of this owner is the one it claimed then: otherwise it would stay
     idle until its lease has expired.
     """
-    row = session.execute(_UNANSWERED, {"queue": queue, "owner": owner, "lease_s": lease_s}).mappings().first()
+    row = (
+        session.execute(_UNANSWERED, {"queue": queue, "owner": owner, "lease_s": lease_s}).mappings().first()
+    )
     if row is None:
         return claim(session, queue, owner, lease_s, rules)
     values = dict(row)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +24,7 @@ from db.tables import Job
 from shared.contracts import ProcessVideo, VideoRef
 from shared.errors import DatabaseUnavailable
 from shared.settings import Settings
+from tasks.requests import Changed, commit
 from tests.faults.proxy import LossyProxy
 from tests.integration.conftest import Configure
 from tests.integration.test_dead_peers import limited
@@ -31,7 +32,6 @@ from tests.integration.test_ledger import POLICY, accept, job, must_claim
 from tests.support.fleet import eventually
 from tests.support.ledger import read
 from tests.support.services import TEMPLATE, PostgresServer, start_or_give_up
-from tasks.requests import Changed, commit
 from worker import reconcile, runner, stages
 from worker.runtime import Runtime
 from worker.stages.context import Outcome, StageContext
@@ -153,7 +153,7 @@ def test_a_server_that_takes_no_changes_is_an_outage_until_another_answers(
     eventually(lambda: _shown(is_read_only) == "on", within_s=60, what="the setting is read")
     with reading() as session:
         assert session.scalars(select(Job.state)).all() == ["queued"], "what is there can be read"
-    with pytest.raises(DatabaseUnavailable, match="takes no changes .*standby"):
+    with pytest.raises(DatabaseUnavailable, match=r"takes no changes .*standby"):
         transact(lambda session: claims.claim(session, "media", "here", 60.0))
     with get_engine().connect() as connection:
         assert connection.connection.dbapi_connection is not raw, "the pool's connections are closed"

@@ -1,0 +1,29 @@
+"""Note when the newest request about a row was sent: an older one that arrives later must not undo it.
+
+Revision ID: 0019
+Revises: 0017
+"""
+
+from __future__ import annotations
+
+import sqlalchemy as sa
+from alembic import op
+
+revision = "0019"
+down_revision = "0017"
+branch_labels = None
+depends_on = None
+
+_TABLES = ("videos", "people", "model_switches")
+
+
+def upgrade() -> None:
+    for table in _TABLES:
+        op.add_column(table, sa.Column("requested_at", sa.DateTime(timezone=True)))
+        op.add_column(table, sa.Column("requested_by", sa.Text()))
+
+
+def downgrade() -> None:
+    for table in _TABLES:
+        op.drop_column(table, "requested_by")
+        op.drop_column(table, "requested_at")
