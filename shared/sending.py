@@ -12,6 +12,7 @@ from celery.states import EXCEPTION_STATES, READY_STATES
 from kombu.exceptions import OperationalError
 from kombu.pools import ProducerPool
 from pydantic import BaseModel
+from redis import Redis
 from redis.exceptions import RedisError
 
 from . import errors, routing
@@ -56,7 +57,7 @@ class Sender:
         # One store for all threads: otherwise each would make its own, which subscribes.
         self._app.conf.update(config, result_backend_thread_safe=True)
         self._app.backend.on_task_call = _not_subscribed
-        self._clock = FleetClock(lambda: self._app.backend.client.time())
+        self._clock = FleetClock(self._ask_time)
         # Its own: Celery shares its pools with every app of this process that has the same URL.
         self._producers = ProducerPool(self._app.connection_for_write().Pool(SENDERS), SENDERS)
 
@@ -64,6 +65,11 @@ class Sender:
         self._producers.force_close_all()
         self._producers.connections.force_close_all()
         self._app.close()
+
+    def _ask_time(self) -> Any:
+        # Asked too rarely for a connection that stays.
+        with Redis.from_url(self._redis_url, **TIME_LIMITS) as client:
+            return client.time()
 
     def _own(self) -> None:
         """Called before connections are used."""
