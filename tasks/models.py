@@ -13,7 +13,7 @@ from db.ledger import switch_runs
 from db.precedence import admit
 from db.tables import ModelSwitch
 from db.vectors import find_model
-from shared import routing
+from shared import nodes, routing
 from shared.contracts import (
     DiscardModel,
     ModelKind,
@@ -54,6 +54,7 @@ def switch(session: Session, request: SwitchModel) -> Changed:
         )
     if spec.metric != "cosine":
         raise InvalidRequest(f"to={spec.name!r} is compared by {spec.metric}: only cosine is searched")
+    _require_a_node(request.kind, spec.name)
     newest = switches.newest(session, request.kind)
     if newest is not None and not request.dry_run:
         _admit(session, newest)
@@ -68,6 +69,19 @@ def switch(session: Session, request: SwitchModel) -> Changed:
             # A model is known from its first vector on, not from a question.
             tried.rollback()
     return shown, wake_ups
+
+
+def _require_a_node(family: str, model: str) -> None:
+    """Ask the nodes whether they could work on a switch to this model.
+
+    Raises:
+        ModelUnavailable: none of those that run could.
+    """
+    records = nodes.read_nodes(get_runtime().settings.redis_url).values()
+    running = [record for record in records if record.family == family]
+    reasons = [record.lacks[model] for record in running if model in record.lacks]
+    if running and len(reasons) == len(running):
+        raise ModelUnavailable(f"no {family} node has model {model}, on {running[0].name}: {reasons[0]}")
 
 
 def _require(session: Session, kind: str) -> ModelSwitch:

@@ -25,6 +25,7 @@ from worker.child import Child
 from worker.models.catalog import configured_catalog
 from worker.models.common_queries import embed_queries, read_queries
 from worker.models.placement import devices
+from worker.models.weights.verify import find_absent
 from worker.runtime import get_runtime, renew_runtime
 from worker.slots import READY, STATE_NAMES, Slot, Slots
 
@@ -144,10 +145,18 @@ class Node:
             "state": self.state,
             "error": self.error,
             "pid": self.main_pid,
+            "lacks": self._lacks(),
             "loads": dict(sum((Counter(slot.report.get("loads", {})) for slot in slots), Counter())),
             "evictions": sum(slot.report.get("evictions", 0) for slot in slots),
             "slots": [self._describe_slot(index, slot) for index, slot in enumerate(slots)],
         }
+
+    def _lacks(self) -> dict[str, str]:
+        """Model of this family -> why it can't be loaded here, by its files."""
+        catalog = configured_catalog(self.settings)
+        mine = [spec for name in catalog.names() if (spec := catalog.get(name)).family == self.family.name]
+        absent = {spec.name: find_absent(spec, models_dir=self.settings.models_dir) for spec in mine}
+        return {name: reason for name, reason in absent.items() if reason}
 
     def _describe_slot(self, index: int, slot: Slot) -> dict[str, Any]:
         state = STATE_NAMES[slot.state] if slot.pid in self._live or not slot.pid else "dead"

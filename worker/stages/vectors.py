@@ -11,9 +11,12 @@ from sqlalchemy.orm import Session
 from db.active_models import active_models, kept_models
 from db.engine import get_engine, transact
 from db.vectors import ModelRow, ensure_index
-from shared.errors import ModelFailure
+from shared.errors import ModelFailure, ModelUnavailable
+from shared.logs import get_logger
 from worker.models.spec import ModelSpec
 from worker.stages.context import model_row
+
+log = get_logger(__name__)
 
 #: Models whose index this process has made sure of.
 _indexed: set[int] = set()
@@ -34,6 +37,15 @@ def indexed_row(spec: ModelSpec, *, again: bool = False) -> ModelRow:
         ensure_index(get_engine(), row)
         _indexed.add(row.model_id)
     return row
+
+
+def made_if_here(make: Callable[[], Made], name: str) -> list[Made]:
+    """What a model that is not active makes of some scenes; nothing where it can't be loaded: the switch adds it."""
+    try:
+        return [make()]
+    except ModelUnavailable as error:
+        log.warning("vectors left to the switch: its model is missing here", model=name, error=error)
+        return []
 
 
 def write_kept(
