@@ -345,7 +345,14 @@ class Model(Base):
     dim: Mapped[int | None]
     #: cosine or l2
     metric: Mapped[str | None]
+    #: Of its jobs.
+    run: Mapped[int] = mapped_column(server_default="0")
     created_at: Mapped[Now]
+
+    @property
+    def deleted_at(self) -> datetime | None:
+        """A model's row stays."""
+        return None
 
 
 class Embedding(Base):

@@ -1,4 +1,4 @@
-"""Note when the newest request about a row was sent: an older one that arrives later must not undo it.
+"""Note when the newest request about a row was sent: an older one that arrives later must not undo it. Number a model's jobs.
 
 Revision ID: 0019
 Revises: 0017
@@ -21,9 +21,12 @@ def upgrade() -> None:
     for table in _TABLES:
         op.add_column(table, sa.Column("requested_at", sa.DateTime(timezone=True)))
         op.add_column(table, sa.Column("requested_by", sa.Text()))
+    op.add_column("models", sa.Column("run", sa.Integer(), server_default="0", nullable=False))
 
 
 def downgrade() -> None:
+    op.execute("DELETE FROM jobs WHERE subject_kind = 'model'")
+    op.drop_column("models", "run")
     for table in _TABLES:
         op.drop_column(table, "requested_by")
         op.drop_column(table, "requested_at")
