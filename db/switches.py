@@ -144,6 +144,8 @@ def discard(session: Session, switch: ModelSwitch, policy: RunPolicy, *, pages_s
         _refuse_to_lose(session, switch, policy)
     loser = switch.from_model if switch.state == "activated" else switch.to_model
     jobs.cancel(session, run_jobs(switch))
+    # Of its index: a build that waited would end after it was dropped.
+    jobs.cancel(session, Job.subject_kind == "model", Job.subject_id == str(loser))
     switch.run += 1
     switch.state = "discarding"
     session.flush()
