@@ -13,7 +13,9 @@ from kombu.exceptions import OperationalError
 from kombu.pools import ProducerPool
 from pydantic import BaseModel
 from redis import Redis
+from redis.backoff import NoBackoff
 from redis.exceptions import RedisError
+from redis.retry import Retry
 
 from . import errors, routing
 from .broker import HidingAMQP, broker_config
@@ -68,7 +70,7 @@ class Sender:
 
     def _ask_time(self) -> Any:
         # Asked too rarely for a connection that stays.
-        with Redis.from_url(self._redis_url, **TIME_LIMITS) as client:
+        with Redis.from_url(self._redis_url, retry=Retry(NoBackoff(), 0), **TIME_LIMITS) as client:
             return client.time()
 
     def _own(self) -> None:
