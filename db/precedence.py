@@ -17,8 +17,9 @@ from db.expressions import NOW
 from db.tables import Requested
 from shared.errors import Conflict
 
-#: Requests that were sent within this time of each other may be done in any order: clocks are not read more exactly.
-_TOGETHER = timedelta(seconds=1)
+#: Requests that were sent within this time of each other may be done in any order: as long as callers wait, and busy nodes
+#: overtake each other. A message that is delivered again is older.
+_TOGETHER = timedelta(seconds=30)
 
 
 @dataclass(frozen=True)

@@ -116,7 +116,8 @@ def add_photo(session: Session, request: AddPhoto) -> Changed:
     """Reserve a photo upload. After the upload send tasks.people.enroll."""
     _require_enrolment()
     runtime = get_runtime()
-    person = _lock(session, request)
+    # Undoes nothing: the order of photos does not matter.
+    person = registry.lock(session, request.person_id, request.user_id)
     photo = registry.add_photo(session, person, request.extension)
     url: str | None = None
     if runtime.settings.storage_backend != "local":

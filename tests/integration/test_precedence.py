@@ -77,11 +77,11 @@ def test_a_rerun_that_is_delivered_twice_makes_one_run(sent: Sent) -> None:
 
 
 def test_requests_of_one_moment_are_done_as_they_come(sent: Sent) -> None:
-    """Their order is not known more exactly, and a caller that waits for answers sends them in order."""
+    """Nodes may overtake each other, and a caller that waits for answers sends them in order."""
     accept()
     sent("rerun", 0)
     video.rerun(**V1)
-    sent("cancel", 0.5)
+    sent("cancel", 10)
     assert video.cancel(**V1)["accepted"]
 
 
