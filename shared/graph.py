@@ -75,14 +75,14 @@ VISION_REEMBED = _stage("vision_reembed", "vision", 600, handler="reembed", batc
 DISCARD = _stage("discard", HOUSEKEEPING, 3600)
 
 #: Builds the vector index of a model.
-INDEX = _stage("index", HOUSEKEEPING, 6 * 3600, may_be_given_up=False)
+BUILD_INDEX = _stage("build_index", HOUSEKEEPING, 6 * 3600, may_be_given_up=False)
 
 #: Sends the events that are due of one webhook.
 DELIVER = _stage("deliver", HOUSEKEEPING, 600, may_be_given_up=False)
 
 _OUTSIDE = (
     SWEEP, ERASE_VIDEO, ENROLL, MATCH, ERASE_PERSON, MOVE, LATE_PHOTOS, REWRITE_SIDECARS, TEXT_REEMBED, VISION_REEMBED,
-    DISCARD, DELIVER, INDEX,
+    DISCARD, DELIVER, BUILD_INDEX,
 )  # fmt: skip
 
 

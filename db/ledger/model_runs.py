@@ -27,7 +27,7 @@ def want_index(session: Session, model_id: int, policy: RunPolicy) -> list[WakeU
     session.execute(delete(Job).where(jobs_of(model)), execution_options={"synchronize_session": False})
     model.run += 1
     session.flush()
-    return jobs.insert(session, [make_job(model, graph.INDEX, policy, user_id="", model_id=model_id)])
+    return jobs.insert(session, [make_job(model, graph.BUILD_INDEX, policy, user_id="", model_id=model_id)])
 
 
 def lock(session: Session, model_id: str, *, skip_locked: bool = False) -> Model | None:

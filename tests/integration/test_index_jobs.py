@@ -75,17 +75,17 @@ def test_workers_that_need_an_index_at_once_make_one_job_and_wait_for_nothing(
         other.execute(f"SELECT pg_advisory_lock({AdvisoryLock.VECTOR_INDEX:d})")
         asked = at_once([lambda: vectors.indexed_row(runtime, spec, again=True)] * 8)
         assert [found.model_id for found in asked] == [row.model_id] * 8
-        assert states() == [("index", "queued", 0)] and not indexed(row)
+        assert states() == [("build_index", "queued", 0)] and not indexed(row)
         assert runner.work("housekeeping", runtime)["outcome"] == "deferred", "a slot is not held meanwhile"
-        assert states() == [("index", "queued", 0)]
+        assert states() == [("build_index", "queued", 0)]
         # The server gets to a closed connection when it does.
         other.execute(f"SELECT pg_advisory_unlock({AdvisoryLock.VECTOR_INDEX:d})")
     (found,) = read(select(Job.job_id))
     set_job(found, not_before=job(found).created_at)
     assert runner.work("housekeeping", runtime)["outcome"] == "done"
-    assert indexed(row) and states() == [("index", "done", 0)]
+    assert indexed(row) and states() == [("build_index", "done", 0)]
     vectors.indexed_row(runtime, spec, again=True)
-    assert states() == [("index", "done", 0)], "nothing more is asked for"
+    assert states() == [("build_index", "done", 0)], "nothing more is asked for"
 
 
 def test_workers_that_write_vectors_meanwhile_do_not_stop_a_build(runtime: Runtime, spec: ModelSpec) -> None:
@@ -121,4 +121,4 @@ def test_an_index_that_was_dropped_is_built_again(runtime: Runtime, spec: ModelS
         assert read(select(Model.run).where(Model.model_id == row.model_id)) == [run]
         assert runner.work("housekeeping", runtime)["outcome"] == "done" and indexed(row)
         drop_index(get_engine(), row.model_id)
-    assert states() == [("index", "done", 0)], "a job of an earlier build is not kept"
+    assert states() == [("build_index", "done", 0)], "a job of an earlier build is not kept"

@@ -12,8 +12,8 @@ from db import switches
 from db.engine import get_engine, reading, transact
 from db.vectors import drop_index
 from shared.errors import DatabaseBusy, StatementTimeout
+from worker.stages.build_index import BUSY_S
 from worker.stages.context import Deferred, Outcome, StageContext
-from worker.stages.index import BUSY_S
 
 _AT_ONCE = 2_000
 #: After so long it gives way to other housekeeping, seconds; what is left is all it needs to go on.

@@ -1,4 +1,4 @@
-"""index: build the vector index of a model beside running work."""
+"""build_index: build the vector index of a model beside running work."""
 
 from __future__ import annotations
 
