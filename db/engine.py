@@ -13,7 +13,17 @@ from functools import lru_cache
 from typing import Any, TypeVar
 
 import psycopg
-from sqlalchemy import Connection, Engine, Executable, TextClause, create_engine, event, make_url, text
+from sqlalchemy import (
+    Connection,
+    Engine,
+    ExceptionContext,
+    Executable,
+    TextClause,
+    create_engine,
+    event,
+    make_url,
+    text,
+)
 from sqlalchemy.exc import DBAPIError, InterfaceError, OperationalError
 from sqlalchemy.orm import Session, SessionTransaction
 from sqlalchemy.pool import NullPool
@@ -37,6 +47,10 @@ _MAX_CONFLICTS = 10
 _LOCK_TIMEOUT, _CANCELLED = "55P03", "57014"
 #: The server has ended the session: idle in a transaction for too long, or a transaction that took too long.
 _ENDED = ("25P03", "25P04")
+#: The server lets no transaction write: it is a standby by now, or an operator has stopped writes.
+_READ_ONLY = "25006"
+#: Beginnings of the states of a server that stops, starts, or has lost the connection.
+_AWAY = ("08", "57P0")
 
 
 def make_engine(url: str, *, pooled: bool = True, limits: Limits | None = None) -> Engine:
@@ -51,7 +65,23 @@ def make_engine(url: str, *, pooled: bool = True, limits: Limits | None = None) 
     pool: dict[str, Any] = {"pool_size": 2, "max_overflow": 3, "pool_pre_ping": True}
     if not pooled:
         pool = {"poolclass": NullPool}
-    return create_engine(url, connect_args=arguments, hide_parameters=True, **pool)
+    engine = create_engine(url, connect_args=arguments, hide_parameters=True, **pool)
+    event.listen(engine, "handle_error", _leave_server)
+    return engine
+
+
+def _leave_server(context: ExceptionContext) -> None:
+    """Empty the pool when a server hands over to another one: its other connections lead to the same server.
+
+    A server that has become a standby goes on answering: its connections live, and every transaction that writes is refused.
+    """
+    state = getattr(context.original_exception, "sqlstate", None) or ""
+    if state == _READ_ONLY:
+        # Of a transaction that we have declared to be read-only it is our own error.
+        options = {} if context.connection is None else context.connection.get_execution_options()
+        context.is_disconnect = not options.get("postgresql_readonly", False)
+    elif state.startswith(_AWAY):
+        context.is_disconnect = True
 
 
 def get_engine() -> Engine:
@@ -71,7 +101,7 @@ def set_engine(engine: Engine | None) -> None:
 
 
 def is_outage(error: BaseException) -> bool:
-    """Whether an error means that Postgres is unavailable, not that it refused a statement."""
+    """Whether an error means that Postgres is unavailable, or has handed over to another server, not that it refused a statement."""
     if isinstance(error, DBAPIError) and error.connection_invalidated:
         return True
     if not isinstance(error, (OperationalError, InterfaceError)):
@@ -102,9 +132,11 @@ def outages() -> Iterator[None]:
         if is_outage(error) or state in _ENDED:
             first = str(error.orig).strip().split("\n")[0]
             url = hide_password(get_settings().postgres_url)
-            raise DatabaseUnavailable(
-                f"Postgres at {url} does not answer ({first}): is it running?"
-            ) from error
+            if state == _READ_ONLY:
+                message = f"Postgres at {url} takes no changes ({first}): is it a standby?"
+            else:
+                message = f"Postgres at {url} does not answer ({first}): is it running?"
+            raise DatabaseUnavailable(message) from error
         raise
 
 

@@ -40,6 +40,14 @@ def find(session: Session, kind: str, *, lock: bool = False) -> ModelSwitch | No
     return session.scalars(query, execution_options={"populate_existing": True}).one_or_none()
 
 
+def newest(session: Session, kind: str) -> ModelSwitch | None:
+    """The open switch of a kind, or the last one that ended; locked."""
+    query = (
+        select(ModelSwitch).where(ModelSwitch.kind == kind).order_by(ModelSwitch.switch_id.desc()).limit(1)
+    )
+    return session.scalars(query.with_for_update(key_share=True)).first()
+
+
 def require(session: Session, kind: str) -> ModelSwitch:
     """The open switch of a kind, locked.
 
@@ -136,6 +144,8 @@ def discard(session: Session, switch: ModelSwitch, policy: RunPolicy, *, pages_s
         _refuse_to_lose(session, switch, policy)
     loser = switch.from_model if switch.state == "activated" else switch.to_model
     jobs.cancel(session, run_jobs(switch))
+    # Of its index: a build that waited would end after it was dropped.
+    jobs.cancel(session, Job.subject_kind == "model", Job.subject_id == str(loser))
     switch.run += 1
     switch.state = "discarding"
     session.flush()

@@ -100,7 +100,15 @@ class Base(DeclarativeBase):
     }
 
 
-class Video(Base):
+class Requested:
+    """What is known of the newest request that changed a row (db/precedence.py)."""
+
+    #: When it was sent, by this database's clock; and its id.
+    requested_at: Mapped[datetime | None]
+    requested_by: Mapped[str | None]
+
+
+class Video(Requested, Base):
     """A video, and the pointer to the run callers see."""
 
     __tablename__ = "videos"
@@ -348,7 +356,14 @@ class Model(Base):
     dim: Mapped[int | None]
     #: cosine or l2
     metric: Mapped[str | None]
+    #: Of its jobs.
+    run: Mapped[int] = mapped_column(server_default="0")
     created_at: Mapped[Now]
+
+    @property
+    def deleted_at(self) -> datetime | None:
+        """A model's row stays."""
+        return None
 
 
 class Embedding(Base):
@@ -442,7 +457,7 @@ class Face(Base):
     track: Mapped[int | None]
 
 
-class Person(Base):
+class Person(Requested, Base):
     """A person of a user: named, or unknown with a number."""
 
     __tablename__ = "people"
@@ -632,7 +647,7 @@ class FaceDecision(Base):
     created_at: Mapped[Now]
 
 
-class ModelSwitch(Base):
+class ModelSwitch(Requested, Base):
     """A switch of the active model: the new model's vectors are created beside the old ones."""
 
     __tablename__ = "model_switches"

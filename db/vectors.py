@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, fields
 from typing import Any
 from uuid import UUID
@@ -17,6 +17,7 @@ import numpy.typing as npt
 from pgvector import HalfVector, SparseVector
 from sqlalchemy import Connection, Engine, select, text
 from sqlalchemy.dialects.postgresql import insert
+from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.orm import Session
 
 from db.engine import outages
@@ -100,8 +101,10 @@ def index_sql(model_id: int, dim: int, metric: str, *, concurrently: bool) -> st
 
 
 @contextmanager
-def _building(engine: Engine) -> Iterator[Connection]:
+def _building(engine: Engine, wait_s: float | None) -> Iterator[Connection]:
     """A connection on which one index is built or dropped at a time, for as long as that takes (DATABASE_BUILD_S).
+
+    ``wait_s``: how long other builds are waited for; None: as long as a build may take.
 
     No limit on locks: a concurrent build waits for older transactions, a backup's for example. The lock is polled: a
     statement that waits in ``pg_advisory_lock()`` holds a snapshot, for which the build of another process would wait.
@@ -110,13 +113,14 @@ def _building(engine: Engine) -> Iterator[Connection]:
         DatabaseBusy: other processes build for too long. DatabaseUnavailable: Postgres is unavailable.
     """
     limit_s = get_settings().database_build_s
-    deadline = time.monotonic() + limit_s
+    wait_s = limit_s if wait_s is None else wait_s
+    deadline = time.monotonic() + wait_s
     with outages(), engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
         take = text(f"SELECT pg_try_advisory_lock({AdvisoryLock.VECTOR_INDEX:d})")
         while not connection.scalar(take):
-            if time.monotonic() > deadline:
+            if time.monotonic() >= deadline:
                 raise DatabaseBusy(
-                    f"another process has built vector indexes for {limit_s:g} s: try again when it has ended"
+                    f"another process builds vector indexes, waited for {wait_s:g} s: try again when it has ended"
                 )
             time.sleep(_LOOK_S)
         try:
@@ -124,30 +128,50 @@ def _building(engine: Engine) -> Iterator[Connection]:
             connection.execute(text(f"SET statement_timeout = {round(limit_s * 1000)}"))
             yield connection
         finally:
-            # Not back to the pool: its limits are no longer those of the engine, and its end gives up the lock.
+            # Its end would give up the lock, too, but not before the server gets to it.
+            with suppress(SQLAlchemyError):
+                connection.execute(text(f"SELECT pg_advisory_unlock({AdvisoryLock.VECTOR_INDEX:d})"))
+            # Not back to the pool: its limits are no longer those of the engine.
             connection.invalidate()
 
 
-def ensure_index(engine: Engine, model: ModelRow) -> None:
-    """Build a searched model's HNSW index beside running work; drops an invalid leftover of a broken build."""
-    if model.family not in SEARCHED or model.dim is None or model.metric is None:
-        return
-    name = index_name(model.model_id)
-    valid = text("SELECT indisvalid FROM pg_index WHERE indexrelid = to_regclass(:name)")
+def is_indexed(session: Session | Connection, model: ModelRow) -> bool:
+    """Whether a model has its HNSW index, or needs none."""
+    return not _is_searched(model) or session.scalar(_VALID, {"name": index_name(model.model_id)}) is True
+
+
+def _is_searched(model: ModelRow) -> bool:
+    return model.family in SEARCHED and model.dim is not None and model.metric is not None
+
+
+#: Null: there is no such index; false: a broken build has left it, or it is being built.
+_VALID = text("SELECT indisvalid FROM pg_index WHERE indexrelid = to_regclass(:name)")
+
+
+def ensure_index(engine: Engine, model: ModelRow, *, wait_s: float | None = None) -> None:
+    """Build a searched model's HNSW index beside running work; drops an invalid leftover of a broken build.
+
+    ``wait_s``: how long other builds are waited for; None: as long as a build may take.
+
+    Raises:
+        DatabaseBusy: another index is built or dropped. DatabaseUnavailable: Postgres is unavailable.
+    """
     with outages(), engine.connect() as connection:
-        if connection.execute(valid, {"name": name}).scalar():
+        if is_indexed(connection, model):
             return
-    with _building(engine) as connection:
-        state = connection.execute(valid, {"name": name}).scalar()
+    name = index_name(model.model_id)
+    assert model.dim is not None and model.metric is not None
+    with _building(engine, wait_s) as connection:
+        state = connection.execute(_VALID, {"name": name}).scalar()
         if state is False:
             connection.execute(text(f"DROP INDEX CONCURRENTLY IF EXISTS {name}"))
         if not state:
             connection.execute(text(index_sql(model.model_id, model.dim, model.metric, concurrently=True)))
 
 
-def drop_index(engine: Engine, model_id: int) -> None:
-    """Remove a model's HNSW index beside running work."""
-    with _building(engine) as connection:
+def drop_index(engine: Engine, model_id: int, *, wait_s: float | None = None) -> None:
+    """Remove a model's HNSW index beside running work; waits and raises as ``ensure_index``."""
+    with _building(engine, wait_s) as connection:
         connection.execute(text(f"DROP INDEX CONCURRENTLY IF EXISTS {index_name(int(model_id))}"))
 
 

@@ -133,6 +133,9 @@ class BrokerUnavailable(Outage):
 class ModelUnavailable(Permanent):
     """A model can't be loaded: file missing, wrong or not in the active profile."""
 
+    #: The model that this process could not load; empty: the request, or the profile, has none.
+    model: str = ""
+
 
 class ModelDoesNotFit(ModelUnavailable):
     """A model needs more memory than the budget, or than the device has."""

@@ -19,7 +19,7 @@ class ExitStatus(IntEnum):
     TIME_LIMIT = 71
     #: A node's main process was stuck and ended itself: a supervisor starts it again.
     STUCK = 72
-    #: A node, or a pool child, can't load its model: a restart can't help.
+    #: A node, or a pool child, can't load its model, or another node has its name: a restart can't help.
     CONFIG = 78
     #: Ctrl-C.
     INTERRUPTED = 130

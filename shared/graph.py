@@ -74,12 +74,15 @@ TEXT_REEMBED = _stage("text_reembed", "text", 600, handler="reembed", batch=32)
 VISION_REEMBED = _stage("vision_reembed", "vision", 600, handler="reembed", batch=8)
 DISCARD = _stage("discard", HOUSEKEEPING, 3600)
 
+#: Builds the vector index of a model.
+BUILD_INDEX = _stage("build_index", HOUSEKEEPING, 6 * 3600, may_be_given_up=False)
+
 #: Sends the events that are due of one webhook.
 DELIVER = _stage("deliver", HOUSEKEEPING, 600, may_be_given_up=False)
 
 _OUTSIDE = (
     SWEEP, ERASE_VIDEO, ENROLL, MATCH, ERASE_PERSON, MOVE, LATE_PHOTOS, REWRITE_SIDECARS, TEXT_REEMBED, VISION_REEMBED,
-    DISCARD, DELIVER,
+    DISCARD, DELIVER, BUILD_INDEX,
 )  # fmt: skip
 
 

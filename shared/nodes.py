@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import socket
 import time
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -45,6 +45,8 @@ class NodeRecord:
     pid: int
     models: tuple[str, ...]
     held: tuple[HeldModel, ...] = ()
+    #: Model of its family -> why it can't be loaded there.
+    lacks: Mapping[str, str] = field(default_factory=dict)
     #: When it started, where its metrics are, its load and resources (worker/telemetry/node.py).
     telemetry: Mapping[str, Any] = field(default_factory=dict)
 
@@ -53,6 +55,16 @@ def resources_of(record: NodeRecord) -> Resources | None:
     """The machine of a node; None: not known yet."""
     found = record.telemetry.get("resources")
     return Resources.model_validate(found) if found else None
+
+
+def _failed_loads(models: Iterable[Mapping[str, Any]]) -> dict[str, str]:
+    """Model -> its error, of those that a process has tried to load, and none has loaded."""
+    loaded = {model.get("name") for model in models if model.get("loaded")}
+    return {
+        model["name"]: model["error"]
+        for model in models
+        if model.get("error") and "name" in model and model["name"] not in loaded
+    }
 
 
 def node_name(instance: str) -> str:
@@ -66,6 +78,7 @@ def publish(client: Any, described: Mapping[str, Any]) -> None:
         **{name: described[name] for name in ("state", "family", "error", "pid", "evictions")},
         **{name: json.dumps(described[name]) for name in ("loads", "slots")},
         "models": json.dumps([model for slot in described["slots"] for model in slot["models"]]),
+        "lacks": json.dumps(described.get("lacks", {})),
         "telemetry": json.dumps(described.get("telemetry", {})),
         "updated": time.time(),
     }
@@ -131,6 +144,7 @@ def read_nodes(redis_url: str) -> dict[str, NodeRecord]:
                             for model in models
                             if "name" in model and "kind" in model
                         ),
+                        lacks={**json.loads(fields.get("lacks") or "{}"), **_failed_loads(models)},
                         telemetry=json.loads(fields.get("telemetry") or "{}"),
                     )
     except redis.RedisError as error:

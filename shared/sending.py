@@ -12,11 +12,15 @@ from celery.states import EXCEPTION_STATES, READY_STATES
 from kombu.exceptions import OperationalError
 from kombu.pools import ProducerPool
 from pydantic import BaseModel
+from redis import Redis
+from redis.backoff import NoBackoff
 from redis.exceptions import RedisError
+from redis.retry import Retry
 
 from . import errors, routing
 from .broker import HidingAMQP, broker_config
 from .contracts.base import Contract, parse
+from .fleet_clock import SENT_AT, FleetClock
 from .replies import Reply
 
 R = TypeVar("R", bound=BaseModel)
@@ -55,6 +59,7 @@ class Sender:
         # One store for all threads: otherwise each would make its own, which subscribes.
         self._app.conf.update(config, result_backend_thread_safe=True)
         self._app.backend.on_task_call = _not_subscribed
+        self._clock = FleetClock(self._ask_time)
         # Its own: Celery shares its pools with every app of this process that has the same URL.
         self._producers = ProducerPool(self._app.connection_for_write().Pool(SENDERS), SENDERS)
 
@@ -62,6 +67,11 @@ class Sender:
         self._producers.force_close_all()
         self._producers.connections.force_close_all()
         self._app.close()
+
+    def _ask_time(self) -> Any:
+        # Asked too rarely for a connection that stays.
+        with Redis.from_url(self._redis_url, retry=Retry(NoBackoff(), 0), **TIME_LIMITS) as client:
+            return client.time()
 
     def _own(self) -> None:
         """Called before connections are used."""
@@ -94,7 +104,8 @@ class Sender:
                 task,
                 kwargs=kwargs,
                 queue=routing.TASK_QUEUE[task],
-                expires=self.timeout_s if expires_s is None else expires_s,
+                expires=self._clock.after(self.timeout_s if expires_s is None else expires_s),
+                headers={SENT_AT: self._clock.now()},
                 retry=False,
                 producer=producer,
                 **({"task_id": task_id} if task_id else {}),

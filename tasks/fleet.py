@@ -12,11 +12,12 @@ from db.engine import reading
 from db.ledger import overview, video_runs
 from db.ledger.jobs import WakeUp
 from db.ledger.subjects import lock_video
+from db.precedence import admit
 from shared import nodes, routing, scaling
 from shared.contracts import FleetQuery, FleetState, NodeView, Retried, RetryFailures, SearchedKind
 from shared.errors import Conflict, DatabaseBusy, QuotaExceeded
 from tasks.models import read_state
-from tasks.requests import request_task
+from tasks.requests import arrival, request_task
 from worker import changes
 from worker.changes import Note
 from worker.runtime import get_runtime
@@ -61,6 +62,7 @@ def retry(request: RetryFailures) -> Retried:
         video = lock_video(session, key)
         if video is None or video.deleted_at is not None:
             return "", False, []
+        admit(session, video, arrival(), f"video {video.external_id}")
         return video.user_id, *video_runs.retry(session, video, runtime.policy)
 
     for key in keys[: request.limit]:

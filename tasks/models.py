@@ -10,9 +10,10 @@ from db import switches
 from db.active_models import active_models, models_of
 from db.engine import reading
 from db.ledger import switch_runs
+from db.precedence import admit
 from db.tables import ModelSwitch
 from db.vectors import find_model
-from shared import routing
+from shared import nodes, routing
 from shared.contracts import (
     DiscardModel,
     ModelKind,
@@ -24,7 +25,7 @@ from shared.contracts import (
     SwitchView,
 )
 from shared.errors import InvalidRequest, ModelUnavailable
-from tasks.requests import Changed, change_task, read_task, request_task
+from tasks.requests import Changed, arrival, change_task, read_task, request_task
 from worker.runtime import get_runtime
 from worker.search.queues import PAGES_S
 from worker.stages.context import model_row
@@ -53,14 +54,47 @@ def switch(session: Session, request: SwitchModel) -> Changed:
         )
     if spec.metric != "cosine":
         raise InvalidRequest(f"to={spec.name!r} is compared by {spec.metric}: only cosine is searched")
+    _require_a_node(request.kind, spec.name)
+    newest = switches.newest(session, request.kind)
+    if newest is not None and not request.dry_run:
+        _admit(session, newest)
     with session.begin_nested() as tried:
         old, new = model_row(session, active), model_row(session, spec)
         wake_ups = switches.begin(session, request.kind, old, new, runtime.policy, dry_run=request.dry_run)
+        opened = switches.newest(session, request.kind)
+        if opened is not None and opened is not newest:
+            _admit(session, opened)
         shown = read_state(session, request.kind)
         if request.dry_run:
             # A model is known from its first vector on, not from a question.
             tried.rollback()
     return shown, wake_ups
+
+
+def _require_a_node(family: str, model: str) -> None:
+    """Ask the nodes whether they could work on a switch to this model.
+
+    Raises:
+        ModelUnavailable: none of those that run could.
+    """
+    records = nodes.read_nodes(get_runtime().settings.redis_url).values()
+    running = [record for record in records if record.family == family]
+    reasons = [record.lacks[model] for record in running if model in record.lacks]
+    if running and len(reasons) == len(running):
+        raise ModelUnavailable(f"no {family} node has model {model}, on {running[0].name}: {reasons[0]}")
+
+
+def _require(session: Session, kind: str) -> ModelSwitch:
+    found = switches.require(session, kind)
+    _admit(session, found)
+    return found
+
+
+def _admit(session: Session, switch: ModelSwitch) -> None:
+    """Raises:
+    Conflict: a request about the switch that was sent later has been done.
+    """
+    admit(session, switch, arrival(), f"the switch of the {switch.kind} model")
 
 
 @read_task(routing.MODELS_SAMPLES, SampleScenes)
@@ -73,21 +107,21 @@ def samples(session: Session, request: SampleScenes) -> ModelSamples:
 @change_task(routing.MODELS_RETRY, ModelKind)
 def retry(session: Session, request: ModelKind) -> Changed:
     """Try the jobs of the open switch again that were given up."""
-    wake_ups = switch_runs.retry(session, switches.require(session, request.kind))
+    wake_ups = switch_runs.retry(session, _require(session, request.kind))
     return read_state(session, request.kind), wake_ups
 
 
 @change_task(routing.MODELS_ACTIVATE, ModelKind)
 def activate(session: Session, request: ModelKind) -> Changed:
     """Activate the new model."""
-    switches.point(session, switches.require(session, request.kind), "new")
+    switches.point(session, _require(session, request.kind), "new")
     return read_state(session, request.kind), []
 
 
 @change_task(routing.MODELS_ROLLBACK, ModelKind)
 def rollback(session: Session, request: ModelKind) -> Changed:
     """Activate the old model again."""
-    switches.point(session, switches.require(session, request.kind), "old")
+    switches.point(session, _require(session, request.kind), "old")
     return read_state(session, request.kind), []
 
 
@@ -96,7 +130,7 @@ def discard(session: Session, request: DiscardModel) -> Changed:
     """Delete the vectors of the model that is not active, and end the switch."""
     runtime = get_runtime()
     pages_s = 0.0 if request.now else PAGES_S + runtime.settings.search_deadline_s
-    found = switches.require(session, request.kind)
+    found = _require(session, request.kind)
     wake_ups = switches.discard(session, found, runtime.policy, pages_s=pages_s)
     return read_state(session, request.kind), wake_ups
 

@@ -10,6 +10,7 @@ from db.ledger import person_runs
 from db.ledger.jobs import WakeUp
 from db.people import acts, erasure, events, registry
 from db.people.photos import note_upload_url, remove_late
+from db.precedence import admit
 from db.tables import Person
 from db.vectors import find_model
 from shared import graph, routing
@@ -30,7 +31,16 @@ from shared.contracts import (
     UndoEvent,
 )
 from shared.errors import Conflict, InvalidRequest
-from tasks.requests import Answer, Changed, PeopleRequest, change_task, commit, read_task, request_task
+from tasks.requests import (
+    Answer,
+    Changed,
+    PeopleRequest,
+    arrival,
+    change_task,
+    commit,
+    read_task,
+    request_task,
+)
 from worker.runtime import get_runtime
 
 list_people = read_task(routing.PEOPLE_LIST, ListPeople, base=PeopleRequest)(registry.list_page)
@@ -52,8 +62,18 @@ def _require_enrolment() -> None:
         raise Conflict(f"people can't be enrolled: {reason}")
 
 
-def _lock(session: Session, request: PersonRef) -> Person:
-    return registry.lock(session, request.person_id, request.user_id)
+def _lock(session: Session, request: PersonRef, *, deleted_too: bool = False) -> Person:
+    person = registry.lock(session, request.person_id, request.user_id, deleted_too=deleted_too)
+    _admit(session, person)
+    return person
+
+
+def _admit(session: Session, *people: Person) -> None:
+    """Raises:
+    Conflict: a request about one of these people that was sent later has been done.
+    """
+    for person in people:
+        admit(session, person, arrival(), f"person {person.external_id}")
 
 
 def _view(
@@ -86,7 +106,7 @@ def rename(session: Session, request: RenamePerson) -> Changed:
 @change_task(routing.PEOPLE_DELETE, PersonRef, base=PeopleRequest)
 def delete(session: Session, request: PersonRef) -> Changed:
     """Erase a person: hide it now; a job removes rows, photos, sidecars and cached answers, and writes a receipt (get)."""
-    person = registry.lock(session, request.person_id, request.user_id, deleted_too=True)
+    person = _lock(session, request, deleted_too=True)
     wake_ups = erasure.begin(session, person, get_runtime().policy) if person.deleted_at is None else []
     return registry.view(session, person), wake_ups
 
@@ -96,7 +116,8 @@ def add_photo(session: Session, request: AddPhoto) -> Changed:
     """Reserve a photo upload. After the upload send tasks.people.enroll."""
     _require_enrolment()
     runtime = get_runtime()
-    person = _lock(session, request)
+    # Undoes nothing: the order of photos does not matter.
+    person = registry.lock(session, request.person_id, request.user_id)
     photo = registry.add_photo(session, person, request.extension)
     url: str | None = None
     if runtime.settings.storage_backend != "local":
@@ -170,6 +191,7 @@ def judge(session: Session, request: JudgeFaces) -> Changed:
 def merge(session: Session, request: MergePeople) -> Changed:
     """Merge two people and return the one that remains."""
     person, into = acts.lock_two(session, request.person_id, request.into, request.user_id)
+    _admit(session, person, into)
     return _view(session, into, *acts.merge(session, person, into, get_runtime().policy))
 
 

@@ -6,19 +6,23 @@ from collections.abc import Callable
 from functools import partial, wraps
 from typing import Any, TypeVar
 
+from celery import current_task
 from celery.exceptions import Reject
 from pydantic import BaseModel
 from sqlalchemy.orm import Session
 
 from db.engine import reading_as
 from db.ledger.jobs import WakeUp
+from db.precedence import Arrival
 from shared.contracts import parse
 from shared.contracts.base import Contract
 from shared.errors import DatabaseBusy, DatabaseUnavailable, InvalidRequest, Permanent
+from shared.fleet_clock import SENT_AT
 from shared.paths import without_paths
 from shared.routing import REQUEST_LIMIT_S
 from worker import changes
 from worker.app import app
+from worker.broker.clock import fleet_clock
 from worker.online import batch
 from worker.online.operations import OPERATIONS, Operation
 from worker.runtime import get_runtime
@@ -122,6 +126,15 @@ read_task = partial(request_task, call=_read)
 change_task = partial(
     request_task, call=lambda handle, request: commit(lambda session: handle(session, request), request)
 )
+
+
+def arrival() -> Arrival:
+    """The request that this process answers now."""
+    request = current_task.request if current_task else None
+    sent_at = None if request is None else request.get(SENT_AT)
+    if request is None or sent_at is None:
+        return Arrival()
+    return Arrival(request.id, lambda: fleet_clock.now() - sent_at)
 
 
 def commit(work: Callable[[Session], Changed], request: Contract) -> Answer:

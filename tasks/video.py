@@ -10,6 +10,7 @@ from db import video_changes, videos
 from db.engine import reading_as
 from db.ledger import video_runs
 from db.ledger.jobs import WakeUp
+from db.precedence import admit
 from db.scenes import page, published_speech
 from db.tables import Video
 from db.timeline import describe_media, timeline_page
@@ -34,7 +35,7 @@ from shared.contracts import (
 from shared.errors import InvalidRequest
 from shared.storage import require_prefix, upload_key
 from shared.subtitles import make_cues, render
-from tasks.requests import Changed, change_task, read_task, request_task
+from tasks.requests import Changed, arrival, change_task, read_task, request_task
 from worker.runtime import get_runtime
 
 
@@ -96,8 +97,14 @@ def subtitles(session: Session, request: MakeSubtitles) -> Subtitles:
     return Subtitles(video_id=request.video_id, format=request.format, language=language, text=text)
 
 
-def _lock(session: Session, request: VideoRef) -> Video:
-    return videos.lock(session, request.video_id, request.user_id)
+def _lock(session: Session, request: VideoRef, *, deleted_too: bool = False) -> tuple[Video, bool]:
+    """The request's video, locked; and whether the request is new, not delivered once more after it was done.
+
+    Raises:
+        Conflict: a request that was sent later has been done.
+    """
+    video = videos.lock(session, request.video_id, request.user_id, deleted_too=deleted_too)
+    return video, admit(session, video, arrival(), f"video {video.external_id}")
 
 
 def _receipt(session: Session, video: Video, accepted: bool, wake_ups: list[WakeUp]) -> Changed:
@@ -108,14 +115,14 @@ def _receipt(session: Session, video: Video, accepted: bool, wake_ups: list[Wake
 @change_task(routing.VIDEO_CANCEL, VideoRef)
 def cancel(session: Session, request: VideoRef) -> Changed:
     """Stop a video's run; what is published stays."""
-    video = _lock(session, request)
+    video, _ = _lock(session, request)
     return _receipt(session, video, *video_runs.cancel(session, video, get_runtime().policy))
 
 
 @change_task(routing.VIDEO_RETRY, VideoRef)
 def retry(session: Session, request: VideoRef) -> Changed:
     """Try what failed again; a cancelled run is started again."""
-    video = _lock(session, request)
+    video, _ = _lock(session, request)
     return _receipt(session, video, *video_runs.retry(session, video, get_runtime().policy))
 
 
@@ -127,7 +134,9 @@ def rerun(session: Session, request: RerunVideo) -> Changed:
             raise InvalidRequest(f"stages={stage!r} is not a stage: name some of {', '.join(graph.FULL_RUN)}")
     if request.missing and request.stages:
         raise InvalidRequest(f"missing and stages={request.stages[0]!r} are both given: send one of them")
-    policy, video = get_runtime().policy, _lock(session, request)
+    policy, (video, is_new) = get_runtime().policy, _lock(session, request)
+    if not is_new:
+        return _receipt(session, video, True, [])
     stages = video_runs.missing_stages(session, video, policy) if request.missing else request.stages
     if request.missing and not stages:
         return _receipt(session, video, False, [])
@@ -137,7 +146,7 @@ def rerun(session: Session, request: RerunVideo) -> Changed:
 @change_task(routing.VIDEO_DELETE, VideoRef)
 def delete(session: Session, request: VideoRef) -> Changed:
     """Forget a video: its id becomes a tombstone now, rows and objects are removed by a job."""
-    video = videos.lock(session, request.video_id, request.user_id, deleted_too=True)
+    video, _ = _lock(session, request, deleted_too=True)
     if video.deleted_at is not None:
         return _receipt(session, video, False, [])
     return _receipt(session, video, True, video_runs.begin_delete(session, video, get_runtime().policy))

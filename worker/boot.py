@@ -18,6 +18,7 @@ from celery import bootsteps, signals
 from celery.worker import state as worker_state
 
 from shared import routing
+from shared.errors import Conflict
 from shared.exit_status import ExitStatus
 from shared.logs import get_logger
 from shared.settings import get_settings
@@ -133,7 +134,16 @@ class BecomeNode(bootsteps.Step):
 
     def create(self, worker: Any) -> None:
         settings = get_settings()
-        node = Node(settings, worker.hostname, worker.concurrency)
+        try:
+            node = Node(settings, worker.hostname, worker.concurrency)
+        except Conflict as error:
+            log.error(
+                "leaving: another node has this name",
+                node=worker.hostname,
+                failure=str(error),
+                error=str(error),
+            )
+            raise SystemExit(ExitStatus.CONFIG) from None
         watchdog = Watchdog(lambda: housekeeping.stopping)
         telemetry = Telemetry(settings, node.family.name, node.describe, watchdog)
         housekeeping = Housekeeping(node, settings, telemetry, watchdog)

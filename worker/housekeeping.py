@@ -26,6 +26,7 @@ from shared.logs import get_logger
 from shared.settings import Settings
 from worker import reconcile
 from worker.broker.celery_patches import Channel
+from worker.broker.clock import fleet_clock
 from worker.forks import forks
 from worker.node import Node
 from worker.telemetry.node import Telemetry
@@ -69,6 +70,8 @@ class Housekeeping:
         limits = housekeeping_limits(self._settings)
         set_engine(forks.watch(make_engine(self._settings.database_url, pooled=False, limits=limits)))
         forks.install()
+        with self._redis("clock not read") as client:
+            fleet_clock.read(client.time)
         self._telemetry.serve()
         self._thread = threading.Thread(target=self._run, name="housekeeping", daemon=True)
         self._thread.start()
@@ -99,6 +102,7 @@ class Housekeeping:
         # One node per interval; without Redis, each node.
         is_first = True
         with self._redis("state not published") as client:
+            fleet_clock.read(client.time)
             if time.monotonic() - self._published_at >= _PUBLISH_S:
                 self._look_at_queues(client)
                 nodes.publish(client, {**self._node.describe(), "telemetry": self._telemetry.record()})

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import errno
+import fcntl
 import os
 import secrets
 import shutil
 import time
 from collections import Counter
-from typing import Any
+from pathlib import Path
+from typing import IO, Any
 
 from billiard.process import current_process
 
@@ -15,12 +18,15 @@ from db.vectors import SEARCHED
 from shared import routing
 from shared.errors import Conflict, ModelUnavailable
 from shared.logs import get_logger
+from shared.permissions import make_private_folder
 from shared.settings import Settings
+from worker.broker import clock
 from worker.child import Child
 from worker.job_locks import JobLocks
 from worker.models.catalog import configured_catalog
 from worker.models.common_queries import embed_queries, read_queries
 from worker.models.placement import devices
+from worker.models.weights.verify import find_absent
 from worker.runtime import get_runtime, renew_runtime
 from worker.slots import READY, STATE_NAMES, Slot, Slots
 
@@ -32,10 +38,43 @@ MAX_FAILED_LOADS = 3
 SILENT_S = 60.0
 
 
+def _hold_name(work_dir: Path) -> IO[str] | None:
+    """Lock a node's name on this machine until this process ends, however it ends; its children don't hold the lock.
+
+    None: the file system has no locks.
+
+    Raises:
+        Conflict: another process has it.
+    """
+    make_private_folder(work_dir.parent)
+    file = (work_dir.parent / f"{work_dir.name}.lock").open("a+")
+    try:
+        fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        file.seek(0)
+        holder = file.read(20)
+        file.close()
+        if error.errno not in (errno.EACCES, errno.EAGAIN):
+            log.warning("a second node of this name would not be noticed", node=work_dir.name, error=error)
+            return None
+        raise Conflict(
+            f"node {work_dir.name} runs on this machine already (pid {holder or 'unknown'}), with the same SCENEFLEET_HOME:"
+            " start this one under another name (--name), or stop that one first"
+        ) from None
+    file.truncate(0)
+    file.write(str(os.getpid()))
+    file.flush()
+    return file
+
+
 class Node:
     """This process as a node of the fleet. Created in the main process before its children are forked."""
 
     def __init__(self, settings: Settings, name: str, concurrency: int) -> None:
+        """
+        Raises:
+            Conflict: a node of this name runs on this machine already; nothing of it is touched.
+        """
         self.settings = settings
         self.family = routing.NODES[settings.family]
         self.name = name
@@ -56,6 +95,7 @@ class Node:
         #: Live children that have published nothing yet -> when they were first seen, monotonic.
         self._unheard: dict[int, float] = {}
         self._commands = 0
+        self._name = _hold_name(self.work_dir)
         # Temporary files of an earlier life.
         shutil.rmtree(self.work_dir, ignore_errors=True)
 
@@ -107,10 +147,18 @@ class Node:
             "state": self.state,
             "error": self.error,
             "pid": self.main_pid,
+            "lacks": self._lacks(),
             "loads": dict(sum((Counter(slot.report.get("loads", {})) for slot in slots), Counter())),
             "evictions": sum(slot.report.get("evictions", 0) for slot in slots),
             "slots": [self._describe_slot(index, slot) for index, slot in enumerate(slots)],
         }
+
+    def _lacks(self) -> dict[str, str]:
+        """Model of this family -> why it can't be loaded here, by its files."""
+        catalog = configured_catalog(self.settings)
+        mine = [spec for name in catalog.names() if (spec := catalog.get(name)).family == self.family.name]
+        absent = {spec.name: find_absent(spec, models_dir=self.settings.models_dir) for spec in mine}
+        return {name: reason for name, reason in absent.items() if reason}
 
     def _describe_slot(self, index: int, slot: Slot) -> dict[str, Any]:
         state = STATE_NAMES[slot.state] if slot.pid in self._live or not slot.pid else "dead"
@@ -158,6 +206,7 @@ class Node:
         pid, index = os.getpid(), current_process().index or 0
         child = Child(self.slots, index, pid)
         renew_runtime()
+        clock.read_in_child(self.settings.redis_url)
         runtime = get_runtime()
         runtime.owner = f"{self.owner_prefix}{index}:{pid}"
         runtime.work_dir = self.work_dir / str(index)

@@ -11,11 +11,12 @@ from pathlib import Path
 from typing import Any
 
 import structlog
+from sqlalchemy.orm import Session
 
 from db.engine import outages, statements_may_take
 from db.ids import name_video
 from db.ledger import attempts
-from db.ledger.claims import Claim, claim
+from db.ledger.claims import Claim, claim, claim_again
 from db.ledger.jobs import WakeUp
 from shared import graph, trace_context, tracing
 from shared.errors import LeaseLost, Outage, ScenefleetError, StorageUnavailable
@@ -56,7 +57,7 @@ def work(queue: str, runtime: Runtime) -> dict[str, Any]:
 
 def _work(queue: str, runtime: Runtime) -> dict[str, Any]:
     settings = runtime.settings
-    claimed = runtime.transact(lambda session: claim(session, queue, runtime.owner, settings.lease_s))
+    claimed = _claim(queue, runtime)
     if claimed is None:
         return {"queue": queue, "idle": True}
     shown: dict[str, Any] = {"job_id": claimed.job_id, "attempt": claimed.attempt, f"{claimed.subject.kind}_id": claimed.subject.id,
@@ -84,6 +85,18 @@ def _work(queue: str, runtime: Runtime) -> dict[str, Any]:
         # The message of the user's next job may have found this job at the limit.
         notify([WakeUp(queue, claimed.job_id)])
     return {**shown, "outcome": outcome}
+
+
+def _claim(queue: str, runtime: Runtime) -> Claim | None:
+    tries = 0
+
+    def take(session: Session) -> Claim | None:
+        nonlocal tries
+        tries += 1
+        choose = claim if tries == 1 else claim_again
+        return choose(session, queue, runtime.owner, runtime.settings.lease_s)
+
+    return runtime.transact(take)
 
 
 def _run(claimed: Claim, runtime: Runtime) -> str:

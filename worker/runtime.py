@@ -99,7 +99,7 @@ class ActiveModels:
         }
 
     def written(self, kind: Kind) -> list[ModelSpec]:
-        """The models whose vectors are written: the active one, and the other one of an open switch.
+        """The models whose vectors are written: the active one, then the other one of an open switch, if this catalogue has it.
 
         Raises:
             DatabaseUnavailable, ModelUnavailable.
@@ -108,7 +108,17 @@ class ActiveModels:
             rows = kept_models(session, kind)
         active = self.models().get(kind)
         specs = [] if active is None else [active]
-        return specs + [spec for row in rows if (spec := self._spec(row)) != active]
+        for row in rows:
+            try:
+                spec = self._spec(row)
+            except ModelUnavailable as error:
+                log.warning(
+                    "vectors left to the switch: its model is missing here", model=row.name, error=error
+                )
+                continue
+            if spec != active:
+                specs.append(spec)
+        return specs
 
     def _spec(self, row: ModelRow) -> ModelSpec:
         if row.name not in self._catalog.names():

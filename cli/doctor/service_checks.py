@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from typing import Any
+from collections.abc import Iterable, Iterator
+from contextlib import suppress
+from typing import Any, get_args
+
+from sqlalchemy.exc import SQLAlchemyError
 
 from cli.doctor.findings import Finding, fail, ok, warn
 from local import node_plan
 from local.servers.redis_versions import HOLES, is_patched, patched_releases
 from shared import nodes
-from shared.errors import BrokerUnavailable, DatabaseUnavailable
+from shared.errors import BrokerUnavailable, DatabaseUnavailable, ScenefleetError
 from shared.settings import Settings, get_settings, hide_password
 
 PING_S = 3.0
@@ -162,6 +165,7 @@ def check_nodes(settings: Settings) -> Iterator[Finding]:
     records = nodes.read_nodes(url)
     answering = ping(url, len(records)) if records else set()
     models = configured_catalog(settings).active(settings)
+    needed = _needed_models(settings, (spec.name for spec in models.values()))
     for family in node_plan.usable_families(set(models)):
         mine = [record for record in records.values() if record.family == family]
         ready = [record for record in mine if record.state == "ready"]
@@ -171,6 +175,9 @@ def check_nodes(settings: Settings) -> Iterator[Finding]:
             found = ", ".join(f"{record.name} is {record.state} {record.error}".strip() for record in mine)
             advice = f"scenefleet up, or `scenefleet node {family}`; logs say more"
             yield fail(check, found or "none runs", advice)
+        elif lacking := _lacking(mine, needed):
+            advice = "other nodes do their work meanwhile; `scenefleet models pull` there"
+            yield warn(check, lacking, advice)
         elif silent:
             detail = f"{', '.join(silent)} did not answer a ping in {PING_S:g} s"
             yield warn(check, detail, "look at its log if this stays")
@@ -178,6 +185,29 @@ def check_nodes(settings: Settings) -> Iterator[Finding]:
             held = sorted({model for record in ready for model in record.models})
             names = ", ".join(sorted(record.name for record in ready))
             yield ok(check, f"{names} ready {' '.join(held)}".rstrip())
+
+
+def _needed_models(settings: Settings, active: Iterable[str]) -> set[str]:
+    """The active models, and those of open switches as far as Postgres can be asked."""
+    from db.active_models import active_models, kept_models
+    from db.engine import reading
+    from shared.contracts import SearchedKind
+
+    needed = set(active)
+    with suppress(ScenefleetError, SQLAlchemyError), reading() as session:
+        needed |= {row.name for row in active_models(session).values()}
+        for kind in get_args(SearchedKind):
+            needed |= {row.name for row in kept_models(session, kind)}
+    return needed
+
+
+def _lacking(records: Iterable[nodes.NodeRecord], needed: set[str]) -> str:
+    """What the nodes of a family lack of the models that are in use; empty: nothing."""
+    return "; ".join(
+        f"{record.name} has no {model} ({record.lacks[model]})"
+        for record in records
+        for model in sorted(needed & record.lacks.keys())
+    )
 
 
 def ping(redis_url: str, expected: int) -> set[str]:

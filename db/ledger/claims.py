@@ -188,6 +188,35 @@ def claim(
     return None
 
 
+_UNANSWERED = text(
+    """
+    UPDATE jobs SET lease_until = clock_timestamp() + make_interval(secs => :lease_s)
+    WHERE job_id = (
+        SELECT job_id FROM jobs WHERE state = 'running' AND queue = :queue AND lease_owner = :owner LIMIT 1 FOR UPDATE SKIP LOCKED
+    )
+    RETURNING job_id, attempt, lease_owner AS owner, subject_kind, subject_id, user_id, queue, run,
+        stage, part, failures, payload, traceparent
+    """
+)
+
+
+def claim_again(
+    session: Session, queue: str, owner: str, lease_s: float, rules: ClaimRules | None = None
+) -> Claim | None:
+    """``claim``, after one whose commit may have arrived although its answer did not.
+
+    A process runs one job at a time, so a running job of this owner is the one it claimed then: otherwise it would stay
+    idle until its lease has expired.
+    """
+    row = (
+        session.execute(_UNANSWERED, {"queue": queue, "owner": owner, "lease_s": lease_s}).mappings().first()
+    )
+    if row is None:
+        return claim(session, queue, owner, lease_s, rules)
+    values = dict(row)
+    return Claim(subject=Subject(values.pop("subject_kind"), values.pop("subject_id")), **values)
+
+
 def others_wait(session: Session, queue: str, stages: Sequence[str], since_s: float) -> bool:
     """Whether jobs of other stages than these have been claimable in a queue for so long, seconds: no slot is free."""
     due = (Job.queue == queue, Job.state == JobState.QUEUED, Job.not_before < seconds_from_now(-since_s))

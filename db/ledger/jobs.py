@@ -15,19 +15,19 @@ from sqlalchemy.orm import InstrumentedAttribute, Session
 from db.expressions import NOW, array, seconds_since
 from db.ledger import usage
 from db.ledger.policy import RunPolicy
-from db.tables import LIVE, TERMINAL, Job, JobState, ModelSwitch, Person, Video, Webhook
+from db.tables import LIVE, TERMINAL, Job, JobState, Model, ModelSwitch, Person, Video, Webhook
 from shared import graph, trace_context
 from shared.stage import Stage
 
 #: The row of a subject: locked before its jobs; names the current run.
-SubjectRow = Video | Person | ModelSwitch | Webhook
+SubjectRow = Video | Person | ModelSwitch | Webhook | Model
 
 
 @dataclass(frozen=True)
 class Subject:
     """What a job is about; ``db.ledger.subjects`` says what each kind can do."""
 
-    #: video, person, switch, webhook
+    #: video, person, switch, webhook, model
     kind: str
     id: str
 
@@ -40,6 +40,8 @@ def subject_of(row: SubjectRow) -> Subject:
             return Subject("person", row.person_id)
         case Webhook():
             return Subject("webhook", row.webhook_id)
+        case Model():
+            return Subject("model", str(row.model_id))
     return Subject("switch", str(row.switch_id))
 
 
@@ -74,13 +76,13 @@ def make_job(
     """A job of a subject's current run, not yet inserted.
 
     Args:
-        values: other columns that differ from their defaults. A job of a switch needs a ``user_id``, the owner of its
-            scenes, or empty.
+        values: other columns that differ from their defaults. A job of a switch, or of a model, needs a ``user_id``: the
+            owner of its scenes, or empty.
     """
     subject = subject_of(row)
     if isinstance(row, Video):
         values["video_id"] = row.video_id
-    if not isinstance(row, ModelSwitch):
+    if not isinstance(row, ModelSwitch | Model):
         values["user_id"] = row.user_id
     if state in TERMINAL:
         values |= {"finished_at": NOW, "progress": 1.0}

@@ -14,7 +14,7 @@ from sqlalchemy import any_, select
 from sqlalchemy.orm import Session
 
 from db.expressions import array
-from db.ledger import person_runs, switch_runs, video_runs, webhook_runs
+from db.ledger import model_runs, person_runs, switch_runs, video_runs, webhook_runs
 from db.ledger.jobs import Subject, SubjectRow, WakeUp, subject_of
 from db.ledger.policy import RunPolicy
 from db.tables import ModelSwitch, Person, Video, Webhook
@@ -66,6 +66,7 @@ KINDS: Mapping[str, Kind] = {
     "person": Kind(lock_person, person_runs.advance, person_runs.find_stuck),
     "switch": Kind(lock_switch, switch_runs.advance, switch_runs.find_open),
     "webhook": Kind(lock_webhook, webhook_runs.advance, webhook_runs.find_due),
+    "model": Kind(model_runs.lock, model_runs.advance, model_runs.find_stuck),
 }
 
 

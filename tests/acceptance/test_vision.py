@@ -112,7 +112,11 @@ def test_every_keyframe_has_the_vector_its_picture_gives_and_the_model_an_index(
     assert np.abs(expected[0] - expected[-1]).max() > 0.01, "other scenes have other vectors"
     (row,) = fleet.rows("SELECT model_id, dim FROM models WHERE family = 'vision'")
     assert row["dim"] == siglip.DIM
-    assert fleet.rows("SELECT to_regclass(%s) AS oid", f"ix_embeddings_hnsw_m{row['model_id']}")[0]["oid"]
+    valid = "SELECT indisvalid FROM pg_index WHERE indexrelid = to_regclass(%s)"
+    name = f"ix_embeddings_hnsw_m{row['model_id']}"
+    eventually(
+        lambda: fleet.rows(valid, name) == [{"indisvalid": True}], within_s=60, what="its index is built"
+    )
 
 
 def test_tags_are_the_likeliest_labels_of_the_best_keyframe(

@@ -279,6 +279,7 @@ def test_a_question_leaves_nothing_behind(
     runtime.catalog = catalog
     monkeypatch.setattr(tasks.models, "get_runtime", lambda: runtime)
     monkeypatch.setattr(tasks.requests, "get_runtime", lambda: runtime)
+    monkeypatch.setattr(tasks.models.nodes, "read_nodes", lambda url: {})
     said = tasks.models.switch(kind="text", to="second", dry_run=True)
     assert (said["active"], said["switch"]) == ("all-minilm-l6-v2", None)
     assert "second" not in read(select(Model.name))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -239,3 +240,44 @@ def test_temporary_files_of_an_earlier_life_are_removed(node: Node) -> None:
     left.mkdir(parents=True)
     Node(node.settings, "text@host", 1)
     assert not left.exists()
+
+
+HOLD_NAME = """
+import os, sys, time
+from shared.settings import Settings
+from worker.node import Node
+
+node = Node(Settings(SCENEFLEET_HOME=sys.argv[1], SCENEFLEET_FAMILY="text"), "text@host", 1)
+(node.work_dir / "0").mkdir(parents=True)
+child = os.fork()
+if child:
+    print(child, flush=True)
+time.sleep(600)
+"""
+
+
+def test_a_second_node_of_one_name_is_refused_and_touches_nothing_of_the_first(tmp_path: Path) -> None:
+    settings = Settings(SCENEFLEET_HOME=tmp_path, SCENEFLEET_FAMILY="text")
+    command = [sys.executable, "-c", HOLD_NAME, str(tmp_path)]
+    root = Path(__file__).parents[2]
+    with subprocess.Popen(command, cwd=root, stdout=subprocess.PIPE, text=True) as first:
+        assert first.stdout is not None
+        child = int(first.stdout.readline())
+        folder = tmp_path / "work" / "text@host" / "0"
+        try:
+            with pytest.raises(
+                Conflict, match=rf"text@host runs on this machine already \(pid {first.pid}\)"
+            ):
+                Node(settings, "text@host", 1)
+            assert folder.is_dir()
+            assert Node(settings, "other@host", 1).work_dir != folder.parent
+        finally:
+            first.kill()
+            first.wait()
+        try:
+            # Its child lives on, and holds nothing.
+            os.kill(child, 0)
+            Node(settings, "text@host", 1)
+            assert not folder.exists(), "what the killed node has left is removed"
+        finally:
+            os.kill(child, signal.SIGKILL)

@@ -17,15 +17,18 @@ from celery.app.events import Events
 from celery.events.dispatcher import EventDispatcher
 from celery.exceptions import NotRegistered
 from celery.worker.request import Request
+from celery.worker.state import revoked
 from kombu.transport import TRANSPORT_ALIASES, redis
 from kombu.utils import json as kombu_json
 from redis.exceptions import ResponseError
 
 from shared import routing
 from shared.errors import InvalidRequest
+from shared.fleet_clock import SENT_AT
 from shared.logs import get_logger
 from shared.redaction import HIDDEN, error_class_of
 from shared.settings import get_settings
+from worker.broker.clock import fleet_clock
 from worker.broker.messages import (
     NotAMessage,
     UnreadableBody,
@@ -72,6 +75,8 @@ def checked_task(raw: Any, queue: str) -> dict[str, Any] | None:
         _drop(str(error), raw, queue)
         return None
     headers = message["headers"]
+    # Where its sender does not say: Redis keeps it with the message, also if another node gets the message later.
+    headers.setdefault(SENT_AT, fleet_clock.now())
     if not _is_known(headers["task"]):
         _drop("it is for a task that does not exist", raw, queue)
         answer_unread({**headers, **message["properties"]}, NotRegistered(headers["task"]))
@@ -283,6 +288,13 @@ class HidingRequest(Request):  # type: ignore[misc]
         # What the child gets, and logs. A "shadow" is a name chosen by the sender.
         self._request_dict.update(argsrepr=HIDDEN, kwargsrepr=HIDDEN, shadow=None)
         self.name = self._type
+
+    def maybe_expire(self) -> bool:
+        """Celery 5.6 compares with the clock of this machine."""
+        if not self.expires or fleet_clock.now() <= self.expires.timestamp():
+            return False
+        revoked.add(self.id)
+        return True
 
     def info(self, safe: bool = False) -> dict[str, Any]:
         """For ``celery inspect active`` and Flower's pages."""

@@ -105,6 +105,8 @@ class _Headers(_Part):
     retries: Annotated[int, Field(ge=0, le=1000)] | None = None
     eta: Time | None = None
     expires: Time | None = None
+    # By the fleet's clock (shared/fleet_clock.py).
+    sent_at: Annotated[float, Field(ge=0, le=_LATEST.timestamp(), allow_inf_nan=False)] | None = None
     timelimit: Annotated[list[Limit | None], Field(min_length=2, max_length=2)] | None = None
     origin: Text | None = None
     # Written to events and logs if LOG_PAYLOADS is on.

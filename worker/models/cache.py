@@ -79,6 +79,8 @@ class ModelCache:
         self._models_dir = models_dir
         #: By name, the least recently used first.
         self._models: dict[str, Model] = {}
+        #: By name: the model's entry, and why its engine could not be used.
+        self._not_built: dict[str, tuple[ModelSpec, str]] = {}
         # Held during a load: two loads at once would both use the free memory.
         self._lock = threading.RLock()
 
@@ -135,7 +137,12 @@ class ModelCache:
                         f"({self._used_mb()} MB used): raise WORKER_MODEL_MEMORY_MB, or choose a smaller model"
                     )
             if model is None:
-                model = build(spec, threads=self._threads, models_dir=self._models_dir)
+                try:
+                    model = build(spec, threads=self._threads, models_dir=self._models_dir)
+                except ModelUnavailable as error:
+                    self._not_built = {**self._not_built, name: (spec, str(error))}
+                    self.on_change()
+                    raise
                 model.bring = partial(self._bring, spec)
             # In one step: `states` reads without the lock.
             others = {other: held for other, held in self._models.items() if other != name}
@@ -183,10 +190,14 @@ class ModelCache:
                 states.append(
                     {"kind": kind, "loaded": False, "active": False, "unavailable": _ABSENT.format(kind)}
                 )
-            elif spec.name not in held:
+            elif spec.name not in held and spec.name not in self._not_built:
                 absent = {"loaded": False, "loads": 0, "error": "", "active": True}
                 states.append({**spec.model_dump(include=ModelState.OF_SPEC), **absent})
         active = {spec.name for spec in self._active.values()}
+        for name, (spec, error) in self._not_built.items():
+            if name not in held:
+                failed = {"loaded": False, "loads": 0, "error": error, "active": name in active}
+                states.append({**spec.model_dump(include=ModelState.OF_SPEC), **failed})
         states += [{**asdict(model.state), "active": name in active} for name, model in held.items()]
         return states
 
@@ -195,6 +206,7 @@ class ModelCache:
         try:
             return self.load(spec.name)
         except ModelUnavailable as error:
+            error.model = spec.name
             if spec.preload and self._active.get(spec.kind) == spec:
                 self.on_unavailable(error)
             raise

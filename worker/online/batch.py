@@ -25,6 +25,7 @@ from shared.errors import ModelUnavailable, Retryable, ScenefleetError
 from shared.logs import get_logger
 from shared.paths import without_paths
 from shared.routing import TASK_QUEUE
+from worker.broker.clock import fleet_clock
 from worker.online.operations import OPERATIONS, Operation, Used, estimate_tokens
 from worker.telemetry import metrics, request_signals
 
@@ -144,7 +145,7 @@ def _is_expired(headers: Mapping[str, Any]) -> bool:
     if not headers.get("expires"):
         return False
     expires = datetime.fromisoformat(headers["expires"])
-    return datetime.now(UTC) > (expires if expires.tzinfo else expires.replace(tzinfo=UTC))
+    return fleet_clock.now() > (expires if expires.tzinfo else expires.replace(tzinfo=UTC)).timestamp()
 
 
 def _read(member: Member) -> _Work:

@@ -26,6 +26,7 @@ from shared.paths import hide_paths
 from shared.replies import Reply, new_reply_key, wait_replies
 from shared.settings import get_settings
 from worker.app import app
+from worker.broker.clock import fleet_clock
 from worker.search.plan import Call
 
 #: Interval at which a late queue is asked again, seconds.
@@ -109,7 +110,7 @@ class ModelQueues:
             kwargs=call.payload,
             task_id=task_id,
             queue=routing.TASK_QUEUE[call.task],
-            expires=deadline_s + 5,
+            expires=fleet_clock.after(deadline_s + 5),
             reply_to=key,
             ignore_result=True,
             retry=False,

@@ -6,9 +6,16 @@ from importlib import import_module
 
 from db.ledger.claims import Claim
 from shared import graph
-from shared.errors import Conflict
+from shared.errors import Conflict, ModelUnavailable
+from shared.logs import get_logger
 from shared.storage import Bucket, attempt_prefix
-from worker.stages.context import Outcome, StageContext
+from worker import peers
+from worker.stages.context import Deferred, Outcome, StageContext
+
+log = get_logger(__name__)
+
+#: First pause of a job whose model is missing on this node, seconds: another node may take it then.
+_OTHERS_S = 2.0
 
 
 def run(context: StageContext) -> Outcome:
@@ -16,6 +23,7 @@ def run(context: StageContext) -> Outcome:
 
     Raises:
         ScenefleetError: what went wrong; the class says whether to try again.
+        Deferred: it has to wait, or this node lacks a model that another node has.
     """
     name = context.claimed.stage
     handler = graph.find_stage(name).handler
@@ -23,7 +31,13 @@ def run(context: StageContext) -> Outcome:
         raise Conflict(
             f"stage {name!r} is unknown to this node: install the package that brings it, on every node"
         )
-    outcome: Outcome = import_module(handler).run(context)
+    try:
+        outcome: Outcome = import_module(handler).run(context)
+    except ModelUnavailable as error:
+        if not error.model or not peers.have(error.model, context.runtime):
+            raise
+        log.warning("job left to other nodes: a model is missing here", model=error.model, error=error)
+        raise Deferred(_OTHERS_S) from error
     return outcome
 
 

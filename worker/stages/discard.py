@@ -11,6 +11,8 @@ from sqlalchemy.orm import Session
 from db import switches
 from db.engine import get_engine, reading, transact
 from db.vectors import drop_index
+from shared.errors import DatabaseBusy, StatementTimeout
+from worker.stages.build_index import BUSY_S
 from worker.stages.context import Deferred, Outcome, StageContext
 
 _AT_ONCE = 2_000
@@ -22,7 +24,12 @@ def run(context: StageContext) -> Outcome:
     claimed = context.claimed
     model_id = int(claimed.payload["model_id"])
     # First: without it a row costs little to remove.
-    drop_index(get_engine(), model_id)
+    try:
+        drop_index(get_engine(), model_id, wait_s=0.0)
+    except StatementTimeout:
+        raise
+    except DatabaseBusy as error:
+        raise Deferred(BUSY_S) from error
     with reading() as session:
         users = list(session.execute(text("SELECT DISTINCT user_id FROM videos ORDER BY 1")).scalars())
     removed = 0

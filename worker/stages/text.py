@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import cast
 from uuid import UUID
 
@@ -13,7 +14,7 @@ from db.scenes import words_of
 from db.vectors import write_embeddings, write_lexical
 from worker.models.text import TextEmbedder
 from worker.stages.context import Outcome, StageContext
-from worker.stages.vectors import Made, indexed_row, write_kept
+from worker.stages.vectors import Made, indexed_row, made_if_here, write_kept
 from worker.telemetry.custom_events import embedding
 
 
@@ -25,10 +26,11 @@ def run(context: StageContext) -> Outcome:
         words = words_of(session, claimed.video_id, int(video_run.stage_runs["asr"]), scenes)
     scene_ids = [scene.scene_id for scene in scenes]
     texts = {scene: words[scene].text for scene in scene_ids if scene in words and words[scene].text}
-    made = []
-    for spec in context.runtime.active.written("text"):
-        made.append(embed(context, spec.name, texts))
+    active, *others = context.runtime.active.written("text")
+    made = [embed(context, active.name, texts)]
+    for other in others:
         context.report(0.1)
+        made += made_if_here(partial(embed, context, other.name, texts), other.name)
 
     def write(session: Session) -> None:
         write_kept(session, "text", made, claimed.run, scene_ids)
@@ -39,7 +41,7 @@ def run(context: StageContext) -> Outcome:
 def embed(context: StageContext, name: str, texts: Mapping[UUID, str], *, again: bool = False) -> Made:
     """What a model makes of what is said in some scenes. ``again``: see ``indexed_row``."""
     model = cast(TextEmbedder, context.runtime.model("text", name))
-    row = indexed_row(model.spec, again=again)
+    row = indexed_row(context.runtime, model.spec, again=again)
     with embedding(model.spec.name, model.dim, len(texts), job_id=context.claimed.job_id):
         found = model.encode(list(texts.values()))
     vocabulary_size = model.vocabulary_size

@@ -9,13 +9,18 @@ from uuid import UUID
 from sqlalchemy.orm import Session
 
 from db.active_models import active_models, kept_models
-from db.engine import get_engine, transact
-from db.vectors import ModelRow, ensure_index
-from shared.errors import ModelFailure
+from db.ledger.model_runs import want_index
+from db.vectors import ModelRow
+from shared.errors import ModelFailure, ModelUnavailable
+from shared.logs import get_logger
 from worker.models.spec import ModelSpec
+from worker.runtime import Runtime
 from worker.stages.context import model_row
+from worker.wakeup import notify
 
-#: Models whose index this process has made sure of.
+log = get_logger(__name__)
+
+#: Models whose index this process has asked for.
 _indexed: set[int] = set()
 
 
@@ -27,13 +32,25 @@ class Made:
     write: Callable[[Session, int, Sequence[UUID]], None]
 
 
-def indexed_row(spec: ModelSpec, *, again: bool = False) -> ModelRow:
-    """The database's row of a model, with an index for its vectors. ``again``: look also if this process has before."""
-    row = transact(lambda session: model_row(session, spec))
+def indexed_row(runtime: Runtime, spec: ModelSpec, *, again: bool = False) -> ModelRow:
+    """The database's row of a model, after a job was queued for its index if it has none.
+
+    ``again``: look also if this process has before.
+    """
+    row = runtime.transact(lambda session: model_row(session, spec))
     if again or row.model_id not in _indexed:
-        ensure_index(get_engine(), row)
+        notify(runtime.transact(lambda session: want_index(session, row.model_id, runtime.policy)))
         _indexed.add(row.model_id)
     return row
+
+
+def made_if_here(make: Callable[[], Made], name: str) -> list[Made]:
+    """What a model that is not active makes of some scenes; nothing where it can't be loaded: the switch adds it."""
+    try:
+        return [make()]
+    except ModelUnavailable as error:
+        log.warning("vectors left to the switch: its model is missing here", model=name, error=error)
+        return []
 
 
 def write_kept(

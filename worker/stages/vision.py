@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from typing import cast
 from uuid import UUID
 
@@ -18,7 +19,7 @@ from db.tables import Scene
 from db.vectors import write_embeddings
 from worker.models.vision import VisionEmbedder
 from worker.stages.context import Deferred, Outcome, StageContext
-from worker.stages.vectors import Made, indexed_row, write_kept
+from worker.stages.vectors import Made, indexed_row, made_if_here, write_kept
 from worker.telemetry.custom_events import embedding
 
 #: Most tags of one scene, the likeliest.
@@ -50,7 +51,9 @@ def run(context: StageContext) -> Outcome:
     context.report(0.9)
     likely = model.match(vectors, label_vectors)
     tags = _choose_tags(scenes, labels, likely, model.tag_threshold)
-    made = [first_made, *(embed(context, other.name, scenes, pictures)[1] for other in others)]
+    made = [first_made]
+    for other in others:
+        made += made_if_here(partial(_vectors_of, context, other.name, scenes, pictures), other.name)
 
     def write(session: Session) -> None:
         write_kept(session, "vision", made, claimed.run, scene_ids)
@@ -73,7 +76,7 @@ def embed(
     ``again``: see ``indexed_row``.
     """
     model = cast(VisionEmbedder, context.runtime.model("vision", name))
-    row = indexed_row(model.spec, again=again)
+    row = indexed_row(context.runtime, model.spec, again=again)
     with embedding(model.spec.name, model.dim, len(pictures), job_id=context.claimed.job_id):
         vectors = model.embed_images(pictures)
     places = [(scene.scene_id, int(keyframe["ordinal"])) for scene in scenes for keyframe in scene.keyframes]
@@ -84,6 +87,12 @@ def embed(
         write_embeddings(session, row, run, context.claimed.user_id, scene_ids, rows)
 
     return vectors, Made(row, write)
+
+
+def _vectors_of(
+    context: StageContext, name: str, scenes: Sequence[Scene], pictures: Sequence[NDArray[np.uint8]]
+) -> Made:
+    return embed(context, name, scenes, pictures)[1]
 
 
 def _embed_labels(

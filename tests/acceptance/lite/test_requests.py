@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
@@ -16,7 +17,9 @@ from celery import Celery
 
 from shared.contracts import SearchAnswer, VideoStatus
 from shared.errors import Conflict, InvalidRequest, NotFound
-from shared.routing import wake_up_task
+from shared.fleet_clock import SENT_AT
+from shared.routing import TASK_QUEUE, VIDEO_RERUN, wake_up_task
+from tests.acceptance.lite.conftest import answer_of
 from tests.support.fleet import Fleet, eventually
 from tests.support.injection import Injection
 from tests.support.threads import at_once
@@ -443,3 +446,16 @@ def test_changes_at_once_leave_one_consistent_video(fleet: Fleet, silent: Path) 
     fleet.client.rerun(video_id, USER)
     wait_complete(fleet, video_id)
     assert fleet.of_video("runs", video_id, "ended_at IS NULL") == []
+
+
+def test_a_request_that_was_sent_before_one_that_is_done_is_refused(indexed: Fleet, outside: Celery) -> None:
+    """As a message that a broker delivers again, of a program that has Celery and nothing of ours."""
+    who = {"user_id": "viewer", "video_id": "sample"}
+    indexed.client.cancel("sample", "viewer")
+    sent = outside.send_task(
+        VIDEO_RERUN, kwargs=who, queue=TASK_QUEUE[VIDEO_RERUN], headers={SENT_AT: time.time() - 600}
+    )
+    with pytest.raises(Exception, match="before another one that is done") as refused:
+        answer_of(sent)
+    assert type(refused.value).__name__ == "Conflict"
+    assert not indexed.client.cancel("sample", "viewer").accepted, "no run was begun"

@@ -11,6 +11,7 @@ import hashlib
 import importlib.util
 from pathlib import Path, PurePosixPath
 
+from shared.errors import ModelUnavailable
 from worker.models.spec import ModelSpec
 
 
@@ -65,6 +66,16 @@ def verify(spec: ModelSpec, *, models_dir: Path | None = None) -> None:
         else:
             continue
         raise spec.unloadable(f"{fault}; {remedy(spec)}")
+
+
+def find_absent(spec: ModelSpec, *, models_dir: Path | None = None) -> str:
+    """Why a model can't be loaded here, as far as that is known without reading its files; empty: they are there."""
+    try:
+        for file in spec.all_files:
+            locate(spec, file, models_dir=models_dir)
+    except ModelUnavailable as error:
+        return str(error)
+    return ""
 
 
 def digest(spec: ModelSpec, path: Path) -> str:
