@@ -107,7 +107,7 @@ def finish(
     job.progress = 1.0
     job.error_class = job.error = None
     _end(session, job, JobState.DONE)
-    return subjects.advance(session, subject, policy)
+    return subjects.advance_after(session, subject, job, policy)
 
 
 def is_finished(session: Session, claimed: Claim) -> bool:
@@ -145,7 +145,7 @@ def _fail(
     given_up = not retryable or job.failures >= job.max_failures or job.outages >= policy.max_outages
     if given_up and graph.find_stage(job.stage).may_be_given_up:
         _end(session, job, JobState.FAILED)
-        return subjects.advance(session, subject, policy)
+        return subjects.advance_after(session, subject, job, policy)
     tries = job.failures + job.outages
     wait_s = min(policy.backoff_max_s, policy.backoff_s * 2 ** min(tries - 1, 20))
     _requeue(session, job, wait_s)
@@ -183,7 +183,7 @@ def _stop_clock(session: Session, job: Job) -> None:
 
 def _requeue(session: Session, job: Job, wait_s: float) -> None:
     _stop_clock(session, job)
-    usage.add_waiting(session, job.queue, job.account)
+    usage.add_waiting(session, job.queue, job.account, deferred=wait_s > 0)
     job.state = JobState.QUEUED
     job.not_before = seconds_from_now(wait_s)
     job.lease_owner = job.lease_until = None

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from uuid import UUID, uuid4
 
-from sqlalchemy import Integer, cast, delete, func, select, text, update
+from sqlalchemy import delete, select, text, update
 from sqlalchemy.orm import Session
 
 from db.faces.profiles import make_profile
@@ -19,6 +19,12 @@ from db.tables import FaceTrack, Person, PersonProfile, Video
 MIN_FACES = 2
 #: Maximum number of strangers' tracks with which new ones are compared, the newest first.
 _MAX_OTHERS = 20_000
+
+
+#: The highest number of a user, in the words of the index ``ix_people_numbers``.
+_LAST_NUMBER = text(
+    "SELECT max(CAST(substring(name from '^unknown ([0-9]{1,6})$') AS integer)) FROM people WHERE user_id = :user_id"
+)
 
 
 def assign_people(
@@ -166,8 +172,7 @@ def _still_free(session: Session, video: Video, group: Sequence[FaceTrack]) -> l
 
 def make_unknown(session: Session, user_id: str) -> Person:
     """A person with the user's next free number; call ``lock_user`` first."""
-    number = cast(func.substring(Person.name, r"^unknown ([0-9]{1,6})$"), Integer)
-    last = session.scalars(select(func.max(number)).where(Person.user_id == user_id)).one()
+    last = session.execute(_LAST_NUMBER, {"user_id": user_id}).scalar_one()
     person = Person(
         person_id=str(uuid4()), user_id=user_id, name=f"unknown {(last or 0) + 1}", kind="unknown"
     )
