@@ -480,7 +480,7 @@ class Person(Base):
         Index(
             "ix_people_numbers",
             "user_id",
-            text("(CAST(substring(name from '^unknown ([0-9]{1,6})$') AS integer))"),
+            text("(substring(name, '^unknown ([0-9]{1,6})$'::text)::integer)"),
         ),
     )
 
