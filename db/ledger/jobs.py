@@ -5,12 +5,29 @@ A function that makes jobs claimable returns their wake-up messages, to be sent 
 
 from __future__ import annotations
 
+import json
 import random
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import ColumnElement, Double, Select, case, cast, func, literal_column, select, update
+from sqlalchemy import (
+    ClauseElement,
+    ColumnElement,
+    Double,
+    Integer,
+    Select,
+    Text,
+    case,
+    cast,
+    func,
+    insert as insert_rows,
+    literal,
+    literal_column,
+    select,
+    update,
+)
+from sqlalchemy.dialects.postgresql import ARRAY, JSONB
 from sqlalchemy.orm import Session
 
 from db.expressions import NOW, seconds_since
@@ -111,12 +128,47 @@ def insert(session: Session, jobs: Sequence[Job]) -> list[WakeUp]:
     for job in jobs:
         job.depth = graph.depth(job.stage)
         job.traceparent = trace
+    if len(jobs) >= _MANY and _differ_in_parts_only(jobs):
+        return _insert_parts(session, jobs)
     session.add_all(jobs)
     session.flush()
     for job in jobs:
         if job.state == JobState.QUEUED:
             usage.add_waiting(session, job.queue, job.account, deferred=id(job) in deferred)
     return [WakeUp(job.queue, job.job_id) for job in jobs if job.state == JobState.QUEUED]
+
+
+def _values(job: Job) -> dict[str, Any]:
+    """What was set of a job that is not inserted, without its part and payload."""
+    own = ("_sa_instance_state", "part", "payload")
+    return {name: value for name, value in vars(job).items() if name not in own}
+
+
+def _differ_in_parts_only(jobs: Sequence[Job]) -> bool:
+    values = _values(jobs[0])
+    plain = not any(isinstance(value, ClauseElement) for value in values.values())
+    return plain and jobs[0].state == JobState.QUEUED and all(_values(job) == values for job in jobs)
+
+
+def _insert_parts(session: Session, jobs: Sequence[Job]) -> list[WakeUp]:
+    """Insert the parts of one stage in one statement: a long film has tens of thousands, while its row is locked."""
+    first, values = jobs[0], _values(jobs[0])
+    session.flush()
+    parts = (
+        func.unnest(
+            literal([job.part for job in jobs], ARRAY(Integer)),
+            literal([json.dumps(job.payload) for job in jobs], ARRAY(Text)),
+        )
+        .table_valued("part", "payload")
+        .render_derived()
+    )
+    columns = [literal(value, Job.__table__.c[name].type) for name, value in values.items()]
+    rows = select(*columns, parts.c.part, cast(parts.c.payload, JSONB))
+    added = insert_rows(Job).from_select([*values, "part", "payload"], rows).returning(Job.job_id)
+    ids = session.scalars(added).all()
+    account = session.scalars(select(Job.account).where(Job.job_id == ids[0])).one()
+    usage.add_waiting(session, first.queue, account)
+    return [WakeUp(first.queue, job_id) for job_id in ids[:MOST_WAKE_UPS]]
 
 
 def has_live(session: Session, job: Job) -> bool:
@@ -158,6 +210,8 @@ def cancel(session: Session, *which: ColumnElement[bool]) -> int:
     return len(cancelled)
 
 
+#: As many jobs of one stage are inserted in one statement.
+_MANY = 100
 #: Subjects with an open run that one look examines, and where this process's next look begins, by kind.
 _PAGE_SIZE = 500
 _page_after: dict[str, str] = {}
