@@ -64,11 +64,25 @@ def write_scenes(
     session: Session, video_id: str, user_id: str, split_version: int, scenes: Sequence[Mapping[str, Any]]
 ) -> None:
     """Store the scenes of a split, each with idx, start_s, end_s, kind, keyframes. Not live until published."""
+    drop_scenes(session, video_id, split_version, 0)
+    add_scenes(session, video_id, user_id, split_version, scenes)
+
+
+def add_scenes(
+    session: Session, video_id: str, user_id: str, split_version: int, scenes: Sequence[Mapping[str, Any]]
+) -> None:
+    """Store some more scenes of a split, as ``write_scenes`` does."""
     common = {"video_id": video_id, "user_id": user_id, "split_version": split_version}
     rows = [
         {"scene_id": scene_id(video_id, split_version, scene["idx"]), **common, **scene} for scene in scenes
     ]
-    replace_rows(session, Scene, (Scene.video_id == video_id, Scene.split_version == split_version), rows)
+    replace_rows(session, Scene, (Scene.scene_id.in_([row["scene_id"] for row in rows]),), rows)
+
+
+def drop_scenes(session: Session, video_id: str, split_version: int, first_idx: int) -> None:
+    """Delete the scenes of a split from this one on."""
+    rest = (Scene.video_id == video_id, Scene.split_version == split_version, Scene.idx >= first_idx)
+    session.execute(delete(Scene).where(*rest))
 
 
 def write_transcript(session: Session, **columns: Any) -> None:
@@ -312,8 +326,10 @@ def publish_scene(
     stage_runs: Mapping[str, int],
     screen_text: str = "",
     gaps: Sequence[NotLookedAt] = (),
+    *,
+    live: bool = True,
 ) -> None:
-    """Publish one scene. Part of the run's last transaction.
+    """Publish one scene, in the run's last transaction; or, with ``live`` false, prepare it for ``show_scenes``.
 
     ``screen_text``: its on-screen text, one line each. ``gaps``: what stages have left out of it.
     """
@@ -325,7 +341,7 @@ def publish_scene(
         update(Scene)
         .where(Scene.scene_id == scene)
         .values(
-            live=True,
+            live=live,
             transcript=transcript,
             segments=words.segments,
             language=words.language,
@@ -341,6 +357,18 @@ def publish_scene(
             not_looked_at=[gap.model_dump(mode="json") for gap in gaps] or None,
         )
     )
+
+
+def is_shown(session: Session, video_id: str, split_version: int) -> bool:
+    """Whether callers see scenes of a split."""
+    shown = (Scene.video_id == video_id, Scene.split_version == split_version, Scene.live)
+    return session.scalars(select(Scene.scene_id).where(*shown).limit(1)).first() is not None
+
+
+def show_scenes(session: Session, video_id: str, split_version: int) -> None:
+    """Show callers the scenes of a split, all of which are prepared."""
+    of_split = (Scene.video_id == video_id, Scene.split_version == split_version)
+    session.execute(update(Scene).where(*of_split).values(live=True))
 
 
 def _lexemes(lexicon: str, words: str) -> ColumnElement[Any]:

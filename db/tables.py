@@ -154,6 +154,10 @@ class Run(Base):
     """One pass of a video through the pipeline, or part of it."""
 
     __tablename__ = "runs"
+    __table_args__ = (
+        Index("ix_runs_open", "video_id", postgresql_where=text("ended_at IS NULL")),
+        Index("ix_runs_superseded", "superseded_at", postgresql_where=text("superseded_at IS NOT NULL")),
+    )
 
     video_id: Mapped[OfVideo] = mapped_column(primary_key=True)
     run: Mapped[int] = mapped_column(primary_key=True)
@@ -163,6 +167,8 @@ class Run(Base):
     stage_runs: Mapped[dict[str, Any]]
     created_at: Mapped[Now]
     ended_at: Mapped[datetime | None]
+    #: When a later run took its place; then it is removed in time, unless its outputs still count (db/ledger/retention.py).
+    superseded_at: Mapped[datetime | None]
 
 
 class Job(Base):
@@ -191,6 +197,23 @@ class Job(Base):
         Index("ix_jobs_failed", "user_id", postgresql_where=text("state = 'failed'")),
         # What is left out of a video's scenes, for their sidecars.
         Index("ix_jobs_not_looked_at", "video_id", postgresql_where=text("not_looked_at IS NOT NULL")),
+        # Whether a stage, or a run, has a job that has not ended.
+        Index(
+            "ix_jobs_live",
+            "subject_kind",
+            "subject_id",
+            "run",
+            "stage",
+            postgresql_where=text("state IN ('queued', 'running')"),
+        ),
+        # Ended jobs outside the pipeline (db/ledger/retention.py).
+        Index(
+            "ix_jobs_removable",
+            "finished_at",
+            postgresql_where=text(
+                "(video_id IS NULL OR queue = 'housekeeping') AND state IN ('done', 'reused', 'cancelled', 'skipped')"
+            ),
+        ),
         # For the throughput of the last minute.
         Index("ix_jobs_done", "finished_at", postgresql_where=text("state = 'done'")),
     )
@@ -262,6 +285,11 @@ class QueueUsage(Base):
             "due_at",
             postgresql_where=text("NOT waiting AND due_at IS NOT NULL"),
         ),
+        # For a changed half-life, and accounts to remove.
+        Index(
+            "ix_queue_usage_half_life", "half_life_s", postgresql_where=text("level > '-infinity'::float8")
+        ),
+        Index("ix_queue_usage_idle", "updated_at", postgresql_where=text("NOT waiting AND due_at IS NULL")),
     )
 
     queue: Mapped[str] = mapped_column(primary_key=True)
@@ -473,6 +501,13 @@ class Person(Requested, Base):
         ),
         Index("ix_people_merged_into", "merged_into", postgresql_where=text("merged_into IS NOT NULL")),
         Index("ix_people_moving", "user_id", postgresql_where=text("moving_event IS NOT NULL")),
+        Index("ix_people_open", "person_id", postgresql_where=text("ended_run < run AND deleted_at IS NULL")),
+        # For the next number of an unknown person.
+        Index(
+            "ix_people_numbers",
+            "user_id",
+            text("(substring(name, '^unknown ([0-9]{1,6})$'::text)::integer)"),
+        ),
     )
 
     person_id: Mapped[str] = mapped_column(primary_key=True)

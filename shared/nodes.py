@@ -1,5 +1,7 @@
-"""The registry of nodes: a Redis hash per node, which expires ``TTL_S`` after its last update.
+"""The registry of nodes: a Redis hash per node, which expires ``TTL_S`` after its last update, and one hash that lists them.
 
+The list names nodes that may have expired since; readers skip these, and remove those that are long gone. So no reader looks
+through all keys of Redis, of which there are as many as kept answers and vectors.
 Nodes publish; the command, ``doctor`` and searches read. No other module reads or writes it.
 """
 
@@ -19,6 +21,10 @@ from .settings import hide_password
 #: Lifetime of a node's hash after an update, seconds.
 TTL_S = 30
 _KEY = "scenefleet:node:"
+#: Node name -> when it last published, by its own clock.
+_LIST = "scenefleet:nodes"
+#: A node that published nothing for this long is removed from the list, seconds: more than clocks differ.
+_FORGET_S = 24 * 3600.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -83,13 +89,19 @@ def publish(client: Any, described: Mapping[str, Any]) -> None:
         "updated": time.time(),
     }
     key = state_key(described["node"])
-    client.hset(key, mapping=values)
-    client.expire(key, TTL_S)
+    pipeline = client.pipeline(transaction=False)
+    pipeline.hset(key, mapping=values)
+    pipeline.expire(key, TTL_S)
+    pipeline.hset(_LIST, described["node"], values["updated"])
+    pipeline.execute()
 
 
 def withdraw(client: Any, node: str) -> None:
     """Remove a node that stops."""
-    client.delete(state_key(node))
+    pipeline = client.pipeline(transaction=False)
+    pipeline.hdel(_LIST, node)
+    pipeline.delete(state_key(node))
+    pipeline.execute()
 
 
 def state_key(node: str) -> str:
@@ -99,9 +111,27 @@ def state_key(node: str) -> str:
 
 def ready_families(client: Any) -> set[str]:
     """Families with a ready node, with a redis.Redis that decodes responses, and its errors."""
-    keys = client.scan_iter(match=f"{_KEY}*", count=1000)
-    found = [client.hmget(key, "state", "family") for key in keys]
-    return {family for state, family in found if state == "ready" and family}
+    pipeline = client.pipeline(transaction=False)
+    for name in client.hkeys(_LIST):
+        pipeline.hmget(state_key(name), "state", "family")
+    return {family for state, family in pipeline.execute() if state == "ready" and family}
+
+
+def _read_all(client: Any) -> dict[str, dict[str, str]]:
+    """Node name -> its hash, of the nodes that have not expired."""
+    listed: dict[str, str] = client.hgetall(_LIST)
+    pipeline = client.pipeline(transaction=False)
+    for name in listed:
+        pipeline.hgetall(state_key(name))
+    found = dict(zip(listed, pipeline.execute(), strict=True))
+    gone = [name for name, fields in found.items() if not fields and _is_old(listed[name])]
+    if gone:
+        client.hdel(_LIST, *gone)
+    return {name: fields for name, fields in found.items() if fields}
+
+
+def _is_old(updated: str) -> bool:
+    return time.time() - float(updated) > _FORGET_S
 
 
 def open_redis(redis_url: str) -> Any:
@@ -122,31 +152,29 @@ def read_nodes(redis_url: str) -> dict[str, NodeRecord]:
     records: dict[str, NodeRecord] = {}
     try:
         with open_redis(redis_url) as client:
-            for key in client.scan_iter(match=f"{_KEY}*", count=500):
-                name, fields = key.removeprefix(_KEY), client.hgetall(key)
-                if fields:
-                    models = json.loads(fields.get("models") or "[]")
-                    records[name] = NodeRecord(
-                        name=name,
-                        family=fields.get("family", name.partition("@")[0]),
-                        state=fields.get("state", "loading"),
-                        error=fields.get("error", ""),
-                        pid=int(fields.get("pid") or 0),
-                        # One entry per process; a kind without a model in the profile has no name.
-                        models=tuple(dict.fromkeys(model["name"] for model in models if "name" in model)),
-                        held=tuple(
-                            HeldModel(
-                                name=model["name"],
-                                kind=model["kind"],
-                                dim=model.get("dim"),
-                                active=model.get("active", True),
-                            )
-                            for model in models
-                            if "name" in model and "kind" in model
-                        ),
-                        lacks={**json.loads(fields.get("lacks") or "{}"), **_failed_loads(models)},
-                        telemetry=json.loads(fields.get("telemetry") or "{}"),
-                    )
+            for name, fields in _read_all(client).items():
+                models = json.loads(fields.get("models") or "[]")
+                records[name] = NodeRecord(
+                    name=name,
+                    family=fields.get("family", name.partition("@")[0]),
+                    state=fields.get("state", "loading"),
+                    error=fields.get("error", ""),
+                    pid=int(fields.get("pid") or 0),
+                    # One entry per process; a kind without a model in the profile has no name.
+                    models=tuple(dict.fromkeys(model["name"] for model in models if "name" in model)),
+                    held=tuple(
+                        HeldModel(
+                            name=model["name"],
+                            kind=model["kind"],
+                            dim=model.get("dim"),
+                            active=model.get("active", True),
+                        )
+                        for model in models
+                        if "name" in model and "kind" in model
+                    ),
+                    lacks={**json.loads(fields.get("lacks") or "{}"), **_failed_loads(models)},
+                    telemetry=json.loads(fields.get("telemetry") or "{}"),
+                )
     except redis.RedisError as error:
         raise BrokerUnavailable(
             f"Redis at {hide_password(redis_url)} does not answer ({error}): is it running?"

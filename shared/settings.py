@@ -323,6 +323,8 @@ class Settings(BaseModel):
     """Maximum number of videos of a user that are waiting or in progress; further ones are refused. 0: no limit."""
     user_max_running_jobs: int = Field(0, ge=0)
     """Maximum number of jobs of a user that run at once in a queue; further ones wait. 0: no limit."""
+    jobs_retention_s: float = Field(30 * 24 * 3600.0, gt=0)
+    """Time after which ended jobs of housekeeping, and runs that were replaced by later ones, are removed from the ledger, seconds."""
 
     # --- webhooks and traces
     webhook_allow_http: bool = False

@@ -25,7 +25,7 @@ from redis.exceptions import RedisError, ResponseError
 from sqlalchemy.orm import Session
 
 from db.engine import one_connection, outages, reading, transact
-from db.ledger import attempts, claims, subjects, usage
+from db.ledger import attempts, claims, retention, subjects, usage
 from db.ledger.attempts import Held
 from db.ledger.jobs import Subject, WakeUp
 from db.people import revisions
@@ -176,13 +176,15 @@ def fleet() -> None:
         "expired_leases": attempts.held_jobs,
         **{f"stuck {kind}": subjects.KINDS[kind].find_stuck for kind in subjects.KINDS},
         "stale_sidecars": revisions.stale_videos,
-        "missing_wake_ups": claims.any_queued,
+        "unmarked_accounts": usage.find_unmarked,
+        "missing_wake_ups": claims.any_due,
     })  # fmt: skip
     # Most looks find nothing.
     steps: dict[str, Callable[[], None]] = {
         "expired_leases": lambda: expired_leases(found["expired_leases"]),
         **{f"stuck {kind}": partial(_stuck_in, found, kind) for kind in subjects.KINDS},
         "stale_sidecars": lambda: stale_sidecars(found["stale_sidecars"]),
+        "unmarked_accounts": lambda: _change(lambda session: usage.mark(session, found["unmarked_accounts"])),
         "missing_wake_ups": missing_wake_ups,
     }
     for step, act in steps.items():
@@ -249,11 +251,13 @@ def stale_sidecars(ids: Iterable[str] | None = None) -> None:
 
 
 def once_a_minute() -> None:
-    """Update the device times of users, by which claims choose, and delete old deliveries of webhooks."""
+    """Maintain the device times of users, by which claims choose, and delete old deliveries, jobs and runs."""
     global _tended_s
     if time.monotonic() - _tended_s > _TEND_S:
-        _change(usage.tend)
-        _change(deliveries.purge)
+        for tend in (usage.tend, deliveries.purge, retention.remove_ended):
+            _change(tend)
+        for subject_id, run in _find(retention.replaced_runs):
+            _change(lambda session: retention.remove_run(session, subject_id, run))  # noqa: B023
         _tended_s = time.monotonic()
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable
 from typing import Any
 
@@ -9,7 +10,7 @@ from amqp import AMQPError
 from kombu.exceptions import OperationalError
 from redis.exceptions import RedisError
 
-from db.ledger.jobs import WakeUp
+from db.ledger.jobs import MOST_WAKE_UPS, WakeUp
 from shared.logs import get_logger
 from shared.routing import wake_up_task
 from worker.app import app
@@ -20,9 +21,13 @@ _CONFIRM_S = 3
 
 
 def notify(wake_ups: Iterable[WakeUp], connection: Any = None) -> None:
-    """Send wake-up messages through the default exchange."""
+    """Send wake-up messages through the default exchange, at most ``MOST_WAKE_UPS`` per queue."""
+    sent: Counter[str] = Counter()
     try:
         for wake_up in wake_ups:
+            sent[wake_up.queue] += 1
+            if sent[wake_up.queue] > MOST_WAKE_UPS:
+                continue
             app.send_task(
                 wake_up_task(wake_up.queue),
                 kwargs={"job_id": wake_up.job_id},

@@ -59,6 +59,11 @@ def as_array(vectors: Sequence[Any]) -> Float64:
     return np.array(plain, np.float64)
 
 
+def track_id(scene_id: UUID, run: int, number: int) -> UUID:
+    """The id of a track: the same when a run is repeated."""
+    return uuid5(scene_id, f"track/{run}/{number}")
+
+
 def write_tracks(
     session: Session, video_id: str, user_id: str, run: int, scene_ids: Sequence[UUID], metric: str
 ) -> None:
@@ -70,7 +75,7 @@ def write_tracks(
         middle = centroid(as_array([face.vec for face in group]), weights_of(group), metric)
         rows.append(
             {
-                "track_id": uuid5(scene, f"track/{run}/{number}"),
+                "track_id": track_id(scene, run, number),
                 "scene_id": scene,
                 "video_id": video_id,
                 "user_id": user_id,
@@ -90,7 +95,12 @@ def write_tracks(
 
 def weights_of(found: Sequence[Any]) -> Float64:
     """The weight of each face or photo: its quality, if the model measures it."""
-    return np.array([1.0 if one.quality is None else max(one.quality, 1e-6) for one in found], np.float64)
+    return weights([one.quality for one in found])
+
+
+def weights(qualities: Sequence[float | None]) -> Float64:
+    """The weight of each quality; None: it is not measured."""
+    return np.array([1.0 if quality is None else max(quality, 1e-6) for quality in qualities], np.float64)
 
 
 def face_metrics(session: Session) -> dict[int, str]:

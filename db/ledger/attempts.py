@@ -124,7 +124,7 @@ def finish(
     if job.not_looked_at is None:
         job.error_class = job.error = None
     _end(session, job, JobState.DONE)
-    return subjects.advance(session, subject, policy)
+    return subjects.advance_after(session, subject, job, policy)
 
 
 def is_finished(session: Session, claimed: Claim) -> bool:
@@ -174,7 +174,7 @@ def _fail(
         given_up |= cut is None
     if given_up and may_be_given_up:
         _end(session, job, JobState.FAILED)
-        return subjects.advance(session, subject, policy)
+        return subjects.advance_after(session, subject, job, policy)
     _requeue(session, job, wait_s)
     return []
 
@@ -210,7 +210,7 @@ def _stop_clock(session: Session, job: Job) -> None:
 
 def _requeue(session: Session, job: Job, wait_s: float) -> None:
     _stop_clock(session, job)
-    usage.add_waiting(session, job.queue, job.account)
+    usage.add_waiting(session, job.queue, job.account, deferred=wait_s > 0)
     job.state = JobState.QUEUED
     job.not_before = seconds_from_now(wait_s)
     job.lease_owner = job.lease_until = None

@@ -11,7 +11,7 @@ from sqlalchemy.orm import Session
 
 from db.expressions import seconds_from_now
 from db.ledger import usage
-from db.ledger.jobs import Subject
+from db.ledger.jobs import MOST_WAKE_UPS, Subject
 from db.locks import AdvisoryLock
 from db.tables import Job, JobState
 from shared.routing import JOB_QUEUES
@@ -247,24 +247,33 @@ _CLAIMABLE_LIMITED = text(
     WHERE own.waiting OR own.due_at <= clock_timestamp()
     """
 )
-#: Maximum number of jobs returned per queue.
-_MOST_CLAIMABLE = 1_000
+# By the index: a scan of the table may find the first queued job behind millions of ended ones.
+_ANY_DUE = text(
+    """
+    SELECT EXISTS (
+        SELECT FROM unnest(CAST(:queues AS text[])) AS queues(queue) CROSS JOIN LATERAL (
+            SELECT FROM jobs
+            WHERE queue = queues.queue AND state = 'queued' AND not_before <= (SELECT clock_timestamp())
+            ORDER BY not_before LIMIT 1
+        ) first
+    )
+    """
+)
 
 
-def any_queued(session: Session) -> bool:
-    """Whether any job waits, now or for a later time."""
-    queued = select(Job.job_id).where(Job.state == JobState.QUEUED).limit(1)
-    return session.scalars(queued).first() is not None
+def any_due(session: Session) -> bool:
+    """Whether any job can be claimed now."""
+    return bool(session.execute(_ANY_DUE, {"queues": list(JOB_QUEUES)}).scalar_one())
 
 
 def claimable(session: Session, rules: ClaimRules | None = None) -> dict[str, list[int]]:
-    """Queue -> the ids of jobs that can be claimed now, at most ``_MOST_CLAIMABLE``."""
+    """Queue -> the ids of jobs that can be claimed now, at most ``MOST_WAKE_UPS``."""
     rules = configured_rules() if rules is None else rules
     if rules.max_running:
         rows = session.execute(_CLAIMABLE_LIMITED, {"max_running": rules.max_running})
     else:
-        rows = session.execute(_CLAIMABLE, {"queues": list(JOB_QUEUES), "most": _MOST_CLAIMABLE})
+        rows = session.execute(_CLAIMABLE, {"queues": list(JOB_QUEUES), "most": MOST_WAKE_UPS})
     queues: dict[str, list[int]] = {}
     for queue, job_id in rows:
         queues.setdefault(queue, []).append(job_id)
-    return {queue: ids[:_MOST_CLAIMABLE] for queue, ids in queues.items()}
+    return {queue: ids[:MOST_WAKE_UPS] for queue, ids in queues.items()}

@@ -5,12 +5,30 @@ A function that makes jobs claimable returns their wake-up messages, to be sent 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import json
+import random
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import ColumnElement, Double, case, cast, func, select, update
-from sqlalchemy.orm import InstrumentedAttribute, Session
+from sqlalchemy import (
+    ClauseElement,
+    ColumnElement,
+    Double,
+    Integer,
+    Select,
+    Text,
+    case,
+    cast,
+    func,
+    insert as insert_rows,
+    literal,
+    literal_column,
+    select,
+    update,
+)
+from sqlalchemy.dialects.postgresql import ARRAY, JSONB
+from sqlalchemy.orm import Session
 
 from db.expressions import NOW, array, seconds_since
 from db.ledger import usage
@@ -56,6 +74,10 @@ def run_jobs(row: SubjectRow) -> ColumnElement[bool]:
     return jobs_of(row) & (Job.run == row.run)
 
 
+#: Maximum number of wake-up messages that are sent for a queue at once: the reconciler sends others when these are taken.
+MOST_WAKE_UPS = 500
+
+
 @dataclass(frozen=True)
 class WakeUp:
     """A wake-up message to send: the queue has work. The job's id is for the logs."""
@@ -64,6 +86,8 @@ class WakeUp:
     job_id: int
 
 
+#: Queued or running, in the words of the partial index ``ix_jobs_live``.
+IS_LIVE = Job.state.in_([literal_column(f"'{state}'") for state in LIVE])
 #: Device time of a running attempt, seconds; time after its lease expired does not count.
 RAN_S = seconds_since(Job.started_at) - func.greatest(
     func.coalesce(cast(func.extract("epoch", NOW - Job.lease_until), Double), 0.0), 0.0
@@ -101,15 +125,59 @@ def make_job(
 def insert(session: Session, jobs: Sequence[Job]) -> list[WakeUp]:
     """Add jobs of one run; returns wake-up messages for the queued ones."""
     trace = _traceparent(session, jobs[0]) if jobs else None
+    # A queued job has the column's default, now, or a time in the future.
+    deferred = {id(job) for job in jobs if job.not_before is not None}
     for job in jobs:
         job.depth = graph.depth(job.stage)
         job.traceparent = trace
+    if len(jobs) >= _MANY and _differ_in_parts_only(jobs):
+        return _insert_parts(session, jobs)
     session.add_all(jobs)
     session.flush()
     for job in jobs:
         if job.state == JobState.QUEUED:
-            usage.add_waiting(session, job.queue, job.account)
+            usage.add_waiting(session, job.queue, job.account, deferred=id(job) in deferred)
     return [WakeUp(job.queue, job.job_id) for job in jobs if job.state == JobState.QUEUED]
+
+
+def _values(job: Job) -> dict[str, Any]:
+    """What was set of a job that is not inserted, without its part and payload."""
+    own = ("_sa_instance_state", "part", "payload")
+    return {name: value for name, value in vars(job).items() if name not in own}
+
+
+def _differ_in_parts_only(jobs: Sequence[Job]) -> bool:
+    values = _values(jobs[0])
+    plain = not any(isinstance(value, ClauseElement) for value in values.values())
+    return plain and jobs[0].state == JobState.QUEUED and all(_values(job) == values for job in jobs)
+
+
+def _insert_parts(session: Session, jobs: Sequence[Job]) -> list[WakeUp]:
+    """Insert the parts of one stage in one statement: a long film has tens of thousands, while its row is locked."""
+    first, values = jobs[0], _values(jobs[0])
+    session.flush()
+    parts = (
+        func.unnest(
+            literal([job.part for job in jobs], ARRAY(Integer)),
+            literal([json.dumps(job.payload) for job in jobs], ARRAY(Text)),
+        )
+        .table_valued("part", "payload")
+        .render_derived()
+    )
+    columns = [literal(value, Job.__table__.c[name].type) for name, value in values.items()]
+    rows = select(*columns, parts.c.part, cast(parts.c.payload, JSONB))
+    added = insert_rows(Job).from_select([*values, "part", "payload"], rows).returning(Job.job_id)
+    ids = session.scalars(added).all()
+    account = session.scalars(select(Job.account).where(Job.job_id == ids[0])).one()
+    usage.add_waiting(session, first.queue, account)
+    return [WakeUp(first.queue, job_id) for job_id in ids[:MOST_WAKE_UPS]]
+
+
+def has_live(session: Session, job: Job) -> bool:
+    """Whether the run of a job has another one of its stage that waits or runs."""
+    same = (Job.subject_kind == job.subject_kind, Job.subject_id == job.subject_id, Job.run == job.run)
+    others = select(Job.job_id).where(*same, Job.stage == job.stage, IS_LIVE, Job.job_id != job.job_id)
+    return session.scalars(others.limit(1)).first() is not None
 
 
 def _traceparent(session: Session, job: Job) -> str | None:
@@ -144,20 +212,33 @@ def cancel(session: Session, *which: ColumnElement[bool]) -> int:
     return len(cancelled)
 
 
+#: As many jobs of one stage are inserted in one statement.
+_MANY = 100
+#: Subjects with an open run that one look examines, and where this process's next look begins, by kind.
+_PAGE_SIZE = 500
+_page_after: dict[str, str] = {}
+
+
 def find_stuck(
-    session: Session,
-    subject_id: InstrumentedAttribute[str],
-    is_open: ColumnElement[bool],
-    of_run: ColumnElement[bool],
-    limit: int = 100,
+    session: Session, kind: str, page: Callable[[str, int], Select[str, int]], limit: int = 100
 ) -> list[str]:
     """Ids of subjects whose run is open while none of its jobs is queued or running.
 
-    Some of them at random: subjects that can't be advanced must not keep out the others.
+    Successive calls of a process look at one page of subjects each, in turn: thousands may have an open run. Some of those
+    found at random: subjects that can't be advanced must not keep out the others.
+
+    Args:
+        page: makes a query of so many open runs after an id, in the order of their subjects: subject, run.
     """
-    live = select(Job.job_id).where(of_run, Job.state.in_(LIVE)).exists()
-    query = select(subject_id).where(is_open, ~live).order_by(func.random()).limit(limit)
-    return list(session.scalars(query))
+    seen = page(_page_after.get(kind, ""), _PAGE_SIZE).subquery()
+    subject_id, run = seen.c
+    of_run = (Job.subject_kind == kind) & (Job.subject_id == subject_id) & (Job.run == run)
+    live = select(Job.job_id).where(of_run, Job.stage.in_(list(graph.STAGES)), IS_LIVE)
+    # Looked up run by run: as EXISTS, Postgres may read all live jobs into a hash table.
+    found = session.execute(select(subject_id, live.limit(1).scalar_subquery().is_(None))).all()
+    _page_after[kind] = max(row[0] for row in found) if len(found) == _PAGE_SIZE else ""
+    stuck = [row[0] for row in found if row[1]]
+    return random.sample(stuck, min(limit, len(stuck)))
 
 
 def requeue_failed(session: Session, *which: ColumnElement[bool]) -> list[WakeUp]:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from uuid import UUID
 
-from sqlalchemy import ColumnElement, func, or_, select, update
+from sqlalchemy import ColumnElement, Select, func, or_, select, update
 from sqlalchemy.orm import Session
 
 from db.faces.profiles import make_profile
@@ -92,9 +92,13 @@ def _give_up_photos(session: Session, person: Person) -> None:
 
 def find_stuck(session: Session) -> list[str]:
     """People that something has to advance."""
-    is_open = (Person.ended_run < Person.run) & Person.deleted_at.is_(None) & Person.moving_event.is_(None)
-    mine = (Job.subject_kind == "person") & (Job.subject_id == Person.person_id)
-    return jobs.find_stuck(session, Person.person_id, is_open, mine & (Job.run == Person.run))
+
+    def page(after: str, count: int) -> Select[str, int]:
+        is_open = (Person.ended_run < Person.run, Person.deleted_at.is_(None), Person.moving_event.is_(None))
+        people = select(Person.person_id, Person.run).where(*is_open, Person.person_id > after)
+        return people.order_by(Person.person_id).limit(count)
+
+    return jobs.find_stuck(session, "person", page)
 
 
 def progress(session: Session, person: Person) -> float:

@@ -14,10 +14,10 @@ from sqlalchemy import any_, select
 from sqlalchemy.orm import Session
 
 from db.expressions import array
-from db.ledger import model_runs, person_runs, switch_runs, video_runs, webhook_runs
+from db.ledger import jobs, model_runs, person_runs, switch_runs, video_runs, webhook_runs
 from db.ledger.jobs import Subject, SubjectRow, WakeUp, subject_of
 from db.ledger.policy import RunPolicy
-from db.tables import ModelSwitch, Person, Video, Webhook
+from db.tables import Job, ModelSwitch, Person, Video, Webhook
 
 
 def lock_video(session: Session, video_id: str, *, skip_locked: bool = False) -> Video | None:
@@ -76,5 +76,15 @@ def lock(session: Session, subject: Subject, *, skip_locked: bool = False) -> Su
 
 
 def advance(session: Session, row: SubjectRow, policy: RunPolicy) -> list[WakeUp]:
-    """Start what follows the end of a job of this subject, whose row is locked."""
+    """Start what follows the end of jobs of this subject, whose row is locked."""
     return KINDS[subject_of(row).kind].advance(session, row, policy)
+
+
+def advance_after(session: Session, row: SubjectRow, ended: Job, policy: RunPolicy) -> list[WakeUp]:
+    """As ``advance``, after the end of this job.
+
+    While another part of its stage waits or runs, nothing can follow: the parts are not counted each time one of them ends.
+    """
+    if not isinstance(row, ModelSwitch) and jobs.has_live(session, ended):
+        return []
+    return advance(session, row, policy)

@@ -38,6 +38,7 @@ class _Changes:
     #: (queue, account) -> device seconds.
     seconds: defaultdict[tuple[str, str], float] = field(default_factory=lambda: defaultdict(float))
     waiting: set[tuple[str, str]] = field(default_factory=set)
+    deferred: set[tuple[str, str]] = field(default_factory=set)
 
 
 def add_seconds(session: Session, queue: str, account: str, seconds: float) -> None:
@@ -45,9 +46,10 @@ def add_seconds(session: Session, queue: str, account: str, seconds: float) -> N
     _changes(session).seconds[queue, account] += max(0.0, float(seconds))
 
 
-def add_waiting(session: Session, queue: str, account: str) -> None:
-    """Note that the account has a queued job."""
-    _changes(session).waiting.add((queue, account))
+def add_waiting(session: Session, queue: str, account: str, *, deferred: bool = False) -> None:
+    """Note that the account has a queued job; ``deferred``: it may run at a later time only."""
+    changes = _changes(session)
+    (changes.deferred if deferred else changes.waiting).add((queue, account))
 
 
 def _changes(session: Session) -> _Changes:
@@ -102,17 +104,20 @@ def _write(session: Session) -> None:
     session.flush()
     changes: _Changes = session.info[_PENDING]
     session.info[_PENDING] = _Changes()
-    waiting = sorted(changes.waiting)
+    marked = sorted(changes.waiting | changes.deferred)
     known = set()
-    if waiting:
-        queues, accounts = zip(*waiting, strict=True)
+    if marked:
+        queues, accounts = zip(*marked, strict=True)
         held = session.execute(_HOLD, {"queues": list(queues), "accounts": list(accounts)})
         known = {(row.queue, row.account) for row in held if row.waiting}
     half_life_s = get_settings().usage_half_life_s
-    for queue, account in sorted({*changes.seconds, *(changes.waiting - known)}):
-        key = (queue, account)
-        values = {"seconds": changes.seconds.get(key, 0.0), "waiting": key in changes.waiting}
-        session.execute(_PUT, {"queue": queue, "account": account, "half_life_s": half_life_s, **values})
+    for key in sorted({*changes.seconds, *((changes.waiting | changes.deferred) - known)}):
+        queue, account = key
+        if key in changes.seconds or key in changes.waiting - known:
+            values = {"seconds": changes.seconds.get(key, 0.0), "waiting": key in changes.waiting}
+            session.execute(_PUT, {"queue": queue, "account": account, "half_life_s": half_life_s, **values})
+        if key in changes.deferred - changes.waiting - known:
+            session.execute(_PUT_DUE, {"queue": queue, "account": account, "half_life_s": half_life_s})
 
 
 #: The first queued job of every priority and depth of ``account`` in ``queue`` (SQL expressions): one step in
@@ -135,6 +140,17 @@ HEADS = """
     SELECT * FROM heads
 """
 
+# Claims skip an account whose jobs are all deferred: it need not be looked at until the first of them may run.
+_PUT_DUE = text(
+    f"""
+    INSERT INTO queue_usage AS usage (queue, account, half_life_s, due_at, updated_at)
+    SELECT :queue, :account, :half_life_s, min(not_before), clock_timestamp()
+    FROM ({HEADS.format(queue=":queue", account=":account")}) first
+    ON CONFLICT (queue, account) DO UPDATE SET
+        due_at = CASE WHEN usage.waiting THEN usage.due_at ELSE least(usage.due_at, excluded.due_at) END,
+        updated_at = clock_timestamp()
+    """
+)
 _PROMOTE = text(
     """
     UPDATE queue_usage SET waiting = true, waiting_since = due_at, due_at = NULL
@@ -183,26 +199,40 @@ def rest(session: Session, queue: str, accounts: Iterable[str]) -> int:
     return result.rowcount  # type: ignore[attr-defined, no-any-return]
 
 
-_UNMARKED = text(
+# The accounts of queued jobs, a page at a time, in the order of ix_jobs_claim.
+_PAGE = text(
     """
     WITH RECURSIVE found AS (
-        (SELECT queue, account FROM jobs WHERE state = 'queued' ORDER BY queue, account LIMIT 1)
+        (
+            SELECT queue, account, 1 AS place FROM jobs
+            WHERE state = 'queued' AND (queue, account) > (:queue, :account) ORDER BY queue, account LIMIT 1
+        )
         UNION ALL
-        SELECT next.queue, next.account FROM found CROSS JOIN LATERAL (
+        SELECT next.queue, next.account, found.place + 1 FROM found CROSS JOIN LATERAL (
             SELECT queue, account FROM jobs WHERE state = 'queued' AND (queue, account) > (found.queue, found.account)
             ORDER BY queue, account LIMIT 1
         ) next
+        WHERE found.place < :page
     )
-    INSERT INTO queue_usage (queue, account, waiting, waiting_since)
-    SELECT queue, account, true, clock_timestamp() FROM found
-    WHERE NOT EXISTS (
+    SELECT queue, account, EXISTS (
         SELECT FROM queue_usage u WHERE u.queue = found.queue AND u.account = found.account
             AND (u.waiting OR u.due_at IS NOT NULL)
-    )
-    ORDER BY queue, account
+    ) AS marked
+    FROM found ORDER BY place
+    """
+)
+_MARK = text(
+    """
+    INSERT INTO queue_usage (queue, account, waiting, waiting_since)
+    SELECT queue, account, true, clock_timestamp()
+    FROM unnest(CAST(:queues AS text[]), CAST(:accounts AS text[])) AS found(queue, account) ORDER BY queue, account
     ON CONFLICT (queue, account) DO UPDATE SET waiting = true, waiting_since = clock_timestamp()
     """
 )
+#: Accounts per look, and where this process's next look begins.
+_PAGE_SIZE = 300
+_page_after: tuple[str, str] = ("", "")
+# Two conditions in place of <>: an index has both.
 _RESCALE = text(
     f"""
     UPDATE queue_usage SET
@@ -210,8 +240,9 @@ _RESCALE = text(
             + {_CLOCK} * {RATE.format(half_life=":half_life_s")},
         half_life_s = :half_life_s
     WHERE (queue, account) IN (
-        SELECT queue, account FROM queue_usage WHERE half_life_s <> :half_life_s AND level > '-infinity'
-        FOR NO KEY UPDATE SKIP LOCKED
+        SELECT queue, account FROM queue_usage
+        WHERE (half_life_s < :half_life_s OR half_life_s > :half_life_s) AND level > '-infinity'::float8
+        LIMIT :most FOR NO KEY UPDATE SKIP LOCKED
     )
     """
 )
@@ -220,17 +251,34 @@ _TIDY = text(
     DELETE FROM queue_usage WHERE (queue, account) IN (
         SELECT queue, account FROM queue_usage
         WHERE NOT waiting AND due_at IS NULL AND updated_at < clock_timestamp() - make_interval(secs => :keep_s)
-        FOR UPDATE SKIP LOCKED
+        ORDER BY updated_at LIMIT :most FOR UPDATE SKIP LOCKED
     )
     """
 )
+#: Maximum number of rows that each statement of ``tend`` changes.
+_MOST_TENDED = 10_000
+
+
+def find_unmarked(session: Session) -> list[tuple[str, str]]:
+    """Some (queue, account) that wait unmarked. Successive calls of a process look at one page of accounts each, in turn."""
+    global _page_after
+    queue, account = _page_after
+    found = session.execute(_PAGE, {"queue": queue, "account": account, "page": _PAGE_SIZE}).all()
+    _page_after = (found[-1].queue, found[-1].account) if len(found) == _PAGE_SIZE else ("", "")
+    return [(row.queue, row.account) for row in found if not row.marked]
+
+
+def mark(session: Session, accounts: Iterable[tuple[str, str]]) -> None:
+    """Mark accounts as waiting: the next claim that finds no job of theirs corrects it."""
+    queues, names = zip(*accounts, strict=True)
+    session.execute(_MARK, {"queues": list(queues), "accounts": list(names)})
 
 
 def tend(session: Session) -> None:
-    """Maintain the table, once a minute: mark accounts that wait unmarked, apply a changed half-life, remove idle rows."""
-    session.execute(_UNMARKED)
-    session.execute(_RESCALE, {"half_life_s": get_settings().usage_half_life_s})
-    session.execute(_TIDY, {"keep_s": _KEEP_S})
+    """Maintain the table, once a minute: apply a changed half-life, remove idle rows."""
+    half_life_s = get_settings().usage_half_life_s
+    session.execute(_RESCALE, {"half_life_s": half_life_s, "most": _MOST_TENDED})
+    session.execute(_TIDY, {"keep_s": _KEEP_S, "most": _MOST_TENDED})
 
 
 @dataclass(frozen=True, kw_only=True)

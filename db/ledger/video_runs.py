@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping
 from typing import Any
 
-from sqlalchemy import delete, func, literal, select, text, update
+from sqlalchemy import Select, delete, func, literal, select, text, update
 from sqlalchemy.orm import Session
 
 from db.expressions import NOW, seconds_from_now
@@ -37,6 +37,12 @@ from shared.graph import PIPELINE
 from shared.stage import Stage
 
 _QUOTA_LOCK = text(f"SELECT pg_advisory_xact_lock({AdvisoryLock.OPEN_VIDEOS:d}, hashtext(:user_id))")
+
+
+def _supersede(session: Session, video: Video) -> None:
+    """Note the runs before the video's newest one, for their removal; which of them still count is looked up then."""
+    before = (Run.video_id == video.video_id, Run.run < video.run, Run.superseded_at.is_(None))
+    session.execute(update(Run).where(*before).values(superseded_at=NOW))
 
 
 def get_run(session: Session, video: Video) -> Run | None:
@@ -87,6 +93,7 @@ def start_run(
     made = dict.fromkeys(ordered, video.run)
     session.add(Run(video_id=video.video_id, run=video.run, stages=ordered, stage_runs={**kept, **made}))
     session.flush()
+    _supersede(session, video)
     return advance(session, video, policy)
 
 
@@ -237,6 +244,7 @@ def _end_run(
     run.ended_at = NOW
     _cancel_unknown(session, run)
     session.flush()
+    _supersede(session, video)
     deliveries.video_ended(session, video)
     late = _late_jobs(session, video, run, states, policy)
     again = broken or any(states[name].not_looked_at for name in run.stages if name in states)
@@ -455,7 +463,14 @@ def erase_again(session: Session, video: Video, policy: RunPolicy) -> list[WakeU
 
 def find_stuck(session: Session, limit: int = 100) -> list[str]:
     """Videos that something has to advance."""
-    newest = (Video.video_id == Run.video_id) & (Video.run == Run.run)
-    is_open = newest & Run.ended_at.is_(None) & Video.deleted_at.is_(None)
-    of_run = (Job.video_id == Run.video_id) & (Job.run == Run.run) & Job.stage.in_(list(graph.STAGES))
-    return jobs.find_stuck(session, Run.video_id, is_open, of_run, limit)
+
+    def page(after: str, count: int) -> Select[str, int]:
+        runs = select(Run.video_id, Run.run).where(Run.ended_at.is_(None), Run.video_id > after)
+        return runs.order_by(Run.video_id).limit(count)
+
+    found = jobs.find_stuck(session, "video", page, limit)
+    if not found:
+        return []
+    newest = (Video.video_id == Run.video_id) & (Video.run == Run.run) & Run.ended_at.is_(None)
+    still = select(Video.video_id).join(Run, newest).where(Video.deleted_at.is_(None))
+    return list(session.scalars(still.where(Video.video_id.in_(found))))

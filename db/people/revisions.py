@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import random
 from collections.abc import Mapping, Sequence
 from uuid import UUID
 
-from sqlalchemy import Select, func, select, update
+from sqlalchemy import Select, func, select, text, update
 from sqlalchemy.orm import Session
 
 from db.expressions import seconds_from_now
@@ -20,33 +21,65 @@ from shared import graph
 _PATIENCE_S = 600.0
 
 
+#: Videos with an outdated scene that one look examines, and where this process's next look begins.
+_PAGE_SIZE = 200
+_page_after = ""
+# The videos in ix_scenes_people_changed, each found in one step.
+_PAGE = text(
+    """
+    WITH RECURSIVE found AS (
+        (
+            SELECT video_id, 1 AS place FROM scenes WHERE people_changed AND video_id > :after
+            ORDER BY video_id LIMIT 1
+        )
+        UNION ALL
+        SELECT next.video_id, found.place + 1 FROM found CROSS JOIN LATERAL (
+            SELECT video_id FROM scenes WHERE people_changed AND video_id > found.video_id ORDER BY video_id LIMIT 1
+        ) next
+        WHERE found.place < :page
+    )
+    SELECT video_id FROM found ORDER BY place
+    """
+)
+
+
 def stale_videos(session: Session, limit: int = 100) -> list[str]:
-    """Published videos with an outdated sidecar and no job that rewrites it."""
-    # Random: videos that can't be rewritten must not block the others.
-    return list(session.scalars(_stale().order_by(func.random()).limit(limit)))
+    """Published videos with an outdated sidecar and no job that rewrites it.
+
+    Successive calls of a process look at one page of videos each, in turn: a rename outdates thousands. Some of those found
+    at random: videos that can't be rewritten must not block the others.
+    """
+    global _page_after
+    page = list(session.scalars(_PAGE, {"after": _page_after, "page": _PAGE_SIZE}))
+    _page_after = page[-1] if len(page) == _PAGE_SIZE else ""
+    if not page:
+        return []
+    found = list(session.scalars(_stale(page)))
+    return random.sample(found, min(limit, len(found)))
 
 
 def is_stale(session: Session, video_id: str) -> bool:
     """Whether a video is one of ``stale_videos``."""
-    return session.scalars(_stale().where(Video.video_id == video_id)).one_or_none() is not None
+    return session.scalars(_stale([video_id])).one_or_none() is not None
 
 
-def _stale() -> Select[str]:
+def _stale(video_ids: Sequence[str]) -> Select[str]:
+    rewrites = (Job.subject_kind == "video", Job.subject_id == Video.video_id, Job.run == Video.run)
+    recently = (Job.state == JobState.FAILED) & (Job.finished_at > seconds_from_now(-_PATIENCE_S))
     at_work = (
         select(Job.job_id)
-        .where(
-            Job.video_id == Video.video_id,
-            Job.stage == graph.REWRITE_SIDECARS.name,
-            Job.state.in_(LIVE)
-            | ((Job.state == JobState.FAILED) & (Job.finished_at > seconds_from_now(-_PATIENCE_S))),
-        )
-        .exists()
+        .where(*rewrites, Job.stage == graph.REWRITE_SIDECARS.name, Job.state.in_(LIVE) | recently)
+        .limit(1)
+    )
+    outdated = select(Scene.scene_id).where(
+        Scene.video_id == Video.video_id, Scene.people_changed, Scene.live
     )
     return select(Video.video_id).where(
-        Video.video_id.in_(select(Scene.video_id).where(Scene.people_changed, Scene.live)),
+        Video.video_id.in_(video_ids),
+        outdated.limit(1).scalar_subquery().is_not(None),
         Video.deleted_at.is_(None),
         Video.published_run.is_not(None),
-        ~at_work,
+        at_work.scalar_subquery().is_(None),
     )
 
 

@@ -456,7 +456,10 @@ def test_users_that_wait_unnoticed_are_found() -> None:
     accept("a", "a0")
     execute(text("DELETE FROM queue_usage"))
     assert claim() is None
-    transact(usage.tend)
+    unmarked = transact(usage.find_unmarked)
+    assert unmarked == [("media", "a")]
+    transact(lambda session: usage.mark(session, unmarked))
+    assert transact(usage.find_unmarked) == []
     assert NAMES[must_claim().video_id] == "a0"
 
 

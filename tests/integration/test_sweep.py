@@ -17,7 +17,7 @@ from db.ledger import attempts, subjects, video_runs
 from db.ledger.claims import Claim
 from db.ledger.policy import RunPolicy
 from db.scenes import write_scenes
-from db.tables import Job, Scene, Video
+from db.tables import Job, QueueUsage, Scene, Video
 from shared.errors import BadMedia, LeaseLost
 from shared.storage import Storage, StorageConfig, open_storage
 from tests.integration import test_ledger as ledger
@@ -136,7 +136,8 @@ def test_a_retry_during_the_sweep_makes_its_audio_reembed(monkeypatch: pytest.Mo
             finish(claimed)
     finish(must_claim())
     assert ledger.stages()["sweep"] == "queued"
-    transact(lambda session: session.execute(update(Job).values(not_before=NOW)))
+    ledger.execute(update(Job).values(not_before=NOW))
+    ledger.execute(update(QueueUsage).where(QueueUsage.due_at.is_not(None)).values(due_at=NOW))
     look = video_runs.stage_states
     taken: list[Claim] = []
 

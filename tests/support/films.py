@@ -14,7 +14,7 @@ from db.engine import reading, transact
 from db.ledger.claims import Claim
 from db.ledger.jobs import Subject
 from db.scenes import scenes_between, write_scenes, write_transcript
-from db.tables import Model, Run, Scene, Video
+from db.tables import Job, Model, Run, Scene, Video
 from shared.errors import LeaseLost
 from worker.models.base import Uint8
 from worker.runtime import Runtime
@@ -71,6 +71,19 @@ def begin(run: int, made: Mapping[str, int]) -> None:
     transact(write)
 
 
+def _hold(stage: str, run: int) -> int:
+    """A running job of video "v"."""
+
+    def write(session: Session) -> int:
+        held = {"state": "running", "attempt": 1, "lease_owner": "n:1:0:1"}
+        job = Job(subject_id="v", video_id="v", user_id="u", queue=stage, run=run, stage=stage, **held)
+        session.add(job)
+        session.flush()
+        return job.job_id
+
+    return transact(write)
+
+
 @dataclass
 class Film:
     """Video "v" of user "u", and the runtime that processes it."""
@@ -102,8 +115,10 @@ class Film:
 
     def work(self, module: Any, name: str, run: int, last_idx: int = 9) -> dict[str, Any]:
         """Run a stage and store what it found; returns what it says of itself."""
+        # It writes under its attempt, before its last transaction.
+        job_id = _hold(name, run) if name == "sidecar" else run
         claimed = Claim(
-            job_id=run, attempt=1, owner="n:1:0:1", subject=Subject("video", "v"), user_id="u", queue=name, run=run,
+            job_id=job_id, attempt=1, owner="n:1:0:1", subject=Subject("video", "v"), user_id="u", queue=name, run=run,
             stage=name, part=0, failures=0, payload={"first_idx": 0, "last_idx": last_idx},
         )  # fmt: skip
         outcome = module.run(

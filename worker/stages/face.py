@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from typing import Any, cast
+from uuid import UUID
 
 import numpy as np
 from numpy.typing import NDArray
 from pgvector import HalfVector
 from sqlalchemy.orm import Session
 
-from db.engine import reading
-from db.faces.tracks import write_tracks
+from db.engine import reading, transact
+from db.faces.tracks import as_array, track_id, weights, write_tracks
+from db.faces.vote import Float64, centroid
 from db.ledger import subjects
-from db.people.unknowns import assign_people
+from db.people import unknowns
 from db.scenes import face_id, write_faces
 from db.tables import Scene
 from worker.models.face import Face, FaceAnalyser
@@ -46,16 +49,35 @@ def run(context: StageContext) -> Outcome:
         ]
         rows += _rows(scene, claimed.run, seen, model)
 
+    model_id = transact(lambda session: model_row(session, model.spec)).model_id
+    metric, rule = str(model.spec.metric), context.runtime.face_rule
+    vectors = {track: (model_id, vector) for track, vector in _vectors(rows, claimed.run, metric).items()}
+    with reading() as session:
+        similar = unknowns.find_similar(session, claimed.user_id, vectors, rule)
+
     def write(session: Session) -> None:
-        of_all = {"user_id": claimed.user_id, "model_id": model_row(session, model.spec).model_id}
+        of_all = {"user_id": claimed.user_id, "model_id": model_id}
         ids = [scene.scene_id for scene in scenes]
         write_faces(session, claimed.run, ids, [row | of_all for row in rows])
-        write_tracks(session, claimed.video_id, claimed.user_id, claimed.run, ids, str(model.spec.metric))
+        write_tracks(session, claimed.video_id, claimed.user_id, claimed.run, ids, metric)
         video = subjects.lock_video(session, claimed.video_id)
         if video is not None:
-            assign_people(session, video, context.runtime.face_rule, ids)
+            unknowns.assign_people(session, video, rule, ids, similar)
 
     return Outcome(result={"faces": len(rows), "keyframes": len(keyframes)}, write=write)
+
+
+def _vectors(rows: Sequence[Mapping[str, Any]], run: int, metric: str) -> dict[UUID, Float64]:
+    """The vector of each track of these faces, as ``db.faces.tracks.write_tracks`` makes it."""
+    of_track: dict[UUID, list[Mapping[str, Any]]] = {}
+    for row in rows:
+        of_track.setdefault(track_id(row["scene_id"], run, row["track"]), []).append(row)
+    return {
+        track: centroid(
+            as_array([row["vec"] for row in faces]), weights([row["quality"] for row in faces]), metric
+        )
+        for track, faces in of_track.items()
+    }
 
 
 def _rows(

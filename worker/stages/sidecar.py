@@ -20,10 +20,12 @@ from db.scenes import (
     embedded,
     faces_of,
     gaps_of,
+    is_shown,
     publish_scene,
     scene_count,
     scenes_between,
     screen_texts_of,
+    show_scenes,
     tags_of,
     words_of,
 )
@@ -50,6 +52,8 @@ from worker.stages.context import Outcome, StageContext
 P = TypeVar("P", bound=BaseModel)
 
 _BATCH = 64
+#: Scenes whose people are compared at once in the last transaction.
+_REFRESHED_AT_ONCE = 2_000
 
 
 def run(context: StageContext) -> Outcome:
@@ -59,8 +63,22 @@ def run(context: StageContext) -> Outcome:
         _, video_run = context.video_and_run(session)
         stage_runs = video_run.stage_runs
         count = scene_count(session, claimed.video_id, stage_runs["split"])
+        # Scenes that callers see already change in the last transaction only.
+        prepares = not is_shown(session, claimed.video_id, stage_runs["split"])
     keys: dict[UUID, str] = {}
     people: dict[UUID, list[PersonInScene]] = {}
+
+    def publish(session: Session, first_idx: int, last_idx: int, *, live: bool) -> None:
+        scenes = scenes_between(session, claimed.video_id, stage_runs["split"], first_idx, last_idx)
+        ids = [scene.scene_id for scene in scenes]
+        words = words_of(session, claimed.video_id, stage_runs["asr"], scenes)
+        shown = screen_texts_of(session, stage_runs.get("ocr"), ids)
+        gaps = gaps_of(session, claimed.video_id, stage_runs, scenes)
+        for scene in ids:
+            screen_text = "\n".join(line.text for line in shown.get(scene, []))
+            found = (words.get(scene, Words()), keys[scene], stage_runs, screen_text, gaps.get(scene, ()))
+            publish_scene(session, scene, *found, live=live)
+
     for first in range(0, count, _BATCH):
         with reading() as session:
             video, video_run = context.video_and_run(session)
@@ -71,21 +89,21 @@ def run(context: StageContext) -> Outcome:
             context.storage.put_bytes("sidecars", key, to_bytes(document), "application/json")
             keys[UUID(document.scene_id)] = key
             people[UUID(document.scene_id)] = seen_in(document)
+        if prepares:
+            batch = (first, first + _BATCH - 1)
+            context.write(lambda session, _: publish(session, *batch, live=False))  # noqa: B023
         context.report(min(1.0, (first + _BATCH) / count))
 
     def write(session: Session) -> None:
-        for first in range(0, count, _BATCH):
-            scenes = scenes_between(session, claimed.video_id, stage_runs["split"], first, first + _BATCH - 1)
-            ids = [scene.scene_id for scene in scenes]
-            words = words_of(session, claimed.video_id, stage_runs["asr"], scenes)
-            shown = screen_texts_of(session, stage_runs.get("ocr"), ids)
-            gaps = gaps_of(session, claimed.video_id, stage_runs, scenes)
-            for scene in ids:
-                screen_text = "\n".join(line.text for line in shown.get(scene, []))
-                found = (words.get(scene, Words()), keys[scene], stage_runs, screen_text, gaps.get(scene, ()))
-                publish_scene(session, scene, *found)
-            # Whoever was named since the documents were written is in the next revision (stage rewrite_sidecars).
-            refresh_scene_people(session, ids, people)
+        if prepares:
+            show_scenes(session, claimed.video_id, stage_runs["split"])
+        else:
+            for first in range(0, count, _BATCH):
+                publish(session, first, first + _BATCH - 1, live=True)
+        # Whoever was named since the documents were written is in the next revision (stage rewrite_sidecars).
+        ids = list(keys)
+        for first in range(0, count, _REFRESHED_AT_ONCE):
+            refresh_scene_people(session, ids[first : first + _REFRESHED_AT_ONCE], people)
         drop_unpublished(session, claimed.video_id, stage_runs)
 
     return Outcome(result={"sidecars": len(keys), "revision": revision}, write=write)

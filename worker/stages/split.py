@@ -10,7 +10,7 @@ from sqlalchemy.orm import Session
 
 from db.engine import reading
 from db.ledger.video_runs import keep_split, kept_stages
-from db.scenes import scene_count, scenes_between, write_scenes
+from db.scenes import add_scenes, drop_scenes, scene_count, scenes_between
 from db.tables import Run, Scene
 from db.videos import set_media
 from shared import graph
@@ -18,12 +18,15 @@ from shared.errors import BadMedia, Conflict, ObjectMissing
 from worker.media.limits import media_limits
 from worker.media.results import SceneCut, SplitResult, Sprites
 from worker.media.sandbox import split
+from worker.stages.batch_size import BatchSize
 from worker.stages.context import Outcome, StageContext
 
 #: Share of the progress bar that decoding takes; the rest is storing.
 _DECODING = 0.9
 #: Share of the stage's time limit after which a file is refused: past the limit itself it would be tried again.
 SHARE_OF_LIMIT = 0.9
+#: Maximum number of scenes that one transaction writes.
+_MOST_SCENES = 2_000
 #: Length of an asr part, seconds of audio.
 PART_S = 120.0
 
@@ -48,15 +51,14 @@ def run(context: StageContext) -> Outcome:
         raise
     if kept is not None:
         _check_same(context, kept[1], found)
-    scenes = [] if kept is not None else _store(context, found)
+    if kept is None:
+        _write_scenes(context, _store(context, found))
     audio_key = context.store_audio(found.audio)
     media = {**asdict(found.info), "sprites": _store_sprites(context, found.sprites)}
 
     def write(session: Session) -> None:
         if kept is not None:
             keep_split(session, claimed.video_id, claimed.run, kept[0])
-        else:
-            write_scenes(session, claimed.video_id, claimed.user_id, claimed.run, scenes)
         set_media(session, claimed.video_id, found.info.duration_s, media)
 
     windows = [list(window) for window in found.windows]
@@ -112,6 +114,31 @@ def _is_same(context: StageContext, old: Sequence[Scene], found: SplitResult) ->
                 return False
         context.report(_DECODING + (1 - _DECODING) * place / len(old))
     return True
+
+
+def _write_scenes(context: StageContext, scenes: Sequence[Mapping[str, Any]]) -> None:
+    """Write the scenes in short transactions, as the job's row is locked meanwhile; they are not live, so nothing shows them.
+
+    An attempt that was lost may have left some: each batch replaces those in its place, the last step removes the rest.
+
+    Raises:
+        LeaseLost: as ``StageContext.write``.
+    """
+    claimed, size, first = context.claimed, BatchSize(_MOST_SCENES), 0
+    while first < len(scenes):
+        with size.timed() as count:
+            some = scenes[first : first + count]
+            context.write(
+                lambda session, _: add_scenes(
+                    session,
+                    claimed.video_id,
+                    claimed.user_id,
+                    claimed.run,
+                    some,  # noqa: B023
+                )
+            )
+        first += count
+    context.write(lambda session, _: drop_scenes(session, claimed.video_id, claimed.run, len(scenes)))
 
 
 def _outline(scene: Scene | SceneCut, keyframes: Iterable[Mapping[str, Any]]) -> tuple[Any, ...]:
