@@ -67,7 +67,12 @@ def run(
         screen.tell(Text(f"without {retriever}: {reason}", style="yellow"))
     screen.tell(Text(coverage_line(answer), style="dim"))
     if answer.left_out:
-        screen.tell(Text(f"left out: {answer.left_out} scenes that are not similar; --min-score 0 shows them", style="dim"))
+        screen.tell(
+            Text(
+                f"left out: {answer.left_out} scenes that are not similar; --min-score 0 shows them",
+                style="dim",
+            )
+        )
     if answer.truncated is not None:
         screen.tell(Text(f"there may be more: the pages end at {answer.truncated}", style="yellow"))
     if answer.next_cursor is not None:
