@@ -37,19 +37,9 @@ class Api:
         command = [self._fleet.python, "-m", "cli", "api"]
         full = self._fleet.process_environment(**environment)
         told.write_bytes(b"")
-        if self._forked and fork_server.may_fork(command, full):
-            self.process = fork_server.start(command, full, cwd=ROOT, output=told, errors=self.log)
-        else:
-            with self.log.open("ab") as errors, told.open("wb") as output:
-                self.process = subprocess.Popen(
-                    command,
-                    cwd=ROOT,
-                    env=full,
-                    stdin=subprocess.DEVNULL,
-                    stdout=output,
-                    stderr=errors,
-                    start_new_session=True,
-                )
+        self.process = fork_server.start(
+            command, full, cwd=ROOT, output=told, errors=self.log, fork=self._forked
+        )
         deadline = time.monotonic() + within_s
         while not self._answers(told):
             assert self.process.poll() is None, f"the API left:\n{self.log.read_text()[-3000:]}"

@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any, TypeVar
+from typing import Any, TypeVar
 
 import psutil
 import psycopg
@@ -57,13 +57,15 @@ def kept_environment() -> dict[str, str]:
 
 
 def run_to_end(
-    command: Sequence[str], environment: Mapping[str, str] | None = None, *, timeout_s: float
+    command: Sequence[str],
+    environment: Mapping[str, str] | None = None,
+    *,
+    cwd: Path = ROOT,
+    timeout_s: float,
 ) -> subprocess.CompletedProcess[str]:
-    """Run a program in the repository's root, away from any terminal."""
-    if environment is not None and fork_server.may_fork(command, environment):
-        return fork_server.run_to_end(command, environment, cwd=ROOT, timeout_s=timeout_s)
-    streams: Any = {"stdin": subprocess.DEVNULL, "capture_output": True, "text": True}
-    return subprocess.run(command, cwd=ROOT, env=environment, timeout=timeout_s, **streams)
+    """Run a program away from any terminal. ``environment``: None for that of this process."""
+    full = os.environ if environment is None else environment
+    return fork_server.run_to_end(command, full, cwd=cwd, timeout_s=timeout_s)
 
 
 @dataclass(frozen=True)
@@ -137,28 +139,25 @@ class Fleet:
         command = [self.python, "-m", "celery", "-A", self.app, "worker", "-n", f"{name}@%h",
                    "-Q", gate_queue(family), "-c", str(concurrency), "-l", "INFO", "--without-mingle"]  # fmt: skip
         full = self.process_environment(SCENEFLEET_FAMILY=family, REMAP_SIGTERM="SIGQUIT", **environment)
-        process: RunningProcess
-        if fork_server.may_fork(command, full) and not self.pipe_logs:
-            process = fork_server.start(command, full, cwd=ROOT, output=log, errors=log)
-        else:
-            with self._log_sink(log) as sink:
-                process = subprocess.Popen(
-                    command, cwd=ROOT, env=full, stdout=sink, stderr=sink, start_new_session=True
-                )
+        with self._log_sink(log) as sink:
+            process = fork_server.start(
+                command, full, cwd=ROOT, output=sink, errors=sink, fork=not self.pipe_logs
+            )
         if name in self.nodes and self.nodes[name].process.poll() is None:
             self._replaced.append(self.nodes[name])
         self.nodes[name] = NodeProcess(name, family, process, log, concurrency, environment)
 
     @contextmanager
-    def _log_sink(self, log: Path) -> Iterator[IO[bytes]]:
+    def _log_sink(self, log: Path) -> Iterator[Path]:
+        """What a node writes to: its log, or a pipe to the process that writes it."""
+        if not self.pipe_logs:
+            yield log
+            return
         with log.open("ab") as sink:
-            if not self.pipe_logs:
-                yield sink
-                return
             writer = subprocess.Popen(["cat"], stdin=subprocess.PIPE, stdout=sink, start_new_session=True)
         assert writer.stdin is not None
         with writer.stdin as pipe:
-            yield pipe
+            yield Path(f"/dev/fd/{pipe.fileno()}")
 
     def restart(self, name: str) -> None:
         """Start a node that has left or was killed as it was started before, as a supervisor does."""
