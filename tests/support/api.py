@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import subprocess
+import sys
 import time
 from pathlib import Path
 
@@ -34,7 +35,7 @@ class Api:
         """Start it and return when it answers."""
         told = self.log.with_suffix(".out")
         environment = {"API_PORT": str(self.port), "SCENEFLEET_USER": "local", **self._environment}
-        command = [self._fleet.python, "-m", "cli", "api"]
+        command = [sys.executable, "-m", "cli", "api"]
         full = self._fleet.process_environment(**environment)
         told.write_bytes(b"")
         self.process = fork_server.start(

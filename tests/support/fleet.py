@@ -114,8 +114,6 @@ class Fleet:
         self._replaced: list[NodeProcess] = []
         #: What its nodes are: a benchmark has others to compare with.
         self.app = "worker.app"
-        #: The interpreter of its nodes and commands.
-        self.python = sys.executable
         #: Let another process write the nodes' logs, so that nodes can be kept from writing to any file.
         self.pipe_logs = False
         self.storage_root = Path(environment.get("STORAGE_ROOT", home / "storage"))
@@ -136,7 +134,7 @@ class Fleet:
 
     def _start(self, name: str, family: str, concurrency: int, environment: dict[str, str]) -> None:
         log = self.home / "logs" / f"{name}.log"
-        command = [self.python, "-m", "celery", "-A", self.app, "worker", "-n", f"{name}@%h",
+        command = [sys.executable, "-m", "celery", "-A", self.app, "worker", "-n", f"{name}@%h",
                    "-Q", gate_queue(family), "-c", str(concurrency), "-l", "INFO", "--without-mingle"]  # fmt: skip
         full = self.process_environment(SCENEFLEET_FAMILY=family, REMAP_SIGTERM="SIGQUIT", **environment)
         with self._log_sink(log) as sink:
@@ -177,7 +175,7 @@ class Fleet:
 
     def command(self, *arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
         """Run the `scenefleet` command against this fleet to its end, away from any terminal."""
-        arguments = (self.python, "-m", "cli", *arguments)
+        arguments = (sys.executable, "-m", "cli", *arguments)
         return run_to_end(arguments, self.process_environment(**environment), timeout_s=300)
 
     def peaks_mb(self, *names: str) -> dict[int, float]:

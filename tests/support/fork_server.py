@@ -34,7 +34,7 @@ LIBRARIES = (
     "fastapi", "uvicorn", "uvicorn.protocols.http.h11_impl", "python_multipart", "joserfc.jwt", "typer", "rich.table",
     "rich.progress", "multiprocessing.spawn",
 )  # fmt: skip
-#: Our modules that most programs import. None that a test wraps in a node (``wrap_on_import``).
+#: Our modules that most programs import.
 OURS = (
     "shared.client", "shared.webhooks", "db.active_models", "db.ledger.claims", "db.ledger.video_runs", "db.people.registry",
     "db.search.ranking", "db.timeline", "db.video_changes", "db.webhooks.registry", "worker.models.batching",
@@ -181,6 +181,11 @@ def _run(arguments: list[str], environment: dict[str, str], cwd: str, output: st
     # As an interpreter that starts with it.
     folders = [folder for folder in environment.get("PYTHONPATH", "").split(os.pathsep) if folder]
     sys.path[:0] = folders
+    # What is in them may change our modules at their import, or be a plug-in.
+    if folders:
+        ours = {name.partition(".")[0] for name in OURS}
+        for name in [name for name in sys.modules if name.partition(".")[0] in ours]:
+            del sys.modules[name]
     for folder in folders:
         if Path(folder, "sitecustomize.py").exists():
             runpy.run_path(str(Path(folder, "sitecustomize.py")), run_name="sitecustomize")
