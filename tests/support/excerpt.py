@@ -15,6 +15,16 @@ import numpy as np
 Span = tuple[float, float]
 
 
+def write_muted(sample: Path, path: Path) -> None:
+    """Write the sample without its sound, pictures copied: all of its scenes, and nothing to listen to."""
+    with av.open(str(sample)) as source, av.open(str(path), "w") as target:
+        video = target.add_stream_from_template(source.streams.video[0])
+        for packet in source.demux(video=0):
+            if packet.dts is not None:
+                packet.stream = video
+                target.mux(packet)
+
+
 def write_excerpt(
     sample: Path,
     path: Path,

@@ -30,9 +30,10 @@ LIBRARIES = (
     "sqlalchemy.dialects.postgresql.psycopg", "pgvector.sqlalchemy", "alembic.command", "pydantic", "structlog",
     "psutil", "yaml", "minio", "httpx", "numpy", "av", "cv2", "torch", "tokenizers", "safetensors.torch",
     "transformers.models.xlm_roberta.modeling_xlm_roberta", "transformers.models.siglip.modeling_siglip",
-    "transformers.models.auto", "onnxruntime", "whisper", "faster_whisper", "silero_vad", "rapidocr", "pocketsphinx",
-    "fastapi", "uvicorn", "uvicorn.protocols.http.h11_impl", "python_multipart", "joserfc.jwt", "typer", "rich.table",
-    "rich.progress", "multiprocessing.spawn",
+    "transformers.models.auto", "onnxruntime", "whisper", "faster_whisper", "silero_vad", "rapidocr.main",
+    "rapidocr.inference_engine.onnxruntime", "dlib", "PIL.Image", "pocketsphinx", "fastapi", "uvicorn",
+    "uvicorn.protocols.http.h11_impl", "python_multipart", "joserfc.jwt", "typer", "rich.table", "rich.progress",
+    "multiprocessing.spawn",
 )  # fmt: skip
 #: Our modules that most programs import.
 OURS = (
