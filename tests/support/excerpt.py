@@ -56,8 +56,10 @@ def write_excerpt(
                     target.mux(packet)
                 continue
             # Pictures come out of the decoder later than they go in.
-            if at_s > max(pictures[-1][1], sound[1]) + 2:
-                break
+            if at_s > pictures[-1][1] + 2:
+                if at_s > sound[1] + 2:
+                    break
+                continue
             for frame in packet.decode():
                 if not any(start_s <= frame.time < end_s for start_s, end_s in pictures):
                     continue

@@ -291,6 +291,16 @@ class Fleet:
         assert status.state == state, status
         return status
 
+    def wait_rendition(self, video_id: str, user_id: str = "u1") -> None:
+        """Wait until a video's rendition has ended: after its run is published, and behind what others wait for."""
+
+        def ended() -> bool:
+            stages = {stage.stage: stage.state for stage in self.client.status(video_id, user_id).stages}
+            return stages["rendition"] not in ("pending", "queued", "running")
+
+        with self.jobs_shown():
+            eventually(ended, within_s=180, what=f"the rendition of {video_id} has ended")
+
     def index(self, path: Path, video_id: str, user_id: str = "u1") -> VideoStatus:
         self.process(path, video_id, user_id)
         return self.wait_for(video_id, user_id=user_id, within_s=300)

@@ -127,7 +127,7 @@ def test_a_sound_of_several_stretches_has_every_word_once_at_its_time(
 ) -> None:
     """Five scenes of the sample: more than a stretch of 30 s."""
     file = tmp_path / "sound.mp4"
-    write_excerpt(sample, file, sound=(0, 42))
+    write_excerpt(sample, file, pictures=((0, 2),), sound=(0, 42))
     found = client.audio.transcriptions.create(
         model=EAR,
         file=file,
