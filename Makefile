@@ -53,6 +53,9 @@ up: $(RUN_STAMP)
 migrate: $(RUN_STAMP)
 	@$(BIN)/scenefleet db upgrade
 
+# Tests start hundreds of programs: none of them compiles what another has compiled.
+test test-quick coverage: export PYTHONDONTWRITEBYTECODE =
+
 test: $(DEV_STAMP) $(PAGE_STAMP) $(OIDC_STAMP)
 	$(PYTEST) -m "not faults and not gpu and not deploy" $(ARGS)
 

@@ -16,6 +16,7 @@ from cli.models.control import Remote
 from tests.acceptance.commands import run_command
 from tests.acceptance.conftest import MakeFleet
 from tests.support.catalogs import OwnCatalog, own_catalog
+from tests.support.excerpt import write_excerpt
 from tests.support.fleet import Fleet, eventually
 from worker.models.catalog import load_catalog
 
@@ -220,9 +221,12 @@ def test_a_failed_load_is_shown_with_its_reason(fleet: Fleet) -> None:
     assert "command failed" in fleet.log("text")
 
 
-def test_an_order_during_a_job_waits_for_it_and_takes_nothing_from_it(fleet: Fleet, sample: Path) -> None:
+def test_an_order_during_a_job_waits_for_it_and_takes_nothing_from_it(
+    fleet: Fleet, sample: Path, tmp_path: Path
+) -> None:
     before = slot_of(fleet, "asr")
-    fleet.process(sample, "during")
+    write_excerpt(sample, tmp_path / "during.mp4", sound=(0, 26))
+    fleet.process(tmp_path / "during.mp4", "during")
 
     where = "stage = 'asr' AND part >= 0 AND state = 'running'"
     eventually(

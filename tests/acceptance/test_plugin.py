@@ -30,16 +30,20 @@ def python(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The interpreter of a fresh environment that sees the packages of this one."""
     folder = tmp_path_factory.mktemp("environment")
     venv.create(folder, symlinks=True)
-    (packages,) = folder.glob("lib/python*/site-packages")
-    (packages / "seen.pth").write_text(sysconfig.get_path("purelib"))
+    (packages_of(folder / "bin" / "python") / "seen.pth").write_text(sysconfig.get_path("purelib"))
     return folder / "bin" / "python"
+
+
+def packages_of(python: Path) -> Path:
+    """Where pip installs for this interpreter."""
+    (found,) = python.parents[1].glob("lib/python*/site-packages")
+    return found
 
 
 @pytest.fixture(scope="module")
 def fleet(make_fleet: MakeFleet, python: Path) -> Fleet:
-    found = make_fleet(**OFF)
-    found.python = str(python)
-    return found
+    """Nodes and commands of this interpreter that see the fresh environment's packages, too."""
+    return make_fleet(**OFF, PYTHONPATH=str(packages_of(python)))
 
 
 def pip(python: Path, *arguments: str) -> None:

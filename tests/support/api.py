@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import subprocess
+import sys
 import time
 from pathlib import Path
 
@@ -34,22 +35,12 @@ class Api:
         """Start it and return when it answers."""
         told = self.log.with_suffix(".out")
         environment = {"API_PORT": str(self.port), "SCENEFLEET_USER": "local", **self._environment}
-        command = [self._fleet.python, "-m", "cli", "api"]
+        command = [sys.executable, "-m", "cli", "api"]
         full = self._fleet.process_environment(**environment)
         told.write_bytes(b"")
-        if self._forked and fork_server.may_fork(command, full):
-            self.process = fork_server.start(command, full, cwd=ROOT, output=told, errors=self.log)
-        else:
-            with self.log.open("ab") as errors, told.open("wb") as output:
-                self.process = subprocess.Popen(
-                    command,
-                    cwd=ROOT,
-                    env=full,
-                    stdin=subprocess.DEVNULL,
-                    stdout=output,
-                    stderr=errors,
-                    start_new_session=True,
-                )
+        self.process = fork_server.start(
+            command, full, cwd=ROOT, output=told, errors=self.log, fork=self._forked
+        )
         deadline = time.monotonic() + within_s
         while not self._answers(told):
             assert self.process.poll() is None, f"the API left:\n{self.log.read_text()[-3000:]}"

@@ -15,6 +15,16 @@ import numpy as np
 Span = tuple[float, float]
 
 
+def write_muted(sample: Path, path: Path) -> None:
+    """Write the sample without its sound, pictures copied: all of its scenes, and nothing to listen to."""
+    with av.open(str(sample)) as source, av.open(str(path), "w") as target:
+        video = target.add_stream_from_template(source.streams.video[0])
+        for packet in source.demux(video=0):
+            if packet.dts is not None:
+                packet.stream = video
+                target.mux(packet)
+
+
 def write_excerpt(
     sample: Path,
     path: Path,
@@ -46,8 +56,10 @@ def write_excerpt(
                     target.mux(packet)
                 continue
             # Pictures come out of the decoder later than they go in.
-            if at_s > max(pictures[-1][1], sound[1]) + 2:
-                break
+            if at_s > pictures[-1][1] + 2:
+                if at_s > sound[1] + 2:
+                    break
+                continue
             for frame in packet.decode():
                 if not any(start_s <= frame.time < end_s for start_s, end_s in pictures):
                     continue

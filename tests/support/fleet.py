@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any, TypeVar
+from typing import Any, TypeVar
 
 import psutil
 import psycopg
@@ -57,13 +57,15 @@ def kept_environment() -> dict[str, str]:
 
 
 def run_to_end(
-    command: Sequence[str], environment: Mapping[str, str] | None = None, *, timeout_s: float
+    command: Sequence[str],
+    environment: Mapping[str, str] | None = None,
+    *,
+    cwd: Path = ROOT,
+    timeout_s: float,
 ) -> subprocess.CompletedProcess[str]:
-    """Run a program in the repository's root, away from any terminal."""
-    if environment is not None and fork_server.may_fork(command, environment):
-        return fork_server.run_to_end(command, environment, cwd=ROOT, timeout_s=timeout_s)
-    streams: Any = {"stdin": subprocess.DEVNULL, "capture_output": True, "text": True}
-    return subprocess.run(command, cwd=ROOT, env=environment, timeout=timeout_s, **streams)
+    """Run a program away from any terminal. ``environment``: None for that of this process."""
+    full = os.environ if environment is None else environment
+    return fork_server.run_to_end(command, full, cwd=cwd, timeout_s=timeout_s)
 
 
 @dataclass(frozen=True)
@@ -112,8 +114,6 @@ class Fleet:
         self._replaced: list[NodeProcess] = []
         #: What its nodes are: a benchmark has others to compare with.
         self.app = "worker.app"
-        #: The interpreter of its nodes and commands.
-        self.python = sys.executable
         #: Let another process write the nodes' logs, so that nodes can be kept from writing to any file.
         self.pipe_logs = False
         self.storage_root = Path(environment.get("STORAGE_ROOT", home / "storage"))
@@ -134,31 +134,28 @@ class Fleet:
 
     def _start(self, name: str, family: str, concurrency: int, environment: dict[str, str]) -> None:
         log = self.home / "logs" / f"{name}.log"
-        command = [self.python, "-m", "celery", "-A", self.app, "worker", "-n", f"{name}@%h",
+        command = [sys.executable, "-m", "celery", "-A", self.app, "worker", "-n", f"{name}@%h",
                    "-Q", gate_queue(family), "-c", str(concurrency), "-l", "INFO", "--without-mingle"]  # fmt: skip
         full = self.process_environment(SCENEFLEET_FAMILY=family, REMAP_SIGTERM="SIGQUIT", **environment)
-        process: RunningProcess
-        if fork_server.may_fork(command, full) and not self.pipe_logs:
-            process = fork_server.start(command, full, cwd=ROOT, output=log, errors=log)
-        else:
-            with self._log_sink(log) as sink:
-                process = subprocess.Popen(
-                    command, cwd=ROOT, env=full, stdout=sink, stderr=sink, start_new_session=True
-                )
+        with self._log_sink(log) as sink:
+            process = fork_server.start(
+                command, full, cwd=ROOT, output=sink, errors=sink, fork=not self.pipe_logs
+            )
         if name in self.nodes and self.nodes[name].process.poll() is None:
             self._replaced.append(self.nodes[name])
         self.nodes[name] = NodeProcess(name, family, process, log, concurrency, environment)
 
     @contextmanager
-    def _log_sink(self, log: Path) -> Iterator[IO[bytes]]:
+    def _log_sink(self, log: Path) -> Iterator[Path]:
+        """What a node writes to: its log, or a pipe to the process that writes it."""
+        if not self.pipe_logs:
+            yield log
+            return
         with log.open("ab") as sink:
-            if not self.pipe_logs:
-                yield sink
-                return
             writer = subprocess.Popen(["cat"], stdin=subprocess.PIPE, stdout=sink, start_new_session=True)
         assert writer.stdin is not None
         with writer.stdin as pipe:
-            yield pipe
+            yield Path(f"/dev/fd/{pipe.fileno()}")
 
     def restart(self, name: str) -> None:
         """Start a node that has left or was killed as it was started before, as a supervisor does."""
@@ -178,7 +175,7 @@ class Fleet:
 
     def command(self, *arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
         """Run the `scenefleet` command against this fleet to its end, away from any terminal."""
-        arguments = (self.python, "-m", "cli", *arguments)
+        arguments = (sys.executable, "-m", "cli", *arguments)
         return run_to_end(arguments, self.process_environment(**environment), timeout_s=300)
 
     def peaks_mb(self, *names: str) -> dict[int, float]:
@@ -293,6 +290,16 @@ class Fleet:
         status = self.wait_ended([video_id], within_s=within_s, user_id=user_id)[video_id]
         assert status.state == state, status
         return status
+
+    def wait_rendition(self, video_id: str, user_id: str = "u1") -> None:
+        """Wait until a video's rendition has ended: after its run is published, and behind what others wait for."""
+
+        def ended() -> bool:
+            stages = {stage.stage: stage.state for stage in self.client.status(video_id, user_id).stages}
+            return stages["rendition"] not in ("pending", "queued", "running")
+
+        with self.jobs_shown():
+            eventually(ended, within_s=180, what=f"the rendition of {video_id} has ended")
 
     def index(self, path: Path, video_id: str, user_id: str = "u1") -> VideoStatus:
         self.process(path, video_id, user_id)

@@ -1,8 +1,9 @@
 """Starts Python programs from a process that has already imported their libraries.
 
-A node spends 1 to 4 seconds of processor time on imports, and tests start hundreds. What is imported here are libraries that
-read no setting of ours; our own modules are imported by each program, after its environment is set. Programs whose
-environment concerns a library at import (``HF_...``), and those under a measurement of coverage, start the usual way.
+A node spends 1 to 4 seconds of processor time on imports, and tests start hundreds. What is imported here are libraries, and
+those of our modules that read no setting when they are imported; each program imports the others after its environment is
+set. Programs whose environment concerns a library at import (``HF_...``), and those under a measurement of coverage, start
+the usual way.
 """
 
 from __future__ import annotations
@@ -29,9 +30,16 @@ LIBRARIES = (
     "sqlalchemy.dialects.postgresql.psycopg", "pgvector.sqlalchemy", "alembic.command", "pydantic", "structlog",
     "psutil", "yaml", "minio", "httpx", "numpy", "av", "cv2", "torch", "tokenizers", "safetensors.torch",
     "transformers.models.xlm_roberta.modeling_xlm_roberta", "transformers.models.siglip.modeling_siglip",
-    "transformers.models.auto", "onnxruntime", "whisper", "faster_whisper", "silero_vad", "rapidocr", "pocketsphinx",
-    "fastapi", "uvicorn", "uvicorn.protocols.http.h11_impl", "python_multipart", "joserfc.jwt", "typer", "rich.table",
-    "rich.progress", "multiprocessing.spawn",
+    "transformers.models.auto", "onnxruntime", "whisper", "faster_whisper", "silero_vad", "rapidocr.main",
+    "rapidocr.inference_engine.onnxruntime", "dlib", "PIL.Image", "pocketsphinx", "fastapi", "uvicorn",
+    "uvicorn.protocols.http.h11_impl", "python_multipart", "joserfc.jwt", "typer", "rich.table", "rich.progress",
+    "multiprocessing.spawn",
+)  # fmt: skip
+#: Our modules that most programs import.
+OURS = (
+    "shared.client", "shared.webhooks", "db.active_models", "db.ledger.claims", "db.ledger.video_runs", "db.people.registry",
+    "db.search.ranking", "db.timeline", "db.video_changes", "db.webhooks.registry", "worker.models.batching",
+    "worker.models.catalog", "api.app",
 )  # fmt: skip
 
 
@@ -85,7 +93,7 @@ class _Forked:
         self.send_signal(signal.SIGKILL)
 
 
-def may_fork(command: Sequence[str], environment: Mapping[str, str]) -> bool:
+def _may_fork(command: Sequence[str], environment: Mapping[str, str]) -> bool:
     """Whether the fork server may start this program: ``python -m module``, by this interpreter."""
     return (
         sys.platform == "linux"
@@ -96,19 +104,40 @@ def may_fork(command: Sequence[str], environment: Mapping[str, str]) -> bool:
 
 
 def start(
-    command: Sequence[str], environment: Mapping[str, str], *, cwd: Path, output: Path, errors: Path
+    command: Sequence[str],
+    environment: Mapping[str, str],
+    *,
+    cwd: Path,
+    output: Path,
+    errors: Path,
+    fork: bool = True,
 ) -> RunningProcess:
-    """Start ``python -m module ...`` in a session of its own; what it writes is appended to these files."""
-    arguments = (list(command[2:]), dict(environment), str(cwd), str(output), str(errors))
-    process = _server().Process(target=_run, args=arguments, daemon=True)
-    process.start()
-    return _Forked(process, command)
+    """Start a program in a session of its own; what it writes is appended to these files.
+
+    Args:
+        fork: let the fork server start it, where it may.
+    """
+    if fork and _may_fork(command, environment):
+        arguments = (list(command[2:]), dict(environment), str(cwd), str(output), str(errors))
+        process = _server().Process(target=_run, args=arguments, daemon=True)
+        process.start()
+        return _Forked(process, command)
+    with output.open("ab") as told, errors.open("ab") as complained:
+        return subprocess.Popen(
+            command,
+            cwd=cwd,
+            env=environment,
+            stdin=subprocess.DEVNULL,
+            stdout=told,
+            stderr=complained,
+            start_new_session=True,
+        )
 
 
 def run_to_end(
     command: Sequence[str], environment: Mapping[str, str], *, cwd: Path, timeout_s: float
 ) -> subprocess.CompletedProcess[str]:
-    """Run ``python -m module ...`` and return what it wrote."""
+    """Run a program and return what it wrote."""
     with tempfile.TemporaryDirectory() as folder:
         output, errors = Path(folder, "output"), Path(folder, "errors")
         running = start(command, environment, cwd=cwd, output=output, errors=errors)
@@ -116,6 +145,7 @@ def run_to_end(
             status = running.wait(timeout_s)
         except BaseException:
             running.kill()
+            running.wait(30)
             raise
         return subprocess.CompletedProcess(command, status, output.read_text(), errors.read_text())
 
@@ -152,6 +182,11 @@ def _run(arguments: list[str], environment: dict[str, str], cwd: str, output: st
     # As an interpreter that starts with it.
     folders = [folder for folder in environment.get("PYTHONPATH", "").split(os.pathsep) if folder]
     sys.path[:0] = folders
+    # What is in them may change our modules at their import, or be a plug-in.
+    if folders:
+        ours = {name.partition(".")[0] for name in OURS}
+        for name in [name for name in sys.modules if name.partition(".")[0] in ours]:
+            del sys.modules[name]
     for folder in folders:
         if Path(folder, "sitecustomize.py").exists():
             runpy.run_path(str(Path(folder, "sitecustomize.py")), run_name="sitecustomize")

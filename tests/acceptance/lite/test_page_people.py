@@ -13,6 +13,7 @@ from playwright.sync_api import Browser, Locator, Page, expect
 
 from tests.support.api import Api
 from tests.support.browser import serious_findings
+from tests.support.excerpt import write_muted
 from tests.support.fleet import Fleet, eventually
 from tests.support.pages import open_page
 
@@ -20,9 +21,11 @@ USER = "page-people"
 
 
 @pytest.fixture(scope="module")
-def api(fleet: Fleet, sample: Path) -> Iterator[Api]:
-    """An API whose user has the sample, and nobody with a name."""
-    fleet.index(sample, "film", USER)
+def api(fleet: Fleet, sample: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Api]:
+    """An API whose user has the sample's pictures, and nobody with a name."""
+    film = tmp_path_factory.mktemp("clips") / "film.mp4"
+    write_muted(sample, film)
+    fleet.index(film, "film", USER)
     found = Api(fleet, "page-people", SCENEFLEET_USER=USER)
     found.start()
     yield found

@@ -24,12 +24,7 @@ def divx(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def played(fleet: Fleet, video_id: str, user_id: str = USER) -> VideoMedia:
     """What is played of a video once its rendition has ended."""
-
-    def ended() -> bool:
-        stages = {stage.stage: stage.state for stage in fleet.client.status(video_id, user_id).stages}
-        return stages["rendition"] in ("done", "reused", "failed", "skipped")
-
-    eventually(ended, within_s=180, what="the rendition ends")
+    fleet.wait_rendition(video_id, user_id)
     return fleet.client.media(video_id, user_id)
 
 

@@ -43,16 +43,7 @@ def settle(fleet: Fleet, video_id: str) -> None:
 def wait_complete(fleet: Fleet, video_id: str) -> VideoStatus:
     """Wait until a video is indexed and swept; nothing but its published run may be left."""
     fleet.wait_for(video_id)
-
-    def ended() -> bool:
-        # The rendition ends after the run is published, and gives way to other videos.
-        return states(fleet.client.status(video_id, USER))["rendition"] not in (
-            "pending",
-            "queued",
-            "running",
-        )
-
-    eventually(ended, within_s=180, what=f"the rendition of {video_id} has ended")
+    fleet.wait_rendition(video_id)
     settle(fleet, video_id)
     assert_only_run_left(fleet, video_id)
     return fleet.client.status(video_id, USER)

@@ -28,9 +28,9 @@ USER = "local"
 
 
 @pytest.fixture(scope="module")
-def large(tmp_path_factory: pytest.TempPathFactory, sample: Path) -> Path:
-    """The sample with so much after its end that it has 40 MB."""
-    return enlarged(sample, tmp_path_factory.mktemp("large") / "sample.mp4")
+def large(tmp_path_factory: pytest.TempPathFactory, spoken: Path) -> Path:
+    """Seconds of the sample with so much after their end that it has 40 MB."""
+    return enlarged(spoken, tmp_path_factory.mktemp("large") / "spoken.mp4")
 
 
 def enlarged(source: Path, target: Path) -> Path:
