@@ -26,7 +26,8 @@ from pydantic import BaseModel
 from redis.backoff import NoBackoff
 from redis.exceptions import RedisError
 
-from . import errors, routing
+from . import admission, errors, routing
+from .admission import Reservation
 from .attempts import Attempts
 from .calls import AsyncCalls, BlockingCalls, Call
 from .contracts import KeyView, VideoStatus
@@ -72,10 +73,12 @@ class _Asking(Sender):
         self._fallback = Fallback(fallback)
         super().__init__(redis_url, broker_url=broker_url, timeout_s=timeout_s)
 
-    def _send_call(self, call: Call[A], left_s: float) -> Sent:
-        """Send a call. Workers discard it when its caller has given up."""
+    def _send_call(self, call: Call[A], asked: Reservation) -> Sent:
+        """Send a call that is admitted. Workers discard it when its caller has given up."""
         reply_to = new_reply_key()
-        task_id = self.send(call.task, call.contract, call.kwargs, reply_to=reply_to, expires_s=left_s)
+        task_id = self.send(
+            call.task, call.contract, call.kwargs, reply_to=reply_to, expires_s=asked.hold_s, lease=asked.lease
+        )
         return Sent(task_id, reply_to, self.answer_key(task_id))
 
     def _no_room(self) -> errors.Outage:
@@ -144,7 +147,9 @@ class Client(_Asking, BlockingCalls):
         while True:
             try:
                 with self._slot(attempts):
-                    return self._wait(call, self._send_call(call, attempts.left_s), attempts)
+                    asked = call.reservation(attempts.left_s)
+                    with admission.admitted(self._redis, asked):
+                        return self._wait(call, self._send_call(call, asked), attempts)
             except errors.ScenefleetError as error:
                 pause_s = attempts.pause_s(error)
                 if pause_s is None and not self._fallback.takes(call, error):
@@ -275,10 +280,12 @@ class AsyncClient(_Asking, AsyncCalls):
         except TimeoutError:
             raise self._no_room() from None
         try:
-            # In the context of the caller, such as its trace.
-            send = partial(copy_context().run, self._send_call, call, attempts.left_s)
-            sent = await asyncio.get_running_loop().run_in_executor(self._threads, send)
-            return await self._wait(call, sent, attempts)
+            asked = call.reservation(attempts.left_s)
+            async with admission.admitted_later(self._redis, asked):
+                # In the context of the caller, such as its trace.
+                send = partial(copy_context().run, self._send_call, call, asked)
+                sent = await asyncio.get_running_loop().run_in_executor(self._threads, send)
+                return await self._wait(call, sent, attempts)
         finally:
             self._room.release()
 

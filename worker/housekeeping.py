@@ -21,6 +21,7 @@ from db.engine import make_engine, set_engine, transact
 from db.ledger import attempts
 from db.limits import housekeeping_limits
 from shared import nodes
+from shared.admission import Limits, publish_limits
 from shared.errors import DatabaseBusy, DatabaseUnavailable, ScenefleetError, StatementTimeout
 from shared.logs import get_logger
 from shared.settings import Settings
@@ -51,6 +52,7 @@ class Housekeeping:
         self.children: Callable[[], set[int]] = set
         self._node = node
         self._telemetry, self._watchdog = telemetry, watchdog
+        self.request_queues = telemetry.request_queues
         self._settings = settings
         self._wake = threading.Event()
         self.stopping = False
@@ -101,6 +103,7 @@ class Housekeeping:
         with self._redis("state not published") as client:
             if time.monotonic() - self._published_at >= _PUBLISH_S:
                 self._look_at_queues(client)
+                publish_limits(client, self.request_queues, Limits.of(self._settings))
                 nodes.publish(client, {**self._node.describe(), "telemetry": self._telemetry.record()})
                 self._published_at = time.monotonic()
             life_s = min(0.9 * self._settings.reconcile_s, _RECONCILED_S)

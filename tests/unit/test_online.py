@@ -13,13 +13,14 @@ from celery.worker import state as worker_state
 from hypothesis import given, strategies as st
 
 from shared.contracts import EmbedTexts
+from shared.admission import estimate_tokens
 from shared.errors import InvalidRequest, ModelFailure, ModelUnavailable, Overloaded
 from shared.settings import Settings
 from worker.broker.celery_patches import call_after_acknowledge
 from worker.online import batch, vectors
 from worker.online.buffer import Buffer, Waiting
 from worker.online.dispatcher import Dispatcher
-from worker.online.operations import OPERATIONS, Computed, Operation, Used, checked_texts, estimate_tokens
+from worker.online.operations import OPERATIONS, Computed, Operation, Used, checked_texts
 
 
 def waiting(name: str, items: int = 1, *, tokens: int = 1, task: str = "t", most: int = 32) -> Waiting:

@@ -115,6 +115,8 @@ class _Headers(_Part):
     # https://www.w3.org/TR/trace-context/
     traceparent: Text | None = None
     tracestate: Text | None = None
+    # The reservation of its items (shared/admission.py).
+    scenefleet_lease: Name | None = None
 
 
 class _Properties(_Part):

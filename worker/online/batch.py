@@ -20,12 +20,13 @@ from celery.app.trace import trace_task_ret
 from celery.utils.serialization import get_pickleable_exception
 from kombu.serialization import loads
 
+from shared.admission import estimate_tokens
 from shared.contracts import parse
 from shared.errors import ModelUnavailable, Retryable, ScenefleetError
 from shared.logs import get_logger
 from shared.paths import without_paths
 from shared.routing import TASK_QUEUE
-from worker.online.operations import OPERATIONS, Operation, Used, estimate_tokens
+from worker.online.operations import OPERATIONS, Operation, Used
 from worker.telemetry import metrics, request_signals
 
 log = get_logger(__name__)

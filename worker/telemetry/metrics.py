@@ -182,9 +182,9 @@ def observe_batch(family: str, items: int, tokens: int = 0, model: str | None = 
     _batch_tokens.labels(family).inc(tokens)
 
 
-def count_rejected(queue: str, reason: str) -> None:
-    """Count a refused request; ``reason``: one of few words, never a caller's text."""
-    _rejected.labels(queue, reason).inc()
+def count_rejected(queue: str, reason: str, count: int = 1) -> None:
+    """Count refused requests; ``reason``: one of few words, never a caller's text."""
+    _rejected.labels(queue, reason).inc(count)
 
 
 def count_cache(kind: str, hit: bool) -> None:
