@@ -24,7 +24,7 @@ from .settings import Settings
 HEADER = "scenefleet_lease"
 #: Its value in messages that belong to another request, such as those of a search: that one is admitted.
 PART_OF_ANOTHER = "part"
-#: Hash of refusals: "queue reason" -> requests refused.
+#: Hash: queue and reason -> requests refused.
 REFUSED = "scenefleet:refusals"
 #: Maximum time for which a reservation lasts, seconds.
 MAX_HOLD_S = 3600
@@ -108,6 +108,15 @@ def held_items(client: Any, queues: Iterable[str]) -> dict[str, int]:
     return {queue: int(client.hget(f"scenefleet:admitted:{queue}", "items") or 0) for queue in queues}
 
 
+def refusals(client: Any) -> dict[tuple[str, str], int]:
+    """Requests that were not admitted so far, by queue and limit (items, tokens, user), with a redis.Redis and its errors."""
+    found = {}
+    for name, count in client.hgetall(REFUSED).items():
+        queue, _, reason = name.decode().partition(" ")
+        found[queue, reason] = int(count)
+    return found
+
+
 def estimate_tokens(item: object) -> int:
     """A rough upper bound of what the item costs a text model, without its tokenizer."""
     if not isinstance(item, str):
@@ -156,7 +165,17 @@ class Reservation:
         """The script, the number of its keys, its keys and arguments."""
         keys = [*self._keys, _limits_key(self.queue), REFUSED]
         hold_s = max(0.001, min(self.hold_s, MAX_HOLD_S))
-        return [_RESERVE, len(keys), *keys, self.lease, self.user_id, self.items, self.tokens, hold_s, self.queue]
+        return [
+            _RESERVE,
+            len(keys),
+            *keys,
+            self.lease,
+            self.user_id,
+            self.items,
+            self.tokens,
+            hold_s,
+            self.queue,
+        ]
 
     def _releasing(self) -> list[Any]:
         return [_RELEASE, len(self._keys), *self._keys, self.lease]
@@ -170,9 +189,7 @@ class Reservation:
         if name.startswith("user:"):
             whose = f"user {self.user_id} has" if self.user_id else "callers that name no user have"
         what = "tokens" if name == "tokens" else "items"
-        raise Overloaded(
-            f"{whose} {held} {what} that wait", round(min(30.0, max(0.1, float(mean_s))), 1)
-        )
+        raise Overloaded(f"{whose} {held} {what} that wait", round(min(30.0, max(0.1, float(mean_s))), 1))
 
 
 @contextmanager

@@ -316,9 +316,7 @@ class Calls:
         ``model``: a model of the catalogue; default: the active one. ``user_id``: whose limit it counts for.
         """
         kwargs = {"texts": list(texts), "lexical": lexical, "model": model}
-        return Call(
-            routing.TEXT_EMBED, contracts.EncodeTexts, kwargs, contracts.TextVectors, user_id=user_id
-        )
+        return Call(routing.TEXT_EMBED, contracts.EncodeTexts, kwargs, contracts.TextVectors, user_id=user_id)
 
     @call
     def rerank(

@@ -44,6 +44,8 @@ A = TypeVar("A", bound=BaseModel)
 
 #: Longest single wait on a reply list. Then the stored answer is read: a reply may have been lost with its connection.
 STEP_S = 2.0
+#: Connections besides one for each call that waits: of ``follow``, and of calls that are about to be refused.
+OTHERS = 64
 #: Pause before a lost connection is opened again, seconds.
 LOST_PAUSE_S = 0.5
 
@@ -77,7 +79,12 @@ class _Asking(Sender):
         """Send a call that is admitted. Workers discard it when its caller has given up."""
         reply_to = new_reply_key()
         task_id = self.send(
-            call.task, call.contract, call.kwargs, reply_to=reply_to, expires_s=asked.hold_s, lease=asked.lease
+            call.task,
+            call.contract,
+            call.kwargs,
+            reply_to=reply_to,
+            expires_s=asked.hold_s,
+            lease=asked.lease,
         )
         return Sent(task_id, reply_to, self.answer_key(task_id))
 
@@ -137,7 +144,9 @@ class Client(_Asking, BlockingCalls):
     def _open(self) -> None:
         super()._open()
         retry = redis.retry.Retry(NoBackoff(), 1)
-        self._redis = redis.Redis.from_url(self._redis_url, retry=retry, **TIME_LIMITS)
+        self._redis = redis.Redis.from_url(
+            self._redis_url, retry=retry, max_connections=self.connections + OTHERS, **TIME_LIMITS
+        )
         self._room = threading.BoundedSemaphore(self.connections)
 
     def _ask(self, call: Call[A]) -> A:
@@ -254,7 +263,9 @@ class AsyncClient(_Asking, AsyncCalls):
             )
         self._loop = loop
         retry = redis.asyncio.retry.Retry(NoBackoff(), 1)
-        self._redis = redis.asyncio.Redis.from_url(self._redis_url, retry=retry, **TIME_LIMITS)
+        self._redis = redis.asyncio.Redis.from_url(
+            self._redis_url, retry=retry, max_connections=self.connections + OTHERS, **TIME_LIMITS
+        )
         self._room = asyncio.Semaphore(self.connections)
 
     async def _ask(self, call: Call[A]) -> A:

@@ -146,7 +146,11 @@ class BecomeNode(bootsteps.Step):
         # From then on dead children are no failures of their jobs.
         announce_stop(worker, housekeeping.stop)
         request_signals.connect(node.model_of)
-        gate = type("NodeGate", (Gate,), {"node": node, "limits": Limits.of(settings), "housekeeping": housekeeping, "watchdog": watchdog})
+        gate = type(
+            "NodeGate",
+            (Gate,),
+            {"node": node, "limits": Limits.of(settings), "housekeeping": housekeeping, "watchdog": watchdog},
+        )
         worker.app.steps["consumer"].add(gate)
 
         @signals.worker_process_init.connect(weak=False)

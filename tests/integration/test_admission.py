@@ -3,18 +3,23 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from collections.abc import Iterator
-from contextlib import ExitStack
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
+from functools import partial
 
 import pytest
 import redis
 import redis.asyncio
+from kombu import Connection
 
-from shared.admission import REFUSED, Limits, Reservation, admitted, admitted_later, publish_limits
+from shared.admission import HEADER, REFUSED, Limits, Reservation, admitted, admitted_later, publish_limits
 from shared.errors import BrokerUnavailable, Overloaded
 from tests.support.fleet import eventually
+from tests.support.messages import make_message
 from tests.support.services import RedisServer
+from worker.online import overload
 
 LIMITS = Limits(queue_items=100, queue_tokens=1000, user_items=60)
 QUEUE = "text.online"
@@ -69,7 +74,7 @@ def test_a_user_and_a_queue_have_a_limit_whether_in_single_requests_or_in_large_
 def test_callers_without_a_user_have_one_limit_together(client: redis.Redis) -> None:
     with (
         admitted(client, place("", 60)),
-        pytest.raises(Overloaded, match="^callers that name no user have 60 items that wait"),
+        pytest.raises(Overloaded, match=r"^callers that name no user have 60 items that wait"),
         admitted(client, place("", 1)),
     ):
         pass
@@ -160,3 +165,27 @@ def test_without_redis_the_error_says_so() -> None:
     nowhere = redis.Redis(port=9)
     with pytest.raises(BrokerUnavailable, match="is REDIS_URL right"), admitted(nowhere, place("a", 1)):
         pass
+
+
+def test_nodes_refuse_the_newest_requests_that_were_not_reserved_and_no_others(
+    client: redis.Redis, redis_server: RedisServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    refused: list[str] = []
+    monkeypatch.setattr(overload, "answer_unread", lambda headers, error: refused.append(headers["id"]))
+    # A text is no header, whatever it says.
+    text = json.dumps({HEADER: "lease"})
+    for number in range(5):
+        for header in ({}, {f"headers.{HEADER}": "lease"}):
+            made = make_message("tasks.text.embed", {"texts": [text]}, QUEUE, **header)
+            made["headers"]["id"] = f"{'reserved' if header else 'bare'} {number}"
+            client.lpush(QUEUE, json.dumps(made))
+    with Connection(redis_server.url) as connection, connection.channel() as channel:
+        look = partial(overload.refuse_newest, channel, QUEUE)
+        look(Limits(queue_items=100, queue_tokens=1, user_items=8))
+        assert refused == ["bare 4", "bare 3"]
+        # As many as one user may have are no reason to refuse anything; more than the queue may have are.
+        look(Limits(queue_items=100, queue_tokens=1, user_items=8))
+        assert len(refused) == 2
+        look(Limits(queue_items=6, queue_tokens=1, user_items=8))
+        assert refused[2:] == ["reserved 4", "reserved 3"]
+    assert client.llen(QUEUE) == 6 and client.llen(f"scenefleet:refused:{QUEUE}") == 0

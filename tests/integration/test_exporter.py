@@ -24,6 +24,7 @@ from db.tables import Video
 from local.servers.ports import find_free_port
 from shared import nodes
 from shared.errors import BadMedia
+from shared.http_pages import HttpServer
 from shared.settings import Settings
 from tests.integration.conftest import Configure
 from tests.support.assets import give_up
@@ -32,7 +33,6 @@ from tests.support.ledger import accept, execute, fail, finish, must_claim, spli
 from tests.support.services import RedisServer
 from tests.unit.test_monitoring import FOLDER, alerts, panels
 from worker.telemetry import exporter, metrics
-from worker.telemetry.http import HttpServer
 from worker.telemetry.node import Telemetry
 from worker.telemetry.watchdog import Watchdog
 

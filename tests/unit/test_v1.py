@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import contextlib
 import json
 import struct
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
 from typing import Any, cast
 
@@ -24,6 +25,7 @@ from api.served_models import ServedModels
 from api.sounds import MAX_SOUND_BYTES, STRETCH_S, cut_at
 from api.uploads import Uploads
 from shared import routing
+from shared.admission import Reservation
 from shared.contracts import Segment, TextVectors, Word
 from shared.contracts.base import parse
 from shared.errors import BadMedia, BrokerUnavailable, Outage, Overloaded, ScenefleetError
@@ -60,6 +62,8 @@ class Fleet:
     def __init__(self, storage: Storage) -> None:
         self.storage = storage
         self.asked: list[tuple[str, dict[str, Any]]] = []
+        #: Places in queues, for requests in parts.
+        self.reserved: list[Reservation] = []
         self.error: ScenefleetError | None = None
         #: Seconds of sound, and its segments.
         self.sound: tuple[float, list[Segment]] = (3.0, [])
@@ -69,6 +73,11 @@ class Fleet:
 
     def waiting(self, timeout_s: float) -> Fleet:
         return self
+
+    @contextlib.asynccontextmanager
+    async def admitted(self, task: str, kwargs: dict[str, Any], user_id: str) -> AsyncIterator[Fleet]:
+        self.reserved.append(Reservation.of(task, kwargs, 30, user_id))
+        yield self
 
     async def ask(self, task: str, contract: Any, kwargs: dict[str, Any], answer: Any) -> Any:
         parse(contract, kwargs)
@@ -155,6 +164,9 @@ def test_texts_come_back_as_vectors_in_their_order_in_both_encodings(api: Api) -
     assert [item["index"] for item in plain["data"]] == list(range(150))
     assert plain["usage"] == {"prompt_tokens": 450, "total_tokens": 450} and plain["model"] == "words"
     assert [len(kwargs["texts"]) for _, kwargs in api.fleet.asked] == [64, 64, 22]
+    # One place for all parts, of the user who asks.
+    (place,) = api.fleet.reserved
+    assert (place.queue, place.user_id, place.items) == ("text.online", "ann", 150)
     coded = api.post("/v1/embeddings", model="words", input="abc", encoding_format="base64").json()
     assert struct.unpack("<2f", base64.b64decode(coded["data"][0]["embedding"])) == (3.0, 1.0)
 

@@ -145,7 +145,9 @@ class Dispatcher:
         is_reserved = HEADER in request.request_dict
         unreserved = self._buffer.unreserved_items
         if not is_reserved and unreserved and unreserved + len(tokens) > settings.online_user_items:
-            said = f"queue {self.queue} has {unreserved} items in this node of callers that did not reserve them"
+            said = (
+                f"queue {self.queue} has {unreserved} items in this node of callers that did not reserve them"
+            )
             metrics.count_rejected(self.queue, "not reserved")
             self._fail(request, Overloaded(said, RETRY_AFTER_S))
             return

@@ -28,7 +28,8 @@ _AT_ONCE = 200
 # A text in a message has its quotes escaped, so it does not look like the header.
 _MOVE_NEWEST = f"""
 local length, place = redis.call('LLEN', KEYS[1]), 0
-for _ = 1, math.min(length - ARGV[2], ARGV[3]) do
+for _ = 1, math.min(length, ARGV[3]) do
+    if length <= tonumber(ARGV[2]) then break end
     local raw = redis.call('LINDEX', KEYS[1], place)
     if length > tonumber(ARGV[1]) or not string.find(raw, '"{HEADER}": ?"') then
         redis.call('LREM', KEYS[1], 1, raw)
