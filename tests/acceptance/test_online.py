@@ -243,7 +243,7 @@ def test_a_full_node_and_a_full_queue_refuse_the_newest(fleet: Fleet, send: Send
     with stopped(fleet, queue):
         held = send("the first of all")
         eventually(lambda: in_node(queue) == 1, within_s=20, what="the child has it", every_s=0.02)
-        large = [send(*[f"{number} {place}" for place in range(500)]) for number in range(3)]
+        large = [send(*[f"{number} {place}" for place in range(450)]) for number in range(3)]
         with pytest.raises(Exception, match=r"send it again in 2 s$") as refusal:
             get(large[2])
         assert type(refusal.value).__name__ == Overloaded.__name__
@@ -253,7 +253,7 @@ def test_a_full_node_and_a_full_queue_refuse_the_newest(fleet: Fleet, send: Send
         eventually(lambda: queue.llen(QUEUE) <= USER_LIMIT, within_s=20, what="the queue is within its limit")
         refused = f"scenefleet:refused:{QUEUE}"
         eventually(lambda: queue.llen(refused) == 0, within_s=20, what="all of them are answered")
-    assert get(held) and all(len(get(one)["vectors"]) == 500 for one in large[:2])
+    assert get(held) and all(len(get(one)["vectors"]) == 450 for one in large[:2])
     # Not by Celery's handles, which take a second for each answer that they did not hear of.
     keys = [f"celery-task-meta-{one.id}" for one in singles]
     eventually(lambda: None not in queue.mget(keys), within_s=60, what="each single one is answered")
@@ -292,7 +292,7 @@ def test_a_user_who_floods_is_refused_and_no_other(fleet: Fleet, queue: Any) -> 
                     assert more
                     refused |= more
                 assert all(one.result().retry_after_s > 0 for one in refused)
-                assert "user a has 1000 items that wait" in str(next(iter(refused)).result())
+                assert f"user a has {USER_LIMIT} items that wait" in str(next(iter(refused)).result())
                 many = await embed(client, "a", *["the same"] * 50)
                 assert isinstance(many, Overloaded)
                 other = [asyncio.create_task(embed(client, "b", *texts)) for texts in ("x", "xyz")]
