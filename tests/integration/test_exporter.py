@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 import subprocess
 import time
@@ -21,11 +22,12 @@ from prometheus_client.parser import text_string_to_metric_families
 from sqlalchemy import text, update
 
 from api.metrics import Metrics, serve
+from cli.doctor.service_checks import check_broker
 from db.expressions import seconds_from_now
 from db.tables import Video
 from local.servers.ports import find_free_port
 from shared import admission, api_processes, nodes, queue_lengths
-from shared.errors import BadMedia, Overloaded
+from shared.errors import BadMedia, BrokerUnavailable, Overloaded
 from shared.http_pages import HttpServer
 from shared.settings import Settings
 from tests.integration.conftest import Configure
@@ -266,6 +268,12 @@ def test_the_lengths_of_rabbitmqs_queues_are_shown(
             queue_lengths.waiting(connection, ["text.online"])
             for _ in range(3):
                 producer.publish({}, exchange="", routing_key="text.online")
+        (finding,) = check_broker(configured)
+        assert (
+            finding.state == "ok"
+            and re.match(r"RabbitMQ [34]\.", finding.detail)
+            and ":***@" in finding.detail
+        )
         server = exporter.serve(configured)
         try:
             found = scrape(server)
@@ -276,6 +284,8 @@ def test_the_lengths_of_rabbitmqs_queues_are_shown(
             server.server_close()
     finally:
         broker.stop()
+    with pytest.raises(BrokerUnavailable, match="is BROKER_URL right"):
+        list(check_broker(configured))
     gone = exporter.Exporter(configured)
     shown = {family.name: family.samples for family in gone.collect()}
     assert shown["scenefleet_broker_up"][0].value == 0 and shown["scenefleet_redis_up"][0].value == 1

@@ -170,7 +170,7 @@ def server() -> Iterator[pages.HttpServer]:
         0,
         {
             "/livez": lambda: (200, pages.JSON, b"{}"),
-            "/metrics": pages.metrics_page(metrics.REGISTRY),
+            "/metrics": metrics.page_of(metrics.REGISTRY),
             "/bad": broken,
         },
     )
