@@ -46,7 +46,7 @@ class Asking:
         self, redis: Redis, redis_url: str, *, broker_url: str = "", timeout_s: float = 30.0
     ) -> None:
         self.client = Client(redis_url, broker_url=broker_url, timeout_s=timeout_s)
-        # A subscription may be silent for as long as nobody asks: no time limit on its connection.
+        # A subscription is silent while no request waits: no time limit on its connection.
         self._answers = Answers(
             redis, Redis.from_url(redis_url, socket_connect_timeout=3, socket_timeout=None)
         )

@@ -430,7 +430,7 @@ def test_a_pull_that_lacks_something_says_so_and_lets_the_nodes_start(tmp_path: 
 # --- the image
 
 
-def test_image_is_built_in_stages_and_runs_as_nobody_special() -> None:
+def test_image_is_built_in_stages_and_runs_as_a_user_without_rights() -> None:
     stages = re.split(r"^FROM ", DOCKERFILE, flags=re.M)[1:]
     assert len(stages) == 2
     users = re.findall(r"^USER (\d+):(\d+)$", stages[-1], re.M)
