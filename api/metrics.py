@@ -28,6 +28,8 @@ from shared.metrics import API_METRICS
 from shared.settings import Settings
 
 _NAMED = {metric.name: metric for metric in API_METRICS}
+#: Of the addresses of this API (api/app.py).
+_PREFIX = "/api/v1"
 #: Statuses by which a request is refused for now.
 REFUSALS = frozenset({408, 413, 429, 503})
 #: Methods that are counted by their name; any text can be one.
@@ -70,7 +72,9 @@ def _route(scope: Scope) -> str:
     """The path of the route that has answered, with the names of its parameters."""
     path = getattr(scope.get("route"), "path", None)
     if path:
-        return str(path)
+        # A route of an included router does not say where that was included.
+        is_below = scope["path"].startswith(f"{_PREFIX}/") and not path.startswith(_PREFIX)
+        return f"{_PREFIX}{path}" if is_below else str(path)
     return "none" if scope["path"].startswith(("/api/", "/v1/", "/v2/")) else "page"
 
 

@@ -14,6 +14,7 @@ from typing import Any, cast
 import httpx
 import pytest
 from fastapi import FastAPI
+from prometheus_client.parser import text_string_to_metric_families
 from redis.asyncio import Redis
 
 from api.app import create_app
@@ -28,7 +29,7 @@ from shared import routing
 from shared.admission import Reservation
 from shared.contracts import Segment, TextVectors, Word
 from shared.contracts.base import parse
-from shared.errors import BadMedia, BrokerUnavailable, Outage, Overloaded, ScenefleetError
+from shared.errors import BadMedia, BrokerUnavailable, NotFound, Outage, Overloaded, ScenefleetError
 from shared.nodes import HeldModel, NodeRecord
 from shared.settings import Settings
 from shared.storage import Storage
@@ -257,6 +258,52 @@ def test_errors_of_the_fleet_have_each_client_s_shape(
     assert cohere.status_code == status and cohere.json().keys() == {"message", "detail"}
     tei = api.post("/embed", inputs="a")
     assert tei.status_code == status and tei.json().keys() == {"error", "error_type"}
+
+
+def test_requests_are_counted_by_route_and_status_and_refusals_by_reason(tmp_path: Path) -> None:
+    api = Api(tmp_path)
+    plain, in_flight = api.fleet.ask, []
+
+    async def ask(*args: Any) -> Any:
+        in_flight.append(counted()["scenefleet_api_in_flight"])
+        return await plain(*args)
+
+    def counted() -> dict[str, float]:
+        """Name and labels' values, by the names of the labels -> value."""
+        _, _, page = api.app.state.metrics.page()
+        return {
+            " ".join([sample.name, *(value for _, value in sorted(sample.labels.items()))]): sample.value
+            for family in text_string_to_metric_families(page.decode())
+            for sample in family.samples
+        }
+
+    api.fleet.ask = ask  # type: ignore[method-assign]
+    assert api.post("/v1/embeddings", model="words", input="a").status_code == 200
+    api.fleet.error = Overloaded("full", retry_after_s=1)
+    assert api.post("/v1/embeddings", model="words", input="a").status_code == 429
+    api.fleet.error = NotFound("no such video")
+    for video in ("one", "another"):
+        assert api.send("GET", f"/api/v1/videos/{video}").status_code == 404
+    assert api.send("GET", "/v1/no/such").status_code == 404
+    assert api.send("BREW", "/api/v1/me").status_code == 405
+    found = counted()
+    requests = {
+        name: value for name, value in found.items() if name.startswith("scenefleet_api_requests_total")
+    }
+    assert requests == {
+        "scenefleet_api_requests_total POST /v1/embeddings 200": 1,
+        "scenefleet_api_requests_total POST /v1/embeddings 429": 1,
+        # The route's path: a video's id is no part of a metric.
+        "scenefleet_api_requests_total GET /api/v1/videos/{video_id} 404": 2,
+        "scenefleet_api_requests_total GET none 404": 1,
+        "scenefleet_api_requests_total other /api/v1/me 405": 1,
+    }
+    assert found["scenefleet_api_request_seconds_count /v1/embeddings"] == 2
+    rejected = {
+        name: value for name, value in found.items() if name.startswith("scenefleet_api_rejected_total")
+    }
+    assert rejected == {"scenefleet_api_rejected_total Overloaded": 1}
+    assert set(in_flight) == {1} and found["scenefleet_api_in_flight"] == 0
 
 
 def test_a_user_has_a_few_large_requests_at_once(api: Api) -> None:

@@ -225,7 +225,7 @@ def test_a_user_with_too_much_that_waits_is_told_when_to_return_and_others_are_s
                     client.embeddings.create(model=MODEL, input=texts)
                 assert int(refused.value.response.headers["retry-after"]) >= 1
                 assert refused.value.code == "rate_limit_exceeded"
-            search = httpx.get(f"{api.url}/api/v1/search", params={"query": "coffee"}, timeout=60)
+            search = httpx.get(f"{api.url}/api/v1/search", params={"q": "coffee"}, timeout=60)
             assert (search.status_code, search.json()["code"]) == (429, "Overloaded")
             assert int(search.headers["retry-after"]) >= 1
             with pytest.raises(Overloaded, match="has 3000 items that wait") as told:
