@@ -156,7 +156,7 @@ def test_only_what_others_need_is_published_and_to_this_machine_by_default() -> 
     assert re.search(r"FLOWER_USER:\?.*:\$\{FLOWER_PASSWORD:\?", login)
 
 
-def test_nodes_have_no_way_out_but_that_of_webhooks() -> None:
+def test_nodes_have_no_way_out() -> None:
     assert COMPOSE["networks"]["servers"] == {"internal": True}
     senders = {name for name, service in SERVICES.items() if "outside" in service["networks"]}
     assert senders == {"housekeeping", "housekeeping-gpu"}
