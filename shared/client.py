@@ -44,8 +44,8 @@ A = TypeVar("A", bound=BaseModel)
 
 #: Longest single wait on a reply list. Then the stored answer is read: a reply may have been lost with its connection.
 STEP_S = 2.0
-#: Connections besides one for each call that waits: of ``follow``, and of calls that are about to be refused.
-OTHERS = 64
+#: No limit: ``connections`` limits the calls. (redis-py 8 has one of 100, and an error beyond it.)
+MOST_CONNECTIONS = 2**31
 #: Pause before a lost connection is opened again, seconds.
 LOST_PAUSE_S = 0.5
 
@@ -145,7 +145,7 @@ class Client(_Asking, BlockingCalls):
         super()._open()
         retry = redis.retry.Retry(NoBackoff(), 1)
         self._redis = redis.Redis.from_url(
-            self._redis_url, retry=retry, max_connections=self.connections + OTHERS, **TIME_LIMITS
+            self._redis_url, retry=retry, max_connections=MOST_CONNECTIONS, **TIME_LIMITS
         )
         self._room = threading.BoundedSemaphore(self.connections)
 
@@ -264,7 +264,7 @@ class AsyncClient(_Asking, AsyncCalls):
         self._loop = loop
         retry = redis.asyncio.retry.Retry(NoBackoff(), 1)
         self._redis = redis.asyncio.Redis.from_url(
-            self._redis_url, retry=retry, max_connections=self.connections + OTHERS, **TIME_LIMITS
+            self._redis_url, retry=retry, max_connections=MOST_CONNECTIONS, **TIME_LIMITS
         )
         self._room = asyncio.Semaphore(self.connections)
 
