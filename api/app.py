@@ -17,6 +17,7 @@ from api.callers import Keys, networks
 from api.events import Hub
 from api.headers import SecurityHeaders
 from api.limits import Slots
+from api.metrics import Counted, Metrics, publish_for_ever, serve
 from api.origins import Origins
 from api.routes import (
     embeddings,
@@ -95,7 +96,13 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         # Its packages are loaded now, not while requests wait.
         tracing.root()
-        app.state.redis = Redis.from_url(redis_url, socket_connect_timeout=3, socket_timeout=10)
+        app.state.redis = Redis.from_url(
+            redis_url,
+            socket_connect_timeout=3,
+            socket_timeout=10,
+            # redis-py's default is 100, and an error beyond it.
+            max_connections=settings.api_max_connections,
+        )
         app.state.asking = Asking(app.state.redis, redis_url, broker_url=settings.broker_url)
         await app.state.asking.start()
         app.state.served_models = ServedModels(settings)
@@ -106,9 +113,12 @@ def create_app(settings: Settings | None = None) -> FastAPI:
         app.state.stopping = asyncio.Event()
         app.state.uploads = Uploads(settings, app.state.storage, app.state.redis, app.state.asking)
         app.state.hub = Hub(app.state.asking, redis_url, app.state.stopping)
-        sweeping = asyncio.create_task(app.state.uploads.sweep_for_ever())
+        repeated = [asyncio.create_task(app.state.uploads.sweep_for_ever())]
+        if (address := serve(settings, app.state.metrics)) is not None:
+            repeated.append(asyncio.create_task(publish_for_ever(app.state.redis, address)))
         yield
-        sweeping.cancel()
+        for task in repeated:
+            task.cancel()
         await app.state.hub.stop()
         if app.state.issuer is not None:
             await app.state.issuer.close()
@@ -127,6 +137,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
         generate_unique_id_function=_operation_id,
     )
     app.state.settings = settings
+    app.state.metrics = Metrics()
     app.state.storage = configured_storage(settings)
     app.state.large_bodies = Slots("large bodies", *LARGE_BODIES)
     app.state.parsing = asyncio.Semaphore(PARSED_AT_ONCE)
@@ -150,6 +161,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
             allow_headers=["*"],
             expose_headers=TUS_HEADERS,
         )
+    app.add_middleware(Counted, metrics=app.state.metrics)
     return app
 
 

@@ -24,6 +24,7 @@ from redis.asyncio.client import PubSub
 from redis.exceptions import RedisError
 
 from api.problems import BadRequest
+from shared.admission import PART_OF_ANOTHER, Reservation, admitted_later
 from shared.client import Client
 from shared.contracts.base import Contract
 from shared.errors import BrokerUnavailable
@@ -32,6 +33,8 @@ R = TypeVar("R", bound=BaseModel)
 log = logging.getLogger(__name__)
 
 SENDERS = 8
+#: Time limits for which the place of a request in parts is held: they are sent one after another.
+PARTS_WAIT = 10
 #: First and longest pause between two looks at the key of an answer that was not published, seconds.
 FIRST_LOOK_S, LONGEST_LOOK_S = 0.05, 1.0
 
@@ -43,12 +46,14 @@ class Asking:
         self, redis: Redis, redis_url: str, *, broker_url: str = "", timeout_s: float = 30.0
     ) -> None:
         self.client = Client(redis_url, broker_url=broker_url, timeout_s=timeout_s)
-        # A subscription may be silent for as long as nobody asks: no time limit on its connection.
+        # A subscription is silent while no request waits: no time limit on its connection.
         self._answers = Answers(
             redis, Redis.from_url(redis_url, socket_connect_timeout=3, socket_timeout=None)
         )
         self._senders = ThreadPoolExecutor(SENDERS, thread_name_prefix="send")
+        self._redis = redis
         self._gone: Callable[[], Awaitable[bool]] | None = None
+        self._is_admitted = False
 
     def for_request(self, request: Request) -> Asking:
         """The same, but it stops waiting when the client of the request has gone."""
@@ -65,6 +70,22 @@ class Asking:
         found.client.timeout_s = timeout_s
         return found
 
+    @contextlib.asynccontextmanager
+    async def admitted(self, task: str, kwargs: dict[str, Any], user_id: str) -> AsyncIterator[Asking]:
+        """The same for the parts of one request of a user, which together have the place of ``kwargs`` in the queue of ``task``.
+
+        Raises:
+            Overloaded: the queue or the user has too much that waits.
+            BrokerUnavailable: Redis is unavailable.
+        """
+        found = object.__new__(Asking)
+        found.__dict__.update(self.__dict__)
+        found._is_admitted = True
+        async with admitted_later(
+            self._redis, Reservation.of(task, kwargs, self.client.timeout_s * PARTS_WAIT, user_id)
+        ):
+            yield found
+
     async def start(self) -> None:
         self._answers.start()
 
@@ -77,17 +98,27 @@ class Asking:
 
         Raises:
             InvalidRequest: the request is not what ``contract`` says; nothing was sent.
+            Overloaded: the queue or the user has too much that waits; nothing was sent.
             BrokerUnavailable: Redis is unavailable.
             Outage: no answer came in time; sending again is harmless.
             ScenefleetError: the error of the answer.
         """
+        if self._is_admitted:
+            return await self._ask(task, contract, kwargs, answer, PART_OF_ANOTHER)
+        asked = Reservation.of(task, kwargs, self.client.timeout_s)
+        async with admitted_later(self._redis, asked):
+            return await self._ask(task, contract, kwargs, answer, asked.lease)
+
+    async def _ask(
+        self, task: str, contract: type[Contract], kwargs: dict[str, Any], answer: type[R], lease: str
+    ) -> R:
         loop = asyncio.get_running_loop()
         task_id = str(uuid.uuid4())
         key = self.client.answer_key(task_id)
         async with self._answers.expected(key) as published:
             # In the trace of the request, which a thread does not inherit.
             context = contextvars.copy_context()
-            send = partial(self.client.send, task, contract, kwargs, task_id=task_id)
+            send = partial(self.client.send, task, contract, kwargs, task_id=task_id, lease=lease)
             await loop.run_in_executor(self._senders, context.run, send)
             deadline = loop.time() + self.client.timeout_s
             pause_s = FIRST_LOOK_S

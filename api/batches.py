@@ -86,9 +86,9 @@ class Batches:
             nonlocal tokens
             part = [items[index] for index in chosen]
             found = await (
-                self._embed_texts(model, [item for item in part if isinstance(item, str)])
+                self._embed_texts(asking, model, [item for item in part if isinstance(item, str)])
                 if isinstance(part[0], str)
-                else self._embed_pictures(model, [item for item in part if isinstance(item, Picture)])
+                else self._embed_pictures(asking, model, [item for item in part if isinstance(item, Picture)])
             )
             tokens += sum(count or 0 for count in found.tokens or ())
             for index, vector in zip(chosen, found.vectors, strict=True):
@@ -97,7 +97,11 @@ class Batches:
         sizes = {index: _json_bytes(str(items[index])) for index in texts}
         parts = list(pack(texts, sizes, MAX_PART_BYTES, param))
         parts += [pictures[at : at + MAX_PICTURES] for at in range(0, len(pictures), MAX_PICTURES)]
-        await few_at_once(embed_part, parts)
+        # Pictures and texts of one request go to one queue. A picture is one token, whatever its size.
+        task = routing.VISION_EMBED_TEXTS if model.kind == "vision" else routing.TEXT_EMBED
+        counted = {"items": [item if isinstance(item, str) else None for item in items]}
+        async with self._asking.admitted(task, counted, self._user_id) as asking:
+            await few_at_once(embed_part, parts)
         return Embedded(vectors, tokens)
 
     async def rerank(self, model: HeldModel, query: str, documents: Sequence[str], param: str) -> list[float]:
@@ -110,22 +114,25 @@ class Batches:
 
         async def rerank_part(chosen: list[int]) -> None:
             kwargs = {"query": query, "documents": [documents[index] for index in chosen]}
-            found = await self._asking.ask(routing.TEXT_RERANK, RerankDocuments, kwargs, RerankScores)
+            found = await asking.ask(routing.TEXT_RERANK, RerankDocuments, kwargs, RerankScores)
             for index, score in zip(chosen, found.scores, strict=True):
                 scores[index] = score or 0.0
 
         sizes = {index: _json_bytes(document) for index, document in enumerate(documents)}
         room_bytes = MAX_PART_BYTES - _json_bytes(query)
-        await few_at_once(rerank_part, list(pack(range(len(documents)), sizes, room_bytes, param)))
+        parts = list(pack(range(len(documents)), sizes, room_bytes, param))
+        counted = {"documents": documents}
+        async with self._asking.admitted(routing.TEXT_RERANK, counted, self._user_id) as asking:
+            await few_at_once(rerank_part, parts)
         return scores
 
-    async def _embed_texts(self, model: HeldModel, texts: list[str]) -> TextVectors:
+    async def _embed_texts(self, asking: Asking, model: HeldModel, texts: list[str]) -> TextVectors:
         kwargs = {"texts": texts, "model": model.name}
         if model.kind == "vision":
-            return await self._asking.ask(routing.VISION_EMBED_TEXTS, EmbedTexts, kwargs, TextVectors)
-        return await self._asking.ask(routing.TEXT_EMBED, EncodeTexts, kwargs, TextVectors)
+            return await asking.ask(routing.VISION_EMBED_TEXTS, EmbedTexts, kwargs, TextVectors)
+        return await asking.ask(routing.TEXT_EMBED, EncodeTexts, kwargs, TextVectors)
 
-    async def _embed_pictures(self, model: HeldModel, pictures: list[Picture]) -> TextVectors:
+    async def _embed_pictures(self, asking: Asking, model: HeldModel, pictures: list[Picture]) -> TextVectors:
         async with AsyncExitStack() as stored:
             keys = []
             for picture in pictures:
@@ -135,7 +142,7 @@ class Batches:
                 stored.push_async_callback(self._uploads.forget_query, key)
                 keys.append(key)
             kwargs = {"user_id": self._user_id, "storage_keys": keys, "model": model.name}
-            return await self._asking.ask(routing.VISION_EMBED_IMAGES, EmbedImages, kwargs, ImageVectors)
+            return await asking.ask(routing.VISION_EMBED_IMAGES, EmbedImages, kwargs, ImageVectors)
 
 
 def pack(

@@ -52,7 +52,7 @@ class Keys:
         self._checked: dict[tuple[str, str], tuple[float, Caller | None]] = {}
 
     def knows(self, text: str) -> bool:
-        """Whether ``check`` asks nobody."""
+        """Whether ``check`` asks no node."""
         key = read_key(text)
         if key is None:
             return True
@@ -85,7 +85,7 @@ async def caller(request: Request) -> Caller:
     """The dependency of every route but health.
 
     Raises:
-        NotAuthenticated: the request names nobody, or its key, token or sign-in is not valid.
+        NotAuthenticated: the request names no user, or its key, token or sign-in is not valid.
         IssuerUnavailable: the OpenID provider does not answer, and a token can't be checked without it.
         Forbidden: the header of a proxy came from elsewhere.
         TooManyRequests: this caller has sent too many requests, or this address too many wrong keys.

@@ -185,6 +185,7 @@ def install(app: FastAPI) -> None:
 
 
 async def _known(request: Request, error: Exception) -> JSONResponse:
+    request.app.state.metrics.count_refusal(error, status_of(error))
     return problem(error, path=request.url.path)
 
 

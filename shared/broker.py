@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from typing import Any
 from urllib.parse import parse_qsl, urlencode, urlsplit
 
@@ -11,12 +12,17 @@ from kombu import Queue
 from . import routing, trace_context
 from .redaction import HIDDEN
 
+#: Header: when the message was sent, seconds since 1970 by the sender's clock. How long it has waited is told from this: RabbitMQ
+#: does not say.
+SENT_HEADER = "scenefleet_sent"
+
 
 class TracingAMQP(AMQP):  # type: ignore[misc]
-    """Builds messages that belong to the trace of the code that sends them."""
+    """Builds messages that say when they were sent, and belong to the trace of the code that sends them."""
 
     def as_task_v2(self, *args: Any, **options: Any) -> Any:
         message = super().as_task_v2(*args, **options)
+        message.headers[SENT_HEADER] = time.time()
         context = trace_context.current()
         if context is not None:
             message.headers[trace_context.HEADER] = str(context)
@@ -82,8 +88,8 @@ def broker_config(
 
 _RABBITMQ: dict[str, Any] = {
     "broker_connection_timeout": 3,
-    # A connection that only sends has nobody who would keep its heart beating, and the server would end it when idle.
-    # Consumers have one (worker/boot.py).
+    # Nothing would send heartbeats over a connection that only sends messages, and the server would end it when idle.
+    # Consumers have them (worker/boot.py).
     "broker_heartbeat": 0,
     # A message counts as sent when the server has it.
     "broker_transport_options": {"confirm_publish": True},

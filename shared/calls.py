@@ -14,6 +14,7 @@ from typing import Any, Concatenate, Generic, Literal, ParamSpec, Protocol, Type
 from pydantic import BaseModel
 
 from . import contracts, errors, routing
+from .admission import Reservation
 from .contracts import KeyView, PersonRef, PersonView, Receipt, VideoRef
 from .contracts.base import Contract, SearchedKind
 from .keys import ApiKey, read_key
@@ -34,6 +35,12 @@ class Call(Generic[A]):
     answer: type[A]
     #: False: done twice, it does more than once, or the second answer is an error.
     repeatable: bool = True
+    #: Whose limit it counts for, if the payload names no user.
+    user_id: str = ""
+
+    def reservation(self, hold_s: float) -> Reservation:
+        """Its place in the queue, for so long at most."""
+        return Reservation.of(self.task, self.kwargs, hold_s, self.user_id)
 
 
 class Asked(Protocol[P, A_co]):
@@ -302,28 +309,34 @@ class Calls:
 
     @call
     def embed_texts(
-        self, texts: Sequence[str], *, lexical: bool = False, model: str | None = None
+        self, texts: Sequence[str], *, lexical: bool = False, model: str | None = None, user_id: str = ""
     ) -> Call[contracts.TextVectors]:
         """Embed texts for search by meaning; ``lexical``: also return lexical weights.
 
-        ``model``: a model of the catalogue; default: the active one.
+        ``model``: a model of the catalogue; default: the active one. ``user_id``: whose limit it counts for.
         """
         kwargs = {"texts": list(texts), "lexical": lexical, "model": model}
-        return Call(routing.TEXT_EMBED, contracts.EncodeTexts, kwargs, contracts.TextVectors)
+        return Call(routing.TEXT_EMBED, contracts.EncodeTexts, kwargs, contracts.TextVectors, user_id=user_id)
 
     @call
-    def rerank(self, query: str, documents: Sequence[str]) -> Call[contracts.RerankScores]:
+    def rerank(
+        self, query: str, documents: Sequence[str], *, user_id: str = ""
+    ) -> Call[contracts.RerankScores]:
         """Score how well each document answers the query. The first call of a node loads the model, up to a minute."""
         kwargs = {"query": query, "documents": list(documents)}
-        return Call(routing.TEXT_RERANK, contracts.RerankDocuments, kwargs, contracts.RerankScores)
+        return Call(
+            routing.TEXT_RERANK, contracts.RerankDocuments, kwargs, contracts.RerankScores, user_id=user_id
+        )
 
     @call
     def embed_vision_texts(
-        self, texts: Sequence[str], *, model: str | None = None
+        self, texts: Sequence[str], *, model: str | None = None, user_id: str = ""
     ) -> Call[contracts.TextVectors]:
         """Embed short texts in the space of pictures, for visual search."""
         kwargs = {"texts": list(texts), "model": model}
-        return Call(routing.VISION_EMBED_TEXTS, contracts.EmbedTexts, kwargs, contracts.TextVectors)
+        return Call(
+            routing.VISION_EMBED_TEXTS, contracts.EmbedTexts, kwargs, contracts.TextVectors, user_id=user_id
+        )
 
     @call
     def embed_images(

@@ -26,7 +26,8 @@ from pydantic import BaseModel
 from redis.backoff import NoBackoff
 from redis.exceptions import RedisError
 
-from . import errors, routing
+from . import admission, errors, routing
+from .admission import Reservation
 from .attempts import Attempts
 from .calls import AsyncCalls, BlockingCalls, Call
 from .contracts import KeyView, VideoStatus
@@ -43,6 +44,8 @@ A = TypeVar("A", bound=BaseModel)
 
 #: Longest single wait on a reply list. Then the stored answer is read: a reply may have been lost with its connection.
 STEP_S = 2.0
+#: No limit: ``connections`` limits the calls. (redis-py 8 has one of 100, and an error beyond it.)
+MOST_CONNECTIONS = 2**31
 #: Pause before a lost connection is opened again, seconds.
 LOST_PAUSE_S = 0.5
 
@@ -72,10 +75,17 @@ class _Asking(Sender):
         self._fallback = Fallback(fallback)
         super().__init__(redis_url, broker_url=broker_url, timeout_s=timeout_s)
 
-    def _send_call(self, call: Call[A], left_s: float) -> Sent:
-        """Send a call. Workers discard it when its caller has given up."""
+    def _send_call(self, call: Call[A], asked: Reservation) -> Sent:
+        """Send a call that is admitted. Workers discard it when its caller has given up."""
         reply_to = new_reply_key()
-        task_id = self.send(call.task, call.contract, call.kwargs, reply_to=reply_to, expires_s=left_s)
+        task_id = self.send(
+            call.task,
+            call.contract,
+            call.kwargs,
+            reply_to=reply_to,
+            expires_s=asked.hold_s,
+            lease=asked.lease,
+        )
         return Sent(task_id, reply_to, self.answer_key(task_id))
 
     def _no_room(self) -> errors.Outage:
@@ -134,7 +144,9 @@ class Client(_Asking, BlockingCalls):
     def _open(self) -> None:
         super()._open()
         retry = redis.retry.Retry(NoBackoff(), 1)
-        self._redis = redis.Redis.from_url(self._redis_url, retry=retry, **TIME_LIMITS)
+        self._redis = redis.Redis.from_url(
+            self._redis_url, retry=retry, max_connections=MOST_CONNECTIONS, **TIME_LIMITS
+        )
         self._room = threading.BoundedSemaphore(self.connections)
 
     def _ask(self, call: Call[A]) -> A:
@@ -144,7 +156,9 @@ class Client(_Asking, BlockingCalls):
         while True:
             try:
                 with self._slot(attempts):
-                    return self._wait(call, self._send_call(call, attempts.left_s), attempts)
+                    asked = call.reservation(attempts.left_s)
+                    with admission.admitted(self._redis, asked):
+                        return self._wait(call, self._send_call(call, asked), attempts)
             except errors.ScenefleetError as error:
                 pause_s = attempts.pause_s(error)
                 if pause_s is None and not self._fallback.takes(call, error):
@@ -249,7 +263,9 @@ class AsyncClient(_Asking, AsyncCalls):
             )
         self._loop = loop
         retry = redis.asyncio.retry.Retry(NoBackoff(), 1)
-        self._redis = redis.asyncio.Redis.from_url(self._redis_url, retry=retry, **TIME_LIMITS)
+        self._redis = redis.asyncio.Redis.from_url(
+            self._redis_url, retry=retry, max_connections=MOST_CONNECTIONS, **TIME_LIMITS
+        )
         self._room = asyncio.Semaphore(self.connections)
 
     async def _ask(self, call: Call[A]) -> A:
@@ -275,10 +291,12 @@ class AsyncClient(_Asking, AsyncCalls):
         except TimeoutError:
             raise self._no_room() from None
         try:
-            # In the context of the caller, such as its trace.
-            send = partial(copy_context().run, self._send_call, call, attempts.left_s)
-            sent = await asyncio.get_running_loop().run_in_executor(self._threads, send)
-            return await self._wait(call, sent, attempts)
+            asked = call.reservation(attempts.left_s)
+            async with admission.admitted_later(self._redis, asked):
+                # In the context of the caller, such as its trace.
+                send = partial(copy_context().run, self._send_call, call, asked)
+                sent = await asyncio.get_running_loop().run_in_executor(self._threads, send)
+                return await self._wait(call, sent, attempts)
         finally:
             self._room.release()
 

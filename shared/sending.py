@@ -17,7 +17,7 @@ from redis.backoff import NoBackoff
 from redis.exceptions import RedisError
 from redis.retry import Retry
 
-from . import errors, routing
+from . import admission, errors, routing
 from .broker import HidingAMQP, broker_config
 from .contracts.base import Contract, parse
 from .fleet_clock import SENT_AT, FleetClock
@@ -89,6 +89,7 @@ class Sender:
         task_id: str | None = None,
         reply_to: str | None = None,
         expires_s: float | None = None,
+        lease: str | None = None,
     ) -> str:
         """Check a request and send it; return the id under which its answer is stored.
 
@@ -96,6 +97,7 @@ class Sender:
             task_id: the id to use, so that a caller can look out for the answer before it sends.
             reply_to: a reply list to which the answer is appended, too (replies.py).
             expires_s: how long workers may still begin it; default: the client's ``timeout_s``.
+            lease: that of its reservation (admission.py). Without one it shares the limit of all such requests.
         """
         parse(contract, kwargs)
         self._own()
@@ -110,6 +112,7 @@ class Sender:
                 producer=producer,
                 **({"task_id": task_id} if task_id else {}),
                 **({"reply_to": reply_to} if reply_to else {}),
+                **({"headers": {admission.HEADER: lease}} if lease else {}),
             )
         # Nothing to unsubscribe when the handle is collected, possibly after Redis has stopped.
         result.backend = None

@@ -92,7 +92,7 @@ class Settings(BaseModel):
     online_queue_tokens: int = Field(4_000_000, ge=1)
     """Maximum number of estimated tokens that wait in one queue of requests."""
     online_user_items: int = Field(3000, ge=1)
-    """Maximum number of items of one user that wait in one queue of requests, in single requests or in large ones."""
+    """Maximum number of items of one user that wait in one queue of requests, in single requests or in large ones; also of all callers together that do not reserve them."""
     request_models: str = ""
     """Models, comma-separated, that callers of `/v1` may name besides the active ones."""
 

@@ -18,6 +18,7 @@ from celery import bootsteps, signals
 from celery.worker import state as worker_state
 
 from shared import routing
+from shared.admission import Limits
 from shared.errors import Conflict
 from shared.exit_status import ExitStatus
 from shared.logs import get_logger
@@ -28,6 +29,7 @@ from worker.housekeeping import Housekeeping
 from worker.node import Node
 from worker.online.dispatcher import Dispatcher
 from worker.online.operations import OPERATIONS
+from worker.online.overload import refuse_newest
 from worker.online.vectors import use_store
 from worker.runtime import get_runtime
 from worker.telemetry import metrics, request_signals
@@ -57,6 +59,7 @@ class Gate(bootsteps.StartStopStep):
 
     requires = ("celery.worker.consumer.tasks:Tasks",)
     node: Node
+    limits: Limits
     housekeeping: Housekeeping
     watchdog: Watchdog
 
@@ -115,7 +118,9 @@ class Gate(bootsteps.StartStopStep):
                 consumer.cancel_task_queue(queue)
         if self.dispatcher is not None:
             self.dispatcher.look()
-            self.dispatcher.refuse_newest()
+        if consumer.connection.transport.driver_type == "redis":
+            for queue in self.housekeeping.request_queues:
+                refuse_newest(consumer.task_consumer.channel, queue, self.limits)
         if now != was:
             log.info("node " + now, node=self.node.name)
         if now != was or self.node.changed:
@@ -151,7 +156,11 @@ class BecomeNode(bootsteps.Step):
         # From then on dead children are no failures of their jobs.
         announce_stop(worker, housekeeping.stop)
         request_signals.connect(node.model_of)
-        gate = type("NodeGate", (Gate,), {"node": node, "housekeeping": housekeeping, "watchdog": watchdog})
+        gate = type(
+            "NodeGate",
+            (Gate,),
+            {"node": node, "limits": Limits.of(settings), "housekeeping": housekeeping, "watchdog": watchdog},
+        )
         worker.app.steps["consumer"].add(gate)
 
         @signals.worker_process_init.connect(weak=False)

@@ -55,7 +55,7 @@ def of_claim(claimed: Claim) -> Note | None:
 
 
 def of_subject(subject: Subject, user_id: str) -> Note | None:
-    """The note for a video or a person; None for a switch of models, which nobody watches."""
+    """The note for a video or a person; None for a switch of models, which no page watches."""
     if subject.kind == "video":
         return Note(user_id=user_id, video=subject.id)
     return Note(user_id=user_id, people=True) if subject.kind == "person" else None

@@ -8,11 +8,13 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 
 import redis
 from celery.worker import state as worker_state
+from kombu import Connection
+from kombu.exceptions import OperationalError
 from redis.backoff import NoBackoff
 from redis.exceptions import RedisError
 from redis.retry import Retry
@@ -20,7 +22,8 @@ from redis.retry import Retry
 from db.engine import make_engine, set_engine, transact
 from db.ledger import attempts
 from db.limits import housekeeping_limits
-from shared import nodes
+from shared import nodes, queue_lengths
+from shared.admission import Limits, publish_limits
 from shared.errors import DatabaseBusy, DatabaseUnavailable, ScenefleetError, StatementTimeout
 from shared.logs import get_logger
 from shared.settings import Settings
@@ -52,6 +55,7 @@ class Housekeeping:
         self.children: Callable[[], set[int]] = set
         self._node = node
         self._telemetry, self._watchdog = telemetry, watchdog
+        self.request_queues = telemetry.request_queues
         self._settings = settings
         self._wake = threading.Event()
         self.stopping = False
@@ -105,6 +109,7 @@ class Housekeeping:
             fleet_clock.read(client.time)
             if time.monotonic() - self._published_at >= _PUBLISH_S:
                 self._look_at_queues(client)
+                publish_limits(client, self.request_queues, Limits.of(self._settings))
                 nodes.publish(client, {**self._node.describe(), "telemetry": self._telemetry.record()})
                 self._published_at = time.monotonic()
             life_s = min(0.9 * self._settings.reconcile_s, _RECONCILED_S)
@@ -128,9 +133,23 @@ class Housekeeping:
             queue: length if isinstance(length, int) else 0
             for queue, length in zip(self._node.family.queues, found, strict=True)
         }
-        self._telemetry.sample(sum(lengths[queue] for queue in self._telemetry.request_queues))
+        self._telemetry.sample(self._waiting_requests(lengths))
         idle = self._node.state == "ready" and not worker_state.reserved_requests
         self._watchdog.note_queue(sum(lengths.values()), idle, Channel.taken)
+
+    def _waiting_requests(self, lengths: Mapping[str, int]) -> int:
+        """Messages in the queues of requests; ``lengths``: of the lists in Redis, which are empty with RabbitMQ."""
+        if not self._settings.broker_url:
+            return sum(lengths[queue] for queue in self.request_queues)
+        if not self.request_queues:
+            return 0
+        connection = Connection(self._settings.broker_url, connect_timeout=_REDIS_S)
+        try:
+            with connection:
+                return sum(queue_lengths.waiting(connection, self.request_queues).values())
+        except (OperationalError, OSError, *connection.connection_errors, *connection.channel_errors):
+            # The consumer says so in the log.
+            return 0
 
     def _free_lost_jobs(self) -> None:
         """Free the jobs of dead children; without a change of children rarely, because it asks Postgres."""

@@ -153,21 +153,16 @@ class CohereEmbeddings(BaseModel):
 
 
 _Cohere = PartBody(CohereEmbedRequest, MAX_BYTES)
+#: Of both addresses.
+_EMBED: dict[str, Any] = {
+    "response_model": CohereEmbeddings,
+    "responses": dialects.responses("cohere"),
+    "openapi_extra": _Cohere.extra,
+}
 
 
-@router.post(
-    "/v2/embed",
-    response_model=CohereEmbeddings,
-    responses=dialects.responses("cohere"),
-    openapi_extra=_Cohere.extra,
-)
-@router.post(
-    "/v1/embed",
-    name="embed_as_cohere_v1",
-    response_model=CohereEmbeddings,
-    responses=dialects.responses("cohere"),
-    openapi_extra=_Cohere.extra,
-)
+@router.post("/v2/embed", **_EMBED)
+@router.post("/v1/embed", name="embed_as_cohere_v1", **_EMBED)
 async def embed_as_cohere(
     request: Request,
     who: Who,

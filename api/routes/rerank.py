@@ -70,21 +70,16 @@ class Ranking(BaseModel):
 
 
 _Rank = PartBody(RankRequest, MAX_BYTES)
+#: Of both addresses.
+_RERANK: dict[str, Any] = {
+    "response_model_exclude_none": True,
+    "responses": dialects.responses("cohere"),
+    "openapi_extra": _Rank.extra,
+}
 
 
-@router.post(
-    "/v2/rerank",
-    response_model_exclude_none=True,
-    responses=dialects.responses("cohere"),
-    openapi_extra=_Rank.extra,
-)
-@router.post(
-    "/v1/rerank",
-    name="rerank_v1",
-    response_model_exclude_none=True,
-    responses=dialects.responses("cohere"),
-    openapi_extra=_Rank.extra,
-)
+@router.post("/v2/rerank", **_RERANK)
+@router.post("/v1/rerank", name="rerank_v1", **_RERANK)
 async def rerank(
     request: Request, who: Who, ask: Ask, served: Served, body: Annotated[RankRequest, Depends(_Rank.read)]
 ) -> Ranking:

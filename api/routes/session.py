@@ -47,7 +47,7 @@ class SignInWays(BaseModel):
 
 @router.get("/session")
 async def sign_in_ways(request: Request) -> SignInWays:
-    """Say how a browser can sign in. Asks nobody who they are."""
+    """Say how a browser can sign in. Needs no sign-in."""
     settings: Settings = request.app.state.settings
     oidc = OIDC_PATH if settings.oidc_issuer and settings.oidc_client_id else None
     return SignInWays(key=settings.api_keys, oidc=oidc)

@@ -29,6 +29,7 @@ CHECKS: dict[str, Callable[[Settings], Iterable[Finding]]] = {
     "plan": plan_checks.check,
     "postgres": service_checks.check_postgres,
     "redis": service_checks.check_redis,
+    "broker": service_checks.check_broker,
     "storage": service_checks.check_storage,
     "nodes": service_checks.check_nodes,
 }

@@ -136,6 +136,25 @@ def check_redis(settings: Settings) -> Iterator[Finding]:
         yield warn("redis durability", "append-only file is off", advice)
 
 
+def check_broker(settings: Settings) -> Iterator[Finding]:
+    """RabbitMQ answers, if BROKER_URL names one, and takes the login."""
+    from kombu import Connection
+    from kombu.exceptions import OperationalError
+
+    url = settings.broker_url
+    if not url:
+        return
+    try:
+        with Connection(url, connect_timeout=PING_S) as connection:
+            connection.ensure_connection(max_retries=1, interval_start=0, timeout=2 * PING_S)
+            server = connection.connection.server_properties
+    except (OperationalError, OSError, *Connection(url).connection_errors) as error:
+        raise BrokerUnavailable(
+            f"RabbitMQ at {hide_password(url)} does not answer ({error}): is it running, is BROKER_URL right?"
+        ) from None
+    yield ok("broker", f"{server['product']} {server['version']} at {hide_password(url)}")
+
+
 def _check_redis_version(info: dict[str, Any], address: str) -> Finding:
     """The server's version, and whether it has known vulnerabilities; Valkey also calls itself Redis 7.2.4."""
     product = "Valkey" if "valkey_version" in info else "Redis"

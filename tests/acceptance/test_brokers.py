@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import os
+import re
+import urllib.request
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
@@ -46,7 +48,7 @@ def fleet(
         if request.param == "rabbitmq":
             server.start()
             broker = {"BROKER_URL": server.url}
-        environment = {**OFF, **injection.environment(), **broker, "RECONCILE_S": "1"}
+        environment = {**OFF, **injection.environment(), **broker, "RECONCILE_S": "1", "METRICS_PORT": "0"}
         with fleet_over(postgres, redis_server, folder / "home", **environment) as made:
             made.start("search", "media")
             made.wait_ready()
@@ -79,6 +81,13 @@ def test_a_video_is_indexed_and_requests_are_answered(fleet: Fleet, clip: Path) 
     with pytest.raises(NotFound):
         fleet.client.status("unheard-of", "u1")
     assert fleet.rows("SELECT * FROM jobs WHERE failures + outages > 0") == []
+    # How long they waited is known with either broker.
+    address = json.loads(fleet.node_states()["search"]["telemetry"])["metrics"]
+    with urllib.request.urlopen(f"http://{address}/metrics", timeout=30) as answer:
+        waits = re.search(
+            r'scenefleet_wait_seconds_count\{queue="search"\} ([0-9.]+)', answer.read().decode()
+        )
+    assert waits is not None and float(waits[1]) >= 2
 
 
 def test_a_process_that_is_killed_in_the_middle_of_a_job_loses_nothing(

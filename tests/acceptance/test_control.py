@@ -5,12 +5,14 @@ from __future__ import annotations
 import json
 import signal
 import sys
+import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
 import pytest
+from prometheus_client.parser import text_string_to_metric_families
 
 from cli.models.control import Remote
 from tests.acceptance.commands import run_command
@@ -30,7 +32,7 @@ BUDGET_MB = 500
 
 @pytest.fixture(scope="module")
 def catalog(tmp_path_factory: pytest.TempPathFactory) -> Iterator[OwnCatalog]:
-    """The lite models and three more text models that are nobody's active one."""
+    """The lite models and three more text models, none of them active."""
     minilm = load_catalog().get(ACTIVE)
     second = minilm.model_copy(update={"name": SECOND, "profiles": ()})
     broken = second.model_copy(update={"name": BROKEN, "sha256": {**minilm.sha256, "config.json": "0" * 64}})
@@ -44,7 +46,7 @@ def fleet(catalog: OwnCatalog, make_fleet: MakeFleet) -> Fleet:
     """Every node of profile lite but face and ocr; a text process holds one model at a time."""
     made = make_fleet(SCENEFLEET_MODELS_FILE=str(catalog.path), FEATURE_FACE="0", FEATURE_OCR="0")
     made.start("media", "asr", "housekeeping", "search")
-    made.start("text", WORKER_MODEL_MEMORY_MB=str(BUDGET_MB))
+    made.start("text", WORKER_MODEL_MEMORY_MB=str(BUDGET_MB), METRICS_PORT="0")
     made.wait_ready()
     return made
 
@@ -79,6 +81,18 @@ def is_ready(fleet: Fleet, node: str) -> bool:
     """Whether a node and its process are ready now. What Redis says may still be the word of a process that has died."""
     described = describe(fleet, node)
     return described["state"] == "ready" and all(slot["state"] == "ready" for slot in described["slots"])
+
+
+def evictions(fleet: Fleet) -> float:
+    """The metric of the text node, as Prometheus reads it."""
+    address = json.loads(fleet.node_states()["text"]["telemetry"])["metrics"]
+    with urllib.request.urlopen(f"http://{address}/metrics", timeout=30) as answer:
+        (family,) = (
+            family
+            for family in text_string_to_metric_families(answer.read().decode())
+            if family.name == "scenefleet_model_evictions"
+        )
+    return float(family.samples[0].value)
 
 
 def held(slot: dict[str, Any]) -> set[str]:
@@ -141,6 +155,7 @@ def test_every_node_says_how_its_models_are(fleet: Fleet) -> None:
 
 def test_a_load_evicts_the_least_recently_used_and_the_next_job_brings_it_back(fleet: Fleet) -> None:
     before = settle(fleet)
+    evicted = evictions(fleet)
     replies = answers(fleet, "control", "load_model", SECOND)
     assert "serves asr" in replies["asr"]["error"] and "serves media" in replies["media"]["error"]
     number = replies["text"]["ok"]["command"]
@@ -152,6 +167,7 @@ def test_a_load_evicts_the_least_recently_used_and_the_next_job_brings_it_back(f
     after = slot_of(fleet, "text")
     assert held(after) == {ACTIVE} and after["evictions"] == before["evictions"] + 2
     assert after["loads"][ACTIVE] == before["loads"][ACTIVE] + 1
+    assert evictions(fleet) == evicted + 2
     assert (after["pid"], after["children"]) == (before["pid"], before["children"]), "nothing was restarted"
     log = fleet.log("text")
     assert all(event in log for event in ("model loaded", "model evicted", "command given", "command done"))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
 import re
@@ -19,6 +20,7 @@ from celery import Celery
 from celery.exceptions import TaskRevokedError
 from celery.result import AsyncResult
 
+from shared.client import AsyncClient
 from shared.errors import InvalidRequest, Overloaded, WorkerLost
 from shared.routing import TEXT_EMBED, wake_up_task
 from tests.support.fleet import Fleet, eventually, fleet_over
@@ -28,7 +30,7 @@ from tests.support.wrapping import wrap_on_import
 QUEUE = "text.online"
 #: A text that kills the process that embeds it, and one that makes its batch fail.
 POISON, BAD = "kill the process", "fail the batch"
-LIMIT = 1200
+LIMIT, USER_LIMIT = 1200, 1000
 
 
 def wrap(vectors: Any) -> None:
@@ -52,7 +54,12 @@ def fleet(
     home = tmp_path_factory.mktemp("online")
     wrap_on_import(home / "python", "worker.online.vectors", __name__, "wrap")
     with fleet_over(postgres, redis_server, home / "home") as found:
-        found.start("text", ONLINE_QUEUE_ITEMS=str(LIMIT), PYTHONPATH=str(home / "python"))
+        found.start(
+            "text",
+            ONLINE_QUEUE_ITEMS=str(LIMIT),
+            ONLINE_USER_ITEMS=str(USER_LIMIT),
+            PYTHONPATH=str(home / "python"),
+        )
         found.wait_ready()
         yield found
 
@@ -236,17 +243,18 @@ def test_a_full_node_and_a_full_queue_refuse_the_newest(fleet: Fleet, send: Send
     with stopped(fleet, queue):
         held = send("the first of all")
         eventually(lambda: in_node(queue) == 1, within_s=20, what="the child has it", every_s=0.02)
-        large = [send(*[f"{number} {place}" for place in range(500)]) for number in range(3)]
+        # Few different texts, so that little is to be computed.
+        large = [send(*[f"{number} {place % 9}" for place in range(450)]) for number in range(3)]
         with pytest.raises(Exception, match=r"send it again in 2 s$") as refusal:
             get(large[2])
         assert type(refusal.value).__name__ == Overloaded.__name__
-        singles = [send(f"one of many {number}") for number in range(LIMIT + 300)]
-        with pytest.raises(Exception, match=rf"queue {re.escape(QUEUE)} has {LIMIT} requests that wait"):
+        singles = [send(f"one of many {number % 9}") for number in range(USER_LIMIT + 300)]
+        with pytest.raises(Exception, match=rf"queue {re.escape(QUEUE)} has {USER_LIMIT} requests that wait"):
             get(singles[-1])
-        eventually(lambda: queue.llen(QUEUE) <= LIMIT, within_s=20, what="the queue is within its limit")
+        eventually(lambda: queue.llen(QUEUE) <= USER_LIMIT, within_s=20, what="the queue is within its limit")
         refused = f"scenefleet:refused:{QUEUE}"
         eventually(lambda: queue.llen(refused) == 0, within_s=20, what="all of them are answered")
-    assert get(held) and all(len(get(one)["vectors"]) == 500 for one in large[:2])
+    assert get(held) and all(len(get(one)["vectors"]) == 450 for one in large[:2])
     # Not by Celery's handles, which take a second for each answer that they did not hear of.
     keys = [f"celery-task-meta-{one.id}" for one in singles]
     eventually(lambda: None not in queue.mget(keys), within_s=60, what="each single one is answered")
@@ -256,6 +264,52 @@ def test_a_full_node_and_a_full_queue_refuse_the_newest(fleet: Fleet, send: Send
     assert {answer["result"]["exc_type"] for answer in answers if answer["status"] == "FAILURE"} == {
         "Overloaded"
     }
+
+
+def test_a_user_who_floods_is_refused_and_no_other(fleet: Fleet, queue: Any) -> None:
+    ended: list[str] = []
+
+    async def embed(client: AsyncClient, user: str, *texts: str) -> Any:
+        try:
+            found = await client.embed_texts(texts, user_id=user)
+        except Overloaded as refusal:
+            return refusal
+        ended.append(user)
+        return found.vectors
+
+    async def flood() -> None:
+        async with AsyncClient(fleet.redis_url, retries=0, connections=300, timeout_s=120) as client:
+            with stopped(fleet, queue):
+                large = [asyncio.create_task(embed(client, "a", *["the same"] * 400)) for _ in range(2)]
+                # They have their place before the others ask for one.
+                while queue.zcard(f"scenefleet:admitted:{QUEUE}:expiry") < 2:
+                    await asyncio.sleep(0.02)
+                singles = [asyncio.create_task(embed(client, "a", "the same")) for _ in range(240)]
+                # The refusals come at once, the answers later.
+                refused, answers = await asyncio.wait(
+                    singles, timeout=60, return_when=asyncio.FIRST_COMPLETED
+                )
+                while len(refused) < 40:
+                    more, answers = await asyncio.wait(
+                        answers, timeout=60, return_when=asyncio.FIRST_COMPLETED
+                    )
+                    assert more
+                    refused |= more
+                assert all(one.result().retry_after_s > 0 for one in refused)
+                assert f"user a has {USER_LIMIT} items that wait" in str(next(iter(refused)).result())
+                many = await embed(client, "a", *["the same"] * 50)
+                assert isinstance(many, Overloaded)
+                other = [asyncio.create_task(embed(client, "b", *texts)) for texts in ("x", "xyz")]
+                # With the user's own, and those of callers that name no user, there is room for both.
+                await asyncio.sleep(0)
+            assert [len(vectors) for vectors in await asyncio.gather(*other)] == [1, 3]
+            answered = await asyncio.gather(*large, *answers)
+            assert [len(vectors) for vectors in answered] == [400, 400, *[1] * 200]
+            assert len(await embed(client, "a", "again")) == 1
+
+    asyncio.run(flood())
+    assert ended.count("a") == 203 and ended.count("b") == 2
+    assert queue.zcard(f"scenefleet:admitted:{QUEUE}:expiry") == 0
 
 
 def test_after_a_lost_connection_requests_and_jobs_are_taken_again(

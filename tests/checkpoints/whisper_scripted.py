@@ -42,7 +42,7 @@ def network(
     Args:
         words: what it says, as one segment; up to about 100 tokens, each word kept apart by a space.
         language: what it takes every voice for.
-        no_speech: whether it is sure, at the same time, that nobody speaks.
+        no_speech: whether it is sure, at the same time, that no one speaks.
         rivals: other tokens that are almost as likely at every step; 3 make it unsure of itself.
         layers, heads: of the decoder.
         width: of the network; 0: as narrow as can be, and the encoder has one head. `audio_layers`: of the encoder.

@@ -2,16 +2,24 @@
 
 from __future__ import annotations
 
+import asyncio
+import json
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
+from functools import partial
 
 import pytest
 import redis
+import redis.asyncio
+from kombu import Connection
 
-from shared.admission import Admission, Limits, Reservation
+from shared.admission import HEADER, REFUSED, Limits, Reservation, admitted, admitted_later, publish_limits
 from shared.errors import BrokerUnavailable, Overloaded
 from tests.support.fleet import eventually
+from tests.support.messages import make_message
 from tests.support.services import RedisServer
+from worker.online import overload
 
 LIMITS = Limits(queue_items=100, queue_tokens=1000, user_items=60)
 QUEUE = "text.online"
@@ -21,18 +29,12 @@ QUEUE = "text.online"
 def client(redis_server: RedisServer) -> Iterator[redis.Redis]:
     with redis.Redis.from_url(redis_server.url) as client:
         client.flushall()
+        publish_limits(client, [QUEUE, "vision.online"], LIMITS)
         yield client
 
 
-@pytest.fixture
-def admission(client: redis.Redis) -> Admission:
-    return Admission(client, LIMITS)
-
-
-def reserve(
-    admission: Admission, user: str, items: int, tokens: int = 0, hold_s: float = 60, queue: str = QUEUE
-) -> Reservation:
-    return admission.reserve(queue, user, items=items, tokens=tokens, hold_s=hold_s)
+def place(user: str, items: int, tokens: int = 0, hold_s: float = 60, queue: str = QUEUE) -> Reservation:
+    return Reservation(queue=queue, user_id=user, items=items, tokens=tokens, hold_s=hold_s)
 
 
 def counts(client: redis.Redis) -> dict[str, int]:
@@ -44,54 +46,94 @@ def counts(client: redis.Redis) -> dict[str, int]:
 
 
 def test_a_user_and_a_queue_have_a_limit_whether_in_single_requests_or_in_large_ones(
-    admission: Admission, client: redis.Redis
+    client: redis.Redis,
 ) -> None:
-    large = reserve(admission, "a", 50)
-    for _ in range(10):
-        reserve(admission, "a", 1)
-    with pytest.raises(Overloaded, match=r"^user a has 60 items that wait: send it again in 1 s$"):
-        reserve(admission, "a", 1)
-    reserve(admission, "b", 40)
-    with pytest.raises(Overloaded, match=r"^queue text\.online has 100 items"):
-        reserve(admission, "c", 1)
-    # Another queue has limits of its own.
-    reserve(admission, "a", 60, queue="vision.online")
-    admission.release(large)
-    admission.release(large)
-    assert counts(client) == {"items": 50, "user:a": 10, "user:b": 40}
-    assert reserve(admission, "a", 50).items == 50
+    with ExitStack() as held:
+        with admitted(client, place("a", 50)):
+            for _ in range(10):
+                held.enter_context(admitted(client, place("a", 1)))
+            with (
+                pytest.raises(Overloaded, match=r"^user a has 60 items that wait: send it again in 1 s$"),
+                admitted(client, place("a", 1)),
+            ):
+                pass
+            held.enter_context(admitted(client, place("b", 40)))
+            with (
+                pytest.raises(Overloaded, match=r"^queue text\.online has 100 items"),
+                admitted(client, place("c", 1)),
+            ):
+                pass
+            # Another queue has limits of its own.
+            held.enter_context(admitted(client, place("a", 60, queue="vision.online")))
+        assert counts(client) == {"items": 50, "user:a": 10, "user:b": 40}
+        held.enter_context(admitted(client, place("a", 50)))
+    assert counts(client) == {}
+    assert client.hgetall(REFUSED) == {b"text.online user": b"1", b"text.online items": b"1"}
 
 
-def test_tokens_count_too_and_none_are_released_as_none(admission: Admission, client: redis.Redis) -> None:
-    first, second = reserve(admission, "a", 1, 900), reserve(admission, "a", 1, 0)
-    with pytest.raises(Overloaded, match="has 900 tokens that wait"):
-        reserve(admission, "b", 1, 101)
-    for reservation in (first, second):
-        admission.release(reservation)
+def test_callers_without_a_user_have_one_limit_together(client: redis.Redis) -> None:
+    with (
+        admitted(client, place("", 60)),
+        pytest.raises(Overloaded, match=r"^callers that name no user have 60 items that wait"),
+        admitted(client, place("", 1)),
+    ):
+        pass
+
+
+def test_tokens_count_too_and_none_are_released_as_none(client: redis.Redis) -> None:
+    with (
+        admitted(client, place("a", 1, 900)),
+        admitted(client, place("a", 1, 0)),
+        pytest.raises(Overloaded, match="has 900 tokens that wait"),
+        admitted(client, place("b", 1, 101)),
+    ):
+        pass
     assert counts(client) == {}
     # Alone, a request of any size is admitted.
-    reserve(admission, "a", 1000, 10**6)
+    with admitted(client, place("a", 1000, 10**6)):
+        pass
 
 
-def test_a_dead_callers_share_comes_free(admission: Admission, client: redis.Redis) -> None:
-    reserve(admission, "a", 60, hold_s=0.3)
+def test_a_dead_callers_share_comes_free(client: redis.Redis) -> None:
+    dead = admitted(client, place("a", 60, hold_s=0.3))
+    dead.__enter__()
 
-    def admitted() -> bool:
+    def is_admitted() -> bool:
         try:
-            reserve(admission, "a", 60)
+            with admitted(client, place("a", 60)):
+                assert counts(client) == {"items": 60, "user:a": 60}
         except Overloaded:
             return False
         return True
 
-    assert not admitted()
-    eventually(admitted, within_s=5, what="the reservation has expired", every_s=0.05)
-    assert counts(client) == {"items": 60, "user:a": 60}
+    eventually(is_admitted, within_s=30, what="the reservation has expired", every_s=0.05)
+    assert counts(client) == {}
 
 
-def test_many_callers_at_once_never_exceed_the_limit(admission: Admission, client: redis.Redis) -> None:
+def test_what_failed_is_released_too(client: redis.Redis, redis_server: RedisServer) -> None:
+    with pytest.raises(ZeroDivisionError), admitted(client, place("a", 60)):
+        raise ZeroDivisionError
+
+    async def failing() -> None:
+        async with (
+            redis.asyncio.Redis.from_url(redis_server.url) as later,
+            admitted_later(later, place("a", 60)),
+        ):
+            assert counts(client) == {"items": 60, "user:a": 60}
+            with pytest.raises(Overloaded, match="user a has 60 items"):
+                async with admitted_later(later, place("a", 1)):
+                    pass
+            raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        asyncio.run(failing())
+    assert counts(client) == {}
+
+
+def test_many_callers_at_once_never_exceed_the_limit(client: redis.Redis) -> None:
     def one(number: int) -> bool:
         try:
-            with admission.admitted(QUEUE, f"u{number % 4}", items=10, tokens=10, hold_s=60):
+            with admitted(client, place(f"u{number % 4}", items=10, tokens=10)):
                 assert counts(client)["items"] <= LIMITS.queue_items
         except Overloaded as error:
             assert error.retry_after_s > 0
@@ -103,7 +145,47 @@ def test_many_callers_at_once_never_exceed_the_limit(admission: Admission, clien
     assert counts(client) == {}
 
 
+def test_queues_without_limits_admit_all(client: redis.Redis) -> None:
+    client.flushall()
+    with admitted(client, place("a", 10**6)), admitted(client, place("a", 10**6)):
+        assert counts(client)["items"] == 2 * 10**6
+
+
+def test_a_request_has_as_many_items_as_its_longest_list() -> None:
+    texts = Reservation.of("tasks.text.embed", {"texts": ["abcdefgh", "ä"], "model": None}, 30, "u1")
+    assert (texts.queue, texts.user_id, texts.items, texts.tokens) == (QUEUE, "u1", 2, 3 + 2)
+    pictures = {"user_id": "u2", "storage_keys": ["a", "b", "c"], "inline": []}
+    assert Reservation.of("tasks.vision.embed_images", pictures, 30).items == 3
+    assert Reservation.of("tasks.vision.embed_images", pictures, 30).user_id == "u2"
+    search = Reservation.of("tasks.search.scenes", {"user_id": "u2", "video_ids": ["a", "b"]}, 30)
+    assert (search.items, search.tokens) == (1, 0)
+
+
 def test_without_redis_the_error_says_so() -> None:
-    nowhere = Admission(redis.Redis(port=9), LIMITS)
-    with pytest.raises(BrokerUnavailable, match="is REDIS_URL right"):
-        reserve(nowhere, "a", 1)
+    nowhere = redis.Redis(port=9)
+    with pytest.raises(BrokerUnavailable, match="is REDIS_URL right"), admitted(nowhere, place("a", 1)):
+        pass
+
+
+def test_nodes_refuse_the_newest_requests_that_were_not_reserved_and_no_others(
+    client: redis.Redis, redis_server: RedisServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    refused: list[str] = []
+    monkeypatch.setattr(overload, "answer_unread", lambda headers, error: refused.append(headers["id"]))
+    # A text is no header, whatever it says.
+    text = json.dumps({HEADER: "lease"})
+    for number in range(5):
+        for header in ({}, {f"headers.{HEADER}": "lease"}):
+            made = make_message("tasks.text.embed", {"texts": [text]}, QUEUE, **header)
+            made["headers"]["id"] = f"{'reserved' if header else 'bare'} {number}"
+            client.lpush(QUEUE, json.dumps(made))
+    with Connection(redis_server.url) as connection, connection.channel() as channel:
+        look = partial(overload.refuse_newest, channel, QUEUE)
+        look(Limits(queue_items=100, queue_tokens=1, user_items=8))
+        assert refused == ["bare 4", "bare 3"]
+        # As many as one user may have are no reason to refuse anything; more than the queue may have are.
+        look(Limits(queue_items=100, queue_tokens=1, user_items=8))
+        assert len(refused) == 2
+        look(Limits(queue_items=6, queue_tokens=1, user_items=8))
+        assert refused[2:] == ["reserved 4", "reserved 3"]
+    assert client.llen(QUEUE) == 6 and client.llen(f"scenefleet:refused:{QUEUE}") == 0

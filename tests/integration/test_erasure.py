@@ -115,7 +115,7 @@ def people_named(runtime: Runtime, user: str) -> set[str]:
 
 
 def answer(client: Any, user: str | None, result: Any, status: str = "SUCCESS") -> bytes:
-    """An answer that nobody has collected; of a user if one is named."""
+    """An answer that no caller has collected; of a user if one is named."""
     task = str(uuid4())
     stored_answers.note_asked(user, task)
     key = b"celery-task-meta-" + task.encode()
@@ -139,7 +139,7 @@ def test_an_id_that_stands_everywhere_is_erased_and_nothing_else(
     film("w", [[axis(0)]], [[axis(1)]], user="w")
     publish(runtime)
     assert people_named(runtime, "u") == {name, "b"} and people_named(runtime, "w") == {name}
-    # A revision that nobody is shown, of a scene she is not in any more; and one of nobody's.
+    # A revision that no search shows, of a scene she is not in any more; and one that belongs to no user.
     with reading() as session:
         scene = session.scalars(select(Scene.scene_id).where(Scene.video_id == "v", Scene.idx == 2)).one()
     stray, plain = (sidecar_key("u", "v", str(scene), revision) for revision in (900, 901))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 import subprocess
 import time
@@ -16,23 +17,27 @@ from typing import Any
 import pytest
 import redis
 import yaml
+from kombu import Connection
 from prometheus_client.parser import text_string_to_metric_families
 from sqlalchemy import text, update
 
+from api.metrics import Metrics, serve
+from cli.doctor.service_checks import check_broker
 from db.expressions import seconds_from_now
 from db.tables import Video
 from local.servers.ports import find_free_port
-from shared import nodes
-from shared.errors import BadMedia
+from shared import admission, api_processes, nodes, queue_lengths
+from shared.errors import BadMedia, BrokerUnavailable, Overloaded
+from shared.http_pages import HttpServer
 from shared.settings import Settings
 from tests.integration.conftest import Configure
 from tests.support.assets import give_up
 from tests.support.fleet import eventually
 from tests.support.ledger import accept, execute, fail, finish, must_claim, split
+from tests.support.rabbitmq import RabbitMQServer
 from tests.support.services import RedisServer
 from tests.unit.test_monitoring import FOLDER, alerts, panels
 from worker.telemetry import exporter, metrics
-from worker.telemetry.http import HttpServer
 from worker.telemetry.node import Telemetry
 from worker.telemetry.watchdog import Watchdog
 
@@ -113,10 +118,17 @@ def test_the_exporter_shows_ledger_and_queues(
     fill_ledger()
     with redis.Redis.from_url(settings.redis_url) as client:
         client.lpush("text.online", "b", "a")
+        client.hset(admission.REFUSED, "text.online user", 3)
+        place = admission.Reservation(queue="search", user_id="u0", items=7, tokens=0, hold_s=600)
+        held = admission.admitted(client, place)
+        held.__enter__()
     found = scrape(served)
     assert found["scenefleet_database_up"] == found["scenefleet_redis_up"] == {(): 1}
     waiting = found["scenefleet_queue_waiting"]
     assert (waiting["media",], waiting["asr",], waiting["text.online",], waiting["search",]) == (1, 1, 2, 0)
+    assert found["scenefleet_reserved_items"]["search",] == 7
+    assert found["scenefleet_admission_rejected"]["text.online", "user"] == 3
+    assert "scenefleet_broker_up" not in {name for name, samples in found.items() if samples}
     assert found["scenefleet_queue_running"]["media",] == found["scenefleet_queue_failed"]["media",] == 1
     assert found["scenefleet_queue_backlog_seconds"]["asr",] == 600
     assert found["scenefleet_jobs"]["split", "failed"] == found["scenefleet_jobs"]["split", "running"] == 1
@@ -193,6 +205,8 @@ def test_prometheus_answers_every_query(
         give_up("prometheus is not installed: install Debian's package prometheus")
     fill_ledger()
     count_all()
+    counted = Metrics()
+    api = serve(settings, counted)
     # The file of the repository, with the exporter's place and less patience.
     config: dict[str, Any] = yaml.safe_load(
         (FOLDER / "prometheus.yml").read_text().replace("exporter:9464", f"127.0.0.1:{served.port}")
@@ -212,6 +226,11 @@ def test_prometheus_answers_every_query(
     def answered() -> bool:
         count_all()
         publish(settings, node)
+        counted.observe({"method": "GET", "path": "/"}, 503, 0.1)
+        counted.count_refusal(Overloaded("full"), 429)
+        with redis.Redis.from_url(settings.redis_url) as client:
+            client.hincrby(admission.REFUSED, "text.online user")
+            client.zadd(api_processes.KEY, {api: time.time()})
         try:
             return len(ask("scenefleet_jobs_total")) > 0 and all(
                 ask(query) for queries in panels().values() for query in queries
@@ -230,8 +249,45 @@ def test_prometheus_answers_every_query(
         for query in alerts().values():
             ask(query)
         assert {sample["metric"]["node"] for sample in ask('up{job="scenefleet-nodes"} == 1')} == {"text@box"}
+        assert {sample["metric"]["instance"] for sample in ask('up{job="scenefleet-api"} == 1')} == {api}
         firing = {sample["metric"]["alertname"] for sample in ask("ALERTS")}
         assert {"NoReadyNode", "ScaleOut"} <= firing
     finally:
         process.terminate()
         process.wait(timeout=30)
+
+
+def test_the_lengths_of_rabbitmqs_queues_are_shown(
+    configure: Configure, redis_server: RedisServer, database: str, tmp_path: Path
+) -> None:
+    broker = RabbitMQServer(tmp_path / "rabbitmq")
+    try:
+        broker.start()
+        configured = configure(REDIS_URL=redis_server.url, BROKER_URL=broker.url, METRICS_PORT="0").settings
+        with Connection(broker.url) as connection, connection.Producer() as producer:
+            queue_lengths.waiting(connection, ["text.online"])
+            for _ in range(3):
+                producer.publish({}, exchange="", routing_key="text.online")
+        (finding,) = check_broker(configured)
+        assert (
+            finding.state == "ok"
+            and re.match(r"RabbitMQ [34]\.", finding.detail)
+            and ":***@" in finding.detail
+        )
+        server = exporter.serve(configured)
+        try:
+            found = scrape(server)
+            assert found["scenefleet_queue_waiting"]["text.online",] == 3
+            assert found["scenefleet_queue_waiting"]["search",] == 0
+            assert found["scenefleet_broker_up"] == {(): 1}
+        finally:
+            server.server_close()
+    finally:
+        broker.stop()
+    with pytest.raises(BrokerUnavailable, match="is BROKER_URL right"):
+        list(check_broker(configured))
+    gone = exporter.Exporter(configured)
+    shown = {family.name: family.samples for family in gone.collect()}
+    assert shown["scenefleet_broker_up"][0].value == 0 and shown["scenefleet_redis_up"][0].value == 1
+    # What stands in the ledger is shown all the same.
+    assert shown["scenefleet_queue_running"]

@@ -218,7 +218,7 @@ def test_while_tracks_are_moved_a_second_merge_waits_and_matching_loses_none() -
         with pytest.raises(Conflict, match="'Bea' is being merged or split: try again"):
             merge(one, other)
     rename(bea, "Bee")
-    # A video with tracks that wait is looked at again: nobody there is like anybody.
+    # A video with tracks that wait is looked at again: no one in it is similar to another.
     first = text("SELECT video_id FROM face_tracks WHERE person_id = :ann LIMIT 1")
     transact(lambda session: match(session, session.execute(first, {"ann": ann}).scalar_one()))
     run_move()

@@ -126,7 +126,7 @@ def payloads(draw: st.DrawFn) -> dict[str, Any]:
 
 
 def request_of(payload: dict[str, Any], world: World) -> SearchScenes:
-    """The payload with everybody's real ids in place of the numbers, and one of nobody's."""
+    """The payload with the users' real ids in place of the numbers, and one that belongs to no user."""
     videos, persons = [*world.videos, "nobodys"], [*world.persons, "nobodys"]
     filled = {name: value for name, value in payload.items() if value not in (None, [])}
     if "like_scene" in filled:

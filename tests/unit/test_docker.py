@@ -147,7 +147,7 @@ def test_every_setting_reaches_the_nodes_from_one_file() -> None:
 
 def test_only_what_others_need_is_published_and_to_this_machine_by_default() -> None:
     published = {name: service["ports"] for name, service in SERVICES.items() if "ports" in service}
-    assert published.keys() == {"redis", "minio", "flower", "api", "grafana"}
+    assert published.keys() == {"redis", "minio", "rabbitmq", "flower", "api", "grafana"}
     for name, ports in published.items():
         (port,) = ports
         # A page for administrators without TLS stays on this machine, whatever .env says.
@@ -158,9 +158,12 @@ def test_only_what_others_need_is_published_and_to_this_machine_by_default() -> 
 
 def test_nodes_have_no_way_out() -> None:
     assert COMPOSE["networks"]["servers"] == {"internal": True}
+    senders = {name for name, service in SERVICES.items() if "outside" in service["networks"]}
+    assert senders == {"housekeeping", "housekeeping-gpu"}
+    assert all(SERVICES[name]["networks"] == ["servers", "outside"] for name in senders)
     outside = {name for name, service in SERVICES.items() if service["networks"] != ["servers"]}
-    assert outside == {"redis", "minio", "flower", "pull", "api", "grafana"}
-    assert not outside & ALL_NODES.keys()
+    assert outside == {"redis", "minio", "rabbitmq", "flower", "pull", "api", "grafana", *senders}
+    assert outside & ALL_NODES.keys() == senders
     # What can reach the internet fetches weights and has no password of ours.
     assert SERVICES["pull"]["networks"] == ["published"]
     assert not any(name in str(SERVICES["pull"]["environment"]) for name in SECRETS)
@@ -233,7 +236,7 @@ def default_image(service: dict[str, Any]) -> str:
 
 
 def test_images_are_pinned_by_tag_and_can_be_pinned_by_digest() -> None:
-    for name in (*SERVERS, "prometheus", "grafana"):
+    for name in (*SERVERS, "rabbitmq", "prometheus", "grafana"):
         # With the registry's name: what a short name stands for is for each machine to say.
         _host, _, tag = re.fullmatch(r"([a-z.]+)/([a-z/]+):(\S+)", default_image(SERVICES[name])).groups()  # type: ignore[union-attr]
         assert re.search(r"\d+\.\d+\.\d+|RELEASE\.\d{4}-\d\d-\d\d", tag), SERVICES[name]["image"]
@@ -356,7 +359,7 @@ def test_a_node_has_time_to_hand_its_job_back() -> None:
 
 
 def test_settings_in_the_compose_file_exist() -> None:
-    for name in SERVICES.keys() - SERVERS - {"buckets", "prometheus", "grafana"}:
+    for name in SERVICES.keys() - SERVERS - {"buckets", "rabbitmq", "prometheus", "grafana"}:
         assert SERVICES[name]["environment"].keys() - FOREIGN_ENVIRONMENT <= SETTINGS, name
     given = {
         key.lower(): re.sub(r"^\$\{\w+:-(.*)\}$", r"\1", value)
@@ -427,7 +430,7 @@ def test_a_pull_that_lacks_something_says_so_and_lets_the_nodes_start(tmp_path: 
 # --- the image
 
 
-def test_image_is_built_in_stages_and_runs_as_nobody_special() -> None:
+def test_image_is_built_in_stages_and_runs_as_a_user_without_rights() -> None:
     stages = re.split(r"^FROM ", DOCKERFILE, flags=re.M)[1:]
     assert len(stages) == 2
     users = re.findall(r"^USER (\d+):(\d+)$", stages[-1], re.M)
@@ -439,9 +442,9 @@ def test_image_is_built_in_stages_and_runs_as_nobody_special() -> None:
     assert installs
     assert all("--constraint constraints.txt" in line for line in installs)
     # The engines of every profile.
-    assert re.findall(r"^ARG EXTRAS=(\S+)$", DOCKERFILE, re.M) == ["lite,full,api"]
-    assert "EXTRAS: ${SCENEFLEET_EXTRAS:-lite,full,api}" in COMPOSE_TEXT
-    assert {"lite", "full"} <= PROJECT["project"]["optional-dependencies"].keys()
+    assert re.findall(r"^ARG EXTRAS=(\S+)$", DOCKERFILE, re.M) == ["lite,full,api,tracing"]
+    assert "EXTRAS: ${SCENEFLEET_EXTRAS:-lite,full,api,tracing}" in COMPOSE_TEXT
+    assert {"lite", "full", "api", "tracing"} <= PROJECT["project"]["optional-dependencies"].keys()
 
 
 def test_the_context_holds_what_is_copied_and_the_wheel_needs_and_no_more() -> None:

@@ -429,17 +429,18 @@ def open_ports(rendered: Rendered, name: str, direction: str) -> set[int]:
 
 def test_pods_connect_to_the_servers_they_use_and_to_nothing_else(rendered: Rendered, overlay: str) -> None:
     dns, postgres, redis, s3, https = 53, 5432, 6379, 9000, 443
+    queues = {redis, 5671, 5672}
     expected = {
-        "api": {dns, redis, s3, https},
+        "api": {dns, *queues, s3, https},
         "bootstrap": {dns, postgres},
         "migrate": {dns, postgres},
-        "exporter": {dns, postgres, redis},
-        "flower": {dns, redis},
+        "exporter": {dns, postgres, *queues},
+        "flower": {dns, *queues},
         "pull": {dns, https},
     }
     metrics = {9808} if overlay == "gpu" else set()
     for name in rendered.pods:
-        ports = expected.get(name, {dns, postgres, redis, s3, https})
+        ports = expected.get(name, {dns, postgres, *queues, s3, https})
         assert open_ports(rendered, name, "Egress") == ports, name
         assert open_ports(rendered, name, "Ingress") == metrics | ({8080} if name == "api" else set()), name
     for policy in rendered.of("NetworkPolicy"):
@@ -459,4 +460,8 @@ def test_prometheus_finds_the_port_of_metrics(gpu: Rendered) -> None:
             if any(port["name"] == endpoint["port"] for port in container.get("ports", []))
             and selects(monitor["spec"]["selector"], gpu.pods[name]["metadata"]["labels"])
         }
-    assert found == {"scenefleet-nodes": set(gpu.nodes.values()), "scenefleet-exporter": {"exporter"}}
+    assert found == {
+        "scenefleet-nodes": set(gpu.nodes.values()),
+        "scenefleet-api": {"api"},
+        "scenefleet-exporter": {"exporter"},
+    }

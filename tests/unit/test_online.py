@@ -12,6 +12,7 @@ from billiard.exceptions import WorkerLostError
 from celery.worker import state as worker_state
 from hypothesis import given, strategies as st
 
+from shared.admission import HEADER, estimate_tokens
 from shared.contracts import EmbedTexts
 from shared.errors import InvalidRequest, ModelFailure, ModelUnavailable, Overloaded
 from shared.settings import Settings
@@ -19,7 +20,7 @@ from worker.broker.celery_patches import call_after_acknowledge
 from worker.online import batch, vectors
 from worker.online.buffer import Buffer, Waiting
 from worker.online.dispatcher import Dispatcher
-from worker.online.operations import OPERATIONS, Computed, Operation, Used, checked_texts, estimate_tokens
+from worker.online.operations import OPERATIONS, Computed, Operation, Used, checked_texts
 
 
 def waiting(name: str, items: int = 1, *, tokens: int = 1, task: str = "t", most: int = 32) -> Waiting:
@@ -378,6 +379,22 @@ def test_what_is_too_large_or_too_much_is_refused_at_once(
     dispatcher.add(Message("long", "w " * 500))
     dispatcher.add(Message("list", *["x"] * 1001))
     assert len(refused) == 4 and refused[3] == ("list", "Overloaded")
+
+
+def test_callers_who_reserve_nothing_share_the_limit_of_one_user(
+    node: Node, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    consumer, dispatcher = node(ONLINE_USER_ITEMS=3)
+    refused: list[str] = []
+    monkeypatch.setattr(dispatcher, "_fail", lambda request, error: refused.append(request.id))
+    reserved = Message("reserved", *"abcdef")
+    reserved.request_dict = {HEADER: "lease"}
+    for message in (Message("a", *"ab"), reserved, Message("b", *"cd"), Message("c")):
+        dispatcher.add(message)
+    assert refused == ["b"]
+    consumer.turn()
+    dispatcher.add(Message("b", *"cd"))
+    assert refused == ["b"]
 
 
 def test_of_a_lost_batch_each_request_is_answered_once(node: Node, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -18,12 +18,12 @@ import pytest
 from prometheus_client import CollectorRegistry
 from prometheus_client.parser import text_string_to_metric_families
 
-from shared import scaling
+from shared import http_pages as pages, scaling
 from shared.contracts.fleet import QueueView
 from shared.exit_status import ExitStatus
 from shared.nodes import NodeRecord
 from shared.scaling import FamilyLoad
-from worker.telemetry import http as pages, metrics
+from worker.telemetry import metrics
 from worker.telemetry.load import Counts, Load
 from worker.telemetry.watchdog import LOOKS, QUEUE_LOOKS, Watchdog
 
@@ -170,7 +170,7 @@ def server() -> Iterator[pages.HttpServer]:
         0,
         {
             "/livez": lambda: (200, pages.JSON, b"{}"),
-            "/metrics": pages.metrics_page(metrics.REGISTRY),
+            "/metrics": metrics.page_of(metrics.REGISTRY),
             "/bad": broken,
         },
     )

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import contextlib
 import json
 import struct
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
 from typing import Any, cast
 
 import httpx
 import pytest
 from fastapi import FastAPI
+from prometheus_client.parser import text_string_to_metric_families
 from redis.asyncio import Redis
 
 from api.app import create_app
@@ -24,9 +26,10 @@ from api.served_models import ServedModels
 from api.sounds import MAX_SOUND_BYTES, STRETCH_S, cut_at
 from api.uploads import Uploads
 from shared import routing
+from shared.admission import Reservation
 from shared.contracts import Segment, TextVectors, Word
 from shared.contracts.base import parse
-from shared.errors import BadMedia, BrokerUnavailable, Outage, Overloaded, ScenefleetError
+from shared.errors import BadMedia, BrokerUnavailable, NotFound, Outage, Overloaded, ScenefleetError
 from shared.nodes import HeldModel, NodeRecord
 from shared.settings import Settings
 from shared.storage import Storage
@@ -60,6 +63,8 @@ class Fleet:
     def __init__(self, storage: Storage) -> None:
         self.storage = storage
         self.asked: list[tuple[str, dict[str, Any]]] = []
+        #: Places in queues, for requests in parts.
+        self.reserved: list[Reservation] = []
         self.error: ScenefleetError | None = None
         #: Seconds of sound, and its segments.
         self.sound: tuple[float, list[Segment]] = (3.0, [])
@@ -69,6 +74,11 @@ class Fleet:
 
     def waiting(self, timeout_s: float) -> Fleet:
         return self
+
+    @contextlib.asynccontextmanager
+    async def admitted(self, task: str, kwargs: dict[str, Any], user_id: str) -> AsyncIterator[Fleet]:
+        self.reserved.append(Reservation.of(task, kwargs, 30, user_id))
+        yield self
 
     async def ask(self, task: str, contract: Any, kwargs: dict[str, Any], answer: Any) -> Any:
         parse(contract, kwargs)
@@ -155,6 +165,9 @@ def test_texts_come_back_as_vectors_in_their_order_in_both_encodings(api: Api) -
     assert [item["index"] for item in plain["data"]] == list(range(150))
     assert plain["usage"] == {"prompt_tokens": 450, "total_tokens": 450} and plain["model"] == "words"
     assert [len(kwargs["texts"]) for _, kwargs in api.fleet.asked] == [64, 64, 22]
+    # One place for all parts, of the user who asks.
+    (place,) = api.fleet.reserved
+    assert (place.queue, place.user_id, place.items) == ("text.online", "ann", 150)
     coded = api.post("/v1/embeddings", model="words", input="abc", encoding_format="base64").json()
     assert struct.unpack("<2f", base64.b64decode(coded["data"][0]["embedding"])) == (3.0, 1.0)
 
@@ -245,6 +258,52 @@ def test_errors_of_the_fleet_have_each_client_s_shape(
     assert cohere.status_code == status and cohere.json().keys() == {"message", "detail"}
     tei = api.post("/embed", inputs="a")
     assert tei.status_code == status and tei.json().keys() == {"error", "error_type"}
+
+
+def test_requests_are_counted_by_route_and_status_and_refusals_by_reason(tmp_path: Path) -> None:
+    api = Api(tmp_path)
+    plain, in_flight = api.fleet.ask, []
+
+    async def ask(*args: Any) -> Any:
+        in_flight.append(counted()["scenefleet_api_in_flight"])
+        return await plain(*args)
+
+    def counted() -> dict[str, float]:
+        """Name and labels' values, by the names of the labels -> value."""
+        _, _, page = api.app.state.metrics.page()
+        return {
+            " ".join([sample.name, *(value for _, value in sorted(sample.labels.items()))]): sample.value
+            for family in text_string_to_metric_families(page.decode())
+            for sample in family.samples
+        }
+
+    api.fleet.ask = ask  # type: ignore[method-assign]
+    assert api.post("/v1/embeddings", model="words", input="a").status_code == 200
+    api.fleet.error = Overloaded("full", retry_after_s=1)
+    assert api.post("/v1/embeddings", model="words", input="a").status_code == 429
+    api.fleet.error = NotFound("no such video")
+    for video in ("one", "another"):
+        assert api.send("GET", f"/api/v1/videos/{video}").status_code == 404
+    assert api.send("GET", "/v1/no/such").status_code == 404
+    assert api.send("BREW", "/api/v1/me").status_code == 405
+    found = counted()
+    requests = {
+        name: value for name, value in found.items() if name.startswith("scenefleet_api_requests_total")
+    }
+    assert requests == {
+        "scenefleet_api_requests_total POST /v1/embeddings 200": 1,
+        "scenefleet_api_requests_total POST /v1/embeddings 429": 1,
+        # The route's path: a video's id is no part of a metric.
+        "scenefleet_api_requests_total GET /api/v1/videos/{video_id} 404": 2,
+        "scenefleet_api_requests_total GET none 404": 1,
+        "scenefleet_api_requests_total other /api/v1/me 405": 1,
+    }
+    assert found["scenefleet_api_request_seconds_count /v1/embeddings"] == 2
+    rejected = {
+        name: value for name, value in found.items() if name.startswith("scenefleet_api_rejected_total")
+    }
+    assert rejected == {"scenefleet_api_rejected_total Overloaded": 1}
+    assert set(in_flight) == {1} and found["scenefleet_api_in_flight"] == 0
 
 
 def test_a_user_has_a_few_large_requests_at_once(api: Api) -> None:

@@ -117,6 +117,10 @@ class _Headers(_Part):
     # https://www.w3.org/TR/trace-context/
     traceparent: Text | None = None
     tracestate: Text | None = None
+    # When it was sent, seconds since 1970 (shared/broker.py).
+    scenefleet_sent: Annotated[float, Field(gt=0, lt=2**33)] | None = None
+    # The reservation of its items (shared/admission.py).
+    scenefleet_lease: Name | None = None
 
 
 class _Properties(_Part):

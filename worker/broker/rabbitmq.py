@@ -57,7 +57,7 @@ def _as_json(item: Any) -> dict[str, Any]:
 
 
 def _replace(item: Any, message: dict[str, Any]) -> None:
-    """Leave of an item what was checked. Its tag is RabbitMQ's, which nobody else can choose."""
+    """Leave of an item what was checked. Its tag is RabbitMQ's: no sender can choose it."""
     checked = message["properties"]
     item.body = message["body"]
     item.properties = {

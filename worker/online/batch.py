@@ -20,13 +20,15 @@ from celery.app.trace import trace_task_ret
 from celery.utils.serialization import get_pickleable_exception
 from kombu.serialization import loads
 
+from shared.admission import estimate_tokens
+from shared.broker import SENT_HEADER
 from shared.contracts import parse
 from shared.errors import ModelUnavailable, Retryable, ScenefleetError
 from shared.logs import get_logger
 from shared.paths import without_paths
 from shared.routing import TASK_QUEUE
 from worker.broker.clock import fleet_clock
-from worker.online.operations import OPERATIONS, Operation, Used, estimate_tokens
+from worker.online.operations import OPERATIONS, Operation, Used
 from worker.telemetry import metrics, request_signals
 
 log = get_logger(__name__)
@@ -121,7 +123,8 @@ def _count(members: Sequence[Member], works: Mapping[int, _Work], now_s: float) 
     metrics.observe_batch(queue.partition(".")[0], len(items), tokens, used)
     for member in members:
         if not member.first:
-            metrics.observe_wait(queue, now_s - member.received_s)
+            # A sender that does not say when it sent is counted from the arrival at the node.
+            metrics.observe_wait(queue, now_s - member.headers.get(SENT_HEADER, member.received_s))
 
 
 def answer_of(task: str, task_id: str | None, payload: Mapping[str, Any]) -> dict[str, Any]:

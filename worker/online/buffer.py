@@ -24,6 +24,8 @@ class Waiting:
     most: int
     #: When it came, seconds on any clock.
     since_s: float = 0.0
+    #: Whether its caller reserved its items (shared/admission.py).
+    is_reserved: bool = True
     #: Items handed out.
     taken: int = 0
     #: Batches whose process died or hung. After one, it is computed alone.
@@ -60,6 +62,8 @@ class Buffer:
         #: Items and estimated tokens that wait.
         self.items = 0
         self.tokens = 0
+        #: Items of callers that reserved none.
+        self.unreserved_items = 0
 
     def __len__(self) -> int:
         return len(self._queue)
@@ -132,3 +136,5 @@ class Buffer:
     def _count(self, waiting: Waiting, sign: int) -> None:
         self.items += sign * waiting.left
         self.tokens += sign * waiting.tokens_left
+        if not waiting.is_reserved:
+            self.unreserved_items += sign * waiting.left

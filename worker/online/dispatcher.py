@@ -22,8 +22,9 @@ from celery.states import READY_STATES
 from celery.worker import state as worker_state
 from celery.worker.strategy import default
 from kombu.common import ignore_errors
-from redis.exceptions import RedisError, ResponseError
+from redis.exceptions import RedisError
 
+from shared.admission import HEADER
 from shared.errors import InvalidRequest, Overloaded, ScenefleetError, StageTimeout, WorkerLost
 from shared.logs import get_logger
 from shared.settings import Settings
@@ -31,7 +32,7 @@ from worker.broker.celery_patches import call_after_acknowledge
 from worker.online import batch
 from worker.online.buffer import Buffer, Part, Waiting
 from worker.online.operations import OPERATIONS
-from worker.online.overload import refuse_newest
+from worker.online.overload import RETRY_AFTER_S
 from worker.telemetry import metrics
 
 log = get_logger(__name__)
@@ -44,8 +45,6 @@ _PREFETCHED_BATCHES = 2
 _ESCAPED = 4
 #: Batches after whose loss a request fails.
 MAX_LOSSES = 2
-#: When a caller may send a refused request again, seconds.
-RETRY_AFTER_S = 2.0
 
 
 def strategy(task: Any, app: Any, consumer: Any, **options: Any) -> Callable[..., Any]:
@@ -123,25 +122,6 @@ class Dispatcher:
             self._timer.cancel()
         ignore_errors(self._consumer, self._tasks.cancel)
 
-    def refuse_newest(self) -> None:
-        """Refuse the newest messages of a queue that is too long; RabbitMQ limits its queues itself (docs/deploy.md)."""
-        if self._consumer.connection.transport.driver_type != "redis":
-            return
-        limit = self._settings.online_queue_items
-        try:
-            with self._channel.conn_or_acquire() as client:
-                refused = refuse_newest(client, self.queue, limit, RETRY_AFTER_S)
-        except ResponseError as error:
-            # One of the keys has another type; everything else continues.
-            log.error("queue not looked at", queue=self.queue, error=error)
-            return
-        if refused:
-            for _ in range(refused):
-                metrics.count_rejected(self.queue, "queue full")
-            log.warning(
-                "requests refused: the queue is full", queue=self.queue, requests=refused, limit=limit
-            )
-
     # --- requests
 
     def add(self, request: Any) -> None:
@@ -162,8 +142,17 @@ class Dispatcher:
             metrics.count_rejected(self.queue, "node full")
             self._fail(request, Overloaded(said, RETRY_AFTER_S))
             return
+        is_reserved = HEADER in request.request_dict
+        unreserved = self._buffer.unreserved_items
+        if not is_reserved and unreserved and unreserved + len(tokens) > settings.online_user_items:
+            said = (
+                f"queue {self.queue} has {unreserved} items in this node of callers that did not reserve them"
+            )
+            metrics.count_rejected(self.queue, "not reserved")
+            self._fail(request, Overloaded(said, RETRY_AFTER_S))
+            return
         most = operation.most or settings.batch_size
-        self._buffer.add(Waiting(request, request.type, tokens, most, time.time()))
+        self._buffer.add(Waiting(request, request.type, tokens, most, time.time(), is_reserved))
         self._soon()
 
     def look(self) -> None:

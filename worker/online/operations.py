@@ -6,6 +6,7 @@ from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Generic, NamedTuple, TypeVar
 
+from shared.admission import estimate_tokens
 from shared.contracts.base import Contract
 from shared.contracts.inference import MAX_ITEMS
 from shared.errors import InvalidRequest
@@ -15,8 +16,6 @@ C = TypeVar("C", bound=Contract)
 #: Models read 8192 tokens at most; a tokenizer takes a second for two million characters.
 MAX_TEXT_CHARS = 65_536
 _SHOWN_CHARS = 60
-#: Characters of ASCII text per token, roughly; other scripts count one token per character.
-_CHARS_PER_TOKEN = 4
 
 
 class Used(NamedTuple):
@@ -69,13 +68,6 @@ class Operation(Generic[C]):
 
 #: Task name -> operation.
 OPERATIONS: dict[str, Operation[Any]] = {}
-
-
-def estimate_tokens(item: object) -> int:
-    """A rough upper bound of what the item costs a text model, without its tokenizer."""
-    if not isinstance(item, str):
-        return 1
-    return 1 + (len(item) // _CHARS_PER_TOKEN if item.isascii() else len(item))
 
 
 def checked_texts(field: str, texts: Sequence[str], first: int, end: int) -> list[Any]:

@@ -1,6 +1,7 @@
-"""Refuses the newest messages of an online queue that is longer than its limit, as callers send them without asking first.
+"""Refuses the newest messages of a queue of requests that is too long.
 
-Callers that reserve their place (shared/admission.py) are refused before they send.
+Callers that reserve their place (shared/admission.py) are refused before they send. Those who do not have the limit of one user
+together: while the queue has more messages than that, their newest are refused, and those of other callers stay.
 """
 
 from __future__ import annotations
@@ -8,36 +9,72 @@ from __future__ import annotations
 import json
 from typing import Any
 
+from redis.exceptions import ResponseError
+
+from shared.admission import HEADER, Limits
 from shared.errors import Overloaded
 from shared.logs import get_logger
 from worker.broker.celery_patches import answer_unread
 from worker.broker.messages import NotAMessage, check_task
+from worker.telemetry import metrics
 
 log = get_logger(__name__)
 
+#: When a caller may send a refused request again, seconds.
+RETRY_AFTER_S = 2.0
 #: Messages that are refused at once; the event loop waits meanwhile.
 _AT_ONCE = 200
 # New messages come in on the left. They wait in a list of their own until they are answered, should this process die.
-_MOVE_NEWEST = """
-local over = redis.call('LLEN', KEYS[1]) - ARGV[1]
-for _ = 1, math.min(over, ARGV[2]) do
-    redis.call('RPUSH', KEYS[2], redis.call('LPOP', KEYS[1]))
+# A text in a message has its quotes escaped, so it does not look like the header.
+_MOVE_NEWEST = f"""
+local length, place = redis.call('LLEN', KEYS[1]), 0
+for _ = 1, math.min(length, ARGV[3]) do
+    if length <= tonumber(ARGV[2]) then break end
+    local raw = redis.call('LINDEX', KEYS[1], place)
+    if length > tonumber(ARGV[1]) or not string.find(raw, '"{HEADER}": ?"') then
+        redis.call('LREM', KEYS[1], 1, raw)
+        redis.call('RPUSH', KEYS[2], raw)
+        length = length - 1
+    else
+        place = place + 1
+    end
 end
-return redis.call('LRANGE', KEYS[2], 0, ARGV[2] - 1)
+return redis.call('LRANGE', KEYS[2], 0, ARGV[3] - 1)
 """
 
 
-def refuse_newest(client: Any, queue: str, limit: int, retry_after_s: float) -> int:
-    """Answer the messages beyond ``limit`` with ``Overloaded``; returns how many were refused, 200 at most."""
+def refuse_newest(channel: Any, queue: str, limits: Limits) -> None:
+    """Answer the newest messages beyond the limits with ``Overloaded``, 200 at most.
+
+    Args:
+        channel: kombu's, to Redis. RabbitMQ limits its queues itself (docs/deploy.md).
+    """
+    try:
+        with channel.conn_or_acquire() as client:
+            refused = _refuse(client, queue, limits)
+    except ResponseError as error:
+        # One of the keys has another type; everything else continues.
+        log.error("queue not looked at", queue=queue, error=error)
+        return
+    if refused:
+        metrics.count_rejected(queue, "queue full", refused)
+        log.warning("requests refused: the queue is full", queue=queue, requests=refused)
+
+
+def _refuse(client: Any, queue: str, limits: Limits) -> int:
     refused = f"scenefleet:refused:{queue}"
-    moved = client.eval(_MOVE_NEWEST, 2, queue, refused, limit, _AT_ONCE)
+    limit = limits.queue_items
+    # Never more than the queue's: all messages count for that.
+    unreserved = min(limit, limits.user_items)
+    moved = client.eval(_MOVE_NEWEST, 2, queue, refused, limit, unreserved, _AT_ONCE)
     for raw in moved:
         try:
             message = check_task(json.loads(raw), queue)
         except (NotAMessage, ValueError, RecursionError) as error:
             log.error("message dropped", queue=queue, problem=type(error).__name__, bytes=len(raw))
         else:
-            refusal = Overloaded(f"queue {queue} has {limit} requests that wait", retry_after_s)
+            least = limit if HEADER in message["headers"] else unreserved
+            refusal = Overloaded(f"queue {queue} has {least} requests that wait", RETRY_AFTER_S)
             answer_unread({**message["headers"], **message["properties"]}, refusal)
         client.lrem(refused, 1, raw)
     return len(moved)

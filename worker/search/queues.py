@@ -20,6 +20,7 @@ from kombu.exceptions import OperationalError
 from redis.exceptions import RedisError
 
 from shared import routing
+from shared.admission import HEADER, PART_OF_ANOTHER
 from shared.errors import BrokerUnavailable
 from shared.nodes import ready_families
 from shared.paths import hide_paths
@@ -113,6 +114,8 @@ class ModelQueues:
             expires=fleet_clock.after(deadline_s + 5),
             reply_to=key,
             ignore_result=True,
+            # Its search is admitted.
+            headers={HEADER: PART_OF_ANOTHER},
             retry=False,
         )
 

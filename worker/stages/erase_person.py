@@ -163,7 +163,7 @@ class _Erasure:
         return count
 
     def _remove_sidecars(self) -> None:
-        """Look at the sidecars of every scene that named the person, and at those of its video that nobody is shown."""
+        """Look at the sidecars of every scene that named the person, and at those of its video that no search shows."""
         video_id = ""
         with ThreadPoolExecutor(_THREADS) as pool:
             while True:

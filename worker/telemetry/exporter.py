@@ -9,10 +9,12 @@ import json
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, TypeVar
 
 import redis
+from kombu import Connection
+from kombu.exceptions import OperationalError
 from prometheus_client import CollectorRegistry
 from prometheus_client.metrics_core import Metric as Family
 from prometheus_client.registry import Collector
@@ -20,12 +22,12 @@ from sqlalchemy.orm import Session
 
 from db.engine import reading_only, statements_may_take
 from db.ledger import overview
-from shared import nodes, routing, scaling
+from shared import admission, api_processes, http_pages as http, nodes, queue_lengths, routing, scaling
 from shared.contracts.fleet import QueueView
 from shared.errors import BrokerUnavailable, DatabaseUnavailable, StatementTimeout
 from shared.logs import get_logger
 from shared.settings import Settings
-from worker.telemetry import http, metrics
+from worker.telemetry import metrics
 
 log = get_logger(__name__)
 T = TypeVar("T")
@@ -64,7 +66,7 @@ class Exporter(Collector):
         self._queues = sorted({*routing.TASK_QUEUE.values()})
         #: Queue -> hash of the message at its head, and when it was first seen there, monotonic.
         self._heads: dict[str, tuple[int, float]] = {}
-        self._answers = {"database": True, "redis": True}
+        self._answers = {"database": True, "redis": True, **({"broker": True} if settings.broker_url else {})}
 
     def collect(self) -> Iterable[Family]:
         with self._lock:
@@ -72,16 +74,19 @@ class Exporter(Collector):
             return found
 
     def targets(self) -> http.Answer:
-        """The nodes that serve metrics, for Prometheus's HTTP service discovery."""
+        """The nodes and API processes that serve metrics, for Prometheus's HTTP service discovery."""
         try:
             records = nodes.read_nodes(self._settings.redis_url)
-        except BrokerUnavailable as error:
+            with self._redis() as client:
+                apis = api_processes.read(client)
+        except (BrokerUnavailable, redis.RedisError) as error:
             return 503, http.TEXT, f"{error}\n".encode()
         found = [
             {"targets": [record.telemetry["metrics"]], "labels": {"node": name, "family": record.family}}
             for name, record in sorted(records.items())
             if record.telemetry.get("metrics")
         ]
+        found += [{"targets": [address], "labels": {"job": "scenefleet-api"}} for address in apis]
         return 200, http.JSON, json.dumps(found).encode()
 
     def ready(self) -> http.Answer:
@@ -120,7 +125,7 @@ class Exporter(Collector):
         """Look at a server; None, noted once in the log, if it does not answer."""
         try:
             found = look()
-        except (DatabaseUnavailable, BrokerUnavailable, redis.RedisError) as error:
+        except (DatabaseUnavailable, BrokerUnavailable, redis.RedisError, OperationalError, OSError) as error:
             if self._answers[server]:
                 log.warning("server does not answer", server=server, problem=type(error).__name__)
             self._answers[server] = False
@@ -171,15 +176,37 @@ class Exporter(Collector):
             return None, []
 
     def _of_redis(self, add: Callable[..., None]) -> dict[str, nodes.NodeRecord]:
-        with redis.Redis.from_url(
-            self._settings.redis_url, socket_connect_timeout=2, socket_timeout=3
-        ) as client:
+        with self._redis() as client:
             pipeline = client.pipeline(transaction=False)
             for queue in self._queues:
                 pipeline.llen(queue)
                 pipeline.lindex(queue, -1)
             *answers, memory = pipeline.info("memory").execute(raise_on_error=False)
+            self._of_admission(client, add)
         add("redis_memory_bytes", memory["used_memory"])
+        if self._settings.broker_url:
+            self._try("broker", lambda: self._of_rabbitmq(add))
+        else:
+            self._of_lists(answers, add)
+        return nodes.read_nodes(self._settings.redis_url)
+
+    def _redis(self) -> redis.Redis:
+        return redis.Redis.from_url(self._settings.redis_url, socket_connect_timeout=2, socket_timeout=3)
+
+    def _of_admission(self, client: redis.Redis, add: Callable[..., None]) -> None:
+        for queue, items in admission.held_items(client, self._queues).items():
+            add("reserved_items", items, queue)
+        for (queue, reason), count in admission.refusals(client).items():
+            add("admission_rejected_total", count, queue, reason)
+
+    def _of_rabbitmq(self, add: Callable[..., None]) -> None:
+        """The lengths of the queues; RabbitMQ does not tell how old a message is."""
+        with Connection(self._settings.broker_url, connect_timeout=2) as connection:
+            for queue, length in queue_lengths.waiting(connection, self._queues).items():
+                add("queue_waiting", length, queue)
+
+    def _of_lists(self, answers: Sequence[Any], add: Callable[..., None]) -> None:
+        """The lengths of the queues as Redis has them, pairs of length and head, and how long their heads have stayed."""
         now_s, heads = time.monotonic(), {}
         for queue, length, head in zip(self._queues, answers[::2], answers[1::2], strict=True):
             if isinstance(length, redis.ResponseError):
@@ -193,7 +220,6 @@ class Exporter(Collector):
                 )
             add("queue_oldest_seconds", now_s - heads[queue][1] if queue in heads else 0.0, queue)
         self._heads = heads
-        return nodes.read_nodes(self._settings.redis_url)
 
 
 def serve(settings: Settings) -> http.HttpServer:
@@ -209,7 +235,7 @@ def serve(settings: Settings) -> http.HttpServer:
     registry = CollectorRegistry()
     registry.register(exporter)
     pages = {
-        "/metrics": http.metrics_page(registry),
+        "/metrics": metrics.page_of(registry),
         "/targets": exporter.targets,
         "/livez": lambda: (200, http.JSON, b'{"live": true}\n'),
         "/readyz": exporter.ready,

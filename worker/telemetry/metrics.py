@@ -2,7 +2,7 @@
 
 Counters and histograms change in any process of a node. They are kept in memory-mapped files in the node's work folder
 (prometheus_client's multiprocess mode), one set per slot: the replacement of a dead child continues the counts of its slot.
-The other metrics are read when somebody asks: from the node (`node`) or from the ledger and Redis (`exporter`).
+The other metrics are read when somebody asks: from the node (`node`) or from the ledger and Redis (`exporter`). API processes count for themselves (api/metrics.py).
 `python -m worker.telemetry` writes the table of docs/metrics.md.
 """
 
@@ -11,34 +11,28 @@ from __future__ import annotations
 import os
 import shutil
 from collections.abc import Iterable
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
 
 import psutil
 from billiard.process import current_process
-from prometheus_client import CollectorRegistry, Counter, Histogram, values
+from prometheus_client import (
+    CONTENT_TYPE_LATEST,
+    CollectorRegistry,
+    Counter,
+    Histogram,
+    generate_latest,
+    values,
+)
 from prometheus_client.metrics_core import CounterMetricFamily, GaugeMetricFamily, Metric as Family
 from prometheus_client.multiprocess import MultiProcessCollector
 
+from shared.http_pages import Page
+from shared.metrics import API_METRICS, Metric
 from shared.settings import Settings, get_settings, set_process_environment
 
 _FAST_S = (0.005, 0.01, 0.025, 0.05, 0.1, 0.2, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0)
 _SLOW_S = (0.1, 0.5, 1.0, 5.0, 15.0, 60.0, 300.0, 900.0, 3600.0)
 _ITEMS = (1, 2, 4, 8, 16, 32, 64, 128)
-
-
-@dataclass(frozen=True)
-class Metric:
-    """A metric as it is declared."""
-
-    name: str
-    kind: Literal["counter", "gauge", "histogram"]
-    help: str
-    labels: tuple[str, ...] = ()
-    #: Where it can be read: at every node, or at the exporter.
-    source: Literal["node", "exporter"] = "node"
-    buckets: tuple[float, ...] = ()
 
 
 def _exported(name: str, help: str, *labels: str) -> Metric:
@@ -78,6 +72,7 @@ METRICS = (
     Metric("scenefleet_machine_cpu_percent", "gauge", "Busy CPUs of the machine, percent of all"),
     _exported("scenefleet_database_up", "1 if Postgres has answered the last look"),
     _exported("scenefleet_redis_up", "1 if Redis has answered the last look"),
+    _exported("scenefleet_broker_up", "1 if RabbitMQ has answered the last look; absent without BROKER_URL"),
     _exported("scenefleet_redis_memory_bytes", "Memory that Redis uses"),
     _exported("scenefleet_database_bytes", "Size of the database"),
     _exported("scenefleet_nodes", "Nodes of the last 30 s, by family and state", "family", "state"),
@@ -98,6 +93,9 @@ METRICS = (
     _exported("scenefleet_concurrent_requests", "Mean number of requests that waited or were answered at once (window: 1m, 5m)", "family", "window"),
     _exported("scenefleet_request_mean_seconds", "Mean time to answer a request (window: 1m, 5m)", "family", "window"),
     _exported("scenefleet_scale_advice", "Advice of `scenefleet scale`: 0 enough nodes, 1 more, 2 many more", "family"),
+    _exported("scenefleet_reserved_items", "Items that callers have reserved in a queue of requests, waiting or computed", "queue"),
+    Metric("scenefleet_admission_rejected_total", "counter", "Requests that callers did not send because a limit was reached (items, tokens, user)", ("queue", "reason"), "exporter"),
+    *API_METRICS,
 )
 # fmt: on
 NAMED = {metric.name: metric for metric in METRICS}
@@ -182,9 +180,9 @@ def observe_batch(family: str, items: int, tokens: int = 0, model: str | None = 
     _batch_tokens.labels(family).inc(tokens)
 
 
-def count_rejected(queue: str, reason: str) -> None:
-    """Count a refused request; ``reason``: one of few words, never a caller's text."""
-    _rejected.labels(queue, reason).inc()
+def count_rejected(queue: str, reason: str, count: int = 1) -> None:
+    """Count refused requests; ``reason``: one of few words, never a caller's text."""
+    _rejected.labels(queue, reason).inc(count)
 
 
 def count_cache(kind: str, hit: bool) -> None:
@@ -214,6 +212,11 @@ def counted() -> Iterable[Family]:
         return list(REGISTRY.collect())
     files = [str(path) for path in FOLDER.glob("*.db")]
     return list(MultiProcessCollector.merge(files))  # type: ignore[no-untyped-call]
+
+
+def page_of(registry: CollectorRegistry) -> Page:
+    """The metrics of a registry as Prometheus reads them."""
+    return lambda: (200, CONTENT_TYPE_LATEST, generate_latest(registry))
 
 
 def remove_files() -> None:

@@ -14,9 +14,9 @@ from prometheus_client import CollectorRegistry
 from prometheus_client.metrics_core import Metric as Family
 from prometheus_client.registry import Collector
 
-from shared import routing
+from shared import http_pages as http, routing
 from shared.settings import Settings
-from worker.telemetry import http, metrics, resources
+from worker.telemetry import metrics, resources
 from worker.telemetry.load import Load, count_family
 from worker.telemetry.watchdog import Watchdog
 
@@ -53,7 +53,7 @@ class Telemetry(Collector):
             return
         registry = CollectorRegistry()
         registry.register(self)
-        pages = {"/livez": self.live, "/readyz": self.ready, "/metrics": http.metrics_page(registry)}
+        pages = {"/livez": self.live, "/readyz": self.ready, "/metrics": metrics.page_of(registry)}
         self._server = http.HttpServer(self._settings.metrics_host, self._settings.metrics_port, pages)
         self._server.start()
 

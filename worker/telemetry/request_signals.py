@@ -14,6 +14,7 @@ from typing import Any
 from celery import signals
 
 from shared import trace_context, tracing
+from shared.broker import SENT_HEADER
 from shared.logs import get_logger
 from shared.routing import TASK_QUEUE
 from worker.telemetry import custom_events, metrics
@@ -72,7 +73,12 @@ def _begin(task_id: str, task: Any, **_: object) -> None:
     else:
         # A wake-up message: the job's span is in the trace of its row (worker/runner.py).
         stack.enter_context(trace_context.using(parent))
-    _open[task_id] = _Open(_began_s.pop(task_id, time.monotonic()), stack, found)
+    began_s = _began_s.pop(task_id, None)
+    sent = task.request.get(SENT_HEADER)
+    # Those of a batch are counted with it (worker/online/batch.py).
+    if began_s is None and sent is not None and task.name in TASK_QUEUE:
+        metrics.observe_wait(TASK_QUEUE[task.name], time.time() - sent)
+    _open[task_id] = _Open(began_s or time.monotonic(), stack, found)
 
 
 def _end(task_id: str, task: Any, retval: Any, state: str | None = None, **_: object) -> None:

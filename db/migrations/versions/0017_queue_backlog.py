@@ -16,7 +16,7 @@ depends_on = None
 
 def upgrade() -> None:
     # The body is parsed here, so a caller's search_path can't put another table in the place of `jobs`. Each half reads an
-    # index (ix_jobs_due, ix_jobs_running) and stops at a thousand: more nodes than that nobody starts.
+    # index (ix_jobs_due, ix_jobs_running) and stops at a thousand: a larger number would start no more nodes.
     op.execute(
         """
         CREATE FUNCTION queue_backlog(queue_name text) RETURNS bigint

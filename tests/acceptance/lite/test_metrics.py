@@ -9,6 +9,7 @@ import subprocess
 import sys
 import urllib.request
 from collections.abc import Iterator
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -128,14 +129,27 @@ def exporter(fleet: Fleet) -> Iterator[str]:
         assert process.wait(timeout=20) == 0
 
 
-def test_the_exporter_shows_the_fleet_and_where_its_nodes_are(fleet: Fleet, exporter: str) -> None:
+def test_the_exporter_shows_the_fleet_and_where_its_nodes_are(fleet: Fleet, api: Api, exporter: str) -> None:
     found = scrape(exporter)
     assert found["scenefleet_database_up[]"] == found["scenefleet_redis_up[]"] == 1
     assert {f"scenefleet_nodes['{name}', 'ready']" for name in fleet.nodes} <= found.keys()
     targets = get(f"{exporter}/targets")
-    assert {f"http://{target['targets'][0]}" for target in targets} == {
+    assert {f"http://{target['targets'][0]}" for target in targets if "node" in target["labels"]} == {
         address(fleet, name) for name in fleet.nodes
     }
+
+    get(f"{api.url}/api/v1/health")
+
+    def is_counted() -> bool:
+        """By the API process that answers; one that was killed a moment ago may still be listed."""
+        for target in get(f"{exporter}/targets"):
+            if target["labels"].get("job") == "scenefleet-api":
+                with suppress(OSError):
+                    shown = scrape(f"http://{target['targets'][0]}")
+                    return shown.get("scenefleet_api_requests_total['GET', '/api/v1/health', '200']", 0) > 0
+        return False
+
+    eventually(is_counted, within_s=60, what="the exporter knows where the API's metrics are")
     assert get(f"{exporter}/readyz") == {"database": True, "redis": True}
 
 

@@ -6,6 +6,7 @@ import base64
 import re
 import shutil
 import sys
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -15,14 +16,18 @@ import jiwer
 import numpy as np
 import openai
 import pytest
+import redis
 from huggingface_hub import InferenceClient
 from huggingface_hub.errors import HfHubHTTPError
 
+from shared.admission import Reservation, admitted
+from shared.client import Client
+from shared.errors import Overloaded
 from tests.acceptance.lite.conftest import API_USER
 from tests.contracts.candidates import sample_words
 from tests.support.api import Api
 from tests.support.excerpt import write_excerpt
-from tests.support.fleet import ROOT, Fleet, kept_environment, run_to_end
+from tests.support.fleet import ROOT, Fleet, eventually, kept_environment, run_to_end
 
 MODEL, EAR = "all-minilm-l6-v2", "pocketsphinx-en-us"
 SENTENCES = (
@@ -205,3 +210,33 @@ def test_the_documentations_lines_work(api: Api, spoken: Path, tmp_path: Path) -
     first = re.findall(r"^```python\n(.*?)^```", page, re.M | re.S)[0]
     done = run_to_end([sys.executable, "-c", first], kept_environment(), timeout_s=120)
     assert len(blocks) == 3 and done.stdout == "384 10\n", done.stderr
+
+
+def test_a_user_with_too_much_that_waits_is_told_when_to_return_and_others_are_served(
+    fleet: Fleet, api: Api, client: openai.OpenAI
+) -> None:
+    with redis.Redis.from_url(fleet.redis_url) as store, Client(fleet.redis_url, retries=0) as other:
+        eventually(lambda: store.exists("scenefleet:limits:text.online", "scenefleet:limits:search") == 2,
+                   within_s=60, what="the nodes have published their limits")  # fmt: skip
+        with ExitStack() as flood:
+            for queue in ("text.online", "search"):
+                place = Reservation(queue=queue, user_id=API_USER, items=3000, tokens=1, hold_s=600)
+                flood.enter_context(admitted(store, place))
+            for texts in (["one"], ["several"] * 20):
+                with pytest.raises(
+                    openai.RateLimitError, match=rf"user {API_USER} has 3000 items that wait"
+                ) as refused:
+                    client.embeddings.create(model=MODEL, input=texts)
+                assert int(refused.value.response.headers["retry-after"]) >= 1
+                assert refused.value.code == "rate_limit_exceeded"
+            search = httpx.get(f"{api.url}/api/v1/search", params={"q": "coffee"}, timeout=60)
+            assert (search.status_code, search.json()["code"]) == (429, "Overloaded")
+            assert int(search.headers["retry-after"]) >= 1
+            with pytest.raises(Overloaded, match="has 3000 items that wait") as told:
+                other.search(API_USER, "coffee")
+            assert told.value.retry_after_s > 0
+            # Not what other users ask, nor those who name none.
+            assert len(other.embed_texts(["one", "two"], user_id="else").vectors) == 2
+            assert len(other.embed_texts(["one"]).vectors) == 1
+            assert other.search("else", "coffee").hits == ()
+        assert client.embeddings.create(model=MODEL, input="one").data

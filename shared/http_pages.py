@@ -13,10 +13,8 @@ import time
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, generate_latest
-
-from shared.errors import Outage
-from shared.logs import get_logger
+from .errors import Outage
+from .logs import get_logger
 
 log = get_logger(__name__)
 
@@ -136,11 +134,6 @@ class HttpServer(socketserver.ThreadingTCPServer):
 
     def handle_error(self, request: Any, client_address: Any) -> None:
         log.exception("connection failed")
-
-
-def metrics_page(registry: CollectorRegistry) -> Page:
-    """The metrics of a registry as Prometheus reads them."""
-    return lambda: (200, CONTENT_TYPE_LATEST, generate_latest(registry))
 
 
 def own_address(host: str, towards: str) -> str:
