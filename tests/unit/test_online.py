@@ -166,9 +166,9 @@ class Embedder:
     def __init__(self) -> None:
         self.asked: list[list[str]] = []
 
-    def __call__(self, texts: list[str]) -> Any:
+    def __call__(self, texts: list[str]) -> list[vectors.Vector]:
         self.asked.append(texts)
-        return np.array([[len(text), 1] for text in texts], np.float32)
+        return [vectors.Vector(np.array([len(text), 1], np.float32), tokens=len(text)) for text in texts]
 
 
 def test_equal_texts_are_computed_once(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -178,7 +178,7 @@ def test_equal_texts_are_computed_once(monkeypatch: pytest.MonkeyPatch) -> None:
     assert [vector.values.tolist() for vector in first] == [[1, 1], [2, 1], [1, 1]]
     assert [vector.cached for vector in first] == [False, False, True]
     again = vectors.embed_once(model, "text", ["bb", "ccc"], model)
-    assert [vector.cached for vector in again] == [True, False]
+    assert [(vector.cached, vector.tokens) for vector in again] == [(True, 2), (False, 3)]
     vectors.embed_once(model, "vision", ["a"], model)
     assert model.asked == [["a", "bb"], ["ccc"], ["a"]]
     # Not for long: it is no cache.
@@ -209,8 +209,10 @@ def test_the_shared_cache_is_asked_first_and_told_what_is_new(monkeypatch: pytes
 
 def test_vectors_are_written_as_numbers_or_as_base64() -> None:
     found = [vectors.Vector(np.array([0.5, -1], np.float32)), None]
-    assert vectors.write_vectors("floats", found) == {"vectors": [[0.5, -1.0], None]}
-    assert vectors.write_vectors("base64", found) == {"vectors": [], "packed": ["AAAAPwAAgL8=", None]}
+    model = {"model": "m", "revision": "1", "dim": 2}
+    assert vectors.write_vectors(USED, "floats", found) == {**model, "vectors": [[0.5, -1.0], None]}
+    packed = {"vectors": [], "packed": ["AAAAPwAAgL8=", None]}
+    assert vectors.write_vectors(USED, "base64", found) == {**model, **packed}
 
 
 def test_tokens_are_estimated_by_script() -> None:

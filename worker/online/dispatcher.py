@@ -136,8 +136,7 @@ class Dispatcher:
             log.error("queue not looked at", queue=self.queue, error=error)
             return
         if refused:
-            for _ in range(refused):
-                metrics.count_rejected(self.queue, "queue full")
+            metrics.count_rejected(self.queue, "queue full", refused)
             log.warning(
                 "requests refused: the queue is full", queue=self.queue, requests=refused, limit=limit
             )

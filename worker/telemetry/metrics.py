@@ -182,14 +182,15 @@ def observe_batch(family: str, items: int, tokens: int = 0, model: str | None = 
     _batch_tokens.labels(family).inc(tokens)
 
 
-def count_rejected(queue: str, reason: str) -> None:
-    """Count a refused request; ``reason``: one of few words, never a caller's text."""
-    _rejected.labels(queue, reason).inc()
+def count_rejected(queue: str, reason: str, number: int = 1) -> None:
+    """Count refused requests; ``reason``: one of few words, never a caller's text."""
+    _rejected.labels(queue, reason).inc(number)
 
 
-def count_cache(kind: str, hit: bool) -> None:
-    """Count a look-up in a cache."""
-    _cache.labels(kind, "hit" if hit else "miss").inc()
+def count_cache(kind: str, hit: bool, number: int = 1) -> None:
+    """Count look-ups in a cache."""
+    if number:
+        _cache.labels(kind, "hit" if hit else "miss").inc(number)
 
 
 def observe_job(stage: str, outcome: str, seconds: float) -> None:
