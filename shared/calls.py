@@ -308,8 +308,9 @@ class Calls:
 
         ``model``: a model of the catalogue; default: the active one.
         """
-        kwargs = {"texts": list(texts), "lexical": lexical, "model": model}
-        return Call(routing.TEXT_EMBED, contracts.EncodeTexts, kwargs, contracts.TextVectors)
+        # Base64 costs both sides a tenth of JSON's numbers.
+        kwargs = {"texts": list(texts), "lexical": lexical, "model": model, "encoding": "base64"}
+        return Call(routing.TEXT_EMBED, contracts.EncodeTexts, kwargs, contracts.UnpackedVectors)
 
     @call
     def rerank(self, query: str, documents: Sequence[str]) -> Call[contracts.RerankScores]:
