@@ -26,14 +26,14 @@ _READY_S = 300.0
 
 
 @contextmanager
-def serving(model: Path, log: Path, threads: int) -> Iterator[str]:
+def serving(model: Path, log: Path) -> Iterator[str]:
     """Serve the files of a model with its defaults; yields the address that embeds."""
     python = ensure_env(_FOLDER, (same_torch(), *_PACKAGES))
     port = find_free_port()
     command = [str(python.with_name("infinity_emb")), "v2", "--model-id", str(model), "--port", str(port),
                "--host", "127.0.0.1", "--engine", "torch", "--device", "cpu", "--served-model-name", "minilm"]  # fmt: skip
     environment = {**kept_environment(), "HF_HUB_OFFLINE": "1", "DO_NOT_TRACK": "1",
-                   "INFINITY_ANONYMOUS_USAGE_STATS": "0", "OMP_NUM_THREADS": str(threads)}  # fmt: skip
+                   "INFINITY_ANONYMOUS_USAGE_STATS": "0"}  # fmt: skip
     with log.open("wb") as sink:
         process = subprocess.Popen(
             command, env=environment, stdin=subprocess.DEVNULL, stdout=sink, stderr=sink, cwd=os.sep

@@ -9,6 +9,7 @@ from __future__ import annotations
 import http.client
 import itertools
 import json
+import os
 import subprocess
 import sys
 import threading
@@ -29,9 +30,11 @@ Ask = Callable[[Sequence[str]], int]
 
 @dataclass(frozen=True, kw_only=True)
 class Load:
-    """``fleet``: REDIS_URL, asked by ``shared.client``; ``http``: an address that answers as OpenAI's embeddings do."""
+    """What is asked: ``fleet``, a REDIS_URL, by ``shared.client``; ``http``, an address that answers as OpenAI's embeddings
+    do; ``bare``, a model of the catalogue in the caller's process, by its own library.
+    """
 
-    kind: Literal["fleet", "http"]
+    kind: Literal["fleet", "http", "bare"]
     url: str
     clients: int
     #: Of each request.
@@ -41,9 +44,9 @@ class Load:
     run: str
 
 
-def run_load(load: Load, python: str = sys.executable) -> dict[str, Any]:
+def run_load(load: Load) -> dict[str, Any]:
     """Run callers in a process of their own, and return what it prints."""
-    command = [python, "-m", "bench.online.load", json.dumps(asdict(load))]
+    command = [sys.executable, "-m", "bench.online.load", json.dumps(asdict(load))]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=load.seconds + 120)
     if done.returncode:
         raise RuntimeError(f"the callers of {load.kind} failed: {done.stderr[-2000:]}")
@@ -98,10 +101,26 @@ def measure(load: Load) -> dict[str, Any]:
 def _asks(load: Load) -> list[Ask]:
     if load.kind == "http":
         return [_over_http(load.url) for _ in range(load.clients)]
+    if load.kind == "bare":
+        return [_bare(load.url)] * load.clients
     from shared.client import Client
 
     client = Client(load.url, timeout_s=60)
     return [lambda texts: len(client.embed_texts(texts).vectors)] * load.clients
+
+
+def _bare(name: str) -> Ask:
+    from bench.engines import ENGINES
+    from worker.models.catalog import load_catalog
+
+    spec = load_catalog().get(name)
+    engine = ENGINES[spec.provider](spec, len(os.sched_getaffinity(0)))
+
+    def ask(texts: Sequence[str]) -> int:
+        engine.run(texts)
+        return len(texts)
+
+    return ask
 
 
 def _over_http(url: str) -> Ask:
