@@ -14,7 +14,7 @@ from rich.console import Console
 
 from bench import OUT
 from bench.online import deaths, flood, indexing, rates
-from bench.online.load import Load, run_load
+from bench.online.load import THREADS, Load, run_load
 from bench.online.report import Figure, show
 from bench.servers import servers
 from tests.support.fleet import ROOT, Fleet, fleet_over
@@ -28,8 +28,9 @@ def run(parts: list[str], *, quick: bool) -> tuple[dict[str, Any], list[Figure]]
     found: dict[str, Any] = {}
     figures: list[Figure] = []
     with servers() as (postgres, redis, folder), fleet_over(postgres, redis, folder / "home") as fleet:
-        # As shipped: every core.
+        # As shipped: every core, and what `scenefleet node` sets for its threads (local/node.py).
         del fleet.environment["SCENEFLEET_MODEL_THREADS"]
+        fleet.environment |= THREADS
         fleet.start("text")
         fleet.wait_ready(within_s=300)
         if "rates" in parts:

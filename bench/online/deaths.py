@@ -20,7 +20,7 @@ from tests.support.fleet import Fleet, eventually
 
 CALLERS = 64
 #: Of each request. A process that was killed is back after some seconds, with its model.
-_DEADLINE_S = 60.0
+_DEADLINE_S = 120.0
 #: After the last answer: a second one would have come by then.
 _QUIET_S = 3.0
 

@@ -12,6 +12,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from bench.env import ensure_env, same_torch
+from bench.online.load import THREADS
 from local.servers.ports import find_free_port
 from tests.support.fleet import kept_environment
 
@@ -32,7 +33,7 @@ def serving(model: Path, log: Path) -> Iterator[str]:
     port = find_free_port()
     command = [str(python.with_name("infinity_emb")), "v2", "--model-id", str(model), "--port", str(port),
                "--host", "127.0.0.1", "--engine", "torch", "--device", "cpu", "--served-model-name", "minilm"]  # fmt: skip
-    environment = {**kept_environment(), "HF_HUB_OFFLINE": "1", "DO_NOT_TRACK": "1",
+    environment = {**kept_environment(), **THREADS, "HF_HUB_OFFLINE": "1", "DO_NOT_TRACK": "1",
                    "INFINITY_ANONYMOUS_USAGE_STATS": "0"}  # fmt: skip
     with log.open("wb") as sink:
         process = subprocess.Popen(

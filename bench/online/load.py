@@ -23,6 +23,8 @@ from urllib.parse import urlsplit
 from bench.models import make_texts
 
 ROOT = Path(__file__).parents[2]
+#: Of every server that is compared: threads that wait for work don't take the cores of those that have some.
+THREADS = {"OMP_WAIT_POLICY": "PASSIVE"}
 #: Requests that each caller sends before the clock runs.
 _WARM_UP = 3
 Ask = Callable[[Sequence[str]], int]
@@ -47,7 +49,14 @@ class Load:
 def run_load(load: Load) -> dict[str, Any]:
     """Run callers in a process of their own, and return what it prints."""
     command = [sys.executable, "-m", "bench.online.load", json.dumps(asdict(load))]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=load.seconds + 120)
+    done = subprocess.run(
+        command,
+        cwd=ROOT,
+        env={**os.environ, **THREADS},
+        capture_output=True,
+        text=True,
+        timeout=load.seconds + 300,
+    )
     if done.returncode:
         raise RuntimeError(f"the callers of {load.kind} failed: {done.stderr[-2000:]}")
     found: dict[str, Any] = json.loads(done.stdout)
@@ -92,7 +101,7 @@ def measure(load: Load) -> dict[str, Any]:
     if not failed:
         start.wait()
     for thread in threads:
-        thread.join(timeout=load.seconds + 60)
+        thread.join(timeout=load.seconds + 240)
     if failed:
         raise failed[0]
     return {"texts_per_s": len(took) * load.texts / load.seconds, "took_s": took}
@@ -105,7 +114,7 @@ def _asks(load: Load) -> list[Ask]:
         return [_bare(load.url)] * load.clients
     from shared.client import Client
 
-    client = Client(load.url, timeout_s=60)
+    client = Client(load.url, timeout_s=240)
     return [lambda texts: len(client.embed_texts(texts).vectors)] * load.clients
 
 
@@ -125,7 +134,7 @@ def _bare(name: str) -> Ask:
 
 def _over_http(url: str) -> Ask:
     address = urlsplit(url)
-    connection = http.client.HTTPConnection(str(address.hostname), address.port, timeout=60)
+    connection = http.client.HTTPConnection(str(address.hostname), address.port, timeout=240)
     headers = {"Content-Type": "application/json"}
 
     def ask(texts: Sequence[str]) -> int:

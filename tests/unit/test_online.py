@@ -12,10 +12,12 @@ from billiard.exceptions import WorkerLostError
 from celery.worker import state as worker_state
 from hypothesis import given, strategies as st
 
+import tasks.text
 from shared.contracts import EmbedTexts
 from shared.errors import InvalidRequest, ModelFailure, ModelUnavailable, Overloaded
 from shared.settings import Settings
 from worker.broker.celery_patches import call_after_acknowledge
+from worker.models.text import TextVectors
 from worker.online import batch, vectors
 from worker.online.buffer import Buffer, Waiting
 from worker.online.dispatcher import Dispatcher
@@ -418,3 +420,32 @@ def test_after_a_lost_connection_nothing_more_is_sent(node: Node) -> None:
     again.add(Message("a"))
     consumer.turn()
     assert consumer.sizes == [1, 1]
+
+
+def test_only_texts_from_the_shared_cache_are_counted_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    kept = {"kept": np.array([1, 0], np.float32)}
+    counted: list[list[str]] = []
+
+    class Kept:
+        def get_many(self, model: str, revision: str, kind: str, texts: Sequence[str]) -> list[Any]:
+            return [kept.get(text) for text in texts]
+
+        def put_many(self, *args: Any) -> None: ...
+
+    class Counting(Embedder):
+        dim = 2
+        placement = SimpleNamespace(device="cpu")
+
+        def encode(self, texts: list[str]) -> TextVectors:
+            return TextVectors(np.ones((len(texts), 2), np.float32), None, tuple(map(len, texts)))
+
+        def count_tokens(self, texts: list[str]) -> tuple[int, ...]:
+            counted.append(texts)
+            return tuple(map(len, texts))
+
+    monkeypatch.setattr(vectors, "_recent", type(vectors._recent)())
+    monkeypatch.setattr(vectors, "_find_store", Kept)
+    monkeypatch.setattr(tasks.text, "get_runtime", lambda: SimpleNamespace(model=lambda *_: Counting()))
+    found = tasks.text._encode((None, False), ["new", "kept", "longer", "kept"]).outputs
+    assert [vector.tokens for vector in found] == [3, 4, 6, 4]
+    assert counted == [["kept"]]

@@ -32,7 +32,7 @@ from worker.broker.celery_patches import call_after_acknowledge
 from worker.online import batch
 from worker.online.buffer import Buffer, Part, Waiting
 from worker.online.operations import OPERATIONS
-from worker.online.overload import refuse_newest
+from worker.online.overload import AT_ONCE, refuse_newest
 from worker.telemetry import metrics
 
 log = get_logger(__name__)
@@ -45,6 +45,8 @@ _PREFETCHED_BATCHES = 2
 _ESCAPED = 4
 #: Batches after whose loss a request fails.
 MAX_LOSSES = 2
+#: How long the event loop may refuse messages of a full queue before it goes on, every half second.
+_REFUSING_S = 0.2
 #: When a caller may send a refused request again, seconds.
 RETRY_AFTER_S = 2.0
 
@@ -128,14 +130,17 @@ class Dispatcher:
         """Refuse the newest messages of a queue that is too long; RabbitMQ limits its queues itself (docs/deploy.md)."""
         if self._consumer.connection.transport.driver_type != "redis":
             return
-        limit = self._settings.online_queue_items
+        limit, refused = self._settings.online_queue_items, 0
+        ends_s = time.monotonic() + _REFUSING_S
         try:
             with self._channel.conn_or_acquire() as client:
-                refused = refuse_newest(client, self.queue, limit, RETRY_AFTER_S)
+                while number := refuse_newest(client, self.queue, limit, RETRY_AFTER_S):
+                    refused += number
+                    if number < AT_ONCE or time.monotonic() > ends_s:
+                        break
         except ResponseError as error:
             # One of the keys has another type; everything else continues.
             log.error("queue not looked at", queue=self.queue, error=error)
-            return
         if refused:
             metrics.count_rejected(self.queue, "queue full", refused)
             log.warning(
