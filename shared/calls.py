@@ -315,8 +315,11 @@ class Calls:
 
         ``model``: a model of the catalogue; default: the active one. ``user_id``: whose limit it counts for.
         """
-        kwargs = {"texts": list(texts), "lexical": lexical, "model": model}
-        return Call(routing.TEXT_EMBED, contracts.EncodeTexts, kwargs, contracts.TextVectors, user_id=user_id)
+        # Base64 costs both sides a tenth of JSON's numbers.
+        kwargs = {"texts": list(texts), "lexical": lexical, "model": model, "encoding": "base64"}
+        return Call(
+            routing.TEXT_EMBED, contracts.EncodeTexts, kwargs, contracts.UnpackedVectors, user_id=user_id
+        )
 
     @call
     def rerank(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from typing import TYPE_CHECKING, Any, cast
 
 from shared import routing
@@ -21,36 +22,39 @@ def _encode(options: tuple[str | None, bool], texts: list[str]) -> Computed:
     name, lexical = options
     model = cast("TextEmbedder", get_runtime().model("text", name))
     if not lexical:
-        return Computed(
-            used_by(model, model.dim), _counted(model, texts, embed_once(model, "text", texts, model.embed))
-        )
+        found = embed_once(model, "text", texts, partial(_compute, model))
+        return Computed(used_by(model, model.dim), _counted(model, texts, found))
     if not model.has_lexical:
         raise ModelUnavailable(
             f"Model {model.spec.name} gives no lexical weights: ask for vectors only, or use a profile whose text model"
             " does"
         )
     unique = list(dict.fromkeys(texts))
-    found = model.encode(unique)
-    vectors = {
-        text: Vector(dense, lexical=weights)
-        for text, dense, weights in zip(unique, found.dense, found.lexical or (), strict=True)
-    }
-    return Computed(used_by(model, model.dim), _counted(model, texts, [vectors[text] for text in texts]))
+    vectors = dict(zip(unique, _compute(model, unique), strict=True))
+    return Computed(used_by(model, model.dim), [vectors[text] for text in texts])
 
 
-def _counted(model: TextEmbedder, texts: list[str], vectors: list[Vector]) -> list[Any]:
-    """The vectors with the number of tokens of their texts, if the model tells it."""
-    counts = model.count_tokens(texts) or [None] * len(texts)
-    return [vector._replace(tokens=count) for vector, count in zip(vectors, counts, strict=True)]
+def _compute(model: TextEmbedder, texts: list[str]) -> list[Vector]:
+    found = model.encode(texts)
+    nothing: list[Any] = [None] * len(texts)
+    rows = zip(found.dense, found.lexical or nothing, found.tokens or nothing, strict=True)
+    return [Vector(dense, lexical=weights, tokens=tokens) for dense, weights, tokens in rows]
+
+
+def _counted(model: TextEmbedder, texts: list[str], vectors: list[Vector]) -> list[Vector]:
+    """The vectors with the number of tokens of their texts, which the shared cache does not keep."""
+    uncounted = list(
+        {text: None for text, vector in zip(texts, vectors, strict=True) if vector.tokens is None}
+    )
+    counts = dict(zip(uncounted, (model.count_tokens(uncounted) if uncounted else None) or (), strict=False))
+    return [
+        vector if vector.tokens is not None else vector._replace(tokens=counts.get(text))
+        for text, vector in zip(texts, vectors, strict=True)
+    ]
 
 
 def _write(request: EncodeTexts, used: Used, vectors: Sequence[Vector | None]) -> dict[str, Any]:
-    answer = {
-        "model": used.model,
-        "revision": used.revision,
-        "dim": used.dim,
-        **write_vectors(request.encoding, vectors),
-    }
+    answer = write_vectors(used, request.encoding, vectors)
     if request.lexical:
         answer["lexical"] = [
             vector and {str(token): float(weight) for token, weight in (vector.lexical or {}).items()}

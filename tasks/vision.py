@@ -22,7 +22,10 @@ _PICTURES = 16
 
 def _embed_texts(name: str | None, texts: list[str]) -> Computed:
     model = _model(name)
-    return Computed(used_by(model, model.dim), list(embed_once(model, "vision", texts, model.embed_texts)))
+    found = embed_once(
+        model, "vision", texts, lambda texts: [Vector(row) for row in model.embed_texts(texts)]
+    )
+    return Computed(used_by(model, model.dim), found)
 
 
 def _read(request: EmbedImages, first: int, end: int) -> list[Any]:
@@ -51,12 +54,7 @@ def _model(name: str | None) -> VisionEmbedder:
 
 
 def _write(request: EmbedTexts | EmbedImages, used: Used, vectors: Sequence[Vector | None]) -> dict[str, Any]:
-    return {
-        "model": used.model,
-        "revision": used.revision,
-        "dim": used.dim,
-        **write_vectors(request.encoding, vectors),
-    }
+    return write_vectors(used, request.encoding, vectors)
 
 
 #: Embed texts with the text tower, to search pictures by words.

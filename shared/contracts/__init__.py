@@ -41,6 +41,7 @@ from .inference import (
     TranscribeAudio as TranscribeAudio,
     TranscribedAudio as TranscribedAudio,
     TranscribedSound as TranscribedSound,
+    UnpackedVectors as UnpackedVectors,
 )
 from .keys import (
     CheckKey as CheckKey,

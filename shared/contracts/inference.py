@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Annotated, ClassVar, Literal
+import sys
+from array import array
+from base64 import b64decode
+from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from .base import MAX_QUERY_CHARS, Box, Contract, Id, ModelName, Part, Text
 from .speech import Segment
@@ -88,6 +91,26 @@ class TextVectors(ComputedAnswer):
     lexical: tuple[dict[TokenId, float] | None, ...] | None = Field(None, max_length=MAX_ITEMS)
     #: Tokens of each text that the model has read, special ones included; None: the model does not tell.
     tokens: tuple[int | None, ...] | None = Field(None, max_length=MAX_ITEMS)
+
+
+class UnpackedVectors(TextVectors):
+    """``TextVectors`` whose ``vectors`` are read from ``packed``, if that is what the answer has; for callers in Python."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _unpack(cls, answer: Any) -> Any:
+        if not isinstance(answer, dict) or not isinstance(answer.get("packed"), list):
+            return answer
+        vectors = [packed and _floats(packed) for packed in answer["packed"]]
+        return {**answer, "vectors": vectors, "packed": None}
+
+
+def _floats(packed: str) -> list[float]:
+    """Little-endian float32 in base64. Raises ValueError."""
+    found = array("f", b64decode(packed, validate=True))
+    if sys.byteorder == "big":
+        found.byteswap()
+    return found.tolist()
 
 
 class RerankDocuments(Several):

@@ -101,7 +101,7 @@ def stopped(fleet: Fleet, queue: Any) -> Iterator[psutil.Process]:
 
 
 def get(sent: AsyncResult[Any]) -> Any:
-    return sent.get(timeout=60)
+    return sent.get(timeout=240)
 
 
 def batches(fleet: Fleet) -> list[int]:

@@ -54,6 +54,10 @@ class TestTextEmbedder:
         counts = embedder.count_tokens(["a", "a cup of coffee", story, story + "The end."])
         assert counts is not None and 2 < counts[0] + 2 <= counts[1] < counts[2] == counts[3]
         assert embedder.count_tokens([]) == ()
+        assert (
+            embedder.encode(["a", story]).tokens == (counts[0], counts[2])
+            and embedder.encode([]).tokens == ()
+        )
 
     def test_weighs_words_if_it_says_so(self, embedder: TextEmbedder) -> None:
         found = embedder.encode(TEXTS)

@@ -75,6 +75,42 @@ def test_a_key_of_another_type_does_not_fail_the_task(redis: Any, backend: Reply
     assert redis.get(key) == b"taken"
 
 
+def test_answers_of_a_batch_are_sent_together(
+    redis: Any, backend: ReplyingBackend, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    keys = [new_reply_key() for _ in range(4)]
+    redis.set(keys[3], "taken")
+    backend.mark_as_done("b3", "the first", Context(id="b3"))
+    with redis.pubsub(ignore_subscribe_messages=True) as told:
+        told.subscribe(backend.get_key_for_task("b0"))
+        told.get_message(timeout=5)
+        with backend.together():
+            for number, key in enumerate(keys[:2]):
+                backend.mark_as_done(f"b{number}", number, Context(id=f"b{number}", reply_to=key))
+            backend.mark_as_failure("b2", InvalidRequest("no"), request=Context(id="b2", reply_to=keys[2]))
+            backend.mark_as_done("b3", "the second", Context(id="b3", reply_to=keys[3]))
+            assert not redis.exists(*keys[:3])
+            assert not redis.exists(*(backend.get_key_for_task(f"b{number}") for number in range(3)))
+        assert told.get_message(timeout=5) is not None
+    assert [wait(redis, key, {f"b{number}"})[f"b{number}"].result for number, key in enumerate(keys[:2])] == [
+        0,
+        1,
+    ]
+    assert isinstance(wait(redis, keys[2], {"b2"})["b2"].error, InvalidRequest)
+    metas = [backend.get_task_meta(f"b{number}", cache=False) for number in range(4)]
+    assert [meta["status"] for meta in metas] == ["SUCCESS", "SUCCESS", "FAILURE", "SUCCESS"]
+    # As Celery does: a later answer changes no success.
+    assert metas[3]["result"] == "the first" and redis.get(keys[3]) == b"taken"
+    assert 0 < redis.ttl(backend.get_key_for_task("b1")) <= app.conf.result_expires
+    # Many large ones are not held until the end.
+    monkeypatch.setattr("worker.broker.replies._HELD_BYTES", 100)
+    with backend.together():
+        backend.mark_as_done("b4", "x" * 200, Context(id="b4"))
+        assert redis.exists(backend.get_key_for_task("b4"))
+    backend.mark_as_done("b5", 5, Context(id="b5"))
+    assert backend.get_task_meta("b5")["result"] == 5
+
+
 def test_a_caller_waits_for_all_its_tasks_and_for_no_others(redis: Any) -> None:
     key = new_reply_key()
     # Twice, and of a task that was not asked for.

@@ -25,6 +25,7 @@ from shared.contracts import (
     ShowTimeline,
     TextVectors,
     TranscribeAudio,
+    UnpackedVectors,
     VideoRef,
     parse,
 )
@@ -179,3 +180,11 @@ def test_nesting_without_end_is_refused() -> None:
     circle: dict[str, Any] = {}
     circle["circle"] = circle
     assert "not plain JSON" in refusal(VideoRef, circle)
+
+
+def test_vectors_are_read_from_base64() -> None:
+    answer = {"model": "m", "revision": "r", "dim": 2, "vectors": [], "packed": ["AAAAPwAAgL8=", None]}
+    found = UnpackedVectors.model_validate(answer, strict=False)
+    assert (found.vectors, found.packed) == (((0.5, -1.0), None), None)
+    with pytest.raises(ValueError, match="base64"):
+        UnpackedVectors.model_validate({**answer, "packed": ["no base64!"]}, strict=False)

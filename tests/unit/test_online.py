@@ -12,11 +12,13 @@ from billiard.exceptions import WorkerLostError
 from celery.worker import state as worker_state
 from hypothesis import given, strategies as st
 
+import tasks.text
 from shared.admission import HEADER, estimate_tokens
 from shared.contracts import EmbedTexts
 from shared.errors import InvalidRequest, ModelFailure, ModelUnavailable, Overloaded
 from shared.settings import Settings
 from worker.broker.celery_patches import call_after_acknowledge
+from worker.models.text import TextVectors
 from worker.online import batch, vectors
 from worker.online.buffer import Buffer, Waiting
 from worker.online.dispatcher import Dispatcher
@@ -167,9 +169,9 @@ class Embedder:
     def __init__(self) -> None:
         self.asked: list[list[str]] = []
 
-    def __call__(self, texts: list[str]) -> Any:
+    def __call__(self, texts: list[str]) -> list[vectors.Vector]:
         self.asked.append(texts)
-        return np.array([[len(text), 1] for text in texts], np.float32)
+        return [vectors.Vector(np.array([len(text), 1], np.float32), tokens=len(text)) for text in texts]
 
 
 def test_equal_texts_are_computed_once(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -179,7 +181,7 @@ def test_equal_texts_are_computed_once(monkeypatch: pytest.MonkeyPatch) -> None:
     assert [vector.values.tolist() for vector in first] == [[1, 1], [2, 1], [1, 1]]
     assert [vector.cached for vector in first] == [False, False, True]
     again = vectors.embed_once(model, "text", ["bb", "ccc"], model)
-    assert [vector.cached for vector in again] == [True, False]
+    assert [(vector.cached, vector.tokens) for vector in again] == [(True, 2), (False, 3)]
     vectors.embed_once(model, "vision", ["a"], model)
     assert model.asked == [["a", "bb"], ["ccc"], ["a"]]
     # Not for long: it is no cache.
@@ -210,8 +212,10 @@ def test_the_shared_cache_is_asked_first_and_told_what_is_new(monkeypatch: pytes
 
 def test_vectors_are_written_as_numbers_or_as_base64() -> None:
     found = [vectors.Vector(np.array([0.5, -1], np.float32)), None]
-    assert vectors.write_vectors("floats", found) == {"vectors": [[0.5, -1.0], None]}
-    assert vectors.write_vectors("base64", found) == {"vectors": [], "packed": ["AAAAPwAAgL8=", None]}
+    model = {"model": "m", "revision": "1", "dim": 2}
+    assert vectors.write_vectors(USED, "floats", found) == {**model, "vectors": [[0.5, -1.0], None]}
+    packed = {"vectors": [], "packed": ["AAAAPwAAgL8=", None]}
+    assert vectors.write_vectors(USED, "base64", found) == {**model, **packed}
 
 
 def test_tokens_are_estimated_by_script() -> None:
@@ -433,3 +437,32 @@ def test_after_a_lost_connection_nothing_more_is_sent(node: Node) -> None:
     again.add(Message("a"))
     consumer.turn()
     assert consumer.sizes == [1, 1]
+
+
+def test_only_texts_from_the_shared_cache_are_counted_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    kept = {"kept": np.array([1, 0], np.float32)}
+    counted: list[list[str]] = []
+
+    class Kept:
+        def get_many(self, model: str, revision: str, kind: str, texts: Sequence[str]) -> list[Any]:
+            return [kept.get(text) for text in texts]
+
+        def put_many(self, *args: Any) -> None: ...
+
+    class Counting(Embedder):
+        dim = 2
+        placement = SimpleNamespace(device="cpu")
+
+        def encode(self, texts: list[str]) -> TextVectors:
+            return TextVectors(np.ones((len(texts), 2), np.float32), None, tuple(map(len, texts)))
+
+        def count_tokens(self, texts: list[str]) -> tuple[int, ...]:
+            counted.append(texts)
+            return tuple(map(len, texts))
+
+    monkeypatch.setattr(vectors, "_recent", type(vectors._recent)())
+    monkeypatch.setattr(vectors, "_find_store", Kept)
+    monkeypatch.setattr(tasks.text, "get_runtime", lambda: SimpleNamespace(model=lambda *_: Counting()))
+    found = tasks.text._encode((None, False), ["new", "kept", "longer", "kept"]).outputs
+    assert [vector.tokens for vector in found] == [3, 4, 6, 4]
+    assert counted == [["kept"]]

@@ -22,6 +22,8 @@ class TextVectors:
     dense: Float32
     #: One per text; None: the model has no lexical head.
     lexical: tuple[LexicalWeights, ...] | None
+    #: Number of tokens read of each text, special ones included; None: the engine does not tell.
+    tokens: tuple[int, ...] | None = None
 
 
 class TextEmbedder(Model):
@@ -46,7 +48,7 @@ class TextEmbedder(Model):
         """
         texts = check_texts(texts, "embed")
         if not texts:
-            return TextVectors(np.zeros((0, self.dim), np.float32), () if self.has_lexical else None)
+            return TextVectors(np.zeros((0, self.dim), np.float32), () if self.has_lexical else None, ())
         with self._ready(), self._engine():
             return self._encode(texts)
 

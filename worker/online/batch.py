@@ -105,13 +105,14 @@ def run(members: list[Member]) -> list[Outcome]:
     log.info("batch computed", task=members[0].task, requests=len(members), expired=len(expired),
              items=sum(len(work.prepared) for work in works.values()), seconds=round(run_s, 3))  # fmt: skip
     outcomes = []
-    for place, member in enumerate(members):
-        if place in expired:
-            outcomes.append(Outcome("expired"))
-        elif place in failed:
-            outcomes.append(_answer(member, failed[place]))
-        else:
-            outcomes.append(_end_part(member, works[place], max(0.0, now_s - member.received_s), run_s))
+    with current_app.backend.together():
+        for place, member in enumerate(members):
+            if place in expired:
+                outcomes.append(Outcome("expired"))
+            elif place in failed:
+                outcomes.append(_answer(member, failed[place]))
+            else:
+                outcomes.append(_end_part(member, works[place], max(0.0, now_s - member.received_s), run_s))
     return outcomes
 
 

@@ -14,6 +14,7 @@ from __future__ import annotations
 import time
 import uuid
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any, cast
 
 from billiard.einfo import ExceptionInfo
@@ -214,12 +215,13 @@ class Dispatcher:
     # --- what the pool says
 
     def end(self, parts: Sequence[Part], outcomes: Sequence[batch.Outcome]) -> None:
-        """A batch has been computed."""
+        """A batch has been computed: send the next one, and acknowledge this one while the child computes that."""
         self._batches -= 1
+        answered = []
         for part, (kind, value) in zip(parts, outcomes, strict=True):
             waiting = part.waiting
             if kind == "answered":
-                waiting.request.on_success(value)
+                answered.append((waiting.request, value))
             elif self._is_closed:
                 # The broker delivers it again.
                 continue
@@ -229,7 +231,24 @@ class Dispatcher:
             elif not waiting.request.revoked():
                 # This process's clock is a moment behind.
                 self._buffer.put_back(part)
-        self._soon()
+        others = self._batches
+        self.look()
+        if self._batches == others:
+            self._acknowledge(answered)
+        else:
+            # In the second round from now: in the first one the loop writes the batch to the child.
+            call_soon = self._consumer.hub.call_soon
+            call_soon(partial(call_soon, partial(self._acknowledge, answered)))
+
+    def _acknowledge(self, answered: Sequence[tuple[Any, Any]]) -> None:
+        """Acknowledge answered requests; ``answered``: each with what Celery's tracer has returned."""
+        for request, traced in answered:
+            try:
+                request.on_success(traced)
+            except Exception as error:  # noqa: BLE001 - the others are answered, too; it is delivered again
+                log.warning("request not acknowledged", id=request.id, kind=type(error).__name__)
+        # What has come meanwhile; a callback of this round is not called before the loop has waited.
+        self.look()
 
     def lose(self, parts: Sequence[Part], error: BaseException) -> None:
         """The process of a batch has died or was ended: put back what has no answer."""

@@ -7,8 +7,10 @@ together: while the queue has more messages than that, their newest are refused,
 from __future__ import annotations
 
 import json
+import time
 from typing import Any
 
+from celery import current_app
 from redis.exceptions import ResponseError
 
 from shared.admission import HEADER, Limits
@@ -24,6 +26,8 @@ log = get_logger(__name__)
 RETRY_AFTER_S = 2.0
 #: Messages that are refused at once; the event loop waits meanwhile.
 _AT_ONCE = 200
+#: How long the event loop may refuse messages before it goes on, seconds.
+_REFUSING_S = 0.2
 # New messages come in on the left. They wait in a list of their own until they are answered, should this process die.
 # A text in a message has its quotes escaped, so it does not look like the header.
 _MOVE_NEWEST = f"""
@@ -44,14 +48,18 @@ return redis.call('LRANGE', KEYS[2], 0, ARGV[3] - 1)
 
 
 def refuse_newest(channel: Any, queue: str, limits: Limits) -> None:
-    """Answer the newest messages beyond the limits with ``Overloaded``, 200 at most.
+    """Answer the newest messages beyond the limits with ``Overloaded``, for 0.2 s at most.
 
     Args:
         channel: kombu's, to Redis. RabbitMQ limits its queues itself (docs/deploy.md).
     """
+    refused, ends_s = 0, time.monotonic() + _REFUSING_S
     try:
         with channel.conn_or_acquire() as client:
-            refused = _refuse(client, queue, limits)
+            while number := _refuse(client, queue, limits):
+                refused += number
+                if number < _AT_ONCE or time.monotonic() > ends_s:
+                    break
     except ResponseError as error:
         # One of the keys has another type; everything else continues.
         log.error("queue not looked at", queue=queue, error=error)
@@ -67,14 +75,21 @@ def _refuse(client: Any, queue: str, limits: Limits) -> int:
     # Never more than the queue's: all messages count for that.
     unreserved = min(limit, limits.user_items)
     moved = client.eval(_MOVE_NEWEST, 2, queue, refused, limit, unreserved, _AT_ONCE)
-    for raw in moved:
-        try:
-            message = check_task(json.loads(raw), queue)
-        except (NotAMessage, ValueError, RecursionError) as error:
-            log.error("message dropped", queue=queue, problem=type(error).__name__, bytes=len(raw))
-        else:
-            least = limit if HEADER in message["headers"] else unreserved
-            refusal = Overloaded(f"queue {queue} has {least} requests that wait", RETRY_AFTER_S)
-            answer_unread({**message["headers"], **message["properties"]}, refusal)
-        client.lrem(refused, 1, raw)
+    if not moved:
+        return 0
+    with current_app.backend.together():
+        for raw in moved:
+            try:
+                message = check_task(json.loads(raw), queue)
+            except (NotAMessage, ValueError, RecursionError) as error:
+                log.error("message dropped", queue=queue, problem=type(error).__name__, bytes=len(raw))
+            else:
+                least = limit if HEADER in message["headers"] else unreserved
+                refusal = Overloaded(f"queue {queue} has {least} requests that wait", RETRY_AFTER_S)
+                answer_unread({**message["headers"], **message["properties"]}, refusal)
+    with client.pipeline(transaction=False) as pipe:
+        for raw in moved:
+            # Not by its place: another node of the family may have removed others.
+            pipe.lrem(refused, 1, raw)
+        pipe.execute()
     return len(moved)

@@ -17,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from worker.models.base import Model
+from worker.online.operations import Used
 from worker.telemetry import metrics
 
 Float32 = NDArray[np.float32]
@@ -51,7 +52,7 @@ class Store(Protocol):
 
 
 _find_store: Callable[[], Store | None] | None = None
-_recent: OrderedDict[bytes, tuple[float, Float32]] = OrderedDict()
+_recent: OrderedDict[bytes, tuple[float, Vector]] = OrderedDict()
 
 
 def use_store(find: Callable[[], Store | None]) -> None:
@@ -61,7 +62,7 @@ def use_store(find: Callable[[], Store | None]) -> None:
 
 
 def embed_once(
-    model: Model, kind: str, texts: Sequence[str], compute: Callable[[list[str]], Float32]
+    model: Model, kind: str, texts: Sequence[str], compute: Callable[[list[str]], Sequence[Vector]]
 ) -> list[Vector]:
     """One vector per text; ``compute`` gets those that are neither remembered nor in the shared cache, each once."""
     spec, now_s = model.spec, time.monotonic()
@@ -71,9 +72,9 @@ def embed_once(
     }
     found: dict[str, Vector] = {}
     for text, key in keys.items():
-        kept_s, values = _recent.get(key, (float("-inf"), None))
-        if values is not None and now_s - kept_s < RECENT_S:
-            found[text] = Vector(values, cached=True)
+        kept_s, vector = _recent.get(key, (float("-inf"), None))
+        if vector is not None and now_s - kept_s < RECENT_S:
+            found[text] = vector
     store = _find_store() if _find_store else None
     missing = [text for text in keys if text not in found]
     if store is not None and missing:
@@ -85,14 +86,12 @@ def embed_once(
         missing = [text for text in missing if text not in found]
     if missing:
         computed = compute(missing)
-        found |= {text: Vector(values) for text, values in zip(missing, computed, strict=True)}
-        _remember((keys[text], found[text].values) for text in missing if len(text) <= MAX_CHARS)
+        found |= dict(zip(missing, computed, strict=True))
+        _remember((keys[text], found[text]) for text in missing if len(text) <= MAX_CHARS)
         if store is not None:
-            store.put_many(spec.name, spec.revision, kind, missing, list(computed))
-    for _ in range(len(keys) - len(missing)):
-        metrics.count_cache("vectors", True)
-    for _ in missing:
-        metrics.count_cache("vectors", False)
+            store.put_many(spec.name, spec.revision, kind, missing, [vector.values for vector in computed])
+    metrics.count_cache("vectors", True, len(keys) - len(missing))
+    metrics.count_cache("vectors", False, len(missing))
     # Of equal texts one was computed.
     first = {text: place for place, text in reversed(list(enumerate(texts)))}
     return [
@@ -101,24 +100,25 @@ def embed_once(
     ]
 
 
-def _remember(vectors: Iterable[tuple[bytes, Float32]]) -> None:
+def _remember(vectors: Iterable[tuple[bytes, Vector]]) -> None:
     now_s = time.monotonic()
-    for key, values in vectors:
+    for key, vector in vectors:
         _recent.pop(key, None)
         # A copy: a row would keep its whole batch in memory.
-        _recent[key] = now_s, values.copy()
+        _recent[key] = now_s, vector._replace(values=vector.values.copy(), cached=True)
     while _recent and (len(_recent) > RECENT or now_s - next(iter(_recent.values()))[0] >= RECENT_S):
         _recent.popitem(last=False)
 
 
-def write_vectors(encoding: str, vectors: Sequence[Vector | None]) -> dict[str, Any]:
-    """The fields of an answer with these vectors; None stays None.
+def write_vectors(used: Used, encoding: str, vectors: Sequence[Vector | None]) -> dict[str, Any]:
+    """The fields of an answer with these vectors of a model; None stays None.
 
     ``base64`` is a quarter of the size of JSON's numbers: little-endian float32, in ``packed`` instead of ``vectors``.
     """
+    answer: dict[str, Any] = {"model": used.model, "revision": used.revision, "dim": used.dim}
     if encoding == "base64":
         packed = [
             vector and base64.b64encode(vector.values.astype("<f4").tobytes()).decode() for vector in vectors
         ]
-        return {"vectors": [], "packed": packed}
-    return {"vectors": [vector and vector.values.tolist() for vector in vectors]}
+        return {**answer, "vectors": [], "packed": packed}
+    return {**answer, "vectors": [vector and vector.values.tolist() for vector in vectors]}

@@ -185,9 +185,10 @@ def count_rejected(queue: str, reason: str, count: int = 1) -> None:
     _rejected.labels(queue, reason).inc(count)
 
 
-def count_cache(kind: str, hit: bool) -> None:
-    """Count a look-up in a cache."""
-    _cache.labels(kind, "hit" if hit else "miss").inc()
+def count_cache(kind: str, hit: bool, number: int = 1) -> None:
+    """Count look-ups in a cache."""
+    if number:
+        _cache.labels(kind, "hit" if hit else "miss").inc(number)
 
 
 def observe_job(stage: str, outcome: str, seconds: float) -> None:

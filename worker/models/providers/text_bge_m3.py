@@ -77,7 +77,7 @@ class BgeM3Embedder(TextEmbedder):
                 lexical[index] = _greatest(rows[index], found, encoder.special)
 
         self._compute(encoder.groups(rows), work)
-        return TextVectors(dense, tuple(lexical))
+        return TextVectors(dense, tuple(lexical), tuple(map(len, rows)))
 
 
 def _greatest(tokens: Sequence[int], weights: Sequence[float], special: frozenset[int]) -> dict[int, float]:

@@ -85,4 +85,4 @@ class FlagEmbedder(BgeM3Embedder):
 
         # Groups of similar length and bounded size: the library pads 32 long texts to the longest.
         self._compute(encoder.groups(rows), work)
-        return TextVectors(dense, tuple(lexical))
+        return TextVectors(dense, tuple(lexical), tuple(map(len, rows)))

@@ -121,5 +121,6 @@ class MiniLmEmbedder(TextEmbedder):
             means = (states * weights).sum(1) / weights.sum(1)
             vectors[chosen] = torch.nn.functional.normalize(means, dim=1).cpu().numpy()
 
-        self._compute(by_length([len(row) for row in ids], self.spec.batch), work)
-        return TextVectors(vectors, None)
+        lengths = tuple(map(len, ids))
+        self._compute(by_length(lengths, self.spec.batch), work)
+        return TextVectors(vectors, None, lengths)
