@@ -107,12 +107,11 @@ class Sender:
                 kwargs=kwargs,
                 queue=routing.TASK_QUEUE[task],
                 expires=self._clock.after(self.timeout_s if expires_s is None else expires_s),
-                headers={SENT_AT: self._clock.now()},
+                headers={SENT_AT: self._clock.now(), **({admission.HEADER: lease} if lease else {})},
                 retry=False,
                 producer=producer,
                 **({"task_id": task_id} if task_id else {}),
                 **({"reply_to": reply_to} if reply_to else {}),
-                **({"headers": {admission.HEADER: lease}} if lease else {}),
             )
         # Nothing to unsubscribe when the handle is collected, possibly after Redis has stopped.
         result.backend = None
