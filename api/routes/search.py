@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from datetime import datetime
 from typing import Annotated, Any
 from uuid import UUID
 
@@ -15,6 +14,7 @@ from api.parameters import WHOLE_ID, Ask, Who
 from shared import routing
 from shared.contracts import (
     MAX_QUERY_CHARS,
+    Moment,
     SearchAnswer,
     SearchMode,
     SearchRetriever,
@@ -49,8 +49,8 @@ class SearchQuery(BaseModel):
     from_s: float | None = Field(None, ge=0, allow_inf_nan=False)
     to_s: float | None = Field(None, ge=0, allow_inf_nan=False)
     languages: list[Annotated[str, Field(min_length=2, max_length=16)]] = Field([], max_length=20)
-    indexed_from: datetime | None = None
-    indexed_to: datetime | None = None
+    indexed_from: Moment | None = None
+    indexed_to: Moment | None = None
     weight_text: float | None = Field(None, ge=0, le=1000)
     weight_vision: float | None = Field(None, ge=0, le=1000)
     weight_lexical: float | None = Field(None, ge=0, le=1000)

@@ -195,7 +195,7 @@ _UNANSWERED = text(
         SELECT job_id FROM jobs WHERE state = 'running' AND queue = :queue AND lease_owner = :owner LIMIT 1 FOR UPDATE SKIP LOCKED
     )
     RETURNING job_id, attempt, lease_owner AS owner, subject_kind, subject_id, user_id, queue, run,
-        stage, part, failures, payload, traceparent
+        stage, part, failures, deaths, payload, traceparent
     """
 )
 

@@ -11,6 +11,7 @@ from .base import (
     MAX_QUERY_CHARS as MAX_QUERY_CHARS,
     Box as Box,
     Contract as Contract,
+    Moment as Moment,
     SearchedKind as SearchedKind,
     parse as parse,
 )

@@ -5,9 +5,18 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Mapping
+from datetime import datetime
 from typing import Annotated, Any, ClassVar, Literal, TypeVar
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, WithJsonSchema
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    ValidationError,
+    WithJsonSchema,
+)
 
 from ..errors import InvalidRequest
 
@@ -41,6 +50,13 @@ def _check_text(value: str) -> str:
     return value
 
 
+def _check_moment(value: object) -> object:
+    # Pydantic also takes numbers, as seconds since 1970.
+    if isinstance(value, str) and not re.match(r"\d{4}-\d\d-\d\d", value):
+        raise ValueError("must be a date and time, as in 2026-01-31T12:00:00Z")
+    return value
+
+
 def _check_name(value: str) -> str:
     if not value.isprintable() or value != value.strip():
         raise ValueError("must be one printable line without surrounding blanks")
@@ -50,6 +66,9 @@ def _check_name(value: str) -> str:
 Id = Annotated[str, AfterValidator(_check_id), Field(json_schema_extra={"pattern": f"^{ID_PATTERN}$"})]
 
 Text = Annotated[str, AfterValidator(_check_text)]
+
+#: A date and time of ISO 8601.
+Moment = Annotated[datetime, BeforeValidator(_check_moment)]
 
 PersonName = Annotated[Text, AfterValidator(_check_name), Field(min_length=1, max_length=MAX_NAME_CHARS)]
 

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from datetime import datetime
 from typing import Annotated, ClassVar, Literal
 from uuid import UUID
 
 from pydantic import Field, JsonValue
 
-from .base import MAX_MESSAGE_BYTES, MAX_QUERY_CHARS, Box, Contract, Id, ModelName, Part, Text
+from .base import MAX_MESSAGE_BYTES, MAX_QUERY_CHARS, Box, Contract, Id, ModelName, Moment, Part, Text
 
 SearchMode = Literal["keyword", "semantic", "hybrid"]
 
@@ -63,8 +62,8 @@ class SearchScenes(Contract):
     #: ISO 639-1 codes of the spoken languages.
     languages: tuple[Annotated[Text, Field(min_length=2, max_length=16)], ...] = Field((), max_length=20)
     #: When their video was indexed: from (inclusive) and to (exclusive); without an offset it is UTC.
-    indexed_from: datetime | None = None
-    indexed_to: datetime | None = None
+    indexed_from: Moment | None = None
+    indexed_to: Moment | None = None
     #: Filters of plug-ins: name -> the value that the filter takes.
     filters: dict[Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]{0,39}$")], JsonValue] = Field(
         {}, max_length=20

@@ -99,7 +99,7 @@ def test_a_process_that_is_killed_in_the_middle_of_a_job_loses_nothing(
     fleet.wait_for("hurt")
     held.lift()
     (split,) = fleet.of_video("jobs", "hurt", "stage = 'split'")
-    assert (split["state"], split["attempt"], split["failures"]) == ("done", 2, 1)
+    assert (split["state"], split["attempt"], split["deaths"]) == ("done", 2, 1)
     eventually(lambda: waiting(broker, "media") == 0, within_s=30, what="no message is left")
 
 

@@ -110,7 +110,7 @@ def test_lanes_seek_zoom_and_show_their_moment(page: Page, truth: dict[str, Any]
 
 
 def test_hits_of_a_video_do_not_load_it_again(page: Page) -> None:
-    video = opened(page, "?t=26.2&q=a+hot+drink")
+    video = opened(page, "?t=26.2&q=rocket+or+coffee+or+cat")
     video.evaluate("v => { v.marked = true; v.addEventListener('emptied', () => (v.marked = false)); }")
     buttons = page.get_by_role("group", name="Moments").get_by_role("button")
     expect(buttons.first).to_be_attached()
