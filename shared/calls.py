@@ -16,7 +16,7 @@ from pydantic import BaseModel
 from . import contracts, errors, routing
 from .admission import Reservation
 from .contracts import KeyView, PersonRef, PersonView, Receipt, VideoRef
-from .contracts.base import Contract, SearchedKind
+from .contracts.base import Contract, SearchedKind, parse
 from .keys import ApiKey, read_key
 from .subtitles import SubtitleFormat
 
@@ -39,7 +39,12 @@ class Call(Generic[A]):
     user_id: str = ""
 
     def reservation(self, hold_s: float) -> Reservation:
-        """Its place in the queue, for so long at most."""
+        """Check the request, and return what reserves its place in the queue, for so long at most.
+
+        Raises:
+            InvalidRequest: it does not fit its contract.
+        """
+        parse(self.contract, self.kwargs)
         return Reservation.of(self.task, self.kwargs, hold_s, self.user_id)
 
 

@@ -78,13 +78,8 @@ class _Asking(Sender):
     def _send_call(self, call: Call[A], asked: Reservation) -> Sent:
         """Send a call that is admitted. Workers discard it when its caller has given up."""
         reply_to = new_reply_key()
-        task_id = self.send(
-            call.task,
-            call.contract,
-            call.kwargs,
-            reply_to=reply_to,
-            expires_s=asked.hold_s,
-            lease=asked.lease,
+        task_id = self.publish(
+            call.task, call.kwargs, reply_to=reply_to, expires_s=asked.hold_s, lease=asked.lease
         )
         return Sent(task_id, reply_to, self.answer_key(task_id))
 

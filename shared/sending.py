@@ -100,6 +100,21 @@ class Sender:
             lease: that of its reservation (admission.py). Without one it shares the limit of all such requests.
         """
         parse(contract, kwargs)
+        return self.publish(
+            task, kwargs, task_id=task_id, reply_to=reply_to, expires_s=expires_s, lease=lease
+        )
+
+    def publish(
+        self,
+        task: str,
+        kwargs: dict[str, Any],
+        *,
+        task_id: str | None = None,
+        reply_to: str | None = None,
+        expires_s: float | None = None,
+        lease: str | None = None,
+    ) -> str:
+        """``send``, for a request that has been checked."""
         self._own()
         with broker_errors(), self._producers.acquire(block=True) as producer:
             result = self._app.send_task(
