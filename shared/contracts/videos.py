@@ -214,6 +214,8 @@ class SceneView(Part):
     faces: int
     #: On-screen text, one line each.
     screen_text: str = ""
+    #: Probability that the scene begins there, 0..1; None: not known.
+    cut_confidence: float | None = None
 
 
 class ScenePage(Contract):

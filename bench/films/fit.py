@@ -1,0 +1,192 @@
+"""Fits the models that judge proposals (``worker/media/cuts.json``) to the films of part ``fit``.
+
+Logistic regression by Newton's method with a weak prior. The cheap model is fitted to the features of the detectors; the
+joined one to its logit and the network's answers, on the proposals that are doubtful.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from bench.films import streams, truth
+from bench.films.streams import Stream
+from worker.media import gradual, hardcuts, verdict
+from worker.media.gradual import Dissolve, Dissolves
+from worker.media.hardcuts import HardCuts, Proposal
+from worker.media.judge import Judge
+
+MODEL = Path(verdict.__file__).parent / "cuts.json"
+#: Prior of the weights (of standardised features), and how much a missed cut weighs against a false one.
+_PRIOR = 0.3
+#: At most so many doubtful proposals of a kind and stream are asked about: the network is slow.
+_ASKED = 10
+#: Cheap probabilities outside of these are certain enough: of the proposals of all streams few are wrong there.
+DOUBTFUL = {"hard": (0.02, 0.98), "gradual": (0.02, 0.98)}
+Array = NDArray[np.float64]
+
+
+@dataclass
+class Example:
+    """A proposal and whether it is a cut."""
+
+    group: str
+    features: tuple[float, ...]
+    true: bool
+    #: The network's answer.
+    network: tuple[float, float, float] | None = None
+
+
+def examples(stream: Stream, weights: Path | None, doubtful: dict[str, verdict.Verdict] | None) -> dict[str, list[Example]]:
+    """Return the labelled proposals of a stream; with models, the doubtful ones with the network's answer."""
+    hard, dissolves, judge = HardCuts(), Dissolves(), Judge(weights or Path(), every=False)
+    found: dict[str, list[Example]] = {"hard": [], "gradual": []}
+    waiting: list[Proposal] = []
+    asked = {"hard": 0, "gradual": 0}
+
+    def note(kind: str, features: tuple[float, ...], true: bool | None, from_s: float, to_s: float) -> None:
+        if true is None:
+            return
+        example = Example(stream.group, features, true)
+        if doubtful is not None:
+            models = doubtful[kind]
+            if models.is_doubtful(models.cheaply(features)) and asked[kind] < _ASKED:
+                asked[kind] += 1
+                example.network = judge.ask(from_s, to_s)
+        found[kind].append(example)
+
+    def take(proposals: Sequence[Proposal], seen: Sequence[Dissolve], until_s: float) -> None:
+        waiting.extend(proposals)
+        while waiting and waiting[0].ts_s <= until_s:
+            p = waiting.pop(0)
+            note("hard", p.features, _is_hard(stream, p.ts_s), p.ts_s, p.ts_s)
+        for d in seen:
+            span = d.cut.mixed_from_s, d.cut.mixed_to_s
+            note("gradual", d.features, _is_gradual(stream, d.cut.ts_s, *span), *span)
+
+    for look in stream.looks():
+        judge.feed(look.ts_s, look.thumb)
+        take(hard.feed(look.ts_s, look.thumb), dissolves.feed(look.ts_s, look.thumb), look.ts_s - 0.6)
+    take(hard.flush(), dissolves.flush(), float("inf"))
+    return found
+
+
+def _within(at_s: float, spans: Sequence[tuple[float, float]], slack_s: float) -> bool:
+    return any(first_s - slack_s <= at_s <= last_s + slack_s for first_s, last_s in spans)
+
+
+def _is_hard(stream: Stream, at_s: float) -> bool | None:
+    """Whether a hard cut is there; None: it does not count."""
+    nearest_s = min((abs(at_s - cut_s) for cut_s in stream.hard_s), default=1.0)
+    if nearest_s <= 1.51 * stream.frame_s:
+        return True if nearest_s <= 0.51 * stream.frame_s else None
+    unclear = [*stream.gradual_s, *stream.ambiguous_s]
+    return None if _within(at_s, unclear, 2.01 * stream.frame_s) or at_s <= 0.3 else False
+
+
+def _is_gradual(stream: Stream, at_s: float, from_s: float, to_s: float) -> bool | None:
+    if _within(at_s, stream.gradual_s, 2.01 * stream.frame_s):
+        return True
+    if any(from_s - 0.3 <= cut_s <= to_s + 0.3 for cut_s in stream.hard_s) or _within(at_s, stream.ambiguous_s, 0.1):
+        return None  # a hard cut says what happened there
+    return False
+
+
+def regress(rows: Array, true: Array, prior: float = _PRIOR) -> Array:
+    """Return bias and weights of the logistic regression of ``true`` [n] on ``rows`` [n, f]."""
+    mean, spread = rows.mean(0), rows.std(0) + 1e-6
+    x = np.column_stack([np.ones(len(rows)), (rows - mean) / spread])
+    weights = np.zeros(x.shape[1])
+    penalty = prior * np.diag([0.0, *([1.0] * rows.shape[1])])
+    for _ in range(60):
+        p = 1 / (1 + np.exp(-np.clip(x @ weights, -30, 30)))
+        slope = x.T @ (true - p) - penalty @ weights
+        curve = (x * (p * (1 - p))[:, None]).T @ x + penalty + 1e-6 * np.eye(len(weights))
+        step = np.linalg.solve(curve, slope)
+        weights += step / max(1.0, np.abs(step).max() / 2)
+    return np.concatenate([[weights[0] - (weights[1:] * mean / spread).sum()], weights[1:] / spread])
+
+
+def fit_cheap(kind: str, known: Sequence[Example], features: tuple[str, ...]) -> verdict.Verdict:
+    rows, true = np.array([e.features for e in known]), np.array([float(e.true) for e in known])
+    weights = regress(rows, true)
+    return verdict.Verdict(features, tuple(weights), (0.0, 1.0, 0.0, 0.0, 0.0), DOUBTFUL[kind])
+
+
+def fit_joined(models: verdict.Verdict, known: Sequence[Example]) -> verdict.Verdict:
+    asked = [e for e in known if e.network is not None]
+    rows = np.array([(verdict.logit(models.cheaply(e.features)), *(e.network or ())) for e in asked])
+    weights = regress(rows, np.array([float(e.true) for e in asked]), 1.0)
+    return verdict.Verdict(models.features, models.cheap, tuple(weights), models.doubtful)
+
+
+def collect_streams(part: str, composed: int, drawn: int, seed: int) -> list[Stream]:
+    """Return the films of a part, films composed of their shots, and drawn ones."""
+    here = [film for film in truth.films() if film.part == part and film.path.exists()]
+    found = [streams.of_film(film) for film in here]
+    by_film = {film.file: streams.shots_of(film) for film in here}
+    music = by_film.get("music-video.mp4", [])
+    # The music video has as many shots as all others: its thirds are groups of their own.
+    groups = [music[i::3] for i in range(3) if music] or [[]]
+    others = [shot for name, shots in by_film.items() if name != "music-video.mp4" for shot in shots]
+    for number in range(composed):
+        group = number % len(groups)
+        pool = groups[group] + [others[i] for i in range(len(others)) if i % len(groups) == group] * 2
+        found.append(streams.compose(f"composed {number}", f"composed {group}", pool, seed + number))
+    return found + [streams.made(seed + 5000 + number, 20.0) for number in range(drawn)]
+
+
+def save(models: dict[str, verdict.Verdict]) -> None:
+    document = {
+        kind: {
+            "features": list(m.features),
+            "cheap": [round(w, 5) for w in m.cheap],
+            "joined": [round(w, 5) for w in m.joined],
+            "doubtful": [round(d, 5) for d in m.doubtful],
+        }
+        for kind, m in models.items()
+    }
+    MODEL.write_text(json.dumps(document, indent=1) + "\n")
+
+
+KINDS = {"hard": hardcuts.FEATURES, "gradual": gradual.FEATURES}
+
+
+def fit(weights: Path | None, composed: int = 120, drawn: int = 16) -> dict[str, verdict.Verdict]:
+    """Fit all models to the films of part ``fit`` and what is composed of them; about ten minutes."""
+    known = collect_streams("fit", composed, drawn, 1)
+    cheaply = [examples(stream, None, None) for stream in known]
+    models = {
+        kind: fit_cheap(kind, [e for found in cheaply for e in found[kind]], features)
+        for kind, features in KINDS.items()
+    }
+    if weights is None:
+        return models
+    asked = [examples(stream, weights, models) for stream in known]
+    return {
+        kind: fit_joined(models[kind], [e for found in asked for e in found[kind]]) for kind in KINDS
+    }
+
+
+def cross_validate(asked: Sequence[dict[str, list[Example]]], kind: str) -> dict[str, int]:
+    """Count right, false and missed proposals when every group is judged by models fitted to the others."""
+    known = [e for found in asked for e in found[kind]]
+    counts = {"right": 0, "false": 0, "missed": 0}
+    for group in sorted({e.group for e in known}):
+        others = [e for e in known if e.group != group]
+        models = fit_joined(fit_cheap(kind, others, KINDS[kind]), others)
+        for e in known:
+            if e.group == group:
+                chance = models.cheaply(e.features)
+                if e.network is not None:
+                    chance = models.jointly(chance, e.network)
+                found = chance >= 0.5
+                counts["right"] += found and e.true
+                counts["false"] += found and not e.true
+                counts["missed"] += e.true and not found
+    return counts
