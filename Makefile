@@ -172,7 +172,9 @@ if "$(BIN)/python" -c 'import importlib.metadata as m, sys; sys.exit(not any("nv
   $(PIP) install --no-deps --require-hashes --requirement locks/cuda.txt; \
 fi; \
 $(PIP) install --no-deps --require-hashes --requirement locks/$$LOCK.txt; \
-$(PIP) install --no-deps --no-build-isolation --editable .
+$(PIP) install --no-deps --no-build-isolation --editable .; \
+$(BIN)/scenefleet models pull transnetv2 || \
+  echo "make: without the weights that judge doubtful cuts (30 MB) some cuts are wrong; later: $(BIN)/scenefleet models pull transnetv2" >&2
 endef
 
 clean:

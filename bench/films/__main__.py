@@ -26,8 +26,7 @@ from rich.table import Table
 from bench import OUT
 from bench.env import ensure_env
 from bench.films import fit, streams, truth
-from bench.films.sheets import probabilities
-from bench.films.sheets import read as read_film
+from bench.films.sheets import probabilities, read as read_film
 from bench.films.streams import Stream
 from bench.films.truth import Film
 from bench.split import run_child
@@ -135,10 +134,15 @@ def cost(work: Callable[[], object]) -> dict[str, float]:
     before = os.times()
     work()
     after = os.times()
-    return {"cpu_s": after.user + after.system - before.user - before.system, "wall_s": after.elapsed - before.elapsed}
+    return {
+        "cpu_s": after.user + after.system - before.user - before.system,
+        "wall_s": after.elapsed - before.elapsed,
+    }
 
 
-def show(rows: dict[tuple[str, str], Row], films: Sequence[Film], names: Sequence[str], console: Console) -> None:
+def show(
+    rows: dict[tuple[str, str], Row], films: Sequence[Film], names: Sequence[str], console: Console
+) -> None:
     table = Table(title="found/true hard cuts, found/true gradual transitions (~), false cuts")
     for column in ("film", "part", *names):
         table.add_column(column)
@@ -152,7 +156,9 @@ def show(rows: dict[tuple[str, str], Row], films: Sequence[Film], names: Sequenc
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
-    parser.add_argument("what", nargs="?", choices=("table", "fetch", "fit", "cost", "decode"), default="table")
+    parser.add_argument(
+        "what", nargs="?", choices=("table", "fetch", "fit", "cost", "decode"), default="table"
+    )
     parser.add_argument("paths", nargs="*", type=Path, help=argparse.SUPPRESS)
     parser.add_argument("--quick", action="store_true", help="no costs")
     options = parser.parse_args()
@@ -177,9 +183,18 @@ def main() -> int:
     if not films:
         console.print(f"no film is in {truth.MEDIA}: run `python -m bench.films fetch`")
         return 0
-    ways: dict[str, Way] = {"cheap": ours(None), "content": scenedetect("content"), "adaptive": scenedetect("adaptive")}
+    ways: dict[str, Way] = {
+        "cheap": ours(None),
+        "content": scenedetect("content"),
+        "adaptive": scenedetect("adaptive"),
+    }
     if weights:
-        ways = {"ours": ours(weights), **ways, "TransNetV2": transnet(weights), "accurate": ours(weights, "accurate")}
+        ways = {
+            "ours": ours(weights),
+            **ways,
+            "TransNetV2": transnet(weights),
+            "accurate": ours(weights, "accurate"),
+        }
     rows: dict[tuple[str, str], Row] = {}
     for film in films:
         stream = streams.of_film(film)

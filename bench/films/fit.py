@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
+from multiprocessing import Pool
 from pathlib import Path
 
 import numpy as np
@@ -25,9 +26,10 @@ MODEL = Path(verdict.__file__).parent / "cuts.json"
 #: Prior of the weights (of standardised features), and how much a missed cut weighs against a false one.
 _PRIOR = 0.3
 #: At most so many doubtful proposals of a kind and stream are asked about: the network is slow.
-_ASKED = 10
+_ASKED = 3
 #: Cheap probabilities outside of these are certain enough: of the proposals of all streams few are wrong there.
 DOUBTFUL = {"hard": (0.02, 0.98), "gradual": (0.02, 0.98)}
+PROCESSES = 3
 Array = NDArray[np.float64]
 
 
@@ -42,7 +44,9 @@ class Example:
     network: tuple[float, float, float] | None = None
 
 
-def examples(stream: Stream, weights: Path | None, doubtful: dict[str, verdict.Verdict] | None) -> dict[str, list[Example]]:
+def examples(
+    stream: Stream, weights: Path | None, doubtful: dict[str, verdict.Verdict] | None
+) -> dict[str, list[Example]]:
     """Return the labelled proposals of a stream; with models, the doubtful ones with the network's answer."""
     hard, dissolves, judge = HardCuts(), Dissolves(), Judge(weights or Path(), every=False)
     found: dict[str, list[Example]] = {"hard": [], "gradual": []}
@@ -92,7 +96,9 @@ def _is_hard(stream: Stream, at_s: float) -> bool | None:
 def _is_gradual(stream: Stream, at_s: float, from_s: float, to_s: float) -> bool | None:
     if _within(at_s, stream.gradual_s, 2.01 * stream.frame_s):
         return True
-    if any(from_s - 0.3 <= cut_s <= to_s + 0.3 for cut_s in stream.hard_s) or _within(at_s, stream.ambiguous_s, 0.1):
+    if any(from_s - 0.3 <= cut_s <= to_s + 0.3 for cut_s in stream.hard_s) or _within(
+        at_s, stream.ambiguous_s, 0.1
+    ):
         return None  # a hard cut says what happened there
     return False
 
@@ -157,20 +163,20 @@ def save(models: dict[str, verdict.Verdict]) -> None:
 KINDS = {"hard": hardcuts.FEATURES, "gradual": gradual.FEATURES}
 
 
-def fit(weights: Path | None, composed: int = 120, drawn: int = 16) -> dict[str, verdict.Verdict]:
+def fit(weights: Path | None, composed: int = 120, drawn: int = 24) -> dict[str, verdict.Verdict]:
     """Fit all models to the films of part ``fit`` and what is composed of them; about ten minutes."""
     known = collect_streams("fit", composed, drawn, 1)
-    cheaply = [examples(stream, None, None) for stream in known]
+    with Pool(PROCESSES) as pool:
+        cheaply = pool.starmap(examples, ((stream, None, None) for stream in known), chunksize=1)
     models = {
         kind: fit_cheap(kind, [e for found in cheaply for e in found[kind]], features)
         for kind, features in KINDS.items()
     }
     if weights is None:
         return models
-    asked = [examples(stream, weights, models) for stream in known]
-    return {
-        kind: fit_joined(models[kind], [e for found in asked for e in found[kind]]) for kind in KINDS
-    }
+    with Pool(PROCESSES) as pool:
+        asked = pool.starmap(examples, ((stream, weights, models) for stream in known), chunksize=1)
+    return {kind: fit_joined(models[kind], [e for found in asked for e in found[kind]]) for kind in KINDS}
 
 
 def cross_validate(asked: Sequence[dict[str, list[Example]]], kind: str) -> dict[str, int]:

@@ -40,9 +40,7 @@ def read(path: Path) -> tuple[Frames, list[Frames]]:
 def probabilities(network: TransNet, frames: Frames) -> NDArray[np.float32]:
     """Return TransNetV2's probabilities for all frames, [T, 2], by windows of 100 of which the middle 50 count."""
     ends = 25, 25 + -len(frames) % 50
-    padded = np.concatenate(
-        [np.repeat(frames[:1], ends[0], 0), frames, np.repeat(frames[-1:], ends[1], 0)]
-    )
+    padded = np.concatenate([np.repeat(frames[:1], ends[0], 0), frames, np.repeat(frames[-1:], ends[1], 0)])
     found = [network.judge(padded[at : at + 100])[25:75] for at in range(0, len(padded) - 99, 50)]
     return np.concatenate(found)[: len(frames)]
 
@@ -84,7 +82,10 @@ def main() -> int:
     last = len(pictures) - 1
     rows = [[min(last, max(0, at + k)) for k in range(-5, 6)] for at in proposed]
     strip = list(range(0, len(pictures), max(1, len(pictures) // 132)))
-    for kind, of_kind in (("proposal", rows), ("strip", [strip[i : i + 11] for i in range(0, len(strip), 11)])):
+    for kind, of_kind in (
+        ("proposal", rows),
+        ("strip", [strip[i : i + 11] for i in range(0, len(strip), 11)]),
+    ):
         for number, at in enumerate(range(0, len(of_kind), _ROWS)):
             draw(pictures, of_kind[at : at + _ROWS], folder / f"{film.stem}-{kind}-{number}.png")
     print(f"{film.name}: {len(pictures)} frames, {len(proposed)} proposals {proposed}")

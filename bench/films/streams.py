@@ -90,16 +90,17 @@ def of_film(film: Film) -> Stream:
 
 
 def made(seed: int, seconds: float) -> Stream:
-    """Return a stream of drawn pictures, as ``bench.split`` uses them, not encoded."""
+    """Return a stream of drawn pictures of several sizes, as ``bench.split`` uses them, not encoded."""
     shots = draw_shots(seed, seconds)
     _, cuts, gradual = timeline(shots)
+    size = ((160, 90), (32, 18), (120, 160), (160, 90))[seed // 4 % 4]
     return Stream(
         name=f"drawn {seed}",
         group=f"drawn {seed % 4}",
         frame_s=1 / 30,
         hard_s=[cut / 30 for cut in cuts],
         gradual_s=[(first / 30, end / 30) for first, end in gradual],
-        images=list(render(shots, _SIZE)),
+        images=list(render(shots, size)),
     )
 
 
@@ -138,9 +139,7 @@ def compose(name: str, group: str, shots: Sequence[list[Image]], seed: int, coun
             images = images + shot
             continue
         first = len(images) - length
-        mixed = [
-            _mix(join, images[first + i], shot[i], (i + 1) / (length + 1)) for i in range(length)
-        ]
+        mixed = [_mix(join, images[first + i], shot[i], (i + 1) / (length + 1)) for i in range(length)]
         stream.gradual_s.append((first * 0.04, len(images) * 0.04))
         images = images[:first] + mixed + shot[length:]
     stream.images = images
@@ -176,20 +175,28 @@ def _disturb(shot: list[Image], rng: random.Random, other: list[Image]) -> list[
             lit = range(at, at + rng.randint(1, 4))
             return [_light(image, 0.4, 150) if i in lit else image for i, image in enumerate(shot)]
         case "shake":
-            x, y = np.cumsum(np.random.default_rng(rng.getrandbits(32)).normal(0, rng.uniform(0.5, 4), (2, count)), axis=1)
+            x, y = np.cumsum(
+                np.random.default_rng(rng.getrandbits(32)).normal(0, rng.uniform(0.5, 4), (2, count)), axis=1
+            )
             return [_shift(image, x[i] % 24 - 12, y[i] % 16 - 8) for i, image in enumerate(shot)]
         case "pan":
             speed = rng.uniform(0.5, 3)
             return [_shift(image, speed * min(i, 40) - 20, 0) for i, image in enumerate(shot)]
         case "light":
             gain, over = rng.uniform(0.3, 1.6), rng.choice([2, 6, 20])
-            return [_scale(image, 1 + (gain - 1) * min(1, max(0, (i - at) / over))) for i, image in enumerate(shot)]
+            return [
+                _scale(image, 1 + (gain - 1) * min(1, max(0, (i - at) / over)))
+                for i, image in enumerate(shot)
+            ]
         case "title":
             over, x, y = rng.choice([1, 8, 20]), rng.randint(5, 60), rng.randint(20, 80)
             return [_title(image, x, y, min(1, max(0, (i - at) / over))) for i, image in enumerate(shot)]
         case "object":
             patch = cv2.resize(other[0], (rng.randint(40, 130), rng.randint(40, 90)))
-            speed, top = rng.choice([8, 20, 40, 70]) * rng.choice([-1, 1]), rng.randint(0, 90 - patch.shape[0])
+            speed, top = (
+                rng.choice([8, 20, 40, 70]) * rng.choice([-1, 1]),
+                rng.randint(0, 90 - patch.shape[0]),
+            )
             return [_paste(image, patch, (i - at) * speed + 40, top) for i, image in enumerate(shot)]
         case "jump":  # frames are missing
             return shot[:at] + shot[min(count - 4, at + rng.randint(2, 6)) :]

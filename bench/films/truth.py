@@ -68,7 +68,10 @@ def fetch() -> None:
                 path.unlink(missing_ok=True)
                 continue
             if sha256 and hashlib.sha256(path.read_bytes()).hexdigest() != sha256:
-                print(f"{path.name} of {source} is another file than the labelled one: left out", file=sys.stderr)
+                print(
+                    f"{path.name} of {source} is another file than the labelled one: left out",
+                    file=sys.stderr,
+                )
                 path.unlink()
 
 

@@ -32,7 +32,7 @@ _MIN_SCORE, _MIN_RATIO = 5.0, 1.4
 FEATURES = (
     "l_score",  # change from the frame before
     "l_ratio",  # change over the neighbours'
-    "l_next",  # change over the largest of the neighbours'
+    "l_next",  # change over the third largest of the neighbours'
     "correlation",  # of the luma before and after
     "l_residual",  # change that moving blocks leave
     "unexplained",  # its share
@@ -122,7 +122,9 @@ class HardCuts:
         first, last = max(1, index - _NEIGHBOURS), min(len(self._frames), index + _NEIGHBOURS + 1)
         near = [f for i, f in enumerate(islice(self._frames, first, last), first) if i != index]
         around = sorted(f.score for f in near if abs(f.ts_s - frame.ts_s) <= _NEIGHBOUR_S)
-        usual = sum(around[:-1]) / (len(around) - 1) if len(around) > 1 else 0.0
+        # Without the two largest: they may be cuts themselves.
+        around = around[:-2]
+        usual = sum(around) / len(around) if around else 0.0
         if frame.score < _MIN_RATIO * usual:
             return None
         before = self._frames[index - 1].thumb

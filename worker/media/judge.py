@@ -120,7 +120,9 @@ class Judge:
         while end + 1 < len(samples) and _covered(samples[end + 1]):
             end += 1
         following = samples[min(at + 1, len(samples) - 1)]
-        return Peak(following.ts_s, samples[start].ts_s, samples[end].ts_s, (samples[at].chances or (0, 0))[0])
+        return Peak(
+            following.ts_s, samples[start].ts_s, samples[end].ts_s, (samples[at].chances or (0, 0))[0]
+        )
 
 
 def _covered(sample: _Sample) -> bool:

@@ -70,7 +70,7 @@ class TransNet:
             x.reshape(len(x), -1),
         ]
         hidden = np.maximum(_dense(np.concatenate(parts, axis=1), *self._dense), 0)
-        chances: Array = 1 / (1 + np.exp(-_dense(hidden, *self._heads)))
+        chances: Array = np.reciprocal(1 + np.exp(-_dense(hidden, *self._heads)))
         return chances
 
 

@@ -49,7 +49,9 @@ def load(kind: str, features: tuple[str, ...]) -> Verdict:
     known = json.loads((Path(__file__).parent / "cuts.json").read_text())[kind]
     verdict = Verdict(**{name: tuple(value) for name, value in known.items()})
     if verdict.features != features:
-        raise ValueError(f"cuts.json was fitted to {verdict.features}, and the features are {features}: fit it again")
+        raise ValueError(
+            f"cuts.json was fitted to {verdict.features}, and the features are {features}: fit it again"
+        )
     return verdict
 
 

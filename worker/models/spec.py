@@ -59,7 +59,9 @@ class ModelSpec(BaseModel):
     #: Where its files come from: `package:<top-level module>/<folder>`, `hub:<owner>/<repository>`, `url:<folder's URL>`,
     #: `user:` (the operator puts them into MODELS_DIR/<name>), `path:<folder>` or `wheel:<project>==<version>/<folder>`
     #: (files of a wheel on PyPI that is not installed).
-    source: str = Field(pattern=r"^((package|path):.+|hub:[\w.-]+/[\w.-]+|wheel:[\w.-]+==[\w.]+/[\w/]+|url:https?://.+|user:)$")
+    source: str = Field(
+        pattern=r"^((package|path):.+|hub:[\w.-]+/[\w.-]+|wheel:[\w.-]+==[\w.]+/[\w/]+|url:https?://.+|user:)$"
+    )
     #: Tells its outputs from another release's. For `hub:` the branch, tag or commit to pull; the commit is what counts
     #: once it is pulled (`models.lock`).
     revision: str = Field(min_length=1)
