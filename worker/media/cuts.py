@@ -55,13 +55,15 @@ class CutFinder:
         #: Start of the open scene.
         self._given_s = math.nan
         self._mixed_to_s = -1.0
-        #: Whether a picture that is not blank was shown.
-        self._seen_picture = False
+        #: When the first picture that is not blank was shown: nothing before it is a scene.
+        self._shown_s = math.inf
 
     def feed(self, ts_s: float, thumb: Thumb) -> list[Cut]:
         """Take the next frame (times in seconds, growing); return the cuts settled by it, in order."""
         if math.isnan(self._given_s):
             self._given_s = ts_s
+        if not thumb.blank:
+            self._shown_s = min(self._shown_s, ts_s)
         peaks = self._judge.feed(ts_s, thumb) if self._judge else []
         self._waiting.extend(self._hard.feed(ts_s, thumb))
         self._judge_waiting(ts_s - _WAIT_S)
@@ -158,7 +160,9 @@ class CutFinder:
         while self._pending and self._pending[0].ts_s <= until_s:
             cut = self._pending.pop(0)
             overlaps = cut.kind == "gradual" and cut.mixed_from_s < self._mixed_to_s
-            if cut.ts_s - self._given_s < MIN_SCENE_S or overlaps:
+            # Black before the first picture, and the fade-in from it, belong to the first scene.
+            is_first = cut.ts_s <= self._shown_s
+            if cut.ts_s - self._given_s < MIN_SCENE_S or overlaps or is_first:
                 continue
             self._given_s, self._mixed_to_s = cut.ts_s, cut.mixed_to_s
             taken.append(cut)

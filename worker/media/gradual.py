@@ -33,7 +33,7 @@ _REST_S = 0.15
 _MIN_CHANGE = 8.0
 #: Largest share of the change that the mixture may leave unexplained, (worst picture, mean picture), from each mean
 #: difference of the ends on: moving objects disturb a strong change little, zooms over texture make weak ones.
-_MAX_RESIDUALS = ((_MIN_CHANGE, 0.3, 0.2), (15.0, 0.45, 0.32), (30.0, 0.5, 0.36))
+_MAX_RESIDUALS = ((_MIN_CHANGE, 0.3, 0.2), (15.0, 0.42, 0.28), (30.0, 0.5, 0.36))
 #: Largest step of the weight between two samples (a hard cut makes one of 1.0) and largest step back.
 _MAX_STEP = 0.6
 _MAX_BACKSTEP = 0.12

@@ -20,7 +20,7 @@ _MIN_STEP_S = 1 / 31
 #: Pictures that are remembered, at least as long as the longest transition and what must follow it.
 _HELD = 150
 #: Pictures read before and after a proposal, and most pictures at once.
-_AROUND, _MOST = 16, 100
+_AROUND, _MOST = 12, 100
 #: Reading every frame: windows of ``_MOST`` of which all but this many at both ends count.
 _MARGIN = 25
 #: A transition that no detector proposed is one from this probability on.
