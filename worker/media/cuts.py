@@ -24,7 +24,7 @@ MIN_SCENE_S = FLASH_S
 _SAME_S = 0.3
 #: After a hard cut the network needs pictures for this long.
 _WAIT_S = 0.6
-#: A change this many times its neighbours' is no part of a fade (a logarithm).
+#: A change so much larger than those around it is no part of a fade (a logarithm).
 _SUDDEN = math.log(2)
 #: A fade has no model: a run of blank pictures between two scenes.
 _FADE_CONFIDENCE = 0.9
@@ -103,7 +103,7 @@ class CutFinder:
     def _add_hard(self, proposal: Proposal) -> None:
         """Judge a hard cut; of two closer together than a scene can be short, remember the stronger."""
         cut_s = proposal.ts_s
-        if proposal.features[hardcuts.FEATURES.index("l_ratio")] > _SUDDEN:
+        if proposal.features[hardcuts.FEATURES.index("l_next")] > _SUDDEN:
             self._jumps_s.append(cut_s)
         confidence = self._confidence(self._hard_verdict, proposal.features, cut_s, cut_s)
         if confidence < self._min_confidence:
