@@ -228,10 +228,11 @@ def test_the_wall_costs_no_index(database: str) -> None:
         ):
             connection.exec_driver_sql(statement)
     dated = search.Scope(user_id="u", indexed_from=datetime(2020, 1, 1, tzinfo=UTC))
+    word = (search.WordsQuery("english", "'word7'"),)
     vector, tuning = unit(np.random.default_rng(1)), search.Tuning(exact_rows=0, candidates=5)
     for retriever, index in (
-        (search.Words("keyword", "'word7'"), "Bitmap Index Scan on ix_scenes_tsv"),
-        (search.Words("screen", "'word7'"), "Bitmap Index Scan on ix_scenes_screen_tsv"),
+        (search.Words("keyword", word), "Bitmap Index Scan on ix_scenes_tsv"),
+        (search.Words("screen", word), "Bitmap Index Scan on ix_scenes_screen_tsv"),
         (search.Lexical(model, {7: 1.0}), "Bitmap Index Scan on ix_lexical_weights_tokens"),
         (search.Vector("text", model, vector), f"Index Scan using {index_name(model.model_id)}"),
     ):
