@@ -51,10 +51,10 @@ def _check_text(value: str) -> str:
 
 
 def _check_moment(value: object) -> object:
-    # Pydantic also takes numbers, as seconds since 1970.
-    if isinstance(value, str) and not re.match(r"\d{4}-\d\d-\d\d", value):
-        raise ValueError("must be a date and time, as in 2026-01-31T12:00:00Z")
-    return value
+    # Pydantic also takes numbers, as seconds since 1970, and a date alone.
+    if isinstance(value, datetime) or (isinstance(value, str) and re.match(r"\d{4}-\d\d-\d\d", value)):
+        return value
+    raise ValueError("must be a date and time, as in 2026-01-31T12:00:00Z")
 
 
 def _check_name(value: str) -> str:
@@ -67,8 +67,8 @@ Id = Annotated[str, AfterValidator(_check_id), Field(json_schema_extra={"pattern
 
 Text = Annotated[str, AfterValidator(_check_text)]
 
-#: A date and time of ISO 8601.
-Moment = Annotated[datetime, BeforeValidator(_check_moment)]
+#: A date and time of ISO 8601. Not strict: what a validator has seen counts as Python, where strict wants an object.
+Moment = Annotated[datetime, BeforeValidator(_check_moment), Field(strict=False)]
 
 PersonName = Annotated[Text, AfterValidator(_check_name), Field(min_length=1, max_length=MAX_NAME_CHARS)]
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from datetime import UTC, datetime
 from typing import Any
 
 import pytest
@@ -157,6 +158,10 @@ def test_a_query_of_the_greatest_length_fits_in_any_script(query: str) -> None:
          "lexical.0.cup.[key]='cup' is not acceptable: String should match pattern '^[0-9]{1,9}$'"),
         (RerankDocuments, {"query": "", "documents": []},
          "query='' is not acceptable: String should have at least 1 character"),
+        (SearchScenes, {"user_id": "u", "query": "x", "indexed_from": "0.5"},
+         "indexed_from='0.5' is not acceptable: Value error, must be a date and time, as in 2026-01-31T12:00:00Z"),
+        (SearchScenes, {"user_id": "u", "query": "x", "indexed_to": 5},
+         "indexed_to=5 is not acceptable: Value error, must be a date and time, as in 2026-01-31T12:00:00Z"),
         (RerankDocuments, {"query": "q", "documents": ["d"] * 1001},
          "documents=" + repr(["d"] * 1001)[:77] + "... is not acceptable: Tuple should have at most 1000 items after"
          " validation, not 1001"),
@@ -180,6 +185,19 @@ def test_nesting_without_end_is_refused() -> None:
     circle: dict[str, Any] = {}
     circle["circle"] = circle
     assert "not plain JSON" in refusal(VideoRef, circle)
+
+
+@pytest.mark.parametrize(
+    ("text", "moment"),
+    [
+        ("2026-01-31T12:00:00Z", datetime(2026, 1, 31, 12, tzinfo=UTC)),
+        ("2026-01-31T14:00:00+02:00", datetime(2026, 1, 31, 12, tzinfo=UTC)),
+        ("2026-01-31", datetime(2026, 1, 31)),
+    ],
+)
+def test_a_date_and_time_is_read(text: str, moment: datetime) -> None:
+    request = parse(SearchScenes, {"user_id": "u", "query": "x", "indexed_from": text})
+    assert request.indexed_from == moment
 
 
 def test_vectors_are_read_from_base64() -> None:
