@@ -10,7 +10,7 @@ far from everything (intrinsic dimension over 100), which no index can tell apar
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
 import numpy as np
@@ -27,6 +27,8 @@ _CLUSTERS, _OF_VIDEO, _RELATED = 300, 3, 5
 _DIRECTIONS, _WITHIN, _AROUND = 32, 0.7, 0.2
 #: Share of what varies that a scene's words and pictures have in common.
 _COMMON = 0.3
+#: Length of what a keyframe differs from its scene by.
+_BETWEEN_KEYFRAMES = 0.3
 
 
 def units(vectors: npt.NDArray[Any]) -> Floats:
@@ -36,36 +38,41 @@ def units(vectors: npt.NDArray[Any]) -> Floats:
 class Source:
     """Scenes of one kind: always of the same clusters, the same ones for the same seed."""
 
-    def __init__(self, kind: Kind, seed: int) -> None:
-        self.kind = kind
+    def __init__(self, kind: Kind, seed: int, dims: Mapping[Family, int] = DIMS) -> None:
+        self.kind, self._dims = kind, dims
         self._rng = np.random.default_rng(seed)
         rng = np.random.default_rng(0)
-        self._centres = {family: units(rng.normal(size=(_CLUSTERS, dim))) for family, dim in DIMS.items()}
+        self._centres = {family: units(rng.normal(size=(_CLUSTERS, dim))) for family, dim in dims.items()}
         self._directions = {
             family: rng.standard_normal((_CLUSTERS, _DIRECTIONS, dim), np.float32) / np.float32(dim**0.5)
-            for family, dim in DIMS.items()
+            for family, dim in dims.items()
         }
         lengths = np.arange(1, _DIRECTIONS + 1) ** -0.5
         self._lengths = np.float32(_WITHIN) * units(lengths)
         sizes = 1 / np.arange(20, 20 + _CLUSTERS)
         self._shares = sizes / sizes.sum()
 
-    def draw(self, count: int) -> dict[Family, Floats]:
-        """Unit vectors [count, dim] of scenes that follow each other, from new videos."""
+    def clusters(self, count: int) -> npt.NDArray[np.int64]:
+        """Some clusters, all different."""
+        return self._rng.choice(_CLUSTERS, size=count, replace=False, p=self._shares)
+
+    def draw(self, count: int, among: npt.NDArray[np.int64] | None = None) -> dict[Family, Floats]:
+        """Unit vectors [count, dim] of scenes that follow each other, from new videos; ``among``: of these clusters."""
         rng = self._rng
-        videos = rng.choice(_CLUSTERS, size=(count // SCENES_PER_VIDEO + 1, _OF_VIDEO), p=self._shares)
+        shares = self._shares if among is None else self._shares[among] / self._shares[among].sum()
+        videos = rng.choice(
+            _CLUSTERS if among is None else among, size=(count // SCENES_PER_VIDEO + 1, _OF_VIDEO), p=shares
+        )
         said = videos[np.arange(count) // SCENES_PER_VIDEO, rng.integers(_OF_VIDEO, size=count)]
         seen = (said * _RELATED + rng.integers(_RELATED, size=count)) % _CLUSTERS
         common = rng.standard_normal((count, _DIRECTIONS), np.float32)
-        return {
-            "text": self._vectors("text", said, common),
-            "vision": self._vectors("vision", seen, common),
-        }
+        clusters = {"text": said, "vision": seen}
+        return {family: self._vectors(family, clusters[family], common) for family in self._dims}
 
     def _vectors(self, family: Family, clusters: npt.NDArray[np.int64], common: Floats) -> Floats:
         rng, count = self._rng, len(clusters)
         centres = self._centres[family][clusters]
-        noise = units(rng.standard_normal((count, DIMS[family]), np.float32))
+        noise = units(rng.standard_normal((count, self._dims[family]), np.float32))
         if self.kind == "near random":
             return units(centres + _WITHIN * noise)
         own = rng.standard_normal((count, _DIRECTIONS), np.float32)
@@ -74,6 +81,12 @@ class Source:
             [row @ self._directions[family][cluster] for row, cluster in zip(along, clusters, strict=True)]
         )
         return units(centres + within + _AROUND * noise)
+
+
+def keyframes(vectors: Floats, count: int, rng: np.random.Generator) -> Floats:
+    """Unit vectors [scenes, count, dim] of keyframes of scenes: near the given one of their scene [scenes, dim]."""
+    noise = units(rng.standard_normal((len(vectors), count, vectors.shape[1]), np.float32))
+    return units(vectors[:, None] + _BETWEEN_KEYFRAMES * noise)
 
 
 def intrinsic_dimension(similarities: Sequence[Sequence[float]]) -> float:

@@ -1,4 +1,5 @@
-"""Models and their vectors: one untyped halfvec column, one partial expression HNSW index per model.
+"""Models and their vectors: one untyped halfvec column, one partial expression HNSW index per model, and one more for each
+user who has many vectors beside other users'.
 
 Model ids and dimensions are rendered as literals: with a parameter in its place a generic plan loses the index.
 """
@@ -9,6 +10,7 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, fields
+from hashlib import sha256
 from typing import Any
 from uuid import UUID
 
@@ -33,6 +35,8 @@ SEARCHED = ("text", "vision")
 _LOOK_S = 0.5
 #: Twice pgvector's default, and twice the time to build: with 64 some clusters can't be reached from the others.
 _EF_CONSTRUCTION = 128
+#: Indexes of single users per model, at most: every statement that plans over the table or inserts into it opens them all.
+_MOST_OWN = 100
 
 
 @dataclass(frozen=True)
@@ -86,17 +90,26 @@ def ensure_model(
     return found
 
 
-def index_name(model_id: int) -> str:
-    return f"ix_embeddings_hnsw_m{model_id}"
+def index_name(model_id: int, user_id: str | None = None) -> str:
+    """The name of a model's HNSW index; with ``user_id`` of the one over that user's vectors alone."""
+    of_model = f"ix_embeddings_hnsw_m{int(model_id)}"
+    return of_model if user_id is None else f"{of_model}_{sha256(user_id.encode()).hexdigest()[:16]}"
 
 
-def index_sql(model_id: int, dim: int, metric: str, *, concurrently: bool) -> str:
-    """The statement that makes a model's HNSW index."""
+def of_user(user_id: str) -> str:
+    """The condition that vectors are of a user, as a literal: with a parameter a plan could not use the user's own index."""
+    literal = user_id.replace("'", "''")
+    return f"user_id = '{literal}'"
+
+
+def index_sql(model_id: int, dim: int, metric: str, *, concurrently: bool, user_id: str | None = None) -> str:
+    """The statement that makes a model's HNSW index, or with ``user_id`` the one over that user's vectors alone."""
     how = "CONCURRENTLY " if concurrently else ""
+    whose = "" if user_id is None else f" AND {of_user(user_id)}"
     return (
-        f"CREATE INDEX {how}IF NOT EXISTS {index_name(int(model_id))} ON embeddings"
+        f"CREATE INDEX {how}IF NOT EXISTS {index_name(model_id, user_id)} ON embeddings"
         f" USING hnsw ((vec::halfvec({int(dim)})) {_OPS[metric]})"
-        f" WITH (ef_construction = {_EF_CONSTRUCTION}) WHERE model_id = {int(model_id)}"
+        f" WITH (ef_construction = {_EF_CONSTRUCTION}) WHERE model_id = {int(model_id)}{whose}"
     )
 
 
@@ -135,9 +148,53 @@ def _building(engine: Engine, wait_s: float | None) -> Iterator[Connection]:
             connection.invalidate()
 
 
-def is_indexed(session: Session | Connection, model: ModelRow) -> bool:
-    """Whether a model has its HNSW index, or needs none."""
-    return not _is_searched(model) or session.scalar(_VALID, {"name": index_name(model.model_id)}) is True
+def is_indexed(session: Session | Connection, model: ModelRow, user_id: str | None = None) -> bool:
+    """Whether a model has its HNSW index, or needs none; with ``user_id``: whether it has that user's own."""
+    name = index_name(model.model_id, user_id)
+    return not _is_searched(model) or session.scalar(_VALID, {"name": name}) is True
+
+
+def lacks_own_index(session: Session, model: ModelRow, user_id: str, exact_rows: int) -> bool:
+    """Whether a user's vectors should have an index of their own and have none.
+
+    In an index that many share, a search walks over the others' vectors, and misses some of its own if theirs are nearer
+    to the query. Up to ``exact_rows`` vectors need no index; where all vectors are of one user, the model's is enough.
+    """
+    if not _is_searched(model) or is_indexed(session, model, user_id):
+        return False
+    rows = f"SELECT FROM embeddings WHERE model_id = {model.model_id} AND user_id"
+    statement = text(
+        f"SELECT EXISTS ({rows} = :user_id OFFSET :exact_rows)"
+        f" AND (EXISTS ({rows} < :user_id) OR EXISTS ({rows} > :user_id))"
+        f" AND (SELECT count(*) FROM pg_class WHERE starts_with(relname, :prefix)) < {_MOST_OWN}"
+    )
+    values = {"user_id": user_id, "exact_rows": exact_rows, "prefix": f"{index_name(model.model_id)}_"}
+    return session.scalar(statement, values) is True
+
+
+def users_of_own_indexes(session: Session, model: ModelRow, exact_rows: int) -> tuple[list[str], list[str]]:
+    """The users whose vectors should have an index of their own, most vectors first; the names of indexes to drop.
+
+    Reads the whole index of users and models once: for jobs in the background.
+    """
+    rows = session.execute(
+        text(
+            f"SELECT user_id, count(*) AS vectors FROM embeddings WHERE model_id = {model.model_id} GROUP BY 1"
+            " ORDER BY vectors DESC, user_id"
+        )
+    ).all()
+    large = [row.user_id for row in rows if row.vectors > exact_rows][:_MOST_OWN] if len(rows) > 1 else []
+    # Not as soon as a user has a few less: vectors are replaced when a video is indexed again.
+    kept = {index_name(model.model_id, row.user_id) for row in rows if row.vectors > exact_rows // 2}
+    return large, [name for name in _own_indexes(session, model.model_id) if name not in kept]
+
+
+def _own_indexes(session: Session | Connection, model_id: int) -> list[str]:
+    found = session.scalars(
+        text("SELECT relname FROM pg_class WHERE relkind = 'i' AND starts_with(relname, :prefix) ORDER BY 1"),
+        {"prefix": f"{index_name(model_id)}_"},
+    )
+    return list(found)
 
 
 def _is_searched(model: ModelRow) -> bool:
@@ -148,31 +205,40 @@ def _is_searched(model: ModelRow) -> bool:
 _VALID = text("SELECT indisvalid FROM pg_index WHERE indexrelid = to_regclass(:name)")
 
 
-def ensure_index(engine: Engine, model: ModelRow, *, wait_s: float | None = None) -> None:
+def ensure_index(
+    engine: Engine, model: ModelRow, *, user_id: str | None = None, wait_s: float | None = None
+) -> None:
     """Build a searched model's HNSW index beside running work; drops an invalid leftover of a broken build.
 
-    ``wait_s``: how long other builds are waited for; None: as long as a build may take.
+    ``user_id``: the index over this user's vectors alone. ``wait_s``: how long other builds are waited for; None: as long
+    as a build may take.
 
     Raises:
         DatabaseBusy: another index is built or dropped. DatabaseUnavailable: Postgres is unavailable.
     """
     with outages(), engine.connect() as connection:
-        if is_indexed(connection, model):
+        if is_indexed(connection, model, user_id):
             return
-    name = index_name(model.model_id)
+    name = index_name(model.model_id, user_id)
     assert model.dim is not None and model.metric is not None
     with _building(engine, wait_s) as connection:
         state = connection.execute(_VALID, {"name": name}).scalar()
         if state is False:
             connection.execute(text(f"DROP INDEX CONCURRENTLY IF EXISTS {name}"))
         if not state:
-            connection.execute(text(index_sql(model.model_id, model.dim, model.metric, concurrently=True)))
+            made = index_sql(model.model_id, model.dim, model.metric, concurrently=True, user_id=user_id)
+            connection.exec_driver_sql(made)
 
 
-def drop_index(engine: Engine, model_id: int, *, wait_s: float | None = None) -> None:
-    """Remove a model's HNSW index beside running work; waits and raises as ``ensure_index``."""
+def drop_index(
+    engine: Engine, model_id: int, *, own: Sequence[str] | None = None, wait_s: float | None = None
+) -> None:
+    """Remove a model's HNSW indexes beside running work, or only the ``own`` ones of these names; waits and raises as
+    ``ensure_index``."""
     with _building(engine, wait_s) as connection:
-        connection.execute(text(f"DROP INDEX CONCURRENTLY IF EXISTS {index_name(int(model_id))}"))
+        names = [index_name(model_id), *_own_indexes(connection, model_id)] if own is None else own
+        for name in names:
+            connection.execute(text(f"DROP INDEX CONCURRENTLY IF EXISTS {name}"))
 
 
 def write_embeddings(

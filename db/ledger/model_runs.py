@@ -1,4 +1,4 @@
-"""Runs of models: one job builds a model's vector index. Whoever needs the index asks for the job, and does not wait for it.
+"""Runs of models: one job builds a model's vector indexes. Whoever needs the index asks for the job, and does not wait for it.
 
 A build waits until every older transaction has ended. So nobody may wait for a build in a transaction of his own.
 """
@@ -12,13 +12,17 @@ from db.ledger import jobs
 from db.ledger.jobs import WakeUp, jobs_of, make_job
 from db.ledger.policy import RunPolicy
 from db.tables import LIVE, Job, Model
-from db.vectors import is_indexed, model_row
+from db.vectors import is_indexed, lacks_own_index, model_row
 from shared import graph
 
 
-def want_index(session: Session, model_id: int, policy: RunPolicy) -> list[WakeUp]:
-    """Queue the job that builds a model's index, unless the index is there or a job for it waits or runs."""
-    if is_indexed(session, model_row(session.get_one(Model, model_id))):
+def want_index(
+    session: Session, model_id: int, policy: RunPolicy, *, user_id: str, exact_rows: int
+) -> list[WakeUp]:
+    """Queue the job that builds a model's indexes, unless the one that this user's searches need is there, or such a job
+    waits or runs. ``exact_rows``: vectors of a user that are searched without any index."""
+    row = model_row(session.get_one(Model, model_id))
+    if is_indexed(session, row) and not lacks_own_index(session, row, user_id, exact_rows):
         return []
     model = lock(session, str(model_id))
     assert model is not None

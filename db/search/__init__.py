@@ -10,11 +10,21 @@ from db.search.details import describe
 from db.search.filters import read_filters
 from db.search.nearest import Vector
 from db.search.ranking import Found, Place, Ranking, find
-from db.search.retrievers import Lexical, Match, People, Tuning, Words, WordsQuery, exemplar, read_words
+from db.search.retrievers import (
+    Lexical,
+    Match,
+    People,
+    Retriever,
+    Tuning,
+    Words,
+    WordsQuery,
+    exemplar,
+    read_words,
+)
 from db.search.scope import Scope
 
 __all__ = [
-    "Covered", "Found", "Lexical", "Match", "People", "Place", "Ranking", "Scope", "Tuning", "Vector", "Words", "WordsQuery",
+    "Covered", "Found", "Lexical", "Match", "People", "Place", "Ranking", "Retriever", "Scope", "Tuning", "Vector", "Words", "WordsQuery",
     "cover", "describe", "exemplar", "find", "read_filters", "read_version", "read_words",
     "version_now",
 ]  # fmt: skip

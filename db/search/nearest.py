@@ -1,8 +1,9 @@
 """The retriever of vectors: scenes near a query, by the model's index or by comparing them one by one.
 
 Which of the two is chosen here, not by the planner: a small set of vectors is compared one by one, exactly; a large one
-goes through the model's HNSW index with iterative scan, so that a filter never empties the answer. Model ids and
-dimensions are literals: with a parameter in their place a generic plan loses the index.
+goes through an HNSW index with iterative scan, so that a filter never empties the answer: the user's own one, or the
+model's until that is built. Model ids and dimensions are literals, and so is the owner of an index: with a parameter in
+their place a generic plan loses it.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from itertools import islice
 from math import ceil
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 from uuid import UUID
 
 import numpy as np
@@ -25,15 +26,24 @@ from sqlalchemy.orm import Session
 from db.expressions import statement_of
 from db.search.retrievers import Match, Retriever, Tuning, clamp
 from db.search.scope import Scope
-from db.vectors import ModelRow
+from db.vectors import ModelRow, index_name, is_indexed, of_user
 
 #: Maximum number of keyframes compared per requested scene, if a few scenes have most of the nearest ones.
 _MOST_KEYFRAMES = 32
 #: How long the fact that a user has many vectors, or few, is cached: counting them takes as long as finding the nearest.
 _KEPT_S, _KEPT = 60.0, 1000
-_large: OrderedDict[Any, tuple[float, float | None]] = OrderedDict()
+_known: OrderedDict[Any, tuple[float, _Large | None]] = OrderedDict()
 #: More vectors than a database can have.
 _NO_END = 2**40
+
+
+class _Large(NamedTuple):
+    """A user who has many vectors of a model."""
+
+    #: About: how many of them a scene has.
+    per_scene: float
+    #: Whether they have an index of their own.
+    own_index: bool
 
 
 @dataclass(frozen=True, eq=False)
@@ -93,10 +103,10 @@ class Vector(Retriever):
             found = self._one_by_one(session, scope.sql(), {**scope.values(), "rows": count}, most)
             if found is not None:
                 return found, True
-        per_scene = self._per_scene(session, scope.user_id, most)
-        if per_scene is None and not scope.is_narrow:
+        large = self._large(session, scope.user_id, most)
+        if large is None and not scope.is_narrow:
             return self.nearest_exactly(session, scope, count), True
-        return self.nearest(session, scope, count, tuning.ef_search, per_scene or 1.0), False
+        return self.nearest(session, scope, count, tuning.ef_search, large), False
 
     def nearest_exactly(self, session: Session, scope: Scope, count: int) -> dict[UUID, Match]:
         """By comparing every vector of the scope."""
@@ -106,19 +116,21 @@ class Vector(Retriever):
         return self._best(session, self._query(scope), values)[0]
 
     def nearest(
-        self, session: Session, scope: Scope, count: int, ef_search: int, per_scene: float = 1.0
+        self, session: Session, scope: Scope, count: int, ef_search: int, large: _Large | None = None
     ) -> dict[UUID, Match]:
-        """By the model's HNSW index, going on until enough pass the filters. ``per_scene``: vectors a scene has."""
-        rows = ceil(count * per_scene)
+        """By an HNSW index, going on until enough pass the filters."""
+        if large is None:
+            large = _Large(1.0, is_indexed(session, self.model, scope.user_id))
+        rows = ceil(count * large.per_scene)
         while True:
-            found, seen = self._nearest_rows(session, scope, count, rows, ef_search)
+            found, seen = self._nearest_rows(session, scope, count, rows, ef_search, large.own_index)
             if len(found) >= count or seen < rows or rows >= count * _MOST_KEYFRAMES:
                 return found
             # A few scenes with many keyframes took the places: look further.
             rows *= 4
 
     def _nearest_rows(
-        self, session: Session, scope: Scope, count: int, rows: int, ef_search: int
+        self, session: Session, scope: Scope, count: int, rows: int, ef_search: int, own_index: bool
     ) -> tuple[dict[UUID, Match], int]:
         """The scenes among the nearest ``rows`` vectors, and how many vectors there were."""
         # Left to itself the planner sorts whole tables when a filter looks selective to it.
@@ -139,7 +151,8 @@ class Vector(Retriever):
             {f"v{n}": value for n, value in enumerate(steer.values())},
         )
         try:
-            query = f"{self._query(scope)} ORDER BY {self._distance} LIMIT {int(rows)}"
+            whose = f" AND e.{of_user(scope.user_id)}" if own_index else ""
+            query = f"{self._query(scope)}{whose} ORDER BY {self._distance} LIMIT {int(rows)}"
             return self._best(session, query, {**scope.values(), "rows": count})
         finally:
             session.execute(statement_of("SET LOCAL enable_sort = 'on'"))
@@ -208,10 +221,10 @@ class Vector(Retriever):
             if scene_id is not None
         }
 
-    def _per_scene(self, session: Session, user_id: str, most: int) -> float | None:
-        """How many vectors a scene of the user has, about; None when they are ``most`` at most in all."""
+    def _large(self, session: Session, user_id: str, most: int) -> _Large | None:
+        """What is known of a user's vectors; None when they are ``most`` at most."""
         key = (session.get_bind().engine.url, user_id, self.model.model_id, most)
-        known = _large.get(key)
+        known = _known.get(key)
         if known is not None and time.monotonic() - known[0] < _KEPT_S:
             return known[1]
         mine = f"FROM embeddings WHERE user_id = :user_id AND model_id = {int(self.model.model_id)}"
@@ -220,11 +233,14 @@ class Vector(Retriever):
             SELECT CASE WHEN EXISTS (SELECT {mine} OFFSET :most) THEN
                 (SELECT count(*) / greatest(1, count(DISTINCT few.scene_id))::float8
                  FROM (SELECT scene_id {mine} LIMIT 1000) few)
-            END
+            END AS per_scene,
+            (SELECT indisvalid FROM pg_index WHERE indexrelid = to_regclass(:name)) AS own_index
             """
         )
-        per_scene = session.scalar(statement, {"user_id": user_id, "most": most})
-        _large[key] = (time.monotonic(), per_scene)
-        while len(_large) > _KEPT:
-            _large.popitem(last=False)
-        return None if per_scene is None else float(per_scene)
+        values = {"user_id": user_id, "most": most, "name": index_name(self.model.model_id, user_id)}
+        row = session.execute(statement, values).one()
+        large = None if row.per_scene is None else _Large(float(row.per_scene), row.own_index is True)
+        _known[key] = (time.monotonic(), large)
+        while len(_known) > _KEPT:
+            _known.popitem(last=False)
+        return large

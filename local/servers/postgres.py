@@ -11,6 +11,7 @@ import shutil
 import subprocess
 import tempfile
 import time
+from contextlib import suppress
 from pathlib import Path
 from urllib.parse import quote
 
@@ -123,12 +124,28 @@ def server_command(data: Path, port: int) -> list[str]:
         "log_parameter_max_length_on_error": "0",
         # Sessions of ours bring shorter ones; this is for whoever else connects, `psql` left open for example.
         "idle_in_transaction_session_timeout": "45s",
+        **_memory(),
         **server_side(PEER_S),
     }
     command = [str(find_binaries() / "postgres"), "-D", unprivileged.seen_from_inside(data)]
     for name, value in options.items():
         command += ["-c", f"{name}={value}"]
     return unprivileged.wrap(command, data)
+
+
+def _memory() -> dict[str, str]:
+    """Memory of the server, by what the machine has: with the defaults a search of 100,000 scenes reads its index from disk,
+    and an index of more than 20,000 vectors is built in many times the time. Pages count once they are used."""
+    total_mb = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 2**20
+    build_mb = min(512, total_mb // 16)
+    with suppress(OSError):
+        # A parallel build takes its memory from there; containers often have 64 MB of it.
+        shared = os.statvfs("/dev/shm")
+        build_mb = min(build_mb, shared.f_bsize * shared.f_bavail // 2**21)
+    return {
+        "shared_buffers": f"{max(128, min(1024, total_mb // 8))}MB",
+        "maintenance_work_mem": f"{max(64, build_mb)}MB",
+    }
 
 
 def server_url(port: int, password: str, database: str = DATABASE, *, user: str = USER) -> str:

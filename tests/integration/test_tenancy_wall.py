@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from datetime import UTC, datetime
 from functools import partial
-from typing import Any
 
 import numpy as np
 import psycopg
 import pytest
-from sqlalchemy import event, text
+from sqlalchemy import text
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.orm import Session
 
@@ -20,6 +18,7 @@ from db.tables import Base
 from db.vectors import index_name
 from shared.errors import InvalidRequest
 from tests.integration.test_dead_peers import limited
+from tests.support.plans import plans
 from tests.support.tenants import DIM, OF_USERS, USERS, World, make_models, populate, unit
 from tests.support.threads import at_once
 
@@ -192,21 +191,6 @@ def test_role_and_user_cost_one_statement_more(world: World, monkeypatch: pytest
             owners(session, "videos")
             counts.append(len(sent))
     assert counts[1] == counts[2] + 1, "after the first time, which asks whether there is such a role"
-
-
-def plans(session: Session, ask: Callable[[], object]) -> str:
-    """How Postgres runs the statements of a search."""
-    told: list[str] = []
-    connection = session.connection()
-
-    def explain(_: Any, cursor: Any, statement: str, parameters: Any, __: Any, ___: bool) -> None:
-        if statement.lstrip().startswith("SELECT") and "set_config" not in statement:
-            cursor.execute(f"EXPLAIN {statement}", parameters)
-            told.extend(row[0] for row in cursor.fetchall())
-
-    event.listen(connection, "before_cursor_execute", explain)
-    ask()
-    return "\n".join(told)
 
 
 def test_the_wall_costs_no_index(database: str) -> None:

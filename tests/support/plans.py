@@ -62,3 +62,18 @@ def _nodes(plan: Any) -> Iterator[Any]:
     yield plan
     for part in plan.get("Plans", ()):
         yield from _nodes(part)
+
+
+def plans(session: Session, ask: Callable[[], object]) -> str:
+    """How Postgres would run the statements of a search, without their costs counted."""
+    told: list[str] = []
+    connection = session.connection()
+
+    def explain(_: Any, cursor: Any, statement: str, parameters: Any, __: Any, ___: bool) -> None:
+        if statement.lstrip().startswith("SELECT") and "set_config" not in statement:
+            cursor.execute(f"EXPLAIN {statement}", parameters)
+            told.extend(row[0] for row in cursor.fetchall())
+
+    event.listen(connection, "before_cursor_execute", explain)
+    ask()
+    return "\n".join(told)

@@ -41,7 +41,7 @@ def run(context: StageContext) -> Outcome:
 def embed(context: StageContext, name: str, texts: Mapping[UUID, str], *, again: bool = False) -> Made:
     """What a model makes of what is said in some scenes. ``again``: see ``indexed_row``."""
     model = cast(TextEmbedder, context.runtime.model("text", name))
-    row = indexed_row(context.runtime, model.spec, again=again)
+    row = indexed_row(context.runtime, model.spec, context.claimed.user_id, again=again)
     with embedding(model.spec.name, model.dim, len(texts), job_id=context.claimed.job_id):
         found = model.encode(list(texts.values()))
     vocabulary_size = model.vocabulary_size

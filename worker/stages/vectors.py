@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import time
+from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from uuid import UUID
 
 from sqlalchemy.orm import Session
@@ -20,8 +23,9 @@ from worker.wakeup import notify
 
 log = get_logger(__name__)
 
-#: Models whose index this process has asked for.
-_indexed: set[int] = set()
+#: (model, user) -> when this process last looked whether the user's searches have their index. Few: a user at work is one.
+_looked: OrderedDict[tuple[int, str], float] = OrderedDict()
+_LOOK_S, _LOOKED = 60.0, 1000
 
 
 @dataclass(frozen=True)
@@ -32,15 +36,26 @@ class Made:
     write: Callable[[Session, int, Sequence[UUID]], None]
 
 
-def indexed_row(runtime: Runtime, spec: ModelSpec, *, again: bool = False) -> ModelRow:
-    """The database's row of a model, after a job was queued for its index if it has none.
+def indexed_row(runtime: Runtime, spec: ModelSpec, user_id: str, *, again: bool = False) -> ModelRow:
+    """The database's row of a model, after a job was queued for the index that searches of this user need, if it lacks.
 
-    ``again``: look also if this process has before.
+    ``again``: look also if this process has within the last minute.
     """
     row = runtime.transact(lambda session: model_row(session, spec))
-    if again or row.model_id not in _indexed:
-        notify(runtime.transact(lambda session: want_index(session, row.model_id, runtime.policy)))
-        _indexed.add(row.model_id)
+    key, now = (row.model_id, user_id), time.monotonic()
+    if again or now - _looked.get(key, -_LOOK_S) >= _LOOK_S:
+        want = partial(
+            want_index,
+            model_id=row.model_id,
+            policy=runtime.policy,
+            user_id=user_id,
+            exact_rows=runtime.settings.search_exact_rows,
+        )
+        notify(runtime.transact(want))
+        _looked[key] = now
+        _looked.move_to_end(key)
+        while len(_looked) > _LOOKED:
+            _looked.popitem(last=False)
     return row
 
 

@@ -76,7 +76,7 @@ def embed(
     ``again``: see ``indexed_row``.
     """
     model = cast(VisionEmbedder, context.runtime.model("vision", name))
-    row = indexed_row(context.runtime, model.spec, again=again)
+    row = indexed_row(context.runtime, model.spec, context.claimed.user_id, again=again)
     with embedding(model.spec.name, model.dim, len(pictures), job_id=context.claimed.job_id):
         vectors = model.embed_images(pictures)
     places = [(scene.scene_id, int(keyframe["ordinal"])) for scene in scenes for keyframe in scene.keyframes]
