@@ -245,7 +245,13 @@ def measure(options: argparse.Namespace) -> list[Class]:
             return postgres.url(name)
 
         shared = database("shared")
-        values: dict[str, Any] = {"name": "bench-text", "revision": "1", "family": "text", "dim": DIM, "metric": "cosine"}
+        values: dict[str, Any] = {
+            "name": "bench-text",
+            "revision": "1",
+            "family": "text",
+            "dim": DIM,
+            "metric": "cosine",
+        }
         with sessions_on(shared):
             model = transact(lambda session: ensure_model(session, **values))
             began = time.monotonic()
