@@ -26,6 +26,7 @@ import numpy as np
 import psycopg
 from pgvector import HalfVector
 from pgvector.psycopg import register_vector
+from sqlalchemy import Engine
 
 from bench import OUT
 from bench.search import defaults
@@ -42,6 +43,7 @@ LEAST, MOST, CLUSTERS_OF_USER, SCENES_OF_VIDEO = 100, 200_000, 10, 100
 CLASSES = (1_000, 5_000, 20_000, 50_000, MOST)
 RECALL, TIMES_ALONE = 0.99, 2.0
 _WORDS, _WORDS_OF_SCENE, _ROUNDS = 5_000, 6, 3
+_BUILD = "?options=-c%20maintenance_work_mem%3D2GB"
 _WEIGHTS = {"text": 0.5, "keyword": 0.2}
 _SCENES = "scene_id, video_id, user_id, split_version, idx, start_s, end_s, kind, keyframes, live, text_run, transcript, tsv"
 _EMBEDDINGS = "scene_id, model_id, ordinal, run, user_id, vec"
@@ -71,9 +73,13 @@ def sizes(users: int, vectors: int, most: int) -> list[int]:
     return [round(size) for size in of_users]
 
 
+def engine_of(url: str) -> Engine:
+    return make_engine(url.replace("postgresql://", "postgresql+psycopg://") + _BUILD)
+
+
 @contextmanager
 def sessions_on(url: str) -> Iterator[None]:
-    set_engine(make_engine(url.replace("postgresql://", "postgresql+psycopg://")))
+    set_engine(engine_of(url))
     try:
         yield
     finally:
@@ -237,8 +243,6 @@ def measure(options: argparse.Namespace) -> list[Class]:
     ]
     classes = choose(users, 1 if options.quick else 3)
     with servers() as (postgres, _, _):
-        postgres.execute("ALTER SYSTEM SET maintenance_work_mem = '2GB'")
-        postgres.execute("SELECT pg_reload_conf()")
 
         def database(name: str) -> str:
             postgres.execute(f"CREATE DATABASE {name} TEMPLATE {DATABASE}")
@@ -284,7 +288,7 @@ def measure(options: argparse.Namespace) -> list[Class]:
                 took: dict[bool, list[float]] = {True: [], False: []}
                 for user in one.users:
                     alone = database(f"alone_{user.user_id}")
-                    in_alone = make_engine(alone.replace("postgresql://", "postgresql+psycopg://"))
+                    in_alone = engine_of(alone)
                     set_engine(in_alone)
                     assert transact(partial(ensure_model, **values)).model_id == model.model_id
                     copy_user(shared, alone, user.user_id)
