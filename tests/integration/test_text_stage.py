@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import OrderedDict
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -65,7 +66,7 @@ def runtime(tmp_path_factory: pytest.TempPathFactory) -> Runtime:
 @pytest.fixture
 def film(runtime: Runtime, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Speech:
     # The database is new: an index of another test's stands in none of it.
-    monkeypatch.setattr(vectors, "_indexed", set())
+    monkeypatch.setattr(vectors, "_looked", OrderedDict())
     monkeypatch.setattr(vectors, "notify", list)
     cut([], [], [], length_s=2.0)
     return Speech(runtime, tmp_path)
