@@ -11,6 +11,7 @@ import socketserver
 import threading
 import time
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from typing import Any
 
 from .errors import Outage
@@ -98,6 +99,7 @@ class HttpServer(socketserver.ThreadingTCPServer):
 
     def __init__(self, host: str, port: int, pages: Mapping[str, Page]) -> None:
         self.pages = dict(pages)
+        self._serving: threading.Thread | None = None
         self._free = threading.BoundedSemaphore(MAX_OPEN)
         self.address_family = socket.AF_INET6 if ":" in host else socket.AF_INET
         try:
@@ -118,7 +120,22 @@ class HttpServer(socketserver.ThreadingTCPServer):
 
     def start(self) -> None:
         """Answer from now on."""
-        threading.Thread(target=self.serve_forever, args=(60.0,), name="http", daemon=True).start()
+        self._serving = threading.Thread(target=self.serve_forever, args=(60.0,), name="http", daemon=True)
+        self._serving.start()
+
+    def server_close(self) -> None:
+        """Answer no longer. Ends the thread first: it would go on polling the number of the closed socket, and keep open
+        whatever file gets that number next, for up to a minute."""
+        if self._serving is not None:
+            stopping = threading.Thread(target=self.shutdown, daemon=True)
+            stopping.start()
+            while stopping.is_alive():
+                # It looks when a connection comes.
+                with suppress(OSError):
+                    socket.create_connection((str(self.server_address[0]), self.port), timeout=1).close()
+                stopping.join(0.05)
+            self._serving = None
+        super().server_close()
 
     def process_request(self, request: Any, client_address: Any) -> None:
         if not self._free.acquire(blocking=False):

@@ -8,6 +8,7 @@ import os
 import socket
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -231,6 +232,17 @@ def test_slow_clients_are_bounded_in_number_and_time(
     finally:
         for connection in slow:
             connection.close()
+
+
+def test_a_closed_server_leaves_no_thread_that_polls_its_socket_s_number() -> None:
+    """The next file with that number, a pipe to a child for example, would stay open for up to a minute."""
+    before = set(threading.enumerate())
+    found = pages.HttpServer("127.0.0.1", 0, {})
+    found.start()
+    (serving,) = set(threading.enumerate()) - before
+    found.server_close()
+    serving.join(20)
+    assert not serving.is_alive()
 
 
 def test_a_taken_port_is_replaced_by_a_free_one(server: pages.HttpServer) -> None:
