@@ -15,8 +15,7 @@ import json
 import os
 import sys
 import time
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
 from typing import Any
@@ -26,15 +25,15 @@ import numpy as np
 import psycopg
 from pgvector import HalfVector
 from pgvector.psycopg import register_vector
-from sqlalchemy import Engine
 
 from bench import OUT
-from bench.search import defaults
+from bench.ledger.costs import sessions_on
+from bench.search import defaults, settle, word
 from bench.servers import DATABASE, servers
 from bench.vectors import Source
 from db import search
-from db.engine import get_engine, make_engine, reading, reading_as, set_engine, transact
-from db.vectors import ModelRow, ensure_index, ensure_model, users_of_own_indexes
+from db.engine import get_engine, reading_as, set_engine, transact
+from db.vectors import ModelRow, ensure_index, ensure_indexes, ensure_model
 
 #: Dimension of the text model of the profile ``lite``.
 DIM = 384
@@ -71,24 +70,6 @@ def sizes(users: int, vectors: int, most: int) -> list[int]:
         of_users = LEAST * (most / LEAST) ** (places**bend)
         low, high = (bend, high) if of_users.sum() > vectors else (low, bend)
     return [round(size) for size in of_users]
-
-
-def engine_of(url: str) -> Engine:
-    return make_engine(url.replace("postgresql://", "postgresql+psycopg://") + _BUILD)
-
-
-@contextmanager
-def sessions_on(url: str) -> Iterator[None]:
-    set_engine(engine_of(url))
-    try:
-        yield
-    finally:
-        get_engine().dispose()
-        set_engine(None)
-
-
-def word(number: int) -> str:
-    return f"w{number}"
 
 
 def fill(url: str, users: Sequence[User], source: Source, model: ModelRow) -> None:
@@ -148,12 +129,6 @@ def copy_user(url: str, alone: str, user_id: str) -> None:
             ):
                 for block in taken:
                     written.write(block)
-
-
-def settle(url: str) -> None:
-    with psycopg.connect(url, autocommit=True) as connection:
-        connection.execute("VACUUM ANALYZE")
-        connection.execute("CHECKPOINT")
 
 
 def draw_queries(
@@ -256,7 +231,7 @@ def measure(options: argparse.Namespace) -> list[Class]:
             "dim": DIM,
             "metric": "cosine",
         }
-        with sessions_on(shared):
+        with sessions_on(shared + _BUILD):
             model = transact(lambda session: ensure_model(session, **values))
             began = time.monotonic()
             fill(shared, users, source, model)
@@ -275,34 +250,30 @@ def measure(options: argparse.Namespace) -> list[Class]:
             for one in classes:
                 one.recall_of_models_index = recall(one.users, queries)
             began = time.monotonic()
-            with reading() as session:
-                large, _ = users_of_own_indexes(session, model, defaults().exact_rows)
-            for user_id in large:
-                ensure_index(get_engine(), model, user_id=user_id)
-            print(f"{len(large)} users' own indexes in {time.monotonic() - began:.0f} s", flush=True)
+            ensure_indexes(get_engine(), model, defaults().exact_rows)
+            print(f"users' own indexes in {time.monotonic() - began:.0f} s", flush=True)
         settle(shared)
-        with sessions_on(shared):
+        with sessions_on(shared + _BUILD):
             in_shared = get_engine()
             for one in classes:
                 one.recalls = recall(one.users, queries)
                 took: dict[bool, list[float]] = {True: [], False: []}
                 for user in one.users:
                     alone = database(f"alone_{user.user_id}")
-                    in_alone = engine_of(alone)
-                    set_engine(in_alone)
-                    assert transact(partial(ensure_model, **values)).model_id == model.model_id
-                    copy_user(shared, alone, user.user_id)
-                    ensure_index(in_alone, model)
-                    settle(alone)
-                    for turn in range(_ROUNDS + 1):
-                        for query in queries[user.user_id]:
-                            # One after the other: whatever else the machine does, it does to both.
-                            for is_alone in rng.permutation([True, False]):
-                                set_engine(in_alone if is_alone else in_shared)
-                                ms = hybrid_ms(user, query)
-                                if turn:
-                                    took[bool(is_alone)].append(ms)
-                    in_alone.dispose()
+                    with sessions_on(alone + _BUILD):
+                        in_alone = get_engine()
+                        assert transact(partial(ensure_model, **values)).model_id == model.model_id
+                        copy_user(shared, alone, user.user_id)
+                        ensure_index(in_alone, model)
+                        settle(alone)
+                        for turn in range(_ROUNDS + 1):
+                            for query in queries[user.user_id]:
+                                # One after the other: whatever else the machine does, it does to both.
+                                for is_alone in rng.permutation([True, False]):
+                                    set_engine(in_alone if is_alone else in_shared)
+                                    ms = hybrid_ms(user, query)
+                                    if turn:
+                                        took[bool(is_alone)].append(ms)
                     set_engine(in_shared)
                     postgres.execute(f"DROP DATABASE alone_{user.user_id} WITH (FORCE)")
                 one.p95_ms, one.alone_p95_ms = (

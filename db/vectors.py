@@ -7,7 +7,7 @@ Model ids and dimensions are rendered as literals: with a parameter in its place
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, fields
 from hashlib import sha256
@@ -172,12 +172,14 @@ def lacks_own_index(session: Session, model: ModelRow, user_id: str, exact_rows:
     return session.scalar(statement, values) is True
 
 
-def users_of_own_indexes(session: Session, model: ModelRow, exact_rows: int) -> tuple[list[str], list[str]]:
+def _users_of_own_indexes(
+    connection: Connection, model: ModelRow, exact_rows: int
+) -> tuple[list[str], list[str]]:
     """The users whose vectors should have an index of their own, most vectors first; the names of indexes to drop.
 
     Reads the whole index of users and models once: for jobs in the background.
     """
-    rows = session.execute(
+    rows = connection.execute(
         text(
             f"SELECT user_id, count(*) AS vectors FROM embeddings WHERE model_id = {model.model_id} GROUP BY 1"
             " ORDER BY vectors DESC, user_id"
@@ -186,11 +188,11 @@ def users_of_own_indexes(session: Session, model: ModelRow, exact_rows: int) -> 
     large = [row.user_id for row in rows if row.vectors > exact_rows][:_MOST_OWN] if len(rows) > 1 else []
     # Not as soon as a user has a few less: vectors are replaced when a video is indexed again.
     kept = {index_name(model.model_id, row.user_id) for row in rows if row.vectors > exact_rows // 2}
-    return large, [name for name in _own_indexes(session, model.model_id) if name not in kept]
+    return large, [name for name in _own_indexes(connection, model.model_id) if name not in kept]
 
 
-def _own_indexes(session: Session | Connection, model_id: int) -> list[str]:
-    found = session.scalars(
+def _own_indexes(connection: Connection, model_id: int) -> list[str]:
+    found = connection.scalars(
         text("SELECT relname FROM pg_class WHERE relkind = 'i' AND starts_with(relname, :prefix) ORDER BY 1"),
         {"prefix": f"{index_name(model_id)}_"},
     )
@@ -228,6 +230,29 @@ def ensure_index(
         if not state:
             made = index_sql(model.model_id, model.dim, model.metric, concurrently=True, user_id=user_id)
             connection.exec_driver_sql(made)
+
+
+def ensure_indexes(
+    engine: Engine,
+    model: ModelRow,
+    exact_rows: int,
+    *,
+    wait_s: float | None = None,
+    report: Callable[[float], None] = lambda done: None,
+) -> None:
+    """Build a model's HNSW index and those of users with many vectors; drop those of users who have few by now.
+
+    ``exact_rows``: vectors of a user that need no index. ``report`` takes the fraction done (0..1). Waits and raises as
+    ``ensure_index``.
+    """
+    ensure_index(engine, model, wait_s=wait_s)
+    with outages(), engine.connect() as connection:
+        large, needless = _users_of_own_indexes(connection, model, exact_rows)
+    if needless:
+        drop_index(engine, model.model_id, own=needless, wait_s=wait_s)
+    for place, user_id in enumerate(large):
+        report(place / len(large))
+        ensure_index(engine, model, user_id=user_id, wait_s=wait_s)
 
 
 def drop_index(

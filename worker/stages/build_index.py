@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from db.engine import get_engine, reading
 from db.tables import Model
-from db.vectors import drop_index, ensure_index, model_row, users_of_own_indexes
+from db.vectors import ensure_indexes, model_row
 from shared.errors import DatabaseBusy, StatementTimeout
 from worker.stages.context import Deferred, Outcome, StageContext
 
@@ -15,14 +15,9 @@ BUSY_S = 2.0
 def run(context: StageContext) -> Outcome:
     with reading() as session:
         model = model_row(session.get_one(Model, int(context.claimed.subject.id)))
-        large, needless = users_of_own_indexes(session, model, context.runtime.settings.search_exact_rows)
+    exact_rows = context.runtime.settings.search_exact_rows
     try:
-        ensure_index(get_engine(), model, wait_s=0.0)
-        if needless:
-            drop_index(get_engine(), model.model_id, own=needless, wait_s=0.0)
-        for place, user_id in enumerate(large):
-            context.report(place / len(large))
-            ensure_index(get_engine(), model, user_id=user_id, wait_s=0.0)
+        ensure_indexes(get_engine(), model, exact_rows, wait_s=0.0, report=context.report)
     except StatementTimeout:
         raise
     except DatabaseBusy as error:
