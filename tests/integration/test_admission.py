@@ -19,6 +19,7 @@ from shared.errors import BrokerUnavailable, Overloaded
 from tests.support.fleet import eventually
 from tests.support.messages import make_message
 from tests.support.services import RedisServer
+from worker.app import app
 from worker.online import overload
 
 LIMITS = Limits(queue_items=100, queue_tokens=1000, user_items=60)
@@ -170,6 +171,7 @@ def test_without_redis_the_error_says_so() -> None:
 def test_nodes_refuse_the_newest_requests_that_were_not_reserved_and_no_others(
     client: redis.Redis, redis_server: RedisServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    app.set_current()
     refused: list[str] = []
     monkeypatch.setattr(overload, "answer_unread", lambda headers, error: refused.append(headers["id"]))
     # A text is no header, whatever it says.
@@ -183,9 +185,40 @@ def test_nodes_refuse_the_newest_requests_that_were_not_reserved_and_no_others(
         look = partial(overload.refuse_newest, channel, QUEUE)
         look(Limits(queue_items=100, queue_tokens=1, user_items=8))
         assert refused == ["bare 4", "bare 3"]
-        # As many as one user may have are no reason to refuse anything; more than the queue may have are.
+        # As many as one user may have are no reason to refuse anything.
         look(Limits(queue_items=100, queue_tokens=1, user_items=8))
         assert len(refused) == 2
-        look(Limits(queue_items=6, queue_tokens=1, user_items=8))
-        assert refused[2:] == ["reserved 4", "reserved 3"]
-    assert client.llen(QUEUE) == 6 and client.llen(f"scenefleet:refused:{QUEUE}") == 0
+        # Those that are said to be reserved go when no others are left.
+        look(Limits(queue_items=4, queue_tokens=1, user_items=8))
+        assert refused[2:] == ["bare 2", "bare 1", "bare 0"]
+        look(Limits(queue_items=4, queue_tokens=1, user_items=8))
+        assert refused[5:] == ["reserved 4"]
+    left = [json.loads(raw)["headers"]["id"] for raw in client.lrange(QUEUE, 0, -1)]
+    assert left == [f"reserved {number}" for number in (3, 2, 1, 0)]
+    assert client.llen(f"scenefleet:refused:{QUEUE}") == 0
+
+
+def test_many_messages_leave_the_queue_at_once_and_are_answered_by_and_by(
+    client: redis.Redis, redis_server: RedisServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    app.set_current()
+    refused: list[str] = []
+    monkeypatch.setattr(overload, "answer_unread", lambda headers, error: refused.append(headers["id"]))
+    monkeypatch.setattr(overload, "_REFUSING_S", 0.0001)
+    made = make_message("tasks.text.embed", {"texts": ["x"]}, QUEUE)
+    for number in range(1000):
+        made["headers"]["id"] = str(number)
+        client.lpush(QUEUE, json.dumps(made))
+    limits = Limits(queue_items=100, queue_tokens=1, user_items=8)
+    with Connection(redis_server.url) as connection, connection.channel() as channel:
+        overload.refuse_newest(channel, QUEUE, limits)
+        assert client.llen(QUEUE) == 8 and 0 < len(refused) < 992
+        # Another node answers them at the moment.
+        client.set(f"scenefleet:refused:{QUEUE}:node", "")
+        already = len(refused)
+        overload.refuse_newest(channel, QUEUE, limits)
+        assert len(refused) == already
+        client.delete(f"scenefleet:refused:{QUEUE}:node")
+        while client.llen(f"scenefleet:refused:{QUEUE}"):
+            overload.refuse_newest(channel, QUEUE, limits)
+    assert refused == [str(number) for number in range(999, 7, -1)] and client.llen(QUEUE) == 8

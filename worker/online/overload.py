@@ -24,59 +24,76 @@ log = get_logger(__name__)
 
 #: When a caller may send a refused request again, seconds.
 RETRY_AFTER_S = 2.0
-#: Messages that are refused at once; the event loop waits meanwhile.
+#: How often a node takes messages out of a queue before it answers them; how many each time, about 10 ms of Redis; their size.
+_MOVES = 5
+_MOVED = 2000
+_MOVED_BYTES = 2**24
+#: Messages that are answered at once.
 _AT_ONCE = 200
-#: How long the event loop may refuse messages before it goes on, seconds.
+#: How long the event loop may answer them before it goes on, seconds.
 _REFUSING_S = 0.2
-# New messages come in on the left. They wait in a list of their own until they are answered, should this process die.
-# A text in a message has its quotes escaped, so it does not look like the header.
+#: How long one node alone answers them, seconds; more, if it is slow.
+_ALONE_MS = 5000
+# New messages come in on the left. They wait in a list of their own until they are answered, should this process die: what
+# the queue has then is in time. A text in a message has its quotes escaped, so it does not look like the header.
 _MOVE_NEWEST = f"""
-local length, place = redis.call('LLEN', KEYS[1]), 0
-for _ = 1, math.min(length, ARGV[3]) do
-    if length <= tonumber(ARGV[2]) then break end
-    local raw = redis.call('LINDEX', KEYS[1], place)
-    if length > tonumber(ARGV[1]) or not string.find(raw, '"{HEADER}": ?"') then
-        redis.call('LREM', KEYS[1], 1, raw)
-        redis.call('RPUSH', KEYS[2], raw)
-        length = length - 1
+local length, moved, kept, bytes = redis.call('LLEN', KEYS[1]), 0, {{}}, 0
+local queue_items, unreserved = tonumber(ARGV[1]), tonumber(ARGV[2])
+while length - moved > unreserved and moved + #kept < {_MOVED} and bytes < {_MOVED_BYTES} do
+    local raw = redis.call('LPOP', KEYS[1])
+    if not raw then break end
+    bytes = bytes + #raw
+    if string.find(raw, '"{HEADER}": ?"') then
+        kept[#kept + 1] = raw
     else
-        place = place + 1
+        redis.call('RPUSH', KEYS[2], raw)
+        moved = moved + 1
     end
 end
-return redis.call('LRANGE', KEYS[2], 0, ARGV[3] - 1)
+-- Without others to refuse, the newest of those that say to be reserved.
+local first = 1
+if moved == 0 then first = 1 + math.max(0, math.min(#kept, length - queue_items)) end
+for place = 1, first - 1 do redis.call('RPUSH', KEYS[2], kept[place]) end
+for place = #kept, first, -1 do redis.call('LPUSH', KEYS[1], kept[place]) end
+return {{moved + #kept, redis.call('LLEN', KEYS[2])}}
 """
 
 
 def refuse_newest(channel: Any, queue: str, limits: Limits) -> None:
-    """Answer the newest messages beyond the limits with ``Overloaded``, for 0.2 s at most.
+    """Take the newest messages beyond the limits out of the queue, and answer them with ``Overloaded``, for 0.2 s at most.
 
     Args:
         channel: kombu's, to Redis. RabbitMQ limits its queues itself (docs/deploy.md).
     """
-    refused, ends_s = 0, time.monotonic() + _REFUSING_S
+    # Never more than the queue's: all messages count for that.
+    unreserved = min(limits.queue_items, limits.user_items)
+    refused, answered, ends_s = f"scenefleet:refused:{queue}", 0, time.monotonic() + _REFUSING_S
     try:
         with channel.conn_or_acquire() as client:
-            while number := _refuse(client, queue, limits):
-                refused += number
-                if number < _AT_ONCE or time.monotonic() > ends_s:
+            for _ in range(_MOVES):
+                seen, left = client.eval(_MOVE_NEWEST, 2, queue, refused, limits.queue_items, unreserved)
+                if seen < _MOVED:
                     break
+            if left and client.set(f"{refused}:node", "", nx=True, px=_ALONE_MS):
+                for _ in range(0, left, _AT_ONCE):
+                    answered += _answer(client, refused, queue, limits.queue_items, unreserved)
+                    if time.monotonic() > ends_s:
+                        break
+                client.delete(f"{refused}:node")
     except ResponseError as error:
         # One of the keys has another type; everything else continues.
         log.error("queue not looked at", queue=queue, error=error)
         return
-    if refused:
-        metrics.count_rejected(queue, "queue full", refused)
-        log.warning("requests refused: the queue is full", queue=queue, requests=refused)
+    if answered:
+        metrics.count_rejected(queue, "queue full", answered)
+        log.warning(
+            "requests refused: the queue is full", queue=queue, requests=answered, left=left - answered
+        )
 
 
-def _refuse(client: Any, queue: str, limits: Limits) -> int:
-    refused = f"scenefleet:refused:{queue}"
-    limit = limits.queue_items
-    # Never more than the queue's: all messages count for that.
-    unreserved = min(limit, limits.user_items)
-    moved = client.eval(_MOVE_NEWEST, 2, queue, refused, limit, unreserved, _AT_ONCE)
-    if not moved:
-        return 0
+def _answer(client: Any, refused: str, queue: str, limit: int, unreserved: int) -> int:
+    """Answer the first messages of the list ``refused``, and return their number."""
+    moved = client.lrange(refused, 0, _AT_ONCE - 1)
     with current_app.backend.together():
         for raw in moved:
             try:
@@ -89,7 +106,7 @@ def _refuse(client: Any, queue: str, limits: Limits) -> int:
                 answer_unread({**message["headers"], **message["properties"]}, refusal)
     with client.pipeline(transaction=False) as pipe:
         for raw in moved:
-            # Not by its place: another node of the family may have removed others.
+            # Not by its place: another node may answer them, if this one takes longer than it may.
             pipe.lrem(refused, 1, raw)
         pipe.execute()
     return len(moved)
