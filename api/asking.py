@@ -1,7 +1,7 @@
 """Asks the fleet from asyncio: sends a task, and waits for its answer without holding a thread.
 
-Celery's store of answers publishes each one under the key it stores it. One subscription per process hears them all;
-an answer that it missed (Redis was away for a moment) is found by looking at the key.
+The process has one reply list (shared/replies.py), and one task reads it. An answer that was lost with its connection is found
+where Celery stores it.
 """
 
 from __future__ import annotations
@@ -20,14 +20,14 @@ from typing import Any, TypeVar, cast
 from fastapi import Request
 from pydantic import BaseModel
 from redis.asyncio import Redis
-from redis.asyncio.client import PubSub
 from redis.exceptions import RedisError
 
 from api.problems import BadRequest
 from shared.admission import PART_OF_ANOTHER, Reservation, admitted_later
-from shared.client import Client
+from shared.client import LOST_PAUSE_S, Client
 from shared.contracts.base import Contract
 from shared.errors import BrokerUnavailable
+from shared.replies import Reply, decode_reply, new_reply_key
 
 R = TypeVar("R", bound=BaseModel)
 log = logging.getLogger(__name__)
@@ -35,8 +35,12 @@ log = logging.getLogger(__name__)
 SENDERS = 8
 #: Time limits for which the place of a request in parts is held: they are sent one after another.
 PARTS_WAIT = 10
-#: First and longest pause between two looks at the key of an answer that was not published, seconds.
+#: First and longest pause between two looks at the key of an answer that was not in the reply list, seconds.
 FIRST_LOOK_S, LONGEST_LOOK_S = 0.05, 1.0
+#: Name of the connection that reads answers, in Redis's list of clients.
+READER = "scenefleet-api-answers"
+#: Longest single wait on the reply list, seconds; less than the time limit of its connection.
+WAIT_S = 2.0
 
 
 class Asking:
@@ -46,10 +50,7 @@ class Asking:
         self, redis: Redis, redis_url: str, *, broker_url: str = "", timeout_s: float = 30.0
     ) -> None:
         self.client = Client(redis_url, broker_url=broker_url, timeout_s=timeout_s)
-        # A subscription is silent while no request waits: no time limit on its connection.
-        self._answers = Answers(
-            redis, Redis.from_url(redis_url, socket_connect_timeout=3, socket_timeout=None)
-        )
+        self._answers = Answers(redis, redis_url)
         self._senders = ThreadPoolExecutor(SENDERS, thread_name_prefix="send")
         self._redis = redis
         self._gone: Callable[[], Awaitable[bool]] | None = None
@@ -115,17 +116,17 @@ class Asking:
         loop = asyncio.get_running_loop()
         task_id = str(uuid.uuid4())
         key = self.client.answer_key(task_id)
-        async with self._answers.expected(key) as published:
+        async with self._answers.expected(task_id, key) as replies:
             # In the trace of the request, which a thread does not inherit.
             context = contextvars.copy_context()
-            send = partial(self.client.send, task, contract, kwargs, task_id=task_id, lease=lease)
+            send = partial(self.client.send, task, contract, kwargs, task_id=task_id, lease=lease,
+                           reply_to=self._answers.reply_to)  # fmt: skip
             await loop.run_in_executor(self._senders, context.run, send)
             deadline = loop.time() + self.client.timeout_s
             pause_s = FIRST_LOOK_S
             while True:
-                stored = await self._answers.take(key, published, pause_s)
-                found = self.client.decode(stored, answer) if stored is not None else None
-                if found is not None:
+                reply, stored = await self._answers.take(key, replies, pause_s)
+                if (found := self.client.read(answer, reply, stored)) is not None:
                     return found
                 if loop.time() > deadline:
                     raise self.client.no_answer(task)
@@ -135,70 +136,72 @@ class Asking:
 
 
 class Answers:
-    """Hears the answers of tasks on one connection to Redis."""
+    """Reads the answers of tasks from one reply list, on a connection that nothing else uses."""
 
-    def __init__(self, redis: Redis, subscribing: Redis) -> None:
-        self._redis, self._subscribing = redis, subscribing
-        self._expected: dict[str, asyncio.Queue[bytes]] = {}
-        self._pubsub: PubSub | None = None
-        self._own = f"scenefleet:api:{uuid.uuid4()}"
+    def __init__(self, redis: Redis, redis_url: str) -> None:
+        #: The reply list.
+        self.reply_to = new_reply_key()
+        self._redis = redis
+        self._reader = Redis.from_url(
+            redis_url, client_name=READER, socket_connect_timeout=3, socket_timeout=2 * WAIT_S
+        )
+        self._expected: dict[str, asyncio.Queue[Reply]] = {}
         self._tasks: set[asyncio.Task[None]] = set()
 
     def start(self) -> None:
-        self._later(self._listen())
+        self._later(self._read())
 
     async def close(self) -> None:
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
-        await self._subscribing.aclose()
+        await self._reader.aclose()
 
     @contextlib.asynccontextmanager
-    async def expected(self, key: str) -> AsyncIterator[asyncio.Queue[bytes]]:
-        """Hear what is published under ``key`` during the block; afterwards the answer is removed from Redis."""
-        published: asyncio.Queue[bytes] = asyncio.Queue()
-        self._expected[key] = published
+    async def expected(self, task_id: str, key: str) -> AsyncIterator[asyncio.Queue[Reply]]:
+        """Hand out what is replied for a task during the block; afterwards the stored answer is removed from Redis."""
+        replies: asyncio.Queue[Reply] = asyncio.Queue()
+        self._expected[task_id] = replies
         try:
-            if self._pubsub is not None:
-                with contextlib.suppress(RedisError, OSError):
-                    await self._pubsub.subscribe(key)
-            yield published
+            yield replies
         finally:
-            del self._expected[key]
+            del self._expected[task_id]
             self._later(self._forget(key))
 
-    async def take(self, key: str, published: asyncio.Queue[bytes], within_s: float) -> bytes | None:
-        """What is published within this time, else what is stored; None: nothing."""
+    async def take(
+        self, key: str, replies: asyncio.Queue[Reply], within_s: float
+    ) -> tuple[Reply | None, bytes | None]:
+        """What is replied within this time, else what is stored; None: nothing."""
         try:
-            return await asyncio.wait_for(published.get(), within_s)
+            return await asyncio.wait_for(replies.get(), within_s), None
         except TimeoutError:
             pass
         try:
             stored = await self._redis.get(key)
         except (RedisError, OSError) as error:
             raise BrokerUnavailable(f"Redis does not answer ({error}): is it running?") from error
-        return cast("bytes | None", stored)
+        return None, cast("bytes | None", stored)
 
-    async def _listen(self) -> None:
-        """Hear answers for as long as the process runs, over every loss of Redis."""
-        while True:
+    async def _read(self) -> None:
+        """Read answers for as long as the process runs, over every loss of Redis."""
+        task = asyncio.current_task()
+        # redis-py may lose a cancellation while it opens a connection.
+        while task is not None and not task.cancelling():
             try:
-                async with self._subscribing.pubsub() as pubsub:
-                    await pubsub.subscribe(self._own, *self._expected)
-                    self._pubsub = pubsub
-                    async for message in pubsub.listen():
-                        channel = message["channel"].decode()
-                        if message["type"] == "message" and channel in self._expected:
-                            self._expected[channel].put_nowait(message["data"])
+                found = await self._reader.blpop([self.reply_to], timeout=WAIT_S)
+                reply = None if found is None else decode_reply(found[1])
+                if reply is not None and reply.id in self._expected:
+                    self._expected[reply.id].put_nowait(reply)
+                continue
             except (RedisError, OSError) as error:
-                log.warning("no answers are heard: Redis does not answer (%s)", type(error).__name__)
-            self._pubsub = None
-            await asyncio.sleep(0.5)
+                log.warning("no answers are read: Redis does not answer (%s)", type(error).__name__)
+            except Exception:
+                # Without this task every answer of the process would be late.
+                log.exception("no answers are read")
+            await asyncio.sleep(LOST_PAUSE_S)
 
     async def _forget(self, key: str) -> None:
         with contextlib.suppress(RedisError, OSError):
-            if self._pubsub is not None:
-                await self._pubsub.unsubscribe(key)
             await self._redis.delete(key)
 
     def _later(self, work: Coroutine[Any, Any, None]) -> None:

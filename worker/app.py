@@ -13,18 +13,18 @@ from shared.broker import HidingAMQP, TracingAMQP, broker_config
 from shared.logs import configure_logs
 from shared.settings import get_settings
 from worker import control
-from worker.broker.celery_patches import HidingEvents, HidingTask, install_transport
+from worker.broker.celery_patches import FleetEvents, HidingTask, install_transport
 
 _settings = get_settings()
-#: Arguments and results stay out of messages' headers and out of events; LOG_PAYLOADS leaves Celery as it is.
-_hiding = {"amqp": TracingAMQP} if _settings.log_payloads else {"amqp": HidingAMQP, "events": HidingEvents}
 
 install_transport()
 # The command line needs the remote commands too.
 control.install()
 app = Celery(
     "scenefleet",
-    **_hiding,
+    # Arguments and results stay out of messages' headers, and of events; LOG_PAYLOADS leaves them in.
+    amqp=TracingAMQP if _settings.log_payloads else HidingAMQP,
+    events=FleetEvents,
     task_cls=HidingTask,
     include=[
         "tasks.jobs",

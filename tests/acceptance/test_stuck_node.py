@@ -45,12 +45,12 @@ def test_a_stuck_node_is_restarted_and_a_stopped_one_is_not(
     fleet.start(NAME, RECONCILE_S="0.4", **stuck.environment(folder))
     fleet.wait_ready(NAME)
 
-    # Stopped for longer than the watchdog waits, as a suspended machine is.
+    # Stopped for longer than the watchdog waits, as a suspended machine is; then Redis is away, and Celery's loop does not
+    # run. The first thing it does is to send a heartbeat, which is due.
     fleet.nodes[NAME].process.send_signal(signal.SIGSTOP)
     time.sleep(2 * LOOKS * stuck.LOOK_S)
-    fleet.nodes[NAME].process.send_signal(signal.SIGCONT)
-    # While Redis is away, Celery's loop does not run.
     redis_server.stop()
+    fleet.nodes[NAME].process.send_signal(signal.SIGCONT)
     try:
         fleet.nodes[NAME].process.wait(timeout=3 * LOOKS * stuck.LOOK_S)
         raise AssertionError(f"the node left with {ended(fleet)}")

@@ -9,7 +9,7 @@ import pytest
 from celery import Celery
 from kombu.exceptions import OperationalError
 
-from worker.broker.celery_patches import HidingEvents
+from worker.broker.celery_patches import FleetEvents
 from worker.child import Child
 from worker.slots import Slots
 from worker.telemetry import custom_events
@@ -24,7 +24,7 @@ def none_waiting() -> Iterator[None]:
 
 @pytest.fixture
 def app(monkeypatch: pytest.MonkeyPatch) -> Celery:
-    found = Celery("events", broker="memory://", events=HidingEvents, set_as_current=False)
+    found = Celery("events", broker="memory://", events=FleetEvents, set_as_current=False)
     monkeypatch.setattr(custom_events, "current_app", found)
     return found
 

@@ -12,7 +12,7 @@ from celery.app.amqp import AMQP
 from shared import settings as settings_module
 from shared.broker import HidingAMQP
 from shared.client import Client
-from worker.broker.celery_patches import HidingDispatcher, HidingEvents, HidingRequest
+from worker.broker.celery_patches import EventSender, FleetEvents, HidingRequest
 
 SECRET = "zanzibarquux"
 
@@ -54,7 +54,7 @@ def test_a_request_shows_its_id_and_task(app: Celery, shows: bool) -> None:
 def test_events_keep_ids_times_and_the_class_of_an_error() -> None:
     sent: list[dict[str, Any]] = []
 
-    class Listening(HidingDispatcher):
+    class Listening(EventSender):
         def publish(self, type: str, fields: dict[str, Any], *args: Any, **options: Any) -> None:
             sent.append({"type": type, **fields})
 
@@ -78,7 +78,7 @@ def test_our_own_messages_do_not_repeat_their_arguments(app: Celery) -> None:
 def test_the_fleets_application_hides() -> None:
     from worker.app import app as fleet
 
-    assert isinstance(fleet.amqp, HidingAMQP) and isinstance(fleet.events, HidingEvents)
+    assert isinstance(fleet.amqp, HidingAMQP) and isinstance(fleet.events, FleetEvents)
     assert all(
         task.Request == "worker.broker.celery_patches:HidingRequest"
         for name, task in fleet.tasks.items()

@@ -236,22 +236,29 @@ def install_transport() -> None:
     kombu_json.loads.__defaults__ = (json.loads, True, None)
 
 
-class HidingDispatcher(EventDispatcher):  # type: ignore[misc]
-    """Sends events without the arguments, results, errors and tracebacks that Celery 5.6 puts into each."""
+class EventSender(EventDispatcher):  # type: ignore[misc]
+    """Sends events without what callers sent, and without waiting for a broker that is away.
+
+    Celery 5.6 puts arguments, results, errors and tracebacks into each. It sends a heartbeat again and again until the broker
+    is back, in the event loop, which then does not notice that it has lost its connection, too.
+    """
 
     def send(self, type: str, *args: Any, **fields: Any) -> Any:
-        for name in ("args", "kwargs", "result", "traceback"):
-            if name in fields:
-                fields[name] = HIDDEN
-        if "exception" in fields:
-            fields["exception"] = error_class_of(str(fields["exception"]))
+        # One that is not sent waits for the next connection.
+        fields["retry"] = False
+        if not get_settings().log_payloads:
+            for name in ("args", "kwargs", "result", "traceback"):
+                if name in fields:
+                    fields[name] = HIDDEN
+            if "exception" in fields:
+                fields["exception"] = error_class_of(str(fields["exception"]))
         return super().send(type, *args, **fields)
 
 
-class HidingEvents(Events):  # type: ignore[misc]
-    """Makes Celery use ``HidingDispatcher``: its class is no setting."""
+class FleetEvents(Events):  # type: ignore[misc]
+    """Makes Celery use ``EventSender``: its class is no setting."""
 
-    dispatcher_cls = HidingDispatcher
+    dispatcher_cls = EventSender
 
 
 #: Called after a message was acknowledged or rejected: its child is free.
