@@ -13,13 +13,13 @@ from typing import Any
 from rich.console import Console
 
 from bench import OUT
-from bench.online import deaths, flood, indexing, rates
+from bench.online import deaths, flood, indexing, rates, searches
 from bench.online.load import THREADS, Load, run_load
 from bench.online.report import Figure, show
 from bench.servers import servers
 from tests.support.fleet import ROOT, Fleet, fleet_over
 
-PARTS = ("rates", "deaths", "indexing", "flood")
+PARTS = ("rates", "deaths", "searches", "indexing", "flood")
 VIDEO = ROOT / "samples" / "demo.mp4"
 
 
@@ -42,9 +42,12 @@ def run(parts: list[str], *, quick: bool) -> tuple[dict[str, Any], list[Figure]]
         if "deaths" in parts:
             found["deaths"] = deaths.measure(fleet, *((100, 1) if quick else (10_000, 20)))
             figures += deaths.judge(found["deaths"])
-        if "indexing" in parts or "flood" in parts:
+        if {"searches", "indexing", "flood"} & set(parts):
             fleet.start(*(family for family in ("media", "asr", "face", "ocr", "housekeeping", "search")))
             fleet.wait_ready(within_s=300)
+        if "searches" in parts:
+            found["searches"] = searches.measure(fleet, VIDEO, *((1, 3.0) if quick else (5, 10.0)))
+            figures += searches.judge(found["searches"])
         if "indexing" in parts:
             found["indexing"] = indexing.measure(fleet, VIDEO, 1 if quick else 20)
             figures += indexing.judge(found["indexing"])

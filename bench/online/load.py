@@ -1,7 +1,7 @@
-"""Callers of one server, in a process of their own: how many texts it embeds, and how long each request takes.
+"""Callers of one server, in a process of their own: how many texts it embeds or searches for, and how long each request takes.
 
 ``python -m bench.online.load JSON``; the JSON is a ``Load``. Prints one line of JSON: ``texts_per_s`` and ``took_s``.
-Each caller sends its next request when it has the last answer. No text is sent twice, so no cache answers.
+Each caller sends its next request when it has the last answer. No text is sent twice, so no cache answers, unless ``fresh`` is false.
 """
 
 from __future__ import annotations
@@ -27,16 +27,21 @@ ROOT = Path(__file__).parents[2]
 THREADS = {"OMP_WAIT_POLICY": "PASSIVE"}
 #: Requests that each caller sends before the clock runs.
 _WARM_UP = 1
+SEARCHER = "local"
+REPEATED = 16
+#: Words of a text that are searched for.
+_QUERY_WORDS = 5
 Ask = Callable[[Sequence[str]], int]
 
 
 @dataclass(frozen=True, kw_only=True)
 class Load:
     """What is asked: ``fleet``, a REDIS_URL, by ``shared.client``; ``http``, an address that answers as OpenAI's embeddings
-    do; ``bare``, a model of the catalogue in the caller's process, by its own library.
+    do; ``bare``, a model of the catalogue in the caller's process, by its own library; ``hybrid`` and ``keyword``, searches of
+    ``SEARCHER``'s videos, by ``shared.client``.
     """
 
-    kind: Literal["fleet", "http", "bare"]
+    kind: Literal["fleet", "http", "bare", "hybrid", "keyword"]
     url: str
     clients: int
     #: Of each request.
@@ -44,6 +49,8 @@ class Load:
     seconds: float
     #: In each text: different in each run.
     run: str
+    #: Whether each text is sent once; otherwise the same ``REPEATED`` are sent again and again.
+    fresh: bool = True
 
 
 def run_load(load: Load) -> dict[str, Any]:
@@ -73,6 +80,8 @@ def measure(load: Load) -> dict[str, Any]:
 
     def texts() -> list[str]:
         found = [next(numbers) for _ in range(load.texts)]
+        if not load.fresh:
+            found = [number % REPEATED for number in found]
         return [f"{load.run} {number} {drawn[number % len(drawn)]}" for number in found]
 
     def call(ask: Ask) -> None:
@@ -115,7 +124,18 @@ def _asks(load: Load) -> list[Ask]:
     from shared.client import Client
 
     client = Client(load.url, timeout_s=240)
+    if load.kind in ("hybrid", "keyword"):
+        return [lambda texts: _search(client, load.kind, texts)] * load.clients
     return [lambda texts: len(client.embed_texts(texts).vectors)] * load.clients
+
+
+def _search(client: Any, mode: str, texts: Sequence[str]) -> int:
+    """Search for the first words of a text, as long as a query is."""
+    (text,) = texts
+    answer = client.search(SEARCHER, " ".join(text.split()[:_QUERY_WORDS]), mode=mode)
+    if answer.degraded:
+        raise RuntimeError(f"a search was answered without {answer.degraded}")
+    return 1
 
 
 def _bare(name: str) -> Ask:
