@@ -42,7 +42,7 @@ help:
 	@echo "make fmt          format the code"
 	@echo "make audit        check locked packages for known vulnerabilities"
 	@echo "make lock         update locks/ after a change of pyproject.toml or constraints.txt"
-	@echo "make bench        measure the split stage, the pipeline, the models, the ledger, searches, tenants, the API, online requests and the fleet's memory"
+	@echo "make bench        measure the split stage, cuts on real films, the pipeline, the models, the ledger, searches, tenants, the API, online requests and the fleet's memory"
 
 demo: $(RUN_STAMP)
 	@set -- ; if [ -n "$$VIDEO" ]; then set -- "$$VIDEO"; fi; exec $(BIN)/python -m cli.demo "$$@"
@@ -101,7 +101,8 @@ docs: $(DEV_STAMP)
 	$(BIN)/python -m mkdocs build --strict
 
 bench: $(DEV_STAMP)
-	@status=0; for name in split pipeline models memory idle ledger search tenants api online; do \
+	@$(BIN)/python -m bench.films fetch || true
+	@status=0; for name in split films pipeline models memory idle ledger search tenants api online; do \
 	  $(BIN)/python -m bench.$$name $(ARGS) || status=1; \
 	done; exit $$status
 
@@ -175,7 +176,9 @@ if "$(BIN)/python" -c 'import importlib.metadata as m, sys; sys.exit(not any("nv
   $(PIP) install --no-deps --require-hashes --requirement locks/cuda.txt; \
 fi; \
 $(PIP) install --no-deps --require-hashes --requirement locks/$$LOCK.txt; \
-$(PIP) install --no-deps --no-build-isolation --editable .
+$(PIP) install --no-deps --no-build-isolation --editable .; \
+MODELS_DIR="$(VENV)/share/scenefleet/models" $(BIN)/scenefleet models pull transnetv2 >/dev/null || \
+  echo "make: without the weights that judge doubtful cuts (30 MB) some cuts are wrong; to try again: $(BIN)/scenefleet models pull transnetv2" >&2
 endef
 
 clean:

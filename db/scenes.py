@@ -63,7 +63,7 @@ def face_id(scene: UUID, run: int, ordinal: int, place: int) -> UUID:
 def write_scenes(
     session: Session, video_id: str, user_id: str, split_version: int, scenes: Sequence[Mapping[str, Any]]
 ) -> None:
-    """Store the scenes of a split, each with idx, start_s, end_s, kind, keyframes. Not live until published."""
+    """Store the scenes of a split, each with idx, start_s, end_s, kind, cut_confidence, keyframes. Not live until published."""
     drop_scenes(session, video_id, split_version, 0)
     add_scenes(session, video_id, user_id, split_version, scenes)
 
@@ -418,6 +418,7 @@ def page(session: Session, video_id: str, user_id: str, after_idx: int, limit: i
             start_s=scene.start_s,
             end_s=scene.end_s,
             kind=scene.kind,
+            cut_confidence=scene.cut_confidence,
             transcript=scene.transcript,
             language=scene.language,
             keyframe_keys=tuple(keyframe["key"] for keyframe in scene.keyframes),

@@ -330,6 +330,8 @@ class Scene(Base):
     end_s: Mapped[float]
     #: Its start: start, cut, gradual.
     kind: Mapped[str]
+    #: Probability that it begins there; None: split before this was kept.
+    cut_confidence: Mapped[float | None]
     #: [{ordinal, key, ts_s, width, height}]
     keyframes: Mapped[list[Any]]
     live: Mapped[bool] = mapped_column(server_default=text("false"))

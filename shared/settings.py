@@ -267,8 +267,10 @@ class Settings(BaseModel):
     """Maximum number of pixels in all pictures of a request; each picture counts once."""
     max_jpeg_scans: int = Field(50, gt=0)
     """Maximum number of scans in a progressive JPEG; each scan costs a pass over all pixels. Encoders write 1 to 30."""
-    split_mode: Literal["exact", "fast"] = "exact"
-    """`exact` decodes every picture; `fast` skips non-reference pictures."""
+    split_mode: Literal["exact", "fast", "accurate"] = "exact"
+    """`exact` decodes every picture, and a network judges doubtful cuts; `fast` skips non-reference pictures and asks no network; with `accurate` the network reads every picture: several times the CPU time."""
+    split_min_confidence: float = Field(0.5, ge=0, le=1)
+    """Minimum probability of a cut, 0..1. A higher value gives fewer scenes, a lower value more."""
 
     # --- the ledger
     lease_s: float = Field(60.0, gt=0)

@@ -115,6 +115,9 @@ class Sidecar(Part):
     end_s: float
     duration_s: float
     kind: str = Field(description="What began the scene: start, cut or gradual.")
+    cut_confidence: float | None = Field(
+        default=None, description="Probability that the scene begins there, 0..1; null: not known."
+    )
     transcript: Transcript
     embeddings: Embeddings
     keyframes: list[Keyframe]

@@ -41,7 +41,14 @@ LICENCE_COLUMNS = 30
 TABLE_BEGIN = "<!-- models: begin (python -m cli.models.files writes this table) -->"
 TABLE_END = "<!-- models: end -->"
 #: What a model is called whose files are all here, by the scheme of its source.
-HERE = {"package": "in package", "path": "in place", "hub": "pulled", "url": "pulled", "user": "supplied"}
+HERE = {
+    "package": "in package",
+    "path": "in place",
+    "hub": "pulled",
+    "url": "pulled",
+    "wheel": "pulled",
+    "user": "supplied",
+}
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -231,6 +231,8 @@ class SceneView(Part):
     screen_text: str = ""
     #: What stages have left out of it; ``tasks.video.retry`` tries it again.
     not_looked_at: tuple[NotLookedAt, ...] = ()
+    #: Probability that the scene begins there, 0..1; None: not known.
+    cut_confidence: float | None = None
 
 
 class ScenePage(Contract):

@@ -29,6 +29,8 @@ RESULT_NAME, SAMPLES_NAME = "decoding.json", "samples.s16"
 #: Memory reserved for reporting an error when the limit is reached, bytes.
 _LAST_BYTES = 64 * 2**20
 _PR_SET_PDEATHSIG = 1
+#: What the network that judges cuts takes, in addition to what the file may take, MB.
+NETWORK_MB = 320
 #: Niceness of a process that gives way to all others.
 _LOWEST = 19
 
@@ -39,7 +41,8 @@ def main() -> int:
     request = json.loads(sys.stdin.buffer.readline())
     end_with(request["parent"])
     limits = MediaLimits(**request["limits"])
-    limit_memory(limits, _largest_file(request["kind"], limits))
+    network_mb = NETWORK_MB if request["arguments"].get("weights") else 0
+    limit_memory(limits, _largest_file(request["kind"], limits), network_mb)
     try:
         result = decode(request, limits)
     except (MemoryError, BadMedia) as error:
@@ -68,6 +71,7 @@ def decode(request: dict[str, Any], limits: MediaLimits) -> dict[str, Any]:
         case "split":
             from .split import split
 
+            arguments["weights"] = Path(arguments["weights"]) if arguments["weights"] else None
             return asdict(split(path, folder, on_progress=_tell_progress, **arguments))
         case "extract_audio":
             from .sound import extract_audio
@@ -124,13 +128,13 @@ def _largest_file(kind: str, limits: MediaLimits) -> int:
     return int(limits.max_video_duration_s * 32_000) + 2**20
 
 
-def limit_memory(limits: MediaLimits, largest_bytes: int) -> None:
+def limit_memory(limits: MediaLimits, largest_bytes: int, more_mb: int = 0) -> None:
     """Set the kernel's limit on what this process may allocate; no core dumps, no endless files.
 
     RLIMIT_DATA counts the heap and private mappings, since Linux 4.7, and neither libraries nor address space that is
     only reserved, as RLIMIT_AS would. Other systems ignore it: there the parent looks.
     """
-    size = limits.media_memory_mb * 1_000_000
+    size = (limits.media_memory_mb + more_mb) * 1_000_000
     for kind, soft, hard in (
         (resource.RLIMIT_DATA, size, size + _LAST_BYTES),
         (resource.RLIMIT_CORE, 0, 0),

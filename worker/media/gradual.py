@@ -2,7 +2,8 @@
 
 Dissolve: for about a second every picture is a mixture of the picture at the start and the one at the end, with a
 weight that climbs steadily (the production model of Hampapur, Jain and Weymouth, "Production model based digital
-video segmentation", 1995). Camera moves change the picture as much, but the pictures between are no mixtures.
+video segmentation", 1995). Camera moves change the picture as much, but the pictures between are no mixtures. What is
+nearly so is proposed, with numbers (``FEATURES``) by which a fitted model (``verdict``) judges.
 Fade: a run of blank pictures (black or white) that no sudden change leads into or out of.
 """
 
@@ -40,12 +41,27 @@ _MAX_BACKSTEP = 0.08
 _MAX_END_STEP = 0.3
 #: Somewhere the weight rests, as a share of its largest step: a piece of a steady pan climbs all the time.
 _MAX_PLATEAU = 0.25
+#: Ends that correlate more than this show the same scene.
+_MAX_CORRELATION = 0.6
+
+#: What is known of a proposal, in the order of the model's weights. ``l_`` marks logarithms.
+FEATURES = (
+    "l_change",  # mean difference of the two ends
+    "left",  # share of the change that the mixtures leave
+    "worst",  # in the worst picture
+    "correlation",  # of the ends
+    "unexplained",  # share of the change in the middle half that moving blocks leave
+    "step",  # largest step of the weight
+    "back",  # largest step back
+    "rests",  # smallest step over the largest: a steady pan climbs all the time
+    "ends",  # larger step next to an end
+    "l_length",  # seconds from 5% to 95%
+)
+
 #: Share of the change that moving blocks must leave: pans and shakes over textures leave up to 0.33, dissolves from
 #: 0.38 up (measured on photographs); smooth pictures less, but then the mixture is nearly pure, as no move is.
 _MIN_UNEXPLAINED = 0.35
 _MIN_UNEXPLAINED_PURE, _NEAR_PURE = 0.2, 0.12
-#: Ends that correlate more than this show the same scene.
-_MAX_CORRELATION = 0.6
 #: A found dissolve is settled when nothing better came for this long.
 _SETTLE_S = 0.5
 #: Pictures of a span that are tested, at most.
@@ -62,10 +78,14 @@ class _Sample:
 
 
 @dataclass(frozen=True, slots=True)
-class _Found:
+class Dissolve:
+    """What may be a dissolve."""
+
     change: float
     seen_s: float
     cut: Cut
+    #: As ``FEATURES`` names them.
+    features: tuple[float, ...]
 
 
 class Dissolves:
@@ -73,11 +93,11 @@ class Dissolves:
 
     def __init__(self) -> None:
         self._samples: deque[_Sample] = deque()
-        self._best: _Found | None = None
+        self._best: Dissolve | None = None
         self._short_tried_s = self._long_tried_s = 0.0
 
-    def feed(self, ts_s: float, thumb: Thumb) -> list[Cut]:
-        """Take the next frame; return the dissolves settled by it (at most one)."""
+    def feed(self, ts_s: float, thumb: Thumb) -> list[Dissolve]:
+        """Take the next frame; return the dissolves proposed by it (at most one)."""
         if self._samples and ts_s - self._samples[-1].ts_s < _MIN_STEP_S:
             return []
         picture = cv2.resize(thumb.y, _SIZE, interpolation=cv2.INTER_AREA)
@@ -97,17 +117,17 @@ class Dissolves:
             return self.flush()
         return []
 
-    def flush(self) -> list[Cut]:
-        """Settle what is still open."""
+    def flush(self) -> list[Dissolve]:
+        """Propose what is still open."""
         best, self._best = self._best, None
-        return [best.cut] if best else []
+        return [best] if best else []
 
-    def _search(self, spans_s: Sequence[float]) -> _Found | None:
+    def _search(self, spans_s: Sequence[float]) -> Dissolve | None:
         """Return the span ending now that is a mixture and changes most."""
         end = self._samples[-1]
         if end.thumb.blank:
             return None
-        best: _Found | None = None
+        best: Dissolve | None = None
         start = len(self._samples) - 1
         for span_s in spans_s:
             while start > 0 and end.ts_s - self._samples[start].ts_s < span_s - 0.005:
@@ -120,12 +140,10 @@ class Dissolves:
             change = float(cv2.norm(first.picture, end.picture, cv2.NORM_L1)) / end.picture.size
             if change < _MIN_CHANGE or (best is not None and change < best.change):
                 continue
-            cut = self._fit(start, change)
-            if cut is not None:
-                best = _Found(change, end.ts_s, cut)
+            best = self._fit(start, change) or best
         return best
 
-    def _fit(self, start: int, change: float) -> Cut | None:
+    def _fit(self, start: int, change: float) -> Dissolve | None:
         """Return the transition if the samples from ``start`` on are mixtures of the first and the last."""
         count = len(self._samples) - start
         if count < 5:
@@ -145,19 +163,36 @@ class Dissolves:
             if fits[-1][1] > worst:
                 return None
         left = sum(residual for _, residual in fits) / inner
-        if left > mean or correlation(first.picture, last.picture) > _MAX_CORRELATION:
+        correlated = correlation(first.picture, last.picture)
+        if left > mean or correlated > _MAX_CORRELATION:
             return None
         weights = [0.0, *(weight for weight, _ in fits), 1.0]
-        if not _climbs(weights):
+        steps = [b - a for a, b in pairwise(weights)]
+        ends = max(steps[0], steps[-1])
+        if max(steps) > _MAX_STEP or min(steps) < -_MAX_BACKSTEP or ends > _MAX_END_STEP:
+            return None
+        if min(steps) > _MAX_PLATEAU * max(steps):
             return None
         times_s = [first.ts_s, *(self._samples[i].ts_s for i in places), last.ts_s]
         climbing = list(accumulate(weights, max))
         start_s, mid_s, end_s = (float(np.interp(w, climbing, times_s)) for w in (0.05, 0.5, 0.95))
-        least = _MIN_UNEXPLAINED if left > _NEAR_PURE else _MIN_UNEXPLAINED_PURE
-        if self._unexplained(start_s + (mid_s - start_s) / 2, mid_s + (end_s - mid_s) / 2) < least:
+        unexplained = self._unexplained(start_s + (mid_s - start_s) / 2, mid_s + (end_s - mid_s) / 2)
+        if unexplained < (_MIN_UNEXPLAINED if left > _NEAR_PURE else _MIN_UNEXPLAINED_PURE):
             self._short_tried_s = self._long_tried_s = last.ts_s + _REST_S
             return None
-        return Cut(mid_s, "gradual", start_s, end_s)
+        values = (
+            math.log(change),
+            left,
+            max(residual for _, residual in fits),
+            correlated,
+            unexplained,
+            max(steps),
+            -min(0.0, *steps),
+            max(0.0, min(steps)) / max(steps),
+            ends,
+            math.log(end_s - start_s + 0.01),
+        )
+        return Dissolve(change, last.ts_s, Cut(mid_s, "gradual", start_s, end_s), values)
 
     def _unexplained(self, from_s: float, to_s: float) -> float:
         """Return the share of the change in the middle half of a transition that moving blocks leave."""
@@ -178,15 +213,6 @@ def mixture(first: Plane, picture: Plane, last: Plane, length: float) -> tuple[f
     from_last = cv2.norm(picture, last, cv2.NORM_L2SQR) / length
     weight = (from_first - from_last + 1) / 2
     return weight, math.sqrt(max(0.0, from_first - weight * weight))
-
-
-def _climbs(weights: list[float]) -> bool:
-    """Whether weights go up from 0 to 1 as in a dissolve: gently, never back, resting somewhere."""
-    steps = [b - a for a, b in pairwise(weights)]
-    highest, lowest = max(steps), min(steps)
-    if highest > _MAX_STEP or lowest < -_MAX_BACKSTEP or max(steps[0], steps[-1]) > _MAX_END_STEP:
-        return False
-    return lowest <= _MAX_PLATEAU * highest
 
 
 class Fades:

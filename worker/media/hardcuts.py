@@ -1,8 +1,8 @@
 """Hard cuts: one frame differs from the one before far more than its neighbours do, and stays different.
 
-An adaptive rule (as PySceneDetect's AdaptiveDetector: a frame's score against its neighbours') proposes; three checks
-dispose. A change of light keeps the structure (correlation), a jump of the camera is explained by moving blocks
-(motion compensation), and a flash returns to what was there before (persistence).
+Proposes with recall first: every change that stands out from its neighbours. What is known of a proposal are numbers
+(``FEATURES``), and a fitted model (``verdict``) says how likely it is a cut: a change of light keeps the structure, a jump
+of the camera is explained by moving blocks, and after a flash comes what was there before.
 """
 
 from __future__ import annotations
@@ -25,21 +25,23 @@ _NEIGHBOURS = 6
 _NEIGHBOUR_S = 1.1
 #: Waiting for neighbours ends after this time, so that slide shows (a frame in seconds) are decided too.
 _MAX_WAIT_S = 1.5
-#: Smallest mean change of Y+U+V, in grey levels, that can be a cut.
-_MIN_SCORE = 7.0
-#: How many times its neighbours' mean a frame's score must be.
-_MIN_RATIO = 2.0
-#: A cut changes large areas, not only fine texture: smallest change of the blurred picture, and of what moving blocks
-#: leave of it, in grey levels.
-_MIN_BLURRED = 4.0
-_MIN_RESIDUAL = 1.3
-#: Share of the change that moving blocks must leave: camera jumps leave up to 0.17, cuts from 0.22 up (measured on
-#: cuts, jumps and shakes over photographs and textures).
-_MIN_UNEXPLAINED = 0.19
-#: How many times its neighbours' residual a cut's must be.
-_MIN_RESIDUAL_RATIO = 1.8
-#: Above this correlation of the luma only the light has changed.
-_SAME_STRUCTURE = 0.90
+#: Smallest mean change of Y+U+V, in grey levels, that is proposed, and how many times its neighbours' it must be.
+_MIN_SCORE, _MIN_RATIO = 5.0, 1.4
+
+#: What is known of a proposal, in the order of the model's weights. ``l_`` marks logarithms.
+FEATURES = (
+    "l_score",  # change from the frame before
+    "l_ratio",  # change over the neighbours'
+    "l_next",  # change over the third largest of the neighbours'
+    "correlation",  # of the luma before and after
+    "l_residual",  # change that moving blocks leave
+    "unexplained",  # its share
+    "l_residual_ratio",  # over that of the frames next to it
+    "stays",  # change that is left after a flash, at most 1
+    "is_new",  # change from what was there shortly before, at most 1
+    "chroma",  # share of the colours in the change
+    "blank",  # whether one side shows nothing
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,6 +52,18 @@ class Cut:
     kind: Literal["cut", "gradual"]
     mixed_from_s: float
     mixed_to_s: float
+    #: Probability that a scene begins here, by the model.
+    confidence: float = 1.0
+
+
+@dataclass(frozen=True, slots=True)
+class Proposal:
+    """A change that may be a cut, at the first frame after it."""
+
+    ts_s: float
+    score: float
+    #: As ``FEATURES`` names them.
+    features: tuple[float, ...]
 
 
 @dataclass(slots=True)
@@ -67,30 +81,28 @@ class HardCuts:
 
     def __init__(self) -> None:
         self._frames: deque[_Frame] = deque()
-        #: Position in ``_frames`` of the first frame not judged yet.
+        #: Position in ``_frames`` of the first frame not looked at yet.
         self._next = 0
-        #: Times of every sudden change, cut or flash, of the last seconds: borders that no fade can have.
-        self.jumps_s: deque[float] = deque(maxlen=64)
 
-    def feed(self, ts_s: float, thumb: Thumb) -> list[tuple[float, float]]:
-        """Take the next frame; return (time in seconds, score) of the cuts it decides: the scene's first frame."""
+    def feed(self, ts_s: float, thumb: Thumb) -> list[Proposal]:
+        """Take the next frame; return what is proposed now that its future is known."""
         score = difference(self._frames[-1].thumb, thumb) if self._frames else 0.0
         self._frames.append(_Frame(ts_s, thumb, score))
         first = self._next
         while self._next < len(self._frames) and self._has_future(self._next):
             self._next += 1
-        cuts = self._judge_all(first)
+        proposals = self._propose_all(first)
         self._forget()
-        return cuts
+        return proposals
 
-    def flush(self) -> list[tuple[float, float]]:
-        """Judge the last frames with the future there is; return as ``feed`` does."""
+    def flush(self) -> list[Proposal]:
+        """Look at the last frames with the future there is; return as ``feed`` does."""
         first, self._next = self._next, len(self._frames)
-        return self._judge_all(first)
+        return self._propose_all(first)
 
-    def _judge_all(self, first: int) -> list[tuple[float, float]]:
-        cuts = (self._frames[i] for i in range(first, self._next) if self._judge(i))
-        return [(frame.ts_s, frame.score) for frame in cuts]
+    def _propose_all(self, first: int) -> list[Proposal]:
+        found = (self._propose(i) for i in range(first, self._next))
+        return [proposal for proposal in found if proposal is not None]
 
     def _has_future(self, index: int) -> bool:
         wait_s = self._frames[-1].ts_s - self._frames[index].ts_s
@@ -103,36 +115,50 @@ class HardCuts:
             self._frames.popleft()
             self._next -= 1
 
-    def _judge(self, index: int) -> bool:
+    def _propose(self, index: int) -> Proposal | None:
         frame = self._frames[index]
         if index == 0 or frame.score < _MIN_SCORE:
-            return False
+            return None
         first, last = max(1, index - _NEIGHBOURS), min(len(self._frames), index + _NEIGHBOURS + 1)
         near = [f for i, f in enumerate(islice(self._frames, first, last), first) if i != index]
-        around = sorted(f.score for f in near if abs(f.ts_s - frame.ts_s) <= _NEIGHBOUR_S)[:-1]
+        around = sorted(f.score for f in near if abs(f.ts_s - frame.ts_s) <= _NEIGHBOUR_S)
+        # Without the two largest: they may be cuts themselves.
+        around = around[:-2]
         usual = sum(around) / len(around) if around else 0.0
-        if frame.score < _MIN_RATIO * usual + 2.0:
-            return False
-        self.jumps_s.append(frame.ts_s)
+        if frame.score < _MIN_RATIO * usual:
+            return None
         before = self._frames[index - 1].thumb
-        if correlation(before.y, frame.thumb.y) > _SAME_STRUCTURE and not (before.blank or frame.thumb.blank):
-            return False
-        return self._beats_motion(index) and not self._is_flash(index)
-
-    def _beats_motion(self, index: int) -> bool:
-        """Whether moving blocks fail to explain this change although they explain the neighbours'."""
-        frame = self._frames[index]
         change, residual = self._residual(index)
-        if change < _MIN_BLURRED or residual < max(_MIN_RESIDUAL, _MIN_UNEXPLAINED * change):
-            return False
-        usual = 0.0
+        colours = sum(
+            cv2.norm(a, b, cv2.NORM_L1) / a.size
+            for a, b in ((before.u, frame.thumb.u), (before.v, frame.thumb.v))
+        )
+        blank = before.blank or frame.thumb.blank
+        values = (
+            math.log(frame.score),
+            math.log((frame.score + 1) / (usual + 1)),
+            math.log((frame.score + 1) / ((around[-1] if around else 0.0) + 1)),
+            0.0 if blank else correlation(before.y, frame.thumb.y),
+            math.log(residual + 0.1),
+            residual / max(change, 1e-6),
+            math.log((residual + 0.5) / (self._usual_residual(index) + 0.5)),
+            self._stays(index),
+            self._is_new(index),
+            colours / frame.score,
+            float(blank),
+        )
+        return Proposal(frame.ts_s, frame.score, values)
+
+    def _usual_residual(self, index: int) -> float:
+        """Return the larger residual of the two frames next to it that are no changes of the same size."""
+        frame, usual = self._frames[index], 0.0
         for near in (index - 1, index + 1):
             if not 1 <= near < len(self._frames):
                 continue
             other = self._frames[near]
             if other.score < 0.6 * frame.score and abs(other.ts_s - frame.ts_s) <= _NEIGHBOUR_S:
                 usual = max(usual, self._residual(near)[1])
-        return residual >= _MIN_RESIDUAL_RATIO * usual + 0.5
+        return usual
 
     def _residual(self, index: int) -> tuple[float, float]:
         frame = self._frames[index]
@@ -140,16 +166,17 @@ class HardCuts:
             frame.residual = motion_residual(self._frames[index - 1].thumb, frame.thumb)
         return frame.residual
 
-    def _is_flash(self, index: int) -> bool:
-        """Whether what was there before comes back, or what is there now was there shortly before."""
-        frame = self._frames[index]
-        before = self._frames[index - 1]
-        same = 0.5 * frame.score
+    def _stays(self, index: int) -> float:
+        """Return how much what comes differs from what was there before, in shares of this change, at most 1."""
+        frame, before = self._frames[index], self._frames[index - 1]
         after = [f for f in islice(self._frames, index + 1, None) if f.ts_s <= frame.ts_s + FLASH_S]
-        if any(difference(before.thumb, f.thumb) < same for f in _thin(after)):
-            return True
+        return min([1.0, *(difference(before.thumb, f.thumb) / frame.score for f in _thin(after))])
+
+    def _is_new(self, index: int) -> float:
+        """Return how much this picture differs from those shortly before the last one, as ``_stays``."""
+        frame, before = self._frames[index], self._frames[index - 1]
         earlier = [f for f in islice(self._frames, index - 1) if f.ts_s >= before.ts_s - FLASH_S]
-        return any(difference(frame.thumb, f.thumb) < same for f in _thin(earlier))
+        return min([1.0, *(difference(frame.thumb, f.thumb) / frame.score for f in _thin(earlier))])
 
 
 def difference(a: Thumb, b: Thumb) -> float:

@@ -8,7 +8,7 @@ from typing import Literal
 
 from shared.playback import Index
 
-Mode = Literal["exact", "fast"]
+Mode = Literal["exact", "fast", "accurate"]
 
 #: Changes whenever the same file could give another rendition than before.
 RENDITION_VERSION = "rendition-1"
@@ -82,6 +82,8 @@ class SceneCut:
     end_s: float
     #: What began the scene.
     kind: Literal["start", "cut", "gradual"]
+    #: Probability that it begins there; 1 for the start.
+    cut_confidence: float
     #: In order of time, at least one.
     keyframes: tuple[Keyframe, ...]
 
@@ -108,7 +110,7 @@ class SplitResult:
     audio: Path | None
     #: (start, end) spans covering the audio, each at most ``part_s`` long, cut at quiet places.
     windows: tuple[tuple[float, float], ...]
-    #: Algorithm and mode.
+    #: Algorithm and mode; "-cheap" at the end: no network judged the doubtful cuts.
     version: str
     sprites: Sprites
 

@@ -30,7 +30,7 @@ from shared.errors import BadMedia, LimitExceeded, StageTimeout, WorkerLost
 from shared.logs import get_logger
 from shared.settings import process_environment
 
-from .decoding import RESULT_NAME, SAMPLES_NAME
+from .decoding import NETWORK_MB, RESULT_NAME, SAMPLES_NAME
 from .limits import MediaLimits, no_memory
 from .results import Mode, Rendition, SplitResult
 
@@ -73,6 +73,8 @@ def split(
     limits: MediaLimits,
     mode: Mode = "exact",
     part_s: float = 120.0,
+    weights: Path | None = None,
+    min_confidence: float = 0.5,
     on_progress: Callable[[float], None] | None = None,
     wall_s: float = float("inf"),
 ) -> SplitResult:
@@ -81,7 +83,14 @@ def split(
     Raises as that does, and StageTimeout when the disk does not answer, WorkerLost when the process was killed.
     """
     decoding = _Decoding(out_dir, limits, on_progress, wall_s)
-    found = decoding.run("split", path, mode=mode, part_s=part_s)
+    found = decoding.run(
+        "split",
+        path,
+        mode=mode,
+        part_s=part_s,
+        weights=str(weights.resolve()) if weights else None,
+        min_confidence=min_confidence,
+    )
     # The process may name no file elsewhere.
     for scene in found["scenes"]:
         for keyframe in scene["keyframes"]:
@@ -282,7 +291,7 @@ class _Watch:
         spent_s = times.user + times.system
         if spent_s > self._spent_s + 0.01:
             self._spent_s, self._moved_s = spent_s, now_s
-        if resident > limits.media_memory_mb * 1_000_000:
+        if resident > (limits.media_memory_mb + NETWORK_MB) * 1_000_000:
             raise no_memory(limits)
         if spent_s - self._heard_s > limits.media_cpu_base_s:
             raise LimitExceeded(

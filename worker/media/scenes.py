@@ -72,6 +72,7 @@ class SceneBuilder:
                 start_s=start_s,
                 end_s=end_s,
                 kind="start" if self._begins is None else self._begins.kind,
+                cut_confidence=1.0 if self._begins is None else round(self._begins.confidence, 4),
                 keyframes=tuple(self._write(idx, *numbered) for numbered in enumerate(chosen)),
             )
         )

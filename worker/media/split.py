@@ -24,6 +24,7 @@ from .boundary import media_errors
 from .cuts import CutFinder
 from .exact import ExactPictures
 from .guard import Guard
+from .judge import Judge
 from .limits import MediaLimits
 from .packets import Progress, read_packets
 from .planes import thumb_size
@@ -34,7 +35,7 @@ from .scenes import SceneBuilder
 from .sprites import SpriteBuilder
 
 #: Changes whenever the same file could give other scenes or keyframes than before.
-ALGORITHM = "onepass-2"
+ALGORITHM = "onepass-3"
 
 
 def split(
@@ -44,6 +45,8 @@ def split(
     limits: MediaLimits,
     mode: Mode = "exact",
     part_s: float = 120.0,
+    weights: Path | None = None,
+    min_confidence: float = 0.5,
     on_progress: Callable[[float], None] | None = None,
 ) -> SplitResult:
     """Decode ``path`` once; write keyframes and sprites (JPEG) and audio (WAV) into ``out_dir`` and return the scenes.
@@ -51,7 +54,10 @@ def split(
     Args:
         mode: "fast" skips pictures that no other refers to and the loop filter: cuts may be off by a few frames where
             no key picture marks them, and keyframes are key pictures of the file where a scene has any (one at least).
+            "accurate" lets the network read every frame: several times the CPU time.
         part_s: longest audio window in seconds.
+        weights: of TransNetV2, which judges doubtful cuts; None, or in fast mode: the cheap features decide alone.
+        min_confidence: what is less certainly a cut is none, 0..1.
         on_progress: called with a fraction 0..1 about twice a second; a ScenefleetError that it raises ends the pass.
 
     Raises BadMedia or LimitExceeded with one sentence; OSError when ``out_dir`` can't be written.
@@ -59,7 +65,11 @@ def split(
     out_dir.mkdir(parents=True, exist_ok=True)
     with media_errors(limits), open_media(path, limits) as container, ExitStack() as stack:
         info = describe(container, path, limits)
-        one_pass = _Pass(container, info, limits, out_dir, part_s=part_s, mode=mode)
+        judge = None
+        if weights is not None and mode != "fast":
+            judge = Judge(weights, every=mode == "accurate")
+        cuts = CutFinder(judge, min_confidence)
+        one_pass = _Pass(container, info, limits, out_dir, cuts, part_s=part_s, mode=mode)
         if one_pass.track is not None:
             stack.enter_context(one_pass.track)
         progress = Progress(info.duration_s, info.size_bytes, on_progress)
@@ -67,7 +77,7 @@ def split(
             one_pass.take(packet)
             progress.tell(one_pass.guard.content_s, packet.pos)
         stack.close()
-        result = one_pass.result()
+        result = one_pass.result(f"{ALGORITHM}-{mode}" + ("" if judge or mode == "fast" else "-cheap"))
     progress.finish()
     return result
 
@@ -81,13 +91,13 @@ class _Pass:
         info: MediaInfo,
         limits: MediaLimits,
         out_dir: Path,
+        cuts: CutFinder,
         *,
         part_s: float,
         mode: Mode,
     ) -> None:
         self.guard = Guard(info, limits)
         self._info = info
-        self._mode = mode
         self._out_dir = out_dir
         self._start_s = (container.start_time or 0) / 1e6
         self._video = cast(VideoStream, container.streams[info.video.index])
@@ -102,7 +112,7 @@ class _Pass:
         #: Seconds a tick lasts, for each stream: Fractions are slow.
         self._tick_s = [float(stream.time_base or DEFAULT_TIME_BASE) for stream in container.streams]
         self._exact = ExactPictures(self._video, limits) if mode == "fast" else None
-        self._cuts = CutFinder()
+        self._cuts = cuts
         self._scenes = SceneBuilder(out_dir, limits, self._exact)
         self._sprites = SpriteBuilder()
         self._shown_as = (0, 1.0)
@@ -129,7 +139,7 @@ class _Pass:
             self.guard.check_sound(self.track.duration_s)
         self.guard.budget.reach(max(self._last_s, self.track.duration_s if self.track else 0.0))
 
-    def result(self) -> SplitResult:
+    def result(self, version: str) -> SplitResult:
         """Judge the file and close the last scene; the audio file must be closed by now."""
         self.guard.check_complete()
         for look in self._sampler.flush():
@@ -144,7 +154,7 @@ class _Pass:
             scenes=self._scenes.finish(end_s),
             audio=audio,
             windows=windows,
-            version=f"{ALGORITHM}-{self._mode}",
+            version=version,
             sprites=self._sprites.finish(
                 self._out_dir, end_s, rotation_deg=rotation_deg, pixel_aspect=pixel_aspect
             ),

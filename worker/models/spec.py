@@ -36,6 +36,8 @@ KINDS: dict[Family, tuple[Kind, ...]] = {
     "vision": ("vision",),
     "face": ("face",),
     "ocr": ("ocr",),
+    # Runs in the process that decodes, not in a worker of its own.
+    "cuts": ("cuts",),
 }
 #: Marks a file without a published sha256.
 UNKNOWN = "unknown"
@@ -55,8 +57,11 @@ class ModelSpec(BaseModel):
     #: Which class of the kind runs it (`worker.models.cache.PROVIDERS`).
     provider: str
     #: Where its files come from: `package:<top-level module>/<folder>`, `hub:<owner>/<repository>`, `url:<folder's URL>`,
-    #: `user:` (the operator puts them into MODELS_DIR/<name>) or `path:<folder>`.
-    source: str = Field(pattern=r"^((package|path):.+|hub:[\w.-]+/[\w.-]+|url:https?://.+|user:)$")
+    #: `user:` (the operator puts them into MODELS_DIR/<name>), `path:<folder>` or `wheel:<project>==<version>/<folder>`
+    #: (files of a wheel on PyPI that is not installed).
+    source: str = Field(
+        pattern=r"^((package|path):.+|hub:[\w.-]+/[\w.-]+|wheel:[\w.-]+==[\w.]+/[\w/]+|url:https?://.+|user:)$"
+    )
     #: Tells its outputs from another release's. For `hub:` the branch, tag or commit to pull; the commit is what counts
     #: once it is pulled (`models.lock`).
     revision: str = Field(min_length=1)
@@ -139,7 +144,7 @@ class ModelSpec(BaseModel):
     def is_pulled(self) -> bool:
         """Whether any file comes from elsewhere, by `scenefleet models pull`."""
         places = (self.source, *self.files, *self.sha256)
-        return any(place.startswith(("hub:", "url:")) for place in places)
+        return any(place.startswith(("hub:", "url:", "wheel:")) for place in places)
 
     def unloadable(self, reason: str) -> ModelUnavailable:
         """The error for a model that can't be loaded."""

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict
+from functools import lru_cache
+from pathlib import Path
 from typing import Any
 
 from sqlalchemy.orm import Session
@@ -14,12 +17,16 @@ from db.scenes import add_scenes, drop_scenes, scene_count, scenes_between
 from db.tables import Run, Scene
 from db.videos import set_media
 from shared import graph
-from shared.errors import BadMedia, Conflict, ObjectMissing
+from shared.errors import BadMedia, Conflict, ModelUnavailable, ObjectMissing
+from shared.logs import get_logger
 from worker.media.limits import media_limits
 from worker.media.results import SceneCut, SplitResult, Sprites
 from worker.media.sandbox import split
+from worker.models.weights.verify import locate, verify
 from worker.stages.batch_size import BatchSize
 from worker.stages.context import Outcome, StageContext
+
+log = get_logger(__name__)
 
 #: Share of the progress bar that decoding takes; the rest is storing.
 _DECODING = 0.9
@@ -42,6 +49,8 @@ def run(context: StageContext) -> Outcome:
             limits=media_limits(context.runtime.settings),
             mode=context.runtime.settings.split_mode,
             part_s=PART_S,
+            weights=_weights(context),
+            min_confidence=context.runtime.settings.split_min_confidence,
             on_progress=lambda fraction: context.report(fraction * _DECODING),
             wall_s=SHARE_OF_LIMIT * graph.SPLIT.time_limit_s,
         )
@@ -69,6 +78,30 @@ def run(context: StageContext) -> Outcome:
         "windows": windows,
     }
     return Outcome(result=result, write=write)
+
+
+def _weights(context: StageContext) -> Path | None:
+    """The file of the network that judges doubtful cuts; None, and a warning, where it is not here."""
+    settings = context.runtime.settings
+    spec = context.runtime.catalog.active(settings).get("cuts")
+    if spec is None or settings.split_mode == "fast":
+        return None
+    try:
+        (file,) = spec.sha256
+        path = locate(spec, file, models_dir=settings.models_dir)
+        if _sha256(path, path.stat().st_mtime_ns) != spec.sha256[file]:
+            verify(spec, models_dir=settings.models_dir)
+    except (ModelUnavailable, OSError) as error:
+        log.warning("cuts are judged by cheap features alone", error=str(error))
+        return None
+    return path
+
+
+@lru_cache(maxsize=2)
+def _sha256(path: Path, changed_ns: int) -> str:
+    """The checksum of a file, computed once per state of it."""
+    with path.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
 def _kept_scenes(context: StageContext) -> tuple[int, list[Scene]] | None:

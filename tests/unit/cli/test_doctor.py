@@ -16,6 +16,7 @@ from cli.doctor.findings import Finding
 from local.home import Home
 from shared.settings import GiB, Settings, get_settings
 from tests.support.services import PostgresServer, RedisServer
+from worker.models.weights import verify
 
 pytestmark = pytest.mark.usefixtures("bare")
 
@@ -56,11 +57,17 @@ def test_a_damaged_model_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     assert findings["model text"].state == "ok"
 
 
-def test_models_that_were_not_pulled_are_named_with_what_to_do(tmp_path: Path) -> None:
+def test_models_that_were_not_pulled_are_named_with_what_to_do(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(verify, "INSTALLED", tmp_path / "installed")
     settings = Settings(SCENEFLEET_PROFILE="full", models_dir=tmp_path)
     findings = by_name(machine_checks.check_models(settings))
     # Its weights come in a package.
     assert findings.pop("model ocr").state == "ok"
+    # Videos are split without it, less well.
+    cuts = findings.pop("model cuts")
+    assert cuts.state == "warn" and cuts.advice == "run `scenefleet models pull transnetv2`"
     assert set(findings) == {"model asr", "model text", "model rerank", "model vision", "model face"}
     assert {found.state for found in findings.values()} == {"fail"}
     assert findings["model rerank"].advice == "run `scenefleet models pull bge-reranker-v2-m3`"

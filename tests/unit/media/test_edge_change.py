@@ -1,0 +1,42 @@
+"""Whether two pictures show the same place: by the edges that only one of them has."""
+
+from __future__ import annotations
+
+import cv2
+import numpy as np
+
+from worker.media.judge import edge_change
+from worker.media.planes import Plane
+
+
+def place(seed: int) -> Plane:
+    """uint8 [90, 160]: boxes and lines on a plain ground."""
+    rng = np.random.default_rng(seed)
+    picture = np.full((90, 160), 60, np.uint8)
+    for _ in range(12):
+        x, y, width, height = (int(rng.integers(0, limit)) for limit in (150, 80, 40, 30))
+        cv2.rectangle(picture, (x, y), (x + width + 3, y + height + 3), int(rng.integers(80, 200)), 1)
+    return picture
+
+
+def test_another_light_leaves_the_edges() -> None:
+    before = place(1)
+    after = cv2.convertScaleAbs(before, alpha=1.6, beta=20)
+    assert edge_change(before, np.asarray(after, np.uint8)) < 0.1
+    assert edge_change(before, before) == 0
+
+
+def test_what_leaves_the_picture_brings_no_edges() -> None:
+    after = place(1)
+    before = after.copy()
+    cv2.rectangle(before, (60, 30), (84, 50), 240, -1)
+    cv2.circle(before, (72, 40), 8, 20, 2)
+    assert edge_change(before, after) < 0.4
+
+
+def test_another_scene_has_other_edges() -> None:
+    assert all(edge_change(place(seed), place(seed + 100)) > 0.6 for seed in range(5))
+
+
+def test_of_a_picture_without_edges_nothing_is_known() -> None:
+    assert edge_change(np.full((90, 160), 16, np.uint8), place(1)) == 1

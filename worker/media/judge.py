@@ -1,0 +1,188 @@
+"""Asks TransNetV2 about doubtful proposals, in short windows around them, or lets it read every frame."""
+
+from __future__ import annotations
+
+from collections import deque
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from .planes import Plane, Thumb
+from .transnet import SIZE, TransNet
+from .verdict import logit
+
+#: Pictures closer than this are not read: the network was trained on 24 to 30 of them a second.
+_MIN_STEP_S = 1 / 31
+#: Pictures that are remembered, at least as long as the longest transition and what must follow it.
+_HELD = 150
+#: Pictures read before and after a proposal, and most pictures at once.
+_AROUND, _MOST = 12, 100
+#: Reading every frame: windows of ``_MOST`` of which all but this many at both ends count.
+_MARGIN = 25
+#: Edges: this share of a picture with the steepest slopes, but none flatter (grey levels of Sobel's filter), and how far an edge
+#: may move, in pixels of a thumb.
+_EDGES, _FLAT, _MOVED = 0.15, 12.0, 1
+#: A transition that no detector proposed is one from this probability on.
+_OWN_CHANCE = 0.5
+#: Where its pictures are covered with this probability, they belong to the transition.
+_COVERED = 0.3
+
+
+@dataclass(slots=True)
+class _Sample:
+    ts_s: float
+    thumb: Thumb
+    #: Reading every frame: (centre, cover), as probabilities.
+    chances: tuple[float, float] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Peak:
+    """A transition that the network found by itself."""
+
+    ts_s: float
+    from_s: float
+    to_s: float
+    chance: float
+
+
+@dataclass(frozen=True, slots=True)
+class Opinion:
+    """What is said of a proposal."""
+
+    #: As ``verdict.JUDGED`` names them.
+    features: tuple[float, float, float]
+    #: Where the network centres the transition: its last picture before it.
+    centre_s: float
+
+
+class Judge:
+    """Remembers the last seconds for the network; times are seconds."""
+
+    def __init__(self, weights: Path, *, every: bool) -> None:
+        """``weights``: the network's file, read when it is first asked; ``every``: let it read every frame."""
+        self._weights = weights
+        self._every = every
+        self._samples: deque[_Sample] = deque(maxlen=_HELD)
+        #: Pictures that were read, a measure of what it costs.
+        self.read = 0
+
+    @cached_property
+    def _network(self) -> TransNet:
+        return TransNet(self._weights)
+
+    def feed(self, ts_s: float, thumb: Thumb) -> list[Peak]:
+        """Take the next frame; reading every frame, return the transitions found by it."""
+        if self._samples and ts_s - self._samples[-1].ts_s < _MIN_STEP_S:
+            return []
+        self._samples.append(_Sample(ts_s, thumb))
+        if not self._every:
+            return []
+        waiting = [sample for sample in self._samples if sample.chances is None]
+        if len(waiting) < _MOST - _MARGIN and ts_s - waiting[0].ts_s < 2.5:
+            return []
+        return self._read_on(margin=min(_MARGIN, len(waiting) // 3))
+
+    def flush(self) -> list[Peak]:
+        """Reading every frame, return the transitions among the last ones."""
+        return self._read_on(margin=0) if self._every and self._samples else []
+
+    def ask(self, from_s: float, to_s: float) -> Opinion:
+        """Judge what happens from ``from_s`` to ``to_s``."""
+        samples = list(self._samples)
+        inside = [i for i, sample in enumerate(samples) if from_s <= sample.ts_s <= to_s]
+        nearest = min(range(len(samples)), key=lambda i: abs(samples[i].ts_s - (from_s + to_s) / 2))
+        first, last = (inside[0], inside[-1]) if inside else (nearest, nearest)
+        edges = edge_change(samples[max(0, first - 1)].thumb.y, samples[last].thumb.y)
+        # The network centres a cut on the frame before it.
+        first, last = max(0, first - 2), min(len(samples) - 1, last + 1)
+        known = [sample.chances for sample in samples[first : last + 1]]
+        if self._every and all(known):
+            found = np.array(known)
+        else:
+            around = max(0, min(_AROUND, (_MOST - (last - first + 1)) // 2))
+            start, end = max(0, first - around), min(len(samples), last + around + 1)
+            found = self._read(samples[start:end])[first - start : last - start + 1]
+        centre, cover = found[:, 0].max(), found[:, 1].max()
+        at = samples[first + int(found[:, 0].argmax())].ts_s
+        return Opinion((logit(float(centre)), logit(float(cover)), edges), at)
+
+    def _read(self, samples: list[_Sample]) -> NDArray[np.float32]:
+        self.read += len(samples)
+        return self._network.judge(np.stack([picture(sample.thumb) for sample in samples]))
+
+    def _read_on(self, margin: int) -> list[Peak]:
+        """Read the pictures that were not read; ``margin`` of the last ones only help with the others."""
+        samples = list(self._samples)
+        first = next((i for i, sample in enumerate(samples) if sample.chances is None), len(samples))
+        last = len(samples) - margin
+        if first >= last:
+            return []
+        start = max(0, first - _MARGIN)
+        found = self._read(samples[start:])
+        for i in range(first, last):
+            samples[i].chances = (float(found[i - start, 0]), float(found[i - start, 1]))
+        return [self._peak(samples, i) for i in range(max(1, first), last) if _is_peak(samples, i)]
+
+    def _peak(self, samples: list[_Sample], at: int) -> Peak:
+        start = end = at
+        while start > 0 and _covered(samples[start - 1]):
+            start -= 1
+        while end + 1 < len(samples) and _covered(samples[end + 1]):
+            end += 1
+        following = samples[min(at + 1, len(samples) - 1)]
+        return Peak(
+            following.ts_s, samples[start].ts_s, samples[end].ts_s, (samples[at].chances or (0, 0))[0]
+        )
+
+
+def edge_change(before: Plane, after: Plane) -> float:
+    """Return the share of edges that the other picture does not have: 0 the same place in another light, about 1 another scene.
+
+    The smaller share of the two pictures, over that of unrelated ones: what leaves the picture takes its edges along and brings none
+    (after Zabih, Miller and Mai, "A feature-based algorithm for detecting and classifying scene breaks", 1995).
+    """
+    one, two = _edges(before), _edges(after)
+    near = np.ones((2 * _MOVED + 1, 2 * _MOVED + 1), np.uint8)
+    shares = []
+    for edges, others in ((one, two), (two, one)):
+        around = cv2.dilate(others, near)
+        count, by_chance = int(edges.sum()), 1 - float(around.mean())
+        # Without edges nothing is known.
+        shares.append((1 - float((edges & around).sum()) / count) / max(by_chance, 0.1) if count else 1.0)
+    return min(1.0, *shares)
+
+
+def _edges(y: Plane) -> Plane:
+    soft = cv2.GaussianBlur(y, (0, 0), 0.8)
+    slope = cv2.magnitude(cv2.Sobel(soft, cv2.CV_32F, 1, 0), cv2.Sobel(soft, cv2.CV_32F, 0, 1))
+    steep: Plane = (slope >= max(float(np.quantile(slope, 1 - _EDGES)), _FLAT)).astype(np.uint8)
+    return steep
+
+
+def _covered(sample: _Sample) -> bool:
+    return sample.chances is not None and sample.chances[1] >= _COVERED
+
+
+def _is_peak(samples: list[_Sample], at: int) -> bool:
+    def centre(index: int) -> float:
+        chances = samples[index].chances if 0 <= index < len(samples) else None
+        return chances[0] if chances else 0.0
+
+    return centre(at) >= _OWN_CHANCE and centre(at) > centre(at - 1) and centre(at) >= centre(at + 1)
+
+
+def picture(thumb: Thumb) -> NDArray[np.uint8]:
+    """Return a thumb as the network takes pictures: uint8 [27, 48, 3], RGB (BT.601, studio range)."""
+    y, u, v = (
+        cv2.resize(plane, SIZE, interpolation=cv2.INTER_AREA).astype(np.float32)
+        for plane in (thumb.y, thumb.u, thumb.v)
+    )
+    y, u, v = (y - 16) * 1.164, u - 128, v - 128
+    rgb = np.stack([y + 1.596 * v, y - 0.392 * u - 0.813 * v, y + 2.017 * u], axis=2)
+    small: NDArray[np.uint8] = np.clip(rgb, 0, 255).astype(np.uint8)
+    return small
