@@ -24,6 +24,9 @@ MIN_SCENE_S = FLASH_S
 _SAME_S = 0.3
 #: After a hard cut the network needs pictures for this long.
 _WAIT_S = 0.6
+#: How many proposals the network is asked about, at first and per second of content: each costs half a CPU second. A film that flickers
+#: has more; of those the cheap features decide.
+_ASKED, _ASKED_PER_S = 20, 1.0
 #: A change so much larger than those around it is no part of a fade (a logarithm).
 _SUDDEN = math.log(2)
 #: A fade has no model: a run of blank pictures between two scenes.
@@ -37,6 +40,8 @@ class CutFinder:
         """Without a ``judge`` the cheap features decide alone; what is less certain than the minimum is no cut."""
         self._judge = judge
         self._min_confidence = min_confidence
+        #: Proposals that the network was asked about.
+        self._asked = 0
         self._hard = HardCuts()
         self._dissolves = Dissolves()
         self._fades = Fades()
@@ -97,8 +102,13 @@ class CutFinder:
     ) -> tuple[float, float | None]:
         """How likely a proposal is a cut; and where the network has it, if it was asked and is for it."""
         cheap = models.cheaply(features)
-        if self._judge is None or not models.is_doubtful(cheap):
+        if (
+            self._judge is None
+            or not models.is_doubtful(cheap)
+            or self._asked >= _ASKED + _ASKED_PER_S * to_s
+        ):
             return cheap, None
+        self._asked += 1
         said = self._judge.ask(from_s, to_s)
         return models.jointly(cheap, said.features), said.centre_s
 

@@ -10,6 +10,8 @@ import pytest
 from tests.support.clips import Encoding, Image, Shot, make_clip, picture, write_video
 from tests.unit.media.conftest import Split
 from worker.media import judge, verdict
+from worker.media.cuts import CutFinder
+from worker.media.planes import Thumb
 from worker.media.transnet import SIZE
 
 TWO_SHOTS = (Shot(seed=1, frames=40, move="pan"), Shot(seed=2, frames=40, move="zoom"))
@@ -78,6 +80,32 @@ def test_the_network_decides_what_is_doubtful(
     assert len(result.scenes) == scenes and result.version == "onepass-3-exact"
     fast = split_file(truth.path, weights=tmp_path / "weights.pth", mode="fast")
     assert len(fast.scenes) == 2 and fast.version == "onepass-3-fast"
+
+
+def test_a_film_that_flickers_asks_the_network_now_and_then(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each question costs half a CPU second, and every picture may be doubtful."""
+    asked: list[float] = []
+
+    class Counting(judge.Judge):
+        def ask(self, from_s: float, to_s: float) -> judge.Opinion:
+            asked.append(from_s)
+            return judge.Opinion((0.0, 0.0, 1.0), from_s)
+
+    monkeypatch.setattr(verdict.Verdict, "is_doubtful", lambda self, cheap: True)
+    finder = CutFinder(Counting(Path("weights.pth"), every=False))
+    seconds, rate = 20, 25
+    rng = np.random.default_rng(5)
+    thumbs = []
+    for number in range(seconds * rate):
+        # Another picture every third frame.
+        if number % 3 == 0:
+            y = rng.integers(0, 255, (9, 16), np.uint8).repeat(10, 0).repeat(10, 1)
+            u, v = (rng.integers(0, 255, (45, 80), np.uint8) for _ in range(2))
+        thumbs.append(Thumb(y, u, v, float(y.mean()), float(y.std())))
+    for number, thumb in enumerate(thumbs):
+        finder.feed(number / rate, thumb)
+    finder.flush()
+    assert 20 < len(asked) <= 20 + seconds
 
 
 def test_the_models_know_the_features_they_were_fitted_to() -> None:
