@@ -30,7 +30,7 @@ from rich.table import Table
 
 from bench import OUT
 from bench.env import ensure_env
-from bench.storyboard import Clip, Score, make, score
+from bench.storyboard import Clip, Score, make, score_clip
 
 ROOT = Path(__file__).parents[1]
 SIZES = {"720p": (1280, 720), "1080p": (1920, 1080)}
@@ -143,7 +143,7 @@ def measure(clips: dict[str, Clip], runs: int, threads: int, console: Console) -
                     cost, cuts_s = step(clip, Path(folder))
                 costs[clip_name, way].append(cost)
                 if run == 0 and cuts_s is not None:
-                    scores[way] += score(clip, cuts_s)
+                    scores[way] += score_clip(clip, cuts_s)
         console.print(f"run {run + 1} of {runs} done", style="dim")
     medians = {
         clip_name: {

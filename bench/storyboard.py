@@ -83,13 +83,13 @@ def make(seed: int, size: tuple[int, int], seconds: float) -> Clip:
 
 @dataclass(frozen=True)
 class Score:
-    """Counts over clips. A cut found inside a gradual transition is neither right nor wrong."""
+    """Counts over clips or films. A cut found inside a gradual transition is neither right nor false."""
 
     right: int = 0
-    found: int = 0
     true: int = 0
     gradual_found: int = 0
     gradual_true: int = 0
+    false: int = 0
 
     def __add__(self, other: Score) -> Score:
         return Score(*(a + b for a, b in zip(asdict(self).values(), asdict(other).values(), strict=True)))
@@ -97,25 +97,44 @@ class Score:
     @property
     def f1(self) -> float:
         """2PR / (P + R) of the hard cuts; 1.0 when there are none and none is found."""
-        return 2 * self.right / (self.found + self.true) if self.found + self.true else 1.0
+        both = self.right + self.false + self.true
+        return 2 * self.right / both if both else 1.0
 
 
-def score(clip: Clip, cuts_s: Sequence[float]) -> Score:
-    """Count hard cuts found within one frame, each true cut matched once, and gradual transitions found inside."""
+def score(
+    cuts_s: Sequence[float],
+    hard_s: Sequence[float],
+    gradual_s: Sequence[tuple[float, float]],
+    *,
+    frame_s: float,
+    slack_s: float,
+    ambiguous_s: Sequence[tuple[float, float]] = (),
+) -> Score:
+    """Count hard cuts found within one frame, each true cut once, and gradual transitions with a cut inside or within ``slack_s``.
+
+    Cuts that are left count as false, but those inside ``ambiguous_s``.
+    """
     left = list(cuts_s)
     right = 0
-    for cut_s in clip.cuts_s:
-        near = [at_s for at_s in left if abs(at_s - cut_s) <= 1.01 / FPS]
+    for cut_s in hard_s:
+        near = [at_s for at_s in left if abs(at_s - cut_s) <= 1.01 * frame_s]
         if near:
             left.remove(min(near, key=lambda at_s: abs(at_s - cut_s)))
             right += 1
-    slack_s = 2.01 / FPS
-    inside = [[at_s for at_s in left if a - slack_s <= at_s <= b + slack_s] for a, b in clip.gradual_s]
-    excused = sum(map(len, inside))
+    gradual_found = 0
+    for first_s, last_s in gradual_s:
+        inside = [at_s for at_s in left if first_s - slack_s <= at_s <= last_s + slack_s]
+        gradual_found += bool(inside)
+        left = [at_s for at_s in left if at_s not in inside]
     return Score(
         right=right,
-        found=right + len(left) - excused,
-        true=len(clip.cuts_s),
-        gradual_found=sum(map(bool, inside)),
-        gradual_true=len(clip.gradual_s),
+        true=len(hard_s),
+        gradual_found=gradual_found,
+        gradual_true=len(gradual_s),
+        false=sum(not any(a <= at_s <= b for a, b in ambiguous_s) for at_s in left),
     )
+
+
+def score_clip(clip: Clip, cuts_s: Sequence[float]) -> Score:
+    """Score cuts in a made clip."""
+    return score(cuts_s, clip.cuts_s, clip.gradual_s, frame_s=1 / FPS, slack_s=2.01 / FPS)

@@ -15,7 +15,6 @@ import os
 import sys
 import tempfile
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
@@ -31,6 +30,7 @@ from bench.films.sheets import probabilities, read as read_film
 from bench.films.streams import Stream
 from bench.films.truth import Film
 from bench.split import run_child
+from bench.storyboard import Score, score
 from worker.media.limits import MediaLimits
 from worker.media.split import split
 from worker.media.transnet import TransNet
@@ -38,48 +38,13 @@ from worker.media.transnet import TransNet
 Way = Callable[[Film, Stream], list[float]]
 #: Runs of each program whose CPU time is measured; the least counts, as the machine may be busy.
 _RUNS = 3
+#: How far outside a gradual transition a cut is still inside it: where one begins is labelled by eye.
+_SLACK_S = 0.2
 
 
-@dataclass
-class Row:
-    """What a way found in a film, or in several."""
-
-    hard: int = 0
-    found: int = 0
-    gradual: int = 0
-    gradual_found: int = 0
-    false: int = 0
-
-    def __add__(self, other: Row) -> Row:
-        return Row(*(a + b for a, b in zip(vars(self).values(), vars(other).values(), strict=True)))
-
-    @property
-    def f1(self) -> float:
-        """Of the hard cuts, every false cut counted."""
-        whole = 2 * self.found + self.false + self.hard - self.found
-        return 2 * self.found / whole if whole else 1.0
-
-    @property
-    def cell(self) -> str:
-        gradual = f" {self.gradual_found}/{self.gradual}~" if self.gradual else ""
-        return f"{self.found}/{self.hard}{gradual} {self.false} false"
-
-
-def count(stream: Stream, cuts_s: Sequence[float]) -> Row:
-    """Compare cuts with the truth; each true cut is found once."""
-    left = list(cuts_s)
-    row = Row(hard=len(stream.hard_s), gradual=len(stream.gradual_s))
-    for cut_s in stream.hard_s:
-        near = [at_s for at_s in left if abs(at_s - cut_s) <= 1.01 * stream.frame_s]
-        if near:
-            left.remove(min(near, key=lambda at_s: abs(at_s - cut_s)))
-            row.found += 1
-    for first_s, last_s in stream.gradual_s:
-        inside = [at_s for at_s in left if first_s - 0.2 <= at_s <= last_s + 0.2]
-        row.gradual_found += bool(inside)
-        left = [at_s for at_s in left if at_s not in inside]
-    row.false = sum(not any(a <= at_s <= b for a, b in stream.ambiguous_s) for at_s in left)
-    return row
+def cell(score: Score) -> str:
+    gradual = f" {score.gradual_found}/{score.gradual_true}~" if score.gradual_true else ""
+    return f"{score.right}/{score.true}{gradual} {score.false} false"
 
 
 def ours(weights: Path | None, mode: str = "exact") -> Way:
@@ -142,16 +107,16 @@ def cost(work: Callable[[], object]) -> dict[str, float]:
 
 
 def show(
-    rows: dict[tuple[str, str], Row], films: Sequence[Film], names: Sequence[str], console: Console
+    rows: dict[tuple[str, str], Score], films: Sequence[Film], names: Sequence[str], console: Console
 ) -> None:
     table = Table(title="found/true hard cuts, found/true gradual transitions (~), false cuts")
     for column in ("film", "part", *names):
         table.add_column(column)
     for film in films:
-        table.add_row(film.file, film.part, *(rows[film.file, name].cell for name in names))
+        table.add_row(film.file, film.part, *(cell(rows[film.file, name]) for name in names))
     for part in ("fit", "held"):
-        sums = {n: sum((rows[f.file, n] for f in films if f.part == part), Row()) for n in names}
-        table.add_row(f"all {part}", "", *(f"{s.cell} F1 {s.f1:.3f}" for s in sums.values()), style="bold")
+        sums = {n: sum((rows[f.file, n] for f in films if f.part == part), Score()) for n in names}
+        table.add_row(f"all {part}", "", *(f"{cell(s)} F1 {s.f1:.3f}" for s in sums.values()), style="bold")
     console.print(table)
 
 
@@ -208,11 +173,18 @@ def main() -> int:
             "TransNetV2": transnet(weights),
             "accurate": ours(weights, "accurate"),
         }
-    rows: dict[tuple[str, str], Row] = {}
+    rows: dict[tuple[str, str], Score] = {}
     for film in films:
         stream = streams.of_film(film)
         for name, way in ways.items():
-            rows[film.file, name] = count(stream, way(film, stream))
+            rows[film.file, name] = score(
+                way(film, stream),
+                stream.hard_s,
+                stream.gradual_s,
+                frame_s=stream.frame_s,
+                slack_s=_SLACK_S,
+                ambiguous_s=stream.ambiguous_s,
+            )
     show(rows, films, list(ways), console)
     costs = {}
     if not options.quick:

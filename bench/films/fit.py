@@ -22,6 +22,7 @@ from numpy.typing import NDArray
 from bench.films import streams, truth
 from bench.films.streams import Stream
 from worker.media import gradual, hardcuts, verdict
+from worker.media.cuts import WAIT_S
 from worker.media.gradual import Dissolve, Dissolves
 from worker.media.hardcuts import HardCuts, Proposal
 from worker.media.judge import Judge
@@ -108,7 +109,7 @@ def _examples(
 
     for look in stream.looks():
         judge.feed(look.ts_s, look.thumb)
-        take(hard.feed(look.ts_s, look.thumb), dissolves.feed(look.ts_s, look.thumb), look.ts_s - 0.6)
+        take(hard.feed(look.ts_s, look.thumb), dissolves.feed(look.ts_s, look.thumb), look.ts_s - WAIT_S)
     take(hard.flush(), dissolves.flush(), float("inf"))
     return found
 
@@ -208,12 +209,17 @@ def fit(composed: int = 120, drawn: int = 24) -> dict[str, verdict.Verdict]:
     }
 
 
-def ask(weights: Path, composed: int = 36) -> list[dict[str, list[Example]]]:
-    """Return the examples of films, and of films composed of them, with the network's answers; about ten minutes."""
-    models = {
+def _cheap_models() -> dict[str, verdict.Verdict]:
+    """The models of ``cuts.json``, with the doubts of this fit."""
+    return {
         kind: replace(verdict.load(kind, features), doubtful=DOUBTFUL[kind])
         for kind, features in KINDS.items()
     }
+
+
+def ask(weights: Path, composed: int = 36) -> list[dict[str, list[Example]]]:
+    """Return the examples of films, and of films composed of them, with the network's answers; about ten minutes."""
+    models = _cheap_models()
     with Pool(PROCESSES) as pool:
         known = collect_streams("fit", composed, 0, 3000)
         films = [stream for stream in known if stream.film is not None]
@@ -226,11 +232,8 @@ def ask(weights: Path, composed: int = 36) -> list[dict[str, list[Example]]]:
 def fit_network(asked: Sequence[dict[str, list[Example]]]) -> dict[str, verdict.Verdict]:
     """Fit the models that join the network's answers with the cheap probabilities of ``cuts.json``."""
     return {
-        kind: fit_joined(
-            replace(verdict.load(kind, features), doubtful=DOUBTFUL[kind]),
-            [e for found in asked for e in found[kind]],
-        )
-        for kind, features in KINDS.items()
+        kind: fit_joined(models, [e for found in asked for e in found[kind]])
+        for kind, models in _cheap_models().items()
     }
 
 

@@ -1,4 +1,4 @@
-"""Searches of the sample by one client and by several: with queries that nobody sent before, and with the same ones again."""
+"""Searches of the sample by one client and by several: with new queries, and with the same ones again."""
 
 from __future__ import annotations
 

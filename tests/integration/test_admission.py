@@ -34,6 +34,15 @@ def client(redis_server: RedisServer) -> Iterator[redis.Redis]:
         yield client
 
 
+@pytest.fixture
+def refused(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The ids of the messages that a node answers with a refusal, in their order."""
+    app.set_current()
+    found: list[str] = []
+    monkeypatch.setattr(overload, "answer_unread", lambda headers, error: found.append(headers["id"]))
+    return found
+
+
 def place(user: str, items: int, tokens: int = 0, hold_s: float = 60, queue: str = QUEUE) -> Reservation:
     return Reservation(queue=queue, user_id=user, items=items, tokens=tokens, hold_s=hold_s)
 
@@ -169,11 +178,8 @@ def test_without_redis_the_error_says_so() -> None:
 
 
 def test_nodes_refuse_the_newest_requests_that_were_not_reserved_and_no_others(
-    client: redis.Redis, redis_server: RedisServer, monkeypatch: pytest.MonkeyPatch
+    client: redis.Redis, redis_server: RedisServer, refused: list[str]
 ) -> None:
-    app.set_current()
-    refused: list[str] = []
-    monkeypatch.setattr(overload, "answer_unread", lambda headers, error: refused.append(headers["id"]))
     # A text is no header, whatever it says.
     text = json.dumps({HEADER: "lease"})
     for number in range(5):
@@ -199,11 +205,8 @@ def test_nodes_refuse_the_newest_requests_that_were_not_reserved_and_no_others(
 
 
 def test_many_messages_leave_the_queue_at_once_and_are_answered_by_and_by(
-    client: redis.Redis, redis_server: RedisServer, monkeypatch: pytest.MonkeyPatch
+    client: redis.Redis, redis_server: RedisServer, refused: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    app.set_current()
-    refused: list[str] = []
-    monkeypatch.setattr(overload, "answer_unread", lambda headers, error: refused.append(headers["id"]))
     monkeypatch.setattr(overload, "_REFUSING_S", 0.0001)
     made = make_message("tasks.text.embed", {"texts": ["x"]}, QUEUE)
     for number in range(1000):

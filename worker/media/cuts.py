@@ -23,7 +23,7 @@ MIN_SCENE_S = FLASH_S
 #: How far around a transition another finding is the same one.
 _SAME_S = 0.3
 #: After a hard cut the network needs pictures for this long.
-_WAIT_S = 0.6
+WAIT_S = 0.6
 #: How many proposals the network is asked about, at first and per second of content: each costs half a CPU second. A film that flickers
 #: has more; of those the cheap features decide.
 _ASKED, _ASKED_PER_S = 20, 1.0
@@ -71,7 +71,7 @@ class CutFinder:
             self._shown_s = min(self._shown_s, ts_s)
         peaks = self._judge.feed(ts_s, thumb) if self._judge else []
         self._waiting.extend(self._hard.feed(ts_s, thumb))
-        self._judge_waiting(ts_s - _WAIT_S)
+        self._judge_waiting(ts_s - WAIT_S)
         for dissolve in self._dissolves.feed(ts_s, thumb):
             self._add_dissolve(dissolve)
         if fade := self._fades.feed(ts_s, thumb):

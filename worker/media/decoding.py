@@ -14,6 +14,7 @@ import signal
 import sys
 import threading
 import traceback
+from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
@@ -30,7 +31,7 @@ RESULT_NAME, SAMPLES_NAME = "decoding.json", "samples.s16"
 _LAST_BYTES = 64 * 2**20
 _PR_SET_PDEATHSIG = 1
 #: What the network that judges cuts takes, in addition to what the file may take, MB.
-NETWORK_MB = 320
+_NETWORK_MB = 320
 #: Niceness of a process that gives way to all others.
 _LOWEST = 19
 
@@ -41,8 +42,7 @@ def main() -> int:
     request = json.loads(sys.stdin.buffer.readline())
     end_with(request["parent"])
     limits = MediaLimits(**request["limits"])
-    network_mb = NETWORK_MB if request["arguments"].get("weights") else 0
-    limit_memory(limits, _largest_file(request["kind"], limits), network_mb)
+    limit_memory(limits, _largest_file(request["kind"], limits), more_memory_mb(request["arguments"]))
     try:
         result = decode(request, limits)
     except (MemoryError, BadMedia) as error:
@@ -126,6 +126,11 @@ def _largest_file(kind: str, limits: MediaLimits) -> int:
     if kind == "make_rendition":
         return limits.max_video_bytes + limits.max_video_bytes // 10 + 2**26
     return int(limits.max_video_duration_s * 32_000) + 2**20
+
+
+def more_memory_mb(arguments: Mapping[str, Any]) -> int:
+    """What a request with these arguments takes in addition to what the file may take, MB."""
+    return _NETWORK_MB if arguments.get("weights") else 0
 
 
 def limit_memory(limits: MediaLimits, largest_bytes: int, more_mb: int = 0) -> None:

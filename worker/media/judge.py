@@ -68,8 +68,6 @@ class Judge:
         self._weights = weights
         self._every = every
         self._samples: deque[_Sample] = deque(maxlen=_HELD)
-        #: Pictures that were read, a measure of what it costs.
-        self.read = 0
 
     @cached_property
     def _network(self) -> TransNet:
@@ -112,7 +110,6 @@ class Judge:
         return Opinion((logit(float(centre)), logit(float(cover)), edges), at)
 
     def _read(self, samples: list[_Sample]) -> NDArray[np.float32]:
-        self.read += len(samples)
         return self._network.judge(np.stack([picture(sample.thumb) for sample in samples]))
 
     def _read_on(self, margin: int) -> list[Peak]:

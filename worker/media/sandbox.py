@@ -30,7 +30,7 @@ from shared.errors import BadMedia, LimitExceeded, StageTimeout, WorkerLost
 from shared.logs import get_logger
 from shared.settings import process_environment
 
-from .decoding import NETWORK_MB, RESULT_NAME, SAMPLES_NAME
+from .decoding import RESULT_NAME, SAMPLES_NAME, more_memory_mb
 from .limits import MediaLimits, no_memory
 from .results import Mode, Rendition, SplitResult
 
@@ -188,7 +188,7 @@ class _Decoding:
                 with suppress(BrokenPipeError):  # it died: its status says why
                     process.stdin.write(json.dumps(request).encode() + b"\n")
                     process.stdin.flush()
-                self._follow(process)
+                self._follow(process, more_memory_mb(arguments))
                 process.wait(_END_S)
             except BaseException:
                 process.kill()
@@ -202,11 +202,11 @@ class _Decoding:
         found: dict[str, Any] = json.loads(result.read_text())
         return found
 
-    def _follow(self, process: Popen[bytes]) -> None:
+    def _follow(self, process: Popen[bytes], more_mb: int) -> None:
         """Read what the process says until it ends; raises for what it may not do, and what ``on_progress`` raises."""
         assert process.stdout is not None
         os.set_blocking(process.stdout.fileno(), False)
-        watch = _Watch(process.pid, self.limits, self.wall_s)
+        watch = _Watch(process.pid, self.limits, self.wall_s, more_mb)
         reported_s = time.monotonic()
         with selectors.DefaultSelector() as selector:
             selector.register(process.stdout, selectors.EVENT_READ)
@@ -268,9 +268,10 @@ class _Decoding:
 class _Watch:
     """Watches a silent process."""
 
-    def __init__(self, pid: int, limits: MediaLimits, wall_s: float) -> None:
+    def __init__(self, pid: int, limits: MediaLimits, wall_s: float, more_mb: int) -> None:
         self._process = psutil.Process(pid)
         self._limits = limits
+        self._memory_mb = limits.media_memory_mb + more_mb
         self._wall_s = wall_s
         self._started_s = self._moved_s = time.monotonic()
         #: CPU seconds at the last check, and at its last message.
@@ -291,7 +292,7 @@ class _Watch:
         spent_s = times.user + times.system
         if spent_s > self._spent_s + 0.01:
             self._spent_s, self._moved_s = spent_s, now_s
-        if resident > (limits.media_memory_mb + NETWORK_MB) * 1_000_000:
+        if resident > self._memory_mb * 1_000_000:
             raise no_memory(limits)
         if spent_s - self._heard_s > limits.media_cpu_base_s:
             raise LimitExceeded(

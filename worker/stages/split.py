@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict
 from functools import lru_cache
@@ -22,7 +21,7 @@ from shared.logs import get_logger
 from worker.media.limits import media_limits
 from worker.media.results import SceneCut, SplitResult, Sprites
 from worker.media.sandbox import split
-from worker.models.weights.verify import locate, verify
+from worker.models.weights.verify import locate, sha256_of, verify
 from worker.stages.batch_size import BatchSize
 from worker.stages.context import Outcome, StageContext
 
@@ -100,8 +99,7 @@ def _weights(context: StageContext) -> Path | None:
 @lru_cache(maxsize=2)
 def _sha256(path: Path, changed_ns: int) -> str:
     """The checksum of a file, computed once per state of it."""
-    with path.open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()
+    return sha256_of(path)
 
 
 def _kept_scenes(context: StageContext) -> tuple[int, list[Scene]] | None:

