@@ -17,6 +17,7 @@ from bench.online import deaths, flood, indexing, rates, searches
 from bench.online.load import THREADS, Load, run_load
 from bench.online.report import Figure, show
 from bench.servers import servers
+from local.node_plan import PROCESSES
 from tests.support.fleet import ROOT, Fleet, fleet_over
 
 PARTS = ("rates", "deaths", "searches", "indexing", "flood")
@@ -43,7 +44,8 @@ def run(parts: list[str], *, quick: bool) -> tuple[dict[str, Any], list[Figure]]
             found["deaths"] = deaths.measure(fleet, *((100, 1) if quick else (10_000, 20)))
             figures += deaths.judge(found["deaths"])
         if {"searches", "indexing", "flood"} & set(parts):
-            fleet.start(*(family for family in ("media", "asr", "face", "ocr", "housekeeping", "search")))
+            for family in ("media", "asr", "face", "ocr", "housekeeping", "search"):
+                fleet.start(family, concurrency=PROCESSES.get(family, 1))
             fleet.wait_ready(within_s=300)
         if "searches" in parts:
             found["searches"] = searches.measure(fleet, VIDEO, *((1, 3.0) if quick else (5, 10.0)))

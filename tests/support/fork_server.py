@@ -2,8 +2,8 @@
 
 A node spends 1 to 4 seconds of processor time on imports, and tests start hundreds. What is imported here are libraries, and
 those of our modules that read no setting when they are imported; each program imports the others after its environment is
-set. Programs whose environment concerns a library at import (``HF_...``), and those under a measurement of coverage, start
-the usual way.
+set. Programs whose environment concerns a library at import (``HF_...``, ``OMP_...``), and those under a measurement of coverage,
+start the usual way.
 """
 
 from __future__ import annotations
@@ -99,7 +99,7 @@ def _may_fork(command: Sequence[str], environment: Mapping[str, str]) -> bool:
         sys.platform == "linux"
         and list(command[:2]) == [sys.executable, "-m"]
         and "COVERAGE_PROCESS_CONFIG" not in environment
-        and not any(name.startswith("HF_") and name != "HF_HUB_OFFLINE" for name in environment)
+        and not any(name.startswith(("HF_", "OMP_")) and name != "HF_HUB_OFFLINE" for name in environment)
     )
 
 
