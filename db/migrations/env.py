@@ -6,10 +6,11 @@ import time
 from typing import Any
 
 from alembic import context
-from sqlalchemy import Connection
+from sqlalchemy import Connection, text
 
 from db.engine import make_engine
 from db.limits import migration_limits
+from db.row_security import ALLOW
 from db.tables import Base
 from shared.settings import get_settings
 
@@ -38,11 +39,16 @@ def run() -> None:
             context.run_migrations()
         return
     engine = make_engine(url, pooled=False, limits=migration_limits(get_settings()))
+    applied: list[object] = []
+    options["on_version_apply"] = lambda **step: applied.append(step["step"])
     with engine.connect() as connection:
         context.configure(connection=connection, **options)
         with context.begin_transaction():
             _wait_for_turn(connection)
             context.run_migrations()
+            if applied:
+                # Requests read new tables, too.
+                connection.execute(text(ALLOW))
 
 
 def _wait_for_turn(connection: Connection) -> None:

@@ -289,6 +289,7 @@ def test_a_video_is_indexed_and_found_by_a_bare_send_task(
     truth = json.loads((ROOT / "samples" / "truth.json").read_text())
     for search in truth["searches"]:
         answer = stranger.ask("tasks.search.scenes", user_id=USER, query=search["query"], mode=search["mode"])
+        assert "ok" in answer, answer
         assert answer["ok"]["hits"][0]["idx"] == search["scene"], answer
     # Links to keyframes are signed for the address that browsers use.
     link = answer["ok"]["hits"][0]["keyframe_urls"][0]

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 from functools import partial
 
 import pytest
+from alembic import command
 from sqlalchemy import insert, text
 
 from cli.doctor import service_checks
@@ -107,6 +108,13 @@ def test_an_owner_who_may_make_roles_needs_nobody(hand_out: HandOut, use: Use) -
     schema.upgrade(url=url)
     fill()
     assert seen("u") == {"u"}
+
+
+def test_alembic_alone_lets_requests_read_the_newest_tables(hand_out: HandOut, use: Use) -> None:
+    url = hand_out("CREATEROLE")
+    command.upgrade(schema.migration_config(url), "head")
+    use(url)
+    assert tenancy().state == "ok", tenancy().detail
 
 
 def test_an_owner_who_may_not_goes_on_without_it_and_is_told(
