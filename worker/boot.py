@@ -16,6 +16,7 @@ from typing import Any
 
 from celery import bootsteps, signals
 from celery.worker import state as worker_state
+from kombu.common import ignore_errors
 
 from shared import routing
 from shared.admission import Limits
@@ -78,6 +79,7 @@ class Gate(bootsteps.StartStopStep):
         self.watchdog.resume()
         self.housekeeping.start()
         allow_early_exits(consumer.pool)
+        consumer.event_dispatcher.hold()
         self.timer = consumer.timer.call_repeatedly(_LOOK_S, self.look, (consumer,))
         self.look(consumer)
 
@@ -85,6 +87,7 @@ class Gate(bootsteps.StartStopStep):
         self.watchdog.pause()
         if self.timer is not None:
             self.timer.cancel()
+        ignore_errors(consumer, consumer.event_dispatcher.flush_held)
         if self.dispatcher is not None:
             self.dispatcher.close()
             self.dispatcher = None
@@ -96,6 +99,7 @@ class Gate(bootsteps.StartStopStep):
 
     def look(self, consumer: Any) -> None:
         self.watchdog.beat()
+        consumer.event_dispatcher.flush_held()
         if self.housekeeping.stopping:
             # Celery has cancelled the queues.
             return

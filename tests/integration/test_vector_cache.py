@@ -133,6 +133,13 @@ def test_a_search_asks_no_queue_for_what_another_has_asked(redis: Any) -> None:
     assert vectors.find(cache(redis), {"text": without})["text"]["ok"]["vectors"] == SAID["ok"]["vectors"]
 
 
+def test_a_search_remembers_what_the_node_of_the_model_keeps(redis: Any) -> None:
+    own, calls = cache(redis), {"text": Call("tasks.text.embed", {"texts": ["a cup"], "model": "m"}, spec())}
+    vectors.keep(own, calls, {"text": SAID})
+    assert vectors.find(own, calls)["text"]["ok"]["vectors"] == SAID["ok"]["vectors"]
+    assert redis.keys("scenefleet:vec*") == []
+
+
 def test_what_a_queue_has_answered_by_another_revision_is_kept_as_that(redis: Any) -> None:
     vectors.keep(cache(redis), CALLS, {"text": {"ok": {**SAID["ok"], "revision": "2"}}})
     assert vectors.find(cache(redis), CALLS) == {}

@@ -131,6 +131,12 @@ class VectorCache:
         for name, vector in kept.items():
             self._put_own(name, vector)
 
+    def remember(self, vectors: Mapping[VectorKey, npt.NDArray[Any]]) -> None:
+        """Keep vectors that are in Redis in this process, too."""
+        for key, vector in vectors.items():
+            if self.may_keep(key.text):
+                self._put_own(key.redis_key, np.array(vector, key.dtype))
+
     def may_keep(self, text: str) -> bool:
         """Whether the vectors of a text are kept: it is short, and the cache is on."""
         return self._ttl_s > 0 and len(text) <= self._max_chars

@@ -40,19 +40,25 @@ def find(cache: VectorCache, calls: Mapping[str, Call]) -> dict[str, dict[str, A
 
 
 def keep(cache: VectorCache, calls: Mapping[str, Call], said: Mapping[str, Mapping[str, Any]]) -> None:
-    """Keep what the queues have answered, under the model and revision that they have named."""
-    vectors = {}
+    """Keep what the queues have answered, under the model and revision that they have named.
+
+    Vectors alone are in the cache already: the node that has computed them keeps them, but with lexical weights.
+    """
+    ours, theirs = dict[VectorKey, Any](), dict[VectorKey, Any]()
     for queue, call in calls.items():
         answer = said[queue].get("ok")
         if answer is None:
             continue
-        for key in _keys(queue, call):
+        keys = _keys(queue, call)
+        for key in keys:
             if key.kind == LEXICAL:
                 vector = pack_weights({int(token): weight for token, weight in answer["lexical"][0].items()})
             else:
                 vector = np.asarray(answer["vectors"][0], np.float32)
+            vectors = ours if len(keys) > 1 else theirs
             vectors[key._replace(model=answer["model"], revision=answer["revision"])] = vector
-    cache.put(vectors)
+    cache.put(ours)
+    cache.remember(theirs)
 
 
 def _keys(queue: str, call: Call) -> list[VectorKey]:
