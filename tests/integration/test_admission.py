@@ -7,6 +7,7 @@ import json
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
+from datetime import UTC, datetime, timedelta
 from functools import partial
 
 import pytest
@@ -202,6 +203,20 @@ def test_nodes_refuse_the_newest_requests_that_were_not_reserved_and_no_others(
     left = [json.loads(raw)["headers"]["id"] for raw in client.lrange(QUEUE, 0, -1)]
     assert left == [f"reserved {number}" for number in (3, 2, 1, 0)]
     assert client.llen(f"scenefleet:refused:{QUEUE}") == 0
+
+
+def test_nobody_is_told_of_a_refusal_too_late(
+    client: redis.Redis, redis_server: RedisServer, refused: list[str]
+) -> None:
+    made = make_message("tasks.text.embed", {"texts": ["x"]}, QUEUE)
+    for number, left_s in enumerate((60, -60, 60, None)):
+        made["headers"]["id"] = str(number)
+        made["headers"]["expires"] = left_s and (datetime.now(UTC) + timedelta(seconds=left_s)).isoformat()
+        client.lpush(QUEUE, json.dumps(made))
+    with Connection(redis_server.url) as connection, connection.channel() as channel:
+        overload.refuse_newest(channel, QUEUE, Limits(queue_items=100, queue_tokens=1, user_items=0))
+    assert refused == ["3", "2", "0"]
+    assert client.llen(f"scenefleet:refused:{QUEUE}") == client.llen(QUEUE) == 0
 
 
 def test_many_messages_leave_the_queue_at_once_and_are_answered_by_and_by(

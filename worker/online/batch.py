@@ -90,7 +90,7 @@ def run(members: list[Member]) -> list[Outcome]:
     failed: dict[int, Exception] = {}
     expired: set[int] = set()
     for place, member in enumerate(members):
-        if _is_expired(member.headers):
+        if is_expired(member.headers):
             expired.add(place)
             continue
         try:
@@ -145,7 +145,8 @@ def answer_of(task: str, task_id: str | None, payload: Mapping[str, Any]) -> dic
     return _assemble(work, current_app.current_task.request.hostname if current_app.current_task else None)
 
 
-def _is_expired(headers: Mapping[str, Any]) -> bool:
+def is_expired(headers: Mapping[str, Any]) -> bool:
+    """Whether the caller of a message waits no longer; its headers are checked."""
     if not headers.get("expires"):
         return False
     expires = datetime.fromisoformat(headers["expires"])

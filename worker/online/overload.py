@@ -18,6 +18,7 @@ from shared.errors import Overloaded
 from shared.logs import get_logger
 from worker.broker.celery_patches import answer_unread
 from worker.broker.messages import NotAMessage, check_task
+from worker.online.batch import is_expired
 from worker.telemetry import metrics
 
 log = get_logger(__name__)
@@ -101,6 +102,9 @@ def _answer(client: Any, refused: str, queue: str, limit: int, unreserved: int) 
             except (NotAMessage, ValueError, RecursionError) as error:
                 log.error("message dropped", queue=queue, problem=type(error).__name__, bytes=len(raw))
             else:
+                if is_expired(message["headers"]):
+                    # Nobody waits for its answer any more.
+                    continue
                 least = limit if HEADER in message["headers"] else unreserved
                 refusal = Overloaded(f"queue {queue} has {least} requests that wait", RETRY_AFTER_S)
                 answer_unread({**message["headers"], **message["properties"]}, refusal)

@@ -7,6 +7,7 @@ import json
 import os
 import pickle
 import re
+import sys
 import time
 import uuid
 from collections.abc import Iterator
@@ -21,13 +22,14 @@ from celery.exceptions import NotRegistered
 from kombu import Connection, Producer
 
 from shared.errors import InvalidKey, InvalidRequest, NotFound
+from shared.exit_status import ExitStatus
 from shared.replies import new_reply_key, wait_replies
 from shared.routing import JOB_QUEUES, NODES, wake_up_task
 from tests.acceptance.lite.conftest import Ask, answer_of
 from tests.integration.test_media_costs import MEMORY_BYTES, OUTCOMES
 from tests.integration.test_media_hostile import Watch
 from tests.support.clips import Shot, Sound, make_clip
-from tests.support.fleet import FAMILIES, Fleet, eventually
+from tests.support.fleet import FAMILIES, Fleet, eventually, run_to_end
 from tests.support.hostile_files import make
 from tests.unit.media.test_probe import write_bad
 
@@ -374,3 +376,14 @@ def test_after_all_that_a_good_video_is_indexed(fleet: Fleet, tmp_path: Path) ->
     status = fleet.index(path, "good")
     assert status.scenes == 2
     assert {stage.attempts for stage in status.stages if stage.state == "done"} <= {0, 1}
+
+
+def test_a_second_node_of_one_name_leaves_the_first_alone(fleet: Fleet) -> None:
+    before = pids(fleet)
+    node = fleet.nodes["housekeeping"]
+    environment = fleet.process_environment(SCENEFLEET_FAMILY="housekeeping")
+    command = [sys.executable, "-m", "celery", "-A", fleet.app, "worker", "-n", "housekeeping@%h", "-c", "1"]
+    second = run_to_end(command, environment, timeout_s=60)
+    assert second.returncode == ExitStatus.CONFIG
+    assert f"runs on this machine already (pid {node.process.pid})" in second.stdout + second.stderr
+    assert pids(fleet) == before
