@@ -229,10 +229,12 @@ def test_the_nodes_storage_key_opens_three_buckets(deployment: Deployment, bucke
             one()
 
 
-def test_nodes_have_no_way_out(deployment: Deployment) -> None:
+def test_no_node_has_a_way_out_but_the_one_that_sends_webhooks(deployment: Deployment) -> None:
     script = "import socket\ntry: socket.create_connection(('1.1.1.1', 443), 3); print('out')\nexcept OSError: print('no way')"
-    for service in NODES:
-        assert deployment.inside(service, "python", "-c", script).stdout.strip() == "no way", service
+    ways = {service: deployment.inside(service, "python", "-c", script).stdout.strip() for service in NODES}
+    # Where these tests run there may be no network to go out to.
+    assert ways.pop("housekeeping") in ("out", "no way")
+    assert ways == dict.fromkeys(ways, "no way")
 
 
 # --- settings

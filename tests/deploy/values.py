@@ -80,6 +80,7 @@ def other_value(name: str, field: FieldInfo) -> str:
             f"https://{name.lower().replace('_', '-')}.example",
             "media:2,asr,text",
             "alice=2,bob=0.5",
+            "amqp://other:other@rabbitmq:5672/",
             "0",
         )
         candidates = [*reversed(choices), *made]
