@@ -61,6 +61,21 @@ class MediaInfo:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Span:
+    """A part of a file that one pass decodes; times in seconds."""
+
+    from_s: float = 0.0
+    #: None: the end of the file.
+    to_s: float | None = None
+    #: The key picture at which decoding begins, by its time in ticks; None: at the beginning of the file.
+    key_pts: int | None = None
+
+    def has(self, ts_s: float) -> bool:
+        """Whether a time falls into the span."""
+        return self.from_s <= ts_s and (self.to_s is None or ts_s < self.to_s)
+
+
+@dataclass(frozen=True, kw_only=True)
 class Keyframe:
     """One picture of a scene."""
 
