@@ -28,7 +28,17 @@ from .limits import MediaLimits
 from .packets import read_packets
 from .planes import Thumb, thumb_size
 from .probe import describe, open_media
-from .results import AudioStream, Keyframe, MediaInfo, SceneCut, Span, SplitResult, VideoStream
+from .results import (
+    THUMBS_NAME,
+    AudioStream,
+    Keyframe,
+    MediaInfo,
+    SceneCut,
+    Span,
+    SpansDiffer,
+    SplitResult,
+    VideoStream,
+)
 from .scenes import Held, OpenScene, SceneCount, make_scene
 from .sprites import SpriteBuilder
 
@@ -42,13 +52,6 @@ CHECK_S = 2.0
 _LEAP_S = 10.0
 #: So much earlier than a picture another one may be shown that comes after it.
 _REORDERED_S = 1.0
-
-#: The file of the thumbs of a span's tiles and candidates: the planes of one after another.
-THUMBS_NAME = "thumbs.yuv"
-
-
-class SpansDiffer(Exception):
-    """The spans of a file don't fit together: it has to be split in one pass. The message says why."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -260,7 +263,7 @@ def store(found: SpanResult, out_dir: Path) -> dict[str, Any]:
     }
 
 
-def load(result: Path, thumbs: Path, number: int) -> SpanResult:
+def load(number: int, result: Path, thumbs: Path) -> SpanResult:
     """Return the stored result of the span ``number``, whose thumbs are read when they are used.
 
     The paths of its pictures become ``number/name``.

@@ -30,10 +30,10 @@ from .limits import MediaLimits
 from .packets import Progress, read_packets
 from .planes import thumb_size
 from .probe import configure_decoder, describe, open_media
-from .results import MediaInfo, Mode, Span, SplitResult
+from .results import MediaInfo, Mode, Span, SpansDiffer, SplitResult
 from .sampling import Look, Sampler
 from .scenes import SceneBuilder
-from .spans import CHECK_S, SpanResult, SpansDiffer
+from .spans import CHECK_S, SpanResult
 from .sprites import SpriteBuilder
 
 #: Times that differ less are the same, seconds.

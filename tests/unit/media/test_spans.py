@@ -18,9 +18,9 @@ from shared.errors import BadMedia, LimitExceeded
 from tests.support.clips import Encoding, Join, Shot, Sound, make_clip
 from worker.media.cuts import CutFinder
 from worker.media.limits import MediaLimits
-from worker.media.results import Mode, SplitResult
+from worker.media.results import THUMBS_NAME, SpansDiffer, SplitResult
 from worker.media.sound import extract_audio
-from worker.media.spans import THUMBS_NAME, SpanResult, SpansDiffer, join_spans, load, plan_spans, store
+from worker.media.spans import SpanResult, join_spans, load, plan_spans, store
 from worker.media.split import split, split_span
 
 LIMITS = MediaLimits(media_threads=1)
@@ -33,15 +33,15 @@ LENGTH_S, SPAN_S = 26, 9.0
 
 
 def find_spans(
-    path: Path, folder: Path, span_s: float = SPAN_S, mode: Mode = "exact", limits: MediaLimits = LIMITS
+    path: Path, folder: Path, span_s: float = SPAN_S, limits: MediaLimits = LIMITS, **options: Any
 ) -> list[SpanResult]:
     """Split each span; what is found goes through its files."""
     found = []
     for number, span in enumerate(plan_spans(path, limits, span_s)):
         out_dir = folder / str(number)
-        result = store(split_span(path, out_dir, span=span, limits=limits, mode=mode), out_dir)
+        result = store(split_span(path, out_dir, span=span, limits=limits, **options), out_dir)
         (out_dir / "span.json").write_text(json.dumps(result, default=str))
-        found.append(load(out_dir / "span.json", out_dir / THUMBS_NAME, number))
+        found.append(load(number, out_dir / "span.json", out_dir / THUMBS_NAME))
     return found
 
 
@@ -72,7 +72,7 @@ def assert_same(path: Path, folder: Path, span_s: float = SPAN_S, **options: Any
 def joined_at(joins: Sequence[tuple[Join, int, int]]) -> list[Shot]:
     """Shots with joins of (kind, first frame, frames)."""
     shots, at = [], 0
-    for number, (kind, first, length) in enumerate([*joins, ("cut", LENGTH_S * 30, 0)]):
+    for number, (_, first, length) in enumerate([*joins, ("cut", LENGTH_S * 30, 0)]):
         before = joins[number - 1] if number else ("cut", 0, 0)
         move: Any = ("pan", "still", "objects")[number % 3]
         shots.append(
@@ -170,7 +170,9 @@ def test_files_that_are_split_in_one_pass(tmp_path: Path, clip: Path) -> None:
 
     assert spans(clip) == 3 and spans(clip, LENGTH_S + 1.0) == 0
     tick_s = 1 / 15_360  # the muxer's choice for 30 frames a second
-    copy(clip, tmp_path / "leaps.mp4", lambda ticks: ticks + (round(20 / tick_s) if ticks * tick_s > 12 else 0))
+    copy(
+        clip, tmp_path / "leaps.mp4", lambda ticks: ticks + (round(20 / tick_s) if ticks * tick_s > 12 else 0)
+    )
     assert spans(tmp_path / "leaps.mp4") == 0
     # Without a duration in its header, as browsers record.
     copy(clip, tmp_path / "live.mkv", live="1")
@@ -214,7 +216,9 @@ def test_spans_that_do_not_fit_together(tmp_path: Path, clip: Path, monkeypatch:
 
 def test_limits_hold_for_the_whole(tmp_path: Path, clip: Path) -> None:
     found = find_spans(clip, tmp_path)
-    assert max(len(one.scenes) for one in found) < 2 and sum(one.counts.frames for one in found) == LENGTH_S * 30
+    assert (
+        max(len(one.scenes) for one in found) < 2 and sum(one.counts.frames for one in found) == LENGTH_S * 30
+    )
 
     def fails(says: str, **limits: Any) -> None:
         with pytest.raises(LimitExceeded, match=says):
