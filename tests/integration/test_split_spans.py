@@ -10,7 +10,8 @@ from sqlalchemy import select, update
 
 from db.ledger import video_runs
 from db.ledger.claims import Claim
-from db.tables import Job, Scene, Video
+from db.ledger.policy import RunPolicy
+from db.tables import Job, Run, Scene, Video
 from shared.errors import BadMedia
 from shared.settings import Settings
 from tests.integration.test_rendition_stage import MODELS, USER, Desk
@@ -133,7 +134,8 @@ def test_progress_never_falls_and_nothing_follows_before_the_join(desk: Desk) ->
         finish(claimed, outcome.write, policy=desk.policy, **outcome.result)
         seen.append(progress(desk)[1])
     assert seen == sorted(seen) and seen[0] == 0.0 and len(set(seen)) > 8
-    assert progress(desk) == ("done", pytest.approx(1.0))
+    shown, done = progress(desk)
+    assert shown == "done" and done == pytest.approx(1.0)
 
 
 def test_a_short_video_is_one_job(desk: Desk) -> None:
@@ -206,7 +208,7 @@ def test_a_span_that_is_given_up_fails_the_split_until_it_is_tried_again(
     assert (status.state, status.error) == ("failed", "The file is damaged; export it again")
     assert progress(desk)[0] == "failed"
     # The leftovers are kept for a while.
-    desk.policy = video_runs.RunPolicy(skips=MODELS, max_failures=1, tmp_ttl_s=3600.0)
+    desk.policy = RunPolicy(skips=MODELS, max_failures=1, tmp_ttl_s=3600.0)
     desk.change(video_runs.rerun, [])
     desk.do(must_claim())
     fail(must_claim(), BadMedia("another"), desk.policy)
@@ -237,5 +239,5 @@ def test_a_kept_split_is_compared_with_the_join(desk: Desk) -> None:
     execute(update(Job).where(Job.stage == "face").values(state="done"))
     desk.change(video_runs.rerun, ["split"])
     assert split_all(desk) == ROUNDS
-    (run,) = read(select(video_runs.Run).where(video_runs.Run.run == 2))
+    (run,) = read(select(Run).where(Run.run == 2))
     assert run.stage_runs["split"] == 1 and not scenes(desk, 2)

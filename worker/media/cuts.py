@@ -18,6 +18,9 @@ from .planes import Thumb
 
 #: Every detector has decided about a moment this long after it.
 SETTLE_S = 4.0
+#: What happened longer ago than this before a moment has no influence on what is decided about it: a dissolve is looked for in
+#: samples of 3.5 s and settled 0.5 s later, and the network reads the second before it.
+MEMORY_S = 6.0
 #: No scene is shorter than this, except the last.
 MIN_SCENE_S = FLASH_S
 #: How far around a transition another finding is the same one.

@@ -20,6 +20,7 @@ from typing import Any
 import numpy as np
 
 from .boundary import media_errors
+from .cuts import MEMORY_S
 from .exact import Source
 from .guard import Counts, Guard
 from .hardcuts import Cut
@@ -42,12 +43,10 @@ from .results import (
 from .scenes import Held, OpenScene, SceneCount, make_scene
 from .sprites import SpriteBuilder
 
-#: Decoded before a span begins, seconds and pictures. The longest memories are those of the samples that a dissolve is looked for
-#: in (3.5 s, and 0.5 s until it is settled) and of the pictures before it that the network reads (12), and cuts of the last
-#: ``CHECK_S`` before the span have to be right.
-WARM_S, _WARM_PICTURES = 8.0, 40
 #: Around a seam both spans must have found the same cuts.
 CHECK_S = 2.0
+#: Decoded before a span begins, seconds and pictures: the network reads 12 pictures before a proposal, however far apart they are.
+WARM_S, _WARM_PICTURES = MEMORY_S + CHECK_S, 40
 #: Files whose pictures are further apart are split in one pass: their clock may leap.
 _LEAP_S = 10.0
 #: So much earlier than a picture another one may be shown that comes after it.

@@ -13,7 +13,7 @@ from typing import Any
 from db.engine import reading
 from db.ledger import video_runs
 from shared import graph
-from shared.errors import BadMedia
+from shared.errors import BadMedia, ObjectMissing
 from worker.media import sandbox
 from worker.media.limits import media_limits
 from worker.media.results import Keyframe, Span, SpansDiffer, SplitResult
@@ -25,6 +25,8 @@ from worker.stages.cut_weights import find_weights
 _SOUND, _JOIN = 0.04, 0.02
 #: Share of a span's progress that decoding takes; the rest is storing.
 _DECODING = 0.95
+#: What a span leaves with temporary objects, and how much it may be.
+_FOUND, _THUMBS = "found.json", "thumbs.yuv"
 _MOST_BYTES = 2**30
 
 
@@ -68,7 +70,7 @@ def split_one(context: StageContext) -> Outcome:
             wall_s=SHARE_OF_LIMIT * graph.SPLIT.time_limit_s,
         )
     except SpansDiffer as error:
-        return Outcome(result={"differs": str(error)})
+        return Outcome(result={"differ": str(error)})
     except (BadMedia, OSError):
         # A storage that went away while the file was read is to blame, not the video.
         context.check_source()
@@ -77,8 +79,8 @@ def split_one(context: StageContext) -> Outcome:
     for place, path in enumerate(files.pictures):
         context.storage.put_file("sidecars", f"{pictures}{path.name}", path, "image/jpeg")
         context.report(_DECODING + (1 - _DECODING) * place / len(files.pictures))
-    context.storage.put_file("tmp", f"{found}found.json", files.found, "application/json")
-    context.storage.put_file("tmp", f"{found}thumbs.yuv", files.thumbs, "application/octet-stream")
+    context.storage.put_file("tmp", f"{found}{_FOUND}", files.found, "application/json")
+    context.storage.put_file("tmp", f"{found}{_THUMBS}", files.thumbs, "application/octet-stream")
     return Outcome(result={"pictures": pictures, "found": found})
 
 
@@ -88,23 +90,26 @@ def join(context: StageContext) -> Joined:
     Raises:
         SpansDiffer: the file has to be split in one pass.
         LimitExceeded, BadMedia: the whole file exceeds a limit, or is damaged.
-        ObjectMissing, StorageUnavailable.
+        StorageUnavailable.
     """
     with reading() as session:
         parts = video_runs.part_results(session, *context.video_and_run(session), graph.SPLIT.name)
     spans: list[dict[str, Any]] = [result for payload, result in parts if payload.get("does") == "span"]
     (sound,) = (result for payload, result in parts if payload.get("does") == "sound")
     for number, result in enumerate(spans):
-        if "differs" in result:
-            raise SpansDiffer(result["differs"])
-        for name, stored in zip(sandbox.SPAN_NAMES, ("found.json", "thumbs.yuv"), strict=True):
-            context.storage.get_file(
-                "tmp",
-                f"{result['found']}{stored}",
-                context.folder / name.format(number),
-                max_bytes=_MOST_BYTES,
-                on_progress=lambda *_: context.report(0.0),
-            )
+        if "found" not in result:
+            raise SpansDiffer(result.get("differ", "a node of another version has done one"))
+        for name, stored in zip(sandbox.SPAN_NAMES, (_FOUND, _THUMBS), strict=True):
+            try:
+                context.storage.get_file(
+                    "tmp",
+                    f"{result['found']}{stored}",
+                    context.folder / name.format(number),
+                    max_bytes=_MOST_BYTES,
+                    on_progress=lambda *_: context.report(0.0),
+                )
+            except ObjectMissing as error:
+                raise SpansDiffer(f"what one of them found is gone: {error}") from error
     windows = sound["windows"]
     found = sandbox.join_spans(
         context.folder,
