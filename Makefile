@@ -102,7 +102,7 @@ docs: $(DEV_STAMP)
 
 bench: $(DEV_STAMP)
 	@$(BIN)/python -m bench.films fetch || true
-	@status=0; for name in split films pipeline models memory idle ledger search tenants api online; do \
+	@status=0; for name in split spans films pipeline models memory idle ledger search tenants api online; do \
 	  $(BIN)/python -m bench.$$name $(ARGS) || status=1; \
 	done; exit $$status
 

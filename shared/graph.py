@@ -7,8 +7,8 @@
            +-> stages of plug-ins ------------------------+
            +-> rendition (begins when the run is published)
 
-``split`` extracts the audio in its decode pass. In a run that repeats a stage which needs the audio, but not ``split``,
-``audio`` extracts it again.
+``split`` extracts the audio in its decode pass, or in a part of its own beside the spans of a long video. In a run that
+repeats a stage which needs the audio, but not ``split``, ``audio`` extracts it again.
 """
 
 from __future__ import annotations

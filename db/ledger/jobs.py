@@ -128,7 +128,7 @@ def insert(session: Session, jobs: Sequence[Job]) -> list[WakeUp]:
     # A queued job has the column's default, now, or a time in the future.
     deferred = {id(job) for job in jobs if job.not_before is not None}
     for job in jobs:
-        job.depth = graph.depth(job.stage)
+        job.depth = graph.depth(job.stage) if job.depth is None else job.depth
         job.traceparent = trace
     if len(jobs) >= _MANY and _differ_in_parts_only(jobs):
         return _insert_parts(session, jobs)

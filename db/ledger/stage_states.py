@@ -6,7 +6,7 @@ from collections.abc import Collection
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import ColumnElement, Integer, cast, func, select
+from sqlalchemy import ColumnElement, Double, Integer, cast, func, select
 from sqlalchemy.orm import Session
 
 from db.tables import TERMINAL, Job, JobState, Video
@@ -56,11 +56,15 @@ def newest_stage_states(session: Session, video_ids: Collection[str]) -> dict[st
 def _states_by_video(session: Session, *which: ColumnElement[bool]) -> dict[str, dict[str, StageState]]:
     keys = (Job.video_id, Job.stage, Job.state)
     left_out = cast(Job.not_looked_at["items"].as_string(), Integer)
+    # Of stages whose parts differ: the share of the stage's progress that each part has.
+    share = cast(Job.payload["share"].astext, Double)
     sums = (
         func.count().label("parts"),
         func.count(left_out).label("gaps"),
         func.coalesce(func.sum(left_out), 0).label("not_looked_at"),
         func.sum(Job.progress).label("progress"),
+        func.sum(share).label("share"),
+        func.sum(share * Job.progress).label("shared"),
         *(func.max(value).label(value.key) for value in (Job.error_class, Job.error, Job.attempt)),
     )
     found: dict[tuple[str, str], list[Any]] = {}
@@ -73,11 +77,14 @@ def _states_by_video(session: Session, *which: ColumnElement[bool]) -> dict[str,
         parts = sum(row.parts for row in group)
         ended = sum(row.parts for row in group if row.state in TERMINAL)
         running = sum(row.progress for row in group if row.state not in TERMINAL)
+        shares = [
+            row.share if row.state in TERMINAL else row.shared for row in group if row.share is not None
+        ]
         states.setdefault(video_id, {})[stage] = StageState(
             state=shown,
             parts=parts,
             ended=ended,
-            progress=(ended + running) / parts,
+            progress=min(1.0, sum(shares)) if shares else (ended + running) / parts,
             error_class=next((row.error_class for row in group if row.error_class), None),
             error=next((row.error for row in group if row.error), None),
             attempts=max(row.attempt for row in group),

@@ -5,6 +5,7 @@ Every function holds the lock on the video's row (``db.ledger.subjects.lock_vide
 
 from __future__ import annotations
 
+import json
 from collections.abc import Collection, Mapping
 from typing import Any
 
@@ -121,6 +122,7 @@ def advance(session: Session, video: Video, policy: RunPolicy) -> list[WakeUp]:
     planned = stages_of(run)
     names = {stage.name for stage in planned}
     wake_ups: list[WakeUp] = []
+    wake_ups += jobs.insert(session, _next_parts(session, video, run, policy))
     states = stage_states(session, video.video_id, run.run)
     # One pass suffices for stages that end at once: PIPELINE lists a stage after all it waits for.
     for stage in planned:
@@ -133,6 +135,34 @@ def advance(session: Session, video: Video, policy: RunPolicy) -> list[WakeUp]:
     if all(stage.late or (stage.name in states and states[stage.name].is_terminal) for stage in planned):
         wake_ups += _end_run(session, video, run, states, policy)
     return wake_ups
+
+
+def _next_parts(session: Session, video: Video, run: Run, policy: RunPolicy) -> list[Job]:
+    """The parts that follow those of a split in spans: its first part names them, in rounds that follow each other."""
+    stage = graph.SPLIT
+    if stage.name not in run.stages:
+        return []
+    of_run = (Job.video_id == video.video_id, Job.run == run.run, Job.stage == stage.name)
+    first, count, done = session.execute(
+        select(
+            func.max(Job.result["rounds"].astext).filter(Job.part == 0),
+            func.count(),
+            func.count().filter(Job.state == JobState.DONE),
+        ).where(*of_run)
+    ).one()
+    if first is None or done < count:
+        return []
+    begun = 1
+    for payloads in json.loads(first):
+        if begun == count:
+            # A video that is in work is finished before the next one of its user is begun.
+            deeper = {"depth": graph.depth(stage.name) + 1}
+            return [
+                _job(video, stage, policy, part=count + number, payload=payload, **deeper)
+                for number, payload in enumerate(payloads)
+            ]
+        begun += len(payloads)
+    return []
 
 
 def _stage_jobs(
@@ -213,11 +243,19 @@ def split_result(session: Session, video: Video, run: Run) -> dict[str, Any]:
 
 
 def stage_result(session: Session, video: Video, run: Run, stage: str) -> dict[str, Any]:
-    """The result of a one-part stage of this run, or of the run it is reused from."""
+    """The result of a stage's last part in this run, or in the run it is reused from."""
+    return part_results(session, video, run, stage)[-1][1]
+
+
+def part_results(
+    session: Session, video: Video, run: Run, stage: str
+) -> list[tuple[Mapping[str, Any], dict[str, Any]]]:
+    """Payload and result of each part of a stage, as ``stage_result``."""
     # A run that has split again has its own audio, even if it keeps older scenes.
     number = run.run if stage in run.stages else int(run.stage_runs[stage])
-    first = (Job.video_id == video.video_id, Job.run == number, Job.stage == stage, Job.part == 0)
-    return dict(session.scalars(select(Job.result).where(*first)).one() or {})
+    of_stage = (Job.video_id == video.video_id, Job.run == number, Job.stage == stage)
+    found = session.execute(select(Job.payload, Job.result).where(*of_stage).order_by(Job.part))
+    return [(payload, dict(result or {})) for payload, result in found]
 
 
 def _end_run(

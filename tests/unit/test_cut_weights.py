@@ -12,7 +12,7 @@ import pytest
 from shared.settings import Settings
 from worker.models.catalog import load_catalog
 from worker.models.weights import verify
-from worker.stages import split
+from worker.stages.cut_weights import find_weights
 
 WEIGHTS = b"weights of a network"
 
@@ -42,22 +42,22 @@ def keep(file: Path, content: bytes) -> None:
 
 def test_weights_that_are_here_are_used(context: Any) -> None:
     keep(context.file, WEIGHTS)
-    assert split._weights(context) == context.file
+    assert find_weights(context) == context.file
     context.runtime.settings = context.runtime.settings.model_copy(update={"split_mode": "fast"})
-    assert split._weights(context) is None
+    assert find_weights(context) is None
 
 
 @pytest.mark.parametrize("content", [None, b"", b"others"], ids=["absent", "empty", "others"])
 def test_without_its_weights_the_video_is_split_all_the_same(context: Any, content: bytes | None) -> None:
     if content is not None:
         keep(context.file, content)
-    assert split._weights(context) is None
+    assert find_weights(context) is None
 
 
 def test_weights_that_changed_are_checked_again(context: Any) -> None:
     keep(context.file, WEIGHTS)
-    assert split._weights(context) == context.file
+    assert find_weights(context) == context.file
     keep(context.file, b"others")
-    assert split._weights(context) is None
+    assert find_weights(context) is None
     keep(context.file, WEIGHTS)
-    assert split._weights(context) == context.file
+    assert find_weights(context) == context.file

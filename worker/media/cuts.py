@@ -18,6 +18,9 @@ from .planes import Thumb
 
 #: Every detector has decided about a moment this long after it.
 SETTLE_S = 4.0
+#: What happened longer ago than this before a moment has no influence on what is decided about it: a dissolve is looked for in
+#: samples of 3.5 s and settled 0.5 s later, and the network reads the second before it.
+MEMORY_S = 6.0
 #: No scene is shorter than this, except the last.
 MIN_SCENE_S = FLASH_S
 #: How far around a transition another finding is the same one.
@@ -36,15 +39,20 @@ _FADE_CONFIDENCE = 0.9
 class CutFinder:
     """Feeds thumbs to the detectors and hands out cuts in order; its memory is bounded by time, not by length."""
 
-    def __init__(self, judge: Judge | None = None, min_confidence: float = 0.5) -> None:
-        """Without a ``judge`` the cheap features decide alone; what is less certain than the minimum is no cut."""
+    def __init__(
+        self, judge: Judge | None = None, min_confidence: float = 0.5, *, resumed: bool = False
+    ) -> None:
+        """Without a ``judge`` the cheap features decide alone; what is less certain than the minimum is no cut.
+
+        ``resumed``: the first frame is not the video's.
+        """
         self._judge = judge
         self._min_confidence = min_confidence
         #: Proposals that the network was asked about.
         self._asked = 0
         self._hard = HardCuts()
         self._dissolves = Dissolves()
-        self._fades = Fades()
+        self._fades = Fades(resumed=resumed)
         self._hard_verdict = verdict.load("hard", hardcuts.FEATURES)
         self._gradual_verdict = verdict.load("gradual", gradual.FEATURES)
         #: Proposed hard cuts whose future the network has not seen.
@@ -58,10 +66,10 @@ class CutFinder:
         self._last_s = 0.0
         self._step_s = 0.0
         #: Start of the open scene.
-        self._given_s = math.nan
+        self._given_s = -math.inf if resumed else math.nan
         self._mixed_to_s = -1.0
         #: When the first picture that is not blank was shown: nothing before it is a scene.
-        self._shown_s = math.inf
+        self._shown_s = -math.inf if resumed else math.inf
 
     def feed(self, ts_s: float, thumb: Thumb) -> list[Cut]:
         """Take the next frame (times in seconds, growing); return the cuts settled by it, in order."""

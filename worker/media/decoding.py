@@ -23,9 +23,13 @@ from typing import Any
 from shared.errors import BadMedia
 
 from .limits import MediaLimits, no_memory
+from .results import SpansDiffer
 
 #: Files in the job's folder: the answer, and the samples of an excerpt.
 RESULT_NAME, SAMPLES_NAME = "decoding.json", "samples.s16"
+
+#: Files of a span in the folder of the join, by its number: what was found, and thumbs.
+SPAN_NAMES = ("{}.json", "{}.yuv")
 
 #: Memory reserved for reporting an error when the limit is reached, bytes.
 _LAST_BYTES = 64 * 2**20
@@ -49,6 +53,8 @@ def main() -> int:
         _lift_memory_limit()
         refusal = error if isinstance(error, BadMedia) else no_memory(limits)
         tell(error=refusal.code, message=str(refusal))
+    except SpansDiffer as error:
+        tell(error="SpansDiffer", message=str(error))
     except OSError as error:
         tell(error="OSError", message=error.strerror or str(error), errno=error.errno)
     except Exception as error:  # noqa: BLE001 - a mistake of ours is for the parent to report
@@ -69,10 +75,32 @@ def decode(request: dict[str, Any], limits: MediaLimits) -> dict[str, Any]:
     arguments = {"limits": limits, **request["arguments"]}
     match request["kind"]:
         case "split":
+            from .spans import plan_spans
             from .split import split
 
+            span_s = arguments.pop("span_s")
+            # Of a group of pictures fast mode decodes as little as it can.
+            spans = plan_spans(path, limits, span_s) if span_s and arguments["mode"] != "fast" else ()
+            if spans:
+                return {"spans": [asdict(span) for span in spans]}
             arguments["weights"] = Path(arguments["weights"]) if arguments["weights"] else None
             return asdict(split(path, folder, on_progress=_tell_progress, **arguments))
+        case "split_span":
+            from .results import Span
+            from .spans import store
+            from .split import split_span
+
+            arguments["weights"] = Path(arguments["weights"]) if arguments["weights"] else None
+            arguments["span"] = Span(**arguments["span"])
+            return store(split_span(path, folder, on_progress=_tell_progress, **arguments), folder)
+        case "join_spans":
+            from .spans import join_spans, load
+
+            found = [
+                load(number, *(folder / name.format(number) for name in SPAN_NAMES))
+                for number in range(arguments.pop("count"))
+            ]
+            return asdict(join_spans(found, folder, **arguments))
         case "extract_audio":
             from .sound import extract_audio
 
@@ -125,7 +153,7 @@ def _largest_file(kind: str, limits: MediaLimits) -> int:
     # The muxer's index is added to the content.
     if kind == "make_rendition":
         return limits.max_video_bytes + limits.max_video_bytes // 10 + 2**26
-    return int(limits.max_video_duration_s * 32_000) + 2**20
+    return int(limits.max_video_duration_s * 32_000) + 2**24
 
 
 def more_memory_mb(arguments: Mapping[str, Any]) -> int:

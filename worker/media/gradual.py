@@ -18,17 +18,18 @@ from itertools import accumulate, pairwise
 import cv2
 import numpy as np
 
+from .grid import is_same_step, step_of
 from .hardcuts import Cut, correlation, motion_residual
 from .planes import Plane, Thumb
 
 #: Lengths of time over which a mixture is looked for, in seconds.
 _SPANS_S = (0.28, 0.5, 0.8, 1.2, 1.8, 2.6, 3.4)
-#: Samples closer than this are not taken, so that high frame rates cost no more.
-_MIN_STEP_S = 1 / 31
-#: Short spans are tried this often, long ones that often.
-_SHORT_EVERY_S, _LONG_EVERY_S = 0.03, 0.15
-#: After a move was taken for a dissolve until the last test, nothing is tried for this long: it goes on.
-_REST_S = 0.15
+#: One sample of each such step is taken, so that high frame rates cost no more.
+_STEP_S = 1 / 31
+#: Short spans are tried at every sample, long ones at the first of each such step.
+_LONG_EVERY_S = 0.15
+#: After a move was taken for a dissolve until the last test, nothing is tried in the rest of such a step: it goes on.
+_REST_S = 2 * _LONG_EVERY_S
 #: Smallest mean difference of the two ends, in grey levels.
 _MIN_CHANGE = 9.0
 #: Largest share of the change that the mixture may leave unexplained, (worst picture, mean picture), from each mean
@@ -94,23 +95,21 @@ class Dissolves:
     def __init__(self) -> None:
         self._samples: deque[_Sample] = deque()
         self._best: Dissolve | None = None
-        self._short_tried_s = self._long_tried_s = 0.0
+        #: Number of the step of ``_REST_S`` in whose rest nothing is tried.
+        self._resting = -1
 
     def feed(self, ts_s: float, thumb: Thumb) -> list[Dissolve]:
         """Take the next frame; return the dissolves proposed by it (at most one)."""
-        if self._samples and ts_s - self._samples[-1].ts_s < _MIN_STEP_S:
+        last_s = self._samples[-1].ts_s if self._samples else -1.0
+        if is_same_step(ts_s, last_s, _STEP_S):
             return []
         picture = cv2.resize(thumb.y, _SIZE, interpolation=cv2.INTER_AREA)
         self._samples.append(_Sample(ts_s, picture, thumb))
         while ts_s - self._samples[0].ts_s > _SPANS_S[-1] + 0.1:
             self._samples.popleft()
         found = None
-        if ts_s - self._long_tried_s >= _LONG_EVERY_S:
-            self._short_tried_s = self._long_tried_s = ts_s
-            found = self._search(_SPANS_S)
-        elif ts_s - self._short_tried_s >= _SHORT_EVERY_S:
-            self._short_tried_s = ts_s
-            found = self._search(_SPANS_S[:2])
+        if step_of(ts_s, _REST_S) != self._resting:
+            found = self._search(_SPANS_S[:2] if is_same_step(ts_s, last_s, _LONG_EVERY_S) else _SPANS_S)
         if found and (self._best is None or found.change > 1.02 * self._best.change):
             self._best = found
         if self._best and ts_s - self._best.seen_s > _SETTLE_S:
@@ -178,7 +177,7 @@ class Dissolves:
         start_s, mid_s, end_s = (float(np.interp(w, climbing, times_s)) for w in (0.05, 0.5, 0.95))
         unexplained = self._unexplained(start_s + (mid_s - start_s) / 2, mid_s + (end_s - mid_s) / 2)
         if unexplained < (_MIN_UNEXPLAINED if left > _NEAR_PURE else _MIN_UNEXPLAINED_PURE):
-            self._short_tried_s = self._long_tried_s = last.ts_s + _REST_S
+            self._resting = step_of(last.ts_s, _REST_S)
             return None
         values = (
             math.log(change),
@@ -223,8 +222,9 @@ class Fades:
     #: Longer blank runs put their cut this long before their end, so that it is known soon enough.
     MAX_MIDDLE_S = 3.0
 
-    def __init__(self) -> None:
-        self._seen_picture = False
+    def __init__(self, *, resumed: bool = False) -> None:
+        """``resumed``: the first frame is not the video's, and a picture has been seen before."""
+        self._seen_picture = resumed
         self._run_start_s: float | None = None
 
     def feed(self, ts_s: float, thumb: Thumb) -> Cut | None:

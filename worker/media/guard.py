@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 
 from shared.errors import BadMedia, LimitExceeded
 
@@ -27,6 +28,18 @@ _HEADER_TELLS = {"mov", "matroska", "avi", "flv", "asf", "mxf"}
 _MISSING_S, _MISSING_SHARE = 1.0, 0.03
 
 
+@dataclass(kw_only=True)
+class Counts:
+    """What a pass has decoded of its part of a file, and the CPU time and the content of the whole pass."""
+
+    frames: int = 0
+    errors: int = 0
+    pixels: int = 0
+    bytes: int = 0
+    cpu_s: float = 0.0
+    content_s: float = 0.0
+
+
 class Budget:
     """Limits the cost of one pass over a file, in pixels and CPU time, whatever its header says.
 
@@ -35,16 +48,23 @@ class Budget:
     comes, so that a claimed length or a leap in time allows nothing. Every method raises LimitExceeded past a limit.
     """
 
-    def __init__(self, limits: MediaLimits, clock: Callable[[], float] = time.process_time) -> None:
-        """``clock`` gives the CPU seconds of this process."""
+    def __init__(
+        self, limits: MediaLimits, clock: Callable[[], float] = time.process_time, *, from_s: float = 0.0
+    ) -> None:
+        """``clock`` gives the CPU seconds of this process; the content begins at ``from_s`` seconds."""
         self._limits = limits
         self._clock = clock
         self._started_s = clock()
         self._pixels = 0
         self._bytes = 0
-        self._content_s = 0.0
-        self._reached_s = 0.0
+        self.content_s = 0.0
+        self._reached_s = from_s
         self._calls = -1
+
+    @property
+    def spent_s(self) -> float:
+        """CPU time of the pass so far, seconds."""
+        return self._clock() - self._started_s
 
     def charge(self, packet_bytes: int, pixels: int) -> None:
         """Count a compressed picture before it is decoded: its size, and width times height."""
@@ -59,9 +79,9 @@ class Budget:
             allowed = limits.max_video_pixels_per_byte
             over = f"{allowed} for each of {self._bytes} bytes (MAX_VIDEO_PIXELS_PER_BYTE)"
             remedy = "scale it down"
-        elif extra > limits.max_video_pixels_per_s * self._content_s:
+        elif extra > limits.max_video_pixels_per_s * self.content_s:
             allowed = limits.max_video_pixels_per_s
-            over = f"{allowed} for each of {self._content_s:.0f} s (MAX_VIDEO_PIXELS_PER_S)"
+            over = f"{allowed} for each of {self.content_s:.0f} s (MAX_VIDEO_PIXELS_PER_S)"
             remedy = "scale it down"
         else:
             return
@@ -72,17 +92,24 @@ class Budget:
     def reach(self, content_s: float) -> None:
         """Count the content up to ``content_s`` seconds, and the CPU time that it took."""
         if content_s > self._reached_s:
-            self._content_s += min(_LEAP_S, content_s - self._reached_s)
+            self.content_s += min(_LEAP_S, content_s - self._reached_s)
             self._reached_s = content_s
         self._calls += 1
-        if self._calls % _CALLS:
-            return
+        if self._calls % _CALLS == 0:
+            self._check_time(self.spent_s)
+
+    def add(self, counts: Counts) -> None:
+        """Count what another pass over a part of the file has decoded."""
+        self.content_s += counts.content_s
+        self.charge(counts.bytes, counts.pixels)
+        self._check_time(counts.cpu_s)
+
+    def _check_time(self, spent_s: float) -> None:
         limits = self._limits
-        allowed_s = limits.media_cpu_base_s + limits.media_cpu_per_s * self._content_s
-        spent_s = self._clock() - self._started_s
+        allowed_s = limits.media_cpu_base_s + limits.media_cpu_per_s * self.content_s
         if spent_s > allowed_s:
             raise LimitExceeded(
-                f"Decoding took {spent_s:.0f} s of CPU time for {self._content_s:.0f} s of content, the limit is "
+                f"Decoding took {spent_s:.0f} s of CPU time for {self.content_s:.0f} s of content, the limit is "
                 f"{limits.media_cpu_base_s:g} s and {limits.media_cpu_per_s:g} for each second (MEDIA_CPU_BASE_S, MEDIA_CPU_PER_S); "
                 "scale it down or re-encode it"
             )
@@ -91,14 +118,16 @@ class Budget:
 class Guard:
     """Counts what one pass over a file decodes."""
 
-    def __init__(self, info: MediaInfo, limits: MediaLimits) -> None:
+    def __init__(self, info: MediaInfo, limits: MediaLimits, *, from_s: float = 0.0) -> None:
+        """``from_s``: where the pass begins, seconds."""
         self._info = info
         self._limits = limits
-        self.budget = Budget(limits)
+        self._from_s = from_s
+        self.budget = Budget(limits, from_s=from_s)
         self._size_px = (0, 0)
         self._frames = 0
         self._errors = 0
-        self._last_s = 0.0
+        self._last_s = from_s
         #: Start of the last picture by its packet, decoded or not.
         self._pictures_s = 0.0
         #: End of everything the container holds, in any stream, in seconds.
@@ -130,10 +159,22 @@ class Guard:
             raise LimitExceeded(
                 f"A picture is shown at {ts_s:.0f} s, the limit is {limits.max_video_duration_s:.0f} s; cut the file up"
             )
+        self._check_rate()
+
+    def add(self, counts: Counts, end_s: float) -> None:
+        """Count what another pass has decoded, up to ``end_s``, of a part of the file; raises LimitExceeded."""
+        self._frames += counts.frames
+        self._errors += counts.errors
+        self._last_s = max(self._last_s, end_s)
+        self._check_rate()
+        self.budget.add(counts)
+
+    def _check_rate(self) -> None:
+        limits, length_s = self._limits, self._last_s - self._from_s
         # A second's worth of slack: the rate of a few frames means little.
-        if self._frames > limits.max_video_fps * (self._last_s + 1.0):
+        if self._frames > limits.max_video_fps * (length_s + 1.0):
             raise LimitExceeded(
-                f"There are {self._frames} pictures in {self._last_s:.1f} s, over the limit of "
+                f"There are {self._frames} pictures in {length_s:.1f} s, over the limit of "
                 f"{limits.max_video_fps:g} frames a second; re-encode it at a usual frame rate"
             )
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import deque
 from dataclasses import dataclass
 from functools import cached_property
@@ -11,18 +12,21 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from .grid import is_same_step, step_of
 from .planes import Plane, Thumb
 from .transnet import SIZE, TransNet
 from .verdict import logit
 
-#: Pictures closer than this are not read: the network was trained on 24 to 30 of them a second.
-_MIN_STEP_S = 1 / 31
+#: One picture of each such step is read: the network was trained on 24 to 30 of them a second.
+_STEP_S = 1 / 31
 #: Pictures that are remembered, at least as long as the longest transition and what must follow it.
 _HELD = 150
 #: Pictures read before and after a proposal, and most pictures at once.
 _AROUND, _MOST = 12, 100
-#: Reading every frame: windows of ``_MOST`` of which all but this many at both ends count.
-_MARGIN = 25
+#: Reading every frame: windows end at steps of this length, and of their pictures, ``_MOST`` at most, all but those of the last
+#: ``_MARGIN_S`` and the first ``_MARGIN`` count.
+_READ_EVERY_S = 1.6
+_MARGIN, _MARGIN_S = 25, 0.8
 #: Edges: this share of a picture with the steepest slopes, but none flatter (grey levels of Sobel's filter), and how far an edge
 #: may move, in pixels of a thumb.
 _EDGES, _FLAT, _MOVED = 0.15, 12.0, 1
@@ -75,19 +79,17 @@ class Judge:
 
     def feed(self, ts_s: float, thumb: Thumb) -> list[Peak]:
         """Take the next frame; reading every frame, return the transitions found by it."""
-        if self._samples and ts_s - self._samples[-1].ts_s < _MIN_STEP_S:
+        last_s = self._samples[-1].ts_s if self._samples else -1.0
+        if is_same_step(ts_s, last_s, _STEP_S):
             return []
         self._samples.append(_Sample(ts_s, thumb))
-        if not self._every:
+        if not self._every or is_same_step(ts_s, last_s, _READ_EVERY_S):
             return []
-        waiting = [sample for sample in self._samples if sample.chances is None]
-        if len(waiting) < _MOST - _MARGIN and ts_s - waiting[0].ts_s < 2.5:
-            return []
-        return self._read_on(margin=min(_MARGIN, len(waiting) // 3))
+        return self._read_on(step_of(ts_s, _READ_EVERY_S) * _READ_EVERY_S - _MARGIN_S)
 
     def flush(self) -> list[Peak]:
         """Reading every frame, return the transitions among the last ones."""
-        return self._read_on(margin=0) if self._every and self._samples else []
+        return self._read_on(math.inf) if self._every and self._samples else []
 
     def ask(self, from_s: float, to_s: float) -> Opinion:
         """Judge what happens from ``from_s`` to ``to_s``."""
@@ -112,11 +114,11 @@ class Judge:
     def _read(self, samples: list[_Sample]) -> NDArray[np.float32]:
         return self._network.judge(np.stack([picture(sample.thumb) for sample in samples]))
 
-    def _read_on(self, margin: int) -> list[Peak]:
-        """Read the pictures that were not read; ``margin`` of the last ones only help with the others."""
+    def _read_on(self, until_s: float) -> list[Peak]:
+        """Read the pictures before ``until_s`` that were not read; later ones only help with these."""
         samples = list(self._samples)
         first = next((i for i, sample in enumerate(samples) if sample.chances is None), len(samples))
-        last = len(samples) - margin
+        last = sum(sample.ts_s < until_s for sample in samples)
         if first >= last:
             return []
         start = max(0, first - _MARGIN)

@@ -13,6 +13,13 @@ Mode = Literal["exact", "fast", "accurate"]
 #: Changes whenever the same file could give another rendition than before.
 RENDITION_VERSION = "rendition-1"
 
+#: The file of the thumbs of a span's tiles and candidates: the planes of one after another.
+THUMBS_NAME = "thumbs.yuv"
+
+
+class SpansDiffer(Exception):
+    """The spans of a file don't fit together: it has to be split in one pass. The message says why."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class VideoStream:
@@ -58,6 +65,21 @@ class MediaInfo:
     audio: AudioStream | None
     #: Streams of every type.
     streams: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Span:
+    """A part of a file that one pass decodes; times in seconds."""
+
+    from_s: float = 0.0
+    #: None: the end of the file.
+    to_s: float | None = None
+    #: The key picture at which decoding begins, by its time in ticks; None: at the beginning of the file.
+    key_pts: int | None = None
+
+    def has(self, ts_s: float) -> bool:
+        """Whether a time falls into the span; the first one also has what is shown before the file's start."""
+        return (self.key_pts is None or self.from_s <= ts_s) and (self.to_s is None or ts_s < self.to_s)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -113,6 +135,17 @@ class SplitResult:
     #: Algorithm and mode; "-cheap" at the end: no network judged the doubtful cuts.
     version: str
     sprites: Sprites
+
+
+@dataclass(frozen=True, kw_only=True)
+class SpanFiles:
+    """What the pass over a span has written."""
+
+    #: What it found, as JSON.
+    found: Path
+    thumbs: Path
+    #: JPEG: keyframes, and candidates for those of scenes that go on beyond the span.
+    pictures: tuple[Path, ...]
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -12,7 +12,7 @@ from av.video.frame import VideoFrame
 
 from .exact import Source
 from .hardcuts import difference
-from .planes import Thumb, frame_bytes, reduce_frame
+from .planes import Thumb, frame_bytes, reduce_frame, sharpness
 
 #: Frames that come sooner after the last look than this wait.
 _SPACING_S = 0.07
@@ -39,6 +39,11 @@ class Look:
     def is_key(self) -> bool:
         """Whether decoding it again costs one picture."""
         return self.source is not None and self.source.count == 1
+
+    @property
+    def sharpness(self) -> float:
+        """Comparable only between pictures of the same scene."""
+        return sharpness(self.frame)
 
 
 class Sampler:

@@ -30,9 +30,9 @@ from shared.errors import BadMedia, LimitExceeded, StageTimeout, WorkerLost
 from shared.logs import get_logger
 from shared.settings import process_environment
 
-from .decoding import RESULT_NAME, SAMPLES_NAME, more_memory_mb
+from .decoding import RESULT_NAME, SAMPLES_NAME, SPAN_NAMES as SPAN_NAMES, more_memory_mb
 from .limits import MediaLimits, no_memory
-from .results import Mode, Rendition, SplitResult
+from .results import THUMBS_NAME, Mode, Rendition, Span, SpanFiles, SpansDiffer, SplitResult
 
 if TYPE_CHECKING:
     import numpy as np
@@ -73,13 +73,15 @@ def split(
     limits: MediaLimits,
     mode: Mode = "exact",
     part_s: float = 120.0,
+    span_s: float = 0.0,
     weights: Path | None = None,
     min_confidence: float = 0.5,
     on_progress: Callable[[float], None] | None = None,
     wall_s: float = float("inf"),
-) -> SplitResult:
+) -> SplitResult | tuple[Span, ...]:
     """Do ``split.split`` in a process of its own; past ``wall_s`` seconds the file is refused.
 
+    Of a file longer than ``span_s`` (0: of none) only the spans are returned that ``spans.plan_spans`` finds, if it does.
     Raises as that does, and StageTimeout when the disk does not answer, WorkerLost when the process was killed.
     """
     decoding = _Decoding(out_dir, limits, on_progress, wall_s)
@@ -88,14 +90,70 @@ def split(
         path,
         mode=mode,
         part_s=part_s,
+        span_s=span_s,
         weights=str(weights.resolve()) if weights else None,
         min_confidence=min_confidence,
     )
-    # The process may name no file elsewhere.
-    for scene in found["scenes"]:
-        for keyframe in scene["keyframes"]:
-            keyframe["path"] = out_dir / Path(keyframe["path"]).name
+    if "spans" in found:
+        return tuple(Span(**span) for span in found["spans"])
+    for keyframe in _keyframes(found):
+        keyframe["path"] = out_dir / Path(keyframe["path"]).name
     found["audio"] = _own(out_dir, found["audio"])
+    return _split_result(out_dir, found)
+
+
+def split_span(
+    path: Path,
+    out_dir: Path,
+    *,
+    span: Span,
+    limits: MediaLimits,
+    mode: Mode,
+    weights: Path | None = None,
+    min_confidence: float = 0.5,
+    on_progress: Callable[[float], None] | None = None,
+    wall_s: float = float("inf"),
+) -> SpanFiles:
+    """Do ``split.split_span`` in a process of its own; raises as ``split``, and SpansDiffer."""
+    decoding = _Decoding(out_dir, limits, on_progress, wall_s)
+    found = decoding.run(
+        "split_span",
+        path,
+        span=asdict(span),
+        mode=mode,
+        weights=str(weights.resolve()) if weights else None,
+        min_confidence=min_confidence,
+    )
+    candidates = (picture for end in ("head", "tail") for picture, *_ in found[end]["frames"])
+    return SpanFiles(
+        found=out_dir / RESULT_NAME,
+        thumbs=out_dir / THUMBS_NAME,
+        pictures=tuple(out_dir / Path(k["path"]).name for k in (*_keyframes(found), *candidates)),
+    )
+
+
+def join_spans(folder: Path, *, count: int, limits: MediaLimits, sound_s: float) -> SplitResult:
+    """Do ``spans.join_spans`` in a process of its own; raises as ``split``, and SpansDiffer.
+
+    Args:
+        folder: has the files of ``count`` spans, named as ``SPAN_NAMES`` says, and gets the sprites. The paths of keyframes
+            are the number of their span and their name there.
+    """
+    found = _Decoding(folder, limits, None, float("inf")).run(
+        "join_spans", folder, count=count, sound_s=sound_s
+    )
+    for keyframe in _keyframes(found):
+        number, name = Path(keyframe["path"]).parts
+        keyframe["path"] = Path(str(int(number)), name)
+    return _split_result(folder, found)
+
+
+def _keyframes(found: dict[str, Any]) -> list[dict[str, Any]]:
+    return [keyframe for scene in found["scenes"] for keyframe in scene["keyframes"]]
+
+
+def _split_result(out_dir: Path, found: dict[str, Any]) -> SplitResult:
+    # The process may name no file elsewhere.
     sprites = found["sprites"]
     sprites["sheets"] = [out_dir / Path(sheet).name for sheet in sprites["sheets"]]
     sprites["index"] = out_dir / Path(sprites["index"]).name
@@ -248,6 +306,8 @@ class _Decoding:
                     raise BadMedia(message)
                 case "LimitExceeded":
                     raise LimitExceeded(message)
+                case "SpansDiffer":
+                    raise SpansDiffer(message)
                 case "OSError":
                     raise OSError(int(self.answer.get("errno") or 0), message)
             raise RuntimeError(f"internal error while decoding: {message}")

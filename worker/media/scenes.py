@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+from dataclasses import dataclass
 from pathlib import Path
 
 from shared.errors import LimitExceeded
@@ -9,24 +11,49 @@ from shared.errors import LimitExceeded
 from .cuts import SETTLE_S
 from .exact import ExactPictures
 from .hardcuts import Cut
-from .keyframes import Recent, SceneFrames
+from .keyframes import STEP_S, Recent, SceneFrames
 from .limits import MediaLimits
 from .pictures import write_jpeg
-from .results import Keyframe, SceneCut
+from .planes import Thumb
+from .results import Keyframe, SceneCut, Span
 from .sampling import Look
 
 
-class SceneBuilder:
-    """Collects frames for the open scene and closes it at each cut."""
+@dataclass(frozen=True, kw_only=True)
+class Held:
+    """A picture of a scene that goes on beyond the span: it may become a keyframe."""
 
-    def __init__(self, out_dir: Path, limits: MediaLimits, exact: ExactPictures | None) -> None:
+    keyframe: Keyframe
+    sharpness: float
+    thumb: Thumb
+
+
+@dataclass(frozen=True, kw_only=True)
+class OpenScene:
+    """What a span holds of a scene that goes on beyond it, as ``SceneFrames`` does."""
+
+    frames: tuple[Held, ...] = ()
+    step_s: float = STEP_S
+
+
+class SceneBuilder:
+    """Collects frames for the open scene and closes it at each cut.
+
+    Of a span it closes the scenes between two cuts in it; of what is before and after them it stores the candidates.
+    """
+
+    def __init__(
+        self, out_dir: Path, limits: MediaLimits, exact: ExactPictures | None, span: Span | None
+    ) -> None:
+        """``span``: what of the file these scenes are of; None: all of it."""
         self._out_dir = out_dir
-        self._limits = limits
-        self._keyframes = self._keyframe_bytes = 0
+        self._span = span
         self._exact = exact
+        self.count = SceneCount(limits)
         self._recent = Recent()
-        self._open = SceneFrames()
+        self._open: SceneFrames[Look] = SceneFrames()
         self._begins: Cut | None = None
+        self._head = OpenScene()
         self._done: list[SceneCut] = []
         self._rotation_deg = 0
         self._pixel_aspect = 1.0
@@ -42,61 +69,113 @@ class SceneBuilder:
 
     def cut(self, cut: Cut) -> None:
         """Close the open scene at ``cut`` and open the next one."""
+        if self._span is not None and not self._span.has(cut.ts_s):
+            return
         self._settle(cut.ts_s)
-        self._close(cut.ts_s, cut)
+        if self._span is not None and self._begins is None:
+            self._head = self._store("head")
+        else:
+            self._close(cut.ts_s, cut)
         self._begins = cut
         self._open = SceneFrames()
 
     def finish(self, end_s: float) -> tuple[SceneCut, ...]:
         """Close the last scene at ``end_s``; return all of them."""
-        for candidate in self._recent.take_rest():
-            self._open.add(candidate)
+        self._add(self._recent.take_rest())
         self._close(end_s, None)
         return tuple(self._done)
 
+    def finish_span(self) -> tuple[tuple[SceneCut, ...], OpenScene, OpenScene]:
+        """Return the scenes between the cuts, and the candidates before the first and after the last one.
+
+        Without a cut all candidates are before it.
+        """
+        self._add(self._recent.take_rest())
+        if self._begins is None:
+            return (), self._store("head"), OpenScene()
+        return tuple(self._done), self._head, self._store("tail")
+
     def _settle(self, until_s: float) -> None:
-        for candidate in self._recent.take_until(until_s):
-            self._open.add(candidate)
+        self._add(self._recent.take_until(until_s))
+
+    def _add(self, looks: Iterable[Look]) -> None:
+        for look in looks:
+            if self._span is None or self._span.has(look.ts_s):
+                self._open.add(look)
 
     def _close(self, end_s: float, ends: Cut | None) -> None:
         idx = len(self._done)
-        if idx >= self._limits.max_video_scenes:
-            raise LimitExceeded(
-                f"There are more than {self._limits.max_video_scenes} scenes, the limit, by {end_s:.0f} s; cut the file up"
-            )
         start_s = 0.0 if self._begins is None else self._begins.ts_s
         chosen = self._open.choose(start_s, end_s, self._begins, ends)
-        self._done.append(
-            SceneCut(
-                idx=idx,
-                start_s=start_s,
-                end_s=end_s,
-                kind="start" if self._begins is None else self._begins.kind,
-                cut_confidence=1.0 if self._begins is None else round(self._begins.confidence, 4),
-                keyframes=tuple(self._write(idx, *numbered) for numbered in enumerate(chosen)),
-            )
-        )
+        self.count.add_scene(end_s)
+        keyframes = (self._write(f"{idx:05d}_{ordinal}.jpg", look) for ordinal, look in enumerate(chosen))
+        self._done.append(make_scene(idx, self._begins, end_s, keyframes))
 
-    def _write(self, idx: int, ordinal: int, candidate: Look) -> Keyframe:
+    def _store(self, name: str) -> OpenScene:
+        """Write the candidates of the open scene."""
+        frames = tuple(
+            Held(
+                keyframe=self._write(f"{name}_{number}.jpg", look),
+                sharpness=look.sharpness,
+                thumb=look.thumb,
+            )
+            for number, look in enumerate(self._open.held)
+        )
+        return OpenScene(frames=frames, step_s=self._open.step_s)
+
+    def _write(self, name: str, look: Look) -> Keyframe:
         """Write a keyframe; raises LimitExceeded past their number or their bytes."""
-        frame = candidate.frame
-        if self._exact is not None and candidate.source is not None:
-            frame = self._exact.decode(candidate.source) or frame
-        path = self._out_dir / f"{idx:05d}_{ordinal}.jpg"
+        frame = look.frame
+        if self._exact is not None and look.source is not None:
+            frame = self._exact.decode(look.source) or frame
+        path = self._out_dir / name
         width, height = write_jpeg(
             frame, path, rotation_deg=self._rotation_deg, pixel_aspect=self._pixel_aspect
         )
-        self._keyframes += 1
-        self._keyframe_bytes += path.stat().st_size
+        self.count.add_keyframes(1, path.stat().st_size, look.ts_s)
+        return Keyframe(ts_s=look.ts_s, path=path, width=width, height=height)
+
+
+class SceneCount:
+    """Counts scenes and keyframes; every method raises LimitExceeded past a limit."""
+
+    def __init__(self, limits: MediaLimits) -> None:
+        self._limits = limits
+        self._scenes = 0
+        self.keyframes = self.keyframe_bytes = 0
+
+    def add_scene(self, end_s: float) -> None:
+        """Count a scene that ends at ``end_s`` seconds."""
+        self._scenes += 1
+        if self._scenes > self._limits.max_video_scenes:
+            raise LimitExceeded(
+                f"There are more than {self._limits.max_video_scenes} scenes, the limit, by {end_s:.0f} s; cut the file up"
+            )
+
+    def add_keyframes(self, count: int, size_bytes: int, ts_s: float) -> None:
+        """Count keyframes of ``size_bytes`` in all, shown up to ``ts_s`` seconds."""
+        self.keyframes += count
+        self.keyframe_bytes += size_bytes
         limits = self._limits
-        if self._keyframes > limits.max_video_keyframes:
+        if self.keyframes > limits.max_video_keyframes:
             raise LimitExceeded(
                 f"There are more than {limits.max_video_keyframes} keyframes, the limit (MAX_VIDEO_KEYFRAMES), by "
-                f"{candidate.ts_s:.0f} s; cut the file up"
+                f"{ts_s:.0f} s; cut the file up"
             )
-        if self._keyframe_bytes > limits.max_video_keyframe_bytes:
+        if self.keyframe_bytes > limits.max_video_keyframe_bytes:
             raise LimitExceeded(
                 f"The keyframes take more than {limits.max_video_keyframe_bytes} bytes, the limit (MAX_VIDEO_KEYFRAME_BYTES), "
-                f"by {candidate.ts_s:.0f} s; cut the file up"
+                f"by {ts_s:.0f} s; cut the file up"
             )
-        return Keyframe(ts_s=candidate.ts_s, path=path, width=width, height=height)
+
+
+def make_scene(idx: int, begins: Cut | None, end_s: float, keyframes: Iterable[Keyframe]) -> SceneCut:
+    """Return the scene that ``begins`` opens (None: the start of the video)."""
+    return SceneCut(
+        idx=idx,
+        start_s=0.0 if begins is None else begins.ts_s,
+        end_s=end_s,
+        kind="start" if begins is None else begins.kind,
+        cut_confidence=1.0 if begins is None else round(begins.confidence, 4),
+        keyframes=tuple(keyframes),
+    )

@@ -1,7 +1,8 @@
 """Sprites: small pictures of the whole video on a few sheets, and the WebVTT file that says where each is.
 
 They are the thumbs that the detectors look at anyway, so they cost no decoding and no scaling. However long the video is,
-at most ``_MOST`` are held: when there are more, every second one is dropped and the distance doubles.
+at most ``_MOST`` are held: when there are more, the distance doubles. Which ones depends on their times alone, so sprites of
+spans of a video, fed to one builder, make those of the whole.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from numpy.typing import NDArray
 
 from shared.subtitles import clock
 
+from .grid import is_same_step
 from .planes import THUMB_SIDE_PX, Thumb
 from .results import Sprites
 
@@ -31,17 +33,20 @@ class SpriteBuilder:
     """Takes thumbs as they come and holds some of them, evenly spread over the video."""
 
     def __init__(self) -> None:
-        self._tiles: list[tuple[float, Thumb]] = []
+        #: (seconds, thumb): the first of each step of ``_every_s`` that has one.
+        self.tiles: list[tuple[float, Thumb]] = []
         self._every_s = _EVERY_S
 
     def feed(self, ts_s: float, thumb: Thumb) -> None:
         """Take the next thumb, shown at ``ts_s``."""
-        if self._tiles and ts_s < self._tiles[-1][0] + self._every_s:
+        if self.tiles and is_same_step(ts_s, self.tiles[-1][0], self._every_s):
             return
-        self._tiles.append((ts_s, thumb))
-        if len(self._tiles) > _MOST:
-            self._tiles = self._tiles[::2]
+        self.tiles.append((ts_s, thumb))
+        if len(self.tiles) > _MOST:
             self._every_s *= 2
+            tiles, self.tiles = self.tiles, []
+            for tile in tiles:
+                self.feed(*tile)
 
     def finish(self, out_dir: Path, end_s: float, *, rotation_deg: int, pixel_aspect: float) -> Sprites:
         """Write the sheets and the WebVTT file into ``out_dir``.
@@ -50,10 +55,10 @@ class SpriteBuilder:
             end_s: the end of the video, seconds.
             rotation_deg, pixel_aspect: as for keyframes.
         """
-        width, height = _tile_size(self._tiles[0][1], rotation_deg, pixel_aspect)
+        width, height = _tile_size(self.tiles[0][1], rotation_deg, pixel_aspect)
         cues, sheets = ["WEBVTT"], list[Path]()
-        for first in range(0, len(self._tiles), _COLUMNS * _ROWS):
-            tiles = self._tiles[first : first + _COLUMNS * _ROWS]
+        for first in range(0, len(self.tiles), _COLUMNS * _ROWS):
+            tiles = self.tiles[first : first + _COLUMNS * _ROWS]
             columns, rows = min(len(tiles), _COLUMNS), -(-len(tiles) // _COLUMNS)
             sheet = np.zeros((rows * height, columns * width, 3), np.uint8)
             path = out_dir / f"sprite-{len(sheets)}.jpg"
@@ -63,7 +68,7 @@ class SpriteBuilder:
                 following = first + place + 1
                 # The first one also stands for the time before it.
                 starts_s = ts_s if following > 1 else 0.0
-                ends_s = self._tiles[following][0] if following < len(self._tiles) else max(end_s, ts_s)
+                ends_s = self.tiles[following][0] if following < len(self.tiles) else max(end_s, ts_s)
                 span = f"{clock(round(1000 * starts_s), '.')} --> {clock(round(1000 * ends_s), '.')}"
                 cues.append(f"{span}\n{path.name}#xywh={x},{y},{width},{height}")
             _, data = cv2.imencode(".jpg", sheet, [cv2.IMWRITE_JPEG_QUALITY, _QUALITY])

@@ -1,4 +1,4 @@
-"""audio: the 16 kHz audio again, for a run that repeats asr without split."""
+"""audio: the 16 kHz audio alone, for a run that repeats asr without split, and for a split in spans."""
 
 from __future__ import annotations
 
@@ -6,7 +6,11 @@ from shared import graph
 from worker.media.limits import media_limits
 from worker.media.sandbox import extract_audio
 from worker.stages.context import Outcome, StageContext
-from worker.stages.split import PART_S, SHARE_OF_LIMIT
+
+#: Share of the stage's time limit after which a file is refused: past the limit itself it would be tried again.
+SHARE_OF_LIMIT = 0.9
+#: Length of an asr part, seconds of audio.
+PART_S = 120.0
 
 
 def run(context: StageContext) -> Outcome:

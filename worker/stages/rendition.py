@@ -21,8 +21,8 @@ from shared.playback import playable
 from worker.media.limits import media_limits
 from worker.media.results import RENDITION_VERSION, Rendition
 from worker.media.sandbox import make_rendition
+from worker.stages.audio import SHARE_OF_LIMIT
 from worker.stages.context import Deferred, Outcome, StageContext
-from worker.stages.split import SHARE_OF_LIMIT
 
 #: How often it looks whether other jobs wait; for how long they must have waited: a free slot takes them sooner, seconds.
 _LOOK_S = _WAITED_S = 2.0

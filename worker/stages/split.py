@@ -1,11 +1,9 @@
-"""split: one decode pass for cuts, keyframes, sprites and 16 kHz audio."""
+"""split: one decode pass for cuts, keyframes, sprites and 16 kHz audio; of a long file, one for each span (``spans``)."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict
-from functools import lru_cache
-from pathlib import Path
 from typing import Any
 
 from sqlalchemy.orm import Session
@@ -16,29 +14,37 @@ from db.scenes import add_scenes, drop_scenes, scene_count, scenes_between
 from db.tables import Run, Scene
 from db.videos import set_media
 from shared import graph
-from shared.errors import BadMedia, Conflict, ModelUnavailable, ObjectMissing
+from shared.errors import BadMedia, Conflict, ObjectMissing
 from shared.logs import get_logger
 from worker.media.limits import media_limits
-from worker.media.results import SceneCut, SplitResult, Sprites
+from worker.media.results import Keyframe, SceneCut, SpansDiffer, SplitResult, Sprites
 from worker.media.sandbox import split
-from worker.models.weights.verify import locate, sha256_of, verify
+from worker.stages import audio, spans
 from worker.stages.batch_size import BatchSize
 from worker.stages.context import Outcome, StageContext
+from worker.stages.cut_weights import find_weights
 
 log = get_logger(__name__)
 
 #: Share of the progress bar that decoding takes; the rest is storing.
 _DECODING = 0.9
-#: Share of the stage's time limit after which a file is refused: past the limit itself it would be tried again.
-SHARE_OF_LIMIT = 0.9
 #: Maximum number of scenes that one transaction writes.
 _MOST_SCENES = 2_000
-#: Length of an asr part, seconds of audio.
-PART_S = 120.0
 
 
 def run(context: StageContext) -> Outcome:
-    claimed = context.claimed
+    match context.claimed.payload.get("does"):
+        case "span":
+            return spans.split_one(context)
+        case "sound":
+            return audio.run(context)
+        case "join":
+            return _join(context)
+    return _split(context, context.runtime.settings.split_span_s)
+
+
+def _split(context: StageContext, span_s: float) -> Outcome:
+    """Split the file in one pass; or in spans, if it is longer than ``span_s`` (0: none is) and can be."""
     kept = _kept_scenes(context)
     source = context.fetch_source()
     try:
@@ -47,21 +53,54 @@ def run(context: StageContext) -> Outcome:
             context.folder,
             limits=media_limits(context.runtime.settings),
             mode=context.runtime.settings.split_mode,
-            part_s=PART_S,
-            weights=_weights(context),
+            part_s=audio.PART_S,
+            span_s=span_s,
+            weights=find_weights(context),
             min_confidence=context.runtime.settings.split_min_confidence,
             on_progress=lambda fraction: context.report(fraction * _DECODING),
-            wall_s=SHARE_OF_LIMIT * graph.SPLIT.time_limit_s,
+            wall_s=audio.SHARE_OF_LIMIT * graph.SPLIT.time_limit_s,
         )
     except (BadMedia, OSError):
         # A storage that went away while the file was read is to blame, not the video.
         context.check_source()
         raise
+    if not isinstance(found, SplitResult):
+        return spans.plan(found)
     if kept is not None:
-        _check_same(context, kept[1], found)
+        _check_same(context, kept[1], found, lambda keyframe: keyframe.path.read_bytes())
+    scenes = _store(context, found) if kept is None else []
+    windows = [list(window) for window in found.windows]
+    return _finish(context, kept, found, scenes, context.store_audio(found.audio), windows)
+
+
+def _join(context: StageContext) -> Outcome:
+    """Join what was found of the spans; split the file in one pass if they don't fit together."""
+    kept = _kept_scenes(context)
+    try:
+        joined = spans.join(context)
+    except SpansDiffer as error:
+        log.warning("spans don't fit together, the video is split in one pass", reason=str(error))
+        return _split(context, 0.0)
+    found = joined.found
+    if kept is not None:
+        read = context.storage.get_bytes
+        _check_same(context, kept[1], found, lambda keyframe: read("sidecars", joined.key_of(keyframe)))
+    scenes = [_known(scene, [joined.key_of(k) for k in scene.keyframes]) for scene in found.scenes]
+    return _finish(context, kept, found, scenes, joined.audio_key, joined.windows)
+
+
+def _finish(
+    context: StageContext,
+    kept: tuple[int, list[Scene]] | None,
+    found: SplitResult,
+    scenes: Sequence[Mapping[str, Any]],
+    audio_key: str | None,
+    windows: Sequence[Sequence[float]],
+) -> Outcome:
+    """Store the scenes, unless others are kept, and the sprites; the rest is written with the end of the job."""
+    claimed = context.claimed
     if kept is None:
-        _write_scenes(context, _store(context, found))
-    audio_key = context.store_audio(found.audio)
+        _write_scenes(context, scenes)
     media = {**asdict(found.info), "sprites": _store_sprites(context, found.sprites)}
 
     def write(session: Session) -> None:
@@ -69,7 +108,6 @@ def run(context: StageContext) -> Outcome:
             keep_split(session, claimed.video_id, claimed.run, kept[0])
         set_media(session, claimed.video_id, found.info.duration_s, media)
 
-    windows = [list(window) for window in found.windows]
     result = {
         "version": found.version,
         "scenes": len(found.scenes),
@@ -77,29 +115,6 @@ def run(context: StageContext) -> Outcome:
         "windows": windows,
     }
     return Outcome(result=result, write=write)
-
-
-def _weights(context: StageContext) -> Path | None:
-    """The file of the network that judges doubtful cuts; None, and a warning, where it is not here."""
-    settings = context.runtime.settings
-    spec = context.runtime.catalog.active(settings).get("cuts")
-    if spec is None or settings.split_mode == "fast":
-        return None
-    try:
-        (file,) = spec.sha256
-        path = locate(spec, file, models_dir=settings.models_dir)
-        if _sha256(path, path.stat().st_mtime_ns) != spec.sha256[file]:
-            verify(spec, models_dir=settings.models_dir)
-    except (ModelUnavailable, OSError) as error:
-        log.warning("cuts are judged by cheap features alone", error=str(error))
-        return None
-    return path
-
-
-@lru_cache(maxsize=2)
-def _sha256(path: Path, changed_ns: int) -> str:
-    """The checksum of a file, computed once per state of it."""
-    return sha256_of(path)
 
 
 def _kept_scenes(context: StageContext) -> tuple[int, list[Scene]] | None:
@@ -114,13 +129,15 @@ def _kept_scenes(context: StageContext) -> tuple[int, list[Scene]] | None:
         return split, scenes_between(session, video.video_id, split, 0, count)
 
 
-def _check_same(context: StageContext, kept: Sequence[Scene], found: SplitResult) -> None:
-    """Make sure that the split has found the kept scenes, picture by picture.
+def _check_same(
+    context: StageContext, kept: Sequence[Scene], found: SplitResult, read: Callable[[Keyframe], bytes]
+) -> None:
+    """Make sure that the split has found the kept scenes, picture by picture, which ``read`` gives.
 
     Raises:
         Conflict: it has not: what was made of the others would be lost, or shown with the wrong pictures.
     """
-    if _is_same(context, kept, found):
+    if _is_same(context, kept, found, read):
         return
     with reading() as session:
         stages = kept_stages(context.video_and_run(session)[1])
@@ -132,14 +149,16 @@ def _check_same(context: StageContext, kept: Sequence[Scene], found: SplitResult
     )
 
 
-def _is_same(context: StageContext, old: Sequence[Scene], found: SplitResult) -> bool:
+def _is_same(
+    context: StageContext, old: Sequence[Scene], found: SplitResult, read: Callable[[Keyframe], bytes]
+) -> bool:
     before = [_outline(scene, scene.keyframes) for scene in old]
     if before != [_outline(scene, map(vars, scene.keyframes)) for scene in found.scenes]:
         return False
     for place, (scene, again) in enumerate(zip(old, found.scenes, strict=True)):
         for keyframe, picture in zip(scene.keyframes, again.keyframes, strict=True):
             try:
-                if context.storage.get_bytes("sidecars", keyframe["key"]) != picture.path.read_bytes():
+                if context.storage.get_bytes("sidecars", keyframe["key"]) != read(picture):
                     return False
             except ObjectMissing:
                 return False
@@ -194,11 +213,24 @@ def _store(context: StageContext, found: SplitResult) -> list[dict[str, Any]]:
     prefix = context.prefix("keyframes")
     scenes: list[dict[str, Any]] = []
     for place, scene in enumerate(found.scenes):
-        keyframes = []
-        for ordinal, keyframe in enumerate(scene.keyframes):
-            known = {**vars(keyframe), "ordinal": ordinal, "key": f"{prefix}{scene.idx:06d}_{ordinal}.jpg"}
-            context.storage.put_file("sidecars", known["key"], known.pop("path"), "image/jpeg")
-            keyframes.append(known)
-        scenes.append({**vars(scene), "keyframes": keyframes})
+        keys = [f"{prefix}{scene.idx:06d}_{ordinal}.jpg" for ordinal in range(len(scene.keyframes))]
+        for key, keyframe in zip(keys, scene.keyframes, strict=True):
+            context.storage.put_file("sidecars", key, keyframe.path, "image/jpeg")
+        scenes.append(_known(scene, keys))
         context.report(_DECODING + (1 - _DECODING) * place / len(found.scenes))
     return scenes
+
+
+def _known(scene: SceneCut, keys: Sequence[str]) -> dict[str, Any]:
+    """What is to be known of a scene whose keyframes are stored under these keys."""
+    keyframes = [
+        {
+            "ts_s": keyframe.ts_s,
+            "width": keyframe.width,
+            "height": keyframe.height,
+            "ordinal": ordinal,
+            "key": key,
+        }
+        for ordinal, (key, keyframe) in enumerate(zip(keys, scene.keyframes, strict=True))
+    ]
+    return {**vars(scene), "keyframes": keyframes}

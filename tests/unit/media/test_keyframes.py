@@ -134,13 +134,13 @@ def test_fast_mode_stores_exact_pictures(
 
 def test_a_long_scene_holds_few_frames() -> None:
     """However many are offered, at most HELD stay, spread over the whole time."""
-    frames = SceneFrames()
+    frames: SceneFrames[Look] = SceneFrames()
     thumb = Thumb(*(np.zeros((2, 2), np.uint8),) * 3, mean=100.0, std=50.0)
     shared = av.VideoFrame(16, 16, "yuv420p")
     for index in range(20_000):
         frames.add(Look(index * 0.25, shared, thumb))
-        assert len(frames._held) <= HELD
-    times_s = [c.ts_s for c in frames._held]
+        assert len(frames.held) <= HELD
+    times_s = [c.ts_s for c in frames.held]
     assert len(times_s) >= HELD // 2 and times_s[0] == 0.0 and times_s[-1] > 0.8 * 5000
     steps_s = [b - a for a, b in pairwise(times_s)]
     assert max(steps_s) <= 2.1 * min(steps_s)

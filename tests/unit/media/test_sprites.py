@@ -44,7 +44,7 @@ def test_few_tiles_cover_a_video_of_any_length(
     builder = SpriteBuilder()
     for at in range(2 * duration_s):
         builder.feed(at / 2, thumb(at // 2 % 200 + 20))
-    assert len(builder._tiles) <= 400
+    assert len(builder.tiles) <= 400
     found = builder.finish(tmp_path, duration_s + 0.25, rotation_deg=0, pixel_aspect=1.0)
     assert [path.name for path in found.sheets] == [f"sprite-{number}.jpg" for number in range(sheets)]
     spans = cues(found.index)
