@@ -1,57 +1,64 @@
 """Chooses the keyframes of a scene, without a second pass and in constant memory.
 
-Frames are held by reference. Recent ones wait until every cut up to their time is settled; those of the open scene
-are thinned by doubling the stride, so about forty are alive however long a scene is.
+Frames are held by reference. Recent ones wait until every cut up to their time is settled; of those of the open scene the ones stay
+that differ most, so about forty are alive however long a scene is. What counts is what a frame shows that others do not, and longer
+than for an instant: a caption over a film that moves, a person who has come in.
 """
 
 from __future__ import annotations
 
-from itertools import groupby
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import cv2
+import numpy as np
 
 from .hardcuts import Cut, difference
 from .pictures import bound_frame
-from .planes import frame_bytes, sharpness
+from .planes import Plane, fine_luma, frame_bytes, sharpness
 from .sampling import Look
 
 #: Frames held for the open scene, apart from the recent ones.
-HELD = 16
+HELD = 18
 #: Frames that take more than this are scaled to keyframe size before they are held.
 _LARGE_BYTES = 4 * 2**20
 #: A scene of at least this length has another keyframe, seconds.
 _LONGER_S = (1.5, 4.0, 9.0)
-#: Pictures that differ less than this (grey levels) from the keyframe before add nothing.
-_SAME_PICTURE = 1.0
+#: What shows less than this that is new (``novelty``) adds nothing.
+_NOTHING_NEW = 3.0
+#: A frame that is shown for this long is at rest, whatever was there before, seconds.
+_RESTS_S = 0.3
+#: Contrast below this (grey levels) is no text.
+_FLAT = 24
+#: How much being far from others in time counts, for a gap as long as the scene.
+_SPREAD = 4.0
+#: Contrast is averaged over blocks of so many pixels; this share of them, the newest, counts.
+_BLOCK_PX, _NEWEST = 10, 0.02
 
 
 class Recent:
     """The candidates of the time that may still turn out to belong to another scene.
 
-    Whatever scene of at least 0.3 s comes out of it, one of its frames is held: dense frames are held every 0.2 s,
-    and any frame that stays on screen for 0.1 s (screen recordings have such) is held as well.
+    They are the pictures on screen at each multiple of 0.2 s, wherever decoding began. So of whatever scene of at least 0.3 s comes
+    out of it, one is held, also of screen recordings, where a picture may stay for long.
     """
 
     _STRIDE_S = 0.2
-    _STAYS_S = 0.1
-    _MOST = 24
 
     def __init__(self) -> None:
         self._held: list[Look] = []
-        #: The newest frame, when it is not held.
+        #: The newest frame.
         self._passing: Look | None = None
 
     def offer(self, candidate: Look) -> None:
         """Take the next frame, to hold it or let it pass."""
-        if self._passing is not None and candidate.ts_s - self._passing.ts_s >= self._STAYS_S:
-            self._hold(self._passing)
-        last = self._held[-1] if self._held else None
-        if (
-            last is None
-            or candidate.ts_s - last.ts_s >= self._STRIDE_S
-            or (candidate.is_key and not last.is_key)
-        ):
-            self._hold(candidate)
-        else:
-            self._passing = candidate
+        passing, self._passing = self._passing, candidate
+        if passing is None:
+            return
+        is_first_key = passing.is_key and not (self._held and self._held[-1].is_key)
+        if is_first_key or self._step(passing) != self._step(candidate):
+            self._hold(passing)
 
     def take_until(self, ts_s: float) -> list[Look]:
         """Hand over the candidates before ``ts_s``."""
@@ -63,63 +70,123 @@ class Recent:
         """Hand over all candidates, with the very last frame."""
         if self._passing is not None:
             self._hold(self._passing)
-        return self.take_until(float("inf"))
+            self._passing = None
+        return self.take_until(math.inf)
+
+    def _step(self, candidate: Look) -> int:
+        """Return the number of the first multiple at which it may be on screen."""
+        return math.ceil(candidate.ts_s / self._STRIDE_S - 1e-6)
 
     def _hold(self, candidate: Look) -> None:
-        self._passing = None
         if frame_bytes(candidate.frame) > _LARGE_BYTES:
             candidate.frame = bound_frame(candidate.frame)
         self._held.append(candidate)
-        if len(self._held) > self._MOST:
-            # Few frames a second, all of them held: the most crowded goes, so no gap grows beyond two steps.
-            middle = range(1, len(self._held) - 1)
-            del self._held[min(middle, key=lambda i: self._held[i + 1].ts_s - self._held[i - 1].ts_s)]
+
+
+@dataclass(slots=True)
+class _Candidate:
+    look: Look
+    luma: Plane
+    #: Local contrast that was there in the candidate before as well, over ``_FLAT``.
+    lasting: Plane
+    #: What it shows that the candidates held before and after it do not.
+    new_since: float = math.inf
+    new_until: float = math.inf
 
 
 class SceneFrames:
-    """The candidates of the open scene, evenly spread over it."""
+    """The candidates of the open scene that differ most from those held before and after them."""
 
     def __init__(self) -> None:
-        self._held: list[Look] = []
-        self._stride_s = 0.0
+        self._held: list[_Candidate] = []
+        self._before: tuple[float, Plane] | None = None
 
-    def add(self, candidate: Look) -> None:
-        """Keep the candidate if it falls on the stride; halve what is held when there is too much."""
-        if self._held and candidate.ts_s - self._held[-1].ts_s < self._stride_s - 1e-6:
-            if candidate.is_key and not self._held[-1].is_key:
-                self._held[-1] = candidate
-            return
-        self._held.append(candidate)
-        if any(held.is_key for held in self._held):
+    def add(self, look: Look) -> None:
+        """Hold the candidate; when there are too many, let the one go that shows least that is new."""
+        luma = fine_luma(look.frame)
+        contrast = cv2.morphologyEx(luma, cv2.MORPH_GRADIENT, np.ones((3, 3), np.uint8))
+        if self._before is not None and look.ts_s - self._before[0] < _RESTS_S:
+            changed = cv2.absdiff(luma, self._before[1])
+            contrast = cv2.subtract(contrast, changed)
+            first = self._held[0]
+            if first.look.ts_s == self._before[0]:
+                first.lasting = cv2.subtract(first.lasting, changed)
+        self._before = look.ts_s, luma
+        self._held.append(_Candidate(look, luma, cv2.subtract(contrast, np.full_like(contrast, _FLAT))))
+        if any(held.look.is_key for held in self._held):
             # Key pictures will do: let go of the packets that the others would need.
             for held in self._held:
-                held.source = held.source if held.is_key else None
+                held.look.source = held.look.source if held.look.is_key else None
+        self._compare(len(self._held) - 1)
         if len(self._held) > HELD:
-            self._held = self._held[::2]
-            self._stride_s = min(b.ts_s - a.ts_s for a, b in zip(self._held, self._held[1:], strict=False))
+            self._drop()
 
     def choose(self, start_s: float, end_s: float, begins: Cut | None, ends: Cut | None) -> list[Look]:
-        """Return the keyframes of a scene, in order: the sharpest of each part of it, at least one.
+        """Return the keyframes of a scene, in order: the one that stands best for all, and those that show most besides.
 
         Blank pictures, those inside a transition and repetitions are left out while others remain; in fast mode, all
         but key pictures.
         """
         clean_from_s = start_s if begins is None else begins.mixed_to_s
         clean_to_s = end_s if ends is None else ends.mixed_from_s
-        clean = [c for c in self._held if clean_from_s <= c.ts_s < clean_to_s] or self._held
-        visible = [c for c in clean if not c.thumb.blank] or clean
-        keys = [c for c in visible if c.is_key]
-        if keys or any(c.source for c in visible):
+        clean = [c for c in self._held if clean_from_s <= c.look.ts_s < clean_to_s] or self._held
+        visible = [c for c in clean if not c.look.thumb.blank] or clean
+        keys = [c for c in visible if c.look.is_key]
+        if keys or any(c.look.source for c in visible):
             # In fast mode. Without a key picture the first one is nearest to one, and so the cheapest.
             visible = keys or visible[:1]
-        span_s = max(end_s - start_s, 1e-6)
-        parts = 1 + sum(end_s - start_s >= limit_s for limit_s in _LONGER_S)
-        chosen: list[Look] = []
-        for _, group in groupby(
-            visible, lambda c: min(parts - 1, max(0, int((c.ts_s - start_s) / span_s * parts)))
-        ):
-            slot = list(group)
-            best = slot[0] if len(slot) == 1 else max(slot, key=lambda c: sharpness(c.frame))
-            if not chosen or difference(chosen[-1].thumb, best.thumb) >= _SAME_PICTURE:
-                chosen.append(best)
-        return chosen
+        if len(visible) < 2:
+            return [c.look for c in visible]
+        sharp = np.array([sharpness(c.look.frame) for c in visible])
+        # What a blurred picture shows counts less.
+        weights = np.minimum(1.0, (sharp + 1) / (np.median(sharp) + 1))
+        shows = np.array([[novelty(one, other) for other in visible] for one in visible]) * weights[:, None]
+        chosen = [int(shows.sum(axis=0).argmin())]
+        left = shows[:, chosen[0]]
+        for _ in range(sum(end_s - start_s >= limit_s for limit_s in _LONGER_S)):
+            best = int(left.argmax())
+            if left[best] < _NOTHING_NEW:
+                break
+            chosen.append(best)
+            left = np.minimum(left, shows[:, best])
+        return [visible[i].look for i in sorted(chosen)]
+
+    def _compare(self, at: int) -> None:
+        """Compare the candidate at a place with the one before it."""
+        if at < len(self._held):
+            candidate = self._held[at]
+            candidate.new_since = math.inf
+            if at:
+                before = self._held[at - 1]
+                candidate.new_since, before.new_until = novelty(candidate, before), novelty(before, candidate)
+
+    def _drop(self) -> None:
+        """Let the one go that shows least that is new and has neighbours near in time; neither the first nor the newest."""
+        held = self._held
+        places: Sequence[int] = range(1, len(held) - 1)
+        if any(c.look.is_key for c in held):
+            places = [i for i, c in enumerate(held) if not c.look.is_key] or places
+        span_s = held[-1].look.ts_s - held[0].look.ts_s
+
+        def worth(at: int) -> float:
+            after, before = held[min(at + 1, len(held) - 1)], held[max(at - 1, 0)]
+            gap_s = after.look.ts_s - before.look.ts_s
+            return min(held[at].new_since, held[at].new_until) + _SPREAD * gap_s / span_s
+
+        at = min(places, key=worth)
+        del held[at]
+        self._compare(at)
+
+
+def novelty(one: _Candidate, other: _Candidate) -> float:
+    """Return what ``one`` shows and ``other`` does not: 0 nothing, 3 a word in small letters, 20 another picture.
+
+    The lasting contrast where the two differ, in the few blocks with most of it, for a caption counts as much as a person; and the mean
+    change. A blurred picture of the same shows nothing new.
+    """
+    new = cv2.min(one.lasting, cv2.absdiff(one.luma, other.luma))
+    height, width = (max(1, side // _BLOCK_PX) for side in new.shape)
+    blocks = cv2.resize(new, (width, height), interpolation=cv2.INTER_AREA).ravel()
+    count = max(1, round(_NEWEST * blocks.size))
+    most = float(np.partition(blocks, -count)[-count:].mean())
+    return most + difference(one.look.thumb, other.look.thumb)

@@ -16,6 +16,8 @@ from numpy.typing import NDArray
 
 #: Longest side of a thumb. Grain averages out at this size while objects stay distinct.
 THUMB_SIDE_PX = 160
+#: Longest side of what keyframes are compared by: lines of text are seen, letters are not.
+_FINE_SIDE_PX = 320
 
 Plane = NDArray[Any]
 
@@ -55,6 +57,16 @@ def reduce_frame(frame: VideoFrame, size: tuple[int, int]) -> Thumb:
     u, v = (_shrink(plane, width // 2, height // 2, shift, finely=False) for plane in planes[1:])
     mean, std = cv2.meanStdDev(y)
     return Thumb(y=y, u=u, v=v, mean=float(mean[0, 0]), std=float(std[0, 0]))
+
+
+def fine_luma(frame: VideoFrame) -> Plane:
+    """Return the luma of the frame as uint8 [h, w], its longest side at most 320 px."""
+    planes = _yuv_planes(frame)
+    plane: Plane = frame.reformat(format="gray", threads=1).to_ndarray() if planes is None else planes[0]
+    scale = min(1.0, _FINE_SIDE_PX / max(plane.shape))
+    height, width = (max(8, round(side * scale)) for side in plane.shape)
+    shift = _DEPTHS.get(frame.format.name, 8) - 8
+    return _shrink(plane, width, height, shift, finely=True)
 
 
 def sharpness(frame: VideoFrame) -> float:

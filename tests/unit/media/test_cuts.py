@@ -77,9 +77,9 @@ def test_the_network_decides_what_is_doubtful(
     )
     truth = make_clip(tmp_path / "a.mp4", TWO_SHOTS)
     result = split_file(truth.path, weights=tmp_path / "weights.pth")
-    assert len(result.scenes) == scenes and result.version == "onepass-3-exact"
+    assert len(result.scenes) == scenes and result.version == "onepass-4-exact"
     fast = split_file(truth.path, weights=tmp_path / "weights.pth", mode="fast")
-    assert len(fast.scenes) == 2 and fast.version == "onepass-3-fast"
+    assert len(fast.scenes) == 2 and fast.version == "onepass-4-fast"
 
 
 def test_a_film_that_flickers_asks_the_network_now_and_then(monkeypatch: pytest.MonkeyPatch) -> None:
