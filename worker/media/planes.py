@@ -66,7 +66,7 @@ def fine_luma(frame: VideoFrame) -> Plane:
     scale = min(1.0, _FINE_SIDE_PX / max(plane.shape))
     height, width = (max(8, round(side * scale)) for side in plane.shape)
     shift = _DEPTHS.get(frame.format.name, 8) - 8
-    return _shrink(plane, width, height, shift, finely=True)
+    return _shrink(plane, width, height, shift, finely=plane.shape[0] >= 4 * height)
 
 
 def sharpness(frame: VideoFrame) -> float:
