@@ -16,6 +16,8 @@ from numpy.typing import NDArray
 
 #: Longest side of a thumb. Grain averages out at this size while objects stay distinct.
 THUMB_SIDE_PX = 160
+#: Longest side of what keyframes are compared by: lines of text are seen, letters are not.
+_FINE_SIDE_PX = 320
 
 Plane = NDArray[Any]
 
@@ -43,7 +45,7 @@ def thumb_size(width: int, height: int) -> tuple[int, int]:
 
 
 def reduce_frame(frame: VideoFrame, size: tuple[int, int]) -> Thumb:
-    """Return the frame reduced to ``size`` (width, height), whatever its pixel format."""
+    """Return the frame reduced to ``size`` (width, height), whatever its pixel format; of interlaced frames the first field."""
     width, height = size
     planes = _yuv_planes(frame)
     if planes is None:
@@ -57,8 +59,23 @@ def reduce_frame(frame: VideoFrame, size: tuple[int, int]) -> Thumb:
     return Thumb(y=y, u=u, v=v, mean=float(mean[0, 0]), std=float(std[0, 0]))
 
 
+def fine_size(width: int, height: int) -> tuple[int, int]:
+    """Return the (width, height) in pixels in which keyframes of a ``width`` x ``height`` video are compared."""
+    scale = min(1.0, _FINE_SIDE_PX / max(width, height))
+    return max(8, round(width * scale)), max(8, round(height * scale))
+
+
+def fine_luma(frame: VideoFrame, size: tuple[int, int]) -> Plane:
+    """Return the luma of the frame as uint8 [h, w] of ``size`` (width, height)."""
+    planes = _yuv_planes(frame)
+    plane: Plane = frame.reformat(format="gray", threads=1).to_ndarray() if planes is None else planes[0]
+    width, height = size
+    shift = _DEPTHS.get(frame.format.name, 8) - 8
+    return _shrink(plane, width, height, shift, finely=plane.shape[0] >= 4 * height)
+
+
 def sharpness(frame: VideoFrame) -> float:
-    """Return the variance of the Laplacian over a band in the middle of the picture, at full size.
+    """Return the variance of the Laplacian over a band in the middle of the picture, at full size, of interlaced frames of one field.
 
     Pech-Pacheco et al., "Diatom autofocusing in brightfield microscopy", ICPR 2000. Comparable only between
     pictures of the same scene.
@@ -80,14 +97,18 @@ def frame_bytes(frame: VideoFrame) -> int:
 
 
 def _yuv_planes(frame: VideoFrame) -> tuple[Plane, Plane, Plane] | None:
-    """Return views on the frame's Y, U and V planes (uint8 or uint16), None for other pixel formats."""
+    """Return views on the frame's Y, U and V planes (uint8 or uint16), None for other pixel formats.
+
+    Of interlaced frames they are the first field: two moments in one picture look like a mixture of both.
+    """
     depth = _DEPTHS.get(frame.format.name)
     planes = frame.planes
     if depth is None or any(plane.line_size <= 0 for plane in planes[:3]):
         return None
     dtype = np.dtype(np.uint8 if depth == 8 else np.uint16)
+    lines = slice(None, None, 2 if frame.interlaced_frame else 1)
     y, u, v = (
-        np.frombuffer(plane, dtype).reshape(plane.height, -1)[:, : plane.width]  # type: ignore[call-overload]
+        np.frombuffer(plane, dtype).reshape(plane.height, -1)[lines, : plane.width]  # type: ignore[call-overload]
         for plane in planes[:3]
     )
     return y, u, v

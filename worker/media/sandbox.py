@@ -124,7 +124,7 @@ def split_span(
         weights=str(weights.resolve()) if weights else None,
         min_confidence=min_confidence,
     )
-    candidates = (picture for end in ("head", "tail") for picture, *_ in found[end]["frames"])
+    candidates = (picture for end in ("head", "tail") for picture, *_ in found[end])
     return SpanFiles(
         found=out_dir / RESULT_NAME,
         thumbs=out_dir / THUMBS_NAME,

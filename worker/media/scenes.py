@@ -11,10 +11,10 @@ from shared.errors import LimitExceeded
 from .cuts import SETTLE_S
 from .exact import ExactPictures
 from .hardcuts import Cut
-from .keyframes import STEP_S, Recent, SceneFrames
+from .keyframes import Recent, SceneFrames
 from .limits import MediaLimits
 from .pictures import write_jpeg
-from .planes import Thumb
+from .planes import Plane, Thumb
 from .results import Keyframe, SceneCut, Span
 from .sampling import Look
 
@@ -26,14 +26,9 @@ class Held:
     keyframe: Keyframe
     sharpness: float
     thumb: Thumb
-
-
-@dataclass(frozen=True, kw_only=True)
-class OpenScene:
-    """What a span holds of a scene that goes on beyond it, as ``SceneFrames`` does."""
-
-    frames: tuple[Held, ...] = ()
-    step_s: float = STEP_S
+    #: As ``keyframes.Candidate`` has them.
+    luma: Plane
+    lasting: Plane
 
 
 class SceneBuilder:
@@ -43,17 +38,23 @@ class SceneBuilder:
     """
 
     def __init__(
-        self, out_dir: Path, limits: MediaLimits, exact: ExactPictures | None, span: Span | None
+        self,
+        out_dir: Path,
+        limits: MediaLimits,
+        exact: ExactPictures | None,
+        span: Span | None,
+        fine_size: tuple[int, int],
     ) -> None:
-        """``span``: what of the file these scenes are of; None: all of it."""
+        """``span``: what of the file these scenes are of; None: all of it. ``fine_size``: as ``planes.fine_size`` says."""
         self._out_dir = out_dir
         self._span = span
         self._exact = exact
+        self._fine_size = fine_size
         self.count = SceneCount(limits)
         self._recent = Recent()
         self._open: SceneFrames[Look] = SceneFrames()
         self._begins: Cut | None = None
-        self._head = OpenScene()
+        self._head: tuple[Held, ...] = ()
         self._done: list[SceneCut] = []
         self._rotation_deg = 0
         self._pixel_aspect = 1.0
@@ -85,14 +86,14 @@ class SceneBuilder:
         self._close(end_s, None)
         return tuple(self._done)
 
-    def finish_span(self) -> tuple[tuple[SceneCut, ...], OpenScene, OpenScene]:
+    def finish_span(self) -> tuple[tuple[SceneCut, ...], tuple[Held, ...], tuple[Held, ...]]:
         """Return the scenes between the cuts, and the candidates before the first and after the last one.
 
         Without a cut all candidates are before it.
         """
         self._add(self._recent.take_rest())
         if self._begins is None:
-            return (), self._store("head"), OpenScene()
+            return (), self._store("head"), ()
         return tuple(self._done), self._head, self._store("tail")
 
     def _settle(self, until_s: float) -> None:
@@ -100,8 +101,7 @@ class SceneBuilder:
 
     def _add(self, looks: Iterable[Look]) -> None:
         for look in looks:
-            if self._span is None or self._span.has(look.ts_s):
-                self._open.add(look)
+            self._open.add(look, self._fine_size, hold=self._span is None or self._span.has(look.ts_s))
 
     def _close(self, end_s: float, ends: Cut | None) -> None:
         idx = len(self._done)
@@ -111,17 +111,18 @@ class SceneBuilder:
         keyframes = (self._write(f"{idx:05d}_{ordinal}.jpg", look) for ordinal, look in enumerate(chosen))
         self._done.append(make_scene(idx, self._begins, end_s, keyframes))
 
-    def _store(self, name: str) -> OpenScene:
+    def _store(self, name: str) -> tuple[Held, ...]:
         """Write the candidates of the open scene."""
-        frames = tuple(
+        return tuple(
             Held(
-                keyframe=self._write(f"{name}_{number}.jpg", look),
-                sharpness=look.sharpness,
-                thumb=look.thumb,
+                keyframe=self._write(f"{name}_{number}.jpg", candidate.shown),
+                sharpness=candidate.shown.sharpness,
+                thumb=candidate.shown.thumb,
+                luma=candidate.luma,
+                lasting=candidate.lasting,
             )
-            for number, look in enumerate(self._open.held)
+            for number, candidate in enumerate(self._open.held)
         )
-        return OpenScene(frames=frames, step_s=self._open.step_s)
 
     def _write(self, name: str, look: Look) -> Keyframe:
         """Write a keyframe; raises LimitExceeded past their number or their bytes."""

@@ -1,10 +1,10 @@
-"""Splits a long file in spans, each decoded by another process, and joins them so that cuts and keyframes are those of one pass.
+"""Splits a long file in spans, each decoded by another process, and joins them so that the scenes are those of one pass.
 
 A span begins ``WARM_S`` after a key picture, from which it is decoded: by then the detectors know as much as in a pass from
 the beginning. It ends as soon as the cuts a little after it are settled, so that it and the next one find the same cuts around
 the seam between them; where these differ, ``SpansDiffer`` says so, and the file is split in one pass. Of a scene that crosses a
-seam each span stores its candidates for keyframes, and the join chooses among all of them: which are held depends on the clock
-alone (``keyframes.SceneFrames``). Sprites are joined likewise.
+seam each span stores the candidates for keyframes that it holds, and the join chooses among all of them: as in one pass, unless a
+span had to let some go (``keyframes.HELD``). Sprites are those of one pass.
 """
 
 from __future__ import annotations
@@ -24,10 +24,10 @@ from .cuts import MEMORY_S
 from .exact import Source
 from .guard import Counts, Guard
 from .hardcuts import Cut
-from .keyframes import SceneFrames
+from .keyframes import Candidate, SceneFrames
 from .limits import MediaLimits
 from .packets import read_packets
-from .planes import Thumb, thumb_size
+from .planes import Plane, Thumb, fine_size, thumb_size
 from .probe import describe, open_media
 from .results import (
     THUMBS_NAME,
@@ -40,7 +40,7 @@ from .results import (
     SplitResult,
     VideoStream,
 )
-from .scenes import Held, OpenScene, SceneCount, make_scene
+from .scenes import Held, SceneCount, make_scene
 from .sprites import SpriteBuilder
 
 #: Around a seam both spans must have found the same cuts.
@@ -67,8 +67,8 @@ class SpanResult:
     #: Those between two cuts in the span.
     scenes: tuple[SceneCut, ...]
     #: Candidates before the first cut in the span, or all if it has none, and after the last one.
-    head: OpenScene
-    tail: OpenScene
+    head: tuple[Held, ...]
+    tail: tuple[Held, ...]
     tiles: tuple[tuple[float, Thumb], ...]
     #: Time of the last picture decoded, whether it is the file's last, and how long it is shown.
     last_s: float
@@ -186,7 +186,7 @@ def _total(counts: Sequence[Counts]) -> Counts:
 def _join_scenes(found: Sequence[SpanResult], end_s: float, count: SceneCount) -> tuple[SceneCut, ...]:
     scenes: list[SceneCut] = []
     begins: Cut | None = None
-    candidates: SceneFrames[_Candidate] = SceneFrames()
+    candidates: SceneFrames[_Stored] = SceneFrames()
 
     def close(to_s: float, ends: Cut | None) -> None:
         start_s = 0.0 if begins is None else begins.ts_s
@@ -197,7 +197,7 @@ def _join_scenes(found: Sequence[SpanResult], end_s: float, count: SceneCount) -
     for one in found:
         count.add_keyframes(one.keyframes, one.keyframe_bytes, one.last_s)
         own = [cut for cut in one.cuts if one.span.has(cut.ts_s)]
-        candidates.join(map(_Candidate, one.head.frames), one.head.step_s)
+        candidates.join(map(_candidate, one.head))
         if not own:
             continue
         close(own[0].ts_s, own[0])
@@ -205,7 +205,7 @@ def _join_scenes(found: Sequence[SpanResult], end_s: float, count: SceneCount) -
             count.add_scene(scene.end_s)
             scenes.append(replace(scene, idx=len(scenes)))
         begins, candidates = own[-1], SceneFrames()
-        candidates.join(map(_Candidate, one.tail.frames), one.tail.step_s)
+        candidates.join(map(_candidate, one.tail))
     close(end_s, None)
     return tuple(scenes)
 
@@ -219,7 +219,7 @@ def _join_sprites(found: Sequence[SpanResult]) -> SpriteBuilder:
 
 
 @dataclass
-class _Candidate:
+class _Stored:
     """A stored picture as ``SceneFrames`` takes it."""
 
     held: Held
@@ -239,24 +239,24 @@ class _Candidate:
         return self.held.sharpness
 
 
+def _candidate(held: Held) -> Candidate[_Stored]:
+    return Candidate(_Stored(held), held.luma, held.lasting)
+
+
 def store(found: SpanResult, out_dir: Path) -> dict[str, Any]:
-    """Write the thumbs of a result into ``out_dir``; return the rest as JSON."""
+    """Write the thumbs of a result, and what its candidates are compared by, into ``out_dir``; return the rest as JSON."""
     ends = {"head": found.head, "tail": found.tail}
-    tiles = [thumb for _, thumb in found.tiles]
+    planes = [plane for _, thumb in found.tiles for plane in (thumb.y, thumb.u, thumb.v)]
+    for held in (*found.head, *found.tail):
+        planes += [held.thumb.y, held.thumb.u, held.thumb.v, held.luma, held.lasting]
     with (out_dir / THUMBS_NAME).open("wb") as file:
-        for thumb in (*tiles, *(one.thumb for end in ends.values() for one in end.frames)):
-            for plane in (thumb.y, thumb.u, thumb.v):
-                file.write(plane.tobytes())
+        for plane in planes:
+            file.write(plane.tobytes())
     return {
-        **asdict(replace(found, tiles=(), head=OpenScene(), tail=OpenScene())),
+        **asdict(replace(found, tiles=(), head=(), tail=())),
         "tiles": [(ts_s, thumb.mean, thumb.std) for ts_s, thumb in found.tiles],
         **{
-            name: {
-                "step_s": end.step_s,
-                "frames": [
-                    (asdict(one.keyframe), one.sharpness, one.thumb.mean, one.thumb.std) for one in end.frames
-                ],
-            }
+            name: [(asdict(held.keyframe), held.sharpness, held.thumb.mean, held.thumb.std) for held in end]
             for name, end in ends.items()
         },
     }
@@ -272,14 +272,16 @@ def load(number: int, result: Path, thumbs: Path) -> SpanResult:
     video, audio = info["video"], info["audio"]
     width, height = thumb_size(video["width"], video["height"])
     sizes = (height, width), (height // 2, width // 2), (height // 2, width // 2)
-    planes = np.memmap(thumbs, np.uint8, "r").reshape(-1, height * width * 3 // 2)
-    place = 0
+    fine_width, fine_height = fine_size(video["width"], video["height"])
+    stored, place = np.memmap(thumbs, np.uint8, "r"), 0
+
+    def next_plane(height: int, width: int) -> Plane:
+        nonlocal place
+        place += height * width
+        return stored[place - height * width : place].reshape(height, width)
 
     def next_thumb(mean: float, std: float) -> Thumb:
-        nonlocal place
-        row, place = planes[place], place + 1
-        starts = (0, height * width, height * width * 5 // 4, row.size)
-        y, u, v = (row[a:b].reshape(size) for (a, b), size in zip(pairwise(starts), sizes, strict=True))
+        y, u, v = (next_plane(*size) for size in sizes)
         return Thumb(y=y, u=u, v=v, mean=mean, std=std)
 
     def keyframe(value: dict[str, Any]) -> Keyframe:
@@ -288,16 +290,18 @@ def load(number: int, result: Path, thumbs: Path) -> SpanResult:
     def scene(value: dict[str, Any]) -> SceneCut:
         return SceneCut(**{**value, "keyframes": tuple(map(keyframe, value["keyframes"]))})
 
-    def open_scene(value: dict[str, Any]) -> OpenScene:
-        frames = (
-            Held(keyframe=keyframe(picture), sharpness=sharpness, thumb=next_thumb(mean, std))
-            for picture, sharpness, mean, std in value["frames"]
+    def held(picture: dict[str, Any], sharpness: float, *of_thumb: float) -> Held:
+        return Held(
+            keyframe=keyframe(picture),
+            sharpness=sharpness,
+            thumb=next_thumb(*of_thumb),
+            luma=next_plane(fine_height, fine_width),
+            lasting=next_plane(fine_height, fine_width),
         )
-        return OpenScene(frames=tuple(frames), step_s=value["step_s"])
 
-    # In the order of their thumbs.
+    # In the order of what is stored.
     tiles = tuple((ts_s, next_thumb(mean, std)) for ts_s, mean, std in known["tiles"])
-    head, tail = open_scene(known["head"]), open_scene(known["tail"])
+    head, tail = (tuple(held(*one) for one in known[name]) for name in ("head", "tail"))
     return SpanResult(
         **{
             **known,

@@ -28,7 +28,7 @@ from .hardcuts import Cut
 from .judge import Judge
 from .limits import MediaLimits
 from .packets import Progress, read_packets
-from .planes import thumb_size
+from .planes import fine_size, thumb_size
 from .probe import configure_decoder, describe, open_media
 from .results import MediaInfo, Mode, Span, SpansDiffer, SplitResult
 from .sampling import Look, Sampler
@@ -187,7 +187,9 @@ class _Pass:
             )
         self._exact = ExactPictures(self._video, limits) if mode == "fast" else None
         self._cuts = cuts
-        self._scenes = SceneBuilder(out_dir, limits, self._exact, span)
+        self._scenes = SceneBuilder(
+            out_dir, limits, self._exact, span, fine_size(info.video.width, info.video.height)
+        )
         self._sprites = SpriteBuilder()
         #: Rotation and pixel aspect of the first picture.
         self._shown_as: tuple[int, float] | None = None

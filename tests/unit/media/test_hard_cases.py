@@ -1,0 +1,81 @@
+"""Material that is no film of 25 progressive frames a second: fields, other rates, repeated pictures, slides and screens."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from fractions import Fraction
+from pathlib import Path
+
+import av
+import cv2
+import numpy as np
+
+from tests.support.clips import Encoding, Image, Move, Shot, picture, render, timeline, write_video
+from tests.unit.media.conftest import Split
+from worker.media.planes import sharpness
+from worker.media.results import SplitResult
+
+SIZE = (320, 180)
+INTERLACED = Encoding(
+    pix_fmt="yuv422p",
+    options={"preset": "veryfast", "crf": "20", "flags": "+ildct+ilme", "x264-params": "tff=1"},
+)
+MOVES: tuple[Move, ...] = ("pan", "objects", "still", "zoom", "shake")
+
+
+def shots(seed: int, frames: int, speed: float = 1.0) -> list[Shot]:
+    """Five shots, each a little longer than the one before."""
+    return [
+        Shot(seed=seed + number, frames=frames + number * frames // 8, move=move, speed=speed)
+        for number, move in enumerate(MOVES)
+    ]
+
+
+def woven(fields: Sequence[Image]) -> Iterator[Image]:
+    """Two pictures become one frame: its even lines and its odd lines."""
+    for first, second in zip(fields[::2], fields[1::2], strict=False):
+        frame = first.copy()
+        frame[1::2] = second[1::2]
+        yield frame
+
+
+def cuts_s(result: SplitResult) -> list[float]:
+    return [scene.start_s for scene in result.scenes[1:]]
+
+
+def assert_near(found_s: Sequence[float], true_s: Sequence[float], within_s: float) -> None:
+    assert len(found_s) == len(true_s), f"{found_s} for {true_s}"
+    assert all(abs(a - b) <= within_s for a, b in zip(found_s, true_s, strict=True)), (
+        f"{found_s} for {true_s}"
+    )
+
+
+def test_a_cut_between_two_fields(tmp_path: Path, split_file: Split) -> None:
+    """The frame that shows both scenes belongs to the first, as its first field does, which is what a keyframe shows."""
+    fields = list(render([Shot(seed=401, frames=81, move="pan"), Shot(seed=402, frames=15)], SIZE))
+    write_video(tmp_path / "a.mp4", woven(fields), INTERLACED)
+    result = split_file(tmp_path / "a.mp4")
+    assert_near(cuts_s(result), [41 / 25], 0.001)
+    stored = cv2.imread(str(result.scenes[1].keyframes[0].path), cv2.IMREAD_GRAYSCALE)
+    assert np.abs(stored.astype(int) - cv2.cvtColor(fields[-1], cv2.COLOR_RGB2GRAY)).mean() < 12
+
+
+def test_interlaced_pictures_that_move_are_not_sharp_for_it(tmp_path: Path) -> None:
+    blurred = np.asarray(cv2.GaussianBlur(picture(403, 800, 180), (0, 0), 3), np.uint8)
+    moving = [np.ascontiguousarray(blurred[:, 12 * n : 12 * n + 320]) for n in range(30)]
+    sharp = [np.ascontiguousarray(picture(403, 800, 180)[:, :320])] * 30
+    write_video(tmp_path / "a.mp4", woven([*moving, *sharp]), INTERLACED)
+    with av.open(str(tmp_path / "a.mp4")) as container:
+        frames = list(container.decode(video=0))
+    assert all(frame.interlaced_frame for frame in frames)
+    assert max(map(sharpness, frames[:14])) < 0.5 * min(map(sharpness, frames[16:]))
+
+
+def test_telecine(tmp_path: Path, split_file: Split) -> None:
+    """24 pictures a second in 60 fields: of five frames two show two pictures."""
+    chosen = shots(410, 36)
+    fields = [image for number, image in enumerate(render(chosen, SIZE)) for _ in range(2 + number % 2)]
+    encoding = Encoding(fps=Fraction(30000, 1001), pix_fmt="yuv422p", options=INTERLACED.options)
+    write_video(tmp_path / "a.mp4", woven(fields), encoding)
+    true_s = [cut / 24 * 1.001 for cut in timeline(chosen)[1]]
+    assert_near(cuts_s(split_file(tmp_path / "a.mp4")), true_s, 1.01 / 29.97)
