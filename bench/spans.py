@@ -35,7 +35,7 @@ from tests.support.fleet import Fleet, eventually, fleet_over
 #: One pass over spans must take at least so many times as long.
 TARGET = 1.7
 _CLIP_S = 60.0
-_LOOK_S = 0.05
+_LOOK_S = 0.2
 
 _STATE = """
     SELECT count(*) AS parts, count(*) FILTER (WHERE state = 'done') AS done, count(*) FILTER (WHERE state = 'failed') AS failed,
