@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -10,8 +11,6 @@ from tests.acceptance.conftest import MakeFleet
 from tests.support.clips import Encoding, Sound, make_clip
 from tests.support.fleet import Fleet, eventually
 from tests.unit.media.test_spans import AT_SEAMS, ENCODING, joined_at
-from worker.media.limits import MediaLimits
-from worker.media.split import split
 
 pytestmark = pytest.mark.timeout(600)
 
@@ -29,6 +28,7 @@ def fleet(make_fleet: MakeFleet) -> Fleet:
 def test_a_process_dies_while_two_share_a_video(fleet: Fleet, tmp_path: Path) -> None:
     encoding = Encoding(size=(640, 360), fps=ENCODING.fps, options=ENCODING.options)
     clip = make_clip(tmp_path / "a.mp4", joined_at(AT_SEAMS[8]), encoding, Sound()).path
+    fleet.start("search")  # it takes requests
     fleet.start("media", concurrency=2)
     fleet.wait_ready()
     fleet.process(clip, "v1")
@@ -48,13 +48,25 @@ def test_a_process_dies_while_two_share_a_video(fleet: Fleet, tmp_path: Path) ->
     rows = fleet.rows(_PARTS)
     assert [row["state"] for row in rows] == ["done"] * 6
     assert sum(row["deaths"] for row in rows) <= 1 < max(row["attempt"] for row in rows)
-    one = split(clip, tmp_path / "one", limits=MediaLimits(media_threads=1))
-    found = fleet.rows("SELECT * FROM scenes ORDER BY idx")
-    assert [(row["start_s"], row["end_s"], row["kind"]) for row in found] == [
-        (scene.start_s, scene.end_s, scene.kind) for scene in one.scenes
-    ]
+    fleet.stop("media")
+    fleet.start("media", SPLIT_SPAN_S="0")
+    fleet.process(clip, "v2")
+    eventually(lambda: scenes(fleet, "v2"), within_s=120, what="the video is split in one pass")
+    assert len(fleet.of_video("jobs", "v2", "stage = 'split'")) == 1
+    assert scenes(fleet, "v1") == scenes(fleet, "v2") and len(scenes(fleet, "v1")) == 5
+
+
+def scenes(fleet: Fleet, video_id: str) -> list[Any]:
+    """The scenes of a split that has ended, with the bytes of their pictures."""
+    if not fleet.of_video("jobs", video_id, "stage = 'vision'"):
+        return []
     pictures = fleet.objects()
-    for row, scene in zip(found, one.scenes, strict=True):
-        assert [pictures[k["key"]] for k in row["keyframes"]] == [
-            k.path.read_bytes() for k in scene.keyframes
-        ]
+    return [
+        (
+            row["start_s"],
+            row["end_s"],
+            row["kind"],
+            [(k["ts_s"], pictures[k["key"]]) for k in row["keyframes"]],
+        )
+        for row in sorted(fleet.of_video("scenes", video_id), key=lambda row: row["idx"])
+    ]

@@ -10,17 +10,18 @@ from pathlib import Path
 from typing import Any
 
 import av
+import numpy as np
 import pytest
 
 from bench.films.truth import MEDIA
 from bench.storyboard import draw_shots
 from shared.errors import BadMedia, LimitExceeded
-from tests.support.clips import Encoding, Join, Shot, Sound, make_clip
+from tests.support.clips import Encoding, Join, Shot, Sound, make_clip, picture, write_video
 from worker.media.cuts import CutFinder
 from worker.media.limits import MediaLimits
 from worker.media.results import THUMBS_NAME, SpansDiffer, SplitResult
 from worker.media.sound import extract_audio
-from worker.media.spans import SpanResult, join_spans, load, plan_spans, store
+from worker.media.spans import CHECK_S, SpanResult, join_spans, load, plan_spans, store
 from worker.media.split import split, split_span
 
 LIMITS = MediaLimits(media_threads=1)
@@ -189,16 +190,14 @@ def test_files_that_are_split_in_one_pass(tmp_path: Path, clip: Path) -> None:
         spans(tmp_path / "short.mp4")
 
 
-def test_a_file_that_can_not_be_read_from_the_middle(
-    tmp_path: Path, clip: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_file_that_can_not_be_read_from_the_middle(tmp_path: Path, clip: Path) -> None:
     spans = plan_spans(clip, LIMITS, SPAN_S)
     strange = replace(spans[1], key_pts=(spans[1].key_pts or 0) + 1)
     with pytest.raises(SpansDiffer, match="from the middle"):
         split_span(clip, tmp_path / "out", span=strange, limits=LIMITS)
 
 
-def test_spans_that_do_not_fit_together(tmp_path: Path, clip: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_spans_that_do_not_fit_together(tmp_path: Path, clip: Path) -> None:
     found = find_spans(clip, tmp_path)
     seam_s = found[1].span.from_s
     moved = tuple(
@@ -211,10 +210,26 @@ def test_spans_that_do_not_fit_together(tmp_path: Path, clip: Path, monkeypatch:
         join(clip, tmp_path, [*found[:2], replace(found[2], version="onepass-4-exact")])
     with pytest.raises(SpansDiffer, match="one ends at"):
         join(clip, tmp_path, [replace(found[0], is_end=True), *found[1:]])
-    # A pass that takes the middle of the video for its start.
+
+
+def test_a_span_that_begins_in_the_dark(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Black when the decoding of the second span begins, until after the seam: it is no start of a video."""
+    before, after = (picture(seed, *ENCODING.size) for seed in (501, 502))
+    steps = [number / 15 for number in range(15)]
+    images = [
+        *[before] * 10,
+        *((before * (1 - step)).astype(np.uint8) for step in steps),
+        *[np.zeros_like(before)] * 290,
+        *((after * step).astype(np.uint8) for step in steps),
+    ]
+    images += [after] * (LENGTH_S * 30 - len(images))
+    write_video(tmp_path / "a.mp4", iter(images), ENCODING)
+    first, second = assert_same(tmp_path / "a.mp4", tmp_path).scenes
+    assert abs(second.start_s - 9.0) < CHECK_S and not first.keyframes[0].ts_s > 1.0
     real = CutFinder.__init__
     monkeypatch.setattr(CutFinder, "__init__", lambda self, *args, resumed: real(self, *args))
-    assert_same(clip, tmp_path)
+    with pytest.raises(SpansDiffer, match=r"around 9\.000 s"):
+        assert_same(tmp_path / "a.mp4", tmp_path)
 
 
 def test_limits_hold_for_the_whole(tmp_path: Path, clip: Path) -> None:
