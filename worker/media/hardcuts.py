@@ -23,6 +23,10 @@ FLASH_S = 0.3
 _NEIGHBOURS = 6
 #: Neighbours further away in time say nothing: in a slide show every frame is a scene.
 _NEIGHBOUR_S = 1.1
+#: Frames closer than this are not compared, so that a change spread over some frames of 120 a second is one.
+_MIN_STEP_S = 1 / 31
+#: A smaller change is none: the picture is repeated, as in animation drawn on twos, or at rest.
+_REPEATED = 0.5
 #: Waiting for neighbours ends after this time, so that slide shows (a frame in seconds) are decided too.
 _MAX_WAIT_S = 1.5
 #: Smallest mean change of Y+U+V, in grey levels, that is proposed, and how many times its neighbours' it must be.
@@ -72,6 +76,10 @@ class _Frame:
     thumb: Thumb
     #: Change from the frame before.
     score: float
+    #: Times and pictures of the frames between, which were too close to compare.
+    between: list[tuple[float, Thumb]]
+    #: When it was last repeated.
+    until_s: float
     #: ``motion_residual`` of the change from the frame before, computed on demand.
     residual: tuple[float, float] | None = None
 
@@ -81,13 +89,16 @@ class HardCuts:
 
     def __init__(self) -> None:
         self._frames: deque[_Frame] = deque()
+        #: Frames since the last of those.
+        self._between: list[tuple[float, Thumb]] = []
+        self._now_s = 0.0
         #: Position in ``_frames`` of the first frame not looked at yet.
         self._next = 0
 
     def feed(self, ts_s: float, thumb: Thumb) -> list[Proposal]:
         """Take the next frame; return what is proposed now that its future is known."""
-        score = difference(self._frames[-1].thumb, thumb) if self._frames else 0.0
-        self._frames.append(_Frame(ts_s, thumb, score))
+        self._now_s = ts_s
+        self._take(ts_s, thumb)
         first = self._next
         while self._next < len(self._frames) and self._has_future(self._next):
             self._next += 1
@@ -100,12 +111,28 @@ class HardCuts:
         first, self._next = self._next, len(self._frames)
         return self._propose_all(first)
 
+    def _take(self, ts_s: float, thumb: Thumb) -> None:
+        score = 0.0
+        if self._frames:
+            last = self._frames[-1]
+            if ts_s - last.ts_s < _MIN_STEP_S:
+                self._between.append((ts_s, thumb))
+                return
+            score = difference(last.thumb, thumb)
+            if score < _REPEATED:
+                last.until_s = ts_s
+                self._between.clear()
+                return
+        between = self._between if score >= _MIN_SCORE else []
+        self._frames.append(_Frame(ts_s, thumb, score, between, until_s=ts_s))
+        self._between = []
+
     def _propose_all(self, first: int) -> list[Proposal]:
         found = (self._propose(i) for i in range(first, self._next))
         return [proposal for proposal in found if proposal is not None]
 
     def _has_future(self, index: int) -> bool:
-        wait_s = self._frames[-1].ts_s - self._frames[index].ts_s
+        wait_s = self._now_s - self._frames[index].ts_s
         enough = len(self._frames) - 1 - index >= _NEIGHBOURS or wait_s >= _MAX_WAIT_S
         return enough and wait_s >= FLASH_S
 
@@ -147,7 +174,7 @@ class HardCuts:
             colours / frame.score,
             float(blank),
         )
-        return Proposal(frame.ts_s, frame.score, values)
+        return Proposal(_first_after(before, frame), frame.score, values)
 
     def _usual_residual(self, index: int) -> float:
         """Return the larger residual of the two frames next to it that are no changes of the same size."""
@@ -175,7 +202,7 @@ class HardCuts:
     def _is_new(self, index: int) -> float:
         """Return how much this picture differs from those shortly before the last one, as ``_stays``."""
         frame, before = self._frames[index], self._frames[index - 1]
-        earlier = [f for f in islice(self._frames, index - 1) if f.ts_s >= before.ts_s - FLASH_S]
+        earlier = [f for f in islice(self._frames, index - 1) if f.until_s >= before.ts_s - FLASH_S]
         return min([1.0, *(difference(frame.thumb, f.thumb) / frame.score for f in _thin(earlier))])
 
 
@@ -214,6 +241,14 @@ def motion_residual(before: Thumb, after: Thumb) -> tuple[float, float]:
             residuals.append(math.sqrt(max(0.0, squares) / block.size))
     change = cv2.norm(old, new, cv2.NORM_L2) / math.sqrt(new.size)
     return float(change), sum(residuals) / len(residuals)
+
+
+def _first_after(before: Thumb, frame: _Frame) -> float:
+    """Return when the first picture is shown that is nearer to that of ``frame`` than to the one before it."""
+    for ts_s, thumb in frame.between:
+        if difference(thumb, frame.thumb) < difference(before, thumb):
+            return ts_s
+    return frame.ts_s
 
 
 def _thin(frames: list[_Frame]) -> list[_Frame]:

@@ -9,6 +9,7 @@ from pathlib import Path
 import av
 import cv2
 import numpy as np
+import pytest
 
 from tests.support.clips import Encoding, Image, Move, Shot, picture, render, timeline, write_video
 from tests.unit.media.conftest import Split
@@ -79,3 +80,32 @@ def test_telecine(tmp_path: Path, split_file: Split) -> None:
     write_video(tmp_path / "a.mp4", woven(fields), encoding)
     true_s = [cut / 24 * 1.001 for cut in timeline(chosen)[1]]
     assert_near(cuts_s(split_file(tmp_path / "a.mp4")), true_s, 1.01 / 29.97)
+
+
+def test_120_frames_a_second(tmp_path: Path, split_file: Split) -> None:
+    """The exact frame is found, although every fourth is compared."""
+    chosen = shots(420, 150)
+    write_video(tmp_path / "a.mp4", render(chosen, SIZE), Encoding(fps=Fraction(120)))
+    assert_near(cuts_s(split_file(tmp_path / "a.mp4")), [cut / 120 for cut in timeline(chosen)[1]], 0.001)
+
+
+def test_a_rate_converted_by_blending(tmp_path: Path, split_file: Split) -> None:
+    """25 frames a second become 120: each cut is spread over up to five frames."""
+    chosen = shots(421, 40)
+    source = list(render(chosen, SIZE))
+    blended = []
+    for number in range((len(source) - 1) * 120 // 25):
+        place, weight = divmod(number * 25 / 120, 1)
+        one, two = source[int(place)], source[int(place) + 1]
+        blended.append(np.asarray(cv2.addWeighted(one, 1 - weight, two, weight, 0), np.uint8))
+    write_video(tmp_path / "a.mp4", iter(blended), Encoding(fps=Fraction(120)))
+    assert_near(cuts_s(split_file(tmp_path / "a.mp4")), [cut / 25 for cut in timeline(chosen)[1]], 0.04)
+
+
+@pytest.mark.parametrize("times", [1, 2, 8])
+def test_animation_of_12_pictures_a_second(tmp_path: Path, split_file: Split, times: int) -> None:
+    """As it is, on twos at 24 frames a second, and shown at 96: no move is a cut, and no cut is a frame off."""
+    chosen = shots(430, 25, speed=3.0)
+    images = (image for image in render(chosen, SIZE) for _ in range(times))
+    write_video(tmp_path / "a.mp4", images, Encoding(fps=Fraction(12 * times)))
+    assert_near(cuts_s(split_file(tmp_path / "a.mp4")), [cut / 12 for cut in timeline(chosen)[1]], 0.001)
