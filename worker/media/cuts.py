@@ -24,12 +24,12 @@ MIN_SCENE_S = FLASH_S
 _SAME_S = 0.3
 #: After a hard cut the network needs pictures for this long.
 WAIT_S = 0.6
-#: How many proposals the network is asked about, at first and per second of content: each costs half a CPU second. A film that flickers
-#: has more; of those the cheap features decide.
-_ASKED, _ASKED_PER_S = 20, 1.0
+#: The network is asked about this many proposals in so many seconds of content, at most: each costs up to a quarter of a CPU second.
+#: A film that flickers has more; of those the cheap features decide.
+_ASKED, _ASKED_WITHIN_S = 6, 30.0
 #: A change so much larger than those around it is no part of a fade (a logarithm).
 _SUDDEN = math.log(2)
-#: A fade has no model: a run of blank pictures between two scenes.
+#: A fade has no model: a run of uniform pictures between two scenes.
 _FADE_CONFIDENCE = 0.9
 
 
@@ -40,8 +40,8 @@ class CutFinder:
         """Without a ``judge`` the cheap features decide alone; what is less certain than the minimum is no cut."""
         self._judge = judge
         self._min_confidence = min_confidence
-        #: Proposals that the network was asked about.
-        self._asked = 0
+        #: When the proposals were that the network was last asked about.
+        self._asked_s: deque[float] = deque(maxlen=_ASKED)
         self._hard = HardCuts()
         self._dissolves = Dissolves()
         self._fades = Fades()
@@ -102,15 +102,12 @@ class CutFinder:
     ) -> tuple[float, float | None]:
         """How likely a proposal is a cut; and where the network has it, if it was asked and is for it."""
         cheap = models.cheaply(features)
-        if (
-            self._judge is None
-            or not models.is_doubtful(cheap)
-            or self._asked >= _ASKED + _ASKED_PER_S * to_s
-        ):
+        often = len(self._asked_s) == _ASKED and self._last_s - self._asked_s[0] < _ASKED_WITHIN_S
+        if self._judge is None or often or not models.is_doubtful(cheap):
             return cheap, None
-        self._asked += 1
+        self._asked_s.append(self._last_s)
         said = self._judge.ask(from_s, to_s)
-        return models.jointly(cheap, said.features), said.centre_s
+        return models.jointly(cheap, said.chance), said.centre_s
 
     def _add_hard(self, proposal: Proposal) -> None:
         """Judge a hard cut; of two closer together than a scene can be short, remember the stronger."""

@@ -35,7 +35,7 @@ from .scenes import SceneBuilder
 from .sprites import SpriteBuilder
 
 #: Changes whenever the same file could give other scenes or keyframes than before.
-ALGORITHM = "onepass-3"
+ALGORITHM = "onepass-4"
 
 
 def split(

@@ -64,7 +64,7 @@ def test_hard_cuts_within_one_frame(tmp_path: Path, split_file: Split, name: str
     truth = make_clip(tmp_path / name, THREE_SHOTS, encoding)
     result = split_file(truth.path)
     assert_cuts(result, truth)
-    assert result.version == "onepass-3-exact-cheap"
+    assert result.version == "onepass-4-exact-cheap"
     assert result.info.duration_s == pytest.approx(truth.duration_s, abs=2 / truth.fps)
 
 
@@ -82,7 +82,7 @@ def test_transitions(tmp_path: Path, split_file: Split, mode: str) -> None:
     truth = make_clip(tmp_path / "a.mp4", shots)
     result = split_file(truth.path, mode=mode)
     assert_cuts(result, truth)
-    assert result.version == ("onepass-3-fast" if mode == "fast" else "onepass-3-exact-cheap")
+    assert result.version == ("onepass-4-fast" if mode == "fast" else "onepass-4-exact-cheap")
 
 
 @pytest.mark.parametrize(
