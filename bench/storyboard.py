@@ -100,6 +100,12 @@ class Score:
         both = self.right + self.false + self.true
         return 2 * self.right / both if both else 1.0
 
+    @property
+    def gradual_f1(self) -> float:
+        """The same of gradual transitions; every false cut counts, of whatever kind."""
+        both = self.gradual_found + self.false + self.gradual_true
+        return 2 * self.gradual_found / both if both else 1.0
+
 
 def score(
     cuts_s: Sequence[float],

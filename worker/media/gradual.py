@@ -4,7 +4,7 @@ Dissolve: for about a second every picture is a mixture of the picture at the st
 weight that climbs steadily (the production model of Hampapur, Jain and Weymouth, "Production model based digital
 video segmentation", 1995). Camera moves change the picture as much, but the pictures between are no mixtures. What is
 nearly so is proposed, with numbers (``FEATURES``) by which a fitted model (``verdict``) judges.
-Fade: a run of blank pictures (black or white) that no sudden change leads into or out of.
+Fade: a run of pictures of one colour, mostly black or white, that no sudden change leads into or out of.
 """
 
 from __future__ import annotations
@@ -19,8 +19,9 @@ import cv2
 import numpy as np
 
 from .grid import is_same_step, step_of
-from .hardcuts import Cut, correlation, motion_residual
+from .hardcuts import Cut, motion_residual
 from .planes import Plane, Thumb
+from .similarity import edge_change, matching_blocks
 
 #: Lengths of time over which a mixture is looked for, in seconds.
 _SPANS_S = (0.28, 0.5, 0.8, 1.2, 1.8, 2.6, 3.4)
@@ -56,7 +57,9 @@ FEATURES = (
     "back",  # largest step back
     "rests",  # smallest step over the largest: a steady pan climbs all the time
     "ends",  # larger step next to an end
-    "l_length",  # seconds from 5% to 95%
+    "l_contrast",  # lesser contrast of the two ends over the greater: a fade comes from a uniform picture
+    "edges",  # share of edges that changed
+    "matching",  # correlation of blocks with their best match nearby
 )
 
 #: Share of the change that moving blocks must leave: pans and shakes over textures leave up to 0.33, dissolves from
@@ -124,7 +127,7 @@ class Dissolves:
     def _search(self, spans_s: Sequence[float]) -> Dissolve | None:
         """Return the span ending now that is a mixture and changes most."""
         end = self._samples[-1]
-        if end.thumb.blank:
+        if end.thumb.uniform:
             return None
         best: Dissolve | None = None
         start = len(self._samples) - 1
@@ -134,7 +137,7 @@ class Dissolves:
             first = self._samples[start]
             if end.ts_s - first.ts_s < span_s - 0.005:
                 break
-            if first.thumb.blank:
+            if first.thumb.uniform:
                 continue
             change = float(cv2.norm(first.picture, end.picture, cv2.NORM_L1)) / end.picture.size
             if change < _MIN_CHANGE or (best is not None and change < best.change):
@@ -162,7 +165,7 @@ class Dissolves:
             if fits[-1][1] > worst:
                 return None
         left = sum(residual for _, residual in fits) / inner
-        correlated = correlation(first.picture, last.picture)
+        correlated = _correlation(first.picture, last.picture)
         if left > mean or correlated > _MAX_CORRELATION:
             return None
         weights = [0.0, *(weight for weight, _ in fits), 1.0]
@@ -189,9 +192,20 @@ class Dissolves:
             -min(0.0, *steps),
             max(0.0, min(steps)) / max(steps),
             ends,
-            math.log(end_s - start_s + 0.01),
+            *self._compare(start_s, end_s),
         )
         return Dissolve(change, last.ts_s, Cut(mid_s, "gradual", start_s, end_s), values)
+
+    def _compare(self, from_s: float, to_s: float) -> tuple[float, float, float]:
+        """Return the last three of ``FEATURES``, of the last picture before a transition and the last one in it."""
+        before = next((s for s in reversed(self._samples) if s.ts_s < from_s), self._samples[0]).thumb
+        after = next(s for s in reversed(self._samples) if s.ts_s <= to_s).thumb
+        contrasts = sorted((before.std, after.std))
+        return (
+            math.log((contrasts[0] + 1) / (contrasts[1] + 1)),
+            edge_change(before.y, after.y),
+            matching_blocks(before.y, after.y),
+        )
 
     def _unexplained(self, from_s: float, to_s: float) -> float:
         """Return the share of the change in the middle half of a transition that moving blocks leave."""
@@ -214,12 +228,19 @@ def mixture(first: Plane, picture: Plane, last: Plane, length: float) -> tuple[f
     return weight, math.sqrt(max(0.0, from_first - weight * weight))
 
 
-class Fades:
-    """Finds runs of blank pictures between two scenes; the caller drops those that a hard cut leads into."""
+def _correlation(a: Plane, b: Plane) -> float:
+    """Return the zero-mean normalised correlation of two planes, -1..1; 0 when one is uniform."""
+    if min(cv2.meanStdDev(a)[1][0, 0], cv2.meanStdDev(b)[1][0, 0]) <= 1:
+        return 0.0
+    return float(cv2.matchTemplate(a, b, cv2.TM_CCOEFF_NORMED)[0, 0])
 
-    #: How long before and after the blank run pictures may be darkened.
+
+class Fades:
+    """Finds runs of uniform pictures between two scenes; the caller drops those that a hard cut leads into."""
+
+    #: How long before and after the run pictures may be darkened.
     RAMP_S = 0.6
-    #: Longer blank runs put their cut this long before their end, so that it is known soon enough.
+    #: Longer runs put their cut this long before their end, so that it is known soon enough.
     MAX_MIDDLE_S = 3.0
 
     def __init__(self, *, resumed: bool = False) -> None:
@@ -230,7 +251,7 @@ class Fades:
     def feed(self, ts_s: float, thumb: Thumb) -> Cut | None:
         """Take the next frame; return the fade that ended with it. None at the start or end of the video."""
         start_s = self._run_start_s
-        if thumb.blank:
+        if thumb.uniform:
             self._run_start_s = ts_s if start_s is None else start_s
             return None
         self._run_start_s = None

@@ -13,23 +13,19 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .grid import is_same_step, step_of
-from .planes import Plane, Thumb
+from .planes import Thumb
 from .transnet import SIZE, TransNet
-from .verdict import logit
 
 #: One picture of each such step is read: the network was trained on 24 to 30 of them a second.
 _STEP_S = 1 / 31
 #: Pictures that are remembered, at least as long as the longest transition and what must follow it.
 _HELD = 150
-#: Pictures read before and after a proposal, and most pictures at once.
-_AROUND, _MOST = 12, 100
-#: Reading every frame: windows end at steps of this length, and of their pictures, ``_MOST`` at most, all but those of the last
-#: ``_MARGIN_S`` and the first ``_MARGIN`` count.
+#: Pictures read of a proposal, at most: of a longer one every second, third, ...; and before and after it.
+_INSIDE, _AROUND = 10, 6
+#: Reading every frame: windows end at steps of this length, and of their pictures all but those of the last ``_MARGIN_S`` and the
+#: first ``_MARGIN`` count.
 _READ_EVERY_S = 1.6
 _MARGIN, _MARGIN_S = 25, 0.8
-#: Edges: this share of a picture with the steepest slopes, but none flatter (grey levels of Sobel's filter), and how far an edge
-#: may move, in pixels of a thumb.
-_EDGES, _FLAT, _MOVED = 0.15, 12.0, 1
 #: A transition that no detector proposed is one from this probability on.
 _OWN_CHANCE = 0.5
 #: Where its pictures are covered with this probability, they belong to the transition.
@@ -56,11 +52,9 @@ class Peak:
 
 @dataclass(frozen=True, slots=True)
 class Opinion:
-    """What is said of a proposal."""
+    """What the network says of a proposal: how likely a transition is there, and where (its last picture before the centre)."""
 
-    #: As ``verdict.JUDGED`` names them.
-    features: tuple[float, float, float]
-    #: Where the network centres the transition: its last picture before it.
+    chance: float
     centre_s: float
 
 
@@ -97,19 +91,21 @@ class Judge:
         inside = [i for i, sample in enumerate(samples) if from_s <= sample.ts_s <= to_s]
         nearest = min(range(len(samples)), key=lambda i: abs(samples[i].ts_s - (from_s + to_s) / 2))
         first, last = (inside[0], inside[-1]) if inside else (nearest, nearest)
-        edges = edge_change(samples[max(0, first - 1)].thumb.y, samples[last].thumb.y)
         # The network centres a cut on the frame before it.
         first, last = max(0, first - 2), min(len(samples) - 1, last + 1)
-        known = [sample.chances for sample in samples[first : last + 1]]
+        inside = list(range(first, last + 1))
+        known = [samples[i].chances for i in inside]
         if self._every and all(known):
             found = np.array(known)
         else:
-            around = max(0, min(_AROUND, (_MOST - (last - first + 1)) // 2))
-            start, end = max(0, first - around), min(len(samples), last + around + 1)
-            found = self._read(samples[start:end])[first - start : last - start + 1]
-        centre, cover = found[:, 0].max(), found[:, 1].max()
-        at = samples[first + int(found[:, 0].argmax())].ts_s
-        return Opinion((logit(float(centre)), logit(float(cover)), edges), at)
+            step = math.ceil(len(inside) / _INSIDE)
+            around = range(first - _AROUND * step, last + _AROUND * step + 1, step)
+            read = [i for i in around if 0 <= i < len(samples)]
+            answers = self._read([samples[i] for i in read])
+            inside = [i for i in read if first <= i <= last]
+            found = answers[read.index(inside[0]) :][: len(inside)]
+        centre = int(found[:, 0].argmax())
+        return Opinion(float(found[centre, 0]), samples[inside[centre]].ts_s)
 
     def _read(self, samples: list[_Sample]) -> NDArray[np.float32]:
         return self._network.judge(np.stack([picture(sample.thumb) for sample in samples]))
@@ -137,30 +133,6 @@ class Judge:
         return Peak(
             following.ts_s, samples[start].ts_s, samples[end].ts_s, (samples[at].chances or (0, 0))[0]
         )
-
-
-def edge_change(before: Plane, after: Plane) -> float:
-    """Return the share of edges that the other picture does not have: 0 the same place in another light, about 1 another scene.
-
-    The smaller share of the two pictures, over that of unrelated ones: what leaves the picture takes its edges along and brings none
-    (after Zabih, Miller and Mai, "A feature-based algorithm for detecting and classifying scene breaks", 1995).
-    """
-    one, two = _edges(before), _edges(after)
-    near = np.ones((2 * _MOVED + 1, 2 * _MOVED + 1), np.uint8)
-    shares = []
-    for edges, others in ((one, two), (two, one)):
-        around = cv2.dilate(others, near)
-        count, by_chance = int(edges.sum()), 1 - float(around.mean())
-        # Without edges nothing is known.
-        shares.append((1 - float((edges & around).sum()) / count) / max(by_chance, 0.1) if count else 1.0)
-    return min(1.0, *shares)
-
-
-def _edges(y: Plane) -> Plane:
-    soft = cv2.GaussianBlur(y, (0, 0), 0.8)
-    slope = cv2.magnitude(cv2.Sobel(soft, cv2.CV_32F, 1, 0), cv2.Sobel(soft, cv2.CV_32F, 0, 1))
-    steep: Plane = (slope >= max(float(np.quantile(slope, 1 - _EDGES)), _FLAT)).astype(np.uint8)
-    return steep
 
 
 def _covered(sample: _Sample) -> bool:

@@ -37,6 +37,11 @@ class Thumb:
         """Whether there is nothing to see: uniform, and black or white (studio black is 16, white 235)."""
         return self.std < 6.0 and not 34.0 < self.mean < 222.0
 
+    @property
+    def uniform(self) -> bool:
+        """Whether a fade may be through this picture: it is blank, or of one colour."""
+        return self.blank or self.std < 3.0
+
 
 def thumb_size(width: int, height: int) -> tuple[int, int]:
     """Return the even (width, height) in pixels of the thumbs of a ``width`` x ``height`` video."""

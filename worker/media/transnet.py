@@ -23,8 +23,8 @@ Array = NDArray[np.float32]
 SIZE = (48, 27)
 #: Frames before and after one that its similarity to is taken into account.
 _REACH = 50
-#: Frames whose convolution is computed at once: enough for fast products of matrices, few enough for little memory.
-_AT_ONCE = 8
+#: Patches of pictures that are multiplied at once: as many as stay in a processor's cache.
+_PATCH_BYTES = 2 * 2**20
 
 
 class TransNet:
@@ -40,7 +40,7 @@ class TransNet:
             self._similarity = weights[f"{similar}.fc.weight"].T, weights[f"{similar}.fc.bias"]
             self._histogram = weights["color_hist_layer.fc.weight"].T, weights["color_hist_layer.fc.bias"]
             # The package's order is channels last.
-            self._dense = np.ascontiguousarray(weights["fc1.weight"].T), weights["fc1.bias"]
+            self._dense = weights["fc1.weight"].T, weights["fc1.bias"]
             heads = ("cls_layer1", "cls_layer2")
             self._heads = (
                 np.concatenate([weights[f"{head}.weight"] for head in heads]).T,
@@ -100,28 +100,32 @@ class _Dilated:
         """Convolve ``x``, float32 [T, H, W, C]."""
         count, height, width, channels = x.shape
         wide = self._space.shape[1]
+        at_once = min(count, max(1, _PATCH_BYTES // (height * width * 9 * channels * x.itemsize)))
+        padded = np.zeros((at_once, height + 2, width + 2, channels), np.float32)
+        patches = np.empty((at_once, height, width, 9, channels), np.float32)
         spread = np.empty((count, height * width, wide), np.float32)
-        for start in range(0, count, _AT_ONCE):
-            part = x[start : start + _AT_ONCE]
-            padded = np.pad(part, ((0, 0), (1, 1), (1, 1), (0, 0)))
-            patches = np.concatenate(
-                [padded[:, r : r + height, c : c + width] for r in range(3) for c in range(3)], axis=3
-            )
+        for start in range(0, count, at_once):
+            part = x[start : start + at_once]
+            padded[: len(part), 1:-1, 1:-1] = part
+            for place in range(9):
+                row, column = divmod(place, 3)
+                patches[:, :, :, place] = padded[:, row : row + height, column : column + width]
             np.matmul(
-                patches.reshape(-1, 9 * channels),
+                patches[: len(part)].reshape(-1, 9 * channels),
                 self._space,
-                out=spread[start : start + _AT_ONCE].reshape(-1, wide),
+                out=spread[start : start + len(part)].reshape(-1, wide),
             )
-        inner, outer = wide // 4, len(self._bias) // 4
-        found = np.empty((count, height * width, 4 * outer), np.float32)
-        found[:] = self._bias
-        for i, (reach, taps) in enumerate(zip((1, 2, 4, 8), self._time, strict=True)):
-            own = np.ascontiguousarray(spread[:, :, i * inner : (i + 1) * inner])
-            total = found[:, :, i * outer : (i + 1) * outer]
-            total += own @ taps[1]
+        parts = []
+        for reach, own, (past, now, future) in zip(
+            (1, 2, 4, 8), np.split(spread, 4, axis=2), self._time, strict=True
+        ):
+            total = own @ now
             if count > reach:
-                total[reach:] += own[:-reach] @ taps[0]
-                total[:-reach] += own[reach:] @ taps[2]
+                total[reach:] += own[:-reach] @ past
+                total[:-reach] += own[reach:] @ future
+            parts.append(total)
+        found = np.concatenate(parts, axis=2)
+        found += self._bias
         return found.reshape(count, height, width, -1)
 
 

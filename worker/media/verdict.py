@@ -1,7 +1,7 @@
 """How likely a proposal is a cut: logistic regressions whose weights were fitted to films labelled by eye.
 
-``cuts.json``, which ``python -m bench.films fit`` writes, has one model per kind of proposal for the cheap features alone,
-and one for these joined with what TransNetV2 says. Only proposals whose cheap probability is doubtful are read by the network.
+``cuts.json``, which ``python -m bench.films fit`` writes, has one model per kind of proposal for the cheap features, and what
+TransNetV2's answer adds to its logit. Only proposals whose cheap probability is doubtful are read by the network.
 """
 
 from __future__ import annotations
@@ -13,10 +13,6 @@ from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
-#: What the judge says of a proposal: as logits, the network's largest probability that a transition is centred there, and that
-#: one covers it; and the change of its edges (``judge.edge_change``).
-JUDGED = ("n_centre", "n_cover", "edges")
-
 
 @dataclass(frozen=True)
 class Verdict:
@@ -25,8 +21,8 @@ class Verdict:
     features: tuple[str, ...]
     #: Bias, then a weight for each feature.
     cheap: tuple[float, ...]
-    #: Bias, the weight of the cheap model's logit, and one for each of ``JUDGED``.
-    joined: tuple[float, ...]
+    #: What is added to the cheap model's logit: a constant, and the logit of the network's probability times a weight.
+    joined: tuple[float, float]
     #: Cheap probabilities between these are doubtful.
     doubtful: tuple[float, float]
 
@@ -34,9 +30,10 @@ class Verdict:
         """Return the probability by the cheap features alone."""
         return probability(self.cheap[0] + _dot(self.cheap[1:], features))
 
-    def jointly(self, cheap: float, network: Sequence[float]) -> float:
-        """Return the probability by the cheap one and ``JUDGED``."""
-        return probability(self.joined[0] + _dot(self.joined[1:], (logit(cheap), *network)))
+    def jointly(self, cheap: float, network: float) -> float:
+        """Return the probability by the cheap one and the network's."""
+        bias, weight = self.joined
+        return probability(logit(cheap) + bias + weight * logit(network))
 
     def is_doubtful(self, cheap: float) -> bool:
         """Whether the network should be asked."""

@@ -72,9 +72,7 @@ def test_the_network_decides_what_is_doubtful(
 
     monkeypatch.setattr(judge, "TransNet", Network)
     monkeypatch.setattr(verdict.Verdict, "is_doubtful", lambda self, cheap: cheap > 0.5)
-    monkeypatch.setattr(
-        verdict.Verdict, "jointly", lambda self, cheap, network: verdict.probability(network[0])
-    )
+    monkeypatch.setattr(verdict.Verdict, "jointly", lambda self, cheap, network: network)
     truth = make_clip(tmp_path / "a.mp4", TWO_SHOTS)
     result = split_file(truth.path, weights=tmp_path / "weights.pth")
     assert len(result.scenes) == scenes and result.version == "onepass-4-exact"
@@ -82,18 +80,21 @@ def test_the_network_decides_what_is_doubtful(
     assert len(fast.scenes) == 2 and fast.version == "onepass-4-fast"
 
 
-def test_a_film_that_flickers_asks_the_network_now_and_then(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Each question costs half a CPU second, and every picture may be doubtful."""
+@pytest.mark.parametrize("start_s", [0.0, 7200.0])
+def test_a_film_that_flickers_asks_the_network_now_and_then(
+    monkeypatch: pytest.MonkeyPatch, start_s: float
+) -> None:
+    """Each question costs a quarter of a CPU second, and every picture may be doubtful; where a pass begins changes nothing."""
     asked: list[float] = []
 
     class Counting(judge.Judge):
         def ask(self, from_s: float, to_s: float) -> judge.Opinion:
             asked.append(from_s)
-            return judge.Opinion((0.0, 0.0, 1.0), from_s)
+            return judge.Opinion(0.5, from_s)
 
     monkeypatch.setattr(verdict.Verdict, "is_doubtful", lambda self, cheap: True)
     finder = CutFinder(Counting(Path("weights.pth"), every=False))
-    seconds, rate = 20, 25
+    seconds, rate = 65, 10
     rng = np.random.default_rng(5)
     thumbs = []
     for number in range(seconds * rate):
@@ -104,9 +105,11 @@ def test_a_film_that_flickers_asks_the_network_now_and_then(monkeypatch: pytest.
         y = y + np.uint8(1)
         thumbs.append(Thumb(y, u, v, float(y.mean()), float(y.std())))
     for number, thumb in enumerate(thumbs):
-        finder.feed(number / rate, thumb)
+        finder.feed(start_s + number / rate, thumb)
     finder.flush()
-    assert 20 < len(asked) <= 20 + seconds
+    times_s = [time_s - start_s for time_s in asked]
+    assert len(times_s) == 18 and times_s[0] < 5 and times_s[-1] > 60
+    assert all(later - earlier > 25 for earlier, later in zip(times_s, times_s[6:], strict=False))
 
 
 def test_the_models_know_the_features_they_were_fitted_to() -> None:
