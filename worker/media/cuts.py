@@ -20,17 +20,17 @@ from .planes import Thumb
 #: Every detector has decided about a moment this long after it.
 SETTLE_S = 4.0
 #: What happened longer ago than this before a moment has no influence on what is decided about it: a dissolve is looked for in
-#: samples of 3.5 s and settled 0.5 s later, the network reads the second before it, and is asked so often in a step of 2 s.
-MEMORY_S = 7.0
+#: samples of 3.5 s and settled 0.5 s later, the network reads the second before it, and is asked so often in a step of 1 s.
+MEMORY_S = 6.0
 #: No scene is shorter than this, except the last.
 MIN_SCENE_S = FLASH_S
 #: How far around a transition another finding is the same one.
 _SAME_S = 0.3
 #: After a hard cut the network needs pictures for this long.
 WAIT_S = 0.6
-#: The network is asked about this many proposals in each step of so many seconds, at most: each costs up to a quarter of a CPU second.
+#: The network is asked about this many proposals in each step of time, at most: each costs up to a quarter of a CPU second.
 #: A film that flickers has more; of those the cheap features decide.
-_ASKED, _ASKED_STEP_S = 2, 2.0
+_ASKED, _ASKED_STEP_S = 1, 1.0
 #: A change so much larger than those around it is no part of a fade (a logarithm).
 _SUDDEN = math.log(2)
 #: A fade has no model: a run of uniform pictures between two scenes.

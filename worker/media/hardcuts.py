@@ -124,7 +124,8 @@ class HardCuts:
                 return
             score = difference(last.thumb, thumb)
             if score < _REPEATED:
-                last.until_s = ts_s
+                # The newest: what a still picture began with depends on where decoding did.
+                last.thumb, last.until_s = thumb, ts_s
                 self._between.clear()
                 return
         between = self._between if score >= _MIN_SCORE else []

@@ -108,8 +108,8 @@ def test_a_film_that_flickers_asks_the_network_now_and_then(
         finder.feed(start_s + number / rate, thumb)
     finder.flush()
     times_s = [time_s - start_s for time_s in asked]
-    assert len(times_s) == 18 and times_s[0] < 5 and times_s[-1] > 60
-    assert all(later - earlier > 25 for earlier, later in zip(times_s, times_s[6:], strict=False))
+    assert 60 <= len(times_s) <= 66 and times_s[0] < 3 and times_s[-1] > 62
+    assert all(later - earlier > 1 for earlier, later in zip(times_s, times_s[3:], strict=False))
 
 
 def test_the_models_know_the_features_they_were_fitted_to() -> None:
