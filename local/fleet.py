@@ -321,7 +321,7 @@ def _view(node: PlannedNode, program: ProgramState, record: nodes.NodeRecord | N
 
 
 def last_error(log: Path) -> str:
-    """The last error in a node's log."""
+    """Why a node left, by its log."""
     reason = f"read {log}"
     try:
         lines = log.read_bytes()[-65536:].decode(errors="replace").splitlines()
@@ -332,6 +332,6 @@ def last_error(log: Path) -> str:
             record = json.loads(line)
         except ValueError:
             continue
-        if isinstance(record, dict) and record.get("level") == "error" and record.get("error"):
-            return str(record["error"])
+        if isinstance(record, dict) and record.get("level") == "error" and record.get("failure"):
+            return str(record["failure"])
     return reason

@@ -146,12 +146,7 @@ class BecomeNode(bootsteps.Step):
         try:
             node = Node(settings, worker.hostname, worker.concurrency)
         except Conflict as error:
-            log.error(
-                "leaving: another node has this name",
-                node=worker.hostname,
-                failure=str(error),
-                error=str(error),
-            )
+            log.error("leaving: another node has this name", node=worker.hostname, failure=str(error))
             raise SystemExit(ExitStatus.CONFIG) from None
         watchdog = Watchdog(lambda: housekeeping.stopping)
         telemetry = Telemetry(settings, node.family.name, node.describe, watchdog)

@@ -12,6 +12,7 @@ import pytest
 import redis
 from safetensors.numpy import save_file
 
+from local.fleet import last_error
 from shared.exit_status import ExitStatus
 from tests.acceptance.conftest import MakeFleet
 from tests.support.catalogs import OwnCatalog, own_catalog
@@ -79,6 +80,8 @@ def leaves_with_one_sentence(fleet: Fleet, node: str) -> str:
     assert "Traceback" not in fleet.log(node)
     lines = [json.loads(line) for line in fleet.log(node).splitlines() if line.startswith("{")]
     (said,) = [line["failure"] for line in lines if line.get("failure")]
+    # What `up` shows, when it finds the process gone.
+    assert last_error(fleet.home / "logs" / f"{node}.log") == said
     assert "\n" not in said
     return str(said)
 

@@ -61,7 +61,7 @@ def test_without_an_answer_the_last_reading_counts_and_before_it_the_own_clock()
 def expired(expires: datetime) -> tuple[bool, bool]:
     """Whether a node's main process, and its child, take a message for expired."""
     request = SimpleNamespace(id="m", expires=expires)
-    return HidingRequest.maybe_expire(request), batch._is_expired({"expires": expires.isoformat()})
+    return HidingRequest.maybe_expire(request), batch.is_expired({"expires": expires.isoformat()})
 
 
 def test_a_message_expires_by_the_fleets_clock(clock: FleetClock) -> None:
