@@ -1,6 +1,6 @@
 """One long video on two media processes, in spans, against one pass in one of them.
 
-``python -m bench.spans [--minutes N] [--runs N] [--threads N]``. The file is a drawn 720p clip of a minute, its packets copied
+``python -m bench.spans [--minutes N] [--span-s N] [--runs N] [--threads N]``. The file is a drawn 720p clip of a minute, its packets copied
 behind each other. Both ways go through real worker processes of one fleet, in turn; no other stage has a node. The time of a split
 runs from the claim of its first part to the end of its last one, by Postgres's clock. Memory is the largest resident set that any
 decoding process reached in a way. Decoders have one thread, unless ``--threads`` says otherwise: with more, one pass takes several
@@ -127,7 +127,7 @@ def scenes(fleet: Fleet, video_id: str) -> list[dict[str, Any]]:
     return found
 
 
-def run(minutes: int, runs: int, threads: int, console: Console) -> dict[str, Any]:
+def run(minutes: int, span_s: float, runs: int, threads: int, console: Console) -> dict[str, Any]:
     """Both ways in turn, ``runs`` times."""
     clip = make(7001, SIZES["720p"], _CLIP_S)
     options = {"MEDIA_THREADS": str(threads), "LEASE_S": "60", "HEARTBEAT_S": "15", "RECONCILE_S": "3"}
@@ -141,14 +141,16 @@ def run(minutes: int, runs: int, threads: int, console: Console) -> dict[str, An
         lengthen(clip.path, path, minutes)
         fleet.start("search")  # it takes requests
         for number in range(runs):
-            for way, nodes, span_s in (("one pass", 1, 0.0), ("spans", 2, 600.0)):
-                found[way].append(measure(fleet, nodes, span_s, path, f"{way.replace(' ', '-')}-{number}"))
+            for way, nodes, length_s in (("one pass", 1, 0.0), ("spans", 2, span_s)):
+                video_id = f"{way.replace(' ', '-')}-{number}"
+                found[way].append(measure(fleet, nodes, length_s, path, video_id))
                 console.print(f"{way}: {found[way][-1]}", style="dim")
             same &= scenes(fleet, f"one-pass-{number}") == scenes(fleet, f"spans-{number}")
         count = len(scenes(fleet, "spans-0"))
     ratios = [one["split_s"] / spans["split_s"] for one, spans in zip(*found.values(), strict=True)]
     return {
         "minutes": minutes,
+        "span_s": span_s,
         "threads": threads,
         "cores": os.cpu_count(),
         "scenes": count,
@@ -163,11 +165,13 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("--quick", action="store_true", help="a video of 12 minutes")
     parser.add_argument("--minutes", type=int, default=60)
+    parser.add_argument("--span-s", type=float, default=600.0, help="length of the spans")
     parser.add_argument("--runs", type=int, default=1)
     parser.add_argument("--threads", type=int, default=1, help="of each decoder, for both ways")
     chosen = parser.parse_args()
     console = Console()
-    result = run(12 if chosen.quick else chosen.minutes, chosen.runs, chosen.threads, console)
+    minutes = 12 if chosen.quick else chosen.minutes
+    result = run(minutes, chosen.span_s, chosen.runs, chosen.threads, console)
     table = Table(title=f"a 720p video of {result['minutes']} min, {result['scenes']} scenes")
     for column in ("way", "split, s", "jobs' time, s", "largest decoding process, MB"):
         table.add_column(column, justify="left" if column == "way" else "right")
