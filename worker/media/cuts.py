@@ -15,6 +15,7 @@ from .gradual import Dissolve, Dissolves, Fades
 from .hardcuts import FLASH_S, Cut, HardCuts, Proposal
 from .judge import Judge, Peak
 from .planes import Thumb
+from .slides import Slides
 
 #: Every detector has decided about a moment this long after it.
 SETTLE_S = 4.0
@@ -45,6 +46,7 @@ class CutFinder:
         self._hard = HardCuts()
         self._dissolves = Dissolves()
         self._fades = Fades()
+        self._slides = Slides()
         self._hard_verdict = verdict.load("hard", hardcuts.FEATURES)
         self._gradual_verdict = verdict.load("gradual", gradual.FEATURES)
         #: Proposed hard cuts whose future the network has not seen.
@@ -76,6 +78,8 @@ class CutFinder:
             self._add_dissolve(dissolve)
         if fade := self._fades.feed(ts_s, thumb):
             self._add_fade(fade)
+        if slide := self._slides.feed(ts_s, thumb):
+            self._add_slide(slide)
         for peak in peaks:
             self._add_peak(peak)
         self._step_s, self._last_s = ts_s - self._last_s, ts_s
@@ -88,6 +92,8 @@ class CutFinder:
         self._judge_waiting(math.inf)
         for dissolve in self._dissolves.flush():
             self._add_dissolve(dissolve)
+        if slide := self._slides.flush():
+            self._add_slide(slide)
         for peak in peaks:
             self._add_peak(peak)
         # The last frame is shown for about as long as the one before.
@@ -125,6 +131,7 @@ class CutFinder:
                 return
             self._pending = [cut for cut in self._pending if cut.ts_s != self._hard_s[-1]]
             self._hard_s.pop()
+        self._pending = [cut for cut in self._pending if cut.ts_s != cut_s]
         self._last_score = proposal.score
         self._hard_s.append(cut_s)
         self._pending.append(Cut(cut_s, "cut", cut_s, cut_s, confidence))
@@ -154,6 +161,14 @@ class CutFinder:
         self._pending = [other for other in self._pending if other.kind == "cut" or not _overlap(other, cut)]
         self._pending.append(cut)
         self._faded.append(cut)
+
+    def _add_slide(self, cut: Cut) -> None:
+        """Remember a change of slides, unless a hard cut or a dissolve is there already."""
+        near = any(
+            other.mixed_from_s - _SAME_S <= cut.ts_s <= other.mixed_to_s + _SAME_S for other in self._pending
+        )
+        if not near and not _any_within(self._hard_s, cut) and cut.confidence >= self._min_confidence:
+            self._pending.append(cut)
 
     def _add_peak(self, peak: Peak) -> None:
         """Remember a transition that only the network found."""
