@@ -62,6 +62,8 @@ class Slides:
         if self._change and ts_s - self._change.ts_s >= REST_S:
             found = self._settle(last)
         changed = _blocks(cv2.absdiff(self._rested, thumb.y)) > _CHANGED
+        if not changed.any():
+            return found
         if self._change is None:
             resting = ts_s - self._changed_s >= REST_S
             if resting.mean() >= _RESTING and changed[resting].mean() >= _CHANGING:
