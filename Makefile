@@ -42,7 +42,7 @@ help:
 	@echo "make fmt          format the code"
 	@echo "make audit        check locked packages for known vulnerabilities"
 	@echo "make lock         update locks/ after a change of pyproject.toml or constraints.txt"
-	@echo "make bench        measure the split stage, cuts on real films, the pipeline, the models, the ledger, searches, tenants, the API, online requests and the fleet's memory"
+	@echo "make bench        measure the split stage, cuts on real films, keyframes, the pipeline, the models, the ledger, searches, tenants, the API, online requests and the fleet's memory"
 
 demo: $(RUN_STAMP)
 	@set -- ; if [ -n "$$VIDEO" ]; then set -- "$$VIDEO"; fi; exec $(BIN)/python -m cli.demo "$$@"
@@ -102,7 +102,7 @@ docs: $(DEV_STAMP)
 
 bench: $(DEV_STAMP)
 	@$(BIN)/python -m bench.films fetch || true
-	@status=0; for name in split spans films pipeline models memory idle ledger search tenants api online; do \
+	@status=0; for name in split spans films keyframes pipeline models memory idle ledger search tenants api online; do \
 	  $(BIN)/python -m bench.$$name $(ARGS) || status=1; \
 	done; exit $$status
 

@@ -16,6 +16,7 @@ from .grid import step_of
 from .hardcuts import FLASH_S, Cut, HardCuts, Proposal
 from .judge import Judge, Peak
 from .planes import Thumb
+from .slides import Slides
 
 #: Every detector has decided about a moment this long after it.
 SETTLE_S = 4.0
@@ -54,6 +55,7 @@ class CutFinder:
         self._hard = HardCuts()
         self._dissolves = Dissolves()
         self._fades = Fades(resumed=resumed)
+        self._slides = Slides()
         self._hard_verdict = verdict.load("hard", hardcuts.FEATURES)
         self._gradual_verdict = verdict.load("gradual", gradual.FEATURES)
         #: Proposed hard cuts whose future the network has not seen.
@@ -85,6 +87,8 @@ class CutFinder:
             self._add_dissolve(dissolve)
         if fade := self._fades.feed(ts_s, thumb):
             self._add_fade(fade)
+        if slide := self._slides.feed(ts_s, thumb):
+            self._add_slide(slide)
         for peak in peaks:
             self._add_peak(peak)
         self._step_s, self._last_s = ts_s - self._last_s, ts_s
@@ -97,6 +101,8 @@ class CutFinder:
         self._judge_waiting(math.inf)
         for dissolve in self._dissolves.flush():
             self._add_dissolve(dissolve)
+        if slide := self._slides.flush():
+            self._add_slide(slide)
         for peak in peaks:
             self._add_peak(peak)
         # The last frame is shown for about as long as the one before.
@@ -133,6 +139,7 @@ class CutFinder:
                 return
             self._pending = [cut for cut in self._pending if cut.ts_s != self._hard_s[-1]]
             self._hard_s.pop()
+        self._pending = [cut for cut in self._pending if cut.ts_s != cut_s]
         self._last_score = proposal.score
         self._hard_s.append(cut_s)
         self._pending.append(Cut(cut_s, "cut", cut_s, cut_s, confidence))
@@ -162,6 +169,14 @@ class CutFinder:
         self._pending = [other for other in self._pending if other.kind == "cut" or not _overlap(other, cut)]
         self._pending.append(cut)
         self._faded.append(cut)
+
+    def _add_slide(self, cut: Cut) -> None:
+        """Remember a change of slides, unless a hard cut or a dissolve is there already."""
+        near = any(
+            other.mixed_from_s - _SAME_S <= cut.ts_s <= other.mixed_to_s + _SAME_S for other in self._pending
+        )
+        if not near and not _any_within(self._hard_s, cut) and cut.confidence >= self._min_confidence:
+            self._pending.append(cut)
 
     def _add_peak(self, peak: Peak) -> None:
         """Remember a transition that only the network found."""

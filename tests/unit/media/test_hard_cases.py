@@ -109,3 +109,63 @@ def test_animation_of_12_pictures_a_second(tmp_path: Path, split_file: Split, ti
     images = (image for image in render(chosen, SIZE) for _ in range(times))
     write_video(tmp_path / "a.mp4", images, Encoding(fps=Fraction(12 * times)))
     assert_near(cuts_s(split_file(tmp_path / "a.mp4")), [cut / 12 for cut in timeline(chosen)[1]], 0.001)
+
+
+def slide(seed: int, lines: int = 5) -> Image:
+    """Dark text on white below a coloured head line."""
+    rng = np.random.default_rng(seed)
+    image = np.full((270, 480, 3), 245, np.uint8)
+    cv2.rectangle(image, (0, 0), (480, 34), (40, 60, 110), -1)
+    for line in range(lines):
+        words = "".join(chr(letter) for letter in rng.integers(97, 123, int(rng.integers(14, 24))))
+        cv2.putText(image, words, (20, 75 + 36 * line), 0, 0.6, (30, 30, 30), 1, cv2.LINE_AA)
+    return image
+
+
+def with_head(images: Sequence[Image]) -> Iterator[Image]:
+    """Somebody speaks in a corner."""
+    face = picture(440, 140, 140)
+    for number, image in enumerate(images):
+        x, y = int(20 + 8 * np.sin(number / 3)), int(20 + 5 * np.cos(number / 2))
+        shown = image.copy()
+        shown[170:260, 390:470] = face[y : y + 90, x : x + 80]
+        yield shown
+
+
+def test_slides_with_a_talking_head(tmp_path: Path, split_file: Split) -> None:
+    """Text changes on the same background, three times; nothing else is a cut."""
+    images = [slide(seed) for seed in range(441, 445) for _ in range(60)]
+    write_video(tmp_path / "a.mp4", with_head(images), Encoding(size=(480, 270), fps=Fraction(12)))
+    result = split_file(tmp_path / "a.mp4")
+    assert_near(cuts_s(result), [5.0, 10.0, 15.0], 0.001)
+    assert all(scene.kind == "cut" for scene in result.scenes[1:])
+
+
+def test_a_slide_built_line_by_line_is_one_scene(tmp_path: Path, split_file: Split) -> None:
+    images = [slide(445, lines) for lines in range(1, 6) for _ in range(30)]
+    write_video(tmp_path / "a.mp4", with_head(images), Encoding(size=(480, 270), fps=Fraction(12)))
+    assert not cuts_s(split_file(tmp_path / "a.mp4"))
+
+
+def test_a_screen_recording(tmp_path: Path, split_file: Split) -> None:
+    """A picture in 5 s while nothing happens; scrolling, smooth and by steps; typing; then another program fills the screen."""
+    page = np.concatenate([slide(seed)[40:250] for seed in range(446, 452)])
+
+    def screen(top: int) -> Image:
+        return np.concatenate([np.full((20, 480, 3), 70, np.uint8), page[top : top + 250]])
+
+    shown: list[tuple[Image, float]] = [(screen(0), 5.0)] * 2
+    shown += [(screen(6 * step), 1 / 30) for step in range(60)]
+    shown += [(screen(360), 5.0)]
+    shown += [(screen(360 + 50 * step), 0.15) for step in range(8)]
+    shown += [(screen(660), 5.0), (screen(710), 5.0)]
+    typed = screen(710)
+    for letter in range(20):
+        typed = cv2.putText(typed.copy(), "x", (20 + 12 * letter, 200), 0, 0.5, (20, 20, 20), 1)
+        shown.append((typed, 0.15))
+    shown += [(typed, 5.0)]
+    opened_s = sum(length_s for _, length_s in shown)
+    shown += [(255 - slide(452), 5.0)] * 2
+    times_s = tuple(sum(length_s for _, length_s in shown[:number]) for number in range(len(shown)))
+    write_video(tmp_path / "a.mkv", (image for image, _ in shown), Encoding(size=(480, 270), times_s=times_s))
+    assert_near(cuts_s(split_file(tmp_path / "a.mkv")), [opened_s], 0.002)
