@@ -22,8 +22,8 @@ SETTLE_S = 4.0
 MIN_SCENE_S = FLASH_S
 #: How far around a transition another finding is the same one.
 _SAME_S = 0.3
-#: After a hard cut the network needs pictures for this long.
-WAIT_S = 0.6
+#: After a hard cut the network needs pictures for this long; after a dissolve too, which may also be half of a fade.
+WAIT_S, DISSOLVE_WAIT_S = 0.6, 1.5
 #: The network is asked about this many proposals in so many seconds of content, at most: each costs up to a quarter of a CPU second.
 #: A film that flickers has more; of those the cheap features decide.
 _ASKED, _ASKED_WITHIN_S = 6, 30.0
@@ -49,6 +49,8 @@ class CutFinder:
         self._gradual_verdict = verdict.load("gradual", gradual.FEATURES)
         #: Proposed hard cuts whose future the network has not seen.
         self._waiting: deque[Proposal] = deque()
+        #: Proposed dissolves that are judged ``DISSOLVE_WAIT_S`` after they were seen.
+        self._mixed: deque[Dissolve] = deque()
         #: Hard cuts of the last seconds, and all sudden changes, cut or flash: borders that no fade can have.
         self._hard_s: deque[float] = deque(maxlen=64)
         self._jumps_s: deque[float] = deque(maxlen=64)
@@ -72,10 +74,10 @@ class CutFinder:
         peaks = self._judge.feed(ts_s, thumb) if self._judge else []
         self._waiting.extend(self._hard.feed(ts_s, thumb))
         self._judge_waiting(ts_s - WAIT_S)
-        for dissolve in self._dissolves.feed(ts_s, thumb):
-            self._add_dissolve(dissolve)
+        self._mixed.extend(self._dissolves.feed(ts_s, thumb))
         if fade := self._fades.feed(ts_s, thumb):
             self._add_fade(fade)
+        self._judge_mixed(ts_s - DISSOLVE_WAIT_S)
         for peak in peaks:
             self._add_peak(peak)
         self._step_s, self._last_s = ts_s - self._last_s, ts_s
@@ -86,8 +88,8 @@ class CutFinder:
         peaks = self._judge.flush() if self._judge else []
         self._waiting.extend(self._hard.flush())
         self._judge_waiting(math.inf)
-        for dissolve in self._dissolves.flush():
-            self._add_dissolve(dissolve)
+        self._mixed.extend(self._dissolves.flush())
+        self._judge_mixed(math.inf)
         for peak in peaks:
             self._add_peak(peak)
         # The last frame is shown for about as long as the one before.
@@ -96,6 +98,15 @@ class CutFinder:
     def _judge_waiting(self, until_s: float) -> None:
         while self._waiting and self._waiting[0].ts_s <= until_s:
             self._add_hard(self._waiting.popleft())
+
+    def _judge_mixed(self, until_s: float) -> None:
+        """Judge the dissolves seen until then; of several proposals of one, the likeliest."""
+        chance = self._gradual_verdict.cheaply
+        while self._mixed and self._mixed[0].seen_s <= until_s:
+            first = self._mixed.popleft()
+            others = (other for other in self._mixed if _overlap(first.cut, other.cut))
+            if all(chance(other.features) <= chance(first.features) for other in others):
+                self._add_dissolve(first)
 
     def _judged(
         self, models: verdict.Verdict, features: tuple[float, ...], from_s: float, to_s: float

@@ -28,8 +28,6 @@ _SPANS_S = (0.28, 0.5, 0.8, 1.2, 1.8, 2.6, 3.4)
 _MIN_STEP_S = 1 / 31
 #: Short spans are tried this often, long ones that often.
 _SHORT_EVERY_S, _LONG_EVERY_S = 0.03, 0.15
-#: After a move was taken for a dissolve until the last test, nothing is tried for this long: it goes on.
-_REST_S = 0.15
 #: Smallest mean difference of the two ends, in grey levels.
 _MIN_CHANGE = 9.0
 #: Largest share of the change that the mixture may leave unexplained, (worst picture, mean picture), from each mean
@@ -40,10 +38,12 @@ _MAX_STEP = 0.6
 _MAX_BACKSTEP = 0.08
 #: Largest step next to an end: more means that the end is a flash or the other side of a cut.
 _MAX_END_STEP = 0.3
-#: Somewhere the weight rests, as a share of its largest step: a piece of a steady pan climbs all the time.
-_MAX_PLATEAU = 0.25
 #: Ends that correlate more than this show the same scene.
 _MAX_CORRELATION = 0.6
+#: Share of the change that moving blocks must leave: pans and shakes over textures leave up to 0.33, dissolves from
+#: 0.38 up (measured on photographs); smooth pictures less, but then the mixture is nearly pure, as no move is.
+_MIN_UNEXPLAINED = 0.35
+_MIN_UNEXPLAINED_PURE, _NEAR_PURE = 0.2, 0.12
 
 #: What is known of a proposal, in the order of the model's weights. ``l_`` marks logarithms.
 FEATURES = (
@@ -61,10 +61,6 @@ FEATURES = (
     "matching",  # correlation of blocks with their best match nearby
 )
 
-#: Share of the change that moving blocks must leave: pans and shakes over textures leave up to 0.33, dissolves from
-#: 0.38 up (measured on photographs); smooth pictures less, but then the mixture is nearly pure, as no move is.
-_MIN_UNEXPLAINED = 0.35
-_MIN_UNEXPLAINED_PURE, _NEAR_PURE = 0.2, 0.12
 #: A found dissolve is settled when nothing better came for this long.
 _SETTLE_S = 0.5
 #: Pictures of a span that are tested, at most.
@@ -174,14 +170,11 @@ class Dissolves:
         ends = max(steps[0], steps[-1])
         if max(steps) > _MAX_STEP or min(steps) < -_MAX_BACKSTEP or ends > _MAX_END_STEP:
             return None
-        if min(steps) > _MAX_PLATEAU * max(steps):
-            return None
         times_s = [first.ts_s, *(self._samples[i].ts_s for i in places), last.ts_s]
         climbing = list(accumulate(weights, max))
         start_s, mid_s, end_s = (float(np.interp(w, climbing, times_s)) for w in (0.05, 0.5, 0.95))
         unexplained = self._unexplained(start_s + (mid_s - start_s) / 2, mid_s + (end_s - mid_s) / 2)
         if unexplained < (_MIN_UNEXPLAINED if left > _NEAR_PURE else _MIN_UNEXPLAINED_PURE):
-            self._short_tried_s = self._long_tried_s = last.ts_s + _REST_S
             return None
         values = (
             math.log(change),
