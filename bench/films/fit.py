@@ -26,7 +26,7 @@ from bench.films import streams, truth
 from bench.films.streams import Stream
 from bench.storyboard import Score, score
 from worker.media import gradual, hardcuts, verdict
-from worker.media.cuts import WAIT_S, CutFinder
+from worker.media.cuts import DISSOLVE_WAIT_S, WAIT_S, CutFinder
 from worker.media.gradual import Dissolve, Dissolves
 from worker.media.hardcuts import HardCuts, Proposal
 from worker.media.judge import Judge
@@ -51,7 +51,6 @@ _LOOSE = {
     "_MAX_CORRELATION": 0.9,
     "_MIN_UNEXPLAINED": 0.15,
     "_MIN_UNEXPLAINED_PURE": 0.1,
-    "_MAX_PLATEAU": 0.6,
 }
 #: Parts that the films are divided into to judge each by models of the others.
 FOLDS = 3
@@ -93,6 +92,7 @@ def _examples(stream: Stream, weights: Path | None, models: Models | None) -> Ex
     hard, dissolves, judge = HardCuts(), Dissolves(), Judge(weights or Path(), every=False)
     found: Examples = {kind: [] for kind in KINDS}
     waiting: list[Proposal] = []
+    mixed: list[Dissolve] = []
     asked = dict.fromkeys(KINDS, 0)
 
     def note(kind: str, features: tuple[float, ...], true: bool | None, from_s: float, to_s: float) -> None:
@@ -111,7 +111,9 @@ def _examples(stream: Stream, weights: Path | None, models: Models | None) -> Ex
         while waiting and waiting[0].ts_s <= until_s:
             p = waiting.pop(0)
             note("hard", p.features, _is_hard(stream, p.ts_s), p.ts_s, p.ts_s)
-        for d in seen:
+        mixed.extend(seen)
+        while mixed and mixed[0].seen_s <= until_s + WAIT_S - DISSOLVE_WAIT_S:
+            d = mixed.pop(0)
             span = d.cut.mixed_from_s, d.cut.mixed_to_s
             note("gradual", d.features, _is_gradual(stream, d.cut.ts_s, *span), *span)
 

@@ -174,6 +174,8 @@ def compose(name: str, fold: int, shots: Sequence[list[Image]], seed: int, count
         alone_s = max([0.0, *stream.hard_s, *(end_s for _, end_s in stream.gradual_s)])
         over = min(rng.choice([8, 14, 24]), len(images) - round(alone_s / 0.04))
         images[-over:] = [_scale(image, 1 - (i + 1) / over) for i, image in enumerate(images[-over:])]
+    if rng.random() < 0.2:  # black and white
+        images = [cv2.cvtColor(cv2.cvtColor(i, cv2.COLOR_RGB2GRAY), cv2.COLOR_GRAY2RGB) for i in images]  # type: ignore[misc]
     stream.images = images
     stream.length_s = len(images) * 0.04
     return stream

@@ -21,14 +21,14 @@ from .slides import Slides
 #: Every detector has decided about a moment this long after it.
 SETTLE_S = 4.0
 #: What happened longer ago than this before a moment has no influence on what is decided about it: a dissolve is looked for in
-#: samples of 3.5 s and settled 0.5 s later, the network reads the second before it, and is asked so often in a step of 1 s.
-MEMORY_S = 6.0
+#: samples of 3.5 s and judged 1.5 s later, the network reads the second before it, and is asked so often in a step of 1 s.
+MEMORY_S = 7.0
 #: No scene is shorter than this, except the last.
 MIN_SCENE_S = FLASH_S
 #: How far around a transition another finding is the same one.
 _SAME_S = 0.3
-#: After a hard cut the network needs pictures for this long.
-WAIT_S = 0.6
+#: After a hard cut the network needs pictures for this long; after a dissolve too, which may also be half of a fade.
+WAIT_S, DISSOLVE_WAIT_S = 0.6, 1.5
 #: The network is asked about this many proposals in each step of time, at most: each costs up to a quarter of a CPU second.
 #: A film that flickers has more; of those the cheap features decide.
 _ASKED, _ASKED_STEP_S = 1, 1.0
@@ -60,6 +60,8 @@ class CutFinder:
         self._gradual_verdict = verdict.load("gradual", gradual.FEATURES)
         #: Proposed hard cuts whose future the network has not seen.
         self._waiting: deque[Proposal] = deque()
+        #: Proposed dissolves that are judged ``DISSOLVE_WAIT_S`` after they were seen.
+        self._mixed: deque[Dissolve] = deque()
         #: Hard cuts of the last seconds, and all sudden changes, cut or flash: borders that no fade can have.
         self._hard_s: deque[float] = deque(maxlen=64)
         self._jumps_s: deque[float] = deque(maxlen=64)
@@ -83,10 +85,10 @@ class CutFinder:
         peaks = self._judge.feed(ts_s, thumb) if self._judge else []
         self._waiting.extend(self._hard.feed(ts_s, thumb))
         self._judge_waiting(ts_s - WAIT_S)
-        for dissolve in self._dissolves.feed(ts_s, thumb):
-            self._add_dissolve(dissolve)
+        self._mixed.extend(self._dissolves.feed(ts_s, thumb))
         if fade := self._fades.feed(ts_s, thumb):
             self._add_fade(fade)
+        self._judge_mixed(ts_s - DISSOLVE_WAIT_S)
         if slide := self._slides.feed(ts_s, thumb):
             self._add_slide(slide)
         for peak in peaks:
@@ -99,8 +101,8 @@ class CutFinder:
         peaks = self._judge.flush() if self._judge else []
         self._waiting.extend(self._hard.flush())
         self._judge_waiting(math.inf)
-        for dissolve in self._dissolves.flush():
-            self._add_dissolve(dissolve)
+        self._mixed.extend(self._dissolves.flush())
+        self._judge_mixed(math.inf)
         if slide := self._slides.flush():
             self._add_slide(slide)
         for peak in peaks:
@@ -111,6 +113,15 @@ class CutFinder:
     def _judge_waiting(self, until_s: float) -> None:
         while self._waiting and self._waiting[0].ts_s <= until_s:
             self._add_hard(self._waiting.popleft())
+
+    def _judge_mixed(self, until_s: float) -> None:
+        """Judge the dissolves seen until then; of several proposals of one, the likeliest."""
+        chance = self._gradual_verdict.cheaply
+        while self._mixed and self._mixed[0].seen_s <= until_s:
+            first = self._mixed.popleft()
+            others = (other for other in self._mixed if _overlap(first.cut, other.cut))
+            if all(chance(other.features) <= chance(first.features) for other in others):
+                self._add_dissolve(first)
 
     def _judged(
         self, models: verdict.Verdict, features: tuple[float, ...], from_s: float, to_s: float

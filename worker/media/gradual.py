@@ -18,7 +18,7 @@ from itertools import accumulate, pairwise
 import cv2
 import numpy as np
 
-from .grid import is_same_step, step_of
+from .grid import is_same_step
 from .hardcuts import Cut, motion_residual
 from .planes import Plane, Thumb
 from .similarity import edge_change, matching_blocks
@@ -29,8 +29,6 @@ _SPANS_S = (0.28, 0.5, 0.8, 1.2, 1.8, 2.6, 3.4)
 _STEP_S = 1 / 31
 #: Short spans are tried at every sample, long ones at the first of each such step.
 _LONG_EVERY_S = 0.15
-#: After a move was taken for a dissolve until the last test, nothing is tried in the rest of such a step: it goes on.
-_REST_S = 2 * _LONG_EVERY_S
 #: Smallest mean difference of the two ends, in grey levels.
 _MIN_CHANGE = 9.0
 #: Largest share of the change that the mixture may leave unexplained, (worst picture, mean picture), from each mean
@@ -41,10 +39,12 @@ _MAX_STEP = 0.6
 _MAX_BACKSTEP = 0.08
 #: Largest step next to an end: more means that the end is a flash or the other side of a cut.
 _MAX_END_STEP = 0.3
-#: Somewhere the weight rests, as a share of its largest step: a piece of a steady pan climbs all the time.
-_MAX_PLATEAU = 0.25
 #: Ends that correlate more than this show the same scene.
 _MAX_CORRELATION = 0.6
+#: Share of the change that moving blocks must leave: pans and shakes over textures leave up to 0.33, dissolves from
+#: 0.38 up (measured on photographs); smooth pictures less, but then the mixture is nearly pure, as no move is.
+_MIN_UNEXPLAINED = 0.35
+_MIN_UNEXPLAINED_PURE, _NEAR_PURE = 0.2, 0.12
 
 #: What is known of a proposal, in the order of the model's weights. ``l_`` marks logarithms.
 FEATURES = (
@@ -62,10 +62,6 @@ FEATURES = (
     "matching",  # correlation of blocks with their best match nearby
 )
 
-#: Share of the change that moving blocks must leave: pans and shakes over textures leave up to 0.33, dissolves from
-#: 0.38 up (measured on photographs); smooth pictures less, but then the mixture is nearly pure, as no move is.
-_MIN_UNEXPLAINED = 0.35
-_MIN_UNEXPLAINED_PURE, _NEAR_PURE = 0.2, 0.12
 #: A found dissolve is settled when nothing better came for this long.
 _SETTLE_S = 0.5
 #: Pictures of a span that are tested, at most.
@@ -98,8 +94,6 @@ class Dissolves:
     def __init__(self) -> None:
         self._samples: deque[_Sample] = deque()
         self._best: Dissolve | None = None
-        #: Number of the step of ``_REST_S`` in whose rest nothing is tried.
-        self._resting = -1
 
     def feed(self, ts_s: float, thumb: Thumb) -> list[Dissolve]:
         """Take the next frame; return the dissolves proposed by it (at most one)."""
@@ -110,9 +104,7 @@ class Dissolves:
         self._samples.append(_Sample(ts_s, picture, thumb))
         while ts_s - self._samples[0].ts_s > _SPANS_S[-1] + 0.1:
             self._samples.popleft()
-        found = None
-        if step_of(ts_s, _REST_S) != self._resting:
-            found = self._search(_SPANS_S[:2] if is_same_step(ts_s, last_s, _LONG_EVERY_S) else _SPANS_S)
+        found = self._search(_SPANS_S[:2] if is_same_step(ts_s, last_s, _LONG_EVERY_S) else _SPANS_S)
         if found and (self._best is None or found.change > 1.02 * self._best.change):
             self._best = found
         if self._best and ts_s - self._best.seen_s > _SETTLE_S:
@@ -173,14 +165,11 @@ class Dissolves:
         ends = max(steps[0], steps[-1])
         if max(steps) > _MAX_STEP or min(steps) < -_MAX_BACKSTEP or ends > _MAX_END_STEP:
             return None
-        if min(steps) > _MAX_PLATEAU * max(steps):
-            return None
         times_s = [first.ts_s, *(self._samples[i].ts_s for i in places), last.ts_s]
         climbing = list(accumulate(weights, max))
         start_s, mid_s, end_s = (float(np.interp(w, climbing, times_s)) for w in (0.05, 0.5, 0.95))
         unexplained = self._unexplained(start_s + (mid_s - start_s) / 2, mid_s + (end_s - mid_s) / 2)
         if unexplained < (_MIN_UNEXPLAINED if left > _NEAR_PURE else _MIN_UNEXPLAINED_PURE):
-            self._resting = step_of(last.ts_s, _REST_S)
             return None
         values = (
             math.log(change),

@@ -160,6 +160,8 @@ class HardCuts:
         if frame.score < _MIN_RATIO * usual:
             return None
         before = self._frames[index - 1].thumb
+        if before.blank and frame.thumb.blank:
+            return None
         change, residual = self._residual(index)
         colours = sum(
             cv2.norm(a, b, cv2.NORM_L1) / a.size

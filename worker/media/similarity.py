@@ -17,7 +17,7 @@ _EDGES, _FLAT, _MOVED = 0.15, 12.0, 1
 #: Blocks and how far they are searched, in pixels of a thumb's half; those that vary less (grey levels) show nothing.
 _BLOCK, _REACH, _UNIFORM = 16, 8, 2.0
 #: Colours: bins of Y, U and V, and the range of each.
-_BINS, _RANGES = (8, 16, 16), (0, 256, 64, 192, 64, 192)
+_BINS, _RANGES = (16, 16, 16), (0, 256, 64, 192, 64, 192)
 
 
 def edge_change(before: Plane, after: Plane) -> float:

@@ -44,7 +44,7 @@ from .scenes import Held, SceneCount, make_scene
 from .sprites import SpriteBuilder
 
 #: Around a seam both spans must have found the same cuts.
-CHECK_S = 2.0
+CHECK_S = 1.0
 #: Decoded before a span begins, seconds and pictures: the network reads 12 pictures before a proposal, however far apart they are.
 WARM_S, _WARM_PICTURES = MEMORY_S + CHECK_S, 40
 #: Files whose pictures are further apart are split in one pass: their clock may leap.
