@@ -172,7 +172,7 @@ def _check_seam(one: SpanResult, other: SpanResult, last: SpanResult) -> None:
         raise SpansDiffer(f"one ends at {one.last_s:.3f} s, the last one at {last.last_s:.3f} s")
     seam_s = other.span.from_s
     mine, others = (
-        [(cut.ts_s, cut.kind) for cut in each.cuts if abs(cut.ts_s - seam_s) <= CHECK_S]
+        [(cut.ts_s, cut.kind) for cut in each.cuts if abs(cut.ts_s - seam_s) < CHECK_S]
         for each in (one, other)
     )
     if mine != others:

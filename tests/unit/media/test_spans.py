@@ -219,7 +219,7 @@ def test_a_span_that_begins_in_the_dark(tmp_path: Path, monkeypatch: pytest.Monk
     images = [
         *[before] * 10,
         *((before * (1 - step)).astype(np.uint8) for step in steps),
-        *[np.zeros_like(before)] * 290,
+        *[np.zeros_like(before)] * 330,
         *((after * step).astype(np.uint8) for step in steps),
     ]
     images += [after] * (LENGTH_S * 30 - len(images))
