@@ -251,13 +251,14 @@ def held_jobs(session: Session) -> list[Held]:
 def reclaim(session: Session, held: Held, error: ScenefleetError, policy: RunPolicy) -> list[WakeUp] | None:
     """Fail an attempt whose worker is gone. None: it has ended or been renewed since, or its rows are locked."""
     subject = subjects.lock(session, held.subject, skip_locked=True)
+    if subject is None:
+        # Whoever has it may be about to take the job back too: leave them the job.
+        return None
     condition = _is_attempt(held) & (Job.state == JobState.RUNNING)
     if held.expired:
         condition &= Job.lease_until < NOW
     job = session.scalars(select(Job).where(condition).with_for_update(skip_locked=True)).one_or_none()
-    if subject is None or job is None:
-        return None
-    return _fail(session, subject, job, error, policy)
+    return None if job is None else _fail(session, subject, job, error, policy)
 
 
 def release(session: Session, owner_prefix: str) -> int:

@@ -109,9 +109,11 @@ def strangers(fleet: Fleet) -> dict[str, int]:
 def test_the_astronaut_is_one_person_however_often_she_is_seen(indexed: Fleet, truth: dict[str, Any]) -> None:
     """Before the tests below name and erase her."""
     scenes = indexed.client.scenes(VIDEO, VIEWER).scenes
+    shown = indexed.client.timeline(VIDEO, VIEWER).scenes
     for face in truth["faces"]:
-        scene = scenes[face["scene"]]
+        scene, (who,) = scenes[face["scene"]], shown[face["scene"]].people
         assert len(scene.keyframe_keys) > 1 and scene.faces == 1
+        assert scene.start_s <= who.start_s < who.end_s <= scene.end_s
 
 
 def test_what_a_human_says_of_strangers_holds_and_is_taken_back(
