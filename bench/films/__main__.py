@@ -29,7 +29,7 @@ from bench.films import costs, fit, streams, truth
 from bench.films.sheets import probabilities, read as read_film
 from bench.films.streams import Stream
 from bench.films.truth import Film
-from bench.split import run_child
+from bench.split import SIZES, run_child
 from bench.storyboard import Score, score
 from worker.media.limits import MediaLimits
 from worker.media.split import split
@@ -120,7 +120,7 @@ def measure_costs(films: Sequence[Film], weights: Path | None, console: Console)
             if container.streams.video[0].height >= 700:
                 paths.append(film.path)
     parts = [film for name in costs.JOINED for film in films if film.file == name]
-    for size in costs.SIZES:
+    for size in SIZES.values():
         paths.append(OUT / f"joined-{size[1]}p.mp4")
         if not paths[-1].exists():
             costs.join(parts, size, paths[-1])

@@ -15,10 +15,9 @@ from bench.split import run_child
 
 #: Runs of each program whose CPU time is measured; the least counts, as the machine may be busy.
 _RUNS = 3
-#: Films that are joined to a long one of the size (width, height), of 25 frames a second: their fixed costs and their few cuts
+#: Films that are joined to a long one of each size, of 25 frames a second: their fixed costs and their few cuts
 #: weigh less in it.
 JOINED = ("music-video.mp4", "bikes.mp4", "Megamind.avi", "bigbuckbunny.mp4", "sintel-16s.mp4")
-SIZES = ((1280, 720), (1920, 1080))
 
 
 def cpu_ratio(path: Path, weights: Path | None) -> float:

@@ -205,7 +205,7 @@ def test_nodes_refuse_the_newest_requests_that_were_not_reserved_and_no_others(
     assert client.llen(f"scenefleet:refused:{QUEUE}") == 0
 
 
-def test_nobody_is_told_of_a_refusal_too_late(
+def test_a_refusal_is_not_answered_after_its_deadline(
     client: redis.Redis, redis_server: RedisServer, refused: list[str]
 ) -> None:
     made = make_message("tasks.text.embed", {"texts": ["x"]}, QUEUE)

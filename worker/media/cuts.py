@@ -29,9 +29,9 @@ MIN_SCENE_S = FLASH_S
 _SAME_S = 0.3
 #: After a hard cut the network needs pictures for this long; after a dissolve too, which may also be half of a fade.
 WAIT_S, DISSOLVE_WAIT_S = 0.6, 1.5
-#: The network is asked about this many proposals in each step of time, at most: each costs up to a quarter of a CPU second.
+#: The network is asked about one proposal in each step of so many seconds: each costs up to a quarter of a CPU second.
 #: A film that flickers has more; of those the cheap features decide.
-_ASKED, _ASKED_STEP_S = 1, 1.0
+_ASKED_STEP_S = 1.0
 #: A change so much larger than those around it is no part of a fade (a logarithm).
 _SUDDEN = math.log(2)
 #: A fade has no model: a run of uniform pictures between two scenes.
@@ -50,8 +50,8 @@ class CutFinder:
         """
         self._judge = judge
         self._min_confidence = min_confidence
-        #: A step of time, and the number of questions to the network in it.
-        self._asked = (-1, 0)
+        #: The step of time in which the network was asked last.
+        self._asked_step = -1
         self._hard = HardCuts()
         self._dissolves = Dissolves()
         self._fades = Fades(resumed=resumed)
@@ -128,12 +128,10 @@ class CutFinder:
     ) -> tuple[float, float | None]:
         """How likely a proposal is a cut; and where the network has it, if it was asked and is for it."""
         cheap = models.cheaply(features)
-        step, asked = step_of(self._last_s, _ASKED_STEP_S), 0
-        if step == self._asked[0]:
-            asked = self._asked[1]
-        if self._judge is None or asked >= _ASKED or not models.is_doubtful(cheap):
+        step = step_of(self._last_s, _ASKED_STEP_S)
+        if self._judge is None or step == self._asked_step or not models.is_doubtful(cheap):
             return cheap, None
-        self._asked = (step, asked + 1)
+        self._asked_step = step
         said = self._judge.ask(from_s, to_s)
         return models.jointly(cheap, said.chance), said.centre_s
 

@@ -73,6 +73,8 @@ def decode(request: dict[str, Any], limits: MediaLimits) -> dict[str, Any]:
     cv2.setNumThreads(1)
     path, folder = Path(request["path"]), Path(request["folder"])
     arguments = {"limits": limits, **request["arguments"]}
+    if arguments.get("weights"):
+        arguments["weights"] = Path(arguments["weights"])
     match request["kind"]:
         case "split":
             from .spans import plan_spans
@@ -83,14 +85,12 @@ def decode(request: dict[str, Any], limits: MediaLimits) -> dict[str, Any]:
             spans = plan_spans(path, limits, span_s) if span_s and arguments["mode"] != "fast" else ()
             if spans:
                 return {"spans": [asdict(span) for span in spans]}
-            arguments["weights"] = Path(arguments["weights"]) if arguments["weights"] else None
             return asdict(split(path, folder, on_progress=_tell_progress, **arguments))
         case "split_span":
             from .results import Span
             from .spans import store
             from .split import split_span
 
-            arguments["weights"] = Path(arguments["weights"]) if arguments["weights"] else None
             arguments["span"] = Span(**arguments["span"])
             return store(split_span(path, folder, on_progress=_tell_progress, **arguments), folder)
         case "join_spans":

@@ -9,26 +9,29 @@ from pathlib import Path
 from shared.errors import LimitExceeded
 
 from .cuts import SETTLE_S
-from .exact import ExactPictures
+from .exact import ExactPictures, Source
 from .hardcuts import Cut
-from .keyframes import Recent, SceneFrames
+from .keyframes import Candidate, Recent, SceneFrames
 from .limits import MediaLimits
 from .pictures import write_jpeg
-from .planes import Plane, Thumb
+from .planes import Thumb
 from .results import Keyframe, SceneCut, Span
 from .sampling import Look
 
 
-@dataclass(frozen=True, kw_only=True)
-class Held:
-    """A picture of a scene that goes on beyond the span: it may become a keyframe."""
+@dataclass
+class Stored:
+    """A picture, stored already, of a scene that goes on beyond the span: it may become a keyframe (``keyframes.Shown``)."""
 
     keyframe: Keyframe
     sharpness: float
     thumb: Thumb
-    #: As ``keyframes.Candidate`` has them.
-    luma: Plane
-    lasting: Plane
+    source: Source | None = None
+    is_key = False
+
+    @property
+    def ts_s(self) -> float:
+        return self.keyframe.ts_s
 
 
 class SceneBuilder:
@@ -54,7 +57,7 @@ class SceneBuilder:
         self._recent = Recent()
         self._open: SceneFrames[Look] = SceneFrames()
         self._begins: Cut | None = None
-        self._head: tuple[Held, ...] = ()
+        self._head: tuple[Candidate[Stored], ...] = ()
         self._done: list[SceneCut] = []
         self._rotation_deg = 0
         self._pixel_aspect = 1.0
@@ -86,7 +89,9 @@ class SceneBuilder:
         self._close(end_s, None)
         return tuple(self._done)
 
-    def finish_span(self) -> tuple[tuple[SceneCut, ...], tuple[Held, ...], tuple[Held, ...]]:
+    def finish_span(
+        self,
+    ) -> tuple[tuple[SceneCut, ...], tuple[Candidate[Stored], ...], tuple[Candidate[Stored], ...]]:
         """Return the scenes between the cuts, and the candidates before the first and after the last one.
 
         Without a cut all candidates are before it.
@@ -111,18 +116,14 @@ class SceneBuilder:
         keyframes = (self._write(f"{idx:05d}_{ordinal}.jpg", look) for ordinal, look in enumerate(chosen))
         self._done.append(make_scene(idx, self._begins, end_s, keyframes))
 
-    def _store(self, name: str) -> tuple[Held, ...]:
+    def _store(self, name: str) -> tuple[Candidate[Stored], ...]:
         """Write the candidates of the open scene."""
-        return tuple(
-            Held(
-                keyframe=self._write(f"{name}_{number}.jpg", candidate.shown),
-                sharpness=candidate.shown.sharpness,
-                thumb=candidate.shown.thumb,
-                luma=candidate.luma,
-                lasting=candidate.lasting,
-            )
-            for number, candidate in enumerate(self._open.held)
-        )
+        stored = []
+        for number, candidate in enumerate(self._open.held):
+            look = candidate.shown
+            picture = Stored(self._write(f"{name}_{number}.jpg", look), look.sharpness, look.thumb)
+            stored.append(Candidate(picture, candidate.luma, candidate.lasting))
+        return tuple(stored)
 
     def _write(self, name: str, look: Look) -> Keyframe:
         """Write a keyframe; raises LimitExceeded past their number or their bytes."""

@@ -21,7 +21,6 @@ import numpy as np
 
 from .boundary import media_errors
 from .cuts import MEMORY_S
-from .exact import Source
 from .guard import Counts, Guard
 from .hardcuts import Cut
 from .keyframes import Candidate, SceneFrames
@@ -40,12 +39,12 @@ from .results import (
     SplitResult,
     VideoStream,
 )
-from .scenes import Held, SceneCount, make_scene
+from .scenes import SceneCount, Stored, make_scene
 from .sprites import SpriteBuilder
 
 #: Around a seam both spans must have found the same cuts.
 CHECK_S = 1.0
-#: Decoded before a span begins, seconds and pictures: the network reads 12 pictures before a proposal, however far apart they are.
+#: Decoded before a span begins, seconds and pictures: the network reads six pictures before a short proposal, however far apart they are.
 WARM_S, _WARM_PICTURES = MEMORY_S + CHECK_S, 40
 #: Files whose pictures are further apart are split in one pass: their clock may leap.
 _LEAP_S = 10.0
@@ -67,8 +66,8 @@ class SpanResult:
     #: Those between two cuts in the span.
     scenes: tuple[SceneCut, ...]
     #: Candidates before the first cut in the span, or all if it has none, and after the last one.
-    head: tuple[Held, ...]
-    tail: tuple[Held, ...]
+    head: tuple[Candidate[Stored], ...]
+    tail: tuple[Candidate[Stored], ...]
     tiles: tuple[tuple[float, Thumb], ...]
     #: Time of the last picture decoded, whether it is the file's last, and how long it is shown.
     last_s: float
@@ -186,18 +185,18 @@ def _total(counts: Sequence[Counts]) -> Counts:
 def _join_scenes(found: Sequence[SpanResult], end_s: float, count: SceneCount) -> tuple[SceneCut, ...]:
     scenes: list[SceneCut] = []
     begins: Cut | None = None
-    candidates: SceneFrames[_Stored] = SceneFrames()
+    candidates: SceneFrames[Stored] = SceneFrames()
 
     def close(to_s: float, ends: Cut | None) -> None:
         start_s = 0.0 if begins is None else begins.ts_s
         chosen = candidates.choose(start_s, to_s, begins, ends)
-        scenes.append(make_scene(len(scenes), begins, to_s, (one.held.keyframe for one in chosen)))
+        scenes.append(make_scene(len(scenes), begins, to_s, (one.keyframe for one in chosen)))
         count.add_scene(to_s)
 
     for one in found:
         count.add_keyframes(one.keyframes, one.keyframe_bytes, one.last_s)
         own = [cut for cut in one.cuts if one.span.has(cut.ts_s)]
-        candidates.join(map(_candidate, one.head))
+        candidates.join(one.head)
         if not own:
             continue
         close(own[0].ts_s, own[0])
@@ -205,7 +204,7 @@ def _join_scenes(found: Sequence[SpanResult], end_s: float, count: SceneCount) -
             count.add_scene(scene.end_s)
             scenes.append(replace(scene, idx=len(scenes)))
         begins, candidates = own[-1], SceneFrames()
-        candidates.join(map(_candidate, one.tail))
+        candidates.join(one.tail)
     close(end_s, None)
     return tuple(scenes)
 
@@ -218,37 +217,12 @@ def _join_sprites(found: Sequence[SpanResult]) -> SpriteBuilder:
     return builder
 
 
-@dataclass
-class _Stored:
-    """A stored picture as ``SceneFrames`` takes it."""
-
-    held: Held
-    source: Source | None = None
-    is_key = False
-
-    @property
-    def ts_s(self) -> float:
-        return self.held.keyframe.ts_s
-
-    @property
-    def thumb(self) -> Thumb:
-        return self.held.thumb
-
-    @property
-    def sharpness(self) -> float:
-        return self.held.sharpness
-
-
-def _candidate(held: Held) -> Candidate[_Stored]:
-    return Candidate(_Stored(held), held.luma, held.lasting)
-
-
 def store(found: SpanResult, out_dir: Path) -> dict[str, Any]:
     """Write the thumbs of a result, and what its candidates are compared by, into ``out_dir``; return the rest as JSON."""
     ends = {"head": found.head, "tail": found.tail}
     planes = [plane for _, thumb in found.tiles for plane in (thumb.y, thumb.u, thumb.v)]
-    for held in (*found.head, *found.tail):
-        planes += [held.thumb.y, held.thumb.u, held.thumb.v, held.luma, held.lasting]
+    for one in (*found.head, *found.tail):
+        planes += [one.shown.thumb.y, one.shown.thumb.u, one.shown.thumb.v, one.luma, one.lasting]
     with (out_dir / THUMBS_NAME).open("wb") as file:
         for plane in planes:
             file.write(plane.tobytes())
@@ -256,7 +230,10 @@ def store(found: SpanResult, out_dir: Path) -> dict[str, Any]:
         **asdict(replace(found, tiles=(), head=(), tail=())),
         "tiles": [(ts_s, thumb.mean, thumb.std) for ts_s, thumb in found.tiles],
         **{
-            name: [(asdict(held.keyframe), held.sharpness, held.thumb.mean, held.thumb.std) for held in end]
+            name: [
+                (asdict(one.keyframe), one.sharpness, one.thumb.mean, one.thumb.std)
+                for one in (candidate.shown for candidate in end)
+            ]
             for name, end in ends.items()
         },
     }
@@ -290,18 +267,13 @@ def load(number: int, result: Path, thumbs: Path) -> SpanResult:
     def scene(value: dict[str, Any]) -> SceneCut:
         return SceneCut(**{**value, "keyframes": tuple(map(keyframe, value["keyframes"]))})
 
-    def held(picture: dict[str, Any], sharpness: float, *of_thumb: float) -> Held:
-        return Held(
-            keyframe=keyframe(picture),
-            sharpness=sharpness,
-            thumb=next_thumb(*of_thumb),
-            luma=next_plane(fine_height, fine_width),
-            lasting=next_plane(fine_height, fine_width),
-        )
+    def candidate(picture: dict[str, Any], sharpness: float, *of_thumb: float) -> Candidate[Stored]:
+        stored = Stored(keyframe(picture), sharpness, next_thumb(*of_thumb))
+        return Candidate(stored, next_plane(fine_height, fine_width), next_plane(fine_height, fine_width))
 
     # In the order of what is stored.
     tiles = tuple((ts_s, next_thumb(mean, std)) for ts_s, mean, std in known["tiles"])
-    head, tail = (tuple(held(*one) for one in known[name]) for name in ("head", "tail"))
+    head, tail = (tuple(candidate(*one) for one in known[name]) for name in ("head", "tail"))
     return SpanResult(
         **{
             **known,

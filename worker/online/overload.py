@@ -103,7 +103,7 @@ def _answer(client: Any, refused: str, queue: str, limit: int, unreserved: int) 
                 log.error("message dropped", queue=queue, problem=type(error).__name__, bytes=len(raw))
             else:
                 if is_expired(message["headers"]):
-                    # Nobody waits for its answer any more.
+                    # Its caller no longer waits.
                     continue
                 least = limit if HEADER in message["headers"] else unreserved
                 refusal = Overloaded(f"queue {queue} has {least} requests that wait", RETRY_AFTER_S)
