@@ -243,7 +243,8 @@ class Fleet:
         except BrokerUnavailable:
             records = {}
         views = [
-            _view(node, states[node.name], records.get(nodes.node_name(node.name))) for node in self.plan
+            _view(self.home.root, node, states[node.name], records.get(nodes.node_name(node.name)))
+            for node in self.plan
         ]
         services = [*self.embedded, *([API] if self.api_url else [])]
         return views, {name: states[name].state == "RUNNING" for name in services}
@@ -291,13 +292,13 @@ def plan_nodes(settings: Settings) -> list[PlannedNode]:
     return node_plan.parse_plan(settings.nodes, set(models), settings.gpu_list)
 
 
-def _view(node: PlannedNode, program: ProgramState, record: nodes.NodeRecord | None) -> NodeView:
+def _view(root: Path, node: PlannedNode, program: ProgramState, record: nodes.NodeRecord | None) -> NodeView:
     # A record of an earlier process of this name may live on for some seconds.
     fresh = record if record is not None and record.pid == program.pid else None
     models: tuple[str, ...] = ()
     detail = ""
     if program.state == "EXITED" and program.exit_status == ExitStatus.CONFIG:
-        state, detail = "failed", last_error(Path(program.log))
+        state, detail = "failed", last_error(root / program.log)
     elif program.state in ("STOPPED", "FATAL", "STOPPING"):
         state = "starting" if not program.started_at_s else "stopped"
     elif program.state in ("BACKOFF", "EXITED"):

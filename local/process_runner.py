@@ -66,6 +66,7 @@ class ProgramState:
     exit_status: int
     #: Seconds since 1970; 0 before the first start.
     started_at_s: int
+    #: Its file, relative to the home.
     log: str
 
 

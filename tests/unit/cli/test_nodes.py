@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
@@ -9,9 +10,11 @@ from pathlib import Path
 
 import pytest
 
-from local import node, node_plan
+from local import fleet, node, node_plan
+from local.process_runner import ProgramState
 from local.restart_backoff import FREE_STARTS, LONGEST_S, WINDOW_S, pause_s
 from shared.errors import InvalidRequest
+from shared.exit_status import ExitStatus
 from shared.routing import NODES
 
 UUID = "GPU-8932f937-d72c-4106-c12f-20bd9faed9f6"
@@ -154,3 +157,19 @@ def test_a_damaged_record_is_begun_again(tmp_path: Path, damage: str) -> None:
     record.write_text(damage)
     assert pause_s(record, 5.0) == 0.0
     assert pause_s(record, 6.0) == 0.0
+
+
+def test_why_a_node_has_left_is_read_from_its_log_wherever_up_was_started(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """supervisord names logs from its own folder, the home."""
+    (planned,) = node_plan.parse_plan("media:1", set(), ())
+    (tmp_path / "logs").mkdir()
+    line = {"level": "error", "event": "leaving", "failure": "Model m can't be loaded: nowhere"}
+    (tmp_path / "logs" / "media.log").write_text(f"text\n{json.dumps(line)}\n")
+    ended = ProgramState(
+        state="EXITED", pid=0, exit_status=ExitStatus.CONFIG, started_at_s=1, log="logs/media.log"
+    )
+    monkeypatch.chdir("/")
+    view = fleet._view(tmp_path, planned, ended, None)
+    assert (view.state, view.detail) == ("failed", "Model m can't be loaded: nowhere")
