@@ -31,7 +31,7 @@ help:
 	@echo "make up           run a fleet here until Ctrl-C"
 	@echo "make migrate      upgrade the schema of the database of POSTGRES_URL"
 	@echo "make test         run all tests except the long fault test and those that need a GPU or containers"
-	@echo "make test-quick   run the tests that start no server and load no model: a minute"
+	@echo "make test-quick   run the tests that start no server, load no model and decode little video: a minute"
 	@echo "make coverage     run them and measure the coverage of lines and branches"
 	@echo "make test-faults  process videos while processes, Redis, Postgres and the storage fail: 1,000 random kills (FAULTS_KILLS=60: fewer)"
 	@echo "make test-gpu     run the tests that need an NVIDIA GPU, and measure throughput; skipped elsewhere"
@@ -60,7 +60,7 @@ test: $(DEV_STAMP) $(PAGE_STAMP) $(OIDC_STAMP)
 	$(PYTEST) -m "not faults and not gpu and not deploy" $(ARGS)
 
 test-quick: $(DEV_STAMP)
-	$(PYTEST) -m "not slow" tests/unit $(ARGS)
+	$(PYTEST) -m "not slow and not video" tests/unit $(ARGS)
 
 # Lines and branches of our packages that tests reach, nodes and commands they start included. Everything:
 #   make coverage COVERED='-m "not faults and not gpu and not deploy"'

@@ -16,6 +16,8 @@ import pytest
 
 from samples import make_demo
 
+pytestmark = pytest.mark.video
+
 SAMPLES = Path(__file__).parents[2] / "samples"
 VIDEO = SAMPLES / "demo.mp4"
 MAX_BYTES = 3_000_000

@@ -16,6 +16,8 @@ from tests.unit.media.conftest import Split
 from worker.media.planes import sharpness
 from worker.media.results import SplitResult
 
+pytestmark = pytest.mark.video
+
 SIZE = (320, 180)
 INTERLACED = Encoding(
     pix_fmt="yuv422p",

@@ -18,6 +18,8 @@ from worker.media.keyframes import HELD, Recent, SceneFrames
 from worker.media.planes import Thumb, reduce_frame
 from worker.media.sampling import Look
 
+pytestmark = pytest.mark.video
+
 
 def solid(level: int) -> Image:
     return np.full((180, 320, 3), level, np.uint8)

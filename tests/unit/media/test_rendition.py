@@ -19,6 +19,8 @@ from worker.media.rendition import make_rendition
 from worker.media.results import MediaInfo, Rendition
 from worker.media.split import split
 
+pytestmark = pytest.mark.video
+
 LIMITS = MediaLimits()
 SHOTS = [Shot(seed=1, frames=40, move="pan"), Shot(seed=2, frames=35)]
 VP9 = Encoding(codec="libvpx-vp9", options={"deadline": "realtime", "cpu-used": "8"})

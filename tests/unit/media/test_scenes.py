@@ -13,6 +13,8 @@ from tests.support.clips import Encoding, Shot, Sound, Truth, make_clip
 from tests.unit.media.conftest import Split
 from worker.media.results import SplitResult
 
+pytestmark = pytest.mark.video
+
 THREE_SHOTS = (
     Shot(seed=1, frames=30, move="pan"),
     Shot(seed=2, frames=34, move="zoom"),

@@ -13,7 +13,6 @@ import av
 import numpy as np
 import pytest
 
-from bench.films.truth import MEDIA
 from bench.storyboard import draw_shots
 from shared.errors import BadMedia, LimitExceeded
 from tests.support.clips import Encoding, Join, Shot, Sound, make_clip, picture, write_video
@@ -23,6 +22,8 @@ from worker.media.results import THUMBS_NAME, SpansDiffer, SplitResult
 from worker.media.sound import extract_audio
 from worker.media.spans import CHECK_S, SpanResult, join_spans, load, plan_spans, store
 from worker.media.split import split, split_span
+
+pytestmark = pytest.mark.video
 
 LIMITS = MediaLimits(media_threads=1)
 #: A key picture at each second, and nowhere else.
@@ -121,10 +122,8 @@ def test_drawn_clips(tmp_path: Path, seed: int) -> None:
 
 
 @pytest.mark.parametrize("name", ["sintel-16s.mp4", "traffic-camera.mp4"])
-def test_real_films(tmp_path: Path, name: str) -> None:
-    if not (MEDIA / name).is_file():
-        pytest.skip("no films here: python -m bench.films fetch")
-    assert_same(MEDIA / name, tmp_path, 8.0)
+def test_real_films(tmp_path: Path, assets: Path, name: str) -> None:
+    assert_same(assets / "films" / name, tmp_path, 8.0)
 
 
 def test_sound_that_outlasts_the_pictures(tmp_path: Path) -> None:

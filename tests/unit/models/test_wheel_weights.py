@@ -14,6 +14,8 @@ from worker.models.spec import ModelSpec
 from worker.models.weights import verify
 from worker.models.weights.pull import pull
 
+pytestmark = pytest.mark.slow
+
 WEIGHTS = b"weights of a network"
 
 
