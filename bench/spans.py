@@ -30,6 +30,7 @@ from bench import OUT
 from bench.servers import servers
 from bench.split import SIZES
 from bench.storyboard import make
+from shared.settings import Settings
 from tests.support.fleet import Fleet, eventually, fleet_over
 
 #: One pass over spans must take at least so many times as long.
@@ -41,6 +42,10 @@ _STATE = """
     SELECT count(*) AS parts, count(*) FILTER (WHERE state = 'done') AS done, count(*) FILTER (WHERE state = 'failed') AS failed,
         extract(epoch FROM max(finished_at) - min(started_at))::float AS seconds, sum(device_seconds) AS device_s
     FROM jobs WHERE stage = 'split' AND video_id IN (SELECT video_id FROM videos WHERE external_id = %s)
+"""
+_PARTS = """
+    SELECT coalesce(payload->>'does', 'plan') AS does, array_agg(extract(epoch FROM finished_at - started_at)::float ORDER BY part) AS seconds
+    FROM jobs WHERE stage = 'split' AND video_id IN (SELECT video_id FROM videos WHERE external_id = %s) GROUP BY 1
 """
 _SCENES = "SELECT start_s, end_s, kind, keyframes FROM scenes JOIN videos USING (video_id) WHERE external_id = %s ORDER BY idx"
 
@@ -109,9 +114,11 @@ def measure(fleet: Fleet, nodes: int, span_s: float, path: Path, video_id: str) 
         eventually(ended, within_s=3 * 3600, what=f"{video_id} is split", every_s=0.5)
     wall_s = time.monotonic() - began
     (row,) = fleet.rows(_STATE, video_id)
+    took = fleet.rows(_PARTS, video_id)
     fleet.stop("media")
     return {
         "parts": row["parts"],
+        "parts_s": {part["does"]: [round(one, 1) for one in part["seconds"]] for part in took},
         "split_s": row["seconds"],
         "device_s": float(row["device_s"]),
         "wall_s": wall_s,
@@ -176,7 +183,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("--quick", action="store_true", help="a video of 12 minutes")
     parser.add_argument("--minutes", type=int, default=60)
-    parser.add_argument("--span-s", type=float, default=600.0, help="length of the spans")
+    parser.add_argument("--span-s", type=float, default=Settings().split_span_s, help="length of the spans")
     parser.add_argument("--runs", type=int, default=1)
     parser.add_argument("--threads", type=int, default=1, help="of each decoder, for both ways")
     chosen = parser.parse_args()

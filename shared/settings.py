@@ -271,7 +271,7 @@ class Settings(BaseModel):
     """`exact` decodes every picture, and a network judges doubtful cuts; `fast` skips non-reference pictures and asks no network; with `accurate` the network reads every picture: several times the CPU time."""
     split_min_confidence: float = Field(0.5, ge=0, le=1)
     """Minimum probability of a cut, 0..1. A higher value gives fewer scenes, a lower value more."""
-    split_span_s: float = Field(600.0, ge=0)
+    split_span_s: float = Field(300.0, ge=0)
     """A longer video is split in spans of about this length, seconds, by several media processes side by side, with the same result; 0: never. Not with `SPLIT_MODE=fast`."""
 
     # --- the ledger

@@ -10,7 +10,6 @@ span had to let some go (``keyframes.HELD``). Sprites are those of one pass.
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from itertools import pairwise
@@ -81,16 +80,16 @@ class SpanResult:
 
 
 def plan_spans(path: Path, limits: MediaLimits, span_s: float) -> tuple[Span, ...]:
-    """Return spans of about ``span_s`` seconds at most; none for a file that is shorter, or that is split in one pass.
+    """Return spans of about ``span_s`` seconds; none for a file that is shorter, or that is split in one pass.
 
     That is one whose clock leaps, or whose pictures have no times, or too few key pictures. Reads the whole file, decodes nothing.
     Raises as ``split.split``.
     """
     with media_errors(limits), open_media(path, limits) as container:
         info = describe(container, path, limits)
-        count = math.ceil(info.duration_s / span_s)
-        if count < 2:
+        if info.duration_s <= span_s:
             return ()
+        count = max(2, round(info.duration_s / span_s))
         length_s = info.duration_s / count
         stream = container.streams[info.video.index]
         tick_s, start_s = float(stream.time_base or 0), (container.start_time or 0) / 1e6
