@@ -152,6 +152,15 @@ class Channel(redis.Channel):  # type: ignore[misc]
     QoS = QoS
     #: Messages that this process has taken from queues.
     taken = 0
+    _client: Any = None
+
+    def _create_client(self, asynchronous: bool = False) -> Any:
+        """kombu 5.7 makes a client for every command, which takes as long as the command: one does for a pool."""
+        if asynchronous:
+            return super()._create_client(asynchronous)
+        if self._client is None or self._client.connection_pool is not self.pool:
+            self._client = super()._create_client()
+        return self._client
 
     def basic_consume(self, queue: str, *args: Any, **kwargs: Any) -> Any:
         consumed = super().basic_consume(queue, *args, **kwargs)

@@ -20,6 +20,7 @@ from transformers import SiglipConfig, SiglipModel
 from shared.errors import ModelFailure, ModelUnavailable
 from worker.models.base import Float32, Uint8
 from worker.models.batching import in_order
+from worker.models.providers.packed import pack_linears
 from worker.models.providers.tensors import describe, fill, read_json, read_tensors, refused
 from worker.models.providers.tokens import read_tokenizer
 from worker.models.vision import VisionEmbedder
@@ -85,9 +86,9 @@ class SiglipEmbedder(VisionEmbedder):
             part.position_ids = torch.arange(part.position_ids.shape[-1]).unsqueeze(0)
         self._scale = float(tensors["logit_scale"].double().exp())
         self._bias = float(tensors["logit_bias"])
-        self._model = model.to(
-            device=self.placement.device, dtype=getattr(torch, self.placement.dtype)
-        ).eval()
+        device, dtype = self.placement.device, self.placement.dtype
+        self._model = model.to(device=device, dtype=getattr(torch, dtype)).eval()
+        pack_linears(self._model, device, dtype)
 
     def _warm_up(self) -> None:
         side_px = self._scaling.side_px

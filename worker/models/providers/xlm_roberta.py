@@ -17,6 +17,7 @@ from transformers import XLMRobertaConfig
 from shared.errors import ModelUnavailable
 from worker.models.batching import by_length
 from worker.models.placement.devices import Placement
+from worker.models.providers.packed import pack_linears
 from worker.models.providers.tensors import fill, read_json, read_tensors, refused
 from worker.models.providers.tokens import pad, read_tokenizer
 from worker.models.spec import ModelSpec
@@ -86,6 +87,7 @@ class XlmRoberta:
         embeddings.token_type_ids = torch.zeros_like(embeddings.position_ids)
         self.device, self.dtype = torch.device(placement.device), getattr(torch, placement.dtype)
         self.network = network.to(device=self.device, dtype=self.dtype).eval()
+        pack_linears(self.network, placement.device, placement.dtype)
 
     def tokenise(self, texts: Sequence[str]) -> list[list[int]]:
         """Each text's token ids, uncut, without <s> and </s>."""
