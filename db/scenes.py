@@ -1,4 +1,4 @@
-"""Writes the outputs of stages about a video, and publishes them."""
+"""Writes and reads the outputs of stages about a video."""
 
 from __future__ import annotations
 
@@ -16,20 +16,17 @@ from uuid import UUID, uuid5
 from sqlalchemy import (
     ColumnElement,
     ColumnExpressionArgument,
-    column,
+    any_,
     delete,
     func,
     select,
-    table,
-    text,
-    update,
 )
 from sqlalchemy.orm import Session
 
 from db.active_models import searched_model
+from db.expressions import uuids
 from db.ledger.bisection import REASON
 from db.ledger.stage_states import stage_states
-from db.lexicons import WITHOUT_LANGUAGE, lexicon_of
 from db.rows import by_scene, replace_rows
 from db.tables import (
     Embedding,
@@ -50,6 +47,7 @@ from shared.errors import Conflict
 
 #: Namespace of scene ids: the same split of the same video gives the same ids.
 NAMESPACE = UUID("6f2f1c52-5d0c-5d0a-9a4e-3f6a0e9d7c11")
+_DROPPED_AT_ONCE = 1_000
 
 
 def scene_id(video_id: str, split_version: int, idx: int) -> UUID:
@@ -83,6 +81,13 @@ def drop_scenes(session: Session, video_id: str, split_version: int, first_idx: 
     """Delete the scenes of a split from this one on."""
     rest = (Scene.video_id == video_id, Scene.split_version == split_version, Scene.idx >= first_idx)
     session.execute(delete(Scene).where(*rest))
+
+
+def drop_some_scenes(session: Session, video_id: str) -> bool:
+    """Delete up to 1,000 scenes of a video, of any split, with what was found in them. Returns whether there were any."""
+    some = session.scalars(select(Scene.scene_id).where(Scene.video_id == video_id).limit(_DROPPED_AT_ONCE))
+    session.execute(delete(Scene).where(Scene.scene_id == any_(uuids(scene_ids := some.all()))))
+    return bool(scene_ids)
 
 
 def write_transcript(session: Session, **columns: Any) -> None:
@@ -194,7 +199,7 @@ def words_of(session: Session, video_id: str, asr_run: int, scenes: Sequence[Sce
     if not scenes:
         return {}
     first, last = scenes[0], scenes[-1]
-    is_end = last.idx == scene_count(session, video_id, last.split_version) - 1
+    is_end = not scenes_between(session, video_id, last.split_version, last.idx + 1, last.idx + 1)
     until_s = math.inf if is_end else last.end_s
     parts = session.scalars(
         select(TranscriptPart)
@@ -316,85 +321,6 @@ def asr_model(session: Session, video_id: str, run: int) -> Model | None:
         .where(TranscriptPart.video_id == video_id, TranscriptPart.run == run)
         .limit(1)
     ).one_or_none()
-
-
-def publish_scene(
-    session: Session,
-    scene: UUID,
-    words: Words,
-    sidecar_key: str,
-    stage_runs: Mapping[str, int],
-    screen_text: str = "",
-    gaps: Sequence[NotLookedAt] = (),
-    *,
-    live: bool = True,
-) -> None:
-    """Publish one scene, in the run's last transaction; or, with ``live`` false, prepare it for ``show_scenes``.
-
-    ``screen_text``: its on-screen text, one line each. ``gaps``: what stages have left out of it.
-    """
-    lexicon = lexicon_of(words.language or "")
-    # On-screen text may be in another language than the speech.
-    screen_lexicon = lexicon_of(words.language) if words.language else WITHOUT_LANGUAGE
-    transcript = words.text.replace("\x00", "")
-    session.execute(
-        update(Scene)
-        .where(Scene.scene_id == scene)
-        .values(
-            live=live,
-            transcript=transcript,
-            segments=words.segments,
-            language=words.language,
-            # Postgres caps a tsvector at 1 MB; an hour of speech has about 60 KB.
-            tsv=_lexemes(lexicon, transcript[:200_000]),
-            sidecar_key=sidecar_key,
-            text_run=stage_runs.get(graph.TEXT.name),
-            vision_run=stage_runs.get(graph.VISION.name),
-            face_run=stage_runs.get(graph.FACE.name),
-            screen_text=screen_text,
-            screen_tsv=_lexemes(screen_lexicon, screen_text),
-            ocr_run=stage_runs.get(graph.OCR.name),
-            not_looked_at=[gap.model_dump(mode="json") for gap in gaps] or None,
-        )
-    )
-
-
-def is_shown(session: Session, video_id: str, split_version: int) -> bool:
-    """Whether callers see scenes of a split."""
-    shown = (Scene.video_id == video_id, Scene.split_version == split_version, Scene.live)
-    return session.scalars(select(Scene.scene_id).where(*shown).limit(1)).first() is not None
-
-
-def show_scenes(session: Session, video_id: str, split_version: int) -> None:
-    """Show callers the scenes of a split, all of which are prepared."""
-    of_split = (Scene.video_id == video_id, Scene.split_version == split_version)
-    session.execute(update(Scene).where(*of_split).values(live=True))
-
-
-def _lexemes(lexicon: str, words: str) -> ColumnElement[Any]:
-    """The words of a text as they are, and as a language's configuration reduces them."""
-    return func.to_tsvector(text(f"'{lexicon}'"), words).op("||")(func.to_tsvector(text("'simple'"), words))
-
-
-def drop_unpublished(session: Session, video_id: str, stage_runs: Mapping[str, int]) -> None:
-    """Delete rows of older runs that the published run replaces, so that each stage has one output."""
-    session.execute(
-        delete(Scene).where(Scene.video_id == video_id, Scene.split_version != stage_runs[graph.SPLIT.name])
-    )
-    of_video = select(Scene.scene_id).where(Scene.video_id == video_id)
-    for stage in graph.PIPELINE:
-        for name in stage.tables if stage.name in stage_runs else ():
-            found = table(name, column("scene_id"), column("run"))
-            old = (found.c.scene_id.in_(of_video), found.c.run != stage_runs[stage.name])
-            session.execute(delete(found).where(*old))
-    for family in (graph.TEXT.name, graph.VISION.name):
-        if family in stage_runs:
-            models = select(Model.model_id).where(Model.family == family)
-            old = (Embedding.scene_id.in_(of_video), Embedding.run != stage_runs[family])
-            session.execute(delete(Embedding).where(*old, Embedding.model_id.in_(models)))
-    if graph.ASR.name in stage_runs:
-        of_others = TranscriptPart.run != stage_runs[graph.ASR.name]
-        session.execute(delete(TranscriptPart).where(TranscriptPart.video_id == video_id, of_others))
 
 
 def page(session: Session, video_id: str, user_id: str, after_idx: int, limit: int) -> ScenePage:

@@ -356,6 +356,28 @@ class Scene(Base):
     people_changed: Mapped[bool] = mapped_column(server_default=text("false"))
 
 
+class PreparedScene(Base):
+    """What a run will show of a scene that callers see already, until it is published (``db.publication``)."""
+
+    __tablename__ = "prepared_scenes"
+
+    scene_id: Mapped[OfScene] = mapped_column(primary_key=True)
+    user_id: Mapped[str]
+    # As in ``scenes``:
+    transcript: Mapped[str]
+    segments: Mapped[list[Any]]
+    language: Mapped[str | None]
+    tsv: Mapped[Any] = mapped_column(TSVECTOR)
+    sidecar_key: Mapped[str]
+    text_run: Mapped[int | None]
+    vision_run: Mapped[int | None]
+    face_run: Mapped[int | None]
+    screen_text: Mapped[str]
+    screen_tsv: Mapped[Any] = mapped_column(TSVECTOR)
+    ocr_run: Mapped[int | None]
+    not_looked_at: Mapped[list[Any] | None] = mapped_column(JSONB(none_as_null=True))
+
+
 class TranscriptPart(Base):
     """The transcript of one window; scenes get their words from these."""
 

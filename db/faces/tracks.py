@@ -11,10 +11,10 @@ from uuid import UUID, uuid5
 
 import numpy as np
 from pgvector import HalfVector
-from sqlalchemy import any_, delete, func, insert as bulk, select, update
+from sqlalchemy import any_, delete, func, insert, select, text, update
 from sqlalchemy.orm import Session
 
-from db.expressions import array
+from db.expressions import array, uuids
 from db.faces.vote import NO_MATCH, FaceRule, Float64, Verdict, centroid, decide
 from db.tables import Face, FaceDecision, FaceTrack, Model, Person, PersonProfile, Scene, ScenePerson, Video
 from db.webhooks import deliveries
@@ -90,7 +90,7 @@ def write_tracks(
             }
         )
     if rows:
-        session.execute(bulk(FaceTrack), rows)
+        session.execute(insert(FaceTrack), rows)
 
 
 def weights_of(found: Sequence[Any]) -> Float64:
@@ -358,7 +358,7 @@ def people_in(session: Session, scenes: Mapping[UUID, int]) -> dict[UUID, list[P
         )
         .join(Person, Person.person_id == FaceTrack.person_id)
         .where(
-            FaceTrack.scene_id.in_(scenes.keys()),
+            FaceTrack.scene_id == any_(uuids(scenes.keys())),
             FaceTrack.user_id == Person.user_id,
             Person.deleted_at.is_(None),
         )
@@ -374,50 +374,79 @@ def people_in(session: Session, scenes: Mapping[UUID, int]) -> dict[UUID, list[P
     return found
 
 
-def refresh_scene_people(
-    session: Session, scene_ids: Sequence[UUID], written: Mapping[UUID, Sequence[PersonInScene]] | None = None
-) -> None:
-    """Update ``scene_people`` of published scenes from their tracks, and mark scenes whose sidecar differs.
+_ADD_SCENE_PEOPLE = text(
+    "INSERT INTO scene_people (scene_id, person_id, user_id, confidence, frame_count) SELECT * FROM unnest(CAST(:scenes AS uuid[]),"
+    " CAST(:people AS text[]), CAST(:users AS text[]), CAST(:confidences AS float8[]), CAST(:counts AS integer[]))"
+)
 
-    ``written``: the people in the sidecar just written; None: those in ``scene_people`` so far.
-    """
+
+@dataclass(frozen=True)
+class ShownFaces:
+    """The published faces of a scene: whose, in which video, by which run."""
+
+    user_id: str
+    video_id: str
+    run: int
+
+
+def scenes_with_people(session: Session, video_id: str, run: int) -> set[UUID]:
+    """The scenes of a video in which a run has found somebody, or somebody is shown so far."""
+    tracks = (FaceTrack.video_id == video_id, FaceTrack.run == run, FaceTrack.person_id.is_not(None))
+    found = set(session.scalars(select(FaceTrack.scene_id).where(*tracks).distinct()))
+    so_far = select(ScenePerson.scene_id).join(Scene, Scene.scene_id == ScenePerson.scene_id)
+    return found | set(session.scalars(so_far.where(Scene.video_id == video_id).distinct()))
+
+
+def refresh_scene_people(session: Session, scene_ids: Sequence[UUID]) -> None:
+    """Update ``scene_people`` of published scenes from their tracks, and mark scenes where it differs: so does their sidecar."""
     rows = session.execute(
-        select(Scene.scene_id, Scene.face_run, Scene.user_id, Scene.video_id).where(
-            Scene.scene_id.in_(scene_ids), Scene.live, Scene.face_run.is_not(None)
+        select(Scene.scene_id, Scene.user_id, Scene.video_id, Scene.face_run).where(
+            Scene.scene_id == any_(uuids(scene_ids)), Scene.live, Scene.face_run.is_not(None)
         )
-    ).all()
-    owner = {row.scene_id: row.user_id for row in rows}
-    now = people_in(session, {row.scene_id: int(row.face_run) for row in rows})
-    names = ("scene_id", "person_id", "user_id", "confidence", "frame_count")
-    columns = [getattr(ScenePerson, name) for name in names]
-    before = {tuple(row) for row in session.execute(select(*columns).where(ScenePerson.scene_id.in_(owner)))}
-    after = {
-        (scene, seen.person_id, owner[scene], seen.confidence, seen.frame_count)
-        for scene in owner
-        for seen in now.get(scene, ())
+    )
+    faces = {row.scene_id: ShownFaces(row.user_id, row.video_id, int(row.face_run)) for row in rows}
+    changed, _ = show_people(session, faces)
+    session.execute(update(Scene).where(Scene.scene_id == any_(uuids(changed))).values(people_changed=True))
+
+
+def show_people(
+    session: Session, faces: Mapping[UUID, ShownFaces]
+) -> tuple[set[UUID], dict[UUID, list[PersonInScene]]]:
+    """Update ``scene_people`` of published scenes from their tracks. Returns the scenes where it differs, and who is in each."""
+    now = people_in(session, {scene: found.run for scene, found in faces.items()})
+    columns = (
+        ScenePerson.scene_id,
+        ScenePerson.person_id,
+        ScenePerson.user_id,
+        ScenePerson.confidence,
+        ScenePerson.frame_count,
+    )
+    present = select(*columns).where(ScenePerson.scene_id == any_(uuids(faces)))
+    before: set[tuple[Any, ...]] = {tuple(row) for row in session.execute(present)}
+    after: set[tuple[Any, ...]] = {
+        (scene, seen.person_id, faces[scene].user_id, seen.confidence, seen.frame_count)
+        for scene, people in now.items()
+        for seen in people
     }
     changed = {row[0] for row in before ^ after}
-    session.execute(delete(ScenePerson).where(ScenePerson.scene_id.in_(changed)))
-    values = [dict(zip(names, row, strict=True)) for row in sorted(after) if row[0] in changed]
-    if values:
-        session.execute(bulk(ScenePerson), values)
-    had, place = {row[:2] for row in before}, {row.scene_id: row for row in rows}
-    for user_id in set(owner.values()):
-        shown = {
-            deliveries.Shown(
-                video_id=place[scene].video_id, face_run=int(place[scene].face_run), person_id=person
+    session.execute(delete(ScenePerson).where(ScenePerson.scene_id == any_(uuids(changed))))
+    added = sorted(row for row in after if row[0] in changed)
+    if added:
+        # By one statement: a trigger runs for each.
+        names = ("scenes", "people", "users", "confidences", "counts")
+        lists = {name: [row[place] for row in added] for place, name in enumerate(names)}
+        session.execute(_ADD_SCENE_PEOPLE, lists)
+    had = {row[:2] for row in before}
+    appeared: dict[str, set[deliveries.Shown]] = defaultdict(set)
+    for scene, person, user_id, *_ in after:
+        if (scene, person) not in had:
+            place = faces[scene]
+            appeared[user_id].add(
+                deliveries.Shown(video_id=place.video_id, face_run=place.run, person_id=person)
             )
-            for scene, person, *_ in after
-            if (scene, person) not in had and owner[scene] == user_id
-        }
+    for user_id, shown in appeared.items():
         deliveries.people_shown(session, user_id, shown)
-    if written is None:
-        session.execute(update(Scene).where(Scene.scene_id.in_(changed)).values(people_changed=True))
-        return
-    stale = {scene for scene in owner if list(now.get(scene, ())) != list(written.get(scene, ()))}
-    session.execute(
-        update(Scene).where(Scene.scene_id.in_(owner)).values(people_changed=Scene.scene_id.in_(stale))
-    )
+    return changed, now
 
 
 def mark_scenes_of(session: Session, person_id: str) -> None:

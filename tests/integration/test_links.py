@@ -8,13 +8,14 @@ from sqlalchemy.orm import Session
 
 from db.engine import transact
 from db.expressions import NOW
-from db.scenes import Words, publish_scene, scene_id, write_scenes
+from db.scenes import Words, scene_id, write_scenes
 from db.tables import Video
 from shared.storage import Storage, StorageConfig
 from tasks import people, search
 from tests.integration.conftest import Configure
 from tests.support.ledger import scene_rows
 from tests.support.s3_servers import variables_of
+from tests.support.scenes import publish_scene
 from tests.support.services import RedisServer
 
 pytestmark = pytest.mark.usefixtures("database")

@@ -8,15 +8,17 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from sqlalchemy import event, func, select, update
+from sqlalchemy import event, func, insert, select, update
 
+from db import scenes as scenes_table
 from db.engine import get_engine, transact
-from db.ledger import attempts
+from db.ledger import attempts, subjects, video_runs
 from db.ledger.claims import Claim
-from db.tables import Job, Scene
+from db.tables import Job, PreparedScene, Scene, TranscriptPart, Video
 from shared.errors import LeaseLost
 from tests.integration.conftest import Configure
 from tests.support.ledger import (
+    KEY,
     LEASE_S,
     POLICY,
     accept,
@@ -30,10 +32,12 @@ from tests.support.ledger import (
     split,
     state,
 )
-from worker.stages import sidecar, split as split_stage
+from worker.stages import erase_video, sidecar, split as split_stage, sweep
 from worker.stages.context import StageContext
 
 pytestmark = pytest.mark.usefixtures("database")
+
+KEYFRAME = {"ordinal": 0, "key": "k", "ts_s": 0.0, "width": 4, "height": 4}
 
 
 @pytest.fixture
@@ -114,8 +118,7 @@ def ready_for_sidecars(scenes: int) -> Claim:
     """Take a new video to its sidecar stage."""
     accept()
     split(must_claim(), scenes=scenes, windows=1)
-    keyframe = {"ordinal": 0, "key": "k", "ts_s": 0.0, "width": 4, "height": 4}
-    execute(update(Scene).values(keyframes=[keyframe]))
+    execute(update(Scene).values(keyframes=[KEYFRAME]))
     for queue in ("asr", "text", "face", "ocr"):
         while (claimed := claim(queue)) is not None:
             finish(claimed)
@@ -184,3 +187,128 @@ def test_a_rerun_of_a_shown_split_changes_what_is_shown_at_its_end_only(
     transact(outcome.write)
     assert set(read(select(Scene.sidecar_key))).isdisjoint(before)
     assert count(Scene.live) == 5
+    assert not read(select(PreparedScene.scene_id))
+
+
+def publish(attempt: Callable[[Claim], StageContext], claimed: Claim) -> None:
+    """Run a sidecar stage to its end."""
+    outcome = sidecar.run(attempt(claimed))
+    finish(claimed, outcome.write, **outcome.result)
+
+
+def again(stage: str, scenes: int) -> Claim:
+    """Have the video processed again from a stage on, and take it to its sidecar stage."""
+    transact(lambda session: video_runs.rerun(session, subjects.lock_video(session, KEY), [stage], POLICY))
+    while (claimed := claim("media")) is None or claimed.stage != "sidecar":
+        if claimed is not None and claimed.stage == "split":
+            split(claimed, scenes=scenes, windows=1)
+            execute(update(Scene).where(~Scene.live).values(keyframes=[KEYFRAME]))
+        elif claimed is not None:
+            finish(claimed, audio_key="a", windows=[[0.0, 10.0]])
+        for queue in ("asr", "text", "vision", "face", "ocr"):
+            while (made := claim(queue)) is not None:
+                finish(made)
+    return claimed
+
+
+def say(run: int, words: str) -> None:
+    """Have a run hear these words in the first scene."""
+    segment = {"start_s": 0.1, "end_s": 0.9, "text": words, "words": []}
+    part = {"run": run, "part": 0, "user_id": "u1", "start_s": 0.0, "end_s": 10.0, "language": "en"}
+    execute(insert(TranscriptPart).values(video_id=KEY, segments=[segment], **part))
+
+
+def found_by(word: str) -> list[int]:
+    """Which scenes of callers hold a word."""
+    holds = Scene.tsv.op("@@")(func.websearch_to_tsquery("english", word))
+    return read(select(Scene.idx).where(Scene.live, holds))
+
+
+def test_a_rerun_that_keeps_the_split_is_shown_by_one_short_transaction(
+    attempt: Callable[[Claim], StageContext],
+) -> None:
+    claimed = ready_for_sidecars(300)
+    say(1, "a cup of coffee")
+    publish(attempt, claimed)
+    assert found_by("coffee") == [0]
+    claimed = again("asr", 300)
+    say(2, "a cat")
+    outcome = sidecar.run(attempt(claimed))
+    assert found_by("coffee") == [0] and not found_by("cat"), "prepared, and not shown"
+    assert read(select(func.count()).select_from(PreparedScene)) == [300]
+    with transactions() as shown:
+        finish(claimed, outcome.write, **outcome.result)
+    assert len(shown) == 1 and shown[0] < 60, "statements do not depend on the number of scenes"
+    assert found_by("cat") == [0] and not found_by("coffee")
+    assert count(Scene.live, Scene.text_run == 2) == 300
+    assert not read(select(PreparedScene.scene_id))
+
+
+def test_a_cancelled_rerun_shows_nothing_of_what_it_has_prepared(
+    attempt: Callable[[Claim], StageContext],
+) -> None:
+    claimed = ready_for_sidecars(3)
+    say(1, "a cup of coffee")
+    publish(attempt, claimed)
+    claimed = again("asr", 3)
+    say(2, "a cat")
+    outcome = sidecar.run(attempt(claimed))
+    transact(lambda session: video_runs.cancel(session, subjects.lock_video(session, KEY), POLICY))
+    with pytest.raises(LeaseLost):
+        finish(claimed, outcome.write, **outcome.result)
+    assert found_by("coffee") == [0]
+    # The next run shows its own words, not those.
+    claimed = again("asr", 3)
+    say(3, "a dog")
+    publish(attempt, claimed)
+    assert found_by("dog") == [0] and not found_by("cat")
+
+
+def test_a_new_split_takes_the_place_of_the_old_one_whose_rows_the_sweep_removes_in_batches(
+    attempt: Callable[[Claim], StageContext], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    publish(attempt, ready_for_sidecars(300))
+    before = set(read(select(Scene.scene_id)))
+    claimed = again("split", 200)
+    publish(attempt, claimed)
+    shown = set(read(select(Scene.scene_id).where(Scene.live)))
+    assert len(shown) == 200 and shown.isdisjoint(before)
+    monkeypatch.setattr(sweep, "_ROWS_OF", 64)
+    swept = must_claim("housekeeping")
+    assert swept.stage == "sweep"
+    held: list[bool] = []
+    write = StageContext.write
+
+    def write_and_look(self: StageContext, work: Any) -> Any:
+        write(self, work)
+        held.append(transact(lambda session: attempts.beat(session, swept, 0.5, LEASE_S)))
+
+    monkeypatch.setattr(StageContext, "write", write_and_look)
+    outcome = sweep.run(attempt(swept))
+    assert set(read(select(Scene.scene_id))) == shown
+    # Five batches of scenes, and the transcripts.
+    assert held == [True] * 6
+    finish(swept, outcome.write, **outcome.result)
+
+
+def test_the_scenes_of_a_deleted_video_are_removed_in_batches(
+    attempt: Callable[[Claim], StageContext], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    publish(attempt, ready_for_sidecars(30))
+    monkeypatch.setattr(scenes_table, "_DROPPED_AT_ONCE", 8)
+    transact(lambda session: video_runs.begin_delete(session, subjects.lock_video(session, KEY), POLICY))
+    claimed = must_claim("housekeeping")
+    assert claimed.stage == "erase_video"
+    left: list[int] = []
+    write = StageContext.write
+
+    def write_and_count(self: StageContext, work: Any) -> Any:
+        result = write(self, work)
+        left.append(count())
+        return result
+
+    monkeypatch.setattr(StageContext, "write", write_and_count)
+    outcome = erase_video.run(attempt(claimed))
+    assert left == [22, 14, 6, 0, 0]
+    finish(claimed, outcome.write, **outcome.result)
+    assert read(select(Video.state)) == ["deleted"] and not read(select(TranscriptPart.part))

@@ -13,10 +13,11 @@ from sqlalchemy import select, text, update
 from sqlalchemy.orm import Session
 
 from db.engine import reading, transact
-from db.faces.tracks import as_array, people_in, refresh_scene_people
+from db.faces.tracks import as_array, people_in
 from db.ledger import attempts, person_runs, subjects, video_runs
 from db.ledger.jobs import Subject
 from db.people import registry
+from db.publication import show_scenes
 from db.scenes import page, scene_id
 from db.tables import FaceDecision, FaceTrack, Job, Person, PersonProfile, Scene
 from shared.contracts import CreatePerson, ListPeople
@@ -197,6 +198,10 @@ def test_names_and_ids_are_the_users_own() -> None:
     assert [row.name for row in (*page.people, *rest.people)] == ["Ann", "Bea"]
 
 
+#: As ``film`` publishes.
+RUNS = {"split": 1, "face": 1}
+
+
 def outdated() -> list[bool]:
     """Of each scene, whether its sidecar is out of date."""
     return read(select(Scene.people_changed).order_by(Scene.idx))
@@ -206,9 +211,9 @@ def test_a_sidecar_that_says_otherwise_is_noticed() -> None:
     enrol("Ann", axis(0))
     film("v", [[axis(0)]])
     scene = scene_id("v", 1, 0)
-    transact(lambda session: refresh_scene_people(session, [scene], people_in(session, {scene: 1})))
+    transact(lambda session: show_scenes(session, "v", "u", RUNS, people_in(session, {scene: 1})))
     assert outdated() == [False]
-    transact(lambda session: refresh_scene_people(session, [scene], {}))
+    transact(lambda session: show_scenes(session, "v", "u", RUNS, {}))
     assert outdated() == [True]
 
 
@@ -229,10 +234,9 @@ def test_a_rename_while_a_video_is_published_reaches_its_sidecars() -> None:
 
     def publish(session: Session) -> None:
         assert subjects.lock_video(session, "v") is not None
-        session.execute(text("UPDATE scenes SET live = true"))
         written = people_in(session, {scene: 1})
         assert [who.name for who in written[scene]] == ["Ann"]
-        refresh_scene_people(session, [scene], written)
+        show_scenes(session, "v", "u", RUNS, written)
         renamed.start()
         eventually(has_gone_on, within_s=10, every_s=0.02, what="the rename waits, or has ended")
 

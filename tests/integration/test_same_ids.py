@@ -19,7 +19,7 @@ from sqlalchemy import insert, select, text
 from db.engine import get_engine, transact
 from db.ids import person_key, video_key
 from db.ledger import jobs, subjects
-from db.scenes import Words, publish_scene, scene_id, write_scenes
+from db.scenes import Words, scene_id, write_scenes
 from db.tables import Base, Job, Person, Scene, ScenePerson, Video
 from shared.contracts import SearchScenes, parse
 from shared.errors import Conflict, InvalidKey, NotFound, ScenefleetError
@@ -27,6 +27,7 @@ from shared.storage import Storage, sidecar_key
 from tasks import people, video
 from tests.integration.conftest import Configure
 from tests.support.ledger import POLICY, claim, execute, finish, read
+from tests.support.scenes import publish_scene
 from worker import stages
 from worker.runtime import Runtime
 from worker.search import answer, plan

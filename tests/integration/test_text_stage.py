@@ -14,7 +14,7 @@ from pgvector import SparseVector
 from sqlalchemy import select, text
 
 from db.engine import reading, transact
-from db.scenes import drop_unpublished
+from db.publication import drop_unpublished
 from db.tables import Embedding, LexicalWeights
 from shared.errors import ModelFailure
 from shared.settings import Settings
@@ -123,7 +123,7 @@ def test_a_rerun_stands_beside_until_it_is_published(film: Speech) -> None:
     first, second, third = film.scene_ids()
     _, lexical = stored()
     assert lexical.keys() == {(1, first), (1, second), (2, second), (2, third)}
-    transact(lambda session: drop_unpublished(session, "v", {"split": 1, "asr": 2, "text": 2}))
+    transact(lambda session: drop_unpublished(session, "v", {"split": 1, "asr": 2, "text": 2}, 0, 2))
     dense, lexical = stored()
     assert dense.keys() == lexical.keys() == {(2, second), (2, third)}
     (expected,) = film.model.encode(["the red bus"]).lexical or ()

@@ -15,7 +15,7 @@ from sqlalchemy.orm import Session
 from db.engine import get_engine, transact
 from db.faces.tracks import write_tracks
 from db.ids import video_key
-from db.scenes import Words, face_id, publish_scene, scene_id, write_faces, write_scenes, write_screen_texts
+from db.scenes import Words, face_id, scene_id, write_faces, write_scenes, write_screen_texts
 from db.tables import FaceTrack, Person, Run, Video
 from db.vectors import ensure_model
 from shared.contracts import ShowTimeline, TimelinePage, parse
@@ -23,6 +23,7 @@ from shared.errors import NotFound
 from tasks import video
 from tests.integration.conftest import Configure
 from tests.support.films import segment, word
+from tests.support.scenes import publish_scene
 
 pytestmark = pytest.mark.usefixtures("database", "configure")
 

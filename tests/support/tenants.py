@@ -169,6 +169,10 @@ def _add_film(
                 for ordinal in (0, 1)
             ],
         )  # fmt: skip
+        add(
+            "prepared_scenes", **of_scene, transcript=mark, segments=[{"text": mark}], tsv="", sidecar_key=mark,
+            screen_text=mark, screen_tsv="",
+        )  # fmt: skip
         for family, ordinal in (("text", 0), ("vision", 0), ("vision", 1)):
             add("embeddings", **found, model_id=ids[family], ordinal=ordinal, vec=HalfVector(unit(numbers)))
         sparse = SparseVector(weights := weigh(rng), VOCABULARY)

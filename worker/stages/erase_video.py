@@ -8,6 +8,7 @@ from db.engine import reading, transact
 from db.ledger import attempts, video_runs
 from db.ledger.subjects import lock_video
 from db.people.unknowns import leave_video
+from db.scenes import drop_some_scenes
 from shared.errors import NotFound
 from shared.storage import Bucket
 from worker.stages.context import Deferred, Outcome, StageContext
@@ -28,6 +29,10 @@ def run(context: StageContext) -> Outcome:
         context.report(0.5)
 
     while transact(lambda session: leave_video(session, claimed.video_id)):
+        context.report(0.9)
+
+    # In short transactions; the rest is deleted with the end of the job.
+    while context.write(lambda session, _: drop_some_scenes(session, claimed.video_id)):
         context.report(0.9)
 
     def write(session: Session) -> None:

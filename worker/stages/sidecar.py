@@ -11,21 +11,18 @@ from pydantic import BaseModel
 from sqlalchemy.orm import Session
 
 from db.engine import reading, transact
-from db.faces.tracks import PersonInScene, people_in, refresh_scene_people
+from db.faces.tracks import PersonInScene, people_in
 from db.ledger.stage_states import StageState, stage_states
+from db.publication import SceneTexts, is_shown, prepare_scenes, show_scenes
 from db.scenes import (
     Words,
     asr_model,
-    drop_unpublished,
     embedded,
     faces_of,
     gaps_of,
-    is_shown,
-    publish_scene,
     scene_count,
     scenes_between,
     screen_texts_of,
-    show_scenes,
     tags_of,
     words_of,
 )
@@ -52,8 +49,6 @@ from worker.stages.context import Outcome, StageContext
 P = TypeVar("P", bound=BaseModel)
 
 _BATCH = 64
-#: Scenes whose people are compared at once in the last transaction.
-_REFRESHED_AT_ONCE = 2_000
 
 
 def run(context: StageContext) -> Outcome:
@@ -63,48 +58,43 @@ def run(context: StageContext) -> Outcome:
         _, video_run = context.video_and_run(session)
         stage_runs = video_run.stage_runs
         count = scene_count(session, claimed.video_id, stage_runs["split"])
-        # Scenes that callers see already change in the last transaction only.
-        prepares = not is_shown(session, claimed.video_id, stage_runs["split"])
+        shown = is_shown(session, claimed.video_id, stage_runs["split"])
     keys: dict[UUID, str] = {}
     people: dict[UUID, list[PersonInScene]] = {}
 
-    def publish(session: Session, first_idx: int, last_idx: int, *, live: bool) -> None:
+    def prepare(session: Session, first_idx: int, last_idx: int) -> None:
         scenes = scenes_between(session, claimed.video_id, stage_runs["split"], first_idx, last_idx)
-        ids = [scene.scene_id for scene in scenes]
         words = words_of(session, claimed.video_id, stage_runs["asr"], scenes)
-        shown = screen_texts_of(session, stage_runs.get("ocr"), ids)
+        lines = screen_texts_of(session, stage_runs.get("ocr"), [scene.scene_id for scene in scenes])
         gaps = gaps_of(session, claimed.video_id, stage_runs, scenes)
-        for scene in ids:
-            screen_text = "\n".join(line.text for line in shown.get(scene, []))
-            found = (words.get(scene, Words()), keys[scene], stage_runs, screen_text, gaps.get(scene, ()))
-            publish_scene(session, scene, *found, live=live)
+        found = [
+            SceneTexts(
+                scene_id=scene.scene_id,
+                words=words.get(scene.scene_id, Words()),
+                sidecar_key=keys[scene.scene_id],
+                screen_text="\n".join(line.text for line in lines.get(scene.scene_id, [])),
+                gaps=gaps.get(scene.scene_id, ()),
+            )
+            for scene in scenes
+        ]
+        prepare_scenes(session, found, stage_runs, shown=shown)
 
     for first in range(0, count, _BATCH):
+        batch = (first, first + _BATCH - 1)
         with reading() as session:
             video, video_run = context.video_and_run(session)
-            documents = make_documents(session, video, video_run, first, first + _BATCH - 1)
+            documents = make_documents(session, video, video_run, *batch)
         for document in documents:
             key = sidecar_key(claimed.user_id, context.video_name, document.scene_id, revision)
             context.stored.append(("sidecars", key))
             context.storage.put_bytes("sidecars", key, to_bytes(document), "application/json")
             keys[UUID(document.scene_id)] = key
             people[UUID(document.scene_id)] = seen_in(document)
-        if prepares:
-            batch = (first, first + _BATCH - 1)
-            context.write(lambda session, _: publish(session, *batch, live=False))  # noqa: B023
+        context.write(lambda session, _: prepare(session, *batch))  # noqa: B023
         context.report(min(1.0, (first + _BATCH) / count))
 
     def write(session: Session) -> None:
-        if prepares:
-            show_scenes(session, claimed.video_id, stage_runs["split"])
-        else:
-            for first in range(0, count, _BATCH):
-                publish(session, first, first + _BATCH - 1, live=True)
-        # Whoever was named since the documents were written is in the next revision (stage rewrite_sidecars).
-        ids = list(keys)
-        for first in range(0, count, _REFRESHED_AT_ONCE):
-            refresh_scene_people(session, ids[first : first + _REFRESHED_AT_ONCE], people)
-        drop_unpublished(session, claimed.video_id, stage_runs)
+        show_scenes(session, claimed.video_id, claimed.user_id, stage_runs, people)
 
     return Outcome(result={"sidecars": len(keys), "revision": revision}, write=write)
 

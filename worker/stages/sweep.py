@@ -1,12 +1,13 @@
-"""sweep: after a run, remove its temporary objects and everything nothing points at."""
+"""sweep: after a run, remove its temporary objects, everything nothing points at, and the outputs of runs that it replaced."""
 
 from __future__ import annotations
 
-from sqlalchemy.orm import Session
+from collections.abc import Mapping
 
 from db.engine import reading
 from db.ledger.attempts import leases_held, live_jobs
-from db.scenes import drop_unpublished, referenced_keys
+from db.publication import drop_other_transcripts, drop_unpublished, highest_idx
+from db.scenes import referenced_keys
 from db.tables import Run
 from shared import graph
 from shared.storage import Bucket, attempt_prefix
@@ -14,6 +15,8 @@ from worker.stages.context import Deferred, Outcome, StageContext
 
 #: How long to wait for attempts that have lost their job to let go, seconds.
 _PATIENCE_S = 2.0
+#: Scenes whose rows are deleted in one transaction.
+_ROWS_OF = 1_000
 PLACES: tuple[tuple[Bucket, str], ...] = (
     ("tmp", "tmp"),
     ("sidecars", "keyframes"),
@@ -49,10 +52,22 @@ def run(context: StageContext) -> Outcome:
     leftover = [(bucket, key) for bucket, key in found if key not in kept and not key.startswith(own)]
     for done, (bucket, key) in enumerate(leftover):
         context.storage.delete(bucket, key)
-        context.report(0.2 + 0.8 * done / len(leftover))
+        context.report(0.2 + 0.7 * done / len(leftover))
 
-    def write(session: Session) -> None:
-        if stage_runs is not None:
-            drop_unpublished(session, claimed.video_id, stage_runs)
+    if stage_runs is not None:
+        _drop_rows(context, stage_runs)
+    return Outcome(result={"removed": len(leftover)})
 
-    return Outcome(result={"removed": len(leftover)}, write=write)
+
+def _drop_rows(context: StageContext, stage_runs: Mapping[str, int]) -> None:
+    """Delete what the published run has replaced, in short transactions."""
+    video_id = context.claimed.video_id
+    with reading() as session:
+        last = highest_idx(session, video_id)
+    for first in range(0, last + 1, _ROWS_OF):
+        some = (first, first + _ROWS_OF - 1)
+        context.write(lambda session, _: drop_unpublished(session, video_id, stage_runs, *some))  # noqa: B023
+        context.report(0.9)
+    if graph.ASR.name in stage_runs:
+        asr_run = stage_runs[graph.ASR.name]
+        context.write(lambda session, _: drop_other_transcripts(session, video_id, asr_run))

@@ -25,6 +25,7 @@ from shared.contracts import CreatePerson, SearchAnswer, TextVectors
 from tests.checkpoints.xlm_roberta import write_tokenizer
 from tests.support.clips import picture
 from tests.support.fleet import Fleet
+from tests.support.scenes import publish_scene
 
 USER, OTHER = "mine", "theirs"
 SIZE = (320, 180)
@@ -132,7 +133,7 @@ def write(fleet: Fleet, session: Session, shot: Shot, vocabulary: int) -> None:
     session.flush()
     words = store.Words(shot.words, "en" if shot.words else None)
     made = {"text": 1, "vision": 1, "face": 1, "ocr": 1}
-    store.publish_scene(session, scene, words, "sidecars/none", made, shot.screen)
+    publish_scene(session, scene, words, "sidecars/none", made, shot.screen)
     looks = fleet.client.embed_images(shot.user, shot.keys)
     vectors = [(scene, ordinal, np.array(vector, np.float32)) for ordinal, vector in enumerate(looks.vectors)]
     write_embeddings(session, row_of(session, looks, "vision"), 1, shot.user, [scene], vectors)
