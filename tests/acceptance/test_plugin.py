@@ -138,6 +138,8 @@ def test_a_package_brings_a_stage_and_takes_it_away(
     ]
     fleet.client.rerun("after", USER, stages=["loudness"])
     ended(fleet, "after")
+    for video_id in ("before", "after"):
+        fleet.wait_swept(video_id, USER)
     runs = fleet.rows(
         "SELECT external_id, l.run FROM scene_loudness l JOIN scenes USING (scene_id) JOIN videos USING (video_id)"
     )

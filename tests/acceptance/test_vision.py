@@ -229,6 +229,7 @@ def test_a_rerun_with_other_labels_replaces_vectors_and_tags(
         fleet.client.rerun(VIDEO, USER, ["vision"])
         again = fleet.wait_for(VIDEO, within_s=60)
         assert again.published_run == status.run + 1
+        fleet.wait_swept(VIDEO)
         after = keyframe_vectors(fleet)
         assert after.keys() == before.keys()
         assert all(np.array_equal(after[key], before[key]) for key in after)
@@ -255,8 +256,7 @@ def test_a_damaged_keyframe_fails_the_stage_once_and_keeps_the_rest(fleet: Fleet
     video_id = "damaged"
     fleet.process(clip, video_id)
     fleet.wait_for(video_id, within_s=60)
-    due = "state IN ('queued', 'running') AND not_before < now()"
-    eventually(lambda: not fleet.of_video("jobs", video_id, due), within_s=60, what="the first run is swept")
+    fleet.wait_swept(video_id)
     key = fleet.client.scenes(video_id, USER).scenes[2].keyframe_keys[0]
     whole = fleet.storage.get_bytes("sidecars", key)
     fleet.storage.put_bytes("sidecars", key, whole[: len(whole) // 2], "image/jpeg")

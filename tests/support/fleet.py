@@ -301,6 +301,16 @@ class Fleet:
         with self.jobs_shown():
             eventually(ended, within_s=180, what=f"the rendition of {video_id} has ended")
 
+    def wait_swept(self, video_id: str, user_id: str = "u1") -> None:
+        """Wait until nothing is left of the runs that a video's published run replaced: its jobs that are due have ended."""
+        due = "state IN ('queued', 'running') AND not_before < now()"
+        with self.jobs_shown():
+            eventually(
+                lambda: not self.of_video("jobs", video_id, due, user_id=user_id),
+                within_s=60,
+                what=f"{video_id} is swept",
+            )
+
     def index(self, path: Path, video_id: str, user_id: str = "u1") -> VideoStatus:
         self.process(path, video_id, user_id)
         return self.wait_for(video_id, user_id=user_id, within_s=300)

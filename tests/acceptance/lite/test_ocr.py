@@ -101,5 +101,6 @@ def test_a_rerun_repeats_the_same_and_leaves_one_run(indexed: Fleet) -> None:
     run = indexed.client.rerun("captions", USER, ["ocr"]).run
     assert indexed.wait_for("captions", user_id=USER).published_run == run
     assert [scene.screen_text for scene in published(indexed).scenes] == before
+    indexed.wait_swept("captions", USER)
     made = indexed.rows("SELECT DISTINCT run FROM screen_texts WHERE user_id = %s", USER)
     assert [row["run"] for row in made] == [run]
