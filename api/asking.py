@@ -25,8 +25,10 @@ from redis.exceptions import RedisError
 from api.problems import BadRequest
 from shared.admission import PART_OF_ANOTHER, Reservation, admitted_later
 from shared.client import LOST_PAUSE_S, Client
-from shared.contracts.base import Contract
+from shared.contracts import UnpackedVectors
+from shared.contracts.base import Contract, parse
 from shared.errors import BrokerUnavailable
+from shared.kept_vectors import KeptVectors
 from shared.replies import Reply, decode_reply, new_reply_key
 
 R = TypeVar("R", bound=BaseModel)
@@ -54,6 +56,7 @@ class Asking:
         self._senders = ThreadPoolExecutor(SENDERS, thread_name_prefix="send")
         self._redis = redis
         self._gone: Callable[[], Awaitable[bool]] | None = None
+        self._kept = KeptVectors()
         self._is_admitted = False
 
     def for_request(self, request: Request) -> Asking:
@@ -109,6 +112,12 @@ class Asking:
         asked = Reservation.of(task, kwargs, self.client.timeout_s)
         async with admitted_later(self._redis, asked):
             return await self._ask(task, contract, kwargs, answer, asked.lease)
+
+    async def embed(self, task: str, contract: type[Contract], kwargs: dict[str, Any]) -> UnpackedVectors:
+        """``ask`` for vectors of texts; without a queue if all of them are kept."""
+        parse(contract, kwargs)
+        kept = await self._kept.find_later(self._redis, task, kwargs)
+        return kept or await self.ask(task, contract, kwargs, UnpackedVectors)
 
     async def _ask(
         self, task: str, contract: type[Contract], kwargs: dict[str, Any], answer: type[R], lease: str

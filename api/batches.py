@@ -127,10 +127,10 @@ class Batches:
         return scores
 
     async def _embed_texts(self, asking: Asking, model: HeldModel, texts: list[str]) -> TextVectors:
-        kwargs = {"texts": texts, "model": model.name}
+        kwargs = {"texts": texts, "model": model.name, "encoding": "base64"}
         if model.kind == "vision":
-            return await asking.ask(routing.VISION_EMBED_TEXTS, EmbedTexts, kwargs, TextVectors)
-        return await asking.ask(routing.TEXT_EMBED, EncodeTexts, kwargs, TextVectors)
+            return await asking.embed(routing.VISION_EMBED_TEXTS, EmbedTexts, kwargs)
+        return await asking.embed(routing.TEXT_EMBED, EncodeTexts, kwargs)
 
     async def _embed_pictures(self, asking: Asking, model: HeldModel, pictures: list[Picture]) -> TextVectors:
         async with AsyncExitStack() as stored:

@@ -17,7 +17,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from contextvars import copy_context
 from functools import partial
-from typing import Any, Self, TypeVar
+from typing import Any, Self, TypeVar, cast
 
 import redis.asyncio
 import redis.asyncio.retry
@@ -33,6 +33,7 @@ from .calls import AsyncCalls, BlockingCalls, Call
 from .contracts import KeyView, VideoStatus
 from .fallback import Fallback
 from .following import Following
+from .kept_vectors import KeptVectors
 from .keys import make_key
 from .local_models import TextEmbedder, local_embedder
 from .replies import decode_reply, new_reply_key, wait_replies
@@ -73,6 +74,7 @@ class _Asking(Sender):
         """
         self.retries, self.connections = retries, connections
         self._fallback = Fallback(fallback)
+        self._kept = KeptVectors()
         super().__init__(redis_url, broker_url=broker_url, timeout_s=timeout_s)
 
     def _send_call(self, call: Call[A], asked: Reservation) -> Sent:
@@ -152,6 +154,8 @@ class Client(_Asking, BlockingCalls):
             try:
                 with self._slot(attempts):
                     asked = call.reservation(attempts.left_s)
+                    if (kept := self._kept.find(self._redis, call.task, call.kwargs)) is not None:
+                        return cast("A", kept)
                     with admission.admitted(self._redis, asked):
                         return self._wait(call, self._send_call(call, asked), attempts)
             except errors.ScenefleetError as error:
@@ -287,6 +291,8 @@ class AsyncClient(_Asking, AsyncCalls):
             raise self._no_room() from None
         try:
             asked = call.reservation(attempts.left_s)
+            if (kept := await self._kept.find_later(self._redis, call.task, call.kwargs)) is not None:
+                return cast("A", kept)
             async with admission.admitted_later(self._redis, asked):
                 # In the context of the caller, such as its trace.
                 send = partial(copy_context().run, self._send_call, call, asked)

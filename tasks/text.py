@@ -23,7 +23,7 @@ def _encode(options: tuple[str | None, bool], texts: list[str]) -> Computed:
     model = cast("TextEmbedder", get_runtime().model("text", name))
     if not lexical:
         found = embed_once(model, "text", texts, partial(_compute, model))
-        return Computed(used_by(model, model.dim), _counted(model, texts, found))
+        return Computed(used_by(model, model.dim), found)
     if not model.has_lexical:
         raise ModelUnavailable(
             f"Model {model.spec.name} gives no lexical weights: ask for vectors only, or use a profile whose text model"
@@ -39,18 +39,6 @@ def _compute(model: TextEmbedder, texts: list[str]) -> list[Vector]:
     nothing: list[Any] = [None] * len(texts)
     rows = zip(found.dense, found.lexical or nothing, found.tokens or nothing, strict=True)
     return [Vector(dense, lexical=weights, tokens=tokens) for dense, weights, tokens in rows]
-
-
-def _counted(model: TextEmbedder, texts: list[str], vectors: list[Vector]) -> list[Vector]:
-    """The vectors with the number of tokens of their texts, which the shared cache does not keep."""
-    uncounted = list(
-        {text: None for text, vector in zip(texts, vectors, strict=True) if vector.tokens is None}
-    )
-    counts = dict(zip(uncounted, (model.count_tokens(uncounted) if uncounted else None) or (), strict=False))
-    return [
-        vector if vector.tokens is not None else vector._replace(tokens=counts.get(text))
-        for text, vector in zip(texts, vectors, strict=True)
-    ]
 
 
 def _write(request: EncodeTexts, used: Used, vectors: Sequence[Vector | None]) -> dict[str, Any]:

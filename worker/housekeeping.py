@@ -25,6 +25,7 @@ from db.limits import housekeeping_limits
 from shared import nodes, queue_lengths
 from shared.admission import Limits, publish_limits
 from shared.errors import DatabaseBusy, DatabaseUnavailable, ScenefleetError, StatementTimeout
+from shared.kept_vectors import publish_active
 from shared.logs import get_logger
 from shared.settings import Settings
 from worker import reconcile
@@ -111,6 +112,7 @@ class Housekeeping:
                 self._look_at_queues(client)
                 publish_limits(client, self.request_queues, Limits.of(self._settings))
                 nodes.publish(client, {**self._node.describe(), "telemetry": self._telemetry.record()})
+                publish_active(client, self._node.active_embedders())
                 self._published_at = time.monotonic()
             life_s = min(0.9 * self._settings.reconcile_s, _RECONCILED_S)
             is_first = bool(client.set(_RECONCILED, self._node.name, nx=True, px=max(1, int(1000 * life_s))))

@@ -17,6 +17,7 @@ from billiard.process import current_process
 from db.vectors import SEARCHED
 from shared import routing
 from shared.errors import Conflict, ModelUnavailable
+from shared.kept_vectors import ActiveModel
 from shared.logs import get_logger
 from shared.permissions import make_private_folder
 from shared.settings import Settings
@@ -152,6 +153,27 @@ class Node:
             "evictions": sum(slot.report.get("evictions", 0) for slot in slots),
             "slots": [self._describe_slot(index, slot) for index, slot in enumerate(slots)],
         }
+
+    def active_embedders(self) -> dict[str, ActiveModel]:
+        """Kind -> its active model, of those that embed texts, whose vectors are kept, and that a child has loaded."""
+        kind, settings = self.family.name, self.settings
+        if kind not in SEARCHED or not settings.embedding_cache_ttl_s:
+            return {}
+        try:
+            spec = get_runtime().active.models().get(kind)
+        except ModelUnavailable as error:
+            log.warning("active model not published", node=self.name, error=error)
+            return {}
+        held = (model for slot in self.slots.read_all() for model in slot.report.get("models", ()))
+        for model in held:
+            if (
+                spec is not None
+                and model.get("loaded")
+                and (model["name"], model["revision"]) == (spec.name, spec.revision)
+            ):
+                found = {name: model[name] for name in ("name", "revision", "dim", "device")}
+                return {kind: ActiveModel(**found, max_chars=settings.embedding_cache_max_chars)}
+        return {}
 
     def _lacks(self) -> dict[str, str]:
         """Model of this family -> why it can't be loaded here, by its files."""

@@ -143,6 +143,18 @@ def test_identical_requests_are_computed_once(fleet: Fleet, send: Send) -> None:
     assert many["cached"] == 999 and len(many["vectors"]) == 1000
 
 
+def test_a_busy_process_does_not_hold_up_what_is_kept(fleet: Fleet, send: Send, queue: Any) -> None:
+    computed = get(send("kept for others", "and this"))
+    with stopped(fleet, queue):
+        kept = fleet.client.embed_texts(["and this", "kept for others"])
+        assert in_node(queue) == 0
+    assert np.array_equal(np.float32(kept.vectors), np.float32(computed["vectors"][::-1]))
+    assert (kept.model, kept.revision, kept.dim, kept.device) == tuple(
+        computed[name] for name in ("model", "revision", "dim", "device")
+    )
+    assert list(kept.tokens or ()) == computed["tokens"][::-1] and kept.cached == 2
+
+
 def test_a_large_request_does_not_hold_up_a_single_one(fleet: Fleet, send: Send, queue: Any) -> None:
     texts = [f"{number} of a thousand texts" for number in range(1000)]
     with stopped(fleet, queue):

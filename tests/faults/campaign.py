@@ -140,7 +140,7 @@ def restart_dead(fleet: Fleet) -> None:
 
 
 def wait_indexed(fleet: Fleet, sources: Sequence[Source], *, within_s: float) -> None:
-    """Wait until every video has ended, and its sweep; then each must be ``indexed``."""
+    """Wait until every video has ended, its sweep and its rendition; then each must be ``indexed``."""
     wanted = [source.video_id for source in sources]
 
     def found() -> list[dict[str, Any]]:
@@ -152,7 +152,10 @@ def wait_indexed(fleet: Fleet, sources: Sequence[Source], *, within_s: float) ->
 
     with fleet.jobs_shown():
         eventually(ended, within_s=within_s, what=f"{len(wanted)} videos have ended")
-        eventually(lambda: not fleet.rows(_AT_WORK, wanted), within_s=60, what="the sweeps have ended too")
+        # A rendition whose process died again and again waits for minutes.
+        eventually(
+            lambda: not fleet.rows(_AT_WORK, wanted), within_s=within_s, what="all other jobs have ended"
+        )
     assert {row["external_id"]: row["state"] for row in found()} == dict.fromkeys(wanted, "indexed"), found()
 
 

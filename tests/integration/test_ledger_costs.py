@@ -312,7 +312,7 @@ def test_nodes_are_listed_without_a_look_at_all_keys(redis_server: RedisServer) 
     }
     with redis.Redis.from_url(redis_server.url, decode_responses=True) as client:
         client.flushall()
-        client.mset({f"scenefleet:vec:{number}": "x" for number in range(5_000)})
+        client.mset({f"scenefleet:vector:{number}": "x" for number in range(5_000)})
         for name in ("asr@a", "asr@b", "asr@c", "asr@d"):
             nodes.publish(client, {**described, "node": name})
         client.config_resetstat()

@@ -35,12 +35,14 @@ def cache(redis: Any, **settings: Any) -> VectorCache:
 
 
 def test_a_vector_is_read_to_the_last_bit_by_another_process(redis: Any) -> None:
-    cache(redis).put_many("m", "1", "text", ["a", "b"], [A, B.astype(np.float64)])
+    cache(redis).put_many("m", "1", "text", ["a", "b"], [A, B.astype(np.float64)], [7, None])
     found = cache(redis).get_many("m", "1", "text", ["b", "none", "a"])
     assert found[1] is None
-    np.testing.assert_array_equal(found[0], B)
-    np.testing.assert_array_equal(found[2], A)
-    assert redis.get(VectorKey("m", "1", "text", "a").redis_key) == A.astype("<f4").tobytes()
+    assert found[0] is not None and found[2] is not None
+    np.testing.assert_array_equal(found[0].values, B)
+    np.testing.assert_array_equal(found[2].values, A)
+    assert (found[0].tokens, found[2].tokens) == (None, 7)
+    assert redis.get(VectorKey("m", "1", "text", "a").redis_key) == b"\7\0\0\0" + A.astype("<f4").tobytes()
 
 
 @pytest.mark.parametrize(
@@ -65,7 +67,10 @@ def test_lexical_weights_are_kept_also_none(redis: Any) -> None:
     weights = {7: 0.25, 250_000: 1.5}
     cache(redis).put_many("m", "1", LEXICAL, ["a", "b"], [pack_weights(weights), pack_weights({})])
     found = cache(redis).get_many("m", "1", LEXICAL, ["a", "b"])
-    assert [unpack_weights(packed) for packed in found if packed is not None] == [weights, {}]
+    assert [unpack_weights(packed) for packed in (kept.values for kept in found if kept is not None)] == [
+        weights,
+        {},
+    ]
 
 
 def test_long_texts_are_not_kept_and_vectors_expire(redis: Any) -> None:
@@ -82,7 +87,7 @@ def test_the_oldest_go_when_there_are_too_many(redis: Any) -> None:
     kept = cache(redis, embedding_cache_size=10)
     for number in range(25):
         kept.put_many("m", "1", "text", [str(number)], [A])
-    assert len(redis.keys("scenefleet:vec:*")) == 10
+    assert len(redis.keys("scenefleet:vector:*")) == 10
     found = cache(redis).get_many("m", "1", "text", [str(number) for number in range(25)])
     assert [vector is not None for vector in found] == [False] * 15 + [True] * 10
 
@@ -137,7 +142,7 @@ def test_a_search_remembers_what_the_node_of_the_model_keeps(redis: Any) -> None
     own, calls = cache(redis), {"text": Call("tasks.text.embed", {"texts": ["a cup"], "model": "m"}, spec())}
     vectors.keep(own, calls, {"text": SAID})
     assert vectors.find(own, calls)["text"]["ok"]["vectors"] == SAID["ok"]["vectors"]
-    assert redis.keys("scenefleet:vec*") == []
+    assert redis.keys("scenefleet:vector*") == []
 
 
 def test_what_a_queue_has_answered_by_another_revision_is_kept_as_that(redis: Any) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import pytest
@@ -12,13 +12,12 @@ from billiard.exceptions import WorkerLostError
 from celery.worker import state as worker_state
 from hypothesis import given, strategies as st
 
-import tasks.text
 from shared.admission import HEADER, estimate_tokens
 from shared.contracts import EmbedTexts
 from shared.errors import InvalidRequest, ModelFailure, ModelUnavailable, Overloaded
 from shared.settings import Settings
 from worker.broker.celery_patches import call_after_acknowledge
-from worker.models.text import TextVectors
+from worker.models.vector_cache import Kept
 from worker.online import batch, vectors
 from worker.online.buffer import Buffer, Waiting
 from worker.online.dispatcher import Dispatcher
@@ -193,21 +192,24 @@ def test_equal_texts_are_computed_once(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_the_shared_cache_is_asked_first_and_told_what_is_new(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(vectors, "_recent", type(vectors._recent)())
-    kept = {"a": np.array([7, 7], np.float32)}
+    kept = {"a": Kept(np.array([7, 7], np.float32), 3)}
 
-    class Kept:
+    class Store:
         def get_many(self, model: str, revision: str, kind: str, texts: Sequence[str]) -> list[Any]:
             return [kept.get(text) for text in texts]
 
-        def put_many(self, model: str, revision: str, kind: str, texts: Sequence[str], found: Any) -> None:
-            kept.update(zip(texts, found, strict=True))
+        def put_many(
+            self, model: str, revision: str, kind: str, texts: Sequence[str], found: Any, tokens: Any
+        ) -> None:
+            kept.update(zip(texts, map(Kept, found, tokens), strict=True))
 
     monkeypatch.setattr(vectors, "_find_store", None)
-    vectors.use_store(Kept)
+    vectors.use_store(lambda: cast("Any", Store()))
     model: Any = Embedder()
     found = vectors.embed_once(model, "text", ["a", "bb"], model)
-    assert [(vector.values.tolist(), vector.cached) for vector in found] == [([7, 7], True), ([2, 1], False)]
-    assert model.asked == [["bb"]] and kept["bb"].tolist() == [2, 1]
+    shown = [(vector.values.tolist(), vector.cached, vector.tokens) for vector in found]
+    assert shown == [([7, 7], True, 3), ([2, 1], False, 2)]
+    assert model.asked == [["bb"]] and kept["bb"].values.tolist() == [2, 1] and kept["bb"].tokens == 2
 
 
 def test_vectors_are_written_as_numbers_or_as_base64() -> None:
@@ -437,32 +439,3 @@ def test_after_a_lost_connection_nothing_more_is_sent(node: Node) -> None:
     again.add(Message("a"))
     consumer.turn()
     assert consumer.sizes == [1, 1]
-
-
-def test_only_texts_from_the_shared_cache_are_counted_again(monkeypatch: pytest.MonkeyPatch) -> None:
-    kept = {"kept": np.array([1, 0], np.float32)}
-    counted: list[list[str]] = []
-
-    class Kept:
-        def get_many(self, model: str, revision: str, kind: str, texts: Sequence[str]) -> list[Any]:
-            return [kept.get(text) for text in texts]
-
-        def put_many(self, *args: Any) -> None: ...
-
-    class Counting(Embedder):
-        dim = 2
-        placement = SimpleNamespace(device="cpu")
-
-        def encode(self, texts: list[str]) -> TextVectors:
-            return TextVectors(np.ones((len(texts), 2), np.float32), None, tuple(map(len, texts)))
-
-        def count_tokens(self, texts: list[str]) -> tuple[int, ...]:
-            counted.append(texts)
-            return tuple(map(len, texts))
-
-    monkeypatch.setattr(vectors, "_recent", type(vectors._recent)())
-    monkeypatch.setattr(vectors, "_find_store", Kept)
-    monkeypatch.setattr(tasks.text, "get_runtime", lambda: SimpleNamespace(model=lambda *_: Counting()))
-    found = tasks.text._encode((None, False), ["new", "kept", "longer", "kept"]).outputs
-    assert [vector.tokens for vector in found] == [3, 4, 6, 4]
-    assert counted == [["kept"]]

@@ -26,7 +26,7 @@ def test_a_new_key_is_a_reply_key_and_is_given_once() -> None:
         "scenefleet:reply:" + "a" * 31,
         "scenefleet:reply:" + "a" * 32 + "\n",
         "x" + "scenefleet:reply:" + "a" * 32,
-        "scenefleet:vec:" + "a" * 32,
+        "scenefleet:vector:" + "a" * 32,
         "unacked",
     ],
 )

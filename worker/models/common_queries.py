@@ -52,7 +52,7 @@ def embed_queries(model: Model, queries: tuple[str, ...], cache: VectorCache) ->
         batch = missing[first : first + _BATCH]
         if isinstance(model, TextEmbedder):
             found = model.encode(batch)
-            cache.put_many(name, revision, kind, batch, list(found.dense))
+            cache.put_many(name, revision, kind, batch, list(found.dense), found.tokens)
             if found.lexical is not None:
                 cache.put_many(name, revision, LEXICAL, batch, list(map(pack_weights, found.lexical)))
         elif isinstance(model, VisionEmbedder):

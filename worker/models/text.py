@@ -52,15 +52,6 @@ class TextEmbedder(Model):
         with self._ready(), self._engine():
             return self._encode(texts)
 
-    def count_tokens(self, texts: Sequence[str]) -> tuple[int, ...] | None:
-        """Number of tokens that `encode` reads of each text, special ones included; None: the engine does not tell."""
-        texts = check_texts(texts, "count_tokens")
-        with self._ready(), self._engine():
-            return self._count_tokens(texts)
-
-    def _count_tokens(self, texts: Sequence[str]) -> tuple[int, ...] | None:
-        return None
-
     def _warm_up(self) -> None:
         self._encode(["warm up"] * self.spec.batch)
 

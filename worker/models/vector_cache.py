@@ -1,14 +1,10 @@
 """Keeps the vectors of short texts in Redis, and the latest of them in the process: a query that was embedded before needs no model.
 
-Values are the raw numbers, little-endian. A key names the model, its revision and the kind of vector, and holds the
-text only as a part of a hash: a changed revision never gets an old vector, and no query can be read from Redis.
-Vectors of a text are the same for every user. What Redis does not give is a miss, also when it does not answer.
+Keys and values are those of ``shared.kept_vectors``. What Redis does not give is a miss, also when it does not answer.
 """
 
 from __future__ import annotations
 
-import hashlib
-import json
 import time
 from collections import OrderedDict
 from collections.abc import Mapping, Sequence
@@ -18,6 +14,7 @@ import numpy as np
 import numpy.typing as npt
 from redis.exceptions import RedisError
 
+from shared.kept_vectors import pack_value, unpack_value, vector_key
 from shared.logs import get_logger
 from shared.settings import Settings
 
@@ -27,9 +24,8 @@ log = get_logger(__name__)
 LEXICAL = "lexical"
 _WEIGHTS = np.dtype([("token", "<i4"), ("weight", "<f4")])
 _VECTOR = np.dtype("<f4")
-_KEY = "scenefleet:vec:"
 #: The keys by the time at which they were put: what is removed first when there are too many.
-_KEYS = "scenefleet:vecs"
+_KEYS = "scenefleet:vectors"
 #: Maximum number of vectors in the process, of 4 KB.
 _OWN = 500
 
@@ -45,11 +41,20 @@ class VectorKey(NamedTuple):
 
     @property
     def redis_key(self) -> str:
-        return _KEY + hashlib.sha256(json.dumps(self).encode()).hexdigest()
+        return vector_key(*self)
 
     @property
     def dtype(self) -> np.dtype[Any]:
         return _WEIGHTS if self.kind == LEXICAL else _VECTOR
+
+
+class Kept(NamedTuple):
+    """What is kept under a key."""
+
+    #: float32 [dim], or what ``pack_weights`` has packed.
+    values: npt.NDArray[Any]
+    #: Of the text; None: not known.
+    tokens: int | None = None
 
 
 class VectorCache:
@@ -63,25 +68,29 @@ class VectorCache:
         self._redis = redis
         self._ttl_s = settings.embedding_cache_ttl_s
         self._size, self._max_chars = settings.embedding_cache_size, settings.embedding_cache_max_chars
-        #: Redis key -> until when it is kept, and its vector; the latest used last.
-        self._own: OrderedDict[str, tuple[float, npt.NDArray[Any]]] = OrderedDict()
+        #: Redis key -> until when it is kept, and what; the latest used last.
+        self._own: OrderedDict[str, tuple[float, Kept]] = OrderedDict()
 
-    def get_many(
-        self, model: str, revision: str, kind: str, texts: Sequence[str]
-    ) -> list[npt.NDArray[Any] | None]:
+    def get_many(self, model: str, revision: str, kind: str, texts: Sequence[str]) -> list[Kept | None]:
         """One vector per text; None: it is not kept."""
         return self.get([VectorKey(model, revision, kind, text) for text in texts])
 
     def put_many(
-        self, model: str, revision: str, kind: str, texts: Sequence[str], vectors: Sequence[npt.NDArray[Any]]
+        self,
+        model: str,
+        revision: str,
+        kind: str,
+        texts: Sequence[str],
+        vectors: Sequence[npt.NDArray[Any]],
+        tokens: Sequence[int | None] | None = None,
     ) -> None:
-        """Keep one vector per text."""
+        """Keep one vector per text; ``tokens``: of each text."""
         keys = (VectorKey(model, revision, kind, text) for text in texts)
-        self.put(dict(zip(keys, vectors, strict=True)))
+        self.put(dict(zip(keys, map(Kept, vectors, tokens or [None] * len(vectors)), strict=True)))
 
-    def get(self, keys: Sequence[VectorKey]) -> list[npt.NDArray[Any] | None]:
-        """The vectors of several keys, in one round trip."""
-        found: list[npt.NDArray[Any] | None] = [None] * len(keys)
+    def get(self, keys: Sequence[VectorKey]) -> list[Kept | None]:
+        """What is kept under several keys, in one round trip."""
+        found: list[Kept | None] = [None] * len(keys)
         missing = {}
         for place, key in enumerate(keys):
             if self.may_keep(key.text):
@@ -97,27 +106,22 @@ class VectorCache:
             log.warning("vectors of queries not looked up", error=error)
             return found
         for (place, name), value in zip(missing.items(), values, strict=True):
-            dtype = keys[place].dtype
-            if value is not None and len(value) % dtype.itemsize == 0:
-                found[place] = np.frombuffer(value, dtype)
-                self._put_own(name, found[place])
+            dtype, unpacked = keys[place].dtype, unpack_value(value) if value is not None else None
+            if unpacked is not None and len(unpacked[0]) % dtype.itemsize == 0:
+                found[place] = own = Kept(np.frombuffer(unpacked[0], dtype), unpacked[1])
+                self._put_own(name, own)
         return found
 
-    def put(self, vectors: Mapping[VectorKey, npt.NDArray[Any]]) -> None:
+    def put(self, vectors: Mapping[VectorKey, Kept]) -> None:
         """Keep vectors, and remove the oldest if there are too many."""
-        # Copies: a row of a batch would keep the whole batch in memory.
-        kept = {
-            key.redis_key: np.array(vector, key.dtype)
-            for key, vector in vectors.items()
-            if self.may_keep(key.text)
-        }
+        kept = {key.redis_key: _copy(key, one) for key, one in vectors.items() if self.may_keep(key.text)}
         if not kept:
             return
         now = time.time()
         try:
             with self._redis.pipeline(transaction=False) as pipe:
-                for name, vector in kept.items():
-                    pipe.set(name, vector.tobytes(), ex=self._ttl_s)
+                for name, one in kept.items():
+                    pipe.set(name, pack_value(one.values.tobytes(), one.tokens), ex=self._ttl_s)
                 pipe.zadd(_KEYS, dict.fromkeys(kept, now))
                 pipe.zremrangebyscore(_KEYS, "-inf", now - self._ttl_s)
                 pipe.expire(_KEYS, self._ttl_s)
@@ -128,33 +132,37 @@ class VectorCache:
                 self._redis.delete(*(name for name, _ in oldest))
         except RedisError as error:
             log.warning("vectors of queries not kept", error=error)
-        for name, vector in kept.items():
-            self._put_own(name, vector)
+        for name, one in kept.items():
+            self._put_own(name, one)
 
-    def remember(self, vectors: Mapping[VectorKey, npt.NDArray[Any]]) -> None:
+    def remember(self, vectors: Mapping[VectorKey, Kept]) -> None:
         """Keep vectors that are in Redis in this process, too."""
-        for key, vector in vectors.items():
+        for key, one in vectors.items():
             if self.may_keep(key.text):
-                self._put_own(key.redis_key, np.array(vector, key.dtype))
+                self._put_own(key.redis_key, _copy(key, one))
 
     def may_keep(self, text: str) -> bool:
         """Whether the vectors of a text are kept: it is short, and the cache is on."""
         return self._ttl_s > 0 and len(text) <= self._max_chars
 
-    def _get_own(self, name: str) -> npt.NDArray[Any] | None:
-        until_s, vector = self._own.get(name, (0.0, None))
-        if vector is None or time.monotonic() > until_s:
+    def _get_own(self, name: str) -> Kept | None:
+        until_s, one = self._own.get(name, (0.0, None))
+        if one is None or time.monotonic() > until_s:
             self._own.pop(name, None)
             return None
         self._own.move_to_end(name)
-        return vector
+        return one
 
-    def _put_own(self, name: str, vector: npt.NDArray[Any] | None) -> None:
-        if vector is not None:
-            self._own[name] = (time.monotonic() + self._ttl_s, vector)
-            self._own.move_to_end(name)
+    def _put_own(self, name: str, one: Kept) -> None:
+        self._own[name] = (time.monotonic() + self._ttl_s, one)
+        self._own.move_to_end(name)
         while len(self._own) > min(_OWN, self._size):
             self._own.popitem(last=False)
+
+
+def _copy(key: VectorKey, one: Kept) -> Kept:
+    # A row of a batch would keep the whole batch in memory.
+    return one._replace(values=np.array(one.values, key.dtype))
 
 
 def pack_weights(weights: Mapping[int, float]) -> npt.NDArray[Any]:

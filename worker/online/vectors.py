@@ -11,12 +11,13 @@ import hashlib
 import time
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from worker.models.base import Model
+from worker.models.vector_cache import VectorCache
 from worker.online.operations import Used
 from worker.telemetry import metrics
 
@@ -39,23 +40,11 @@ class Vector(NamedTuple):
     tokens: int | None = None
 
 
-class Store(Protocol):
-    """A cache of vectors that all processes share."""
-
-    def get_many(
-        self, model: str, revision: str, kind: str, texts: Sequence[str]
-    ) -> list[Float32 | None]: ...
-
-    def put_many(
-        self, model: str, revision: str, kind: str, texts: Sequence[str], vectors: Sequence[Float32]
-    ) -> None: ...
-
-
-_find_store: Callable[[], Store | None] | None = None
+_find_store: Callable[[], VectorCache | None] | None = None
 _recent: OrderedDict[bytes, tuple[float, Vector]] = OrderedDict()
 
 
-def use_store(find: Callable[[], Store | None]) -> None:
+def use_store(find: Callable[[], VectorCache | None]) -> None:
     """Ask this function for the shared cache from now on; it may return None."""
     global _find_store
     _find_store = find
@@ -78,18 +67,17 @@ def embed_once(
     store = _find_store() if _find_store else None
     missing = [text for text in keys if text not in found]
     if store is not None and missing:
-        for text, values in zip(
-            missing, store.get_many(spec.name, spec.revision, kind, missing), strict=True
-        ):
-            if values is not None:
-                found[text] = Vector(values, cached=True)
+        for text, kept in zip(missing, store.get_many(spec.name, spec.revision, kind, missing), strict=True):
+            if kept is not None:
+                found[text] = Vector(kept.values, cached=True, tokens=kept.tokens)
         missing = [text for text in missing if text not in found]
     if missing:
         computed = compute(missing)
         found |= dict(zip(missing, computed, strict=True))
         _remember((keys[text], found[text]) for text in missing if len(text) <= MAX_CHARS)
         if store is not None:
-            store.put_many(spec.name, spec.revision, kind, missing, [vector.values for vector in computed])
+            values, tokens = [vector.values for vector in computed], [vector.tokens for vector in computed]
+            store.put_many(spec.name, spec.revision, kind, missing, values, tokens)
     metrics.count_cache("vectors", True, len(keys) - len(missing))
     metrics.count_cache("vectors", False, len(missing))
     # Of equal texts one was computed.

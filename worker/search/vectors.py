@@ -7,7 +7,14 @@ from typing import Any
 
 import numpy as np
 
-from worker.models.vector_cache import LEXICAL, VectorCache, VectorKey, pack_weights, unpack_weights
+from worker.models.vector_cache import (
+    LEXICAL,
+    Kept,
+    VectorCache,
+    VectorKey,
+    pack_weights,
+    unpack_weights,
+)
 from worker.search.plan import Call
 from worker.telemetry import metrics
 
@@ -15,13 +22,14 @@ from worker.telemetry import metrics
 def find(cache: VectorCache, calls: Mapping[str, Call]) -> dict[str, dict[str, Any]]:
     """Queue -> {"ok": the answer that it would give}, of the queues that need not be asked."""
     wanted = [(queue, call, key) for queue, call in calls.items() for key in _keys(queue, call)]
-    kept: dict[str, list[Any]] = {}
+    kept: dict[str, list[Kept | None]] = {}
     for (queue, _, _), vector in zip(wanted, cache.get([key for *_, key in wanted]), strict=True):
         kept.setdefault(queue, []).append(vector)
     found = {}
-    for queue, vectors in kept.items():
+    for queue, looked_up in kept.items():
         spec = calls[queue].spec
-        is_kept = spec is not None and all(vector is not None for vector in vectors)
+        vectors = [vector.values for vector in looked_up if vector is not None]
+        is_kept = spec is not None and len(vectors) == len(looked_up)
         metrics.count_cache("vectors", is_kept)
         if spec is None or not is_kept or vectors[0].shape != (spec.dim,):
             continue
@@ -44,7 +52,7 @@ def keep(cache: VectorCache, calls: Mapping[str, Call], said: Mapping[str, Mappi
 
     Vectors alone are in the cache already: the node that has computed them keeps them, but with lexical weights.
     """
-    ours, theirs = dict[VectorKey, Any](), dict[VectorKey, Any]()
+    ours, theirs = dict[VectorKey, Kept](), dict[VectorKey, Kept]()
     for queue, call in calls.items():
         answer = said[queue].get("ok")
         if answer is None:
@@ -52,9 +60,11 @@ def keep(cache: VectorCache, calls: Mapping[str, Call], said: Mapping[str, Mappi
         keys = _keys(queue, call)
         for key in keys:
             if key.kind == LEXICAL:
-                vector = pack_weights({int(token): weight for token, weight in answer["lexical"][0].items()})
+                weights = {int(token): weight for token, weight in answer["lexical"][0].items()}
+                vector = Kept(pack_weights(weights))
             else:
-                vector = np.asarray(answer["vectors"][0], np.float32)
+                tokens = answer.get("tokens") or [None]
+                vector = Kept(np.asarray(answer["vectors"][0], np.float32), tokens[0])
             vectors = ours if len(keys) > 1 else theirs
             vectors[key._replace(model=answer["model"], revision=answer["revision"])] = vector
     cache.put(ours)

@@ -59,44 +59,26 @@ def run(context: StageContext) -> Outcome:
         stage_runs = video_run.stage_runs
         count = scene_count(session, claimed.video_id, stage_runs["split"])
         shown = is_shown(session, claimed.video_id, stage_runs["split"])
-    keys: dict[UUID, str] = {}
     people: dict[UUID, list[PersonInScene]] = {}
 
-    def prepare(session: Session, first_idx: int, last_idx: int) -> None:
-        scenes = scenes_between(session, claimed.video_id, stage_runs["split"], first_idx, last_idx)
-        words = words_of(session, claimed.video_id, stage_runs["asr"], scenes)
-        lines = screen_texts_of(session, stage_runs.get("ocr"), [scene.scene_id for scene in scenes])
-        gaps = gaps_of(session, claimed.video_id, stage_runs, scenes)
-        found = [
-            SceneTexts(
-                scene_id=scene.scene_id,
-                words=words.get(scene.scene_id, Words()),
-                sidecar_key=keys[scene.scene_id],
-                screen_text="\n".join(line.text for line in lines.get(scene.scene_id, [])),
-                gaps=gaps.get(scene.scene_id, ()),
-            )
-            for scene in scenes
-        ]
-        prepare_scenes(session, found, stage_runs, shown=shown)
-
     for first in range(0, count, _BATCH):
-        batch = (first, first + _BATCH - 1)
         with reading() as session:
             video, video_run = context.video_and_run(session)
-            documents = make_documents(session, video, video_run, *batch)
+            documents = make_documents(session, video, video_run, first, first + _BATCH - 1)
+        found = []
         for document in documents:
             key = sidecar_key(claimed.user_id, context.video_name, document.scene_id, revision)
             context.stored.append(("sidecars", key))
             context.storage.put_bytes("sidecars", key, to_bytes(document), "application/json")
-            keys[UUID(document.scene_id)] = key
+            found.append(_texts_of(document, key))
             people[UUID(document.scene_id)] = seen_in(document)
-        context.write(lambda session, _: prepare(session, *batch))  # noqa: B023
+        context.write(lambda session, _: prepare_scenes(session, found, stage_runs, shown=shown))  # noqa: B023
         context.report(min(1.0, (first + _BATCH) / count))
 
     def write(session: Session) -> None:
         show_scenes(session, claimed.video_id, claimed.user_id, stage_runs, people)
 
-    return Outcome(result={"sidecars": len(keys), "revision": revision}, write=write)
+    return Outcome(result={"sidecars": len(people), "revision": revision}, write=write)
 
 
 def seen_in(document: Sidecar) -> list[PersonInScene]:
@@ -104,6 +86,19 @@ def seen_in(document: Sidecar) -> list[PersonInScene]:
     return [
         PersonInScene("", who.person_id, who.name, who.confidence, who.frame_count) for who in document.people
     ]
+
+
+def _texts_of(document: Sidecar, key: str) -> SceneTexts:
+    """What a document says that its scene's row says, too."""
+    heard = document.transcript
+    segments = [segment.model_dump(mode="json", exclude_unset=True) for segment in heard.segments]
+    return SceneTexts(
+        scene_id=UUID(document.scene_id),
+        words=Words(heard.text, heard.language, segments),
+        sidecar_key=key,
+        screen_text="\n".join(line.text for line in document.screen_texts),
+        gaps=document.not_looked_at,
+    )
 
 
 def make_documents(session: Session, video: Video, run: Run, first_idx: int, last_idx: int) -> list[Sidecar]:

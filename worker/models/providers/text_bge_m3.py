@@ -57,9 +57,6 @@ class BgeM3Embedder(TextEmbedder):
         fill(self.spec, head, read_tensors(self.spec, path), path)
         return head
 
-    def _count_tokens(self, texts: Sequence[str]) -> tuple[int, ...] | None:
-        return tuple(len(self._encoder.single(text)) for text in self._encoder.tokenise(texts))
-
     def _encode(self, texts: Sequence[str]) -> TextVectors:
         encoder, sparse = self._encoder, self._sparse
         rows = [encoder.single(text) for text in encoder.tokenise(texts)]

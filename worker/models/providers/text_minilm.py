@@ -137,9 +137,6 @@ class MiniLmEmbedder(TextEmbedder):
         self._model = model.to(device=device, dtype=getattr(torch, dtype)).eval()
         pack_linears(self._model, device, dtype)
 
-    def _count_tokens(self, texts: Sequence[str]) -> tuple[int, ...]:
-        return tuple(len(encoding) for encoding in self._tokenizer.encode_batch_fast(list(texts)))
-
     def _encode(self, texts: Sequence[str]) -> TextVectors:
         tokenizer, model = self._tokenizer, self._model
         ids = [encoding.ids for encoding in tokenizer.encode_batch_fast(list(texts))]
