@@ -70,8 +70,9 @@ coverage: $(DEV_STAMP)
 	$(BIN)/coverage run $(PYTEST:$(BIN)/python%=%) $(COVERED) $(ARGS)
 	@$(BIN)/coverage combine --quiet && $(BIN)/coverage report | grep -E '^(Name|TOTAL)'
 
+# Its tests have time limits of their own, of up to hours.
 test-faults: $(DEV_STAMP)
-	$(BIN)/python -m pytest -m faults -s $(ARGS)
+	$(BIN)/python -m pytest -m faults -s -o faulthandler_timeout=0 $(ARGS)
 
 test-gpu: $(DEV_STAMP)
 	$(BIN)/python -m pytest -m gpu tests/gpu $(ARGS)
