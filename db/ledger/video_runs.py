@@ -122,8 +122,10 @@ def advance(session: Session, video: Video, policy: RunPolicy) -> list[WakeUp]:
     planned = stages_of(run)
     names = {stage.name for stage in planned}
     wake_ups: list[WakeUp] = []
-    wake_ups += jobs.insert(session, _next_parts(session, video, run, policy))
     states = stage_states(session, video.video_id, run.run)
+    if parts := _next_parts(session, video, run, states, policy):
+        wake_ups += jobs.insert(session, parts)
+        states = stage_states(session, video.video_id, run.run)
     # One pass suffices for stages that end at once: PIPELINE lists a stage after all it waits for.
     for stage in planned:
         if stage.name in states or stage.late:
@@ -137,23 +139,23 @@ def advance(session: Session, video: Video, policy: RunPolicy) -> list[WakeUp]:
     return wake_ups
 
 
-def _next_parts(session: Session, video: Video, run: Run, policy: RunPolicy) -> list[Job]:
+def _next_parts(
+    session: Session, video: Video, run: Run, states: Mapping[str, StageState], policy: RunPolicy
+) -> list[Job]:
     """The parts that follow those of a split in spans: its first part names them, in rounds that follow each other."""
     stage = graph.SPLIT
-    if stage.name not in run.stages:
+    is_over = any(after in states for after in graph.with_downstream({stage.name}) - {stage.name})
+    if stage.name not in run.stages or is_over or stage.name not in states:
         return []
-    of_run = (Job.video_id == video.video_id, Job.run == run.run, Job.stage == stage.name)
-    first, count, done = session.execute(
-        select(
-            func.max(Job.result["rounds"].astext).filter(Job.part == 0),
-            func.count(),
-            func.count().filter(Job.state == JobState.DONE),
-        ).where(*of_run)
-    ).one()
-    if first is None or done < count:
+    if states[stage.name].state != JobState.DONE:
+        return []
+    count = states[stage.name].parts
+    of_first = (Job.video_id == video.video_id, Job.run == run.run, Job.stage == stage.name, Job.part == 0)
+    rounds = session.scalar(select(Job.result["rounds"].astext).where(*of_first))
+    if rounds is None:
         return []
     begun = 1
-    for payloads in json.loads(first):
+    for payloads in json.loads(rounds):
         if begun == count:
             # A video that is in work is finished before the next one of its user is begun.
             deeper = {"depth": graph.depth(stage.name) + 1}

@@ -74,3 +74,18 @@ def test_a_stuck_node_is_restarted_and_a_stopped_one_is_not(
             what="the consumer leaves a message",
         )
     await_stuck(fleet, consumer, "the consumer takes no messages")
+
+
+def test_a_second_node_of_one_name_leaves_and_the_first_works_on(fleet: Fleet) -> None:
+    fleet.start(NAME)
+    fleet.wait_ready(NAME)
+    first = fleet.nodes[NAME]
+    fleet.start(NAME)
+    second = fleet.nodes[NAME].process
+    try:
+        assert second.wait(timeout=SOON_S) == ExitStatus.CONFIG
+    finally:
+        fleet.nodes[NAME] = first
+    assert f"runs on this machine already (pid {first.process.pid})" in fleet.log(NAME)
+    assert first.process.poll() is None
+    fleet.wait_ready(NAME)

@@ -292,7 +292,8 @@ def test_a_search_whose_process_dies_may_be_sent_again(fleet: Fleet) -> None:
                 child.kill()
             with pytest.raises(WorkerLost):
                 answer.result()
-        assert time.monotonic() - died < DEADLINE_S
+        # Long before the caller's own time limit, on a busy machine too.
+        assert time.monotonic() - died < fleet.client.timeout_s / 2
     finally:
         model.resume()
     fleet.wait_ready("search")
