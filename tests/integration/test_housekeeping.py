@@ -20,7 +20,12 @@ from worker.telemetry.watchdog import Watchdog
 def make(name: str, settings: Settings) -> Housekeeping:
     """The housekeeping of a media node."""
     node: Any = SimpleNamespace(
-        name=name, life="1", describe=dict, state="ready", family=routing.NODES["media"]
+        name=name,
+        life="1",
+        describe=dict,
+        active_embedders=dict,
+        state="ready",
+        family=routing.NODES["media"],
     )
     watchdog = Watchdog(lambda: False)
     return Housekeeping(node, settings, Telemetry(settings, "media", dict, watchdog), watchdog)
