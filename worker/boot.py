@@ -148,6 +148,7 @@ class BecomeNode(bootsteps.Step):
         except Conflict as error:
             log.error("leaving: another node has this name", node=worker.hostname, failure=str(error))
             raise SystemExit(ExitStatus.CONFIG) from None
+        metrics.reserve_files(worker.concurrency)
         watchdog = Watchdog(lambda: housekeeping.stopping)
         telemetry = Telemetry(settings, node.family.name, node.describe, watchdog)
         housekeeping = Housekeeping(node, settings, telemetry, watchdog)

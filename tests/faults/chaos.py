@@ -21,7 +21,7 @@ import psutil
 import redis
 
 from shared.client import Client
-from shared.errors import Outage
+from shared.errors import Outage, WorkerLost
 from shared.storage import upload_key
 from tests.faults.material import Source
 from tests.support.fleet import Fleet
@@ -260,7 +260,7 @@ class Chaos:
     # --- what goes on meanwhile
 
     def send(self, source: Source, *, within_s: float = 120) -> None:
-        """Store and hand over a video as a client does: again after each outage, until it has its receipt."""
+        """Store and hand over a video as a client does: again after each outage or dead process, until it has its receipt."""
         key = upload_key(source.user_id, source.video_id, source.path.name)
         deadline = time.monotonic() + within_s
         while True:
@@ -268,7 +268,7 @@ class Chaos:
                 self.fleet.storage.put_file("uploads", key, source.path, "video/mp4")
                 self._client.process(source.video_id, source.user_id, key, priority=source.priority)
                 return
-            except Outage as error:
+            except (Outage, WorkerLost) as error:
                 if time.monotonic() > deadline:
                     raise AssertionError(f"no receipt for {source.video_id} in {within_s:g} s") from error
                 self.resent += 1

@@ -34,6 +34,9 @@ _FAST_S = (0.005, 0.01, 0.025, 0.05, 0.1, 0.2, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 6
 _SLOW_S = (0.1, 0.5, 1.0, 5.0, 15.0, 60.0, 300.0, 900.0, 3600.0)
 _ITEMS = (1, 2, 4, 8, 16, 32, 64, 128)
 
+#: Of a process's counters, and of its histograms: some 600 values of each, several times what a family has.
+_FILE_BYTES = 2**17
+
 
 def _exported(name: str, help: str, *labels: str) -> Metric:
     return Metric(name, "gauge", help, labels, "exporter")
@@ -117,6 +120,22 @@ def _folder(settings: Settings) -> Path:
     found = work / f"metrics.{os.getpid()}"
     found.mkdir(parents=True, mode=0o700)
     return found
+
+
+def reserve_files(slots: int) -> None:
+    """Take the space on disk of all that a node with so many children will count, before they are forked.
+
+    prometheus_client makes files with holes, and a process that writes into a hole on a full disk dies of SIGBUS.
+
+    Raises:
+        OSError: the disk is full.
+    """
+    if FOLDER is None:
+        return
+    for writer in ("main", *(f"slot{index}" for index in range(slots))):
+        for kind in ("counter", "histogram"):
+            if not (file := FOLDER / f"{kind}_{writer}.db").exists():
+                file.write_bytes(bytes(_FILE_BYTES))
 
 
 #: Where this node's processes write; None: this process is no node, and counts for itself.

@@ -9,6 +9,7 @@ import pty
 import subprocess
 import sys
 import termios
+from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -95,7 +96,13 @@ def test_a_question_not_answered_with_yes_changes_nothing(typed: bytes, tmp_path
         asked = b""
         while not asked.endswith(b"[y/N]:") and (more := process.stderr.read(1)):
             asked += more
-        os.write(ours, typed)
+        # Again and again, as one does: a signal between the question and the wait for its answer leaves Python waiting.
+        for _ in range(12):
+            os.write(ours, typed)
+            with suppress(subprocess.TimeoutExpired):
+                process.wait(5)
+                break
+        process.kill()
         said, shown = process.stderr.read(), process.stdout.read()
     os.close(ours)
     os.close(theirs)
