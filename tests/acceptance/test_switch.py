@@ -26,7 +26,7 @@ from db.vectors import ensure_index, ensure_model, write_embeddings
 from shared.contracts import SearchAnswer, SwitchView
 from shared.errors import Conflict, InvalidRequest, ModelUnavailable, NotFound, ScenefleetError
 from tests.acceptance.conftest import MakeFleet
-from tests.checkpoints import bge_m3
+from tests.checkpoints import bge_m3, write_catalog
 from tests.support.catalogs import own_catalog
 from tests.support.excerpt import write_excerpt
 from tests.support.fleet import ROOT, Fleet, eventually
@@ -140,17 +140,19 @@ def ended(fleet: Fleet) -> None:
 
 
 class Searcher(threading.Thread):
-    """A caller who searches all the time, by meaning and in every way."""
+    """A caller who searches all the time, by meaning and in every way; ``fresh``: with queries whose vectors are not kept."""
 
-    def __init__(self, fleet: Fleet) -> None:
+    def __init__(self, fleet: Fleet, *, fresh: bool = False) -> None:
         super().__init__(daemon=True)
+        self._fresh = fresh
         self.fleet, self.halt = fleet, threading.Event()
         self.answers: list[SearchAnswer] = []
         self.errors: list[Exception] = []
 
     def run(self) -> None:
         modes: Any = itertools.cycle(("semantic", "hybrid"))
-        for query, mode in zip(itertools.cycle(QUERIES), modes, strict=False):
+        queries = (f"{query} {number}" for number, query in enumerate(itertools.cycle(QUERIES)))
+        for query, mode in zip(queries if self._fresh else itertools.cycle(QUERIES), modes, strict=False):
             if self.halt.is_set():
                 return
             try:
@@ -267,6 +269,53 @@ def test_the_losing_vectors_are_dropped_on_request(fleet: Fleet) -> None:
     assert found(fleet) == before
     with pytest.raises(NotFound):
         fleet.client.rollback_model("text")
+
+
+def test_a_node_without_the_new_model_leaves_its_work_to_the_other(fleet: Fleet, tmp_path: Path) -> None:
+    """Two nodes of one family, as on two machines: one was not given the new weights."""
+    specs = load_catalog(Path(fleet.environment["SCENEFLEET_MODELS_FILE"])).specs
+    without = [
+        spec.model_copy(update={"source": f"path:{tmp_path / 'none'}"}) if spec.name == NEW else spec
+        for spec in specs
+    ]
+    poor = write_catalog(tmp_path / "models.yaml", without)
+    fleet.start("text", name="poor", SCENEFLEET_MODELS_FILE=str(poor))
+    fleet.wait_ready("poor", within_s=120)
+    # With the other one held still, the first work is the poor one's.
+    children = fleet.nodes["text"].children
+    for child in children:
+        child.suspend()
+    fleet.client.switch_model("text", NEW)
+    eventually(lambda: "job left to other nodes" in fleet.log("poor"), within_s=60, what="a job is left")
+    for child in children:
+        child.resume()
+    told = switch_json(fleet, "--to", NEW, "--hold")
+    assert (told["switch"]["state"], vectors_of(fleet, NEW)) == ("ready", VIDEOS * SCENES)
+    assert not fleet.rows("SELECT 1 FROM jobs WHERE state = 'failed' OR failures > 0")
+    (check,) = [
+        check
+        for check in json.loads(fleet.command("doctor", "--json").stdout)["checks"]
+        if "has no tiny-bge-m3" in check["detail"]
+    ]
+    assert check["state"] != "ok" and "poor@" in check["detail"]
+
+    with Searcher(fleet, fresh=True) as searcher:
+        fleet.client.activate_model("text")
+        eventually(
+            lambda: sum(answer.model == NEW for answer in searcher.answers) >= 20,
+            within_s=60,
+            what="searches are answered by the new model",
+        )
+    assert not searcher.errors, searcher.errors[:3]
+    assert all(answer.hits and not answer.degraded for answer in searcher.answers)
+    assert "left_to_others=True" in fleet.log("poor")
+    texts = [f"sentence {number}" for number in range(40)]
+    assert [fleet.client.embed_texts([said]).model for said in texts] == [NEW] * len(texts)
+
+    switch_json(fleet, "--rollback")
+    fleet.stop("poor")
+    switch_json(fleet, "--discard", "--now")
+    ended(fleet)
 
 
 def test_no_search_fails_or_is_empty_while_the_model_is_switched(fleet: Fleet, tmp_path: Path) -> None:

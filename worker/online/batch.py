@@ -27,8 +27,10 @@ from shared.errors import ModelUnavailable, Retryable, ScenefleetError
 from shared.logs import get_logger
 from shared.paths import without_paths
 from shared.routing import TASK_QUEUE
+from worker import peers
 from worker.broker.clock import fleet_clock
 from worker.online.operations import OPERATIONS, Operation, Used
+from worker.runtime import get_runtime
 from worker.telemetry import metrics, request_signals
 
 log = get_logger(__name__)
@@ -54,9 +56,9 @@ class Member(NamedTuple):
 
 
 class Outcome(NamedTuple):
-    """What became of a part. ``answered``: what Celery's tracer returns; ``more``: packed outputs."""
+    """What became of a part. ``answered``: what Celery's tracer returns; ``more``: packed outputs; ``elsewhere``: only other nodes have its model."""
 
-    kind: Literal["answered", "more", "expired"]
+    kind: Literal["answered", "more", "expired", "elsewhere"]
     value: Any = None
 
 
@@ -104,11 +106,14 @@ def run(members: list[Member]) -> list[Outcome]:
     _count(members, works, now_s)
     log.info("batch computed", task=members[0].task, requests=len(members), expired=len(expired),
              items=sum(len(work.prepared) for work in works.values()), seconds=round(run_s, 3))  # fmt: skip
+    elsewhere = {error for error in set(failed.values()) if _is_for_others(error)}
     outcomes = []
     with current_app.backend.together():
         for place, member in enumerate(members):
             if place in expired:
                 outcomes.append(Outcome("expired"))
+            elif failed.get(place) in elsewhere:
+                outcomes.append(Outcome("elsewhere"))
             elif place in failed:
                 outcomes.append(_answer(member, failed[place]))
             else:
@@ -211,6 +216,17 @@ def _compute(operation: Operation[Any], options: Hashable, items: list[Any]) -> 
     half = len(items) // 2
     first, second = (_compute(operation, options, part) for part in (items[:half], items[half:]))
     return first[0] | second[0], first[1] + second[1]
+
+
+def _is_for_others(error: Exception) -> bool:
+    """Whether a model is missing on this node that another one has."""
+    if not isinstance(error, ModelUnavailable) or not error.model:
+        return False
+    found = peers.have(error.model, get_runtime())
+    log.warning(
+        "requests not computed: a model is missing here", model=error.model, left_to_others=found, error=error
+    )
+    return found
 
 
 def _end_part(member: Member, work: _Work, queued_s: float, run_s: float) -> Outcome:

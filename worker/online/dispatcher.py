@@ -46,6 +46,8 @@ _PREFETCHED_BATCHES = 2
 _ESCAPED = 4
 #: Batches after whose loss a request fails.
 MAX_LOSSES = 2
+#: How long a node takes no requests after some whose model it lacks, seconds.
+_LEFT_S = 5.0
 
 
 def strategy(task: Any, app: Any, consumer: Any, **options: Any) -> Callable[..., Any]:
@@ -90,6 +92,8 @@ class Dispatcher:
         #: Batches in the pool.
         self._batches = 0
         self._is_due = self._is_closed = False
+        #: Until then other nodes take the requests, monotonic.
+        self._left_until_s = 0.0
         self._timer: Any = None
         self._channel = consumer.connection.channel()
         self._tasks = consumer.app.amqp.Consumer(self._channel, accept=consumer.app.conf.accept_content)
@@ -106,7 +110,9 @@ class Dispatcher:
         return bool(self._tasks.consuming_from(self.queue))
 
     def consume(self) -> None:
-        """Take messages from the queue."""
+        """Take messages from the queue, unless they are left to other nodes."""
+        if time.monotonic() < self._left_until_s:
+            return
         self._tasks.add_queue(self._consumer.app.amqp.queues[self.queue])
         self._tasks.consume()
 
@@ -228,6 +234,8 @@ class Dispatcher:
             elif kind == "more":
                 waiting.outputs.append(value)
                 self._buffer.add(waiting)
+            elif kind == "elsewhere":
+                self._leave(waiting.request)
             elif not waiting.request.revoked():
                 # This process's clock is a moment behind.
                 self._buffer.put_back(part)
@@ -239,6 +247,13 @@ class Dispatcher:
             # In the second round from now: in the first one the loop writes the batch to the child.
             call_soon = self._consumer.hub.call_soon
             call_soon(partial(call_soon, partial(self._acknowledge, answered)))
+
+    def _leave(self, request: Any) -> None:
+        """Give a request back to its queue, for a node that has its model."""
+        self.pause()
+        self._left_until_s = time.monotonic() + _LEFT_S
+        request.reject(requeue=True)
+        worker_state.task_ready(request)
 
     def _acknowledge(self, answered: Sequence[tuple[Any, Any]]) -> None:
         """Acknowledge answered requests; ``answered``: each with what Celery's tracer has returned."""
