@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import nullcontext
 from types import SimpleNamespace
 from typing import Any, cast
 
@@ -18,7 +19,7 @@ from shared.errors import InvalidRequest, ModelFailure, ModelUnavailable, Overlo
 from shared.settings import Settings
 from worker.broker.celery_patches import call_after_acknowledge
 from worker.models.vector_cache import Kept
-from worker.online import batch, vectors
+from worker.online import batch, dispatcher as dispatcher_module, vectors
 from worker.online.buffer import Buffer, Waiting
 from worker.online.dispatcher import Dispatcher
 from worker.online.operations import OPERATIONS, Computed, Operation, Used, checked_texts
@@ -423,6 +424,48 @@ def test_of_a_lost_batch_each_request_is_answered_once(node: Node, monkeypatch: 
     # "a" was lost alone, then "b".
     assert failed == [("a", "WorkerLost"), ("b", "WorkerLost")]
     assert consumer.sizes == [1, 3, 1, 1]
+
+
+def test_requests_whose_model_only_another_node_has_go_back_to_the_queue(
+    node: Node, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    consumer, dispatcher = node()
+    queues, back = ["t.online"], list[str]()
+    tasks = dispatcher._tasks
+    tasks.cancel_by_queue, tasks.add_queue = queues.remove, queues.append
+    consumer.app.amqp.queues, tasks.consume = {"t.online": "t.online"}, lambda: None
+    for name in "ab":
+        message = Message(name)
+        message.reject = lambda requeue, name=name: back.append(name) if requeue else None
+        dispatcher.add(message)
+    consumer.turn()
+    consumer.sent[0]["callback"]([batch.Outcome("answered", 1), batch.Outcome("elsewhere")])
+    assert (back, queues) == (["b"], [])
+    dispatcher.consume()
+    assert queues == [], "another node takes them meanwhile"
+    now_s = dispatcher_module.time.monotonic()
+    monkeypatch.setattr(dispatcher_module.time, "monotonic", lambda: now_s + dispatcher_module._LEFT_S)
+    dispatcher.consume()
+    assert queues == ["t.online"]
+
+
+@pytest.mark.parametrize(
+    ("model", "others", "kind"), [("m", True, "elsewhere"), ("m", False, "answered"), ("", True, "answered")]
+)
+def test_a_request_is_for_others_only_if_they_have_its_model(
+    model: str, others: bool, kind: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    error = ModelUnavailable("Model m can't be loaded: no such file")
+    error.model = model
+    monkeypatch.setattr(batch, "_read", lambda member: batch._Work(None, None, []))  # type: ignore[arg-type]
+    monkeypatch.setattr(batch, "_compute_all", lambda works: dict.fromkeys(works, error))
+    monkeypatch.setattr(batch, "_count", lambda *_: None)
+    monkeypatch.setattr(batch, "_answer", lambda member, answer: batch.Outcome("answered", answer))
+    monkeypatch.setattr(batch, "get_runtime", lambda: None)
+    monkeypatch.setattr(batch.peers, "have", lambda name, runtime: others)
+    monkeypatch.setattr(batch.current_app.backend, "together", nullcontext, raising=False)
+    member = batch.Member("t", "id", {}, b"", None, None, 0, 1, True, (), 0.0)
+    assert [outcome.kind for outcome in batch.run([member])] == [kind]
 
 
 def test_after_a_lost_connection_nothing_more_is_sent(node: Node) -> None:
