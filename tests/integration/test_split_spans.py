@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ from db.ledger import video_runs
 from db.ledger.claims import Claim
 from db.ledger.policy import RunPolicy
 from db.tables import Job, Run, Scene, Video
-from shared.errors import BadMedia
+from shared.errors import BadMedia, StorageUnavailable
 from shared.settings import Settings
 from tests.integration.test_rendition_stage import MODELS, USER, Desk
 from tests.support.clips import Encoding, Sound, make_clip
@@ -22,6 +23,7 @@ from worker import stages
 from worker.media import sandbox
 from worker.media.results import SpansDiffer
 from worker.runtime import Runtime
+from worker.stages import audio as audio_stage, split as split_stage
 
 pytestmark = pytest.mark.usefixtures("database")
 
@@ -217,6 +219,34 @@ def test_a_span_that_is_given_up_fails_the_split_until_it_is_tried_again(
     desk.change(video_runs.retry)
     assert split_all(desk) == ["span", "join"]
     assert len(scenes(desk, 2)) == 5
+    desk.work()
+    assert desk.status().state == "indexed"
+
+
+@pytest.mark.parametrize("error", [BadMedia("The file is cut off"), OSError(5, "Input/output error")])
+@pytest.mark.parametrize(
+    ("part", "reader"), [("plan", "split"), ("span", "split_span"), ("sound", "extract_audio")]
+)
+def test_a_storage_that_goes_away_is_to_blame_for_what_cannot_be_read(
+    part: str, reader: str, error: Exception, desk: Desk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    module = {"plan": split_stage, "span": sandbox, "sound": audio_stage}[part]
+    root = desk.runtime.settings.home / "storage"
+
+    def lose(*_: Any, **__: Any) -> None:
+        root.rename(root.with_name("away"))
+        raise error
+
+    desk.accept()
+    while (claimed := must_claim()) is not None and kind(claimed) != part:
+        desk.do(claimed)
+    context = desk.context(claimed)
+    with monkeypatch.context() as patch, pytest.raises(StorageUnavailable):
+        patch.setattr(module, reader, lose)
+        stages.run(context)
+    root.with_name("away").rename(root)
+    shutil.rmtree(context.folder)
+    desk.do(claimed)
     desk.work()
     assert desk.status().state == "indexed"
 

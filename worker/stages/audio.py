@@ -14,14 +14,15 @@ PART_S = 120.0
 
 
 def run(context: StageContext) -> Outcome:
-    audio, windows = extract_audio(
-        context.fetch_source(),
-        context.folder,
-        limits=media_limits(context.runtime.settings),
-        part_s=PART_S,
-        on_progress=lambda fraction: context.report(fraction * 0.9),
-        wall_s=SHARE_OF_LIMIT * graph.AUDIO.time_limit_s,
-    )
+    with context.source() as source:
+        audio, windows = extract_audio(
+            source,
+            context.folder,
+            limits=media_limits(context.runtime.settings),
+            part_s=PART_S,
+            on_progress=lambda fraction: context.report(fraction * 0.9),
+            wall_s=SHARE_OF_LIMIT * graph.AUDIO.time_limit_s,
+        )
     return Outcome(
         result={"audio_key": context.store_audio(audio), "windows": [list(window) for window in windows]}
     )

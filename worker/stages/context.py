@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -128,13 +129,23 @@ class StageContext:
         claimed = self.claimed
         return attempt_prefix(role, claimed.user_id, self.video_name, str(claimed.job_id), claimed.attempt)
 
-    def fetch_source(self) -> Path:
-        """The source video as a local file: the stored one itself where storage is a folder, else a copy.
+    @contextmanager
+    def source(self) -> Iterator[Path]:
+        """The source video as a local file, while it is read. If that fails and the storage is away, this is to blame, not the video.
 
         Raises:
             InvalidKey, ObjectMissing, LimitExceeded, StorageUnavailable.
         """
         key = self._source_key()
+        path = self._fetch(key)
+        try:
+            yield path
+        except (BadMedia, OSError):
+            self.storage.stat("uploads", key)
+            raise
+
+    def _fetch(self, key: str) -> Path:
+        """The stored file itself where storage is a folder, else a copy."""
         local = self.storage.local_path("uploads", key)
         if local is not None:
             return local
@@ -144,14 +155,6 @@ class StageContext:
             "uploads", key, path, max_bytes=max_bytes, on_progress=lambda *_: self.report(0.0)
         )
         return path
-
-    def check_source(self) -> None:
-        """Make sure the source video is still there.
-
-        Raises:
-            ObjectMissing, StorageUnavailable.
-        """
-        self.storage.stat("uploads", self._source_key())
 
     def _source_key(self) -> str:
         with reading() as session:

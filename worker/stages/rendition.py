@@ -16,7 +16,6 @@ from db.ledger import video_runs
 from db.ledger.claims import others_wait
 from db.ledger.subjects import lock_video
 from shared import graph
-from shared.errors import BadMedia
 from shared.playback import playable
 from worker.media.limits import media_limits
 from worker.media.results import RENDITION_VERSION, Rendition
@@ -51,8 +50,7 @@ def run(context: StageContext) -> Outcome:
             looked_s = time.monotonic()
             _give_way(context)
 
-    source = context.fetch_source()
-    try:
+    with context.source() as source:
         found = make_rendition(
             source,
             context.folder,
@@ -60,10 +58,6 @@ def run(context: StageContext) -> Outcome:
             on_progress=report,
             wall_s=SHARE_OF_LIMIT * graph.RENDITION.time_limit_s,
         )
-    except (BadMedia, OSError):
-        # A storage that went away while the file was read is to blame, not the video.
-        context.check_source()
-        raise
     return _made(context, found)
 
 

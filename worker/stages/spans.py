@@ -13,7 +13,7 @@ from typing import Any
 from db.engine import reading
 from db.ledger import video_runs
 from shared import graph
-from shared.errors import BadMedia, ObjectMissing
+from shared.errors import ObjectMissing
 from worker.media import sandbox
 from worker.media.limits import media_limits
 from worker.media.results import Keyframe, Span, SpansDiffer, SplitResult
@@ -56,25 +56,21 @@ def plan(spans: Sequence[Span]) -> Outcome:
 def split_one(context: StageContext) -> Outcome:
     """Decode a span; store its pictures and what it found. One that can't be decoded alone says so to the join."""
     settings = context.runtime.settings
-    source = context.fetch_source()
     try:
-        files = sandbox.split_span(
-            source,
-            context.folder,
-            span=Span(**context.claimed.payload["span"]),
-            limits=media_limits(settings),
-            mode=settings.split_mode,
-            weights=find_weights(context),
-            min_confidence=settings.split_min_confidence,
-            on_progress=lambda fraction: context.report(fraction * _DECODING),
-            wall_s=SHARE_OF_LIMIT * graph.SPLIT.time_limit_s,
-        )
+        with context.source() as source:
+            files = sandbox.split_span(
+                source,
+                context.folder,
+                span=Span(**context.claimed.payload["span"]),
+                limits=media_limits(settings),
+                mode=settings.split_mode,
+                weights=find_weights(context),
+                min_confidence=settings.split_min_confidence,
+                on_progress=lambda fraction: context.report(fraction * _DECODING),
+                wall_s=SHARE_OF_LIMIT * graph.SPLIT.time_limit_s,
+            )
     except SpansDiffer as error:
         return Outcome(result={"differ": str(error)})
-    except (BadMedia, OSError):
-        # A storage that went away while the file was read is to blame, not the video.
-        context.check_source()
-        raise
     pictures, found = context.prefix("keyframes"), context.prefix("tmp")
     for place, path in enumerate(files.pictures):
         context.storage.put_file("sidecars", f"{pictures}{path.name}", path, "image/jpeg")

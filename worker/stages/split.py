@@ -14,7 +14,7 @@ from db.scenes import add_scenes, drop_scenes, scene_count, scenes_between
 from db.tables import Run, Scene
 from db.videos import set_media
 from shared import graph
-from shared.errors import BadMedia, Conflict, ObjectMissing
+from shared.errors import Conflict, ObjectMissing
 from shared.logs import get_logger
 from worker.media.limits import media_limits
 from worker.media.results import Keyframe, SceneCut, SpansDiffer, SplitResult, Sprites
@@ -46,8 +46,7 @@ def run(context: StageContext) -> Outcome:
 def _split(context: StageContext, span_s: float) -> Outcome:
     """Split the file in one pass; or in spans, if it is longer than ``span_s`` (0: none is) and can be."""
     kept = _kept_scenes(context)
-    source = context.fetch_source()
-    try:
+    with context.source() as source:
         found = split(
             source,
             context.folder,
@@ -60,10 +59,6 @@ def _split(context: StageContext, span_s: float) -> Outcome:
             on_progress=lambda fraction: context.report(fraction * _DECODING),
             wall_s=audio.SHARE_OF_LIMIT * graph.SPLIT.time_limit_s,
         )
-    except (BadMedia, OSError):
-        # A storage that went away while the file was read is to blame, not the video.
-        context.check_source()
-        raise
     if not isinstance(found, SplitResult):
         return spans.plan(found)
     if kept is not None:
