@@ -60,7 +60,7 @@ test: $(DEV_STAMP) $(PAGE_STAMP) $(OIDC_STAMP)
 	$(PYTEST) -m "not faults and not gpu and not deploy" $(ARGS)
 
 test-quick: $(DEV_STAMP)
-	$(PYTEST) -m "not slow and not video" tests/unit $(ARGS)
+	$(PYTEST) -p no:schemathesis -m "not slow and not video" tests/unit $(ARGS)
 
 # Lines and branches of our packages that tests reach, nodes and commands they start included. Everything:
 #   make coverage COVERED='-m "not faults and not gpu and not deploy"'

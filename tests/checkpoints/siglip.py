@@ -9,9 +9,7 @@ from typing import Any
 
 import numpy as np
 import sentencepiece
-import torch
 from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors
-from transformers import SiglipConfig, SiglipModel
 
 from tests.checkpoints import entry
 from worker.models.spec import ModelSpec
@@ -28,6 +26,10 @@ _PAD, _END, _UNKNOWN = 0, 1, 2
 
 def build(folder: Path) -> ModelSpec:
     """Write the checkpoint. Random weights: nothing it says means anything, but other inputs give other vectors."""
+    # Seconds to import, in every test process that collects its tests.
+    import torch
+    from transformers import SiglipConfig, SiglipModel
+
     folder.mkdir(parents=True, exist_ok=True)
     _write_tokenizer(folder)
     tower = {"hidden_size": DIM, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4}
