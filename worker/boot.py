@@ -145,10 +145,16 @@ class BecomeNode(bootsteps.Step):
         settings = get_settings()
         try:
             node = Node(settings, worker.hostname, worker.concurrency)
+            metrics.reserve_files(worker.concurrency)
         except Conflict as error:
             log.error("leaving: another node has this name", node=worker.hostname, failure=str(error))
             raise SystemExit(ExitStatus.CONFIG) from None
-        metrics.reserve_files(worker.concurrency)
+        except OSError as error:
+            log.error(
+                "leaving: the node's work folder can't be written", node=worker.hostname, failure=str(error)
+            )
+            metrics.remove_files()
+            raise SystemExit(ExitStatus.FAILED) from None
         watchdog = Watchdog(lambda: housekeeping.stopping)
         telemetry = Telemetry(settings, node.family.name, node.describe, watchdog)
         housekeeping = Housekeeping(node, settings, telemetry, watchdog)
