@@ -353,7 +353,7 @@ def measure_tunings(queries: list[Query], best: list[Any]) -> list[dict[str, Any
     everything = search.Scope(user_id=USER)
     tunings = [
         search.Tuning(exact_rows=0, ef_search=ef, candidates=candidates)
-        for candidates in (50, 100, 200, 400)
+        for candidates in (50, 100, 150, 200, 400)
         for ef in (100, 200, 400)
         if ef >= candidates
     ]

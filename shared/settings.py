@@ -359,7 +359,7 @@ class Settings(BaseModel):
     """Weight of on-screen text in a hybrid search."""
     search_deadline_s: float = Field(5.0, gt=0, le=50)
     """Maximum time for which a search waits for its models, seconds; it then answers without the missing ones."""
-    search_candidates: int = Field(100, ge=10, le=1000)
+    search_candidates: int = Field(150, ge=10, le=1000)
     """Number of scenes that each retriever of a search proposes for its first pages."""
     search_max_depth: int = Field(10_000, ge=100, le=100_000)
     """Number of scenes that each retriever of a search proposes at most, for its last pages. An answer that ends there says so."""

@@ -239,10 +239,10 @@ class _Blocks:
             if not retriever.proposes:
                 self.bound += self.weights[retriever.name]
                 continue
-            *before, found = retriever.proposals(self.session, self.scope, self.tuning, depths)
+            (*before, found), more = retriever.proposals(self.session, self.scope, self.tuning, depths)
             for proposed in before:
                 earlier.update(proposed)
-            self._note(retriever, found, depths[-1])
+            self._note(retriever, found, more)
             for scene_id, match in found.items():
                 matches.setdefault(scene_id, {})[retriever.name] = match
         for scene_id in earlier:
@@ -257,9 +257,9 @@ class _Blocks:
                     matches[scene_id][retriever.name] = match
         return self._ordered(matches)
 
-    def _note(self, retriever: Retriever, found: dict[UUID, Match], depth: int) -> None:
+    def _note(self, retriever: Retriever, found: dict[UUID, Match], more: bool) -> None:
         """Note whether a retriever has more to propose than these."""
-        if len(found) < depth:
+        if not more:
             self.ended.add(retriever.name)
             if retriever.exhaustive:
                 self.exhausted.add(retriever.name)

@@ -44,7 +44,7 @@ class Tuning:
     exact_rows: int = 20_000
     ef_search: int = 200
     #: Scenes each retriever puts forward at first.
-    candidates: int = 100
+    candidates: int = 150
     #: Scenes each retriever puts forward at most, for later pages.
     depth: int = 10_000
     #: Whether to leave out scenes that no retriever finds similar.
@@ -81,12 +81,10 @@ class Retriever(ABC):
 
     def proposals(
         self, session: Session, scope: Scope, tuning: Tuning, depths: Sequence[int]
-    ) -> list[dict[UUID, Match]]:
-        """The most similar scenes of the scope, best first: at most as many as each of the (rising) ``depths``."""
-        deepest = self.candidates(session, scope, replace(tuning, candidates=depths[-1]))
-        return [
-            deepest if depth >= len(deepest) else dict(islice(deepest.items(), depth)) for depth in depths
-        ]
+    ) -> tuple[list[dict[UUID, Match]], bool]:
+        """The most similar scenes of the scope, best first, at most as many as each of the (rising) ``depths``; and whether there are more."""
+        deepest = self.candidates(session, scope, replace(tuning, candidates=depths[-1] + 1))
+        return [first(deepest, depth) for depth in depths], len(deepest) > depths[-1]
 
     def candidates(self, session: Session, scope: Scope, tuning: Tuning) -> dict[UUID, Match]:
         """The most similar scenes of the scope, best first, at most ``tuning.candidates``."""
@@ -94,10 +92,10 @@ class Retriever(ABC):
 
     def compare(self, session: Session, scope: Scope, scenes: Collection[UUID]) -> dict[UUID, Match]:
         """The similarities of these scenes of the scope's user; scenes with nothing to compare are absent."""
-        where = f"s.user_id = :user_id AND s.live AND {self._scene_id} = ANY(:scenes)"
-        return self._search(
-            session, where, {"user_id": scope.user_id, "scenes": list(scenes), "rows": len(scenes)}
-        )
+        where = f"s.user_id = :user_id AND s.live AND {self._scene_id} = ANY(CAST(:scenes AS uuid[]))"
+        # One text: the driver would escape each id of a list.
+        ids = f"{{{','.join(map(str, scenes))}}}"
+        return self._search(session, where, {"user_id": scope.user_id, "scenes": ids, "rows": len(scenes)})
 
     @abstractmethod
     def _search(self, session: Session, where: str, values: dict[str, Any]) -> dict[UUID, Match]:
@@ -316,6 +314,11 @@ def exemplar(
         if middle is not None and (length := float(np.linalg.norm(middle))):
             vectors[retriever] = np.asarray(middle / length, np.float32)
     return vectors
+
+
+def first(found: Mapping[UUID, Match], count: int) -> dict[UUID, Match]:
+    """The first of what a retriever has found."""
+    return dict(islice(found.items(), count))
 
 
 def clamp(similarity: float) -> float:
