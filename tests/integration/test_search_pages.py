@@ -172,10 +172,26 @@ def test_ranked_pages_go_to_the_last_scene_and_repeat_none(exact_rows: int) -> N
 
 def test_a_search_that_ends_at_its_depth_says_so() -> None:
     models = write(*(Shot(idx=n, text=unit(1, 0.02 * n)) for n in range(40)))
-    for depth, truncated in [(20, True), (39, True), (41, False)]:
+    for depth, truncated in [(20, True), (39, True), (40, False), (41, False)]:
         found = pages(finder([near(models)], search.Tuning(candidates=10, depth=depth)), limit=7)
         assert [page.truncated for page in found] == [False] * (len(found) - 1) + [truncated]
         assert ids(hits_of(found)) == list(range(min(depth, 40)))
+
+
+@EXACT_AND_INDEXED
+def test_the_last_scene_is_known_without_looking_for_more(exact_rows: int) -> None:
+    models = write(*(Shot(idx=n, text=unit(1, 0.02 * n)) for n in range(40)))
+    retriever, looks = near(models), []
+
+    def look(*args: Any) -> Any:
+        looks.append(args)
+        return search.Vector._found(retriever, *args)
+
+    object.__setattr__(retriever, "_found", look)
+    found = finder([retriever], search.Tuning(exact_rows=exact_rows, candidates=40), video_ids=("v",))(
+        limit=60
+    )
+    assert ids(list(found.hits)) == list(range(40)) and not found.more and len(looks) == 1
 
 
 def test_nothing_deeper_is_looked_for_than_can_have_the_lowest_score() -> None:
