@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 from uuid import UUID
 
 from sqlalchemy import (
@@ -20,7 +21,15 @@ from sqlalchemy import (
 from sqlalchemy.orm import Session
 
 from db.expressions import uuids
-from db.faces.tracks import PersonInScene, ShownFaces, scenes_with_people, show_people
+from db.faces.tracks import (
+    PeopleChanges,
+    PersonInScene,
+    ShownFaces,
+    compare_people,
+    scenes_with_people,
+    show_people,
+    versions_of_people,
+)
 from db.lexicons import WITHOUT_LANGUAGE, lexicon_of
 from db.scenes import Words
 from db.tables import Base, Embedding, Model, PreparedScene, Scene, TranscriptPart
@@ -28,8 +37,6 @@ from shared import graph
 from shared.contracts import NotLookedAt
 
 _SCENES, _PREPARED = (Base.metadata.tables[name] for name in ("scenes", "prepared_scenes"))
-#: Scenes whose people are compared at once.
-_SHOWN_AT_ONCE = 2_000
 
 
 def _lexemes(lexicon: str, words: str) -> str:
@@ -65,6 +72,13 @@ _KEEP_APART = text(
     f"INSERT INTO prepared_scenes (scene_id, user_id, {', '.join(_COLUMNS)})"
     f" SELECT s.scene_id, s.user_id, {', '.join(_COLUMNS.values())} FROM {_ROWS} JOIN scenes s ON s.scene_id = r.scene_id"
     f" ON CONFLICT (scene_id) DO UPDATE SET {', '.join(f'{name} = excluded.{name}' for name in _COLUMNS)}"
+)
+
+
+#: In the transaction that shows many scenes, their words wait beside the index, which searches read too; ``index_words`` takes them in.
+_INDEX_LATER = text("SET LOCAL gin_pending_list_limit = '1GB'")
+_INDEX_WORDS = text(
+    "SELECT gin_clean_pending_list('ix_scenes_tsv'), gin_clean_pending_list('ix_scenes_screen_tsv')"
 )
 
 
@@ -112,44 +126,76 @@ def prepare_scenes(
     session.execute(_KEEP_APART if shown else _PREPARE, {"rows": json.dumps(rows), **runs})
 
 
+@dataclass(frozen=True)
+class PeopleToShow:
+    """What showing the people of a run will change."""
+
+    #: Of the rows that say so: while they are the same, it is true.
+    versions: tuple[Any, ...]
+    changes: PeopleChanges
+    #: Scenes whose sidecar names others.
+    stale: list[UUID]
+
+
+def find_people(
+    session: Session,
+    video_id: str,
+    user_id: str,
+    stage_runs: Mapping[str, int],
+    written: Mapping[UUID, Sequence[PersonInScene]],
+) -> PeopleToShow | None:
+    """Find out before ``show_scenes``, so that its transaction is short, what it will change about people; None: the run has no faces."""
+    run = stage_runs.get(graph.FACE.name)
+    if run is None:
+        return None
+    # First: what changes meanwhile is seen by it.
+    versions = versions_of_people(session, video_id, run)
+    named = {scene for scene, people in written.items() if people}
+    scenes = scenes_with_people(session, video_id, run) | named
+    changes = compare_people(session, dict.fromkeys(scenes, ShownFaces(user_id, video_id, run)))
+    stale = [
+        scene for scene in sorted(scenes) if list(changes.now.get(scene, ())) != list(written.get(scene, ()))
+    ]
+    return PeopleToShow(versions, changes, stale)
+
+
 def show_scenes(
     session: Session,
     video_id: str,
     user_id: str,
     stage_runs: Mapping[str, int],
     written: Mapping[UUID, Sequence[PersonInScene]],
+    people: PeopleToShow | None = None,
 ) -> None:
     """Show callers the scenes of a run's split, as they are prepared, and none of another.
 
-    ``written``: the people that each sidecar names. Whoever was named since is marked, for the next revision.
+    ``written``: the people that each sidecar names. Whoever was named since is marked, for the next revision. ``people``: what
+    ``find_people`` has found; it is done again if somebody was named since.
     """
     split_version = stage_runs[graph.SPLIT.name]
     is_new = _SCENES.c.split_version == split_version
     differs = _SCENES.c.live.is_distinct_from(is_new)
     of_video = _SCENES.c.video_id == video_id
+    session.execute(_INDEX_LATER)
     session.execute(update(_SCENES).where(of_video, differs).values(live=is_new))
     same = _SCENES.c.scene_id == _PREPARED.c.scene_id
     prepared = {name: _PREPARED.c[name] for name in _COLUMNS}
     session.execute(update(_SCENES).where(same, of_video, is_new).values(prepared))
     session.execute(delete(_PREPARED).where(same, of_video))
     session.execute(update(_SCENES).where(of_video, _SCENES.c.people_changed).values(people_changed=False))
-    if graph.FACE.name in stage_runs:
-        shown = ShownFaces(user_id, video_id, stage_runs[graph.FACE.name])
-        _show_people(session, shown, written)
+    run = stage_runs.get(graph.FACE.name)
+    if run is None or people is None or people.versions != versions_of_people(session, video_id, run):
+        people = find_people(session, video_id, user_id, stage_runs, written)
+    if people is None:
+        return
+    show_people(session, people.changes)
+    of_stale = (_SCENES.c.scene_id == any_(uuids(people.stale)), _SCENES.c.live)
+    session.execute(update(_SCENES).where(*of_stale).values(people_changed=True))
 
 
-def _show_people(
-    session: Session, shown: ShownFaces, written: Mapping[UUID, Sequence[PersonInScene]]
-) -> None:
-    named = {scene for scene, people in written.items() if people}
-    scenes = sorted(scenes_with_people(session, shown.video_id, shown.run) | named)
-    for first in range(0, len(scenes), _SHOWN_AT_ONCE):
-        some = scenes[first : first + _SHOWN_AT_ONCE]
-        _, now = show_people(session, dict.fromkeys(some, shown))
-        stale = [scene for scene in some if list(now.get(scene, ())) != list(written.get(scene, ()))]
-        if stale:
-            of_stale = (_SCENES.c.scene_id == any_(uuids(stale)), _SCENES.c.live)
-            session.execute(update(_SCENES).where(*of_stale).values(people_changed=True))
+def index_words(session: Session) -> None:
+    """Take the words that ``show_scenes`` has left beside their indexes into them."""
+    session.execute(_INDEX_WORDS)
 
 
 def highest_idx(session: Session, video_id: str) -> int:

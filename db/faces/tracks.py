@@ -21,6 +21,8 @@ from db.webhooks import deliveries
 
 #: Scenes whose faces are held in memory at once.
 _BATCH = 200
+#: Scenes whose people are compared by one statement.
+_COMPARED_AT_ONCE = 2_000
 #: A decision applies to a face that overlaps its box by at least this much, within this many seconds.
 _LEAST_OVERLAP = 0.3
 _NEAR_S = 2.0
@@ -380,6 +382,24 @@ _ADD_SCENE_PEOPLE = text(
 )
 
 
+def _version_of(rows: str) -> str:
+    """SQL: the sum of hashes of each row's place and writing transaction, which every change of a row changes."""
+    return f"(SELECT sum(hashtextextended(r.ctid::text || r.xmin::text, 0)) FROM {rows})"
+
+
+_VERSIONS = text(
+    "SELECT "
+    + ", ".join(
+        _version_of(rows)
+        for rows in (
+            "face_tracks r WHERE r.video_id = :video_id AND r.run = :run",
+            "people r WHERE r.person_id IN (SELECT t.person_id FROM face_tracks t WHERE t.video_id = :video_id AND t.run = :run)",
+            "scene_people r JOIN scenes s USING (scene_id) WHERE s.video_id = :video_id",
+        )
+    )
+)
+
+
 @dataclass(frozen=True)
 class ShownFaces:
     """The published faces of a scene: whose, in which video, by which run."""
@@ -397,6 +417,19 @@ def scenes_with_people(session: Session, video_id: str, run: int) -> set[UUID]:
     return found | set(session.scalars(so_far.where(Scene.video_id == video_id).distinct()))
 
 
+@dataclass(frozen=True)
+class PeopleChanges:
+    """Where ``scene_people`` differs from the tracks, of the scenes that were compared."""
+
+    #: Scenes where it differs, and what it should have of them, as its columns are.
+    scenes: set[UUID]
+    rows: list[tuple[UUID, str, str, float, int]]
+    #: User -> people who are new in a video.
+    appeared: dict[str, set[deliveries.Shown]]
+    #: Who is in each scene by the tracks.
+    now: dict[UUID, list[PersonInScene]]
+
+
 def refresh_scene_people(session: Session, scene_ids: Sequence[UUID]) -> None:
     """Update ``scene_people`` of published scenes from their tracks, and mark scenes where it differs: so does their sidecar."""
     rows = session.execute(
@@ -405,15 +438,15 @@ def refresh_scene_people(session: Session, scene_ids: Sequence[UUID]) -> None:
         )
     )
     faces = {row.scene_id: ShownFaces(row.user_id, row.video_id, int(row.face_run)) for row in rows}
-    changed, _ = show_people(session, faces)
-    session.execute(update(Scene).where(Scene.scene_id == any_(uuids(changed))).values(people_changed=True))
+    changes = compare_people(session, faces)
+    show_people(session, changes)
+    session.execute(
+        update(Scene).where(Scene.scene_id == any_(uuids(changes.scenes))).values(people_changed=True)
+    )
 
 
-def show_people(
-    session: Session, faces: Mapping[UUID, ShownFaces]
-) -> tuple[set[UUID], dict[UUID, list[PersonInScene]]]:
-    """Update ``scene_people`` of published scenes from their tracks. Returns the scenes where it differs, and who is in each."""
-    now = people_in(session, {scene: found.run for scene, found in faces.items()})
+def compare_people(session: Session, faces: Mapping[UUID, ShownFaces]) -> PeopleChanges:
+    """Compare ``scene_people`` of some scenes with their tracks."""
     columns = (
         ScenePerson.scene_id,
         ScenePerson.person_id,
@@ -421,32 +454,47 @@ def show_people(
         ScenePerson.confidence,
         ScenePerson.frame_count,
     )
-    present = select(*columns).where(ScenePerson.scene_id == any_(uuids(faces)))
-    before: set[tuple[Any, ...]] = {tuple(row) for row in session.execute(present)}
-    after: set[tuple[Any, ...]] = {
-        (scene, seen.person_id, faces[scene].user_id, seen.confidence, seen.frame_count)
-        for scene, people in now.items()
-        for seen in people
-    }
-    changed = {row[0] for row in before ^ after}
-    session.execute(delete(ScenePerson).where(ScenePerson.scene_id == any_(uuids(changed))))
-    added = sorted(row for row in after if row[0] in changed)
-    if added:
+    found = PeopleChanges(set(), [], defaultdict(set), {})
+    scenes = sorted(faces)
+    for first in range(0, len(scenes), _COMPARED_AT_ONCE):
+        some = scenes[first : first + _COMPARED_AT_ONCE]
+        now = people_in(session, {scene: faces[scene].run for scene in some})
+        present = select(*columns).where(ScenePerson.scene_id == any_(uuids(some)))
+        before: set[tuple[Any, ...]] = {tuple(row) for row in session.execute(present)}
+        after = {
+            (scene, seen.person_id, faces[scene].user_id, seen.confidence, seen.frame_count)
+            for scene, people in now.items()
+            for seen in people
+        }
+        changed = {row[0] for row in before ^ after}
+        found.scenes.update(changed)
+        found.rows.extend(sorted(row for row in after if row[0] in changed))
+        found.now.update(now)
+        had = {row[:2] for row in before}
+        for scene, person, user_id, *_ in after:
+            if (scene, person) not in had:
+                place = faces[scene]
+                found.appeared[user_id].add(
+                    deliveries.Shown(video_id=place.video_id, face_run=place.run, person_id=person)
+                )
+    return found
+
+
+def show_people(session: Session, changes: PeopleChanges) -> None:
+    """Make ``scene_people`` say what the tracks do."""
+    session.execute(delete(ScenePerson).where(ScenePerson.scene_id == any_(uuids(changes.scenes))))
+    if changes.rows:
         # By one statement: a trigger runs for each.
         names = ("scenes", "people", "users", "confidences", "counts")
-        lists = {name: [row[place] for row in added] for place, name in enumerate(names)}
+        lists = {name: [row[place] for row in changes.rows] for place, name in enumerate(names)}
         session.execute(_ADD_SCENE_PEOPLE, lists)
-    had = {row[:2] for row in before}
-    appeared: dict[str, set[deliveries.Shown]] = defaultdict(set)
-    for scene, person, user_id, *_ in after:
-        if (scene, person) not in had:
-            place = faces[scene]
-            appeared[user_id].add(
-                deliveries.Shown(video_id=place.video_id, face_run=place.run, person_id=person)
-            )
-    for user_id, shown in appeared.items():
+    for user_id, shown in changes.appeared.items():
         deliveries.people_shown(session, user_id, shown)
-    return changed, now
+
+
+def versions_of_people(session: Session, video_id: str, run: int) -> tuple[Any, ...]:
+    """What changes with any row that says who is in a video's scenes: of the tracks of a run, their people, and ``scene_people``."""
+    return tuple(session.execute(_VERSIONS, {"video_id": video_id, "run": run}).one())
 
 
 def mark_scenes_of(session: Session, person_id: str) -> None:

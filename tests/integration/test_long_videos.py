@@ -286,8 +286,11 @@ def test_a_new_split_takes_the_place_of_the_old_one_whose_rows_the_sweep_removes
     monkeypatch.setattr(StageContext, "write", write_and_look)
     outcome = sweep.run(attempt(swept))
     assert set(read(select(Scene.scene_id))) == shown
-    # Five batches of scenes, and the transcripts.
-    assert held == [True] * 6
+    # The indexes of words, five batches of scenes, and the transcripts.
+    assert held == [True] * 7
+    left = "SELECT gin_clean_pending_list('ix_scenes_tsv') + gin_clean_pending_list('ix_scenes_screen_tsv')"
+    with get_engine().begin() as connection:
+        assert connection.exec_driver_sql(left).scalar() == 0, "pages of words beside the indexes"
     finish(swept, outcome.write, **outcome.result)
 
 

@@ -17,7 +17,7 @@ from db.faces.tracks import as_array, people_in
 from db.ledger import attempts, person_runs, subjects, video_runs
 from db.ledger.jobs import Subject
 from db.people import registry
-from db.publication import show_scenes
+from db.publication import find_people, show_scenes
 from db.scenes import page, scene_id
 from db.tables import FaceDecision, FaceTrack, Job, Person, PersonProfile, Scene
 from shared.contracts import CreatePerson, ListPeople
@@ -215,6 +215,36 @@ def test_a_sidecar_that_says_otherwise_is_noticed() -> None:
     assert outdated() == [False]
     transact(lambda session: show_scenes(session, "v", "u", RUNS, {}))
     assert outdated() == [True]
+
+
+def test_who_is_named_after_people_were_looked_up_is_shown() -> None:
+    """Before its transaction a run looks up what to change about people; what changes until then counts."""
+    person = enrol("Ann", axis(0))
+    match_all()
+    film("v", [[axis(0)]], [[axis(1)]])
+    first, second = (scene_id("v", 1, idx) for idx in range(2))
+
+    def found() -> tuple[Any, Any]:
+        with reading() as session:
+            written = people_in(session, {first: 1, second: 1})
+            return written, find_people(session, "v", "u", RUNS, written)
+
+    def publish(written: Any, people: Any) -> dict[int, Any]:
+        transact(lambda session: show_scenes(session, "v", "u", RUNS, written, people))
+        return seen()
+
+    ann = {0: {"Ann": (1.0, 1)}}
+    execute(text("DELETE FROM scene_people"))
+    assert publish(*found()) == ann and outdated() == [False, False]
+    before = found()
+    execute(text("DELETE FROM scene_people"))
+    assert publish(*before) == ann and outdated() == [False, False]
+    before = found()
+    rename(person, "Anna")
+    assert publish(*before) == {0: {"Anna": (1.0, 1)}} and outdated() == [True, False]
+    before = found()
+    execute(text("UPDATE face_tracks SET person_id = NULL"))
+    assert publish(*before) == {} and outdated() == [True, False]
 
 
 def test_a_rename_while_a_video_is_published_reaches_its_sidecars() -> None:

@@ -13,7 +13,7 @@ from sqlalchemy.orm import Session
 from db.engine import reading, transact
 from db.faces.tracks import PersonInScene, people_in
 from db.ledger.stage_states import StageState, stage_states
-from db.publication import SceneTexts, is_shown, prepare_scenes, show_scenes
+from db.publication import SceneTexts, find_people, is_shown, prepare_scenes, show_scenes
 from db.scenes import (
     Words,
     asr_model,
@@ -75,8 +75,11 @@ def run(context: StageContext) -> Outcome:
         context.write(lambda session, _: prepare_scenes(session, found, stage_runs, shown=shown))  # noqa: B023
         context.report(min(1.0, (first + _BATCH) / count))
 
+    with reading() as session:
+        to_show = find_people(session, claimed.video_id, claimed.user_id, stage_runs, people)
+
     def write(session: Session) -> None:
-        show_scenes(session, claimed.video_id, claimed.user_id, stage_runs, people)
+        show_scenes(session, claimed.video_id, claimed.user_id, stage_runs, people, to_show)
 
     return Outcome(result={"sidecars": len(people), "revision": revision}, write=write)
 

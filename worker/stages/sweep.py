@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 from db.engine import reading
 from db.ledger.attempts import leases_held, live_jobs
-from db.publication import drop_other_transcripts, drop_unpublished, highest_idx
+from db.publication import drop_other_transcripts, drop_unpublished, highest_idx, index_words
 from db.scenes import referenced_keys
 from db.tables import Run
 from shared import graph
@@ -64,6 +64,8 @@ def _drop_rows(context: StageContext, stage_runs: Mapping[str, int]) -> None:
     video_id = context.claimed.video_id
     with reading() as session:
         last = highest_idx(session, video_id)
+    if last >= _ROWS_OF:
+        context.write(lambda session, _: index_words(session))
     for first in range(0, last + 1, _ROWS_OF):
         some = (first, first + _ROWS_OF - 1)
         context.write(lambda session, _: drop_unpublished(session, video_id, stage_runs, *some))  # noqa: B023
