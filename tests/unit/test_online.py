@@ -23,6 +23,7 @@ from worker.online import batch, dispatcher as dispatcher_module, vectors
 from worker.online.buffer import Buffer, Waiting
 from worker.online.dispatcher import Dispatcher
 from worker.online.operations import OPERATIONS, Computed, Operation, Used, checked_texts
+from worker.telemetry import request_signals
 
 
 def waiting(name: str, items: int = 1, *, tokens: int = 1, task: str = "t", most: int = 32) -> Waiting:
@@ -460,12 +461,21 @@ def test_a_request_is_for_others_only_if_they_have_its_model(
     monkeypatch.setattr(batch, "_read", lambda member: batch._Work(None, None, []))  # type: ignore[arg-type]
     monkeypatch.setattr(batch, "_compute_all", lambda works: dict.fromkeys(works, error))
     monkeypatch.setattr(batch, "_count", lambda *_: None)
-    monkeypatch.setattr(batch, "_answer", lambda member, answer: batch.Outcome("answered", answer))
+    monkeypatch.setattr(batch, "_answer", lambda member, answer, _: batch.Outcome("answered", answer))
     monkeypatch.setattr(batch, "get_runtime", lambda: None)
     monkeypatch.setattr(batch.peers, "have", lambda name, runtime: others)
     monkeypatch.setattr(batch.current_app.backend, "together", nullcontext, raising=False)
     member = batch.Member("t", "id", {}, b"", None, None, 0, 1, True, (), 0.0)
     assert [outcome.kind for outcome in batch.run([member])] == [kind]
+
+
+def test_a_request_that_is_not_answered_leaves_nothing_behind(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(batch, "_count", lambda *_: None)
+    monkeypatch.setattr(batch.current_app.backend, "together", nullcontext, raising=False)
+    headers = {"expires": "2026-01-01T00:00:00+00:00"}
+    member = batch.Member("t", "id", headers, b"", None, None, 0, 1, True, (), 0.0)
+    assert [outcome.kind for outcome in batch.run([member])] == ["expired"]
+    assert not request_signals._began_s and not batch._answers
 
 
 def test_after_a_lost_connection_nothing_more_is_sent(node: Node) -> None:

@@ -99,8 +99,6 @@ def run(members: list[Member]) -> list[Outcome]:
             works[place] = _read(member)
         except Exception as error:  # noqa: BLE001 - it is this member's answer
             failed[place] = error
-    for member in members:
-        request_signals.note_began(member.task_id, started_s)
     failed |= _compute_all(works)
     run_s = time.monotonic() - started_s
     _count(members, works, now_s)
@@ -115,9 +113,10 @@ def run(members: list[Member]) -> list[Outcome]:
             elif failed.get(place) in elsewhere:
                 outcomes.append(Outcome("elsewhere"))
             elif place in failed:
-                outcomes.append(_answer(member, failed[place]))
+                outcomes.append(_answer(member, failed[place], started_s))
             else:
-                outcomes.append(_end_part(member, works[place], max(0.0, now_s - member.received_s), run_s))
+                queued_s = max(0.0, now_s - member.received_s)
+                outcomes.append(_end_part(member, works[place], started_s, queued_s, run_s))
     return outcomes
 
 
@@ -229,7 +228,7 @@ def _is_for_others(error: Exception) -> bool:
     return found
 
 
-def _end_part(member: Member, work: _Work, queued_s: float, run_s: float) -> Outcome:
+def _end_part(member: Member, work: _Work, started_s: float, queued_s: float, run_s: float) -> Outcome:
     """Answer a request after its last part, or after an error that ends it; otherwise return its outputs so far."""
     done, earlier = work.done, [_unpack(packed) for packed in member.outputs]
     partial = getattr(work.request, "partial", False)
@@ -246,9 +245,9 @@ def _end_part(member: Member, work: _Work, queued_s: float, run_s: float) -> Out
     done.queued_s = earlier[0].queued_s if earlier else queued_s
     done.run_s = run_s + sum(part.run_s for part in earlier)
     try:
-        return _answer(member, _assemble(work, member.headers.get("hostname")))
+        return _answer(member, _assemble(work, member.headers.get("hostname")), started_s)
     except Exception as error:  # noqa: BLE001 - it is this member's answer
-        return _answer(member, error)
+        return _answer(member, error, started_s)
 
 
 def _unpack(packed: bytes) -> _Done:
@@ -294,9 +293,14 @@ def _describe(error: Exception) -> dict[str, str]:
     return {"class": kind, "message": str(error)}
 
 
-def _answer(member: Member, answer: dict[str, Any] | Exception) -> Outcome:
-    """Let Celery's tracer run the task of a request, which takes its answer from here."""
+def _answer(member: Member, answer: dict[str, Any] | Exception, started_s: float) -> Outcome:
+    """Let Celery's tracer run the task of a request, which takes its answer from here.
+
+    Args:
+        started_s: when its batch began, by the monotonic clock.
+    """
     _answers[member.task_id] = answer
+    request_signals.note_began(member.task_id, started_s)
     try:
         traced = trace_task_ret(
             member.task,
