@@ -153,9 +153,7 @@ def find_people(
     named = {scene for scene, people in written.items() if people}
     scenes = scenes_with_people(session, video_id, run) | named
     changes = compare_people(session, dict.fromkeys(scenes, ShownFaces(user_id, video_id, run)))
-    stale = [
-        scene for scene in sorted(scenes) if list(changes.now.get(scene, ())) != list(written.get(scene, ()))
-    ]
+    stale = [scene for scene in scenes if list(changes.now.get(scene, ())) != list(written.get(scene, ()))]
     return PeopleToShow(versions, changes, stale)
 
 

@@ -13,6 +13,7 @@ from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import islice
 from math import ceil
 from typing import Any, Literal, NamedTuple
 from uuid import UUID
@@ -23,7 +24,7 @@ from pgvector import HalfVector
 from sqlalchemy.orm import Session
 
 from db.expressions import statement_of
-from db.search.retrievers import Match, Retriever, Tuning, clamp, first
+from db.search.retrievers import Match, Retriever, Tuning, clamp
 from db.search.scope import Scope
 from db.vectors import ModelRow, index_name, is_indexed, of_user
 
@@ -86,16 +87,12 @@ class Vector(Retriever):
 
     def proposals(
         self, session: Session, scope: Scope, tuning: Tuning, depths: Sequence[int]
-    ) -> tuple[list[dict[UUID, Match]], bool]:
-        deepest, exact = self._found(session, scope, tuning, depths[-1] + 1)
+    ) -> list[dict[UUID, Match]]:
+        deepest, exact = self._found(session, scope, tuning, depths[-1])
+        if exact:
+            return [dict(islice(deepest.items(), depth)) for depth in depths[:-1]] + [deepest]
         # What the index finds for some is not the beginning of what it finds for more: ask as the earlier page did.
-        asked = [
-            deepest if exact or depth == depths[-1] else self._found(session, scope, tuning, depth + 1)[0]
-            for depth in depths
-        ]
-        return [first(found, depth) for found, depth in zip(asked, depths, strict=True)], len(
-            deepest
-        ) > depths[-1]
+        return [self._found(session, scope, tuning, depth)[0] for depth in depths[:-1]] + [deepest]
 
     def _found(
         self, session: Session, scope: Scope, tuning: Tuning, count: int

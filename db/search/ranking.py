@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from typing import Any, NamedTuple
 from uuid import UUID
 
@@ -239,10 +240,13 @@ class _Blocks:
             if not retriever.proposes:
                 self.bound += self.weights[retriever.name]
                 continue
-            (*before, found), more = retriever.proposals(self.session, self.scope, self.tuning, depths)
-            for proposed in before:
-                earlier.update(proposed)
-            self._note(retriever, found, more)
+            # One scene more than is wanted says whether there are more.
+            asked = [depth + 1 for depth in depths]
+            *before, deepest = retriever.proposals(self.session, self.scope, self.tuning, asked)
+            for proposed, depth in zip(before, depths, strict=False):
+                earlier.update(islice(proposed, depth))
+            found = dict(islice(deepest.items(), depths[-1]))
+            self._note(retriever, found, len(deepest) > depths[-1])
             for scene_id, match in found.items():
                 matches.setdefault(scene_id, {})[retriever.name] = match
         for scene_id in earlier:

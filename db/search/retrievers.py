@@ -81,10 +81,12 @@ class Retriever(ABC):
 
     def proposals(
         self, session: Session, scope: Scope, tuning: Tuning, depths: Sequence[int]
-    ) -> tuple[list[dict[UUID, Match]], bool]:
-        """The most similar scenes of the scope, best first, at most as many as each of the (rising) ``depths``; and whether there are more."""
-        deepest = self.candidates(session, scope, replace(tuning, candidates=depths[-1] + 1))
-        return [first(deepest, depth) for depth in depths], len(deepest) > depths[-1]
+    ) -> list[dict[UUID, Match]]:
+        """The most similar scenes of the scope, best first: at most as many as each of the (rising) ``depths``."""
+        deepest = self.candidates(session, scope, replace(tuning, candidates=depths[-1]))
+        return [
+            deepest if depth >= len(deepest) else dict(islice(deepest.items(), depth)) for depth in depths
+        ]
 
     def candidates(self, session: Session, scope: Scope, tuning: Tuning) -> dict[UUID, Match]:
         """The most similar scenes of the scope, best first, at most ``tuning.candidates``."""
@@ -314,11 +316,6 @@ def exemplar(
         if middle is not None and (length := float(np.linalg.norm(middle))):
             vectors[retriever] = np.asarray(middle / length, np.float32)
     return vectors
-
-
-def first(found: Mapping[UUID, Match], count: int) -> dict[UUID, Match]:
-    """The first of what a retriever has found."""
-    return dict(islice(found.items(), count))
 
 
 def clamp(similarity: float) -> float:

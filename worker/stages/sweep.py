@@ -60,7 +60,7 @@ def run(context: StageContext) -> Outcome:
 
 
 def _drop_rows(context: StageContext, stage_runs: Mapping[str, int]) -> None:
-    """Delete what the published run has replaced, in short transactions."""
+    """Delete what the published run has replaced, in short transactions; before, index the words of many scenes."""
     video_id = context.claimed.video_id
     with reading() as session:
         last = highest_idx(session, video_id)
